@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Regenerates everything that is generated, from the types in apis/. Needs Go and Debian's protobuf-compiler, which it
+# installs if it may.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+module=github.com/leat-dev/leat
+internal=$module/apis/batch
+versions=($module/apis/batch/v1alpha1)
+header=hack/boilerplate.go.txt
+tools=$PWD/bin/tools
+generated=pkg/generated
+
+# Types of these packages live in the module cache: they are read, never written.
+readonly_packages=(
+  k8s.io/apimachinery/pkg/api/resource k8s.io/apimachinery/pkg/runtime k8s.io/apimachinery/pkg/types time
+)
+
+hack/install-protoc.sh
+mkdir -p "$tools"
+GOBIN=$tools go install tool
+export PATH=$tools:$PATH
+
+find apis pkg \( -name 'zz_generated.*.go' -o -name generated.pb.go -o -name generated.proto \) -delete
+rm -rf "$generated"
+
+echo "generate: deepcopy, register"
+deepcopy-gen --go-header-file $header --output-file zz_generated.deepcopy.go "$internal" "${versions[@]}"
+register-gen --go-header-file $header --output-file zz_generated.register.go "${versions[@]}"
+
+echo "generate: protobuf"
+# protoc resolves imports by path, and the paths of the module cache hold versions: a tree of links does not.
+links=$(mktemp -d)
+trap 'rm -rf "$links"' EXIT
+mkdir -p "$links/k8s.io" "$links/$(dirname $module)"
+ln -s "$(go list -m -f '{{.Dir}}' k8s.io/apimachinery)" "$links/k8s.io/apimachinery"
+ln -s "$PWD" "$links/$module"
+mkdir -p "$links/github.com/gogo"
+ln -s "$(go list -m -f '{{.Dir}}' github.com/gogo/protobuf)" "$links/github.com/gogo/protobuf"
+machinery=(
+  -k8s.io/apimachinery/pkg/util/intstr -k8s.io/apimachinery/pkg/api/resource -k8s.io/apimachinery/pkg/runtime/schema
+  -k8s.io/apimachinery/pkg/runtime -k8s.io/apimachinery/pkg/apis/meta/v1
+)
+go-to-protobuf --go-header-file $header --output-dir "$links" --proto-import "$links" \
+  --apimachinery-packages "$(IFS=,; echo "${machinery[*]}")" --packages "$(IFS=,; echo "${versions[*]}")"
+
+echo "generate: defaults, conversions, validations"
+defaulter-gen --go-header-file $header --output-file zz_generated.defaults.go "${versions[@]}"
+conversion-gen --go-header-file $header --output-file zz_generated.conversion.go "${versions[@]}"
+# The validations of meta/v1 are generated beside its types' package and call functions written there, so validation-gen must
+# take that package as one of its own: from a copy that it may write to.
+cp -r --no-preserve=mode "$(go list -m -f '{{.Dir}}' k8s.io/apimachinery)" "$links/apimachinery"
+printf 'go %s\nuse %s\nuse %s\n' "$(go list -m -f '{{.GoVersion}}')" "$PWD" "$links/apimachinery" > "$links/go.work"
+GOWORK=$links/go.work validation-gen --go-header-file $header --output-file zz_generated.validations.go \
+  "${readonly_packages[@]/#/--readonly-pkg=}" k8s.io/apimachinery/pkg/apis/meta/v1/validation "${versions[@]}"
+
+echo "generate: openapi"
+openapi-gen --go-header-file $header --output-dir $generated/openapi --output-pkg $module/$generated/openapi \
+  --output-file zz_generated.openapi.go --output-model-name-file zz_generated.model_name.go \
+  --report-filename hack/openapi-violations.list "${readonly_packages[@]/#/--readonly-pkg=}" \
+  --readonly-pkg=k8s.io/apimachinery/pkg/apis/meta/v1 --readonly-pkg=k8s.io/apimachinery/pkg/version \
+  --readonly-pkg=k8s.io/api/autoscaling/v1 \
+  k8s.io/apimachinery/pkg/apis/meta/v1 k8s.io/apimachinery/pkg/runtime k8s.io/apimachinery/pkg/version \
+  k8s.io/apimachinery/pkg/api/resource k8s.io/api/autoscaling/v1 "${versions[@]}"
+
+echo "generate: clientset, listers, informers, apply configurations"
+# Apply configurations read the structure of types from the OpenAPI document that the generated definitions make.
+schema=$links/openapi.json
+go run ./hack/openapi-schema > "$schema"
+applyconfiguration-gen --go-header-file $header --output-dir $generated/applyconfiguration \
+  --output-pkg $module/$generated/applyconfiguration --openapi-schema "$schema" \
+  "${versions[@]}"
+client-gen --go-header-file $header --output-dir $generated/clientset --output-pkg $module/$generated/clientset \
+  --clientset-name versioned --apply-configuration-package $module/$generated/applyconfiguration \
+  --input-base $module/apis --input batch/v1alpha1 --prefers-protobuf
+lister-gen --go-header-file $header --output-dir $generated/listers --output-pkg $module/$generated/listers "${versions[@]}"
+informer-gen --go-header-file $header --output-dir $generated/informers --output-pkg $module/$generated/informers \
+  --versioned-clientset-package $module/$generated/clientset/versioned --listers-package $module/$generated/listers \
+  "${versions[@]}"
+
+echo "generate: registries"
+go run ./hack/registry-gen --go-header-file $header "${versions[@]}"
