@@ -1,0 +1,596 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package host
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/leat-dev/leat/pkg/standalone/pki"
+)
+
+// parentDir, when set, makes the test program a parent for TestNothingOutlivesItsParent.
+const parentDir = "LEAT_HOST_TEST_PARENT_DIR"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(parentDir); dir != "" {
+		process, err := StartProcess(context.Background(), Command{Name: "child", Path: "/bin/sleep", Args: []string{"600"}, Dir: dir})
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println(process.PID())
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+// A control plane takes a while to start, so one serves all that can share it;
+// what breaks it comes last.
+func TestControlPlane(t *testing.T) {
+	cp := ForTest(t)
+	t.Run("says the version of our libraries", cp.testVersion)
+	t.Run("holds the service accounts of config/base to their roles", cp.testRoles)
+	t.Run("reaches a server in this process through the aggregator", cp.testAggregator)
+	t.Run("recounts quotas and finishes namespaces", cp.testControllers)
+	t.Run("keeps its data when etcd is killed", cp.testEtcdKilled)
+	t.Run("comes back when kube-apiserver is killed", cp.testAPIServerKilled)
+}
+
+func (cp *ControlPlane) testVersion(t *testing.T) {
+	stdout, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "version", "--output=json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type version struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	var versions struct {
+		ClientVersion version `json:"clientVersion"`
+		ServerVersion version `json:"serverVersion"`
+	}
+	if err := json.Unmarshal([]byte(stdout), &versions); err != nil {
+		t.Fatalf("kubectl version printed %q: %v", stdout, err)
+	}
+	const want = "v1.37.2"
+	if versions.ClientVersion.GitVersion != want || versions.ServerVersion.GitVersion != want {
+		t.Errorf("versions = %+v, want %s for both", versions, want)
+	}
+}
+
+func (cp *ControlPlane) testRoles(t *testing.T) {
+	root, err := RepositoryRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cp.Apply(t.Context(), filepath.Join(root, "config", "base")); err != nil {
+		t.Fatal(err)
+	}
+
+	kubeconfigs := map[string]string{}
+	for _, name := range []string{"leat-apiserver", "leat-controller-manager"} {
+		if kubeconfigs[name], err = cp.ServiceAccountKubeconfig("leat-system", name); err != nil {
+			t.Fatal(err)
+		}
+		stdout, _, err := cp.Kubectl(t.Context(), kubeconfigs[name], "auth", "whoami", "--output=jsonpath={.status.userInfo.username}")
+		if want := "system:serviceaccount:leat-system:" + name; err != nil || stdout != want {
+			t.Fatalf("kubectl auth whoami = %q, %v; want %q", stdout, err, want)
+		}
+	}
+	for _, person := range []string{"admin", "edit", "view"} {
+		user := "person-of-" + person
+		if kubeconfigs[user], err = cp.UserKubeconfig(user); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig,
+			"create", "rolebinding", user, "--namespace=default", "--user="+user, "--clusterrole="+person)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The host's own roles take ours in a moment after they were applied.
+	waitUntil(t, "role view includes leat:view", func(context.Context) error {
+		if !cp.canI(t, kubeconfigs["person-of-view"], "get", "tasks.batch.leat.dev", "default") {
+			return errors.New("it does not grant to get tasks")
+		}
+		return nil
+	})
+
+	for resource, want := range map[string]string{"namespaces": "yes", "nodes": "no"} {
+		stdout, _, err := cp.Kubectl(t.Context(), kubeconfigs["leat-apiserver"], "auth", "can-i", "list", resource)
+		if got := strings.TrimSpace(stdout); got != want || (want == "yes") != (err == nil) {
+			t.Errorf("kubectl auth can-i list %s = %q, %v; want %s", resource, got, err, want)
+		}
+	}
+	for _, test := range []struct {
+		who, verb, resource, namespace string
+		want                           bool
+	}{
+		{"leat-apiserver", "watch", "namespaces", "", true},
+		{"leat-apiserver", "get", "namespaces", "", true},
+		{"leat-apiserver", "list", "mutatingadmissionpolicies.admissionregistration.k8s.io", "", true},
+		{"leat-apiserver", "watch", "mutatingadmissionpolicybindings.admissionregistration.k8s.io", "", true},
+		{"leat-apiserver", "watch", "validatingadmissionpolicybindings.admissionregistration.k8s.io", "", true},
+		{"leat-apiserver", "list", "validatingwebhookconfigurations.admissionregistration.k8s.io", "", true},
+		{"leat-apiserver", "update", "resourcequotas/status", "default", true},
+		{"leat-apiserver", "update", "resourcequotas", "default", false},
+		{"leat-apiserver", "watch", "flowschemas.flowcontrol.apiserver.k8s.io", "", true},
+		{"leat-apiserver", "create", "subjectaccessreviews.authorization.k8s.io", "", true},
+		{"leat-apiserver", "create", "tokenreviews.authentication.k8s.io", "", true},
+		{"leat-apiserver", "get", "configmaps=extension-apiserver-authentication", "kube-system", true},
+		{"leat-apiserver", "get", "configmaps", "kube-system", false},
+		{"leat-apiserver", "get", "secrets", "kube-system", false},
+		{"leat-apiserver", "get", "tasks.batch.leat.dev", "default", false},
+		{"leat-controller-manager", "create", "tasks/binding.batch.leat.dev", "default", true},
+		{"leat-controller-manager", "watch", "workers.batch.leat.dev", "default", true},
+		{"leat-controller-manager", "watch", "workerleases.batch.leat.dev", "default", false},
+		{"leat-controller-manager", "create", "events", "default", true},
+		{"leat-controller-manager", "update", "leases.coordination.k8s.io", "leat-system", true},
+		{"leat-controller-manager", "update", "leases.coordination.k8s.io", "kube-system", false},
+		{"leat-controller-manager", "create", "pods", "default", false},
+		{"person-of-admin", "create", "taskqueues.batch.leat.dev", "default", true},
+		{"person-of-admin", "create", "tasks/eviction.batch.leat.dev", "default", true},
+		{"person-of-admin", "create", "tasks/binding.batch.leat.dev", "default", false},
+		{"person-of-edit", "create", "tasks.batch.leat.dev", "default", true},
+		{"person-of-edit", "create", "taskqueues.batch.leat.dev", "default", false},
+		{"person-of-view", "get", "tasks/log.batch.leat.dev", "default", true},
+		{"person-of-view", "create", "tasks.batch.leat.dev", "default", false},
+		{"person-of-view", "get", "tasks.batch.leat.dev", "kube-system", false},
+	} {
+		if got := cp.canI(t, kubeconfigs[test.who], test.verb, test.resource, test.namespace); got != test.want {
+			t.Errorf("may %s %s %s in %q: %t, want %t", test.who, test.verb, test.resource, test.namespace, got, test.want)
+		}
+	}
+}
+
+// canI asks the host what kubeconfig's user may do, as "kubectl auth can-i" does;
+// but that asks only for what discovery knows, and there is no Leat server yet.
+// The resource is <resource>[/<subresource>][.<group>], or configmaps=<name>.
+func (cp *ControlPlane) canI(t *testing.T, kubeconfig, verb, resource, namespace string) bool {
+	t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := authorizationclient.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resource, group, _ := strings.Cut(resource, ".")
+	resource, name, _ := strings.Cut(resource, "=")
+	resource, subresource, _ := strings.Cut(resource, "/")
+	review, err := client.SelfSubjectAccessReviews().Create(t.Context(), &authorizationv1.SelfSubjectAccessReview{
+		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Verb: verb, Group: group, Resource: resource, Subresource: subresource, Name: name, Namespace: namespace,
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return review.Status.Allowed
+}
+
+func (cp *ControlPlane) testAggregator(t *testing.T) {
+	ca, err := pki.NewCA("leat-serving-ca")
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := make(chan string, 1)
+	server := stubServer(t, ca, cp.FrontProxyCA, user)
+	// An API without a server would keep every namespace from being deleted.
+	defer func() {
+		if _, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "apiservice", "v1alpha1.batch.leat.dev"); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := cp.RegisterLeat(t.Context(), port(t, server), ca.CertPEM()); err != nil {
+		t.Fatal(err)
+	}
+
+	someone, err := cp.UserKubeconfig("someone", "some-group")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = cp.Kubectl(t.Context(), cp.AdminKubeconfig,
+		"create", "rolebinding", "some-group", "--namespace=default", "--group=some-group", "--clusterrole=leat:view")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := cp.Kubectl(t.Context(), someone, "get", "tasks.batch.leat.dev", "--namespace=default"); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := <-user, "someone"; got != want {
+		t.Errorf("the aggregator told of user %q, want %q", got, want)
+	}
+
+	// A second registration moves to another server with another authority.
+	server.Close()
+	if ca, err = pki.NewCA("another-serving-ca"); err != nil {
+		t.Fatal(err)
+	}
+	if err := cp.RegisterLeat(t.Context(), port(t, stubServer(t, ca, cp.FrontProxyCA, user)), ca.CertPEM()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stubServer answers as a Leat server without tasks would, and only to the
+// aggregator. It tells on users who asked, unless one is waiting there already.
+func stubServer(t *testing.T, ca, clients *pki.CA, users chan<- string) *httptest.Server {
+	t.Helper()
+	mux := http.NewServeMux()
+	reply := func(path string, object any) {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			if err := json.NewEncoder(w).Encode(object); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	version := leatVersion.String()
+	reply("/apis/"+version, metav1.APIResourceList{
+		TypeMeta:     metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"},
+		GroupVersion: version,
+		APIResources: []metav1.APIResource{{Name: "tasks", SingularName: "task", Namespaced: true, Kind: "Task", Verbs: metav1.Verbs{"get", "list"}}},
+	})
+	list := metav1.PartialObjectMetadataList{
+		TypeMeta: metav1.TypeMeta{Kind: "TaskList", APIVersion: version},
+		Items:    []metav1.PartialObjectMetadata{},
+	}
+	reply("/apis/"+version+"/tasks", list)
+	reply("/apis/"+version+"/namespaces/default/tasks", list)
+
+	cert, key, err := ca.IssueServer(LeatService)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(clients.CertPEM())
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/namespaces/") {
+			select {
+			case users <- r.Header.Get("X-Remote-User"):
+			default:
+			}
+		}
+		mux.ServeHTTP(w, r)
+	}))
+	server.TLS = &tls.Config{
+		Certificates: []tls.Certificate{pair},
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		ClientCAs:    pool,
+	}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
+}
+
+func port(t *testing.T, server *httptest.Server) int {
+	t.Helper()
+	return server.Listener.Addr().(*net.TCPAddr).Port
+}
+
+func (cp *ControlPlane) testControllers(t *testing.T) {
+	ctx := t.Context()
+	const namespace = "short-lived"
+	_, err := cp.admin.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const counted = corev1.ResourceName("count/configmaps")
+	_, err = cp.admin.CoreV1().ResourceQuotas(namespace).Create(ctx, &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Name: "quota"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{counted: resource.MustParse("5")}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// kube-root-ca.crt, from the root certificate publisher, is the one.
+	waitUntil(t, "the quota controller counts 1 ConfigMap", func(ctx context.Context) error {
+		quota, err := cp.admin.CoreV1().ResourceQuotas(namespace).Get(ctx, "quota", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if used := quota.Status.Used[counted]; used.Value() != 1 {
+			return fmt.Errorf("used is %s", used.String())
+		}
+		return nil
+	})
+	if err := cp.admin.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the namespace is gone", func(ctx context.Context) error {
+		namespaces, err := cp.admin.CoreV1().Namespaces().List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + namespace})
+		if err != nil {
+			return err
+		}
+		if len(namespaces.Items) != 0 {
+			return fmt.Errorf("it is %s", namespaces.Items[0].Status.Phase)
+		}
+		return nil
+	})
+}
+
+func (cp *ControlPlane) testEtcdKilled(t *testing.T) {
+	ctx := t.Context()
+	_, err := cp.admin.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: "kept"},
+		Data:       map[string]string{"key": "value"},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cp.Etcd.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := cp.APIServer.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := cp.admin.CoreV1().ConfigMaps("default").Get(ctx, "kept", metav1.GetOptions{})
+	if err != nil || kept.Data["key"] != "value" {
+		t.Errorf("after the restart: %v, %v; want the data written before", kept, err)
+	}
+}
+
+func (cp *ControlPlane) testAPIServerKilled(t *testing.T) {
+	before := cp.APIServer.PID()
+	if err := cp.APIServer.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if cp.APIServer.PID() == before {
+		t.Error("kube-apiserver is the same process as before")
+	}
+	if _, err := cp.admin.CoreV1().Namespaces().Get(t.Context(), "default", metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEtcdKeepsDataWhenKilled(t *testing.T) {
+	etcd := EtcdForTest(t)
+	client, err := etcd.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.Put(t.Context(), "key", "value"); err != nil {
+		t.Fatal(err)
+	}
+	if err := etcd.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := etcd.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := client.Get(t.Context(), "key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Kvs) != 1 || string(got.Kvs[0].Value) != "value" {
+		t.Errorf("after kill and restart: %v, want the value written before", got.Kvs)
+	}
+}
+
+func TestEtcdServesOnlyItsOwnClients(t *testing.T) {
+	etcd := EtcdForTest(t)
+	config, err := trusting(etcd.CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := answersOK(etcd.Endpoint+"/readyz", config)(t.Context()); err == nil {
+		t.Error("a client without certificate was served")
+	}
+	stranger, err := pki.NewCA("stranger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key, err := stranger.IssueClient("leat-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Certificates = []tls.Certificate{pair}
+	if err := answersOK(etcd.Endpoint+"/readyz", config)(t.Context()); err == nil {
+		t.Error("a client of another authority was served")
+	}
+}
+
+func TestMissingProgramsNameTheCommand(t *testing.T) {
+	_, err := Start(t.Context(), Options{BinDir: t.TempDir(), Dir: t.TempDir()})
+	if err == nil || !strings.Contains(err.Error(), "make host") || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Start without programs: %v; want an error that says to run make host", err)
+	}
+}
+
+func shell(dir, script string) Command {
+	return Command{Name: "shell", Path: "/bin/sh", Args: []string{"-c", script}, Dir: dir}
+}
+
+func TestProcessThatFailsShowsItsLog(t *testing.T) {
+	command := shell(t.TempDir(), "echo the reason >&2; exit 3")
+	command.Ready = func(context.Context) error { return errors.New("still starting") }
+	_, err := StartProcess(t.Context(), command)
+	if err == nil || !strings.Contains(err.Error(), "the reason") || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("StartProcess: %v; want the exit status and the log", err)
+	}
+}
+
+func TestProcessThatIsNeverReadyIsKilled(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	command := shell(dir, "echo $$ > pid; exec sleep 600")
+	command.Ready = func(context.Context) error {
+		if _, err := os.Stat(filepath.Join(dir, "pid")); err == nil {
+			cancel()
+		}
+		return errors.New("still starting")
+	}
+	_, err := StartProcess(ctx, command)
+	if err == nil || !strings.Contains(err.Error(), "still starting") {
+		t.Errorf("StartProcess: %v; want what Ready said last", err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitUntilGone(t, strings.TrimSpace(string(data)))
+}
+
+func TestProcessTellsEndsNobodyAskedFor(t *testing.T) {
+	process, err := StartProcess(t.Context(), shell(t.TempDir(), "echo going; exit 4"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-process.life().done
+	if err := process.Kill(); err != nil {
+		t.Error(err)
+	}
+	if err := process.Err(); err == nil || !strings.Contains(err.Error(), "exit status 4") || !strings.Contains(err.Error(), "going") {
+		t.Errorf("Err after an exit of its own, and Kill: %v; want the status and the log", err)
+	}
+
+	process, err = StartProcess(t.Context(), shell(t.TempDir(), "exec sleep 600"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Err(); err != nil {
+		t.Errorf("Err while it runs: %v", err)
+	}
+	if err := process.Kill(); err != nil {
+		t.Error(err)
+	}
+	if err := process.Err(); err != nil {
+		t.Errorf("Err after Kill: %v; want nil", err)
+	}
+}
+
+func TestStopEndsAFrozenProcess(t *testing.T) {
+	dir := t.TempDir()
+	command := shell(dir, `trap 'echo ended; exit 0' TERM; echo running; while :; do sleep 0.05; done`)
+	command.Ready = func(context.Context) error {
+		log, err := os.ReadFile(filepath.Join(dir, "shell.log"))
+		if err == nil && !strings.Contains(string(log), "running") {
+			err = errors.New("not running")
+		}
+		return err
+	}
+	process, err := StartProcess(t.Context(), command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Stop(); err != nil {
+		t.Error(err)
+	}
+	if log := process.logTail(); !strings.Contains(log, "ended") {
+		t.Errorf("log %q; want the process to have ended by itself", log)
+	}
+}
+
+func TestNothingOutlivesItsParent(t *testing.T) {
+	parent := exec.Command(os.Args[0])
+	parent.Env = append(os.Environ(), parentDir+"="+t.TempDir())
+	stdout, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	child := strings.TrimSpace(line)
+	if _, notNumber := strconv.Atoi(child); err != nil || notNumber != nil {
+		t.Fatalf("the parent said %q, %v; want its child's process ID", line, err)
+	}
+	if err := parent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = parent.Wait() // killed, as asked
+	waitUntilGone(t, child)
+}
+
+func TestFreePortsDiffer(t *testing.T) {
+	var got []int
+	for range 50 {
+		port, err := FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, port)
+	}
+	slices.Sort(got)
+	if distinct := slices.Compact(slices.Clone(got)); len(distinct) != len(got) {
+		t.Errorf("some port was given twice: %v", got)
+	}
+}
+
+func waitUntil(t *testing.T, what string, condition func(context.Context) error) {
+	t.Helper()
+	var last error
+	err := wait.PollUntilContextTimeout(t.Context(), pollInterval, time.Minute, true, func(ctx context.Context) (bool, error) {
+		last = condition(ctx)
+		return last == nil, nil
+	})
+	if err != nil {
+		t.Fatalf("waiting until %s: %v; last: %v", what, err, last)
+	}
+}
+
+// waitUntilGone waits for the end of a process that is not ours to wait for. A
+// zombie, whom only its new parent can bury, is gone.
+func waitUntilGone(t *testing.T, pid string) {
+	t.Helper()
+	waitUntil(t, "process "+pid+" is gone", func(context.Context) error {
+		state, err := exec.Command("ps", "-o", "state=", "-p", pid).Output()
+		if s := strings.TrimSpace(string(state)); err == nil && s != "" && !strings.HasPrefix(s, "Z") {
+			return fmt.Errorf("its state is %s", s)
+		}
+		return nil
+	})
+}
