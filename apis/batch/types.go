@@ -133,6 +133,7 @@ const (
 
 const (
 	TaskScheduled              = "TaskScheduled"
+	TaskReasonBound            = "Bound"
 	TaskReasonUnschedulable    = "Unschedulable"
 	TaskReasonSchedulingGated  = "SchedulingGated"
 	DisruptionTarget           = "DisruptionTarget"
@@ -318,6 +319,11 @@ type SuccessPolicyRule struct {
 	SucceededIndexes *string
 	SucceededCount   *int32
 }
+
+const (
+	LabelTaskSetName   = "batch.leat.dev/taskset-name"
+	LabelControllerUID = "batch.leat.dev/controller-uid"
+)
 
 const (
 	TaskSetComplete           = "Complete"

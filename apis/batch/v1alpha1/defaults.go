@@ -26,6 +26,9 @@ func SetDefaults_TaskSet(set *TaskSet) {
 	if set.Spec.Completions == nil && set.Spec.Parallelism == nil {
 		set.Spec.Completions = ptr.To[int32](1)
 	}
+	if set.Spec.Template.Spec.QueueName == "" {
+		set.Spec.Template.Spec.QueueName = set.Spec.QueueName
+	}
 	if set.Spec.BackoffLimit == nil {
 		limit := DefaultBackoffLimit
 		if set.Spec.BackoffLimitPerIndex != nil {

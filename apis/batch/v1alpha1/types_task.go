@@ -30,16 +30,16 @@ import (
 // +leat:resource:plural=tasks,short=tk
 // +leat:subresource:binding=BindingREST
 // +leat:subresource:eviction=EvictionREST
-// +leat:column:name=Status,type=string,func=taskStatus,description=The phase of the task, or the reason that says more than the phase does.
+// +leat:column:name=Status,type=string,func=StatusColumn,description=The phase of the task, or the reason that says more than the phase does.
 // +leat:column:name=Worker,type=string,path=spec.workerName,description=The worker that the task is bound to.
-// +leat:column:name=Exit,type=string,func=taskExit,description=The exit code of the command, or the signal that ended it.
+// +leat:column:name=Exit,type=string,func=ExitColumn,description=The exit code of the command, or the signal that ended it.
 // +leat:column:name=Attempts,type=integer,path=status.attempts,description=How often the command has been started.
-// +leat:column:name=Age,type=date,func=age,description=The time since the task was created.
+// +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the task was created.
 // +leat:column:name=Queue,type=string,priority=1,path=spec.queueName,description=The queue that the task waits in.
 // +leat:column:name=Priority,type=integer,priority=1,path=spec.priority,description=The priority of the task within its namespace.
-// +leat:column:name=Wait,type=string,priority=1,func=taskWait,description=The time from creation to the first start of the command.
-// +leat:column:name=Duration,type=string,priority=1,func=taskDuration,description=The time from the first start of the command to its end.
-// +leat:column:name=Reason,type=string,priority=1,func=taskReason,description=Why the task is in the state it is in.
+// +leat:column:name=Wait,type=string,priority=1,func=WaitColumn,description=The time from creation to the first start of the command.
+// +leat:column:name=Duration,type=string,priority=1,func=DurationColumn,description=The time from the first start of the command to its end.
+// +leat:column:name=Reason,type=string,priority=1,func=ReasonColumn,description=Why the task is in the state it is in.
 
 // Task is a command that runs, to completion, on one worker. The command runs in the filesystem, and with the identity
 // and the environment, of the worker process that the task is bound to: whoever may create tasks in a namespace can run
@@ -49,6 +49,8 @@ type Task struct {
 	// Standard object's metadata.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	// +optional
+	// +k8s:subfield(name)=+k8s:optional
+	// +k8s:subfield(name)=+k8s:format=k8s-long-name
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
 	// spec is what to run and where it may run.
@@ -340,6 +342,8 @@ const (
 const (
 	// TaskScheduled is the type of the condition that is True once the task is bound to a worker.
 	TaskScheduled = "TaskScheduled"
+	// TaskReasonBound is the reason of TaskScheduled=True.
+	TaskReasonBound = "Bound"
 	// TaskReasonUnschedulable is the reason of TaskScheduled=False when no worker can take the task now.
 	TaskReasonUnschedulable = "Unschedulable"
 	// TaskReasonSchedulingGated is the reason of TaskScheduled=False while spec.schedulingGates are left.
@@ -496,6 +500,7 @@ type TaskStateTerminated struct {
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+// +k8s:isSubresource="/binding"
 
 // Binding binds a task to a worker. It is created at the binding subresource of the task: at once spec.workerName and
 // status.incarnation are set. A task that is bound, finished, being deleted or gated is a conflict.
@@ -530,10 +535,11 @@ type BindingTarget struct {
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+// +k8s:isSubresource="/eviction"
 
 // Eviction takes a task from its worker. It is created at the eviction subresource of the task: at once spec.workerName
-// and status.incarnation are cleared, the task is Pending again and its disruptions are counted. A task that is finished
-// or not bound is a conflict.
+// and status.incarnation are cleared, the task is Pending again and its disruptions are counted. A task that is finished,
+// being deleted or not bound is a conflict.
 type Eviction struct {
 	metav1.TypeMeta `json:",inline"`
 	// Standard object's metadata. The name is the task's.

@@ -26,9 +26,9 @@ import (
 // +leat:resource:plural=taskqueues,short=tq,categories=all
 // +leat:column:name=Pending,type=integer,path=status.pending,description=How many tasks of the queue wait for a worker.
 // +leat:column:name=Running,type=integer,path=status.running,description=How many tasks of the queue are bound to a worker and have not finished.
-// +leat:column:name=Limit,type=string,func=taskQueueLimit,description=How many tasks of the queue may run at a time.
-// +leat:column:name=Stop,type=string,func=taskQueueStop,description=Whether the queue is held or drained.
-// +leat:column:name=Age,type=date,func=age,description=The time since the queue was created.
+// +leat:column:name=Limit,type=string,func=LimitColumn,description=How many tasks of the queue may run at a time.
+// +leat:column:name=Stop,type=string,func=StopColumn,description=Whether the queue is held or drained.
+// +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the queue was created.
 
 // TaskQueue says how the tasks that name it share the workers of their namespace. A queue that tasks name but that has no
 // object behaves as one with default values.
@@ -37,6 +37,8 @@ type TaskQueue struct {
 	// Standard object's metadata.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	// +optional
+	// +k8s:subfield(name)=+k8s:optional
+	// +k8s:subfield(name)=+k8s:format=k8s-long-name
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
 	// spec is the queue's share and limits.

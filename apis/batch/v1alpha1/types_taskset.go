@@ -28,12 +28,12 @@ import (
 // +k8s:supportsSubresource="/scale"
 // +leat:resource:plural=tasksets,short=tks,categories=all
 // +leat:scale:spec=spec.parallelism,status=status.active,selector=spec.selector
-// +leat:column:name=Status,type=string,func=taskSetStatus,description=Whether the set is complete, failed, suspended or running.
-// +leat:column:name=Completions,type=string,func=taskSetCompletions,description=How many indexes have succeeded, of how many.
+// +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the set is complete, failed, suspended or running.
+// +leat:column:name=Completions,type=string,func=CompletionsColumn,description=How many indexes have succeeded, of how many.
 // +leat:column:name=Active,type=integer,path=status.active,description=How many tasks of the set exist and have not finished.
 // +leat:column:name=Failed,type=integer,path=status.failed,description=How many tasks of the set have failed.
-// +leat:column:name=Duration,type=string,func=taskSetDuration,description=The time from the start of the set to its completion.
-// +leat:column:name=Age,type=date,func=age,description=The time since the set was created.
+// +leat:column:name=Duration,type=string,func=DurationColumn,description=The time from the start of the set to its completion.
+// +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the set was created.
 
 // TaskSet runs one command many times, as an indexed Job does: a set of a million completions is one object, and tasks
 // exist for at most parallelism indexes, and a short queue of ready ones, at a time.
@@ -42,6 +42,8 @@ type TaskSet struct {
 	// Standard object's metadata.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	// +optional
+	// +k8s:subfield(name)=+k8s:optional
+	// +k8s:subfield(name)=+k8s:format=k8s-short-name
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
 	// spec is what the set should do.
@@ -308,6 +310,13 @@ type SuccessPolicyRule struct {
 	// +k8s:minimum=1
 	SucceededCount *int32 `json:"succeededCount,omitempty" protobuf:"varint,2,opt,name=succeededCount"`
 }
+
+const (
+	// LabelTaskSetName is the label of a task with the name of its set.
+	LabelTaskSetName = "batch.leat.dev/taskset-name"
+	// LabelControllerUID is the label of a task with the uid of its set, by which the set selects its tasks.
+	LabelControllerUID = "batch.leat.dev/controller-uid"
+)
 
 const (
 	// TaskSetComplete is the type of the condition that is True once the set has succeeded. It is final.

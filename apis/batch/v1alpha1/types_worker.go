@@ -24,10 +24,10 @@ import (
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +k8s:supportsSubresource="/status"
 // +leat:resource:plural=workers,short=wkr
-// +leat:column:name=Status,type=string,func=workerStatus,description=Whether the worker is ready, and whether it takes new tasks.
-// +leat:column:name=Tasks,type=string,func=workerTasks,description=How many tasks the worker runs, of how many it can run at a time.
+// +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the worker is ready, and whether it takes new tasks.
+// +leat:column:name=Tasks,type=string,func=TasksColumn,description=How many tasks the worker runs, of how many it can run at a time.
 // +leat:column:name=Version,type=string,path=status.workerInfo.version,description=The version of the worker program.
-// +leat:column:name=Age,type=date,func=age,description=The time since the worker was registered.
+// +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the worker was registered.
 
 // Worker is a long-running process that runs the tasks bound to it. It registers itself.
 type Worker struct {
@@ -35,6 +35,8 @@ type Worker struct {
 	// Standard object's metadata.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	// +optional
+	// +k8s:subfield(name)=+k8s:optional
+	// +k8s:subfield(name)=+k8s:format=k8s-long-name
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
 	// spec is what others want of the worker.
@@ -209,8 +211,8 @@ type WorkerEndpoint struct {
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +leat:resource:plural=workerleases
 // +leat:column:name=Holder,type=string,path=spec.holderIdentity,description=The incarnation of the worker that renews the lease.
-// +leat:column:name=Renewed,type=date,func=leaseRenewed,description=The time since the lease was renewed.
-// +leat:column:name=Age,type=date,func=age,description=The time since the lease was created.
+// +leat:column:name=Renewed,type=date,func=RenewedColumn,description=The time since the lease was renewed.
+// +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the lease was created.
 
 // WorkerLease is renewed by the worker of the same name as a sign of life. It cannot be watched: heartbeats are nobody's
 // event.
@@ -219,6 +221,8 @@ type WorkerLease struct {
 	// Standard object's metadata.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	// +optional
+	// +k8s:subfield(name)=+k8s:optional
+	// +k8s:subfield(name)=+k8s:format=k8s-long-name
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
 	// spec is who holds the lease, and since when.

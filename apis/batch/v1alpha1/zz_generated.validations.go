@@ -47,7 +47,7 @@ func RegisterValidations(scheme *runtime.Scheme) error {
 		(*Binding)(nil),
 		func(ctx context.Context, op operation.Operation, obj, oldObj interface{}) field.ErrorList {
 			switch op.Request.SubresourcePath() {
-			case "/":
+			case "/binding":
 				return Validate_Binding(
 					ctx, op, nil, /* fldPath */
 					obj.(*Binding),
@@ -62,7 +62,7 @@ func RegisterValidations(scheme *runtime.Scheme) error {
 		(*Eviction)(nil),
 		func(ctx context.Context, op operation.Operation, obj, oldObj interface{}) field.ErrorList {
 			switch op.Request.SubresourcePath() {
-			case "/":
+			case "/eviction":
 				return Validate_Eviction(
 					ctx, op, nil, /* fldPath */
 					obj.(*Eviction),
@@ -812,6 +812,21 @@ func Validate_Task(
 					return nil
 				}
 			}
+			// call field-attached validations
+			func() { // cohort = "name"
+				earlyReturn := false
+				if e := validate.Subfield(ctx, op, fldPath, obj, oldObj, "name",
+					func(o *v1.ObjectMeta) *string { return &o.Name }, validate.DirectEqual, validate.OptionalValue).MarkShortCircuit(); len(e) != 0 {
+					earlyReturn = true
+				}
+				if earlyReturn {
+					return // do not proceed
+				}
+				if e := validate.Subfield(ctx, op, fldPath, obj, oldObj, "name",
+					func(o *v1.ObjectMeta) *string { return &o.Name }, validate.DirectEqual, validate.LongName); len(e) != 0 {
+					errs = append(errs, e...)
+				}
+			}()
 			// call the type's validation function
 			errs = append(errs, validation.Validate_ObjectMeta(ctx, op, fldPath, obj, oldObj)...)
 			return
@@ -1254,6 +1269,21 @@ func Validate_TaskQueue(
 					return nil
 				}
 			}
+			// call field-attached validations
+			func() { // cohort = "name"
+				earlyReturn := false
+				if e := validate.Subfield(ctx, op, fldPath, obj, oldObj, "name",
+					func(o *v1.ObjectMeta) *string { return &o.Name }, validate.DirectEqual, validate.OptionalValue).MarkShortCircuit(); len(e) != 0 {
+					earlyReturn = true
+				}
+				if earlyReturn {
+					return // do not proceed
+				}
+				if e := validate.Subfield(ctx, op, fldPath, obj, oldObj, "name",
+					func(o *v1.ObjectMeta) *string { return &o.Name }, validate.DirectEqual, validate.LongName); len(e) != 0 {
+					errs = append(errs, e...)
+				}
+			}()
 			// call the type's validation function
 			errs = append(errs, validation.Validate_ObjectMeta(ctx, op, fldPath, obj, oldObj)...)
 			return
@@ -1776,6 +1806,21 @@ func Validate_TaskSet(
 					return nil
 				}
 			}
+			// call field-attached validations
+			func() { // cohort = "name"
+				earlyReturn := false
+				if e := validate.Subfield(ctx, op, fldPath, obj, oldObj, "name",
+					func(o *v1.ObjectMeta) *string { return &o.Name }, validate.DirectEqual, validate.OptionalValue).MarkShortCircuit(); len(e) != 0 {
+					earlyReturn = true
+				}
+				if earlyReturn {
+					return // do not proceed
+				}
+				if e := validate.Subfield(ctx, op, fldPath, obj, oldObj, "name",
+					func(o *v1.ObjectMeta) *string { return &o.Name }, validate.DirectEqual, validate.ShortName); len(e) != 0 {
+					errs = append(errs, e...)
+				}
+			}()
 			// call the type's validation function
 			errs = append(errs, validation.Validate_ObjectMeta(ctx, op, fldPath, obj, oldObj)...)
 			return
@@ -4042,6 +4087,21 @@ func Validate_Worker(
 					return nil
 				}
 			}
+			// call field-attached validations
+			func() { // cohort = "name"
+				earlyReturn := false
+				if e := validate.Subfield(ctx, op, fldPath, obj, oldObj, "name",
+					func(o *v1.ObjectMeta) *string { return &o.Name }, validate.DirectEqual, validate.OptionalValue).MarkShortCircuit(); len(e) != 0 {
+					earlyReturn = true
+				}
+				if earlyReturn {
+					return // do not proceed
+				}
+				if e := validate.Subfield(ctx, op, fldPath, obj, oldObj, "name",
+					func(o *v1.ObjectMeta) *string { return &o.Name }, validate.DirectEqual, validate.LongName); len(e) != 0 {
+					errs = append(errs, e...)
+				}
+			}()
 			// call the type's validation function
 			errs = append(errs, validation.Validate_ObjectMeta(ctx, op, fldPath, obj, oldObj)...)
 			return
@@ -4359,6 +4419,21 @@ func Validate_WorkerLease(
 					return nil
 				}
 			}
+			// call field-attached validations
+			func() { // cohort = "name"
+				earlyReturn := false
+				if e := validate.Subfield(ctx, op, fldPath, obj, oldObj, "name",
+					func(o *v1.ObjectMeta) *string { return &o.Name }, validate.DirectEqual, validate.OptionalValue).MarkShortCircuit(); len(e) != 0 {
+					earlyReturn = true
+				}
+				if earlyReturn {
+					return // do not proceed
+				}
+				if e := validate.Subfield(ctx, op, fldPath, obj, oldObj, "name",
+					func(o *v1.ObjectMeta) *string { return &o.Name }, validate.DirectEqual, validate.LongName); len(e) != 0 {
+					errs = append(errs, e...)
+				}
+			}()
 			// call the type's validation function
 			errs = append(errs, validation.Validate_ObjectMeta(ctx, op, fldPath, obj, oldObj)...)
 			return

@@ -1,0 +1,61 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package indexes
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	for name, test := range map[string]struct {
+		list  string
+		want  []Range
+		count int
+		err   string
+	}{
+		"empty":           {list: ""},
+		"one":             {list: "3", want: []Range{{3, 3}}, count: 1},
+		"mixed":           {list: "1,3-5,7", want: []Range{{1, 1}, {3, 5}, {7, 7}}, count: 5},
+		"all":             {list: "0-9", want: []Range{{0, 9}}, count: 10},
+		"out of order":    {list: "3,1", err: "must ascend"},
+		"overlapping":     {list: "1-3,3", err: "must ascend"},
+		"backwards":       {list: "5-3", err: "past its start"},
+		"range of one":    {list: "3-3", err: "past its start"},
+		"not a number":    {list: "1,x", err: "whole number"},
+		"leading zero":    {list: "01", err: "whole number"},
+		"negative":        {list: "-1", err: "whole number"},
+		"blank":           {list: "1, 2", err: "whole number"},
+		"trailing comma":  {list: "1,", err: "whole number"},
+		"past the limit":  {list: "10", err: "less than 10"},
+		"too many digits": {list: strings.Repeat("9", 30), err: "whole number"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := Parse(test.list, 10)
+			if test.err != "" {
+				if err == nil || !strings.Contains(err.Error(), test.err) {
+					t.Fatalf("error %v, want one that says %q", err, test.err)
+				}
+				return
+			}
+			if err != nil || !reflect.DeepEqual(got, test.want) || Count(got) != test.count {
+				t.Fatalf("got %v (%d), %v; want %v (%d)", got, Count(got), err, test.want, test.count)
+			}
+		})
+	}
+}

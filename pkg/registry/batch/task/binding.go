@@ -1,0 +1,193 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package task
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/operation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage"
+	storeerr "k8s.io/apiserver/pkg/storage/errors"
+	"k8s.io/apiserver/pkg/util/dryrun"
+
+	"github.com/leat-dev/leat/apis/batch"
+)
+
+// BindingREST serves the binding subresource: one guarded update sets the worker and its incarnation, so of two schedulers that
+// bind a task one wins.
+type BindingREST struct {
+	// Store is the store of tasks.
+	Store *genericregistry.Store
+}
+
+// New implements rest.Storage.
+func (r *BindingREST) New() runtime.Object { return &batch.Binding{} }
+
+// Destroy implements rest.Storage. The store is the main resource's, which destroys it.
+func (r *BindingREST) Destroy() {}
+
+// PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate keeps uid and resourceVersion of what is sent: they are preconditions.
+func (r *BindingREST) PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate() bool { return true }
+
+// Create implements rest.NamedCreater. It answers with a Status, as for Pods.
+func (r *BindingREST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc,
+	options *metav1.CreateOptions) (runtime.Object, error) {
+	binding, ok := obj.(*batch.Binding)
+	if !ok {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("expected a Binding, not %T", obj))
+	}
+	if err := prepare(ctx, r.Store, name, "Binding", &binding.ObjectMeta, binding, validate); err != nil {
+		return nil, err
+	}
+	return change(ctx, r.Store, name, binding.UID, binding.ResourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
+		switch {
+		case task.DeletionTimestamp != nil:
+			return fmt.Errorf("the task is being deleted")
+		case Finished(task):
+			return fmt.Errorf("the task has finished: it is %s", task.Status.Phase)
+		case task.Spec.WorkerName != "":
+			return fmt.Errorf("the task is bound to worker %q", task.Spec.WorkerName)
+		case len(task.Spec.SchedulingGates) > 0:
+			return fmt.Errorf("the task has scheduling gates: %q is one", task.Spec.SchedulingGates[0].Name)
+		}
+		task.Spec.WorkerName = binding.Target.Name
+		task.Status.Incarnation = binding.Target.Incarnation
+		task.Status.State = batch.TaskState{}
+		meta.RemoveStatusCondition(&task.Status.Conditions, batch.DisruptionTarget)
+		meta.SetStatusCondition(&task.Status.Conditions, metav1.Condition{
+			Type: batch.TaskScheduled, Status: metav1.ConditionTrue, Reason: batch.TaskReasonBound,
+			Message: fmt.Sprintf("bound to worker %s", binding.Target.Name),
+		})
+		return nil
+	})
+}
+
+// EvictionREST serves the eviction subresource: one guarded update takes the task from its worker, whose later writes then fail.
+type EvictionREST struct {
+	// Store is the store of tasks.
+	Store *genericregistry.Store
+}
+
+// New implements rest.Storage.
+func (r *EvictionREST) New() runtime.Object { return &batch.Eviction{} }
+
+// Destroy implements rest.Storage. The store is the main resource's, which destroys it.
+func (r *EvictionREST) Destroy() {}
+
+// Create implements rest.NamedCreater. It answers with a Status, as for Pods.
+func (r *EvictionREST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc,
+	options *metav1.CreateOptions) (runtime.Object, error) {
+	eviction, ok := obj.(*batch.Eviction)
+	if !ok {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("expected an Eviction, not %T", obj))
+	}
+	if err := prepare(ctx, r.Store, name, "Eviction", &eviction.ObjectMeta, eviction, validate); err != nil {
+		return nil, err
+	}
+	if messages := validation.IsCIdentifier(eviction.Reason); len(messages) > 0 {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Group: batch.GroupName, Kind: "Eviction"}, name, field.ErrorList{
+			field.Invalid(field.NewPath("reason"), eviction.Reason, "must be one word in CamelCase, like WorkerLost"),
+		})
+	}
+	var uid types.UID
+	var resourceVersion string
+	if preconditions := eviction.Preconditions; preconditions != nil {
+		if preconditions.UID != nil {
+			uid = *preconditions.UID
+		}
+		if preconditions.ResourceVersion != nil {
+			resourceVersion = *preconditions.ResourceVersion
+		}
+	}
+	return change(ctx, r.Store, name, uid, resourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
+		switch {
+		case Finished(task):
+			return fmt.Errorf("the task has finished: it is %s", task.Status.Phase)
+		case task.DeletionTimestamp != nil:
+			return fmt.Errorf("the task is being deleted: delete it with a grace period of 0 to end that at once")
+		case task.Spec.WorkerName == "":
+			return fmt.Errorf("the task is not bound to a worker")
+		}
+		task.Spec.WorkerName = ""
+		task.Status.Incarnation = ""
+		task.Status.Phase = batch.TaskPending
+		task.Status.State = batch.TaskState{Waiting: &batch.TaskStateWaiting{Reason: eviction.Reason, Message: eviction.Message}}
+		task.Status.Disruptions++
+		meta.RemoveStatusCondition(&task.Status.Conditions, batch.TaskScheduled)
+		meta.SetStatusCondition(&task.Status.Conditions, metav1.Condition{
+			Type: batch.DisruptionTarget, Status: metav1.ConditionTrue, Reason: eviction.Reason, Message: eviction.Message,
+		})
+		return nil
+	})
+}
+
+// prepare checks an object created at a subresource of the task of that name.
+func prepare(ctx context.Context, store *genericregistry.Store, name, kind string, metadata *metav1.ObjectMeta, obj runtime.Object,
+	validate rest.ValidateObjectFunc) error {
+	if metadata.Name != "" && metadata.Name != name {
+		return apierrors.NewBadRequest(fmt.Sprintf("metadata.name is %q: it must be that of the task, %q, or empty", metadata.Name, name))
+	}
+	metadata.Name = name
+	declarative := store.CreateStrategy.(rest.DeclarativeValidationStrategy)
+	if errs := declarative.ValidateDeclaratively(ctx, obj, nil, nil, operation.Create, rest.DeclarativeValidationConfig{}); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: batch.GroupName, Kind: kind}, name, errs)
+	}
+	if validate == nil {
+		return nil
+	}
+	return validate(ctx, obj.DeepCopyObject())
+}
+
+// change applies f to the stored task in one guarded update. What f refuses is a conflict.
+func change(ctx context.Context, store *genericregistry.Store, name string, uid types.UID, resourceVersion string, dryRun bool,
+	f func(*batch.Task) error) (runtime.Object, error) {
+	key, err := store.KeyFunc(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	preconditions := &storage.Preconditions{}
+	if uid != "" {
+		preconditions.UID = &uid
+	}
+	if resourceVersion != "" {
+		preconditions.ResourceVersion = &resourceVersion
+	}
+	resource := batch.Resource("tasks")
+	err = store.Storage.GuaranteedUpdate(ctx, key, &batch.Task{}, false, preconditions, storage.SimpleUpdate(
+		func(obj runtime.Object) (runtime.Object, error) {
+			task := obj.(*batch.Task)
+			if err := f(task); err != nil {
+				return nil, apierrors.NewConflict(resource, name, err)
+			}
+			return task, nil
+		}), dryRun, nil)
+	if err != nil {
+		return nil, storeerr.InterpretUpdateError(storeerr.InterpretGetError(err, resource, name), resource, name)
+	}
+	return &metav1.Status{Status: metav1.StatusSuccess}, nil
+}

@@ -1,0 +1,81 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package task
+
+import (
+	"fmt"
+	"syscall"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/registry"
+)
+
+// StatusColumn gives the phase, or what says more: that the task is being deleted, or why it waits or has failed.
+func StatusColumn(task *batch.Task) any {
+	switch reason := ReasonColumn(task); {
+	case task.DeletionTimestamp != nil && !Finished(task):
+		return "Terminating"
+	case task.Status.Phase == batch.TaskSucceeded || reason == batch.TaskReasonUnschedulable || reason == "":
+		return string(task.Status.Phase)
+	default:
+		return reason
+	}
+}
+
+// ReasonColumn gives why the task is in the state it is in.
+func ReasonColumn(task *batch.Task) any {
+	state := task.Status.State
+	switch {
+	case state.Terminated != nil:
+		return state.Terminated.Reason
+	case state.Waiting != nil && state.Waiting.Reason != "":
+		return state.Waiting.Reason
+	}
+	if scheduled := meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled); scheduled != nil &&
+		scheduled.Status == metav1.ConditionFalse {
+		return scheduled.Reason
+	}
+	return ""
+}
+
+// ExitColumn gives the exit code, or the name of the signal that ended the command.
+func ExitColumn(task *batch.Task) any {
+	terminated := task.Status.State.Terminated
+	switch {
+	case terminated == nil:
+		return ""
+	case terminated.Signal != 0:
+		return syscall.Signal(terminated.Signal).String()
+	}
+	return fmt.Sprint(terminated.ExitCode)
+}
+
+// WaitColumn gives the time from creation to the first start, up to now for a task that still waits.
+func WaitColumn(task *batch.Task) any {
+	if task.Status.StartTime == nil && Finished(task) {
+		return ""
+	}
+	return registry.Between(&task.CreationTimestamp, task.Status.StartTime)
+}
+
+// DurationColumn gives the time from the first start to the end, up to now for a task that runs.
+func DurationColumn(task *batch.Task) any {
+	return registry.Between(task.Status.StartTime, task.Status.CompletionTime)
+}

@@ -1,0 +1,204 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package task holds the domain rules of tasks.
+package task
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/registry/batch/resources"
+)
+
+// Strategy is the domain rules of tasks.
+type Strategy struct{}
+
+// PrepareForCreate lets a task start its life as Pending.
+func (Strategy) PrepareForCreate(_ context.Context, task *batch.Task) {
+	task.Status.Phase = batch.TaskPending
+}
+
+// Validate checks the rules across the fields of the spec.
+func (Strategy) Validate(_ context.Context, task *batch.Task) field.ErrorList {
+	return ValidateSpec(&task.Spec, field.NewPath("spec"))
+}
+
+// ValidateSpec checks the rules across the fields of a task's spec, in a task or in the template of one.
+func ValidateSpec(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(spec.Command) > 0 && spec.Command[0] == "" {
+		errs = append(errs, field.Required(path.Child("command").Index(0), "must name the program to run"))
+	}
+	for i, text := range spec.Command {
+		errs = append(errs, validateText(text, path.Child("command").Index(i))...)
+	}
+	for i, text := range spec.Args {
+		errs = append(errs, validateText(text, path.Child("args").Index(i))...)
+	}
+	errs = append(errs, validateText(spec.WorkingDir, path.Child("workingDir"))...)
+	for i, variable := range spec.Env {
+		at := path.Child("env").Index(i)
+		if variable.Name != "" {
+			for _, message := range validation.IsRelaxedEnvVarName(variable.Name) {
+				errs = append(errs, field.Invalid(at.Child("name"), variable.Name, message))
+			}
+		}
+		errs = append(errs, validateText(variable.Value, at.Child("value"))...)
+	}
+	errs = append(errs, resources.Validate(spec.Resources.Requests, path.Child("resources", "requests"),
+		batch.ResourceCPU, batch.ResourceMemory)...)
+	for i, toleration := range spec.Tolerations {
+		at := path.Child("tolerations").Index(i)
+		if toleration.Key == "" && toleration.Operator != batch.TolerationOpExists {
+			errs = append(errs, field.Invalid(at.Child("operator"), toleration.Operator, "must be Exists when key is empty, which means all keys"))
+		}
+		if toleration.Operator == batch.TolerationOpExists && toleration.Value != "" {
+			errs = append(errs, field.Invalid(at.Child("value"), toleration.Value, "must be empty when operator is Exists"))
+		}
+		if toleration.TolerationSeconds != nil && toleration.Effect != batch.TaintEffectNoExecute {
+			errs = append(errs, field.Invalid(at.Child("effect"), toleration.Effect, "must be NoExecute when tolerationSeconds is set"))
+		}
+	}
+	return errs
+}
+
+// validateText refuses what cannot be handed to a process.
+func validateText(text string, path *field.Path) field.ErrorList {
+	if strings.ContainsRune(text, 0) {
+		return field.ErrorList{field.Invalid(path, text, "must not contain a NUL character")}
+	}
+	return nil
+}
+
+// ValidateChange keeps the binding out of reach of the main resource, and what a worker has read from changing but in the
+// ways a Pod may change.
+func (Strategy) ValidateChange(_ context.Context, task, old *batch.Task) field.ErrorList {
+	path := field.NewPath("spec")
+	if old == nil {
+		if task.Spec.WorkerName != "" {
+			return field.ErrorList{field.Forbidden(path.Child("workerName"), "is set through the binding subresource; leave it unset")}
+		}
+		return nil
+	}
+	var errs field.ErrorList
+	if task.Spec.WorkerName != old.Spec.WorkerName {
+		errs = append(errs, field.Forbidden(path.Child("workerName"), "is changed only through the binding and eviction subresources"))
+	}
+	if before := old.Spec.ActiveDeadlineSeconds; before != nil {
+		at := path.Child("activeDeadlineSeconds")
+		switch after := task.Spec.ActiveDeadlineSeconds; {
+		case after == nil:
+			errs = append(errs, field.Invalid(at, nil, fmt.Sprintf("must not be removed; it may be at most %d", *before)))
+		case *after > *before:
+			errs = append(errs, field.Invalid(at, *after, fmt.Sprintf("must be less than or equal to its former value, %d", *before)))
+		}
+	}
+	for _, toleration := range old.Spec.Tolerations {
+		if !tolerates(task.Spec.Tolerations, toleration) {
+			errs = append(errs, field.Forbidden(path.Child("tolerations"),
+				fmt.Sprintf("may be added, not removed: %q of effect %q is missing", toleration.Key, toleration.Effect)))
+		}
+	}
+	return errs
+}
+
+// tolerates tells whether the toleration is among the list, with whatever tolerationSeconds.
+func tolerates(list []batch.Toleration, toleration batch.Toleration) bool {
+	toleration.TolerationSeconds = nil
+	for _, candidate := range list {
+		candidate.TolerationSeconds = nil
+		if candidate == toleration {
+			return true
+		}
+	}
+	return false
+}
+
+// FenceStatus refuses the write of a worker that the task is no longer bound to, in the incarnation that started it, and one
+// that goes back in attempts: it is late.
+func (Strategy) FenceStatus(_ context.Context, task, old *batch.Task) error {
+	switch {
+	case task.Status.Incarnation != old.Status.Incarnation:
+		return apierrors.NewConflict(batch.Resource("tasks"), old.Name, fmt.Errorf(
+			"the task is bound to incarnation %q, not %q: read it again", old.Status.Incarnation, task.Status.Incarnation))
+	case task.Status.Attempts < old.Status.Attempts:
+		return apierrors.NewConflict(batch.Resource("tasks"), old.Name, fmt.Errorf(
+			"the task is at attempt %d, past %d: read it again", old.Status.Attempts, task.Status.Attempts))
+	}
+	return nil
+}
+
+// Finished tells whether the task is in a final phase.
+func Finished(task *batch.Task) bool {
+	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
+}
+
+// ValidateStatusUpdate keeps a final phase final, and what only an eviction counts from being written.
+func (Strategy) ValidateStatusUpdate(_ context.Context, task, old *batch.Task) field.ErrorList {
+	var errs field.ErrorList
+	path := field.NewPath("status")
+	if Finished(old) && task.Status.Phase != old.Status.Phase {
+		errs = append(errs, field.Invalid(path.Child("phase"), task.Status.Phase,
+			fmt.Sprintf("must stay %s: it is final", old.Status.Phase)))
+	}
+	if task.Status.Disruptions != old.Status.Disruptions {
+		errs = append(errs, field.Forbidden(path.Child("disruptions"), "is counted only through the eviction subresource"))
+	}
+	if old.Status.StartTime != nil && !apiequality.Semantic.DeepEqual(task.Status.StartTime, old.Status.StartTime) {
+		errs = append(errs, field.Forbidden(path.Child("startTime"), "must not change once it is set"))
+	}
+	return errs
+}
+
+// Warnings tells of values that look like secrets: whoever may read tasks may read them.
+func (Strategy) Warnings(_ context.Context, task, _ *batch.Task) []string {
+	var warnings []string
+	for i, variable := range task.Spec.Env {
+		name := strings.ToUpper(variable.Name)
+		for _, word := range []string{"PASSWORD", "SECRET", "TOKEN"} {
+			if strings.Contains(name, word) && variable.Value != "" {
+				warnings = append(warnings, fmt.Sprintf(
+					"spec.env[%d]: %s looks like a secret, and all who may read tasks can read it: keep it in the worker's own environment or files",
+					i, variable.Name))
+				break
+			}
+		}
+	}
+	return warnings
+}
+
+// DeletionGracePeriod gives a running command the time to end that Pods get: what is asked for, or the task's own. A task that
+// has no worker, or has finished, goes at once.
+func (Strategy) DeletionGracePeriod(task *batch.Task, requested *int64) int64 {
+	if task.Spec.WorkerName == "" || Finished(task) {
+		return 0
+	}
+	switch {
+	case requested != nil:
+		return *requested
+	case task.Spec.TerminationGracePeriodSeconds != nil:
+		return *task.Spec.TerminationGracePeriodSeconds
+	}
+	return 0
+}

@@ -1,0 +1,63 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package taskset
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/registry"
+)
+
+// StatusColumn gives the state of the set in the words that kubectl uses for Jobs.
+func StatusColumn(set *batch.TaskSet) any {
+	for _, condition := range []string{
+		batch.TaskSetComplete, batch.TaskSetFailed, batch.TaskSetSuspended, batch.TaskSetSuccessCriteriaMet, batch.TaskSetFailureTarget,
+	} {
+		if meta.IsStatusConditionTrue(set.Status.Conditions, condition) {
+			return condition
+		}
+	}
+	if set.DeletionTimestamp != nil {
+		return "Terminating"
+	}
+	return "Running"
+}
+
+// CompletionsColumn gives how many indexes have succeeded, of how many.
+func CompletionsColumn(set *batch.TaskSet) any {
+	switch {
+	case set.Spec.Completions != nil:
+		return fmt.Sprintf("%d/%d", set.Status.Succeeded, *set.Spec.Completions)
+	case ptr.Deref(set.Spec.Parallelism, 1) > 1:
+		return fmt.Sprintf("%d/1 of %d", set.Status.Succeeded, *set.Spec.Parallelism)
+	}
+	return fmt.Sprintf("%d/1", set.Status.Succeeded)
+}
+
+// DurationColumn gives the time from the start of the set to its end, up to now for a set that runs.
+func DurationColumn(set *batch.TaskSet) any {
+	end := set.Status.CompletionTime
+	if failed := meta.FindStatusCondition(set.Status.Conditions, batch.TaskSetFailed); failed != nil && failed.Status == metav1.ConditionTrue {
+		end = &failed.LastTransitionTime
+	}
+	return registry.Between(set.Status.StartTime, end)
+}

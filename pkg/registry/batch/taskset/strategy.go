@@ -1,0 +1,215 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package taskset holds the domain rules of task sets.
+package taskset
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
+
+	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/apis/batch/indexes"
+	"github.com/leat-dev/leat/pkg/registry/batch/task"
+)
+
+// The bounds of batch/v1 Job, which keep the lists of indexes in the status under 200 kB.
+const (
+	// maxParallelism bounds parallelism in Indexed mode.
+	maxParallelism = 100_000
+	// largeCompletions is where a set becomes a large one.
+	largeCompletions = 100_000
+	// maxLargeParallelism bounds parallelism and maxFailedIndexes of a large set.
+	maxLargeParallelism = 10_000
+)
+
+// Strategy is the domain rules of task sets.
+type Strategy struct{}
+
+// PrepareForCreate generates the selector, and the labels of the template that it selects by.
+func (Strategy) PrepareForCreate(_ context.Context, set *batch.TaskSet) {
+	if set.Spec.Template.Labels == nil {
+		set.Spec.Template.Labels = map[string]string{}
+	}
+	set.Spec.Template.Labels[batch.LabelTaskSetName] = set.Name
+	set.Spec.Template.Labels[batch.LabelControllerUID] = string(set.UID)
+	set.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{batch.LabelControllerUID: string(set.UID)}}
+}
+
+// Validate checks the rules across the fields of the spec.
+func (Strategy) Validate(_ context.Context, set *batch.TaskSet) field.ErrorList {
+	spec, path := &set.Spec, field.NewPath("spec")
+	indexed := ptr.Deref(spec.CompletionMode, batch.NonIndexedCompletion) == batch.IndexedCompletion
+
+	var errs field.ErrorList
+	if indexed {
+		errs = append(errs, validateIndexed(spec, path)...)
+	} else {
+		for name, set := range map[string]bool{
+			"backoffLimitPerIndex": spec.BackoffLimitPerIndex != nil,
+			"successPolicy":        spec.SuccessPolicy != nil,
+		} {
+			if set {
+				errs = append(errs, field.Forbidden(path.Child(name), "may be set only when completionMode is Indexed"))
+			}
+		}
+	}
+	if spec.BackoffLimitPerIndex == nil && spec.MaxFailedIndexes != nil {
+		errs = append(errs, field.Forbidden(path.Child("maxFailedIndexes"), "may be set only when backoffLimitPerIndex is"))
+	}
+	errs = append(errs, validateFailurePolicy(spec, path.Child("taskFailurePolicy", "rules"))...)
+	return append(errs, validateTemplate(spec, path.Child("template"))...)
+}
+
+func validateIndexed(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList {
+	if spec.Completions == nil {
+		return field.ErrorList{field.Required(path.Child("completions"), "must be set when completionMode is Indexed")}
+	}
+	var errs field.ErrorList
+	completions, parallelism := *spec.Completions, ptr.Deref(spec.Parallelism, 1)
+	atMost := func(name string, value, limit int32, why string) {
+		if value > limit {
+			errs = append(errs, field.Invalid(path.Child(name), value, fmt.Sprintf("must be less than or equal to %d%s", limit, why)))
+		}
+	}
+	atMost("parallelism", parallelism, maxParallelism, "")
+	if spec.MaxFailedIndexes != nil {
+		atMost("maxFailedIndexes", *spec.MaxFailedIndexes, min(completions, maxParallelism), "")
+	}
+	if completions > largeCompletions {
+		why := fmt.Sprintf(" when completions are more than %d", largeCompletions)
+		atMost("parallelism", parallelism, maxLargeParallelism, why)
+		if spec.MaxFailedIndexes != nil {
+			atMost("maxFailedIndexes", *spec.MaxFailedIndexes, maxLargeParallelism, why)
+		} else if spec.BackoffLimitPerIndex != nil {
+			errs = append(errs, field.Required(path.Child("maxFailedIndexes"), "must be set with backoffLimitPerIndex"+why))
+		}
+	}
+	if spec.SuccessPolicy != nil {
+		for i, rule := range spec.SuccessPolicy.Rules {
+			errs = append(errs, validateSuccessRule(rule, int(completions), path.Child("successPolicy", "rules").Index(i))...)
+		}
+	}
+	return errs
+}
+
+func validateSuccessRule(rule batch.SuccessPolicyRule, completions int, path *field.Path) field.ErrorList {
+	available := completions
+	if rule.SucceededIndexes != nil {
+		ranges, err := indexes.Parse(*rule.SucceededIndexes, completions)
+		if err != nil {
+			return field.ErrorList{field.Invalid(path.Child("succeededIndexes"), *rule.SucceededIndexes, err.Error())}
+		}
+		available = indexes.Count(ranges)
+	}
+	switch {
+	case rule.SucceededIndexes == nil && rule.SucceededCount == nil:
+		return field.ErrorList{field.Required(path, "succeededIndexes or succeededCount must be set")}
+	case rule.SucceededCount != nil && int(*rule.SucceededCount) > available:
+		return field.ErrorList{field.Invalid(path.Child("succeededCount"), *rule.SucceededCount,
+			fmt.Sprintf("must be less than or equal to %d, the number of indexes it counts", available))}
+	}
+	return nil
+}
+
+func validateFailurePolicy(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList {
+	if spec.TaskFailurePolicy == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	for i, rule := range spec.TaskFailurePolicy.Rules {
+		if rule.Action == batch.TaskFailurePolicyActionFailIndex && spec.BackoffLimitPerIndex == nil {
+			errs = append(errs, field.Invalid(path.Index(i).Child("action"), rule.Action, "may be used only when backoffLimitPerIndex is set"))
+		}
+		if rule.OnExitCodes == nil {
+			continue
+		}
+		values := path.Index(i).Child("onExitCodes", "values")
+		if !slices.IsSorted(rule.OnExitCodes.Values) {
+			errs = append(errs, field.Invalid(values, rule.OnExitCodes.Values, "must ascend"))
+		}
+		if rule.OnExitCodes.Operator == batch.TaskFailurePolicyOnExitCodesOpIn && slices.Contains(rule.OnExitCodes.Values, 0) {
+			errs = append(errs, field.Invalid(values, 0, "must not hold 0, which is success, with operator In"))
+		}
+	}
+	return errs
+}
+
+func validateTemplate(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList {
+	template := &spec.Template
+	errs := metav1validation.ValidateLabels(template.Labels, path.Child("metadata", "labels"))
+	errs = append(errs, apivalidation.ValidateAnnotations(template.Annotations, path.Child("metadata", "annotations"))...)
+	if template.Spec.QueueName != spec.QueueName {
+		errs = append(errs, field.Invalid(path.Child("spec", "queueName"), template.Spec.QueueName,
+			fmt.Sprintf("must be unset or that of the set, %q", spec.QueueName)))
+	}
+	if template.Spec.WorkerName != "" {
+		errs = append(errs, field.Forbidden(path.Child("spec", "workerName"), "must be unset: each task is bound when it has been created"))
+	}
+	return append(errs, task.ValidateSpec(&template.Spec, path.Child("spec"))...)
+}
+
+// ValidateChange lets completions change only as an elastic indexed Job's: with parallelism, to the same value.
+func (Strategy) ValidateChange(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
+	if old == nil || ptr.Equal(set.Spec.Completions, old.Spec.Completions) {
+		return nil
+	}
+	elastic := ptr.Deref(set.Spec.CompletionMode, batch.NonIndexedCompletion) == batch.IndexedCompletion &&
+		set.Spec.Completions != nil && ptr.Equal(set.Spec.Completions, set.Spec.Parallelism)
+	if elastic {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("spec", "completions"), ptr.Deref(set.Spec.Completions, 0),
+		"may change only when completionMode is Indexed, together with parallelism and to the same value")}
+}
+
+// ValidateStatusUpdate keeps the lists of indexes readable and the end of a set final.
+func (Strategy) ValidateStatusUpdate(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
+	var errs field.ErrorList
+	path := field.NewPath("status")
+	for name, list := range map[string][2]string{
+		"completedIndexes": {set.Status.CompletedIndexes, old.Status.CompletedIndexes},
+		"failedIndexes":    {ptr.Deref(set.Status.FailedIndexes, ""), ptr.Deref(old.Status.FailedIndexes, "")},
+	} {
+		if list[0] == list[1] {
+			continue
+		}
+		if _, err := indexes.Parse(list[0], int(ptr.Deref(set.Spec.Completions, 1<<31-1))); err != nil {
+			errs = append(errs, field.Invalid(path.Child(name), list[0], err.Error()))
+		}
+	}
+	complete, failed := finished(set)
+	if complete && failed {
+		errs = append(errs, field.Invalid(path.Child("conditions"), field.OmitValueType{}, "Complete and Failed must not both be True"))
+	}
+	if wasComplete, hadFailed := finished(old); wasComplete && !complete || hadFailed && !failed {
+		errs = append(errs, field.Invalid(path.Child("conditions"), field.OmitValueType{}, "Complete and Failed must stay True: they are final"))
+	}
+	return errs
+}
+
+func finished(set *batch.TaskSet) (complete, failed bool) {
+	return meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetComplete),
+		meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetFailed)
+}

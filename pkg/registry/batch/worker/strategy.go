@@ -1,0 +1,45 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package worker holds the domain rules of workers.
+package worker
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/registry/batch/resources"
+)
+
+// Strategy is the domain rules of workers.
+type Strategy struct{}
+
+// ValidateStatusUpdate checks what the worker says it has.
+func (Strategy) ValidateStatusUpdate(_ context.Context, worker, _ *batch.Worker) field.ErrorList {
+	path := field.NewPath("status")
+	known := []batch.ResourceName{batch.ResourceTasks, batch.ResourceCPU, batch.ResourceMemory}
+	errs := resources.Validate(worker.Status.Capacity, path.Child("capacity"), known...)
+	errs = append(errs, resources.Validate(worker.Status.Allocatable, path.Child("allocatable"), known...)...)
+	for name, allocatable := range worker.Status.Allocatable {
+		if capacity := worker.Status.Capacity[name]; allocatable.Cmp(capacity) > 0 {
+			errs = append(errs, field.Invalid(path.Child("allocatable").Key(string(name)), allocatable.String(),
+				"must be less than or equal to the capacity, "+capacity.String()))
+		}
+	}
+	return errs
+}

@@ -1,0 +1,208 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package registry
+
+import (
+	"context"
+	"reflect"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage/names"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+)
+
+// strategy is how objects of every kind are created, updated and deleted through their main resource.
+type strategy[T, L any] struct {
+	rest.DeclarativeValidation
+	names.NameGenerator
+
+	resource Resource[T, L]
+	rules    any
+}
+
+func newStrategy[T, L any](scheme *runtime.Scheme, resource Resource[T, L], rules any) strategy[T, L] {
+	return strategy[T, L]{rest.DeclarativeValidation{Scheme: scheme}, names.SimpleNameGenerator, resource, rules}
+}
+
+// NamespaceScoped implements rest.Scoper.
+func (s strategy[T, L]) NamespaceScoped() bool { return s.resource.Namespaced }
+
+// AllowCreateOnUpdate implements rest.RESTUpdateStrategy: a PUT never creates.
+func (s strategy[T, L]) AllowCreateOnUpdate(context.Context) bool { return false }
+
+// AllowUnconditionalUpdate implements rest.RESTUpdateStrategy: as in Kubernetes, a PUT without resourceVersion overwrites.
+func (s strategy[T, L]) AllowUnconditionalUpdate(context.Context) bool { return true }
+
+// Canonicalize implements rest.RESTCreateStrategy.
+func (s strategy[T, L]) Canonicalize(runtime.Object) {}
+
+// GetResetFields implements rest.ResetFieldsStrategy: the main resource does not write the status.
+func (s strategy[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	if s.resource.Status == nil {
+		return nil
+	}
+	return s.everyVersion("status")
+}
+
+// everyVersion gives the set of these top-level fields for each served version of the group.
+func (s strategy[T, L]) everyVersion(fields ...string) map[fieldpath.APIVersion]*fieldpath.Set {
+	set := fieldpath.NewSet()
+	for _, name := range fields {
+		set.Insert(fieldpath.MakePathOrDie(name))
+	}
+	sets := map[fieldpath.APIVersion]*fieldpath.Set{}
+	for _, version := range s.Scheme.PrioritizedVersionsForGroup(s.resource.GroupResource.Group) {
+		sets[fieldpath.APIVersion(version.String())] = set
+	}
+	return sets
+}
+
+// PrepareForCreate implements rest.RESTCreateStrategy.
+func (s strategy[T, L]) PrepareForCreate(ctx context.Context, obj runtime.Object) {
+	object := any(obj).(*T)
+	if s.resource.Status != nil {
+		s.resource.Status.Copy(object, new(T))
+	}
+	s.resource.Meta(object).Generation = 1
+	if preparer, ok := s.rules.(Preparer[T]); ok {
+		preparer.PrepareForCreate(ctx, object)
+	}
+}
+
+// PrepareForUpdate implements rest.RESTUpdateStrategy.
+func (s strategy[T, L]) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+	object, stored := any(obj).(*T), any(old).(*T)
+	if s.resource.Status != nil {
+		s.resource.Status.Copy(object, stored)
+	}
+	s.resource.Meta(object).Generation = s.resource.Meta(stored).Generation
+	if !apiequality.Semantic.DeepEqual(s.resource.Spec.Get(object), s.resource.Spec.Get(stored)) {
+		s.resource.Meta(object).Generation++
+	}
+}
+
+// Validate implements rest.RESTCreateStrategy.
+func (s strategy[T, L]) Validate(ctx context.Context, obj runtime.Object) field.ErrorList {
+	validator, ok := s.rules.(Validator[T])
+	if !ok {
+		return nil
+	}
+	object := any(obj).(*T)
+	return append(validator.Validate(ctx, object), validator.ValidateChange(ctx, object, nil)...)
+}
+
+// ValidateUpdate implements rest.RESTUpdateStrategy. What is wrong with the stored object already does not keep it from
+// being changed elsewhere.
+func (s strategy[T, L]) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	validator, ok := s.rules.(Validator[T])
+	if !ok {
+		return nil
+	}
+	object, stored := any(obj).(*T), any(old).(*T)
+	errs := validator.Validate(ctx, object)
+	if len(errs) > 0 {
+		errs = without(errs, validator.Validate(ctx, stored))
+	}
+	return append(errs, validator.ValidateChange(ctx, object, stored)...)
+}
+
+// without drops the errors that are among known.
+func without(errs, known field.ErrorList) field.ErrorList {
+	var left field.ErrorList
+next:
+	for _, err := range errs {
+		for _, old := range known {
+			if err.Type == old.Type && err.Field == old.Field && err.Detail == old.Detail &&
+				reflect.DeepEqual(err.BadValue, old.BadValue) {
+				continue next
+			}
+		}
+		left = append(left, err)
+	}
+	return left
+}
+
+// WarningsOnCreate implements rest.RESTCreateStrategy.
+func (s strategy[T, L]) WarningsOnCreate(ctx context.Context, obj runtime.Object) []string {
+	if warner, ok := s.rules.(Warner[T]); ok {
+		return warner.Warnings(ctx, any(obj).(*T), nil)
+	}
+	return nil
+}
+
+// WarningsOnUpdate implements rest.RESTUpdateStrategy.
+func (s strategy[T, L]) WarningsOnUpdate(ctx context.Context, obj, old runtime.Object) []string {
+	if warner, ok := s.rules.(Warner[T]); ok {
+		return warner.Warnings(ctx, any(obj).(*T), any(old).(*T))
+	}
+	return nil
+}
+
+// gracefulStrategy is a strategy for kinds that are deleted in two steps.
+type gracefulStrategy[T, L any] struct {
+	strategy[T, L]
+	deleter GracefulDeleter[T]
+}
+
+// CheckGracefulDelete implements rest.RESTGracefulDeleteStrategy.
+func (s gracefulStrategy[T, L]) CheckGracefulDelete(_ context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool {
+	period := s.deleter.DeletionGracePeriod(any(obj).(*T), options.GracePeriodSeconds)
+	options.GracePeriodSeconds = &period
+	return true
+}
+
+// statusStrategy is how objects of every kind are updated through their status subresource.
+type statusStrategy[T, L any] struct {
+	strategy[T, L]
+}
+
+// AllowUnconditionalUpdate implements rest.RESTUpdateStrategy: a status says what was seen of one version of the object, so
+// it must name that version.
+func (s statusStrategy[T, L]) AllowUnconditionalUpdate(context.Context) bool { return false }
+
+// GetResetFields implements rest.ResetFieldsStrategy: the status subresource writes nothing but the status.
+func (s statusStrategy[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return s.everyVersion("metadata", "spec")
+}
+
+// PrepareForUpdate implements rest.RESTUpdateStrategy.
+func (s statusStrategy[T, L]) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+	object, stored := any(obj).(*T), any(old).(*T)
+	s.resource.Spec.Copy(object, stored)
+	metav1.ResetObjectMetaForStatus(s.resource.Meta(object), s.resource.Meta(stored))
+}
+
+// ValidateUpdate implements rest.RESTUpdateStrategy.
+func (s statusStrategy[T, L]) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	object, stored := any(obj).(*T), any(old).(*T)
+	var errs field.ErrorList
+	if s.resource.Conditions != nil {
+		path := field.NewPath("status", "conditions")
+		if errs = metav1validation.ValidateConditions(s.resource.Conditions(object), path); len(errs) > 0 {
+			errs = without(errs, metav1validation.ValidateConditions(s.resource.Conditions(stored), path))
+		}
+	}
+	if validator, ok := s.rules.(StatusValidator[T]); ok {
+		errs = append(errs, validator.ValidateStatusUpdate(ctx, object, stored)...)
+	}
+	return errs
+}
