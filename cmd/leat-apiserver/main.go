@@ -1,0 +1,94 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// The leat-apiserver command serves batch.leat.dev behind the API server of a host cluster.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/component-base/cli"
+	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/component-base/cli/globalflag"
+	logsapi "k8s.io/component-base/logs/api/v1"
+	"k8s.io/component-base/term"
+	"k8s.io/component-base/version/verflag"
+
+	"github.com/leat-dev/leat/pkg/apiserver"
+)
+
+func main() {
+	command, err := newCommand()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(cli.Run(command))
+}
+
+func newCommand() (*cobra.Command, error) {
+	options, err := apiserver.NewOptions()
+	if err != nil {
+		return nil, err
+	}
+	command := &cobra.Command{
+		Use:   "leat-apiserver",
+		Short: "Serve the tasks of a Kubernetes cluster",
+		Long: `Serve batch.leat.dev, the API of tasks, from an etcd of its own, behind the Kubernetes API server of the cluster.
+
+The cluster authenticates and authorizes: the server must reach it with the rights that config/base/rbac grants. In a pod
+it finds the cluster by itself; elsewhere give --kubeconfig, --authentication-kubeconfig and --authorization-kubeconfig.
+etcd is reached only by mutual TLS.`,
+		Example: `  leat-apiserver --etcd-servers=https://etcd.leat-system:2379 \
+    --etcd-cafile=/etcd/ca.crt --etcd-certfile=/etcd/tls.crt --etcd-keyfile=/etcd/tls.key \
+    --tls-cert-file=/tls/tls.crt --tls-private-key-file=/tls/tls.key --secure-port=8443`,
+		Args:         cobra.NoArgs,
+		SilenceUsage: true,
+		RunE: func(command *cobra.Command, _ []string) error {
+			verflag.PrintAndExitIfRequested()
+			if err := logsapi.ValidateAndApply(options.Logs, utilfeature.DefaultFeatureGate); err != nil {
+				return err
+			}
+			cliflag.PrintFlags(command.Flags())
+			if errs := options.Validate(); len(errs) > 0 {
+				return utilerrors.NewAggregate(errs)
+			}
+			server, err := options.New()
+			if err != nil {
+				return err
+			}
+			return server.Run(genericapiserver.SetupSignalContext())
+		},
+	}
+	sets := options.Flags()
+	verflag.AddFlags(sets.FlagSet("global"))
+	globalflag.AddGlobalFlags(sets.FlagSet("global"), command.Name())
+	for _, name := range sets.Order {
+		command.Flags().AddFlagSet(sets.FlagSets[name])
+	}
+	columns, _, err := term.TerminalSize(os.Stdout)
+	if err != nil {
+		// Not a terminal: lines are not wrapped.
+		columns = 0
+	}
+	cliflag.SetUsageAndHelpFunc(command, sets, columns)
+	return command, nil
+}

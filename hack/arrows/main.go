@@ -1,0 +1,122 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// The arrows command fails when a package imports one that the house keeps from it. Packages of a row may import their own
+// row's folder and what the row names.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+const module = "github.com/leat-dev/leat/"
+
+// arrows names, for each folder, the folders of the module that it may import; the first row that fits a package counts.
+var arrows = []struct {
+	from string
+	to   []string
+}{
+	{"apis", nil},
+	{"pkg/generated", []string{"apis"}},
+	{"pkg/authorization", []string{"apis"}},
+	{"pkg/fairness", nil},
+	{"pkg/admission", []string{"apis", "pkg/authorization"}},
+	{"pkg/registry", []string{"apis"}},
+	{"pkg/apiserver", []string{"apis", "pkg/registry", "pkg/admission", "pkg/authorization", "pkg/fairness", "pkg/generated/openapi"}},
+	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
+	{"pkg/scheduler", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
+	{"pkg/worker", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
+	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
+	{"pkg/standalone", []string{"apis", "config", "pkg"}},
+	{"config", nil},
+	{"cmd", []string{"apis", "pkg"}},
+	{"hack", []string{"apis", "pkg/generated"}},
+	{"test", []string{"apis", "config", "pkg"}},
+}
+
+// clients know the server only as its clients do.
+var clients = []string{"pkg/generated", "pkg/controller", "pkg/scheduler", "pkg/worker", "pkg/cli"}
+
+// storers are the only ones that name etcd.
+var storers = []string{"pkg/apiserver", "pkg/standalone"}
+
+func main() {
+	list := exec.Command("go", "list", "-json=ImportPath,Imports", "./...")
+	list.Stderr = os.Stderr
+	out, err := list.Output()
+	if err != nil {
+		log.Fatal(err)
+	}
+	var broken []string
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var pkg struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := decoder.Decode(&pkg); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			log.Fatal(err)
+		}
+		for _, imported := range pkg.Imports {
+			if why := forbidden(strings.TrimPrefix(pkg.ImportPath, module), imported); why != "" {
+				broken = append(broken, fmt.Sprintf("%s imports %s: %s", pkg.ImportPath, imported, why))
+			}
+		}
+	}
+	if len(broken) > 0 {
+		fmt.Fprintln(os.Stderr, strings.Join(broken, "\n"))
+		os.Exit(1)
+	}
+}
+
+// forbidden says why the package must not import the other, if so.
+func forbidden(pkg, imported string) string {
+	if strings.HasPrefix(imported, "go.etcd.io/") || strings.HasPrefix(imported, "k8s.io/apiserver/pkg/storage/etcd3") {
+		if !under(pkg, storers) && !under(pkg, []string{"test"}) {
+			return "only the server and standalone mode name etcd"
+		}
+	}
+	if strings.HasPrefix(imported, "k8s.io/apiserver/") && under(pkg, clients) {
+		return "a client knows nothing of how the server is built"
+	}
+	if !strings.HasPrefix(imported, module) {
+		return ""
+	}
+	for _, row := range arrows {
+		if under(pkg, []string{row.from}) {
+			if under(strings.TrimPrefix(imported, module), append(slices.Clone(row.to), row.from)) {
+				return ""
+			}
+			return fmt.Sprintf("%s may import only %s", row.from, strings.Join(append(slices.Clone(row.to), row.from), ", "))
+		}
+	}
+	return "the folder has no row in hack/arrows"
+}
+
+func under(pkg string, folders []string) bool {
+	return slices.ContainsFunc(folders, func(folder string) bool {
+		return pkg == folder || strings.HasPrefix(pkg, folder+"/")
+	})
+}

@@ -1,0 +1,309 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/authorization/union"
+	"k8s.io/apiserver/pkg/endpoints/openapi"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	genericfilters "k8s.io/apiserver/pkg/server/filters"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
+	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	cliflag "k8s.io/component-base/cli/flag"
+	basecompatibility "k8s.io/component-base/compatibility"
+	"k8s.io/component-base/logs"
+	logsapi "k8s.io/component-base/logs/api/v1"
+
+	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/admission"
+	"github.com/leat-dev/leat/pkg/authorization/nameless"
+	"github.com/leat-dev/leat/pkg/authorization/worker"
+	"github.com/leat-dev/leat/pkg/fairness"
+	generatedopenapi "github.com/leat-dev/leat/pkg/generated/openapi"
+	registry "github.com/leat-dev/leat/pkg/registry/batch"
+)
+
+// Options are what the server can be told: all of upstream's recommended options, those of every API server, and our own.
+type Options struct {
+	// Recommended are upstream's options for an aggregated server.
+	Recommended *genericoptions.RecommendedOptions
+	// Server are upstream's options for any API server: limits, timeouts, shutdown.
+	Server *genericoptions.ServerRunOptions
+	// Logs are the options of the log.
+	Logs *logs.Options
+	// ControllerUsers are users whose access is asked for without the name of the object first.
+	ControllerUsers []string
+
+	// Standalone takes the place of a host cluster. Nil where there is one.
+	Standalone *Standalone
+
+	versions basecompatibility.ComponentGlobalsRegistry
+}
+
+// Standalone is what a host cluster would otherwise give.
+type Standalone struct {
+	// Host reaches the API that admission, fairness and informers read from.
+	Host *rest.Config
+	// Authenticator tells who sends a request.
+	Authenticator authenticator.Request
+	// ClientCA is the authority of client certificates, which clients are asked for in the handshake.
+	ClientCA dynamiccertificates.CAContentProvider
+	// Authorizer decides on all that the worker authorizer does not.
+	Authorizer authorizer.Authorizer
+}
+
+// NewOptions gives the options with their defaults.
+func NewOptions() (*Options, error) {
+	recommended := genericoptions.NewRecommendedOptions("/leat", nil)
+	recommended.Etcd.DefaultStorageMediaType = runtime.ContentTypeProtobuf
+	if err := admission.Configure(recommended.Admission); err != nil {
+		return nil, err
+	}
+	versions := newVersions()
+	server := genericoptions.NewServerRunOptionsForComponent(ComponentName, versions)
+	// The aggregator in front holds few connections for long: it must learn that a replica stops before the replica does.
+	server.ShutdownDelayDuration = 15 * time.Second
+	server.ShutdownSendRetryAfter = true
+	server.ShutdownWatchTerminationGracePeriod = 30 * time.Second
+	return &Options{
+		Recommended:     recommended,
+		Server:          server,
+		Logs:            logs.NewOptions(),
+		ControllerUsers: []string{"system:serviceaccount:leat-system:leat-controller-manager"},
+		versions:        versions,
+	}, nil
+}
+
+// Flags gives the flags in named groups, as --help shows them.
+func (o *Options) Flags() cliflag.NamedFlagSets {
+	var sets cliflag.NamedFlagSets
+	o.Recommended.Etcd.AddFlags(sets.FlagSet("etcd"))
+	o.Recommended.SecureServing.AddFlags(sets.FlagSet("secure serving"))
+	o.Recommended.CoreAPI.AddFlags(sets.FlagSet("host cluster"))
+	o.Recommended.Authentication.AddFlags(sets.FlagSet("authentication"))
+	o.Recommended.Authorization.AddFlags(sets.FlagSet("authorization"))
+	o.Recommended.Admission.AddFlags(sets.FlagSet("admission"))
+	o.Recommended.Audit.AddFlags(sets.FlagSet("audit"))
+	o.Recommended.Features.AddFlags(sets.FlagSet("features"))
+	o.Recommended.EgressSelector.AddFlags(sets.FlagSet("egress"))
+	o.Recommended.Traces.AddFlags(sets.FlagSet("traces"))
+	o.Server.AddUniversalFlags(sets.FlagSet("server"))
+	logsapi.AddFlags(o.Logs, sets.FlagSet("logs"))
+
+	authorization := sets.FlagSet("authorization")
+	authorization.StringSliceVar(&o.ControllerUsers, "controller-users", o.ControllerUsers,
+		"Users, the controllers of tasks, whose access the host is asked for once a verb and namespace, instead of once an object.")
+	return sets
+}
+
+// AddFlags adds all flags to one set.
+func (o *Options) AddFlags(flags *pflag.FlagSet) {
+	sets := o.Flags()
+	for _, name := range sets.Order {
+		flags.AddFlagSet(sets.FlagSets[name])
+	}
+}
+
+// Validate tells all that is wrong with the options.
+func (o *Options) Validate() []error {
+	errs := o.Recommended.Validate()
+	errs = append(errs, o.Server.Validate()...)
+	for _, server := range o.Recommended.Etcd.StorageConfig.Transport.ServerList {
+		if err := validateEtcd(server, o.Recommended.Etcd.StorageConfig.Transport); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// validateEtcd refuses an etcd that anyone on the network may read.
+func validateEtcd(server string, transport storagebackend.TransportConfig) error {
+	switch {
+	case strings.HasPrefix(server, "unix://"):
+		return nil
+	case !strings.HasPrefix(server, "https://"):
+		return fmt.Errorf("--etcd-servers: %q: etcd is reached only by mutual TLS: give an https:// address", server)
+	case transport.TrustedCAFile == "" || transport.CertFile == "" || transport.KeyFile == "":
+		return fmt.Errorf("--etcd-servers: etcd is reached only by mutual TLS: give --etcd-cafile, --etcd-certfile and --etcd-keyfile too")
+	}
+	return nil
+}
+
+// Server is the API server, ready to be run.
+type Server struct {
+	*genericapiserver.GenericAPIServer
+	// Stores are the stores of all kinds.
+	Stores *registry.Stores
+}
+
+// Run serves until the context ends, then shuts down in order.
+func (s *Server) Run(ctx context.Context) error {
+	return s.GenericAPIServer.PrepareRun().RunWithContext(ctx)
+}
+
+// New makes the server from the options, which must be valid.
+func (o *Options) New() (*Server, error) {
+	if err := o.versions.Set(); err != nil {
+		return nil, err
+	}
+	codecs := newCodecs(Scheme)
+	config := genericapiserver.NewRecommendedConfig(codecs)
+	reader := &taskReader{}
+	if err := o.applyTo(config, codecs, reader); err != nil {
+		return nil, err
+	}
+
+	generic, err := config.Complete().New("leat-apiserver", genericapiserver.NewEmptyDelegate())
+	if err != nil {
+		return nil, err
+	}
+	stores, err := registry.NewStores(Scheme, config.RESTOptionsGetter)
+	if err != nil {
+		return nil, err
+	}
+	reader.store.Store(stores.Tasks.Store)
+	group := genericapiserver.NewDefaultAPIGroupInfo(batch.GroupName, Scheme, runtime.NewParameterCodec(Scheme), codecs)
+	group.VersionedResourcesStorageMap = stores.Storage()
+	if err := generic.InstallAPIGroup(&group); err != nil {
+		return nil, err
+	}
+	return &Server{generic, stores}, nil
+}
+
+// applyTo does what RecommendedOptions.ApplyTo does, in its order, and in between what that leaves no room for: the storage
+// factory that honours --storage-media-type, our authorizers before admission takes the authorizer, and our trigger in
+// priority and fairness.
+func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs runtime.StorageSerializer, tasks *taskReader) error {
+	if err := o.Server.ApplyTo(&config.Config); err != nil {
+		return err
+	}
+	config.FeatureGate = o.versions.FeatureGateFor(basecompatibility.DefaultKubeComponent)
+	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("log"))
+
+	namer := openapi.NewDefinitionNamer(Scheme)
+	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(generatedopenapi.GetOpenAPIDefinitions, namer)
+	config.OpenAPIConfig.Info.Title = "Leat"
+	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(generatedopenapi.GetOpenAPIDefinitions, namer)
+	config.OpenAPIV3Config.Info.Title = "Leat"
+
+	r := o.Recommended
+	etcd := *r.Etcd
+	etcd.StorageConfig.StorageObjectCountTracker = config.StorageObjectCountTracker
+	factory := serverstorage.NewDefaultStorageFactory(etcd.StorageConfig, etcd.DefaultStorageMediaType, codecs,
+		serverstorage.NewDefaultResourceEncodingConfig(Scheme), serverstorage.NewResourceConfig(), nil)
+	overrides, err := genericoptions.ParseEtcdServersOverrides(etcd.EtcdServersOverrides)
+	if err != nil {
+		return err
+	}
+	for _, override := range overrides {
+		factory.SetEtcdLocation(override.GroupResource, override.Servers)
+	}
+	if err := etcd.ApplyWithStorageFactoryTo(factory, &config.Config); err != nil {
+		return err
+	}
+
+	if err := r.EgressSelector.ApplyTo(&config.Config); err != nil {
+		return err
+	}
+	if err := r.Traces.ApplyTo(config.EgressSelector, &config.Config); err != nil {
+		return err
+	}
+	if err := r.SecureServing.MaybeDefaultWithSelfSignedCerts("localhost", nil, []net.IP{net.IPv4(127, 0, 0, 1)}); err != nil {
+		return fmt.Errorf("no serving certificate given, and none could be made: %w", err)
+	}
+	if err := r.SecureServing.ApplyToConfig(&config.Config); err != nil {
+		return err
+	}
+	if err := o.applyHost(config, tasks); err != nil {
+		return err
+	}
+	if err := r.Audit.ApplyTo(&config.Config); err != nil {
+		return err
+	}
+
+	client, err := kubernetes.NewForConfig(config.ClientConfig)
+	if err != nil {
+		return err
+	}
+	dynamicClient, err := dynamic.NewForConfig(config.ClientConfig)
+	if err != nil {
+		return err
+	}
+	if err := r.Features.ApplyTo(&config.Config, client, config.SharedInformerFactory); err != nil {
+		return err
+	}
+	if config.FlowControl != nil {
+		config.FlowControl = fairness.WithTrigger(config.FlowControl, registry.Tasks.GroupResource, registry.Tasks.Trigger)
+	}
+	return r.Admission.ApplyTo(&config.Config, config.SharedInformerFactory, client, dynamicClient, config.FeatureGate,
+		config.EffectiveVersion, admission.Initializers()...)
+}
+
+// applyHost sets who authenticates and authorizes, and where admission reads: the host cluster, or what stands in for it.
+func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, tasks *taskReader) error {
+	if o.Standalone == nil {
+		r := o.Recommended
+		if err := r.Authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig); err != nil {
+			return err
+		}
+		if err := r.Authorization.ApplyTo(&config.Authorization); err != nil {
+			return err
+		}
+		if err := r.CoreAPI.ApplyTo(config); err != nil {
+			return err
+		}
+	} else {
+		config.Authentication.Authenticator = o.Standalone.Authenticator
+		if err := config.Authentication.ApplyClientCert(o.Standalone.ClientCA, config.SecureServing); err != nil {
+			return err
+		}
+		config.Authorization.Authorizer = o.Standalone.Authorizer
+		config.ClientConfig = o.Standalone.Host
+		client, err := kubernetes.NewForConfig(config.ClientConfig)
+		if err != nil {
+			return err
+		}
+		config.SharedInformerFactory = informers.NewSharedInformerFactory(client, 0)
+	}
+
+	controllers := sets.New(o.ControllerUsers...)
+	delegated := nameless.New(config.Authorization.Authorizer, func(u user.Info) bool { return controllers.Has(u.GetName()) })
+	var err error
+	config.Authorization.Authorizer, err = union.New(
+		union.NamedAuthorizer{AuthorizerName: "leat.dev/worker", Authorizer: worker.New(tasks.cached, tasks.live)},
+		union.NamedAuthorizer{AuthorizerName: "leat.dev/delegated", Authorizer: delegated},
+	)
+	return err
+}

@@ -1,0 +1,55 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package apiserver
+
+import (
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/util/version"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	basecompatibility "k8s.io/component-base/compatibility"
+	"k8s.io/component-base/featuregate"
+	baseversion "k8s.io/component-base/version"
+)
+
+const (
+	// ComponentName names the server in --emulated-version and --feature-gates.
+	ComponentName = "leat"
+	// minorVersion is the version of Leat's API as a whole, which --emulated-version can turn back.
+	minorVersion = "0.1"
+)
+
+// newVersions gives the versions and feature gates of Leat and of the Kubernetes libraries it is built from. To emulate an
+// earlier Leat is to emulate the Kubernetes that it was built from.
+func newVersions() basecompatibility.ComponentGlobalsRegistry {
+	registry := basecompatibility.NewComponentGlobalsRegistry()
+	utilruntime.Must(registry.Register(ComponentName, basecompatibility.NewEffectiveVersionFromString(minorVersion, "", ""),
+		featuregate.NewVersionedFeatureGate(version.MustParse(minorVersion))))
+	utilruntime.Must(registry.Register(basecompatibility.DefaultKubeComponent,
+		basecompatibility.NewEffectiveVersionFromString(baseversion.DefaultKubeBinaryVersion, "", ""), utilfeature.DefaultMutableFeatureGate))
+	utilruntime.Must(registry.SetVersionMapping(ComponentName, basecompatibility.DefaultKubeComponent, kubernetesVersion))
+	return registry
+}
+
+// kubernetesVersion gives the version of the Kubernetes libraries that a version of Leat was built from, nil for a version that
+// there has not been.
+func kubernetesVersion(leat *version.Version) *version.Version {
+	if leat.Major() != 0 || leat.Minor() == 0 {
+		return nil
+	}
+	binary, first := version.MustParse(baseversion.DefaultKubeBinaryVersion), version.MustParse(minorVersion)
+	return binary.OffsetMinor(int(leat.Minor()) - int(first.Minor()))
+}

@@ -1,0 +1,256 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package env starts Leat for tests as people start it: the real programs as processes, on a real etcd, reached only over TLS
+// and by identities with the rights that config/ ships. There are two environments, and most tests run in both.
+package env
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/host"
+)
+
+// Env is a running Leat.
+type Env struct {
+	// Host is the host cluster, nil standalone.
+	Host *host.ControlPlane
+	// Etcd is the server's own etcd, nil standalone, where it is part of the server.
+	Etcd *host.Etcd
+	// Server is leat-apiserver, or "leat up".
+	Server *host.Process
+
+	dir string
+	// url is where people reach the API: the host's API server, or the server itself.
+	url string
+	ca  []byte
+	// directURL is where workers reach the API: the server itself.
+	directURL string
+	directCA  []byte
+	clientCA  *pki.CA
+}
+
+// Aggregated starts a host cluster with leat-apiserver behind it, for one test.
+func Aggregated(t testing.TB, args ...string) *Env {
+	t.Helper()
+	cp, etcd := host.ForTest(t), host.EtcdForTest(t)
+	e := &Env{Host: cp, Etcd: etcd, dir: t.ArtifactDir(), url: cp.URL, clientCA: cp.ClientCA}
+	admin := must(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
+	e.ca = admin.CAData
+
+	check(t, cp.Apply(t.Context(), filepath.Join(root(t), "config", "base")))
+	account := must(cp.ServiceAccountKubeconfig("leat-system", "leat-apiserver"))(t)
+	serving := must(pki.NewCA("leat-serving"))(t)
+	cert, key, err := serving.IssueServer(host.LeatService, "127.0.0.1", "localhost")
+	check(t, err)
+	e.directCA = serving.CertPEM()
+	certFile, keyFile := filepath.Join(e.dir, "serving.crt"), filepath.Join(e.dir, "serving.key")
+	check(t, pki.WriteFile(certFile, cert))
+	check(t, pki.WriteFile(keyFile, key))
+	port := must(host.FreePort())(t)
+	e.directURL = fmt.Sprintf("https://127.0.0.1:%d", port)
+
+	e.start(t, "leat-apiserver", append([]string{
+		"--kubeconfig=" + account, "--authentication-kubeconfig=" + account, "--authorization-kubeconfig=" + account,
+		"--etcd-servers=" + etcd.Endpoint, "--etcd-cafile=" + etcd.CAFile, "--etcd-certfile=" + etcd.CertFile, "--etcd-keyfile=" + etcd.KeyFile,
+		"--tls-cert-file=" + certFile, "--tls-private-key-file=" + keyFile,
+		"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(port),
+		"--shutdown-delay-duration=0s", "--v=2",
+	}, args...))
+	check(t, cp.RegisterLeat(t.Context(), port, serving.CertPEM()))
+
+	// People who run Leat are those whom its role is bound to, as the installation guide has it.
+	client := kubernetes.NewForConfigOrDie(admin)
+	_, err = client.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "leat-admins"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:admin"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: adminGroup}},
+	}, metav1.CreateOptions{})
+	check(t, err)
+	return e
+}
+
+// Standalone starts "leat up", by default without workers, for one test.
+func Standalone(t testing.TB, args ...string) *Env {
+	t.Helper()
+	port := must(host.FreePort())(t)
+	e := &Env{dir: t.ArtifactDir(), url: fmt.Sprintf("https://127.0.0.1:%d", port)}
+	e.directURL = e.url
+	data := filepath.Join(e.dir, "data")
+	check(t, pki.WriteFile(filepath.Join(data, "pki", ".keep"), nil))
+	ca := must(pki.NewCA("leat"))(t)
+	check(t, pki.WriteFile(filepath.Join(data, "pki", "ca.crt"), ca.CertPEM()))
+	check(t, pki.WriteFile(filepath.Join(data, "pki", "ca.key"), ca.KeyPEM()))
+	e.clientCA, e.ca, e.directCA = ca, ca.CertPEM(), ca.CertPEM()
+	e.start(t, "leat", append([]string{"up", "--data-dir=" + data, "--secure-port=" + strconv.Itoa(port), "--workers=0"}, args...))
+	return e
+}
+
+// start runs one of our programs until the test ends.
+func (e *Env) start(t testing.TB, program string, args []string) {
+	t.Helper()
+	path := filepath.Join(root(t), "bin", "test", program)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%v: build the programs for tests with: make test-programs", err)
+	}
+	ready := must(kubernetes.NewForConfig(&rest.Config{Host: e.directURL, TLSClientConfig: rest.TLSClientConfig{CAData: e.directCA}}))(t)
+	var err error
+	e.Server, err = host.StartProcess(t.Context(), host.Command{
+		Name: program, Path: path, Args: args, Env: host.Oracles, Dir: e.dir,
+		Ready: func(ctx context.Context) error {
+			return ready.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+		},
+	})
+	check(t, err)
+	t.Cleanup(func() {
+		if err := e.Server.Err(); err != nil {
+			t.Error(err)
+		}
+		check(t, e.Server.Kill())
+	})
+}
+
+const adminGroup = "leat:admins"
+
+// Standalone tells whether there is no host cluster.
+func (e *Env) Standalone() bool { return e.Host == nil }
+
+// Admin is a person who runs Leat: role leat:admin, in all namespaces.
+func (e *Env) Admin(t testing.TB) *rest.Config { return e.Person(t, "alice", adminGroup) }
+
+// Person is whoever the test says, with the rights that the groups give.
+func (e *Env) Person(t testing.TB, user string, groups ...string) *rest.Config {
+	t.Helper()
+	return e.certificate(t, e.url, e.ca, user, groups...)
+}
+
+// Controller is the controller manager, scheduler included.
+func (e *Env) Controller(t testing.TB) *rest.Config {
+	t.Helper()
+	if e.Standalone() {
+		return e.Person(t, "system:serviceaccount:leat-system:leat-controller-manager")
+	}
+	file := must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
+	config := must(clientcmd.BuildConfigFromFlags("", file))(t)
+	config.QPS = -1
+	return config
+}
+
+// Worker is the worker of that name, which reaches the server directly.
+func (e *Env) Worker(t testing.TB, namespace, name string) *rest.Config {
+	t.Helper()
+	return e.certificate(t, e.directURL, e.directCA, "leat:worker:"+namespace+":"+name, "leat:workers")
+}
+
+// Direct gives the same identity at the server itself, past the host.
+func (e *Env) Direct(t testing.TB, user string, groups ...string) *rest.Config {
+	t.Helper()
+	return e.certificate(t, e.directURL, e.directCA, user, groups...)
+}
+
+func (e *Env) certificate(t testing.TB, url string, ca []byte, user string, groups ...string) *rest.Config {
+	t.Helper()
+	cert, key, err := e.clientCA.IssueClient(user, groups...)
+	check(t, err)
+	return &rest.Config{Host: url, TLSClientConfig: rest.TLSClientConfig{CAData: ca, CertData: cert, KeyData: key}, QPS: -1}
+}
+
+// Client gives the typed client of an identity.
+func Client(t testing.TB, config *rest.Config) versioned.Interface {
+	t.Helper()
+	return must(versioned.NewForConfig(config))(t)
+}
+
+// Namespace gives a namespace of the test's own. On a host it is a real one, and its name is free again some time after the test.
+func (e *Env) Namespace(t testing.TB) string {
+	t.Helper()
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	name = strings.Trim(name[max(0, len(name)-50):], "-") + "-" + strconv.FormatInt(int64(os.Getpid()), 36)
+	if e.Standalone() {
+		return name
+	}
+	client := kubernetes.NewForConfigOrDie(must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t))
+	_, err := client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	check(t, err)
+	return name
+}
+
+// Kubeconfig writes a kubeconfig of that identity, with the namespace as its default, and gives its path.
+func (e *Env) Kubeconfig(t testing.TB, config *rest.Config, namespace string) string {
+	t.Helper()
+	file := clientcmdapi.NewConfig()
+	file.Clusters["leat"] = &clientcmdapi.Cluster{Server: config.Host, CertificateAuthorityData: config.CAData}
+	file.AuthInfos["user"] = &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData, Token: config.BearerToken}
+	file.Contexts["leat"] = &clientcmdapi.Context{Cluster: "leat", AuthInfo: "user", Namespace: namespace}
+	file.CurrentContext = "leat"
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	check(t, clientcmd.WriteToFile(*file, path))
+	return path
+}
+
+// Kubectl runs the real kubectl with that kubeconfig and standard input, and gives what it printed. The error, if it failed,
+// holds its standard error.
+func (e *Env) Kubectl(t testing.TB, kubeconfig, stdin string, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), filepath.Join(root(t), "bin", "host", "kubectl"), args...)
+	command.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "KUBECACHEDIR="+filepath.Join(e.dir, "kubectl-cache"))
+	command.Stdin = strings.NewReader(stdin)
+	var out, errOut bytes.Buffer
+	command.Stdout, command.Stderr = &out, &errOut
+	if err = command.Run(); err != nil {
+		err = fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, errOut.String())
+	}
+	return out.String(), errOut.String(), err
+}
+
+func root(t testing.TB) string {
+	t.Helper()
+	return must(host.RepositoryRoot())(t)
+}
+
+// must gives the value, or fails the test.
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		check(t, err)
+		return value
+	}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
