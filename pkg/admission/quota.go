@@ -1,0 +1,62 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package admission
+
+import (
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/initializer"
+	quota "k8s.io/apiserver/pkg/quota/v1"
+	"k8s.io/apiserver/pkg/quota/v1/generic"
+
+	"github.com/leat-dev/leat/apis/batch"
+)
+
+// counted are the resources whose creation ResourceQuota charges, as count/<resource>.batch.leat.dev.
+var counted = []schema.GroupResource{
+	batch.Resource("tasks"),
+	batch.Resource("tasksets"),
+	batch.Resource("workers"),
+	batch.Resource("taskqueues"),
+}
+
+// uncounted are the resources that ResourceQuota passes by. Leases cannot be watched, so the host's quota controller never
+// counts them, and a quota that names them would refuse every one for want of a count.
+var uncounted = map[schema.GroupResource]struct{}{
+	batch.Resource("workerleases"): {},
+}
+
+// Initializers returns what our plugins need beside the library's own initializer, which must run before them, as it does
+// in options.AdmissionOptions.ApplyTo.
+func Initializers() []admission.PluginInitializer {
+	evaluators := make([]quota.Evaluator, 0, len(counted))
+	for _, resource := range counted {
+		// Admission only ever adds to a count. Taking it is up to the host's quota controller: there is nothing to list.
+		evaluators = append(evaluators, generic.NewObjectCountEvaluator(resource, nil, ""))
+	}
+	return []admission.PluginInitializer{quotaInitializer{generic.NewConfiguration(evaluators, uncounted)}}
+}
+
+type quotaInitializer struct {
+	configuration quota.Configuration
+}
+
+func (i quotaInitializer) Initialize(plugin admission.Interface) {
+	if wants, ok := plugin.(initializer.WantsQuotaConfiguration); ok {
+		wants.SetQuotaConfiguration(i.configuration)
+	}
+}

@@ -1,0 +1,240 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package workerrestriction keeps workers to what is theirs, as the NodeRestriction plugin does kubelets. It looks into
+// objects where the authorizer of pkg/authorization/worker sees only names, and holds even where other authorizers
+// allow a worker more.
+package workerrestriction
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/admission"
+
+	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/authorization/worker"
+)
+
+const (
+	// PluginName is the name of the plugin.
+	PluginName = "WorkerRestriction"
+	// LabelPrefix begins the labels that a worker can neither set, change nor remove on its own objects. Tasks that
+	// select workers by such a label can trust that an administrator put it there.
+	LabelPrefix = "worker-restriction.batch.leat.dev/"
+)
+
+// Register registers the plugin. It has no configuration.
+func Register(plugins *admission.Plugins) {
+	plugins.Register(PluginName, func(io.Reader) (admission.Interface, error) {
+		return New(), nil
+	})
+}
+
+// New returns the plugin. It needs no initialization, and does nothing to requests of users that are not in the group of
+// workers. It judges what is about to be stored: what mutating plugins make of a worker's write is held to the same rules.
+func New() admission.ValidationInterface {
+	return &plugin{Handler: admission.NewHandler(admission.Create, admission.Update, admission.Delete, admission.Connect)}
+}
+
+type plugin struct {
+	*admission.Handler
+}
+
+// Validate refuses a worker with a Forbidden error that names the field, and what is allowed.
+func (*plugin) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if !worker.IsWorker(a.GetUserInfo()) {
+		return nil
+	}
+	if err := validate(a); err != nil {
+		return admission.NewForbidden(a, err)
+	}
+	return nil
+}
+
+func validate(a admission.Attributes) error {
+	namespace, name, ok := worker.Identity(a.GetUserInfo())
+	if !ok {
+		return fmt.Errorf("a user of group %s must be named %s<namespace>:<name>, not %q", worker.Group, worker.NamePrefix, a.GetUserInfo().GetName())
+	}
+	if a.GetNamespace() != namespace {
+		return fmt.Errorf("worker %s may only write to its own namespace %q", name, namespace)
+	}
+	if a.GetResource().Group != batch.GroupName {
+		return fmt.Errorf("worker %s may only write resources of %s", name, batch.GroupName)
+	}
+
+	resource := a.GetResource().Resource
+	if subresource := a.GetSubresource(); subresource != "" {
+		resource += "/" + subresource
+	}
+	switch operation := a.GetOperation(); {
+	case operation == admission.Create && (resource == "workers" || resource == "workerleases"):
+		return validateCreate(a.GetObject(), name)
+	case operation == admission.Update && (resource == "workers" || resource == "workers/status" || resource == "workerleases"):
+		return validateUpdate(a.GetObject(), a.GetOldObject(), name)
+	case operation == admission.Update && resource == "tasks/status":
+		return validateTaskStatus(a.GetObject(), a.GetOldObject(), name)
+	case operation == admission.Create && resource == "tasks/eviction":
+		return nil // the authorizer has seen that the task is bound to the worker
+	case operation == admission.Delete && resource == "tasks":
+		return validateTaskDelete(a.GetOldObject(), name)
+	default:
+		return fmt.Errorf("a worker may not %s %s: only create and update its own workers and workerleases, update workers/status and tasks/status, create tasks/eviction and delete tasks",
+			strings.ToLower(string(operation)), resource)
+	}
+}
+
+// validateCreate goes by the name in the object, which is the one that is stored, and not by that of the request.
+func validateCreate(obj runtime.Object, worker string) error {
+	created, err := meta.Accessor(obj)
+	if err != nil {
+		return err
+	}
+	if created.GetName() != worker {
+		return fmt.Errorf("metadata.name must be the worker's own name %q", worker)
+	}
+	if len(created.GetFinalizers()) > 0 {
+		return fmt.Errorf("metadata.finalizers must be empty: a worker could not remove them")
+	}
+	return validateRestrictedLabels(created.GetLabels(), nil)
+}
+
+func validateUpdate(obj, old runtime.Object, worker string) error {
+	updated, err := meta.Accessor(obj)
+	if err != nil {
+		return err
+	}
+	stored, err := meta.Accessor(old)
+	if err != nil {
+		return err
+	}
+	if stored.GetName() != worker {
+		return fmt.Errorf("metadata.name must be the worker's own name %q", worker)
+	}
+	if err := validateSameOwners(updated, stored); err != nil {
+		return err
+	}
+	if err := validateRestrictedLabels(updated.GetLabels(), stored.GetLabels()); err != nil {
+		return err
+	}
+	updatedWorker, ok := obj.(*batch.Worker)
+	if !ok {
+		return nil // a lease has no field that is not the worker's
+	}
+	storedWorker, ok := old.(*batch.Worker)
+	switch {
+	case !ok:
+		return fmt.Errorf("the stored object must be a Worker, not %T", old)
+	case !apiequality.Semantic.DeepEqual(updatedWorker.Spec.Taints, storedWorker.Spec.Taints):
+		return fmt.Errorf("spec.taints must not change: a worker may set its taints only when it creates its Worker")
+	case updatedWorker.Spec.Unschedulable != storedWorker.Spec.Unschedulable:
+		return fmt.Errorf("spec.unschedulable must not change: a worker may set it only when it creates its Worker")
+	}
+	return nil
+}
+
+// validateTaskStatus also guards what the status strategy resets, since mutating admission runs after that.
+func validateTaskStatus(obj, old runtime.Object, worker string) error {
+	stored, err := boundTask(old, worker)
+	if err != nil {
+		return err
+	}
+	updated, ok := obj.(*batch.Task)
+	if !ok {
+		return fmt.Errorf("the object must be a Task, not %T", obj)
+	}
+	if err := validateSameOwners(updated, stored); err != nil {
+		return err
+	}
+	switch {
+	case !maps.Equal(updated.Labels, stored.Labels):
+		return fmt.Errorf("metadata.labels must not change: a worker may only change the status of a task")
+	case !maps.Equal(updated.Annotations, stored.Annotations):
+		return fmt.Errorf("metadata.annotations must not change: a worker may only change the status of a task")
+	case !apiequality.Semantic.DeepEqual(updated.Spec, stored.Spec):
+		return fmt.Errorf("spec must not change: a worker may only change the status of a task")
+	}
+	return nil
+}
+
+func validateTaskDelete(old runtime.Object, worker string) error {
+	task, err := boundTask(old, worker)
+	if err != nil {
+		return err
+	}
+	if task.DeletionTimestamp == nil {
+		return fmt.Errorf("metadata.deletionTimestamp must be set: a worker may only finish the deletion of a task, not begin it")
+	}
+	return nil
+}
+
+func boundTask(obj runtime.Object, worker string) (*batch.Task, error) {
+	task, ok := obj.(*batch.Task)
+	if !ok {
+		return nil, fmt.Errorf("the stored object must be a Task, not %T", obj)
+	}
+	if task.Spec.WorkerName != worker {
+		return nil, fmt.Errorf("spec.workerName must be the worker's own name %q: the task is not bound to it", worker)
+	}
+	return task, nil
+}
+
+// validateSameOwners keeps a worker from having the garbage collector delete, or from keeping it from deleting, what it
+// may not delete itself.
+func validateSameOwners(updated, stored metav1.Object) error {
+	if !apiequality.Semantic.DeepEqual(updated.GetOwnerReferences(), stored.GetOwnerReferences()) {
+		return fmt.Errorf("metadata.ownerReferences must not change: a worker may set them only when it creates an object")
+	}
+	if !slices.Equal(updated.GetFinalizers(), stored.GetFinalizers()) {
+		return fmt.Errorf("metadata.finalizers must not change: a worker may neither add nor remove any")
+	}
+	return nil
+}
+
+func validateRestrictedLabels(updated, stored map[string]string) error {
+	var changed []string
+	for key := range restricted(updated, stored) {
+		changed = append(changed, fmt.Sprintf("%q", key))
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	slices.Sort(changed)
+	return fmt.Errorf("metadata.labels %s must not be set, changed or removed by a worker: it may only choose labels without the prefix %q",
+		strings.Join(changed, ", "), LabelPrefix)
+}
+
+// restricted returns the restricted labels that differ.
+func restricted(updated, stored map[string]string) map[string]struct{} {
+	differ := map[string]struct{}{}
+	for _, pair := range []struct{ a, b map[string]string }{{updated, stored}, {stored, updated}} {
+		for key, value := range pair.a {
+			if other, ok := pair.b[key]; strings.HasPrefix(key, LabelPrefix) && (!ok || other != value) {
+				differ[key] = struct{}{}
+			}
+		}
+	}
+	return differ
+}

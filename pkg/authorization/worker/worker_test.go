@@ -1,0 +1,308 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/leat-dev/leat/apis/batch"
+)
+
+func workerUser(name string, groups ...string) user.Info {
+	return &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}
+}
+
+var own = workerUser("leat:worker:ns:own", Group)
+
+func TestIdentity(t *testing.T) {
+	for name, test := range map[string]struct {
+		user            user.Info
+		namespace, name string
+		ok              bool
+	}{
+		"a worker":                     {own, "ns", "own", true},
+		"a name with dots, as of pods": {workerUser("leat:worker:ns:pool-1.a-x7k2p", Group), "ns", "pool-1.a-x7k2p", true},
+		"nobody":                       {nil, "", "", false},
+		"not in the group":             {workerUser("leat:worker:ns:own"), "", "", false},
+		"in another group":             {workerUser("leat:worker:ns:own", "leat:worker"), "", "", false},
+		"another name":                 {workerUser("system:node:own", Group), "", "", false},
+		"only the prefix":              {workerUser("leat:worker:", Group), "", "", false},
+		"no name":                      {workerUser("leat:worker:ns", Group), "", "", false},
+		"an empty name":                {workerUser("leat:worker:ns:", Group), "", "", false},
+		"an empty namespace":           {workerUser("leat:worker::own", Group), "", "", false},
+		"three parts":                  {workerUser("leat:worker:ns:own:other", Group), "", "", false},
+		"a namespace that is a path":   {workerUser("leat:worker:../ns:own", Group), "", "", false},
+		"a namespace with dots":        {workerUser("leat:worker:n.s:own", Group), "", "", false},
+		"a name that is a path":        {workerUser("leat:worker:ns:own/status", Group), "", "", false},
+		"capitals":                     {workerUser("leat:worker:ns:OWN", Group), "", "", false},
+		"a name that is too long":      {workerUser("leat:worker:ns:"+strings.Repeat("a", 254), Group), "", "", false},
+		"a prefix in capitals":         {workerUser("Leat:worker:ns:own", Group), "", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			namespace, name, ok := Identity(test.user)
+			if namespace != test.namespace || name != test.name || ok != test.ok {
+				t.Errorf("got %q, %q, %v, want %q, %q, %v", namespace, name, ok, test.namespace, test.name, test.ok)
+			}
+		})
+	}
+}
+
+// tasks are in namespace "ns", and again, all bound to the worker's name, in "other".
+func tasks(t *testing.T) TaskGetter {
+	now := metav1.Now()
+	stored := map[string]*batch.Task{}
+	for name, task := range map[string]struct {
+		worker   string
+		deletion *metav1.Time
+	}{
+		"bound":            {"own", nil},
+		"bound-deleted":    {"own", &now},
+		"foreign":          {"other", nil},
+		"foreign-deleted":  {"other", &now},
+		"unbound":          {"", nil},
+		"unbound-deleted":  {"", &now},
+		"bound-to-longer":  {"own2", nil},
+		"bound-to-shorter": {"ow", nil},
+	} {
+		stored["ns/"+name] = &batch.Task{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, DeletionTimestamp: task.deletion},
+			Spec:       batch.TaskSpec{WorkerName: task.worker},
+		}
+		stored["other/"+name] = &batch.Task{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: name, DeletionTimestamp: task.deletion},
+			Spec:       batch.TaskSpec{WorkerName: "own"},
+		}
+	}
+	return func(_ context.Context, namespace, name string) (*batch.Task, error) {
+		if name == "" {
+			t.Errorf("asked for a task without a name")
+		}
+		if task, ok := stored[namespace+"/"+name]; ok {
+			return task, nil
+		}
+		return nil, apierrors.NewNotFound(batch.Resource("tasks"), name)
+	}
+}
+
+// TestOnlyWhatIsListedIsAllowed asks for every verb on every resource, in every namespace and of every name.
+func TestOnlyWhatIsListedIsAllowed(t *testing.T) {
+	allowed := map[string]bool{}
+	for request, names := range map[string][]string{
+		"create workers":        {""},
+		"get workers":           {"own"},
+		"update workers":        {"own"},
+		"get workers/status":    {"own"},
+		"update workers/status": {"own"},
+		"create workerleases":   {""},
+		"get workerleases":      {"own"},
+		"update workerleases":   {"own"},
+		"get tasks":             {"bound", "bound-deleted"},
+		"delete tasks":          {"bound-deleted"},
+		"update tasks/status":   {"bound", "bound-deleted"},
+		"create tasks/eviction": {"bound", "bound-deleted"},
+	} {
+		for _, name := range names {
+			allowed[request+" ns/"+name] = true
+		}
+	}
+
+	a := New(tasks(t))
+	seen := map[string]bool{}
+	for _, verb := range []string{"create", "get", "list", "watch", "update", "patch", "delete", "deletecollection", "proxy", "bind", "impersonate", "*"} {
+		for _, resource := range []string{"tasks", "tasksets", "workers", "workerleases", "taskqueues", "*"} {
+			for _, subresource := range []string{"", "status", "binding", "eviction", "log", "scale", "finalizers", "*"} {
+				for _, namespace := range []string{"ns", "other", ""} {
+					for _, name := range []string{
+						"", "own", "other", "own2", "ow", "absent", "*",
+						"bound", "bound-deleted", "foreign", "foreign-deleted", "unbound", "unbound-deleted", "bound-to-longer", "bound-to-shorter",
+					} {
+						attrs := authorizer.AttributesRecord{
+							User: own, Verb: verb, Namespace: namespace, APIGroup: batch.GroupName, APIVersion: "v1alpha1",
+							Resource: resource, Subresource: subresource, Name: name, ResourceRequest: true,
+						}
+						request := strings.TrimSuffix(fmt.Sprintf("%s %s/%s", verb, resource, subresource), "/") + " " + namespace + "/" + name
+						want := authorizer.DecisionNoOpinion
+						if allowed[request] {
+							want = authorizer.DecisionAllow
+							seen[request] = true
+						}
+						decision, reason, err := a.Authorize(t.Context(), attrs)
+						if decision != want || err != nil {
+							t.Errorf("%s: got %s (%s, %v), want %s", request, decision, reason, err, want)
+						}
+						if (reason == "") != (want == authorizer.DecisionAllow) {
+							t.Errorf("%s: %s with reason %q", request, decision, reason)
+						}
+						if got := a.ConditionsAwareAuthorize(t.Context(), attrs); got.IsAllow() != (want == authorizer.DecisionAllow) {
+							t.Errorf("%s: got %s with conditions, want %s", request, got, want)
+						}
+
+						attrs.User = workerUser("leat:worker:ns:own")
+						if decision, reason, err := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion || reason != "" || err != nil {
+							t.Errorf("%s by who is no worker: got %s (%q, %v), want no opinion without a reason", request, decision, reason, err)
+						}
+						attrs.User = workerUser("someone", Group)
+						if decision, _, _ := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion {
+							t.Errorf("%s by a worker without identity: got %s", request, decision)
+						}
+						attrs.User, attrs.APIGroup = own, ""
+						if decision, _, _ := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion {
+							t.Errorf("%s of another group: got %s", request, decision)
+						}
+					}
+				}
+			}
+		}
+	}
+	if len(seen) != len(allowed) {
+		t.Errorf("tried %d of the %d requests that must be allowed", len(seen), len(allowed))
+	}
+}
+
+func TestNonResourceRequestsAreNoneOfItsBusiness(t *testing.T) {
+	attrs := authorizer.AttributesRecord{User: own, Verb: "get", Path: "/metrics", Namespace: "ns", APIGroup: batch.GroupName, Resource: "workers", Name: "own"}
+	if decision, _, _ := New(tasks(t)).Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion {
+		t.Errorf("got %s", decision)
+	}
+}
+
+func TestListsAndWatchesMustSelectTheWorker(t *testing.T) {
+	for selector, want := range map[string]authorizer.Decision{
+		"spec.workerName=own":                       authorizer.DecisionAllow,
+		"spec.workerName==own":                      authorizer.DecisionAllow,
+		"status.phase!=Failed,spec.workerName=own":  authorizer.DecisionAllow,
+		"spec.workerName=own,metadata.name=foreign": authorizer.DecisionAllow,
+		"":                        authorizer.DecisionNoOpinion,
+		"spec.workerName=":        authorizer.DecisionNoOpinion,
+		"spec.workerName=other":   authorizer.DecisionNoOpinion,
+		"spec.workerName=own2":    authorizer.DecisionNoOpinion,
+		"spec.workerName!=own":    authorizer.DecisionNoOpinion,
+		"spec.workerName!=other":  authorizer.DecisionNoOpinion,
+		"metadata.name=own":       authorizer.DecisionNoOpinion,
+		"status.workerName=own":   authorizer.DecisionNoOpinion,
+		"metadata.name=bound":     authorizer.DecisionNoOpinion,
+		"spec.queueName=own":      authorizer.DecisionNoOpinion,
+		"spec.workerName=own\\,x": authorizer.DecisionNoOpinion,
+	} {
+		parsed, err := fields.ParseSelector(selector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, verb := range []string{"list", "watch", "deletecollection"} {
+			for _, resource := range []string{"tasks", "workers", "tasksets"} {
+				for _, namespace := range []string{"ns", "other", ""} {
+					want := want
+					if verb == "deletecollection" || resource != "tasks" || namespace != "ns" {
+						want = authorizer.DecisionNoOpinion
+					}
+					attrs := authorizer.AttributesRecord{
+						User: own, Verb: verb, Namespace: namespace, APIGroup: batch.GroupName, Resource: resource, ResourceRequest: true,
+						FieldSelectorRequirements: parsed.Requirements(),
+					}
+					if decision, reason, err := New(tasks(t)).Authorize(t.Context(), attrs); decision != want || err != nil {
+						t.Errorf("%s %s in %q selected by %q: got %s (%s, %v), want %s", verb, resource, namespace, selector, decision, reason, err, want)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestUnparseableSelectors(t *testing.T) {
+	attrs := authorizer.AttributesRecord{
+		User: own, Verb: "watch", Namespace: "ns", APIGroup: batch.GroupName, Resource: "tasks", ResourceRequest: true,
+		FieldSelectorParsingErr: errors.New("broken"),
+	}
+	a := New(tasks(t))
+	if decision, reason, err := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion || !strings.Contains(reason, "broken") || err != nil {
+		t.Errorf("nothing parsed: got %s (%s, %v), want no opinion, and why it cannot be parsed", decision, reason, err)
+	}
+	attrs.FieldSelectorRequirements = fields.OneTermEqualSelector(SelectorField, "own").Requirements()
+	if decision, reason, err := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionAllow || err != nil {
+		t.Errorf("what matters parsed: got %s (%s, %v), want an allow", decision, reason, err)
+	}
+}
+
+func TestGettersAreAskedUntilOneShowsTheTaskBound(t *testing.T) {
+	shows := func(worker string) TaskGetter {
+		return func(_ context.Context, namespace, name string) (*batch.Task, error) {
+			return &batch.Task{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: batch.TaskSpec{WorkerName: worker}}, nil
+		}
+	}
+	fails := func(err error) TaskGetter {
+		return func(context.Context, string, string) (*batch.Task, error) { return nil, err }
+	}
+	notFound := fails(apierrors.NewNotFound(batch.Resource("tasks"), "task"))
+	down := errors.New("store is down")
+	unasked := func(context.Context, string, string) (*batch.Task, error) {
+		t.Error("asked although the one before it showed the task bound")
+		return nil, down
+	}
+
+	for name, test := range map[string]struct {
+		getters []TaskGetter
+		want    authorizer.Decision
+		err     error
+	}{
+		"the first shows it":               {[]TaskGetter{shows("own"), unasked}, authorizer.DecisionAllow, nil},
+		"the first lags":                   {[]TaskGetter{shows(""), shows("own")}, authorizer.DecisionAllow, nil},
+		"the first does not have it yet":   {[]TaskGetter{notFound, shows("own")}, authorizer.DecisionAllow, nil},
+		"the first fails, the second not":  {[]TaskGetter{fails(down), shows("own")}, authorizer.DecisionAllow, nil},
+		"both show another worker":         {[]TaskGetter{shows("other"), shows("other")}, authorizer.DecisionNoOpinion, nil},
+		"neither has it":                   {[]TaskGetter{notFound, notFound}, authorizer.DecisionNoOpinion, nil},
+		"the last fails":                   {[]TaskGetter{shows("other"), fails(down)}, authorizer.DecisionNoOpinion, down},
+		"the only one fails":               {[]TaskGetter{fails(down)}, authorizer.DecisionNoOpinion, down},
+		"one fails, the other has nothing": {[]TaskGetter{fails(down), notFound}, authorizer.DecisionNoOpinion, down},
+	} {
+		t.Run(name, func(t *testing.T) {
+			attrs := authorizer.AttributesRecord{
+				User: own, Verb: "update", Namespace: "ns", APIGroup: batch.GroupName, Resource: "tasks", Subresource: "status", Name: "task", ResourceRequest: true,
+			}
+			decision, reason, err := New(test.getters[0], test.getters[1:]...).Authorize(t.Context(), attrs)
+			if decision != test.want || !errors.Is(err, test.err) {
+				t.Errorf("got %s (%s, %v), want %s and %v", decision, reason, err, test.want, test.err)
+			}
+			if test.err != nil && !strings.Contains(reason, test.err.Error()) {
+				t.Errorf("reason %q does not tell of %q", reason, test.err)
+			}
+		})
+	}
+}
+
+func TestOthersCostNothing(t *testing.T) {
+	a := New(func(context.Context, string, string) (*batch.Task, error) {
+		t.Error("asked for a task")
+		return nil, nil
+	})
+	attrs := authorizer.Attributes(authorizer.AttributesRecord{
+		User: workerUser("system:serviceaccount:leat-system:leat-controller-manager"), Verb: "update", Namespace: "ns",
+		APIGroup: batch.GroupName, Resource: "tasks", Subresource: "status", Name: "task", ResourceRequest: true,
+	})
+	if allocations := testing.AllocsPerRun(100, func() { _, _, _ = a.Authorize(t.Context(), attrs) }); allocations > 1 {
+		t.Errorf("%.0f allocations", allocations)
+	}
+}
