@@ -13,15 +13,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-# Builds etcd, kube-apiserver, kube-controller-manager and kubectl from this
-# module's pinned dependencies, and skips those that are up to date.
+# Builds etcd, kube-apiserver, kube-controller-manager and kubectl, or those of them that
+# are named, from this module's pinned dependencies, and skips those that are up to date.
 #
-#   hack/host/build.sh [OUTDIR]      OUTDIR defaults to <repository>/bin/host
+#   hack/host/build.sh [OUTDIR [PROGRAM...]]      OUTDIR defaults to <repository>/bin/host
 
 set -o errexit -o nounset -o pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=${1:-$here/../../bin/host}
+shift || true
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$here"
@@ -50,7 +51,15 @@ build() { # name, main package
   echo "$stamp" >"$out/.$1.stamp"
 }
 
-build etcd go.etcd.io/etcd/server/v3
-build kubectl k8s.io/kubernetes/cmd/kubectl
-build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
-build kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager
+declare -A packages=(
+  [etcd]=go.etcd.io/etcd/server/v3
+  [kubectl]=k8s.io/kubernetes/cmd/kubectl
+  [kube-apiserver]=k8s.io/kubernetes/cmd/kube-apiserver
+  [kube-controller-manager]=k8s.io/kubernetes/cmd/kube-controller-manager
+)
+if [[ $# == 0 ]]; then
+  set -- etcd kubectl kube-apiserver kube-controller-manager
+fi
+for program in "$@"; do
+  build "$program" "${packages[$program]}"
+done

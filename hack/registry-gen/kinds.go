@@ -26,6 +26,8 @@ import (
 	"strconv"
 	"strings"
 
+	"k8s.io/gengo/v2"
+	"k8s.io/gengo/v2/parser"
 	"k8s.io/gengo/v2/types"
 )
 
@@ -38,43 +40,34 @@ type group struct {
 type version struct {
 	Name  string
 	Kinds []*kind
-	facts []string
 	pkg   *types.Package
 }
 
+// kind has the values of its markers. Those of Scale, and "cell" of Columns, are expressions of the internal object o.
 type kind struct {
-	Name, Plural                              string
-	ShortNames, Categories                    []string
+	Name, Trigger                             string
 	Namespaced, Unwatched, Status, Conditions bool
+	Resource, Subresources, Scale             map[string]string
+	Columns                                   []map[string]string
 	Fields                                    []field
-	Trigger                                   string
-	Columns                                   []column
-	Scale                                     *scale
-	Subresources                              map[string]string
-	// facts is what all versions must agree on, because one descriptor serves them.
-	facts []string
 }
 
-// field is a selectable field. Get is its value as a string, of the internal object o.
+// field is a selectable field. Get is its value as a string, an expression of the internal object o.
 type field struct{ Label, Get string }
 
-// column has a function or a value, of the internal object o.
-type column struct {
-	Name, Type, Description, Func, Value string
-	Priority                             int64
-}
-
-// scale has the fields of the internal object o. Pointer is whether Replicas is one.
-type scale struct {
-	Path                       []string
-	Replicas, Status, Selector string
-	Pointer                    bool
-}
-
-func readGroup(universe types.Universe, paths []string) (*group, error) {
+// load reads packages without their generated files, so stale ones do no harm.
+func load(paths []string) (types.Universe, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("give the import paths of the group's versions")
 	}
+	p := parser.NewWithOptions(parser.Options{BuildTags: []string{gengo.StdBuildTag}})
+	if err := p.LoadPackages(paths...); err != nil {
+		return nil, err
+	}
+	return p.NewUniverse()
+}
+
+func readGroup(universe types.Universe, paths []string) (*group, error) {
 	g := &group{}
 	for _, path := range paths {
 		pkg := universe.Package(path)
@@ -97,11 +90,15 @@ func readGroup(universe types.Universe, paths []string) (*group, error) {
 	return g, nil
 }
 
-// covers tells what another version has and this one has not.
+// covers checks that this version has what another has and one descriptor serves in both.
 func (v *version) covers(other *version) error {
-	for _, fact := range other.facts {
-		if !slices.Contains(v.facts, fact) {
-			return fmt.Errorf("version %s lacks %s, which version %s has", v.Name, fact, other.Name)
+	shared := func(k *kind) string {
+		return fmt.Sprintf("kind %s, namespaced %t, resource %v, scale %v, selectable %v, trigger %q",
+			k.Name, k.Namespaced, k.Resource, k.Scale, k.Fields, k.Trigger)
+	}
+	for _, k := range other.Kinds {
+		if !slices.ContainsFunc(v.Kinds, func(own *kind) bool { return shared(own) == shared(k) }) {
+			return fmt.Errorf("version %s must have, as version %s has: %s", v.Name, other.Name, shared(k))
 		}
 	}
 	return nil
@@ -116,28 +113,25 @@ func readVersion(pkg *types.Package) (*version, error) {
 	for _, name := range slices.Sorted(maps.Keys(pkg.Types)) {
 		if slices.ContainsFunc(markers[name], func(m *marker) bool { return m.name == "resource" }) {
 			k := &kind{Name: name, Subresources: map[string]string{}}
-			if err = k.readType(pkg.Types[name], markers[name]); err == nil {
+			err := k.readType(pkg.Types[name], markers[name])
+			if err == nil {
 				err = k.readFields(pkg.Types[name], "o", "", markers)
 			}
 			if err != nil {
 				return nil, err
 			}
 			v.Kinds = append(v.Kinds, k)
-			v.facts = append(v.facts, k.facts...)
 		}
 	}
-	for _, m := range slices.Concat(slices.Collect(maps.Values(markers))...) {
-		if !m.used {
-			return nil, m.errorf("stands neither on a kind nor on a field that one reaches through structs alone")
+	var errs []error
+	for _, owner := range slices.Sorted(maps.Keys(markers)) {
+		for _, m := range markers[owner] {
+			if !m.used {
+				errs = append(errs, m.errorf("stands neither on a kind nor on a field that one reaches through structs alone"))
+			}
 		}
 	}
-	return v, nil
-}
-
-// agree records that what the marker says of the kind, or of a field of it, must be so in all versions.
-func (k *kind) agree(m *marker, field string) {
-	m.used = true
-	k.facts = append(k.facts, fmt.Sprintf("kind %s (namespaced: %t) with %s%s %s%v", k.Name, k.Namespaced, prefix, m.name, field, m.values))
+	return v, errors.Join(errs...)
 }
 
 func (k *kind) readType(t *types.Type, markers []*marker) error {
@@ -147,77 +141,56 @@ func (k *kind) readType(t *types.Type, markers []*marker) error {
 		verbs, _ := strings.CutPrefix(line, "+genclient:skipVerbs=")
 		return slices.Contains(strings.Split(verbs, ","), "watch")
 	})
+	_, _, noSpec := resolve(t, "spec")
 	_, _, noStatus := resolve(t, "status")
-	k.Status = noStatus == nil && !slices.Contains(comments, "+genclient:noStatus")
 	_, _, noConditions := resolve(t, "status.conditions")
-	k.Conditions = k.Status && noConditions == nil
-
+	k.Status = noStatus == nil && !slices.Contains(comments, "+genclient:noStatus")
+	k.Conditions = noConditions == nil && k.Status
 	for _, m := range markers {
 		m.used = true
 		var err error
-		if m.name != "column" {
-			k.agree(m, "")
-		}
 		switch m.name {
 		case "resource":
-			if _, _, noSpec := resolve(t, "spec"); noSpec != nil || k.Plural != "" || !slices.Contains(comments, "+genclient") {
-				err = m.errorf("a kind has it once, and also +genclient and a field spec")
+			if k.Resource != nil || noSpec != nil || !slices.Contains(comments, "+genclient") {
+				err = errors.New("a kind has it once, and also +genclient and a field spec")
 			}
-			split := func(r rune) bool { return r == '|' }
-			k.Plural = m.values["plural"]
-			k.ShortNames = strings.FieldsFunc(m.values["short"], split)
-			k.Categories = strings.FieldsFunc(m.values["categories"], split)
+			k.Resource = m.values
 		case "subresource":
 			maps.Copy(k.Subresources, m.values)
 		case "scale":
-			err = k.readScale(t, m)
+			k.Scale = map[string]string{"path": m.values["spec"]}
+			for key, path := range m.values {
+				var valueErr error
+				k.Scale[key], valueErr = value(t, path, key)
+				err = errors.Join(err, valueErr)
+			}
 		case "column":
-			err = k.readColumn(t, m)
+			err = readColumn(t, m.values)
+			k.Columns = append(k.Columns, m.values)
 		default:
-			err = m.errorf("belongs on a field")
+			err = errors.New("belongs on a field")
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (k *kind) readScale(t *types.Type, m *marker) error {
-	replicas, replicasType, err := resolve(t, m.values["spec"])
-	status, statusType, err2 := resolve(t, m.values["status"])
-	selector, selectorType, err3 := resolve(t, m.values["selector"])
-	if err := errors.Join(err, err2, err3); err != nil {
-		return m.errorf("%w", err)
-	}
-	pointer := replicasType.Kind == types.Pointer
-	if strings.TrimPrefix(replicasType.String(), "*") != "int32" || statusType.String() != "int32" || selectorType.String() != "*"+metav1+".LabelSelector" {
-		return m.errorf("spec must be an int32 or *int32, status an int32, selector a *metav1.LabelSelector; they are %s, %s, %s", replicasType, statusType, selectorType)
-	}
-	k.Scale = &scale{strings.Split(m.values["spec"], "."), replicas, status, selector, pointer}
-	return nil
-}
-
-func (k *kind) readColumn(t *types.Type, m *marker) error {
-	c := column{Name: m.values["name"], Type: m.values["type"], Description: m.values["description"], Func: m.values["func"]}
-	want, known := map[string]string{"string": "string", "integer": "int64", "boolean": "bool", "date": "date"}[c.Type]
-	priority, err := strconv.ParseInt(cmp.Or(m.values["priority"], "0"), 10, 32)
-	if !known || err != nil || (m.values["path"] == "") == (c.Func == "") {
-		return m.errorf("type must be string, integer, boolean or date, priority a number, and one of path and func be given")
-	}
-	c.Priority = priority
-	if c.Func == "" {
-		expression, end, err := resolve(t, m.values["path"])
 		if err != nil {
 			return m.errorf("%w", err)
 		}
-		var got string
-		if got, c.Value = convert(expression, end); got != want {
-			return m.errorf("path %s is a %s, which is no %s", m.values["path"], end, c.Type)
-		}
 	}
-	k.Columns = append(k.Columns, c)
 	return nil
+}
+
+func readColumn(t *types.Type, column map[string]string) (err error) {
+	if !slices.Contains([]string{"string", "integer", "boolean", "date"}, column["type"]) {
+		return fmt.Errorf("unknown type=%s; known are string, integer, boolean and date", column["type"])
+	}
+	if _, err := strconv.ParseInt(cmp.Or(column["priority"], "0"), 10, 32); err != nil {
+		return fmt.Errorf("priority=%s must be a number", column["priority"])
+	}
+	if (column["path"] == "") == (column["func"] == "") {
+		return errors.New("needs either path= or func=")
+	}
+	if column["func"] == "" {
+		column["cell"], err = value(t, column["path"], column["type"])
+	}
+	return err
 }
 
 // readFields finds the selectable fields of the struct. It stays out of objects within the object, such as templates:
@@ -227,26 +200,22 @@ func (k *kind) readFields(t *types.Type, expression, path string, markers map[st
 		if member.Embedded && path != "" {
 			return nil
 		}
-		expression, label := expression+"."+member.Name, path+jsonName(member)
+		label, expression := path+jsonName(member), expression+"."+member.Name
 		for _, m := range markers[t.Name.Name+"."+member.Name] {
 			m.used = true
-			f := field{Label: label}
-			switch got, value := convert(expression, member.Type); got {
-			case "string":
-				f.Get = value
-			case "bool":
-				f.Get = "strconv.FormatBool(" + value + ")"
-			case "int64":
-				f.Get = "strconv.FormatInt(" + value + ", 10)"
-			default:
-				return m.errorf("%s is a %s; selectable are string, bool, int32 and int64", label, member.Type)
-			}
-			if m.name == "selectable:trigger" && k.Trigger == "" {
+			get, err := convert(expression, member.Type, "selectable")
+			switch {
+			case !strings.HasPrefix(m.name, "selectable"):
+				err = errors.New("belongs on a type")
+			case m.name == "selectable:trigger" && k.Trigger != "":
+				err = fmt.Errorf("a kind has one trigger, and %s has %s", k.Name, k.Trigger)
+			case m.name == "selectable:trigger":
 				k.Trigger = label
-			} else if m.name != "selectable" {
-				return m.errorf("a field is selectable, and one field a kind is the trigger, as %s is here", k.Trigger)
 			}
-			k.Fields = append(k.Fields, f)
+			if err != nil {
+				return m.errorf("%w", err)
+			}
+			k.Fields = append(k.Fields, field{label, get})
 		}
 		if member.Type.Kind == types.Struct && member.Type.Name.Package == t.Name.Package {
 			if err := k.readFields(member.Type, expression, label+".", markers); err != nil {
@@ -262,14 +231,14 @@ func jsonName(m types.Member) string {
 	return name
 }
 
-// resolve gives the Go expression for a path of JSON names from the object o, and its type.
+// resolve gives the expression for a path of JSON names from the object o, and its type.
 func resolve(t *types.Type, path string) (string, *types.Type, error) {
 	expression := "o"
 	for _, name := range strings.Split(path, ".") {
 		at := slices.IndexFunc(t.Members, func(m types.Member) bool { return jsonName(m) == name })
 		switch {
 		case t.Kind == types.Pointer:
-			return "", nil, fmt.Errorf("path %s goes through a pointer above %s; use a function", path, name)
+			return "", nil, fmt.Errorf("path %s goes through a pointer before %s; only a function can", path, name)
 		case at < 0:
 			return "", nil, fmt.Errorf("path %s: %s has no field %s", path, t, name)
 		case !t.Members[at].Embedded:
@@ -280,22 +249,37 @@ func resolve(t *types.Type, path string) (string, *types.Type, error) {
 	return expression, t, nil
 }
 
-const metav1 = "k8s.io/apimachinery/pkg/apis/meta/v1"
+// conversions are, by use and type, the forms that a field is used in.
+var conversions = map[string]map[string]string{
+	"string":  {"string": "%s"},
+	"integer": {"int32": "int64(%s)", "int64": "%s"},
+	"boolean": {"bool": "%s"},
+	"date":    {"k8s.io/apimachinery/pkg/apis/meta/v1.Time": "registry.Age(%s)"},
+	"selectable": {
+		"string": "%s", "bool": "strconv.FormatBool(%s)", "int32": "strconv.FormatInt(int64(%s), 10)", "int64": "strconv.FormatInt(%s, 10)",
+	},
+	"spec":     {"int32": "%s", "*int32": "*%s"},
+	"status":   {"int32": "%s"},
+	"selector": {"*k8s.io/apimachinery/pkg/apis/meta/v1.LabelSelector": "%s"},
+}
 
-// convert gives the kind of a value, string, bool, int64, date or something else, and the value as such.
-func convert(expression string, t *types.Type) (string, string) {
-	name := t.Name.Name
+func convert(expression string, t *types.Type, use string) (string, error) {
+	name := t.String()
 	if t.Kind == types.Alias {
-		name = t.Underlying.Name.Name
-	}
-	switch {
-	case t.String() == metav1+".Time":
-		return "date", "registry.Age(" + expression + ")"
-	case name == "int32":
-		name = "int64"
-	}
-	if name != t.Name.Name {
+		name = t.Underlying.String()
 		expression = name + "(" + expression + ")"
 	}
-	return name, expression
+	form, known := conversions[use][name]
+	if !known {
+		return "", fmt.Errorf("%s is a %s; %s takes one of %q", expression, name, use, slices.Sorted(maps.Keys(conversions[use])))
+	}
+	return fmt.Sprintf(form, expression), nil
+}
+
+func value(t *types.Type, path, use string) (string, error) {
+	expression, end, err := resolve(t, path)
+	if err != nil {
+		return "", err
+	}
+	return convert(expression, end, use)
 }

@@ -47,8 +47,6 @@ import (
 	"text/template"
 
 	"k8s.io/gengo/v2"
-	"k8s.io/gengo/v2/parser"
-	"k8s.io/gengo/v2/types"
 )
 
 // module holds the packages given and the output.
@@ -63,7 +61,18 @@ func main() {
 	}
 }
 
+//go:embed *.tmpl
+var sources embed.FS
+
+var templates = template.Must(template.New("").Funcs(template.FuncMap{
+	"base": path.Base, "hasPrefix": strings.HasPrefix, "lower": strings.ToLower, "split": strings.Split,
+}).ParseFS(sources, "*.tmpl"))
+
 func run(headerFile string, paths []string) error {
+	header, err := gengo.GoBoilerplate(headerFile, gengo.StdBuildTag, gengo.StdGeneratedBy)
+	if err != nil {
+		return err
+	}
 	universe, err := load(paths)
 	if err != nil {
 		return err
@@ -72,47 +81,24 @@ func run(headerFile string, paths []string) error {
 	if err != nil {
 		return err
 	}
-	return g.write(headerFile)
-}
-
-// load reads packages without their generated files, so stale ones do no harm.
-func load(paths []string) (types.Universe, error) {
-	p := parser.NewWithOptions(parser.Options{BuildTags: []string{gengo.StdBuildTag}})
-	if err := p.LoadPackages(paths...); err != nil {
-		return nil, err
-	}
-	return p.NewUniverse()
-}
-
-//go:embed *.tmpl
-var sources embed.FS
-
-var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"base": path.Base, "lower": strings.ToLower, "hasPrefix": strings.HasPrefix,
-}).ParseFS(sources, "*.tmpl"))
-
-func (g *group) write(headerFile string) error {
-	header, err := gengo.GoBoilerplate(headerFile, gengo.StdBuildTag, gengo.StdGeneratedBy)
-	write := func(dir, name string, data any) {
-		file := bytes.NewBuffer(bytes.Clone(header))
-		if err == nil {
-			err = templates.ExecuteTemplate(file, name+".go.tmpl", data)
-		}
-		var content []byte
-		if err == nil {
-			content, err = format.Source(file.Bytes())
-		}
-		if err == nil {
-			err = errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "zz_generated."+name+".go"), content, 0o644))
-		}
-	}
-	for _, v := range g.Versions {
-		write(v.pkg.Dir, "fieldlabels", v)
-	}
 	first := g.Versions[0].pkg
 	root := strings.TrimSuffix(first.Dir, filepath.FromSlash(strings.TrimPrefix(first.Path, module)))
 	output := filepath.Join(root, strings.TrimPrefix(g.Output, module))
-	write(output, "resources", g)
-	write(output, "rest", g)
-	return err
+	errs := []error{os.MkdirAll(output, 0o755), write(output, "resources", header, g), write(output, "rest", header, g)}
+	for _, v := range g.Versions {
+		errs = append(errs, write(v.pkg.Dir, "fieldlabels", header, v))
+	}
+	return errors.Join(errs...)
+}
+
+func write(dir, name string, header []byte, data any) error {
+	file := bytes.NewBuffer(bytes.Clone(header))
+	if err := templates.ExecuteTemplate(file, name+".go.tmpl", data); err != nil {
+		return err
+	}
+	content, err := format.Source(file.Bytes())
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return os.WriteFile(filepath.Join(dir, "zz_generated."+name+".go"), content, 0o644)
 }

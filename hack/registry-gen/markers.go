@@ -81,7 +81,8 @@ func parseMarker(text, position string) (*marker, error) {
 	return m, nil
 }
 
-var declaration = regexp.MustCompile(`^(type |\t?)(\w+)`)
+// declaration matches the name of a type or field, and every other line of code without one.
+var declaration = regexp.MustCompile(`^(type |\t)(\w+)|^\s*[^/\s]`)
 
 // readMarkers gives the markers of a package by what they stand above: "Type" or "Type.Field". It reads the files itself,
 // because gengo keeps no positions.

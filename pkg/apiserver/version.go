@@ -22,6 +22,7 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	basecompatibility "k8s.io/component-base/compatibility"
 	"k8s.io/component-base/featuregate"
+	logsapi "k8s.io/component-base/logs/api/v1"
 	baseversion "k8s.io/component-base/version"
 )
 
@@ -31,6 +32,10 @@ const (
 	// minorVersion is the version of Leat's API as a whole, which --emulated-version can turn back.
 	minorVersion = "0.1"
 )
+
+func init() {
+	utilruntime.Must(logsapi.AddFeatureGates(utilfeature.DefaultMutableFeatureGate))
+}
 
 // newVersions gives the versions and feature gates of Leat and of the Kubernetes libraries it is built from. To emulate an
 // earlier Leat is to emulate the Kubernetes that it was built from.

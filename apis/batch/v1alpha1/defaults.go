@@ -18,6 +18,8 @@ package v1alpha1
 
 import "k8s.io/utils/ptr"
 
+func init() { localSchemeBuilder.Register(RegisterDefaults) }
+
 // DefaultBackoffLimit is how many failed tasks make a set fail when nothing else is said, as for a Job.
 const DefaultBackoffLimit int32 = 6
 

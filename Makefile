@@ -1,0 +1,53 @@
+# All that is done with this repository. "make help" lists it.
+
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X k8s.io/component-base/version.gitVersion=$(VERSION)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the programs into bin/
+	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: run
+run: ## Boot everything on this machine: store, API, scheduler, workers. UP holds flags of "leat up"
+	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/leat
+	bin/leat up $(UP)
+
+.PHONY: kubectl
+kubectl: ## Build kubectl into bin/host, for a machine that has none
+	hack/host/build.sh bin/host kubectl
+
+.PHONY: host
+host: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl into bin/host, for tests
+	hack/host/build.sh bin/host
+
+.PHONY: test-programs
+test-programs: ## Build the programs into bin/test as tests run them: with the race detector
+	$(GO) build -race -o bin/test/ ./cmd/...
+
+.PHONY: test
+test: host test-programs ## Run all tests, with the race detector
+	$(GO) test -race ./apis/... ./cmd/... ./config/... ./hack/... ./pkg/...
+	cd hack/host && $(GO) test ./...
+	# One package at a time: each starts control planes of its own.
+	$(GO) test -race -p 1 -timeout 30m ./test/...
+
+.PHONY: generate
+generate: ## Generate all that follows from the types in apis/
+	hack/generate.sh
+
+.PHONY: verify
+verify: ## Generate everything and fail unless the tree is then clean
+	hack/verify.sh
+
+.PHONY: lint
+lint: ## Check format, common mistakes and the import arrows
+	hack/lint.sh
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin

@@ -1,0 +1,36 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package v1alpha1_test
+
+import (
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/apitesting/roundtrip"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// What is stored and sent must stay readable: testdata/HEAD holds every field of every kind as it is written now, and is renewed,
+// for fields that are added, by UPDATE_COMPATIBILITY_FIXTURE_DATA=true. A release keeps its own as testdata/v<version>.
+func TestSerializedFormsStayCompatible(t *testing.T) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	roundtrip.NewCompatibilityTestOptions(scheme).Complete(t).Run(t)
+}

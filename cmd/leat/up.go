@@ -1,0 +1,152 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+
+	"github.com/leat-dev/leat/pkg/standalone"
+)
+
+func newUpCommand() *cobra.Command {
+	options := standalone.Options{Workers: 1, TasksPerWorker: runtime.NumCPU(), Namespace: "default"}
+	port := 7443
+	command := &cobra.Command{
+		Use:   "up",
+		Short: "Run all of Leat on this machine, without a cluster",
+		Long: `Run all of Leat on this machine, without a cluster: an API server with a store of its own, a scheduler and workers.
+
+Everything is kept in the data directory and is there again at the next start. A kubeconfig for kubectl is written. The
+server listens on 127.0.0.1, and on that alone. Commands of tasks run on this machine, as the user who runs this.`,
+		Example: `  leat up                                   # one worker, as many tasks at a time as there are processors
+  leat up --workers 4 --worker-tasks 8      # 4 × 8 tasks at a time
+  kubectl --kubeconfig ~/.local/share/leat/kubeconfig apply -f artifacts/examples/task.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if err := complete(&options, port); err != nil {
+				return err
+			}
+			logFile := filepath.Join(options.DataDir, "leat.log")
+			closeLog, err := logTo(logFile)
+			if err != nil {
+				return err
+			}
+			defer closeLog()
+			out := command.OutOrStdout()
+			err = standalone.Run(genericapiserver.SetupSignalContext(), options, func(admin *rest.Config) {
+				printReady(out, options, admin.Host, logFile)
+			})
+			if err != nil {
+				return fmt.Errorf("%w (the log is in %s)", err, logFile)
+			}
+			fmt.Fprintln(out, "Stopped. Everything is kept in", options.DataDir)
+			return nil
+		},
+	}
+	flags := command.Flags()
+	flags.StringVar(&options.DataDir, "data-dir", "", "Directory that holds all state (default $XDG_DATA_HOME/leat or ~/.local/share/leat)")
+	flags.IntVar(&port, "secure-port", port, "Port of 127.0.0.1 that the API is served on, by TLS; 0 for any free one")
+	flags.StringVar(&options.Kubeconfig, "kubeconfig", "", "File to write the administrator's access to, beside what it holds (default DATA-DIR/kubeconfig)")
+	flags.IntVar(&options.Workers, "workers", options.Workers, "How many workers to run; 0 for none")
+	flags.IntVar(&options.TasksPerWorker, "worker-tasks", options.TasksPerWorker, "How many tasks each worker runs at a time (default the number of processors)")
+	flags.StringVar(&options.Namespace, "namespace", options.Namespace, "Namespace of the workers; tasks run where they are")
+	flags.StringVar(&options.AdmissionConfig, "admission-control-config-file", "", "File with the configuration of admission plugins, which may name manifests of webhooks and policies")
+	return command
+}
+
+// complete fills in what depends on the machine and checks the rest.
+func complete(options *standalone.Options, port int) error {
+	if port < 0 || port > 65535 {
+		return fmt.Errorf("--secure-port %d: must be from 0 to 65535", port)
+	}
+	options.Address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	if options.Workers < 0 {
+		return fmt.Errorf("--workers %d: must be 0 or more", options.Workers)
+	}
+	if options.TasksPerWorker < 1 {
+		return fmt.Errorf("--worker-tasks %d: must be 1 or more", options.TasksPerWorker)
+	}
+	if options.DataDir == "" {
+		base := os.Getenv("XDG_DATA_HOME")
+		if base == "" {
+			home, err := os.UserHomeDir()
+			if err != nil {
+				return fmt.Errorf("no place for state: %w: set --data-dir", err)
+			}
+			base = filepath.Join(home, ".local", "share")
+		}
+		options.DataDir = filepath.Join(base, "leat")
+	}
+	var err error
+	if options.DataDir, err = filepath.Abs(options.DataDir); err != nil {
+		return err
+	}
+	if options.Kubeconfig == "" {
+		options.Kubeconfig = filepath.Join(options.DataDir, "kubeconfig")
+	}
+	return os.MkdirAll(options.DataDir, 0o700)
+}
+
+// logTo sends the log of all parts to the file, anew at each start: the terminal is for what a person must know.
+func logTo(file string) (func(), error) {
+	log, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	flags := flag.NewFlagSet("log", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	if err := errors.Join(flags.Set("logtostderr", "false"), flags.Set("stderrthreshold", "FATAL"), flags.Set("one_output", "true")); err != nil {
+		return nil, err
+	}
+	klog.SetOutput(log)
+	return func() {
+		klog.Flush()
+		klog.LogToStderr(true)
+		_ = log.Close()
+	}, nil
+}
+
+func printReady(out io.Writer, options standalone.Options, host, logFile string) {
+	fmt.Fprintf(out, `Leat is up.
+
+  API         %s
+  workers     %d in namespace %s, %d tasks at a time each
+  kubeconfig  %s
+  log         %s
+
+In another terminal:
+
+  export KUBECONFIG=%s
+  kubectl apply -f artifacts/examples/task.yaml
+  kubectl get tk --watch
+
+Ctrl-C stops everything, and keeps what there is.
+`, host, options.Workers, options.Namespace, options.TasksPerWorker, options.Kubeconfig, logFile, options.Kubeconfig)
+}

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Checks format, common mistakes and the import arrows.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+unformatted=$(gofmt -l -s apis cmd config hack pkg test | grep -v testdata || true)
+if [ -n "$unformatted" ]; then
+  echo "lint: gofmt -s -w these files:" "$unformatted" >&2
+  exit 1
+fi
+go vet ./...
+go tool staticcheck ./...
+go run ./hack/arrows

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Fails unless what is committed is what the generators and "go mod tidy" make of it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -n "$(git status --porcelain)" ]; then
+  echo "verify: the tree has changes that are not committed: commit them first" >&2
+  git status --short >&2
+  exit 1
+fi
+hack/generate.sh
+go mod tidy
+(cd hack/host && go mod tidy)
+if [ -n "$(git status --porcelain)" ]; then
+  echo 'verify: these files are not what "make generate" and "go mod tidy" make: run them and commit the result' >&2
+  git status --short >&2
+  git diff >&2
+  exit 1
+fi

@@ -1,0 +1,331 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package scheduler
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+func nameOf(obj metav1.Object) cache.ObjectName { return cache.MetaObjectToName(obj) }
+
+func TestTasksAreTakenByPriorityThenAgeThenName(t *testing.T) {
+	start := time.Unix(1000, 0)
+	at := func(s int, priority int32, more ...func(*batch.Task)) func(*batch.Task) {
+		return func(t *batch.Task) {
+			t.CreationTimestamp = metav1.NewTime(start.Add(time.Duration(s) * time.Second))
+			t.Spec.Priority = priority
+			for _, m := range more {
+				m(t)
+			}
+		}
+	}
+	c := newCluster()
+	c.setWorker(newWorker("w", 100, with("cpu", "100")))
+	for _, task := range []*batch.Task{
+		newTask("c-late", at(9, 0)), newTask("b", at(5, 0)), newTask("a", at(5, 0)), newTask("low", at(1, -1)),
+		// Classes of their own take part in the same order.
+		newTask("urgent", at(8, 7, asking("cpu", "1"))), newTask("bb", at(5, 0, asking("cpu", "2"))),
+	} {
+		c.setTask(task)
+	}
+	var got []string
+	for p, ok := c.next(start); ok; p, ok = c.next(start) {
+		got = append(got, p.obj.Name)
+	}
+	if want := []string{"urgent", "a", "b", "bb", "c-late", "low"}; !slices.Equal(got, want) {
+		t.Errorf("got order %q, want %q", got, want)
+	}
+}
+
+func TestTasksGoToTheWorkerWithTheFewest(t *testing.T) {
+	c := newCluster()
+	c.setWorker(newWorker("a", 3))
+	c.setWorker(newWorker("b", 2))
+	c.setTask(newTask("old", func(t *batch.Task) { t.Spec.WorkerName = "a" }))
+	for i := range 5 {
+		c.setTask(newTask(fmt.Sprint("t", i)))
+	}
+	var got []string
+	for p, ok := c.next(time.Now()); ok; p, ok = c.next(time.Now()) {
+		got = append(got, p.target.Name)
+	}
+	if want := []string{"b", "a", "b", "a"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q: the fifth task has no place", got, want)
+	}
+}
+
+func TestAnAssumedTaskHoldsItsPlaceUntilTheBindingFails(t *testing.T) {
+	c := newCluster()
+	c.setWorker(newWorker("w", 1))
+	first, second := newTask("a"), newTask("b")
+	first.ResourceVersion = "5"
+	c.setTask(first)
+	c.setTask(second)
+	p, ok := c.next(time.Now())
+	if !ok || p.obj != first {
+		t.Fatalf("got %v, want task a", p.obj)
+	}
+	c.setTask(first) // an event from before the binding
+	if p, ok := c.next(time.Now()); ok {
+		t.Fatalf("%s was given the place that a holds", p.obj.Name)
+	}
+	c.failed(p, func() {})
+	if p, ok := c.next(time.Now()); !ok || p.obj.Name != "b" {
+		t.Fatalf("b was not given the place that is free again")
+	}
+	c.deleteTask(nameOf(second))
+	if p, ok := c.next(time.Now()); ok {
+		t.Fatalf("%s was tried again although nothing has changed", p.obj.Name)
+	}
+	changed := first.DeepCopy()
+	changed.ResourceVersion = "6"
+	c.setTask(changed)
+	if p, ok := c.next(time.Now()); !ok || p.obj != changed {
+		t.Fatalf("a was not tried again although it has changed")
+	}
+	c.stop()
+}
+
+func TestATaskThatChangedDuringItsBindingIsTriedAgainAtOnce(t *testing.T) {
+	c := newCluster()
+	c.setWorker(newWorker("w", 1))
+	task := newTask("a")
+	task.ResourceVersion = "5"
+	c.setTask(task)
+	p, _ := c.next(time.Now())
+	changed := task.DeepCopy()
+	changed.ResourceVersion = "6"
+	c.setTask(changed)
+	c.failed(p, func() {})
+	if p, ok := c.next(time.Now()); !ok || p.obj != changed {
+		t.Fatal("the task waits for a change that it has already seen")
+	}
+}
+
+func TestATaskEvictedUnseenIsBoundAgain(t *testing.T) {
+	c := newCluster()
+	c.setWorker(newWorker("w", 1))
+	task := newTask("a")
+	c.setTask(task)
+	c.next(time.Now())
+	evicted := task.DeepCopy()
+	evicted.Status.Disruptions = 1
+	c.setTask(evicted) // the watch was interrupted while the task was bound
+	if p, ok := c.next(time.Now()); !ok || p.obj != evicted {
+		t.Fatal("the task is taken for bound")
+	}
+}
+
+func TestARecreatedTaskIsAnotherTask(t *testing.T) {
+	c := newCluster()
+	c.setWorker(newWorker("w", 1))
+	task := newTask("a", func(t *batch.Task) { t.UID = "1" })
+	c.setTask(task)
+	p, _ := c.next(time.Now())
+	again := task.DeepCopy()
+	again.UID = "2"
+	c.setTask(again)
+	c.failed(p, func() {}) // the answer to the first binding comes late
+	if p, ok := c.next(time.Now()); !ok || p.obj != again {
+		t.Fatal("the new task is not bound")
+	}
+}
+
+// An event must not cost a try per waiting task: only the first of each class is tried.
+func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
+	c := newCluster()
+	c.setWorker(newWorker("w", 1, with("cpu", "4")))
+	c.setTask(newTask("running", func(t *batch.Task) { t.Spec.WorkerName = "w" }))
+	for i := range 1000 {
+		c.setTask(newTask(fmt.Sprint("plain", i)))
+		c.setTask(newTask(fmt.Sprint("cpu", i), asking("cpu", "1")))
+	}
+	c.next(time.Now())
+	c.setWorker(newWorker("w", 1, with("cpu", "5")))
+	if len(c.active) != 2 {
+		t.Errorf("%d classes are tried, want 2", len(c.active))
+	}
+	refreshed := newWorker("w", 1, with("cpu", "5"))
+	refreshed.Status.RunningTasks = 1
+	c.next(time.Now())
+	c.setWorker(refreshed)
+	if len(c.active) != 0 {
+		t.Error("a worker that says nothing new has tasks tried again")
+	}
+}
+
+// Whatever the events, and in whatever order: what is charged to each worker is what is bound to it or assumed there, no
+// worker is given more than it has, and no task waits that fits a worker.
+func TestClusterUnderRandomEvents(t *testing.T) {
+	for seed := range uint64(30) {
+		// Time stands still in there, so nothing is released but by an event.
+		synctest.Test(t, func(t *testing.T) { randomEvents(t, seed) })
+	}
+}
+
+func randomEvents(t *testing.T, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, seed))
+	c := newCluster()
+	stored := map[string]*batch.Task{} // as the server has them
+	flight := []placement{}
+	version := 0
+	show := func(task *batch.Task) {
+		version++
+		task.ResourceVersion = fmt.Sprint(version)
+		stored[task.Name] = task
+		c.setTask(task)
+	}
+	pick := func() *batch.Task {
+		names := slices.Sorted(maps.Keys(stored))
+		if len(names) == 0 {
+			return nil
+		}
+		return stored[names[r.IntN(len(names))]].DeepCopy()
+	}
+	for step := range 2000 {
+		switch op := r.IntN(12); {
+		case op < 3:
+			task := newTask(fmt.Sprint("t", step), func(t *batch.Task) { t.UID = types.UID(fmt.Sprint(step)); t.Spec.Priority = r.Int32N(3) })
+			if r.IntN(2) == 0 {
+				asking("cpu", fmt.Sprint(1+r.IntN(3)))(task)
+			}
+			if r.IntN(4) == 0 {
+				selecting("zone", fmt.Sprint(r.IntN(2)))(task)
+			}
+			show(task)
+		case op < 5:
+			w := newWorker(fmt.Sprint("w", r.IntN(5)), int64(r.IntN(4)), with("cpu", fmt.Sprint(r.IntN(5))), labelled("zone", fmt.Sprint(r.IntN(2))))
+			if r.IntN(4) == 0 {
+				cordoned(w)
+			}
+			c.setWorker(w)
+		case op == 5:
+			c.deleteWorker(cache.ObjectName{Namespace: "default", Name: fmt.Sprint("w", r.IntN(5))})
+		case op < 8 && len(flight) > 0: // a binding is answered
+			p := flight[0]
+			flight = flight[1:]
+			task := stored[p.obj.Name]
+			if task == nil || task.Spec.WorkerName != "" || r.IntN(5) == 0 {
+				c.failed(p, func() {})
+				break
+			}
+			task = task.DeepCopy()
+			task.Spec.WorkerName = p.target.Name
+			show(task)
+		case op == 8: // finished
+			if task := pick(); task != nil {
+				delete(stored, task.Name)
+				c.deleteTask(nameOf(task))
+			}
+		case op == 9: // evicted
+			if task := pick(); task != nil && task.Spec.WorkerName != "" {
+				task.Spec.WorkerName = ""
+				task.Status.Disruptions++
+				show(task)
+			}
+		default:
+			if task := pick(); task != nil {
+				task.Labels = map[string]string{"step": fmt.Sprint(step)}
+				show(task)
+			}
+		}
+		for p, ok := c.next(time.Now()); ok; p, ok = c.next(time.Now()) {
+			if w := c.workers["default"][p.target.Name]; w.tasks > w.allocatable["tasks"] || p.task.requests["cpu"] > 0 && w.used["cpu"] > w.allocatable["cpu"] {
+				t.Fatalf("seed %d, step %d: worker %s was given more than it has", seed, step, p.target.Name)
+			}
+			flight = append(flight, p)
+		}
+		check(t, c, fmt.Sprintf("seed %d, step %d", seed, step))
+	}
+	c.stop()
+}
+
+func check(t *testing.T, c *cluster, at string) {
+	t.Helper()
+	tasks, cpu := map[*worker]int64{}, map[*worker]int64{}
+	waiting := 0
+	for name, task := range c.tasks {
+		if task.worker != nil {
+			tasks[task.worker]++
+			cpu[task.worker] += task.requests["cpu"]
+			if task.class != nil {
+				t.Fatalf("%s: %s waits and is on a worker", at, name)
+			}
+		}
+		if task.class == nil {
+			continue
+		}
+		waiting++
+		for _, w := range c.workers["default"] {
+			if fits(task, w) {
+				t.Fatalf("%s: %s waits although it fits %s", at, name, w.name.Name)
+			}
+		}
+	}
+	for _, w := range c.workers["default"] {
+		if w.tasks != tasks[w] || w.used["cpu"] != cpu[w] {
+			t.Fatalf("%s: %s is charged for %d tasks and %d cpu, has %d and %d", at, w.name.Name, w.tasks, w.used["cpu"], tasks[w], cpu[w])
+		}
+	}
+	inClasses := 0
+	for _, cl := range c.classes {
+		inClasses += len(cl.tasks)
+	}
+	if inClasses != waiting {
+		t.Fatalf("%s: %d tasks are in classes, %d wait", at, inClasses, waiting)
+	}
+}
+
+func BenchmarkBacklog(b *testing.B) {
+	c := newCluster()
+	for i := range 100 {
+		c.setWorker(newWorker(fmt.Sprint("w", i), 8))
+	}
+	next := 0
+	add := func() {
+		c.setTask(newTask(fmt.Sprint("t", next), func(t *batch.Task) { t.CreationTimestamp.Time = time.Unix(int64(next), 0) }))
+		next++
+	}
+	for range 100_000 {
+		add()
+	}
+	var running []placement
+	take := func() {
+		for p, ok := c.next(time.Now()); ok; p, ok = c.next(time.Now()) {
+			running = append(running, p)
+		}
+	}
+	take()
+	for b.Loop() { // a task finishes, one is bound in its place, one is created
+		c.deleteTask(nameOf(running[0].obj))
+		running = running[1:]
+		take()
+		add()
+	}
+}

@@ -1,0 +1,210 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package scheduler
+
+import (
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// newWorker is a ready worker with places for so many tasks.
+func newWorker(name string, places int64, mutate ...func(*batch.Worker)) *batch.Worker {
+	w := &batch.Worker{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "uid-of-" + "worker"},
+		Status: batch.WorkerStatus{
+			Incarnation: "first",
+			Allocatable: batch.ResourceList{batch.ResourceTasks: *resource.NewQuantity(places, resource.DecimalSI)},
+			Conditions:  []metav1.Condition{{Type: batch.WorkerReady, Status: metav1.ConditionTrue, Reason: "Ready"}},
+		},
+	}
+	for _, m := range mutate {
+		m(w)
+	}
+	return w
+}
+
+func newTask(name string, mutate ...func(*batch.Task)) *batch.Task {
+	t := &batch.Task{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec:       batch.TaskSpec{Command: []string{"true"}},
+		Status:     batch.TaskStatus{Phase: batch.TaskPending},
+	}
+	for _, m := range mutate {
+		m(t)
+	}
+	return t
+}
+
+func notReady(w *batch.Worker) { w.Status.Conditions[0].Status = metav1.ConditionFalse }
+func cordoned(w *batch.Worker) { w.Spec.Unschedulable = true }
+
+func tainted(key, value string, effect batch.TaintEffect) func(*batch.Worker) {
+	return func(w *batch.Worker) {
+		w.Spec.Taints = append(w.Spec.Taints, batch.Taint{Key: key, Value: value, Effect: effect})
+	}
+}
+
+func labelled(key, value string) func(*batch.Worker) {
+	return func(w *batch.Worker) { w.Labels = map[string]string{key: value} }
+}
+
+func with(name batch.ResourceName, amount string) func(*batch.Worker) {
+	return func(w *batch.Worker) { w.Status.Allocatable[name] = resource.MustParse(amount) }
+}
+
+func asking(name batch.ResourceName, amount string) func(*batch.Task) {
+	return func(t *batch.Task) {
+		if t.Spec.Resources.Requests == nil {
+			t.Spec.Resources.Requests = batch.ResourceList{}
+		}
+		t.Spec.Resources.Requests[name] = resource.MustParse(amount)
+	}
+}
+
+func tolerating(t batch.Toleration) func(*batch.Task) {
+	return func(task *batch.Task) { task.Spec.Tolerations = append(task.Spec.Tolerations, t) }
+}
+
+func selecting(key, value string) func(*batch.Task) {
+	return func(t *batch.Task) { t.Spec.WorkerSelector = map[string]string{key: value} }
+}
+
+func TestFit(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		task    *batch.Task
+		workers []*batch.Worker
+		// want is the name of the worker chosen, or the message if there is none.
+		want string
+	}{
+		{name: "no workers", task: newTask("t"), want: "0/0 workers are available: the namespace has no workers."},
+		{name: "a ready worker with room", task: newTask("t"), workers: []*batch.Worker{newWorker("a", 1)}, want: "a"},
+		{
+			name: "one obstacle of each kind",
+			task: newTask("t", selecting("zone", "x"), asking("cpu", "2")),
+			workers: []*batch.Worker{
+				newWorker("a", 1, notReady, cordoned), newWorker("b", 1, notReady),
+				newWorker("c", 1, cordoned),
+				newWorker("d", 1, tainted("k", "v", batch.TaintEffectNoSchedule)),
+				newWorker("e", 1, labelled("zone", "y")),
+				newWorker("f", 0, labelled("zone", "x"), with("cpu", "1900m")),
+				newWorker("g", 1, labelled("zone", "x"), with("cpu", "1999m")),
+			},
+			want: "0/7 workers are available: 1 did not match the task's worker selector, 1 had no room for tasks, " +
+				"1 had untolerated taint {k: v}, 1 was unschedulable, 2 had insufficient cpu, 2 were not ready.",
+		},
+		{
+			name:    "without an incarnation there is nothing to bind to",
+			task:    newTask("t"),
+			workers: []*batch.Worker{newWorker("a", 1, func(w *batch.Worker) { w.Status.Incarnation = "" })},
+			want:    "0/1 workers are available: 1 was not ready.",
+		},
+		{
+			name:    "readiness unknown",
+			task:    newTask("t"),
+			workers: []*batch.Worker{newWorker("a", 1, func(w *batch.Worker) { w.Status.Conditions[0].Status = metav1.ConditionUnknown })},
+			want:    "0/1 workers are available: 1 was not ready.",
+		},
+		{
+			name:    "requests met exactly",
+			task:    newTask("t", asking("cpu", "1500m"), asking("memory", "1Gi"), asking("example.com/gpu", "2")),
+			workers: []*batch.Worker{newWorker("a", 1, with("cpu", "1.5"), with("memory", "1024Mi"), with("example.com/gpu", "2"))},
+			want:    "a",
+		},
+		{
+			name:    "a resource that the worker does not have",
+			task:    newTask("t", asking("example.com/gpu", "1")),
+			workers: []*batch.Worker{newWorker("a", 1), newWorker("b", 1)},
+			want:    "0/2 workers are available: 2 had insufficient example.com/gpu.",
+		},
+		{
+			name:    "a place is one place whatever is asked for",
+			task:    newTask("t", asking("tasks", "5")),
+			workers: []*batch.Worker{newWorker("a", 1)},
+			want:    "a",
+		},
+		{
+			name:    "taint tolerated by key, value and effect",
+			task:    newTask("t", tolerating(batch.Toleration{Key: "k", Value: "v", Effect: batch.TaintEffectNoSchedule})),
+			workers: []*batch.Worker{newWorker("a", 1, tainted("k", "v", batch.TaintEffectNoSchedule))},
+			want:    "a",
+		},
+		{
+			name:    "taint with another value",
+			task:    newTask("t", tolerating(batch.Toleration{Key: "k", Value: "w", Operator: batch.TolerationOpEqual})),
+			workers: []*batch.Worker{newWorker("a", 1, tainted("k", "v", batch.TaintEffectNoSchedule))},
+			want:    "0/1 workers are available: 1 had untolerated taint {k: v}.",
+		},
+		{
+			name:    "taint with another effect",
+			task:    newTask("t", tolerating(batch.Toleration{Key: "k", Operator: batch.TolerationOpExists, Effect: batch.TaintEffectNoSchedule})),
+			workers: []*batch.Worker{newWorker("a", 1, tainted("k", "v", batch.TaintEffectNoExecute))},
+			want:    "0/1 workers are available: 1 had untolerated taint {k: v}.",
+		},
+		{
+			name:    "all taints tolerated",
+			task:    newTask("t", tolerating(batch.Toleration{Operator: batch.TolerationOpExists})),
+			workers: []*batch.Worker{newWorker("a", 1, tainted("k", "v", batch.TaintEffectNoSchedule), tainted("l", "", batch.TaintEffectNoExecute))},
+			want:    "a",
+		},
+		{
+			name:    "a worker to avoid is taken when no other fits",
+			task:    newTask("t"),
+			workers: []*batch.Worker{newWorker("a", 1, tainted("k", "v", batch.TaintEffectPreferNoSchedule))},
+			want:    "a",
+		},
+		{
+			name:    "a worker to avoid comes last",
+			task:    newTask("t"),
+			workers: []*batch.Worker{newWorker("a", 1, tainted("k", "v", batch.TaintEffectPreferNoSchedule)), newWorker("b", 1)},
+			want:    "b",
+		},
+		{
+			name:    "a worker of another namespace",
+			task:    newTask("t"),
+			workers: []*batch.Worker{newWorker("a", 1, func(w *batch.Worker) { w.Namespace = "other" })},
+			want:    "0/0 workers are available: the namespace has no workers.",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newCluster()
+			for _, w := range tc.workers {
+				c.setWorker(w)
+			}
+			c.setTask(tc.task)
+			waiting := c.tasks[nameOf(tc.task)]
+			for _, w := range c.workers["default"] {
+				if reasons := refusals(waiting, w); fits(waiting, w) != (len(reasons) == 0) {
+					t.Errorf("worker %s: fits says %v, but the reasons against it are %q", w.name.Name, fits(waiting, w), reasons)
+				}
+			}
+			got := ""
+			if w := c.choose(waiting); w != nil {
+				got = w.name.Name
+			} else {
+				got = explain(waiting, c.workers["default"])
+			}
+			if got != tc.want {
+				t.Errorf("got  %s\nwant %s", got, tc.want)
+			}
+		})
+	}
+}

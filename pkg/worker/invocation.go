@@ -1,0 +1,97 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package worker
+
+import (
+	"maps"
+	"os"
+	"strconv"
+	"strings"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// expand replaces the references $(NAME) in s that are in vars, by the rules for the containers of a Pod: $$ stands for a
+// single $, a reference to an unknown name stays as it is, and what a reference yields is not expanded again.
+func expand(s string, vars map[string]string) string {
+	var b strings.Builder
+	for {
+		i := strings.IndexByte(s, '$')
+		if i < 0 || i == len(s)-1 {
+			b.WriteString(s)
+			return b.String()
+		}
+		b.WriteString(s[:i])
+		s = s[i+1:]
+		switch s[0] {
+		case '$':
+			b.WriteByte('$')
+			s = s[1:]
+		case '(':
+			name, rest, closed := strings.Cut(s[1:], ")")
+			value, known := vars[name]
+			switch {
+			case !closed:
+				b.WriteString("$(")
+				s = s[1:]
+			case !known:
+				b.WriteString("$(" + name + ")")
+				s = rest
+			default:
+				b.WriteString(value)
+				s = rest
+			}
+		default:
+			b.WriteByte('$')
+		}
+	}
+}
+
+// invocation is a command as it is given to the operating system.
+type invocation struct {
+	argv []string
+	dir  string
+	env  []string
+}
+
+// invocationOf is what an attempt at a task runs. Its environment is the worker's own, then the task's, then what says which
+// task it is. References see the last two only, and of the task's variables those before them.
+func invocationOf(task *batch.Task, attempt int32) invocation {
+	identity := map[string]string{
+		"TASK_NAME":      task.Name,
+		"TASK_NAMESPACE": task.Namespace,
+		"TASK_ATTEMPT":   strconv.Itoa(int(attempt)),
+	}
+	inv := invocation{dir: task.Spec.WorkingDir, env: os.Environ()}
+	vars := maps.Clone(identity)
+	for _, e := range task.Spec.Env {
+		if _, taken := identity[e.Name]; taken {
+			continue
+		}
+		vars[e.Name] = expand(e.Value, vars)
+		inv.env = append(inv.env, e.Name+"="+vars[e.Name])
+	}
+	for name, value := range identity {
+		inv.env = append(inv.env, name+"="+value)
+	}
+	for _, args := range [][]string{task.Spec.Command, task.Spec.Args} {
+		for _, arg := range args {
+			inv.argv = append(inv.argv, expand(arg, vars))
+		}
+	}
+	return inv
+}

@@ -1,0 +1,111 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package worker
+
+import (
+	"slices"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+func TestExpand(t *testing.T) {
+	vars := map[string]string{"A": "a", "B": "bee", "EMPTY": "", "REF": "$(A)", "A B": "space", "$": "dollar"}
+	for in, want := range map[string]string{
+		"":                  "",
+		"plain":             "plain",
+		"$(A)":              "a",
+		"$(A)$(B)":          "abee",
+		"x-$(A)-y":          "x-a-y",
+		"x$(EMPTY)y":        "xy",
+		"$(NONE)":           "$(NONE)",
+		"$()":               "$()",
+		"$(A B)":            "space",
+		"$(REF)":            "$(A)", // not again
+		"$$(A)":             "$(A)",
+		"$$$(A)":            "$a",
+		"$$$$(A)":           "$$(A)",
+		"$$A":               "$A",
+		"$A":                "$A",
+		"${A}":              "${A}",
+		"(A)":               "(A)",
+		"$":                 "$",
+		"a$":                "a$",
+		"$$":                "$",
+		"$(":                "$(",
+		"$(A":               "$(A",
+		"$(A$(B)":           "$(A$(B)",
+		"$(A$(B))":          "$(A$(B))",
+		"$(A $$ $(B":        "$(A $ $(B",
+		"$(A)$(":            "a$(",
+		"\\$(A)":            "\\a",
+		"$? $! $1":          "$? $! $1",
+		"$é$(A)":            "$éa",
+		"$$$$$$$$":          "$$$$",
+		"$(NONE)$(A)$$(A)":  "$(NONE)a$(A)",
+		"--$($($($(--":      "--$($($($(--",
+		"$($)":              "dollar",
+		"first\n$(A)\nlast": "first\na\nlast",
+	} {
+		if got := expand(in, vars); got != want {
+			t.Errorf("expand(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestInvocation(t *testing.T) {
+	t.Setenv("OF_THE_WORKER", "w")
+	t.Setenv("OVERRIDDEN", "w")
+	inv := invocationOf(&batch.Task{
+		ObjectMeta: metav1.ObjectMeta{Name: "t", Namespace: "ns"},
+		Spec: batch.TaskSpec{
+			Command: []string{"$(FIRST)", "$(OF_THE_WORKER)"},
+			Args:    []string{"$(SECOND)", "$(TASK_NAME)/$(TASK_NAMESPACE)/$(TASK_ATTEMPT)"},
+			Env: []batch.EnvVar{
+				{Name: "EARLY", Value: "$(FIRST)"},
+				{Name: "FIRST", Value: "1"},
+				{Name: "SECOND", Value: "$(FIRST)$(TASK_NAME)$$(FIRST)"},
+				{Name: "OVERRIDDEN", Value: "t"},
+				{Name: "TASK_NAME", Value: "not this"},
+			},
+			WorkingDir: "$(FIRST)",
+		},
+	}, 3)
+	if want := []string{"1", "$(OF_THE_WORKER)", "1t$(FIRST)", "t/ns/3"}; !slices.Equal(inv.argv, want) {
+		t.Errorf("argv is %q, want %q", inv.argv, want)
+	}
+	if inv.dir != "$(FIRST)" {
+		t.Errorf("dir is %q: it is not expanded for containers either", inv.dir)
+	}
+	// Of two of one name the last counts.
+	for name, want := range map[string]string{
+		"OF_THE_WORKER": "w", "OVERRIDDEN": "t", "EARLY": "$(FIRST)", "FIRST": "1", "SECOND": "1t$(FIRST)",
+		"TASK_NAME": "t", "TASK_NAMESPACE": "ns", "TASK_ATTEMPT": "3",
+	} {
+		got := ""
+		for _, e := range inv.env {
+			if len(e) > len(name) && e[:len(name)+1] == name+"=" {
+				got = e[len(name)+1:]
+			}
+		}
+		if got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+}

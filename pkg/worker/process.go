@@ -1,0 +1,140 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// outputDelay is how long output is still read after a command has ended. Nothing of its process group is left then, but a
+// process that left the group may hold the pipe open for ever.
+const outputDelay = 500 * time.Millisecond
+
+// process is a command that was started as the leader of a process group of its own. Its methods are safe for concurrent
+// use and do not block.
+type process struct {
+	// done is closed when the command has ended, its group was killed and its output was read.
+	done chan struct{}
+
+	cmd    *exec.Cmd
+	output tail
+
+	mu     sync.Mutex
+	ended  bool // the group is gone, and its number may be another's
+	kill   *time.Timer
+	killAt time.Time
+}
+
+// startError is the error of startProcess: the command does not run.
+type startError struct {
+	code int32 // as a shell reports it: 127 not found, 126 not executable
+	err  error
+}
+
+func (e *startError) Error() string { return e.err.Error() }
+
+// startProcess starts a command.
+func startProcess(inv invocation) (*process, *startError) {
+	if inv.dir != "" {
+		if info, err := os.Stat(inv.dir); err != nil {
+			return nil, &startError{126, fmt.Errorf("workingDir: %w", err)}
+		} else if !info.IsDir() {
+			return nil, &startError{126, fmt.Errorf("workingDir: %s is not a directory", inv.dir)}
+		}
+	}
+	p := &process{done: make(chan struct{})}
+	p.cmd = exec.Command(inv.argv[0], inv.argv[1:]...)
+	p.cmd.Dir, p.cmd.Env = inv.dir, inv.env
+	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
+	p.cmd.WaitDelay = outputDelay
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid: true,
+		// The kernel sends it when the thread ends that started the command. Threads of Go end with the process, but
+		// for those that a goroutine has locked and not unlocked: nothing that is linked in here does that.
+		Pdeathsig: syscall.SIGKILL,
+	}
+	if err := p.cmd.Start(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			return nil, &startError{127, err}
+		}
+		return nil, &startError{126, err}
+	}
+	go p.wait()
+	return p, nil
+}
+
+func (p *process) wait() {
+	defer close(p.done)
+	pid := p.cmd.Process.Pid
+	// The group is killed while the command that has ended is not reaped: until then the number is the group's.
+	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+	p.mu.Lock()
+	p.ended = true
+	if p.kill != nil {
+		p.kill.Stop()
+	}
+	_ = unix.Kill(-pid, unix.SIGKILL)
+	p.mu.Unlock()
+	// The error says again what ProcessState says, or that output was given up.
+	_ = p.cmd.Wait()
+}
+
+// terminate sends SIGTERM to the group, once, and SIGKILL after the grace period. Called again it can shorten the period,
+// not prolong it. Without a period SIGKILL is sent at once.
+func (p *process) terminate(grace time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return
+	}
+	if grace <= 0 {
+		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
+		return
+	}
+	at := time.Now().Add(grace)
+	switch {
+	case p.kill == nil:
+		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
+		p.kill = time.AfterFunc(grace, func() { p.terminate(0) })
+		p.killAt = at
+	case at.Before(p.killAt):
+		p.kill.Reset(grace)
+		p.killAt = at
+	}
+}
+
+// exit is the exit code of the command, and the signal that ended it or zero. It must be called only once done is closed.
+func (p *process) exit() (code, signal int32) {
+	if p.cmd.ProcessState == nil {
+		return -1, 0 // reaped by somebody else
+	}
+	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if status.Signaled() {
+		return 128 + int32(status.Signal()), int32(status.Signal())
+	}
+	return int32(status.ExitStatus()), 0
+}

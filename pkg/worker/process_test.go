@@ -1,0 +1,243 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package worker
+
+import (
+	"bufio"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// eventually waits for a condition that comes to hold without an event to wait for.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(15 * time.Second)
+	for tick := time.NewTicker(5 * time.Millisecond); !cond(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 15 s", what)
+		}
+	}
+}
+
+// alive says whether a process exists that has not ended.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return false
+	}
+	_, after, _ := strings.Cut(string(stat), ") ")
+	return !strings.HasPrefix(after, "Z")
+}
+
+// pidIn waits for a file with a process ID in it.
+func pidIn(t *testing.T, file string) int {
+	t.Helper()
+	pid := 0
+	eventually(t, "a process ID in "+file, func() bool {
+		data, _ := os.ReadFile(file)
+		text, whole := strings.CutSuffix(string(data), "\n")
+		pid, _ = strconv.Atoi(text)
+		return whole && pid > 0
+	})
+	return pid
+}
+
+func sh(script string) invocation {
+	return invocation{argv: []string{"sh", "-c", script}, env: os.Environ()}
+}
+
+func mustStart(t *testing.T, inv invocation) *process {
+	t.Helper()
+	p, err := startProcess(inv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.terminate(0) })
+	return p
+}
+
+func awaitExit(t *testing.T, p *process) (code, signal int32) {
+	t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(15 * time.Second):
+		t.Fatal("the command does not end")
+	}
+	return p.exit()
+}
+
+func TestHowACommandEnds(t *testing.T) {
+	for _, tc := range []struct {
+		name, script string
+		code, signal int32
+	}{
+		{"success", "exit 0", 0, 0},
+		{"failure", "exit 3", 3, 0},
+		{"killed", "kill -9 $$", 137, 9},
+		{"terminated", "kill -TERM $$", 143, 15},
+		{"says so itself", "exit 137", 137, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if code, signal := awaitExit(t, mustStart(t, sh(tc.script))); code != tc.code || signal != tc.signal {
+				t.Errorf("got exit code %d, signal %d, want %d, %d", code, signal, tc.code, tc.signal)
+			}
+		})
+	}
+}
+
+func TestACommandThatCannotBeStarted(t *testing.T) {
+	dir := t.TempDir()
+	plain := filepath.Join(dir, "plain")
+	if err := os.WriteFile(plain, []byte("text"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name    string
+		inv     invocation
+		code    int32
+		message string
+	}{
+		{"not on the path", invocation{argv: []string{"no-such-program"}}, 127, "no-such-program"},
+		{"no such file", invocation{argv: []string{dir + "/none"}}, 127, "no such file"},
+		{"empty", invocation{argv: []string{""}}, 126, "no command"},
+		{"not executable", invocation{argv: []string{plain}}, 126, "permission denied"},
+		{"a directory", invocation{argv: []string{dir}}, 126, ""},
+		{"no such working directory", invocation{argv: []string{"true"}, dir: dir + "/none"}, 126, "workingDir"},
+		{"working directory is a file", invocation{argv: []string{"true"}, dir: plain}, 126, "not a directory"},
+		{"a zero byte in an argument", invocation{argv: []string{"true", "a\x00b"}}, 126, "invalid argument"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := startProcess(tc.inv)
+			if err == nil {
+				t.Fatal("it was started")
+			}
+			if err.code != tc.code || !strings.Contains(err.Error(), tc.message) {
+				t.Errorf("got code %d and %q, want %d and something with %q", err.code, err, tc.code, tc.message)
+			}
+		})
+	}
+}
+
+func TestTerminateGivesTheGroupTimeToEnd(t *testing.T) {
+	dir := t.TempDir()
+	p := mustStart(t, sh("trap 'echo bye >"+dir+"/trap; exit 7' TERM; echo $$ >"+dir+"/pid; while :; do sleep 0.02; done"))
+	pidIn(t, dir+"/pid")
+	p.terminate(time.Minute)
+	if code, _ := awaitExit(t, p); code != 7 {
+		t.Errorf("got exit code %d, want that of the trap", code)
+	}
+	if _, err := os.Stat(dir + "/trap"); err != nil {
+		t.Error("the trap did not run")
+	}
+}
+
+func TestTerminateKillsAfterTheShortestGracePeriod(t *testing.T) {
+	dir := t.TempDir()
+	stubborn := sh("trap '' TERM; echo $$ >" + dir + "/pid; while :; do sleep 0.02; done")
+	p := mustStart(t, stubborn)
+	pidIn(t, dir+"/pid")
+	begun := time.Now()
+	p.terminate(time.Hour)
+	p.terminate(300 * time.Millisecond)
+	p.terminate(time.Hour) // does not prolong it
+	if code, signal := awaitExit(t, p); code != 137 || signal != 9 {
+		t.Errorf("got exit code %d, signal %d, want 137, 9", code, signal)
+	}
+	if d := time.Since(begun); d < 300*time.Millisecond {
+		t.Errorf("killed after %s, with 300 ms to go", d)
+	}
+	p.terminate(0) // of no effect, and no harm
+}
+
+func TestNothingOfTheGroupOutlivesTheCommand(t *testing.T) {
+	dir := t.TempDir()
+	p := mustStart(t, sh("sleep 1000 & echo $! >"+dir+"/pid; exit 0"))
+	child := pidIn(t, dir+"/pid")
+	begun := time.Now()
+	if code, _ := awaitExit(t, p); code != 0 {
+		t.Errorf("got exit code %d", code)
+	}
+	if d := time.Since(begun); d > outputDelay {
+		t.Errorf("took %s: the pipe was waited for", d)
+	}
+	eventually(t, "the background process ends", func() bool { return !alive(child) })
+}
+
+func TestAProcessThatLeftTheGroupDoesNotHoldUpTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	p := mustStart(t, sh("setsid sh -c 'echo $$ >"+dir+"/pid; exec sleep 1000' & while [ ! -s "+dir+"/pid ]; do sleep 0.01; done; echo out"))
+	stray := pidIn(t, dir+"/pid")
+	t.Cleanup(func() { _ = unix.Kill(stray, unix.SIGKILL) })
+	awaitExit(t, p)
+	if got := p.output.String(); got != "out\n" {
+		t.Errorf("got output %q", got)
+	}
+	if !alive(stray) {
+		t.Error("the test is void: the stray process has ended")
+	}
+}
+
+func TestOutputIsBoundedAndText(t *testing.T) {
+	p := mustStart(t, sh("head -c 10000000 /dev/zero | tr '\\0' x; printf '\\377\\376 end' >&2"))
+	awaitExit(t, p)
+	if got, want := p.output.String(), strings.Repeat("x", tailSize-7)+"\uFFFD end"; got != want {
+		t.Errorf("got %d bytes ending in %q, want %d bytes", len(got), got[max(0, len(got)-20):], len(want))
+	}
+}
+
+// TestHelperThatIsKilled is no test: it is the process that TestACommandDiesWithItsWorker kills.
+func TestHelperThatIsKilled(t *testing.T) {
+	if os.Getenv("WORKER_TEST_HELPER") == "" {
+		return
+	}
+	p := mustStart(t, invocation{argv: []string{"sleep", "1000"}, env: os.Environ()})
+	_, _ = os.Stdout.WriteString("pid " + strconv.Itoa(p.cmd.Process.Pid) + "\n")
+	<-p.done
+}
+
+func TestACommandDiesWithItsWorker(t *testing.T) {
+	helper := exec.Command(os.Args[0], "-test.run=^TestHelperThatIsKilled$", "-test.v")
+	helper.Env = append(os.Environ(), "WORKER_TEST_HELPER=1")
+	out, err := helper.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := helper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := 0
+	for lines := bufio.NewScanner(out); pid == 0 && lines.Scan(); {
+		if text, ok := strings.CutPrefix(lines.Text(), "pid "); ok {
+			pid, _ = strconv.Atoi(text)
+		}
+	}
+	if pid == 0 || !alive(pid) {
+		t.Fatalf("the helper runs no command (pid %d)", pid)
+	}
+	if err := helper.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = helper.Wait()
+	eventually(t, "the command of the killed process ends", func() bool { return !alive(pid) })
+}

@@ -1,0 +1,237 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+)
+
+// leaseDuration is how long the worker counts as alive after it has renewed its lease, in seconds.
+const leaseDuration int32 = 40
+
+// ErrSuperseded is returned by Run when another process has registered under the worker's name. What this one ran is killed:
+// its successor gives those tasks back.
+var ErrSuperseded = errors.New("another process has registered under the name of this worker; names must be unique in a namespace")
+
+// registration keeps the Worker and the WorkerLease of one incarnation. It is for one goroutine at a time.
+type registration struct {
+	client      versioned.Interface
+	options     Options
+	incarnation string
+	info        batch.WorkerInfo
+
+	worker  *batch.Worker      // as last stored
+	lease   *batch.WorkerLease // as last stored
+	renewed time.Time
+	// registered tells that the incarnation was published: from then on, one that differs is a successor's.
+	registered bool
+}
+
+func newRegistration(client versioned.Interface, options Options, incarnation string) *registration {
+	hostname, _ := os.Hostname()
+	bootID, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return &registration{client: client, options: options, incarnation: incarnation, info: batch.WorkerInfo{
+		Version:  options.Version,
+		OS:       runtime.GOOS,
+		Arch:     runtime.GOARCH,
+		Hostname: hostname,
+		BootID:   strings.TrimSpace(string(bootID)),
+	}}
+}
+
+// register creates the Worker and its lease, or adopts those of an earlier process, and publishes the incarnation.
+func (g *registration) register(ctx context.Context, ready metav1.Condition) error {
+	workers := g.client.BatchV1alpha1().Workers(g.options.Namespace)
+	worker, err := bounded(ctx, &batch.Worker{
+		ObjectMeta: metav1.ObjectMeta{Name: g.options.Name, Namespace: g.options.Namespace, Labels: g.options.Labels},
+	}, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
+		return workers.Create(ctx, w, metav1.CreateOptions{})
+	})
+	if apierrors.IsAlreadyExists(err) {
+		worker, err = g.readWorker(ctx)
+		if err == nil {
+			labels := maps.Clone(worker.Labels)
+			if labels == nil {
+				labels = map[string]string{}
+			}
+			maps.Copy(labels, g.options.Labels)
+			if !maps.Equal(labels, worker.Labels) {
+				worker.Labels = labels
+				worker, err = bounded(ctx, worker, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
+					return workers.Update(ctx, w, metav1.UpdateOptions{})
+				})
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("registering the worker: %w", err)
+	}
+	g.worker = worker
+	// The sign of life comes first: a worker that says it is ready on a lease that ran out would be doubted at once.
+	if err := g.renew(ctx); err != nil {
+		return err
+	}
+	return g.publish(ctx, ready, 0)
+}
+
+// renew renews the lease, and creates it if need be.
+func (g *registration) renew(ctx context.Context) error {
+	leases := g.client.BatchV1alpha1().WorkerLeases(g.options.Namespace)
+	if g.lease == nil {
+		lease, err := bounded(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.WorkerLease, error) {
+			return leases.Get(ctx, name, metav1.GetOptions{})
+		})
+		switch {
+		case apierrors.IsNotFound(err):
+			lease = &batch.WorkerLease{ObjectMeta: metav1.ObjectMeta{Name: g.options.Name, Namespace: g.options.Namespace}}
+		case err != nil:
+			return fmt.Errorf("reading the lease: %w", err)
+		case g.registered && lease.Spec.HolderIdentity != g.incarnation:
+			return ErrSuperseded
+		}
+		g.lease = lease
+	}
+	now := metav1.NowMicro()
+	duration := leaseDuration
+	next := g.lease.DeepCopy()
+	next.Spec = batch.WorkerLeaseSpec{HolderIdentity: g.incarnation, LeaseDurationSeconds: &duration, RenewTime: &now}
+	stored, err := bounded(ctx, next, func(ctx context.Context, l *batch.WorkerLease) (*batch.WorkerLease, error) {
+		if l.UID == "" {
+			return leases.Create(ctx, l, metav1.CreateOptions{})
+		}
+		return leases.Update(ctx, l, metav1.UpdateOptions{})
+	})
+	if err != nil {
+		g.lease = nil // to be read again, whoever has changed or deleted it
+		return fmt.Errorf("renewing the lease: %w", err)
+	}
+	g.lease, g.renewed = stored, now.Time
+	return nil
+}
+
+// publish writes the Worker's status unless it says all that already.
+func (g *registration) publish(ctx context.Context, ready metav1.Condition, running int32) error {
+	next := g.worker.DeepCopy()
+	next.Status.Capacity, next.Status.Allocatable = g.options.Capacity, g.options.Capacity
+	next.Status.Incarnation, next.Status.RunningTasks, next.Status.WorkerInfo = g.incarnation, running, g.info
+	meta.SetStatusCondition(&next.Status.Conditions, ready)
+	if equality.Semantic.DeepEqual(next.Status, g.worker.Status) {
+		return nil
+	}
+	stored, err := bounded(ctx, next, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
+		return g.client.BatchV1alpha1().Workers(g.options.Namespace).UpdateStatus(ctx, w, metav1.UpdateOptions{})
+	})
+	if err != nil {
+		return fmt.Errorf("updating the worker's status: %w", err)
+	}
+	g.worker, g.registered = stored, true
+	return nil
+}
+
+// readWorker reads the Worker. It fails with ErrSuperseded if that has become another process's.
+func (g *registration) readWorker(ctx context.Context) (*batch.Worker, error) {
+	worker, err := bounded(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.Worker, error) {
+		return g.client.BatchV1alpha1().Workers(g.options.Namespace).Get(ctx, name, metav1.GetOptions{})
+	})
+	if err == nil && g.registered && worker.Status.Incarnation != g.incarnation {
+		return nil, ErrSuperseded
+	}
+	return worker, err
+}
+
+// keep renews the lease at every interval, and publishes what has changed, until ctx is done or the worker is superseded. From
+// when draining is closed it says that the worker takes no more tasks.
+func (g *registration) keep(ctx context.Context, draining <-chan struct{}, running func() int32) error {
+	ticker := time.NewTicker(g.options.HeartbeatInterval)
+	defer ticker.Stop()
+	condition := readyCondition
+	for doubted := false; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-draining:
+			draining, condition = nil, drainingCondition
+		case <-ticker.C:
+			// Others may have judged by the lease meanwhile, which is read in the Worker only.
+			doubted = doubted || time.Since(g.renewed) > time.Duration(leaseDuration)*time.Second/2
+			if err := g.renew(ctx); err != nil {
+				if errors.Is(err, ErrSuperseded) {
+					return err
+				}
+				doubted = true
+				klog.FromContext(ctx).Error(err, "The worker's sign of life failed; it is sent again")
+				continue
+			}
+		}
+		if err := g.refresh(ctx, doubted, condition, running()); errors.Is(err, ErrSuperseded) {
+			return err
+		} else if doubted = err != nil; doubted {
+			klog.FromContext(ctx).Error(err, "The worker's status was not updated; it is sent again")
+		}
+	}
+}
+
+// refresh publishes what has changed. When in doubt it reads first what is stored, and registers again if that is nothing.
+func (g *registration) refresh(ctx context.Context, doubt bool, ready metav1.Condition, running int32) error {
+	for tries := 1; ; tries++ {
+		if doubt {
+			worker, err := g.readWorker(ctx)
+			if apierrors.IsNotFound(err) {
+				g.registered = false
+				return g.register(ctx, ready)
+			}
+			if err != nil {
+				return err
+			}
+			g.worker = worker
+		}
+		// Others write to the Worker too: whoever cordons it before it is stopped, for one.
+		err := g.publish(ctx, ready, running)
+		if !apierrors.IsConflict(err) || tries == 3 {
+			return err
+		}
+		doubt = true
+	}
+}
+
+var (
+	readyCondition = metav1.Condition{
+		Type: batch.WorkerReady, Status: metav1.ConditionTrue, Reason: "WorkerReady", Message: "The worker takes tasks.",
+	}
+	drainingCondition = metav1.Condition{
+		Type: batch.WorkerReady, Status: metav1.ConditionFalse, Reason: "Draining", Message: "The worker ends its tasks and then stops.",
+	}
+	stoppedCondition = metav1.Condition{
+		Type: batch.WorkerReady, Status: metav1.ConditionFalse, Reason: "Stopped", Message: "The worker has stopped.",
+	}
+)

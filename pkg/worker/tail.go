@@ -1,0 +1,73 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package worker
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// tailSize is how much of a command's output is kept, in bytes.
+const tailSize = 4 << 10
+
+// tail is a writer that keeps the last bytes written to it.
+type tail struct {
+	ring [tailSize]byte
+	next int  // where the next byte goes
+	full bool // the ring holds tailSize bytes, the oldest at next
+}
+
+// Write keeps what is last of p. It never fails.
+func (t *tail) Write(p []byte) (int, error) {
+	n := len(p)
+	if n >= tailSize {
+		t.full = t.full || n > tailSize || t.next > 0
+		p, t.next = p[n-tailSize:], 0
+	}
+	for len(p) > 0 {
+		copied := copy(t.ring[t.next:], p)
+		p = p[copied:]
+		if t.next += copied; t.next == tailSize {
+			t.next, t.full = 0, true
+		}
+	}
+	return n, nil
+}
+
+// String is what is kept, as valid UTF-8 of at most tailSize bytes.
+func (t *tail) String() string {
+	kept := string(t.ring[:t.next])
+	if t.full {
+		kept = withoutCutRune(string(t.ring[t.next:]) + kept)
+	}
+	// Each run of invalid bytes becomes one replacement character, which can be longer.
+	kept = strings.ToValidUTF8(kept, string(utf8.RuneError))
+	if len(kept) > tailSize {
+		kept = withoutCutRune(kept[len(kept)-tailSize:])
+	}
+	return kept
+}
+
+// withoutCutRune drops what is left at the start of s of a rune whose first bytes were cut off.
+func withoutCutRune(s string) string {
+	for i := range min(len(s), utf8.UTFMax-1) {
+		if utf8.RuneStart(s[i]) {
+			return s[i:]
+		}
+	}
+	return s[min(len(s), utf8.UTFMax-1):]
+}
