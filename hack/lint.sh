@@ -9,5 +9,6 @@ if [ -n "$unformatted" ]; then
   exit 1
 fi
 go vet ./...
-go tool staticcheck ./...
+# Generated code calls what upstream has deprecated since.
+go list ./... | grep -v /pkg/generated/ | xargs go tool staticcheck
 go run ./hack/arrows
