@@ -21,6 +21,7 @@ package env
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,6 +30,7 @@ import (
 	"strings"
 	"testing"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,13 +61,22 @@ type Env struct {
 	directURL string
 	directCA  []byte
 	clientCA  *pki.CA
+	// args are those of leat-apiserver but for its port.
+	args []string
 }
 
 // Aggregated starts a host cluster with leat-apiserver behind it, for one test.
 func Aggregated(t testing.TB, args ...string) *Env {
 	t.Helper()
-	cp, etcd := host.ForTest(t), host.EtcdForTest(t)
-	e := &Env{Host: cp, Etcd: etcd, dir: t.ArtifactDir(), url: cp.URL, clientCA: cp.ClientCA}
+	cp := host.ForTest(t)
+	e := &Env{Host: cp, dir: filepath.Join(t.ArtifactDir(), "leat"), url: cp.URL, clientCA: cp.ClientCA}
+	etcd := must(host.StartEtcd(t.Context(), host.EtcdOptions{Dir: e.dir}))(t)
+	t.Cleanup(func() {
+		if err := errors.Join(etcd.Err(), etcd.Kill()); err != nil {
+			t.Error(err)
+		}
+	})
+	e.Etcd = etcd
 	admin := must(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
 	e.ca = admin.CAData
 
@@ -81,13 +92,14 @@ func Aggregated(t testing.TB, args ...string) *Env {
 	port := must(host.FreePort())(t)
 	e.directURL = fmt.Sprintf("https://127.0.0.1:%d", port)
 
-	e.start(t, "leat-apiserver", append([]string{
+	e.args = append([]string{
 		"--kubeconfig=" + account, "--authentication-kubeconfig=" + account, "--authorization-kubeconfig=" + account,
 		"--etcd-servers=" + etcd.Endpoint, "--etcd-cafile=" + etcd.CAFile, "--etcd-certfile=" + etcd.CertFile, "--etcd-keyfile=" + etcd.KeyFile,
 		"--tls-cert-file=" + certFile, "--tls-private-key-file=" + keyFile,
-		"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(port),
+		"--bind-address=127.0.0.1",
 		"--shutdown-delay-duration=0s", "--v=2",
-	}, args...))
+	}, args...)
+	e.start(t, "leat-apiserver", append([]string{"--secure-port=" + strconv.Itoa(port)}, e.args...))
 	check(t, cp.RegisterLeat(t.Context(), port, serving.CertPEM()))
 
 	// People who run Leat are those whom its role is bound to, as the installation guide has it.
@@ -101,14 +113,25 @@ func Aggregated(t testing.TB, args ...string) *Env {
 	return e
 }
 
+// Replica starts one more leat-apiserver over the same etcd, for one test. The host's aggregator does not know of it: it is
+// reached through Direct and Worker.
+func (e *Env) Replica(t testing.TB) *Env {
+	t.Helper()
+	port := must(host.FreePort())(t)
+	replica := *e
+	replica.dir = filepath.Join(e.dir, "replica-"+strconv.Itoa(port))
+	replica.directURL = fmt.Sprintf("https://127.0.0.1:%d", port)
+	replica.start(t, "leat-apiserver", append([]string{"--secure-port=" + strconv.Itoa(port)}, e.args...))
+	return &replica
+}
+
 // Standalone starts "leat up", by default without workers, for one test.
 func Standalone(t testing.TB, args ...string) *Env {
 	t.Helper()
 	port := must(host.FreePort())(t)
 	e := &Env{dir: t.ArtifactDir(), url: fmt.Sprintf("https://127.0.0.1:%d", port)}
 	e.directURL = e.url
-	data := filepath.Join(e.dir, "data")
-	check(t, pki.WriteFile(filepath.Join(data, "pki", ".keep"), nil))
+	data := e.DataDir()
 	ca := must(pki.NewCA("leat"))(t)
 	check(t, pki.WriteFile(filepath.Join(data, "pki", "ca.crt"), ca.CertPEM()))
 	check(t, pki.WriteFile(filepath.Join(data, "pki", "ca.key"), ca.KeyPEM()))
@@ -142,6 +165,9 @@ func (e *Env) start(t testing.TB, program string, args []string) {
 }
 
 const adminGroup = "leat:admins"
+
+// DataDir is the data directory of "leat up".
+func (e *Env) DataDir() string { return filepath.Join(e.dir, "data") }
 
 // Standalone tells whether there is no host cluster.
 func (e *Env) Standalone() bool { return e.Host == nil }
@@ -184,6 +210,23 @@ func (e *Env) certificate(t testing.TB, url string, ca []byte, user string, grou
 	cert, key, err := e.clientCA.IssueClient(user, groups...)
 	check(t, err)
 	return &rest.Config{Host: url, TLSClientConfig: rest.TLSClientConfig{CAData: ca, CertData: cert, KeyData: key}, QPS: -1}
+}
+
+// EtcdClient connects to the server's own etcd, past the server: for what a test compares with, not for what it is about.
+func (e *Env) EtcdClient(t testing.TB) *clientv3.Client {
+	t.Helper()
+	var client *clientv3.Client
+	if e.Standalone() {
+		socket := filepath.Join(e.dir, "data", "etcd", "run", "etcd.sock")
+		if _, err := os.Stat(socket); err != nil {
+			t.Fatalf("the etcd inside leat up: %v: its path may be too long for a socket: give a shorter TMPDIR or -outputdir", err)
+		}
+		client = must(clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + socket}}))(t)
+	} else {
+		client = must(e.Etcd.Client())(t)
+	}
+	t.Cleanup(func() { check(t, client.Close()) })
+	return client
 }
 
 // Client gives the typed client of an identity.
