@@ -1,7 +1,7 @@
 # All that is done with this repository. "make help" lists it.
 
 GO ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+VERSION ?= v0.1.0-dev+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -X k8s.io/component-base/version.gitVersion=$(VERSION)
 
 .PHONY: help
@@ -27,7 +27,7 @@ host: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl into bi
 
 .PHONY: test-programs
 test-programs: ## Build the programs into bin/test as tests run them: with the race detector
-	$(GO) build -race -o bin/test/ ./cmd/...
+	$(GO) build -race -ldflags '$(LDFLAGS)' -o bin/test/ ./cmd/...
 
 .PHONY: test
 test: host test-programs ## Run all tests, with the race detector

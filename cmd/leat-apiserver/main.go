@@ -30,7 +30,7 @@ import (
 	"k8s.io/component-base/cli/globalflag"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/component-base/term"
-	"k8s.io/component-base/version/verflag"
+	"k8s.io/component-base/version"
 
 	"github.com/leat-dev/leat/pkg/apiserver"
 )
@@ -61,9 +61,9 @@ etcd is reached only by mutual TLS.`,
     --etcd-cafile=/etcd/ca.crt --etcd-certfile=/etcd/tls.crt --etcd-keyfile=/etcd/tls.key \
     --tls-cert-file=/tls/tls.crt --tls-private-key-file=/tls/tls.key --secure-port=8443`,
 		Args:         cobra.NoArgs,
+		Version:      version.Get().GitVersion,
 		SilenceUsage: true,
 		RunE: func(command *cobra.Command, _ []string) error {
-			verflag.PrintAndExitIfRequested()
 			if err := logsapi.ValidateAndApply(options.Logs, utilfeature.DefaultFeatureGate); err != nil {
 				return err
 			}
@@ -79,7 +79,6 @@ etcd is reached only by mutual TLS.`,
 		},
 	}
 	sets := options.Flags()
-	verflag.AddFlags(sets.FlagSet("global"))
 	globalflag.AddGlobalFlags(sets.FlagSet("global"), command.Name())
 	for _, name := range sets.Order {
 		command.Flags().AddFlagSet(sets.FlagSets[name])

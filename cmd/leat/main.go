@@ -21,7 +21,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"k8s.io/component-base/cli"
+	"k8s.io/component-base/version"
 )
 
 func main() {
@@ -32,8 +32,11 @@ func main() {
 
 Tasks are objects of the Kubernetes API batch.leat.dev, which kubectl and every other client can use. In a cluster,
 leat-apiserver serves them behind the cluster's own API server. On a single machine, "leat up" is all there is to run.`,
+		Version:      version.Get().GitVersion,
 		SilenceUsage: true,
 	}
 	command.AddCommand(newUpCommand())
-	os.Exit(cli.Run(command))
+	if command.Execute() != nil {
+		os.Exit(1)
+	}
 }

@@ -37,7 +37,7 @@ import (
 
 func newUpCommand() *cobra.Command {
 	options := standalone.Options{Workers: 1, TasksPerWorker: runtime.NumCPU(), Namespace: "default"}
-	port := 7443
+	port, verbosity := 7443, 0
 	command := &cobra.Command{
 		Use:   "up",
 		Short: "Run all of Leat on this machine, without a cluster",
@@ -54,7 +54,7 @@ server listens on 127.0.0.1, and on that alone. Commands of tasks run on this ma
 				return err
 			}
 			logFile := filepath.Join(options.DataDir, "leat.log")
-			closeLog, err := logTo(logFile)
+			closeLog, err := logTo(logFile, verbosity)
 			if err != nil {
 				return err
 			}
@@ -75,7 +75,8 @@ server listens on 127.0.0.1, and on that alone. Commands of tasks run on this ma
 	flags.IntVar(&port, "secure-port", port, "Port of 127.0.0.1 that the API is served on, by TLS; 0 for any free one")
 	flags.StringVar(&options.Kubeconfig, "kubeconfig", "", "File to write the administrator's access to, beside what it holds (default DATA-DIR/kubeconfig)")
 	flags.IntVar(&options.Workers, "workers", options.Workers, "How many workers to run; 0 for none")
-	flags.IntVar(&options.TasksPerWorker, "worker-tasks", options.TasksPerWorker, "How many tasks each worker runs at a time (default the number of processors)")
+	flags.IntVar(&options.TasksPerWorker, "worker-tasks", options.TasksPerWorker, "How many tasks each worker runs at a time")
+	flags.IntVarP(&verbosity, "v", "v", verbosity, "How much to log: 2 for what happens, 4 for why")
 	flags.StringVar(&options.Namespace, "namespace", options.Namespace, "Namespace of the workers; tasks run where they are")
 	flags.StringVar(&options.AdmissionConfig, "admission-control-config-file", "", "File with the configuration of admission plugins, which may name manifests of webhooks and policies")
 	return command
@@ -115,14 +116,15 @@ func complete(options *standalone.Options, port int) error {
 }
 
 // logTo sends the log of all parts to the file, anew at each start: the terminal is for what a person must know.
-func logTo(file string) (func(), error) {
+func logTo(file string, verbosity int) (func(), error) {
 	log, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	flags := flag.NewFlagSet("log", flag.ContinueOnError)
 	klog.InitFlags(flags)
-	if err := errors.Join(flags.Set("logtostderr", "false"), flags.Set("stderrthreshold", "FATAL"), flags.Set("one_output", "true")); err != nil {
+	if err := errors.Join(flags.Set("logtostderr", "false"), flags.Set("stderrthreshold", "FATAL"), flags.Set("one_output", "true"),
+		flags.Set("v", strconv.Itoa(verbosity))); err != nil {
 		return nil, err
 	}
 	klog.SetOutput(log)

@@ -52,9 +52,9 @@ func newVersions() basecompatibility.ComponentGlobalsRegistry {
 // kubernetesVersion gives the version of the Kubernetes libraries that a version of Leat was built from, nil for a version that
 // there has not been.
 func kubernetesVersion(leat *version.Version) *version.Version {
-	if leat.Major() != 0 || leat.Minor() == 0 {
+	newest := version.MustParse(minorVersion)
+	if leat.Major() != newest.Major() || leat.GreaterThan(newest) {
 		return nil
 	}
-	binary, first := version.MustParse(baseversion.DefaultKubeBinaryVersion), version.MustParse(minorVersion)
-	return binary.OffsetMinor(int(leat.Minor()) - int(first.Minor()))
+	return version.MustParse(baseversion.DefaultKubeBinaryVersion).OffsetMinor(int(leat.Minor()) - int(newest.Minor()))
 }
