@@ -97,7 +97,7 @@ func validate(a admission.Attributes) error {
 	case operation == admission.Update && resource == "tasks/status":
 		return validateTaskStatus(a.GetObject(), a.GetOldObject(), name)
 	case operation == admission.Create && resource == "tasks/eviction":
-		return nil // the authorizer has seen that the task is bound to the worker
+		return validateEviction(a.GetObject())
 	case operation == admission.Delete && resource == "tasks":
 		return validateTaskDelete(a.GetOldObject(), name)
 	default:
@@ -175,6 +175,19 @@ func validateTaskStatus(obj, old runtime.Object, worker string) error {
 		return fmt.Errorf("metadata.annotations must not change: a worker may only change the status of a task")
 	case !apiequality.Semantic.DeepEqual(updated.Spec, stored.Spec):
 		return fmt.Errorf("spec must not change: a worker may only change the status of a task")
+	}
+	return nil
+}
+
+// validateEviction holds a worker to the task as it has seen it, bound to itself: since the authorizer looked, the task may have
+// been given to another.
+func validateEviction(obj runtime.Object) error {
+	eviction, ok := obj.(*batch.Eviction)
+	if !ok {
+		return fmt.Errorf("the object must be an Eviction, not %T", obj)
+	}
+	if eviction.Preconditions == nil || eviction.Preconditions.ResourceVersion == nil {
+		return fmt.Errorf("preconditions.resourceVersion must be set: a worker may only evict a task as it has seen it")
 	}
 	return nil
 }
