@@ -171,12 +171,48 @@ func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
 	if len(c.active) != 2 {
 		t.Errorf("%d classes are tried, want 2", len(c.active))
 	}
+	c.next(time.Now())
+	c.setTask(newTask("running", func(t *batch.Task) { t.Spec.WorkerName, t.Status.Phase = "w", batch.TaskRunning }))
+	if len(c.active) != 0 {
+		t.Error("a task that stays where it is has others tried again")
+	}
 	refreshed := newWorker("w", 1, with("cpu", "5"))
 	refreshed.Status.RunningTasks = 1
-	c.next(time.Now())
 	c.setWorker(refreshed)
 	if len(c.active) != 0 {
 		t.Error("a worker that says nothing new has tasks tried again")
+	}
+}
+
+func TestTasksAreReportedOnceTheyHaveWaitedInVain(t *testing.T) {
+	c := newCluster()
+	c.setWorker(newWorker("w", 1))
+	for i := range 4 {
+		c.setTask(newTask(fmt.Sprint("t", i)))
+	}
+	start := time.Unix(1000, 0)
+	c.next(start)
+	c.next(start)
+	if due, more := c.unreported(start.Add(-1), 10); len(due) != 0 || !more {
+		t.Errorf("before the delay is over: %d reports, more %v; want none yet, but more", len(due), more)
+	}
+	due, more := c.unreported(start, 2)
+	if len(due) != 2 || !more {
+		t.Fatalf("%d reports, more %v; want as many as the limit of 2, and more", len(due), more)
+	}
+	c.reported(due[0])
+	c.reported(due[1])
+	due, more = c.unreported(start, 2)
+	if len(due) != 1 || more {
+		t.Fatalf("%d reports, more %v; want the last one", len(due), more)
+	}
+	// The queue moves: the others have not waited in vain.
+	c.setWorker(newWorker("w", 2))
+	later := start.Add(time.Minute)
+	c.next(later)
+	c.next(later)
+	if due, _ := c.unreported(start.Add(time.Second), 10); len(due) != 0 {
+		t.Errorf("%d reports right after a task of the class was bound", len(due))
 	}
 }
 

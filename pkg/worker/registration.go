@@ -36,9 +36,6 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
-// leaseDuration is how long the worker counts as alive after it has renewed its lease, in seconds.
-const leaseDuration int32 = 40
-
 // ErrSuperseded is returned by Run when another process has registered under the worker's name. What this one ran is killed:
 // its successor gives those tasks back.
 var ErrSuperseded = errors.New("another process has registered under the name of this worker; names must be unique in a namespace")
@@ -74,6 +71,7 @@ func (g *registration) register(ctx context.Context, ready metav1.Condition) err
 	workers := g.client.BatchV1alpha1().Workers(g.options.Namespace)
 	worker, err := bounded(ctx, &batch.Worker{
 		ObjectMeta: metav1.ObjectMeta{Name: g.options.Name, Namespace: g.options.Namespace, Labels: g.options.Labels},
+		Spec:       batch.WorkerSpec{Taints: g.options.Taints},
 	}, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
 		return workers.Create(ctx, w, metav1.CreateOptions{})
 	})
@@ -122,7 +120,7 @@ func (g *registration) renew(ctx context.Context) error {
 		g.lease = lease
 	}
 	now := metav1.NowMicro()
-	duration := leaseDuration
+	duration := int32(g.options.LeaseDuration / time.Second)
 	next := g.lease.DeepCopy()
 	next.Spec = batch.WorkerLeaseSpec{HolderIdentity: g.incarnation, LeaseDurationSeconds: &duration, RenewTime: &now}
 	stored, err := bounded(ctx, next, func(ctx context.Context, l *batch.WorkerLease) (*batch.WorkerLease, error) {
@@ -135,7 +133,8 @@ func (g *registration) renew(ctx context.Context) error {
 		g.lease = nil // to be read again, whoever has changed or deleted it
 		return fmt.Errorf("renewing the lease: %w", err)
 	}
-	g.lease, g.renewed = stored, now.Time
+	// By the calendar, which goes on while a machine sleeps.
+	g.lease, g.renewed = stored, now.Round(0)
 	return nil
 }
 
@@ -183,7 +182,8 @@ func (g *registration) keep(ctx context.Context, draining <-chan struct{}, runni
 			draining, condition = nil, drainingCondition
 		case <-ticker.C:
 			// Others may have judged by the lease meanwhile, which is read in the Worker only.
-			doubted = doubted || time.Since(g.renewed) > time.Duration(leaseDuration)*time.Second/2
+			passed := time.Since(g.renewed)
+			doubted = doubted || passed < 0 || passed > g.options.LeaseDuration/2
 			if err := g.renew(ctx); err != nil {
 				if errors.Is(err, ErrSuperseded) {
 					return err

@@ -51,7 +51,7 @@ const (
 )
 
 // runner sees one binding of a task to its end. Its goroutine owns the command and everything written to the task; others
-// use show and lose only.
+// use show, lose and isLost only.
 type runner struct {
 	worker  *Worker
 	binding binding
@@ -120,6 +120,16 @@ func (r *runner) show(task *batch.Task) {
 	}
 }
 
+// isLost says whether lose was called.
+func (r *runner) isLost() bool {
+	select {
+	case <-r.lost:
+		return true
+	default:
+		return false
+	}
+}
+
 // start sees the binding to its end. ctx is for requests only: what else is to be done ends when the worker drains.
 func (r *runner) start(ctx context.Context) {
 	defer close(r.done)
@@ -151,11 +161,12 @@ func (r *runner) execute(ctx context.Context) error {
 	failures := max(0, s.Attempts-s.Disruptions)
 	delay := r.worker.options.BackoffBase
 	r.setDeadline()
+	if r.isLost() {
+		r.end(byLoss, 0)
+	}
 	select {
 	case <-r.worker.draining:
 		r.end(byDrain, 0)
-	case <-r.lost:
-		r.end(byLoss, 0)
 	default:
 	}
 

@@ -47,6 +47,8 @@ type Options struct {
 	Namespace, Name string
 	// Labels are set on the Worker. Labels that others have set there are kept.
 	Labels map[string]string
+	// Taints are set on the Worker when it is created. What it has later is for others to say.
+	Taints []batch.Taint
 	// Capacity is what the worker has, all of which its tasks may use. It must have "tasks", how many run at a time.
 	Capacity batch.ResourceList
 	// Version of the program, for people.
@@ -58,7 +60,10 @@ type Options struct {
 	// BackoffBase and BackoffCap are the first and the longest delay between two attempts at a task, by default 10 s and 5
 	// min. The delay doubles with each attempt, and starts anew after one that has run for more than twice the cap.
 	BackoffBase, BackoffCap time.Duration
-	// HeartbeatInterval is the time between two renewals of the WorkerLease, by default 10 s.
+	// LeaseDuration is how long the worker counts as alive after it has renewed its WorkerLease, in whole seconds, by
+	// default 40 s.
+	LeaseDuration time.Duration
+	// HeartbeatInterval is the time between two renewals of the lease, by default a quarter of its duration.
 	HeartbeatInterval time.Duration
 	// AnnounceDelay is how long a command has to run for its start to be reported before its end is, by default 100 ms.
 	AnnounceDelay time.Duration
@@ -72,12 +77,15 @@ func (o Options) withDefaults() Options {
 		{&o.DrainTimeout, 20 * time.Second},
 		{&o.BackoffBase, 10 * time.Second},
 		{&o.BackoffCap, 5 * time.Minute},
-		{&o.HeartbeatInterval, 10 * time.Second},
+		{&o.LeaseDuration, 40 * time.Second},
 		{&o.AnnounceDelay, 100 * time.Millisecond},
 	} {
 		if *d.option == 0 {
 			*d.option = d.value
 		}
+	}
+	if o.HeartbeatInterval == 0 {
+		o.HeartbeatInterval = o.LeaseDuration / 4
 	}
 	return o
 }
@@ -88,6 +96,9 @@ func (o Options) validate() error {
 	}
 	if tasks := o.Capacity[batch.ResourceTasks]; tasks.Sign() <= 0 {
 		return fmt.Errorf("a worker's capacity must have %q, one or more", batch.ResourceTasks)
+	}
+	if o.LeaseDuration < time.Second || o.LeaseDuration%time.Second != 0 {
+		return fmt.Errorf("a worker's lease must last for whole seconds, one or more, not %s", o.LeaseDuration)
 	}
 	return nil
 }
@@ -106,7 +117,7 @@ type Worker struct {
 
 	wg      sync.WaitGroup // of runners
 	mu      sync.Mutex
-	runners map[string]*runner // by task; one stays until the informer shows its task no more
+	runners map[string]*runner // by the name of the task
 }
 
 // New returns a worker, which is another incarnation than any before it.
@@ -237,26 +248,43 @@ func (w *Worker) show(ctx context.Context, task *batch.Task) {
 	defer w.mu.Unlock()
 	var before <-chan struct{}
 	if r := w.runners[task.Name]; r != nil {
-		if r.binding.uid == task.UID && r.binding.disruptions == task.Status.Disruptions {
+		if !r.isLost() && r.binding.uid == task.UID && r.binding.disruptions == task.Status.Disruptions {
 			r.show(task)
 			return
 		}
-		// The watch was interrupted while the task was taken away and bound again.
 		r.lose()
 		before = r.done
 	}
 	r := newRunner(w, task, before)
 	w.runners[task.Name] = r
-	w.wg.Go(func() { r.start(ctx) })
+	w.wg.Go(func() {
+		r.start(ctx)
+		w.forget(r)
+	})
 }
 
 // lose tells the runner of a task that it is deleted, taken away, or finished: none of its business any more.
 func (w *Worker) lose(name string) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if r := w.runners[name]; r != nil {
+	r := w.runners[name]
+	w.mu.Unlock()
+	if r != nil {
 		r.lose()
-		delete(w.runners, name)
+		w.forget(r)
+	}
+}
+
+// forget drops a runner that has ended and whose task the informer shows no more. Until then it is known, lest its task is
+// taken for a new one, or is run anew before its command has ended.
+func (w *Worker) forget(r *runner) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	select {
+	case <-r.done:
+		if r.isLost() && w.runners[r.binding.name] == r {
+			delete(w.runners, r.binding.name)
+		}
+	default:
 	}
 }
 
@@ -284,7 +312,7 @@ func (w *Worker) endRunners(ctx context.Context) {
 	}
 }
 
-// disown gives back a task that was bound to another incarnation, whose commands have ended with it. First it makes sure
+// disown gives back, or deletes, a task that was bound to another incarnation, whose commands have ended with it. First it makes sure
 // that the other one was not a successor.
 func (w *Worker) disown(ctx context.Context, r *runner) error {
 	succeeded := false
@@ -302,8 +330,6 @@ func (w *Worker) disown(ctx context.Context, r *runner) error {
 	case succeeded:
 		w.supersede()
 		return nil
-	case r.task.DeletionTimestamp != nil:
-		return r.binding.remove(ctx, r.task)
 	}
 	return r.binding.evict(ctx, r.task, "WorkerRestarted", fmt.Sprintf("Worker %s was restarted.", w.options.Name))
 }

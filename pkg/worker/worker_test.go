@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clienttesting "k8s.io/client-go/testing"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/testapi"
@@ -104,8 +106,9 @@ func (f *fixture) must(err error) {
 	}
 }
 
-// script is a task that runs a shell script.
+// script is a task that runs a shell script, as it stands: $$ is the shell's.
 func script(text string, mutate ...func(*batch.Task)) *batch.Task {
+	text = strings.ReplaceAll(text, "$$", "$$$$")
 	task := &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", text}}}
 	for _, m := range mutate {
 		m(task)
@@ -334,6 +337,24 @@ func TestAFailingCommandIsRunAgainUpToItsLimit(t *testing.T) {
 	}
 }
 
+func TestDelaysDoubleUpToTheCapAndStartAnewAfterALongRun(t *testing.T) {
+	f := newFixture(t)
+	w := f.start(func(o *Options) { o.BackoffBase, o.BackoffCap = 20*time.Millisecond, 50*time.Millisecond })
+	f.run(w, "t", script("[ $TASK_ATTEMPT != 5 ] || sleep 0.2; exit 1", backoffLimit(5)))
+	f.awaitFinished("t")
+	var delays []string
+	for _, a := range w.api.Actions() {
+		if update, ok := a.(clienttesting.UpdateAction); ok && a.Matches("update", "tasks/status") {
+			if waiting := update.GetObject().(*batch.Task).Status.State.Waiting; waiting != nil {
+				delays = append(delays, strings.Fields(waiting.Message)[11])
+			}
+		}
+	}
+	if want := []string{"20ms", "40ms", "50ms", "50ms", "20ms"}; !slices.Equal(delays, want) {
+		t.Errorf("got delays %q, want %q", delays, want)
+	}
+}
+
 func TestACommandThatSucceedsInTheEnd(t *testing.T) {
 	f := newFixture(t)
 	w := f.start()
@@ -346,14 +367,14 @@ func TestACommandThatSucceedsInTheEnd(t *testing.T) {
 func TestAttemptsThatDisruptionsEndedAreNoFailures(t *testing.T) {
 	f := newFixture(t)
 	w := f.start()
-	f.create("t", script("exit 1", backoffLimit(1)))
+	f.create("t", script("exit 1", backoffLimit(2)))
 	task := f.get("t")
 	task.Status.Attempts, task.Status.Disruptions = 3, 2 // of three attempts two were disrupted, one has failed
 	_, err := f.test.BatchV1alpha1().Tasks("default").UpdateStatus(f.Context(), task, metav1.UpdateOptions{})
 	f.must(err)
 	f.bind("t", w.incarnation)
-	if s := f.awaitFinished("t").Status; s.Attempts != 4 {
-		t.Errorf("%d attempts, want 4: one more failure is the limit", s.Attempts)
+	if s := f.awaitFinished("t").Status; s.Attempts != 5 {
+		t.Errorf("%d attempts, want 5: after one failure two more are the limit", s.Attempts)
 	}
 }
 
@@ -364,7 +385,7 @@ func TestDeadline(t *testing.T) {
 		f.run(w, "t", script(f.sleeper("pid", "echo ending; exit 0"), deadline(1)))
 		begun := time.Now()
 		s := f.awaitFinished("t").Status
-		if s.Phase != batch.TaskFailed || s.State.Terminated.Reason != "DeadlineExceeded" || s.State.Terminated.ExitCode != 0 || s.State.Terminated.Message != "ending\n" {
+		if s.Phase != batch.TaskFailed || s.State.Terminated.Reason != "DeadlineExceeded" || s.State.Terminated.ExitCode != 0 || !strings.HasSuffix(s.State.Terminated.Message, "ending\n") {
 			t.Errorf("got status %+v, terminated %+v", s, s.State.Terminated)
 		}
 		if d := time.Since(begun); d < 900*time.Millisecond {
@@ -609,6 +630,30 @@ func TestAServerThatIsAwayLosesNoResult(t *testing.T) {
 	f.run(w, "t", script("echo >>"+f.file("runs")+"; exit 6"))
 	if s := f.awaitFinished("t").Status; s.State.Terminated.ExitCode != 6 || f.lines("runs") != 1 {
 		t.Errorf("got status %+v, %d runs", s, f.lines("runs"))
+	}
+}
+
+func TestAResultWhoseReceiptWasLostIsNotWrittenAgain(t *testing.T) {
+	f := newFixture(t)
+	api := f.server.Client()
+	var once sync.Once
+	api.After = func(string, string) (err error) {
+		once.Do(func() { err = errors.New("connection reset") })
+		return err
+	}
+	f.create("t", script("exit 0"))
+	f.bind("t", "first")
+	task := f.get("t")
+	stored, err := bindingOf(api.BatchV1alpha1().Tasks("default"), task).updateStatus(t.Context(), nil, task, func(s *batch.TaskStatus) {
+		s.Phase = batch.TaskSucceeded
+	})
+	f.must(err)
+	if stored.Status.Phase != batch.TaskSucceeded {
+		t.Errorf("got phase %s", stored.Status.Phase)
+	}
+	// The write, and the one that found out.
+	if n := api.Count("update", "tasks/status"); n != 2 {
+		t.Errorf("%d writes, want 2", n)
 	}
 }
 
@@ -892,6 +937,113 @@ func TestAWorkerStopsInTimeWithoutAServer(t *testing.T) {
 	}
 	if alive(pid) {
 		t.Error("the command is still alive")
+	}
+}
+
+func TestAWorkerThatOthersHaveChangedSaysThatItHasStopped(t *testing.T) {
+	f := newFixture(t)
+	w := f.start(func(o *Options) { o.HeartbeatInterval = time.Hour })
+	got := f.worker()
+	got.Spec.Unschedulable = true
+	_, err := f.test.BatchV1alpha1().Workers("default").Update(f.Context(), got, metav1.UpdateOptions{})
+	f.must(err)
+	f.must(w.stop())
+	if c := meta.FindStatusCondition(f.worker().Status.Conditions, batch.WorkerReady); c.Reason != "Stopped" {
+		t.Errorf("got condition %+v", c)
+	}
+}
+
+func TestALeaseThatWasTakenOverIsLeftAlone(t *testing.T) {
+	f := newFixture(t)
+	first := newRegistration(f.server.Client(), testOptions(), "first")
+	second := newRegistration(f.server.Client(), testOptions(), "second")
+	f.must(first.register(t.Context(), readyCondition))
+	f.must(second.register(t.Context(), readyCondition))
+	if err := first.renew(t.Context()); !apierrors.IsConflict(err) {
+		t.Errorf("renewing a lease that has changed: %v", err)
+	}
+	if err := first.renew(t.Context()); !errors.Is(err, ErrSuperseded) {
+		t.Errorf("renewing a lease that is another's: %v", err)
+	}
+	if err := first.refresh(t.Context(), true, readyCondition, 0); !errors.Is(err, ErrSuperseded) {
+		t.Errorf("refreshing a worker that is another's: %v", err)
+	}
+	lease, err := f.test.BatchV1alpha1().WorkerLeases("default").Get(t.Context(), "w", metav1.GetOptions{})
+	f.must(err)
+	if lease.Spec.HolderIdentity != "second" {
+		t.Errorf("the lease is held by %q", lease.Spec.HolderIdentity)
+	}
+}
+
+// unregistered is a worker that is not run: a test shows it tasks itself.
+func (f *fixture) unregistered() *Worker {
+	f.Helper()
+	w := New(f.server.Client(), testOptions())
+	f.Cleanup(func() {
+		select {
+		case <-w.draining:
+		default:
+			close(w.draining)
+		}
+		w.wg.Wait()
+	})
+	return w
+}
+
+func TestATaskFirstSeenInDeletionIsDeletedWithoutARun(t *testing.T) {
+	f := newFixture(t)
+	w := f.unregistered()
+	f.create("t", script("touch "+f.file("ran")))
+	f.bind("t", w.incarnation)
+	f.delete("t", nil)
+	w.show(t.Context(), f.get("t"))
+	f.awaitGone("t")
+	if _, err := os.Stat(f.file("ran")); err == nil {
+		t.Error("the command was started")
+	}
+}
+
+func TestATaskFirstSeenWhileTheWorkerDrainsIsNotAttempted(t *testing.T) {
+	f := newFixture(t)
+	w := f.unregistered()
+	f.create("t", &batch.Task{Spec: batch.TaskSpec{Command: []string{"no-such-program"}}})
+	f.bind("t", w.incarnation)
+	close(w.draining)
+	w.show(t.Context(), f.get("t"))
+	w.wg.Wait()
+	if task := f.get("t"); task.Spec.WorkerName != "" || task.Status.Phase != batch.TaskPending {
+		t.Errorf("got worker %q, status %+v", task.Spec.WorkerName, task.Status)
+	}
+}
+
+func TestATaskBoundAgainWaitsForItsEarlierCommandToEnd(t *testing.T) {
+	f := newFixture(t)
+	w := f.unregistered()
+	f.create("t", script("touch "+f.file("ran")))
+	f.bind("t", w.incarnation)
+	before := make(chan struct{})
+	r := newRunner(w, f.get("t"), before)
+	go r.start(t.Context())
+	select {
+	case <-r.done:
+		t.Error("it was run while the earlier command had not ended")
+	case <-time.After(200 * time.Millisecond):
+	}
+	close(before)
+	<-r.done
+	f.awaitFinished("t")
+}
+
+func TestAnOlderVersionOfATaskIsNoNews(t *testing.T) {
+	f := newFixture(t)
+	w := f.unregistered()
+	f.create("t", script("true"))
+	older := f.get("t")
+	f.bind("t", w.incarnation)
+	r := newRunner(w, f.get("t"), nil)
+	r.see(older)
+	if r.ending != byItself || r.task.Spec.WorkerName != "w" {
+		t.Error("the task is taken for lost because it was not bound before")
 	}
 }
 

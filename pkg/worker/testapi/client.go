@@ -68,7 +68,11 @@ func (t tasks) UpdateStatus(ctx context.Context, task *batch.Task, opts metav1.U
 	if err := t.before(ctx, "updateStatus", task.Name); err != nil {
 		return nil, err
 	}
-	return t.TaskInterface.UpdateStatus(ctx, task, opts)
+	stored, err := t.TaskInterface.UpdateStatus(ctx, task, opts)
+	if err == nil && t.client.After != nil {
+		err = t.client.After(t.namespace, task.Name)
+	}
+	return stored, err
 }
 
 func (t tasks) Delete(ctx context.Context, name string, opts metav1.DeleteOptions) error {

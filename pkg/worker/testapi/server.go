@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -69,6 +70,9 @@ type Client struct {
 	// Hook, if set, runs before each request that writes to a task; it may block, and what it returns is the answer
 	// unless nil. verb is bind, evict, updateStatus or delete. It must be set before the client is used.
 	Hook func(verb, namespace, name string) error
+	// After, if set, runs after each status update of a task that was carried out; what it returns is the answer unless
+	// nil, as if the true one was lost on the way.
+	After func(namespace, name string) error
 }
 
 var _ versioned.Interface = &Client{}
@@ -235,9 +239,9 @@ func (s *Server) delete(resource schema.GroupVersionResource, namespace, name st
 			grace = *task.Spec.TerminationGracePeriodSeconds
 		}
 		if grace > 0 {
-			now := metav1.Now()
+			end := metav1.NewTime(time.Now().Add(time.Duration(grace) * time.Second))
 			task = task.DeepCopy()
-			task.DeletionTimestamp, task.DeletionGracePeriodSeconds = &now, &grace
+			task.DeletionTimestamp, task.DeletionGracePeriodSeconds = &end, &grace
 			s.store(resource.Resource, old, task)
 			return nil
 		}
