@@ -64,6 +64,9 @@ etcd is reached only by mutual TLS.`,
 		Version:      version.Get().GitVersion,
 		SilenceUsage: true,
 		RunE: func(command *cobra.Command, _ []string) error {
+			if err := options.Complete(); err != nil {
+				return err
+			}
 			if err := logsapi.ValidateAndApply(options.Logs, utilfeature.DefaultFeatureGate); err != nil {
 				return err
 			}

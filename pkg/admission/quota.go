@@ -48,7 +48,7 @@ func Initializers() []admission.PluginInitializer {
 		// Admission only ever adds to a count. Taking it is up to the host's quota controller: there is nothing to list.
 		evaluators = append(evaluators, generic.NewObjectCountEvaluator(resource, nil, ""))
 	}
-	return []admission.PluginInitializer{quotaInitializer{generic.NewConfiguration(evaluators, uncounted)}}
+	return []admission.PluginInitializer{quotaInitializer{generic.NewConfiguration(evaluators, uncounted)}, manifestsInitializer{}}
 }
 
 type quotaInitializer struct {

@@ -18,6 +18,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -119,7 +120,14 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	o.Recommended.Features.AddFlags(sets.FlagSet("features"))
 	o.Recommended.EgressSelector.AddFlags(sets.FlagSet("egress"))
 	o.Recommended.Traces.AddFlags(sets.FlagSet("traces"))
-	o.Server.AddUniversalFlags(sets.FlagSet("server"))
+	universal, server := pflag.NewFlagSet("", pflag.ContinueOnError), sets.FlagSet("server")
+	o.Server.AddUniversalFlags(universal)
+	universal.VisitAll(func(flag *pflag.Flag) {
+		// There is no --runtime-config that this one could be about.
+		if flag.Name != "runtime-config-emulation-forward-compatible" {
+			server.AddFlag(flag)
+		}
+	})
 	logsapi.AddFlags(o.Logs, sets.FlagSet("logs"))
 
 	authorization := sets.FlagSet("authorization")
@@ -136,29 +144,40 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	}
 }
 
-// Validate tells all that is wrong with the options.
+// Complete sets the versions and the feature gates that the flags name. It comes before all that asks for a feature gate: the
+// log, Validate and New.
+func (o *Options) Complete() error { return o.versions.Set() }
+
+// Validate tells all that is wrong with the options, which must be complete.
 func (o *Options) Validate() []error {
 	errs := o.Recommended.Validate()
 	errs = append(errs, o.Server.Validate()...)
-	for _, server := range o.Recommended.Etcd.StorageConfig.Transport.ServerList {
-		if err := validateEtcd(server, o.Recommended.Etcd.StorageConfig.Transport); err != nil {
-			errs = append(errs, err)
-		}
+	if o.Recommended.SecureServing.BindPort == 0 {
+		errs = append(errs, errors.New("--secure-port: give a port: the server speaks nothing but HTTPS"))
+	}
+	etcd := o.Recommended.Etcd
+	errs = append(errs, validateEtcd("--etcd-servers", etcd.StorageConfig.Transport.ServerList, etcd.StorageConfig.Transport)...)
+	// Overrides that cannot be parsed are among the errors already.
+	overrides, _ := genericoptions.ParseEtcdServersOverrides(etcd.EtcdServersOverrides)
+	for _, override := range overrides {
+		errs = append(errs, validateEtcd("--etcd-servers-overrides", override.Servers, etcd.StorageConfig.Transport)...)
 	}
 	return errs
 }
 
 // validateEtcd refuses an etcd that anyone on the network may read.
-func validateEtcd(server string, transport storagebackend.TransportConfig) error {
-	switch {
-	case strings.HasPrefix(server, "unix://"):
-		return nil
-	case !strings.HasPrefix(server, "https://"):
-		return fmt.Errorf("--etcd-servers: %q: etcd is reached only by mutual TLS: give an https:// address", server)
-	case transport.TrustedCAFile == "" || transport.CertFile == "" || transport.KeyFile == "":
-		return fmt.Errorf("--etcd-servers: etcd is reached only by mutual TLS: give --etcd-cafile, --etcd-certfile and --etcd-keyfile too")
+func validateEtcd(flag string, servers []string, transport storagebackend.TransportConfig) []error {
+	var errs []error
+	for _, server := range servers {
+		switch {
+		case strings.HasPrefix(server, "unix://"):
+		case !strings.HasPrefix(server, "https://"):
+			errs = append(errs, fmt.Errorf("%s: %q: etcd is reached only by mutual TLS: give an https:// address", flag, server))
+		case transport.TrustedCAFile == "" || transport.CertFile == "" || transport.KeyFile == "":
+			errs = append(errs, fmt.Errorf("%s: etcd is reached only by mutual TLS: give --etcd-cafile, --etcd-certfile and --etcd-keyfile too", flag))
+		}
 	}
-	return nil
+	return errs
 }
 
 // Server is the API server, ready to be run.
@@ -173,11 +192,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return s.GenericAPIServer.PrepareRun().RunWithContext(ctx)
 }
 
-// New makes the server from the options, which must be valid.
+// New makes the server from the options, which must be complete and valid.
 func (o *Options) New() (*Server, error) {
-	if err := o.versions.Set(); err != nil {
-		return nil, err
-	}
 	codecs := newCodecs(Scheme)
 	config := genericapiserver.NewRecommendedConfig(codecs)
 	reader := &taskReader{}
@@ -219,18 +235,7 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 	config.OpenAPIV3Config.Info.Title = "Leat"
 
 	r := o.Recommended
-	etcd := *r.Etcd
-	etcd.StorageConfig.StorageObjectCountTracker = config.StorageObjectCountTracker
-	factory := serverstorage.NewDefaultStorageFactory(etcd.StorageConfig, etcd.DefaultStorageMediaType, codecs,
-		serverstorage.NewDefaultResourceEncodingConfig(Scheme), serverstorage.NewResourceConfig(), nil)
-	overrides, err := genericoptions.ParseEtcdServersOverrides(etcd.EtcdServersOverrides)
-	if err != nil {
-		return err
-	}
-	for _, override := range overrides {
-		factory.SetEtcdLocation(override.GroupResource, override.Servers)
-	}
-	if err := etcd.ApplyWithStorageFactoryTo(factory, &config.Config); err != nil {
+	if err := o.ApplyStorage(&config.Config, Scheme, codecs); err != nil {
 		return err
 	}
 
@@ -267,8 +272,26 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 	if config.FlowControl != nil {
 		config.FlowControl = fairness.WithTrigger(config.FlowControl, registry.Tasks.GroupResource, registry.Tasks.Trigger)
 	}
-	return r.Admission.ApplyTo(&config.Config, config.SharedInformerFactory, client, dynamicClient, config.FeatureGate,
+	return r.Admission.ApplyTo(&config.Config, admission.Informers(config.SharedInformerFactory), client, dynamicClient, config.FeatureGate,
 		config.EffectiveVersion, admission.Initializers()...)
+}
+
+// ApplyStorage makes the config open stores in etcd, encoded in the version of the scheme that the versions set allow. The codecs
+// are those of the scheme.
+func (o *Options) ApplyStorage(config *genericapiserver.Config, scheme *runtime.Scheme, codecs runtime.StorageSerializer) error {
+	etcd := *o.Recommended.Etcd
+	etcd.StorageConfig.StorageObjectCountTracker = config.StorageObjectCountTracker
+	factory := serverstorage.NewDefaultStorageFactory(etcd.StorageConfig, etcd.DefaultStorageMediaType, codecs,
+		serverstorage.NewDefaultResourceEncodingConfigForEffectiveVersion(scheme, o.versions.EffectiveVersionFor(ComponentName)),
+		serverstorage.NewResourceConfig(), nil)
+	overrides, err := genericoptions.ParseEtcdServersOverrides(etcd.EtcdServersOverrides)
+	if err != nil {
+		return err
+	}
+	for _, override := range overrides {
+		factory.SetEtcdLocation(override.GroupResource, override.Servers)
+	}
+	return etcd.ApplyWithStorageFactoryTo(factory, config)
 }
 
 // applyHost sets who authenticates and authorizes, and where admission reads: the host cluster, or what stands in for it.
@@ -277,6 +300,9 @@ func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, tasks *t
 		r := o.Recommended
 		if err := r.Authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig); err != nil {
 			return err
+		}
+		if header := config.Authentication.RequestHeaderConfig; header != nil && !r.Authentication.SkipInClusterLookup {
+			config.AddReadyzChecks(authenticationLoaded(header, config.SecureServing.ClientCA))
 		}
 		if err := r.Authorization.ApplyTo(&config.Authorization); err != nil {
 			return err

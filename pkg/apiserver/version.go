@@ -31,6 +31,8 @@ const (
 	ComponentName = "leat"
 	// minorVersion is the version of Leat's API as a whole, which --emulated-version can turn back.
 	minorVersion = "0.1"
+	// firstVersion is the earliest that there has been.
+	firstVersion = "0.1"
 )
 
 func init() {
@@ -41,7 +43,7 @@ func init() {
 // earlier Leat is to emulate the Kubernetes that it was built from.
 func newVersions() basecompatibility.ComponentGlobalsRegistry {
 	registry := basecompatibility.NewComponentGlobalsRegistry()
-	utilruntime.Must(registry.Register(ComponentName, basecompatibility.NewEffectiveVersionFromString(minorVersion, "", ""),
+	utilruntime.Must(registry.Register(ComponentName, basecompatibility.NewEffectiveVersionFromString(minorVersion, firstVersion, firstVersion),
 		featuregate.NewVersionedFeatureGate(version.MustParse(minorVersion))))
 	utilruntime.Must(registry.Register(basecompatibility.DefaultKubeComponent,
 		basecompatibility.NewEffectiveVersionFromString(baseversion.DefaultKubeBinaryVersion, "", ""), utilfeature.DefaultMutableFeatureGate))
@@ -49,12 +51,12 @@ func newVersions() basecompatibility.ComponentGlobalsRegistry {
 	return registry
 }
 
-// kubernetesVersion gives the version of the Kubernetes libraries that a version of Leat was built from, nil for a version that
-// there has not been.
+// kubernetesVersion gives the version of the Kubernetes libraries that a version of Leat was built from. For a version that there
+// has not been, which Validate refuses, it gives the newest.
 func kubernetesVersion(leat *version.Version) *version.Version {
-	newest := version.MustParse(minorVersion)
-	if leat.Major() != newest.Major() || leat.GreaterThan(newest) {
-		return nil
+	kubernetes, newest := version.MustParse(baseversion.DefaultKubeBinaryVersion), version.MustParse(minorVersion)
+	if leat.GreaterThan(newest) || leat.LessThan(version.MustParse(firstVersion)) {
+		return kubernetes
 	}
-	return version.MustParse(baseversion.DefaultKubeBinaryVersion).OffsetMinor(int(leat.Minor()) - int(newest.Minor()))
+	return kubernetes.OffsetMinor(int(leat.Minor()) - int(newest.Minor()))
 }

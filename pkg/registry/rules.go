@@ -39,9 +39,12 @@ type Validator[T any] interface {
 	ValidateChange(ctx context.Context, obj, old *T) field.ErrorList
 }
 
-// StatusValidator checks a change made through the status subresource.
+// StatusValidator checks writes of the status subresource as Validator does those of the main resource.
 type StatusValidator[T any] interface {
-	ValidateStatusUpdate(ctx context.Context, obj, old *T) field.ErrorList
+	// ValidateStatus checks a status by itself. Errors that the stored object has too are dropped.
+	ValidateStatus(ctx context.Context, obj *T) field.ErrorList
+	// ValidateStatusChange checks what becomes of the stored status.
+	ValidateStatusChange(ctx context.Context, obj, old *T) field.ErrorList
 }
 
 // StatusFencer refuses writes of the status by those who no longer may.
@@ -53,7 +56,7 @@ type StatusFencer[T any] interface {
 
 // Warner tells people of what is allowed and yet unwise.
 type Warner[T any] interface {
-	// Warnings are asked on create, with old nil, and on update.
+	// Warnings are asked on create, with old nil, and on update through the main resource.
 	Warnings(ctx context.Context, obj, old *T) []string
 }
 

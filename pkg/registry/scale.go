@@ -89,9 +89,29 @@ func (r *scaleREST[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.S
 	}
 }
 
+// scaleColumns are those that every scale in Kubernetes has.
+var scaleColumns = []metav1.TableColumnDefinition{
+	{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]},
+	{Name: "Desired", Type: "integer", Description: autoscalingv1.ScaleSpec{}.SwaggerDoc()["replicas"]},
+	{Name: "Available", Type: "integer", Description: autoscalingv1.ScaleStatus{}.SwaggerDoc()["replicas"]},
+	{Name: "Age", Type: "string", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]},
+}
+
 // ConvertToTable implements rest.TableConvertor.
-func (r *scaleREST[T, L]) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
-	return rest.NewDefaultTableConvertor(r.resource.GroupResource).ConvertToTable(ctx, object, options)
+func (r *scaleREST[T, L]) ConvertToTable(_ context.Context, object, options runtime.Object) (*metav1.Table, error) {
+	scale, ok := object.(*autoscalingv1.Scale)
+	if !ok {
+		return nil, unexpected[autoscalingv1.Scale](object)
+	}
+	table := &metav1.Table{ListMeta: metav1.ListMeta{ResourceVersion: scale.ResourceVersion}}
+	if options, ok := options.(*metav1.TableOptions); !ok || !options.NoHeaders {
+		table.ColumnDefinitions = scaleColumns
+	}
+	table.Rows = []metav1.TableRow{{
+		Cells:  []any{scale.Name, int64(scale.Spec.Replicas), int64(scale.Status.Replicas), Age(scale.CreationTimestamp)},
+		Object: runtime.RawExtension{Object: scale},
+	}}
+	return table, nil
 }
 
 func (r *scaleREST[T, L]) scaleOf(obj runtime.Object) (*autoscalingv1.Scale, error) {

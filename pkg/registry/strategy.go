@@ -202,7 +202,16 @@ func (s statusStrategy[T, L]) ValidateUpdate(ctx context.Context, obj, old runti
 		}
 	}
 	if validator, ok := s.rules.(StatusValidator[T]); ok {
-		errs = append(errs, validator.ValidateStatusUpdate(ctx, object, stored)...)
+		own := validator.ValidateStatus(ctx, object)
+		if len(own) > 0 {
+			own = without(own, validator.ValidateStatus(ctx, stored))
+		}
+		errs = append(append(errs, own...), validator.ValidateStatusChange(ctx, object, stored)...)
 	}
 	return errs
+}
+
+// WarningsOnUpdate implements rest.RESTUpdateStrategy: those who write a status have not chosen the spec.
+func (s statusStrategy[T, L]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
+	return nil
 }

@@ -116,6 +116,9 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 	if o.Standalone, err = newHost(host, filepath.Join(dir, "ca.crt")); err != nil {
 		return nil, err
 	}
+	if err := o.Complete(); err != nil {
+		return nil, err
+	}
 	if errs := o.Validate(); len(errs) > 0 {
 		return nil, utilerrors.NewAggregate(errs)
 	}

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package standalone runs all of Leat in one process, for a machine without a cluster: etcd, the API server, the scheduler and
-// workers. The parts are those of a cluster and speak to each other as there, over TLS, each with an identity of its own and
+// Package standalone runs all of Leat in one process, for a machine without a cluster: etcd, the API server, the controllers, the
+// scheduler and workers. The parts are those of a cluster and speak to each other as there, over TLS, each with an identity of its own and
 // the rights that config/ ships.
 package standalone
 
@@ -37,8 +37,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/component-base/version"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/scheduler"
 	"github.com/leat-dev/leat/pkg/standalone/etcd"
@@ -48,6 +51,9 @@ import (
 
 // startTimeout bounds the time from the start of the API server until it is ready.
 const startTimeout = time.Minute
+
+// concurrentTaskSets is how many task sets are worked on at a time.
+const concurrentTaskSets = 4
 
 // Options say where and how large.
 type Options struct {
@@ -125,11 +131,11 @@ func runParts(ctx context.Context, options Options, clients *clients, serverEnde
 			return nil
 		}
 	})
-	controller, err := clients.clientset(controllerUser)
+	controllers, err := newControllers(clients)
 	if err != nil {
 		return err
 	}
-	parts.Go(func() error { return scheduler.New(controller).Run(ctx) })
+	parts.Go(func() error { return controllers.Start(ctx) })
 	suffix, err := instanceSuffix(options.DataDir)
 	if err != nil {
 		return err
@@ -152,6 +158,27 @@ func runParts(ctx context.Context, options Options, clients *clients, serverEnde
 	}
 	ready(admin)
 	return parts.Wait()
+}
+
+// newControllers makes the parts of a cluster's controller manager. There is nobody to elect, to scrape or to read Events, and no
+// garbage collector.
+func newControllers(clients *clients) (manager.Manager, error) {
+	config, err := clients.config(controllerUser)
+	if err != nil {
+		return nil, err
+	}
+	client, err := versioned.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	mgr, err := controller.NewManager(config, manager.Options{Metrics: metricsserver.Options{BindAddress: "0"}})
+	if err != nil {
+		return nil, err
+	}
+	return mgr, errors.Join(
+		controller.AddToManager(mgr, controller.Options{ConcurrentTaskSets: concurrentTaskSets, CollectGarbage: true}),
+		controller.AddRunnable(mgr, scheduler.New(client).Run),
+	)
 }
 
 // waitReady returns once the server says it is ready.

@@ -19,7 +19,6 @@ limitations under the License.
 package fuzzer
 
 import (
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeserializer "k8s.io/apimachinery/pkg/runtime/serializer"
 	"sigs.k8s.io/randfill"
 
@@ -59,11 +58,6 @@ func Funcs(runtimeserializer.CodecFactory) []any {
 		func(eviction *batch.Eviction, c randfill.Continue) {
 			c.FillNoCustom(eviction)
 			fill(c, &eviction.Reason)
-		},
-		// A selector or a template holds whole objects of meta/v1, whose own functions apply.
-		func(condition *metav1.Condition, c randfill.Continue) {
-			c.FillNoCustom(condition)
-			condition.LastTransitionTime = metav1.Unix(int64(c.Uint32()), 0)
 		},
 	}
 }

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package indexes reads the lists of completion indexes in the status and the policies of a TaskSet: numbers and ranges,
-// ascending and without overlap, like "1,3-5,7".
+// Package indexes reads and writes the lists of completion indexes in the status and the policies of a TaskSet: numbers and
+// ranges, ascending and without overlap, like "1,3-5,7", and numbers with counts, like "3:1,17:2".
 package indexes
 
 import (
@@ -80,4 +80,77 @@ func Count(ranges []Range) int {
 		count += r.Last - r.First + 1
 	}
 	return count
+}
+
+// Format writes ranges so that Parse reads them. As in a Job, three or more consecutive indexes are written as a range.
+func Format(ranges []Range) string {
+	list := make([]byte, 0, 8*len(ranges))
+	for i, r := range ranges {
+		if i > 0 {
+			list = append(list, ',')
+		}
+		list = strconv.AppendInt(list, int64(r.First), 10)
+		if r.Last == r.First {
+			continue
+		}
+		separator := byte('-')
+		if r.Last == r.First+1 {
+			separator = ','
+		}
+		list = append(list, separator)
+		list = strconv.AppendInt(list, int64(r.Last), 10)
+	}
+	return string(list)
+}
+
+// Counted is an index and how often something happened to it.
+type Counted struct {
+	Index, Count int
+}
+
+// ParseCounts reads a list of indexes below limit with counts of at least 1.
+func ParseCounts(list string, limit int) ([]Counted, error) {
+	if list == "" {
+		return nil, nil
+	}
+	parts := strings.Split(list, ",")
+	counts := make([]Counted, 0, len(parts))
+	next := 0
+	for _, part := range parts {
+		index, count, ok := strings.Cut(part, ":")
+		if !ok {
+			return nil, fmt.Errorf("%q: an index must be followed by a colon and a count, like 3:1", part)
+		}
+		var c Counted
+		var err error
+		if c.Index, err = parseIndex(index); err != nil {
+			return nil, err
+		}
+		if c.Count, err = parseIndex(count); err != nil || c.Count == 0 {
+			return nil, fmt.Errorf("%q: a count must be a whole number of at least 1, written in digits", part)
+		}
+		switch {
+		case c.Index < next:
+			return nil, fmt.Errorf("%q: indexes must ascend", part)
+		case c.Index >= limit:
+			return nil, fmt.Errorf("%q: indexes must be less than %d", part, limit)
+		}
+		next = c.Index + 1
+		counts = append(counts, c)
+	}
+	return counts, nil
+}
+
+// FormatCounts writes counts, which must ascend by index, so that ParseCounts reads them.
+func FormatCounts(counts []Counted) string {
+	list := make([]byte, 0, 8*len(counts))
+	for i, c := range counts {
+		if i > 0 {
+			list = append(list, ',')
+		}
+		list = strconv.AppendInt(list, int64(c.Index), 10)
+		list = append(list, ':')
+		list = strconv.AppendInt(list, int64(c.Count), 10)
+	}
+	return string(list)
 }

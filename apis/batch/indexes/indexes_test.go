@@ -59,3 +59,56 @@ func TestParse(t *testing.T) {
 		})
 	}
 }
+
+func TestFormatIsReadBack(t *testing.T) {
+	for list, ranges := range map[string][]Range{
+		"":          nil,
+		"3":         {{3, 3}},
+		"1,3-5,7":   {{1, 1}, {3, 5}, {7, 7}},
+		"0,1,5-7":   {{0, 1}, {5, 7}},
+		"0-9":       {{0, 9}},
+		"2,3,8,9":   {{2, 3}, {8, 9}},
+		"0,2,4,6-8": {{0, 0}, {2, 2}, {4, 4}, {6, 8}},
+	} {
+		if got := Format(ranges); got != list {
+			t.Errorf("Format(%v) = %q, want %q", ranges, got, list)
+		}
+		if got, err := Parse(list, 10); err != nil || Count(got) != Count(ranges) {
+			t.Errorf("Parse(%q) = %v, %v", list, got, err)
+		}
+	}
+}
+
+func TestCounts(t *testing.T) {
+	for name, test := range map[string]struct {
+		list string
+		want []Counted
+		err  string
+	}{
+		"empty":          {list: ""},
+		"some":           {list: "3:1,7:22", want: []Counted{{3, 1}, {7, 22}}},
+		"without counts": {list: "3", err: "followed by a colon"},
+		"of none":        {list: "3:0", err: "at least 1"},
+		"not a count":    {list: "3:x", err: "at least 1"},
+		"not an index":   {list: "x:1", err: "whole number"},
+		"out of order":   {list: "3:1,2:1", err: "must ascend"},
+		"twice":          {list: "3:1,3:1", err: "must ascend"},
+		"past the limit": {list: "10:1", err: "less than 10"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := ParseCounts(test.list, 10)
+			if test.err != "" {
+				if err == nil || !strings.Contains(err.Error(), test.err) {
+					t.Fatalf("error %v, want one that says %q", err, test.err)
+				}
+				return
+			}
+			if err != nil || !reflect.DeepEqual(got, test.want) {
+				t.Fatalf("got %v, %v; want %v", got, err, test.want)
+			}
+			if written := FormatCounts(got); written != test.list {
+				t.Errorf("written as %q", written)
+			}
+		})
+	}
+}

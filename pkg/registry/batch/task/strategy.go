@@ -66,6 +66,10 @@ func ValidateSpec(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
 		}
 		errs = append(errs, validateText(variable.Value, at.Child("value"))...)
 	}
+	if size := textSize(spec); size > maxText {
+		errs = append(errs, field.Invalid(path, field.OmitValueType{}, fmt.Sprintf(
+			"command, args and env must be at most %d bytes together, and are %d: hand over more in a file that workers can read", maxText, size)))
+	}
 	errs = append(errs, resources.Validate(spec.Resources.Requests, path.Child("resources", "requests"),
 		batch.ResourceCPU, batch.ResourceMemory)...)
 	for i, toleration := range spec.Tolerations {
@@ -81,6 +85,23 @@ func ValidateSpec(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
 		}
 	}
 	return errs
+}
+
+// maxText bounds what is handed to the process, in bytes, as Secrets are bounded: more does not fit into etcd beside all else,
+// and Linux takes little more.
+const maxText = 1 << 20
+
+func textSize(spec *batch.TaskSpec) int {
+	size := 0
+	for _, list := range [][]string{spec.Command, spec.Args} {
+		for _, text := range list {
+			size += len(text)
+		}
+	}
+	for _, variable := range spec.Env {
+		size += len(variable.Name) + len(variable.Value)
+	}
+	return size
 }
 
 // validateText refuses what cannot be handed to a process.
@@ -154,8 +175,11 @@ func Finished(task *batch.Task) bool {
 	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
 }
 
-// ValidateStatusUpdate keeps a final phase final, and what only an eviction counts from being written.
-func (Strategy) ValidateStatusUpdate(_ context.Context, task, old *batch.Task) field.ErrorList {
+// ValidateStatus allows any: the fields say all there is to check.
+func (Strategy) ValidateStatus(context.Context, *batch.Task) field.ErrorList { return nil }
+
+// ValidateStatusChange keeps a final phase final, and what only an eviction counts from being written.
+func (Strategy) ValidateStatusChange(_ context.Context, task, old *batch.Task) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("status")
 	if Finished(old) && task.Status.Phase != old.Status.Phase {
@@ -171,16 +195,25 @@ func (Strategy) ValidateStatusUpdate(_ context.Context, task, old *batch.Task) f
 	return errs
 }
 
-// Warnings tells of values that look like secrets: whoever may read tasks may read them.
-func (Strategy) Warnings(_ context.Context, task, _ *batch.Task) []string {
+// Warnings tells on create of values that look like secrets. They cannot change later.
+func (Strategy) Warnings(_ context.Context, task, old *batch.Task) []string {
+	if old != nil {
+		return nil
+	}
+	return SecretWarnings(task.Spec.Env, field.NewPath("spec", "env"))
+}
+
+// SecretWarnings tells of variables that look like secrets, in a task or in the template of one: whoever may read it may read
+// them.
+func SecretWarnings(env []batch.EnvVar, path *field.Path) []string {
 	var warnings []string
-	for i, variable := range task.Spec.Env {
+	for i, variable := range env {
 		name := strings.ToUpper(variable.Name)
 		for _, word := range []string{"PASSWORD", "SECRET", "TOKEN"} {
 			if strings.Contains(name, word) && variable.Value != "" {
 				warnings = append(warnings, fmt.Sprintf(
-					"spec.env[%d]: %s looks like a secret, and all who may read tasks can read it: keep it in the worker's own environment or files",
-					i, variable.Name))
+					"%s: %s looks like a secret, and all who may read tasks can read it: keep it in the worker's own environment or files",
+					path.Index(i), variable.Name))
 				break
 			}
 		}

@@ -22,7 +22,6 @@ import (
 	"fmt"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -66,13 +65,12 @@ func (Strategy) Validate(_ context.Context, set *batch.TaskSet) field.ErrorList 
 	if indexed {
 		errs = append(errs, validateIndexed(spec, path)...)
 	} else {
-		for name, set := range map[string]bool{
-			"backoffLimitPerIndex": spec.BackoffLimitPerIndex != nil,
-			"successPolicy":        spec.SuccessPolicy != nil,
-		} {
-			if set {
-				errs = append(errs, field.Forbidden(path.Child(name), "may be set only when completionMode is Indexed"))
-			}
+		const only = "may be set only when completionMode is Indexed"
+		if spec.BackoffLimitPerIndex != nil {
+			errs = append(errs, field.Forbidden(path.Child("backoffLimitPerIndex"), only))
+		}
+		if spec.SuccessPolicy != nil {
+			errs = append(errs, field.Forbidden(path.Child("successPolicy"), only))
 		}
 	}
 	if spec.BackoffLimitPerIndex == nil && spec.MaxFailedIndexes != nil {
@@ -133,6 +131,8 @@ func validateSuccessRule(rule batch.SuccessPolicyRule, completions int, path *fi
 	return nil
 }
 
+var conditionStatuses = []metav1.ConditionStatus{metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionUnknown}
+
 func validateFailurePolicy(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList {
 	if spec.TaskFailurePolicy == nil {
 		return nil
@@ -142,6 +142,11 @@ func validateFailurePolicy(spec *batch.TaskSetSpec, path *field.Path) field.Erro
 		if rule.Action == batch.TaskFailurePolicyActionFailIndex && spec.BackoffLimitPerIndex == nil {
 			errs = append(errs, field.Invalid(path.Index(i).Child("action"), rule.Action, "may be used only when backoffLimitPerIndex is set"))
 		}
+		for j, pattern := range rule.OnTaskConditions {
+			if !slices.Contains(conditionStatuses, pattern.Status) {
+				errs = append(errs, field.NotSupported(path.Index(i).Child("onTaskConditions").Index(j).Child("status"), pattern.Status, conditionStatuses))
+			}
+		}
 		if rule.OnExitCodes == nil {
 			continue
 		}
@@ -149,8 +154,9 @@ func validateFailurePolicy(spec *batch.TaskSetSpec, path *field.Path) field.Erro
 		if !slices.IsSorted(rule.OnExitCodes.Values) {
 			errs = append(errs, field.Invalid(values, rule.OnExitCodes.Values, "must ascend"))
 		}
-		if rule.OnExitCodes.Operator == batch.TaskFailurePolicyOnExitCodesOpIn && slices.Contains(rule.OnExitCodes.Values, 0) {
-			errs = append(errs, field.Invalid(values, 0, "must not hold 0, which is success, with operator In"))
+		zero := slices.Index(rule.OnExitCodes.Values, 0)
+		if rule.OnExitCodes.Operator == batch.TaskFailurePolicyOnExitCodesOpIn && zero >= 0 {
+			errs = append(errs, field.Invalid(values.Index(zero), 0, "must not be 0, which is success, with operator In"))
 		}
 	}
 	return errs
@@ -175,41 +181,23 @@ func (Strategy) ValidateChange(_ context.Context, set, old *batch.TaskSet) field
 	if old == nil || ptr.Equal(set.Spec.Completions, old.Spec.Completions) {
 		return nil
 	}
-	elastic := ptr.Deref(set.Spec.CompletionMode, batch.NonIndexedCompletion) == batch.IndexedCompletion &&
-		set.Spec.Completions != nil && ptr.Equal(set.Spec.Completions, set.Spec.Parallelism)
-	if elastic {
+	if set.Spec.Completions != nil && elastic(&set.Spec) {
 		return nil
 	}
-	return field.ErrorList{field.Invalid(field.NewPath("spec", "completions"), ptr.Deref(set.Spec.Completions, 0),
+	return field.ErrorList{field.Invalid(field.NewPath("spec", "completions"), set.Spec.Completions,
 		"may change only when completionMode is Indexed, together with parallelism and to the same value")}
 }
 
-// ValidateStatusUpdate keeps the lists of indexes readable and the end of a set final.
-func (Strategy) ValidateStatusUpdate(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
-	var errs field.ErrorList
-	path := field.NewPath("status")
-	for name, list := range map[string][2]string{
-		"completedIndexes": {set.Status.CompletedIndexes, old.Status.CompletedIndexes},
-		"failedIndexes":    {ptr.Deref(set.Status.FailedIndexes, ""), ptr.Deref(old.Status.FailedIndexes, "")},
-	} {
-		if list[0] == list[1] {
-			continue
-		}
-		if _, err := indexes.Parse(list[0], int(ptr.Deref(set.Spec.Completions, 1<<31-1))); err != nil {
-			errs = append(errs, field.Invalid(path.Child(name), list[0], err.Error()))
-		}
-	}
-	complete, failed := finished(set)
-	if complete && failed {
-		errs = append(errs, field.Invalid(path.Child("conditions"), field.OmitValueType{}, "Complete and Failed must not both be True"))
-	}
-	if wasComplete, hadFailed := finished(old); wasComplete && !complete || hadFailed && !failed {
-		errs = append(errs, field.Invalid(path.Child("conditions"), field.OmitValueType{}, "Complete and Failed must stay True: they are final"))
-	}
-	return errs
+// elastic tells whether completions follow parallelism, as an Indexed Job's may.
+func elastic(spec *batch.TaskSetSpec) bool {
+	return ptr.Deref(spec.CompletionMode, batch.NonIndexedCompletion) == batch.IndexedCompletion &&
+		ptr.Equal(spec.Completions, spec.Parallelism)
 }
 
-func finished(set *batch.TaskSet) (complete, failed bool) {
-	return meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetComplete),
-		meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetFailed)
+// Warnings tells on create of values in the template that look like secrets. They cannot change later.
+func (Strategy) Warnings(_ context.Context, set, old *batch.TaskSet) []string {
+	if old != nil {
+		return nil
+	}
+	return task.SecretWarnings(set.Spec.Template.Spec.Env, field.NewPath("spec", "template", "spec", "env"))
 }

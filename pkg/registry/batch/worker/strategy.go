@@ -19,6 +19,8 @@ package worker
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -29,17 +31,23 @@ import (
 // Strategy is the domain rules of workers.
 type Strategy struct{}
 
-// ValidateStatusUpdate checks what the worker says it has.
-func (Strategy) ValidateStatusUpdate(_ context.Context, worker, _ *batch.Worker) field.ErrorList {
+// ValidateStatus checks what the worker says it has.
+func (Strategy) ValidateStatus(_ context.Context, worker *batch.Worker) field.ErrorList {
 	path := field.NewPath("status")
 	known := []batch.ResourceName{batch.ResourceTasks, batch.ResourceCPU, batch.ResourceMemory}
 	errs := resources.Validate(worker.Status.Capacity, path.Child("capacity"), known...)
 	errs = append(errs, resources.Validate(worker.Status.Allocatable, path.Child("allocatable"), known...)...)
-	for name, allocatable := range worker.Status.Allocatable {
+	for _, name := range slices.Sorted(maps.Keys(worker.Status.Allocatable)) {
+		allocatable := worker.Status.Allocatable[name]
 		if capacity := worker.Status.Capacity[name]; allocatable.Cmp(capacity) > 0 {
 			errs = append(errs, field.Invalid(path.Child("allocatable").Key(string(name)), allocatable.String(),
 				"must be less than or equal to the capacity, "+capacity.String()))
 		}
 	}
 	return errs
+}
+
+// ValidateStatusChange allows any.
+func (Strategy) ValidateStatusChange(context.Context, *batch.Worker, *batch.Worker) field.ErrorList {
+	return nil
 }
