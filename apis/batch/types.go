@@ -345,6 +345,7 @@ type TaskSetStatus struct {
 	StartTime        *metav1.Time
 	CompletionTime   *metav1.Time
 	Conditions       []metav1.Condition
+	IndexFailures    string
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object

@@ -316,6 +316,11 @@ const (
 	LabelTaskSetName = "batch.leat.dev/taskset-name"
 	// LabelControllerUID is the label of a task with the uid of its set, by which the set selects its tasks.
 	LabelControllerUID = "batch.leat.dev/controller-uid"
+	// LabelCompletionIndex is the label of a task with the index of its set that it runs.
+	LabelCompletionIndex = "batch.leat.dev/completion-index"
+	// AnnotationIndexFailureCount is the annotation of a task with how many tasks of the same index had failed before it
+	// was created, not counting those that the failure policy ignores.
+	AnnotationIndexFailureCount = "batch.leat.dev/index-failure-count"
 )
 
 const (
@@ -330,6 +335,33 @@ const (
 	// TaskSetSuccessCriteriaMet is the type of the condition that is True once the set is bound to succeed and its tasks
 	// end.
 	TaskSetSuccessCriteriaMet = "SuccessCriteriaMet"
+	// TaskSetReplicaFailure is the type of the condition that is True while tasks of the set cannot be created, by a quota
+	// or a full queue say, as of a ReplicaSet. The message is the server's.
+	TaskSetReplicaFailure = "ReplicaFailure"
+)
+
+// The reasons of conditions of a set. Those of FailureTarget and Failed, and of SuccessCriteriaMet and Complete, are the same.
+const (
+	// TaskSetReasonTaskFailurePolicy means a task failed and a rule of taskFailurePolicy with action FailTaskSet matched.
+	TaskSetReasonTaskFailurePolicy = "TaskFailurePolicy"
+	// TaskSetReasonBackoffLimitExceeded means more tasks failed than backoffLimit allows.
+	TaskSetReasonBackoffLimitExceeded = "BackoffLimitExceeded"
+	// TaskSetReasonDeadlineExceeded means the set was active longer than activeDeadlineSeconds.
+	TaskSetReasonDeadlineExceeded = "DeadlineExceeded"
+	// TaskSetReasonMaxFailedIndexesExceeded means more indexes failed than maxFailedIndexes allows.
+	TaskSetReasonMaxFailedIndexesExceeded = "MaxFailedIndexesExceeded"
+	// TaskSetReasonFailedIndexes means all indexes have ended and some have failed.
+	TaskSetReasonFailedIndexes = "FailedIndexes"
+	// TaskSetReasonSuccessPolicy means a rule of successPolicy is met.
+	TaskSetReasonSuccessPolicy = "SuccessPolicy"
+	// TaskSetReasonCompletionsReached means as many tasks have succeeded as completions says.
+	TaskSetReasonCompletionsReached = "CompletionsReached"
+	// TaskSetReasonSuspended is the reason of Suspended=True.
+	TaskSetReasonSuspended = "TaskSetSuspended"
+	// TaskSetReasonResumed is the reason of Suspended=False.
+	TaskSetReasonResumed = "TaskSetResumed"
+	// TaskSetReasonFailedCreate is the reason of ReplicaFailure=True.
+	TaskSetReasonFailedCreate = "FailedCreate"
 )
 
 // TaskSetStatus is how far a set has come.
@@ -384,7 +416,7 @@ type TaskSetStatus struct {
 	// +k8s:optional
 	CompletionTime *metav1.Time `json:"completionTime,omitempty" protobuf:"bytes,9,opt,name=completionTime"`
 
-	// conditions are the state of the set: Complete, Failed, Suspended, FailureTarget, SuccessCriteriaMet.
+	// conditions are the state of the set: Complete, Failed, Suspended, FailureTarget, SuccessCriteriaMet, ReplicaFailure.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -395,4 +427,10 @@ type TaskSetStatus struct {
 	// +k8s:listMapKey=type
 	// +k8s:maxItems=64
 	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type" protobuf:"bytes,10,rep,name=conditions"`
+	// indexFailures are the indexes that have failed and are to be tried again, each with how many of its tasks have been
+	// counted in failed: pairs, ascending by index, like "3:1,17:2". By them a failed task is counted once, whenever the
+	// controller is interrupted. An index that has succeeded, or failed for good, is not among them.
+	// +optional
+	// +k8s:optional
+	IndexFailures string `json:"indexFailures,omitempty" protobuf:"bytes,11,opt,name=indexFailures"`
 }

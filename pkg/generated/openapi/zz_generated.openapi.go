@@ -1286,7 +1286,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetStatus(ref common.ReferenceCallback)
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions are the state of the set: Complete, Failed, Suspended, FailureTarget, SuccessCriteriaMet.",
+							Description: "conditions are the state of the set: Complete, Failed, Suspended, FailureTarget, SuccessCriteriaMet, ReplicaFailure.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1295,6 +1295,13 @@ func schema_leat_apis_batch_v1alpha1_TaskSetStatus(ref common.ReferenceCallback)
 									},
 								},
 							},
+						},
+					},
+					"indexFailures": {
+						SchemaProps: spec.SchemaProps{
+							Description: "indexFailures are the indexes that have failed and are to be tried again, each with how many of its tasks have been counted in failed: pairs, ascending by index, like \"3:1,17:2\". By them a failed task is counted once, whenever the controller is interrupted. An index that has succeeded, or failed for good, is not among them.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 				},

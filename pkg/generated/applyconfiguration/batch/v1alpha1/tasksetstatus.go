@@ -46,8 +46,12 @@ type TaskSetStatusApplyConfiguration struct {
 	StartTime *v1.Time `json:"startTime,omitempty"`
 	// completionTime is when the set became complete. It is not set when the set fails.
 	CompletionTime *v1.Time `json:"completionTime,omitempty"`
-	// conditions are the state of the set: Complete, Failed, Suspended, FailureTarget, SuccessCriteriaMet.
+	// conditions are the state of the set: Complete, Failed, Suspended, FailureTarget, SuccessCriteriaMet, ReplicaFailure.
 	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
+	// indexFailures are the indexes that have failed and are to be tried again, each with how many of its tasks have been
+	// counted in failed: pairs, ascending by index, like "3:1,17:2". By them a failed task is counted once, whenever the
+	// controller is interrupted. An index that has succeeded, or failed for good, is not among them.
+	IndexFailures *string `json:"indexFailures,omitempty"`
 }
 
 // TaskSetStatusApplyConfiguration constructs a declarative configuration of the TaskSetStatus type for use with
@@ -138,5 +142,13 @@ func (b *TaskSetStatusApplyConfiguration) WithConditions(values ...*metav1.Condi
 		}
 		b.Conditions = append(b.Conditions, *values[i])
 	}
+	return b
+}
+
+// WithIndexFailures sets the IndexFailures field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the IndexFailures field is set to the value of the last call.
+func (b *TaskSetStatusApplyConfiguration) WithIndexFailures(value string) *TaskSetStatusApplyConfiguration {
+	b.IndexFailures = &value
 	return b
 }

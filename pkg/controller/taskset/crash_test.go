@@ -1,0 +1,177 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package taskset
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/utils/ptr"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// TestKilledAtAnyRequestCountsOnce runs sets to their end with a controller that is killed again and again, before a request or
+// between its effect and its answer, and that hears of everything late.
+func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
+	const completions = 40
+	modes := map[string]func(*batch.TaskSetSpec){
+		"plain": func(spec *batch.TaskSetSpec) { spec.BackoffLimit = ptr.To[int32](1000) },
+		"limit per index": func(spec *batch.TaskSetSpec) {
+			spec.CompletionMode = ptr.To(batch.IndexedCompletion)
+			spec.BackoffLimitPerIndex = ptr.To[int32](1)
+		},
+		"ignored failures": func(spec *batch.TaskSetSpec) {
+			spec.BackoffLimit = ptr.To[int32](1000)
+			spec.TaskFailurePolicy = &batch.TaskFailurePolicy{Rules: []batch.TaskFailurePolicyRule{{
+				Action:      batch.TaskFailurePolicyActionIgnore,
+				OnExitCodes: &batch.TaskFailurePolicyOnExitCodesRequirement{Operator: batch.TaskFailurePolicyOnExitCodesOpIn, Values: []int32{7}},
+			}}}
+		},
+	}
+	for mode, change := range modes {
+		for seed := range uint64(60) {
+			t.Run(fmt.Sprintf("%s/%d", mode, seed), func(t *testing.T) {
+				random := rand.New(rand.NewPCG(seed, 1))
+				w := newWorld(t)
+				spec := batch.TaskSetSpec{Completions: ptr.To[int32](completions), Parallelism: ptr.To[int32](1 + random.Int32N(12))}
+				change(&spec)
+				w.create(spec)
+				kills, ran, ignored := 0, map[string]int{}, 0
+				w.fail = func(verb, resource string) (before, after error) {
+					if verb == "get" || random.IntN(15) > 0 || kills > 40 {
+						return nil, nil
+					}
+					kills++
+					if random.IntN(2) == 0 {
+						return errDead, nil
+					}
+					return nil, errDead
+				}
+				// fails tells how often an index fails: never, once, twice, or always.
+				fails := func(index int) int {
+					switch {
+					case index%11 == 4 && mode != "limit per index":
+						return 2
+					case index%7 == 3:
+						return 1
+					case index%7 == 5 && mode == "limit per index":
+						return 1000
+					}
+					return 0
+				}
+				for step := 0; w.set() == nil || finished(w.set()) == nil; step++ {
+					if step > 100_000 {
+						t.Fatalf("the set does not end: %+v", w.set().Status)
+					}
+					switch random.IntN(4) {
+					case 0:
+						w.deliver(random.IntN(len(w.news) + 1))
+					case 1:
+						w.now = w.now.Add(time.Duration(random.IntN(3000)) * time.Millisecond)
+					case 2:
+						for _, task := range sortedTasks(w) {
+							if task.Status.Phase != batch.TaskPending || random.IntN(3) > 0 {
+								continue
+							}
+							ran[task.Name+string(task.UID)]++
+							index, code := indexOf(task), int32(0)
+							if failuresOf(task) < fails(index) {
+								code = 1
+							}
+							if mode == "ignored failures" && code == 0 && random.IntN(5) == 0 {
+								code = 7
+								ignored++
+							}
+							w.endTask(task, code)
+						}
+					default:
+						if err := w.reconcile(); err != nil && !strings.Contains(err.Error(), errDead.Error()) {
+							t.Fatal(err)
+						} else if err != nil {
+							w.startBehind(random.IntN(3))
+						}
+					}
+				}
+				w.fail = nil
+				w.start()
+				w.pass(time.Minute)
+
+				var succeeded []indexes.Range
+				failedIndexes, failed := 0, 0
+				for index := range completions {
+					n := fails(index)
+					if mode == "limit per index" && n > 1 {
+						n = 2
+						failedIndexes++
+					} else {
+						succeeded = append(succeeded, indexes.Range{First: index, Last: index})
+					}
+					failed += n
+				}
+				status := w.set().Status
+				wantIndexes := indexes.Format(union(succeeded, nil))
+				if int(status.Succeeded) != completions-failedIndexes || status.CompletedIndexes != wantIndexes || int(status.Failed) != failed {
+					t.Errorf("%d succeeded (%s), %d failed; want %d (%s), %d", status.Succeeded, status.CompletedIndexes, status.Failed,
+						completions-failedIndexes, wantIndexes, failed)
+				}
+				want := batch.TaskSetComplete
+				if failedIndexes > 0 {
+					want = batch.TaskSetFailed
+				}
+				if !isTrue(w.set(), want) || status.IndexFailures != "" && want == batch.TaskSetComplete {
+					t.Errorf("the set is not %s: %+v", want, status)
+				}
+				for s, n := range w.created {
+					if n > 1 && mode != "ignored failures" {
+						t.Errorf("index %d was started %d times after %d failures", s.index, n, s.failures)
+					}
+				}
+				if mode == "ignored failures" {
+					again := 0
+					for _, n := range w.created {
+						again += n - 1
+					}
+					if again != ignored {
+						t.Errorf("%d tasks were created again after %d failures that are ignored", again, ignored)
+					}
+				}
+				if left := len(w.tasks); left > 2*failedIndexes {
+					t.Errorf("%d tasks are left of a finished set", left)
+				}
+				if kills == 0 {
+					t.Error("the controller was never killed")
+				}
+			})
+		}
+	}
+}
+
+// sortedTasks gives all tasks, in an order that is the same each time.
+func sortedTasks(w *world) []*batch.Task {
+	var tasks []*batch.Task
+	for _, task := range w.tasks {
+		tasks = append(tasks, task)
+	}
+	slices.SortFunc(tasks, func(a, b *batch.Task) int { return strings.Compare(a.Name, b.Name) })
+	return tasks
+}
