@@ -1,0 +1,265 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/env"
+)
+
+const tasksPath = groupPath + "/namespaces/default/tasks"
+
+// testStrangers: whoever is not known gets health and no more, whatever he says of himself.
+func testStrangers(t *testing.T, e *env.Env) {
+	someone := e.Direct(t, "someone")
+	foreign := e.Direct(t, "someone")
+	var err error
+	foreign.CertData, foreign.KeyData, err = get(pki.NewCA("stranger"))(t).IssueClient("alice", "leat:admins", "system:masters")
+	must(t, err)
+
+	t.Run("anonymous gets health only", func(t *testing.T) {
+		for _, path := range []string{"/healthz", "/livez", "/readyz"} {
+			if got := ask(t, anonymous(t, e), http.MethodGet, path, ""); got.code != http.StatusOK {
+				t.Errorf("%s answers %s", path, got)
+			}
+		}
+		paths := []string{"/", "/apis", groupPath, tasksPath, "/openapi/v2", "/openapi/v3", "/metrics", "/debug/pprof/", "/configz", "/flagz"}
+		if e.Standalone() {
+			paths = append(paths, "/version") // which a host's system:public-info-viewer opens to all
+		}
+		for _, path := range paths {
+			if got := ask(t, anonymous(t, e), http.MethodGet, path, ""); got.code != stranger(e) {
+				t.Errorf("%s answers %s", path, got)
+			}
+		}
+	})
+
+	t.Run("a certificate of a foreign authority is refused", func(t *testing.T) {
+		for _, path := range []string{"/version", tasksPath} {
+			if got := ask(t, foreign, http.MethodGet, path, ""); got.code != http.StatusUnauthorized {
+				t.Errorf("%s answers %s", path, got)
+			}
+		}
+	})
+
+	t.Run("identity headers count for nothing", func(t *testing.T) {
+		claim := []string{"X-Remote-User", "alice", "X-Remote-Group", "leat:admins", "X-Remote-Group", "system:masters"}
+		for _, config := range []*rest.Config{anonymous(t, e), foreign} {
+			got := ask(t, config, http.MethodGet, tasksPath, "", claim...)
+			if got.code != http.StatusUnauthorized && !(got.code == http.StatusForbidden && strings.Contains(got.body, `User \"system:anonymous\"`)) {
+				t.Errorf("without a certificate that is known it answers %s", got)
+			}
+		}
+		if got := ask(t, someone, http.MethodGet, tasksPath, "", claim...); got.code != http.StatusForbidden || !strings.Contains(got.body, `User \"someone\"`) {
+			t.Errorf("to someone it answers %s", got)
+		}
+	})
+
+	t.Run("impersonation is for who is granted it", func(t *testing.T) {
+		got := ask(t, someone, http.MethodGet, tasksPath, "", "Impersonate-User", "alice", "Impersonate-Group", "leat:admins")
+		if got.code != http.StatusForbidden || !strings.Contains(got.body, "impersonate") {
+			t.Errorf("it answers %s", got)
+		}
+	})
+}
+
+// stranger is what one who shows nothing is told: with a host, whose roles decide, that anonymous may not; else that one must be
+// known.
+func stranger(e *env.Env) int {
+	if e.Standalone() {
+		return http.StatusUnauthorized
+	}
+	return http.StatusForbidden
+}
+
+// testFrontProxy: only the aggregator's own certificate may carry another's identity.
+func testFrontProxy(t *testing.T, e *env.Env) {
+	claim := []string{"X-Remote-User", "alice", "X-Remote-Group", "leat:admins"}
+	for _, test := range []struct {
+		what string
+		ca   *pki.CA
+		name string
+		want int
+	}{
+		{"the aggregator speaks for alice", e.Host.FrontProxyCA, "front-proxy-client", http.StatusOK},
+		{"another name of the same authority does not", e.Host.FrontProxyCA, "kubelet", http.StatusUnauthorized},
+		{"the same name of another authority does not", e.Host.ClientCA, "front-proxy-client", http.StatusForbidden},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			config := e.Direct(t, "nobody")
+			var err error
+			config.CertData, config.KeyData, err = test.ca.IssueClient(test.name)
+			must(t, err)
+			if got := ask(t, config, http.MethodGet, tasksPath, "", claim...); got.code != test.want {
+				t.Errorf("it answers %s, want %d", got, test.want)
+			}
+		})
+	}
+}
+
+// roles are what the shipped roles allow, as the host's own roles of their names include them.
+var roles = map[string]map[string]string{
+	"view": {
+		"tasks": "get list watch", "tasksets": "get list watch", "taskqueues": "get list watch", "workers": "get list watch",
+		"tasks/log": "get", "tasks/status": "get", "tasksets/status": "get", "taskqueues/status": "get", "workers/status": "get",
+		"tasksets/scale": "get",
+	},
+	"edit": {
+		"tasks": everyVerb, "tasksets": everyVerb, "taskqueues": "get list watch", "workers": "get list watch",
+		"tasks/log": "get", "tasks/status": "get", "tasksets/status": "get", "taskqueues/status": "get", "workers/status": "get",
+		"tasksets/scale": "get patch update",
+	},
+	"admin": {
+		"tasks": everyVerb, "tasksets": everyVerb, "taskqueues": everyVerb, "workers": "delete get list patch update watch",
+		"workerleases": "get list", "tasks/eviction": "create",
+		"tasks/log": "get", "tasks/status": "get", "tasksets/status": "get", "taskqueues/status": "get", "workers/status": "get",
+		"tasksets/scale": "get patch update",
+	},
+	"none": {},
+}
+
+// testHostRoles: what the host says one may do and what our server lets one do are the same, for every verb of every resource.
+func testHostRoles(t *testing.T, e *env.Env) {
+	namespace := e.Namespace(t)
+	for role, allowed := range roles {
+		t.Run(role, func(t *testing.T) {
+			user := "person-of-" + role
+			if role != "none" {
+				grant(t, e, namespace, user, role)
+			}
+			asker, direct := get(kubernetes.NewForConfig(e.Person(t, user)))(t), e.Direct(t, user)
+			verbs := map[string]string{"tasks/log": "get"}
+			for resource, facts := range served {
+				verbs[resource] = facts[0]
+			}
+			for resource, served := range verbs {
+				for verb := range strings.FieldsSeq(served) {
+					want := strings.Contains(" "+allowed[resource]+" ", " "+verb+" ")
+					if got := canI(t, asker, namespace, verb, resource); got != want {
+						t.Errorf("the host says that %s may %s %s: %t, want %t", role, verb, resource, got, want)
+					}
+					got := attempt(t, direct, namespace, verb, resource)
+					if (got.code != http.StatusForbidden) != want {
+						t.Errorf("the server answers %s to %s %s with %s; is it allowed: %t", role, verb, resource, got, want)
+					}
+				}
+			}
+		})
+	}
+}
+
+// grant binds a role of the host to a user in the namespace.
+func grant(t testing.TB, e *env.Env, namespace, user, role string) {
+	t.Helper()
+	get(hostAdmin(t, e).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: user},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+	}, metav1.CreateOptions{}))(t)
+	asker := get(kubernetes.NewForConfig(e.Person(t, user)))(t)
+	eventually(t, patience, "role "+role+" includes ours", func(context.Context) error {
+		if !canI(t, asker, namespace, "get", "tasks") {
+			return fmt.Errorf("%s may not get tasks", user)
+		}
+		return nil
+	})
+}
+
+// canI is "kubectl auth can-i".
+func canI(t testing.TB, client kubernetes.Interface, namespace, verb, resource string) bool {
+	t.Helper()
+	resource, subresource, _ := strings.Cut(resource, "/")
+	review := get(client.AuthorizationV1().SelfSubjectAccessReviews().Create(t.Context(), &authorizationv1.SelfSubjectAccessReview{
+		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Verb: verb, Group: group, Resource: resource, Subresource: subresource, Namespace: namespace,
+		}},
+	}, metav1.CreateOptions{}))(t)
+	return review.Status.Allowed
+}
+
+// attempt does what the verb says to an object that is not there, so that nothing comes of it where it is allowed.
+func attempt(t testing.TB, config *rest.Config, namespace, verb, resource string) answer {
+	t.Helper()
+	resource, subresource, found := strings.Cut(resource, "/")
+	all := groupPath + "/namespaces/" + namespace + "/" + resource
+	one := all + "/none"
+	if found {
+		one += "/" + subresource
+	}
+	switch verb {
+	case "get":
+		return ask(t, config, http.MethodGet, one, "")
+	case "list":
+		return ask(t, config, http.MethodGet, all, "")
+	case "watch":
+		return ask(t, config, http.MethodGet, all+"?watch=true&resourceVersion=none", "")
+	case "create":
+		if found {
+			return ask(t, config, http.MethodPost, one, "{}")
+		}
+		return ask(t, config, http.MethodPost, all, "{}")
+	case "update":
+		return ask(t, config, http.MethodPut, one, "{}")
+	case "patch":
+		return ask(t, config, http.MethodPatch, one, "{}", "Content-Type", "application/merge-patch+json")
+	case "delete":
+		return ask(t, config, http.MethodDelete, one, "")
+	case "deletecollection":
+		return ask(t, config, http.MethodDelete, all+"?fieldSelector=metadata.name%3Dnone", "")
+	}
+	t.Fatalf("unknown verb %q", verb)
+	return answer{}
+}
+
+// testRevocation: the server may remember that someone was allowed for ten seconds, and for no longer.
+func testRevocation(t *testing.T, e *env.Env) {
+	const cached, margin = 10 * time.Second, 3 * time.Second
+	host := hostAdmin(t, e).RbacV1().ClusterRoleBindings()
+	get(host.Create(t.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "leaver"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:view"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "leaver"}},
+	}, metav1.CreateOptions{}))(t)
+	leaver := env.Client(t, e.Direct(t, "leaver")).BatchV1alpha1().Tasks("default")
+	list := func(ctx context.Context) error {
+		_, err := leaver.List(ctx, metav1.ListOptions{})
+		return err
+	}
+	eventually(t, patience, "the grant is known", list)
+	must(t, host.Delete(t.Context(), "leaver", metav1.DeleteOptions{}))
+	eventually(t, cached+margin, "the grant is revoked", func(ctx context.Context) error {
+		err := list(ctx)
+		if err == nil {
+			return fmt.Errorf("tasks are listed still")
+		}
+		refused(t, err, metav1.StatusReasonForbidden, `User "leaver" cannot list`)
+		return nil
+	})
+}

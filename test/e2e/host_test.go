@@ -1,0 +1,184 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/host"
+)
+
+// hostReviews gives how many reviews, of access and of tokens, the host has answered since it was started.
+func hostReviews(t testing.TB, e *env.Env) int {
+	t.Helper()
+	metrics := ask(t, hostConfig(t, e), http.MethodGet, "/metrics", "")
+	if metrics.code != http.StatusOK {
+		t.Fatalf("the host's metrics: %s", metrics)
+	}
+	total := 0
+	for line := range strings.Lines(metrics.body) {
+		if !strings.HasPrefix(line, "apiserver_request_total{") ||
+			!strings.Contains(line, `resource="subjectaccessreviews"`) && !strings.Contains(line, `resource="tokenreviews"`) {
+			continue
+		}
+		value := strings.TrimSpace(line[strings.LastIndex(line, "}")+1:])
+		total += get(strconv.Atoi(value))(t)
+	}
+	return total
+}
+
+// inParallel does something n times, four at a time: as many may ask the host the same before the first answer is remembered.
+func inParallel(ctx context.Context, n int, do func(context.Context, int) error) error {
+	tasks, ctx := errgroup.WithContext(ctx)
+	tasks.SetLimit(4)
+	for i := range n {
+		tasks.Go(func() error { return do(ctx, i) })
+	}
+	return tasks.Wait()
+}
+
+// testHostRestart: while the host's API server is away, workers go on, nobody is let in who was not already, and all is
+// well again within a minute of its return, without a restart of ours.
+func testHostRestart(t *testing.T, e *env.Env) {
+	const recovery = time.Minute
+	const worker = "worker-1"
+	ctx := t.Context()
+	namespace := e.Namespace(t)
+	task := boundTask(t, e, namespace, "task", worker)
+	admin := env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
+	own := env.Client(t, e.Worker(t, namespace, worker)).BatchV1alpha1().Tasks(namespace)
+	watch := get(own.Watch(ctx, ofWorker(worker)))(t)
+	defer watch.Stop()
+	<-watch.ResultChan()
+	pid := e.Server.PID()
+
+	must(t, e.Host.APIServer.Kill())
+	if got := ask(t, anonymous(t, e), http.MethodGet, "/readyz", ""); got.code != http.StatusOK {
+		t.Errorf("without the host readyz answers %s", got)
+	}
+	task.Status.Phase = v1alpha1.TaskRunning
+	get(own.UpdateStatus(ctx, task, metav1.UpdateOptions{}))(t)
+	if event := <-watch.ResultChan(); event.Object.(*v1alpha1.Task).Status.Phase != v1alpha1.TaskRunning {
+		t.Errorf("without the host the worker is shown %v", event)
+	}
+	newcomer := e.Direct(t, "newcomer", "leat:admins")
+	if got := ask(t, newcomer, http.MethodGet, groupPath+"/namespaces/"+namespace+"/tasks", ""); got.code != http.StatusForbidden && got.code != http.StatusInternalServerError {
+		t.Errorf("without the host, which would have to be asked, it answers %s", got)
+	}
+
+	must(t, e.Host.APIServer.Restart(ctx))
+	eventually(t, recovery, "tasks are listed through the host", func(ctx context.Context) error {
+		_, err := admin.List(ctx, metav1.ListOptions{})
+		return err
+	})
+	eventually(t, recovery, "the host is asked again", func(context.Context) error {
+		if got := ask(t, newcomer, http.MethodGet, groupPath+"/namespaces/"+namespace+"/tasks", ""); got.code != http.StatusOK {
+			return fmt.Errorf("it answers %s", got)
+		}
+		return nil
+	})
+	t.Run("new namespaces are seen", func(t *testing.T) {
+		get(env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(e.Namespace(t)).Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
+	})
+	if e.Server.PID() != pid || e.Server.Err() != nil {
+		t.Errorf("the server was started again, or has ended: %v", e.Server.Err())
+	}
+}
+
+// testMissingGrant: a server that may not read what admission needs says so, refuses writes, and needs no restart once it may.
+func testMissingGrant(t *testing.T, e *env.Env) {
+	const resource = "validatingwebhookconfigurations"
+	ctx := t.Context()
+	roles := hostAdmin(t, e).RbacV1().ClusterRoles()
+	role := get(roles.Get(ctx, "leat:apiserver", metav1.GetOptions{}))(t)
+	lacking := role.DeepCopy()
+	for i := range lacking.Rules {
+		lacking.Rules[i].Resources = slices.DeleteFunc(lacking.Rules[i].Resources, func(r string) bool { return r == resource })
+	}
+	lacking = get(roles.Update(ctx, lacking, metav1.UpdateOptions{}))(t)
+
+	restarted := make(chan error, 1)
+	go func() { restarted <- e.Server.Restart(ctx) }()
+	eventually(t, patience, "readyz names what is missing", func(ctx context.Context) error {
+		got, err := try(ctx, anonymous(t, e), http.MethodGet, "/readyz?verbose", "")
+		if err == nil && (got.code != http.StatusInternalServerError || !strings.Contains(got.body, "[-]informer-sync failed")) {
+			err = errors.New(got.String())
+		}
+		return err
+	})
+	eventually(t, patience, "the log names the grant", func(context.Context) error {
+		log := get(os.ReadFile(e.Server.LogFile()))(t)
+		if want := `cannot list resource \"` + resource + `\"`; !strings.Contains(string(log), want) {
+			return fmt.Errorf("there is no %q", want)
+		}
+		return nil
+	})
+	task := `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"unguarded"},"spec":{"command":["true"]}}`
+	if got := ask(t, e.Direct(t, "alice", "leat:admins"), http.MethodPost, tasksPath, task); got.code != http.StatusForbidden {
+		t.Errorf("a create is answered with %s", got)
+	}
+
+	role.ResourceVersion = lacking.ResourceVersion
+	get(roles.Update(ctx, role, metav1.UpdateOptions{}))(t)
+	must(t, <-restarted)
+}
+
+// testUninstall: the order of config/base is one in which nothing waits for what was removed before it, even when the server
+// is gone already.
+func testUninstall(t *testing.T, e *env.Env) {
+	ctx := t.Context()
+	client := hostAdmin(t, e)
+	namespace := e.Namespace(t)
+	get(env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace).Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
+	must(t, e.Server.Stop())
+	deleteNamespace(t, e, namespace)
+
+	base := filepath.Join(get(host.RepositoryRoot())(t), "config", "base")
+	_, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "delete", "--kustomize", base, "--timeout=60s")
+	must(t, err)
+	for _, name := range []string{"leat-system", namespace} {
+		eventually(t, time.Minute, "namespace "+name+" is gone", func(ctx context.Context) error { return namespaceGone(ctx, client, name) })
+	}
+	left, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "get", "--all-namespaces", "--selector=app.kubernetes.io/part-of=leat",
+		"--output=name", "apiservices,clusterroles,clusterrolebindings,roles,rolebindings,services,serviceaccounts,namespaces")
+	must(t, err)
+	if left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+	list := get(client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{}))(t)
+	for _, namespace := range list.Items {
+		if namespace.Status.Phase == corev1.NamespaceTerminating {
+			t.Errorf("namespace %s is stuck", namespace.Name)
+		}
+	}
+}
