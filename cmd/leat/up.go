@@ -77,6 +77,7 @@ server listens on 127.0.0.1, and on that alone. Commands of tasks run on this ma
 	flags.IntVar(&options.Workers, "workers", options.Workers, "How many workers to run; 0 for none")
 	flags.IntVar(&options.TasksPerWorker, "worker-tasks", options.TasksPerWorker, "How many tasks each worker runs at a time")
 	flags.IntVarP(&verbosity, "v", "v", verbosity, "How much to log: 2 for what happens, 4 for why")
+	flags.BoolVar(&options.APIOnly, "api-only", false, "Serve the API and nothing else: no controllers, no scheduler, no workers")
 	flags.StringVar(&options.Namespace, "namespace", options.Namespace, "Namespace of the workers; tasks run where they are")
 	flags.StringVar(&options.AdmissionConfig, "admission-control-config-file", "", "File with the configuration of admission plugins, which may name manifests of webhooks and policies")
 	return command
@@ -88,6 +89,9 @@ func complete(options *standalone.Options, port int) error {
 		return fmt.Errorf("--secure-port %d: must be from 0 to 65535", port)
 	}
 	options.Address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	if options.APIOnly {
+		options.Workers = 0
+	}
 	if options.Workers < 0 {
 		return fmt.Errorf("--workers %d: must be 0 or more", options.Workers)
 	}

@@ -66,6 +66,8 @@ type Options struct {
 	// AdmissionConfig is a file with the configuration of admission plugins, which may name manifests of webhooks and
 	// policies. Empty for none.
 	AdmissionConfig string
+	// APIOnly leaves out controllers, scheduler and workers.
+	APIOnly bool
 	// Workers is how many workers run here.
 	Workers int
 	// TasksPerWorker is how many tasks each worker runs at a time.
@@ -131,6 +133,10 @@ func runParts(ctx context.Context, options Options, clients *clients, serverEnde
 			return nil
 		}
 	})
+	if options.APIOnly {
+		ready(admin)
+		return parts.Wait()
+	}
 	controllers, err := newControllers(clients)
 	if err != nil {
 		return err

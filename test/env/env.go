@@ -26,6 +26,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -125,7 +126,7 @@ func (e *Env) Replica(t testing.TB) *Env {
 	return &replica
 }
 
-// Standalone starts "leat up", by default without workers, for one test.
+// Standalone starts "leat up" for one test: the API only, unless the arguments ask for a number of workers.
 func Standalone(t testing.TB, args ...string) *Env {
 	t.Helper()
 	port := must(host.FreePort())(t)
@@ -136,7 +137,11 @@ func Standalone(t testing.TB, args ...string) *Env {
 	check(t, pki.WriteFile(filepath.Join(data, "pki", "ca.crt"), ca.CertPEM()))
 	check(t, pki.WriteFile(filepath.Join(data, "pki", "ca.key"), ca.KeyPEM()))
 	e.clientCA, e.ca, e.directCA = ca, ca.CertPEM(), ca.CertPEM()
-	e.start(t, "leat", append([]string{"up", "--data-dir=" + data, "--secure-port=" + strconv.Itoa(port), "--workers=0"}, args...))
+	all := []string{"up", "--data-dir=" + data, "--secure-port=" + strconv.Itoa(port)}
+	if !slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--workers=") }) {
+		all = append(all, "--api-only")
+	}
+	e.start(t, "leat", append(all, args...))
 	return e
 }
 

@@ -1,0 +1,82 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package conformance
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/discovery"
+)
+
+// checkDiscovery holds what discovery says of a version against the table, both ways.
+func checkDiscovery(t *testing.T, st *stage, version string) {
+	client := must(discovery.NewDiscoveryClientForConfig(st.config))(t)
+	list := must(client.ServerResourcesForGroupVersion(group + "/" + version))(t)
+	served := map[string]metav1.APIResource{}
+	for _, resource := range list.APIResources {
+		served[resource.Name] = resource
+	}
+
+	expected := sets.New[string]()
+	match := func(name string, want metav1.APIResource) {
+		expected.Insert(name)
+		got, ok := served[name]
+		if !ok {
+			t.Errorf("%s is in the table and not served", name)
+			return
+		}
+		slices.Sort(got.Verbs)
+		want.Name, got.StorageVersionHash = name, ""
+		mustEqual(t, name, got, want)
+	}
+	for i := range kinds {
+		k := &kinds[i]
+		verbs := allVerbs
+		if k.unwatched {
+			verbs = unwatchedVerbs
+		}
+		match(k.resource, metav1.APIResource{
+			Kind: k.kind, SingularName: k.singular, Namespaced: true, ShortNames: k.shortNames, Categories: k.categories, Verbs: verbs,
+		})
+		for name, sub := range k.subresources {
+			subGroup, subVersion, _ := strings.Cut(sub.apiVersion, "/")
+			match(k.resource+"/"+name, metav1.APIResource{
+				Kind: sub.kind, Group: subGroup, Version: subVersion, Namespaced: true, Verbs: sub.verbs,
+			})
+		}
+	}
+	for name := range served {
+		if !expected.Has(name) {
+			t.Errorf("%s is served and not in the table: add an entry in kinds_test.go", name)
+		}
+	}
+}
+
+// An unwatched kind answers a watch with 405, however it is asked for.
+func unwatchedRefusesWatch(s *scene) {
+	for _, path := range []string{s.path() + "?watch=true", strings.Replace(s.path(), "/"+s.gv.Version+"/", "/"+s.gv.Version+"/watch/", 1)} {
+		if got := s.send(http.MethodGet, path, nil).code; got != http.StatusMethodNotAllowed && got != http.StatusNotFound {
+			s.Errorf("GET %s: got %d, want 405 or 404", path, got)
+		}
+	}
+	s.send(http.MethodGet, s.path()+"?watch=true", nil).must(s, http.StatusMethodNotAllowed)
+}
