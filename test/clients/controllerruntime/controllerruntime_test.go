@@ -1,0 +1,273 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package controllerruntime tests Leat with controller-runtime, which most operators are made with: its caches, its client and
+// a manager with a controller, in protobuf and not.
+package controllerruntime
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/retry"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	apply "github.com/leat-dev/leat/pkg/generated/applyconfiguration/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/clients/scenario"
+	"github.com/leat-dev/leat/test/env"
+)
+
+func TestStandalone(t *testing.T) { suite(t, env.Standalone(t)) }
+
+func TestAggregated(t *testing.T) { suite(t, env.Aggregated(t)) }
+
+func suite(t *testing.T, e *env.Env) {
+	log.SetLogger(klog.Background())
+	scheme := runtime.NewScheme()
+	check(t, clientgoscheme.AddToScheme(scheme))
+	check(t, batch.AddToScheme(scheme))
+	// The library takes types that it does not know for custom resources, which have no protobuf form.
+	check(t, apiutil.AddToProtobufScheme(batch.AddToScheme))
+	t.Run("Client", func(t *testing.T) { testClient(t, e, scheme) })
+	t.Run("Manager", func(t *testing.T) { testManager(t, e, scheme) })
+	t.Run("Caches", func(t *testing.T) { testCaches(t, e, scheme) })
+}
+
+// testClient writes in all the ways that the client offers.
+func testClient(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
+	namespace := e.Namespace(t)
+	wire := &scenario.Wire{}
+	admin, controller := newClient(t, wire.On(e.Admin(t)), scheme), newClient(t, wire.On(e.Controller(t)), scheme)
+
+	task := &batch.Task{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "one"},
+		Spec: batch.TaskSpec{
+			Command:         []string{"sleep"},
+			SchedulingGates: []batch.TaskSchedulingGate{{Name: "later"}}, // until then no scheduler writes to it
+		},
+	}
+	check(t, admin.Create(t.Context(), task))
+	if task.Status.Phase != batch.TaskPending || task.Spec.QueueName != "default" {
+		t.Errorf("created: %v", task)
+	}
+	if err := admin.Create(t.Context(), &batch.Task{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "bad"}}); !apierrors.IsInvalid(err) {
+		t.Errorf("create of a task without a command: %v", err)
+	}
+	before := task.DeepCopy()
+	task.Labels, task.Spec.SchedulingGates = map[string]string{"app": "web"}, nil
+	check(t, admin.Patch(t.Context(), task, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
+	if err := admin.Patch(t.Context(), task, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); !apierrors.IsConflict(err) {
+		t.Errorf("patch of an old version: %v", err)
+	}
+
+	worker := &batch.Worker{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "w-aaaaa"}}
+	check(t, newClient(t, wire.On(e.Worker(t, namespace, worker.Name)), scheme).Create(t.Context(), worker))
+	check(t, controller.SubResource("binding").Create(t.Context(), task, &batch.Binding{Target: batch.BindingTarget{Name: "w-aaaaa", Incarnation: "one"}}))
+	check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(task), task))
+	before = task.DeepCopy()
+	task.Status.Progress = "1/2"
+	check(t, controller.Status().Patch(t.Context(), task, client.MergeFrom(before)))
+	task.Status.Phase = batch.TaskRunning
+	check(t, controller.Status().Update(t.Context(), task))
+	if task.Spec.WorkerName != "w-aaaaa" || task.Status.Progress != "1/2" || task.Status.Phase != batch.TaskRunning {
+		t.Errorf("bound, and its status patched and updated: %v", task)
+	}
+	check(t, admin.SubResource("eviction").Create(t.Context(), task, &batch.Eviction{Reason: "Tried"}))
+	check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(task), task))
+	if task.Spec.WorkerName != "" || task.Status.Disruptions != 1 {
+		t.Errorf("evicted: %v", task)
+	}
+
+	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "many"}}
+	check(t, admin.Apply(t.Context(), apply.TaskSet(set.Name, namespace).WithSpec(apply.TaskSetSpec().WithSuspend(true).WithTemplate(
+		apply.TaskTemplateSpec().WithSpec(apply.TaskSpec().WithCommand("sleep")))), client.FieldOwner("alice")))
+	scale := &autoscalingv1.Scale{}
+	check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error { // a controller may write the status
+		check(t, admin.SubResource("scale").Get(t.Context(), set, scale))
+		scale.Spec.Replicas = 4
+		return admin.SubResource("scale").Update(t.Context(), set, client.WithSubResourceBody(scale))
+	}))
+	check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(set), set))
+	if *set.Spec.Parallelism != 4 {
+		t.Errorf("scaled: %v", set.Spec)
+	}
+
+	var list batch.TaskList
+	check(t, admin.List(t.Context(), &list, client.InNamespace(namespace), client.MatchingLabels{"app": "web"}, client.MatchingFields{"spec.queueName": "default"}, client.Limit(1)))
+	if len(list.Items) != 1 || list.Items[0].UID != task.UID {
+		t.Errorf("listed: %v", list.Items)
+	}
+	check(t, admin.Delete(t.Context(), task, client.Preconditions{UID: &task.UID}))
+	check(t, admin.DeleteAllOf(t.Context(), &batch.TaskSet{}, client.InNamespace(namespace)))
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(set), set); !apierrors.IsNotFound(err) {
+		t.Errorf("deleted with all: %v", err)
+	}
+
+	for _, exchange := range wire.Exchanges() {
+		sent, received := []string{"", runtime.ContentTypeProtobuf}, runtime.ContentTypeProtobuf
+		switch exchange.Sent {
+		case "application/apply-patch+yaml":
+			sent, received = []string{exchange.Sent}, runtime.ContentTypeJSON // the library's choice
+		case "application/merge-patch+json":
+			sent = []string{exchange.Sent}
+		}
+		if !slices.Contains(sent, exchange.Sent) || exchange.Received != received {
+			t.Errorf("%s %s sent %q and was answered in %q", exchange.Method, exchange.Path, exchange.Sent, exchange.Received)
+		}
+	}
+}
+
+// testManager runs a controller that answers each task with a label, over a restart of the server.
+func testManager(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
+	namespace := e.Namespace(t)
+	manager, err := ctrl.NewManager(e.Admin(t), ctrl.Options{
+		Scheme:  scheme,
+		Cache:   cache.Options{DefaultNamespaces: map[string]cache.Config{namespace: {}}},
+		Metrics: server.Options{BindAddress: "0"},
+	})
+	check(t, err)
+	name := strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
+	check(t, ctrl.NewControllerManagedBy(manager).Named(name).For(&batch.Task{}).Complete(reconcile.Func(
+		func(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+			var task batch.Task
+			if err := manager.GetClient().Get(ctx, request.NamespacedName, &task); err != nil {
+				return reconcile.Result{}, client.IgnoreNotFound(err)
+			}
+			if task.Labels[scenario.Step] != "" {
+				return reconcile.Result{}, nil
+			}
+			before := task.DeepCopy()
+			task.Labels = map[string]string{scenario.Step: "reconciled"}
+			return reconcile.Result{}, manager.GetClient().Patch(ctx, &task, client.MergeFrom(before))
+		})))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- manager.Start(ctx) }()
+
+	direct := newClient(t, e.Direct(t, "alice", "leat:admins"), scheme)
+	reconciled := func(name string) {
+		t.Helper()
+		task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: batch.TaskSpec{Command: []string{"sleep"}}}
+		check(t, direct.Create(t.Context(), task))
+		err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+			err := direct.Get(ctx, client.ObjectKeyFromObject(task), task)
+			return task.Labels[scenario.Step] == "reconciled", err
+		})
+		if err != nil {
+			t.Fatalf("task %s was not reconciled: %v", name, err)
+		}
+	}
+	reconciled("before")
+	check(t, e.Server.Restart(t.Context()))
+	reconciled("after")
+	stop()
+	check(t, <-ended)
+}
+
+// testCaches follows the scenario with caches of typed objects, of unstructured ones and of metadata only.
+func testCaches(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
+	namespace := e.Namespace(t)
+	kind := batch.SchemeGroupVersion.WithKind("Task")
+	generic, partial := &unstructured.Unstructured{}, &metav1.PartialObjectMetadata{}
+	generic.SetGroupVersionKind(kind)
+	partial.SetGroupVersionKind(kind)
+	forms := []struct {
+		name, mediaType string
+		object          client.Object
+	}{
+		{"typed", runtime.ContentTypeProtobuf, &batch.Task{}},
+		{"unstructured", runtime.ContentTypeJSON, generic},
+		{"metadata", runtime.ContentTypeProtobuf, partial},
+	}
+
+	var all, bound []*scenario.Objects
+	var start []func()
+	wires := map[string]*scenario.Wire{}
+	for _, form := range forms {
+		wires[form.name] = &scenario.Wire{}
+		add := func(config *rest.Config, objects *scenario.Objects, options cache.Options) {
+			options.Scheme, options.DefaultNamespaces = scheme, map[string]cache.Config{namespace: {}}
+			informers, err := cache.New(wires[form.name].On(config), options)
+			check(t, err)
+			start = append(start, func() {
+				go func() { _ = informers.Start(t.Context()) }() // it ends with the test
+				informer, err := informers.GetInformer(t.Context(), form.object)
+				check(t, err)
+				_, err = informer.AddEventHandler(objects.Handler())
+				check(t, err)
+			})
+		}
+		allObjects, boundObjects := &scenario.Objects{Name: form.name}, &scenario.Objects{Name: form.name + " of a worker"}
+		all, bound = append(all, allObjects), append(bound, boundObjects)
+		add(e.Admin(t), allObjects, cache.Options{})
+		add(e.Worker(t, namespace, scenario.Worker), boundObjects, cache.Options{
+			DefaultFieldSelector: fields.OneTermEqualSelector("spec.workerName", scenario.Worker),
+		})
+	}
+	scenario.Run(t, e, namespace, all, bound, func() {
+		for _, start := range start {
+			start()
+		}
+	})
+	for _, form := range forms {
+		watches := 0
+		for _, exchange := range wires[form.name].Exchanges() {
+			if exchange.Query.Get("watch") != "" {
+				watches++
+			}
+			if received := strings.TrimSuffix(exchange.Received, ";stream=watch"); received != form.mediaType {
+				t.Errorf("%s: %s %s?%s was answered in %s", form.name, exchange.Method, exchange.Path, exchange.Query.Encode(), received)
+			}
+		}
+		if watches < 4 {
+			t.Errorf("%s: %d watches were opened, want two before and two after the restart", form.name, watches)
+		}
+	}
+}
+
+func newClient(t *testing.T, config *rest.Config, scheme *runtime.Scheme) client.Client {
+	t.Helper()
+	c, err := client.New(config, client.Options{Scheme: scheme})
+	check(t, err)
+	return c
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,125 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package kubectl
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+)
+
+// immediately is what kubectl says of a deletion that does not wait.
+const immediately = "Immediate deletion does not wait for confirmation that the running resource has been terminated."
+
+func testDelete(t *testing.T, e *env.Env) {
+	k := open(t, e)
+	tasks := controller(t, e).Tasks(k.namespace)
+	register(t, e, k.namespace, "w-aaaaa")
+	deleted := func(name string) string {
+		return fmt.Sprintf("task.batch.leat.dev %q deleted from %s namespace", name, k.namespace)
+	}
+	gone := func(name string) {
+		t.Helper()
+		if _, err := tasks.Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("task %s is still there: %v", name, err)
+		}
+	}
+
+	// What nothing runs of goes at once, whatever grace it has.
+	for _, flags := range []string{"", "--now", "--grace-period=60", "--grace-period=0 --force", "--wait=false"} {
+		k.with(manifest("Task", "unbound", "{command: [sleep]}")).run("create -f -")
+		out, _, err := k.try("delete tk unbound " + flags)
+		check(t, err)
+		if !strings.HasPrefix(strings.Replace(out, "force deleted", "deleted", 1), deleted("unbound")) {
+			t.Errorf("delete %s: %s", flags, out)
+		}
+		gone("unbound")
+	}
+	k.with(manifest("Task", "finished", "{command: [sleep]}")).run("create -f -")
+	bind(t, tasks, "finished", "w-aaaaa")
+	report(t, tasks, "finished", func(status *batch.TaskStatus) { status.Phase = batch.TaskSucceeded })
+	k.says(deleted("finished"), "delete tk finished")
+	gone("finished")
+
+	// A command that runs is given time, as much as was asked for or its task says.
+	for _, test := range []struct {
+		flags string
+		grace int64
+	}{
+		{"", 40},
+		{"--grace-period=5", 5},
+		{"--now", 1},
+		{"--grace-period=0", 1},
+		{"--grace-period=-1", 40},
+	} {
+		k.with(manifest("Task", "bound", "{command: [sleep], terminationGracePeriodSeconds: 40}")).run("create -f -")
+		bind(t, tasks, "bound", "w-aaaaa")
+		k.says(deleted("bound"), "delete tk bound --wait=false "+test.flags)
+		task, err := tasks.Get(t.Context(), "bound", metav1.GetOptions{})
+		check(t, err)
+		if task.DeletionTimestamp == nil || *task.DeletionGracePeriodSeconds != test.grace {
+			t.Errorf("delete %q: the grace period is %v, want %d", test.flags, ptr.Deref(task.DeletionGracePeriodSeconds, -1), test.grace)
+		}
+		k.shows([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE", "bound Terminating w-aaaaa <none> 0 T"}, "get tk bound")
+		// Impatience shortens it.
+		if test.grace > 1 {
+			k.run("delete tk bound --wait=false --now")
+			task, err := tasks.Get(t.Context(), "bound", metav1.GetOptions{})
+			check(t, err)
+			if *task.DeletionGracePeriodSeconds != 1 {
+				t.Errorf("delete %q, then --now: the grace period is %d, want 1", test.flags, *task.DeletionGracePeriodSeconds)
+			}
+		}
+		out, stderr, err := k.try("delete tk bound --grace-period=0 --force")
+		check(t, err)
+		if !strings.Contains(out, "force deleted") || !strings.Contains(stderr, immediately) {
+			t.Errorf("delete --force: %s %s", out, stderr)
+		}
+		gone("bound")
+	}
+
+	// By default kubectl waits until the worker has ended the command.
+	k.with(manifest("Task", "bound", "{command: [sleep]}")).run("create -f -")
+	bind(t, tasks, "bound", "w-aaaaa")
+	deletes := k.start("delete tk bound -v=6")
+	deletes.watching()
+	check(t, tasks.Delete(t.Context(), "bound", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
+	deletes.end()
+
+	k.refuses(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "bound" not found`}, "delete tk bound")
+	k.says("", "delete tk bound --ignore-not-found")
+
+	five(k)
+	k.says(deleted("t-0")+" (server dry run)", "delete tk t-0 --dry-run=server")
+	k.says(deleted("t-1")+"\n"+deleted("t-3"), "delete tk -l parity=1")
+	k.says(deleted("t-2"), "delete tk --field-selector=metadata.name=t-2")
+	k.says(deleted("t-0")+"\n"+deleted("t-4"), "delete tk --all")
+	k.says("", "get tk -o name")
+
+	k.with(manifest("TaskSet", "many", "{parallelism: 0, template: {spec: {command: [sleep]}}}")).run("create -f -")
+	k.with(manifest("TaskQueue", "line", "{}")).run("create -f -")
+	k.says(fmt.Sprintf("taskset.batch.leat.dev %q deleted from %s namespace\ntaskqueue.batch.leat.dev %q deleted from %s namespace",
+		"many", k.namespace, "line", k.namespace), "delete tks/many tq/line")
+	k.says(fmt.Sprintf("worker.batch.leat.dev %q deleted from %s namespace", "w-aaaaa", k.namespace), "delete wkr --all")
+}
