@@ -80,6 +80,22 @@ func TestValidate(t *testing.T) {
 			},
 		},
 		{
+			"a mebibyte is handed over, in all",
+			func(spec *batch.TaskSpec) {
+				spec.Args = []string{strings.Repeat("x", 1<<20-len("true")-2)}
+				spec.Env = []batch.EnvVar{{Name: "A", Value: "b"}}
+			},
+			nil,
+		},
+		{
+			"no more is handed over",
+			func(spec *batch.TaskSpec) {
+				spec.Args = []string{strings.Repeat("x", 1<<20-len("true")-2), "y"}
+				spec.Env = []batch.EnvVar{{Name: "A", Value: "b"}}
+			},
+			[]string{`spec: Invalid value: command, args and env must be at most 1048576 bytes together, and are 1048577: hand over more in a file that workers can read`},
+		},
+		{
 			"variable names are as relaxed as a container's",
 			func(spec *batch.TaskSpec) {
 				spec.Env = []batch.EnvVar{{Name: "a.b-c/1"}, {Name: "a=b"}}

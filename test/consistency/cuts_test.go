@@ -1,0 +1,144 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package consistency
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+)
+
+// Watchers whose connections are cut again and again, and who go on from where they were, miss nothing and are told nothing twice.
+func testWatchCuts(t *testing.T, e *env.Env) {
+	random := seeded(t)
+	namespace := e.Namespace(t)
+	truth := watchEtcd(t, e, namespace)
+	proxy, through := newProxy(t, e.Admin(t))
+	client := tasks(env.Client(t, through), namespace)
+
+	watches := []struct {
+		options metav1.ListOptions
+		selects selector
+	}{
+		{metav1.ListOptions{}, all},
+		{metav1.ListOptions{LabelSelector: "color=red"}, func(task *v1alpha1.Task) bool { return task.Labels["color"] == "red" }},
+		{metav1.ListOptions{FieldSelector: "status.phase=Running"}, func(task *v1alpha1.Task) bool { return task.Status.Phase == v1alpha1.TaskRunning }},
+		{metav1.ListOptions{FieldSelector: "spec.workerName=worker-1"}, func(task *v1alpha1.Task) bool { return task.Spec.WorkerName == "worker-1" }},
+	}
+	followers := make([]*follower, len(watches))
+	for i := range watches {
+		followers[i] = follow(t, client, watches[i].options, truth.start)
+	}
+
+	person, controller := tasks(env.Client(t, e.Admin(t)), namespace), tasks(env.Client(t, e.Controller(t)), namespace)
+	writers := make(chan error, 3)
+	for i := range cap(writers) {
+		random := rand.New(rand.NewPCG(random.Uint64(), 0))
+		go func() { writers <- churn(t.Context(), person, controller, random, fmt.Sprintf("writer-%d", i), 100) }()
+	}
+	cuts := 0
+	// allWatch says whether all followers have begun a watch since the last cut: before that there is little to cut.
+	allWatch := func() bool {
+		return !slices.ContainsFunc(followers, func(f *follower) bool {
+			_, watches, _ := f.told(t)
+			return watches <= cuts
+		})
+	}
+	for ended := 0; ended < cap(writers); {
+		select {
+		case err := <-writers:
+			check(t, err)
+			ended++
+		case <-time.After(time.Duration(random.IntN(40)) * time.Millisecond):
+			if allWatch() && proxy.cut() {
+				cuts++
+			}
+		}
+	}
+	last := label(t, person, create(t, person, newHeldTask("last")).Name, "color", "red")
+
+	changes := truth.until(t, last.ResourceVersion)
+	for i, w := range watches {
+		followers[i].expect(t, changes, w.selects)
+		if _, _, lists := followers[i].told(t); lists > 0 {
+			t.Errorf("It took %d lists to go on, want none.", lists)
+		}
+	}
+	t.Logf("%d changes, %d cuts.", len(changes), cuts)
+	if cuts < 10 {
+		t.Errorf("There were only %d cuts: this proves little.", cuts)
+	}
+}
+
+// churn makes n changes of all kinds to the tasks with a prefix, and deletes them in the end.
+func churn(ctx context.Context, person, controller typed.TaskInterface, random *rand.Rand, prefix string, n int) error {
+	const many = 5
+	at := func(i int) string { return fmt.Sprintf("%s-%d", prefix, i) }
+	for range n {
+		err := changeOnce(ctx, person, controller, random, at(random.IntN(many)))
+		// Others may write the same tasks: standalone the scheduler does, now and then.
+		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	for i := range many {
+		if err := person.Delete(ctx, at(i), metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func changeOnce(ctx context.Context, person, controller typed.TaskInterface, random *rand.Rand, name string) error {
+	color := []string{"red", "green"}[random.IntN(2)]
+	task, err := person.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		task = newTask(name)
+		task.Labels = map[string]string{"color": color}
+		_, err = person.Create(ctx, task, metav1.CreateOptions{})
+	}
+	if err != nil || task.UID == "" {
+		return err
+	}
+	switch dice := random.IntN(10); {
+	case dice < 2:
+		return person.Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
+	case dice < 4:
+		patch := fmt.Appendf(nil, `{"metadata":{"labels":{"color":%q,"n":"%d"}}}`, color, random.Uint32())
+		_, err = person.Patch(ctx, name, "application/merge-patch+json", patch, metav1.PatchOptions{})
+	case task.Spec.WorkerName == "":
+		err = tryBind(ctx, controller, name, fmt.Sprintf("worker-%d", random.IntN(3)), fmt.Sprintf("incarnation-%d", random.Uint32()))
+	case dice < 6:
+		err = tryEvict(ctx, controller, name)
+	default:
+		task.Status.Phase = v1alpha1.TaskRunning
+		task.Status.Attempts++
+		_, err = controller.UpdateStatus(ctx, task, metav1.UpdateOptions{})
+	}
+	return err
+}

@@ -1,0 +1,146 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package consistency
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
+	"github.com/leat-dev/leat/test/env"
+)
+
+// What etcd has forgotten is 410, from which clients know how to go on.
+func testExpired(t *testing.T, e *env.Env) {
+	namespace := e.Namespace(t)
+	client := tasks(env.Client(t, direct(t, e)), namespace)
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+		create(t, client, newHeldTask(name))
+	}
+	page := must(client.List(t.Context(), metav1.ListOptions{Limit: 2}))(t)
+
+	// An informer loses its connection and everything that happens before it has a new one.
+	proxy, through := newProxy(t, direct(t, e))
+	var relists atomic.Int32
+	through.Wrap(func(base http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if query := r.URL.Query(); query.Get("watch") == "" || query.Get("sendInitialEvents") == "true" {
+				relists.Add(1)
+			}
+			return base.RoundTrip(r)
+		})
+	})
+	factory := externalversions.NewSharedInformerFactoryWithOptions(env.Client(t, through), 0, externalversions.WithNamespace(namespace))
+	lister := factory.Batch().V1alpha1().Tasks().Lister().Tasks(namespace)
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(factory.Shutdown)
+	t.Cleanup(cancel)
+	factory.Start(ctx.Done())
+	shown := func() string {
+		all, err := lister.List(labels.Everything())
+		check(t, err)
+		var names []string
+		for _, task := range all {
+			names = append(names, strings.TrimSuffix(task.Name+"-"+task.Labels["changed"], "-"))
+		}
+		slices.Sort(names)
+		return strings.Join(names, " ")
+	}
+	await := func(want string) {
+		t.Helper()
+		eventually(t, func(context.Context) error {
+			if got := shown(); got != want {
+				return fmt.Errorf("the informer has %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	await("a b c d e f")
+	listed := relists.Load()
+	proxy.close()
+
+	label(t, client, "b", "changed", "changed")
+	check(t, client.Delete(t.Context(), "c", metav1.DeleteOptions{}))
+	last := create(t, client, newHeldTask("g"))
+	etcd := e.EtcdClient(t)
+	must(etcd.Compact(t.Context(), parse(t, last.ResourceVersion), clientv3.WithCompactPhysical()))(t)
+	restart(t, e) // what the server still has in memory, it may answer from
+
+	t.Run("Watch", func(t *testing.T) {
+		w := must(client.Watch(t.Context(), metav1.ListOptions{ResourceVersion: page.ResourceVersion}))(t)
+		defer w.Stop()
+		event := <-w.ResultChan()
+		err := apierrors.FromObject(event.Object)
+		if event.Type != watch.Error || !apierrors.IsResourceExpired(err) || code(err) != http.StatusGone {
+			t.Errorf("A watch from %s has %s: %v, want 410 Expired.", page.ResourceVersion, event.Type, err)
+		}
+	})
+	t.Run("ListExact", func(t *testing.T) {
+		options := metav1.ListOptions{ResourceVersion: page.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchExact}
+		if _, err := client.List(t.Context(), options); !apierrors.IsResourceExpired(err) || code(err) != http.StatusGone {
+			t.Errorf("A list at exactly %s: %v, want 410 Expired.", page.ResourceVersion, err)
+		}
+	})
+	t.Run("Continue", func(t *testing.T) {
+		_, err := client.List(t.Context(), metav1.ListOptions{Limit: 2, Continue: page.Continue})
+		var status apierrors.APIStatus
+		if !apierrors.IsResourceExpired(err) || !errors.As(err, &status) || status.Status().Continue == "" {
+			t.Fatalf("The second page: %v, want 410 Expired with a token to go on with.", err)
+		}
+		rest := must(client.List(t.Context(), metav1.ListOptions{Continue: status.Status().Continue}))(t)
+		if want := []string{"d", "e", "f", "g"}; !slices.Equal(names(rest), want) {
+			t.Errorf("The token of the error leads to %v, want %v.", names(rest), want)
+		}
+		if parse(t, rest.ResourceVersion) < parse(t, last.ResourceVersion) {
+			t.Errorf("The token of the error leads to resourceVersion %s, before the last write at %s.", rest.ResourceVersion, last.ResourceVersion)
+		}
+	})
+	t.Run("Informer", func(t *testing.T) {
+		proxy.open()
+		await("a b-changed d e f g")
+		if relists.Load() == listed {
+			t.Error("The informer did not list again, and etcd had forgotten what it missed.")
+		}
+		create(t, client, newHeldTask("h"))
+		await("a b-changed d e f g h")
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// code gives the HTTP status of an error, 0 if it is not the server's.
+func code(err error) int32 {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return 0
+	}
+	return status.Status().Code
+}

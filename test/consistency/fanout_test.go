@@ -1,0 +1,126 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package consistency
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+)
+
+// A thousand workers of one namespace watch the tasks bound to them, over few connections. Each is told of its own and of no
+// other, and none is cut off.
+func testManyWatchers(t *testing.T, e *env.Env) {
+	const (
+		many           = 1000
+		maxConnections = many / 10
+	)
+	namespace := e.Namespace(t)
+	proxy, through := newProxy(t, e.Admin(t))
+	watching := tasks(env.Client(t, through), namespace)
+	person := tasks(env.Client(t, direct(t, e)), namespace)
+	controller := tasks(env.Client(t, e.Direct(t, controllerUser)), namespace)
+	start := must(person.List(t.Context(), metav1.ListOptions{}))(t).ResourceVersion
+	each := func(f func(i int) error) {
+		t.Helper()
+		var group errgroup.Group
+		group.SetLimit(16)
+		for i := range many {
+			group.Go(func() error { return f(i) })
+		}
+		check(t, group.Wait())
+	}
+	workerName, taskName := func(i int) string { return fmt.Sprintf("worker-%d", i) }, func(i int) string { return fmt.Sprintf("task-%d", i) }
+
+	watches := make([]watch.Interface, many)
+	each(func(i int) (err error) {
+		watches[i], err = watching.Watch(t.Context(), metav1.ListOptions{ResourceVersion: start, FieldSelector: "spec.workerName=" + workerName(i)})
+		return err
+	})
+	var told, ended sync.WaitGroup
+	var over atomic.Bool
+	got := make([][]string, many) // what each was told
+	for i, w := range watches {
+		told.Add(1)
+		ended.Go(func() {
+			leave := sync.OnceFunc(told.Done)
+			defer leave()
+			for event := range w.ResultChan() {
+				task, ok := event.Object.(*v1alpha1.Task)
+				switch {
+				case over.Load(): // what comes of the end
+				case ok:
+					got[i] = append(got[i], fmt.Sprintf("%s %s", event.Type, task.Name))
+				default:
+					got[i] = append(got[i], fmt.Sprintf("%s %v", event.Type, event.Object))
+				}
+				leave()
+			}
+			if !over.Load() {
+				got[i] = append(got[i], "its end")
+			}
+		})
+	}
+
+	each(func(i int) error {
+		if _, err := person.Create(t.Context(), newTask(taskName(i)), metav1.CreateOptions{}); err != nil {
+			return err
+		}
+		return tryBind(t.Context(), controller, taskName(i), workerName(i), "first")
+	})
+	all := make(chan struct{})
+	go func() {
+		told.Wait()
+		close(all)
+	}()
+	select {
+	case <-all:
+	case <-time.After(patience):
+	}
+	over.Store(true)
+	for _, w := range watches {
+		w.Stop()
+	}
+	ended.Wait()
+
+	wrong := 0
+	for i := range got {
+		want := []string{"ADDED " + taskName(i)}
+		if slices.Equal(got[i], want) {
+			continue
+		}
+		if wrong++; wrong <= 5 {
+			t.Errorf("The watcher of %s was told %q, want %q.", workerName(i), got[i], want)
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%d of %d watchers were told wrong.", wrong, many)
+	}
+	if n := proxy.connections(); n > maxConnections {
+		t.Errorf("%d watches took %d connections, want at most %d.", many, n, maxConnections)
+	}
+}

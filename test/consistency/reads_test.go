@@ -1,0 +1,168 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package consistency
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/storage"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+)
+
+// What a read says of its time is true.
+func testReads(t *testing.T, e *env.Env) {
+	namespace := e.Namespace(t)
+	people := env.Client(t, e.Admin(t))
+	client := tasks(people, namespace)
+
+	t.Run("ListAfterWrite", func(t *testing.T) {
+		for i := range 50 {
+			written := create(t, client, newHeldTask(fmt.Sprintf("written-%d", i)))
+			if err := listShows(t.Context(), client, written); err != nil {
+				t.Fatal(err)
+			}
+			check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
+			list := must(client.List(t.Context(), metav1.ListOptions{}))(t)
+			if len(list.Items) > 0 {
+				t.Fatalf("After the delete of %s the list still has %v.", written.Name, names(list))
+			}
+		}
+	})
+
+	t.Run("NotOlderThan", func(t *testing.T) {
+		for i := range 20 {
+			written := create(t, client, newHeldTask(fmt.Sprintf("fresh-%d", i)))
+			list := must(client.List(t.Context(), metav1.ListOptions{
+				ResourceVersion: written.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
+			}))(t)
+			if !slices.Contains(names(list), written.Name) {
+				t.Fatalf("The list not older than the create of %s has %v.", written.Name, names(list))
+			}
+			read := must(client.Get(t.Context(), written.Name, metav1.GetOptions{ResourceVersion: written.ResourceVersion}))(t)
+			if read.UID != written.UID {
+				t.Fatalf("%s was read with uid %s, and written with %s.", written.Name, read.UID, written.UID)
+			}
+			check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
+		}
+	})
+
+	// From the cache, at whatever time: it comes to show the newest state.
+	t.Run("Any", func(t *testing.T) {
+		written := create(t, client, newHeldTask("any"))
+		eventually(t, func(ctx context.Context) error {
+			list, err := client.List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+			if err == nil && !slices.Contains(names(list), written.Name) {
+				err = fmt.Errorf("the list at resourceVersion 0 has %v", names(list))
+			}
+			return err
+		})
+		check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
+	})
+
+	t.Run("Exact", func(t *testing.T) {
+		first := create(t, client, newHeldTask("exact-1"))
+		second := create(t, client, newHeldTask("exact-2"))
+		changed := label(t, client, first.Name, "changed", "true")
+		check(t, client.Delete(t.Context(), second.Name, metav1.DeleteOptions{}))
+		third := create(t, client, newHeldTask("exact-3"))
+		for _, test := range []struct {
+			at      string
+			names   []string
+			changed string
+		}{
+			{at: first.ResourceVersion, names: []string{"exact-1"}},
+			{at: second.ResourceVersion, names: []string{"exact-1", "exact-2"}},
+			{at: changed.ResourceVersion, names: []string{"exact-1", "exact-2"}, changed: "true"},
+			{at: third.ResourceVersion, names: []string{"exact-1", "exact-3"}, changed: "true"},
+		} {
+			options := metav1.ListOptions{ResourceVersion: test.at, ResourceVersionMatch: metav1.ResourceVersionMatchExact}
+			list := must(client.List(t.Context(), options))(t)
+			if list.ResourceVersion != test.at || !slices.Equal(names(list), test.names) || list.Items[0].Labels["changed"] != test.changed {
+				t.Errorf("The list at exactly %s is of %s and has %v, the first with labels %v; want %v.",
+					test.at, list.ResourceVersion, names(list), list.Items[0].Labels, test.names)
+			}
+		}
+		check(t, client.Delete(t.Context(), "exact-1", metav1.DeleteOptions{}))
+		check(t, client.Delete(t.Context(), "exact-3", metav1.DeleteOptions{}))
+	})
+
+	// All pages of a list are of one time, whatever is written between them.
+	t.Run("Pages", func(t *testing.T) {
+		var want []string
+		for i := range 10 {
+			want = append(want, create(t, client, newHeldTask(fmt.Sprintf("page-%d", i))).Name)
+		}
+		var got []string
+		options := metav1.ListOptions{Limit: 3}
+		resourceVersion := ""
+		for page := 0; page == 0 || options.Continue != ""; page++ {
+			list := must(client.List(t.Context(), options))(t)
+			if page == 0 {
+				resourceVersion = list.ResourceVersion
+				check(t, client.Delete(t.Context(), "page-9", metav1.DeleteOptions{}))
+				create(t, client, newHeldTask("page-5-and-a-half"))
+			}
+			if list.ResourceVersion != resourceVersion {
+				t.Errorf("Page %d is of resourceVersion %s, the first of %s.", page, list.ResourceVersion, resourceVersion)
+			}
+			got = append(got, names(list)...)
+			options.Continue = list.Continue
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("The pages have %v, want %v.", got, want)
+		}
+	})
+
+	t.Run("FromTheFuture", func(t *testing.T) {
+		written := create(t, client, newHeldTask("future"))
+		future := fmt.Sprint(parse(t, written.ResourceVersion) + 1_000_000)
+		err := people.BatchV1alpha1().RESTClient().Get().Namespace(namespace).Resource("tasks").Param("resourceVersion", future).
+			MaxRetries(0).Do(t.Context()).Error()
+		if !apierrors.IsTimeout(err) || !storage.IsTooLargeResourceVersion(err) {
+			t.Errorf("A list at a resourceVersion that is yet to come: %v, want a timeout that says so.", err)
+		}
+	})
+}
+
+// listShows checks that a list made after a write shows it.
+func listShows(ctx context.Context, client typed.TaskInterface, written *v1alpha1.Task) error {
+	list, err := client.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(list.Items, func(task v1alpha1.Task) bool { return task.Name == written.Name })
+	if i < 0 {
+		return fmt.Errorf("the list after %s was written has %v", written.Name, names(list))
+	}
+	return same(&list.Items[i], written)
+}
+
+func names(list *v1alpha1.TaskList) []string {
+	var all []string
+	for i := range list.Items {
+		all = append(all, list.Items[i].Name)
+	}
+	return all
+}

@@ -1,0 +1,86 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package consistency
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+)
+
+// Replicas over one etcd are as one server: what is written through one is seen through the other.
+func testReplicas(t *testing.T, e *env.Env) {
+	random := seeded(t)
+	namespace := e.Namespace(t)
+	truth := watchEtcd(t, e, namespace)
+	other := e.Replica(t)
+	people := [2]typed.TaskInterface{tasks(env.Client(t, direct(t, e)), namespace), tasks(env.Client(t, direct(t, other)), namespace)}
+	controller := [2]typed.TaskInterface{
+		tasks(env.Client(t, e.Direct(t, controllerUser)), namespace),
+		tasks(env.Client(t, other.Direct(t, controllerUser)), namespace),
+	}
+
+	followers := [2]*follower{follow(t, people[0], metav1.ListOptions{}, truth.start), follow(t, people[1], metav1.ListOptions{}, truth.start)}
+	// Each change of a task may go through the other replica than the one before it did.
+	var wg sync.WaitGroup
+	errs := make([]error, 2)
+	for i := range errs {
+		random := rand.New(rand.NewPCG(random.Uint64(), 0))
+		wg.Go(func() { errs[i] = churn(t.Context(), people[i], controller[1-i], random, "shared", 50) })
+	}
+	wg.Wait()
+	check(t, errors.Join(errs...))
+	last := create(t, people[0], newHeldTask("last"))
+	changes := truth.until(t, last.ResourceVersion)
+	for i, f := range followers {
+		t.Run(fmt.Sprintf("Watch-%d", i), func(t *testing.T) { f.expect(t, changes, all) })
+	}
+
+	t.Run("ListAfterWrite", func(t *testing.T) {
+		for i := range 30 {
+			written := create(t, people[i%2], newHeldTask(fmt.Sprintf("written-%d", i)))
+			check(t, listShows(t.Context(), people[1-i%2], written))
+		}
+	})
+	t.Run("Update", func(t *testing.T) {
+		read := create(t, people[0], newHeldTask("update"))
+		for range 5 {
+			winner, err := raceToUpdate(t.Context(), read, people[:]...)
+			check(t, err)
+			want := mark(winner, read)
+			for i := range people {
+				if read = get(t, people[i], read.Name); read.Labels["winner"] != want {
+					t.Fatalf("Replica %d shows that %q won, want %q.", i, read.Labels["winner"], want)
+				}
+			}
+		}
+	})
+	t.Run("Bind", func(t *testing.T) {
+		for round := range 10 {
+			name := fmt.Sprintf("bind-%d", round)
+			create(t, people[round%2], newTask(name))
+			check(t, raceToBind(t, name, controller[:]...))
+		}
+	})
+}

@@ -1,0 +1,142 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package consistency
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+	"github.com/leat-dev/leat/test/env"
+)
+
+// While etcd stands still nothing is acknowledged, every client gets an answer in bounded time, and the server says that it is not
+// ready and why. When etcd goes on, all goes on.
+func testEtcdStall(t *testing.T, e *env.Env) {
+	namespace := e.Namespace(t)
+	truth := watchEtcd(t, e, namespace)
+	people := env.Client(t, direct(t, e))
+	person := tasks(people, namespace)
+	follower := follow(t, person, metav1.ListOptions{}, truth.start)
+	read := create(t, person, newHeldTask("before"))
+	check(t, listShows(t.Context(), person, read))
+
+	check(t, e.Etcd.Signal(syscall.SIGSTOP))
+	defer func() { check(t, e.Etcd.Signal(syscall.SIGCONT)) }()
+
+	t.Run("Bounded", func(t *testing.T) {
+		const limit = 2 * time.Second
+		var wg sync.WaitGroup
+		for way, config := range map[string]*rest.Config{"direct": direct(t, e), "aggregated": e.Admin(t)} {
+			client := env.Client(t, config)
+			for name, request := range map[string]*rest.Request{
+				"create": verb(client, "POST", namespace).Body(newHeldTask("stalled-" + way)),
+				"update": verb(client, "PUT", namespace).Name("before").Body(read),
+				"delete": verb(client, "DELETE", namespace).Name("before"),
+				"get":    verb(client, "GET", namespace).Name("before"),
+				"list":   verb(client, "GET", namespace),
+			} {
+				wg.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					defer cancel()
+					request.Param("timeout", limit.String()).MaxRetries(0)
+					var err error
+					var took time.Duration
+					// The server resets a stream when it gives up just as the answer is being written: then it is asked again.
+					for tries := 0; tries < 3 && code(err) == 0; tries++ {
+						begun := time.Now()
+						err = request.Do(ctx).Error()
+						took = max(took, time.Since(begun))
+						if err == nil {
+							break
+						}
+					}
+					switch code(err) {
+					case http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
+					default:
+						t.Errorf("A %s, %s, said: %v, want a server's error.", name, way, err)
+					}
+					if took > 3*limit {
+						t.Errorf("A %s, %s, took %v, and was to take %v.", name, way, took, limit)
+					}
+				})
+			}
+		}
+		wg.Wait()
+	})
+	t.Run("ReadFromCache", func(t *testing.T) {
+		list := must(person.List(t.Context(), metav1.ListOptions{ResourceVersion: "0"}))(t)
+		if len(list.Items) != 1 {
+			t.Errorf("The list at resourceVersion 0 has %v.", names(list))
+		}
+	})
+	t.Run("Readiness", func(t *testing.T) {
+		eventually(t, func(ctx context.Context) error {
+			answer, err := people.Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").MaxRetries(0).Do(ctx).Raw()
+			if err == nil || !strings.Contains(string(answer), "[-]etcd") {
+				return fmt.Errorf("readyz says %v: %s", err, answer)
+			}
+			return nil
+		})
+	})
+
+	// A write that nobody limits waits, and is done when it can be.
+	waited := make(chan error, 1)
+	go func() {
+		waited <- verb(people, "POST", namespace).Body(newHeldTask("waited")).MaxRetries(0).Do(t.Context()).Error()
+	}()
+	select {
+	case err := <-waited:
+		t.Logf("A write without a limit did not wait: %v", err)
+		if err == nil {
+			t.Error("A write was acknowledged, and etcd stands still.")
+		}
+		waited <- err
+	case <-time.After(time.Second):
+	}
+
+	check(t, e.Etcd.Signal(syscall.SIGCONT))
+	check(t, e.Server.WaitReady(t.Context()))
+	select {
+	case err := <-waited:
+		if _, getErr := person.Get(t.Context(), "waited", metav1.GetOptions{}); err == nil && getErr != nil {
+			t.Errorf("The write that waited was acknowledged, and then: %v", getErr)
+		}
+	case <-time.After(patience):
+		t.Errorf("The write that waited did not end within %v after etcd went on.", patience)
+	}
+	awaitReached(t, e)
+	last := create(t, person, newHeldTask("last"))
+	check(t, listShows(t.Context(), person, last))
+	follower.expect(t, truth.until(t, last.ResourceVersion), all)
+	if _, _, lists := follower.told(t); lists > 0 {
+		t.Errorf("The watcher had to begin again %d times.", lists)
+	}
+}
+
+func verb(client versioned.Interface, verb, namespace string) *rest.Request {
+	return client.BatchV1alpha1().RESTClient().Verb(verb).Namespace(namespace).Resource("tasks")
+}

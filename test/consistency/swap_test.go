@@ -1,0 +1,273 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package consistency
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+)
+
+// race has n clients attempt the same at once, and gives the one that won. All others must be refused for the conflict.
+func race(n int, attempt func(i int) error) (int, error) {
+	start := make(chan struct{})
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			<-start
+			errs[i] = attempt(i)
+		})
+	}
+	close(start)
+	wg.Wait()
+	winner := -1
+	var wrong []error
+	for i, err := range errs {
+		switch {
+		case err == nil && winner < 0:
+			winner = i
+		case err == nil:
+			wrong = append(wrong, fmt.Errorf("clients %d and %d both won", winner, i))
+		case !apierrors.IsConflict(err):
+			wrong = append(wrong, fmt.Errorf("client %d was not told of a conflict, but: %w", i, err))
+		}
+	}
+	if winner < 0 {
+		wrong = append(wrong, errors.New("nobody won"))
+	}
+	return winner, errors.Join(wrong...)
+}
+
+// Of 50 clients that update what they all read at one resourceVersion, one wins.
+func testCompareAndSwap(t *testing.T, e *env.Env) {
+	namespace := e.Namespace(t)
+	person := tasks(env.Client(t, e.Admin(t)), namespace)
+	controller := tasks(env.Client(t, e.Controller(t)), namespace)
+
+	t.Run("Update", func(t *testing.T) {
+		read := create(t, person, newHeldTask("update"))
+		for round := range 5 {
+			winner, err := raceToUpdate(t.Context(), read, person, controller)
+			if err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+			stored := get(t, person, read.Name)
+			if stored.Labels["winner"] != mark(winner, read) {
+				t.Fatalf("Client %d won, and %q is stored, want %q.", winner, stored.Labels["winner"], mark(winner, read))
+			}
+			read = stored
+		}
+	})
+
+	t.Run("Status", func(t *testing.T) {
+		read := create(t, person, newHeldTask("status"))
+		for round := range 5 {
+			winner, err := race(50, func(i int) error {
+				task := read.DeepCopy()
+				task.Status.Progress = mark(i, read)
+				_, err := controller.UpdateStatus(t.Context(), task, metav1.UpdateOptions{})
+				return err
+			})
+			if err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+			stored := get(t, person, read.Name)
+			if stored.Status.Progress != mark(winner, read) {
+				t.Fatalf("Client %d won, and the stored status is %q, want %q.", winner, stored.Status.Progress, mark(winner, read))
+			}
+			read = stored
+		}
+	})
+
+	t.Run("Delete", func(t *testing.T) {
+		read := create(t, person, newHeldTask("delete"))
+		written := label(t, person, read.Name, "written", "since")
+		options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &read.ResourceVersion}}
+		if err := person.Delete(t.Context(), read.Name, options); !apierrors.IsConflict(err) {
+			t.Errorf("A delete of resourceVersion %s of a task at %s: %v, want a conflict.", read.ResourceVersion, written.ResourceVersion, err)
+		}
+		options.Preconditions.ResourceVersion = &written.ResourceVersion
+		if err := person.Delete(t.Context(), read.Name, options); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("Bind", func(t *testing.T) {
+		for round := range 10 {
+			name := fmt.Sprintf("bind-%d", round)
+			create(t, person, newTask(name))
+			if err := raceToBind(t, name, controller); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// mark is what a client writes over what it has read. It is never what is there: a write of that changes nothing, and may succeed.
+func mark(i int, read *v1alpha1.Task) string {
+	return fmt.Sprintf("%d-after-%s", i, read.ResourceVersion)
+}
+
+// raceToUpdate lets 50 clients, spread over those given, update the task from what was read.
+func raceToUpdate(ctx context.Context, read *v1alpha1.Task, clients ...typed.TaskInterface) (int, error) {
+	return race(50, func(i int) error {
+		task := read.DeepCopy()
+		task.Labels = map[string]string{"winner": mark(i, read)}
+		_, err := clients[i%len(clients)].Update(ctx, task, metav1.UpdateOptions{})
+		return err
+	})
+}
+
+// raceToBind lets 20 schedulers, spread over the clients, bind the task to a worker each, and checks who is said to have won.
+func raceToBind(t *testing.T, name string, clients ...typed.TaskInterface) error {
+	t.Helper()
+	winner, err := race(20, func(i int) error {
+		return tryBind(t.Context(), clients[i%len(clients)], name, fmt.Sprintf("worker-%d", i), fmt.Sprintf("incarnation-%d", i))
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	task := get(t, clients[0], name)
+	if task.Spec.WorkerName != fmt.Sprintf("worker-%d", winner) || task.Status.Incarnation != fmt.Sprintf("incarnation-%d", winner) {
+		return fmt.Errorf("%s: scheduler %d won, and it is bound to %q of %q", name, winner, task.Status.Incarnation, task.Spec.WorkerName)
+	}
+	return nil
+}
+
+// A worker's start that a task is not bound to any more does not write its status, not even with the newest resourceVersion.
+func testFencing(t *testing.T, e *env.Env) {
+	namespace := e.Namespace(t)
+	people, controllers := env.Client(t, e.Admin(t)), env.Client(t, e.Controller(t))
+	person, controller := tasks(people, namespace), tasks(controllers, namespace)
+	worker := tasks(env.Client(t, e.Worker(t, namespace, "worker-1")), namespace)
+
+	t.Run("FormerIncarnation", func(t *testing.T) {
+		create(t, person, newTask("former"))
+		bind(t, controller, "former", "worker-1", "first")
+		stale := get(t, worker, "former")
+		evict(t, controller, "former")
+		bind(t, controller, "former", "worker-1", "second")
+		for _, late := range []*v1alpha1.Task{stale, get(t, worker, "former")} {
+			late.Status.Incarnation = "first"
+			late.Status.Phase = v1alpha1.TaskSucceeded
+			if _, err := worker.UpdateStatus(t.Context(), late, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
+				t.Errorf("A status by the first incarnation, of resourceVersion %s: %v, want a conflict.", late.ResourceVersion, err)
+			}
+		}
+	})
+
+	t.Run("FormerAttempt", func(t *testing.T) {
+		create(t, person, newTask("attempt"))
+		bind(t, controller, "attempt", "worker-1", "first")
+		task := get(t, worker, "attempt")
+		task.Status.Attempts = 2
+		task = must(worker.UpdateStatus(t.Context(), task, metav1.UpdateOptions{}))(t)
+		task.Status.Attempts = 1
+		if _, err := worker.UpdateStatus(t.Context(), task, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
+			t.Errorf("A status that goes back from attempt 2 to 1: %v, want a conflict.", err)
+		}
+	})
+
+	// The worker writes as fast as it can, always with the newest resourceVersion, while the task is taken from it.
+	t.Run("RacedWithEviction", func(t *testing.T) {
+		random := seeded(t)
+		namespace := e.Namespace(t)
+		person, controller := tasks(people, namespace), tasks(controllers, namespace)
+		truth := watchEtcd(t, e, namespace)
+		create(t, person, newTask("raced"))
+		const rounds = 20
+		for round := range rounds {
+			incarnation := fmt.Sprintf("incarnation-%d", round)
+			bind(t, controller, "raced", "worker-1", incarnation)
+			written := make(chan error, 1)
+			go func() { written <- writeUntilFenced(t.Context(), controller, "raced", incarnation) }()
+			select {
+			case err := <-written:
+				t.Fatalf("The writes ended before the eviction: %v", err)
+			case <-time.After(time.Duration(random.IntN(30)) * time.Millisecond):
+			}
+			evict(t, controller, "raced")
+			check(t, <-written)
+		}
+		last := label(t, person, "raced", "last", "true")
+		running := 0
+		for _, c := range truth.until(t, last.ResourceVersion) {
+			if c.after.Status.Phase == v1alpha1.TaskRunning {
+				running++
+			}
+			if err := fenced(c.before, c.after); err != nil {
+				t.Errorf("revision %d: %v", c.revision, err)
+			}
+		}
+		if last.Status.Disruptions != rounds || running < rounds {
+			t.Errorf("%d evictions are counted as %d, and %d writes of the worker were between them.", rounds, last.Status.Disruptions, running)
+		}
+	})
+}
+
+// writeUntilFenced reports the task as running in an incarnation, whatever the task says, until that is refused for another.
+func writeUntilFenced(ctx context.Context, client typed.TaskInterface, name, incarnation string) error {
+	n := 0
+	return wait.PollUntilContextTimeout(ctx, time.Microsecond, patience, true, func(ctx context.Context) (bool, error) {
+		n++
+		task, err := client.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		evicted := task.Spec.WorkerName == ""
+		task.Status.Incarnation = incarnation
+		task.Status.Phase = v1alpha1.TaskRunning
+		task.Status.State = v1alpha1.TaskState{Running: &v1alpha1.TaskStateRunning{StartedAt: metav1.Now()}}
+		task.Status.Progress = fmt.Sprintf("%d", n)
+		_, err = client.UpdateStatus(ctx, task, metav1.UpdateOptions{})
+		switch {
+		case err == nil && evicted:
+			return false, fmt.Errorf("incarnation %s wrote the status after the eviction", incarnation)
+		case apierrors.IsConflict(err) && strings.Contains(err.Error(), incarnation):
+			return true, nil
+		case apierrors.IsConflict(err):
+			return false, nil // the eviction was faster than the write of this resourceVersion
+		}
+		return false, err
+	})
+}
+
+// fenced checks that worker and incarnation belong together, and that a task nobody runs does not run.
+func fenced(before, after *v1alpha1.Task) error {
+	switch {
+	case (after.Spec.WorkerName == "") != (after.Status.Incarnation == ""):
+		return fmt.Errorf("it is bound to incarnation %q of worker %q", after.Status.Incarnation, after.Spec.WorkerName)
+	case after.Spec.WorkerName == "" && (after.Status.Phase != v1alpha1.TaskPending || after.Status.State.Running != nil):
+		return fmt.Errorf("nobody runs it, and it is %s with state %+v", after.Status.Phase, after.Status.State)
+	case before != nil && before.Spec.WorkerName != "" && after.Spec.WorkerName != "" && before.Status.Incarnation != after.Status.Incarnation:
+		return fmt.Errorf("it went from incarnation %q to %q without an eviction", before.Status.Incarnation, after.Status.Incarnation)
+	}
+	return nil
+}
