@@ -38,7 +38,8 @@ func Age(t metav1.Time) any {
 	return duration.HumanDuration(time.Since(t.Time))
 }
 
-// Between gives the cell for the time between two moments, up to now if the second is nil. It is empty if the first is.
+// Between gives the cell for the time between two moments, up to now if the second is nil. It is empty if the first is. Moments
+// that two clocks have told may be in the wrong order; there is then no time between them.
 func Between(from, to *metav1.Time) any {
 	if from.IsZero() {
 		return ""
@@ -46,7 +47,7 @@ func Between(from, to *metav1.Time) any {
 	if to.IsZero() {
 		return duration.HumanDuration(time.Since(from.Time))
 	}
-	return duration.HumanDuration(to.Sub(from.Time))
+	return duration.HumanDuration(max(0, to.Sub(from.Time)))
 }
 
 func (r Resource[T, L]) columnDefinitions() []metav1.TableColumnDefinition {

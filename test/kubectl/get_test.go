@@ -97,7 +97,7 @@ func testTaskColumns(t *testing.T, e *env.Env) {
 		{
 			name: "deadline", worker: "w-aaaaa",
 			status: ended(batch.TaskFailed, batch.TaskStateTerminated{ExitCode: 143, Signal: 15, Reason: batch.TaskReasonDeadlineExceeded}),
-			row:    "DeadlineExceeded w-aaaaa terminated 1 T", wide: "default 0 T T DeadlineExceeded",
+			row:    "DeadlineExceeded w-aaaaa SIGTERM 1 T", wide: "default 0 T T DeadlineExceeded",
 		},
 		{
 			name: "evicted", worker: "w-aaaaa",
@@ -120,7 +120,7 @@ func testTaskColumns(t *testing.T, e *env.Env) {
 		{
 			name: "killed", worker: "w-aaaaa",
 			status: ended(batch.TaskFailed, batch.TaskStateTerminated{ExitCode: 137, Signal: 9, Reason: batch.TaskReasonError}),
-			row:    "Error w-aaaaa killed 1 T", wide: "default 0 T T Error",
+			row:    "Error w-aaaaa SIGKILL 1 T", wide: "default 0 T T Error",
 		},
 		{
 			name: "running", worker: "w-aaaaa", status: running, spec: "queueName: nightly, priority: 7",

@@ -178,8 +178,8 @@ type session struct {
 	t     testing.TB
 	name  string
 	lines chan string // of both outputs; closed at the end
-	ended chan error
-	kill  context.CancelFunc
+	ended chan struct{}
+	err   error // how it ended; read after ended
 }
 
 // start runs kubectl in the background, until the test ends at the latest.
@@ -187,29 +187,30 @@ func (k terminal) start(line string, more ...string) *session {
 	k.t.Helper()
 	root, err := host.RepositoryRoot()
 	check(k.t, err)
-	ctx, kill := context.WithCancel(k.t.Context())
-	command := exec.CommandContext(ctx, filepath.Join(root, "bin", "host", "kubectl"), append(strings.Fields(line), more...)...)
+	command := exec.CommandContext(k.t.Context(), filepath.Join(root, "bin", "host", "kubectl"), append(strings.Fields(line), more...)...)
 	command.Env = append(os.Environ(), "KUBECONFIG="+k.kubeconfig, "KUBECACHEDIR="+k.t.TempDir())
 	reader, writer := io.Pipe()
 	command.Stdout, command.Stderr = writer, writer
 	check(k.t, command.Start())
-	s := &session{t: k.t, name: "kubectl " + line, lines: make(chan string, 10000), ended: make(chan error, 1), kill: kill}
+	s := &session{t: k.t, name: "kubectl " + line, lines: make(chan string, 10000), ended: make(chan struct{})}
 	go func() {
-		s.ended <- command.Wait()
+		s.err = command.Wait()
 		writer.Close()
+		close(s.ended)
 	}()
 	go func() {
 		defer close(s.lines)
 		for scanner := bufio.NewScanner(reader); scanner.Scan(); {
 			s.lines <- scanner.Text()
 		}
+		_, _ = io.Copy(io.Discard, reader) // what no scanner takes must not hold kubectl back
 	}()
-	k.t.Cleanup(kill)
+	k.t.Cleanup(func() { <-s.ended }) // it writes to its cache until then
 	return s
 }
 
-// until reads until a line matches, and gives that line as table does.
-func (s *session) until(matches func(string) bool) string {
+// until reads until a line, as table gives it, matches.
+func (s *session) until(matches func(string) bool) {
 	s.t.Helper()
 	var seen []string
 	last := func() string { return strings.Join(seen[max(0, len(seen)-20):], "\n") }
@@ -222,7 +223,7 @@ func (s *session) until(matches func(string) bool) string {
 			}
 			seen = append(seen, table(line))
 			if matches(seen[len(seen)-1]) {
-				return seen[len(seen)-1]
+				return
 			}
 		case <-late:
 			s.t.Fatalf("%s has not printed what was waited for; the last that it printed is\n%s", s.name, last())
@@ -246,16 +247,16 @@ func (s *session) watching() {
 func (s *session) end() {
 	s.t.Helper()
 	select {
-	case err := <-s.ended:
-		if err != nil {
-			s.t.Errorf("%s: %v", s.name, err)
+	case <-s.ended:
+		if s.err != nil {
+			s.t.Errorf("%s: %v", s.name, s.err)
 		}
 	case <-time.After(timeout):
 		s.t.Fatalf("%s still runs", s.name)
 	}
 }
 
-// manifest gives a task of that name with that spec, in YAML's flow form.
+// manifest gives an object of that kind and name, with a spec in YAML's flow form.
 func manifest(kind, name, spec string) string {
 	return fmt.Sprintf("apiVersion: batch.leat.dev/v1alpha1\nkind: %s\nmetadata: {name: %s}\nspec: %s\n", kind, name, spec)
 }

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -62,7 +63,10 @@ func ExitColumn(task *batch.Task) any {
 	case terminated == nil:
 		return ""
 	case terminated.Signal != 0:
-		return syscall.Signal(terminated.Signal).String()
+		if name := unix.SignalName(syscall.Signal(terminated.Signal)); name != "" {
+			return name
+		}
+		return fmt.Sprintf("signal %d", terminated.Signal)
 	}
 	return fmt.Sprint(terminated.ExitCode)
 }

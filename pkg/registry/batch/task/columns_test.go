@@ -91,11 +91,11 @@ func TestColumns(t *testing.T) {
 		},
 		{
 			"killed", newTask(terminated(batch.TaskFailed, batch.TaskStateTerminated{ExitCode: 137, Signal: 9, Reason: "Error"})),
-			"Error", "Error", "killed", "", "",
+			"Error", "Error", "SIGKILL", "", "",
 		},
 		{
 			"out of time", newTask(terminated(batch.TaskFailed, batch.TaskStateTerminated{ExitCode: 143, Signal: 15, Reason: "DeadlineExceeded"})),
-			"DeadlineExceeded", "DeadlineExceeded", "terminated", "", "",
+			"DeadlineExceeded", "DeadlineExceeded", "SIGTERM", "", "",
 		},
 		{
 			"failed and nobody said why", newTask(status(batch.TaskStatus{Phase: batch.TaskFailed})),
