@@ -142,7 +142,9 @@ var (
 	beyondBackoff = []string{"FailureTarget/BackoffLimitExceeded", "Failed/BackoffLimitExceeded"}
 )
 
-func failedFor(reason string) []string { return []string{"FailureTarget/" + reason, "Failed/" + reason} }
+func failedFor(reason string) []string {
+	return []string{"FailureTarget/" + reason, "Failed/" + reason}
+}
 
 const (
 	in    = batch.TaskFailurePolicyOnExitCodesOpIn
