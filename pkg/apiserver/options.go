@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"time"
 
@@ -226,6 +227,9 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 		return err
 	}
 	config.FeatureGate = o.versions.FeatureGateFor(basecompatibility.DefaultKubeComponent)
+	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(withDeadlineGrace(handler), c)
+	}
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("log"))
 
 	namer := openapi.NewDefinitionNamer(Scheme)

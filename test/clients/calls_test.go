@@ -67,7 +67,7 @@ func testTypedCalls(t *testing.T, e *env.Env) {
 	defer watcher.Stop()
 
 	task.Labels["app"] = "api"
-	task, err = tasks.Update(t.Context(), task, metav1.UpdateOptions{})
+	_, err = tasks.Update(t.Context(), task, metav1.UpdateOptions{})
 	check(t, err)
 	task, err = tasks.Patch(t.Context(), name, types.MergePatchType, []byte(`{"spec": {"ttlSecondsAfterFinished": 60, "schedulingGates": null}}`), metav1.PatchOptions{})
 	check(t, err)

@@ -63,8 +63,8 @@ func scaleTo(name string, replicas int64) *unstructured.Unstructured {
 }
 
 func scaleMapsTheSpec(s *scene) {
-	obj := s.create("a", nested(s.spec.path, s.spec.one))
-	obj = must(s.mergePatch("a", nested(s.status.path, s.status.two), "status"))(s)
+	s.create("a", nested(s.spec.path, s.spec.one))
+	obj := must(s.mergePatch("a", nested(s.status.path, s.status.two), "status"))(s)
 	scale := s.scale("a")
 	mustHave(s, scale, "spec.replicas", s.spec.one)
 	mustHave(s, scale, "status.replicas", s.status.two)

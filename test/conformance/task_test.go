@@ -415,7 +415,7 @@ func whatMayChange(s *taskScene) {
 	}
 	task := apply(types.StrategicMergePatchType, `{"spec": {"schedulingGates": [{"name": "example.com/one", "$patch": "delete"}]}}`)
 	mustEqual(s, "the gates", task.Spec.SchedulingGates, []batch.TaskSchedulingGate{{Name: "example.com/two"}})
-	task = apply(types.MergePatchType, `{"spec": {"activeDeadlineSeconds": 100}}`)
+	apply(types.MergePatchType, `{"spec": {"activeDeadlineSeconds": 100}}`)
 	task = apply(types.MergePatchType, `{"spec": {"activeDeadlineSeconds": 50}}`)
 	mustEqual(s, "the deadline", *task.Spec.ActiveDeadlineSeconds, int64(50))
 	task = apply(types.JSONPatchType, `[{"op": "add", "path": "/spec/tolerations/-", "value": {"key": "b", "operator": "Exists"}}]`)
@@ -456,12 +456,12 @@ func gracefulDeletion(s *taskScene) {
 	check(s, s.person.DeleteCollection(s.Context(), metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: "metadata.name=own"}))
 	s.mustEnd("own", 300)
 
-	task := must(s.report(s.createBound("asked"), running))(s)
+	must(s.report(s.createBound("asked"), running))(s)
 	if err := s.worker.Delete(s.Context(), "asked", metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
 		s.Errorf("a worker that begins to delete a task: got %v, want 403", err)
 	}
 	s.delete("asked", 600)
-	task = s.mustEnd("asked", 600)
+	task := s.mustEnd("asked", 600)
 	s.mustBeBound(task, workerName, incarnation)
 	// The worker ends the command, says how it ended, and then ends the task.
 	must(s.report(task, succeeded))(s)

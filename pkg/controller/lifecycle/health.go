@@ -84,9 +84,8 @@ type health struct {
 
 // observation is what was seen of one worker's lease.
 type observation struct {
-	sign            sign
-	resourceVersion string
-	duration        time.Duration
+	sign     sign
+	duration time.Duration
 	// since is when the lease changed last, or when it began to be watched.
 	since time.Time
 	// renewed says that a change was seen.
@@ -136,24 +135,21 @@ func (h *health) observe(now time.Time, leases []batch.WorkerLease, workers []*b
 			delete(h.observed, name)
 		}
 	}
-	returned := map[string]bool{} // namespaces that a worker has returned to
+	renewed := map[string]bool{} // namespaces in which a lease was
 	for name, lease := range seen {
 		o := h.observed[name]
 		if o == nil {
-			h.observed[name] = &observation{
-				sign: signOf(lease), resourceVersion: resourceVersionOf(lease), duration: durationOf(lease), since: now,
-			}
+			h.observed[name] = &observation{sign: signOf(lease), duration: durationOf(lease), since: now}
 			continue
 		}
-		wasQuiet := o.quiet(now)
 		if blind {
 			o.watchAnew(now)
 		}
-		if o.take(now, lease) && wasQuiet {
-			returned[name.Namespace] = true
+		if o.take(now, lease) {
+			renewed[name.Namespace] = true
 		}
 	}
-	h.judgeSilence(now, returned, registered)
+	h.judgeSilence(now, renewed)
 
 	var concerned []cache.ObjectName
 	for name, o := range h.observed {
@@ -176,15 +172,13 @@ func (h *health) observe(now time.Time, leases []batch.WorkerLease, workers []*b
 
 // judgeSilence notes which namespaces have no live worker. When one returns to such a namespace, whatever kept it away may have
 // kept away the others too: they get the whole duration of their leases to follow.
-func (h *health) judgeSilence(now time.Time, returned map[string]bool, registered map[cache.ObjectName]*batch.Worker) {
+func (h *health) judgeSilence(now time.Time, renewed map[string]bool) {
 	heard := map[string]bool{}
 	for name, o := range h.observed {
-		if registered[name] != nil {
-			heard[name.Namespace] = heard[name.Namespace] || !o.quiet(now)
-		}
+		heard[name.Namespace] = heard[name.Namespace] || !o.quiet(now)
 	}
 	for name, o := range h.observed {
-		if _, silent := h.silent[name.Namespace]; silent && returned[name.Namespace] && o.quiet(now) {
+		if _, silent := h.silent[name.Namespace]; silent && renewed[name.Namespace] && o.quiet(now) {
 			o.watchAnew(now)
 		}
 	}
@@ -203,7 +197,7 @@ func (h *health) judgeSilence(now time.Time, returned map[string]bool, registere
 // take takes in what a lease is now, and says whether it was renewed.
 func (o *observation) take(now time.Time, lease *batch.WorkerLease) bool {
 	next := signOf(lease)
-	o.duration, o.resourceVersion = durationOf(lease), resourceVersionOf(lease)
+	o.duration = durationOf(lease)
 	if next == o.sign {
 		return false
 	}
@@ -259,11 +253,4 @@ func (h *health) silentSince(namespace string) (since time.Time, ok bool) {
 	defer h.mu.Unlock()
 	since, ok = h.silent[namespace]
 	return since, ok
-}
-
-func resourceVersionOf(lease *batch.WorkerLease) string {
-	if lease == nil {
-		return ""
-	}
-	return lease.ResourceVersion
 }

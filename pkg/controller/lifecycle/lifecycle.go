@@ -238,7 +238,10 @@ func trim(obj any) (any, error) {
 				Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion,
 				DeletionTimestamp: o.DeletionTimestamp, DeletionGracePeriodSeconds: o.DeletionGracePeriodSeconds,
 			},
-			Spec: batch.TaskSpec{WorkerName: o.Spec.WorkerName, Tolerations: slices.Clip(o.Spec.Tolerations)},
+			Spec: batch.TaskSpec{WorkerName: o.Spec.WorkerName, Tolerations: o.Spec.Tolerations},
+			Status: batch.TaskStatus{Conditions: slices.DeleteFunc(o.Status.Conditions, func(c metav1.Condition) bool {
+				return c.Type != batch.TaskScheduled
+			})},
 		}, nil
 	case *batch.Worker:
 		o.ManagedFields = nil

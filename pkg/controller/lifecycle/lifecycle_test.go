@@ -32,8 +32,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/testapi"
 )
@@ -57,11 +59,39 @@ func play(t *testing.T, prepare, f func(s *scene)) {
 	playWith(t, Options{}, prepare, f)
 }
 
+// pausing is a client whose lists of leases take until a time.
+type pausing struct {
+	*testapi.Client
+	until time.Time
+}
+
+func (c pausing) BatchV1alpha1() typed.BatchV1alpha1Interface {
+	return pausingGroup{c.Client.BatchV1alpha1(), c.until}
+}
+
+type pausingGroup struct {
+	typed.BatchV1alpha1Interface
+	until time.Time
+}
+
+func (g pausingGroup) WorkerLeases(namespace string) typed.WorkerLeaseInterface {
+	return pausingLeases{g.BatchV1alpha1Interface.WorkerLeases(namespace), g.until}
+}
+
+type pausingLeases struct {
+	typed.WorkerLeaseInterface
+	until time.Time
+}
+
+func (l pausingLeases) List(ctx context.Context, o metav1.ListOptions) (*batch.WorkerLeaseList, error) {
+	list, err := l.WorkerLeaseInterface.List(ctx, o)
+	<-time.After(time.Until(l.until))
+	return list, err
+}
+
 func playWith(t *testing.T, options Options, prepare, f func(s *scene)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		server := testapi.New()
-		s := &scene{T: t, server: server, api: server.Client(), test: server.Client().BatchV1alpha1()}
+	stage(t, func(s *scene) {
 		if prepare != nil {
 			prepare(s)
 		}
@@ -70,8 +100,17 @@ func playWith(t *testing.T, options Options, prepare, f func(s *scene)) {
 	})
 }
 
+// stage runs f, which starts the controller itself.
+func stage(t *testing.T, f func(s *scene)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		server := testapi.New()
+		f(&scene{T: t, server: server, api: server.Client(), test: server.Client().BatchV1alpha1()})
+	})
+}
+
 // control runs a controller until the test ends.
-func (s *scene) control(api *testapi.Client, options Options) {
+func (s *scene) control(api versioned.Interface, options Options) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	controller := New(api, options)
@@ -101,11 +140,11 @@ func (s *scene) must(err error) {
 // lives registers a worker, and renews its lease every 10 s until stop is called.
 func (s *scene) lives(name string) (stop func()) {
 	s.Helper()
-	return s.livesIn(namespace, name, 0)
+	return s.livesLike(namespace, name, 0, 10*time.Second)
 }
 
-// livesIn is lives in a namespace and with a clock that is ahead.
-func (s *scene) livesIn(namespace, name string, ahead time.Duration) (stop func()) {
+// livesLike is lives in a namespace, with a clock that is ahead and with another interval.
+func (s *scene) livesLike(namespace, name string, ahead, interval time.Duration) (stop func()) {
 	s.Helper()
 	ctx, cancel := context.WithCancel(s.Context())
 	now := func() *metav1.MicroTime { return new(metav1.NewMicroTime(time.Now().Add(ahead))) }
@@ -116,7 +155,7 @@ func (s *scene) livesIn(namespace, name string, ahead time.Duration) (stop func(
 	}, metav1.CreateOptions{})
 	s.must(err)
 	go func() {
-		ticker := time.NewTicker(10 * time.Second)
+		ticker := time.NewTicker(interval)
 		defer ticker.Stop()
 		for {
 			select {
@@ -302,8 +341,8 @@ func TestReturningWorkerLosesItsTaint(t *testing.T) {
 func TestClocksOfWorkersDoNotMatter(t *testing.T) {
 	play(t, nil, func(s *scene) {
 		for name, ahead := range map[string]time.Duration{"ahead": time.Hour, "behind": -time.Hour} {
-			stop := s.livesIn(namespace, name, ahead)
-			s.livesIn(namespace, name+"-alive", ahead)
+			stop := s.livesLike(namespace, name, ahead, 10*time.Second)
+			s.livesLike(namespace, name+"-alive", ahead, 10*time.Second)
 			s.bind(name, name)
 			s.bind(name+"-alive", name+"-alive")
 			s.pass(5 * time.Minute)
@@ -393,9 +432,20 @@ func TestTaintsSetByPeople(t *testing.T) {
 			t.Error("a toleration of 60 s has not ended")
 		}
 
+		// A task that is bound in spite of the taint has the same time.
+		s.bind("bound-late", "w", toleration)
+		s.pass(58 * time.Second)
+		if !s.bound("bound-late") {
+			t.Error("a toleration was over before the task was bound")
+		}
+		s.pass(2 * time.Second)
+		if s.bound("bound-late") {
+			t.Error("a toleration has not ended")
+		}
+
 		// A taint that is taken away in time has no effect, nor has the time before.
-		s.bind("spared", "w", toleration)
 		s.taint("w")
+		s.bind("spared", "w", toleration)
 		s.pass(2 * time.Minute)
 		s.taint("w", taint)
 		s.pass(30 * time.Second)
@@ -408,27 +458,23 @@ func TestTaintsSetByPeople(t *testing.T) {
 }
 
 func TestNobodyIsJudgedByATimeOfBlindness(t *testing.T) {
-	refuse := errors.New("the server is away")
-	for name, blind := range map[string]func(s *scene, until time.Time) clienttesting.ReactionFunc{
-		"lists fail": func(_ *scene, until time.Time) clienttesting.ReactionFunc {
-			return func(clienttesting.Action) (bool, runtime.Object, error) { return time.Now().Before(until), nil, refuse }
+	for name, start := range map[string]func(s *scene, until time.Time){
+		"lists fail": func(s *scene, until time.Time) {
+			s.api.PrependReactor("list", "workerleases", func(clienttesting.Action) (bool, runtime.Object, error) {
+				return time.Now().Before(until), nil, errors.New("the server is away")
+			})
+			s.control(s.api, Options{})
 		},
-		"paused": func(_ *scene, until time.Time) clienttesting.ReactionFunc {
-			return func(clienttesting.Action) (bool, runtime.Object, error) {
-				<-time.After(time.Until(until))
-				return false, nil, nil
-			}
-		},
+		"paused": func(s *scene, until time.Time) { s.control(pausing{s.api, until}, Options{}) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			play(t, func(s *scene) {
-				s.api.PrependReactor("list", "workerleases", blind(s, time.Now().Add(10*time.Minute)))
-			}, func(s *scene) {
+			stage(t, func(s *scene) {
 				s.lives("a")
 				s.lives("b")
 				dead := s.lives("dead")
 				s.bind("t", "a")
 				s.bind("of-the-dead", "dead")
+				start(s, time.Now().Add(10*time.Minute))
 				s.away.Store(true)
 				s.pass(10*time.Minute - time.Second)
 				dead()
@@ -469,6 +515,28 @@ func TestGapBetweenLists(t *testing.T) {
 	})
 }
 
+func TestEvictionsThatAreDueWaitForTheEndOfBlindness(t *testing.T) {
+	play(t, nil, func(s *scene) {
+		s.lives("other")
+		stop := s.lives("w")
+		s.bind("t", "w", batch.Toleration{Operator: batch.TolerationOpExists, Effect: batch.TaintEffectNoExecute, TolerationSeconds: new(int64(120))})
+		stop()
+		s.pass(100 * time.Second)
+		end := time.Now().Add(5 * time.Minute)
+		s.api.PrependReactor("list", "workerleases", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return time.Now().Before(end), nil, errors.New("the server is away")
+		})
+		s.pass(5 * time.Minute)
+		if !s.bound("t") {
+			t.Error("evicted although the worker may have returned")
+		}
+		s.pass(time.Minute)
+		if s.bound("t") {
+			t.Error("not evicted when the worker is seen to be lost still")
+		}
+	})
+}
+
 func TestStaleListsAreConfirmed(t *testing.T) {
 	play(t, nil, func(s *scene) {
 		s.lives("w")
@@ -489,11 +557,11 @@ func TestSilentNamespace(t *testing.T) {
 	t.Run("all stay lost", func(t *testing.T) {
 		play(t, nil, func(s *scene) {
 			stop, stopOther := s.lives("w"), s.lives("v")
-			s.livesIn("elsewhere", "alive", 0)
+			s.livesLike("elsewhere", "alive", 0, 10*time.Second)
 			s.bind("t", "w")
 			s.pass(time.Minute)
 			stop()
-			s.pass(9 * time.Second)
+			s.pass(11 * time.Second)
 			stopOther()
 			s.pass(5 * time.Minute)
 			if w := s.worker("w"); !s.bound("t") || ready(w) != "Unknown WorkerStatusUnknown" || unreachableTaint(w) == nil {
@@ -521,9 +589,21 @@ func TestSilentNamespace(t *testing.T) {
 			if !s.bound("t") || !s.bound("of-the-dead") || unreachableTaint(s.worker("b")) != nil {
 				t.Error("the others were given no time to follow")
 			}
-			s.pass(30 * time.Second)
+			s.pass(40 * time.Second)
 			if !s.bound("t") || s.bound("of-the-dead") {
 				t.Errorf("bound: the task of a worker that came back: %v, of one that did not: %v", s.bound("t"), s.bound("of-the-dead"))
+			}
+		})
+	})
+	t.Run("only one is slow", func(t *testing.T) {
+		play(t, nil, func(s *scene) {
+			s.lives("alive")
+			s.livesLike(namespace, "slow", 0, 35*time.Second)
+			s.lives("dead")()
+			s.bind("t", "dead")
+			s.pass(61 * time.Second)
+			if s.bound("t") {
+				t.Error("the others are judged later for a worker that is slow")
 			}
 		})
 	})
@@ -734,10 +814,11 @@ func TestRestartedControllerWatchesAnew(t *testing.T) {
 		stop()
 		s.bind("t", "w")
 		s.pass(time.Hour)
+		s.taint("w", batch.Taint{Key: batch.TaintWorkerUnreachable, Effect: batch.TaintEffectNoExecute, TimeAdded: new(metav1.Now())})
 	}, func(s *scene) {
 		s.pass(39 * time.Second)
-		if !s.bound("t") {
-			t.Error("it has judged by what it has not seen")
+		if !s.bound("t") || unreachableTaint(s.worker("w")) == nil {
+			t.Errorf("it has judged by what it has not seen: bound %v, taints %v", s.bound("t"), s.worker("w").Spec.Taints)
 		}
 		s.pass(22 * time.Second)
 		if s.bound("t") {
@@ -834,4 +915,35 @@ func TestFinishedTasks(t *testing.T) {
 			}
 		})
 	})
+}
+
+func TestHealthForgetsWhoIsGone(t *testing.T) {
+	h := newHealth(20 * time.Second)
+	now := time.Now()
+	h.observe(now, []batch.WorkerLease{{ObjectMeta: metav1.ObjectMeta{Name: "a"}}}, []*batch.Worker{{ObjectMeta: metav1.ObjectMeta{Name: "b"}}})
+	if len(h.observed) != 2 {
+		t.Errorf("observed are %d, want one by its lease and one by its Worker", len(h.observed))
+	}
+	h.observe(now.Add(10*time.Second), nil, nil)
+	if len(h.observed) != 0 || len(h.silent) != 0 {
+		t.Errorf("%d observations and %d silent namespaces are left", len(h.observed), len(h.silent))
+	}
+}
+
+func TestHealthGoesByTheDurationOfTheLease(t *testing.T) {
+	h := newHealth(20 * time.Second)
+	start := time.Now()
+	lease := batch.WorkerLease{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: batch.WorkerLeaseSpec{LeaseDurationSeconds: new(int32(20))}}
+	name := cache.ObjectName{Name: "a"}
+	for _, step := range []struct {
+		at       time.Duration
+		duration int32
+		want     verdict
+	}{{0, 20, undecided}, {20 * time.Second, 20, undecided}, {30 * time.Second, 20, overdue}, {40 * time.Second, 60, undecided}, {60 * time.Second, 60, undecided}, {70 * time.Second, 60, overdue}} {
+		*lease.Spec.LeaseDurationSeconds = step.duration
+		h.observe(start.Add(step.at), []batch.WorkerLease{lease}, nil)
+		if got, _ := h.verdict(start.Add(step.at), name); got != step.want {
+			t.Errorf("after %s, of a duration of %d s, the verdict is %d, want %d", step.at, step.duration, got, step.want)
+		}
+	}
 }

@@ -22,6 +22,7 @@ import (
 	"math"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -138,7 +139,8 @@ func (c *Controller) fateByTaints(now time.Time, task *batch.Task, worker *batch
 		if ever {
 			continue
 		}
-		due := c.taintedSince(worker, taint).Add(seconds)
+		// A task that was bound in spite of the taint is given the whole time, too: else it would go round and round.
+		due := later(c.taintedSince(worker, taint), boundSince(task)).Add(seconds)
 		reason := reasonTaint
 		message := fmt.Sprintf("Worker %s has the taint %s, which the task does not tolerate", worker.Name, taintText(taint))
 		if isUnreachable(taint) {
@@ -182,6 +184,14 @@ func toleration(task *batch.Task, taint *batch.Taint) (d time.Duration, ever boo
 		limited, ever = true, false
 	}
 	return d, ever
+}
+
+// boundSince is when a task was bound to its worker.
+func boundSince(task *batch.Task) time.Time {
+	if c := meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled); c != nil {
+		return c.LastTransitionTime.Time
+	}
+	return time.Time{}
 }
 
 func later(a, b time.Time) time.Time {

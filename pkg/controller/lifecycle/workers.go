@@ -64,13 +64,33 @@ func (c *Controller) seeToWorker(ctx context.Context, name cache.ObjectName) (ti
 	return 0, nil
 }
 
-// giveUp marks a lost worker, and removes it when it has been lost for long. Its tasks are seen to whether that succeeds or not:
-// what they depend on is in the taint by then, or they wait for it.
+// giveUp marks a lost worker, sees to its tasks, and removes it when it has been lost for long.
 func (c *Controller) giveUp(ctx context.Context, worker *batch.Worker, seen observation) error {
 	name := cache.MetaObjectToName(worker)
-	defer c.seeToTasksOf(name)
-	workers := c.client.BatchV1alpha1().Workers(worker.Namespace)
+	marked, err := c.mark(ctx, worker, seen)
+	if marked && err == nil {
+		return nil // the informer shows it soon, and then the tasks are seen to
+	}
+	c.seeToTasksOf(name)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady)
+	if time.Since(ready.LastTransitionTime.Time) < c.options.RemoveAfter || len(c.tasksOf(name)) > 0 {
+		return nil
+	}
+	klog.FromContext(ctx).Info("A worker that was lost for long is removed", "worker", name)
+	_, err = bounded(ctx, func(ctx context.Context) (any, error) {
+		return nil, c.client.BatchV1alpha1().Workers(worker.Namespace).Delete(ctx, worker.Name, metav1.DeleteOptions{
+			Preconditions: &metav1.Preconditions{UID: &worker.UID, ResourceVersion: &worker.ResourceVersion},
+		})
+	})
+	return ignoreNotFound(err)
+}
 
+// mark makes the Worker say that it is lost, and says whether it did not before.
+func (c *Controller) mark(ctx context.Context, worker *batch.Worker, seen observation) (marked bool, err error) {
+	workers := c.client.BatchV1alpha1().Workers(worker.Namespace)
 	ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady)
 	if ready == nil || ready.Status != metav1.ConditionUnknown {
 		message := fmt.Sprintf("The worker has not renewed its lease for %s.", seen.duration)
@@ -81,12 +101,11 @@ func (c *Controller) giveUp(ctx context.Context, worker *batch.Worker, seen obse
 		meta.SetStatusCondition(&next.Status.Conditions, metav1.Condition{
 			Type: batch.WorkerReady, Status: metav1.ConditionUnknown, Reason: reasonUnknown, Message: message,
 		})
-		var err error
-		worker, err = bounded(ctx, func(ctx context.Context) (*batch.Worker, error) {
+		marked = true
+		if worker, err = bounded(ctx, func(ctx context.Context) (*batch.Worker, error) {
 			return workers.UpdateStatus(ctx, next, metav1.UpdateOptions{})
-		})
-		if err != nil {
-			return ignoreNotFound(err)
+		}); err != nil {
+			return marked, err
 		}
 	}
 	if unreachableTaint(worker) == nil {
@@ -94,22 +113,12 @@ func (c *Controller) giveUp(ctx context.Context, worker *batch.Worker, seen obse
 		next.Spec.Taints = append(next.Spec.Taints, batch.Taint{
 			Key: batch.TaintWorkerUnreachable, Effect: batch.TaintEffectNoExecute, TimeAdded: new(metav1.Now()),
 		})
-		_, err := bounded(ctx, func(ctx context.Context) (*batch.Worker, error) {
+		marked = true
+		_, err = bounded(ctx, func(ctx context.Context) (*batch.Worker, error) {
 			return workers.Update(ctx, next, metav1.UpdateOptions{})
 		})
-		return ignoreNotFound(err)
 	}
-	if ready == nil || ready.Status != metav1.ConditionUnknown || time.Since(ready.LastTransitionTime.Time) < c.options.RemoveAfter ||
-		len(c.tasksOf(name)) > 0 {
-		return nil
-	}
-	klog.FromContext(ctx).Info("A worker that was lost for long is removed", "worker", name)
-	_, err := bounded(ctx, func(ctx context.Context) (any, error) {
-		return nil, workers.Delete(ctx, worker.Name, metav1.DeleteOptions{
-			Preconditions: &metav1.Preconditions{UID: &worker.UID, ResourceVersion: &worker.ResourceVersion},
-		})
-	})
-	return ignoreNotFound(err)
+	return marked, err
 }
 
 // welcome takes the taint from a worker that has returned. That it is ready is for itself to say.
@@ -126,7 +135,7 @@ func (c *Controller) welcome(ctx context.Context, worker *batch.Worker) error {
 }
 
 // removeLease deletes a lease that has no Worker. A worker that lives on without its Worker learns of it by that, and registers
-// again.
+// again. One that registers just now makes another lease when it renews this one.
 func (c *Controller) removeLease(ctx context.Context, name cache.ObjectName, seen observation) error {
 	if seen.sign.uid == "" {
 		return nil
@@ -136,12 +145,9 @@ func (c *Controller) removeLease(ctx context.Context, name cache.ObjectName, see
 	}
 	_, err := bounded(ctx, func(ctx context.Context) (any, error) {
 		return nil, c.client.BatchV1alpha1().WorkerLeases(name.Namespace).Delete(ctx, name.Name, metav1.DeleteOptions{
-			Preconditions: &metav1.Preconditions{UID: &seen.sign.uid, ResourceVersion: &seen.resourceVersion},
+			Preconditions: &metav1.Preconditions{UID: &seen.sign.uid},
 		})
 	})
-	if apierrors.IsConflict(err) {
-		return nil // it was renewed meanwhile; the next list shows it
-	}
 	return ignoreNotFound(err)
 }
 

@@ -68,6 +68,9 @@ func union(a, b []indexes.Range) []indexes.Range {
 	return all
 }
 
+// String writes the set as the status has it.
+func (s *indexSet) String() string { return indexes.Format(s.ranges) }
+
 // at gives the position of the first range that ends at i or past it.
 func (s *indexSet) at(i int) int {
 	return sort.Search(len(s.ranges), func(p int) bool { return s.ranges[p].Last >= i })

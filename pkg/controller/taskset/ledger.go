@@ -55,7 +55,6 @@ type entry struct {
 
 	queued  bool // in ledger.finished, or past it
 	counted bool // no longer holds its index
-	settled bool // counted in the status that is stored, or not to be counted
 	backoff bool // its failure has been taken into the backoff
 	gone    bool
 }
@@ -369,7 +368,7 @@ func (l *ledger) countOne(e *entry) {
 		}
 		l.counted = append(l.counted, e)
 
-	case e.settled || l.failing || l.done(e.index) || e.failures < l.failures[e.index]:
+	case l.failing || l.done(e.index) || e.failures < l.failures[e.index]:
 		// Counted before, or past the point where it counts.
 		e.counted = true
 		if !l.done(e.index) && e.failures+1 == l.failures[e.index] {
@@ -450,7 +449,6 @@ func (l *ledger) stored() {
 
 // settle disposes of a task whose part in the status is stored: one that has failed is kept unless its index has succeeded since.
 func (l *ledger) settle(e *entry) {
-	e.settled = true
 	if e.phase == batch.TaskSucceeded || e.index < 0 || e.index >= l.limit || l.completed.has(e.index) {
 		l.disposed = append(l.disposed, e)
 		return

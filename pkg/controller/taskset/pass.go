@@ -31,7 +31,6 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 
-	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
@@ -420,10 +419,10 @@ func (p *pass) write(ctx context.Context, status *batch.TaskSetStatus) error {
 		p.at(due)
 		return nil
 	}
-	status.CompletedIndexes = indexes.Format(l.completed.ranges)
+	status.CompletedIndexes = l.completed.String()
 	status.IndexFailures = l.indexFailures()
 	if l.backoffLimitPerIndex != nil {
-		status.FailedIndexes = ptr.To(indexes.Format(l.failedIndexes.ranges))
+		status.FailedIndexes = ptr.To(l.failedIndexes.String())
 	}
 	set := *p.set
 	set.Status = *status

@@ -328,6 +328,17 @@ func TestSemanticsOfJobSpec(t *testing.T) {
 			},
 			outcomeOf{active: 1, started: true},
 		},
+		{
+			"a failure with exit code 0 matches no rule of codes", of(completions(1), onExit(failSet, notIn, 1)),
+			func(w *world) {
+				w.settle()
+				task := w.task(0)
+				task.Status.Phase, task.Status.CompletionTime = batch.TaskFailed, &metav1.Time{Time: w.now}
+				task.Status.State.Terminated = &batch.TaskStateTerminated{Reason: batch.TaskReasonDeadlineExceeded}
+				w.putTask(task)
+			},
+			outcomeOf{failed: 1, indexFailures: "0:1", started: true},
+		},
 		// successPolicy
 		{
 			"enough of some indexes", of(completions(9), parallelism(4), indexed, success(ptr.To("1-3"), ptr.To[int32](2))),

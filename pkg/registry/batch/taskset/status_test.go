@@ -121,10 +121,11 @@ func TestValidateStatus(t *testing.T) {
 		})), nil},
 		{
 			"indexes out of range and in disorder", newSet(indexed(1, 10), perIndex, status(func(s *batch.TaskSetStatus) {
-				s.CompletedIndexes, s.FailedIndexes = "1,10", ptr.To("2-1")
+				s.CompletedIndexes, s.FailedIndexes, s.IndexFailures = "1,10", ptr.To("2-1"), "3:0"
 			})),
 			[]string{
 				`status.completedIndexes: Invalid value: "1,10": "10": indexes must be less than 10`,
+				`status.indexFailures: Invalid value: "3:0": "3:0": a count must be a whole number of at least 1, written in digits`,
 				`status.failedIndexes: Invalid value: "2-1": "2-1": a range must end past its start`,
 			},
 		},

@@ -1,0 +1,73 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// The leat-controller-manager command runs the controllers and the scheduler of Leat in a cluster.
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/component-base/cli"
+	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/component-base/cli/globalflag"
+	logsapi "k8s.io/component-base/logs/api/v1"
+	"k8s.io/component-base/term"
+	"k8s.io/component-base/version"
+	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
+)
+
+func main() { os.Exit(cli.Run(newCommand())) }
+
+func newCommand() *cobra.Command {
+	o := newOptions()
+	command := &cobra.Command{
+		Use:   "leat-controller-manager",
+		Short: "Run the controllers and the scheduler of Leat",
+		Long: `Run what takes tasks from created to finished: the controller of task sets, and the scheduler that gives tasks to workers.
+
+All replicas but one wait: they elect a leader by a lease in the cluster. The rights that are needed are those of
+config/base/rbac/controller-manager.yaml. In a pod the cluster is found without flags; elsewhere give --kubeconfig.`,
+		Example: `  leat-controller-manager --kubeconfig=admin.conf --leader-elect=false --v=2
+  leat-controller-manager --metrics-bind-address=:8443 --metrics-cert-dir=/tls`,
+		Args:         cobra.NoArgs,
+		Version:      version.Get().GitVersion,
+		SilenceUsage: true,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if err := logsapi.ValidateAndApply(o.logs, o.gates); err != nil {
+				return err
+			}
+			cliflag.PrintFlags(command.Flags())
+			if errs := o.validate(); len(errs) > 0 {
+				return utilerrors.NewAggregate(errs)
+			}
+			return o.run(signals.SetupSignalHandler())
+		},
+	}
+	sets := o.flags()
+	globalflag.AddGlobalFlags(sets.FlagSet("global"), command.Name())
+	for _, name := range sets.Order {
+		command.Flags().AddFlagSet(sets.FlagSets[name])
+	}
+	columns, _, err := term.TerminalSize(os.Stdout)
+	if err != nil {
+		// Not a terminal: lines are not wrapped.
+		columns = 0
+	}
+	cliflag.SetUsageAndHelpFunc(command, sets, columns)
+	return command
+}

@@ -1,0 +1,269 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/client-go/rest"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/standalone/pki"
+)
+
+// alone keeps the test from the access and the state of whoever runs it.
+func alone(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("KUBECONFIG", "")
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	t.Setenv("POD_NAME", "")
+	t.Setenv("XDG_STATE_HOME", "")
+}
+
+func TestMistakesAreNamed(t *testing.T) {
+	alone(t)
+	garbage := filepath.Join(t.TempDir(), "garbage")
+	if err := os.WriteFile(garbage, []byte("no: [kubeconfig"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no access":                  {nil, "give --kubeconfig"},
+		"no such kubeconfig":         {[]string{"--kubeconfig=/no/such/file"}, "/no/such/file"},
+		"kubeconfig that is none":    {[]string{"--kubeconfig=" + garbage}, garbage},
+		"no tasks":                   {[]string{"--tasks=0"}, "--tasks=0: must be 1 or more"},
+		"tasks as a capacity":        {[]string{"--capacity=tasks=3"}, "is said by --tasks"},
+		"capacity without a domain":  {[]string{"--capacity=gpu=3"}, "like example.com/gpu"},
+		"capacity that is no number": {[]string{"--capacity=cpu=many"}, "a number like 4, 500m or 16Gi"},
+		"negative capacity":          {[]string{"--capacity=cpu=-1"}, "0 or more"},
+		"label with a bad key":       {[]string{"--labels=a b=c"}, "--labels"},
+		"taint without an effect":    {[]string{"--taints=a=b"}, "must be NoSchedule, PreferNoSchedule or NoExecute"},
+		"taint with a bad key":       {[]string{"--taints=a b:NoExecute"}, "--taints=a b:NoExecute"},
+		"no time to drain":           {[]string{"--drain-timeout=0s"}, "must be more than 0"},
+		"broken seconds":             {[]string{"--lease-duration=1500ms"}, "whole seconds"},
+		"an argument":                {[]string{"now"}, "unknown command"},
+		"a flag that is not there":   {[]string{"--task=3"}, "unknown flag"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			command := newCommand()
+			var output bytes.Buffer
+			command.SetOut(&output)
+			command.SetErr(&output)
+			command.SetArgs(tc.args)
+			if err := command.Execute(); err == nil || !strings.Contains(output.String(), tc.want) {
+				t.Errorf("leat-worker %s: %v, printed %q; want it to fail and say %q", strings.Join(tc.args, " "), err, output.String(), tc.want)
+			}
+		})
+	}
+}
+
+func TestResources(t *testing.T) {
+	s := settings{tasks: 3, capacity: map[string]string{"cpu": "500m", "example.com/gpu": "2"}}
+	list, err := s.resources()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"tasks": "3", "cpu": "500m", "example.com/gpu": "2"} {
+		if quantity := list[batch.ResourceName(name)]; quantity.String() != want {
+			t.Errorf("%s is %s, want %s", name, quantity.String(), want)
+		}
+	}
+	if quantity := list["memory"]; quantity.Value() <= 0 {
+		t.Errorf("the machine has %s of memory", quantity.String())
+	}
+}
+
+func TestMemory(t *testing.T) {
+	const meminfo = "MemTotal:       16384 kB\nMemFree:         1024 kB\n"
+	for name, tc := range map[string]struct {
+		files map[string]string
+		want  int64
+	}{
+		"limited":     {map[string]string{"sys/fs/cgroup/memory.max": "4096\n", "proc/meminfo": meminfo}, 4096},
+		"not limited": {map[string]string{"sys/fs/cgroup/memory.max": "max\n", "proc/meminfo": meminfo}, 16384 * 1024},
+		"no group":    {map[string]string{"proc/meminfo": meminfo}, 16384 * 1024},
+		"not known":   {nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			for file, content := range tc.files {
+				path := filepath.Join(root, file)
+				if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := memory(root); got != tc.want {
+				t.Errorf("memory is %d, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestTaints(t *testing.T) {
+	taints, err := parseTaints([]string{"a=b:NoExecute", "example.com/c:PreferNoSchedule"})
+	if err != nil || len(taints) != 2 || taints[0] != (batch.Taint{Key: "a", Value: "b", Effect: "NoExecute"}) ||
+		taints[1] != (batch.Taint{Key: "example.com/c", Effect: "PreferNoSchedule"}) {
+		t.Errorf("parsed %+v, %v", taints, err)
+	}
+}
+
+// withCertificate is an access by a client certificate.
+func withCertificate(t *testing.T, user string, groups ...string) *rest.Config {
+	t.Helper()
+	ca, err := pki.NewCA("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key, err := ca.IssueClient(user, groups...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &rest.Config{TLSClientConfig: rest.TLSClientConfig{CertData: cert, KeyData: key}}
+}
+
+func TestIdentity(t *testing.T) {
+	own := regexp.MustCompile(`^[a-z0-9-]+-[a-z2-7]{5}$`)
+	for name, tc := range map[string]struct {
+		settings   settings
+		podName    string
+		user       string
+		groups     []string
+		want       identity // without a name: one of its own
+		wantFailed string
+	}{
+		"by flags":                          {settings: settings{namespace: "n", name: "w"}, podName: "pod", want: identity{"n", "w"}},
+		"by certificate":                    {podName: "pod", user: "leat:worker:n:w", groups: []string{"leat:workers"}, want: identity{"n", "w"}},
+		"by certificate and the same flags": {settings: settings{namespace: "n", name: "w"}, user: "leat:worker:n:w", groups: []string{"leat:workers"}, want: identity{"n", "w"}},
+		"another name than the certificate": {settings: settings{name: "v"}, user: "leat:worker:n:w", groups: []string{"leat:workers"}, wantFailed: "worker w in namespace n"},
+		"another namespace":                 {settings: settings{namespace: "m"}, user: "leat:worker:n:w", groups: []string{"leat:workers"}, wantFailed: "worker w in namespace n"},
+		"somebody else's certificate":       {podName: "pod", user: "alice", groups: []string{"leat:admins"}, want: identity{"of-the-access", "pod"}},
+		"named as a worker, in no group":    {podName: "pod", user: "leat:worker:n:w", want: identity{"of-the-access", "pod"}},
+		"in a pod":                          {podName: "pod", want: identity{"of-the-access", "pod"}},
+		"on a machine":                      {want: identity{namespace: "of-the-access"}},
+		"bad name":                          {settings: settings{name: "A_B"}, wantFailed: "--name=A_B"},
+		"bad namespace":                     {settings: settings{namespace: "a.b"}, wantFailed: "--namespace=a.b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t)
+			t.Setenv("POD_NAME", tc.podName)
+			config := &rest.Config{}
+			if tc.user != "" {
+				config = withCertificate(t, tc.user, tc.groups...)
+			}
+			tc.settings.stateDir = t.TempDir()
+			id, err := tc.settings.identify(config, "of-the-access")
+			switch {
+			case tc.wantFailed != "":
+				if err == nil || !strings.Contains(err.Error(), tc.wantFailed) {
+					t.Errorf("identity %+v, %v; want it to fail and say %q", id, err, tc.wantFailed)
+				}
+			case err != nil:
+				t.Error(err)
+			case tc.want.name == "":
+				if id.namespace != tc.want.namespace || !own.MatchString(id.name) {
+					t.Errorf("identity %+v, want a name of its own", id)
+				}
+			case id != tc.want:
+				t.Errorf("identity %+v, want %+v", id, tc.want)
+			}
+		})
+	}
+}
+
+func TestOwnNameIsKept(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	first, second := ownName(dir), ownName(dir)
+	if first == second {
+		t.Errorf("two workers at a time are both %s", first)
+	}
+	restart := func() {
+		for _, slot := range held {
+			slot.Close()
+		}
+		held = nil
+	}
+	restart()
+	if again := []string{ownName(dir), ownName(dir)}; !slices.Equal(again, []string{first, second}) {
+		t.Errorf("after a restart they are %v, were %s and %s", again, first, second)
+	}
+	restart()
+	if err := os.WriteFile(filepath.Join(dir, "worker-0"), []byte("not a name, and a long one, at that"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	name := ownName(dir)
+	restart()
+	if again := ownName(dir); name == first || again != name {
+		t.Errorf("instead of what was no name it is %s, then %s", name, again)
+	}
+	restart()
+	if a, b := ownName("/dev/null/state"), ownName("/dev/null/state"); a == b || a == "" {
+		t.Errorf("where no name can be kept they are %q and %q", a, b)
+	}
+}
+
+func TestProgramIsStaticAndSmall(t *testing.T) {
+	const limit = 40_000_000
+	path := filepath.Join(t.TempDir(), "leat-worker")
+	build := exec.CommandContext(context.Background(), "go", "build", "-ldflags=-s -w", "-o", path, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes", info.Size())
+	if info.Size() > limit {
+		t.Errorf("the program has %d bytes, more than %d", info.Size(), limit)
+	}
+	program, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	for _, segment := range program.Progs {
+		if segment.Type == elf.PT_INTERP {
+			t.Error("the program needs a dynamic linker, which an image need not have")
+		}
+	}
+	out, err := exec.CommandContext(context.Background(), "go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dependency := range strings.Lines(string(out)) {
+		for _, prefix := range []string{"k8s.io/apiserver/", "sigs.k8s.io/controller-runtime/", "go.etcd.io/"} {
+			if strings.HasPrefix(dependency, prefix) {
+				t.Errorf("the program depends on %s", strings.TrimSpace(dependency))
+			}
+		}
+	}
+}

@@ -1,0 +1,640 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package taskset
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+func running(t *testing.T, spec batch.TaskSetSpec) *world {
+	w := newWorld(t)
+	w.create(spec)
+	w.settle()
+	return w
+}
+
+func TestFailuresInARowDelayTheNextTry(t *testing.T) {
+	w := running(t, of(completions(3), parallelism(1), backoffLimit(100)))
+	started := func(index int, after time.Duration) {
+		t.Helper()
+		w.pass(after - 2*time.Second)
+		w.expectActive()
+		w.pass(3 * time.Second)
+		w.expectActive(index)
+	}
+	for _, delay := range []time.Duration{10, 20, 40, 80, 160, 320, 600, 600} {
+		w.end(1, 0)
+		started(0, delay*time.Second)
+	}
+	w.end(0, 0)
+	w.expectActive(1)
+	w.pass(2 * time.Second)
+	w.end(1, 1)
+	started(1, 10*time.Second)
+}
+
+func TestAFailureBesideASuccessDelaysNothing(t *testing.T) {
+	w := running(t, of(completions(9), parallelism(2)))
+	w.end(1, 1)
+	w.end(0, 0)
+	w.expectActive(1, 2)
+}
+
+func TestAFailureIsCountedThoughItsTaskIsGone(t *testing.T) {
+	w := running(t, of(completions(3), parallelism(1), perIndex(5)))
+	w.end(1, 0)
+	w.expect(outcomeOf{failed: 1, indexFailures: "0:1", started: true})
+	w.pass(11 * time.Second)
+	w.end(1, 0)
+	// The status is not written in time, the next task is created, the failed one is deleted by people.
+	w.fail = func(verb, resource string) (before, after error) {
+		if resource == "tasksets/status" {
+			before = apierrors.NewInternalError(errors.New("out of order"))
+		}
+		return before, nil
+	}
+	w.deliver(len(w.news))
+	w.now = w.now.Add(25 * time.Second)
+	for range 3 {
+		_ = w.reconcile()
+		w.deliver(len(w.news))
+	}
+	w.expectCreated(0, 2)
+	for _, task := range w.tasks {
+		if task.Status.Phase == batch.TaskFailed {
+			w.removeTask(task)
+		}
+	}
+	w.fail = nil
+	w.start()
+	w.expect(outcomeOf{active: 1, failed: 2, indexFailures: "0:2", started: true})
+}
+
+func (w *world) expectCreated(index, failures int) {
+	w.t.Helper()
+	if w.created[start{index, failures}] != 1 {
+		w.t.Fatalf("index %d was started after these failures: %v", index, w.created)
+	}
+}
+
+func TestIndexesWithLimitsOfTheirOwnWaitForThemselves(t *testing.T) {
+	w := running(t, of(completions(5), parallelism(2), perIndex(9)))
+	w.end(1, 0)
+	w.expectActive(1) // the place of an index that waits is kept
+	w.end(0, 1)
+	w.expectActive(2)
+	w.pass(11 * time.Second)
+	w.expectActive(0, 2)
+	w.end(1, 0)
+	w.pass(11 * time.Second)
+	w.expectActive(2)
+	w.pass(10 * time.Second)
+	w.expectActive(0, 2)
+}
+
+func TestScaling(t *testing.T) {
+	w := running(t, of(completions(10), parallelism(4)))
+	w.run(0, 3)
+	w.settle()
+	scale := func(n int32) {
+		w.change(func(s *batch.TaskSet) { s.Spec.Parallelism = &n })
+		w.settle()
+	}
+	// Those that wait go first, and of these the last.
+	scale(3)
+	w.expectActive(0, 1, 3)
+	scale(2)
+	w.expectActive(0, 3)
+	scale(1)
+	w.expectActive(0)
+	w.endTask(w.task(3), 143)
+	scale(3)
+	w.expectActive(0, 1, 2)
+	scale(0)
+	w.expectActive()
+	w.endTask(w.task(0), 143)
+	scale(2)
+	w.expectActive(0, 1)
+	w.expect(outcomeOf{active: 2, started: true})
+}
+
+func TestElasticSetsChangeTheirCompletions(t *testing.T) {
+	w := running(t, of(completions(3), parallelism(3), indexed))
+	scale := func(n int32) {
+		w.change(func(s *batch.TaskSet) { s.Spec.Parallelism, s.Spec.Completions = &n, &n })
+		w.settle()
+	}
+	w.end(0, 2)
+	w.expect(outcomeOf{active: 2, succeeded: 1, completed: "2", started: true})
+	scale(5)
+	w.expectActive(0, 1, 3, 4)
+	w.end(1, 4)
+	w.pass(flushInterval)
+	scale(2)
+	w.expectActive(0, 1)
+	w.expect(outcomeOf{active: 2, failed: 1, started: true})
+	w.end(0, 0, 1)
+	w.expect(outcomeOf{conditions: reached, succeeded: 2, failed: 1, completed: "0,1", started: true, completionTimeSet: true})
+}
+
+func TestTasksOfASet(t *testing.T) {
+	spec := of(completions(20), parallelism(12), indexed, backoffLimit(100))
+	spec.QueueName = "q"
+	spec.Template = batch.TaskTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"note": "mine"}},
+		Spec: batch.TaskSpec{
+			Command: []string{"true"}, TTLSecondsAfterFinished: ptr.To[int32](0),
+			Env: []batch.EnvVar{{Name: "FILE", Value: "in-$(TASK_INDEX)"}, {Name: "JOB_COMPLETION_INDEX", Value: "own"}},
+		},
+	}
+	w := running(t, spec)
+	w.end(1, 11)
+	w.pass(11 * time.Second)
+	task, set := w.task(11), w.set()
+	if !strings.HasPrefix(task.Name, "set-11-") || len(task.Name) != len("set-11-abcde") {
+		t.Errorf("the name is %q", task.Name)
+	}
+	wantMeta := metav1.ObjectMeta{
+		Name: task.Name, Namespace: testNamespace, UID: task.UID, ResourceVersion: task.ResourceVersion, CreationTimestamp: task.CreationTimestamp,
+		Labels: map[string]string{
+			"batch.leat.dev/controller-uid": string(set.UID), "batch.leat.dev/taskset-name": "set", "batch.leat.dev/completion-index": "11",
+		},
+		Annotations: map[string]string{"note": "mine", "batch.leat.dev/index-failure-count": "1"},
+		OwnerReferences: []metav1.OwnerReference{{
+			APIVersion: "batch.leat.dev/v1alpha1", Kind: "TaskSet", Name: "set", UID: set.UID, Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true),
+		}},
+	}
+	if diff := cmp.Diff(wantMeta, task.ObjectMeta); diff != "" {
+		t.Errorf("metadata: want -, got +:\n%s", diff)
+	}
+	wantSpec := batch.TaskSpec{
+		QueueName: "q", Command: []string{"true"},
+		Env: []batch.EnvVar{{Name: "TASK_INDEX", Value: "11"}, {Name: "FILE", Value: "in-$(TASK_INDEX)"}, {Name: "JOB_COMPLETION_INDEX", Value: "own"}},
+	}
+	wantSpec.BackoffLimit, wantSpec.TerminationGracePeriodSeconds = task.Spec.BackoffLimit, task.Spec.TerminationGracePeriodSeconds
+	if diff := cmp.Diff(wantSpec, task.Spec); diff != "" {
+		t.Errorf("spec: want -, got +:\n%s", diff)
+	}
+	if template := w.set().Spec.Template; len(template.Spec.Env) != 2 || len(template.Annotations) != 1 {
+		t.Errorf("the template has changed: %+v", template)
+	}
+}
+
+func TestNamesOfTasksDoNotRepeat(t *testing.T) {
+	seen := map[string]bool{}
+	for _, uid := range []types.UID{"a", "b"} {
+		for index := range 50 {
+			for failures := range 50 {
+				name := taskName("set", uid, start{index, failures})
+				if seen[name] {
+					t.Fatalf("%q comes twice", name)
+				}
+				seen[name] = true
+			}
+		}
+	}
+}
+
+func TestCountedTasksAreDeleted(t *testing.T) {
+	w := running(t, of(completions(300), parallelism(150), backoffLimit(1000)))
+	for index := range 150 {
+		code := int32(0)
+		if index < 120 {
+			code = 1
+		}
+		w.end(code, index)
+		if index%10 == 9 {
+			w.now = w.now.Add(time.Second)
+		}
+	}
+	w.pass(5 * time.Second)
+	if got := len(w.phase(batch.TaskSucceeded)); got != 0 {
+		t.Errorf("%d tasks that have succeeded are left", got)
+	}
+	failed := w.phase(batch.TaskFailed)
+	if len(failed) != maxKept || failed[0] != 20 {
+		t.Errorf("%d failed tasks are kept, the first of index %d", len(failed), failed[0])
+	}
+	w.pass(time.Hour)
+	w.end(0, 50)
+	w.pass(2 * time.Second)
+	if failed := w.phase(batch.TaskFailed); slices.Contains(failed, 50) || len(failed) != maxKept-1 {
+		t.Errorf("%v are kept after index 50 has succeeded", failed)
+	}
+}
+
+func TestFailedTasksOutliveTheSetsEnd(t *testing.T) {
+	w := running(t, of(completions(3), parallelism(3), perIndex(0)))
+	w.end(0, 0, 2)
+	w.end(1, 1)
+	w.expect(outcomeOf{conditions: failedFor("FailedIndexes"), succeeded: 2, failed: 1, completed: "0,2", failedIndexes: "1", started: true})
+	for range 2 {
+		if len(w.tasks) != 1 || !slices.Equal(w.phase(batch.TaskFailed), []int{1}) {
+			t.Errorf("what is left is %v", w.tasks)
+		}
+		w.start()
+		w.pass(time.Hour)
+	}
+}
+
+func TestStatusIsWrittenOnceASecond(t *testing.T) {
+	w := running(t, of(completions(1000), parallelism(10)))
+	before := w.requests["update tasksets/status"]
+	for range 100 { // of 100 ms each
+		index := w.active()[0]
+		w.run(index)
+		w.settle()
+		w.end(0, index)
+		w.pass(100 * time.Millisecond)
+	}
+	w.pass(2 * time.Second)
+	if writes := w.requests["update tasksets/status"] - before; writes < 9 || writes > 12 {
+		t.Errorf("%d writes of the status in ten seconds", writes)
+	}
+	if w.set().Status.Succeeded != 100 {
+		t.Errorf("%d have succeeded", w.set().Status.Succeeded)
+	}
+	before = w.requests["update tasksets/status"]
+	w.pass(time.Hour)
+	w.change(func(s *batch.TaskSet) { s.Annotations = map[string]string{"x": "y"} })
+	w.pass(time.Hour)
+	if writes := w.requests["update tasksets/status"] - before; writes != 0 {
+		t.Errorf("%d writes of a status that does not change", writes)
+	}
+}
+
+func TestOneEventForEachTransition(t *testing.T) {
+	w := running(t, of(completions(40), parallelism(4), suspended))
+	w.change(func(s *batch.TaskSet) { s.Spec.Suspend = ptr.To(false) })
+	w.settle()
+	for range 40 {
+		w.end(0, w.active()[0])
+		w.pass(time.Second)
+	}
+	want := []string{"Normal Suspended: TaskSet suspended", "Normal Resumed: TaskSet resumed", "Normal Completed: TaskSet completed"}
+	if diff := cmp.Diff(want, w.events.seen); diff != "" {
+		t.Errorf("want -, got +:\n%s", diff)
+	}
+	w = running(t, of(backoffLimit(0)))
+	w.end(1, 0)
+	w.pass(time.Hour)
+	want = []string{"Warning BackoffLimitExceeded: TaskSet has reached the specified backoff limit"}
+	if diff := cmp.Diff(want, w.events.seen); diff != "" {
+		t.Errorf("want -, got +:\n%s", diff)
+	}
+}
+
+func TestRefusedCreationsAreToldAndTriedAgain(t *testing.T) {
+	resource := batch.Resource("tasks")
+	for name, test := range map[string]struct {
+		err  error
+		told string
+		// least and most are the attempts in a minute.
+		least, most int
+	}{
+		"quota":      {apierrors.NewForbidden(resource, "x", errors.New("exceeded quota: small")), "exceeded quota: small", 3, 9},
+		"full queue": {apierrors.NewTooManyRequests("queue default is full", 3), "queue default is full", 18, 21},
+		"server":     {apierrors.NewInternalError(errors.New("out of order")), "out of order", 3, 9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			room, attempts := 3, 0
+			w.fail = func(verb, resource string) (before, after error) {
+				if verb != "create" {
+					return nil, nil
+				}
+				if attempts++; room == 0 {
+					return test.err, nil
+				}
+				room--
+				return nil, nil
+			}
+			w.create(of(completions(20), parallelism(10)))
+			w.pass(2 * time.Second)
+			w.expect(outcomeOf{conditions: []string{"ReplicaFailure/FailedCreate"}, active: 3, started: true})
+			if message := w.conditionMessage(batch.TaskSetReplicaFailure); !strings.Contains(message, test.told) {
+				t.Errorf("the message is %q", message)
+			}
+			attempts = 0
+			w.pass(time.Minute)
+			if attempts < test.least || attempts > test.most {
+				t.Errorf("%d attempts within a minute", attempts)
+			}
+			room = 1000
+			w.pass(createLimit)
+			w.expect(outcomeOf{active: 10, started: true})
+			if len(w.events.seen) != 1 || !strings.HasPrefix(w.events.seen[0], "Warning FailedCreate: ") {
+				t.Errorf("Events: %q", w.events.seen)
+			}
+		})
+	}
+}
+
+func TestAForeignTaskOfThatNameIsTold(t *testing.T) {
+	w := newWorld(t)
+	w.create(of(completions(2), parallelism(2)))
+	name := taskName(testSet, w.set().UID, start{1, 0})
+	w.putTask(&batch.Task{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: name, UID: "foreign"}})
+	w.pass(2 * time.Second)
+	if message := w.conditionMessage(batch.TaskSetReplicaFailure); !strings.Contains(message, name+" exists and is not of this set: delete it") {
+		t.Errorf("the message is %q", message)
+	}
+	w.removeTask(w.tasks[name])
+	w.pass(createLimit)
+	w.expectActive(0, 1)
+}
+
+func TestTimeToLive(t *testing.T) {
+	ttl := func(seconds int32) specChange {
+		return func(s *batch.TaskSetSpec) { s.TTLSecondsAfterFinished = &seconds }
+	}
+	end := func(w *world) {
+		w.end(0, 0)
+		w.end(1, 1)
+		w.settle()
+	}
+	t.Run("is over in time", func(t *testing.T) {
+		w := running(t, of(completions(2), parallelism(2), perIndex(0), ttl(100)))
+		w.pass(time.Hour)
+		end(w)
+		w.pass(98 * time.Second)
+		if w.set() == nil || w.set().DeletionTimestamp != nil {
+			t.Fatal("it was deleted early")
+		}
+		w.pass(3 * time.Second)
+		if w.set().DeletionTimestamp == nil || !slices.Contains(w.set().Finalizers, metav1.FinalizerDeleteDependents) {
+			t.Errorf("it is not deleted with its tasks: %+v", w.set().ObjectMeta)
+		}
+	})
+	t.Run("zero is at once", func(t *testing.T) {
+		w := running(t, of(completions(2), parallelism(2), perIndex(0), ttl(0)))
+		end(w)
+		w.settle()
+		if w.set().DeletionTimestamp == nil {
+			t.Error("it is there still")
+		}
+	})
+	t.Run("can be prolonged until the last moment", func(t *testing.T) {
+		w := running(t, of(completions(2), parallelism(2), perIndex(0), ttl(100)))
+		end(w)
+		w.pass(99 * time.Second)
+		w.change(func(s *batch.TaskSet) { s.Spec.TTLSecondsAfterFinished = ptr.To[int32](1000) })
+		w.now = w.now.Add(10 * time.Second)
+		if err := w.reconcile(); err != nil || w.set().DeletionTimestamp != nil { // which has not heard of it
+			t.Errorf("it is deleted, %v", err)
+		}
+		w.pass(1000 * time.Second)
+		if w.set().DeletionTimestamp == nil {
+			t.Error("it is there still")
+		}
+	})
+}
+
+func TestDeletionOfASet(t *testing.T) {
+	start := func(t *testing.T, collect bool) *world {
+		w := newWorld(t)
+		w.collect = collect
+		w.start()
+		w.create(of(completions(9), parallelism(3)))
+		w.settle()
+		w.run(0)
+		w.end(0, 1)
+		w.settle()
+		return w
+	}
+	gone := func(w *world) {
+		w.news = append(w.news, news{oldSet: w.set()})
+		delete(w.sets, testSet)
+		w.pass(10 * time.Second)
+	}
+	t.Run("in the background", func(t *testing.T) {
+		w := start(t, true)
+		gone(w)
+		w.expectActive()
+		w.endTask(w.task(0), 143)
+		w.pass(time.Minute)
+		if len(w.tasks) > 0 || len(w.c.tracker.families) > 0 {
+			t.Errorf("what is left: %v, %v", w.tasks, w.c.tracker.families)
+		}
+	})
+	t.Run("while there was no controller", func(t *testing.T) {
+		w := start(t, true)
+		delete(w.sets, testSet)
+		w.start()
+		w.pass(time.Minute)
+		w.expectActive()
+	})
+	t.Run("and another takes its name", func(t *testing.T) {
+		w := start(t, true)
+		gone(w)
+		w.create(of(completions(9), parallelism(2)))
+		w.expectActive(0, 1)
+		w.endTask(w.tasks[w.phaseName(batch.TaskRunning)], 143)
+		w.expectActive(0, 1)
+		w.expect(outcomeOf{active: 2, started: true})
+	})
+	t.Run("in the foreground", func(t *testing.T) {
+		w := start(t, true)
+		if err := w.deleteSet(testSet, metav1.DeletePropagationForeground); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(time.Minute)
+		w.expectActive()
+		if w.set() == nil {
+			t.Fatal("the set is gone before its last task")
+		}
+		w.endTask(w.task(0), 143)
+		w.pass(time.Minute)
+		if len(w.sets) > 0 || len(w.tasks) > 0 {
+			t.Errorf("what is left: %v, %v", w.sets, w.tasks)
+		}
+	})
+	t.Run("without its tasks", func(t *testing.T) {
+		w := start(t, true)
+		if err := w.deleteSet(testSet, metav1.DeletePropagationOrphan); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(time.Minute)
+		if len(w.sets) > 0 {
+			t.Error("the set is there still")
+		}
+		w.expectActive(0, 2, 3)
+		for name, task := range w.tasks {
+			if len(task.OwnerReferences) > 0 {
+				t.Errorf("task %s has an owner", name)
+			}
+		}
+	})
+	t.Run("where others collect garbage", func(t *testing.T) {
+		for _, policy := range []metav1.DeletionPropagation{metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan} {
+			w := start(t, false)
+			if err := w.deleteSet(testSet, policy); err != nil {
+				t.Fatal(err)
+			}
+			w.pass(time.Minute)
+			w.expectActive(0, 2, 3)
+			if len(w.set().Finalizers) != 1 {
+				t.Errorf("finalizers: %v", w.set().Finalizers)
+			}
+		}
+		w := start(t, false)
+		gone(w)
+		w.expectActive(0, 2, 3)
+	})
+}
+
+// phaseName gives the name of a task in that phase.
+func (w *world) phaseName(phase batch.TaskPhase) string {
+	for name, task := range w.tasks {
+		if task.Status.Phase == phase {
+			return name
+		}
+	}
+	return ""
+}
+
+func TestAdoption(t *testing.T) {
+	w := running(t, of(completions(9), parallelism(3)))
+	disown := func(index int) string {
+		task := w.task(index)
+		task.OwnerReferences = nil
+		w.putTask(task)
+		return task.Name
+	}
+	t.Run("of what matches and has no controller", func(t *testing.T) {
+		name := disown(1)
+		w.settle()
+		if !metav1.IsControlledBy(w.tasks[name], w.set()) {
+			t.Error("it is not adopted")
+		}
+		w.expectActive(0, 1, 2)
+	})
+	t.Run("not of what has no index", func(t *testing.T) {
+		task := w.task(1)
+		task.Name, task.UID, task.OwnerReferences = "no-index", "no-index", nil
+		delete(task.Labels, batch.LabelCompletionIndex)
+		w.putTask(task)
+		w.settle()
+		if len(w.tasks["no-index"].OwnerReferences) > 0 {
+			t.Error("it is adopted")
+		}
+		w.removeTask(w.tasks["no-index"])
+	})
+	t.Run("not of what another controls", func(t *testing.T) {
+		task := w.task(1)
+		task.Name, task.UID = "anothers", "anothers"
+		task.OwnerReferences = []metav1.OwnerReference{{APIVersion: "x/v1", Kind: "X", Name: "x", UID: "x", Controller: ptr.To(true)}}
+		w.putTask(task)
+		w.settle()
+		if len(w.tasks["anothers"].OwnerReferences) != 1 {
+			t.Error("it is adopted")
+		}
+		w.removeTask(w.tasks["anothers"])
+	})
+	t.Run("not by a set that is being deleted", func(t *testing.T) {
+		if err := w.deleteSet(testSet, metav1.DeletePropagationOrphan); err != nil {
+			t.Fatal(err)
+		}
+		name := disown(2)
+		w.deliver(0)
+		for range 3 {
+			if err := w.reconcile(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.settle()
+		if len(w.tasks[name].OwnerReferences) > 0 {
+			t.Error("it is adopted")
+		}
+	})
+}
+
+func TestWhatNoLongerMatchesIsReleased(t *testing.T) {
+	w := running(t, of(completions(9), parallelism(2)))
+	task := w.task(1)
+	task.Labels[batch.LabelControllerUID] = "another"
+	w.putTask(task)
+	w.settle()
+	if len(w.tasks[task.Name].OwnerReferences) > 0 {
+		t.Error("it is not released")
+	}
+}
+
+func TestTasksThatPeopleDeleteAreStartedAnew(t *testing.T) {
+	w := running(t, of(completions(4), parallelism(3), backoffLimit(0)))
+	w.run(0)
+	w.deleteTask(w.task(0)) // ends in its own time, and fails by that
+	w.deleteTask(w.task(1)) // goes at once
+	w.expectActive(1, 2)
+	w.endTask(w.task(0), 143)
+	w.expectActive(0, 1, 2)
+	w.expect(outcomeOf{active: 3, started: true})
+	if n := w.created[start{0, 0}]; n != 2 {
+		t.Errorf("index 0 was started %d times", n)
+	}
+}
+
+func TestAnotherWriterOfTheStatusIsHeard(t *testing.T) {
+	w := running(t, of(completions(9), parallelism(2)))
+	w.change(func(s *batch.TaskSet) { s.Status.CompletedIndexes, s.Status.Succeeded = "0-4", 5 })
+	w.expectActive(5, 6)
+	w.expect(outcomeOf{active: 2, succeeded: 5, completed: "0-4", started: true})
+}
+
+func TestLostAnswersDoNoHarm(t *testing.T) {
+	w := newWorld(t)
+	lost := 0
+	w.fail = func(verb, _ string) (before, after error) {
+		if verb == "get" || lost > 20 {
+			return nil, nil
+		}
+		lost++
+		return nil, apierrors.NewTimeoutError("the answer was lost", 0)
+	}
+	w.create(of(completions(6), parallelism(3)))
+	for step := 0; finished(w.set()) == nil && step < 1000; step++ {
+		w.deliver(len(w.news))
+		_ = w.reconcile()
+		w.now = w.now.Add(time.Second)
+		for _, index := range w.active() {
+			w.end(0, index)
+		}
+	}
+	w.fail = nil
+	w.pass(time.Minute)
+	w.expect(outcomeOf{conditions: reached, succeeded: 6, completed: "0-5", started: true, completionTimeSet: true})
+	if lost < 10 {
+		t.Errorf("%d answers were lost", lost)
+	}
+	for s, n := range w.created {
+		if n != 1 {
+			t.Errorf("index %d was started %d times", s.index, n)
+		}
+	}
+}

@@ -1,0 +1,518 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package taskset tests the life of task sets with everything real: servers, controllers, workers and the commands they run.
+package taskset
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/utils/ptr"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/host"
+)
+
+const (
+	patience = 2 * time.Minute
+	poll     = 100 * time.Millisecond
+)
+
+func TestStandalone(t *testing.T) {
+	e := env.Standalone(t, "--workers=2", "--worker-tasks=8")
+	suite(t, &scene{env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: "default"})
+}
+
+func TestAggregated(t *testing.T) {
+	e := env.Aggregated(t)
+	startManager(t, e, "0")
+	s := &scene{env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: e.Namespace(t)}
+	startWorkers(t, e, s.namespace)
+	suite(t, s)
+	t.Run("a quota is waited for and told", func(t *testing.T) { waitsForQuota(t, s) })
+	t.Run("one Event for each transition", func(t *testing.T) { hasEvents(t, s) })
+}
+
+// startManager starts a controller manager with the rights that config/ ships.
+func startManager(t *testing.T, e *env.Env, probeAddress string) *host.Process {
+	t.Helper()
+	root := must(host.RepositoryRoot())(t)
+	kubeconfig := must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
+	p := must(host.StartProcess(t.Context(), host.Command{
+		Name: "leat-controller-manager-" + strconv.Itoa(len(t.Name())) + probeAddress,
+		Path: filepath.Join(root, "bin", "test", "leat-controller-manager"),
+		Args: []string{
+			"--kubeconfig=" + kubeconfig, "--metrics-bind-address=0", "--health-probe-bind-address=" + probeAddress, "--v=2",
+			"--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms",
+		},
+		Env: host.Oracles, Dir: t.ArtifactDir(),
+	}))(t)
+	t.Cleanup(func() {
+		if err := p.Err(); err != nil {
+			t.Error(err)
+		}
+		check(t, p.Kill())
+	})
+	return p
+}
+
+// startWorkers runs workers in this process, as clients with a worker's rights.
+func startWorkers(t *testing.T, e *env.Env, namespace string) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error)
+	names := []string{"one-abcde", "two-abcde"}
+	for _, name := range names {
+		w := worker.New(env.Client(t, e.Worker(t, namespace, name)), worker.Options{
+			Namespace: namespace, Name: name, DrainTimeout: time.Second,
+			Capacity: batch.ResourceList{batch.ResourceTasks: resource.MustParse("8")},
+		})
+		go func() { ended <- w.Run(ctx) }()
+	}
+	t.Cleanup(func() {
+		stop()
+		for range names {
+			check(t, <-ended)
+		}
+	})
+}
+
+// scene is where a test plays.
+type scene struct {
+	env       *env.Env
+	api       typed.BatchV1alpha1Interface
+	namespace string
+}
+
+// script makes the task of each index run a shell script, which finds a directory of the test in $DIR.
+func script(text string) func(*batch.TaskSet) {
+	return func(set *batch.TaskSet) { set.Spec.Template.Spec.Command = []string{"sh", "-c", text} }
+}
+
+// hang is a command that ends when it is told to, or when the test says so.
+const hang = `trap 'exit 143' TERM; until [ -e "$DIR/go" ]; do sleep 0.1; done`
+
+func counts(completions, parallelism int32) func(*batch.TaskSet) {
+	return func(set *batch.TaskSet) {
+		set.Spec.Completions, set.Spec.Parallelism = &completions, &parallelism
+		set.Spec.CompletionMode = ptr.To(batch.IndexedCompletion)
+	}
+}
+
+// create creates a set, and gives its name and the directory of its scripts.
+func (s *scene) create(t *testing.T, changes ...func(*batch.TaskSet)) (name, dir string) {
+	t.Helper()
+	name = strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ",", "", "'", "").Replace(t.Name()))
+	name = strings.Trim(name[max(0, len(name)-40):], "-")
+	dir = t.TempDir()
+	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "DIR", Value: dir}}
+	for _, change := range changes {
+		change(set)
+	}
+	_, err := s.api.TaskSets(s.namespace).Create(t.Context(), set, metav1.CreateOptions{})
+	check(t, err)
+	t.Cleanup(func() {
+		err := s.api.TaskSets(s.namespace).Delete(context.WithoutCancel(t.Context()), name, metav1.DeleteOptions{
+			PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
+		})
+		if err != nil && !apierrors.IsNotFound(err) {
+			t.Error(err)
+		}
+	})
+	return name, dir
+}
+
+// change changes a set, as often as others change it meanwhile.
+func (s *scene) change(t *testing.T, name string, f func(*batch.TaskSet)) {
+	t.Helper()
+	eventually(t, "the set is changed", func(ctx context.Context) error {
+		set, err := s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		f(set)
+		_, err = s.api.TaskSets(s.namespace).Update(ctx, set, metav1.UpdateOptions{})
+		return err
+	})
+}
+
+// wait waits until the set is as it should be.
+func (s *scene) wait(t *testing.T, name, what string, is func(*batch.TaskSet) bool) *batch.TaskSet {
+	t.Helper()
+	var set *batch.TaskSet
+	eventually(t, what, func(ctx context.Context) error {
+		var err error
+		if set, err = s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && !is(set) {
+			err = fmt.Errorf("the status is %+v", set.Status)
+		}
+		return err
+	})
+	return set
+}
+
+// tasks gives the tasks of a set.
+func (s *scene) tasks(t *testing.T, name string) []batch.Task {
+	t.Helper()
+	list, err := s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=" + name})
+	check(t, err)
+	return list.Items
+}
+
+func (s *scene) waitTasks(t *testing.T, name, what string, is func([]batch.Task) bool) {
+	t.Helper()
+	eventually(t, what, func(context.Context) error {
+		if tasks := s.tasks(t, name); !is(tasks) {
+			return fmt.Errorf("there are %d tasks", len(tasks))
+		}
+		return nil
+	})
+}
+
+func none(tasks []batch.Task) bool { return len(tasks) == 0 }
+
+// is waits for a condition.
+func is(condition string) func(*batch.TaskSet) bool {
+	return func(set *batch.TaskSet) bool { return meta.IsStatusConditionTrue(set.Status.Conditions, condition) }
+}
+
+func reason(set *batch.TaskSet, condition string) string {
+	if c := meta.FindStatusCondition(set.Status.Conditions, condition); c != nil {
+		return c.Reason
+	}
+	return ""
+}
+
+// effects gives how often each index has written to the file "effects" of the directory.
+func effects(t *testing.T, dir string) map[int]int {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(dir, "effects"))
+	check(t, err)
+	seen := map[int]int{}
+	for line := range strings.Lines(string(content)) {
+		index, err := strconv.Atoi(strings.TrimSpace(line))
+		check(t, err)
+		seen[index]++
+	}
+	return seen
+}
+
+const effect = `echo "$TASK_INDEX" >> "$DIR/effects"`
+
+func eventually(t *testing.T, what string, f func(context.Context) error) {
+	t.Helper()
+	var last error
+	if err := wait.PollUntilContextTimeout(t.Context(), poll, patience, true, func(ctx context.Context) (bool, error) {
+		last = f(ctx)
+		return last == nil, nil
+	}); err != nil {
+		t.Fatalf("%s: not within %s: %v", what, patience, last)
+	}
+}
+
+func suite(t *testing.T, s *scene) {
+	t.Run("each index once", func(t *testing.T) {
+		name, dir := s.create(t, counts(200, 16), script(effect+`; [ "$JOB_COMPLETION_INDEX" = "$TASK_INDEX" ]`))
+		set := s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
+		if set.Status.Succeeded != 200 || set.Status.Failed != 0 || set.Status.CompletedIndexes != "0-199" || set.Status.CompletionTime == nil {
+			t.Errorf("status: %+v", set.Status)
+		}
+		seen := effects(t, dir)
+		for index := range 200 {
+			if seen[index] != 1 {
+				t.Errorf("index %d has run %d times", index, seen[index])
+			}
+		}
+		s.waitTasks(t, name, "the tasks are gone", none)
+	})
+
+	t.Run("failed indexes leave the others alone", func(t *testing.T) {
+		name, _ := s.create(t, counts(30, 8), script(`[ $((TASK_INDEX % 10)) != 7 ] || { echo out of luck; exit 3; }`),
+			func(set *batch.TaskSet) { set.Spec.BackoffLimitPerIndex = ptr.To[int32](0) })
+		set := s.wait(t, name, "the set has failed", is(batch.TaskSetFailed))
+		if set.Status.Succeeded != 27 || set.Status.Failed != 3 || ptr.Deref(set.Status.FailedIndexes, "") != "7,17,27" ||
+			reason(set, batch.TaskSetFailed) != "FailedIndexes" || reason(set, batch.TaskSetFailureTarget) != "FailedIndexes" {
+			t.Errorf("status: %+v", set.Status)
+		}
+		s.waitTasks(t, name, "the failed tasks are left", func(tasks []batch.Task) bool {
+			return len(tasks) == 3 && !slices.ContainsFunc(tasks, func(task batch.Task) bool {
+				return task.Status.Phase != batch.TaskFailed || !strings.Contains(task.Status.State.Terminated.Message, "out of luck")
+			})
+		})
+	})
+
+	t.Run("a failure is made up for", func(t *testing.T) {
+		name, dir := s.create(t, counts(3, 3), script(effect+`; [ $TASK_INDEX != 1 ] || mkdir "$DIR/tried" 2>&- && [ $TASK_INDEX != 1 ] || [ $(grep -c 1 "$DIR/effects") = 2 ]`))
+		set := s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
+		if set.Status.Succeeded != 3 || set.Status.Failed != 1 || set.Status.IndexFailures != "" {
+			t.Errorf("status: %+v", set.Status)
+		}
+		if seen := effects(t, dir); seen[1] != 2 {
+			t.Errorf("index 1 has run %d times", seen[1])
+		}
+		s.waitTasks(t, name, "the tasks are gone", none)
+	})
+
+	t.Run("an exit code fails the set", func(t *testing.T) {
+		name, _ := s.create(t, counts(6, 3), script(`[ $TASK_INDEX != 2 ] || exit 42; `+hang), func(set *batch.TaskSet) {
+			set.Spec.TaskFailurePolicy = &batch.TaskFailurePolicy{Rules: []batch.TaskFailurePolicyRule{{
+				Action:      batch.TaskFailurePolicyActionFailTaskSet,
+				OnExitCodes: &batch.TaskFailurePolicyOnExitCodesRequirement{Operator: batch.TaskFailurePolicyOnExitCodesOpIn, Values: []int32{42}},
+			}}}
+		})
+		set := s.wait(t, name, "the set has failed", is(batch.TaskSetFailed))
+		condition := meta.FindStatusCondition(set.Status.Conditions, batch.TaskSetFailed)
+		if set.Status.Failed != 3 || condition.Reason != "TaskFailurePolicy" || !strings.Contains(condition.Message, "failed with exit code 42 matching FailTaskSet rule at index 0") {
+			t.Errorf("status: %+v", set.Status)
+		}
+	})
+
+	t.Run("some successes are enough", func(t *testing.T) {
+		name, _ := s.create(t, counts(10, 6), script(`[ $TASK_INDEX -lt 3 ] || { `+hang+`; }`), func(set *batch.TaskSet) {
+			set.Spec.SuccessPolicy = &batch.SuccessPolicy{Rules: []batch.SuccessPolicyRule{{SucceededCount: ptr.To[int32](3)}}}
+		})
+		set := s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
+		if set.Status.CompletedIndexes != "0-2" || set.Status.Failed != 0 || reason(set, batch.TaskSetComplete) != "SuccessPolicy" {
+			t.Errorf("status: %+v", set.Status)
+		}
+		s.waitTasks(t, name, "the tasks are gone", none)
+	})
+
+	t.Run("suspended and resumed", func(t *testing.T) {
+		name, dir := s.create(t, counts(4, 2), script(hang))
+		ready := func(n int32) func(*batch.TaskSet) bool {
+			return func(set *batch.TaskSet) bool { return set.Status.Active == n && ptr.Deref(set.Status.Ready, 0) == n }
+		}
+		s.wait(t, name, "two tasks run", ready(2))
+		s.change(t, name, func(set *batch.TaskSet) { set.Spec.Suspend = ptr.To(true) })
+		s.waitTasks(t, name, "its tasks are ended", none)
+		set := s.wait(t, name, "the set is suspended", func(set *batch.TaskSet) bool {
+			return is(batch.TaskSetSuspended)(set) && set.Status.Active == 0 && ptr.Deref(set.Status.Terminating, 0) == 0
+		})
+		if set.Status.StartTime != nil || set.Status.Failed != 0 || reason(set, batch.TaskSetSuspended) != "TaskSetSuspended" {
+			t.Errorf("status: %+v", set.Status)
+		}
+		check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+		s.change(t, name, func(set *batch.TaskSet) { set.Spec.Suspend = ptr.To(false) })
+		set = s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
+		if set.Status.Succeeded != 4 || reason(set, batch.TaskSetSuspended) != "TaskSetResumed" {
+			t.Errorf("status: %+v", set.Status)
+		}
+	})
+
+	t.Run("scaled", func(t *testing.T) {
+		name, dir := s.create(t, counts(8, 1), script(hang))
+		scale := func(n int32) {
+			t.Helper()
+			sets := s.api.TaskSets(s.namespace)
+			eventually(t, "the set is scaled", func(ctx context.Context) error {
+				scale, err := sets.GetScale(ctx, name, metav1.GetOptions{})
+				if err != nil {
+					return err
+				}
+				scale.Spec.Replicas = n
+				_, err = sets.UpdateScale(ctx, name, scale, metav1.UpdateOptions{})
+				return err
+			})
+			s.wait(t, name, fmt.Sprintf("%d tasks run", n), func(set *batch.TaskSet) bool {
+				return set.Status.Active == n && *set.Status.Ready == n && *set.Status.Terminating == 0
+			})
+		}
+		scale(4)
+		scale(0)
+		scale(2)
+		if got, err := s.api.TaskSets(s.namespace).GetScale(t.Context(), name, metav1.GetOptions{}); err != nil || got.Status.Replicas != 2 {
+			t.Errorf("the scale is %+v, %v", got, err)
+		}
+		check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+		if set := s.wait(t, name, "the set is complete", is(batch.TaskSetComplete)); set.Status.Succeeded != 8 || set.Status.Failed != 0 {
+			t.Errorf("status: %+v", set.Status)
+		}
+	})
+
+	t.Run("past its deadline", func(t *testing.T) {
+		name, _ := s.create(t, counts(4, 2), script(hang), func(set *batch.TaskSet) { set.Spec.ActiveDeadlineSeconds = ptr.To[int64](2) })
+		set := s.wait(t, name, "the set has failed", is(batch.TaskSetFailed))
+		if reason(set, batch.TaskSetFailed) != "DeadlineExceeded" || set.Status.Failed != 2 || set.Status.Active != 0 {
+			t.Errorf("status: %+v", set.Status)
+		}
+		s.waitTasks(t, name, "its tasks are gone", none)
+	})
+
+	t.Run("past its time to live", func(t *testing.T) {
+		name, _ := s.create(t, counts(4, 4), script(`[ $TASK_INDEX != 2 ]`), func(set *batch.TaskSet) {
+			set.Spec.BackoffLimitPerIndex, set.Spec.TTLSecondsAfterFinished = ptr.To[int32](0), ptr.To[int32](1)
+		})
+		s.gone(t, name)
+	})
+
+	for _, policy := range []metav1.DeletionPropagation{
+		metav1.DeletePropagationBackground, metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan,
+	} {
+		t.Run("deleted, "+strings.ToLower(string(policy)), func(t *testing.T) {
+			name, dir := s.create(t, counts(20, 3), script(hang))
+			s.wait(t, name, "three tasks run", func(set *batch.TaskSet) bool { return ptr.Deref(set.Status.Ready, 0) == 3 })
+			check(t, s.api.TaskSets(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{PropagationPolicy: &policy}))
+			if policy != metav1.DeletePropagationOrphan {
+				s.gone(t, name)
+				return
+			}
+			eventually(t, "the set is gone", func(ctx context.Context) error {
+				_, err := s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{})
+				return gone(err)
+			})
+			check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+			s.waitTasks(t, name, "its tasks end by themselves", func(tasks []batch.Task) bool {
+				return len(tasks) == 3 && !slices.ContainsFunc(tasks, func(task batch.Task) bool {
+					return task.Status.Phase != batch.TaskSucceeded || len(task.OwnerReferences) > 0
+				})
+			})
+		})
+	}
+
+	t.Run("as kubectl sees it", func(t *testing.T) {
+		name, _ := s.create(t, counts(5, 5), script("true"))
+		kubeconfig := s.env.Kubeconfig(t, s.env.Admin(t), s.namespace)
+		if _, _, err := s.env.Kubectl(t, kubeconfig, "", "wait", "--for=condition=Complete", "--timeout=2m", "tks/"+name); err != nil {
+			t.Fatal(err)
+		}
+		out, _, err := s.env.Kubectl(t, kubeconfig, "", "get", "tks", name, "--no-headers")
+		if fields := strings.Fields(out); err != nil || len(fields) != 7 || fields[1] != "Complete" || fields[2] != "5/5" {
+			t.Errorf("kubectl get tks printed %q, %v", out, err)
+		}
+	})
+}
+
+// gone waits until the set and its tasks are gone.
+func (s *scene) gone(t *testing.T, name string) {
+	t.Helper()
+	eventually(t, "the set is gone", func(ctx context.Context) error {
+		_, err := s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{})
+		return gone(err)
+	})
+	s.waitTasks(t, name, "its tasks are gone", none)
+}
+
+func gone(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return fmt.Errorf("it is there, %v", err)
+}
+
+func waitsForQuota(t *testing.T, s *scene) {
+	admin := kubernetes.NewForConfigOrDie(must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t))
+	quotas := admin.CoreV1().ResourceQuotas(s.namespace)
+	s.waitAll(t)
+	_, err := quotas.Create(t.Context(), &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Name: "few"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"count/tasks.batch.leat.dev": resource.MustParse("3")}},
+	}, metav1.CreateOptions{})
+	check(t, err)
+	t.Cleanup(func() { check(t, quotas.Delete(context.WithoutCancel(t.Context()), "few", metav1.DeleteOptions{})) })
+	eventually(t, "the quota is known", func(ctx context.Context) error {
+		quota, err := quotas.Get(ctx, "few", metav1.GetOptions{})
+		if err == nil && len(quota.Status.Used) == 0 {
+			err = fmt.Errorf("it is not")
+		}
+		return err
+	})
+	name, dir := s.create(t, counts(6, 6), script(hang))
+	set := s.wait(t, name, "the set says what it waits for", is(batch.TaskSetReplicaFailure))
+	if message := meta.FindStatusCondition(set.Status.Conditions, batch.TaskSetReplicaFailure).Message; !strings.Contains(message, "exceeded quota: few") {
+		t.Errorf("the message is %q", message)
+	}
+	if tasks := s.tasks(t, name); len(tasks) > 3 {
+		t.Errorf("there are %d tasks", len(tasks))
+	}
+	check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+	set = s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
+	if is(batch.TaskSetReplicaFailure)(set) || set.Status.Succeeded != 6 {
+		t.Errorf("status: %+v", set.Status)
+	}
+}
+
+// waitAll waits until no task is left of tests before.
+func (s *scene) waitAll(t *testing.T) {
+	t.Helper()
+	check(t, s.api.Tasks(s.namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
+	eventually(t, "all tasks are gone", func(ctx context.Context) error {
+		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{})
+		if err == nil && len(list.Items) > 0 {
+			err = fmt.Errorf("there are %d", len(list.Items))
+		}
+		return err
+	})
+}
+
+func hasEvents(t *testing.T, s *scene) {
+	admin := kubernetes.NewForConfigOrDie(must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t))
+	name, _ := s.create(t, counts(50, 10), script("true"))
+	s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
+	eventually(t, "its Event is there", func(ctx context.Context) error {
+		list, err := admin.EventsV1().Events(s.namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		var seen []string
+		for _, event := range list.Items {
+			if event.Regarding.Kind != "TaskSet" {
+				t.Errorf("an Event about a %s: %s", event.Regarding.Kind, event.Note)
+			}
+			if event.Regarding.Name == name {
+				seen = append(seen, event.Reason+": "+event.Note)
+			}
+		}
+		if !slices.Equal(seen, []string{"Completed: TaskSet completed"}) {
+			return fmt.Errorf("the Events are %q", seen)
+		}
+		return nil
+	})
+}
+
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		check(t, err)
+		return value
+	}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
