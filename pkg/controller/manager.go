@@ -111,7 +111,16 @@ func newMapper() meta.RESTMapper {
 
 // AddToManager adds all controllers, which run while the manager leads.
 func AddToManager(mgr manager.Manager, options Options) error {
-	return addTaskSets(mgr, options)
+	config := rest.CopyConfig(mgr.GetConfig())
+	config.QPS = -1 // the server holds clients back
+	config.Wrap(withoutRetries)
+	client, err := versioned.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		addTaskSets(mgr, client, options),
+	)
 }
 
 // AddRunnable adds one more part that runs while the manager leads. It must return soon after its context has ended.
@@ -119,19 +128,12 @@ func AddRunnable(mgr manager.Manager, run func(context.Context) error) error {
 	return mgr.Add(manager.RunnableFunc(run))
 }
 
-func addTaskSets(mgr manager.Manager, options Options) error {
-	config := rest.CopyConfig(mgr.GetConfig())
-	config.QPS = -1 // the server holds clients back
-	config.Wrap(withoutRetries)
-	clientset, err := versioned.NewForConfig(config)
-	if err != nil {
-		return err
-	}
+func addTaskSets(mgr manager.Manager, client versioned.Interface, options Options) error {
 	var recorder events.EventRecorder
 	if options.Events {
 		recorder = mgr.GetEventRecorder("leat.dev/taskset-controller")
 	}
-	sets := taskset.New(taskset.Options{Client: clientset, Recorder: recorder, CollectGarbage: options.CollectGarbage})
+	sets := taskset.New(taskset.Options{Client: client, Recorder: recorder, CollectGarbage: options.CollectGarbage})
 	unique := true // of a process with several managers, as in tests, the second is no mistake
 	c, err := controller.New("taskset", mgr, controller.Options{
 		MaxConcurrentReconciles: options.ConcurrentTaskSets,

@@ -63,6 +63,7 @@ type Warner[T any] interface {
 // GracefulDeleter lets objects be deleted in two steps.
 type GracefulDeleter[T any] interface {
 	// DeletionGracePeriod gives the time the object has to end, in seconds; requested is what the client asked for, if
-	// it did. Zero deletes at once.
-	DeletionGracePeriod(obj *T, requested *int64) int64
+	// it did. Zero deletes at once, but only if the object is still as it was. An object that is ended, and can never run
+	// again, needs no such care: it is deleted without grace, in one write instead of two.
+	DeletionGracePeriod(obj *T, requested *int64) (seconds int64, ended bool)
 }

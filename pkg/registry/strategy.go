@@ -165,9 +165,9 @@ type gracefulStrategy[T, L any] struct {
 
 // CheckGracefulDelete implements rest.RESTGracefulDeleteStrategy.
 func (s gracefulStrategy[T, L]) CheckGracefulDelete(_ context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool {
-	period := s.deleter.DeletionGracePeriod(any(obj).(*T), options.GracePeriodSeconds)
+	period, ended := s.deleter.DeletionGracePeriod(any(obj).(*T), options.GracePeriodSeconds)
 	options.GracePeriodSeconds = &period
-	return true
+	return !ended
 }
 
 // statusStrategy is how objects of every kind are updated through their status subresource.

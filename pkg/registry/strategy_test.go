@@ -83,8 +83,8 @@ func (rules) Warnings(context.Context, *batch.TaskQueue, *batch.TaskQueue) []str
 	return []string{"beware"}
 }
 
-func (rules) DeletionGracePeriod(_ *batch.TaskQueue, requested *int64) int64 {
-	return 2 * ptr.Deref(requested, 20)
+func (rules) DeletionGracePeriod(queue *batch.TaskQueue, requested *int64) (int64, bool) {
+	return 2 * ptr.Deref(requested, 20), queue.Name == "ended"
 }
 
 func above9(value int32, path string) field.ErrorList {
@@ -293,6 +293,11 @@ func TestGracePeriodIsWhatTheRulesSay(t *testing.T) {
 			}
 			if got := ptr.Deref(options.GracePeriodSeconds, -1); got != test.want {
 				t.Errorf("got %d, want %d", got, test.want)
+			}
+			ended := newQueue(1, 1)
+			ended.Name = "ended"
+			if graceful.CheckGracefulDelete(t.Context(), ended, options) {
+				t.Error("what has ended must be deleted in one step")
 			}
 		})
 	}

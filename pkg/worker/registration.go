@@ -195,7 +195,7 @@ func (g *registration) keep(ctx context.Context, draining <-chan struct{}, runni
 		}
 		if err := g.refresh(ctx, doubted, condition, running()); errors.Is(err, ErrSuperseded) {
 			return err
-		} else if doubted = err != nil; doubted {
+		} else if doubted = err != nil; doubted && ctx.Err() == nil {
 			klog.FromContext(ctx).Error(err, "The worker's status was not updated; it is sent again")
 		}
 	}

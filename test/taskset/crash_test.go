@@ -17,17 +17,13 @@ limitations under the License.
 package taskset
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"syscall"
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
 	"github.com/leat-dev/leat/test/host"
 )
 
@@ -52,14 +48,12 @@ func checkAllCounted(t *testing.T, set *batch.TaskSet, completions int32) {
 }
 
 // Everything is in the process that is killed, workers included: what ran then runs again.
-func TestAllKilledAtOnce(t *testing.T) {
-	const completions = 400
-	e := env.Standalone(t, "--workers=2", "--worker-tasks=8")
-	s := &scene{env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: "default"}
+func allKilled(t *testing.T, s *scene) {
+	const completions = 300
 	name, dir := s.create(t, counts(completions, 16), script(`sleep 0.2; `+effect))
 	kills := 0
-	s.killWhileRunning(t, name, 5, completions, func() {
-		check(t, e.Server.Restart(t.Context()))
+	s.killWhileRunning(t, name, 4, completions, func() {
+		check(t, s.env.Server.Restart(t.Context()))
 		kills++
 	})
 	set := s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
@@ -81,17 +75,13 @@ func TestAllKilledAtOnce(t *testing.T) {
 }
 
 // The controllers are killed and frozen, and workers go on: no command runs twice, and each failure is counted once.
-func TestControllersKilled(t *testing.T) {
-	const completions = 400
-	e := env.Aggregated(t)
-	managers := []*host.Process{startManager(t, e, "0"), startManager(t, e, "127.0.0.1:0")}
-	s := &scene{env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: e.Namespace(t)}
-	startWorkers(t, e, s.namespace)
+func controllersKilled(t *testing.T, s *scene, managers []*host.Process) {
+	const completions = 300
 	name, dir := s.create(t, counts(completions, 16), script(effect+`; sleep 0.2; [ $((TASK_INDEX % 20)) != 13 ]`),
 		func(set *batch.TaskSet) { n := int32(0); set.Spec.BackoffLimitPerIndex = &n })
 	const failing = completions / 20
 	turn := 0
-	s.killWhileRunning(t, name, 8, completions-failing, func() {
+	s.killWhileRunning(t, name, 6, completions-failing, func() {
 		p := managers[turn%2]
 		if turn++; turn%4 == 0 {
 			// A leader that wakes after another has taken over ends by itself, and may be started again.
@@ -112,5 +102,4 @@ func TestControllersKilled(t *testing.T) {
 		}
 	}
 	s.waitTasks(t, name, "all but the failed tasks are gone", func(tasks []batch.Task) bool { return len(tasks) == failing })
-	check(t, s.api.TaskSets(s.namespace).Delete(context.Background(), name, metav1.DeleteOptions{}))
 }

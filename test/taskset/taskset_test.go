@@ -52,29 +52,32 @@ const (
 
 func TestStandalone(t *testing.T) {
 	e := env.Standalone(t, "--workers=2", "--worker-tasks=8")
-	suite(t, &scene{env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: "default"})
+	s := &scene{env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: "default"}
+	suite(t, s)
+	t.Run("all killed at once", func(t *testing.T) { allKilled(t, s) })
 }
 
 func TestAggregated(t *testing.T) {
 	e := env.Aggregated(t)
-	startManager(t, e, "0")
+	managers := []*host.Process{startManager(t, e, "one"), startManager(t, e, "two")}
 	s := &scene{env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: e.Namespace(t)}
 	startWorkers(t, e, s.namespace)
 	suite(t, s)
 	t.Run("a quota is waited for and told", func(t *testing.T) { waitsForQuota(t, s) })
 	t.Run("one Event for each transition", func(t *testing.T) { hasEvents(t, s) })
+	t.Run("controllers killed", func(t *testing.T) { controllersKilled(t, s, managers) })
 }
 
 // startManager starts a controller manager with the rights that config/ ships.
-func startManager(t *testing.T, e *env.Env, probeAddress string) *host.Process {
+func startManager(t *testing.T, e *env.Env, name string) *host.Process {
 	t.Helper()
 	root := must(host.RepositoryRoot())(t)
 	kubeconfig := must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
 	p := must(host.StartProcess(t.Context(), host.Command{
-		Name: "leat-controller-manager-" + strconv.Itoa(len(t.Name())) + probeAddress,
+		Name: "leat-controller-manager-" + name,
 		Path: filepath.Join(root, "bin", "test", "leat-controller-manager"),
 		Args: []string{
-			"--kubeconfig=" + kubeconfig, "--metrics-bind-address=0", "--health-probe-bind-address=" + probeAddress, "--v=2",
+			"--kubeconfig=" + kubeconfig, "--metrics-bind-address=0", "--health-probe-bind-address=0", "--v=2",
 			"--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms",
 		},
 		Env: host.Oracles, Dir: t.ArtifactDir(),

@@ -31,6 +31,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/cache"
 
@@ -51,6 +52,8 @@ type scene struct {
 	test typed.BatchV1alpha1Interface
 	// away says that workers do not reach the server.
 	away atomic.Bool
+	// lists, if set, answers the controller's lists of leases.
+	lists atomic.Pointer[clienttesting.ReactionFunc]
 }
 
 // play runs a controller for f. What prepare does comes before the controller starts.
@@ -105,8 +108,23 @@ func stage(t *testing.T, f func(s *scene)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		server := testapi.New()
-		f(&scene{T: t, server: server, api: server.Client(), test: server.Client().BatchV1alpha1()})
+		s := &scene{T: t, server: server, api: server.Client(), test: server.Client().BatchV1alpha1()}
+		s.api.PrependReactor("list", "workerleases", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			if answer := s.lists.Load(); answer != nil {
+				return (*answer)(a)
+			}
+			return false, nil, nil
+		})
+		f(s)
 	})
+}
+
+// failLists has the controller's lists of leases fail for some time from now.
+func (s *scene) failLists(d time.Duration) {
+	end := time.Now().Add(d)
+	s.lists.Store(new(clienttesting.ReactionFunc(func(clienttesting.Action) (bool, runtime.Object, error) {
+		return time.Now().Before(end), nil, errors.New("the server is away")
+	})))
 }
 
 // control runs a controller until the test ends.
@@ -322,10 +340,10 @@ func TestReturningWorkerLosesItsTaint(t *testing.T) {
 		mine := batch.Taint{Key: "mine", Effect: batch.TaintEffectNoSchedule}
 		s.taint("w", append(s.worker("w").Spec.Taints, mine)...)
 
-		lease, err := s.test.WorkerLeases(namespace).Get(t.Context(), "w", metav1.GetOptions{})
+		lease, err := s.test.WorkerLeases(namespace).Get(s.Context(), "w", metav1.GetOptions{})
 		s.must(err)
 		lease.Spec.RenewTime = new(metav1.NowMicro())
-		_, err = s.test.WorkerLeases(namespace).Update(t.Context(), lease, metav1.UpdateOptions{})
+		_, err = s.test.WorkerLeases(namespace).Update(s.Context(), lease, metav1.UpdateOptions{})
 		s.must(err)
 		s.pass(11 * time.Second)
 		w := s.worker("w")
@@ -369,7 +387,7 @@ func TestTolerations(t *testing.T) {
 		s.bind("zero", "w", seconds(0))
 		s.bind("negative", "w", seconds(-7))
 		s.bind("five-minutes", "w", seconds(300))
-		s.bind("smallest", "w", seconds(600), forEver, seconds(120))
+		s.bind("smallest", "w", forEver, seconds(600), forEver, seconds(120))
 		s.bind("endless", "w", seconds(1<<62))
 		stop()
 		var last time.Duration
@@ -386,7 +404,7 @@ func TestTolerations(t *testing.T) {
 		} {
 			s.pass(step.at - last)
 			last = step.at
-			tasks, err := s.test.Tasks(namespace).List(t.Context(), metav1.ListOptions{})
+			tasks, err := s.test.Tasks(namespace).List(s.Context(), metav1.ListOptions{})
 			s.must(err)
 			var evicted []string
 			for _, task := range tasks.Items {
@@ -460,9 +478,7 @@ func TestTaintsSetByPeople(t *testing.T) {
 func TestNobodyIsJudgedByATimeOfBlindness(t *testing.T) {
 	for name, start := range map[string]func(s *scene, until time.Time){
 		"lists fail": func(s *scene, until time.Time) {
-			s.api.PrependReactor("list", "workerleases", func(clienttesting.Action) (bool, runtime.Object, error) {
-				return time.Now().Before(until), nil, errors.New("the server is away")
-			})
+			s.failLists(time.Until(until))
 			s.control(s.api, Options{})
 		},
 		"paused": func(s *scene, until time.Time) { s.control(pausing{s.api, until}, Options{}) },
@@ -500,10 +516,7 @@ func TestGapBetweenLists(t *testing.T) {
 		s.pass(time.Minute)
 		stop()
 		s.pass(35 * time.Second)
-		end := time.Now().Add(25 * time.Second)
-		s.api.PrependReactor("list", "workerleases", func(clienttesting.Action) (bool, runtime.Object, error) {
-			return time.Now().Before(end), nil, errors.New("the server is away")
-		})
+		s.failLists(25 * time.Second)
 		s.pass(60 * time.Second)
 		if !s.bound("t") {
 			t.Error("evicted within 40 s after a gap")
@@ -522,10 +535,7 @@ func TestEvictionsThatAreDueWaitForTheEndOfBlindness(t *testing.T) {
 		s.bind("t", "w", batch.Toleration{Operator: batch.TolerationOpExists, Effect: batch.TaintEffectNoExecute, TolerationSeconds: new(int64(120))})
 		stop()
 		s.pass(100 * time.Second)
-		end := time.Now().Add(5 * time.Minute)
-		s.api.PrependReactor("list", "workerleases", func(clienttesting.Action) (bool, runtime.Object, error) {
-			return time.Now().Before(end), nil, errors.New("the server is away")
-		})
+		s.failLists(5 * time.Minute)
 		s.pass(5 * time.Minute)
 		if !s.bound("t") {
 			t.Error("evicted although the worker may have returned")
@@ -543,9 +553,11 @@ func TestStaleListsAreConfirmed(t *testing.T) {
 		s.lives("other")
 		s.bind("t", "w")
 		s.pass(time.Minute)
-		stale, err := s.test.WorkerLeases("").List(t.Context(), metav1.ListOptions{})
+		stale, err := s.test.WorkerLeases("").List(s.Context(), metav1.ListOptions{})
 		s.must(err)
-		s.api.PrependReactor("list", "workerleases", func(clienttesting.Action) (bool, runtime.Object, error) { return true, stale.DeepCopy(), nil })
+		s.lists.Store(new(clienttesting.ReactionFunc(func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, stale.DeepCopy(), nil
+		})))
 		s.pass(10 * time.Minute)
 		if n := s.writes(); n != 0 || !s.bound("t") {
 			t.Errorf("%d writes by a list that was stale", n)
@@ -628,7 +640,7 @@ func TestWorkerThatDoesNotExist(t *testing.T) {
 		s.bind("t", "w")
 		s.pass(time.Minute)
 		stop()
-		s.must(s.test.Workers(namespace).Delete(t.Context(), "w", metav1.DeleteOptions{}))
+		s.must(s.test.Workers(namespace).Delete(s.Context(), "w", metav1.DeleteOptions{}))
 		s.pass(time.Second)
 		for _, name := range []string{"before", "t"} {
 			if c := meta.FindStatusCondition(s.task(name).Status.Conditions, batch.DisruptionTarget); c == nil || c.Reason != "WorkerLost" {
@@ -636,7 +648,7 @@ func TestWorkerThatDoesNotExist(t *testing.T) {
 			}
 		}
 		s.pass(10 * time.Second)
-		if _, err := s.test.WorkerLeases(namespace).Get(t.Context(), "w", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		if _, err := s.test.WorkerLeases(namespace).Get(s.Context(), "w", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 			t.Errorf("the lease of a Worker that is gone: %v", err)
 		}
 	})
@@ -662,7 +674,7 @@ func TestTasksBeingDeleted(t *testing.T) {
 				s.bind("t", "w")
 				s.bind("of-the-other", "other")
 				s.pass(time.Minute)
-				s.must(s.test.Tasks(namespace).Delete(t.Context(), "t", metav1.DeleteOptions{}))
+				s.must(s.test.Tasks(namespace).Delete(s.Context(), "t", metav1.DeleteOptions{}))
 				tc.lose(s, stop)
 				s.pass(tc.kept)
 				if s.gone("t") {
@@ -672,7 +684,7 @@ func TestTasksBeingDeleted(t *testing.T) {
 				if !s.gone("t") {
 					t.Error("it is not gone")
 				}
-				s.must(s.test.Tasks(namespace).Delete(t.Context(), "of-the-other", metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))}))
+				s.must(s.test.Tasks(namespace).Delete(s.Context(), "of-the-other", metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))}))
 				s.pass(10 * time.Second)
 				if tc.otherLives && s.gone("of-the-other") {
 					t.Error("the task of a worker that is not lost was ended without it")
@@ -690,8 +702,8 @@ func TestLostWorkerIsRemoved(t *testing.T) {
 		stop()
 		stopBusy()
 		exists := func(name string) string {
-			_, worker := s.test.Workers(namespace).Get(t.Context(), name, metav1.GetOptions{})
-			_, lease := s.test.WorkerLeases(namespace).Get(t.Context(), name, metav1.GetOptions{})
+			_, worker := s.test.Workers(namespace).Get(s.Context(), name, metav1.GetOptions{})
+			_, lease := s.test.WorkerLeases(namespace).Get(s.Context(), name, metav1.GetOptions{})
 			return fmt.Sprintf("worker %v lease %v", worker == nil, lease == nil)
 		}
 		s.pass(time.Hour)
@@ -730,9 +742,9 @@ func TestWorkerThatOutlivesItsWorkerObjectLosesItsLease(t *testing.T) {
 	play(t, nil, func(s *scene) {
 		s.lives("w")
 		s.pass(time.Minute)
-		s.must(s.test.Workers(namespace).Delete(t.Context(), "w", metav1.DeleteOptions{}))
+		s.must(s.test.Workers(namespace).Delete(s.Context(), "w", metav1.DeleteOptions{}))
 		s.pass(21 * time.Second)
-		if _, err := s.test.WorkerLeases(namespace).Get(t.Context(), "w", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		if _, err := s.test.WorkerLeases(namespace).Get(s.Context(), "w", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 			t.Errorf("the lease by which it would learn of that: %v", err)
 		}
 	})
@@ -771,12 +783,12 @@ func TestEvictionsAreLimited(t *testing.T) {
 		playWith(t, Options{EvictionsPerSecond: 2}, nil, func(s *scene) {
 			start(s)()
 			s.pass(65 * time.Second)
-			lease, err := s.test.WorkerLeases(namespace).Get(t.Context(), "w", metav1.GetOptions{})
+			lease, err := s.test.WorkerLeases(namespace).Get(s.Context(), "w", metav1.GetOptions{})
 			s.must(err)
 			lease.Spec.RenewTime = new(metav1.NowMicro())
-			_, err = s.test.WorkerLeases(namespace).Update(t.Context(), lease, metav1.UpdateOptions{})
+			_, err = s.test.WorkerLeases(namespace).Update(s.Context(), lease, metav1.UpdateOptions{})
 			s.must(err)
-			s.pass(10 * time.Second)
+			s.pass(5100 * time.Millisecond) // a list has shown it
 			first := evicted(s)
 			s.pass(20 * time.Second)
 			if n := evicted(s) - first; first == 0 || first == tasks || n != 0 {
@@ -813,8 +825,9 @@ func TestRestartedControllerWatchesAnew(t *testing.T) {
 		stop := s.lives("w")
 		stop()
 		s.bind("t", "w")
-		s.pass(time.Hour)
+		s.bind("tolerates-half-an-hour", "w", batch.Toleration{Operator: batch.TolerationOpExists, Effect: batch.TaintEffectNoExecute, TolerationSeconds: new(int64(1800))})
 		s.taint("w", batch.Taint{Key: batch.TaintWorkerUnreachable, Effect: batch.TaintEffectNoExecute, TimeAdded: new(metav1.Now())})
+		s.pass(time.Hour)
 	}, func(s *scene) {
 		s.pass(39 * time.Second)
 		if !s.bound("t") || unreachableTaint(s.worker("w")) == nil {
@@ -823,6 +836,77 @@ func TestRestartedControllerWatchesAnew(t *testing.T) {
 		s.pass(22 * time.Second)
 		if s.bound("t") {
 			t.Error("the task was not evicted")
+		}
+		if s.bound("tolerates-half-an-hour") {
+			t.Error("a toleration that was over has begun anew")
+		}
+	})
+}
+
+func TestInformerThatIsBehindHarmsNobody(t *testing.T) {
+	stage(t, func(s *scene) {
+		s.api.PrependReactor("list", "workers", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, &batch.WorkerList{ListMeta: metav1.ListMeta{ResourceVersion: "1"}}, nil
+		})
+		s.api.PrependWatchReactor("workers", func(clienttesting.Action) (bool, watch.Interface, error) { return true, watch.NewFake(), nil })
+		s.control(s.api, Options{})
+		s.lives("w")
+		s.bind("t", "w")
+		s.pass(time.Minute)
+		if n := s.writes(); n != 0 {
+			t.Errorf("%d writes about a Worker that the informer does not show yet", n)
+		}
+	})
+}
+
+func TestLeasesAreListedFromTheCache(t *testing.T) {
+	play(t, nil, func(s *scene) {
+		s.pass(time.Minute)
+		lists := 0
+		for _, a := range s.api.Actions() {
+			if list, ok := a.(clienttesting.ListActionImpl); ok && a.GetResource().Resource == "workerleases" {
+				if lists++; list.ListOptions.ResourceVersion != "0" {
+					t.Fatalf("a list of leases at resourceVersion %q", list.ListOptions.ResourceVersion)
+				}
+			}
+		}
+		if lists < 6 || lists > 7 {
+			t.Errorf("%d lists of leases in a minute", lists)
+		}
+	})
+}
+
+func TestChangesOfTasksOfALostWorkerAreSeenToAtOnce(t *testing.T) {
+	forEver := batch.Toleration{Operator: batch.TolerationOpExists, Effect: batch.TaintEffectNoExecute}
+	play(t, nil, func(s *scene) {
+		s.lives("other")
+		stop := s.lives("w")
+		s.bind("deleted", "w", forEver)
+		s.bind("tolerates-no-more", "w", forEver)
+		stop()
+		s.pass(75500 * time.Millisecond) // between two lists of leases
+		task := s.task("tolerates-no-more")
+		task.Spec.Tolerations[0].TolerationSeconds = new(int64(1))
+		_, err := s.test.Tasks(namespace).Update(s.Context(), task, metav1.UpdateOptions{})
+		s.must(err)
+		s.must(s.test.Tasks(namespace).Delete(s.Context(), "deleted", metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))}))
+		s.pass(2 * time.Second)
+		if !s.gone("deleted") || s.bound("tolerates-no-more") {
+			t.Errorf("gone: %v, bound: %v", s.gone("deleted"), s.bound("tolerates-no-more"))
+		}
+	})
+}
+
+func TestTaskThatWaitsForAFinalizerIsLeftAlone(t *testing.T) {
+	play(t, nil, func(s *scene) {
+		_, err := s.test.Tasks(namespace).Create(s.Context(), &batch.Task{
+			ObjectMeta: metav1.ObjectMeta{Name: "t", DeletionTimestamp: new(metav1.Now()), DeletionGracePeriodSeconds: new(int64(0))},
+			Spec:       batch.TaskSpec{WorkerName: "never-was"},
+		}, metav1.CreateOptions{})
+		s.must(err)
+		s.pass(10 * time.Minute)
+		if n := s.writes(); n != 0 {
+			t.Errorf("%d writes", n)
 		}
 	})
 }
@@ -903,7 +987,7 @@ func TestFinishedTasks(t *testing.T) {
 			s.pass(30 * time.Second)
 			task := s.task("t")
 			ttl(120)(task)
-			_, err := s.test.Tasks(namespace).Update(t.Context(), task, metav1.UpdateOptions{})
+			_, err := s.test.Tasks(namespace).Update(s.Context(), task, metav1.UpdateOptions{})
 			s.must(err)
 			s.pass(89 * time.Second)
 			if s.gone("t") {
@@ -912,6 +996,41 @@ func TestFinishedTasks(t *testing.T) {
 			s.pass(2 * time.Second)
 			if !s.gone("t") {
 				t.Error("it was not deleted by what is said now")
+			}
+		})
+	})
+
+	t.Run("the time to live is taken back", func(t *testing.T) {
+		play(t, nil, func(s *scene) {
+			finish(s, "t", 0, ttl(60))
+			s.pass(30 * time.Second)
+			task := s.task("t")
+			task.Spec.TTLSecondsAfterFinished = nil
+			_, err := s.test.Tasks(namespace).Update(s.Context(), task, metav1.UpdateOptions{})
+			s.must(err)
+			s.pass(time.Hour)
+			if n := s.writes(); n != 0 || s.gone("t") {
+				t.Errorf("%d writes", n)
+			}
+		})
+	})
+
+	t.Run("the watch is behind", func(t *testing.T) {
+		stage(t, func(s *scene) {
+			finish(s, "t", time.Hour, ttl(60))
+			f := newFinishedTasks(s.api)
+			defer f.queue.ShutDown()
+			s.must(f.Update(s.task("t")))
+			task := s.task("t")
+			ttl(7200)(task)
+			_, err := s.test.Tasks(namespace).Update(s.Context(), task, metav1.UpdateOptions{})
+			s.must(err)
+			if _, err := f.see(s.Context(), cache.MetaObjectToName(task)); !apierrors.IsConflict(err) || s.gone("t") {
+				t.Errorf("deleted by what was said before: %v, %v", s.gone("t"), err)
+			}
+			s.must(f.Delete(task))
+			if len(f.ends) != 0 {
+				t.Error("a task that is gone is remembered")
 			}
 		})
 	})

@@ -146,7 +146,6 @@ func (c *Controller) fateByTaints(now time.Time, task *batch.Task, worker *batch
 		if isUnreachable(taint) {
 			reason = reasonWorkerLost
 			message = fmt.Sprintf("Worker %s has not renewed its lease for %s", worker.Name, seen.duration)
-			due = later(due, seen.lostAt)
 			if since, silent := c.health.silentSince(task.Namespace); silent {
 				due = later(due, since.Add(c.options.SilenceTimeout))
 			}

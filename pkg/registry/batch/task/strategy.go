@@ -222,16 +222,17 @@ func SecretWarnings(env []batch.EnvVar, path *field.Path) []string {
 }
 
 // DeletionGracePeriod gives a running command the time to end that Pods get: what is asked for, or the task's own. A task that
-// has no worker, or has finished, goes at once.
-func (Strategy) DeletionGracePeriod(task *batch.Task, requested *int64) int64 {
-	if task.Spec.WorkerName == "" || Finished(task) {
-		return 0
-	}
+// has no worker goes at once, unless it is given one meanwhile, and one that has finished whatever happens.
+func (Strategy) DeletionGracePeriod(task *batch.Task, requested *int64) (seconds int64, ended bool) {
 	switch {
+	case Finished(task):
+		return 0, true
+	case task.Spec.WorkerName == "":
+		return 0, false
 	case requested != nil:
-		return *requested
+		return *requested, false
 	case task.Spec.TerminationGracePeriodSeconds != nil:
-		return *task.Spec.TerminationGracePeriodSeconds
+		return *task.Spec.TerminationGracePeriodSeconds, false
 	}
-	return 0
+	return 0, false
 }

@@ -324,19 +324,20 @@ func TestDeletionGracePeriod(t *testing.T) {
 		task      *batch.Task
 		requested *int64
 		want      int64
+		ended     bool
 	}{
-		{"a task that waits goes at once", newTask(own(30)), nil, 0},
-		{"even if time is asked for", newTask(own(30)), ptr.To[int64](10), 0},
-		{"a bound task gets its own time", newTask(bound, own(30)), nil, 30},
-		{"or what is asked for", newTask(bound, own(30)), ptr.To[int64](60), 60},
-		{"or none", newTask(bound, own(30)), ptr.To[int64](0), 0},
-		{"a bound task that never got a time goes at once", newTask(bound), nil, 0},
-		{"a succeeded task goes at once", newTask(bound, own(30), in(batch.TaskSucceeded)), ptr.To[int64](10), 0},
-		{"a failed task goes at once", newTask(bound, own(30), in(batch.TaskFailed)), nil, 0},
+		{"a task that waits goes at once", newTask(own(30)), nil, 0, false},
+		{"even if time is asked for", newTask(own(30)), ptr.To[int64](10), 0, false},
+		{"a bound task gets its own time", newTask(bound, own(30)), nil, 30, false},
+		{"or what is asked for", newTask(bound, own(30)), ptr.To[int64](60), 60, false},
+		{"or none", newTask(bound, own(30)), ptr.To[int64](0), 0, false},
+		{"a bound task that never got a time goes at once", newTask(bound), nil, 0, false},
+		{"a succeeded task goes at once", newTask(bound, own(30), in(batch.TaskSucceeded)), ptr.To[int64](10), 0, true},
+		{"a failed task goes at once", newTask(bound, own(30), in(batch.TaskFailed)), nil, 0, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := (Strategy{}).DeletionGracePeriod(test.task, test.requested); got != test.want {
-				t.Errorf("got %d, want %d", got, test.want)
+			if got, ended := (Strategy{}).DeletionGracePeriod(test.task, test.requested); got != test.want || ended != test.ended {
+				t.Errorf("got %d, %t, want %d, %t", got, ended, test.want, test.ended)
 			}
 		})
 	}

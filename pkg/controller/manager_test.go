@@ -1,0 +1,95 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package controller
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+)
+
+func TestTrimKeepsWhatCountingNeeds(t *testing.T) {
+	now := metav1.Now()
+	labels := map[string]string{batch.LabelControllerUID: "u", batch.LabelTaskSetName: "s", batch.LabelCompletionIndex: "3"}
+	annotations := map[string]string{batch.AnnotationIndexFailureCount: "2"}
+	want := &batch.Task{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "n", Namespace: "ns", UID: "uid", ResourceVersion: "7", CreationTimestamp: now, DeletionTimestamp: &now,
+			Labels: labels, Annotations: annotations,
+			OwnerReferences: []metav1.OwnerReference{{Kind: "TaskSet", Name: "s", Controller: ptr.To(true)}},
+		},
+		Spec: batch.TaskSpec{WorkerName: "w"},
+		Status: batch.TaskStatus{
+			Phase: batch.TaskFailed, CompletionTime: &now,
+			Conditions: []metav1.Condition{{Type: batch.DisruptionTarget, Status: metav1.ConditionTrue}},
+			State:      batch.TaskState{Terminated: &batch.TaskStateTerminated{ExitCode: 3, FinishedAt: now}},
+		},
+	}
+	full := want.DeepCopy()
+	full.Labels["team"], full.Annotations["note"] = "a", "b"
+	full.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "m"}}
+	full.Spec.Command, full.Spec.Args, full.Spec.Env = []string{"c"}, []string{"a"}, []batch.EnvVar{{Name: "E"}}
+	full.Status.State.Terminated.Message = "the last lines"
+	full.Status.Conditions[0].Message = "the worker is lost"
+	got, err := trim(full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("want -, got +:\n%s", diff)
+	}
+}
+
+func TestRefusedRequestsAreNotRepeated(t *testing.T) {
+	requests := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		requests++
+		w.Header().Set("Retry-After", "60")
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusTooManyRequests)
+		_, err := w.Write([]byte(`{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"TooManyRequests","code":429,"details":{"retryAfterSeconds":60}}`))
+		if err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	config := &rest.Config{Host: server.URL}
+	config.Wrap(withoutRetries)
+	client, err := versioned.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := time.Now()
+	_, err = client.BatchV1alpha1().Tasks("ns").Create(t.Context(), &batch.Task{}, metav1.CreateOptions{})
+	seconds, ok := apierrors.SuggestsClientDelay(err)
+	if !apierrors.IsTooManyRequests(err) || !ok || seconds != 60 {
+		t.Errorf("the error is %v, with a delay of %d s", err, seconds)
+	}
+	if requests != 1 || time.Since(started) > 30*time.Second {
+		t.Errorf("%d requests", requests)
+	}
+}
