@@ -38,7 +38,8 @@ func newCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "leat-controller-manager",
 		Short: "Run the controllers and the scheduler of Leat",
-		Long: `Run what takes tasks from created to finished: the controller of task sets, and the scheduler that gives tasks to workers.
+		Long: `Run what takes tasks from created to finished: the controller of task sets, the scheduler that gives tasks to workers, and the
+controller that takes tasks from workers that are lost and deletes tasks whose time is over.
 
 All replicas but one wait: they elect a leader by a lease in the cluster. The rights that are needed are those of
 config/base/rbac/controller-manager.yaml. In a pod the cluster is found without flags; elsewhere give --kubeconfig.`,

@@ -48,6 +48,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/lifecycle"
 	"github.com/leat-dev/leat/pkg/controller/taskset"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
@@ -120,6 +121,7 @@ func AddToManager(mgr manager.Manager, options Options) error {
 	}
 	return errors.Join(
 		addTaskSets(mgr, client, options),
+		AddRunnable(mgr, lifecycle.New(client, lifecycle.Options{}).Run),
 	)
 }
 

@@ -19,6 +19,7 @@ package registry
 import (
 	"context"
 
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -155,6 +156,17 @@ func (r *mainREST) ShortNames() []string { return r.shortNames }
 
 // Categories implements rest.CategoriesProvider.
 func (r *mainREST) Categories() []string { return r.categories }
+
+// Delete implements rest.GracefulDeleter.
+func (r *mainREST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	return r.Store.Delete(withRequestedGracePeriod(ctx, options), name, validate, options)
+}
+
+// DeleteCollection implements rest.CollectionDeleter.
+func (r *mainREST) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions,
+	list *metainternalversion.ListOptions) (runtime.Object, error) {
+	return r.Store.DeleteCollection(withRequestedGracePeriod(ctx, options), validate, options, list)
+}
 
 // unwatchedREST is all of a main resource but its watch: the API installer offers what it finds implemented.
 type unwatchedREST struct {

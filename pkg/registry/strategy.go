@@ -163,11 +163,35 @@ type gracefulStrategy[T, L any] struct {
 	deleter GracefulDeleter[T]
 }
 
-// CheckGracefulDelete implements rest.RESTGracefulDeleteStrategy.
-func (s gracefulStrategy[T, L]) CheckGracefulDelete(_ context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool {
-	period, ended := s.deleter.DeletionGracePeriod(any(obj).(*T), options.GracePeriodSeconds)
+// CheckGracefulDelete implements rest.RESTGracefulDeleteStrategy. One request may ask it of several versions of the object: of
+// what the watch cache shows first, and of what is stored if that turns out to be newer. Options hold the last answer by then,
+// which is why what the client asked for is taken from the context.
+func (s gracefulStrategy[T, L]) CheckGracefulDelete(ctx context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool {
+	requested := options.GracePeriodSeconds
+	if asked, ok := ctx.Value(requestedGracePeriod{}).(*int64); ok {
+		requested = asked
+	}
+	period, ended := s.deleter.DeletionGracePeriod(any(obj).(*T), requested)
 	options.GracePeriodSeconds = &period
 	return !ended
+}
+
+// requestedGracePeriod is the key of the grace period, a *int64 in seconds, that the client of a deletion asked for.
+type requestedGracePeriod struct{}
+
+// withRequestedGracePeriod keeps the grace period of the options from being forgotten. As for Pods, a negative one is a second.
+func withRequestedGracePeriod(ctx context.Context, options *metav1.DeleteOptions) context.Context {
+	if options == nil {
+		return ctx
+	}
+	requested := options.GracePeriodSeconds
+	if requested != nil {
+		requested = new(*requested)
+		if *requested < 0 {
+			*requested = 1
+		}
+	}
+	return context.WithValue(ctx, requestedGracePeriod{}, requested)
 }
 
 // statusStrategy is how objects of every kind are updated through their status subresource.

@@ -303,6 +303,41 @@ func TestGracePeriodIsWhatTheRulesSay(t *testing.T) {
 	}
 }
 
+func TestGracePeriodIsThatOfTheObjectAsItIsStored(t *testing.T) {
+	main, _ := newStrategies(runtime.NewScheme())
+	graceful := gracefulStrategy[batch.TaskQueue, batch.TaskQueueList]{main, grace{}}
+	for _, c := range []struct {
+		name      string
+		requested *int64
+		want      int64
+	}{
+		{"not asked for", nil, 30},
+		{"asked for", ptr.To[int64](600), 600},
+		{"none asked for", ptr.To[int64](0), 0},
+		{"negative", ptr.To[int64](-5), 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			options := &metav1.DeleteOptions{GracePeriodSeconds: c.requested}
+			ctx := withRequestedGracePeriod(t.Context(), options)
+			graceful.CheckGracefulDelete(ctx, newQueue(1, 0), options) // as a cache that is behind shows it
+			graceful.CheckGracefulDelete(ctx, newQueue(1, 1), options)
+			if *options.GracePeriodSeconds != c.want {
+				t.Errorf("got %d s, want %d", *options.GracePeriodSeconds, c.want)
+			}
+		})
+	}
+}
+
+// grace gives queues with running tasks 30 s, or what is asked for.
+type grace struct{}
+
+func (grace) DeletionGracePeriod(queue *batch.TaskQueue, requested *int64) (int64, bool) {
+	if queue.Status.Running == 0 {
+		return 0, false
+	}
+	return ptr.Deref(requested, 30), false
+}
+
 func TestKindsWithoutRules(t *testing.T) {
 	main := newStrategy(runtime.NewScheme(), queues, struct{}{})
 	status := statusStrategy[batch.TaskQueue, batch.TaskQueueList]{main}

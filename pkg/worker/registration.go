@@ -174,6 +174,8 @@ func (g *registration) keep(ctx context.Context, draining <-chan struct{}, runni
 	ticker := time.NewTicker(g.options.HeartbeatInterval)
 	defer ticker.Stop()
 	condition := readyCondition
+	// Others judge by the lease, and write it in the Worker. What they have found of a gap may be written some time after it.
+	var wary time.Time
 	for doubted := false; ; {
 		select {
 		case <-ctx.Done():
@@ -181,9 +183,11 @@ func (g *registration) keep(ctx context.Context, draining <-chan struct{}, runni
 		case <-draining:
 			draining, condition = nil, drainingCondition
 		case <-ticker.C:
-			// Others may have judged by the lease meanwhile, which is read in the Worker only.
 			passed := time.Since(g.renewed)
-			doubted = doubted || passed < 0 || passed > g.options.LeaseDuration/2
+			if doubted || passed < 0 || passed > g.options.LeaseDuration/2 {
+				wary = time.Now().Add(g.options.LeaseDuration)
+			}
+			doubted = doubted || time.Now().Before(wary)
 			if err := g.renew(ctx); err != nil {
 				if errors.Is(err, ErrSuperseded) {
 					return err

@@ -56,6 +56,7 @@ func testTasks(t *testing.T, st *stage) {
 		{"what may change", whatMayChange},
 		{"deletion is graceful", gracefulDeletion},
 		{"deletion is only shortened", deletionIsOnlyShortened},
+		{"deletion is graceful right after the binding", deletionRightAfterBinding},
 		{"deletion is at once", deletionAtOnce},
 		{"secrets in the environment warn", secretsWarn},
 	} {
@@ -486,6 +487,30 @@ func deletionIsOnlyShortened(s *taskScene) {
 	s.mustEnd("a", 300)
 	s.delete("a", 0)
 	s.mustBeGone("a")
+}
+
+// deletionRightAfterBinding deletes tasks that the server's watch cache may still show unbound: what it then decides, in vain,
+// must not be what it does once it sees the task as it is.
+func deletionRightAfterBinding(s *taskScene) {
+	var all sync.WaitGroup
+	for i := range 10 {
+		name := fmt.Sprint("a", i)
+		s.create(name)
+		all.Go(func() {
+			if err := s.bind(name); err != nil {
+				s.Error(err)
+				return
+			}
+			options := metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](600)}
+			if err := s.person.Delete(s.Context(), name, options); err != nil {
+				s.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for i := range 10 {
+		s.mustEnd(fmt.Sprint("a", i), 600)
+	}
 }
 
 func deletionAtOnce(s *taskScene) {

@@ -19,7 +19,11 @@ package taskset
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -59,27 +63,78 @@ func TestStandalone(t *testing.T) {
 
 func TestAggregated(t *testing.T) {
 	e := env.Aggregated(t)
-	managers := []*host.Process{startManager(t, e, "one"), startManager(t, e, "two")}
+	metrics, probes := freePort(t), freePort(t)
+	managers := []*host.Process{
+		startManager(t, e, "one", "--metrics-bind-address=127.0.0.1:"+metrics, "--health-probe-bind-address=127.0.0.1:"+probes),
+		startManager(t, e, "two", "--metrics-bind-address=0", "--health-probe-bind-address=0"),
+	}
 	s := &scene{env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: e.Namespace(t)}
 	startWorkers(t, e, s.namespace)
 	suite(t, s)
+	t.Run("health and metrics", func(t *testing.T) {
+		for url, want := range map[string]string{
+			"http://127.0.0.1:" + probes + "/healthz": "ok", "http://127.0.0.1:" + probes + "/readyz": "ok",
+			"http://127.0.0.1:" + metrics + "/metrics": `controller_runtime_reconcile_total{controller="taskset",result="`,
+		} {
+			if answer := get(t, url); !strings.Contains(answer, want) {
+				t.Errorf("%s does not say %q: %s", url, want, answer)
+			}
+		}
+	})
+	t.Run("metrics are not for all", func(t *testing.T) {
+		port := freePort(t)
+		startManager(t, e, "three", "--metrics-bind-address=0.0.0.0:"+port, "--health-probe-bind-address=0")
+		for url, want := range map[string]string{
+			"http://127.0.0.1:" + port + "/metrics": "HTTP request to an HTTPS server", "https://127.0.0.1:" + port + "/metrics": "Unauthorized",
+		} {
+			var answer string
+			eventually(t, url+" answers", func(context.Context) error {
+				if answer = get(t, url); strings.HasPrefix(answer, "unreachable") {
+					return errors.New(answer)
+				}
+				return nil
+			})
+			if !strings.Contains(answer, want) {
+				t.Errorf("%s does not say %q: %s", url, want, answer)
+			}
+		}
+	})
 	t.Run("a quota is waited for and told", func(t *testing.T) { waitsForQuota(t, s) })
 	t.Run("one Event for each transition", func(t *testing.T) { hasEvents(t, s) })
 	t.Run("controllers killed", func(t *testing.T) { controllersKilled(t, s, managers) })
 }
 
+func freePort(t *testing.T) string {
+	t.Helper()
+	return strconv.Itoa(must(host.FreePort())(t))
+}
+
+// get gives the body of the answer, of an error too, whoever the server says it is.
+func get(t *testing.T, url string) string {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	response, err := client.Get(url)
+	if err != nil {
+		return "unreachable: " + err.Error()
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	check(t, err)
+	return string(body)
+}
+
 // startManager starts a controller manager with the rights that config/ ships.
-func startManager(t *testing.T, e *env.Env, name string) *host.Process {
+func startManager(t *testing.T, e *env.Env, name string, args ...string) *host.Process {
 	t.Helper()
 	root := must(host.RepositoryRoot())(t)
 	kubeconfig := must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
 	p := must(host.StartProcess(t.Context(), host.Command{
 		Name: "leat-controller-manager-" + name,
 		Path: filepath.Join(root, "bin", "test", "leat-controller-manager"),
-		Args: []string{
-			"--kubeconfig=" + kubeconfig, "--metrics-bind-address=0", "--health-probe-bind-address=0", "--v=2",
+		Args: append([]string{
+			"--kubeconfig=" + kubeconfig, "--v=2",
 			"--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms",
-		},
+		}, args...),
 		Env: host.Oracles, Dir: t.ArtifactDir(),
 	}))(t)
 	t.Cleanup(func() {
