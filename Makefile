@@ -10,7 +10,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build the programs into bin/
-	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: run
 run: ## Boot everything on this machine: store, API, scheduler, workers. UP holds flags of "leat up"

@@ -176,24 +176,11 @@ func discourages(effect batch.TaintEffect) bool {
 func untolerated(tolerations []batch.Toleration, taints []batch.Taint, effect func(batch.TaintEffect) bool) *batch.Taint {
 	for i := range taints {
 		taint := &taints[i]
-		if effect(taint.Effect) && !slices.ContainsFunc(tolerations, func(t batch.Toleration) bool { return tolerates(t, taint) }) {
+		if effect(taint.Effect) && !slices.ContainsFunc(tolerations, func(t batch.Toleration) bool { return t.ToleratesTaint(taint) }) {
 			return taint
 		}
 	}
 	return nil
-}
-
-func tolerates(t batch.Toleration, taint *batch.Taint) bool {
-	if t.Effect != "" && t.Effect != taint.Effect || t.Key != "" && t.Key != taint.Key {
-		return false
-	}
-	switch t.Operator {
-	case batch.TolerationOpExists:
-		return true
-	case batch.TolerationOpEqual, "":
-		return t.Key != "" && t.Value == taint.Value
-	}
-	return false
 }
 
 // eligible says whether a task is one to bind: unbound, not being deleted, with no gate left.
