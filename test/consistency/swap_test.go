@@ -206,12 +206,16 @@ func testFencing(t *testing.T, e *env.Env) {
 		for round := range rounds {
 			incarnation := fmt.Sprintf("incarnation-%d", round)
 			bind(t, controller, "raced", "worker-1", incarnation)
-			written := make(chan error, 1)
-			go func() { written <- writeUntilFenced(t.Context(), controller, "raced", incarnation) }()
+			// The eviction comes at any moment after the first write.
+			due, written := make(chan struct{}), make(chan error, 1)
+			begun := sync.OnceFunc(func() {
+				time.AfterFunc(time.Duration(random.IntN(30))*time.Millisecond, func() { close(due) })
+			})
+			go func() { written <- writeUntilFenced(t.Context(), controller, "raced", incarnation, begun) }()
 			select {
 			case err := <-written:
 				t.Fatalf("The writes ended before the eviction: %v", err)
-			case <-time.After(time.Duration(random.IntN(30)) * time.Millisecond):
+			case <-due:
 			}
 			evict(t, controller, "raced")
 			check(t, <-written)
@@ -232,8 +236,9 @@ func testFencing(t *testing.T, e *env.Env) {
 	})
 }
 
-// writeUntilFenced reports the task as running in an incarnation, whatever the task says, until that is refused for another.
-func writeUntilFenced(ctx context.Context, client typed.TaskInterface, name, incarnation string) error {
+// writeUntilFenced reports the task as running in an incarnation, whatever the task says, until that is refused for another. It
+// calls wrote after each write.
+func writeUntilFenced(ctx context.Context, client typed.TaskInterface, name, incarnation string, wrote func()) error {
 	n := 0
 	return wait.PollUntilContextTimeout(ctx, time.Microsecond, patience, true, func(ctx context.Context) (bool, error) {
 		n++
@@ -250,6 +255,9 @@ func writeUntilFenced(ctx context.Context, client typed.TaskInterface, name, inc
 		switch {
 		case err == nil && evicted:
 			return false, fmt.Errorf("incarnation %s wrote the status after the eviction", incarnation)
+		case err == nil:
+			wrote()
+			return false, nil
 		case apierrors.IsConflict(err) && strings.Contains(err.Error(), incarnation):
 			return true, nil
 		case apierrors.IsConflict(err):
