@@ -27,11 +27,10 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/cli"
 	cliflag "k8s.io/component-base/cli/flag"
-	"k8s.io/component-base/cli/globalflag"
 	logsapi "k8s.io/component-base/logs/api/v1"
-	"k8s.io/component-base/term"
 	"k8s.io/component-base/version"
 
+	"github.com/leat-dev/leat/cmd/internal/flags"
 	"github.com/leat-dev/leat/pkg/apiserver"
 )
 
@@ -81,16 +80,6 @@ etcd is reached only by mutual TLS.`,
 			return server.Run(genericapiserver.SetupSignalContext())
 		},
 	}
-	sets := options.Flags()
-	globalflag.AddGlobalFlags(sets.FlagSet("global"), command.Name())
-	for _, name := range sets.Order {
-		command.Flags().AddFlagSet(sets.FlagSets[name])
-	}
-	columns, _, err := term.TerminalSize(os.Stdout)
-	if err != nil {
-		// Not a terminal: lines are not wrapped.
-		columns = 0
-	}
-	cliflag.SetUsageAndHelpFunc(command, sets, columns)
+	flags.Add(command, options.Flags())
 	return command, nil
 }

@@ -69,7 +69,9 @@ func TestAllFlagsAreTheServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	known := pflag.NewFlagSet("", pflag.ContinueOnError)
-	options.AddFlags(known)
+	for _, group := range options.Flags().FlagSets {
+		known.AddFlagSet(group)
+	}
 	command.InitDefaultHelpFlag()
 	command.InitDefaultVersionFlag()
 	command.Flags().VisitAll(func(flag *pflag.Flag) {

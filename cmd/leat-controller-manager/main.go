@@ -24,11 +24,11 @@ import (
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/component-base/cli"
 	cliflag "k8s.io/component-base/cli/flag"
-	"k8s.io/component-base/cli/globalflag"
 	logsapi "k8s.io/component-base/logs/api/v1"
-	"k8s.io/component-base/term"
 	"k8s.io/component-base/version"
 	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
+
+	"github.com/leat-dev/leat/cmd/internal/flags"
 )
 
 func main() { os.Exit(cli.Run(newCommand())) }
@@ -59,16 +59,6 @@ config/base/rbac/controller-manager.yaml. In a pod the cluster is found without 
 			return o.run(signals.SetupSignalHandler())
 		},
 	}
-	sets := o.flags()
-	globalflag.AddGlobalFlags(sets.FlagSet("global"), command.Name())
-	for _, name := range sets.Order {
-		command.Flags().AddFlagSet(sets.FlagSets[name])
-	}
-	columns, _, err := term.TerminalSize(os.Stdout)
-	if err != nil {
-		// Not a terminal: lines are not wrapped.
-		columns = 0
-	}
-	cliflag.SetUsageAndHelpFunc(command, sets, columns)
+	flags.Add(command, o.flags())
 	return command
 }

@@ -391,8 +391,7 @@ func (f *fixture) apply(t *testing.T, before func(*Options), args ...string) *ap
 	if before != nil {
 		before(options)
 	}
-	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	options.AddFlags(flags)
+	flags := flagSet(options)
 	args = append([]string{
 		"--etcd-servers=https://127.0.0.1:1", "--etcd-cafile=ca.crt", "--etcd-certfile=server.crt", "--etcd-keyfile=server.key",
 		"--kubeconfig=kubeconfig", "--authentication-kubeconfig=kubeconfig", "--authorization-kubeconfig=kubeconfig",

@@ -137,14 +137,6 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	return sets
 }
 
-// AddFlags adds all flags to one set.
-func (o *Options) AddFlags(flags *pflag.FlagSet) {
-	sets := o.Flags()
-	for _, name := range sets.Order {
-		flags.AddFlagSet(sets.FlagSets[name])
-	}
-}
-
 // Complete sets the versions and the feature gates that the flags name. It comes before all that asks for a feature gate: the
 // log, Validate and New.
 func (o *Options) Complete() error { return o.versions.Set() }

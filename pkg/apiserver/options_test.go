@@ -27,6 +27,15 @@ import (
 	basecompatibility "k8s.io/component-base/compatibility"
 )
 
+// flagSet has all flags of the options.
+func flagSet(options *Options) *pflag.FlagSet {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	for _, group := range options.Flags().FlagSets {
+		flags.AddFlagSet(group)
+	}
+	return flags
+}
+
 // parse parses flags and gives what the program would say of them.
 func parse(t *testing.T, args ...string) (*Options, error) {
 	t.Helper()
@@ -34,9 +43,7 @@ func parse(t *testing.T, args ...string) (*Options, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	options.AddFlags(flags)
-	if err := flags.Parse(args); err != nil {
+	if err := flagSet(options).Parse(args); err != nil {
 		t.Fatal(err)
 	}
 	if err := options.Complete(); err != nil {
