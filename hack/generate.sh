@@ -22,7 +22,8 @@ GOBIN=$tools go install tool
 export PATH=$tools:$PATH
 
 find apis pkg \( -name 'zz_generated.*.go' -o -name generated.pb.go -o -name generated.proto \) -delete
-rm -rf "$generated"
+# Methods of clients that are written by hand lie where client-gen looks for them.
+find "$generated" -type f \( -name generated_expansion.go -o ! -name '*_expansion.go' \) -delete
 
 echo "generate: deepcopy, register"
 deepcopy-gen --go-header-file $header --output-file zz_generated.deepcopy.go "$internal" "${versions[@]}"

@@ -35,7 +35,7 @@ func Resource(resource string) schema.GroupResource {
 // AddToScheme adds the internal types.
 func AddToScheme(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(SchemeGroupVersion,
-		&Task{}, &TaskList{}, &Binding{}, &Eviction{},
+		&Task{}, &TaskList{}, &Binding{}, &Eviction{}, &TaskLogOptions{},
 		&TaskSet{}, &TaskSetList{},
 		&Worker{}, &WorkerList{},
 		&WorkerLease{}, &WorkerLeaseList{},

@@ -216,6 +216,20 @@ type Eviction struct {
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
+// TaskLogOptions say which part of the output of a task is read at the log subresource.
+type TaskLogOptions struct {
+	metav1.TypeMeta
+	Follow       bool
+	Previous     bool
+	SinceSeconds *int64
+	SinceTime    *metav1.Time
+	Timestamps   bool
+	TailLines    *int64
+	LimitBytes   *int64
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
 // TaskSet runs one command many times, as an indexed Job does: a set of a million completions is one object, and tasks
 // exist for at most parallelism indexes, and a short queue of ready ones, at a time.
 type TaskSet struct {
@@ -258,6 +272,7 @@ type TaskSetSpec struct {
 	QueueName               string
 	Selector                *metav1.LabelSelector
 	Template                TaskTemplateSpec
+	Items                   []string
 }
 
 // TaskTemplateSpec is the task that a set creates.
@@ -407,8 +422,9 @@ type WorkerInfo struct {
 
 // WorkerEndpoint is where a worker serves logs, by TLS.
 type WorkerEndpoint struct {
-	Host string
-	Port int32
+	Host     string
+	Port     int32
+	CABundle []byte
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object

@@ -41,6 +41,9 @@ func Funcs(runtimeserializer.CodecFactory) []any {
 			fillPointer(c, &spec.CompletionMode)
 			fillPointer(c, &spec.BackoffLimit)
 			fillPointer(c, &spec.Suspend)
+			if len(spec.Items) > 0 {
+				fillPointer(c, &spec.Completions)
+			}
 		},
 		func(pattern *batch.TaskFailurePolicyOnTaskConditionsPattern, c randfill.Continue) {
 			c.FillNoCustom(pattern)

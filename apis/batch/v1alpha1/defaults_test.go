@@ -79,6 +79,20 @@ func TestDefaults(t *testing.T) {
 			set(func(set *v1alpha1.TaskSet) { set.Spec.Completions = ptr.To[int32](5) }),
 		},
 		{
+			"completions are the number of items",
+			&v1alpha1.TaskSet{Spec: v1alpha1.TaskSetSpec{Items: []string{"a", ""}}},
+			set(func(set *v1alpha1.TaskSet) {
+				set.Spec.Completions, set.Spec.Items = ptr.To[int32](2), []string{"a", ""}
+			}),
+		},
+		{
+			"completions other than items stay, for validation to judge",
+			&v1alpha1.TaskSet{Spec: v1alpha1.TaskSetSpec{Completions: ptr.To[int32](3), Items: []string{"a", ""}}},
+			set(func(set *v1alpha1.TaskSet) {
+				set.Spec.Completions, set.Spec.Items = ptr.To[int32](3), []string{"a", ""}
+			}),
+		},
+		{
 			"backoffLimit gives way to a limit per index",
 			&v1alpha1.TaskSet{Spec: v1alpha1.TaskSetSpec{Parallelism: ptr.To[int32](1), BackoffLimitPerIndex: ptr.To[int32](0)}},
 			set(func(set *v1alpha1.TaskSet) {

@@ -30,6 +30,7 @@ import (
 // +leat:resource:plural=tasks,short=tk
 // +leat:subresource:binding=BindingREST
 // +leat:subresource:eviction=EvictionREST
+// +leat:subresource:log=LogREST
 // +leat:column:name=Status,type=string,func=StatusColumn,description=The phase of the task, or the reason that says more than the phase does.
 // +leat:column:name=Worker,type=string,path=spec.workerName,description=The worker that the task is bound to.
 // +leat:column:name=Exit,type=string,func=ExitColumn,description=The exit code of the command, or the signal that ended it.
@@ -358,6 +359,8 @@ const (
 	TaskReasonError = "Error"
 	// TaskReasonStartError is the reason of a terminated state when the command could not be started.
 	TaskReasonStartError = "StartError"
+	// TaskReasonOOMKilled is the reason of a terminated state when the command was killed because memory ran out.
+	TaskReasonOOMKilled = "OOMKilled"
 	// TaskReasonDeadlineExceeded is the reason of a terminated state past activeDeadlineSeconds.
 	TaskReasonDeadlineExceeded = "DeadlineExceeded"
 )

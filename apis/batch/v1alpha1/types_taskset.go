@@ -178,6 +178,19 @@ type TaskSetSpec struct {
 	// +required
 	// +k8s:immutable
 	Template TaskTemplateSpec `json:"template" protobuf:"bytes,14,opt,name=template"`
+
+	// items are what the tasks of a set work on, one for each index, such as the lines of a file. The task of index i
+	// finds item i in its variable TASK_ITEM, and as $(TASK_ITEM) in its command. completions default to how many items
+	// there are, and must be as many. At most 100000 items, of 65536 bytes each, and 1 MiB together when each
+	// is a line. Only in Indexed mode.
+	// +optional
+	// +listType=atomic
+	// +k8s:optional
+	// +k8s:listType=atomic
+	// +k8s:maxItems=100000
+	// +k8s:eachVal=+k8s:maxBytes=65536
+	// +k8s:immutable
+	Items []string `json:"items,omitempty" protobuf:"bytes,15,rep,name=items"`
 }
 
 // TaskTemplateSpec is the task that a set creates.

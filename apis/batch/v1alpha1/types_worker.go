@@ -191,7 +191,7 @@ type WorkerInfo struct {
 
 // WorkerEndpoint is where a worker serves logs, by TLS.
 type WorkerEndpoint struct {
-	// host is a DNS name or an IP address.
+	// host is a DNS name or an IP address that the API server can reach.
 	// +required
 	// +k8s:required
 	// +k8s:maxLength=253
@@ -203,6 +203,12 @@ type WorkerEndpoint struct {
 	// +k8s:minimum=1
 	// +k8s:maximum=65535
 	Port int32 `json:"port" protobuf:"varint,2,opt,name=port"`
+
+	// caBundle is the certificates, in PEM and at most 16 KiB, that the certificate of the worker is verified with, for the
+	// name leat-worker. A worker makes a certificate of its own at each start.
+	// +required
+	// +k8s:required
+	CABundle []byte `json:"caBundle" protobuf:"bytes,3,opt,name=caBundle"`
 }
 
 // +genclient

@@ -87,6 +87,11 @@ func (in TaskList) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TaskLogOptions) OpenAPIModelName() string {
+	return "dev.leat.batch.v1alpha1.TaskLogOptions"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in TaskQueue) OpenAPIModelName() string {
 	return "dev.leat.batch.v1alpha1.TaskQueue"
 }

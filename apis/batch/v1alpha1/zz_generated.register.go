@@ -66,6 +66,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 		&Eviction{},
 		&Task{},
 		&TaskList{},
+		&TaskLogOptions{},
 		&TaskQueue{},
 		&TaskQueueList{},
 		&TaskSet{},

@@ -47,6 +47,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.TaskFailurePolicyOnTaskConditionsPattern{}.OpenAPIModelName(): schema_leat_apis_batch_v1alpha1_TaskFailurePolicyOnTaskConditionsPattern(ref),
 		v1alpha1.TaskFailurePolicyRule{}.OpenAPIModelName():                    schema_leat_apis_batch_v1alpha1_TaskFailurePolicyRule(ref),
 		v1alpha1.TaskList{}.OpenAPIModelName():                                 schema_leat_apis_batch_v1alpha1_TaskList(ref),
+		v1alpha1.TaskLogOptions{}.OpenAPIModelName():                           schema_leat_apis_batch_v1alpha1_TaskLogOptions(ref),
 		v1alpha1.TaskQueue{}.OpenAPIModelName():                                schema_leat_apis_batch_v1alpha1_TaskQueue(ref),
 		v1alpha1.TaskQueueList{}.OpenAPIModelName():                            schema_leat_apis_batch_v1alpha1_TaskQueueList(ref),
 		v1alpha1.TaskQueueResources{}.OpenAPIModelName():                       schema_leat_apis_batch_v1alpha1_TaskQueueResources(ref),
@@ -684,6 +685,83 @@ func schema_leat_apis_batch_v1alpha1_TaskList(ref common.ReferenceCallback) comm
 	}
 }
 
+func schema_leat_apis_batch_v1alpha1_TaskLogOptions(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TaskLogOptions say which part of the output of a task is read at the log subresource. They are parameters of the query.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"follow": {
+						SchemaProps: spec.SchemaProps{
+							Description: "follow goes on until the attempt ends or limitBytes are sent: what the command prints is sent as it comes.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"previous": {
+						SchemaProps: spec.SchemaProps{
+							Description: "previous reads the attempt before the one that runs or ran last.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"sinceSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "sinceSeconds leaves out the lines that are older than so many seconds. Only one of sinceSeconds and sinceTime may be given.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"sinceTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "sinceTime leaves out the lines that are older, as RFC 3339 writes times. Only one of sinceSeconds and sinceTime may be given.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"timestamps": {
+						SchemaProps: spec.SchemaProps{
+							Description: "timestamps begins every line with the time at which it was read from the command, as RFC 3339 writes it, and a space.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"tailLines": {
+						SchemaProps: spec.SchemaProps{
+							Description: "tailLines begins so many lines before the end. Unset: with the first line that is kept.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"limitBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "limitBytes ends the answer after so many bytes, timestamps included, perhaps within a line.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.Time{}.OpenAPIModelName()},
+	}
+}
+
 func schema_leat_apis_batch_v1alpha1_TaskQueue(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -1195,6 +1273,25 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 							Description: "template is the task that is created for each index.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskTemplateSpec{}.OpenAPIModelName()),
+						},
+					},
+					"items": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "items are what the tasks of a set work on, one for each index, such as the lines of a file. The task of index i finds item i in its variable TASK_ITEM, and as $(TASK_ITEM) in its command. completions default to how many items there are, and must be as many. At most 100000 items, of 65536 bytes each, and 1 MiB together when each is a line. Only in Indexed mode.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
 						},
 					},
 				},
@@ -1881,7 +1978,7 @@ func schema_leat_apis_batch_v1alpha1_WorkerEndpoint(ref common.ReferenceCallback
 				Properties: map[string]spec.Schema{
 					"host": {
 						SchemaProps: spec.SchemaProps{
-							Description: "host is a DNS name or an IP address.",
+							Description: "host is a DNS name or an IP address that the API server can reach.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1895,8 +1992,15 @@ func schema_leat_apis_batch_v1alpha1_WorkerEndpoint(ref common.ReferenceCallback
 							Format:      "int32",
 						},
 					},
+					"caBundle": {
+						SchemaProps: spec.SchemaProps{
+							Description: "caBundle is the certificates, in PEM and at most 16 KiB, that the certificate of the worker is verified with, for the name leat-worker. A worker makes a certificate of its own at each start.",
+							Type:        []string{"string"},
+							Format:      "byte",
+						},
+					},
 				},
-				Required: []string{"host", "port"},
+				Required: []string{"host", "port", "caBundle"},
 			},
 		},
 	}

@@ -21,6 +21,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,6 +43,9 @@ const (
 	// maxLargeParallelism bounds parallelism and maxFailedIndexes of a large set.
 	maxLargeParallelism = 10_000
 )
+
+// maxText bounds the items with what the template hands to each process, in bytes: a set is one object, and etcd takes 1.5 MiB.
+const maxText = 1 << 20
 
 // Strategy is the domain rules of task sets.
 type Strategy struct{}
@@ -71,6 +75,9 @@ func (Strategy) Validate(_ context.Context, set *batch.TaskSet) field.ErrorList 
 		}
 		if spec.SuccessPolicy != nil {
 			errs = append(errs, field.Forbidden(path.Child("successPolicy"), only))
+		}
+		if len(spec.Items) > 0 {
+			errs = append(errs, field.Forbidden(path.Child("items"), only))
 		}
 	}
 	if spec.BackoffLimitPerIndex == nil && spec.MaxFailedIndexes != nil {
@@ -104,10 +111,35 @@ func validateIndexed(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList 
 			errs = append(errs, field.Required(path.Child("maxFailedIndexes"), "must be set with backoffLimitPerIndex"+why))
 		}
 	}
+	if len(spec.Items) > 0 {
+		errs = append(errs, validateItems(spec, path)...)
+	}
 	if spec.SuccessPolicy != nil {
 		for i, rule := range spec.SuccessPolicy.Rules {
 			errs = append(errs, validateSuccessRule(rule, int(completions), path.Child("successPolicy", "rules").Index(i))...)
 		}
+	}
+	return errs
+}
+
+func validateItems(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if int(*spec.Completions) != len(spec.Items) {
+		errs = append(errs, field.Invalid(path.Child("completions"), *spec.Completions,
+			fmt.Sprintf("must be unset or %d, the number of items", len(spec.Items))))
+	}
+	path = path.Child("items")
+	size := task.TextSize(&spec.Template.Spec)
+	for i, item := range spec.Items {
+		// With the end of the line, which stands for what storing it costs.
+		size += len(item) + 1
+		if strings.ContainsRune(item, 0) {
+			errs = append(errs, field.Invalid(path.Index(i), item, "must not contain a NUL character"))
+		}
+	}
+	if size > maxText {
+		errs = append(errs, field.Invalid(path, field.OmitValueType{}, fmt.Sprintf("each as a line, with command, args and env of the template, "+
+			"must be at most %d bytes together, and are %d: make several sets, or hand over names of files that workers can read", maxText, size)))
 	}
 	return errs
 }

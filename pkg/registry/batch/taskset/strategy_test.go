@@ -56,6 +56,10 @@ func maxFailed(indexes int32) func(*batch.TaskSet) {
 	return func(set *batch.TaskSet) { set.Spec.MaxFailedIndexes = &indexes }
 }
 
+func items(items ...string) func(*batch.TaskSet) {
+	return func(set *batch.TaskSet) { set.Spec.Items = items }
+}
+
 func texts(errs field.ErrorList) []string {
 	var texts []string
 	for _, err := range errs {
@@ -143,6 +147,27 @@ func TestValidate(t *testing.T) {
 		{
 			"a large set limits its failed indexes", newSet(indexed(1, 100_001), perIndex),
 			[]string{`spec.maxFailedIndexes: Required value: must be set with backoffLimitPerIndex when completions are more than 100000`},
+		},
+
+		// Items.
+		{"one item for each index", newSet(indexed(1, 3), items("a", "b $(c) $", "")), nil},
+		{
+			"items without indexes", newSet(items("a")),
+			[]string{`spec.items: Forbidden: may be set only when completionMode is Indexed`},
+		},
+		{
+			"fewer items than indexes", newSet(indexed(1, 3), items("a", "b")),
+			[]string{`spec.completions: Invalid value: 3: must be unset or 2, the number of items`},
+		},
+		{
+			"an item that no process can be given", newSet(indexed(1, 2), items("a", "b\x00c")),
+			[]string{`spec.items[1]: Invalid value: "b\x00c": must not contain a NUL character`},
+		},
+		{"items that just fit beside the command", newSet(indexed(1, 2), items(strings.Repeat("a", 1<<20-4-4), "bc")), nil},
+		{
+			"items that do not", newSet(indexed(1, 2), items(strings.Repeat("a", 1<<20-4-4), "bcd")),
+			[]string{`spec.items: Invalid value: each as a line, with command, args and env of the template, must be at most 1048576 bytes together, ` +
+				`and are 1048577: make several sets, or hand over names of files that workers can read`},
 		},
 
 		// Success.

@@ -20,9 +20,12 @@ package worker
 import (
 	"context"
 	"maps"
+	"net/netip"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/client-go/util/cert"
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/pkg/registry/batch/resources"
@@ -43,6 +46,25 @@ func (Strategy) ValidateStatus(_ context.Context, worker *batch.Worker) field.Er
 			errs = append(errs, field.Invalid(path.Child("allocatable").Key(string(name)), allocatable.String(),
 				"must be less than or equal to the capacity, "+capacity.String()))
 		}
+	}
+	return append(errs, validateEndpoint(worker.Status.Endpoint, path.Child("endpoint"))...)
+}
+
+// maxCABundle is how large the certificates of an endpoint may be, in bytes.
+const maxCABundle = 16 << 10
+
+func validateEndpoint(endpoint *batch.WorkerEndpoint, path *field.Path) field.ErrorList {
+	if endpoint == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if _, err := netip.ParseAddr(endpoint.Host); err != nil && len(validation.IsDNS1123Subdomain(endpoint.Host)) > 0 {
+		errs = append(errs, field.Invalid(path.Child("host"), endpoint.Host, "must be an IP address or a DNS name"))
+	}
+	if len(endpoint.CABundle) > maxCABundle {
+		errs = append(errs, field.TooLong(path.Child("caBundle"), "", maxCABundle))
+	} else if _, err := cert.ParseCertsPEM(endpoint.CABundle); err != nil && len(endpoint.CABundle) > 0 {
+		errs = append(errs, field.Invalid(path.Child("caBundle"), "", "must be certificates in PEM: "+err.Error()))
 	}
 	return errs
 }

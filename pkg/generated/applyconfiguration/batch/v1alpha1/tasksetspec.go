@@ -63,6 +63,11 @@ type TaskSetSpecApplyConfiguration struct {
 	Selector *v1.LabelSelectorApplyConfiguration `json:"selector,omitempty"`
 	// template is the task that is created for each index.
 	Template *TaskTemplateSpecApplyConfiguration `json:"template,omitempty"`
+	// items are what the tasks of a set work on, one for each index, such as the lines of a file. The task of index i
+	// finds item i in its variable TASK_ITEM, and as $(TASK_ITEM) in its command. completions default to how many items
+	// there are, and must be as many. At most 100000 items, of 65536 bytes each, and 1 MiB together when each
+	// is a line. Only in Indexed mode.
+	Items []string `json:"items,omitempty"`
 }
 
 // TaskSetSpecApplyConfiguration constructs a declarative configuration of the TaskSetSpec type for use with
@@ -180,5 +185,15 @@ func (b *TaskSetSpecApplyConfiguration) WithSelector(value *v1.LabelSelectorAppl
 // If called multiple times, the Template field is set to the value of the last call.
 func (b *TaskSetSpecApplyConfiguration) WithTemplate(value *TaskTemplateSpecApplyConfiguration) *TaskSetSpecApplyConfiguration {
 	b.Template = value
+	return b
+}
+
+// WithItems adds the given value to the Items field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Items field.
+func (b *TaskSetSpecApplyConfiguration) WithItems(values ...string) *TaskSetSpecApplyConfiguration {
+	for i := range values {
+		b.Items = append(b.Items, values[i])
+	}
 	return b
 }

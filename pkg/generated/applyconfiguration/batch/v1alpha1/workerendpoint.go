@@ -23,10 +23,13 @@ package v1alpha1
 //
 // WorkerEndpoint is where a worker serves logs, by TLS.
 type WorkerEndpointApplyConfiguration struct {
-	// host is a DNS name or an IP address.
+	// host is a DNS name or an IP address that the API server can reach.
 	Host *string `json:"host,omitempty"`
 	// port is a TCP port.
 	Port *int32 `json:"port,omitempty"`
+	// caBundle is the certificates, in PEM and at most 16 KiB, that the certificate of the worker is verified with, for the
+	// name leat-worker. A worker makes a certificate of its own at each start.
+	CABundle []byte `json:"caBundle,omitempty"`
 }
 
 // WorkerEndpointApplyConfiguration constructs a declarative configuration of the WorkerEndpoint type for use with
@@ -48,5 +51,15 @@ func (b *WorkerEndpointApplyConfiguration) WithHost(value string) *WorkerEndpoin
 // If called multiple times, the Port field is set to the value of the last call.
 func (b *WorkerEndpointApplyConfiguration) WithPort(value int32) *WorkerEndpointApplyConfiguration {
 	b.Port = &value
+	return b
+}
+
+// WithCABundle adds the given value to the CABundle field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the CABundle field.
+func (b *WorkerEndpointApplyConfiguration) WithCABundle(values ...byte) *WorkerEndpointApplyConfiguration {
+	for i := range values {
+		b.CABundle = append(b.CABundle, values[i])
+	}
 	return b
 }

@@ -18,8 +18,6 @@ limitations under the License.
 
 package v1alpha1
 
-type TaskExpansion interface{}
-
 type TaskQueueExpansion interface{}
 
 type TaskSetExpansion interface{}

@@ -1,0 +1,46 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package v1alpha1
+
+import (
+	"fmt"
+	"net/url"
+	"strconv"
+	"time"
+
+	"k8s.io/apimachinery/pkg/conversion"
+)
+
+// Convert_url_Values_To_v1alpha1_TaskLogOptions reads the parameters of a query. What cannot be read is named: the errors of the
+// generated conversion say what is wrong, and not with which parameter. As everywhere in Kubernetes, of several values of one
+// parameter the first counts, parameters that are not known are left alone, and a bool is false if it is absent, "0" or "false".
+func Convert_url_Values_To_v1alpha1_TaskLogOptions(in *url.Values, out *TaskLogOptions, s conversion.Scope) error {
+	for _, name := range []string{"sinceSeconds", "tailLines", "limitBytes"} {
+		if !in.Has(name) {
+			continue
+		}
+		if _, err := strconv.ParseInt(in.Get(name), 10, 64); err != nil {
+			return fmt.Errorf("%s=%q: must be a whole number", name, in.Get(name))
+		}
+	}
+	if text := in.Get("sinceTime"); text != "" {
+		if _, err := time.Parse(time.RFC3339, text); err != nil {
+			return fmt.Errorf("sinceTime=%q: must be a time as RFC 3339 writes it, like 2006-01-02T15:04:05Z", text)
+		}
+	}
+	return autoConvert_url_Values_To_v1alpha1_TaskLogOptions(in, out, s)
+}
