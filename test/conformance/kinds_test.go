@@ -67,7 +67,8 @@ type refusal struct {
 	patch, names string
 }
 
-// subresource is what the rules must know of a subresource. It is either created, with a body, or read and updated.
+// subresource is what the rules must know of a subresource. It is created, with a body; or read and updated; or only read, as a
+// stream.
 type subresource struct {
 	apiVersion, kind string // apiVersion is the group's if empty
 	verbs            []string
@@ -79,6 +80,8 @@ type subresource struct {
 	unknown string
 	// prepare brings an object into the state in which body can be created.
 	prepare func(*scene, string)
+	// badQueries are parameters that a stream refuses, with the name of the one that is wrong.
+	badQueries map[string]string
 }
 
 var (
@@ -86,6 +89,7 @@ var (
 	unwatchedVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update"}
 	partVerbs      = []string{"get", "patch", "update"}
 	createVerbs    = []string{"create"}
+	getVerbs       = []string{"get"}
 )
 
 // long makes a JSON string of n characters.
@@ -160,6 +164,14 @@ var kinds = []kind{
 				kind: "Eviction", verbs: createVerbs, unknown: "bogus",
 				body: `{"reason": "WorkerLost", "message": "it is gone"}`, prepare: bindTask,
 			},
+			"log": {
+				kind: "Task", verbs: getVerbs,
+				badQueries: map[string]string{
+					"sinceSeconds=soon": "sinceSeconds", "sinceSeconds=0": "sinceSeconds", "sinceTime=now": "sinceTime", "tailLines=-1": "tailLines",
+					"tailLines=1.5": "tailLines", "limitBytes=0": "limitBytes", "limitBytes=": "limitBytes",
+					"sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z": "sinceTime",
+				},
+			},
 		},
 	},
 	{
@@ -184,6 +196,9 @@ var kinds = []kind{
 			{`{"spec": {"ttlSecondsAfterFinished": -1}}`, "spec.ttlSecondsAfterFinished"},
 			{`{"spec": {"successPolicy": {"rules": [{}]}}}`, "spec.successPolicy.rules[0]"},
 			{`{"spec": {"successPolicy": {"rules": [{"succeededIndexes": "5"}]}}}`, "spec.successPolicy.rules[0].succeededIndexes"},
+			{`{"spec": {"items": ["a"]}}`, "spec.completions"},
+			{`{"spec": {"items": ["a", "b", "c", "d", "\u0000"]}}`, "spec.items[4]"},
+			{`{"spec": {"completionMode": "NonIndexed", "items": ["a", "b", "c", "d", "e"]}}`, "spec.items"},
 			{`{"spec": {"taskFailurePolicy": {"rules": [{"action": "Ignore"}]}}}`, "spec.taskFailurePolicy.rules[0]"},
 			{`{"spec": {"taskFailurePolicy": {"rules": [{"action": "Count", "onExitCodes": {"operator": "In", "values": [0]}}]}}}`, "spec.taskFailurePolicy.rules[0].onExitCodes.values"},
 			{`{"spec": {"template": {"metadata": {"labels": {"not valid": ""}}}}}`, "spec.template.metadata.labels"},
@@ -197,6 +212,7 @@ var kinds = []kind{
 			{`{"spec": {"backoffLimitPerIndex": 1}}`, "spec.backoffLimitPerIndex"},
 			{`{"spec": {"taskFailurePolicy": {"rules": [{"action": "Ignore", "onExitCodes": {"operator": "In", "values": [1]}}]}}}`, "spec.taskFailurePolicy"},
 			{`{"spec": {"successPolicy": {"rules": [{"succeededCount": 1}]}}}`, "spec.successPolicy"},
+			{`{"spec": {"items": ["a", "b", "c", "d", "e"]}}`, "spec.items"},
 			{`{"spec": {"queueName": "other"}}`, "spec.queueName"},
 			{`{"spec": {"selector": {"matchLabels": {"a": "b"}}}}`, "spec.selector"},
 			{`{"spec": {"template": {"spec": {"command": ["false"]}}}}`, "spec.template"},
@@ -263,6 +279,9 @@ var kinds = []kind{
 			{`{"status": {"capacity": {"tasks": "1.5"}}}`, "status.capacity[tasks]"},
 			{`{"status": {"capacity": {"tasks": "1"}, "allocatable": {"tasks": "2"}}}`, "status.allocatable[tasks]"},
 			{`{"status": {"endpoint": {"host": "localhost", "port": 0}}}`, "status.endpoint.port"},
+			{`{"status": {"endpoint": {"host": "localhost", "port": 1}}}`, "status.endpoint.caBundle"},
+			{`{"status": {"endpoint": {"host": "localhost", "port": 1, "caBundle": "bm9uZQ=="}}}`, "status.endpoint.caBundle"},
+			{`{"status": {"endpoint": {"host": "a.b:80/c", "port": 1}}}`, "status.endpoint.host"},
 		},
 		selectable: map[string]string{"spec.unschedulable": "true"},
 		columns:    []string{"Name", "Status", "Tasks", "Version", "Age"},

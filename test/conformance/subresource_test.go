@@ -39,6 +39,31 @@ var subresourceRules = []subresourceRule{
 
 func (sub subresource) created() bool { return sub.body != "" }
 
+func (sub subresource) streamed() bool { return sub.badQueries != nil }
+
+// onlyRead checks that a stream is not written, and that the object is as it was.
+func onlyRead(s *scene, name string) {
+	s.Helper()
+	s.create("a")
+	stored := s.get("a")
+	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		s.send(method, s.path("a", name), []byte(`{}`), "Content-Type", mediaJSON).must(s, http.StatusMethodNotAllowed)
+	}
+	mustEqual(s, "the stored object", s.get("a"), stored)
+}
+
+// refusesQueries checks that parameters that are wrong are named.
+func (sub subresource) refusesQueries(s *scene, name string) {
+	s.Helper()
+	s.create("a")
+	for query, parameter := range sub.badQueries {
+		answer := s.send(http.MethodGet, s.path("a", name)+"?"+query, nil)
+		if answer.code != http.StatusBadRequest && answer.code != http.StatusUnprocessableEntity || !strings.Contains(string(answer.body), parameter) {
+			s.Errorf("%s is answered %d, want 400 or 422 and %s named: %s", query, answer.code, parameter, answer.body)
+		}
+	}
+}
+
 // updated gives the field that is written through the subresource.
 func (sub subresource) updated(s *scene, name string) field {
 	if name == "status" {
@@ -80,6 +105,12 @@ func (sub subresource) ready(s *scene, name string) {
 }
 
 func subresourceOfNothing(s *scene, name string, sub subresource) {
+	if sub.streamed() {
+		_, err := s.objects.Get(s.Context(), "absent", metav1.GetOptions{}, name)
+		refused(s, err, http.StatusNotFound)
+		s.mustBeGone("absent")
+		return
+	}
 	if sub.created() {
 		_, err := s.objects.Create(s.Context(), sub.write(s, "absent", name), metav1.CreateOptions{}, name)
 		refused(s, err, http.StatusNotFound)
@@ -103,6 +134,10 @@ func subresourceOfNothing(s *scene, name string, sub subresource) {
 }
 
 func subresourceDryRun(s *scene, name string, sub subresource) {
+	if sub.streamed() {
+		onlyRead(s, name)
+		return
+	}
 	sub.ready(s, "a")
 	stored, all := s.get("a"), []string{metav1.DryRunAll}
 	obj := sub.write(s, "a", name)
@@ -121,6 +156,9 @@ func subresourceDryRun(s *scene, name string, sub subresource) {
 }
 
 func subresourceUnknownFields(s *scene, name string, sub subresource) {
+	if sub.streamed() {
+		return // parameters that are not known are left alone, as everywhere
+	}
 	sub.ready(s, "a")
 	stored := s.get("a")
 	obj := sub.write(s, "a", name)
@@ -146,6 +184,10 @@ func subresourceUnknownFields(s *scene, name string, sub subresource) {
 }
 
 func subresourceInvalidValues(s *scene, name string, sub subresource) {
+	if sub.streamed() {
+		sub.refusesQueries(s, name)
+		return
+	}
 	sub.ready(s, "a")
 	stored := s.get("a")
 	obj := sub.write(s, "a", name)
@@ -166,6 +208,15 @@ func subresourceInvalidValues(s *scene, name string, sub subresource) {
 }
 
 func subresourceEncodings(s *scene, name string, sub subresource) {
+	if sub.streamed() {
+		// What cannot be read, here because nothing runs, is told as any error is.
+		s.create("a")
+		answer := fromYAML(s, s.send(http.MethodGet, s.path("a", name), nil, "Accept", mediaYAML).must(s, http.StatusBadRequest))
+		mustEqual(s, "the kind of the answer", answer.GetKind(), "Status")
+		err := s.protobuf().Get().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Do(s.Context()).Error()
+		refused(s, err, http.StatusBadRequest)
+		return
+	}
 	sub.ready(s, "a")
 	client := s.protobuf()
 	obj := sub.write(s, "a", name)

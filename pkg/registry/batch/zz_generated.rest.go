@@ -71,6 +71,7 @@ func (s *Stores) Storage() map[string]map[string]rest.Storage {
 			"tasks/status":      s.Tasks.Status(),
 			"tasks/binding":     &task.BindingREST{Store: s.Tasks.Store},
 			"tasks/eviction":    &task.EvictionREST{Store: s.Tasks.Store},
+			"tasks/log":         &task.LogREST{Store: s.Tasks.Store},
 			"taskqueues":        s.TaskQueues.Main(),
 			"taskqueues/status": s.TaskQueues.Status(),
 			"tasksets":          s.TaskSets.Main(),

@@ -66,7 +66,7 @@ func ValidateSpec(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
 		}
 		errs = append(errs, validateText(variable.Value, at.Child("value"))...)
 	}
-	if size := textSize(spec); size > maxText {
+	if size := TextSize(spec); size > maxText {
 		errs = append(errs, field.Invalid(path, field.OmitValueType{}, fmt.Sprintf(
 			"command, args and env must be at most %d bytes together, and are %d: hand over more in a file that workers can read", maxText, size)))
 	}
@@ -91,7 +91,8 @@ func ValidateSpec(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
 // and Linux takes little more.
 const maxText = 1 << 20
 
-func textSize(spec *batch.TaskSpec) int {
+// TextSize gives what is handed to the process, in bytes.
+func TextSize(spec *batch.TaskSpec) int {
 	size := 0
 	for _, list := range [][]string{spec.Command, spec.Args} {
 		for _, text := range list {

@@ -1,0 +1,610 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package logs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const uid = types.UID("7a3c1b52-0000-4000-8000-000000000001")
+
+func open(t *testing.T, change ...func(*Options)) *Store {
+	t.Helper()
+	options := Options{Dir: t.TempDir(), MaxSize: DefaultMaxSize, MaxTotalSize: DefaultMaxTotalSize, Retention: DefaultRetention}
+	for _, c := range change {
+		c(&options)
+	}
+	s, err := Open(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func write(t *testing.T, l *Log, text string) {
+	t.Helper()
+	if n, err := l.Write([]byte(text)); n != len(text) || err != nil {
+		t.Fatalf("Wrote %d of %d bytes, %v.", n, len(text), err)
+	}
+}
+
+func read(t *testing.T, l *Log, options ReadOptions) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := l.Read(t.Context(), &out, func() {}, options); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+func files(t *testing.T, s *Store) []string {
+	t.Helper()
+	var names []string
+	entries, err := os.ReadDir(s.options.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func lines(from, to int) string {
+	var b strings.Builder
+	for i := from; i <= to; i++ {
+		fmt.Fprintf(&b, "line %d\n", i)
+	}
+	return b.String()
+}
+
+// Every part of an output is the same while it is written, once it has ended and after a restart.
+func TestReadOptions(t *testing.T) {
+	number := func(n int64) *int64 { return &n }
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		l := s.Create(uid, 1)
+		begun := time.Now()
+		at := func(seconds int) string {
+			return begun.Add(time.Duration(seconds)*time.Second).UTC().Format(timeFormat) + " "
+		}
+		write(t, l, "one\ntwo\nthr")
+		time.Sleep(time.Second)
+		write(t, l, "ee\nfour\n")
+		time.Sleep(time.Second)
+		write(t, l, "\nfive")
+		now := time.Now()
+		for _, test := range []struct {
+			name    string
+			options ReadOptions
+			want    string
+		}{
+			{"all", ReadOptions{}, "one\ntwo\nthree\nfour\n\nfive"},
+			{"timestamps", ReadOptions{Timestamps: true}, at(0) + "one\n" + at(0) + "two\n" + at(0) + "three\n" + at(1) + "four\n" + at(2) + "\n" + at(2) + "five"},
+			{"no lines", ReadOptions{TailLines: number(0)}, ""},
+			{"the last line, which has no end", ReadOptions{TailLines: number(1)}, "five"},
+			{"an empty line counts", ReadOptions{TailLines: number(2)}, "\nfive"},
+			{"some lines", ReadOptions{TailLines: number(4)}, "three\nfour\n\nfive"},
+			{"more lines than there are", ReadOptions{TailLines: number(40)}, "one\ntwo\nthree\nfour\n\nfive"},
+			{"as many lines as there are", ReadOptions{TailLines: number(6)}, "one\ntwo\nthree\nfour\n\nfive"},
+			{"some lines with timestamps", ReadOptions{TailLines: number(3), Timestamps: true}, at(1) + "four\n" + at(2) + "\n" + at(2) + "five"},
+			{"since before it began", ReadOptions{Since: begun.Add(-time.Hour)}, "one\ntwo\nthree\nfour\n\nfive"},
+			{"since the beginning", ReadOptions{Since: begun}, "one\ntwo\nthree\nfour\n\nfive"},
+			{"since the middle of a line", ReadOptions{Since: begun.Add(time.Second)}, "four\n\nfive"},
+			{"since the last lines", ReadOptions{Since: begun.Add(1500 * time.Millisecond)}, "\nfive"},
+			{"since the future", ReadOptions{Since: now.Add(time.Second)}, ""},
+			{"since and a shorter tail", ReadOptions{Since: begun.Add(time.Second), TailLines: number(1)}, "five"},
+			{"since and a longer tail", ReadOptions{Since: begun.Add(2 * time.Second), TailLines: number(4)}, "\nfive"},
+			{"no more than so many bytes", ReadOptions{LimitBytes: number(5)}, "one\nt"},
+			{"no fewer bytes than there are", ReadOptions{LimitBytes: number(24)}, "one\ntwo\nthree\nfour\n\nfive"},
+			{"bytes of timestamps count", ReadOptions{LimitBytes: number(26), Timestamps: true, TailLines: number(1)}, at(2) + "f"},
+		} {
+			if got := read(t, l, test.options); got != test.want {
+				t.Errorf("%s: read %q, want %q.", test.name, got, test.want)
+			}
+		}
+		l.Close()
+		again, err := Open(s.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.Close()
+		for name, s := range map[string]*Store{"ended": s, "opened again": again} {
+			l, err := s.Get(uid, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := at(1) + "four\n" + at(2) + "\n" + at(2) + "five"
+			if got := read(t, l, ReadOptions{Timestamps: true, TailLines: number(3), Follow: true}); got != want {
+				t.Errorf("%s: read %q, want %q.", name, got, want)
+			}
+		}
+	})
+}
+
+// What is kept of a long output is the end of it, in whole lines, and tail and times count across its files.
+func TestTheEndOfALongOutputIsKept(t *testing.T) {
+	const maxSize, last = 64 << 10, 20_000
+	s := open(t, func(o *Options) { o.MaxSize = maxSize })
+	l := s.Create(uid, 1)
+	all := lines(1, last)
+	for text := all; text != ""; {
+		n := min(len(text), 1000)
+		write(t, l, text[:n])
+		text = text[n:]
+	}
+	got := read(t, l, ReadOptions{})
+	if !strings.HasSuffix(all, got) || len(got) < maxSize/2 || len(got) > maxSize || !strings.HasPrefix(got, "line ") {
+		t.Errorf("Kept %d bytes from %q, want the last lines of %d bytes.", len(got), got[:min(20, len(got))], maxSize)
+	}
+	for _, n := range []int64{1, 1000, 3000} {
+		if got := read(t, l, ReadOptions{TailLines: &n}); got != lines(last-int(n)+1, last) {
+			t.Errorf("The last %d lines are %d bytes from %q.", n, len(got), got[:20])
+		}
+	}
+	stamped := strings.Split(strings.TrimSuffix(read(t, l, ReadOptions{Timestamps: true}), "\n"), "\n")
+	format := regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z line \d+$`)
+	for i, line := range stamped {
+		if !format.MatchString(line) || i > 0 && line[:len(timeFormat)] < stamped[i-1][:len(timeFormat)] {
+			t.Fatalf("Line %d is %q, after %q.", i, line, stamped[max(0, i-1)])
+		}
+	}
+	if kept := s.total.Load(); kept > maxSize+pieces*overhead {
+		t.Errorf("The store counts %d bytes.", kept)
+	}
+	if names := files(t, s); len(names) > 2*pieces {
+		t.Errorf("The files are %v.", names)
+	}
+}
+
+func TestLinesLongerThanAFileAreKeptAsTheyAre(t *testing.T) {
+	s := open(t, func(o *Options) { o.MaxSize = MinSize })
+	l := s.Create(uid, 1)
+	write(t, l, "short\n")
+	write(t, l, strings.Repeat("x", 3*MinSize/pieces)+"\nend\n")
+	if got, want := read(t, l, ReadOptions{}), strings.Repeat("x", MinSize/pieces); !strings.Contains(got, want) || !strings.HasSuffix(got, "x\nend\n") {
+		t.Errorf("Kept %d bytes, ending in %q.", len(got), got[max(0, len(got)-10):])
+	}
+}
+
+func TestNothingIsMadeForNoOutput(t *testing.T) {
+	s := open(t)
+	l := s.Create(uid, 1)
+	write(t, l, "")
+	l.Close()
+	if names := files(t, s); len(names) != 0 {
+		t.Errorf("There are %v.", names)
+	}
+	found, err := s.Get(uid, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, found, ReadOptions{Follow: true}); got != "" {
+		t.Errorf("Read %q.", got)
+	}
+	for i := range maxSilent {
+		s.Create(types.UID(fmt.Sprint(i)), 1).Close()
+	}
+	if _, err := s.Get(uid, false); err == nil || len(s.tasks) != maxSilent || len(s.silent) != maxSilent {
+		t.Errorf("%d attempts without output are remembered, and %d.", len(s.tasks), len(s.silent))
+	}
+}
+
+func TestOneFileForWhatComesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		l := s.Create(uid, 1)
+		write(t, l, "a\n")
+		write(t, l, "b\n")
+		l.Close()
+		if names := files(t, s); len(names) != 1 {
+			t.Errorf("There are %v.", names)
+		}
+	})
+}
+
+func TestAttempts(t *testing.T) {
+	s := open(t)
+	for _, attempt := range []int32{1, 3, 4} {
+		l := s.Create(uid, attempt)
+		write(t, l, fmt.Sprint("attempt ", attempt))
+		l.Close()
+	}
+	again, err := Open(s.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	for name, s := range map[string]*Store{"as written": s, "opened again": again} {
+		for previous, want := range map[bool]string{false: "attempt 4", true: "attempt 3"} {
+			l, err := s.Get(uid, previous)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := read(t, l, ReadOptions{}); got != want {
+				t.Errorf("%s, previous %t: read %q.", name, previous, got)
+			}
+		}
+	}
+	l := s.Create(uid, 4)
+	write(t, l, "attempt 4 again")
+	if got := read(t, l, ReadOptions{}); got != "attempt 4 again" {
+		t.Errorf("What was begun anew reads %q.", got)
+	}
+	s.Create(uid, 6)
+	for task, want := range map[types.UID]string{uid: "attempt 5: another worker ran it", "none": "keeps no output of the task"} {
+		var notKept *NotKeptError
+		if _, err := s.Get(task, true); !errors.As(err, &notKept) || !strings.Contains(err.Error(), want) {
+			t.Errorf("The attempt before the last of %s: %v, want it to say %q.", task, err, want)
+		}
+	}
+	s.Create("first", 1)
+	if _, err := s.Get("first", true); err == nil || !strings.Contains(err.Error(), "no attempt before attempt 1") {
+		t.Errorf("The attempt before the first: %v.", err)
+	}
+}
+
+func TestAFollowerSeesWhatIsWrittenUntilTheEnd(t *testing.T) {
+	for _, options := range []ReadOptions{{Follow: true}, {Follow: true, Timestamps: true}} {
+		s := open(t)
+		l := s.Create(uid, 1)
+		in, out := io.Pipe()
+		flushed := make(chan struct{}, 100)
+		ended := make(chan error, 1)
+		go func() {
+			err := l.Read(t.Context(), out, func() { flushed <- struct{}{} }, options)
+			out.Close()
+			ended <- err
+		}()
+		<-flushed // what there is, nothing, goes out before it waits
+		buffer := make([]byte, 100)
+		for _, text := range []string{"a\n", "b", "c\n"} {
+			write(t, l, text)
+			var got string
+			for !strings.HasSuffix(got, text) {
+				n, err := in.Read(buffer)
+				if err != nil {
+					t.Fatalf("Read %q after %q was written, then %v.", got, text, err)
+				}
+				got += string(buffer[:n])
+			}
+			<-flushed
+		}
+		l.Close()
+		if n, err := in.Read(buffer); n != 0 || err != io.EOF {
+			t.Errorf("At the end %q and %v were read.", buffer[:n], err)
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAFollowerThatGoesAwayIsLetGo(t *testing.T) {
+	s := open(t)
+	l := s.Create(uid, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- l.Read(ctx, io.Discard, cancel, ReadOptions{Follow: true}) }()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Reading ended with %v.", err)
+	}
+	failed := errors.New("gone")
+	in, out := io.Pipe()
+	in.CloseWithError(failed)
+	write(t, l, "a\n")
+	if err := l.Read(t.Context(), out, func() {}, ReadOptions{Follow: true}); !errors.Is(err, failed) {
+		t.Errorf("Reading ended with %v.", err)
+	}
+}
+
+// A follower that is slower than the command goes on with the first line that is kept by then.
+func TestASlowFollowerMissesWhatIsDropped(t *testing.T) {
+	const last = 20_000
+	for _, timestamps := range []bool{false, true} {
+		s := open(t, func(o *Options) { o.MaxSize = 64 << 10 })
+		l := s.Create(uid, 1)
+		write(t, l, lines(1, 2)+"half a")
+		in, out := io.Pipe()
+		go func() {
+			out.CloseWithError(l.Read(t.Context(), out, func() {}, ReadOptions{Follow: true, Timestamps: timestamps}))
+		}()
+		if _, err := io.ReadFull(in, make([]byte, 3)); err != nil {
+			t.Fatal(err)
+		}
+		write(t, l, " line\n")
+		for i := 3; i <= last; i++ {
+			write(t, l, lines(i, i))
+		}
+		l.Close()
+		rest, err := io.ReadAll(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		begins := map[bool]string{false: "half a\nline ", true: `half a\n\S+Z line `}[timestamps]
+		if !regexp.MustCompile(begins).Match(rest) {
+			t.Errorf("Timestamps %t: a line was mixed with another, or has no time.", timestamps)
+		}
+		var numbers []int
+		for _, match := range regexp.MustCompile(`(?m)line (\d+)$`).FindAllStringSubmatch(string(rest), -1) {
+			if n, _ := strconv.Atoi(match[1]); n > 2 {
+				numbers = append(numbers, n)
+			}
+		}
+		if n := len(numbers); n < 100 || n > last/2 || numbers[n-1] != last || numbers[0] != last-n+1 {
+			t.Errorf("Timestamps %t: %d lines were read after the first two, from %v.", timestamps, n, numbers[:min(n, 3)])
+		}
+	}
+}
+
+// Followers that keep up miss nothing, however often files change under them; those that do not, read whole lines that go up.
+func TestReadersAndWritersAtATime(t *testing.T) {
+	const last = 30_000
+	s := open(t, func(o *Options) { o.MaxSize = 256 << 10 })
+	var writers, readers sync.WaitGroup
+	for task := range 3 {
+		l := s.Create(types.UID(fmt.Sprint("task-", task)), 1)
+		for _, timestamps := range []bool{false, true} {
+			readers.Go(func() {
+				in, out := io.Pipe()
+				go func() {
+					out.CloseWithError(l.Read(t.Context(), out, func() {}, ReadOptions{Follow: true, Timestamps: timestamps}))
+				}()
+				content, err := io.ReadAll(in)
+				if err != nil {
+					t.Errorf("Reading along: %v.", err)
+				}
+				previous := 0
+				for line := range strings.Lines(string(content)) {
+					var n int
+					if _, err := fmt.Sscanf(line[strings.Index(line, "line"):], "line %d\n", &n); err != nil || n <= previous {
+						t.Errorf("After line %d came %q: %v.", previous, line, err)
+						return
+					}
+					previous = n
+				}
+				if previous != last {
+					t.Errorf("The last line read is %d.", previous)
+				}
+			})
+		}
+		writers.Go(func() {
+			for i := 1; i <= last; i++ {
+				_, _ = fmt.Fprintf(l, "line %d\n", i)
+				if i%1000 == 0 {
+					n := int64(10)
+					if got := read(t, l, ReadOptions{TailLines: &n}); got != lines(i-9, i) {
+						t.Errorf("The last 10 lines are %q.", got)
+					}
+				}
+			}
+			l.Close()
+		})
+	}
+	writers.Wait()
+	readers.Wait()
+}
+
+func TestTheOldestGoFirst(t *testing.T) {
+	const size = 20 << 10
+	s := open(t, func(o *Options) { o.MaxSize, o.MaxTotalSize = 64<<10, 4*(size+2*overhead) })
+	text := strings.Repeat("0123456789abcde\n", size/16)
+	put := func(name string, end bool) *Log {
+		l := s.Create(types.UID(name), 1)
+		write(t, l, text)
+		if end {
+			l.Close()
+		}
+		return l
+	}
+	running := put("running", false)
+	var slow *Log
+	for i := range 6 {
+		l := put(fmt.Sprint("ended-", i), true)
+		if i == 2 {
+			slow = l
+		}
+	}
+	for name, kept := range map[types.UID]bool{"running": true, "ended-0": false, "ended-1": false, "ended-2": false, "ended-3": true, "ended-5": true} {
+		if _, err := s.Get(name, false); (err == nil) != kept {
+			t.Errorf("%s: %v, want it kept: %t.", name, err, kept)
+		}
+	}
+	if err := slow.Read(t.Context(), io.Discard, func() {}, ReadOptions{}); !errors.Is(err, ErrRemoved) {
+		t.Errorf("Reading what is gone: %v.", err)
+	}
+	if total := s.total.Load(); total > s.options.MaxTotalSize || len(files(t, s)) < 8 {
+		t.Errorf("%d bytes are kept, of %d, in %v.", total, s.options.MaxTotalSize, files(t, s))
+	}
+	// Only what runs is left to take from.
+	for i := range 10 {
+		put(fmt.Sprint("running-", i), false)
+	}
+	write(t, running, text)
+	if got := read(t, running, ReadOptions{}); len(got) > 16<<10 || !strings.HasSuffix(text, got) {
+		t.Errorf("%d bytes are kept of what runs.", len(got))
+	}
+	again, err := Open(s.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if total := again.total.Load(); total > s.options.MaxTotalSize || len(again.ended) == 0 {
+		t.Errorf("Opened again, %d bytes are kept of %d attempts.", total, len(again.ended))
+	}
+}
+
+func TestRetention(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, func(o *Options) { o.Retention = time.Hour })
+		for i := range 3 {
+			l := s.Create(types.UID(fmt.Sprint("task-", i)), 1)
+			write(t, l, "a\n")
+			l.Close()
+			time.Sleep(20 * time.Minute)
+		}
+		for left := 2; left >= 0; left-- {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			s.mu.Lock()
+			tasks := len(s.tasks)
+			s.mu.Unlock()
+			if n := len(files(t, s)); n != left || tasks != left {
+				t.Errorf("%d files and %d tasks are left, want %d.", n, tasks, left)
+			}
+			time.Sleep(19 * time.Minute)
+		}
+		if total := s.total.Load(); total != 0 {
+			t.Errorf("The store counts %d bytes.", total)
+		}
+		s.Close()
+	})
+}
+
+func TestOpenTakesWhatItFinds(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"a.1.0.log": "one\n", "a.1.7.log": "two\n", "a.1.3.idx": "orphan", "b.2.0.log": "", "b.2.0.idx": "0123456789abcdef",
+		"c.log": "?", "d.x.0.log": "?", "README": "?",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := open(t, func(o *Options) { o.Dir = dir })
+	l, err := s.Get("a", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, l, ReadOptions{}); got != "one\ntwo\n" {
+		t.Errorf("Read %q.", got)
+	}
+	if names := fmt.Sprint(files(t, s)); names != "[README a.1.0.log a.1.7.log c.log d.x.0.log]" {
+		t.Errorf("There are %s.", names)
+	}
+	if len(s.tasks) != 1 {
+		t.Errorf("%d tasks are known.", len(s.tasks))
+	}
+}
+
+func TestACommandIsNotHeldUpByADiskThatFails(t *testing.T) {
+	s := open(t)
+	l := s.Create(uid, 1)
+	if err := os.RemoveAll(s.options.Dir); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		write(t, l, "a\n")
+	}
+	l.Close()
+	if got := read(t, l, ReadOptions{Follow: true}); got != "" {
+		t.Errorf("Read %q.", got)
+	}
+}
+
+func TestFilesThatOthersRemoveEndTheReading(t *testing.T) {
+	s := open(t)
+	l := s.Create(uid, 1)
+	write(t, l, "a\n")
+	for _, name := range files(t, s) {
+		if err := os.Remove(s.path(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := int64(1)
+	for _, options := range []ReadOptions{{}, {TailLines: &one}, {Since: time.Now().Add(-time.Hour)}, {Follow: true}} {
+		err := l.Read(t.Context(), io.Discard, func() {}, options)
+		if !errors.Is(err, ErrRemoved) {
+			t.Errorf("Reading %+v ended with %v.", options, err)
+		}
+	}
+}
+
+func TestOptionsThatCannotBe(t *testing.T) {
+	for _, sizes := range [][2]int64{{MinSize - 1, 1 << 30}, {MinSize, MinSize - 1}, {0, 0}} {
+		if _, err := Open(Options{Dir: t.TempDir(), MaxSize: sizes[0], MaxTotalSize: sizes[1]}); err == nil {
+			t.Errorf("Opened with %v.", sizes)
+		}
+	}
+	if _, err := Open(Options{Dir: "/dev/null/logs", MaxSize: MinSize, MaxTotalSize: MinSize}); err == nil {
+		t.Error("Opened where nothing can be.")
+	}
+}
+
+func TestANilStoreKeepsNothing(t *testing.T) {
+	var s *Store
+	l := s.Create(uid, 1)
+	write(t, l, "a\n")
+	l.Close()
+	s.Close()
+	if _, err := s.Get(uid, false); err == nil {
+		t.Error("Something was kept.")
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	for _, size := range []int{100, 32 << 10} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			s, err := Open(Options{Dir: b.TempDir(), MaxSize: DefaultMaxSize, MaxTotalSize: DefaultMaxTotalSize, Retention: DefaultRetention})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			l := s.Create(uid, 1)
+			block := []byte(strings.Repeat("0123456789abcdefghijklmnopqrstu\n", size/32+1)[:size])
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = l.Write(block)
+			}
+		})
+	}
+}
+
+func BenchmarkAttempt(b *testing.B) {
+	for name, output := range map[string]string{"silent": "", "a line": "hello\n"} {
+		b.Run(name, func(b *testing.B) {
+			s, err := Open(Options{Dir: b.TempDir(), MaxSize: DefaultMaxSize, MaxTotalSize: DefaultMaxSize, Retention: DefaultRetention})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				l := s.Create(types.UID(fmt.Sprint("7a3c1b52-0000-4000-8000-", i)), 1)
+				_, _ = l.Write([]byte(output))
+				l.Close()
+			}
+		})
+	}
+}

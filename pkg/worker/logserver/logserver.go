@@ -1,0 +1,290 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package logserver serves what commands have printed to the API server, and to nobody else: over TLS, with certificates on
+// both sides.
+package logserver
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/operation"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
+	"github.com/leat-dev/leat/pkg/worker/logs"
+)
+
+const (
+	// lifetime is how long the certificate is valid. It ends with the process, in whose memory its key is.
+	lifetime = 10 * 365 * 24 * time.Hour
+	// clockSkew is how far the clock of the API server may be behind.
+	clockSkew = time.Hour
+	// closeTimeout is how long readers get to come to the end of what there is once the server is closed.
+	closeTimeout = time.Second
+)
+
+// Options say where and to whom logs are served.
+type Options struct {
+	// Host is where the API server reaches this machine. An IP address is also what the server listens on; for a DNS
+	// name it listens on all addresses.
+	Host string
+	// Port is the TCP port to listen on; 0 is any free one.
+	Port int
+	// ClientCAFile holds the authorities, in PEM, of which one must have signed the certificate of the API server. It is read
+	// anew for each connection.
+	ClientCAFile string
+	// Namespace is the worker's.
+	Namespace string
+	// Logs are what is served.
+	Logs *logs.Store
+}
+
+// Server serves the logs of one worker. A nil Server serves none.
+type Server struct {
+	options  Options
+	endpoint batch.WorkerEndpoint
+	server   *http.Server
+}
+
+// Start listens and serves until Close.
+func Start(options Options) (*Server, error) {
+	if _, err := readPool(options.ClientCAFile); err != nil {
+		return nil, err
+	}
+	certificate, bundle, err := selfSigned()
+	if err != nil {
+		return nil, err
+	}
+	listenOn := ""
+	if _, err := netip.ParseAddr(options.Host); err == nil {
+		listenOn = options.Host
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(listenOn, strconv.Itoa(options.Port)))
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{options: options, endpoint: batch.WorkerEndpoint{
+		Host: options.Host, Port: int32(listener.Addr().(*net.TCPAddr).Port), CABundle: bundle,
+	}}
+	mux := http.NewServeMux()
+	mux.HandleFunc(batch.WorkerLogPattern, s.serve)
+	s.server = &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       10 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		TLSConfig:         tlsConfig(certificate, options.ClientCAFile),
+		ErrorLog:          log.New(refusals{}, "", 0),
+	}
+	go func() {
+		if err := s.server.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			klog.Background().Error(err, "Logs are not served any more")
+		}
+	}()
+	return s, nil
+}
+
+// Endpoint is what the worker publishes of the server.
+func (s *Server) Endpoint() *batch.WorkerEndpoint {
+	if s == nil {
+		return nil
+	}
+	return s.endpoint.DeepCopy()
+}
+
+// Close ends serving. Readers come to the end of what has ended, for a second.
+func (s *Server) Close() {
+	if s == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if s.server.Shutdown(ctx) != nil {
+		_ = s.server.Close()
+	}
+}
+
+// refusals logs what http.Server says of connections that came to nothing: who is refused is no error here.
+type refusals struct{}
+
+func (refusals) Write(p []byte) (int, error) {
+	klog.Background().V(2).Info("A connection for logs was refused", "message", string(p))
+	return len(p), nil
+}
+
+// tlsConfig asks for a certificate that is the API server's.
+func tlsConfig(certificate tls.Certificate, clientCAFile string) *tls.Config {
+	base := &tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		Certificates: []tls.Certificate{certificate},
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		// HTTP/1.1 gives each reader a connection of its own, which ends with it.
+		NextProtos: []string{"http/1.1"},
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if name := state.PeerCertificates[0].Subject.CommonName; name != batch.WorkerClientName {
+				return fmt.Errorf("the client certificate is %q's: logs are served to %s only", name, batch.WorkerClientName)
+			}
+			return nil
+		},
+	}
+	outer := base.Clone()
+	outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		pool, err := readPool(clientCAFile)
+		if err != nil {
+			return nil, err
+		}
+		config := base.Clone()
+		config.ClientCAs = pool
+		return config, nil
+	}
+	return outer
+}
+
+func readPool(file string) (*x509.CertPool, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("the authorities of clients: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(content) {
+		return nil, fmt.Errorf("the authorities of clients: %s holds no certificate in PEM", file)
+	}
+	return pool, nil
+}
+
+// selfSigned makes a certificate that is its own authority, and the bundle to verify it with.
+func selfSigned() (tls.Certificate, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		Subject:      pkix.Name{CommonName: batch.WorkerServerName},
+		DNSNames:     []string{batch.WorkerServerName},
+		NotBefore:    now.Add(-clockSkew),
+		NotAfter:     now.Add(lifetime),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	bundle := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, bundle, nil
+}
+
+// serve answers with the output of a task. Once an answer has begun, what goes wrong can only cut it off.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	options, err := readOptions(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if namespace := r.PathValue("namespace"); namespace != s.options.Namespace {
+		http.Error(w, fmt.Sprintf("the worker runs the tasks of namespace %s, not those of %s", s.options.Namespace, namespace), http.StatusNotFound)
+		return
+	}
+	log, err := s.options.Logs.Get(types.UID(r.PathValue("uid")), options.Previous)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain")
+	out := &answer{ResponseWriter: w}
+	err = log.Read(r.Context(), out, out.flush, readOptionsOf(options))
+	switch {
+	case err == nil || r.Context().Err() != nil:
+	case out.begun:
+		klog.FromContext(r.Context()).V(2).Info("A log was cut off", "task", klog.KRef(s.options.Namespace, r.PathValue("name")), "err", err)
+		panic(http.ErrAbortHandler)
+	case errors.Is(err, logs.ErrRemoved):
+		http.Error(w, err.Error(), http.StatusNotFound)
+	default:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	}
+}
+
+// answer notes when it has begun.
+type answer struct {
+	http.ResponseWriter
+	begun bool
+}
+
+var _ io.Writer = &answer{}
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.begun = true
+	return a.ResponseWriter.Write(p)
+}
+
+func (a *answer) flush() {
+	a.begun = true
+	a.ResponseWriter.(http.Flusher).Flush()
+}
+
+// readOptions reads the query of a request, by the rules of the API.
+func readOptions(r *http.Request) (*batch.TaskLogOptions, error) {
+	options := &batch.TaskLogOptions{}
+	if err := scheme.ParameterCodec.DecodeParameters(r.URL.Query(), batch.SchemeGroupVersion, options); err != nil {
+		return nil, err
+	}
+	return options, batch.Validate_TaskLogOptions(r.Context(), operation.Operation{Type: operation.Create}, nil, options, nil).ToAggregate()
+}
+
+func readOptionsOf(options *batch.TaskLogOptions) logs.ReadOptions {
+	read := logs.ReadOptions{
+		Follow:     options.Follow,
+		Timestamps: options.Timestamps,
+		TailLines:  options.TailLines,
+		LimitBytes: options.LimitBytes,
+	}
+	switch {
+	case options.SinceSeconds != nil:
+		now := time.Now()
+		read.Since = now.Add(-time.Duration(min(*options.SinceSeconds, now.Unix())) * time.Second)
+	case options.SinceTime != nil:
+		read.Since = options.SinceTime.Time
+	}
+	return read
+}
