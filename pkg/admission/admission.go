@@ -34,6 +34,7 @@ import (
 	"k8s.io/apiserver/pkg/server/options"
 
 	"github.com/leat-dev/leat/pkg/admission/ownerreferences"
+	"github.com/leat-dev/leat/pkg/admission/queuelimit"
 	"github.com/leat-dev/leat/pkg/admission/workerrestriction"
 )
 
@@ -46,6 +47,7 @@ var Order = []string{
 	mutatingwebhook.PluginName,
 	workerrestriction.PluginName,
 	ownerreferences.PluginName,
+	queuelimit.PluginName,
 	validatingpolicy.PluginName,
 	validatingwebhook.PluginName,
 	resourcequota.PluginName,
@@ -71,6 +73,7 @@ var upstream = []string{
 func RegisterAll(plugins *admission.Plugins) {
 	workerrestriction.Register(plugins)
 	ownerreferences.Register(plugins)
+	queuelimit.Register(plugins)
 	resourcequota.Register(plugins)
 }
 

@@ -53,10 +53,12 @@ import (
 	"k8s.io/client-go/openapi"
 	"k8s.io/client-go/openapi/openapitest"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/install"
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/admission/queuelimit"
 )
 
 func TestUpstreamsDefaultPluginsAreThoseOrderWasMadeFor(t *testing.T) {
@@ -95,7 +97,7 @@ func TestOtherDefaultPluginsAreRefusedByName(t *testing.T) {
 			if err := Configure(o); err != nil {
 				panic(err)
 			}
-		}, "unknown default admission plugins OwnerReferencesPermissionEnforcement, ResourceQuota, WorkerRestriction"},
+		}, "unknown default admission plugins OwnerReferencesPermissionEnforcement, ResourceQuota, TaskQueueLimit, WorkerRestriction"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, configure := range []func(*options.AdmissionOptions) error{Configure, ConfigureStandalone} {
@@ -229,8 +231,14 @@ func newChain(t *testing.T, configure func(*options.AdmissionOptions) error, hos
 	config := server.NewConfig(serializer.NewCodecFactory(testScheme))
 	config.Authorization.Authorizer = authorizerfactory.NewAlwaysAllowAuthorizer()
 	factory := informers.NewSharedInformerFactory(host, 0)
+	counts := queuelimit.NewCounts()
+	for _, store := range []cache.ReflectorStore{counts.Tasks(), counts.Queues()} {
+		if err := store.Replace(nil, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := o.ApplyTo(config, factory, client{host}, dynamicfake.NewSimpleDynamicClient(testScheme), utilfeature.DefaultFeatureGate,
-		compatibility.DefaultBuildEffectiveVersion(), Initializers()...); err != nil {
+		compatibility.DefaultBuildEffectiveVersion(), Initializers(counts)...); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

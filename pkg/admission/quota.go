@@ -24,6 +24,7 @@ import (
 	"k8s.io/apiserver/pkg/quota/v1/generic"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/admission/queuelimit"
 )
 
 // counted are the resources whose creation ResourceQuota charges, as count/<resource>.batch.leat.dev.
@@ -42,13 +43,13 @@ var uncounted = map[schema.GroupResource]struct{}{
 
 // Initializers returns what our plugins need beside the library's own initializer, which must run before them, as it does
 // in options.AdmissionOptions.ApplyTo.
-func Initializers() []admission.PluginInitializer {
+func Initializers(counts *queuelimit.Counts) []admission.PluginInitializer {
 	evaluators := make([]quota.Evaluator, 0, len(counted))
 	for _, resource := range counted {
 		// Admission only ever adds to a count. Taking it is up to the host's quota controller: there is nothing to list.
 		evaluators = append(evaluators, generic.NewObjectCountEvaluator(resource, nil, ""))
 	}
-	return []admission.PluginInitializer{quotaInitializer{generic.NewConfiguration(evaluators, uncounted)}, manifestsInitializer{}}
+	return []admission.PluginInitializer{quotaInitializer{generic.NewConfiguration(evaluators, uncounted)}, manifestsInitializer{}, queuelimit.Initializer(counts)}
 }
 
 type quotaInitializer struct {

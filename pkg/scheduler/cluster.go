@@ -18,86 +18,95 @@ package scheduler
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/cache"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// cluster is the scheduler's view of all unfinished tasks and all workers: what the informers showed last, and on top of
-// it the bindings that were sent and not shown yet. Its methods are safe for concurrent use and do no I/O.
+// endTime is how long a task that was taken from a live worker is not given to another: the worker has to learn of it, and
+// then kills the command at once.
+const endTime = 5 * time.Second
+
+// endedReasons are the reasons of evictions of which the command is known to have ended, or of which nobody can know: the worker
+// itself has given the task back, or is lost, and fenced.
+var endedReasons = []string{"WorkerStopped", "WorkerRestarted", "WorkerLost"}
+
+// cluster is the scheduler's view of all unfinished tasks, all workers and all queues: what the informers showed last, and on top
+// of it the bindings that were sent and not shown yet. Its methods are safe for concurrent use and do no I/O.
 //
-// Tasks that wait are kept by class: tasks of one namespace that ask for the same. When the first of a class fits no worker, none
-// of it does, so the class is blocked as a whole until something in its namespace can have made room. An event thus costs
-// one try per class, however many tasks wait.
+// Namespaces share nothing, and are decided for in turn.
 type cluster struct {
-	mu      sync.Mutex
-	tasks   map[cache.ObjectName]*task
-	workers map[string]map[string]*worker // by namespace and name
-	classes map[string]*class
-	active  queue[*class]                  // classes that are not blocked
-	blocked map[string]map[*class]struct{} // by namespace
+	strategy Strategy
+	metrics  *metrics
+	// retry is called, from a goroutine of its own, when a task may be tried again that was held back.
+	retry func()
+
+	mu     sync.Mutex
+	tasks  map[cache.ObjectName]*task
+	spaces map[string]*space
+	active []*space // those with something to decide, in turn
+	// watching says that tasks that are new to the cluster are new, too.
+	watching bool
 }
 
 // task is in one of three states: waiting (class is set), on a worker (worker is set), or neither: it is not eligible, or held
-// back after a binding failed.
+// back.
 type task struct {
 	obj      *batch.Task // read only
 	requests amounts
 	names    []batch.ResourceName // of requests, sorted
+	queue    *taskQueue
 	class    *class
-	index    int
 	worker   *worker
-	assumed  bool // the binding to worker was sent, and the informer does not show it yet
-	failures int  // bindings that failed in a row
+	assumed  bool      // the binding to worker was sent, and the informer does not show it yet
+	doubted  bool      // the binding was refused because of something that the informer does not show yet
+	beside   *holdback // what the task was let in beside
+	evicting bool
+	since    time.Time // when it began to wait: was created, or evicted
+
+	failures int       // bindings that failed in a row
+	retryAt  time.Time // after a failed binding
+	endsBy   time.Time // when its command has ended on the worker it was taken from
 	held     *time.Timer
 	reported string // the unschedulable message that the task carries
+
+	index, elderIndex int
 }
 
 func (t *task) place() *int { return &t.index }
 
-// before is the order of scheduling: priority, then age, then name.
+// before is the order of starting the tasks of a namespace: priority, then what share the queue has and what it was served, then
+// age, then name. Within a queue it does not change.
 func (t *task) before(o *task) bool {
 	if t.obj.Spec.Priority != o.obj.Spec.Priority {
 		return t.obj.Spec.Priority > o.obj.Spec.Priority
 	}
+	if a, b := t.queue, o.queue; a != b {
+		if a.share != b.share {
+			return a.share < b.share
+		}
+		if a.served != b.served {
+			return a.served < b.served
+		}
+	}
+	return t.older(o)
+}
+
+func (t *task) older(o *task) bool {
 	if !t.obj.CreationTimestamp.Equal(&o.obj.CreationTimestamp) {
 		return t.obj.CreationTimestamp.Before(&o.obj.CreationTimestamp)
 	}
-	return cmp.Or(cmp.Compare(t.obj.Name, o.obj.Name), cmp.Compare(t.obj.Namespace, o.obj.Namespace)) < 0
-}
-
-// class holds the waiting tasks that every worker accepts or refuses alike. It exists while it has tasks.
-type class struct {
-	key        string
-	namespace  string
-	tasks      queue[*task]
-	index      int
-	blocked    bool
-	stuckSince time.Time // when a try failed first with none that succeeded since; zero if none failed
-}
-
-func (c *class) place() *int          { return &c.index }
-func (c *class) before(o *class) bool { return c.tasks[0].before(o.tasks[0]) }
-
-// worker is what is known of a worker, and what the tasks on it take. It exists while it is registered or has tasks.
-type worker struct {
-	offer
-	name  cache.ObjectName
-	obj   *batch.Worker // read only; nil unless registered
-	tasks int64
-	used  amounts
-}
-
-func (w *worker) lacks(t *task, name batch.ResourceName) bool {
-	return t.requests[name] > w.allocatable[name]-w.used[name]
+	return cmp.Compare(t.obj.Name, o.obj.Name) < 0
 }
 
 // placement is a decision: a task, and the worker that is to take it.
@@ -105,15 +114,21 @@ type placement struct {
 	task   *task
 	obj    *batch.Task
 	target batch.BindingTarget
+	since  time.Time // when the task began to wait
 }
 
-func newCluster() *cluster {
+func newCluster(strategy Strategy, retry func()) *cluster {
 	return &cluster{
-		tasks:   map[cache.ObjectName]*task{},
-		workers: map[string]map[string]*worker{},
-		classes: map[string]*class{},
-		blocked: map[string]map[*class]struct{}{},
+		strategy: strategy, metrics: newMetrics(), retry: retry,
+		tasks: map[cache.ObjectName]*task{}, spaces: map[string]*space{},
 	}
+}
+
+// watch says that all that was there has been shown.
+func (c *cluster) watch() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watching = true
 }
 
 // setTask takes in what the informer shows of a task.
@@ -134,21 +149,50 @@ func (c *cluster) setTask(obj *batch.Task) {
 	}
 	switch {
 	case t == nil:
-		t = &task{obj: obj, requests: requestsOf(obj)}
+		t = &task{obj: obj, requests: requestsOf(obj), queue: c.space(obj.Namespace).queue(obj.Spec.QueueName), since: obj.CreationTimestamp.Time}
 		t.names = slices.Sorted(maps.Keys(t.requests))
+		if c.watching {
+			t.since = time.Now()
+		}
+		if at, reason := evicted(obj); obj.Spec.WorkerName == "" && !slices.Contains(endedReasons, reason) {
+			t.endsBy = at.Add(endTime)
+		}
 		c.tasks[name] = t
-	case t.assumed && obj.Spec.WorkerName == "" && obj.Status.Disruptions == t.obj.Status.Disruptions:
+	case t.assumed && !t.doubted && obj.Spec.WorkerName == "" && obj.Status.Disruptions == t.obj.Status.Disruptions:
 		// The view from before the binding. Had the task been bound and evicted since, that would have been counted.
 		t.obj = obj
 		return
 	case t.worker != nil && t.worker.name.Name == obj.Spec.WorkerName:
-		t.obj, t.assumed, t.failures = obj, false, 0
+		c.unhold(t)
+		t.obj, t.assumed, t.doubted, t.failures = obj, false, false, 0
 		return
 	default:
+		if obj.Spec.WorkerName == "" && obj.Status.Disruptions > t.obj.Status.Disruptions {
+			c.takenAway(t, obj)
+		}
 		c.withdraw(t)
-		t.obj = obj
+		t.obj, t.retryAt = obj, time.Time{}
 	}
 	c.settle(t)
+}
+
+// evicted gives when and why an unbound task was taken from its worker, nothing if it was not.
+func evicted(obj *batch.Task) (at time.Time, reason string) {
+	if c := meta.FindStatusCondition(obj.Status.Conditions, batch.DisruptionTarget); c != nil && c.Status == metav1.ConditionTrue {
+		return c.LastTransitionTime.Time, c.Reason
+	}
+	return time.Time{}, ""
+}
+
+// takenAway notes until when the command may still run of a task that is shown to be evicted.
+func (c *cluster) takenAway(t *task, obj *batch.Task) {
+	_, reason := evicted(obj)
+	c.metrics.requeue(reason)
+	t.since = time.Now()
+	w := t.worker
+	if w != nil && w.ready && (t.assumed || w.incarnation == t.obj.Status.Incarnation) && !slices.Contains(endedReasons, reason) {
+		t.endsBy = t.since.Add(endTime)
+	}
 }
 
 // deleteTask forgets a task that is gone or finished.
@@ -164,12 +208,11 @@ func (c *cluster) deleteTask(name cache.ObjectName) {
 func (c *cluster) setWorker(obj *batch.Worker) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w := c.worker(cache.MetaObjectToName(obj))
-	offer := offerOf(obj)
-	changed := !reflect.DeepEqual(w.offer, offer)
-	w.obj, w.offer = obj, offer
-	if changed {
-		c.unblock(obj.Namespace)
+	sp := c.space(obj.Namespace)
+	w := sp.worker(obj.Name)
+	w.obj = obj
+	if o := offerOf(obj); !reflect.DeepEqual(w.offer, o) {
+		sp.setOffer(w, o)
 	}
 }
 
@@ -177,10 +220,50 @@ func (c *cluster) setWorker(obj *batch.Worker) {
 func (c *cluster) deleteWorker(name cache.ObjectName) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if w := c.workers[name.Namespace][name.Name]; w != nil {
-		w.obj, w.offer = nil, offer{}
-		c.tidy(w)
-		c.unblock(name.Namespace) // nothing fits that did not before, but the tasks that wait say something else now
+	if sp := c.spaces[name.Namespace]; sp != nil && sp.workers[name.Name] != nil {
+		w := sp.workers[name.Name]
+		w.obj = nil
+		sp.setOffer(w, offer{})
+	}
+}
+
+// setQueue takes in what the informer shows of a queue.
+func (c *cluster) setQueue(obj *batch.TaskQueue) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := c.space(obj.Namespace).queue(obj.Name)
+	if q.obj == nil || q.obj.UID != obj.UID || !older(obj, q.obj) {
+		q.setRules(obj)
+	}
+}
+
+// wroteQueue takes in the answer to a write of a queue, of which the informer may tell later, or has told more already.
+func (c *cluster) wroteQueue(obj *batch.TaskQueue) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sp := c.spaces[obj.Namespace]
+	if sp == nil || sp.queues[obj.Name] == nil {
+		return
+	}
+	if q := sp.queues[obj.Name]; q.obj != nil && q.obj.UID == obj.UID && older(q.obj, obj) {
+		q.setRules(obj)
+	}
+}
+
+// older says whether a is an earlier state of the same object than b.
+func older(a, b *batch.TaskQueue) bool {
+	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)
+	return err == nil && order < 0
+}
+
+// deleteQueue takes in that the object of a queue is gone: the queue has default values then.
+func (c *cluster) deleteQueue(name cache.ObjectName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if sp := c.spaces[name.Namespace]; sp != nil && sp.queues[name.Name] != nil {
+		q := sp.queues[name.Name]
+		q.setRules(nil)
+		sp.tidyQueue(q)
 	}
 }
 
@@ -190,64 +273,70 @@ func (c *cluster) next(now time.Time) (placement, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.active) > 0 {
-		cl := c.active[0]
-		t := cl.tasks[0]
-		if w := c.choose(t); w != nil {
-			cl.stuckSince = time.Time{}
-			c.dequeue(t)
-			c.charge(t, w)
-			t.assumed = true
-			target := batch.BindingTarget{Name: w.obj.Name, UID: w.obj.UID, Incarnation: w.incarnation}
-			return placement{task: t, obj: t.obj, target: target}, true
+		sp := c.active[0]
+		c.active = c.active[1:]
+		t, w := sp.next(now)
+		if t == nil {
+			sp.listed = false
+			continue
 		}
-		c.active.remove(cl)
-		cl.blocked = true
-		if cl.stuckSince.IsZero() {
-			cl.stuckSince = now
-		}
-		if c.blocked[cl.namespace] == nil {
-			c.blocked[cl.namespace] = map[*class]struct{}{}
-		}
-		c.blocked[cl.namespace][cl] = struct{}{}
+		c.active = append(c.active, sp)
+		t.queue.dequeue(t)
+		c.unlist(t)
+		c.charge(t, w)
+		t.assumed = true
+		target := batch.BindingTarget{Name: w.obj.Name, UID: w.obj.UID, Incarnation: w.incarnation}
+		return placement{task: t, obj: t.obj, target: target, since: t.since}, true
 	}
+	c.active = nil
 	return placement{}, false
 }
 
-// anyBlocked says whether tasks wait that no worker can take.
-func (c *cluster) anyBlocked() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.blocked) > 0
-}
-
 // failed takes back what next assumed. A task that has changed since is tried again at once, another when it changes, or
-// after a delay, when retry is called.
-func (c *cluster) failed(p placement, retry func()) {
+// after a delay. If the task is not as it is shown, the place stays taken until the informer has caught up: another scheduler may
+// have bound the task, there or elsewhere, and used up what its queue may run.
+func (c *cluster) failed(p placement, stale bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := p.task
 	if !t.assumed {
 		return // what the informer showed meanwhile counts more
 	}
-	c.withdraw(t)
 	t.failures++
-	if t.obj.ResourceVersion == p.obj.ResourceVersion {
-		t.held = time.AfterFunc(holdTime(t.failures), func() {
-			c.release(t)
-			retry()
-		})
+	unchanged := t.obj.ResourceVersion == p.obj.ResourceVersion
+	if stale && unchanged {
+		t.doubted = true
+		c.hold(t, holdTime(t.failures))
+		return
+	}
+	c.withdraw(t)
+	if unchanged {
+		t.retryAt = time.Now().Add(holdTime(t.failures))
 	}
 	c.settle(t)
+}
+
+// hold has a task settled anew after a time.
+func (c *cluster) hold(t *task, d time.Duration) {
+	t.held = time.AfterFunc(d, func() {
+		c.release(t)
+		c.retry()
+	})
 }
 
 // release ends the time that a task is held back.
 func (c *cluster) release(t *task) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t.held != nil {
-		t.held = nil
-		c.settle(t)
+	if t.held == nil {
+		return
 	}
+	if t.doubted {
+		// Nothing was shown, so it is the task itself that cannot be bound: others come first.
+		t.retryAt = time.Now().Add(holdTime(t.failures))
+	}
+	c.withdraw(t)
+	c.settle(t)
 }
 
 // stop ends what the cluster would still do on its own.
@@ -266,192 +355,160 @@ func holdTime(failures int) time.Duration {
 	return min(time.Second<<min(failures-1, 4), 10*time.Second)
 }
 
+func (c *cluster) space(name string) *space {
+	sp := c.spaces[name]
+	if sp == nil {
+		sp = newSpace(c, name)
+		c.spaces[name] = sp
+	}
+	return sp
+}
+
 // settle puts a task that is nowhere to where its object says.
 func (c *cluster) settle(t *task) {
-	switch {
-	case t.obj.Spec.WorkerName != "":
-		c.charge(t, c.worker(cache.ObjectName{Namespace: t.obj.Namespace, Name: t.obj.Spec.WorkerName}))
-	case t.held == nil && eligible(t.obj):
+	if name := t.obj.Spec.WorkerName; name != "" {
+		c.charge(t, t.queue.space.worker(name))
+		return
+	}
+	t.queue.pending.add((*elder)(t))
+	until := t.endsBy
+	if t.retryAt.After(until) {
+		until = t.retryAt
+	}
+	switch wait := time.Until(until); {
+	case !eligible(t.obj):
+	case wait > 0:
+		c.hold(t, wait)
+	default:
 		t.reported = unschedulableMessage(t.obj)
-		c.enqueue(t)
+		t.queue.enqueue(t)
+	}
+}
+
+func (c *cluster) unhold(t *task) {
+	if t.held != nil {
+		t.held.Stop()
+		t.held = nil
 	}
 }
 
 // withdraw takes a task from where it is.
 func (c *cluster) withdraw(t *task) {
-	if t.held != nil {
-		t.held.Stop()
-		t.held = nil
-	}
+	c.unhold(t)
 	if t.class != nil {
-		c.dequeue(t)
+		t.queue.dequeue(t)
 	}
 	if t.worker != nil {
-		w := t.worker
-		t.worker, t.assumed = nil, false
-		w.tasks--
-		for name, amount := range t.requests {
-			w.used[name] -= amount
-		}
-		c.tidy(w)
-		c.unblock(w.name.Namespace)
+		c.discharge(t)
+	} else {
+		c.unlist(t)
 	}
 }
 
 func (c *cluster) drop(t *task) {
 	c.withdraw(t)
 	delete(c.tasks, cache.MetaObjectToName(t.obj))
+	t.queue.space.tidyQueue(t.queue)
 }
 
+// unlist takes a task from the unbound ones of its queue.
+func (c *cluster) unlist(t *task) { t.queue.pending.remove((*elder)(t)) }
+
+// charge has a task take its part of a worker and of its queue's share.
 func (c *cluster) charge(t *task, w *worker) {
+	q := t.queue
 	t.worker = w
 	w.tasks++
-	for name, amount := range t.requests {
-		w.used[name] += amount
-	}
+	w.used.add(t.requests, 1)
+	q.space.arrange(w)
+	q.bound[t] = struct{}{}
+	q.used.add(t.requests, 1)
+	q.reshare()
 }
 
-func (c *cluster) choose(t *task) *worker {
-	var best *worker
-	for _, w := range c.workers[t.obj.Namespace] {
-		if fits(t, w) && (best == nil || better(t, w, best)) {
-			best = w
-		}
+// discharge is the opposite of charge.
+func (c *cluster) discharge(t *task) {
+	q, w := t.queue, t.worker
+	t.worker, t.assumed, t.doubted, t.evicting = nil, false, false, false
+	if t.beside != nil {
+		t.beside.tasks--
+		t.beside.used.add(t.requests, -1)
+		t.beside = nil
 	}
-	return best
+	w.tasks--
+	w.used.add(t.requests, -1)
+	q.space.arrange(w)
+	delete(q.bound, t)
+	q.used.add(t.requests, -1)
+	q.reshare()
+	q.recheckLimits()
+	q.space.roomOn(w)
+	q.space.tidyWorker(w)
 }
 
-// worker returns the worker of that name, a new one if need be.
-func (c *cluster) worker(name cache.ObjectName) *worker {
-	if w := c.workers[name.Namespace][name.Name]; w != nil {
-		return w
-	}
-	if c.workers[name.Namespace] == nil {
-		c.workers[name.Namespace] = map[string]*worker{}
-	}
-	w := &worker{name: name, used: amounts{}}
-	c.workers[name.Namespace][name.Name] = w
-	return w
-}
-
-// tidy forgets a worker that is neither registered nor has tasks.
-func (c *cluster) tidy(w *worker) {
-	if w.registered || w.tasks > 0 {
-		return
-	}
-	delete(c.workers[w.name.Namespace], w.name.Name)
-	if len(c.workers[w.name.Namespace]) == 0 {
-		delete(c.workers, w.name.Namespace)
-	}
-}
-
-func (c *cluster) enqueue(t *task) {
-	key := classKey(t)
-	cl := c.classes[key]
-	if cl == nil {
-		cl = &class{key: key, namespace: t.obj.Namespace}
-		c.classes[key] = cl
-	}
-	t.class = cl
-	cl.tasks.add(t)
-	switch {
-	case cl.blocked:
-	case len(cl.tasks) == 1:
-		c.active.add(cl)
-	default:
-		c.active.fix(cl)
-	}
-}
-
-func (c *cluster) dequeue(t *task) {
-	cl := t.class
-	t.class = nil
-	last := len(cl.tasks) == 1
-	switch {
-	case last && cl.blocked:
-		delete(c.blocked[cl.namespace], cl)
-		if len(c.blocked[cl.namespace]) == 0 {
-			delete(c.blocked, cl.namespace)
-		}
-	case last:
-		c.active.remove(cl)
-	}
-	cl.tasks.remove(t)
-	switch {
-	case last:
-		delete(c.classes, cl.key)
-	case !cl.blocked:
-		c.active.fix(cl)
-	}
-}
-
-// unblock has every class of the namespace tried again.
-func (c *cluster) unblock(namespace string) {
-	for cl := range c.blocked[namespace] {
-		cl.blocked = false
-		c.active.add(cl)
-	}
-	delete(c.blocked, namespace)
-}
-
-// classKey is the same for tasks that every worker accepts or refuses alike.
-func classKey(t *task) string {
-	spec := &t.obj.Spec
-	if len(t.names) == 0 && len(spec.WorkerSelector) == 0 && len(spec.Tolerations) == 0 {
-		return t.obj.Namespace
-	}
-	var b strings.Builder
-	b.WriteString(t.obj.Namespace)
-	for _, name := range t.names {
-		fmt.Fprintf(&b, " %q=%d", name, t.requests[name])
-	}
-	b.WriteString(" on")
-	for _, key := range slices.Sorted(maps.Keys(spec.WorkerSelector)) {
-		fmt.Fprintf(&b, " %q=%q", key, spec.WorkerSelector[key])
-	}
-	b.WriteString(" despite")
-	for _, t := range spec.Tolerations {
-		fmt.Fprintf(&b, " %q %q %q %q", t.Key, t.Operator, t.Value, t.Effect)
-	}
-	return b.String()
-}
-
-// report is a message that a task is to carry.
-type report struct {
-	task    *task
-	obj     *batch.Task
-	message string
-}
-
-// unreported are at most limit tasks that have been waiting in vain since before, and do not say so or say why they did
-// earlier. more tells that others remain, or may come to be due.
-func (c *cluster) unreported(before time.Time, limit int) (due []report, more bool) {
+// holdBack keeps room for what was blocked since before.
+func (c *cluster) holdBack(before time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for namespace, classes := range c.blocked {
-		for cl := range classes {
-			if cl.stuckSince.After(before) {
-				more = true
+	for _, sp := range c.spaces {
+		sp.holdBack(before)
+	}
+}
+
+// drained are at most limit tasks that are to be evicted for their queues, each given once until evictionFailed is called or it is
+// bound anew.
+func (c *cluster) drained(limit int) []*batch.Task {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var due []*batch.Task
+	for _, sp := range c.spaces {
+		for _, q := range sp.queues {
+			if q.stop != batch.StopPolicyHoldAndDrain {
 				continue
 			}
-			message := explain(cl.tasks[0], c.workers[namespace])
-			for _, t := range cl.tasks {
-				if t.reported == message {
-					continue
-				}
+			for t := range q.bound {
 				if len(due) == limit {
-					return due, true
+					return due
 				}
-				due = append(due, report{task: t, obj: t.obj, message: message})
+				if !t.assumed && !t.evicting && t.obj.DeletionTimestamp == nil {
+					t.evicting = true
+					due = append(due, t.obj)
+				}
 			}
 		}
 	}
-	return due, more
+	return due
 }
 
-// reported takes in that a task carries a message.
-func (c *cluster) reported(r report) {
+// evictionFailed takes in that a task was not evicted.
+func (c *cluster) evictionFailed(name cache.ObjectName) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r.task.reported = r.message
+	if t := c.tasks[name]; t != nil {
+		t.evicting = false
+	}
+}
+
+// statuses are the queues whose objects do not say what they should, with the status that they should have. Each is given at
+// most once in so long.
+func (c *cluster) statuses(now time.Time, interval time.Duration) []*batch.TaskQueue {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var due []*batch.TaskQueue
+	for _, sp := range c.spaces {
+		for _, q := range sp.queues {
+			if q.obj == nil || now.Sub(q.wrote) < interval {
+				continue
+			}
+			status := q.status()
+			if equality.Semantic.DeepEqual(status, &q.obj.Status) {
+				continue
+			}
+			q.wrote = now
+			obj := q.obj.DeepCopy()
+			obj.Status = *status
+			due = append(due, obj)
+		}
+	}
+	return due
 }

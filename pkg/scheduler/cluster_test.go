@@ -19,15 +19,18 @@ package scheduler
 import (
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
@@ -45,7 +48,7 @@ func TestTasksAreTakenByPriorityThenAgeThenName(t *testing.T) {
 			}
 		}
 	}
-	c := newCluster()
+	c := newCluster(Spread, func() {})
 	c.setWorker(newWorker("w", 100, with("cpu", "100")))
 	for _, task := range []*batch.Task{
 		newTask("c-late", at(9, 0)), newTask("b", at(5, 0)), newTask("a", at(5, 0)), newTask("low", at(1, -1)),
@@ -64,7 +67,7 @@ func TestTasksAreTakenByPriorityThenAgeThenName(t *testing.T) {
 }
 
 func TestTasksGoToTheWorkerWithTheFewest(t *testing.T) {
-	c := newCluster()
+	c := newCluster(Spread, func() {})
 	c.setWorker(newWorker("a", 3))
 	c.setWorker(newWorker("b", 2))
 	c.setTask(newTask("old", func(t *batch.Task) { t.Spec.WorkerName = "a" }))
@@ -81,7 +84,7 @@ func TestTasksGoToTheWorkerWithTheFewest(t *testing.T) {
 }
 
 func TestAnAssumedTaskHoldsItsPlaceUntilTheBindingFails(t *testing.T) {
-	c := newCluster()
+	c := newCluster(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	first, second := newTask("a"), newTask("b")
 	first.ResourceVersion = "5"
@@ -95,7 +98,7 @@ func TestAnAssumedTaskHoldsItsPlaceUntilTheBindingFails(t *testing.T) {
 	if p, ok := c.next(time.Now()); ok {
 		t.Fatalf("%s was given the place that a holds", p.obj.Name)
 	}
-	c.failed(p, func() {})
+	c.failed(p, false)
 	if p, ok := c.next(time.Now()); !ok || p.obj.Name != "b" {
 		t.Fatalf("b was not given the place that is free again")
 	}
@@ -113,7 +116,7 @@ func TestAnAssumedTaskHoldsItsPlaceUntilTheBindingFails(t *testing.T) {
 }
 
 func TestATaskThatChangedDuringItsBindingIsTriedAgainAtOnce(t *testing.T) {
-	c := newCluster()
+	c := newCluster(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	task := newTask("a")
 	task.ResourceVersion = "5"
@@ -122,20 +125,72 @@ func TestATaskThatChangedDuringItsBindingIsTriedAgainAtOnce(t *testing.T) {
 	changed := task.DeepCopy()
 	changed.ResourceVersion = "6"
 	c.setTask(changed)
-	c.failed(p, func() {})
+	c.failed(p, false)
 	if p, ok := c.next(time.Now()); !ok || p.obj != changed {
 		t.Fatal("the task waits for a change that it has already seen")
 	}
 }
 
+// Of two schedulers, as of a leader that was frozen and the one that took over, the one that is refused must not start another task in
+// the place of the one that the other has started.
+func TestAPlaceStaysTakenUntilItIsShownWhyTheBindingWasRefused(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		show func(c *cluster, task *batch.Task)
+		next string
+	}{
+		{"nothing", func(*cluster, *batch.Task) {}, ""},
+		{"bound there", func(c *cluster, task *batch.Task) { on("w")(task); c.setTask(task) }, ""},
+		{"bound elsewhere", func(c *cluster, task *batch.Task) { on("x")(task); c.setTask(task) }, "b"},
+		{"changed", func(c *cluster, task *batch.Task) { labelledTask(task); c.setTask(task) }, "a"},
+		{"gone", func(c *cluster, task *batch.Task) { c.deleteTask(nameOf(task)) }, "b"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(Spread, func() {})
+				c.setWorker(newWorker("w", 1))
+				first := newTask("a", func(t *batch.Task) { t.ResourceVersion = "5" })
+				c.setTask(first)
+				c.setTask(newTask("b"))
+				p, _ := c.next(time.Now())
+				c.failed(p, true)
+				if p, ok := c.next(time.Now()); ok {
+					t.Fatalf("%s was started before it was shown why", p.obj.Name)
+				}
+				changed := first.DeepCopy()
+				changed.ResourceVersion = "6"
+				tc.show(c, changed)
+				if p, ok := c.next(time.Now()); ok != (tc.next != "") || ok && p.obj.Name != tc.next {
+					t.Fatalf("then started: %+v, want %q", p.obj, tc.next)
+				}
+				if tc.name == "nothing" {
+					<-time.After(time.Second)
+					synctest.Wait()
+					if p, ok := c.next(time.Now()); !ok || p.obj.Name != "b" {
+						t.Error("the other task is not started although nothing is shown for long")
+					}
+					c.deleteTask(cache.ObjectName{Namespace: "default", Name: "b"})
+					<-time.After(time.Second)
+					synctest.Wait()
+					if p, ok := c.next(time.Now()); !ok || p.obj != first {
+						t.Error("the task is not tried again")
+					}
+				}
+				c.stop()
+			})
+		})
+	}
+}
+
 func TestATaskEvictedUnseenIsBoundAgain(t *testing.T) {
-	c := newCluster()
+	c := newCluster(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	task := newTask("a")
 	c.setTask(task)
 	c.next(time.Now())
 	evicted := task.DeepCopy()
 	evicted.Status.Disruptions = 1
+	disrupted("WorkerLost")(evicted)
 	c.setTask(evicted) // the watch was interrupted while the task was bound
 	if p, ok := c.next(time.Now()); !ok || p.obj != evicted {
 		t.Fatal("the task is taken for bound")
@@ -143,7 +198,7 @@ func TestATaskEvictedUnseenIsBoundAgain(t *testing.T) {
 }
 
 func TestARecreatedTaskIsAnotherTask(t *testing.T) {
-	c := newCluster()
+	c := newCluster(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	task := newTask("a", func(t *batch.Task) { t.UID = "1" })
 	c.setTask(task)
@@ -151,7 +206,7 @@ func TestARecreatedTaskIsAnotherTask(t *testing.T) {
 	again := task.DeepCopy()
 	again.UID = "2"
 	c.setTask(again)
-	c.failed(p, func() {}) // the answer to the first binding comes late
+	c.failed(p, false) // the answer to the first binding comes late
 	if p, ok := c.next(time.Now()); !ok || p.obj != again {
 		t.Fatal("the new task is not bound")
 	}
@@ -159,7 +214,7 @@ func TestARecreatedTaskIsAnotherTask(t *testing.T) {
 
 // An event must not cost a try per waiting task: only the first of each class is tried.
 func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
-	c := newCluster()
+	c := newCluster(Spread, func() {})
 	c.setWorker(newWorker("w", 1, with("cpu", "4")))
 	c.setTask(newTask("running", func(t *batch.Task) { t.Spec.WorkerName = "w" }))
 	for i := range 1000 {
@@ -168,51 +223,62 @@ func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
 	}
 	c.next(time.Now())
 	c.setWorker(newWorker("w", 1, with("cpu", "5")))
-	if len(c.active) != 2 {
-		t.Errorf("%d classes are tried, want 2", len(c.active))
+	active := func() int { return len(c.spaces["default"].queue("").active) }
+	if active() != 0 {
+		t.Errorf("%d classes are tried although the worker is full", active())
+	}
+	c.setWorker(newWorker("w", 2, with("cpu", "5")))
+	if active() != 2 {
+		t.Errorf("%d classes are tried, want 2", active())
 	}
 	c.next(time.Now())
+	c.next(time.Now())
 	c.setTask(newTask("running", func(t *batch.Task) { t.Spec.WorkerName, t.Status.Phase = "w", batch.TaskRunning }))
-	if len(c.active) != 0 {
+	if active() != 0 {
 		t.Error("a task that stays where it is has others tried again")
 	}
-	refreshed := newWorker("w", 1, with("cpu", "5"))
+	refreshed := newWorker("w", 2, with("cpu", "5"))
 	refreshed.Status.RunningTasks = 1
 	c.setWorker(refreshed)
-	if len(c.active) != 0 {
+	if active() != 0 {
 		t.Error("a worker that says nothing new has tasks tried again")
 	}
 }
 
 func TestTasksAreReportedOnceTheyHaveWaitedInVain(t *testing.T) {
-	c := newCluster()
+	c := newCluster(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
+	start := time.Now()
 	for i := range 4 {
-		c.setTask(newTask(fmt.Sprint("t", i)))
+		c.setTask(newTask(fmt.Sprint("t", i), func(t *batch.Task) { t.CreationTimestamp.Time = start }))
 	}
-	start := time.Unix(1000, 0)
 	c.next(start)
 	c.next(start)
-	if due, more := c.unreported(start.Add(-1), 10); len(due) != 0 || !more {
-		t.Errorf("before the delay is over: %d reports, more %v; want none yet, but more", len(due), more)
+	if due := c.unreported(start.Add(time.Second-1), time.Second, 10); len(due) != 0 {
+		t.Errorf("before the delay is over: %d reports, want none yet", len(due))
 	}
-	due, more := c.unreported(start, 2)
-	if len(due) != 2 || !more {
-		t.Fatalf("%d reports, more %v; want as many as the limit of 2, and more", len(due), more)
+	start = start.Add(time.Second)
+	due := c.unreported(start, time.Second, 2)
+	if len(due) != 2 {
+		t.Fatalf("%d reports, want as many as the limit of 2", len(due))
 	}
 	c.reported(due[0])
 	c.reported(due[1])
-	due, more = c.unreported(start, 2)
-	if len(due) != 1 || more {
-		t.Fatalf("%d reports, more %v; want the last one", len(due), more)
+	due = c.unreported(start, time.Second, 2)
+	if len(due) != 1 {
+		t.Fatalf("%d reports, want the last one", len(due))
 	}
 	// The queue moves: the others have not waited in vain.
 	c.setWorker(newWorker("w", 2))
-	later := start.Add(time.Minute)
+	later := start.Add(7 * time.Second)
 	c.next(later)
 	c.next(later)
-	if due, _ := c.unreported(start.Add(time.Second), 10); len(due) != 0 {
+	if due := c.unreported(later, time.Second, 10); len(due) != 0 {
 		t.Errorf("%d reports right after a task of the class was bound", len(due))
+	}
+	due = c.unreported(later.Add(5*time.Second), 10*time.Second, 10)
+	if len(due) != 0 {
+		t.Errorf("%d reports of tasks that have told why they wait", len(due))
 	}
 }
 
@@ -227,7 +293,7 @@ func TestClusterUnderRandomEvents(t *testing.T) {
 
 func randomEvents(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, seed))
-	c := newCluster()
+	c := newCluster(Spread, func() {})
 	stored := map[string]*batch.Task{} // as the server has them
 	flight := []placement{}
 	version := 0
@@ -245,7 +311,7 @@ func randomEvents(t *testing.T, seed uint64) {
 		return stored[names[r.IntN(len(names))]].DeepCopy()
 	}
 	for step := range 2000 {
-		switch op := r.IntN(12); {
+		switch op := r.IntN(14); {
 		case op < 3:
 			task := newTask(fmt.Sprint("t", step), func(t *batch.Task) { t.UID = types.UID(fmt.Sprint(step)); t.Spec.Priority = r.Int32N(3) })
 			if r.IntN(2) == 0 {
@@ -254,6 +320,7 @@ func randomEvents(t *testing.T, seed uint64) {
 			if r.IntN(4) == 0 {
 				selecting("zone", fmt.Sprint(r.IntN(2)))(task)
 			}
+			task.Spec.QueueName = []string{"a", "b", "c"}[r.IntN(3)]
 			show(task)
 		case op < 5:
 			w := newWorker(fmt.Sprint("w", r.IntN(5)), int64(r.IntN(4)), with("cpu", fmt.Sprint(r.IntN(5))), labelled("zone", fmt.Sprint(r.IntN(2))))
@@ -268,7 +335,7 @@ func randomEvents(t *testing.T, seed uint64) {
 			flight = flight[1:]
 			task := stored[p.obj.Name]
 			if task == nil || task.Spec.WorkerName != "" || r.IntN(5) == 0 {
-				c.failed(p, func() {})
+				c.failed(p, r.IntN(2) == 0)
 				break
 			}
 			task = task.DeepCopy()
@@ -283,8 +350,26 @@ func randomEvents(t *testing.T, seed uint64) {
 			if task := pick(); task != nil && task.Spec.WorkerName != "" {
 				task.Spec.WorkerName = ""
 				task.Status.Disruptions++
+				disrupted("WorkerStopped")(task)
 				show(task)
 			}
+		case op == 10:
+			queue := newQueue([]string{"a", "b", "c"}[r.IntN(3)], int32(1+r.IntN(3)))
+			if r.IntN(2) == 0 {
+				queue.Spec.MaxRunningTasks = ptr.To(r.Int32N(5))
+			}
+			if r.IntN(2) == 0 {
+				queue.Spec.Resources.Limits = batch.ResourceList{"cpu": *resource.NewQuantity(r.Int64N(5), resource.DecimalSI)}
+			}
+			if r.IntN(4) == 0 {
+				queue.Spec.StopPolicy = ptr.To(batch.StopPolicyHold)
+			}
+			c.setQueue(queue)
+		case op == 11:
+			c.deleteQueue(cache.ObjectName{Namespace: "default", Name: []string{"a", "b", "c"}[r.IntN(3)]})
+		case op == 12:
+			c.holdBack(time.Now().Add(time.Duration(r.IntN(2)) * time.Hour))
+			c.unreported(time.Now().Add(time.Hour), time.Second, 5)
 		default:
 			if task := pick(); task != nil {
 				task.Labels = map[string]string{"step": fmt.Sprint(step)}
@@ -292,8 +377,11 @@ func randomEvents(t *testing.T, seed uint64) {
 			}
 		}
 		for p, ok := c.next(time.Now()); ok; p, ok = c.next(time.Now()) {
-			if w := c.workers["default"][p.target.Name]; w.tasks > w.allocatable["tasks"] || p.task.requests["cpu"] > 0 && w.used["cpu"] > w.allocatable["cpu"] {
+			if w := c.spaces["default"].workers[p.target.Name]; w.tasks > w.allocatable["tasks"] || p.task.requests["cpu"] > 0 && w.used["cpu"] > w.allocatable["cpu"] {
 				t.Fatalf("seed %d, step %d: worker %s was given more than it has", seed, step, p.target.Name)
+			}
+			if q := p.task.queue; !withinLimits(q, p.task) {
+				t.Fatalf("seed %d, step %d: queue %s runs more than it may", seed, step, q.name)
 			}
 			flight = append(flight, p)
 		}
@@ -302,66 +390,84 @@ func randomEvents(t *testing.T, seed uint64) {
 	c.stop()
 }
 
+func withinLimits(q *taskQueue, started *task) bool {
+	limit, limited := q.limits["cpu"]
+	limited = limited && started.requests["cpu"] > 0
+	return q.stop == batch.StopPolicyNone && (q.maxRunning == nil || len(q.bound) <= int(*q.maxRunning)) && (!limited || q.used["cpu"] <= limit)
+}
+
 func check(t *testing.T, c *cluster, at string) {
 	t.Helper()
+	sp := c.spaces["default"]
+	if sp == nil {
+		if len(c.tasks) > 0 {
+			t.Fatalf("%s: the namespace is forgotten while it has tasks", at)
+		}
+		return
+	}
 	tasks, cpu := map[*worker]int64{}, map[*worker]int64{}
-	waiting := 0
+	bound, pending, waiting, queueCPU := map[*taskQueue]int{}, map[*taskQueue]int{}, map[*taskQueue]int{}, map[*taskQueue]int64{}
 	for name, task := range c.tasks {
+		q := task.queue
 		if task.worker != nil {
 			tasks[task.worker]++
 			cpu[task.worker] += task.requests["cpu"]
+			bound[q]++
+			queueCPU[q] += task.requests["cpu"]
 			if task.class != nil {
 				t.Fatalf("%s: %s waits and is on a worker", at, name)
 			}
+		} else {
+			pending[q]++
 		}
 		if task.class == nil {
 			continue
 		}
-		waiting++
-		for _, w := range c.workers["default"] {
-			if fits(task, w) {
+		waiting[q]++
+		if !q.open() || q.over(task) != "" {
+			continue
+		}
+		for _, w := range sp.workers {
+			if fits(task, w) && task == task.class.tasks[0] {
 				t.Fatalf("%s: %s waits although it fits %s", at, name, w.name.Name)
 			}
 		}
 	}
-	for _, w := range c.workers["default"] {
+	total, kept := int64(0), 0
+	besides, besidesCPU := map[*holdback]int64{}, map[*holdback]int64{}
+	for _, task := range c.tasks {
+		besides[task.beside]++
+		besidesCPU[task.beside] += task.requests["cpu"]
+	}
+	for _, w := range sp.workers {
+		total += w.allocatable["tasks"]
+		if h := w.kept; h != nil {
+			kept++
+			if h.tasks != besides[h] || h.used["cpu"] != besidesCPU[h] || h.class.kept != h || len(h.class.tasks) == 0 {
+				t.Fatalf("%s: %s is held back beside %d tasks with %d cpu, should be %d and %d", at, w.name.Name, h.tasks, h.used["cpu"], besides[h], besidesCPU[h])
+			}
+		}
 		if w.tasks != tasks[w] || w.used["cpu"] != cpu[w] {
 			t.Fatalf("%s: %s is charged for %d tasks and %d cpu, has %d and %d", at, w.name.Name, w.tasks, w.used["cpu"], tasks[w], cpu[w])
 		}
-	}
-	inClasses := 0
-	for _, cl := range c.classes {
-		inClasses += len(cl.tasks)
-	}
-	if inClasses != waiting {
-		t.Fatalf("%s: %d tasks are in classes, %d wait", at, inClasses, waiting)
-	}
-}
-
-func BenchmarkBacklog(b *testing.B) {
-	c := newCluster()
-	for i := range 100 {
-		c.setWorker(newWorker(fmt.Sprint("w", i), 8))
-	}
-	next := 0
-	add := func() {
-		c.setTask(newTask(fmt.Sprint("t", next), func(t *batch.Task) { t.CreationTimestamp.Time = time.Unix(int64(next), 0) }))
-		next++
-	}
-	for range 100_000 {
-		add()
-	}
-	var running []placement
-	take := func() {
-		for p, ok := c.next(time.Now()); ok; p, ok = c.next(time.Now()) {
-			running = append(running, p)
+		if w.open() != (w.tree != nil) {
+			t.Fatalf("%s: whether %s is open is %v, that it is offered %v", at, w.name.Name, w.open(), w.tree != nil)
 		}
 	}
-	take()
-	for b.Loop() { // a task finishes, one is bound in its place, one is created
-		c.deleteTask(nameOf(running[0].obj))
-		running = running[1:]
-		take()
-		add()
+	if sp.total["tasks"] != total || sp.keeping != kept {
+		t.Fatalf("%s: the total is %d tasks and %d workers are kept, should be %d and %d", at, sp.total["tasks"], sp.keeping, total, kept)
+	}
+	for _, q := range sp.queues {
+		inClasses := 0
+		for _, cl := range q.classes {
+			inClasses += len(cl.tasks)
+		}
+		if inClasses != waiting[q] || len(q.bound) != bound[q] || len(q.pending) != pending[q] || q.used["cpu"] != queueCPU[q] {
+			t.Fatalf("%s: queue %q counts %d in classes, %d bound, %d pending, %d cpu; should be %d, %d, %d, %d", at, q.name,
+				inClasses, len(q.bound), len(q.pending), q.used["cpu"], waiting[q], bound[q], pending[q], queueCPU[q])
+		}
+		if want := int64(math.Round(sp.dominant(int64(len(q.bound)), q.used) / q.weight * shareScale)); !sp.unshared && q.share != want {
+			t.Fatalf("%s: the share of queue %q is %d, should be %d", at, q.name, q.share, want)
+		}
 	}
 }

@@ -18,6 +18,7 @@ package scheduler
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -47,6 +48,26 @@ func amountOf(name batch.ResourceName, quantity resource.Quantity) int64 {
 		return quantity.MilliValue()
 	}
 	return quantity.Value()
+}
+
+// quantityOf is the inverse of amountOf.
+func quantityOf(name batch.ResourceName, amount int64) resource.Quantity {
+	switch name {
+	case batch.ResourceCPU:
+		return *resource.NewMilliQuantity(amount, resource.DecimalSI)
+	case batch.ResourceMemory:
+		return *resource.NewQuantity(amount, resource.BinarySI)
+	}
+	return *resource.NewQuantity(amount, resource.DecimalSI)
+}
+
+// add adds other so many times, which may be negative. What comes to nothing is left out.
+func (a amounts) add(other amounts, times int64) {
+	for name, amount := range other {
+		if a[name] += times * amount; a[name] == 0 {
+			delete(a, name)
+		}
+	}
 }
 
 // requestsOf is what a task takes from its worker beside its place. The place is always one, whatever the task asks for.
@@ -79,13 +100,21 @@ func offerOf(obj *batch.Worker) offer {
 	}
 }
 
+// suits says whether an empty worker with this offer could take t.
+func (o *offer) suits(t *task) bool {
+	return o.registered && o.ready && !o.unschedulable && o.allocatable[batch.ResourceTasks] > 0 &&
+		selects(t.obj.Spec.WorkerSelector, o.labels) &&
+		untolerated(t.obj.Spec.Tolerations, o.taints, keepsAway) == nil &&
+		!slices.ContainsFunc(t.names, func(name batch.ResourceName) bool { return t.requests[name] > o.allocatable[name] })
+}
+
 // fits says whether w can take t now. It is the hot path, cheapest checks first; refusals says why not.
 func fits(t *task, w *worker) bool {
-	return w.registered && w.ready && !w.unschedulable &&
-		w.tasks < w.allocatable[batch.ResourceTasks] &&
+	return w.open() &&
 		selects(t.obj.Spec.WorkerSelector, w.labels) &&
 		untolerated(t.obj.Spec.Tolerations, w.taints, keepsAway) == nil &&
-		!slices.ContainsFunc(t.names, func(name batch.ResourceName) bool { return w.lacks(t, name) })
+		!slices.ContainsFunc(t.names, func(name batch.ResourceName) bool { return w.lacks(t, name) }) &&
+		(w.kept == nil || w.kept.leaves(t))
 }
 
 // refusals are the reasons why w cannot take t, as the part of a sentence that follows the number of workers: those of
@@ -109,6 +138,9 @@ func refusals(t *task, w *worker) []string {
 		if w.lacks(t, name) {
 			reasons = append(reasons, "had insufficient "+string(name))
 		}
+	}
+	if len(reasons) == 0 && w.kept != nil && !w.kept.leaves(t) {
+		reasons = append(reasons, "was held back for a task that comes first")
 	}
 	return reasons
 }
@@ -139,22 +171,6 @@ func explain(t *task, workers map[string]*worker) string {
 	return fmt.Sprintf("0/%d workers are available: %s.", total, strings.Join(parts, ", "))
 }
 
-// better says whether a is the better place for t than b, of two workers that it fits: the one without a taint that t
-// should rather avoid, then the one with fewer tasks, then the first by name.
-func better(t *task, a, b *worker) bool {
-	if len(a.taints)+len(b.taints) > 0 {
-		avoidA := untolerated(t.obj.Spec.Tolerations, a.taints, discourages) != nil
-		avoidB := untolerated(t.obj.Spec.Tolerations, b.taints, discourages) != nil
-		if avoidA != avoidB {
-			return avoidB
-		}
-	}
-	if a.tasks != b.tasks {
-		return a.tasks < b.tasks
-	}
-	return a.name.Name < b.name.Name
-}
-
 func selects(selector, labels map[string]string) bool {
 	for key, value := range selector {
 		if got, ok := labels[key]; !ok || got != value {
@@ -181,6 +197,27 @@ func untolerated(tolerations []batch.Toleration, taints []batch.Taint, effect fu
 		}
 	}
 	return nil
+}
+
+// classKey is the same for tasks of a queue that every worker accepts or refuses alike.
+func classKey(t *task) string {
+	spec := &t.obj.Spec
+	if len(t.names) == 0 && len(spec.WorkerSelector) == 0 && len(spec.Tolerations) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	for _, name := range t.names {
+		fmt.Fprintf(&b, " %q=%d", name, t.requests[name])
+	}
+	b.WriteString(" on")
+	for _, key := range slices.Sorted(maps.Keys(spec.WorkerSelector)) {
+		fmt.Fprintf(&b, " %q=%q", key, spec.WorkerSelector[key])
+	}
+	b.WriteString(" despite")
+	for _, t := range spec.Tolerations {
+		fmt.Fprintf(&b, " %q %q %q %q", t.Key, t.Operator, t.Value, t.Effect)
+	}
+	return b.String()
 }
 
 // eligible says whether a task is one to bind: unbound, not being deleted, with no gate left.

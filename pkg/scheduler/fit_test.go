@@ -41,6 +41,14 @@ func newWorker(name string, places int64, mutate ...func(*batch.Worker)) *batch.
 	return w
 }
 
+func newQueue(name string, weight int32, mutate ...func(*batch.TaskQueue)) *batch.TaskQueue {
+	q := &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: batch.TaskQueueSpec{Weight: &weight}}
+	for _, m := range mutate {
+		m(q)
+	}
+	return q
+}
+
 func newTask(name string, mutate ...func(*batch.Task)) *batch.Task {
 	t := &batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
@@ -59,6 +67,13 @@ func cordoned(w *batch.Worker) { w.Spec.Unschedulable = true }
 func tainted(key, value string, effect batch.TaintEffect) func(*batch.Worker) {
 	return func(w *batch.Worker) {
 		w.Spec.Taints = append(w.Spec.Taints, batch.Taint{Key: key, Value: value, Effect: effect})
+	}
+}
+
+// disrupted has a task say why it was taken from its worker.
+func disrupted(reason string) func(*batch.Task) {
+	return func(t *batch.Task) {
+		t.Status.Conditions = []metav1.Condition{{Type: batch.DisruptionTarget, Status: metav1.ConditionTrue, Reason: reason}}
 	}
 }
 
@@ -185,22 +200,23 @@ func TestFit(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c := newCluster()
+			c := newCluster(Spread, func() {})
 			for _, w := range tc.workers {
 				c.setWorker(w)
 			}
 			c.setTask(tc.task)
 			waiting := c.tasks[nameOf(tc.task)]
-			for _, w := range c.workers["default"] {
+			space := c.spaces["default"]
+			for _, w := range space.workers {
 				if reasons := refusals(waiting, w); fits(waiting, w) != (len(reasons) == 0) {
 					t.Errorf("worker %s: fits says %v, but the reasons against it are %q", w.name.Name, fits(waiting, w), reasons)
 				}
 			}
 			got := ""
-			if w := c.choose(waiting); w != nil {
+			if w := space.choose(waiting); w != nil {
 				got = w.name.Name
 			} else {
-				got = explain(waiting, c.workers["default"])
+				got = explain(waiting, space.workers)
 			}
 			if got != tc.want {
 				t.Errorf("got  %s\nwant %s", got, tc.want)

@@ -163,6 +163,9 @@ func TestBindsToTheIncarnationSeen(t *testing.T) {
 			if b.UID != task.UID || b.Target.UID != w.UID {
 				t.Errorf("binding has task %q and worker %q, want %q and %q", b.UID, b.Target.UID, task.UID, w.UID)
 			}
+			if b.ResourceVersion == "" {
+				t.Error("the binding is of the task in whatever state")
+			}
 		}
 	}
 }
@@ -430,7 +433,7 @@ func TestAnEvictedTaskIsBoundAgain(t *testing.T) {
 	f.changeWorker("w", cordoned)
 	f.addTask(newTask("u"))
 	f.eventually("the worker is seen to be cordoned", f.says("u", "0/1 workers are available: 1 was unschedulable."))
-	_, err := f.test.BatchV1alpha1().Tasks("default").Evict(f.ctx, "t", &batch.Eviction{Reason: "Test"}, metav1.CreateOptions{})
+	_, err := f.test.BatchV1alpha1().Tasks("default").Evict(f.ctx, "t", &batch.Eviction{Reason: "WorkerStopped"}, metav1.CreateOptions{})
 	f.must(err)
 	f.eventually("t waits", f.says("t", "0/1 workers are available: 1 was unschedulable."))
 	f.changeWorker("w", func(w *batch.Worker) { w.Status.Incarnation = "second" })

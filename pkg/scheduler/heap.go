@@ -18,32 +18,32 @@ package scheduler
 
 import "container/heap"
 
-// item is something that a queue orders and that knows its own place, so that it can be taken out or moved from anywhere.
+// item is something that a heap orders and that knows its own place, so that it can be taken out or moved from anywhere.
 type item[T any] interface {
 	before(T) bool
 	place() *int
 }
 
-// queue is a heap for container/heap: the item that comes before all others is at index 0.
-type queue[T item[T]] []T
+// heaped is a heap for container/heap: the item that comes before all others is at index 0.
+type heaped[T item[T]] []T
 
-func (q queue[T]) Len() int           { return len(q) }
-func (q queue[T]) Less(i, j int) bool { return q[i].before(q[j]) }
+func (q heaped[T]) Len() int           { return len(q) }
+func (q heaped[T]) Less(i, j int) bool { return q[i].before(q[j]) }
 
-func (q queue[T]) Swap(i, j int) {
+func (q heaped[T]) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	*q[i].place(), *q[j].place() = i, j
 }
 
 // Push is for container/heap.
-func (q *queue[T]) Push(x any) {
+func (q *heaped[T]) Push(x any) {
 	it := x.(T)
 	*it.place() = len(*q)
 	*q = append(*q, it)
 }
 
 // Pop is for container/heap.
-func (q *queue[T]) Pop() any {
+func (q *heaped[T]) Pop() any {
 	last := len(*q) - 1
 	it := (*q)[last]
 	var none T
@@ -52,6 +52,14 @@ func (q *queue[T]) Pop() any {
 	return it
 }
 
-func (q *queue[T]) add(it T)    { heap.Push(q, it) }
-func (q *queue[T]) remove(it T) { heap.Remove(q, *it.place()) }
-func (q *queue[T]) fix(it T)    { heap.Fix(q, *it.place()) }
+func (q *heaped[T]) add(it T)    { heap.Push(q, it) }
+func (q *heaped[T]) remove(it T) { heap.Remove(q, *it.place()) }
+func (q *heaped[T]) fix(it T)    { heap.Fix(q, *it.place()) }
+
+// first is the item that comes before all others, the zero value if there is none.
+func (q heaped[T]) first() (first T) {
+	if len(q) > 0 {
+		first = q[0]
+	}
+	return first
+}

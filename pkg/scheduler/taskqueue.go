@@ -1,0 +1,385 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package scheduler
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+const (
+	// queueActive is the condition of a queue that says whether it starts tasks, with its reasons.
+	queueActive   = "Active"
+	reasonReady   = "Ready"
+	reasonStopped = "Stopped"
+)
+
+// shareScale is how finely shares are told apart. They are compared as integers, so that queues whose shares are equal but for the
+// error of floating point are equal.
+const shareScale = 1e12
+
+// taskQueue is a queue of one namespace: the tasks that name it and, if there is one, its object. It exists while it has either.
+//
+// Tasks that wait are kept by class. A class is active until its first task finds no place; then the class is blocked as a
+// whole until something has happened that can have made room for it.
+type taskQueue struct {
+	space *space
+	name  string
+	obj   *batch.TaskQueue // read only; nil if there is none
+	rules
+
+	pending heaped[*elder] // all unbound tasks, those included that are not to be bound yet
+	bound   map[*task]struct{}
+	used    amounts // what the bound tasks request
+
+	classes map[string]*class
+	active  heaped[*class]
+	blocked map[*class]struct{}
+	// head is the first task of the first active class, as the space has the queue sorted by.
+	head   *task
+	index  int
+	listed bool
+	// first is a class that was blocked for long by the limits of the queue, and that the others leave room to.
+	first *class
+
+	share int64
+	// served is how much the queue has started, by weight, counted on from where the others are when it starts to wait.
+	served float64
+
+	closed      string // why it starts no tasks at all, empty if it does
+	closedSince time.Time
+	wrote       time.Time // when its status was
+}
+
+// rules are what a TaskQueue's spec says.
+type rules struct {
+	weight     float64
+	maxRunning *int32
+	limits     amounts
+	stop       batch.StopPolicy
+}
+
+func rulesOf(spec *batch.TaskQueueSpec) rules {
+	return rules{
+		weight:     float64(max(1, ptr.Deref(spec.Weight, 1))),
+		maxRunning: spec.MaxRunningTasks,
+		limits:     amountsOf(spec.Resources.Limits),
+		stop:       ptr.Deref(spec.StopPolicy, batch.StopPolicyNone),
+	}
+}
+
+func (q *taskQueue) place() *int              { return &q.index }
+func (q *taskQueue) before(o *taskQueue) bool { return q.head.before(o.head) }
+
+// class holds the waiting tasks of a queue that every worker accepts or refuses alike. It exists while it has tasks.
+type class struct {
+	key   string
+	queue *taskQueue
+	tasks heaped[*task]
+	head  *task // its first task, as the queue has it sorted by
+	index int
+	by    obstacle
+	// stuckSince is when a try failed first with none that succeeded since; zero if none failed.
+	stuckSince time.Time
+	// kept is the worker that is held back for the class.
+	kept *holdback
+	// hopeless is the state of the offers by which not even an empty worker could take the first task.
+	hopeless uint64
+
+	message   string // what the blocked tasks are told
+	messageAt time.Time
+	messageOf uint64 // the state of the space that it is about
+}
+
+func (c *class) place() *int          { return &c.index }
+func (c *class) before(o *class) bool { return c.head.before(o.head) }
+
+// obstacle is what blocks a class.
+type obstacle int
+
+const (
+	byNothing obstacle = iota
+	byLimits           // of the queue
+	byWorkers
+)
+
+// elder is a task among the unbound ones of its queue, the oldest first.
+type elder task
+
+func (e *elder) place() *int          { return &e.elderIndex }
+func (e *elder) before(o *elder) bool { return (*task)(e).older((*task)(o)) }
+
+// setRules takes in what the queue's object says, the defaults without one.
+func (q *taskQueue) setRules(obj *batch.TaskQueue) {
+	spec := &batch.TaskQueueSpec{}
+	if obj != nil {
+		spec = &obj.Spec
+	}
+	q.obj, q.rules = obj, rulesOf(spec)
+	q.reshare()
+	q.recheckLimits()
+}
+
+// why is why the queue starts no tasks at all, empty if it does.
+func (q *taskQueue) why() string {
+	switch {
+	case q.stop == batch.StopPolicyHold || q.stop == batch.StopPolicyHoldAndDrain:
+		return fmt.Sprintf("Queue %s is held (stopPolicy %s).", q.name, q.stop)
+	case q.maxRunning != nil && len(q.bound) >= int(*q.maxRunning):
+		return fmt.Sprintf("Queue %s runs %d of at most %d tasks.", q.name, len(q.bound), *q.maxRunning)
+	}
+	return ""
+}
+
+// open says that the queue may start tasks. It is why without the words.
+func (q *taskQueue) open() bool {
+	return q.stop != batch.StopPolicyHold && q.stop != batch.StopPolicyHoldAndDrain &&
+		(q.maxRunning == nil || len(q.bound) < int(*q.maxRunning))
+}
+
+// over is a resource of which the queue's limits leave too little for t, empty if there is none.
+func (q *taskQueue) over(t *task) batch.ResourceName {
+	if len(q.limits) == 0 {
+		return ""
+	}
+	for _, name := range t.names {
+		limit, limited := q.limits[name]
+		if !limited || t.requests[name] == 0 {
+			continue
+		}
+		if q.used[name]+t.requests[name] > limit || q.keeps(name, t) {
+			return name
+		}
+	}
+	return ""
+}
+
+// keeps says whether t must leave a resource to the class that has waited for it for long.
+func (q *taskQueue) keeps(name batch.ResourceName, t *task) bool {
+	if q.first == nil || q.first == t.class {
+		return false
+	}
+	first := q.first.tasks[0]
+	return first.before(t) && q.used[name]+first.requests[name] > q.limits[name]
+}
+
+// explainLimits is what a task is told that the limits block.
+func (q *taskQueue) explainLimits(t *task) string {
+	name := q.over(t)
+	if name == "" {
+		return ""
+	}
+	limit, request := quantityOf(name, q.limits[name]), quantityOf(name, t.requests[name])
+	switch {
+	case t.requests[name] > q.limits[name]:
+		return fmt.Sprintf("Queue %s is limited to %s %s, and the task requests %s.", q.name, limit.String(), name, request.String())
+	case q.used[name]+t.requests[name] > q.limits[name]:
+		return fmt.Sprintf("Queue %s has less than %s %s left of its limit of %s.", q.name, request.String(), name, limit.String())
+	}
+	return fmt.Sprintf("Queue %s keeps what is left of its limit of %s %s for a task that comes first.", q.name, limit.String(), name)
+}
+
+// reshare counts anew what part of the namespace the queue has: its dominant share by its weight.
+func (q *taskQueue) reshare() {
+	q.share = int64(math.Round(q.space.dominant(int64(len(q.bound)), q.used) / q.weight * shareScale))
+	q.resort()
+}
+
+// enqueue has a task wait to be placed.
+func (q *taskQueue) enqueue(t *task) {
+	key := classKey(t)
+	if len(q.classes) == 0 {
+		q.served = max(q.served, q.space.clock)
+	}
+	cl := q.classes[key]
+	if cl == nil {
+		cl = &class{key: key, queue: q}
+		q.classes[key] = cl
+	}
+	t.class = cl
+	cl.tasks.add(t)
+	// A task that comes before the others of its class may have what those must leave alone.
+	if cl.by != byNothing && cl.tasks[0] == t && (q.first != nil || q.space.keeping > 0) {
+		q.unblock(cl)
+		return
+	}
+	q.sort(cl)
+}
+
+// dequeue ends that a task waits to be placed.
+func (q *taskQueue) dequeue(t *task) {
+	cl := t.class
+	t.class = nil
+	cl.tasks.remove(t)
+	if len(cl.tasks) > 0 {
+		q.sort(cl)
+		return
+	}
+	if cl.by == byNothing {
+		q.active.remove(cl)
+	} else {
+		delete(q.blocked, cl)
+	}
+	delete(q.classes, cl.key)
+	q.letGo(cl)
+	q.resort()
+}
+
+// sort puts a class where it belongs by its first task.
+func (q *taskQueue) sort(cl *class) {
+	if cl.by != byNothing {
+		return
+	}
+	isNew := cl.head == nil
+	cl.head = cl.tasks[0]
+	if isNew {
+		q.active.add(cl)
+	} else {
+		q.active.fix(cl)
+	}
+	q.resort()
+}
+
+// resort puts the queue where it belongs in its space, after whatever has changed.
+func (q *taskQueue) resort() {
+	open := q.open()
+	if open {
+		q.closed = ""
+	} else if q.closed == "" {
+		q.closedSince = time.Now()
+	}
+	if !open {
+		q.closed = q.why()
+	}
+	if !open || len(q.active) == 0 {
+		if q.listed {
+			q.space.active.remove(q)
+			q.listed, q.head = false, nil
+		}
+		return
+	}
+	q.head = q.active[0].tasks[0]
+	if q.listed {
+		q.space.active.fix(q)
+		return
+	}
+	q.space.active.add(q)
+	q.listed = true
+	q.space.wake()
+}
+
+func (q *taskQueue) block(cl *class, by obstacle, now time.Time) {
+	q.active.remove(cl)
+	cl.by, cl.head = by, nil
+	q.blocked[cl] = struct{}{}
+	if cl.stuckSince.IsZero() {
+		cl.stuckSince = now
+	}
+	if by == byLimits && cl.kept != nil {
+		q.space.release(cl.kept)
+	}
+	q.resort()
+}
+
+// unblock has a class tried again.
+func (q *taskQueue) unblock(cl *class) {
+	if cl.by == byNothing {
+		return
+	}
+	cl.by = byNothing
+	delete(q.blocked, cl)
+	q.sort(cl)
+}
+
+// recheckLimits has the classes tried again that the limits do not block any more.
+func (q *taskQueue) recheckLimits() {
+	for cl := range q.blocked {
+		if cl.by == byLimits && q.over(cl.tasks[0]) == "" {
+			q.unblock(cl)
+		}
+	}
+}
+
+// letGo ends what is held back for a class.
+func (q *taskQueue) letGo(cl *class) {
+	cl.stuckSince, cl.message = time.Time{}, ""
+	if cl.kept != nil {
+		q.space.release(cl.kept)
+	}
+	if q.first == cl {
+		q.first = nil
+		q.recheckLimits()
+	}
+}
+
+// keepLimits has the others of the queue leave room to the first of the classes that its limits have blocked for long.
+func (q *taskQueue) keepLimits(before time.Time) {
+	if q.first != nil && (q.first.by != byLimits || !q.couldEver(q.first.tasks[0])) {
+		q.first = nil
+		q.recheckLimits()
+	}
+	if q.first != nil || len(q.limits) == 0 {
+		return
+	}
+	for cl := range q.blocked {
+		if cl.by == byLimits && !cl.stuckSince.After(before) && q.couldEver(cl.tasks[0]) &&
+			(q.first == nil || cl.tasks[0].before(q.first.tasks[0])) {
+			q.first = cl
+		}
+	}
+}
+
+// couldEver says whether t is within the limits of the queue while nothing else runs.
+func (q *taskQueue) couldEver(t *task) bool {
+	return !slices.ContainsFunc(t.names, func(name batch.ResourceName) bool {
+		limit, limited := q.limits[name]
+		return limited && t.requests[name] > limit
+	})
+}
+
+// status is what the queue's object is to say.
+func (q *taskQueue) status() *batch.TaskQueueStatus {
+	s := &batch.TaskQueueStatus{Pending: int32(len(q.pending)), Running: int32(len(q.bound)), Conditions: slices.Clone(q.obj.Status.Conditions)}
+	if len(q.pending) > 0 {
+		s.OldestPendingTime = q.pending[0].obj.CreationTimestamp.DeepCopy()
+	}
+	for name, amount := range q.used {
+		if s.Used == nil {
+			s.Used = batch.ResourceList{}
+		}
+		s.Used[name] = quantityOf(name, amount)
+	}
+	condition := metav1.Condition{
+		Type: queueActive, Status: metav1.ConditionTrue, Reason: reasonReady, Message: "The queue starts tasks.", ObservedGeneration: q.obj.Generation,
+	}
+	switch q.stop {
+	case batch.StopPolicyHold:
+		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, reasonStopped, "The queue is held: it starts no tasks."
+	case batch.StopPolicyHoldAndDrain:
+		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, reasonStopped, "The queue is drained: it starts no tasks and ends those that run."
+	}
+	meta.SetStatusCondition(&s.Conditions, condition)
+	return s
+}

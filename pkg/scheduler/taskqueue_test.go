@@ -1,0 +1,649 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package scheduler
+
+import (
+	"container/heap"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+func inQueue(name string) func(*batch.Task) { return func(t *batch.Task) { t.Spec.QueueName = name } }
+
+func prioritized(p int32) func(*batch.Task) { return func(t *batch.Task) { t.Spec.Priority = p } }
+
+func created(at time.Time) func(*batch.Task) {
+	return func(t *batch.Task) { t.CreationTimestamp = metav1.NewTime(at) }
+}
+
+func on(worker string) func(*batch.Task) {
+	return func(t *batch.Task) { t.Spec.WorkerName, t.Status.Incarnation = worker, "first" }
+}
+
+func held(q *batch.TaskQueue)    { q.Spec.StopPolicy = ptr.To(batch.StopPolicyHold) }
+func drained(q *batch.TaskQueue) { q.Spec.StopPolicy = ptr.To(batch.StopPolicyHoldAndDrain) }
+
+func atMost(n int32) func(*batch.TaskQueue) {
+	return func(q *batch.TaskQueue) { q.Spec.MaxRunningTasks = &n }
+}
+
+func limited(name batch.ResourceName, amount string) func(*batch.TaskQueue) {
+	return func(q *batch.TaskQueue) {
+		q.Spec.Resources.Limits = newTask("", asking(name, amount)).Spec.Resources.Requests
+	}
+}
+
+// simulation runs tasks for as long as they say on a cluster in which time passes only by what ends.
+type simulation struct {
+	*cluster
+	now     time.Time
+	takes   func(*batch.Task) time.Duration
+	running ends
+	started []*batch.Task
+	n       int
+}
+
+type end struct {
+	at  time.Time
+	obj *batch.Task
+}
+
+type ends []end
+
+func (e ends) Len() int           { return len(e) }
+func (e ends) Less(i, j int) bool { return e[i].at.Before(e[j].at) }
+func (e ends) Swap(i, j int)      { e[i], e[j] = e[j], e[i] }
+func (e *ends) Push(x any)        { *e = append(*e, x.(end)) }
+func (e *ends) Pop() any {
+	last := (*e)[len(*e)-1]
+	*e = (*e)[:len(*e)-1]
+	return last
+}
+
+func newSimulation(takes func(*batch.Task) time.Duration) *simulation {
+	return &simulation{cluster: newCluster(Spread, func() {}), now: time.Unix(1000, 0), takes: takes}
+}
+
+func (s *simulation) add(mutate ...func(*batch.Task)) {
+	s.n++
+	s.setTask(newTask(fmt.Sprintf("t%06d", s.n), append([]func(*batch.Task){created(s.now)}, mutate...)...))
+}
+
+// start starts what can be started.
+func (s *simulation) start() {
+	for p, ok := s.next(s.now); ok; p, ok = s.next(s.now) {
+		bound := p.obj.DeepCopy()
+		bound.Spec.WorkerName = p.target.Name
+		s.setTask(bound)
+		s.started = append(s.started, bound)
+		heap.Push(&s.running, end{s.now.Add(s.takes(bound)), bound})
+	}
+}
+
+// step lets time pass until the next task ends, which it gives.
+func (s *simulation) step() *batch.Task {
+	e := heap.Pop(&s.running).(end)
+	s.now = e.at
+	s.deleteTask(nameOf(e.obj))
+	return e.obj
+}
+
+func TestQueuesAreServedByWeight(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		workers []*batch.Worker
+		queues  []*batch.TaskQueue
+		asks    map[string]func(*batch.Task)
+		want    map[string]float64 // of all starts
+	}{
+		{
+			name:    "one to three",
+			workers: []*batch.Worker{newWorker("w1", 8), newWorker("w2", 8)},
+			queues:  []*batch.TaskQueue{newQueue("a", 1), newQueue("b", 3)},
+			want:    map[string]float64{"a": 0.25, "b": 0.75},
+		},
+		{
+			name:    "one to three on places that cannot be divided so",
+			workers: []*batch.Worker{newWorker("w", 5)},
+			queues:  []*batch.TaskQueue{newQueue("a", 1), newQueue("b", 3)},
+			want:    map[string]float64{"a": 0.25, "b": 0.75},
+		},
+		{
+			name:    "one to three on a single place",
+			workers: []*batch.Worker{newWorker("w", 1)},
+			queues:  []*batch.TaskQueue{newQueue("a", 1), newQueue("b", 3)},
+			want:    map[string]float64{"a": 0.25, "b": 0.75},
+		},
+		{
+			name:    "queues without objects weigh one",
+			workers: []*batch.Worker{newWorker("w", 12)},
+			queues:  []*batch.TaskQueue{newQueue("c", 2)},
+			want:    map[string]float64{"a": 0.25, "b": 0.25, "c": 0.5},
+		},
+		{
+			// Each has half of what it asks most for: 9 of a with 1 cpu and 4 GB, 6 of b with 3 cpu and 1 GB, would be 36 of 18 GB.
+			name:    "dominant shares are equal",
+			workers: []*batch.Worker{newWorker("w", 1000, with("cpu", "9"), with("memory", "18Gi"))},
+			asks: map[string]func(*batch.Task){
+				"a": func(t *batch.Task) { asking("cpu", "1")(t); asking("memory", "4Gi")(t) },
+				"b": func(t *batch.Task) { asking("cpu", "3")(t); asking("memory", "1Gi")(t) },
+			},
+			want: map[string]float64{"a": 0.6, "b": 0.4}, // 3 of a have 12 of 18 GB, 2 of b have 6 of 9 cpu
+		},
+		{
+			name:    "twice the cpu, half the tasks",
+			workers: []*batch.Worker{newWorker("w", 1000, with("cpu", "12"))},
+			asks:    map[string]func(*batch.Task){"a": asking("cpu", "1"), "b": asking("cpu", "2")},
+			want:    map[string]float64{"a": 2. / 3, "b": 1. / 3},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newSimulation(func(task *batch.Task) time.Duration { return time.Second + time.Duration(len(task.Name)) })
+			for _, w := range tc.workers {
+				s.setWorker(w)
+			}
+			for _, q := range tc.queues {
+				s.setQueue(q)
+			}
+			add := func(queue string) {
+				more := func(*batch.Task) {}
+				if ask := tc.asks[queue]; ask != nil {
+					more = ask
+				}
+				s.add(inQueue(queue), more)
+			}
+			names := slices.Sorted(func(yield func(string) bool) {
+				for name := range tc.want {
+					if !yield(name) {
+						return
+					}
+				}
+			})
+			for range 100 { // those of the first queue are older
+				for _, name := range names {
+					add(name)
+				}
+			}
+			for range 3000 {
+				s.start()
+				add(s.step().Spec.QueueName)
+			}
+			counts := map[string]float64{}
+			for _, task := range s.started {
+				counts[task.Spec.QueueName]++
+			}
+			for name, want := range tc.want {
+				if got := counts[name] / float64(len(s.started)); math.Abs(got-want) > 0.02 {
+					t.Errorf("queue %s has %.3f of the starts, want %.3f", name, got, want)
+				}
+			}
+		})
+	}
+}
+
+func TestAQueueThatWasIdleHasNoCredit(t *testing.T) {
+	s := newSimulation(func(*batch.Task) time.Duration { return time.Second })
+	s.setWorker(newWorker("w", 1))
+	for range 2000 {
+		s.add(inQueue("busy"))
+	}
+	for range 1000 {
+		s.start()
+		s.step()
+	}
+	for range 1000 {
+		s.add(inQueue("new"))
+	}
+	s.started = nil
+	for range 100 {
+		s.start()
+		s.step()
+	}
+	n := 0
+	for _, task := range s.started {
+		if task.Spec.QueueName == "new" {
+			n++
+		}
+	}
+	if n < 48 || n > 52 {
+		t.Errorf("the queue that was idle has %d of 100 starts", n)
+	}
+}
+
+func TestPriorityComesBeforeShares(t *testing.T) {
+	s := newSimulation(func(*batch.Task) time.Duration { return time.Second })
+	s.setWorker(newWorker("w", 2))
+	s.setQueue(newQueue("heavy", 1000))
+	for range 10 {
+		s.add(inQueue("heavy"))
+		s.add(inQueue("light"), prioritized(1))
+	}
+	for range 10 {
+		s.start()
+		s.step()
+	}
+	for _, task := range s.started[:10] {
+		if task.Spec.Priority != 1 {
+			t.Fatalf("%s of queue %s was started before all of higher priority were", task.Name, task.Spec.QueueName)
+		}
+	}
+}
+
+// As often as tasks end, no queue runs more than it may, and one that is held starts nothing.
+func TestLimitsAreNeverExceeded(t *testing.T) {
+	s := newSimulation(func(t *batch.Task) time.Duration { return time.Duration(1+len(s5(t))) * time.Second })
+	s.setWorker(newWorker("w", 100, with("cpu", "100")))
+	s.setQueue(newQueue("few", 1, atMost(3)))
+	s.setQueue(newQueue("small", 1, limited("cpu", "5")))
+	s.setQueue(newQueue("none", 1, atMost(0)))
+	s.setQueue(newQueue("held", 1, held))
+	for i := range 200 {
+		s.add(inQueue("few"))
+		s.add(inQueue("small"), asking("cpu", fmt.Sprint(1+i%3)))
+		s.add(inQueue("none"))
+		s.add(inQueue("held"))
+	}
+	used := func(queue string) (tasks int, cpu int64) {
+		for _, e := range s.running {
+			if e.obj.Spec.QueueName == queue {
+				tasks++
+				cpu += requestsOf(e.obj)["cpu"]
+			}
+		}
+		return tasks, cpu
+	}
+	for range 300 {
+		s.start()
+		if n, _ := used("few"); n != 3 && len(s.spaces["default"].queues["few"].pending) > 0 {
+			t.Fatalf("queue few runs %d", n)
+		}
+		if _, cpu := used("small"); cpu > 5000 {
+			t.Fatalf("queue small uses %d", cpu)
+		}
+		for _, queue := range []string{"none", "held"} {
+			if n, _ := used(queue); n > 0 {
+				t.Fatalf("queue %s runs %d", queue, n)
+			}
+		}
+		if len(s.running) == 0 {
+			break
+		}
+		s.step()
+	}
+	if n := len(s.started); n < 300 {
+		t.Errorf("only %d have started", n)
+	}
+	s.setQueue(newQueue("held", 1))
+	s.start()
+	if n, _ := used("held"); n == 0 {
+		t.Error("a queue that is not held any more starts nothing")
+	}
+}
+
+func s5(t *batch.Task) string { return t.Name[5:] }
+
+func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		large  []func(*batch.Task)
+		small  []func(*batch.Task)
+		queue  *batch.TaskQueue
+		within time.Duration
+	}{
+		{name: "for a whole worker", large: []func(*batch.Task){asking("cpu", "8")}, small: []func(*batch.Task){asking("cpu", "1")}, within: 40 * time.Second},
+		{name: "for most of a worker", large: []func(*batch.Task){asking("cpu", "5")}, small: []func(*batch.Task){asking("cpu", "2")}, within: 40 * time.Second},
+		{name: "in a queue of its own", large: []func(*batch.Task){asking("cpu", "8"), inQueue("large")}, small: []func(*batch.Task){asking("cpu", "1")}, within: 40 * time.Second},
+		{
+			name: "within the limits of its queue", large: []func(*batch.Task){asking("cpu", "6"), inQueue("l")}, small: []func(*batch.Task){asking("cpu", "1"), inQueue("l")},
+			queue: newQueue("l", 1, limited("cpu", "6")), within: 90 * time.Second, // fifty are older
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := 0
+			s := newSimulation(func(*batch.Task) time.Duration { n++; return time.Duration(5000+n*37%3000) * time.Millisecond })
+			for _, w := range []string{"a", "b", "c", "d"} {
+				s.setWorker(newWorker(w, 8, with("cpu", "8")))
+			}
+			if tc.queue != nil {
+				s.setQueue(tc.queue)
+			}
+			for range 50 {
+				s.add(tc.small...)
+			}
+			s.start()
+			s.step()
+			begin := s.now
+			// Neither may hold up the others: it is too large for any worker.
+			s.add(asking("cpu", "9"), prioritized(5), inQueue("hopeless"))
+			s.add(append([]func(*batch.Task){func(t *batch.Task) { t.Name = "large" }}, tc.large...)...)
+			for {
+				s.start()
+				s.holdBack(s.now.Add(-10 * time.Second))
+				s.start()
+				if i := slices.IndexFunc(s.started, func(t *batch.Task) bool { return t.Name == "large" }); i >= 0 {
+					break
+				}
+				if s.now.Sub(begin) > 10*time.Minute {
+					t.Fatal("it is not started for ten minutes")
+				}
+				s.add(tc.small...)
+				s.add(tc.small...)
+				s.step()
+			}
+			if waited := s.now.Sub(begin); waited > tc.within {
+				t.Errorf("it waited for %s", waited)
+			}
+			// What was held back is let go.
+			if sp := s.spaces["default"]; sp.keeping != 0 || sp.queue("l").first != nil {
+				t.Errorf("%d workers are still held back", sp.keeping)
+			}
+		})
+	}
+}
+
+func TestAWorkerThatIsHeldBackTakesWhatLeavesRoom(t *testing.T) {
+	c := newCluster(Spread, func() {})
+	now := time.Unix(1000, 0)
+	c.setWorker(newWorker("w", 4, with("cpu", "8"), with("gpu", "1")))
+	c.setTask(newTask("busy", on("w"), asking("gpu", "1")))
+	c.setTask(newTask("a-waits", asking("gpu", "1"), asking("cpu", "4")))
+	c.next(now)
+	c.holdBack(now)
+	place := func(task *batch.Task) bool {
+		c.setTask(task)
+		p, ok := c.next(now)
+		return ok && p.obj.Name == task.Name
+	}
+	if !place(newTask("b", asking("cpu", "4"))) {
+		t.Error("a task was refused that leaves 4 cpu, one gpu and a place")
+	}
+	if place(newTask("c", asking("cpu", "1"))) {
+		t.Error("a task was let in that leaves less than 4 cpu")
+	}
+	if due := c.unreported(now.Add(time.Hour), time.Second, 10); !slices.ContainsFunc(due, func(r report) bool {
+		return r.obj.Name == "c" && r.message == "0/1 workers are available: 1 was held back for a task that comes first."
+	}) {
+		t.Errorf("reports: %+v", due)
+	}
+	if !place(newTask("d", asking("cpu", "1"), prioritized(1))) {
+		t.Error("a task was refused that comes first")
+	}
+	if p, ok := c.next(now); ok {
+		t.Errorf("%s was let in", p.obj.Name)
+	}
+	c.deleteTask(cache.ObjectName{Namespace: "default", Name: "a-waits"})
+	if p, ok := c.next(now); !ok || p.obj.Name != "c" {
+		t.Error("the worker is held back although nobody waits for it any more")
+	}
+}
+
+func TestNothingIsHeldBackForAQueueThatMayNotStart(t *testing.T) {
+	c := newCluster(Spread, func() {})
+	now := time.Unix(1000, 0)
+	c.setWorker(newWorker("w", 8, with("cpu", "8")))
+	c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
+	c.setTask(newTask("waits", inQueue("ml"), asking("cpu", "8")))
+	c.next(now)
+	c.holdBack(now)
+	c.setTask(newTask("small", asking("cpu", "1")))
+	if p, ok := c.next(now); ok {
+		t.Fatalf("%s was started", p.obj.Name)
+	}
+	c.setQueue(newQueue("ml", 1, held))
+	c.holdBack(now)
+	if p, ok := c.next(now); !ok || p.obj.Name != "small" {
+		t.Error("a worker is held back for a queue that is held")
+	}
+}
+
+func TestPackAndSpread(t *testing.T) {
+	for strategy, want := range map[Strategy]string{Spread: "a b a b", Pack: "a a b b"} {
+		c := newCluster(strategy, func() {})
+		c.setWorker(newWorker("a", 2))
+		c.setWorker(newWorker("b", 2))
+		var got []string
+		for i := range 4 {
+			c.setTask(newTask(fmt.Sprint("t", i)))
+			p, _ := c.next(time.Now())
+			got = append(got, p.target.Name)
+		}
+		if s := strings.Join(got, " "); s != want {
+			t.Errorf("%s: got %s, want %s", strategy, s, want)
+		}
+	}
+}
+
+func TestMessagesOfTasksThatWait(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		queue *batch.TaskQueue
+		task  *batch.Task
+		want  string
+	}{
+		{"held", newQueue("ml", 1, held), newTask("t"), "Queue ml is held (stopPolicy Hold)."},
+		{"drained", newQueue("ml", 1, drained), newTask("t"), "Queue ml is held (stopPolicy HoldAndDrain)."},
+		{"as many as may", newQueue("ml", 1, atMost(2)), newTask("t"), "Queue ml runs 2 of at most 2 tasks."},
+		{"more than may", newQueue("ml", 1, atMost(1)), newTask("t"), "Queue ml runs 2 of at most 1 tasks."},
+		{"none may", newQueue("ml", 1, atMost(0)), newTask("t"), "Queue ml runs 2 of at most 0 tasks."},
+		{
+			"too little left", newQueue("ml", 1, limited("cpu", "3")), newTask("t", asking("cpu", "1500m")),
+			"Queue ml has less than 1500m cpu left of its limit of 3.",
+		},
+		{
+			"more than the limit", newQueue("ml", 1, limited("memory", "1Gi")), newTask("t", asking("memory", "2Gi")),
+			"Queue ml is limited to 1Gi memory, and the task requests 2Gi.",
+		},
+		{"no room", newQueue("ml", 1), newTask("t", asking("cpu", "7")), "0/1 workers are available: 1 had insufficient cpu."},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newCluster(Spread, func() {})
+			c.setQueue(tc.queue)
+			c.setWorker(newWorker("w", 10, with("cpu", "8"), with("memory", "8Gi")))
+			c.setTask(newTask("one", inQueue("ml"), on("w"), asking("cpu", "1")))
+			c.setTask(newTask("two", inQueue("ml"), on("w"), asking("cpu", "1")))
+			inQueue("ml")(tc.task)
+			c.setTask(tc.task)
+			if p, ok := c.next(time.Now()); ok {
+				t.Fatalf("%s was started", p.obj.Name)
+			}
+			due := c.unreported(time.Now().Add(time.Second), time.Second, 10)
+			if len(due) != 1 || due[0].message != tc.want {
+				t.Errorf("got  %+v\nwant %s", due, tc.want)
+			}
+		})
+	}
+}
+
+func TestTasksOfAQueueThatMovesAreToldOnceThatTheyWaitForTheirTurn(t *testing.T) {
+	s := newSimulation(func(*batch.Task) time.Duration { return time.Second })
+	s.setWorker(newWorker("w", 1))
+	for range 100 {
+		s.add(inQueue("ml"))
+	}
+	s.start()
+	s.step()
+	s.start()
+	if due := s.unreported(s.now, time.Second, 200); len(due) != 0 {
+		t.Errorf("%d are told after a second, that the first is started", len(due))
+	}
+	for range 10 {
+		s.step()
+		s.start()
+	}
+	s.tasks[cache.ObjectName{Namespace: "default", Name: "t000100"}].reported = "0/1 workers are available: 1 had no room for tasks."
+	due := s.unreported(s.now, time.Second, 200)
+	if len(due) != 87 {
+		t.Errorf("%d are told, 88 wait, of which one has told why", len(due))
+	}
+	for _, r := range due {
+		if r.message != "Waits for its turn in queue ml: tasks that come first take the room there is." {
+			t.Fatalf("the message is %q", r.message)
+		}
+		s.reported(r)
+	}
+	s.step()
+	s.start()
+	if due := s.unreported(s.now, time.Second, 200); len(due) != 0 {
+		t.Errorf("%d are told again", len(due))
+	}
+}
+
+func TestStatusOfAQueue(t *testing.T) {
+	c := newCluster(Spread, func() {})
+	start := time.Unix(1000, 0)
+	c.setWorker(newWorker("w", 10, with("cpu", "8")))
+	c.setTask(newTask("other", inQueue("other")))
+	if due := c.statuses(start, time.Second); len(due) != 0 {
+		t.Fatalf("a queue without an object has a status: %+v", due)
+	}
+	c.setQueue(newQueue("ml", 1, atMost(2), func(q *batch.TaskQueue) { q.Generation, q.ResourceVersion = 7, "1" }))
+	for i := range 4 {
+		c.setTask(newTask(fmt.Sprint("t", i), inQueue("ml"), created(start.Add(time.Duration(i)*time.Minute)), asking("cpu", "1500m")))
+	}
+	c.setTask(newTask("gated", inQueue("ml"), created(start.Add(-time.Minute)), func(t *batch.Task) {
+		t.Spec.SchedulingGates = []batch.TaskSchedulingGate{{Name: "g"}}
+	}))
+	for _, ok := c.next(start); ok; _, ok = c.next(start) {
+	}
+	due := c.statuses(start, time.Second)
+	if len(due) != 1 {
+		t.Fatalf("%d statuses are due", len(due))
+	}
+	got := due[0].Status
+	cpu := got.Used["cpu"]
+	if got.Pending != 3 || got.Running != 2 || cpu.String() != "3" || len(got.Used) != 1 || !got.OldestPendingTime.Time.Equal(start.Add(-time.Minute)) {
+		t.Errorf("status: %+v", got)
+	}
+	active := meta.FindStatusCondition(got.Conditions, "Active")
+	if active == nil || active.Status != metav1.ConditionTrue || active.Reason != "Ready" || active.ObservedGeneration != 7 {
+		t.Errorf("Active: %+v", active)
+	}
+	if due := c.statuses(start.Add(time.Second/2), time.Second); len(due) != 0 {
+		t.Error("a status is written twice in a second")
+	}
+	due[0].ResourceVersion = "5"
+	c.wroteQueue(due[0])
+	if due := c.statuses(start.Add(time.Hour), time.Second); len(due) != 0 {
+		t.Error("a status is written although nothing has changed")
+	}
+	c.setQueue(func() *batch.TaskQueue { q := due[0].DeepCopy(); held(q); q.ResourceVersion = "6"; return q }())
+	due = c.statuses(start.Add(time.Hour), time.Second)
+	if len(due) != 1 {
+		t.Fatalf("%d statuses are due after the queue was held", len(due))
+	}
+	if active := meta.FindStatusCondition(due[0].Status.Conditions, "Active"); active.Status != metav1.ConditionFalse || active.Reason != "Stopped" {
+		t.Errorf("Active: %+v", active)
+	}
+}
+
+func TestDrainEvictsEachTaskOnce(t *testing.T) {
+	c := newCluster(Spread, func() {})
+	c.setWorker(newWorker("w", 10))
+	for i := range 3 {
+		c.setTask(newTask(fmt.Sprint("t", i), inQueue("ml"), on("w")))
+	}
+	c.setTask(newTask("ending", inQueue("ml"), on("w"), func(t *batch.Task) { t.DeletionTimestamp = ptr.To(metav1.Now()) }))
+	c.setTask(newTask("other", inQueue("other"), on("w")))
+	if due := c.drained(10); len(due) != 0 {
+		t.Fatalf("%d tasks are to be evicted from queues that are not drained", len(due))
+	}
+	c.setQueue(newQueue("ml", 1, drained))
+	first, rest := c.drained(2), c.drained(10)
+	if len(first) != 2 || len(rest) != 1 {
+		t.Fatalf("%d, then %d tasks are to be evicted, want 2 and 1", len(first), len(rest))
+	}
+	c.evictionFailed(nameOf(first[0]))
+	if again := c.drained(10); len(again) != 1 || again[0].Name != first[0].Name {
+		t.Errorf("the one whose eviction failed is not tried again, but %d", len(again))
+	}
+}
+
+// The command of a task that was evicted goes on until its worker learns of it: nobody else may start it before.
+func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		reason string
+		before func(c *cluster)
+		waits  bool
+	}{
+		{name: "drained", reason: reasonDrained, waits: true},
+		{name: "by a taint", reason: "TaintEviction", waits: true},
+		{name: "by hand", reason: "IWantTo", waits: true},
+		{name: "by the worker that stops", reason: "WorkerStopped"},
+		{name: "by the worker that was restarted", reason: "WorkerRestarted"},
+		{name: "from a lost worker", reason: "WorkerLost"},
+		{name: "from a worker that is gone", reason: "TaintEviction", before: func(c *cluster) { c.deleteWorker(cache.ObjectName{Namespace: "default", Name: "w"}) }},
+		{name: "from a worker that is not ready", reason: "TaintEviction", before: func(c *cluster) { c.setWorker(newWorker("w", 1, notReady)) }},
+		{name: "from a process that is gone", reason: "TaintEviction", before: func(c *cluster) {
+			c.setWorker(newWorker("w", 1, func(w *batch.Worker) { w.Status.Incarnation = "second" }))
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				retried := false
+				c := newCluster(Spread, func() { retried = true })
+				c.setWorker(newWorker("w", 1))
+				c.setTask(newTask("t", on("w")))
+				if tc.before != nil {
+					tc.before(c)
+				}
+				c.setWorker(newWorker("x", 1))
+				c.setTask(newTask("t", disrupted(tc.reason), func(t *batch.Task) { t.Status.Disruptions = 1 }))
+				_, ok := c.next(time.Now())
+				if ok == tc.waits {
+					t.Fatalf("started at once: %v", ok)
+				}
+				if tc.waits {
+					// Neither an event about it nor another scheduler may make it sooner.
+					c.setTask(newTask("t", disrupted(tc.reason), labelledTask, func(t *batch.Task) { t.Status.Disruptions = 1 }))
+					if _, ok := c.next(time.Now()); ok {
+						t.Fatal("started after an event")
+					}
+					another := newCluster(Spread, func() {})
+					another.setWorker(newWorker("x", 1))
+					fresh := newTask("t", disrupted(tc.reason))
+					fresh.Status.Conditions[0].LastTransitionTime = metav1.Now()
+					another.setTask(fresh)
+					if _, ok := another.next(time.Now()); ok {
+						t.Fatal("started by another scheduler")
+					}
+					another.stop()
+					<-time.After(endTime)
+					synctest.Wait()
+					if _, ok := c.next(time.Now()); !ok || !retried {
+						t.Errorf("not started in the end")
+					}
+				}
+				c.stop()
+			})
+		})
+	}
+}
+
+func labelledTask(t *batch.Task) { t.Labels = map[string]string{"a": "b"} }
