@@ -31,6 +31,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -64,6 +65,9 @@ type settings struct {
 	taints          []string
 	drainTimeout    time.Duration
 	leaseDuration   time.Duration
+	logs            logSettings
+	taskMaxPIDs     int64
+	metricsAddress  string
 	verbosity       int
 }
 
@@ -75,7 +79,7 @@ func newCommand() *cobra.Command {
 		Long: `Run the tasks of a namespace on this machine, in this container: their commands see its files, have its environment and
 are run as the user who runs this.
 
-The worker registers itself and only makes connections, it needs none made to it. It reaches the API by --kubeconfig,
+The worker registers itself and only makes connections, it needs none made to it, but for logs. It reaches the API by --kubeconfig,
 $KUBECONFIG or ~/.kube/config, or in a pod by the pod's service account. A client certificate of a worker
 (organization leat:workers, name leat:worker:NAMESPACE:NAME) also says its namespace and its name.
 
@@ -108,6 +112,9 @@ second one ends it at once.`,
 	flags.StringSliceVar(&s.taints, "taints", nil, "Taints of the Worker when it is first registered, as KEY=VALUE:EFFECT or KEY:EFFECT")
 	flags.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "How long commands get at most between SIGTERM and SIGKILL when the worker stops")
 	flags.DurationVar(&s.leaseDuration, "lease-duration", 40*time.Second, "How long the worker counts as alive without a sign of life, of which it gives four in that time; longer for an unreliable network")
+	s.logs.addFlags(flags)
+	flags.Int64Var(&s.taskMaxPIDs, "task-max-pids", 4096, "How many processes and threads a task may have at a time, -1 for any number; needs a control group of the worker's own")
+	flags.StringVar(&s.metricsAddress, "metrics-bind-address", "0", "Loopback address that /metrics is served on by plain HTTP, like 127.0.0.1:9090; 0 for none")
 	flags.IntVarP(&s.verbosity, "v", "v", 0, "How much to log: 2 for what happens, 4 for why")
 	return command
 }
@@ -135,6 +142,15 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 	if s.leaseDuration < time.Second || s.leaseDuration%time.Second != 0 {
 		return fmt.Errorf("--lease-duration=%s: must be whole seconds, 1s or more", s.leaseDuration)
 	}
+	if err := s.logs.validate(); err != nil {
+		return err
+	}
+	if s.taskMaxPIDs == 0 || s.taskMaxPIDs < -1 {
+		return fmt.Errorf("--task-max-pids=%d: must be 1 or more, or -1 for any number", s.taskMaxPIDs)
+	}
+	if err := validateLoopback(s.metricsAddress); err != nil {
+		return fmt.Errorf("--metrics-bind-address=%s: %w", s.metricsAddress, err)
+	}
 	config, accessNamespace, err := s.access()
 	if err != nil {
 		return err
@@ -147,6 +163,22 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("the access to the API: %w", err)
 	}
+	store, err := s.logs.open(id, s.stateDir)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	logServer, err := s.logs.serve(store, id, config)
+	if err != nil {
+		return err
+	}
+	defer logServer.Close()
+	registry := prometheus.NewRegistry()
+	stopMetrics, err := serveMetrics(ctx, s.metricsAddress, registry)
+	if err != nil {
+		return fmt.Errorf("--metrics-bind-address: %w", err)
+	}
+	defer stopMetrics()
 	klog.FromContext(ctx).Info("The worker starts", "namespace", id.namespace, "name", id.name, "server", config.Host,
 		"tasks", s.tasks, "version", version.Get().GitVersion)
 	return worker.New(client, worker.Options{
@@ -158,6 +190,12 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 		Version:       version.Get().GitVersion,
 		DrainTimeout:  s.drainTimeout,
 		LeaseDuration: s.leaseDuration,
+		TaskMaxPIDs:   s.taskMaxPIDs,
+		// A task that means to use the API should not do so as the worker by mistake.
+		WithheldEnv: []string{clientcmd.RecommendedConfigPathEnvVar},
+		Registerer:  registry,
+		Logs:        store,
+		Endpoint:    logServer.Endpoint(),
 	}).Run(ctx)
 }
 

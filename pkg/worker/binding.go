@@ -46,10 +46,12 @@ type binding struct {
 	worker      string
 	incarnation string
 	disruptions int32
+	metrics     *metrics
 }
 
-func bindingOf(tasks typed.TaskInterface, task *batch.Task) binding {
+func bindingOf(tasks typed.TaskInterface, task *batch.Task, metrics *metrics) binding {
 	return binding{
+		metrics:     metrics,
 		tasks:       tasks,
 		name:        task.Name,
 		uid:         task.UID,
@@ -69,7 +71,9 @@ func (b binding) updateStatus(ctx context.Context, giveUp <-chan struct{}, task 
 	return b.persist(ctx, giveUp, task, func(ctx context.Context, task *batch.Task) (*batch.Task, error) {
 		task = task.DeepCopy()
 		change(&task.Status)
-		return b.tasks.UpdateStatus(ctx, task, metav1.UpdateOptions{})
+		stored, err := b.tasks.UpdateStatus(ctx, task, metav1.UpdateOptions{})
+		b.metrics.wrote(err)
+		return stored, err
 	})
 }
 

@@ -19,10 +19,12 @@ package worker
 import (
 	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/logs"
 )
 
 // expand replaces the references $(NAME) in s that are in vars, by the rules for the containers of a Pod: $$ stands for a
@@ -66,17 +68,29 @@ type invocation struct {
 	argv []string
 	dir  string
 	env  []string
+
+	mark     string    // an entry of env that no other attempt has
+	group    *group    // to start in, or nil
+	oomScore int64     // zero: as it is
+	log      *logs.Log // takes all output, or nil
 }
 
 // invocationOf is what an attempt at a task runs. Its environment is the worker's own, then the task's, then what says which
-// task it is. References see the last two only, and of the task's variables those before them.
-func invocationOf(task *batch.Task, attempt int32) invocation {
+// task it is, and in which file it may say how far it is. References see the last two only, and of the task's variables those before
+// them. Variables of the worker's own that are withheld are not in it.
+func invocationOf(task *batch.Task, attempt int32, progress progressFile, withheld []string) invocation {
 	identity := map[string]string{
 		"TASK_NAME":      task.Name,
 		"TASK_NAMESPACE": task.Namespace,
 		"TASK_ATTEMPT":   strconv.Itoa(int(attempt)),
 	}
-	inv := invocation{dir: task.Spec.WorkingDir, env: os.Environ()}
+	if progress != "" {
+		identity[progressVariable] = string(progress)
+	}
+	inv := invocation{dir: task.Spec.WorkingDir, env: slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.Contains(withheld, name)
+	})}
 	vars := maps.Clone(identity)
 	for _, e := range task.Spec.Env {
 		if _, taken := identity[e.Name]; taken {

@@ -72,6 +72,7 @@ func TestExpand(t *testing.T) {
 func TestInvocation(t *testing.T) {
 	t.Setenv("OF_THE_WORKER", "w")
 	t.Setenv("OVERRIDDEN", "w")
+	t.Setenv("WITHHELD", "secret")
 	inv := invocationOf(&batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: "t", Namespace: "ns"},
 		Spec: batch.TaskSpec{
@@ -86,7 +87,7 @@ func TestInvocation(t *testing.T) {
 			},
 			WorkingDir: "$(FIRST)",
 		},
-	}, 3)
+	}, 3, "/run/progress", []string{"WITHHELD"})
 	if want := []string{"1", "$(OF_THE_WORKER)", "1t$(FIRST)", "t/ns/3"}; !slices.Equal(inv.argv, want) {
 		t.Errorf("argv is %q, want %q", inv.argv, want)
 	}
@@ -97,6 +98,7 @@ func TestInvocation(t *testing.T) {
 	for name, want := range map[string]string{
 		"OF_THE_WORKER": "w", "OVERRIDDEN": "t", "EARLY": "$(FIRST)", "FIRST": "1", "SECOND": "1t$(FIRST)",
 		"TASK_NAME": "t", "TASK_NAMESPACE": "ns", "TASK_ATTEMPT": "3",
+		"TASK_PROGRESS_FILE": "/run/progress", "WITHHELD": "",
 	} {
 		got := ""
 		for _, e := range inv.env {

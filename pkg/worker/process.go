@@ -19,27 +19,34 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 )
 
-// outputDelay is how long output is still read after a command has ended. Nothing of its process group is left then, but a
-// process that left the group may hold the pipe open for ever.
+// outputDelay is how long output is still read after a command has ended. What it has left behind is killed by then, but a process
+// that was not found may hold the pipe open for ever.
 const outputDelay = 500 * time.Millisecond
 
-// process is a command that was started as the leader of a process group of its own. Its methods are safe for concurrent
-// use and do not block.
+// process is a command that was started as the leader of a session of its own. Its methods are safe for concurrent use and do not
+// block.
 type process struct {
-	// done is closed when the command has ended, its group was killed and its output was read.
+	// done is closed when the command has ended, what it has left behind was killed and its output was read.
 	done chan struct{}
+	// outOfMemory tells, once done is closed, that the command was killed because memory ran out.
+	outOfMemory bool
 
 	cmd    *exec.Cmd
+	mark   string
+	group  *group // nil without one
 	output tail
 
 	mu     sync.Mutex
@@ -56,8 +63,13 @@ type startError struct {
 
 func (e *startError) Error() string { return e.err.Error() }
 
-// startProcess starts a command.
-func startProcess(inv invocation) (*process, *startError) {
+// startProcess starts a command. It ends the group of the invocation once the command has ended, and if it does not start.
+func startProcess(inv invocation) (_ *process, failed *startError) {
+	defer func() {
+		if failed != nil && inv.group != nil {
+			_, _ = inv.group.end()
+		}
+	}()
 	if inv.dir != "" {
 		if info, err := os.Stat(inv.dir); err != nil {
 			return nil, &startError{126, fmt.Errorf("workingDir: %w", err)}
@@ -65,25 +77,46 @@ func startProcess(inv invocation) (*process, *startError) {
 			return nil, &startError{126, fmt.Errorf("workingDir: %s is not a directory", inv.dir)}
 		}
 	}
-	p := &process{done: make(chan struct{})}
-	p.cmd = exec.Command(inv.argv[0], inv.argv[1:]...)
-	p.cmd.Dir, p.cmd.Env = inv.dir, inv.env
-	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
-	p.cmd.WaitDelay = outputDelay
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid: true,
-		// The kernel sends it when the thread ends that started the command. Threads of Go end with the process, but
-		// for those that a goroutine has locked and not unlocked: nothing that is linked in here does that.
-		Pdeathsig: syscall.SIGKILL,
+	p := &process{done: make(chan struct{}), mark: inv.mark, group: inv.group}
+	err := p.start(inv)
+	if err != nil && p.group != nil {
+		// A container can forbid what it takes to start a process in a group, and let groups be made all the same.
+		p.group = nil
+		if err = p.start(inv); err == nil {
+			klog.Background().Info("The command was started outside of its control group")
+			_, _ = inv.group.end()
+		}
 	}
-	if err := p.cmd.Start(); err != nil {
+	if err != nil {
 		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 			return nil, &startError{127, err}
 		}
 		return nil, &startError{126, err}
 	}
+	if inv.oomScore != 0 {
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.cmd.Process.Pid), []byte(strconv.FormatInt(inv.oomScore, 10)), 0)
+	}
 	go p.wait()
 	return p, nil
+}
+
+func (p *process) start(inv invocation) error {
+	p.cmd = exec.Command(inv.argv[0], inv.argv[1:]...)
+	p.cmd.Dir, p.cmd.Env = inv.dir, inv.env
+	output := io.MultiWriter(&p.output, inv.log)
+	p.cmd.Stdout, p.cmd.Stderr = output, output
+	p.cmd.WaitDelay = outputDelay
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{
+		// With a group of the same number.
+		Setsid: true,
+		// The kernel sends it when the thread ends that started the command. Threads of Go end with the process, but
+		// for those that a goroutine has locked and not unlocked: nothing that is linked in here does that.
+		Pdeathsig: syscall.SIGKILL,
+	}
+	if p.group != nil {
+		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(p.group.handle.Fd())
+	}
+	return children.start(p.cmd)
 }
 
 func (p *process) wait() {
@@ -99,8 +132,22 @@ func (p *process) wait() {
 	}
 	_ = unix.Kill(-pid, unix.SIGKILL)
 	p.mu.Unlock()
+	var err error
+	if p.group != nil {
+		p.outOfMemory, err = p.group.end()
+	} else {
+		err = children.sweep(pid, p.mark)
+	}
+	if err != nil {
+		klog.Background().Error(err, "Processes of a command that has ended go on")
+	}
 	// The error says again what ProcessState says, or that output was given up.
 	_ = p.cmd.Wait()
+	children.forget(p.cmd)
+	// Killed may have been just a part of it, which it has done without.
+	if code, _ := p.exit(); code != exitKilled {
+		p.outOfMemory = false
+	}
 }
 
 // terminate sends SIGTERM to the group, once, and SIGKILL after the grace period. Called again it can shorten the period,
@@ -127,7 +174,7 @@ func (p *process) terminate(grace time.Duration) {
 	}
 }
 
-// exit is the exit code of the command, and the signal that ended it or zero. It must be called only once done is closed.
+// exit is the exit code of the command, and the signal that ended it or zero. It must be called only once the command was waited for.
 func (p *process) exit() (code, signal int32) {
 	if p.cmd.ProcessState == nil {
 		return -1, 0 // reaped by somebody else

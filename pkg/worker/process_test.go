@@ -184,8 +184,9 @@ func TestNothingOfTheGroupOutlivesTheCommand(t *testing.T) {
 	eventually(t, "the background process ends", func() bool { return !alive(child) })
 }
 
-func TestAProcessThatLeftTheGroupDoesNotHoldUpTheEnd(t *testing.T) {
+func TestAProcessThatIsNotFoundDoesNotHoldUpTheEnd(t *testing.T) {
 	dir := t.TempDir()
+	// Nothing marks it.
 	p := mustStart(t, sh("setsid sh -c 'echo $$ >"+dir+"/pid; exec sleep 1000' & while [ ! -s "+dir+"/pid ]; do sleep 0.01; done; echo out"))
 	stray := pidIn(t, dir+"/pid")
 	t.Cleanup(func() { _ = unix.Kill(stray, unix.SIGKILL) })

@@ -143,6 +143,7 @@ func (g *registration) publish(ctx context.Context, ready metav1.Condition, runn
 	next := g.worker.DeepCopy()
 	next.Status.Capacity, next.Status.Allocatable = g.options.Capacity, g.options.Capacity
 	next.Status.Incarnation, next.Status.RunningTasks, next.Status.WorkerInfo = g.incarnation, running, g.info
+	next.Status.Endpoint = g.options.Endpoint
 	meta.SetStatusCondition(&next.Status.Conditions, ready)
 	if equality.Semantic.DeepEqual(next.Status, g.worker.Status) {
 		return nil

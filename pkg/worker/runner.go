@@ -35,6 +35,8 @@ const (
 	defaultGrace = 30 * time.Second
 	// exitOverdue is the exit code of a task whose time was over before its command could start, as timeout(1) has it.
 	exitOverdue = 124
+	// exitKilled is the exit code of a command that SIGKILL has ended, and of a shell whose last command that has ended.
+	exitKilled = 128 + 9
 	// reasonBackOff is the reason of a waiting state between two attempts.
 	reasonBackOff = "BackOff"
 )
@@ -70,6 +72,7 @@ type runner struct {
 	unsaid   bool        // run has changed since it was last written
 	write    *write      // in flight, or nil
 	process  *process    // nil unless the command runs
+	progress progressFile
 	ending   ending
 	deadline *time.Timer // nil without a deadline
 }
@@ -81,10 +84,12 @@ type run struct {
 	attempts       int32
 	startTime      *metav1.Time
 	completionTime *metav1.Time
+	progress       string
 }
 
 func (r run) apply(s *batch.TaskStatus) {
 	s.Phase, s.State, s.Attempts, s.StartTime, s.CompletionTime = r.phase, r.state, r.attempts, r.startTime, r.completionTime
+	s.Progress = r.progress
 }
 
 // write is a status update that is sent while other things go on.
@@ -99,7 +104,7 @@ func newRunner(w *Worker, task *batch.Task, before <-chan struct{}) *runner {
 	lost := make(chan struct{})
 	return &runner{
 		worker:  w,
-		binding: bindingOf(w.client.BatchV1alpha1().Tasks(w.options.Namespace), task),
+		binding: bindingOf(w.client.BatchV1alpha1().Tasks(w.options.Namespace), task, w.metrics),
 		before:  before,
 		changed: make(chan struct{}, 1),
 		lost:    lost,
@@ -154,6 +159,8 @@ func (r *runner) start(ctx context.Context) {
 func (r *runner) execute(ctx context.Context) error {
 	r.worker.running.Add(1)
 	defer r.worker.running.Add(-1)
+	r.worker.metrics.running.Inc()
+	defer r.worker.metrics.running.Dec()
 	defer r.stopDeadline()
 	s := r.task.Status
 	r.run = run{phase: batch.TaskRunning, attempts: s.Attempts, startTime: s.StartTime}
@@ -172,7 +179,7 @@ func (r *runner) execute(ctx context.Context) error {
 
 	var last *batch.TaskStateTerminated
 	for r.ending == byItself {
-		last = r.attempt(ctx)
+		last = r.attempt(ctx, failures)
 		if last.Reason == batch.TaskReasonCompleted || r.ending != byItself {
 			break
 		}
@@ -188,15 +195,21 @@ func (r *runner) execute(ctx context.Context) error {
 	return r.conclude(ctx, last)
 }
 
-// attempt runs the command once, and says how it ended.
-func (r *runner) attempt(ctx context.Context) *batch.TaskStateTerminated {
+// attempt runs the command once, after so many failures, and says how it ended.
+func (r *runner) attempt(ctx context.Context, failures int32) *batch.TaskStateTerminated {
 	begun := metav1.Now()
 	r.run.attempts++
+	r.run.progress = ""
 	if r.run.startTime == nil {
 		r.run.startTime = &begun
 		r.setDeadline()
 	}
-	p, startErr := startProcess(invocationOf(r.task, r.run.attempts))
+	r.worker.metrics.begun(r.task, r.run, failures)
+	inv, progress := r.worker.site.prepare(ctx, r.task, r.run.attempts)
+	defer r.worker.site.clear(progress)
+	inv.log = r.worker.options.Logs.Create(r.task.UID, r.run.attempts)
+	defer inv.log.Close()
+	p, startErr := startProcess(inv)
 	if startErr != nil {
 		var message tail
 		_, _ = message.Write([]byte(startErr.Error()))
@@ -204,19 +217,35 @@ func (r *runner) attempt(ctx context.Context) *batch.TaskStateTerminated {
 			ExitCode: startErr.code, Reason: batch.TaskReasonStartError, Message: message.String(), StartedAt: begun, FinishedAt: metav1.Now(),
 		}
 	}
-	r.process = p
+	r.process, r.progress = p, progress
 	r.run.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: begun}}
 	announce := time.NewTimer(r.worker.options.AnnounceDelay)
 	defer announce.Stop()
-	r.wait(ctx, p.done, announce.C)
+	look := time.NewTicker(r.worker.options.ProgressInterval)
+	defer look.Stop()
+	r.wait(ctx, p.done, announce.C, look.C)
 	r.process = nil
+	r.look()
 
 	end := &batch.TaskStateTerminated{Reason: batch.TaskReasonCompleted, StartedAt: begun, FinishedAt: metav1.Now()}
 	end.ExitCode, end.Signal = p.exit()
 	if end.ExitCode != 0 || r.ending == byDeadline {
 		end.Reason, end.Message = batch.TaskReasonError, p.output.String()
 	}
+	if p.outOfMemory {
+		end.Reason = batch.TaskReasonOOMKilled
+	}
 	return end
+}
+
+// look takes in what the command says of its progress, and tells whether that is news.
+func (r *runner) look() bool {
+	said := r.progress.read()
+	if said == "" || said == r.run.progress {
+		return false
+	}
+	r.run.progress = said
+	return true
 }
 
 // backOff waits until the next attempt is due, or the task is ended.
@@ -229,12 +258,12 @@ func (r *runner) backOff(ctx context.Context, delay time.Duration, last *batch.T
 	due := make(chan struct{})
 	timer := time.AfterFunc(delay, func() { close(due) })
 	defer timer.Stop()
-	r.wait(ctx, due, nil)
+	r.wait(ctx, due, nil, nil)
 }
 
 // wait waits for done. Reasons to end the task end its command, for which it then waits; without a command they end the wait.
-// At the time to announce, and from the start if there is something unsaid, the status is written meanwhile.
-func (r *runner) wait(ctx context.Context, done <-chan struct{}, announce <-chan time.Time) {
+// At the time to announce, from the start if there is something unsaid, and when a look finds progress, the status is written meanwhile.
+func (r *runner) wait(ctx context.Context, done <-chan struct{}, announce, look <-chan time.Time) {
 	lost, draining := r.lost, r.worker.draining
 	for r.process != nil || r.ending == byItself {
 		if r.unsaid && r.write == nil {
@@ -252,7 +281,10 @@ func (r *runner) wait(ctx context.Context, done <-chan struct{}, announce <-chan
 		case <-done:
 			return
 		case <-announce:
+			r.look()
 			r.unsaid = true
+		case <-look:
+			r.unsaid = r.look() || r.unsaid
 		case <-written:
 			r.endWrite()
 		case <-r.changed:
@@ -296,6 +328,7 @@ func (r *runner) conclude(ctx context.Context, last *batch.TaskStateTerminated) 
 		return r.binding.remove(ctx, r.task)
 	}
 	r.run.phase, r.run.state, r.run.completionTime = phase, batch.TaskState{Terminated: last}, &last.FinishedAt
+	r.worker.metrics.ended(r.run)
 	// The write itself takes the task out of what the informer shows, so a loss ends only its repetition.
 	stored, err := r.binding.updateStatus(ctx, r.lost, r.task, r.run.apply)
 	if err == nil && stored.DeletionTimestamp != nil {

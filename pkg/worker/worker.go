@@ -26,6 +26,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -36,10 +37,14 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/logs"
 )
 
 // lastRequests is how long a worker that stops may take to report, beyond the time that its commands have to end.
 const lastRequests = 5 * time.Second
+
+// defaultTaskMaxPIDs leaves room for a build on a large machine, and to the machine for all else.
+const defaultTaskMaxPIDs = 4096
 
 // Options say what a worker is and how it works. Zero durations stand for the defaults.
 type Options struct {
@@ -67,6 +72,19 @@ type Options struct {
 	HeartbeatInterval time.Duration
 	// AnnounceDelay is how long a command has to run for its start to be reported before its end is, by default 100 ms.
 	AnnounceDelay time.Duration
+	// ProgressInterval is the least time between two reports of the progress of a task, but for its start and its end, by default 5 s.
+	ProgressInterval time.Duration
+
+	// TaskMaxPIDs is how many processes and threads a task may have at a time, where control groups can bound that, by default
+	// 4096. Less than zero is no bound.
+	TaskMaxPIDs int64
+	// WithheldEnv are the names of variables in the environment of this process that tasks do not get.
+	WithheldEnv []string
+	// Logs is where the output of commands is kept, nil for nowhere, and Endpoint where it is served, nil for nowhere.
+	Logs     *logs.Store
+	Endpoint *batch.WorkerEndpoint
+	// Registerer is where metrics are registered, nil for nowhere. Workers that share one are counted together.
+	Registerer prometheus.Registerer
 }
 
 func (o Options) withDefaults() Options {
@@ -79,6 +97,7 @@ func (o Options) withDefaults() Options {
 		{&o.BackoffCap, 5 * time.Minute},
 		{&o.LeaseDuration, 40 * time.Second},
 		{&o.AnnounceDelay, 100 * time.Millisecond},
+		{&o.ProgressInterval, 5 * time.Second},
 	} {
 		if *d.option == 0 {
 			*d.option = d.value
@@ -86,6 +105,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.HeartbeatInterval == 0 {
 		o.HeartbeatInterval = o.LeaseDuration / 4
+	}
+	if o.TaskMaxPIDs == 0 {
+		o.TaskMaxPIDs = defaultTaskMaxPIDs
 	}
 	return o
 }
@@ -109,6 +131,8 @@ type Worker struct {
 	options      Options
 	incarnation  string
 	registration *registration
+	metrics      *metrics
+	site         site // set before the first runner starts
 
 	running    atomic.Int32
 	draining   chan struct{} // closed when no command is to be started any more
@@ -130,6 +154,7 @@ func New(client versioned.Interface, options Options) *Worker {
 		options:      options,
 		incarnation:  incarnation,
 		registration: newRegistration(client, options, incarnation),
+		metrics:      newMetrics(options.Registerer),
 		draining:     make(chan struct{}),
 		superseded:   superseded,
 		supersede:    sync.OnceFunc(func() { close(superseded) }),
@@ -137,15 +162,30 @@ func New(client versioned.Interface, options Options) *Worker {
 	}
 }
 
-// Run registers the worker and runs its tasks until ctx is done. Then it takes no more tasks, ends what runs, gives back
-// what has not finished, and returns, at the latest 10 s after the drain timeout. It fails with ErrSuperseded when another process
-// takes the worker's name, and at once when the options are not valid. It may be called once.
+// Run kills what is left of the commands of earlier processes of the worker, registers it and runs its tasks until ctx is done.
+// Then it takes no more tasks, ends what runs, gives back what has not finished, and returns, at the latest 10 s after the drain
+// timeout. It fails with ErrSuperseded when another process takes the worker's name, and at once when the options are not valid. It
+// may be called once.
+//
+// Meanwhile this process is a child subreaper (see prctl(2)), and reaps children that it has not started, but for those in its own
+// session: other parts of the program must not start processes in other sessions.
 func (w *Worker) Run(ctx context.Context) error {
 	if err := w.options.validate(); err != nil {
 		return err
 	}
 	logger := klog.FromContext(ctx).WithValues("worker", klog.KRef(w.options.Namespace, w.options.Name))
 	ctx = klog.NewContext(ctx, logger)
+	release := children.adopt()
+	defer release()
+	var err error
+	if w.site, err = newSite(ctx, w.options, w.incarnation); err != nil {
+		return err
+	}
+	defer func() {
+		if err := w.site.leave(); err != nil {
+			logger.Error(err, "Something is left of the tasks that were run")
+		}
+	}()
 	if err := w.register(ctx); err != nil {
 		return err
 	}

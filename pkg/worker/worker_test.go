@@ -644,7 +644,7 @@ func TestAResultWhoseReceiptWasLostIsNotWrittenAgain(t *testing.T) {
 	f.create("t", script("exit 0"))
 	f.bind("t", "first")
 	task := f.get("t")
-	stored, err := bindingOf(api.BatchV1alpha1().Tasks("default"), task).updateStatus(t.Context(), nil, task, func(s *batch.TaskStatus) {
+	stored, err := bindingOf(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil)).updateStatus(t.Context(), nil, task, func(s *batch.TaskStatus) {
 		s.Phase = batch.TaskSucceeded
 	})
 	f.must(err)

@@ -15,7 +15,7 @@ limitations under the License.
 */
 
 // Package testapi answers the typed client from memory, for tests of the programs that use it. It holds to the rules
-// that the server has for tasks, workers and their leases: optimistic updates, fencing by incarnation, binding, eviction,
+// that the server has for tasks, workers, their leases and queues: optimistic updates, fencing by incarnation, binding, eviction,
 // graceful deletion, and watches by field selector that start where a list ended.
 package testapi
 
@@ -156,6 +156,8 @@ func (s *Server) list(resource, namespace string, opts metav1.ListOptions) (runt
 		list = &batch.TaskList{}
 	case "workers":
 		list = &batch.WorkerList{}
+	case "taskqueues":
+		list = &batch.TaskQueueList{}
 	default:
 		list = &batch.WorkerLeaseList{}
 	}
@@ -178,6 +180,8 @@ func (s *Server) create(resource schema.GroupVersionResource, namespace string, 
 		o.Status = batch.TaskStatus{Phase: batch.TaskPending}
 	case *batch.Worker:
 		o.Status = batch.WorkerStatus{}
+	case *batch.TaskQueue:
+		o.Status = batch.TaskQueueStatus{}
 	}
 	return s.store(resource.Resource, nil, obj), nil
 }
@@ -212,6 +216,14 @@ func (s *Server) update(resource schema.GroupVersionResource, namespace, subreso
 		obj = stored
 	case *batch.Worker:
 		stored := old.DeepCopyObject().(*batch.Worker)
+		if subresource == "status" {
+			stored.Status = o.Status
+		} else {
+			stored.Spec, stored.Labels = o.Spec, o.Labels
+		}
+		obj = stored
+	case *batch.TaskQueue:
+		stored := old.DeepCopyObject().(*batch.TaskQueue)
 		if subresource == "status" {
 			stored.Status = o.Status
 		} else {
@@ -259,6 +271,8 @@ func (s *Server) bind(resource schema.GroupVersionResource, namespace, name stri
 	switch {
 	case binding.UID != "" && binding.UID != task.UID:
 		return conflict(resource, name, "another task has that name")
+	case binding.ResourceVersion != "" && binding.ResourceVersion != task.ResourceVersion:
+		return conflict(resource, name, "the task has changed")
 	case task.Spec.WorkerName != "" || finished(task) || task.DeletionTimestamp != nil || len(task.Spec.SchedulingGates) > 0:
 		return conflict(resource, name, "the task cannot be bound")
 	}

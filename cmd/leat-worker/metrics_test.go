@@ -1,0 +1,72 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package main
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+func TestMetricsAreServed(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	if _, err := serveMetrics(t.Context(), address, prometheus.NewRegistry()); err == nil {
+		t.Error("an address that is in use is no error")
+	}
+	free.Close()
+	stop, err := serveMetrics(t.Context(), address, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.Get("http://" + address + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil || !strings.Contains(string(body), "process_resident_memory_bytes") {
+		t.Errorf("answered %s, %v", body, err)
+	}
+	stop()
+	if _, err := net.Dial("tcp", address); err == nil {
+		t.Error("it is served after its end")
+	}
+	if stop, err := serveMetrics(t.Context(), noMetrics, nil); err != nil {
+		t.Error(err)
+	} else {
+		stop()
+	}
+}
+
+func TestMetricsAreForThisMachine(t *testing.T) {
+	for address, ok := range map[string]bool{
+		"0": true, "127.0.0.1:9090": true, "[::1]:9090": true, "localhost:9090": true, "127.1.2.3:0": true,
+		"": false, ":9090": false, "0.0.0.0:9090": false, "10.0.0.1:9090": false, "9090": false, "example.com:9090": false,
+	} {
+		if err := validateLoopback(address); (err == nil) != ok {
+			t.Errorf("%q: %v", address, err)
+		}
+	}
+}

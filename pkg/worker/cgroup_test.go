@@ -1,0 +1,305 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package worker
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+func TestGroupDir(t *testing.T) {
+	const (
+		unified   = "25 30 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+		hybrid    = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+		container = "700 690 0:22 /system.slice/docker-1.scope /sys/fs/cgroup ro master:4 - cgroup2 cgroup rw\n"
+	)
+	for name, tc := range map[string]struct {
+		membership, mounts, want, wantFailed string
+	}{
+		"systemd":                      {"0::/system.slice/leat.service\n", unified, "/sys/fs/cgroup/system.slice/leat.service", ""},
+		"two versions":                 {"9:name=systemd:/x\n8:pids:/y\n0::/z\n", hybrid, "/sys/fs/cgroup/unified/z", ""},
+		"a container":                  {"0::/\n", unified, "/sys/fs/cgroup", ""},
+		"a part of the hierarchy":      {"0::/system.slice/docker-1.scope/a\n", container, "/sys/fs/cgroup/a", ""},
+		"outside of what is mounted":   {"0::/system.slice/docker-2.scope\n", container, "", "is not mounted"},
+		"outside of its own namespace": {"0::/../other\n", unified, "", "outside of what"},
+		"not mounted":                  {"0::/x\n", "", "", "is not mounted"},
+		"version 1 only":               {"8:pids:/y\n", hybrid, "", "no control groups of version 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := groupDir(tc.membership, tc.mounts)
+			if got != tc.want || (err == nil) != (tc.wantFailed == "") || err != nil && !strings.Contains(err.Error(), tc.wantFailed) {
+				t.Errorf("got %q, %v; want %q or to fail with %q", got, err, tc.want, tc.wantFailed)
+			}
+		})
+	}
+}
+
+// plain is a directory of plain files, which take all that is written to them.
+func plain(t *testing.T, dir string, files map[string]string) string {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func content(dir, file string) string {
+	text, _ := os.ReadFile(filepath.Join(dir, file))
+	return string(text)
+}
+
+func TestDelegate(t *testing.T) {
+	self := strconv.Itoa(os.Getpid())
+	for name, tc := range map[string]struct {
+		files       map[string]string
+		controllers []string
+		unbounded   string
+		moved       bool
+		enabled     string
+	}{
+		"alone": {
+			map[string]string{"cgroup.controllers": "cpuset cpu io memory pids\n", "cgroup.subtree_control": "\n", "cgroup.type": "domain\n", "cgroup.procs": self + "\n"},
+			[]string{"cpu", "memory", "pids"}, "", true, "+cpu +memory +pids",
+		},
+		"not alone": {
+			map[string]string{"cgroup.controllers": "cpu memory pids\n", "cgroup.subtree_control": "", "cgroup.type": "domain\n", "cgroup.procs": "1\n" + self + "\n"},
+			nil, "holds other processes too, such as 1", false, "",
+		},
+		"enabled already": {
+			map[string]string{"cgroup.controllers": "memory pids\n", "cgroup.subtree_control": "pids memory\n", "cgroup.type": "domain\n", "cgroup.procs": ""},
+			[]string{"memory", "pids"}, "", false, "pids memory\n",
+		},
+		"the root of all": {
+			map[string]string{"cgroup.controllers": "cpu\n", "cgroup.subtree_control": "", "cgroup.procs": "1\n2\n"},
+			[]string{"cpu"}, "", false, "+cpu",
+		},
+		"no controllers": {
+			map[string]string{"cgroup.controllers": "hugetlb\n", "cgroup.subtree_control": "", "cgroup.procs": "1\n"},
+			nil, "none of the controllers", false, "",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := plain(t, t.TempDir(), tc.files)
+			got, err := delegate(dir)
+			if err != nil || got.dir != dir || !slices.Equal(got.controllers, tc.controllers) {
+				t.Errorf("got %+v, %v, want controllers %q", got, err, tc.controllers)
+			}
+			if (got.unbounded == nil) != (tc.unbounded == "") || got.unbounded != nil && !strings.Contains(got.unbounded.Error(), tc.unbounded) {
+				t.Errorf("it is unbounded because of %v, want %q", got.unbounded, tc.unbounded)
+			}
+			if moved := content(filepath.Join(dir, leafGroup), "cgroup.procs") == self; moved != tc.moved {
+				t.Errorf("moved to the leaf: %t", moved)
+			}
+			if enabled := content(dir, "cgroup.subtree_control"); enabled != tc.enabled {
+				t.Errorf("enabled %q, want %q", enabled, tc.enabled)
+			}
+		})
+	}
+	if _, err := delegate("/proc"); err == nil {
+		t.Error("a directory without groups was taken for one")
+	}
+}
+
+func TestBoundsOfATask(t *testing.T) {
+	dir := t.TempDir()
+	plain(t, filepath.Join(dir, "w"), map[string]string{"cgroup.kill": ""})
+	g, err := newGroups(delegation{dir: dir, controllers: []string{"cpu", "memory", "pids"}}, "w", 8<<30, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := content(g.dir, "memory.max"); got != "8589934592" {
+		t.Errorf("memory.max of all tasks is %q", got)
+	}
+	if got := content(g.dir, "cgroup.subtree_control"); got != "+cpu +memory +pids" {
+		t.Errorf("enabled for tasks is %q", got)
+	}
+	for name, tc := range map[string]struct {
+		requests batch.ResourceList
+		want     map[string]string
+	}{
+		"nothing": {nil, map[string]string{"cpu.weight": "1", "memory.min": "", "memory.oom.group": "1", "pids.max": "100"}},
+		"a CPU and memory": {
+			batch.ResourceList{"cpu": resource.MustParse("1"), "memory": resource.MustParse("1Gi")},
+			map[string]string{"cpu.weight": "100", "memory.min": "1073741824", "memory.oom.group": "1", "pids.max": "100"},
+		},
+		"a little": {batch.ResourceList{"cpu": resource.MustParse("5m")}, map[string]string{"cpu.weight": "1"}},
+		"a half":   {batch.ResourceList{"cpu": resource.MustParse("500m")}, map[string]string{"cpu.weight": "50"}},
+		"a lot":    {batch.ResourceList{"cpu": resource.MustParse("1000")}, map[string]string{"cpu.weight": "10000"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			added, err := g.add(name, tc.requests)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for file, want := range tc.want {
+				if got := content(added.dir, file); got != want {
+					t.Errorf("%s is %q, want %q", file, got, want)
+				}
+			}
+			added.handle.Close()
+		})
+	}
+	g.pids, g.controllers = -1, []string{"pids"}
+	added, err := g.add("not bounded", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if entries, _ := os.ReadDir(added.dir); len(entries) > 0 {
+		t.Errorf("written: %v", entries)
+	}
+	added.handle.Close()
+	if _, err := newGroups(delegation{dir: dir}, "without cgroup.kill", 0, 1); err == nil || !strings.Contains(err.Error(), "5.14") {
+		t.Errorf("an old kernel: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "without cgroup.kill")); err == nil {
+		t.Error("the group that is of no use is left")
+	}
+}
+
+func TestOOMScore(t *testing.T) {
+	for _, tc := range []struct{ own, request, capacity, want int64 }{
+		{0, 0, 1000, 1000},
+		{0, 250, 1000, 750},
+		{0, 1000, 1000, 1},
+		{0, 5000, 1000, 1},
+		{900, 250, 1000, 901},
+		{1000, 0, 1000, 1000},
+		{-998, 1000, 1000, 0},
+	} {
+		if got := oomScore(tc.own, tc.request, tc.capacity); got != tc.want {
+			t.Errorf("oomScore(%d, %d, %d) = %d, want %d", tc.own, tc.request, tc.capacity, got, tc.want)
+		}
+	}
+}
+
+func TestTasksAreKilledBeforeTheirWorker(t *testing.T) {
+	s := newTestSite(t, "score", false)
+	s.memory = 1000 << 20
+	inv, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{
+		Command:   []string{"sleep", "1000"},
+		Resources: batch.TaskResources{Requests: batch.ResourceList{"memory": resource.MustParse("100Mi")}},
+	}}, 1)
+	p := mustStart(t, inv)
+	eventually(t, "the score is set", func() bool {
+		return content("/proc/"+strconv.Itoa(p.cmd.Process.Pid), "oom_score_adj") == strconv.FormatInt(max(900, s.score+1), 10)+"\n"
+	})
+}
+
+func TestWhatTellsThatMemoryRanOut(t *testing.T) {
+	s := newTestSite(t, "memory", true)
+	for i, tc := range []struct {
+		name, events, script string
+		want                 bool
+	}{
+		{"killed", "low 0\noom 1\noom_kill 2\noom_group_kill 1\n", "kill -9 $$", true},
+		{"a shell's child was", "oom 1\noom_kill 1\n", "exit 137", true},
+		{"killed by somebody", "oom 0\noom_kill 0\noom_group_kill 0\n", "kill -9 $$", false},
+		{"a part, and it succeeded", "oom_kill 1\n", "exit 0", false},
+		{"a part, and it failed", "oom_kill 1\n", "exit 1", false},
+		{"nothing tells", "", "kill -9 $$", false},
+		{"was over a limit, no death", "max 7\noom 1\noom_kill 0\n", "kill -9 $$", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			events := filepath.Join(plain(t, t.TempDir(), map[string]string{"memory.events": tc.events}), "memory.events")
+			inv, _ := s.prepare(t.Context(), &batch.Task{}, int32(i))
+			inv.argv = []string{"sh", "-c", tc.script}
+			if inv.group == nil {
+				t.Logf("this machine has no control groups to use: only the file is read")
+				if got := killedForMemory(events); tc.want && !got {
+					t.Error("the file is not understood")
+				}
+				return
+			}
+			inv.group.events = events
+			p := mustStart(t, inv)
+			awaitExit(t, p)
+			if p.outOfMemory != tc.want {
+				t.Errorf("out of memory: %t", p.outOfMemory)
+			}
+		})
+	}
+}
+
+// TestAGroup is about the control groups of this machine, if it has any that this test may use.
+func TestAGroup(t *testing.T) {
+	s := newTestSite(t, "real", true)
+	in, err := delegated()
+	if s.groups == nil {
+		t.Logf("this machine has no control groups to use (%v): commands are started all the same", err)
+		if code, _ := awaitExit(t, s.sh(t, "exit 3")); code != 3 {
+			t.Errorf("exit code %d", code)
+		}
+		return
+	}
+	t.Logf("groups in %s, controllers %q, unbounded: %v", in.dir, in.controllers, in.unbounded)
+
+	dir := t.TempDir()
+	p := s.sh(t, `(setsid env -i sh -c 'cat /proc/self/cgroup >`+dir+`/child; echo $$ >`+dir+`/pid; exec sleep 1000' &); cat /proc/self/cgroup >`+dir+`/own; exec sleep 1000`)
+	daemon := pidIn(t, dir+"/pid")
+	name := filepath.Base(p.group.dir)
+	for _, file := range []string{"own", "child"} {
+		eventually(t, "the "+file+" group is told", func() bool { return strings.Contains(content(dir, file), name+"\n") })
+	}
+	// What a task makes of its own group, a container for one.
+	if err := os.MkdirAll(filepath.Join(p.group.dir, "a", "b"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := set(filepath.Join(p.group.dir, "a", "b"), "cgroup.procs", strconv.Itoa(daemon)); err != nil {
+		t.Fatal(err)
+	}
+	p.terminate(0)
+	awaitExit(t, p)
+	if alive(daemon) {
+		t.Error("a process of the group is alive")
+	}
+	if _, err := os.Stat(p.group.dir); err == nil {
+		t.Error("the group is left")
+	}
+
+	// A group in which nothing can be started.
+	handle, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside := mustStart(t, invocation{argv: []string{"sh", "-c", "exit 4"}, group: &group{dir: filepath.Join(dir, "none"), handle: handle}})
+	if code, _ := awaitExit(t, outside); code != 4 {
+		t.Errorf("exit code %d of a command that was started without its group", code)
+	}
+
+	// A command that is not started.
+	inv, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"/no/such/program"}}}, 7)
+	if _, err := startProcess(inv); err == nil {
+		t.Fatal("it was started")
+	}
+	if err := unix.Access(inv.group.dir, unix.F_OK); err == nil {
+		t.Error("its group is left")
+	}
+}

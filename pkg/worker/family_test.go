@@ -1,0 +1,415 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package worker
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// newTestSite is a site of a worker of that name. Without groups, marks do all that groups would.
+func newTestSite(t *testing.T, name string, withGroups bool) *site {
+	t.Helper()
+	t.Cleanup(children.adopt())
+	options := testOptions().withDefaults()
+	options.Name = name
+	s, err := newSite(t.Context(), options, strconv.FormatInt(time.Now().UnixNano(), 36))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := s
+	t.Cleanup(func() {
+		if err := all.leave(); err != nil {
+			t.Error(err)
+		}
+	})
+	if !withGroups {
+		s.groups = nil
+	}
+	return &s
+}
+
+// both runs a test where marks end what is left of commands, and where control groups do, if this machine has them.
+func both(t *testing.T, test func(t *testing.T, s *site)) {
+	t.Run("by marks", func(t *testing.T) { test(t, newTestSite(t, "by-marks", false)) })
+	t.Run("by groups", func(t *testing.T) {
+		s := newTestSite(t, "by-groups", true)
+		if s.groups == nil {
+			if in, err := delegated(); err == nil && in.unbounded == nil {
+				t.Errorf("there are no groups in %s, which has controllers", in.dir)
+			}
+			t.Log("this machine lets no control groups be used: marks are tested again")
+		}
+		test(t, s)
+	})
+}
+
+func (s *site) sh(t *testing.T, script string) *process {
+	t.Helper()
+	inv, progress := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", strings.ReplaceAll(script, "$", "$$")}}}, 1)
+	p := mustStart(t, inv)
+	t.Cleanup(func() {
+		p.terminate(0)
+		<-p.done
+		s.clear(progress)
+	})
+	return p
+}
+
+func TestWhatACommandLeavesBehindIsKilled(t *testing.T) {
+	both(t, func(t *testing.T, s *site) {
+		for _, tc := range []struct {
+			name, script string
+			groupOnly    bool
+		}{
+			{"in the background", `sh -c 'echo $$ >PID; exec sleep 1000' &`, false},
+			{"in a group of its own", `set -m; sh -c 'echo $$ >PID; exec sleep 1000' &`, false},
+			{"in a session of its own", `setsid sh -c 'echo $$ >PID; exec sleep 1000' >/dev/null 2>&1 </dev/null &`, false},
+			{"a daemon", `(setsid sh -c '(sh -c "echo \$\$ >PID; exec sleep 1000" >/dev/null 2>&1 </dev/null &)' &)`, false},
+			{"without an environment", `env -i sh -c 'echo $$ >PID; exec sleep 1000' &`, false},
+			{"that ignores signals", `setsid sh -c 'trap "" TERM HUP INT; echo $$ >PID; while :; do sleep 1; done' &`, false},
+			{"that starts another when it ends", `setsid sh -c 'sh -c "echo \$\$ >PID; exec sleep 1000"; sleep 1000' &`, false},
+			{"without an environment in a session of its own", `setsid env -i sh -c 'echo $$ >PID; exec sleep 1000' >/dev/null 2>&1 &`, true},
+		} {
+			if tc.groupOnly && s.groups == nil {
+				continue
+			}
+			t.Run(tc.name, func(t *testing.T) {
+				file := filepath.Join(t.TempDir(), "pid")
+				p := s.sh(t, strings.ReplaceAll(tc.script, "PID", file)+"\nwhile [ ! -s "+file+" ]; do sleep 0.01; done; exit 3")
+				if code, _ := awaitExit(t, p); code != 3 {
+					t.Errorf("exit code %d, want 3", code)
+				}
+				if pid := pidIn(t, file); alive(pid) {
+					t.Errorf("process %d is alive", pid)
+				}
+			})
+		}
+	})
+}
+
+func TestWhatOtherCommandsRunIsNotKilled(t *testing.T) {
+	both(t, func(t *testing.T, s *site) {
+		file := filepath.Join(t.TempDir(), "pid")
+		inv, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
+			"(setsid sh -c 'echo $$$$ >" + file + "; exec sleep 1000' &); exec sleep 1000"}}}, 2)
+		other := mustStart(t, inv)
+		daemon := pidIn(t, file)
+		for range 5 {
+			awaitExit(t, s.sh(t, "(setsid sleep 1000 &); exit 0"))
+		}
+		if !alive(daemon) || !alive(other.cmd.Process.Pid) {
+			t.Error("what another command runs has ended")
+		}
+		other.terminate(0)
+		awaitExit(t, other)
+		if alive(daemon) {
+			t.Error("it does not end with its own")
+		}
+	})
+}
+
+// zombies counts the children of this process that are dead and not reaped.
+func zombies() int {
+	n := 0
+	for _, pid := range processes() {
+		if s, err := statOf(pid); err == nil && s.parent == os.Getpid() && s.dead() {
+			n++
+		}
+	}
+	return n
+}
+
+func TestNoOrphanStaysAZombie(t *testing.T) {
+	both(t, func(t *testing.T, s *site) {
+		done := filepath.Join(t.TempDir(), "done")
+		p := s.sh(t, `i=0; while [ $i -lt 300 ]; do (setsid sh -c : &); (sh -c : &); i=$((i+1)); done; sleep 0.1; touch `+done+`; exec sleep 1000`)
+		eventually(t, "the orphans are made", func() bool { _, err := os.Stat(done); return err == nil })
+		eventually(t, "all are reaped while the command runs", func() bool { return zombies() == 0 })
+		p.terminate(0)
+		awaitExit(t, p)
+	})
+}
+
+func TestNobodysExitStatusIsTaken(t *testing.T) {
+	s := newTestSite(t, "farm", false)
+	farm := s.sh(t, `while :; do (setsid sh -c : &); done`)
+	var parts sync.WaitGroup
+	for range 4 {
+		parts.Go(func() {
+			for i := range 40 {
+				// As other parts of the program do, that know nothing of this.
+				var exit *exec.ExitError
+				if err := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1)).Run(); !errors.As(err, &exit) || exit.ExitCode() != i+1 {
+					t.Errorf("a command of others that exits with %d: %v", i+1, err)
+				}
+				p, err := startProcess(invocation{argv: []string{"sh", "-c", fmt.Sprint("exit ", i+1)}})
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				<-p.done
+				if code, _ := p.exit(); code != int32(i+1) {
+					t.Errorf("exit code %d, want %d", code, i+1)
+				}
+			}
+		})
+	}
+	parts.Wait()
+	farm.terminate(0)
+	awaitExit(t, farm)
+}
+
+func TestOnlyOrphansAreReaped(t *testing.T) {
+	// As where the kernel does not list children: it sees those of all threads.
+	f := &family{commands: map[int]bool{}, list: func(int) []int { return processes() }}
+	stop := make(chan struct{})
+	var passes sync.WaitGroup
+	passes.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				f.pass(nil)
+			}
+		}
+	})
+	defer passes.Wait()
+	defer close(stop)
+	for i := range 30 {
+		command := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1))
+		command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := f.start(command); err != nil {
+			t.Fatal(err)
+		}
+		others := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1))
+		if err := others.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []*exec.Cmd{command, others} {
+			eventually(t, "it has ended", func() bool { return !alive(c.Process.Pid) })
+			if err := c.Wait(); c.ProcessState == nil || c.ProcessState.ExitCode() != i+1 {
+				t.Errorf("the exit status of a command was taken: %v", err)
+			}
+		}
+		f.forget(command)
+	}
+}
+
+func TestThisProcessAdoptsOnlyWhileAsked(t *testing.T) {
+	adopts := func() bool {
+		var is int32
+		if err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&is)), 0, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		return is != 0
+	}
+	first, second := children.adopt(), children.adopt()
+	first()
+	first()
+	if !adopts() {
+		t.Error("it does not adopt while one asks for it")
+	}
+	second()
+	if adopts() {
+		t.Error("it adopts when nobody asks for it any more")
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	for name, tc := range map[string]struct {
+		text string
+		want processStat
+		ok   bool
+	}{
+		"plain":       {"12 (sh) S 3 12 9 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2 3\n", processStat{'S', 3, 9, 4711, 1}, true},
+		"a tall name": {"12 (a) Z (b) Z 3 12 9 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2 3\n", processStat{'Z', 3, 9, 4711, 1}, true},
+		"cut":         {"12 (sh) S 3 12 9", processStat{}, false},
+		"empty":       {"", processStat{}, false},
+		"no numbers":  {"12 (sh) S a b c d e f g h i j k l m n o p q r s t", processStat{}, false},
+	} {
+		got, err := parseStat([]byte(tc.text))
+		if (err == nil) != tc.ok || tc.ok && got != tc.want {
+			t.Errorf("%s: got %+v, %v", name, got, err)
+		}
+	}
+}
+
+func TestWhoHasEnded(t *testing.T) {
+	own, err := self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		by   string
+		want bool
+	}{
+		"this process":                 {own.String(), false},
+		"one that has ended":           {owner{own.namespace, gone.Process.Pid, 1}.String(), true},
+		"one whose number was reused":  {owner{own.namespace, own.pid, own.started - 1}.String(), true},
+		"one that cannot be seen":      {owner{"4711", gone.Process.Pid, 1}.String(), false},
+		"one of an unknown namespace":  {owner{"", gone.Process.Pid, 1}.String(), false},
+		"no owner":                     {"x", false},
+		"an owner that makes no sense": {own.namespace + "-x-y", false},
+	} {
+		if got := ended(tc.by); got != tc.want {
+			t.Errorf("%s: ended is %t", name, got)
+		}
+		if got := orphaned(markVariable+"="+tc.by+"/ns/w/inc/uid-1", "ns/w"); got != tc.want {
+			t.Errorf("%s: orphaned is %t", name, got)
+		}
+		for _, other := range []string{markVariable + "=" + tc.by + "/ns/w2/inc/uid-1", markVariable + "=" + tc.by + "/ns/w", "OTHER=" + tc.by + "/ns/w/inc/uid-1"} {
+			if orphaned(other, "ns/w") {
+				t.Errorf("%s: %s is taken for the worker's", name, other)
+			}
+		}
+	}
+}
+
+// TestHelperThatLeavesOrphans is no test: it is the worker process that TestWhatAKilledWorkerHasLeftIsKilled kills.
+func TestHelperThatLeavesOrphans(t *testing.T) {
+	name := os.Getenv("WORKER_TEST_ORPHANS_OF")
+	if name == "" {
+		return
+	}
+	s := newTestSite(t, name, os.Getenv("WORKER_TEST_GROUPS") != "")
+	inv, _ := s.prepare(context.Background(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
+		"(setsid sh -c 'echo pid $$$$; exec sleep 1000' &); exec sleep 1000"}}}, 1)
+	inv.env = append(inv.env, "WORKER_TEST_ORPHANS_OF=")
+	p := exec.Command(inv.argv[0], inv.argv[1:]...)
+	p.Env, p.Stdout = inv.env, os.Stdout
+	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if inv.group != nil {
+		p.SysProcAttr.UseCgroupFD, p.SysProcAttr.CgroupFD = true, int(inv.group.handle.Fd())
+	}
+	if err := p.Run(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatAKilledWorkerHasLeftIsKilled(t *testing.T) {
+	leave := func(t *testing.T, name string, groups string) (helper *exec.Cmd, daemon int) {
+		t.Helper()
+		helper = exec.Command(os.Args[0], "-test.run=^TestHelperThatLeavesOrphans$", "-test.v")
+		helper.Env = append(os.Environ(), "WORKER_TEST_ORPHANS_OF="+name, "WORKER_TEST_GROUPS="+groups, "TMPDIR="+t.TempDir())
+		out, err := helper.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := helper.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for lines := bufio.NewScanner(out); daemon == 0 && lines.Scan(); {
+			if text, ok := strings.CutPrefix(lines.Text(), "pid "); ok {
+				daemon, _ = strconv.Atoi(text)
+			}
+		}
+		if daemon == 0 || !alive(daemon) {
+			t.Fatalf("the helper runs no daemon (%d)", daemon)
+		}
+		t.Cleanup(func() {
+			_ = helper.Process.Kill()
+			_ = unix.Kill(daemon, unix.SIGKILL)
+			_ = helper.Wait()
+		})
+		return helper, daemon
+	}
+	for mode, groups := range map[string]string{"by marks": "", "by groups": "1"} {
+		t.Run(mode, func(t *testing.T) {
+			killed, left := leave(t, "killed", groups)
+			running, kept := leave(t, "killed", groups)
+			other, otherLeft := leave(t, "another", groups)
+			for _, helper := range []*exec.Cmd{killed, other} {
+				if err := helper.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				_ = helper.Wait()
+			}
+			if !alive(left) || !alive(otherLeft) {
+				t.Fatal("the test is void: what was left has ended by itself")
+			}
+			newTestSite(t, "killed", groups != "")
+			if alive(left) {
+				t.Error("what the killed worker has left is alive")
+			}
+			if !alive(kept) || !alive(running.Process.Pid) {
+				t.Error("what a worker that runs, of the same name, has started was killed")
+			}
+			if !alive(otherLeft) {
+				t.Error("what another worker has left was killed")
+			}
+			newTestSite(t, "another", groups != "")
+			if in, err := delegated(); groups != "" && err == nil {
+				dirs, _ := filepath.Glob(filepath.Join(in.dir, "leat-*", "*-*"))
+				for _, dir := range dirs {
+					if pids, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")); bytes.Contains(pids, []byte(strconv.Itoa(left))) {
+						t.Errorf("the group %s is left", dir)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestFilesOfAKilledWorkerAreRemoved(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	s := newTestSite(t, "files", false)
+	own, _ := self()
+	prefix, rest, _ := strings.Cut(filepath.Base(s.dirs.parent), own.String())
+	stale := filepath.Join(os.TempDir(), prefix+owner{own.namespace, own.pid, own.started - 1}.String()+rest)
+	foreign := filepath.Join(os.TempDir(), "leat-0123456789abcdef-"+owner{own.namespace, own.pid, own.started - 1}.String()+rest)
+	used := filepath.Join(os.TempDir(), "leat-0123456789abcdef-"+own.String()+rest)
+	unknown := filepath.Join(os.TempDir(), "leat-worker-a-b-c.d")
+	for _, dir := range []string{stale, foreign, used, unknown} {
+		if err := os.MkdirAll(filepath.Join(dir, "1"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newTestSite(t, "files", false)
+	for _, dir := range []string{stale, foreign} {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("those of a killed one are left: %s", dir)
+		}
+	}
+	for _, dir := range []string{s.dirs.parent, used, unknown} {
+		if _, err := os.Stat(dir); err != nil {
+			t.Errorf("those of another were removed: %v", err)
+		}
+	}
+}

@@ -1,0 +1,122 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package worker
+
+import (
+	"errors"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics count what the workers of one registerer do. No label tells of a task, nor of a worker: that is what the scraper adds.
+type metrics struct {
+	running      prometheus.Gauge
+	finished     *prometheus.CounterVec
+	attempts     prometheus.Counter
+	retries      prometheus.Counter
+	duration     *prometheus.HistogramVec
+	startLatency prometheus.Histogram
+	statusWrites *prometheus.CounterVec
+}
+
+func newMetrics(registerer prometheus.Registerer) *metrics {
+	return &metrics{
+		running: register(registerer, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "leat_worker_running_tasks",
+			Help: "Tasks that are being run, those that wait for their next attempt included.",
+		})),
+		finished: register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "leat_worker_tasks_finished_total",
+			Help: "Tasks that have finished, by result (succeeded, failed) and the reason of their terminated state.",
+		}, []string{"result", "reason"})),
+		attempts: register(registerer, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "leat_task_attempts_total",
+			Help: "Starts of the commands of tasks.",
+		})),
+		retries: register(registerer, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "leat_task_retries_total",
+			Help: "Starts of commands that had failed before on the same worker.",
+		})),
+		duration: register(registerer, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "leat_task_duration_seconds",
+			Help:    "Time from the first start of a task to its end, by result (succeeded, failed).",
+			Buckets: prometheus.ExponentialBuckets(0.01, 4, 10), // 10 ms to 44 min
+		}, []string{"result"})),
+		startLatency: register(registerer, prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "leat_task_start_latency_seconds",
+			Help:    "Time from the creation of a task, which is stored in whole seconds, to its first start.",
+			Buckets: prometheus.ExponentialBuckets(0.5, 2, 14), // 0.5 s to 68 min
+		})),
+		statusWrites: register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "leat_worker_task_status_writes_total",
+			Help: "Writes to the status of tasks, by outcome (stored, conflict, error). Those that failed are sent again.",
+		}, []string{"outcome"})),
+	}
+}
+
+// register registers a collector, or gives the one that another worker has registered.
+func register[C prometheus.Collector](registerer prometheus.Registerer, collector C) C {
+	if registerer == nil {
+		return collector
+	}
+	err := registerer.Register(collector)
+	if registered := (prometheus.AlreadyRegisteredError{}); errors.As(err, &registered) {
+		return registered.ExistingCollector.(C)
+	}
+	if err != nil {
+		panic(err) // by a mistake in the names above only
+	}
+	return collector
+}
+
+// begun counts an attempt at a task.
+func (m *metrics) begun(task *batch.Task, r run, failures int32) {
+	m.attempts.Inc()
+	if failures > 0 {
+		m.retries.Inc()
+	}
+	if r.attempts == 1 && !task.CreationTimestamp.IsZero() {
+		m.startLatency.Observe(max(0, r.startTime.Sub(task.CreationTimestamp.Time).Seconds()))
+	}
+}
+
+// ended counts a task that has finished.
+func (m *metrics) ended(r run) {
+	result := "failed"
+	if r.phase == batch.TaskSucceeded {
+		result = "succeeded"
+	}
+	m.finished.WithLabelValues(result, r.state.Terminated.Reason).Inc()
+	if r.startTime != nil {
+		m.duration.WithLabelValues(result).Observe(max(0, r.completionTime.Sub(r.startTime.Time).Seconds()))
+	}
+}
+
+// wrote counts a write to the status of a task.
+func (m *metrics) wrote(err error) {
+	outcome := "stored"
+	switch {
+	case apierrors.IsConflict(err):
+		outcome = "conflict"
+	case err != nil:
+		outcome = "error"
+	}
+	m.statusWrites.WithLabelValues(outcome).Inc()
+}

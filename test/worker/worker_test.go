@@ -1,0 +1,527 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package worker tests what commands can do to a worker, and what becomes of them: the real program, under a real server.
+package worker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/utils/ptr"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/host"
+)
+
+const (
+	patience = 2 * time.Minute
+	poll     = 50 * time.Millisecond
+)
+
+func TestStandalone(t *testing.T) { suite(t, env.Standalone(t)) }
+
+func TestAggregated(t *testing.T) { suite(t, env.Aggregated(t)) }
+
+func suite(t *testing.T, e *env.Env) {
+	s := &scene{env: e, namespace: e.Namespace(t), api: env.Client(t, e.Admin(t)).BatchV1alpha1(), scheduler: env.Client(t, e.Controller(t)).BatchV1alpha1()}
+	w := s.startWorker(t, "nasty-abcde")
+	t.Run("how commands end", func(t *testing.T) { howCommandsEnd(t, s, w) })
+	t.Run("signals", func(t *testing.T) { signals(t, s, w) })
+	t.Run("refused", func(t *testing.T) { refused(t, s) })
+	t.Run("what is handed over", func(t *testing.T) { handedOver(t, s, w) })
+	t.Run("a command that ignores SIGTERM", func(t *testing.T) { stubborn(t, s, w) })
+	t.Run("a fork bomb", func(t *testing.T) { forkBomb(t, s, w) })
+	t.Run("a farm of zombies", func(t *testing.T) { zombieFarm(t, s, w) })
+	t.Run("a daemon", func(t *testing.T) { daemon(t, s, w) })
+	t.Run("progress", func(t *testing.T) { progress(t, s, w) })
+	t.Run("a gigabyte of output", func(t *testing.T) { flood(t, s, w) })
+	t.Run("metrics", func(t *testing.T) { metrics(t, w) })
+	t.Run("killed", func(t *testing.T) { killed(t, s, w) })
+}
+
+// scene is where the tests play: they are the scheduler.
+type scene struct {
+	env            *env.Env
+	namespace      string
+	api, scheduler typed.BatchV1alpha1Interface
+}
+
+// agent is a worker process.
+type agent struct {
+	*host.Process
+	name, metrics string
+}
+
+func (s *scene) startWorker(t *testing.T, name string) *agent {
+	t.Helper()
+	root, err := host.RepositoryRoot()
+	check(t, err)
+	port, err := host.FreePort()
+	check(t, err)
+	w := &agent{name: name, metrics: fmt.Sprintf("http://127.0.0.1:%d/metrics", port)}
+	w.Process, err = host.StartProcess(t.Context(), host.Command{
+		Name: name,
+		Path: filepath.Join(root, "bin", "test", "leat-worker"),
+		Args: []string{"--tasks=4", "--v=2", "--state-dir=" + t.TempDir(), fmt.Sprintf("--metrics-bind-address=127.0.0.1:%d", port)},
+		Env:  append([]string{"KUBECONFIG=" + s.env.Kubeconfig(t, s.env.Worker(t, s.namespace, name), s.namespace), "OF_THE_WORKER=yes"}, host.Oracles...),
+		Dir:  t.ArtifactDir(),
+	})
+	check(t, err)
+	t.Cleanup(func() { check(t, errors.Join(w.Err(), w.Stop())) })
+	s.ready(t, name, "")
+	return w
+}
+
+// ready waits until the worker is ready, in another incarnation than that.
+func (s *scene) ready(t *testing.T, name, earlier string) *batch.Worker {
+	t.Helper()
+	var worker *batch.Worker
+	eventually(t, "worker "+name+" is ready", func(ctx context.Context) (err error) {
+		worker, err = s.api.Workers(s.namespace).Get(ctx, name, metav1.GetOptions{})
+		if err == nil && (!meta.IsStatusConditionTrue(worker.Status.Conditions, batch.WorkerReady) || worker.Status.Incarnation == earlier) {
+			err = fmt.Errorf("it is not: %+v", worker.Status)
+		}
+		return err
+	})
+	return worker
+}
+
+type change func(*batch.TaskSpec)
+
+// script is a command for a shell, as it stands.
+func script(text string) change {
+	return func(spec *batch.TaskSpec) { spec.Command = []string{"sh", "-c", strings.ReplaceAll(text, "$", "$$")} }
+}
+
+func command(argv ...string) change {
+	return func(spec *batch.TaskSpec) { spec.Command = argv }
+}
+
+// ends bounds the time of a command: after a second it gets SIGTERM, after another one SIGKILL.
+func ends(spec *batch.TaskSpec) {
+	spec.ActiveDeadlineSeconds, spec.TerminationGracePeriodSeconds = ptr.To[int64](1), ptr.To[int64](1)
+}
+
+func (s *scene) create(t *testing.T, changes ...change) (*batch.Task, error) {
+	t.Helper()
+	task := &batch.Task{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-"}}
+	for _, c := range changes {
+		c(&task.Spec)
+	}
+	return s.api.Tasks(s.namespace).Create(t.Context(), task, metav1.CreateOptions{})
+}
+
+func (s *scene) bind(t *testing.T, task string, to string) {
+	t.Helper()
+	worker, err := s.api.Workers(s.namespace).Get(t.Context(), to, metav1.GetOptions{})
+	check(t, err)
+	_, err = s.scheduler.Tasks(s.namespace).Bind(t.Context(), task, &batch.Binding{
+		ObjectMeta: metav1.ObjectMeta{Name: task, Namespace: s.namespace},
+		Target:     batch.BindingTarget{Name: to, UID: worker.UID, Incarnation: worker.Status.Incarnation},
+	}, metav1.CreateOptions{})
+	check(t, err)
+}
+
+// start makes a task and gives it to the worker.
+func (s *scene) start(t *testing.T, w *agent, changes ...change) string {
+	t.Helper()
+	task, err := s.create(t, changes...)
+	check(t, err)
+	s.bind(t, task.Name, w.name)
+	return task.Name
+}
+
+func (s *scene) wait(t *testing.T, name, what string, cond func(*batch.Task) bool) *batch.Task {
+	t.Helper()
+	var task *batch.Task
+	eventually(t, what, func(ctx context.Context) (err error) {
+		task, err = s.api.Tasks(s.namespace).Get(ctx, name, metav1.GetOptions{})
+		if err == nil && !cond(task) {
+			err = fmt.Errorf("it is %+v, %+v", task.Status, task.Status.State.Terminated)
+		}
+		return err
+	})
+	return task
+}
+
+// end waits until the task has finished, and checks that the worker goes on.
+func (s *scene) end(t *testing.T, w *agent, name string) batch.TaskStateTerminated {
+	t.Helper()
+	task := s.wait(t, name, "the task finishes", func(task *batch.Task) bool {
+		return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
+	})
+	end := *task.Status.State.Terminated
+	if (end.Reason == batch.TaskReasonCompleted) != (task.Status.Phase == batch.TaskSucceeded) || !utf8.ValidString(end.Message) {
+		t.Errorf("phase %s, terminated %+v", task.Status.Phase, end)
+	}
+	next := s.start(t, w, command("true"))
+	s.wait(t, next, "the next task succeeds", func(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded })
+	check(t, w.Err())
+	return end
+}
+
+func (s *scene) run(t *testing.T, w *agent, changes ...change) batch.TaskStateTerminated {
+	t.Helper()
+	return s.end(t, w, s.start(t, w, changes...))
+}
+
+func howCommandsEnd(t *testing.T, s *scene, w *agent) {
+	dir := t.TempDir()
+	plain := filepath.Join(dir, "plain")
+	check(t, os.WriteFile(plain, []byte("no program"), 0o600))
+	deep := filepath.Join("/", strings.Repeat("deep/", 600))
+	for name, tc := range map[string]struct {
+		changes []change
+		code    int32
+		reason  string
+		message string
+	}{
+		"success":                   {[]change{command("true")}, 0, batch.TaskReasonCompleted, ""},
+		"failure":                   {[]change{script("echo out; echo err >&2; exit 42")}, 42, batch.TaskReasonError, "out\nerr\n"},
+		"no such program":           {[]change{command("no-such-program", "x")}, 127, batch.TaskReasonStartError, "no-such-program"},
+		"no such file":              {[]change{command("/no/such/file")}, 127, batch.TaskReasonStartError, "/no/such/file"},
+		"not executable":            {[]change{command(plain)}, 126, batch.TaskReasonStartError, plain + ": permission denied"},
+		"a directory":               {[]change{command(dir)}, 126, batch.TaskReasonStartError, dir},
+		"no such working directory": {[]change{command("true"), func(spec *batch.TaskSpec) { spec.WorkingDir = deep }}, 126, batch.TaskReasonStartError, "workingDir: stat /deep/deep"},
+		"bytes that are no text":    {[]change{script(`printf 'a\377\376\200b\n'; exit 1`)}, 1, batch.TaskReasonError, "a\uFFFDb\n"},
+		"output closed":             {[]change{script(`exec >&- 2>&-; sleep 0.3; exit 5`)}, 5, batch.TaskReasonError, ""},
+		"out of time":               {[]change{script(`sleep 1000`), ends}, 143, batch.TaskReasonDeadlineExceeded, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			end := s.run(t, w, tc.changes...)
+			if end.ExitCode != tc.code || end.Reason != tc.reason || !strings.Contains(end.Message, tc.message) {
+				t.Errorf("terminated: %+v, want exit code %d, reason %s, a message with %q", end, tc.code, tc.reason, tc.message)
+			}
+		})
+	}
+}
+
+func signals(t *testing.T, s *scene, w *agent) {
+	for _, signal := range []int32{1, 2, 3, 6, 8, 9, 10, 11, 12, 13, 14, 15} {
+		end := s.run(t, w, script(fmt.Sprintf("ulimit -c 0; kill -%d $$; sleep 1000", signal)))
+		if end.Signal != signal || end.ExitCode != 128+signal || end.Reason != batch.TaskReasonError {
+			t.Errorf("signal %d: terminated: %+v", signal, end)
+		}
+	}
+}
+
+func refused(t *testing.T, s *scene) {
+	for name, c := range map[string]change{
+		"NUL in the command": command("echo", "a\x00b"),
+		"NUL in env": func(spec *batch.TaskSpec) {
+			spec.Command, spec.Env = []string{"env"}, []batch.EnvVar{{Name: "A", Value: "\x00"}}
+		},
+		"more than 1 MiB": func(spec *batch.TaskSpec) {
+			spec.Command, spec.Env = []string{"env"}, []batch.EnvVar{{Name: "A", Value: strings.Repeat("x", 1<<20)}}
+		},
+		"no command": command(),
+	} {
+		if _, err := s.create(t, c); !apierrors.IsInvalid(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func handedOver(t *testing.T, s *scene, w *agent) {
+	t.Run("a MiB of environment", func(t *testing.T) {
+		end := s.run(t, w, script(`[ ${#V0} = 65000 ] && [ ${#V15} = 65000 ]`), func(spec *batch.TaskSpec) {
+			for i := range 16 {
+				spec.Env = append(spec.Env, batch.EnvVar{Name: fmt.Sprint("V", i), Value: strings.Repeat("x", 65000)})
+			}
+		})
+		if end.ExitCode != 0 {
+			t.Errorf("terminated: %+v", end)
+		}
+	})
+	t.Run("more in one variable than Linux takes", func(t *testing.T) {
+		end := s.run(t, w, command("true"), func(spec *batch.TaskSpec) {
+			spec.Env = []batch.EnvVar{{Name: "V", Value: strings.Repeat("x", 500_000)}}
+		})
+		if end.ExitCode != 126 || end.Reason != batch.TaskReasonStartError || !strings.Contains(end.Message, "argument list too long") {
+			t.Errorf("terminated: %+v", end)
+		}
+	})
+	t.Run("variables", func(t *testing.T) {
+		task, err := s.create(t, func(spec *batch.TaskSpec) {
+			spec.Command = []string{"sh", "-c", `echo "$(TASK_NAME) $TASK_NAME $(TASK_NAMESPACE) $(TASK_ATTEMPT) $(A)" '$$(A) $(NONE)' "$OF_THE_WORKER [$KUBECONFIG]"; exit 1`}
+			spec.Env = []batch.EnvVar{{Name: "A", Value: "<$(TASK_ATTEMPT)>"}}
+		})
+		check(t, err)
+		s.bind(t, task.Name, w.name)
+		// With what the worker has, but for its access to the API.
+		want := fmt.Sprintf("%[1]s %[1]s %[2]s 1 <1> $(A) $(NONE) yes []\n", task.Name, s.namespace)
+		if end := s.end(t, w, task.Name); end.Message != want {
+			t.Errorf("printed %q, want %q", end.Message, want)
+		}
+	})
+}
+
+func stubborn(t *testing.T, s *scene, w *agent) {
+	begun := time.Now()
+	end := s.run(t, w, script(`trap '' TERM; (trap '' TERM; sleep 1000) & while :; do sleep 0.1; done`), ends)
+	if end.ExitCode != 137 || end.Signal != 9 || end.Reason != batch.TaskReasonDeadlineExceeded {
+		t.Errorf("terminated: %+v", end)
+	}
+	if passed := time.Since(begun); passed < 2*time.Second {
+		t.Errorf("it was killed after %s, before its grace period was over", passed)
+	}
+}
+
+// marked gives the processes in whose environment the entry is.
+func marked(t *testing.T, entry string) []int {
+	t.Helper()
+	var pids []int
+	environments, err := filepath.Glob("/proc/[0-9]*/environ")
+	check(t, err)
+	for _, file := range environments {
+		if text, _ := os.ReadFile(file); bytes.Contains(text, []byte(entry+"\x00")) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			check(t, err)
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// withMark sets a variable by which the test finds the processes of a task.
+func withMark(t *testing.T) (entry string, c change) {
+	mark := fmt.Sprintf("%s-%d", strings.ReplaceAll(t.Name(), "/", "-"), os.Getpid())
+	return "TEST_MARK=" + mark, func(spec *batch.TaskSpec) { spec.Env = append(spec.Env, batch.EnvVar{Name: "TEST_MARK", Value: mark}) }
+}
+
+func forkBomb(t *testing.T, s *scene, w *agent) {
+	entry, mark := withMark(t)
+	// 400 processes, and 40 that start others all the time, half of them in sessions of their own.
+	name := s.start(t, w, mark, script(`
+		i=0; while [ $i -lt 200 ]; do sleep 1000 & (setsid sleep 1000 &) ; i=$((i+1)); done
+		i=0; while [ $i -lt 20 ]; do
+			sh -c 'while :; do sleep 0.3 & sleep 0.2; done' &
+			(setsid sh -c 'trap "" TERM; while :; do (setsid sleep 0.3 &); sleep 0.2; done' &)
+			i=$((i+1))
+		done
+		touch "$TASK_PROGRESS_FILE.filled"; sleep 1000`))
+	eventually(t, "the bomb explodes", func(context.Context) error {
+		if n := len(marked(t, entry)); n < 440 {
+			return fmt.Errorf("%d processes", n)
+		}
+		return nil
+	})
+	seconds := int64(1)
+	check(t, s.api.Tasks(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &seconds}))
+	eventually(t, "the task is gone", func(ctx context.Context) error {
+		_, err := s.api.Tasks(s.namespace).Get(ctx, name, metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is there, %v", err)
+		}
+		return nil
+	})
+	if left := marked(t, entry); len(left) > 0 {
+		t.Errorf("%d processes are left: %v", len(left), left)
+	}
+	s.run(t, w, command("true"))
+}
+
+func zombieFarm(t *testing.T, s *scene, w *agent) {
+	entry, mark := withMark(t)
+	name := s.start(t, w, mark, script(`i=0; while [ $i -lt 400 ]; do (setsid sh -c : &); (sh -c : &); i=$((i+1)); done; echo 1/1 >$TASK_PROGRESS_FILE; sleep 1000`))
+	s.wait(t, name, "the farm is full", func(task *batch.Task) bool { return task.Status.Progress == "1/1" })
+	eventually(t, "no child of the worker is a zombie while the task runs", func(context.Context) error {
+		stats, err := filepath.Glob("/proc/[0-9]*/stat")
+		for _, file := range stats {
+			text, _ := os.ReadFile(file)
+			if _, rest, _ := strings.Cut(string(text), ") "); strings.HasPrefix(rest, fmt.Sprintf("Z %d ", w.PID())) {
+				return fmt.Errorf("%s: %s", file, text)
+			}
+		}
+		return err
+	})
+	check(t, s.api.Tasks(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](1)}))
+	eventually(t, "all of it ends", func(context.Context) error {
+		if left := marked(t, entry); len(left) > 0 {
+			return fmt.Errorf("%v is left", left)
+		}
+		return nil
+	})
+	s.run(t, w, command("true"))
+}
+
+func daemon(t *testing.T, s *scene, w *agent) {
+	entry, mark := withMark(t)
+	end := s.run(t, w, mark, script(`(setsid sh -c 'trap "" TERM HUP; while :; do sleep 0.1; done' </dev/null >/dev/null 2>&1 &)`))
+	if end.ExitCode != 0 {
+		t.Errorf("terminated: %+v", end)
+	}
+	if left := marked(t, entry); len(left) > 0 {
+		t.Errorf("the daemon outlives its task: %v", left)
+	}
+}
+
+func progress(t *testing.T, s *scene, w *agent) {
+	gate := filepath.Join(t.TempDir(), "gate")
+	name := s.start(t, w, script(`echo 1/3 >$TASK_PROGRESS_FILE; until [ -e `+gate+` ]; do sleep 0.1; done; echo 3/3 >>$TASK_PROGRESS_FILE`))
+	s.wait(t, name, "it has begun", func(task *batch.Task) bool { return task.Status.Progress == "1/3" && task.Status.State.Running != nil })
+	check(t, os.WriteFile(gate, nil, 0o600))
+	s.end(t, w, name)
+	if task := s.wait(t, name, "it is through", func(*batch.Task) bool { return true }); task.Status.Progress != "3/3" {
+		t.Errorf("progress at the end: %q", task.Status.Progress)
+	}
+}
+
+func flood(t *testing.T, s *scene, w *agent) {
+	if end := s.run(t, w, script(`yes 0123456789012345678901234567890123456789012345678901234567890 | head -c 1000000000`)); end.ExitCode != 0 {
+		t.Errorf("terminated: %+v", end)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.PID()))
+	check(t, err)
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	var peak int
+	_, err = fmt.Sscanf(rest, "%d kB", &peak)
+	check(t, err)
+	t.Logf("the worker had at most %d MB", peak>>10)
+	// Built for tests, it has several times the memory that it has else.
+	if peak>>10 > 400 {
+		t.Errorf("the worker had %d MB", peak>>10)
+	}
+}
+
+func metrics(t *testing.T, w *agent) {
+	response, err := http.Get(w.metrics)
+	check(t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	check(t, err)
+	for _, want := range []string{
+		"\nleat_worker_running_tasks 0\n", `leat_worker_tasks_finished_total{reason="StartError",result="failed"} `,
+		"\nleat_task_attempts_total ", "\nleat_task_duration_seconds_count{", "\nleat_task_start_latency_seconds_count ",
+		`leat_worker_task_status_writes_total{outcome="stored"} `, "\nprocess_resident_memory_bytes ",
+	} {
+		if !strings.Contains(string(body), want) {
+			t.Errorf("there is no %q", want)
+		}
+	}
+	if strings.Contains(string(body), "t-") && strings.Contains(string(body), `task="`) {
+		t.Error("a label tells of a task")
+	}
+}
+
+// killed kills a worker whose task has left its process group, while another worker does the same.
+func killed(t *testing.T, s *scene, other *agent) {
+	w := s.startWorker(t, "killed-abcde")
+	dir := t.TempDir()
+	start := func(w *agent) (task string, file string, daemon int) {
+		t.Helper()
+		file = filepath.Join(dir, w.name)
+		task = s.start(t, w, script(`echo started >>`+file+`.starts
+			(setsid sh -c 'echo $$ >`+file+`.pid; trap "" TERM; while :; do echo >>`+file+`; sleep 0.02; done' </dev/null >/dev/null 2>&1 &); sleep 1000`))
+		eventually(t, "its grandchild touches the file", func(context.Context) error {
+			text, err := os.ReadFile(file + ".pid")
+			if _, scanErr := fmt.Sscanln(string(text), &daemon); err != nil || scanErr != nil {
+				return errors.Join(err, scanErr)
+			}
+			_, err = os.Stat(file)
+			return err
+		})
+		return task, file, daemon
+	}
+	task, file, daemon := start(w)
+	_, otherFile, otherDaemon := start(other)
+	before := s.ready(t, w.name, "")
+	check(t, w.Kill())
+	if !alive(daemon) {
+		t.Fatal("the test is void: the grandchild has ended with the worker")
+	}
+	check(t, w.Restart(t.Context()))
+	evicted := s.wait(t, task, "the task is given back", func(task *batch.Task) bool { return task.Spec.WorkerName == "" })
+	if alive(daemon) {
+		t.Error("the task is given back while its grandchild is alive")
+	}
+	size := len(must(os.ReadFile(file))(t))
+	if condition := meta.FindStatusCondition(evicted.Status.Conditions, batch.DisruptionTarget); condition == nil || condition.Reason != "WorkerRestarted" || evicted.Status.Disruptions != 1 {
+		t.Errorf("status: %+v", evicted.Status)
+	}
+	s.ready(t, w.name, before.Status.Incarnation)
+	s.run(t, w, command("true"))
+	if now := len(must(os.ReadFile(file))(t)); now != size {
+		t.Errorf("the file grew from %d to %d", size, now)
+	}
+	if !alive(otherDaemon) || len(must(os.ReadFile(otherFile))(t)) == 0 {
+		t.Error("what another worker runs has ended")
+	}
+	s.bind(t, task, other.name)
+	eventually(t, "it is started again", func(context.Context) error {
+		if n := strings.Count(string(must(os.ReadFile(file+".starts"))(t)), "started"); n != 2 {
+			return fmt.Errorf("%d starts", n)
+		}
+		return nil
+	})
+	check(t, s.api.Tasks(s.namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](1)}, metav1.ListOptions{}))
+	eventually(t, "all ends", func(context.Context) error {
+		if alive(otherDaemon) {
+			return errors.New("a grandchild is alive")
+		}
+		return nil
+	})
+}
+
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	return err == nil && !strings.HasPrefix(rest, "Z")
+}
+
+func eventually(t *testing.T, what string, cond func(context.Context) error) {
+	t.Helper()
+	var last error
+	if err := wait.PollUntilContextTimeout(t.Context(), poll, patience, true, func(ctx context.Context) (bool, error) {
+		last = cond(ctx)
+		return last == nil, nil
+	}); err != nil {
+		t.Fatalf("%s: %v: %v", what, err, last)
+	}
+}
+
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		check(t, err)
+		return value
+	}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
