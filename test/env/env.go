@@ -146,16 +146,12 @@ func Standalone(t testing.TB, args ...string) *Env {
 }
 
 // start runs one of our programs until the test ends.
-func (e *Env) start(t testing.TB, program string, args []string) {
+func (e *Env) start(t testing.TB, name string, args []string) {
 	t.Helper()
-	path := filepath.Join(root(t), "bin", "test", program)
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%v: build the programs for tests with: make test-programs", err)
-	}
 	ready := must(kubernetes.NewForConfig(&rest.Config{Host: e.directURL, TLSClientConfig: rest.TLSClientConfig{CAData: e.directCA}}))(t)
 	var err error
 	e.Server, err = host.StartProcess(t.Context(), host.Command{
-		Name: program, Path: path, Args: args, Env: host.Oracles, Dir: e.dir,
+		Name: name, Path: program(t, name), Args: args, Env: host.Oracles, Dir: e.dir,
 		Ready: func(ctx context.Context) error {
 			return ready.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 		},

@@ -25,6 +25,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 
@@ -43,6 +44,9 @@ type finishedTasks struct {
 
 	mu   sync.Mutex
 	ends map[cache.ObjectName]end
+	// newest is the newest resourceVersion that was listed or watched, empty before the first list. What is newer has not been
+	// counted as finished.
+	newest string
 }
 
 // end is when a task is to be deleted, and what it was when that was found.
@@ -50,6 +54,8 @@ type end struct {
 	at              time.Time
 	uid             types.UID
 	resourceVersion string
+	// reason is the label of the metric that counts the deletion.
+	reason string
 }
 
 func newFinishedTasks(client versioned.Interface) *finishedTasks {
@@ -95,6 +101,9 @@ func (f *finishedTasks) see(ctx context.Context, name cache.ObjectName) (time.Du
 			Preconditions: &metav1.Preconditions{UID: &e.uid, ResourceVersion: &e.resourceVersion},
 		})
 	})
+	if err == nil {
+		taskDeletions.WithLabelValues(e.reason).Inc()
+	}
 	return 0, ignoreNotFound(err)
 }
 
@@ -119,17 +128,23 @@ func endOf(task *batch.Task, now time.Time) (at time.Time, ok bool) {
 	return finished.Add(time.Duration(*task.Spec.TTLSecondsAfterFinished) * time.Second), true
 }
 
-// Add implements cache.ReflectorStore.
-func (f *finishedTasks) Add(obj any) error { return f.Update(obj) }
+// Add implements cache.ReflectorStore. A task that begins to be watched has just finished.
+func (f *finishedTasks) Add(obj any) error { return f.take(obj, true) }
 
 // Update implements cache.ReflectorStore.
-func (f *finishedTasks) Update(obj any) error {
+func (f *finishedTasks) Update(obj any) error { return f.take(obj, false) }
+
+func (f *finishedTasks) take(obj any, finishes bool) error {
 	task, ok := obj.(*batch.Task)
 	if !ok {
 		return fmt.Errorf("unexpected object %T among finished tasks", obj)
 	}
+	if finishes {
+		meterFinished(task)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.newest = task.ResourceVersion
 	f.set(task)
 	return nil
 }
@@ -141,7 +156,11 @@ func (f *finishedTasks) set(task *batch.Task) {
 		delete(f.ends, name)
 		return
 	}
-	f.ends[name] = end{at: at, uid: task.UID, resourceVersion: task.ResourceVersion}
+	reason := deletionTimeToLive
+	if task.DeletionTimestamp != nil {
+		reason = deletionInterrupted
+	}
+	f.ends[name] = end{at: at, uid: task.UID, resourceVersion: task.ResourceVersion, reason: reason}
 	f.queue.Add(name)
 }
 
@@ -153,12 +172,14 @@ func (f *finishedTasks) Delete(obj any) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.newest = task.ResourceVersion
 	delete(f.ends, cache.MetaObjectToName(task))
 	return nil
 }
 
-// Replace implements cache.ReflectorStore.
-func (f *finishedTasks) Replace(list []any, _ string) error {
+// Replace implements cache.ReflectorStore. Tasks of the first list have finished before, while another led or nobody; of a later one
+// those that are newer than the last event have finished while the watch was interrupted.
+func (f *finishedTasks) Replace(list []any, resourceVersion string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ends = map[cache.ObjectName]end{}
@@ -167,9 +188,18 @@ func (f *finishedTasks) Replace(list []any, _ string) error {
 		if !ok {
 			return fmt.Errorf("unexpected object %T among finished tasks", obj)
 		}
+		if f.newest != "" && newer(task.ResourceVersion, f.newest) {
+			meterFinished(task)
+		}
 		f.set(task)
 	}
+	f.newest = resourceVersion
 	return nil
+}
+
+func newer(a, b string) bool {
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && order > 0
 }
 
 // Resync implements cache.ReflectorStore. There is nothing to do anew.
@@ -181,7 +211,15 @@ func (f *finishedTasks) Transformer() cache.TransformFunc {
 		if task, ok := obj.(*batch.Task); ok {
 			task.ManagedFields = nil
 			task.Spec = batch.TaskSpec{TTLSecondsAfterFinished: task.Spec.TTLSecondsAfterFinished}
-			task.Status = batch.TaskStatus{CompletionTime: task.Status.CompletionTime}
+			s := &task.Status
+			terminated := s.State.Terminated
+			if terminated != nil {
+				terminated = &batch.TaskStateTerminated{Reason: terminated.Reason}
+			}
+			task.Status = batch.TaskStatus{
+				Phase: s.Phase, Attempts: s.Attempts, Disruptions: s.Disruptions, StartTime: s.StartTime, CompletionTime: s.CompletionTime,
+				State: batch.TaskState{Terminated: terminated},
+			}
 		}
 		return obj, nil
 	}

@@ -183,9 +183,11 @@ func (c *Controller) Run(ctx context.Context) error {
 
 // listLeases looks for signs of life. The list comes from the server's cache: what it says against a worker is confirmed later.
 func (c *Controller) listLeases(ctx context.Context) {
+	begun := time.Now()
 	leases, err := bounded(ctx, func(ctx context.Context) (*batch.WorkerLeaseList, error) {
 		return c.client.BatchV1alpha1().WorkerLeases(metav1.NamespaceAll).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 	})
+	meterLeaseList(begun, err)
 	if err != nil {
 		if ctx.Err() == nil {
 			klog.FromContext(ctx).Error(err, "Cannot list the leases of workers; no worker is judged until it is tried again")
@@ -196,6 +198,7 @@ func (c *Controller) listLeases(ctx context.Context) {
 	for _, obj := range c.workers.GetTypedIndexer().List() {
 		workers = append(workers, obj.(*batch.Worker))
 	}
+	meterWorkers(workers)
 	for _, name := range c.health.observe(time.Now(), leases.Items, workers) {
 		c.workerQueue.Add(name)
 	}

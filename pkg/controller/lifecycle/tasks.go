@@ -89,6 +89,14 @@ func (c *Controller) seeToTask(ctx context.Context, name cache.ObjectName) (time
 			Preconditions: &metav1.Preconditions{UID: &task.UID, ResourceVersion: &task.ResourceVersion},
 		}, metav1.CreateOptions{})
 	})
+	if err == nil {
+		switch f.action {
+		case evict:
+			taskEvictions.WithLabelValues(f.reason).Inc()
+		case remove:
+			taskDeletions.WithLabelValues(deletionWorkerLost).Inc()
+		}
+	}
 	return 0, ignoreNotFound(err)
 }
 

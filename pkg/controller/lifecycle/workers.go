@@ -85,6 +85,9 @@ func (c *Controller) giveUp(ctx context.Context, worker *batch.Worker, seen obse
 			Preconditions: &metav1.Preconditions{UID: &worker.UID, ResourceVersion: &worker.ResourceVersion},
 		})
 	})
+	if err == nil {
+		workerTransitions.WithLabelValues(transitionRemoved).Inc()
+	}
 	return ignoreNotFound(err)
 }
 
@@ -117,6 +120,9 @@ func (c *Controller) mark(ctx context.Context, worker *batch.Worker, seen observ
 		_, err = bounded(ctx, func(ctx context.Context) (*batch.Worker, error) {
 			return workers.Update(ctx, next, metav1.UpdateOptions{})
 		})
+		if err == nil {
+			workerTransitions.WithLabelValues(transitionLost).Inc()
+		}
 	}
 	return marked, err
 }
@@ -131,6 +137,9 @@ func (c *Controller) welcome(ctx context.Context, worker *batch.Worker) error {
 	_, err := bounded(ctx, func(ctx context.Context) (*batch.Worker, error) {
 		return c.client.BatchV1alpha1().Workers(worker.Namespace).Update(ctx, next, metav1.UpdateOptions{})
 	})
+	if err == nil {
+		workerTransitions.WithLabelValues(transitionReturned).Inc()
+	}
 	return ignoreNotFound(err)
 }
 

@@ -43,10 +43,13 @@ const (
 	// inFlight bounds the requests of the controller at a time that create and delete tasks, over all sets.
 	inFlight = 32
 	// passCreates and passDeletes bound the tasks that one pass over a set creates and deletes, so that it is soon back to see
-	// what has finished meanwhile.
-	passCreates, passDeletes = 128, 64
+	// what has finished meanwhile. Deletions must be able to catch up with creations, or finished tasks pile up.
+	passCreates, passDeletes = 64, 128
 	// flushInterval is the least time between two writes of the status of a set, but for those that a condition changes by.
 	flushInterval = time.Second
+	// staleAfter is how long a pass holds what it began with for true, and what the pass before has left: in a longer time this
+	// process may have been paused, and another have led. It must be shorter than the lease of the leader.
+	staleAfter = 3 * time.Second
 	// retryBase and retryLimit are the delays after failed tasks, those of Job.
 	retryBase, retryLimit = 10 * time.Second, 10 * time.Minute
 	// createBase and createLimit are the delays after tasks could not be created.
@@ -105,13 +108,13 @@ func (c *Controller) ObserveTask(old, task *batch.Task) []types.NamespacedName {
 	var owner types.UID
 	if task != nil {
 		if key, uid, ok := setOf(task); ok {
-			c.tracker.taskChanged(key, uid, change{task.UID, task})
+			c.tracker.taskChanged(key, uid, change{task.UID, task, c.clock.Now()})
 			keys, owner = append(keys, key), uid
 		}
 	}
 	if old != nil {
 		if key, uid, ok := setOf(old); ok && uid != owner {
-			c.tracker.taskChanged(key, uid, change{old.UID, nil})
+			c.tracker.taskChanged(key, uid, change{old.UID, nil, c.clock.Now()})
 			keys = append(keys, key)
 		}
 	}
@@ -155,6 +158,10 @@ func (c *Controller) reconcile(ctx context.Context, set *batch.TaskSet, r *recor
 			r.ledger.loaded, r.progress.set = false, nil
 		}
 	}()
+	if c.stale(r.progress.passed) {
+		r.progress.set = nil
+	}
+	defer func() { r.progress.passed = c.clock.Now() }()
 	if r.progress.set == nil {
 		// What is observed may be older than what a former process, or request, has deleted tasks for.
 		set, err = c.client.BatchV1alpha1().TaskSets(set.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
@@ -182,10 +189,15 @@ func (c *Controller) reconcile(ctx context.Context, set *batch.TaskSet, r *recor
 	return p.again, err
 }
 
+// stale says that what was known at that time is not to be acted on.
+func (c *Controller) stale(at time.Time) bool { return c.clock.Since(at) > staleAfter }
+
 // progress is what a pass leaves to the next.
 type progress struct {
 	// set is as it was last read or written, nil if that is not known.
 	set *batch.TaskSet
+	// passed is when the last pass ended.
+	passed time.Time
 	// wrote is when the status was last written.
 	wrote time.Time
 	// window is how many tasks are created at once: it grows while all goes well.

@@ -19,6 +19,7 @@ package taskset
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -203,6 +204,21 @@ func TestTasksOfASet(t *testing.T) {
 	}
 	if template := w.set().Spec.Template; len(template.Spec.Env) != 2 || len(template.Annotations) != 1 {
 		t.Errorf("the template has changed: %+v", template)
+	}
+}
+
+func TestTasksOfASetWithItems(t *testing.T) {
+	spec := of(completions(3), parallelism(3), indexed)
+	spec.Items = []string{"a b", "", "$(HOME) $$5 $"}
+	spec.Template.Spec.Env = []batch.EnvVar{{Name: "TASK_INDEX", Value: "$(TASK_ITEM)"}}
+	w := running(t, spec)
+	for index, want := range []string{"a b", "", "$$(HOME) $$$$5 $$"} {
+		env := []batch.EnvVar{
+			{Name: "TASK_ITEM", Value: want}, {Name: "JOB_COMPLETION_INDEX", Value: strconv.Itoa(index)}, {Name: "TASK_INDEX", Value: "$(TASK_ITEM)"},
+		}
+		if diff := cmp.Diff(env, w.task(index).Spec.Env); diff != "" {
+			t.Errorf("index %d: want -, got +:\n%s", index, diff)
+		}
 	}
 }
 
@@ -636,5 +652,114 @@ func TestLostAnswersDoNoHarm(t *testing.T) {
 		if n != 1 {
 			t.Errorf("index %d was started %d times", s.index, n)
 		}
+	}
+}
+
+// However fast tasks finish, those that are counted are deleted as fast.
+func TestFinishedTasksDoNotPileUp(t *testing.T) {
+	const parallel = 200
+	w := newWorld(t)
+	w.create(of(completions(8000), parallelism(parallel)))
+	most := 0
+	for !isTrue(w.set(), batch.TaskSetComplete) {
+		w.deliver(len(w.news))
+		if err := w.reconcile(); err != nil {
+			t.Fatal(err)
+		}
+		w.now = w.now.Add(100 * time.Millisecond)
+		for _, task := range w.tasks {
+			if task.Status.Phase == batch.TaskPending {
+				w.endTask(task, 0)
+			}
+		}
+		most = max(most, len(w.tasks))
+	}
+	// Those of one second, ten passes, wait for their count to be stored.
+	if want := parallel + 10*parallel; most > want {
+		t.Errorf("there were %d tasks at a time, want %d at most", most, want)
+	}
+}
+
+// A leader that was paused wakes with what it knew then, and the watches that would tell it more have yet to be read.
+func TestAPausedControllerReadsTheSetBeforeItCreates(t *testing.T) {
+	w := running(t, of(completions(4), parallelism(1)))
+	w.removeTask(w.task(0))
+	w.deliver(len(w.news))
+	set := w.set().DeepCopy()
+	set.Status.CompletedIndexes, set.Status.Succeeded = "0-1", 2
+	w.putSet(set)
+	told := w.news
+	w.news = nil
+	w.now = w.now.Add(10 * time.Second)
+	if err := w.reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	w.expectActive(2)
+	w.news = append(told, w.news...)
+	w.settle()
+	w.expectActive(2)
+}
+
+func TestAControllerThatIsPausedInAPassCreatesNoMore(t *testing.T) {
+	w := newWorld(t)
+	w.create(of(completions(9), parallelism(9)))
+	w.fail = func(verb, _ string) (before, after error) {
+		if verb == "create" {
+			w.now = w.now.Add(10 * time.Second)
+		}
+		return nil, nil
+	}
+	w.deliver(len(w.news))
+	if err := w.reconcile(); !errors.Is(err, errStale) {
+		t.Errorf("the error is %v, want %v", err, errStale)
+	}
+	if active := w.active(); !slices.Equal(active, []int{0}) {
+		t.Errorf("active are %v, want the first only", active)
+	}
+	w.fail = nil
+	w.settle()
+	w.expectActive(0, 1, 2, 3, 4, 5, 6, 7, 8)
+}
+
+// A task that is to be ended and has finished meanwhile is counted, not deleted and run again.
+func TestWhatFinishesBeforeItIsEndedCounts(t *testing.T) {
+	w := running(t, of(completions(10), parallelism(4)))
+	w.end(0, 3)
+	finished := w.news
+	w.news = nil
+	w.change(func(s *batch.TaskSet) { s.Spec.Parallelism = ptr.To[int32](3) })
+	w.deliver(len(w.news))
+	if err := w.reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	if left := w.phase(batch.TaskSucceeded); !slices.Equal(left, []int{3}) {
+		t.Errorf("of finished tasks there are those of %v, want that of 3", left)
+	}
+	w.news = append(finished, w.news...)
+	w.pass(2 * time.Second)
+	if completed := w.set().Status.CompletedIndexes; completed != "3" {
+		t.Errorf("completed are %q", completed)
+	}
+	w.expectActive(0, 1, 2)
+	if w.created[start{3, 0}] != 1 {
+		t.Errorf("index 3 was started %d times", w.created[start{3, 0}])
+	}
+}
+
+// A failure is judged again when the ledger is loaded anew.
+func TestAFailureIsJudgedAgainAfterAConflict(t *testing.T) {
+	w := running(t, of(completions(3), parallelism(3), onExit(batch.TaskFailurePolicyActionFailTaskSet, batch.TaskFailurePolicyOnExitCodesOpIn, 7)))
+	w.end(7, 1)
+	refused := false
+	w.fail = func(_, resource string) (before, after error) {
+		if resource == "tasksets/status" && !refused {
+			refused = true
+			before = apierrors.NewConflict(batch.Resource("tasksets"), testSet, errors.New("it has changed"))
+		}
+		return before, nil
+	}
+	w.settle()
+	if !refused || !isTrue(w.set(), batch.TaskSetFailureTarget) {
+		t.Errorf("conditions: %v", w.conditions())
 	}
 }

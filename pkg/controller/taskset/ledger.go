@@ -45,12 +45,15 @@ type entry struct {
 	// failures is how many tasks of the index had been counted as failed when this one was created.
 	failures    int
 	phase       batch.TaskPhase
+	version     string // its resourceVersion
 	bound       bool
 	terminating bool
 	// deleting says that this process has asked for the deletion.
 	deleting   bool
 	finishedAt time.Time
-	// failed is the task as long as its failure is to be judged.
+	// requestedAt is when this process asked for the task, zero once it has been seen to start.
+	requestedAt time.Time
+	// failed is the task if it has failed: it is judged again whenever the ledger is loaded.
 	failed *batch.Task
 
 	queued  bool // in ledger.finished, or past it
@@ -71,7 +74,7 @@ func (e *entry) active() bool { return !e.finished() && !e.terminating && !e.del
 func (e *entry) holds() bool { return !e.counted }
 
 func (e *entry) update(task *batch.Task) {
-	e.phase = task.Status.Phase
+	e.phase, e.version = task.Status.Phase, task.ResourceVersion
 	e.bound = task.Spec.WorkerName != ""
 	e.terminating = task.DeletionTimestamp != nil
 	if e.finished() {
@@ -343,7 +346,6 @@ func (l *ledger) count(now time.Time) {
 			l.holders[e.index]--
 		}
 		l.place(e.index)
-		e.failed = nil
 	}
 	l.finished = l.finished[:0]
 }

@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -239,23 +240,34 @@ func (p *pass) manage(ctx context.Context, suspended bool) error {
 	return p.create(ctx, l.take(free))
 }
 
+// errStale ends a pass that has taken too long: the next one begins with what the server says.
+var errStale = fmt.Errorf("the pass has taken more than %s: what is left of it is done anew", staleAfter)
+
 // create creates tasks, a few at first and then more at a time, until that fails.
 func (p *pass) create(ctx context.Context, starts []start) error {
 	l, tasks := p.ledger, p.client.BatchV1alpha1().Tasks(p.set.Namespace)
 	for len(starts) > 0 {
 		window := max(p.progress.window, 1)
 		n := min(window, len(starts))
-		created, errs := make([]*batch.Task, n), make([]error, n)
+		created, errs, requested := make([]*batch.Task, n), make([]error, n), make([]time.Time, n)
 		p.each(ctx, n, func(i int) {
+			if p.stale(p.now) {
+				errs[i] = errStale
+				return
+			}
 			task := newTask(p.set, starts[i])
+			requested[i] = p.clock.Now()
 			created[i], errs[i] = tasks.Create(ctx, task, metav1.CreateOptions{})
+			meterCreation(starts[i], errs[i])
 			if apierrors.IsAlreadyExists(errs[i]) {
+				requested[i] = time.Time{}
 				created[i], errs[i] = p.existing(ctx, task)
 			}
 		})
 		for i, task := range created {
 			if task != nil && errs[i] == nil {
 				l.observe(task.UID, task)
+				l.entries[task.UID].requestedAt = requested[i]
 			} else {
 				l.giveBack(starts[i])
 			}
@@ -291,6 +303,9 @@ func (p *pass) existing(ctx context.Context, want *batch.Task) (*batch.Task, err
 func (p *pass) refused(ctx context.Context, errs []error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if slices.Contains(errs, errStale) {
+		return errStale
 	}
 	p.progress.window = 1
 	p.progress.createFailures++
@@ -357,13 +372,23 @@ func (p *pass) delete(ctx context.Context, entries []*entry) (failed []*entry, e
 			done[i] = true
 			return
 		}
+		preconditions := &metav1.Preconditions{UID: &e.uid}
+		if e.active() && p.ledger.loaded {
+			// If it has finished meanwhile it is to be counted.
+			preconditions.ResourceVersion = &e.version
+		}
 		deletion := tasks.Delete(ctx, e.name, metav1.DeleteOptions{
-			Preconditions:     &metav1.Preconditions{UID: &e.uid},
+			Preconditions:     preconditions,
 			PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
 		})
-		// A conflict means that the name is that of another task by now.
-		if deletion == nil || apierrors.IsNotFound(deletion) || apierrors.IsConflict(deletion) {
+		// A conflict means that the name is that of another task by now or, with a resourceVersion, that the task has changed, of
+		// which an event tells.
+		conflict := apierrors.IsConflict(deletion)
+		if deletion == nil || apierrors.IsNotFound(deletion) || conflict && preconditions.ResourceVersion == nil {
 			done[i] = true
+			return
+		}
+		if conflict {
 			return
 		}
 		mu.Lock()
@@ -432,6 +457,7 @@ func (p *pass) write(ctx context.Context, status *batch.TaskSetStatus) error {
 	}
 	p.progress.wrote = p.now
 	p.progress.set = stored
+	p.meter(p.set, stored)
 	l.stored()
 	p.tell(before, status)
 	p.set = stored

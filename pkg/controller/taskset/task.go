@@ -21,6 +21,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -33,6 +34,12 @@ const (
 	jobIndexVariable = "JOB_COMPLETION_INDEX"
 	indexVariable    = "TASK_INDEX"
 )
+
+// itemVariable is the variable with the item of a task, in a set that has items.
+const itemVariable = "TASK_ITEM"
+
+// escape keeps an item as it is where values are expanded.
+var escape = strings.NewReplacer("$", "$$")
 
 // suffixLetters spell no words, as those of generated names.
 const (
@@ -90,12 +97,17 @@ func newTask(set *batch.TaskSet, s start) *batch.Task {
 	// A task is counted before it is deleted, and nobody else may delete it.
 	task.Spec.TTLSecondsAfterFinished = nil
 	// First, so that the others can refer to them.
-	env := make([]batch.EnvVar, 0, len(template.Spec.Env)+2)
-	for _, name := range []string{jobIndexVariable, indexVariable} {
+	env := make([]batch.EnvVar, 0, len(template.Spec.Env)+3)
+	add := func(name, value string) {
 		if !slices.ContainsFunc(template.Spec.Env, func(v batch.EnvVar) bool { return v.Name == name }) {
-			env = append(env, batch.EnvVar{Name: name, Value: index})
+			env = append(env, batch.EnvVar{Name: name, Value: value})
 		}
 	}
+	if s.index < len(set.Spec.Items) {
+		add(itemVariable, escape.Replace(set.Spec.Items[s.index]))
+	}
+	add(jobIndexVariable, index)
+	add(indexVariable, index)
 	task.Spec.Env = append(env, template.Spec.Env...)
 	return task
 }

@@ -18,6 +18,7 @@ package taskset
 
 import (
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -29,6 +30,8 @@ import (
 type change struct {
 	uid  types.UID
 	task *batch.Task
+	// at is when it was observed.
+	at time.Time
 }
 
 // record is what is known of one set, by its uid: of sets of one name there may be several, one after the other.
@@ -134,6 +137,9 @@ func (r *record) observe(c change) {
 		task = nil
 	}
 	r.ledger.observe(c.uid, task)
+	if e := r.ledger.entries[c.uid]; e != nil {
+		e.meterStart(c.at)
+	}
 }
 
 // setOf gives the set that a task counts for: its controller's or, without a controller, the one whose label it has.

@@ -217,7 +217,8 @@ func (w *world) handle(action clienttesting.Action) (runtime.Object, error) {
 		switch {
 		case task == nil:
 			return nil, apierrors.NewNotFound(resource, a.Name)
-		case *a.DeleteOptions.Preconditions.UID != task.UID:
+		case *a.DeleteOptions.Preconditions.UID != task.UID,
+			ptr.Deref(a.DeleteOptions.Preconditions.ResourceVersion, task.ResourceVersion) != task.ResourceVersion:
 			return nil, conflict(a.Name)
 		}
 		w.deleteTask(task)

@@ -1,0 +1,219 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package lifecycle
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// scrape gives what the metrics of this package say, by name and values of labels; of a histogram how often and how much was
+// observed.
+func scrape(t testing.TB) map[string]float64 {
+	t.Helper()
+	families, err := metrics.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, family := range families {
+		if !strings.HasPrefix(family.GetName(), "leat_") {
+			continue
+		}
+		for _, metric := range family.Metric {
+			name := family.GetName()
+			for _, label := range metric.Label {
+				name += " " + label.GetValue()
+			}
+			switch {
+			case metric.Histogram != nil:
+				values[name+" count"], values[name+" sum"] = float64(metric.Histogram.GetSampleCount()), metric.Histogram.GetSampleSum()
+			case metric.Gauge != nil:
+				values[name] = metric.Gauge.GetValue()
+			default:
+				values[name] = metric.Counter.GetValue()
+			}
+		}
+	}
+	return values
+}
+
+// expectMetered checks what f adds to the metrics, but for the lists of leases.
+func expectMetered(t testing.TB, f func(), want ...string) {
+	t.Helper()
+	before := scrape(t)
+	f()
+	var got []string
+	for name, value := range scrape(t) {
+		if value != before[name] && !strings.Contains(name, "lease_list") {
+			got = append(got, fmt.Sprintf("%s: %.3g", strings.TrimPrefix(name, "leat_"), value-before[name]))
+		}
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("the metrics have changed by\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// ends has a task finish that was created and started when it was bound.
+func (s *scene) ends(name string, phase batch.TaskPhase, reason string, after time.Duration) {
+	s.Helper()
+	task := s.task(name)
+	task.Status.Phase = phase
+	task.Status.StartTime = &metav1.Time{Time: task.CreationTimestamp.Add(3 * time.Second)}
+	task.Status.CompletionTime = &metav1.Time{Time: task.Status.StartTime.Add(after)}
+	task.Status.State = batch.TaskState{Terminated: &batch.TaskStateTerminated{Reason: reason}}
+	_, err := s.test.Tasks(namespace).UpdateStatus(s.Context(), task, metav1.UpdateOptions{})
+	s.must(err)
+	s.pass(0)
+}
+
+func TestMetricsOfFinishedTasks(t *testing.T) {
+	prepare := func(s *scene) {
+		// It was counted by whoever was there when it finished.
+		s.lives("w")
+		s.bind("before", "w")
+		s.ends("before", batch.TaskSucceeded, batch.TaskReasonCompleted, time.Second)
+	}
+	play(t, prepare, func(s *scene) {
+		expectMetered(s, func() {
+			s.bind("good", "w")
+			s.bind("bad", "w")
+			s.bind("odd", "w")
+			s.pass(0)
+		})
+		expectMetered(s, func() {
+			task := s.task("bad")
+			task.Status.Attempts, task.Status.Disruptions = 4, 1
+			_, err := s.test.Tasks(namespace).UpdateStatus(s.Context(), task, metav1.UpdateOptions{})
+			s.must(err)
+			s.ends("good", batch.TaskSucceeded, batch.TaskReasonCompleted, 10*time.Second)
+			s.ends("bad", batch.TaskFailed, batch.TaskReasonError, 20*time.Second)
+			s.ends("odd", batch.TaskFailed, "of a worker of another version", 30*time.Second)
+		},
+			"finished_task_disruptions_total: 1",
+			"finished_task_duration_seconds failed count: 2",
+			"finished_task_duration_seconds failed sum: 50",
+			"finished_task_duration_seconds succeeded count: 1",
+			"finished_task_duration_seconds succeeded sum: 10",
+			"finished_task_retries_total: 2",
+			"finished_task_wait_seconds count: 3",
+			"finished_task_wait_seconds sum: 9",
+			"tasks_finished_total Completed succeeded: 1",
+			"tasks_finished_total Error failed: 1",
+			"tasks_finished_total Other failed: 1",
+		)
+		// What becomes of it later is not its end.
+		expectMetered(s, func() {
+			task := s.task("good")
+			task.Spec.TTLSecondsAfterFinished = new(int32(1))
+			_, err := s.test.Tasks(namespace).Update(s.Context(), task, metav1.UpdateOptions{})
+			s.must(err)
+			s.pass(time.Minute)
+		}, "lifecycle_task_deletions_total TimeToLive: 1")
+	})
+}
+
+// After an interruption of the watch the list has tasks that were counted and others that were not.
+func TestFinishedTasksAreCountedOnceOverRelists(t *testing.T) {
+	task := func(name, version string) *batch.Task {
+		task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: version}}
+		task.Status.Phase = batch.TaskSucceeded
+		return task
+	}
+	f := newFinishedTasks(nil)
+	defer f.queue.ShutDown()
+	list := func(version string, tasks ...*batch.Task) error {
+		var objs []any
+		for _, task := range tasks {
+			objs = append(objs, task)
+		}
+		return f.Replace(objs, version)
+	}
+	for _, step := range []struct {
+		what string
+		do   func() error
+		want []string
+	}{
+		{"the first list", func() error { return list("10", task("a", "3")) }, nil},
+		{"one finishes", func() error { return f.Add(task("b", "11")) }, []string{"tasks_finished_total Other succeeded: 1"}},
+		{"it changes", func() error { return f.Update(task("b", "12")) }, nil},
+		{"one is deleted", func() error { return f.Delete(task("a", "13")) }, nil},
+		{"a list without news", func() error { return list("20", task("b", "12")) }, nil},
+		{"a list with one more", func() error { return list("30", task("b", "12"), task("c", "25")) }, []string{"tasks_finished_total Other succeeded: 1"}},
+		{"the same once more", func() error { return list("30", task("b", "12"), task("c", "25")) }, nil},
+	} {
+		t.Run(step.what, func(t *testing.T) {
+			expectMetered(t, func() {
+				if err := step.do(); err != nil {
+					t.Error(err)
+				}
+			}, step.want...)
+		})
+	}
+}
+
+func TestMetricsOfWorkers(t *testing.T) {
+	play(t, nil, func(s *scene) {
+		s.lives("other")
+		stop := s.lives("w")
+		s.bind("t", "w")
+		s.bind("deleted", "w")
+		s.pass(20 * time.Second)
+		if got := scrape(s)["leat_workers ready"]; got != 2 {
+			t.Errorf("%v workers are ready", got)
+		}
+		s.must(s.test.Tasks(namespace).Delete(s.Context(), "deleted", metav1.DeleteOptions{}))
+		stop()
+		expectMetered(s, func() { s.pass(2 * time.Minute) },
+			"lifecycle_evictions_total WorkerLost: 1",
+			"lifecycle_task_deletions_total WorkerLost: 1",
+			"lifecycle_worker_transitions_total lost: 1",
+			"workers ready: -1",
+			"workers unreachable: 1",
+		)
+		expectMetered(s, func() { s.pass(2 * time.Hour) },
+			"lifecycle_worker_transitions_total removed: 1",
+			"workers unreachable: -1",
+		)
+	})
+	play(t, nil, func(s *scene) {
+		s.lives("other")
+		s.livesLike(namespace, "w", 0, 90*time.Second)
+		s.pass(70 * time.Second)
+		before := scrape(s)["leat_lifecycle_lease_list_duration_seconds succeeded count"]
+		expectMetered(s, func() { s.pass(40 * time.Second) }, "lifecycle_worker_transitions_total returned: 1")
+		if got := scrape(s)["leat_lifecycle_lease_list_duration_seconds succeeded count"] - before; got != 4 {
+			t.Errorf("%v lists of leases in 40 s", got)
+		}
+		expectMetered(s, func() {
+			s.failLists(time.Minute)
+			s.pass(time.Minute)
+		})
+		if scrape(s)["leat_lifecycle_lease_list_duration_seconds failed count"] == 0 {
+			t.Error("lists that fail are not counted")
+		}
+	})
+}

@@ -1,0 +1,98 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package env
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/leat-dev/leat/test/host"
+)
+
+// programsVariable names the directory with the programs under test, if they are not those that "make test-programs" builds.
+const programsVariable = "LEAT_TEST_PROGRAMS"
+
+// program is the path of one of our programs.
+func program(t testing.TB, name string) string {
+	t.Helper()
+	dir := os.Getenv(programsVariable)
+	if dir == "" {
+		dir = filepath.Join(root(t), "bin", "test")
+	}
+	path := must(filepath.Abs(filepath.Join(dir, name)))(t)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%v: build the programs for tests with: make test-programs", err)
+	}
+	return path
+}
+
+// StartManager starts a leat-controller-manager with the rights that config/ ships, until the test ends, on a host cluster. It fails the
+// test if the process ends without being asked to. Without flags for them it serves neither metrics nor health.
+func (e *Env) StartManager(t testing.TB, name string, args ...string) *host.Process {
+	t.Helper()
+	kubeconfig := must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
+	p := must(host.StartProcess(t.Context(), host.Command{
+		Name: "leat-controller-manager-" + name,
+		Path: program(t, "leat-controller-manager"),
+		Args: append([]string{"--kubeconfig=" + kubeconfig, "--v=2", "--metrics-bind-address=0", "--health-probe-bind-address=0"}, args...),
+		Env:  host.Oracles, Dir: e.dir,
+	}))(t)
+	endWith(t, p)
+	return p
+}
+
+// StartWorker starts a leat-worker that reaches the API by config, an identity of Worker, until the test ends, and waits until it is
+// registered. Its commands have its environment.
+func (e *Env) StartWorker(t testing.TB, config *rest.Config, namespace, name string, environment []string, args ...string) *host.Process {
+	t.Helper()
+	workers := Client(t, e.Admin(t)).BatchV1alpha1().Workers(namespace)
+	before := ""
+	p := must(host.StartProcess(t.Context(), host.Command{
+		Name: "leat-worker-" + name,
+		Path: program(t, "leat-worker"),
+		Args: append([]string{"--kubeconfig=" + e.Kubeconfig(t, config, namespace), "-v=2"}, args...),
+		Env:  environment, Dir: e.dir,
+		Ready: func(ctx context.Context) error {
+			worker, err := workers.Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if worker.Status.Incarnation == before {
+				return errors.New("the worker has not registered")
+			}
+			before = worker.Status.Incarnation
+			return nil
+		},
+	}))(t)
+	endWith(t, p)
+	return p
+}
+
+// endWith kills a process at the end of the test, which fails if it has ended before.
+func endWith(t testing.TB, p *host.Process) {
+	t.Cleanup(func() {
+		if err := errors.Join(p.Err(), p.Kill()); err != nil {
+			t.Error(err)
+		}
+	})
+}

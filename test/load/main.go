@@ -1,0 +1,187 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// The load program runs one task set to its end with workers that do nothing, and tells what that costs: a bench, not a test. The
+// programs are the real ones as processes, on a real etcd that syncs and behind a real host cluster; only the workers are goroutines of
+// this program, which report each task as succeeded as soon as they see it.
+//
+//	make build host
+//	go run ./test/load --completions=100000
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/leat-dev/leat/test/host"
+)
+
+type options struct {
+	completions, parallelism int
+	workers                  int
+	taskDuration             time.Duration
+	compactionInterval       time.Duration
+	interval                 time.Duration
+	programs, dir, json      string
+}
+
+func main() {
+	var o options
+	flag.IntVar(&o.completions, "completions", 1_000_000, "Completions of the task set")
+	flag.IntVar(&o.parallelism, "parallelism", 200, "Parallelism of the task set, and how many tasks all workers together have room for")
+	flag.IntVar(&o.workers, "workers", 20, "Number of workers, each with a watch and an identity of its own")
+	flag.DurationVar(&o.taskDuration, "task-duration", 0, "How long a task runs; with more than 0 the rate is at most the parallelism divided by it")
+	flag.DurationVar(&o.compactionInterval, "etcd-compaction-interval", 5*time.Minute, "The flag of leat-apiserver: old revisions are kept in etcd for one to two intervals")
+	flag.DurationVar(&o.interval, "interval", 10*time.Second, "Time between two lines of output")
+	flag.StringVar(&o.programs, "programs", "bin", "Directory with leat-apiserver and leat-controller-manager")
+	flag.StringVar(&o.dir, "dir", "", "Directory for data and logs, which are kept (default: one of its own, which is removed)")
+	flag.StringVar(&o.json, "json", "", "File that the result is also written to, as JSON")
+	flag.Parse()
+	if err := o.validate(flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := o.run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func (o *options) validate(args []string) error {
+	switch {
+	case len(args) > 0:
+		return fmt.Errorf("arguments %q: there are only flags: see --help", args)
+	case o.completions < 1 || o.workers < 1 || o.interval <= 0:
+		return errors.New("--completions, --workers and --interval must be more than 0")
+	case o.parallelism < o.workers:
+		return fmt.Errorf("--parallelism=%d: must be at least --workers=%d: each has room for one task or more", o.parallelism, o.workers)
+	case o.taskDuration < 0 || o.compactionInterval < 0:
+		return errors.New("--task-duration and --etcd-compaction-interval must not be negative")
+	}
+	return nil
+}
+
+func (o *options) run(ctx context.Context) (err error) {
+	if o.dir == "" {
+		if o.dir, err = os.MkdirTemp("", "leat-load-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
+	}
+	if o.dir, err = filepath.Abs(o.dir); err != nil {
+		return err
+	}
+	if err := os.Setenv("LEAT_TEST_PROGRAMS", o.programs); err != nil {
+		return err
+	}
+	// What makes servers check themselves keeps every object for ever.
+	host.Oracles = nil
+	s := &stage{ctx: ctx, dir: o.dir}
+	var r *result
+	func() {
+		defer s.end()
+		r = o.play(s)
+	}()
+	if s.err != nil {
+		return s.err
+	}
+	r.print(os.Stdout)
+	if o.json == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.json, append(data, '\n'), 0o644)
+}
+
+// stage is a test without a testing.T: it starts the environments of tests.
+type stage struct {
+	testing.TB // nil: what is not below is not called
+	ctx        context.Context
+	dir        string
+	cleanups   []func()
+	err        error
+}
+
+// failure is what Fatal panics with and end recovers from.
+type failure struct{}
+
+func (s *stage) Helper()                  {}
+func (s *stage) Name() string             { return "load" }
+func (s *stage) Context() context.Context { return s.ctx }
+func (s *stage) ArtifactDir() string      { return s.dir }
+func (s *stage) Cleanup(f func())         { s.cleanups = append(s.cleanups, f) }
+func (s *stage) Error(args ...any)        { s.err = errors.Join(s.err, errors.New(fmt.Sprint(args...))) }
+
+func (s *stage) Errorf(format string, args ...any) {
+	s.err = errors.Join(s.err, fmt.Errorf(format, args...))
+}
+
+func (s *stage) TempDir() string {
+	dir, err := os.MkdirTemp(s.dir, "tmp-")
+	if err != nil {
+		s.Fatal(err)
+	}
+	return dir
+}
+
+func (s *stage) Fatal(args ...any) {
+	s.Error(args...)
+	panic(failure{})
+}
+
+func (s *stage) Fatalf(format string, args ...any) {
+	s.Errorf(format, args...)
+	panic(failure{})
+}
+
+// end recovers from a failure and undoes what was done, last things first.
+func (s *stage) end() {
+	if r := recover(); r != nil && r != (failure{}) {
+		panic(r)
+	}
+	for len(s.cleanups) > 0 {
+		last := s.cleanups[len(s.cleanups)-1]
+		s.cleanups = s.cleanups[:len(s.cleanups)-1]
+		func() {
+			defer func() {
+				if r := recover(); r != nil && r != (failure{}) {
+					panic(r)
+				}
+			}()
+			last()
+		}()
+	}
+}
+
+func (s *stage) check(err error) {
+	if err != nil {
+		s.Fatal(err)
+	}
+}

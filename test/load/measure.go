@@ -1,0 +1,313 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// process is what one process needs.
+type process struct {
+	Name                string
+	CPUMillisecondsTask float64
+	PeakRSSMiB          float64
+
+	pid    int
+	before time.Duration
+}
+
+// sample is how things are at a moment.
+type sample struct {
+	Seconds      float64
+	Completed    int
+	RSSMiB       map[string]float64
+	EtcdMiB      float64
+	EtcdInUseMiB float64
+	EtcdWrites   int64
+}
+
+// result is what a run has shown.
+type result struct {
+	Completions, Parallelism, Workers              int
+	TaskDurationSeconds, CompactionIntervalSeconds float64
+
+	Seconds           float64
+	TasksPerSecond    float64
+	EtcdWritesPerTask float64
+	// From the request to create a task of the set until the controller sees that it has started or, as here, finished.
+	StartP50Milliseconds, StartP99Milliseconds float64
+	// From the request to create a lone task until its worker sees it.
+	Probes                                     int
+	ProbeP50Milliseconds, ProbeP99Milliseconds float64
+	// Failures are requests of workers and probes that failed.
+	Failures  int
+	Processes []*process
+	// Requests are those that leat-apiserver has served for each task.
+	Requests []request
+	Samples  []sample
+}
+
+type request struct {
+	Name    string
+	PerTask float64
+}
+
+const header = "   time  completed   rate/s | RSS MiB: server controllers  etcd | etcd MiB   in use | writes/task"
+
+func (s sample) print(last sample, failures *failures) {
+	line := fmt.Sprintf("%6.0fs %10d %8.0f | %15.0f %11.0f %5.0f | %8.0f %8.0f | %.2f", s.Seconds, s.Completed,
+		float64(s.Completed-last.Completed)/(s.Seconds-last.Seconds), s.RSSMiB["leat-apiserver"], s.RSSMiB["leat-controller-manager"], s.RSSMiB["etcd"],
+		s.EtcdMiB, s.EtcdInUseMiB, float64(s.EtcdWrites-last.EtcdWrites)/max(1, float64(s.Completed-last.Completed)))
+	if err := failures.last.Swap(nil); err != nil {
+		line += fmt.Sprintf("  (%d requests failed so far, last: %v)", failures.n.Load(), *err)
+	}
+	fmt.Println(line)
+}
+
+func (r *result) print(out io.Writer) {
+	fmt.Fprintf(out, "\n%d completions at parallelism %d, %d workers, in %.0f s: %.0f tasks/s, %.2f etcd writes a task\n",
+		r.Completions, r.Parallelism, r.Workers, r.Seconds, r.TasksPerSecond, r.EtcdWritesPerTask)
+	fmt.Fprintf(out, "created → started, as the controller sees it: p50 %.0f ms, p99 %.0f ms; %d lone tasks beside: p50 %.0f ms, p99 %.0f ms\n\n",
+		r.StartP50Milliseconds, r.StartP99Milliseconds, r.Probes, r.ProbeP50Milliseconds, r.ProbeP99Milliseconds)
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(table, "process\tCPU ms/task\tpeak RSS MiB\t")
+	quarters := r.quarters()
+	for i := range quarters {
+		fmt.Fprintf(table, "at %d %%\t", 25*(i+1))
+	}
+	fmt.Fprintln(table)
+	for _, p := range r.Processes {
+		fmt.Fprintf(table, "%s\t%.2f\t%.0f\t", p.Name, p.CPUMillisecondsTask, p.PeakRSSMiB)
+		for _, s := range quarters {
+			fmt.Fprintf(table, "%.0f\t", s.RSSMiB[p.Name])
+		}
+		fmt.Fprintln(table)
+	}
+	fmt.Fprint(table, "file of etcd\t\t\t")
+	for _, s := range quarters {
+		fmt.Fprintf(table, "%.0f\t", s.EtcdMiB)
+	}
+	fmt.Fprint(table, "\nof that in use\t\t\t")
+	for _, s := range quarters {
+		fmt.Fprintf(table, "%.0f\t", s.EtcdInUseMiB)
+	}
+	fmt.Fprintln(table)
+	_ = table.Flush() // to a terminal
+	fmt.Fprintln(out, "\nrequests to leat-apiserver, per task:")
+	for _, request := range r.Requests {
+		fmt.Fprintf(out, "  %6.3f  %s\n", request.PerTask, request.Name)
+	}
+}
+
+// quarters gives the samples at 25, 50, 75 and 100 % of the time.
+func (r *result) quarters() []sample {
+	var quarters []sample
+	for i := range 4 {
+		at := r.Seconds * float64(i+1) / 4
+		j := slices.IndexFunc(r.Samples, func(s sample) bool { return s.Seconds >= at-0.5 })
+		if j < 0 {
+			j = len(r.Samples) - 1
+		}
+		quarters = append(quarters, r.Samples[j])
+	}
+	return quarters
+}
+
+func (m *meter) sample(ctx context.Context, at time.Duration, completed int) (sample, error) {
+	s := sample{Seconds: at.Seconds(), Completed: completed, RSSMiB: map[string]float64{}}
+	for _, p := range m.processes {
+		var err error
+		if s.RSSMiB[p.Name], err = memoryOf(p.pid, "VmRSS"); err != nil {
+			return s, err
+		}
+	}
+	status, err := m.etcd.Status(ctx, m.endpoint)
+	if err != nil {
+		return s, err
+	}
+	s.EtcdMiB, s.EtcdInUseMiB, s.EtcdWrites = float64(status.DbSize)/(1<<20), float64(status.DbSizeInUse)/(1<<20), status.Header.Revision-m.revision
+	return s, nil
+}
+
+// end puts what was needed in all, for so many tasks, into the result.
+func (m *meter) end(ctx context.Context, r *result, tasks float64) error {
+	status, err := m.etcd.Status(ctx, m.endpoint)
+	if err != nil {
+		return err
+	}
+	r.EtcdWritesPerTask = float64(status.Header.Revision-m.revision) / tasks
+	for _, p := range m.processes {
+		cpu, err := cpuOf(p.pid)
+		if err != nil {
+			return err
+		}
+		p.CPUMillisecondsTask = float64((cpu - p.before).Milliseconds()) / tasks
+		if p.PeakRSSMiB, err = memoryOf(p.pid, "VmHWM"); err != nil {
+			return err
+		}
+	}
+	r.Processes = m.processes
+	return nil
+}
+
+// clockTick is the unit of times in /proc: the kernel shows them in hundredths of a second, whatever it counts in.
+const clockTick = 10 * time.Millisecond
+
+// cpuOf gives the processor time that a process has used.
+func cpuOf(pid int) (time.Duration, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name, in parentheses, may hold anything; user and system time are the 12th and 13th field after it.
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	var ticks int64
+	for _, field := range fields[11:13] {
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * clockTick, nil
+}
+
+// memoryOf gives a line of the status of a process, in MiB.
+func memoryOf(pid int, line string) (float64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for text := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(text, line+":"); ok {
+			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			return kib / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("/proc/%d/status has no %s", pid, line)
+}
+
+// scrape is a page of metrics: values by names with labels, as they are printed.
+type scrape map[string]float64
+
+func scrapeMetrics(ctx context.Context, client *http.Client, url string) (scrape, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s", url, response.Status)
+	}
+	values := scrape{}
+	lines := bufio.NewScanner(response.Body)
+	for lines.Scan() {
+		name, value, ok := cutLast(lines.Text(), " ")
+		if !ok || strings.HasPrefix(name, "#") {
+			continue
+		}
+		if values[name], err = strconv.ParseFloat(value, 64); err != nil {
+			return nil, fmt.Errorf("%s: %q: %w", url, lines.Text(), err)
+		}
+	}
+	return values, lines.Err()
+}
+
+func cutLast(s, separator string) (before, after string, ok bool) {
+	i := strings.LastIndex(s, separator)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(separator):], true
+}
+
+// label gives the value of a label of a name as it is printed.
+func label(name, label string) string {
+	_, rest, ok := strings.Cut(name, label+`="`)
+	if !ok {
+		return ""
+	}
+	value, _, _ := strings.Cut(rest, `"`)
+	return value
+}
+
+// quantile estimates one from a histogram without labels, as Prometheus does.
+func (s scrape) quantile(name string, q float64) float64 {
+	type bucket struct{ bound, count float64 }
+	var buckets []bucket
+	for key, count := range s {
+		if !strings.HasPrefix(key, name+"_bucket{") {
+			continue
+		}
+		bound, err := strconv.ParseFloat(label(key, "le"), 64)
+		if err != nil {
+			bound = math.Inf(1)
+		}
+		buckets = append(buckets, bucket{bound, count})
+	}
+	slices.SortFunc(buckets, func(a, b bucket) int { return cmp.Compare(a.bound, b.bound) })
+	var below bucket
+	for _, b := range buckets {
+		if want := q * buckets[len(buckets)-1].count; b.count >= want && b.count > below.count {
+			if math.IsInf(b.bound, 1) {
+				return below.bound
+			}
+			return below.bound + (b.bound-below.bound)*(want-below.count)/(b.count-below.count)
+		}
+		below = b
+	}
+	return 0
+}
+
+// requests gives what the server has served between two scrapes, for each task.
+func requests(before, after scrape, tasks float64) []request {
+	sums := map[string]float64{}
+	for key, value := range after {
+		if !strings.HasPrefix(key, "apiserver_request_total{") || label(key, "group") != "batch.leat.dev" {
+			continue
+		}
+		name := label(key, "verb") + " " + label(key, "resource")
+		if sub := label(key, "subresource"); sub != "" {
+			name += "/" + sub
+		}
+		sums[name+" "+label(key, "code")] += value - before[key]
+	}
+	var all []request
+	for name, n := range sums {
+		if perTask := n / tasks; perTask >= 0.001 {
+			all = append(all, request{name, perTask})
+		}
+	}
+	slices.SortFunc(all, func(a, b request) int { return cmp.Or(cmp.Compare(b.PerTask, a.PerTask), cmp.Compare(a.Name, b.Name)) })
+	return all
+}

@@ -1,0 +1,254 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/host"
+)
+
+const (
+	setName = "load"
+	// probeInterval is the time between two lone tasks whose way to a worker is measured.
+	probeInterval = time.Second
+	pollInterval  = 200 * time.Millisecond
+)
+
+// play starts everything, runs the set and measures.
+func (o *options) play(s *stage) *result {
+	e := env.Aggregated(s, "--etcd-compaction-interval="+o.compactionInterval.String())
+	port, err := host.FreePort()
+	s.check(err)
+	address := "127.0.0.1:" + strconv.Itoa(port)
+	manager := e.StartManager(s, "one", "--metrics-bind-address="+address)
+	namespace := e.Namespace(s)
+	tasks := &probes{sent: map[string]time.Time{}}
+	failures := &failures{}
+	o.startWorkers(s, e, namespace, tasks.arrived, failures.add)
+
+	m := &meter{
+		etcd: e.EtcdClient(s), endpoint: e.Etcd.Endpoint,
+		processes: []*process{
+			{Name: "leat-apiserver", pid: e.Server.PID()}, {Name: "leat-controller-manager", pid: manager.PID()}, {Name: "etcd", pid: e.Etcd.PID()},
+			{Name: "kube-apiserver", pid: e.Host.APIServer.PID()}, {Name: "kube-controller-manager", pid: e.Host.ControllerManager.PID()},
+			{Name: "etcd of the host", pid: e.Host.Etcd.PID()}, {Name: "this program", pid: os.Getpid()},
+		},
+	}
+	api := env.Client(s, protobuf(e.Admin(s))).BatchV1alpha1()
+	s.check(m.begin(s.ctx))
+	transport, err := rest.TransportFor(e.Direct(s, "prometheus", "system:monitoring"))
+	s.check(err)
+	server := func() scrape {
+		samples, err := scrapeMetrics(s.ctx, &http.Client{Transport: transport}, e.Direct(s, "prometheus", "system:monitoring").Host+"/metrics")
+		s.check(err)
+		return samples
+	}
+	before := server()
+
+	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: setName}}
+	set.Spec.Completions, set.Spec.Parallelism = new(int32(o.completions)), new(int32(o.parallelism))
+	set.Spec.CompletionMode = new(batch.IndexedCompletion)
+	set.Spec.Template.Spec.Command = []string{"true"}
+	_, err = api.TaskSets(namespace).Create(s.ctx, set, metav1.CreateOptions{})
+	s.check(err)
+	probing, stopProbing := context.WithCancel(s.ctx)
+	var probe sync.WaitGroup
+	probe.Go(func() { tasks.send(probing, api.Tasks(namespace), failures.add) })
+	defer probe.Wait()
+	defer stopProbing()
+
+	r := &result{
+		Completions: o.completions, Parallelism: o.parallelism, Workers: o.workers,
+		TaskDurationSeconds: o.taskDuration.Seconds(), CompactionIntervalSeconds: o.compactionInterval.Seconds(),
+	}
+	begun := time.Now()
+	o.follow(s, api.TaskSets(namespace), m, r, failures, begun)
+	r.Seconds = time.Since(begun).Seconds()
+	stopProbing()
+	probe.Wait()
+
+	manage, err := scrapeMetrics(s.ctx, http.DefaultClient, "http://"+address+"/metrics")
+	s.check(err)
+	s.check(m.end(s.ctx, r, float64(o.completions+len(tasks.took))))
+	r.TasksPerSecond = float64(o.completions) / r.Seconds
+	r.Requests = requests(before, server(), float64(o.completions))
+	r.StartP50Milliseconds = 1000 * manage.quantile("leat_taskset_task_start_duration_seconds", 0.5)
+	r.StartP99Milliseconds = 1000 * manage.quantile("leat_taskset_task_start_duration_seconds", 0.99)
+	r.ProbeP50Milliseconds, r.ProbeP99Milliseconds, r.Probes = tasks.quantile(0.5), tasks.quantile(0.99), len(tasks.took)
+	r.Failures = int(failures.n.Load())
+	return r
+}
+
+// startWorkers starts workers which together have room for the parallelism and for probes.
+func (o *options) startWorkers(s *stage, e *env.Env, namespace string, seen func(string), failed func(error)) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	ended := make(chan error, o.workers)
+	for i := range o.workers {
+		name := fmt.Sprintf("fake-%d-%05d", i, i)
+		w := &fakeWorker{
+			client: env.Client(s, protobuf(e.Worker(s, namespace, name))), namespace: namespace, name: name,
+			duration: o.taskDuration, seen: seen, failed: failed,
+		}
+		s.check(w.register(ctx, (o.parallelism+o.workers-1)/o.workers+1))
+		go func() { ended <- w.run(ctx) }()
+	}
+	s.Cleanup(func() {
+		cancel()
+		for range o.workers {
+			s.check(<-ended)
+		}
+	})
+}
+
+// follow prints how the set gets on until it has ended.
+func (o *options) follow(s *stage, sets typed.TaskSetInterface, m *meter, r *result, failures *failures, begun time.Time) {
+	fmt.Println(header)
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	due, last := begun.Add(o.interval), sample{}
+	for {
+		select {
+		case <-ticker.C:
+		case <-s.ctx.Done():
+			s.Fatal(s.ctx.Err())
+		}
+		set, err := sets.Get(s.ctx, setName, metav1.GetOptions{})
+		s.check(err)
+		if meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetFailed) {
+			s.Fatalf("the task set has failed: %+v", set.Status)
+		}
+		complete := meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetComplete)
+		if time.Now().Before(due) && !complete {
+			continue
+		}
+		due = due.Add(o.interval)
+		now, err := m.sample(s.ctx, time.Since(begun), int(set.Status.Succeeded))
+		s.check(err)
+		now.print(last, failures)
+		last = now
+		r.Samples = append(r.Samples, now)
+		if complete {
+			if set.Status.CompletedIndexes != fmt.Sprintf("0-%d", o.completions-1) && o.completions > 1 || int(set.Status.Succeeded) != o.completions {
+				s.Fatalf("the task set is complete with %d successes and indexes %s", set.Status.Succeeded, set.Status.CompletedIndexes)
+			}
+			return
+		}
+	}
+}
+
+// probes are lone tasks that come in beside those of the set.
+type probes struct {
+	mu   sync.Mutex
+	sent map[string]time.Time
+	took []time.Duration
+}
+
+// send creates probes until ctx ends.
+func (p *probes) send(ctx context.Context, tasks typed.TaskInterface, failed func(error)) {
+	ticker := time.NewTicker(probeInterval)
+	defer ticker.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		name := "probe-" + strconv.Itoa(i)
+		p.mu.Lock()
+		p.sent[name] = time.Now()
+		p.mu.Unlock()
+		_, err := tasks.Create(ctx, &batch.Task{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec:       batch.TaskSpec{Command: []string{"true"}, TTLSecondsAfterFinished: new(int32)},
+		}, metav1.CreateOptions{})
+		if err != nil && ctx.Err() == nil {
+			failed(err)
+		}
+	}
+}
+
+// arrived takes in that a worker has seen a task.
+func (p *probes) arrived(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if sent, ok := p.sent[name]; ok {
+		p.took = append(p.took, time.Since(sent))
+		delete(p.sent, name)
+	}
+}
+
+// quantile gives, in milliseconds, how long the way to a worker took.
+func (p *probes) quantile(q float64) float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.took) == 0 {
+		return 0
+	}
+	slices.Sort(p.took)
+	return float64(p.took[min(len(p.took)-1, int(q*float64(len(p.took))))].Microseconds()) / 1000
+}
+
+// failures counts requests of this program that failed, and keeps the last.
+type failures struct {
+	n    atomic.Int64
+	last atomic.Pointer[error]
+}
+
+func (f *failures) add(err error) {
+	f.n.Add(1)
+	f.last.Store(&err)
+}
+
+// begin takes in where everything starts from.
+func (m *meter) begin(ctx context.Context) error {
+	status, err := m.etcd.Status(ctx, m.endpoint)
+	if err != nil {
+		return err
+	}
+	m.revision = status.Header.Revision
+	for _, p := range m.processes {
+		if p.before, err = cpuOf(p.pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// meter reads what processes and etcd need.
+type meter struct {
+	etcd      *clientv3.Client
+	endpoint  string
+	processes []*process
+	revision  int64
+}

@@ -1,0 +1,119 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package metrics holds docs/metrics.md to the metrics that the programs register.
+package metrics
+
+import (
+	"context"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	_ "github.com/leat-dev/leat/pkg/controller" // registers what controllers have
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
+	"github.com/leat-dev/leat/pkg/scheduler"
+	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/test/host"
+)
+
+// described takes the place of a registry and keeps what metrics there are: the labels by name.
+type described map[string]string
+
+func (d described) Register(c prometheus.Collector) error {
+	all := make(chan *prometheus.Desc)
+	go func() {
+		defer close(all)
+		c.Describe(all)
+	}()
+	for desc := range all {
+		// A description shows what it is in its text only.
+		parts := regexp.MustCompile(`fqName: "([^"]*)".*variableLabels: \{([^}]*)\}`).FindStringSubmatch(desc.String())
+		if parts != nil && strings.HasPrefix(parts[1], "leat_") {
+			labels := strings.FieldsFunc(parts[2], func(r rune) bool { return r == ',' || r == ' ' })
+			slices.Sort(labels)
+			d[parts[1]] = strings.Join(labels, " ")
+		}
+	}
+	return nil
+}
+
+func (d described) MustRegister(all ...prometheus.Collector) {
+	for _, c := range all {
+		_ = d.Register(c) // it does not fail
+	}
+}
+
+func (d described) Unregister(prometheus.Collector) bool { return true }
+
+// row is a metric in the page: its name, what it is, its labels and its meaning.
+var row = regexp.MustCompile("(?m)^\\| `(leat_[a-z_]+)` \\| (counter|gauge|histogram) \\|([^|]*)\\|[^|]+\\|$")
+
+func TestAllMetricsAreDocumented(t *testing.T) {
+	registered := described{}
+	registry, ok := ctrlmetrics.Registry.(prometheus.Collector)
+	if !ok {
+		t.Fatalf("the registry of the controllers is a %T, which does not describe itself", ctrlmetrics.Registry)
+	}
+	registered.MustRegister(registry)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := scheduler.New(&fake.Clientset{}, scheduler.WithMetrics(registered)).Run(ended); err != nil {
+		t.Fatal(err)
+	}
+	worker.New(&fake.Clientset{}, worker.Options{Registerer: registered})
+
+	root, err := host.RepositoryRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs", "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]string{}
+	for _, match := range row.FindAllStringSubmatch(string(page), -1) {
+		labels := strings.FieldsFunc(match[3], func(r rune) bool { return strings.ContainsRune("`, ", r) })
+		slices.Sort(labels)
+		documented[match[1]] = strings.Join(labels, " ")
+	}
+	for _, name := range slices.Sorted(maps.Keys(registered)) {
+		labels, ok := documented[name]
+		switch {
+		case !ok:
+			t.Errorf("%s{%s} is not in docs/metrics.md", name, registered[name])
+		case labels != registered[name]:
+			t.Errorf("%s has the labels %q, and in docs/metrics.md %q", name, registered[name], labels)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(documented)) {
+		if _, ok := registered[name]; !ok {
+			t.Errorf("%s is in docs/metrics.md, and nothing registers it", name)
+		}
+	}
+	for _, name := range regexp.MustCompile("`(leat_[a-z_]+)`").FindAllStringSubmatch(string(page), -1) {
+		if _, ok := registered[name[1]]; !ok {
+			t.Errorf("docs/metrics.md speaks of %s, and nothing registers it", name[1])
+		}
+	}
+}
