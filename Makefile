@@ -2,6 +2,7 @@
 
 GO ?= go
 VERSION ?= v0.1.0-dev+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+IMAGE ?= leat:$(subst +,-,$(VERSION))
 LDFLAGS := -X k8s.io/component-base/version.gitVersion=$(VERSION)
 
 .PHONY: help
@@ -11,6 +12,10 @@ help: ## List the targets
 .PHONY: build
 build: ## Build the programs into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: image
+image: ## Build the image of all programs, IMAGE (leat:VERSION by default)
+	docker build --build-arg VERSION='$(VERSION)' --tag '$(IMAGE)' .
 
 .PHONY: run
 run: ## Boot everything on this machine: store, API, scheduler, workers. UP holds flags of "leat up"

@@ -22,8 +22,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
@@ -34,25 +36,34 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/certificates"
 	"github.com/leat-dev/leat/pkg/controller"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/scheduler"
 )
 
-// lease is the name of the lease that replicas elect their leader by.
-const lease = "leat-controller-manager"
+const (
+	// systemNamespace is where config/ installs Leat.
+	systemNamespace = "leat-system"
+	// lease is the name of the lease that replicas elect their leader by.
+	lease = "leat-controller-manager"
+)
 
 type options struct {
 	kubeconfig         string
 	concurrentTaskSets int
+	schedulingStrategy string
 
 	leaderElect                               bool
 	leaseNamespace                            string
 	leaseDuration, renewDeadline, retryPeriod time.Duration
+
+	manageCertificates bool
 
 	metricsAddress, metricsCertDir, probeAddress string
 
@@ -63,8 +74,9 @@ type options struct {
 func newOptions() *options {
 	return &options{
 		concurrentTaskSets: 8,
+		schedulingStrategy: string(scheduler.Spread),
 		leaderElect:        true,
-		leaseNamespace:     "leat-system",
+		leaseNamespace:     systemNamespace,
 		leaseDuration:      15 * time.Second,
 		renewDeadline:      10 * time.Second,
 		retryPeriod:        2 * time.Second,
@@ -81,6 +93,9 @@ func (o *options) flags() cliflag.NamedFlagSets {
 	f.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "File that says how to reach the cluster, and Leat through it; in a pod it is found without")
 	f = sets.FlagSet("controllers")
 	f.IntVar(&o.concurrentTaskSets, "concurrent-tasksets", o.concurrentTaskSets, "How many task sets are worked on at a time. More react faster when many are busy, and use more CPU and connections")
+	f.StringVar(&o.schedulingStrategy, "scheduling-strategy", o.schedulingStrategy, "Which worker a task goes to of those that have room: spread, the one with the smallest part of it taken; pack, the one with the greatest, so that others become empty")
+	f = sets.FlagSet("certificates")
+	f.BoolVar(&o.manageCertificates, "manage-certificates", o.manageCertificates, "Issue and renew the certificates in the Secrets leat-apiserver-tls, leat-etcd-tls and leat-worker-client-tls of "+systemNamespace+", which must exist, and tell the cluster which authority to trust. Every replica does")
 	f = sets.FlagSet("leader election")
 	f.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Work only while holding the lease "+lease+". Needed as soon as there are two replicas")
 	f.StringVar(&o.leaseNamespace, "leader-elect-namespace", o.leaseNamespace, "Namespace of the cluster that the lease is in")
@@ -102,6 +117,9 @@ func (o *options) validate() []error {
 	var errs []error
 	if o.concurrentTaskSets < 1 {
 		errs = append(errs, fmt.Errorf("--concurrent-tasksets %d: must be 1 or more", o.concurrentTaskSets))
+	}
+	if !slices.Contains(scheduler.Strategies(), scheduler.Strategy(o.schedulingStrategy)) {
+		errs = append(errs, fmt.Errorf("--scheduling-strategy %q: must be one of %q", o.schedulingStrategy, scheduler.Strategies()))
 	}
 	for _, address := range []struct{ flag, value string }{
 		{"metrics-bind-address", o.metricsAddress}, {"health-probe-bind-address", o.probeAddress},
@@ -153,13 +171,21 @@ func (o *options) run(ctx context.Context) error {
 	}
 	if err := errors.Join(
 		controller.AddToManager(mgr, controller.Options{ConcurrentTaskSets: o.concurrentTaskSets, Events: true}),
-		controller.AddRunnable(mgr, scheduler.New(client).Run),
+		controller.AddRunnable(mgr, scheduler.New(client,
+			scheduler.WithStrategy(scheduler.Strategy(o.schedulingStrategy)), scheduler.WithMetrics(metrics.Registry)).Run),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("leat-apiserver", reachable(client.Discovery())),
 	); err != nil {
 		return err
 	}
-	return mgr.Start(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return mgr.Start(ctx) })
+	if o.manageCertificates {
+		// Beside the manager, which waits until the API is served: for that the API needs certificates.
+		apiService := batch.SchemeGroupVersion.Version + "." + batch.GroupName
+		group.Go(func() error { return certificates.Run(ctx, config, systemNamespace, apiService) })
+	}
+	return group.Wait()
 }
 
 // config is that of the file or, without one, that of the pod.

@@ -25,12 +25,14 @@ import (
 
 func TestFlagsAreChecked(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                              "",
-		"--concurrent-tasksets=0":       "--concurrent-tasksets 0: must be 1 or more",
-		"--metrics-bind-address=0":      "",
-		"--metrics-bind-address=8080":   `--metrics-bind-address "8080": must be host:port, :port, or 0 for none`,
-		"--health-probe-bind-address=x": `--health-probe-bind-address "x": must be host:port, :port, or 0 for none`,
-		"--leader-elect-namespace=":     "--leader-elect-namespace: must be set with --leader-elect",
+		"":                                                             "",
+		"--concurrent-tasksets=0":                                      "--concurrent-tasksets 0: must be 1 or more",
+		"--scheduling-strategy=pack":                                   "",
+		"--scheduling-strategy=random":                                 `--scheduling-strategy "random": must be one of ["spread" "pack"]`,
+		"--metrics-bind-address=0":                                     "",
+		"--metrics-bind-address=8080":                                  `--metrics-bind-address "8080": must be host:port, :port, or 0 for none`,
+		"--health-probe-bind-address=x":                                `--health-probe-bind-address "x": must be host:port, :port, or 0 for none`,
+		"--leader-elect-namespace=":                                    "--leader-elect-namespace: must be set with --leader-elect",
 		"--leader-elect-namespace= --leader-elect=false":               "",
 		"--leader-elect-renew-deadline=20s":                            "--leader-elect-lease-duration 15s must be more than",
 		"--leader-elect-retry-period=9s":                               "more than 1.2 times --leader-elect-retry-period 9s",

@@ -52,6 +52,7 @@ func TestAggregated(t *testing.T) {
 	t.Run("Discovery", func(t *testing.T) { testHostDiscovery(t, e) })
 	t.Run("Roles", func(t *testing.T) { testHostRoles(t, e) })
 	t.Run("FrontProxy", func(t *testing.T) { testFrontProxy(t, e) })
+	t.Run("WorkerPod", func(t *testing.T) { testWorkerPod(t, e) })
 	t.Run("Quota", func(t *testing.T) { testQuota(t, e) })
 	t.Run("GarbageCollection", func(t *testing.T) { testGarbageCollection(t, e) })
 	t.Run("NamespaceDeletion", func(t *testing.T) { testNamespaceDeletion(t, e) })

@@ -146,10 +146,11 @@ func (cp *ControlPlane) Stop() error {
 
 // ForTest starts a control plane for one test, in a few seconds, and stops it at the
 // test's end. What goes wrong fails the test: missing programs too, and any
-// process that ended by itself. Run "go test -artifacts" to keep the logs.
-func ForTest(t testing.TB) *ControlPlane {
+// process that ended by itself. Run "go test -artifacts" to keep the logs. The
+// arguments are for kube-controller-manager.
+func ForTest(t testing.TB, controllerManagerArgs ...string) *ControlPlane {
 	t.Helper()
-	cp, err := Start(t.Context(), Options{Dir: t.ArtifactDir()})
+	cp, err := Start(t.Context(), Options{Dir: t.ArtifactDir(), ControllerManagerArgs: controllerManagerArgs})
 	if err != nil {
 		t.Fatal(err)
 	}

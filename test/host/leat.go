@@ -43,7 +43,7 @@ const (
 	registeredLists = 5
 )
 
-// RegisterLeat installs config/base, with its APIService leading to a server
+// RegisterLeat installs config/base but for its workloads, with its APIService leading to a server
 // that listens on port of 127.0.0.1 with a certificate for LeatService signed by
 // caBundle (PEM). It returns once the aggregator serves the group steadily: when
 // several LISTs in a row have succeeded and discovery names it. That takes a few
@@ -104,6 +104,13 @@ func (cp *ControlPlane) writeOverlay(port int, caBundle []byte) (string, error) 
 	return dir, pki.WriteFile(filepath.Join(dir, "kustomization.yaml"), fmt.Appendf(nil, `
 resources: [%q]
 patches:
+# The programs run as processes of the test: the host has no nodes.
+- target: {kind: Deployment}
+  patch: |
+    {apiVersion: apps/v1, kind: Deployment, metadata: {name: any}, $patch: delete}
+- target: {kind: PodDisruptionBudget}
+  patch: |
+    {apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: any}, $patch: delete}
 - target: {kind: Service, name: leat-apiserver}
   patch: |
     - {op: replace, path: /spec, value: {type: ExternalName, externalName: localhost}}

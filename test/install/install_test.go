@@ -1,0 +1,174 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package install tests the manifests of config/ on a real control plane. It has no nodes, so no pod runs.
+package install
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/certificates"
+	"github.com/leat-dev/leat/test/host"
+)
+
+const (
+	namespace  = "leat-system"
+	apiService = "v1alpha1.batch.leat.dev"
+)
+
+func TestInstall(t *testing.T) {
+	cp := host.ForTest(t, "--controllers=*")
+	root, err := host.RepositoryRoot()
+	check(t, err)
+	all := filepath.Join(root, "config", "default")
+	config, err := clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig)
+	check(t, err)
+	admin := kubernetes.NewForConfigOrDie(config)
+
+	t.Run("nothing in the manifests is unknown, or more than Pod Security allows", func(t *testing.T) {
+		_, stderr, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "apply", "--validate=strict", "--kustomize", all)
+		check(t, err)
+		if stderr != "" {
+			t.Errorf("the host warns: %s", stderr)
+		}
+	})
+	t.Run("certificates are issued, by who is installed to do it", func(t *testing.T) {
+		issue(t, cp)
+		issued(t, cp, admin)
+		// What is applied again leaves them alone.
+		before := secrets(t, admin)
+		check(t, cp.Apply(t.Context(), all))
+		for name, data := range secrets(t, admin) {
+			if string(data["tls.crt"]) != string(before[name]["tls.crt"]) {
+				t.Errorf("applying the manifests again has changed Secret %s", name)
+			}
+		}
+
+		// One that is lost is issued anew.
+		secret, err := admin.CoreV1().Secrets(namespace).Get(t.Context(), certificates.EtcdSecret, metav1.GetOptions{})
+		check(t, err)
+		delete(secret.Data, "tls.crt")
+		_, err = admin.CoreV1().Secrets(namespace).Update(t.Context(), secret, metav1.UpdateOptions{})
+		check(t, err)
+		issued(t, cp, admin)
+	})
+	t.Run("uninstalled in one go", func(t *testing.T) {
+		_, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "--timeout=90s", "--kustomize", all)
+		check(t, err)
+		_, err = admin.CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			t.Errorf("the namespace is still there: %v", err)
+		}
+	})
+}
+
+// issue keeps certificates with the rights of the service account that the manifests give them to, until the test ends.
+func issue(t *testing.T, cp *host.ControlPlane) {
+	t.Helper()
+	path, err := cp.ServiceAccountKubeconfig(namespace, "leat-controller-manager")
+	check(t, err)
+	config, err := clientcmd.BuildConfigFromFlags("", path)
+	check(t, err)
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error)
+	go func() { ended <- certificates.Run(ctx, config, namespace, apiService) }()
+	t.Cleanup(func() {
+		stop()
+		check(t, <-ended)
+	})
+}
+
+// issued waits until all certificates are there and good for what they are for.
+func issued(t *testing.T, cp *host.ControlPlane, admin kubernetes.Interface) {
+	t.Helper()
+	var last error
+	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		all := secrets(t, admin)
+		server, client := x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth
+		last = errors.Join(
+			good(all[certificates.ServerSecret], "leat-apiserver.leat-system.svc", server),
+			good(all[certificates.EtcdSecret], "leat-etcd.leat-system.svc", server, client),
+			good(all[certificates.EtcdSecret], "leat-etcd-2.leat-etcd.leat-system.svc", server, client),
+			good(all[certificates.WorkerClientSecret], batch.WorkerClientName, client),
+		)
+		if last != nil {
+			return false, nil
+		}
+		bundle, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "get", "apiservice", apiService, "--output=jsonpath={.spec.caBundle}")
+		if err != nil {
+			return false, err
+		}
+		if want := base64.StdEncoding.EncodeToString(all[certificates.ServerSecret]["ca.crt"]); bundle != want {
+			last = fmt.Errorf("the APIService trusts %q, want %q", bundle, want)
+		}
+		return last == nil, nil
+	})
+	if err != nil {
+		t.Fatalf("%v: %v", err, last)
+	}
+}
+
+func secrets(t *testing.T, admin kubernetes.Interface) map[string]map[string][]byte {
+	t.Helper()
+	list, err := admin.CoreV1().Secrets(namespace).List(t.Context(), metav1.ListOptions{})
+	check(t, err)
+	data := map[string]map[string][]byte{}
+	for _, secret := range list.Items {
+		data[secret.Name] = secret.Data
+	}
+	return data
+}
+
+// good says why the content of a Secret is not a certificate of that name for those usages.
+func good(data map[string][]byte, name string, usages ...x509.ExtKeyUsage) error {
+	pair, err := tls.X509KeyPair(data["tls.crt"], data["tls.key"])
+	if err != nil {
+		return fmt.Errorf("certificate for %s: %w", name, err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(data["ca.crt"])
+	for _, usage := range usages {
+		if _, err := pair.Leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: roots, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+			return fmt.Errorf("certificate for %s: %w", name, err)
+		}
+	}
+	if left := time.Until(pair.Leaf.NotAfter); left < 300*24*time.Hour {
+		return fmt.Errorf("certificate for %s ends in %s", name, left)
+	}
+	return nil
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
