@@ -47,6 +47,8 @@ import (
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/admission/queuelimit"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
@@ -164,6 +166,10 @@ var flagTests = map[string]flagTest{
 	"audit-webhook-truncate-max-event-size": {value: "7000", differs: audit, with: append(auditWebhook, "--audit-webhook-truncate-enabled")},
 	"audit-webhook-version":                 {value: "audit.k8s.io/v2", with: auditWebhook},
 
+	"worker-address-ranges":     {value: "10.0.0.0/8", differs: workerClient},
+	"worker-client-certificate": {value: "worker-copy.crt", differs: workerClient, with: toWorkers},
+	"worker-client-key":         {value: "worker-copy.key", differs: workerClient, with: toWorkers},
+
 	"contention-profiling":         {value: "true", differs: func(a *applied) any { return a.EnableContentionProfiling }},
 	"debug-socket-path":            {value: "/debug.sock", differs: func(a *applied) any { return a.DebugSocketPath }},
 	"enable-priority-and-fairness": {value: "false", differs: func(a *applied) any { return a.FlowControl != nil }},
@@ -192,6 +198,7 @@ var versionFlags = []string{"emulated-version", "emulation-forward-compatible", 
 
 var (
 	ownAggregator     = []string{"--authentication-skip-lookup", "--requestheader-client-ca-file=ca.crt"}
+	toWorkers         = []string{"--worker-client-certificate=worker.crt", "--worker-client-key=worker.key"}
 	auditPolicyFile   = []string{"--audit-policy-file=policy.yaml"}
 	auditLog          = []string{"--audit-policy-file=policy.yaml", "--audit-log-path=audit.log"}
 	auditLogBatch     = []string{"--audit-policy-file=policy.yaml", "--audit-log-path=audit.log", "--audit-log-mode=batch"}
@@ -282,6 +289,14 @@ func reviewedNames(a *applied) any {
 
 func admissionChain(a *applied) any { return fingerprint(a.AdmissionControl) }
 
+func workerClient(a *applied) any {
+	client, err := a.options.Workers.New()
+	if err != nil {
+		return err
+	}
+	return fingerprint(client)
+}
+
 func audit(a *applied) any { return fingerprint(a.AuditBackend) }
 
 func auditPolicy(a *applied) any { return fingerprint(a.AuditPolicyRuleEvaluator) }
@@ -315,6 +330,10 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
+	workerCert, workerKey, err := ca.IssueClient(v1alpha1.WorkerClientName)
+	if err != nil {
+		t.Fatal(err)
+	}
 	host := httptest.NewServer(f.host(string(ca.CertPEM())))
 	t.Cleanup(host.Close)
 	other := httptest.NewServer(f.host(string(ca.CertPEM())))
@@ -330,6 +349,7 @@ func newFixture(t *testing.T) *fixture {
 	for name, content := range map[string]string{
 		"ca.crt": string(ca.CertPEM()), "other.crt": string(ca.CertPEM()), "other.key": string(key),
 		"server.crt": string(cert), "server.key": string(key), "copy.crt": string(cert), "copy.key": string(key),
+		"worker.crt": string(workerCert), "worker.key": string(workerKey), "worker-copy.crt": string(workerCert), "worker-copy.key": string(workerKey),
 		"kubeconfig": kubeconfig(host.URL), "other.kubeconfig": kubeconfig(other.URL), "dead.kubeconfig": kubeconfig("http://127.0.0.1:1"),
 		"policy.yaml": policy("Metadata"), "other-policy.yaml": policy("Request"),
 		"encryption.yaml": `{"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration", "resources": [
@@ -419,7 +439,7 @@ func (f *fixture) apply(t *testing.T, before func(*Options), args ...string) *ap
 	options.Recommended.Etcd.SkipHealthEndpoints = true
 	codecs := newCodecs(Scheme)
 	config := genericapiserver.NewRecommendedConfig(codecs)
-	err = options.applyTo(config, codecs, &taskReader{})
+	err = options.applyTo(config, codecs, &taskReader{}, queuelimit.NewCounts())
 	t.Cleanup(func() { config.SecureServing.Listener.Close() })
 	return &applied{f, config, options, err}
 }

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -50,11 +51,15 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/pkg/admission"
+	"github.com/leat-dev/leat/pkg/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/apiserver/workerclient"
+	"github.com/leat-dev/leat/pkg/authentication/pod"
 	"github.com/leat-dev/leat/pkg/authorization/nameless"
 	"github.com/leat-dev/leat/pkg/authorization/worker"
 	"github.com/leat-dev/leat/pkg/fairness"
 	generatedopenapi "github.com/leat-dev/leat/pkg/generated/openapi"
 	registry "github.com/leat-dev/leat/pkg/registry/batch"
+	"github.com/leat-dev/leat/pkg/registry/batch/task"
 )
 
 // Options are what the server can be told: all of upstream's recommended options, those of every API server, and our own.
@@ -67,6 +72,8 @@ type Options struct {
 	Logs *logs.Options
 	// ControllerUsers are users whose access is asked for without the name of the object first.
 	ControllerUsers []string
+	// Workers are how logs are read from workers.
+	Workers *workerclient.Options
 
 	// Standalone takes the place of a host cluster. Nil where there is one.
 	Standalone *Standalone
@@ -104,6 +111,7 @@ func NewOptions() (*Options, error) {
 		Server:          server,
 		Logs:            logs.NewOptions(),
 		ControllerUsers: []string{"system:serviceaccount:leat-system:leat-controller-manager"},
+		Workers:         &workerclient.Options{},
 		versions:        versions,
 	}, nil
 }
@@ -131,6 +139,8 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	})
 	logsapi.AddFlags(o.Logs, sets.FlagSet("logs"))
 
+	o.Workers.AddFlags(sets.FlagSet("workers"))
+
 	authorization := sets.FlagSet("authorization")
 	authorization.StringSliceVar(&o.ControllerUsers, "controller-users", o.ControllerUsers,
 		"Users, the controllers of tasks, whose access the host is asked for once a verb and namespace, instead of once an object.")
@@ -145,6 +155,7 @@ func (o *Options) Complete() error { return o.versions.Set() }
 func (o *Options) Validate() []error {
 	errs := o.Recommended.Validate()
 	errs = append(errs, o.Server.Validate()...)
+	errs = append(errs, o.Workers.Validate()...)
 	if o.Recommended.SecureServing.BindPort == 0 {
 		errs = append(errs, errors.New("--secure-port: give a port: the server speaks nothing but HTTPS"))
 	}
@@ -189,8 +200,8 @@ func (s *Server) Run(ctx context.Context) error {
 func (o *Options) New() (*Server, error) {
 	codecs := newCodecs(Scheme)
 	config := genericapiserver.NewRecommendedConfig(codecs)
-	reader := &taskReader{}
-	if err := o.applyTo(config, codecs, reader); err != nil {
+	reader, counts := &taskReader{}, queuelimit.NewCounts()
+	if err := o.applyTo(config, codecs, reader, counts); err != nil {
 		return nil, err
 	}
 
@@ -203,8 +214,25 @@ func (o *Options) New() (*Server, error) {
 		return nil, err
 	}
 	reader.store.Store(stores.Tasks.Store)
+	if err := countPending(generic, stores, counts); err != nil {
+		return nil, err
+	}
+	workers, err := o.Workers.New()
+	if err != nil {
+		return nil, err
+	}
 	group := genericapiserver.NewDefaultAPIGroupInfo(batch.GroupName, Scheme, runtime.NewParameterCodec(Scheme), codecs)
 	group.VersionedResourcesStorageMap = stores.Storage()
+	for _, storage := range group.VersionedResourcesStorageMap {
+		log := storage["tasks/log"].(*task.LogREST)
+		log.Source, log.Workers = workers, func(ctx context.Context, name string) (*batch.Worker, error) {
+			obj, err := stores.Workers.Store.Get(ctx, name, &metav1.GetOptions{})
+			if err != nil {
+				return nil, err
+			}
+			return obj.(*batch.Worker), nil
+		}
+	}
 	if err := generic.InstallAPIGroup(&group); err != nil {
 		return nil, err
 	}
@@ -214,13 +242,14 @@ func (o *Options) New() (*Server, error) {
 // applyTo does what RecommendedOptions.ApplyTo does, in its order, and in between what that leaves no room for: the storage
 // factory that honours --storage-media-type, our authorizers before admission takes the authorizer, and our trigger in
 // priority and fairness.
-func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs runtime.StorageSerializer, tasks *taskReader) error {
+func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs runtime.StorageSerializer, tasks *taskReader,
+	counts *queuelimit.Counts) error {
 	if err := o.Server.ApplyTo(&config.Config); err != nil {
 		return err
 	}
 	config.FeatureGate = o.versions.FeatureGateFor(basecompatibility.DefaultKubeComponent)
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
-		return genericapiserver.DefaultBuildHandlerChain(withDeadlineGrace(handler), c)
+		return genericapiserver.DefaultBuildHandlerChain(withDeadlineGrace(task.AbortBrokenLogs(handler)), c)
 	}
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("log"))
 
@@ -269,7 +298,7 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 		config.FlowControl = fairness.WithTrigger(config.FlowControl, registry.Tasks.GroupResource, registry.Tasks.Trigger)
 	}
 	return r.Admission.ApplyTo(&config.Config, admission.Informers(config.SharedInformerFactory), client, dynamicClient, config.FeatureGate,
-		config.EffectiveVersion, admission.Initializers()...)
+		config.EffectiveVersion, admission.Initializers(counts)...)
 }
 
 // ApplyStorage makes the config open stores in etcd, encoded in the version of the scheme that the versions set allow. The codecs
@@ -303,6 +332,7 @@ func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, tasks *t
 		if err := r.Authorization.ApplyTo(&config.Authorization); err != nil {
 			return err
 		}
+		config.Authentication.Authenticator = pod.New(config.Authentication.Authenticator, config.Authorization.Authorizer)
 		if err := r.CoreAPI.ApplyTo(config); err != nil {
 			return err
 		}

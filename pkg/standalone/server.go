@@ -34,14 +34,19 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/client-go/rest"
 
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/config"
 	"github.com/leat-dev/leat/pkg/admission"
 	leatserver "github.com/leat-dev/leat/pkg/apiserver"
+	"github.com/leat-dev/leat/pkg/apiserver/workerclient"
 	authorizationworker "github.com/leat-dev/leat/pkg/authorization/worker"
 	"github.com/leat-dev/leat/pkg/standalone/hostless"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/pkg/standalone/rbac"
 )
+
+// loopback is where workers serve logs.
+const loopback = "127.0.0.1"
 
 // The identities of the parts. Those of the controllers are what config/ binds its roles to.
 const (
@@ -100,6 +105,9 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 		return nil, err
 	}
 	r.Admission.ConfigFile = options.AdmissionConfig
+	if o.Workers, err = newWorkerClient(dir, authority); err != nil {
+		return nil, err
+	}
 	// Nobody stands in front who would have to be told before the server stops.
 	o.Server.ShutdownDelayDuration = 0
 	o.Server.ShutdownSendRetryAfter = false
@@ -129,6 +137,17 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 	handler := server.UnprotectedHandler()
 	openAPI.Store(&handler)
 	return server, nil
+}
+
+// newWorkerClient says how logs are read from workers, who are on this machine.
+func newWorkerClient(dir string, authority *pki.CA) (*workerclient.Options, error) {
+	cert, key, err := authority.IssueClient(v1alpha1.WorkerClientName)
+	if err != nil {
+		return nil, err
+	}
+	certFile, keyFile := filepath.Join(dir, "worker-client.crt"), filepath.Join(dir, "worker-client.key")
+	return &workerclient.Options{CertFile: certFile, KeyFile: keyFile, AddressRanges: []string{loopback + "/32"}},
+		errors.Join(pki.WriteFile(keyFile, key), pki.WriteFile(certFile, cert))
 }
 
 // newHost gives what a host cluster would: client certificates of our own authority, and the roles of config/.

@@ -38,6 +38,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/component-base/version"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -47,6 +48,8 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/etcd"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/pkg/worker/logs"
+	"github.com/leat-dev/leat/pkg/worker/logserver"
 )
 
 // startTimeout bounds the time from the start of the API server until it is ready.
@@ -152,9 +155,17 @@ func runParts(ctx context.Context, options Options, clients *clients, serverEnde
 		if err != nil {
 			return err
 		}
+		store, logServer, err := serveLogs(options, name)
+		if err != nil {
+			return err
+		}
+		defer store.Close()
+		defer logServer.Close()
 		agent := worker.New(client, worker.Options{
 			Namespace: options.Namespace,
 			Name:      name,
+			Logs:      store,
+			Endpoint:  logServer.Endpoint(),
 			Version:   version.Get().GitVersion,
 			Capacity: v1alpha1.ResourceList{
 				v1alpha1.ResourceTasks: *resource.NewQuantity(int64(options.TasksPerWorker), resource.DecimalSI),
@@ -164,6 +175,26 @@ func runParts(ctx context.Context, options Options, clients *clients, serverEnde
 	}
 	ready(admin)
 	return parts.Wait()
+}
+
+// serveLogs keeps what the worker of that name has its commands print, and serves it to the API server.
+func serveLogs(options Options, name string) (*logs.Store, *logserver.Server, error) {
+	store, err := logs.Open(logs.Options{
+		Dir:          filepath.Join(options.DataDir, "logs", options.Namespace, name),
+		MaxSize:      logs.DefaultMaxSize,
+		MaxTotalSize: logs.DefaultMaxTotalSize,
+		Retention:    logs.DefaultRetention,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	server, err := logserver.Start(logserver.Options{
+		Host:         loopback,
+		ClientCAFile: filepath.Join(options.DataDir, "pki", "ca.crt"),
+		Namespace:    options.Namespace,
+		Logs:         store,
+	})
+	return store, server, err
 }
 
 // newControllers makes the parts of a cluster's controller manager. There is nobody to elect, to scrape or to read Events, and no
@@ -183,7 +214,7 @@ func newControllers(clients *clients) (manager.Manager, error) {
 	}
 	return mgr, errors.Join(
 		controller.AddToManager(mgr, controller.Options{ConcurrentTaskSets: concurrentTaskSets, CollectGarbage: true}),
-		controller.AddRunnable(mgr, scheduler.New(client).Run),
+		controller.AddRunnable(mgr, scheduler.New(client, scheduler.WithMetrics(metrics.Registry)).Run),
 	)
 }
 

@@ -47,7 +47,9 @@ func newStorageConfig(t *testing.T, etcd *host.Etcd, scheme *runtime.Scheme, arg
 		t.Fatal(err)
 	}
 	flags := pflag.NewFlagSet(t.Name(), pflag.ContinueOnError)
-	options.AddFlags(flags)
+	for _, group := range options.Flags().FlagSets {
+		flags.AddFlagSet(group)
+	}
 	err = flags.Parse(append([]string{
 		"--etcd-servers=" + etcd.Endpoint, "--etcd-cafile=" + etcd.CAFile, "--etcd-certfile=" + etcd.CertFile, "--etcd-keyfile=" + etcd.KeyFile,
 		"--etcd-prefix=" + etcdPrefix(t.Name()),

@@ -1,0 +1,97 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/admission/queuelimit"
+	registry "github.com/leat-dev/leat/pkg/registry/batch"
+)
+
+// countPending keeps the counts of pending tasks by the watch caches of the stores, as long as the server runs. The server is not ready
+// before they are known.
+func countPending(server *genericapiserver.GenericAPIServer, stores *registry.Stores, counts *queuelimit.Counts) error {
+	selector, err := fields.ParseSelector(queuelimit.PendingTasks)
+	if err != nil {
+		return err
+	}
+	return server.AddPostStartHook("leat.dev/pending-tasks", func(hook genericapiserver.PostStartHookContext) error {
+		go cached(stores.Tasks.Store, selector, &batch.Task{}, counts.Tasks()).RunWithContext(hook)
+		go cached(stores.TaskQueues.Store, fields.Everything(), &batch.TaskQueue{}, counts.Queues()).RunWithContext(hook)
+		err := wait.PollUntilContextCancel(hook, 10*time.Millisecond, true, func(context.Context) (bool, error) {
+			return counts.HasSynced(), nil
+		})
+		if hook.Err() != nil {
+			return nil // the server stops
+		}
+		return err
+	})
+}
+
+// cached makes a reflector of what the watch cache of a store shows of all namespaces.
+func cached(store *genericregistry.Store, selector fields.Selector, kind runtime.Object, to cache.ReflectorStore) *cache.Reflector {
+	options := func(o metav1.ListOptions) (*metainternalversion.ListOptions, error) {
+		internal := &metainternalversion.ListOptions{}
+		err := metainternalversion.Convert_v1_ListOptions_To_internalversion_ListOptions(&o, internal, nil)
+		internal.FieldSelector = selector
+		return internal, err
+	}
+	lister := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			internal, err := options(o)
+			if err != nil {
+				return nil, err
+			}
+			return store.List(genericapirequest.WithNamespace(ctx, metav1.NamespaceAll), internal)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			internal, err := options(o)
+			if err != nil {
+				return nil, err
+			}
+			events, err := store.Watch(genericapirequest.WithNamespace(ctx, metav1.NamespaceAll), internal)
+			if err != nil {
+				return nil, err
+			}
+			return watch.Filter(events, func(event watch.Event) (watch.Event, bool) {
+				// What many watch is wrapped, to be encoded once.
+				if wrapped, ok := event.Object.(runtime.CacheableObject); ok {
+					event.Object = wrapped.GetObject()
+				}
+				return event, true
+			}), nil
+		},
+	}
+	return cache.NewReflectorWithOptions(lister, kind, to, cache.ReflectorOptions{
+		Name: "leat.dev/pending-tasks", TypeDescription: fmt.Sprintf("%T", kind),
+	})
+}
