@@ -1,0 +1,301 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+)
+
+// call runs a command line as a process would, without a cluster unless the environment says otherwise.
+func call(t *testing.T, program, stdin string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	streams, in, out, errOut := genericiooptions.NewTestIOStreams()
+	in.WriteString(stdin)
+	code = Main(program, args, streams)
+	return out.String(), errOut.String(), code
+}
+
+func noCluster(t *testing.T) {
+	t.Helper()
+	t.Setenv("HOME", t.TempDir())
+	for _, name := range []string{"KUBECONFIG", "KUBERNETES_MASTER", "KUBERNETES_SERVICE_HOST", "XDG_DATA_HOME", "XDG_STATE_HOME"} {
+		t.Setenv(name, "")
+	}
+}
+
+func TestWhatCannotBeUnderstoodSaysWhatToWrite(t *testing.T) {
+	noCluster(t)
+	file := filepath.Join(t.TempDir(), "lines")
+	if err := os.WriteFile(file, []byte("a\nb\x00\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ line, want string }{
+		{"rnu", `unknown command "rnu"; did you mean run?`},
+		{"run --arry 10 -- true", "unknown flag --arry; did you mean --array?"},
+		{"run --array 10 --par 5 -- true", "unknown flag --par; did you mean --parallelism?"},
+		{"run -array 10 -- true", "; did you mean --array?"},
+		{"run ls -l", "unknown flag -l; write -- before the command to run: leat run [flags] -- command"},
+		{"run echo hi", `"echo": write -- before the command to run: leat run [flags] -- echo hi`},
+		{"run --wait", "what is to be run? Write: leat run -- COMMAND"},
+		{"run --array 1-1000 -- true", "indexes start at 0: write 0-999, and use $TASK_INDEX + 1"},
+		{"run --array", "--array needs a value: One task for each index"},
+		{"run --array 5 --each-line f -- true", "--array and --each-line: write one of them"},
+		{"run --array 10%5 --parallelism 6 -- true", "--array 10%5 and --parallelism 6: write one of them"},
+		{"run --parallelism 6 -- true", "--parallelism is for many tasks: write --array or --each-line too"},
+		{"run --array 10 --parallelism 0 -- true", "--parallelism 0: write 1 or more"},
+		{"run --array 10 --parallelism x -- true", `--parallelism "x": write a whole number`},
+		{"run --each-line /no/such/file -- true", "name a file with one item on each line, or - for standard input"},
+		{"run --each-line " + file + " -- true", "line 2 has a NUL character"},
+		{"run --timeout 90 -- true", `--timeout "90": write a number with its unit, like 90s, 10m or 2h`},
+		{"run --timeout 0s -- true", "--timeout 0s: write 1s or more"},
+		{"run --ttl -5s -- true", "--ttl -5s: write 0s or more"},
+		{"run --backoff-limit -1 -- true", "--backoff-limit -1: write 0 or more"},
+		{"run --env HOME -- true", `--env "HOME": write NAME=VALUE`},
+		{"run --env A=1 --env A=2 -- true", "--env A is given twice"},
+		{"run --cpu lots -- true", "--cpu lots: write an amount, like --cpu 500m"},
+		{"run --request gpu -- true", "--request gpu: write an amount"},
+		{"run --cpu 1 --request cpu=2 -- true", "cpu is asked for twice"},
+		{"run --worker-selector disk -- true", "write labels that a worker must have, like disk=ssd,zone=a"},
+		{"run --dry-run maybe -- true", `--dry-run "maybe": write client, server or none`},
+		{"run --dry-run client -o nonsense -- true", "unable to match a printer suitable for the output format"},
+		{"wait", "which task or set? Write: leat wait NAME"},
+		{"logs a b", "takes one task or set, and was given 2 names"},
+		{"logs x --tail -2", "--tail -2: write a number of lines, or -1 for all"},
+		{"logs x --index 5-3", "write indexes like 5 or 0-4,7"},
+		{"logs x -f -p", "an attempt that is over prints no more"},
+		{"logs x --max-log-requests 0", "--max-log-requests 0: write 1 or more"},
+		{"retry x", "what is to be run again? Write: leat retry --failed x"},
+		{"top --interval 1ms", "--interval 1ms: write 100ms or more"},
+		{"top x", `takes no arguments, and was given "x"`},
+		{"cancel", "which task or set? Write: leat cancel NAME"},
+		{"drain", "which worker? Write: leat drain NAME"},
+		{"drain w --grace -1s", "--grace -1s: write 0s or more"},
+		{"suspend --all x", "unknown flag --all"},
+	} {
+		t.Run(test.line, func(t *testing.T) {
+			out, errOut, code := call(t, "leat", "", strings.Fields(test.line)...)
+			if code != exitUsage || out != "" || !strings.HasPrefix(errOut, "error: ") || !strings.Contains(errOut, test.want) || !strings.Contains(errOut, "--help'.") {
+				t.Errorf("exit code %d, %q, %q; expected %q", code, out, errOut, test.want)
+			}
+		})
+	}
+}
+
+func TestWithoutAClusterItIsSaidWhatToDo(t *testing.T) {
+	for _, line := range []string{"run -- true", "wait x", "logs x", "top", "explain x", "retry --failed x", "cancel x", "suspend x", "cordon x", "drain x", "version"} {
+		noCluster(t)
+		_, errOut, code := call(t, "leat", "", strings.Fields(line)...)
+		if want := "error: no cluster is configured: run `leat up`, or set KUBECONFIG\n"; code != exitFailed || errOut != want {
+			t.Errorf("%s: exit code %d, %q", line, code, errOut)
+		}
+	}
+	noCluster(t)
+	t.Setenv("KUBECONFIG", "/no/such/file")
+	if _, errOut, code := call(t, "kubectl-leat", "", "top"); code != exitFailed || errOut != "error: no cluster is configured in KUBECONFIG=/no/such/file: run `kubectl leat up`, or set KUBECONFIG\n" {
+		t.Errorf("KUBECONFIG: exit code %d, %q", code, errOut)
+	}
+}
+
+func TestUnreachableServer(t *testing.T) {
+	noCluster(t)
+	_, errOut, code := call(t, "leat", "", "run", "--server=https://127.0.0.1:1", "--", "true")
+	if code != exitFailed || !strings.Contains(errOut, "the server https://127.0.0.1:1 cannot be reached") || !strings.Contains(errOut, "`leat up` starts one") {
+		t.Errorf("exit code %d, %q", code, errOut)
+	}
+}
+
+// The server of "leat up" is used where there is no other.
+func TestLocalServerIsFound(t *testing.T) {
+	noCluster(t)
+	data := t.TempDir()
+	t.Setenv("XDG_DATA_HOME", data)
+	config := "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: c}}]\nclusters: [{name: c, cluster: {server: 'https://127.0.0.1:%s'}}]\n"
+	write := func(file, port string) {
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(strings.ReplaceAll(config, "%s", port)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(filepath.Join(data, "leat", "kubeconfig"), "2")
+	if _, errOut, _ := call(t, "leat", "", "top"); !strings.Contains(errOut, "https://127.0.0.1:2 cannot be reached") {
+		t.Errorf("without another: %q", errOut)
+	}
+	write(filepath.Join(os.Getenv("HOME"), ".kube", "config"), "3")
+	if _, errOut, _ := call(t, "leat", "", "--kubeconfig", filepath.Join(os.Getenv("HOME"), ".kube", "config"), "top"); !strings.Contains(errOut, "https://127.0.0.1:3 cannot be reached") {
+		t.Errorf("with another: %q", errOut)
+	}
+}
+
+func TestDryRun(t *testing.T) {
+	noCluster(t)
+	for _, test := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"one task", []string{"run", "--name=t", "-n", "ns", "--dry-run=client", "-o", "yaml", "--queue=q", "--priority=5", "--backoff-limit=2", "--timeout=90s", "--ttl=1h", "--workdir=/w", "--worker-selector=disk=ssd", "--env=A=b=c", "--cpu=500m", "--request=example.com/gpu=1", "--", "a", "--b"}, `apiVersion: batch.leat.dev/v1alpha1
+kind: Task
+metadata:
+  name: t
+  namespace: ns
+spec:
+  activeDeadlineSeconds: 90
+  backoffLimit: 2
+  command:
+  - a
+  - --b
+  env:
+  - name: A
+    value: b=c
+  priority: 5
+  queueName: q
+  resources:
+    requests:
+      cpu: 500m
+      example.com/gpu: "1"
+  ttlSecondsAfterFinished: 3600
+  workerSelector:
+    disk: ssd
+  workingDir: /w
+status:
+  state: {}
+`},
+		{"an array", []string{"run", "--array=1000000%500", "--dry-run=client", "-o", "yaml", "--backoff-limit=1", "--", "/usr/bin/My_Tool.sh"}, `apiVersion: batch.leat.dev/v1alpha1
+kind: TaskSet
+metadata:
+  generateName: my-tool-sh-
+spec:
+  backoffLimitPerIndex: 1
+  completionMode: Indexed
+  completions: 1000000
+  maxFailedIndexes: 10000
+  parallelism: 500
+  template:
+    metadata: {}
+    spec:
+      command:
+      - /usr/bin/My_Tool.sh
+      resources: {}
+status: {}
+`},
+		{"lines", []string{"run", "--each-line=-", "--name=l", "--dry-run=client", "-o", "yaml", "--", "gzip"}, `apiVersion: batch.leat.dev/v1alpha1
+kind: TaskSet
+metadata:
+  name: l
+spec:
+  backoffLimitPerIndex: 0
+  completionMode: Indexed
+  completions: 2
+  items:
+  - x
+  - y z
+  parallelism: 2
+  template:
+    metadata: {}
+    spec:
+      command:
+      - gzip
+      - $(TASK_ITEM)
+      resources: {}
+status: {}
+`},
+		{"a name", []string{"run", "--name=t", "--dry-run=client", "-o", "name", "--", "true"}, "task.batch.leat.dev/t\n"},
+		{"words", []string{"run", "--name=t", "--array=5", "--dry-run=client", "--", "true"}, "taskset.batch.leat.dev/t created (client dry run)\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			out, errOut, code := call(t, "leat", "x\ny z\n", test.args...)
+			if code != 0 || out != test.want {
+				t.Errorf("exit code %d, %s\n%s", code, errOut, out)
+			}
+		})
+	}
+}
+
+func TestNameOf(t *testing.T) {
+	for program, want := range map[string]string{
+		"echo": "echo", "/usr/bin/python3": "python3", `C:\Tools\My Tool.EXE`: "my-tool-exe", "./_x_": "x", "...": "task", strings.Repeat("ab", 40): strings.Repeat("ab", 20),
+	} {
+		if got := nameOf(program); got != want {
+			t.Errorf("%q becomes %q, expected %q", program, got, want)
+		}
+	}
+}
+
+func TestParseRef(t *testing.T) {
+	for text, want := range map[string]ref{
+		"x": {"", "x"}, "task/x": {kindTask, "x"}, "tk/x": {kindTask, "x"}, "tasks.batch.leat.dev/x": {kindTask, "x"},
+		"tks/x": {kindSet, "x"}, "TaskSet/x": {kindSet, "x"}, "wkr/x": {kindWorker, "x"},
+	} {
+		if got, err := parseRef(text); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "task/", "pod/x", "a/b/c"} {
+		if got, err := parseRef(text); err == nil {
+			t.Errorf("%q: %+v", text, got)
+		}
+	}
+}
+
+// Every command teaches, under the name that it was called by.
+func TestHelp(t *testing.T) {
+	noCluster(t)
+	for _, program := range []string{"leat", "kubectl-leat"} {
+		name := strings.ReplaceAll(program, "-", " ")
+		for _, command := range []string{"", "run", "wait", "retry", "logs", "top", "explain", "cancel", "suspend", "resume", "cordon", "uncordon", "drain"} {
+			out, _, code := call(t, "/some/where/"+program, "", strings.Fields(command+" --help")...)
+			usage := strings.TrimSpace("  " + name + " " + command)
+			if code != 0 || !strings.Contains(out, "Examples:\n  "+name+" ") || !strings.Contains(out, usage) {
+				t.Errorf("%s %s: exit code %d\n%s", program, command, code, out)
+			}
+			if program == "kubectl-leat" && strings.Contains(strings.ReplaceAll(out, "kubectl leat", ""), "leat run") {
+				t.Errorf("%s speaks of leat:\n%s", command, out)
+			}
+		}
+	}
+	if out, _, code := call(t, "leat", "", "options"); code != 0 || !strings.Contains(out, "--context") || !strings.Contains(out, "--as ") {
+		t.Errorf("options: exit code %d\n%s", code, out)
+	}
+	if out, _, code := call(t, "leat", "", "version", "--client"); code != 0 || !strings.HasPrefix(out, "Client Version: v") {
+		t.Errorf("version: exit code %d, %q", code, out)
+	}
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		if out, errOut, code := call(t, "leat", "", "completion", shell); code != 0 || !strings.Contains(out, "leat") {
+			t.Errorf("completion %s: exit code %d, %q", shell, code, errOut)
+		}
+	}
+	// As kubectl asks its plugins.
+	if out, _, code := call(t, "kubectl_complete-leat", "", "dra"); code != 0 || !strings.HasPrefix(out, "drain") {
+		t.Errorf("completion for kubectl: exit code %d, %q", code, out)
+	}
+}
+
+func TestControlCharactersDoNotReachTheTerminal(t *testing.T) {
+	var b bytes.Buffer
+	writeIndented(&b, "\x1b[31mred\x1b[0m\r\x07\nnext\tcolumn\n\n")
+	if want := "  | [31mred[0m\n  | next\tcolumn\n"; b.String() != want {
+		t.Errorf("got %q", b.String())
+	}
+}

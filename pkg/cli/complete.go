@@ -1,0 +1,112 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const (
+	// completionTimeout bounds how long a shell waits for names.
+	completionTimeout = 3 * time.Second
+	// completionLimit bounds how many names of a kind are offered.
+	completionLimit = 500
+)
+
+type completion = func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective)
+
+// completeNames offers the names of objects, with their kind where a command takes several.
+func (f *factory) completeNames(kinds ...string) completion {
+	return func(command *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 && !strings.HasSuffix(command.Use, "...") {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		s, err := f.connect()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		ctx, stop := context.WithTimeout(context.Background(), completionTimeout)
+		defer stop()
+		var names []cobra.Completion
+		if slices.Contains(kinds, kindSet) {
+			names = append(names, latestName)
+		}
+		for _, kind := range kinds {
+			for _, name := range s.names(ctx, kind) {
+				if len(kinds) > 1 {
+					name = kind + "/" + name
+				}
+				names = append(names, name)
+			}
+		}
+		names = slices.DeleteFunc(names, func(name cobra.Completion) bool {
+			return !strings.HasPrefix(name, typed) || slices.Contains(args, name)
+		})
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// names lists what there is of a kind. For a shell that completes, an error is no names. Tasks of sets are not offered: there are
+// too many, and the set stands for them.
+func (s *session) names(ctx context.Context, kind string) []string {
+	options := metav1.ListOptions{Limit: completionLimit}
+	var names []string
+	switch kind {
+	case kindSet:
+		if list, err := s.api.TaskSets(s.namespace).List(ctx, options); err == nil {
+			for i := range list.Items {
+				names = append(names, list.Items[i].Name)
+			}
+		}
+	case kindTask:
+		options.LabelSelector = "!batch.leat.dev/taskset-name"
+		if list, err := s.api.Tasks(s.namespace).List(ctx, options); err == nil {
+			for i := range list.Items {
+				names = append(names, list.Items[i].Name)
+			}
+		}
+	case kindWorker:
+		if list, err := s.api.Workers(s.namespace).List(ctx, options); err == nil {
+			for i := range list.Items {
+				names = append(names, list.Items[i].Name)
+			}
+		}
+	}
+	return names
+}
+
+func (f *factory) completeQueues(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	s, err := f.connect()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	ctx, stop := context.WithTimeout(context.Background(), completionTimeout)
+	defer stop()
+	var names []cobra.Completion
+	if list, err := s.api.TaskQueues(s.namespace).List(ctx, metav1.ListOptions{Limit: completionLimit}); err == nil {
+		for i := range list.Items {
+			names = append(names, list.Items[i].Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}

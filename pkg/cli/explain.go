@@ -1,0 +1,451 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/printers"
+	"k8s.io/utils/ptr"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/progress"
+)
+
+const (
+	// explainedWorkers is how many workers are told of one by one.
+	explainedWorkers = 10
+	// explainedTasks is how many tasks of a set are.
+	explainedTasks = 3
+)
+
+const explainLong = `Say why a task or a set is where it is.
+
+Of a task that waits: what the scheduler says, the state of its queue and its place there, and what keeps each worker from taking it.
+Of one that runs or has ended: where, since when, how often it was tried, how it ended and what it printed last. Of a set: how far
+it is, what has failed, and what holds up the rest.
+
+Fields of the API are explained by kubectl explain tk, kubectl explain tks.`
+
+func (f *factory) newExplainCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "explain NAME", GroupID: groupLook,
+		Short: "Say why a task waits, or how it has ended",
+		Long:  explainLong,
+		Example: `  leat explain @latest
+  leat explain task/hello`,
+		Args: exactlyOne("task or set"), ValidArgsFunction: f.completeNames(kindTask, kindSet),
+		RunE: func(command *cobra.Command, args []string) error {
+			ctx := command.Context()
+			s, err := f.connect()
+			if err != nil {
+				return err
+			}
+			found, err := s.find(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			e := &explainer{factory: f, s: s, now: time.Now(), out: printers.GetNewTabWriter(f.streams.Out)}
+			if found.set != nil {
+				err = e.set(ctx, found.set)
+			} else {
+				err = e.task(ctx, found.task)
+			}
+			return errors.Join(err, e.out.Flush())
+		},
+	}
+}
+
+// explainer says why something is where it is.
+type explainer struct {
+	*factory
+	s   *session
+	now time.Time
+	out interface {
+		io.Writer
+		Flush() error
+	}
+}
+
+func (e *explainer) title(format string, args ...any) {
+	fmt.Fprintf(e.out, format+"\n", args...)
+}
+
+// line says one thing, under a word that says what it is about.
+func (e *explainer) line(about, format string, args ...any) {
+	fmt.Fprintf(e.out, "  %s\t%s\n", about, printable(fmt.Sprintf(format, args...)))
+}
+
+func (e *explainer) since(t *metav1.Time) string {
+	if t == nil {
+		return "unknown"
+	}
+	return age(e.now.Sub(t.Time))
+}
+
+func (e *explainer) task(ctx context.Context, task *batch.Task) error {
+	r := ref{kindTask, task.Name}
+	switch {
+	case finishedTask(task):
+		e.ended(task)
+	case task.DeletionTimestamp != nil:
+		e.title("%s is being deleted, for %s: its command has %s to end.", r, e.since(task.DeletionTimestamp),
+			age(time.Duration(ptr.Deref(task.DeletionGracePeriodSeconds, 0))*time.Second))
+		if task.Spec.WorkerName != "" {
+			e.line("Worker", "%s", task.Spec.WorkerName)
+		}
+	case task.Spec.WorkerName != "":
+		e.bound(ctx, task)
+	default:
+		if err := e.pending(ctx, task); err != nil {
+			return err
+		}
+	}
+	if owner := metav1.GetControllerOf(task); owner != nil {
+		e.line("Set", "taskset/%s, index %s", owner.Name, task.Labels[batch.LabelCompletionIndex])
+	}
+	return nil
+}
+
+func (e *explainer) ended(task *batch.Task) {
+	r := ref{kindTask, task.Name}
+	when := ""
+	if task.Status.CompletionTime != nil {
+		when = fmt.Sprintf(" %s ago", e.since(task.Status.CompletionTime))
+		if task.Status.StartTime != nil {
+			when += ", after " + age(task.Status.CompletionTime.Sub(task.Status.StartTime.Time))
+		}
+	}
+	if task.Status.Phase == batch.TaskSucceeded {
+		e.title("%s has succeeded%s.", r, when)
+	} else {
+		e.title("%s has failed%s: %s.", r, when, howEnded(task))
+	}
+	e.tries(task)
+	if end := task.Status.State.Terminated; end != nil && end.Message != "" {
+		e.output("Last lines", end.Message)
+	}
+	if task.Status.Phase == batch.TaskFailed && metav1.GetControllerOf(task) == nil {
+		e.line("Next", "%s logs %s; %s retry --failed %s", e.program, r, e.program, r)
+	}
+}
+
+// tries tells where a task ran and how often.
+func (e *explainer) tries(task *batch.Task) {
+	if task.Spec.WorkerName != "" {
+		e.line("Worker", "%s", task.Spec.WorkerName)
+	}
+	if task.Status.Attempts > 0 {
+		e.line("Attempts", "%d, of at most %d", task.Status.Attempts, ptr.Deref(task.Spec.BackoffLimit, 0)+1+task.Status.Disruptions)
+	}
+	if task.Status.Disruptions > 0 {
+		why := ""
+		if c := meta.FindStatusCondition(task.Status.Conditions, batch.DisruptionTarget); c != nil {
+			why = fmt.Sprintf("; the last time: %s: %s", c.Reason, c.Message)
+		}
+		e.line("Disruptions", "taken from its worker %s%s", times(int(task.Status.Disruptions)), why)
+	}
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+// output shows the last lines of an output.
+func (e *explainer) output(about, text string) {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	lines = lines[max(0, len(lines)-10):]
+	for i, line := range lines {
+		if i > 0 {
+			about = ""
+		}
+		e.line(about, "| %s", line)
+	}
+}
+
+func (e *explainer) bound(ctx context.Context, task *batch.Task) {
+	r := ref{kindTask, task.Name}
+	state := task.Status.State
+	switch {
+	case state.Running != nil:
+		e.title("%s runs, for %s.", r, e.since(&state.Running.StartedAt))
+	case state.Waiting != nil:
+		e.title("%s waits on its worker: %s: %s", r, state.Waiting.Reason, state.Waiting.Message)
+	default:
+		e.title("%s is bound to its worker and not started there yet.", r)
+	}
+	e.tries(task)
+	if task.Status.Progress != "" {
+		e.line("Progress", "%s", task.Status.Progress)
+	}
+	if limit := task.Spec.ActiveDeadlineSeconds; limit != nil && task.Status.StartTime != nil {
+		e.line("Time left", "%s of %s", age(task.Status.StartTime.Add(time.Duration(*limit)*time.Second).Sub(e.now)), age(time.Duration(*limit)*time.Second))
+	}
+	worker, err := e.s.api.Workers(e.s.namespace).Get(ctx, task.Spec.WorkerName, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		e.line("Problem", "there is no worker %s any more: the task is given to another one soon", task.Spec.WorkerName)
+	case err == nil && !meta.IsStatusConditionTrue(worker.Status.Conditions, batch.WorkerReady):
+		e.line("Problem", "the worker is not ready: if it does not return, the task is given to another one")
+	}
+}
+
+func (e *explainer) pending(ctx context.Context, task *batch.Task) error {
+	r := ref{kindTask, task.Name}
+	e.title("%s waits for a worker, for %s.", r, e.since(&task.CreationTimestamp))
+	if len(task.Spec.SchedulingGates) > 0 {
+		var gates []string
+		for _, gate := range task.Spec.SchedulingGates {
+			gates = append(gates, gate.Name)
+		}
+		e.line("Gates", "held until these are removed from spec.schedulingGates: %s", strings.Join(gates, ", "))
+		return nil
+	}
+	if c := meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled); c != nil && c.Status == metav1.ConditionFalse {
+		e.line("Scheduler", "%s: %s", c.Reason, c.Message)
+	}
+	if task.Status.Disruptions > 0 || task.Status.Attempts > 0 {
+		e.tries(task)
+	}
+	all, err := e.s.unfinished(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.queue(ctx, task, all); err != nil {
+		return err
+	}
+	return e.workers(ctx, task, all)
+}
+
+// queue tells whether the queue lets tasks start, and the place of the task in it.
+func (e *explainer) queue(ctx context.Context, task *batch.Task, all []batch.Task) error {
+	name := task.Spec.QueueName
+	used := loads(all, byQueue)[name]
+	queue, err := e.s.api.TaskQueues(e.s.namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		queue, err = &batch.TaskQueue{}, nil
+	}
+	if err != nil {
+		return err
+	}
+	e.line("Queue", "%s: %s", name, queueState(queue, used, task))
+	before, total := placeOf(task, all)
+	others := map[string]bool{}
+	for i := range all {
+		if waits(&all[i]) && all[i].Spec.QueueName != name {
+			others[all[i].Spec.QueueName] = true
+		}
+	}
+	place := fmt.Sprintf("%d of %d in its queue, by priority, then age", before+1, total)
+	if len(others) > 0 {
+		place += fmt.Sprintf("; %s of the namespace have tasks that wait too, and take turns by weight", pluralQueues(len(others)))
+	}
+	e.line("Place", "%s", place)
+	return nil
+}
+
+func pluralQueues(n int) string {
+	if n == 1 {
+		return "1 other queue"
+	}
+	return fmt.Sprintf("%d other queues", n)
+}
+
+// queueState says what a queue lets start.
+func queueState(queue *batch.TaskQueue, used load, task *batch.Task) string {
+	var parts []string
+	switch ptr.Deref(queue.Spec.StopPolicy, batch.StopPolicyNone) {
+	case batch.StopPolicyHold:
+		parts = append(parts, "held: it starts no tasks until spec.stopPolicy is None")
+	case batch.StopPolicyHoldAndDrain:
+		parts = append(parts, "drained: it ends its tasks and starts none until spec.stopPolicy is None")
+	}
+	if limit := queue.Spec.MaxRunningTasks; limit != nil {
+		text := fmt.Sprintf("%d of at most %d tasks run", used.tasks, *limit)
+		if used.tasks >= int(*limit) {
+			text = fmt.Sprintf("full: %d of at most %d tasks run", used.tasks, *limit)
+		}
+		parts = append(parts, text)
+	} else {
+		parts = append(parts, fmt.Sprintf("%s run", plural(used.tasks, "task")))
+	}
+	for _, name := range sortedKeys(queue.Spec.Resources.Limits) {
+		limit, taken, wanted := queue.Spec.Resources.Limits[name], used.requests[name], task.Spec.Resources.Requests[name]
+		text := fmt.Sprintf("%s of %s %s taken", taken.String(), limit.String(), name)
+		sum := taken.DeepCopy()
+		sum.Add(wanted)
+		if sum.Cmp(limit) > 0 {
+			text = fmt.Sprintf("no room for %s more %s: %s", wanted.String(), name, text)
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// workers tells of each worker whether it could take the task.
+func (e *explainer) workers(ctx context.Context, task *batch.Task, all []batch.Task) error {
+	list, err := e.s.api.Workers(e.s.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	if len(list.Items) == 0 {
+		e.line("Workers", "namespace %s has none: start one with leat-worker, or run the task where workers are", e.s.namespace)
+		return nil
+	}
+	taken := loads(all, byWorker)
+	able := 0
+	reasons := make([][]string, len(list.Items))
+	for i := range list.Items {
+		if reasons[i] = refusals(task, &list.Items[i], taken[list.Items[i].Name]); len(reasons[i]) == 0 {
+			able++
+		}
+	}
+	e.line("Workers", "%d of %d could take it now", able, len(list.Items))
+	shown := 0
+	for i := range list.Items {
+		if len(reasons[i]) == 0 {
+			continue
+		}
+		if shown++; shown > explainedWorkers {
+			e.line("", "… and others")
+			break
+		}
+		e.line("", "%s %s", list.Items[i].Name, strings.Join(reasons[i], "; "))
+	}
+	return nil
+}
+
+// unfinished lists the tasks of the namespace that wait or run.
+func (s *session) unfinished(ctx context.Context) ([]batch.Task, error) {
+	list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: unfinished})
+	if err != nil {
+		return nil, err
+	}
+	return list.Items, nil
+}
+
+// unfinished selects the tasks that wait or run.
+const unfinished = "status.phase!=Succeeded,status.phase!=Failed"
+
+func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
+	r := ref{kindSet, set.Name}
+	snapshot := snapshotOf(set)
+	final := finishedSet(set)
+	switch {
+	case final != nil:
+		e.title("%s is %s: %s: %s", r, map[string]string{batch.TaskSetComplete: "complete", batch.TaskSetFailed: "failed"}[final.Type], final.Reason, final.Message)
+	case set.DeletionTimestamp != nil:
+		e.title("%s is being deleted, for %s, and is there until its commands have ended.", r, e.since(set.DeletionTimestamp))
+	case ptr.Deref(set.Spec.Suspend, false):
+		e.title("%s is suspended: it starts nothing until %s resume %s.", r, e.program, r)
+	case snapshot.Running == 0 && set.Status.StartTime == nil:
+		e.title("%s was not looked at by its controller yet: does leat-controller-manager run?", r)
+	default:
+		e.title("%s runs, for %s.", r, e.since(set.Status.StartTime))
+	}
+	total := ""
+	if snapshot.Total > 0 {
+		total = fmt.Sprintf(" of %d", snapshot.Total)
+	}
+	e.line("Indexes", "%d%s succeeded, %d failed, %d running, %d pending", snapshot.Done, total, snapshot.Failed, snapshot.Running, snapshot.Pending)
+	if rate := averageRate(set, e.now); rate > 0 && final == nil {
+		e.line("Rate", "%s on average", progress.FormatRate(rate))
+	}
+	e.line("At a time", "at most %d", ptr.Deref(set.Spec.Parallelism, 1))
+	if failed, ok := failedIndexes(set); ok && len(failed) > 0 {
+		e.line("Failed", "index %s%s", shorten(indexes.Format(failed), 100), itemsOf(set, failed))
+	}
+	if set.Status.IndexFailures != "" {
+		e.line("To be retried", "%s (index:failures)", shorten(set.Status.IndexFailures, 100))
+	}
+	if c := meta.FindStatusCondition(set.Status.Conditions, batch.TaskSetReplicaFailure); c != nil && c.Status == metav1.ConditionTrue && final == nil {
+		e.line("Problem", "tasks cannot be created: %s", c.Message)
+	}
+	return e.tasksOfSet(ctx, set, final != nil)
+}
+
+// tasksOfSet tells of some tasks that have failed, and of one that waits for many.
+func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, ended bool) error {
+	list, err := e.s.api.Tasks(e.s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelControllerUID + "=" + string(set.UID)})
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(list.Items, func(a, b batch.Task) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	failed, waiting := 0, 0
+	var first *batch.Task
+	for i := range list.Items {
+		task := &list.Items[i]
+		switch {
+		case task.Status.Phase == batch.TaskFailed:
+			if failed++; failed <= explainedTasks {
+				fmt.Fprintln(e.out)
+				e.line("Index "+task.Labels[batch.LabelCompletionIndex], "%s", howEnded(task))
+				if end := task.Status.State.Terminated; end != nil && end.Message != "" {
+					e.output("", end.Message)
+				}
+			}
+		case waits(task):
+			if waiting++; first == nil {
+				first = task
+			}
+		}
+	}
+	if failed > explainedTasks {
+		e.line("", "… and %d more that failed", failed-explainedTasks)
+	}
+	if failed > 0 && ended {
+		e.line("Next", "%s logs taskset/%s; %s retry --failed %s", e.program, set.Name, e.program, set.Name)
+	}
+	if first == nil || ended {
+		return nil
+	}
+	e.title("")
+	e.title("%s of it for a worker. The one that waits longest:", pluralWait(waiting))
+	return e.pending(ctx, first)
+}
+
+func pluralWait(n int) string {
+	if n == 1 {
+		return "1 task waits"
+	}
+	return fmt.Sprintf("%d tasks wait", n)
+}
+
+// averageRate gives how many indexes have succeeded per second since the start of the set.
+func averageRate(set *batch.TaskSet, now time.Time) float64 {
+	if set.Status.StartTime == nil {
+		return 0
+	}
+	if elapsed := now.Sub(set.Status.StartTime.Time).Seconds(); elapsed > 0 {
+		return float64(set.Status.Succeeded) / elapsed
+	}
+	return 0
+}

@@ -1,0 +1,96 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// latestName stands for what was made last. What that was is kept on this machine, for each server and namespace: the server would
+// have to be asked for all tasks, and does not know who made them.
+const latestName = "@latest"
+
+// latestFile is where it is kept.
+func latestFile() (string, error) {
+	base, err := baseDirectory("XDG_STATE_HOME", ".local", "state")
+	return filepath.Join(base, "latest.json"), err
+}
+
+func readLatest() (map[string]string, string, error) {
+	file, err := latestFile()
+	if err != nil {
+		return nil, "", err
+	}
+	known := map[string]string{}
+	content, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return known, file, nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if err := json.Unmarshal(content, &known); err != nil {
+		return nil, "", fmt.Errorf("%s: %w: delete it", file, err)
+	}
+	return known, file, nil
+}
+
+func (s *session) latestKey() string { return s.host + " " + s.namespace }
+
+// remember makes @latest mean this one.
+func (s *session) remember(r ref) error {
+	known, file, err := readLatest()
+	if err != nil {
+		return err
+	}
+	known[s.latestKey()] = r.String()
+	content, err := json.MarshalIndent(known, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	// Of two at a time one wins, and nobody reads half of it.
+	temporary, err := os.CreateTemp(filepath.Dir(file), "latest-*")
+	if err != nil {
+		return err
+	}
+	_, err = temporary.Write(content)
+	if err := errors.Join(err, temporary.Close()); err != nil {
+		return errors.Join(err, os.Remove(temporary.Name()))
+	}
+	return os.Rename(temporary.Name(), file)
+}
+
+// latest gives what was made last from this machine on this server in this namespace.
+func (s *session) latest() (ref, error) {
+	known, _, err := readLatest()
+	if err != nil {
+		return ref{}, fmt.Errorf("%s: %w", latestName, err)
+	}
+	text, ok := known[s.latestKey()]
+	if !ok {
+		return ref{}, fmt.Errorf("%s: nothing has been run from here in namespace %q of %s yet: give a name, as listed by kubectl get tks,tk", latestName, s.namespace, s.host)
+	}
+	return parseRef(text)
+}

@@ -1,0 +1,160 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// The kinds that a name can be of. kindUnsaid is a task or a set.
+const (
+	kindUnsaid = ""
+	kindTask   = "task"
+	kindSet    = "taskset"
+	kindWorker = "worker"
+)
+
+// ref names an object as people write it.
+type ref struct {
+	kind, name string
+}
+
+// String writes the name as it can be given to any command.
+func (r ref) String() string {
+	if r.kind == kindUnsaid {
+		return r.name
+	}
+	return r.kind + "/" + r.name
+}
+
+// full writes the name as kubectl does in what it reports.
+func (r ref) full() string { return r.kind + "." + batch.GroupName + "/" + r.name }
+
+var kindNames = map[string][]string{
+	kindTask:   {"task", "tasks", "tk"},
+	kindSet:    {"taskset", "tasksets", "tks"},
+	kindWorker: {"worker", "workers", "wkr"},
+}
+
+// parseRef reads NAME and KIND/NAME, where the kind may be plural, short, or with the group.
+func parseRef(text string) (ref, error) {
+	kind, name, ok := strings.Cut(text, "/")
+	if !ok {
+		kind, name = "", text
+	}
+	if name == "" || strings.Contains(name, "/") {
+		return ref{}, usageErrorf("%q: write a name, or task/NAME or taskset/NAME", text)
+	}
+	if !ok {
+		return ref{name: name}, nil
+	}
+	kind = strings.TrimSuffix(strings.ToLower(kind), "."+batch.GroupName)
+	for known, names := range kindNames {
+		if slices.Contains(names, kind) {
+			return ref{known, name}, nil
+		}
+	}
+	return ref{}, usageErrorf("%q: write task/NAME, taskset/NAME or worker/NAME", text)
+}
+
+// object is what a name was found to mean: exactly one member is set.
+type object struct {
+	task *batch.Task
+	set  *batch.TaskSet
+}
+
+func (o object) ref() ref {
+	if o.set != nil {
+		return ref{kindSet, o.set.Name}
+	}
+	return ref{kindTask, o.task.Name}
+}
+
+// parse reads a name, @latest too.
+func (s *session) parse(text string) (ref, error) {
+	if text == latestName {
+		return s.latest()
+	}
+	if strings.HasPrefix(text, "@") {
+		return ref{}, usageErrorf("%q: write %s for what was made last, or a name", text, latestName)
+	}
+	return parseRef(text)
+}
+
+// find reads the task or the set that is meant. Of a name without a kind a set is tried first.
+func (s *session) find(ctx context.Context, text string) (object, error) {
+	r, err := s.parse(text)
+	if err != nil {
+		return object{}, err
+	}
+	if r.kind == kindWorker {
+		return object{}, usageErrorf("%q is a worker: name a task or a set", text)
+	}
+	if r.kind != kindTask {
+		set, err := s.api.TaskSets(s.namespace).Get(ctx, r.name, metav1.GetOptions{})
+		if err == nil {
+			return object{set: set}, nil
+		}
+		if r.kind == kindSet || !missing(err) {
+			return object{}, s.gone(text, r, err)
+		}
+	}
+	task, err := s.api.Tasks(s.namespace).Get(ctx, r.name, metav1.GetOptions{})
+	if err == nil {
+		return object{task: task}, nil
+	}
+	if r.kind == kindUnsaid && missing(err) {
+		return object{}, fmt.Errorf("no set and no task is named %q in namespace %q: kubectl get tks,tk lists what there is; -n names another namespace", r.name, s.namespace)
+	}
+	return object{}, s.gone(text, r, err)
+}
+
+// gone says of @latest what it was.
+func (s *session) gone(text string, r ref, err error) error {
+	if text == latestName && missing(err) {
+		return fmt.Errorf("%s was %s, and is deleted", latestName, r)
+	}
+	return err
+}
+
+// missing tells whether the object does not exist, and not the whole API.
+func missing(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status) && apierrors.IsNotFound(err) && status.Status().Details != nil && status.Status().Details.Name != ""
+}
+
+// findSet reads the set that is meant.
+func (s *session) findSet(ctx context.Context, text string) (*batch.TaskSet, error) {
+	r, err := s.parse(text)
+	if err != nil {
+		return nil, err
+	}
+	if r.kind != kindSet && r.kind != kindUnsaid {
+		return nil, usageErrorf("%q is no set: only sets can be suspended and resumed; a task can be cancelled", r)
+	}
+	set, err := s.api.TaskSets(s.namespace).Get(ctx, r.name, metav1.GetOptions{})
+	return set, s.gone(text, r, err)
+}

@@ -1,0 +1,369 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/printers"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/progress"
+	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
+)
+
+const (
+	// topRows is how many rows of each table are shown.
+	topRows = 20
+	// toEnd, toHome and toClear move on a terminal: clear to the end of the line, go to the first line, clear all below.
+	toEnd, toHome, toClear = "\x1b[K", "\x1b[H", "\x1b[J"
+)
+
+const topLong = `Show the queues, the workers and the sets of a namespace, and how fast work gets done.
+
+On a terminal this goes on until Ctrl-C; elsewhere, and with --once, it is shown once. ENDED/S counts the tasks that have ended, well
+or not, in the last ten seconds or so; the RATE of a set is the average since its start.`
+
+func (f *factory) newTopCommand() *cobra.Command {
+	var once bool
+	interval := 2 * time.Second
+	command := &cobra.Command{
+		Use: "top", GroupID: groupLook,
+		Short: "Show queues, workers and sets, and how fast work gets done",
+		Long:  topLong,
+		Example: `  leat top
+  leat top --once -n batch`,
+		Args: noArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if interval < 100*time.Millisecond {
+				return usageErrorf("--interval %s: write 100ms or more", interval)
+			}
+			s, err := f.connect()
+			if err != nil {
+				return err
+			}
+			if once || !progress.IsTerminal(f.streams.Out) {
+				return f.topOnce(command.Context(), s)
+			}
+			return f.topLive(command.Context(), s, interval)
+		},
+	}
+	command.Flags().BoolVar(&once, "once", false, "Show it once, also on a terminal")
+	command.Flags().DurationVar(&interval, "interval", interval, "How often it is drawn anew")
+	return command
+}
+
+// view is what is shown.
+type view struct {
+	namespace string
+	now       time.Time
+	queues    []batch.TaskQueue
+	workers   []batch.Worker
+	sets      []batch.TaskSet
+	tasks     []batch.Task       // that wait or run
+	ended     map[string]float64 // tasks per second, by queue; nil if that is not known
+}
+
+func (f *factory) topOnce(ctx context.Context, s *session) error {
+	v := view{namespace: s.namespace, now: time.Now()}
+	var err error
+	if v.tasks, err = s.unfinished(ctx); err != nil {
+		return err
+	}
+	queues, err := s.api.TaskQueues(s.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	workers, err := s.api.Workers(s.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	sets, err := s.api.TaskSets(s.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	v.queues, v.workers, v.sets = queues.Items, workers.Items, sets.Items
+	_, err = io.WriteString(f.streams.Out, v.render())
+	return err
+}
+
+// topLive draws what informers know, until it is interrupted.
+func (f *factory) topLive(ctx context.Context, s *session, interval time.Duration) error {
+	// So that an error comes at once, and not never.
+	if _, err := s.api.TaskQueues(s.namespace).List(ctx, metav1.ListOptions{Limit: 1}); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	tasks := informers.NewTypedFilteredTaskInformer(s.client, s.namespace, 0, nil, func(o *metav1.ListOptions) { o.FieldSelector = unfinished })
+	queues := informers.NewTypedTaskQueueInformer(s.client, s.namespace, 0, nil)
+	workers := informers.NewTypedWorkerInformer(s.client, s.namespace, 0, nil)
+	sets := informers.NewTypedTaskSetInformer(s.client, s.namespace, 0, nil)
+	counts := &endCounts{total: map[string]int{}}
+	// A task that ends leaves what the field selector selects.
+	seen, err := tasks.AddTypedEventHandler(informers.TaskHandlerFuncs{DeleteFunc: func(task informers.DeletedTask) {
+		if last := task.OptionalObj; last != nil && last.Spec.WorkerName != "" {
+			counts.add(last.Spec.QueueName)
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	for _, run := range []func(context.Context){tasks.RunWithContext, queues.RunWithContext, workers.RunWithContext, sets.RunWithContext} {
+		running.Go(func() { run(ctx) })
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), seen.HasSynced, queues.HasSynced, workers.HasSynced, sets.HasSynced) {
+		return nil
+	}
+	fmt.Fprint(f.streams.Out, toHome, toClear)
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		v := view{
+			namespace: s.namespace, now: time.Now(), ended: counts.rates(time.Now()),
+			queues: stored[batch.TaskQueue](queues.GetStore()), workers: stored[batch.Worker](workers.GetStore()),
+			sets: stored[batch.TaskSet](sets.GetStore()), tasks: stored[batch.Task](tasks.GetStore()),
+		}
+		fmt.Fprint(f.streams.Out, toHome, strings.ReplaceAll(v.render(), "\n", toEnd+"\n"), toClear)
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// stored gives what an informer knows, by name.
+func stored[T any, P interface {
+	*T
+	metav1.Object
+}](store cache.Store) []T {
+	var all []T
+	for _, item := range store.List() {
+		all = append(all, *item.(P))
+	}
+	slices.SortFunc(all, func(a, b T) int { return strings.Compare(P(&a).GetName(), P(&b).GetName()) })
+	return all
+}
+
+// endCounts counts the tasks that end, by queue.
+type endCounts struct {
+	mu    sync.Mutex
+	total map[string]int
+	past  []endSample
+}
+
+type endSample struct {
+	at    time.Time
+	total map[string]int
+}
+
+// endMemory is how far rates look back.
+const endMemory = 10 * time.Second
+
+func (c *endCounts) add(queue string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.total[queue]++
+}
+
+// rates gives how many tasks have ended per second since some time ago.
+func (c *endCounts) rates(now time.Time) map[string]float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.past = append(c.past, endSample{now, maps.Clone(c.total)})
+	for len(c.past) > 2 && now.Sub(c.past[1].at) >= endMemory {
+		c.past = c.past[1:]
+	}
+	rates := map[string]float64{}
+	elapsed := now.Sub(c.past[0].at).Seconds()
+	if elapsed <= 0 {
+		return rates
+	}
+	for queue, total := range c.total {
+		rates[queue] = float64(total-c.past[0].total[queue]) / elapsed
+	}
+	return rates
+}
+
+// render writes the tables.
+func (v *view) render() string {
+	var b bytes.Buffer
+	ready, running, pending := 0, 0, 0
+	for i := range v.workers {
+		if meta.IsStatusConditionTrue(v.workers[i].Status.Conditions, batch.WorkerReady) {
+			ready++
+		}
+	}
+	for i := range v.tasks {
+		switch {
+		case v.tasks[i].Spec.WorkerName != "":
+			running++
+		case v.tasks[i].DeletionTimestamp == nil:
+			pending++
+		}
+	}
+	fmt.Fprintf(&b, "Namespace %s: %d of %s ready, %s bound, %d pending", v.namespace, ready, plural(len(v.workers), "worker"), plural(running, "task"), pending)
+	if v.ended != nil {
+		all := 0.0
+		for _, rate := range v.ended {
+			all += rate
+		}
+		fmt.Fprintf(&b, ", %s ended", progress.FormatRate(all))
+	}
+	b.WriteString("\n\n")
+	v.renderQueues(&b)
+	v.renderWorkers(&b)
+	v.renderSets(&b)
+	return b.String()
+}
+
+// table writes rows under a header, and how many more there are.
+func table(to io.Writer, header string, rows []string) {
+	if len(rows) == 0 {
+		return
+	}
+	w := printers.GetNewTabWriter(to)
+	fmt.Fprintln(w, header)
+	for _, row := range rows[:min(len(rows), topRows)] {
+		fmt.Fprintln(w, row)
+	}
+	_ = w.Flush()
+	if more := len(rows) - topRows; more > 0 {
+		fmt.Fprintf(to, "… and %d more\n", more)
+	}
+	fmt.Fprintln(to)
+}
+
+// renderQueues writes a row for each queue that has an object or that tasks name.
+func (v *view) renderQueues(to io.Writer) {
+	objects := map[string]*batch.TaskQueue{}
+	for i := range v.queues {
+		objects[v.queues[i].Name] = &v.queues[i]
+	}
+	pending, oldest := map[string]int{}, map[string]time.Time{}
+	for i := range v.tasks {
+		name := v.tasks[i].Spec.QueueName
+		if _, ok := objects[name]; !ok {
+			objects[name] = &batch.TaskQueue{}
+		}
+		if v.tasks[i].Spec.WorkerName != "" || v.tasks[i].DeletionTimestamp != nil {
+			continue
+		}
+		pending[name]++
+		if at := v.tasks[i].CreationTimestamp.Time; oldest[name].IsZero() || at.Before(oldest[name]) {
+			oldest[name] = at
+		}
+	}
+	used := loads(v.tasks, byQueue)
+	var rows []string
+	for _, name := range sortedKeys(objects) {
+		queue := objects[name]
+		limit, wait, ended := "none", "-", "-"
+		if n := queue.Spec.MaxRunningTasks; n != nil {
+			limit = strconv.Itoa(int(*n))
+		}
+		if at := oldest[name]; !at.IsZero() {
+			wait = age(v.now.Sub(at))
+		}
+		if v.ended != nil {
+			ended = fmt.Sprintf("%.1f", v.ended[name])
+		}
+		rows = append(rows, fmt.Sprintf("%s\t%d\t%d\t%s\t%d\t%s\t%s\t%s", name, ptr.Deref(queue.Spec.Weight, 1), used[name].tasks, limit,
+			pending[name], wait, ptr.Deref(queue.Spec.StopPolicy, batch.StopPolicyNone), ended))
+	}
+	table(to, "QUEUE\tWEIGHT\tBOUND\tLIMIT\tPENDING\tOLDEST\tSTOP\tENDED/S", rows)
+}
+
+func (v *view) renderWorkers(to io.Writer) {
+	taken := loads(v.tasks, byWorker)
+	var rows []string
+	for i := range v.workers {
+		worker := &v.workers[i]
+		status := "NotReady"
+		if c := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady); c != nil && c.Status != metav1.ConditionFalse {
+			status = map[metav1.ConditionStatus]string{metav1.ConditionTrue: "Ready", metav1.ConditionUnknown: "Unknown"}[c.Status]
+		}
+		if worker.Spec.Unschedulable {
+			status += ",SchedulingDisabled"
+		}
+		sum := taken[worker.Name]
+		capacity := worker.Status.Allocatable[batch.ResourceTasks]
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%d/%d\t%s\t%s\t%s", worker.Name, status, sum.tasks, capacity.Value(),
+			ofAll(worker, sum, batch.ResourceCPU), ofAll(worker, sum, batch.ResourceMemory), age(v.now.Sub(worker.CreationTimestamp.Time))))
+	}
+	table(to, "WORKER\tSTATUS\tTASKS\tCPU\tMEMORY\tAGE", rows)
+}
+
+// ofAll writes how much of a resource tasks have asked for, of how much.
+func ofAll(worker *batch.Worker, taken load, name batch.ResourceName) string {
+	has, ok := worker.Status.Allocatable[name]
+	if !ok {
+		return "-"
+	}
+	used := taken.requests[name]
+	return used.String() + "/" + has.String()
+}
+
+// renderSets writes a row for each set that has not ended.
+func (v *view) renderSets(to io.Writer) {
+	var rows []string
+	for i := range v.sets {
+		set := &v.sets[i]
+		if finishedSet(set) != nil {
+			continue
+		}
+		s := snapshotOf(set)
+		status, total, rate, left := "Running", "?", "-", "-"
+		switch {
+		case set.DeletionTimestamp != nil:
+			status = "Terminating"
+		case ptr.Deref(set.Spec.Suspend, false):
+			status = "Suspended"
+		}
+		if s.Total > 0 {
+			total = strconv.Itoa(s.Total)
+		}
+		if perSecond := averageRate(set, v.now); perSecond > 0 {
+			rate = progress.FormatRate(perSecond)
+			if s.Total > 0 {
+				left = age(time.Duration(float64(s.Total-s.Done-s.Failed) / perSecond * float64(time.Second)))
+			}
+		}
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%d/%s\t%d\t%d\t%d\t%s\t%s", set.Name, status, s.Done, total, s.Failed, s.Running, s.Pending, rate, left))
+	}
+	table(to, "SET\tSTATUS\tDONE\tFAILED\tRUNNING\tPENDING\tRATE\tLEFT", rows)
+}

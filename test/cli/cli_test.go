@@ -1,0 +1,575 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package cli tests the commands that people type: the real program as a process, on a terminal and without, against everything
+// real.
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/utils/ptr"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/host"
+)
+
+const (
+	patience = time.Minute
+	poll     = 50 * time.Millisecond
+)
+
+// scene is a namespace with workers, and a person in it.
+type scene struct {
+	env                     *env.Env
+	api                     typed.BatchV1alpha1Interface
+	namespace               string
+	bin                     string // directory with the program under all its names
+	kubeconfig              string // of a person who may edit
+	adminConfig             string // of one who runs Leat
+	workers                 []string
+	directory, state, lines string
+}
+
+func TestStandalone(t *testing.T) {
+	e := env.Standalone(t, "--workers=2", "--worker-tasks=8")
+	s := newScene(t, e, "default", e.Admin(t))
+	suite(t, s)
+	t.Run("the server of leat up is found", func(t *testing.T) { findsLocalServer(t, s) })
+	t.Run("a queue that is held is told", func(t *testing.T) { explainsQueue(t, s) })
+}
+
+func TestAggregated(t *testing.T) {
+	e := env.Aggregated(t)
+	namespace := e.Namespace(t)
+	startManager(t, e)
+	startWorkers(t, e, namespace)
+	// A person who has the role edit in the namespace, as its users have.
+	admin := must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
+	must(kubernetes.NewForConfigOrDie(admin).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "bob"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "bob"}},
+	}, metav1.CreateOptions{}))(t)
+	bob := e.Person(t, "bob")
+	s := newScene(t, e, namespace, bob)
+	eventually(t, "bob may list", func(ctx context.Context) error {
+		_, err := env.Client(t, bob).BatchV1alpha1().TaskSets(namespace).List(ctx, metav1.ListOptions{})
+		return err
+	})
+	suite(t, s)
+	t.Run("as a plugin of kubectl", func(t *testing.T) { isPlugin(t, s) })
+	t.Run("what is not allowed is told", func(t *testing.T) {
+		got := s.leat(t, "cordon", s.workers[0])
+		got.expect(t, 1, "", `^Error from server \(Forbidden\): workers\.batch\.leat\.dev "one-abcde" is forbidden: User "bob" cannot patch`)
+	})
+}
+
+func newScene(t *testing.T, e *env.Env, namespace string, person *rest.Config) *scene {
+	t.Helper()
+	s := &scene{
+		env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: namespace,
+		bin: t.TempDir(), directory: t.TempDir(), state: t.TempDir(),
+	}
+	s.kubeconfig, s.adminConfig = e.Kubeconfig(t, person, namespace), e.Kubeconfig(t, e.Admin(t), namespace)
+	program := filepath.Join(must(host.RepositoryRoot())(t), "bin", "test", "leat")
+	for _, name := range []string{"leat", "kubectl-leat", "kubectl_complete-leat"} {
+		check(t, os.Symlink(program, filepath.Join(s.bin, name)))
+	}
+	eventually(t, "the workers are ready", func(ctx context.Context) error {
+		list, err := s.api.Workers(namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		s.workers = nil
+		for _, w := range list.Items {
+			if len(w.Status.Conditions) > 0 && w.Status.Conditions[0].Status == metav1.ConditionTrue {
+				s.workers = append(s.workers, w.Name)
+			}
+		}
+		if len(s.workers) < 2 {
+			return fmt.Errorf("ready: %q", s.workers)
+		}
+		return nil
+	})
+	return s
+}
+
+// startManager starts the controllers with the rights that config/ ships.
+func startManager(t *testing.T, e *env.Env) {
+	t.Helper()
+	kubeconfig := must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
+	p := must(host.StartProcess(t.Context(), host.Command{
+		Name: "leat-controller-manager", Path: filepath.Join(must(host.RepositoryRoot())(t), "bin", "test", "leat-controller-manager"),
+		Args: []string{"--kubeconfig=" + kubeconfig, "--metrics-bind-address=0", "--health-probe-bind-address=0"},
+		Env:  host.Oracles, Dir: t.ArtifactDir(),
+	}))(t)
+	t.Cleanup(func() { check(t, errors.Join(p.Err(), p.Kill())) })
+}
+
+// startWorkers runs workers in this process, as clients with a worker's rights.
+func startWorkers(t *testing.T, e *env.Env, namespace string) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error)
+	names := []string{"one-abcde", "two-abcde"}
+	for _, name := range names {
+		w := worker.New(env.Client(t, e.Worker(t, namespace, name)), worker.Options{
+			Namespace: namespace, Name: name, DrainTimeout: time.Second,
+			Capacity: batch.ResourceList{batch.ResourceTasks: resource.MustParse("8")},
+		})
+		go func() { ended <- w.Run(ctx) }()
+	}
+	t.Cleanup(func() {
+		stop()
+		for range names {
+			check(t, <-ended)
+		}
+	})
+}
+
+// result is what a command printed and how it ended.
+type result struct {
+	line, out, errOut string
+	code              int
+}
+
+// expect compares the exit code, and what was printed with patterns, which may match any part.
+func (r result) expect(t *testing.T, code int, out, errOut string) {
+	t.Helper()
+	if r.code != code || !regexp.MustCompile(out).MatchString(r.out) || !regexp.MustCompile(errOut).MatchString(r.errOut) {
+		t.Errorf("%s: exit code %d, expected %d\nstdout, expected %s\n%s\nstderr, expected %s\n%s", r.line, r.code, code, out, r.out, errOut, r.errOut)
+	}
+}
+
+func (s *scene) command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(stop)
+	command := exec.CommandContext(ctx, filepath.Join(s.bin, "leat"), args...)
+	command.Dir = s.directory
+	command.Env = append(os.Environ(), "KUBECONFIG="+s.kubeconfig, "XDG_STATE_HOME="+s.state, "HOME="+s.directory, "TERM=xterm", "NO_COLOR=1")
+	// Of its own, so that /dev/tty is not that of whoever runs the test.
+	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return command
+}
+
+func finish(t *testing.T, command *exec.Cmd, wait func() error) result {
+	t.Helper()
+	r := result{line: strings.Join(command.Args[1:], " ")}
+	var out, errOut bytes.Buffer
+	command.Stdout, command.Stderr = &out, &errOut
+	err := wait()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%s: %v", r.line, err)
+	}
+	r.out, r.errOut, r.code = out.String(), errOut.String(), command.ProcessState.ExitCode()
+	return r
+}
+
+// leat runs the program without a terminal.
+func (s *scene) leat(t *testing.T, args ...string) result {
+	t.Helper()
+	command := s.command(t, args...)
+	return finish(t, command, command.Run)
+}
+
+func (s *scene) leatWith(t *testing.T, stdin string, args ...string) result {
+	t.Helper()
+	command := s.command(t, args...)
+	command.Stdin = strings.NewReader(stdin)
+	return finish(t, command, command.Run)
+}
+
+// admin runs it as someone who runs Leat.
+func (s *scene) admin(t *testing.T, args ...string) result {
+	t.Helper()
+	return s.leat(t, append([]string{"--kubeconfig", s.adminConfig}, args...)...)
+}
+
+func (s *scene) set(t *testing.T, name, what string, is func(*batch.TaskSet) bool) *batch.TaskSet {
+	t.Helper()
+	var set *batch.TaskSet
+	eventually(t, "set "+name+": "+what, func(ctx context.Context) error {
+		var err error
+		if set, err = s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && !is(set) {
+			err = fmt.Errorf("%+v", set.Status)
+		}
+		return err
+	})
+	return set
+}
+
+func (s *scene) task(t *testing.T, name, what string, is func(*batch.Task) bool) *batch.Task {
+	t.Helper()
+	var task *batch.Task
+	eventually(t, "task "+name+": "+what, func(ctx context.Context) error {
+		var err error
+		if task, err = s.api.Tasks(s.namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && !is(task) {
+			err = fmt.Errorf("%+v", task.Status)
+		}
+		return err
+	})
+	return task
+}
+
+func running(n int32) func(*batch.TaskSet) bool {
+	return func(set *batch.TaskSet) bool { return ptr.Deref(set.Status.Ready, 0) == n }
+}
+
+func runs(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning }
+
+func suite(t *testing.T, s *scene) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *scene)
+	}{
+		{"one task ends with its exit code", oneTask},
+		{"what a command prints", prints},
+		{"an array is one object", arrayIsOneObject},
+		{"some of an array fail and are tried again", retriesFailed},
+		{"each line of a file", eachLine},
+		{"a set suspended and resumed", suspends},
+		{"cancelled", cancels},
+		{"why a task waits", explainsWaiting},
+		{"a worker drained", drains},
+		{"interrupted without a terminal", interruptedPlain},
+		{"interrupted on a terminal", interruptedTerminal},
+		{"progress on a terminal", progressOnTerminal},
+		{"top", top},
+		{"what does not exist", unknownNames},
+		{"completion of names", completes},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
+	}
+}
+
+func oneTask(t *testing.T, s *scene) {
+	s.leat(t, "run", "--name=succeeds", "--wait", "--", "true").
+		expect(t, 0, `^task\.batch\.leat\.dev/succeeds created\n$`, `1/1 done, 0 failed.*\ntask/succeeds has succeeded in `)
+	s.leat(t, "run", "--name=fails", "--wait", "--", "sh", "-c", "echo out of luck; exit 42").
+		expect(t, 42, `created`, `task/fails has failed in .*: exit code 42\n  \| out of luck\n$`)
+	s.leat(t, "run", "--wait", "--", "sh", "-c", "kill -9 $$$$").expect(t, 137, "created", `ended by signal 9 \(exit code 137\)`)
+	s.leat(t, "run", "--wait", "--timeout=1s", "--", "sleep", "60").expect(t, 143, "created", `its time of 1s was over`)
+	s.leat(t, "run", "--wait", "--", "no-such-program").expect(t, 127, "created", `the command could not be started\n  \| .*no-such-program`)
+	s.leat(t, "run", "-o", "name", "--name=quiet", "--", "true").expect(t, 0, `^task\.batch\.leat\.dev/quiet\n$`, `^$`)
+	s.leat(t, "run", "--name=quiet", "--", "true").expect(t, 1, `^$`, `^Error from server \(AlreadyExists\): .*"quiet" already exists\n$`)
+	s.leat(t, "run", "--name=Not Valid", "--", "true").expect(t, 1, `^$`, `^Error from server \(Invalid\): .*metadata.name`)
+	s.leat(t, "wait", "fails").expect(t, 42, "", "exit code 42")
+	s.leat(t, "wait", "@latest").expect(t, 0, "", "task/quiet has succeeded")
+	s.leat(t, "explain", "task/fails").expect(t, 0, `^task/fails has failed .* ago, after .*: exit code 42\.\n  Worker +\S+\n  Attempts +1, of at most 1\n  Last lines +\| out of luck\n  Next +leat logs task/fails; leat retry --failed task/fails\n$`, "^$")
+	s.leat(t, "retry", "--failed", "fails", "--wait").expect(t, 42, `^task\.batch\.leat\.dev/fails-retry-1 created\n$`, "exit code 42")
+	s.leat(t, "retry", "--failed", "@latest").expect(t, 0, `^task\.batch\.leat\.dev/fails-retry-2 created\n$`, "^$")
+	s.leat(t, "retry", "--failed", "succeeds").expect(t, 0, `^task\.batch\.leat\.dev/succeeds: nothing has failed\n$`, "^$")
+	s.leat(t, "run", "--dry-run=server", "-o", "yaml", "--name=dry", "--", "true").expect(t, 0, `queueName: default`, "^$")
+	s.leat(t, "wait", "dry").expect(t, 1, "^$", `no set and no task is named "dry"`)
+}
+
+func prints(t *testing.T, s *scene) {
+	if s.env.Standalone() {
+		s.leat(t, "run", "--name=prints", "--logs", "--", "sh", "-c", "echo one; sleep 0.3; echo two >&2").
+			expect(t, 0, `^one\ntwo\n$`, `task\.batch\.leat\.dev/prints created`)
+		s.leat(t, "logs", "prints").expect(t, 0, `^one\ntwo\n$`, `^$`)
+		s.leat(t, "logs", "prints", "--tail=1").expect(t, 0, `^two\n$`, `^$`)
+		s.leat(t, "logs", "prints", "--timestamps", "--limit-bytes=30").expect(t, 0, `^20\d\d-\d\d-\d\dT`, `^$`)
+		s.leat(t, "logs", "-f", "prints").expect(t, 0, `^one\ntwo\n$`, `^$`)
+		s.leat(t, "run", "--name=prints-all", "--array=6%2", "--logs", "--", "sh", "-c", "echo I am $(TASK_INDEX); sleep 0.5").
+			expect(t, 0, `(?s)^(\[prints-all/\d\] I am \d\n){6}$`, `taskset/prints-all is complete`)
+	} else {
+		// These workers serve no logs: what failed is shown from its status.
+		s.leat(t, "run", "--name=prints", "--wait", "--", "sh", "-c", "echo the end; exit 1").expect(t, 1, "", "")
+		s.leat(t, "logs", "prints").expect(t, 0, `^the end\n$`, `^The output of task/prints cannot be read: worker \S+ serves no logs: .*\. Its last lines, from its status:\n$`)
+	}
+	s.leat(t, "run", "--name=not-yet", "--cpu=4000", "--", "true").expect(t, 0, "", "")
+	s.leat(t, "logs", "not-yet").expect(t, 1, "^$", "has not been started yet, and has printed nothing: -f waits for it")
+	s.leat(t, "cancel", "not-yet").expect(t, 0, "cancelled", "^$")
+}
+
+func arrayIsOneObject(t *testing.T, s *scene) {
+	begin := time.Now()
+	s.leat(t, "run", "--name=large", "--array=0-99999%4", "--", "true").expect(t, 0, `^taskset\.batch\.leat\.dev/large created\n$`, `^$`)
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("making a set of 100,000 took %s", took)
+	}
+	s.set(t, "large", "some are done", func(set *batch.TaskSet) bool { return set.Status.Succeeded > 10 })
+	list := must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=large"}))(t)
+	if len(list.Items) > 200 {
+		t.Errorf("there are %d tasks", len(list.Items))
+	}
+	s.leat(t, "explain", "@latest").expect(t, 0, `^taskset/large runs, for [^\n]*\n  Indexes +\d+ of 100000 succeeded, 0 failed`, "^$")
+	// One request makes the set and one watches it.
+	got := s.leat(t, "cancel", "@latest")
+	got.expect(t, 0, `^taskset\.batch\.leat\.dev/large cancelled \(\d+ of 100000 had succeeded\)\n$`, "^$")
+	got = s.leat(t, "run", "--v=6", "--name=few", "--array=30", "--wait", "--", "true")
+	got.expect(t, 0, "created", "taskset/few is complete: 30 of 30 succeeded")
+	requests := regexp.MustCompile(`verb="?(\w+)"? url="?[^"]*/apis/batch\.leat\.dev/`).FindAllStringSubmatch(got.errOut, -1)
+	if len(requests) != 2 || requests[0][1] != "POST" || requests[1][1] != "GET" {
+		t.Errorf("the requests are %q:\n%s", requests, got.errOut)
+	}
+}
+
+func retriesFailed(t *testing.T, s *scene) {
+	mark := filepath.Join(t.TempDir(), "mark")
+	got := s.leat(t, "run", "--name=some", "--array=0-19%8", "--env=MARK="+mark, "--wait", "--", "sh", "-c",
+		`case $TASK_INDEX in 3|17) test -e $MARK-$(JOB_COMPLETION_INDEX) || { touch $MARK-$(TASK_INDEX); echo not yet; exit 5; };; esac`)
+	got.expect(t, 1, "^taskset.batch.leat.dev/some created\n$",
+		`taskset/some has failed: 18 of 20 succeeded in .*: FailedIndexes: .*\nFailed: index 3,17\. Why: leat logs taskset/some --index 3\. Again: leat retry --failed some\n$`)
+	s.leat(t, "wait", "some").expect(t, 1, "^$", "18 of 20")
+	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some is failed: FailedIndexes: .*  Failed +index 3,17\n.*  Index (3|17) +exit code 5\n +\| not yet\n.*Next +leat logs taskset/some; leat retry --failed some\n$`, "^$")
+	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `18 tasks have succeeded and are gone, with what they printed\.\n$`)
+	s.leat(t, "cancel", "some").expect(t, 1, "^$", `^error: taskset/some has ended \(Failed\): there is nothing to cancel; kubectl delete removes it\n$`)
+	// The indexes that failed find their marks now: they are the ones they were.
+	s.leat(t, "retry", "--failed", "@latest", "--wait").expect(t, 0, `^taskset\.batch\.leat\.dev/some-retry-1 created \(2 indexes of 20\)\n$`, `some-retry-1 is complete: 2 of 2 succeeded`)
+	s.leat(t, "retry", "--failed", "some-retry-1").expect(t, 0, "nothing has failed", "^$")
+	// A limit for each index.
+	s.leat(t, "run", "--name=again", "--array=2", "--backoff-limit=1", "--wait", "--", "sh", "-c", `test $TASK_INDEX = 0 || test -e `+mark+` || { touch `+mark+`; exit 1; }`).
+		expect(t, 0, "", "again is complete: 2 of 2 succeeded")
+}
+
+func eachLine(t *testing.T, s *scene) {
+	dir := t.TempDir()
+	lines := "one\n\ntwo words\n$(TASK_NAME) $HOME $$ 'x'\n-flag\n"
+	file := filepath.Join(dir, "lines")
+	check(t, os.WriteFile(file, []byte(lines), 0o600))
+	s.leat(t, "run", "--name=lines", "--each-line="+file, "--wait", "--", "sh", "-c", `printf '%s|%s\n' "$1" "$TASK_ITEM" > `+dir+`/$TASK_INDEX`, "sh").
+		expect(t, 0, "created", `^Left out 1 empty line of .*/lines\.\n`)
+	for i, want := range []string{"one", "two words", "$(TASK_NAME) $HOME $$ 'x'", "-flag"} {
+		if got, err := os.ReadFile(fmt.Sprintf("%s/%d", dir, i)); err != nil || string(got) != want+"|"+want+"\n" {
+			t.Errorf("line %d came as %q, %v", i, got, err)
+		}
+	}
+	s.leatWith(t, "a\nb\n", "run", "--name=stdin", "--each-line=-", "--wait", "--", "touch", dir+"/{}.done").expect(t, 0, "created", "2 of 2 succeeded")
+	for _, name := range []string{"a", "b"} {
+		if _, err := os.Stat(filepath.Join(dir, name+".done")); err != nil {
+			t.Error(err)
+		}
+	}
+	s.leatWith(t, "a\nb\n", "run", "--name=bad-lines", "--each-line=-", "--wait", "--", "test", "a", "=").
+		expect(t, 1, "created", `Failed: index 1 \(item "b"\)`)
+	s.leat(t, "retry", "--failed", "bad-lines").expect(t, 0, `bad-lines-retry-1 created`, "^$")
+	set := s.set(t, "bad-lines-retry-1", "is there", func(*batch.TaskSet) bool { return true })
+	if len(set.Spec.Items) != 1 || set.Spec.Items[0] != "b" {
+		t.Errorf("the items to be tried again are %q", set.Spec.Items)
+	}
+}
+
+func suspends(t *testing.T, s *scene) {
+	s.leat(t, "run", "--name=pauses", "--array=4%2", "--", "sleep", "600").expect(t, 0, "", "")
+	s.set(t, "pauses", "two run", running(2))
+	s.leat(t, "suspend", "@latest").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses suspended\n$`, "^$")
+	s.set(t, "pauses", "none runs", running(0))
+	s.leat(t, "suspend", "pauses").expect(t, 0, `is suspended already`, "^$")
+	s.leat(t, "explain", "pauses").expect(t, 0, `^taskset/pauses is suspended: it starts nothing until leat resume taskset/pauses\.\n`, "^$")
+	s.leat(t, "resume", "tks/pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses resumed\n$`, "^$")
+	s.set(t, "pauses", "two run again", running(2))
+	s.leat(t, "resume", "pauses", "nothing").expect(t, 1, `is not suspended`, `tasksets\.batch\.leat\.dev "nothing" not found`)
+	s.leat(t, "cancel", "--now", "pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses cancelled \(0 of 4 had succeeded\)\n$`, "^$")
+	s.leat(t, "wait", "pauses").expect(t, 1, "^$", `^error: no set and no task is named "pauses" in namespace`)
+	s.leat(t, "wait", "@latest").expect(t, 1, "^$", `^error: @latest was taskset/pauses, and is deleted\n$`)
+}
+
+func cancels(t *testing.T, s *scene) {
+	mark := filepath.Join(t.TempDir(), "mark")
+	s.leat(t, "run", "--name=ends", "--", "sh", "-c", `trap 'touch `+mark+`; exit 0' TERM; while :; do sleep 0.05; done`).expect(t, 0, "", "")
+	s.task(t, "ends", "runs", runs)
+	s.leat(t, "cancel", "ends").expect(t, 0, `^task\.batch\.leat\.dev/ends cancelled\n$`, "^$")
+	if _, err := os.Stat(mark); err != nil {
+		t.Error("the command got no time to end:", err)
+	}
+	s.leat(t, "run", "--name=stubborn", "--array=2", "--", "sh", "-c", `trap '' TERM; echo $$$$ > `+mark+`; while :; do sleep 0.05; done`).expect(t, 0, "", "")
+	s.set(t, "stubborn", "both run", running(2))
+	begin := time.Now()
+	s.leat(t, "cancel", "--now", "stubborn").expect(t, 0, "cancelled", "^$")
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("--now took %s", took)
+	}
+	pid := must(strconv.Atoi(strings.TrimSpace(string(must(os.ReadFile(mark))(t)))))(t)
+	eventually(t, "the commands are dead", func(context.Context) error {
+		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("process %d: %v", pid, err)
+		}
+		return nil
+	})
+}
+
+func explainsWaiting(t *testing.T, s *scene) {
+	s.leat(t, "run", "--name=huge", "--cpu=4000", "--worker-selector=disk=none", "--", "true").expect(t, 0, "", "")
+	s.task(t, "huge", "is told why it waits", func(task *batch.Task) bool { return len(task.Status.Conditions) > 0 })
+	s.leat(t, "run", "--name=urgent", "--cpu=4000", "--priority=7", "--", "true").expect(t, 0, "", "")
+	s.leat(t, "explain", "huge").expect(t, 0, `(?s)^task/huge waits for a worker, for [^\n]*\n  Scheduler +Unschedulable: 0/2 workers are available: [^\n]*\n`+
+		`  Queue +default: 0 tasks run\n  Place +2 of 2 in its queue, by priority, then age\n  Workers +0 of 2 could take it now\n`+
+		` +\S+ lacks the label disk=none; has \S+ cpu in all, and the task asks for 4k\n`, "^$")
+	s.leat(t, "explain", "urgent").expect(t, 0, `Place +1 of 2 in its queue`, "^$")
+	s.leat(t, "cancel", "huge", "task/urgent").expect(t, 0, `huge cancelled\n.*urgent cancelled`, "^$")
+}
+
+func explainsQueue(t *testing.T, s *scene) {
+	must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
+		ObjectMeta: metav1.ObjectMeta{Name: "night"},
+		Spec:       batch.TaskQueueSpec{MaxRunningTasks: ptr.To[int32](0), StopPolicy: ptr.To(batch.StopPolicyHold)},
+	}, metav1.CreateOptions{}))(t)
+	s.leat(t, "run", "--name=held", "--queue=night", "--cpu=4000", "--", "true").expect(t, 0, "", "")
+	s.leat(t, "explain", "held").expect(t, 0, `Queue +night: held: it starts no tasks until spec\.stopPolicy is None; full: 0 of at most 0 tasks run\n`, "^$")
+	s.leat(t, "top", "--once").expect(t, 0, `\nnight +1 +0 +0 +1 +\S+ +Hold +-\n`, "^$")
+	s.leat(t, "cancel", "held").expect(t, 0, "cancelled", "^$")
+}
+
+func drains(t *testing.T, s *scene) {
+	s.leat(t, "run", "--name=moves", "--array=6", "--", "sleep", "600").expect(t, 0, "", "")
+	s.set(t, "moves", "all run", running(6))
+	name := s.workers[0]
+	s.admin(t, "drain", name).expect(t, 0, `^worker\.batch\.leat\.dev/`+name+` cordoned\nworker\.batch\.leat\.dev/`+name+` drained\n$`, `3/3 done`)
+	eventually(t, "all are elsewhere", func(ctx context.Context) error {
+		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.workerName=" + s.workers[1] + ",status.phase=Running"})
+		if err == nil && len(list.Items) != 6 {
+			err = fmt.Errorf("%d run there", len(list.Items))
+		}
+		return err
+	})
+	list := must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.workerName=" + name + ",status.phase!=Failed,status.phase!=Succeeded"}))(t)
+	if len(list.Items) != 0 {
+		t.Errorf("%s still has %d tasks", name, len(list.Items))
+	}
+	s.admin(t, "cordon", name).expect(t, 0, "already cordoned", "^$")
+	s.admin(t, "top", "--once").expect(t, 0, name+` +Ready,SchedulingDisabled +0/8`, "^$")
+	s.admin(t, "uncordon", "worker/"+name).expect(t, 0, `uncordoned`, "^$")
+	s.admin(t, "drain", s.workers[1], "--grace=1h", "--timeout=1s").expect(t, 1, "cordoned",
+		`still has 6 tasks after 1s: it stays cordoned; run this again, or leat uncordon `+s.workers[1])
+	s.admin(t, "uncordon", s.workers[1]).expect(t, 0, "uncordoned", "^$")
+	s.leat(t, "cancel", "--now", "moves").expect(t, 0, "cancelled", "^$")
+}
+
+func interruptedPlain(t *testing.T, s *scene) {
+	for name, sig := range map[string]syscall.Signal{"int": syscall.SIGINT, "term": syscall.SIGTERM} {
+		command := s.command(t, "run", "--name=goes-on-"+name, "--array=2", "--wait", "--", "sleep", "600")
+		got := finish(t, command, func() error {
+			check(t, command.Start())
+			s.set(t, "goes-on-"+name, "both run", running(2))
+			check(t, command.Process.Signal(sig))
+			return command.Wait()
+		})
+		got.expect(t, 128+int(sig), "created", `\nDetached: taskset/goes-on-`+name+` goes on\. Come back with: leat wait taskset/goes-on-`+name+`\n$`)
+		s.set(t, "goes-on-"+name, "both still run", running(2))
+		s.leat(t, "cancel", "--now", "goes-on-"+name).expect(t, 0, "cancelled", "^$")
+	}
+}
+
+func top(t *testing.T, s *scene) {
+	s.leat(t, "run", "--name=shown", "--array=5%2", "--", "sleep", "600").expect(t, 0, "", "")
+	s.set(t, "shown", "two run", running(2))
+	s.leat(t, "top").expect(t, 0, `(?s)^Namespace \S+: 2 of 2 workers ready, 2 tasks bound, 0 pending\n\nQUEUE .*\ndefault +1 +2 +none +0 .*\nWORKER .*`+
+		s.workers[0]+` +Ready +1/8 .*\nSET .*\nshown +Running +0/5 +0 +2 +3 +- +-\n`, "^$")
+	screen, end := s.terminal(t, "top", "--interval=200ms")
+	screen.expect(t, `shown +Running +0/5`)
+	screen.expect(t, `, 0/s ended`)
+	screen.send(t, "\x03")
+	if code := end(); code != 0 {
+		t.Errorf("top ended with exit code %d", code)
+	}
+	s.leat(t, "cancel", "--now", "shown").expect(t, 0, "cancelled", "^$")
+}
+
+func unknownNames(t *testing.T, s *scene) {
+	s.leat(t, "explain", "nothing").expect(t, 1, "^$", `^error: no set and no task is named "nothing" in namespace "`+s.namespace+`": kubectl get tks,tk lists what there is; -n names another namespace\n$`)
+	s.leat(t, "logs", "task/nothing").expect(t, 1, "^$", `^Error from server \(NotFound\): tasks\.batch\.leat\.dev "nothing" not found\n$`)
+	s.leat(t, "logs", "pod/nothing").expect(t, 2, "^$", `write task/NAME, taskset/NAME or worker/NAME`)
+	s.leat(t, "suspend", "task/nothing").expect(t, 2, "^$", `"task/nothing" is no set`)
+	s.leat(t, "wait", "@last").expect(t, 2, "^$", `write @latest for what was made last, or a name`)
+	s.admin(t, "drain", "nothing").expect(t, 1, "^$", `workers\.batch\.leat\.dev "nothing" not found`)
+	s.leat(t, "wait", "@latest", "-n", s.namespace+"-other").expect(t, 1, "^$", `@latest: nothing has been run from here in namespace`)
+	s.leat(t, "version").expect(t, 0, `^Client Version: v\S+\nServer Version: v\S+\n$`, "^$")
+}
+
+func completes(t *testing.T, s *scene) {
+	s.leat(t, "run", "--name=completed", "--", "true").expect(t, 0, "", "")
+	s.leat(t, "__complete", "logs", "task/comp").expect(t, 0, `^task/completed\n:4\n`, "")
+	s.leat(t, "__complete", "wait", "@").expect(t, 0, `^@latest\n`, "")
+	s.leat(t, "__complete", "cordon", s.workers[0][:4]).expect(t, 0, s.workers[0]+"\n", "")
+	s.leat(t, "__complete", "run", "--arr").expect(t, 0, `^--array`, "")
+}
+
+func findsLocalServer(t *testing.T, s *scene) {
+	data := t.TempDir()
+	check(t, os.Mkdir(filepath.Join(data, "leat"), 0o700))
+	check(t, os.Symlink(filepath.Join(s.env.DataDir(), "kubeconfig"), filepath.Join(data, "leat", "kubeconfig")))
+	command := s.command(t, "run", "--wait", "--", "true")
+	command.Env = append(command.Env, "KUBECONFIG=", "XDG_DATA_HOME="+data)
+	finish(t, command, command.Run).expect(t, 0, "created", "has succeeded")
+}
+
+func isPlugin(t *testing.T, s *scene) {
+	kubectl := filepath.Join(must(host.RepositoryRoot())(t), "bin", "host", "kubectl")
+	run := func(args ...string) result {
+		command := s.command(t, args...)
+		command.Path = kubectl
+		command.Env = append(command.Env, "PATH="+s.bin+":"+os.Getenv("PATH"))
+		return finish(t, command, command.Run)
+	}
+	run("plugin", "list").expect(t, 0, s.bin+"/kubectl-leat", "")
+	run("leat", "run", "--name=plugged", "--array=3", "--wait", "--", "true").expect(t, 0, "created", "3 of 3 succeeded")
+	run("leat", "logs").expect(t, 2, "^$", `Write: kubectl leat logs NAME\nSee 'kubectl leat logs --help'\.`)
+	run("leat", "run", "--help").expect(t, 0, `\n  kubectl leat run --array 1000 --wait`, "^$")
+	run("__complete", "leat", "drai").expect(t, 0, `drain`, "")
+}
+
+func eventually(t testing.TB, what string, condition func(context.Context) error) {
+	t.Helper()
+	var last error
+	err := wait.PollUntilContextTimeout(t.Context(), poll, patience, true, func(ctx context.Context) (bool, error) {
+		last = condition(ctx)
+		return last == nil, nil
+	})
+	if err != nil {
+		t.Fatalf("%s: %v: %v", what, err, last)
+	}
+}
+
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		check(t, err)
+		return value
+	}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

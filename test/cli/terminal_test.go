@@ -1,0 +1,187 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// screen is the other side of a terminal.
+type screen struct {
+	master *os.File
+	mu     sync.Mutex
+	text   []byte
+	from   int // what was expected already
+	grown  chan struct{}
+}
+
+// terminal runs the program on a terminal of its own, which it controls. end waits for it and gives its exit code.
+func (s *scene) terminal(t *testing.T, args ...string) (on *screen, end func() int) {
+	t.Helper()
+	master := must(os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0))(t)
+	fd := int(master.Fd())
+	check(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	number := must(unix.IoctlGetInt(fd, unix.TIOCGPTN))(t)
+	check(t, unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 50, Col: 160}))
+	slave := must(os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0))(t)
+	command := s.command(t, args...)
+	command.Stdin, command.Stdout, command.Stderr = slave, slave, slave
+	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	check(t, command.Start())
+	check(t, slave.Close())
+	on = &screen{master: master, grown: make(chan struct{}, 1)}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		buffer := make([]byte, 4096)
+		for {
+			n, err := master.Read(buffer)
+			on.mu.Lock()
+			on.text = append(on.text, buffer[:n]...)
+			on.mu.Unlock()
+			select {
+			case on.grown <- struct{}{}:
+			default:
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	ended := false
+	end = func() int {
+		err := command.Wait()
+		ended = true
+		<-read
+		check(t, master.Close())
+		if err != nil && command.ProcessState == nil {
+			t.Fatal(err)
+		}
+		return command.ProcessState.ExitCode()
+	}
+	t.Cleanup(func() {
+		if !ended {
+			check(t, command.Process.Kill())
+			end()
+		}
+	})
+	return on, end
+}
+
+// expect waits until the pattern is on the screen, after what was expected before.
+func (s *screen) expect(t *testing.T, pattern string) {
+	t.Helper()
+	expression := regexp.MustCompile(pattern)
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for {
+		s.mu.Lock()
+		found := expression.FindIndex(s.text[s.from:])
+		if found != nil {
+			s.from += found[1]
+		}
+		text := string(s.text)
+		s.mu.Unlock()
+		if found != nil {
+			return
+		}
+		select {
+		case <-s.grown:
+		case <-timeout.C:
+			t.Fatalf("%s does not appear: %q", pattern, text[max(0, len(text)-2000):])
+		}
+	}
+}
+
+// send types.
+func (s *screen) send(t *testing.T, keys string) {
+	t.Helper()
+	must(s.master.WriteString(keys))(t)
+}
+
+const question = `is not done\. d: detach and let it go on, c: cancel it, Enter: go on watching\? `
+
+func interruptedTerminal(t *testing.T, s *scene) {
+	for _, test := range []struct {
+		name    string
+		act     func(*testing.T, *screen)
+		goes    bool
+		last    string
+		command string
+	}{
+		{"detach", func(t *testing.T, on *screen) { on.send(t, "d\n") }, true, `Detached: taskset/asked-detach goes on\. Come back with: leat wait taskset/asked-detach`, "600"},
+		{"twice", func(t *testing.T, on *screen) { on.send(t, "\x03") }, true, `Detached: taskset/asked-twice goes on`, "600"},
+		{"cancel", func(t *testing.T, on *screen) { on.send(t, "c\n") }, false, `taskset\.batch\.leat\.dev/asked-cancel cancelled`, "600"},
+		{"go-on", func(t *testing.T, on *screen) {
+			on.send(t, "\n")
+			on.expect(t, `0/2 done, 0 failed, 2 running`)
+			on.send(t, "\x03")
+			on.expect(t, question)
+			on.send(t, "d\n")
+		}, true, `Detached`, "600"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			name := "asked-" + test.name
+			on, end := s.terminal(t, "run", "--name="+name, "--array=2", "--wait", "--", "sleep", test.command)
+			on.expect(t, `0/2 done, 0 failed, 2 running, 0 pending`)
+			on.send(t, "\x03")
+			on.expect(t, question)
+			test.act(t, on)
+			on.expect(t, test.last)
+			if code := end(); code != 130 {
+				t.Errorf("the exit code is %d", code)
+			}
+			_, err := s.api.TaskSets(s.namespace).Get(t.Context(), name, metav1.GetOptions{})
+			if goes := err == nil; goes != test.goes {
+				t.Errorf("the set is there: %t, %v", goes, err)
+			}
+			if test.goes {
+				s.leat(t, "cancel", "--now", name).expect(t, 0, "cancelled", "^$")
+			}
+		})
+	}
+}
+
+func progressOnTerminal(t *testing.T, s *scene) {
+	on, end := s.terminal(t, "run", "--name=bar", "--array=30%10", "--wait", "--", "sleep", "0.7")
+	on.expect(t, `░ 0/30 done, 0 failed, \d+ running, \d+ pending`)
+	on.expect(t, `█.*/30 done, 0 failed, .*, [0-9.]+/s, \d+s left`)
+	on.expect(t, `30/30 done, 0 failed, 0 running, 0 pending`)
+	on.expect(t, `taskset/bar is complete: 30 of 30 succeeded in `)
+	if code := end(); code != 0 {
+		t.Errorf("the exit code is %d", code)
+	}
+	// Without --wait it is said how to follow.
+	on, end = s.terminal(t, "run", "--name=hinted", "--", "true")
+	on.expect(t, `task\.batch\.leat\.dev/hinted created`)
+	on.expect(t, `leat wait @latest shows its progress, leat logs -f @latest what it prints\.`)
+	if code := end(); code != 0 {
+		t.Errorf("the exit code is %d", code)
+	}
+	s.task(t, "hinted", "is done", func(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded })
+}
