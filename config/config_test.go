@@ -171,6 +171,7 @@ func TestSharpVerbsAreHeldByFew(t *testing.T) {
 		{"update", "workers/status", []string{controller}},
 		{"patch", "workers/status", nil},
 		{"create", "workers", nil},
+		{"register", "workers", []string{"ClusterRole/leat:worker"}},
 		{"create", "workerleases", nil},
 		{"update", "workerleases", nil},
 		{"watch", "workerleases", nil},

@@ -95,8 +95,8 @@ func testWorkerPod(t *testing.T, e *env.Env) {
 		t.Errorf("to the token the host itself answers %s", got)
 	}
 	// It is the same account, but not a worker.
-	if got := register(as("", bound), name+"-b"); got.code != http.StatusCreated {
-		t.Errorf("to the account, which may create workers, the server answers %s", got)
+	if got := register(as("", bound), name+"-b"); got.code != http.StatusForbidden {
+		t.Errorf("to the account, which may register workers and nothing else, the server answers %s", got)
 	}
 	if got := ask(t, as("", bound), http.MethodGet, tasksPathOf(namespace)+"/mine", ""); got.code != http.StatusForbidden {
 		t.Errorf("to the account, by a token for the host, the server answers %s", got)

@@ -39,7 +39,7 @@ import (
 const Audience = "workers." + batch.GroupName
 
 // New returns an authenticator that makes a worker of a pod: of who shows a token for Audience that is bound to a pod, and is of a
-// service account that may create workers in its namespace. The worker is named as the pod. Everyone else is who the delegate says;
+// service account that may "register" workers in its namespace. The worker is named as the pod. Everyone else is who the delegate says;
 // it must honour the audiences in a request's context, as the one that asks a host for TokenReviews does.
 //
 // That the service account must be allowed something keeps pods from becoming workers that nobody meant to be: a worker is given
@@ -71,11 +71,11 @@ func (p *pods) AuthenticateRequest(req *http.Request) (*authenticator.Response, 
 	// Without what differs between the pods of a service account, so that one review is enough for all.
 	account := &user.DefaultInfo{Name: response.User.GetName(), UID: response.User.GetUID(), Groups: response.User.GetGroups()}
 	decision, reason, err := p.allowed.Authorize(ctx, authorizer.AttributesRecord{
-		User: account, Verb: "create", Namespace: namespace,
+		User: account, Verb: "register", Namespace: namespace,
 		APIGroup: batch.GroupName, APIVersion: "*", Resource: "workers", ResourceRequest: true,
 	})
 	if decision != authorizer.DecisionAllow {
-		return nil, false, errors.Join(fmt.Errorf("%s may not create workers in namespace %s: bind the role leat:worker to it there (%s)",
+		return nil, false, errors.Join(fmt.Errorf("%s may not register workers in namespace %s: bind the role leat:worker to it there (%s)",
 			response.User.GetName(), namespace, reason), err)
 	}
 	// The delegate may keep its response, and give it again.

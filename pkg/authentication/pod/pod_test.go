@@ -51,7 +51,7 @@ func TestWhoAPodIs(t *testing.T) {
 		header   string
 		host     *user.DefaultInfo // nil: it refuses
 		unaware  bool              // the host says nothing of audiences
-		refused  bool              // the service account may not create workers
+		refused  bool              // the service account may not register workers
 		want     *user.DefaultInfo
 		wantErr  string
 		reviewed bool // the host was asked about our audience
@@ -90,7 +90,7 @@ func TestWhoAPodIs(t *testing.T) {
 				return kept, true, nil
 			})
 			allowed := authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-				if len(a.GetUser().GetExtra()) > 0 || a.GetVerb() != "create" || a.GetResource() != "workers" || a.GetNamespace() != "ns" || a.GetAPIGroup() != "batch.leat.dev" || !a.IsResourceRequest() {
+				if len(a.GetUser().GetExtra()) > 0 || a.GetVerb() != "register" || a.GetResource() != "workers" || a.GetNamespace() != "ns" || a.GetAPIGroup() != "batch.leat.dev" || !a.IsResourceRequest() {
 					t.Errorf("the review is of %+v", a)
 				}
 				if test.refused {
