@@ -18,9 +18,9 @@ image: ## Build the image of all programs, IMAGE (leat:VERSION by default)
 	docker build --build-arg VERSION='$(VERSION)' --tag '$(IMAGE)' .
 
 .PHONY: run
-run: ## Boot everything on this machine: store, API, scheduler, workers. UP holds flags of "leat up"
+run: ## Boot everything on this machine, and at the first time run a sample. UP holds flags of "leat up"
 	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/leat
-	bin/leat up $(UP)
+	bin/leat up --sample $(UP)
 
 .PHONY: kubectl
 kubectl: ## Build kubectl into bin/host, for a machine that has none

@@ -14,29 +14,18 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// The leat command is a person's way to Leat.
+// The leat command is a person's way to Leat. Under the name kubectl-leat it is a plugin of kubectl.
 package main
 
 import (
 	"os"
 
-	"github.com/spf13/cobra"
-	"k8s.io/component-base/version"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/leat-dev/leat/pkg/cli"
 )
 
 func main() {
-	command := &cobra.Command{
-		Use:   "leat",
-		Short: "Run tasks without a pod for each",
-		Long: `Run tasks without a pod for each.
-
-Tasks are objects of the Kubernetes API batch.leat.dev, which kubectl and every other client can use. In a cluster,
-leat-apiserver serves them behind the cluster's own API server. On a single machine, "leat up" is all there is to run.`,
-		Version:      version.Get().GitVersion,
-		SilenceUsage: true,
-	}
-	command.AddCommand(newUpCommand())
-	if command.Execute() != nil {
-		os.Exit(1)
-	}
+	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
+	os.Exit(cli.Main(os.Args[0], os.Args[1:], streams, newUpCommand()))
 }

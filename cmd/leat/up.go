@@ -1,3 +1,5 @@
+//go:build linux
+
 /*
 Copyright The Leat Authors.
 
@@ -17,6 +19,7 @@ limitations under the License.
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -26,18 +29,20 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 
 	"github.com/spf13/cobra"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
+	"github.com/leat-dev/leat/pkg/cli"
 	"github.com/leat-dev/leat/pkg/standalone"
 )
 
 func newUpCommand() *cobra.Command {
 	options := standalone.Options{Workers: 1, TasksPerWorker: runtime.NumCPU(), Namespace: "default"}
-	port, verbosity := 7443, 0
+	port, verbosity, sample := 7443, 0, false
 	command := &cobra.Command{
 		Use:   "up",
 		Short: "Run all of Leat on this machine, without a cluster",
@@ -53,6 +58,10 @@ server listens on 127.0.0.1, and on that alone. Commands of tasks run on this ma
 			if err := complete(&options, port); err != nil {
 				return err
 			}
+			if sample && options.Workers == 0 {
+				return errors.New("--sample: there are no workers to run it: leave out --workers=0 and --api-only")
+			}
+			started := standalone.HasStarted(options)
 			logFile := filepath.Join(options.DataDir, "leat.log")
 			closeLog, err := logTo(logFile, verbosity)
 			if err != nil {
@@ -60,9 +69,16 @@ server listens on 127.0.0.1, and on that alone. Commands of tasks run on this ma
 			}
 			defer closeLog()
 			out := command.OutOrStdout()
-			err = standalone.Run(genericapiserver.SetupSignalContext(), options, func(admin *rest.Config) {
+			ctx := genericapiserver.SetupSignalContext()
+			sample = sample && !started
+			var extra sync.WaitGroup
+			err = standalone.Run(ctx, options, func(admin *rest.Config) {
 				printReady(out, options, admin.Host, logFile)
+				if sample {
+					extra.Go(func() { runSample(ctx, admin, options.Namespace, out) })
+				}
 			})
+			extra.Wait()
 			if err != nil {
 				return fmt.Errorf("%w (the log is in %s)", err, logFile)
 			}
@@ -77,10 +93,18 @@ server listens on 127.0.0.1, and on that alone. Commands of tasks run on this ma
 	flags.IntVar(&options.Workers, "workers", options.Workers, "How many workers to run; 0 for none")
 	flags.IntVar(&options.TasksPerWorker, "worker-tasks", options.TasksPerWorker, "How many tasks each worker runs at a time")
 	flags.IntVarP(&verbosity, "v", "v", verbosity, "How much to log: 2 for what happens, 4 for why")
+	flags.BoolVar(&sample, "sample", sample, "At the first start with a data directory, run a set of 100 tasks and show its progress")
 	flags.BoolVar(&options.APIOnly, "api-only", false, "Serve the API and nothing else: no controllers, no scheduler, no workers")
 	flags.StringVar(&options.Namespace, "namespace", options.Namespace, "Namespace of the workers; tasks run where they are")
 	flags.StringVar(&options.AdmissionConfig, "admission-control-config-file", "", "File with the configuration of admission plugins, which may name manifests of webhooks and policies")
 	return command
+}
+
+// runSample shows that tasks run. That it fails is told, and is nothing to stop for.
+func runSample(ctx context.Context, admin *rest.Config, namespace string, out io.Writer) {
+	if err := cli.Sample(ctx, admin, namespace, out); err != nil && ctx.Err() == nil {
+		fmt.Fprintln(out, "The first set of tasks:", err)
+	}
 }
 
 // complete fills in what depends on the machine and checks the rest.
@@ -147,12 +171,12 @@ func printReady(out io.Writer, options standalone.Options, host, logFile string)
   kubeconfig  %s
   log         %s
 
-In another terminal:
+In another terminal, with this program or with kubectl:
 
   export KUBECONFIG=%s
-  kubectl apply -f artifacts/examples/task.yaml
-  kubectl get tk --watch
+  %s run --array 0-999 --wait -- sh -c 'echo $TASK_INDEX'
+  kubectl get tks,tk,wkr
 
 Ctrl-C stops everything, and keeps what there is.
-`, host, options.Workers, options.Namespace, options.TasksPerWorker, options.Kubeconfig, logFile, options.Kubeconfig)
+`, host, options.Workers, options.Namespace, options.TasksPerWorker, options.Kubeconfig, logFile, options.Kubeconfig, os.Args[0])
 }

@@ -79,6 +79,14 @@ type Options struct {
 	Namespace string
 }
 
+// HasStarted tells whether the data directory has been used before.
+func HasStarted(options Options) bool {
+	_, err := os.Stat(etcdDir(options))
+	return err == nil
+}
+
+func etcdDir(options Options) string { return filepath.Join(options.DataDir, "etcd") }
+
 // Run runs everything until the context ends or a part fails, then stops it in order: workers first, etcd last. Ready is called
 // once tasks can be sent, with the configuration of an administrator's client.
 func Run(ctx context.Context, options Options, ready func(*rest.Config)) error {
@@ -86,7 +94,7 @@ func Run(ctx context.Context, options Options, ready func(*rest.Config)) error {
 	if err != nil {
 		return err
 	}
-	store, err := etcd.Start(ctx, etcd.Config{DataDir: filepath.Join(options.DataDir, "etcd")})
+	store, err := etcd.Start(ctx, etcd.Config{DataDir: etcdDir(options)})
 	if err != nil {
 		return err
 	}

@@ -56,14 +56,14 @@ const (
 
 // scene is a namespace with workers, and a person in it.
 type scene struct {
-	env                     *env.Env
-	api                     typed.BatchV1alpha1Interface
-	namespace               string
-	bin                     string // directory with the program under all its names
-	kubeconfig              string // of a person who may edit
-	adminConfig             string // of one who runs Leat
-	workers                 []string
-	directory, state, lines string
+	env              *env.Env
+	api              typed.BatchV1alpha1Interface
+	namespace        string
+	bin              string // directory with the program under all its names
+	kubeconfig       string // of a person who may edit
+	adminConfig      string // of one who runs Leat
+	workers          []string
+	directory, state string
 }
 
 func TestStandalone(t *testing.T) {

@@ -188,6 +188,39 @@ func TestRestartKeepsEverything(t *testing.T) {
 	}
 }
 
+func TestSampleRunsOnce(t *testing.T) {
+	e := env.Standalone(t, "--workers=1", "--worker-tasks=4", "--sample")
+	client := env.Client(t, e.Admin(t))
+	said := func() string {
+		content, err := os.ReadFile(e.Server.LogFile())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		return strings.Contains(said(), "taskset/hello: Complete"), nil
+	})
+	if err != nil || !strings.Contains(said(), "100/100 done, 0 failed") {
+		t.Errorf("the sample did not run: %v: %s", err, said())
+	}
+	set, err := client.BatchV1alpha1().TaskSets(namespace).Get(t.Context(), "hello", metav1.GetOptions{})
+	if err != nil || set.Status.Succeeded != 100 {
+		t.Errorf("the set of the sample: %+v, %v", set, err)
+	}
+	if err := e.Server.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	create(t, client, "later", v1alpha1.TaskSpec{Command: []string{"true"}})
+	waitTask(t, client, "later", "Succeeded", inPhase(v1alpha1.TaskSucceeded))
+	if times := strings.Count(said(), "A first set of tasks"); times != 1 {
+		t.Errorf("after two starts the sample was run %d times: %s", times, said())
+	}
+}
+
 // leat runs the program to its end.
 func leat(t *testing.T, args ...string) (output string, err error) {
 	t.Helper()
@@ -218,6 +251,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		"negative workers":         {[]string{"--data-dir=" + t.TempDir(), "--workers=-1"}, "0 or more"},
 		"no tasks per worker":      {[]string{"--data-dir=" + t.TempDir(), "--worker-tasks=0"}, "1 or more"},
 		"kubeconfig that is none":  {[]string{"--data-dir=" + t.TempDir(), "--secure-port=0", "--kubeconfig=" + garbage}, garbage},
+		"a sample for nobody":      {[]string{"--data-dir=" + t.TempDir(), "--sample", "--workers=0"}, "no workers"},
 		"an argument":              {[]string{"now"}, "unknown command"},
 		"a flag that is not there": {[]string{"--wrokers=3"}, "unknown flag"},
 	} {
