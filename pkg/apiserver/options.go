@@ -28,12 +28,14 @@ import (
 	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/union"
 	"k8s.io/apiserver/pkg/endpoints/openapi"
+	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
@@ -264,6 +266,10 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 		return err
 	}
 
+	if o.Standalone != nil {
+		config.RESTOptionsGetter = uncollected{config.RESTOptionsGetter}
+	}
+
 	if err := r.EgressSelector.ApplyTo(&config.Config); err != nil {
 		return err
 	}
@@ -317,6 +323,21 @@ func (o *Options) ApplyStorage(config *genericapiserver.Config, scheme *runtime.
 		factory.SetEtcdLocation(override.GroupResource, override.Servers)
 	}
 	return etcd.ApplyWithStorageFactoryTo(factory, config)
+}
+
+// uncollected has objects that own nothing deleted whichever way is asked for: without a host there is no garbage collector to wait
+// for. What sets own is seen to by their controller.
+type uncollected struct {
+	generic.RESTOptionsGetter
+}
+
+// GetRESTOptions implements generic.RESTOptionsGetter.
+func (u uncollected) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
+	options, err := u.RESTOptionsGetter.GetRESTOptions(resource, example)
+	if resource != registry.TaskSets.GroupResource {
+		options.EnableGarbageCollection = false
+	}
+	return options, err
 }
 
 // applyHost sets who authenticates and authorizes, and where admission reads: the host cluster, or what stands in for it.

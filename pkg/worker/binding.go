@@ -47,11 +47,14 @@ type binding struct {
 	incarnation string
 	disruptions int32
 	metrics     *metrics
+	// lost is closed once the task is not shown as the worker's any more: it is finished, or not bound to it.
+	lost <-chan struct{}
 }
 
-func bindingOf(tasks typed.TaskInterface, task *batch.Task, metrics *metrics) binding {
+func bindingOf(tasks typed.TaskInterface, task *batch.Task, metrics *metrics, lost <-chan struct{}) binding {
 	return binding{
 		metrics:     metrics,
+		lost:        lost,
 		tasks:       tasks,
 		name:        task.Name,
 		uid:         task.UID,
@@ -113,6 +116,16 @@ func (b binding) delete(ctx context.Context) error {
 	return err
 }
 
+// isLost says whether lost is closed. A worker is not told that a task is gone: whatever it is not bound to is forbidden.
+func (b binding) isLost() bool {
+	select {
+	case <-b.lost:
+		return true
+	default:
+		return false
+	}
+}
+
 // persist sends a request about task as often as it takes: neither other writes to the task make it fail, nor a server that is
 // away. It fails with errLost when the binding does not hold any more, when ctx is done, and when giveUp is closed; a request
 // that is in flight then is awaited. A task that turns out to be finished is what an earlier try has achieved.
@@ -139,7 +152,7 @@ func (b binding) persist(ctx context.Context, giveUp <-chan struct{}, task *batc
 		switch {
 		case err == nil:
 			return stored, nil
-		case apierrors.IsNotFound(err), errors.Is(err, errLost):
+		case apierrors.IsNotFound(err), errors.Is(err, errLost), apierrors.IsForbidden(err) && b.isLost():
 			return nil, errLost
 		case conflict && !again:
 			continue

@@ -104,7 +104,7 @@ func newRunner(w *Worker, task *batch.Task, before <-chan struct{}) *runner {
 	lost := make(chan struct{})
 	return &runner{
 		worker:  w,
-		binding: bindingOf(w.client.BatchV1alpha1().Tasks(w.options.Namespace), task, w.metrics),
+		binding: bindingOf(w.client.BatchV1alpha1().Tasks(w.options.Namespace), task, w.metrics, lost),
 		before:  before,
 		changed: make(chan struct{}, 1),
 		lost:    lost,
@@ -126,14 +126,7 @@ func (r *runner) show(task *batch.Task) {
 }
 
 // isLost says whether lose was called.
-func (r *runner) isLost() bool {
-	select {
-	case <-r.lost:
-		return true
-	default:
-		return false
-	}
-}
+func (r *runner) isLost() bool { return r.binding.isLost() }
 
 // start sees the binding to its end. ctx is for requests only: what else is to be done ends when the worker drains.
 func (r *runner) start(ctx context.Context) {

@@ -644,7 +644,7 @@ func TestAResultWhoseReceiptWasLostIsNotWrittenAgain(t *testing.T) {
 	f.create("t", script("exit 0"))
 	f.bind("t", "first")
 	task := f.get("t")
-	stored, err := bindingOf(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil)).updateStatus(t.Context(), nil, task, func(s *batch.TaskStatus) {
+	stored, err := bindingOf(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), nil).updateStatus(t.Context(), nil, task, func(s *batch.TaskStatus) {
 		s.Phase = batch.TaskSucceeded
 	})
 	f.must(err)
@@ -654,6 +654,30 @@ func TestAResultWhoseReceiptWasLostIsNotWrittenAgain(t *testing.T) {
 	// The write, and the one that found out.
 	if n := api.Count("update", "tasks/status"); n != 2 {
 		t.Errorf("%d writes, want 2", n)
+	}
+}
+
+// The server does not tell a worker that a task is gone, but that it is none of its business.
+func TestARequestAboutATaskThatIsGoneIsNotRepeated(t *testing.T) {
+	f := newFixture(t)
+	api := f.server.Client()
+	lost := make(chan struct{})
+	refusals := 0
+	api.Hook = func(verb, _, name string) error {
+		if refusals++; refusals == 3 {
+			close(lost)
+		}
+		return apierrors.NewForbidden(batch.Resource("tasks"), name, errors.New("no task is bound to it"))
+	}
+	f.create("t", script("exit 0"))
+	f.bind("t", "first")
+	task := f.get("t")
+	b := bindingOf(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), lost)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	// As long as the informer shows the task, it may be the server that is wrong.
+	if err := b.remove(ctx, task); !errors.Is(err, errLost) || refusals != 3 {
+		t.Errorf("got %v after %d refusals, want that the task is lost after 3", err, refusals)
 	}
 }
 

@@ -254,8 +254,9 @@ func running(n int32) func(*batch.TaskSet) bool {
 
 func runs(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning }
 
+// suite runs in both environments what differs between them, and the rest, which the client alone decides, in the faster one.
 func suite(t *testing.T, s *scene) {
-	for _, test := range []struct {
+	tests := []struct {
 		name string
 		run  func(*testing.T, *scene)
 	}{
@@ -263,18 +264,26 @@ func suite(t *testing.T, s *scene) {
 		{"what a command prints", prints},
 		{"an array is one object", arrayIsOneObject},
 		{"some of an array fail and are tried again", retriesFailed},
-		{"each line of a file", eachLine},
 		{"a set suspended and resumed", suspends},
 		{"cancelled", cancels},
-		{"why a task waits", explainsWaiting},
 		{"a worker drained", drains},
 		{"interrupted without a terminal", interruptedPlain},
-		{"interrupted on a terminal", interruptedTerminal},
-		{"progress on a terminal", progressOnTerminal},
-		{"top", top},
-		{"what does not exist", unknownNames},
-		{"completion of names", completes},
-	} {
+	}
+	if s.env.Standalone() {
+		tests = append(tests, []struct {
+			name string
+			run  func(*testing.T, *scene)
+		}{
+			{"each line of a file", eachLine},
+			{"why a task waits", explainsWaiting},
+			{"interrupted on a terminal", interruptedTerminal},
+			{"progress on a terminal", progressOnTerminal},
+			{"top", top},
+			{"what does not exist", unknownNames},
+			{"completion of names", completes},
+		}...)
+	}
+	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 	}
 }

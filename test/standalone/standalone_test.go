@@ -188,6 +188,32 @@ func TestRestartKeepsEverything(t *testing.T) {
 	}
 }
 
+// There is no garbage collector that finishes what is deleted in its way.
+func TestDeletionInAnyWayIsFinished(t *testing.T) {
+	e := env.Standalone(t, "--workers=1")
+	kubeconfig := filepath.Join(e.DataDir(), "kubeconfig")
+	for _, cascade := range []string{"background", "foreground", "orphan"} {
+		for kind, manifest := range map[string]string{
+			"task":      `{"spec":{"command":["true"],"workerSelector":{"nobody":"has"}}}`,
+			"taskset":   `{"spec":{"template":{"spec":{"command":["true"],"workerSelector":{"nobody":"has"}}}}}`,
+			"taskqueue": `{}`,
+			"worker":    `{}`,
+		} {
+			t.Run(kind+" "+cascade, func(t *testing.T) {
+				kinds := map[string]string{"task": "Task", "taskset": "TaskSet", "taskqueue": "TaskQueue", "worker": "Worker"}
+				object := strings.Replace(manifest, "{", `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"`+kinds[kind]+`","metadata":{"name":"x-`+cascade+`"},`, 1)
+				object = strings.Replace(object, ",}", "}", 1)
+				if _, _, err := e.Kubectl(t, kubeconfig, object, "create", "-f", "-"); err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := e.Kubectl(t, kubeconfig, "", "delete", kind, "x-"+cascade, "--cascade="+cascade, "--timeout=20s"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
 func TestSampleRunsOnce(t *testing.T) {
 	e := env.Standalone(t, "--workers=1", "--worker-tasks=4", "--sample")
 	client := env.Client(t, e.Admin(t))
