@@ -41,7 +41,7 @@ import (
 )
 
 func newUpCommand() *cobra.Command {
-	options := standalone.Options{Workers: 1, TasksPerWorker: runtime.NumCPU(), Namespace: "default"}
+	options := standalone.Options{Workers: 1, TasksPerWorker: runtime.NumCPU(), Namespace: "default", MetricsAddress: "0"}
 	port, verbosity, sample := 7443, 0, false
 	command := &cobra.Command{
 		Use:   "up",
@@ -96,6 +96,7 @@ server listens on 127.0.0.1, and on that alone. Commands of tasks run on this ma
 	flags.BoolVar(&sample, "sample", sample, "At the first start with a data directory, run a set of 100 tasks and show its progress")
 	flags.BoolVar(&options.APIOnly, "api-only", false, "Serve the API and nothing else: no controllers, no scheduler, no workers")
 	flags.StringVar(&options.Namespace, "namespace", options.Namespace, "Namespace of the workers; tasks run where they are")
+	flags.StringVar(&options.MetricsAddress, "metrics-bind-address", options.MetricsAddress, "Loopback address that the metrics of controllers, scheduler and workers are served on, like 127.0.0.1:9090; 0 for none")
 	flags.StringVar(&options.AdmissionConfig, "admission-control-config-file", "", "File with the configuration of admission plugins, which may name manifests of webhooks and policies")
 	return command
 }
@@ -118,6 +119,12 @@ func complete(options *standalone.Options, port int) error {
 	}
 	if options.Workers < 0 {
 		return fmt.Errorf("--workers %d: must be 0 or more", options.Workers)
+	}
+	if address := options.MetricsAddress; address != "0" {
+		host, _, err := net.SplitHostPort(address)
+		if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return fmt.Errorf("--metrics-bind-address %s: must be a loopback address and a port, like 127.0.0.1:9090, or 0 for none", address)
+		}
 	}
 	if options.TasksPerWorker < 1 {
 		return fmt.Errorf("--worker-tasks %d: must be 1 or more", options.TasksPerWorker)

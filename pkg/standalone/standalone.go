@@ -77,6 +77,9 @@ type Options struct {
 	TasksPerWorker int
 	// Namespace is where the workers are.
 	Namespace string
+	// MetricsAddress is where the metrics of controllers, scheduler and workers are served, by plain HTTP, to all who reach it;
+	// "0" for nowhere.
+	MetricsAddress string
 }
 
 // HasStarted tells whether the data directory has been used before.
@@ -148,7 +151,7 @@ func runParts(ctx context.Context, options Options, clients *clients, serverEnde
 		ready(admin)
 		return parts.Wait()
 	}
-	controllers, err := newControllers(clients)
+	controllers, err := newControllers(clients, options.MetricsAddress)
 	if err != nil {
 		return err
 	}
@@ -174,7 +177,9 @@ func runParts(ctx context.Context, options Options, clients *clients, serverEnde
 			Name:      name,
 			Logs:      store,
 			Endpoint:  logServer.Endpoint(),
-			Version:   version.Get().GitVersion,
+			// That of the controllers: one page tells of all.
+			Registerer: metrics.Registry,
+			Version:    version.Get().GitVersion,
 			Capacity: v1alpha1.ResourceList{
 				v1alpha1.ResourceTasks: *resource.NewQuantity(int64(options.TasksPerWorker), resource.DecimalSI),
 			},
@@ -205,9 +210,9 @@ func serveLogs(options Options, name string) (*logs.Store, *logserver.Server, er
 	return store, server, err
 }
 
-// newControllers makes the parts of a cluster's controller manager. There is nobody to elect, to scrape or to read Events, and no
-// garbage collector.
-func newControllers(clients *clients) (manager.Manager, error) {
+// newControllers makes the parts of a cluster's controller manager. There is nobody to elect or to read Events, and no garbage
+// collector.
+func newControllers(clients *clients, metricsAddress string) (manager.Manager, error) {
 	config, err := clients.config(controllerUser)
 	if err != nil {
 		return nil, err
@@ -216,7 +221,7 @@ func newControllers(clients *clients) (manager.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	mgr, err := controller.NewManager(config, manager.Options{Metrics: metricsserver.Options{BindAddress: "0"}})
+	mgr, err := controller.NewManager(config, manager.Options{Metrics: metricsserver.Options{BindAddress: metricsAddress}})
 	if err != nil {
 		return nil, err
 	}

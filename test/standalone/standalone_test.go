@@ -19,9 +19,12 @@ package standalone
 
 import (
 	"context"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +71,12 @@ func inPhase(phase v1alpha1.TaskPhase) func(*v1alpha1.Task) bool {
 }
 
 func TestTasksRunToTheirEnd(t *testing.T) {
-	e := env.Standalone(t, "--workers=2", "--worker-tasks=2")
+	metricsPort, err := host.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics := "127.0.0.1:" + strconv.Itoa(metricsPort)
+	e := env.Standalone(t, "--workers=2", "--worker-tasks=2", "--metrics-bind-address="+metrics)
 	client := env.Client(t, e.Admin(t))
 	kubeconfig := filepath.Join(e.DataDir(), "kubeconfig")
 
@@ -109,6 +117,20 @@ func TestTasksRunToTheirEnd(t *testing.T) {
 		content, err := os.ReadFile(mark)
 		if want := "succeeds default 1 hello\n"; err != nil || string(content) != want {
 			t.Errorf("the command wrote %q, %v; want %q", content, err, want)
+		}
+	})
+
+	t.Run("metrics", func(t *testing.T) {
+		response, err := http.Get("http://" + metrics + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		page, err := io.ReadAll(response.Body)
+		for _, name := range []string{"leat_task_binding_duration_seconds_count", "leat_taskset_task_start_duration_seconds_count", "leat_worker_running_tasks"} {
+			if err != nil || !strings.Contains(string(page), "\n"+name) {
+				t.Errorf("among %d bytes of metrics there is no %s: %v", len(page), name, err)
+			}
 		}
 	})
 
@@ -277,6 +299,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		"negative workers":         {[]string{"--data-dir=" + t.TempDir(), "--workers=-1"}, "0 or more"},
 		"no tasks per worker":      {[]string{"--data-dir=" + t.TempDir(), "--worker-tasks=0"}, "1 or more"},
 		"kubeconfig that is none":  {[]string{"--data-dir=" + t.TempDir(), "--secure-port=0", "--kubeconfig=" + garbage}, garbage},
+		"metrics for all":          {[]string{"--data-dir=" + t.TempDir(), "--metrics-bind-address=:9090"}, "must be a loopback address"},
 		"a sample for nobody":      {[]string{"--data-dir=" + t.TempDir(), "--sample", "--workers=0"}, "no workers"},
 		"an argument":              {[]string{"now"}, "unknown command"},
 		"a flag that is not there": {[]string{"--wrokers=3"}, "unknown flag"},
