@@ -116,6 +116,7 @@ second one ends it at once.`,
 	flags.Int64Var(&s.taskMaxPIDs, "task-max-pids", 4096, "How many processes and threads a task may have at a time, -1 for any number; needs a control group of the worker's own")
 	flags.StringVar(&s.metricsAddress, "metrics-bind-address", "0", "Loopback address that /metrics is served on by plain HTTP, like 127.0.0.1:9090; 0 for none")
 	flags.IntVarP(&s.verbosity, "v", "v", 0, "How much to log: 2 for what happens, 4 for why")
+	command.AddCommand(newInstallCommand())
 	return command
 }
 

@@ -277,3 +277,38 @@ func TestProgramIsStaticAndSmall(t *testing.T) {
 		}
 	}
 }
+
+func TestInstallCopiesTheProgram(t *testing.T) {
+	dir := t.TempDir()
+	target := filepath.Join(dir, "leat-worker")
+	if err := os.WriteFile(target, []byte("an old one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command := newCommand()
+	command.SetArgs([]string{"install", dir})
+	if err := command.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	own, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(target)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the copy has %d bytes, the program %d: %v", len(got), len(want), err)
+	}
+	if info, err := os.Stat(target); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("the copy has mode %v: %v", info.Mode(), err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("beside the copy there is something else: %v, %v", entries, err)
+	}
+	command.SetArgs([]string{"install", filepath.Join(dir, "none")})
+	if err := command.Execute(); err == nil || !strings.Contains(err.Error(), "can be written to") {
+		t.Errorf("into a directory that is not there: %v", err)
+	}
+}

@@ -139,7 +139,7 @@ func (f *factory) newRootCommand(further []*cobra.Command) *cobra.Command {
 		f.newLogsCommand(), f.newTopCommand(), f.newExplainCommand(),
 		f.newCancelCommand(), f.newSuspendCommand(true), f.newSuspendCommand(false),
 		f.newCordonCommand(true), f.newCordonCommand(false), f.newDrainCommand(),
-		f.newVersionCommand(), f.newOptionsCommand(),
+		f.newKubeconfigCommand(), f.newVersionCommand(), f.newOptionsCommand(),
 	)
 	root.SetUsageTemplate(usageTemplate)
 	f.speakAs(root)

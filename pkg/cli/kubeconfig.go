@@ -1,0 +1,141 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+const kubeconfigLong = `Print a kubeconfig that reaches leat-apiserver itself, and not through the cluster's API server.
+
+It is for workers and for programs that watch much: what they ask for then costs the cluster's API server nothing. Their rights
+are the same either way.
+
+The server is that of the Service that Leat is registered by, which pods reach by its name; --address names another way to it. The
+user is the present one; with --token-file it is whoever has the token in that file, which is read anew as it changes.`
+
+func (f *factory) newKubeconfigCommand() *cobra.Command {
+	var address, tokenFile string
+	command := &cobra.Command{
+		Use:   "kubeconfig",
+		Short: "Print a kubeconfig that reaches leat-apiserver itself",
+		Long:  kubeconfigLong,
+		Example: `  leat kubeconfig > direct.kubeconfig
+  leat kubeconfig -n render --token-file /etc/leat/token > worker.kubeconfig
+  leat kubeconfig --address https://leat.example.com:8443 --token-file token > outside.kubeconfig`,
+		Args: noArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if target, err := url.Parse(address); err != nil || address != "" && (target.Scheme != "https" || target.Host == "") {
+				return usageErrorf("--address %q: write one like https://leat.example.com:8443", address)
+			}
+			s, err := f.connect()
+			if err != nil {
+				return err
+			}
+			config, err := f.directConfig(command.Context(), s, address, tokenFile)
+			if err != nil {
+				return err
+			}
+			content, err := clientcmd.Write(*config)
+			if err != nil {
+				return err
+			}
+			_, err = f.streams.Out.Write(content)
+			return err
+		},
+	}
+	command.Flags().StringVar(&address, "address", "", "Address of leat-apiserver (default: that of its Service)")
+	command.Flags().StringVar(&tokenFile, "token-file", "", "File that will hold the token, where the kubeconfig is used")
+	return command
+}
+
+// apiService is what of the registration of our API says how its server is reached.
+type apiService struct {
+	Spec struct {
+		Service *struct {
+			Namespace, Name string
+			Port            *int
+		}
+		CABundle []byte `json:"caBundle"`
+	}
+}
+
+// directConfig makes the kubeconfig.
+func (f *factory) directConfig(ctx context.Context, s *session, address, tokenFile string) (*clientcmdapi.Config, error) {
+	name := batch.GroupVersion.Version + "." + batch.GroupName
+	content, err := s.discovery.RESTClient().Get().AbsPath("/apis/apiregistration.k8s.io/v1/apiservices", name).DoRaw(ctx)
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("the server at %s knows no APIService %s: Leat is not installed there; or it is that of \"leat up\", which is reached directly anyway", s.host, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var registered apiService
+	if err := json.Unmarshal(content, &registered); err != nil {
+		return nil, err
+	}
+	service := registered.Spec.Service
+	if service == nil || len(registered.Spec.CABundle) == 0 {
+		return nil, fmt.Errorf("APIService %s does not say yet which server to trust: wait until it is available", name)
+	}
+	host := service.Name + "." + service.Namespace + ".svc"
+	cluster := &clientcmdapi.Cluster{Server: address, TLSServerName: host, CertificateAuthorityData: registered.Spec.CABundle}
+	if address == "" {
+		cluster.Server, cluster.TLSServerName = "https://"+host, ""
+		if port := service.Port; port != nil && *port != 443 {
+			cluster.Server += ":" + strconv.Itoa(*port)
+		}
+	}
+	user := &clientcmdapi.AuthInfo{TokenFile: tokenFile}
+	if tokenFile == "" {
+		if user, err = f.presentUser(); err != nil {
+			return nil, err
+		}
+	}
+	config := clientcmdapi.NewConfig()
+	config.Clusters["leat"], config.AuthInfos["leat"] = cluster, user
+	config.Contexts["leat"] = &clientcmdapi.Context{Cluster: "leat", AuthInfo: "leat", Namespace: s.namespace}
+	config.CurrentContext = "leat"
+	return config, nil
+}
+
+// presentUser is the user of the kubeconfig in use, with the content of the files that it names.
+func (f *factory) presentUser() (*clientcmdapi.AuthInfo, error) {
+	raw, err := f.flags.ToRawKubeConfigLoader().RawConfig()
+	if err != nil {
+		return nil, err
+	}
+	if *f.flags.Context != "" {
+		raw.CurrentContext = *f.flags.Context
+	}
+	if err := errors.Join(clientcmdapi.MinifyConfig(&raw), clientcmdapi.FlattenConfig(&raw)); err != nil {
+		return nil, fmt.Errorf("%w: say by --token-file who is to use it", err)
+	}
+	return raw.AuthInfos[raw.Contexts[raw.CurrentContext].AuthInfo], nil
+}
