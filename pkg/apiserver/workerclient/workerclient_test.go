@@ -214,7 +214,8 @@ func TestTheConnectionEndsWithTheReader(t *testing.T) {
 		<-r.Context().Done()
 		close(ended)
 	})
-	if _, err := w.open(ctx, t, endpoint, nil); !errors.Is(err, context.Canceled) {
+	// The worker may learn of it soon enough to end its answer as if it were whole.
+	if _, err := w.open(ctx, t, endpoint, nil); err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("Reading ended with %v.", err)
 	}
 	<-ended
