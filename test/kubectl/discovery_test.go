@@ -93,7 +93,8 @@ func testExplain(t *testing.T, e *env.Env) {
 		{"tks.spec.template.spec.env.value", "References $(NAME) are expanded from the variables before it in the list."},
 		{"task --recursive", "schedulingGates <[]TaskSchedulingGate> name <string> -required-"},
 		{"tks --recursive", "taskFailurePolicy <TaskFailurePolicy> rules <[]TaskFailurePolicyRule> -required- action <string> -required-"},
-		{"wkr --recursive", "endpoint <WorkerEndpoint> host <string> -required- port <integer> -required-"},
+		{"tks --recursive", "items <[]string>"},
+		{"wkr --recursive", "endpoint <WorkerEndpoint> caBundle <string> -required- host <string> -required- port <integer> -required-"},
 		{"workerleases --recursive", "holderIdentity <string> leaseDurationSeconds <integer> renewTime <string>"},
 		{"tq --recursive", "stopPolicy <string> enum: Hold, HoldAndDrain, None weight <integer>"},
 	} {
