@@ -43,6 +43,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/certificates"
 	"github.com/leat-dev/leat/pkg/controller"
+	"github.com/leat-dev/leat/pkg/direct"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/scheduler"
 )
@@ -55,7 +56,8 @@ const (
 )
 
 type options struct {
-	kubeconfig         string
+	kubeconfig, server string
+
 	concurrentTaskSets int
 	schedulingStrategy string
 
@@ -90,7 +92,8 @@ func newOptions() *options {
 func (o *options) flags() cliflag.NamedFlagSets {
 	var sets cliflag.NamedFlagSets
 	f := sets.FlagSet("cluster")
-	f.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "File that says how to reach the cluster, and Leat through it; in a pod it is found without")
+	f.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "File that says how to reach the cluster; in a pod it is found without")
+	f.StringVar(&o.server, "leat-server", o.server, "Address of leat-apiserver itself, like https://leat-apiserver.leat-system.svc, which is then reached with the credentials for the cluster and trusted as its APIService says (default: by way of the cluster's API server, which then carries all that is watched)")
 	f = sets.FlagSet("controllers")
 	f.IntVar(&o.concurrentTaskSets, "concurrent-tasksets", o.concurrentTaskSets, "How many task sets are worked on at a time. More react faster when many are busy, and use more CPU and connections")
 	f.StringVar(&o.schedulingStrategy, "scheduling-strategy", o.schedulingStrategy, "Which worker a task goes to of those that have room: spread, the one with the smallest part of it taken; pack, the one with the greatest, so that others become empty")
@@ -149,6 +152,11 @@ func (o *options) run(ctx context.Context) error {
 	}
 	config.QPS = -1 // the server holds clients back
 	config.UserAgent = rest.DefaultKubernetesUserAgent()
+	if o.server != "" {
+		if err := direct.Route(config, o.server); err != nil {
+			return fmt.Errorf("--leat-server %w", err)
+		}
+	}
 
 	mgr, err := controller.NewManager(config, manager.Options{
 		LeaderElection:          o.leaderElect,

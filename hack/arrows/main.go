@@ -49,7 +49,8 @@ var arrows = []struct {
 	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
 	{"pkg/scheduler", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
 	{"pkg/worker", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
-	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
+	{"pkg/direct", []string{"apis/batch/v1alpha1"}},
+	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/direct", "pkg/generated"}},
 	{"pkg/standalone", []string{"apis", "config", "pkg"}},
 	{"config", nil},
 	{"cmd", []string{"apis", "pkg"}},
@@ -58,7 +59,7 @@ var arrows = []struct {
 }
 
 // clients know the server only as its clients do.
-var clients = []string{"pkg/generated", "pkg/controller", "pkg/scheduler", "pkg/worker", "pkg/cli"}
+var clients = []string{"pkg/generated", "pkg/controller", "pkg/scheduler", "pkg/worker", "pkg/direct", "pkg/cli"}
 
 // storers are the only ones that name etcd.
 var storers = []string{"pkg/apiserver", "pkg/standalone"}

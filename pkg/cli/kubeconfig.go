@@ -18,18 +18,16 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
-	"strconv"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/direct"
 )
 
 const kubeconfigLong = `Print a kubeconfig that reaches leat-apiserver itself, and not through the cluster's API server.
@@ -75,42 +73,18 @@ func (f *factory) newKubeconfigCommand() *cobra.Command {
 	return command
 }
 
-// apiService is what of the registration of our API says how its server is reached.
-type apiService struct {
-	Spec struct {
-		Service *struct {
-			Namespace, Name string
-			Port            *int
-		}
-		CABundle []byte `json:"caBundle"`
-	}
-}
-
 // directConfig makes the kubeconfig.
 func (f *factory) directConfig(ctx context.Context, s *session, address, tokenFile string) (*clientcmdapi.Config, error) {
-	name := batch.GroupVersion.Version + "." + batch.GroupName
-	content, err := s.discovery.RESTClient().Get().AbsPath("/apis/apiregistration.k8s.io/v1/apiservices", name).DoRaw(ctx)
+	registered, err := direct.Registered(ctx, s.discovery.RESTClient())
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("the server at %s knows no APIService %s: Leat is not installed there; or it is that of \"leat up\", which is reached directly anyway", s.host, name)
+		return nil, fmt.Errorf("the server at %s has no APIService of Leat: Leat is not installed there; or it is that of \"leat up\", which is reached directly anyway", s.host)
 	}
 	if err != nil {
 		return nil, err
 	}
-	var registered apiService
-	if err := json.Unmarshal(content, &registered); err != nil {
-		return nil, err
-	}
-	service := registered.Spec.Service
-	if service == nil || len(registered.Spec.CABundle) == 0 {
-		return nil, fmt.Errorf("APIService %s does not say yet which server to trust: wait until it is available", name)
-	}
-	host := service.Name + "." + service.Namespace + ".svc"
-	cluster := &clientcmdapi.Cluster{Server: address, TLSServerName: host, CertificateAuthorityData: registered.Spec.CABundle}
+	cluster := &clientcmdapi.Cluster{Server: address, TLSServerName: registered.ServerName, CertificateAuthorityData: registered.CABundle}
 	if address == "" {
-		cluster.Server, cluster.TLSServerName = "https://"+host, ""
-		if port := service.Port; port != nil && *port != 443 {
-			cluster.Server += ":" + strconv.Itoa(*port)
-		}
+		cluster.Server, cluster.TLSServerName = registered.Address(), ""
 	}
 	user := &clientcmdapi.AuthInfo{TokenFile: tokenFile}
 	if tokenFile == "" {
