@@ -7,7 +7,7 @@ LDFLAGS := -X k8s.io/component-base/version.gitVersion=$(VERSION)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build the programs into bin/
@@ -27,7 +27,7 @@ kubectl: ## Build kubectl into bin/host, for a machine that has none
 	hack/host/build.sh bin/host kubectl
 
 .PHONY: host
-host: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl into bin/host, for tests
+host: ## Build etcd, Kubernetes and helm into bin/host, for tests
 	hack/host/build.sh bin/host
 
 .PHONY: test-programs
@@ -40,6 +40,14 @@ test: host test-programs ## Run all tests, with the race detector
 	cd hack/host && $(GO) test ./...
 	# One package at a time: each starts control planes of its own.
 	$(GO) test -race -p 1 -timeout 30m ./test/...
+
+.PHONY: e2e
+e2e: host test-programs ## Test Leat on a real control plane, with the arguments, roles and accounts that config/ ships
+	$(GO) test -race -p 1 -timeout 30m ./test/e2e ./test/replicas ./test/contract ./test/install ./test/host ./test/conformance
+
+.PHONY: e2e-cluster
+e2e-cluster: build ## Install, use and remove Leat on the cluster of KUBECONFIG: see hack/e2e-cluster.sh
+	hack/e2e-cluster.sh
 
 .PHONY: generate
 generate: ## Generate all that follows from the types in apis/

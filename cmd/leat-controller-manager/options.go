@@ -43,6 +43,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/certificates"
 	"github.com/leat-dev/leat/pkg/controller"
+	"github.com/leat-dev/leat/pkg/controller/namespace"
 	"github.com/leat-dev/leat/pkg/direct"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/scheduler"
@@ -60,6 +61,7 @@ type options struct {
 
 	concurrentTaskSets int
 	schedulingStrategy string
+	sweepInterval      time.Duration
 
 	leaderElect                               bool
 	leaseNamespace                            string
@@ -77,6 +79,7 @@ func newOptions() *options {
 	return &options{
 		concurrentTaskSets: 8,
 		schedulingStrategy: string(scheduler.Spread),
+		sweepInterval:      namespace.DefaultInterval,
 		leaderElect:        true,
 		leaseNamespace:     systemNamespace,
 		leaseDuration:      15 * time.Second,
@@ -97,6 +100,7 @@ func (o *options) flags() cliflag.NamedFlagSets {
 	f = sets.FlagSet("controllers")
 	f.IntVar(&o.concurrentTaskSets, "concurrent-tasksets", o.concurrentTaskSets, "How many task sets are worked on at a time. More react faster when many are busy, and use more CPU and connections")
 	f.StringVar(&o.schedulingStrategy, "scheduling-strategy", o.schedulingStrategy, "Which worker a task goes to of those that have room: spread, the one with the smallest part of it taken; pack, the one with the greatest, so that others become empty")
+	f.DurationVar(&o.sweepInterval, "namespace-sweep-interval", o.sweepInterval, "Time between two searches for objects of Leat that have outlived their namespace, which are deleted")
 	f = sets.FlagSet("certificates")
 	f.BoolVar(&o.manageCertificates, "manage-certificates", o.manageCertificates, "Issue and renew the certificates in the Secrets leat-apiserver-tls, leat-etcd-tls and leat-worker-client-tls of "+systemNamespace+", which must exist, and tell the cluster which authority to trust. Every replica does")
 	f = sets.FlagSet("leader election")
@@ -123,6 +127,9 @@ func (o *options) validate() []error {
 	}
 	if !slices.Contains(scheduler.Strategies(), scheduler.Strategy(o.schedulingStrategy)) {
 		errs = append(errs, fmt.Errorf("--scheduling-strategy %q: must be one of %q", o.schedulingStrategy, scheduler.Strategies()))
+	}
+	if o.sweepInterval <= 0 {
+		errs = append(errs, fmt.Errorf("--namespace-sweep-interval %s: must be more than 0", o.sweepInterval))
 	}
 	for _, address := range []struct{ flag, value string }{
 		{"metrics-bind-address", o.metricsAddress}, {"health-probe-bind-address", o.probeAddress},
@@ -178,7 +185,9 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	if err := errors.Join(
-		controller.AddToManager(mgr, controller.Options{ConcurrentTaskSets: o.concurrentTaskSets, Events: true}),
+		controller.AddToManager(mgr, controller.Options{
+			ConcurrentTaskSets: o.concurrentTaskSets, Events: true, NamespaceSweepInterval: o.sweepInterval,
+		}),
 		controller.AddRunnable(mgr, scheduler.New(client,
 			scheduler.WithStrategy(scheduler.Strategy(o.schedulingStrategy)), scheduler.WithMetrics(metrics.Registry)).Run),
 		mgr.AddHealthzCheck("ping", healthz.Ping),

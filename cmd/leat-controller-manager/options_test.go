@@ -29,6 +29,7 @@ func TestFlagsAreChecked(t *testing.T) {
 		"--concurrent-tasksets=0":                                      "--concurrent-tasksets 0: must be 1 or more",
 		"--scheduling-strategy=pack":                                   "",
 		"--scheduling-strategy=random":                                 `--scheduling-strategy "random": must be one of ["spread" "pack"]`,
+		"--namespace-sweep-interval=0s":                                "--namespace-sweep-interval 0s: must be more than 0",
 		"--metrics-bind-address=0":                                     "",
 		"--metrics-bind-address=8080":                                  `--metrics-bind-address "8080": must be host:port, :port, or 0 for none`,
 		"--health-probe-bind-address=x":                                `--health-probe-bind-address "x": must be host:port, :port, or 0 for none`,

@@ -35,7 +35,7 @@ func newInstallCommand() *cobra.Command {
 
 So a worker comes into a container of any image: an init container with this image copies the program into a volume that both
 share. It is linked statically and needs nothing of the image.`,
-		Example: `  leat-worker install /leat`,
+		Example: `  leat-worker install /opt/leat`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return install(args[0])

@@ -13,8 +13,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-# Builds etcd, kube-apiserver, kube-controller-manager and kubectl, or those of them that
-# are named, from this module's pinned dependencies, and skips those that are up to date.
+# Builds etcd with etcdctl and etcdutl, kube-apiserver, kube-controller-manager, kubectl and
+# helm, or those of them that are named, from the pinned dependencies of this module and of
+# hack/helm, and skips those that are up to date.
 #
 #   hack/host/build.sh [OUTDIR [PROGRAM...]]      OUTDIR defaults to <repository>/bin/host
 
@@ -37,29 +38,36 @@ for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
   ldflags+=" -X $package.gitTreeState=clean"
 done
 
-# What a binary depends on: the pinned sources, the flags below, the toolchain.
-stamp=$(cat go.mod go.sum build.sh <(go version) | sha256sum | cut -d' ' -f1)
-
-build() { # name, main package
+build() { # name, module, main package, flags for the linker
+  cd "$here/../$2"
+  # What a binary depends on: the pinned sources, the flags, the toolchain.
+  local stamp
+  stamp=$(cat go.mod go.sum <(echo "$4") <(go version) | sha256sum | cut -d' ' -f1)
   if [[ -x $out/$1 && $(cat "$out/.$1.stamp" 2>/dev/null) == "$stamp" ]]; then
     echo "$1: up to date"
     return
   fi
   rm -f "$out/.$1.stamp"
   echo "$1: building"
-  go build -o "$out/$1" -ldflags "$ldflags" "$2"
+  go build -o "$out/$1" -ldflags "$4" "$3"
   echo "$stamp" >"$out/.$1.stamp"
 }
 
 declare -A packages=(
   [etcd]=go.etcd.io/etcd/server/v3
+  [etcdctl]=go.etcd.io/etcd/etcdctl/v3
+  [etcdutl]=go.etcd.io/etcd/etcdutl/v3
+  [helm]=helm.sh/helm/v4/cmd/helm
   [kubectl]=k8s.io/kubernetes/cmd/kubectl
   [kube-apiserver]=k8s.io/kubernetes/cmd/kube-apiserver
   [kube-controller-manager]=k8s.io/kubernetes/cmd/kube-controller-manager
 )
 if [[ $# == 0 ]]; then
-  set -- etcd kubectl kube-apiserver kube-controller-manager
+  set -- etcd etcdctl etcdutl kubectl kube-apiserver kube-controller-manager helm
 fi
 for program in "$@"; do
-  build "$program" "${packages[$program]}"
+  case $program in
+    helm) build helm helm "${packages[helm]}" "-s -w" ;;
+    *) build "$program" host "${packages[$program]}" "$ldflags" ;;
+  esac
 done

@@ -33,14 +33,16 @@ import (
 	validatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
 	"k8s.io/apiserver/pkg/server/options"
 
+	"github.com/leat-dev/leat/pkg/admission/livenamespace"
 	"github.com/leat-dev/leat/pkg/admission/ownerreferences"
 	"github.com/leat-dev/leat/pkg/admission/queuelimit"
 	"github.com/leat-dev/leat/pkg/admission/workerrestriction"
 )
 
 // Order is every plugin, in the order in which they run. Those that mutate run before all that validate, whatever their
-// place. Of those that validate, our own come first, being cheap and free of side effects, and quota is last, so that what
-// another plugin refuses is never charged.
+// place. Of those that validate, our own come first, being cheap and free of side effects; LiveNamespace comes after webhooks,
+// which may take long, so that what it knows is still true when the object is stored; and quota is last, so that what another
+// plugin refuses is never charged.
 var Order = []string{
 	lifecycle.PluginName,
 	mutatingpolicy.PluginName,
@@ -50,6 +52,7 @@ var Order = []string{
 	queuelimit.PluginName,
 	validatingpolicy.PluginName,
 	validatingwebhook.PluginName,
+	livenamespace.PluginName,
 	resourcequota.PluginName,
 }
 
@@ -57,6 +60,7 @@ var Order = []string{
 // them: a standalone server reads theirs from the manifests that the admission configuration file names.
 var hostOnly = []string{
 	lifecycle.PluginName,
+	livenamespace.PluginName,
 	resourcequota.PluginName,
 }
 
@@ -74,6 +78,7 @@ func RegisterAll(plugins *admission.Plugins) {
 	workerrestriction.Register(plugins)
 	ownerreferences.Register(plugins)
 	queuelimit.Register(plugins)
+	livenamespace.Register(plugins)
 	resourcequota.Register(plugins)
 }
 

@@ -22,8 +22,10 @@ import (
 	"k8s.io/apiserver/pkg/admission/initializer"
 	quota "k8s.io/apiserver/pkg/quota/v1"
 	"k8s.io/apiserver/pkg/quota/v1/generic"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/admission/livenamespace"
 	"github.com/leat-dev/leat/pkg/admission/queuelimit"
 )
 
@@ -42,14 +44,17 @@ var uncounted = map[schema.GroupResource]struct{}{
 }
 
 // Initializers returns what our plugins need beside the library's own initializer, which must run before them, as it does
-// in options.AdmissionOptions.ApplyTo.
-func Initializers(counts *queuelimit.Counts) []admission.PluginInitializer {
+// in options.AdmissionOptions.ApplyTo. The host is asked for namespaces by LiveNamespace.
+func Initializers(counts *queuelimit.Counts, host corev1client.NamespacesGetter) []admission.PluginInitializer {
 	evaluators := make([]quota.Evaluator, 0, len(counted))
 	for _, resource := range counted {
 		// Admission only ever adds to a count. Taking it is up to the host's quota controller: there is nothing to list.
 		evaluators = append(evaluators, generic.NewObjectCountEvaluator(resource, nil, ""))
 	}
-	return []admission.PluginInitializer{quotaInitializer{generic.NewConfiguration(evaluators, uncounted)}, manifestsInitializer{}, queuelimit.Initializer(counts)}
+	return []admission.PluginInitializer{
+		quotaInitializer{generic.NewConfiguration(evaluators, uncounted)}, manifestsInitializer{}, queuelimit.Initializer(counts),
+		livenamespace.Initializer(host),
+	}
 }
 
 type quotaInitializer struct {

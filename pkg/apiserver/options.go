@@ -57,6 +57,7 @@ import (
 	"github.com/leat-dev/leat/pkg/apiserver/workerclient"
 	"github.com/leat-dev/leat/pkg/authentication/pod"
 	"github.com/leat-dev/leat/pkg/authorization/nameless"
+	"github.com/leat-dev/leat/pkg/authorization/together"
 	"github.com/leat-dev/leat/pkg/authorization/worker"
 	"github.com/leat-dev/leat/pkg/fairness"
 	generatedopenapi "github.com/leat-dev/leat/pkg/generated/openapi"
@@ -207,6 +208,14 @@ func (o *Options) New() (*Server, error) {
 		return nil, err
 	}
 
+	certificateEnds.certificates.Store(&map[string]func() ([]byte, error){
+		"serving": func() ([]byte, error) {
+			cert, _ := config.SecureServing.Cert.CurrentCertKeyContent()
+			return cert, nil
+		},
+		"etcd_client":   fromFile(o.Recommended.Etcd.StorageConfig.Transport.CertFile),
+		"worker_client": fromFile(o.Workers.CertFile),
+	})
 	generic, err := config.Complete().New("leat-apiserver", genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return nil, err
@@ -251,7 +260,8 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 	}
 	config.FeatureGate = o.versions.FeatureGateFor(basecompatibility.DefaultKubeComponent)
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
-		return genericapiserver.DefaultBuildHandlerChain(withDeadlineGrace(task.AbortBrokenLogs(handler)), c)
+		chain := genericapiserver.DefaultBuildHandlerChain(withDeadlineGrace(task.AbortBrokenLogs(handler)), c)
+		return withHandover(chain, c.ShutdownInitiatedNotify(), o.Server.ShutdownDelayDuration)
 	}
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("log"))
 
@@ -289,11 +299,15 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 		return err
 	}
 
-	client, err := kubernetes.NewForConfig(config.ClientConfig)
+	// What admission asks is bounded by its plugins, and by the host's own fairness. A client's limit, five a second by default,
+	// would have creates wait for each other's quotas and namespaces.
+	host := rest.CopyConfig(config.ClientConfig)
+	host.QPS = -1
+	client, err := kubernetes.NewForConfig(host)
 	if err != nil {
 		return err
 	}
-	dynamicClient, err := dynamic.NewForConfig(config.ClientConfig)
+	dynamicClient, err := dynamic.NewForConfig(host)
 	if err != nil {
 		return err
 	}
@@ -304,7 +318,7 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 		config.FlowControl = fairness.WithTrigger(config.FlowControl, registry.Tasks.GroupResource, registry.Tasks.Trigger)
 	}
 	return r.Admission.ApplyTo(&config.Config, admission.Informers(config.SharedInformerFactory), client, dynamicClient, config.FeatureGate,
-		config.EffectiveVersion, admission.Initializers(counts)...)
+		config.EffectiveVersion, admission.Initializers(counts, client.CoreV1())...)
 }
 
 // ApplyStorage makes the config open stores in etcd, encoded in the version of the scheme that the versions set allow. The codecs
@@ -344,7 +358,9 @@ func (u uncollected) GetRESTOptions(resource schema.GroupResource, example runti
 func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, tasks *taskReader) error {
 	if o.Standalone == nil {
 		r := o.Recommended
-		if err := r.Authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig); err != nil {
+		authentication := *r.Authentication
+		authentication.WithCustomRoundTripper(loadLater)
+		if err := authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig); err != nil {
 			return err
 		}
 		if header := config.Authentication.RequestHeaderConfig; header != nil && !r.Authentication.SkipInClusterLookup {
@@ -353,8 +369,16 @@ func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, tasks *t
 		if err := r.Authorization.ApplyTo(&config.Authorization); err != nil {
 			return err
 		}
+		config.Authorization.Authorizer = together.New(config.Authorization.Authorizer)
 		config.Authentication.Authenticator = pod.New(config.Authentication.Authenticator, config.Authorization.Authorizer)
 		if err := r.CoreAPI.ApplyTo(config); err != nil {
+			return err
+		}
+		grants, err := o.grants()
+		if err != nil {
+			return err
+		}
+		if err := reviewGrants(config, grants); err != nil {
 			return err
 		}
 	} else {

@@ -31,7 +31,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -49,6 +51,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/controller/lifecycle"
+	"github.com/leat-dev/leat/pkg/controller/namespace"
 	"github.com/leat-dev/leat/pkg/controller/taskset"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
@@ -73,6 +76,9 @@ type Options struct {
 	Events bool
 	// CollectGarbage has the controllers do what the garbage collector of a cluster does, where there is none.
 	CollectGarbage bool
+	// NamespaceSweepInterval is how often objects are looked for, and deleted, whose namespace does not exist in the cluster behind the
+	// manager's configuration. Zero, as where namespaces are no objects, is never.
+	NamespaceSweepInterval time.Duration
 }
 
 // NewManager returns a manager with what the controllers need: a scheme, caches that hold no more than they read, and protobuf. The
@@ -122,12 +128,28 @@ func AddToManager(mgr manager.Manager, options Options) error {
 	return errors.Join(
 		addTaskSets(mgr, client, options),
 		AddRunnable(mgr, lifecycle.New(client, lifecycle.Options{}).Run),
+		addSweeper(mgr, config, options.NamespaceSweepInterval),
 	)
 }
 
 // AddRunnable adds one more part that runs while the manager leads. It must return soon after its context has ended.
 func AddRunnable(mgr manager.Manager, run func(context.Context) error) error {
 	return mgr.Add(manager.RunnableFunc(run))
+}
+
+func addSweeper(mgr manager.Manager, config *rest.Config, interval time.Duration) error {
+	if interval == 0 {
+		return nil
+	}
+	cluster, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	objects, err := metadata.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	return AddRunnable(mgr, namespace.New(cluster, objects, interval).Run)
 }
 
 func addTaskSets(mgr manager.Manager, client versioned.Interface, options Options) error {

@@ -22,7 +22,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -97,31 +96,6 @@ func stranger(e *env.Env) int {
 		return http.StatusUnauthorized
 	}
 	return http.StatusForbidden
-}
-
-// testFrontProxy: only the aggregator's own certificate may carry another's identity.
-func testFrontProxy(t *testing.T, e *env.Env) {
-	claim := []string{"X-Remote-User", "alice", "X-Remote-Group", "leat:admins"}
-	for _, test := range []struct {
-		what string
-		ca   *pki.CA
-		name string
-		want int
-	}{
-		{"the aggregator speaks for alice", e.Host.FrontProxyCA, "front-proxy-client", http.StatusOK},
-		{"another name of the same authority does not", e.Host.FrontProxyCA, "kubelet", http.StatusUnauthorized},
-		{"the same name of another authority does not", e.Host.ClientCA, "front-proxy-client", http.StatusForbidden},
-	} {
-		t.Run(test.what, func(t *testing.T) {
-			config := e.Direct(t, "nobody")
-			var err error
-			config.CertData, config.KeyData, err = test.ca.IssueClient(test.name)
-			must(t, err)
-			if got := ask(t, config, http.MethodGet, tasksPath, "", claim...); got.code != test.want {
-				t.Errorf("it answers %s, want %d", got, test.want)
-			}
-		})
-	}
 }
 
 // roles are what the shipped roles allow, as the host's own roles of their names include them.
@@ -236,30 +210,4 @@ func attempt(t testing.TB, config *rest.Config, namespace, verb, resource string
 	}
 	t.Fatalf("unknown verb %q", verb)
 	return answer{}
-}
-
-// testRevocation: the server may remember that someone was allowed for ten seconds, and for no longer.
-func testRevocation(t *testing.T, e *env.Env) {
-	const cached, margin = 10 * time.Second, 3 * time.Second
-	host := hostAdmin(t, e).RbacV1().ClusterRoleBindings()
-	get(host.Create(t.Context(), &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "leaver"},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:view"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "leaver"}},
-	}, metav1.CreateOptions{}))(t)
-	leaver := env.Client(t, e.Direct(t, "leaver")).BatchV1alpha1().Tasks("default")
-	list := func(ctx context.Context) error {
-		_, err := leaver.List(ctx, metav1.ListOptions{})
-		return err
-	}
-	eventually(t, patience, "the grant is known", list)
-	must(t, host.Delete(t.Context(), "leaver", metav1.DeleteOptions{}))
-	eventually(t, cached+margin, "the grant is revoked", func(ctx context.Context) error {
-		err := list(ctx)
-		if err == nil {
-			return fmt.Errorf("tasks are listed still")
-		}
-		refused(t, err, metav1.StatusReasonForbidden, `User "leaver" cannot list`)
-		return nil
-	})
 }

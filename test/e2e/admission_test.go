@@ -21,6 +21,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -31,6 +32,7 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -356,10 +358,9 @@ func testPolicies(t *testing.T, e *env.Env) {
 	})
 }
 
-// testForeignPolicy: a policy that is none of our business, with parameters that we may not read, must not take us down, neither
-// now nor at the next start.
-func testForeignPolicy(t *testing.T, e *env.Env) {
-	const policy = `
+// foreignPolicies have parameters that we may not read, or of a kind that nobody knows. Of two, requests for our tasks are the business:
+// in the namespaces CLOSED and OPEN.
+const foreignPolicies = `
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
 metadata: {name: foreign.example.com}
@@ -376,32 +377,154 @@ spec:
   policyName: foreign.example.com
   validationActions: [Deny]
   paramRef: {name: most, namespace: default, parameterNotFoundAction: Deny}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {name: foreign.example.com}
+spec:
+  paramKind: {apiVersion: v1, kind: Secret}
+  matchConstraints:
+    resourceRules: [{apiGroups: [apps], apiVersions: [v1], resources: [deployments], operations: [CREATE]}]
+  reinvocationPolicy: Never
+  mutations:
+  - patchType: ApplyConfiguration
+    applyConfiguration: {expression: 'Object{metadata: Object.metadata{labels: {"by": params.metadata.name}}}'}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: {name: foreign.example.com}
+spec:
+  policyName: foreign.example.com
+  paramRef: {name: most, namespace: default, parameterNotFoundAction: Deny}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: unknown.example.com}
+spec:
+  paramKind: {apiVersion: nowhere.example.com/v1, kind: Limit}
+  matchConstraints:
+    resourceRules: [{apiGroups: [apps], apiVersions: [v1], resources: [deployments], operations: [CREATE]}]
+  validations: [{expression: 'object.spec.replicas <= params.spec.most'}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: unknown.example.com}
+spec:
+  policyName: unknown.example.com
+  validationActions: [Deny]
+  paramRef: {name: most, namespace: default, parameterNotFoundAction: Deny}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: closed.example.com}
+spec:
+  failurePolicy: Fail
+  paramKind: {apiVersion: v1, kind: ConfigMap}
+  matchConstraints:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: CLOSED}}
+    resourceRules: [{apiGroups: [batch.leat.dev], apiVersions: [v1alpha1], resources: [tasks], operations: [CREATE]}]
+  validations: [{expression: '!has(object.spec.priority) || object.spec.priority <= int(params.data["most"])', message: more than most}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: closed.example.com}
+spec:
+  policyName: closed.example.com
+  validationActions: [Deny]
+  paramRef: {name: most, namespace: default, parameterNotFoundAction: Deny}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: open.example.com}
+spec:
+  failurePolicy: Ignore
+  paramKind: {apiVersion: v1, kind: ConfigMap}
+  matchConstraints:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: OPEN}}
+    resourceRules: [{apiGroups: [batch.leat.dev], apiVersions: [v1alpha1], resources: [tasks], operations: [CREATE]}]
+  validations: [{expression: '!has(object.spec.priority) || object.spec.priority <= int(params.data["most"])', message: more than most}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: open.example.com}
+spec:
+  policyName: open.example.com
+  validationActions: [Deny]
+  paramRef: {name: most, namespace: default, parameterNotFoundAction: Deny}
 `
-	namespace := e.Namespace(t)
+
+// testForeignPolicy: policies with parameters that we may not read must not take us down, neither now nor at the next start, and are
+// no more than their failurePolicy says to what they are about.
+func testForeignPolicy(t *testing.T, e *env.Env) {
+	ctx := t.Context()
+	var closed, open string
+	t.Run("closed", func(t *testing.T) { closed = e.Namespace(t) })
+	t.Run("open", func(t *testing.T) { open = e.Namespace(t) })
 	file := filepath.Join(t.TempDir(), "policy.yaml")
-	must(t, pki.WriteFile(file, []byte(policy)))
-	must(t, e.Host.Apply(t.Context(), file))
+	must(t, pki.WriteFile(file, []byte(strings.NewReplacer("CLOSED", closed, "OPEN", open).Replace(foreignPolicies))))
+	must(t, e.Host.Apply(ctx, file))
 	defer func() {
-		_, _, err := e.Host.Kubectl(t.Context(), e.Host.AdminKubeconfig, "delete", "--filename", file)
+		_, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "delete", "--filename", file)
 		must(t, err)
 	}()
-	tasks := env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
-	for _, name := range []string{"now", "after-a-restart"} {
-		t.Run(name, func(t *testing.T) {
-			if name != "now" {
-				must(t, e.Server.Restart(t.Context()))
+	admin := env.Client(t, e.Admin(t)).BatchV1alpha1()
+	urgent := newTask("urgent")
+	urgent.Spec.Priority = 101
+	create := func(ctx context.Context, namespace string) error {
+		_, err := admin.Tasks(namespace).Create(ctx, urgent, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err
+	}
+	for _, when := range []string{"now", "after-a-restart"} {
+		t.Run(when, func(t *testing.T) {
+			if when != "now" {
+				must(t, e.Server.Restart(ctx))
 			}
-			eventually(t, patience, "the server has met the policy", func(context.Context) error {
+			eventually(t, patience, "the server has met the policies", func(context.Context) error {
 				log := string(get(os.ReadFile(e.Server.LogFile()))(t))
-				if !strings.Contains(log[strings.LastIndex(log, "Serving securely"):], `cannot list resource \"configmaps\"`) {
-					return fmt.Errorf("its log does not say that it may not list ConfigMaps")
+				log = log[strings.LastIndex(log, "Serving securely"):]
+				for _, resource := range []string{"configmaps", "secrets"} {
+					if !strings.Contains(log, `cannot list resource \"`+resource+`\"`) {
+						return fmt.Errorf("its log does not say that it may not list %s", resource)
+					}
 				}
 				return nil
 			})
 			if got := ask(t, anonymous(t, e), http.MethodGet, "/readyz?verbose", ""); got.code != http.StatusOK {
 				t.Errorf("readyz answers %s", got)
 			}
-			get(tasks.Create(t.Context(), newTask(name), metav1.CreateOptions{}))(t)
+			get(admin.Tasks(e.Namespace(t)).Create(ctx, newTask(when), metav1.CreateOptions{}))(t)
+			eventually(t, patience, "a policy that fails closed refuses", func(ctx context.Context) error {
+				err := create(ctx, closed)
+				if err == nil || !strings.Contains(err.Error(), "closed.example.com") || !strings.Contains(err.Error(), "not yet synced") {
+					return fmt.Errorf("a create is answered with %v", err)
+				}
+				return nil
+			})
+			if err := create(ctx, open); err != nil {
+				t.Errorf("a policy that fails open refuses: %v", err)
+			}
 		})
 	}
+
+	t.Run("once they may be read", func(t *testing.T) {
+		host := hostAdmin(t, e)
+		get(host.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "most"}, Data: map[string]string{"most": "100"}}, metav1.CreateOptions{}))(t)
+		defer func() {
+			_, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "delete", "clusterrole/leat-policy-parameters", "clusterrolebinding/leat-policy-parameters")
+			must(t, errors.Join(err, host.CoreV1().ConfigMaps("default").Delete(ctx, "most", metav1.DeleteOptions{})))
+		}()
+		_, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "create", "clusterrole", "leat-policy-parameters", "--verb=list,watch", "--resource=configmaps")
+		must(t, err)
+		_, _, err = e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "create", "clusterrolebinding", "leat-policy-parameters",
+			"--clusterrole=leat-policy-parameters", "--serviceaccount=leat-system:leat-apiserver")
+		must(t, err)
+		for _, namespace := range []string{closed, open} {
+			eventually(t, regained, "the policy judges by its parameters", func(ctx context.Context) error {
+				if err := create(ctx, namespace); err == nil || !strings.Contains(err.Error(), "more than most") {
+					return fmt.Errorf("a create is answered with %v", err)
+				}
+				return nil
+			})
+		}
+	})
 }

@@ -48,20 +48,22 @@ func TestAggregated(t *testing.T) {
 	applyManifests(t, e, backend)
 	// The garbage collector and the quota controller look for new APIs only every 30 s, and at their start.
 	must(t, e.Host.ControllerManager.Restart(t.Context()))
+	encrypted := startEncrypted(t, e)
 	suite(t, e, backend)
 	t.Run("Discovery", func(t *testing.T) { testHostDiscovery(t, e) })
 	t.Run("Roles", func(t *testing.T) { testHostRoles(t, e) })
-	t.Run("FrontProxy", func(t *testing.T) { testFrontProxy(t, e) })
 	t.Run("WorkerPod", func(t *testing.T) { testWorkerPod(t, e) })
-	t.Run("Quota", func(t *testing.T) { testQuota(t, e) })
 	t.Run("GarbageCollection", func(t *testing.T) { testGarbageCollection(t, e) })
 	t.Run("NamespaceDeletion", func(t *testing.T) { testNamespaceDeletion(t, e) })
+	t.Run("PublishedOpenAPI", func(t *testing.T) { testPublishedOpenAPI(t, e) })
+	t.Run("Shutdown", func(t *testing.T) { testShutdown(t, e) })
+	t.Run("NamespaceRace", func(t *testing.T) { testNamespaceRace(t, e) })
+	t.Run("Encryption", encrypted.test)
 	t.Run("Reviews", func(t *testing.T) { testReviews(t, e) })
-	t.Run("Revocation", func(t *testing.T) { testRevocation(t, e) })
 	t.Run("ServerRestart", func(t *testing.T) { testServerRestart(t, e) })
 	t.Run("HostRestart", func(t *testing.T) { testHostRestart(t, e) })
 	t.Run("ForeignPolicy", func(t *testing.T) { testForeignPolicy(t, e) })
-	t.Run("MissingGrant", func(t *testing.T) { testMissingGrant(t, e) })
+	t.Run("Grants", func(t *testing.T) { testGrants(t, e) })
 	t.Run("Uninstall", func(t *testing.T) { testUninstall(t, e) })
 }
 
@@ -88,8 +90,6 @@ const (
 	pollInterval = 50 * time.Millisecond
 	// patience is how long the host's controllers may take for one step.
 	patience = 30 * time.Second
-	// quotaSync is how often the host's quota controller recounts everything.
-	quotaSync = 5 * time.Second
 )
 
 func must(t testing.TB, err error) {

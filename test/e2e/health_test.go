@@ -35,7 +35,8 @@ func testHealth(t *testing.T, e *env.Env) {
 			"poststarthook/priority-and-fairness-filter", "poststarthook/storage-object-count-tracker-hook", "shutdown"},
 	}
 	if !e.Standalone() {
-		checks["/readyz"] = append(checks["/readyz"], "authentication-config")
+		checks["/readyz"] = append(checks["/readyz"], "authentication-config", "grants/namespaces", "grants/resourcequotas/status",
+			"grants/subjectaccessreviews.authorization.k8s.io", "grants/configmaps/kube-system/extension-apiserver-authentication")
 	}
 	for path, checks := range checks {
 		t.Run(path+" names its checks", func(t *testing.T) {

@@ -21,9 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -96,6 +94,14 @@ func testHostRestart(t *testing.T, e *env.Env) {
 		t.Errorf("without the host, which would have to be asked, it answers %s", got)
 	}
 
+	eventually(t, patience, "creates wait for the host, which must say whether the namespace is being deleted", func(context.Context) error {
+		got := ask(t, e.Worker(t, namespace, worker), http.MethodPost, groupPath+"/namespaces/"+namespace+"/workers", `{"metadata":{"name":"`+worker+`"}}`)
+		if got.code != http.StatusServiceUnavailable || !strings.Contains(got.body, `"retryAfterSeconds":1`) {
+			return errors.New(got.String())
+		}
+		return nil
+	})
+
 	must(t, e.Host.APIServer.Restart(ctx))
 	eventually(t, recovery, "tasks are listed through the host", func(ctx context.Context) error {
 		_, err := admin.List(ctx, metav1.ListOptions{})
@@ -113,44 +119,6 @@ func testHostRestart(t *testing.T, e *env.Env) {
 	if e.Server.PID() != pid || e.Server.Err() != nil {
 		t.Errorf("the server was started again, or has ended: %v", e.Server.Err())
 	}
-}
-
-// testMissingGrant: a server that may not read what admission needs says so, refuses writes, and needs no restart once it may.
-func testMissingGrant(t *testing.T, e *env.Env) {
-	const resource = "validatingwebhookconfigurations"
-	ctx := t.Context()
-	roles := hostAdmin(t, e).RbacV1().ClusterRoles()
-	role := get(roles.Get(ctx, "leat:apiserver", metav1.GetOptions{}))(t)
-	lacking := role.DeepCopy()
-	for i := range lacking.Rules {
-		lacking.Rules[i].Resources = slices.DeleteFunc(lacking.Rules[i].Resources, func(r string) bool { return r == resource })
-	}
-	lacking = get(roles.Update(ctx, lacking, metav1.UpdateOptions{}))(t)
-
-	restarted := make(chan error, 1)
-	go func() { restarted <- e.Server.Restart(ctx) }()
-	eventually(t, patience, "readyz names what is missing", func(ctx context.Context) error {
-		got, err := try(ctx, anonymous(t, e), http.MethodGet, "/readyz?verbose", "")
-		if err == nil && (got.code != http.StatusInternalServerError || !strings.Contains(got.body, "[-]informer-sync failed")) {
-			err = errors.New(got.String())
-		}
-		return err
-	})
-	eventually(t, patience, "the log names the grant", func(context.Context) error {
-		log := get(os.ReadFile(e.Server.LogFile()))(t)
-		if want := `cannot list resource \"` + resource + `\"`; !strings.Contains(string(log), want) {
-			return fmt.Errorf("there is no %q", want)
-		}
-		return nil
-	})
-	task := `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"unguarded"},"spec":{"command":["true"]}}`
-	if got := ask(t, e.Direct(t, "alice", "leat:admins"), http.MethodPost, tasksPath, task); got.code != http.StatusForbidden {
-		t.Errorf("a create is answered with %s", got)
-	}
-
-	role.ResourceVersion = lacking.ResourceVersion
-	get(roles.Update(ctx, role, metav1.UpdateOptions{}))(t)
-	must(t, <-restarted)
 }
 
 // testUninstall: the order of config/base is one in which nothing waits for what was removed before it, even when the server

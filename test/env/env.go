@@ -30,6 +30,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
@@ -53,6 +54,8 @@ type Env struct {
 	Etcd *host.Etcd
 	// Server is leat-apiserver, or "leat up".
 	Server *host.Process
+	// ServingCertFile and ServingKeyFile are what leat-apiserver serves with, all replicas alike.
+	ServingCertFile, ServingKeyFile string
 
 	dir string
 	// url is where people reach the API: the host's API server, or the server itself.
@@ -62,14 +65,20 @@ type Env struct {
 	directURL string
 	directCA  []byte
 	clientCA  *pki.CA
-	// args are those of leat-apiserver but for its port.
+	// args are those of leat-apiserver.
 	args []string
 }
 
 // Aggregated starts a host cluster with leat-apiserver behind it, for one test.
 func Aggregated(t testing.TB, args ...string) *Env {
 	t.Helper()
-	cp := host.ForTest(t)
+	return On(t, host.ForTest(t), args...)
+}
+
+// On starts leat-apiserver behind a host cluster that is there, for one test: as config/base starts it, but for addresses and files.
+// The arguments come after those, and win over them.
+func On(t testing.TB, cp *host.ControlPlane, args ...string) *Env {
+	t.Helper()
 	e := &Env{Host: cp, dir: filepath.Join(t.ArtifactDir(), "leat"), url: cp.URL, clientCA: cp.ClientCA}
 	etcd := must(host.StartEtcd(t.Context(), host.EtcdOptions{Dir: e.dir}))(t)
 	t.Cleanup(func() {
@@ -87,20 +96,22 @@ func Aggregated(t testing.TB, args ...string) *Env {
 	cert, key, err := serving.IssueServer(host.LeatService, "127.0.0.1", "localhost")
 	check(t, err)
 	e.directCA = serving.CertPEM()
-	certFile, keyFile := filepath.Join(e.dir, "serving.crt"), filepath.Join(e.dir, "serving.key")
-	check(t, pki.WriteFile(certFile, cert))
-	check(t, pki.WriteFile(keyFile, key))
+	e.ServingCertFile, e.ServingKeyFile = filepath.Join(e.dir, "serving.crt"), filepath.Join(e.dir, "serving.key")
+	check(t, pki.WriteFile(e.ServingCertFile, cert))
+	check(t, pki.WriteFile(e.ServingKeyFile, key))
 	port := must(host.FreePort())(t)
 	e.directURL = fmt.Sprintf("https://127.0.0.1:%d", port)
 
-	e.args = append([]string{
-		"--kubeconfig=" + account, "--authentication-kubeconfig=" + account, "--authorization-kubeconfig=" + account,
-		"--etcd-servers=" + etcd.Endpoint, "--etcd-cafile=" + etcd.CAFile, "--etcd-certfile=" + etcd.CertFile, "--etcd-keyfile=" + etcd.KeyFile,
-		"--tls-cert-file=" + certFile, "--tls-private-key-file=" + keyFile,
-		"--bind-address=127.0.0.1",
-		"--shutdown-delay-duration=0s", "--v=2",
-	}, args...)
-	e.start(t, "leat-apiserver", append([]string{"--secure-port=" + strconv.Itoa(port)}, e.args...))
+	workerCert, workerKey := e.workerClient(t)
+	e.args = append(shipped(t, "apiserver.yaml",
+		"--kubeconfig="+account, "--authentication-kubeconfig="+account, "--authorization-kubeconfig="+account,
+		"--etcd-servers="+etcd.Endpoint, "--etcd-cafile="+etcd.CAFile, "--etcd-certfile="+etcd.CertFile, "--etcd-keyfile="+etcd.KeyFile,
+		"--tls-cert-file="+e.ServingCertFile, "--tls-private-key-file="+e.ServingKeyFile,
+		"--worker-client-certificate="+workerCert, "--worker-client-key="+workerKey,
+		"--audit-policy-file="+e.auditPolicy(t),
+		"--secure-port="+strconv.Itoa(port), "--bind-address=127.0.0.1", "--v=2",
+	), args...)
+	e.start(t, "leat-apiserver", e.args)
 	check(t, cp.RegisterLeat(t.Context(), port, serving.CertPEM()))
 
 	// People who run Leat are those whom its role is bound to, as the installation guide has it.
@@ -115,14 +126,14 @@ func Aggregated(t testing.TB, args ...string) *Env {
 }
 
 // Replica starts one more leat-apiserver over the same etcd, for one test. The host's aggregator does not know of it: it is
-// reached through Direct and Worker.
-func (e *Env) Replica(t testing.TB) *Env {
+// reached through Direct and Worker. The arguments come after those of the first, and win over them.
+func (e *Env) Replica(t testing.TB, args ...string) *Env {
 	t.Helper()
 	port := must(host.FreePort())(t)
 	replica := *e
 	replica.dir = filepath.Join(e.dir, "replica-"+strconv.Itoa(port))
 	replica.directURL = fmt.Sprintf("https://127.0.0.1:%d", port)
-	replica.start(t, "leat-apiserver", append([]string{"--secure-port=" + strconv.Itoa(port)}, e.args...))
+	replica.start(t, "leat-apiserver", slices.Concat(e.args, []string{"--secure-port=" + strconv.Itoa(port)}, args))
 	return &replica
 }
 
@@ -155,6 +166,7 @@ func (e *Env) start(t testing.TB, name string, args []string) {
 		Ready: func(ctx context.Context) error {
 			return ready.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 		},
+		Grace: grace,
 	})
 	check(t, err)
 	t.Cleanup(func() {
@@ -166,6 +178,9 @@ func (e *Env) start(t testing.TB, name string, args []string) {
 }
 
 const adminGroup = "leat:admins"
+
+// grace is how long a cluster lets our server end by itself: terminationGracePeriodSeconds of its Deployment.
+const grace = 90 * time.Second
 
 // DataDir is the data directory of "leat up".
 func (e *Env) DataDir() string { return filepath.Join(e.dir, "data") }

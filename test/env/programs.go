@@ -47,18 +47,19 @@ func program(t testing.TB, name string) string {
 }
 
 // StartManager starts a leat-controller-manager with the rights that config/ ships, until the test ends, on a host cluster; it reaches
-// the server itself. It fails the test if the process ends without being asked to. Without flags for them it serves neither metrics nor
-// health.
+// the server itself. It is started as config/base does, but for addresses: without flags for them, those of metrics and health are any
+// that are free. The arguments win over those. It fails the test if the process ends without being asked to.
 func (e *Env) StartManager(t testing.TB, name string, args ...string) *host.Process {
 	t.Helper()
 	kubeconfig := must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
 	p := must(host.StartProcess(t.Context(), host.Command{
 		Name: "leat-controller-manager-" + name,
 		Path: program(t, "leat-controller-manager"),
-		Args: append([]string{
-			"--kubeconfig=" + kubeconfig, "--leat-server=" + e.directURL, "--v=2", "--metrics-bind-address=0", "--health-probe-bind-address=0",
-		}, args...),
-		Env:  host.Oracles, Dir: e.dir,
+		Args: append(shipped(t, "controller-manager.yaml",
+			"--kubeconfig="+kubeconfig, "--leat-server="+e.directURL, "--v=2",
+			"--metrics-bind-address=127.0.0.1:0", "--health-probe-bind-address=127.0.0.1:0",
+		), args...),
+		Env: host.Oracles, Dir: e.dir,
 	}))(t)
 	endWith(t, p)
 	return p

@@ -85,6 +85,10 @@ type ControlPlane struct {
 	// and any other forges identity headers; the name allowed is
 	// front-proxy-client.
 	ClientCA, FrontProxyCA *pki.CA
+	// ClientCAFile and FrontProxyCAFile hold the authorities that kube-apiserver
+	// trusts; FrontProxyCertFile and FrontProxyKeyFile are what its aggregator
+	// shows. It takes up what is written to them while it runs.
+	ClientCAFile, FrontProxyCAFile, FrontProxyCertFile, FrontProxyKeyFile string
 
 	dir     string
 	kubectl string
@@ -192,10 +196,11 @@ func (cp *ControlPlane) startAPIServer(ctx context.Context, options Options, ser
 		return err
 	}
 	cp.ClientCA, cp.FrontProxyCA = clients.CA, proxies.CA
+	cp.ClientCAFile, cp.FrontProxyCAFile = clients.caFile, proxies.caFile
 	if cp.serving, err = newAuthority(filepath.Join(pkiDir, "serving"), "host-serving-ca"); err != nil {
 		return err
 	}
-	proxyCert, proxyKey, err := proxies.client(frontProxy, frontProxy)
+	cp.FrontProxyCertFile, cp.FrontProxyKeyFile, err = proxies.client(frontProxy, frontProxy)
 	if err != nil {
 		return err
 	}
@@ -239,7 +244,7 @@ func (cp *ControlPlane) startAPIServer(ctx context.Context, options Options, ser
 			"--etcd-cafile=" + cp.Etcd.CAFile,
 			"--etcd-certfile=" + cp.Etcd.CertFile,
 			"--etcd-keyfile=" + cp.Etcd.KeyFile,
-			"--client-ca-file=" + clients.caFile,
+			"--client-ca-file=" + cp.ClientCAFile,
 			"--authorization-mode=Node,RBAC",
 			"--service-cluster-ip-range=" + serviceCIDR,
 			"--service-account-issuer=https://kubernetes.default.svc",
@@ -248,14 +253,14 @@ func (cp *ControlPlane) startAPIServer(ctx context.Context, options Options, ser
 			// The Service kubernetes cannot have a loopback address as endpoint.
 			"--endpoint-reconciler-type=none",
 			"--enable-aggregator-routing=false",
-			"--requestheader-client-ca-file=" + proxies.caFile,
+			"--requestheader-client-ca-file=" + cp.FrontProxyCAFile,
 			"--requestheader-allowed-names=" + frontProxy,
 			"--requestheader-username-headers=X-Remote-User",
 			"--requestheader-uid-headers=X-Remote-Uid",
 			"--requestheader-group-headers=X-Remote-Group",
 			"--requestheader-extra-headers-prefix=X-Remote-Extra-",
-			"--proxy-client-cert-file=" + proxyCert,
-			"--proxy-client-key-file=" + proxyKey,
+			"--proxy-client-cert-file=" + cp.FrontProxyCertFile,
+			"--proxy-client-key-file=" + cp.FrontProxyKeyFile,
 		}, options.APIServerArgs...),
 		Ready: answersOK(cp.URL+"/readyz", health),
 	})

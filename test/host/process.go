@@ -18,6 +18,7 @@ package host
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -39,7 +40,8 @@ import (
 const (
 	// startTimeout bounds one start, on a machine that is busy with other tests.
 	startTimeout = 2 * time.Minute
-	// stopTimeout is how long Stop lets a process end by itself.
+	// stopTimeout is how long Stop lets a process end by itself, unless its
+	// command says otherwise.
 	stopTimeout  = 20 * time.Second
 	pollInterval = 100 * time.Millisecond
 	logTailBytes = 4096
@@ -60,6 +62,8 @@ type Command struct {
 	// Ready says nil once the program serves; until then it is asked ten times a
 	// second. Nil counts as ready at once.
 	Ready func(context.Context) error
+	// Grace is how long Stop lets it end by itself; 20 s if zero.
+	Grace time.Duration
 }
 
 // Process is a program that was started and can be stopped, killed and started
@@ -128,7 +132,7 @@ func (p *Process) Kill() error {
 }
 
 // Stop ends the process with SIGTERM, and with SIGKILL if it has not ended
-// within 20 seconds, which is an error. It returns when the process is gone.
+// within its grace, which is an error. It returns when the process is gone.
 func (p *Process) Stop() error {
 	return p.end(syscall.SIGTERM, syscall.SIGCONT) // a frozen process sees SIGTERM only once it is awake
 }
@@ -140,14 +144,15 @@ func (p *Process) end(signals ...syscall.Signal) error {
 		}
 	}
 	life := p.life()
+	grace := cmp.Or(p.command.Grace, stopTimeout)
 	select {
 	case <-life.done:
 		return nil
-	case <-time.After(stopTimeout):
+	case <-time.After(grace):
 	}
 	err := p.Signal(syscall.SIGKILL)
 	<-life.done
-	return errors.Join(p.failure(fmt.Errorf("did not end within %s of %s", stopTimeout, signals[0])), err)
+	return errors.Join(p.failure(fmt.Errorf("did not end within %s of %s", grace, signals[0])), err)
 }
 
 // Restart kills the process if it runs, starts it again and waits until it is

@@ -45,6 +45,8 @@ type options struct {
 	compactionInterval       time.Duration
 	interval                 time.Duration
 	programs, dir, json      string
+	profile                  string
+	host                     bool
 }
 
 func main() {
@@ -58,6 +60,8 @@ func main() {
 	flag.StringVar(&o.programs, "programs", "bin", "Directory with leat-apiserver and leat-controller-manager")
 	flag.StringVar(&o.dir, "dir", "", "Directory for data and logs, which are kept (default: one of its own, which is removed)")
 	flag.StringVar(&o.json, "json", "", "File that the result is also written to, as JSON")
+	flag.StringVar(&o.profile, "cpu-profile", "", "File that half a minute's CPU profile of leat-apiserver is written to, as the set runs")
+	flag.BoolVar(&o.host, "host", false, "Tell what the run costs the host: its processes, its etcd, its latency, and what crosses its aggregator, before and during")
 	flag.Parse()
 	if err := o.validate(flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -110,6 +114,9 @@ func (o *options) run(ctx context.Context) (err error) {
 		return s.err
 	}
 	r.print(os.Stdout)
+	if o.host {
+		r.printHost(os.Stdout)
+	}
 	if o.json == "" {
 		return nil
 	}

@@ -20,6 +20,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -30,6 +31,14 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/leat-dev/leat/test/env"
 )
 
 // process is what one process needs.
@@ -71,6 +80,8 @@ type result struct {
 	// Requests are those that leat-apiserver has served for each task.
 	Requests []request
 	Samples  []sample
+	// HostBefore and HostDuring are there with --host only.
+	HostBefore, HostDuring *hostResult `json:",omitempty"`
 }
 
 type request struct {
@@ -310,4 +321,54 @@ func requests(before, after scrape, tasks float64) []request {
 	}
 	slices.SortFunc(all, func(a, b request) int { return cmp.Or(cmp.Compare(b.PerTask, a.PerTask), cmp.Compare(a.Name, b.Name)) })
 	return all
+}
+
+// observer reads what leat-apiserver tells of itself.
+type observer struct {
+	client *http.Client
+	url    string
+}
+
+func (o *options) observer(s *stage, e *env.Env) *observer {
+	admin, err := clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig)
+	s.check(err)
+	rbac := kubernetes.NewForConfigOrDie(admin).RbacV1()
+	_, err = rbac.ClusterRoles().Create(s.ctx, &rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: "observer"},
+		Rules:      []rbacv1.PolicyRule{{NonResourceURLs: []string{"/metrics", "/debug/pprof/*"}, Verbs: []string{"get"}}},
+	}, metav1.CreateOptions{})
+	s.check(err)
+	_, err = rbac.ClusterRoleBindings().Create(s.ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "observer"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "observer"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "observer"}},
+	}, metav1.CreateOptions{})
+	s.check(err)
+	config := e.Direct(s, "observer")
+	client, err := rest.HTTPClientFor(config)
+	s.check(err)
+	return &observer{client: client, url: config.Host}
+}
+
+// profile writes a CPU profile of half a minute into a file.
+func (o *observer) profile(ctx context.Context, file string) (err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, o.url+"/debug/pprof/profile?seconds=30", nil)
+	if err != nil {
+		return err
+	}
+	response, err := o.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", request.URL, response.Status)
+	}
+	out, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	_, err = io.Copy(out, response.Body)
+	return err
 }

@@ -30,7 +30,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
@@ -48,6 +47,11 @@ const (
 // play starts everything, runs the set and measures.
 func (o *options) play(s *stage) *result {
 	e := env.Aggregated(s, "--etcd-compaction-interval="+o.compactionInterval.String())
+	var atHost *hostMeter
+	people := protobuf(e.Admin(s))
+	if o.host {
+		atHost, people = startHostMeter(s, e), direct(s, e)
+	}
 	port, err := host.FreePort()
 	s.check(err)
 	address := "127.0.0.1:" + strconv.Itoa(port)
@@ -65,12 +69,17 @@ func (o *options) play(s *stage) *result {
 			{Name: "etcd of the host", pid: e.Host.Etcd.PID()}, {Name: "this program", pid: os.Getpid()},
 		},
 	}
-	api := env.Client(s, protobuf(e.Admin(s))).BatchV1alpha1()
+	api := env.Client(s, people).BatchV1alpha1()
+	var idle *hostResult
+	if atHost != nil {
+		idle, err = atHost.idle(s.ctx)
+		s.check(err)
+		s.check(atHost.begin(s.ctx))
+	}
 	s.check(m.begin(s.ctx))
-	transport, err := rest.TransportFor(e.Direct(s, "prometheus", "system:monitoring"))
-	s.check(err)
+	observer := o.observer(s, e)
 	server := func() scrape {
-		samples, err := scrapeMetrics(s.ctx, &http.Client{Transport: transport}, e.Direct(s, "prometheus", "system:monitoring").Host+"/metrics")
+		samples, err := scrapeMetrics(s.ctx, observer.client, observer.url+"/metrics")
 		s.check(err)
 		return samples
 	}
@@ -87,6 +96,13 @@ func (o *options) play(s *stage) *result {
 	probe.Go(func() { tasks.send(probing, api.Tasks(namespace), failures.add) })
 	defer probe.Wait()
 	defer stopProbing()
+	if o.profile != "" {
+		probe.Go(func() {
+			if err := observer.profile(probing, o.profile); err != nil {
+				failures.add(err)
+			}
+		})
+	}
 
 	r := &result{
 		Completions: o.completions, Parallelism: o.parallelism, Workers: o.workers,
@@ -97,6 +113,11 @@ func (o *options) play(s *stage) *result {
 	r.Seconds = time.Since(begun).Seconds()
 	stopProbing()
 	probe.Wait()
+	if atHost != nil {
+		r.HostBefore = idle
+		r.HostDuring, err = atHost.end(s.ctx)
+		s.check(err)
+	}
 
 	manage, err := scrapeMetrics(s.ctx, http.DefaultClient, "http://"+address+"/metrics")
 	s.check(err)

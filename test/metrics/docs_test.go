@@ -30,6 +30,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"github.com/leat-dev/leat/pkg/apiserver"
 	_ "github.com/leat-dev/leat/pkg/controller" // registers what controllers have
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 	"github.com/leat-dev/leat/pkg/scheduler"
@@ -82,6 +83,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	worker.New(&fake.Clientset{}, worker.Options{Registerer: registered})
+	registered.MustRegister(apiserver.CertificateEnds)
 
 	root, err := host.RepositoryRoot()
 	if err != nil {

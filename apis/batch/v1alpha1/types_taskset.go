@@ -341,6 +341,9 @@ const (
 	TaskSetComplete = "Complete"
 	// TaskSetFailed is the type of the condition that is True once the set has failed. It is final.
 	TaskSetFailed = "Failed"
+	// TaskSetStalled is the type of the condition that is True with Failed, by the convention of kstatus: what waits for objects of any
+	// kind, as "helm --wait" does, learns from it that a set has failed.
+	TaskSetStalled = "Stalled"
 	// TaskSetSuspended is the type of the condition that is True while the set is suspended.
 	TaskSetSuspended = "Suspended"
 	// TaskSetFailureTarget is the type of the condition that is True once the set is bound to fail and its tasks end.

@@ -184,6 +184,9 @@ func (p *pass) conclude(status *batch.TaskSetStatus, target *metav1.Condition) {
 		status.CompletionTime = p.time()
 	}
 	meta.SetStatusCondition(&status.Conditions, *p.condition(final, metav1.ConditionTrue, target.Reason, target.Message))
+	if final == batch.TaskSetFailed {
+		meta.SetStatusCondition(&status.Conditions, *p.condition(batch.TaskSetStalled, metav1.ConditionTrue, target.Reason, target.Message))
+	}
 }
 
 // suspension keeps the Suspended condition. The start is forgotten by a suspended set and is that of the resumption afterwards: the

@@ -139,11 +139,11 @@ func (w *world) expectActive(want ...int) {
 
 var (
 	reached       = []string{"SuccessCriteriaMet/CompletionsReached", "Complete/CompletionsReached"}
-	beyondBackoff = []string{"FailureTarget/BackoffLimitExceeded", "Failed/BackoffLimitExceeded"}
+	beyondBackoff = []string{"FailureTarget/BackoffLimitExceeded", "Failed/BackoffLimitExceeded", "Stalled/BackoffLimitExceeded"}
 )
 
 func failedFor(reason string) []string {
-	return []string{"FailureTarget/" + reason, "Failed/" + reason}
+	return []string{"FailureTarget/" + reason, "Failed/" + reason, "Stalled/" + reason}
 }
 
 const (

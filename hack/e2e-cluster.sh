@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Tests a whole installation, from apply to delete, on the cluster that $KUBECONFIG names.
+#
+#   LEAT_IMAGE       an image of ours that its nodes can get
+#   LEAT_ETCD_IMAGE  one of etcd, if not what config/default names
+#   LEAT_CLUSTER     without KUBECONFIG: a program that boots a cluster by "up", and knows "image", "load" and "down"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -z "${KUBECONFIG:-}" ]; then
+  if [ -z "${LEAT_CLUSTER:-}" ]; then
+    echo 'e2e-cluster: set KUBECONFIG and LEAT_IMAGE, or LEAT_CLUSTER to a program that boots a cluster' >&2
+    exit 2
+  fi
+  hack/host/build.sh bin/host etcd
+  images=$(mktemp -d)
+  trap 'rm -rf "$images"' EXIT
+  environment=$("$LEAT_CLUSTER" up)
+  trap '"$LEAT_CLUSTER" down; rm -rf "$images"' EXIT
+  eval "$environment"
+  export LEAT_IMAGE=localhost/leat:e2e LEAT_ETCD_IMAGE=localhost/etcd:e2e
+  # As the Dockerfile lays it out.
+  ca=/etc/ssl/certs/ca-certificates.crt
+  "$LEAT_CLUSTER" image "$LEAT_IMAGE" "$images/leat.tar" bin/leat /leat /leat-apiserver=bin/leat-apiserver \
+    /leat-controller-manager=bin/leat-controller-manager /leat-worker=bin/leat-worker "$ca=$ca"
+  "$LEAT_CLUSTER" image "$LEAT_ETCD_IMAGE" "$images/etcd.tar" bin/host/etcd /usr/local/bin/etcd
+  "$LEAT_CLUSTER" load "$images/leat.tar" "$images/etcd.tar"
+fi
+go test -tags cluster -count=1 -timeout 30m -v ./test/cluster

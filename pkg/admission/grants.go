@@ -1,0 +1,95 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package admission
+
+import (
+	"slices"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	mutatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/mutating"
+	validatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/validating"
+	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
+	mutatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/mutating"
+	validatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
+	"k8s.io/apiserver/pkg/server/options"
+
+	"github.com/leat-dev/leat/pkg/admission/livenamespace"
+	"github.com/leat-dev/leat/pkg/admission/ownerreferences"
+	"github.com/leat-dev/leat/pkg/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/admission/workerrestriction"
+)
+
+// Grant is what the server must be allowed to do at its host, in all namespaces.
+type Grant struct {
+	// Resource is what it does it to, and Subresource a part of that, if it is not the whole.
+	Resource    schema.GroupResource
+	Subresource string
+	// Verbs are what it does, in order.
+	Verbs []string
+}
+
+// reads are the verbs of an informer.
+var reads = []string{"list", "watch"}
+
+// grants is what each plugin needs of a host. Whatever looks at a namespace's labels, too, reads them by the informer and, where
+// that knows of no such namespace, live.
+var grants = map[string][]Grant{
+	lifecycle.PluginName:         {namespaces},
+	mutatingpolicy.PluginName:    {namespaces, configuration("mutatingadmissionpolicies"), configuration("mutatingadmissionpolicybindings")},
+	mutatingwebhook.PluginName:   {namespaces, configuration("mutatingwebhookconfigurations")},
+	workerrestriction.PluginName: nil,
+	ownerreferences.PluginName:   nil,
+	queuelimit.PluginName:        nil,
+	validatingpolicy.PluginName:  {namespaces, configuration("validatingadmissionpolicies"), configuration("validatingadmissionpolicybindings")},
+	validatingwebhook.PluginName: {namespaces, configuration("validatingwebhookconfigurations")},
+	livenamespace.PluginName:     {{Resource: namespaces.Resource, Verbs: []string{"get"}}},
+	resourcequota.PluginName: {
+		{Resource: schema.GroupResource{Resource: "resourcequotas"}, Verbs: reads},
+		{Resource: schema.GroupResource{Resource: "resourcequotas"}, Subresource: "status", Verbs: []string{"update"}},
+	},
+}
+
+var namespaces = Grant{Resource: schema.GroupResource{Resource: "namespaces"}, Verbs: append([]string{"get"}, reads...)}
+
+func configuration(resource string) Grant {
+	return Grant{Resource: schema.GroupResource{Group: "admissionregistration.k8s.io", Resource: resource}, Verbs: reads}
+}
+
+// Grants gives what the plugins that are on, by options that Configure made, need of the host: each resource once.
+func Grants(o *options.AdmissionOptions) []Grant {
+	var all []Grant
+	for _, plugin := range Order {
+		if off := o.DefaultOffPlugins.Has(plugin) || slices.Contains(o.DisablePlugins, plugin); off && !slices.Contains(o.EnablePlugins, plugin) {
+			continue
+		}
+		for _, grant := range grants[plugin] {
+			at := slices.IndexFunc(all, func(known Grant) bool {
+				return known.Resource == grant.Resource && known.Subresource == grant.Subresource
+			})
+			if at < 0 {
+				grant.Verbs = slices.Clone(grant.Verbs)
+				all = append(all, grant)
+				continue
+			}
+			all[at].Verbs = append(all[at].Verbs, grant.Verbs...)
+			slices.Sort(all[at].Verbs)
+			all[at].Verbs = slices.Compact(all[at].Verbs)
+		}
+	}
+	return all
+}

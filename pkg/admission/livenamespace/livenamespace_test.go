@@ -1,0 +1,212 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package livenamespace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/admission"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/utils/clock"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// host is asked for namespaces, and says of each the same.
+type host struct {
+	corev1client.NamespaceInterface
+	mu     sync.Mutex
+	gets   int
+	answer corev1.Namespace
+	err    error
+	delay  time.Duration
+}
+
+func (h *host) Namespaces() corev1client.NamespaceInterface { return h }
+
+func (h *host) Get(ctx context.Context, _ string, _ metav1.GetOptions) (*corev1.Namespace, error) {
+	h.mu.Lock()
+	h.gets++
+	answer, err := h.answer, h.err
+	h.mu.Unlock()
+	select {
+	case <-time.After(h.delay):
+		return &answer, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (h *host) set(change func(*host)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	change(h)
+}
+
+func (h *host) asked() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.gets
+}
+
+func newPlugin(t *testing.T, h *host) admission.ValidationInterface {
+	t.Helper()
+	p := New(clock.RealClock{})
+	if p.(admission.InitializationValidator).ValidateInitialization() == nil {
+		t.Error("without a host the plugin starts")
+	}
+	Initializer(h).Initialize(p)
+	if err := p.(admission.InitializationValidator).ValidateInitialization(); err != nil {
+		t.Error(err)
+	}
+	return p
+}
+
+func create(ctx context.Context, p admission.ValidationInterface, namespace, subresource string) error {
+	return p.Validate(ctx, admission.NewAttributesRecord(nil, nil, v1alpha1.SchemeGroupVersion.WithKind("Task"), namespace, "task",
+		v1alpha1.SchemeGroupVersion.WithResource("tasks"), subresource, admission.Create, nil, false, nil), nil)
+}
+
+func TestWhatTheHostSays(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		host   *host
+		status int32
+		cause  metav1.CauseType
+		retry  int
+	}{
+		{"active", &host{}, 0, "", 0},
+		{"terminating", &host{answer: corev1.Namespace{Status: corev1.NamespaceStatus{Phase: corev1.NamespaceTerminating}}}, 403, corev1.NamespaceTerminatingCause, 0},
+		{"deleted", &host{answer: corev1.Namespace{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{}}}}, 403, corev1.NamespaceTerminatingCause, 0},
+		{"gone", &host{err: apierrors.NewNotFound(corev1.Resource("namespaces"), "ns")}, 404, "", 0},
+		{"forbidden", &host{err: apierrors.NewForbidden(corev1.Resource("namespaces"), "ns", nil)}, 503, "", 1},
+		{"away", &host{err: errors.New("connection refused")}, 503, "", 1},
+		{"slow", &host{delay: time.Minute}, 503, "", 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPlugin(t, test.host)
+				err := create(t.Context(), p, "ns", "")
+				if test.status == 0 {
+					if err != nil {
+						t.Error(err)
+					}
+					return
+				}
+				status, ok := errors.AsType[*apierrors.StatusError](err)
+				if !ok || status.ErrStatus.Code != test.status {
+					t.Fatalf("got %v, want status %d", err, test.status)
+				}
+				if test.cause != "" && !apierrors.HasStatusCause(err, test.cause) {
+					t.Errorf("%v does not have the cause %s", err, test.cause)
+				}
+				if seconds, ok := apierrors.SuggestsClientDelay(err); ok != (test.retry > 0) || seconds != test.retry {
+					t.Errorf("%v asks to come again after %d s, want %d", err, seconds, test.retry)
+				}
+				// What is refused is not remembered: the host may say otherwise at once.
+				test.host.set(func(h *host) { h.answer, h.err, h.delay = corev1.Namespace{}, nil, 0 })
+				if err := create(t.Context(), p, "ns", ""); err != nil {
+					t.Errorf("once it is there: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestTheHostIsAskedOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{}
+		p := newPlugin(t, h)
+		// 1,000 creates in each of two namespaces, over ten seconds.
+		for range 1000 {
+			for _, namespace := range []string{"a", "b"} {
+				if err := create(t.Context(), p, namespace, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if got := h.asked(); got != 20 {
+			t.Errorf("the host is asked %d times in ten seconds, want once a second for each of two namespaces", got)
+		}
+		for _, subresource := range []string{"binding", "eviction"} {
+			if err := create(t.Context(), p, "c", subresource); err != nil || h.asked() != 20 {
+				t.Errorf("for the create of a %s, which makes no object, it is asked: %v", subresource, err)
+			}
+		}
+		if err := create(t.Context(), p, "", ""); err != nil || h.asked() != 20 {
+			t.Errorf("for what is in no namespace it is asked: %v", err)
+		}
+	})
+}
+
+func TestWhatIsKnownIsNotOld(t *testing.T) {
+	for _, delay := range []time.Duration{0, 400 * time.Millisecond, 2 * time.Second} {
+		t.Run(fmt.Sprint("the host takes ", delay), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &host{delay: delay}
+				p := newPlugin(t, h)
+				if err := create(t.Context(), p, "ns", ""); err != nil {
+					t.Fatal(err)
+				}
+				// The host has answered by what was so when it was asked.
+				h.set(func(h *host) { h.answer.Status.Phase = corev1.NamespaceTerminating })
+				time.Sleep(max(0, validity-delay) + 1)
+				if err := create(t.Context(), p, "ns", ""); !apierrors.IsForbidden(err) {
+					t.Errorf("%s after the host was asked the namespace counts as active: %v", max(validity, delay), err)
+				}
+			})
+		})
+	}
+}
+
+func TestCreatesShareALookUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{delay: 500 * time.Millisecond}
+		p := newPlugin(t, h)
+		gone, leave := context.WithCancel(t.Context())
+		var creates sync.WaitGroup
+		creates.Go(func() {
+			if err := create(gone, p, "ns", ""); !apierrors.IsServiceUnavailable(err) {
+				t.Errorf("whoever goes away is told %v", err)
+			}
+		})
+		synctest.Wait()
+		for range 100 {
+			creates.Go(func() {
+				if err := create(t.Context(), p, "ns", ""); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		leave() // the one that asked: the others still get their answer
+		creates.Wait()
+		if got := h.asked(); got != 1 {
+			t.Errorf("101 creates at once ask %d times", got)
+		}
+	})
+}

@@ -1,0 +1,40 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package namespace
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+)
+
+// docs/metrics.md describes all metrics.
+var (
+	sweeps = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "leat_namespace_sweeps_total",
+		Help: "Searches for objects that have outlived their namespace.",
+	}, []string{"result"})
+
+	orphansDeleted = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "leat_namespace_orphans_deleted_total",
+		Help: "Objects that were deleted because their namespace does not exist.",
+	}, []string{"resource"})
+)
+
+// The values of the label result.
+const succeeded, failed = "succeeded", "failed"
+
+func init() { metrics.Registry.MustRegister(sweeps, orphansDeleted) }

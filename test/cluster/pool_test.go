@@ -1,0 +1,94 @@
+//go:build cluster
+
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leat-dev/leat/pkg/certificates"
+)
+
+// testWorkerPool: three pods of the example become workers by their tokens, and run a set to its end. Their image is ours, which has
+// nothing but our programs: what the example brings in is all that they need.
+func (c *installation) testWorkerPool(t *testing.T, namespace string) {
+	dir := t.TempDir()
+	leat := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), "kubeconfig", "--namespace="+namespace, "--token-file=/etc/leat/token")
+	leat.Stderr = os.Stderr
+	kubeconfig := get(leat.Output())(t)
+	must(t, os.WriteFile(filepath.Join(dir, "kubeconfig"), kubeconfig, 0o600))
+	secret := get(c.admin.CoreV1().Secrets(system).Get(t.Context(), certificates.WorkerClientSecret, metav1.GetOptions{}))(t)
+	must(t, os.WriteFile(filepath.Join(dir, "client-ca.crt"), secret.Data["ca.crt"], 0o600))
+	example := get(filepath.Rel(dir, filepath.Join(c.root, "artifacts", "examples", "worker-pool")))(t)
+	must(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(fmt.Sprintf(`
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: %s
+resources: [%s]
+configMapGenerator:
+- name: leat-worker
+  files: [kubeconfig, client-ca.crt]
+images:
+%s%spatches:
+# What the example asks for is more than a small node has beside Leat itself.
+- target: {kind: Deployment}
+  patch: |
+    - {op: replace, path: /spec/template/spec/containers/0/resources/requests, value: {cpu: 50m, memory: 64Mi}}
+    - {op: add, path: /spec/template/spec/containers/0/args/-, value: --client-ca-file=/etc/leat/client-ca.crt}
+`, namespace, example, image("leat", c.image), image("debian", c.image))), 0o600))
+	c.run(t, "apply", "--kustomize="+dir)
+	c.run(t, "rollout", "status", "deployment/worker-pool", "--namespace="+namespace, "--timeout="+patience.String())
+	c.asPerson(t, "wait", "workers", "--all", "--for=condition=Ready", "--namespace="+namespace, "--timeout="+patience.String())
+
+	batch := c.client(t).BatchV1alpha1()
+	get(batch.TaskSets(namespace).Create(t.Context(), newSet("many", 300), metav1.CreateOptions{}))(t)
+	c.complete(t, namespace, "many", 300)
+	ran := map[string]int{}
+	tasks := get(batch.Tasks(namespace).List(t.Context(), metav1.ListOptions{}))(t)
+	for _, task := range tasks.Items {
+		ran[task.Spec.WorkerName]++
+	}
+	t.Logf("tasks by worker: %v", ran)
+	if len(ran) != 3 {
+		t.Errorf("the tasks ran on %d workers, want 3", len(ran))
+	}
+	path := "/apis/batch.leat.dev/v1alpha1/namespaces/" + namespace + "/tasks/" + tasks.Items[0].Name + "/log"
+	if out := c.asPerson(t, "get", "--raw="+path); !strings.Contains(out, "leat-worker") {
+		t.Errorf("the log of a task is %q", out)
+	}
+}
+
+// complete waits for the end of a set, and checks that every index has been done.
+func (c *installation) complete(t testing.TB, namespace, name string, completions int32) {
+	t.Helper()
+	c.asPerson(t, "wait", "taskset/"+name, "--for=condition=Complete", "--namespace="+namespace, "--timeout="+patience.String())
+	status := get(c.client(t).BatchV1alpha1().TaskSets(namespace).Get(context.WithoutCancel(t.Context()), name, metav1.GetOptions{}))(t).Status
+	if want := fmt.Sprintf("0-%d", completions-1); status.Succeeded != completions || status.Failed != 0 || status.CompletedIndexes != want {
+		t.Errorf("of set %s %d have succeeded, %d failed, and indexes %q are done; want %d, 0 and %q",
+			name, status.Succeeded, status.Failed, status.CompletedIndexes, completions, want)
+	}
+	t.Logf("set %s of %d took %s", name, completions, status.CompletionTime.Sub(status.StartTime.Time))
+}

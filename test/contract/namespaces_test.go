@@ -1,0 +1,174 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package contract
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/host"
+)
+
+// testNamespaceDeletion: the host's namespace controller deletes namespaces with all that works in them. It begins five seconds after
+// it is asked to, so all go at once. On a quiet machine each takes its tasks' grace and 10 s at most; the log has what it took.
+func testNamespaceDeletion(t *testing.T, s *scene) {
+	const grace = 2 // seconds
+	places := []struct {
+		name                            string
+		tasks, running, workers, killed int
+	}{
+		{name: "of-0"},
+		{name: "of-1", tasks: 1, running: 1, workers: 1},
+		{name: "of-1-whose-worker-dies", tasks: 1, running: 1, workers: 1, killed: 1},
+		{name: "of-500", tasks: 500, running: 8, workers: 2, killed: 1},
+	}
+	var dying []*host.Process
+	for _, p := range places {
+		s.newNamespace(t, p.name)
+		for i := range p.workers {
+			worker := s.worker(t, p.name, fmt.Sprintf("worker-%d", i))
+			if i < p.killed {
+				dying = append(dying, worker)
+			}
+		}
+	}
+	for _, p := range places {
+		must(t, inParallel(t.Context(), p.tasks, func(ctx context.Context, i int) error {
+			// One that does not hear that it is to end uses up its grace.
+			task := newTask(fmt.Sprintf("task-%d", i), "trap '' TERM; while :; do sleep 1; done")
+			task.Spec.TerminationGracePeriodSeconds = new(int64(grace))
+			_, err := s.api.Tasks(p.name).Create(ctx, task, metav1.CreateOptions{})
+			return err
+		}))
+		eventually(t, patience, fmt.Sprintf("%d tasks run in %s", p.running, p.name), func(ctx context.Context) error {
+			list, err := s.api.Tasks(p.name).List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running"})
+			if err == nil && len(list.Items) != p.running {
+				err = fmt.Errorf("%d do", len(list.Items))
+			}
+			return err
+		})
+	}
+
+	for _, worker := range dying {
+		must(t, worker.Kill())
+	}
+	var deletions errgroup.Group
+	for _, p := range places {
+		deletions.Go(func() error {
+			begun, last := time.Now(), error(nil)
+			if err := s.cluster.CoreV1().Namespaces().Delete(t.Context(), p.name, metav1.DeleteOptions{}); err != nil {
+				return err
+			}
+			err := wait.PollUntilContextTimeout(t.Context(), pollInterval, patience, true, func(ctx context.Context) (bool, error) {
+				last = s.namespaceGone(ctx, p.name)
+				return last == nil, nil
+			})
+			if err != nil {
+				return fmt.Errorf("namespace %s: %w: %w", p.name, err, last)
+			}
+			t.Logf("namespace %s: %d tasks, %d of them running with a grace of %d s; %d workers, %d of them killed: gone after %.1f s",
+				p.name, p.tasks, p.running, grace, p.workers, p.killed, time.Since(begun).Seconds())
+			return nil
+		})
+	}
+	must(t, deletions.Wait())
+	for _, p := range places {
+		if keys := get(s.stored(t.Context(), p.name))(t); len(keys) != 0 {
+			t.Errorf("of namespace %s is left: %q", p.name, keys)
+		}
+	}
+}
+
+// testNamespaceSweep: what is in a namespace that somebody has finalized by force, past the controller that would have emptied it, is
+// found and deleted, and nothing else.
+func testNamespaceSweep(t *testing.T, s *scene) {
+	const forced, kept = "forced", "kept"
+	before := s.orphansDeleted(t, "tasks")
+	for _, namespace := range []string{s.newNamespace(t, forced), s.newNamespace(t, kept)} {
+		ctx, api := t.Context(), s.api
+		get(api.Tasks(namespace).Create(ctx, newTask("task", "true"), metav1.CreateOptions{}))(t)
+		set := newTaskSet("set", "true")
+		set.Spec.Completions, set.Spec.Parallelism = new(int32(3)), new(int32(3))
+		get(api.TaskSets(namespace).Create(ctx, set, metav1.CreateOptions{}))(t)
+		get(api.TaskQueues(namespace).Create(ctx, &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: "queue"}}, metav1.CreateOptions{}))(t)
+	}
+	for _, namespace := range []string{forced, kept} {
+		eventually(t, patience, "there are a set, its tasks, another task and a queue", func(ctx context.Context) error {
+			return s.holds(ctx, namespace, 6)
+		})
+	}
+	namespaces := s.cluster.CoreV1().Namespaces()
+	must(t, namespaces.Delete(t.Context(), forced, metav1.DeleteOptions{}))
+	namespace := get(namespaces.Get(t.Context(), forced, metav1.GetOptions{}))(t)
+	namespace.Spec.Finalizers = nil
+	get(namespaces.Finalize(t.Context(), namespace, metav1.UpdateOptions{}))(t)
+	must(t, gone(second(namespaces.Get(t.Context(), forced, metav1.GetOptions{}))))
+	must(t, s.holds(t.Context(), forced, 6))
+
+	eventually(t, patience, "nothing is left", func(ctx context.Context) error { return s.holds(ctx, forced, 0) })
+	must(t, s.holds(t.Context(), kept, 6))
+	// The tasks of the set may go with it before their turn comes.
+	eventually(t, patience, "the deletions are counted", func(context.Context) error {
+		if n := s.orphansDeleted(t, "tasks") - before; n < 1 || n > 4 {
+			return fmt.Errorf("%v tasks are", n)
+		}
+		return nil
+	})
+}
+
+// holds says nil if our etcd has so many objects of a namespace.
+func (s *scene) holds(ctx context.Context, namespace string, objects int) error {
+	keys, err := s.stored(ctx, namespace)
+	if err == nil && len(keys) != objects {
+		err = fmt.Errorf("there are %d objects in %s: %q", len(keys), namespace, keys)
+	}
+	return err
+}
+
+// testGarbageCollection is about a task that owns; test/e2e has the other ways.
+func testGarbageCollection(t *testing.T, s *scene) {
+	namespace := s.newNamespace(t, "garbage")
+	ctx, maps := t.Context(), s.cluster.CoreV1().ConfigMaps(namespace)
+	owner := get(s.api.Tasks(namespace).Create(ctx, newTask("owner", "true"), metav1.CreateOptions{}))(t)
+	get(maps.Create(ctx, newConfigMap("owned", ownedBy(owner, batch.GroupVersion.String(), "Task")), metav1.CreateOptions{}))(t)
+	get(maps.Create(ctx, newConfigMap("free"), metav1.CreateOptions{}))(t)
+	must(t, s.api.Tasks(namespace).Delete(ctx, "owner", metav1.DeleteOptions{}))
+	eventually(t, patience, "what the task owned is gone", func(ctx context.Context) error {
+		return gone(second(maps.Get(ctx, "owned", metav1.GetOptions{})))
+	})
+	get(maps.Get(ctx, "free", metav1.GetOptions{}))(t)
+}
+
+// second is the error of two results.
+func second[T any](_ T, err error) error { return err }
+
+// inParallel does something n times, eight at a time.
+func inParallel(ctx context.Context, n int, do func(context.Context, int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for i := range n {
+		group.Go(func() error { return do(ctx, i) })
+	}
+	return group.Wait()
+}

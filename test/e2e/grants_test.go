@@ -1,0 +1,214 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	rbacclient "k8s.io/client-go/kubernetes/typed/rbac/v1"
+
+	"github.com/leat-dev/leat/test/env"
+)
+
+const (
+	// naming is how soon what is missing must be named, from the start of the server.
+	naming = 10 * time.Second
+	// regained is how soon informers try again what they were refused: they wait longer from time to time, up to half a minute.
+	regained = 90 * time.Second
+)
+
+// testGrants: whatever the server may not do at its host is named, one grant at a time, and it needs no restart once it may.
+func testGrants(t *testing.T, e *env.Env) {
+	const role = "leat:apiserver"
+	ctx := t.Context()
+	rbac := hostAdmin(t, e).RbacV1()
+	// Whoever may read the reasons of checks: their paths are for monitoring.
+	operator := e.Direct(t, "operator", "system:monitoring")
+	shipped := single(get(rbac.ClusterRoles().Get(ctx, role, metav1.GetOptions{}))(t).Rules)
+	grant := func(rules []rbacv1.PolicyRule) {
+		t.Helper()
+		current := get(rbac.ClusterRoles().Get(ctx, role, metav1.GetOptions{}))(t)
+		current.Rules = rules
+		get(rbac.ClusterRoles().Update(ctx, current, metav1.UpdateOptions{}))(t)
+	}
+	without := func(i int) []rbacv1.PolicyRule { return slices.Delete(slices.Clone(shipped), i, i+1) }
+	restart := func() <-chan error {
+		restarted := make(chan error, 1)
+		go func() { restarted <- e.Server.Restart(ctx) }()
+		return restarted
+	}
+
+	first := slices.IndexFunc(shipped, func(rule rbacv1.PolicyRule) bool {
+		return rule.Resources[0] == "validatingwebhookconfigurations" && rule.Verbs[0] == "list"
+	})
+	grant(without(first))
+	restarted := restart()
+	started := time.Now()
+	t.Run("at the start", func(t *testing.T) {
+		eventually(t, patience, "the server listens", func(ctx context.Context) error {
+			_, err := try(ctx, anonymous(t, e), http.MethodGet, "/livez", "")
+			started = time.Now()
+			return err
+		})
+		eventually(t, naming, "readyz and the log name it", func(ctx context.Context) error {
+			return errors.Join(named(ctx, t, e, shipped[first], "ClusterRole leat:apiserver"), unready(ctx, t, e, "informer-sync"))
+		})
+		t.Logf("named %s after the server listened", time.Since(started).Round(time.Millisecond))
+		eventually(t, patience, "a create is refused", func(context.Context) error {
+			// Until the host's authorities are loaded nobody is known.
+			task := `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"unguarded"},"spec":{"command":["true"]}}`
+			switch got := ask(t, e.Direct(t, "alice", "leat:admins"), http.MethodPost, tasksPath, task); got.code {
+			case http.StatusForbidden:
+				return nil
+			case http.StatusCreated:
+				t.Fatalf("a create, which webhooks might have refused, is answered with %s", got)
+				return nil
+			default:
+				return errors.New(got.String())
+			}
+		})
+	})
+
+	t.Run("each", func(t *testing.T) {
+		for i, rule := range shipped {
+			t.Run(rule.Verbs[0]+" "+checkOf(rule), func(t *testing.T) {
+				grant(without(i))
+				eventually(t, patience, "it is named, and nothing else", func(ctx context.Context) error {
+					if err := named(ctx, t, e, rule, "ClusterRole leat:apiserver"); err != nil {
+						return err
+					}
+					got := ask(t, operator, http.MethodGet, "/readyz/"+checkOf(rule), "")
+					if want := "may not " + rule.Verbs[0] + " " + strings.TrimPrefix(checkOf(rule), "grants/") + ": apply ClusterRole leat:apiserver "; !strings.Contains(got.body, want) {
+						return fmt.Errorf("the check's own path answers %s, want %q", got, want)
+					}
+					ready := ask(t, anonymous(t, e), http.MethodGet, "/readyz", "")
+					if n := strings.Count(ready.body, "[-]grants/"); n != 1 {
+						return fmt.Errorf("it names %d: %s", n, ready)
+					}
+					return nil
+				})
+			})
+		}
+	})
+	grant(shipped)
+	must(t, <-restarted)
+	pid := e.Server.PID()
+
+	t.Run("reviews", func(t *testing.T) {
+		restore := unbind(t, rbac, "leat:apiserver:auth-delegator")
+		restarted := restart()
+		for _, rule := range []rbacv1.PolicyRule{
+			{Verbs: []string{"create"}, Resources: []string{"tokenreviews"}, APIGroups: []string{"authentication.k8s.io"}},
+			{Verbs: []string{"create"}, Resources: []string{"subjectaccessreviews"}, APIGroups: []string{"authorization.k8s.io"}},
+		} {
+			eventually(t, patience, "it is named", func(ctx context.Context) error { return named(ctx, t, e, rule, "ClusterRole system:auth-delegator") })
+		}
+		restore()
+		must(t, <-restarted)
+		pid = e.Server.PID()
+	})
+
+	t.Run("authentication", func(t *testing.T) {
+		rule := rbacv1.PolicyRule{Verbs: []string{"get, list, watch"}, APIGroups: []string{""}, Resources: []string{"configmaps/kube-system/extension-apiserver-authentication"}}
+		bindings := rbac.RoleBindings(metav1.NamespaceSystem)
+		const name = "leat:apiserver:authentication-reader"
+		binding := get(bindings.Get(ctx, name, metav1.GetOptions{}))(t)
+		must(t, bindings.Delete(ctx, name, metav1.DeleteOptions{}))
+		restarted := restart()
+		eventually(t, patience, "it is named", func(ctx context.Context) error {
+			return errors.Join(named(ctx, t, e, rule, "Role extension-apiserver-authentication-reader"), unready(ctx, t, e, "authentication-config"))
+		})
+		if got := ask(t, e.Direct(t, "alice", "leat:admins"), http.MethodGet, tasksPath, ""); got.code != http.StatusForbidden && got.code != http.StatusUnauthorized {
+			t.Errorf("to a certificate of an authority that it does not know yet the server answers %s", got)
+		}
+		pid = e.Server.PID()
+		binding.ResourceVersion, binding.UID = "", ""
+		get(bindings.Create(ctx, binding, metav1.CreateOptions{}))(t)
+		must(t, <-restarted)
+	})
+
+	eventually(t, regained, "all is well again", func(ctx context.Context) error {
+		_, err := env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks("default").Create(ctx, newTask("guarded"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err
+	})
+	if e.Server.PID() != pid || e.Server.Err() != nil {
+		t.Errorf("the server was started again, or has ended: %v", e.Server.Err())
+	}
+}
+
+// single takes rules apart, into one for each verb of each resource.
+func single(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+	var all []rbacv1.PolicyRule
+	for _, rule := range rules {
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				for _, verb := range rule.Verbs {
+					all = append(all, rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: []string{verb}})
+				}
+			}
+		}
+	}
+	return all
+}
+
+// checkOf is the check of readyz that is about a rule.
+func checkOf(rule rbacv1.PolicyRule) string {
+	return strings.TrimSuffix("grants/"+rule.Resources[0]+"."+rule.APIGroups[0], ".")
+}
+
+// named says nil once readyz fails for want of the rule, and the log says what is missing and the role that grants it.
+func named(ctx context.Context, t testing.TB, e *env.Env, rule rbacv1.PolicyRule, role string) error {
+	t.Helper()
+	log := string(get(os.ReadFile(e.Server.LogFile()))(t))
+	want := fmt.Sprintf("may not %s %s: apply %s and its binding", rule.Verbs[0], strings.TrimPrefix(checkOf(rule), "grants/"), role)
+	if !strings.Contains(log, want) {
+		return fmt.Errorf("the log does not say %q", want)
+	}
+	return unready(ctx, t, e, checkOf(rule))
+}
+
+// unready says nil once readyz tells anyone that a check fails.
+func unready(ctx context.Context, t testing.TB, e *env.Env, check string) error {
+	t.Helper()
+	got, err := try(ctx, anonymous(t, e), http.MethodGet, "/readyz", "")
+	if err == nil && (got.code != http.StatusInternalServerError || !strings.Contains(got.body, "[-]"+check+" failed")) {
+		err = errors.New(got.String())
+	}
+	return err
+}
+
+// unbind takes a cluster role from the server, and gives what gives it back.
+func unbind(t testing.TB, rbac rbacclient.RbacV1Interface, name string) (restore func()) {
+	t.Helper()
+	binding := get(rbac.ClusterRoleBindings().Get(t.Context(), name, metav1.GetOptions{}))(t)
+	must(t, rbac.ClusterRoleBindings().Delete(t.Context(), name, metav1.DeleteOptions{}))
+	return func() {
+		t.Helper()
+		binding.ResourceVersion, binding.UID = "", ""
+		get(rbac.ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{}))(t)
+	}
+}

@@ -1,0 +1,357 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package metrics
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/wait"
+	cachermetrics "k8s.io/apiserver/pkg/storage/cacher/metrics"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/component-base/metrics/legacyregistry"
+	"sigs.k8s.io/yaml"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/host"
+)
+
+// TestEveryMetricThatIsLookedAtIsServed starts everything and asks for its metrics with the rights that components/metrics gives.
+func TestEveryMetricThatIsLookedAtIsServed(t *testing.T) {
+	const namespace, account = "default", "prometheus"
+	ctx := t.Context()
+	e := env.Aggregated(t)
+	check(t, e.Host.Apply(ctx, filepath.Join(root(t), "config", "components", "metrics", "rbac.yaml")))
+	hostConfig := must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
+	admin := kubernetes.NewForConfigOrDie(hostConfig)
+	must(admin.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}}, metav1.CreateOptions{}))(t)
+	token := func(account string) string {
+		kubeconfig := must(e.Host.ServiceAccountKubeconfig(namespace, account))(t)
+		return must(clientcmd.BuildConfigFromFlags("", kubeconfig))(t).BearerToken
+	}
+	port := strconv.Itoa(must(host.FreePort())(t))
+	e.StartManager(t, "one", "--metrics-bind-address=0.0.0.0:"+port)
+
+	server := rest.AnonymousClientConfig(e.Direct(t, "nobody"))
+	server.BearerToken = token(account)
+	manager := &rest.Config{Host: "https://127.0.0.1:" + port, BearerToken: token(account), TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
+	for who, config := range map[string]*rest.Config{"leat-apiserver": server, "leat-controller-manager": manager} {
+		eventually(t, who+" refuses whom nobody has given the right", func(ctx context.Context) error {
+			stranger := rest.CopyConfig(config)
+			stranger.BearerToken = token("default")
+			if _, err := scrape(ctx, stranger); err == nil || !strings.Contains(err.Error(), "403") {
+				return fmt.Errorf("it answers: %v", err)
+			}
+			return nil
+		})
+	}
+	must(admin.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "leat:metrics-reader"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:metrics-reader"},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: account}},
+	}, metav1.CreateOptions{}))(t)
+
+	// Something to count: a metric with labels is there once it has a value.
+	tasks := env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
+	watch := must(tasks.Watch(ctx, metav1.ListOptions{}))(t)
+	defer watch.Stop()
+	must(tasks.Create(ctx, &v1alpha1.Task{
+		ObjectMeta: metav1.ObjectMeta{Name: "task"}, Spec: v1alpha1.TaskSpec{Command: []string{"true"}},
+	}, metav1.CreateOptions{}))(t)
+	<-watch.ResultChan()
+
+	etcd := &rest.Config{Host: e.Etcd.Endpoint, TLSClientConfig: rest.TLSClientConfig{
+		CAFile: e.Etcd.CAFile, CertFile: e.Etcd.CertFile, KeyFile: e.Etcd.KeyFile,
+	}}
+	// What counts only what goes wrong is registered here as the server does.
+	cachermetrics.Register()
+	cachermetrics.TerminatedWatchersCounter.WithLabelValues(v1alpha1.GroupName, "tasks").Inc()
+	wanted := lookedAt(t)
+	eventually(t, "all metrics of alerts and dashboard are served", func(ctx context.Context) error {
+		served := ours(t)
+		served["up"] = true // Prometheus' own
+		for _, config := range []*rest.Config{server, manager, etcd, hostConfig} {
+			text, err := scrape(ctx, config)
+			if err != nil {
+				return err
+			}
+			sampled(text, served)
+		}
+		sampled(gathered(t), served)
+		var missing []string
+		for name, where := range wanted {
+			if !served[name] {
+				missing = append(missing, name+" of "+where)
+			}
+		}
+		if slices.Sort(missing); len(missing) > 0 {
+			return fmt.Errorf("nobody serves %q", missing)
+		}
+		return nil
+	})
+}
+
+// TestMonitorsFindTheirServices: a ServiceMonitor that selects nothing says so to nobody.
+func TestMonitorsFindTheirServices(t *testing.T) {
+	dir := t.TempDir()
+	config := must(filepath.Rel(dir, filepath.Join(root(t), "config")))(t)
+	check(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(`
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [`+config+`/default]
+components: [`+config+`/components/monitoring]
+`), 0o600))
+	kubectl := exec.CommandContext(t.Context(), filepath.Join(root(t), "bin", "host", "kubectl"), "kustomize", dir)
+	kubectl.Stderr = os.Stderr
+	manifests := must(kubectl.Output())(t)
+	type object struct {
+		Kind     string
+		Metadata metav1.ObjectMeta
+		Data     map[string]string
+		Spec     struct {
+			Selector  json.RawMessage
+			Ports     []struct{ Name string }
+			Endpoints []struct{ Port string }
+		}
+	}
+	ports := map[string]labels.Set{} // "service/port": the labels of the Service
+	var monitors []object
+	dashboard := ""
+	for _, document := range strings.Split(string(manifests), "\n---\n") {
+		var o object
+		check(t, yaml.Unmarshal([]byte(document), &o))
+		switch o.Kind {
+		case "Service":
+			for _, port := range o.Spec.Ports {
+				ports[o.Metadata.Name+"/"+port.Name] = o.Metadata.Labels
+			}
+		case "ServiceMonitor":
+			monitors = append(monitors, o)
+		case "ConfigMap":
+			if o.Metadata.Labels["grafana_dashboard"] != "" {
+				dashboard = o.Data["leat.json"]
+			}
+		}
+	}
+	if len(monitors) == 0 || !json.Valid([]byte(dashboard)) {
+		t.Fatalf("there are %d ServiceMonitors, and a dashboard of %d bytes", len(monitors), len(dashboard))
+	}
+	for _, monitor := range monitors {
+		var selector metav1.LabelSelector
+		check(t, json.Unmarshal(monitor.Spec.Selector, &selector))
+		selects := must(metav1.LabelSelectorAsSelector(&selector))(t)
+		for _, endpoint := range monitor.Spec.Endpoints {
+			// The job that alerts name is the Service, which is named as the monitor is.
+			name := monitor.Metadata.Name + "/" + endpoint.Port
+			if set, ok := ports[name]; !ok || !selects.Matches(set) {
+				t.Errorf("ServiceMonitor %s selects %s on port %s; the Service has the labels %v (exists: %t)",
+					monitor.Metadata.Name, selects, endpoint.Port, set, ok)
+			}
+		}
+	}
+}
+
+// lookedAt gives the metrics in alerts and dashboard, and where each is looked at.
+func lookedAt(t *testing.T) map[string]string {
+	t.Helper()
+	var alerts struct {
+		Spec struct {
+			Groups []struct {
+				Rules []struct{ Alert, Expr string }
+			}
+		}
+	}
+	check(t, yaml.Unmarshal(read(t, "config", "components", "monitoring", "alerts.yaml"), &alerts))
+	names := map[string]string{}
+	for _, group := range alerts.Spec.Groups {
+		for _, rule := range group.Rules {
+			for _, name := range metricsOf(rule.Expr) {
+				names[name] = "alert " + rule.Alert
+			}
+		}
+	}
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	check(t, json.Unmarshal(read(t, "artifacts", "dashboards", "leat.json"), &dashboard))
+	for _, panel := range dashboard.Panels {
+		for _, target := range panel.Targets {
+			for _, name := range metricsOf(target.Expr) {
+				names[name] = "panel " + panel.Title
+			}
+		}
+	}
+	if len(names) < 20 {
+		t.Fatalf("only %d metrics are looked at: the files are not read as they are written", len(names))
+	}
+	return names
+}
+
+var (
+	noMetrics = regexp.MustCompile(`"[^"]*"|\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)`)
+	word      = regexp.MustCompile(`[a-zA-Z_:][a-zA-Z0-9_:]*\s*\(?`)
+)
+
+// metricsOf gives the names of metrics in a PromQL expression, as far as ours go.
+func metricsOf(expr string) []string {
+	var names []string
+	// Strings go first: they may hold what looks like a selector's end.
+	for expr != noMetrics.ReplaceAllString(expr, "") {
+		expr = noMetrics.ReplaceAllString(expr, "")
+	}
+	for _, name := range word.FindAllString(expr, -1) {
+		name = strings.TrimSpace(name)
+		if !strings.HasSuffix(name, "(") && !slices.Contains([]string{"and", "or", "unless", "bool", "offset"}, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestMetricsOfExpressions(t *testing.T) {
+	for expr, want := range map[string][]string{
+		`up{job="a"} == 1`: {"up"},
+		`absent(a_b{x="}"} == 1) or sum by (le, pod) (rate(c[5m])) / d > 1000`:                   {"a_b", "c", "d"},
+		`max by (namespace) (e) > 1800 and on (namespace) sum by (namespace) (f{state="g"}) > 0`: {"e", "f"},
+		`histogram_quantile(0.99, sum by (le) (rate(h_bucket{verb=~"GET|POST"}[5m])))`:           {"h_bucket"},
+		"sum(rate(i{a=\"b\"}[5m]))\n  / sum(rate(j{a=\"b\",\n  c!=\"d\"}[5m])) > 0.01 - time()":  {"i", "j"},
+	} {
+		if got := metricsOf(expr); !slices.Equal(got, want) {
+			t.Errorf("the metrics of %s are %q, want %q", expr, got, want)
+		}
+	}
+}
+
+// ours gives the names of the samples of all metrics in docs/metrics.md, which TestAllMetricsAreDocumented holds to the programs:
+// many have no value yet where nothing has gone wrong.
+func ours(t *testing.T) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	for _, match := range row.FindAllStringSubmatch(string(read(t, "docs", "metrics.md")), -1) {
+		if match[2] == "histogram" {
+			for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+				names[match[1]+suffix] = true
+			}
+		} else {
+			names[match[1]] = true
+		}
+	}
+	return names
+}
+
+// sampled adds the names of the samples in a text of metrics.
+func sampled(text string, names map[string]bool) {
+	for line := range strings.Lines(text) {
+		if end := strings.IndexAny(line, "{ "); end > 0 && line[0] != '#' {
+			names[line[:end]] = true
+		}
+	}
+}
+
+// gathered is what this process itself has registered as a server does.
+func gathered(t *testing.T) string {
+	t.Helper()
+	response := httptest.NewRecorder()
+	promhttp.HandlerFor(legacyregistry.DefaultGatherer, promhttp.HandlerOpts{}).ServeHTTP(response, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	return response.Body.String()
+}
+
+// scrape gets /metrics as Prometheus does.
+func scrape(ctx context.Context, config *rest.Config) (string, error) {
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return "", err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, config.Host+"/metrics", nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %s: %.200s", config.Host, response.Status, data)
+	}
+	return string(data), err
+}
+
+func eventually(t *testing.T, what string, condition func(context.Context) error) {
+	t.Helper()
+	var last error
+	if err := wait.PollUntilContextTimeout(t.Context(), 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		err := condition(ctx)
+		if ctx.Err() == nil { // else it says no more than that time is over
+			last = err
+		}
+		return err == nil, nil
+	}); err != nil {
+		t.Fatalf("waiting until %s: %v; last: %v", what, err, last)
+	}
+}
+
+func read(t *testing.T, path ...string) []byte {
+	t.Helper()
+	return must(os.ReadFile(filepath.Join(append([]string{root(t)}, path...)...)))(t)
+}
+
+func root(t *testing.T) string {
+	t.Helper()
+	return must(host.RepositoryRoot())(t)
+}
+
+// must gives the value, or fails the test.
+func must[T any](value T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		check(t, err)
+		return value
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

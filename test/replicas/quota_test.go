@@ -1,0 +1,247 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package replicas
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+)
+
+// testQuota: the host's own ResourceQuota holds all replicas together to its limits.
+func testQuota(t *testing.T, i *installation) {
+	t.Run("creates at once at both replicas never exceed the limit and reach it", func(t *testing.T) { testQuotaRace(t, i) })
+
+	t.Run("each kind is counted and refused past its limit by the other replica", func(t *testing.T) {
+		namespace := i.Namespace(t)
+		ctx := t.Context()
+		// Of all kinds but leases: the host counts what it can watch, and nobody watches heartbeats.
+		kinds := []string{"tasks", "tasksets", "taskqueues", "workers"}
+		limits := map[string]int64{}
+		for _, kind := range kinds {
+			limits[kind] = 1
+		}
+		quota := newQuota(t, i, namespace, limits)
+		create := func(e *env.Env, kind, name string) error {
+			admin := env.Client(t, e.Direct(t, "alice", "leat:admins")).BatchV1alpha1()
+			worker := env.Client(t, e.Worker(t, namespace, name)).BatchV1alpha1()
+			meta := metav1.ObjectMeta{Name: name}
+			var err error
+			switch kind {
+			case "tasks":
+				_, err = admin.Tasks(namespace).Create(ctx, newTask(name), metav1.CreateOptions{})
+			case "tasksets":
+				template := v1alpha1.TaskTemplateSpec{Spec: newTask("").Spec}
+				_, err = admin.TaskSets(namespace).Create(ctx, &v1alpha1.TaskSet{ObjectMeta: meta, Spec: v1alpha1.TaskSetSpec{Template: template}}, metav1.CreateOptions{})
+			case "taskqueues":
+				_, err = admin.TaskQueues(namespace).Create(ctx, &v1alpha1.TaskQueue{ObjectMeta: meta}, metav1.CreateOptions{})
+			case "workers":
+				_, err = worker.Workers(namespace).Create(ctx, &v1alpha1.Worker{ObjectMeta: meta}, metav1.CreateOptions{})
+			}
+			return err
+		}
+		for n, kind := range kinds {
+			here, there := i.replicas[n%2], i.replicas[(n+1)%2]
+			must(t, create(here, kind, "first"))
+			want := fmt.Sprintf("exceeded quota: quota, requested: %s=1, used: %[1]s=1, limited: %[1]s=1", counted(kind))
+			// It may remember for a moment that there was room; then it finds that the quota has changed.
+			err := create(there, kind, "second")
+			if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), want) {
+				t.Errorf("the second of the %s: error %v, want one that says %q", kind, err, want)
+			}
+		}
+		quota.eventuallyUsed(limits)
+
+		admin := env.Client(t, i.Admin(t)).BatchV1alpha1()
+		must(t, admin.Tasks(namespace).Delete(ctx, "first", metav1.DeleteOptions{}))
+		must(t, admin.TaskSets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
+		must(t, admin.TaskQueues(namespace).Delete(ctx, "first", metav1.DeleteOptions{}))
+		quota.eventuallyUsed(map[string]int64{"tasks": 0, "tasksets": 0, "taskqueues": 0, "workers": 1})
+		must(t, create(i.replicas[0], "tasks", "third"))
+	})
+
+	t.Run("a dry run is judged but not charged", func(t *testing.T) {
+		namespace := i.Namespace(t)
+		quota := newQuota(t, i, namespace, map[string]int64{"tasks": 1})
+		admin := tasks(t, i.Admin(t), namespace)
+		dryRun := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+		for range 3 {
+			get(admin.Create(t.Context(), newTask("dry"), dryRun))(t)
+		}
+		if used := quota.used("tasks"); used != 0 {
+			t.Errorf("dry runs were charged: used is %d", used)
+		}
+		get(admin.Create(t.Context(), newTask("wet"), metav1.CreateOptions{}))(t)
+		_, err := admin.Create(t.Context(), newTask("dry"), dryRun)
+		must(t, refused(err, metav1.StatusReasonForbidden))
+	})
+}
+
+func testQuotaRace(t *testing.T, i *installation) {
+	const limit, creators, deleted = 10, 50, 4
+	namespace := i.Namespace(t)
+	quota := newQuota(t, i, namespace, map[string]int64{"tasks": limit})
+	var clients []typed.TaskInterface
+	for _, replica := range i.replicas {
+		clients = append(clients, tasks(t, replica.Direct(t, "alice", "leat:admins"), namespace))
+	}
+	most := countMost(t, clients[0])
+
+	race := func(round string, room int32) {
+		var created, refusals atomic.Int32
+		var all sync.WaitGroup
+		for n := range creators {
+			all.Go(func() {
+				// A create that lost the race says so, and may be tried again: at the other replica the next time.
+				err := wait.PollUntilContextTimeout(t.Context(), pollInterval, patience, true, func(ctx context.Context) (bool, error) {
+					n++
+					_, err := clients[n%len(clients)].Create(ctx, newTask(fmt.Sprintf("%s-%d", round, n)), metav1.CreateOptions{})
+					switch {
+					case err == nil:
+						created.Add(1)
+						return true, nil
+					case apierrors.IsForbidden(err) || apierrors.IsConflict(err):
+						refusals.Add(1)
+						return created.Load() >= room, nil
+					case apierrors.IsAlreadyExists(err):
+						return false, nil
+					}
+					return false, err
+				})
+				if err != nil {
+					t.Errorf("round %s: %v", round, err)
+				}
+			})
+		}
+		all.Wait()
+		list := get(clients[1].List(t.Context(), metav1.ListOptions{}))(t)
+		if len(list.Items) != limit || created.Load() != room {
+			t.Errorf("round %s: there are %d tasks and %d creates succeeded, want %d and %d", round, len(list.Items), created.Load(), limit, room)
+		}
+		quota.eventuallyUsed(map[string]int64{"tasks": limit})
+		t.Logf("%d creators for room for %d: %d creates were refused on the way", creators, room, refusals.Load())
+	}
+	race("first", limit)
+	list := get(clients[0].List(t.Context(), metav1.ListOptions{Limit: deleted}))(t)
+	for _, task := range list.Items {
+		must(t, clients[1].Delete(t.Context(), task.Name, metav1.DeleteOptions{}))
+	}
+	quota.eventuallyUsed(map[string]int64{"tasks": limit - deleted})
+	race("second", deleted)
+	if n := most(); n != limit {
+		t.Errorf("a watch has seen up to %d tasks at a time, want %d", n, limit)
+	}
+}
+
+// countMost watches how many tasks there are, and gives a function that ends it and tells the most that there were at a time.
+func countMost(t *testing.T, client typed.TaskInterface) func() int {
+	t.Helper()
+	list := get(client.List(t.Context(), metav1.ListOptions{}))(t)
+	w := get(client.Watch(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion}))(t)
+	result := make(chan int)
+	go func() {
+		now, most := len(list.Items), len(list.Items)
+		for event := range w.ResultChan() {
+			switch event.Type {
+			case watch.Added:
+				now++
+			case watch.Deleted:
+				now--
+			}
+			most = max(most, now)
+		}
+		result <- most
+	}()
+	return func() int {
+		w.Stop()
+		return <-result
+	}
+}
+
+// quota is the ResourceQuota "quota" of a namespace.
+type quota struct {
+	t   testing.TB
+	get func(context.Context) (*corev1.ResourceQuota, error)
+}
+
+func counted(resource string) corev1.ResourceName {
+	return corev1.ResourceName("count/" + resource + ".batch.leat.dev")
+}
+
+// newQuota limits the counts of resources, and waits until the host and all replicas have taken it up: before, nothing is refused.
+func newQuota(t testing.TB, i *installation, namespace string, limits map[string]int64) quota {
+	t.Helper()
+	hard, none := corev1.ResourceList{}, map[string]int64{}
+	for name, limit := range limits {
+		hard[counted(name)] = *resource.NewQuantity(limit, resource.DecimalSI)
+		none[name] = 0
+	}
+	client := hostAdmin(t, i.Env).CoreV1().ResourceQuotas(namespace)
+	get(client.Create(t.Context(), &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Name: "quota"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: hard},
+	}, metav1.CreateOptions{}))(t)
+	q := quota{t, func(ctx context.Context) (*corev1.ResourceQuota, error) {
+		return client.Get(ctx, "quota", metav1.GetOptions{})
+	}}
+	q.eventuallyUsed(none)
+	// A replica hears of it a moment later. While it lists quotas with nothing used it refuses; then it judges.
+	for _, replica := range i.replicas {
+		admin := tasks(t, replica.Direct(t, "alice", "leat:admins"), namespace)
+		eventually(t, patience, "the replica knows the quota", func(ctx context.Context) error {
+			_, err := admin.Create(ctx, newTask("probe"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+			return err
+		})
+	}
+	return q
+}
+
+func (q quota) used(resource string) int64 {
+	q.t.Helper()
+	used := get(q.get(q.t.Context()))(q.t).Status.Used[counted(resource)]
+	return used.Value()
+}
+
+func (q quota) eventuallyUsed(want map[string]int64) {
+	q.t.Helper()
+	eventually(q.t, patience, fmt.Sprintf("the host has counted %v", want), func(ctx context.Context) error {
+		quota, err := q.get(ctx)
+		if err != nil {
+			return err
+		}
+		for name, want := range want {
+			if used, found := quota.Status.Used[counted(name)]; !found || used.Value() != want {
+				return fmt.Errorf("used is %v", quota.Status.Used)
+			}
+		}
+		return nil
+	})
+}
