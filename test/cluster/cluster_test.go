@@ -169,10 +169,10 @@ func (c *installation) report(t testing.TB) {
 		{"get", "apiservice", apiService, "--output=yaml"},
 		{"get", "pods", "--all-namespaces", "--output=wide"},
 		{"get", "events", "--namespace=" + system},
-		{"logs", "--namespace=" + system, "--selector=app.kubernetes.io/name=leat", "--prefix", "--tail=30", "--all-containers"},
+		{"logs", "--namespace=" + system, "--selector=app.kubernetes.io/name=leat", "--prefix", "--tail=15", "--all-containers"},
 	} {
 		out, err := c.kubectl(context.WithoutCancel(t.Context()), args...)
-		t.Logf("kubectl %s:\n%s%v", strings.Join(args, " "), out, errors.Join(err))
+		t.Logf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
 

@@ -44,7 +44,7 @@ import (
 	"github.com/leat-dev/leat/test/env"
 )
 
-// load is somebody at work in a namespace: half of his requests read, the others create, change and delete tasks, and no request waits for another.
+// load is many at work in a namespace: half of the requests read, the others create, change and delete tasks, and none waits for another.
 type load struct {
 	client atomic.Pointer[typed.TaskInterface]
 	stop   func()
@@ -67,6 +67,7 @@ func newLoad(t *testing.T, config *rest.Config, namespace string, perSecond int)
 	l.use(t, config, namespace)
 	get((*l.client.Load()).Create(t.Context(), newTask("constant"), metav1.CreateOptions{}))(t)
 	ctx, cancel := context.WithCancel(t.Context())
+	inFlight := make(chan struct{}, perSecond/4)
 	var all sync.WaitGroup
 	all.Go(func() {
 		ticker := time.NewTicker(time.Second / time.Duration(perSecond))
@@ -77,8 +78,16 @@ func newLoad(t *testing.T, config *rest.Config, namespace string, perSecond int)
 				return
 			case <-ticker.C:
 			}
-			// What has begun ends, whether the load goes on or not.
-			all.Go(func() { l.act(context.WithoutCancel(ctx), n) })
+			// A machine that cannot keep the pace is not asked for ever more at a time.
+			select {
+			case inFlight <- struct{}{}:
+			default:
+				continue
+			}
+			all.Go(func() {
+				defer func() { <-inFlight }()
+				l.act(context.WithoutCancel(ctx), n) // what has begun ends, whether the load goes on or not
+			})
 		}
 	})
 	l.stop = sync.OnceFunc(func() {

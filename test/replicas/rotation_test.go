@@ -51,7 +51,7 @@ type rotation struct {
 // testRotation: every authority and every certificate is replaced while people work and watch, with an overlap, until the old ones are
 // worth nothing. Nothing is started again, and no request fails.
 func testRotation(t *testing.T, i *installation) {
-	const perSecond = 50
+	const perSecond = 40
 	ctx := t.Context()
 	r := &rotation{i, hostAdmin(t, i.Env), anonymous(t, i.Env).CAData}
 	processes := []*host.Process{i.Host.APIServer, i.replicas[0].Server, i.replicas[1].Server}
