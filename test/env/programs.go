@@ -58,7 +58,7 @@ func (e *Env) StartManager(t testing.TB, name string, args ...string) *host.Proc
 		Args: append([]string{
 			"--kubeconfig=" + kubeconfig, "--leat-server=" + e.directURL, "--v=2", "--metrics-bind-address=0", "--health-probe-bind-address=0",
 		}, args...),
-		Env:  host.Oracles, Dir: e.dir,
+		Env: host.Oracles, Dir: e.dir,
 	}))(t)
 	endWith(t, p)
 	return p
