@@ -57,7 +57,8 @@ func TestEventIsMatchedOnlyForTheWatcherThatAskedForIt(t *testing.T) {
 	}{
 		{name: "few watchers", watchers: 10},
 		{name: "many watchers", watchers: 1000},
-		{name: "many watchers without index fields", watchers: 1000, strip: true},
+		// Not as many: on a slow machine the cache ends watchers that are offered everything.
+		{name: "watchers without index fields", watchers: 100, strip: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			store := newTaskStore(t, etcd, fmt.Sprintf("/trigger-%d-%t", test.watchers, test.strip))

@@ -136,7 +136,7 @@ func TestTwoVersionsShareOneStore(t *testing.T) {
 	before := etcdWatchers(t, etcd)
 	s := twoVersions{etcd: etcd, client: serveTwoVersions(t, etcd)}
 	watches := 0
-	if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 10*time.Second, true, func(context.Context) (bool, error) {
+	if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
 		watches = etcdWatchers(t, etcd) - before
 		return watches == len(registrybatch.Kinds), nil
 	}); err != nil {

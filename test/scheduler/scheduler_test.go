@@ -374,9 +374,10 @@ func drains(t *testing.T, s *scene) {
 	s.queue(t, "q", stop(batch.StopPolicyNone))
 	// Two that run a task at a time would meet in its directory.
 	const script = `mkdir "$DIR/$TASK_NAME" || echo "$TASK_NAME" >> "$DIR/met"
+		echo $$$$ > "$DIR/$TASK_NAME.pid"
 		echo "$TASK_NAME" >> "$DIR/ran"
 		trap 'rmdir "$DIR/$TASK_NAME"; exit 1' TERM
-		while [ ! -e "$DIR/go" ]; do echo $$$$ > "$DIR/$TASK_NAME.alive"; sleep 0.05; done
+		until [ -e "$DIR/go" ]; do sleep 0.05; done
 		rmdir "$DIR/$TASK_NAME"`
 	s.create(t, 6, "q", script)
 	s.create(t, 2, "other", `until [ -e "$DIR/go" ]; do sleep 0.1; done`)
@@ -396,7 +397,7 @@ func drains(t *testing.T, s *scene) {
 	s.eventually(t, "those of the other queue go on", 2, func(task *batch.Task) bool { return task.Spec.QueueName == "other" && task.Spec.WorkerName != "" })
 	eventually(t, "the commands are gone", func(context.Context) error {
 		for i := range 6 {
-			pid, err := strconv.Atoi(s.lines(t, fmt.Sprintf("q-%04d.alive", i))[0])
+			pid, err := strconv.Atoi(s.lines(t, fmt.Sprintf("q-%04d.pid", i))[0])
 			check(t, err)
 			if syscall.Kill(pid, 0) == nil {
 				return fmt.Errorf("process %d is there", pid)
