@@ -21,11 +21,14 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -35,18 +38,29 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/test/host"
 )
 
-const metricName, metricsGroup = "pending_files", "external.metrics.k8s.io"
+const metricsGroup = "external.metrics.k8s.io"
 
-// testAutoscaling: a HorizontalPodAutoscaler sets the parallelism of a task set by a metric of something else.
+// testAutoscaling: a HorizontalPodAutoscaler sets the parallelism of a task set by a metric of something else, and the number of workers
+// by the tasks there are.
 func testAutoscaling(t *testing.T, s *scene) {
+	files := &atomic.Int64{}
+	serveMetrics(t, s, map[string]func(namespace string) (int64, error){
+		"pending_files":         func(string) (int64, error) { return files.Load(), nil },
+		"leat_unfinished_tasks": s.unfinished,
+	})
+	t.Run("TaskSet", func(t *testing.T) { testTaskSetAutoscaling(t, s, files) })
+	t.Run("Workers", func(t *testing.T) { testWorkerAutoscaling(t, s) })
+}
+
+func testTaskSetAutoscaling(t *testing.T, s *scene, value *atomic.Int64) {
 	namespace := s.newNamespace(t, "autoscaling")
-	value := serveMetric(t, s)
 	value.Store(40)
 	set := newTaskSet("set", "true")
 	set.Spec.Completions, set.Spec.Parallelism = new(int32(1000)), new(int32(1))
@@ -65,7 +79,7 @@ func testAutoscaling(t *testing.T, s *scene) {
 			Metrics: []autoscalingv2.MetricSpec{{
 				Type: autoscalingv2.ExternalMetricSourceType,
 				External: &autoscalingv2.ExternalMetricSource{
-					Metric: autoscalingv2.MetricIdentifier{Name: metricName},
+					Metric: autoscalingv2.MetricIdentifier{Name: "pending_files"},
 					Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: resource.NewQuantity(10, resource.DecimalSI)},
 				},
 			}},
@@ -108,11 +122,80 @@ func active(scaler *autoscalingv2.HorizontalPodAutoscaler) bool {
 	return n == 2
 }
 
-// serveMetric registers a server of external metrics that knows one, with the value that it gives.
-func serveMetric(t *testing.T, s *scene) *atomic.Int64 {
+// testWorkerAutoscaling: the example's autoscaler sets the replicas of the example's Deployment by the tasks that have not finished.
+func testWorkerAutoscaling(t *testing.T, s *scene) {
+	const perWorker = 8
+	namespace := s.newNamespace(t, "autoscaling-workers")
+	for _, file := range []string{"worker-pool.yaml", "autoscaler.yaml"} {
+		path := filepath.Join(get(host.RepositoryRoot())(t), "artifacts", "examples", "worker-pool", file)
+		get(s.run(t, s.Host.AdminKubeconfig, "kubectl", "apply", "--namespace="+namespace, "--filename="+path))(t)
+	}
+	scalers := s.cluster.AutoscalingV2().HorizontalPodAutoscalers(namespace)
+	get(scalers.Patch(t.Context(), "worker-pool", types.MergePatchType,
+		[]byte(`{"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}`), metav1.PatchOptions{}))(t) // the test does not wait for calm
+	tasks := s.api.Tasks(namespace)
+	follows := func(unfinished int32) {
+		t.Helper()
+		want := max(1, (unfinished+perWorker-1)/perWorker)
+		eventually(t, patience, fmt.Sprintf("there are %d workers for %d tasks", want, unfinished), func(ctx context.Context) error {
+			pool, err := s.cluster.AppsV1().Deployments(namespace).Get(ctx, "worker-pool", metav1.GetOptions{})
+			if err == nil && *pool.Spec.Replicas != want {
+				scaler, _ := scalers.Get(ctx, "worker-pool", metav1.GetOptions{})
+				err = fmt.Errorf("there are %d; the autoscaler says %+v", *pool.Spec.Replicas, scaler.Status)
+			}
+			return err
+		})
+	}
+	for i := range 40 {
+		get(tasks.Create(t.Context(), newTask(fmt.Sprintf("task-%d", i), "exec sleep 600"), metav1.CreateOptions{}))(t)
+	}
+	follows(40)
+	// Tasks that run are no reason to take workers away.
+	s.worker(t, namespace, "worker")
+	eventually(t, patience, "some run", func(ctx context.Context) error {
+		list, err := tasks.List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running"})
+		if err == nil && len(list.Items) == 0 {
+			err = errors.New("none does")
+		}
+		return err
+	})
+	for i := 10; i < 40; i++ {
+		must(t, tasks.Delete(t.Context(), fmt.Sprintf("task-%d", i), metav1.DeleteOptions{}))
+	}
+	follows(10)
+	must(t, tasks.DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
+	follows(0)
+}
+
+// unfinished is what docs/autoscaling.md has Prometheus compute from the metrics of the scheduler.
+func (s *scene) unfinished(namespace string) (int64, error) {
+	response, err := http.Get(s.managerMetrics)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, err
+	}
+	sum := int64(0)
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
+		if strings.HasPrefix(name, "leat_pending_tasks{namespace=\""+namespace+"\"") || strings.HasPrefix(name, "leat_running_tasks{namespace=\""+namespace+"\"") {
+			n, err := strconv.ParseInt(value, 10, 64)
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+	}
+	return sum, nil
+}
+
+// serveMetrics registers a server of external metrics, by name, until the test ends.
+func serveMetrics(t *testing.T, s *scene, metrics map[string]func(namespace string) (int64, error)) {
 	t.Helper()
 	const service = "metrics.leat-system.svc"
-	value := &atomic.Int64{}
 	ca := get(pki.NewCA("metrics"))(t)
 	cert, key, err := ca.IssueServer(service)
 	must(t, err)
@@ -121,15 +204,22 @@ func serveMetric(t *testing.T, s *scene) *atomic.Int64 {
 		var answer any
 		switch {
 		case request.URL.Path == "/apis/"+version:
-			answer = metav1.APIResourceList{
-				TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: version,
-				APIResources: []metav1.APIResource{{Name: metricName, Namespaced: true, Kind: "ExternalMetricValueList", Verbs: metav1.Verbs{"get"}}},
+			list := metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: version}
+			for name := range metrics {
+				list.APIResources = append(list.APIResources, metav1.APIResource{Name: name, Namespaced: true, Kind: "ExternalMetricValueList", Verbs: metav1.Verbs{"get"}})
 			}
-		case strings.HasSuffix(request.URL.Path, "/"+metricName):
+			answer = list
+		case metrics[path.Base(request.URL.Path)] != nil:
+			name, namespace := path.Base(request.URL.Path), path.Base(path.Dir(request.URL.Path))
+			value, err := metrics[name](namespace)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
 			answer = map[string]any{
 				"kind": "ExternalMetricValueList", "apiVersion": version, "metadata": map[string]any{},
 				"items": []any{map[string]any{
-					"metricName": metricName, "metricLabels": map[string]string{}, "timestamp": metav1.Now(), "value": strconv.FormatInt(value.Load(), 10),
+					"metricName": name, "metricLabels": map[string]string{}, "timestamp": metav1.Now(), "value": strconv.FormatInt(value, 10),
 				}},
 			}
 		default:
@@ -163,7 +253,6 @@ spec:
 `, metricsGroup, server.Listener.Addr().(*net.TCPAddr).Port, base64.StdEncoding.EncodeToString(ca.CertPEM())), 0o600))
 	must(t, s.Host.Apply(t.Context(), manifest))
 	t.Cleanup(func() { removed(t, s.Host, manifest) })
-	return value
 }
 
 // removed deletes what is in a manifest, also at the end of a test.

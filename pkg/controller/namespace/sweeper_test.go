@@ -50,7 +50,7 @@ var (
 	// A server that has no such path, as one that is no Kubernetes API server.
 	unserved  = apierrors.NewGenericServerResponse(http.StatusNotFound, "get", corev1.Resource("namespaces"), "ns", "404 page not found", 0, true)
 	forbidden = apierrors.NewForbidden(corev1.Resource("namespaces"), "ns", errors.New("no"))
-	cut       = errors.New("connection refused")
+	errCut    = errors.New("connection refused")
 )
 
 func newObject(kind, namespace, name string) *metav1.PartialObjectMetadata {
@@ -90,8 +90,8 @@ func TestOnlyWhatTwoLooksFindGoneIsSwept(t *testing.T) {
 		"there":                                 {answers: answers{there}},
 		"gone":                                  {answers: answers{gone}, swept: true},
 		"gone, then there":                      {answers: answers{gone, there}},
-		"gone, then unknown":                    {answers: answers{gone, cut}, fails: "connection refused"},
-		"unknown":                               {answers: answers{cut}, fails: "connection refused"},
+		"gone, then unknown":                    {answers: answers{gone, errCut}, fails: "connection refused"},
+		"unknown":                               {answers: answers{errCut}, fails: "connection refused"},
 		"forbidden":                             {answers: answers{forbidden}, fails: "forbidden"},
 		"gone, then forbidden":                  {answers: answers{gone, forbidden}, fails: "forbidden"},
 		"not found by who serves no namespaces": {answers: answers{unserved}, fails: "could not find the requested resource"},
@@ -168,8 +168,8 @@ func TestSweepOutcomes(t *testing.T) {
 		list, del error
 		fails     string
 	}{
-		"a list fails":                 {list: cut, fails: "listing tasks: connection refused"},
-		"a delete fails":               {del: cut, fails: "deleting tasks ns/a: connection refused"},
+		"a list fails":                 {list: errCut, fails: "listing tasks: connection refused"},
+		"a delete fails":               {del: errCut, fails: "deleting tasks ns/a: connection refused"},
 		"an object is gone already":    {del: apierrors.NewNotFound(batch.Resource("tasks"), "a")},
 		"an object has been made anew": {del: apierrors.NewConflict(batch.Resource("tasks"), "a", errors.New("the UID differs"))},
 	} {
@@ -222,7 +222,7 @@ func TestRunSweepsUntilItIsStopped(t *testing.T) {
 		if lists++; lists == 3 {
 			cancel()
 		}
-		return true, nil, cut
+		return true, nil, errCut
 	})
 	before := testutil.ToFloat64(sweeps.WithLabelValues(failed))
 	if err := New(fake.NewClientset(), objects, 1).Run(ctx); err != nil {
