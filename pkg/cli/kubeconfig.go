@@ -36,27 +36,35 @@ It is for workers and for programs that watch much: what they ask for then costs
 are the same either way.
 
 The server is that of the Service that Leat is registered by, which pods reach by its name; --address names another way to it. The
-user is the present one; with --token-file it is whoever has the token in that file, which is read anew as it changes.`
+user is the present one; with --token-file it is whoever has the token in that file, and with --certificate-file and --key-file whoever has
+that client certificate. The files are looked for where the kubeconfig is used, and read anew as they change.`
 
 func (f *factory) newKubeconfigCommand() *cobra.Command {
-	var address, tokenFile string
+	var address string
+	var user credentials
 	command := &cobra.Command{
 		Use:   "kubeconfig",
 		Short: "Print a kubeconfig that reaches leat-apiserver itself",
 		Long:  kubeconfigLong,
 		Example: `  leat kubeconfig > direct.kubeconfig
   leat kubeconfig -n render --token-file /etc/leat/token > worker.kubeconfig
-  leat kubeconfig --address https://leat.example.com:8443 --token-file token > outside.kubeconfig`,
+  leat kubeconfig --address https://leat.example.com:8443 --certificate-file worker.crt --key-file worker.key > outside.kubeconfig`,
 		Args: noArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if target, err := url.Parse(address); err != nil || address != "" && (target.Scheme != "https" || target.Host == "") {
 				return usageErrorf("--address %q: write one like https://leat.example.com:8443", address)
 			}
+			if (user.certificate == "") != (user.key == "") {
+				return usageErrorf("--certificate-file and --key-file belong together: give both")
+			}
+			if user.token != "" && user.certificate != "" {
+				return usageErrorf("--token-file and --certificate-file: give one of them, for a user is known by either")
+			}
 			s, err := f.connect()
 			if err != nil {
 				return err
 			}
-			config, err := f.directConfig(command.Context(), s, address, tokenFile)
+			config, err := f.directConfig(command.Context(), s, address, user)
 			if err != nil {
 				return err
 			}
@@ -69,12 +77,17 @@ func (f *factory) newKubeconfigCommand() *cobra.Command {
 		},
 	}
 	command.Flags().StringVar(&address, "address", "", "Address of leat-apiserver (default: that of its Service)")
-	command.Flags().StringVar(&tokenFile, "token-file", "", "File that will hold the token, where the kubeconfig is used")
+	command.Flags().StringVar(&user.token, "token-file", "", "File that will hold the token, where the kubeconfig is used")
+	command.Flags().StringVar(&user.certificate, "certificate-file", "", "File that will hold the client certificate, where the kubeconfig is used")
+	command.Flags().StringVar(&user.key, "key-file", "", "File that will hold its key")
 	return command
 }
 
-// directConfig makes the kubeconfig.
-func (f *factory) directConfig(ctx context.Context, s *session, address, tokenFile string) (*clientcmdapi.Config, error) {
+// credentials are files that will be where a kubeconfig is used.
+type credentials struct{ token, certificate, key string }
+
+// directConfig makes the kubeconfig, of the present user without credentials.
+func (f *factory) directConfig(ctx context.Context, s *session, address string, files credentials) (*clientcmdapi.Config, error) {
 	registered, err := direct.Registered(ctx, s.discovery.RESTClient())
 	if apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("the server at %s has no APIService of Leat: Leat is not installed there; or it is that of \"leat up\", which is reached directly anyway", s.host)
@@ -86,8 +99,8 @@ func (f *factory) directConfig(ctx context.Context, s *session, address, tokenFi
 	if address == "" {
 		cluster.Server, cluster.TLSServerName = registered.Address(), ""
 	}
-	user := &clientcmdapi.AuthInfo{TokenFile: tokenFile}
-	if tokenFile == "" {
+	user := &clientcmdapi.AuthInfo{TokenFile: files.token, ClientCertificate: files.certificate, ClientKey: files.key}
+	if files == (credentials{}) {
 		if user, err = f.presentUser(); err != nil {
 			return nil, err
 		}

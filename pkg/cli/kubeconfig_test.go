@@ -53,9 +53,16 @@ func TestKubeconfigReachesTheServerItself(t *testing.T) {
 			args:       []string{"--address=https://leat.example.com:1"},
 			want:       map[string]string{"server": "https://leat.example.com:1", "name": "b.a.svc", "token": "secret", "namespace": "render"},
 		},
-		"nothing installed":        {wantErr: "Leat is not installed there"},
-		"nobody to trust yet":      {apiService: `{"spec":{"service":{"namespace":"a","name":"b"}}}`, wantErr: "wait until it is available"},
-		"an address without https": {args: []string{"--address=leat.example.com"}, wantErr: "write one like https://"},
+		"a certificate to come": {
+			apiService: `{"spec":{"service":{"namespace":"a","name":"b"},"caBundle":"` + bundle + `"}}`,
+			args:       []string{"--certificate-file=worker.crt", "--key-file=worker.key"},
+			want:       map[string]string{"server": "https://b.a.svc", "certificate": "worker.crt", "key": "worker.key", "namespace": "render"},
+		},
+		"a certificate without key": {args: []string{"--certificate-file=worker.crt"}, wantErr: "give both"},
+		"a certificate and a token": {args: []string{"--certificate-file=c", "--key-file=k", "--token-file=t"}, wantErr: "give one of them"},
+		"nothing installed":         {wantErr: "Leat is not installed there"},
+		"nobody to trust yet":       {apiService: `{"spec":{"service":{"namespace":"a","name":"b"}}}`, wantErr: "wait until it is available"},
+		"an address without https":  {args: []string{"--address=leat.example.com"}, wantErr: "write one like https://"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -90,6 +97,7 @@ func TestKubeconfigReachesTheServerItself(t *testing.T) {
 			cluster, user := config.Clusters[current.Cluster], config.AuthInfos[current.AuthInfo]
 			for what, got := range map[string]string{
 				"server": cluster.Server, "name": cluster.TLSServerName, "token": user.Token, "tokenFile": user.TokenFile, "namespace": current.Namespace,
+				"certificate": user.ClientCertificate, "key": user.ClientKey,
 			} {
 				if got != test.want[what] {
 					t.Errorf("%s is %q, want %q", what, got, test.want[what])

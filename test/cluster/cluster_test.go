@@ -102,6 +102,7 @@ func TestCluster(t *testing.T) {
 		t.Run("Rollout", func(t *testing.T) { c.testRollout(t, pool) })
 		t.Run("Upgrade", func(t *testing.T) { c.testUpgrade(t, pool) })
 	}
+	t.Run("OutsideWorker", func(t *testing.T) { c.testOutsideWorker(t) })
 	t.Run("Uninstall", func(t *testing.T) { c.testUninstall(t, manifests) })
 }
 

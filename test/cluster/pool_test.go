@@ -19,20 +19,30 @@ limitations under the License.
 package cluster
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509/pkix"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/util/cert"
+	"k8s.io/client-go/util/keyutil"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/authorization/worker"
 	"github.com/leat-dev/leat/pkg/certificates"
+	"github.com/leat-dev/leat/test/host"
 )
 
 // testWorkerPool: three pods of the example become workers by their tokens, and run a set to its end. Their image is ours, which has
@@ -93,6 +103,71 @@ images:
 	if out := c.asPerson(t, "get", "--raw="+path); !strings.Contains(out, "leat-worker") {
 		t.Errorf("the log of a task is %q", out)
 	}
+}
+
+// testOutsideWorker: a process that is not in the cluster becomes a worker as docs/workers-outside.md tells it, and runs a task.
+func (c *installation) testOutsideWorker(t *testing.T) {
+	namespace := c.namespace(t, "outside")
+	dir := t.TempDir()
+	key := get(keyutil.MakeEllipticPrivateKeyPEM())(t)
+	must(t, os.WriteFile(filepath.Join(dir, "worker.key"), key, 0o600))
+	subject := pkix.Name{Organization: []string{worker.Group}, CommonName: worker.NamePrefix + namespace + ":desk"}
+	request := get(cert.MakeCSR(get(keyutil.ParsePrivateKeyPEM(key))(t), &subject, nil, nil))(t)
+	requests := c.admin.CertificatesV1().CertificateSigningRequests()
+	csr := get(requests.Create(t.Context(), &certificatesv1.CertificateSigningRequest{
+		ObjectMeta: metav1.ObjectMeta{Name: namespace},
+		Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request: request, SignerName: certificatesv1.KubeAPIServerClientSignerName,
+			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageClientAuth}, ExpirationSeconds: new(int32(3600)),
+		},
+	}, metav1.CreateOptions{}))(t)
+	t.Cleanup(func() { must(t, requests.Delete(context.WithoutCancel(t.Context()), csr.Name, metav1.DeleteOptions{})) })
+	c.run(t, "certificate", "approve", csr.Name)
+	eventually(t, "the certificate is signed", func(ctx context.Context) error {
+		signed, err := requests.Get(ctx, csr.Name, metav1.GetOptions{})
+		if err == nil && len(signed.Status.Certificate) == 0 {
+			err = fmt.Errorf("it is not: %+v", signed.Status.Conditions)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "worker.crt"), signed.Status.Certificate, 0o600)
+		}
+		return err
+	})
+
+	port := strconv.Itoa(get(host.FreePort())(t))
+	c.start(t, c.command(t.Context(), "port-forward", "--namespace="+system, "service/leat-apiserver", port+":443"))
+	leat := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), "kubeconfig", "--namespace="+namespace,
+		"--address=https://127.0.0.1:"+port, "--certificate-file=worker.crt", "--key-file=worker.key")
+	leat.Stderr = os.Stderr
+	kubeconfig := filepath.Join(dir, "worker.kubeconfig")
+	must(t, os.WriteFile(kubeconfig, get(leat.Output())(t), 0o600))
+	c.start(t, exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat-worker"), "--kubeconfig="+kubeconfig, "--tasks=2", "--state-dir="+dir))
+
+	workers, tasks := c.client(t).BatchV1alpha1().Workers(namespace), c.client(t).BatchV1alpha1().Tasks(namespace)
+	eventually(t, "it is a worker", func(ctx context.Context) error {
+		_, err := workers.Get(ctx, "desk", metav1.GetOptions{})
+		return err
+	})
+	task := newTask("far")
+	task.Spec.Command = []string{"true"}
+	get(tasks.Create(t.Context(), task, metav1.CreateOptions{}))(t)
+	c.asPerson(t, "wait", "task/far", "--for=jsonpath={.status.phase}=Succeeded", "--namespace="+namespace, "--timeout="+patience.String())
+}
+
+// start starts a program that runs until the test ends.
+func (c *installation) start(t testing.TB, command *exec.Cmd) {
+	t.Helper()
+	var output bytes.Buffer
+	command.Stdout, command.Stderr = &output, &output
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	command.WaitDelay = 10 * time.Second
+	must(t, command.Start())
+	t.Cleanup(func() { // the context of the test has ended by now
+		_ = command.Wait() // it was told to go
+		if t.Failed() {
+			t.Logf("%s:\n%s", command.Path, output.String())
+		}
+	})
 }
 
 // complete waits for the end of a set, and checks that every index has been done.

@@ -197,6 +197,18 @@ var contract = []statement{
 		away: func(t *testing.T, w *ward) {
 			get(w.run(t, w.kubeconfig, "helm", "install", "plain", filepath.Join("testdata", "plain"), "--wait", "--timeout=30s"))(t)
 		},
+	},
+	{
+		name: "charts with our kinds are refused, and leave nothing",
+		away: func(t *testing.T, w *ward) {
+			_, err := w.run(t, w.kubeconfig, "helm", "install", "chart", filepath.Join("testdata", "set"))
+			if err == nil || !strings.Contains(err.Error(), `no matches for kind "TaskSet"`) {
+				t.Errorf("helm says %v", err)
+			}
+			if out := get(w.run(t, w.kubeconfig, "helm", "list", "--all", "--short"))(t); strings.Contains(out, "chart") {
+				t.Errorf("helm has %q", out)
+			}
+		},
 		back: func(_ context.Context, t *testing.T, w *ward) error {
 			_, err := w.run(t, w.kubeconfig, "helm", "upgrade", "--install", "chart", filepath.Join("testdata", "set"), "--set=parallelism=0")
 			return err
