@@ -30,6 +30,7 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/component-base/version"
 
+	"github.com/leat-dev/leat/cmd/internal/collector"
 	"github.com/leat-dev/leat/cmd/internal/flags"
 	"github.com/leat-dev/leat/pkg/apiserver"
 )
@@ -48,6 +49,8 @@ func newCommand() (*cobra.Command, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What it keeps for watches outweighs what a request allocates.
+	garbage := &collector.Options{Percent: 200}
 	command := &cobra.Command{
 		Use:   "leat-apiserver",
 		Short: "Serve the tasks of a Kubernetes cluster",
@@ -70,9 +73,10 @@ etcd is reached only by mutual TLS.`,
 				return err
 			}
 			cliflag.PrintFlags(command.Flags())
-			if errs := options.Validate(); len(errs) > 0 {
+			if errs := append(options.Validate(), garbage.Validate()...); len(errs) > 0 {
 				return utilerrors.NewAggregate(errs)
 			}
+			garbage.Apply()
 			server, err := options.New()
 			if err != nil {
 				return err
@@ -80,6 +84,8 @@ etcd is reached only by mutual TLS.`,
 			return server.Run(genericapiserver.SetupSignalContext())
 		},
 	}
-	flags.Add(command, options.Flags())
+	groups := options.Flags()
+	garbage.AddFlags(groups.FlagSet("memory"))
+	flags.Add(command, groups)
 	return command, nil
 }

@@ -26,6 +26,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/leat-dev/leat/cmd/internal/collector"
 	"github.com/leat-dev/leat/pkg/apiserver"
 )
 
@@ -72,11 +73,12 @@ func TestAllFlagsAreTheServers(t *testing.T) {
 	for _, group := range options.Flags().FlagSets {
 		known.AddFlagSet(group)
 	}
+	(&collector.Options{}).AddFlags(known)
 	command.InitDefaultHelpFlag()
 	command.InitDefaultVersionFlag()
 	command.Flags().VisitAll(func(flag *pflag.Flag) {
 		if known.Lookup(flag.Name) == nil && flag.Name != "help" && flag.Name != "version" {
-			t.Errorf("--%s: add it to apiserver.Options, where its effect is tested", flag.Name)
+			t.Errorf("--%s: add it to apiserver.Options or collector.Options, where its effect is tested", flag.Name)
 		}
 	})
 }

@@ -56,6 +56,7 @@ config/base/rbac/controller-manager.yaml. In a pod the cluster is found without 
 			if errs := o.validate(); len(errs) > 0 {
 				return utilerrors.NewAggregate(errs)
 			}
+			o.garbage.Apply()
 			return o.run(signals.SetupSignalHandler())
 		},
 	}

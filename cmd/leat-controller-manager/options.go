@@ -41,6 +41,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/cmd/internal/collector"
 	"github.com/leat-dev/leat/pkg/certificates"
 	"github.com/leat-dev/leat/pkg/controller"
 	"github.com/leat-dev/leat/pkg/controller/namespace"
@@ -62,6 +63,7 @@ type options struct {
 	concurrentTaskSets int
 	schedulingStrategy string
 	sweepInterval      time.Duration
+	garbage            collector.Options
 
 	leaderElect                               bool
 	leaseNamespace                            string
@@ -80,6 +82,7 @@ func newOptions() *options {
 		concurrentTaskSets: 8,
 		schedulingStrategy: string(scheduler.Spread),
 		sweepInterval:      namespace.DefaultInterval,
+		garbage:            collector.Options{Percent: 200}, // what it keeps of tasks and workers outweighs what a pass allocates
 		leaderElect:        true,
 		leaseNamespace:     systemNamespace,
 		leaseDuration:      15 * time.Second,
@@ -113,6 +116,7 @@ func (o *options) flags() cliflag.NamedFlagSets {
 	f.StringVar(&o.metricsAddress, "metrics-bind-address", o.metricsAddress, "Address that /metrics is served on, 0 for none. On a loopback address by plain HTTP to all; on any other by TLS to those whom the cluster lets get the path, for which this needs the role system:auth-delegator")
 	f.StringVar(&o.metricsCertDir, "metrics-cert-dir", o.metricsCertDir, "Directory with tls.crt and tls.key for /metrics, read again when they change (default: a self-signed certificate)")
 	f.StringVar(&o.probeAddress, "health-probe-bind-address", o.probeAddress, "Address that /healthz and /readyz are served on, by plain HTTP to all; 0 for none")
+	o.garbage.AddFlags(sets.FlagSet("memory"))
 	f = sets.FlagSet("logs")
 	logsapi.AddFlags(o.logs, f)
 	utilruntime.Must(logsapi.AddFeatureGates(o.gates))
@@ -121,7 +125,7 @@ func (o *options) flags() cliflag.NamedFlagSets {
 }
 
 func (o *options) validate() []error {
-	var errs []error
+	errs := o.garbage.Validate()
 	if o.concurrentTaskSets < 1 {
 		errs = append(errs, fmt.Errorf("--concurrent-tasksets %d: must be 1 or more", o.concurrentTaskSets))
 	}
