@@ -106,14 +106,15 @@ func (c *installation) testMetrics(t *testing.T) {
 	t.Cleanup(func() {
 		must(t, c.admin.RbacV1().ClusterRoleBindings().Delete(context.WithoutCancel(t.Context()), binding.Name, metav1.DeleteOptions{}))
 	})
+	// Of the controller managers any may answer, and only the one that leads has more to tell than that it does.
 	for target, metric := range map[string]string{
 		"service/leat-apiserver 443":           "apiserver_request_total",
-		"service/leat-controller-manager 8443": "leat_workers",
+		"service/leat-controller-manager 8443": "leader_election_master_status",
 	} {
 		address := c.forward(t, strings.Fields(target)...)
 		scrape := func(ctx context.Context, token string) error {
 			client := get(rest.UnversionedRESTClientFor(&rest.Config{
-				Host: address, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{Insecure: true},
+				Host: address, BearerToken: token, QPS: -1, TLSClientConfig: rest.TLSClientConfig{Insecure: true},
 				ContentConfig: rest.ContentConfig{NegotiatedSerializer: scheme.Codecs.WithoutConversion()},
 			}))(t)
 			data, err := client.Get().AbsPath("/metrics").DoRaw(ctx)

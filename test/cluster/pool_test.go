@@ -26,12 +26,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,7 +40,6 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/authorization/worker"
 	"github.com/leat-dev/leat/pkg/certificates"
-	"github.com/leat-dev/leat/test/host"
 )
 
 // testWorkerPool: three pods of the example become workers by their tokens, and run a set to its end. Their image is ours, which has
@@ -134,14 +131,21 @@ func (c *installation) testOutsideWorker(t *testing.T) {
 		return err
 	})
 
-	port := strconv.Itoa(get(host.FreePort())(t))
-	c.start(t, c.command(t.Context(), "port-forward", "--namespace="+system, "service/leat-apiserver", port+":443"))
 	leat := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), "kubeconfig", "--namespace="+namespace,
-		"--address=https://127.0.0.1:"+port, "--certificate-file=worker.crt", "--key-file=worker.key")
+		"--address="+c.forward(t, "service/leat-apiserver", "443"), "--certificate-file=worker.crt", "--key-file=worker.key")
 	leat.Stderr = os.Stderr
 	kubeconfig := filepath.Join(dir, "worker.kubeconfig")
 	must(t, os.WriteFile(kubeconfig, get(leat.Output())(t), 0o600))
-	c.start(t, exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat-worker"), "--kubeconfig="+kubeconfig, "--tasks=2", "--state-dir="+dir))
+	program := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat-worker"), "--kubeconfig="+kubeconfig, "--tasks=2", "--state-dir="+dir)
+	var output bytes.Buffer
+	program.Stdout, program.Stderr = &output, &output
+	program.Cancel = func() error { return program.Process.Signal(syscall.SIGTERM) }
+	must(t, program.Start())
+	t.Cleanup(func() { // it has been told to go
+		if err := program.Wait(); t.Failed() {
+			t.Logf("leat-worker: %v\n%s", err, output.String())
+		}
+	})
 
 	workers, tasks := c.client(t).BatchV1alpha1().Workers(namespace), c.client(t).BatchV1alpha1().Tasks(namespace)
 	eventually(t, "it is a worker", func(ctx context.Context) error {
@@ -152,22 +156,6 @@ func (c *installation) testOutsideWorker(t *testing.T) {
 	task.Spec.Command = []string{"true"}
 	get(tasks.Create(t.Context(), task, metav1.CreateOptions{}))(t)
 	c.asPerson(t, "wait", "task/far", "--for=jsonpath={.status.phase}=Succeeded", "--namespace="+namespace, "--timeout="+patience.String())
-}
-
-// start starts a program that runs until the test ends.
-func (c *installation) start(t testing.TB, command *exec.Cmd) {
-	t.Helper()
-	var output bytes.Buffer
-	command.Stdout, command.Stderr = &output, &output
-	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
-	command.WaitDelay = 10 * time.Second
-	must(t, command.Start())
-	t.Cleanup(func() { // the context of the test has ended by now
-		_ = command.Wait() // it was told to go
-		if t.Failed() {
-			t.Logf("%s:\n%s", command.Path, output.String())
-		}
-	})
 }
 
 // complete waits for the end of a set, and checks that every index has been done.
