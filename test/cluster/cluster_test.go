@@ -82,13 +82,9 @@ func TestCluster(t *testing.T) {
 		t.Fatalf("namespace %s: %v; want none: these tests install Leat, and delete it with all its objects", system, err)
 	}
 	manifests := c.manifests(t, "first")
-	t.Cleanup(func() {
-		if t.Failed() {
-			c.report(t)
-		}
-		c.uninstall(t, manifests)
-	})
+	t.Cleanup(func() { c.uninstall(t, manifests) })
 	if !t.Run("Install", func(t *testing.T) { c.testInstall(t, manifests) }) {
+		c.report(t)
 		return
 	}
 	t.Run("People", func(t *testing.T) { c.testPeople(t) })
@@ -103,6 +99,9 @@ func TestCluster(t *testing.T) {
 		t.Run("Upgrade", func(t *testing.T) { c.testUpgrade(t, pool) })
 	}
 	t.Run("OutsideWorker", func(t *testing.T) { c.testOutsideWorker(t) })
+	if t.Failed() {
+		c.report(t)
+	}
 	t.Run("Uninstall", func(t *testing.T) { c.testUninstall(t, manifests) })
 }
 
@@ -168,6 +167,7 @@ func (c *installation) namespace(t testing.TB, purpose string) string {
 func (c *installation) report(t testing.TB) {
 	for _, args := range [][]string{
 		{"get", "apiservice", apiService, "--output=yaml"},
+		{"get", "tasksets,tasks,workers", "--all-namespaces"},
 		{"get", "pods", "--all-namespaces", "--output=wide"},
 		{"get", "events", "--namespace=" + system},
 		{"logs", "--namespace=" + system, "--selector=app.kubernetes.io/name=leat", "--prefix", "--tail=15", "--all-containers"},
