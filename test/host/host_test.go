@@ -164,7 +164,8 @@ func (cp *ControlPlane) testRoles(t *testing.T) {
 		{"leat-controller-manager", "watch", "workers.batch.leat.dev", "default", true},
 		{"leat-controller-manager", "watch", "workerleases.batch.leat.dev", "default", false},
 		{"leat-controller-manager", "create", "events", "default", true},
-		{"leat-controller-manager", "update", "leases.coordination.k8s.io", "leat-system", true},
+		{"leat-controller-manager", "update", "leases.coordination.k8s.io=leat-controller-manager", "leat-system", true},
+		{"leat-controller-manager", "update", "leases.coordination.k8s.io", "leat-system", false},
 		{"leat-controller-manager", "update", "leases.coordination.k8s.io", "kube-system", false},
 		{"leat-controller-manager", "create", "pods", "default", false},
 		{"person-of-admin", "create", "taskqueues.batch.leat.dev", "default", true},
@@ -184,7 +185,7 @@ func (cp *ControlPlane) testRoles(t *testing.T) {
 
 // canI asks the host what kubeconfig's user may do, as "kubectl auth can-i" does;
 // but that asks only for what discovery knows, and there is no Leat server yet.
-// The resource is <resource>[/<subresource>][.<group>], or configmaps=<name>.
+// The resource is <resource>[/<subresource>][.<group>][=<name>].
 func (cp *ControlPlane) canI(t *testing.T, kubeconfig, verb, resource, namespace string) bool {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
@@ -195,8 +196,8 @@ func (cp *ControlPlane) canI(t *testing.T, kubeconfig, verb, resource, namespace
 	if err != nil {
 		t.Fatal(err)
 	}
-	resource, group, _ := strings.Cut(resource, ".")
 	resource, name, _ := strings.Cut(resource, "=")
+	resource, group, _ := strings.Cut(resource, ".")
 	resource, subresource, _ := strings.Cut(resource, "/")
 	review, err := client.SelfSubjectAccessReviews().Create(t.Context(), &authorizationv1.SelfSubjectAccessReview{
 		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
