@@ -225,7 +225,7 @@ func (o *Options) New() (*Server, error) {
 		return nil, err
 	}
 	reader.store.Store(stores.Tasks.Store)
-	if err := countPending(generic, stores, counts); err != nil {
+	if err := countPending(generic, stores, counts, config.StorageInitializationTimeout); err != nil {
 		return nil, err
 	}
 	workers, err := o.Workers.New()
@@ -276,6 +276,7 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 		return err
 	}
 
+	config.RESTOptionsGetter = plain{config.RESTOptionsGetter}
 	if o.Standalone != nil {
 		config.RESTOptionsGetter = uncollected{config.RESTOptionsGetter}
 	}

@@ -18,6 +18,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -31,6 +32,7 @@ import (
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/pkg/admission/queuelimit"
@@ -38,8 +40,9 @@ import (
 )
 
 // countPending keeps the counts of pending tasks by the watch caches of the stores, as long as the server runs. The server is not ready
-// before they are known.
-func countPending(server *genericapiserver.GenericAPIServer, stores *registry.Stores, counts *queuelimit.Counts) error {
+// before they are known, or the time to initialize is over, as it is with the watch caches themselves: one object that cannot be read
+// keeps a cache from being filled, and must not keep a server from serving all others. Tasks are not created before the counts are known.
+func countPending(server *genericapiserver.GenericAPIServer, stores *registry.Stores, counts *queuelimit.Counts, timeout time.Duration) error {
 	selector, err := fields.ParseSelector(queuelimit.PendingTasks)
 	if err != nil {
 		return err
@@ -47,11 +50,17 @@ func countPending(server *genericapiserver.GenericAPIServer, stores *registry.St
 	return server.AddPostStartHook("leat.dev/pending-tasks", func(hook genericapiserver.PostStartHookContext) error {
 		go cached(stores.Tasks.Store, selector, &batch.Task{}, counts.Tasks()).RunWithContext(hook)
 		go cached(stores.TaskQueues.Store, fields.Everything(), &batch.TaskQueue{}, counts.Queues()).RunWithContext(hook)
-		err := wait.PollUntilContextCancel(hook, 10*time.Millisecond, true, func(context.Context) (bool, error) {
+		waiting, cancel := context.WithTimeout(hook, timeout)
+		defer cancel()
+		err := wait.PollUntilContextCancel(waiting, 10*time.Millisecond, true, func(context.Context) (bool, error) {
 			return counts.HasSynced(), nil
 		})
-		if hook.Err() != nil {
+		switch {
+		case hook.Err() != nil:
 			return nil // the server stops
+		case errors.Is(err, context.DeadlineExceeded):
+			klog.FromContext(hook).Error(err, "Pending tasks are not counted yet: no tasks can be created until they are", "waited", timeout)
+			return nil
 		}
 		return err
 	})

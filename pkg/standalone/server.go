@@ -108,9 +108,10 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 	if o.Workers, err = newWorkerClient(dir, authority); err != nil {
 		return nil, err
 	}
-	// Nobody stands in front who would have to be told before the server stops.
+	// Nobody stands in front who would have to be told before the server stops. Once requests are done, connections with open watches
+	// are given two seconds; without the answer to try again later it would be a minute.
 	o.Server.ShutdownDelayDuration = 0
-	o.Server.ShutdownSendRetryAfter = false
+	o.Server.ShutdownSendRetryAfter = true
 	o.Server.ShutdownWatchTerminationGracePeriod = 0
 
 	// The host's OpenAPI documents are the server's own, once there is one.

@@ -56,6 +56,8 @@ type Env struct {
 	Server *host.Process
 	// ServingCertFile and ServingKeyFile are what leat-apiserver serves with, all replicas alike.
 	ServingCertFile, ServingKeyFile string
+	// ServingCA has issued that certificate. It is nil standalone.
+	ServingCA *pki.CA
 
 	dir string
 	// url is where people reach the API: the host's API server, or the server itself.
@@ -79,14 +81,19 @@ func Aggregated(t testing.TB, args ...string) *Env {
 // The arguments come after those, and win over them.
 func On(t testing.TB, cp *host.ControlPlane, args ...string) *Env {
 	t.Helper()
-	e := &Env{Host: cp, dir: filepath.Join(t.ArtifactDir(), "leat"), url: cp.URL, clientCA: cp.ClientCA}
-	etcd := must(host.StartEtcd(t.Context(), host.EtcdOptions{Dir: e.dir}))(t)
+	etcd := must(host.StartEtcd(t.Context(), host.EtcdOptions{Dir: filepath.Join(t.ArtifactDir(), "leat")}))(t)
 	t.Cleanup(func() {
 		if err := errors.Join(etcd.Err(), etcd.Kill()); err != nil {
 			t.Error(err)
 		}
 	})
-	e.Etcd = etcd
+	return Over(t, cp, etcd, args...)
+}
+
+// Over is On over an etcd of the caller's. Its Endpoint may be several addresses, with commas between them.
+func Over(t testing.TB, cp *host.ControlPlane, etcd *host.Etcd, args ...string) *Env {
+	t.Helper()
+	e := &Env{Host: cp, Etcd: etcd, dir: filepath.Join(t.ArtifactDir(), "leat"), url: cp.URL, clientCA: cp.ClientCA}
 	admin := must(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
 	e.ca = admin.CAData
 
@@ -95,7 +102,7 @@ func On(t testing.TB, cp *host.ControlPlane, args ...string) *Env {
 	serving := must(pki.NewCA("leat-serving"))(t)
 	cert, key, err := serving.IssueServer(host.LeatService, "127.0.0.1", "localhost")
 	check(t, err)
-	e.directCA = serving.CertPEM()
+	e.ServingCA, e.directCA = serving, serving.CertPEM()
 	e.ServingCertFile, e.ServingKeyFile = filepath.Join(e.dir, "serving.crt"), filepath.Join(e.dir, "serving.key")
 	check(t, pki.WriteFile(e.ServingCertFile, cert))
 	check(t, pki.WriteFile(e.ServingKeyFile, key))
@@ -126,14 +133,14 @@ func On(t testing.TB, cp *host.ControlPlane, args ...string) *Env {
 }
 
 // Replica starts one more leat-apiserver over the same etcd, for one test. The host's aggregator does not know of it: it is
-// reached through Direct and Worker. The arguments come after those of the first, and win over them.
+// reached through Direct and Worker. The arguments take the place of those of the first of the same names.
 func (e *Env) Replica(t testing.TB, args ...string) *Env {
 	t.Helper()
 	port := must(host.FreePort())(t)
 	replica := *e
 	replica.dir = filepath.Join(e.dir, "replica-"+strconv.Itoa(port))
 	replica.directURL = fmt.Sprintf("https://127.0.0.1:%d", port)
-	replica.start(t, "leat-apiserver", slices.Concat(e.args, []string{"--secure-port=" + strconv.Itoa(port)}, args))
+	replica.start(t, "leat-apiserver", slices.Concat(without(e.args, args), []string{"--secure-port=" + strconv.Itoa(port)}, args))
 	return &replica
 }
 
@@ -177,6 +184,13 @@ func (e *Env) start(t testing.TB, name string, args []string) {
 	})
 }
 
+// AtServer is the same installation to those who go past the host, to the server itself.
+func (e *Env) AtServer() *Env {
+	at := *e
+	at.url, at.ca = e.directURL, e.directCA
+	return &at
+}
+
 const adminGroup = "leat:admins"
 
 // grace is how long a cluster lets our server end by itself: terminationGracePeriodSeconds of its Deployment.
@@ -205,6 +219,7 @@ func (e *Env) Controller(t testing.TB) *rest.Config {
 	}
 	file := must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
 	config := must(clientcmd.BuildConfigFromFlags("", file))(t)
+	config.Host, config.CAFile, config.CAData = e.url, "", e.ca
 	config.QPS = -1
 	return config
 }

@@ -40,16 +40,21 @@ func shipped(t testing.TB, file string, args ...string) []string {
 	if len(containers) != 1 || len(containers[0].Args) == 0 {
 		t.Fatalf("config/base/%s does not begin with a Deployment of one container with arguments", file)
 	}
-	name := func(arg string) string { name, _, _ := strings.Cut(arg, "="); return name }
-	kept := slices.DeleteFunc(containers[0].Args, func(own string) bool {
-		return slices.ContainsFunc(args, func(arg string) bool { return name(arg) == name(own) })
-	})
+	kept := without(containers[0].Args, args)
 	for _, arg := range kept {
 		if strings.Contains(arg, "=/") {
 			t.Fatalf("config/base/%s: %s names a file of the image or of a volume: test/env must put one in its place", file, arg)
 		}
 	}
 	return append(kept, args...)
+}
+
+// without gives the arguments but for those of the same names as others. Of a flag that takes a list each one would count.
+func without(args, others []string) []string {
+	name := func(arg string) string { name, _, _ := strings.Cut(arg, "="); return name }
+	return slices.DeleteFunc(slices.Clone(args), func(arg string) bool {
+		return slices.ContainsFunc(others, func(other string) bool { return name(arg) == name(other) })
+	})
 }
 
 // firstDocument reads the first object of a file of config/base.

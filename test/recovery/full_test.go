@@ -1,0 +1,115 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package recovery
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leat-dev/leat/test/env"
+)
+
+// testFull fills etcd to its quota, and makes room again.
+func testFull(t *testing.T, s *scene) {
+	documented(t, "etcd.md", "## etcd is full", "etcdctl compact", "etcdctl defrag", "etcdctl alarm disarm", "InsufficientStorage")
+	ctx := t.Context()
+	namespace := s.Namespace(t)
+	store := startStore(t, 1, "--quota-backend-bytes="+strconv.Itoa(8<<20))
+	etcd := store.client(t)
+	e := s.serve(t, store)
+	pid := e.Server.PID()
+	person := e.Direct(t, "alice", "leat:admins")
+	api := env.Client(t, person).BatchV1alpha1()
+	queues := api.TaskQueues(namespace)
+	f := follow(t, person, namespace)
+	get(queues.Create(ctx, newQueue("small"), metav1.CreateOptions{}))(t)
+	get(queues.Create(ctx, newQueue("deleted-meanwhile"), metav1.CreateOptions{}))(t)
+
+	var large []string
+	var refused error
+	for refused == nil {
+		queue := newQueue("large-" + strconv.Itoa(len(large)))
+		queue.Annotations = map[string]string{"example.com/filling": strings.Repeat("x", 200<<10)}
+		if _, refused = queues.Create(ctx, queue, metav1.CreateOptions{}); refused == nil {
+			large = append(large, queue.Name)
+		}
+	}
+	t.Logf("After %d objects of 200 KiB: %v", len(large), refused)
+	patch := func(ctx context.Context) error {
+		_, err := queues.Patch(ctx, "small", types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{"example.com/n":"%d"}}}`, len(large)), metav1.PatchOptions{})
+		return err
+	}
+	for what, err := range map[string]error{"a create": refused, "a patch": patch(ctx)} {
+		if told := status(err); told.Code != http.StatusInsufficientStorage || told.Reason != "InsufficientStorage" ||
+			!strings.Contains(told.Message, "docs/etcd.md") || !strings.Contains(told.Message, "etcdctl alarm disarm") {
+			t.Errorf("Of %s the server says %+v.", what, told)
+		}
+	}
+
+	// What does not write is served, and deletions are.
+	get(queues.Get(ctx, "small", metav1.GetOptions{}))(t)
+	if list := get(queues.List(ctx, metav1.ListOptions{}))(t); len(list.Items) != len(large)+2 {
+		t.Errorf("The list has %d queues, want %d.", len(list.Items), len(large)+2)
+	}
+	check(t, queues.Delete(ctx, "deleted-meanwhile", metav1.DeleteOptions{}))
+	f.await(t, "it has seen the deletion", func() error { return f.agrees(ctx, etcd, namespace) })
+	check(t, e.Server.WaitReady(ctx))
+	metrics := scrape(t, s, e)
+	if refusals := metrics.sum("apiserver_request_total", `code="507"`); refusals < 2 {
+		t.Errorf("apiserver_request_total counts %v answers with 507.", refusals)
+	}
+	// Another replica can be started, for it need not write.
+	check(t, s.serve(t, store).Server.Stop())
+
+	// As docs/etcd.md has it.
+	for _, name := range large[1:] {
+		check(t, queues.Delete(ctx, name, metav1.DeleteOptions{}))
+	}
+	if alarms := store.etcdctl(t, []string{"alarm", "list"}); !strings.Contains(alarms, "NOSPACE") {
+		t.Errorf("etcdctl alarm list says %q.", alarms)
+	}
+	var endpoints []struct {
+		Status struct {
+			Header struct {
+				Revision int64 `json:"revision"`
+			} `json:"header"`
+		}
+	}
+	check(t, json.Unmarshal([]byte(store.etcdctl(t, []string{"endpoint", "status", "--write-out=json"})), &endpoints))
+	store.etcdctl(t, []string{"compact", strconv.FormatInt(endpoints[0].Status.Header.Revision, 10)})
+	store.etcdctl(t, []string{"defrag"})
+	if err := patch(ctx); status(err).Code != http.StatusInsufficientStorage {
+		t.Errorf("Before the alarm is disarmed a patch says: %v", err)
+	}
+	store.etcdctl(t, []string{"alarm", "disarm"})
+	eventually(t, "writes are taken", patch)
+	f.await(t, "it agrees with the server", func() error { return f.agrees(ctx, etcd, namespace) })
+	if err := e.Server.Err(); err != nil || e.Server.PID() != pid {
+		t.Errorf("The server was restarted: %v", err)
+	}
+	if lists := f.lists.Load(); lists != f.kinds() {
+		t.Errorf("The follower has listed %d times, want once of each of %d kinds.", lists, f.kinds())
+	}
+}

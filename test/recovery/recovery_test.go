@@ -1,0 +1,139 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package recovery breaks the store in the ways that a store breaks, and mends it as docs/backup.md and docs/etcd.md say.
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/host"
+)
+
+const (
+	pollInterval = 100 * time.Millisecond
+	// patience is how long one step may take on a machine that is busy.
+	patience = 90 * time.Second
+)
+
+// scene is one host, with one Leat behind its aggregator. Other stores get servers of their own.
+type scene struct {
+	*env.Env
+	cluster kubernetes.Interface
+}
+
+func TestRecovery(t *testing.T) {
+	cp := host.ForTest(t)
+	e := env.On(t, cp)
+	config := get(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
+	config.QPS = -1
+	s := &scene{e, kubernetes.NewForConfigOrDie(config)}
+	t.Run("Restore", func(t *testing.T) { testRestore(t, s) })
+	t.Run("RestoreWithoutBump", func(t *testing.T) { testWithoutBump(t, s) })
+	t.Run("Full", func(t *testing.T) { testFull(t, s) })
+	t.Run("Undecodable", func(t *testing.T) { testUndecodable(t, s) })
+	t.Run("Outage", func(t *testing.T) { testOutage(t, s) })
+	t.Run("Stored", func(t *testing.T) { testStored(t, s) })
+}
+
+// serve starts a server over another store, for one test.
+func (s *scene) serve(t testing.TB, store *store, args ...string) *env.Env {
+	t.Helper()
+	return s.Replica(t, append([]string{
+		"--etcd-servers=" + strings.Join(store.endpoints(), ","),
+		"--etcd-cafile=" + store.caFile, "--etcd-certfile=" + store.certFile, "--etcd-keyfile=" + store.keyFile,
+	}, args...)...)
+}
+
+// documented fails the test unless a page of the documentation has each of the texts: what is done here is what people are told to do.
+func documented(t testing.TB, page string, texts ...string) {
+	t.Helper()
+	content := get(os.ReadFile(filepath.Join(get(host.RepositoryRoot())(t), "docs", page)))(t)
+	for _, text := range texts {
+		if !strings.Contains(string(content), text) {
+			t.Errorf("docs/%s does not say %q", page, text)
+		}
+	}
+}
+
+func newQueue(name string) *batch.TaskQueue {
+	return &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: name}}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// get gives the value, or fails the test.
+func get[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		check(t, err)
+		return value
+	}
+}
+
+// eventually fails the test if the condition, which says what is missing yet, does not come true.
+func eventually(t testing.TB, what string, condition func(context.Context) error) {
+	t.Helper()
+	var last error
+	begun := time.Now()
+	err := wait.PollUntilContextTimeout(t.Context(), pollInterval, patience, true, func(ctx context.Context) (bool, error) {
+		last = condition(ctx)
+		return last == nil, nil
+	})
+	if err != nil {
+		t.Fatalf("waiting until %s for %s: %v; last: %v", what, time.Since(begun).Round(time.Second), err, last)
+	}
+}
+
+// gone says nil for the error of something that is not found.
+func gone(err error) error {
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err == nil:
+		return errors.New("it is still there")
+	}
+	return err
+}
+
+// status gives what a server has said of a failure.
+func status(err error) metav1.Status {
+	var s apierrors.APIStatus
+	if errors.As(err, &s) {
+		return s.Status()
+	}
+	return metav1.Status{Message: fmt.Sprint(err)}
+}

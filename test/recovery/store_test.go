@@ -1,0 +1,225 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package recovery
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/host"
+)
+
+// store is an etcd of one or more members.
+type store struct {
+	members                   []*member
+	caFile, certFile, keyFile string
+	// token tells the cluster from others, and from what it was before a restore.
+	token string
+}
+
+type member struct {
+	*host.Process
+	name, endpoint, peer, dataDir string
+}
+
+// storeOf gives the etcd that the harness has started.
+func storeOf(t testing.TB, etcd *host.Etcd) *store {
+	t.Helper()
+	s := &store{caFile: etcd.CAFile, certFile: etcd.CertFile, keyFile: etcd.KeyFile, token: "etcd-cluster"}
+	client := get(etcd.Client())(t)
+	defer client.Close()
+	list := get(client.MemberList(t.Context()))(t)
+	s.members = []*member{{
+		Process: etcd.Process, name: list.Members[0].Name, endpoint: etcd.Endpoint, peer: list.Members[0].PeerURLs[0],
+		dataDir: filepath.Join(filepath.Dir(etcd.LogFile()), "etcd-data"),
+	}}
+	return s
+}
+
+// startStore starts an etcd of so many members, for one test. The arguments are etcd's.
+func startStore(t testing.TB, n int, args ...string) *store {
+	t.Helper()
+	dir := get(os.MkdirTemp(t.ArtifactDir(), "etcd-"))(t)
+	ca := get(pki.NewCA("etcd"))(t)
+	serverCert, serverKey, err := ca.IssueServer("127.0.0.1", "localhost")
+	check(t, err)
+	clientCert, clientKey, err := ca.IssueClient("leat-test")
+	check(t, err)
+	file := func(name string, content []byte) string {
+		path := filepath.Join(dir, "pki", name)
+		check(t, pki.WriteFile(path, content))
+		return path
+	}
+	s := &store{token: "leat", caFile: file("ca.crt", ca.CertPEM()), certFile: file("client.crt", clientCert), keyFile: file("client.key", clientKey)}
+	certFile, keyFile := file("server.crt", serverCert), file("server.key", serverKey)
+	address := func() string { return "https://127.0.0.1:" + strconv.Itoa(get(host.FreePort())(t)) }
+	for i := range n {
+		name := "leat-etcd-" + strconv.Itoa(i)
+		s.members = append(s.members, &member{name: name, endpoint: address(), peer: address(), dataDir: filepath.Join(dir, name, "data")})
+	}
+	// Members become ready together.
+	var starts errgroup.Group
+	for _, m := range s.members {
+		all := append([]string{
+			"--name=" + m.name, "--data-dir=" + m.dataDir, "--initial-cluster=" + s.initialCluster(), "--initial-cluster-token=" + s.token,
+			"--listen-client-urls=" + m.endpoint, "--advertise-client-urls=" + m.endpoint,
+			"--listen-peer-urls=" + m.peer, "--initial-advertise-peer-urls=" + m.peer,
+			"--client-cert-auth", "--trusted-ca-file=" + s.caFile, "--cert-file=" + certFile, "--key-file=" + keyFile,
+			"--peer-trusted-ca-file=" + s.caFile, "--peer-cert-file=" + certFile, "--peer-key-file=" + keyFile,
+			"--peer-client-cert-file=" + s.certFile, "--peer-client-key-file=" + s.keyFile,
+			"--enable-grpc-gateway=false", "--log-level=warn",
+		}, args...)
+		starts.Go(func() (err error) {
+			m.Process, err = host.StartProcess(t.Context(), host.Command{
+				Name: m.name, Path: tool(t, "etcd"), Args: all, Dir: filepath.Join(dir, m.name),
+				Ready: func(ctx context.Context) error { return s.ready(ctx, m) },
+			})
+			return err
+		})
+	}
+	check(t, starts.Wait())
+	t.Cleanup(func() {
+		for _, m := range s.members {
+			check(t, errors.Join(m.Err(), m.Kill()))
+		}
+	})
+	return s
+}
+
+func tool(t testing.TB, name string) string {
+	t.Helper()
+	return filepath.Join(get(host.RepositoryRoot())(t), "bin", "host", name)
+}
+
+// endpoints are those of some of the members, all if none are named.
+func (s *store) endpoints(members ...*member) []string {
+	if len(members) == 0 {
+		members = s.members
+	}
+	var all []string
+	for _, m := range members {
+		all = append(all, m.endpoint)
+	}
+	return all
+}
+
+func (s *store) initialCluster() string {
+	var all []string
+	for _, m := range s.members {
+		all = append(all, m.name+"="+m.peer)
+	}
+	return strings.Join(all, ",")
+}
+
+// connect connects to some of the members, all if none are named.
+func (s *store) connect(members ...*member) (*clientv3.Client, error) {
+	pair, err := tls.LoadX509KeyPair(s.certFile, s.keyFile)
+	if err != nil {
+		return nil, err
+	}
+	ca, err := os.ReadFile(s.caFile)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	return clientv3.New(clientv3.Config{Endpoints: s.endpoints(members...), TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}})
+}
+
+// client connects for one test.
+func (s *store) client(t testing.TB) *clientv3.Client {
+	t.Helper()
+	client := get(s.connect())(t)
+	t.Cleanup(func() { check(t, client.Close()) })
+	return client
+}
+
+// ready says nil once the member serves: it knows a leader then.
+func (s *store) ready(ctx context.Context, m *member) error {
+	client, err := s.connect(m)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	_, err = client.Get(ctx, "ready", clientv3.WithCountOnly())
+	return err
+}
+
+// etcdctl runs it as people do, on some of the members, all if none are named, and gives what it printed.
+func (s *store) etcdctl(t testing.TB, args []string, members ...*member) string {
+	t.Helper()
+	return run(t, []string{
+		"ETCDCTL_ENDPOINTS=" + strings.Join(s.endpoints(members...), ","),
+		"ETCDCTL_CACERT=" + s.caFile, "ETCDCTL_CERT=" + s.certFile, "ETCDCTL_KEY=" + s.keyFile,
+	}, "etcdctl", args...)
+}
+
+// save takes a snapshot, from one of the members whichever, and gives its file.
+func (s *store) save(t testing.TB) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "snapshot.db")
+	s.etcdctl(t, []string{"snapshot", "save", file}, s.members[0])
+	return file
+}
+
+// bump are the flags without which a restored store must not be used.
+var bump = []string{"--bump-revision=1000000000", "--mark-compacted"}
+
+// restore stops all members, gives each the snapshot, and starts them. What they held before stays beside it.
+func (s *store) restore(t testing.TB, snapshot string, flags ...string) {
+	t.Helper()
+	for _, m := range s.members {
+		check(t, m.Stop())
+	}
+	s.token += "-restored"
+	for _, m := range s.members {
+		check(t, os.Rename(m.dataDir, m.dataDir+"-before-"+s.token))
+		run(t, nil, "etcdutl", append([]string{
+			"snapshot", "restore", snapshot, "--data-dir=" + m.dataDir,
+			"--name=" + m.name, "--initial-cluster=" + s.initialCluster(), "--initial-cluster-token=" + s.token, "--initial-advertise-peer-urls=" + m.peer,
+		}, flags...)...)
+	}
+	var starts errgroup.Group
+	for _, m := range s.members {
+		starts.Go(func() error { return m.Restart(t.Context()) })
+	}
+	check(t, starts.Wait())
+}
+
+func run(t testing.TB, environment []string, name string, args ...string) string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), tool(t, name), args...)
+	command.Env = append(os.Environ(), environment...)
+	out, err := command.CombinedOutput()
+	if err != nil {
+		t.Fatal(fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out))
+	}
+	return string(out)
+}
