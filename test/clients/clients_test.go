@@ -46,6 +46,8 @@ func TestStandalone(t *testing.T) { suite(t, env.Standalone(t)) }
 
 func TestAggregated(t *testing.T) { suite(t, env.Aggregated(t)) }
 
+func TestAtServer(t *testing.T) { suite(t, env.Aggregated(t).AtServer()) }
+
 func suite(t *testing.T, e *env.Env) {
 	t.Run("TypedCalls", func(t *testing.T) { testTypedCalls(t, e) })
 	t.Run("Apply", func(t *testing.T) { testApply(t, e) })

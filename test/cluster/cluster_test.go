@@ -52,8 +52,8 @@ const (
 	apiService = "v1alpha1.batch.leat.dev"
 	// person has the cluster's own role admin in the namespaces of the tests, and nothing else.
 	person = "leat-e2e-alice"
-	// patience is for what takes seconds on a quiet machine.
-	patience = 3 * time.Minute
+	// patience is for what takes seconds on a quiet machine, and much longer on one that does all else, too.
+	patience = 10 * time.Minute
 )
 
 // installation is what the tests know of the cluster.

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package conformance holds every kind and subresource that is served to one set of rules, in both environments. What is to be
+// Package conformance holds every kind and subresource that is served to one set of rules: standalone, through the aggregator, and past it. What is to be
 // known of a kind is an entry in the table in kinds_test.go; a rule is a function over entries.
 package conformance
 
@@ -30,6 +30,8 @@ import (
 func TestStandalone(t *testing.T) { suite(t, env.Standalone(t)) }
 
 func TestAggregated(t *testing.T) { suite(t, env.Aggregated(t)) }
+
+func TestAtServer(t *testing.T) { suite(t, env.Aggregated(t).AtServer()) }
 
 // rule is what holds for kinds. Its name and a kind's make the name of a namespace, so it is short.
 type rule struct {

@@ -47,6 +47,8 @@ func TestStandalone(t *testing.T) { suite(t, env.Standalone(t)) }
 
 func TestAggregated(t *testing.T) { suite(t, env.Aggregated(t)) }
 
+func TestAtServer(t *testing.T) { suite(t, env.Aggregated(t).AtServer()) }
+
 func suite(t *testing.T, e *env.Env) {
 	for _, area := range []struct {
 		name string
