@@ -74,7 +74,7 @@ func (r *scaleREST[T, L]) Update(ctx context.Context, name string, info rest.Upd
 		}
 		return updateValidation(ctx, newScale, oldScale)
 	}
-	obj, _, err := r.store.Update(ctx, name, &scaledObject[T, L]{r, name, info}, createValidation, validate, false, options)
+	obj, _, err := updateSeen(ctx, r.store, name, &scaledObject[T, L]{r, name, info}, createValidation, validate, false, options)
 	if err != nil {
 		return nil, false, err
 	}

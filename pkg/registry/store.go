@@ -78,6 +78,7 @@ func (r Resource[T, L]) NewStores(scheme *runtime.Scheme, rules any, getter gene
 	if err := store.CompleteWithOptions(options); err != nil {
 		return nil, err
 	}
+	store.Storage.Storage = seenStorage{store.Storage.Storage}
 
 	stores := &Stores{Store: store, description: r.Describe(), shortNames: r.ShortNames, categories: r.Categories}
 	if r.Status != nil {
@@ -157,6 +158,12 @@ func (r *mainREST) ShortNames() []string { return r.shortNames }
 // Categories implements rest.CategoriesProvider.
 func (r *mainREST) Categories() []string { return r.categories }
 
+// Update implements rest.Updater.
+func (r *mainREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
+	updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	return updateSeen(ctx, r.Store, name, info, createValidation, updateValidation, forceAllowCreate, options)
+}
+
 // Delete implements rest.GracefulDeleter.
 func (r *mainREST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	return r.Store.Delete(withRequestedGracePeriod(ctx, options), name, validate, options)
@@ -208,7 +215,7 @@ func (r *statusREST) Get(ctx context.Context, name string, options *metav1.GetOp
 // Update implements rest.Updater. It never creates.
 func (r *statusREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
 	updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
-	return r.store.Update(ctx, name, info, createValidation, updateValidation, false, options)
+	return updateSeen(ctx, r.store, name, info, createValidation, updateValidation, false, options)
 }
 
 // GetResetFields implements rest.ResetFieldsStrategy.

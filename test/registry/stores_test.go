@@ -235,6 +235,12 @@ type metav1Object interface {
 
 func (k kind) open(t *testing.T, etcd *host.Etcd, flag string) *genericregistry.Store {
 	t.Helper()
+	return k.openAll(t, etcd, flag).Store
+}
+
+// openAll gives all storages of the kind.
+func (k kind) openAll(t *testing.T, etcd *host.Etcd, flag string) *registry.Stores {
+	t.Helper()
 	config := newStorageConfig(t, etcd, apiserver.Scheme, flag)
 	stores, err := registrybatch.NewStores(apiserver.Scheme, watchingFromNow{config.RESTOptionsGetter})
 	if err != nil {
@@ -245,11 +251,12 @@ func (k kind) open(t *testing.T, etcd *host.Etcd, flag string) *genericregistry.
 			kind.store(stores).Store.Destroy()
 		}
 	})
-	store := k.store(stores).Store
+	own := k.store(stores)
+	store := own.Store
 	if err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
 		return store.ReadinessCheck() == nil, nil
 	}); err != nil {
 		t.Fatalf("the watch cache does not get ready: %v", store.ReadinessCheck())
 	}
-	return store
+	return own
 }
