@@ -130,7 +130,7 @@ func TestEventIsMatchedOnlyForTheWatcherThatAskedForIt(t *testing.T) {
 func worker(i int) string { return fmt.Sprintf("worker-%d", i) }
 
 // bindTo stores a task that is bound already, so that the event has no past to be matched as well.
-func bindTo(ctx context.Context, t *testing.T, store *genericregistry.Store, name, worker string) {
+func bindTo(ctx context.Context, t testing.TB, store *genericregistry.Store, name, worker string) {
 	t.Helper()
 	key, err := store.KeyFunc(ctx, name)
 	if err != nil {
@@ -157,7 +157,7 @@ func (s countingSelector) Matches(of fields.Fields) bool {
 }
 
 // newTaskStore opens the store of tasks as the server does, with its watch cache, below a prefix of its own.
-func newTaskStore(t *testing.T, etcd *host.Etcd, prefix string) *genericregistry.Store {
+func newTaskStore(t testing.TB, etcd *host.Etcd, prefix string) *genericregistry.Store {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	install.Install(scheme)

@@ -37,6 +37,7 @@ import (
 
 	"github.com/leat-dev/leat/test/env"
 	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/measure"
 )
 
 const (
@@ -81,14 +82,14 @@ type hostMeter struct {
 }
 
 // startHostMeter puts a relay between the aggregator and leat-apiserver.
-func startHostMeter(s *stage, e *env.Env) *hostMeter {
+func startHostMeter(s *measure.Stage, e *env.Env) *hostMeter {
 	admin, err := clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig)
-	s.check(err)
+	s.Check(err)
 	admin.QPS = -1
 	maps := kubernetes.NewForConfigOrDie(admin).CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	client, err := e.Host.Etcd.Client()
-	s.check(err)
-	s.Cleanup(func() { s.check(client.Close()) })
+	s.Check(err)
+	s.Cleanup(func() { s.Check(client.Close()) })
 	m := &hostMeter{
 		etcd: client, endpoint: e.Host.Etcd.Endpoint,
 		processes: []*process{
@@ -102,15 +103,15 @@ func startHostMeter(s *stage, e *env.Env) *hostMeter {
 	}
 	server := e.Direct(s, "nobody")
 	port, err := host.FreePort()
-	s.check(err)
+	s.Check(err)
 	listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
-	s.check(err)
-	s.Cleanup(func() { s.check(listener.Close()) })
+	s.Check(err)
+	s.Cleanup(func() { s.Check(listener.Close()) })
 	go m.relay(listener, server.Host)
-	s.check(e.Host.RegisterLeat(s.ctx, port, server.CAData))
+	s.Check(e.Host.RegisterLeat(s.Context(), port, server.CAData))
 	// Connections that are open go past the relay.
-	s.check(e.Host.APIServer.Restart(s.ctx))
-	s.check(e.Host.ControllerManager.Restart(s.ctx))
+	s.Check(e.Host.APIServer.Restart(s.Context()))
+	s.Check(e.Host.ControllerManager.Restart(s.Context()))
 	for _, p := range m.processes {
 		switch p.Name {
 		case "kube-apiserver":
@@ -119,12 +120,14 @@ func startHostMeter(s *stage, e *env.Env) *hostMeter {
 			p.pid = e.Host.ControllerManager.PID()
 		}
 	}
-	s.check(e.Host.RegisterLeat(s.ctx, port, server.CAData))
+	s.Check(e.Host.RegisterLeat(s.Context(), port, server.CAData))
 	return m
 }
 
 // direct is a person who goes past the aggregator, so that only the host's own controllers cross it.
-func direct(s *stage, e *env.Env) *rest.Config { return protobuf(e.Direct(s, "alice", "leat:admins")) }
+func direct(s *measure.Stage, e *env.Env) *rest.Config {
+	return measure.Protobuf(e.Direct(s, "alice", "leat:admins"))
+}
 
 func (m *hostMeter) relay(listener net.Listener, url string) {
 	for {
@@ -168,7 +171,7 @@ func (m *hostMeter) begin(ctx context.Context) error {
 	m.revision, m.begun, m.cpu = status.Header.Revision, time.Now(), map[string]time.Duration{}
 	m.from, m.to = m.fromServer.Load(), m.toServer.Load()
 	for _, p := range m.processes {
-		if m.cpu[p.Name], err = cpuOf(p.pid); err != nil {
+		if m.cpu[p.Name], err = measure.CPU(p.pid); err != nil {
 			return err
 		}
 	}
@@ -214,12 +217,12 @@ func (m *hostMeter) end(ctx context.Context) (*hostResult, error) {
 		FromServerKiB: float64(m.fromServer.Load()-m.from) / 1024, ToServerKiB: float64(m.toServer.Load()-m.to) / 1024,
 	}
 	for _, p := range m.processes {
-		cpu, err := cpuOf(p.pid)
+		cpu, err := measure.CPU(p.pid)
 		if err != nil {
 			return nil, err
 		}
 		r.CPUMilliseconds[p.Name] = float64((cpu - m.cpu[p.Name]).Milliseconds())
-		if r.RSSMiB[p.Name], err = memoryOf(p.pid, "VmRSS"); err != nil {
+		if r.RSSMiB[p.Name], err = measure.Memory(p.pid, "VmRSS"); err != nil {
 			return nil, err
 		}
 	}

@@ -32,10 +32,10 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/measure"
 )
 
 type options struct {
@@ -104,14 +104,14 @@ func (o *options) run(ctx context.Context) (err error) {
 	}
 	// What makes servers check themselves keeps every object for ever.
 	host.Oracles = nil
-	s := &stage{ctx: ctx, dir: o.dir}
+	s := measure.NewStage(ctx, "load", o.dir)
 	var r *result
 	func() {
-		defer s.end()
+		defer s.End()
 		r = o.play(s)
 	}()
-	if s.err != nil {
-		return s.err
+	if err := s.Err(); err != nil {
+		return err
 	}
 	r.print(os.Stdout)
 	if o.host {
@@ -125,70 +125,4 @@ func (o *options) run(ctx context.Context) (err error) {
 		return err
 	}
 	return os.WriteFile(o.json, append(data, '\n'), 0o644)
-}
-
-// stage is a test without a testing.T: it starts the environments of tests.
-type stage struct {
-	testing.TB // nil: what is not below is not called
-	ctx        context.Context
-	dir        string
-	cleanups   []func()
-	err        error
-}
-
-// failure is what Fatal panics with and end recovers from.
-type failure struct{}
-
-func (s *stage) Helper()                  {}
-func (s *stage) Name() string             { return "load" }
-func (s *stage) Context() context.Context { return s.ctx }
-func (s *stage) ArtifactDir() string      { return s.dir }
-func (s *stage) Cleanup(f func())         { s.cleanups = append(s.cleanups, f) }
-func (s *stage) Error(args ...any)        { s.err = errors.Join(s.err, errors.New(fmt.Sprint(args...))) }
-
-func (s *stage) Errorf(format string, args ...any) {
-	s.err = errors.Join(s.err, fmt.Errorf(format, args...))
-}
-
-func (s *stage) TempDir() string {
-	dir, err := os.MkdirTemp(s.dir, "tmp-")
-	if err != nil {
-		s.Fatal(err)
-	}
-	return dir
-}
-
-func (s *stage) Fatal(args ...any) {
-	s.Error(args...)
-	panic(failure{})
-}
-
-func (s *stage) Fatalf(format string, args ...any) {
-	s.Errorf(format, args...)
-	panic(failure{})
-}
-
-// end recovers from a failure and undoes what was done, last things first.
-func (s *stage) end() {
-	if r := recover(); r != nil && r != (failure{}) {
-		panic(r)
-	}
-	for len(s.cleanups) > 0 {
-		last := s.cleanups[len(s.cleanups)-1]
-		s.cleanups = s.cleanups[:len(s.cleanups)-1]
-		func() {
-			defer func() {
-				if r := recover(); r != nil && r != (failure{}) {
-					panic(r)
-				}
-			}()
-			last()
-		}()
-	}
-}
-
-func (s *stage) check(err error) {
-	if err != nil {
-		s.Fatal(err)
-	}
 }

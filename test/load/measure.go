@@ -17,17 +17,14 @@ limitations under the License.
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -39,6 +36,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/measure"
 )
 
 // process is what one process needs.
@@ -154,7 +152,7 @@ func (m *meter) sample(ctx context.Context, at time.Duration, completed int) (sa
 	s := sample{Seconds: at.Seconds(), Completed: completed, RSSMiB: map[string]float64{}}
 	for _, p := range m.processes {
 		var err error
-		if s.RSSMiB[p.Name], err = memoryOf(p.pid, "VmRSS"); err != nil {
+		if s.RSSMiB[p.Name], err = measure.Memory(p.pid, "VmRSS"); err != nil {
 			return s, err
 		}
 	}
@@ -174,12 +172,12 @@ func (m *meter) end(ctx context.Context, r *result, tasks float64) error {
 	}
 	r.EtcdWritesPerTask = float64(status.Header.Revision-m.revision) / tasks
 	for _, p := range m.processes {
-		cpu, err := cpuOf(p.pid)
+		cpu, err := measure.CPU(p.pid)
 		if err != nil {
 			return err
 		}
 		p.CPUMillisecondsTask = float64((cpu - p.before).Milliseconds()) / tasks
-		if p.PeakRSSMiB, err = memoryOf(p.pid, "VmHWM"); err != nil {
+		if p.PeakRSSMiB, err = measure.Memory(p.pid, "VmHWM"); err != nil {
 			return err
 		}
 	}
@@ -187,131 +185,18 @@ func (m *meter) end(ctx context.Context, r *result, tasks float64) error {
 	return nil
 }
 
-// clockTick is the unit of times in /proc: the kernel shows them in hundredths of a second, whatever it counts in.
-const clockTick = 10 * time.Millisecond
-
-// cpuOf gives the processor time that a process has used.
-func cpuOf(pid int) (time.Duration, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	// The name, in parentheses, may hold anything; user and system time are the 12th and 13th field after it.
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	var ticks int64
-	for _, field := range fields[11:13] {
-		n, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * clockTick, nil
-}
-
-// memoryOf gives a line of the status of a process, in MiB.
-func memoryOf(pid int, line string) (float64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for text := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(text, line+":"); ok {
-			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-			return kib / 1024, err
-		}
-	}
-	return 0, fmt.Errorf("/proc/%d/status has no %s", pid, line)
-}
-
-// scrape is a page of metrics: values by names with labels, as they are printed.
-type scrape map[string]float64
-
-func scrapeMetrics(ctx context.Context, client *http.Client, url string) (scrape, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s", url, response.Status)
-	}
-	values := scrape{}
-	lines := bufio.NewScanner(response.Body)
-	for lines.Scan() {
-		name, value, ok := cutLast(lines.Text(), " ")
-		if !ok || strings.HasPrefix(name, "#") {
-			continue
-		}
-		if values[name], err = strconv.ParseFloat(value, 64); err != nil {
-			return nil, fmt.Errorf("%s: %q: %w", url, lines.Text(), err)
-		}
-	}
-	return values, lines.Err()
-}
-
-func cutLast(s, separator string) (before, after string, ok bool) {
-	i := strings.LastIndex(s, separator)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(separator):], true
-}
-
-// label gives the value of a label of a name as it is printed.
-func label(name, label string) string {
-	_, rest, ok := strings.Cut(name, label+`="`)
-	if !ok {
-		return ""
-	}
-	value, _, _ := strings.Cut(rest, `"`)
-	return value
-}
-
-// quantile estimates one from a histogram without labels, as Prometheus does.
-func (s scrape) quantile(name string, q float64) float64 {
-	type bucket struct{ bound, count float64 }
-	var buckets []bucket
-	for key, count := range s {
-		if !strings.HasPrefix(key, name+"_bucket{") {
-			continue
-		}
-		bound, err := strconv.ParseFloat(label(key, "le"), 64)
-		if err != nil {
-			bound = math.Inf(1)
-		}
-		buckets = append(buckets, bucket{bound, count})
-	}
-	slices.SortFunc(buckets, func(a, b bucket) int { return cmp.Compare(a.bound, b.bound) })
-	var below bucket
-	for _, b := range buckets {
-		if want := q * buckets[len(buckets)-1].count; b.count >= want && b.count > below.count {
-			if math.IsInf(b.bound, 1) {
-				return below.bound
-			}
-			return below.bound + (b.bound-below.bound)*(want-below.count)/(b.count-below.count)
-		}
-		below = b
-	}
-	return 0
-}
-
 // requests gives what the server has served between two scrapes, for each task.
-func requests(before, after scrape, tasks float64) []request {
+func requests(before, after measure.Metrics, tasks float64) []request {
 	sums := map[string]float64{}
 	for key, value := range after {
-		if !strings.HasPrefix(key, "apiserver_request_total{") || label(key, "group") != "batch.leat.dev" {
+		if !strings.HasPrefix(key, "apiserver_request_total{") || measure.Label(key, "group") != "batch.leat.dev" {
 			continue
 		}
-		name := label(key, "verb") + " " + label(key, "resource")
-		if sub := label(key, "subresource"); sub != "" {
+		name := measure.Label(key, "verb") + " " + measure.Label(key, "resource")
+		if sub := measure.Label(key, "subresource"); sub != "" {
 			name += "/" + sub
 		}
-		sums[name+" "+label(key, "code")] += value - before[key]
+		sums[name+" "+measure.Label(key, "code")] += value - before[key]
 	}
 	var all []request
 	for name, n := range sums {
@@ -329,24 +214,24 @@ type observer struct {
 	url    string
 }
 
-func (o *options) observer(s *stage, e *env.Env) *observer {
+func (o *options) observer(s *measure.Stage, e *env.Env) *observer {
 	admin, err := clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig)
-	s.check(err)
+	s.Check(err)
 	rbac := kubernetes.NewForConfigOrDie(admin).RbacV1()
-	_, err = rbac.ClusterRoles().Create(s.ctx, &rbacv1.ClusterRole{
+	_, err = rbac.ClusterRoles().Create(s.Context(), &rbacv1.ClusterRole{
 		ObjectMeta: metav1.ObjectMeta{Name: "observer"},
 		Rules:      []rbacv1.PolicyRule{{NonResourceURLs: []string{"/metrics", "/debug/pprof/*"}, Verbs: []string{"get"}}},
 	}, metav1.CreateOptions{})
-	s.check(err)
-	_, err = rbac.ClusterRoleBindings().Create(s.ctx, &rbacv1.ClusterRoleBinding{
+	s.Check(err)
+	_, err = rbac.ClusterRoleBindings().Create(s.Context(), &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "observer"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "observer"},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "observer"}},
 	}, metav1.CreateOptions{})
-	s.check(err)
+	s.Check(err)
 	config := e.Direct(s, "observer")
 	client, err := rest.HTTPClientFor(config)
-	s.check(err)
+	s.Check(err)
 	return &observer{client: client, url: config.Host}
 }
 

@@ -35,6 +35,7 @@ import (
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/env"
 	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/measure"
 )
 
 const (
@@ -45,15 +46,15 @@ const (
 )
 
 // play starts everything, runs the set and measures.
-func (o *options) play(s *stage) *result {
+func (o *options) play(s *measure.Stage) *result {
 	e := env.Aggregated(s, "--etcd-compaction-interval="+o.compactionInterval.String())
 	var atHost *hostMeter
-	people := protobuf(e.Admin(s))
+	people := measure.Protobuf(e.Admin(s))
 	if o.host {
 		atHost, people = startHostMeter(s, e), direct(s, e)
 	}
 	port, err := host.FreePort()
-	s.check(err)
+	s.Check(err)
 	address := "127.0.0.1:" + strconv.Itoa(port)
 	manager := e.StartManager(s, "one", "--metrics-bind-address="+address)
 	namespace := e.Namespace(s)
@@ -72,15 +73,15 @@ func (o *options) play(s *stage) *result {
 	api := env.Client(s, people).BatchV1alpha1()
 	var idle *hostResult
 	if atHost != nil {
-		idle, err = atHost.idle(s.ctx)
-		s.check(err)
-		s.check(atHost.begin(s.ctx))
+		idle, err = atHost.idle(s.Context())
+		s.Check(err)
+		s.Check(atHost.begin(s.Context()))
 	}
-	s.check(m.begin(s.ctx))
+	s.Check(m.begin(s.Context()))
 	observer := o.observer(s, e)
-	server := func() scrape {
-		samples, err := scrapeMetrics(s.ctx, observer.client, observer.url+"/metrics")
-		s.check(err)
+	server := func() measure.Metrics {
+		samples, err := measure.ReadMetrics(s.Context(), observer.client, observer.url+"/metrics")
+		s.Check(err)
 		return samples
 	}
 	before := server()
@@ -89,9 +90,9 @@ func (o *options) play(s *stage) *result {
 	set.Spec.Completions, set.Spec.Parallelism = new(int32(o.completions)), new(int32(o.parallelism))
 	set.Spec.CompletionMode = new(batch.IndexedCompletion)
 	set.Spec.Template.Spec.Command = []string{"true"}
-	_, err = api.TaskSets(namespace).Create(s.ctx, set, metav1.CreateOptions{})
-	s.check(err)
-	probing, stopProbing := context.WithCancel(s.ctx)
+	_, err = api.TaskSets(namespace).Create(s.Context(), set, metav1.CreateOptions{})
+	s.Check(err)
+	probing, stopProbing := context.WithCancel(s.Context())
 	var probe sync.WaitGroup
 	probe.Go(func() { tasks.send(probing, api.Tasks(namespace), failures.add) })
 	defer probe.Wait()
@@ -115,45 +116,45 @@ func (o *options) play(s *stage) *result {
 	probe.Wait()
 	if atHost != nil {
 		r.HostBefore = idle
-		r.HostDuring, err = atHost.end(s.ctx)
-		s.check(err)
+		r.HostDuring, err = atHost.end(s.Context())
+		s.Check(err)
 	}
 
-	manage, err := scrapeMetrics(s.ctx, http.DefaultClient, "http://"+address+"/metrics")
-	s.check(err)
-	s.check(m.end(s.ctx, r, float64(o.completions+len(tasks.took))))
+	manage, err := measure.ReadMetrics(s.Context(), http.DefaultClient, "http://"+address+"/metrics")
+	s.Check(err)
+	s.Check(m.end(s.Context(), r, float64(o.completions+len(tasks.took))))
 	r.TasksPerSecond = float64(o.completions) / r.Seconds
 	r.Requests = requests(before, server(), float64(o.completions))
-	r.StartP50Milliseconds = 1000 * manage.quantile("leat_taskset_task_start_duration_seconds", 0.5)
-	r.StartP99Milliseconds = 1000 * manage.quantile("leat_taskset_task_start_duration_seconds", 0.99)
+	r.StartP50Milliseconds = 1000 * manage.Quantile("leat_taskset_task_start_duration_seconds", 0.5)
+	r.StartP99Milliseconds = 1000 * manage.Quantile("leat_taskset_task_start_duration_seconds", 0.99)
 	r.ProbeP50Milliseconds, r.ProbeP99Milliseconds, r.Probes = tasks.quantile(0.5), tasks.quantile(0.99), len(tasks.took)
 	r.Failures = int(failures.n.Load())
 	return r
 }
 
 // startWorkers starts workers which together have room for the parallelism and for probes.
-func (o *options) startWorkers(s *stage, e *env.Env, namespace string, seen func(string), failed func(error)) {
-	ctx, cancel := context.WithCancel(s.ctx)
+func (o *options) startWorkers(s *measure.Stage, e *env.Env, namespace string, seen func(string), failed func(error)) {
+	ctx, cancel := context.WithCancel(s.Context())
 	ended := make(chan error, o.workers)
 	for i := range o.workers {
 		name := fmt.Sprintf("fake-%d-%05d", i, i)
-		w := &fakeWorker{
-			client: env.Client(s, protobuf(e.Worker(s, namespace, name))), namespace: namespace, name: name,
-			duration: o.taskDuration, seen: seen, failed: failed,
+		w := &measure.FakeWorker{
+			Client: env.Client(s, measure.Protobuf(e.Worker(s, namespace, name))), Namespace: namespace, Name: name,
+			Duration: o.taskDuration, Seen: seen, Failed: failed,
 		}
-		s.check(w.register(ctx, (o.parallelism+o.workers-1)/o.workers+1))
-		go func() { ended <- w.run(ctx) }()
+		s.Check(w.Register(ctx, (o.parallelism+o.workers-1)/o.workers+1))
+		go func() { ended <- w.Run(ctx) }()
 	}
 	s.Cleanup(func() {
 		cancel()
 		for range o.workers {
-			s.check(<-ended)
+			s.Check(<-ended)
 		}
 	})
 }
 
 // follow prints how the set gets on until it has ended.
-func (o *options) follow(s *stage, sets typed.TaskSetInterface, m *meter, r *result, failures *failures, begun time.Time) {
+func (o *options) follow(s *measure.Stage, sets typed.TaskSetInterface, m *meter, r *result, failures *failures, begun time.Time) {
 	fmt.Println(header)
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
@@ -161,11 +162,11 @@ func (o *options) follow(s *stage, sets typed.TaskSetInterface, m *meter, r *res
 	for {
 		select {
 		case <-ticker.C:
-		case <-s.ctx.Done():
-			s.Fatal(s.ctx.Err())
+		case <-s.Context().Done():
+			s.Fatal(s.Context().Err())
 		}
-		set, err := sets.Get(s.ctx, setName, metav1.GetOptions{})
-		s.check(err)
+		set, err := sets.Get(s.Context(), setName, metav1.GetOptions{})
+		s.Check(err)
 		if meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetFailed) {
 			s.Fatalf("the task set has failed: %+v", set.Status)
 		}
@@ -174,8 +175,8 @@ func (o *options) follow(s *stage, sets typed.TaskSetInterface, m *meter, r *res
 			continue
 		}
 		due = due.Add(o.interval)
-		now, err := m.sample(s.ctx, time.Since(begun), int(set.Status.Succeeded))
-		s.check(err)
+		now, err := m.sample(s.Context(), time.Since(begun), int(set.Status.Succeeded))
+		s.Check(err)
 		now.print(last, failures)
 		last = now
 		r.Samples = append(r.Samples, now)
@@ -259,7 +260,7 @@ func (m *meter) begin(ctx context.Context) error {
 	}
 	m.revision = status.Header.Revision
 	for _, p := range m.processes {
-		if p.before, err = cpuOf(p.pid); err != nil {
+		if p.before, err = measure.CPU(p.pid); err != nil {
 			return err
 		}
 	}

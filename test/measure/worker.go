@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package main
+package measure
 
 import (
 	"context"
@@ -33,55 +33,57 @@ import (
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
 )
 
-// fakeWorker is a worker that runs nothing: as leat-worker does it watches its tasks, and writes the status of each once.
-type fakeWorker struct {
-	client          versioned.Interface
-	namespace, name string
-	incarnation     string
-	duration        time.Duration
-	// seen is told of each task that is answered.
-	seen func(name string)
-	// failed is told why a task could not be answered.
-	failed func(error)
+// FakeWorker is a worker that runs nothing: as leat-worker does it watches its tasks, and writes the status of each once.
+type FakeWorker struct {
+	// Client has the identity of that worker.
+	Client          versioned.Interface
+	Namespace, Name string
+	// Duration is how long a task is said to run.
+	Duration time.Duration
+	// Seen is told of each task that is answered, by many goroutines.
+	Seen func(name string)
+	// Failed is told why a task could not be answered, by many goroutines.
+	Failed func(error)
 
-	wg sync.WaitGroup
+	incarnation string
+	wg          sync.WaitGroup
 }
 
-// protobuf is what leat-worker speaks.
-func protobuf(config *rest.Config) *rest.Config {
+// Protobuf gives the config as leat-worker has it.
+func Protobuf(config *rest.Config) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	return config
 }
 
-// register makes the Worker and its lease.
-func (w *fakeWorker) register(ctx context.Context, tasks int) error {
-	api := w.client.BatchV1alpha1()
-	worker, err := api.Workers(w.namespace).Create(ctx, &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: w.name}}, metav1.CreateOptions{})
+// Register makes the Worker, with room for so many tasks, and its lease. It comes before Run.
+func (w *FakeWorker) Register(ctx context.Context, tasks int) error {
+	api := w.Client.BatchV1alpha1()
+	worker, err := api.Workers(w.Namespace).Create(ctx, &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: w.Name}}, metav1.CreateOptions{})
 	if err != nil {
 		return err
 	}
-	w.incarnation = w.name + "-1"
-	if _, err := api.WorkerLeases(w.namespace).Create(ctx, w.renewed(&batch.WorkerLease{ObjectMeta: metav1.ObjectMeta{Name: w.name}}), metav1.CreateOptions{}); err != nil {
+	w.incarnation = w.Name + "-1"
+	if _, err := api.WorkerLeases(w.Namespace).Create(ctx, w.renewed(&batch.WorkerLease{ObjectMeta: metav1.ObjectMeta{Name: w.Name}}), metav1.CreateOptions{}); err != nil {
 		return err
 	}
 	capacity := batch.ResourceList{batch.ResourceTasks: *resource.NewQuantity(int64(tasks), resource.DecimalSI)}
 	worker.Status.Incarnation, worker.Status.Capacity, worker.Status.Allocatable = w.incarnation, capacity, capacity
 	meta.SetStatusCondition(&worker.Status.Conditions, metav1.Condition{Type: batch.WorkerReady, Status: metav1.ConditionTrue, Reason: "WorkerReady"})
-	_, err = api.Workers(w.namespace).UpdateStatus(ctx, worker, metav1.UpdateOptions{})
+	_, err = api.Workers(w.Namespace).UpdateStatus(ctx, worker, metav1.UpdateOptions{})
 	return err
 }
 
-func (w *fakeWorker) renewed(lease *batch.WorkerLease) *batch.WorkerLease {
+func (w *FakeWorker) renewed(lease *batch.WorkerLease) *batch.WorkerLease {
 	lease.Spec = batch.WorkerLeaseSpec{HolderIdentity: w.incarnation, LeaseDurationSeconds: new(int32(40)), RenewTime: new(metav1.NowMicro())}
 	return lease
 }
 
-// run answers tasks until ctx ends.
-func (w *fakeWorker) run(ctx context.Context) error {
-	tasks := informers.NewTypedFilteredTaskInformer(w.client, w.namespace, 0, nil, func(o *metav1.ListOptions) {
-		o.FieldSelector = "spec.workerName=" + w.name + ",status.phase!=Succeeded,status.phase!=Failed"
+// Run answers tasks until ctx ends.
+func (w *FakeWorker) Run(ctx context.Context) error {
+	tasks := informers.NewTypedFilteredTaskInformer(w.Client, w.Namespace, 0, nil, func(o *metav1.ListOptions) {
+		o.FieldSelector = "spec.workerName=" + w.Name + ",status.phase!=Succeeded,status.phase!=Failed"
 	})
 	if _, err := tasks.AddTypedEventHandler(informers.TaskHandlerFuncs{
 		AddFunc: func(task *batch.Task) { w.wg.Go(func() { w.answer(ctx, task) }) },
@@ -95,8 +97,8 @@ func (w *fakeWorker) run(ctx context.Context) error {
 }
 
 // keep renews the lease.
-func (w *fakeWorker) keep(ctx context.Context) {
-	leases := w.client.BatchV1alpha1().WorkerLeases(w.namespace)
+func (w *FakeWorker) keep(ctx context.Context) {
+	leases := w.Client.BatchV1alpha1().WorkerLeases(w.Namespace)
 	ticker := time.NewTicker(10 * time.Second)
 	defer ticker.Stop()
 	for {
@@ -105,7 +107,7 @@ func (w *fakeWorker) keep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		lease, err := leases.Get(ctx, w.name, metav1.GetOptions{})
+		lease, err := leases.Get(ctx, w.Name, metav1.GetOptions{})
 		if err == nil {
 			_, err = leases.Update(ctx, w.renewed(lease), metav1.UpdateOptions{})
 		}
@@ -113,11 +115,11 @@ func (w *fakeWorker) keep(ctx context.Context) {
 	}
 }
 
-func (w *fakeWorker) answer(ctx context.Context, task *batch.Task) {
-	w.seen(task.Name)
+func (w *FakeWorker) answer(ctx context.Context, task *batch.Task) {
+	w.Seen(task.Name)
 	begun := metav1.Now()
-	if w.duration > 0 {
-		timer := time.NewTimer(w.duration)
+	if w.Duration > 0 {
+		timer := time.NewTimer(w.Duration)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
@@ -131,7 +133,7 @@ func (w *fakeWorker) answer(ctx context.Context, task *batch.Task) {
 	s.Phase, s.Attempts, s.StartTime, s.CompletionTime = batch.TaskSucceeded, s.Attempts+1, &begun, &ended
 	s.State = batch.TaskState{Terminated: &batch.TaskStateTerminated{Reason: batch.TaskReasonCompleted, StartedAt: begun, FinishedAt: ended}}
 	for {
-		_, err := w.client.BatchV1alpha1().Tasks(w.namespace).UpdateStatus(ctx, task, metav1.UpdateOptions{})
+		_, err := w.Client.BatchV1alpha1().Tasks(w.Namespace).UpdateStatus(ctx, task, metav1.UpdateOptions{})
 		w.report(ctx, err)
 		if err == nil || ctx.Err() != nil || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 			return
@@ -145,8 +147,8 @@ func (w *fakeWorker) answer(ctx context.Context, task *batch.Task) {
 	}
 }
 
-func (w *fakeWorker) report(ctx context.Context, err error) {
+func (w *FakeWorker) report(ctx context.Context, err error) {
 	if err != nil && ctx.Err() == nil {
-		w.failed(err)
+		w.Failed(err)
 	}
 }

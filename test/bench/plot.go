@@ -1,0 +1,131 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package main
+
+import (
+	"fmt"
+	"image/color"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/plotutil"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+)
+
+// plot writes a plot, as SVG, of each part that was measured: bars for what is compared, with lines from the least to the most of the
+// rounds.
+func (r *result) plot(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, p := range []struct{ file, title, part, value string }{
+		{"cpu-operations.svg", "CPU of the server, ms a request", partOperations, valueCPU},
+		{"rate-operations.svg", "Requests a second", partOperations, valueRate},
+		{"cpu-lists.svg", "CPU of the server, ms an object listed", partLists, valueCPU},
+		{"cpu-watches.svg", "CPU of the server, ms an event", partWatches, valueCPU},
+		{"p99-watches.svg", "Delivery of an event, p99, ms", partWatches, valueP99},
+		{"rate-lifecycle.svg", "Tasks a second, from creation until collected", partLifeCycle, valueRate},
+		{"memory.svg", "RSS, MiB for 100,000 objects", partMemory, valuePer100k},
+		{"restart.svg", "Seconds from kill -9 until ready", partRestart, valueReady},
+	} {
+		if err := r.bars(filepath.Join(dir, p.file), p.title, p.part, p.value); err != nil {
+			return fmt.Errorf("%s: %w", p.file, err)
+		}
+	}
+	return nil
+}
+
+// bars draws one value of a part: a group for each thing that was done, a colour for each subject. It draws nothing if there is none.
+func (r *result) bars(file, title, part, value string) error {
+	var groups, series []string
+	place := func(all *[]string, name string) int {
+		for i, known := range *all {
+			if known == name {
+				return i
+			}
+		}
+		*all = append(*all, name)
+		return len(*all) - 1
+	}
+	bySeries := map[int]map[int]*spread{}
+	for _, f := range r.Figures {
+		// More than these cannot be told apart; tables have the others.
+		if f.Part != part || f.Values[value] == nil || f.Encoding == gzipList.name || f.Encoding == tableList.name {
+			continue
+		}
+		group, at := place(&groups, f.What), place(&series, strings.TrimSpace(f.Subject+" "+f.Encoding))
+		if bySeries[at] == nil {
+			bySeries[at] = map[int]*spread{}
+		}
+		bySeries[at][group] = f.Values[value]
+	}
+	if len(groups) == 0 {
+		return nil
+	}
+	p := plot.New()
+	p.Title.Text, p.Legend.Top = title, true
+	for i, name := range series {
+		colors := slices.Concat(plotutil.SoftColors, plotutil.DarkColors)
+		b := &barSeries{color: colors[i%len(colors)], at: float64(i), of: float64(len(series)), values: bySeries[i]}
+		p.Add(b)
+		p.Legend.Add(name, b)
+	}
+	p.NominalX(groups...)
+	p.X.Min, p.X.Max, p.Y.Min = -0.5, float64(len(groups))-0.5, 0
+	// Room for the legend.
+	p.Y.Max *= 1.1 + 0.08*float64(len(series))
+	return p.Save(vg.Length(max(6, 1.5*float64(len(groups))))*vg.Inch, 4*vg.Inch, file)
+}
+
+// barSeries draws the bars of one subject, each beside those of the others, with a line from the least to the most.
+type barSeries struct {
+	color  color.Color
+	at, of float64
+	values map[int]*spread
+}
+
+// Plot implements plot.Plotter.
+func (b *barSeries) Plot(c draw.Canvas, p *plot.Plot) {
+	x, y := p.Transforms(&c)
+	width := 0.8 / b.of
+	for group, s := range b.values {
+		left := float64(group) - 0.4 + b.at*width
+		c.FillPolygon(b.color, []vg.Point{
+			{X: x(left), Y: y(0)}, {X: x(left), Y: y(s.Median)}, {X: x(left + 0.9*width), Y: y(s.Median)}, {X: x(left + 0.9*width), Y: y(0)},
+		})
+		middle := x(left + 0.45*width)
+		c.StrokeLine2(plotter.DefaultLineStyle, middle, y(s.Min), middle, y(s.Max))
+	}
+}
+
+// DataRange implements plot.DataRanger.
+func (b *barSeries) DataRange() (xMin, xMax, yMin, yMax float64) {
+	for group, s := range b.values {
+		xMax, yMax = max(xMax, float64(group)), max(yMax, s.Max)
+	}
+	return 0, xMax, 0, yMax
+}
+
+// Thumbnail implements plot.Thumbnailer.
+func (b *barSeries) Thumbnail(c *draw.Canvas) {
+	c.FillPolygon(b.color, []vg.Point{{X: c.Min.X, Y: c.Min.Y}, {X: c.Min.X, Y: c.Max.Y}, {X: c.Max.X, Y: c.Max.Y}, {X: c.Max.X, Y: c.Min.Y}})
+}

@@ -1,0 +1,106 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package measure
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Metrics is a page of metrics: values by names with labels, as they are printed.
+type Metrics map[string]float64
+
+// ReadMetrics reads such a page.
+func ReadMetrics(ctx context.Context, client *http.Client, url string) (Metrics, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s", url, response.Status)
+	}
+	values := Metrics{}
+	lines := bufio.NewScanner(response.Body)
+	for lines.Scan() {
+		name, value, ok := cutLast(lines.Text(), " ")
+		if !ok || strings.HasPrefix(name, "#") {
+			continue
+		}
+		if values[name], err = strconv.ParseFloat(value, 64); err != nil {
+			return nil, fmt.Errorf("%s: %q: %w", url, lines.Text(), err)
+		}
+	}
+	return values, lines.Err()
+}
+
+func cutLast(s, separator string) (before, after string, ok bool) {
+	i := strings.LastIndex(s, separator)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(separator):], true
+}
+
+// Label gives the value of a label of a name as it is printed.
+func Label(name, label string) string {
+	_, rest, ok := strings.Cut(name, label+`="`)
+	if !ok {
+		return ""
+	}
+	value, _, _ := strings.Cut(rest, `"`)
+	return value
+}
+
+// Quantile estimates one from a histogram without labels, as Prometheus does; 0 if it is empty.
+func (m Metrics) Quantile(name string, q float64) float64 {
+	type bucket struct{ bound, count float64 }
+	var buckets []bucket
+	for key, count := range m {
+		if !strings.HasPrefix(key, name+"_bucket{") {
+			continue
+		}
+		bound, err := strconv.ParseFloat(Label(key, "le"), 64)
+		if err != nil {
+			bound = math.Inf(1)
+		}
+		buckets = append(buckets, bucket{bound, count})
+	}
+	slices.SortFunc(buckets, func(a, b bucket) int { return cmp.Compare(a.bound, b.bound) })
+	var below bucket
+	for _, b := range buckets {
+		if want := q * buckets[len(buckets)-1].count; b.count >= want && b.count > below.count {
+			if math.IsInf(b.bound, 1) {
+				return below.bound
+			}
+			return below.bound + (b.bound-below.bound)*(want-below.count)/(b.count-below.count)
+		}
+		below = b
+	}
+	return 0
+}
