@@ -43,6 +43,16 @@ test: host test-programs ## Run all tests, with the race detector
 	# One package at a time: each starts control planes of its own.
 	$(GO) test -race -p 1 -timeout 30m ./test/...
 
+# How long things go wrong in each run of "make chaos"; the seed of the first run, 0 for any; and how many runs there are, of one seed
+# after the other.
+DURATION ?= 10m
+SEED ?= 0
+SEEDS ?= 1
+
+.PHONY: chaos
+chaos: host test-programs ## Have everything go wrong at random and hold Leat to its promises. DURATION, SEED, SEEDS
+	$(GO) test -v -count=1 -timeout 0 ./test/chaos -args -duration=$(DURATION) -seed=$(SEED) -seeds=$(SEEDS)
+
 .PHONY: e2e
 e2e: host test-programs ## Test Leat on a real control plane, with the arguments, roles and accounts that config/ ships
 	$(GO) test -race -p 1 -timeout 30m ./test/e2e ./test/replicas ./test/contract ./test/install ./test/host ./test/conformance
@@ -54,6 +64,14 @@ e2e-cluster: build ## Install, use and remove Leat on the cluster of KUBECONFIG:
 .PHONY: pgo
 pgo: build host ## Profile leat-apiserver at work: what "make build" optimizes it by
 	$(GO) run ./test/load --completions=15000 --cpu-profile=cmd/leat-apiserver/default.pgo
+
+.PHONY: bench
+bench: build host ## Measure Leat beside a CRD, Pods and etcd itself, an hour at most, on a machine that does nothing else: docs/performance.md
+	$(GO) run ./test/bench --watchers=1,100,1000,10000 --json=bin/bench.json --plots=bin/bench $(BENCH)
+
+.PHONY: bench-quick
+bench-quick: build host ## Measure ratios only, two minutes, beside those of the last "make bench"
+	$(GO) run ./test/bench --quick $(if $(wildcard bin/bench.json),--against=bin/bench.json) $(BENCH)
 
 .PHONY: generate
 generate: ## Generate all that follows from the types in apis/

@@ -1,0 +1,155 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package chaos
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// link is a TCP proxy that can do what networks do: break connections, and lose what is sent in one direction or in both while
+// connections stay as they are. What was sent meanwhile arrives when it heals, late as it is.
+type link struct {
+	address string // 127.0.0.1:<port>
+
+	listener net.Listener
+	wg       sync.WaitGroup
+	next     atomic.Int64
+
+	mu      sync.Mutex
+	targets []string
+	conns   map[net.Conn]struct{}
+	// there and back are closed while bytes go through, to the target and from it.
+	there, back chan struct{}
+}
+
+// newLink starts a proxy to the targets by turns, or to those of them that listen, until the test ends.
+func newLink(t testing.TB, targets ...string) *link {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	l := &link{address: listener.Addr().String(), listener: listener, targets: targets, conns: map[net.Conn]struct{}{}, there: make(chan struct{}), back: make(chan struct{})}
+	close(l.there)
+	close(l.back)
+	l.wg.Go(l.accept)
+	t.Cleanup(func() {
+		check(t, listener.Close())
+		l.cut()
+		l.heal()
+		l.wg.Wait()
+	})
+	return l
+}
+
+// aim sets the targets of one that was started before they were known.
+func (l *link) aim(targets ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.targets = targets
+}
+
+func (l *link) accept() {
+	for {
+		client, err := l.listener.Accept()
+		if err != nil {
+			return // the test is over
+		}
+		l.wg.Go(func() { l.connect(client) })
+	}
+}
+
+func (l *link) connect(client net.Conn) {
+	l.mu.Lock()
+	targets := l.targets
+	l.mu.Unlock()
+	first := int(l.next.Add(1))
+	for i := range targets {
+		server, err := net.DialTimeout("tcp", targets[(first+i)%len(targets)], 2*time.Second)
+		if err != nil {
+			continue
+		}
+		l.mu.Lock()
+		l.conns[client], l.conns[server] = struct{}{}, struct{}{}
+		l.mu.Unlock()
+		l.wg.Go(func() { l.pass(server, client, func() chan struct{} { return l.back }) })
+		l.pass(client, server, func() chan struct{} { return l.there })
+		return
+	}
+	_ = client.Close()
+}
+
+// pass hands on what comes from one side until either ends. How is its clients' business.
+func (l *link) pass(from, to net.Conn, gate func() chan struct{}) {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		l.mu.Lock()
+		open := gate()
+		l.mu.Unlock()
+		<-open
+		if n > 0 {
+			if _, err := to.Write(buffer[:n]); err != nil {
+				break
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	_, _ = from.Close(), to.Close()
+	l.mu.Lock()
+	delete(l.conns, from)
+	delete(l.conns, to)
+	l.mu.Unlock()
+}
+
+// cut breaks all connections with a reset. New ones may be made at once.
+func (l *link) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for conn := range l.conns {
+		_ = conn.(*net.TCPConn).SetLinger(0)
+		_ = conn.Close()
+	}
+}
+
+// lose loses what is sent to the target, what is sent from it, or both, until it is healed.
+func (l *link) lose(there, back bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if there {
+		l.there = make(chan struct{})
+	}
+	if back {
+		l.back = make(chan struct{})
+	}
+}
+
+func (l *link) heal() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, gate := range []chan struct{}{l.there, l.back} {
+		select {
+		case <-gate:
+		default:
+			close(gate)
+		}
+	}
+}

@@ -1,0 +1,153 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
+)
+
+// change is one revision of a task, or of a task set, as etcd itself tells of it. What was not there before, or is not after, is nil.
+type change struct {
+	revision int64
+	// told is when this program heard of it: no earlier than it came to be.
+	told              time.Time
+	before, after     *batch.Task
+	setBefore, setNow *batch.TaskSet
+}
+
+// task is the task that changed, nil if it was a set.
+func (c change) task() *batch.Task {
+	if c.after != nil {
+		return c.after
+	}
+	return c.before
+}
+
+// truth records the history of namespaces past every server, from etcd: what all that servers say is compared with.
+type truth struct {
+	start int64 // the revision before the first change
+
+	mu       sync.Mutex
+	changes  []change
+	position int64 // up to here all is recorded
+	err      error
+}
+
+// record begins to record the tasks and the task sets of those namespaces until ctx is done.
+func record(ctx context.Context, client *clientv3.Client, namespaces ...string) (*truth, error) {
+	now, err := client.Get(ctx, "/leat/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return nil, err
+	}
+	h := &truth{start: now.Header.Revision, position: now.Header.Revision}
+	ours := func(key string) bool {
+		parts := strings.Split(key, "/")
+		return len(parts) == 5 && (parts[2] == "tasks" || parts[2] == "tasksets") && slices.Contains(namespaces, parts[3])
+	}
+	go func() {
+		for ctx.Err() == nil && h.failed() == nil {
+			// A member without a leader ends the watch, so that another one is asked.
+			watch, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+			from := h.reached() + 1
+			for response := range client.Watch(watch, "/leat/task", clientv3.WithPrefix(), clientv3.WithPrevKV(), clientv3.WithRev(from), clientv3.WithProgressNotify()) {
+				h.take(response, ours)
+			}
+			cancel()
+		}
+	}()
+	return h, nil
+}
+
+func (h *truth) take(response clientv3.WatchResponse, ours func(string) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if errors.Is(response.Err(), rpctypes.ErrCompacted) {
+		h.err = errors.New("the ground truth is lost: etcd was compacted past what was recorded of it")
+		return
+	}
+	for _, event := range response.Events {
+		if event.Kv.ModRevision <= h.position || !ours(string(event.Kv.Key)) {
+			continue
+		}
+		c := change{revision: event.Kv.ModRevision, told: time.Now()}
+		put := func(data []byte, revision int64, task **batch.Task, set **batch.TaskSet) {
+			obj, _, err := scheme.Codecs.UniversalDeserializer().Decode(data, nil, nil)
+			if err != nil {
+				h.err = errors.Join(h.err, fmt.Errorf("%s at revision %d: %w", event.Kv.Key, c.revision, err))
+			}
+			switch o := obj.(type) {
+			case *batch.Task:
+				*task, o.ResourceVersion = o, strconv.FormatInt(revision, 10)
+			case *batch.TaskSet:
+				*set, o.ResourceVersion = o, strconv.FormatInt(revision, 10)
+			}
+		}
+		if event.PrevKv != nil {
+			put(event.PrevKv.Value, event.PrevKv.ModRevision, &c.before, &c.setBefore)
+		}
+		if event.Type == clientv3.EventTypePut {
+			put(event.Kv.Value, c.revision, &c.after, &c.setNow)
+		}
+		h.changes = append(h.changes, c)
+	}
+	if n := len(response.Events); n > 0 {
+		h.position = response.Events[n-1].Kv.ModRevision
+	} else if response.Err() == nil {
+		h.position = max(h.position, response.Header.Revision)
+	}
+}
+
+func (h *truth) reached() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.position
+}
+
+func (h *truth) failed() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.err
+}
+
+// of gives the changes in a namespace so far, in their order.
+func (h *truth) of(namespace string) []change {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(h.changes), func(c change) bool {
+		if task := c.task(); task != nil {
+			return task.Namespace != namespace
+		}
+		set := c.setNow
+		if set == nil {
+			set = c.setBefore
+		}
+		return set == nil || set.Namespace != namespace
+	})
+}

@@ -1,0 +1,185 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+)
+
+// watcher watches tasks, and whenever the watch ends it watches again from the last resourceVersion it was told of. Told that this is too
+// old, it begins again with a list.
+type watcher struct {
+	*stage
+	name, namespace string
+	options         metav1.ListOptions
+	selects         selector
+	client          typed.TaskInterface
+	reconnect       func()
+	random          *rand.Rand
+
+	mu      sync.Mutex
+	got     []told
+	watches int
+	expired []expired
+	err     error
+}
+
+func newWatcher(s *stage, name, namespace string, config *rest.Config, options metav1.ListOptions, selects selector, from int64, random *rand.Rand) *watcher {
+	config, reconnect := reconnecting(config)
+	w := &watcher{stage: s, name: name, namespace: namespace, options: options, selects: selects, reconnect: reconnect, random: random}
+	w.client = must(versioned.NewForConfig(config))(s).BatchV1alpha1().Tasks(namespace)
+	w.options.ResourceVersion, w.options.AllowWatchBookmarks = strconv.FormatInt(from, 10), true
+	return w
+}
+
+// run watches until ctx is done.
+func (w *watcher) run(ctx context.Context) {
+	for {
+		w.once(ctx)
+		if !pause(ctx, time.Duration(w.random.IntN(300))*time.Millisecond) {
+			return
+		}
+	}
+}
+
+// once watches until the watch ends. Errors in reaching the server are what a watcher is there to get over.
+func (w *watcher) once(ctx context.Context) {
+	seconds := int64(5 + w.random.IntN(20))
+	w.options.TimeoutSeconds = &seconds
+	// A server that should have ended it and did not is not there any more.
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds+5)*time.Second)
+	defer cancel()
+	stream, err := w.client.Watch(ctx, w.options)
+	if err != nil {
+		w.failed(ctx, err)
+		return
+	}
+	defer stream.Stop()
+	w.mu.Lock()
+	w.watches++
+	w.mu.Unlock()
+	for event := range stream.ResultChan() {
+		if event.Type == watch.Error {
+			w.failed(ctx, apierrors.FromObject(event.Object))
+			return
+		}
+		task, is := event.Object.(*batch.Task)
+		if !is {
+			w.fail(fmt.Errorf("a %s came with a %T", event.Type, event.Object))
+			return
+		}
+		o := told{kind: event.Type}
+		if event.Type != watch.Bookmark {
+			o.task = task
+		}
+		w.add(o, task.ResourceVersion)
+	}
+	if ctx.Err() != nil {
+		w.reconnect()
+	}
+}
+
+func (w *watcher) failed(ctx context.Context, err error) {
+	if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+		if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
+			w.reconnect()
+		}
+		return
+	}
+	from, _ := strconv.ParseInt(w.options.ResourceVersion, 10, 64)
+	at := time.Now()
+	list, err := w.client.List(ctx, metav1.ListOptions{LabelSelector: w.options.LabelSelector, FieldSelector: w.options.FieldSelector})
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	w.expired = append(w.expired, expired{from, at})
+	w.mu.Unlock()
+	w.add(told{kind: listed, list: list.Items}, list.ResourceVersion)
+}
+
+func (w *watcher) add(o told, resourceVersion string) {
+	var err error
+	if o.revision, err = strconv.ParseInt(resourceVersion, 10, 64); err != nil {
+		w.fail(fmt.Errorf("a %s came with resourceVersion %q", o.kind, resourceVersion))
+		return
+	}
+	w.options.ResourceVersion = resourceVersion
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.got = append(w.got, o)
+}
+
+func (w *watcher) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.err = errors.Join(w.err, err)
+}
+
+// position is the revision of what it was told last.
+func (w *watcher) position() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.got) == 0 {
+		return 0
+	}
+	return w.got[len(w.got)-1].revision
+}
+
+// verify holds all it was told to the history, once it was told of the last event or ought to have been.
+func (w *watcher) verify(ctx context.Context, changes []change, reasons []forgotten) (wrong []string) {
+	want := due(changes, w.selects)
+	if len(want) == 0 {
+		return []string{w.name + ": nothing was selected, which proves nothing"}
+	}
+	last := want[len(want)-1].revision
+	_ = until(ctx, patience, func(context.Context) error { // if it is not told, that is seen below
+		if w.position() < last {
+			return errNotYet
+		}
+		return nil
+	})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	got := slices.Clone(w.got)
+	if w.err != nil {
+		wrong = append(wrong, fmt.Sprintf("watcher %s: %v", w.name, w.err))
+	}
+	if err := checkWatch(changes, w.selects, got); err != nil {
+		wrong = append(wrong, fmt.Sprintf("watcher %s, over %d watches and %d lists: %v", w.name, w.watches, len(w.expired), err))
+	}
+	for _, message := range checkExpired(w.expired, reasons) {
+		wrong = append(wrong, fmt.Sprintf("watcher %s: %s", w.name, message))
+	}
+	return wrong
+}
