@@ -3,8 +3,6 @@
 GO ?= go
 VERSION ?= v0.1.0-dev+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 IMAGE ?= leat:$(subst +,-,$(VERSION))
-# Optimize by cmd/*/default.pgo. That compiles all of leat-apiserver anew, which takes minutes the first time: PGO=off leaves it.
-PGO ?= auto
 LDFLAGS := -X k8s.io/component-base/version.gitVersion=$(VERSION)
 
 .PHONY: help
@@ -13,7 +11,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build the programs into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -pgo=$(PGO) -ldflags '-s -w $(LDFLAGS)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: image
 image: ## Build the image of all programs, IMAGE (leat:VERSION by default)
@@ -34,11 +32,11 @@ host: ## Build etcd, Kubernetes and helm into bin/host, for tests
 
 .PHONY: test-programs
 test-programs: ## Build the programs into bin/test as tests run them: with the race detector
-	$(GO) build -race -pgo=off -ldflags '$(LDFLAGS)' -o bin/test/ ./cmd/...
+	$(GO) build -race -ldflags '$(LDFLAGS)' -o bin/test/ ./cmd/...
 
 .PHONY: test
 test: host test-programs ## Run all tests, with the race detector
-	$(GO) test -race -pgo=off ./apis/... ./cmd/... ./config/... ./hack/... ./pkg/...
+	$(GO) test -race ./apis/... ./cmd/... ./config/... ./hack/... ./pkg/...
 	cd hack/host && $(GO) test ./...
 	# One package at a time: each starts control planes of its own.
 	$(GO) test -race -p 1 -timeout 30m ./test/...
@@ -60,10 +58,6 @@ e2e: host test-programs ## Test Leat on a real control plane, with the arguments
 .PHONY: e2e-cluster
 e2e-cluster: build ## Install, use and remove Leat on the cluster of KUBECONFIG: see hack/e2e-cluster.sh
 	hack/e2e-cluster.sh
-
-.PHONY: pgo
-pgo: build host ## Profile leat-apiserver at work: what "make build" optimizes it by
-	$(GO) run ./test/load --completions=15000 --cpu-profile=cmd/leat-apiserver/default.pgo
 
 .PHONY: bench
 bench: build host ## Measure Leat beside a CRD, Pods and etcd itself, an hour at most, on a machine that does nothing else: docs/performance.md
