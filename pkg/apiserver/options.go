@@ -220,7 +220,7 @@ func (o *Options) New() (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	stores, err := registry.NewStores(Scheme, config.RESTOptionsGetter)
+	stores, err := registry.NewStores(Scheme, withPlainErrors(config.RESTOptionsGetter))
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +276,6 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 		return err
 	}
 
-	config.RESTOptionsGetter = plain{config.RESTOptionsGetter}
 	if o.Standalone != nil {
 		config.RESTOptionsGetter = uncollected{config.RESTOptionsGetter}
 	}

@@ -27,12 +27,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
-	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
-	"k8s.io/client-go/tools/cache"
+
+	"github.com/leat-dev/leat/pkg/registry"
 )
 
 const (
@@ -46,25 +45,11 @@ const (
 		`ignoreStoreReadErrorWithClusterBreakingPotential: docs/etcd.md, "An object that cannot be read"`
 )
 
-// plain has clients told what to do about a store in trouble, where upstream passes on what etcd and the decoder say.
-type plain struct {
-	generic.RESTOptionsGetter
-}
-
-// GetRESTOptions implements generic.RESTOptionsGetter.
-func (p plain) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
-	options, err := p.RESTOptionsGetter.GetRESTOptions(resource, example)
-	decorate := options.Decorator
-	options.Decorator = func(config *storagebackend.ConfigForResource, prefix string, key func(runtime.Object) (string, error),
-		newObject, newList func() runtime.Object, attributes storage.AttrFunc, triggers storage.IndexerFuncs, indexers *cache.Indexers,
-	) (storage.Interface, factory.DestroyFunc, error) {
-		store, destroy, err := decorate(config, prefix, key, newObject, newList, attributes, triggers, indexers)
-		if err != nil {
-			return nil, nil, err
-		}
-		return plainStorage{store, config.Prefix}, destroy, nil
-	}
-	return options, err
+// withPlainErrors has clients told what to do about a store in trouble, where upstream passes on what etcd and the decoder say.
+func withPlainErrors(getter generic.RESTOptionsGetter) generic.RESTOptionsGetter {
+	return registry.Decorate(getter, func(store storage.Interface, config *storagebackend.ConfigForResource) storage.Interface {
+		return plainStorage{store, config.Prefix}
+	})
 }
 
 type plainStorage struct {
@@ -74,29 +59,29 @@ type plainStorage struct {
 }
 
 func (s plainStorage) Create(ctx context.Context, key string, obj, out runtime.Object, ttl uint64) error {
-	return s.plainly(s.Interface.Create(ctx, key, obj, out, ttl))
+	return s.plain(s.Interface.Create(ctx, key, obj, out, ttl))
 }
 
 func (s plainStorage) Delete(ctx context.Context, key string, out runtime.Object, preconditions *storage.Preconditions,
 	validate storage.ValidateObjectFunc, cached runtime.Object, options storage.DeleteOptions) error {
-	return s.plainly(s.Interface.Delete(ctx, key, out, preconditions, validate, cached, options))
+	return s.plain(s.Interface.Delete(ctx, key, out, preconditions, validate, cached, options))
 }
 
 func (s plainStorage) Get(ctx context.Context, key string, options storage.GetOptions, out runtime.Object) error {
-	return s.plainly(s.Interface.Get(ctx, key, options, out))
+	return s.plain(s.Interface.Get(ctx, key, options, out))
 }
 
 func (s plainStorage) GetList(ctx context.Context, key string, options storage.ListOptions, out runtime.Object) error {
-	return s.plainly(s.Interface.GetList(ctx, key, options, out))
+	return s.plain(s.Interface.GetList(ctx, key, options, out))
 }
 
 func (s plainStorage) GuaranteedUpdate(ctx context.Context, key string, out runtime.Object, ignoreNotFound bool,
 	preconditions *storage.Preconditions, update storage.UpdateFunc, cached runtime.Object) error {
-	return s.plainly(s.Interface.GuaranteedUpdate(ctx, key, out, ignoreNotFound, preconditions, update, cached))
+	return s.plain(s.Interface.GuaranteedUpdate(ctx, key, out, ignoreNotFound, preconditions, update, cached))
 }
 
-// plainly gives the error to be told to clients.
-func (s plainStorage) plainly(err error) error {
+// plain gives the error to be told to clients.
+func (s plainStorage) plain(err error) error {
 	var (
 		corrupt *storage.StorageError
 		status  apierrors.APIStatus

@@ -57,7 +57,7 @@ func TestClientsAreToldWhatToDoAboutAStoreInTrouble(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var status apierrors.APIStatus
-			if !errors.As(plainStorage{prefix: "/leat"}.plainly(test.err), &status) {
+			if !errors.As(plainStorage{prefix: "/leat"}.plain(test.err), &status) {
 				t.Fatal("it is no answer of an API")
 			}
 			told := status.Status()
@@ -72,7 +72,7 @@ func TestClientsAreToldWhatToDoAboutAStoreInTrouble(t *testing.T) {
 		})
 	}
 	for _, err := range []error{nil, other, storage.NewKeyNotFoundError("/tasks/a/b", 0)} {
-		if got := (plainStorage{prefix: "/leat"}).plainly(err); !errors.Is(got, err) || got != nil && got.Error() != err.Error() {
+		if got := (plainStorage{prefix: "/leat"}).plain(err); !errors.Is(got, err) || got != nil && got.Error() != err.Error() {
 			t.Errorf("%v became %v", err, got)
 		}
 	}

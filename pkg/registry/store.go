@@ -66,7 +66,7 @@ func (r Resource[T, L]) NewStores(scheme *runtime.Scheme, rules any, getter gene
 		store.DeleteStrategy = gracefulStrategy[T, L]{main, deleter}
 		store.ReturnDeletedObject = true
 	}
-	options := &generic.StoreOptions{RESTOptions: getter, AttrFunc: r.attributes}
+	options := &generic.StoreOptions{RESTOptions: Decorate(getter, deleteOnlySeen), AttrFunc: r.attributes}
 	if trigger := r.trigger(); trigger != nil {
 		options.TriggerFunc = storage.IndexerFuncs{trigger.Label: func(obj runtime.Object) string {
 			return trigger.Get(any(obj).(*T))
@@ -78,7 +78,6 @@ func (r Resource[T, L]) NewStores(scheme *runtime.Scheme, rules any, getter gene
 	if err := store.CompleteWithOptions(options); err != nil {
 		return nil, err
 	}
-	store.Storage.Storage = seenStorage{store.Storage.Storage}
 
 	stores := &Stores{Store: store, description: r.Describe(), shortNames: r.ShortNames, categories: r.Categories}
 	if r.Status != nil {

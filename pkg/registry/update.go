@@ -26,6 +26,7 @@ import (
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
 )
 
 // updateSeen is store.Update, but that it ends no other object than the one it is an update of. An update that leaves an object which is
@@ -56,7 +57,11 @@ func (s *seenObject) UpdatedObject(ctx context.Context, old runtime.Object) (run
 	return s.UpdatedObjectInfo.UpdatedObject(ctx, old)
 }
 
-// seenStorage lets an update delete only what it has seen.
+// deleteOnlySeen lets an update delete only what it has seen.
+func deleteOnlySeen(store storage.Interface, _ *storagebackend.ConfigForResource) storage.Interface {
+	return seenStorage{store}
+}
+
 type seenStorage struct{ storage.Interface }
 
 // Delete implements storage.Interface.

@@ -202,6 +202,9 @@ func (e *Env) DataDir() string { return filepath.Join(e.dir, "data") }
 // Standalone tells whether there is no host cluster.
 func (e *Env) Standalone() bool { return e.Host == nil }
 
+// BehindHost tells whether people reach the API through a host cluster, which serves them other kinds, too.
+func (e *Env) BehindHost() bool { return !e.Standalone() && e.url != e.directURL }
+
 // Admin is a person who runs Leat: role leat:admin, in all namespaces.
 func (e *Env) Admin(t testing.TB) *rest.Config { return e.Person(t, "alice", adminGroup) }
 

@@ -265,7 +265,7 @@ func testWorkerColumns(t *testing.T, e *env.Env) {
 
 func testTaskQueueColumns(t *testing.T, e *env.Env) {
 	k := open(t, e)
-	queues := controller(t, e).TaskQueues(k.namespace)
+	queues, people := controller(t, e).TaskQueues(k.namespace), env.Client(t, e.Admin(t)).BatchV1alpha1().TaskQueues(k.namespace)
 	rows := []string{"NAME PENDING RUNNING LIMIT STOP AGE"}
 	for _, queue := range []struct{ name, spec, row string }{
 		{"drained", "{stopPolicy: HoldAndDrain}", "12 3 <none> HoldAndDrain T"},
@@ -274,7 +274,7 @@ func testTaskQueueColumns(t *testing.T, e *env.Env) {
 	} {
 		k.with(manifest("TaskQueue", queue.name, queue.spec)).run("create -f -")
 		eventually(t, func() error {
-			object, err := queues.Get(t.Context(), queue.name, metav1.GetOptions{})
+			object, err := people.Get(t.Context(), queue.name, metav1.GetOptions{})
 			check(t, err)
 			object.Status.Pending, object.Status.Running = 12, 3
 			_, err = queues.UpdateStatus(t.Context(), object, metav1.UpdateOptions{})

@@ -24,17 +24,15 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
-	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/leat-dev/leat/pkg/apiserver"
+	"github.com/leat-dev/leat/pkg/registry"
 	"github.com/leat-dev/leat/test/host"
 )
 
@@ -69,18 +67,10 @@ func etcdPrefix(test string) string { return "/" + test }
 
 // watchingFromNow lets the stores' watches, which upstream's suite begins at the first revision of an empty etcd, begin where etcd
 // is.
-type watchingFromNow struct{ generic.RESTOptionsGetter }
-
-func (g watchingFromNow) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
-	options, err := g.RESTOptionsGetter.GetRESTOptions(resource, example)
-	decorator := options.Decorator
-	options.Decorator = func(config *storagebackend.ConfigForResource, prefix string, key func(runtime.Object) (string, error),
-		newObject, newList func() runtime.Object, attributes storage.AttrFunc, triggers storage.IndexerFuncs,
-		indexers *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
-		opened, destroy, err := decorator(config, prefix, key, newObject, newList, attributes, triggers, indexers)
-		return fromNow{opened}, destroy, err
-	}
-	return options, err
+func watchingFromNow(getter generic.RESTOptionsGetter) generic.RESTOptionsGetter {
+	return registry.Decorate(getter, func(store storage.Interface, _ *storagebackend.ConfigForResource) storage.Interface {
+		return fromNow{store}
+	})
 }
 
 type fromNow struct{ storage.Interface }

@@ -242,7 +242,7 @@ func (k kind) open(t *testing.T, etcd *host.Etcd, flag string) *genericregistry.
 func (k kind) openAll(t *testing.T, etcd *host.Etcd, flag string) *registry.Stores {
 	t.Helper()
 	config := newStorageConfig(t, etcd, apiserver.Scheme, flag)
-	stores, err := registrybatch.NewStores(apiserver.Scheme, watchingFromNow{config.RESTOptionsGetter})
+	stores, err := registrybatch.NewStores(apiserver.Scheme, watchingFromNow(config.RESTOptionsGetter))
 	if err != nil {
 		t.Fatal(err)
 	}
