@@ -69,12 +69,13 @@ func race(n int, attempt func(i int) error) (int, error) {
 func testCompareAndSwap(t *testing.T, e *env.Env) {
 	namespace := e.Namespace(t)
 	person := tasks(env.Client(t, e.Admin(t)), namespace)
+	another := tasks(env.Client(t, e.Admin(t)), namespace)
 	controller := tasks(env.Client(t, e.Controller(t)), namespace)
 
 	t.Run("Update", func(t *testing.T) {
 		read := create(t, person, newHeldTask("update"))
 		for round := range 5 {
-			winner, err := raceToUpdate(t.Context(), read, person, controller)
+			winner, err := raceToUpdate(t.Context(), read, person, another)
 			if err != nil {
 				t.Fatalf("round %d: %v", round, err)
 			}
