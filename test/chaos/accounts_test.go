@@ -27,6 +27,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/transitions"
 )
 
 // effect is a mark that the command of a task has left behind.
@@ -168,7 +169,7 @@ func (a *account) takeTask(c change) {
 			wrong("it was deleted before it was counted")
 		}
 	default:
-		for _, message := range steps(c.before, c.after) {
+		for _, message := range transitions.Wrong(c.before, c.after) {
 			wrong("%s", message)
 		}
 		from, to := c.before.Spec.WorkerName, c.after.Spec.WorkerName
@@ -236,36 +237,4 @@ func (a *account) takeEffects(effects []effect) {
 		a.starts += started[index]
 		a.repeated += max(0, started[index]-1)
 	}
-}
-
-// steps says what is wrong with a change of a task.
-func steps(before, after *batch.Task) (wrong []string) {
-	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	from, to := before.Spec.WorkerName, after.Spec.WorkerName
-	b, s := &before.Status, &after.Status
-	switch {
-	case from == "" && to == "":
-		if s.Incarnation != "" || s.Phase != batch.TaskPending {
-			say("it is %s of incarnation %q and bound to nobody", s.Phase, s.Incarnation)
-		}
-	case from == "":
-		if s.Incarnation == "" || s.Disruptions != b.Disruptions {
-			say("it was bound to %s, incarnation %q, with %d disruptions after %d", to, s.Incarnation, s.Disruptions, b.Disruptions)
-		}
-	case to == "":
-		if s.Incarnation != "" || s.Disruptions != b.Disruptions+1 || s.Phase != batch.TaskPending {
-			say("it was taken from %s, and is %s of incarnation %q with %d disruptions after %d", from, s.Phase, s.Incarnation, s.Disruptions, b.Disruptions)
-		}
-	case from != to || b.Incarnation != s.Incarnation:
-		say("it went from %s, incarnation %s, to %s, incarnation %s, without an eviction", from, b.Incarnation, to, s.Incarnation)
-	case s.Disruptions != b.Disruptions:
-		say("it has %d disruptions after %d, and stayed where it was", s.Disruptions, b.Disruptions)
-	}
-	if s.Attempts < b.Attempts {
-		say("it has %d attempts after %d", s.Attempts, b.Attempts)
-	}
-	if (b.Phase == batch.TaskSucceeded || b.Phase == batch.TaskFailed) && s.Phase != b.Phase {
-		say("it was %s and is %s", b.Phase, s.Phase)
-	}
-	return wrong
 }

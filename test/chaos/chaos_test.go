@@ -113,14 +113,12 @@ func run(t *testing.T, seed uint64) {
 	check(t, history.failed())
 	registers, work := history.of(s.registers), history.of(s.work)
 	reasons := s.store.reasons()
-	told, watches, begunAgain := 0, 0, 0
 	for _, w := range watchers {
 		changes := registers
 		if w.namespace == s.work {
 			changes = work
 		}
 		wrong = append(wrong, w.verify(ctx, changes, reasons)...)
-		told, watches, begunAgain = told+len(w.got), watches+w.watches, begunAgain+len(w.expired)
 	}
 	calls := recorder.all()
 	wrong = append(wrong, checkLists(calls, registers)...)
@@ -157,6 +155,10 @@ func run(t *testing.T, seed uint64) {
 	evictions, starts, repeated, late := 0, 0, 0, 0
 	for _, a := range accounts {
 		evictions, starts, repeated, late = evictions+a.evictions, starts+a.starts, repeated+a.repeated, late+a.late
+	}
+	told, watches, begunAgain := 0, 0, 0
+	for _, w := range watchers {
+		told, watches, begunAgain = told+len(w.got), watches+w.watches, begunAgain+len(w.expired)
 	}
 	objects := versions(registers)
 	fmt.Fprintf(report, "checked\tobjects, and their revisions\t%d\t%d\n", len(objects), len(registers))

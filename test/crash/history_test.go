@@ -25,12 +25,12 @@ import (
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
 	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/transitions"
 )
 
 // history is what etcd itself tells of the tasks and the task sets of a namespace, past every server.
@@ -215,7 +215,7 @@ func (a *account) takeTask(c change) {
 			wrong("it was deleted before it was counted")
 		}
 	default:
-		for _, message := range steps(c.before, c.after) {
+		for _, message := range transitions.Wrong(c.before, c.after) {
 			wrong("%s", message)
 		}
 		switch {
@@ -227,68 +227,5 @@ func (a *account) takeTask(c change) {
 		if c.after.Status.Phase == batch.TaskSucceeded && c.before.Status.Phase != batch.TaskSucceeded {
 			a.succeeded[index]++
 		}
-	}
-}
-
-// steps says what is wrong with a change of a task.
-func steps(before, after *batch.Task) (wrong []string) {
-	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	from, to := before.Spec.WorkerName, after.Spec.WorkerName
-	b, s := &before.Status, &after.Status
-	switch {
-	case from == "" && to == "":
-		if s.Incarnation != "" || s.Phase != batch.TaskPending {
-			say("it is %s of incarnation %q and bound to nobody", s.Phase, s.Incarnation)
-		}
-	case from == "":
-		if s.Incarnation == "" || s.Disruptions != b.Disruptions {
-			say("it was bound to %s, incarnation %q, with %d disruptions after %d", to, s.Incarnation, s.Disruptions, b.Disruptions)
-		}
-	case to == "":
-		if s.Incarnation != "" || s.Disruptions != b.Disruptions+1 || s.Phase != batch.TaskPending {
-			say("it was taken from %s, and is %s of incarnation %q with %d disruptions after %d", from, s.Phase, s.Incarnation, s.Disruptions, b.Disruptions)
-		}
-	case from != to || b.Incarnation != s.Incarnation:
-		say("it went from %s, incarnation %s, to %s, incarnation %s, without an eviction", from, b.Incarnation, to, s.Incarnation)
-	case s.Disruptions != b.Disruptions:
-		say("it has %d disruptions after %d, and stayed where it was", s.Disruptions, b.Disruptions)
-	}
-	if s.Attempts < b.Attempts {
-		say("it has %d attempts after %d", s.Attempts, b.Attempts)
-	}
-	if (b.Phase == batch.TaskSucceeded || b.Phase == batch.TaskFailed) && s.Phase != b.Phase {
-		say("it was %s and is %s", b.Phase, s.Phase)
-	}
-	return wrong
-}
-
-// TestAuditSeesWhatIsWrong holds the audit itself to histories that must not be.
-func TestAuditSeesWhatIsWrong(t *testing.T) {
-	bound := func(worker, incarnation string, disruptions, attempts int32, phase batch.TaskPhase) *batch.Task {
-		task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "t"}, Spec: batch.TaskSpec{WorkerName: worker}}
-		task.Status.Incarnation, task.Status.Disruptions, task.Status.Attempts, task.Status.Phase = incarnation, disruptions, attempts, phase
-		return task
-	}
-	for name, c := range map[string]struct {
-		before, after *batch.Task
-		want          string
-	}{
-		"a binding":                {bound("", "", 0, 0, batch.TaskPending), bound("a", "a1", 0, 0, batch.TaskPending), ""},
-		"a start":                  {bound("a", "a1", 0, 0, batch.TaskPending), bound("a", "a1", 0, 1, batch.TaskRunning), ""},
-		"an end":                   {bound("a", "a1", 0, 1, batch.TaskRunning), bound("a", "a1", 0, 1, batch.TaskSucceeded), ""},
-		"an eviction":              {bound("a", "a1", 0, 1, batch.TaskRunning), bound("", "", 1, 1, batch.TaskPending), ""},
-		"two bindings":             {bound("a", "a1", 0, 0, batch.TaskPending), bound("b", "b1", 0, 0, batch.TaskPending), "without an eviction"},
-		"another incarnation":      {bound("a", "a1", 0, 0, batch.TaskPending), bound("a", "a2", 0, 1, batch.TaskRunning), "without an eviction"},
-		"an end of the unbound":    {bound("", "", 1, 1, batch.TaskPending), bound("", "", 1, 1, batch.TaskSucceeded), "bound to nobody"},
-		"an eviction not counted":  {bound("a", "a1", 0, 1, batch.TaskRunning), bound("", "", 0, 1, batch.TaskPending), "taken from a"},
-		"attempts that are forgot": {bound("a", "a1", 0, 2, batch.TaskRunning), bound("a", "a1", 0, 1, batch.TaskRunning), "1 attempts after 2"},
-		"a second end":             {bound("a", "a1", 0, 1, batch.TaskSucceeded), bound("a", "a1", 0, 1, batch.TaskFailed), "it was Succeeded"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got := strings.Join(steps(c.before, c.after), "; ")
-			if c.want == "" && got != "" || !strings.Contains(got, c.want) {
-				t.Errorf("it says %q, want %q", got, c.want)
-			}
-		})
 	}
 }

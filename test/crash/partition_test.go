@@ -35,6 +35,7 @@ import (
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/transitions"
 )
 
 // holding is a command that notes its process ID and ends when the test says so to its worker.
@@ -170,7 +171,7 @@ func testCutOff(t *testing.T, d *deployment) {
 			if c.after == nil || c.after.Name != name || c.before == nil {
 				continue
 			}
-			for _, message := range steps(c.before, c.after) {
+			for _, message := range transitions.Wrong(c.before, c.after) {
 				t.Errorf("revision %d: task %s: %s", c.revision, name, message)
 			}
 			taken = taken || c.before.Spec.WorkerName == "a" && c.after.Spec.WorkerName == ""

@@ -184,6 +184,14 @@ func (e *Env) start(t testing.TB, name string, args []string) {
 	})
 }
 
+// WaitServed waits until people reach the API and discovery names it: a host notices some time after a restart that the server is back.
+func (e *Env) WaitServed(t testing.TB) {
+	t.Helper()
+	if e.BehindHost() {
+		check(t, e.Host.WaitLeat(t.Context()))
+	}
+}
+
 // AtServer is the same installation to those who go past the host, to the server itself.
 func (e *Env) AtServer() *Env {
 	at := *e

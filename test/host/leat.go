@@ -46,8 +46,8 @@ const (
 // RegisterLeat installs config/base but for its workloads, with its APIService leading to a server
 // that listens on port of 127.0.0.1 with a certificate for LeatService signed by
 // caBundle (PEM). It returns once the aggregator serves the group steadily: when
-// several LISTs in a row have succeeded and discovery names it. That takes a few
-// seconds; after a minute it gives up. It may be called again, for another port.
+// several LISTs in a row have succeeded and discovery names it (WaitLeat). It may
+// be called again, for another port.
 func (cp *ControlPlane) RegisterLeat(ctx context.Context, port int, caBundle []byte) error {
 	overlay, err := cp.writeOverlay(port, caBundle)
 	if err != nil {
@@ -56,9 +56,16 @@ func (cp *ControlPlane) RegisterLeat(ctx context.Context, port int, caBundle []b
 	if err := cp.Apply(ctx, overlay); err != nil {
 		return err
 	}
+	return cp.WaitLeat(ctx)
+}
+
+// WaitLeat returns once the aggregator serves the group steadily: after RegisterLeat,
+// or after a restart of the server. That takes a few seconds; after a minute it
+// gives up.
+func (cp *ControlPlane) WaitLeat(ctx context.Context) error {
 	var last error
 	inARow := 0
-	err = wait.PollUntilContextTimeout(ctx, pollInterval, registerTimeout, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(ctx, pollInterval, registerTimeout, true, func(ctx context.Context) (bool, error) {
 		inARow++
 		if last = cp.leatServes(ctx); last != nil {
 			inARow = 0

@@ -195,6 +195,7 @@ func testManager(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
 	reconciled("after")
 	stop()
 	check(t, <-ended)
+	e.WaitServed(t)
 }
 
 // testCaches follows the scenario with caches of typed objects, of unstructured ones and of metadata only.

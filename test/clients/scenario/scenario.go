@@ -99,6 +99,7 @@ func Run(t *testing.T, e *env.Env, namespace string, all, bound []*Objects, star
 		s.delete(name)
 	}
 	s.seen("that nothing is left")
+	e.WaitServed(t)
 }
 
 type story struct {

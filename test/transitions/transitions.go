@@ -1,0 +1,56 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package transitions holds changes of tasks, as etcd tells of them, to the rules of docs/tasks.md.
+package transitions
+
+import (
+	"fmt"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// Wrong says what is wrong with a change of a task from one revision to the next, if anything is.
+func Wrong(before, after *batch.Task) (wrong []string) {
+	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	from, to := before.Spec.WorkerName, after.Spec.WorkerName
+	b, s := &before.Status, &after.Status
+	switch {
+	case from == "" && to == "":
+		if s.Incarnation != "" || s.Phase != batch.TaskPending {
+			say("it is %s of incarnation %q and bound to nobody", s.Phase, s.Incarnation)
+		}
+	case from == "":
+		if s.Incarnation == "" || s.Disruptions != b.Disruptions {
+			say("it was bound to %s, incarnation %q, with %d disruptions after %d", to, s.Incarnation, s.Disruptions, b.Disruptions)
+		}
+	case to == "":
+		if s.Incarnation != "" || s.Disruptions != b.Disruptions+1 || s.Phase != batch.TaskPending {
+			say("it was taken from %s, and is %s of incarnation %q with %d disruptions after %d", from, s.Phase, s.Incarnation, s.Disruptions, b.Disruptions)
+		}
+	case from != to || b.Incarnation != s.Incarnation:
+		say("it went from %s, incarnation %s, to %s, incarnation %s, without an eviction", from, b.Incarnation, to, s.Incarnation)
+	case s.Disruptions != b.Disruptions:
+		say("it has %d disruptions after %d, and stayed where it was", s.Disruptions, b.Disruptions)
+	}
+	if s.Attempts < b.Attempts {
+		say("it has %d attempts after %d", s.Attempts, b.Attempts)
+	}
+	if (b.Phase == batch.TaskSucceeded || b.Phase == batch.TaskFailed) && s.Phase != b.Phase {
+		say("it was %s and is %s", b.Phase, s.Phase)
+	}
+	return wrong
+}
