@@ -50,11 +50,13 @@ import (
 	basecompatibility "k8s.io/component-base/compatibility"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
+	"k8s.io/utils/clock"
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/pkg/admission"
 	"github.com/leat-dev/leat/pkg/admission/queuelimit"
 	"github.com/leat-dev/leat/pkg/apiserver/workerclient"
+	"github.com/leat-dev/leat/pkg/authentication/certificate"
 	"github.com/leat-dev/leat/pkg/authentication/pod"
 	"github.com/leat-dev/leat/pkg/authorization/nameless"
 	"github.com/leat-dev/leat/pkg/authorization/together"
@@ -394,6 +396,17 @@ func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, tasks *t
 		}
 		config.SharedInformerFactory = informers.NewSharedInformerFactory(client, 0)
 	}
+
+	certificates := certificate.New(config.Authentication.Authenticator, func() []string {
+		if header := config.Authentication.RequestHeaderConfig; header != nil {
+			return header.UsernameHeaders.Value()
+		}
+		return nil
+	}, clock.RealClock{})
+	if ca := config.SecureServing.ClientCA; ca != nil {
+		ca.AddListener(certificates)
+	}
+	config.Authentication.Authenticator = certificates
 
 	controllers := sets.New(o.ControllerUsers...)
 	delegated := nameless.New(config.Authorization.Authorizer, func(u user.Info) bool { return controllers.Has(u.GetName()) })

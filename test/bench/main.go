@@ -72,6 +72,7 @@ type options struct {
 	json       string
 	plots      string
 	against    string
+	profiles   string
 }
 
 // bench is a run.
@@ -106,7 +107,7 @@ Parts, for --only:
   lists        paged, unpaged, from the cache and consistent, WatchList; JSON (compressed, as clients ask for it by default, and
                not), protobuf, Table
   memory       RSS for --objects stored objects, and what lists of up to 100,000 of them add. The objects are written to etcd as
-               copies of one that the server itself has stored
+               copies of one that the server itself has stored. Then operations are repeated among them
   restart      with memory, always: kill -9 until ready with --objects objects, and until the first list is answered
 
 Flags:
@@ -148,6 +149,7 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "", "Directory for data and logs, which are kept (default: one of its own, which is removed)")
 	flag.StringVar(&o.json, "json", "", "File that everything is also written to, as JSON")
 	flag.StringVar(&o.plots, "plots", "", "Directory that plots are written to, as SVG")
+	flag.StringVar(&o.profiles, "cpu-profiles", "", "Directory that CPU profiles go to: of each operation of the last round, of the server that it is sent to. That round costs more for it")
 	flag.StringVar(&o.against, "against", "", "JSON of an earlier run, whose ratios are printed beside those of this one; with --quick")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), usage)

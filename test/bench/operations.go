@@ -19,18 +19,27 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/leat-dev/leat/test/measure"
 )
 
 const (
 	// settleTime is what servers get to end what a phase has caused, such as telling watchers, before its processor time is read.
 	settleTime = 250 * time.Millisecond
 	warmUp     = -1
+	// amongOperations are as many as tell what other objects cost.
+	amongOperations = 1000
+	// profileTime is less than operations take.
+	profileTime = 2 * time.Second
 )
 
 // measureOperations does each operation to as many objects of each subject, operation by operation, one subject after the other.
@@ -49,31 +58,68 @@ func (b *bench) measureOperations() {
 		subjects = []subject{subjects[0], subjects[3], subjects[4]}
 	}
 	subjects = append(subjects, &etcdSubject{client: b.scene.stores[leatEtcd], value: b.sampleSizes(), revisions: map[string]int64{}})
-	// All share a namespace, and some a store.
-	letters := map[subject]string{}
-	for i, s := range subjects {
-		letters[s] = string(rune('a' + i))
-	}
 	for round := warmUp; round < b.Rounds; round++ {
-		n := b.Operations
-		if round == warmUp {
-			n = min(n, 10*b.Clients)
-		}
-		last := map[subject][][]byte{}
-		for _, s := range subjects {
-			last[s] = make([][]byte, n)
-		}
-		for _, op := range operations {
-			for _, s := range rotated(subjects, round) {
-				v, ok := b.operate(s, op, fmt.Sprintf("object-%s-%d", letters[s], round+1), last[s])
-				if !ok || round == warmUp {
-					continue
-				}
-				b.collector.add(partOperations, string(op), s.label(), s.encoding(), v)
-				b.note("round %d: %-13s %-16s %-8s %7.0f/s, %s ms of %s each", round+1, op, s.label(), s.encoding(), v[valueRate], number(v[valueCPU]),
-					strings.Join(s.servers(), " and "))
+		b.operateRound(subjects, round, "object", b.Operations, func(op operation, s subject, v values) {
+			b.collector.add(partOperations, string(op), s.label(), s.encoding(), v)
+		})
+	}
+}
+
+// measureAmong repeats operations, of Leat and of the CRD in JSON, where as many objects are stored as there are now.
+func (b *bench) measureAmong() {
+	subjects := []subject{b.scene.tasks(crdLabel, false, namespace, b.Clients), b.scene.tasks(directLabel, false, namespace, b.Clients)}
+	for round := warmUp; round < b.Rounds; round++ {
+		b.operateRound(subjects, round, "among", min(b.Operations, amongOperations), func(op operation, s subject, v values) {
+			b.collector.add(partOperations, fmt.Sprintf("%s, among %d objects", op, b.Objects), s.label(), s.encoding(), v)
+		})
+	}
+}
+
+// operateRound does each operation to n objects of each subject, and hands on what was measured, unless it is to warm up.
+func (b *bench) operateRound(subjects []subject, round int, prefix string, n int, add func(operation, subject, values)) {
+	if round == warmUp {
+		n = min(n, 10*b.Clients)
+	}
+	last, prefixes := map[subject][][]byte{}, map[subject]string{}
+	for i, s := range subjects {
+		last[s] = make([][]byte, n)
+		// All share a namespace, and some a store.
+		prefixes[s] = fmt.Sprintf("%s-%c-%d", prefix, 'a'+i, round+1)
+	}
+	for _, op := range operations {
+		for _, s := range rotated(subjects, round) {
+			profiled := func() {}
+			if b.profiles != "" && round == b.Rounds-1 && s.encoding() != "" {
+				profiled = b.profile(s, op)
 			}
+			v, ok := b.operate(s, op, prefixes[s], last[s])
+			profiled()
+			if !ok || round == warmUp {
+				continue
+			}
+			add(op, s, v)
+			b.note("round %d: %-13s %-16s %-8s %7.0f/s, %s ms of %s each", round+1, op, s.label(), s.encoding(), v[valueRate], number(v[valueCPU]),
+				strings.Join(s.servers(), " and "))
 		}
+	}
+}
+
+// profile begins a profile of the server that an operation is sent to. What it gives waits for the end.
+func (b *bench) profile(s subject, op operation) func() {
+	config := b.scene.through
+	if s.label() == directLabel {
+		config = b.scene.past
+	}
+	client, err := rest.HTTPClientFor(config)
+	b.scene.Check(err)
+	file := strings.ToLower(strings.NewReplacer(" ", "-", ",", "").Replace(fmt.Sprintf("%s-%s-%s.pprof", op, s.label(), s.encoding())))
+	var profile sync.WaitGroup
+	profile.Go(func() {
+		err = measure.WriteCPUProfile(b.scene.Context(), client, config.Host, profileTime, filepath.Join(b.profiles, file))
+	})
+	return func() {
+		profile.Wait()
+		b.scene.Check(err)
 	}
 }
 

@@ -84,6 +84,7 @@ func (b *bench) measureStorage() {
 		b.stored(server.label, whatRestarted, empty[server.label])
 	}
 	b.measureGrowth(large)
+	b.measureAmong()
 }
 
 // stored notes what the server has now, with all objects.

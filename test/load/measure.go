@@ -19,11 +19,9 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -233,27 +231,4 @@ func (o *options) observer(s *measure.Stage, e *env.Env) *observer {
 	client, err := rest.HTTPClientFor(config)
 	s.Check(err)
 	return &observer{client: client, url: config.Host}
-}
-
-// profile writes a CPU profile of half a minute into a file.
-func (o *observer) profile(ctx context.Context, file string) (err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, o.url+"/debug/pprof/profile?seconds=30", nil)
-	if err != nil {
-		return err
-	}
-	response, err := o.client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", request.URL, response.Status)
-	}
-	out, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	_, err = io.Copy(out, response.Body)
-	return err
 }

@@ -99,7 +99,7 @@ func (o *options) play(s *measure.Stage) *result {
 	defer stopProbing()
 	if o.profile != "" {
 		probe.Go(func() {
-			if err := observer.profile(probing, o.profile); err != nil {
+			if err := measure.WriteCPUProfile(probing, observer.client, observer.url, 30*time.Second, o.profile); err != nil {
 				failures.add(err)
 			}
 		})
