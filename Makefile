@@ -3,6 +3,8 @@
 GO ?= go
 VERSION ?= v0.1.0-dev+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 IMAGE ?= leat:$(subst +,-,$(VERSION))
+# What the compiler is told of where time goes: "make profile". Tests are built without it.
+PGO ?= hack/default.pgo
 LDFLAGS := -X k8s.io/component-base/version.gitVersion=$(VERSION)
 
 .PHONY: help
@@ -11,7 +13,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build the programs into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(LDFLAGS)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -pgo='$(PGO)' -ldflags '-s -w $(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: image
 image: ## Build the image of all programs, IMAGE (leat:VERSION by default)
@@ -66,6 +68,13 @@ bench: build host ## Measure Leat beside a CRD, Pods and etcd itself, an hour at
 .PHONY: bench-quick
 bench-quick: build host ## Measure ratios only, two minutes, beside those of the last "make bench"
 	$(GO) run ./test/bench --quick $(if $(wildcard bin/bench.json),--against=bin/bench.json) $(BENCH)
+
+.PHONY: profile
+profile: build host ## Measure again where leat-apiserver's time goes, for "make build"
+	mkdir -p bin/profiles
+	$(GO) run ./test/bench --only=operations --rounds=1 --cpu-profiles=bin/profiles
+	$(GO) run ./test/load --completions=15000 --cpu-profile=bin/profiles/lifecycle.pprof
+	$(GO) tool pprof -proto bin/profiles/*-leat-json.pprof bin/profiles/*-leat-protobuf.pprof bin/profiles/lifecycle.pprof > hack/default.pgo
 
 .PHONY: generate
 generate: ## Generate all that follows from the types in apis/

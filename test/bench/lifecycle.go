@@ -58,6 +58,7 @@ const (
 // Names of values of the life cycle, and what was done.
 const (
 	valueWritesTask = "etcd writes a task"
+	valueWritesOwn  = "of them to the task"
 	valueCPUAll     = "cpu ms of all a task"
 	valueAsked      = "asked per second"
 
@@ -100,15 +101,18 @@ func (b *bench) liveWith(workers string, manager *host.Process) {
 		}
 		return sum
 	}
-	cpuBefore, before := used(), b.scene.count()
+	cpuBefore, before, writesBefore := used(), b.scene.count(), b.scene.taskWrites()
 	seconds := b.runSet(client, name, "life", b.Tasks, parallelism)
 	after := b.scene.count()
 	rate := float64(b.Tasks) / seconds
-	v := values{valueRate: rate, valueWritesTask: float64(after.revisions[leatEtcd]-before.revisions[leatEtcd]) / float64(b.Tasks)}
+	v := values{
+		valueRate: rate, valueWritesTask: float64(after.revisions[leatEtcd]-before.revisions[leatEtcd]) / float64(b.Tasks),
+		valueWritesOwn: (b.scene.taskWrites() - writesBefore) / float64(b.Tasks),
+	}
 	cpuValues(v, before, after, []string{leatServer}, float64(b.Tasks))
 	v[valueCPUAll] = milliseconds(used()-cpuBefore)/float64(b.Tasks) + v[cpuOfPrefix+leatServer] + v[cpuOfPrefix+leatEtcd]
 	b.collector.add(partLifeCycle, whatSet, workers, "", v)
-	b.note("%s: %.0f tasks/s, %.2f etcd writes a task", workers, rate, v[valueWritesTask])
+	b.note("%s: %.0f tasks/s, %.2f etcd writes a task, %.2f of them to it", workers, rate, v[valueWritesTask], v[valueWritesOwn])
 
 	v = b.loneTasks(client, name, rate/2)
 	b.collector.add(partLifeCycle, whatLone, workers, "", v)

@@ -33,9 +33,9 @@ var columns = map[string][]string{
 		valueRate, valueP50, valueP99, valueCPU, cpuOfPrefix + hostServer, cpuOfPrefix + leatServer, cpuOfPrefix + hostEtcd, cpuOfPrefix + leatEtcd,
 		valueSent, valueReceived, valueWrites,
 	},
-	partWatches: {valueEvents, valueRate, valueFailed, valueDelivered, valueMissing, valueTerminated, valueP50, valueP99, valueCPU, valueIdle, valueReceived},
+	partWatches: {valueEvents, valueRate, valueFailed, valueDelivered, valueMissing, valueTerminated, valueP50, valueP99, valueCPU, valueIdle, valueRSS, valueReceived},
 	partLifeCycle: {
-		valueRate, valueP50, valueP99, valueWritesTask, valueCPUAll, valueCPU, cpuOfPrefix + leatEtcd, cpuOfPrefix + hostServer,
+		valueRate, valueP50, valueP99, valueWritesTask, valueWritesOwn, valueCPUAll, valueCPU, cpuOfPrefix + leatEtcd, cpuOfPrefix + hostServer,
 	},
 	partMemory:  {valueObjects, valueRSS, valuePeak, valuePer100k, valueFirst, valueWhole, valueList, valueGrowth},
 	partRestart: {valueObjects, valueReady, valueFirstList},

@@ -225,6 +225,21 @@ func (s *scene) count() counters {
 	return c
 }
 
+// taskWrites tells how many changes of tasks Leat has heard of from its etcd.
+func (s *scene) taskWrites() float64 {
+	client, err := rest.HTTPClientFor(s.past)
+	s.Check(err)
+	metrics, err := measure.ReadMetrics(s.Context(), client, s.past.Host+"/metrics")
+	s.Check(err)
+	for key, n := range metrics {
+		if strings.HasPrefix(key, "apiserver_storage_events_received_total{") && measure.Label(key, "resource") == "tasks" {
+			return n
+		}
+	}
+	s.Fatal("leat-apiserver does not tell how many changes of tasks there were")
+	return 0
+}
+
 // taskURL is that of the tasks of a namespace at a server, in a group.
 func taskURL(config *rest.Config, group, namespace string) string {
 	return fmt.Sprintf("%s/apis/%s/%s/namespaces/%s/tasks", config.Host, group, batch.SchemeGroupVersion.Version, namespace)

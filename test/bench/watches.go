@@ -153,6 +153,7 @@ func (b *bench) watch(s *apiSubject, watchers int, prefix string) values {
 	b.scene.pause(time.Second)
 	idleFrom := b.scene.count()
 	b.scene.pause(idleWatchTime)
+	rss := b.memory(s.label(), "VmRSS")
 	before := b.scene.count()
 
 	// Writes start at their time, however long those before take.
@@ -211,7 +212,7 @@ func (b *bench) watch(s *apiSubject, watchers int, prefix string) values {
 	idle, busy := values{}, values{}
 	cpuValues(idle, idleFrom, before, s.servers(), before.at.Sub(idleFrom.at).Seconds())
 	cpuValues(busy, before, after, s.servers(), 1)
-	v[valueIdle] = idle[valueCPU]
+	v[valueIdle], v[valueRSS] = idle[valueCPU], rss
 	for process, cpu := range busy {
 		v[process] = (cpu - idle[process]*after.at.Sub(before.at).Seconds()) / float64(events)
 	}
