@@ -32,6 +32,7 @@ import (
 
 	"github.com/leat-dev/leat/cmd/internal/collector"
 	"github.com/leat-dev/leat/cmd/internal/flags"
+	"github.com/leat-dev/leat/cmd/internal/redact"
 	"github.com/leat-dev/leat/pkg/apiserver"
 )
 
@@ -69,7 +70,7 @@ etcd is reached only by mutual TLS.`,
 			if err := options.Complete(); err != nil {
 				return err
 			}
-			if err := logsapi.ValidateAndApply(options.Logs, utilfeature.DefaultFeatureGate); err != nil {
+			if err := logsapi.ValidateAndApplyWithOptions(options.Logs, redact.Streams(), utilfeature.DefaultFeatureGate); err != nil {
 				return err
 			}
 			cliflag.PrintFlags(command.Flags())

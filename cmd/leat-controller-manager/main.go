@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
 
 	"github.com/leat-dev/leat/cmd/internal/flags"
+	"github.com/leat-dev/leat/cmd/internal/redact"
 )
 
 func main() { os.Exit(cli.Run(newCommand())) }
@@ -49,7 +50,7 @@ config/base/rbac/controller-manager.yaml. In a pod the cluster is found without 
 		Version:      version.Get().GitVersion,
 		SilenceUsage: true,
 		RunE: func(command *cobra.Command, _ []string) error {
-			if err := logsapi.ValidateAndApply(o.logs, o.gates); err != nil {
+			if err := logsapi.ValidateAndApplyWithOptions(o.logs, redact.Streams(), o.gates); err != nil {
 				return err
 			}
 			cliflag.PrintFlags(command.Flags())

@@ -119,6 +119,9 @@ func Start(ctx context.Context, config Config) (server *Server, err error) {
 	if s.etcd, err = embed.StartEtcd(embedConfig(dataDir, socket, s.level)); err != nil {
 		return nil, fmt.Errorf("starting etcd in %s: %w", dataDir, err)
 	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		return nil, fmt.Errorf("keeping others from etcd: %w", err)
+	}
 	select {
 	case <-s.etcd.Server.ReadyNotify():
 		s.level.SetLevel(zap.WarnLevel)
@@ -234,7 +237,8 @@ func writePID(f *os.File) error {
 // file systems have none).
 func makeSocketDir(dataDir string) (socket string, remove func(), err error) {
 	dir := filepath.Join(dataDir, "run")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	// One that is there may have come with a copy of the data, open to others.
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700)); err != nil {
 		return "", nil, fmt.Errorf("making the socket's directory: %w", err)
 	}
 	socket, firstErr := trySocket(dir)

@@ -169,13 +169,21 @@ func TestOnlyItsOwnUserCanReachIt(t *testing.T) {
 	for name, test := range map[string]struct {
 		dir       string // below a temporary directory
 		temporary bool   // the socket is elsewhere
+		open      bool   // its directory is there, and others may enter it
 	}{
+		"a copy that is open to others": {dir: "data", open: true},
 		"short path":                    {dir: "data"},
 		"characters with a URL meaning": {dir: "a b%20c?d#e"},
 		"path too long for a socket":    {dir: strings.Repeat("long/", 30), temporary: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), test.dir)
+			if test.open {
+				run := filepath.Join(dir, "run")
+				if err := errors.Join(os.MkdirAll(run, 0o700), os.Chmod(run, 0o755)); err != nil {
+					t.Fatal(err)
+				}
+			}
 			server := mustStart(t, dir)
 			store, destroy := mustConnect(t, server)
 			defer destroy()
@@ -191,6 +199,9 @@ func TestOnlyItsOwnUserCanReachIt(t *testing.T) {
 				if info, err := os.Stat(private); err != nil || info.Mode() != fs.ModeDir|0o700 {
 					t.Errorf("%s: %v, %v; want it private", private, info, err)
 				}
+			}
+			if info, err := os.Stat(socket); err != nil || info.Mode() != fs.ModeSocket|0o600 {
+				t.Errorf("%s: %v, %v; want it private", socket, info, err)
 			}
 			if temporary := !strings.HasPrefix(socket, dir); temporary != test.temporary {
 				t.Errorf("socket is at %s", socket)

@@ -1,0 +1,216 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package workerrestriction
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission"
+
+	"github.com/leat-dev/leat/apis/batch"
+)
+
+// kept are the fields that no update of anybody's changes: the registry sets or checks them.
+var kept = []string{
+	"TypeMeta", "ObjectMeta.Name", "ObjectMeta.GenerateName", "ObjectMeta.Namespace", "ObjectMeta.SelfLink", "ObjectMeta.UID", "ObjectMeta.ResourceVersion", "ObjectMeta.Generation",
+	"ObjectMeta.CreationTimestamp", "ObjectMeta.DeletionTimestamp", "ObjectMeta.DeletionGracePeriodSeconds", "ObjectMeta.ManagedFields",
+}
+
+// TestWorkersChangeNoOtherField changes each field that the types have, one at a time. A field that is new is refused to workers,
+// unless it is theirs.
+func TestWorkersChangeNoOtherField(t *testing.T) {
+	for _, test := range []struct {
+		resource string
+		object   runtime.Object
+		theirs   []string
+	}{
+		{"workers", workerObject("own"), []string{"ObjectMeta.Labels", "ObjectMeta.Annotations", "Status"}},
+		{"workers/status", workerObject("own"), []string{"ObjectMeta.Labels", "ObjectMeta.Annotations", "Status"}},
+		{"workerleases", lease("own"), []string{"ObjectMeta.Labels", "ObjectMeta.Annotations", "Spec"}},
+		{"tasks/status", task("own"), []string{"Status"}},
+	} {
+		t.Run(test.resource, func(t *testing.T) {
+			allowed, refused := 0, 0
+			for _, path := range leaves(reflect.TypeOf(test.object).Elem(), nil) {
+				changed := test.object.DeepCopyObject()
+				change(reflect.ValueOf(changed).Elem(), path)
+				if reflect.DeepEqual(changed, test.object) {
+					t.Errorf("%s was not changed: the test must learn how", strings.Join(path, "."))
+				}
+				err := validateAs(admission.Update, test.resource, changed, test.object)
+				switch name := strings.Join(path, "."); {
+				case under(name, kept):
+				case under(name, test.theirs):
+					allowed++
+					if err != nil {
+						t.Errorf("%s is theirs, and is refused: %v", name, err)
+					}
+				default:
+					refused++
+					if err == nil {
+						t.Errorf("%s is not theirs, and can be changed", name)
+					}
+				}
+			}
+			if allowed == 0 || refused == 0 {
+				t.Errorf("%d fields are theirs, %d are not", allowed, refused)
+			}
+		})
+	}
+}
+
+// TestWorkersHaveNoOtherVerb tries every operation on everything that is served.
+func TestWorkersHaveNoOtherVerb(t *testing.T) {
+	theirs := map[string]bool{
+		"CREATE workers": true, "UPDATE workers": true, "UPDATE workers/status": true,
+		"CREATE workerleases": true, "UPDATE workerleases": true,
+		"UPDATE tasks/status": true, "CREATE tasks/eviction": true, "DELETE tasks": true,
+	}
+	objects := map[string]runtime.Object{
+		"workers": newWorker("own"), "workers/status": newWorker("own"), "workerleases": lease("own"),
+		"tasks": task("own", deleted), "tasks/status": task("own"), "tasks/eviction": &batch.Eviction{Preconditions: &metav1.Preconditions{ResourceVersion: new("7")}},
+	}
+	scheme := runtime.NewScheme()
+	if err := batch.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	known := scheme.KnownTypes(batch.SchemeGroupVersion)
+	tried := 0
+	for kind := range known {
+		if known[kind+"List"] == nil {
+			continue // none that is kept
+		}
+		for _, subresource := range []string{"", "/status", "/scale", "/log", "/binding", "/eviction", "/finalizers", "/unknown"} {
+			resource := strings.ToLower(kind) + "s" + subresource
+			for _, operation := range []admission.Operation{admission.Create, admission.Update, admission.Delete, admission.Connect} {
+				tried++
+				what := string(operation) + " " + resource
+				object := objects[resource]
+				if object == nil {
+					object = workerObject("own")
+				}
+				if err := validateAs(operation, resource, object, object); (err == nil) != theirs[what] {
+					t.Errorf("%s: %v; is it allowed: %t", what, err, theirs[what])
+				}
+			}
+		}
+	}
+	if tried < 100 {
+		t.Errorf("only %d were tried", tried)
+	}
+}
+
+func validateAs(operation admission.Operation, resource string, object, old runtime.Object) error {
+	resource, subresource, _ := strings.Cut(resource, "/")
+	attributes := admission.NewAttributesRecord(object, old, schema.GroupVersionKind{}, "ns", "own",
+		schema.GroupVersionResource{Group: batch.GroupName, Resource: resource}, subresource, operation, nil, false, own)
+	return New().Validate(context.Background(), attributes, nil)
+}
+
+func under(name string, prefixes []string) bool {
+	for _, prefix := range prefixes {
+		if name == prefix || strings.HasPrefix(name, prefix+".") {
+			return true
+		}
+	}
+	return false
+}
+
+// leaves are the paths of all fields that have no fields of their own. Times and quantities are leaves, and so are maps.
+func leaves(of reflect.Type, at []string) [][]string {
+	switch {
+	case of.Kind() == reflect.Pointer || of.Kind() == reflect.Slice && of.Elem().Kind() == reflect.Struct:
+		return leaves(of.Elem(), at)
+	case of.Kind() != reflect.Struct || strings.HasSuffix(of.PkgPath(), "/resource") || !of.Field(0).IsExported() || of.Field(0).Name == "Time":
+		return [][]string{at}
+	}
+	var all [][]string
+	for i := range of.NumField() {
+		path := append(append([]string{}, at...), of.Field(i).Name)
+		all = append(all, leaves(of.Field(i).Type, path)...)
+	}
+	return all
+}
+
+// change gives the field another value, and makes what it is in.
+func change(value reflect.Value, path []string) {
+	switch value.Kind() {
+	case reflect.Pointer:
+		if value.IsNil() {
+			value.Set(reflect.New(value.Type().Elem()))
+			if len(path) == 0 {
+				return
+			}
+		}
+		change(value.Elem(), path)
+		return
+	case reflect.Slice:
+		if value.Type().Elem().Kind() == reflect.Struct {
+			if value.Len() == 0 {
+				value.Set(reflect.MakeSlice(value.Type(), 1, 1))
+			}
+			change(value.Index(0), path)
+			return
+		}
+	}
+	if len(path) > 0 {
+		change(value.FieldByName(path[0]), path[1:])
+		return
+	}
+	switch value.Kind() {
+	case reflect.String:
+		value.SetString(value.String() + "x")
+	case reflect.Bool:
+		value.SetBool(!value.Bool())
+	case reflect.Int32, reflect.Int64:
+		value.SetInt(value.Int() + 1)
+	case reflect.Uint8:
+		value.SetUint(value.Uint() + 1)
+	case reflect.Slice:
+		item := reflect.New(value.Type().Elem()).Elem()
+		change(item, nil)
+		value.Set(reflect.Append(value, item))
+	case reflect.Map:
+		key, item := reflect.New(value.Type().Key()).Elem(), reflect.New(value.Type().Elem()).Elem()
+		change(key, nil)
+		if value.IsNil() {
+			value.Set(reflect.MakeMap(value.Type()))
+		}
+		value.SetMapIndex(key, item)
+	case reflect.Struct:
+		switch value.Interface().(type) {
+		case metav1.Time:
+			value.Set(reflect.ValueOf(metav1.Now()))
+		case metav1.MicroTime:
+			value.Set(reflect.ValueOf(metav1.NowMicro()))
+		case resource.Quantity:
+			value.Set(reflect.ValueOf(resource.MustParse("7")))
+		default:
+			panic(fmt.Sprint("no way is known to change a ", value.Type()))
+		}
+	default:
+		panic(fmt.Sprint("no way is known to change a ", value.Type()))
+	}
+}

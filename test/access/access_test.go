@@ -1,0 +1,224 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package access tries to get past who may do what: as somebody else, on other paths, through connections that are kept open, by names
+// that begin alike, and by what is left lying about. All of it is real servers, asked on the wire.
+package access
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+)
+
+const (
+	groupPath = "/apis/batch.leat.dev/v1alpha1"
+	// patience is how long anything may take on a machine that has other things to do.
+	patience     = time.Minute
+	pollInterval = 50 * time.Millisecond
+	// marked is in what nobody here may read.
+	marked = "marked-correct-horse-battery-staple"
+)
+
+// TestAggregated runs everything on one host.
+func TestAggregated(t *testing.T) {
+	e := env.Aggregated(t)
+	t.Run("Spoofing", func(t *testing.T) { testSpoofing(t, e) })
+	t.Run("Paths", func(t *testing.T) { testPaths(t, e) })
+	t.Run("TLS", func(t *testing.T) { testTLS(t, e) })
+	t.Run("Secrets", func(t *testing.T) { testSecrets(t, e) })
+	t.Run("Upgrades", func(t *testing.T) { testUpgrades(t, e) })
+	t.Run("Addresses", func(t *testing.T) { testAddresses(t, e) })
+	t.Run("WorkerFields", func(t *testing.T) { testWorkerFields(t, e) })
+	t.Run("Prefixes", func(t *testing.T) { testPrefixes(t, e) })
+}
+
+// port is a server as clients reach it.
+type port struct {
+	name string
+	// as gives somebody's access: his certificate is of the host's client authority.
+	as func(t testing.TB, user string, groups ...string) *rest.Config
+}
+
+// ports are the two ways to our API: each must hold by itself.
+func ports(e *env.Env) []port {
+	return []port{{"through the aggregator", e.Person}, {"at the server", e.Direct}}
+}
+
+// anonymous is nobody that can be known.
+func (p port) anonymous(t testing.TB) *rest.Config {
+	t.Helper()
+	config := p.as(t, "nobody")
+	config.CertData, config.KeyData = nil, nil
+	return config
+}
+
+// answer is what a server said to one request.
+type answer struct {
+	code int
+	body string
+}
+
+func (a answer) String() string { return fmt.Sprintf("%d %.300s", a.code, a.body) }
+
+// dial opens a connection as that identity, which ends with the test, and speaks HTTP/1.1 on it.
+func dial(t testing.TB, config *rest.Config) *tls.Conn {
+	t.Helper()
+	settings := get(rest.TLSConfigFor(config))(t)
+	settings.NextProtos = []string{"http/1.1"}
+	address := strings.TrimPrefix(config.Host, "https://")
+	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: patience}, Config: settings}
+	connection := get(dialer.DialContext(t.Context(), "tcp", address))(t).(*tls.Conn)
+	t.Cleanup(func() { connection.Close() }) // most are closed by the server before
+	must(t, connection.SetDeadline(time.Now().Add(patience)))
+	return connection
+}
+
+// head is a request without a body, byte for byte as it goes over the wire: clients' libraries would tidy it.
+func head(config *rest.Config, method, target string, headers ...string) string {
+	lines := []string{method + " " + target + " HTTP/1.1", "Host: " + strings.TrimPrefix(config.Host, "https://")}
+	if config.BearerToken != "" {
+		lines = append(lines, "Authorization: Bearer "+config.BearerToken)
+	}
+	return strings.Join(append(lines, headers...), "\r\n") + "\r\n\r\n"
+}
+
+// ask sends a request, headers as whole lines, on a connection of its own, and gives the answer. A connection that is closed without
+// one is the answer 0.
+func ask(t testing.TB, config *rest.Config, method, target string, headers ...string) answer {
+	t.Helper()
+	return send(t, config, method, head(config, method, target, append(headers, "Connection: close")...))
+}
+
+// post is ask for the creation of an object.
+func post(t testing.TB, config *rest.Config, target, body string, headers ...string) answer {
+	t.Helper()
+	headers = append([]string{"Content-Type: application/json", fmt.Sprintf("Content-Length: %d", len(body))}, headers...)
+	return send(t, config, http.MethodPost, head(config, http.MethodPost, target, headers...)+body)
+}
+
+func send(t testing.TB, config *rest.Config, method, request string) answer {
+	t.Helper()
+	connection := dial(t, config)
+	defer connection.Close()
+	// A server may answer, and close, before it has read all: its answer is what counts.
+	_, writeErr := io.WriteString(connection, request)
+	response, err := http.ReadResponse(bufio.NewReader(connection), &http.Request{Method: method})
+	if err != nil {
+		return answer{0, fmt.Sprint("no answer: ", writeErr, err)}
+	}
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		return answer{response.StatusCode, "and speaks " + response.Header.Get("Upgrade")}
+	}
+	var body bytes.Buffer
+	_, err = io.Copy(&body, io.LimitReader(response.Body, 1<<20))
+	if err != nil {
+		fmt.Fprintf(&body, " … %v", err)
+	}
+	return answer{response.StatusCode, body.String()}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// get gives the value, or fails the test.
+func get[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		must(t, err)
+		return value
+	}
+}
+
+// eventually fails the test if the condition, which says what is missing yet, does not come true.
+func eventually(t testing.TB, what string, condition func(context.Context) error) {
+	t.Helper()
+	var last error
+	err := wait.PollUntilContextTimeout(t.Context(), pollInterval, patience, true, func(ctx context.Context) (bool, error) {
+		last = condition(ctx)
+		return last == nil, nil
+	})
+	if err != nil {
+		t.Fatalf("waiting until %s: %v; last: %v", what, err, last)
+	}
+}
+
+// hostAdmin is whoever sets the host up. It is never used for our own API, where nobody is asked about it.
+func hostAdmin(t testing.TB, e *env.Env) *kubernetes.Clientset {
+	t.Helper()
+	config := get(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
+	config.QPS = -1
+	return get(kubernetes.NewForConfig(config))(t)
+}
+
+// grant binds a cluster role to the subjects, in a namespace, or everywhere without one.
+func grant(t testing.TB, e *env.Env, namespace, name, role string, subjects ...rbacv1.Subject) {
+	t.Helper()
+	rbac := hostAdmin(t, e).RbacV1()
+	ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}
+	meta := metav1.ObjectMeta{Name: name}
+	if namespace == "" {
+		get(rbac.ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{}))(t)
+		return
+	}
+	get(rbac.RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{}))(t)
+}
+
+// role makes a cluster role.
+func role(t testing.TB, e *env.Env, name string, rules ...rbacv1.PolicyRule) {
+	t.Helper()
+	get(hostAdmin(t, e).RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules}, metav1.CreateOptions{}))(t)
+}
+
+func user(name string) rbacv1.Subject {
+	return rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}
+}
+
+func group(name string) rbacv1.Subject {
+	return rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: name}
+}
+
+func newTask(name string) *v1alpha1.Task {
+	return &v1alpha1.Task{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       v1alpha1.TaskSpec{Command: []string{"true"}, Env: []v1alpha1.EnvVar{{Name: "MARK", Value: marked}}},
+	}
+}
+
+func tasksPath(namespace string) string { return groupPath + "/namespaces/" + namespace + "/tasks" }

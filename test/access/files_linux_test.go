@@ -1,0 +1,130 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package access
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/host"
+)
+
+// TestStandalone is about what "leat up", with a worker in it, and a worker beside it write, as a careless user starts them: what they
+// make is theirs alone whatever his umask is.
+func TestStandalone(t *testing.T) {
+	before := syscall.Umask(0)
+	defer syscall.Umask(before)
+	access := filepath.Join(t.TempDir(), "access", "config")
+	e := env.Standalone(t, "--workers=1", "--kubeconfig="+access)
+	t.Run("TLS", func(t *testing.T) {
+		listener{"leat up", strings.TrimPrefix(e.Direct(t, "x").Host, "https://"), tls.VersionTLS12, []string{"h2", "http/1.1"}, nil}.test(t)
+		protocols(t, e.Direct(t, "nobody"))
+	})
+	t.Run("Files", func(t *testing.T) { testFiles(t, e, access) })
+}
+
+func testFiles(t *testing.T, e *env.Env, access string) {
+	namespace := e.Namespace(t)
+	state := filepath.Join(t.TempDir(), "state")
+	e.StartWorker(t, e.Worker(t, namespace, "one"), namespace, "one", nil, "--state-dir="+state, "--client-ca-file="+filepath.Join(e.DataDir(), "pki", "ca.crt"))
+	// Where a task runs, a directory for its files is told it; of what it makes itself, its own umask decides.
+	for _, namespace := range []string{namespace, "default"} {
+		tasks := env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
+		for name, script := range map[string]string{"ended": "echo hello; exit 1", "running": "echo hello; exec sleep 1000"} {
+			get(tasks.Create(t.Context(), &v1alpha1.Task{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.TaskSpec{Command: []string{"sh", "-c", script}}}, metav1.CreateOptions{}))(t)
+		}
+		eventually(t, "the tasks have begun", func(ctx context.Context) error {
+			list, err := tasks.List(ctx, metav1.ListOptions{})
+			for _, task := range list.Items {
+				if phase := task.Status.Phase; phase != map[string]v1alpha1.TaskPhase{"ended": v1alpha1.TaskFailed, "running": v1alpha1.TaskRunning}[task.Name] {
+					err = errors.Join(err, fmt.Errorf("task %s is %s", task.Name, phase))
+				}
+			}
+			return err
+		})
+	}
+
+	seen := map[string]int{}
+	for _, dir := range []string{e.DataDir(), filepath.Dir(access), state} {
+		must(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // etcd renames and removes
+			}
+			if err != nil {
+				return err
+			}
+			info, err := entry.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			kind := "file"
+			switch {
+			case info.IsDir():
+				kind = "directory"
+			case info.Mode()&fs.ModeSocket != 0:
+				kind = "socket"
+			}
+			seen[kind]++
+			if info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s %s is open to others: %s", kind, path, info.Mode())
+			}
+			return nil
+		}))
+	}
+	if seen["directory"] < 5 || seen["file"] < 5 || seen["socket"] == 0 {
+		t.Errorf("only %v were found", seen)
+	}
+	for _, path := range []string{access, filepath.Join(e.DataDir(), "pki", "ca.key"), filepath.Join(state, "logs")} {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+	}
+	// What else the programs have open in the file system: in the directory for temporary files, for one.
+	for _, path := range opened(t, e.Server) {
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 && strings.HasPrefix(path, os.TempDir()) {
+			t.Errorf("the server has %s open, which is open to others: %s", path, info.Mode())
+		}
+	}
+}
+
+// opened are the files that a process has open.
+func opened(t *testing.T, process *host.Process) []string {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", process.PID())
+	var paths []string
+	for _, entry := range get(os.ReadDir(dir))(t) {
+		if path, err := os.Readlink(filepath.Join(dir, entry.Name())); err == nil {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}

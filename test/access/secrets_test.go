@@ -1,0 +1,192 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package access
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/rest"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/env"
+)
+
+// everything is an audit policy that leaves nothing out.
+const everything = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: RequestResponse\n"
+
+// talkative is as much as clients log without the bodies of what they send and are sent, which are whole tasks: from 8 on client-go
+// logs those. Our server logs no bodies at any level, but for those that it sends to the host, in which tokens are hidden.
+const talkative = "--v=7"
+
+// testSecrets: what is secret is in no log, however much the server logs.
+func testSecrets(t *testing.T, e *env.Env) {
+	ctx := t.Context()
+	namespace := e.Namespace(t)
+	dir := t.TempDir()
+	policy, audit := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "audit.log")
+	must(t, pki.WriteFile(policy, []byte(everything)))
+	askWebhook(t, e, namespace)
+	server := e.Replica(t, "--v=10", "--audit-policy-file="+policy, "--audit-log-path="+audit)
+	manager := server.StartManager(t, "talkative", "--leader-elect=false", talkative)
+	worker := server.StartWorker(t, server.Worker(t, namespace, "one"), namespace, "one", []string{"MARK=marked-in-the-environment-of-the-worker"},
+		talkative, "--state-dir="+t.TempDir(), "--client-ca-file="+e.Host.ClientCAFile)
+
+	// Each of them carries something else, so that a log that has it says where it is from.
+	admin := env.Client(t, server.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(namespace)
+	one := newTask("one")
+	one.Spec = v1alpha1.TaskSpec{
+		Command: []string{"sh", "-c", "echo marked-in-the-$(echo output); echo $MARK; : marked-in-the-command"},
+		Args:    []string{"marked-in-an-argument"},
+		Env:     []v1alpha1.EnvVar{{Name: "PASSWORD", Value: "marked-in-env"}},
+	}
+	get(admin.Create(ctx, one, metav1.CreateOptions{}))(t)
+	eventually(t, "the task has ended", func(ctx context.Context) error {
+		task, err := admin.Get(ctx, "one", metav1.GetOptions{})
+		if err != nil || task.Status.Phase == v1alpha1.TaskSucceeded {
+			return err
+		}
+		return fmt.Errorf("it is %s", task.Status.Phase)
+	})
+	get(admin.Patch(ctx, "one", types.MergePatchType, []byte(`{"metadata":{"annotations":{"secret":"marked-in-a-patch"}}}`), metav1.PatchOptions{}))(t)
+	_, err := admin.Patch(ctx, "one", types.MergePatchType, []byte(`{"spec":{"env":[{"name":"A","value":"marked-in-a-patch-that-is-refused"}]}}`), metav1.PatchOptions{})
+	if err == nil {
+		t.Error("the environment of a task that has ended was changed")
+	}
+	_, err = admin.Patch(ctx, "one", types.MergePatchType, []byte(`{"spec":{"env":"marked-in-a-patch-that-is-none"}}`), metav1.PatchOptions{})
+	if err == nil {
+		t.Error("a text was taken for an environment")
+	}
+	alice := server.Direct(t, "alice", "leat:admins")
+	if got := post(t, alice, tasksPath(namespace), `{"metadata":{"name":"a"},"spec":{"command":["true"],"unknown":"marked-in-a-field-that-is-unknown"}}`); got.code != http.StatusCreated {
+		t.Errorf("an unknown field is answered %s", got)
+	}
+	post(t, alice, tasksPath(namespace), `{"spec": marked-in-a-body-that-is-broken`)
+
+	account := rbacv1.Subject{Kind: "ServiceAccount", Namespace: namespace, Name: "default"}
+	grant(t, e, namespace, "account", "leat:view", account)
+	var token string
+	eventually(t, "there is an account", func(ctx context.Context) (err error) {
+		token, err = tokenOf(ctx, hostAdmin(t, e), namespace, "default", "", nil)
+		return err
+	})
+	bearing := rest.AnonymousClientConfig(server.Direct(t, "x"))
+	bearing.BearerToken = token
+	eventually(t, "the token is believed", func(context.Context) error {
+		if got := ask(t, bearing, "GET", tasksPath(namespace)+"/one"); got.code != http.StatusOK {
+			return errors.New(got.String())
+		}
+		return nil
+	})
+	for _, credential := range []string{"Bearer marked-token", "Basic " + base64.StdEncoding.EncodeToString([]byte("marked:password")), "Bearer " + token + "marked-end"} {
+		anonymous := rest.AnonymousClientConfig(bearing)
+		if got := ask(t, anonymous, "GET", tasksPath(namespace), "Authorization: "+credential); got.code != http.StatusUnauthorized && got.code != http.StatusForbidden {
+			t.Errorf("to a credential of nobody it answers %s", got)
+		}
+	}
+	ask(t, bearing, "GET", tasksPath(namespace), "Cookie: session=marked-in-a-cookie", "X-Api-Key: marked-in-a-header")
+	must(t, server.Server.Kill())
+
+	_, signature, _ := strings.Cut(token, ".") // the head is the same for all
+	markers := map[string]string{
+		"a token":                  signature[:40],
+		"the end of a token":       token[len(token)-40:],
+		"a token of nobody":        "marked-token",
+		"a password":               base64.StdEncoding.EncodeToString([]byte("marked:password")),
+		"a cookie":                 "marked-in-a-cookie",
+		"a header":                 "marked-in-a-header",
+		"the worker's environment": "marked-in-the-environment-of-the-worker",
+		"output":                   "marked-in-the-output",
+		"a key":                    "PRIVATE KEY",
+		"the serving key":          keyLine(t, e.ServingKeyFile),
+		"env":                      "marked-in-env",
+		"a command":                "marked-in-the-command",
+		"an argument":              "marked-in-an-argument",
+		"a patch":                  "marked-in-a-patch",
+		"a patch that is refused":  "marked-in-a-patch-that-is-refused",
+		"a patch that is none":     "marked-in-a-patch-that-is-none",
+		"a field that is unknown":  "marked-in-a-field-that-is-unknown",
+		"a body that is broken":    "marked-in-a-body-that-is-broken",
+	}
+	// Who has every body written to the audit log has them there.
+	bodies := sets.New("env", "a command", "an argument", "a patch", "a patch that is refused", "a patch that is none")
+	for name, file := range map[string]string{"the server": server.Server.LogFile(), "the manager": manager.LogFile(), "the worker": worker.LogFile(), "the audit log": audit} {
+		log := undumped(get(os.ReadFile(file))(t))
+		if name == "the server" && !(bytes.Contains(log, []byte(`"token":"…"`)) && bytes.Contains(log, []byte(`{"kind":"AdmissionReview",…}`))) {
+			t.Error("the server logs nothing of what it asks the host and webhooks: is it at -v=10?")
+		}
+		for what, marker := range markers {
+			at := bytes.Index(log, []byte(marker))
+			switch {
+			case name == "the audit log" && bodies.Has(what):
+				if at < 0 {
+					t.Errorf("%s of all bodies has not %s", name, what)
+				}
+			case at >= 0:
+				t.Errorf("%s has %s: %q", name, what, log[max(0, at-300):min(len(log), at+100)])
+			}
+		}
+	}
+}
+
+// askWebhook has our server ask a webhook about each write of the namespace. There is none, and it goes on without.
+func askWebhook(t *testing.T, e *env.Env, namespace string) {
+	t.Helper()
+	get(hostAdmin(t, e).AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(t.Context(), &admissionregistrationv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "nobody"},
+		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
+			Name:                    "nobody.example.com",
+			ClientConfig:            admissionregistrationv1.WebhookClientConfig{URL: new("https://127.0.0.1:1/")},
+			FailurePolicy:           new(admissionregistrationv1.Ignore),
+			SideEffects:             new(admissionregistrationv1.SideEffectClassNone),
+			AdmissionReviewVersions: []string{"v1"},
+			NamespaceSelector:       &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": namespace}},
+			Rules: []admissionregistrationv1.RuleWithOperations{{
+				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.OperationAll},
+				Rule:       admissionregistrationv1.Rule{APIGroups: []string{"batch.leat.dev"}, APIVersions: []string{"*"}, Resources: []string{"*/*"}},
+			}},
+		}},
+	}, metav1.CreateOptions{}))(t)
+}
+
+// dumped is a line of a body that is logged in hexadecimal, and what of it can be read as text.
+var dumped = regexp.MustCompile(`(?m)^\t?[0-9a-f]{8}  [0-9a-f ]{49} \|(.*)\|\n`)
+
+// undumped is the log with the text of dumped bodies in one piece.
+func undumped(log []byte) []byte { return dumped.ReplaceAll(log, []byte("$1")) }
+
+// keyLine is a line in the middle of a key's file.
+func keyLine(t *testing.T, file string) string {
+	t.Helper()
+	lines := strings.Split(string(get(os.ReadFile(file))(t)), "\n")
+	return lines[len(lines)/2]
+}

@@ -1,0 +1,163 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package access
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/host"
+)
+
+// weak are suites that nobody should agree to any more: without forward secrecy, or with what is broken.
+var weak = []uint16{
+	tls.TLS_RSA_WITH_RC4_128_SHA, tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA, tls.TLS_RSA_WITH_AES_128_CBC_SHA, tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_ECDHE_RSA_WITH_RC4_128_SHA, tls.TLS_ECDHE_ECDSA_WITH_RC4_128_SHA, tls.TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA,
+	tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256,
+}
+
+// listener is what one of our programs serves by TLS.
+type listener struct {
+	name, address string
+	// from is the first version that it speaks.
+	from uint16
+	// protocols are those it speaks, the one it likes best first.
+	protocols []string
+	// client is shown to it.
+	client *tls.Certificate
+}
+
+// testTLS: what is old or weak is refused wherever we listen.
+func testTLS(t *testing.T, e *env.Env) {
+	namespace := e.Namespace(t)
+	e.StartWorker(t, e.Worker(t, namespace, "one"), namespace, "one", nil, "--state-dir="+t.TempDir(), "--client-ca-file="+e.Host.ClientCAFile, "--log-address=127.0.0.1")
+	one := get(env.Client(t, e.Admin(t)).BatchV1alpha1().Workers(namespace).Get(t.Context(), "one", metav1.GetOptions{}))(t)
+	if one.Status.Endpoint == nil {
+		t.Fatal("the worker serves no logs")
+	}
+	metrics := "127.0.0.1:" + strconv.Itoa(get(host.FreePort())(t))
+	// Only on what is no loopback address its metrics are served by TLS.
+	_, port, err := net.SplitHostPort(metrics)
+	must(t, err)
+	e.StartManager(t, "tls", "--leader-elect=false", "--metrics-bind-address=0.0.0.0:"+port)
+	eventually(t, "metrics are served", func(ctx context.Context) error {
+		connection, err := (&net.Dialer{}).DialContext(ctx, "tcp", metrics)
+		if err != nil {
+			return err
+		}
+		return connection.Close()
+	})
+	// Most of what is weak needs a key by RSA, which people may bring.
+	certFile, keyFile := filepath.Join(t.TempDir(), "rsa.crt"), filepath.Join(t.TempDir(), "rsa.key")
+	cert, key, err := issue(e.ServingCA, get(rsa.GenerateKey(rand.Reader, 2048))(t), &x509.Certificate{
+		Subject: pkix.Name{CommonName: "leat-serving"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	})
+	must(t, errors.Join(err, pki.WriteFile(certFile, cert), pki.WriteFile(keyFile, key)))
+	byRSA := e.Replica(t, "--tls-cert-file="+certFile, "--tls-private-key-file="+keyFile)
+	cert, key, err = e.Host.ClientCA.IssueClient("leat-apiserver")
+	must(t, err)
+	pair := get(tls.X509KeyPair(cert, key))(t)
+
+	both := []string{"h2", "http/1.1"}
+	for _, l := range []listener{
+		{"leat-apiserver", strings.TrimPrefix(e.Direct(t, "x").Host, "https://"), tls.VersionTLS12, both, nil},
+		{"leat-apiserver by RSA", strings.TrimPrefix(byRSA.Direct(t, "x").Host, "https://"), tls.VersionTLS12, both, nil},
+		{"the logs of leat-worker", net.JoinHostPort(one.Status.Endpoint.Host, strconv.Itoa(int(one.Status.Endpoint.Port))), tls.VersionTLS13, []string{"http/1.1"}, &pair},
+		{"the metrics of leat-controller-manager", metrics, tls.VersionTLS12, []string{"h2"}, nil},
+	} {
+		t.Run(l.name, func(t *testing.T) { l.test(t) })
+	}
+	t.Run("both protocols are answered alike", func(t *testing.T) { protocols(t, e.Direct(t, "nobody")) })
+}
+
+func (l listener) test(t *testing.T) {
+	versions := []uint16{tls.VersionTLS10, tls.VersionTLS11, tls.VersionTLS12, tls.VersionTLS13}
+	for _, version := range versions {
+		state, err := l.shake(t, &tls.Config{MinVersion: version, MaxVersion: version})
+		if want := version >= l.from; (err == nil) != want {
+			t.Errorf("%s: to speak it is %t, want %t: %v", tls.VersionName(version), err == nil, want, err)
+		} else if want && state.Version != version {
+			t.Errorf("%s: it speaks %s", tls.VersionName(version), tls.VersionName(state.Version))
+		}
+	}
+	for _, suite := range weak {
+		if _, err := l.shake(t, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{suite}}); err == nil {
+			t.Errorf("it agrees to %s", tls.CipherSuiteName(suite))
+		}
+	}
+	for _, protocol := range []string{"h2", "http/1.1"} {
+		state, err := l.shake(t, &tls.Config{NextProtos: []string{protocol}})
+		if want := slices.Contains(l.protocols, protocol); want && (err != nil || state.NegotiatedProtocol != protocol) || !want && err == nil && state.NegotiatedProtocol == protocol {
+			t.Errorf("asked for %s it speaks %q, %v", protocol, state.NegotiatedProtocol, err)
+		}
+	}
+	if state, err := l.shake(t, &tls.Config{NextProtos: []string{"h2", "http/1.1"}}); err != nil || state.NegotiatedProtocol != l.protocols[0] {
+		t.Errorf("it prefers %q, %v", state.NegotiatedProtocol, err)
+	}
+}
+
+// shake shakes hands. Whose certificate it is others test, so that what fails here is the rest.
+func (l listener) shake(t *testing.T, config *tls.Config) (tls.ConnectionState, error) {
+	t.Helper()
+	config.InsecureSkipVerify = true
+	if l.client != nil {
+		config.Certificates = []tls.Certificate{*l.client}
+	}
+	connection, err := (&tls.Dialer{Config: config}).DialContext(t.Context(), "tcp", l.address)
+	if err != nil {
+		return tls.ConnectionState{}, err
+	}
+	defer connection.Close()
+	return connection.(*tls.Conn).ConnectionState(), nil
+}
+
+// protocols asks by HTTP/1.1 and by HTTP/2.
+func protocols(t *testing.T, config *rest.Config) {
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		settings := get(rest.TLSConfigFor(config))(t)
+		settings.NextProtos = []string{protocol}
+		transport := &http.Transport{TLSClientConfig: settings, ForceAttemptHTTP2: protocol == "h2", DisableKeepAlives: true}
+		request := get(http.NewRequestWithContext(t.Context(), http.MethodGet, config.Host+tasksPath("default"), nil))(t)
+		request.Header.Set("X-Remote-User", "alice")
+		request.Header.Set("X-Remote-Group", "leat:admins")
+		response := get(transport.RoundTrip(request))(t)
+		response.Body.Close()
+		if got := fmt.Sprint(response.ProtoMajor, " ", response.StatusCode); got != map[string]string{"http/1.1": "1 403", "h2": "2 403"}[protocol] {
+			t.Errorf("by %s it answers %s", protocol, got)
+		}
+	}
+}

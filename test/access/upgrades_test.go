@@ -1,0 +1,179 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package access
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/env"
+)
+
+// upgrades are the ways to ask for another protocol on a connection.
+var upgrades = map[string][]string{
+	"a websocket":       {"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="},
+	"a websocket of us": {"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol: v5.channel.k8s.io"},
+	"SPDY":              {"Connection: Upgrade", "Upgrade: SPDY/3.1"},
+	"HTTP/2":            {"Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"},
+	"what is unknown":   {"Connection: upgrade", "Upgrade: leat/1"},
+	"nothing":           {"Connection: Upgrade"},
+}
+
+// testUpgrades: a connection that somebody asks to make a tunnel of is worth no more than he is.
+func testUpgrades(t *testing.T, e *env.Env) {
+	var mine, others string
+	t.Run("mine", func(t *testing.T) { mine = e.Namespace(t) })
+	t.Run("others", func(t *testing.T) { others = e.Namespace(t) })
+	admin := env.Client(t, e.Admin(t)).BatchV1alpha1()
+	get(admin.Tasks(mine).Create(t.Context(), &v1alpha1.Task{ObjectMeta: metav1.ObjectMeta{Name: "own"}, Spec: v1alpha1.TaskSpec{Command: []string{"true"}}}, metav1.CreateOptions{}))(t)
+	get(admin.Tasks(others).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
+	grant(t, e, mine, "tunneller", "leat:edit", user("tunneller"))
+
+	for _, port := range ports(e) {
+		t.Run(port.name, func(t *testing.T) {
+			known := port.as(t, "tunneller")
+			eventually(t, "he may read his own", func(context.Context) error {
+				if got := ask(t, known, "GET", tasksPath(mine)+"/own"); got.code != http.StatusOK {
+					return errors.New(got.String())
+				}
+				return nil
+			})
+			for what, headers := range upgrades {
+				for _, method := range []string{"GET", "POST", "CONNECT"} {
+					for _, target := range []string{
+						tasksPath(others) + "/one", tasksPath(others) + "/one/log?follow=true", tasksPath(others) + "?watch=true&timeoutSeconds=1", tasksPath(others) + "/one/exec", tasksPath(others) + "/one/status",
+						"/metrics", "/proxy", strings.TrimPrefix(e.AtServer().Direct(t, "x").Host, "https://"),
+					} {
+						for who, config := range map[string]*rest.Config{"he": known, "nobody": port.anonymous(t)} {
+							if got := ask(t, config, method, target, headers...); got.code != 0 && got.code < 400 {
+								t.Errorf("asking by %s %s for %s, %s is answered %s", method, target, what, who, got)
+							}
+						}
+					}
+					// What follows on the connection of one that came to nothing is no word of the aggregator's.
+					for _, target := range []string{tasksPath(mine) + "/own", tasksPath(mine) + "/own/log", tasksPath(mine) + "/none", groupPath + "/namespaces/" + mine + "/unknown"} {
+						smuggle(t, known, fmt.Sprintf("%s %s for %s", method, target, what), head(known, method, target, headers...), tasksPath(others)+"/one")
+					}
+				}
+			}
+			// Two requests that a proxy and a server may tell apart differently.
+			for what, request := range map[string]string{
+				"two lengths":            head(known, "POST", tasksPath(mine), "Content-Length: 4", "Content-Length: 0"),
+				"a length and chunks":    head(known, "POST", tasksPath(mine), "Content-Length: 4", "Transfer-Encoding: chunked") + "0\r\n\r\n",
+				"chunks of another name": head(known, "POST", tasksPath(mine), "Transfer-Encoding: xchunked", "Content-Length: 0"),
+				"a folded header":        head(known, "GET", tasksPath(mine), "X: a", " Transfer-Encoding: chunked"),
+				"a space in a name":      head(known, "GET", tasksPath(mine), "Content-Length : 4"),
+				"a body of a GET":        head(known, "GET", tasksPath(mine)+"/own", "Content-Length: 4") + "GET ",
+				"a half body":            head(known, "POST", tasksPath(mine), "Content-Length: 4"),
+			} {
+				smuggle(t, known, what, request, tasksPath(others)+"/one")
+			}
+		})
+	}
+}
+
+// smuggle sends a request, and after it, on the same connection, one for what he may not read, which says that he is an administrator.
+// Whatever is answered, the secret is not in it.
+func smuggle(t *testing.T, config *rest.Config, what, request, target string) {
+	t.Helper()
+	connection := dial(t, config)
+	defer connection.Close()
+	second := head(&rest.Config{Host: config.Host}, "GET", target, "X-Remote-User: alice", "X-Remote-Group: leat:admins", "Connection: close")
+	// The server may close before it has read all.
+	_, _ = io.WriteString(connection, request+second)
+	in := bufio.NewReader(connection)
+	for {
+		response, err := http.ReadResponse(in, &http.Request{Method: "GET"})
+		if err != nil {
+			return
+		}
+		body, _ := io.ReadAll(io.LimitReader(response.Body, 1<<20)) // what was read is what counts
+		if response.StatusCode == http.StatusSwitchingProtocols || strings.Contains(string(body), marked) {
+			t.Errorf("after %s he is answered %d %.300s", what, response.StatusCode, body)
+			return
+		}
+	}
+}
+
+// testAddresses: a worker cannot have the server dial what is near to the server, however the address is written.
+func testAddresses(t *testing.T, e *env.Env) {
+	namespace := e.Namespace(t)
+	listener := get(net.Listen("tcp", "127.0.0.1:0"))(t)
+	var dialled atomic.Int32
+	go func() {
+		for {
+			connection, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			dialled.Add(1)
+			connection.Close()
+		}
+	}()
+	t.Cleanup(func() { listener.Close() })
+	port := int32(listener.Addr().(*net.TCPAddr).Port)
+	bundle := get(pki.NewCA("worker"))(t).CertPEM()
+	admin, controller := env.Client(t, e.Admin(t)).BatchV1alpha1(), env.Client(t, e.Controller(t)).BatchV1alpha1()
+	worker := env.Client(t, e.Worker(t, namespace, "dialled")).BatchV1alpha1().Workers(namespace)
+	own := get(worker.Create(t.Context(), &v1alpha1.Worker{ObjectMeta: metav1.ObjectMeta{Name: "dialled"}}, metav1.CreateOptions{}))(t)
+	own.Status.Incarnation = "dialled-1"
+	own = get(worker.UpdateStatus(t.Context(), own, metav1.UpdateOptions{}))(t)
+	get(admin.Tasks(namespace).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
+	get(controller.Tasks(namespace).Bind(t.Context(), "one", &v1alpha1.Binding{Target: v1alpha1.BindingTarget{Name: "dialled", Incarnation: "dialled-1"}}, metav1.CreateOptions{}))(t)
+
+	published := 0
+	for _, address := range []string{
+		"127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "017700000001", "127.0.0.1.", "127.000.000.001", "0.0.0.0", "0", "localhost", "LOCALHOST", "localhost.",
+		"::1", "::", "::ffff:127.0.0.1", "::ffff:7f00:1", "::127.0.0.1", "0:0:0:0:0:ffff:7f00:0001", "::1%lo", "[::1]", "64:ff9b::7f00:1", "2002:7f00:1::",
+		"169.254.169.254", "::ffff:169.254.169.254", "2852039166", "0xa9fea9fe", "100.100.100.200",
+		"127.0.0.1:1", "user@127.0.0.1", "127.0.0.1/", "127.0.0.1#", "127.0.0.1?", `127.0.0.1\`, "127.0.0.1\r\nX: y", "127.0.0.1 ", "%31%32%37.0.0.1", "①②⑦.0.0.1", "/etc/passwd", "unix:/run/x.sock",
+	} {
+		changed := own.DeepCopy()
+		changed.Status.Endpoint = &v1alpha1.WorkerEndpoint{Host: address, Port: port, CABundle: bundle}
+		updated, err := worker.UpdateStatus(t.Context(), changed, metav1.UpdateOptions{})
+		if err != nil {
+			continue // refused as soon as it is said
+		}
+		own = updated
+		published++
+		for _, way := range ports(e) {
+			got := ask(t, way.as(t, "alice", "leat:admins"), "GET", tasksPath(namespace)+"/one/log")
+			if got.code != http.StatusServiceUnavailable {
+				t.Errorf("for the log at %q %s the server answers %s", address, way.name, got)
+			}
+		}
+	}
+	if published < 10 {
+		t.Errorf("only %d of the addresses could be published", published)
+	}
+	if n := dialled.Load(); n > 0 {
+		t.Errorf("the server dialled its own machine %d times", n)
+	}
+}
