@@ -68,7 +68,7 @@ func parseMarker(text, position string) (*marker, error) {
 			value, rest, _ = strings.Cut(value, ",")
 		}
 		known := slices.ContainsFunc(keys, func(k string) bool { return k == key || k == key+"?" || k == "*" })
-		if !known || value == "" || m.values[key] != "" {
+		if !known || key == "" || value == "" || m.values[key] != "" {
 			return nil, m.errorf("%q must be one of %q, once, with =<value>", key, keys)
 		}
 		m.values[key] = value

@@ -262,7 +262,8 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 	}
 	config.FeatureGate = o.versions.FeatureGateFor(basecompatibility.DefaultKubeComponent)
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
-		chain := genericapiserver.DefaultBuildHandlerChain(withDeadlineGrace(task.AbortBrokenLogs(handler)), c)
+		handler = withBodyLimits(task.AbortBrokenLogs(handler), codecs, c.MaxRequestBodyBytes)
+		chain := withSelectorLimits(genericapiserver.DefaultBuildHandlerChain(withDeadlineGrace(handler), c), codecs)
 		return withHandover(chain, c.ShutdownInitiatedNotify(), o.Server.ShutdownDelayDuration)
 	}
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("log"))

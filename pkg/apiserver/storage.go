@@ -93,6 +93,8 @@ func (s plainStorage) plain(err error) error {
 		return &apierrors.StatusError{ErrStatus: metav1.Status{
 			Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage, Reason: reasonFull, Message: full,
 		}}
+	case errors.Is(err, rpctypes.ErrRequestTooLarge):
+		return objectTooLarge{rpctypes.ErrRequestTooLarge.(rpctypes.EtcdError)}
 	case errors.As(err, &corrupt) && corrupt.Code == storage.ErrCodeCorruptObj:
 		return &apierrors.StatusError{ErrStatus: metav1.Status{
 			Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Reason: metav1.StatusReasonStoreReadError,
@@ -104,4 +106,14 @@ func (s plainStorage) plain(err error) error {
 		return &apierrors.StatusError{ErrStatus: told}
 	}
 	return err
+}
+
+// objectTooLarge is what etcd says of an object that it does not take: to upstream, which then leaves out the managers of its fields and
+// tries again, it stays that.
+type objectTooLarge struct{ rpctypes.EtcdError }
+
+// Status is what clients are told.
+func (objectTooLarge) Status() metav1.Status {
+	return apierrors.NewRequestEntityTooLargeError("the object does not fit into etcd, which takes 1.5 MiB unless it is told otherwise: " +
+		"make it smaller").Status()
 }

@@ -27,11 +27,16 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/logs"
 )
 
+// maxExpanded is how many bytes the arguments and the variables of a task may have once they are expanded: more than any system starts a
+// program with. References to references double what they yield, and would else take all the memory of the worker.
+const maxExpanded = 8 << 20
+
 // expand replaces the references $(NAME) in s that are in vars, by the rules for the containers of a Pod: $$ stands for a
-// single $, a reference to an unknown name stays as it is, and what a reference yields is not expanded again.
-func expand(s string, vars map[string]string) string {
+// single $, a reference to an unknown name stays as it is, and what a reference yields is not expanded again. It gives up, and
+// gives what it has, once that is longer than limit.
+func expand(s string, vars map[string]string, limit int) string {
 	var b strings.Builder
-	for {
+	for b.Len() <= limit {
 		i := strings.IndexByte(s, '$')
 		if i < 0 || i == len(s)-1 {
 			b.WriteString(s)
@@ -61,6 +66,7 @@ func expand(s string, vars map[string]string) string {
 			b.WriteByte('$')
 		}
 	}
+	return b.String()
 }
 
 // invocation is a command as it is given to the operating system.
@@ -69,6 +75,7 @@ type invocation struct {
 	dir  string
 	env  []string
 
+	tooLong  bool      // it cannot be started: argv and env are not complete
 	mark     string    // an entry of env that no other attempt has
 	group    *group    // to start in, or nil
 	oomScore int64     // zero: as it is
@@ -91,12 +98,21 @@ func invocationOf(task *batch.Task, attempt int32, progress progressFile, withhe
 		name, _, _ := strings.Cut(entry, "=")
 		return slices.Contains(withheld, name)
 	})}
-	vars := maps.Clone(identity)
+	vars, room := maps.Clone(identity), maxExpanded
+	expanded := func(text string) string {
+		if inv.tooLong {
+			return ""
+		}
+		text = expand(text, vars, room)
+		room -= len(text)
+		inv.tooLong = room < 0
+		return text
+	}
 	for _, e := range task.Spec.Env {
 		if _, taken := identity[e.Name]; taken {
 			continue
 		}
-		vars[e.Name] = expand(e.Value, vars)
+		vars[e.Name] = expanded(e.Value)
 		inv.env = append(inv.env, e.Name+"="+vars[e.Name])
 	}
 	for name, value := range identity {
@@ -104,7 +120,7 @@ func invocationOf(task *batch.Task, attempt int32, progress progressFile, withhe
 	}
 	for _, args := range [][]string{task.Spec.Command, task.Spec.Args} {
 		for _, arg := range args {
-			inv.argv = append(inv.argv, expand(arg, vars))
+			inv.argv = append(inv.argv, expanded(arg))
 		}
 	}
 	return inv

@@ -17,7 +17,9 @@ limitations under the License.
 package worker
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -63,7 +65,7 @@ func TestExpand(t *testing.T) {
 		"$($)":              "dollar",
 		"first\n$(A)\nlast": "first\na\nlast",
 	} {
-		if got := expand(in, vars); got != want {
+		if got := expand(in, vars, maxExpanded); got != want {
 			t.Errorf("expand(%q) = %q, want %q", in, got, want)
 		}
 	}
@@ -109,5 +111,28 @@ func TestInvocation(t *testing.T) {
 		if got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
+	}
+}
+
+// TestExpansionIsBounded has variables that double each other.
+func TestExpansionIsBounded(t *testing.T) {
+	task := &batch.Task{Spec: batch.TaskSpec{Command: []string{"true"}, Env: []batch.EnvVar{{Name: "N0", Value: "0123456789"}}}}
+	for i := range 60 {
+		task.Spec.Env = append(task.Spec.Env, batch.EnvVar{Name: fmt.Sprintf("N%d", i+1), Value: fmt.Sprintf("$(N%d)$(N%d)", i, i)})
+	}
+	inv := invocationOf(task, 1, "", nil)
+	size := 0
+	for _, text := range append(slices.Clone(inv.argv), inv.env...) {
+		size += len(text)
+	}
+	if !inv.tooLong || size > 3*maxExpanded {
+		t.Fatalf("it has %d bytes, too long: %t", size, inv.tooLong)
+	}
+	if _, err := startProcess(inv); err == nil || err.code != 126 || !strings.Contains(err.Error(), "refer to less") {
+		t.Errorf("it is started: %v", err)
+	}
+	task.Spec.Env = task.Spec.Env[:15]
+	if inv := invocationOf(task, 1, "", nil); inv.tooLong {
+		t.Error("320 KiB are too long")
 	}
 }

@@ -70,6 +70,9 @@ func startProcess(inv invocation) (_ *process, failed *startError) {
 			_, _ = inv.group.end()
 		}
 	}()
+	if inv.tooLong {
+		return nil, &startError{126, fmt.Errorf("command, args and env have more than %d bytes once references are expanded: refer to less", maxExpanded)}
+	}
 	if inv.dir != "" {
 		if info, err := os.Stat(inv.dir); err != nil {
 			return nil, &startError{126, fmt.Errorf("workingDir: %w", err)}

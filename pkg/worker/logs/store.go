@@ -185,7 +185,7 @@ func (s *Store) load() error {
 	return nil
 }
 
-// parseName reads the name of a file with output.
+// parseName reads the name of a file with output, as it is written and no other way: the file is opened by that name.
 func parseName(name string) (uid types.UID, attempt int32, n int, ok bool) {
 	parts := strings.Split(name, ".")
 	if len(parts) != 4 || "."+parts[3] != logExt {
@@ -193,7 +193,8 @@ func parseName(name string) (uid types.UID, attempt int32, n int, ok bool) {
 	}
 	a, errA := strconv.ParseInt(parts[1], 10, 32)
 	n, errN := strconv.Atoi(parts[2])
-	return types.UID(parts[0]), int32(a), n, parts[0] != "" && errA == nil && errN == nil && a >= 0 && n >= 0
+	ok = parts[0] != "" && errA == nil && errN == nil && a >= 0 && n >= 0 && strconv.FormatInt(a, 10) == parts[1] && strconv.Itoa(n) == parts[2]
+	return types.UID(parts[0]), int32(a), n, ok
 }
 
 func byAttempt(a, b *Log) int { return cmp.Compare(a.attempt, b.attempt) }

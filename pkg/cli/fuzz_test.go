@@ -1,0 +1,77 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// FuzzParseArray holds what is read of --array to the bounds of the server and to what was written.
+func FuzzParseArray(f *testing.F) {
+	for _, text := range []string{"1000", "0-999", "1000%50", "0-999%50", "1,2", "0-9:2", "1-9", "9-0", "0", "2147483647", "2147483648", "0-2147483646%10000",
+		"100001%10001", "100000%100000", "5%0", "%", "-", "0-", "5%", "99999999999999999999", "٣", "+5", "0x5"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		a, err := parseArray(text)
+		if err != nil {
+			if a != (array{}) {
+				t.Errorf("%q gives %+v with an error", text, a)
+			}
+			if !strings.Contains(err.Error(), fmt.Sprintf("%q", text)) {
+				t.Errorf("%q: the error does not say what it is about: %v", text, err)
+			}
+			return
+		}
+		if a.count < 1 || a.parallelism < 0 || a.parallelism > maxParallelism || a.count > largeCompletions && a.parallelism > maxLargeParallelism {
+			t.Fatalf("%q gives %+v", text, a)
+		}
+		if a.parallelism == 0 && strings.Contains(text, "%") {
+			t.Errorf("%q gives %+v", text, a)
+		}
+		suffix := ""
+		if a.parallelism > 0 {
+			suffix = fmt.Sprintf("%%%d", a.parallelism)
+		}
+		for _, written := range []string{fmt.Sprintf("%d%s", a.count, suffix), fmt.Sprintf("0-%d%s", a.count-1, suffix)} {
+			if read, err := parseArray(written); err != nil || read != a {
+				t.Errorf("%q, of %q, gives %+v, %v; it was %+v", written, text, read, err, a)
+			}
+		}
+	})
+}
+
+// FuzzParseRef holds names of objects to being the same once they are written and read.
+func FuzzParseRef(f *testing.F) {
+	for _, text := range []string{"a", "task/a", "tasks/a", "TKS/a", "taskset.batch.leat.dev/a", "worker/a", "pod/a", "task/", "/a", "a/b/c", "task/a/b", ""} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		r, err := parseRef(text)
+		if err != nil {
+			return
+		}
+		if r.name == "" || strings.Contains(r.name, "/") || !strings.HasSuffix(text, r.name) {
+			t.Errorf("%q names %q", text, r.name)
+		}
+		if read, err := parseRef(r.String()); err != nil || read != r {
+			t.Errorf("%q, of %q, is read as %+v, %v; it was %+v", r, text, read, err, r)
+		}
+	})
+}

@@ -1,0 +1,41 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package logs
+
+import (
+	"fmt"
+	"testing"
+)
+
+// FuzzParseName holds names of files to being the same once they are written and read, so that no file is taken for another.
+func FuzzParseName(f *testing.F) {
+	for _, name := range []string{"uid.1.0.log", "uid.1.0", "uid.-1.0.log", "uid.1.-1.log", ".1.0.log", "a.b.1.0.log", "uid.2147483648.0.log", "uid.01.0.log", "uid.1.00.log", "uid.+1.0.log", "", "...."} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		uid, attempt, n, ok := parseName(name)
+		if !ok {
+			return
+		}
+		if uid == "" || attempt < 0 || n < 0 {
+			t.Errorf("%q is attempt %d, file %d of %q", name, attempt, n, uid)
+		}
+		if written := fmt.Sprintf("%s.%d.%d%s", uid, attempt, n, logExt); written != name {
+			t.Errorf("%q is read as that of %q", name, written)
+		}
+	})
+}

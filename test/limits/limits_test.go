@@ -1,0 +1,336 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package limits attacks the server with requests that are too large, too deep or too many. Each must be answered plainly, within a budget
+// of processor time and memory, must store nothing, and must leave the server as it was for everybody else.
+package limits
+
+import (
+	"bytes"
+	"context"
+	"debug/buildinfo"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/measure"
+)
+
+const (
+	// cpuBudget and memoryBudget (MiB) are what one request may cost the server's process.
+	cpuBudget    = time.Second
+	memoryBudget = 100.0
+	// raceFactor is how much more processor time and memory a program takes that was built with the race detector.
+	raceFactor = 10
+	// patience is how long an answer may take on a machine that is busy.
+	patience = 2 * time.Minute
+	// group is where the API is.
+	group = "/apis/batch.leat.dev/v1alpha1"
+	// stored is where the server keeps its objects in etcd.
+	stored = "/leat/"
+)
+
+// TestStandalone attacks "leat up", whose process holds etcd, too.
+func TestStandalone(t *testing.T) {
+	s := newServer(t, env.Standalone(t))
+	t.Run("requests", s.testRequests)
+	t.Run("tokens of other lists", s.testForeignTokens)
+	t.Run("many managers", s.testManyManagers)
+	t.Run("large lists", s.testLargeLists)
+	t.Run("connections", s.testConnections)
+}
+
+// TestAggregated attacks leat-apiserver past the host, as workers reach it.
+func TestAggregated(t *testing.T) {
+	e := env.Aggregated(t)
+	allowMetrics(t, e)
+	s := newServer(t, e.AtServer())
+	t.Run("requests", s.testRequests)
+	t.Run("tokens of other lists", s.testForeignTokens)
+}
+
+// allowMetrics lets the administrators of Leat read its metrics, which on a host is another's to do.
+func allowMetrics(t *testing.T, e *env.Env) {
+	t.Helper()
+	client := must(kubernetes.NewForConfig(must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)))(t).RbacV1()
+	meta := metav1.ObjectMeta{Name: "limits-metrics"}
+	must(client.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
+		ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}}},
+	}, metav1.CreateOptions{}))(t)
+	must(client.ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: meta.Name},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "leat:admins"}},
+	}, metav1.CreateOptions{}))(t)
+}
+
+// server is the server under attack, as an administrator reaches it.
+type server struct {
+	env    *env.Env
+	config *rest.Config
+	// http speaks HTTP/2, and http1 does not; others are somebody else.
+	http, http1, others *http.Client
+	tasks               versioned.Interface
+	etcd                *clientv3.Client
+	// factor widens budgets for a program with the race detector.
+	factor float64
+	// floor is what memory it had when nothing had been asked of it, in MiB.
+	floor float64
+}
+
+func newServer(t *testing.T, e *env.Env) *server {
+	s := &server{env: e, config: e.Admin(t), etcd: e.EtcdClient(t), factor: 1}
+	s.config.Timeout = patience
+	s.http = must(rest.HTTPClientFor(s.config))(t)
+	older := rest.CopyConfig(s.config)
+	older.NextProtos = []string{"http/1.1"}
+	s.http1 = must(rest.HTTPClientFor(older))(t)
+	s.others = must(rest.HTTPClientFor(e.Person(t, "bob", "leat:admins")))(t)
+	s.tasks = env.Client(t, s.config)
+	if raceBuild(t, s.pid()) {
+		s.factor = raceFactor
+	}
+	s.warm(t)
+	return s
+}
+
+// warm has the server make what the first requests make and all later ones share, and sees what memory it has then.
+func (s *server) warm(t *testing.T) {
+	t.Helper()
+	s.answers(t)
+	s.send(t, request{path: group + "/namespaces/nobody/tasks", accept: tableType})
+	s.allocated(t)
+	s.floor = s.memory(t, "VmRSS")
+}
+
+// measured is the cost of a request that can be repeated. If it seems to take too much memory it is sent to a server that has just been
+// started, too, which has no garbage of others.
+func (s *server) measured(t *testing.T, f func()) cost {
+	t.Helper()
+	c := s.cost(t, f)
+	if c.memory > memoryBudget*s.factor {
+		t.Logf("%v with the garbage of others: once more", c)
+		s.restart(t)
+		c = s.cost(t, f)
+	}
+	return c
+}
+
+func (s *server) restart(t *testing.T) {
+	t.Helper()
+	check(t, s.env.Server.Restart(t.Context()))
+	s.warm(t)
+}
+
+// namespace makes a namespace for the test with a task "target" in it.
+func (s *server) namespace(t *testing.T) string {
+	t.Helper()
+	namespace := s.env.Namespace(t)
+	task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "target"}, Spec: batch.TaskSpec{Command: []string{"true"}}}
+	must(s.tasks.BatchV1alpha1().Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
+	return namespace
+}
+
+// raceBuild tells whether the program of a process has the race detector.
+func raceBuild(t *testing.T, pid int) bool {
+	t.Helper()
+	info := must(buildinfo.ReadFile(fmt.Sprintf("/proc/%d/exe", pid)))(t)
+	for _, setting := range info.Settings {
+		if setting.Key == "-race" {
+			return setting.Value == "true"
+		}
+	}
+	return false
+}
+
+func (s *server) pid() int { return s.env.Server.PID() }
+
+func (s *server) memory(t *testing.T, line string) float64 {
+	t.Helper()
+	return must(measure.Memory(s.pid(), line))(t)
+}
+
+// cost is what the server's process spent.
+type cost struct {
+	cpu time.Duration
+	// memory is by how much its peak was above what it had at the start of all tests, or what it allocated in all if that is less, in MiB.
+	memory float64
+}
+
+func (c cost) String() string {
+	return fmt.Sprintf("%d ms CPU, %.0f MiB", c.cpu.Milliseconds(), c.memory)
+}
+
+// cost tells what the server spends while f runs. It counts all that the server does then, and what garbage earlier requests have left,
+// unless f allocates less than that: it is never too low.
+func (s *server) cost(t *testing.T, f func()) cost {
+	t.Helper()
+	allocated := s.allocated(t)
+	check(t, measure.ResetPeak(s.pid()))
+	before := must(measure.CPU(s.pid()))(t)
+	f()
+	cpu := must(measure.CPU(s.pid()))(t) - before
+	peak := s.memory(t, "VmHWM")
+	return cost{cpu, max(0, min(peak-s.floor, s.allocated(t)-allocated))}
+}
+
+// allocated is how much memory the server has ever asked for, in MiB.
+func (s *server) allocated(t *testing.T) float64 {
+	t.Helper()
+	return s.metrics(t)["go_memstats_alloc_bytes_total"] / (1 << 20)
+}
+
+func (s *server) metrics(t *testing.T) measure.Metrics {
+	t.Helper()
+	return must(measure.ReadMetrics(t.Context(), s.http, s.config.Host+"/metrics"))(t)
+}
+
+// within fails the test if that is more than a request may cost.
+func (s *server) within(t *testing.T, c cost) {
+	t.Helper()
+	if limit := time.Duration(float64(cpuBudget) * s.factor); c.cpu > limit {
+		t.Errorf("it took %v of processor time, want %v at most", c.cpu, limit)
+	}
+	if limit := memoryBudget * s.factor; c.memory > limit {
+		t.Errorf("it took %.0f MiB, want %.0f at most", c.memory, limit)
+	}
+}
+
+// request is one that is sent as it is.
+type request struct {
+	method, path                  string // GET, unless it is said
+	contentType, accept, encoding string // none unless they are said
+	header                        http.Header
+	body                          []byte
+	chunked                       bool // the length is not told beforehand
+	http1                         bool // over HTTP/1.1
+	other                         bool // by somebody else
+}
+
+// answer is what came back.
+type answer struct {
+	code   int
+	header http.Header
+	body   []byte
+}
+
+// try sends a request and reads the answer. An error is a connection that broke, or an answer that never came.
+func (s *server) try(ctx context.Context, r request) (answer, error) {
+	var body io.Reader
+	if r.body != nil {
+		body = bytes.NewReader(r.body)
+		if r.chunked {
+			body = io.MultiReader(body)
+		}
+	}
+	if r.method == "" {
+		r.method = http.MethodGet
+	}
+	out, err := http.NewRequestWithContext(ctx, r.method, s.config.Host+r.path, body)
+	if err != nil {
+		return answer{}, err
+	}
+	for key, values := range r.header {
+		out.Header[key] = values
+	}
+	for key, value := range map[string]string{"Content-Type": r.contentType, "Accept": r.accept, "Content-Encoding": r.encoding} {
+		if value != "" {
+			out.Header.Set(key, value)
+		}
+	}
+	client := s.http
+	switch {
+	case r.http1:
+		client = s.http1
+	case r.other:
+		client = s.others
+	}
+	in, err := client.Do(out)
+	if err != nil {
+		return answer{}, err
+	}
+	defer in.Body.Close()
+	text, err := io.ReadAll(in.Body)
+	return answer{in.StatusCode, in.Header, text}, err
+}
+
+func (s *server) send(t *testing.T, r request) answer {
+	t.Helper()
+	return must(s.try(t.Context(), r))(t)
+}
+
+// answers holds the server to answering others, who may be asked to try again a little later.
+func (s *server) answers(t *testing.T) {
+	t.Helper()
+	for _, path := range []string{group + "/namespaces/nobody/tasks?limit=1", "/readyz"} {
+		var got answer
+		check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
+			got = s.send(t, request{path: path, other: true})
+			return got.code != http.StatusTooManyRequests, nil
+		}))
+		if got.code != http.StatusOK {
+			t.Fatalf("afterwards, %s is answered %d: %s", path, got.code, shorten(got.body))
+		}
+	}
+}
+
+// revision is that of the last change of any object.
+func (s *server) revision(t *testing.T) string {
+	t.Helper()
+	last := must(s.etcd.Get(t.Context(), stored, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend),
+		clientv3.WithLimit(1), clientv3.WithKeysOnly()))(t)
+	if len(last.Kvs) == 0 {
+		t.Fatal("etcd holds nothing of ours")
+	}
+	return fmt.Sprintf("%d objects, the last change %d", last.Count, last.Kvs[0].ModRevision)
+}
+
+// shorten gives the beginning of a message, which holds what the request had in it.
+func shorten(text []byte) string {
+	if len(text) > 600 {
+		return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(string(text[:600]), "?"), len(text))
+	}
+	return string(text)
+}
+
+// must gives the value, or fails the test.
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		check(t, err)
+		return value
+	}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
