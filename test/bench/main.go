@@ -49,10 +49,11 @@ const (
 	partLists      = "lists"
 	partMemory     = "memory"
 	partRestart    = "restart"
+	partGrowth     = "growth"
 )
 
 // parts are in the order in which they run: from an empty store to a full one.
-var parts = []string{partOperations, partWatches, partLifeCycle, partLists, partMemory, partRestart}
+var parts = []string{partOperations, partWatches, partLifeCycle, partLists, partMemory, partRestart, partGrowth}
 
 // options are the flags. They are part of the result.
 type options struct {
@@ -107,8 +108,9 @@ Parts, for --only:
   lists        paged, unpaged, from the cache and consistent, WatchList; JSON (compressed, as clients ask for it by default, and
                not), protobuf, Table
   memory       RSS for --objects stored objects, and what lists of up to 100,000 of them add. The objects are written to etcd as
-               copies of one that the server itself has stored. Then operations are repeated among them
+               copies of one that the server itself has stored
   restart      with memory, always: kill -9 until ready with --objects objects, and until the first list is answered
+  growth       with memory, always: the operations again, among --objects objects
 
 Flags:
 `
@@ -282,8 +284,8 @@ func (b *bench) play(stage *measure.Stage) {
 		}
 	}
 	// They go together: the stores are filled once.
-	if slices.Contains(b.Only, partMemory) || slices.Contains(b.Only, partRestart) {
-		b.note("%s and %s", partMemory, partRestart)
+	if slices.Contains(b.Only, partMemory) || slices.Contains(b.Only, partRestart) || slices.Contains(b.Only, partGrowth) {
+		b.note("%s, %s and %s", partMemory, partRestart, partGrowth)
 		b.measureStorage()
 	}
 }

@@ -70,7 +70,8 @@ func (b *bench) measureAmong() {
 	subjects := []subject{b.scene.tasks(crdLabel, false, namespace, b.Clients), b.scene.tasks(directLabel, false, namespace, b.Clients)}
 	for round := warmUp; round < b.Rounds; round++ {
 		b.operateRound(subjects, round, "among", min(b.Operations, amongOperations), func(op operation, s subject, v values) {
-			b.collector.add(partOperations, fmt.Sprintf("%s, among %d objects", op, b.Objects), s.label(), s.encoding(), v)
+			v[valueObjects] = float64(b.Objects)
+			b.collector.add(partGrowth, string(op), s.label(), s.encoding(), v)
 		})
 	}
 }

@@ -62,7 +62,7 @@ const (
 
 // figure is one thing that was measured.
 type figure struct {
-	// Part is the part of the program: operations, lists, watches, memory, restart, life cycle.
+	// Part is the part of the program, one of parts.
 	Part string
 	// What was done, to what Subject, in which Encoding.
 	What, Subject string

@@ -19,15 +19,20 @@ package certificate
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"net/http"
 	"testing"
 	"time"
 
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/utils/clock"
 	testingclock "k8s.io/utils/clock/testing"
+
+	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
 var _ dynamiccertificates.Listener = &Memory{}
@@ -98,6 +103,41 @@ func TestWhatIsRemembered(t *testing.T) {
 			}
 			if asked != test.asked {
 				t.Errorf("the delegate was asked %d times, want %d", asked, test.asked)
+			}
+		})
+	}
+}
+
+// BenchmarkAuthenticate has upstream's authenticator check a certificate, and the memory in front of it remember it.
+func BenchmarkAuthenticate(b *testing.B) {
+	ca, err := pki.NewCA("bench")
+	if err != nil {
+		b.Fatal(err)
+	}
+	data, _, err := ca.IssueClient("ann", "people")
+	if err != nil {
+		b.Fatal(err)
+	}
+	block, _ := pem.Decode(data)
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		b.Fatal(err)
+	}
+	options := x509request.DefaultVerifyOptions()
+	options.Roots = x509.NewCertPool()
+	options.Roots.AppendCertsFromPEM(ca.CertPEM())
+	upstream := x509request.New(options, x509request.CommonNameUserConversion)
+	req := (&http.Request{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}}).WithContext(b.Context())
+	for name, a := range map[string]authenticator.Request{
+		"checked":    upstream,
+		"remembered": New(upstream, func() []string { return []string{"X-Remote-User"} }, clock.RealClock{}),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, ok, err := a.AuthenticateRequest(req); !ok || err != nil {
+					b.Fatal(ok, err)
+				}
 			}
 		})
 	}
