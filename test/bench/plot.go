@@ -19,6 +19,7 @@ package main
 import (
 	"fmt"
 	"image/color"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,17 +38,21 @@ func (r *result) plot(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for _, p := range []struct{ file, title, part, value string }{
-		{"cpu-operations.svg", "CPU of the server, ms a request", partOperations, valueCPU},
-		{"rate-operations.svg", "Requests a second", partOperations, valueRate},
-		{"cpu-lists.svg", "CPU of the server, ms an object listed", partLists, valueCPU},
-		{"cpu-watches.svg", "CPU of the server, ms an event", partWatches, valueCPU},
-		{"p99-watches.svg", "Delivery of an event, p99, ms", partWatches, valueP99},
-		{"rate-lifecycle.svg", "Tasks a second, from creation until collected", partLifeCycle, valueRate},
-		{"memory.svg", "RSS, MiB for 100,000 objects", partMemory, valuePer100k},
-		{"restart.svg", "Seconds from kill -9 until ready", partRestart, valueReady},
+	for _, p := range []struct {
+		file, title, part, value string
+		// log has a scale of powers of ten, for values that are far apart.
+		log bool
+	}{
+		{"cpu-operations.svg", "CPU of the server, ms a request", partOperations, valueCPU, false},
+		{"rate-operations.svg", "Requests a second", partOperations, valueRate, false},
+		{"cpu-lists.svg", "CPU of the server, ms an object listed", partLists, valueCPU, false},
+		{"cpu-watches.svg", "CPU of the server, ms an event", partWatches, valueCPU, false},
+		{"p99-watches.svg", "Delivery of an event, p99, ms, on a scale of powers of ten", partWatches, valueP99, true},
+		{"rate-lifecycle.svg", "Tasks a second, from creation until collected", partLifeCycle, valueRate, false},
+		{"memory.svg", "RSS, MiB for 100,000 objects", partMemory, valuePer100k, false},
+		{"restart.svg", "Seconds from kill -9 until ready", partRestart, valueReady, false},
 	} {
-		if err := r.bars(filepath.Join(dir, p.file), p.title, p.part, p.value); err != nil {
+		if err := r.bars(filepath.Join(dir, p.file), p.title, p.part, p.value, p.log); err != nil {
 			return fmt.Errorf("%s: %w", p.file, err)
 		}
 	}
@@ -55,7 +60,7 @@ func (r *result) plot(dir string) error {
 }
 
 // bars draws one value of a part: a group for each thing that was done, a colour for each subject. It draws nothing if there is none.
-func (r *result) bars(file, title, part, value string) error {
+func (r *result) bars(file, title, part, value string, log bool) error {
 	var groups, series []string
 	place := func(all *[]string, name string) int {
 		for i, known := range *all {
@@ -92,7 +97,13 @@ func (r *result) bars(file, title, part, value string) error {
 	p.NominalX(groups...)
 	p.X.Min, p.X.Max, p.Y.Min = -0.5, float64(len(groups))-0.5, 0
 	// Room for the legend.
-	p.Y.Max *= 1.1 + 0.08*float64(len(series))
+	room := 0.1 + 0.08*float64(len(series))
+	if log {
+		p.Y.Scale, p.Y.Tick.Marker, p.Y.Min = plot.LogScale{}, plot.LogTicks{}, 1
+		p.Y.Max = math.Pow(p.Y.Max, 1+room)
+	} else {
+		p.Y.Max *= 1 + room
+	}
 	return p.Save(vg.Length(max(6, 1.5*float64(len(groups))))*vg.Inch, 4*vg.Inch, file)
 }
 
@@ -110,7 +121,7 @@ func (b *barSeries) Plot(c draw.Canvas, p *plot.Plot) {
 	for group, s := range b.values {
 		left := float64(group) - 0.4 + b.at*width
 		c.FillPolygon(b.color, []vg.Point{
-			{X: x(left), Y: y(0)}, {X: x(left), Y: y(s.Median)}, {X: x(left + 0.9*width), Y: y(s.Median)}, {X: x(left + 0.9*width), Y: y(0)},
+			{X: x(left), Y: y(p.Y.Min)}, {X: x(left), Y: y(s.Median)}, {X: x(left + 0.9*width), Y: y(s.Median)}, {X: x(left + 0.9*width), Y: y(p.Y.Min)},
 		})
 		middle := x(left + 0.45*width)
 		c.StrokeLine2(plotter.DefaultLineStyle, middle, y(s.Min), middle, y(s.Max))
