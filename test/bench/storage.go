@@ -143,25 +143,28 @@ func (b *bench) restart(label string, process *host.Process) (ready, first float
 
 // measureGrowth lists very many objects of Leat, and tells what that adds to the memory of the server.
 func (b *bench) measureGrowth(n int) {
-	for _, c := range []struct {
+	cases := []struct {
 		mode     listMode
 		encoding listEncoding
 	}{
 		{watchListMode, jsonList}, {watchListMode, protoList}, {pagedMode, jsonList}, {pagedMode, protoList},
 		{cachedMode, jsonList}, {cachedMode, protoList}, {unpagedMode, jsonList}, {unpagedMode, protoList},
-	} {
-		s := b.scene.tasks(directLabel, c.encoding.proto, largeNamespace, 1)
-		before := b.memory(directLabel, "VmRSS")
-		b.scene.Check(measure.ResetPeak(b.scene.pid(leatServer)))
-		got, err := fetch(b.scene.Context(), s, c.mode, c.encoding, false)
-		b.scene.Check(err)
-		v := values{
-			valueObjects: float64(n), valueFirst: milliseconds(got.first), valueWhole: milliseconds(got.whole),
-			valueList: float64(got.bytes) / (1 << 20), valueGrowth: b.memory(directLabel, "VmHWM") - before,
+	}
+	for round := range b.Rounds {
+		for _, c := range rotated(cases, round) {
+			s := b.scene.tasks(directLabel, c.encoding.proto, largeNamespace, 1)
+			before := b.memory(directLabel, "VmRSS")
+			b.scene.Check(measure.ResetPeak(b.scene.pid(leatServer)))
+			got, err := fetch(b.scene.Context(), s, c.mode, c.encoding, false)
+			b.scene.Check(err)
+			v := values{
+				valueObjects: float64(n), valueFirst: milliseconds(got.first), valueWhole: milliseconds(got.whole),
+				valueList: float64(got.bytes) / (1 << 20), valueGrowth: b.memory(directLabel, "VmHWM") - before,
+			}
+			b.collector.add(partMemory, largeName(c.mode), directLabel, c.encoding.name, v)
+			b.note("round %d: %s of %d objects, %s: first byte after %.0f ms, %.0f MiB, memory grew by %.0f MiB", round+1, c.mode.name, n, c.encoding.name,
+				v[valueFirst], v[valueList], v[valueGrowth])
 		}
-		b.collector.add(partMemory, largeName(c.mode), directLabel, c.encoding.name, v)
-		b.note("%s of %d objects, %s: first byte after %.0f ms, %.0f MiB, memory grew by %.0f MiB", c.mode.name, n, c.encoding.name,
-			v[valueFirst], v[valueList], v[valueGrowth])
 	}
 }
 
