@@ -154,10 +154,12 @@ func testPrefixes(t *testing.T, e *env.Env) {
 	for of, watched := range watches {
 		resource, namespace := of[0], of[1]
 		created := len(namesOf(resource))
-		for range created + map[string]int{base: created, base + "-b": 1}[namespace] {
+		due := map[watch.EventType]int{watch.Added: created, watch.Deleted: map[string]int{base: created, base + "-b": 1}[namespace]}
+		for due[watch.Added]+due[watch.Deleted] > 0 {
 			event, open := <-watched.ResultChan()
 			object, ok := event.Object.(*unstructured.Unstructured)
-			if !open || !ok || object.GetNamespace() != namespace || object.GetKind() != kinds[resource]["kind"] {
+			// One that is deleted may be marked before: MODIFIED.
+			if due[event.Type]--; !open || !ok || object.GetNamespace() != namespace || object.GetKind() != kinds[resource]["kind"] || event.Type != watch.Modified && due[event.Type] < 0 {
 				t.Fatalf("the watch of %s of %s tells of %s %v", resource, namespace, event.Type, event.Object)
 			}
 		}
