@@ -509,28 +509,44 @@ func TestProcessTellsEndsNobodyAskedFor(t *testing.T) {
 	}
 }
 
-func TestStopEndsAFrozenProcess(t *testing.T) {
-	dir := t.TempDir()
-	command := shell(dir, `trap 'echo ended; exit 0' TERM; echo running; while :; do sleep 0.05; done`)
-	command.Ready = func(context.Context) error {
-		log, err := os.ReadFile(filepath.Join(dir, "shell.log"))
-		if err == nil && !strings.Contains(string(log), "running") {
-			err = errors.New("not running")
-		}
-		return err
-	}
-	process, err := StartProcess(t.Context(), command)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	if err := process.Stop(); err != nil {
-		t.Error(err)
-	}
-	if log := process.logTail(); !strings.Contains(log, "ended") {
-		t.Errorf("log %q; want the process to have ended by itself", log)
+// TestStop stops a process that has got a signal before, and takes half a second to end by itself.
+func TestStop(t *testing.T) {
+	for name, before := range map[string]struct {
+		signal syscall.Signal
+		logs   string // once it has got the signal
+	}{
+		"a frozen process":                 {syscall.SIGSTOP, "running"},
+		"one that was asked to end before": {syscall.SIGTERM, "asked 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			command := shell(dir, `trap 'n=$((n+1)); echo asked $n' TERM; echo running; until [ "$n" ]; do sleep 0.05; done; sleep 0.5; echo ended; exit 0`)
+			logs := "running"
+			command.Ready = func(context.Context) error {
+				log, err := os.ReadFile(filepath.Join(dir, "shell.log"))
+				if err == nil && !strings.Contains(string(log), logs) {
+					err = errors.New("not " + logs)
+				}
+				return err
+			}
+			process, err := StartProcess(t.Context(), command)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := process.Signal(before.signal); err != nil {
+				t.Fatal(err)
+			}
+			logs = before.logs
+			if err := process.WaitReady(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := process.Stop(); err != nil {
+				t.Error(err)
+			}
+			if log := process.logTail(); !strings.Contains(log, "ended") || strings.Contains(log, "asked 2") {
+				t.Errorf("log %q; want the process to have been asked once, and to have ended by itself", log)
+			}
+		})
 	}
 }
 

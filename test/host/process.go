@@ -132,8 +132,16 @@ func (p *Process) Kill() error {
 }
 
 // Stop ends the process with SIGTERM, and with SIGKILL if it has not ended
-// within its grace, which is an error. It returns when the process is gone.
+// within its grace, which is an error. It returns when the process is gone. One
+// that was asked to end before is waited for: at a second signal many programs
+// drop everything.
 func (p *Process) Stop() error {
+	p.mu.Lock()
+	asked := p.current.asked
+	p.mu.Unlock()
+	if asked {
+		return p.end(syscall.SIGCONT)
+	}
 	return p.end(syscall.SIGTERM, syscall.SIGCONT) // a frozen process sees SIGTERM only once it is awake
 }
 
