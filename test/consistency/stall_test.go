@@ -54,7 +54,7 @@ func testEtcdStall(t *testing.T, e *env.Env) {
 			client := env.Client(t, config)
 			for name, request := range map[string]func() *rest.Request{
 				"create": func() *rest.Request { return verb(client, "POST", namespace).Body(newHeldTask("stalled-" + way)) },
-				"update": func() *rest.Request { return verb(client, "PUT", namespace).Name("before").Body(read) },
+				"update": func() *rest.Request { return verb(client, "PUT", namespace).Name("before").Body(read.DeepCopy()) },
 				"delete": func() *rest.Request { return verb(client, "DELETE", namespace).Name("before") },
 				"get":    func() *rest.Request { return verb(client, "GET", namespace).Name("before") },
 				"list":   func() *rest.Request { return verb(client, "GET", namespace) },
