@@ -18,20 +18,11 @@ package access
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -39,12 +30,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	certutil "k8s.io/client-go/util/cert"
-	"k8s.io/client-go/util/keyutil"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/authentication/pod"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/certificates"
 	"github.com/leat-dev/leat/test/env"
 )
 
@@ -94,8 +84,8 @@ func senders(t *testing.T, e *env.Env, namespace string) []sender {
 		{"a certificate by the aggregator's name", known, "front-proxy-client [system:authenticated]", certificate(client.IssueClient("front-proxy-client"))},
 		{"the aggregator's certificate", aggregator, "401", certificate(e.Host.FrontProxyCA.IssueClient("front-proxy-client"))},
 		{"another name by the aggregator's authority", refused, "401", certificate(e.Host.FrontProxyCA.IssueClient("kubelet", "system:masters"))},
-		{"an expired person's certificate", refused, "401", certificate(expired(client, "someone"))},
-		{"an expired aggregator's certificate", refused, "401", certificate(expired(e.Host.FrontProxyCA, "front-proxy-client"))},
+		{"an expired person's certificate", refused, "401", certificate(certificates.Expired(client, "someone"))},
+		{"an expired aggregator's certificate", refused, "401", certificate(certificates.Expired(e.Host.FrontProxyCA, "front-proxy-client"))},
 		{"a server's certificate of the clients' authority", refused, "401", certificate(client.IssueServer("someone"))},
 		{"an authority of the same name", refused, "401", certificate(strangers.IssueClient("alice", "leat:admins"))},
 		{"etcd's authority", refused, "401", certificate(e.Etcd.CA.IssueClient("alice", "leat:admins"))},
@@ -344,38 +334,4 @@ func tokenOf(ctx context.Context, host kubernetes.Interface, namespace, account,
 		return "", err
 	}
 	return answer.Status.Token, nil
-}
-
-// expired is a client certificate of the authority that ended a minute ago.
-func expired(ca *pki.CA, name string) (cert, key []byte, err error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	end := time.Now().Add(-time.Minute)
-	return issue(ca, private, &x509.Certificate{
-		Subject:     pkix.Name{CommonName: name},
-		NotBefore:   end.Add(-time.Hour),
-		NotAfter:    end,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
-}
-
-// issue has the authority sign what it would not make by itself.
-func issue(ca *pki.CA, private crypto.Signer, template *x509.Certificate) (cert, key []byte, err error) {
-	signer, err := keyutil.ParsePrivateKeyPEM(ca.KeyPEM())
-	if err != nil {
-		return nil, nil, err
-	}
-	parents, err := certutil.ParseCertsPEM(ca.CertPEM())
-	if err != nil {
-		return nil, nil, err
-	}
-	template.SerialNumber, template.KeyUsage = big.NewInt(1), x509.KeyUsageDigitalSignature|x509.KeyUsageKeyEncipherment
-	der, err := x509.CreateCertificate(rand.Reader, template, parents[0], private.Public(), signer.(crypto.Signer))
-	if err != nil {
-		return nil, nil, err
-	}
-	key, err = keyutil.MarshalPrivateKeyToPEM(private)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key, err
 }

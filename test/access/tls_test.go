@@ -38,6 +38,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/certificates"
 	"github.com/leat-dev/leat/test/env"
 	"github.com/leat-dev/leat/test/host"
 )
@@ -82,7 +83,7 @@ func testTLS(t *testing.T, e *env.Env) {
 	})
 	// Most of what is weak needs a key by RSA, which people may bring.
 	certFile, keyFile := filepath.Join(t.TempDir(), "rsa.crt"), filepath.Join(t.TempDir(), "rsa.key")
-	cert, key, err := issue(e.ServingCA, get(rsa.GenerateKey(rand.Reader, 2048))(t), &x509.Certificate{
+	cert, key, err := certificates.Issue(e.ServingCA, get(rsa.GenerateKey(rand.Reader, 2048))(t), &x509.Certificate{
 		Subject: pkix.Name{CommonName: "leat-serving"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	})

@@ -18,16 +18,8 @@ package replicas
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net/http"
 	"strings"
 	"testing"
@@ -36,9 +28,9 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/util/keyutil"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/certificates"
 )
 
 // forged are the identity headers of somebody who wants to be alice, in the spellings that a careless server might take.
@@ -76,9 +68,9 @@ func testIdentity(t *testing.T, i *installation) {
 		"the aggregator's name of another authority":            issued(i.Host.ClientCA.IssueClient("front-proxy-client"))("403 front-proxy-client"),
 		"a name that the aggregator does not have":              issued(i.Host.FrontProxyCA.IssueClient("kubelet"))("401"),
 		"a certificate of an authority of ours":                 issued(foreign.IssueClient("batch.leat.dev:worker-client", "leat:admins"))("401"),
-		"the aggregator's name, signed by itself":               issued(selfSigned("front-proxy-client"))("401"),
-		"an aggregator's certificate that has ended":            issued(expired(i.Host.FrontProxyCA, "front-proxy-client"))("401"),
-		"a person's certificate that has ended":                 issued(expired(i.Host.ClientCA, "someone"))("401"),
+		"the aggregator's name, signed by itself":               issued(certificates.SelfSigned("front-proxy-client"))("401"),
+		"an aggregator's certificate that has ended":            issued(certificates.Expired(i.Host.FrontProxyCA, "front-proxy-client"))("401"),
+		"a person's certificate that has ended":                 issued(certificates.Expired(i.Host.ClientCA, "someone"))("401"),
 		"a server's certificate":                                issued(i.Host.ClientCA.IssueServer("someone"))("401"),
 		"a server's certificate, of the aggregator's authority": issued(i.Host.FrontProxyCA.IssueServer("front-proxy-client"))("401"),
 	} {
@@ -289,54 +281,6 @@ type sender = struct {
 // issued takes what an authority gives, for who shows it to count as what is wanted.
 func issued(cert, key []byte, err error) func(want string) sender {
 	return func(want string) sender { return sender{cert, key, err, want} }
-}
-
-// selfSigned is a certificate that vouches for itself.
-func selfSigned(name string) (cert, key []byte, err error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	template := clientTemplate(name, time.Now().Add(time.Hour))
-	return sign(template, template, private, private)
-}
-
-// expired is a client certificate of the authority that ended a minute ago.
-func expired(ca *pki.CA, name string) (cert, key []byte, err error) {
-	parsed, err := keyutil.ParsePrivateKeyPEM(ca.KeyPEM())
-	if err != nil {
-		return nil, nil, err
-	}
-	block, _ := pem.Decode(ca.CertPEM())
-	parent, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, nil, err
-	}
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	return sign(clientTemplate(name, time.Now().Add(-time.Minute)), parent, private, parsed.(crypto.Signer))
-}
-
-func clientTemplate(name string, end time.Time) *x509.Certificate {
-	return &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: name},
-		NotBefore:    end.Add(-2 * time.Hour),
-		NotAfter:     end,
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-}
-
-func sign(template, parent *x509.Certificate, private *ecdsa.PrivateKey, signer crypto.Signer) (cert, key []byte, err error) {
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, private.Public(), signer)
-	if err != nil {
-		return nil, nil, err
-	}
-	key, err = keyutil.MarshalPrivateKeyToPEM(private)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key, err
 }
 
 // apply applies a manifest as the host's administrator.
