@@ -20,7 +20,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
+	"os"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -36,7 +38,7 @@ It is for workers and for programs that watch much: what they ask for then costs
 are the same either way.
 
 The server is that of the Service that Leat is registered by, which pods reach by its name; --address names another way to it. The
-user is the present one; with --token-file it is whoever has the token in that file, and with --certificate-file and --key-file whoever has
+user is the present one, whose credentials are printed, too: a file that it is written to is made its owner's alone. With --token-file it is whoever has the token in that file, and with --certificate-file and --key-file whoever has
 that client certificate. The files are looked for where the kubeconfig is used, and read anew as they change.`
 
 func (f *factory) newKubeconfigCommand() *cobra.Command {
@@ -72,6 +74,11 @@ func (f *factory) newKubeconfigCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if user == (credentials{}) {
+				if err := keepPrivate(f.streams.Out); err != nil {
+					return err
+				}
+			}
 			_, err = f.streams.Out.Write(content)
 			return err
 		},
@@ -81,6 +88,22 @@ func (f *factory) newKubeconfigCommand() *cobra.Command {
 	command.Flags().StringVar(&user.certificate, "certificate-file", "", "File that will hold the client certificate, where the kubeconfig is used")
 	command.Flags().StringVar(&user.key, "key-file", "", "File that will hold its key")
 	return command
+}
+
+// keepPrivate makes a file that credentials are about to be written to its owner's alone: shells make files that others may read.
+func keepPrivate(out io.Writer) error {
+	file, ok := out.(*os.File)
+	if !ok {
+		return nil
+	}
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o077 == 0 {
+		return err
+	}
+	if err := file.Chmod(0o600); err != nil {
+		return fmt.Errorf("others may read the file that credentials would be written to: %w: write to one of your own", err)
+	}
+	return nil
 }
 
 // credentials are files that will be where a kubeconfig is used.

@@ -109,3 +109,46 @@ func TestKubeconfigReachesTheServerItself(t *testing.T) {
 		})
 	}
 }
+
+func TestAKubeconfigWithCredentialsIsItsOwnersAlone(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"spec":{"service":{"namespace":"a","name":"b"},"caBundle":"YQ=="}}`)
+	}))
+	defer server.Close()
+	access := filepath.Join(t.TempDir(), "kubeconfig")
+	content := `{"clusters":[{"name":"c","cluster":{"server":"` + server.URL + `"}}],"users":[{"name":"u","user":{"token":"secret"}}],` +
+		`"contexts":[{"name":"x","context":{"cluster":"c","user":"u"}}],"current-context":"x"}`
+	if err := os.WriteFile(access, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		args       []string
+		mode, want os.FileMode
+	}{
+		"with a token":                 {mode: 0o644, want: 0o600},
+		"with a token, in a secret":    {mode: 0o400, want: 0o400},
+		"with the name of a file only": {args: []string{"--token-file=/etc/leat/token"}, mode: 0o644, want: 0o644},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "printed")
+			out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer out.Close()
+			if err := out.Chmod(test.mode); err != nil {
+				t.Fatal(err)
+			}
+			var errOut bytes.Buffer
+			code := Main("leat", append([]string{"kubeconfig", "--kubeconfig=" + access}, test.args...), genericiooptions.IOStreams{In: strings.NewReader(""), Out: out, ErrOut: &errOut})
+			info, err := out.Stat()
+			if code != 0 || err != nil {
+				t.Fatalf("exit code %d, %v: %s", code, err, errOut.String())
+			}
+			if info.Mode().Perm() != test.want || info.Size() == 0 {
+				t.Errorf("the mode is %s, want %s, of %d bytes", info.Mode().Perm(), test.want, info.Size())
+			}
+		})
+	}
+}
