@@ -166,7 +166,7 @@ func (s *logStream) InputStream(ctx context.Context, _, _ string) (stream io.Rea
 	if err != nil {
 		return nil, false, "", s.explain(err)
 	}
-	return watched{body, ctx}, s.options.Follow, "text/plain", nil
+	return &watched{ReadCloser: body, ctx: ctx}, s.options.Follow, "text/plain", nil
 }
 
 // explain makes of an error what a person can act upon.
@@ -188,16 +188,24 @@ func (s *logStream) explain(err error) error {
 	return apierrors.NewGone(withTail(s.task, s.options, fmt.Sprintf("worker %s has no such log of task %s: %s", s.worker.Name, s.task.Name, notKept.Message)))
 }
 
-// watched notes when the worker's answer breaks off.
+// watched notes when the worker's answer breaks off, and tells of an end only once all is read: over a websocket, upstream drops what comes
+// together with the end.
 type watched struct {
 	io.ReadCloser
 	ctx context.Context
+	err error
 }
 
-func (r watched) Read(p []byte) (int, error) {
+func (r *watched) Read(p []byte) (int, error) {
+	if r.err != nil {
+		return 0, r.err
+	}
 	n, err := r.ReadCloser.Read(p)
 	if broken, ok := r.ctx.Value(brokenKey{}).(*atomic.Bool); ok && err != nil && !errors.Is(err, io.EOF) {
 		broken.Store(true)
+	}
+	if n > 0 {
+		r.err, err = err, nil
 	}
 	return n, err
 }
