@@ -25,12 +25,15 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/util/apihelpers"
 	"sigs.k8s.io/yaml"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -48,6 +51,11 @@ const (
 	smallBody = 4 << 10
 	// maxYAML is how long YAML may be that is not JSON: reading it takes a hundred times its length.
 	maxYAML = 256 << 10
+	// maxYAMLList and maxYAMLObject are how long a list and an object may be, as protobuf, that are written as YAML: that takes thirty
+	// times as long as JSON, and a hundred times the length in memory. Objects have less in them for their length.
+	maxYAMLList, maxYAMLObject = 512 << 10, 1 << 20
+	// rowSize is about how long a row of a table is without its object.
+	rowSize = 256
 )
 
 // jsonLimits are what JSON may hold.
@@ -139,6 +147,55 @@ func withBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, m
 		}
 		handler.ServeHTTP(w, req)
 	})
+}
+
+// limitYAML has codecs refuse to write long answers as YAML.
+func limitYAML(codecs runtime.NegotiatedSerializer) {
+	accepted := codecs.SupportedMediaTypes() // the codecs' own, not a copy
+	for i := range accepted {
+		if accepted[i].MediaType == runtime.ContentTypeYAML {
+			accepted[i].Serializer = limitedYAML{accepted[i].Serializer}
+		}
+	}
+}
+
+// limitSharedYAML does so with upstream's own codecs, which write tables and metadata for all servers of the process.
+var limitSharedYAML = sync.OnceFunc(func() { limitYAML(apihelpers.GetMetaInternalVersionCodecs()) })
+
+// limitedYAML writes nothing that is long. Who has written a long object, and wants it back as YAML, has written it nevertheless.
+type limitedYAML struct{ runtime.Serializer }
+
+// Encode implements runtime.Encoder.
+func (y limitedYAML) Encode(obj runtime.Object, w io.Writer) error {
+	if size, limit, advice := yamlSize(obj); size > limit {
+		return &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
+			Message: fmt.Sprintf("the answer has more than %d bytes, which is too long to be written as YAML: %s", limit, advice),
+		}}
+	}
+	return y.Serializer.Encode(obj, w)
+}
+
+// yamlSize is about how long an object is as protobuf, how long it may be, and what to do if it is longer. What has no such form is short.
+func yamlSize(obj runtime.Object) (size, limit int, advice string) {
+	type sized interface{ Size() int }
+	const accept, part = "accept JSON or protobuf", ", or ask for a part with limit"
+	if table, ok := obj.(*metav1.Table); ok {
+		for _, row := range table.Rows {
+			size += rowSize
+			if object, ok := row.Object.Object.(sized); ok {
+				size += object.Size()
+			}
+		}
+		return size, maxYAMLList, accept + part
+	}
+	if object, ok := obj.(sized); ok {
+		size = object.Size()
+	}
+	if meta.IsListType(obj) {
+		return size, maxYAMLList, accept + part
+	}
+	return size, maxYAMLObject, accept
 }
 
 func refuse(w http.ResponseWriter, req *http.Request, codecs runtime.NegotiatedSerializer, err error) {

@@ -24,13 +24,16 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/util/apihelpers"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
@@ -163,6 +166,58 @@ func TestBodiesAreLimited(t *testing.T) {
 			t.Errorf("who reads is told %v", err)
 		}
 	})
+}
+
+func TestLongAnswersAreNotWrittenAsYAML(t *testing.T) {
+	object := v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 10_000)}}}
+	list := func(n int) *v1alpha1.TaskList {
+		return &v1alpha1.TaskList{Items: slices.Repeat([]v1alpha1.Task{object}, n)}
+	}
+	table := func(n int, of runtime.Object) *metav1.Table {
+		return &metav1.Table{Rows: slices.Repeat([]metav1.TableRow{{Object: runtime.RawExtension{Object: of}}}, n)}
+	}
+	for name, test := range map[string]struct {
+		object    runtime.Object
+		mediaType string
+		refused   bool
+	}{
+		"one object":               {&object, runtime.ContentTypeYAML, false},
+		"an object":                {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1_000_000)}}}, runtime.ContentTypeYAML, false},
+		"a long object":            {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1<<20)}}}, runtime.ContentTypeYAML, true},
+		"a long object in JSON":    {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1<<20)}}}, runtime.ContentTypeJSON, false},
+		"no objects":               {list(0), runtime.ContentTypeYAML, false},
+		"a list":                   {list(50), runtime.ContentTypeYAML, false},
+		"a long list":              {list(60), runtime.ContentTypeYAML, true},
+		"a long list in JSON":      {list(60), runtime.ContentTypeJSON, false},
+		"a table":                  {table(50, &object), runtime.ContentTypeYAML, false},
+		"a long table":             {table(60, &object), runtime.ContentTypeYAML, true},
+		"a long table of no more":  {table(3000, nil), runtime.ContentTypeYAML, true},
+		"a long table in JSON":     {table(60, &object), runtime.ContentTypeJSON, false},
+		"a long list in protobuf":  {list(60), runtime.ContentTypeProtobuf, false},
+		"what an error is told by": {&metav1.Status{Message: strings.Repeat("a", 10_000)}, runtime.ContentTypeYAML, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var codecs runtime.NegotiatedSerializer = newCodecs(Scheme)
+			limitYAML(codecs)
+			limitSharedYAML()
+			version := v1alpha1.SchemeGroupVersion
+			if _, ok := test.object.(*metav1.Table); ok {
+				codecs, version = apihelpers.GetMetaInternalVersionCodecs(), metav1.SchemeGroupVersion
+			}
+			info, ok := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), test.mediaType)
+			if !ok {
+				t.Fatal("the type is not accepted")
+			}
+			var out bytes.Buffer
+			err := codecs.EncoderForVersion(info.Serializer, version).Encode(test.object, &out)
+			switch status := apierrors.APIStatus(nil); {
+			case !test.refused && err != nil:
+				t.Error(err)
+			case test.refused && (!errors.As(err, &status) || status.Status().Code != http.StatusNotAcceptable || out.Len() > 0):
+				t.Errorf("the error is %v after %d bytes", err, out.Len())
+			}
+		})
+	}
 }
 
 // yamlFields is an object of n fields, in YAML that is no JSON.

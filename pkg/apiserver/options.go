@@ -235,6 +235,8 @@ func (o *Options) New() (*Server, error) {
 		return nil, err
 	}
 	group := genericapiserver.NewDefaultAPIGroupInfo(batch.GroupName, Scheme, runtime.NewParameterCodec(Scheme), codecs)
+	limitYAML(group.NegotiatedSerializer) // which it may have made anew
+	limitSharedYAML()
 	group.VersionedResourcesStorageMap = stores.Storage()
 	for _, storage := range group.VersionedResourcesStorageMap {
 		log := storage["tasks/log"].(*task.LogREST)
