@@ -39,6 +39,9 @@ import (
 	registry "github.com/leat-dev/leat/pkg/registry/batch"
 )
 
+// pollInterval is how often it is asked whether caches are filled: a fraction of the time that a start takes at best.
+const pollInterval = 10 * time.Millisecond
+
 // countPending keeps the counts of pending tasks by the watch caches of the stores, as long as the server runs. The server is not ready
 // before they are known, or the time to initialize is over, as it is with the watch caches themselves: one object that cannot be read
 // keeps a cache from being filled, and must not keep a server from serving all others. Tasks are not created before the counts are known.
@@ -48,11 +51,11 @@ func countPending(server *genericapiserver.GenericAPIServer, stores *registry.St
 		return err
 	}
 	return server.AddPostStartHook("leat.dev/pending-tasks", func(hook genericapiserver.PostStartHookContext) error {
-		go cached(stores.Tasks.Store, selector, &batch.Task{}, counts.Tasks()).RunWithContext(hook)
-		go cached(stores.TaskQueues.Store, fields.Everything(), &batch.TaskQueue{}, counts.Queues()).RunWithContext(hook)
+		go follow(hook, stores.Tasks.Store, selector, &batch.Task{}, counts.Tasks())
+		go follow(hook, stores.TaskQueues.Store, fields.Everything(), &batch.TaskQueue{}, counts.Queues())
 		waiting, cancel := context.WithTimeout(hook, timeout)
 		defer cancel()
-		err := wait.PollUntilContextCancel(waiting, 10*time.Millisecond, true, func(context.Context) (bool, error) {
+		err := wait.PollUntilContextCancel(waiting, pollInterval, true, func(context.Context) (bool, error) {
 			return counts.HasSynced(), nil
 		})
 		switch {
@@ -66,15 +69,22 @@ func countPending(server *genericapiserver.GenericAPIServer, stores *registry.St
 	})
 }
 
-// cached makes a reflector of what the watch cache of a store shows of all namespaces.
-func cached(store *genericregistry.Store, selector fields.Selector, kind runtime.Object, to cache.ReflectorStore) *cache.Reflector {
+// listFirst lists, and then watches. A watch that begins with what there is gets a copy of each object, and its turn is among those of all
+// clients that come back after a restart: 150,000 pending tasks took it seconds.
+type listFirst struct{ *cache.ListWatch }
+
+// IsWatchListSemanticsUnSupported is asked for by the reflector.
+func (listFirst) IsWatchListSemanticsUnSupported() bool { return true }
+
+// follow puts what the watch cache of a store shows, of all namespaces, into another one until the context ends.
+func follow(ctx context.Context, store *genericregistry.Store, selector fields.Selector, kind runtime.Object, to cache.ReflectorStore) {
 	options := func(o metav1.ListOptions) (*metainternalversion.ListOptions, error) {
 		internal := &metainternalversion.ListOptions{}
 		err := metainternalversion.Convert_v1_ListOptions_To_internalversion_ListOptions(&o, internal, nil)
 		internal.FieldSelector = selector
 		return internal, err
 	}
-	lister := &cache.ListWatch{
+	lister := listFirst{&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			internal, err := options(o)
 			if err != nil {
@@ -99,8 +109,13 @@ func cached(store *genericregistry.Store, selector fields.Selector, kind runtime
 				return event, true
 			}), nil
 		},
-	}
-	return cache.NewReflectorWithOptions(lister, kind, to, cache.ReflectorOptions{
+	}}
+	reflector := cache.NewReflectorWithOptions(lister, kind, to, cache.ReflectorOptions{
 		Name: "leat.dev/pending-tasks", TypeDescription: fmt.Sprintf("%T", kind),
 	})
+	// A list of a cache that is not filled yet is refused, and the reflector would wait ever longer before it asks again.
+	filled := func(context.Context) (bool, error) { return store.ReadinessCheck() == nil, nil }
+	if wait.PollUntilContextCancel(ctx, pollInterval, true, filled) == nil {
+		reflector.RunWithContext(ctx)
+	}
 }
