@@ -88,6 +88,8 @@ type Client struct {
 	certFile, keyFile string
 	ranges            Ranges
 	answerTimeout     time.Duration
+	// resolver is nil but in tests: that of the system.
+	resolver *net.Resolver
 }
 
 // New makes a client from the options. Without a certificate it is one that says so whenever it is used.
@@ -169,7 +171,7 @@ func (c *Client) transport(endpoint *batch.WorkerEndpoint) (*http.Transport, err
 	if !pool.AppendCertsFromPEM(endpoint.CABundle) {
 		return nil, errors.New("status.endpoint.caBundle of the worker holds no certificate in PEM")
 	}
-	dialer := &net.Dialer{Timeout: dialTimeout, Control: c.control}
+	dialer := &net.Dialer{Timeout: dialTimeout, Control: c.control, Resolver: c.resolver}
 	return &http.Transport{
 		DialContext: dialer.DialContext,
 		TLSClientConfig: &tls.Config{
