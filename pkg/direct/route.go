@@ -21,10 +21,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -34,8 +36,15 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// prefix is that of the paths of our API.
-const prefix = "/apis/" + batch.GroupName + "/"
+const (
+	// prefix is that of the paths of our API.
+	prefix = "/apis/" + batch.GroupName + "/"
+	// connections is over how many the requests of a client are spread. A Service gives each connection to one replica, and HTTP/2 needs but
+	// one for all requests: that replica would do all that controllers ask for, and the others nothing.
+	connections = 4
+	// dialTimeout and keepAlive are those of client-go.
+	dialTimeout, keepAlive = 30 * time.Second, 30 * time.Second
+)
 
 // Route has clients of a cluster send what is for our API to leat-apiserver at an address like https://leat-apiserver.leat-system.svc, with the
 // credentials that config has for the cluster. Whom to trust there is read from the cluster, and anew when the server shows a certificate
@@ -71,12 +80,20 @@ type router struct {
 	cluster rest.Interface
 	client  rest.TLSClientConfig // of which the certificate is shown to the server too
 
-	mu        sync.Mutex
-	transport http.RoundTripper // nil if whom to trust is not known
+	mu   sync.Mutex
+	pool *pool // nil if whom to trust is not known
 }
 
+// pool is transports that all do the same, with a connection each: requests take turns.
+type pool struct {
+	transports [connections]http.RoundTripper
+	requests   atomic.Uint32
+}
+
+func (p *pool) next() http.RoundTripper { return p.transports[p.requests.Add(1)%connections] }
+
 func (r *router) roundTrip(request *http.Request) (*http.Response, error) {
-	transport, err := r.trusted(request.Context())
+	pool, err := r.trusted(request.Context())
 	if err != nil {
 		if request.Body != nil {
 			_ = request.Body.Close()
@@ -85,9 +102,9 @@ func (r *router) roundTrip(request *http.Request) (*http.Response, error) {
 	}
 	request = request.Clone(request.Context())
 	request.URL.Scheme, request.URL.Host, request.Host = r.server.Scheme, r.server.Host, r.server.Host
-	response, err := transport.RoundTrip(request)
+	response, err := pool.next().RoundTrip(request)
 	if untrusted := (*tls.CertificateVerificationError)(nil); errors.As(err, &untrusted) {
-		r.forget(transport)
+		r.forget(pool)
 	}
 	return response, err
 }
@@ -95,12 +112,12 @@ func (r *router) roundTrip(request *http.Request) (*http.Response, error) {
 // registrationTimeout bounds how long requests wait for the cluster to say whom to trust.
 const registrationTimeout = 10 * time.Second
 
-// trusted gives the transport that trusts whom the cluster says.
-func (r *router) trusted(ctx context.Context) (http.RoundTripper, error) {
+// trusted gives the transports that trust whom the cluster says.
+func (r *router) trusted(ctx context.Context) (*pool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.transport != nil {
-		return r.transport, nil
+	if r.pool != nil {
+		return r.pool, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, registrationTimeout)
 	defer cancel()
@@ -110,19 +127,27 @@ func (r *router) trusted(ctx context.Context) (http.RoundTripper, error) {
 	}
 	trust := r.client
 	trust.CAFile, trust.CAData, trust.ServerName = "", registered.CABundle, registered.ServerName
-	transport, err := rest.TransportFor(&rest.Config{Host: r.server.Host, TLSClientConfig: trust})
-	if err == nil {
-		r.transport = transport
+	made := &pool{}
+	for i := range made.transports {
+		// client-go makes one transport for all configurations that are the same, and dialers never are.
+		dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
+		made.transports[i], err = rest.TransportFor(&rest.Config{Host: r.server.Host, TLSClientConfig: trust, Dial: dialer.DialContext})
+		if err != nil {
+			return nil, err
+		}
 	}
-	return transport, err
+	r.pool = made
+	return made, nil
 }
 
 // forget has the cluster asked again, unless that was done meanwhile.
-func (r *router) forget(transport http.RoundTripper) {
+func (r *router) forget(untrusted *pool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.transport == transport {
-		r.transport = nil
-		utilnet.CloseIdleConnectionsFor(transport)
+	if r.pool == untrusted {
+		r.pool = nil
+		for _, transport := range untrusted.transports {
+			utilnet.CloseIdleConnectionsFor(transport)
+		}
 	}
 }

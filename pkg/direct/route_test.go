@@ -24,6 +24,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -41,6 +42,8 @@ type world struct {
 	// registration is what the cluster answers about the APIService, 404 if it is empty.
 	registration atomic.Pointer[string]
 	asked        atomic.Int32
+	// connections are those by which requests came to leat-apiserver.
+	connections sync.Map
 }
 
 func newWorld(t *testing.T) *world {
@@ -81,6 +84,7 @@ func (w *world) serve(ca *pki.CA) {
 		w.t.Fatal(err)
 	}
 	next := httptest.NewUnstartedServer(http.HandlerFunc(func(out http.ResponseWriter, request *http.Request) {
+		w.connections.Store(request.RemoteAddr, request.Proto)
 		fmt.Fprint(out, "leat for ", request.Header.Get("Authorization"))
 	}))
 	next.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
@@ -145,6 +149,27 @@ func TestOnlyWhatIsForOurAPIGoesToTheServerItself(t *testing.T) {
 	}
 	if n := w.asked.Load(); n != 1 {
 		t.Errorf("the cluster was asked %d times for the APIService, want once", n)
+	}
+}
+
+func TestRequestsAreSpreadOverAFewConnections(t *testing.T) {
+	w, ca := newWorld(t), newCA(t)
+	w.serve(ca)
+	w.trust(ca)
+	get := w.client()
+	for range 10 * connections {
+		if _, err := get(ours); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	for _, protocol := range w.connections.Range {
+		if n++; protocol != "HTTP/2.0" {
+			t.Errorf("a connection speaks %s, want HTTP/2.0", protocol)
+		}
+	}
+	if n != connections {
+		t.Errorf("there are %d connections, want %d", n, connections)
 	}
 }
 
