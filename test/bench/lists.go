@@ -38,6 +38,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/measure"
 )
 
 const (
@@ -322,29 +323,13 @@ func (b *bench) seed(label, namespace string, n int) {
 	b.scene.Check(json.Unmarshal(answer, &original))
 	key, value := b.scene.stored(s.etcd(), namespace, name)
 	own := func(i int) [][]byte {
-		name := fmt.Sprintf("seed-%08d", i)
-		return [][]byte{[]byte(name), fmt.Appendf(nil, "00000000-0000-4000-8000-%012d", i), []byte(digest(name))}
-	}
-	template := own(0)
-	template[1] = []byte(original.UID)
-	for i, part := range own(1) {
-		if len(part) != len(template[i]) || bytes.Count(value, template[i]) != 1 {
-			b.scene.Fatalf("the stored task has %s %d times, where once was expected", template[i], bytes.Count(value, template[i]))
+		name, uid := fmt.Sprintf("seed-%08d", i), fmt.Appendf(nil, "00000000-0000-4000-8000-%012d", i)
+		if i == 0 {
+			uid = []byte(original.UID)
 		}
+		return [][]byte{[]byte(name), uid, []byte(digest(name))}
 	}
-	client := b.scene.stores[s.etcd()]
-	for i := 1; i < n; {
-		var puts []clientv3.Op
-		for ; i < n && len(puts) < 100; i++ {
-			copied := value
-			for part, text := range own(i) {
-				copied = bytes.Replace(copied, template[part], text, 1)
-			}
-			puts = append(puts, clientv3.OpPut(strings.TrimSuffix(key, name)+fmt.Sprintf("seed-%08d", i), string(copied)))
-		}
-		_, err := client.Txn(b.scene.Context()).Then(puts...).Commit()
-		b.scene.Check(err)
-	}
+	b.scene.Check(measure.CopyStored(b.scene.Context(), b.scene.stores[s.etcd()], key, value, n, own))
 	// The last is there for readers of the cache too.
 	b.scene.await("the cache", func(ctx context.Context) error {
 		response, err := send(ctx, s.clients[0], fmt.Sprintf("%s/seed-%08d?resourceVersion=0", s.collection, n-1), kruntime.ContentTypeJSON, "")

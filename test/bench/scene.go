@@ -17,7 +17,6 @@ limitations under the License.
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -309,22 +308,9 @@ func (s *scene) pods(proto bool, clients int) *apiSubject {
 
 // stored gives the key and the value of an object in etcd.
 func (s *scene) stored(store, namespace, name string) (key string, value []byte) {
-	suffix := "/" + namespace + "/" + name
-	for from := "/"; ; {
-		response, err := s.stores[store].Get(s.Context(), from, clientv3.WithFromKey(), clientv3.WithKeysOnly(), clientv3.WithLimit(10_000))
-		s.Check(err)
-		for _, kv := range response.Kvs {
-			if bytes.HasSuffix(kv.Key, []byte(suffix)) {
-				found, err := s.stores[store].Get(s.Context(), string(kv.Key))
-				s.Check(err)
-				return string(kv.Key), found.Kvs[0].Value
-			}
-		}
-		if !response.More {
-			s.Fatalf("%s holds no %s", store, suffix)
-		}
-		from = string(response.Kvs[len(response.Kvs)-1].Key) + "\x00"
-	}
+	key, value, err := measure.FindStored(s.Context(), s.stores[store], namespace, name)
+	s.Check(err)
+	return key, value
 }
 
 // get reads what one page of a server holds, for what is not measured.

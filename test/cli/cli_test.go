@@ -77,7 +77,7 @@ func TestStandalone(t *testing.T) {
 func TestAggregated(t *testing.T) {
 	e := env.Aggregated(t)
 	namespace := e.Namespace(t)
-	startManager(t, e)
+	e.StartManager(t, "one")
 	startWorkers(t, e, namespace)
 	// A person who has the role edit in the namespace, as its users have.
 	admin := must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
@@ -107,7 +107,7 @@ func newScene(t *testing.T, e *env.Env, namespace string, person *rest.Config) *
 		bin: t.TempDir(), directory: t.TempDir(), state: t.TempDir(),
 	}
 	s.kubeconfig, s.adminConfig = e.Kubeconfig(t, person, namespace), e.Kubeconfig(t, e.Admin(t), namespace)
-	program := filepath.Join(must(host.RepositoryRoot())(t), "bin", "test", "leat")
+	program := env.Program(t, "leat")
 	for _, name := range []string{"leat", "kubectl-leat", "kubectl_complete-leat"} {
 		check(t, os.Symlink(program, filepath.Join(s.bin, name)))
 	}
@@ -128,18 +128,6 @@ func newScene(t *testing.T, e *env.Env, namespace string, person *rest.Config) *
 		return nil
 	})
 	return s
-}
-
-// startManager starts the controllers with the rights that config/ ships.
-func startManager(t *testing.T, e *env.Env) {
-	t.Helper()
-	kubeconfig := must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
-	p := must(host.StartProcess(t.Context(), host.Command{
-		Name: "leat-controller-manager", Path: filepath.Join(must(host.RepositoryRoot())(t), "bin", "test", "leat-controller-manager"),
-		Args: []string{"--kubeconfig=" + kubeconfig, "--metrics-bind-address=0", "--health-probe-bind-address=0"},
-		Env:  host.Oracles, Dir: t.ArtifactDir(),
-	}))(t)
-	t.Cleanup(func() { check(t, errors.Join(p.Err(), p.Kill())) })
 }
 
 // startWorkers runs workers in this process, as clients with a worker's rights.

@@ -169,7 +169,7 @@ func (e *Env) start(t testing.TB, name string, args []string) {
 	ready := must(kubernetes.NewForConfig(&rest.Config{Host: e.directURL, TLSClientConfig: rest.TLSClientConfig{CAData: e.directCA}}))(t)
 	var err error
 	e.Server, err = host.StartProcess(t.Context(), host.Command{
-		Name: name, Path: program(t, name), Args: args, Env: host.Oracles, Dir: e.dir,
+		Name: name, Path: Program(t, name), Args: args, Env: host.Oracles, Dir: e.dir,
 		Ready: func(ctx context.Context) error {
 			return ready.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 		},

@@ -32,8 +32,8 @@ import (
 // programsVariable names the directory with the programs under test, if they are not those that "make test-programs" builds.
 const programsVariable = "LEAT_TEST_PROGRAMS"
 
-// program is the path of one of our programs.
-func program(t testing.TB, name string) string {
+// Program is the path of one of our programs.
+func Program(t testing.TB, name string) string {
 	t.Helper()
 	dir := os.Getenv(programsVariable)
 	if dir == "" {
@@ -54,7 +54,7 @@ func (e *Env) StartManager(t testing.TB, name string, args ...string) *host.Proc
 	kubeconfig := must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
 	p := must(host.StartProcess(t.Context(), host.Command{
 		Name: "leat-controller-manager-" + name,
-		Path: program(t, "leat-controller-manager"),
+		Path: Program(t, "leat-controller-manager"),
 		Args: append(shipped(t, "controller-manager.yaml",
 			"--kubeconfig="+kubeconfig, "--leat-server="+e.directURL, "--v=2",
 			"--metrics-bind-address=127.0.0.1:0", "--health-probe-bind-address=127.0.0.1:0",
@@ -73,7 +73,7 @@ func (e *Env) StartWorker(t testing.TB, config *rest.Config, namespace, name str
 	before := ""
 	p := must(host.StartProcess(t.Context(), host.Command{
 		Name: "leat-worker-" + name,
-		Path: program(t, "leat-worker"),
+		Path: Program(t, "leat-worker"),
 		Args: append([]string{"--kubeconfig=" + e.Kubeconfig(t, config, namespace), "-v=2"}, args...),
 		Env:  environment, Dir: e.dir,
 		Ready: func(ctx context.Context) error {

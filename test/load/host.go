@@ -209,11 +209,10 @@ func (m *hostMeter) end(ctx context.Context) (*hostResult, error) {
 		return nil, errors.New("no GET of the host has succeeded")
 	}
 	slices.Sort(m.took)
-	quantile := func(q float64) float64 { return float64(m.took[int(q*float64(len(m.took)))].Microseconds()) / 1000 }
 	r := &hostResult{
 		Seconds: time.Since(m.begun).Seconds(), EtcdWrites: status.Header.Revision - m.revision,
 		CPUMilliseconds: map[string]float64{}, RSSMiB: map[string]float64{},
-		GetP50Milliseconds: quantile(0.5), GetP99Milliseconds: quantile(0.99), FailedGets: m.failed,
+		GetP50Milliseconds: at(m.took, 0.5), GetP99Milliseconds: at(m.took, 0.99), FailedGets: m.failed,
 		FromServerKiB: float64(m.fromServer.Load()-m.from) / 1024, ToServerKiB: float64(m.toServer.Load()-m.to) / 1024,
 	}
 	for _, p := range m.processes {

@@ -20,6 +20,8 @@ limitations under the License.
 //
 //	make build host
 //	go run ./test/load --completions=100000
+//	go run ./test/load --completions=20000 --stored=150000 --share=0.7 --calls
+//	go run ./test/load --completions=5000 --replicas=2 --server-cpus=0.3
 package main
 
 import (
@@ -47,6 +49,9 @@ type options struct {
 	programs, dir, json      string
 	profile                  string
 	host                     bool
+	stored, replicas         int
+	share, serverCPUs        float64
+	calls                    bool
 }
 
 func main() {
@@ -62,6 +67,11 @@ func main() {
 	flag.StringVar(&o.json, "json", "", "File that the result is also written to, as JSON")
 	flag.StringVar(&o.profile, "cpu-profile", "", "File that half a minute's CPU profile of leat-apiserver is written to, as the set runs")
 	flag.BoolVar(&o.host, "host", false, "Tell what the run costs the host: its processes, its etcd, its latency, and what crosses its aggregator, before and during")
+	flag.IntVar(&o.stored, "stored", 0, "Number of finished tasks that are stored before the set starts, in its namespace")
+	flag.Float64Var(&o.share, "share", 0, "Hold the set to this share, like 0.7, of the rate that a smaller one has reached before it (default: as fast as it goes)")
+	flag.BoolVar(&o.calls, "calls", false, "Have people write, get, list and watch beside the set, through the host, and tell how long that takes")
+	flag.IntVar(&o.replicas, "replicas", 1, "Number of leat-apiservers: workers are spread over them, all others come by a Service in front of them")
+	flag.Float64Var(&o.serverCPUs, "server-cpus", 0, "Share of a processor that each leat-apiserver is held to, like 0.3, as the limit of a container does; needs root (default: none)")
 	flag.Parse()
 	if err := o.validate(flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -83,6 +93,12 @@ func (o *options) validate(args []string) error {
 		return errors.New("--completions, --workers and --interval must be more than 0")
 	case o.parallelism < o.workers:
 		return fmt.Errorf("--parallelism=%d: must be at least --workers=%d: each has room for one task or more", o.parallelism, o.workers)
+	case o.replicas < 1 || o.stored < 0 || o.serverCPUs < 0:
+		return errors.New("--replicas must be more than 0, --stored and --server-cpus must not be negative")
+	case o.share < 0 || o.share > 1:
+		return fmt.Errorf("--share=%g: must be from 0 to 1", o.share)
+	case o.host && o.replicas > 1:
+		return errors.New("--host measures what one replica costs the host: leave --replicas out")
 	case o.taskDuration < 0 || o.compactionInterval < 0:
 		return errors.New("--task-duration and --etcd-compaction-interval must not be negative")
 	}
@@ -114,6 +130,9 @@ func (o *options) run(ctx context.Context) (err error) {
 		return err
 	}
 	r.print(os.Stdout)
+	if o.calls {
+		r.printCalls(os.Stdout)
+	}
 	if o.host {
 		r.printHost(os.Stdout)
 	}

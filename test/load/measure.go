@@ -27,8 +27,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	rbacv1 "k8s.io/api/rbac/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -37,11 +35,16 @@ import (
 	"github.com/leat-dev/leat/test/measure"
 )
 
+// serverName is that of the first leat-apiserver, which those of the others begin with.
+const serverName = "leat-apiserver"
+
 // process is what one process needs.
 type process struct {
 	Name                string
 	CPUMillisecondsTask float64
-	PeakRSSMiB          float64
+	// Processors is how much of them it has used, of one as 1.
+	Processors float64
+	PeakRSSMiB float64
 
 	pid    int
 	before time.Duration
@@ -76,6 +79,13 @@ type result struct {
 	// Requests are those that leat-apiserver has served for each task.
 	Requests []request
 	Samples  []sample
+	// Stored tasks were there before. PeakTasksPerSecond is there with --share only, and Calls with --calls.
+	Stored             int       `json:",omitempty"`
+	PeakTasksPerSecond float64   `json:",omitempty"`
+	Calls              []latency `json:",omitempty"`
+	// Replicas are leat-apiservers, each with so many processors; no limit is 0.
+	Replicas   int
+	ServerCPUs float64 `json:",omitempty"`
 	// HostBefore and HostDuring are there with --host only.
 	HostBefore, HostDuring *hostResult `json:",omitempty"`
 }
@@ -100,6 +110,23 @@ func (s sample) print(last sample, failures *failures) {
 func (r *result) print(out io.Writer) {
 	fmt.Fprintf(out, "\n%d completions at parallelism %d, %d workers, in %.0f s: %.0f tasks/s, %.2f etcd writes a task\n",
 		r.Completions, r.Parallelism, r.Workers, r.Seconds, r.TasksPerSecond, r.EtcdWritesPerTask)
+	if r.PeakTasksPerSecond > 0 {
+		fmt.Fprintf(out, "that is %.0f %% of the %.0f tasks/s of a set that nothing held back\n", 100*r.TasksPerSecond/r.PeakTasksPerSecond, r.PeakTasksPerSecond)
+	}
+	if r.Replicas > 1 || r.ServerCPUs > 0 {
+		total, used := 0.0, []string{}
+		for _, p := range r.Processes {
+			if strings.HasPrefix(p.Name, serverName) {
+				total += p.CPUMillisecondsTask
+				used = append(used, fmt.Sprintf("%.0f %%", 100*p.Processors))
+			}
+		}
+		held := "to no share"
+		if r.ServerCPUs > 0 {
+			held = fmt.Sprintf("each to %.0f %%", 100*r.ServerCPUs)
+		}
+		fmt.Fprintf(out, "%d replicas of leat-apiserver, held %s of a processor, used %s: %.2f ms a task together\n", r.Replicas, held, strings.Join(used, " and "), total)
+	}
 	fmt.Fprintf(out, "created → started, as the controller sees it: p50 %.0f ms, p99 %.0f ms; %d lone tasks beside: p50 %.0f ms, p99 %.0f ms\n\n",
 		r.StartP50Milliseconds, r.StartP99Milliseconds, r.Probes, r.ProbeP50Milliseconds, r.ProbeP99Milliseconds)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -175,6 +202,7 @@ func (m *meter) end(ctx context.Context, r *result, tasks float64) error {
 			return err
 		}
 		p.CPUMillisecondsTask = float64((cpu - p.before).Milliseconds()) / tasks
+		p.Processors = (cpu - p.before).Seconds() / time.Since(m.begun).Seconds()
 		if p.PeakRSSMiB, err = measure.Memory(p.pid, "VmHWM"); err != nil {
 			return err
 		}
@@ -206,29 +234,34 @@ func requests(before, after measure.Metrics, tasks float64) []request {
 	return all
 }
 
-// observer reads what leat-apiserver tells of itself.
+// observer reads what the leat-apiservers tell of themselves.
 type observer struct {
 	client *http.Client
-	url    string
+	urls   []string
 }
 
-func (o *options) observer(s *measure.Stage, e *env.Env) *observer {
-	admin, err := clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig)
+func (o *options) observer(s *measure.Stage, servers []*env.Env) *observer {
+	admin, err := clientcmd.BuildConfigFromFlags("", servers[0].Host.AdminKubeconfig)
 	s.Check(err)
-	rbac := kubernetes.NewForConfigOrDie(admin).RbacV1()
-	_, err = rbac.ClusterRoles().Create(s.Context(), &rbacv1.ClusterRole{
-		ObjectMeta: metav1.ObjectMeta{Name: "observer"},
-		Rules:      []rbacv1.PolicyRule{{NonResourceURLs: []string{"/metrics", "/debug/pprof/*"}, Verbs: []string{"get"}}},
-	}, metav1.CreateOptions{})
+	s.Check(measure.AllowObserver(s.Context(), kubernetes.NewForConfigOrDie(admin)))
+	client, err := rest.HTTPClientFor(servers[0].Direct(s, measure.Observer))
 	s.Check(err)
-	_, err = rbac.ClusterRoleBindings().Create(s.Context(), &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "observer"},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "observer"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "observer"}},
-	}, metav1.CreateOptions{})
-	s.Check(err)
-	config := e.Direct(s, "observer")
-	client, err := rest.HTTPClientFor(config)
-	s.Check(err)
-	return &observer{client: client, url: config.Host}
+	all := &observer{client: client}
+	for _, server := range servers {
+		all.urls = append(all.urls, server.Direct(s, measure.Observer).Host)
+	}
+	return all
+}
+
+// metrics gives the sums over all servers.
+func (o *observer) metrics(s *measure.Stage) measure.Metrics {
+	sums := measure.Metrics{}
+	for _, url := range o.urls {
+		metrics, err := measure.ReadMetrics(s.Context(), o.client, url+"/metrics")
+		s.Check(err)
+		for name, value := range metrics {
+			sums[name] += value
+		}
+	}
+	return sums
 }

@@ -23,13 +23,18 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/flowcontrol"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
@@ -43,11 +48,13 @@ const (
 	// probeInterval is the time between two lone tasks whose way to a worker is measured.
 	probeInterval = time.Second
 	pollInterval  = 200 * time.Millisecond
+	storeTimeout  = 2 * time.Minute
 )
 
 // play starts everything, runs the set and measures.
 func (o *options) play(s *measure.Stage) *result {
 	e := env.Aggregated(s, "--etcd-compaction-interval="+o.compactionInterval.String())
+	servers, managerArgs := o.startReplicas(s, e)
 	var atHost *hostMeter
 	people := measure.Protobuf(e.Admin(s))
 	if o.host {
@@ -56,21 +63,41 @@ func (o *options) play(s *measure.Stage) *result {
 	port, err := host.FreePort()
 	s.Check(err)
 	address := "127.0.0.1:" + strconv.Itoa(port)
-	manager := e.StartManager(s, "one", "--metrics-bind-address="+address)
+	manager := e.StartManager(s, "one", append(managerArgs, "--metrics-bind-address="+address)...)
 	namespace := e.Namespace(s)
 	tasks := &probes{sent: map[string]time.Time{}}
 	failures := &failures{}
-	o.startWorkers(s, e, namespace, tasks.arrived, failures.add)
+	pace := &pace{}
+	o.startWorkers(s, servers, namespace, pace, tasks.arrived, failures.add)
 
 	m := &meter{
 		etcd: e.EtcdClient(s), endpoint: e.Etcd.Endpoint,
 		processes: []*process{
-			{Name: "leat-apiserver", pid: e.Server.PID()}, {Name: "leat-controller-manager", pid: manager.PID()}, {Name: "etcd", pid: e.Etcd.PID()},
+			{Name: serverName, pid: e.Server.PID()}, {Name: "leat-controller-manager", pid: manager.PID()}, {Name: "etcd", pid: e.Etcd.PID()},
 			{Name: "kube-apiserver", pid: e.Host.APIServer.PID()}, {Name: "kube-controller-manager", pid: e.Host.ControllerManager.PID()},
 			{Name: "etcd of the host", pid: e.Host.Etcd.PID()}, {Name: "this program", pid: os.Getpid()},
 		},
 	}
+	for i, server := range servers[1:] {
+		m.processes = append(m.processes, &process{Name: fmt.Sprintf("%s %d", serverName, i+2), pid: server.Server.PID()})
+	}
 	api := env.Client(s, people).BatchV1alpha1()
+	observer := o.observer(s, servers)
+	r := &result{
+		Completions: o.completions, Parallelism: o.parallelism, Workers: o.workers, Stored: o.stored, Replicas: o.replicas, ServerCPUs: o.serverCPUs,
+		TaskDurationSeconds: o.taskDuration.Seconds(), CompactionIntervalSeconds: o.compactionInterval.Seconds(),
+	}
+	if o.stored > 0 {
+		store(s, m.etcd, api.Tasks(namespace), namespace, o.stored)
+	}
+	if o.share > 0 {
+		first := &result{}
+		begun := o.createSet(s, api.TaskSets(namespace), "peak", max(1, o.completions/5))
+		s.Check(m.begin(s.Context()))
+		o.follow(s, api.TaskSets(namespace), "peak", max(1, o.completions/5), m, first, failures, begun)
+		r.PeakTasksPerSecond = float64(max(1, o.completions/5)) / time.Since(begun).Seconds()
+		pace.hold(o.share * r.PeakTasksPerSecond)
+	}
 	var idle *hostResult
 	if atHost != nil {
 		idle, err = atHost.idle(s.Context())
@@ -78,39 +105,27 @@ func (o *options) play(s *measure.Stage) *result {
 		s.Check(atHost.begin(s.Context()))
 	}
 	s.Check(m.begin(s.Context()))
-	observer := o.observer(s, e)
-	server := func() measure.Metrics {
-		samples, err := measure.ReadMetrics(s.Context(), observer.client, observer.url+"/metrics")
-		s.Check(err)
-		return samples
-	}
-	before := server()
+	before := observer.metrics(s)
 
-	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: setName}}
-	set.Spec.Completions, set.Spec.Parallelism = new(int32(o.completions)), new(int32(o.parallelism))
-	set.Spec.CompletionMode = new(batch.IndexedCompletion)
-	set.Spec.Template.Spec.Command = []string{"true"}
-	_, err = api.TaskSets(namespace).Create(s.Context(), set, metav1.CreateOptions{})
-	s.Check(err)
+	begun := o.createSet(s, api.TaskSets(namespace), setName, o.completions)
 	probing, stopProbing := context.WithCancel(s.Context())
 	var probe sync.WaitGroup
 	probe.Go(func() { tasks.send(probing, api.Tasks(namespace), failures.add) })
 	defer probe.Wait()
 	defer stopProbing()
+	called := &calls{tasks: api.Tasks(namespace), rest: api.RESTClient(), namespace: namespace, stored: o.stored, failed: failures.add}
+	if o.calls {
+		probe.Go(func() { called.run(probing) })
+	}
 	if o.profile != "" {
 		probe.Go(func() {
-			if err := measure.WriteCPUProfile(probing, observer.client, observer.url, 30*time.Second, o.profile); err != nil {
+			if err := measure.WriteCPUProfile(probing, observer.client, observer.urls[0], 30*time.Second, o.profile); err != nil {
 				failures.add(err)
 			}
 		})
 	}
 
-	r := &result{
-		Completions: o.completions, Parallelism: o.parallelism, Workers: o.workers,
-		TaskDurationSeconds: o.taskDuration.Seconds(), CompactionIntervalSeconds: o.compactionInterval.Seconds(),
-	}
-	begun := time.Now()
-	o.follow(s, api.TaskSets(namespace), m, r, failures, begun)
+	o.follow(s, api.TaskSets(namespace), setName, o.completions, m, r, failures, begun)
 	r.Seconds = time.Since(begun).Seconds()
 	stopProbing()
 	probe.Wait()
@@ -122,25 +137,124 @@ func (o *options) play(s *measure.Stage) *result {
 
 	manage, err := measure.ReadMetrics(s.Context(), http.DefaultClient, "http://"+address+"/metrics")
 	s.Check(err)
-	s.Check(m.end(s.Context(), r, float64(o.completions+len(tasks.took))))
+	s.Check(m.end(s.Context(), r, float64(o.completions+len(tasks.took)+called.n)))
 	r.TasksPerSecond = float64(o.completions) / r.Seconds
-	r.Requests = requests(before, server(), float64(o.completions))
+	r.Requests = requests(before, observer.metrics(s), float64(o.completions))
 	r.StartP50Milliseconds = 1000 * manage.Quantile("leat_taskset_task_start_duration_seconds", 0.5)
 	r.StartP99Milliseconds = 1000 * manage.Quantile("leat_taskset_task_start_duration_seconds", 0.99)
 	r.ProbeP50Milliseconds, r.ProbeP99Milliseconds, r.Probes = tasks.quantile(0.5), tasks.quantile(0.99), len(tasks.took)
-	r.Failures = int(failures.n.Load())
+	r.Calls, r.Failures = called.latencies(), int(failures.n.Load())
 	return r
 }
 
+// startReplicas starts as many servers as there are to be, with a Service in front of them if there are several, and holds each to its share of
+// a processor. It gives all servers, and how the controller manager reaches them.
+func (o *options) startReplicas(s *measure.Stage, e *env.Env) (servers []*env.Env, managerArgs []string) {
+	servers = []*env.Env{e}
+	for range o.replicas - 1 {
+		servers = append(servers, e.Replica(s))
+	}
+	if o.replicas > 1 {
+		var addresses []string
+		for _, server := range servers {
+			addresses = append(addresses, strings.TrimPrefix(server.Direct(s, "nobody").Host, "https://"))
+		}
+		service, err := measure.NewService(addresses...)
+		s.Check(err)
+		s.Cleanup(func() { s.Check(service.Close()) })
+		s.Check(e.Host.RegisterLeat(s.Context(), service.Port, e.ServingCA.CertPEM()))
+		managerArgs = append(managerArgs, "--leat-server=https://"+service.Address)
+	}
+	if o.serverCPUs > 0 {
+		for i, server := range servers {
+			free, err := measure.LimitCPU(fmt.Sprintf("leat-load-%d-%d", os.Getpid(), i), server.Server.PID(), o.serverCPUs)
+			s.Check(err)
+			s.Cleanup(func() { s.Check(free()) })
+		}
+	}
+	return servers, managerArgs
+}
+
+// createSet creates a set and tells when.
+func (o *options) createSet(s *measure.Stage, sets typed.TaskSetInterface, name string, completions int) time.Time {
+	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	set.Spec.Completions, set.Spec.Parallelism = new(int32(completions)), new(int32(o.parallelism))
+	set.Spec.CompletionMode = new(batch.IndexedCompletion)
+	set.Spec.Template.Spec.Command = []string{"true"}
+	_, err := sets.Create(s.Context(), set, metav1.CreateOptions{})
+	s.Check(err)
+	return time.Now()
+}
+
+// store has one task done, and stores copies of it, past the servers.
+func store(s *measure.Stage, etcd *clientv3.Client, tasks typed.TaskInterface, namespace string, n int) {
+	_, err := tasks.Create(s.Context(), &batch.Task{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: storedName(0), Labels: map[string]string{"app": "render", "team": "pictures"},
+		},
+		Spec: batch.TaskSpec{
+			Command: []string{"/opt/render/bin/render", "--quality=high"},
+			Args:    []string{"--scene=/data/scenes/forest.scene", "--frame=001234", "--out=/data/frames/forest"},
+		},
+	}, metav1.CreateOptions{})
+	s.Check(err)
+	var uid types.UID
+	await := func(what, name string, done func(*batch.Task) bool) {
+		if err := wait.PollUntilContextTimeout(s.Context(), pollInterval, storeTimeout, true, func(ctx context.Context) (bool, error) {
+			// From the cache of the server.
+			task, err := tasks.Get(ctx, name, metav1.GetOptions{ResourceVersion: "0"})
+			if apierrors.IsNotFound(err) {
+				return false, nil
+			}
+			if err != nil {
+				return false, err
+			}
+			uid = task.UID
+			return done(task), nil
+		}); err != nil {
+			s.Fatalf("waiting for %s: %v", what, err)
+		}
+	}
+	await("the task that is to be copied", storedName(0), func(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded })
+	key, value, err := measure.FindStored(s.Context(), etcd, namespace, storedName(0))
+	s.Check(err)
+	original := uid
+	s.Check(measure.CopyStored(s.Context(), etcd, key, value, n, func(i int) [][]byte {
+		if i == 0 {
+			return [][]byte{[]byte(storedName(0)), []byte(original)}
+		}
+		return [][]byte{[]byte(storedName(i)), fmt.Appendf(nil, "00000000-0000-4000-8000-%012d", i)}
+	}))
+	await("the last copy", storedName(n-1), func(*batch.Task) bool { return true })
+	fmt.Printf("%d tasks are stored, of %d bytes each\n", n, len(value))
+}
+
+// pace holds all workers together to a rate, if there is one.
+type pace struct {
+	limiter atomic.Pointer[flowcontrol.RateLimiter]
+}
+
+func (p *pace) hold(perSecond float64) {
+	limiter := flowcontrol.NewTokenBucketRateLimiter(float32(perSecond), 1)
+	p.limiter.Store(&limiter)
+}
+
+func (p *pace) wait(ctx context.Context) error {
+	if limiter := p.limiter.Load(); limiter != nil {
+		return (*limiter).Wait(ctx)
+	}
+	return nil
+}
+
 // startWorkers starts workers which together have room for the parallelism and for probes.
-func (o *options) startWorkers(s *measure.Stage, e *env.Env, namespace string, seen func(string), failed func(error)) {
+func (o *options) startWorkers(s *measure.Stage, servers []*env.Env, namespace string, pace *pace, seen func(string), failed func(error)) {
 	ctx, cancel := context.WithCancel(s.Context())
 	ended := make(chan error, o.workers)
 	for i := range o.workers {
 		name := fmt.Sprintf("fake-%d-%05d", i, i)
 		w := &measure.FakeWorker{
-			Client: env.Client(s, measure.Protobuf(e.Worker(s, namespace, name))), Namespace: namespace, Name: name,
-			Duration: o.taskDuration, Seen: seen, Failed: failed,
+			Client: env.Client(s, measure.Protobuf(servers[i%len(servers)].Worker(s, namespace, name))), Namespace: namespace, Name: name,
+			Duration: o.taskDuration, Pace: pace.wait, Seen: seen, Failed: failed,
 		}
 		s.Check(w.Register(ctx, (o.parallelism+o.workers-1)/o.workers+1))
 		go func() { ended <- w.Run(ctx) }()
@@ -154,7 +268,7 @@ func (o *options) startWorkers(s *measure.Stage, e *env.Env, namespace string, s
 }
 
 // follow prints how the set gets on until it has ended.
-func (o *options) follow(s *measure.Stage, sets typed.TaskSetInterface, m *meter, r *result, failures *failures, begun time.Time) {
+func (o *options) follow(s *measure.Stage, sets typed.TaskSetInterface, name string, completions int, m *meter, r *result, failures *failures, begun time.Time) {
 	fmt.Println(header)
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
@@ -165,7 +279,7 @@ func (o *options) follow(s *measure.Stage, sets typed.TaskSetInterface, m *meter
 		case <-s.Context().Done():
 			s.Fatal(s.Context().Err())
 		}
-		set, err := sets.Get(s.Context(), setName, metav1.GetOptions{})
+		set, err := sets.Get(s.Context(), name, metav1.GetOptions{})
 		s.Check(err)
 		if meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetFailed) {
 			s.Fatalf("the task set has failed: %+v", set.Status)
@@ -181,7 +295,7 @@ func (o *options) follow(s *measure.Stage, sets typed.TaskSetInterface, m *meter
 		last = now
 		r.Samples = append(r.Samples, now)
 		if complete {
-			if set.Status.CompletedIndexes != fmt.Sprintf("0-%d", o.completions-1) && o.completions > 1 || int(set.Status.Succeeded) != o.completions {
+			if set.Status.CompletedIndexes != fmt.Sprintf("0-%d", completions-1) && completions > 1 || int(set.Status.Succeeded) != completions {
 				s.Fatalf("the task set is complete with %d successes and indexes %s", set.Status.Succeeded, set.Status.CompletedIndexes)
 			}
 			return
@@ -234,11 +348,8 @@ func (p *probes) arrived(name string) {
 func (p *probes) quantile(q float64) float64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.took) == 0 {
-		return 0
-	}
 	slices.Sort(p.took)
-	return float64(p.took[min(len(p.took)-1, int(q*float64(len(p.took))))].Microseconds()) / 1000
+	return at(p.took, q)
 }
 
 // failures counts requests of this program that failed, and keeps the last.
@@ -258,7 +369,7 @@ func (m *meter) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.revision = status.Header.Revision
+	m.revision, m.begun = status.Header.Revision, time.Now()
 	for _, p := range m.processes {
 		if p.before, err = measure.CPU(p.pid); err != nil {
 			return err
@@ -273,4 +384,5 @@ type meter struct {
 	endpoint  string
 	processes []*process
 	revision  int64
+	begun     time.Time
 }

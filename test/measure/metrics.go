@@ -77,6 +77,17 @@ func Label(name, label string) string {
 	return value
 }
 
+// Sum gives the sum of all values of a name, whatever their labels.
+func (m Metrics) Sum(name string) float64 {
+	sum := m[name]
+	for key, value := range m {
+		if strings.HasPrefix(key, name+"{") {
+			sum += value
+		}
+	}
+	return sum
+}
+
 // Quantile estimates one from a histogram without labels, as Prometheus does; 0 if it is empty.
 func (m Metrics) Quantile(name string, q float64) float64 {
 	type bucket struct{ bound, count float64 }

@@ -28,8 +28,17 @@ import (
 
 // WriteCPUProfile writes a server's CPU profile of the next d, rounded to seconds, into a file. Whoever asks needs "get" on the path
 // /debug/pprof/profile.
-func WriteCPUProfile(ctx context.Context, client *http.Client, server string, d time.Duration, file string) (err error) {
-	url := fmt.Sprintf("%s/debug/pprof/profile?seconds=%.0f", server, max(1, d.Seconds()))
+func WriteCPUProfile(ctx context.Context, client *http.Client, server string, d time.Duration, file string) error {
+	return download(ctx, client, fmt.Sprintf("%s/debug/pprof/profile?seconds=%.0f", server, max(1, d.Seconds())), file)
+}
+
+// WriteHeapProfile has a server collect its garbage, and writes what is alive then into a file. Whoever asks needs "get" on the path
+// /debug/pprof/heap.
+func WriteHeapProfile(ctx context.Context, client *http.Client, server, file string) error {
+	return download(ctx, client, server+"/debug/pprof/heap?gc=1", file)
+}
+
+func download(ctx context.Context, client *http.Client, url, file string) (err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err

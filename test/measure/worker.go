@@ -40,6 +40,8 @@ type FakeWorker struct {
 	Namespace, Name string
 	// Duration is how long a task is said to run.
 	Duration time.Duration
+	// Pace, if it is not nil, is waited for before each answer, by many goroutines. An error gives the answer up.
+	Pace func(context.Context) error
 	// Seen is told of each task that is answered, by many goroutines.
 	Seen func(name string)
 	// Failed is told why a task could not be answered, by many goroutines.
@@ -126,6 +128,9 @@ func (w *FakeWorker) answer(ctx context.Context, task *batch.Task) {
 		case <-ctx.Done():
 			return
 		}
+	}
+	if w.Pace != nil && w.Pace(ctx) != nil {
+		return
 	}
 	ended := metav1.Now()
 	task = task.DeepCopy()
