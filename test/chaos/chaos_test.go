@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -40,6 +41,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/await"
 )
 
 var (
@@ -78,11 +80,13 @@ func run(t *testing.T, seed uint64) {
 	defer end()
 	history := must(record(ctx, etcd, s.registers, s.work))(t)
 
-	var background sync.WaitGroup
+	var background, watching sync.WaitGroup
 	background.Go(func() { s.supervise(ctx) })
 	watchers := s.watchers(seed, history.start)
+	watch, unwatch := context.WithCancel(ctx)
+	defer unwatch()
 	for _, w := range watchers {
-		background.Go(func() { w.run(ctx) })
+		watching.Go(func() { w.run(watch) })
 	}
 	trouble, calm := context.WithTimeout(ctx, *duration)
 	defer calm()
@@ -101,24 +105,24 @@ func run(t *testing.T, seed uint64) {
 	// Nothing is wrong any more: whatever was begun comes to its end, and all is as it was promised.
 	s.settle(recorder, clients)
 	accounts, wrong := employer.verify(ctx, func() []change { return history.of(s.work) })
-	revision := must(etcd.Put(t.Context(), "/leat/tasks-are-over", ""))(t).Header.Revision
-	if err := until(ctx, patience, func(context.Context) error {
-		if history.failed() != nil || history.reached() >= revision {
-			return history.failed()
-		}
-		return errNotYet
-	}); err != nil {
-		t.Fatalf("the ground truth: %v", err)
+	// reached waits until the history has all until now, and gives the revision of that.
+	reached := func() int64 {
+		revision := must(etcd.Put(t.Context(), "/leat/tasks-are-over", ""))(t).Header.Revision
+		check(t, history.await(ctx, revision))
+		return revision
 	}
-	check(t, history.failed())
-	registers, work := history.of(s.registers), history.of(s.work)
-	reasons := s.store.reasons()
+	revision := reached()
+	// What comes later, as tasks go after their set, is told to each watcher for as long as it watches.
 	for _, w := range watchers {
-		changes := registers
-		if w.namespace == s.work {
-			changes = work
-		}
-		wrong = append(wrong, w.verify(ctx, changes, reasons)...)
+		w.await(ctx, upTo(revision, history.of(w.namespace)))
+	}
+	unwatch()
+	watching.Wait()
+	reached()
+	registers, work := history.of(s.registers), history.of(s.work)
+	reasons := s.reasons(slices.Concat(registers, work))
+	for _, w := range watchers {
+		wrong = append(wrong, w.verify(upTo(max(revision, w.position()), history.of(w.namespace)), reasons)...)
 	}
 	calls := recorder.all()
 	wrong = append(wrong, checkLists(calls, registers)...)
@@ -238,9 +242,9 @@ func (s *stage) settle(r *recorder, clients []*client) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		for _, c := range clients[:2] { // one of each server
-			_ = until(s.Context(), patience, func(context.Context) error {
+			_ = await.Until(s.Context(), patience, func(context.Context) error {
 				if outcome := c.do(call{kind: gets, name: name}, c.request("GET", name), &batch.Task{}); outcome != ok && outcome != notFound {
-					return errNotYet
+					return await.ErrNotYet
 				}
 				return nil
 			})
@@ -251,7 +255,7 @@ func (s *stage) settle(r *recorder, clients []*client) {
 // compareMembers holds the members of etcd to having the same.
 func (s *stage) compareMembers(etcd *clientv3.Client) (wrong []string) {
 	hashes := map[string][]string{}
-	err := until(s.Context(), patience, func(ctx context.Context) error {
+	err := await.Until(s.Context(), patience, func(ctx context.Context) error {
 		clear(hashes)
 		now, err := etcd.Get(ctx, "/leat/")
 		if err != nil {
@@ -279,6 +283,18 @@ func (s *stage) compareMembers(etcd *clientv3.Client) (wrong []string) {
 // searchLogs looks for what processes of ours say when they find themselves wrong: the race detector's reports, panics, and those of upstream's
 // oracles, which panic.
 func (s *stage) searchLogs() (wrong []string) {
+	s.logs(func(path, line string) {
+		for _, alarm := range []string{"DATA RACE", "Observed a panic", "fatal error: ", "panic: "} {
+			if strings.Contains(line, alarm) {
+				wrong = append(wrong, fmt.Sprintf("%s: %.300s", path, line))
+			}
+		}
+	})
+	return wrong
+}
+
+// logs gives each line that processes of ours have logged.
+func (s *stage) logs(take func(path, line string)) {
 	check(s, filepath.WalkDir(s.keeper.dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !strings.HasPrefix(entry.Name(), "leat-") || filepath.Ext(path) != ".log" {
 			return nil // among what goes away meanwhile there is no log
@@ -291,22 +307,38 @@ func (s *stage) searchLogs() (wrong []string) {
 		lines := bufio.NewScanner(file)
 		lines.Buffer(nil, 1<<20)
 		for lines.Scan() {
-			for _, alarm := range []string{"DATA RACE", "Observed a panic", "fatal error: ", "panic: "} {
-				if strings.Contains(lines.Text(), alarm) {
-					wrong = append(wrong, fmt.Sprintf("%s: %.300s", path, lines.Text()))
-				}
-			}
+			take(path, lines.Text())
 		}
 		return lines.Err()
 	}))
-	return wrong
 }
 
-// reasons are the moments from which on servers need not know the past.
-func (s *store) reasons() []forgotten {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.forgotten)
+// reasons are the moments from which on servers need not know the past: etcd was compacted, or a server has filled its watch cache, as its
+// log tells: when it started, or when etcd was compacted past what it had heard of.
+func (s *stage) reasons(changes []change) []forgotten {
+	s.store.mu.Lock()
+	all := slices.Clone(s.store.forgotten)
+	s.store.mu.Unlock()
+	s.logs(func(_, line string) {
+		if strings.HasPrefix(line, "I") && strings.HasSuffix(line, `"Caches populated" type="<unspecified>" reflector="storage/cacher.go:/tasks"`) {
+			at, err := time.ParseInLocation("2006 I0102 15:04:05.000000", fmt.Sprint(s.begun.Year(), " ", line[:len("I0102 15:04:05.000000")]), time.Local)
+			check(s, err)
+			all = append(all, filled(changes, at))
+		}
+	})
+	return all
+}
+
+// filled is that a server filled its watch cache at a time: from what was stored some time before, which was heard of here some time later.
+func filled(changes []change, at time.Time) forgotten {
+	const margin = 15 * time.Second
+	f := forgotten{before: math.MaxInt64, at: at.Add(-margin)}
+	for _, c := range changes {
+		if c.told.After(at.Add(margin)) {
+			f.before = min(f.before, c.revision)
+		}
+	}
+	return f
 }
 
 // tabulate writes how many calls had which outcome.

@@ -240,6 +240,13 @@ func TestExpiredSeesWhatIsWrong(t *testing.T) {
 	says(t, checkExpired([]expired{{from: 9, at: at(6)}}, reasons), "")
 	says(t, checkExpired([]expired{{from: 9, at: at(4)}}, reasons), "nothing was forgotten")
 	says(t, checkExpired([]expired{{from: 10, at: at(6)}}, reasons), "nothing was forgotten")
+
+	// A server that filled its cache at 60 had what was heard of before 75, and nobody was refused for that before 45.
+	changes := []change{{revision: 20, told: at(40)}, {revision: 30, told: at(70)}, {revision: 40, told: at(80)}, {revision: 50, told: at(90)}}
+	reasons = []forgotten{filled(changes, at(60))}
+	says(t, checkExpired([]expired{{from: 39, at: at(61)}}, reasons), "")
+	says(t, checkExpired([]expired{{from: 39, at: at(44)}}, reasons), "nothing was forgotten")
+	says(t, checkExpired([]expired{{from: 40, at: at(95)}}, reasons), "nothing was forgotten")
 }
 
 func TestAccountsSeeWhatIsWrong(t *testing.T) {

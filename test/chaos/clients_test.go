@@ -36,6 +36,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
+	"github.com/leat-dev/leat/test/await"
 )
 
 const (
@@ -90,7 +91,7 @@ func newClient(s *stage, id int, way string, config *rest.Config, seed uint64, r
 
 // run makes calls until ctx is done.
 func (c *client) run(ctx context.Context) {
-	for pause(ctx, time.Duration(c.random.IntN(60))*time.Millisecond) {
+	for await.Pause(ctx, time.Duration(c.random.IntN(60))*time.Millisecond) {
 		name := fmt.Sprintf("object-%d-%d", int(c.since()/generation), c.random.IntN(objects))
 		read := c.read[name]
 		switch dice := c.random.IntN(100); {
@@ -196,7 +197,7 @@ func (c *client) judge(made call, err error) outcome {
 	}
 	if !apierrors.IsInternalError(err) && apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
 		c.reconnect() // no server has said that
-		pause(c.Context(), time.Duration(c.random.IntN(500))*time.Millisecond)
+		await.Pause(c.Context(), time.Duration(c.random.IntN(500))*time.Millisecond)
 	}
 	return unknown
 }

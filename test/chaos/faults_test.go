@@ -32,6 +32,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/await"
 	"github.com/leat-dev/leat/test/host"
 )
 
@@ -76,7 +77,7 @@ func (i *injector) lane(ctx context.Context, faults []fault, random *rand.Rand) 
 	for _, f := range faults {
 		sum += f.weight
 	}
-	for pause(ctx, time.Duration(200+random.IntN(2500))*time.Millisecond) {
+	for await.Pause(ctx, time.Duration(200+random.IntN(2500))*time.Millisecond) {
 		dice := random.IntN(sum)
 		n := 0
 		for ; dice >= faults[n].weight; n++ {
@@ -85,7 +86,7 @@ func (i *injector) lane(ctx context.Context, faults []fault, random *rand.Rand) 
 		d := draw{random.IntN(1 << 16), random.IntN(1 << 16), random.Float64()}
 		begun := i.since()
 		what, err := faults[n].do(ctx, d)
-		i.Logf("%6s to %s: %s: %s", begun.Round(100*time.Millisecond), i.since().Round(100*time.Millisecond), faults[n].kind, what)
+		i.tell("%6s to %s: %s: %s", begun.Round(100*time.Millisecond), i.since().Round(100*time.Millisecond), faults[n].kind, what)
 		if err != nil {
 			i.violated("%s: %s: %v", faults[n].kind, what, err)
 		}
@@ -102,7 +103,7 @@ func (i *injector) away(p *process, d time.Duration) error {
 	if err := p.Kill(); err != nil {
 		return err
 	}
-	pause(i.Context(), d)
+	await.Pause(i.Context(), d)
 	i.restart(p)
 	return nil
 }
@@ -114,7 +115,7 @@ func (i *injector) frozen(p *process, d time.Duration) error {
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		return nil // it ended by itself just now, which is seen elsewhere
 	}
-	pause(i.Context(), d)
+	await.Pause(i.Context(), d)
 	return p.Signal(syscall.SIGCONT)
 }
 
@@ -144,7 +145,7 @@ func (i *injector) lose(d time.Duration, there, back bool, links []*link) {
 	for _, l := range links {
 		l.lose(there, back)
 	}
-	pause(i.Context(), d)
+	await.Pause(i.Context(), d)
 	for _, l := range links {
 		if d%2 == 0 { // what was sent meanwhile is lost for ever, or arrives late
 			l.cut()
@@ -266,7 +267,7 @@ func (i *injector) fill(m *member, d draw) (string, error) {
 	if err := m.disk.fill(); err != nil {
 		return "", errors.Join(err, m.disk.free())
 	}
-	pause(i.Context(), span)
+	await.Pause(i.Context(), span)
 	if err := m.disk.free(); err != nil {
 		return "", err
 	}
@@ -313,7 +314,7 @@ func (i *injector) serverFaults() []fault {
 			if err := i.host.APIServer.Kill(); err != nil {
 				return "", err
 			}
-			pause(i.Context(), span)
+			await.Pause(i.Context(), span)
 			return fmt.Sprintf("its API server, for %s", span), i.host.APIServer.Restart(i.Context())
 		}},
 	}
@@ -341,7 +342,7 @@ func (i *injector) rotate() error {
 		return err
 	}
 	block, _ := pem.Decode(cert)
-	return until(i.Context(), patience, func(context.Context) error {
+	return await.Until(i.Context(), patience, func(context.Context) error {
 		for _, s := range i.servers {
 			dialer := &tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
 			ctx, cancel := context.WithTimeout(i.Context(), 5*time.Second)

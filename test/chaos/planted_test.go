@@ -72,20 +72,16 @@ func plant(random *rand.Rand, calls []call, registers, work []change, watchers [
 		see("an empty list", len(checkLists([]call{c}, registers)) > 0)
 	}
 	for _, w := range watchers {
-		changes := registers
-		if w.namespace != registers[0].task().Namespace {
-			changes = work
-		}
 		got := w.got
 		// What comes right before a list is told by the list, too.
 		if _, i := anyOf(random, got, func(o told) bool { return o.task != nil }); i >= 0 && (i+1 == len(got) || got[i+1].kind != listed) {
-			see("an event missed by the watcher of "+w.name, checkWatch(changes, w.selects, slices.Delete(slices.Clone(got), i, i+1)) != nil)
-			see("an event told twice to the watcher of "+w.name, checkWatch(changes, w.selects, slices.Insert(slices.Clone(got), i, got[i])) != nil)
+			see("an event missed by the watcher of "+w.name, checkWatch(w.changes, w.selects, slices.Delete(slices.Clone(got), i, i+1)) != nil)
+			see("an event told twice to the watcher of "+w.name, checkWatch(w.changes, w.selects, slices.Insert(slices.Clone(got), i, got[i])) != nil)
 		}
 		if _, i := anyOf(random, got, func(o told) bool { return o.kind == watch.Modified }); i > 0 && got[i-1].task != nil {
 			swapped := slices.Clone(got)
 			swapped[i-1], swapped[i] = swapped[i], swapped[i-1]
-			see("two events in the wrong order for the watcher of "+w.name, checkWatch(changes, w.selects, swapped) != nil)
+			see("two events in the wrong order for the watcher of "+w.name, checkWatch(w.changes, w.selects, swapped) != nil)
 		}
 	}
 	if c, i := anyOf(random, work, func(c change) bool {

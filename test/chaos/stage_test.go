@@ -18,12 +18,10 @@ package chaos
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -86,6 +84,7 @@ type stage struct {
 	mu    sync.Mutex
 	wrong []string
 	notes map[string]int
+	diary []string
 }
 
 // process is one that is started again when it ends.
@@ -115,6 +114,11 @@ func newStage(t testing.TB, seed uint64, members int) *stage {
 	t.Helper()
 	k := newKeeper(t, seed)
 	s := &stage{keeper: k, notes: map[string]int{}}
+	k.Cleanup(func() {
+		if k.Failed() && len(s.diary) > 0 {
+			k.Logf("What went wrong on purpose:\n%s", strings.Join(s.diary, "\n"))
+		}
+	})
 	s.dir = k.dir + "/effects"
 	check(k, os.Mkdir(s.dir, 0o700))
 	s.store = startStore(k, k.dir+"/etcd", members)
@@ -227,6 +231,17 @@ func (s *stage) violated(format string, args ...any) {
 	s.wrong = append(s.wrong, fmt.Sprintf(format, args...))
 }
 
+// tell writes a line of the diary: at once to whoever follows the run, or else after what the run found, if that is wrong.
+func (s *stage) tell(format string, args ...any) {
+	if testing.Verbose() {
+		s.Logf(format, args...)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.diary = append(s.diary, fmt.Sprintf(format, args...))
+}
+
 // noted counts something that may happen.
 func (s *stage) noted(what string) {
 	s.mu.Lock()
@@ -265,41 +280,18 @@ func (s *stage) supervise(ctx context.Context) {
 
 // restart starts a process that has ended until it runs, as a cluster does: what it needs may be away.
 func (s *stage) restart(p *process) {
-	begun := time.Now()
+	begun, failures := time.Now(), 0
 	for time.Since(begun) < patience {
-		again := time.Now()
 		err := p.Restart(s.Context())
-		if s.Context().Err() != nil {
-			return
-		}
-		if err == nil {
-			err = s.forgets(p, again)
-		}
-		if err == nil {
+		if err == nil || s.Context().Err() != nil {
 			return
 		}
 		s.noted(p.name + " did not start at once")
-		s.Logf("%s: %s did not start: %.300s", s.since().Round(time.Second), p.name, err)
+		if failures++; failures == 1 {
+			s.tell("%s: %s did not start at once: %.300s", s.since().Round(time.Second), p.name, err)
+		}
 	}
 	s.violated("%s did not start within %s", p.name, patience)
-}
-
-// forgets notes that a server that was started at a time knows only what came since it was ready, at the latest.
-func (s *stage) forgets(p *process, at time.Time) error {
-	if !slices.ContainsFunc(s.servers, func(server *server) bool { return server.process == p }) {
-		return nil
-	}
-	client, err := s.store.client()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(s.Context(), 30*time.Second)
-	defer cancel()
-	now, err := client.Get(ctx, "/leat/")
-	if err == nil {
-		s.store.forget(now.Header.Revision+1, at)
-	}
-	return errors.Join(err, client.Close())
 }
 
 func check(t testing.TB, err error) {
@@ -315,36 +307,5 @@ func must[T any](value T, err error) func(testing.TB) T {
 		t.Helper()
 		check(t, err)
 		return value
-	}
-}
-
-var errNotYet = errors.New("not yet")
-
-// until asks until the answer is nil. It gives the last answer if that takes too long.
-func until(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	last := errNotYet
-	for {
-		if err := f(ctx); err == nil {
-			return nil
-		} else if ctx.Err() == nil {
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			return last
-		case <-time.After(poll):
-		}
-	}
-}
-
-// pause lets time pass, for what happens meanwhile to be anything. It tells whether ctx goes on.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
 	}
 }

@@ -31,6 +31,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
+	"github.com/leat-dev/leat/test/await"
 )
 
 // change is one revision of a task, or of a task set, as etcd itself tells of it. What was not there before, or is not after, is nil.
@@ -130,6 +131,17 @@ func (h *truth) reached() int64 {
 	return h.position
 }
 
+// await waits until all up to a revision is recorded.
+func (h *truth) await(ctx context.Context, revision int64) error {
+	err := await.Until(ctx, patience, func(context.Context) error {
+		if h.failed() == nil && h.reached() < revision {
+			return await.ErrNotYet
+		}
+		return nil
+	})
+	return errors.Join(err, h.failed())
+}
+
 func (h *truth) failed() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -150,4 +162,13 @@ func (h *truth) of(namespace string) []change {
 		}
 		return set == nil || set.Namespace != namespace
 	})
+}
+
+// upTo gives those of the changes that are no later than a revision.
+func upTo(revision int64, changes []change) []change {
+	later := slices.IndexFunc(changes, func(c change) bool { return c.revision > revision })
+	if later < 0 {
+		return changes
+	}
+	return changes[:later]
 }

@@ -147,8 +147,8 @@ type expired struct {
 	at   time.Time
 }
 
-// forgotten is a moment from which on a server need not know anything before a revision: etcd was compacted, or a server was started,
-// which knows only what came since.
+// forgotten is a moment from which on a server need not know anything before a revision: etcd was compacted, or a server has filled its
+// watch cache, which knows only what came since.
 type forgotten struct {
 	before int64
 	at     time.Time

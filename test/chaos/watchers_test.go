@@ -21,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -34,6 +33,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/await"
 )
 
 // watcher watches tasks, and whenever the watch ends it watches again from the last resourceVersion it was told of. Told that this is too
@@ -46,6 +46,7 @@ type watcher struct {
 	client          typed.TaskInterface
 	reconnect       func()
 	random          *rand.Rand
+	changes         []change // that it was held to
 
 	mu      sync.Mutex
 	got     []told
@@ -66,7 +67,7 @@ func newWatcher(s *stage, name, namespace string, config *rest.Config, options m
 func (w *watcher) run(ctx context.Context) {
 	for {
 		w.once(ctx)
-		if !pause(ctx, time.Duration(w.random.IntN(300))*time.Millisecond) {
+		if !await.Pause(ctx, time.Duration(w.random.IntN(300))*time.Millisecond) {
 			return
 		}
 	}
@@ -156,26 +157,28 @@ func (w *watcher) position() int64 {
 	return w.got[len(w.got)-1].revision
 }
 
-// verify holds all it was told to the history, once it was told of the last event or ought to have been.
-func (w *watcher) verify(ctx context.Context, changes []change, reasons []forgotten) (wrong []string) {
-	want := due(changes, w.selects)
-	if len(want) == 0 {
+// await waits until it was told of the last of those changes, or ought to have been: if it is not, verify sees that.
+func (w *watcher) await(ctx context.Context, changes []change) {
+	if want := due(changes, w.selects); len(want) > 0 {
+		_ = await.Until(ctx, patience, func(context.Context) error {
+			if w.position() < want[len(want)-1].revision {
+				return await.ErrNotYet
+			}
+			return nil
+		})
+	}
+}
+
+// verify holds all it was told, once it has ended, to those changes.
+func (w *watcher) verify(changes []change, reasons []forgotten) (wrong []string) {
+	if len(due(changes, w.selects)) == 0 {
 		return []string{w.name + ": nothing was selected, which proves nothing"}
 	}
-	last := want[len(want)-1].revision
-	_ = until(ctx, patience, func(context.Context) error { // if it is not told, that is seen below
-		if w.position() < last {
-			return errNotYet
-		}
-		return nil
-	})
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	got := slices.Clone(w.got)
+	w.changes = changes
 	if w.err != nil {
 		wrong = append(wrong, fmt.Sprintf("watcher %s: %v", w.name, w.err))
 	}
-	if err := checkWatch(changes, w.selects, got); err != nil {
+	if err := checkWatch(changes, w.selects, w.got); err != nil {
 		wrong = append(wrong, fmt.Sprintf("watcher %s, over %d watches and %d lists: %v", w.name, w.watches, len(w.expired), err))
 	}
 	for _, message := range checkExpired(w.expired, reasons) {

@@ -33,6 +33,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/await"
 )
 
 const (
@@ -69,7 +70,7 @@ func (e *employer) run(ctx context.Context) {
 	for n := 0; ctx.Err() == nil; n++ {
 		name := fmt.Sprintf("set-%d", n)
 		e.create(ctx, name)
-		_ = until(ctx, 24*time.Hour, e.complete(name)) // if it ends, the run is over
+		_ = await.Until(ctx, 24*time.Hour, e.complete(name)) // if it ends, the run is over
 	}
 }
 
@@ -79,7 +80,7 @@ func (e *employer) create(ctx context.Context, name string) {
 	set.Spec.Template.Spec.Command = []string{"bash", "-c", script}
 	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "SET", Value: name}}
 	// It is asked for until it is there: that it is there already is as good.
-	err := until(ctx, patience, func(ctx context.Context) error {
+	err := await.Until(ctx, patience, func(ctx context.Context) error {
 		_, err := e.sets.Create(ctx, set, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			return nil
@@ -116,7 +117,7 @@ func (e *employer) verify(ctx context.Context, history func() []change) (account
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, name := range e.names {
-		if err := until(ctx, patience, e.complete(name)); err != nil {
+		if err := await.Until(ctx, patience, e.complete(name)); err != nil {
 			wrong = append(wrong, fmt.Sprintf("%v after %s", err, patience))
 		}
 		data, err := os.ReadFile(filepath.Join(e.dir, name))
@@ -128,13 +129,13 @@ func (e *employer) verify(ctx context.Context, history func() []change) (account
 			wrong = append(wrong, err.Error())
 		}
 		// What servers say is so when etcd has it; what etcd has is heard of some time later.
-		_ = until(ctx, patience, func(context.Context) error {
+		_ = await.Until(ctx, patience, func(context.Context) error {
 			for _, c := range history() {
 				if c.setNow != nil && c.setNow.Name == name && meta.IsStatusConditionTrue(c.setNow.Status.Conditions, batch.TaskSetComplete) {
 					return nil
 				}
 			}
-			return errNotYet
+			return await.ErrNotYet
 		})
 		a := checkSet(history(), effects, name, completions)
 		accounts, wrong = append(accounts, a), append(wrong, a.wrong...)

@@ -1,0 +1,189 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package soak
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/connrotation"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/measure"
+)
+
+const (
+	realWorkers = 2
+	realTasks   = 4
+	// patience is how long anything may take that must happen, on a busy machine.
+	patience = 3 * time.Minute
+	poll     = 100 * time.Millisecond
+)
+
+// process is one of those whose growth is judged.
+type process struct {
+	*host.Process
+	name string
+	// metrics is where it tells client of itself.
+	metrics string
+	client  *http.Client
+	// collect has it collect its garbage. Without it, it is asked for metrics until it has.
+	collect func(context.Context) error
+	// asked is whether it is asked to end when it is started again. Else it is killed.
+	asked bool
+}
+
+// stage is Leat as config/ installs it: two servers behind one Service.
+type stage struct {
+	*testing.T
+	env       *env.Env
+	service   *measure.Service
+	etcd      *clientv3.Client
+	namespace string
+
+	servers, workers []*process
+	manager          *process
+	// dialer makes the connections of the test's own clients, which are closed at quiet points.
+	dialer *connrotation.Dialer
+}
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	// What makes servers check themselves keeps every object for ever.
+	host.Oracles = nil
+	s := &stage{T: t, dialer: connrotation.NewDialer((&net.Dialer{Timeout: 10 * time.Second}).DialContext)}
+	dir := t.ArtifactDir()
+	ca := must(pki.NewCA("leat-worker-clients"))(t)
+	cert, key, err := ca.IssueClient(batch.WorkerClientName)
+	check(t, err)
+	caFile, certFile, keyFile := filepath.Join(dir, "workers.crt"), filepath.Join(dir, "worker-client.crt"), filepath.Join(dir, "worker-client.key")
+	for file, content := range map[string][]byte{caFile: ca.CertPEM(), certFile: cert, keyFile: key} {
+		check(t, pki.WriteFile(file, content))
+	}
+	// What is compacted, and when, is up to the test. Shutdown takes less time than shipped, to have it more often.
+	s.env = env.Aggregated(t, "--worker-client-certificate="+certFile, "--worker-client-key="+keyFile, "--worker-address-ranges=127.0.0.0/8",
+		"--audit-log-path=/dev/null", "--etcd-compaction-interval=0", "--shutdown-delay-duration=2s", "--shutdown-watch-termination-grace-period=2s")
+	replicas := []*env.Env{s.env, s.env.Replica(t)}
+	s.service = must(measure.NewService(addressOf(t, replicas[0]), addressOf(t, replicas[1])))(t)
+	t.Cleanup(func() { check(t, s.service.Close()) })
+	check(t, s.env.Host.RegisterLeat(t.Context(), s.service.Port, s.env.ServingCA.CertPEM()))
+	admin := must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t)
+	check(t, measure.AllowObserver(t.Context(), must(kubernetes.NewForConfig(admin))(t)))
+	s.etcd, s.namespace = s.env.EtcdClient(t), s.env.Namespace(t)
+
+	for i, replica := range replicas {
+		config := replica.Direct(t, measure.Observer)
+		client := must(rest.HTTPClientFor(config))(t)
+		s.servers = append(s.servers, &process{
+			Process: replica.Server, name: fmt.Sprintf("leat-apiserver %d", i), asked: true, metrics: config.Host + "/metrics", client: client,
+			collect: func(ctx context.Context) error {
+				return measure.WriteHeapProfile(ctx, client, config.Host, filepath.Join(dir, fmt.Sprintf("heap-%d.pprof", i)))
+			},
+		})
+	}
+	address := loopback(t)
+	s.manager = &process{
+		name: "leat-controller-manager", asked: true, metrics: "http://" + address + "/metrics", client: http.DefaultClient,
+		Process: s.env.StartManager(t, "one", "--leat-server=https://"+s.service.Address, "--metrics-bind-address="+address,
+			"--leader-elect-lease-duration=8s", "--leader-elect-renew-deadline=6s", "--leader-elect-retry-period=1s"),
+	}
+	for i := range realWorkers {
+		name, address := fmt.Sprintf("real-%d", i), loopback(t)
+		s.workers = append(s.workers, &process{
+			name: "leat-worker " + name, metrics: "http://" + address + "/metrics", client: http.DefaultClient,
+			Process: s.env.StartWorker(t, s.through(s.env.Worker(t, s.namespace, name)), s.namespace, name, nil,
+				"--client-ca-file="+caFile, "--metrics-bind-address="+address, "--state-dir="+filepath.Join(dir, name), "--labels=soak=real",
+				fmt.Sprintf("--tasks=%d", realTasks), "--lease-duration=8s",
+				// What is kept of output has a limit, which is to be reached before the first quiet point.
+				"--log-max-size-per-task=16Ki", "--log-max-total-size=64Ki"),
+		})
+	}
+	return s
+}
+
+func addressOf(t *testing.T, e *env.Env) string {
+	t.Helper()
+	return must(url.Parse(e.Direct(t, "nobody").Host))(t).Host
+}
+
+// loopback gives a free address of this machine.
+func loopback(t *testing.T) string {
+	t.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", must(host.FreePort())(t))
+}
+
+// through gives the config that leads to the Service.
+func (s *stage) through(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.Host = "https://" + s.service.Address
+	return config
+}
+
+// client gives the API to a client whose connections are closed at quiet points.
+func (s *stage) client(config *rest.Config) versioned.Interface {
+	s.Helper()
+	return env.Client(s.T, s.own(config))
+}
+
+func (s *stage) own(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.Dial, config.QPS = s.dialer.DialContext, -1
+	return config
+}
+
+func (s *stage) processes() []*process {
+	return append(append(append([]*process{}, s.servers...), s.manager), s.workers...)
+}
+
+// restart ends a process and starts it.
+func (s *stage) restart(p *process) {
+	s.Helper()
+	if p.asked {
+		check(s, p.Stop())
+	}
+	check(s, p.Restart(s.Context()))
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// must gives the value, or fails the test.
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		check(t, err)
+		return value
+	}
+}
