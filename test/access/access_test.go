@@ -59,6 +59,7 @@ func TestAggregated(t *testing.T) {
 	t.Run("TLS", func(t *testing.T) { testTLS(t, e) })
 	t.Run("Secrets", func(t *testing.T) { testSecrets(t, e) })
 	t.Run("Upgrades", func(t *testing.T) { testUpgrades(t, e) })
+	t.Run("Websockets", func(t *testing.T) { testWebsockets(t, e) })
 	t.Run("Addresses", func(t *testing.T) { testAddresses(t, e) })
 	t.Run("WorkerFields", func(t *testing.T) { testWorkerFields(t, e) })
 	t.Run("Prefixes", func(t *testing.T) { testPrefixes(t, e) })
@@ -148,6 +149,35 @@ func send(t testing.TB, config *rest.Config, method, request string) answer {
 		fmt.Fprintf(&body, " … %v", err)
 	}
 	return answer{response.StatusCode, body.String()}
+}
+
+// http2Client speaks HTTP/2 as that identity, and nothing else.
+func http2Client(t testing.TB, config *rest.Config) *http.Client {
+	t.Helper()
+	settings := get(rest.TLSConfigFor(config))(t)
+	settings.NextProtos = []string{"h2"}
+	transport := &http.Transport{TLSClientConfig: settings, ForceAttemptHTTP2: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: patience}
+}
+
+// postHTTP2 is post over HTTP/2.
+func postHTTP2(t testing.TB, client *http.Client, config *rest.Config, target, body string, headers ...string) answer {
+	t.Helper()
+	request := get(http.NewRequestWithContext(t.Context(), http.MethodPost, config.Host+target, strings.NewReader(body)))(t)
+	if config.BearerToken != "" {
+		headers = append([]string{"Authorization: Bearer " + config.BearerToken}, headers...)
+	}
+	for _, header := range append([]string{"Content-Type: application/json"}, headers...) {
+		key, value, _ := strings.Cut(header, ":")
+		request.Header.Add(key, strings.TrimSpace(value))
+	}
+	response := get(client.Do(request))(t)
+	defer response.Body.Close()
+	if response.ProtoMajor != 2 {
+		t.Fatalf("the server speaks %s", response.Proto)
+	}
+	return answer{response.StatusCode, string(get(io.ReadAll(response.Body))(t))}
 }
 
 func must(t testing.TB, err error) {

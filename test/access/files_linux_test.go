@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -47,6 +48,7 @@ func TestStandalone(t *testing.T) {
 		protocols(t, e.Direct(t, "nobody"))
 	})
 	t.Run("Files", func(t *testing.T) { testFiles(t, e, access) })
+	t.Run("Websockets", func(t *testing.T) { testWebsocketLogs(t, e, "default", "ended", "hello") })
 }
 
 func testFiles(t *testing.T, e *env.Env, access string) {
@@ -70,8 +72,10 @@ func testFiles(t *testing.T, e *env.Env, access string) {
 		})
 	}
 
+	home := personalFiles(t, e, access)
+
 	seen := map[string]int{}
-	for _, dir := range []string{e.DataDir(), filepath.Dir(access), state} {
+	for _, dir := range []string{e.DataDir(), filepath.Dir(access), state, home} {
 		must(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // etcd renames and removes
@@ -103,7 +107,7 @@ func testFiles(t *testing.T, e *env.Env, access string) {
 	if seen["directory"] < 5 || seen["file"] < 5 || seen["socket"] == 0 {
 		t.Errorf("only %v were found", seen)
 	}
-	for _, path := range []string{access, filepath.Join(e.DataDir(), "pki", "ca.key"), filepath.Join(state, "logs")} {
+	for _, path := range []string{access, filepath.Join(e.DataDir(), "pki", "ca.key"), filepath.Join(state, "logs"), filepath.Join(home, ".local", "state", "leat")} {
 		if _, err := os.Stat(path); err != nil {
 			t.Error(err)
 		}
@@ -114,6 +118,22 @@ func testFiles(t *testing.T, e *env.Env, access string) {
 			t.Errorf("the server has %s open, which is open to others: %s", path, info.Mode())
 		}
 	}
+}
+
+// personalFiles has somebody type commands, and gives the directory where all is that they leave behind.
+func personalFiles(t *testing.T, e *env.Env, kubeconfig string) string {
+	t.Helper()
+	home := filepath.Join(t.TempDir(), "home")
+	must(t, os.Mkdir(home, 0o700))
+	for _, args := range [][]string{{"run", "--name=typed", "--wait", "--", "true"}, {"wait", "@latest"}, {"logs", "typed"}, {"top", "--once"}, {"version"}} {
+		command := exec.CommandContext(t.Context(), env.Program(t, "leat"), args...)
+		command.Dir = home
+		command.Env = []string{"HOME=" + home, "TMPDIR=" + home, "KUBECONFIG=" + kubeconfig, "PATH=" + os.Getenv("PATH")}
+		if out, err := command.CombinedOutput(); err != nil {
+			t.Fatalf("leat %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+	}
+	return home
 }
 
 // opened are the files that a process has open.

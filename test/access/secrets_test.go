@@ -137,6 +137,9 @@ func testSecrets(t *testing.T, e *env.Env) {
 		"a field that is unknown":  "marked-in-a-field-that-is-unknown",
 		"a body that is broken":    "marked-in-a-body-that-is-broken",
 	}
+	if info := get(os.Stat(audit))(t); info.Mode().Perm() != 0o600 {
+		t.Errorf("the audit log is open to others: %s", info.Mode())
+	}
 	// Who has every body written to the audit log has them there.
 	bodies := sets.New("env", "a command", "an argument", "a patch", "a patch that is refused", "a patch that is none")
 	for name, file := range map[string]string{"the server": server.Server.LogFile(), "the manager": manager.LogFile(), "the worker": worker.LogFile(), "the audit log": audit} {

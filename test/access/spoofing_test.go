@@ -108,9 +108,34 @@ type sender struct {
 	credential
 }
 
-// claims are what somebody says of himself, and who he is then to whom: the deputy, the aggregator. To everyone else forged headers
-// mean nothing, and impersonation is refused.
-var claims = []struct {
+// counts tells who the sender is taken for with that claim.
+func (s sender) counts(c claim) string {
+	is, name, found := strings.Cut(s.is, ": ")
+	if !found {
+		name, _, _ = strings.Cut(s.is, " [")
+	}
+	switch {
+	case s.kind == aggregator:
+		return c.aggregator
+	case s.kind == deputy && c.deputy != "":
+		return c.deputy
+	case c.asks && s.kind == known:
+		if !slices.ContainsFunc(c.headers, func(header string) bool { return strings.HasPrefix(strings.ToLower(header), "impersonate-user:") }) {
+			return "400"
+		}
+		return "403 " + name
+	}
+	return is
+}
+
+// decisive are the claims that are made over HTTP/2, too: there, headers come to the server another way.
+var decisive = []string{
+	"nothing", "a user", "groups", "all", "all in capitals", "two users", "a worker",
+	"acting as a user", "acting as all of her", "acting as of masters, last", "acting as a group of nobody", "both",
+}
+
+// claim is what somebody says of himself.
+type claim struct {
 	name    string
 	headers []string
 	// asks tells whether it is impersonation that is asked for.
@@ -119,7 +144,11 @@ var claims = []struct {
 	deputy string
 	// aggregator is who the aggregator speaks for.
 	aggregator string
-}{
+}
+
+// claims are what somebody says of himself, and who he is then to whom: the deputy, the aggregator. To everyone else forged headers
+// mean nothing, and impersonation is refused.
+var claims = []claim{
 	{name: "nothing", aggregator: "401"},
 	{name: "a user", headers: []string{"X-Remote-User: alice"}, aggregator: "alice [system:authenticated]"},
 	{name: "groups", headers: []string{"X-Remote-Group: leat:admins", "X-Remote-Group: system:masters"}, aggregator: "401"},
@@ -203,25 +232,17 @@ func testSpoofing(t *testing.T, e *env.Env) {
 			for _, sender := range all {
 				config := port.anonymous(t)
 				must(t, sender.credential(config))
+				newer := http2Client(t, config)
 				for _, claim := range claims {
-					want, name, found := strings.Cut(sender.is, ": ")
-					if !found {
-						name, _, _ = strings.Cut(sender.is, " [")
-					}
-					switch {
-					case sender.kind == aggregator:
-						want = claim.aggregator
-					case sender.kind == deputy && claim.deputy != "":
-						want = claim.deputy
-					case claim.asks && sender.kind == known:
-						want = "403 " + name
-						if !slices.ContainsFunc(claim.headers, func(header string) bool { return strings.HasPrefix(strings.ToLower(header), "impersonate-user:") }) {
-							want = "400"
-						}
-					}
-					got := who(post(t, config, tasksPath(namespace), task, claim.headers...))
-					if got != want {
+					want := sender.counts(claim)
+					if got := who(post(t, config, tasksPath(namespace), task, claim.headers...)); got != want {
 						t.Errorf("%s, claiming %s, counts as %s, want %s", sender.name, claim.name, got, want)
+					}
+					if !slices.Contains(decisive, claim.name) {
+						continue
+					}
+					if got := who(postHTTP2(t, newer, config, tasksPath(namespace), task, claim.headers...)); got != want {
+						t.Errorf("%s, claiming %s over HTTP/2, counts as %s, want %s", sender.name, claim.name, got, want)
 					}
 				}
 			}

@@ -39,6 +39,7 @@ import (
 // upgrades are the ways to ask for another protocol on a connection.
 var upgrades = map[string][]string{
 	"a websocket":       {"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="},
+	"a page's":          webSocket,
 	"a websocket of us": {"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol: v5.channel.k8s.io"},
 	"SPDY":              {"Connection: Upgrade", "Upgrade: SPDY/3.1"},
 	"HTTP/2":            {"Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"},

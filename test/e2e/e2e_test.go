@@ -60,6 +60,7 @@ func TestAggregated(t *testing.T) {
 	t.Run("NamespaceRace", func(t *testing.T) { testNamespaceRace(t, e) })
 	t.Run("Encryption", encrypted.test)
 	t.Run("Reviews", func(t *testing.T) { testReviews(t, e) })
+	t.Run("Fairness", func(t *testing.T) { testFairness(t, e) })
 	t.Run("ServerRestart", func(t *testing.T) { testServerRestart(t, e) })
 	t.Run("HostRestart", func(t *testing.T) { testHostRestart(t, e) })
 	t.Run("ForeignPolicy", func(t *testing.T) { testForeignPolicy(t, e) })

@@ -94,7 +94,8 @@ func (s *server) testResets(t *testing.T) {
 	fields := append([]byte{0x82, 0x87, 0x04, byte(len(path))}, path...)
 	fields = append(append(fields, 0x01, byte(len(s.address()))), s.address()...)
 	flood := bytes.NewBufferString(preface)
-	for i := range uint32(resets) {
+	n := int(resets / s.factor)
+	for i := range uint32(n) {
 		flood.Write(frame(headers, endBoth, 2*i+1, fields))
 		flood.Write(frame(reset, 0, 2*i+1, binary.BigEndian.AppendUint32(nil, cancel)))
 	}
@@ -123,7 +124,7 @@ func (s *server) testResets(t *testing.T) {
 		s.answers(t)
 		connection.Close()
 	})
-	t.Logf("200: %v for %d resets", c, resets)
+	t.Logf("200: %v for %d resets", c, n)
 	if limit := memoryBudget * s.factor; c.memory > limit {
 		t.Errorf("it took %.0f MiB, want %.0f at most", c.memory, limit)
 	}

@@ -45,33 +45,51 @@ const (
 	readerMemory = 30.0
 )
 
-// fill writes tasks into a namespace past the server, which need not be paid for here, and gives their names' form.
-func (s *server) fill(t *testing.T, namespace string) {
+// envelopeMagic is what objects in etcd begin with.
+const envelopeMagic = "k8s\x00"
+
+// target reads the task "target" of a namespace from etcd, and gives how to write others like it past the server.
+func (s *server) target(t *testing.T, namespace string) (task batch.Task, put func(*batch.Task) clientv3.Op) {
 	t.Helper()
-	const magic = "k8s\x00"
 	key := stored + "tasks/" + namespace + "/"
 	found := must(s.etcd.Get(t.Context(), key+"target"))(t)
 	if len(found.Kvs) != 1 {
 		t.Fatalf("etcd has no %starget", key)
 	}
 	var envelope runtime.Unknown
-	check(t, envelope.Unmarshal(bytes.TrimPrefix(found.Kvs[0].Value, []byte(magic))))
-	var task batch.Task
+	check(t, envelope.Unmarshal(bytes.TrimPrefix(found.Kvs[0].Value, []byte(envelopeMagic))))
 	check(t, task.Unmarshal(envelope.Raw))
+	return task, func(task *batch.Task) clientv3.Op {
+		t.Helper()
+		envelope.Raw = must(task.Marshal())(t)
+		return clientv3.OpPut(key+task.Name, envelopeMagic+string(must(envelope.Marshal())(t)))
+	}
+}
+
+// fill writes tasks into a namespace past the server, which need not be paid for here.
+func (s *server) fill(t *testing.T, namespace string) {
+	t.Helper()
+	task, put := s.target(t, namespace)
 	task.Labels = map[string]string{"a": "1", "b": "2", "c": "3"}
-	names := make([]string, large)
+	names := make([]string, s.some(large))
 	for i := range names {
 		names[i] = fmt.Sprintf("task-%05d", i)
 	}
-	for part := range slices.Chunk(names, 100) {
+	write := func(names []string) {
 		var puts []clientv3.Op
-		for _, name := range part {
+		for _, name := range names {
 			task.Name, task.UID = name, uuid.NewUUID()
-			envelope.Raw = must(task.Marshal())(t)
-			puts = append(puts, clientv3.OpPut(key+name, magic+string(must(envelope.Marshal())(t))))
+			puts = append(puts, put(&task))
 		}
 		must(s.etcd.Txn(t.Context()).Then(puts...).Commit())(t)
 	}
+	// A server knows a revision once it has heard of one of its changes: none of its own has two. The last one here is alone as well, so that
+	// a list that has it has all.
+	last := len(names) - 1
+	for part := range slices.Chunk(names[:last], 100) {
+		write(part)
+	}
+	write(names[last:])
 }
 
 // testLargeLists reads large lists in all forms, and has readers who do not read.
@@ -79,28 +97,29 @@ func (s *server) testLargeLists(t *testing.T) {
 	namespace := s.namespace(t)
 	tasks := group + "/namespaces/" + namespace + "/tasks"
 	s.fill(t, namespace)
+	all := s.some(large) + 1
 	repeated := func(form, separator string, n int) string {
-		all := make([]string, n)
-		for i := range all {
-			all[i] = fmt.Sprintf(form, i)
+		parts := make([]string, n)
+		for i := range parts {
+			parts[i] = fmt.Sprintf(form, i)
 		}
-		return strings.Join(all, separator)
+		return strings.Join(parts, separator)
 	}
 	for _, a := range []struct {
 		name string
 		request
-		want int
+		want int // none: whatever it is
 	}{
-		{"JSON", request{path: tasks, accept: jsonType}, large + 1},
+		{"JSON", request{path: tasks, accept: jsonType}, all},
 		{"YAML", request{path: tasks + "?limit=1000", accept: yamlType}, 1000},
-		{"protobuf", request{path: tasks, accept: protobufType}, large + 1},
-		{"table", request{path: tasks, accept: tableType}, large + 1},
-		{"table with objects", request{path: tasks + "?includeObject=Object", accept: tableType}, large + 1},
-		{"metadata", request{path: tasks, accept: "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}, large + 1},
+		{"protobuf", request{path: tasks, accept: protobufType}, all},
+		{"table", request{path: tasks, accept: tableType}, all},
+		{"table with objects", request{path: tasks + "?includeObject=Object", accept: tableType}, all},
+		{"metadata", request{path: tasks, accept: "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}, all},
 		{"compressed", request{path: tasks, accept: jsonType, header: http.Header{"Accept-Encoding": {"gzip"}}}, 0},
-		{"1,000 labels", request{path: tasks + "?labelSelector=" + repeated("!l%d", ",", 1000)}, large + 1},
-		{"1,000 fields", request{path: tasks + "?fieldSelector=" + repeated("spec.queueName!=q%d", ",", 1000)}, large + 1},
-		{"10,000 values", request{path: tasks + "?labelSelector=a+notin+(" + repeated("v%d", ",", 10_000) + ")"}, large + 1},
+		{"1,000 labels", request{path: tasks + "?labelSelector=" + repeated("!l%d", ",", 1000)}, all},
+		{"1,000 fields", request{path: tasks + "?fieldSelector=" + repeated("spec.queueName!=q%d", ",", 1000)}, all},
+		{"10,000 values", request{path: tasks + "?labelSelector=a+notin+(" + repeated("v%d", ",", 10_000) + ")"}, all},
 	} {
 		t.Run(a.name, func(t *testing.T) {
 			var got answer
@@ -126,13 +145,26 @@ func (s *server) testLargeLists(t *testing.T) {
 			s.answers(t)
 		})
 	}
+	readers := s.some(readers)
+	for name, accept := range map[string]string{"all of them in YAML": yamlType, "a table in YAML": "application/yaml;as=Table;g=meta.k8s.io;v=v1"} {
+		t.Run(name, func(t *testing.T) {
+			var got answer
+			c := s.measured(t, func() { got = s.send(t, request{path: tasks, accept: accept}) })
+			t.Logf("%d: %v: %s", got.code, c, shorten(got.body))
+			s.within(t, c)
+			if got.code != http.StatusNotAcceptable || !bytes.Contains(unfolded(got.body), []byte("accept JSON or protobuf, or ask for a part with limit")) {
+				t.Errorf("it is answered %d: %s", got.code, shorten(got.body))
+			}
+			s.answers(t)
+		})
+	}
 	t.Run("slow readers of a list", func(t *testing.T) {
 		c := s.cost(t, func() {
 			s.ask(t, tasks, readers)
 			s.answers(t)
 		})
 		t.Logf("200: %v for %d readers", c, readers)
-		if each, limit := c.memory/readers, readerMemory*s.factor; each > limit {
+		if each, limit := c.memory/float64(readers), readerMemory*s.factor; each > limit {
 			t.Errorf("a reader who does not read takes %.0f MiB, want %.0f at most", each, limit)
 		}
 	})
@@ -145,11 +177,11 @@ func (s *server) testLargeLists(t *testing.T) {
 			s.patchTarget(t, namespace)
 			s.answers(t)
 			check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
-				return s.terminated(t)-before >= readers, nil
+				return s.terminated(t)-before >= float64(readers), nil
 			}))
 		})
 		t.Logf("200: %v for %d readers", c, readers)
-		if each, limit := c.memory/readers, readerMemory*s.factor; each > limit {
+		if each, limit := c.memory/float64(readers), readerMemory*s.factor; each > limit {
 			t.Errorf("a reader who does not read takes %.0f MiB, want %.0f at most", each, limit)
 		}
 	})
@@ -168,16 +200,13 @@ func (s *server) ask(t *testing.T, path string, n int) {
 	}
 }
 
+// unfolded is text with one space in the place of each break that YAML makes.
+func unfolded(text []byte) []byte { return bytes.Join(bytes.Fields(text), []byte(" ")) }
+
 // terminated is how many watchers the server has let go because they did not read.
 func (s *server) terminated(t *testing.T) float64 {
 	t.Helper()
-	sum := 0.0
-	for name, value := range s.metrics(t) {
-		if strings.HasPrefix(name, "apiserver_terminated_watchers_total") {
-			sum += value
-		}
-	}
-	return sum
+	return s.metrics(t).Sum("apiserver_terminated_watchers_total")
 }
 
 // patchTarget changes the target.
@@ -239,37 +268,85 @@ func (s *server) testForeignTokens(t *testing.T) {
 	}
 }
 
-// testManyManagers has more and more managers of the same fields, until etcd takes no more: that, too, is within the budget.
+// testFuture has many wait for a time to come, by a token: the server looks whether it comes, for three seconds, serves others meanwhile, and
+// keeps nothing of it.
+func (s *server) testFuture(t *testing.T) {
+	const n, spare = 100, 50
+	future := attacks()["a token from the future"]
+	future.path = strings.ReplaceAll(future.path, "NAMESPACE", s.namespace(t))
+	goroutines := func() float64 { return s.metrics(t)["go_goroutines"] }
+	before := goroutines()
+	codes := make(chan int, n)
+	c := s.cost(t, func() {
+		for range n {
+			go func() {
+				got, _ := s.try(t.Context(), future.request)
+				codes <- got.code
+			}()
+		}
+		s.answers(t)
+		for range n {
+			if code := <-codes; code != future.code {
+				t.Errorf("it is answered %d, want %d", code, future.code)
+			}
+		}
+	})
+	t.Logf("200: %v for %d of them", c, n)
+	s.within(t, c)
+	check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
+		return goroutines() < before+spare, nil
+	}))
+}
+
+// testManyManagers has as many managers of the same fields as etcd takes: one more, or another word of one of them, is within the budget.
 func (s *server) testManyManagers(t *testing.T) {
+	const managers = 8
 	namespace := s.namespace(t)
-	labels := make([]string, 9_000)
+	task, put := s.target(t, namespace)
+	labels, owned := make([]string, 9_000), make([]string, 9_000)
+	task.Labels, task.ManagedFields = map[string]string{}, nil
 	for i := range labels {
-		labels[i] = fmt.Sprintf(`"label-%d":"a"`, i)
+		key := fmt.Sprintf("label-%d", i)
+		labels[i], owned[i], task.Labels[key] = fmt.Sprintf("%q:%q", key, "a"), fmt.Sprintf(`"f:%s":{}`, key), "a"
 	}
 	body := []byte(`{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"target","labels":{` + strings.Join(labels, ",") + `}}}`)
-	apply := func(manager int) answer {
-		return s.send(t, request{method: http.MethodPatch, contentType: applyType, body: body,
-			path: fmt.Sprintf("%s/namespaces/%s/tasks/target?fieldManager=manager-%d", group, namespace, manager)})
+	now := metav1.Now()
+	for i := range managers {
+		task.ManagedFields = append(task.ManagedFields, metav1.ManagedFieldsEntry{
+			Manager: fmt.Sprintf("manager-%d", i), Operation: metav1.ManagedFieldsOperationApply, APIVersion: batch.SchemeGroupVersion.String(), Time: &now,
+			FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:labels":{` + strings.Join(owned, ",") + `}}}`)},
+		})
 	}
-	managers := 0
-	for ; managers < 100; managers++ {
-		if got := apply(managers); got.code != http.StatusOK {
-			if got.code != http.StatusRequestEntityTooLarge || !bytes.Contains(got.body, []byte("does not fit into etcd")) {
-				t.Fatalf("manager %d is answered %d: %s", managers, got.code, shorten(got.body))
-			}
-			break
-		}
+	must(s.etcd.Do(t.Context(), put(&task)))(t)
+	path := group + "/namespaces/" + namespace + "/tasks/target"
+	apply := func(manager int) request {
+		return request{method: http.MethodPatch, contentType: applyType, body: body, path: fmt.Sprintf("%s?fieldManager=manager-%d", path, manager)}
 	}
-	if managers == 100 {
-		t.Fatal("100 managers of 9,000 labels are too few to fill what etcd takes")
+	check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
+		return bytes.Contains(s.send(t, request{path: path + "?resourceVersion=0"}).body, []byte("manager-7")), nil
+	}))
+	// The first word of one of them makes of what was written past the server what the server makes of it.
+	if got := s.send(t, apply(0)); got.code != http.StatusOK {
+		t.Fatalf("a manager is answered %d: %s", got.code, shorten(got.body))
 	}
-	for name, manager := range map[string]int{"one more": managers, "one of them": 0} {
+	for name, c := range map[string]struct {
+		request
+		code int
+		says string
+	}{
+		"one more":    {apply(managers), http.StatusRequestEntityTooLarge, "does not fit into etcd"},
+		"one of them": {apply(0), http.StatusOK, "manager-7"},
+		"as YAML":     {request{path: path, accept: yamlType}, http.StatusNotAcceptable, "too long to be written as YAML: accept JSON or protobuf"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			before := s.revision(t)
 			var got answer
-			c := s.measured(t, func() { got = apply(manager) })
-			t.Logf("%d: %v with %d managers of 9,000 labels", got.code, c, managers)
-			s.within(t, c)
+			spent := s.measured(t, func() { got = s.send(t, c.request) })
+			t.Logf("%d: %v with %d managers of 9,000 labels", got.code, spent, managers)
+			s.within(t, spent)
+			if got.code != c.code || !bytes.Contains(unfolded(got.body), []byte(c.says)) {
+				t.Errorf("it is answered %d, want %d with %q: %s", got.code, c.code, c.says, shorten(got.body))
+			}
 			if after := s.revision(t); after != before {
 				t.Errorf("it has changed what is stored: %s; before: %s", after, before)
 			}

@@ -22,6 +22,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -100,8 +101,10 @@ func attacks() map[string]attack {
 		"managers of 90,000 fields":         {post(jsonType, []byte(withMeta(`"managedFields":[{"manager":"m","operation":"Update","apiVersion":"batch.leat.dev/v1alpha1","fieldsType":"FieldsV1","fieldsV1":{`+values(`"f:metadata%06d":{}`, ",", 90_000)+`}}]`))), 413, []string{"an object in the body has more than 10000 fields"}},
 		"annotations of 2 MiB":              {post(jsonType, []byte(withMeta(`"annotations":{"a":"`+strings.Repeat("a", 2<<20)+`"}`))), 422, []string{"metadata.annotations: Too long: may not be more than 262144 bytes"}},
 		"finalizers of 2 MiB":               {post(jsonType, []byte(withMeta(`"finalizers":[`+values(`"example.com/%020d"`, ",", 60_000)+`]`))), 413, []string{"does not fit into etcd, which takes 1.5 MiB"}},
-		"a name of 1 MiB":                   {post(jsonType, []byte(`{"metadata":{"name":"`+strings.Repeat("a", 1<<20)+`"},"spec":{"command":["true"]}}`)), 422, []string{"metadata.name: Invalid value"}},
-		"a name of nearly 3 MiB":            {post(jsonType, []byte(`{"metadata":{"name":"`+strings.Repeat("a", 3<<20-1000)+`"},"spec":{"command":["true"]}}`)), 413, []string{"a string in the body has more than 2097152 bytes"}},
+		"a task of 1.6 MiB": {post(jsonType, []byte(`{"metadata":{"name":"attack","annotations":{"a":"`+strings.Repeat("a", 250_000)+`"},"finalizers":[`+
+			values(`"example.com/%050d"`, ",", 7_000)+`]},"spec":{"command":["`+strings.Repeat("a", 1_000_000)+`"]}}`)), 413, []string{"does not fit into etcd, which takes 1.5 MiB"}},
+		"a name of 1 MiB":        {post(jsonType, []byte(`{"metadata":{"name":"`+strings.Repeat("a", 1<<20)+`"},"spec":{"command":["true"]}}`)), 422, []string{"metadata.name: Invalid value"}},
+		"a name of nearly 3 MiB": {post(jsonType, []byte(`{"metadata":{"name":"`+strings.Repeat("a", 3<<20-1000)+`"},"spec":{"command":["true"]}}`)), 413, []string{"a string in the body has more than 2097152 bytes"}},
 
 		// Many small things in a body that is just small enough.
 		"a million arguments":        {post(jsonType, []byte(task(`"args":[`+repeated(`""`, ",", 1_000_000)+`]`))), 413, []string{"a list in the body has more than 65536 items"}},
@@ -128,6 +131,13 @@ func attacks() map[string]attack {
 		"an apply patch 100,000 deep":       {patch(applyType, applied("spec: {x: "+deepList+"}")), 400, []string{"exceeded max depth of 10000"}},
 		"managed fields 9,000 deep": {post(jsonType, []byte(withMeta(`"managedFields":[{"manager":"m","operation":"Update","apiVersion":"batch.leat.dev/v1alpha1","fieldsType":"FieldsV1","fieldsV1":`+
 			deep(`{"f:a":`, "{}", "}", 9_000)+`}]`))), 413, []string{"nested more than 100 deep"}},
+
+		// Lists of objects, where one is expected.
+		"a list of 10,000 tasks":         {post(jsonType, []byte(listed("TaskList", "["+repeated(task(`"args":["a"]`), ",", 10_000)+"]"))), 400, []string{"TaskList"}},
+		"a list of 10,001 tasks":         {post(jsonType, []byte(listed("TaskList", "["+repeated("{}", ",", 10_001)+"]"))), 413, []string{"a list in the body has more than 10000 objects"}},
+		"a list of 10,000 tasks in YAML": {post(yamlType, []byte(listed("TaskList", "\n"+repeated("- spec: {command: [a]}", "\n", 10_000)))), 400, []string{"TaskList"}},
+		"a List of 10,000 tasks in YAML": {post(yamlType, []byte("apiVersion: v1\nkind: List\nitems:\n"+repeated("- spec: {command: [a]}", "\n", 10_000))), 400, []string{"List"}},
+		"an applied list in YAML":        {patch(applyType, listed("TaskList", "\n"+repeated("- spec: {command: [a]}", "\n", 10_000))), 400, []string{"TaskList"}},
 
 		// Continue tokens.
 		"a token of garbage":            {list("limit=1&continue=%00%ff"), 400, []string{"invalid continue token"}},
@@ -206,6 +216,14 @@ func attacks() map[string]attack {
 	}
 }
 
+// listed is a list with those items, in JSON or YAML.
+func listed(kind, items string) string {
+	if strings.HasPrefix(items, "[") {
+		return `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"` + kind + `","items":` + items + `}`
+	}
+	return "apiVersion: batch.leat.dev/v1alpha1\nkind: " + kind + "\nitems:" + items
+}
+
 // task is one with more in its spec.
 func task(spec string) string {
 	return `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"attack"},"spec":{` + spec + `,"command":["true"]}}`
@@ -275,42 +293,43 @@ func protobufOwners(n int) []byte {
 	return enveloped(append(object, 0x12, 0x06, 0x22, 0x04, 't', 'r', 'u', 'e'))
 }
 
-// testRequests sends each attack: it is answered as it must be, within the budget, and changes nothing.
+// testRequests sends each attack.
 func (s *server) testRequests(t *testing.T) {
-	namespace := s.namespace(t)
-	all := attacks()
-	names := make([]string, 0, len(all))
-	for name := range all {
-		names = append(names, name)
+	namespace, all := s.namespace(t), attacks()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		s.testRequest(t, namespace, name, all[name])
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		a := all[name]
-		t.Run(name, func(t *testing.T) {
-			a.path = strings.ReplaceAll(a.path, "NAMESPACE", namespace)
-			before := s.revision(t)
-			var got answer
-			c := s.measured(t, func() {
-				var err error
-				got, err = s.try(t.Context(), a.request)
-				if err != nil {
-					got.body = []byte(err.Error())
-				}
-			})
-			t.Logf("%d: %v: %s", got.code, c, shorten(got.body))
-			s.within(t, c)
-			if got.code != a.code {
-				t.Errorf("it is answered %d, want %d: %s", got.code, a.code, shorten(got.body))
+}
+
+// testRequest sends an attack: it is answered as it must be, within the budget, and changes nothing.
+func (s *server) testRequest(t *testing.T, namespace, name string, a attack) {
+	t.Run(name, func(t *testing.T) {
+		if a.code == 0 {
+			t.Fatal("there is no such attack")
+		}
+		a.path = strings.ReplaceAll(a.path, "NAMESPACE", namespace)
+		before := s.revision(t)
+		var got answer
+		c := s.measured(t, func() {
+			var err error
+			got, err = s.try(t.Context(), a.request)
+			if err != nil {
+				got.body = []byte(err.Error())
 			}
-			for _, part := range a.says {
-				if !bytes.Contains(got.body, []byte(part)) {
-					t.Errorf("the answer does not say %q: %s", part, shorten(got.body))
-				}
-			}
-			if after := s.revision(t); after != before {
-				t.Errorf("it has changed what is stored: %s; before: %s", after, before)
-			}
-			s.answers(t)
 		})
-	}
+		t.Logf("%d: %v: %s", got.code, c, shorten(got.body))
+		s.within(t, c)
+		if got.code != a.code {
+			t.Errorf("it is answered %d, want %d: %s", got.code, a.code, shorten(got.body))
+		}
+		for _, part := range a.says {
+			if !bytes.Contains(got.body, []byte(part)) {
+				t.Errorf("the answer does not say %q: %s", part, shorten(got.body))
+			}
+		}
+		if after := s.revision(t); after != before {
+			t.Errorf("it has changed what is stored: %s; before: %s", after, before)
+		}
+		s.answers(t)
+	})
 }

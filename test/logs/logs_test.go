@@ -21,6 +21,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +39,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/transport/websocket"
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -107,6 +109,7 @@ func suite(t *testing.T, e *env.Env, caFile string) {
 		{"a finished task", finishedTask},
 		{"a task that runs is followed", followed},
 		{"kubectl", kubectl},
+		{"a page of a browser", overWebsocket},
 		{"a follower that goes away", goneFollower},
 		{"a task that prints for ever", longOutput},
 		{"members of a set", members},
@@ -281,6 +284,54 @@ func followed(s *scene) {
 	}
 	if task := s.finished("follow"); task.Status.State.Terminated.Message != "1\n2\n3\n4" {
 		s.Errorf("The status has %q.", task.Status.State.Terminated.Message)
+	}
+}
+
+// Browsers follow over a websocket: what comes is told as it comes, to its end.
+func overWebsocket(s *scene) {
+	s.create("page", "echo 1; "+waitFor("end")+"echo 2")
+	s.running("page", 1)
+	open := func(name, protocol string) (io.Closer, func() ([]byte, error), error) {
+		transport, holder, err := websocket.RoundTripperFor(s.env.Admin(s.T))
+		check(s, err)
+		request := s.api.RESTClient().Get().Namespace(s.namespace).Resource("tasks").Name(name).SubResource("log").Param("follow", "true")
+		connection, err := websocket.Negotiate(transport, holder, must(http.NewRequestWithContext(s.Context(), http.MethodGet, request.URL().String(), nil))(s), protocol)
+		if err != nil {
+			return nil, nil, err
+		}
+		return connection, func() ([]byte, error) {
+			for { // first of all comes an empty one, which shows that the server is there
+				if _, message, err := connection.ReadMessage(); err != nil || len(message) > 0 {
+					return message, err
+				}
+			}
+		}, nil
+	}
+	texts := map[string]func(string) string{
+		"binary.k8s.io":        func(text string) string { return text },
+		"base64.binary.k8s.io": func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) },
+	}
+	next := map[string]func() ([]byte, error){}
+	for protocol, encode := range texts {
+		connection, read, err := open("page", protocol)
+		check(s, err)
+		defer connection.Close()
+		if message, err := read(); err != nil || string(message) != encode("1\n") {
+			s.Fatalf("%s: at first came %q, %v.", protocol, message, err)
+		}
+		next[protocol] = read
+	}
+	s.touch("end")
+	for protocol, encode := range texts {
+		if message, err := next[protocol](); err != nil || string(message) != encode("2\n") {
+			s.Errorf("%s: then came %q, %v.", protocol, message, err)
+		}
+		if message, err := next[protocol](); err == nil || !strings.Contains(err.Error(), "close 1000 (normal)") {
+			s.Errorf("%s: at the end came %q, %v.", protocol, message, err)
+		}
+	}
+	if _, _, err := open("nothing", "binary.k8s.io"); err == nil || !strings.Contains(err.Error(), `tasks.batch.leat.dev "nothing" not found`) {
+		s.Errorf("The log of no task: %v", err)
 	}
 }
 

@@ -1,0 +1,58 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package limits
+
+import (
+	"net/http"
+	"testing"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/leat-dev/leat/test/measure"
+)
+
+// hostMemory is by how much, in MiB, the host's peak may grow by one of the attacks, which it hands on.
+const hostMemory = 200.0
+
+// testThroughHost has the host hand on attacks of each kind: what a person reads names the limit, as the server itself does, and the host
+// goes on with what is its own.
+func (s *server) testThroughHost(t *testing.T) {
+	namespace, all := s.namespace(t), attacks()
+	host := must(kubernetes.NewForConfig(must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t)))(t)
+	for _, name := range []string{
+		"a body of more than 3 MiB", "a body of untold length", "JSON 100,000 deep", "a million arguments", "protobuf of a million owners", "a compressed body",
+		"a YAML bomb", "a JSON patch of 100,000 operations", "a JSON patch that doubles", "a task of 1.6 MiB",
+		"a label selector of 50,000 values", "a token of another resource", "10,000 types to answer in", "an object larger than etcd's",
+	} {
+		pid := s.env.Host.APIServer.PID()
+		check(t, measure.ResetPeak(pid))
+		before := must(measure.Memory(pid, "VmRSS"))(t)
+		s.testRequest(t, namespace, name, all[name])
+		grown := must(measure.Memory(pid, "VmHWM"))(t) - before
+		t.Logf("the host took %.0f MiB more", grown)
+		if grown > hostMemory {
+			t.Errorf("after %q the host took %.0f MiB, want %.0f at most", name, grown, hostMemory)
+		}
+		for _, path := range []string{"/readyz", "/api/v1/namespaces", "/apis/apps/v1/deployments"} {
+			code := 0
+			if err := host.RESTClient().Get().AbsPath(path).Do(t.Context()).StatusCode(&code).Error(); err != nil || code != http.StatusOK {
+				t.Errorf("after %q the host answers %s by %d: %v", name, path, code, err)
+			}
+		}
+	}
+}
