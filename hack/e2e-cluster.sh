@@ -3,7 +3,8 @@
 #
 #   LEAT_IMAGE       an image of ours that its nodes can get
 #   LEAT_ETCD_IMAGE  one of etcd, if not what config/default names
-#   LEAT_CLUSTER     without KUBECONFIG: a program that boots a cluster by "up", and knows "image", "load" and "down"
+#   LEAT_VOLUMES     a directory of its only node in which volumes may be made, if it has no default StorageClass
+#   LEAT_CLUSTER     without KUBECONFIG: a program that boots a cluster of this machine by "up", and knows "image", "load" and "down"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,18 +13,21 @@ if [ -z "${KUBECONFIG:-}" ]; then
     echo 'e2e-cluster: set KUBECONFIG and LEAT_IMAGE, or LEAT_CLUSTER to a program that boots a cluster' >&2
     exit 2
   fi
-  hack/host/build.sh bin/host etcd
+  hack/host/build.sh bin/host etcd etcdctl etcdutl
   images=$(mktemp -d)
-  trap 'rm -rf "$images"' EXIT
+  LEAT_VOLUMES=$(mktemp -d)
+  export LEAT_VOLUMES
+  trap 'rm -rf "$images" "$LEAT_VOLUMES"' EXIT
   environment=$("$LEAT_CLUSTER" up)
-  trap '"$LEAT_CLUSTER" down; rm -rf "$images"' EXIT
+  trap '"$LEAT_CLUSTER" down; rm -rf "$images" "$LEAT_VOLUMES"' EXIT
   eval "$environment"
   export LEAT_IMAGE=localhost/leat:e2e LEAT_ETCD_IMAGE=localhost/etcd:e2e
-  # As the Dockerfile lays it out.
+  # As the Dockerfile and etcd's own image lay them out.
   ca=/etc/ssl/certs/ca-certificates.crt
   "$LEAT_CLUSTER" image "$LEAT_IMAGE" "$images/leat.tar" bin/leat /leat /leat-apiserver=bin/leat-apiserver \
     /leat-controller-manager=bin/leat-controller-manager /leat-worker=bin/leat-worker "$ca=$ca"
-  "$LEAT_CLUSTER" image "$LEAT_ETCD_IMAGE" "$images/etcd.tar" bin/host/etcd /usr/local/bin/etcd
+  "$LEAT_CLUSTER" image "$LEAT_ETCD_IMAGE" "$images/etcd.tar" bin/host/etcd /usr/local/bin/etcd \
+    /usr/local/bin/etcdctl=bin/host/etcdctl /usr/local/bin/etcdutl=bin/host/etcdutl
   "$LEAT_CLUSTER" load "$images/leat.tar" "$images/etcd.tar"
 fi
 go test -tags cluster -count=1 -timeout 30m -v ./test/cluster

@@ -63,13 +63,15 @@ type installation struct {
 	root   string
 	// image holds our programs, etcdImage etcd; what config/default names if empty.
 	image, etcdImage string
+	// volumes is a directory of the only node, for volumes in a cluster that makes none itself.
+	volumes string
 }
 
 // TestCluster goes the way of an installation from its first to its last day.
 func TestCluster(t *testing.T) {
 	c := &installation{
 		root:  get(host.RepositoryRoot())(t),
-		image: os.Getenv("LEAT_IMAGE"), etcdImage: os.Getenv("LEAT_ETCD_IMAGE"),
+		image: os.Getenv("LEAT_IMAGE"), etcdImage: os.Getenv("LEAT_ETCD_IMAGE"), volumes: os.Getenv("LEAT_VOLUMES"),
 	}
 	file := os.Getenv("KUBECONFIG")
 	if file == "" || c.image == "" {
@@ -80,6 +82,9 @@ func TestCluster(t *testing.T) {
 	c.admin = get(kubernetes.NewForConfig(c.config))(t)
 	if _, err := c.admin.CoreV1().Namespaces().Get(t.Context(), system, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Fatalf("namespace %s: %v; want none: these tests install Leat, and delete it with all its objects", system, err)
+	}
+	if c.volumes != "" {
+		c.makeVolumes(t, "etcd", "backup")
 	}
 	manifests := c.manifests(t, "first")
 	t.Cleanup(func() { c.uninstall(t, manifests) })
@@ -97,6 +102,7 @@ func TestCluster(t *testing.T) {
 	if t.Run("WorkerPool", func(t *testing.T) { c.testWorkerPool(t, pool) }) {
 		t.Run("Rollout", func(t *testing.T) { c.testRollout(t, pool) })
 		t.Run("Upgrade", func(t *testing.T) { c.testUpgrade(t, pool) })
+		t.Run("Restore", func(t *testing.T) { c.testRestore(t, pool) })
 	}
 	t.Run("OutsideWorker", func(t *testing.T) { c.testOutsideWorker(t) })
 	if t.Failed() {

@@ -44,7 +44,7 @@ func (c *installation) manifests(t testing.TB, mark string) string {
 	fmt.Fprintf(&k, "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [%s/default]\ncomponents:\n", config)
 	fmt.Fprintf(&k, "- %s/components/%s\n", config, c.metricsComponent(t))
 	if !c.hasStorage(t) {
-		t.Log("no default StorageClass: etcd keeps its data in its pod, and there are no backups")
+		t.Log("no default StorageClass, and no LEAT_VOLUMES: etcd keeps its data in its pod, and there are no backups")
 		fmt.Fprintf(&k, "- %s/components/etcd-ephemeral\n", config)
 	}
 	fmt.Fprintf(&k, "images:\n%s", image("leat", c.image))
@@ -75,8 +75,12 @@ func image(name, by string) string {
 	return fmt.Sprintf("- {name: %s, newName: %s, newTag: %q}\n", name, by[:at], by[at+1:])
 }
 
+// hasStorage tells whether claims for volumes are met.
 func (c *installation) hasStorage(t testing.TB) bool {
 	t.Helper()
+	if c.volumes != "" {
+		return true
+	}
 	for _, class := range get(c.admin.StorageV1().StorageClasses().List(t.Context(), metav1.ListOptions{}))(t).Items {
 		if class.Annotations["storageclass.kubernetes.io/is-default-class"] == "true" {
 			return true

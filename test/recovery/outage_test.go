@@ -31,6 +31,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/env"
@@ -48,13 +49,7 @@ func testOutage(t *testing.T, s *scene) {
 	e := s.serve(t, store)
 	person := e.Direct(t, "alice", "leat:admins")
 	api := env.Client(t, person).BatchV1alpha1()
-	var followers []*follower
-	for range 5 {
-		followers = append(followers, follow(t, person, namespace))
-	}
-	for i := range 200 {
-		get(api.TaskQueues(namespace).Create(ctx, newQueue("queue-"+strconv.Itoa(i)), metav1.CreateOptions{}))(t)
-	}
+	followers := followQueues(t, person, namespace)
 	start := revision(t, etcd) + 1
 
 	for _, outage := range []struct {
@@ -233,4 +228,18 @@ func (f *follower) sawAll(ctx context.Context, etcd *clientv3.Client, namespace 
 		}
 	}
 	return fmt.Errorf("the watch of etcd has ended after %d changes: %w", changes, ctx.Err())
+}
+
+// followQueues starts some who follow a namespace, and creates queues there for them to see.
+func followQueues(t testing.TB, config *rest.Config, namespace string) []*follower {
+	t.Helper()
+	var followers []*follower
+	for range 5 {
+		followers = append(followers, follow(t, config, namespace))
+	}
+	queues := env.Client(t, config).BatchV1alpha1().TaskQueues(namespace)
+	for i := range 200 {
+		get(queues.Create(t.Context(), newQueue("queue-"+strconv.Itoa(i)), metav1.CreateOptions{}))(t)
+	}
+	return followers
 }

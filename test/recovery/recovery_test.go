@@ -48,20 +48,27 @@ const (
 type scene struct {
 	*env.Env
 	cluster kubernetes.Interface
+	// store is that of the Leat behind the aggregator.
+	store *store
 }
 
 func TestRecovery(t *testing.T) {
-	cp := host.ForTest(t)
-	e := env.On(t, cp)
-	config := get(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
-	config.QPS = -1
-	s := &scene{e, kubernetes.NewForConfigOrDie(config)}
+	e := env.On(t, host.ForTest(t))
+	s := newScene(t, e, storeOf(t, e.Etcd))
 	t.Run("Restore", func(t *testing.T) { testRestore(t, s) })
+	t.Run("RestoreWhatWentSince", func(t *testing.T) { testWentSince(t, s) })
 	t.Run("RestoreWithoutBump", func(t *testing.T) { testWithoutBump(t, s) })
 	t.Run("Full", func(t *testing.T) { testFull(t, s) })
 	t.Run("Undecodable", func(t *testing.T) { testUndecodable(t, s) })
 	t.Run("Outage", func(t *testing.T) { testOutage(t, s) })
 	t.Run("Stored", func(t *testing.T) { testStored(t, s) })
+}
+
+func newScene(t testing.TB, e *env.Env, store *store) *scene {
+	t.Helper()
+	config := get(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
+	config.QPS = -1
+	return &scene{e, kubernetes.NewForConfigOrDie(config), store}
 }
 
 // serve starts a server over another store, for one test.

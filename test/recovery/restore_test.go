@@ -51,7 +51,7 @@ func testRestore(t *testing.T, s *scene) {
 	ctx := t.Context()
 	namespace := s.Namespace(t)
 	api := env.Client(t, s.Admin(t)).BatchV1alpha1()
-	store := storeOf(t, s.Etcd)
+	store := s.store
 	etcd := store.client(t)
 	manager := s.StartManager(t, "one")
 	for _, name := range []string{"a", "b"} {

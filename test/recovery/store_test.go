@@ -66,6 +66,12 @@ func storeOf(t testing.TB, etcd *host.Etcd) *store {
 // startStore starts an etcd of so many members, for one test. The arguments are etcd's.
 func startStore(t testing.TB, n int, args ...string) *store {
 	t.Helper()
+	return startStoreAs(t, n, func(command host.Command) host.Command { return command }, args...)
+}
+
+// startStoreAs has each member started as a change of its command has it.
+func startStoreAs(t testing.TB, n int, as func(host.Command) host.Command, args ...string) *store {
+	t.Helper()
 	dir := get(os.MkdirTemp(t.ArtifactDir(), "etcd-"))(t)
 	ca := get(pki.NewCA("etcd"))(t)
 	serverCert, serverKey, err := ca.IssueServer("127.0.0.1", "localhost")
@@ -96,11 +102,12 @@ func startStore(t testing.TB, n int, args ...string) *store {
 			"--peer-client-cert-file=" + s.certFile, "--peer-client-key-file=" + s.keyFile,
 			"--enable-grpc-gateway=false", "--log-level=warn",
 		}, args...)
+		command := as(host.Command{
+			Name: m.name, Path: tool(t, "etcd"), Args: all, Dir: filepath.Join(dir, m.name),
+			Ready: func(ctx context.Context) error { return s.ready(ctx, m) },
+		})
 		starts.Go(func() (err error) {
-			m.Process, err = host.StartProcess(t.Context(), host.Command{
-				Name: m.name, Path: tool(t, "etcd"), Args: all, Dir: filepath.Join(dir, m.name),
-				Ready: func(ctx context.Context) error { return s.ready(ctx, m) },
-			})
+			m.Process, err = host.StartProcess(t.Context(), command)
 			return err
 		})
 	}
