@@ -33,6 +33,7 @@ import (
 	"testing"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -166,21 +167,35 @@ func (c *installation) namespace(t testing.TB, purpose string) string {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "admin"},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: person}},
 	}, metav1.CreateOptions{}))(t)
+	eventually(t, "the cluster's API server has heard of the binding", func(ctx context.Context) error {
+		review, err := c.admin.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+			Spec: authorizationv1.SubjectAccessReviewSpec{User: person, ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Namespace: name, Verb: "create", Resource: "pods",
+			}},
+		}, metav1.CreateOptions{})
+		if err == nil && !review.Status.Allowed {
+			err = errors.New(review.Status.Reason)
+		}
+		return err
+	})
 	return name
 }
 
-// report tells what the cluster says of an installation that failed.
+// report writes what the cluster says of an installation that failed into a file: there it does not hide what failed.
 func (c *installation) report(t testing.TB) {
+	file := get(os.CreateTemp("", "leat-e2e-cluster-*.txt"))(t)
 	for _, args := range [][]string{
 		{"get", "apiservice", apiService, "--output=yaml"},
 		{"get", "tasksets,tasks,workers", "--all-namespaces"},
 		{"get", "pods", "--all-namespaces", "--output=wide"},
 		{"get", "events", "--namespace=" + system},
-		{"logs", "--namespace=" + system, "--selector=app.kubernetes.io/name=leat", "--prefix", "--tail=15", "--all-containers"},
+		{"logs", "--namespace=" + system, "--selector=app.kubernetes.io/name=leat", "--prefix", "--tail=1000", "--all-containers"},
 	} {
 		out, err := c.kubectl(context.WithoutCancel(t.Context()), args...)
-		t.Logf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+		fmt.Fprintf(file, "kubectl %s: %v\n%s\n", strings.Join(args, " "), err, out)
 	}
+	must(t, file.Close())
+	t.Logf("what the cluster says of it: %s", file.Name())
 }
 
 func must(t testing.TB, err error) {

@@ -20,6 +20,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -41,10 +42,12 @@ import (
 
 const (
 	// users send a request each every 100 ms, if the one before has been answered: 100 a second together.
-	users = 10
-	pause = 100 * time.Millisecond
-	// calm is how many requests are answered before and after.
-	calm = 1000
+	users, perSecond = 10, 100
+	pause            = users * time.Second / perSecond
+	// calm is how many requests are answered before and after: enough for 0.1 % of the writes to be some.
+	calm = 2500
+	// work is how many tasks a set has, one after the other: all the time, and without taking the processors from all else.
+	work = 1000
 )
 
 // testRollout: people who create, read, change and delete through the cluster's API server, and watch, do not notice that all our pods
@@ -64,13 +67,22 @@ func (c *installation) testRollout(t *testing.T, pool string) {
 	var watching, working sync.WaitGroup
 	watching.Go(func() { seen.follow(watcher.ResultChan()) })
 
-	get(c.client(t).BatchV1alpha1().TaskSets(pool).Create(t.Context(), newSet("over-the-rollout", 1000), metav1.CreateOptions{}))(t)
+	set := newSet("over-the-rollout", work)
+	set.Spec.Parallelism = new(int32(1))
+	get(c.client(t).BatchV1alpha1().TaskSets(pool).Create(t.Context(), set, metav1.CreateOptions{}))(t)
 	old := strings.Fields(c.run(t, "get", "pods", "--namespace="+system, "--selector=app.kubernetes.io/component in (apiserver, controller-manager)", "--output=name"))
 	load, end := context.WithCancel(t.Context())
 	defer end()
 	traffic, start := &traffic{}, time.Now()
 	for i := range users {
-		working.Go(func() { traffic.user(load, tasks, fmt.Sprintf("user-%d", i)) })
+		working.Go(func() {
+			// One after the other, as people who do not know of each other.
+			select {
+			case <-time.After(time.Duration(i) * pause / users):
+				traffic.user(load, tasks, fmt.Sprintf("user-%d", i))
+			case <-load.Done():
+			}
+		})
 	}
 	traffic.goesOn(t)
 	for _, name := range []string{"deployment/leat-apiserver", "deployment/leat-controller-manager"} {
@@ -83,20 +95,23 @@ func (c *installation) testRollout(t *testing.T, pool string) {
 	end()
 	working.Wait()
 
-	took, requests := time.Since(start), traffic.reads+len(traffic.writes)
+	took := time.Since(start)
+	pace := float64(traffic.reads+len(traffic.writes)) / took.Seconds()
 	t.Logf("all pods were replaced in %s; in %s there were %d reads and %d writes, %.0f a second, the slowest took %s; %d reads and %d writes failed",
-		replaced.Round(time.Second), took.Round(time.Second), traffic.reads, len(traffic.writes), float64(requests)/took.Seconds(),
+		replaced.Round(time.Second), took.Round(time.Second), traffic.reads, len(traffic.writes), pace,
 		traffic.slowest.Round(time.Millisecond), len(traffic.failedReads), len(traffic.failedWrites))
 	for _, err := range traffic.failedReads {
 		t.Errorf("a read failed: %v", err)
 	}
 	for _, err := range traffic.failedWrites {
-		t.Logf("a write failed: %v", err)
+		t.Logf("a write failed: %v%s", err, causes(err))
 		if !retriable(err) {
 			t.Errorf("it could not simply be sent again: %v", err)
 		}
 	}
-	if failed, all := len(traffic.failedWrites), len(traffic.writes); failed*1000 >= all {
+	// A write that meets the end of its connection on the way fails: how many do is a question of how long the way is. On a machine
+	// that does not keep the pace, it is as long as one has to wait for a processor.
+	if failed, all := len(traffic.failedWrites), len(traffic.writes); pace > 0.9*perSecond && failed*1000 >= all {
 		t.Errorf("%d of %d writes failed, which is 0.1 %% or more", failed, all)
 	}
 	eventually(t, "the watch has told of every write", func(context.Context) error { return seen.lacks(traffic.writes) })
@@ -111,7 +126,7 @@ func (c *installation) testRollout(t *testing.T, pool string) {
 			t.Errorf("the watch told %d times of %s", times, event)
 		}
 	}
-	c.complete(t, pool, "over-the-rollout", 1000)
+	c.complete(t, pool, set.Name, work)
 }
 
 // traffic is what users have done.
@@ -251,6 +266,17 @@ func changed(task *v1alpha1.Task) string {
 func retriable(err error) bool {
 	return apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
 		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsHTTP2ConnectionLost(err) || utilnet.IsProbableEOF(err)
+}
+
+// causes is what an error says of its causes.
+func causes(err error) string {
+	var text string
+	if status := apierrors.APIStatus(nil); errors.As(err, &status) && status.Status().Details != nil {
+		for _, cause := range status.Status().Details.Causes {
+			text += ": " + cause.Message
+		}
+	}
+	return text
 }
 
 // history is what a watch has told.

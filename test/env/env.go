@@ -33,6 +33,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,8 +42,10 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/await"
 	"github.com/leat-dev/leat/test/host"
 )
 
@@ -129,7 +132,23 @@ func Over(t testing.TB, cp *host.ControlPlane, etcd *host.Etcd, args ...string) 
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: adminGroup}},
 	}, metav1.CreateOptions{})
 	check(t, err)
+	e.AwaitGrant(t, e.Admin(t))
 	return e
+}
+
+// AwaitGrant waits until the host knows that an identity may create tasks anywhere: it hears of bindings by a watch.
+func (e *Env) AwaitGrant(t testing.TB, config *rest.Config) {
+	t.Helper()
+	reviews := kubernetes.NewForConfigOrDie(config).AuthorizationV1().SelfSubjectAccessReviews()
+	check(t, await.Until(t.Context(), time.Minute, func(ctx context.Context) error {
+		review, err := reviews.Create(ctx, &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "create", Group: batch.GroupName, Resource: "tasks"},
+		}}, metav1.CreateOptions{})
+		if err == nil && !review.Status.Allowed {
+			err = await.ErrNotYet
+		}
+		return err
+	}))
 }
 
 // Replica starts one more leat-apiserver over the same etcd, for one test. The host's aggregator does not know of it: it is
