@@ -30,7 +30,8 @@ deepcopy-gen --go-header-file $header --output-file zz_generated.deepcopy.go "$i
 register-gen --go-header-file $header --output-file zz_generated.register.go "${versions[@]}"
 
 echo "generate: protobuf"
-# protoc resolves imports by path, and the paths of the module cache hold versions: a tree of links does not.
+# protoc resolves imports by path, and the paths of the module cache hold versions: a tree of links does not. Of google/protobuf,
+# gogo/protobuf has copies: Debian keeps them in a package that protobuf-compiler does not need.
 links=$(mktemp -d)
 trap 'rm -rf "$links"' EXIT
 mkdir -p "$links/k8s.io" "$links/$(dirname $module)"
@@ -42,7 +43,7 @@ machinery=(
   -k8s.io/apimachinery/pkg/util/intstr -k8s.io/apimachinery/pkg/api/resource -k8s.io/apimachinery/pkg/runtime/schema
   -k8s.io/apimachinery/pkg/runtime -k8s.io/apimachinery/pkg/apis/meta/v1
 )
-go-to-protobuf --go-header-file $header --output-dir "$links" --proto-import "$links" \
+go-to-protobuf --go-header-file $header --output-dir "$links" --proto-import "$links" --proto-import "$links/github.com/gogo/protobuf/protobuf" \
   --apimachinery-packages "$(IFS=,; echo "${machinery[*]}")" --packages "$(IFS=,; echo "${versions[*]}")"
 
 echo "generate: defaults, conversions, validations"
