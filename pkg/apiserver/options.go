@@ -58,8 +58,8 @@ import (
 	"github.com/leat-dev/leat/pkg/apiserver/workerclient"
 	"github.com/leat-dev/leat/pkg/authentication/certificate"
 	"github.com/leat-dev/leat/pkg/authentication/pod"
+	"github.com/leat-dev/leat/pkg/authorization/cached"
 	"github.com/leat-dev/leat/pkg/authorization/nameless"
-	"github.com/leat-dev/leat/pkg/authorization/together"
 	"github.com/leat-dev/leat/pkg/authorization/worker"
 	"github.com/leat-dev/leat/pkg/fairness"
 	generatedopenapi "github.com/leat-dev/leat/pkg/generated/openapi"
@@ -371,10 +371,12 @@ func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, tasks *t
 		if header := config.Authentication.RequestHeaderConfig; header != nil && !r.Authentication.SkipInClusterLookup {
 			config.AddReadyzChecks(authenticationLoaded(header, config.SecureServing.ClientCA))
 		}
-		if err := r.Authorization.ApplyTo(&config.Authorization); err != nil {
+		authorization := *r.Authorization
+		authorization.AllowCacheTTL, authorization.DenyCacheTTL = 0, 0 // or answers would be kept twice, one time after the other
+		if err := authorization.ApplyTo(&config.Authorization); err != nil {
 			return err
 		}
-		config.Authorization.Authorizer = together.New(config.Authorization.Authorizer)
+		config.Authorization.Authorizer = cached.New(config.Authorization.Authorizer, r.Authorization.AllowCacheTTL, r.Authorization.DenyCacheTTL)
 		config.Authentication.Authenticator = pod.New(config.Authentication.Authenticator, config.Authorization.Authorizer)
 		if err := r.CoreAPI.ApplyTo(config); err != nil {
 			return err

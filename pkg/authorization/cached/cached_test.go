@@ -14,16 +14,18 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package together
+package cached
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -31,6 +33,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
+
+// kept is how long answers are.
+const kept = 10 * time.Second
 
 // slow is an authorizer that thinks until it is released.
 type slow struct {
@@ -62,7 +67,7 @@ func TestTheSameQuestionIsAskedOnceAtATime(t *testing.T) {
 	for _, want := range []error{nil, errors.New("down")} {
 		synctest.Test(t, func(t *testing.T) {
 			host := &slow{release: make(chan struct{}), err: want}
-			a := New(host)
+			a := New(host, kept, kept)
 			var all sync.WaitGroup
 			for n := range 10 {
 				all.Go(func() {
@@ -80,11 +85,72 @@ func TestTheSameQuestionIsAskedOnceAtATime(t *testing.T) {
 			if n := host.asked.Load(); n != 1 {
 				t.Errorf("10 at once asked %d times", n)
 			}
-			_, _, _ = a.Authorize(t.Context(), record())
-			if n := host.asked.Load(); n != 2 {
-				t.Errorf("one later asked %d times, want once more", n-1)
-			}
 		})
+	}
+}
+
+// fixed decides all alike, and counts.
+type fixed struct {
+	decision authorizer.Decision
+	err      error
+	asked    int
+}
+
+func (f *fixed) Authorize(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
+	f.asked++
+	return f.decision, "because", f.err
+}
+
+func TestAnswersAreKeptForTheirTime(t *testing.T) {
+	const allowed, refused = 10 * time.Second, 3 * time.Second
+	long := record()
+	long.Name = strings.Repeat("n", maxQuestion)
+	for name, test := range map[string]struct {
+		host  fixed
+		about authorizer.AttributesRecord
+		keep  time.Duration
+	}{
+		"allowed":                        {fixed{decision: authorizer.DecisionAllow}, record(), allowed},
+		"denied":                         {fixed{decision: authorizer.DecisionDeny}, record(), refused},
+		"no opinion":                     {fixed{decision: authorizer.DecisionNoOpinion}, record(), refused},
+		"an error":                       {fixed{err: errors.New("down")}, record(), 0},
+		"allowed, and long":              {fixed{decision: authorizer.DecisionAllow}, long, 0},
+		"selector that cannot be parsed": {fixed{decision: authorizer.DecisionAllow}, authorizer.AttributesRecord{FieldSelectorParsingErr: errors.New("broken")}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := New(&test.host, allowed, refused)
+				ask := func(want int) {
+					t.Helper()
+					decision, reason, err := a.Authorize(t.Context(), test.about)
+					if decision != test.host.decision || reason != "because" || !errors.Is(err, test.host.err) {
+						t.Errorf("it decides %v, %q, %v", decision, reason, err)
+					}
+					if test.host.asked != want {
+						t.Errorf("the host was asked %d times, want %d", test.host.asked, want)
+					}
+				}
+				ask(1)
+				if test.keep == 0 {
+					ask(2)
+					return
+				}
+				time.Sleep(test.keep - time.Millisecond)
+				ask(1)
+				time.Sleep(2 * time.Millisecond)
+				ask(2)
+			})
+		})
+	}
+}
+
+func BenchmarkKept(b *testing.B) {
+	a := New(&fixed{decision: authorizer.DecisionAllow}, time.Hour, time.Hour)
+	b.ReportAllocs()
+	for b.Loop() {
+		if decision, _, err := a.Authorize(b.Context(), record()); decision != authorizer.DecisionAllow || err != nil {
+			b.Fatal(decision, err)
+		}
 	}
 }
 
@@ -120,7 +186,7 @@ func TestQuestionsThatDifferAreAskedEach(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		host := &slow{release: make(chan struct{})}
-		a := New(host)
+		a := New(host, kept, kept)
 		var all sync.WaitGroup
 		for _, change := range changes {
 			r := record()
@@ -139,7 +205,7 @@ func TestQuestionsThatDifferAreAskedEach(t *testing.T) {
 func TestWhoLeavesDoesNotEndTheQuestionForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		host := &slow{release: make(chan struct{})}
-		a := New(host)
+		a := New(host, kept, kept)
 		leaving, leave := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		all.Go(func() {
