@@ -51,7 +51,7 @@ func newCommand() (*cobra.Command, error) {
 		return nil, err
 	}
 	// What it keeps for watches outweighs what a request allocates.
-	garbage := &collector.Options{Percent: 200}
+	garbage := collector.Defaults(200, "1Gi")
 	command := &cobra.Command{
 		Use:   "leat-apiserver",
 		Short: "Serve the tasks of a Kubernetes cluster",

@@ -82,7 +82,7 @@ func newOptions() *options {
 		concurrentTaskSets: 8,
 		schedulingStrategy: string(scheduler.Spread),
 		sweepInterval:      namespace.DefaultInterval,
-		garbage:            collector.Options{Percent: 200}, // what it keeps of tasks and workers outweighs what a pass allocates
+		garbage:            collector.Defaults(200, "128Mi"), // what it keeps of tasks and workers outweighs what a pass allocates
 		leaderElect:        true,
 		leaseNamespace:     systemNamespace,
 		leaseDuration:      15 * time.Second,

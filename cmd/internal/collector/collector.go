@@ -20,10 +20,13 @@ package collector
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/klog/v2"
 )
 
@@ -34,26 +37,45 @@ const environment = "GOGC"
 type Options struct {
 	// Percent of what is alive may be allocated before garbage is collected, as GOGC has it.
 	Percent int
+	// Floor is how many bytes the heap may have before garbage is collected, however little is alive in it.
+	Floor resource.QuantityValue
+}
+
+// Defaults are options with that percentage and floor.
+func Defaults(percent int, floor string) Options {
+	return Options{percent, resource.QuantityValue{Quantity: resource.MustParse(floor)}}
 }
 
 // AddFlags adds the flags.
 func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.IntVar(&o.Percent, "gc-percent", o.Percent, "How much is allocated before garbage is collected, in percent of what is alive: more needs less CPU, and up to 1 + percent/100 times what is alive. "+
 		"Near 90 % of the container's memory limit, or $GOMEMLIMIT, garbage is collected whatever this says. $"+environment+" wins")
+	flags.Var(&o.Floor, "gc-heap-floor", "How large the heap may become before garbage is collected, however little is alive, like 512Mi: who keeps little need not be at it all the time. 0 is none. "+
+		"The container's memory limit and $"+environment+" win here, too")
 }
 
 // Validate gives what is wrong with the options.
 func (o *Options) Validate() []error {
+	var errs []error
 	if o.Percent < 10 || o.Percent > 10_000 {
-		return []error{fmt.Errorf("--gc-percent %d: must be from 10 to 10000; Go's own default is 100", o.Percent)}
+		errs = append(errs, fmt.Errorf("--gc-percent %d: must be from 10 to 10000; Go's own default is 100", o.Percent))
 	}
-	return nil
+	if floor := o.Floor.Value(); floor < 0 || floor > maxFloor {
+		errs = append(errs, fmt.Errorf("--gc-heap-floor %s: must be from 0 to %s", o.Floor.String(), resource.NewQuantity(maxFloor, resource.BinarySI)))
+	}
+	return errs
 }
+
+// maxFloor is more than anybody gives to one process.
+const maxFloor = 1 << 40
 
 // Apply sets up this process.
 func (o *Options) Apply() {
 	if os.Getenv(environment) == "" {
 		debug.SetGCPercent(o.Percent)
+		if o.Floor.Value() > 0 {
+			o.adjustAfterCollection()
+		}
 	}
 	limit, err := memlimit.Set()
 	if err != nil {
@@ -61,5 +83,31 @@ func (o *Options) Apply() {
 		klog.ErrorS(err, "The memory limit of the container could not be read: set $GOMEMLIMIT")
 		return
 	}
-	klog.V(2).InfoS("Garbage is collected", "percent", o.Percent, "memoryLimit", limit)
+	klog.V(2).InfoS("Garbage is collected", "percent", o.Percent, "heapFloor", o.Floor.String(), "memoryLimit", limit)
+}
+
+// mark is garbage from the beginning, and tells when that is collected. It holds a pointer, or it could share its place with what is alive.
+type mark struct{ _ *mark }
+
+// adjustAfterCollection sets the percentage anew each time that garbage has been collected, and more is known of what is alive.
+func (o *Options) adjustAfterCollection() {
+	runtime.AddCleanup(&mark{}, func(o *Options) {
+		debug.SetGCPercent(o.percentFor(alive()))
+		o.adjustAfterCollection()
+	}, o)
+}
+
+// percentFor gives by how many percent a heap may grow in which so many bytes are alive: to the floor at least.
+func (o *Options) percentFor(alive uint64) int {
+	return max(o.Percent, int(uint64(o.Floor.Value())*100/max(alive, minAlive))-100)
+}
+
+// minAlive is less than is alive in any process, and keeps the percentage in bounds.
+const minAlive = 1 << 20
+
+// alive is how many bytes the last collection has left.
+func alive() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
 }

@@ -17,8 +17,13 @@ limitations under the License.
 package collector
 
 import (
+	"os"
+	"os/exec"
+	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 )
@@ -59,10 +64,74 @@ func TestPercentage(t *testing.T) {
 	}
 }
 
-func TestPercentageOutOfRange(t *testing.T) {
+func TestHeapMayGrowToTheFloor(t *testing.T) {
+	const mebi = 1 << 20
+	o := Defaults(200, "1Gi")
+	for alive, want := range map[uint64]int{
+		0: 102_300, 10 * mebi: 10_140, 256 * mebi: 300, 341 * mebi: 200, 342 * mebi: 200, 4096 * mebi: 200,
+	} {
+		if got := o.percentFor(alive); got != want {
+			t.Errorf("%d MiB may grow by %d %%, want %d", alive/mebi, got, want)
+		}
+	}
+	none := Defaults(50, "0")
+	if got := none.percentFor(mebi); got != 50 {
+		t.Errorf("without a floor a heap may grow by %d %%, want 50", got)
+	}
+}
+
+// inProcess says that this process is there for TestFloorIsHeld alone: what is set there is the whole process's, and stays.
+const inProcess = "LEAT_COLLECTOR_TEST"
+
+func TestFloorIsHeld(t *testing.T) {
+	if os.Getenv(inProcess) == "" {
+		program, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		command := exec.CommandContext(t.Context(), program, "-test.run=^TestFloorIsHeld$")
+		command.Env = append(os.Environ(), inProcess+"=true", environment+"=")
+		if out, err := command.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		return
+	}
+	o := Defaults(200, "64Mi")
+	o.Apply()
+	until := func(what string, is func(percent uint64) bool) {
+		t.Helper()
+		for begun := time.Now(); ; runtime.Gosched() {
+			sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+			metrics.Read(sample)
+			if is(sample[0].Value.Uint64()) {
+				return
+			}
+			if time.Since(begun) > time.Minute {
+				t.Fatalf("%s the percentage is %d", what, sample[0].Value.Uint64())
+			}
+		}
+	}
+	runtime.GC()
+	until("with little alive", func(percent uint64) bool { return percent > 200 })
+	much := make([]byte, 64<<20)
+	runtime.GC()
+	until("with much alive", func(percent uint64) bool { return percent == 200 })
+	runtime.KeepAlive(much)
+	runtime.GC()
+	until("with little alive again", func(percent uint64) bool { return percent > 200 })
+}
+
+func TestOptionsOutOfRange(t *testing.T) {
 	for _, percent := range []int{-1, 0, 9, 10_001} {
-		if errs := (&Options{Percent: percent}).Validate(); len(errs) != 1 {
+		o := Defaults(percent, "1Gi")
+		if errs := o.Validate(); len(errs) != 1 {
 			t.Errorf("%d: %v", percent, errs)
+		}
+	}
+	for floor, want := range map[string]int{"-1": 1, "2Ti": 1, "0": 0, "1Ti": 0} {
+		o := Defaults(200, floor)
+		if errs := o.Validate(); len(errs) != want {
+			t.Errorf("%s: %v", floor, errs)
 		}
 	}
 }
