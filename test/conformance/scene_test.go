@@ -70,7 +70,7 @@ func newStage(t *testing.T, e *env.Env) *stage {
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "conformance"},
 			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "conformance"}},
 		}, metav1.CreateOptions{}))(t)
-		e.AwaitGrant(t, config)
+		e.AwaitGrant(t, "conformance", "conformance")
 	}
 	return &stage{env: e, config: config, client: must(dynamic.NewForConfig(config))(t), http: must(rest.HTTPClientFor(config))(t)}
 }

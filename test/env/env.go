@@ -132,16 +132,18 @@ func Over(t testing.TB, cp *host.ControlPlane, etcd *host.Etcd, args ...string) 
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: adminGroup}},
 	}, metav1.CreateOptions{})
 	check(t, err)
-	e.AwaitGrant(t, e.Admin(t))
+	e.AwaitGrant(t, adminUser, adminGroup)
 	return e
 }
 
-// AwaitGrant waits until the host knows that an identity may create tasks anywhere: it hears of bindings by a watch.
-func (e *Env) AwaitGrant(t testing.TB, config *rest.Config) {
+// AwaitGrant waits until the host knows that a person may create tasks anywhere: it hears of bindings by a watch.
+func (e *Env) AwaitGrant(t testing.TB, user string, groups ...string) {
 	t.Helper()
-	reviews := kubernetes.NewForConfigOrDie(config).AuthorizationV1().SelfSubjectAccessReviews()
+	admin := must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
+	reviews := kubernetes.NewForConfigOrDie(admin).AuthorizationV1().SubjectAccessReviews()
 	check(t, await.Until(t.Context(), time.Minute, func(ctx context.Context) error {
-		review, err := reviews.Create(ctx, &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+		review, err := reviews.Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: user, Groups: groups,
 			ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "create", Group: batch.GroupName, Resource: "tasks"},
 		}}, metav1.CreateOptions{})
 		if err == nil && !review.Status.Allowed {
@@ -218,7 +220,7 @@ func (e *Env) AtServer() *Env {
 	return &at
 }
 
-const adminGroup = "leat:admins"
+const adminUser, adminGroup = "alice", "leat:admins"
 
 // grace is how long a cluster lets our server end by itself: terminationGracePeriodSeconds of its Deployment.
 const grace = 90 * time.Second
@@ -233,7 +235,7 @@ func (e *Env) Standalone() bool { return e.Host == nil }
 func (e *Env) BehindHost() bool { return !e.Standalone() && e.url != e.directURL }
 
 // Admin is a person who runs Leat: role leat:admin, in all namespaces.
-func (e *Env) Admin(t testing.TB) *rest.Config { return e.Person(t, "alice", adminGroup) }
+func (e *Env) Admin(t testing.TB) *rest.Config { return e.Person(t, adminUser, adminGroup) }
 
 // Person is whoever the test says, with the rights that the groups give.
 func (e *Env) Person(t testing.TB, user string, groups ...string) *rest.Config {
