@@ -88,6 +88,13 @@ func (f *family) forget(cmd *exec.Cmd) {
 	f.known.Unlock()
 }
 
+// isCommand says whether the process is known as a command.
+func (f *family) isCommand(pid int) bool {
+	f.known.Lock()
+	defer f.known.Unlock()
+	return f.commands[pid]
+}
+
 // adopt makes this process the parent of what its commands leave behind, and has the dead among them reaped, until release is
 // called as often as adopt.
 func (f *family) adopt() (release func()) {
@@ -171,6 +178,9 @@ func (f *family) pass(match func(pid int, s processStat) bool) (found bool) {
 	}
 	var candidates []int
 	for _, pid := range f.list(self) {
+		if f.isCommand(pid) {
+			continue // it is none, and not even looked at: many may run beside the one whose end it is
+		}
 		if s, ok := adopted(pid); ok && (s.dead() || match != nil) {
 			candidates = append(candidates, pid)
 		}
@@ -183,12 +193,9 @@ func (f *family) pass(match func(pid int, s processStat) bool) (found bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, pid := range candidates {
-		f.known.Lock()
-		command := f.commands[pid]
-		f.known.Unlock()
 		s, ok := adopted(pid)
 		switch {
-		case command || !ok:
+		case !ok || f.isCommand(pid):
 		case s.dead():
 			_, err := unix.Wait4(pid, nil, unix.WNOHANG, nil)
 			found = found || err == nil
