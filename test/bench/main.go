@@ -107,8 +107,8 @@ Parts, for --only:
                --cluster also a Job of Kubernetes
   lists        paged, unpaged, from the cache and consistent, WatchList; JSON (compressed, as clients ask for it by default, and
                not), protobuf, Table
-  memory       RSS for --objects stored objects, and what lists of up to 100,000 of them add. The objects are written to etcd as
-               copies of one that the server itself has stored
+  memory       RSS for --objects stored objects, and what lists of up to 100,000 of them add, to one client and to 50 at once. The
+               objects are written to etcd as copies of one that the server itself has stored
   restart      with memory, always: kill -9 until ready with --objects objects, and until the first list is answered
   growth       with memory, always: the operations again, among --objects objects
 

@@ -18,7 +18,10 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/leat-dev/leat/test/host"
@@ -34,6 +37,8 @@ const (
 	steadyTime  = 10 * time.Second
 	steadyShare = 0.01
 	steadyLimit = 90 * time.Second
+	// crowd is how many clients list very many objects at the same time, as informers do that all begin anew.
+	crowd = 50
 )
 
 // Names of values of memory, in MiB, and of restarts, in seconds.
@@ -84,6 +89,7 @@ func (b *bench) measureStorage() {
 		b.stored(server.label, whatRestarted, empty[server.label])
 	}
 	b.measureGrowth(large)
+	b.measureCrowd(large)
 	b.measureAmong()
 }
 
@@ -165,6 +171,35 @@ func (b *bench) measureGrowth(n int) {
 			b.note("round %d: %s of %d objects, %s: first byte after %.0f ms, %.0f MiB, memory grew by %.0f MiB", round+1, c.mode.name, n, c.encoding.name,
 				v[valueFirst], v[valueList], v[valueGrowth])
 		}
+	}
+}
+
+// measureCrowd has a crowd list very many objects of Leat at the same time, in both ways that informers do, and tells what that adds to the
+// memory of the server, and how long it takes until all have their lists.
+func (b *bench) measureCrowd(n int) {
+	for _, mode := range []listMode{watchListMode, pagedMode} {
+		before := b.memory(directLabel, "VmRSS")
+		b.scene.Check(measure.ResetPeak(b.scene.pid(leatServer)))
+		begun := time.Now()
+		var clients sync.WaitGroup
+		lists, errs := make([]*fetched, crowd), make([]error, crowd)
+		for i := range crowd {
+			s := b.scene.tasks(directLabel, true, largeNamespace, 1)
+			clients.Go(func() { lists[i], errs[i] = fetch(b.scene.Context(), s, mode, protoList, false) })
+		}
+		clients.Wait()
+		elapsed := time.Since(begun)
+		b.scene.Check(errors.Join(errs...))
+		sum := int64(0)
+		for _, list := range lists {
+			sum += list.bytes
+		}
+		v := values{
+			valueObjects: float64(n), valueWhole: milliseconds(elapsed), valueList: float64(sum) / crowd / (1 << 20),
+			valueGrowth: b.memory(directLabel, "VmHWM") - before,
+		}
+		b.collector.add(partMemory, fmt.Sprintf("%s, of many, to %d clients", mode.name, crowd), directLabel, protoEncoding, v)
+		b.note("%s of %d objects to %d clients at once: all after %.1f s, memory grew by %.0f MiB", mode.name, n, crowd, elapsed.Seconds(), v[valueGrowth])
 	}
 }
 
