@@ -18,6 +18,7 @@ package registry
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -194,7 +195,14 @@ func TestStores(t *testing.T) {
 
 func (k kind) test(t *testing.T, etcd *host.Etcd, flag string) {
 	t.Parallel() // most of the time is spent waiting for events that must not come
-	k.valid = k.valid.DeepCopyObject()
+	// The suite writes to what it is given, and kinds are tested twice at the same time.
+	k.valid, k.invalid = k.valid.DeepCopyObject(), slices.Clone(k.invalid)
+	for i := range k.invalid {
+		k.invalid[i] = k.invalid[i].DeepCopyObject()
+	}
+	if k.graceful != nil {
+		k.graceful = k.graceful.DeepCopyObject()
+	}
 	// Every test of the suite has stores of its own: it leaves objects behind.
 	run := func(name string, test func(*tester.Tester)) {
 		t.Run(name, func(t *testing.T) {
