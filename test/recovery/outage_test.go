@@ -46,7 +46,7 @@ func testOutage(t *testing.T, s *scene) {
 	namespace := s.Namespace(t)
 	store := startStore(t, 3)
 	etcd := store.client(t)
-	e := s.serve(t, store)
+	e := s.serve(t, store, collectSoon)
 	person := e.Direct(t, "alice", "leat:admins")
 	api := env.Client(t, person).BatchV1alpha1()
 	followers := followQueues(t, person, namespace)

@@ -80,6 +80,9 @@ func (s *scene) serve(t testing.TB, store *store, args ...string) *env.Env {
 	}, args...)...)
 }
 
+// collectSoon has the memory of a server tell what it holds, and not what it has had no reason to collect yet.
+const collectSoon = "--gc-heap-floor=0"
+
 // documented fails the test unless a page of the documentation has each of the texts: what is done here is what people are told to do.
 func documented(t testing.TB, page string, texts ...string) {
 	t.Helper()

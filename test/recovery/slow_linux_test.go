@@ -44,7 +44,7 @@ func TestSlowDisk(t *testing.T) {
 	etcd := store.client(t)
 	e := env.Over(t, host.ForTest(t), &host.Etcd{
 		Process: store.members[0].Process, Endpoint: store.members[0].endpoint, CAFile: store.caFile, CertFile: store.certFile, KeyFile: store.keyFile,
-	})
+	}, collectSoon)
 	s := newScene(t, e, store)
 	namespace := s.Namespace(t)
 	person := e.Direct(t, "alice", "leat:admins")
