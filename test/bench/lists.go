@@ -22,6 +22,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -218,6 +219,9 @@ func fetch(ctx context.Context, s *apiSubject, mode listMode, encoding listEncod
 	}
 }
 
+// errBusy is the error of a request that is to be sent again later.
+var errBusy = errors.New("the server has too much to do")
+
 // send asks for a list or a watch.
 func send(ctx context.Context, client *http.Client, url, accept, compression string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -236,7 +240,11 @@ func send(ctx context.Context, client *http.Client, url, accept, compression str
 	if response.StatusCode != http.StatusOK {
 		defer response.Body.Close()
 		body, _ := io.ReadAll(io.LimitReader(response.Body, 1000)) // the status is the news
-		return nil, fmt.Errorf("%s answers %s: %s", url, response.Status, body)
+		err := fmt.Errorf("%s answers %s: %s", url, response.Status, body)
+		if response.StatusCode == http.StatusTooManyRequests {
+			err = errors.Join(err, errBusy)
+		}
+		return nil, err
 	}
 	return response, nil
 }

@@ -37,7 +37,7 @@ var columns = map[string][]string{
 	partLifeCycle: {
 		valueRate, valueP50, valueP99, valueWritesTask, valueWritesOwn, valueCPUAll, valueCPU, cpuOfPrefix + leatEtcd, cpuOfPrefix + hostServer,
 	},
-	partMemory:  {valueObjects, valueRSS, valuePeak, valuePer100k, valueFirst, valueWhole, valueList, valueGrowth},
+	partMemory:  {valueObjects, valueRSS, valuePeak, valuePer100k, valueFirst, valueWhole, valueList, valueGrowth, valueRefused},
 	partGrowth:  {valueObjects, valueRate, valueP50, valueP99, valueCPU, cpuOfPrefix + hostEtcd, cpuOfPrefix + leatEtcd},
 	partRestart: {valueObjects, valueReady, valueFirstList},
 	partLists:   {valueFirst, valueWhole, valueCPU, cpuOfPrefix + hostServer, cpuOfPrefix + leatServer, cpuOfPrefix + hostEtcd, cpuOfPrefix + leatEtcd, valueReceived},

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/leat-dev/leat/test/host"
@@ -50,6 +51,7 @@ const (
 	valuePer100k   = "RSS MiB per 100,000 objects"
 	valueReady     = "ready after s"
 	valueFirstList = "first list after s"
+	valueRefused   = "told to ask again"
 	valueObjects   = "objects"
 	whatEmpty      = "empty"
 	whatWritten    = "objects written"
@@ -182,10 +184,20 @@ func (b *bench) measureCrowd(n int) {
 		b.scene.Check(measure.ResetPeak(b.scene.pid(leatServer)))
 		begun := time.Now()
 		var clients sync.WaitGroup
+		var refused atomic.Int64
 		lists, errs := make([]*fetched, crowd), make([]error, crowd)
 		for i := range crowd {
 			s := b.scene.tasks(directLabel, true, largeNamespace, 1)
-			clients.Go(func() { lists[i], errs[i] = fetch(b.scene.Context(), s, mode, protoList, false) })
+			clients.Go(func() {
+				for {
+					lists[i], errs[i] = fetch(b.scene.Context(), s, mode, protoList, false)
+					if !errors.Is(errs[i], errBusy) {
+						return
+					}
+					refused.Add(1)
+					b.scene.pause(time.Second) // as the server asks for, and all informers do
+				}
+			})
 		}
 		clients.Wait()
 		elapsed := time.Since(begun)
@@ -196,10 +208,11 @@ func (b *bench) measureCrowd(n int) {
 		}
 		v := values{
 			valueObjects: float64(n), valueWhole: milliseconds(elapsed), valueList: float64(sum) / crowd / (1 << 20),
-			valueGrowth: b.memory(directLabel, "VmHWM") - before,
+			valueGrowth: b.memory(directLabel, "VmHWM") - before, valueRefused: float64(refused.Load()),
 		}
 		b.collector.add(partMemory, fmt.Sprintf("%s, of many, to %d clients", mode.name, crowd), directLabel, protoEncoding, v)
-		b.note("%s of %d objects to %d clients at once: all after %.1f s, memory grew by %.0f MiB", mode.name, n, crowd, elapsed.Seconds(), v[valueGrowth])
+		b.note("%s of %d objects to %d clients at once: all after %.1f s, %.0f times told to ask again, memory grew by %.0f MiB", mode.name, n, crowd, elapsed.Seconds(),
+			v[valueRefused], v[valueGrowth])
 	}
 }
 
