@@ -44,7 +44,8 @@ type TaskList struct {
 }
 
 // TaskSpec is what to run and where it may run. Once the task exists only schedulingGates (removed, never added),
-// activeDeadlineSeconds (set or shortened), tolerations (added) and ttlSecondsAfterFinished can be changed.
+// activeDeadlineSeconds (set or shortened), tolerations (added), crashLimit, ttlSecondsAfterFinished and, while the task
+// waits for a worker, priority and queueName can be changed.
 type TaskSpec struct {
 	QueueName                     string
 	WorkerName                    string
@@ -61,6 +62,7 @@ type TaskSpec struct {
 	TerminationGracePeriodSeconds *int64
 	TTLSecondsAfterFinished       *int32
 	SchedulingGates               []TaskSchedulingGate
+	CrashLimit                    *int32
 }
 
 // EnvVar is a variable in the environment of the command.
@@ -141,6 +143,7 @@ const (
 	TaskReasonError            = "Error"
 	TaskReasonStartError       = "StartError"
 	TaskReasonDeadlineExceeded = "DeadlineExceeded"
+	TaskReasonWorkerCrashed    = "WorkerCrashed"
 )
 
 // TaskStatus is what is known of the run of a task.
@@ -154,6 +157,7 @@ type TaskStatus struct {
 	StartTime      *metav1.Time
 	CompletionTime *metav1.Time
 	Progress       string
+	WorkerCrashes  int32
 }
 
 // TaskState is where the command of a task is now. At most one member is set.
@@ -212,6 +216,7 @@ type Eviction struct {
 	Reason        string
 	Message       string
 	Preconditions *metav1.Preconditions
+	WorkerCrashed bool
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
@@ -273,6 +278,7 @@ type TaskSetSpec struct {
 	Selector                *metav1.LabelSelector
 	Template                TaskTemplateSpec
 	Items                   []string
+	Cancelled               bool
 }
 
 // TaskTemplateSpec is the task that a set creates.
@@ -386,6 +392,7 @@ type WorkerList struct {
 type WorkerSpec struct {
 	Unschedulable bool
 	Taints        []Taint
+	Denied        bool
 }
 
 // Taint keeps tasks that do not tolerate it away from a worker.

@@ -839,6 +839,11 @@ func (in *TaskSpec) DeepCopyInto(out *TaskSpec) {
 		*out = make([]TaskSchedulingGate, len(*in))
 		copy(*out, *in)
 	}
+	if in.CrashLimit != nil {
+		in, out := &in.CrashLimit, &out.CrashLimit
+		*out = new(int32)
+		**out = **in
+	}
 	return
 }
 

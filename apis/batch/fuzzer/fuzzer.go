@@ -33,6 +33,7 @@ func Funcs(runtimeserializer.CodecFactory) []any {
 			fill(c, &spec.QueueName)
 			fillPointer(c, &spec.BackoffLimit)
 			fillPointer(c, &spec.TerminationGracePeriodSeconds)
+			fillPointer(c, &spec.CrashLimit)
 		},
 		func(spec *batch.TaskSetSpec, c randfill.Continue) {
 			c.FillNoCustom(spec)

@@ -29,7 +29,9 @@ import (
 func TestDefaults(t *testing.T) {
 	// Each case has the fields that matter to it; the others are as the first case of their kind has them.
 	taskSpec := func(change func(*v1alpha1.TaskSpec)) v1alpha1.TaskSpec {
-		spec := v1alpha1.TaskSpec{QueueName: "default", BackoffLimit: ptr.To[int32](0), TerminationGracePeriodSeconds: ptr.To[int64](30)}
+		spec := v1alpha1.TaskSpec{
+			QueueName: "default", BackoffLimit: ptr.To[int32](0), TerminationGracePeriodSeconds: ptr.To[int64](30), CrashLimit: ptr.To[int32](5),
+		}
 		change(&spec)
 		return spec
 	}
@@ -48,6 +50,9 @@ func TestDefaults(t *testing.T) {
 	queue := func(weight int32, policy v1alpha1.StopPolicy) *v1alpha1.TaskQueue {
 		return &v1alpha1.TaskQueue{Spec: v1alpha1.TaskQueueSpec{Weight: &weight, StopPolicy: &policy}}
 	}
+	chosen := v1alpha1.TaskSpec{
+		QueueName: "q", BackoffLimit: ptr.To[int32](3), TerminationGracePeriodSeconds: ptr.To[int64](0), CrashLimit: ptr.To[int32](1),
+	}
 	for _, test := range []struct {
 		name     string
 		in, want runtime.Object
@@ -55,8 +60,8 @@ func TestDefaults(t *testing.T) {
 		{"task", &v1alpha1.Task{}, &v1alpha1.Task{Spec: taskSpec(func(*v1alpha1.TaskSpec) {})}},
 		{
 			"task keeps what is set, zero too",
-			&v1alpha1.Task{Spec: v1alpha1.TaskSpec{QueueName: "q", BackoffLimit: ptr.To[int32](3), TerminationGracePeriodSeconds: ptr.To[int64](0)}},
-			&v1alpha1.Task{Spec: v1alpha1.TaskSpec{QueueName: "q", BackoffLimit: ptr.To[int32](3), TerminationGracePeriodSeconds: ptr.To[int64](0)}},
+			&v1alpha1.Task{Spec: chosen},
+			&v1alpha1.Task{Spec: chosen},
 		},
 		{
 			"items of a list",

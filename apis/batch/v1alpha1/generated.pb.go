@@ -258,6 +258,14 @@ func (m *Eviction) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i--
+	if m.WorkerCrashed {
+		dAtA[i] = 1
+	} else {
+		dAtA[i] = 0
+	}
+	i--
+	dAtA[i] = 0x28
 	if m.Preconditions != nil {
 		{
 			size, err := m.Preconditions.MarshalToSizedBuffer(dAtA[:i])
@@ -1239,6 +1247,16 @@ func (m *TaskSetSpec) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i--
+	if m.Cancelled {
+		dAtA[i] = 1
+	} else {
+		dAtA[i] = 0
+	}
+	i--
+	dAtA[i] = 0x1
+	i--
+	dAtA[i] = 0x80
 	if len(m.Items) > 0 {
 		for iNdEx := len(m.Items) - 1; iNdEx >= 0; iNdEx-- {
 			i -= len(m.Items[iNdEx])
@@ -1471,6 +1489,13 @@ func (m *TaskSpec) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if m.CrashLimit != nil {
+		i = encodeVarintGenerated(dAtA, i, uint64(*m.CrashLimit))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x80
+	}
 	if len(m.SchedulingGates) > 0 {
 		for iNdEx := len(m.SchedulingGates) - 1; iNdEx >= 0; iNdEx-- {
 			{
@@ -1810,6 +1835,9 @@ func (m *TaskStatus) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i = encodeVarintGenerated(dAtA, i, uint64(m.WorkerCrashes))
+	i--
+	dAtA[i] = 0x50
 	i -= len(m.Progress)
 	copy(dAtA[i:], m.Progress)
 	i = encodeVarintGenerated(dAtA, i, uint64(len(m.Progress)))
@@ -2314,6 +2342,14 @@ func (m *WorkerSpec) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i--
+	if m.Denied {
+		dAtA[i] = 1
+	} else {
+		dAtA[i] = 0
+	}
+	i--
+	dAtA[i] = 0x18
 	if len(m.Taints) > 0 {
 		for iNdEx := len(m.Taints) - 1; iNdEx >= 0; iNdEx-- {
 			{
@@ -2532,6 +2568,7 @@ func (m *Eviction) Size() (n int) {
 		l = m.Preconditions.Size()
 		n += 1 + l + sovGenerated(uint64(l))
 	}
+	n += 2
 	return n
 }
 
@@ -2928,6 +2965,7 @@ func (m *TaskSetSpec) Size() (n int) {
 			n += 1 + l + sovGenerated(uint64(l))
 		}
 	}
+	n += 3
 	return n
 }
 
@@ -3036,6 +3074,9 @@ func (m *TaskSpec) Size() (n int) {
 			n += 1 + l + sovGenerated(uint64(l))
 		}
 	}
+	if m.CrashLimit != nil {
+		n += 2 + sovGenerated(uint64(*m.CrashLimit))
+	}
 	return n
 }
 
@@ -3133,6 +3174,7 @@ func (m *TaskStatus) Size() (n int) {
 	}
 	l = len(m.Progress)
 	n += 1 + l + sovGenerated(uint64(l))
+	n += 1 + sovGenerated(uint64(m.WorkerCrashes))
 	return n
 }
 
@@ -3297,6 +3339,7 @@ func (m *WorkerSpec) Size() (n int) {
 			n += 1 + l + sovGenerated(uint64(l))
 		}
 	}
+	n += 2
 	return n
 }
 
@@ -3391,6 +3434,7 @@ func (this *Eviction) String() string {
 		`Reason:` + fmt.Sprintf("%v", this.Reason) + `,`,
 		`Message:` + fmt.Sprintf("%v", this.Message) + `,`,
 		`Preconditions:` + strings.Replace(fmt.Sprintf("%v", this.Preconditions), "Preconditions", "v1.Preconditions", 1) + `,`,
+		`WorkerCrashed:` + fmt.Sprintf("%v", this.WorkerCrashed) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -3701,6 +3745,7 @@ func (this *TaskSetSpec) String() string {
 		`Selector:` + strings.Replace(fmt.Sprintf("%v", this.Selector), "LabelSelector", "v1.LabelSelector", 1) + `,`,
 		`Template:` + strings.Replace(strings.Replace(this.Template.String(), "TaskTemplateSpec", "TaskTemplateSpec", 1), `&`, ``, 1) + `,`,
 		`Items:` + fmt.Sprintf("%v", this.Items) + `,`,
+		`Cancelled:` + fmt.Sprintf("%v", this.Cancelled) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -3775,6 +3820,7 @@ func (this *TaskSpec) String() string {
 		`TerminationGracePeriodSeconds:` + valueToStringGenerated(this.TerminationGracePeriodSeconds) + `,`,
 		`TTLSecondsAfterFinished:` + valueToStringGenerated(this.TTLSecondsAfterFinished) + `,`,
 		`SchedulingGates:` + repeatedStringForSchedulingGates + `,`,
+		`CrashLimit:` + valueToStringGenerated(this.CrashLimit) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -3846,6 +3892,7 @@ func (this *TaskStatus) String() string {
 		`StartTime:` + strings.Replace(fmt.Sprintf("%v", this.StartTime), "Time", "v1.Time", 1) + `,`,
 		`CompletionTime:` + strings.Replace(fmt.Sprintf("%v", this.CompletionTime), "Time", "v1.Time", 1) + `,`,
 		`Progress:` + fmt.Sprintf("%v", this.Progress) + `,`,
+		`WorkerCrashes:` + fmt.Sprintf("%v", this.WorkerCrashes) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -3980,6 +4027,7 @@ func (this *WorkerSpec) String() string {
 	s := strings.Join([]string{`&WorkerSpec{`,
 		`Unschedulable:` + fmt.Sprintf("%v", this.Unschedulable) + `,`,
 		`Taints:` + repeatedStringForTaints + `,`,
+		`Denied:` + fmt.Sprintf("%v", this.Denied) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -4571,6 +4619,26 @@ func (m *Eviction) Unmarshal(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field WorkerCrashed", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.WorkerCrashed = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])
@@ -7804,6 +7872,26 @@ func (m *TaskSetSpec) Unmarshal(dAtA []byte) error {
 			}
 			m.Items = append(m.Items, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
+		case 16:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Cancelled", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Cancelled = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])
@@ -8725,6 +8813,26 @@ func (m *TaskSpec) Unmarshal(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 16:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field CrashLimit", wireType)
+			}
+			var v int32
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.CrashLimit = &v
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])
@@ -9621,6 +9729,25 @@ func (m *TaskStatus) Unmarshal(dAtA []byte) error {
 			}
 			m.Progress = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		case 10:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field WorkerCrashes", wireType)
+			}
+			m.WorkerCrashes = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.WorkerCrashes |= int32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])
@@ -11021,6 +11148,26 @@ func (m *WorkerSpec) Unmarshal(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Denied", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Denied = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])

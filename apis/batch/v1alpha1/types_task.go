@@ -77,16 +77,16 @@ type TaskList struct {
 }
 
 // TaskSpec is what to run and where it may run. Once the task exists only schedulingGates (removed, never added),
-// activeDeadlineSeconds (set or shortened), tolerations (added) and ttlSecondsAfterFinished can be changed.
+// activeDeadlineSeconds (set or shortened), tolerations (added), crashLimit, ttlSecondsAfterFinished and, while the task
+// waits for a worker, priority and queueName can be changed.
 type TaskSpec struct {
 	// queueName is the TaskQueue, in the task's namespace, that the task waits in. A queue without an object behaves
-	// as one with default values.
+	// as one with default values. It can be changed while the task is not bound to a worker.
 	// +optional
 	// +default="default"
 	// +k8s:optional
 	// +k8s:format=k8s-long-name
 	// +k8s:maxLength=253
-	// +k8s:immutable
 	// +leat:selectable
 	QueueName string `json:"queueName,omitempty" protobuf:"bytes,1,opt,name=queueName"`
 
@@ -97,12 +97,12 @@ type TaskSpec struct {
 	// +leat:selectable:trigger
 	WorkerName string `json:"workerName,omitempty" protobuf:"bytes,2,opt,name=workerName"`
 
-	// priority orders the tasks that wait: a higher value goes first.
+	// priority orders the tasks that wait: a higher value goes first. It can be changed while the task is not bound to
+	// a worker.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=-1000000000
 	// +k8s:maximum=1000000000
-	// +k8s:immutable
 	Priority int32 `json:"priority,omitempty" protobuf:"varint,3,opt,name=priority"`
 
 	// command is the program to run, looked up on the worker's PATH unless it holds a slash, and its first
@@ -214,6 +214,15 @@ type TaskSpec struct {
 	// +k8s:maxItems=64
 	// +k8s:update=NoAddItem
 	SchedulingGates []TaskSchedulingGate `json:"schedulingGates,omitempty" patchStrategy:"merge" patchMergeKey:"name" protobuf:"bytes,15,rep,name=schedulingGates"`
+
+	// crashLimit is how many times the worker may be lost or restart while the command runs before the task fails with
+	// reason WorkerCrashed. Drains, taints, scaling in and evictions by people are not counted. Set it to 2147483647
+	// to lift the limit.
+	// +optional
+	// +default=5
+	// +k8s:optional
+	// +k8s:minimum=1
+	CrashLimit *int32 `json:"crashLimit,omitempty" protobuf:"varint,16,opt,name=crashLimit"`
 }
 
 // EnvVar is a variable in the environment of the command.
@@ -363,6 +372,9 @@ const (
 	TaskReasonOOMKilled = "OOMKilled"
 	// TaskReasonDeadlineExceeded is the reason of a terminated state past activeDeadlineSeconds.
 	TaskReasonDeadlineExceeded = "DeadlineExceeded"
+	// TaskReasonWorkerCrashed is the reason of a terminated state when the worker was lost or restarted crashLimit
+	// times while the command ran.
+	TaskReasonWorkerCrashed = "WorkerCrashed"
 )
 
 // TaskStatus is what is known of the run of a task.
@@ -423,6 +435,13 @@ type TaskStatus struct {
 	// +k8s:optional
 	// +k8s:maxLength=64
 	Progress string `json:"progress,omitempty" protobuf:"bytes,9,opt,name=progress"`
+
+	// workerCrashes is how many times the worker was lost or restarted while the command ran. Only the eviction
+	// subresource counts it.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	WorkerCrashes int32 `json:"workerCrashes,omitempty" protobuf:"varint,10,opt,name=workerCrashes"`
 }
 
 // TaskState is where the command of a task is now. At most one member is set.
@@ -566,4 +585,10 @@ type Eviction struct {
 	// +optional
 	// +k8s:optional
 	Preconditions *metav1.Preconditions `json:"preconditions,omitempty" protobuf:"bytes,4,opt,name=preconditions"`
+
+	// workerCrashed reports that the worker was lost or restarted while the command of the task ran. It is counted in
+	// status.workerCrashes; the eviction that reaches spec.crashLimit makes the task fail instead.
+	// +optional
+	// +k8s:optional
+	WorkerCrashed bool `json:"workerCrashed,omitempty" protobuf:"varint,5,opt,name=workerCrashed"`
 }

@@ -158,13 +158,13 @@ type TaskSetSpec struct {
 	// +k8s:optional
 	Suspend *bool `json:"suspend,omitempty" protobuf:"varint,11,opt,name=suspend"`
 
-	// queueName is the queue of all tasks of the set. The template must not name another.
+	// queueName is the queue of all tasks of the set. The template must not name another. It can be changed until the
+	// first task of the set has started.
 	// +optional
 	// +default="default"
 	// +k8s:optional
 	// +k8s:format=k8s-long-name
 	// +k8s:maxLength=253
-	// +k8s:immutable
 	// +leat:selectable
 	QueueName string `json:"queueName,omitempty" protobuf:"bytes,12,opt,name=queueName"`
 
@@ -191,6 +191,12 @@ type TaskSetSpec struct {
 	// +k8s:eachVal=+k8s:maxBytes=65536
 	// +k8s:immutable
 	Items []string `json:"items,omitempty" protobuf:"bytes,15,rep,name=items"`
+
+	// cancelled, once true, ends the tasks of the set and makes it fail with reason Cancelled. The set stays, with what
+	// has succeeded and failed until then. It cannot be set to false again.
+	// +optional
+	// +k8s:optional
+	Cancelled bool `json:"cancelled,omitempty" protobuf:"varint,16,opt,name=cancelled"`
 }
 
 // TaskTemplateSpec is the task that a set creates.
@@ -366,6 +372,8 @@ const (
 	TaskSetReasonDeadlineExceeded = "DeadlineExceeded"
 	// TaskSetReasonMaxFailedIndexesExceeded means more indexes failed than maxFailedIndexes allows.
 	TaskSetReasonMaxFailedIndexesExceeded = "MaxFailedIndexesExceeded"
+	// TaskSetReasonCancelled means spec.cancelled was set.
+	TaskSetReasonCancelled = "Cancelled"
 	// TaskSetReasonFailedIndexes means all indexes have ended and some have failed.
 	TaskSetReasonFailedIndexes = "FailedIndexes"
 	// TaskSetReasonSuccessPolicy means a rule of successPolicy is met.

@@ -79,6 +79,13 @@ type WorkerSpec struct {
 	// +k8s:listMapKey=effect
 	// +k8s:maxItems=64
 	Taints []Taint `json:"taints,omitempty" protobuf:"bytes,2,rep,name=taints"`
+
+	// denied takes all rights from the credentials of the worker, for example when its key was stolen: its requests are
+	// refused and it is bound no tasks. A denied worker is kept, however long it is silent, and cannot be deleted while
+	// its namespace exists.
+	// +optional
+	// +k8s:optional
+	Denied bool `json:"denied,omitempty" protobuf:"varint,3,opt,name=denied"`
 }
 
 // Taint keeps tasks that do not tolerate it away from a worker.
@@ -109,6 +116,10 @@ type Taint struct {
 // WorkerReady is the type of the condition that is True while a worker takes and runs tasks, False while it says that it
 // cannot, and Unknown once its lease has run out.
 const WorkerReady = "Ready"
+
+// WorkerResourcePressure is the type of the condition that is True while a worker lacks what it needs to start commands:
+// file descriptors, processes, memory or disk space. It takes fewer tasks then. The reason names what is short.
+const WorkerResourcePressure = "ResourcePressure"
 
 // WorkerStatus is what a worker says of itself.
 type WorkerStatus struct {

@@ -542,6 +542,7 @@ func autoConvert_v1alpha1_Eviction_To_batch_Eviction(in *Eviction, out *batch.Ev
 	out.Reason = in.Reason
 	out.Message = in.Message
 	out.Preconditions = (*v1.Preconditions)(unsafe.Pointer(in.Preconditions))
+	out.WorkerCrashed = in.WorkerCrashed
 	return nil
 }
 
@@ -555,6 +556,7 @@ func autoConvert_batch_Eviction_To_v1alpha1_Eviction(in *batch.Eviction, out *Ev
 	out.Reason = in.Reason
 	out.Message = in.Message
 	out.Preconditions = (*v1.Preconditions)(unsafe.Pointer(in.Preconditions))
+	out.WorkerCrashed = in.WorkerCrashed
 	return nil
 }
 

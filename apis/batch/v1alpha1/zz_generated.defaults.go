@@ -59,6 +59,10 @@ func SetObjectDefaults_Task(in *Task) {
 		var ptrVar1 int64 = 30
 		in.Spec.TerminationGracePeriodSeconds = &ptrVar1
 	}
+	if in.Spec.CrashLimit == nil {
+		var ptrVar1 int32 = 5
+		in.Spec.CrashLimit = &ptrVar1
+	}
 }
 
 func SetObjectDefaults_TaskList(in *TaskList) {
@@ -124,6 +128,10 @@ func SetObjectDefaults_TaskSet(in *TaskSet) {
 	if in.Spec.Template.Spec.TerminationGracePeriodSeconds == nil {
 		var ptrVar1 int64 = 30
 		in.Spec.Template.Spec.TerminationGracePeriodSeconds = &ptrVar1
+	}
+	if in.Spec.Template.Spec.CrashLimit == nil {
+		var ptrVar1 int32 = 5
+		in.Spec.Template.Spec.CrashLimit = &ptrVar1
 	}
 }
 

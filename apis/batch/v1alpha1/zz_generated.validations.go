@@ -527,6 +527,34 @@ func Validate_Eviction(
 		errs = append(errs, fn(fldPath.Child("preconditions"), obj.Preconditions, oldVal, oldObj != nil)...)
 	}
 
+	{ // field Eviction.WorkerCrashed
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *bool,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *Eviction) *bool {
+				return &oldObj.WorkerCrashed
+			})
+		errs = append(errs, fn(fldPath.Child("workerCrashed"), &obj.WorkerCrashed, oldVal, oldObj != nil)...)
+	}
+
 	return errs
 }
 
@@ -2504,10 +2532,6 @@ func Validate_TaskSetSpec(
 			}
 			// call field-attached validations
 			earlyReturn := false
-			if e := validate.Immutable(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
-				errs = append(errs, e...)
-				earlyReturn = true
-			}
 			// optional fields with default values are effectively required
 			if e := validate.RequiredValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
 				errs = append(errs, e...)
@@ -2634,6 +2658,34 @@ func Validate_TaskSetSpec(
 				return oldObj.Items
 			})
 		errs = append(errs, fn(fldPath.Child("items"), obj.Items, oldVal, oldObj != nil)...)
+	}
+
+	{ // field TaskSetSpec.Cancelled
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *bool,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetSpec) *bool {
+				return &oldObj.Cancelled
+			})
+		errs = append(errs, fn(fldPath.Child("cancelled"), &obj.Cancelled, oldVal, oldObj != nil)...)
 	}
 
 	return errs
@@ -3004,10 +3056,6 @@ func Validate_TaskSpec(
 			}
 			// call field-attached validations
 			earlyReturn := false
-			if e := validate.Immutable(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
-				errs = append(errs, e...)
-				earlyReturn = true
-			}
 			// optional fields with default values are effectively required
 			if e := validate.RequiredValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
 				errs = append(errs, e...)
@@ -3072,10 +3120,6 @@ func Validate_TaskSpec(
 			}
 			// call field-attached validations
 			earlyReturn := false
-			if e := validate.Immutable(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
-				errs = append(errs, e...)
-				earlyReturn = true
-			}
 			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
 				earlyReturn = true
 			}
@@ -3547,6 +3591,39 @@ func Validate_TaskSpec(
 				return oldObj.SchedulingGates
 			})
 		errs = append(errs, fn(fldPath.Child("schedulingGates"), obj.SchedulingGates, oldVal, oldObj != nil)...)
+	}
+
+	{ // field TaskSpec.CrashLimit
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *int32,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			// optional fields with default values are effectively required
+			if e := validate.RequiredPointer(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				errs = append(errs, e...)
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.Minimum(ctx, op, fldPath, obj, oldObj, 1); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSpec) *int32 {
+				return oldObj.CrashLimit
+			})
+		errs = append(errs, fn(fldPath.Child("crashLimit"), obj.CrashLimit, oldVal, oldObj != nil)...)
 	}
 
 	return errs
@@ -4155,6 +4232,37 @@ func Validate_TaskStatus(
 				return &oldObj.Progress
 			})
 		errs = append(errs, fn(fldPath.Child("progress"), &obj.Progress, oldVal, oldObj != nil)...)
+	}
+
+	{ // field TaskStatus.WorkerCrashes
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *int32,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.Minimum(ctx, op, fldPath, obj, oldObj, 0); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskStatus) *int32 {
+				return &oldObj.WorkerCrashes
+			})
+		errs = append(errs, fn(fldPath.Child("workerCrashes"), &obj.WorkerCrashes, oldVal, oldObj != nil)...)
 	}
 
 	return errs
@@ -4993,6 +5101,34 @@ func Validate_WorkerSpec(
 				return oldObj.Taints
 			})
 		errs = append(errs, fn(fldPath.Child("taints"), obj.Taints, oldVal, oldObj != nil)...)
+	}
+
+	{ // field WorkerSpec.Denied
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *bool,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *WorkerSpec) *bool {
+				return &oldObj.Denied
+			})
+		errs = append(errs, fn(fldPath.Child("denied"), &obj.Denied, oldVal, oldObj != nil)...)
 	}
 
 	return errs

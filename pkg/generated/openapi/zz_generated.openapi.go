@@ -314,6 +314,13 @@ func schema_leat_apis_batch_v1alpha1_Eviction(ref common.ReferenceCallback) comm
 							Ref:         ref(metav1.Preconditions{}.OpenAPIModelName()),
 						},
 					},
+					"workerCrashed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "workerCrashed reports that the worker was lost or restarted while the command of the task ran. It is counted in status.workerCrashes; the eviction that reaches spec.crashLimit makes the task fail instead.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
 				},
 			},
 		},
@@ -1256,7 +1263,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 					},
 					"queueName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "queueName is the queue of all tasks of the set. The template must not name another.",
+							Description: "queueName is the queue of all tasks of the set. The template must not name another. It can be changed until the first task of the set has started.",
 							Default:     "default",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1292,6 +1299,13 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 									},
 								},
 							},
+						},
+					},
+					"cancelled": {
+						SchemaProps: spec.SchemaProps{
+							Description: "cancelled, once true, ends the tasks of the set and makes it fail with reason Cancelled. The set stays, with what has succeeded and failed until then. It cannot be set to false again.",
+							Type:        []string{"boolean"},
+							Format:      "",
 						},
 					},
 				},
@@ -1413,12 +1427,12 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskSpec is what to run and where it may run. Once the task exists only schedulingGates (removed, never added), activeDeadlineSeconds (set or shortened), tolerations (added) and ttlSecondsAfterFinished can be changed.",
+				Description: "TaskSpec is what to run and where it may run. Once the task exists only schedulingGates (removed, never added), activeDeadlineSeconds (set or shortened), tolerations (added), crashLimit, ttlSecondsAfterFinished and, while the task waits for a worker, priority and queueName can be changed.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"queueName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "queueName is the TaskQueue, in the task's namespace, that the task waits in. A queue without an object behaves as one with default values.",
+							Description: "queueName is the TaskQueue, in the task's namespace, that the task waits in. A queue without an object behaves as one with default values. It can be changed while the task is not bound to a worker.",
 							Default:     "default",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1433,7 +1447,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 					},
 					"priority": {
 						SchemaProps: spec.SchemaProps{
-							Description: "priority orders the tasks that wait: a higher value goes first.",
+							Description: "priority orders the tasks that wait: a higher value goes first. It can be changed while the task is not bound to a worker.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -1597,6 +1611,14 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 									},
 								},
 							},
+						},
+					},
+					"crashLimit": {
+						SchemaProps: spec.SchemaProps{
+							Description: "crashLimit is how many times the worker may be lost or restart while the command runs before the task fails with reason WorkerCrashed. Drains, taints, scaling in and evictions by people are not counted. Set it to 2147483647 to lift the limit.",
+							Default:     5,
+							Type:        []string{"integer"},
+							Format:      "int32",
 						},
 					},
 				},
@@ -1829,6 +1851,13 @@ func schema_leat_apis_batch_v1alpha1_TaskStatus(ref common.ReferenceCallback) co
 							Description: "progress is what the command says of its progress, as \"N/M\".",
 							Type:        []string{"string"},
 							Format:      "",
+						},
+					},
+					"workerCrashes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "workerCrashes is how many times the worker was lost or restarted while the command ran. Only the eviction subresource counts it.",
+							Type:        []string{"integer"},
+							Format:      "int32",
 						},
 					},
 				},
@@ -2263,6 +2292,13 @@ func schema_leat_apis_batch_v1alpha1_WorkerSpec(ref common.ReferenceCallback) co
 									},
 								},
 							},
+						},
+					},
+					"denied": {
+						SchemaProps: spec.SchemaProps{
+							Description: "denied takes all rights from the credentials of the worker, for example when its key was stolen: its requests are refused and it is bound no tasks. A denied worker is kept, however long it is silent, and cannot be deleted while its namespace exists.",
+							Type:        []string{"boolean"},
+							Format:      "",
 						},
 					},
 				},

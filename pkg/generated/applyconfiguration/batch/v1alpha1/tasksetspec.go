@@ -57,7 +57,8 @@ type TaskSetSpecApplyConfiguration struct {
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 	// suspend, when true, ends the tasks of the set that run and starts no more until it is false again.
 	Suspend *bool `json:"suspend,omitempty"`
-	// queueName is the queue of all tasks of the set. The template must not name another.
+	// queueName is the queue of all tasks of the set. The template must not name another. It can be changed until the
+	// first task of the set has started.
 	QueueName *string `json:"queueName,omitempty"`
 	// selector matches the tasks of the set. It is generated; leave it unset.
 	Selector *v1.LabelSelectorApplyConfiguration `json:"selector,omitempty"`
@@ -68,6 +69,9 @@ type TaskSetSpecApplyConfiguration struct {
 	// there are, and must be as many. At most 100000 items, of 65536 bytes each, and 1 MiB together when each
 	// is a line. Only in Indexed mode.
 	Items []string `json:"items,omitempty"`
+	// cancelled, once true, ends the tasks of the set and makes it fail with reason Cancelled. The set stays, with what
+	// has succeeded and failed until then. It cannot be set to false again.
+	Cancelled *bool `json:"cancelled,omitempty"`
 }
 
 // TaskSetSpecApplyConfiguration constructs a declarative configuration of the TaskSetSpec type for use with
@@ -195,5 +199,13 @@ func (b *TaskSetSpecApplyConfiguration) WithItems(values ...string) *TaskSetSpec
 	for i := range values {
 		b.Items = append(b.Items, values[i])
 	}
+	return b
+}
+
+// WithCancelled sets the Cancelled field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Cancelled field is set to the value of the last call.
+func (b *TaskSetSpecApplyConfiguration) WithCancelled(value bool) *TaskSetSpecApplyConfiguration {
+	b.Cancelled = &value
 	return b
 }

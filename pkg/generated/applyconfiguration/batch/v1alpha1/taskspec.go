@@ -22,15 +22,17 @@ package v1alpha1
 // with apply.
 //
 // TaskSpec is what to run and where it may run. Once the task exists only schedulingGates (removed, never added),
-// activeDeadlineSeconds (set or shortened), tolerations (added) and ttlSecondsAfterFinished can be changed.
+// activeDeadlineSeconds (set or shortened), tolerations (added), crashLimit, ttlSecondsAfterFinished and, while the task
+// waits for a worker, priority and queueName can be changed.
 type TaskSpecApplyConfiguration struct {
 	// queueName is the TaskQueue, in the task's namespace, that the task waits in. A queue without an object behaves
-	// as one with default values.
+	// as one with default values. It can be changed while the task is not bound to a worker.
 	QueueName *string `json:"queueName,omitempty"`
 	// workerName is the worker that the task is bound to, empty while it waits. It is set only through the binding
 	// subresource and cleared only through the eviction subresource.
 	WorkerName *string `json:"workerName,omitempty"`
-	// priority orders the tasks that wait: a higher value goes first.
+	// priority orders the tasks that wait: a higher value goes first. It can be changed while the task is not bound to
+	// a worker.
 	Priority *int32 `json:"priority,omitempty"`
 	// command is the program to run, looked up on the worker's PATH unless it holds a slash, and its first
 	// arguments. No shell is involved. References $(NAME) are expanded from the task's environment; $$ yields a
@@ -63,6 +65,10 @@ type TaskSpecApplyConfiguration struct {
 	// schedulingGates hold the task back from being bound while any is left. They can be set only when the task is
 	// created, and only be removed after.
 	SchedulingGates []TaskSchedulingGateApplyConfiguration `json:"schedulingGates,omitempty"`
+	// crashLimit is how many times the worker may be lost or restart while the command runs before the task fails with
+	// reason WorkerCrashed. Drains, taints, scaling in and evictions by people are not counted. Set it to 2147483647
+	// to lift the limit.
+	CrashLimit *int32 `json:"crashLimit,omitempty"`
 }
 
 // TaskSpecApplyConfiguration constructs a declarative configuration of the TaskSpec type for use with
@@ -213,5 +219,13 @@ func (b *TaskSpecApplyConfiguration) WithSchedulingGates(values ...*TaskScheduli
 		}
 		b.SchedulingGates = append(b.SchedulingGates, *values[i])
 	}
+	return b
+}
+
+// WithCrashLimit sets the CrashLimit field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the CrashLimit field is set to the value of the last call.
+func (b *TaskSpecApplyConfiguration) WithCrashLimit(value int32) *TaskSpecApplyConfiguration {
+	b.CrashLimit = &value
 	return b
 }

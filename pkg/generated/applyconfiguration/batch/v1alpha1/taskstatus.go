@@ -48,6 +48,9 @@ type TaskStatusApplyConfiguration struct {
 	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
 	// progress is what the command says of its progress, as "N/M".
 	Progress *string `json:"progress,omitempty"`
+	// workerCrashes is how many times the worker was lost or restarted while the command ran. Only the eviction
+	// subresource counts it.
+	WorkerCrashes *int32 `json:"workerCrashes,omitempty"`
 }
 
 // TaskStatusApplyConfiguration constructs a declarative configuration of the TaskStatus type for use with
@@ -130,5 +133,13 @@ func (b *TaskStatusApplyConfiguration) WithCompletionTime(value metav1.Time) *Ta
 // If called multiple times, the Progress field is set to the value of the last call.
 func (b *TaskStatusApplyConfiguration) WithProgress(value string) *TaskStatusApplyConfiguration {
 	b.Progress = &value
+	return b
+}
+
+// WithWorkerCrashes sets the WorkerCrashes field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the WorkerCrashes field is set to the value of the last call.
+func (b *TaskStatusApplyConfiguration) WithWorkerCrashes(value int32) *TaskStatusApplyConfiguration {
+	b.WorkerCrashes = &value
 	return b
 }

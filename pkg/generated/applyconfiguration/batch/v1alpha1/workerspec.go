@@ -27,6 +27,10 @@ type WorkerSpecApplyConfiguration struct {
 	Unschedulable *bool `json:"unschedulable,omitempty"`
 	// taints keep tasks that do not tolerate them away.
 	Taints []TaintApplyConfiguration `json:"taints,omitempty"`
+	// denied takes all rights from the credentials of the worker, for example when its key was stolen: its requests are
+	// refused and it is bound no tasks. A denied worker is kept, however long it is silent, and cannot be deleted while
+	// its namespace exists.
+	Denied *bool `json:"denied,omitempty"`
 }
 
 // WorkerSpecApplyConfiguration constructs a declarative configuration of the WorkerSpec type for use with
@@ -53,5 +57,13 @@ func (b *WorkerSpecApplyConfiguration) WithTaints(values ...*TaintApplyConfigura
 		}
 		b.Taints = append(b.Taints, *values[i])
 	}
+	return b
+}
+
+// WithDenied sets the Denied field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Denied field is set to the value of the last call.
+func (b *WorkerSpecApplyConfiguration) WithDenied(value bool) *WorkerSpecApplyConfiguration {
+	b.Denied = &value
 	return b
 }
