@@ -36,18 +36,14 @@ host: ## Build etcd, Kubernetes and helm into bin/host, for tests
 test-programs: ## Build the programs into bin/test as tests run them: with the race detector
 	$(GO) build -race -ldflags '$(LDFLAGS)' -o bin/test/ ./cmd/...
 
-# How long "make test" has everything go wrong, and keeps Leat at work: less than "make chaos" and "make soak", which are for nothing else.
+# How long "make test" runs chaos and soak: less than "make chaos" and "make soak", which do nothing else.
 TEST_DURATION ?= 1m
-# What is built with the race detector waits a second before it exits, unless it is told not to.
+# A program that is built with the race detector waits a second before it exits unless it is told not to.
 export GORACE ?= atexit_sleep_ms=0
 
 .PHONY: test
-test: host test-programs ## Run all tests, with the race detector. TEST_DURATION
-	$(GO) test -race ./apis/... ./cmd/... ./config/... ./hack/... ./pkg/...
-	cd hack/host && $(GO) test ./...
-	# Two packages at a time: each starts control planes of its own, and waits a good deal for what they do.
-	$(GO) test -race -p 2 -timeout 30m $$($(GO) list ./test/... | grep -v -e /test/chaos$$ -e /test/soak$$)
-	$(GO) test -race -p 2 -timeout 60m ./test/chaos ./test/soak -args -duration=$(TEST_DURATION)
+test: host test-programs ## Run all tests with the race detector and print the slowest packages. TEST_DURATION
+	hack/test.sh $(TEST_DURATION)
 
 # How long things go wrong in each run of "make chaos", and how long "make soak" keeps Leat at work. Of chaos: the seed of the first run, 0
 # for any; and how many runs there are, of one seed after the other.

@@ -15,9 +15,12 @@
 
 # Builds etcd with etcdctl and etcdutl, kube-apiserver, kube-controller-manager, kubectl and
 # helm, or those of them that are named, from the pinned dependencies of this module and of
-# hack/helm, and skips those that are up to date.
+# hack/helm. Each program is linked once for each set of sources, flags and toolchain: it is kept
+# in the user's cache directory, outside of the tree, so that a fresh clone finds it.
 #
 #   hack/host/build.sh [OUTDIR [PROGRAM...]]      OUTDIR defaults to <repository>/bin/host
+#
+# LEAT_HOST_CACHE names another directory for the cache.
 
 set -o errexit -o nounset -o pipefail
 
@@ -38,19 +41,30 @@ for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
   ldflags+=" -X $package.gitTreeState=clean"
 done
 
+cache=${LEAT_HOST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/leat/host}
+mkdir -p "$cache"
+
 build() { # name, module, main package, flags for the linker
   cd "$here/../$2"
-  # What a binary depends on: the pinned sources, the flags, the toolchain.
-  local stamp
-  stamp=$(cat go.mod go.sum <(echo "$4") <(go version) | sha256sum | cut -d' ' -f1)
-  if [[ -x $out/$1 && $(cat "$out/.$1.stamp" 2>/dev/null) == "$stamp" ]]; then
-    echo "$1: up to date"
-    return
+  # Everything that the binary depends on: the pinned sources, the package, the flags, the toolchain.
+  local key cached
+  key=$(cat go.mod go.sum <(echo "$3" "$4") <(go version) | sha256sum | cut -d' ' -f1)
+  cached=$cache/$1-$key
+  if [[ -x $cached ]]; then
+    touch "$cached"
+  else
+    echo "$1: building"
+    # Two builds at a time may write the same program: each to a file of its own, renamed when it is whole.
+    go build -o "$cached.$$" -ldflags "$4" "$3"
+    mv "$cached.$$" "$cached"
+    find "$cache" -name "$1-*" -mtime +30 -delete
   fi
-  rm -f "$out/.$1.stamp"
-  echo "$1: building"
-  go build -o "$out/$1" -ldflags "$4" "$3"
-  echo "$stamp" >"$out/.$1.stamp"
+  if [[ ! $cached -ef $out/$1 ]]; then
+    # A link where the file system allows one. The old program may be running: it is replaced, not overwritten.
+    ln -f "$cached" "$out/$1.$$" 2>/dev/null || cp "$cached" "$out/$1.$$"
+    mv "$out/$1.$$" "$out/$1"
+  fi
+  echo "$1: up to date"
 }
 
 declare -A packages=(

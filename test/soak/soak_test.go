@@ -45,7 +45,8 @@ const (
 // been used, and what is kept for good is there.
 func TestSoak(t *testing.T) {
 	search := min(20*time.Second, *duration/4)
-	interval := min(max((*duration-search)/8, 15*time.Second), 5*time.Minute)
+	// A quiet point takes about a minute: a short run has few of them, but two at least.
+	interval := min(max((*duration-search)/8, 40*time.Second), 5*time.Minute)
 	intervals := max(2, int((*duration-search)/interval))
 	s := newStage(t)
 	c := newChurn(s)

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Runs all tests with the race detector and prints the packages that took longest, also after a failure.
+#
+#   hack/test.sh [DURATION]      DURATION is how long chaos and soak run, 1m by default
+#
+# "make test" builds the programs that the tests start.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+duration=${1:-1m}
+
+times=$(mktemp)
+
+run() { # packages and flags of go test
+  go test -race "$@" | tee -a "$times"
+}
+
+summary() {
+  echo "slowest packages:"
+  awk '$1 == "ok" || $1 == "FAIL" { for (i = 3; i <= NF; i++) if ($i ~ /^[0-9.]+s$/) print substr($i, 1, length($i) - 1), $2 }' "$times" |
+    sort -rn | head -20 | awk '{ printf "  %7.1f s  %s\n", $1, $2 }'
+}
+trap 'summary; rm -f "$times"' EXIT
+
+run ./apis/... ./cmd/... ./config/... ./hack/... ./pkg/...
+(cd hack/host && go test ./...)
+# Two packages at a time: each starts control planes of its own and waits a good deal for what they do.
+run -p 2 -timeout 30m $(go list ./test/... | grep -v -e /test/chaos$ -e /test/soak$)
+run -p 2 -timeout 60m ./test/chaos ./test/soak -args -duration="$duration"
