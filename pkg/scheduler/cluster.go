@@ -162,9 +162,12 @@ func (c *cluster) setTask(obj *batch.Task) {
 		// The view from before the binding. Had the task been bound and evicted since, that would have been counted.
 		t.obj = obj
 		return
-	case t.worker != nil && t.worker.name.Name == obj.Spec.WorkerName:
+	case t.worker != nil && t.worker.name.Name == obj.Spec.WorkerName && t.queue.name == obj.Spec.QueueName:
 		c.unhold(t)
 		t.obj, t.assumed, t.doubted, t.failures = obj, false, false, 0
+		return
+	case t.worker == nil && waitsAlike(t, obj):
+		c.refresh(t, obj)
 		return
 	default:
 		if obj.Spec.WorkerName == "" && obj.Status.Disruptions > t.obj.Status.Disruptions {
@@ -174,6 +177,28 @@ func (c *cluster) setTask(obj *batch.Task) {
 		t.obj, t.retryAt = obj, time.Time{}
 	}
 	c.settle(t)
+}
+
+// waitsAlike reports whether an unbound task waits as it did before, for the same workers in the same queue. A status or label
+// update, the scheduler's own report among them, must not cost it what it has gained by waiting: the room that is kept for it,
+// how long it was stuck, and the delay after a failed binding.
+func waitsAlike(t *task, obj *batch.Task) bool {
+	old := t.obj
+	return obj.Spec.WorkerName == "" && eligible(obj) == eligible(old) && obj.Status.Disruptions == old.Status.Disruptions &&
+		obj.Spec.QueueName == old.Spec.QueueName && classKey(obj, t.requests, t.names) == classKey(old, t.requests, t.names)
+}
+
+// refresh replaces the object of a task for which waitsAlike holds.
+func (c *cluster) refresh(t *task, obj *batch.Task) {
+	moved := obj.Spec.Priority != t.obj.Spec.Priority
+	t.obj = obj
+	if t.class == nil {
+		return
+	}
+	t.reported = unschedulableMessage(obj)
+	if moved {
+		t.queue.reorder(t)
+	}
 }
 
 // evicted gives when and why an unbound task was taken from its worker, nothing if it was not.
@@ -366,6 +391,10 @@ func (c *cluster) space(name string) *space {
 
 // settle puts a task that is nowhere to where its object says.
 func (c *cluster) settle(t *task) {
+	if old := t.queue; old.name != t.obj.Spec.QueueName {
+		t.queue = old.space.queue(t.obj.Spec.QueueName)
+		old.space.tidyQueue(old)
+	}
 	if name := t.obj.Spec.WorkerName; name != "" {
 		c.charge(t, t.queue.space.worker(name))
 		return

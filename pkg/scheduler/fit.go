@@ -199,15 +199,15 @@ func untolerated(tolerations []batch.Toleration, taints []batch.Taint, effect fu
 	return nil
 }
 
-// classKey is the same for tasks of a queue that every worker accepts or refuses alike.
-func classKey(t *task) string {
-	spec := &t.obj.Spec
-	if len(t.names) == 0 && len(spec.WorkerSelector) == 0 && len(spec.Tolerations) == 0 {
+// classKey is the same for tasks of a queue that every worker accepts or refuses alike. names are those of requests, sorted.
+func classKey(obj *batch.Task, requests amounts, names []batch.ResourceName) string {
+	spec := &obj.Spec
+	if len(names) == 0 && len(spec.WorkerSelector) == 0 && len(spec.Tolerations) == 0 {
 		return ""
 	}
 	var b strings.Builder
-	for _, name := range t.names {
-		fmt.Fprintf(&b, " %q=%d", name, t.requests[name])
+	for _, name := range names {
+		fmt.Fprintf(&b, " %q=%d", name, requests[name])
 	}
 	b.WriteString(" on")
 	for _, key := range slices.Sorted(maps.Keys(spec.WorkerSelector)) {

@@ -314,20 +314,35 @@ const keepers = 4
 // scans bounds how many classes a worker is looked for each time that workers are held back.
 const scans = 16
 
-// holdBack keeps workers for classes that were blocked since before, in their order. Classes that would not fit an empty worker
-// get none.
+// holdBack keeps workers, and room within the limits of queues, for classes that were blocked since before.
 func (sp *space) holdBack(before time.Time) {
-	var stuck []*class
+	sp.keepWorkers(before)
 	for _, q := range sp.queues {
 		q.keepLimits(before)
+	}
+}
+
+// keepWorkers keeps workers for classes that were blocked since before, in their order. Classes that would not fit an empty worker
+// get none.
+func (sp *space) keepWorkers(before time.Time) {
+	var stuck []*class
+	var kept []*worker
+	for _, q := range sp.queues {
+		moves := q.moves(before)
 		for cl := range q.blocked {
-			switch waits := q.closed == "" && cl.by == byWorkers && !cl.stuckSince.After(before); {
+			switch waits := moves && cl.by == byWorkers && !cl.stuckSince.After(before); {
 			case cl.kept != nil && (!waits || !cl.kept.worker.suits(cl.tasks[0])):
 				sp.release(cl.kept)
-			case waits && cl.kept == nil && cl.hopeless != sp.offers:
+			case cl.kept != nil:
+				kept = append(kept, cl.kept.worker)
+			case waits && cl.hopeless != sp.offers:
 				stuck = append(stuck, cl)
 			}
 		}
+	}
+	// Shares change all the time, and with them which tasks of other queues come before the one that a worker is held back for.
+	for _, w := range kept {
+		sp.roomOn(w)
 	}
 	room := max(1, len(sp.workers)/keepers) - sp.keeping
 	if len(stuck) == 0 || room <= 0 {

@@ -159,6 +159,12 @@ func (q *taskQueue) open() bool {
 		(q.maxRunning == nil || len(q.bound) < int(*q.maxRunning))
 }
 
+// moves reports whether the queue starts tasks, or has done so after before: one that runs as many as it may starts another as
+// soon as one ends.
+func (q *taskQueue) moves(before time.Time) bool {
+	return q.closed == "" || q.stop == batch.StopPolicyNone && q.closedSince.After(before)
+}
+
 // over is a resource of which the queue's limits leave too little for t, empty if there is none.
 func (q *taskQueue) over(t *task) batch.ResourceName {
 	if len(q.limits) == 0 {
@@ -182,7 +188,7 @@ func (q *taskQueue) keeps(name batch.ResourceName, t *task) bool {
 		return false
 	}
 	first := q.first.tasks[0]
-	return first.before(t) && q.used[name]+first.requests[name] > q.limits[name]
+	return first.requests[name] > 0 && first.before(t) && q.used[name]+t.requests[name]+first.requests[name] > q.limits[name]
 }
 
 // explainLimits is what a task is told that the limits block.
@@ -209,7 +215,7 @@ func (q *taskQueue) reshare() {
 
 // enqueue has a task wait to be placed.
 func (q *taskQueue) enqueue(t *task) {
-	key := classKey(t)
+	key := classKey(t.obj, t.requests, t.names)
 	if len(q.classes) == 0 {
 		q.served = max(q.served, q.space.clock)
 	}
@@ -220,12 +226,36 @@ func (q *taskQueue) enqueue(t *task) {
 	}
 	t.class = cl
 	cl.tasks.add(t)
+	q.rank(t)
+}
+
+// rank puts the class of a task where it belongs after the task got its place in it.
+func (q *taskQueue) rank(t *task) {
+	cl := t.class
 	// A task that comes before the others of its class may have what those must leave alone.
 	if cl.by != byNothing && cl.tasks[0] == t && (q.first != nil || q.space.keeping > 0) {
 		q.unblock(cl)
 		return
 	}
 	q.sort(cl)
+}
+
+// reorder puts a task that waits where it belongs by its new priority. What is kept for its class stays.
+func (q *taskQueue) reorder(t *task) {
+	cl := t.class
+	cl.tasks.fix(t)
+	q.rank(t)
+	q.recheckKept(cl)
+}
+
+// recheckKept has the classes tried again that may have what is kept for cl, now that another task may be the first of cl.
+func (q *taskQueue) recheckKept(cl *class) {
+	if cl.kept != nil {
+		q.space.roomOn(cl.kept.worker)
+	}
+	if q.first == cl {
+		q.recheckLimits()
+	}
 }
 
 // dequeue ends that a task waits to be placed.
@@ -235,6 +265,7 @@ func (q *taskQueue) dequeue(t *task) {
 	cl.tasks.remove(t)
 	if len(cl.tasks) > 0 {
 		q.sort(cl)
+		q.recheckKept(cl)
 		return
 	}
 	if cl.by == byNothing {
@@ -334,9 +365,10 @@ func (q *taskQueue) letGo(cl *class) {
 	}
 }
 
-// keepLimits has the others of the queue leave room to the first of the classes that its limits have blocked for long.
+// keepLimits has the others of the queue leave room to the first of the classes that its limits have blocked for long. They leave it
+// the room until it is started, also while it waits for the worker that is held back for it.
 func (q *taskQueue) keepLimits(before time.Time) {
-	if q.first != nil && (q.first.by != byLimits || !q.couldEver(q.first.tasks[0])) {
+	if q.first != nil && (q.first.by == byWorkers && q.first.kept == nil || !q.couldEver(q.first.tasks[0])) {
 		q.first = nil
 		q.recheckLimits()
 	}

@@ -106,6 +106,18 @@ func (s *simulation) start() {
 	}
 }
 
+// report writes to tasks why they wait, as the scheduler does, and shows it.
+func (s *simulation) report() {
+	for _, r := range s.unreported(s.now, time.Second, reportBatch) {
+		told := r.obj.DeepCopy()
+		meta.SetStatusCondition(&told.Status.Conditions, metav1.Condition{
+			Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: batch.TaskReasonUnschedulable, Message: r.message,
+		})
+		s.setTask(told)
+		s.reported(r)
+	}
+}
+
 // step lets time pass until the next task ends, which it gives.
 func (s *simulation) step() *batch.Task {
 	e := heap.Pop(&s.running).(end)
@@ -313,20 +325,35 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 		name   string
 		large  []func(*batch.Task)
 		small  []func(*batch.Task)
+		others []func(*batch.Task) // small ones, too
 		queue  *batch.TaskQueue
+		slower time.Duration // than 5 to 8 seconds, for each task
 		within time.Duration
 	}{
 		{name: "for a whole worker", large: []func(*batch.Task){asking("cpu", "8")}, small: []func(*batch.Task){asking("cpu", "1")}, within: 40 * time.Second},
+		{
+			name: "with small tasks that take longer than it takes to be told something new", large: []func(*batch.Task){asking("cpu", "8")},
+			small: []func(*batch.Task){asking("cpu", "1")}, slower: 10 * time.Second, within: 40 * time.Second,
+		},
 		{name: "for most of a worker", large: []func(*batch.Task){asking("cpu", "5")}, small: []func(*batch.Task){asking("cpu", "2")}, within: 40 * time.Second},
 		{name: "in a queue of its own", large: []func(*batch.Task){asking("cpu", "8"), inQueue("large")}, small: []func(*batch.Task){asking("cpu", "1")}, within: 40 * time.Second},
 		{
 			name: "within the limits of its queue", large: []func(*batch.Task){asking("cpu", "6"), inQueue("l")}, small: []func(*batch.Task){asking("cpu", "1"), inQueue("l")},
 			queue: newQueue("l", 1, limited("cpu", "6")), within: 90 * time.Second, // fifty are older
 		},
+		{
+			name: "within the limits of its queue, on workers that other queues fill", large: []func(*batch.Task){asking("cpu", "8"), inQueue("l")},
+			small: []func(*batch.Task){asking("cpu", "1"), inQueue("l")}, others: []func(*batch.Task){asking("cpu", "1")},
+			queue: newQueue("l", 1, limited("cpu", "8")), within: 90 * time.Second,
+		},
+		{
+			name: "in a queue that runs as many as it may", large: []func(*batch.Task){asking("cpu", "8"), inQueue("l")},
+			small: []func(*batch.Task){asking("cpu", "1"), inQueue("l")}, queue: newQueue("l", 1, atMost(20)), within: 60 * time.Second,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := 0
-			s := newSimulation(func(*batch.Task) time.Duration { n++; return time.Duration(5000+n*37%3000) * time.Millisecond })
+			s := newSimulation(func(*batch.Task) time.Duration { n++; return tc.slower + time.Duration(5000+n*37%3000)*time.Millisecond })
 			for _, w := range []string{"a", "b", "c", "d"} {
 				s.setWorker(newWorker(w, 8, with("cpu", "8")))
 			}
@@ -344,16 +371,19 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 			s.add(append([]func(*batch.Task){func(t *batch.Task) { t.Name = "large" }}, tc.large...)...)
 			for {
 				s.start()
-				s.holdBack(s.now.Add(-10 * time.Second))
-				s.start()
-				if i := slices.IndexFunc(s.started, func(t *batch.Task) bool { return t.Name == "large" }); i >= 0 {
+				if slices.ContainsFunc(s.started, func(t *batch.Task) bool { return t.Name == "large" }) {
 					break
 				}
+				s.holdBack(s.now.Add(-10 * time.Second))
+				s.report()
 				if s.now.Sub(begin) > 10*time.Minute {
 					t.Fatal("it is not started for ten minutes")
 				}
 				s.add(tc.small...)
-				s.add(tc.small...)
+				if tc.others == nil {
+					tc.others = tc.small
+				}
+				s.add(tc.others...)
 				s.step()
 			}
 			if waited := s.now.Sub(begin); waited > tc.within {
@@ -364,6 +394,123 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 				t.Errorf("%d workers are still held back", sp.keeping)
 			}
 		})
+	}
+}
+
+// What a task has gained by waiting is its own: no update of it that leaves what it asks for alone takes that away.
+func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		update func(*batch.Task)
+	}{
+		{"status", func(t *batch.Task) {
+			meta.SetStatusCondition(&t.Status.Conditions, metav1.Condition{
+				Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: batch.TaskReasonUnschedulable, Message: "No room.",
+			})
+		}},
+		{"labels", labelledTask},
+		{"annotations", func(t *batch.Task) { t.Annotations = map[string]string{"a": "b"} }},
+		{"deadline", func(t *batch.Task) { t.Spec.ActiveDeadlineSeconds = ptr.To(int64(60)) }},
+		{"crash limit", func(t *batch.Task) { t.Spec.CrashLimit = ptr.To(int32(9)) }},
+		{"a higher priority", prioritized(1)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			now := time.Unix(1000, 0)
+			t.Run("room on a worker", func(t *testing.T) {
+				c := newCluster(Spread, func() {})
+				c.setWorker(newWorker("w", 8, with("cpu", "8")))
+				c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
+				large := newTask("a-large", asking("cpu", "8"))
+				c.setTask(large)
+				c.next(now)
+				c.holdBack(now)
+				updated := large.DeepCopy()
+				tc.update(updated)
+				c.setTask(updated)
+				c.setTask(newTask("small", asking("cpu", "1")))
+				if p, ok := c.next(now); ok {
+					t.Fatalf("%s was started in the room that is kept", p.obj.Name)
+				}
+				c.deleteTask(cache.ObjectName{Namespace: "default", Name: "busy"})
+				if p, ok := c.next(now); !ok || p.obj != updated {
+					t.Fatal("the large task, as it is now, was not started")
+				}
+			})
+			t.Run("room within a limit", func(t *testing.T) {
+				c := newCluster(Spread, func() {})
+				c.setWorker(newWorker("w", 8, with("cpu", "80")))
+				c.setQueue(newQueue("l", 1, limited("cpu", "8")))
+				c.setTask(newTask("busy", on("w"), asking("cpu", "4"), inQueue("l")))
+				large := newTask("a-large", asking("cpu", "8"), inQueue("l"))
+				c.setTask(large)
+				c.next(now)
+				c.holdBack(now)
+				updated := large.DeepCopy()
+				tc.update(updated)
+				c.setTask(updated)
+				c.setTask(newTask("small", asking("cpu", "1"), inQueue("l")))
+				if p, ok := c.next(now); ok {
+					t.Fatalf("%s was started in the room that is kept", p.obj.Name)
+				}
+			})
+			t.Run("time that it was stuck", func(t *testing.T) {
+				c := newCluster(Spread, func() {})
+				c.setWorker(newWorker("w", 8, with("cpu", "8")))
+				c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
+				large := newTask("a-large", asking("cpu", "8"))
+				c.setTask(large)
+				c.next(now)
+				updated := large.DeepCopy()
+				tc.update(updated)
+				c.setTask(updated)
+				c.next(now.Add(9 * time.Second))
+				c.holdBack(now)
+				if kept := c.spaces["default"].workers["w"].kept; kept == nil {
+					t.Fatal("no worker is held back: it waits from the beginning again")
+				}
+			})
+			t.Run("delay after a failed binding", func(t *testing.T) {
+				c := newCluster(Spread, func() {})
+				defer c.stop()
+				c.setWorker(newWorker("w", 1))
+				task := newTask("a")
+				c.setTask(task)
+				p, _ := c.next(now)
+				c.failed(p, false)
+				updated := task.DeepCopy()
+				tc.update(updated)
+				c.setTask(updated)
+				if p, ok := c.next(now); ok {
+					t.Fatalf("%s was tried again at once", p.obj.Name)
+				}
+			})
+		})
+	}
+}
+
+func TestATaskFollowsItsQueue(t *testing.T) {
+	c := newCluster(Spread, func() {})
+	c.setWorker(newWorker("w", 1))
+	c.setQueue(newQueue("held", 1, held))
+	task := newTask("a", inQueue("held"))
+	c.setTask(task)
+	if p, ok := c.next(time.Now()); ok {
+		t.Fatalf("%s was started out of a queue that is held", p.obj.Name)
+	}
+	moved := task.DeepCopy()
+	inQueue("open")(moved)
+	c.setTask(moved)
+	if p, ok := c.next(time.Now()); !ok || p.obj != moved {
+		t.Fatal("the task was not started out of the queue that it was moved to")
+	}
+	// While the binding is sent a person moves the task back: it is the new queue that is charged.
+	back := moved.DeepCopy()
+	inQueue("held")(back)
+	on("w")(back)
+	c.setTask(back)
+	sp := c.spaces["default"]
+	if sp.queues["open"] != nil || len(sp.queues["held"].bound) != 1 {
+		t.Errorf("the queues of the namespace: %v", sp.queues)
 	}
 }
 
@@ -419,6 +566,20 @@ func TestNothingIsHeldBackForAQueueThatMayNotStart(t *testing.T) {
 	c.holdBack(now)
 	if p, ok := c.next(now); !ok || p.obj.Name != "small" {
 		t.Error("a worker is held back for a queue that is held")
+	}
+	c.deleteTask(cache.ObjectName{Namespace: "default", Name: "small"})
+	c.setQueue(newQueue("ml", 1, atMost(1)))
+	c.next(now)
+	c.holdBack(now)
+	c.setTask(newTask("long", on("w"), inQueue("ml"), asking("cpu", "1")))
+	c.holdBack(now) // the queue has just become full: it may start the next task soon
+	c.setTask(newTask("small", asking("cpu", "1")))
+	if p, ok := c.next(now); ok {
+		t.Fatalf("%s was started", p.obj.Name)
+	}
+	c.holdBack(time.Now().Add(time.Second)) // as if it had been full for long
+	if p, ok := c.next(now); !ok || p.obj.Name != "small" {
+		t.Error("a worker is held back for a queue that has been full for long")
 	}
 }
 
