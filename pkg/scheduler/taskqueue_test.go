@@ -353,7 +353,10 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := 0
-			s := newSimulation(func(*batch.Task) time.Duration { n++; return tc.slower + time.Duration(5000+n*37%3000)*time.Millisecond })
+			s := newSimulation(func(*batch.Task) time.Duration {
+				n++
+				return tc.slower + time.Duration(5000+n*37%3000)*time.Millisecond
+			})
 			for _, w := range []string{"a", "b", "c", "d"} {
 				s.setWorker(newWorker(w, 8, with("cpu", "8")))
 			}

@@ -36,6 +36,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
@@ -646,7 +647,19 @@ func startsLarge(t *testing.T, s *scene) {
 	large.Spec.Resources.Requests = batch.ResourceList{batch.ResourceCPU: resource.MustParse("4")}
 	_, err = s.api.Tasks(s.namespace).Create(t.Context(), large, metav1.CreateOptions{})
 	check(t, err)
-	s.eventually(t, "the large one has run", 1, func(task *batch.Task) bool { return task.Name == "large" && succeeded(task) })
+	// Meanwhile it is updated all the time, which must not cost it the room that is kept for it.
+	updates := 0
+	eventually(t, "the large one has run", func(ctx context.Context) error {
+		if s.seen(func(task *batch.Task) bool { return task.Name == "large" && succeeded(task) }) == 1 {
+			return nil
+		}
+		updates++
+		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"update":"%d"}}}`, updates)
+		if _, err := s.api.Tasks(s.namespace).Patch(ctx, "large", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			return err
+		}
+		return fmt.Errorf("it has not, after %d updates", updates)
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !told {
