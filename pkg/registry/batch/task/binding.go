@@ -19,6 +19,8 @@ package task
 import (
 	"context"
 	"fmt"
+	"strings"
+	"syscall"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -34,6 +36,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	storeerr "k8s.io/apiserver/pkg/storage/errors"
 	"k8s.io/apiserver/pkg/util/dryrun"
+	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch"
 )
@@ -125,25 +128,67 @@ func (r *EvictionREST) Create(ctx context.Context, name string, obj runtime.Obje
 		}
 	}
 	return change(ctx, r.Store, name, uid, resourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
-		switch {
-		case Finished(task):
-			return fmt.Errorf("the task has finished: it is %s", task.Status.Phase)
-		case task.DeletionTimestamp != nil:
-			return fmt.Errorf("the task is being deleted: delete it with a grace period of 0 to end that at once")
-		case task.Spec.WorkerName == "":
-			return fmt.Errorf("the task is not bound to a worker")
-		}
-		task.Spec.WorkerName = ""
-		task.Status.Incarnation = ""
-		task.Status.Phase = batch.TaskPending
-		task.Status.State = batch.TaskState{Waiting: &batch.TaskStateWaiting{Reason: eviction.Reason, Message: eviction.Message}}
-		task.Status.Disruptions++
-		meta.RemoveStatusCondition(&task.Status.Conditions, batch.TaskScheduled)
-		meta.SetStatusCondition(&task.Status.Conditions, metav1.Condition{
-			Type: batch.DisruptionTarget, Status: metav1.ConditionTrue, Reason: eviction.Reason, Message: eviction.Message,
-		})
-		return nil
+		return evict(task, eviction, metav1.Now())
 	})
+}
+
+// evict takes a task from its worker, or makes it fail if its worker has crashed spec.crashLimit times.
+func evict(task *batch.Task, eviction *batch.Eviction, now metav1.Time) error {
+	switch {
+	case Finished(task):
+		return fmt.Errorf("the task has finished: it is %s", task.Status.Phase)
+	case task.DeletionTimestamp != nil:
+		return fmt.Errorf("the task is being deleted: delete it with a grace period of 0 to end that at once")
+	case task.Spec.WorkerName == "":
+		return fmt.Errorf("the task is not bound to a worker")
+	}
+	if eviction.WorkerCrashed {
+		task.Status.WorkerCrashes++
+		if limit := ptr.Deref(task.Spec.CrashLimit, defaultCrashLimit); task.Status.WorkerCrashes >= limit {
+			failByCrashes(task, eviction.Message, now)
+			return nil
+		}
+	}
+	task.Spec.WorkerName = ""
+	task.Status.Incarnation = ""
+	task.Status.Phase = batch.TaskPending
+	task.Status.State = batch.TaskState{Waiting: &batch.TaskStateWaiting{Reason: eviction.Reason, Message: eviction.Message}}
+	task.Status.Disruptions++
+	meta.RemoveStatusCondition(&task.Status.Conditions, batch.TaskScheduled)
+	meta.SetStatusCondition(&task.Status.Conditions, metav1.Condition{
+		Type: batch.DisruptionTarget, Status: metav1.ConditionTrue, Reason: eviction.Reason, Message: eviction.Message,
+	})
+	return nil
+}
+
+const (
+	// defaultCrashLimit is the default of spec.crashLimit.
+	defaultCrashLimit = 5
+	// lostExitCode is the exit code of a command whose end nobody has seen, as the kubelet reports it of containers: that
+	// of SIGKILL.
+	lostExitCode = 128 + int32(syscall.SIGKILL)
+	// maxCause bounds what a crashed task repeats of the message of its last eviction, in bytes.
+	maxCause = 4096
+)
+
+// failByCrashes makes a task fail with reason WorkerCrashed. It stays bound to the worker, which has the log of its last attempt.
+// The phase is final, so a worker that returns cannot change it.
+func failByCrashes(task *batch.Task, cause string, now metav1.Time) {
+	if len(cause) > maxCause {
+		cause = strings.ToValidUTF8(cause[:maxCause], "")
+	}
+	terminated := &batch.TaskStateTerminated{
+		ExitCode: lostExitCode, Reason: batch.TaskReasonWorkerCrashed, FinishedAt: now,
+		Message: fmt.Sprintf("The worker was lost or restarted %d times while the command ran, and spec.crashLimit allows no more. "+
+			"The last time it was worker %s: %s If the command is not the cause, run it again with a higher crashLimit.",
+			task.Status.WorkerCrashes, task.Spec.WorkerName, cause),
+	}
+	if running := task.Status.State.Running; running != nil {
+		terminated.StartedAt = running.StartedAt
+	}
+	task.Status.Phase = batch.TaskFailed
+	task.Status.State = batch.TaskState{Terminated: terminated}
+	task.Status.CompletionTime = &now
 }
 
 // prepare checks an object created at a subresource of the task of that name.

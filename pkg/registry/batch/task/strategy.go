@@ -190,6 +190,9 @@ func (Strategy) ValidateStatusChange(_ context.Context, task, old *batch.Task) f
 	if task.Status.Disruptions != old.Status.Disruptions {
 		errs = append(errs, field.Forbidden(path.Child("disruptions"), "is counted only through the eviction subresource"))
 	}
+	if task.Status.WorkerCrashes != old.Status.WorkerCrashes {
+		errs = append(errs, field.Forbidden(path.Child("workerCrashes"), "is counted only through the eviction subresource"))
+	}
 	if old.Status.StartTime != nil && !apiequality.Semantic.DeepEqual(task.Status.StartTime, old.Status.StartTime) {
 		errs = append(errs, field.Forbidden(path.Child("startTime"), "must not change once it is set"))
 	}

@@ -275,6 +275,10 @@ func TestValidateStatusChange(t *testing.T) {
 			"only an eviction counts disruptions", newTask(), newTask(func(task *batch.Task) { task.Status.Disruptions = 1 }),
 			[]string{`status.disruptions: Forbidden: is counted only through the eviction subresource`},
 		},
+		{
+			"only an eviction counts crashes of workers", newTask(), newTask(func(task *batch.Task) { task.Status.WorkerCrashes = 1 }),
+			[]string{`status.workerCrashes: Forbidden: is counted only through the eviction subresource`},
+		},
 		{"a task starts", started(nil), started(at(1)), nil},
 		{"a start is the same in another form", started(at(1)), started(&metav1.Time{Time: at(1).UTC()}), nil},
 		{
