@@ -68,6 +68,7 @@ type task struct {
 	queue    *taskQueue
 	class    *class
 	worker   *worker
+	alone    bool      // whether it runs alone on its worker, or is to
 	assumed  bool      // the binding to worker was sent, and the informer does not show it yet
 	doubted  bool      // the binding was refused because of something that the informer does not show yet
 	beside   *holdback // what the task was let in beside
@@ -162,7 +163,7 @@ func (c *cluster) setTask(obj *batch.Task) {
 		// The view from before the binding. Had the task been bound and evicted since, that would have been counted.
 		t.obj = obj
 		return
-	case t.worker != nil && t.worker.name.Name == obj.Spec.WorkerName && t.queue.name == obj.Spec.QueueName:
+	case t.worker != nil && t.worker.name.Name == obj.Spec.WorkerName && t.queue.name == obj.Spec.QueueName && t.alone == runsAlone(obj):
 		c.unhold(t)
 		t.obj, t.assumed, t.doubted, t.failures = obj, false, false, 0
 		return
@@ -395,6 +396,7 @@ func (c *cluster) settle(t *task) {
 		t.queue = old.space.queue(t.obj.Spec.QueueName)
 		old.space.tidyQueue(old)
 	}
+	t.alone = runsAlone(t.obj)
 	if name := t.obj.Spec.WorkerName; name != "" {
 		c.charge(t, t.queue.space.worker(name))
 		return
@@ -448,6 +450,9 @@ func (c *cluster) charge(t *task, w *worker) {
 	q := t.queue
 	t.worker = w
 	w.tasks++
+	if t.alone {
+		w.suspects++
+	}
 	w.used.add(t.requests, 1)
 	q.space.arrange(w)
 	q.bound[t] = struct{}{}
@@ -465,6 +470,9 @@ func (c *cluster) discharge(t *task) {
 		t.beside = nil
 	}
 	w.tasks--
+	if t.alone {
+		w.suspects--
+	}
 	w.used.add(t.requests, -1)
 	q.space.arrange(w)
 	delete(q.bound, t)

@@ -351,6 +351,9 @@ func randomEvents(t *testing.T, seed uint64) {
 			if task := pick(); task != nil && task.Spec.WorkerName != "" {
 				task.Spec.WorkerName = ""
 				task.Status.Disruptions++
+				if r.IntN(3) == 0 {
+					task.Status.WorkerCrashes++
+				}
 				disrupted("WorkerStopped")(task)
 				show(task)
 			}
@@ -386,6 +389,8 @@ func randomEvents(t *testing.T, seed uint64) {
 		for p, ok := c.next(time.Now()); ok; p, ok = c.next(time.Now()) {
 			if w := c.spaces["default"].workers[p.target.Name]; w.tasks > w.allocatable["tasks"] || p.task.requests["cpu"] > 0 && w.used["cpu"] > w.allocatable["cpu"] {
 				t.Fatalf("seed %d, step %d: worker %s was given more than it has", seed, step, p.target.Name)
+			} else if w.suspects > 0 && w.tasks > 1 {
+				t.Fatalf("seed %d, step %d: worker %s runs %d tasks beside one that runs alone", seed, step, p.target.Name, w.tasks-1)
 			}
 			if q := p.task.queue; !withinLimits(q, p.task) {
 				t.Fatalf("seed %d, step %d: queue %s runs more than it may", seed, step, q.name)
@@ -412,12 +417,15 @@ func check(t *testing.T, c *cluster, at string) {
 		}
 		return
 	}
-	tasks, cpu := map[*worker]int64{}, map[*worker]int64{}
+	tasks, suspects, cpu := map[*worker]int64{}, map[*worker]int64{}, map[*worker]int64{}
 	bound, pending, waiting, queueCPU := map[*taskQueue]int{}, map[*taskQueue]int{}, map[*taskQueue]int{}, map[*taskQueue]int64{}
 	for name, task := range c.tasks {
 		q := task.queue
 		if task.worker != nil {
 			tasks[task.worker]++
+			if runsAlone(task.obj) {
+				suspects[task.worker]++
+			}
 			cpu[task.worker] += task.requests["cpu"]
 			bound[q]++
 			queueCPU[q] += task.requests["cpu"]
@@ -459,6 +467,9 @@ func check(t *testing.T, c *cluster, at string) {
 		}
 		if w.tasks != tasks[w] || w.used["cpu"] != cpu[w] {
 			t.Fatalf("%s: %s is charged for %d tasks and %d cpu, has %d and %d", at, w.name.Name, w.tasks, w.used["cpu"], tasks[w], cpu[w])
+		}
+		if w.suspects != suspects[w] {
+			t.Fatalf("%s: %s counts %d tasks that run alone, has %d", at, w.name.Name, w.suspects, suspects[w])
 		}
 		if w.open() != (w.tree != nil) {
 			t.Fatalf("%s: whether %s is open is %v, that it is offered %v", at, w.name.Name, w.open(), w.tree != nil)

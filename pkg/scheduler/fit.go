@@ -110,7 +110,7 @@ func (o *offer) suits(t *task) bool {
 
 // fits says whether w can take t now. It is the hot path, cheapest checks first; refusals says why not.
 func fits(t *task, w *worker) bool {
-	return w.open() &&
+	return w.open() && (!t.alone || w.tasks == 0) &&
 		selects(t.obj.Spec.WorkerSelector, w.labels) &&
 		untolerated(t.obj.Spec.Tolerations, w.taints, keepsAway) == nil &&
 		!slices.ContainsFunc(t.names, func(name batch.ResourceName) bool { return w.lacks(t, name) }) &&
@@ -129,6 +129,12 @@ func refusals(t *task, w *worker) []string {
 		return []string{fmt.Sprintf("had untolerated taint {%s: %s}", taint.Key, taint.Value)}
 	case !selects(t.obj.Spec.WorkerSelector, w.labels):
 		return []string{"did not match the task's worker selector"}
+	}
+	switch {
+	case w.suspects > 0:
+		return []string{"ran a task alone whose worker has crashed before"}
+	case t.alone && w.tasks > 0:
+		return []string{"ran other tasks (the task runs alone since its worker has crashed)"}
 	}
 	var reasons []string
 	if w.tasks >= w.allocatable[batch.ResourceTasks] {
@@ -202,10 +208,13 @@ func untolerated(tolerations []batch.Toleration, taints []batch.Taint, effect fu
 // classKey is the same for tasks of a queue that every worker accepts or refuses alike. names are those of requests, sorted.
 func classKey(obj *batch.Task, requests amounts, names []batch.ResourceName) string {
 	spec := &obj.Spec
-	if len(names) == 0 && len(spec.WorkerSelector) == 0 && len(spec.Tolerations) == 0 {
+	if len(names) == 0 && len(spec.WorkerSelector) == 0 && len(spec.Tolerations) == 0 && !runsAlone(obj) {
 		return ""
 	}
 	var b strings.Builder
+	if runsAlone(obj) {
+		b.WriteString(" alone")
+	}
 	for _, name := range names {
 		fmt.Fprintf(&b, " %q=%d", name, requests[name])
 	}
@@ -219,6 +228,10 @@ func classKey(obj *batch.Task, requests amounts, names []batch.ResourceName) str
 	}
 	return b.String()
 }
+
+// runsAlone reports whether a task must have a worker to itself: it may be the one that takes workers down, and those that ran
+// beside it would be counted with it.
+func runsAlone(obj *batch.Task) bool { return obj.Status.WorkerCrashes > 0 }
 
 // eligible says whether a task is one to bind: unbound, not being deleted, with no gate left.
 func eligible(obj *batch.Task) bool {

@@ -85,6 +85,11 @@ func with(name batch.ResourceName, amount string) func(*batch.Worker) {
 	return func(w *batch.Worker) { w.Status.Allocatable[name] = resource.MustParse(amount) }
 }
 
+// crashed counts crashes of workers against a task.
+func crashed(times int32) func(*batch.Task) {
+	return func(t *batch.Task) { t.Status.WorkerCrashes = times }
+}
+
 func asking(name batch.ResourceName, amount string) func(*batch.Task) {
 	return func(t *batch.Task) {
 		if t.Spec.Resources.Requests == nil {

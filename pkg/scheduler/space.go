@@ -57,8 +57,10 @@ type worker struct {
 	name  cache.ObjectName
 	obj   *batch.Worker // read only; nil unless registered
 	tasks int64
-	used  amounts
-	kept  *holdback // nil unless it is held back
+	// suspects are those of its tasks that run alone.
+	suspects int64
+	used     amounts
+	kept     *holdback // nil unless it is held back
 	// tree is the one of the space's trees that the worker is in, sorted by rank.
 	tree *btree.BTree[*worker]
 	rank float64
@@ -66,7 +68,7 @@ type worker struct {
 
 // open says whether the worker takes tasks and has a place left.
 func (w *worker) open() bool {
-	return w.registered && w.ready && !w.unschedulable && w.tasks < w.allocatable[batch.ResourceTasks]
+	return w.registered && w.ready && !w.unschedulable && w.suspects == 0 && w.tasks < w.allocatable[batch.ResourceTasks]
 }
 
 func (w *worker) lacks(t *task, name batch.ResourceName) bool {
@@ -106,8 +108,11 @@ type holdback struct {
 // leaves says whether a task leaves the worker to the class: it comes first itself, or there is room for both.
 func (h *holdback) leaves(t *task) bool {
 	first := h.class.tasks[0]
-	if t.class == h.class || t.before(first) {
+	switch {
+	case t.class == h.class || t.before(first):
 		return true
+	case t.alone || first.alone: // which takes all of the worker
+		return false
 	}
 	has := h.worker.allocatable
 	return has[batch.ResourceTasks]-h.tasks >= 2 && !slices.ContainsFunc(first.names, func(name batch.ResourceName) bool {

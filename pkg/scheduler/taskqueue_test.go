@@ -335,6 +335,7 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 			name: "with small tasks that take longer than it takes to be told something new", large: []func(*batch.Task){asking("cpu", "8")},
 			small: []func(*batch.Task){asking("cpu", "1")}, slower: 10 * time.Second, within: 40 * time.Second,
 		},
+		{name: "that runs alone", large: []func(*batch.Task){asking("cpu", "1"), crashed(1)}, small: []func(*batch.Task){asking("cpu", "1")}, within: 40 * time.Second},
 		{name: "for most of a worker", large: []func(*batch.Task){asking("cpu", "5")}, small: []func(*batch.Task){asking("cpu", "2")}, within: 40 * time.Second},
 		{name: "in a queue of its own", large: []func(*batch.Task){asking("cpu", "8"), inQueue("large")}, small: []func(*batch.Task){asking("cpu", "1")}, within: 40 * time.Second},
 		{
@@ -489,6 +490,73 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
+	c := newCluster(Spread, func() {})
+	now := time.Now()
+	next := func() string {
+		p, ok := c.next(now)
+		if !ok {
+			return ""
+		}
+		return p.obj.Name + " on " + p.target.Name
+	}
+	want := func(want string) {
+		t.Helper()
+		if got := next(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	says := func(task, want string) {
+		t.Helper()
+		if got := explain(c.tasks[cache.ObjectName{Namespace: "default", Name: task}], c.spaces["default"].workers); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	gone := func(task string) { c.deleteTask(cache.ObjectName{Namespace: "default", Name: task}) }
+
+	c.setWorker(newWorker("a", 4))
+	c.setWorker(newWorker("b", 4))
+	c.setTask(newTask("innocent", on("a")))
+	c.setTask(newTask("suspect-1", crashed(1)))
+	c.setTask(newTask("suspect-2", crashed(3)))
+	want("suspect-1 on b")
+	want("")
+	says("suspect-2", "0/2 workers are available: 1 ran a task alone whose worker has crashed before, "+
+		"1 ran other tasks (the task runs alone since its worker has crashed).")
+	c.setTask(newTask("small"))
+	want("small on a")
+	want("")
+	for _, name := range []string{"x", "y", "z"} {
+		c.setTask(newTask(name, prioritized(-1)))
+	}
+	want("x on a")
+	want("y on a")
+	want("")
+	says("z", "0/2 workers are available: 1 had no room for tasks, 1 ran a task alone whose worker has crashed before.")
+	gone("suspect-1")
+	want("suspect-2 on b")
+	want("")
+	gone("suspect-2")
+	want("z on b")
+	if w := c.spaces["default"].workers["b"]; w.suspects != 0 || w.tasks != 1 {
+		t.Errorf("worker b has %d tasks, of which %d run alone", w.tasks, w.suspects)
+	}
+
+	// It takes the whole of a worker, and so leaves no room on one that is held back for another.
+	c = newCluster(Spread, func() {})
+	c.setWorker(newWorker("a", 4, with("cpu", "8")))
+	c.setTask(newTask("busy", on("a"), asking("cpu", "8")))
+	c.setTask(newTask("a-waits", asking("cpu", "4"), inQueue("ml")))
+	want("")
+	c.holdBack(now)
+	c.setQueue(newQueue("ml", 1, atMost(0)))
+	gone("busy")
+	c.setTask(newTask("suspect", crashed(1)))
+	want("")
+	c.setTask(newTask("small"))
+	want("small on a")
 }
 
 func TestATaskFollowsItsQueue(t *testing.T) {
