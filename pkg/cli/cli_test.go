@@ -294,8 +294,8 @@ func TestHelp(t *testing.T) {
 
 func TestControlCharactersDoNotReachTheTerminal(t *testing.T) {
 	var b bytes.Buffer
-	writeIndented(&b, "\x1b[31mred\x1b[0m\r\x07\nnext\tcolumn\n\n")
-	if want := "  | [31mred[0m\n  | next\tcolumn\n"; b.String() != want {
+	writeIndented(&b, "\xbc\x1b[31mred\x1b[0m\r\x07\n10%\r20%\nnext\tcolumn\u009b2J\n\n")
+	if want := "  | red\n  | 20%\n  | next\tcolumn\n"; b.String() != want {
 		t.Errorf("got %q", b.String())
 	}
 }

@@ -35,6 +35,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
+	"github.com/leat-dev/leat/pkg/cli/sanitize"
 )
 
 const (
@@ -98,7 +99,7 @@ func (e *explainer) title(format string, args ...any) {
 
 // line says one thing, under a word that says what it is about.
 func (e *explainer) line(about, format string, args ...any) {
-	fmt.Fprintf(e.out, "  %s\t%s\n", about, printable(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(e.out, "  %s\t%s\n", about, sanitize.Line(fmt.Sprintf(format, args...)))
 }
 
 func (e *explainer) since(t *metav1.Time) string {
@@ -181,7 +182,7 @@ func times(n int) string {
 
 // output shows the last lines of an output.
 func (e *explainer) output(about, text string) {
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	lines := sanitize.Lines(text)
 	lines = lines[max(0, len(lines)-10):]
 	for i, line := range lines {
 		if i > 0 {
@@ -381,10 +382,10 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 	}
 	e.line("At a time", "at most %d", ptr.Deref(set.Spec.Parallelism, 1))
 	if failed, ok := failedIndexes(set); ok && len(failed) > 0 {
-		e.line("Failed", "index %s%s", shorten(indexes.Format(failed), 100), itemsOf(set, failed))
+		e.line("Failed", "index %s%s", sanitize.Truncate(indexes.Format(failed), 100), itemsOf(set, failed))
 	}
 	if set.Status.IndexFailures != "" {
-		e.line("To be retried", "%s (index:failures)", shorten(set.Status.IndexFailures, 100))
+		e.line("To be retried", "%s (index:failures)", sanitize.Truncate(set.Status.IndexFailures, 100))
 	}
 	if c := meta.FindStatusCondition(set.Status.Conditions, batch.TaskSetReplicaFailure); c != nil && c.Status == metav1.ConditionTrue && final == nil {
 		e.line("Problem", "tasks cannot be created: %s", c.Message)

@@ -45,6 +45,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
+	"github.com/leat-dev/leat/pkg/cli/sanitize"
 )
 
 // followOptions are how something that was made is followed to its end.
@@ -406,7 +407,7 @@ func (w *follower) concludeSet(set *batch.TaskSet) error {
 	fmt.Fprintf(w.streams.ErrOut, "%s has failed: %s succeeded%s: %s: %s\n", w.ref, count, took, final.Reason, final.Message)
 	if failed, ok := failedIndexes(set); ok && len(failed) > 0 {
 		fmt.Fprintf(w.streams.ErrOut, "Failed: index %s%s. Why: %s logs %s --index %d. Again: %s retry --failed %s\n",
-			shorten(indexes.Format(failed), 60), itemsOf(set, failed), w.program, w.ref, failed[0].First, w.program, set.Name)
+			sanitize.Truncate(indexes.Format(failed), 60), itemsOf(set, failed), w.program, w.ref, failed[0].First, w.program, set.Name)
 	} else {
 		fmt.Fprintf(w.streams.ErrOut, "Why: %s explain %s. Again: %s retry --failed %s\n", w.program, w.ref, w.program, set.Name)
 	}
@@ -424,7 +425,7 @@ func itemsOf(set *batch.TaskSet, ranges []indexes.Range) string {
 			if len(items) == 3 {
 				return " (items " + strings.Join(items, ", ") + ", …)"
 			}
-			items = append(items, strconv.Quote(shorten(set.Spec.Items[index], 40)))
+			items = append(items, strconv.Quote(sanitize.Truncate(set.Spec.Items[index], 40)))
 		}
 	}
 	if len(items) == 1 {
@@ -528,31 +529,9 @@ func howEnded(task *batch.Task) string {
 	return text
 }
 
-// writeIndented writes lines of output so that they are told from what we say.
+// writeIndented writes lines of output, marked as such.
 func writeIndented(to io.Writer, text string) {
-	text = strings.TrimRight(text, "\n")
-	if text == "" {
-		return
+	for _, line := range sanitize.Lines(text) {
+		fmt.Fprintf(to, "  | %s\n", line)
 	}
-	for line := range strings.SplitSeq(text, "\n") {
-		fmt.Fprintf(to, "  | %s\n", printable(line))
-	}
-}
-
-// printable keeps what a command has printed from moving the cursor or changing the terminal.
-func printable(line string) string {
-	return strings.Map(func(c rune) rune {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return -1
-		}
-		return c
-	}, line)
-}
-
-// shorten cuts a text that is too long to be read at a glance.
-func shorten(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	return text[:limit] + "…"
 }
