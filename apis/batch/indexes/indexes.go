@@ -20,6 +20,7 @@ package indexes
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -80,6 +81,19 @@ func Count(ranges []Range) int {
 		count += r.Last - r.First + 1
 	}
 	return count
+}
+
+// Below returns the part of the ranges that is below limit. It shares what it does not change with them.
+func Below(ranges []Range, limit int) []Range {
+	for i, r := range ranges {
+		switch {
+		case r.First >= limit:
+			return ranges[:i]
+		case r.Last >= limit:
+			return append(slices.Clone(ranges[:i]), Range{r.First, limit - 1})
+		}
+	}
+	return ranges
 }
 
 // Format writes ranges so that Parse reads them. As in a Job, three or more consecutive indexes are written as a range.

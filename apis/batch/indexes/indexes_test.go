@@ -79,6 +79,18 @@ func TestFormatIsReadBack(t *testing.T) {
 	}
 }
 
+func TestBelow(t *testing.T) {
+	ranges := []Range{{0, 3}, {5, 5}, {7, 9}}
+	for limit, want := range map[int]string{0: "", 2: "0,1", 4: "0-3", 5: "0-3", 6: "0-3,5", 8: "0-3,5,7", 10: "0-3,5,7-9", 99: "0-3,5,7-9"} {
+		if got := Format(Below(ranges, limit)); got != want {
+			t.Errorf("Below(%v, %d) = %q, want %q", ranges, limit, got, want)
+		}
+	}
+	if got := Format(ranges); got != "0-3,5,7-9" {
+		t.Errorf("Below has changed its argument to %q", got)
+	}
+}
+
 func TestCounts(t *testing.T) {
 	for name, test := range map[string]struct {
 		list string

@@ -164,6 +164,20 @@ func TestElasticSetsChangeTheirCompletions(t *testing.T) {
 	w.expect(outcomeOf{conditions: reached, succeeded: 2, failed: 1, completed: "0,1", started: true, completionTimeSet: true})
 }
 
+// TestElasticSetsEndWhateverBecomesOfTheirSpec makes a set smaller and changes its parallelism before the controller has written a status.
+func TestElasticSetsEndWhateverBecomesOfTheirSpec(t *testing.T) {
+	w := running(t, of(completions(8), parallelism(8), indexed))
+	w.end(0, 2, 3, 4, 5, 6, 7)
+	w.expect(outcomeOf{active: 2, succeeded: 6, completed: "2-7", started: true})
+	w.change(func(s *batch.TaskSet) { s.Spec.Parallelism, s.Spec.Completions = ptr.To[int32](2), ptr.To[int32](2) })
+	w.change(func(s *batch.TaskSet) { s.Spec.Parallelism = ptr.To[int32](1) })
+	w.expect(outcomeOf{active: 1, started: true})
+	w.end(0, 0)
+	w.settle()
+	w.end(0, 1)
+	w.expect(outcomeOf{conditions: reached, succeeded: 2, completed: "0,1", started: true, completionTimeSet: true})
+}
+
 func TestTasksOfASet(t *testing.T) {
 	spec := of(completions(20), parallelism(12), indexed, backoffLimit(100))
 	spec.QueueName = "q"
@@ -183,6 +197,7 @@ func TestTasksOfASet(t *testing.T) {
 	}
 	wantMeta := metav1.ObjectMeta{
 		Name: task.Name, Namespace: testNamespace, UID: task.UID, ResourceVersion: task.ResourceVersion, CreationTimestamp: task.CreationTimestamp,
+		Generation: 1,
 		Labels: map[string]string{
 			"batch.leat.dev/controller-uid": string(set.UID), "batch.leat.dev/taskset-name": "set", "batch.leat.dev/completion-index": "11",
 		},
@@ -199,6 +214,7 @@ func TestTasksOfASet(t *testing.T) {
 		Env: []batch.EnvVar{{Name: "TASK_INDEX", Value: "11"}, {Name: "FILE", Value: "in-$(TASK_INDEX)"}, {Name: "JOB_COMPLETION_INDEX", Value: "own"}},
 	}
 	wantSpec.BackoffLimit, wantSpec.TerminationGracePeriodSeconds = task.Spec.BackoffLimit, task.Spec.TerminationGracePeriodSeconds
+	wantSpec.CrashLimit = task.Spec.CrashLimit
 	if diff := cmp.Diff(wantSpec, task.Spec); diff != "" {
 		t.Errorf("spec: want -, got +:\n%s", diff)
 	}
@@ -618,7 +634,7 @@ func TestTasksThatPeopleDeleteAreStartedAnew(t *testing.T) {
 
 func TestAnotherWriterOfTheStatusIsHeard(t *testing.T) {
 	w := running(t, of(completions(9), parallelism(2)))
-	w.change(func(s *batch.TaskSet) { s.Status.CompletedIndexes, s.Status.Succeeded = "0-4", 5 })
+	w.changeStatus(func(s *batch.TaskSetStatus) { s.CompletedIndexes, s.Succeeded = "0-4", 5 })
 	w.expectActive(5, 6)
 	w.expect(outcomeOf{active: 2, succeeded: 5, completed: "0-4", started: true})
 }

@@ -164,7 +164,7 @@ func (l *ledger) load(set *batch.TaskSet) error {
 	if err != nil {
 		return err
 	}
-	l.completed, l.failedIndexes = newIndexSet(below(completed, l.limit)), newIndexSet(below(failed, l.limit))
+	l.completed, l.failedIndexes = newIndexSet(indexes.Below(completed, l.limit)), newIndexSet(indexes.Below(failed, l.limit))
 	l.pending = remaining(l.limit, &l.completed, &l.failedIndexes)
 	l.rules = newSuccessRules(spec.SuccessPolicy, l.limit, &l.completed)
 	l.failures = make(map[int]int, len(failures))
@@ -193,21 +193,6 @@ func (l *ledger) load(set *batch.TaskSet) error {
 }
 
 func limitOf(set *batch.TaskSet) int { return int(ptr.Deref(set.Spec.Completions, maxIndex)) }
-
-// below gives the part of the ranges that is below limit.
-func below(ranges []indexes.Range, limit int) []indexes.Range {
-	for i, r := range ranges {
-		if r.Last >= limit {
-			ranges = slices.Clone(ranges[:i+1])
-			ranges[i].Last = limit - 1
-			if r.First >= limit {
-				ranges = ranges[:i]
-			}
-			break
-		}
-	}
-	return ranges
-}
 
 // observe takes in what has become of a task, nil when it is gone.
 func (l *ledger) observe(uid types.UID, task *batch.Task) {

@@ -186,10 +186,13 @@ func (w *world) handle(action clienttesting.Action) (runtime.Object, error) {
 		if w.tasks[task.Name] != nil {
 			return nil, apierrors.NewAlreadyExists(resource, task.Name)
 		}
-		w.created[start{indexOf(task), failuresOf(task)}]++
 		task.UID = types.UID(fmt.Sprintf("task-%d", w.version))
 		task.CreationTimestamp = metav1.Time{Time: w.now}
-		task.Status.Phase = batch.TaskPending
+		task, err := rules().createTask(task)
+		if err != nil {
+			return nil, err
+		}
+		w.created[start{indexOf(task), failuresOf(task)}]++
 		return w.putTask(task), nil
 	case clienttesting.UpdateActionImpl:
 		set := a.Object.DeepCopyObject().(*batch.TaskSet)
@@ -200,13 +203,17 @@ func (w *world) handle(action clienttesting.Action) (runtime.Object, error) {
 		case set.ResourceVersion != old.ResourceVersion:
 			return nil, conflict(set.Name)
 		}
+		update := rules().updateSet
 		if a.Subresource == "status" {
-			status := set.Status
-			set = old.DeepCopy()
-			set.Status = status
-			w.checkStatus(old, set)
-		} else {
-			set.Status = old.Status
+			update = rules().updateStatus
+			if finished(old) != nil {
+				w.t.Errorf("a finished set was written to: %+v", set.Status)
+			}
+		}
+		set, err := update(set, old)
+		if err != nil {
+			w.t.Errorf("the server refuses a write of the controller: %v", err)
+			return nil, err
 		}
 		return w.putSet(set), nil
 	case clienttesting.DeleteActionImpl:
@@ -237,29 +244,6 @@ func (w *world) handle(action clienttesting.Action) (runtime.Object, error) {
 		return w.putTask(task), nil
 	}
 	return nil, fmt.Errorf("no answer to %T", action)
-}
-
-// checkStatus holds the controller to rules that the server has.
-func (w *world) checkStatus(old, set *batch.TaskSet) {
-	status := &set.Status
-	final := finished(set)
-	switch {
-	case finished(old) != nil:
-		w.t.Errorf("a finished set was written to: %+v", status)
-	case final != nil && (status.Active > 0 || *status.Terminating > 0):
-		w.t.Errorf("a set is %s with %d active and %d terminating tasks", final.Type, status.Active, *status.Terminating)
-	case final != nil && status.StartTime == nil:
-		w.t.Errorf("a set is %s and was not started", final.Type)
-	case (status.CompletionTime != nil) != isTrue(set, batch.TaskSetComplete):
-		w.t.Errorf("completionTime is %v in %v", status.CompletionTime, status.Conditions)
-	case status.Failed < old.Status.Failed:
-		w.t.Errorf("failed went from %d to %d", old.Status.Failed, status.Failed)
-	case *status.Ready > status.Active:
-		w.t.Errorf("%d of %d active tasks are ready", *status.Ready, status.Active)
-	case isTrue(set, batch.TaskSetComplete) && !isTrue(set, batch.TaskSetSuccessCriteriaMet),
-		isTrue(set, batch.TaskSetFailed) && !isTrue(set, batch.TaskSetFailureTarget):
-		w.t.Errorf("a set finished of a sudden: %v", status.Conditions)
-	}
 }
 
 func (w *world) putSet(set *batch.TaskSet) *batch.TaskSet {
@@ -370,20 +354,52 @@ func (w *world) pass(d time.Duration) {
 	w.t.Fatal("the controller asks for too many passes")
 }
 
-// create creates the set, defaulted as the server does it.
+// create creates the set, defaulted and checked as the server does it.
 func (w *world) create(spec batch.TaskSetSpec) {
-	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: testSet}, Spec: spec}
-	set.UID = types.UID(fmt.Sprintf("set-%d", w.version))
-	set.CreationTimestamp = metav1.Time{Time: w.now}
-	batch.SetObjectDefaults_TaskSet(set)
-	set.Spec.Template.Labels = map[string]string{batch.LabelControllerUID: string(set.UID), batch.LabelTaskSetName: testSet}
+	w.t.Helper()
+	if len(spec.Template.Spec.Command) == 0 {
+		spec.Template.Spec.Command = []string{"true"}
+	}
+	set, err := rules().createSet(&batch.TaskSet{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: testNamespace, Name: testSet, UID: types.UID(fmt.Sprintf("set-%d", w.version)), CreationTimestamp: metav1.Time{Time: w.now},
+		},
+		Spec: spec,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	w.putSet(set)
 }
 
 // change changes the set as a person does.
 func (w *world) change(f func(*batch.TaskSet)) {
+	w.t.Helper()
+	if err := w.tryChange(f); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// tryChange returns why the server refuses the change, if it does.
+func (w *world) tryChange(f func(*batch.TaskSet)) error {
 	set := w.sets[testSet].DeepCopy()
 	f(set)
+	set, err := rules().updateSet(set, w.sets[testSet])
+	if err == nil {
+		w.putSet(set)
+	}
+	return err
+}
+
+// changeStatus changes the status as another client does.
+func (w *world) changeStatus(f func(*batch.TaskSetStatus)) {
+	w.t.Helper()
+	set := w.sets[testSet].DeepCopy()
+	f(&set.Status)
+	set, err := rules().updateStatus(set, w.sets[testSet])
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	w.putSet(set)
 }
 

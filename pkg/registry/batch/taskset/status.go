@@ -19,6 +19,7 @@ package taskset
 import (
 	"context"
 	"fmt"
+	"math"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -146,10 +147,12 @@ func (Strategy) ValidateStatusChange(_ context.Context, set, old *batch.TaskSet)
 		errs = append(errs, field.Invalid(path.Child("failed"), status.Failed,
 			fmt.Sprintf("must be greater than or equal to its former value, %d", before.Failed)))
 	}
-	// The indexes of an elastic set go away when it is made smaller.
-	if status.Succeeded < before.Succeeded && !elastic(&set.Spec) {
-		errs = append(errs, field.Invalid(path.Child("succeeded"), status.Succeeded,
-			fmt.Sprintf("must be greater than or equal to its former value, %d", before.Succeeded)))
+	if least := leastSucceeded(set, before); status.Succeeded < least {
+		detail := fmt.Sprintf("must be greater than or equal to its former value, %d", before.Succeeded)
+		if least < before.Succeeded {
+			detail = fmt.Sprintf("must be greater than or equal to %d, its former value without the indexes past completions", least)
+		}
+		errs = append(errs, field.Invalid(path.Child("succeeded"), status.Succeeded, detail))
 	}
 	if before.CompletionTime != nil && status.CompletionTime != nil &&
 		!apiequality.Semantic.DeepEqual(status.CompletionTime, before.CompletionTime) {
@@ -161,6 +164,17 @@ func (Strategy) ValidateStatusChange(_ context.Context, set, old *batch.TaskSet)
 		errs = append(errs, field.Forbidden(path.Child("startTime"), "must not change once it is set, but when the set is suspended or resumed"))
 	}
 	return errs
+}
+
+// leastSucceeded returns how many indexes had succeeded by the former status and are below the completions of the set. An elastic set
+// that has been made smaller forgets the others, whatever has become of its spec since.
+func leastSucceeded(set *batch.TaskSet, before *batch.TaskSetStatus) int32 {
+	if set.Spec.Completions == nil {
+		return before.Succeeded
+	}
+	completed, _ := indexes.Parse(before.CompletedIndexes, math.MaxInt32) // read when it was written
+	forgotten := indexes.Count(completed) - indexes.Count(indexes.Below(completed, int(*set.Spec.Completions)))
+	return before.Succeeded - int32(forgotten)
 }
 
 func isTrue(set *batch.TaskSet, condition string) bool {

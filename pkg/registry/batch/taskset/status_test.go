@@ -24,6 +24,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/apis/batch/indexes"
 )
 
 func at(second int64) *metav1.Time { return ptr.To(metav1.Unix(second, 0)) }
@@ -152,6 +153,15 @@ func TestValidateStatusChange(t *testing.T) {
 	counted := func(succeeded, failed int32) func(*batch.TaskSet) {
 		return status(func(s *batch.TaskSetStatus) { s.Succeeded, s.Failed = succeeded, failed })
 	}
+	completed := func(list string) func(*batch.TaskSet) {
+		return status(func(s *batch.TaskSetStatus) {
+			ranges, err := indexes.Parse(list, 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.CompletedIndexes, s.Succeeded = list, int32(indexes.Count(ranges))
+		})
+	}
 	started := func(second int64) func(*batch.TaskSet) {
 		return status(func(s *batch.TaskSetStatus) { s.StartTime = at(second) })
 	}
@@ -190,7 +200,16 @@ func TestValidateStatusChange(t *testing.T) {
 				`status.succeeded: Invalid value: 1: must be greater than or equal to its former value, 2`,
 			},
 		},
-		{"but as an elastic set does", newSet(indexed(3, 3), counted(2, 0)), newSet(indexed(1, 1), counted(1, 0)), nil},
+		{"but as an elastic set does", newSet(indexed(3, 3), completed("0-1")), newSet(indexed(1, 1), completed("0")), nil},
+		{"whatever its parallelism is by then", newSet(indexed(8, 8), completed("2-7")), newSet(indexed(1, 2), completed("")), nil},
+		{
+			"and by no more than that", newSet(indexed(8, 8), completed("0,3-7")), newSet(indexed(1, 4), completed("0")),
+			[]string{`status.succeeded: Invalid value: 1: must be greater than or equal to 2, its former value without the indexes past completions`},
+		},
+		{
+			"not as large as it is", newSet(indexed(8, 8), completed("0-5")), newSet(indexed(8, 8), completed("0-4")),
+			[]string{`status.succeeded: Invalid value: 5: must be greater than or equal to its former value, 6`},
+		},
 		{"a set starts", newSet(), newSet(started(1)), nil},
 		{"a set starts once", newSet(started(1)), newSet(started(2)), []string{once}},
 		{"a start is not forgotten", newSet(started(1)), newSet(), []string{once}},
