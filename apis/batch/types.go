@@ -158,6 +158,7 @@ type TaskStatus struct {
 	CompletionTime *metav1.Time
 	Progress       string
 	WorkerCrashes  int32
+	FailedAttempts int32
 }
 
 // TaskState is where the command of a task is now. At most one member is set.

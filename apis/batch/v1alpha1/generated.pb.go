@@ -1835,6 +1835,9 @@ func (m *TaskStatus) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i = encodeVarintGenerated(dAtA, i, uint64(m.FailedAttempts))
+	i--
+	dAtA[i] = 0x58
 	i = encodeVarintGenerated(dAtA, i, uint64(m.WorkerCrashes))
 	i--
 	dAtA[i] = 0x50
@@ -3175,6 +3178,7 @@ func (m *TaskStatus) Size() (n int) {
 	l = len(m.Progress)
 	n += 1 + l + sovGenerated(uint64(l))
 	n += 1 + sovGenerated(uint64(m.WorkerCrashes))
+	n += 1 + sovGenerated(uint64(m.FailedAttempts))
 	return n
 }
 
@@ -3893,6 +3897,7 @@ func (this *TaskStatus) String() string {
 		`CompletionTime:` + strings.Replace(fmt.Sprintf("%v", this.CompletionTime), "Time", "v1.Time", 1) + `,`,
 		`Progress:` + fmt.Sprintf("%v", this.Progress) + `,`,
 		`WorkerCrashes:` + fmt.Sprintf("%v", this.WorkerCrashes) + `,`,
+		`FailedAttempts:` + fmt.Sprintf("%v", this.FailedAttempts) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -9744,6 +9749,25 @@ func (m *TaskStatus) Unmarshal(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.WorkerCrashes |= int32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 11:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field FailedAttempts", wireType)
+			}
+			m.FailedAttempts = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.FailedAttempts |= int32(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}

@@ -442,6 +442,13 @@ type TaskStatus struct {
 	// +k8s:optional
 	// +k8s:minimum=0
 	WorkerCrashes int32 `json:"workerCrashes,omitempty" protobuf:"varint,10,opt,name=workerCrashes"`
+
+	// failedAttempts is how many starts of the command have failed. backoffLimit bounds it. A start that a disruption
+	// ended is not counted, and an eviction keeps the count.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	FailedAttempts int32 `json:"failedAttempts,omitempty" protobuf:"varint,11,opt,name=failedAttempts"`
 }
 
 // TaskState is where the command of a task is now. At most one member is set.

@@ -4265,6 +4265,37 @@ func Validate_TaskStatus(
 		errs = append(errs, fn(fldPath.Child("workerCrashes"), &obj.WorkerCrashes, oldVal, oldObj != nil)...)
 	}
 
+	{ // field TaskStatus.FailedAttempts
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *int32,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.Minimum(ctx, op, fldPath, obj, oldObj, 0); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskStatus) *int32 {
+				return &oldObj.FailedAttempts
+			})
+		errs = append(errs, fn(fldPath.Child("failedAttempts"), &obj.FailedAttempts, oldVal, oldObj != nil)...)
+	}
+
 	return errs
 }
 

@@ -1860,6 +1860,13 @@ func schema_leat_apis_batch_v1alpha1_TaskStatus(ref common.ReferenceCallback) co
 							Format:      "int32",
 						},
 					},
+					"failedAttempts": {
+						SchemaProps: spec.SchemaProps{
+							Description: "failedAttempts is how many starts of the command have failed. backoffLimit bounds it. A start that a disruption ended is not counted, and an eviction keeps the count.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
 				},
 			},
 		},

@@ -51,6 +51,9 @@ type TaskStatusApplyConfiguration struct {
 	// workerCrashes is how many times the worker was lost or restarted while the command ran. Only the eviction
 	// subresource counts it.
 	WorkerCrashes *int32 `json:"workerCrashes,omitempty"`
+	// failedAttempts is how many starts of the command have failed. backoffLimit bounds it. A start that a disruption
+	// ended is not counted, and an eviction keeps the count.
+	FailedAttempts *int32 `json:"failedAttempts,omitempty"`
 }
 
 // TaskStatusApplyConfiguration constructs a declarative configuration of the TaskStatus type for use with
@@ -141,5 +144,13 @@ func (b *TaskStatusApplyConfiguration) WithProgress(value string) *TaskStatusApp
 // If called multiple times, the WorkerCrashes field is set to the value of the last call.
 func (b *TaskStatusApplyConfiguration) WithWorkerCrashes(value int32) *TaskStatusApplyConfiguration {
 	b.WorkerCrashes = &value
+	return b
+}
+
+// WithFailedAttempts sets the FailedAttempts field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the FailedAttempts field is set to the value of the last call.
+func (b *TaskStatusApplyConfiguration) WithFailedAttempts(value int32) *TaskStatusApplyConfiguration {
+	b.FailedAttempts = &value
 	return b
 }
