@@ -33,7 +33,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	kuberuntime "k8s.io/apimachinery/pkg/runtime"
@@ -223,29 +222,15 @@ func (s *settings) access() (*rest.Config, string, error) {
 	return config, namespace, nil
 }
 
-// resources is the capacity of the worker: what the machine has, but for what the flags say.
+// resources returns the capacity of the worker: what the machine has, overridden by the flags.
 func (s *settings) resources() (batch.ResourceList, error) {
 	if s.tasks < 1 {
 		return nil, fmt.Errorf("--tasks=%d: must be 1 or more", s.tasks)
 	}
-	list := batch.ResourceList{batch.ResourceCPU: *resource.NewQuantity(int64(runtime.GOMAXPROCS(0)), resource.DecimalSI)}
-	if bytes := memory("/"); bytes > 0 {
-		list[batch.ResourceMemory] = *resource.NewQuantity(bytes, resource.BinarySI)
+	list, err := worker.Capacity(s.tasks, s.capacity)
+	if err != nil {
+		return nil, fmt.Errorf("--capacity=%w", err)
 	}
-	for name, text := range s.capacity {
-		switch {
-		case name == string(batch.ResourceTasks):
-			return nil, fmt.Errorf("--capacity=%s=%s: how many tasks run at a time is said by --tasks", name, text)
-		case name != string(batch.ResourceCPU) && name != string(batch.ResourceMemory) && !strings.Contains(name, "/"):
-			return nil, fmt.Errorf("--capacity=%s=%s: the name must be cpu, memory, or one with a domain, like example.com/gpu", name, text)
-		}
-		quantity, err := resource.ParseQuantity(text)
-		if err != nil || quantity.Sign() < 0 {
-			return nil, fmt.Errorf("--capacity=%s=%s: the quantity must be a number like 4, 500m or 16Gi, 0 or more", name, text)
-		}
-		list[batch.ResourceName(name)] = quantity
-	}
-	list[batch.ResourceTasks] = *resource.NewQuantity(int64(s.tasks), resource.DecimalSI)
 	return list, nil
 }
 
@@ -266,24 +251,6 @@ func parseTaints(texts []string) ([]batch.Taint, error) {
 		}
 	}
 	return taints, nil
-}
-
-// memory is how many bytes of it there are for the process: what its control group allows, or what the machine has. Zero is not
-// known. root is that of the file system.
-func memory(root string) int64 {
-	if limit, err := os.ReadFile(root + "/sys/fs/cgroup/memory.max"); err == nil {
-		if bytes, err := strconv.ParseInt(strings.TrimSpace(string(limit)), 10, 64); err == nil {
-			return bytes
-		}
-	}
-	info, _ := os.ReadFile(root + "/proc/meminfo")
-	for line := range strings.Lines(string(info)) {
-		var kilobytes int64
-		if n, _ := fmt.Sscanf(line, "MemTotal: %d kB", &kilobytes); n == 1 {
-			return kilobytes * 1024
-		}
-	}
-	return 0
 }
 
 // logTo sends the log to w.

@@ -57,7 +57,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		"no such kubeconfig":         {[]string{"--kubeconfig=/no/such/file"}, "/no/such/file"},
 		"kubeconfig that is none":    {[]string{"--kubeconfig=" + garbage}, garbage},
 		"no tasks":                   {[]string{"--tasks=0"}, "--tasks=0: must be 1 or more"},
-		"tasks as a capacity":        {[]string{"--capacity=tasks=3"}, "is said by --tasks"},
+		"tasks as a capacity":        {[]string{"--capacity=tasks=3"}, "a flag of its own"},
 		"capacity without a domain":  {[]string{"--capacity=gpu=3"}, "like example.com/gpu"},
 		"capacity that is no number": {[]string{"--capacity=cpu=many"}, "a number like 4, 500m or 16Gi"},
 		"negative capacity":          {[]string{"--capacity=cpu=-1"}, "0 or more"},
@@ -87,51 +87,6 @@ func TestMistakesAreNamed(t *testing.T) {
 			command.SetArgs(tc.args)
 			if err := command.Execute(); err == nil || !strings.Contains(output.String(), tc.want) {
 				t.Errorf("leat-worker %s: %v, printed %q; want it to fail and say %q", strings.Join(tc.args, " "), err, output.String(), tc.want)
-			}
-		})
-	}
-}
-
-func TestResources(t *testing.T) {
-	s := settings{tasks: 3, capacity: map[string]string{"cpu": "500m", "example.com/gpu": "2"}}
-	list, err := s.resources()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]string{"tasks": "3", "cpu": "500m", "example.com/gpu": "2"} {
-		if quantity := list[batch.ResourceName(name)]; quantity.String() != want {
-			t.Errorf("%s is %s, want %s", name, quantity.String(), want)
-		}
-	}
-	if quantity := list["memory"]; quantity.Value() <= 0 {
-		t.Errorf("the machine has %s of memory", quantity.String())
-	}
-}
-
-func TestMemory(t *testing.T) {
-	const meminfo = "MemTotal:       16384 kB\nMemFree:         1024 kB\n"
-	for name, tc := range map[string]struct {
-		files map[string]string
-		want  int64
-	}{
-		"limited":     {map[string]string{"sys/fs/cgroup/memory.max": "4096\n", "proc/meminfo": meminfo}, 4096},
-		"not limited": {map[string]string{"sys/fs/cgroup/memory.max": "max\n", "proc/meminfo": meminfo}, 16384 * 1024},
-		"no group":    {map[string]string{"proc/meminfo": meminfo}, 16384 * 1024},
-		"not known":   {nil, 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
-			for file, content := range tc.files {
-				path := filepath.Join(root, file)
-				if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if got := memory(root); got != tc.want {
-				t.Errorf("memory is %d, want %d", got, tc.want)
 			}
 		})
 	}
