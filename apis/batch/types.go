@@ -280,6 +280,14 @@ type TaskSetSpec struct {
 	Template                TaskTemplateSpec
 	Items                   []string
 	Cancelled               bool
+	IndexNumbers            *IndexNumbers
+}
+
+// IndexNumbers are the numbers of the indexes of a set: a list, or a first number and a step.
+type IndexNumbers struct {
+	First *int32
+	Step  *int32
+	List  []int32
 }
 
 // TaskTemplateSpec is the task that a set creates.

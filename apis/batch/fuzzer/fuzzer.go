@@ -42,7 +42,7 @@ func Funcs(runtimeserializer.CodecFactory) []any {
 			fillPointer(c, &spec.CompletionMode)
 			fillPointer(c, &spec.BackoffLimit)
 			fillPointer(c, &spec.Suspend)
-			if len(spec.Items) > 0 {
+			if len(spec.Items) > 0 || spec.IndexNumbers != nil && len(spec.IndexNumbers.List) > 0 {
 				fillPointer(c, &spec.Completions)
 			}
 		},

@@ -23,10 +23,14 @@ func init() { localSchemeBuilder.Register(RegisterDefaults) }
 // DefaultBackoffLimit is how many failed tasks make a set fail when nothing else is said, as for a Job.
 const DefaultBackoffLimit int32 = 6
 
-// SetDefaults_TaskSet sets the defaults that depend on other fields, by the rules of batch/v1 Job, and completions by items.
+// SetDefaults_TaskSet sets the defaults that depend on other fields, by the rules of batch/v1 Job, and completions by items
+// or by the list of indexNumbers.
 func SetDefaults_TaskSet(set *TaskSet) {
 	if set.Spec.Completions == nil && len(set.Spec.Items) > 0 {
 		set.Spec.Completions = ptr.To(int32(len(set.Spec.Items)))
+	}
+	if numbers := set.Spec.IndexNumbers; set.Spec.Completions == nil && numbers != nil && len(numbers.List) > 0 {
+		set.Spec.Completions = ptr.To(int32(len(numbers.List)))
 	}
 	if set.Spec.Completions == nil && set.Spec.Parallelism == nil {
 		set.Spec.Completions = ptr.To[int32](1)

@@ -91,6 +91,13 @@ func TestDefaults(t *testing.T) {
 			}),
 		},
 		{
+			"completions are how many numbers are listed",
+			&v1alpha1.TaskSet{Spec: v1alpha1.TaskSetSpec{IndexNumbers: &v1alpha1.IndexNumbers{List: []int32{3, 17}}}},
+			set(func(set *v1alpha1.TaskSet) {
+				set.Spec.Completions, set.Spec.IndexNumbers = ptr.To[int32](2), &v1alpha1.IndexNumbers{List: []int32{3, 17}}
+			}),
+		},
+		{
 			"completions other than items stay, for validation to judge",
 			&v1alpha1.TaskSet{Spec: v1alpha1.TaskSetSpec{Completions: ptr.To[int32](3), Items: []string{"a", ""}}},
 			set(func(set *v1alpha1.TaskSet) {

@@ -197,6 +197,38 @@ type TaskSetSpec struct {
 	// +optional
 	// +k8s:optional
 	Cancelled bool `json:"cancelled,omitempty" protobuf:"varint,16,opt,name=cancelled"`
+
+	// indexNumbers say which number the task of each index finds in its variable TASK_INDEX. Unset, it is the index.
+	// JOB_COMPLETION_INDEX is the index in any case. Only in Indexed mode.
+	// +optional
+	// +k8s:optional
+	// +k8s:immutable
+	IndexNumbers *IndexNumbers `json:"indexNumbers,omitempty" protobuf:"bytes,17,opt,name=indexNumbers"`
+}
+
+// IndexNumbers are the numbers of the indexes of a set: a list, or a first number and a step.
+type IndexNumbers struct {
+	// first is the number of index 0. It defaults to 0.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	First *int32 `json:"first,omitempty" protobuf:"varint,1,opt,name=first"`
+
+	// step is how much the number grows from each index to the next. It defaults to 1.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=1
+	Step *int32 `json:"step,omitempty" protobuf:"varint,2,opt,name=step"`
+
+	// list are the numbers of all indexes, ascending: one for each, in place of first and step. At most 10000.
+	// completions default to how many there are, and must be as many.
+	// +optional
+	// +listType=atomic
+	// +k8s:optional
+	// +k8s:listType=atomic
+	// +k8s:maxItems=10000
+	// +k8s:eachVal=+k8s:minimum=0
+	List []int32 `json:"list,omitempty" protobuf:"varint,3,rep,name=list"`
 }
 
 // TaskTemplateSpec is the task that a set creates.
@@ -340,6 +372,12 @@ const (
 	// AnnotationIndexFailureCount is the annotation of a task with how many tasks of the same index had failed before it
 	// was created, not counting those that the failure policy ignores.
 	AnnotationIndexFailureCount = "batch.leat.dev/index-failure-count"
+	// LabelRetryOf is the label of a task or a set that runs another one again, with the uid of that one. A retry of a
+	// retry has the uid of the first of all.
+	LabelRetryOf = "batch.leat.dev/retry-of-uid"
+	// AnnotationRetryOf is the annotation of a task or a set that runs another one again, with the name of that one. A
+	// retry of a retry has the name of the first of all.
+	AnnotationRetryOf = "batch.leat.dev/retry-of"
 )
 
 const (

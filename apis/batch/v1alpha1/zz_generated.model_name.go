@@ -42,6 +42,11 @@ func (in Eviction) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in IndexNumbers) OpenAPIModelName() string {
+	return "dev.leat.batch.v1alpha1.IndexNumbers"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in SuccessPolicy) OpenAPIModelName() string {
 	return "dev.leat.batch.v1alpha1.SuccessPolicy"
 }

@@ -558,6 +558,115 @@ func Validate_Eviction(
 	return errs
 }
 
+// Validate_IndexNumbers validates an instance of IndexNumbers according
+// to declarative validation rules in the API schema.
+func Validate_IndexNumbers(
+	ctx context.Context, op operation.Operation, fldPath *field.Path,
+	obj, oldObj *IndexNumbers) (errs field.ErrorList) {
+
+	{ // field IndexNumbers.First
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *int32,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalPointer(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.Minimum(ctx, op, fldPath, obj, oldObj, 0); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *IndexNumbers) *int32 {
+				return oldObj.First
+			})
+		errs = append(errs, fn(fldPath.Child("first"), obj.First, oldVal, oldObj != nil)...)
+	}
+
+	{ // field IndexNumbers.Step
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *int32,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalPointer(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.Minimum(ctx, op, fldPath, obj, oldObj, 1); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *IndexNumbers) *int32 {
+				return oldObj.Step
+			})
+		errs = append(errs, fn(fldPath.Child("step"), obj.Step, oldVal, oldObj != nil)...)
+	}
+
+	{ // field IndexNumbers.List
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj []int32,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if equality.Semantic.DeepEqual(obj, oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.MaxItems(ctx, op, fldPath, obj, oldObj, 10000).MarkShortCircuit(); len(e) != 0 {
+				errs = append(errs, e...)
+				earlyReturn = true
+			}
+			if e := validate.OptionalSlice(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.EachValSliceVal(ctx, op, fldPath, obj, oldObj, nil, nil,
+				func(ctx context.Context, op operation.Operation, fldPath *field.Path, obj, oldObj *int32) field.ErrorList {
+					return validate.Minimum(ctx, op, fldPath, obj, oldObj, 0)
+				}); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *IndexNumbers) []int32 {
+				return oldObj.List
+			})
+		errs = append(errs, fn(fldPath.Child("list"), obj.List, oldVal, oldObj != nil)...)
+	}
+
+	return errs
+}
+
 var symbolsForStopPolicy = sets.New(StopPolicyHold, StopPolicyHoldAndDrain, StopPolicyNone)
 
 // Validate_StopPolicy validates an instance of StopPolicy according
@@ -2686,6 +2795,40 @@ func Validate_TaskSetSpec(
 				return &oldObj.Cancelled
 			})
 		errs = append(errs, fn(fldPath.Child("cancelled"), &obj.Cancelled, oldVal, oldObj != nil)...)
+	}
+
+	{ // field TaskSetSpec.IndexNumbers
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *IndexNumbers,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if equality.Semantic.DeepEqual(obj, oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.Immutable(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				errs = append(errs, e...)
+				earlyReturn = true
+			}
+			if e := validate.OptionalPointer(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			// call the type's validation function
+			errs = append(errs, Validate_IndexNumbers(ctx, op, fldPath, obj, oldObj)...)
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetSpec) *IndexNumbers {
+				return oldObj.IndexNumbers
+			})
+		errs = append(errs, fn(fldPath.Child("indexNumbers"), obj.IndexNumbers, oldVal, oldObj != nil)...)
 	}
 
 	return errs

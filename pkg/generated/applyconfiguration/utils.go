@@ -34,6 +34,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 	// Group=batch.leat.dev, Version=v1alpha1
 	case v1alpha1.SchemeGroupVersion.WithKind("EnvVar"):
 		return &batchv1alpha1.EnvVarApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("IndexNumbers"):
+		return &batchv1alpha1.IndexNumbersApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SuccessPolicy"):
 		return &batchv1alpha1.SuccessPolicyApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SuccessPolicyRule"):

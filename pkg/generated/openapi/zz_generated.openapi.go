@@ -38,6 +38,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.BindingTarget{}.OpenAPIModelName():                            schema_leat_apis_batch_v1alpha1_BindingTarget(ref),
 		v1alpha1.EnvVar{}.OpenAPIModelName():                                   schema_leat_apis_batch_v1alpha1_EnvVar(ref),
 		v1alpha1.Eviction{}.OpenAPIModelName():                                 schema_leat_apis_batch_v1alpha1_Eviction(ref),
+		v1alpha1.IndexNumbers{}.OpenAPIModelName():                             schema_leat_apis_batch_v1alpha1_IndexNumbers(ref),
 		v1alpha1.SuccessPolicy{}.OpenAPIModelName():                            schema_leat_apis_batch_v1alpha1_SuccessPolicy(ref),
 		v1alpha1.SuccessPolicyRule{}.OpenAPIModelName():                        schema_leat_apis_batch_v1alpha1_SuccessPolicyRule(ref),
 		v1alpha1.Taint{}.OpenAPIModelName():                                    schema_leat_apis_batch_v1alpha1_Taint(ref),
@@ -326,6 +327,52 @@ func schema_leat_apis_batch_v1alpha1_Eviction(ref common.ReferenceCallback) comm
 		},
 		Dependencies: []string{
 			metav1.ObjectMeta{}.OpenAPIModelName(), metav1.Preconditions{}.OpenAPIModelName()},
+	}
+}
+
+func schema_leat_apis_batch_v1alpha1_IndexNumbers(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "IndexNumbers are the numbers of the indexes of a set: a list, or a first number and a step.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"first": {
+						SchemaProps: spec.SchemaProps{
+							Description: "first is the number of index 0. It defaults to 0.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"step": {
+						SchemaProps: spec.SchemaProps{
+							Description: "step is how much the number grows from each index to the next. It defaults to 1.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"list": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "list are the numbers of all indexes, ascending: one for each, in place of first and step. At most 10000. completions default to how many there are, and must be as many.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"integer"},
+										Format: "int32",
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
 	}
 }
 
@@ -1308,12 +1355,18 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 							Format:      "",
 						},
 					},
+					"indexNumbers": {
+						SchemaProps: spec.SchemaProps{
+							Description: "indexNumbers say which number the task of each index finds in its variable TASK_INDEX. Unset, it is the index. JOB_COMPLETION_INDEX is the index in any case. Only in Indexed mode.",
+							Ref:         ref(v1alpha1.IndexNumbers{}.OpenAPIModelName()),
+						},
+					},
 				},
 				Required: []string{"template"},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.SuccessPolicy{}.OpenAPIModelName(), v1alpha1.TaskFailurePolicy{}.OpenAPIModelName(), v1alpha1.TaskTemplateSpec{}.OpenAPIModelName(), metav1.LabelSelector{}.OpenAPIModelName()},
+			v1alpha1.IndexNumbers{}.OpenAPIModelName(), v1alpha1.SuccessPolicy{}.OpenAPIModelName(), v1alpha1.TaskFailurePolicy{}.OpenAPIModelName(), v1alpha1.TaskTemplateSpec{}.OpenAPIModelName(), metav1.LabelSelector{}.OpenAPIModelName()},
 	}
 }
 

@@ -79,6 +79,9 @@ func (Strategy) Validate(_ context.Context, set *batch.TaskSet) field.ErrorList 
 		if len(spec.Items) > 0 {
 			errs = append(errs, field.Forbidden(path.Child("items"), only))
 		}
+		if spec.IndexNumbers != nil {
+			errs = append(errs, field.Forbidden(path.Child("indexNumbers"), only))
+		}
 	}
 	if spec.BackoffLimitPerIndex == nil && spec.MaxFailedIndexes != nil {
 		errs = append(errs, field.Forbidden(path.Child("maxFailedIndexes"), "may be set only when backoffLimitPerIndex is"))
@@ -113,6 +116,9 @@ func validateIndexed(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList 
 	}
 	if len(spec.Items) > 0 {
 		errs = append(errs, validateItems(spec, path)...)
+	}
+	if spec.IndexNumbers != nil {
+		errs = append(errs, validateIndexNumbers(spec, path)...)
 	}
 	if spec.SuccessPolicy != nil {
 		for i, rule := range spec.SuccessPolicy.Rules {
@@ -212,6 +218,9 @@ func validateTemplate(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList
 func (Strategy) ValidateChange(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
 	if old == nil || ptr.Equal(set.Spec.Completions, old.Spec.Completions) {
 		return nil
+	}
+	if set.Spec.IndexNumbers != nil {
+		return field.ErrorList{field.Invalid(field.NewPath("spec", "completions"), set.Spec.Completions, "may not change in a set with indexNumbers")}
 	}
 	if set.Spec.Completions != nil && elastic(&set.Spec) {
 		return nil

@@ -60,6 +60,10 @@ func items(items ...string) func(*batch.TaskSet) {
 	return func(set *batch.TaskSet) { set.Spec.Items = items }
 }
 
+func numbers(numbers batch.IndexNumbers) func(*batch.TaskSet) {
+	return func(set *batch.TaskSet) { set.Spec.IndexNumbers = &numbers }
+}
+
 func texts(errs field.ErrorList) []string {
 	var texts []string
 	for _, err := range errs {
@@ -170,6 +174,32 @@ func TestValidate(t *testing.T) {
 				`and are 1048577: make several sets, or hand over names of files that workers can read`},
 		},
 
+		// Numbers.
+		{"numbers from 1 on", newSet(indexed(1, 3), numbers(batch.IndexNumbers{First: ptr.To[int32](1)})), nil},
+		{"numbers with a step up to the last", newSet(indexed(1, 2), numbers(batch.IndexNumbers{Step: ptr.To[int32](1<<31 - 1)})), nil},
+		{"a number and an item for each index", newSet(indexed(1, 2), items("a", "b"), numbers(batch.IndexNumbers{List: []int32{3, 17}})), nil},
+		{
+			"numbers without indexes", newSet(numbers(batch.IndexNumbers{First: ptr.To[int32](1)})),
+			[]string{`spec.indexNumbers: Forbidden: may be set only when completionMode is Indexed`},
+		},
+		{
+			"numbers that say nothing", newSet(indexed(1, 3), numbers(batch.IndexNumbers{})),
+			[]string{`spec.indexNumbers: Required value: first, step or list must be set`},
+		},
+		{
+			"numbers too large", newSet(indexed(1, 3), numbers(batch.IndexNumbers{First: ptr.To[int32](1<<31 - 2)})),
+			[]string{`spec.indexNumbers: Invalid value: "first 2147483646, step 1": the number of the last of 3 indexes must be at most 2147483647`},
+		},
+		{
+			"a list of others, in disorder", newSet(indexed(1, 3), numbers(batch.IndexNumbers{First: ptr.To[int32](1), Step: ptr.To[int32](1), List: []int32{3, 3}})),
+			[]string{
+				`spec.indexNumbers.first: Forbidden: must be unset with list`,
+				`spec.indexNumbers.step: Forbidden: must be unset with list`,
+				`spec.completions: Invalid value: 3: must be unset or 2, the number of numbers in indexNumbers.list`,
+				`spec.indexNumbers.list[1]: Invalid value: 3: must be greater than the number before it, 3`,
+			},
+		},
+
 		// Success.
 		{"some indexes", newSet(indexed(3, 10), success("0,2-4,9", 0)), nil},
 		{"some of some indexes", newSet(indexed(3, 10), success("0,2-4,9", 5)), nil},
@@ -268,6 +298,11 @@ func TestCompletionsChangeOnlyWithParallelism(t *testing.T) {
 		{"parallelism alone, without indexes", newSet(), newSet(func(set *batch.TaskSet) { set.Spec.Parallelism = ptr.To[int32](2) }), nil},
 		{"both, to the same", newSet(indexed(3, 10)), newSet(indexed(5, 5)), nil},
 		{"both, to different values", newSet(indexed(10, 10)), newSet(indexed(5, 6)), []string{`spec.completions: Invalid value: 6: ` + refused}},
+		{
+			"both, to the same, of indexes with numbers", newSet(indexed(3, 10), numbers(batch.IndexNumbers{First: ptr.To[int32](1)})),
+			newSet(indexed(5, 5), numbers(batch.IndexNumbers{First: ptr.To[int32](1)})),
+			[]string{`spec.completions: Invalid value: 5: may not change in a set with indexNumbers`},
+		},
 		{"without indexes", newSet(), newSet(func(set *batch.TaskSet) {
 			set.Spec.Parallelism, set.Spec.Completions = ptr.To[int32](2), ptr.To[int32](2)
 		}), []string{`spec.completions: Invalid value: 2: ` + refused}},

@@ -72,6 +72,9 @@ type TaskSetSpecApplyConfiguration struct {
 	// cancelled, once true, ends the tasks of the set and makes it fail with reason Cancelled. The set stays, with what
 	// has succeeded and failed until then. It cannot be set to false again.
 	Cancelled *bool `json:"cancelled,omitempty"`
+	// indexNumbers say which number the task of each index finds in its variable TASK_INDEX. Unset, it is the index.
+	// JOB_COMPLETION_INDEX is the index in any case. Only in Indexed mode.
+	IndexNumbers *IndexNumbersApplyConfiguration `json:"indexNumbers,omitempty"`
 }
 
 // TaskSetSpecApplyConfiguration constructs a declarative configuration of the TaskSetSpec type for use with
@@ -207,5 +210,13 @@ func (b *TaskSetSpecApplyConfiguration) WithItems(values ...string) *TaskSetSpec
 // If called multiple times, the Cancelled field is set to the value of the last call.
 func (b *TaskSetSpecApplyConfiguration) WithCancelled(value bool) *TaskSetSpecApplyConfiguration {
 	b.Cancelled = &value
+	return b
+}
+
+// WithIndexNumbers sets the IndexNumbers field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the IndexNumbers field is set to the value of the last call.
+func (b *TaskSetSpecApplyConfiguration) WithIndexNumbers(value *IndexNumbersApplyConfiguration) *TaskSetSpecApplyConfiguration {
+	b.IndexNumbers = value
 	return b
 }
