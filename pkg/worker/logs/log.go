@@ -19,11 +19,15 @@ package logs
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 )
@@ -54,7 +58,8 @@ type Log struct {
 	ended     bool
 	endedAt   time.Time
 	discarded bool
-	failed    bool          // no more is kept
+	missing   int64         // bytes that came last and are not kept, which no line in the files says yet
+	cause     error         // why they are not kept, nil if none are missing
 	news      chan struct{} // closed when there is more to read, or no more to come; nil if nobody waits
 }
 
@@ -80,7 +85,8 @@ func (l *Log) name(n int, ext string) string {
 	return fmt.Sprintf("%s.%d.%d%s", l.uid, l.attempt, n, ext)
 }
 
-// Write keeps p. It never fails, lest the command does: when the disk does, what has come so far is kept.
+// Write keeps p. It never fails, so that the command does not. Bytes that cannot be kept, since the disk is full for example, are
+// counted, and a line in their place says how many are missing.
 func (l *Log) Write(p []byte) (int, error) {
 	n := len(p)
 	if l == nil {
@@ -93,7 +99,8 @@ func (l *Log) Write(p []byte) (int, error) {
 			l.rotate()
 			continue
 		}
-		if !l.append(head, now) {
+		if err := l.append(head, now); err != nil {
+			l.lose(int64(len(p)), err)
 			break
 		}
 		p = p[len(head):]
@@ -120,20 +127,44 @@ func (l *Log) fitting(p []byte) []byte {
 	return nil
 }
 
-// append writes p to the last piece. It is false if nothing more is kept.
-func (l *Log) append(p []byte, now int64) bool {
-	l.mu.Lock()
-	gone := l.discarded || l.failed
-	l.mu.Unlock()
-	if gone {
-		return false
+// append writes p to the last piece, after a line about what is missing before it.
+func (l *Log) append(p []byte, now int64) error {
+	if l.removed() {
+		l.abandon()
 	}
-	if l.file == nil {
-		file, err := l.create(l.last.n, logExt)
-		if err != nil {
-			return l.fail(err)
+	l.mu.Lock()
+	discarded, missing := l.discarded, l.missing > 0
+	l.mu.Unlock()
+	if discarded {
+		return nil
+	}
+	if missing {
+		if err := l.explain(now); err != nil {
+			return err
 		}
-		l.file, l.last.first, l.lastEntry = file, now, now
+	}
+	if err := l.put(p, now); err != nil {
+		return err
+	}
+	if l.store.full() {
+		l.store.makeRoom()
+		if l.store.full() {
+			l.keepLast(1)
+		}
+	}
+	return nil
+}
+
+// put writes all of p to the last piece, or nothing. All is written to where it belongs by the piece, so that what an earlier call
+// has left half done is overwritten.
+func (l *Log) put(p []byte, now int64) (err error) {
+	if l.file == nil {
+		if l.file, err = l.create(l.last.n, logExt); err != nil {
+			return err
+		}
+	}
+	if l.last.size == 0 {
+		l.last.first, l.lastEntry = now, now
 	}
 	var entries []byte
 	if now != l.lastEntry {
@@ -143,23 +174,100 @@ func (l *Log) append(p []byte, now int64) bool {
 		}
 		entries = appendEntry(entries, l.last.size, now)
 		if err := l.writeIndex(entries); err != nil {
-			return l.fail(err)
+			return err
 		}
 	}
-	if _, err := l.file.Write(p); err != nil {
-		return l.fail(err)
+	if _, err := l.file.WriteAt(p, l.last.size); err != nil {
+		_ = l.file.Truncate(l.last.size)
+		return err
 	}
 	l.last.size += int64(len(p))
 	l.last.entries += len(entries) / entrySize
 	l.midLine, l.lastEntry = p[len(p)-1] != '\n', now
 	l.publish()
-	if l.store.full() {
-		l.store.makeRoom()
-		if l.store.full() {
-			l.keepLast(1)
-		}
+	return nil
+}
+
+// lose counts bytes that cannot be kept.
+func (l *Log) lose(n int64, cause error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n == 0 {
+		return
 	}
-	return true
+	if l.missing == 0 {
+		klog.Background().Error(cause, "Cannot keep the output of a task", "uid", l.uid, "attempt", l.attempt)
+	}
+	l.missing, l.cause = l.missing+n, cause
+}
+
+// Missing returns why the bytes that came last are not kept, nil if they are.
+func (l *Log) Missing() error {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cause
+}
+
+// explain keeps a line that says what is missing.
+func (l *Log) explain(now int64) error {
+	l.mu.Lock()
+	line := missingLine(l.missing, l.cause)
+	l.mu.Unlock()
+	if l.midLine {
+		line = "\n" + line
+	}
+	if err := l.put([]byte(line), now); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.missing, l.cause = 0, nil
+	return nil
+}
+
+// missingLine is the line for people, in the place of output that is not kept.
+func missingLine(n int64, cause error) string {
+	if path := (*fs.PathError)(nil); errors.As(cause, &path) {
+		cause = path.Err // where files of the worker are is nothing to tell
+	}
+	return fmt.Sprintf("[leat: %d bytes of output are missing here: %v]\n", n, cause)
+}
+
+var (
+	errFileRemoved = errors.New("the file with them was removed")
+	errMadeRoom    = errors.New("they had to make room")
+)
+
+// removed reports whether somebody has removed the file of the last piece. What is written to it is lost.
+func (l *Log) removed() bool {
+	if l.file == nil {
+		return false
+	}
+	var stat unix.Stat_t
+	return unix.Fstat(int(l.file.Fd()), &stat) == nil && stat.Nlink == 0
+}
+
+// abandon forgets the pieces whose files are gone, and begins another one.
+func (l *Log) abandon() {
+	l.closeFiles()
+	lost := int64(0)
+	l.mu.Lock()
+	l.pieces = slices.DeleteFunc(slices.Clone(l.pieces), func(p piece) bool {
+		_, err := os.Stat(l.store.path(l.name(p.n, logExt)))
+		if gone := errors.Is(err, fs.ErrNotExist); !gone {
+			return false
+		}
+		lost += p.size
+		l.charge(-p.cost())
+		l.removeFiles(p)
+		return true
+	})
+	l.mu.Unlock()
+	l.last, l.midLine = piece{n: l.last.n + 1, start: l.last.end()}, false
+	l.lose(lost, errFileRemoved)
 }
 
 // publish shows readers the last piece as it is.
@@ -190,12 +298,21 @@ func (l *Log) writeIndex(entries []byte) (err error) {
 			return err
 		}
 	}
-	_, err = l.index.Write(entries)
+	_, err = l.index.WriteAt(entries, int64(l.last.entries)*entrySize)
 	return err
 }
 
+// create creates a file, and the directory if it was removed.
 func (l *Log) create(n int, ext string) (*os.File, error) {
-	return os.OpenFile(l.store.path(l.name(n, ext)), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	path := l.store.path(l.name(n, ext))
+	const flags = os.O_CREATE | os.O_TRUNC | os.O_WRONLY
+	file, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(l.store.options.Dir, 0o700); err == nil {
+			file, err = os.OpenFile(path, flags, 0o600)
+		}
+	}
+	return file, err
 }
 
 // rotate ends the last piece, so that the next one begins with what is written next, and makes room for it.
@@ -232,15 +349,6 @@ func (l *Log) charge(bytes int64) {
 	l.store.total.Add(bytes)
 }
 
-// fail keeps no more, and is false.
-func (l *Log) fail(err error) bool {
-	klog.Background().Error(err, "The rest of a task's output is not kept", "uid", l.uid, "attempt", l.attempt)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.failed = true
-	return false
-}
-
 // tell wakes those who wait for more. It must be called with the lock.
 func (l *Log) tell() {
 	if l.news != nil {
@@ -263,6 +371,12 @@ func (l *Log) Close() {
 	if l == nil {
 		return
 	}
+	if l.removed() {
+		l.abandon()
+	}
+	if l.Missing() != nil && !l.isDiscarded() && l.explain(time.Now().UnixMilli()) != nil {
+		l.scar()
+	}
 	l.closeFiles()
 	l.mu.Lock()
 	l.ended, l.endedAt = true, time.Now()
@@ -270,6 +384,43 @@ func (l *Log) Close() {
 	l.tell()
 	l.mu.Unlock()
 	l.store.end(l, silent)
+}
+
+// scar writes the line about what is missing over the end of what is kept, for which a full disk has room. It is for the next process:
+// readers in this one come to the end before it, and are told by missing.
+func (l *Log) scar() {
+	l.mu.Lock()
+	longest := len("\n") + len(missingLine(l.missing+l.last.size, l.cause))
+	l.mu.Unlock()
+	if l.file == nil || int64(longest) >= l.last.size {
+		return
+	}
+	l.last.size -= int64(longest)
+	l.lose(int64(longest), l.Missing())
+	l.publish()
+	l.mu.Lock()
+	line := "\n" + missingLine(l.missing, l.cause)
+	l.mu.Unlock()
+	_, err := l.file.WriteAt([]byte(line), l.last.size)
+	if err = errors.Join(err, l.file.Truncate(l.last.size+int64(len(line)))); err != nil {
+		klog.Background().Error(err, "Cannot say in the output of a task that some is missing", "uid", l.uid, "attempt", l.attempt)
+	}
+}
+
+// Discard forgets an output that was not begun.
+func (l *Log) Discard() {
+	if l == nil {
+		return
+	}
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	l.store.remove(l)
+}
+
+func (l *Log) isDiscarded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.discarded
 }
 
 // discard deletes all that is kept. Of what is written later nothing is kept.

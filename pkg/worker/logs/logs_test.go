@@ -32,6 +32,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -163,7 +164,10 @@ func TestTheEndOfALongOutputIsKept(t *testing.T) {
 		write(t, l, text[:n])
 		text = text[n:]
 	}
-	got := read(t, l, ReadOptions{})
+	got, begun := strings.CutPrefix(read(t, l, ReadOptions{}), beginningLine)
+	if !begun {
+		t.Errorf("It begins with %q, which does not say that the beginning is not kept.", got[:60])
+	}
 	if !strings.HasSuffix(all, got) || len(got) < maxSize/2 || len(got) > maxSize || !strings.HasPrefix(got, "line ") {
 		t.Errorf("Kept %d bytes from %q, want the last lines of %d bytes.", len(got), got[:min(20, len(got))], maxSize)
 	}
@@ -173,6 +177,10 @@ func TestTheEndOfALongOutputIsKept(t *testing.T) {
 		}
 	}
 	stamped := strings.Split(strings.TrimSuffix(read(t, l, ReadOptions{Timestamps: true}), "\n"), "\n")
+	if !strings.HasSuffix(stamped[0], "Z "+strings.TrimSuffix(beginningLine, "\n")) {
+		t.Errorf("With timestamps it begins with %q.", stamped[0])
+	}
+	stamped = stamped[1:]
 	format := regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z line \d+$`)
 	for i, line := range stamped {
 		if !format.MatchString(line) || i > 0 && line[:len(timeFormat)] < stamped[i-1][:len(timeFormat)] {
@@ -351,7 +359,8 @@ func TestASlowFollowerMissesWhatIsDropped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		begins := map[bool]string{false: "half a\nline ", true: `half a\n\S+Z line `}[timestamps]
+		const missing = `\[leat: \d+ bytes of output are missing here: they had to make room\]\n`
+		begins := map[bool]string{false: "half a\n" + missing + "line ", true: `half a\n\S+Z ` + missing + `\S+Z line `}[timestamps]
 		if !regexp.MustCompile(begins).Match(rest) {
 			t.Errorf("Timestamps %t: a line was mixed with another, or has no time.", timestamps)
 		}
@@ -386,6 +395,9 @@ func TestReadersAndWritersAtATime(t *testing.T) {
 				}
 				previous := 0
 				for line := range strings.Lines(string(content)) {
+					if strings.Contains(line, "[leat: ") {
+						continue
+					}
 					var n int
 					if _, err := fmt.Sscanf(line[strings.Index(line, "line"):], "line %d\n", &n); err != nil || n <= previous {
 						t.Errorf("After line %d came %q: %v.", previous, line, err)
@@ -451,7 +463,7 @@ func TestTheOldestGoFirst(t *testing.T) {
 		put(fmt.Sprint("running-", i), false)
 	}
 	write(t, running, text)
-	if got := read(t, running, ReadOptions{}); len(got) > 16<<10 || !strings.HasSuffix(text, got) {
+	if got := strings.TrimPrefix(read(t, running, ReadOptions{}), beginningLine); len(got) > 16<<10 || len(got) == 0 || !strings.HasSuffix(text, got) {
 		t.Errorf("%d bytes are kept of what runs.", len(got))
 	}
 	again, err := Open(s.options)
@@ -517,18 +529,198 @@ func TestOpenTakesWhatItFinds(t *testing.T) {
 	}
 }
 
-func TestACommandIsNotHeldUpByADiskThatFails(t *testing.T) {
+// smallDisk mounts a file system of one MiB, and returns where. fill takes what is left of it, and empty gives that back. Where no
+// file system may be mounted, it is not ok.
+func smallDisk(t *testing.T) (dir string, fill, empty func(), ok bool) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Log("This machine lets no file system be mounted, so no disk is full:", err)
+		return "", nil, nil, false
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	ballast := filepath.Join(dir, "ballast")
+	fill = func() {
+		file, err := os.Create(ballast)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		for err == nil {
+			_, err = file.Write(make([]byte, 4096))
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Fatal(err)
+		}
+	}
+	empty = func() {
+		if err := os.Remove(ballast); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir, fill, empty, true
+}
+
+func reopen(t *testing.T, s *Store) *Log {
+	t.Helper()
+	again, err := Open(s.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.Close)
+	l, err := again.Get(uid, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+var missingOutput = regexp.MustCompile(`\[leat: (\d+) bytes of output are missing here: ([^\]]+)\]\n`)
+
+func TestAFullDiskIsSaidInThePlaceOfTheOutput(t *testing.T) {
+	dir, fill, empty, ok := smallDisk(t)
+	if !ok {
+		return
+	}
+	s := open(t, func(o *Options) { o.Dir = filepath.Join(dir, "logs") })
+	l := s.Create(uid, 1)
+	write(t, l, "before\nhalf ")
+	fill()
+	lost := strings.Repeat("0123456789abcde\n", 2048)
+	write(t, l, lost)
+	if !errors.Is(l.Missing(), unix.ENOSPC) {
+		t.Errorf("What is missing is told to be so by %v.", l.Missing())
+	}
+	// A reader of this moment is told, too.
+	if got := read(t, l, ReadOptions{}); !strings.HasSuffix(got, "no space left on device]\n") {
+		t.Errorf("While the disk is full, the end of what is read is %q.", got[max(0, len(got)-100):])
+	}
+	empty()
+	write(t, l, "after\n")
+	l.Close()
+	if l.Missing() != nil {
+		t.Errorf("Once there is space again, there is still %v.", l.Missing())
+	}
+	for name, l := range map[string]*Log{"in the same process": l, "in the next process": reopen(t, s)} {
+		got := read(t, l, ReadOptions{})
+		m := missingOutput.FindStringSubmatchIndex(got)
+		if m == nil {
+			t.Fatalf("%s: nothing is said of what is missing in %q.", name, got)
+		}
+		n, _ := strconv.Atoi(got[m[2]:m[3]])
+		before, after := got[:m[0]], got[m[1]:]
+		if kept := strings.TrimSuffix(before, "\n"); !strings.HasPrefix("before\nhalf "+lost, kept) || len(kept)+n < len("before\nhalf "+lost) ||
+			len(before)+n > len("before\nhalf "+lost)+1 || after != "after\n" || got[m[4]:m[5]] != "no space left on device" {
+			t.Errorf("%s: %d bytes, then %q, then %q.", name, len(before), got[m[0]:m[1]], after)
+		}
+	}
+}
+
+func TestADiskThatStaysFullIsSaidAtTheEnd(t *testing.T) {
+	dir, fill, empty, ok := smallDisk(t)
+	if !ok {
+		return
+	}
+	s := open(t, func(o *Options) { o.Dir = filepath.Join(dir, "logs") })
+	l := s.Create(uid, 1)
+	text := strings.Repeat("0123456789abcde\n", 512)
+	write(t, l, text)
+	fill()
+	write(t, l, strings.Repeat("0123456789abcde\n", 512))
+	in, out := io.Pipe()
+	go func() { out.CloseWithError(l.Read(t.Context(), out, func() {}, ReadOptions{Follow: true})) }()
+	if _, err := io.ReadFull(in, make([]byte, len(text))); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if rest, err := io.ReadAll(in); err != nil || !missingOutput.Match(rest) {
+		t.Errorf("Whoever read along is told %q, %v.", rest, err)
+	}
+	empty()
+	for name, l := range map[string]*Log{"in the same process": l, "in the next process": reopen(t, s)} {
+		got := read(t, l, ReadOptions{})
+		m := missingOutput.FindStringSubmatchIndex(got)
+		if m == nil || m[1] != len(got) {
+			t.Fatalf("%s: the end is %q.", name, got[max(0, len(got)-100):])
+		}
+		n, _ := strconv.Atoi(got[m[2]:m[3]])
+		kept := strings.TrimSuffix(got[:m[0]], "\n")
+		if n+len(kept) < 2*len(text) || n+len(kept) > 2*len(text)+1 || !strings.HasPrefix(text+text, kept) {
+			t.Errorf("%s: %d bytes are kept and %d said to be missing, of %d.", name, len(kept), n, 2*len(text))
+		}
+	}
+}
+
+func TestNothingThatCanBeKeptIsNoEmptyOutput(t *testing.T) {
+	dir, fill, _, ok := smallDisk(t)
+	if !ok {
+		return
+	}
+	s := open(t, func(o *Options) { o.Dir = filepath.Join(dir, "logs") })
+	fill()
+	l := s.Create(uid, 1)
+	write(t, l, "lost\n")
+	l.Close()
+	for _, options := range []ReadOptions{{}, {Follow: true}, {Timestamps: true}} {
+		if got := read(t, l, options); !strings.HasSuffix(got, "[leat: 5 bytes of output are missing here: no space left on device]\n") {
+			t.Errorf("With %+v it reads %q.", options, got)
+		}
+	}
+}
+
+func TestADirectoryThatWasRemovedIsMadeAgain(t *testing.T) {
+	for _, before := range []string{"", "gone\n", "gone in the middle of a li"} {
+		s := open(t)
+		l := s.Create(uid, 1)
+		write(t, l, before)
+		if err := os.RemoveAll(s.options.Dir); err != nil {
+			t.Fatal(err)
+		}
+		write(t, l, "a\n")
+		write(t, l, "b\n")
+		l.Close()
+		want := "a\nb\n"
+		if before != "" {
+			want = fmt.Sprintf("%s[leat: %d bytes of output are missing here: the file with them was removed]\na\nb\n", beginningLine, len(before))
+		}
+		for name, l := range map[string]*Log{"in the same process": l, "in the next process": reopen(t, s)} {
+			if got := read(t, l, ReadOptions{Follow: true}); got != want {
+				t.Errorf("%s, after %q: read %q, want %q.", name, before, got, want)
+			}
+		}
+		if total := s.total.Load(); total < overhead || total > 2*overhead+entrySize*10 {
+			t.Errorf("The store counts %d bytes.", total)
+		}
+	}
+	// Of a command that prints nothing more.
 	s := open(t)
 	l := s.Create(uid, 1)
+	write(t, l, "gone\n")
 	if err := os.RemoveAll(s.options.Dir); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
-		write(t, l, "a\n")
-	}
 	l.Close()
-	if got := read(t, l, ReadOptions{Follow: true}); got != "" {
+	if got := read(t, l, ReadOptions{}); !strings.HasSuffix(got, "[leat: 5 bytes of output are missing here: the file with them was removed]\n") {
 		t.Errorf("Read %q.", got)
+	}
+}
+
+// A process that was killed between its two writes has noted a time at the end of what is kept.
+func TestATimeOfWhatWasNotWrittenIsNotRead(t *testing.T) {
+	dir := t.TempDir()
+	index := appendEntry(appendEntry(nil, 0, 1000), int64(len("one\n")), 2000)
+	for name, content := range map[string]string{string(uid) + ".1.0.log": "one\n", string(uid) + ".1.0.idx": string(index)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := open(t, func(o *Options) { o.Dir = dir })
+	l, err := s.Get(uid, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, l, ReadOptions{Since: time.UnixMilli(1500)}); got != "" {
+		t.Errorf("Since later than all lines there is %q.", got)
 	}
 }
 

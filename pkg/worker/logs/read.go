@@ -54,7 +54,7 @@ type ReadOptions struct {
 
 // Read writes the output to w, from the first line that is still kept or the one that the options say, to its end. When all there is
 // was written and more may come, flush is called and Read waits, without a limit but ctx. A reader that is slower than
-// the command misses what has been dropped meanwhile.
+// the command misses what has been dropped meanwhile. In the place of output that is not kept, a line says so.
 func (l *Log) Read(ctx context.Context, w io.Writer, flush func(), options ReadOptions) error {
 	if options.LimitBytes != nil {
 		w = &limited{w, *options.LimitBytes}
@@ -95,6 +95,9 @@ type view struct {
 	pieces []piece
 	ended  bool
 	news   <-chan struct{} // closed when there is more
+	// missing bytes follow the pieces, and are not kept for that cause.
+	missing int64
+	cause   error
 }
 
 func (v view) start() int64 {
@@ -125,7 +128,7 @@ func (l *Log) view() (view, error) {
 	if l.news == nil {
 		l.news = make(chan struct{})
 	}
-	return view{slices.Clone(l.pieces), l.ended, l.news}, nil
+	return view{slices.Clone(l.pieces), l.ended, l.news, l.missing, l.cause}, nil
 }
 
 // reader reads one output once.
@@ -167,6 +170,11 @@ func (r *reader) run(ctx context.Context, flush func()) error {
 			return err
 		}
 	}
+	if r.pos == v.start() && r.options.TailLines == nil && r.options.Since.IsZero() && len(v.pieces) > 0 && v.pieces[0].n > 0 {
+		if err := r.say(beginningLine); err != nil {
+			return err
+		}
+	}
 	for {
 		if err := r.skip(v); err != nil {
 			return err
@@ -185,6 +193,9 @@ func (r *reader) run(ctx context.Context, flush func()) error {
 			}
 		}
 		if v.ended || !r.options.Follow {
+			if v.missing > 0 {
+				return r.say(missingLine(v.missing, v.cause))
+			}
 			return nil
 		}
 		flush()
@@ -199,17 +210,29 @@ func (r *reader) run(ctx context.Context, flush func()) error {
 	}
 }
 
+// beginningLine is in the place of the beginning of an output that has lost it.
+const beginningLine = "[leat: the beginning of the output is not kept]\n"
+
 // skip goes on with the first line that is kept, if what would come next is not.
 func (r *reader) skip(v view) error {
-	if r.pos >= v.start() {
+	missing := v.start() - r.pos
+	if missing <= 0 {
 		return nil
 	}
 	r.pos = v.start()
-	if r.lineStart {
-		return nil
+	return r.say(missingLine(missing, errMadeRoom))
+}
+
+// say writes a line of its own.
+func (r *reader) say(line string) error {
+	if r.options.Timestamps {
+		line = time.Now().UTC().Format(timeFormat) + " " + line
+	}
+	if !r.lineStart {
+		line = "\n" + line
 	}
 	r.lineStart = true
-	_, err := r.w.Write([]byte{'\n'})
+	_, err := io.WriteString(r.w, line)
 	return err
 }
 
@@ -381,7 +404,10 @@ func (r *reader) since(v view, at time.Time) (int64, error) {
 
 // lineFrom is where the first line begins at pos or later.
 func (r *reader) lineFrom(v view, pos int64) (int64, error) {
-	if pos == v.at(pos).start {
+	switch {
+	case pos >= v.end():
+		return v.end(), nil // a process that was killed may have noted the time of what it had not yet written
+	case pos == v.at(pos).start:
 		return pos, nil // pieces begin with a line
 	}
 	for pos--; pos < v.end(); {

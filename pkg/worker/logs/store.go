@@ -39,6 +39,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -271,6 +272,23 @@ func (s *Store) makeRoom() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trim()
+}
+
+// spaceProbe is how many bytes must fit on a disk that is not full.
+const spaceProbe = 4 << 10
+
+// SpaceLeft returns an error while the disk of the store is full.
+func (s *Store) SpaceLeft() error {
+	if s == nil {
+		return nil
+	}
+	probe := s.path("probe")
+	err := os.WriteFile(probe, make([]byte, spaceProbe), 0o600)
+	_ = os.Remove(probe)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return err
+	}
+	return nil
 }
 
 func (s *Store) full() bool { return s.total.Load() > s.options.MaxTotalSize }
