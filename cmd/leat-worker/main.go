@@ -25,6 +25,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -104,7 +105,7 @@ second one ends it at once.`,
 	flags.StringVar(&s.kubeconfig, "kubeconfig", "", "File with the access to the API (default $KUBECONFIG, ~/.kube/config, or the service account of the pod)")
 	flags.StringVarP(&s.namespace, "namespace", "n", "", "Namespace whose tasks are run (default that of the access)")
 	flags.StringVar(&s.name, "name", "", "Name of the Worker, unique in its namespace (default that of the client certificate, $POD_NAME, or the name of the host and five random characters, kept in the state directory)")
-	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "Directory where the worker keeps the name it has given itself")
+	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "Directory where the worker keeps the name it has given itself, logs and the files of the tasks that it runs")
 	flags.IntVar(&s.tasks, "tasks", runtime.GOMAXPROCS(0), "How many tasks to run at a time")
 	flags.StringToStringVar(&s.capacity, "capacity", nil, "What tasks can request, as NAME=QUANTITY; cpu and memory are by default what the machine, or the container, has")
 	flags.StringToStringVar(&s.labels, "labels", nil, "Labels of the Worker, for tasks to select it by")
@@ -194,6 +195,7 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 		// A task that means to use the API should not do so as the worker by mistake.
 		WithheldEnv: []string{clientcmd.RecommendedConfigPathEnvVar},
 		Registerer:  registry,
+		StateDir:    filepath.Join(s.stateDir, "tasks"),
 		Logs:        store,
 		Endpoint:    logServer.Endpoint(),
 	}).Run(ctx)

@@ -175,6 +175,7 @@ func runParts(ctx context.Context, options Options, clients *clients, serverEnde
 		agent := worker.New(client, worker.Options{
 			Namespace: options.Namespace,
 			Name:      name,
+			StateDir:  filepath.Join(options.DataDir, "tasks"),
 			Logs:      store,
 			Endpoint:  logServer.Endpoint(),
 			// That of the controllers: one page tells of all.

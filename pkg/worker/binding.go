@@ -80,8 +80,9 @@ func (b binding) updateStatus(ctx context.Context, giveUp <-chan struct{}, task 
 	})
 }
 
-// evict gives the task back to be bound elsewhere, or deletes it if that is what is wanted of it by now.
-func (b binding) evict(ctx context.Context, task *batch.Task, reason, message string) error {
+// evict gives the task back to be bound again, or deletes it if it is being deleted. An eviction with crashed may make the task
+// fail instead, which is for the server to decide.
+func (b binding) evict(ctx context.Context, task *batch.Task, crashed bool, reason, message string) error {
 	_, err := b.persist(ctx, nil, task, func(ctx context.Context, task *batch.Task) (*batch.Task, error) {
 		if task.DeletionTimestamp != nil {
 			return nil, b.delete(ctx)
@@ -90,6 +91,7 @@ func (b binding) evict(ctx context.Context, task *batch.Task, reason, message st
 			ObjectMeta:    metav1.ObjectMeta{Name: b.name, Namespace: task.Namespace},
 			Reason:        reason,
 			Message:       message,
+			WorkerCrashed: crashed,
 			Preconditions: &metav1.Preconditions{UID: &task.UID, ResourceVersion: &task.ResourceVersion},
 		}, metav1.CreateOptions{})
 		return nil, err

@@ -203,7 +203,7 @@ func TestOOMScore(t *testing.T) {
 func TestTasksAreKilledBeforeTheirWorker(t *testing.T) {
 	s := newTestSite(t, "score", false)
 	s.memory = 1000 << 20
-	inv, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{
+	inv, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{
 		Command:   []string{"sleep", "1000"},
 		Resources: batch.TaskResources{Requests: batch.ResourceList{"memory": resource.MustParse("100Mi")}},
 	}}, 1)
@@ -229,7 +229,7 @@ func TestWhatTellsThatMemoryRanOut(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			events := filepath.Join(plain(t, t.TempDir(), map[string]string{"memory.events": tc.events}), "memory.events")
-			inv, _ := s.prepare(t.Context(), &batch.Task{}, int32(i))
+			inv, _, _ := s.prepare(t.Context(), &batch.Task{}, int32(i))
 			inv.argv = []string{"sh", "-c", tc.script}
 			if inv.group == nil {
 				t.Logf("this machine has no control groups to use: only the file is read")
@@ -295,7 +295,7 @@ func TestAGroup(t *testing.T) {
 	}
 
 	// A command that is not started.
-	inv, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"/no/such/program"}}}, 7)
+	inv, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"/no/such/program"}}}, 7)
 	if _, err := startProcess(inv); err == nil {
 		t.Fatal("it was started")
 	}

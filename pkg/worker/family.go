@@ -323,19 +323,28 @@ func pidNamespace() string {
 
 func (o owner) String() string { return fmt.Sprintf("%s-%d-%d", o.namespace, o.pid, o.started) }
 
-// ended says whether the text is an owner that has certainly ended: one of another PID namespace cannot be seen from here.
-func ended(text string) bool {
+// parseOwner is the inverse of owner.String.
+func parseOwner(text string) (o owner, ok bool) {
 	parts := strings.Split(text, "-")
-	if len(parts) != 3 || parts[0] == "" || parts[0] != pidNamespace() {
-		return false
+	if len(parts) != 3 || parts[0] == "" {
+		return owner{}, false
 	}
 	pid, err1 := strconv.Atoi(parts[1])
 	started, err2 := strconv.ParseUint(parts[2], 10, 64)
-	if err1 != nil || err2 != nil {
+	return owner{parts[0], pid, started}, err1 == nil && err2 == nil
+}
+
+// visible reports whether the owner, if it lives, can be seen from here: processes of other PID namespaces cannot.
+func (o owner) visible() bool { return o.namespace == pidNamespace() }
+
+// ended reports whether text is an owner that has certainly ended.
+func ended(text string) bool {
+	o, ok := parseOwner(text)
+	if !ok || !o.visible() {
 		return false
 	}
-	s, err := statOf(pid)
-	return errors.Is(err, os.ErrNotExist) || err == nil && (s.started != started || s.dead())
+	s, err := statOf(o.pid)
+	return errors.Is(err, os.ErrNotExist) || err == nil && (s.started != o.started || s.dead())
 }
 
 // orphaned says whether an entry of an environment marks a process as one of a worker of that identity whose process has ended.

@@ -77,7 +77,7 @@ func both(t *testing.T, test func(t *testing.T, s *site)) {
 
 func (s *site) sh(t *testing.T, script string) *process {
 	t.Helper()
-	inv, progress := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", strings.ReplaceAll(script, "$", "$$")}}}, 1)
+	inv, progress, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", strings.ReplaceAll(script, "$", "$$")}}}, 1)
 	p := mustStart(t, inv)
 	t.Cleanup(func() {
 		p.terminate(0)
@@ -122,7 +122,7 @@ func TestWhatACommandLeavesBehindIsKilled(t *testing.T) {
 func TestWhatOtherCommandsRunIsNotKilled(t *testing.T) {
 	both(t, func(t *testing.T, s *site) {
 		file := filepath.Join(t.TempDir(), "pid")
-		inv, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
+		inv, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
 			"(setsid sh -c 'echo $$$$ >" + file + "; exec sleep 1000' &); exec sleep 1000"}}}, 2)
 		other := mustStart(t, inv)
 		daemon := pidIn(t, file)
@@ -309,7 +309,7 @@ func TestHelperThatLeavesOrphans(t *testing.T) {
 		return
 	}
 	s := newTestSite(t, name, os.Getenv("WORKER_TEST_GROUPS") != "")
-	inv, _ := s.prepare(context.Background(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
+	inv, _, _ := s.prepare(context.Background(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
 		"(setsid sh -c 'echo pid $$$$; exec sleep 1000' &); exec sleep 1000"}}}, 1)
 	inv.env = append(inv.env, "WORKER_TEST_ORPHANS_OF=")
 	p := exec.Command(inv.argv[0], inv.argv[1:]...)

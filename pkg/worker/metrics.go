@@ -34,6 +34,7 @@ type metrics struct {
 	duration     *prometheus.HistogramVec
 	startLatency prometheus.Histogram
 	statusWrites *prometheus.CounterVec
+	returned     *prometheus.CounterVec
 }
 
 func newMetrics(registerer prometheus.Registerer) *metrics {
@@ -52,7 +53,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		})),
 		retries: register(registerer, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "leat_task_retries_total",
-			Help: "Starts of commands that had failed before on the same worker.",
+			Help: "Starts of commands that had failed before.",
 		})),
 		duration: register(registerer, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "leat_task_duration_seconds",
@@ -68,6 +69,10 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			Name: "leat_worker_task_status_writes_total",
 			Help: "Writes to the status of tasks, by outcome (stored, conflict, error). Those that failed are sent again.",
 		}, []string{"outcome"})),
+		returned: register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "leat_worker_tasks_returned_total",
+			Help: "Tasks that were given back because the worker could not start their commands, by reason (TooManyOpenFiles, TooManyProcesses, OutOfMemory, NoSpace).",
+		}, []string{"reason"})),
 	}
 }
 
@@ -87,9 +92,9 @@ func register[C prometheus.Collector](registerer prometheus.Registerer, collecto
 }
 
 // begun counts an attempt at a task.
-func (m *metrics) begun(task *batch.Task, r run, failures int32) {
+func (m *metrics) begun(task *batch.Task, r run) {
 	m.attempts.Inc()
-	if failures > 0 {
+	if r.failed > 0 {
 		m.retries.Inc()
 	}
 	if r.attempts == 1 && !task.CreationTimestamp.IsZero() {
@@ -120,3 +125,6 @@ func (m *metrics) wrote(err error) {
 	}
 	m.statusWrites.WithLabelValues(outcome).Inc()
 }
+
+// givenBack counts a task that is given back because the worker lacked something.
+func (m *metrics) givenBack(err error) { m.returned.WithLabelValues(shortage(err)).Inc() }

@@ -30,6 +30,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"github.com/leat-dev/leat/pkg/worker/logs"
 )
 
 // outputDelay is how long output is still read after a command has ended. What it has left behind is killed by then, but a process
@@ -48,6 +50,7 @@ type process struct {
 	mark   string
 	group  *group // nil without one
 	output tail
+	log    *logs.Log
 
 	mu     sync.Mutex
 	ended  bool // the group is gone, and its number may be another's
@@ -62,6 +65,8 @@ type startError struct {
 }
 
 func (e *startError) Error() string { return e.err.Error() }
+
+func (e *startError) Unwrap() error { return e.err }
 
 // startProcess starts a command. It ends the group of the invocation once the command has ended, and if it does not start.
 func startProcess(inv invocation) (_ *process, failed *startError) {
@@ -80,9 +85,9 @@ func startProcess(inv invocation) (_ *process, failed *startError) {
 			return nil, &startError{126, fmt.Errorf("workingDir: %s is not a directory", inv.dir)}
 		}
 	}
-	p := &process{done: make(chan struct{}), mark: inv.mark, group: inv.group}
+	p := &process{done: make(chan struct{}), mark: inv.mark, group: inv.group, log: inv.log}
 	err := p.start(inv)
-	if err != nil && p.group != nil {
+	if err != nil && p.group != nil && !passes(err) {
 		// A container can forbid what it takes to start a process in a group, and let groups be made all the same.
 		p.group = nil
 		if err = p.start(inv); err == nil {
@@ -106,7 +111,7 @@ func startProcess(inv invocation) (_ *process, failed *startError) {
 func (p *process) start(inv invocation) error {
 	p.cmd = exec.Command(inv.argv[0], inv.argv[1:]...)
 	p.cmd.Dir, p.cmd.Env = inv.dir, inv.env
-	output := io.MultiWriter(&p.output, inv.log)
+	output := io.MultiWriter(&p.output, p.log)
 	p.cmd.Stdout, p.cmd.Stderr = output, output
 	p.cmd.WaitDelay = outputDelay
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{

@@ -184,33 +184,3 @@ func TestEachAttemptSaysItsOwnProgress(t *testing.T) {
 		t.Errorf("the second attempt, which said nothing, is at %q, %+v", s.Progress, s.State.Terminated)
 	}
 }
-
-func TestDirectoriesAreUsedAgainButNotWhatIsInThem(t *testing.T) {
-	d := &dirs{parent: t.TempDir()}
-	first, err := d.take()
-	if err != nil {
-		t.Fatal(err)
-	}
-	second, err := d.take()
-	if err != nil || second == first {
-		t.Fatalf("two at a time have %s, %v", second, err)
-	}
-	if err := os.MkdirAll(filepath.Join(first, "deep", "down"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	d.giveBack(first)
-	again, err := d.take()
-	if entries, _ := os.ReadDir(again); err != nil || again != first || len(entries) > 0 {
-		t.Errorf("got %s with %v, %v", again, entries, err)
-	}
-	// One that the command has taken away.
-	if err := os.Remove(again); err != nil {
-		t.Fatal(err)
-	}
-	d.giveBack(again)
-	if third, err := d.take(); err != nil {
-		t.Error(err)
-	} else if _, err := os.Stat(third); err != nil {
-		t.Error(err)
-	}
-}

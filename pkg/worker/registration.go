@@ -29,6 +29,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
@@ -52,18 +53,27 @@ type registration struct {
 	renewed time.Time
 	// registered tells that the incarnation was published: from then on, one that differs is a successor's.
 	registered bool
+	// pressure decides how many tasks are allocatable.
+	pressure *pressure
+	// predecessor is the incarnation that the Worker had before, if that one has said that it stops. Else it is empty.
+	predecessor string
 }
 
 func newRegistration(client versioned.Interface, options Options, incarnation string) *registration {
 	hostname, _ := os.Hostname()
 	bootID, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return &registration{client: client, options: options, incarnation: incarnation, info: batch.WorkerInfo{
-		Version:  options.Version,
-		OS:       runtime.GOOS,
-		Arch:     runtime.GOARCH,
-		Hostname: hostname,
-		BootID:   strings.TrimSpace(string(bootID)),
-	}}
+	tasks := options.Capacity[batch.ResourceTasks]
+	return &registration{
+		client: client, options: options, incarnation: incarnation,
+		pressure: newPressure(tasks.Value(), options.BackoffBase, options.BackoffCap),
+		info: batch.WorkerInfo{
+			Version:  options.Version,
+			OS:       runtime.GOOS,
+			Arch:     runtime.GOARCH,
+			Hostname: hostname,
+			BootID:   strings.TrimSpace(string(bootID)),
+		},
+	}
 }
 
 // register creates the Worker and its lease, or adopts those of an earlier process, and publishes the incarnation.
@@ -78,6 +88,10 @@ func (g *registration) register(ctx context.Context, ready metav1.Condition) err
 	if apierrors.IsAlreadyExists(err) {
 		worker, err = g.readWorker(ctx)
 		if err == nil {
+			if ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady); ready != nil &&
+				(ready.Reason == drainingCondition.Reason || ready.Reason == stoppedCondition.Reason) {
+				g.predecessor = worker.Status.Incarnation
+			}
 			labels := maps.Clone(worker.Labels)
 			if labels == nil {
 				labels = map[string]string{}
@@ -141,10 +155,18 @@ func (g *registration) renew(ctx context.Context) error {
 // publish writes the Worker's status unless it says all that already.
 func (g *registration) publish(ctx context.Context, ready metav1.Condition, running int32) error {
 	next := g.worker.DeepCopy()
-	next.Status.Capacity, next.Status.Allocatable = g.options.Capacity, g.options.Capacity
+	limit, pressure := g.pressure.state()
+	if pressure == nil && meta.FindStatusCondition(next.Status.Conditions, batch.WorkerResourcePressure) != nil {
+		pressure = &sufficientCondition
+	}
+	next.Status.Capacity, next.Status.Allocatable = g.options.Capacity, maps.Clone(g.options.Capacity)
+	next.Status.Allocatable[batch.ResourceTasks] = *resource.NewQuantity(limit, resource.DecimalSI)
 	next.Status.Incarnation, next.Status.RunningTasks, next.Status.WorkerInfo = g.incarnation, running, g.info
 	next.Status.Endpoint = g.options.Endpoint
 	meta.SetStatusCondition(&next.Status.Conditions, ready)
+	if pressure != nil {
+		meta.SetStatusCondition(&next.Status.Conditions, *pressure)
+	}
 	if equality.Semantic.DeepEqual(next.Status, g.worker.Status) {
 		return nil
 	}
@@ -169,8 +191,8 @@ func (g *registration) readWorker(ctx context.Context) (*batch.Worker, error) {
 	return worker, err
 }
 
-// keep renews the lease at every interval, and publishes what has changed, until ctx is done or the worker is superseded. From
-// when draining is closed it says that the worker takes no more tasks.
+// keep renews the lease at every interval and publishes what has changed, pressure and draining at once, until ctx is done
+// or the worker is superseded. Once draining is closed, the worker says that it takes no more tasks.
 func (g *registration) keep(ctx context.Context, draining <-chan struct{}, running func() int32) error {
 	ticker := time.NewTicker(g.options.HeartbeatInterval)
 	defer ticker.Stop()
@@ -183,6 +205,7 @@ func (g *registration) keep(ctx context.Context, draining <-chan struct{}, runni
 			return nil
 		case <-draining:
 			draining, condition = nil, drainingCondition
+		case <-g.pressure.changed:
 		case <-ticker.C:
 			passed := time.Since(g.renewed)
 			if doubted || passed < 0 || passed > g.options.LeaseDuration/2 {
@@ -238,5 +261,9 @@ var (
 	}
 	stoppedCondition = metav1.Condition{
 		Type: batch.WorkerReady, Status: metav1.ConditionFalse, Reason: "Stopped", Message: "The worker has stopped.",
+	}
+	sufficientCondition = metav1.Condition{
+		Type: batch.WorkerResourcePressure, Status: metav1.ConditionFalse, Reason: reasonSufficient,
+		Message: "The worker has what it needs to start commands.",
 	}
 )

@@ -25,9 +25,11 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/logs"
 )
 
 const (
@@ -39,7 +41,13 @@ const (
 	exitKilled = 128 + 9
 	// reasonBackOff is the reason of a waiting state between two attempts.
 	reasonBackOff = "BackOff"
+	// reasonPressure is the reason of the eviction of a task whose command the worker cannot start.
+	reasonPressure = "WorkerResourcePressure"
 )
+
+// startBackoff are the delays between tries to start a command when what keeps it from starting may pass: 3 s in all. So long at
+// least a task is with a worker that cannot start it.
+var startBackoff = wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 6}
 
 // ending is why a task is ended although its command has not ended by itself. Of two reasons the greater one counts.
 type ending int
@@ -71,6 +79,7 @@ type runner struct {
 	run      run         // as the task's status is to say
 	unsaid   bool        // run has changed since it was last written
 	write    *write      // in flight, or nil
+	short    error       // what the worker lacked to start the command, nil unless the task is to be given back
 	process  *process    // nil unless the command runs
 	progress progressFile
 	ending   ending
@@ -82,6 +91,7 @@ type run struct {
 	phase          batch.TaskPhase
 	state          batch.TaskState
 	attempts       int32
+	failed         int32 // of the attempts
 	startTime      *metav1.Time
 	completionTime *metav1.Time
 	progress       string
@@ -89,7 +99,7 @@ type run struct {
 
 func (r run) apply(s *batch.TaskStatus) {
 	s.Phase, s.State, s.Attempts, s.StartTime, s.CompletionTime = r.phase, r.state, r.attempts, r.startTime, r.completionTime
-	s.Progress = r.progress
+	s.Progress, s.FailedAttempts = r.progress, r.failed
 }
 
 // write is a status update that is sent while other things go on.
@@ -156,9 +166,7 @@ func (r *runner) execute(ctx context.Context) error {
 	defer r.worker.metrics.running.Dec()
 	defer r.stopDeadline()
 	s := r.task.Status
-	r.run = run{phase: batch.TaskRunning, attempts: s.Attempts, startTime: s.StartTime}
-	// A disruption has ended at most one attempt, which then did not fail.
-	failures := max(0, s.Attempts-s.Disruptions)
+	r.run = run{phase: batch.TaskRunning, attempts: s.Attempts, failed: s.FailedAttempts, startTime: s.StartTime}
 	delay := r.worker.options.BackoffBase
 	r.setDeadline()
 	if r.isLost() {
@@ -169,14 +177,21 @@ func (r *runner) execute(ctx context.Context) error {
 		r.end(byDrain, 0)
 	default:
 	}
+	if s.Disruptions > 0 {
+		r.announce(ctx)
+	}
 
 	var last *batch.TaskStateTerminated
 	for r.ending == byItself {
-		last = r.attempt(ctx, failures)
+		end := r.attempt(ctx)
+		if end == nil {
+			break
+		}
+		last = end
 		if last.Reason == batch.TaskReasonCompleted || r.ending != byItself {
 			break
 		}
-		if failures++; r.task.Spec.BackoffLimit == nil || failures > *r.task.Spec.BackoffLimit {
+		if r.run.failed++; r.task.Spec.BackoffLimit == nil || r.run.failed > *r.task.Spec.BackoffLimit {
 			break
 		}
 		if last.FinishedAt.Sub(last.StartedAt.Time) > 2*r.worker.options.BackoffCap {
@@ -188,21 +203,40 @@ func (r *runner) execute(ctx context.Context) error {
 	return r.conclude(ctx, last)
 }
 
-// attempt runs the command once, after so many failures, and says how it ended.
-func (r *runner) attempt(ctx context.Context, failures int32) *batch.TaskStateTerminated {
-	begun := metav1.Now()
-	r.run.attempts++
-	r.run.progress = ""
+// announce reports that the command is about to be started, and waits until that is stored. A task that was disrupted may be
+// one that ends its worker faster than its start is reported else.
+func (r *runner) announce(ctx context.Context) {
+	if r.ending != byItself {
+		return
+	}
+	r.run.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: metav1.Now()}}
+	r.beginWrite(ctx)
+	w := r.write
+	r.wait(ctx, w.done, nil, nil)
+	if r.write == w && r.ending == byItself {
+		r.endWrite()
+	}
+}
+
+// attempt runs the command once, and returns how it ended. It returns nil if the command was not started, and that is not the
+// command's fault: the task is ended, or the worker lacks something.
+func (r *runner) attempt(ctx context.Context) *batch.TaskStateTerminated {
+	attempt := r.run.attempts + 1
+	log := r.worker.options.Logs.Create(r.task.UID, attempt)
+	defer log.Close()
+	p, progress, begun, startErr := r.startCommand(ctx, attempt, log)
+	defer r.worker.site.clear(progress)
+	if p == nil && startErr == nil {
+		log.Discard()
+		return nil
+	}
+	r.process, r.progress = p, progress
+	r.run.attempts, r.run.progress = attempt, ""
 	if r.run.startTime == nil {
 		r.run.startTime = &begun
 		r.setDeadline()
 	}
-	r.worker.metrics.begun(r.task, r.run, failures)
-	inv, progress := r.worker.site.prepare(ctx, r.task, r.run.attempts)
-	defer r.worker.site.clear(progress)
-	inv.log = r.worker.options.Logs.Create(r.task.UID, r.run.attempts)
-	defer inv.log.Close()
-	p, startErr := startProcess(inv)
+	r.worker.metrics.begun(r.task, r.run)
 	if startErr != nil {
 		var message tail
 		_, _ = message.Write([]byte(startErr.Error()))
@@ -210,13 +244,14 @@ func (r *runner) attempt(ctx context.Context, failures int32) *batch.TaskStateTe
 			ExitCode: startErr.code, Reason: batch.TaskReasonStartError, Message: message.String(), StartedAt: begun, FinishedAt: metav1.Now(),
 		}
 	}
-	r.process, r.progress = p, progress
+	r.worker.commands.Add(1)
 	r.run.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: begun}}
 	announce := time.NewTimer(r.worker.options.AnnounceDelay)
 	defer announce.Stop()
 	look := time.NewTicker(r.worker.options.ProgressInterval)
 	defer look.Stop()
 	r.wait(ctx, p.done, announce.C, look.C)
+	r.worker.commands.Add(-1)
 	r.process = nil
 	r.look()
 
@@ -231,8 +266,45 @@ func (r *runner) attempt(ctx context.Context, failures int32) *batch.TaskStateTe
 	return end
 }
 
+// startCommand starts the command. While what keeps it from starting may pass, it tries again, as the worker's startBackoff says. If the worker
+// then still lacks something, it sets short. Both the process and the error are nil if the task is to be given back, or is
+// ended.
+func (r *runner) startCommand(ctx context.Context, attempt int32, log *logs.Log) (*process, progressFile, metav1.Time, *startError) {
+	for pause := r.worker.startBackoff; ; {
+		begun := metav1.Now()
+		inv, progress, err := r.worker.site.prepare(ctx, r.task, attempt)
+		if err == nil {
+			inv.log = log
+			p, startErr := r.worker.startProcess(inv)
+			if startErr == nil || !passes(startErr) || pause.Steps == 0 && shortage(startErr) == "" {
+				return p, progress, begun, startErr
+			}
+			r.worker.site.clear(progress)
+			err = startErr
+		}
+		if shortage(err) != "" {
+			r.worker.registration.pressure.note(err, r.worker.commands.Load())
+		}
+		if pause.Steps == 0 {
+			r.short = err
+			return nil, "", begun, nil
+		}
+		klog.FromContext(ctx).V(2).Info("Cannot start the command; it is tried again", "task", klog.KObj(r.task), "err", err)
+		r.sleep(ctx, pause.Step())
+		if r.ending != byItself {
+			return nil, "", begun, nil
+		}
+	}
+}
+
 // look takes in what the command says of its progress, and tells whether that is news.
 func (r *runner) look() bool {
+	if r.process != nil {
+		r.worker.site.keep(r.progress)
+		if err := r.process.log.Missing(); shortage(err) != "" {
+			r.worker.registration.pressure.note(err, r.worker.commands.Load())
+		}
+	}
 	said := r.progress.read()
 	if said == "" || said == r.run.progress {
 		return false
@@ -248,8 +320,13 @@ func (r *runner) backOff(ctx context.Context, delay time.Duration, last *batch.T
 		Message: fmt.Sprintf("Attempt %d failed with exit code %d; the next one starts %s later.", r.run.attempts, last.ExitCode, delay),
 	}}
 	r.unsaid = true
+	r.sleep(ctx, delay)
+}
+
+// sleep waits for d, or until the task is ended.
+func (r *runner) sleep(ctx context.Context, d time.Duration) {
 	due := make(chan struct{})
-	timer := time.AfterFunc(delay, func() { close(due) })
+	timer := time.AfterFunc(d, func() { close(due) })
 	defer timer.Stop()
 	r.wait(ctx, due, nil, nil)
 }
@@ -316,7 +393,11 @@ func (r *runner) conclude(ctx context.Context, last *batch.TaskStateTerminated) 
 		// Also when it was told to end: as for a Pod, the exit code counts.
 		phase = batch.TaskSucceeded
 	case r.ending == byDrain:
-		return r.binding.evict(ctx, r.task, "WorkerStopped", fmt.Sprintf("Worker %s was stopped before the task had finished.", r.worker.options.Name))
+		return r.binding.evict(ctx, r.task, false, "WorkerStopped", fmt.Sprintf("Worker %s was stopped before the task had finished.", r.worker.options.Name))
+	case r.short != nil && r.ending == byItself:
+		r.worker.metrics.givenBack(r.short)
+		return r.binding.evict(ctx, r.task, false, reasonPressure,
+			fmt.Sprintf("Worker %s cannot start the command: %s", r.worker.options.Name, r.short))
 	case last == nil:
 		return r.binding.remove(ctx, r.task)
 	}

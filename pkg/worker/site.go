@@ -25,8 +25,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -34,9 +34,12 @@ import (
 
 // site is where a worker runs its attempts: what tells them apart, bounds them and ends them. The zero site only runs them.
 type site struct {
-	mark     string  // in the environment of all attempts, followed by the attempt; empty marks none
-	groups   *groups // nil where control groups cannot be used
-	dirs     *dirs   // nil where there is no place for files of attempts
+	mark   string  // in the environment of all attempts, followed by the attempt; empty marks none
+	groups *groups // nil where control groups cannot be used
+	dirs   *dirs   // nil where there is no place for files of attempts
+	// begun are the attempts that earlier processes of the worker had begun and not ended, by their incarnations. An incarnation
+	// that stopped in order, or that goes on, has none. One that has left no trace is not in it.
+	begun    map[string]map[types.UID]bool
 	withheld []string
 	// memory is what the worker has, in bytes, or zero, and score how soon it is killed itself when memory runs out.
 	memory, score int64
@@ -58,7 +61,7 @@ func newSite(ctx context.Context, options Options, incarnation string) (site, er
 		return site{}, fmt.Errorf("reading /proc, which a worker needs: %w", err)
 	}
 	identity := options.Namespace + "/" + options.Name
-	prefix := fmt.Sprintf("leat-%x", sha256.Sum256([]byte(identity)))[:len("leat-")+16] // of one length for all workers
+	prefix := workerPrefix(options)
 	name := fmt.Sprintf("%s-%s.%s", prefix, by, incarnation)
 
 	in, err := delegated()
@@ -84,17 +87,34 @@ func newSite(ctx context.Context, options Options, incarnation string) (site, er
 	}
 	s.mark = fmt.Sprintf("%s=%s/%s/%s", markVariable, by, identity, incarnation)
 
-	files := func(dir string) error { _ = os.RemoveAll(dir); return nil }
-	if err := forOrphans(os.TempDir(), prefix, os.RemoveAll, files); err != nil {
-		logger.Error(err, "Files of an earlier process of this worker are left")
+	s.begun = map[string]map[types.UID]bool{}
+	var errs []error
+	for _, parent := range options.attemptDirs() {
+		if err := removeDirs(parent, prefix, s.begun); err != nil {
+			logger.Error(err, "Failed to remove files of an earlier process of this worker", "directory", parent)
+		}
 	}
-	dir := filepath.Join(os.TempDir(), name)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		logger.Info("Tasks cannot say how far they are: there is no place for their files; give another with $TMPDIR", "reason", err)
-		return s, nil
+	for _, parent := range options.attemptDirs() {
+		if s.dirs, err = newDirs(filepath.Join(parent, name)); err == nil {
+			return s, nil
+		}
+		errs = append(errs, err)
 	}
-	s.dirs = &dirs{parent: dir}
+	logger.Error(errors.Join(errs...), "Cannot create a directory for the files of tasks; task progress will not be reported")
 	return s, nil
+}
+
+// workerPrefix returns how the names of groups and directories of the worker begin. It has one length for all workers.
+func workerPrefix(options Options) string {
+	return fmt.Sprintf("leat-%x", sha256.Sum256([]byte(options.Namespace+"/"+options.Name)))[:len("leat-")+16]
+}
+
+// attemptDirs returns where the files of attempts can be, the best place first.
+func (o Options) attemptDirs() []string {
+	if o.StateDir == "" {
+		return []string{os.TempDir()}
+	}
+	return []string{o.StateDir, os.TempDir()}
 }
 
 // leave removes the site, all attempts at which have ended.
@@ -104,19 +124,25 @@ func (s *site) leave() error {
 		errs = append(errs, s.groups.remove())
 	}
 	if s.dirs != nil {
-		errs = append(errs, os.RemoveAll(s.dirs.parent))
+		errs = append(errs, s.dirs.remove())
 	}
 	return errors.Join(errs...)
 }
 
-// prepare makes what an attempt needs, of which startProcess ends the group. The file is where the command says how far it is.
-func (s *site) prepare(ctx context.Context, task *batch.Task, attempt int32) (invocation, progressFile) {
+// prepare makes what an attempt needs. startProcess ends the group of the invocation, and clear removes the file in which
+// the command reports its progress. The error is one of those that shortage knows; what fails otherwise is done without.
+func (s *site) prepare(ctx context.Context, task *batch.Task, attempt int32) (invocation, progressFile, error) {
+	logger := klog.FromContext(ctx)
 	name := fmt.Sprintf("%s-%d", task.UID, attempt)
 	progress := progressFile("")
 	if s.dirs != nil {
-		if dir, err := s.dirs.take(); err != nil {
-			klog.FromContext(ctx).Error(err, "The task cannot say how far it is", "task", klog.KObj(task))
-		} else {
+		dir, err := s.dirs.take(name)
+		switch {
+		case shortage(err) != "":
+			return invocation{}, "", fmt.Errorf("creating a directory for the attempt: %w", err)
+		case err != nil:
+			logger.Error(err, "Cannot create the progress file; task progress will not be reported", "task", klog.KObj(task))
+		default:
 			progress = progressFile(filepath.Join(dir, "progress"))
 		}
 	}
@@ -131,11 +157,39 @@ func (s *site) prepare(ctx context.Context, task *batch.Task, attempt int32) (in
 	}
 	if s.groups != nil {
 		var err error
-		if inv.group, err = s.groups.add(name, task.Spec.Resources.Requests); err != nil {
-			klog.FromContext(ctx).Error(err, "The task runs without a control group", "task", klog.KObj(task))
+		inv.group, err = s.groups.add(name, task.Spec.Resources.Requests)
+		switch {
+		case shortage(err) != "":
+			s.clear(progress)
+			return invocation{}, "", fmt.Errorf("creating a control group for the attempt: %w", err)
+		case err != nil:
+			logger.Error(err, "Cannot create a control group; the task runs without one", "task", klog.KObj(task))
 		}
 	}
-	return inv, progress
+	return inv, progress, nil
+}
+
+// keep makes the directory of the file again if somebody has removed it.
+func (s *site) keep(progress progressFile) {
+	if progress != "" {
+		_ = s.dirs.restore(filepath.Dir(string(progress)))
+	}
+}
+
+// stopping records that the worker stops in order: from now on its end is not the fault of any command.
+func (s *site) stopping() error {
+	if s.dirs == nil {
+		return nil
+	}
+	return s.dirs.stopping()
+}
+
+// spaceLeft returns an error while the disk of the files of attempts is full.
+func (s *site) spaceLeft() error {
+	if s.dirs == nil {
+		return nil
+	}
+	return s.dirs.spaceLeft()
 }
 
 // clear removes the file, and all that the command has put beside it.
@@ -143,40 +197,4 @@ func (s *site) clear(progress progressFile) {
 	if progress != "" {
 		s.dirs.giveBack(filepath.Dir(string(progress)))
 	}
-}
-
-// dirs are empty directories, each for one attempt at a time. They are used again: on most file systems that is much cheaper than
-// another one for each attempt. Safe for concurrent use.
-type dirs struct {
-	parent string
-
-	mu   sync.Mutex
-	free []string
-	made int
-}
-
-func (d *dirs) take() (string, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if n := len(d.free); n > 0 {
-		dir := d.free[n-1]
-		d.free = d.free[:n-1]
-		return dir, nil
-	}
-	d.made++
-	dir := filepath.Join(d.parent, strconv.Itoa(d.made))
-	return dir, os.Mkdir(dir, 0o700)
-}
-
-func (d *dirs) giveBack(dir string) {
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) > 0 {
-		// Whatever was done to it is gone with it. What cannot be removed is not used again.
-		if os.RemoveAll(dir) != nil || os.Mkdir(dir, 0o700) != nil {
-			return
-		}
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.free = append(d.free, dir)
 }

@@ -80,6 +80,10 @@ type Options struct {
 	TaskMaxPIDs int64
 	// WithheldEnv are the names of variables in the environment of this process that tasks do not get.
 	WithheldEnv []string
+	// StateDir is where the worker keeps the files of attempts, and what its next process has to know of those that it does
+	// not end. It is made if need be, and workers may share it. By default, and if it cannot be used, it is that for temporary
+	// files.
+	StateDir string
 	// Logs is where the output of commands is kept, nil for nowhere, and Endpoint where it is served, nil for nowhere.
 	Logs     *logs.Store
 	Endpoint *batch.WorkerEndpoint
@@ -132,9 +136,15 @@ type Worker struct {
 	incarnation  string
 	registration *registration
 	metrics      *metrics
-	site         site // set before the first runner starts
+	site         site   // set before the first runner starts
+	predecessor  string // an incarnation that has stopped in order, or empty; as site
 
-	running    atomic.Int32
+	// startProcess starts a command, and startBackoff are the delays between tries.
+	startProcess func(invocation) (*process, *startError)
+	startBackoff wait.Backoff
+
+	running    atomic.Int32  // tasks
+	commands   atomic.Int64  // that have been started and have not ended
 	draining   chan struct{} // closed when no command is to be started any more
 	superseded chan struct{} // closed when another process has taken the name
 	supersede  func()        // closes superseded
@@ -155,6 +165,8 @@ func New(client versioned.Interface, options Options) *Worker {
 		incarnation:  incarnation,
 		registration: newRegistration(client, options, incarnation),
 		metrics:      newMetrics(options.Registerer),
+		startProcess: startProcess,
+		startBackoff: startBackoff,
 		draining:     make(chan struct{}),
 		superseded:   superseded,
 		supersede:    sync.OnceFunc(func() { close(superseded) }),
@@ -186,9 +198,14 @@ func (w *Worker) Run(ctx context.Context) error {
 			logger.Error(err, "Something is left of the tasks that were run")
 		}
 	}()
+	pressure := w.registration.pressure
+	defer pressure.stop()
+	pressure.spaceLeft = func() error { return errors.Join(w.site.spaceLeft(), w.options.Logs.SpaceLeft()) }
 	if err := w.register(ctx); err != nil {
 		return err
 	}
+	// The registration is for another goroutine from here on.
+	w.predecessor = w.registration.predecessor
 
 	// Requests and the watch go on while the worker drains.
 	requests, stopRequests := context.WithCancel(context.WithoutCancel(ctx))
@@ -215,6 +232,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	logger.Info("Ending all tasks", "running", w.running.Load())
 	close(w.draining)
+	if err := w.site.stopping(); err != nil {
+		logger.Error(err, "Cannot record that the worker stops; if it is killed, its commands count as having crashed it")
+	}
 	limit := time.AfterFunc(w.options.DrainTimeout+lastRequests, stopRequests)
 	defer limit.Stop()
 	w.endRunners(requests)
@@ -371,5 +391,15 @@ func (w *Worker) disown(ctx context.Context, r *runner) error {
 		w.supersede()
 		return nil
 	}
-	return r.binding.evict(ctx, r.task, "WorkerRestarted", fmt.Sprintf("Worker %s was restarted.", w.options.Name))
+	return r.binding.evict(ctx, r.task, w.crashedWith(r.task), "WorkerRestarted", fmt.Sprintf("Worker %s was restarted.", w.options.Name))
+}
+
+// crashedWith reports whether the command of a task that was bound to an earlier incarnation was running when that ended, other
+// than by a stop in order. The files that the incarnation has left tell it exactly. Without them it is what the task's
+// status says: starts are reported after the AnnounceDelay, or first if the task was disrupted before.
+func (w *Worker) crashedWith(task *batch.Task) bool {
+	if tasks, known := w.site.begun[task.Status.Incarnation]; known {
+		return tasks[task.UID]
+	}
+	return task.Status.Incarnation != w.predecessor && task.Status.State.Running != nil
 }

@@ -78,12 +78,19 @@ func (f *fixture) start(mutate ...func(*Options)) *running {
 
 func (f *fixture) startWith(api *testapi.Client, mutate ...func(*Options)) *running {
 	f.Helper()
+	return f.startWorker(api, func(*Worker) {}, mutate...)
+}
+
+// startWorker runs a worker that is changed before.
+func (f *fixture) startWorker(api *testapi.Client, change func(*Worker), mutate ...func(*Options)) *running {
+	f.Helper()
 	options := testOptions()
 	for _, m := range mutate {
 		m(&options)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Worker: New(api, options), api: api, done: make(chan struct{})}
+	change(r.Worker)
 	var err error
 	go func() { defer close(r.done); err = r.Run(ctx) }()
 	r.stop = sync.OnceValue(func() error {
@@ -369,12 +376,32 @@ func TestAttemptsThatDisruptionsEndedAreNoFailures(t *testing.T) {
 	w := f.start()
 	f.create("t", script("exit 1", backoffLimit(2)))
 	task := f.get("t")
-	task.Status.Attempts, task.Status.Disruptions = 3, 2 // of three attempts two were disrupted, one has failed
+	// Of three attempts two were disrupted, and one has failed.
+	task.Status.Attempts, task.Status.Disruptions, task.Status.FailedAttempts = 3, 2, 1
 	_, err := f.test.BatchV1alpha1().Tasks("default").UpdateStatus(f.Context(), task, metav1.UpdateOptions{})
 	f.must(err)
 	f.bind("t", w.incarnation)
-	if s := f.awaitFinished("t").Status; s.Attempts != 5 {
-		t.Errorf("%d attempts, want 5: after one failure two more are the limit", s.Attempts)
+	if s := f.awaitFinished("t").Status; s.Attempts != 5 || s.FailedAttempts != 3 {
+		t.Errorf("%d attempts, %d of them failed; want 5 and 3: after one failure two more are the limit", s.Attempts, s.FailedAttempts)
+	}
+}
+
+func TestAnEvictionDuringTheBackOffForgivesNoFailure(t *testing.T) {
+	f := newFixture(t)
+	w := f.start(func(o *Options) { o.BackoffBase = time.Hour })
+	f.run(w, "t", script("echo >>"+f.file("starts")+"; exit 1", backoffLimit(2)))
+	for failed := int32(1); failed <= 2; failed++ {
+		task := f.await("t", "waits for its next attempt", func(t *batch.Task) bool {
+			return t.Spec.WorkerName != "" && t.Status.State.Waiting != nil && t.Status.FailedAttempts == failed
+		})
+		if task.Status.Attempts != failed || task.Status.Disruptions != failed-1 {
+			t.Errorf("got status %+v", task.Status)
+		}
+		f.evict("t")
+		f.bind("t", w.incarnation)
+	}
+	if s := f.awaitFinished("t").Status; s.Phase != batch.TaskFailed || s.Attempts != 3 || s.FailedAttempts != 3 || f.lines("starts") != 3 {
+		t.Errorf("%d starts, status %+v; want that the third failure is the last", f.lines("starts"), s)
 	}
 }
 

@@ -16,7 +16,7 @@ limitations under the License.
 
 // Package testapi answers the typed client from memory, for tests of the programs that use it. It holds to the rules
 // that the server has for tasks, workers, their leases and queues: optimistic updates, fencing by incarnation, binding, eviction,
-// graceful deletion, and watches by field selector that start where a list ended.
+// the limit of crashes, graceful deletion, and watches by field selector that start where a list ended.
 package testapi
 
 import (
@@ -293,6 +293,19 @@ func (s *Server) evict(resource schema.GroupVersionResource, namespace, name str
 	}
 	if task.Spec.WorkerName == "" || finished(task) {
 		return conflict(resource, name, "the task cannot be evicted")
+	}
+	if eviction.WorkerCrashed {
+		task.Status.WorkerCrashes++
+		if limit := task.Spec.CrashLimit; limit != nil && task.Status.WorkerCrashes >= *limit {
+			now := metav1.Now()
+			task.Status.Disruptions++
+			task.Status.Phase, task.Status.CompletionTime = batch.TaskFailed, &now
+			task.Status.State = batch.TaskState{Terminated: &batch.TaskStateTerminated{
+				Reason: batch.TaskReasonWorkerCrashed, Message: eviction.Message, StartedAt: now, FinishedAt: now,
+			}}
+			s.store(resource.Resource, old, task)
+			return nil
+		}
 	}
 	task.Spec.WorkerName, task.Status.Incarnation = "", ""
 	task.Status.Phase = batch.TaskPending
