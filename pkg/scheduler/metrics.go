@@ -34,7 +34,7 @@ const (
 
 // knownReasons are the reasons of evictions that are told apart. Whoever evicts can give any, and a label must not have too many
 // values.
-var knownReasons = append([]string{reasonDrained, "TaintEviction"}, endedReasons...)
+var knownReasons = append([]string{reasonDrained, "TaintEviction", "WorkerDenied"}, endedReasons...)
 
 var (
 	ofQueue = []string{"namespace", "queue"}

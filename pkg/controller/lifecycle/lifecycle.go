@@ -61,7 +61,8 @@ type Options struct {
 	// SilenceTimeout is how long the tasks of lost workers stay where they are while no other worker of the namespace
 	// gives a sign of life, by default 5 min: there is nobody to give them to, and the cause may be common to all.
 	SilenceTimeout time.Duration
-	// RemoveAfter is how long a worker is kept that is lost and has no tasks, by default 1 h.
+	// RemoveAfter is how long a worker is kept that is lost and has no tasks, by default 1 h. One that is cordoned or denied is kept
+	// until that is taken back: else it would return without it.
 	RemoveAfter time.Duration
 	// EvictionsPerSecond bounds how fast tasks are taken from workers, by default 50.
 	EvictionsPerSecond int
@@ -102,6 +103,8 @@ type Controller struct {
 	mu sync.Mutex
 	// tainted says since when a worker has been seen with a NoExecute taint.
 	tainted map[cache.ObjectName]map[taint]time.Time
+	// leaving are the workers that were leaving when they were seen last, those included that are gone and have tasks.
+	leaving map[cache.ObjectName]struct{}
 }
 
 // New returns a controller. The client should have no rate limit of its own.
@@ -119,6 +122,7 @@ func New(client versioned.Interface, options Options) *Controller {
 		workerQueue: newQueue("leat_lifecycle_workers"),
 		taskQueue:   newQueue("leat_lifecycle_tasks"),
 		tainted:     map[cache.ObjectName]map[taint]time.Time{},
+		leaving:     map[cache.ObjectName]struct{}{},
 	}
 	c.finished = newFinishedTasks(client)
 	return c
@@ -138,8 +142,8 @@ func (c *Controller) Run(ctx context.Context) error {
 		return err
 	}
 	workersSeen, err := c.workers.AddTypedEventHandler(informers.WorkerHandlerFuncs{
-		AddFunc:    c.noteTaints,
-		UpdateFunc: func(_, w *batch.Worker) { c.noteTaints(w) },
+		AddFunc:    func(w *batch.Worker) { c.noteWorker(nil, w) },
+		UpdateFunc: c.noteWorker,
 		DeleteFunc: func(w informers.DeletedWorker) { c.forgetTaints(w.GetObjectName()) },
 	})
 	if err != nil {
@@ -199,6 +203,7 @@ func (c *Controller) listLeases(ctx context.Context) {
 		workers = append(workers, obj.(*batch.Worker))
 	}
 	meterWorkers(workers)
+	c.forgetLeaving()
 	for _, name := range c.health.observe(time.Now(), leases.Items, workers) {
 		c.workerQueue.Add(name)
 	}
@@ -242,7 +247,7 @@ func trim(obj any) (any, error) {
 				DeletionTimestamp: o.DeletionTimestamp, DeletionGracePeriodSeconds: o.DeletionGracePeriodSeconds,
 			},
 			Spec: batch.TaskSpec{WorkerName: o.Spec.WorkerName, Tolerations: o.Spec.Tolerations},
-			Status: batch.TaskStatus{Conditions: slices.DeleteFunc(o.Status.Conditions, func(c metav1.Condition) bool {
+			Status: batch.TaskStatus{Phase: o.Status.Phase, Conditions: slices.DeleteFunc(o.Status.Conditions, func(c metav1.Condition) bool {
 				return c.Type != batch.TaskScheduled
 			})},
 		}, nil

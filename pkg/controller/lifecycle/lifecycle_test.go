@@ -1066,3 +1066,157 @@ func TestHealthGoesByTheDurationOfTheLease(t *testing.T) {
 		}
 	}
 }
+
+// eviction is how the controller has evicted a task, nil if it has not.
+func (s *scene) eviction(task string) *batch.Eviction {
+	for _, a := range s.api.Actions() {
+		if create, ok := a.(clienttesting.CreateActionImpl); ok && a.Matches("create", "tasks/eviction") && create.Name == task {
+			return create.Object.(*batch.Eviction)
+		}
+	}
+	return nil
+}
+
+func (s *scene) changeWorker(name string, change func(*batch.WorkerSpec)) {
+	s.Helper()
+	w := s.worker(name)
+	change(&w.Spec)
+	_, err := s.test.Workers(namespace).Update(s.Context(), w, metav1.UpdateOptions{})
+	s.must(err)
+}
+
+// isNotReady has the worker say why it is not ready.
+func (s *scene) isNotReady(name, reason string) {
+	s.Helper()
+	w := s.worker(name)
+	meta.SetStatusCondition(&w.Status.Conditions, metav1.Condition{Type: batch.WorkerReady, Status: metav1.ConditionFalse, Reason: reason})
+	_, err := s.test.Workers(namespace).UpdateStatus(s.Context(), w, metav1.UpdateOptions{})
+	s.must(err)
+}
+
+func TestOnlyALostWorkerCountsAsACrashOfWhatItRan(t *testing.T) {
+	falls := func(s *scene, stop func()) { stop() }
+	deleted := func(s *scene, stop func()) {
+		stop()
+		s.must(s.test.Workers(namespace).Delete(s.Context(), "w", metav1.DeleteOptions{}))
+	}
+	after := func(first func(s *scene), then func(s *scene, stop func())) func(s *scene, stop func()) {
+		return func(s *scene, stop func()) {
+			first(s)
+			s.pass(time.Second)
+			then(s, stop)
+		}
+	}
+	cordoned := func(s *scene) { s.changeWorker("w", func(spec *batch.WorkerSpec) { spec.Unschedulable = true }) }
+	drains := func(s *scene) { s.isNotReady("w", "Draining") }
+	for name, tc := range map[string]struct {
+		lose    func(s *scene, stop func())
+		reason  string
+		crashed bool
+	}{
+		"the worker falls silent":                      {falls, "WorkerLost", true},
+		"the worker falls silent while it is not well": {after(func(s *scene) { s.isNotReady("w", "NoSpace") }, falls), "WorkerLost", true},
+		"the worker falls silent while it drains":      {after(drains, falls), "WorkerLost", false},
+		"the worker falls silent while it is cordoned": {after(cordoned, falls), "WorkerLost", false},
+		"the Worker is deleted":                        {deleted, "WorkerLost", true},
+		"the Worker is deleted while it drains":        {after(drains, deleted), "WorkerLost", false},
+		"the Worker is deleted after it has stopped":   {after(func(s *scene) { s.isNotReady("w", "Stopped") }, deleted), "WorkerLost", false},
+		"the Worker is deleted while it is cordoned":   {after(cordoned, deleted), "WorkerLost", false},
+		"the worker is tainted": {func(s *scene, _ func()) {
+			s.taint("w", batch.Taint{Key: "k", Effect: batch.TaintEffectNoExecute})
+		}, "TaintEviction", false},
+		"the worker is denied": {func(s *scene, _ func()) {
+			s.changeWorker("w", func(spec *batch.WorkerSpec) { spec.Denied = true })
+		}, "WorkerDenied", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, nil, func(s *scene) {
+				s.lives("other")
+				stop := s.lives("w")
+				s.bind("runs", "w")
+				s.bind("waits", "w")
+				waits := s.task("waits")
+				waits.Status.Phase = batch.TaskPending
+				_, err := s.test.Tasks(namespace).UpdateStatus(s.Context(), waits, metav1.UpdateOptions{})
+				s.must(err)
+				s.pass(time.Minute)
+				tc.lose(s, stop)
+				s.pass(62 * time.Second)
+				for name, crashed := range map[string]bool{"runs": tc.crashed, "waits": false} {
+					if e := s.eviction(name); e == nil || e.Reason != tc.reason || e.WorkerCrashed != crashed {
+						t.Errorf("%s: the eviction is %+v, want one for %s, crashed %t", name, e, tc.reason, crashed)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestALostWorkerThatIsOutOfServiceIsKept(t *testing.T) {
+	play(t, nil, func(s *scene) {
+		s.lives("other")
+		for name, change := range map[string]func(*batch.WorkerSpec){
+			"cordoned": func(spec *batch.WorkerSpec) { spec.Unschedulable = true },
+			"denied":   func(spec *batch.WorkerSpec) { spec.Denied = true },
+		} {
+			stop := s.lives(name)
+			s.changeWorker(name, change)
+			stop()
+		}
+		s.pass(48 * time.Hour)
+		for _, name := range []string{"cordoned", "denied"} {
+			if w := s.worker(name); ready(w) != "Unknown WorkerStatusUnknown" {
+				t.Errorf("%s is %s", name, ready(w))
+			}
+			s.changeWorker(name, func(spec *batch.WorkerSpec) { spec.Unschedulable, spec.Denied = false, false })
+		}
+		s.pass(time.Minute)
+		for _, name := range []string{"cordoned", "denied"} {
+			if _, err := s.test.Workers(namespace).Get(s.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				t.Errorf("%s: it is kept although it is in service again: %v", name, err)
+			}
+		}
+	})
+}
+
+func TestATaskOfADeniedWorkerThatIsBeingDeletedIsEndedWithoutIt(t *testing.T) {
+	play(t, nil, func(s *scene) {
+		s.lives("w")
+		s.bind("t", "w")
+		s.pass(time.Minute)
+		s.must(s.test.Tasks(namespace).Delete(s.Context(), "t", metav1.DeleteOptions{GracePeriodSeconds: new(int64(10))}))
+		s.pass(time.Second)
+		s.changeWorker("w", func(spec *batch.WorkerSpec) { spec.Denied = true })
+		s.pass(8 * time.Second)
+		if s.gone("t") {
+			t.Fatal("it is gone before")
+		}
+		s.pass(2 * time.Second)
+		if !s.gone("t") {
+			t.Error("it is not gone")
+		}
+	})
+}
+
+func TestWhoLeftIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scene{T: t, server: testapi.New()}
+		s.api, s.test = s.server.Client(), s.server.Client().BatchV1alpha1()
+		ctx, cancel := context.WithCancel(t.Context())
+		controller, done := New(s.api, Options{}), make(chan error)
+		go func() { done <- controller.Run(ctx) }()
+		synctest.Wait()
+		s.lives("w")
+		s.isNotReady("w", "Stopped")
+		s.pass(time.Minute)
+		s.must(s.test.Workers(namespace).Delete(ctx, "w", metav1.DeleteOptions{}))
+		s.pass(time.Minute)
+		controller.mu.Lock()
+		if n := len(controller.leaving); n > 0 {
+			t.Errorf("%d workers that are gone are still known", n)
+		}
+		controller.mu.Unlock()
+		cancel()
+		s.must(<-done)
+	})
+}

@@ -20,6 +20,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -33,6 +34,8 @@ import (
 const (
 	// reasonWorkerLost is the reason of evictions from workers that are unreachable or gone.
 	reasonWorkerLost = "WorkerLost"
+	// reasonWorkerDenied is the reason of evictions from workers that are denied.
+	reasonWorkerDenied = "WorkerDenied"
 	// reasonTaint is the reason of evictions by other NoExecute taints.
 	reasonTaint = "TaintEviction"
 
@@ -46,6 +49,8 @@ type fate struct {
 	// after is when the fate is to be asked for again; zero for when something changes.
 	after           time.Duration
 	reason, message string
+	// crashed is whether the command ran when its worker was lost.
+	crashed bool
 }
 
 type action int
@@ -85,6 +90,8 @@ func (c *Controller) seeToTask(ctx context.Context, name cache.ObjectName) (time
 			ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name},
 			Reason:     f.reason,
 			Message:    f.message,
+			// The server counts it, and makes the task fail that has reached its limit.
+			WorkerCrashed: f.crashed,
 			// The task as it was judged. Of two that evict, one does.
 			Preconditions: &metav1.Preconditions{UID: &task.UID, ResourceVersion: &task.ResourceVersion},
 		}, metav1.CreateOptions{})
@@ -120,7 +127,7 @@ func (c *Controller) fateOf(ctx context.Context, name cache.ObjectName) (*batch.
 	now := time.Now()
 	v, seen := c.health.verdict(now, workerName)
 	switch {
-	case task.DeletionTimestamp != nil && (worker == nil || v == lost):
+	case task.DeletionTimestamp != nil && (worker == nil || worker.Spec.Denied || v == lost):
 		if left := task.DeletionTimestamp.Sub(now); left > 0 {
 			return task, fate{after: left}, nil
 		}
@@ -128,7 +135,12 @@ func (c *Controller) fateOf(ctx context.Context, name cache.ObjectName) (*batch.
 	case task.DeletionTimestamp != nil:
 		return task, fate{}, nil
 	case worker == nil:
-		return task, fate{action: evict, reason: reasonWorkerLost, message: fmt.Sprintf("Worker %s does not exist any more.", workerName.Name)}, nil
+		return task, fate{
+			action: evict, reason: reasonWorkerLost, message: fmt.Sprintf("Worker %s does not exist any more.", workerName.Name),
+			crashed: running(task) && !c.wasLeaving(workerName),
+		}, nil
+	case worker.Spec.Denied:
+		return task, fate{action: evict, reason: reasonWorkerDenied, message: fmt.Sprintf("Worker %s is denied (spec.denied).", workerName.Name)}, nil
 	}
 	return task, c.fateByTaints(now, task, worker, v, seen), nil
 }
@@ -151,7 +163,9 @@ func (c *Controller) fateByTaints(now time.Time, task *batch.Task, worker *batch
 		due := later(c.taintedSince(worker, taint), boundSince(task)).Add(seconds)
 		reason := reasonTaint
 		message := fmt.Sprintf("Worker %s has the taint %s, which the task does not tolerate", worker.Name, taintText(taint))
+		crashed := false
 		if isUnreachable(taint) {
+			crashed = running(task) && !leaving(worker)
 			reason = reasonWorkerLost
 			message = fmt.Sprintf("Worker %s has not renewed its lease for %s", worker.Name, seen.duration)
 			if since, silent := c.health.silentSince(task.Namespace); silent {
@@ -163,7 +177,7 @@ func (c *Controller) fateByTaints(now time.Time, task *batch.Task, worker *batch
 		}
 		left := due.Sub(now)
 		if left <= 0 {
-			return fate{action: evict, reason: reason, message: message + "."}
+			return fate{action: evict, reason: reason, message: message + ".", crashed: crashed}
 		}
 		if f.after == 0 || left < f.after {
 			f.after = left
@@ -171,6 +185,9 @@ func (c *Controller) fateByTaints(now time.Time, task *batch.Task, worker *batch
 	}
 	return f
 }
+
+// running reports whether the command of a task has been started and has not ended, as its worker last said.
+func running(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning }
 
 // toleration is for how long a task tolerates a taint: the shortest time of its tolerations that match and have one.
 func toleration(task *batch.Task, taint *batch.Taint) (d time.Duration, ever bool) {
@@ -219,6 +236,51 @@ func taintText(t *batch.Taint) string {
 		return fmt.Sprintf("%s:%s", t.Key, t.Effect)
 	}
 	return fmt.Sprintf("%s=%s:%s", t.Key, t.Value, t.Effect)
+}
+
+// noteWorker takes in what decides over the tasks of a worker. old is nil for one that is new.
+func (c *Controller) noteWorker(old, worker *batch.Worker) {
+	c.noteTaints(worker)
+	name := cache.MetaObjectToName(worker)
+	c.mu.Lock()
+	if leaving(worker) {
+		c.leaving[name] = struct{}{}
+	} else {
+		delete(c.leaving, name)
+	}
+	c.mu.Unlock()
+	if worker.Spec.Denied && (old == nil || !old.Spec.Denied) {
+		c.seeToTasksOf(name)
+	}
+}
+
+// leaving reports whether a worker stops, or somebody takes it out of service: what ends its commands then is not the fault of any of
+// them.
+func leaving(worker *batch.Worker) bool {
+	if worker.Spec.Unschedulable || worker.Spec.Denied {
+		return true
+	}
+	ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady)
+	return ready != nil && slices.Contains([]string{reasonDraining, reasonStopped, reasonStopUnknown}, ready.Reason)
+}
+
+// wasLeaving reports whether a worker that does not exist any more was leaving when it was seen last.
+func (c *Controller) wasLeaving(name cache.ObjectName) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.leaving[name]
+	return ok
+}
+
+// forgetLeaving forgets workers that do not exist any more and have no tasks that it would matter to.
+func (c *Controller) forgetLeaving() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name := range c.leaving {
+		if c.worker(name) == nil && len(c.tasksOf(name)) == 0 {
+			delete(c.leaving, name)
+		}
+	}
 }
 
 // noteTaints takes in the taints of a worker. When there are others than before its tasks are seen to.

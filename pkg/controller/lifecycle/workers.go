@@ -31,8 +31,14 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// reasonUnknown is the reason of Ready=Unknown.
-const reasonUnknown = "WorkerStatusUnknown"
+const (
+	// reasonUnknown is the reason of Ready=Unknown.
+	reasonUnknown = "WorkerStatusUnknown"
+	// reasonStopUnknown is the reason of Ready=Unknown of a worker that was about to stop.
+	reasonStopUnknown = "WorkerStopUnknown"
+	// reasonDraining and reasonStopped are the reasons of Ready=False of a worker that stops, as it says itself.
+	reasonDraining, reasonStopped = "Draining", "Stopped"
+)
 
 // seeToWorker brings a Worker in line with what is known of its life.
 func (c *Controller) seeToWorker(ctx context.Context, name cache.ObjectName) (time.Duration, error) {
@@ -76,7 +82,7 @@ func (c *Controller) giveUp(ctx context.Context, worker *batch.Worker, seen obse
 		return ignoreNotFound(err)
 	}
 	ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady)
-	if time.Since(ready.LastTransitionTime.Time) < c.options.RemoveAfter || len(c.tasksOf(name)) > 0 {
+	if worker.Spec.Unschedulable || worker.Spec.Denied || time.Since(ready.LastTransitionTime.Time) < c.options.RemoveAfter || len(c.tasksOf(name)) > 0 {
 		return nil
 	}
 	klog.FromContext(ctx).Info("A worker that was lost for long is removed", "worker", name)
@@ -96,13 +102,16 @@ func (c *Controller) mark(ctx context.Context, worker *batch.Worker, seen observ
 	workers := c.client.BatchV1alpha1().Workers(worker.Namespace)
 	ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady)
 	if ready == nil || ready.Status != metav1.ConditionUnknown {
-		message := fmt.Sprintf("The worker has not renewed its lease for %s.", seen.duration)
+		reason, message := reasonUnknown, fmt.Sprintf("The worker has not renewed its lease for %s.", seen.duration)
 		if ready != nil {
+			if ready.Reason == reasonDraining || ready.Reason == reasonStopped {
+				reason = reasonStopUnknown
+			}
 			message += fmt.Sprintf(" Its last word was %s=%s (%s).", ready.Type, ready.Status, ready.Reason)
 		}
 		next := worker.DeepCopy()
 		meta.SetStatusCondition(&next.Status.Conditions, metav1.Condition{
-			Type: batch.WorkerReady, Status: metav1.ConditionUnknown, Reason: reasonUnknown, Message: message,
+			Type: batch.WorkerReady, Status: metav1.ConditionUnknown, Reason: reason, Message: message,
 		})
 		marked = true
 		if worker, err = bounded(ctx, func(ctx context.Context) (*batch.Worker, error) {
