@@ -65,6 +65,9 @@ func refusals(task *batch.Task, worker *batch.Worker, taken load) []string {
 		}
 		why = append(why, reason)
 	}
+	if worker.Spec.Denied {
+		why = append(why, "is denied")
+	}
 	if worker.Spec.Unschedulable {
 		why = append(why, "is cordoned")
 	}
@@ -84,6 +87,12 @@ func refusals(task *batch.Task, worker *batch.Worker, taken load) []string {
 	}
 	if capacity, ok := worker.Status.Allocatable[batch.ResourceTasks]; !ok || int64(taken.tasks) >= capacity.Value() {
 		why = append(why, fmt.Sprintf("is full: %d of %d tasks", taken.tasks, capacity.Value()))
+	}
+	switch {
+	case taken.alone:
+		why = append(why, "runs a task alone whose worker has crashed before")
+	case runsAlone(task) && taken.tasks > 0:
+		why = append(why, fmt.Sprintf("runs %s, and the task runs alone since its worker has crashed", plural(taken.tasks, "other task")))
 	}
 	for _, name := range sortedKeys(task.Spec.Resources.Requests) {
 		if name == batch.ResourceTasks {
@@ -105,14 +114,19 @@ func refusals(task *batch.Task, worker *batch.Worker, taken load) []string {
 	return why
 }
 
+// runsAlone reports whether the scheduler gives the task a worker of its own.
+func runsAlone(task *batch.Task) bool { return task.Status.WorkerCrashes > 0 }
+
 // load is what the tasks of a worker, or of a queue, take together.
 type load struct {
 	tasks    int
+	alone    bool // whether one of them runs alone
 	requests map[batch.ResourceName]resource.Quantity
 }
 
 func (l *load) add(task *batch.Task) {
 	l.tasks++
+	l.alone = l.alone || runsAlone(task)
 	for name, amount := range task.Spec.Resources.Requests {
 		if l.requests == nil {
 			l.requests = map[batch.ResourceName]resource.Quantity{}

@@ -65,6 +65,16 @@ func TestPlaceInTheQueue(t *testing.T) {
 	}
 }
 
+func crashedOnce(task batch.Task) batch.Task {
+	task.Status.WorkerCrashes = 1
+	return task
+}
+
+func onWorker(task batch.Task) *batch.Task {
+	task.Spec.WorkerName = "w"
+	return &task
+}
+
 func TestRefusals(t *testing.T) {
 	worker := func(changes ...func(*batch.Worker)) *batch.Worker {
 		w := &batch.Worker{
@@ -99,6 +109,16 @@ func TestRefusals(t *testing.T) {
 		{"too small", waiting("t", 0, 0, asks("cpu", "3")), worker(), load{}, []string{"has 2 cpu in all, and the task asks for 3"}},
 		{"has none", waiting("t", 0, 0, asks("example.com/gpu", "1")), worker(), load{}, []string{"has 0 example.com/gpu in all, and the task asks for 1"}},
 		{"cordoned", waiting("t", 0, 0), worker(func(w *batch.Worker) { w.Spec.Unschedulable = true }), load{}, []string{"is cordoned"}},
+		{"denied", waiting("t", 0, 0), worker(func(w *batch.Worker) { w.Spec.Denied = true }), load{}, []string{"is denied"}},
+		{
+			"beside one that runs alone", waiting("t", 0, 0), worker(), loads([]batch.Task{*onWorker(crashedOnce(waiting("c", 0, 0)))}, byWorker)["w"],
+			[]string{"runs a task alone whose worker has crashed before"},
+		},
+		{
+			"alone", crashedOnce(waiting("t", 0, 0)), worker(), load{tasks: 2},
+			[]string{"runs 2 other tasks, and the task runs alone since its worker has crashed"},
+		},
+		{"alone on an empty worker", crashedOnce(waiting("t", 0, 0)), worker(), load{}, nil},
 		{
 			"away", waiting("t", 0, 0), worker(func(w *batch.Worker) {
 				w.Status.Conditions[0].Status, w.Status.Conditions[0].Reason = metav1.ConditionUnknown, "WorkerStatusUnknown"

@@ -317,6 +317,9 @@ func (v *view) renderWorkers(to io.Writer) {
 		if c := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady); c != nil && c.Status != metav1.ConditionFalse {
 			status = map[metav1.ConditionStatus]string{metav1.ConditionTrue: "Ready", metav1.ConditionUnknown: "Unknown"}[c.Status]
 		}
+		if worker.Spec.Denied {
+			status += ",Denied"
+		}
 		if worker.Spec.Unschedulable {
 			status += ",SchedulingDisabled"
 		}

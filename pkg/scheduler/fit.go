@@ -82,6 +82,7 @@ type offer struct {
 	registered    bool
 	ready         bool
 	unschedulable bool
+	denied        bool
 	incarnation   string
 	labels        map[string]string
 	taints        []batch.Taint
@@ -93,6 +94,7 @@ func offerOf(obj *batch.Worker) offer {
 		registered:    true,
 		ready:         meta.IsStatusConditionTrue(obj.Status.Conditions, batch.WorkerReady) && obj.Status.Incarnation != "",
 		unschedulable: obj.Spec.Unschedulable,
+		denied:        obj.Spec.Denied,
 		incarnation:   obj.Status.Incarnation,
 		labels:        obj.Labels,
 		taints:        obj.Spec.Taints,
@@ -100,9 +102,14 @@ func offerOf(obj *batch.Worker) offer {
 	}
 }
 
+// inService reports whether the worker takes tasks at all.
+func (o *offer) inService() bool {
+	return o.registered && o.ready && !o.unschedulable && !o.denied
+}
+
 // suits says whether an empty worker with this offer could take t.
 func (o *offer) suits(t *task) bool {
-	return o.registered && o.ready && !o.unschedulable && o.allocatable[batch.ResourceTasks] > 0 &&
+	return o.inService() && o.allocatable[batch.ResourceTasks] > 0 &&
 		selects(t.obj.Spec.WorkerSelector, o.labels) &&
 		untolerated(t.obj.Spec.Tolerations, o.taints, keepsAway) == nil &&
 		!slices.ContainsFunc(t.names, func(name batch.ResourceName) bool { return t.requests[name] > o.allocatable[name] })
@@ -121,6 +128,8 @@ func fits(t *task, w *worker) bool {
 // the first kind of obstacle only. Without any, t fits.
 func refusals(t *task, w *worker) []string {
 	switch taint := untolerated(t.obj.Spec.Tolerations, w.taints, keepsAway); {
+	case w.denied:
+		return []string{"was denied"}
 	case !w.ready:
 		return []string{"was not ready"}
 	case w.unschedulable:

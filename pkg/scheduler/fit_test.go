@@ -63,6 +63,7 @@ func newTask(name string, mutate ...func(*batch.Task)) *batch.Task {
 
 func notReady(w *batch.Worker) { w.Status.Conditions[0].Status = metav1.ConditionFalse }
 func cordoned(w *batch.Worker) { w.Spec.Unschedulable = true }
+func denied(w *batch.Worker)   { w.Spec.Denied = true }
 
 func tainted(key, value string, effect batch.TaintEffect) func(*batch.Worker) {
 	return func(w *batch.Worker) {
@@ -122,14 +123,14 @@ func TestFit(t *testing.T) {
 			task: newTask("t", selecting("zone", "x"), asking("cpu", "2")),
 			workers: []*batch.Worker{
 				newWorker("a", 1, notReady, cordoned), newWorker("b", 1, notReady),
-				newWorker("c", 1, cordoned),
+				newWorker("c", 1, cordoned), newWorker("h", 1, denied),
 				newWorker("d", 1, tainted("k", "v", batch.TaintEffectNoSchedule)),
 				newWorker("e", 1, labelled("zone", "y")),
 				newWorker("f", 0, labelled("zone", "x"), with("cpu", "1900m")),
 				newWorker("g", 1, labelled("zone", "x"), with("cpu", "1999m")),
 			},
-			want: "0/7 workers are available: 1 did not match the task's worker selector, 1 had no room for tasks, " +
-				"1 had untolerated taint {k: v}, 1 was unschedulable, 2 had insufficient cpu, 2 were not ready.",
+			want: "0/8 workers are available: 1 did not match the task's worker selector, 1 had no room for tasks, " +
+				"1 had untolerated taint {k: v}, 1 was denied, 1 was unschedulable, 2 had insufficient cpu, 2 were not ready.",
 		},
 		{
 			name:    "without an incarnation there is nothing to bind to",

@@ -145,7 +145,7 @@ func (c *cluster) gauges(now time.Time) (all []prometheus.Metric) {
 			}
 			free := max(0, w.allocatable[batch.ResourceTasks]-w.tasks)
 			places["used"] += w.tasks
-			if w.ready && !w.unschedulable && w.suspects == 0 {
+			if w.inService() && w.suspects == 0 {
 				places["free"] += free
 			} else {
 				places["unavailable"] += free

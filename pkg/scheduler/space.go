@@ -68,7 +68,7 @@ type worker struct {
 
 // open says whether the worker takes tasks and has a place left.
 func (w *worker) open() bool {
-	return w.registered && w.ready && !w.unschedulable && w.suspects == 0 && w.tasks < w.allocatable[batch.ResourceTasks]
+	return w.inService() && w.suspects == 0 && w.tasks < w.allocatable[batch.ResourceTasks]
 }
 
 func (w *worker) lacks(t *task, name batch.ResourceName) bool {

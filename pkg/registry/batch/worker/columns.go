@@ -34,6 +34,9 @@ func StatusColumn(worker *batch.Worker) any {
 			metav1.ConditionTrue: "Ready", metav1.ConditionFalse: "NotReady", metav1.ConditionUnknown: "Unknown",
 		}[ready.Status]
 	}
+	if worker.Spec.Denied {
+		words = append(words, "Denied")
+	}
 	if worker.Spec.Unschedulable {
 		words = append(words, "SchedulingDisabled")
 	}
