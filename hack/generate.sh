@@ -66,12 +66,21 @@ openapi-gen --go-header-file $header --output-dir $generated/openapi --output-pk
   k8s.io/apimachinery/pkg/api/resource k8s.io/api/autoscaling/v1 "${versions[@]}"
 
 echo "generate: clientset, listers, informers, apply configurations"
-# Apply configurations read the structure of types from the OpenAPI document that the generated definitions make.
+# Apply configurations read the structure of types from the OpenAPI document that the generated definitions make. The generator looks
+# a type up by its Go package, and its output by the model name that +k8s:openapi-model-package sets: a type it does not find becomes
+# untyped in silence.
+model_packages=dev.leat.batch
+go_packages=com.github.leat-dev.leat.apis.batch
 schema=$links/openapi.json
-go run ./hack/openapi-schema > "$schema"
+go run ./hack/openapi-schema | sed "s|\([\"/]\)$model_packages\.|\1$go_packages.|g" > "$schema"
 applyconfiguration-gen --go-header-file $header --output-dir $generated/applyconfiguration \
   --output-pkg $module/$generated/applyconfiguration --openapi-schema "$schema" \
   "${versions[@]}"
+if grep -A1 "^- name: $go_packages" $generated/applyconfiguration/internal/internal.go | grep 'scalar: untyped'; then
+  echo "generate: apply configurations have types without a schema" >&2
+  exit 1
+fi
+find $generated/applyconfiguration -name '*.go' -exec sed -i "s|$go_packages\.|$model_packages.|g" {} +
 client-gen --go-header-file $header --output-dir $generated/clientset --output-pkg $module/$generated/clientset \
   --clientset-name versioned --apply-configuration-package $module/$generated/applyconfiguration \
   --input-base $module/apis --input batch/v1alpha1 --prefers-protobuf

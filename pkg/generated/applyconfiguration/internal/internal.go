@@ -39,56 +39,846 @@ func Parser() *typed.Parser {
 var parserOnce sync.Once
 var parser *typed.Parser
 var schemaYAML = typed.YAMLObject(`types:
-- name: com.github.leat-dev.leat.apis.batch.v1alpha1.Task
+- name: dev.leat.batch.v1alpha1.EnvVar
+  map:
+    fields:
+    - name: name
+      type:
+        scalar: string
+      default: ""
+    - name: value
+      type:
+        scalar: string
+- name: dev.leat.batch.v1alpha1.SuccessPolicy
+  map:
+    fields:
+    - name: rules
+      type:
+        list:
+          elementType:
+            namedType: dev.leat.batch.v1alpha1.SuccessPolicyRule
+          elementRelationship: atomic
+- name: dev.leat.batch.v1alpha1.SuccessPolicyRule
+  map:
+    fields:
+    - name: succeededCount
+      type:
+        scalar: numeric
+    - name: succeededIndexes
+      type:
+        scalar: string
+- name: dev.leat.batch.v1alpha1.Taint
+  map:
+    fields:
+    - name: effect
+      type:
+        scalar: string
+      default: ""
+    - name: key
+      type:
+        scalar: string
+      default: ""
+    - name: timeAdded
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: value
+      type:
+        scalar: string
+- name: dev.leat.batch.v1alpha1.Task
+  map:
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+    - name: kind
+      type:
+        scalar: string
+    - name: metadata
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
+      default: {}
+    - name: spec
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskSpec
+      default: {}
+    - name: status
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskStatus
+      default: {}
+- name: dev.leat.batch.v1alpha1.TaskFailurePolicy
+  map:
+    fields:
+    - name: rules
+      type:
+        list:
+          elementType:
+            namedType: dev.leat.batch.v1alpha1.TaskFailurePolicyRule
+          elementRelationship: atomic
+- name: dev.leat.batch.v1alpha1.TaskFailurePolicyOnExitCodesRequirement
+  map:
+    fields:
+    - name: operator
+      type:
+        scalar: string
+      default: ""
+    - name: values
+      type:
+        list:
+          elementType:
+            scalar: numeric
+          elementRelationship: associative
+- name: dev.leat.batch.v1alpha1.TaskFailurePolicyOnTaskConditionsPattern
+  map:
+    fields:
+    - name: status
+      type:
+        scalar: string
+      default: "True"
+    - name: type
+      type:
+        scalar: string
+      default: ""
+- name: dev.leat.batch.v1alpha1.TaskFailurePolicyRule
+  map:
+    fields:
+    - name: action
+      type:
+        scalar: string
+      default: ""
+    - name: onExitCodes
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskFailurePolicyOnExitCodesRequirement
+    - name: onTaskConditions
+      type:
+        list:
+          elementType:
+            namedType: dev.leat.batch.v1alpha1.TaskFailurePolicyOnTaskConditionsPattern
+          elementRelationship: atomic
+- name: dev.leat.batch.v1alpha1.TaskQueue
+  map:
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+    - name: kind
+      type:
+        scalar: string
+    - name: metadata
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
+      default: {}
+    - name: spec
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskQueueSpec
+      default: {}
+    - name: status
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskQueueStatus
+      default: {}
+- name: dev.leat.batch.v1alpha1.TaskQueueResources
+  map:
+    fields:
+    - name: limits
+      type:
+        map:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.api.resource.Quantity
+- name: dev.leat.batch.v1alpha1.TaskQueueSpec
+  map:
+    fields:
+    - name: maxPendingTasks
+      type:
+        scalar: numeric
+    - name: maxRunningTasks
+      type:
+        scalar: numeric
+    - name: resources
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskQueueResources
+      default: {}
+    - name: stopPolicy
+      type:
+        scalar: string
+      default: None
+    - name: weight
+      type:
+        scalar: numeric
+      default: 1
+- name: dev.leat.batch.v1alpha1.TaskQueueStatus
+  map:
+    fields:
+    - name: conditions
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Condition
+          elementRelationship: associative
+          keys:
+          - type
+    - name: oldestPendingTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: pending
+      type:
+        scalar: numeric
+    - name: running
+      type:
+        scalar: numeric
+    - name: used
+      type:
+        map:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.api.resource.Quantity
+- name: dev.leat.batch.v1alpha1.TaskResources
+  map:
+    fields:
+    - name: requests
+      type:
+        map:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.api.resource.Quantity
+- name: dev.leat.batch.v1alpha1.TaskSchedulingGate
+  map:
+    fields:
+    - name: name
+      type:
+        scalar: string
+      default: ""
+- name: dev.leat.batch.v1alpha1.TaskSet
+  map:
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+    - name: kind
+      type:
+        scalar: string
+    - name: metadata
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
+      default: {}
+    - name: spec
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskSetSpec
+      default: {}
+    - name: status
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskSetStatus
+      default: {}
+- name: dev.leat.batch.v1alpha1.TaskSetSpec
+  map:
+    fields:
+    - name: activeDeadlineSeconds
+      type:
+        scalar: numeric
+    - name: backoffLimit
+      type:
+        scalar: numeric
+    - name: backoffLimitPerIndex
+      type:
+        scalar: numeric
+    - name: cancelled
+      type:
+        scalar: boolean
+    - name: completionMode
+      type:
+        scalar: string
+      default: NonIndexed
+    - name: completions
+      type:
+        scalar: numeric
+    - name: items
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
+    - name: maxFailedIndexes
+      type:
+        scalar: numeric
+    - name: parallelism
+      type:
+        scalar: numeric
+      default: 1
+    - name: queueName
+      type:
+        scalar: string
+      default: default
+    - name: selector
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector
+    - name: successPolicy
+      type:
+        namedType: dev.leat.batch.v1alpha1.SuccessPolicy
+    - name: suspend
+      type:
+        scalar: boolean
+      default: false
+    - name: taskFailurePolicy
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskFailurePolicy
+    - name: template
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskTemplateSpec
+      default: {}
+    - name: ttlSecondsAfterFinished
+      type:
+        scalar: numeric
+- name: dev.leat.batch.v1alpha1.TaskSetStatus
+  map:
+    fields:
+    - name: active
+      type:
+        scalar: numeric
+    - name: completedIndexes
+      type:
+        scalar: string
+    - name: completionTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: conditions
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Condition
+          elementRelationship: associative
+          keys:
+          - type
+    - name: failed
+      type:
+        scalar: numeric
+    - name: failedIndexes
+      type:
+        scalar: string
+    - name: indexFailures
+      type:
+        scalar: string
+    - name: ready
+      type:
+        scalar: numeric
+    - name: startTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: succeeded
+      type:
+        scalar: numeric
+    - name: terminating
+      type:
+        scalar: numeric
+- name: dev.leat.batch.v1alpha1.TaskSpec
+  map:
+    fields:
+    - name: activeDeadlineSeconds
+      type:
+        scalar: numeric
+    - name: args
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
+    - name: backoffLimit
+      type:
+        scalar: numeric
+      default: 0
+    - name: command
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
+    - name: crashLimit
+      type:
+        scalar: numeric
+      default: 5
+    - name: env
+      type:
+        list:
+          elementType:
+            namedType: dev.leat.batch.v1alpha1.EnvVar
+          elementRelationship: associative
+          keys:
+          - name
+    - name: priority
+      type:
+        scalar: numeric
+    - name: queueName
+      type:
+        scalar: string
+      default: default
+    - name: resources
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskResources
+      default: {}
+    - name: schedulingGates
+      type:
+        list:
+          elementType:
+            namedType: dev.leat.batch.v1alpha1.TaskSchedulingGate
+          elementRelationship: associative
+          keys:
+          - name
+    - name: terminationGracePeriodSeconds
+      type:
+        scalar: numeric
+      default: 30
+    - name: tolerations
+      type:
+        list:
+          elementType:
+            namedType: dev.leat.batch.v1alpha1.Toleration
+          elementRelationship: atomic
+    - name: ttlSecondsAfterFinished
+      type:
+        scalar: numeric
+    - name: workerName
+      type:
+        scalar: string
+    - name: workerSelector
+      type:
+        map:
+          elementType:
+            scalar: string
+    - name: workingDir
+      type:
+        scalar: string
+- name: dev.leat.batch.v1alpha1.TaskState
+  map:
+    fields:
+    - name: running
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskStateRunning
+    - name: terminated
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskStateTerminated
+    - name: waiting
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskStateWaiting
+- name: dev.leat.batch.v1alpha1.TaskStateRunning
+  map:
+    fields:
+    - name: startedAt
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+- name: dev.leat.batch.v1alpha1.TaskStateTerminated
+  map:
+    fields:
+    - name: exitCode
+      type:
+        scalar: numeric
+      default: 0
+    - name: finishedAt
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: message
+      type:
+        scalar: string
+    - name: reason
+      type:
+        scalar: string
+    - name: signal
+      type:
+        scalar: numeric
+    - name: startedAt
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+- name: dev.leat.batch.v1alpha1.TaskStateWaiting
+  map:
+    fields:
+    - name: message
+      type:
+        scalar: string
+    - name: reason
+      type:
+        scalar: string
+- name: dev.leat.batch.v1alpha1.TaskStatus
+  map:
+    fields:
+    - name: attempts
+      type:
+        scalar: numeric
+    - name: completionTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: conditions
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Condition
+          elementRelationship: associative
+          keys:
+          - type
+    - name: disruptions
+      type:
+        scalar: numeric
+    - name: incarnation
+      type:
+        scalar: string
+    - name: phase
+      type:
+        scalar: string
+    - name: progress
+      type:
+        scalar: string
+    - name: startTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: state
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskState
+      default: {}
+    - name: workerCrashes
+      type:
+        scalar: numeric
+- name: dev.leat.batch.v1alpha1.TaskTemplateSpec
+  map:
+    fields:
+    - name: metadata
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
+      default: {}
+    - name: spec
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskSpec
+      default: {}
+- name: dev.leat.batch.v1alpha1.Toleration
+  map:
+    fields:
+    - name: effect
+      type:
+        scalar: string
+    - name: key
+      type:
+        scalar: string
+    - name: operator
+      type:
+        scalar: string
+    - name: tolerationSeconds
+      type:
+        scalar: numeric
+    - name: value
+      type:
+        scalar: string
+- name: dev.leat.batch.v1alpha1.Worker
+  map:
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+    - name: kind
+      type:
+        scalar: string
+    - name: metadata
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
+      default: {}
+    - name: spec
+      type:
+        namedType: dev.leat.batch.v1alpha1.WorkerSpec
+      default: {}
+    - name: status
+      type:
+        namedType: dev.leat.batch.v1alpha1.WorkerStatus
+      default: {}
+- name: dev.leat.batch.v1alpha1.WorkerEndpoint
+  map:
+    fields:
+    - name: caBundle
+      type:
+        scalar: string
+    - name: host
+      type:
+        scalar: string
+      default: ""
+    - name: port
+      type:
+        scalar: numeric
+      default: 0
+- name: dev.leat.batch.v1alpha1.WorkerInfo
+  map:
+    fields:
+    - name: arch
+      type:
+        scalar: string
+    - name: bootID
+      type:
+        scalar: string
+    - name: hostname
+      type:
+        scalar: string
+    - name: os
+      type:
+        scalar: string
+    - name: version
+      type:
+        scalar: string
+- name: dev.leat.batch.v1alpha1.WorkerLease
+  map:
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+    - name: kind
+      type:
+        scalar: string
+    - name: metadata
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
+      default: {}
+    - name: spec
+      type:
+        namedType: dev.leat.batch.v1alpha1.WorkerLeaseSpec
+      default: {}
+- name: dev.leat.batch.v1alpha1.WorkerLeaseSpec
+  map:
+    fields:
+    - name: holderIdentity
+      type:
+        scalar: string
+    - name: leaseDurationSeconds
+      type:
+        scalar: numeric
+      default: 40
+    - name: renewTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime
+- name: dev.leat.batch.v1alpha1.WorkerSpec
+  map:
+    fields:
+    - name: denied
+      type:
+        scalar: boolean
+    - name: taints
+      type:
+        list:
+          elementType:
+            namedType: dev.leat.batch.v1alpha1.Taint
+          elementRelationship: atomic
+    - name: unschedulable
+      type:
+        scalar: boolean
+- name: dev.leat.batch.v1alpha1.WorkerStatus
+  map:
+    fields:
+    - name: allocatable
+      type:
+        map:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.api.resource.Quantity
+    - name: capacity
+      type:
+        map:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.api.resource.Quantity
+    - name: conditions
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Condition
+          elementRelationship: associative
+          keys:
+          - type
+    - name: endpoint
+      type:
+        namedType: dev.leat.batch.v1alpha1.WorkerEndpoint
+    - name: incarnation
+      type:
+        scalar: string
+    - name: runningTasks
+      type:
+        scalar: numeric
+    - name: workerInfo
+      type:
+        namedType: dev.leat.batch.v1alpha1.WorkerInfo
+      default: {}
+- name: io.k8s.apimachinery.pkg.api.resource.Quantity
   scalar: untyped
-  list:
-    elementType:
-      namedType: __untyped_atomic_
-    elementRelationship: atomic
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.Condition
+  map:
+    fields:
+    - name: lastTransitionTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: message
+      type:
+        scalar: string
+      default: ""
+    - name: observedGeneration
+      type:
+        scalar: numeric
+    - name: reason
+      type:
+        scalar: string
+      default: ""
+    - name: status
+      type:
+        scalar: string
+      default: ""
+    - name: type
+      type:
+        scalar: string
+      default: ""
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1
   map:
     elementType:
-      namedType: __untyped_deduced_
-    elementRelationship: separable
-- name: com.github.leat-dev.leat.apis.batch.v1alpha1.TaskQueue
-  scalar: untyped
-  list:
-    elementType:
-      namedType: __untyped_atomic_
-    elementRelationship: atomic
+      scalar: untyped
+      list:
+        elementType:
+          namedType: __untyped_atomic_
+        elementRelationship: atomic
+      map:
+        elementType:
+          namedType: __untyped_deduced_
+        elementRelationship: separable
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector
   map:
-    elementType:
-      namedType: __untyped_deduced_
-    elementRelationship: separable
-- name: com.github.leat-dev.leat.apis.batch.v1alpha1.TaskSet
-  scalar: untyped
-  list:
-    elementType:
-      namedType: __untyped_atomic_
+    fields:
+    - name: matchExpressions
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement
+          elementRelationship: atomic
+    - name: matchLabels
+      type:
+        map:
+          elementType:
+            scalar: string
     elementRelationship: atomic
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement
   map:
-    elementType:
-      namedType: __untyped_deduced_
-    elementRelationship: separable
-- name: com.github.leat-dev.leat.apis.batch.v1alpha1.Worker
+    fields:
+    - name: key
+      type:
+        scalar: string
+      default: ""
+    - name: operator
+      type:
+        scalar: string
+      default: ""
+    - name: values
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry
+  map:
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+    - name: fieldsType
+      type:
+        scalar: string
+    - name: fieldsV1
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1
+    - name: manager
+      type:
+        scalar: string
+    - name: operation
+      type:
+        scalar: string
+    - name: subresource
+      type:
+        scalar: string
+    - name: time
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime
   scalar: untyped
-  list:
-    elementType:
-      namedType: __untyped_atomic_
-    elementRelationship: atomic
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
   map:
-    elementType:
-      namedType: __untyped_deduced_
-    elementRelationship: separable
-- name: com.github.leat-dev.leat.apis.batch.v1alpha1.WorkerLease
+    fields:
+    - name: annotations
+      type:
+        map:
+          elementType:
+            scalar: string
+    - name: creationTimestamp
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: deletionGracePeriodSeconds
+      type:
+        scalar: numeric
+    - name: deletionTimestamp
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: finalizers
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: generateName
+      type:
+        scalar: string
+    - name: generation
+      type:
+        scalar: numeric
+    - name: labels
+      type:
+        map:
+          elementType:
+            scalar: string
+    - name: managedFields
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry
+          elementRelationship: atomic
+    - name: name
+      type:
+        scalar: string
+    - name: namespace
+      type:
+        scalar: string
+    - name: ownerReferences
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference
+          elementRelationship: associative
+          keys:
+          - uid
+    - name: resourceVersion
+      type:
+        scalar: string
+    - name: selfLink
+      type:
+        scalar: string
+    - name: uid
+      type:
+        scalar: string
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference
+  map:
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+      default: ""
+    - name: blockOwnerDeletion
+      type:
+        scalar: boolean
+    - name: controller
+      type:
+        scalar: boolean
+    - name: kind
+      type:
+        scalar: string
+      default: ""
+    - name: name
+      type:
+        scalar: string
+      default: ""
+    - name: uid
+      type:
+        scalar: string
+      default: ""
+    elementRelationship: atomic
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.Time
   scalar: untyped
-  list:
-    elementType:
-      namedType: __untyped_atomic_
-    elementRelationship: atomic
-  map:
-    elementType:
-      namedType: __untyped_deduced_
-    elementRelationship: separable
 - name: __untyped_atomic_
   scalar: untyped
   list:

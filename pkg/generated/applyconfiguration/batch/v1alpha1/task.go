@@ -65,7 +65,7 @@ func Task(name, namespace string) *TaskApplyConfiguration {
 // applied if another fieldManager has updated or force applied any of the previously applied fields.
 func ExtractTaskFrom(task *batchv1alpha1.Task, fieldManager string, subresource string) (*TaskApplyConfiguration, error) {
 	b := &TaskApplyConfiguration{}
-	err := managedfields.ExtractInto(task, internal.Parser().Type("com.github.leat-dev.leat.apis.batch.v1alpha1.Task"), fieldManager, b, subresource)
+	err := managedfields.ExtractInto(task, internal.Parser().Type("dev.leat.batch.v1alpha1.Task"), fieldManager, b, subresource)
 	if err != nil {
 		return nil, err
 	}

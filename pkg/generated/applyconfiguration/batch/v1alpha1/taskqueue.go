@@ -63,7 +63,7 @@ func TaskQueue(name, namespace string) *TaskQueueApplyConfiguration {
 // applied if another fieldManager has updated or force applied any of the previously applied fields.
 func ExtractTaskQueueFrom(taskQueue *batchv1alpha1.TaskQueue, fieldManager string, subresource string) (*TaskQueueApplyConfiguration, error) {
 	b := &TaskQueueApplyConfiguration{}
-	err := managedfields.ExtractInto(taskQueue, internal.Parser().Type("com.github.leat-dev.leat.apis.batch.v1alpha1.TaskQueue"), fieldManager, b, subresource)
+	err := managedfields.ExtractInto(taskQueue, internal.Parser().Type("dev.leat.batch.v1alpha1.TaskQueue"), fieldManager, b, subresource)
 	if err != nil {
 		return nil, err
 	}

@@ -63,7 +63,7 @@ func TaskSet(name, namespace string) *TaskSetApplyConfiguration {
 // applied if another fieldManager has updated or force applied any of the previously applied fields.
 func ExtractTaskSetFrom(taskSet *batchv1alpha1.TaskSet, fieldManager string, subresource string) (*TaskSetApplyConfiguration, error) {
 	b := &TaskSetApplyConfiguration{}
-	err := managedfields.ExtractInto(taskSet, internal.Parser().Type("com.github.leat-dev.leat.apis.batch.v1alpha1.TaskSet"), fieldManager, b, subresource)
+	err := managedfields.ExtractInto(taskSet, internal.Parser().Type("dev.leat.batch.v1alpha1.TaskSet"), fieldManager, b, subresource)
 	if err != nil {
 		return nil, err
 	}

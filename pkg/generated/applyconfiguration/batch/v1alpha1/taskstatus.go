@@ -31,7 +31,8 @@ import (
 type TaskStatusApplyConfiguration struct {
 	// phase is a summary of where the task is in its life.
 	Phase *batchv1alpha1.TaskPhase `json:"phase,omitempty"`
-	// conditions say more of the state: TaskScheduled, DisruptionTarget.
+	// conditions say more of the state: TaskScheduled, DisruptionTarget, and by the phase Reconciling, Complete, Failed and
+	// Stalled.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// state is where the command is now: waiting, running, or terminated. At most one of its members is set.
 	State *TaskStateApplyConfiguration `json:"state,omitempty"`

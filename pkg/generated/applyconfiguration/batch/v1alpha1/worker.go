@@ -62,7 +62,7 @@ func Worker(name, namespace string) *WorkerApplyConfiguration {
 // applied if another fieldManager has updated or force applied any of the previously applied fields.
 func ExtractWorkerFrom(worker *batchv1alpha1.Worker, fieldManager string, subresource string) (*WorkerApplyConfiguration, error) {
 	b := &WorkerApplyConfiguration{}
-	err := managedfields.ExtractInto(worker, internal.Parser().Type("com.github.leat-dev.leat.apis.batch.v1alpha1.Worker"), fieldManager, b, subresource)
+	err := managedfields.ExtractInto(worker, internal.Parser().Type("dev.leat.batch.v1alpha1.Worker"), fieldManager, b, subresource)
 	if err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func WorkerLease(name, namespace string) *WorkerLeaseApplyConfiguration {
 // applied if another fieldManager has updated or force applied any of the previously applied fields.
 func ExtractWorkerLeaseFrom(workerLease *batchv1alpha1.WorkerLease, fieldManager string, subresource string) (*WorkerLeaseApplyConfiguration, error) {
 	b := &WorkerLeaseApplyConfiguration{}
-	err := managedfields.ExtractInto(workerLease, internal.Parser().Type("com.github.leat-dev.leat.apis.batch.v1alpha1.WorkerLease"), fieldManager, b, subresource)
+	err := managedfields.ExtractInto(workerLease, internal.Parser().Type("dev.leat.batch.v1alpha1.WorkerLease"), fieldManager, b, subresource)
 	if err != nil {
 		return nil, err
 	}
