@@ -1,0 +1,155 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/operation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+)
+
+// ValidateDeclaratively implements rest.DeclarativeValidationStrategy. Upstream's error for a field that is immutable shows no value:
+// this one shows what was sent and what is stored.
+func (s strategy[T, L]) ValidateDeclaratively(ctx context.Context, obj, old runtime.Object, errs field.ErrorList, op operation.Type,
+	config rest.DeclarativeValidationConfig) field.ErrorList {
+	errs = s.DeclarativeValidation.ValidateDeclaratively(ctx, obj, old, errs, op, config)
+	isImmutable := func(err *field.Error) bool { return err.Origin == "immutable" }
+	if !slices.ContainsFunc(errs, isImmutable) {
+		return errs
+	}
+	info, ok := genericapirequest.RequestInfoFrom(ctx)
+	if !ok {
+		return errs
+	}
+	version := schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}
+	sent, err := s.content(obj, version)
+	if err != nil {
+		return append(errs, field.InternalError(nil, err))
+	}
+	stored, err := s.content(old, version)
+	if err != nil {
+		return append(errs, field.InternalError(nil, err))
+	}
+	for _, err := range errs {
+		if isImmutable(err) {
+			showChange(err, at(sent, err.Field), at(stored, err.Field))
+		}
+	}
+	return errs
+}
+
+func (s strategy[T, L]) content(obj runtime.Object, version schema.GroupVersion) (map[string]any, error) {
+	versioned, err := s.Scheme.ConvertToVersion(obj, version)
+	if err != nil {
+		return nil, err
+	}
+	return runtime.DefaultUnstructuredConverter.ToUnstructured(versioned)
+}
+
+// at returns the value at a path of members, nil if there is none.
+func at(value any, path string) any {
+	for member := range strings.SplitSeq(path, ".") {
+		object, ok := value.(map[string]any)
+		if !ok {
+			return nil
+		}
+		value = object[member]
+	}
+	return value
+}
+
+// showChange makes the error name the member that differs, if only one does, and show both its values.
+func showChange(err *field.Error, sent, stored any) {
+	path := err.Field
+	for {
+		member, from, to, ok := onlyDifference(stored, sent)
+		if !ok {
+			break
+		}
+		path, stored, sent = path+"."+member, from, to
+	}
+	if path == err.Field {
+		err.BadValue = json.RawMessage(shortened(sent))
+		err.Detail = fmt.Sprintf("field is immutable: it must stay %s", shownValue(stored))
+		return
+	}
+	err.BadValue = field.OmitValueType{}
+	err.Detail = fmt.Sprintf("field is immutable: %s is %s and must stay %s", path, shownValue(sent), shownValue(stored))
+}
+
+// onlyDifference returns the one member in which two objects differ. It is not ok if they differ in several, or are no objects.
+func onlyDifference(a, b any) (member string, inA, inB any, ok bool) {
+	x, isObject := a.(map[string]any)
+	y, areObjects := b.(map[string]any)
+	if !isObject || !areObjects {
+		return "", nil, nil, false
+	}
+	differ := map[string]bool{}
+	for _, object := range []map[string]any{x, y} {
+		for member := range object {
+			if !reflect.DeepEqual(x[member], y[member]) {
+				differ[member] = true
+			}
+		}
+	}
+	if len(differ) != 1 {
+		return "", nil, nil, false
+	}
+	member = slices.Collect(maps.Keys(differ))[0]
+	return member, x[member], y[member], true
+}
+
+func shownValue(value any) string {
+	if value == nil {
+		return "unset"
+	}
+	return shortened(value)
+}
+
+// maxShown is how much of a value an error shows, in bytes of JSON.
+const maxShown = 256
+
+// shortened returns the JSON of a value, or as a JSON string the beginning of it.
+func shortened(value any) string {
+	text := marshal(value)
+	if len(text) > maxShown {
+		text = marshal(strings.ToValidUTF8(text[:maxShown], "") + "…")
+	}
+	return text
+}
+
+// marshal returns the JSON of a value that was decoded from JSON, on one line and with < and > as they are.
+func marshal(value any) string {
+	var text strings.Builder
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return err.Error()
+	}
+	return strings.TrimSuffix(text.String(), "\n")
+}
