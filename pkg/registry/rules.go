@@ -31,6 +31,18 @@ type Preparer[T any] interface {
 	PrepareForCreate(ctx context.Context, obj *T)
 }
 
+// UpdatePreparer changes an object before an update through the main resource is validated.
+type UpdatePreparer[T any] interface {
+	// PrepareForUpdate restores the fields of the spec that only the server sets. The status is the stored one.
+	PrepareForUpdate(ctx context.Context, obj, old *T)
+}
+
+// StatusPreparer changes a status before it is validated.
+type StatusPreparer[T any] interface {
+	// PrepareForStatusUpdate sets the parts of the status that follow from others. All but the status is the stored object.
+	PrepareForStatusUpdate(ctx context.Context, obj, old *T)
+}
+
 // Validator checks what declarative validation cannot say: rules across fields, and changes.
 type Validator[T any] interface {
 	// Validate checks an object by itself. On update, errors that the stored object has too are dropped.

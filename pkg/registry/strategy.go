@@ -89,10 +89,13 @@ func (s strategy[T, L]) PrepareForCreate(ctx context.Context, obj runtime.Object
 }
 
 // PrepareForUpdate implements rest.RESTUpdateStrategy.
-func (s strategy[T, L]) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+func (s strategy[T, L]) PrepareForUpdate(ctx context.Context, obj, old runtime.Object) {
 	object, stored := any(obj).(*T), any(old).(*T)
 	if s.resource.Status != nil {
 		s.resource.Status.Copy(object, stored)
+	}
+	if preparer, ok := s.rules.(UpdatePreparer[T]); ok {
+		preparer.PrepareForUpdate(ctx, object, stored)
 	}
 	s.resource.Meta(object).Generation = s.resource.Meta(stored).Generation
 	if !apiequality.Semantic.DeepEqual(s.resource.Spec.Get(object), s.resource.Spec.Get(stored)) {
@@ -209,10 +212,13 @@ func (s statusStrategy[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpa
 }
 
 // PrepareForUpdate implements rest.RESTUpdateStrategy.
-func (s statusStrategy[T, L]) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+func (s statusStrategy[T, L]) PrepareForUpdate(ctx context.Context, obj, old runtime.Object) {
 	object, stored := any(obj).(*T), any(old).(*T)
 	s.resource.Spec.Copy(object, stored)
 	metav1.ResetObjectMetaForStatus(s.resource.Meta(object), s.resource.Meta(stored))
+	if preparer, ok := s.rules.(StatusPreparer[T]); ok {
+		preparer.PrepareForStatusUpdate(ctx, object, stored)
+	}
 }
 
 // ValidateUpdate implements rest.RESTUpdateStrategy.

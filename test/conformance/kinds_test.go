@@ -44,6 +44,9 @@ type kind struct {
 	// invalidStatus is what its status cannot be changed by, conditions aside.
 	invalidStatus []refusal
 
+	// live brings an object to where components have written all that they write. Nil if there is nothing but the status.
+	live func(*scene, string)
+
 	// selectable are the fields that selectors may name, besides metadata.name and metadata.namespace, with the object's
 	// value.
 	selectable map[string]string
@@ -112,7 +115,6 @@ var kinds = []kind{
 			{`{"spec": {"command": [""]}}`, "spec.command[0]"},
 			{`{"spec": {"command": ["a\u0000b"]}}`, "spec.command[0]"},
 			{`{"spec": {"args": ["a\u0000b"]}}`, "spec.args[0]"},
-			{`{"spec": {"workerName": "w"}}`, "spec.workerName"},
 			{`{"spec": {"queueName": "Not valid"}}`, "spec.queueName"},
 			{`{"spec": {"priority": 1000000001}}`, "spec.priority"},
 			{`{"spec": {"env": [{"name": "A=B"}]}}`, "spec.env[0].name"},
@@ -129,9 +131,6 @@ var kinds = []kind{
 			{`{"spec": {"schedulingGates": [{"name": "not valid"}]}}`, "spec.schedulingGates[0].name"},
 		},
 		immutable: []refusal{
-			{`{"spec": {"queueName": "other"}}`, "spec.queueName"},
-			{`{"spec": {"workerName": "w"}}`, "spec.workerName"},
-			{`{"spec": {"priority": 1}}`, "spec.priority"},
 			{`{"spec": {"command": ["false"]}}`, "spec.command"},
 			{`{"spec": {"args": ["x"]}}`, "spec.args"},
 			{`{"spec": {"env": [{"name": "A", "value": "2"}]}}`, "spec.env"},
@@ -151,6 +150,7 @@ var kinds = []kind{
 			{`{"status": {"disruptions": 1}}`, "status.disruptions"},
 			{`{"status": {"state": {"waiting": {}, "running": {}}}}`, "status.state"},
 		},
+		live:       bindTask,
 		selectable: map[string]string{"spec.workerName": "", "spec.queueName": "default", "status.phase": "Pending"},
 		columns:    []string{"Name", "Status", "Worker", "Exit", "Attempts", "Age"},
 		wide:       []string{"Queue", "Priority", "Wait", "Duration", "Reason"},
@@ -205,6 +205,8 @@ var kinds = []kind{
 			{`{"spec": {"template": {"spec": {"command": null}}}}`, "spec.template.spec.command"},
 			{`{"spec": {"template": {"spec": {"workerName": "w"}}}}`, "spec.template.spec.workerName"},
 			{`{"spec": {"template": {"spec": {"queueName": "other"}}}}`, "spec.template.spec.queueName"},
+			{`{"spec": {"selector": {"matchLabels": {"a": "b"}}}}`, "spec.selector"},
+			{`{"spec": {"selector": {"matchLabels": {"a": "b", "batch.leat.dev/controller-uid": "u"}}}}`, "spec.selector"},
 		},
 		immutable: []refusal{
 			{`{"spec": {"completions": 6}}`, "spec.completions"},

@@ -24,6 +24,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/yaml"
 )
 
 // writeRules are about what the main resource lets one write.
@@ -40,6 +42,7 @@ var writeRules = []rule{
 	{name: "a PUT of an old version conflicts", check: updateChecksVersionAndUID},
 	{name: "a PUT without version overwrites", check: unconditionalUpdate},
 	{name: "owner references", check: ownerReferences},
+	{name: "exports", check: exportsAreCreatedAgain},
 	{name: "dry run", check: dryRun},
 	{name: "unknown fields", check: unknownFields},
 	{name: "patches", check: patches},
@@ -74,6 +77,42 @@ func createSetsSystemFields(s *scene) {
 		s.Errorf("a create with resourceVersion: got %v, want an error that names it", err)
 	}
 	s.mustBeGone("b")
+}
+
+// exportsAreCreatedAgain holds that an object that has lived can be created, and then written, from what was read of it, as
+// "kubectl replace --force" and backup tools do.
+func exportsAreCreatedAgain(s *scene) {
+	s.create("a")
+	if s.live != nil {
+		s.live(s, "a")
+	}
+	if s.status.path != "" {
+		must(s.mergePatch("a", nested(s.status.path, s.status.one), "status"))(s)
+	}
+	text := must(yaml.Marshal(s.get("a").Object))(s)
+	export := func() *unstructured.Unstructured {
+		obj := &unstructured.Unstructured{}
+		check(s, yaml.Unmarshal(text, &obj.Object))
+		return obj
+	}
+	check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
+	s.mustBeGone("a")
+
+	again := export()
+	again.SetResourceVersion("")
+	created := must(s.objects.Create(s.Context(), again, metav1.CreateOptions{}))(s)
+	// What else differs, the server sets.
+	want := export()
+	unstructured.RemoveNestedField(want.Object, "spec", "workerName")
+	mustEqual(s, "the spec", at(created, "spec"), parse[any](s, strings.ReplaceAll(string(encode(s, at(want, "spec"))), string(want.GetUID()), string(created.GetUID()))))
+	if s.status.path != "" {
+		mustEqual(s, s.status.path, at(created, s.status.path), nil)
+	}
+
+	again = export()
+	again.SetUID("")
+	again.SetResourceVersion("")
+	mustEqual(s, "the object written again", must(s.objects.Update(s.Context(), again, metav1.UpdateOptions{}))(s), created)
 }
 
 func invalidObjectsAreRefused(s *scene) {
@@ -114,6 +153,9 @@ func immutableFieldsStay(s *scene) {
 		invalid(s, err, refusal.names)
 		_, err = s.mergePatch("a", refusal.patch)
 		invalid(s, err, refusal.names)
+		if strings.Contains(err.Error(), "immutable") && !strings.Contains(err.Error(), "must stay ") {
+			s.Errorf("the answer does not show what is stored: %v", err)
+		}
 	}
 	mustEqual(s, "the stored object", s.get("a"), created)
 }

@@ -168,8 +168,7 @@ func testPatch(t *testing.T, e *env.Env) {
 	k.says("task.batch.leat.dev/one patched (no change)", "patch tk one --type=merge -p", `{"spec": {"activeDeadlineSeconds": 60}}`)
 	k.refuses(1, []string{`The Task "one" is invalid: spec.activeDeadlineSeconds: Invalid value: 61: must be less than or equal to its former value, 60`},
 		"patch tk one --type=merge -p", `{"spec": {"activeDeadlineSeconds": 61}}`)
-	k.refuses(1, []string{`The Task "one" is invalid: spec.workerName: Forbidden: is changed only through the binding and eviction subresources`},
-		"patch tk one --type=merge -p", `{"spec": {"workerName": "w-aaaaa"}}`)
+	k.says("task.batch.leat.dev/one patched (no change)", "patch tk one --type=merge -p", `{"spec": {"workerName": "w-aaaaa"}}`)
 	k.refuses(1, []string{`The Task "one" is invalid: spec.schedulingGates[0]: Forbidden: `},
 		"patch tk one --type=merge -p", `{"spec": {"schedulingGates": [{"name": "d"}]}}`)
 	k.refuses(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "two" not found`}, "patch tk two --type=merge -p", `{}`)

@@ -338,14 +338,14 @@ func (s twoVersions) testScale(t *testing.T) {
 
 func (s twoVersions) testValidation(t *testing.T) {
 	for _, version := range both {
-		_, err := s.in(version, "tasks").Create(t.Context(), object(version, "Task", "invalid", `{"spec": {"command": [], "workerName": "w"}}`), metav1.CreateOptions{})
+		_, err := s.in(version, "tasks").Create(t.Context(), object(version, "Task", "invalid", `{"spec": {"command": [], "args": ["\u0000"]}}`), metav1.CreateOptions{})
 		var fields []string
 		if status, ok := err.(apierrors.APIStatus); ok && apierrors.IsInvalid(err) {
 			for _, cause := range status.Status().Details.Causes {
 				fields = append(fields, cause.Field)
 			}
 		}
-		if diff := cmp.Diff([]string{"spec.workerName", "spec.command"}, fields); diff != "" {
+		if diff := cmp.Diff([]string{"spec.args[0]", "spec.command"}, fields); diff != "" {
 			t.Errorf("%s: %v: want -, got +:\n%s", version.Version, err, diff)
 		}
 		if _, err := s.in(version, "tasks").List(t.Context(), metav1.ListOptions{FieldSelector: "spec.unknown=a"}); !apierrors.IsBadRequest(err) {

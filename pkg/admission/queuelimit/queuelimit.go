@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package queuelimit holds back whoever creates tasks faster than their queue starts them: past the maxPendingTasks of its
-// TaskQueue, the creation of a task is answered 429.
+// Package queuelimit limits how many tasks wait in a queue: past the maxPendingTasks of its TaskQueue, the creation of a task, and
+// the move of one from another queue, is answered 429.
 package queuelimit
 
 import (
@@ -51,7 +51,7 @@ func Register(plugins *admission.Plugins) {
 // request to the host. The count is behind by the creates that are on their way, so that a limit may be overshot by those in flight
 // on each replica of the server. A dry run is judged like any other create.
 func New() admission.ValidationInterface {
-	return &plugin{Handler: admission.NewHandler(admission.Create)}
+	return &plugin{Handler: admission.NewHandler(admission.Create, admission.Update)}
 }
 
 type plugin struct {
@@ -89,6 +89,9 @@ func (p *plugin) Validate(_ context.Context, a admission.Attributes, _ admission
 	task, ok := a.GetObject().(*batch.Task)
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("expected a Task, not %T", a.GetObject()))
+	}
+	if old, ok := a.GetOldObject().(*batch.Task); ok && old.Spec.QueueName == task.Spec.QueueName {
+		return nil
 	}
 	if !p.WaitForReady() {
 		return apierrors.NewServiceUnavailable("the server does not know yet how many tasks wait in each queue: try again")

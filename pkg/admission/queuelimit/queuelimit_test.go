@@ -100,6 +100,27 @@ func TestCreatesPastTheLimitAreToldToWait(t *testing.T) {
 	}
 }
 
+func TestMovesIntoAFullQueueAreToldToWait(t *testing.T) {
+	plugin, counts := fixture(t)
+	check(t, counts.Tasks().Replace([]any{newTask("a", "ml"), newTask("b", "ml"), newTask("c", "free")}, ""))
+	for _, test := range []struct {
+		from, to string
+		refused  bool
+	}{
+		{"free", "ml", true}, {"ml", "free", false}, {"free", "other", false}, {"ml", "ml", false},
+	} {
+		err := plugin.Validate(t.Context(), admission.NewAttributesRecord(newTask("a", test.to), newTask("a", test.from),
+			batch.SchemeGroupVersion.WithKind("Task"), "ns", "a", batch.SchemeGroupVersion.WithResource("tasks"), "", admission.Update,
+			&metav1.UpdateOptions{}, false, nil), nil)
+		if apierrors.IsTooManyRequests(err) != test.refused || !test.refused && err != nil {
+			t.Errorf("from %s to %s: got %v, want refused: %t", test.from, test.to, err, test.refused)
+		}
+	}
+	if !plugin.Handles(admission.Update) {
+		t.Error("the plugin is not asked about updates")
+	}
+}
+
 func TestTheAnswerSaysWhatToDo(t *testing.T) {
 	plugin, counts := fixture(t)
 	check(t, counts.Tasks().Replace([]any{newTask("a", "ml"), newTask("b", "ml"), newTask("c", "ml")}, ""))
@@ -137,8 +158,8 @@ func TestOthersAreLetThrough(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if plugin.Handles(admission.Update) || plugin.Handles(admission.Delete) {
-		t.Error("the plugin is asked about more than creates")
+	if plugin.Handles(admission.Delete) {
+		t.Error("the plugin is asked about deletions")
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/warning"
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/pkg/registry/batch/resources"
@@ -34,9 +35,24 @@ import (
 // Strategy is the domain rules of tasks.
 type Strategy struct{}
 
-// PrepareForCreate lets a task start its life as Pending.
-func (Strategy) PrepareForCreate(_ context.Context, task *batch.Task) {
+// PrepareForCreate makes the task Pending and bound to no worker. An exported task names the worker that it was bound to.
+func (Strategy) PrepareForCreate(ctx context.Context, task *batch.Task) {
+	keepWorkerName(ctx, task, "")
 	task.Status.Phase = batch.TaskPending
+}
+
+// PrepareForUpdate keeps the binding out of reach of the main resource, as the status is. The manifest that a bound task was
+// created from names no worker, and that of an exported one names another.
+func (Strategy) PrepareForUpdate(ctx context.Context, task, old *batch.Task) {
+	keepWorkerName(ctx, task, old.Spec.WorkerName)
+}
+
+func keepWorkerName(ctx context.Context, task *batch.Task, stored string) {
+	if sent := task.Spec.WorkerName; sent != "" && sent != stored {
+		warning.AddWarning(ctx, "", fmt.Sprintf(
+			"spec.workerName: %q is ignored: only the binding and eviction subresources change it; remove it from the manifest", sent))
+	}
+	task.Spec.WorkerName = stored
 }
 
 // Validate checks the rules across the fields of the spec.
@@ -113,20 +129,13 @@ func validateText(text string, path *field.Path) field.ErrorList {
 	return nil
 }
 
-// ValidateChange keeps the binding out of reach of the main resource, and what a worker has read from changing but in the
-// ways a Pod may change.
+// ValidateChange lets a task change only in the ways a Pod may, and its place in the line only while it waits.
 func (Strategy) ValidateChange(_ context.Context, task, old *batch.Task) field.ErrorList {
 	path := field.NewPath("spec")
 	if old == nil {
-		if task.Spec.WorkerName != "" {
-			return field.ErrorList{field.Forbidden(path.Child("workerName"), "is set through the binding subresource; leave it unset")}
-		}
 		return nil
 	}
-	var errs field.ErrorList
-	if task.Spec.WorkerName != old.Spec.WorkerName {
-		errs = append(errs, field.Forbidden(path.Child("workerName"), "is changed only through the binding and eviction subresources"))
-	}
+	errs := validatePlaceInLine(task, old, path)
 	if before := old.Spec.ActiveDeadlineSeconds; before != nil {
 		at := path.Child("activeDeadlineSeconds")
 		switch after := task.Spec.ActiveDeadlineSeconds; {
@@ -141,6 +150,29 @@ func (Strategy) ValidateChange(_ context.Context, task, old *batch.Task) field.E
 			errs = append(errs, field.Forbidden(path.Child("tolerations"),
 				fmt.Sprintf("may be added, not removed: %q of effect %q is missing", toleration.Key, toleration.Effect)))
 		}
+	}
+	return errs
+}
+
+// validatePlaceInLine returns an error for each of priority and queueName that changes after the scheduler has used it.
+func validatePlaceInLine(task, old *batch.Task, path *field.Path) field.ErrorList {
+	var state string
+	switch {
+	case Finished(old):
+		state = "has finished"
+	case old.Spec.WorkerName != "":
+		state = fmt.Sprintf("is bound to worker %q", old.Spec.WorkerName)
+	default:
+		return nil
+	}
+	var errs field.ErrorList
+	if task.Spec.QueueName != old.Spec.QueueName {
+		errs = append(errs, field.Invalid(path.Child("queueName"), task.Spec.QueueName, fmt.Sprintf(
+			"must stay %q: it can change only while the task waits for a worker, and the task %s", old.Spec.QueueName, state)))
+	}
+	if task.Spec.Priority != old.Spec.Priority {
+		errs = append(errs, field.Invalid(path.Child("priority"), task.Spec.Priority, fmt.Sprintf(
+			"must stay %d: it can change only while the task waits for a worker, and the task %s", old.Spec.Priority, state)))
 	}
 	return errs
 }

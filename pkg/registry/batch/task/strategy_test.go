@@ -18,6 +18,7 @@ package task
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -26,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch"
@@ -154,6 +156,8 @@ func TestValidate(t *testing.T) {
 
 func TestValidateChange(t *testing.T) {
 	bound := func(task *batch.Task) { task.Spec.WorkerName = "w" }
+	failed := func(task *batch.Task) { task.Status.Phase = batch.TaskFailed }
+	place := func(task *batch.Task) { task.Spec.QueueName, task.Spec.Priority = "other", 7 }
 	deadline := func(seconds int64) func(*batch.Task) {
 		return func(task *batch.Task) { task.Spec.ActiveDeadlineSeconds = &seconds }
 	}
@@ -169,17 +173,20 @@ func TestValidateChange(t *testing.T) {
 		want    []string
 	}{
 		{"a task is created", nil, newTask(), nil},
+		{"a task that waits changes its place", newTask(), newTask(place), nil},
 		{
-			"but not bound", nil, newTask(bound),
-			[]string{`spec.workerName: Forbidden: is set through the binding subresource; leave it unset`},
+			"a bound task does not", newTask(bound), newTask(bound, place),
+			[]string{
+				`spec.queueName: Invalid value: "other": must stay "default": it can change only while the task waits for a worker, and the task is bound to worker "w"`,
+				`spec.priority: Invalid value: 7: must stay 0: it can change only while the task waits for a worker, and the task is bound to worker "w"`,
+			},
 		},
 		{
-			"nor is it bound later", newTask(), newTask(bound),
-			[]string{`spec.workerName: Forbidden: is changed only through the binding and eviction subresources`},
-		},
-		{
-			"nor taken from its worker", newTask(bound), newTask(),
-			[]string{`spec.workerName: Forbidden: is changed only through the binding and eviction subresources`},
+			"nor does a finished one", newTask(failed), newTask(failed, place),
+			[]string{
+				`spec.queueName: Invalid value: "other": must stay "default": it can change only while the task waits for a worker, and the task has finished`,
+				`spec.priority: Invalid value: 7: must stay 0: it can change only while the task waits for a worker, and the task has finished`,
+			},
 		},
 		{"a bound task is changed elsewhere", newTask(bound), newTask(bound, deadline(1)), nil},
 		{"a deadline is set", newTask(), newTask(deadline(9)), nil},
@@ -354,3 +361,37 @@ func TestATaskStartsAsPending(t *testing.T) {
 		t.Errorf("got phase %q", task.Status.Phase)
 	}
 }
+
+func TestOnlySubresourcesWriteTheWorker(t *testing.T) {
+	for _, test := range []struct {
+		name, stored, sent string
+		warns              bool
+	}{
+		{"an exported task is created", "", "w", true},
+		{"a manifest is written to a bound task", "w", "", false},
+		{"a bound task is written as it was read", "w", "w", false},
+		{"a bound task is written from its export", "w", "v", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var recorder warnings
+			ctx := warning.WithWarningRecorder(t.Context(), &recorder)
+			task := newTask(func(task *batch.Task) { task.Spec.WorkerName = test.sent })
+			if test.stored == "" {
+				Strategy{}.PrepareForCreate(ctx, task)
+			} else {
+				Strategy{}.PrepareForUpdate(ctx, task, newTask(func(task *batch.Task) { task.Spec.WorkerName = test.stored }))
+			}
+			if task.Spec.WorkerName != test.stored {
+				t.Errorf("the worker is %q, want %q", task.Spec.WorkerName, test.stored)
+			}
+			if warns := len(recorder) > 0; warns != test.warns || warns && !strings.HasPrefix(recorder[0], fmt.Sprintf("spec.workerName: %q is ignored", test.sent)) {
+				t.Errorf("got warnings %q, want some: %t", recorder, test.warns)
+			}
+		})
+	}
+}
+
+type warnings []string
+
+// AddWarning implements warning.Recorder.
+func (w *warnings) AddWarning(_, text string) { *w = append(*w, text) }

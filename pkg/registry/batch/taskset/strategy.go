@@ -50,14 +50,40 @@ const maxText = 1 << 20
 // Strategy is the domain rules of task sets.
 type Strategy struct{}
 
-// PrepareForCreate generates the selector, and the labels of the template that it selects by.
+// PrepareForCreate generates the selector, and the labels of the template that it selects by. An exported set has those that
+// were generated for it: they are generated again.
 func (Strategy) PrepareForCreate(_ context.Context, set *batch.TaskSet) {
+	setTemplateLabel(set, batch.LabelTaskSetName, set.Name)
+	setTemplateLabel(set, batch.LabelControllerUID, string(set.UID))
+	if set.Spec.Selector == nil || isGenerated(set.Spec.Selector) {
+		set.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{batch.LabelControllerUID: string(set.UID)}}
+	}
+}
+
+// PrepareForUpdate restores the selector and the labels that were generated. The manifest that the set was created from has none,
+// or those of the set that it was exported from.
+func (Strategy) PrepareForUpdate(_ context.Context, set, old *batch.TaskSet) {
+	for _, label := range []string{batch.LabelTaskSetName, batch.LabelControllerUID} {
+		if value, ok := old.Spec.Template.Labels[label]; ok {
+			setTemplateLabel(set, label, value)
+		}
+	}
+	if set.Spec.Selector == nil || isGenerated(set.Spec.Selector) {
+		set.Spec.Selector = old.Spec.Selector
+	}
+}
+
+func setTemplateLabel(set *batch.TaskSet, label, value string) {
 	if set.Spec.Template.Labels == nil {
 		set.Spec.Template.Labels = map[string]string{}
 	}
-	set.Spec.Template.Labels[batch.LabelTaskSetName] = set.Name
-	set.Spec.Template.Labels[batch.LabelControllerUID] = string(set.UID)
-	set.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{batch.LabelControllerUID: string(set.UID)}}
+	set.Spec.Template.Labels[label] = value
+}
+
+// isGenerated reports whether the selector is one that PrepareForCreate makes, for this set or another.
+func isGenerated(selector *metav1.LabelSelector) bool {
+	_, byUID := selector.MatchLabels[batch.LabelControllerUID]
+	return byUID && len(selector.MatchLabels) == 1 && len(selector.MatchExpressions) == 0
 }
 
 // Validate checks the rules across the fields of the spec.
@@ -214,9 +240,13 @@ func validateTemplate(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList
 	return append(errs, task.ValidateSpec(&template.Spec, path.Child("spec"))...)
 }
 
-// ValidateChange lets completions change only as an elastic indexed Job's: with parallelism, to the same value.
+// ValidateChange refuses a selector that was not generated, and lets completions change only as an elastic indexed Job's: with
+// parallelism, to the same value.
 func (Strategy) ValidateChange(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
-	if old == nil || ptr.Equal(set.Spec.Completions, old.Spec.Completions) {
+	if old == nil {
+		return validateSelector(set.Spec.Selector, field.NewPath("spec", "selector"))
+	}
+	if ptr.Equal(set.Spec.Completions, old.Spec.Completions) {
 		return nil
 	}
 	if set.Spec.IndexNumbers != nil {
@@ -227,6 +257,13 @@ func (Strategy) ValidateChange(_ context.Context, set, old *batch.TaskSet) field
 	}
 	return field.ErrorList{field.Invalid(field.NewPath("spec", "completions"), set.Spec.Completions,
 		"may change only when completionMode is Indexed, together with parallelism and to the same value")}
+}
+
+func validateSelector(selector *metav1.LabelSelector, path *field.Path) field.ErrorList {
+	if selector == nil || isGenerated(selector) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, metav1.FormatLabelSelector(selector), "must be unset: it is generated")}
 }
 
 // elastic tells whether completions follow parallelism, as an Indexed Job's may.

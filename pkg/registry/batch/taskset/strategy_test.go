@@ -318,16 +318,50 @@ func TestCompletionsChangeOnlyWithParallelism(t *testing.T) {
 }
 
 func TestSelectorIsGenerated(t *testing.T) {
-	set := newSet(func(set *batch.TaskSet) {
-		set.Spec.Template.Labels = map[string]string{"own": "label", batch.LabelTaskSetName: "another"}
-		set.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{batch.LabelControllerUID: "another"}}
-	})
-	Strategy{}.PrepareForCreate(t.Context(), set)
-	if diff := cmp.Diff(map[string]string{"own": "label", batch.LabelTaskSetName: "a", batch.LabelControllerUID: "u"}, set.Spec.Template.Labels); diff != "" {
-		t.Errorf("labels of the template: want -, got +:\n%s", diff)
-	}
-	if diff := cmp.Diff(&metav1.LabelSelector{MatchLabels: map[string]string{batch.LabelControllerUID: "u"}}, set.Spec.Selector); diff != "" {
-		t.Errorf("selector: want -, got +:\n%s", diff)
+	generated := &metav1.LabelSelector{MatchLabels: map[string]string{batch.LabelControllerUID: "u"}}
+	foreign := &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}
+	both := &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b", batch.LabelControllerUID: "u"}}
+	exported := &metav1.LabelSelector{MatchLabels: map[string]string{batch.LabelControllerUID: "another"}}
+	for _, test := range []struct {
+		name       string
+		sent, want *metav1.LabelSelector
+		refused    []string
+	}{
+		{"none", nil, generated, nil},
+		{"its own", generated, generated, nil},
+		{"that of an export", exported, generated, nil},
+		{"a foreign one", foreign, foreign, []string{`spec.selector: Invalid value: "a=b": must be unset: it is generated`}},
+		{"one that selects by more", both, both, []string{`spec.selector: Invalid value: "a=b,batch.leat.dev/controller-uid=u": must be unset: it is generated`}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			sent := func() *batch.TaskSet {
+				return newSet(func(set *batch.TaskSet) {
+					set.Spec.Template.Labels = map[string]string{"own": "label", batch.LabelTaskSetName: "another"}
+					set.Spec.Selector = test.sent.DeepCopy()
+				})
+			}
+			check := func(set *batch.TaskSet) {
+				t.Helper()
+				if diff := cmp.Diff(map[string]string{"own": "label", batch.LabelTaskSetName: "a", batch.LabelControllerUID: "u"}, set.Spec.Template.Labels); diff != "" {
+					t.Errorf("labels of the template: want -, got +:\n%s", diff)
+				}
+				if diff := cmp.Diff(test.want, set.Spec.Selector); diff != "" {
+					t.Errorf("selector: want -, got +:\n%s", diff)
+				}
+			}
+			set := sent()
+			Strategy{}.PrepareForCreate(t.Context(), set)
+			check(set)
+			if diff := cmp.Diff(test.refused, texts(Strategy{}.ValidateChange(t.Context(), set, nil))); diff != "" {
+				t.Errorf("on create: want -, got +:\n%s", diff)
+			}
+
+			old := newSet()
+			Strategy{}.PrepareForCreate(t.Context(), old)
+			set = sent()
+			Strategy{}.PrepareForUpdate(t.Context(), set, old)
+			check(set)
+		})
 	}
 }
 
