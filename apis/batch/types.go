@@ -139,6 +139,10 @@ const (
 	TaskReasonUnschedulable    = "Unschedulable"
 	TaskReasonSchedulingGated  = "SchedulingGated"
 	DisruptionTarget           = "DisruptionTarget"
+	TaskReconciling            = "Reconciling"
+	TaskComplete               = "Complete"
+	TaskFailure                = "Failed"
+	TaskStalled                = "Stalled"
 	TaskReasonCompleted        = "Completed"
 	TaskReasonError            = "Error"
 	TaskReasonStartError       = "StartError"
@@ -361,6 +365,8 @@ const (
 	TaskSetSuspended          = "Suspended"
 	TaskSetFailureTarget      = "FailureTarget"
 	TaskSetSuccessCriteriaMet = "SuccessCriteriaMet"
+	TaskSetReconciling        = "Reconciling"
+	TaskSetReasonNotStarted   = "NotStarted"
 )
 
 // TaskSetStatus is how far a set has come.

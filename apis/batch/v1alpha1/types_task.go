@@ -361,6 +361,15 @@ const (
 	// DisruptionTarget is the type of the condition that is True when a task was ended for a reason that is not its own,
 	// such as a lost worker.
 	DisruptionTarget = "DisruptionTarget"
+	// TaskReconciling is the type of the condition that is True until the task ends. The server sets it, as it does
+	// TaskComplete, TaskFailure and TaskStalled, whenever the phase changes.
+	TaskReconciling = "Reconciling"
+	// TaskComplete is the type of the condition that is True once the task has succeeded. It is final.
+	TaskComplete = "Complete"
+	// TaskFailure is the type of the condition that is True once the task has failed. It is final.
+	TaskFailure = "Failed"
+	// TaskStalled is the type of the condition that is True with TaskFailure, by the convention of kstatus.
+	TaskStalled = "Stalled"
 
 	// TaskReasonCompleted is the reason of a terminated state with exit code 0.
 	TaskReasonCompleted = "Completed"
@@ -385,7 +394,8 @@ type TaskStatus struct {
 	// +leat:selectable
 	Phase TaskPhase `json:"phase,omitempty" protobuf:"bytes,1,opt,name=phase,casttype=TaskPhase"`
 
-	// conditions say more of the state: TaskScheduled, DisruptionTarget.
+	// conditions say more of the state: TaskScheduled, DisruptionTarget, and by the phase Reconciling, Complete, Failed and
+	// Stalled.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

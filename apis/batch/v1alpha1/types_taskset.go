@@ -388,6 +388,9 @@ const (
 	// TaskSetStalled is the type of the condition that is True with Failed, by the convention of kstatus: what waits for objects of any
 	// kind, as "helm --wait" does, learns from it that a set has failed.
 	TaskSetStalled = "Stalled"
+	// TaskSetReconciling is the type of the condition that is True until the set is started, and while it is suspended. The
+	// server sets it, by startTime.
+	TaskSetReconciling = "Reconciling"
 	// TaskSetSuspended is the type of the condition that is True while the set is suspended.
 	TaskSetSuspended = "Suspended"
 	// TaskSetFailureTarget is the type of the condition that is True once the set is bound to fail and its tasks end.
@@ -424,6 +427,8 @@ const (
 	TaskSetReasonResumed = "TaskSetResumed"
 	// TaskSetReasonFailedCreate is the reason of ReplicaFailure=True.
 	TaskSetReasonFailedCreate = "FailedCreate"
+	// TaskSetReasonNotStarted is the reason of Reconciling=True.
+	TaskSetReasonNotStarted = "NotStarted"
 )
 
 // TaskSetStatus is how far a set has come.

@@ -128,7 +128,11 @@ func (r *EvictionREST) Create(ctx context.Context, name string, obj runtime.Obje
 		}
 	}
 	return change(ctx, r.Store, name, uid, resourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
-		return evict(task, eviction, metav1.Now())
+		if err := evict(task, eviction, metav1.Now()); err != nil {
+			return err
+		}
+		setConditionsForPhase(&task.Status, task.Status.Conditions)
+		return nil
 	})
 }
 

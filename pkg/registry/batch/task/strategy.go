@@ -39,6 +39,7 @@ type Strategy struct{}
 func (Strategy) PrepareForCreate(ctx context.Context, task *batch.Task) {
 	keepWorkerName(ctx, task, "")
 	task.Status.Phase = batch.TaskPending
+	setConditionsForPhase(&task.Status, nil)
 }
 
 // PrepareForUpdate keeps the binding out of reach of the main resource, as the status is. The manifest that a bound task was

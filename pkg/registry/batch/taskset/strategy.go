@@ -55,6 +55,7 @@ type Strategy struct{}
 func (Strategy) PrepareForCreate(_ context.Context, set *batch.TaskSet) {
 	setTemplateLabel(set, batch.LabelTaskSetName, set.Name)
 	setTemplateLabel(set, batch.LabelControllerUID, string(set.UID))
+	setReconciling(&set.Status, nil)
 	if set.Spec.Selector == nil || isGenerated(set.Spec.Selector) {
 		set.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{batch.LabelControllerUID: string(set.UID)}}
 	}

@@ -1,0 +1,78 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package task
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/registry"
+)
+
+// phaseConditions are the types of the conditions that setConditionsForPhase owns.
+var phaseConditions = []string{batch.TaskReconciling, batch.TaskComplete, batch.TaskFailure, batch.TaskStalled}
+
+// PrepareForStatusUpdate derives the conditions that follow from the phase, whatever the worker sends.
+func (Strategy) PrepareForStatusUpdate(_ context.Context, task, old *batch.Task) {
+	setConditionsForPhase(&task.Status, old.Status.Conditions)
+}
+
+// setConditionsForPhase sets the conditions that tools for objects of any kind read: "helm install --wait" and Flux by the
+// convention of kstatus, "kubectl wait" by name. Call it wherever the phase changes; stored are the conditions before the change.
+//
+//	phase             Reconciling   Complete   Failed   Stalled
+//	Pending, Running  True
+//	Succeeded                       True
+//	Failed                                     True     True
+func setConditionsForPhase(status *batch.TaskStatus, stored []metav1.Condition) {
+	var derived []metav1.Condition
+	switch status.Phase {
+	case batch.TaskSucceeded:
+		derived = []metav1.Condition{{Type: batch.TaskComplete, Reason: batch.TaskReasonCompleted}}
+	case batch.TaskFailed:
+		reason, message := failure(status.State.Terminated)
+		derived = []metav1.Condition{
+			{Type: batch.TaskFailure, Reason: reason, Message: message},
+			{Type: batch.TaskStalled, Reason: reason, Message: message},
+		}
+	case batch.TaskPending, batch.TaskRunning:
+		derived = []metav1.Condition{{Type: batch.TaskReconciling, Reason: string(status.Phase)}}
+	}
+	status.Conditions = registry.DeriveConditions(status.Conditions, stored, phaseConditions, derived...)
+}
+
+// conditionReason is what a reason of a condition looks like. That of a state may be any text.
+var conditionReason = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$`)
+
+// failure returns the reason and the message of a failed task's conditions. They are short, since each task stores them twice.
+func failure(terminated *batch.TaskStateTerminated) (reason, message string) {
+	reason = batch.TaskReasonError
+	if terminated == nil {
+		return reason, reason
+	}
+	if conditionReason.MatchString(terminated.Reason) {
+		reason = terminated.Reason
+	}
+	if terminated.ExitCode == 0 {
+		return reason, reason
+	}
+	return reason, fmt.Sprintf("%s: exit code %d", reason, terminated.ExitCode)
+}

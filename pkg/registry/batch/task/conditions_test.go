@@ -1,0 +1,89 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package task
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/leat-dev/leat/apis/batch"
+)
+
+func TestConditionsFollowThePhase(t *testing.T) {
+	terminated := func(reason string, code int32) batch.TaskState {
+		return batch.TaskState{Terminated: &batch.TaskStateTerminated{Reason: reason, ExitCode: code}}
+	}
+	for _, test := range []struct {
+		name   string
+		status batch.TaskStatus
+		want   []string
+	}{
+		{"pending", batch.TaskStatus{Phase: batch.TaskPending}, []string{"Reconciling=True Pending "}},
+		{"running", batch.TaskStatus{Phase: batch.TaskRunning}, []string{"Reconciling=True Running "}},
+		{"succeeded", batch.TaskStatus{Phase: batch.TaskSucceeded, State: terminated("Completed", 0)}, []string{"Complete=True Completed "}},
+		{
+			"failed", batch.TaskStatus{Phase: batch.TaskFailed, State: terminated("Error", 3)},
+			[]string{"Failed=True Error Error: exit code 3", "Stalled=True Error Error: exit code 3"},
+		},
+		{
+			"past its deadline", batch.TaskStatus{Phase: batch.TaskFailed, State: terminated("DeadlineExceeded", 0)},
+			[]string{"Failed=True DeadlineExceeded DeadlineExceeded", "Stalled=True DeadlineExceeded DeadlineExceeded"},
+		},
+		{
+			"failed for what is no reason of a condition", batch.TaskStatus{Phase: batch.TaskFailed, State: terminated("not one word", 1)},
+			[]string{"Failed=True Error Error: exit code 1", "Stalled=True Error Error: exit code 1"},
+		},
+		{"failed without a word", batch.TaskStatus{Phase: batch.TaskFailed}, []string{"Failed=True Error Error", "Stalled=True Error Error"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.status.Conditions = []metav1.Condition{{Type: batch.TaskFailure, Status: metav1.ConditionTrue, Reason: "MadeUp"}}
+			setConditionsForPhase(&test.status, nil)
+			var got []string
+			for _, c := range test.status.Conditions {
+				got = append(got, c.Type+"="+string(c.Status)+" "+c.Reason+" "+c.Message)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("want -, got +:\n%s", diff)
+			}
+			if errs := metav1validation.ValidateConditions(test.status.Conditions, field.NewPath("conditions")); len(errs) > 0 {
+				t.Error(errs)
+			}
+		})
+	}
+}
+
+func TestAWorkerCannotWriteThePhasesConditions(t *testing.T) {
+	past := metav1.NewTime(time.Now().Add(-time.Hour).Truncate(time.Second))
+	stored := newTask(func(task *batch.Task) {
+		task.Status.Conditions = []metav1.Condition{
+			{Type: batch.TaskReconciling, Status: metav1.ConditionTrue, Reason: "Pending", LastTransitionTime: past},
+			{Type: batch.TaskScheduled, Status: metav1.ConditionTrue, Reason: "Bound", LastTransitionTime: past},
+		}
+	})
+	sent := stored.DeepCopy()
+	sent.Status.Conditions = append([]metav1.Condition{{Type: batch.TaskComplete, Status: metav1.ConditionTrue, Reason: "Hm"}}, sent.Status.Conditions[1])
+	Strategy{}.PrepareForStatusUpdate(t.Context(), sent, stored)
+	want := []metav1.Condition{stored.Status.Conditions[1], stored.Status.Conditions[0]}
+	if diff := cmp.Diff(want, sent.Status.Conditions); diff != "" {
+		t.Errorf("want -, got +:\n%s", diff)
+	}
+}
