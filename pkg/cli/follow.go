@@ -24,6 +24,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,12 +35,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/tools/cache"
-	watchtools "k8s.io/client-go/tools/watch"
 	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
@@ -60,29 +56,37 @@ func (o *followOptions) addFlags(flags *pflag.FlagSet) {
 	flags.IntVar(&o.maxLogRequests, "max-log-requests", defaultLogRequests, "With --logs: of how many tasks at a time")
 }
 
-const waitLong = `Show the progress of a task or a set until it ends, and exit with what has come of it.
+const waitLong = `Show the progress of tasks and sets until all of them have ended, and exit with what has come of them.
 
-This is how to come back to what was detached from. Exit codes are those of "leat run --wait".`
+This is how to come back to what was detached from. Exit codes are those of "leat run --wait"; of several names 0 if all have
+succeeded, else 1.`
 
 func (f *factory) newWaitCommand() *cobra.Command {
 	o := &followOptions{factory: f, wait: true}
 	command := &cobra.Command{
-		Use: "wait NAME", GroupID: groupRun,
-		Short: "Show the progress of a task or a set until it ends",
+		Use: "wait NAME...", GroupID: groupRun,
+		Short: "Show the progress of tasks and sets until they end",
 		Long:  waitLong,
 		Example: `  leat wait @latest
-  leat wait taskset/squares --logs`,
-		Args: exactlyOne("task or set"), ValidArgsFunction: f.completeNames(kindTask, kindSet),
+  leat wait taskset/squares --logs
+  leat wait taskset/squares taskset/cubes`,
+		Args: atLeastOne("task or set"), ValidArgsFunction: f.completeNames(kindTask, kindSet),
 		RunE: func(command *cobra.Command, args []string) error {
 			s, err := f.connect()
 			if err != nil {
 				return err
 			}
-			found, err := s.find(command.Context(), args[0])
-			if err != nil {
-				return err
+			var objects []object
+			for _, name := range args {
+				found, err := s.find(command.Context(), name)
+				if err != nil {
+					return err
+				}
+				if !slices.ContainsFunc(objects, func(o object) bool { return o.ref() == found.ref() }) {
+					objects = append(objects, found)
+				}
 			}
-			return o.follow(command.Context(), s, found)
+			return o.follow(command.Context(), s, objects...)
 		},
 	}
 	o.addFlags(command.Flags())
@@ -119,109 +123,74 @@ func (o *followOptions) made(ctx context.Context, s *session, created runtime.Ob
 	return nil
 }
 
-// errDeleted ends the wait for an object that is gone.
-var errDeleted = errors.New("was deleted before it had ended")
-
-// watched follows one object by one watch, over lost connections, and hands on each of its states until done says that it was the
-// last one.
-func watched[T interface {
-	runtime.Object
-	metav1.Object
-}](ctx context.Context, name string, uid types.UID, list *cache.ListWatch, object T, done func(T) bool) error {
-	selector := fields.OneTermEqualSelector("metadata.name", name).String()
-	one := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			options.FieldSelector = selector
-			return list.ListWithContextFunc(ctx, options)
-		},
-		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			options.FieldSelector = selector
-			return list.WatchFuncWithContext(ctx, options)
-		},
-	}
-	exists := func(store cache.Store) (bool, error) {
-		for _, item := range store.List() {
-			if item.(T).GetUID() == uid {
-				return false, nil
-			}
-		}
-		return false, errDeleted
-	}
-	_, err := watchtools.UntilWithSync(ctx, one, object, exists, func(event watch.Event) (bool, error) {
-		current, ok := event.Object.(T)
-		switch {
-		case !ok:
-			return false, nil
-		case event.Type == watch.Deleted || current.GetUID() != uid:
-			return false, errDeleted
-		}
-		return done(current), nil
-	})
-	return err
-}
-
-func (s *session) watchSet(ctx context.Context, set *batch.TaskSet, done func(*batch.TaskSet) bool) error {
-	sets := s.api.TaskSets(s.namespace)
-	return watched(ctx, set.Name, set.UID, &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return sets.List(ctx, options)
-		},
-		WatchFuncWithContext: sets.Watch,
-	}, &batch.TaskSet{}, done)
-}
-
-func (s *session) watchTask(ctx context.Context, task *batch.Task, done func(*batch.Task) bool) error {
-	tasks := s.api.Tasks(s.namespace)
-	return watched(ctx, task.Name, task.UID, &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return tasks.List(ctx, options)
-		},
-		WatchFuncWithContext: tasks.Watch,
-	}, &batch.Task{}, done)
-}
-
-// follower sees one task or set to its end.
+// follower sees tasks and sets to their ends.
 type follower struct {
 	*followOptions
 	s        *session
-	ref      ref
 	renderer *progress.Renderer
+	members  []*member
 
 	mu     sync.Mutex
 	paused bool // while a question is on the screen
-	last   progress.Snapshot
+	left   int  // members that have not ended
 }
 
-// follow shows progress until the object has ended. The error, if any, has the code to exit with.
-func (o *followOptions) follow(ctx context.Context, s *session, found object) error {
+// member is one of the tasks and sets that a follower follows.
+type member struct {
+	*follower
+	object object
+	ref    ref
+
+	// Under the follower's mu.
+	ended    bool
+	shown    bool // snapshot counts in the progress line
+	snapshot progress.Snapshot
+	moved    time.Time // when the counts changed last
+	said     string    // why it waits, as it was said last
+	asked    time.Time // when that was looked up last
+}
+
+// follow shows progress until all the objects have ended. The error, if any, has the code to exit with: of a single task that of its
+// command.
+func (o *followOptions) follow(ctx context.Context, s *session, objects ...object) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	if o.maxLogRequests < 1 {
 		return usageErrorf("--max-log-requests %d: write 1 or more", o.maxLogRequests)
 	}
-	w := &follower{followOptions: o, s: s, ref: found.ref(), renderer: progress.New(o.streams.ErrOut)}
+	w := &follower{followOptions: o, s: s, renderer: progress.New(o.streams.ErrOut), left: len(objects)}
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
 
-	ended := make(chan error, 1)
+	errs := make([]error, len(objects))
+	var all sync.WaitGroup
+	for i, found := range objects {
+		m := &member{follower: w, object: found, ref: found.ref(), moved: time.Now()}
+		w.members = append(w.members, m)
+		all.Go(func() { errs[i] = m.follow(ctx) })
+	}
+	ended := make(chan struct{})
 	go func() {
-		if found.set != nil {
-			ended <- w.followSet(ctx, found.set)
-		} else {
-			ended <- w.followTask(ctx, found.task)
-		}
+		all.Wait()
+		close(ended)
 	}()
-	cancelled := false
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	var cancelled []*member
 	for {
 		select {
-		case err := <-ended:
+		case <-ended:
 			w.renderer.Stop()
-			if cancelled {
-				fmt.Fprintf(o.streams.ErrOut, "%s cancelled\n", w.ref.full())
-				return &exitError{code: exitInterrupted}
+			if len(cancelled) == 0 {
+				return w.conclude(errs)
 			}
-			return err
+			for _, m := range cancelled {
+				fmt.Fprintf(o.streams.ErrOut, "%s cancelled\n", m.ref.full())
+			}
+			return &exitError{code: exitInterrupted}
+		case <-look.C:
+			w.look(ctx)
 		case sig := <-signals:
 			code := exitInterrupted
 			if number, ok := sig.(syscall.Signal); ok {
@@ -230,17 +199,61 @@ func (o *followOptions) follow(ctx context.Context, s *session, found object) er
 			switch w.ask(sig, signals, ended) {
 			case goOn:
 			case cancel:
-				if err := s.cancel(ctx, found, false); err != nil {
-					return err
+				for _, m := range w.unfinished() {
+					if err := s.cancel(ctx, m.current(), false); err != nil && !missing(err) {
+						return err
+					}
+					cancelled = append(cancelled, m)
 				}
-				cancelled = true
 			default:
 				w.renderer.Stop()
-				fmt.Fprintf(o.streams.ErrOut, "Detached: %s goes on. Come back with: %s wait %s\n", w.ref, o.program, w.ref)
+				names := w.names()
+				fmt.Fprintf(o.streams.ErrOut, "Detached: %s. Come back with: %s wait %s\n", goesOn(names), o.program, strings.Join(names, " "))
 				return &exitError{code: code}
 			}
 		}
 	}
+}
+
+// conclude returns the error of a single object as it is. Of several, those that have not been reported are.
+func (w *follower) conclude(errs []error) error {
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	var failed error
+	for _, err := range errs {
+		if err == nil {
+			continue
+		}
+		failed = &exitError{code: exitFailed}
+		if coded, ok := errors.AsType[*exitError](err); !ok || coded.cause != nil {
+			fmt.Fprintln(w.streams.ErrOut, w.describe(err))
+		}
+	}
+	return failed
+}
+
+// unfinished returns the members that have not ended.
+func (w *follower) unfinished() []*member {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.members), func(m *member) bool { return m.ended })
+}
+
+// names returns how to name what has not ended to another command.
+func (w *follower) names() []string {
+	var names []string
+	for _, m := range w.unfinished() {
+		names = append(names, m.ref.String())
+	}
+	return names
+}
+
+func goesOn(names []string) string {
+	if len(names) == 1 {
+		return names[0] + " goes on"
+	}
+	return strings.Join(names, " and ") + " go on"
 }
 
 type answer int
@@ -251,8 +264,8 @@ const (
 	goOn
 )
 
-// ask asks a person what an interruption means. Whoever cannot be asked detaches, and so does a second one.
-func (w *follower) ask(sig os.Signal, signals <-chan os.Signal, ended chan error) answer {
+// ask asks a person what an interruption means. Where nobody can be asked it means to detach, and so does a second one.
+func (w *follower) ask(sig os.Signal, signals <-chan os.Signal, ended <-chan struct{}) answer {
 	if sig != os.Interrupt {
 		return detach
 	}
@@ -263,7 +276,12 @@ func (w *follower) ask(sig os.Signal, signals <-chan os.Signal, ended chan error
 	defer from.Close()
 	w.pause(true)
 	defer w.pause(false)
-	fmt.Fprintf(w.streams.ErrOut, "\n%s is not done. d: detach and let it go on, c: cancel it, Enter: go on watching? ", w.ref)
+	what, them := " is not done", "it"
+	names := w.names()
+	if len(names) > 1 {
+		what, them = " are not done", "them"
+	}
+	fmt.Fprintf(w.streams.ErrOut, "\n%s%s. d: detach and let %s go on, c: cancel %s, Enter: go on watching? ", strings.Join(names, " and "), what, them, them)
 	typed := make(chan string, 1)
 	go func() {
 		line, err := bufio.NewReader(from).ReadString('\n')
@@ -284,9 +302,8 @@ func (w *follower) ask(sig os.Signal, signals <-chan os.Signal, ended chan error
 	case <-signals:
 		fmt.Fprintln(w.streams.ErrOut)
 		return detach
-	case err := <-ended:
+	case <-ended:
 		fmt.Fprintln(w.streams.ErrOut)
-		ended <- err
 		return goOn
 	}
 }
@@ -298,16 +315,97 @@ func (w *follower) pause(on bool) {
 	if on {
 		w.renderer.Stop()
 	} else {
-		w.renderer.Update(w.last)
+		w.update()
 	}
 }
 
-func (w *follower) show(s progress.Snapshot) {
+// update shows the progress of all members together. The caller holds mu.
+func (w *follower) update() {
+	if w.paused || w.left == 0 {
+		return
+	}
+	var sum progress.Snapshot
+	shown := 0
+	for _, m := range w.members {
+		if m.shown {
+			sum = sum.Add(m.snapshot)
+			shown++
+		}
+	}
+	if shown == len(w.members) {
+		w.renderer.Update(sum)
+	}
+}
+
+// show notes how far the member is.
+func (m *member) show(s progress.Snapshot, visible bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s != m.snapshot {
+		m.moved = time.Now()
+	}
+	m.snapshot, m.shown = s, visible
+	m.update()
+}
+
+// startPatience is how long nothing may run before it is looked up why.
+const startPatience = 5 * time.Second
+
+// look shows the time that has passed, and says of each member of which nothing has run for long why that is: once, and again when
+// the reason changes.
+func (w *follower) look(ctx context.Context) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.last = s
-	if !w.paused {
-		w.renderer.Update(s)
+	w.update()
+	now := time.Now()
+	var waiting []*member
+	for _, m := range w.members {
+		if !m.ended && m.snapshot.Running == 0 && now.Sub(m.moved) >= startPatience && now.Sub(m.asked) >= startPatience {
+			m.asked = now
+			waiting = append(waiting, m)
+		}
+	}
+	w.mu.Unlock()
+	for _, m := range waiting {
+		// What cannot be looked up now is at the next time.
+		if why, err := m.whyWaits(ctx); err == nil {
+			m.say(why)
+		}
+	}
+}
+
+// current returns the object as it was seen last.
+func (m *member) current() object {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.object
+}
+
+func (m *member) whyWaits(ctx context.Context) (string, error) {
+	current := m.current()
+	if current.set != nil {
+		return m.s.whySetWaits(ctx, m.program, current.set)
+	}
+	return m.s.whyTaskWaits(ctx, current.task)
+}
+
+// say says why the member waits, if that is news.
+func (m *member) say(why string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if why == "" || why == m.said || m.paused || m.ended {
+		return
+	}
+	m.said = why
+	fmt.Fprintf(m.renderer, "%s waits: %s\n", m.ref, sanitize.Line(why))
+}
+
+// end notes that the member has ended. What is written then comes below the progress, if it was the last.
+func (m *member) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ended = true
+	if m.left--; m.left == 0 {
+		m.renderer.Stop()
 	}
 }
 
@@ -319,31 +417,47 @@ func (w *follower) output() io.Writer {
 	return w.streams.Out
 }
 
-func (w *follower) followSet(ctx context.Context, set *batch.TaskSet) error {
+func (m *member) follow(ctx context.Context) error {
+	if m.object.set != nil {
+		return m.followSet(ctx, m.object.set)
+	}
+	return m.followTask(ctx, m.object.task)
+}
+
+func (m *member) followSet(ctx context.Context, set *batch.TaskSet) error {
 	var logs sync.WaitGroup
 	ended := make(chan struct{})
-	if w.logs {
+	if m.logs {
 		streams := &setLogs{
-			factory: w.factory, s: w.s, set: set, out: w.output(), options: batch.TaskLogOptions{Follow: true}, limit: w.maxLogRequests, ended: ended,
+			factory: m.factory, s: m.s, set: set, out: m.output(), options: batch.TaskLogOptions{Follow: true}, limit: m.maxLogRequests, ended: ended,
 		}
 		logs.Go(func() {
 			if err := streams.follow(ctx); err != nil && ctx.Err() == nil {
-				fmt.Fprintf(w.renderer, "%s\n", w.describe(err))
+				fmt.Fprintf(m.renderer, "%s\n", m.describe(err))
 			}
 		})
 	}
-	err := w.s.watchSet(ctx, set, func(current *batch.TaskSet) bool {
+	err := m.s.watchSet(ctx, set, func(current *batch.TaskSet) bool {
 		set = current
-		w.show(snapshotOf(current))
-		return finishedSet(current) != nil
+		m.mu.Lock()
+		m.object.set = current
+		m.mu.Unlock()
+		m.show(snapshotOf(current), true)
+		if finishedSet(current) != nil {
+			return true
+		}
+		m.say(replicaFailure(current))
+		return false
 	})
 	close(ended)
-	if err != nil {
-		return wrapDeleted(w.ref, err)
+	if err == nil {
+		logs.Wait()
 	}
-	logs.Wait()
-	w.renderer.Stop()
-	return w.concludeSet(set)
+	m.end()
+	if err != nil {
+		return wrapDeleted(m.ref, err)
+	}
+	return m.concludeSet(ctx, set)
 }
 
 func wrapDeleted(r ref, err error) error {
@@ -356,6 +470,12 @@ func wrapDeleted(r ref, err error) error {
 // snapshotOf counts where the indexes of a set are.
 func snapshotOf(set *batch.TaskSet) progress.Snapshot {
 	s := progress.Snapshot{Done: int(set.Status.Succeeded), Failed: int(set.Status.Failed), Running: int(ptr.Deref(set.Status.Ready, 0))}
+	if set.Status.StartTime != nil {
+		s.Started = set.Status.StartTime.Time
+	}
+	if final := finishedSet(set); final != nil {
+		s.Ended = final.LastTransitionTime.Time
+	}
 	gone := 0
 	if failed, ok := failedIndexes(set); ok {
 		s.Failed = indexes.Count(failed)
@@ -390,7 +510,7 @@ func finishedSet(set *batch.TaskSet) *metav1.Condition {
 }
 
 // concludeSet says how a set has ended.
-func (w *follower) concludeSet(set *batch.TaskSet) error {
+func (m *member) concludeSet(ctx context.Context, set *batch.TaskSet) error {
 	final := finishedSet(set)
 	took := ""
 	if set.Status.StartTime != nil {
@@ -401,17 +521,65 @@ func (w *follower) concludeSet(set *batch.TaskSet) error {
 		count = fmt.Sprintf("%d of %d", set.Status.Succeeded, *set.Spec.Completions)
 	}
 	if final.Type == batch.TaskSetComplete {
-		fmt.Fprintf(w.streams.ErrOut, "%s is complete: %s succeeded%s\n", w.ref, count, took)
+		fmt.Fprintf(m.renderer, "%s is complete: %s succeeded%s\n", m.ref, count, took)
 		return nil
 	}
-	fmt.Fprintf(w.streams.ErrOut, "%s has failed: %s succeeded%s: %s: %s\n", w.ref, count, took, final.Reason, final.Message)
-	if failed, ok := failedIndexes(set); ok && len(failed) > 0 {
-		fmt.Fprintf(w.streams.ErrOut, "Failed: index %s%s. Why: %s logs %s --index %d. Again: %s retry --failed %s\n",
-			sanitize.Truncate(indexes.Format(failed), 60), itemsOf(set, failed), w.program, w.ref, failed[0].First, w.program, set.Name)
-	} else {
-		fmt.Fprintf(w.streams.ErrOut, "Why: %s explain %s. Again: %s retry --failed %s\n", w.program, w.ref, w.program, set.Name)
+	if final.Reason == batch.TaskSetReasonCancelled {
+		fmt.Fprintf(m.renderer, "%s was cancelled: %s succeeded%s\n", m.ref, count, took)
+		return &exitError{code: exitFailed}
 	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s has failed: %s succeeded%s: %s: %s\n", m.ref, count, took, final.Reason, sanitize.Line(final.Message))
+	failed, _ := failedIndexes(set)
+	if len(failed) > 0 {
+		fmt.Fprintf(&text, "Failed: index %s%s\n", sanitize.Truncate(indexes.Format(failed), 60), itemsOf(set, failed))
+	}
+	if first := m.s.firstFailed(ctx, set, failed); first != nil {
+		fmt.Fprintf(&text, "%s: %s\n", nameInSet(first), howEnded(first))
+		writeTail(&text, first)
+	}
+	if ptr.Deref(set.Spec.TTLSecondsAfterFinished, 1) > 0 {
+		fmt.Fprintf(&text, "Why: %s explain %s. Again: %s retry --failed %s\n", m.program, m.ref, m.program, set.Name)
+	}
+	fmt.Fprint(m.renderer, text.String())
 	return &exitError{code: exitFailed}
+}
+
+// nameInSet returns how a task is called among those of its set.
+func nameInSet(task *batch.Task) string {
+	if index, ok := task.Labels[batch.LabelCompletionIndex]; ok {
+		return "Index " + index
+	}
+	return "task/" + task.Name
+}
+
+// firstFailed returns a failed task of the first failed index or, where indexes are not told apart, any failed task. It returns nil
+// if there is none any more, or it cannot be read.
+func (s *session) firstFailed(ctx context.Context, set *batch.TaskSet, failed []indexes.Range) *batch.Task {
+	options := metav1.ListOptions{
+		LabelSelector: batch.LabelControllerUID + "=" + string(set.UID), FieldSelector: "status.phase=" + string(batch.TaskFailed), Limit: 1,
+	}
+	if len(failed) > 0 {
+		options.LabelSelector += "," + batch.LabelCompletionIndex + "=" + strconv.Itoa(failed[0].First)
+	}
+	list, err := s.api.Tasks(s.namespace).List(ctx, options)
+	if err != nil || len(list.Items) == 0 {
+		return nil
+	}
+	return &list.Items[0]
+}
+
+// tailLines is how many lines of the output of a task in a set are shown.
+const tailLines = 10
+
+// writeTail writes the last lines that a task has printed.
+func writeTail(to io.Writer, task *batch.Task) {
+	end := task.Status.State.Terminated
+	if end == nil {
+		return
+	}
+	lines := sanitize.Lines(end.Message)
+	writeIndented(to, strings.Join(lines[max(0, len(lines)-tailLines):], "\n"))
 }
 
 // itemsOf says what the first indexes stand for in a set with items.
@@ -434,39 +602,57 @@ func itemsOf(set *batch.TaskSet, ranges []indexes.Range) string {
 	return " (items " + strings.Join(items, ", ") + ")"
 }
 
-func (w *follower) followTask(ctx context.Context, task *batch.Task) error {
+func (m *member) followTask(ctx context.Context, task *batch.Task) error {
 	var logs sync.WaitGroup
-	if w.logs {
-		out := w.output()
+	printed := false // all that the command has printed
+	if m.logs {
+		out := m.output()
 		logs.Go(func() {
-			streams := taskLogs{factory: w.factory, s: w.s, out: out, options: batch.TaskLogOptions{Follow: true}}
-			if err := streams.follow(ctx, task); err != nil && ctx.Err() == nil {
-				fmt.Fprintf(w.renderer, "%s\n", w.describe(wrapDeleted(w.ref, err)))
+			streams := taskLogs{factory: m.factory, s: m.s, out: out, options: batch.TaskLogOptions{Follow: true}}
+			err := streams.follow(ctx, task)
+			switch {
+			case err == nil:
+				printed = true
+			case ctx.Err() != nil:
+			case missing(err):
+				fmt.Fprintf(m.renderer, "%s was deleted before what it printed could be read: a longer --ttl keeps it.\n", m.ref)
+			default:
+				fmt.Fprintf(m.renderer, "%s\n", m.describe(wrapDeleted(m.ref, err)))
 			}
 		})
 	}
-	err := w.s.watchTask(ctx, task, func(current *batch.Task) bool {
+	err := m.s.watchTask(ctx, task, func(current *batch.Task) bool {
 		task = current
-		if !w.logs {
-			w.show(snapshotOfTask(current))
-		}
+		m.mu.Lock()
+		m.object.task = current
+		m.mu.Unlock()
+		m.show(snapshotOfTask(current), !m.logs)
 		return finishedTask(current)
 	})
-	if err != nil {
-		return wrapDeleted(w.ref, err)
+	if err == nil {
+		logs.Wait()
 	}
-	logs.Wait()
-	w.renderer.Stop()
-	return w.concludeTask(task)
+	m.end()
+	if err != nil {
+		return wrapDeleted(m.ref, err)
+	}
+	return m.concludeTask(task, printed)
 }
 
-// snapshotOfTask gives what the command says of its progress, else that of one piece of work.
+// snapshotOfTask returns the progress that the command reports, else that of one piece of work.
 func snapshotOfTask(task *batch.Task) progress.Snapshot {
+	s := progress.Snapshot{Total: 1}
+	if task.Status.StartTime != nil {
+		s.Started = task.Status.StartTime.Time
+	}
+	if task.Status.CompletionTime != nil {
+		s.Ended = task.Status.CompletionTime.Time
+	}
 	var n, total int
 	if _, err := fmt.Sscanf(task.Status.Progress, "%d/%d", &n, &total); err == nil && total > 0 && !finishedTask(task) {
-		return progress.Snapshot{Done: n, Total: total, Running: 1, Pending: max(0, total-n-1)}
+		s.Done, s.Total, s.Running, s.Pending = n, total, 1, max(0, total-n-1)
+		return s
 	}
-	s := progress.Snapshot{Total: 1}
 	switch task.Status.Phase {
 	case batch.TaskRunning:
 		s.Running = 1
@@ -484,30 +670,33 @@ func finishedTask(task *batch.Task) bool {
 	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
 }
 
-// concludeTask says how a task has ended, and gives its exit code.
-func (w *follower) concludeTask(task *batch.Task) error {
+// concludeTask says how a task has ended, and returns its exit code. printed is whether all its output was shown.
+func (m *member) concludeTask(task *batch.Task, printed bool) error {
 	took := ""
 	if task.Status.StartTime != nil && task.Status.CompletionTime != nil {
 		took = " in " + age(task.Status.CompletionTime.Sub(task.Status.StartTime.Time))
 	}
 	if task.Status.Phase == batch.TaskSucceeded {
-		if !w.logs {
-			fmt.Fprintf(w.streams.ErrOut, "%s has succeeded%s\n", w.ref, took)
+		if !m.logs {
+			fmt.Fprintf(m.renderer, "%s has succeeded%s\n", m.ref, took)
 		}
 		return nil
 	}
-	fmt.Fprintf(w.streams.ErrOut, "%s has failed%s: %s\n", w.ref, took, howEnded(task))
-	end := task.Status.State.Terminated
-	if end == nil {
-		return &exitError{code: exitFailed}
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s has failed%s: %s\n", m.ref, took, howEnded(task))
+	code := exitFailed
+	if end := task.Status.State.Terminated; end != nil {
+		code = max(int(end.ExitCode), exitFailed)
+		// The command has not printed why it could not be started.
+		if !printed || end.Reason == batch.TaskReasonStartError {
+			writeIndented(&text, end.Message)
+		}
 	}
-	if !w.logs {
-		writeIndented(w.streams.ErrOut, end.Message)
-	}
-	return &exitError{code: max(int(end.ExitCode), exitFailed)}
+	fmt.Fprint(m.renderer, text.String())
+	return &exitError{code: code}
 }
 
-// howEnded says how the last attempt of a task has ended.
+// howEnded returns how the last attempt of a task has ended.
 func howEnded(task *batch.Task) string {
 	end := task.Status.State.Terminated
 	if end == nil {
@@ -518,10 +707,20 @@ func howEnded(task *batch.Task) string {
 		text = fmt.Sprintf("ended by signal %d (exit code %d)", end.Signal, end.ExitCode)
 	}
 	switch end.Reason {
+	case batch.TaskReasonCompleted, batch.TaskReasonError, "":
 	case batch.TaskReasonDeadlineExceeded:
 		text = fmt.Sprintf("its time of %s was over (%s)", age(time.Duration(ptr.Deref(task.Spec.ActiveDeadlineSeconds, 0))*time.Second), text)
 	case batch.TaskReasonStartError:
 		text = "the command could not be started"
+	case batch.TaskReasonOOMKilled:
+		text = fmt.Sprintf("memory ran out (%s)", text)
+		if asked, ok := task.Spec.Resources.Requests[batch.ResourceMemory]; ok {
+			text = fmt.Sprintf("memory ran out: it asks for %s (%s)", asked.String(), text)
+		}
+	case batch.TaskReasonWorkerCrashed:
+		text = fmt.Sprintf("its worker was lost or restarted %s while it ran", times(int(task.Status.WorkerCrashes)))
+	default:
+		text = fmt.Sprintf("%s (%s)", end.Reason, text)
 	}
 	if task.Status.Attempts > 1 {
 		text += fmt.Sprintf(", after %d attempts", task.Status.Attempts)

@@ -35,16 +35,45 @@ import (
 const (
 	// plainInterval is how often a line is written where there is no terminal, if anything has changed.
 	plainInterval = 10 * time.Second
-	// memory is how far the rate looks back.
-	memory = 10 * time.Second
+	// plainHeartbeat is how often one is written if nothing has.
+	plainHeartbeat = time.Minute
 	// barWidth leaves room for the figures on a terminal of 80 columns.
 	barWidth = 20
 )
 
-// Snapshot is how far the work has come. Pending and Total are counted by whoever makes it; a Total of 0 is unknown.
+// Snapshot is how far the work has come. The caller counts Pending and Total; a Total of 0 is unknown.
 type Snapshot struct {
 	Done, Failed, Running, Pending, Total int
+	// Started and Ended are when the work began and ended. Zero is when the renderer first shows that it has.
+	Started, Ended time.Time
 }
+
+// Add returns the progress of two pieces of work together. It began with the first and ends with the last of them.
+func (s Snapshot) Add(other Snapshot) Snapshot {
+	if s == (Snapshot{}) {
+		return other
+	}
+	sum := Snapshot{
+		Done: s.Done + other.Done, Failed: s.Failed + other.Failed, Running: s.Running + other.Running, Pending: s.Pending + other.Pending,
+		Started: s.Started, Ended: other.Ended,
+	}
+	if s.Total > 0 && other.Total > 0 {
+		sum.Total = s.Total + other.Total
+	}
+	if !other.Started.IsZero() && (s.Started.IsZero() || other.Started.Before(s.Started)) {
+		sum.Started = other.Started
+	}
+	if s.Ended.After(other.Ended) {
+		sum.Ended = s.Ended
+	}
+	return sum
+}
+
+// ended is how many pieces of the work are over.
+func (s Snapshot) ended() int { return s.Done + s.Failed }
+
+// finished reports whether all of the work is over.
+func (s Snapshot) finished() bool { return s.Total > 0 && s.ended() >= s.Total && s.Running == 0 }
 
 // Renderer shows snapshots. Its methods are safe for concurrent use.
 type Renderer struct {
@@ -52,13 +81,15 @@ type Renderer struct {
 	terminal bool
 	clock    clock.PassiveClock
 
-	mu      sync.Mutex
-	current Snapshot
-	rate    rate
-	written time.Time // of the last plain line
-	shown   Snapshot  // in the last plain line
-	bars    *mpb.Progress
-	bar     *mpb.Bar
+	mu       sync.Mutex
+	current  Snapshot
+	begun    time.Time // of the first snapshot
+	ended    time.Time // of the one that showed the end
+	estimate estimate
+	written  time.Time // of the last plain line
+	shown    Snapshot  // in the last plain line
+	bars     *mpb.Progress
+	bar      *mpb.Bar
 }
 
 // Option changes how a Renderer shows what it is given.
@@ -79,24 +110,32 @@ func New(out io.Writer, options ...Option) *Renderer {
 	return r
 }
 
-// IsTerminal tells whether the stream, a reader or a writer, is a terminal.
+// IsTerminal reports whether the stream, a reader or a writer, is a terminal.
 func IsTerminal(stream any) bool {
 	file, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// Update shows a new snapshot.
+// Update shows a new snapshot. Call it now and then with the same one, too, where nothing changes for long.
 func (r *Renderer) Update(s Snapshot) {
 	now := r.clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.begun.IsZero() {
+		r.begun = now
+	}
+	if !s.finished() {
+		r.ended = time.Time{}
+	} else if r.ended.IsZero() {
+		r.ended = now
+	}
 	r.current = s
-	r.rate.add(now, s.Done+s.Failed)
+	r.estimate.add(now, s)
 	if r.terminal {
 		r.draw(s)
 		return
 	}
-	if r.written.IsZero() || now.Sub(r.written) >= plainInterval && s != r.shown {
+	if since := now.Sub(r.written); r.written.IsZero() || since >= plainInterval && s != r.shown || since >= plainHeartbeat {
 		r.written, r.shown = now, s
 		fmt.Fprintln(r.out, r.text())
 	}
@@ -147,24 +186,52 @@ func (r *Renderer) Write(lines []byte) (int, error) {
 	return bars.Write(lines)
 }
 
-// text gives the current snapshot in words.
+// text returns the current snapshot in words.
 func (r *Renderer) text() string {
-	s := r.current
+	now, s := r.clock.Now(), r.current
 	var b strings.Builder
 	b.WriteString(strconv.Itoa(s.Done))
 	if s.Total > 0 {
 		fmt.Fprintf(&b, "/%d", s.Total)
 	}
-	fmt.Fprintf(&b, " done, %d failed, %d running, %d pending", s.Failed, s.Running, s.Pending)
-	perSecond := r.rate.perSecond()
-	if perSecond <= 0 {
+	fmt.Fprintf(&b, " done, %d failed", s.Failed)
+	rate := r.estimate.rate(now)
+	if s.Running == 0 && !r.estimate.recent(now) {
+		rate = 0 // nothing goes on
+	}
+	switch {
+	case s.finished():
+	case s.Running == 0 && rate > 0:
+		// Tasks start and end between two reports: the slots are busy, and how many of them is not known.
+		fmt.Fprintf(&b, ", %d to go", s.Pending)
+	default:
+		fmt.Fprintf(&b, ", %d running, %d pending", s.Running, s.Pending)
+	}
+	b.WriteString(" after " + shortDuration(r.elapsed(now)))
+	if s.finished() || rate <= 0 {
 		return b.String()
 	}
-	b.WriteString(", " + FormatRate(perSecond))
-	if left := s.Total - s.Done - s.Failed; left > 0 {
-		fmt.Fprintf(&b, ", %s left", shortDuration(time.Duration(float64(left)/perSecond*float64(time.Second))))
+	b.WriteString(", " + FormatRate(rate))
+	if left, known := r.estimate.left(now, s); known {
+		fmt.Fprintf(&b, ", %s left", shortDuration(left))
 	}
 	return b.String()
+}
+
+// elapsed returns how long the work has taken.
+func (r *Renderer) elapsed(now time.Time) time.Duration {
+	begun := r.begun
+	if !r.current.Started.IsZero() {
+		begun = r.current.Started
+	}
+	switch {
+	case !r.current.finished():
+	case !r.current.Ended.IsZero():
+		now = r.current.Ended
+	default:
+		now = r.ended
+	}
+	return max(0, now.Sub(begun)) // the clock of the server may be ahead
 }
 
 // FormatRate writes a number per second so that it can be read: per minute or hour where that is more than one.
@@ -184,7 +251,7 @@ func FormatRate(perSecond float64) string {
 
 // shortDuration writes a duration in at most two units.
 func shortDuration(d time.Duration) string {
-	switch d = max(d.Round(time.Second), time.Second); {
+	switch d = d.Round(time.Second); {
 	case d < time.Minute:
 		return fmt.Sprintf("%ds", d/time.Second)
 	case d < time.Hour:
@@ -193,38 +260,4 @@ func shortDuration(d time.Duration) string {
 		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
 	}
 	return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
-}
-
-// rate is what has ended per second, of late.
-type rate struct {
-	samples []sample
-}
-
-type sample struct {
-	at    time.Time
-	ended int
-}
-
-// add takes in how many have ended by now, and forgets what is older than memory, but for one sample to compare with.
-func (r *rate) add(at time.Time, ended int) {
-	if n := len(r.samples); n > 0 && ended < r.samples[n-1].ended {
-		r.samples = nil
-	}
-	r.samples = append(r.samples, sample{at, ended})
-	for len(r.samples) > 2 && at.Sub(r.samples[1].at) >= memory {
-		r.samples = r.samples[1:]
-	}
-}
-
-// perSecond gives the rate, 0 if it is not known yet.
-func (r *rate) perSecond() float64 {
-	if len(r.samples) < 2 {
-		return 0
-	}
-	first, last := r.samples[0], r.samples[len(r.samples)-1]
-	elapsed := last.at.Sub(first.at).Seconds()
-	if elapsed < 1 {
-		return 0 // too short to tell
-	}
-	return float64(last.ended-first.ended) / elapsed
 }
