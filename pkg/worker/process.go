@@ -17,10 +17,8 @@ limitations under the License.
 package worker
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"strconv"
@@ -58,16 +56,6 @@ type process struct {
 	killAt time.Time
 }
 
-// startError is the error of startProcess: the command does not run.
-type startError struct {
-	code int32 // as a shell reports it: 127 not found, 126 not executable
-	err  error
-}
-
-func (e *startError) Error() string { return e.err.Error() }
-
-func (e *startError) Unwrap() error { return e.err }
-
 // startProcess starts a command. It ends the group of the invocation once the command has ended, and if it does not start.
 func startProcess(inv invocation) (_ *process, failed *startError) {
 	defer func() {
@@ -79,10 +67,8 @@ func startProcess(inv invocation) (_ *process, failed *startError) {
 		return nil, &startError{126, fmt.Errorf("command, args and env have more than %d bytes once references are expanded: refer to less", maxExpanded)}
 	}
 	if inv.dir != "" {
-		if info, err := os.Stat(inv.dir); err != nil {
-			return nil, &startError{126, fmt.Errorf("workingDir: %w", err)}
-		} else if !info.IsDir() {
-			return nil, &startError{126, fmt.Errorf("workingDir: %s is not a directory", inv.dir)}
+		if err := checkDir(inv.dir); err != nil {
+			return nil, newStartError(inv, err)
 		}
 	}
 	p := &process{done: make(chan struct{}), mark: inv.mark, group: inv.group, log: inv.log}
@@ -96,10 +82,7 @@ func startProcess(inv invocation) (_ *process, failed *startError) {
 		}
 	}
 	if err != nil {
-		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-			return nil, &startError{127, err}
-		}
-		return nil, &startError{126, err}
+		return nil, newStartError(inv, err)
 	}
 	if inv.oomScore != 0 {
 		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.cmd.Process.Pid), []byte(strconv.FormatInt(inv.oomScore, 10)), 0)

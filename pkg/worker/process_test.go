@@ -18,6 +18,8 @@ package worker
 
 import (
 	"bufio"
+	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,13 +114,40 @@ func TestACommandThatCannotBeStarted(t *testing.T) {
 	if err := os.WriteFile(plain, []byte("text"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	scripts := map[string]string{"script": "#! /no/such/interpreter -x\n", "windows": "#!/bin/sh\r\necho\r\n", "elsewhere": "text", "empty": ""}
+	for name, content := range scripts {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sh, err := os.ReadFile("/bin/sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The path of the dynamic linker, made one that does not exist.
+	linked := filepath.Join(dir, "linked")
+	if err := os.WriteFile(linked, bytes.Replace(sh, []byte("/ld-linux"), []byte("/no-linux"), 1), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", "/no/such/path:"+os.Getenv("PATH"))
 	for _, tc := range []struct {
 		name    string
 		inv     invocation
 		code    int32
 		message string
 	}{
-		{"not on the path", invocation{argv: []string{"no-such-program"}}, 127, "no-such-program"},
+		{"not on the path", invocation{argv: []string{"no-such-program"}}, 127,
+			fmt.Sprintf("cannot start %q in directory %q: no such program on the PATH of the worker, %q", "no-such-program", here, os.Getenv("PATH"))},
+		{"in a directory of its own", invocation{argv: []string{"./none"}, dir: dir}, 127, fmt.Sprintf("cannot start %q in directory %q: ", "./none", dir)},
+		{"no such interpreter", invocation{argv: []string{"./script"}, dir: dir}, 127, `: it needs the interpreter "/no/such/interpreter", which does not exist`},
+		{"lines of Windows", invocation{argv: []string{dir + "/windows"}}, 127, `: it needs the interpreter "/bin/sh\r", since its lines end as on Windows`},
+		{"no such dynamic linker", invocation{argv: []string{linked}}, 127, `: it needs the dynamic linker "/`},
+		{"no program of this machine", invocation{argv: []string{dir + "/elsewhere"}}, 126, ": exec format error: it is neither a program for linux/"},
+		{"an empty program", invocation{argv: []string{dir + "/empty"}}, 126, "exec format error"},
 		{"no such file", invocation{argv: []string{dir + "/none"}}, 127, "no such file"},
 		{"empty", invocation{argv: []string{""}}, 126, "no command"},
 		{"not executable", invocation{argv: []string{plain}}, 126, "permission denied"},

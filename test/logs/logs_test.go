@@ -116,6 +116,7 @@ func suite(t *testing.T, e *env.Env, caFile string) {
 		{"what cannot be read says why", notReadable},
 		{"endpoints that are not a worker's", otherEndpoints},
 		{"who may read", access},
+		{"a directory that somebody removes", removedDirectory},
 		{"a worker that is killed and restarted", restarted},
 		{"a task that has moved, and a worker that is gone", moved},
 	} {
@@ -512,6 +513,30 @@ func restarted(s *scene) {
 		s.Errorf("Of a task that finished before, %q is left.", got)
 	}
 	s.touch("end")
+}
+
+// removedDirectory has the output of a task removed while it runs: what comes later is kept, and no part is passed for the whole.
+func removedDirectory(s *scene) {
+	const other = "three-abcde"
+	s.startWorker(other)
+	s.create("cleaned", "echo before; "+waitFor("removed")+"echo after", func(t *batch.Task) {
+		t.Spec.WorkerSelector = map[string]string{"worker": other}
+	})
+	s.running("cleaned", 1)
+	s.eventually("its output is kept", func(context.Context) error {
+		content, err := s.stream(s.tasks, "cleaned", &batch.TaskLogOptions{})
+		if err == nil && string(content) != "before\n" {
+			err = fmt.Errorf("it is %q", content)
+		}
+		return err
+	})
+	check(s, os.RemoveAll(filepath.Join(s.dir, "logs")))
+	s.touch("removed")
+	s.finished("cleaned")
+	want := regexp.MustCompile(`^\[leat: the beginning [^\n]+\]\n\[leat: 7 bytes of output are missing here: the file with them was removed\]\nafter\n$`)
+	if got := s.read("cleaned", nil); !want.MatchString(got) {
+		s.Errorf("Read %q.", got)
+	}
 }
 
 func moved(s *scene) {

@@ -68,6 +68,8 @@ func suite(t *testing.T, e *env.Env) {
 	t.Run("a gigabyte of output", func(t *testing.T) { flood(t, s, w) })
 	t.Run("metrics", func(t *testing.T) { metrics(t, w) })
 	t.Run("killed", func(t *testing.T) { killed(t, s, w) })
+	t.Run("killed by its task", func(t *testing.T) { killedByTask(t, s) })
+	t.Run("files that somebody removes", func(t *testing.T) { removedFiles(t, s) })
 }
 
 // scene is where the tests play: they are the scheduler.
@@ -80,7 +82,7 @@ type scene struct {
 // agent is a worker process.
 type agent struct {
 	*host.Process
-	name, metrics string
+	name, state, metrics string
 }
 
 func (s *scene) startWorker(t *testing.T, name string) *agent {
@@ -89,11 +91,11 @@ func (s *scene) startWorker(t *testing.T, name string) *agent {
 	check(t, err)
 	port, err := host.FreePort()
 	check(t, err)
-	w := &agent{name: name, metrics: fmt.Sprintf("http://127.0.0.1:%d/metrics", port)}
+	w := &agent{name: name, state: t.TempDir(), metrics: fmt.Sprintf("http://127.0.0.1:%d/metrics", port)}
 	w.Process, err = host.StartProcess(t.Context(), host.Command{
 		Name: name,
 		Path: filepath.Join(root, "bin", "test", "leat-worker"),
-		Args: []string{"--tasks=4", "--v=2", "--state-dir=" + t.TempDir(), fmt.Sprintf("--metrics-bind-address=127.0.0.1:%d", port)},
+		Args: []string{"--tasks=4", "--v=2", "--state-dir=" + w.state, fmt.Sprintf("--metrics-bind-address=127.0.0.1:%d", port)},
 		Env:  append([]string{"KUBECONFIG=" + s.env.Kubeconfig(t, s.env.Worker(t, s.namespace, name), s.namespace), "OF_THE_WORKER=yes"}, host.Oracles...),
 		Dir:  t.ArtifactDir(),
 	})
@@ -492,6 +494,62 @@ func killed(t *testing.T, s *scene, other *agent) {
 		}
 		return nil
 	})
+}
+
+// killedByTask has a task kill its worker, faster than its start is reported, until that counts against it. A worker that stops does
+// not count.
+func killedByTask(t *testing.T, s *scene) {
+	const limit = 2
+	w := s.startWorker(t, "crashing-abcde")
+	before := s.ready(t, w.name, "")
+	name := s.start(t, w, script("kill -9 $PPID; sleep 1000"), func(spec *batch.TaskSpec) { spec.CrashLimit = ptr.To[int32](limit) })
+	for crashes := int32(1); ; crashes++ {
+		eventually(t, "the worker is killed", func(context.Context) error {
+			if w.Err() == nil {
+				return errors.New("it runs")
+			}
+			return nil
+		})
+		check(t, w.Restart(t.Context()))
+		before = s.ready(t, w.name, before.Status.Incarnation)
+		task := s.wait(t, name, "the task is taken from it", func(task *batch.Task) bool {
+			return task.Spec.WorkerName == "" || task.Status.State.Terminated != nil
+		})
+		if task.Status.WorkerCrashes != crashes {
+			t.Fatalf("after %d crashes: status %+v", crashes, task.Status)
+		}
+		if crashes == limit {
+			if end := task.Status.State.Terminated; task.Status.Phase != batch.TaskFailed || end == nil || end.Reason != batch.TaskReasonWorkerCrashed {
+				t.Errorf("status %+v, terminated %+v", task.Status, end)
+			}
+			break
+		}
+		s.bind(t, name, w.name)
+	}
+	s.run(t, w, command("true"))
+
+	name = s.start(t, w, script("sleep 1000"))
+	s.wait(t, name, "the command runs", func(task *batch.Task) bool { return task.Status.State.Running != nil })
+	check(t, w.Stop())
+	if task := s.wait(t, name, "the task is given back", func(task *batch.Task) bool { return task.Spec.WorkerName == "" }); task.Status.WorkerCrashes != 0 {
+		t.Errorf("after a stop in order: status %+v", task.Status)
+	}
+}
+
+// removedFiles has the worker's own files removed while it runs. No task fails by that.
+func removedFiles(t *testing.T, s *scene) {
+	w := s.startWorker(t, "cleaned-abcde")
+	gate := filepath.Join(t.TempDir(), "gate")
+	along := s.start(t, w, script(`set -e; echo 1/2 >$TASK_PROGRESS_FILE; until [ -e `+gate+` ]; do sleep 0.1; done; until echo 2/2 >$TASK_PROGRESS_FILE; do sleep 0.1; done`))
+	s.wait(t, along, "it has begun", func(task *batch.Task) bool { return task.Status.Progress == "1/2" })
+	check(t, os.RemoveAll(filepath.Join(w.state, "tasks")))
+	check(t, os.WriteFile(gate, nil, 0o600))
+	for _, name := range []string{along, s.start(t, w, script(`set -e; echo 2/2 >$TASK_PROGRESS_FILE`))} {
+		end := s.end(t, w, name)
+		if task := s.wait(t, name, "it is through", func(*batch.Task) bool { return true }); end.ExitCode != 0 || task.Status.Progress != "2/2" {
+			t.Errorf("progress at the end: %q, terminated %+v", task.Status.Progress, end)
+		}
+	}
 }
 
 func alive(pid int) bool {

@@ -298,7 +298,6 @@ func (s *Server) evict(resource schema.GroupVersionResource, namespace, name str
 		task.Status.WorkerCrashes++
 		if limit := task.Spec.CrashLimit; limit != nil && task.Status.WorkerCrashes >= *limit {
 			now := metav1.Now()
-			task.Status.Disruptions++
 			task.Status.Phase, task.Status.CompletionTime = batch.TaskFailed, &now
 			task.Status.State = batch.TaskState{Terminated: &batch.TaskStateTerminated{
 				Reason: batch.TaskReasonWorkerCrashed, Message: eviction.Message, StartedAt: now, FinishedAt: now,
