@@ -114,7 +114,7 @@ second one ends it at once.`,
 	flags.DurationVar(&s.leaseDuration, "lease-duration", 40*time.Second, "How long the worker counts as alive without a sign of life, of which it gives four in that time; longer for an unreliable network")
 	s.logs.addFlags(flags)
 	flags.Int64Var(&s.taskMaxPIDs, "task-max-pids", 4096, "How many processes and threads a task may have at a time, -1 for any number; needs a control group of the worker's own")
-	flags.StringVar(&s.metricsAddress, "metrics-bind-address", "0", "Loopback address that /metrics is served on by plain HTTP, like 127.0.0.1:9090; 0 for none")
+	flags.StringVar(&s.metricsAddress, "metrics-bind-address", "0", "Address that /metrics is served on by plain HTTP, to all who reach it: 127.0.0.1:9090 for this machine, :9090 in a pod; 0 for none")
 	flags.IntVarP(&s.verbosity, "v", "v", 0, "How much to log: 2 for what happens, 4 for why")
 	command.AddCommand(newInstallCommand())
 	return command
@@ -149,7 +149,7 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 	if s.taskMaxPIDs == 0 || s.taskMaxPIDs < -1 {
 		return fmt.Errorf("--task-max-pids=%d: must be 1 or more, or -1 for any number", s.taskMaxPIDs)
 	}
-	if err := validateLoopback(s.metricsAddress); err != nil {
+	if err := validateMetricsAddress(s.metricsAddress); err != nil {
 		return fmt.Errorf("--metrics-bind-address=%s: %w", s.metricsAddress, err)
 	}
 	config, accessNamespace, err := s.access()

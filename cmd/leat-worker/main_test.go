@@ -74,8 +74,8 @@ func TestMistakesAreNamed(t *testing.T) {
 		"an address with a port":     {[]string{"--log-address=10.0.0.1:80"}, "without a port"},
 		"broken seconds":             {[]string{"--lease-duration=1500ms"}, "whole seconds"},
 		"no processes":               {[]string{"--task-max-pids=0"}, "1 or more, or -1 for any number"},
-		"metrics for others":         {[]string{"--metrics-bind-address=0.0.0.0:9090"}, "must be a loopback address"},
-		"metrics without a port":     {[]string{"--metrics-bind-address=127.0.0.1"}, "like 127.0.0.1:9090, or 0 for none"},
+		"metrics at a name":          {[]string{"--metrics-bind-address=example.com:9090"}, "must be an IP address and a port"},
+		"metrics without a port":     {[]string{"--metrics-bind-address=127.0.0.1"}, "like 127.0.0.1:9090, or :9090 for all addresses"},
 		"an argument":                {[]string{"now"}, "unknown command"},
 		"a flag that is not there":   {[]string{"--task=3"}, "unknown flag"},
 	} {

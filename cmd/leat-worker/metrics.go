@@ -21,6 +21,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,14 +33,18 @@ import (
 // noMetrics is the address on which metrics are not served.
 const noMetrics = "0"
 
-// validateLoopback refuses addresses that others than this machine reach: a worker has nothing to know its scrapers by.
-func validateLoopback(address string) error {
+// validateMetricsAddress returns an error unless address is an IP address and a port, or "0". An empty host stands for all addresses
+// of the machine, or of the pod.
+func validateMetricsAddress(address string) error {
 	if address == noMetrics {
 		return nil
 	}
-	host, _, err := net.SplitHostPort(address)
-	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return errors.New("must be a loopback address and a port, like 127.0.0.1:9090, or 0 for none")
+	host, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil || host != "" && host != "localhost" && net.ParseIP(host) == nil {
+		return errors.New("must be an IP address and a port, like 127.0.0.1:9090, or :9090 for all addresses, or 0 for none")
 	}
 	return nil
 }

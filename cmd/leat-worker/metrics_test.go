@@ -60,13 +60,49 @@ func TestMetricsAreServed(t *testing.T) {
 	}
 }
 
-func TestMetricsAreForThisMachine(t *testing.T) {
+func TestMetricsAddresses(t *testing.T) {
 	for address, ok := range map[string]bool{
 		"0": true, "127.0.0.1:9090": true, "[::1]:9090": true, "localhost:9090": true, "127.1.2.3:0": true,
-		"": false, ":9090": false, "0.0.0.0:9090": false, "10.0.0.1:9090": false, "9090": false, "example.com:9090": false,
+		":9090": true, "0.0.0.0:9090": true, "10.0.0.1:9090": true, "[::]:9090": true,
+		"": false, "9090": false, "127.0.0.1": false, ":": false, ":http": false, ":65536": false, "example.com:9090": false,
 	} {
-		if err := validateLoopback(address); (err == nil) != ok {
+		if err := validateMetricsAddress(address); (err == nil) != ok {
 			t.Errorf("%q: %v", address, err)
 		}
 	}
+}
+
+func TestMetricsOfAPodAreServedToOthers(t *testing.T) {
+	// The address of this machine that is not loopback, if it has one.
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range addresses {
+		ip := address.(*net.IPNet).IP
+		if ip.IsLoopback() || ip.To4() == nil {
+			continue
+		}
+		listener, err := net.Listen("tcp", ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(listener.Addr().String())
+		listener.Close()
+		stop, err := serveMetrics(t.Context(), ":"+port, prometheus.NewRegistry())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+		response, err := http.Get("http://" + net.JoinHostPort(ip.String(), port) + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			t.Errorf("answered %s", response.Status)
+		}
+		return
+	}
+	t.Log("this machine has no address but loopback ones")
 }
