@@ -253,7 +253,7 @@ func killGroup(dir string) error {
 	}
 	last := error(nil)
 	err := wait.PollUntilContextTimeout(context.Background(), 2*time.Millisecond, killTimeout, true, func(context.Context) (bool, error) {
-		if err := set(dir, "cgroup.kill", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := set(dir, "cgroup.kill", "1"); err != nil && !errors.Is(err, os.ErrNotExist) && shortage(err) == "" {
 			return false, err
 		}
 		last = removeGroup(dir)

@@ -60,8 +60,8 @@ type family struct {
 	known    sync.Mutex // guards commands
 
 	passing sync.Mutex // held for one pass
-	// list gives at least the adopted children of this process.
-	list func(self int) []int
+	// list returns at least the adopted children of this process.
+	list func(self int) ([]int, error)
 
 	users sync.Mutex // guards the fields below
 	count int
@@ -147,7 +147,12 @@ func (f *family) become() (leave func()) {
 // the session and has changed its environment as well is not found. The command must have ended, and must not have been reaped yet: so long its
 // number is that of no other session.
 func (f *family) sweep(session int, mark string) error {
-	belongs := func(pid int, s processStat) bool { return s.session == session || mark != "" && hasEnv(pid, mark) }
+	belongs := func(pid int, s processStat) (bool, error) {
+		if s.session == session || mark == "" {
+			return s.session == session, nil
+		}
+		return hasEnv(pid, mark)
+	}
 	// Those that are killed leave others behind. The list of children can lack one while another part of this program reaps its own,
 	// so that a second look has to find none as well.
 	err := wait.PollUntilContextTimeout(context.Background(), 2*time.Millisecond, killTimeout, true, func(context.Context) (bool, error) {
@@ -164,9 +169,10 @@ func (f *family) sweep(session int, mark string) error {
 	return nil
 }
 
-// pass looks once at the children that were left behind: it reaps those that are dead, and kills those that match. It tells whether
-// there were any such, or any that are about to be dead.
-func (f *family) pass(match func(pid int, s processStat) bool) (found bool) {
+// pass looks once at the children that were left behind: it reaps those that are dead, and kills those that match. It reports whether
+// there were any such, or any that are about to be dead. A process that lacks the descriptors to look has not seen that there are
+// none.
+func (f *family) pass(match func(pid int, s processStat) (bool, error)) (found bool) {
 	// One that is listed is not reaped meanwhile: whoever misses it would miss the children that it has left when it ended.
 	f.passing.Lock()
 	defer f.passing.Unlock()
@@ -174,10 +180,13 @@ func (f *family) pass(match func(pid int, s processStat) bool) (found bool) {
 	session, _ := unix.Getsid(0)
 	adopted := func(pid int) (s processStat, ok bool) {
 		s, err := statOf(pid)
+		found = found || shortage(err) != ""
 		return s, err == nil && s.parent == self && s.session != session
 	}
 	var candidates []int
-	for _, pid := range f.list(self) {
+	children, err := f.list(self)
+	found = shortage(err) != ""
+	for _, pid := range children {
 		if f.isCommand(pid) {
 			continue // it is none, and not even looked at: many may run beside the one whose end it is
 		}
@@ -186,7 +195,7 @@ func (f *family) pass(match func(pid int, s processStat) bool) (found bool) {
 		}
 	}
 	if len(candidates) == 0 {
-		return false
+		return found
 	}
 	// Nothing is being started now: what is not known as a command is none. A child keeps its number until it is reaped, which
 	// for those that are none happens only here.
@@ -201,44 +210,48 @@ func (f *family) pass(match func(pid int, s processStat) bool) (found bool) {
 			found = found || err == nil
 		case s.ending():
 			found = true
-		case match != nil && match(pid, s):
-			_ = unix.Kill(pid, unix.SIGKILL)
-			found = true
+		case match != nil:
+			matches, err := match(pid, s)
+			if matches {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+			found = found || matches || shortage(err) != ""
 		}
 	}
 	return found
 }
 
 // childrenOf lists at least the adopted children of this process.
-func childrenOf(self int) []int {
+func childrenOf(self int) ([]int, error) {
 	// The kernel lists children by the thread that has them, and hands orphans to the first one. It need not have the file.
-	if list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", self, self)); err == nil {
-		var pids []int
-		for field := range bytes.FieldsSeq(list) {
-			if pid, err := strconv.Atoi(string(field)); err == nil {
-				pids = append(pids, pid)
-			}
-		}
-		return pids
+	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", self, self))
+	if err != nil {
+		return processes()
 	}
-	return processes()
+	var pids []int
+	for field := range bytes.FieldsSeq(list) {
+		if pid, err := strconv.Atoi(string(field)); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
 }
 
 // processes lists all processes of the machine, or of the container.
-func processes() []int {
+func processes() ([]int, error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
+	names, err := dir.Readdirnames(-1)
 	var pids []int
 	for _, name := range names {
 		if pid, err := strconv.Atoi(name); err == nil {
 			pids = append(pids, pid)
 		}
 	}
-	return pids
+	return pids, err
 }
 
 // processStat is a part of what /proc tells of a process.
@@ -278,25 +291,26 @@ func parseStat(text []byte) (processStat, error) {
 	return s, errors.Join(errs[:]...)
 }
 
-// hasEnv says whether the environment that the process was started with has the entry.
-func hasEnv(pid int, entry string) bool {
-	for e := range bytes.SplitSeq(environment(pid), []byte{0}) {
+// hasEnv reports whether the environment that the process was started with has the entry.
+func hasEnv(pid int, entry string) (bool, error) {
+	env, err := environment(pid)
+	for e := range bytes.SplitSeq(env, []byte{0}) {
 		if string(e) == entry {
-			return true
+			return true, nil
 		}
 	}
-	return false
+	return false, err
 }
 
 // environment is that which the process was started with, each entry followed by a zero byte.
-func environment(pid int) []byte {
+func environment(pid int) ([]byte, error) {
 	// Of a process that replaces its program in the meantime nothing is read.
 	for range 3 {
 		if env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil || len(env) > 0 {
-			return env
+			return env, err
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // markVariable is in the environment of all commands. It says whose they are.
@@ -363,14 +377,19 @@ func orphaned(entry, identity string) bool {
 func killOrphans(ctx context.Context, identity string) error {
 	var left []int
 	err := wait.PollUntilContextTimeout(ctx, 5*time.Millisecond, killTimeout, true, func(context.Context) (bool, error) {
-		left = slices.DeleteFunc(processes(), func(pid int) bool {
+		all, err := processes()
+		if err != nil {
+			return false, err
+		}
+		left = slices.DeleteFunc(all, func(pid int) bool {
 			// By this handle it is killed and not another one that has got its number since.
 			handle, err := unix.PidfdOpen(pid, 0)
 			if err != nil {
 				return true
 			}
 			defer unix.Close(handle)
-			for entry := range bytes.SplitSeq(environment(pid), []byte{0}) {
+			env, _ := environment(pid)
+			for entry := range bytes.SplitSeq(env, []byte{0}) {
 				if orphaned(string(entry), identity) {
 					_ = unix.PidfdSendSignal(handle, unix.SIGKILL, nil, 0)
 					return false

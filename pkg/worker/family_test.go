@@ -143,7 +143,8 @@ func TestWhatOtherCommandsRunIsNotKilled(t *testing.T) {
 // zombies counts the children of this process that are dead and not reaped.
 func zombies() int {
 	n := 0
-	for _, pid := range processes() {
+	all, _ := processes()
+	for _, pid := range all {
 		if s, err := statOf(pid); err == nil && s.parent == os.Getpid() && s.dead() {
 			n++
 		}
@@ -193,7 +194,7 @@ func TestNobodysExitStatusIsTaken(t *testing.T) {
 
 func TestOnlyOrphansAreReaped(t *testing.T) {
 	// As where the kernel does not list children: it sees those of all threads.
-	f := &family{commands: map[int]bool{}, list: func(int) []int { return processes() }}
+	f := &family{commands: map[int]bool{}, list: func(int) ([]int, error) { return processes() }}
 	stop := make(chan struct{})
 	var passes sync.WaitGroup
 	passes.Go(func() {
@@ -299,6 +300,48 @@ func TestWhoHasEnded(t *testing.T) {
 				t.Errorf("%s: %s is taken for the worker's", name, other)
 			}
 		}
+	}
+}
+
+// TestHelperOutOfDescriptors is no test: it is the worker process of TestWhatIsLeftBehindIsKilledWithoutDescriptors.
+func TestHelperOutOfDescriptors(t *testing.T) {
+	if os.Getenv("WORKER_TEST_OUT_OF_DESCRIPTORS") == "" {
+		return
+	}
+	s := newTestSite(t, "out", false)
+	dir := t.TempDir()
+	// It holds the pipe of the output open, so that not even that gives a descriptor back.
+	p := s.sh(t, "(setsid sh -c 'echo $$ >"+dir+"/pid; exec sleep 1000' &); exec sleep 1000")
+	daemon := pidIn(t, dir+"/pid")
+	t.Cleanup(func() { _ = unix.Kill(daemon, unix.SIGKILL) })
+	var limit unix.Rlimit
+	if err := errors.Join(unix.Getrlimit(unix.RLIMIT_NOFILE, &limit), unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 64, Max: limit.Max})); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			break
+		}
+	}
+	p.terminate(0)
+	select {
+	case <-p.done:
+	case <-time.After(200 * time.Millisecond):
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	<-p.done
+	if alive(daemon) {
+		t.Error("what the command has left behind is alive")
+	}
+}
+
+func TestWhatIsLeftBehindIsKilledWithoutDescriptors(t *testing.T) {
+	helper := exec.Command(os.Args[0], "-test.run=^TestHelperOutOfDescriptors$")
+	helper.Env = append(os.Environ(), "WORKER_TEST_OUT_OF_DESCRIPTORS=1")
+	if out, err := helper.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 
