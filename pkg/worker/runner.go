@@ -433,7 +433,7 @@ func (r *runner) see(task *batch.Task) {
 	if task.DeletionTimestamp != nil {
 		grace := r.grace()
 		if s := task.DeletionGracePeriodSeconds; s != nil {
-			grace = time.Duration(*s) * time.Second
+			grace = batch.Seconds(*s)
 		}
 		r.end(byDeletion, grace)
 	}
@@ -441,7 +441,7 @@ func (r *runner) see(task *batch.Task) {
 
 func (r *runner) grace() time.Duration {
 	if s := r.task.Spec.TerminationGracePeriodSeconds; s != nil {
-		return time.Duration(*s) * time.Second
+		return batch.Seconds(*s)
 	}
 	return defaultGrace
 }
@@ -453,7 +453,7 @@ func (r *runner) setDeadline() {
 		return
 	}
 	r.stopDeadline()
-	left := time.Until(r.run.startTime.Add(time.Duration(*seconds) * time.Second))
+	left := time.Until(r.run.startTime.Add(batch.Seconds(*seconds)))
 	if left <= 0 {
 		r.end(byDeadline, r.grace())
 		return

@@ -116,8 +116,7 @@ func endOf(task *batch.Task, now time.Time) (at time.Time, ok bool) {
 		}
 		return task.DeletionTimestamp.Time, true
 	}
-	owner := metav1.GetControllerOfNoCopy(task)
-	if task.Spec.TTLSecondsAfterFinished == nil || owner != nil && owner.Kind == "TaskSet" {
+	if task.Spec.TTLSecondsAfterFinished == nil || batch.ControllingTaskSet(task) != nil {
 		return time.Time{}, false
 	}
 	// The worker's clock may be ahead of this one.
@@ -125,7 +124,7 @@ func endOf(task *batch.Task, now time.Time) (at time.Time, ok bool) {
 	if t := task.Status.CompletionTime; t != nil && t.Time.Before(now) {
 		finished = t.Time
 	}
-	return finished.Add(time.Duration(*task.Spec.TTLSecondsAfterFinished) * time.Second), true
+	return finished.Add(batch.Seconds(int64(*task.Spec.TTLSecondsAfterFinished))), true
 }
 
 // Add implements cache.ReflectorStore. A task that begins to be watched has just finished.

@@ -51,7 +51,7 @@ func durationOf(lease *batch.WorkerLease) time.Duration {
 	if lease == nil || lease.Spec.LeaseDurationSeconds == nil {
 		return defaultLeaseDuration
 	}
-	return time.Duration(*lease.Spec.LeaseDurationSeconds) * time.Second
+	return batch.Seconds(int64(*lease.Spec.LeaseDurationSeconds))
 }
 
 // verdict is what the lease of a worker tells of it.

@@ -941,8 +941,12 @@ func TestFinishedTasks(t *testing.T) {
 		{name: "finished-in-the-future", ago: -time.Hour, mutate: ttl(60), lasts: time.Minute},
 		{name: "of-a-set", mutate: func(t *batch.Task) {
 			ttl(60)(t)
-			t.OwnerReferences = []metav1.OwnerReference{{Kind: "TaskSet", Name: "set", Controller: new(true)}}
+			t.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch.leat.dev/v1alpha1", Kind: "TaskSet", Name: "set", Controller: new(true)}}
 		}, lasts: never},
+		{name: "of-a-kind-of-that-name", mutate: func(t *batch.Task) {
+			ttl(60)(t)
+			t.OwnerReferences = []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "TaskSet", Name: "set", Controller: new(true)}}
+		}, lasts: time.Minute},
 		{name: "of-something-else", mutate: func(t *batch.Task) {
 			ttl(60)(t)
 			t.OwnerReferences = []metav1.OwnerReference{{Kind: "Workflow", Name: "flow", Controller: new(true)}}

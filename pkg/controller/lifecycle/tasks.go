@@ -19,7 +19,6 @@ package lifecycle
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -201,7 +200,7 @@ func toleration(task *batch.Task, taint *batch.Taint) (d time.Duration, ever boo
 			ever = ever || !limited
 			continue
 		}
-		seconds := time.Duration(min(max(0, *t.TolerationSeconds), math.MaxInt32)) * time.Second
+		seconds := batch.Seconds(max(0, *t.TolerationSeconds))
 		if !limited || seconds < d {
 			d = seconds
 		}

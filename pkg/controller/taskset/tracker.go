@@ -144,13 +144,13 @@ func (r *record) observe(c change) {
 
 // setOf gives the set that a task counts for: its controller's or, without a controller, the one whose label it has.
 func setOf(task *batch.Task) (types.NamespacedName, types.UID, bool) {
-	if owner := metav1.GetControllerOfNoCopy(task); owner != nil {
-		return types.NamespacedName{Namespace: task.Namespace, Name: owner.Name}, owner.UID, isSet(owner)
+	if metav1.GetControllerOfNoCopy(task) != nil {
+		owner := batch.ControllingTaskSet(task)
+		if owner == nil {
+			return types.NamespacedName{}, "", false
+		}
+		return types.NamespacedName{Namespace: task.Namespace, Name: owner.Name}, owner.UID, true
 	}
 	uid, name := task.Labels[batch.LabelControllerUID], task.Labels[batch.LabelTaskSetName]
 	return types.NamespacedName{Namespace: task.Namespace, Name: name}, types.UID(uid), uid != "" && name != ""
-}
-
-func isSet(owner *metav1.OwnerReference) bool {
-	return owner.APIVersion == kind.GroupVersion().String() && owner.Kind == kind.Kind
 }
