@@ -369,6 +369,8 @@ const (
 	TaskSetReasonNotStarted   = "NotStarted"
 )
 
+const TaskSetReasonCancelled = "Cancelled"
+
 // TaskSetStatus is how far a set has come.
 type TaskSetStatus struct {
 	Active           int32

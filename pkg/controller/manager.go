@@ -221,7 +221,7 @@ func trim(obj any) (any, error) {
 			CreationTimestamp: task.CreationTimestamp, DeletionTimestamp: task.DeletionTimestamp,
 			OwnerReferences: task.OwnerReferences,
 		},
-		Spec:   batch.TaskSpec{WorkerName: task.Spec.WorkerName},
+		Spec:   batch.TaskSpec{WorkerName: task.Spec.WorkerName, QueueName: task.Spec.QueueName, Priority: task.Spec.Priority},
 		Status: batch.TaskStatus{Phase: task.Status.Phase, CompletionTime: task.Status.CompletionTime},
 	}
 	for _, label := range []string{batch.LabelControllerUID, batch.LabelTaskSetName, batch.LabelCompletionIndex} {

@@ -42,7 +42,7 @@ func TestTrimKeepsWhatCountingNeeds(t *testing.T) {
 			Labels: labels, Annotations: annotations,
 			OwnerReferences: []metav1.OwnerReference{{Kind: "TaskSet", Name: "s", Controller: ptr.To(true)}},
 		},
-		Spec: batch.TaskSpec{WorkerName: "w"},
+		Spec: batch.TaskSpec{WorkerName: "w", QueueName: "q", Priority: 7},
 		Status: batch.TaskStatus{
 			Phase: batch.TaskFailed, CompletionTime: &now,
 			Conditions: []metav1.Condition{{Type: batch.DisruptionTarget, Status: metav1.ConditionTrue}},

@@ -33,15 +33,29 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 )
 
-// ValidateDeclaratively implements rest.DeclarativeValidationStrategy. Upstream's error for a field that is immutable shows no value:
-// this one shows what was sent and what is stored.
+// originImmutable marks the errors of fields that must not change, as upstream's declarative validation does.
+const originImmutable = "immutable"
+
+// Immutable returns the error of a rule by which the field at path must not change. ValidateDeclaratively adds both values to it.
+func Immutable(path *field.Path) *field.Error {
+	return field.Invalid(path, field.OmitValueType{}, "field is immutable").WithOrigin(originImmutable)
+}
+
+// ValidateDeclaratively implements rest.DeclarativeValidationStrategy. errs are those of the other rules. Upstream's error for a field
+// that is immutable shows no value: this one shows what was sent and what is stored, once for each field.
 func (s strategy[T, L]) ValidateDeclaratively(ctx context.Context, obj, old runtime.Object, errs field.ErrorList, op operation.Type,
 	config rest.DeclarativeValidationConfig) field.ErrorList {
 	errs = s.DeclarativeValidation.ValidateDeclaratively(ctx, obj, old, errs, op, config)
-	isImmutable := func(err *field.Error) bool { return err.Origin == "immutable" }
+	isImmutable := func(err *field.Error) bool { return err.Origin == originImmutable }
 	if !slices.ContainsFunc(errs, isImmutable) {
 		return errs
 	}
+	shown := map[string]bool{}
+	errs = slices.DeleteFunc(errs, func(err *field.Error) bool {
+		again := isImmutable(err) && shown[err.Field]
+		shown[err.Field] = shown[err.Field] || isImmutable(err)
+		return again
+	})
 	info, ok := genericapirequest.RequestInfoFrom(ctx)
 	if !ok {
 		return errs

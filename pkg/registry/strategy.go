@@ -18,6 +18,7 @@ package registry
 
 import (
 	"context"
+	"math"
 	"reflect"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -175,6 +176,7 @@ func (s gracefulStrategy[T, L]) CheckGracefulDelete(ctx context.Context, obj run
 		requested = asked
 	}
 	period, ended := s.deleter.DeletionGracePeriod(any(obj).(*T), requested)
+	period = min(period, math.MaxInt32) // a time that far away can be added to others
 	options.GracePeriodSeconds = &period
 	return !ended
 }

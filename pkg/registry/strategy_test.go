@@ -18,6 +18,7 @@ package registry
 
 import (
 	"context"
+	"math"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -315,6 +316,7 @@ func TestGracePeriodIsThatOfTheObjectAsItIsStored(t *testing.T) {
 		{"asked for", ptr.To[int64](600), 600},
 		{"none asked for", ptr.To[int64](0), 0},
 		{"negative", ptr.To[int64](-5), 1},
+		{"more than a time can be moved by", ptr.To[int64](math.MaxInt64), math.MaxInt32},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			options := &metav1.DeleteOptions{GracePeriodSeconds: c.requested}

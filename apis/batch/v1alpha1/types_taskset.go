@@ -143,6 +143,7 @@ type TaskSetSpec struct {
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=1
+	// +k8s:maximum=2147483647
 	ActiveDeadlineSeconds *int64 `json:"activeDeadlineSeconds,omitempty" protobuf:"varint,9,opt,name=activeDeadlineSeconds"`
 
 	// ttlSecondsAfterFinished is when a finished set is deleted, with its tasks, in seconds after it has finished. Unset:
@@ -158,8 +159,8 @@ type TaskSetSpec struct {
 	// +k8s:optional
 	Suspend *bool `json:"suspend,omitempty" protobuf:"varint,11,opt,name=suspend"`
 
-	// queueName is the queue of all tasks of the set. The template must not name another. It can be changed until the
-	// first task of the set has started.
+	// queueName is the queue of all tasks of the set. The template must not name another. It can be changed while no task
+	// of the set runs, has succeeded or has failed; the tasks that wait follow.
 	// +optional
 	// +default="default"
 	// +k8s:optional
@@ -174,9 +175,9 @@ type TaskSetSpec struct {
 	// +k8s:immutable
 	Selector *metav1.LabelSelector `json:"selector,omitempty" protobuf:"bytes,13,opt,name=selector"`
 
-	// template is the task that is created for each index.
+	// template is the task that is created for each index. Its spec.priority can be changed as queueName can, all else
+	// cannot.
 	// +required
-	// +k8s:immutable
 	Template TaskTemplateSpec `json:"template" protobuf:"bytes,14,opt,name=template"`
 
 	// items are what the tasks of a set work on, one for each index, such as the lines of a file. The task of index i
@@ -483,7 +484,8 @@ type TaskSetStatus struct {
 	// +k8s:optional
 	CompletionTime *metav1.Time `json:"completionTime,omitempty" protobuf:"bytes,9,opt,name=completionTime"`
 
-	// conditions are the state of the set: Complete, Failed, Suspended, FailureTarget, SuccessCriteriaMet, ReplicaFailure.
+	// conditions are the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget, SuccessCriteriaMet,
+	// ReplicaFailure, Reconciling.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -102,7 +102,7 @@ func (c *Controller) ObserveSet(set *batch.TaskSet, gone bool) types.NamespacedN
 }
 
 // ObserveTask takes in a task that was added (old is nil), changed, or deleted (task is nil), and returns what to reconcile. The
-// events of a task must come in order. Of the spec the controller looks at the worker's name only.
+// events of a task must come in order. Of the spec the controller looks at the worker's name, the queue and the priority only.
 func (c *Controller) ObserveTask(old, task *batch.Task) []types.NamespacedName {
 	var keys []types.NamespacedName
 	var owner types.UID
@@ -173,7 +173,7 @@ func (c *Controller) reconcile(ctx context.Context, set *batch.TaskSet, r *recor
 		}
 		r.ledger.loaded = false
 	}
-	if !r.ledger.loaded || r.ledger.limit != limitOf(set) {
+	if !r.ledger.fits(set) {
 		if err := r.ledger.load(set); err != nil {
 			return time.Time{}, err
 		}

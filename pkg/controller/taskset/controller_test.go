@@ -18,6 +18,8 @@ package taskset
 
 import (
 	"errors"
+	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +29,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -164,6 +165,111 @@ func TestElasticSetsChangeTheirCompletions(t *testing.T) {
 	w.expect(outcomeOf{conditions: reached, succeeded: 2, failed: 1, completed: "0,1", started: true, completionTimeSet: true})
 }
 
+// TestWaitingTasksFollowTheQueueAndPriorityOfTheirSet changes both before a task has started.
+func TestWaitingTasksFollowTheQueueAndPriorityOfTheirSet(t *testing.T) {
+	orders := func(w *world) map[int]order {
+		found := map[int]order{}
+		for _, task := range w.tasks {
+			if task.DeletionTimestamp == nil {
+				found[indexOf(task)] = orderOf(&task.Spec)
+			}
+		}
+		return found
+	}
+	expect := func(t *testing.T, w *world, want map[int]order) {
+		t.Helper()
+		if got := orders(w); !maps.Equal(got, want) {
+			t.Errorf("the tasks are in %v, want %v", got, want)
+		}
+	}
+	change := func(queue string, priority int32) func(*batch.TaskSet) {
+		return func(set *batch.TaskSet) { set.Spec.QueueName, set.Spec.Template.Spec.Priority = queue, priority }
+	}
+	plain := order{"default", 0}
+
+	t.Run("all that wait", func(t *testing.T) {
+		w := running(t, of(completions(9), parallelism(2)))
+		expect(t, w, map[int]order{0: plain, 1: plain})
+		w.change(change("default", 5))
+		w.settle()
+		expect(t, w, map[int]order{0: {"default", 5}, 1: {"default", 5}})
+		w.change(change("other", 5))
+		w.settle()
+		expect(t, w, map[int]order{0: {"other", 5}, 1: {"other", 5}})
+		w.expect(outcomeOf{active: 2, started: true})
+	})
+	t.Run("after the controller was away", func(t *testing.T) {
+		w := running(t, of(completions(9), parallelism(2)))
+		w.change(change("other", 5))
+		w.start()
+		w.settle()
+		expect(t, w, map[int]order{0: {"other", 5}, 1: {"other", 5}})
+	})
+	t.Run("not one that is bound", func(t *testing.T) {
+		w := running(t, of(completions(9), parallelism(2)))
+		w.change(change("other", 5))
+		w.deliver(len(w.news))
+		task := w.task(0)
+		task.Spec.WorkerName = "worker"
+		w.putTask(task) // which the controller has not heard of
+		if err := w.reconcile(); err != nil {
+			t.Fatal(err)
+		}
+		w.settle()
+		expect(t, w, map[int]order{0: plain, 1: {"other", 5}})
+	})
+	t.Run("as far as webhooks let them", func(t *testing.T) {
+		w := newWorld(t)
+		w.admit = func(task *batch.Task) { task.Spec.Priority = 77 }
+		w.create(of(completions(9), parallelism(2)))
+		w.settle()
+		expect(t, w, map[int]order{0: {"default", 77}, 1: {"default", 77}})
+		if n := w.requests["create tasks"]; n != 2 {
+			t.Errorf("two tasks were created %d times", n)
+		}
+		w.change(change("other", 5))
+		w.settle()
+		expect(t, w, map[int]order{0: {"other", 77}, 1: {"other", 77}})
+	})
+	t.Run("and no more once a task runs", func(t *testing.T) {
+		w := running(t, of(completions(9), parallelism(2)))
+		w.run(0)
+		w.pass(flushInterval)
+		for _, refused := range []func(*batch.TaskSet){change("other", 0), change("default", 5)} {
+			if err := w.tryChange(refused); !apierrors.IsInvalid(err) {
+				t.Errorf("the change is answered %v", err)
+			}
+		}
+	})
+}
+
+// TestDuplicatesAreEndedAlone sees that beside a task that another runs the index of already no further one is ended.
+func TestDuplicatesAreEndedAlone(t *testing.T) {
+	w := running(t, of(completions(9), parallelism(3)))
+	w.run(0, 1, 2)
+	w.settle()
+	duplicate := w.task(1)
+	duplicate.Name, duplicate.UID = "duplicate", "duplicate"
+	duplicate.Spec.WorkerName, duplicate.Status.Phase = "", batch.TaskPending
+	w.putTask(duplicate)
+	w.expectActive(0, 1, 2)
+	if len(w.tasks) != 3 || w.tasks["duplicate"] != nil {
+		t.Errorf("there are %d tasks", len(w.tasks))
+	}
+}
+
+// TestDeadlinesOfAnyLengthAreKept holds the controller to the longest deadline that is accepted, and to longer ones that are stored.
+func TestDeadlinesOfAnyLengthAreKept(t *testing.T) {
+	for _, seconds := range []int64{math.MaxInt32, math.MaxInt32 + 1, 9_223_372_036, 9_223_372_037, math.MaxInt64} {
+		w := running(t, of(completions(2)))
+		set := w.set().DeepCopy()
+		set.Spec.ActiveDeadlineSeconds = &seconds
+		w.putSet(set)
+		w.pass(1000 * time.Hour)
+		w.expect(outcomeOf{active: 1, started: true})
+	}
+}
+
 // TestElasticSetsEndWhateverBecomesOfTheirSpec makes a set smaller and changes its parallelism before the controller has written a status.
 func TestElasticSetsEndWhateverBecomesOfTheirSpec(t *testing.T) {
 	w := running(t, of(completions(8), parallelism(8), indexed))
@@ -234,21 +340,6 @@ func TestTasksOfASetWithItems(t *testing.T) {
 		}
 		if diff := cmp.Diff(env, w.task(index).Spec.Env); diff != "" {
 			t.Errorf("index %d: want -, got +:\n%s", index, diff)
-		}
-	}
-}
-
-func TestNamesOfTasksDoNotRepeat(t *testing.T) {
-	seen := map[string]bool{}
-	for _, uid := range []types.UID{"a", "b"} {
-		for index := range 50 {
-			for failures := range 50 {
-				name := taskName("set", uid, start{index, failures})
-				if seen[name] {
-					t.Fatalf("%q comes twice", name)
-				}
-				seen[name] = true
-			}
 		}
 	}
 }
@@ -391,7 +482,7 @@ func TestRefusedCreationsAreToldAndTriedAgain(t *testing.T) {
 func TestAForeignTaskOfThatNameIsTold(t *testing.T) {
 	w := newWorld(t)
 	w.create(of(completions(2), parallelism(2)))
-	name := taskName(testSet, w.set().UID, start{1, 0})
+	name := batch.NewTask(w.set(), 1, 0).Name
 	w.putTask(&batch.Task{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: name, UID: "foreign"}})
 	w.pass(2 * time.Second)
 	if message := w.conditionMessage(batch.TaskSetReplicaFailure); !strings.Contains(message, name+" exists and is not of this set: delete it") {

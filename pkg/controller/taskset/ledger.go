@@ -37,16 +37,32 @@ const (
 	maxIndex = 1<<31 - 1
 )
 
+// order is what decides when a task that waits gets its turn.
+type order struct {
+	queue    string
+	priority int32
+}
+
+func orderOf(spec *batch.TaskSpec) order { return order{spec.QueueName, spec.Priority} }
+
+// orderOfSet returns the order of the tasks that the controller makes.
+func orderOfSet(set *batch.TaskSet) order {
+	return order{set.Spec.QueueName, set.Spec.Template.Spec.Priority}
+}
+
 // entry is what the ledger knows of a task.
 type entry struct {
 	uid   types.UID
 	name  string
 	index int
 	// failures is how many tasks of the index had been counted as failed when this one was created.
-	failures    int
-	phase       batch.TaskPhase
-	version     string // its resourceVersion
-	bound       bool
+	failures int
+	phase    batch.TaskPhase
+	version  string // its resourceVersion
+	bound    bool
+	order    order
+	// asked is the order that this process asked for, if something on the server's side has made another of it.
+	asked       *order
 	terminating bool
 	// deleting says that this process has asked for the deletion.
 	deleting   bool
@@ -75,7 +91,7 @@ func (e *entry) holds() bool { return !e.counted }
 
 func (e *entry) update(task *batch.Task) {
 	e.phase, e.version = task.Status.Phase, task.ResourceVersion
-	e.bound = task.Spec.WorkerName != ""
+	e.bound, e.order = task.Spec.WorkerName != "", orderOf(&task.Spec)
 	e.terminating = task.DeletionTimestamp != nil
 	if e.finished() {
 		e.finishedAt = finishedAt(task)
@@ -116,7 +132,9 @@ type ledger struct {
 	// What follows is made by load.
 
 	// limit is past the last index.
-	limit                int
+	limit int
+	// order is that of the tasks that wait.
+	order                order
 	backoffLimitPerIndex *int32
 	policy               *batch.TaskFailurePolicy
 	completed            indexSet
@@ -148,7 +166,7 @@ func newLedger(delays delays) *ledger {
 // load starts from the stored status of the set.
 func (l *ledger) load(set *batch.TaskSet) error {
 	spec, status := &set.Spec, &set.Status
-	l.limit = limitOf(set)
+	l.limit, l.order = limitOf(set), orderOfSet(set)
 	l.backoffLimitPerIndex = spec.BackoffLimitPerIndex
 	l.policy = spec.TaskFailurePolicy
 	// Of a set that was made smaller, what is past its limit no longer counts.
@@ -174,7 +192,10 @@ func (l *ledger) load(set *batch.TaskSet) error {
 		}
 	}
 	l.failed = status.Failed
-	l.failing = isTrue(set, batch.TaskSetFailureTarget) || finished(set) != nil
+	l.failing = finished(set) != nil
+	if target := outcome(set); target != nil && target.Reason != batch.TaskSetReasonCancelled {
+		l.failing = true
+	}
 	l.fatal = ""
 	l.active, l.ready, l.terminating = 0, 0, 0
 	l.holders = make(map[int]int, len(l.entries))
@@ -190,6 +211,11 @@ func (l *ledger) load(set *batch.TaskSet) error {
 		l.enter(e)
 	}
 	return nil
+}
+
+// fits reports whether the ledger was loaded for a set of this size and order.
+func (l *ledger) fits(set *batch.TaskSet) bool {
+	return l.loaded && l.limit == limitOf(set) && l.order == orderOfSet(set)
 }
 
 func limitOf(set *batch.TaskSet) int { return int(ptr.Deref(set.Spec.Completions, maxIndex)) }
@@ -269,7 +295,7 @@ func (l *ledger) enter(e *entry) {
 	case e.finished() && !e.queued:
 		e.queued = true
 		l.finished = append(l.finished, e)
-	case e.active() && (l.done(e.index) || l.holders[e.index] > 1):
+	case e.active() && (l.done(e.index) || l.holders[e.index] > 1 || l.outdated(e)):
 		l.excess = append(l.excess, e)
 	}
 }
@@ -476,11 +502,16 @@ func (l *ledger) wake(now time.Time) (next time.Time) {
 	return next
 }
 
-// victims gives the n active tasks whose end costs least: those that wait before those that run, the last indexes first.
-func (l *ledger) victims(n int) []*entry {
+// victims returns the n active tasks, other than those that are ended anyway, whose end costs least: those that wait before those that run,
+// the last indexes first.
+func (l *ledger) victims(n int, anyway []*entry) []*entry {
+	except := make(map[*entry]bool, len(anyway))
+	for _, e := range anyway {
+		except[e] = true
+	}
 	var active []*entry
 	for _, e := range l.entries {
-		if e.active() {
+		if e.active() && !except[e] {
 			active = append(active, e)
 		}
 	}
@@ -502,16 +533,27 @@ func (l *ledger) victims(n int) []*entry {
 	return active[:n]
 }
 
-// unwanted gives the tasks to be ended whatever the parallelism, and those to be tried again at the same count.
+// outdated reports whether a task waits for a worker in another queue, or with another priority, than the set says. It is ended, and made
+// again, unless that would not help: a webhook may choose them.
+func (l *ledger) outdated(e *entry) bool {
+	order := e.order
+	if e.asked != nil {
+		order = *e.asked
+	}
+	return !e.bound && order != l.order
+}
+
+// unwanted returns the tasks to end whatever the parallelism, and those to try again at the same count.
 func (l *ledger) unwanted(now time.Time) (entries []*entry, again time.Time) {
-	ended := map[int]int{}
+	ended, seen := map[int]int{}, make(map[*entry]bool, len(l.excess))
 	for _, e := range l.excess {
-		if !e.active() || e.gone {
+		if !e.active() || e.gone || seen[e] {
 			continue
 		}
-		if !l.done(e.index) && l.activeOf(e.index)-ended[e.index] < 2 {
+		if !l.done(e.index) && !l.outdated(e) && l.activeOf(e.index)-ended[e.index] < 2 {
 			continue
 		}
+		seen[e] = true
 		ended[e.index]++
 		entries = append(entries, e)
 	}

@@ -64,7 +64,7 @@ func (p *pass) run(ctx context.Context) error {
 	var work error
 	if decided := outcome(p.set); decided != nil {
 		// The decision is stored: what still runs is ended.
-		work = p.end(ctx, l.victims(len(l.entries)))
+		work = p.end(ctx, l.victims(len(l.entries), nil))
 		p.conclude(status, decided)
 	} else {
 		work = p.proceed(ctx, status)
@@ -102,7 +102,14 @@ func (p *pass) proceed(ctx context.Context, status *batch.TaskSetStatus) error {
 		target = p.success()
 	}
 	var work error
-	if target == nil {
+	switch {
+	case target != nil:
+	case p.set.Spec.Cancelled:
+		if target = p.completion(); target == nil {
+			// Those that are ended for it do not count as failed: people have ended them, as by suspending.
+			target = p.condition(batch.TaskSetFailureTarget, metav1.ConditionTrue, batch.TaskSetReasonCancelled, "TaskSet was cancelled")
+		}
+	default:
 		work = p.manage(ctx, suspended)
 		target = p.completion()
 	}
@@ -126,7 +133,7 @@ func (p *pass) failure(status *batch.TaskSetStatus, suspended bool) *metav1.Cond
 	}
 	deadline := time.Time{}
 	if spec.ActiveDeadlineSeconds != nil && !suspended {
-		deadline = status.StartTime.Add(time.Duration(*spec.ActiveDeadlineSeconds) * time.Second)
+		deadline = status.StartTime.Add(batch.Seconds(*spec.ActiveDeadlineSeconds))
 	}
 	switch {
 	case l.fatal != "":
@@ -217,8 +224,14 @@ func (p *pass) manage(ctx context.Context, suspended bool) error {
 	case spec.Completions == nil && l.completed.n > 0:
 		want = l.active // those that run are left to end, and no more are started
 	}
-	if over := l.active - want; over > 0 {
-		unwanted = append(unwanted, l.victims(int(over))...)
+	ending := int32(0)
+	for _, e := range unwanted {
+		if e.active() {
+			ending++
+		}
+	}
+	if over := l.active - ending - want; over > 0 {
+		unwanted = append(unwanted, l.victims(int(over), unwanted)...)
 	}
 	if len(unwanted) > 0 {
 		if err := p.end(ctx, unwanted); err != nil {
@@ -258,7 +271,7 @@ func (p *pass) create(ctx context.Context, starts []start) error {
 				errs[i] = errStale
 				return
 			}
-			task := newTask(p.set, starts[i])
+			task := batch.NewTask(p.set, starts[i].index, starts[i].failures)
 			requested[i] = p.clock.Now()
 			created[i], errs[i] = tasks.Create(ctx, task, metav1.CreateOptions{})
 			meterCreation(starts[i], errs[i])
@@ -270,7 +283,11 @@ func (p *pass) create(ctx context.Context, starts []start) error {
 		for i, task := range created {
 			if task != nil && errs[i] == nil {
 				l.observe(task.UID, task)
-				l.entries[task.UID].requestedAt = requested[i]
+				e := l.entries[task.UID]
+				e.requestedAt = requested[i]
+				if asked := orderOfSet(p.set); !requested[i].IsZero() && e.order != asked {
+					e.asked = &asked
+				}
 			} else {
 				l.giveBack(starts[i])
 			}
@@ -318,7 +335,7 @@ func (p *pass) refused(ctx context.Context, errs []error) error {
 			continue
 		}
 		if seconds, ok := apierrors.SuggestsClientDelay(err); ok && seconds > 0 {
-			delay = time.Duration(seconds) * time.Second
+			delay = batch.Seconds(int64(seconds))
 		}
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			delay = createLimit
@@ -467,11 +484,12 @@ func (p *pass) write(ctx context.Context, status *batch.TaskSetStatus) error {
 	return nil
 }
 
-// conditionsOf gives what makes a transition. ReplicaFailure comes and goes with each task, and waits for its time.
+// conditionsOf returns what makes a transition. ReplicaFailure comes and goes with each task, and waits for its time. The server
+// derives Reconciling.
 func conditionsOf(status *batch.TaskSetStatus) string {
 	var b strings.Builder
 	for _, condition := range status.Conditions {
-		if condition.Type != batch.TaskSetReplicaFailure {
+		if condition.Type != batch.TaskSetReplicaFailure && condition.Type != batch.TaskSetReconciling {
 			b.WriteString(condition.Type + "=" + string(condition.Status) + "/" + condition.Reason + " ")
 		}
 	}
@@ -499,7 +517,11 @@ func (p *pass) tell(before, after *batch.TaskSetStatus) {
 		case batch.TaskSetComplete:
 			p.recorder.Eventf(p.set, nil, corev1.EventTypeNormal, "Completed", "Complete", "TaskSet completed")
 		case batch.TaskSetFailed:
-			p.recorder.Eventf(p.set, nil, corev1.EventTypeWarning, condition.Reason, "Fail", "%s", condition.Message)
+			if condition.Reason == batch.TaskSetReasonCancelled {
+				p.recorder.Eventf(p.set, nil, corev1.EventTypeNormal, condition.Reason, "Cancel", "%s", condition.Message)
+			} else {
+				p.recorder.Eventf(p.set, nil, corev1.EventTypeWarning, condition.Reason, "Fail", "%s", condition.Message)
+			}
 		case batch.TaskSetSuspended:
 			reason, action := "Suspended", "Suspend"
 			if condition.Status != metav1.ConditionTrue {
@@ -527,7 +549,7 @@ func (p *pass) tidy(ctx context.Context) error {
 	}
 	l.ignored = nil
 	l.stored()
-	err := errors.Join(p.end(ctx, l.victims(len(l.entries))), p.dispose(ctx))
+	err := errors.Join(p.end(ctx, l.victims(len(l.entries), nil)), p.dispose(ctx))
 	if p.set.Spec.TTLSecondsAfterFinished == nil {
 		return err
 	}
@@ -541,7 +563,7 @@ func (p *pass) expire(ctx context.Context) error {
 		if final == nil || ttl == nil {
 			return time.Time{}, false
 		}
-		return final.LastTransitionTime.Add(time.Duration(*ttl) * time.Second), true
+		return final.LastTransitionTime.Add(batch.Seconds(int64(*ttl))), true
 	}
 	if at, _ := expiry(p.set); at.After(p.now) {
 		p.at(at)

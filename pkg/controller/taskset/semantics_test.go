@@ -98,6 +98,8 @@ func success(indexes *string, count *int32) specChange {
 	}
 }
 
+func cancel(set *batch.TaskSet) { set.Spec.Cancelled = true }
+
 // outcomeOf is what people see of a set.
 type outcomeOf struct {
 	conditions                 []string
@@ -389,6 +391,65 @@ func TestSemanticsOfJobSpec(t *testing.T) {
 				w.pass(10 * time.Second)
 			},
 			outcomeOf{conditions: append([]string{"not Suspended/TaskSetResumed"}, failedFor("DeadlineExceeded")...), failed: 2, started: true},
+		},
+		// cancelled
+		{
+			"cancelling ends what runs, and what was counted stays", of(completions(9), parallelism(3), backoffLimit(5)),
+			func(w *world) {
+				w.settle()
+				w.end(0, 0)
+				w.end(1, 1)
+				w.settle()
+				w.run(2)
+				w.change(cancel)
+				w.settle()
+				w.expect(outcomeOf{
+					conditions: []string{"FailureTarget/Cancelled"}, succeeded: 1, failed: 1, completed: "0", indexFailures: "1:1", started: true,
+				})
+				w.endTask(w.task(2), 143)
+			},
+			outcomeOf{conditions: failedFor("Cancelled"), succeeded: 1, failed: 1, completed: "0", indexFailures: "1:1", started: true},
+		},
+		{
+			"what ends by itself while the set is cancelled counts", of(completions(9), parallelism(3), backoffLimit(5)),
+			func(w *world) {
+				w.settle()
+				w.run(0, 1, 2)
+				w.change(cancel)
+				w.deliver(len(w.news))
+				w.end(1, 0) // before its deletion is asked for
+				if err := w.reconcile(); err != nil {
+					w.t.Fatal(err)
+				}
+				w.settle()
+				w.endTask(w.task(1), 0)
+				w.endTask(w.task(2), 143)
+			},
+			outcomeOf{conditions: failedFor("Cancelled"), succeeded: 1, failed: 1, completed: "1", indexFailures: "0:1", started: true},
+		},
+		{
+			"a suspended set that is cancelled fails", of(completions(2), suspended),
+			func(w *world) { w.settle(); w.change(cancel) },
+			outcomeOf{conditions: append([]string{"Suspended/TaskSetSuspended"}, failedFor("Cancelled")...), started: true},
+		},
+		{
+			"a set that is cancelled before it starts fails", of(completions(2), func(s *batch.TaskSetSpec) { s.Cancelled = true }), func(*world) {},
+			outcomeOf{conditions: failedFor("Cancelled"), started: true},
+		},
+		{
+			"a set that has all it needs completes", of(completions(2), parallelism(2)),
+			func(w *world) { w.end(0, 0, 1); w.change(cancel) },
+			outcomeOf{conditions: reached, succeeded: 2, completed: "0,1", started: true, completionTimeSet: true},
+		},
+		{
+			"a complete set stays complete", of(completions(1)),
+			func(w *world) { w.end(0, 0); w.pass(flushInterval); w.change(cancel) },
+			outcomeOf{conditions: reached, succeeded: 1, completed: "0", started: true, completionTimeSet: true},
+		},
+		{
+			"a failed set keeps its reason", of(completions(1), backoffLimit(0)),
+			func(w *world) { w.end(1, 0); w.pass(flushInterval); w.change(cancel) },
+			outcomeOf{conditions: beyondBackoff, failed: 1, indexFailures: "0:1", started: true},
 		},
 		// suspend
 		{

@@ -67,6 +67,8 @@ type world struct {
 	created map[start]int
 	// fail, if set, may refuse a request before it has an effect, or let it end in an error after it.
 	fail func(verb, resource string) (before, after error)
+	// admit, if set, changes tasks that are created as a webhook may.
+	admit func(*batch.Task)
 	// requests counts by verb and resource.
 	requests map[string]int
 
@@ -185,6 +187,9 @@ func (w *world) handle(action clienttesting.Action) (runtime.Object, error) {
 		task := a.Object.DeepCopyObject().(*batch.Task)
 		if w.tasks[task.Name] != nil {
 			return nil, apierrors.NewAlreadyExists(resource, task.Name)
+		}
+		if w.admit != nil {
+			w.admit(task)
 		}
 		task.UID = types.UID(fmt.Sprintf("task-%d", w.version))
 		task.CreationTimestamp = metav1.Time{Time: w.now}
@@ -473,11 +478,12 @@ func (w *world) endTask(task *batch.Task, exitCode int32) {
 	}
 }
 
-// conditions gives the conditions that are True, as type/reason, and Suspended in any case.
+// conditions returns the conditions that are True, as type/reason, and Suspended in any case, without the one that the server derives.
 func (w *world) conditions() []string {
 	found := []string{}
 	for _, c := range w.set().Status.Conditions {
 		switch {
+		case c.Type == batch.TaskSetReconciling:
 		case c.Status == metav1.ConditionTrue:
 			found = append(found, c.Type+"/"+c.Reason)
 		case c.Type == batch.TaskSetSuspended:

@@ -1310,7 +1310,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 					},
 					"queueName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "queueName is the queue of all tasks of the set. The template must not name another. It can be changed until the first task of the set has started.",
+							Description: "queueName is the queue of all tasks of the set. The template must not name another. It can be changed while no task of the set runs, has succeeded or has failed; the tasks that wait follow.",
 							Default:     "default",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1324,7 +1324,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 					},
 					"template": {
 						SchemaProps: spec.SchemaProps{
-							Description: "template is the task that is created for each index.",
+							Description: "template is the task that is created for each index. Its spec.priority can be changed as queueName can, all else cannot.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskTemplateSpec{}.OpenAPIModelName()),
 						},
@@ -1450,7 +1450,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetStatus(ref common.ReferenceCallback)
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions are the state of the set: Complete, Failed, Suspended, FailureTarget, SuccessCriteriaMet, ReplicaFailure.",
+							Description: "conditions are the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget, SuccessCriteriaMet, ReplicaFailure, Reconciling.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{

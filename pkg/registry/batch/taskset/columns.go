@@ -27,13 +27,20 @@ import (
 	"github.com/leat-dev/leat/pkg/registry"
 )
 
-// StatusColumn gives the state of the set in the words that kubectl uses for Jobs.
+// StatusColumn returns the state of the set in the words that kubectl uses for Jobs, and Cancelled for a set that people have cancelled.
 func StatusColumn(set *batch.TaskSet) any {
-	for _, condition := range []string{
+	for _, name := range []string{
 		batch.TaskSetComplete, batch.TaskSetFailed, batch.TaskSetSuspended, batch.TaskSetSuccessCriteriaMet, batch.TaskSetFailureTarget,
 	} {
-		if meta.IsStatusConditionTrue(set.Status.Conditions, condition) {
-			return condition
+		condition := meta.FindStatusCondition(set.Status.Conditions, name)
+		switch {
+		case condition == nil || condition.Status != metav1.ConditionTrue:
+		case condition.Reason != batch.TaskSetReasonCancelled:
+			return name
+		case name == batch.TaskSetFailed:
+			return "Cancelled"
+		default:
+			return "Cancelling"
 		}
 	}
 	if set.DeletionTimestamp != nil {

@@ -228,6 +228,11 @@ func TestValidateStatusChange(t *testing.T) {
 }
 
 func TestColumns(t *testing.T) {
+	cancelled := func(set *batch.TaskSet) {
+		for i := range set.Status.Conditions {
+			set.Status.Conditions[i].Reason, set.Status.Conditions[i].LastTransitionTime = batch.TaskSetReasonCancelled, *at(61)
+		}
+	}
 	deleted := func(set *batch.TaskSet) { set.DeletionTimestamp = at(1) }
 	for _, test := range []struct {
 		set                           *batch.TaskSet
@@ -241,6 +246,8 @@ func TestColumns(t *testing.T) {
 				set.Status.Conditions[i].LastTransitionTime = *at(61)
 			}
 		}), "Failed", "0/1", "60s"},
+		{newSet(failed, cancelled), "Cancelled", "0/1", "60s"},
+		{newSet(with(metav1.ConditionTrue, batch.TaskSetFailureTarget), cancelled), "Cancelling", "0/1", ""},
 		{newSet(with(metav1.ConditionTrue, batch.TaskSetSuspended)), "Suspended", "0/1", ""},
 		{newSet(with(metav1.ConditionTrue, batch.TaskSetSuccessCriteriaMet)), "SuccessCriteriaMet", "0/1", ""},
 		{newSet(with(metav1.ConditionTrue, batch.TaskSetFailureTarget)), "FailureTarget", "0/1", ""},

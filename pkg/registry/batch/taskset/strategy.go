@@ -20,9 +20,12 @@ package taskset
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -31,6 +34,8 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/indexes"
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/registry"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
 )
 
@@ -71,6 +76,10 @@ func (Strategy) PrepareForUpdate(_ context.Context, set, old *batch.TaskSet) {
 	}
 	if set.Spec.Selector == nil || isGenerated(set.Spec.Selector) {
 		set.Spec.Selector = old.Spec.Selector
+	}
+	// The queue of the template is a copy of that of the set.
+	if set.Spec.QueueName != old.Spec.QueueName && set.Spec.Template.Spec.QueueName == old.Spec.Template.Spec.QueueName {
+		set.Spec.Template.Spec.QueueName = set.Spec.QueueName
 	}
 }
 
@@ -114,7 +123,11 @@ func (Strategy) Validate(_ context.Context, set *batch.TaskSet) field.ErrorList 
 		errs = append(errs, field.Forbidden(path.Child("maxFailedIndexes"), "may be set only when backoffLimitPerIndex is"))
 	}
 	errs = append(errs, validateFailurePolicy(spec, path.Child("taskFailurePolicy", "rules"))...)
-	return append(errs, validateTemplate(spec, path.Child("template"))...)
+	errs = append(errs, validateTemplate(spec, path.Child("template"))...)
+	if len(errs) == 0 {
+		errs = validateTasks(set, path.Child("template"))
+	}
+	return errs
 }
 
 func validateIndexed(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList {
@@ -241,23 +254,61 @@ func validateTemplate(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList
 	return append(errs, task.ValidateSpec(&template.Spec, path.Child("spec"))...)
 }
 
-// ValidateChange refuses a selector that was not generated, and lets completions change only as an elastic indexed Job's: with
-// parallelism, to the same value.
+// ValidateChange checks that the selector was generated, that a set leaves room for its status, and what may change of it: completions
+// as an elastic Indexed Job's, with parallelism and to the same value; the priority and the queue until a task has started; cancelled once.
 func (Strategy) ValidateChange(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
+	path := field.NewPath("spec")
 	if old == nil {
-		return validateSelector(set.Spec.Selector, field.NewPath("spec", "selector"))
+		return append(validateSelector(set.Spec.Selector, path.Child("selector")), validateRoom(set, path)...)
 	}
-	if ptr.Equal(set.Spec.Completions, old.Spec.Completions) {
-		return nil
+	errs := validateTemplateChange(&set.Spec.Template, &old.Spec.Template, path.Child("template"))
+	switch {
+	case ptr.Equal(set.Spec.Completions, old.Spec.Completions):
+	case set.Spec.IndexNumbers != nil:
+		errs = append(errs, field.Invalid(path.Child("completions"), set.Spec.Completions, "may not change in a set with indexNumbers"))
+	case set.Spec.Completions == nil || !elastic(&set.Spec):
+		errs = append(errs, field.Invalid(path.Child("completions"), set.Spec.Completions,
+			"may change only when completionMode is Indexed, together with parallelism and to the same value"))
 	}
-	if set.Spec.IndexNumbers != nil {
-		return field.ErrorList{field.Invalid(field.NewPath("spec", "completions"), set.Spec.Completions, "may not change in a set with indexNumbers")}
+	if started(&set.Status) {
+		const why = "may change only while no task of the set runs, has succeeded or has failed; it must stay %v: make a new set"
+		if before := old.Spec.QueueName; set.Spec.QueueName != before {
+			errs = append(errs, field.Invalid(path.Child("queueName"), set.Spec.QueueName, fmt.Sprintf(why, strconv.Quote(before))))
+		}
+		if before, after := old.Spec.Template.Spec.Priority, set.Spec.Template.Spec.Priority; before != after {
+			errs = append(errs, field.Invalid(path.Child("template", "spec", "priority"), after, fmt.Sprintf(why, before)))
+		}
 	}
-	if set.Spec.Completions != nil && elastic(&set.Spec) {
-		return nil
+	if old.Spec.Cancelled && !set.Spec.Cancelled {
+		errs = append(errs, field.Invalid(path.Child("cancelled"), false,
+			"must stay true: a cancelled set does not run again; make a new set of what is left, as \"leat retry\" does"))
 	}
-	return field.ErrorList{field.Invalid(field.NewPath("spec", "completions"), set.Spec.Completions,
-		"may change only when completionMode is Indexed, together with parallelism and to the same value")}
+	if !roomier(set, old) {
+		errs = append(errs, validateRoom(set, path)...)
+	}
+	return errs
+}
+
+// started reports whether a task of the set runs, has succeeded or has failed.
+func started(status *batch.TaskSetStatus) bool {
+	return ptr.Deref(status.Ready, 0) > 0 || status.Succeeded > 0 || status.Failed > 0
+}
+
+// validateTemplateChange refuses changes of the template but of the priority and the queue, which have rules of their own.
+func validateTemplateChange(template, old *batch.TaskTemplateSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if !apiequality.Semantic.DeepEqual(template.ObjectMeta, old.ObjectMeta) {
+		errs = append(errs, registry.Immutable(path.Child("metadata")))
+	}
+	after, before, names := reflect.ValueOf(template.Spec), reflect.ValueOf(old.Spec), reflect.TypeFor[v1alpha1.TaskSpec]()
+	for i := range after.NumField() {
+		name, _, _ := strings.Cut(names.Field(i).Tag.Get("json"), ",")
+		if name == "priority" || name == "queueName" || apiequality.Semantic.DeepEqual(after.Field(i).Interface(), before.Field(i).Interface()) {
+			continue
+		}
+		errs = append(errs, registry.Immutable(path.Child("spec", name)))
+	}
+	return errs
 }
 
 func validateSelector(selector *metav1.LabelSelector, path *field.Path) field.ErrorList {

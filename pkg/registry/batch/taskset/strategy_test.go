@@ -17,6 +17,7 @@ limitations under the License.
 package taskset
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,6 +102,8 @@ func TestValidate(t *testing.T) {
 			OnTaskConditions: []batch.TaskFailurePolicyOnTaskConditionsPattern{{Type: batch.DisruptionTarget, Status: status}},
 		})
 	}
+	// With the end of a line for each they leave two bytes beside the command.
+	lines := slices.Clip(append(slices.Repeat([]string{strings.Repeat("a", 32<<10-1)}, 31), strings.Repeat("a", 32<<10-1-len("true")-len("b\n"))))
 	for _, test := range []struct {
 		name string
 		set  *batch.TaskSet
@@ -167,9 +170,9 @@ func TestValidate(t *testing.T) {
 			"an item that no process can be given", newSet(indexed(1, 2), items("a", "b\x00c")),
 			[]string{`spec.items[1]: Invalid value: "b\x00c": must not contain a NUL character`},
 		},
-		{"items that just fit beside the command", newSet(indexed(1, 2), items(strings.Repeat("a", 1<<20-4-4), "bc")), nil},
+		{"items that just fit beside the command", newSet(indexed(1, 33), items(append(lines, "b")...)), nil},
 		{
-			"items that do not", newSet(indexed(1, 2), items(strings.Repeat("a", 1<<20-4-4), "bcd")),
+			"items that do not", newSet(indexed(1, 33), items(append(lines, "bc")...)),
 			[]string{`spec.items: Invalid value: each as a line, with command, args and env of the template, must be at most 1048576 bytes together, ` +
 				`and are 1048577: make several sets, or hand over names of files that workers can read`},
 		},

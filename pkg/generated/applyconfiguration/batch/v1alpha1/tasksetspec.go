@@ -57,12 +57,13 @@ type TaskSetSpecApplyConfiguration struct {
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 	// suspend, when true, ends the tasks of the set that run and starts no more until it is false again.
 	Suspend *bool `json:"suspend,omitempty"`
-	// queueName is the queue of all tasks of the set. The template must not name another. It can be changed until the
-	// first task of the set has started.
+	// queueName is the queue of all tasks of the set. The template must not name another. It can be changed while no task
+	// of the set runs, has succeeded or has failed; the tasks that wait follow.
 	QueueName *string `json:"queueName,omitempty"`
 	// selector matches the tasks of the set. It is generated; leave it unset.
 	Selector *v1.LabelSelectorApplyConfiguration `json:"selector,omitempty"`
-	// template is the task that is created for each index.
+	// template is the task that is created for each index. Its spec.priority can be changed as queueName can, all else
+	// cannot.
 	Template *TaskTemplateSpecApplyConfiguration `json:"template,omitempty"`
 	// items are what the tasks of a set work on, one for each index, such as the lines of a file. The task of index i
 	// finds item i in its variable TASK_ITEM, and as $(TASK_ITEM) in its command. completions default to how many items

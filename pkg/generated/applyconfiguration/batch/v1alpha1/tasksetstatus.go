@@ -46,7 +46,8 @@ type TaskSetStatusApplyConfiguration struct {
 	StartTime *v1.Time `json:"startTime,omitempty"`
 	// completionTime is when the set became complete. It is not set when the set fails.
 	CompletionTime *v1.Time `json:"completionTime,omitempty"`
-	// conditions are the state of the set: Complete, Failed, Suspended, FailureTarget, SuccessCriteriaMet, ReplicaFailure.
+	// conditions are the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget, SuccessCriteriaMet,
+	// ReplicaFailure, Reconciling.
 	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// indexFailures are the indexes that have failed and are to be tried again, each with how many of its tasks have been
 	// counted in failed: pairs, ascending by index, like "3:1,17:2". By them a failed task is counted once, whenever the
