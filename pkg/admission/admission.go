@@ -33,6 +33,7 @@ import (
 	validatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
 	"k8s.io/apiserver/pkg/server/options"
 
+	"github.com/leat-dev/leat/pkg/admission/deniedworker"
 	"github.com/leat-dev/leat/pkg/admission/livenamespace"
 	"github.com/leat-dev/leat/pkg/admission/ownerreferences"
 	"github.com/leat-dev/leat/pkg/admission/queuelimit"
@@ -50,6 +51,7 @@ var Order = []string{
 	workerrestriction.PluginName,
 	ownerreferences.PluginName,
 	queuelimit.PluginName,
+	deniedworker.PluginName,
 	validatingpolicy.PluginName,
 	validatingwebhook.PluginName,
 	livenamespace.PluginName,
@@ -78,6 +80,7 @@ func RegisterAll(plugins *admission.Plugins) {
 	workerrestriction.Register(plugins)
 	ownerreferences.Register(plugins)
 	queuelimit.Register(plugins)
+	deniedworker.Register(plugins)
 	livenamespace.Register(plugins)
 	resourcequota.Register(plugins)
 }

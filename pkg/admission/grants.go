@@ -28,6 +28,7 @@ import (
 	validatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
 	"k8s.io/apiserver/pkg/server/options"
 
+	"github.com/leat-dev/leat/pkg/admission/deniedworker"
 	"github.com/leat-dev/leat/pkg/admission/livenamespace"
 	"github.com/leat-dev/leat/pkg/admission/ownerreferences"
 	"github.com/leat-dev/leat/pkg/admission/queuelimit"
@@ -55,6 +56,7 @@ var grants = map[string][]Grant{
 	workerrestriction.PluginName: nil,
 	ownerreferences.PluginName:   nil,
 	queuelimit.PluginName:        nil,
+	deniedworker.PluginName:      {{Resource: namespaces.Resource, Verbs: []string{"get"}}},
 	validatingpolicy.PluginName:  {namespaces, configuration("validatingadmissionpolicies"), configuration("validatingadmissionpolicybindings")},
 	validatingwebhook.PluginName: {namespaces, configuration("validatingwebhookconfigurations")},
 	livenamespace.PluginName:     {{Resource: namespaces.Resource, Verbs: []string{"get"}}},

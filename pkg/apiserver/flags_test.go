@@ -439,7 +439,7 @@ func (f *fixture) apply(t *testing.T, before func(*Options), args ...string) *ap
 	options.Recommended.Etcd.SkipHealthEndpoints = true
 	codecs := newCodecs(Scheme)
 	config := genericapiserver.NewRecommendedConfig(codecs)
-	err = options.applyTo(config, codecs, &taskReader{}, queuelimit.NewCounts())
+	err = options.applyTo(config, codecs, &readers{}, queuelimit.NewCounts())
 	t.Cleanup(func() { config.SecureServing.Listener.Close() })
 	return &applied{f, config, options, err}
 }

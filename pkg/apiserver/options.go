@@ -54,6 +54,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/pkg/admission"
+	"github.com/leat-dev/leat/pkg/admission/deniedworker"
 	"github.com/leat-dev/leat/pkg/admission/queuelimit"
 	"github.com/leat-dev/leat/pkg/apiserver/workerclient"
 	"github.com/leat-dev/leat/pkg/authentication/certificate"
@@ -205,8 +206,8 @@ func (s *Server) Run(ctx context.Context) error {
 func (o *Options) New() (*Server, error) {
 	codecs := newCodecs(Scheme)
 	config := genericapiserver.NewRecommendedConfig(codecs)
-	reader, counts := &taskReader{}, queuelimit.NewCounts()
-	if err := o.applyTo(config, codecs, reader, counts); err != nil {
+	read, counts := &readers{}, queuelimit.NewCounts()
+	if err := o.applyTo(config, codecs, read, counts); err != nil {
 		return nil, err
 	}
 
@@ -226,7 +227,8 @@ func (o *Options) New() (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	reader.store.Store(stores.Tasks.Store)
+	read.workers.store.Store(stores.Workers.Store)
+	read.tasks.store.Store(stores.Tasks.Store)
 	if err := countPending(generic, stores, counts, config.StorageInitializationTimeout); err != nil {
 		return nil, err
 	}
@@ -257,7 +259,7 @@ func (o *Options) New() (*Server, error) {
 // applyTo does what RecommendedOptions.ApplyTo does, in its order, and in between what that leaves no room for: the storage
 // factory that honours --storage-media-type, our authorizers before admission takes the authorizer, and our trigger in
 // priority and fairness.
-func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs runtime.StorageSerializer, tasks *taskReader,
+func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs runtime.StorageSerializer, read *readers,
 	counts *queuelimit.Counts) error {
 	if err := o.Server.ApplyTo(&config.Config); err != nil {
 		return err
@@ -297,7 +299,7 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 	if err := r.SecureServing.ApplyToConfig(&config.Config); err != nil {
 		return err
 	}
-	if err := o.applyHost(config, tasks); err != nil {
+	if err := o.applyHost(config, read); err != nil {
 		return err
 	}
 	if err := r.Audit.ApplyTo(&config.Config); err != nil {
@@ -322,8 +324,12 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 	if config.FlowControl != nil {
 		config.FlowControl = fairness.WithTrigger(config.FlowControl, registry.Tasks.GroupResource, registry.Tasks.Trigger)
 	}
+	initializers := admission.Initializers(counts, client.CoreV1())
+	if o.Standalone == nil { // where nobody deletes namespaces
+		initializers = append(initializers, deniedworker.Initializer(client.CoreV1()))
+	}
 	return r.Admission.ApplyTo(&config.Config, admission.Informers(config.SharedInformerFactory), client, dynamicClient, config.FeatureGate,
-		config.EffectiveVersion, admission.Initializers(counts, client.CoreV1())...)
+		config.EffectiveVersion, initializers...)
 }
 
 // ApplyStorage makes the config open stores in etcd, encoded in the version of the scheme that the versions set allow. The codecs
@@ -360,7 +366,7 @@ func (u uncollected) GetRESTOptions(resource schema.GroupResource, example runti
 }
 
 // applyHost sets who authenticates and authorizes, and where admission reads: the host cluster, or what stands in for it.
-func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, tasks *taskReader) error {
+func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, read *readers) error {
 	if o.Standalone == nil {
 		r := o.Recommended
 		authentication := *r.Authentication
@@ -417,7 +423,8 @@ func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, tasks *t
 	delegated := nameless.New(config.Authorization.Authorizer, func(u user.Info) bool { return controllers.Has(u.GetName()) })
 	var err error
 	config.Authorization.Authorizer, err = union.New(
-		union.NamedAuthorizer{AuthorizerName: "leat.dev/worker", Authorizer: worker.New(tasks.cached, tasks.live)},
+		union.NamedAuthorizer{AuthorizerName: "leat.dev/worker", Authorizer: worker.New(
+			[]worker.WorkerGetter{read.workers.cached, read.workers.live}, []worker.TaskGetter{read.tasks.cached, read.tasks.live})},
 		union.NamedAuthorizer{AuthorizerName: "leat.dev/delegated", Authorizer: delegated},
 	)
 	return err

@@ -118,6 +118,9 @@ func validateCreate(obj runtime.Object, worker string) error {
 	if len(created.GetFinalizers()) > 0 {
 		return fmt.Errorf("metadata.finalizers must be empty: a worker could not remove them")
 	}
+	if created, ok := obj.(*batch.Worker); ok && created.Spec.Denied {
+		return fmt.Errorf("spec.denied must be false: a worker may not set it")
+	}
 	return validateRestrictedLabels(created.GetLabels(), nil)
 }
 
@@ -151,6 +154,8 @@ func validateUpdate(obj, old runtime.Object, worker string) error {
 		return fmt.Errorf("spec.taints must not change: a worker may set its taints only when it creates its Worker")
 	case updatedWorker.Spec.Unschedulable != storedWorker.Spec.Unschedulable:
 		return fmt.Errorf("spec.unschedulable must not change: a worker may set it only when it creates its Worker")
+	case updatedWorker.Spec.Denied != storedWorker.Spec.Denied:
+		return fmt.Errorf("spec.denied must not change: a worker may not set it")
 	}
 	return nil
 }

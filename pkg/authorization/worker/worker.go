@@ -71,20 +71,30 @@ func Identity(u user.Info) (namespace, name string, ok bool) {
 // error. It is called by many requests at a time.
 type TaskGetter func(ctx context.Context, namespace, name string) (*batch.Task, error)
 
-// New returns an authorizer that allows workers what they need, and has no opinion on anything else, nor on anyone else.
+// WorkerGetter returns the Worker of that namespace and name, as TaskGetter does tasks. It is called for each request of a worker, so
+// the first of several must be no dearer than to look into a map.
+type WorkerGetter func(ctx context.Context, namespace, name string) (*batch.Worker, error)
+
+// New returns an authorizer that allows workers what they need, refuses all to those whose Worker has spec.denied, and has no
+// opinion on anything else, nor on anyone else.
 //
-// Whether a task is bound to a worker is asked of the getters in turn, the cheapest first, until one shows that it is. A
-// watch cache may thus come first, and the store itself after it: a worker that was told of its task by another replica
-// is not refused by one that lags. A getter that fails never allows; its error is returned if no other getter allows.
+// Getters are asked in turn, the cheapest first. A watch cache may thus come first, and the store itself after it.
+//
+// Whether a task is bound to a worker is asked until one getter shows that it is: a worker that was told of its task by another
+// replica is not refused by one that lags. A getter that fails never allows; its error is returned if no other getter allows.
+//
+// Whether a worker is denied is asked until one getter shows its Worker. A worker without a Worker, which has yet to register, is
+// not denied. If it is not known whether there is one, the worker is refused, and the error returned.
 //
 // Creates carry no name in their path: the WorkerRestriction admission plugin must check it.
-func New(task TaskGetter, more ...TaskGetter) authorizer.Authorizer {
-	a := &workerAuthorizer{getters: append([]TaskGetter{task}, more...)}
+func New(workers []WorkerGetter, tasks []TaskGetter) authorizer.Authorizer {
+	a := &workerAuthorizer{workers, tasks}
 	return authorizer.AuthorizerFunc(a.authorize)
 }
 
 type workerAuthorizer struct {
-	getters []TaskGetter
+	workers []WorkerGetter
+	tasks   []TaskGetter
 }
 
 func (a *workerAuthorizer) authorize(ctx context.Context, attrs authorizer.Attributes) (authorizer.Decision, string, error) {
@@ -94,6 +104,14 @@ func (a *workerAuthorizer) authorize(ctx context.Context, attrs authorizer.Attri
 	namespace, name, ok := Identity(attrs.GetUser())
 	if !ok {
 		return noOpinion("a user of group %s must be named %s<namespace>:<name>, not %q", Group, NamePrefix, attrs.GetUser().GetName())
+	}
+	switch denied, err := a.denied(ctx, namespace, name); {
+	case err != nil:
+		err = fmt.Errorf("whether worker %s/%s is denied is not known: %w", namespace, name, err)
+		return authorizer.DecisionNoOpinion, err.Error(), err
+	case denied:
+		// Not even what others would allow it.
+		return authorizer.DecisionDeny, fmt.Sprintf("worker %s/%s is denied: its Worker has spec.denied", namespace, name), nil
 	}
 	if !attrs.IsResourceRequest() || attrs.GetAPIGroup() != batch.GroupName {
 		return noOpinion("a worker may only use resources of %s", batch.GroupName)
@@ -149,6 +167,21 @@ func (a *workerAuthorizer) authorize(ctx context.Context, attrs authorizer.Attri
 	return noOpinion("a worker may not use %s: only workers, workers/status, workerleases, tasks, tasks/status and tasks/eviction", resource)
 }
 
+// denied reports whether the Worker of that name has spec.denied.
+func (a *workerAuthorizer) denied(ctx context.Context, namespace, name string) (bool, error) {
+	var failed error
+	for _, get := range a.workers {
+		worker, err := get(ctx, namespace, name)
+		switch {
+		case err == nil:
+			return worker.Spec.Denied, nil
+		case !apierrors.IsNotFound(err):
+			failed = err
+		}
+	}
+	return false, failed
+}
+
 func allow() (authorizer.Decision, string, error) {
 	return authorizer.DecisionAllow, "", nil
 }
@@ -193,7 +226,7 @@ func (a *workerAuthorizer) allowBound(ctx context.Context, attrs authorizer.Attr
 		return noOpinion("worker %s may only %s tasks by name", worker, attrs.GetVerb())
 	}
 	var failed error
-	for _, get := range a.getters {
+	for _, get := range a.tasks {
 		task, err := get(ctx, attrs.GetNamespace(), attrs.GetName())
 		switch {
 		case err == nil && is(task, worker):

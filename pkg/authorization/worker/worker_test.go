@@ -71,6 +71,22 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+// newAuthorizer returns an authorizer of workers of which none is denied.
+func newAuthorizer(tasks ...TaskGetter) authorizer.Authorizer {
+	return New([]WorkerGetter{workers(nil)}, tasks)
+}
+
+// workers has a Worker that is denied or not for each name of namespace "ns".
+func workers(denied map[string]bool) WorkerGetter {
+	return func(_ context.Context, namespace, name string) (*batch.Worker, error) {
+		is, ok := denied[name]
+		if namespace != "ns" || !ok {
+			return nil, apierrors.NewNotFound(batch.Resource("workers"), name)
+		}
+		return &batch.Worker{Spec: batch.WorkerSpec{Denied: is}}, nil
+	}
+}
+
 // tasks are in namespace "ns", and again, all bound to the worker's name, in "other".
 func tasks(t *testing.T) TaskGetter {
 	now := metav1.Now()
@@ -130,7 +146,7 @@ func TestOnlyWhatIsListedIsAllowed(t *testing.T) {
 		}
 	}
 
-	a := New(tasks(t))
+	a := newAuthorizer(tasks(t))
 	seen := map[string]bool{}
 	for _, verb := range []string{"create", "get", "list", "watch", "update", "patch", "delete", "deletecollection", "proxy", "bind", "impersonate", "*"} {
 		for _, resource := range []string{"tasks", "tasksets", "workers", "workerleases", "taskqueues", "*"} {
@@ -185,7 +201,7 @@ func TestOnlyWhatIsListedIsAllowed(t *testing.T) {
 
 func TestNonResourceRequestsAreNoneOfItsBusiness(t *testing.T) {
 	attrs := authorizer.AttributesRecord{User: own, Verb: "get", Path: "/metrics", Namespace: "ns", APIGroup: batch.GroupName, Resource: "workers", Name: "own"}
-	if decision, _, _ := New(tasks(t)).Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion {
+	if decision, _, _ := newAuthorizer(tasks(t)).Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion {
 		t.Errorf("got %s", decision)
 	}
 }
@@ -223,7 +239,7 @@ func TestListsAndWatchesMustSelectTheWorker(t *testing.T) {
 						User: own, Verb: verb, Namespace: namespace, APIGroup: batch.GroupName, Resource: resource, ResourceRequest: true,
 						FieldSelectorRequirements: parsed.Requirements(),
 					}
-					if decision, reason, err := New(tasks(t)).Authorize(t.Context(), attrs); decision != want || err != nil {
+					if decision, reason, err := newAuthorizer(tasks(t)).Authorize(t.Context(), attrs); decision != want || err != nil {
 						t.Errorf("%s %s in %q selected by %q: got %s (%s, %v), want %s", verb, resource, namespace, selector, decision, reason, err, want)
 					}
 				}
@@ -237,7 +253,7 @@ func TestUnparseableSelectors(t *testing.T) {
 		User: own, Verb: "watch", Namespace: "ns", APIGroup: batch.GroupName, Resource: "tasks", ResourceRequest: true,
 		FieldSelectorParsingErr: errors.New("broken"),
 	}
-	a := New(tasks(t))
+	a := newAuthorizer(tasks(t))
 	if decision, reason, err := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion || !strings.Contains(reason, "broken") || err != nil {
 		t.Errorf("nothing parsed: got %s (%s, %v), want no opinion, and why it cannot be parsed", decision, reason, err)
 	}
@@ -282,7 +298,7 @@ func TestGettersAreAskedUntilOneShowsTheTaskBound(t *testing.T) {
 			attrs := authorizer.AttributesRecord{
 				User: own, Verb: "update", Namespace: "ns", APIGroup: batch.GroupName, Resource: "tasks", Subresource: "status", Name: "task", ResourceRequest: true,
 			}
-			decision, reason, err := New(test.getters[0], test.getters[1:]...).Authorize(t.Context(), attrs)
+			decision, reason, err := newAuthorizer(test.getters...).Authorize(t.Context(), attrs)
 			if decision != test.want || !errors.Is(err, test.err) {
 				t.Errorf("got %s (%s, %v), want %s and %v", decision, reason, err, test.want, test.err)
 			}
@@ -294,7 +310,7 @@ func TestGettersAreAskedUntilOneShowsTheTaskBound(t *testing.T) {
 }
 
 func TestOthersCostNothing(t *testing.T) {
-	a := New(func(context.Context, string, string) (*batch.Task, error) {
+	a := newAuthorizer(func(context.Context, string, string) (*batch.Task, error) {
 		t.Error("asked for a task")
 		return nil, nil
 	})
@@ -304,5 +320,68 @@ func TestOthersCostNothing(t *testing.T) {
 	})
 	if allocations := testing.AllocsPerRun(100, func() { _, _, _ = a.Authorize(t.Context(), attrs) }); allocations > 1 {
 		t.Errorf("%.0f allocations", allocations)
+	}
+}
+
+// TestADeniedWorkerMayNothing has every request of a denied worker refused, whatever other authorizers would say.
+func TestADeniedWorkerMayNothing(t *testing.T) {
+	a := New([]WorkerGetter{workers(map[string]bool{"own": true, "other": false})}, []TaskGetter{tasks(t)})
+	requests := map[string]authorizer.AttributesRecord{
+		"its Worker":       {Verb: "get", Resource: "workers", Name: "own"},
+		"its status":       {Verb: "update", Resource: "workers", Subresource: "status", Name: "own"},
+		"its lease":        {Verb: "update", Resource: "workerleases", Name: "own"},
+		"registering":      {Verb: "create", Resource: "workers"},
+		"a task of its":    {Verb: "update", Resource: "tasks", Subresource: "status", Name: "bound"},
+		"its tasks":        {Verb: "watch", Resource: "tasks", FieldSelectorRequirements: fields.ParseSelectorOrDie("spec.workerName=own").Requirements()},
+		"what others have": {Verb: "get", Resource: "tasksets", Name: "x"},
+	}
+	for name, attrs := range requests {
+		attrs.User, attrs.APIGroup, attrs.APIVersion, attrs.Namespace, attrs.ResourceRequest = own, batch.GroupName, "v1alpha1", "ns", true
+		decision, reason, err := a.Authorize(t.Context(), attrs)
+		if decision != authorizer.DecisionDeny || !strings.Contains(reason, "worker ns/own is denied") || err != nil {
+			t.Errorf("%s: got %v, %q, %v", name, decision, reason, err)
+		}
+	}
+	if decision, _, _ := a.Authorize(t.Context(), authorizer.AttributesRecord{User: own, Verb: "get", Path: "/version"}); decision != authorizer.DecisionDeny {
+		t.Errorf("a path: got %v", decision)
+	}
+	other := authorizer.AttributesRecord{
+		User: workerUser("leat:worker:ns:other", Group), APIGroup: batch.GroupName, Namespace: "ns", ResourceRequest: true, Verb: "get", Resource: "workers", Name: "other",
+	}
+	if decision, reason, err := a.Authorize(t.Context(), other); decision != authorizer.DecisionAllow || err != nil {
+		t.Errorf("another worker: got %v, %q, %v", decision, reason, err)
+	}
+}
+
+func TestWhetherAWorkerIsDeniedIsAskedOfTheCacheFirst(t *testing.T) {
+	down := errors.New("store is down")
+	fails := func(context.Context, string, string) (*batch.Worker, error) { return nil, down }
+	never := func(context.Context, string, string) (*batch.Worker, error) {
+		t.Error("the store was asked for what the cache has")
+		return nil, down
+	}
+	denied, allowed := workers(map[string]bool{"own": true}), workers(map[string]bool{"own": false})
+	for name, test := range map[string]struct {
+		getters  []WorkerGetter
+		decision authorizer.Decision
+		err      error
+	}{
+		"the cache has it":                    {[]WorkerGetter{allowed, never}, authorizer.DecisionAllow, nil},
+		"the cache has it denied":             {[]WorkerGetter{denied, never}, authorizer.DecisionDeny, nil},
+		"the cache is behind":                 {[]WorkerGetter{workers(nil), denied}, authorizer.DecisionDeny, nil},
+		"it has yet to register":              {[]WorkerGetter{workers(nil), workers(nil)}, authorizer.DecisionAllow, nil},
+		"the cache is cold":                   {[]WorkerGetter{fails, allowed}, authorizer.DecisionAllow, nil},
+		"the cache is cold, and it is denied": {[]WorkerGetter{fails, denied}, authorizer.DecisionDeny, nil},
+		"nothing is known":                    {[]WorkerGetter{fails, fails}, authorizer.DecisionNoOpinion, down},
+		"the store is down":                   {[]WorkerGetter{workers(nil), fails}, authorizer.DecisionNoOpinion, down},
+	} {
+		t.Run(name, func(t *testing.T) {
+			decision, reason, err := New(test.getters, []TaskGetter{tasks(t)}).Authorize(t.Context(), authorizer.AttributesRecord{
+				User: own, APIGroup: batch.GroupName, Namespace: "ns", ResourceRequest: true, Verb: "get", Resource: "workers", Name: "own",
+			})
+			if decision != test.decision || !errors.Is(err, test.err) {
+				t.Errorf("got %v, %q, %v", decision, reason, err)
+			}
+		})
 	}
 }

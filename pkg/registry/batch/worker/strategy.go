@@ -50,6 +50,18 @@ func (Strategy) ValidateStatus(_ context.Context, worker *batch.Worker) field.Er
 	return append(errs, validateEndpoint(worker.Status.Endpoint, path.Child("endpoint"))...)
 }
 
+// Validate allows any: the fields say all there is to check.
+func (Strategy) Validate(context.Context, *batch.Worker) field.ErrorList { return nil }
+
+// ValidateChange refuses to deny a Worker that is being deleted: it would not stay, and with it went the denial.
+func (Strategy) ValidateChange(_ context.Context, worker, old *batch.Worker) field.ErrorList {
+	if old != nil && old.DeletionTimestamp != nil && worker.Spec.Denied && !old.Spec.Denied {
+		return field.ErrorList{field.Forbidden(field.NewPath("spec", "denied"),
+			"must not be set while the Worker is being deleted: deny its name when it is gone")}
+	}
+	return nil
+}
+
 // maxCABundle is how large the certificates of an endpoint may be, in bytes.
 const maxCABundle = 16 << 10
 

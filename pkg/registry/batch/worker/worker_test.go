@@ -72,6 +72,32 @@ func TestValidateStatus(t *testing.T) {
 	}
 }
 
+func TestOneThatIsBeingDeletedIsNotDenied(t *testing.T) {
+	now := metav1.Now()
+	for name, test := range map[string]struct {
+		old, to *batch.Worker
+		want    string
+	}{
+		"created denied": {nil, &batch.Worker{Spec: batch.WorkerSpec{Denied: true}}, ""},
+		"denied":         {&batch.Worker{}, &batch.Worker{Spec: batch.WorkerSpec{Denied: true}}, ""},
+		"denied too late": {
+			&batch.Worker{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}},
+			&batch.Worker{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}, Spec: batch.WorkerSpec{Denied: true}},
+			"spec.denied: Forbidden: must not be set while the Worker is being deleted: deny its name when it is gone",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := ""
+			if errs := (Strategy{}).ValidateChange(t.Context(), test.to, test.old); len(errs) > 0 {
+				got = errs[0].Error()
+			}
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
 func TestColumns(t *testing.T) {
 	ready := func(status metav1.ConditionStatus) []metav1.Condition {
 		return []metav1.Condition{{Type: batch.WorkerReady, Status: status}}
@@ -91,6 +117,7 @@ func TestColumns(t *testing.T) {
 			batch.Worker{Spec: batch.WorkerSpec{Unschedulable: true}, Status: batch.WorkerStatus{Conditions: ready(metav1.ConditionTrue)}},
 			"Ready,SchedulingDisabled", "",
 		},
+		{batch.Worker{Spec: batch.WorkerSpec{Denied: true}}, "Unknown,Denied", ""},
 	} {
 		t.Run(test.status, func(t *testing.T) {
 			if got := StatusColumn(&test.worker); got != test.status {

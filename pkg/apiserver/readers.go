@@ -28,22 +28,22 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// taskReader reads tasks for the worker authorizer, which is made before there is a store.
-type taskReader struct {
+// reader reads objects of one kind for the worker authorizer, which is made before there is a store.
+type reader[T any] struct {
 	store atomic.Pointer[genericregistry.Store]
 }
 
-// cached reads from the watch cache, which may be behind.
-func (r *taskReader) cached(ctx context.Context, namespace, name string) (*batch.Task, error) {
+// cached reads from the watch cache, which may be behind. A cache that is not filled yet has the store asked.
+func (r *reader[T]) cached(ctx context.Context, namespace, name string) (*T, error) {
 	return r.get(ctx, namespace, name, &metav1.GetOptions{ResourceVersion: "0"})
 }
 
 // live reads from etcd.
-func (r *taskReader) live(ctx context.Context, namespace, name string) (*batch.Task, error) {
+func (r *reader[T]) live(ctx context.Context, namespace, name string) (*T, error) {
 	return r.get(ctx, namespace, name, &metav1.GetOptions{})
 }
 
-func (r *taskReader) get(ctx context.Context, namespace, name string, options *metav1.GetOptions) (*batch.Task, error) {
+func (r *reader[T]) get(ctx context.Context, namespace, name string, options *metav1.GetOptions) (*T, error) {
 	store := r.store.Load()
 	if store == nil {
 		return nil, fmt.Errorf("the server is starting")
@@ -52,5 +52,11 @@ func (r *taskReader) get(ctx context.Context, namespace, name string, options *m
 	if err != nil {
 		return nil, err
 	}
-	return obj.(*batch.Task), nil
+	return any(obj).(*T), nil
+}
+
+// readers are all that the worker authorizer reads.
+type readers struct {
+	workers reader[batch.Worker]
+	tasks   reader[batch.Task]
 }
