@@ -170,7 +170,7 @@ func TestSharpVerbsAreHeldByFew(t *testing.T) {
 		{"update", "tasks/status", []string{controller}},
 		{"update", "workers/status", []string{controller}},
 		{"patch", "workers/status", nil},
-		{"create", "workers", nil},
+		{"create", "workers", []string{admin}},
 		{"register", "workers", []string{"ClusterRole/leat:worker"}},
 		{"create", "workerleases", nil},
 		{"update", "workerleases", nil},

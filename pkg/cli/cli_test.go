@@ -102,7 +102,7 @@ func TestWhatCannotBeUnderstoodSaysWhatToWrite(t *testing.T) {
 }
 
 func TestWithoutAClusterItIsSaidWhatToDo(t *testing.T) {
-	for _, line := range []string{"run -- true", "wait x", "logs x", "top", "explain x", "retry --failed x", "cancel x", "suspend x", "cordon x", "drain x", "version"} {
+	for _, line := range []string{"run -- true", "wait x", "logs x", "top", "explain x", "retry --failed x", "cancel x", "suspend x", "cordon x", "drain x", "worker deny x", "worker allow x", "version"} {
 		noCluster(t)
 		_, errOut, code := call(t, "leat", "", strings.Fields(line)...)
 		if want := "error: no cluster is configured: run `leat up`, or set KUBECONFIG\n"; code != exitFailed || errOut != want {
@@ -264,7 +264,7 @@ func TestHelp(t *testing.T) {
 	noCluster(t)
 	for _, program := range []string{"leat", "kubectl-leat"} {
 		name := strings.ReplaceAll(program, "-", " ")
-		for _, command := range []string{"", "run", "wait", "retry", "logs", "top", "explain", "cancel", "suspend", "resume", "cordon", "uncordon", "drain"} {
+		for _, command := range []string{"", "run", "wait", "retry", "logs", "top", "explain", "cancel", "suspend", "resume", "cordon", "uncordon", "drain", "worker", "worker deny", "worker allow"} {
 			out, _, code := call(t, "/some/where/"+program, "", strings.Fields(command+" --help")...)
 			usage := strings.TrimSpace("  " + name + " " + command)
 			if code != 0 || !strings.Contains(out, "Examples:\n  "+name+" ") || !strings.Contains(out, usage) {

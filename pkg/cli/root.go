@@ -138,7 +138,7 @@ func (f *factory) newRootCommand(further []*cobra.Command) *cobra.Command {
 		f.newRunCommand(), f.newWaitCommand(), f.newRetryCommand(),
 		f.newLogsCommand(), f.newTopCommand(), f.newExplainCommand(),
 		f.newCancelCommand(), f.newSuspendCommand(true), f.newSuspendCommand(false),
-		f.newCordonCommand(true), f.newCordonCommand(false), f.newDrainCommand(),
+		f.newCordonCommand(true), f.newCordonCommand(false), f.newDrainCommand(), f.newWorkerCommand(),
 		f.newKubeconfigCommand(), f.newVersionCommand(), f.newOptionsCommand(),
 	)
 	root.SetUsageTemplate(usageTemplate)

@@ -58,17 +58,25 @@ func (f *factory) newCordonCommand(cordon bool) *cobra.Command {
 	return command
 }
 
+// workerName returns the name of a worker that was written as NAME or worker/NAME.
+func workerName(text string) (string, error) {
+	if name, ok := strings.CutPrefix(text, kindWorker+"/"); ok {
+		return name, nil
+	}
+	r, err := parseRef(text)
+	if err != nil {
+		return "", err
+	}
+	if r.kind != kindUnsaid && r.kind != kindWorker || strings.HasPrefix(text, "@") {
+		return "", usageErrorf("%q is no worker: kubectl get wkr lists them", text)
+	}
+	return r.name, nil
+}
+
 func (s *session) findWorker(ctx context.Context, text string) (*batch.Worker, error) {
-	name, ok := strings.CutPrefix(text, kindWorker+"/")
-	if !ok {
-		r, err := parseRef(text)
-		if err != nil {
-			return nil, err
-		}
-		if r.kind != kindUnsaid && r.kind != kindWorker || strings.HasPrefix(text, "@") {
-			return nil, usageErrorf("%q is no worker: kubectl get wkr lists them", text)
-		}
-		name = r.name
+	name, err := workerName(text)
+	if err != nil {
+		return nil, err
 	}
 	return s.api.Workers(s.namespace).Get(ctx, name, metav1.GetOptions{})
 }
@@ -89,6 +97,77 @@ func (f *factory) cordon(ctx context.Context, s *session, name string, cordon bo
 	}
 	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"unschedulable":%t}}`, worker.UID, cordon)
 	if _, err := s.api.Workers(s.namespace).Patch(ctx, worker.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return err
+	}
+	fmt.Fprintf(f.streams.Out, "%s %s\n", r.full(), word)
+	return nil
+}
+
+const denyLong = `Take all rights from workers, whatever their credentials.
+
+For a worker whose key or token was stolen. Its requests are refused, whoever sends them; its tasks are taken from it and run again on
+other workers; and its Worker stays, however long it is silent, and cannot be deleted. A name that is not registered yet can be denied,
+too. Whoever has the key of the authority can make credentials of other names: rotate the authority then.`
+
+func (f *factory) newWorkerCommand() *cobra.Command {
+	command := &cobra.Command{
+		Use: "worker", GroupID: groupWorkers,
+		Short: "Deny workers their rights, or allow them again",
+		Example: `  leat worker deny local-0-abcde
+  leat worker allow local-0-abcde`,
+	}
+	command.AddCommand(f.newDenyCommand(true), f.newDenyCommand(false))
+	return command
+}
+
+// newDenyCommand makes "worker deny", or "worker allow".
+func (f *factory) newDenyCommand(deny bool) *cobra.Command {
+	command := &cobra.Command{
+		Use:     "allow WORKER...",
+		Short:   "Let denied workers have their rights again",
+		Example: "  leat worker allow local-0-abcde",
+		Args:    atLeastOne("worker"), ValidArgsFunction: f.completeNames(kindWorker),
+	}
+	if deny {
+		command.Use, command.Short, command.Long = "deny WORKER...", "Take all rights from workers, whatever their credentials", denyLong
+		command.Example = "  leat worker deny local-0-abcde"
+	}
+	command.RunE = func(command *cobra.Command, args []string) error {
+		s, err := f.connect()
+		if err != nil {
+			return err
+		}
+		return f.each(args, func(name string) error { return f.deny(command.Context(), s, name, deny) })
+	}
+	return command
+}
+
+func (f *factory) deny(ctx context.Context, s *session, text string, deny bool) error {
+	name, err := workerName(text)
+	if err != nil {
+		return err
+	}
+	word := "allowed"
+	if deny {
+		word = "denied"
+	}
+	r := ref{kindWorker, name}
+	worker, err := s.api.Workers(s.namespace).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err) && deny:
+		_, err = s.api.Workers(s.namespace).Create(ctx, &batch.Worker{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: batch.WorkerSpec{Denied: true},
+		}, metav1.CreateOptions{})
+	case err != nil:
+		return err
+	case worker.Spec.Denied == deny:
+		fmt.Fprintf(f.streams.Out, "%s already %s\n", r.full(), word)
+		return nil
+	default:
+		patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"denied":%t}}`, worker.UID, deny)
+		_, err = s.api.Workers(s.namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+	}
+	if err != nil {
 		return err
 	}
 	fmt.Fprintf(f.streams.Out, "%s %s\n", r.full(), word)

@@ -63,6 +63,7 @@ func TestAggregated(t *testing.T) {
 	t.Run("Addresses", func(t *testing.T) { testAddresses(t, e) })
 	t.Run("WorkerFields", func(t *testing.T) { testWorkerFields(t, e) })
 	t.Run("Prefixes", func(t *testing.T) { testPrefixes(t, e) })
+	t.Run("Denied", func(t *testing.T) { testDenied(t, e) })
 }
 
 // port is a server as clients reach it.

@@ -29,6 +29,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/leat-dev/leat/apis/batch"
+	workerauthorizer "github.com/leat-dev/leat/pkg/authorization/worker"
 )
 
 // token is one with those claims, which nobody has signed.
@@ -111,6 +114,13 @@ func TestWhoAPodIs(t *testing.T) {
 				t.Fatalf("got %v, %v", ok, err)
 			} else if diff := cmp.Diff(user.Info(test.want), response.User); diff != "" {
 				t.Errorf("-want +got: %s", diff)
+			} else if workerauthorizer.IsWorker(response.User) {
+				denied := workerauthorizer.New([]workerauthorizer.WorkerGetter{func(_ context.Context, namespace, name string) (*batch.Worker, error) {
+					return &batch.Worker{Spec: batch.WorkerSpec{Denied: namespace == "ns" && name == "pod-1"}}, nil
+				}}, nil)
+				if decision, _, err := denied.Authorize(t.Context(), authorizer.AttributesRecord{User: response.User, Verb: "get", Path: "/version"}); decision != authorizer.DecisionDeny {
+					t.Errorf("the name of the pod is denied, and it may: %v, %v", decision, err)
+				}
 			}
 			if reviewed != test.reviewed {
 				t.Errorf("the host was asked about our audience: %t, want %t", reviewed, test.reviewed)

@@ -1,0 +1,146 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package access
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/env"
+)
+
+func TestDeniedStandalone(t *testing.T) {
+	e := env.Standalone(t, "--workers=0")
+	t.Run("Denied", func(t *testing.T) { testDenied(t, e) })
+}
+
+// testDenied: once the name of a worker is denied its credentials are worth nothing, and nothing but the word of an administrator
+// changes that.
+func testDenied(t *testing.T, e *env.Env) {
+	namespace := e.Namespace(t)
+	admin, controller := env.Client(t, e.Admin(t)).BatchV1alpha1(), env.Client(t, e.Controller(t)).BatchV1alpha1()
+	config := e.Worker(t, namespace, "stolen")
+	thief := env.Client(t, config).BatchV1alpha1()
+
+	worker := get(thief.Workers(namespace).Create(t.Context(), &v1alpha1.Worker{ObjectMeta: metav1.ObjectMeta{Name: "stolen"}}, metav1.CreateOptions{}))(t)
+	worker.Status.Incarnation = "stolen-1"
+	meta.SetStatusCondition(&worker.Status.Conditions, metav1.Condition{Type: v1alpha1.WorkerReady, Status: metav1.ConditionFalse, Reason: "Starting"})
+	worker = get(thief.Workers(namespace).UpdateStatus(t.Context(), worker, metav1.UpdateOptions{}))(t)
+	lease := get(thief.WorkerLeases(namespace).Create(t.Context(), &v1alpha1.WorkerLease{ObjectMeta: metav1.ObjectMeta{Name: "stolen"}}, metav1.CreateOptions{}))(t)
+	get(admin.Tasks(namespace).Create(t.Context(), newTask("bound"), metav1.CreateOptions{}))(t)
+	get(controller.Tasks(namespace).Bind(t.Context(), "bound", &v1alpha1.Binding{
+		Target: v1alpha1.BindingTarget{Name: "stolen", Incarnation: "stolen-1"},
+	}, metav1.CreateOptions{}))(t)
+
+	deny := func(denied bool) {
+		t.Helper()
+		patch := fmt.Appendf(nil, `{"spec":{"denied":%t}}`, denied)
+		get(admin.Workers(namespace).Patch(t.Context(), "stolen", types.MergePatchType, patch, metav1.PatchOptions{}))(t)
+	}
+	requests := map[string]func(ctx context.Context) error{
+		"reads its Worker": func(ctx context.Context) error {
+			_, err := thief.Workers(namespace).Get(ctx, "stolen", metav1.GetOptions{})
+			return err
+		},
+		"registers": func(ctx context.Context) error {
+			_, err := thief.Workers(namespace).Create(ctx, &v1alpha1.Worker{ObjectMeta: metav1.ObjectMeta{Name: "stolen"}}, metav1.CreateOptions{})
+			return err
+		},
+		"allows itself": func(ctx context.Context) error {
+			allowed := worker.DeepCopy()
+			allowed.ResourceVersion, allowed.Spec.Denied = "", false
+			_, err := thief.Workers(namespace).Update(ctx, allowed, metav1.UpdateOptions{})
+			return err
+		},
+		"says that it is ready": func(ctx context.Context) error {
+			_, err := thief.Workers(namespace).UpdateStatus(ctx, worker, metav1.UpdateOptions{})
+			return err
+		},
+		"renews its lease": func(ctx context.Context) error {
+			_, err := thief.WorkerLeases(namespace).Update(ctx, lease, metav1.UpdateOptions{})
+			return err
+		},
+		"lists its tasks": func(ctx context.Context) error {
+			_, err := thief.Tasks(namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.workerName=stolen"})
+			return err
+		},
+		"reads the task that is bound to it": func(ctx context.Context) error {
+			_, err := thief.Tasks(namespace).Get(ctx, "bound", metav1.GetOptions{})
+			return err
+		},
+		"evicts it": func(ctx context.Context) error {
+			_, err := thief.Tasks(namespace).Evict(ctx, "bound", &v1alpha1.Eviction{
+				Preconditions: &metav1.Preconditions{ResourceVersion: new("1")},
+			}, metav1.CreateOptions{})
+			return err
+		},
+	}
+	deny(true)
+	for name, request := range requests {
+		eventually(t, name, func(ctx context.Context) error {
+			if err := request(ctx); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "worker "+namespace+"/stolen is denied") {
+				return fmt.Errorf("it was answered %v", err)
+			}
+			return nil
+		})
+	}
+
+	// The Worker stays.
+	err := admin.Workers(namespace).Delete(t.Context(), "stolen", metav1.DeleteOptions{})
+	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "set spec.denied to false first") {
+		t.Errorf("the Worker is deleted: %v", err)
+	}
+	err = admin.Workers(namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{})
+	if !apierrors.IsForbidden(err) {
+		t.Errorf("the Workers are deleted: %v", err)
+	}
+	if stored := get(admin.Workers(namespace).Get(t.Context(), "stolen", metav1.GetOptions{}))(t); stored.UID != worker.UID || !stored.Spec.Denied {
+		t.Errorf("the Worker is now %+v", stored)
+	}
+
+	deny(false)
+	eventually(t, "the worker has its rights again", requests["reads its Worker"])
+	must(t, admin.Workers(namespace).Delete(t.Context(), "stolen", metav1.DeleteOptions{}))
+
+	// A name that is not registered can be denied, too.
+	get(admin.Workers(namespace).Create(t.Context(), &v1alpha1.Worker{
+		ObjectMeta: metav1.ObjectMeta{Name: "stolen"}, Spec: v1alpha1.WorkerSpec{Denied: true},
+	}, metav1.CreateOptions{}))(t)
+	eventually(t, "it is denied", func(ctx context.Context) error {
+		if err := requests["registers"](ctx); !apierrors.IsForbidden(err) {
+			return fmt.Errorf("it was answered %v", err)
+		}
+		return nil
+	})
+	if e.Standalone() {
+		return
+	}
+	// It goes with its namespace.
+	must(t, hostAdmin(t, e).CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}))
+	must(t, admin.Workers(namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
+	if _, err := admin.Workers(namespace).Get(t.Context(), "stolen", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the Worker outlives its namespace: %v", err)
+	}
+}
