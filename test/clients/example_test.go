@@ -1,0 +1,178 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package clients_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	apply "github.com/leat-dev/leat/pkg/generated/applyconfiguration/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
+	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
+)
+
+// The functions here are the ones that docs/go.md shows.
+
+// runTask creates a task and waits until it has ended.
+func runTask(ctx context.Context, clientset versioned.Interface, namespace string, command ...string) (*batch.Task, error) {
+	tasks := clientset.BatchV1alpha1().Tasks(namespace)
+	task, err := tasks.Create(ctx, &batch.Task{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "example-"},
+		Spec:       batch.TaskSpec{Command: command},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	only := fields.OneTermEqualSelector(metav1.ObjectNameField, task.Name).String()
+	event, err := watchtools.UntilWithSync(ctx, &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			options.FieldSelector = only
+			return tasks.List(ctx, options)
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			options.FieldSelector = only
+			return tasks.Watch(ctx, options)
+		},
+	}, &batch.Task{}, nil, func(event watch.Event) (bool, error) {
+		task, ok := event.Object.(*batch.Task)
+		return ok && (task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return event.Object.(*batch.Task), nil
+}
+
+// printFailures prints each task that has failed.
+func printFailures(ctx context.Context, clientset versioned.Interface, namespace string) error {
+	factory := externalversions.NewSharedInformerFactoryWithOptions(clientset, 0, externalversions.WithNamespace(namespace))
+	tasks := factory.Batch().V1alpha1().Tasks()
+	tasks.Informer() // registers it with the factory
+	factory.StartWithContext(ctx)
+	if err := factory.WaitForCacheSyncWithContext(ctx).AsError(); err != nil {
+		return err
+	}
+	list, err := tasks.Lister().Tasks(namespace).List(labels.Everything())
+	if err != nil {
+		return err
+	}
+	for _, task := range list {
+		if failed := meta.FindStatusCondition(task.Status.Conditions, batch.TaskFailure); failed != nil {
+			fmt.Println(task.Name, failed.Message)
+		}
+	}
+	return nil
+}
+
+// hold adds a scheduling gate to a set's tasks, and keeps what others have set.
+func hold(ctx context.Context, clientset versioned.Interface, namespace, name string) error {
+	set := apply.TaskSet(name, namespace).WithSpec(apply.TaskSetSpec().WithSuspend(true))
+	_, err := clientset.BatchV1alpha1().TaskSets(namespace).Apply(ctx, set, metav1.ApplyOptions{FieldManager: "example", Force: true})
+	return err
+}
+
+// addController adds a controller of tasks to a manager of controller-runtime.
+func addController(mgr manager.Manager) error {
+	if err := batch.AddToScheme(mgr.GetScheme()); err != nil {
+		return err
+	}
+	// Without this, controller-runtime speaks JSON: it takes the kinds for custom resources.
+	if err := apiutil.AddToProtobufScheme(batch.AddToScheme); err != nil {
+		return err
+	}
+	return ctrl.NewControllerManagedBy(mgr).For(&batch.Task{}).Complete(reconcile.Func(
+		func(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+			var task batch.Task
+			if err := mgr.GetClient().Get(ctx, request.NamespacedName, &task); err != nil {
+				return reconcile.Result{}, client.IgnoreNotFound(err)
+			}
+			log.Printf("task %s is %s", task.Name, task.Status.Phase)
+			return reconcile.Result{}, nil
+		}))
+}
+
+var _ = addController // test/clients/controllerruntime runs one like it
+
+func Example() {
+	ctx := context.Background()
+	clientset := fake.NewClientset(&batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "nightly"}})
+	tasks := clientset.BatchV1alpha1().Tasks("default")
+
+	failed := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "resize"}, Spec: batch.TaskSpec{Command: []string{"resize"}}}
+	failed.Status.Phase = batch.TaskFailed
+	failed.Status.Conditions = []metav1.Condition{{Type: batch.TaskFailure, Status: metav1.ConditionTrue, Message: "Error: exit code 3"}}
+	if _, err := tasks.Create(ctx, failed, metav1.CreateOptions{}); err != nil {
+		log.Fatal(err)
+	}
+	if err := printFailures(ctx, clientset, "default"); err != nil {
+		log.Fatal(err)
+	}
+	if err := hold(ctx, clientset, "default", "nightly"); err != nil {
+		log.Fatal(err)
+	}
+	set, err := clientset.BatchV1alpha1().TaskSets("default").Get(ctx, "nightly", metav1.GetOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("suspended:", *set.Spec.Suspend)
+	// Output:
+	// resize Error: exit code 3
+	// suspended: true
+}
+
+// TestPageForGoDevelopers holds that the page shows code that is compiled and run here.
+func TestPageForGoDevelopers(t *testing.T) {
+	page, err := os.ReadFile("../../docs/go.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := os.ReadFile("example_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(page), "```go\n")[1:]
+	if len(blocks) < 4 {
+		t.Errorf("the page has %d blocks of Go", len(blocks))
+	}
+	squeeze := func(text string) string { return strings.Join(strings.Fields(text), " ") }
+	for _, block := range blocks {
+		block, _, _ = strings.Cut(block, "```")
+		if !strings.Contains(squeeze(string(code)), squeeze(block)) {
+			t.Errorf("not in example_test.go:\n%s", block)
+		}
+	}
+}
