@@ -24,38 +24,50 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli"
 	"github.com/leat-dev/leat/pkg/standalone"
+	"github.com/leat-dev/leat/pkg/worker"
 )
 
 func newUpCommand() *cobra.Command {
-	options := standalone.Options{Workers: 1, TasksPerWorker: runtime.NumCPU(), Namespace: "default", MetricsAddress: "0"}
+	options := standalone.Options{Workers: 1, Namespace: "default", MetricsAddress: "0"}
 	port, verbosity, sample := 7443, 0, false
+	each := workerFlags{tasks: runtime.NumCPU()}
 	command := &cobra.Command{
 		Use:   "up",
 		Short: "Run all of Leat on this machine, without a cluster",
 		Long: `Run all of Leat on this machine, without a cluster: an API server with a store of its own, a scheduler and workers.
 
 Everything is kept in the data directory and is there again at the next start. A kubeconfig for kubectl is written. The
-server listens on 127.0.0.1, and on that alone. Commands of tasks run on this machine, as the user who runs this.`,
+server listens on 127.0.0.1, and on that alone. Commands of tasks run on this machine, as the user who runs this.
+
+Tasks can ask for the processors and the memory that this machine, or this container, has. The workers share them equally, unless
+--worker-capacity says what each one has. Other resources are counts: a task that asks for one is not handed a device.`,
 		Example: `  leat up                                   # one worker, as many tasks at a time as there are processors
   leat up --workers 4 --worker-tasks 8      # 4 × 8 tasks at a time
+  leat up --worker-capacity cpu=16,memory=64Gi --worker-labels disk=ssd   # what tasks can ask for, and select
   kubectl --kubeconfig ~/.local/share/leat/kubeconfig apply -f artifacts/examples/task.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			if err := complete(&options, port); err != nil {
+			if err := complete(&options, port, each); err != nil {
 				return err
 			}
 			if sample && options.Workers == 0 {
@@ -91,7 +103,9 @@ server listens on 127.0.0.1, and on that alone. Commands of tasks run on this ma
 	flags.IntVar(&port, "secure-port", port, "Port of 127.0.0.1 that the API is served on, by TLS; 0 for any free one")
 	flags.StringVar(&options.Kubeconfig, "kubeconfig", "", "File to write the administrator's access to, beside what it holds (default DATA-DIR/kubeconfig)")
 	flags.IntVar(&options.Workers, "workers", options.Workers, "How many workers to run; 0 for none")
-	flags.IntVar(&options.TasksPerWorker, "worker-tasks", options.TasksPerWorker, "How many tasks each worker runs at a time")
+	flags.IntVar(&each.tasks, "worker-tasks", each.tasks, "How many tasks each worker runs at a time")
+	flags.StringToStringVar(&each.capacity, "worker-capacity", nil, "What tasks can ask of each worker, as NAME=QUANTITY (default: its share of the cpu and memory of the machine)")
+	flags.StringToStringVar(&each.labels, "worker-labels", nil, "Labels of each worker, as KEY=VALUE, for tasks to select it by")
 	flags.IntVarP(&verbosity, "v", "v", verbosity, "How much to log: 2 for what happens, 4 for why")
 	flags.BoolVar(&sample, "sample", sample, "At the first start with a data directory, run a set of 100 tasks and show its progress")
 	flags.BoolVar(&options.APIOnly, "api-only", false, "Serve the API and nothing else: no controllers, no scheduler, no workers")
@@ -108,8 +122,45 @@ func runSample(ctx context.Context, admin *rest.Config, namespace string, out io
 	}
 }
 
+// workerFlags are the flags for each of the workers.
+type workerFlags struct {
+	tasks            int
+	capacity, labels map[string]string
+}
+
+// complete validates the flags and fills in the options of workers, which are so many.
+func (f workerFlags) complete(options *standalone.Options) error {
+	if f.tasks < 1 {
+		return fmt.Errorf("--worker-tasks %d: must be 1 or more", f.tasks)
+	}
+	given := share(worker.MachineCapacity(), max(1, options.Workers))
+	maps.Copy(given, f.capacity)
+	var err error
+	if options.WorkerCapacity, err = worker.Capacity(f.tasks, given); err != nil {
+		return fmt.Errorf("--worker-capacity %w", err)
+	}
+	if errs := metav1validation.ValidateLabels(f.labels, field.NewPath("--worker-labels")); len(errs) > 0 {
+		return errs.ToAggregate()
+	}
+	options.WorkerLabels = f.labels
+	return nil
+}
+
+// share returns the n-th part of each resource: of processors in thousandths, of memory in MiB.
+func share(list v1alpha1.ResourceList, n int) map[string]string {
+	parts := map[string]string{}
+	for name, quantity := range list {
+		if name == v1alpha1.ResourceMemory {
+			parts[string(name)] = strconv.FormatInt(quantity.Value()/int64(n)>>20, 10) + "Mi"
+		} else {
+			parts[string(name)] = strconv.FormatInt(quantity.MilliValue()/int64(n), 10) + "m"
+		}
+	}
+	return parts
+}
+
 // complete fills in what depends on the machine and checks the rest.
-func complete(options *standalone.Options, port int) error {
+func complete(options *standalone.Options, port int, each workerFlags) error {
 	if port < 0 || port > 65535 {
 		return fmt.Errorf("--secure-port %d: must be from 0 to 65535", port)
 	}
@@ -126,8 +177,8 @@ func complete(options *standalone.Options, port int) error {
 			return fmt.Errorf("--metrics-bind-address %s: must be a loopback address and a port, like 127.0.0.1:9090, or 0 for none", address)
 		}
 	}
-	if options.TasksPerWorker < 1 {
-		return fmt.Errorf("--worker-tasks %d: must be 1 or more", options.TasksPerWorker)
+	if err := each.complete(options); err != nil {
+		return err
 	}
 	if options.DataDir == "" {
 		base := os.Getenv("XDG_DATA_HOME")
@@ -174,7 +225,7 @@ func printReady(out io.Writer, options standalone.Options, host, logFile string)
 	fmt.Fprintf(out, `Leat is up.
 
   API         %s
-  workers     %d in namespace %s, %d tasks at a time each
+  workers     %s
   kubeconfig  %s
   log         %s
 
@@ -185,5 +236,25 @@ In another terminal, with this program or with kubectl:
   kubectl get tks,tk,wkr
 
 Ctrl-C stops everything, and keeps what there is.
-`, host, options.Workers, options.Namespace, options.TasksPerWorker, options.Kubeconfig, logFile, options.Kubeconfig, os.Args[0])
+`, host, describeWorkers(options), options.Kubeconfig, logFile, options.Kubeconfig, os.Args[0])
+}
+
+// describeWorkers returns how many workers there are and what each of them has.
+func describeWorkers(options standalone.Options) string {
+	if options.Workers == 0 {
+		return "none"
+	}
+	var has []string
+	for _, name := range slices.Sorted(maps.Keys(options.WorkerCapacity)) {
+		quantity := options.WorkerCapacity[name]
+		if name != v1alpha1.ResourceTasks {
+			has = append(has, quantity.String()+" "+string(name))
+		}
+	}
+	tasks := options.WorkerCapacity[v1alpha1.ResourceTasks]
+	each := fmt.Sprintf("%s tasks at a time, %s", tasks.String(), strings.Join(has, ", "))
+	if options.Workers == 1 {
+		return fmt.Sprintf("1 in namespace %s: %s", options.Namespace, each)
+	}
+	return fmt.Sprintf("%d in namespace %s, each: %s", options.Workers, options.Namespace, each)
 }

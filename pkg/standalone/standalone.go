@@ -28,11 +28,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -73,8 +73,10 @@ type Options struct {
 	APIOnly bool
 	// Workers is how many workers run here.
 	Workers int
-	// TasksPerWorker is how many tasks each worker runs at a time.
-	TasksPerWorker int
+	// WorkerCapacity is what tasks can ask of each worker, how many it runs at a time among it.
+	WorkerCapacity v1alpha1.ResourceList
+	// WorkerLabels are labels of each worker, for tasks to select it by.
+	WorkerLabels map[string]string
 	// Namespace is where the workers are.
 	Namespace string
 	// MetricsAddress is where the metrics of controllers, scheduler and workers are served, by plain HTTP, to all who reach it;
@@ -82,7 +84,7 @@ type Options struct {
 	MetricsAddress string
 }
 
-// HasStarted tells whether the data directory has been used before.
+// HasStarted reports whether the data directory has been used before.
 func HasStarted(options Options) bool {
 	_, err := os.Stat(etcdDir(options))
 	return err == nil
@@ -137,78 +139,107 @@ func runParts(ctx context.Context, options Options, clients *clients, serverEnde
 		return err
 	}
 
-	parts, ctx := errgroup.WithContext(ctx)
-	parts.Go(func() error {
-		select {
-		case err := <-serverEnded:
-			serverEnded <- nil
-			return fmt.Errorf("the API server ended: %w", err)
-		case <-ctx.Done():
-			return nil
+	return runGroup(ctx, func(ctx context.Context, parts *errgroup.Group) ([]func(), error) {
+		parts.Go(func() error {
+			select {
+			case err := <-serverEnded:
+				serverEnded <- nil
+				return fmt.Errorf("the API server ended: %w", err)
+			case <-ctx.Done():
+				return nil
+			}
+		})
+		var used []func()
+		if !options.APIOnly {
+			var err error
+			if used, err = startParts(ctx, options, clients, parts); err != nil {
+				return used, err
+			}
 		}
-	})
-	if options.APIOnly {
 		ready(admin)
-		return parts.Wait()
+		return used, nil
+	})
+}
+
+// runGroup starts parts and runs them until the context ends, one of them fails, or not all can be started. It returns once all that
+// have been started have ended, and what they use, by the functions that start returns, is released.
+func runGroup(ctx context.Context, start func(context.Context, *errgroup.Group) ([]func(), error)) error {
+	parts, ctx := errgroup.WithContext(ctx)
+	used, err := start(ctx, parts)
+	if err != nil {
+		parts.Go(func() error { return err })
 	}
+	err = parts.Wait()
+	for _, release := range slices.Backward(used) {
+		release()
+	}
+	return err
+}
+
+// startParts starts the controllers, the scheduler and the workers. It returns functions that release what the workers use, for when
+// they have ended, also where not all can be started.
+func startParts(ctx context.Context, options Options, clients *clients, parts *errgroup.Group) ([]func(), error) {
 	controllers, err := newControllers(clients, options.MetricsAddress)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	parts.Go(func() error { return controllers.Start(ctx) })
 	suffix, err := instanceSuffix(options.DataDir)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var used []func()
 	for i := range options.Workers {
 		name := fmt.Sprintf("local-%d-%s", i, suffix)
 		client, err := clients.clientset(workerUser(options.Namespace, name), workersGroup)
 		if err != nil {
-			return err
+			return used, err
 		}
-		store, logServer, err := serveLogs(options, name)
+		store, err := openLogs(options, name)
 		if err != nil {
-			return err
+			return used, err
 		}
-		defer store.Close()
-		defer logServer.Close()
+		used = append(used, store.Close)
+		logServer, err := serveLogs(options, store)
+		if err != nil {
+			return used, err
+		}
+		used = append(used, logServer.Close)
 		agent := worker.New(client, worker.Options{
 			Namespace: options.Namespace,
 			Name:      name,
+			Labels:    options.WorkerLabels,
 			StateDir:  filepath.Join(options.DataDir, "tasks"),
 			Logs:      store,
 			Endpoint:  logServer.Endpoint(),
-			// That of the controllers: one page tells of all.
+			// That of the controllers: one page has the metrics of all.
 			Registerer: metrics.Registry,
 			Version:    version.Get().GitVersion,
-			Capacity: v1alpha1.ResourceList{
-				v1alpha1.ResourceTasks: *resource.NewQuantity(int64(options.TasksPerWorker), resource.DecimalSI),
-			},
+			Capacity:   options.WorkerCapacity,
 		})
 		parts.Go(func() error { return agent.Run(ctx) })
 	}
-	ready(admin)
-	return parts.Wait()
+	return used, nil
 }
 
-// serveLogs keeps what the worker of that name has its commands print, and serves it to the API server.
-func serveLogs(options Options, name string) (*logs.Store, *logserver.Server, error) {
-	store, err := logs.Open(logs.Options{
+// openLogs opens where the output of the commands of a worker is kept.
+func openLogs(options Options, name string) (*logs.Store, error) {
+	return logs.Open(logs.Options{
 		Dir:          filepath.Join(options.DataDir, "logs", options.Namespace, name),
 		MaxSize:      logs.DefaultMaxSize,
 		MaxTotalSize: logs.DefaultMaxTotalSize,
 		Retention:    logs.DefaultRetention,
 	})
-	if err != nil {
-		return nil, nil, err
-	}
-	server, err := logserver.Start(logserver.Options{
+}
+
+// serveLogs serves the output of the commands of a worker to the API server.
+func serveLogs(options Options, store *logs.Store) (*logserver.Server, error) {
+	return logserver.Start(logserver.Options{
 		Host:         loopback,
 		ClientCAFile: filepath.Join(options.DataDir, "pki", "ca.crt"),
 		Namespace:    options.Namespace,
 		Logs:         store,
 	})
-	return store, server, err
 }
 
 // newControllers makes the parts of a cluster's controller manager. There is nobody to elect or to read Events, and no garbage
