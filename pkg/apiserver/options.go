@@ -401,6 +401,7 @@ func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, read *re
 		}
 		config.Authorization.Authorizer = o.Standalone.Authorizer
 		config.ClientConfig = o.Standalone.Host
+		config.EffectiveVersion = standaloneVersion{config.EffectiveVersion}
 		client, err := kubernetes.NewForConfig(config.ClientConfig)
 		if err != nil {
 			return err

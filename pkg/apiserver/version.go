@@ -17,8 +17,13 @@ limitations under the License.
 package apiserver
 
 import (
+	"regexp"
+	"runtime/debug"
+	"strings"
+
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/version"
+	apimachineryversion "k8s.io/apimachinery/pkg/version"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	basecompatibility "k8s.io/component-base/compatibility"
 	"k8s.io/component-base/featuregate"
@@ -59,4 +64,39 @@ func kubernetesVersion(leat *version.Version) *version.Version {
 		return kubernetes
 	}
 	return kubernetes.OffsetMinor(int(leat.Minor()) - int(newest.Minor()))
+}
+
+// standaloneVersion is the version of a server without a host. Clients take what /version has for that of Kubernetes, warn of one
+// that is far from their own, and choose how to speak by it: it is the version of the Kubernetes libraries, with that of Leat as
+// the build.
+type standaloneVersion struct {
+	basecompatibility.EffectiveVersion
+}
+
+// Info returns what /version answers.
+func (v standaloneVersion) Info() *apimachineryversion.Info {
+	info := v.EffectiveVersion.Info()
+	if info == nil {
+		return nil
+	}
+	kubernetes := version.MustParse(baseversion.DefaultKubeBinaryVersion)
+	info.Major, info.Minor = version.Itoa(kubernetes.Major()), version.Itoa(kubernetes.Minor())
+	info.GitVersion = "v" + libraryVersion(kubernetes) + "+leat." + strings.Trim(notOfBuild.ReplaceAllString(info.GitVersion, "-"), "-")
+	return info
+}
+
+// notOfBuild matches what the build metadata of a semantic version cannot hold.
+var notOfBuild = regexp.MustCompile(`[^0-9A-Za-z.]+`)
+
+// libraryVersion returns the version of Kubernetes whose libraries the program is built from. Where the program does not know its
+// modules it is the first of the minor version.
+func libraryVersion(minor *version.Version) string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, module := range info.Deps {
+			if patch, found := strings.CutPrefix(module.Version, "v0."); found && module.Path == "k8s.io/apiserver" {
+				return "1." + patch
+			}
+		}
+	}
+	return minor.WithPatch(0).String()
 }
