@@ -28,9 +28,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/printers"
@@ -47,11 +49,13 @@ const (
 	topRows = 20
 	// toEnd, toHome and toClear move on a terminal: clear to the end of the line, go to the first line, clear all below.
 	toEnd, toHome, toClear = "\x1b[K", "\x1b[H", "\x1b[J"
+	// ctrlC is what a terminal hands over for Ctrl-C if it sends no signal.
+	ctrlC = 3
 )
 
 const topLong = `Show the queues, the workers and the sets of a namespace, and how fast work gets done.
 
-On a terminal this goes on until Ctrl-C; elsewhere, and with --once, it is shown once. ENDED/S counts the tasks that have ended, well
+On a terminal this goes on until q or Ctrl-C; elsewhere, and with --once, it is shown once. ENDED/S counts the tasks that have ended, well
 or not, in the last ten seconds or so; the RATE of a set is the average since its start.`
 
 func (f *factory) newTopCommand() *cobra.Command {
@@ -79,7 +83,7 @@ func (f *factory) newTopCommand() *cobra.Command {
 		},
 	}
 	command.Flags().BoolVar(&once, "once", false, "Show it once, also on a terminal")
-	command.Flags().DurationVar(&interval, "interval", interval, "How often it is drawn anew")
+	command.Flags().DurationVar(&interval, "interval", interval, "How often it is drawn")
 	return command
 }
 
@@ -117,14 +121,19 @@ func (f *factory) topOnce(ctx context.Context, s *session) error {
 	return err
 }
 
-// topLive draws what informers know, until it is interrupted.
+// topLive draws what informers know, until q is typed or it is interrupted.
 func (f *factory) topLive(ctx context.Context, s *session, interval time.Duration) error {
 	// So that an error comes at once, and not never.
 	if _, err := s.api.TaskQueues(s.namespace).List(ctx, metav1.ListOptions{Limit: 1}); err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	restore, err := f.stopOnKey(stop)
+	if err != nil {
+		return err
+	}
+	defer restore()
 	tasks := informers.NewTypedFilteredTaskInformer(s.client, s.namespace, 0, nil, func(o *metav1.ListOptions) { o.FieldSelector = unfinished })
 	queues := informers.NewTypedTaskQueueInformer(s.client, s.namespace, 0, nil)
 	workers := informers.NewTypedWorkerInformer(s.client, s.namespace, 0, nil)
@@ -157,7 +166,7 @@ func (f *factory) topLive(ctx context.Context, s *session, interval time.Duratio
 			queues: stored[batch.TaskQueue](queues.GetStore()), workers: stored[batch.Worker](workers.GetStore()),
 			sets: stored[batch.TaskSet](sets.GetStore()), tasks: stored[batch.Task](tasks.GetStore()),
 		}
-		fmt.Fprint(f.streams.Out, toHome, strings.ReplaceAll(v.render(), "\n", toEnd+"\n"), toClear)
+		fmt.Fprint(f.streams.Out, toHome, strings.ReplaceAll(v.render(), "\n", toEnd+"\r\n"), toClear)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -166,7 +175,31 @@ func (f *factory) topLive(ctx context.Context, s *session, interval time.Duratio
 	}
 }
 
-// stored gives what an informer knows, by name.
+// stopOnKey calls stop when q or Ctrl-C is typed, if the input is a terminal. The terminal hands over each key at once until restore is
+// called, and Ctrl-C is a key like others then.
+func (f *factory) stopOnKey(stop func()) (restore func(), err error) {
+	in, ok := f.streams.In.(*os.File)
+	if !ok || !progress.IsTerminal(in) {
+		return func() {}, nil
+	}
+	before, err := term.MakeRaw(int(in.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		key := make([]byte, 1)
+		for {
+			n, err := in.Read(key)
+			if err != nil || n == 1 && (key[0] == 'q' || key[0] == 'Q' || key[0] == ctrlC) {
+				stop()
+				return
+			}
+		}
+	}()
+	return func() { _ = term.Restore(int(in.Fd()), before) }, nil
+}
+
+// stored returns what an informer knows, by name.
 func stored[T any, P interface {
 	*T
 	metav1.Object
@@ -354,6 +387,8 @@ func (v *view) renderSets(to io.Writer) {
 		switch {
 		case set.DeletionTimestamp != nil:
 			status = "Terminating"
+		case set.Spec.Cancelled:
+			status = "Cancelling"
 		case ptr.Deref(set.Spec.Suspend, false):
 			status = "Suspended"
 		}

@@ -17,11 +17,20 @@ limitations under the License.
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"os"
+	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/version"
 )
+
+// versionTimeout bounds how long a server can take to tell its version.
+const versionTimeout = 5 * time.Second
 
 func (f *factory) newVersionCommand() *cobra.Command {
 	client := false
@@ -31,18 +40,25 @@ func (f *factory) newVersionCommand() *cobra.Command {
 		Long: `Show the versions of this program and of the server.
 
 Behind a cluster's API server, the server is the cluster's, with Kubernetes' version; the versions of the workers are
-listed by kubectl get wkr.`,
+listed by kubectl get wkr. Where no cluster is configured, only the version of this program is shown. A server that is configured
+and does not answer within five seconds is an error; --client does not ask it.`,
 		Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(command *cobra.Command, _ []string) error {
 			fmt.Fprintf(f.streams.Out, "Client Version: %s\n", version.Get().GitVersion)
 			if client {
 				return nil
 			}
 			s, err := f.connect()
+			if errors.Is(err, errNoCluster) && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {
+				fmt.Fprintln(f.streams.ErrOut, "No cluster is configured, so there is no server to ask.")
+				return nil
+			}
 			if err != nil {
 				return err
 			}
-			server, err := s.discovery.ServerVersion()
+			ctx, stop := context.WithTimeout(command.Context(), versionTimeout)
+			defer stop()
+			server, err := discovery.ToServerVersionInterfaceWithContext(s.discovery).ServerVersionWithContext(ctx)
 			if err != nil {
 				return err
 			}
