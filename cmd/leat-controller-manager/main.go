@@ -62,5 +62,6 @@ config/base/rbac/controller-manager.yaml. In a pod the cluster is found without 
 		},
 	}
 	flags.Add(command, o.flags())
+	command.AddCommand(newPruneBackupsCommand())
 	return command
 }

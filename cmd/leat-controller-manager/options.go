@@ -44,6 +44,7 @@ import (
 	"github.com/leat-dev/leat/cmd/internal/collector"
 	"github.com/leat-dev/leat/pkg/certificates"
 	"github.com/leat-dev/leat/pkg/controller"
+	"github.com/leat-dev/leat/pkg/controller/apiservice"
 	"github.com/leat-dev/leat/pkg/controller/namespace"
 	"github.com/leat-dev/leat/pkg/direct"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
@@ -70,6 +71,7 @@ type options struct {
 	leaseDuration, renewDeadline, retryPeriod time.Duration
 
 	manageCertificates bool
+	registerService    string
 
 	metricsAddress, metricsCertDir, probeAddress string
 
@@ -105,7 +107,9 @@ func (o *options) flags() cliflag.NamedFlagSets {
 	f.StringVar(&o.schedulingStrategy, "scheduling-strategy", o.schedulingStrategy, "Which worker a task goes to of those that have room: spread, the one with the smallest part of it taken; pack, the one with the greatest, so that others become empty")
 	f.DurationVar(&o.sweepInterval, "namespace-sweep-interval", o.sweepInterval, "Time between two searches for objects of Leat that have outlived their namespace, which are deleted")
 	f = sets.FlagSet("certificates")
-	f.BoolVar(&o.manageCertificates, "manage-certificates", o.manageCertificates, "Issue and renew the certificates in the Secrets leat-apiserver-tls, leat-etcd-tls and leat-worker-client-tls of "+systemNamespace+", which must exist, and tell the cluster which authority to trust. Every replica does")
+	f.BoolVar(&o.manageCertificates, "manage-certificates", o.manageCertificates, "Issue and renew the certificates in the Secrets leat-apiserver-tls, leat-etcd-tls and leat-worker-client-tls of "+systemNamespace+", which must exist. Every replica does")
+	f = sets.FlagSet("registration")
+	f.StringVar(&o.registerService, "register-service", o.registerService, "Service of leat-apiserver to register with the cluster, as NAMESPACE/NAME:PORT, like "+apiservice.DefaultService.String()+". The leader creates the APIService "+apiservice.Name+" when the server is ready for the first time, and keeps it from then on: with the authorities in ca.crt of the Secret "+apiservice.Secret+" in that namespace, and owned by the ClusterRole "+apiservice.Owner+" (default: register nothing)")
 	f = sets.FlagSet("leader election")
 	f.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Work only while holding the lease "+lease+". Needed as soon as there are two replicas")
 	f.StringVar(&o.leaseNamespace, "leader-elect-namespace", o.leaseNamespace, "Namespace of the cluster that the lease is in")
@@ -134,6 +138,11 @@ func (o *options) validate() []error {
 	}
 	if o.sweepInterval <= 0 {
 		errs = append(errs, fmt.Errorf("--namespace-sweep-interval %s: must be more than 0", o.sweepInterval))
+	}
+	if o.registerService != "" {
+		if _, err := apiservice.ParseService(o.registerService); err != nil {
+			errs = append(errs, fmt.Errorf("--register-service %w", err))
+		}
 	}
 	for _, address := range []struct{ flag, value string }{
 		{"metrics-bind-address", o.metricsAddress}, {"health-probe-bind-address", o.probeAddress},
@@ -196,6 +205,7 @@ func (o *options) run(ctx context.Context) error {
 			scheduler.WithStrategy(scheduler.Strategy(o.schedulingStrategy)), scheduler.WithMetrics(metrics.Registry)).Run),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("leat-apiserver", reachable(client.Discovery())),
+		o.addRegistration(mgr, config),
 	); err != nil {
 		return err
 	}
@@ -203,10 +213,25 @@ func (o *options) run(ctx context.Context) error {
 	group.Go(func() error { return mgr.Start(ctx) })
 	if o.manageCertificates {
 		// Beside the manager, which waits until the API is served: for that the API needs certificates.
-		apiService := batch.SchemeGroupVersion.Version + "." + batch.GroupName
-		group.Go(func() error { return certificates.Run(ctx, config, systemNamespace, apiService) })
+		group.Go(func() error { return certificates.Run(ctx, config, systemNamespace) })
 	}
 	return group.Wait()
+}
+
+// addRegistration adds the controller that registers leat-apiserver, if it is asked for.
+func (o *options) addRegistration(mgr manager.Manager, config *rest.Config) error {
+	if o.registerService == "" {
+		return nil
+	}
+	service, err := apiservice.ParseService(o.registerService)
+	if err != nil {
+		return fmt.Errorf("--register-service %w", err)
+	}
+	registration, err := apiservice.New(config, service, o.server)
+	if err != nil {
+		return err
+	}
+	return controller.AddRunnable(mgr, registration.Run)
 }
 
 // config is that of the file or, without one, that of the pod.

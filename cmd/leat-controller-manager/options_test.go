@@ -25,12 +25,14 @@ import (
 
 func TestFlagsAreChecked(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                                                             "",
-		"--concurrent-tasksets=0":                                      "--concurrent-tasksets 0: must be 1 or more",
-		"--scheduling-strategy=pack":                                   "",
-		"--scheduling-strategy=random":                                 `--scheduling-strategy "random": must be one of ["spread" "pack"]`,
-		"--gc-percent=0":                                               "--gc-percent 0: must be from 10 to 10000; Go's own default is 100",
-		"--namespace-sweep-interval=0s":                                "--namespace-sweep-interval 0s: must be more than 0",
+		"":                              "",
+		"--concurrent-tasksets=0":       "--concurrent-tasksets 0: must be 1 or more",
+		"--scheduling-strategy=pack":    "",
+		"--scheduling-strategy=random":  `--scheduling-strategy "random": must be one of ["spread" "pack"]`,
+		"--gc-percent=0":                "--gc-percent 0: must be from 10 to 10000; Go's own default is 100",
+		"--namespace-sweep-interval=0s": "--namespace-sweep-interval 0s: must be more than 0",
+		"--register-service=leat-system/leat-apiserver:443":            "",
+		"--register-service=leat-apiserver":                            `--register-service "leat-apiserver": must be NAMESPACE/NAME:PORT`,
 		"--metrics-bind-address=0":                                     "",
 		"--metrics-bind-address=8080":                                  `--metrics-bind-address "8080": must be host:port, :port, or 0 for none`,
 		"--health-probe-bind-address=x":                                `--health-probe-bind-address "x": must be host:port, :port, or 0 for none`,

@@ -49,10 +49,10 @@ const (
 	WorkerClientSecret = "leat-worker-client-tls"
 )
 
-// Run keeps the Secrets of the namespace, and the caBundle of the APIService, until ctx is done: certificates are valid for a year
-// and renewed 90 days before their end, authorities last ten years. Any number of processes may run it at a time; the one
-// whose update is refused takes what the other wrote.
-func Run(ctx context.Context, config *rest.Config, namespace, apiService string) error {
+// Run keeps the Secrets of the namespace until ctx is done: certificates are valid for a year and renewed 90 days before their end,
+// authorities last ten years. Any number of processes may run it at a time; the one whose update is refused takes what the other
+// wrote.
+func Run(ctx context.Context, config *rest.Config, namespace string) error {
 	scheme := runtime.NewScheme()
 	utilruntime.Must(corev1.AddToScheme(scheme))
 	mgr, err := manager.New(config, manager.Options{Scheme: scheme, Metrics: metricsserver.Options{BindAddress: "0"}})
@@ -69,20 +69,16 @@ func Run(ctx context.Context, config *rest.Config, namespace, apiService string)
 		return err
 	}
 	for _, c := range []struct {
-		secret   string
-		names    []string
-		usages   []x509.ExtKeyUsage
-		trusting []rotator.WebhookInfo
+		secret string
+		names  []string
+		usages []x509.ExtKeyUsage
 	}{
-		{
-			ServerSecret, serviceNames("leat-apiserver", namespace), []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-			[]rotator.WebhookInfo{{Name: apiService, Type: rotator.APIService}},
-		},
+		{ServerSecret, serviceNames("leat-apiserver", namespace), []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}},
 		{
 			EtcdSecret, slices.Concat(serviceNames("leat-etcd", namespace), serviceNames("*.leat-etcd", namespace), []string{"localhost"}),
-			[]x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, nil,
+			[]x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		},
-		{WorkerClientSecret, []string{batch.WorkerClientName}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, nil},
+		{WorkerClientSecret, []string{batch.WorkerClientName}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}},
 	} {
 		if err := rotator.AddRotator(mgr, &rotator.CertRotator{
 			SecretKey:      types.NamespacedName{Namespace: namespace, Name: c.secret},
@@ -91,7 +87,6 @@ func Run(ctx context.Context, config *rest.Config, namespace, apiService string)
 			DNSName:        c.names[0],
 			ExtraDNSNames:  c.names[1:],
 			ExtKeyUsages:   &c.usages,
-			Webhooks:       c.trusting,
 			CertDir:        mounted,
 			IsReady:        make(chan struct{}),
 			ControllerName: c.secret,

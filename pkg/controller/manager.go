@@ -67,6 +67,10 @@ func must[T any](value T, err error) T {
 // firstRetry and lastRetry bound the delay after a pass over a set has failed.
 const firstRetry, lastRetry = 50 * time.Millisecond, 30 * time.Second
 
+// cacheSyncTimeout is for how long the controller waits until its kinds are served. In an installation that can be long: a manager that
+// ended meanwhile would be restarted with delays of up to five minutes, and it is the manager that registers the API.
+const cacheSyncTimeout = 30 * 24 * time.Hour
+
 // Options say which controllers run, and how.
 type Options struct {
 	// ConcurrentTaskSets is how many sets are worked on at a time.
@@ -162,6 +166,7 @@ func addTaskSets(mgr manager.Manager, client versioned.Interface, options Option
 	c, err := controller.New("taskset", mgr, controller.Options{
 		MaxConcurrentReconciles: options.ConcurrentTaskSets,
 		SkipNameValidation:      &unique,
+		CacheSyncTimeout:        cacheSyncTimeout,
 		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
 		Reconciler: reconcile.Func(func(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
 			again, err := sets.Reconcile(ctx, request.NamespacedName)

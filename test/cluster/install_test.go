@@ -107,10 +107,11 @@ func (c *installation) testInstall(t *testing.T, manifests string) {
 // ready waits until the API is served and all pods are the new ones.
 func (c *installation) ready(t testing.TB) {
 	t.Helper()
-	c.run(t, "wait", "apiservice/"+apiService, "--for=condition=Available", "--timeout="+patience.String())
 	for _, name := range strings.Fields(deployments) {
 		c.run(t, "rollout", "status", name, "--namespace="+system, "--timeout="+patience.String())
 	}
+	// The controller managers are ready when the API is registered.
+	c.run(t, "wait", "apiservice/"+apiService, "--for=condition=Available", "--timeout="+patience.String())
 }
 
 // testUpgrade: what is applied again restarts what has changed, and every object stays; so does a set on its way.

@@ -58,6 +58,7 @@ func (e *Env) StartManager(t testing.TB, name string, args ...string) *host.Proc
 		Args: append(shipped(t, "controller-manager.yaml",
 			"--kubeconfig="+kubeconfig, "--leat-server="+e.directURL, "--v=2",
 			"--metrics-bind-address=127.0.0.1:0", "--health-probe-bind-address=127.0.0.1:0",
+			"--register-service=", // the environment is registered already
 		), args...),
 		Env: host.Oracles, Dir: e.dir,
 	}))(t)

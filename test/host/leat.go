@@ -23,9 +23,11 @@ import (
 	"path/filepath"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/leat-dev/leat/pkg/controller/apiservice"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
@@ -43,20 +45,32 @@ const (
 	registeredLists = 5
 )
 
-// RegisterLeat installs config/base but for its workloads, with its APIService leading to a server
-// that listens on port of 127.0.0.1 with a certificate for LeatService signed by
+// RegisterLeat installs config/base but for its workloads, and an APIService as leat-controller-manager creates it that leads
+// to a server which listens on port of 127.0.0.1 with a certificate for LeatService signed by
 // caBundle (PEM). It returns once the aggregator serves the group steadily: when
 // several LISTs in a row have succeeded and discovery names it (WaitLeat). It may
 // be called again, for another port.
 func (cp *ControlPlane) RegisterLeat(ctx context.Context, port int, caBundle []byte) error {
-	overlay, err := cp.writeOverlay(port, caBundle)
+	if err := cp.InstallLeat(ctx); err != nil {
+		return err
+	}
+	registration, err := cp.writeRegistration(ctx, port, caBundle)
 	if err != nil {
 		return err
 	}
-	if err := cp.Apply(ctx, overlay); err != nil {
+	if err := cp.Apply(ctx, registration); err != nil {
 		return err
 	}
 	return cp.WaitLeat(ctx)
+}
+
+// InstallLeat installs config/base but for its workloads, with a Service that leads to this machine. Nothing is registered.
+func (cp *ControlPlane) InstallLeat(ctx context.Context) error {
+	overlay, err := cp.writeOverlay()
+	if err != nil {
+		return err
+	}
+	return cp.Apply(ctx, overlay)
 }
 
 // WaitLeat returns once the aggregator serves the group steadily: after RegisterLeat,
@@ -93,8 +107,8 @@ func (cp *ControlPlane) leatServes(ctx context.Context) error {
 	return nil
 }
 
-// writeOverlay makes a kustomization over config/base and gives its directory.
-func (cp *ControlPlane) writeOverlay(port int, caBundle []byte) (string, error) {
+// writeOverlay makes a kustomization over config/base and returns its directory.
+func (cp *ControlPlane) writeOverlay() (string, error) {
 	root, err := RepositoryRoot()
 	if err != nil {
 		return "", err
@@ -121,9 +135,29 @@ patches:
 - target: {kind: Service, name: leat-apiserver}
   patch: |
     - {op: replace, path: /spec, value: {type: ExternalName, externalName: localhost}}
-- target: {kind: APIService}
-  patch: |
-    - {op: replace, path: /spec/service/port, value: %d}
-    - {op: add, path: /spec/caBundle, value: %s}
-`, base, port, base64.StdEncoding.EncodeToString(caBundle)))
+`, base))
+}
+
+// writeRegistration writes the APIService to a file and returns its path.
+func (cp *ControlPlane) writeRegistration(ctx context.Context, port int, caBundle []byte) (string, error) {
+	owner, err := cp.admin.RbacV1().ClusterRoles().Get(ctx, apiservice.Owner, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(cp.dir, "apiservice.yaml")
+	return file, pki.WriteFile(file, fmt.Appendf(nil, `
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata:
+  name: %s
+  labels: {app.kubernetes.io/part-of: leat}
+  ownerReferences: [{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, name: %q, uid: %s}]
+spec:
+  group: %s
+  version: %s
+  groupPriorityMinimum: 100
+  versionPriority: 15
+  service: {namespace: leat-system, name: leat-apiserver, port: %d}
+  caBundle: %s
+`, apiservice.Name, owner.Name, owner.UID, leatVersion.Group, leatVersion.Version, port, base64.StdEncoding.EncodeToString(caBundle)))
 }

@@ -21,13 +21,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -39,13 +40,32 @@ import (
 	"github.com/leat-dev/leat/test/host"
 )
 
-const (
-	namespace  = "leat-system"
-	apiService = "v1alpha1.batch.leat.dev"
-)
+const namespace = "leat-system"
+
+// admission has the cluster create pods of critical priority classes only where a quota is for them, as GKE does.
+const admission = `
+apiVersion: apiserver.config.k8s.io/v1
+kind: AdmissionConfiguration
+plugins:
+- name: ResourceQuota
+  configuration:
+    apiVersion: apiserver.config.k8s.io/v1
+    kind: ResourceQuotaConfiguration
+    limitedResources:
+    - resource: pods
+      matchScopes:
+      - {scopeName: PriorityClass, operator: In, values: [system-node-critical, system-cluster-critical]}
+`
 
 func TestInstall(t *testing.T) {
-	cp := host.ForTest(t, "--controllers=*")
+	dir := t.ArtifactDir()
+	file := filepath.Join(dir, "admission.yaml")
+	check(t, os.WriteFile(file, []byte(admission), 0o600))
+	cp, err := host.Start(t.Context(), host.Options{
+		Dir: dir, APIServerArgs: []string{"--admission-control-config-file=" + file}, ControllerManagerArgs: []string{"--controllers=*"},
+	})
+	check(t, err)
+	t.Cleanup(func() { check(t, cp.Stop()) })
 	root, err := host.RepositoryRoot()
 	check(t, err)
 	all := filepath.Join(root, "config", "default")
@@ -60,9 +80,21 @@ func TestInstall(t *testing.T) {
 			t.Errorf("the host warns: %s", stderr)
 		}
 	})
+	t.Run("pods are created, though their priority class needs a quota", func(t *testing.T) {
+		for _, component := range []string{"apiserver", "controller-manager", "etcd"} {
+			eventually(t, "there is a pod of "+component, func(ctx context.Context) error {
+				pods, err := admin.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
+				if err == nil && len(pods.Items) == 0 {
+					err = errors.New("there is none")
+				}
+				return err
+			})
+		}
+	})
+	t.Run("namespaces are deleted while no server is there yet", func(t *testing.T) { deleteNamespace(t, admin, "bystander") })
 	t.Run("certificates are issued, by who is installed to do it", func(t *testing.T) {
 		issue(t, cp)
-		issued(t, cp, admin)
+		issued(t, admin)
 		// What is applied again leaves them alone.
 		before := secrets(t, admin)
 		check(t, cp.Apply(t.Context(), all))
@@ -78,7 +110,7 @@ func TestInstall(t *testing.T) {
 		delete(secret.Data, "tls.crt")
 		_, err = admin.CoreV1().Secrets(namespace).Update(t.Context(), secret, metav1.UpdateOptions{})
 		check(t, err)
-		issued(t, cp, admin)
+		issued(t, admin)
 	})
 	t.Run("uninstalled in one go", func(t *testing.T) {
 		_, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "--timeout=90s", "--kustomize", all)
@@ -99,7 +131,7 @@ func issue(t *testing.T, cp *host.ControlPlane) {
 	check(t, err)
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error)
-	go func() { ended <- certificates.Run(ctx, config, namespace, apiService) }()
+	go func() { ended <- certificates.Run(ctx, config, namespace) }()
 	t.Cleanup(func() {
 		stop()
 		check(t, <-ended)
@@ -107,32 +139,47 @@ func issue(t *testing.T, cp *host.ControlPlane) {
 }
 
 // issued waits until all certificates are there and good for what they are for.
-func issued(t *testing.T, cp *host.ControlPlane, admin kubernetes.Interface) {
+func issued(t *testing.T, admin kubernetes.Interface) {
 	t.Helper()
-	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+	eventually(t, "all certificates are issued", func(context.Context) error {
 		all := secrets(t, admin)
 		server, client := x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth
-		last = errors.Join(
+		return errors.Join(
 			good(all[certificates.ServerSecret], "leat-apiserver.leat-system.svc", server),
 			good(all[certificates.EtcdSecret], "leat-etcd.leat-system.svc", server, client),
 			good(all[certificates.EtcdSecret], "leat-etcd-2.leat-etcd.leat-system.svc", server, client),
 			good(all[certificates.WorkerClientSecret], batch.WorkerClientName, client),
 		)
-		if last != nil {
-			return false, nil
+	})
+}
+
+// deleteNamespace creates a namespace, deletes it, and waits until it is gone.
+func deleteNamespace(t *testing.T, admin kubernetes.Interface, name string) {
+	t.Helper()
+	namespaces := admin.CoreV1().Namespaces()
+	_, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	check(t, err)
+	check(t, namespaces.Delete(t.Context(), name, metav1.DeleteOptions{}))
+	eventually(t, "namespace "+name+" is gone", func(ctx context.Context) error {
+		namespace, err := namespaces.Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
 		}
-		bundle, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "get", "apiservice", apiService, "--output=jsonpath={.spec.caBundle}")
-		if err != nil {
-			return false, err
-		}
-		if want := base64.StdEncoding.EncodeToString(all[certificates.ServerSecret]["ca.crt"]); bundle != want {
-			last = fmt.Errorf("the APIService trusts %q, want %q", bundle, want)
+		return fmt.Errorf("it is there: %v, %w", namespace.Status.Conditions, err)
+	})
+}
+
+// eventually fails the test if the condition, which returns what is missing yet, does not come true.
+func eventually(t *testing.T, what string, condition func(context.Context) error) {
+	t.Helper()
+	var last error
+	if err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		if err := condition(ctx); ctx.Err() == nil {
+			last = err
 		}
 		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("%v: %v", err, last)
+	}); err != nil {
+		t.Fatalf("waiting until %s: %v; last: %v", what, err, last)
 	}
 }
 

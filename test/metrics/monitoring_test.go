@@ -104,7 +104,12 @@ func TestEveryMetricThatIsLookedAtIsServed(t *testing.T) {
 	wanted := lookedAt(t)
 	eventually(t, "all metrics of alerts and dashboard are served", func(ctx context.Context) error {
 		served := ours(t)
-		served["up"] = true // Prometheus' own
+		for _, name := range []string{
+			"up",                                                               // Prometheus' own
+			"kube_cronjob_created", "kube_cronjob_status_last_successful_time", // kube-state-metrics'
+		} {
+			served[name] = true
+		}
 		for _, config := range []*rest.Config{server, manager, etcd, hostConfig} {
 			text, err := scrape(ctx, config)
 			if err != nil {

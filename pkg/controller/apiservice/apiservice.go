@@ -1,0 +1,282 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package apiservice registers leat-apiserver with the cluster.
+//
+// An APIService without a server blocks the deletion of every namespace of the cluster, so the manifests do not contain it: the
+// controller creates it when the server is ready for the first time. From then on it stays, whatever becomes of the server: a cluster
+// that no longer knows the group answers 404, and its garbage collector deletes what objects of the group own.
+//
+//	APIService  owner    server     action
+//	missing     missing  any        none: Leat is being uninstalled
+//	missing     there    not ready  none: wait
+//	missing     there    ready      create
+//	there       missing  any        none: the garbage collector deletes it
+//	there       there    any        restore the fields that this controller owns
+package apiservice
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	applymetav1 "k8s.io/client-go/applyconfigurations/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	applyv1 "k8s.io/kube-aggregator/pkg/client/applyconfiguration/apiregistration/v1"
+	aggregator "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+const (
+	// Name is the name of the APIService.
+	Name = "v1alpha1." + batch.GroupName
+	// Owner is the ClusterRole that permits the registration and owns the APIService. Deleting it withdraws the permission and has the
+	// garbage collector delete the APIService, so that every tool that deletes the manifests deletes the registration, too.
+	Owner = "leat:apiservice"
+	// Secret is in the namespace of the Service. Its key ca.crt holds the certificate authorities that the cluster trusts.
+	Secret = "leat-apiserver-tls"
+
+	caKey = "ca.crt"
+	// groupPriority is below the 1000 of custom resources: "kubectl get tasks" keeps its meaning where another group has tasks.
+	groupPriority   = 100
+	versionPriority = 15
+
+	fieldManager = "leat-controller-manager"
+	// pendingInterval and registeredInterval are the times between two syncs before and after the registration.
+	pendingInterval, registeredInterval = 2 * time.Second, 10 * time.Second
+	// requestTimeout bounds each request to the cluster and to the server.
+	requestTimeout = 10 * time.Second
+)
+
+// Service is the Service of leat-apiserver.
+type Service struct {
+	Namespace, Name string
+	Port            int32
+}
+
+// DefaultService is the Service that config/base installs.
+var DefaultService = Service{Namespace: "leat-system", Name: "leat-apiserver", Port: 443}
+
+// ParseService returns the Service that a value NAMESPACE/NAME:PORT names.
+func ParseService(value string) (Service, error) {
+	invalid := fmt.Errorf("%q: must be NAMESPACE/NAME:PORT, like %s", value, DefaultService)
+	namespace, rest, found := strings.Cut(value, "/")
+	name, portText, hasPort := strings.Cut(rest, ":")
+	port, err := strconv.ParseInt(portText, 10, 32)
+	if !found || !hasPort || err != nil || len(validation.IsValidPortNum(int(port))) > 0 ||
+		len(validation.IsDNS1123Label(namespace)) > 0 || len(validation.IsDNS1035Label(name)) > 0 {
+		return Service{}, invalid
+	}
+	return Service{Namespace: namespace, Name: name, Port: int32(port)}, nil
+}
+
+// String returns the value that ParseService accepts.
+func (s Service) String() string { return fmt.Sprintf("%s/%s:%d", s.Namespace, s.Name, s.Port) }
+
+// host is the name in the server's certificate.
+func (s Service) host() string { return s.Name + "." + s.Namespace + ".svc" }
+
+// Controller keeps the APIService. Only one may run at a time.
+type Controller struct {
+	registration aggregator.Interface
+	cluster      kubernetes.Interface
+	service      Service
+	// ready returns an error unless the server is ready.
+	ready func(ctx context.Context, caBundle []byte) error
+	// last is the message that was logged last, so that a state is logged once and not at each sync.
+	last string
+}
+
+// New returns a controller that registers service. It asks the server at address, like https://10.1.2.3:8443, for its readiness, or,
+// if address is empty, at the address of the Service.
+func New(config *rest.Config, service Service, address string) (*Controller, error) {
+	registration, err := aggregator.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	if address == "" {
+		address = (&url.URL{Scheme: "https", Host: net.JoinHostPort(service.host(), strconv.Itoa(int(service.Port)))}).String()
+	}
+	return &Controller{
+		registration: registration, cluster: cluster, service: service,
+		ready: func(ctx context.Context, caBundle []byte) error {
+			return askReadyz(ctx, address, service.host(), caBundle)
+		},
+	}, nil
+}
+
+// Run keeps the APIService until ctx is done. It never returns an error.
+func (c *Controller) Run(ctx context.Context) error {
+	for {
+		interval := pendingInterval
+		if c.observe(ctx, c.sync(ctx)) {
+			interval = registeredInterval
+		}
+		timer := time.NewTimer(interval)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+// observe logs the result of a sync if it differs from the one before, and reports whether the server is registered.
+func (c *Controller) observe(ctx context.Context, err error) bool {
+	message := ""
+	if err != nil {
+		message = err.Error()
+	}
+	if message != c.last && ctx.Err() == nil {
+		c.last = message
+		if err != nil {
+			klog.FromContext(ctx).Info("Waiting to register leat-apiserver", "apiService", Name, "reason", message)
+		} else {
+			klog.FromContext(ctx).Info("Registered leat-apiserver", "apiService", Name, "service", c.service)
+		}
+	}
+	return err == nil
+}
+
+// sync takes the one step that the table of the package names. It returns nil if the server is registered.
+func (c *Controller) sync(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	owner, err := c.owner(ctx)
+	if err != nil {
+		return err
+	}
+	caBundle, err := c.caBundle(ctx)
+	if err != nil {
+		return err
+	}
+	existing, err := c.registration.ApiregistrationV1().APIServices().Get(ctx, Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		if err := c.ready(ctx, caBundle); err != nil {
+			return fmt.Errorf("leat-apiserver is not ready: %w", err)
+		}
+	case err != nil:
+		return fmt.Errorf("getting APIService %s: %w", Name, err)
+	case existing.DeletionTimestamp != nil:
+		return fmt.Errorf("APIService %s is being deleted", Name)
+	case c.matches(existing, owner, caBundle):
+		return nil
+	}
+	return c.apply(ctx, owner, caBundle)
+}
+
+func (c *Controller) owner(ctx context.Context) (*rbacv1.ClusterRole, error) {
+	owner, err := c.cluster.RbacV1().ClusterRoles().Get(ctx, Owner, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("getting ClusterRole %s, which owns the APIService: %w", Owner, err)
+	}
+	if owner.DeletionTimestamp != nil {
+		return nil, fmt.Errorf("ClusterRole %s, which owns the APIService, is being deleted", Owner)
+	}
+	return owner, nil
+}
+
+// caBundle returns the certificate authorities of the server, in PEM.
+func (c *Controller) caBundle(ctx context.Context) ([]byte, error) {
+	secret, err := c.cluster.CoreV1().Secrets(c.service.Namespace).Get(ctx, Secret, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("getting Secret %s/%s, which holds the certificate authority of leat-apiserver: %w", c.service.Namespace, Secret, err)
+	}
+	caBundle := secret.Data[caKey]
+	if !x509.NewCertPool().AppendCertsFromPEM(caBundle) {
+		return nil, fmt.Errorf("the key %s of Secret %s/%s holds no certificate", caKey, c.service.Namespace, Secret)
+	}
+	return caBundle, nil
+}
+
+// matches reports whether the fields that this controller owns have the right values.
+func (c *Controller) matches(existing *apiregistrationv1.APIService, owner *rbacv1.ClusterRole, caBundle []byte) bool {
+	port := c.service.Port
+	return equality.Semantic.DeepEqual(existing.Spec, apiregistrationv1.APIServiceSpec{
+		Group: batch.SchemeGroupVersion.Group, Version: batch.SchemeGroupVersion.Version,
+		GroupPriorityMinimum: groupPriority, VersionPriority: versionPriority,
+		Service:  &apiregistrationv1.ServiceReference{Namespace: c.service.Namespace, Name: c.service.Name, Port: &port},
+		CABundle: caBundle,
+	}) && slices.ContainsFunc(existing.OwnerReferences, func(reference metav1.OwnerReference) bool { return reference.UID == owner.UID })
+}
+
+// apply writes the fields that this controller owns, and leaves all others, like labels and annotations of other tools, alone.
+func (c *Controller) apply(ctx context.Context, owner *rbacv1.ClusterRole, caBundle []byte) error {
+	configuration := applyv1.APIService(Name).
+		WithLabels(map[string]string{"app.kubernetes.io/part-of": "leat"}).
+		WithOwnerReferences(applymetav1.OwnerReference().
+			WithAPIVersion(rbacv1.SchemeGroupVersion.String()).WithKind("ClusterRole").WithName(owner.Name).WithUID(owner.UID)).
+		WithSpec(applyv1.APIServiceSpec().
+			WithGroup(batch.SchemeGroupVersion.Group).WithVersion(batch.SchemeGroupVersion.Version).
+			WithGroupPriorityMinimum(groupPriority).WithVersionPriority(versionPriority).
+			WithService(applyv1.ServiceReference().
+				WithNamespace(c.service.Namespace).WithName(c.service.Name).WithPort(c.service.Port)).
+			WithCABundle(caBundle...))
+	_, err := c.registration.ApiregistrationV1().APIServices().Apply(ctx, configuration, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+	if err != nil {
+		return fmt.Errorf("applying APIService %s: %w", Name, err)
+	}
+	return nil
+}
+
+// askReadyz returns an error unless the server at address shows a certificate of caBundle for the name and says that it is ready.
+func askReadyz(ctx context.Context, address, name string, caBundle []byte) error {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(caBundle)
+	// Each request has a connection of its own: the Service may lead it to another replica.
+	transport := &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true,
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(address, "/")+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1024))
+	if response.StatusCode != http.StatusOK {
+		return errors.Join(fmt.Errorf("%s answers %s: %s", request.URL, response.Status, body), err)
+	}
+	return nil
+}
