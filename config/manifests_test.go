@@ -29,6 +29,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/kustomize/api/krusty"
@@ -372,5 +373,37 @@ func TestPodMonitorFindsTheExampleWorkers(t *testing.T) {
 		ports[0].Name != monitor.Spec.PodMetricsEndpoints[0].Port || !selects(t, &monitor.Spec.Selector, pool.Labels) ||
 		!slices.Contains(pool.Spec.Containers[0].Args, fmt.Sprintf("--metrics-bind-address=:%d", ports[0].ContainerPort)) {
 		t.Errorf("the monitor %+v does not find the pods with the labels %v and the ports %v", monitor.Spec, pool.Labels, ports)
+	}
+}
+
+// TestHookWaitsForItsCommand: a hook that nobody waits for is worse than none.
+func TestHookWaitsForItsCommand(t *testing.T) {
+	data, err := os.ReadFile("../artifacts/examples/hook.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for document := range strings.SplitSeq(string(data), "\n---\n") {
+		m := manifest{yaml: []byte(document)}
+		if err := yaml.Unmarshal(m.yaml, &m); err != nil {
+			t.Fatal(err)
+		}
+		if m.Annotations["helm.sh/hook"] == "" || m.Annotations["argocd.argoproj.io/hook"] == "" {
+			t.Errorf("%s is no hook: %v", m, m.Annotations)
+		}
+		switch m.Kind {
+		case "ServiceAccount":
+			m.into(t, &corev1.ServiceAccount{})
+		case "RoleBinding":
+			m.into(t, &rbacv1.RoleBinding{})
+		case "Job":
+			var job batchv1.Job
+			m.into(t, &job)
+			spec := job.Spec.Template.Spec
+			if command := spec.Containers[0].Command; !slices.Contains(command, "--wait") || spec.RestartPolicy != corev1.RestartPolicyNever || *job.Spec.BackoffLimit != 0 {
+				t.Errorf("the Job runs %q, restarts %s, %d times", command, spec.RestartPolicy, *job.Spec.BackoffLimit)
+			}
+		default:
+			t.Errorf("%s is not looked at", m)
+		}
 	}
 }
