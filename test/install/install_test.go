@@ -40,7 +40,11 @@ import (
 	"github.com/leat-dev/leat/test/host"
 )
 
-const namespace = "leat-system"
+const (
+	namespace = "leat-system"
+	// patience is how long a step may take on a machine that is busy.
+	patience = time.Minute
+)
 
 // admission has the cluster create pods of critical priority classes only where a quota is for them, as GKE does.
 const admission = `
@@ -173,7 +177,7 @@ func deleteNamespace(t *testing.T, admin kubernetes.Interface, name string) {
 func eventually(t *testing.T, what string, condition func(context.Context) error) {
 	t.Helper()
 	var last error
-	if err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+	if err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
 		if err := condition(ctx); ctx.Err() == nil {
 			last = err
 		}
