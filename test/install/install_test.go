@@ -75,6 +75,7 @@ func TestInstall(t *testing.T) {
 	all := filepath.Join(root, "config", "default")
 	config, err := clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig)
 	check(t, err)
+	config.QPS = -1
 	admin := kubernetes.NewForConfigOrDie(config)
 
 	t.Run("nothing in the manifests is unknown, or more than Pod Security allows", func(t *testing.T) {

@@ -44,6 +44,7 @@ func TestRegistration(t *testing.T) {
 	e := env.On(t, cp)
 	config, err := clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig)
 	check(t, err)
+	config.QPS = -1
 	admin := kubernetes.NewForConfigOrDie(config)
 	services := aggregator.NewForConfigOrDie(config).ApiregistrationV1().APIServices()
 	server, err := url.Parse(e.Direct(t, "nobody").Host)
