@@ -20,9 +20,11 @@ import (
 	"encoding/json"
 	"os"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/google/cel-go/cel"
 	lua "github.com/yuin/gopher-lua"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
@@ -179,4 +181,56 @@ func quantities(of reflect.Type, path string) []string {
 		return paths
 	}
 	return nil
+}
+
+// TestFluxHealth evaluates the expressions of docs/gitops.md as Flux does: with the fields of the object as variables.
+func TestFluxHealth(t *testing.T) {
+	page, err := os.ReadFile("../docs/gitops.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	environment, err := cel.NewEnv(cel.Variable("status", cel.DynType))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expression := func(name string) cel.Program {
+		match := regexp.MustCompile(`(?m)^ +` + name + `: "(.*)"$`).FindSubmatch(page)
+		if match == nil {
+			t.Fatalf("the page has no expression %q", name)
+		}
+		ast, issues := environment.Compile(string(match[1]))
+		if issues.Err() != nil {
+			t.Fatal(issues.Err())
+		}
+		program, err := environment.Program(ast)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return program
+	}
+	current, failed := expression("current"), expression("failed")
+	for name, test := range map[string]struct {
+		status          string
+		current, failed bool
+	}{
+		"just created":       {`{}`, false, false},
+		"runs":               {`{active: 3, conditions: [{type: Reconciling, status: "False"}]}`, false, false},
+		"is about to end":    {`{conditions: [{type: SuccessCriteriaMet, status: "True"}]}`, false, false},
+		"has succeeded":      {`{conditions: [{type: SuccessCriteriaMet, status: "True"}, {type: Complete, status: "True"}]}`, true, false},
+		"has failed":         {`{conditions: [{type: Failed, status: "True"}, {type: Stalled, status: "True"}]}`, false, true},
+		"was once suspended": {`{conditions: [{type: Suspended, status: "False"}]}`, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var status any
+			if err := yaml.Unmarshal([]byte(test.status), &status); err != nil {
+				t.Fatal(err)
+			}
+			for program, want := range map[*cel.Program]bool{&current: test.current, &failed: test.failed} {
+				got, _, err := (*program).Eval(map[string]any{"status": status})
+				if err != nil || got.Value() != want {
+					t.Errorf("a set that %s: %v, %v; want %t", name, got, err, want)
+				}
+			}
+		})
+	}
 }
