@@ -81,6 +81,13 @@ func TestRegistration(t *testing.T) {
 			return err
 		})
 		check(t, cp.WaitLeat(t.Context()))
+		eventually(t, "the trial has ended", func(ctx context.Context) error {
+			registered, err := services.Get(ctx, apiservice.Name, metav1.GetOptions{})
+			if err == nil && len(registered.Annotations) > 0 {
+				err = fmt.Errorf("it has the annotations %v", registered.Annotations)
+			}
+			return err
+		})
 	})
 	t.Run("longer than the server lives", func(t *testing.T) {
 		before, err := services.Get(t.Context(), apiservice.Name, metav1.GetOptions{})

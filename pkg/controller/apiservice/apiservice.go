@@ -20,12 +20,17 @@ limitations under the License.
 // controller creates it when the server is ready for the first time. From then on it stays, whatever becomes of the server: a cluster
 // that no longer knows the group answers 404, and its garbage collector deletes what objects of the group own.
 //
-//	APIService  owner    server     action
-//	missing     missing  any        none: Leat is being uninstalled
-//	missing     there    not ready  none: wait
-//	missing     there    ready      create
-//	there       missing  any        none: the garbage collector deletes it
-//	there       there    any        restore the fields that this controller owns
+// That the controller reaches the server does not mean that the cluster's API server does: a firewall may be between. So the APIService is
+// on trial, which an annotation says, until it is available for the first time. If it is not in time, it is deleted, and created again later.
+//
+//	APIService  owner    condition                  action
+//	any         missing                             none: Leat is being uninstalled, and the garbage collector deletes the APIService
+//	missing     there    the server is not ready    none: wait
+//	missing     there    the last trial was lately  none: wait
+//	missing     there    the server is ready        create, on trial
+//	on trial    there    available                  end the trial
+//	on trial    there    not available in time      delete
+//	any         there    fields differ              restore the fields that this controller owns
 package apiservice
 
 import (
@@ -53,8 +58,10 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	aggregatorhelper "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
 	applyv1 "k8s.io/kube-aggregator/pkg/client/applyconfiguration/apiregistration/v1"
 	aggregator "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
+	"k8s.io/utils/clock"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
@@ -74,6 +81,11 @@ const (
 	versionPriority = 15
 
 	fieldManager = "leat-controller-manager"
+	// trialAnnotation is on the APIService until it is available for the first time.
+	trialAnnotation = batch.GroupName + "/on-trial"
+	// trialTimeout is how long a trial lasts, and thus blocks the deletion of namespaces if the cluster does not reach the server.
+	// trialInterval is the time between the end of one trial and the next.
+	trialTimeout, trialInterval = 2 * time.Minute, 5 * time.Minute
 	// pendingInterval and registeredInterval are the times between two syncs before and after the registration.
 	pendingInterval, registeredInterval = 2 * time.Second, 10 * time.Second
 	// requestTimeout bounds each request to the cluster and to the server.
@@ -115,6 +127,11 @@ type Controller struct {
 	service      Service
 	// ready returns an error unless the server is ready.
 	ready func(ctx context.Context, caBundle []byte) error
+	clock clock.PassiveClock
+	// trialSince is when this process saw the trial first, zero if there is none. nextTrial is when another one may begin, and lastTrial
+	// is how the last one ended.
+	trialSince, nextTrial time.Time
+	lastTrial             error
 	// last is the message that was logged last, so that a state is logged once and not at each sync.
 	last string
 }
@@ -134,7 +151,7 @@ func New(config *rest.Config, service Service, address string) (*Controller, err
 		address = (&url.URL{Scheme: "https", Host: net.JoinHostPort(service.host(), strconv.Itoa(int(service.Port)))}).String()
 	}
 	return &Controller{
-		registration: registration, cluster: cluster, service: service,
+		registration: registration, cluster: cluster, service: service, clock: clock.RealClock{},
 		ready: func(ctx context.Context, caBundle []byte) error {
 			return askReadyz(ctx, address, service.host(), caBundle)
 		},
@@ -190,17 +207,58 @@ func (c *Controller) sync(ctx context.Context) error {
 	existing, err := c.registration.ApiregistrationV1().APIServices().Get(ctx, Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
+		c.trialSince = time.Time{}
+		if c.clock.Now().Before(c.nextTrial) {
+			return c.lastTrial
+		}
 		if err := c.ready(ctx, caBundle); err != nil {
 			return fmt.Errorf("leat-apiserver is not ready: %w", err)
 		}
+		if err := c.apply(ctx, owner, caBundle, true); err != nil {
+			return err
+		}
+		return errors.New("the cluster has yet to reach leat-apiserver")
 	case err != nil:
 		return fmt.Errorf("getting APIService %s: %w", Name, err)
 	case existing.DeletionTimestamp != nil:
 		return fmt.Errorf("APIService %s is being deleted", Name)
-	case c.matches(existing, owner, caBundle):
+	}
+	if _, onTrial := existing.Annotations[trialAnnotation]; onTrial {
+		return c.try(ctx, existing, owner, caBundle)
+	}
+	if c.matches(existing, owner, caBundle) {
 		return nil
 	}
-	return c.apply(ctx, owner, caBundle)
+	return c.apply(ctx, owner, caBundle, false)
+}
+
+// try ends the trial of an APIService if it is available or has not become so in time.
+func (c *Controller) try(ctx context.Context, existing *apiregistrationv1.APIService, owner *rbacv1.ClusterRole, caBundle []byte) error {
+	available := aggregatorhelper.GetAPIServiceConditionByType(existing, apiregistrationv1.Available)
+	if available != nil && available.Status == apiregistrationv1.ConditionTrue {
+		return c.apply(ctx, owner, caBundle, false)
+	}
+	if c.trialSince.IsZero() {
+		c.trialSince = c.clock.Now()
+	}
+	if c.clock.Since(c.trialSince) < trialTimeout {
+		if !c.matches(existing, owner, caBundle) {
+			if err := c.apply(ctx, owner, caBundle, true); err != nil {
+				return err
+			}
+		}
+		return errors.New("the cluster has yet to reach leat-apiserver")
+	}
+	reason := "its API server does not say why"
+	if available != nil {
+		reason = available.Message
+	}
+	c.nextTrial = c.clock.Now().Add(trialInterval)
+	c.lastTrial = fmt.Errorf("the cluster did not reach Service %s within %s, so the API is not registered until %s; allow its API server "+
+		"to connect to the pods of leat-apiserver: %s", c.service, trialTimeout, c.nextTrial.Format(time.TimeOnly), reason)
+	return errors.Join(c.lastTrial, c.registration.ApiregistrationV1().APIServices().Delete(ctx, Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &existing.UID, ResourceVersion: &existing.ResourceVersion},
+	}))
 }
 
 func (c *Controller) owner(ctx context.Context) (*rbacv1.ClusterRole, error) {
@@ -239,7 +297,7 @@ func (c *Controller) matches(existing *apiregistrationv1.APIService, owner *rbac
 }
 
 // apply writes the fields that this controller owns, and leaves all others, like labels and annotations of other tools, alone.
-func (c *Controller) apply(ctx context.Context, owner *rbacv1.ClusterRole, caBundle []byte) error {
+func (c *Controller) apply(ctx context.Context, owner *rbacv1.ClusterRole, caBundle []byte, onTrial bool) error {
 	configuration := applyv1.APIService(Name).
 		WithLabels(map[string]string{"app.kubernetes.io/part-of": "leat"}).
 		WithOwnerReferences(applymetav1.OwnerReference().
@@ -250,6 +308,9 @@ func (c *Controller) apply(ctx context.Context, owner *rbacv1.ClusterRole, caBun
 			WithService(applyv1.ServiceReference().
 				WithNamespace(c.service.Namespace).WithName(c.service.Name).WithPort(c.service.Port)).
 			WithCABundle(caBundle...))
+	if onTrial {
+		configuration.WithAnnotations(map[string]string{trialAnnotation: ""})
+	}
 	_, err := c.registration.ApiregistrationV1().APIServices().Apply(ctx, configuration, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
 	if err != nil {
 		return fmt.Errorf("applying APIService %s: %w", Name, err)

@@ -24,6 +24,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -35,6 +36,7 @@ import (
 	"k8s.io/client-go/rest"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	aggregatorfake "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/fake"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
@@ -44,6 +46,7 @@ type world struct {
 	*Controller
 	cluster  kubernetes.Interface
 	ca       *pki.CA
+	clock    *clocktesting.FakePassiveClock
 	notReady error
 	asked    int
 }
@@ -54,7 +57,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{ca: ca, notReady: errors.New("etcd is away"), cluster: fake.NewClientset(
+	w := &world{ca: ca, clock: clocktesting.NewFakePassiveClock(time.Now()), notReady: errors.New("etcd is away"), cluster: fake.NewClientset(
 		&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: Owner, UID: "owner-1"}},
 		&corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: DefaultService.Namespace, Name: Secret},
@@ -62,7 +65,7 @@ func newWorld(t *testing.T) *world {
 		},
 	)}
 	w.Controller = &Controller{
-		registration: aggregatorfake.NewClientset(), cluster: w.cluster, service: DefaultService,
+		registration: aggregatorfake.NewClientset(), cluster: w.cluster, service: DefaultService, clock: w.clock,
 		ready: func(_ context.Context, caBundle []byte) error {
 			if w.asked++; string(caBundle) != string(w.ca.CertPEM()) {
 				t.Errorf("the server is asked with trust in %s", caBundle)
@@ -92,6 +95,30 @@ func (w *world) mustSync(t *testing.T) {
 	}
 }
 
+// available has the cluster say that it reaches the server, or does not.
+func (w *world) available(t *testing.T, status apiregistrationv1.ConditionStatus, message string) {
+	t.Helper()
+	existing := w.get(t)
+	existing.Status.Conditions = []apiregistrationv1.APIServiceCondition{{Type: apiregistrationv1.Available, Status: status, Message: message}}
+	if _, err := w.registration.ApiregistrationV1().APIServices().UpdateStatus(t.Context(), existing, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// register has the server registered and reached.
+func (w *world) register(t *testing.T) {
+	t.Helper()
+	w.notReady = nil
+	if err := w.sync(t.Context()); err == nil || w.get(t) == nil {
+		t.Fatalf("the trial begins with the error %v, APIService %v", err, w.get(t))
+	}
+	w.available(t, apiregistrationv1.ConditionTrue, "")
+	w.mustSync(t)
+	if got := w.get(t); len(got.Annotations) > 0 {
+		t.Fatalf("after the trial the annotations are %v", got.Annotations)
+	}
+}
+
 // trust puts an authority into the Secret.
 func (w *world) trust(t *testing.T, data map[string][]byte) {
 	t.Helper()
@@ -111,8 +138,7 @@ func TestNothingIsRegisteredUntilTheServerIsReady(t *testing.T) {
 	if err := w.sync(t.Context()); err == nil || !strings.Contains(err.Error(), "etcd is away") || w.get(t) != nil {
 		t.Fatalf("with a server that is not ready: error %v, APIService %v", err, w.get(t))
 	}
-	w.notReady = nil
-	w.mustSync(t)
+	w.register(t)
 	got := w.get(t)
 	if got == nil || got.Spec.Service.Name != "leat-apiserver" || got.Spec.Service.Namespace != "leat-system" || *got.Spec.Service.Port != 443 ||
 		got.Spec.Group != "batch.leat.dev" || got.Spec.Version != "v1alpha1" || got.Spec.GroupPriorityMinimum >= 1000 ||
@@ -124,10 +150,41 @@ func TestNothingIsRegisteredUntilTheServerIsReady(t *testing.T) {
 	}
 }
 
-func TestRegistrationOutlivesTheServer(t *testing.T) {
+func TestRegistrationThatTheClusterDoesNotReachIsTakenBack(t *testing.T) {
 	w := newWorld(t)
 	w.notReady = nil
+	for range 2 {
+		if err := w.sync(t.Context()); err == nil || w.get(t) == nil {
+			t.Fatalf("the trial begins with the error %v, APIService %v", err, w.get(t))
+		}
+		w.available(t, apiregistrationv1.ConditionFalse, "dial tcp: i/o timeout")
+		for _, d := range []time.Duration{0, trialTimeout - time.Second} {
+			w.clock.SetTime(w.clock.Now().Add(d))
+			if err := w.sync(t.Context()); err == nil || w.get(t) == nil {
+				t.Fatalf("%s after its begin: error %v, APIService %v", d, err, w.get(t))
+			}
+		}
+		w.clock.SetTime(w.clock.Now().Add(time.Second))
+		for _, d := range []time.Duration{0, trialInterval - time.Second} {
+			w.clock.SetTime(w.clock.Now().Add(d))
+			if err := w.sync(t.Context()); err == nil || !strings.Contains(err.Error(), "dial tcp: i/o timeout") || w.get(t) != nil {
+				t.Fatalf("%s after the end of the trial: error %v, APIService %v", d, err, w.get(t))
+			}
+		}
+		w.clock.SetTime(w.clock.Now().Add(time.Second))
+	}
+	w.register(t)
+	w.available(t, apiregistrationv1.ConditionFalse, "dial tcp: i/o timeout")
+	w.clock.SetTime(w.clock.Now().Add(24 * time.Hour))
 	w.mustSync(t)
+	if w.get(t) == nil {
+		t.Error("what was reached once does not stay")
+	}
+}
+
+func TestRegistrationOutlivesTheServer(t *testing.T) {
+	w := newWorld(t)
+	w.register(t)
 	w.notReady, w.asked = errors.New("connection refused"), 0
 	w.mustSync(t)
 	if w.get(t) == nil || w.asked != 0 {
@@ -142,8 +199,7 @@ func TestRegistrationOutlivesTheServer(t *testing.T) {
 
 func TestRegistrationFollowsTheAuthorityAndTheOwner(t *testing.T) {
 	w := newWorld(t)
-	w.notReady = nil
-	w.mustSync(t)
+	w.register(t)
 	w.notReady = errors.New("its certificate is not trusted")
 	next, err := pki.NewCA("next")
 	if err != nil {
@@ -182,8 +238,7 @@ func TestNothingIsRegisteredWithoutItsOwner(t *testing.T) {
 
 func TestWhatOthersWriteIsLeftAlone(t *testing.T) {
 	w := newWorld(t)
-	w.notReady = nil
-	w.mustSync(t)
+	w.register(t)
 	services := w.registration.ApiregistrationV1().APIServices()
 	changed := w.get(t)
 	changed.Annotations = map[string]string{"argocd.argoproj.io/tracking-id": "x"}
