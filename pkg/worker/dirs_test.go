@@ -149,6 +149,19 @@ func (f *fixture) leaveDirs(stateDir, incarnation string, begun ...types.UID) (d
 	return dir
 }
 
+// changeWorker changes the spec and the status of the Worker.
+func (f *fixture) changeWorker(change func(*batch.Worker)) {
+	f.Helper()
+	w := f.worker()
+	change(w)
+	status := w.Status
+	w, err := f.test.BatchV1alpha1().Workers("default").Update(f.Context(), w, metav1.UpdateOptions{})
+	f.must(err)
+	w.Status = status
+	_, err = f.test.BatchV1alpha1().Workers("default").UpdateStatus(f.Context(), w, metav1.UpdateOptions{})
+	f.must(err)
+}
+
 func TestACommandThatRanWhenItsWorkerCrashedIsCounted(t *testing.T) {
 	const running, waits, bound = "running", "waits", "bound"
 	states := map[string]batch.TaskState{
@@ -171,10 +184,16 @@ func TestACommandThatRanWhenItsWorkerCrashedIsCounted(t *testing.T) {
 			f.must(os.WriteFile(filepath.Join(f.leaveDirs(dir, "earlier", uids[running]), stoppingFile), nil, 0o600))
 		}, nil},
 		"not after a reported stop of a worker whose files are lost": {func(f *fixture, _ string, _ map[string]types.UID) {
-			w := f.worker()
-			meta.SetStatusCondition(&w.Status.Conditions, drainingCondition)
-			_, err := f.test.BatchV1alpha1().Workers("default").UpdateStatus(f.Context(), w, metav1.UpdateOptions{})
-			f.must(err)
+			f.changeWorker(func(w *batch.Worker) { meta.SetStatusCondition(&w.Status.Conditions, drainingCondition) })
+		}, nil},
+		"not when it fell silent while it stopped": {func(f *fixture, _ string, _ map[string]types.UID) {
+			f.changeWorker(func(w *batch.Worker) {
+				meta.SetStatusCondition(&w.Status.Conditions, metav1.Condition{Type: batch.WorkerReady, Status: metav1.ConditionUnknown, Reason: reasonStopUnknown})
+			})
+		}, nil},
+		"not of a worker that somebody has cordoned": {func(f *fixture, dir string, uids map[string]types.UID) {
+			f.changeWorker(func(w *batch.Worker) { w.Spec.Unschedulable = true })
+			f.leaveDirs(dir, "earlier", uids[running])
 		}, nil},
 		"not when a process that lives is replaced": {func(f *fixture, dir string, uids map[string]types.UID) {
 			lock, err := os.Open(f.leaveDirs(dir, "earlier", uids[running]))
@@ -187,10 +206,7 @@ func TestACommandThatRanWhenItsWorkerCrashedIsCounted(t *testing.T) {
 			f := newFixture(t)
 			_, err := f.test.BatchV1alpha1().Workers("default").Create(f.Context(), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: "w"}}, metav1.CreateOptions{})
 			f.must(err)
-			w := f.worker()
-			w.Status.Incarnation = "earlier"
-			_, err = f.test.BatchV1alpha1().Workers("default").UpdateStatus(f.Context(), w, metav1.UpdateOptions{})
-			f.must(err)
+			f.changeWorker(func(w *batch.Worker) { w.Status.Incarnation = "earlier" })
 			uids := map[string]types.UID{}
 			for name, state := range states {
 				f.create(name, script("exit 1", func(task *batch.Task) { task.Spec.CrashLimit = ptrTo[int32](5) }))

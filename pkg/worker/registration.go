@@ -23,6 +23,7 @@ import (
 	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,7 +56,7 @@ type registration struct {
 	registered bool
 	// pressure decides how many tasks are allocatable.
 	pressure *pressure
-	// predecessor is the incarnation that the Worker had before, if that one has said that it stops. Else it is empty.
+	// predecessor is the incarnation that the Worker had before, if that one was leaving. Else it is empty.
 	predecessor string
 }
 
@@ -88,8 +89,7 @@ func (g *registration) register(ctx context.Context, ready metav1.Condition) err
 	if apierrors.IsAlreadyExists(err) {
 		worker, err = g.readWorker(ctx)
 		if err == nil {
-			if ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady); ready != nil &&
-				(ready.Reason == drainingCondition.Reason || ready.Reason == stoppedCondition.Reason) {
+			if leaving(worker) {
 				g.predecessor = worker.Status.Incarnation
 			}
 			labels := maps.Clone(worker.Labels)
@@ -189,6 +189,17 @@ func (g *registration) readWorker(ctx context.Context) (*batch.Worker, error) {
 		return nil, ErrSuperseded
 	}
 	return worker, err
+}
+
+// reasonStopUnknown is the reason of Ready=Unknown of a worker that has fallen silent while it stopped.
+const reasonStopUnknown = "WorkerStopUnknown"
+
+// leaving reports whether a worker stops, or somebody takes it out of service: what ends its commands then is not the fault of any of
+// them. The lifecycle controller judges lost workers by the same rule.
+func leaving(worker *batch.Worker) bool {
+	ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady)
+	return worker.Spec.Unschedulable || ready != nil &&
+		slices.Contains([]string{drainingCondition.Reason, stoppedCondition.Reason, reasonStopUnknown}, ready.Reason)
 }
 
 // keep renews the lease at every interval and publishes what has changed, pressure and draining at once, until ctx is done

@@ -137,7 +137,7 @@ type Worker struct {
 	registration *registration
 	metrics      *metrics
 	site         site   // set before the first runner starts
-	predecessor  string // an incarnation that has stopped in order, or empty; as site
+	predecessor  string // an earlier incarnation that was leaving, or empty; as site
 
 	// startProcess starts a command, and startBackoff are the delays between tries.
 	startProcess func(invocation) (*process, *startError)
@@ -395,11 +395,14 @@ func (w *Worker) disown(ctx context.Context, r *runner) error {
 }
 
 // crashedWith reports whether the command of a task that was bound to an earlier incarnation was running when that ended, other
-// than by a stop in order. The files that the incarnation has left tell it exactly. Without them it is what the task's
-// status says: starts are reported after the AnnounceDelay, or first if the task was disrupted before.
+// than because somebody wanted it to end. The files that the incarnation has left tell it exactly. Without them it is what
+// the task's status says: starts are reported after the AnnounceDelay, or first if the task was disrupted before.
 func (w *Worker) crashedWith(task *batch.Task) bool {
+	if task.Status.Incarnation == w.predecessor {
+		return false
+	}
 	if tasks, known := w.site.begun[task.Status.Incarnation]; known {
 		return tasks[task.UID]
 	}
-	return task.Status.Incarnation != w.predecessor && task.Status.State.Running != nil
+	return task.Status.State.Running != nil
 }
