@@ -292,7 +292,7 @@ func TestTheStartOfADisruptedTaskIsReportedFirst(t *testing.T) {
 func TestAWorkerThatStopsSaysSoInItsFiles(t *testing.T) {
 	f := newFixture(t)
 	dir := f.file("state")
-	w := f.start(func(o *Options) { o.StateDir = dir })
+	w := f.start(func(o *Options) { o.StateDir, o.DrainTimeout = dir, time.Hour })
 	f.run(w, "t", script(f.sleeper("pid", "until [ -e "+f.file("go")+" ]; do sleep 0.02; done; exit 0"), grace(3600)))
 	pidIn(t, f.file("pid"))
 	uid := f.get("t").UID
