@@ -62,9 +62,9 @@ func testTaskColumns(t *testing.T, e *env.Env) {
 	k := open(t, e)
 	tasks := controller(t, e).Tasks(k.namespace)
 	register(t, e, k.namespace, "w-aaaaa")
-	scheduled := func(status *batch.TaskStatus, reason string) {
+	unschedulable := func(status *batch.TaskStatus) {
 		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
-			Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: reason, Message: "no worker has room",
+			Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: batch.TaskReasonUnschedulable, Message: "no worker has room",
 		})
 	}
 	running := func(status *batch.TaskStatus) {
@@ -95,6 +95,14 @@ func testTaskColumns(t *testing.T, e *env.Env) {
 			row: "Pending w-aaaaa <none> 0 T", wide: "default 0 T <none> <none>",
 		},
 		{
+			name: "crashed", worker: "w-aaaaa", spec: "crashLimit: 1", status: running,
+			then: func() {
+				_, err := tasks.Evict(t.Context(), "crashed", &batch.Eviction{Reason: "WorkerRestarted", WorkerCrashed: true}, metav1.CreateOptions{})
+				check(t, err)
+			},
+			row: "WorkerCrashed w-aaaaa 137 1 T", wide: "default 0 T T WorkerCrashed",
+		},
+		{
 			name: "deadline", worker: "w-aaaaa",
 			status: ended(batch.TaskFailed, batch.TaskStateTerminated{ExitCode: 143, Signal: 15, Reason: batch.TaskReasonDeadlineExceeded}),
 			row:    "DeadlineExceeded w-aaaaa SIGTERM 1 T", wide: "default 0 T T DeadlineExceeded",
@@ -114,8 +122,7 @@ func testTaskColumns(t *testing.T, e *env.Env) {
 		},
 		{
 			name: "gated", spec: "schedulingGates: [{name: example.com/approved}]",
-			status: func(status *batch.TaskStatus) { scheduled(status, batch.TaskReasonSchedulingGated) },
-			row:    "SchedulingGated <none> <none> 0 T", wide: "default 0 T <none> SchedulingGated",
+			row: "SchedulingGated <none> <none> 0 T", wide: "default 0 T <none> SchedulingGated",
 		},
 		{
 			name: "killed", worker: "w-aaaaa",
@@ -137,9 +144,8 @@ func testTaskColumns(t *testing.T, e *env.Env) {
 			row:  "Terminating w-aaaaa <none> 1 T", wide: "default 0 T T <none>",
 		},
 		{
-			name:   "unschedulable",
-			status: func(status *batch.TaskStatus) { scheduled(status, batch.TaskReasonUnschedulable) },
-			row:    "Pending <none> <none> 0 T", wide: "default 0 T <none> Unschedulable",
+			name: "unschedulable", status: unschedulable,
+			row: "Pending <none> <none> 0 T", wide: "default 0 T <none> Unschedulable",
 		},
 	} {
 		spec := "{command: [sleep]}"

@@ -20,7 +20,9 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/apis/batch"
@@ -57,6 +59,27 @@ func setConditionsForPhase(status *batch.TaskStatus, stored []metav1.Condition) 
 		derived = []metav1.Condition{{Type: batch.TaskReconciling, Reason: string(status.Phase)}}
 	}
 	status.Conditions = registry.DeriveConditions(status.Conditions, stored, phaseConditions, derived...)
+}
+
+// setConditionForGates makes TaskScheduled False with reason SchedulingGated while the task has scheduling gates, as kube-scheduler
+// does for Pods, and removes that once the last gate is gone. The server does it in the write that changes the gates, which costs no
+// further one.
+func setConditionForGates(task *batch.Task) {
+	gates := task.Spec.SchedulingGates
+	conditions := slices.Clone(task.Status.Conditions) // an update shares them with the stored object
+	switch scheduled := meta.FindStatusCondition(conditions, batch.TaskScheduled); {
+	case len(gates) > 0:
+		message := fmt.Sprintf("The task waits for the removal of scheduling gate %s", gates[0].Name)
+		if len(gates) > 1 {
+			message += fmt.Sprintf(" and %d more", len(gates)-1)
+		}
+		meta.SetStatusCondition(&conditions, metav1.Condition{
+			Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: batch.TaskReasonSchedulingGated, Message: message + ".",
+		})
+	case scheduled != nil && scheduled.Reason == batch.TaskReasonSchedulingGated:
+		meta.RemoveStatusCondition(&conditions, batch.TaskScheduled)
+	}
+	task.Status.Conditions = conditions
 }
 
 // conditionReason is what a reason of a condition looks like. That of a state may be any text.

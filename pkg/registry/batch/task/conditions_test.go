@@ -17,10 +17,12 @@ limitations under the License.
 package task
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -85,5 +87,64 @@ func TestAWorkerCannotWriteThePhasesConditions(t *testing.T) {
 	want := []metav1.Condition{stored.Status.Conditions[1], stored.Status.Conditions[0]}
 	if diff := cmp.Diff(want, sent.Status.Conditions); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
+	}
+}
+
+func TestAGatedTaskSaysSo(t *testing.T) {
+	gated := func(names ...string) *batch.Task {
+		return newTask(func(task *batch.Task) {
+			for _, name := range names {
+				task.Spec.SchedulingGates = append(task.Spec.SchedulingGates, batch.TaskSchedulingGate{Name: name})
+			}
+		})
+	}
+	says := func(task *batch.Task) string {
+		c := meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled)
+		if c == nil {
+			return ""
+		}
+		return fmt.Sprintf("%s %s: %s", c.Status, c.Reason, c.Message)
+	}
+	stored := gated("a", "b", "c")
+	Strategy{}.PrepareForCreate(t.Context(), stored)
+	if got, want := says(stored), "False SchedulingGated: The task waits for the removal of scheduling gate a and 2 more."; got != want {
+		t.Errorf("created: got %q, want %q", got, want)
+	}
+	if got := StatusColumn(stored); got != "SchedulingGated" {
+		t.Errorf("the column says %q", got)
+	}
+	before := says(stored)
+	for _, step := range []struct {
+		gates []string
+		want  string
+	}{
+		{[]string{"a", "b", "c"}, "False SchedulingGated: The task waits for the removal of scheduling gate a and 2 more."},
+		{[]string{"b", "c"}, "False SchedulingGated: The task waits for the removal of scheduling gate b and 1 more."},
+		{[]string{"c"}, "False SchedulingGated: The task waits for the removal of scheduling gate c."},
+		{nil, ""},
+	} {
+		updated := gated(step.gates...)
+		updated.Status = stored.Status
+		Strategy{}.PrepareForUpdate(t.Context(), updated, stored)
+		if got := says(updated); got != step.want {
+			t.Errorf("%q are left: got %q, want %q", step.gates, got, step.want)
+		}
+		if says(stored) != before {
+			t.Fatalf("%q are left: the stored object was changed", step.gates)
+		}
+	}
+
+	// What else the condition says is the scheduler's.
+	waits, updated := gated(), gated()
+	meta.SetStatusCondition(&waits.Status.Conditions, metav1.Condition{Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: "Unschedulable", Message: "No room."})
+	updated.Status = waits.Status
+	Strategy{}.PrepareForUpdate(t.Context(), updated, waits)
+	if got := says(updated); got != "False Unschedulable: No room." {
+		t.Errorf("without gates: got %q", got)
+	}
+	none := gated()
+	Strategy{}.PrepareForCreate(t.Context(), none)
+	if got := says(none); got != "" {
+		t.Errorf("created without gates: got %q", got)
 	}
 }

@@ -20,6 +20,7 @@ package task
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -40,12 +41,16 @@ func (Strategy) PrepareForCreate(ctx context.Context, task *batch.Task) {
 	keepWorkerName(ctx, task, "")
 	task.Status.Phase = batch.TaskPending
 	setConditionsForPhase(&task.Status, nil)
+	setConditionForGates(task)
 }
 
 // PrepareForUpdate keeps the binding out of reach of the main resource, as the status is. The manifest that a bound task was
 // created from names no worker, and that of an exported one names another.
 func (Strategy) PrepareForUpdate(ctx context.Context, task, old *batch.Task) {
 	keepWorkerName(ctx, task, old.Spec.WorkerName)
+	if !slices.Equal(task.Spec.SchedulingGates, old.Spec.SchedulingGates) {
+		setConditionForGates(task)
+	}
 }
 
 func keepWorkerName(ctx context.Context, task *batch.Task, stored string) {
