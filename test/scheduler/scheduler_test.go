@@ -79,6 +79,7 @@ func suite(t *testing.T, e *env.Env) {
 	t.Run("status", func(t *testing.T) { tellsStatus(t, newScene(t, e, 3)) })
 	t.Run("too many pending tasks", func(t *testing.T) { pushesBack(t, newScene(t, e, 4)) })
 	t.Run("a large task among small ones", func(t *testing.T) { startsLarge(t, newScene(t, e, 4, 4)) })
+	t.Run("a task that takes its worker down", func(t *testing.T) { failsWhatCrashes(t, newScene(t, e)) })
 }
 
 // scene is a namespace with workers, which have as many cpus as places, and a record of what becomes of its tasks.
@@ -664,6 +665,77 @@ func startsLarge(t *testing.T, s *scene) {
 	defer s.mu.Unlock()
 	if !told {
 		t.Error("the large one has not said why it waits")
+	}
+}
+
+// supervise starts a worker that is started again whenever it ends, as systemd or a kubelet does.
+func (s *scene) supervise(t *testing.T, name string, places int) {
+	t.Helper()
+	process := s.env.StartWorker(t, s.env.Worker(t, s.namespace, name), s.namespace, name, nil, fmt.Sprintf("--tasks=%d", places), "--state-dir="+t.TempDir())
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		ended <- wait.PollUntilContextCancel(ctx, poll, true, func(ctx context.Context) (bool, error) {
+			if process.Err() == nil {
+				return false, nil
+			}
+			if err := process.Restart(ctx); err != nil && ctx.Err() == nil {
+				t.Log(err) // it may have ended again before it was ready
+			}
+			return false, nil
+		})
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+	})
+}
+
+// failsWhatCrashes: a task that kills its worker, whichever it is, fails in the end. Tasks that ran beside it when it did so first are
+// not counted with it again.
+func failsWhatCrashes(t *testing.T, s *scene) {
+	for i := range 2 {
+		s.supervise(t, fmt.Sprintf("supervised-%d", i), 4)
+	}
+	s.create(t, 4, "innocent", "until [ -e $DIR/crashed ]; do sleep 0.5; done; sleep 1")
+	s.eventually(t, "the innocent run", 4, func(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning })
+	crash := s.newTask("crash", "crash", "sleep 1; touch $DIR/crashed; kill -9 $PPID")
+	crash.Spec.CrashLimit = ptr.To[int32](3)
+	_, err := s.api.Tasks(s.namespace).Create(t.Context(), crash, metav1.CreateOptions{})
+	check(t, err)
+	beside := ""
+	s.mu.Lock()
+	s.check = func() string {
+		for _, task := range s.tasks {
+			for _, other := range s.tasks {
+				if task != other && task.Status.WorkerCrashes > 0 && task.Spec.WorkerName != "" && task.Spec.WorkerName == other.Spec.WorkerName &&
+					!finished(task) && !finished(other) {
+					return fmt.Sprintf("%s runs beside %s, whose worker has crashed", other.Name, task.Name)
+				}
+			}
+			if task.Name != "crash" && task.Status.WorkerCrashes == 1 {
+				beside = task.Name
+			}
+		}
+		return ""
+	}
+	s.mu.Unlock()
+	s.eventually(t, "it has failed", 1, func(task *batch.Task) bool { return task.Name == "crash" && task.Status.Phase == batch.TaskFailed })
+	s.eventually(t, "the innocent have succeeded", 4, succeeded)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, task := range s.tasks {
+		switch end := task.Status.State.Terminated; {
+		case task.Name == "crash":
+			if task.Status.WorkerCrashes != 3 || end.Reason != batch.TaskReasonWorkerCrashed || task.Spec.WorkerName == "" {
+				t.Errorf("the task that crashes is %+v", task.Status)
+			}
+		case task.Status.WorkerCrashes > 1:
+			t.Errorf("%s was counted %d times", task.Name, task.Status.WorkerCrashes)
+		}
+	}
+	if beside == "" {
+		t.Error("nothing ran beside the task when it crashed first: the test shows nothing")
 	}
 }
 
