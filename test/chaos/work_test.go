@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -79,6 +80,7 @@ func (e *employer) create(ctx context.Context, name string) {
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = new(int32(completions)), new(int32(parallelism)), new(batch.IndexedCompletion)
 	set.Spec.Template.Spec.Command = []string{"bash", "-c", script}
 	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "SET", Value: name}}
+	set.Spec.Template.Spec.CrashLimit = new(int32(math.MaxInt32)) // workers are killed here, and not by their tasks
 	// It is asked for until it is there: that it is there already is as good.
 	err := await.Until(ctx, patience, func(ctx context.Context) error {
 		_, err := e.sets.Create(ctx, set, metav1.CreateOptions{})

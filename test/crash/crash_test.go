@@ -24,6 +24,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -206,6 +207,7 @@ func (s *scene) start(completions, parallelism int32) {
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = &completions, &parallelism, new(batch.IndexedCompletion)
 	set.Spec.Template.Spec.Command = []string{"bash", "-c", script}
 	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "DIR", Value: s.dir}}
+	set.Spec.Template.Spec.CrashLimit = new(int32(math.MaxInt32)) // workers are killed here, and not by their tasks
 	_, err := s.api.TaskSets(s.namespace).Create(s.Context(), set, metav1.CreateOptions{})
 	check(s.T, err)
 }

@@ -32,6 +32,7 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -101,6 +102,9 @@ func testCutOff(t *testing.T, d *deployment) {
 	}
 	d.env.StartWorker(t, d.env.Worker(t, s.namespace, "b"), s.namespace, "b", []string{"WORKER=b"}, args...)
 
+	// On a cordoned worker nothing counts as a crash. Else each of its tasks would get a worker of its own next.
+	_, err := s.api.Workers(s.namespace).Patch(t.Context(), "a", types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
+	check(t, err)
 	link.lose()
 	// This end is reported into the void, and may arrive at any time.
 	s.letGo("ends-meanwhile", "a")

@@ -34,6 +34,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -260,6 +261,11 @@ func testKilled(t *testing.T, e *env.Env) {
 	p.awaitWorker("a", "lost", isLost)
 
 	p.checkRun(p.awaitPhase("moves", batch.TaskSucceeded), "b", 2, 1)
+	for _, name := range []string{"moves", "has-failed-before"} {
+		if n := p.task(name).Status.WorkerCrashes; n != 1 {
+			t.Errorf("%s counts %d crashes of its worker, ran on one", name, n)
+		}
+	}
 	// Its first retry is the one that backoffLimit allows: what the lost worker cost was not.
 	p.checkRun(p.awaitPhase("has-failed-before", batch.TaskSucceeded), "b", 3, 1)
 	p.checkRun(p.task("tolerates"), "a", 1, 0)
@@ -277,6 +283,9 @@ func testFrozen(t *testing.T, e *env.Env) {
 	stale := p.task("ended-meanwhile")
 	p.work("b")
 
+	// On a cordoned worker nothing counts as a crash. Else each of its tasks would get a worker of its own next.
+	_, err := p.api.Workers(p.namespace).Patch(t.Context(), "a", types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
+	p.must(err)
 	p.must(a.Signal(syscall.SIGSTOP))
 	p.must(os.WriteFile(p.mark("frozen"), nil, 0o600))
 	p.eventually(func() bool { return p.marked("ended") }, func() string { return "the command of the frozen worker has not ended" })
