@@ -468,6 +468,13 @@ func drains(t *testing.T, s *scene) {
 	s.admin(t, "drain", s.workers[1], "--grace=1h", "--timeout=1s").expect(t, 1, "cordoned",
 		`still has 6 tasks after 1s: it stays cordoned; run this again, or leat uncordon `+s.workers[1])
 	s.admin(t, "uncordon", s.workers[1]).expect(t, 0, "uncordoned", "^$")
+
+	s.admin(t, "worker", "deny", "stolen-0-abcde").expect(t, 0, `^worker\.batch\.leat\.dev/stolen-0-abcde denied\n$`, "^$")
+	s.admin(t, "worker", "deny", "worker/stolen-0-abcde").expect(t, 0, "already denied", "^$")
+	s.admin(t, "top", "--once").expect(t, 0, `stolen-0-abcde +NotReady,Denied +0/0`, "^$")
+	s.admin(t, "worker", "allow", "stolen-0-abcde").expect(t, 0, " allowed", "^$")
+	s.admin(t, "worker", "allow", "never-was").expect(t, 1, "^$", "not found")
+	check(t, s.api.Workers(s.namespace).Delete(t.Context(), "stolen-0-abcde", metav1.DeleteOptions{}))
 	s.leat(t, "cancel", "--now", "moves").expect(t, 0, "cancelled", "^$")
 }
 
