@@ -404,7 +404,7 @@ func testWatch(t *testing.T, e *env.Env) {
 	selected := k.start("get tk -w --field-selector=spec.workerName=w-aaaaa")
 	named := k.start("get tk one -w --watch-only -o", "jsonpath={.spec.workerName}{\"\\n\"}", "-v=6")
 	every.line("EVENT NAME STATUS WORKER EXIT ATTEMPTS AGE")
-	every.line("ADDED one Pending <none> <none> 0 T")
+	every.line("ADDED one SchedulingGated <none> <none> 0 T")
 	named.watching()
 
 	k.run("patch tk one --type=merge -p", `{"spec": {"schedulingGates": null}}`)
