@@ -149,7 +149,11 @@ func (e *explainer) ended(task *batch.Task) {
 	}
 	e.tries(task)
 	if end := task.Status.State.Terminated; end != nil && end.Message != "" {
-		e.output("Last lines", end.Message)
+		about := "Last lines"
+		if end.Reason == batch.TaskReasonWorkerCrashed {
+			about = "Message" // nobody has seen the end of the output
+		}
+		e.output(about, end.Message)
 	}
 	if task.Status.Phase == batch.TaskFailed && metav1.GetControllerOf(task) == nil {
 		e.line("Next", "%s logs %s; %s retry --failed %s", e.program, r, e.program, r)
@@ -170,6 +174,10 @@ func (e *explainer) tries(task *batch.Task) {
 			why = fmt.Sprintf("; the last time: %s: %s", c.Reason, c.Message)
 		}
 		e.line("Disruptions", "taken from its worker %s%s", times(int(task.Status.Disruptions)), why)
+	}
+	if n := task.Status.WorkerCrashes; n > 0 {
+		e.line("Crashes", "its worker was lost or restarted %s while it ran, of at most %d: it runs alone on a worker since",
+			times(int(n)), ptr.Deref(task.Spec.CrashLimit, 0))
 	}
 }
 
