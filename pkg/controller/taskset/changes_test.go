@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -128,5 +129,81 @@ func (w *world) randomStep(random *rand.Rand, stopped *bool) {
 			w.fail = nil
 			w.startBehind(random.IntN(3))
 		}
+	}
+}
+
+// TestTasksOfAcceptedSetsCanBeCreated brings sets at random to the bounds of what a task may have. The server accepts those whose tasks it
+// accepts, after as many failures as there may be, and no others.
+func TestTasksOfAcceptedSetsCanBeCreated(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	near := func(bound int) int { return bound - random.IntN(60) + 10 }
+	accepted, refused := 0, 0
+	for range 60 {
+		spec := of(indexed, backoffLimit(random.Int32N(2000)))
+		spec.Template.Spec.Command = []string{"true"}
+		n := 1 + random.IntN(12)
+		if random.IntN(2) == 0 {
+			for range n {
+				spec.Items = append(spec.Items, strings.Repeat("$", random.IntN(12))+strings.Repeat("a", random.IntN(12)))
+			}
+		} else {
+			spec.Completions = ptr.To(int32(n))
+		}
+		if random.IntN(2) == 0 {
+			spec.BackoffLimitPerIndex = ptr.To(random.Int32N(200))
+		}
+		for _, name := range []string{"TASK_INDEX", "JOB_COMPLETION_INDEX", "TASK_ITEM"} {
+			if random.IntN(4) == 0 {
+				spec.Template.Spec.Env = append(spec.Template.Spec.Env, batch.EnvVar{Name: name, Value: "own"})
+			}
+		}
+		switch random.IntN(10) {
+		case 0: // few, since comparing so many variables takes long
+			for i := range min(4096, 4100-random.IntN(9)) - len(spec.Template.Spec.Env) {
+				spec.Template.Spec.Env = append(spec.Template.Spec.Env, batch.EnvVar{Name: fmt.Sprintf("V%d", i)})
+			}
+		case 1, 2, 3, 4:
+			bound := 1<<20 - 60 - 12*len(spec.Items) // the items of a set count, too
+			spec.Template.Spec.Args = []string{strings.Repeat("a", near(bound))}
+		default:
+			spec.Template.Annotations = map[string]string{"note": strings.Repeat("a", near(256<<10-len("note")-len(batch.AnnotationIndexFailureCount)))}
+		}
+		if len(spec.Items) > 0 && random.IntN(2) == 0 {
+			spec.Template.Spec.Args, spec.Items = []string{strings.Repeat("a", near(1<<20-100))}, []string{strings.Repeat("$", 40)}
+		}
+		set, err := rules().createSet(&batch.TaskSet{ObjectMeta: metav1.ObjectMeta{
+			Namespace: testNamespace, Name: testSet, UID: "set", CreationTimestamp: metav1.Now(),
+		}, Spec: spec})
+		if err == nil {
+			accepted++
+		} else {
+			refused++
+			set = &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: testSet, UID: "set"}, Spec: spec}
+			batch.SetObjectDefaults_TaskSet(set)
+			if strings.Contains(err.Error(), "spec.items: ") {
+				continue // the items do not fit into a set, which says nothing of a task
+			}
+		}
+		failures := int(*set.Spec.BackoffLimit)
+		if limit := set.Spec.BackoffLimitPerIndex; limit != nil {
+			failures = min(failures, int(*limit))
+		}
+		var impossible error
+		for index := range int(*set.Spec.Completions) {
+			task := batch.NewTask(set, index, failures)
+			task.UID, task.CreationTimestamp = "task", metav1.Now()
+			if _, refusal := rules().createTask(task); refusal != nil {
+				impossible = refusal
+			}
+		}
+		switch {
+		case err == nil && impossible != nil:
+			t.Fatalf("the set is accepted, and its task refused: %v", impossible)
+		case err != nil && impossible == nil:
+			t.Fatalf("the tasks are all accepted, and the set refused: %v", err)
+		}
+	}
+	if accepted < 5 || refused < 5 {
+		t.Errorf("%d sets were accepted and %d refused: too few to say much", accepted, refused)
 	}
 }

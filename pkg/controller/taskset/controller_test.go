@@ -243,18 +243,15 @@ func TestWaitingTasksFollowTheQueueAndPriorityOfTheirSet(t *testing.T) {
 	})
 }
 
-// TestDuplicatesAreEndedAlone sees that beside a task that another runs the index of already no further one is ended.
+// TestDuplicatesAreEndedAlone sees that beside a task whose index another one has already no further one is ended.
 func TestDuplicatesAreEndedAlone(t *testing.T) {
 	w := running(t, of(completions(9), parallelism(3)))
-	w.run(0, 1, 2)
-	w.settle()
-	duplicate := w.task(1)
+	duplicate := w.task(0)
 	duplicate.Name, duplicate.UID = "duplicate", "duplicate"
-	duplicate.Spec.WorkerName, duplicate.Status.Phase = "", batch.TaskPending
 	w.putTask(duplicate)
 	w.expectActive(0, 1, 2)
-	if len(w.tasks) != 3 || w.tasks["duplicate"] != nil {
-		t.Errorf("there are %d tasks", len(w.tasks))
+	if w.requests["delete tasks"] != 1 || w.requests["create tasks"] != 3 {
+		t.Errorf("the requests are %v", w.requests)
 	}
 }
 
