@@ -433,6 +433,74 @@ func suite(t *testing.T, s *scene) {
 		}
 	})
 
+	t.Run("cancelled", func(t *testing.T) {
+		name, _ := s.create(t, counts(6, 3), script(`[ $TASK_INDEX = 0 ] || { `+hang+`; }`))
+		s.wait(t, name, "one has succeeded and three run", func(set *batch.TaskSet) bool {
+			return set.Status.Succeeded == 1 && ptr.Deref(set.Status.Ready, 0) == 3
+		})
+		s.change(t, name, func(set *batch.TaskSet) { set.Spec.Cancelled = true })
+		set := s.wait(t, name, "the set has failed", is(batch.TaskSetFailed))
+		if set.Status.Succeeded != 1 || set.Status.Failed != 0 || set.Status.CompletedIndexes != "0" || is(batch.TaskSetReconciling)(set) ||
+			reason(set, batch.TaskSetFailed) != "Cancelled" || reason(set, batch.TaskSetFailureTarget) != "Cancelled" {
+			t.Errorf("status: %+v", set.Status)
+		}
+		s.waitTasks(t, name, "its tasks are ended", none)
+		set.Spec.Cancelled = false
+		if _, err := s.api.TaskSets(s.namespace).Update(t.Context(), set, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) ||
+			!strings.Contains(err.Error(), "spec.cancelled: Invalid value: false: must stay true") {
+			t.Errorf("a set that runs again is answered %v", err)
+		}
+		s.change(t, name, func(set *batch.TaskSet) { set.Spec.TTLSecondsAfterFinished = ptr.To[int32](0) })
+		eventually(t, "it is gone when its time is over", func(ctx context.Context) error {
+			_, err := s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) {
+				return nil
+			}
+			return fmt.Errorf("it is there: %v", err)
+		})
+	})
+
+	t.Run("made smaller and scaled at once", func(t *testing.T) {
+		name, dir := s.create(t, counts(8, 8), script(`[ $TASK_INDEX -gt 1 ] || { `+hang+`; }`))
+		s.wait(t, name, "six have succeeded", func(set *batch.TaskSet) bool { return set.Status.Succeeded == 6 })
+		s.change(t, name, counts(2, 2))
+		s.change(t, name, func(set *batch.TaskSet) { set.Spec.Parallelism = ptr.To[int32](1) })
+		s.wait(t, name, "they are forgotten", func(set *batch.TaskSet) bool { return set.Status.Succeeded == 0 })
+		check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+		if set := s.wait(t, name, "the set is complete", is(batch.TaskSetComplete)); set.Status.CompletedIndexes != "0,1" {
+			t.Errorf("status: %+v", set.Status)
+		}
+	})
+
+	t.Run("waiting tasks follow", func(t *testing.T) {
+		name, _ := s.create(t, counts(9, 3), script("true"), func(set *batch.TaskSet) {
+			set.Spec.Template.Spec.WorkerSelector = map[string]string{"no": "such"}
+		})
+		follow := func(queue string, priority int32) func([]batch.Task) bool {
+			return func(tasks []batch.Task) bool {
+				return len(tasks) == 3 && !slices.ContainsFunc(tasks, func(task batch.Task) bool {
+					return task.Spec.QueueName != queue || task.Spec.Priority != priority
+				})
+			}
+		}
+		s.waitTasks(t, name, "three tasks wait", follow("default", 0))
+		s.change(t, name, func(set *batch.TaskSet) { set.Spec.QueueName, set.Spec.Template.Spec.Priority = "other", 5 })
+		s.waitTasks(t, name, "they are in the other queue", follow("other", 5))
+	})
+
+	t.Run("whose tasks cannot be created", func(t *testing.T) {
+		set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: "impossible"}}
+		counts(1, 1)(set)
+		script("true")(set)
+		for i := range 4095 {
+			set.Spec.Template.Spec.Env = append(set.Spec.Template.Spec.Env, batch.EnvVar{Name: fmt.Sprintf("V%d", i)})
+		}
+		if _, err := s.api.TaskSets(s.namespace).Create(t.Context(), set, metav1.CreateOptions{}); !apierrors.IsInvalid(err) ||
+			!strings.Contains(err.Error(), "spec.template.spec.env: Invalid value: must have at most 4094 variables, and has 4095") {
+			t.Errorf("the set is answered %v", err)
+		}
+	})
+
 	t.Run("past its deadline", func(t *testing.T) {
 		name, _ := s.create(t, counts(4, 2), script(hang), func(set *batch.TaskSet) { set.Spec.ActiveDeadlineSeconds = ptr.To[int64](2) })
 		set := s.wait(t, name, "the set has failed", is(batch.TaskSetFailed))

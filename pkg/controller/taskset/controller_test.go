@@ -476,6 +476,24 @@ func TestRefusedCreationsAreToldAndTriedAgain(t *testing.T) {
 	}
 }
 
+func TestAStatusThatDoesNotFitIsTold(t *testing.T) {
+	w := newWorld(t)
+	w.fail = func(verb, resource string) (before, after error) {
+		if verb == "update" && resource == "tasksets/status" {
+			return apierrors.NewRequestEntityTooLargeError("the object does not fit into etcd"), nil
+		}
+		return nil, nil
+	}
+	w.create(of(completions(9)))
+	w.deliver(len(w.news))
+	if err := w.reconcile(); !apierrors.IsRequestEntityTooLargeError(err) {
+		t.Errorf("the pass ends in %v", err)
+	}
+	if len(w.events.seen) != 1 || !strings.HasPrefix(w.events.seen[0], "Warning StatusTooLarge: The status cannot be stored: ") {
+		t.Errorf("Events: %q", w.events.seen)
+	}
+}
+
 func TestAForeignTaskOfThatNameIsTold(t *testing.T) {
 	w := newWorld(t)
 	w.create(of(completions(2), parallelism(2)))

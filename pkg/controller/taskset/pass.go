@@ -472,6 +472,10 @@ func (p *pass) write(ctx context.Context, status *batch.TaskSetStatus) error {
 	set := *p.set
 	set.Status = *status
 	stored, err := p.client.BatchV1alpha1().TaskSets(set.Namespace).UpdateStatus(ctx, &set, metav1.UpdateOptions{})
+	if apierrors.IsRequestEntityTooLargeError(err) && p.recorder != nil {
+		// Of a set that was accepted when there was no rule for its size: people must know why it stands still.
+		p.recorder.Eventf(p.set, nil, corev1.EventTypeWarning, "StatusTooLarge", "UpdateStatus", "The status cannot be stored: %v", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -101,7 +101,7 @@ func listBytes(set *batch.TaskSet) int {
 	}
 	completed := 2 * (open + failed + 1) // first and last of each range
 	listed := min(indexes-counted, completed+failed)
-	number := digits(indexes) + len(",")
+	number := digits(max(0, indexes-1)) + len(",")
 	total := listed * number
 	if counted > 0 {
 		// All counts together are the failures of all tasks, so not all can be long.
