@@ -215,10 +215,10 @@ var kinds = []kind{
 			{`{"spec": {"taskFailurePolicy": {"rules": [{"action": "Ignore", "onExitCodes": {"operator": "In", "values": [1]}}]}}}`, "spec.taskFailurePolicy"},
 			{`{"spec": {"successPolicy": {"rules": [{"succeededCount": 1}]}}}`, "spec.successPolicy"},
 			{`{"spec": {"items": ["a", "b", "c", "d", "e"]}}`, "spec.items"},
-			{`{"spec": {"queueName": "other"}}`, "spec.queueName"},
 			{`{"spec": {"selector": {"matchLabels": {"a": "b"}}}}`, "spec.selector"},
-			{`{"spec": {"template": {"spec": {"command": ["false"]}}}}`, "spec.template"},
-			{`{"spec": {"template": {"metadata": {"labels": {"a": "c"}}}}}`, "spec.template"},
+			{`{"spec": {"template": {"spec": {"command": ["false"]}}}}`, "spec.template.spec.command"},
+			{`{"spec": {"template": {"spec": {"ttlSecondsAfterFinished": 7}}}}`, "spec.template.spec.ttlSecondsAfterFinished"},
+			{`{"spec": {"template": {"metadata": {"labels": {"a": "c"}}}}}`, "spec.template.metadata"},
 		},
 		invalidStatus: []refusal{
 			{`{"status": {"completedIndexes": "3-1"}}`, "status.completedIndexes"},

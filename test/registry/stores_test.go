@@ -124,12 +124,12 @@ var kinds = map[string]kind{
 		badUpdates: []tester.UpdateFunc{
 			change(func(set *batch.TaskSet) { set.Spec.Template.Spec.Command = []string{"false"} }),
 			change(func(set *batch.TaskSet) { set.Spec.Completions = ptr.To[int32](4) }),
-			change(func(set *batch.TaskSet) { set.Spec.QueueName, set.Spec.Template.Spec.QueueName = "other", "other" }),
+			change(func(set *batch.TaskSet) { set.Spec.Template.Spec.TTLSecondsAfterFinished = ptr.To[int32](7) }),
 		},
-		// The selector holds the uid.
+		// The selector holds the uid, and the condition the time.
 		forget: func(object runtime.Object) {
 			if set, ok := object.(*batch.TaskSet); ok {
-				set.Spec.Selector, set.Spec.Template.Labels = nil, nil
+				set.Spec.Selector, set.Spec.Template.Labels, set.Status.Conditions = nil, nil, nil
 			}
 		},
 		selects: []fields.Set{{"metadata.name": "foo1"}, {"spec.queueName": "default"}},
