@@ -33,8 +33,8 @@ import (
 // noMetrics is the address on which metrics are not served.
 const noMetrics = "0"
 
-// validateMetricsAddress returns an error unless address is an IP address and a port, or "0". An empty host stands for all addresses
-// of the machine, or of the pod.
+// validateMetricsAddress returns an error unless address is an IP address and a port, or "0". An empty host stands for
+// all addresses of the machine, or of the pod.
 func validateMetricsAddress(address string) error {
 	if address == noMetrics {
 		return nil

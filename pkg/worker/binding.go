@@ -80,8 +80,8 @@ func (b binding) updateStatus(ctx context.Context, giveUp <-chan struct{}, task 
 	})
 }
 
-// evict gives the task back to be bound again, or deletes it if it is being deleted. An eviction with crashed may make the task
-// fail instead, which is for the server to decide.
+// evict gives the task back to be bound again, or deletes it if it is being deleted. An eviction with crashed may make
+// the task fail instead, which is for the server to decide.
 func (b binding) evict(ctx context.Context, task *batch.Task, crashed bool, reason, message string) error {
 	_, err := b.persist(ctx, nil, task, func(ctx context.Context, task *batch.Task) (*batch.Task, error) {
 		if task.DeletionTimestamp != nil {

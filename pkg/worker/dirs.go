@@ -38,10 +38,10 @@ const (
 	spaceProbe = 4 << 10
 )
 
-// dirs are empty directories in a common parent, each for one attempt at a time and named after it. So they also record, for
-// the next process of the worker, which attempts this one had begun when it was killed. They are used again: on most
-// file systems that is much cheaper than another one for each attempt. Who removes them, or the parent, does no harm to
-// later attempts. Safe for concurrent use.
+// dirs are empty directories in a common parent, each for one attempt at a time and named after it. So they also
+// record, for the next process of the worker, which attempts this one had begun when it was killed. They are used
+// again: on most file systems that is much cheaper than another one for each attempt. If somebody removes them, or the
+// parent, later attempts make them again. Safe for concurrent use.
 type dirs struct {
 	parent string
 
@@ -70,7 +70,8 @@ func (d *dirs) create() error {
 		_ = d.lock.Close()
 	}
 	d.lock = lock
-	// Where nothing can be locked, as on some network file systems, the next process removes nothing and learns nothing.
+	// Where nothing can be locked, as on some network file systems, the next process removes nothing and learns
+	// nothing.
 	_ = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	return nil
 }
@@ -160,8 +161,8 @@ func (d *dirs) spaceLeft() error {
 	return err
 }
 
-// removeDirs removes the directories in parent of worker processes that have ended. It adds to begun, by incarnation, which
-// attempts those had begun and not ended that were of the worker with the prefix.
+// removeDirs removes the directories in parent of worker processes that have ended. It adds to begun, by incarnation,
+// which attempts those had begun and not ended that were of the worker with the prefix.
 func removeDirs(parent, prefix string, begun map[string]map[types.UID]bool) error {
 	found, err := filepath.Glob(filepath.Join(parent, "leat-*-*-*-*.*"))
 	errs := []error{err}
@@ -187,8 +188,8 @@ func removeDirs(parent, prefix string, begun map[string]map[types.UID]bool) erro
 	return errors.Join(errs...)
 }
 
-// abandoned reports whether the owner of a directory has ended: it is not seen to be alive, and has the directory not locked.
-// The lock tells it from outside of the owner's PID namespace, too, as when a container was restarted.
+// abandoned reports whether the owner of a directory has ended: it is not seen to be alive, and has the directory not
+// locked. The lock tells it from outside of the owner's PID namespace, too, as when a container was restarted.
 func abandoned(dir, by string) (bool, error) {
 	if o, ok := parseOwner(by); !ok || o.visible() && !ended(by) {
 		return false, nil
@@ -205,7 +206,8 @@ func abandoned(dir, by string) (bool, error) {
 	return err == nil, err
 }
 
-// attemptsIn returns the tasks whose attempts have a directory in that of a worker process, none if it has stopped in order.
+// attemptsIn returns the tasks whose attempts have a directory in that of a worker process, none if it has stopped in
+// order.
 func attemptsIn(dir string) map[types.UID]bool {
 	entries, _ := os.ReadDir(dir)
 	tasks := map[types.UID]bool{}

@@ -169,9 +169,9 @@ func (f *family) sweep(session int, mark string) error {
 	return nil
 }
 
-// pass looks once at the children that were left behind: it reaps those that are dead, and kills those that match. It reports whether
-// there were any such, or any that are about to be dead. A process that lacks the descriptors to look has not seen that there are
-// none.
+// pass looks once at the children that were left behind: it reaps those that are dead, and kills those that match. It
+// reports whether there were any such, or any that are about to be dead. A process that lacks the descriptors to look
+// has not seen that there are none.
 func (f *family) pass(match func(pid int, s processStat) (bool, error)) (found bool) {
 	// One that is listed is not reaped meanwhile: whoever misses it would miss the children that it has left when it ended.
 	f.passing.Lock()

@@ -310,7 +310,7 @@ func TestHelperOutOfDescriptors(t *testing.T) {
 	}
 	s := newTestSite(t, "out", false)
 	dir := t.TempDir()
-	// It holds the pipe of the output open, so that not even that gives a descriptor back.
+	// It holds the pipe of the output open, so that not even the pipe is closed.
 	p := s.sh(t, "(setsid sh -c 'echo $$ >"+dir+"/pid; exec sleep 1000' &); exec sleep 1000")
 	daemon := pidIn(t, dir+"/pid")
 	t.Cleanup(func() { _ = unix.Kill(daemon, unix.SIGKILL) })

@@ -38,9 +38,9 @@ func MachineCapacity() batch.ResourceList {
 	return list
 }
 
-// Capacity returns the capacity of a worker that runs the given number of tasks at a time: what MachineCapacity returns,
-// overridden and extended by given. The error names the entry of given that is wrong, as NAME=QUANTITY, and what would
-// be accepted.
+// Capacity returns the capacity of a worker that runs the given number of tasks at a time: what MachineCapacity
+// returns, overridden and extended by given. The error names the entry of given that is wrong, as NAME=QUANTITY, and
+// what would be accepted.
 func Capacity(tasks int, given map[string]string) (batch.ResourceList, error) {
 	list := MachineCapacity()
 	for name, text := range given {

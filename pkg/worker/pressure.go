@@ -38,8 +38,8 @@ const (
 	reasonSufficient = "SufficientResources"
 )
 
-// shortage returns the reason of the condition ResourcePressure that err stands for. It returns "" for any error that does
-// not come from a lack of something on the machine of the worker.
+// shortage returns the reason of the condition ResourcePressure that err stands for. It returns "" for any error that
+// does not come from a lack of something on the machine of the worker.
 func shortage(err error) string {
 	switch {
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
@@ -54,11 +54,12 @@ func shortage(err error) string {
 	return ""
 }
 
-// passes reports whether a start that failed with err may succeed later with nothing changed about the command: the worker lacks
-// something, or somebody still writes the program.
+// passes reports whether a start that failed with err may succeed later with nothing changed about the command: the
+// worker lacks something, or somebody still writes the program.
 func passes(err error) bool { return shortage(err) != "" || errors.Is(err, unix.ETXTBSY) }
 
-// pressure is how many tasks a worker takes while it lacks what it needs to start commands. It is safe for concurrent use.
+// pressure is how many tasks a worker takes while it lacks what it needs to start commands. It is safe for concurrent
+// use.
 //
 //	state  event                                 action
 //	none   a command cannot be started           → held: the limit is the number of commands that run
@@ -96,7 +97,8 @@ func newPressure(capacity int64, base, longest time.Duration) *pressure {
 	}
 }
 
-// note takes in that the worker lacked something, while the given number of commands was running. err must be a shortage.
+// note takes in that the worker lacked something, while the given number of commands was running. err must be a
+// shortage.
 func (p *pressure) note(err error, running int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -170,7 +170,7 @@ func TestATaskThatTheWorkerCannotStartIsGivenBackUncounted(t *testing.T) {
 				c == nil || c.Reason != "WorkerResourcePressure" || !strings.Contains(c.Message, "fork/exec sh: "+err.Error()) {
 				t.Errorf("got status %+v, condition %+v", s, c)
 			}
-			// Who binds tasks has been told first.
+			// The scheduler has been told first.
 			worker := atEviction.Load()
 			c = meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerResourcePressure)
 			tasks, capacity := worker.Status.Allocatable[batch.ResourceTasks], worker.Status.Capacity[batch.ResourceTasks]

@@ -194,16 +194,16 @@ func (g *registration) readWorker(ctx context.Context) (*batch.Worker, error) {
 // reasonStopUnknown is the reason of Ready=Unknown of a worker that has fallen silent while it stopped.
 const reasonStopUnknown = "WorkerStopUnknown"
 
-// leaving reports whether a worker stops, or somebody takes it out of service: what ends its commands then is not the fault of any of
-// them. The lifecycle controller judges lost workers by the same rule.
+// leaving reports whether a worker stops, or somebody takes it out of service: what ends its commands then is not the
+// fault of any of them. The lifecycle controller judges lost workers by the same rule.
 func leaving(worker *batch.Worker) bool {
 	ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady)
 	return worker.Spec.Unschedulable || ready != nil &&
 		slices.Contains([]string{drainingCondition.Reason, stoppedCondition.Reason, reasonStopUnknown}, ready.Reason)
 }
 
-// keep renews the lease at every interval and publishes what has changed, pressure and draining at once, until ctx is done
-// or the worker is superseded. Once draining is closed, the worker says that it takes no more tasks.
+// keep renews the lease at every interval and publishes what has changed, pressure and draining at once, until ctx is
+// done or the worker is superseded. Once draining is closed, the worker says that it takes no more tasks.
 func (g *registration) keep(ctx context.Context, draining <-chan struct{}, running func() int32) error {
 	ticker := time.NewTicker(g.options.HeartbeatInterval)
 	defer ticker.Stop()

@@ -45,8 +45,8 @@ const (
 	reasonPressure = "WorkerResourcePressure"
 )
 
-// startBackoff are the delays between tries to start a command when what keeps it from starting may pass: 3 s in all. So long at
-// least a task is with a worker that cannot start it.
+// startBackoff are the delays between tries to start a command when what keeps it from starting may pass: 3 s in all.
+// So long at least a task is with a worker that cannot start it.
 var startBackoff = wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 6}
 
 // ending is why a task is ended although its command has not ended by itself. Of two reasons the greater one counts.
@@ -79,7 +79,7 @@ type runner struct {
 	run      run         // as the task's status is to say
 	unsaid   bool        // run has changed since it was last written
 	write    *write      // in flight, or nil
-	short    error       // what the worker lacked to start the command, nil unless the task is to be given back
+	short    error       // what the worker lacked to start the command, nil unless the task must be evicted for that
 	process  *process    // nil unless the command runs
 	progress progressFile
 	ending   ending
@@ -203,8 +203,8 @@ func (r *runner) execute(ctx context.Context) error {
 	return r.conclude(ctx, last)
 }
 
-// announce reports that the command is about to be started, and waits until that is stored. A task that was disrupted may be
-// one that ends its worker faster than its start is reported else.
+// announce reports that the command is about to be started, and waits until that is stored. A task that was disrupted
+// may be one that ends its worker faster than its start is reported else.
 func (r *runner) announce(ctx context.Context) {
 	if r.ending != byItself {
 		return
@@ -218,8 +218,8 @@ func (r *runner) announce(ctx context.Context) {
 	}
 }
 
-// attempt runs the command once, and returns how it ended. It returns nil if the command was not started, and that is not the
-// command's fault: the task is ended, or the worker lacks something.
+// attempt runs the command once, and returns how it ended. It returns nil if the command was not started, and that is
+// not the command's fault: the task is ended, or the worker lacks something.
 func (r *runner) attempt(ctx context.Context) *batch.TaskStateTerminated {
 	attempt := r.run.attempts + 1
 	log := r.worker.options.Logs.Create(r.task.UID, attempt)
@@ -266,9 +266,9 @@ func (r *runner) attempt(ctx context.Context) *batch.TaskStateTerminated {
 	return end
 }
 
-// startCommand starts the command. While what keeps it from starting may pass, it tries again, as the worker's startBackoff says. If the worker
-// then still lacks something, it sets short. Both the process and the error are nil if the task is to be given back, or is
-// ended.
+// startCommand starts the command. While what keeps it from starting may pass, it tries again, as the worker's
+// startBackoff says. If the worker then still lacks something, it sets short. Both the process and the error are nil if
+// the task must be evicted, or is ended.
 func (r *runner) startCommand(ctx context.Context, attempt int32, log *logs.Log) (*process, progressFile, metav1.Time, *startError) {
 	for pause := r.worker.startBackoff; ; {
 		begun := metav1.Now()

@@ -37,8 +37,8 @@ type site struct {
 	mark   string  // in the environment of all attempts, followed by the attempt; empty marks none
 	groups *groups // nil where control groups cannot be used
 	dirs   *dirs   // nil where there is no place for files of attempts
-	// begun are the attempts that earlier processes of the worker had begun and not ended, by their incarnations. An incarnation
-	// that stopped in order, or that goes on, has none. One that has left no trace is not in it.
+	// begun are the attempts that earlier processes of the worker had begun and not ended, by their incarnations. An
+	// incarnation that stopped in order, or that goes on, has none. One that has left no trace is not in it.
 	begun    map[string]map[types.UID]bool
 	withheld []string
 	// memory is what the worker has, in bytes, or zero, and score how soon it is killed itself when memory runs out.
@@ -129,8 +129,9 @@ func (s *site) leave() error {
 	return errors.Join(errs...)
 }
 
-// prepare makes what an attempt needs. startProcess ends the group of the invocation, and clear removes the file in which
-// the command reports its progress. The error is one of those that shortage knows; what fails otherwise is done without.
+// prepare makes what an attempt needs. startProcess ends the group of the invocation, and clear removes the file in
+// which the command reports its progress. The error is one of those that shortage knows; what fails otherwise is done
+// without.
 func (s *site) prepare(ctx context.Context, task *batch.Task, attempt int32) (invocation, progressFile, error) {
 	logger := klog.FromContext(ctx)
 	name := fmt.Sprintf("%s-%d", task.UID, attempt)

@@ -35,8 +35,8 @@ import (
 // shebangSize is how much of a file Linux looks at for the interpreter of a script.
 const shebangSize = 256
 
-// startError is the error of startProcess: the command does not run. Its text names the program, the directory and, if the
-// program was looked up there, the PATH.
+// startError is the error of startProcess: the command does not run. Its text names the program, the directory and, if
+// the program was looked up there, the PATH.
 type startError struct {
 	code int32 // as a shell reports it: 127 not found, 126 not executable
 	err  error
@@ -63,7 +63,7 @@ func newStartError(inv invocation, err error) *startError {
 			err = fmt.Errorf("%w: it needs %s", err, interpreter)
 		}
 	case errors.Is(err, unix.ENOEXEC):
-		err = fmt.Errorf("%w: it is neither a program for %s/%s nor a script that begins with #!", err, runtime.GOOS, runtime.GOARCH)
+		err = fmt.Errorf("%w: it is neither a program for %s/%s nor a script with a #! line", err, runtime.GOOS, runtime.GOARCH)
 	}
 	return &startError{code, fmt.Errorf("cannot start %q in directory %q: %w", program, dir, err)}
 }
@@ -83,8 +83,8 @@ func checkDir(dir string) error {
 	return nil
 }
 
-// interpreterOf returns, for people, what a program that exists needs to be started and does not find: the interpreter of a
-// script or the dynamic linker. It returns "" if there is no such program, or if that is not known.
+// interpreterOf returns, for people, what a program that exists needs to be started and does not find: the interpreter
+// of a script or the dynamic linker. It returns "" if there is no such program, or if that is not known.
 func interpreterOf(program, dir string) string {
 	if !strings.Contains(program, "/") {
 		found, err := exec.LookPath(program)

@@ -80,9 +80,9 @@ type Options struct {
 	TaskMaxPIDs int64
 	// WithheldEnv are the names of variables in the environment of this process that tasks do not get.
 	WithheldEnv []string
-	// StateDir is where the worker keeps the files of attempts, and what its next process has to know of those that it does
-	// not end. It is made if need be, and workers may share it. By default, and if it cannot be used, it is that for temporary
-	// files.
+	// StateDir is where the worker keeps the files of attempts, and what its next process has to know of those that it
+	// does not end. It is made if need be, and workers may share it. By default, and if it cannot be used, it is that
+	// for temporary files.
 	StateDir string
 	// Logs is where the output of commands is kept, nil for nowhere, and Endpoint where it is served, nil for nowhere.
 	Logs     *logs.Store
@@ -394,9 +394,10 @@ func (w *Worker) disown(ctx context.Context, r *runner) error {
 	return r.binding.evict(ctx, r.task, w.crashedWith(r.task), "WorkerRestarted", fmt.Sprintf("Worker %s was restarted.", w.options.Name))
 }
 
-// crashedWith reports whether the command of a task that was bound to an earlier incarnation was running when that ended, other
-// than because somebody wanted it to end. The files that the incarnation has left tell it exactly. Without them it is what
-// the task's status says: starts are reported after the AnnounceDelay, or first if the task was disrupted before.
+// crashedWith reports whether the command of a task that was bound to an earlier incarnation was running when that
+// ended, other than because somebody wanted it to end. The files that the incarnation has left tell it exactly. Without
+// them it is what the task's status says: starts are reported after the AnnounceDelay, or first if the task was
+// disrupted before.
 func (w *Worker) crashedWith(task *batch.Task) bool {
 	if task.Status.Incarnation == w.predecessor {
 		return false

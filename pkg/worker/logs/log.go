@@ -85,8 +85,8 @@ func (l *Log) name(n int, ext string) string {
 	return fmt.Sprintf("%s.%d.%d%s", l.uid, l.attempt, n, ext)
 }
 
-// Write keeps p. It never fails, so that the command does not. Bytes that cannot be kept, since the disk is full for example, are
-// counted, and a line in their place says how many are missing.
+// Write keeps p. It never fails, so that the command does not. Bytes that cannot be kept, since the disk is full for
+// example, are counted, and a line in their place says how many are missing.
 func (l *Log) Write(p []byte) (int, error) {
 	n := len(p)
 	if l == nil {
@@ -155,8 +155,8 @@ func (l *Log) append(p []byte, now int64) error {
 	return nil
 }
 
-// put writes all of p to the last piece, or nothing. All is written to where it belongs by the piece, so that what an earlier call
-// has left half done is overwritten.
+// put writes all of p to the last piece, or nothing. All is written to where it belongs by the piece, so that what an
+// earlier call has left half done is overwritten.
 func (l *Log) put(p []byte, now int64) (err error) {
 	if l.file == nil {
 		if l.file, err = l.create(l.last.n, logExt); err != nil {
@@ -386,8 +386,8 @@ func (l *Log) Close() {
 	l.store.end(l, silent)
 }
 
-// scar writes the line about what is missing over the end of what is kept, for which a full disk has room. It is for the next process:
-// readers in this one come to the end before it, and are told by missing.
+// scar writes the line about what is missing over the end of what is kept, for which a full disk has room. It is for
+// the next process: readers in this one come to the end before it, and are told by missing.
 func (l *Log) scar() {
 	l.mu.Lock()
 	longest := len("\n") + len(missingLine(l.missing+l.last.size, l.cause))

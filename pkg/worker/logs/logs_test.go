@@ -529,8 +529,8 @@ func TestOpenTakesWhatItFinds(t *testing.T) {
 	}
 }
 
-// smallDisk mounts a file system of one MiB, and returns where. fill takes what is left of it, and empty gives that back. Where no
-// file system may be mounted, it is not ok.
+// smallDisk mounts a file system of one MiB, and returns where. fill takes what is left of it, and empty frees that. Where
+// no file system may be mounted, it is not ok.
 func smallDisk(t *testing.T) (dir string, fill, empty func(), ok bool) {
 	t.Helper()
 	dir = t.TempDir()
@@ -634,7 +634,7 @@ func TestADiskThatStaysFullIsSaidAtTheEnd(t *testing.T) {
 	}
 	l.Close()
 	if rest, err := io.ReadAll(in); err != nil || !missingOutput.Match(rest) {
-		t.Errorf("Whoever read along is told %q, %v.", rest, err)
+		t.Errorf("A follower reads %q, %v.", rest, err)
 	}
 	empty()
 	for name, l := range map[string]*Log{"in the same process": l, "in the next process": reopen(t, s)} {
