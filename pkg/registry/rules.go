@@ -20,6 +20,7 @@ import (
 	"context"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
 // The domain rules of a kind are a value that implements any of the interfaces below. Whatever holds for every kind is not
@@ -35,6 +36,13 @@ type Preparer[T any] interface {
 type UpdatePreparer[T any] interface {
 	// PrepareForUpdate restores the fields of the spec that only the server sets. The status is the stored one.
 	PrepareForUpdate(ctx context.Context, obj, old *T)
+}
+
+// FieldKeeper names the fields of the spec that only the server sets, and that UpdatePreparer restores whatever is sent. No
+// field manager owns them.
+type FieldKeeper interface {
+	// KeptFields returns the paths of the fields.
+	KeptFields() []fieldpath.Path
 }
 
 // StatusPreparer changes a status before it is validated.

@@ -56,20 +56,24 @@ func (s strategy[T, L]) AllowUnconditionalUpdate(context.Context) bool { return 
 // Canonicalize implements rest.RESTCreateStrategy.
 func (s strategy[T, L]) Canonicalize(runtime.Object) {}
 
-// GetResetFields implements rest.ResetFieldsStrategy: the main resource does not write the status.
+// GetResetFields implements rest.ResetFieldsStrategy: the main resource writes neither the status nor what the rules keep.
 func (s strategy[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	if s.resource.Status == nil {
+	var paths []fieldpath.Path
+	if s.resource.Status != nil {
+		paths = append(paths, fieldpath.MakePathOrDie("status"))
+	}
+	if keeper, ok := s.rules.(FieldKeeper); ok {
+		paths = append(paths, keeper.KeptFields()...)
+	}
+	if len(paths) == 0 {
 		return nil
 	}
-	return s.everyVersion("status")
+	return s.everyVersion(paths...)
 }
 
-// everyVersion gives the set of these top-level fields for each served version of the group.
-func (s strategy[T, L]) everyVersion(fields ...string) map[fieldpath.APIVersion]*fieldpath.Set {
-	set := fieldpath.NewSet()
-	for _, name := range fields {
-		set.Insert(fieldpath.MakePathOrDie(name))
-	}
+// everyVersion returns the set of these fields for each served version of the group.
+func (s strategy[T, L]) everyVersion(paths ...fieldpath.Path) map[fieldpath.APIVersion]*fieldpath.Set {
+	set := fieldpath.NewSet(paths...)
 	sets := map[fieldpath.APIVersion]*fieldpath.Set{}
 	for _, version := range s.Scheme.PrioritizedVersionsForGroup(s.resource.GroupResource.Group) {
 		sets[fieldpath.APIVersion(version.String())] = set
@@ -210,7 +214,7 @@ func (s statusStrategy[T, L]) AllowUnconditionalUpdate(context.Context) bool { r
 
 // GetResetFields implements rest.ResetFieldsStrategy: the status subresource writes nothing but the status.
 func (s statusStrategy[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	return s.everyVersion("metadata", "spec")
+	return s.everyVersion(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
 }
 
 // PrepareForUpdate implements rest.RESTUpdateStrategy.

@@ -88,6 +88,10 @@ func (rules) DeletionGracePeriod(queue *batch.TaskQueue, requested *int64) (int6
 	return 2 * ptr.Deref(requested, 20), queue.Name == "ended"
 }
 
+func (rules) KeptFields() []fieldpath.Path {
+	return []fieldpath.Path{fieldpath.MakePathOrDie("spec", "weight")}
+}
+
 func above9(value int32, path string) field.ErrorList {
 	if value > 9 {
 		return field.ErrorList{field.Invalid(field.NewPath(path), value, "must be less than or equal to 9")}
@@ -222,19 +226,14 @@ func TestResetFieldsAreThoseOfEveryVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	main, status := newStrategies(scheme)
-	set := func(names ...string) *fieldpath.Set {
-		set := fieldpath.NewSet()
-		for _, name := range names {
-			set.Insert(fieldpath.MakePathOrDie(name))
-		}
-		return set
-	}
+	set := func(paths ...fieldpath.Path) *fieldpath.Set { return fieldpath.NewSet(paths...) }
+	path := fieldpath.MakePathOrDie
 	for name, test := range map[string]struct {
 		strategy rest.ResetFieldsStrategy
 		want     *fieldpath.Set
 	}{
-		"main":   {main, set("status")},
-		"status": {status, set("metadata", "spec")},
+		"main":   {main, set(path("status"), path("spec", "weight"))},
+		"status": {status, set(path("metadata"), path("spec"))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := test.strategy.GetResetFields()

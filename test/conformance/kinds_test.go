@@ -41,6 +41,8 @@ type kind struct {
 	invalid []refusal
 	// immutable is what the object cannot be changed by.
 	immutable []refusal
+	// derived are the types of the conditions that the server sets in each status.
+	derived []string
 	// invalidStatus is what its status cannot be changed by, conditions aside.
 	invalidStatus []refusal
 
@@ -151,6 +153,7 @@ var kinds = []kind{
 			{`{"status": {"state": {"waiting": {}, "running": {}}}}`, "status.state"},
 		},
 		live:       bindTask,
+		derived:    []string{"Reconciling"},
 		selectable: map[string]string{"spec.workerName": "", "spec.queueName": "default", "status.phase": "Pending"},
 		columns:    []string{"Name", "Status", "Worker", "Exit", "Attempts", "Age"},
 		wide:       []string{"Queue", "Priority", "Wait", "Duration", "Reason"},
@@ -220,6 +223,7 @@ var kinds = []kind{
 			{`{"spec": {"template": {"spec": {"ttlSecondsAfterFinished": 7}}}}`, "spec.template.spec.ttlSecondsAfterFinished"},
 			{`{"spec": {"template": {"metadata": {"labels": {"a": "c"}}}}}`, "spec.template.metadata"},
 		},
+		derived: []string{"Reconciling"},
 		invalidStatus: []refusal{
 			{`{"status": {"completedIndexes": "3-1"}}`, "status.completedIndexes"},
 			{`{"status": {"completedIndexes": "5"}}`, "status.completedIndexes"},

@@ -112,7 +112,10 @@ func exportsAreCreatedAgain(s *scene) {
 	again = export()
 	again.SetUID("")
 	again.SetResourceVersion("")
-	mustEqual(s, "the object written again", must(s.objects.Update(s.Context(), again, metav1.UpdateOptions{}))(s), created)
+	written := must(s.objects.Update(s.Context(), again, metav1.UpdateOptions{}))(s)
+	for _, path := range []string{"spec", "status", "metadata.generation"} {
+		mustEqual(s, path+" written again", at(written, path), at(created, path))
+	}
 }
 
 func invalidObjectsAreRefused(s *scene) {

@@ -69,7 +69,7 @@ func testBadManifests(t *testing.T, e *env.Env) {
 		{"Task", "{command: [a], tolerations: [{operator: Equal}]}", `spec.tolerations[0].operator: Invalid value: "Equal": must be Exists when key is empty`},
 		{"Task", "{command: [a], tolerations: [{key: a, operator: Exists, value: b}]}", `spec.tolerations[0].value: Invalid value: "b": must be empty when operator is Exists`},
 		{"Task", "{command: [a], tolerations: [{key: a, tolerationSeconds: 3}]}", `spec.tolerations[0].effect: Invalid value: "": must be NoExecute when tolerationSeconds is set`},
-		{"Task", "{command: [a], workerName: w}", `spec.workerName: Forbidden: is set through the binding subresource; leave it unset`},
+		{"TaskSet", "{selector: {matchLabels: {a: b}}, template: {spec: {command: [a]}}}", `spec.selector: Invalid value: "a=b": must be unset: it is generated`},
 		{"Task", "{command: [a], queueName: Night Shift}", `spec.queueName: Invalid value: "Night Shift": a lowercase RFC 1123 subdomain must consist of`},
 		{"Task", "{command: [a], workerSelector: {a b: c}}", `spec.workerSelector: Invalid value: "a b": `},
 		{"Task", "{command: [a], schedulingGates: [{}]}", `spec.schedulingGates[0].name: Required value`},

@@ -140,7 +140,7 @@ func testDescribe(t *testing.T, e *env.Env) {
 	register(t, e, k.namespace, "w-aaaaa")
 	for _, test := range []struct{ what, says string }{
 		{"tk one", fmt.Sprintf("Name: one Namespace: %s Labels: <none> Annotations: <none> API Version: batch.leat.dev/v1alpha1 Kind: Task", k.namespace)},
-		{"tk one", "Command: sleep 1 Queue Name: nightly"},
+		{"tk one", "Command: sleep 1 Crash Limit: 5 Queue Name: nightly"},
 		{"tk one", "Phase: Pending"},
 		{"tks many", "Completions: 3"},
 		{"tq line", "Weight: 3"},

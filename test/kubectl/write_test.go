@@ -257,12 +257,18 @@ func testWait(t *testing.T, e *env.Env) {
 	waits.line("task.batch.leat.dev/one condition met")
 	waits.end()
 
-	waits = k.start("wait tk one --for=jsonpath={.status.phase}=Succeeded -v=6")
+	waits = k.start("wait tk one --for=condition=Complete -v=6")
 	waits.watching()
 	report(t, tasks, "one", func(status *batch.TaskStatus) { status.Phase = batch.TaskRunning })
 	report(t, tasks, "one", func(status *batch.TaskStatus) { status.Phase = batch.TaskSucceeded })
 	waits.line("task.batch.leat.dev/one condition met")
 	waits.end()
+	// Its export, which names its worker, makes it wait for one again.
+	out := k.with(k.run("get tk one -o yaml")).run("replace --force -f -")
+	if !strings.HasSuffix(out, "task.batch.leat.dev/one replaced") {
+		t.Errorf("replace --force by an export: %s", out)
+	}
+	k.says("Pending ", "get tk one -o", "jsonpath={.status.phase} {.spec.workerName}")
 
 	waits = k.start("wait tks many --for=condition=Complete -v=6")
 	waits.watching()

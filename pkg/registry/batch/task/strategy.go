@@ -28,6 +28,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/warning"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/pkg/registry/batch/resources"
@@ -51,6 +52,11 @@ func (Strategy) PrepareForUpdate(ctx context.Context, task, old *batch.Task) {
 	if !slices.Equal(task.Spec.SchedulingGates, old.Spec.SchedulingGates) {
 		setConditionForGates(task)
 	}
+}
+
+// KeptFields returns the path of the binding.
+func (Strategy) KeptFields() []fieldpath.Path {
+	return []fieldpath.Path{fieldpath.MakePathOrDie("spec", "workerName")}
 }
 
 func keepWorkerName(ctx context.Context, task *batch.Task, stored string) {
