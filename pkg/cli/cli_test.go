@@ -61,7 +61,17 @@ func TestWhatCannotBeUnderstoodSaysWhatToWrite(t *testing.T) {
 		{"run --array", "--array needs a value: One task for each index"},
 		{"run --array 5 --each-line f -- true", "--array and --each-line: write one of them"},
 		{"run --array 10%5 --parallelism 6 -- true", "--array 10%5 and --parallelism 6: write one of them"},
-		{"run --parallelism 6 -- true", "--parallelism is for many tasks: write --array or --each-line too"},
+		{"run --parallelism 6 -- true", "--parallelism is for sets: write --array or --each-line too"},
+		{"run --hold -- true", "--hold is for sets: write --array or --each-line too; --array 1 makes a set of one task"},
+		{"run --array= -- true", "--array is empty: write how many, like 1000"},
+		{"run --each-line= -- true", "--each-line is empty: name a file, or - for standard input"},
+		{"run --array 10 --max-failed -1 -- true", "--max-failed -1: write 0 or more"},
+		{"run --toleration a=b:Never -- true", `--toleration "a=b:Never": write KEY=VALUE:EFFECT`},
+		{"run --toleration =b -- true", "write KEY=VALUE:EFFECT, KEY:EFFECT or KEY"},
+		{"run --label a -- true", `--label "a": write KEY=VALUE`},
+		{"run --label -a=b -- true", `--label "-a=b": write KEY=VALUE: `},
+		{"run --label a=b --label a=c -- true", "--label a is given twice"},
+		{"run --env-file /no/such/file -- true", "name a file with NAME=VALUE on each line"},
 		{"run --array 10 --parallelism 0 -- true", "--parallelism 0: write 1 or more"},
 		{"run --array 10 --parallelism x -- true", `--parallelism "x": write a whole number`},
 		{"run --each-line /no/such/file -- true", "name a file with one item on each line, or - for standard input"},
@@ -70,7 +80,8 @@ func TestWhatCannotBeUnderstoodSaysWhatToWrite(t *testing.T) {
 		{"run --timeout 0s -- true", "--timeout 0s: write 1s or more"},
 		{"run --ttl -5s -- true", "--ttl -5s: write 0s or more"},
 		{"run --backoff-limit -1 -- true", "--backoff-limit -1: write 0 or more"},
-		{"run --env HOME -- true", `--env "HOME": write NAME=VALUE`},
+		{"run --env NOT_SET_HERE -- true", "--env NOT_SET_HERE: no such variable is set here: write NOT_SET_HERE=VALUE"},
+		{"run --env =x -- true", `--env "=x": write NAME=VALUE, or NAME for the value that it has here`},
 		{"run --env A=1 --env A=2 -- true", "--env A is given twice"},
 		{"run --cpu lots -- true", "--cpu lots: write an amount, like --cpu 500m"},
 		{"run --request gpu -- true", "--request gpu: write an amount"},
@@ -221,6 +232,36 @@ spec:
       resources: {}
 status: {}
 `},
+		{"a set that is held, labelled and tolerant", []string{"run", "--array=5", "--name=h", "--dry-run=client", "-o", "yaml", "--hold", "--max-failed=2", "--label=a=b", "--toleration=k=v:NoExecute", "--toleration=only", "--", "true"}, `apiVersion: batch.leat.dev/v1alpha1
+kind: TaskSet
+metadata:
+  labels:
+    a: b
+  name: h
+spec:
+  backoffLimitPerIndex: 0
+  completionMode: Indexed
+  completions: 5
+  maxFailedIndexes: 2
+  parallelism: 5
+  suspend: true
+  template:
+    metadata:
+      labels:
+        a: b
+    spec:
+      command:
+      - "true"
+      resources: {}
+      tolerations:
+      - effect: NoExecute
+        key: k
+        operator: Equal
+        value: v
+      - key: only
+        operator: Exists
+status: {}
+`},
 		{"a name", []string{"run", "--name=t", "--dry-run=client", "-o", "name", "--", "true"}, "task.batch.leat.dev/t\n"},
 		{"words", []string{"run", "--name=t", "--array=5", "--dry-run=client", "--", "true"}, "taskset.batch.leat.dev/t created (client dry run)\n"},
 	} {
@@ -236,6 +277,7 @@ status: {}
 func TestNameOf(t *testing.T) {
 	for program, want := range map[string]string{
 		"echo": "echo", "/usr/bin/python3": "python3", `C:\Tools\My Tool.EXE`: "my-tool-exe", "./_x_": "x", "...": "task", strings.Repeat("ab", 40): strings.Repeat("ab", 20),
+		strings.Repeat("a", 39) + ".sh": strings.Repeat("a", 39), "ÄÖÜ": "task", "7z": "7z", "a\x00b\nc": "a-b-c", "": "task", "/": "task",
 	} {
 		if got := nameOf(program); got != want {
 			t.Errorf("%q becomes %q, expected %q", program, got, want)

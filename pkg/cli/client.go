@@ -17,6 +17,7 @@ limitations under the License.
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -27,6 +28,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/version"
 
+	"github.com/leat-dev/leat/pkg/cli/localserver"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 )
@@ -88,6 +90,24 @@ func (f *factory) findCluster() error {
 	}
 	*f.flags.KubeConfig = local
 	return nil
+}
+
+// workersAreHere reports whether the workers of the cluster are those of "leat up" on this machine, and see the files that this
+// process sees.
+func (f *factory) workersAreHere() bool {
+	if *f.flags.APIServer != "" || f.findCluster() != nil {
+		return false
+	}
+	config, err := f.flags.ToRawKubeConfigLoader().RawConfig()
+	if err != nil {
+		return false
+	}
+	context := config.Contexts[cmp.Or(*f.flags.Context, config.CurrentContext)]
+	if context == nil {
+		return false
+	}
+	cluster := config.Clusters[cmp.Or(*f.flags.ClusterName, context.Cluster)]
+	return cluster != nil && localserver.IsHere(cluster)
 }
 
 // localKubeconfig is where "leat up" writes its kubeconfig unless it is told otherwise.

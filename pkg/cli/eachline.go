@@ -37,6 +37,10 @@ const (
 // out, and counted: a command that is given nothing to work on may do harm. used is what command and variables take of what a set
 // may hold. name is the file's, for errors, which say the line and what to do.
 func readItems(from io.Reader, name string, used int) (items []string, empty int, err error) {
+	from, err = withoutByteOrderMark(from)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%s: %w", name, err)
+	}
 	reader := bufio.NewReaderSize(from, 2*maxItemBytes)
 	left := maxTextBytes - used
 	for line := 1; ; line++ {

@@ -20,6 +20,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // FuzzParseArray holds what is read of --array to the bounds of the server and to what was written.
@@ -72,6 +74,20 @@ func FuzzParseRef(f *testing.F) {
 		}
 		if read, err := parseRef(r.String()); err != nil || read != r {
 			t.Errorf("%q, of %q, is read as %+v, %v; it was %+v", r, text, read, err, r)
+		}
+	})
+}
+
+// FuzzNameOf holds names made of programs to what the server accepts: of an object, and of a set as the value of a label.
+func FuzzNameOf(f *testing.F) {
+	for _, program := range []string{"echo", "/usr/bin/python3.12", `C:\a b\c.exe`, "-", "é", strings.Repeat("a-", 40), "\xff"} {
+		f.Add(program)
+	}
+	f.Fuzz(func(t *testing.T, program string) {
+		for _, name := range []string{nameOf(program), nameOf(program) + "-abcde"} {
+			if messages := validation.IsDNS1123Label(name); len(messages) > 0 {
+				t.Errorf("%q makes %q: %s", program, name, messages)
+			}
 		}
 	})
 }

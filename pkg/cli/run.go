@@ -23,6 +23,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +31,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -57,16 +59,22 @@ type runOptions struct {
 	parallelism, backoffLimit int32
 	timeout, ttl              time.Duration
 	cpu, memory, workdir      string
-	requests, env             []string
+	requests, env, envFiles   []string
+	export, hold              bool
 	workerSelector            string
+	tolerations, labels       []string
+	maxFailed                 int32
 	dryRun                    string
 }
 
 const runLong = `Run a command: once, once for each of many indexes, or once for each line of a file.
 
 The command comes after --. No shell is involved: write sh -c '…' for one. It runs in the worker's filesystem with the worker's
-environment, --env, and TASK_NAME, TASK_NAMESPACE and TASK_ATTEMPT. As in the containers of Kubernetes, $(NAME) in it is replaced
-by these variables, and $$ by a single $.
+environment, --env, and TASK_NAME, TASK_NAMESPACE and TASK_ATTEMPT, and reads nothing from standard input. As in the containers of
+Kubernetes, $(NAME) in it is replaced by these variables, and $$ by a single $.
+
+With the server of "leat up" on this machine, the command starts in the directory that you are in. In a cluster it starts in that
+of the worker. --workdir names another one; a relative one is taken from the directory that you are in.
 
 With --array there is one task for each index from 0 on, which finds it in $TASK_INDEX, and $(TASK_INDEX) in the command is
 replaced by it. Use single quotes, or your own shell replaces both. One object is sent, whatever the number.
@@ -74,7 +82,10 @@ replaced by it. Use single quotes, or your own shell replaces both. One object i
 With --each-line there is one task for each line of the file, - for standard input. It finds the line in $TASK_ITEM. In the command
 {} is replaced by it, within arguments too; without {} it becomes the last argument. Empty lines are left out.
 
-A task of an array that fails does not keep the others from running. --backoff-limit says how often each is tried again.
+A task of an array that fails does not keep the others from running. --backoff-limit says how often each is tried again, and
+--max-failed how many may fail before the rest is given up.
+
+--request asks for a count of something that workers have. It is not a device: which one a task uses is for its command to find out.
 
 With --wait, progress is shown until all have ended. Ctrl-C then asks whether to detach, to cancel or to go on; where
 nobody can be asked it detaches, and all goes on without you.
@@ -122,10 +133,16 @@ func (f *factory) newRunCommand() *cobra.Command {
 	flags.DurationVar(&o.ttl, "ttl", 0, "How long after its end the task or the set is deleted, like 1h (default: never)")
 	flags.StringVar(&o.cpu, "cpu", "", "Processors that each task asks for, like 2 or 500m")
 	flags.StringVar(&o.memory, "memory", "", "Memory that each task asks for, like 1Gi")
-	flags.StringSliceVar(&o.requests, "request", nil, "What else each task asks for, like example.com/gpu=1")
-	flags.StringArrayVar(&o.env, "env", nil, "Variable of the command, as NAME=VALUE; can be repeated")
-	flags.StringVar(&o.workdir, "workdir", "", "Directory that the command starts in (default: the worker's)")
+	flags.StringSliceVar(&o.requests, "request", nil, "What else each task asks for, as a count, like example.com/license=1")
+	flags.StringArrayVar(&o.env, "env", nil, "Variable of the command, as NAME=VALUE, or NAME for the value that it has here; can be repeated")
+	flags.StringArrayVar(&o.envFiles, "env-file", nil, "File with variables, one on each line as for --env; can be repeated")
+	flags.BoolVar(&o.export, "export", false, "Hand the whole environment of this shell to the command")
+	flags.StringVar(&o.workdir, "workdir", "", "Directory that the command starts in (default: this one if the workers are those of \"leat up\" here, else the worker's)")
 	flags.StringVar(&o.workerSelector, "worker-selector", "", "Labels that a worker must have, like disk=ssd,zone=a")
+	flags.StringArrayVar(&o.tolerations, "toleration", nil, "Taint of workers to put up with, as KEY=VALUE:EFFECT, KEY:EFFECT or KEY; can be repeated")
+	flags.StringArrayVar(&o.labels, "label", nil, "Label of the task, or of the set and its tasks, as KEY=VALUE; can be repeated")
+	flags.Int32Var(&o.maxFailed, "max-failed", 0, "How many tasks of a set may fail before the set is given up (default: any number)")
+	flags.BoolVar(&o.hold, "hold", false, "Make a set that starts nothing until \"leat resume\"")
 	flags.StringVar(&o.dryRun, "dry-run", "none", "client: print what would be sent; server: have the server check it; none")
 	o.follow.addFlags(flags)
 	flags.BoolVar(&o.follow.wait, "wait", false, "Show progress until all have ended, and exit with what has come of it")
@@ -167,6 +184,9 @@ func (o *runOptions) run(ctx context.Context, flags *pflag.FlagSet, command []st
 	if err != nil {
 		return err
 	}
+	if o.eachLine != "-" && hasInput(o.streams.In) {
+		fmt.Fprintln(o.streams.ErrOut, "warning: tasks do not read standard input, and there is something in it: --each-line - makes a task of each line")
+	}
 	if o.dryRun == "server" {
 		return printer.PrintObj(created, o.streams.Out)
 	}
@@ -188,8 +208,16 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 	if o.name == "" {
 		meta.GenerateName = nameOf(command[0]) + "-"
 	}
+	for _, name := range []string{"array", "each-line"} {
+		if flags.Changed(name) && flags.Lookup(name).Value.String() == "" {
+			return nil, usageErrorf("--%s is empty: %s", name, map[string]string{"array": arrayForms, "each-line": "name a file, or - for standard input"}[name])
+		}
+	}
 	spec, err := o.taskSpec(flags, command)
 	if err != nil {
+		return nil, err
+	}
+	if meta.Labels, err = o.labelMap(); err != nil {
 		return nil, err
 	}
 	ttl, err := seconds(flags, "ttl", o.ttl, 0)
@@ -197,9 +225,9 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 		return nil, err
 	}
 	if o.array == "" && o.eachLine == "" {
-		for _, name := range []string{"parallelism", "max-log-requests"} {
+		for _, name := range []string{"parallelism", "max-log-requests", "max-failed", "hold"} {
 			if flags.Changed(name) {
-				return nil, usageErrorf("--%s is for many tasks: write --array or --each-line too", name)
+				return nil, usageErrorf("--%s is for sets: write --array or --each-line too; --array 1 makes a set of one task", name)
 			}
 		}
 		spec.QueueName, spec.BackoffLimit = o.queue, nonZero(o.backoffLimit)
@@ -212,8 +240,11 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 		BackoffLimitPerIndex:    ptr.To(o.backoffLimit),
 		TTLSecondsAfterFinished: ttl,
 		QueueName:               o.queue,
-		Template:                batch.TaskTemplateSpec{Spec: spec},
+		Template:                batch.TaskTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: maps.Clone(meta.Labels)}, Spec: spec},
 	}}
+	if o.hold {
+		set.Spec.Suspend = ptr.To(true)
+	}
 	parallelism := o.parallelism
 	switch {
 	case o.array != "" && o.eachLine != "":
@@ -241,7 +272,12 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 		return nil, usageErrorf("--parallelism %d: %w", parallelism, err)
 	}
 	set.Spec.Parallelism = &parallelism
-	if *set.Spec.Completions > largeCompletions {
+	if flags.Changed("max-failed") {
+		if o.maxFailed < 0 {
+			return nil, usageErrorf("--max-failed %d: write 0 or more", o.maxFailed)
+		}
+		set.Spec.MaxFailedIndexes = &o.maxFailed
+	} else if *set.Spec.Completions > largeCompletions {
 		// The server wants a bound on the list of what has failed.
 		set.Spec.MaxFailedIndexes = ptr.To[int32](maxLargeParallelism)
 	}
@@ -283,7 +319,7 @@ func (o *runOptions) readLines(set *batch.TaskSet) error {
 
 // taskSpec makes what every task has.
 func (o *runOptions) taskSpec(flags *pflag.FlagSet, command []string) (batch.TaskSpec, error) {
-	spec := batch.TaskSpec{Priority: o.priority, Command: command, WorkingDir: o.workdir}
+	spec := batch.TaskSpec{Priority: o.priority, Command: command}
 	if o.backoffLimit < 0 {
 		return spec, usageErrorf("--backoff-limit %d: write 0 or more", o.backoffLimit)
 	}
@@ -291,15 +327,18 @@ func (o *runOptions) taskSpec(flags *pflag.FlagSet, command []string) (batch.Tas
 	if spec.Resources.Requests, err = o.resources(); err != nil {
 		return spec, err
 	}
-	for _, variable := range o.env {
-		name, value, ok := strings.Cut(variable, "=")
-		if !ok || name == "" {
-			return spec, usageErrorf("--env %q: write NAME=VALUE", variable)
+	if spec.WorkingDir, err = o.workingDir(flags); err != nil {
+		return spec, err
+	}
+	if spec.Env, err = o.environment(); err != nil {
+		return spec, err
+	}
+	for _, text := range o.tolerations {
+		toleration, err := parseToleration(text)
+		if err != nil {
+			return spec, usageErrorf("--toleration %w", err)
 		}
-		if slices.ContainsFunc(spec.Env, func(v batch.EnvVar) bool { return v.Name == name }) {
-			return spec, usageErrorf("--env %s is given twice", name)
-		}
-		spec.Env = append(spec.Env, batch.EnvVar{Name: name, Value: value})
+		spec.Tolerations = append(spec.Tolerations, toleration)
 	}
 	if o.workerSelector != "" {
 		selector, err := labels.ConvertSelectorToLabelsMap(o.workerSelector)
@@ -313,6 +352,61 @@ func (o *runOptions) taskSpec(flags *pflag.FlagSet, command []string) (batch.Tas
 		spec.ActiveDeadlineSeconds = ptr.To(int64(*timeout))
 	}
 	return spec, err
+}
+
+// workingDir returns where the command starts, "" for the worker's own directory: what the flag says, or where this process is if the
+// workers are on this machine.
+func (o *runOptions) workingDir(flags *pflag.FlagSet) (string, error) {
+	switch {
+	case !flags.Changed("workdir"):
+		here, err := os.Getwd()
+		if err != nil || !o.workersAreHere() {
+			return "", nil
+		}
+		return here, nil
+	case o.workdir == "", path.IsAbs(o.workdir):
+		return o.workdir, nil
+	}
+	dir, err := filepath.Abs(o.workdir)
+	if err != nil {
+		return "", usageErrorf("--workdir %s: %w", o.workdir, err)
+	}
+	fmt.Fprintf(o.streams.ErrOut, "The command starts in %s of the worker.\n", dir)
+	return dir, nil
+}
+
+// parseToleration reads KEY=VALUE:EFFECT, KEY:EFFECT, KEY=VALUE and KEY. Without a value all values are tolerated, without an effect
+// all effects.
+func parseToleration(text string) (batch.Toleration, error) {
+	keyValue, effect, hasEffect := strings.Cut(text, ":")
+	key, value, hasValue := strings.Cut(keyValue, "=")
+	toleration := batch.Toleration{Key: key, Operator: batch.TolerationOpExists, Value: value, Effect: batch.TaintEffect(effect)}
+	if hasValue {
+		toleration.Operator = batch.TolerationOpEqual
+	}
+	effects := []batch.TaintEffect{batch.TaintEffectNoSchedule, batch.TaintEffectPreferNoSchedule, batch.TaintEffectNoExecute}
+	if key == "" || hasEffect && !slices.Contains(effects, toleration.Effect) {
+		return toleration, fmt.Errorf("%q: write KEY=VALUE:EFFECT, KEY:EFFECT or KEY, where the effect is NoSchedule, PreferNoSchedule or NoExecute", text)
+	}
+	return toleration, nil
+}
+
+func (o *runOptions) labelMap() (map[string]string, error) {
+	var set map[string]string
+	for _, text := range o.labels {
+		key, value, ok := strings.Cut(text, "=")
+		if messages := append(content.IsLabelKey(key), content.IsLabelValue(value)...); !ok || len(messages) > 0 {
+			return nil, usageErrorf("--label %q: write KEY=VALUE: %s", text, strings.Join(messages, "; "))
+		}
+		if _, twice := set[key]; twice {
+			return nil, usageErrorf("--label %s is given twice", key)
+		}
+		if set == nil {
+			set = map[string]string{}
+		}
+		set[key] = value
+	}
+	return set, nil
 }
 
 func (o *runOptions) resources() (batch.ResourceList, error) {
@@ -331,7 +425,7 @@ func (o *runOptions) resources() (batch.ResourceList, error) {
 			if name == "cpu" && amount == o.cpu || name == "memory" && amount == o.memory {
 				flag = "--" + name + " " + amount
 			}
-			return nil, usageErrorf("%s: write an amount, like --cpu 500m, --memory 1Gi or --request example.com/gpu=1", flag)
+			return nil, usageErrorf("%s: write an amount, like --cpu 500m, --memory 1Gi or --request example.com/license=1", flag)
 		}
 		if _, twice := requests[batch.ResourceName(name)]; twice {
 			return nil, usageErrorf("%s is asked for twice", name)

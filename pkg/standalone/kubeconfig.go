@@ -25,14 +25,17 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/leat-dev/leat/pkg/cli/localserver"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
 // contextName is what the cluster, the user and the context are called in a kubeconfig.
 const contextName = "leat"
 
-// writeKubeconfig adds a context for the client to the file, makes it the current one, and keeps what else the file holds.
-func writeKubeconfig(file string, client *rest.Config) error {
+// writeKubeconfig adds a context for the client to the file of the options, makes it the current one, and keeps what else the file
+// holds. It marks the cluster as one whose workers run on this machine, if there are any.
+func writeKubeconfig(options Options, client *rest.Config) error {
+	file := options.Kubeconfig
 	config, err := clientcmd.LoadFromFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		config, err = clientcmdapi.NewConfig(), nil
@@ -40,7 +43,17 @@ func writeKubeconfig(file string, client *rest.Config) error {
 	if err != nil {
 		return fmt.Errorf("--kubeconfig %s: %w", file, err)
 	}
-	config.Clusters[contextName] = &clientcmdapi.Cluster{Server: client.Host, CertificateAuthorityData: client.CAData}
+	cluster := &clientcmdapi.Cluster{Server: client.Host, CertificateAuthorityData: client.CAData}
+	if options.Workers > 0 {
+		instance, err := instanceSuffix(options.DataDir)
+		if err != nil {
+			return err
+		}
+		if err := localserver.Mark(cluster, options.DataDir, instance); err != nil {
+			return err
+		}
+	}
+	config.Clusters[contextName] = cluster
 	config.AuthInfos[contextName] = &clientcmdapi.AuthInfo{ClientCertificateData: client.CertData, ClientKeyData: client.KeyData}
 	config.Contexts[contextName] = &clientcmdapi.Context{Cluster: contextName, AuthInfo: contextName}
 	config.CurrentContext = contextName

@@ -42,6 +42,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/localserver"
 	"github.com/leat-dev/leat/pkg/controller"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/scheduler"
@@ -135,7 +136,7 @@ func runParts(ctx context.Context, options Options, clients *clients, serverEnde
 	if err := waitReady(ctx, admin, serverEnded); err != nil {
 		return err
 	}
-	if err := writeKubeconfig(options.Kubeconfig, admin); err != nil {
+	if err := writeKubeconfig(options, admin); err != nil {
 		return err
 	}
 
@@ -289,10 +290,10 @@ func waitReady(ctx context.Context, admin *rest.Config, serverEnded chan error) 
 	return err
 }
 
-// instanceSuffix gives five characters that make the names of these workers unlike those of any other machine, the same at each
+// instanceSuffix returns five characters that make the names of these workers unlike those of any other machine, the same at each
 // start, so that a worker takes up what it was.
 func instanceSuffix(dataDir string) (string, error) {
-	file := filepath.Join(dataDir, "instance")
+	file := localserver.InstanceFile(dataDir)
 	content, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		content = []byte(strings.ToLower(rand.Text()[:5]))

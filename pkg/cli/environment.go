@@ -1,0 +1,184 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// largeEnvironment is how many bytes of variables are stored with each task without a word.
+const largeEnvironment = 64 << 10
+
+// environment collects the variables of the command: those of --export, of --env-file and of --env, of which later ones replace
+// earlier ones of their name.
+type environment []batch.EnvVar
+
+func (e *environment) set(variable batch.EnvVar) {
+	if i := slices.IndexFunc(*e, func(v batch.EnvVar) bool { return v.Name == variable.Name }); i >= 0 {
+		*e = slices.Delete(*e, i, i+1)
+	}
+	*e = append(*e, variable)
+}
+
+// literal returns a variable whose value is taken as it is: references in it are not expanded.
+func literal(name, value string) batch.EnvVar {
+	return batch.EnvVar{Name: name, Value: strings.ReplaceAll(value, "$", "$$")}
+}
+
+// environment returns the variables that the flags ask for, and says on standard error what a person may not expect of them.
+func (o *runOptions) environment() ([]batch.EnvVar, error) {
+	var env environment
+	if o.export {
+		o.exportTo(&env)
+	}
+	for _, file := range o.envFiles {
+		if err := o.readEnvFile(file, &env); err != nil {
+			return nil, usageErrorf("--env-file: %w", err)
+		}
+	}
+	given := map[string]bool{}
+	for _, text := range o.env {
+		name, value, hasValue := strings.Cut(text, "=")
+		if name == "" {
+			return nil, usageErrorf("--env %q: write NAME=VALUE, or NAME for the value that it has here", text)
+		}
+		if given[name] {
+			return nil, usageErrorf("--env %s is given twice", name)
+		}
+		given[name] = true
+		if hasValue {
+			env.set(batch.EnvVar{Name: name, Value: value})
+			continue
+		}
+		variable, err := copied(name)
+		if err != nil {
+			return nil, usageErrorf("--env %w", err)
+		}
+		env.set(variable)
+	}
+	size := 0
+	for _, variable := range env {
+		size += len(variable.Name) + len(variable.Value)
+	}
+	if size > largeEnvironment {
+		fmt.Fprintf(o.streams.ErrOut, "warning: %d variables of %d KiB are stored with each task, and read by all who watch tasks\n", len(env), size>>10)
+	}
+	return env, nil
+}
+
+// copied returns the variable as it is set here.
+func copied(name string) (batch.EnvVar, error) {
+	value, ok := os.LookupEnv(name)
+	switch {
+	case !ok:
+		return batch.EnvVar{}, fmt.Errorf("%s: no such variable is set here: write %s=VALUE", name, name)
+	case !utf8.ValidString(value):
+		return batch.EnvVar{}, fmt.Errorf("%s: its value here is not UTF-8: write %s=VALUE", name, name)
+	}
+	return literal(name, value), nil
+}
+
+// exportTo adds the environment of this process, without what belongs to this shell or this task, and without what cannot be stored.
+func (o *runOptions) exportTo(env *environment) {
+	var leftOut []string
+	for _, text := range os.Environ() {
+		name, value, _ := strings.Cut(text, "=")
+		switch {
+		case slices.Contains([]string{"_", "SHLVL", "PWD", "OLDPWD", "JOB_COMPLETION_INDEX"}, name) || strings.HasPrefix(name, "TASK_"):
+		case len(validation.IsRelaxedEnvVarName(name)) > 0 || !utf8.ValidString(value):
+			leftOut = append(leftOut, fmt.Sprintf("%q", name))
+		default:
+			env.set(literal(name, value))
+		}
+	}
+	fmt.Fprintf(o.streams.ErrOut, "warning: --export stores your environment, %s, where all who may read tasks can read it; --env NAME copies one variable\n",
+		plural(len(*env), "variable"))
+	if len(leftOut) > 0 {
+		fmt.Fprintf(o.streams.ErrOut, "warning: --export leaves out what cannot be stored: %s\n", strings.Join(leftOut, ", "))
+	}
+}
+
+// readEnvFile reads variables as docker does: NAME=VALUE on each line, taken as it is, or NAME for the value that it has here. Empty
+// lines and those that begin with # are left out.
+func (o *runOptions) readEnvFile(file string, env *environment) error {
+	from, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("%w: name a file with NAME=VALUE on each line", err)
+	}
+	defer from.Close()
+	reader, err := withoutByteOrderMark(from)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	lines := bufio.NewScanner(reader)
+	lines.Buffer(nil, maxTextBytes)
+	n := 1
+	for ; lines.Scan(); n++ {
+		line := strings.TrimSuffix(lines.Text(), "\r")
+		if text := strings.TrimSpace(line); text == "" || strings.HasPrefix(text, "#") {
+			continue
+		}
+		name, value, hasValue := strings.Cut(strings.TrimLeft(line, " \t"), "=")
+		var variable batch.EnvVar
+		switch {
+		case name == "" || strings.ContainsAny(name, " \t"):
+			return fmt.Errorf("%s: line %d: %q: write NAME=VALUE, or NAME for the value that it has here", file, n, line)
+		case !utf8.ValidString(line):
+			return fmt.Errorf("%s: line %d is not UTF-8", file, n)
+		case hasValue:
+			variable = literal(name, value)
+		default:
+			if variable, err = copied(name); err != nil {
+				return fmt.Errorf("%s: line %d: %w", file, n, err)
+			}
+		}
+		env.set(variable)
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("%s: line %d: %w", file, n, err)
+	}
+	return nil
+}
+
+// withoutByteOrderMark returns a reader of what follows the mark that some editors put at the start of a file of UTF-8. It refuses
+// UTF-16 by its mark.
+func withoutByteOrderMark(from io.Reader) (io.Reader, error) {
+	reader := bufio.NewReaderSize(from, 4<<10)
+	start, err := reader.Peek(3)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(start, []byte("\xef\xbb\xbf")):
+		_, err = reader.Discard(3)
+		return reader, err
+	case bytes.HasPrefix(start, []byte("\xff\xfe")), bytes.HasPrefix(start, []byte("\xfe\xff")):
+		return nil, fmt.Errorf("the file is UTF-16: convert it with iconv -f utf-16 -t utf-8")
+	}
+	return reader, nil
+}
