@@ -32,8 +32,8 @@ import (
 	"github.com/leat-dev/leat/cmd/internal/flags"
 )
 
-// scheduledBackup matches the files of config/components/etcd's CronJob: snapshots, and those that were left unfinished. The number is
-// the minute that the Job was scheduled for. Snapshots that people take have other names.
+// scheduledBackup matches the files of config/components/etcd's CronJob: snapshots, and those that were left
+// unfinished. The number is the minute that the Job was scheduled for. Snapshots that people take have other names.
 var scheduledBackup = regexp.MustCompile(`^leat-etcd-backup-([0-9]{1,18})\.db(\.part)?$`)
 
 func newPruneBackupsCommand() *cobra.Command {

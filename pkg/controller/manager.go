@@ -67,8 +67,9 @@ func must[T any](value T, err error) T {
 // firstRetry and lastRetry bound the delay after a pass over a set has failed.
 const firstRetry, lastRetry = 50 * time.Millisecond, 30 * time.Second
 
-// cacheSyncTimeout is for how long the controller waits until its kinds are served. In an installation that can be long: a manager that
-// ended meanwhile would be restarted with delays of up to five minutes, and it is the manager that registers the API.
+// cacheSyncTimeout is for how long the controller waits until its kinds are served. In an installation that can be
+// long: a manager that ended meanwhile would be restarted with delays of up to five minutes, and it is the manager that
+// registers the API.
 const cacheSyncTimeout = 30 * 24 * time.Hour
 
 // Options say which controllers run, and how.

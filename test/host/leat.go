@@ -45,11 +45,10 @@ const (
 	registeredLists = 5
 )
 
-// RegisterLeat installs config/base but for its workloads, and an APIService as leat-controller-manager creates it that leads
-// to a server which listens on port of 127.0.0.1 with a certificate for LeatService signed by
-// caBundle (PEM). It returns once the aggregator serves the group steadily: when
-// several LISTs in a row have succeeded and discovery names it (WaitLeat). It may
-// be called again, for another port.
+// RegisterLeat installs config/base but for its workloads, and an APIService as leat-controller-manager creates it that
+// leads to a server which listens on port of 127.0.0.1 with a certificate for LeatService signed by caBundle (PEM). It
+// returns once the aggregator serves the group steadily: when several LISTs in a row have succeeded and discovery names
+// it (WaitLeat). It may be called again, for another port.
 func (cp *ControlPlane) RegisterLeat(ctx context.Context, port int, caBundle []byte) error {
 	if err := cp.InstallLeat(ctx); err != nil {
 		return err
@@ -64,7 +63,8 @@ func (cp *ControlPlane) RegisterLeat(ctx context.Context, port int, caBundle []b
 	return cp.WaitLeat(ctx)
 }
 
-// InstallLeat installs config/base but for its workloads, with a Service that leads to this machine. Nothing is registered.
+// InstallLeat installs config/base but for its workloads, with a Service that leads to this machine. Nothing is
+// registered.
 func (cp *ControlPlane) InstallLeat(ctx context.Context) error {
 	overlay, err := cp.writeOverlay()
 	if err != nil {

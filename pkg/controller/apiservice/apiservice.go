@@ -16,15 +16,17 @@ limitations under the License.
 
 // Package apiservice registers leat-apiserver with the cluster.
 //
-// An APIService without a server blocks the deletion of every namespace of the cluster, so the manifests do not contain it: the
-// controller creates it when the server is ready for the first time. From then on it stays, whatever becomes of the server: a cluster
-// that no longer knows the group answers 404, and its garbage collector deletes what objects of the group own.
+// An APIService without a server blocks the deletion of every namespace of the cluster, so the manifests do not contain
+// it: the controller creates it when the server is ready for the first time. From then on it stays, whatever becomes of
+// the server: a cluster that no longer knows the group answers 404, and its garbage collector deletes what objects of
+// the group own.
 //
-// That the controller reaches the server does not mean that the cluster's API server does: a firewall may be between. So the APIService is
-// on trial, which an annotation says, until it is available for the first time. If it is not in time, it is deleted, and created again later.
+// That the controller reaches the server does not mean that the cluster's API server does: a firewall may be between.
+// So the APIService is on trial, which an annotation says, until it is available for the first time. If it is not in
+// time, it is deleted, and created again later.
 //
 //	APIService  owner    condition                  action
-//	any         missing                             none: Leat is being uninstalled, and the garbage collector deletes the APIService
+//	any         missing                             none: uninstalled; the garbage collector deletes the APIService
 //	missing     there    the server is not ready    none: wait
 //	missing     there    the last trial was lately  none: wait
 //	missing     there    the server is ready        create, on trial
@@ -69,22 +71,25 @@ import (
 const (
 	// Name is the name of the APIService.
 	Name = "v1alpha1." + batch.GroupName
-	// Owner is the ClusterRole that permits the registration and owns the APIService. Deleting it withdraws the permission and has the
-	// garbage collector delete the APIService, so that every tool that deletes the manifests deletes the registration, too.
+	// Owner is the ClusterRole that permits the registration and owns the APIService. Deleting it withdraws the
+	// permission and has the garbage collector delete the APIService, so that every tool that deletes the manifests
+	// deletes the registration, too.
 	Owner = "leat:apiservice"
-	// Secret is in the namespace of the Service. Its key ca.crt holds the certificate authorities that the cluster trusts.
+	// Secret is in the namespace of the Service. Its key ca.crt holds the certificate authorities that the cluster
+	// trusts.
 	Secret = "leat-apiserver-tls"
 
 	caKey = "ca.crt"
-	// groupPriority is below the 1000 of custom resources: "kubectl get tasks" keeps its meaning where another group has tasks.
+	// groupPriority is below the 1000 of custom resources: "kubectl get tasks" keeps its meaning where another group
+	// has tasks.
 	groupPriority   = 100
 	versionPriority = 15
 
 	fieldManager = "leat-controller-manager"
 	// trialAnnotation is on the APIService until it is available for the first time.
 	trialAnnotation = batch.GroupName + "/on-trial"
-	// trialTimeout is how long a trial lasts, and thus blocks the deletion of namespaces if the cluster does not reach the server.
-	// trialInterval is the time between the end of one trial and the next.
+	// trialTimeout is how long a trial lasts, and thus blocks the deletion of namespaces if the cluster does not reach
+	// the server. trialInterval is the time between the end of one trial and the next.
 	trialTimeout, trialInterval = 2 * time.Minute, 5 * time.Minute
 	// pendingInterval and registeredInterval are the times between two syncs before and after the registration.
 	pendingInterval, registeredInterval = 2 * time.Second, 10 * time.Second
@@ -128,16 +133,16 @@ type Controller struct {
 	// ready returns an error unless the server is ready.
 	ready func(ctx context.Context, caBundle []byte) error
 	clock clock.PassiveClock
-	// trialSince is when this process saw the trial first, zero if there is none. nextTrial is when another one may begin, and lastTrial
-	// is how the last one ended.
+	// trialSince is when this process saw the trial first, zero if there is none. nextTrial is when another one may
+	// begin, and lastTrial is how the last one ended.
 	trialSince, nextTrial time.Time
 	lastTrial             error
 	// last is the message that was logged last, so that a state is logged once and not at each sync.
 	last string
 }
 
-// New returns a controller that registers service. It asks the server at address, like https://10.1.2.3:8443, for its readiness, or,
-// if address is empty, at the address of the Service.
+// New returns a controller that registers service. It asks the server at address, like https://10.1.2.3:8443, for its
+// readiness, or, if address is empty, at the address of the Service.
 func New(config *rest.Config, service Service, address string) (*Controller, error) {
 	registration, err := aggregator.NewForConfig(config)
 	if err != nil {
@@ -296,7 +301,8 @@ func (c *Controller) matches(existing *apiregistrationv1.APIService, owner *rbac
 	}) && slices.ContainsFunc(existing.OwnerReferences, func(reference metav1.OwnerReference) bool { return reference.UID == owner.UID })
 }
 
-// apply writes the fields that this controller owns, and leaves all others, like labels and annotations of other tools, alone.
+// apply writes the fields that this controller owns, and leaves all others, like labels and annotations of other tools,
+// alone.
 func (c *Controller) apply(ctx context.Context, owner *rbacv1.ClusterRole, caBundle []byte, onTrial bool) error {
 	configuration := applyv1.APIService(Name).
 		WithLabels(map[string]string{"app.kubernetes.io/part-of": "leat"}).
@@ -318,7 +324,8 @@ func (c *Controller) apply(ctx context.Context, owner *rbacv1.ClusterRole, caBun
 	return nil
 }
 
-// askReadyz returns an error unless the server at address shows a certificate of caBundle for the name and says that it is ready.
+// askReadyz returns an error unless the server at address shows a certificate of caBundle for the name and says that it
+// is ready.
 func askReadyz(ctx context.Context, address, name string, caBundle []byte) error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(caBundle)
