@@ -95,7 +95,20 @@ func TestWhatCannotBeUnderstoodSaysWhatToWrite(t *testing.T) {
 		{"logs x --index 5-3", "write indexes like 5 or 0-4,7"},
 		{"logs x -f -p", "an attempt that is over prints no more"},
 		{"logs x --max-log-requests 0", "--max-log-requests 0: write 1 or more"},
-		{"retry x", "what is to be run again? Write: leat retry --failed x"},
+		{"retry", "which task or set? Write: leat retry NAME"},
+		{"retry x --failed --all", "--failed and --all: write one of them"},
+		{"retry x --memory much", `--memory "much": write an amount, like --cpu 500m or --memory 1Gi`},
+		{"retry x --cpu -1", `--cpu "-1": write an amount`},
+		{"retry x --timeout 0s", "--timeout 0s: write 1s or more"},
+		{"retry x --backoff-limit -1", "--backoff-limit -1: write 0 or more"},
+		{"retry x --index 5-3", "write indexes like 5 or 0-4,7"},
+		{"retry x --index=", "--index is empty: write indexes like 5 or 0-4,7"},
+		{"retry x --queue=", "--queue is empty: write the name of a queue"},
+		{"update x", "what is to change? Write: leat update x --priority N, or --queue QUEUE"},
+		{"update x --queue=", "--queue is empty: write the name of a queue"},
+		{"explain x --index 1-2", `--index "1-2": write one index, like 7`},
+		{"explain task/x --index 1", "--index is for sets, and task/x is one task"},
+		{"delete", "which task or set? Write: leat delete NAME"},
 		{"top --interval 1ms", "--interval 1ms: write 100ms or more"},
 		{"top x", `takes no arguments, and was given "x"`},
 		{"cancel", "which task or set? Write: leat cancel NAME"},
@@ -113,7 +126,7 @@ func TestWhatCannotBeUnderstoodSaysWhatToWrite(t *testing.T) {
 }
 
 func TestWithoutAClusterItIsSaidWhatToDo(t *testing.T) {
-	for _, line := range []string{"run -- true", "wait x", "logs x", "top", "explain x", "retry --failed x", "cancel x", "suspend x", "cordon x", "drain x", "worker deny x", "worker allow x", "version"} {
+	for _, line := range []string{"run -- true", "wait x", "logs x", "top", "explain x", "retry --failed x", "cancel x", "suspend x", "cordon x", "drain x", "worker deny x", "worker allow x", "delete x", "update x --priority 1"} {
 		noCluster(t)
 		_, errOut, code := call(t, "leat", "", strings.Fields(line)...)
 		if want := "error: no cluster is configured: run `leat up`, or set KUBECONFIG\n"; code != exitFailed || errOut != want {
@@ -301,12 +314,45 @@ func TestParseRef(t *testing.T) {
 	}
 }
 
+func TestCutIndex(t *testing.T) {
+	for text, want := range map[string]struct {
+		name   string
+		number int
+	}{
+		"squares/7": {"squares", 7}, "taskset/squares/7": {"taskset/squares", 7}, "@latest/0": {"@latest", 0}, "task/x/3": {"task/x", 3},
+		"taskset/task/12": {"taskset/task", 12},
+	} {
+		if name, number, ok := cutIndex(text); !ok || name != want.name || number != want.number {
+			t.Errorf("cutIndex(%q) = %q, %d, %t", text, name, number, ok)
+		}
+	}
+	for _, text := range []string{"squares", "task/7", "tks/7", "workers.batch.leat.dev/7", "squares/x", "squares/-1", "squares/", "squares/2147483648"} {
+		if name, number, ok := cutIndex(text); ok || name != text {
+			t.Errorf("cutIndex(%q) = %q, %d, %t", text, name, number, ok)
+		}
+	}
+}
+
+func TestVersionWithoutAServer(t *testing.T) {
+	noCluster(t)
+	if out, errOut, code := call(t, "leat", "", "version"); code != 0 || !strings.HasPrefix(out, "Client Version: v") || errOut != "No cluster is configured, so there is no server to ask.\n" {
+		t.Errorf("no cluster: exit code %d, %q, %q", code, out, errOut)
+	}
+	if out, errOut, code := call(t, "leat", "", "version", "--server", "http://127.0.0.1:1"); code != 1 || !strings.HasPrefix(out, "Client Version: v") || !strings.Contains(errOut, "cannot be reached") {
+		t.Errorf("no server: exit code %d, %q, %q", code, out, errOut)
+	}
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	if _, errOut, code := call(t, "leat", "", "version"); code != 1 || !strings.Contains(errOut, "no cluster is configured in KUBECONFIG=") {
+		t.Errorf("no kubeconfig: exit code %d, %q", code, errOut)
+	}
+}
+
 // Every command teaches, under the name that it was called by.
 func TestHelp(t *testing.T) {
 	noCluster(t)
 	for _, program := range []string{"leat", "kubectl-leat"} {
 		name := strings.ReplaceAll(program, "-", " ")
-		for _, command := range []string{"", "run", "wait", "retry", "logs", "top", "explain", "cancel", "suspend", "resume", "cordon", "uncordon", "drain", "worker", "worker deny", "worker allow"} {
+		for _, command := range []string{"", "run", "wait", "retry", "logs", "top", "explain", "cancel", "delete", "update", "suspend", "resume", "cordon", "uncordon", "drain", "worker", "worker deny", "worker allow"} {
 			out, _, code := call(t, "/some/where/"+program, "", strings.Fields(command+" --help")...)
 			usage := strings.TrimSpace("  " + name + " " + command)
 			if code != 0 || !strings.Contains(out, "Examples:\n  "+name+" ") || !strings.Contains(out, usage) {

@@ -17,11 +17,13 @@ limitations under the License.
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +31,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/cli-runtime/pkg/printers"
 	"k8s.io/utils/ptr"
 
@@ -41,45 +44,64 @@ import (
 const (
 	// explainedWorkers is how many workers are told of one by one.
 	explainedWorkers = 10
-	// explainedTasks is how many tasks of a set are.
-	explainedTasks = 3
+	// explainedCauses is how many causes of failure are shown.
+	explainedCauses = 5
 )
 
 const explainLong = `Say why a task or a set is where it is.
 
 Of a task that waits: what the scheduler says, the state of its queue and its place there, and what keeps each worker from taking it.
 Of one that runs or has ended: where, since when, how often it was tried, how it ended and what it printed last. Of a set: how far
-it is, what has failed, and what holds up the rest.
+it is, what has failed and why, and what holds up the rest. --index, or SET/INDEX, shows one index of a set.
+
+Failures of a set are grouped by cause: the reason, the exit code, and the last line of output, without regard to numbers in it.
 
 Fields of the API are explained by kubectl explain tk, kubectl explain tks.`
 
 func (f *factory) newExplainCommand() *cobra.Command {
-	return &cobra.Command{
+	var index string
+	command := &cobra.Command{
 		Use: "explain NAME", GroupID: groupLook,
 		Short: "Say why a task waits, or how it has ended",
 		Long:  explainLong,
 		Example: `  leat explain @latest
-  leat explain task/hello`,
+  leat explain task/hello
+  leat explain taskset/squares --index 7`,
 		Args: exactlyOne("task or set"), ValidArgsFunction: f.completeNames(kindTask, kindSet),
 		RunE: func(command *cobra.Command, args []string) error {
 			ctx := command.Context()
+			name := args[0]
+			if command.Flags().Changed("index") {
+				if _, err := strconv.ParseUint(index, 10, 31); err != nil {
+					return usageErrorf("--index %q: write one index, like 7", index)
+				}
+				if strings.HasPrefix(name, "task/") {
+					return usageErrorf("--index is for sets, and %s is one task", name)
+				}
+				name += "/" + index
+			}
 			s, err := f.connect()
 			if err != nil {
 				return err
 			}
-			found, err := s.find(ctx, args[0])
+			found, err := s.find(ctx, name)
 			if err != nil {
 				return err
 			}
 			e := &explainer{factory: f, s: s, now: time.Now(), out: printers.GetNewTabWriter(f.streams.Out)}
-			if found.set != nil {
+			switch {
+			case found.index != nil:
+				err = e.index(ctx, found)
+			case found.set != nil:
 				err = e.set(ctx, found.set)
-			} else {
+			default:
 				err = e.task(ctx, found.task)
 			}
 			return errors.Join(err, e.out.Flush())
 		},
 	}
+	command.Flags().StringVar(&index, "index", "", "Of a set: only this index")
+	return command
 }
 
 // explainer says why something is where it is.
@@ -130,6 +152,9 @@ func (e *explainer) task(ctx context.Context, task *batch.Task) error {
 	if owner := metav1.GetControllerOf(task); owner != nil {
 		e.line("Set", "taskset/%s, index %s", owner.Name, task.Labels[batch.LabelCompletionIndex])
 	}
+	if first := task.Annotations[batch.AnnotationRetryOf]; first != "" {
+		e.line("Retry of", "task/%s", first)
+	}
 	return nil
 }
 
@@ -156,7 +181,7 @@ func (e *explainer) ended(task *batch.Task) {
 		e.output(about, end.Message)
 	}
 	if task.Status.Phase == batch.TaskFailed && metav1.GetControllerOf(task) == nil {
-		e.line("Next", "%s logs %s; %s retry --failed %s", e.program, r, e.program, r)
+		e.line("Next", "%s logs %s; %s retry %s", e.program, r, e.program, r)
 	}
 }
 
@@ -371,6 +396,8 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 	switch {
 	case final != nil:
 		e.title("%s is %s: %s: %s", r, map[string]string{batch.TaskSetComplete: "complete", batch.TaskSetFailed: "failed"}[final.Type], final.Reason, final.Message)
+	case set.Spec.Cancelled:
+		e.title("%s is cancelled, and its commands are being ended.", r)
 	case set.DeletionTimestamp != nil:
 		e.title("%s is being deleted, for %s, and is there until its commands have ended.", r, e.since(set.DeletionTimestamp))
 	case ptr.Deref(set.Spec.Suspend, false):
@@ -390,48 +417,69 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 	}
 	e.line("At a time", "at most %d", ptr.Deref(set.Spec.Parallelism, 1))
 	if failed, ok := failedIndexes(set); ok && len(failed) > 0 {
-		e.line("Failed", "index %s%s", sanitize.Truncate(indexes.Format(failed), 100), itemsOf(set, failed))
+		e.line("Failed", "index %s%s", formatNumbers(set, failed), itemsOf(set, failed))
 	}
-	if set.Status.IndexFailures != "" {
+	if set.Status.IndexFailures != "" && final == nil {
 		e.line("To be retried", "%s (index:failures)", sanitize.Truncate(set.Status.IndexFailures, 100))
 	}
 	if c := meta.FindStatusCondition(set.Status.Conditions, batch.TaskSetReplicaFailure); c != nil && c.Status == metav1.ConditionTrue && final == nil {
 		e.line("Problem", "tasks cannot be created: %s", c.Message)
 	}
+	if err := e.retries(ctx, set); err != nil {
+		return err
+	}
 	return e.tasksOfSet(ctx, set, final != nil)
 }
 
-// tasksOfSet tells of some tasks that have failed, and of one that waits for many.
+// retries shows what has come of the set over all its retries, if there are any.
+func (e *explainer) retries(ctx context.Context, set *batch.TaskSet) error {
+	all, err := e.s.retriesOf(ctx, set)
+	if err == nil && all != nil {
+		e.line("Retries", "%s", all)
+	}
+	return err
+}
+
+// tasksOfSet shows why tasks have failed, and what one of those that wait waits for.
 func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, ended bool) error {
 	list, err := e.s.api.Tasks(e.s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelControllerUID + "=" + string(set.UID)})
 	if err != nil {
 		return err
 	}
 	slices.SortFunc(list.Items, func(a, b batch.Task) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
-	failed, waiting := 0, 0
+	waiting := 0
 	var first *batch.Task
 	for i := range list.Items {
-		task := &list.Items[i]
-		switch {
-		case task.Status.Phase == batch.TaskFailed:
-			if failed++; failed <= explainedTasks {
-				fmt.Fprintln(e.out)
-				e.line("Index "+task.Labels[batch.LabelCompletionIndex], "%s", howEnded(task))
-				if end := task.Status.State.Terminated; end != nil && end.Message != "" {
-					e.output("", end.Message)
-				}
-			}
-		case waits(task):
+		if task := &list.Items[i]; waits(task) {
 			if waiting++; first == nil {
 				first = task
 			}
 		}
 	}
-	if failed > explainedTasks {
-		e.line("", "… and %d more that failed", failed-explainedTasks)
+	causes, kept := causesOf(list.Items), 0
+	for _, c := range causes {
+		kept += c.tasks
 	}
-	if failed > 0 && ended {
-		e.line("Next", "%s logs taskset/%s; %s retry --failed %s", e.program, set.Name, e.program, set.Name)
+	for i, c := range causes {
+		if i == explainedCauses {
+			e.line("", "… and %s", plural(len(causes)-i, "other cause"))
+			break
+		}
+		fmt.Fprintln(e.out)
+		e.line(fmt.Sprintf("%d failed", c.tasks), "%s (index %s)", c.how, formatNumbers(set, c.indexes))
+		if end := c.example.Status.State.Terminated; end != nil && end.Message != "" {
+			about := ""
+			if c.tasks > 1 {
+				about = "Like index " + formatNumbers(set, []indexes.Range{{First: c.index, Last: c.index}})
+			}
+			e.output(about, end.Message)
+		}
+	}
+	if failed := int(set.Status.Failed); kept > 0 && failed > kept {
+		e.line("", "(the causes are those of %d failed tasks that are kept, of %d)", kept, failed)
+	}
+	if len(causes) > 0 && ended {
+		e.line("Next", "%s logs taskset/%s; %s retry taskset/%s", e.program, set.Name, e.program, set.Name)
 	}
 	if first == nil || ended {
 		return nil
@@ -441,6 +489,69 @@ func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, ended bo
 	return e.pending(ctx, first)
 }
 
+// index explains one index of a set: by its task if that is there, else by the status of the set.
+func (e *explainer) index(ctx context.Context, found object) error {
+	set, index := found.set, *found.index
+	tasks, err := e.s.tasksOfIndex(ctx, found)
+	if err != nil {
+		return err
+	}
+	if len(tasks) > 0 {
+		return e.task(ctx, &tasks[0])
+	}
+	r, final := found.ref(), finishedSet(set)
+	switch {
+	case isIn(set.Status.CompletedIndexes, index):
+		e.title("%s has succeeded. Its task was deleted when it was counted, with what it printed.", r)
+	case isIn(ptr.Deref(set.Status.FailedIndexes, ""), index):
+		e.title("%s has failed. Its task is gone, with what it printed: only the last 100 failures of a set are kept.", r)
+	case final != nil:
+		e.title("%s has no task, and has not succeeded: the set has ended: %s: %s", r, final.Reason, final.Message)
+	case ptr.Deref(set.Spec.Suspend, false):
+		e.title("%s has no task: the set is suspended.", r)
+	default:
+		e.title("%s has no task yet: at most %d run at a time, the lowest indexes first.", r, ptr.Deref(set.Spec.Parallelism, 1))
+	}
+	if n := failuresOf(set, index); n > 0 && final == nil {
+		e.line("Failures", "%d; it is tried again after a pause that doubles with each", n)
+	}
+	if index < len(set.Spec.Items) {
+		e.line("Item", "%q", sanitize.Truncate(set.Spec.Items[index], 100))
+	}
+	e.line("Set", "taskset/%s", set.Name)
+	return nil
+}
+
+// tasksOfIndex lists the tasks of an index of a set, the newest first.
+func (s *session) tasksOfIndex(ctx context.Context, found object) ([]batch.Task, error) {
+	selector := labels.Set{batch.LabelControllerUID: string(found.set.UID), batch.LabelCompletionIndex: strconv.Itoa(*found.index)}
+	list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: selector.String()})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(list.Items, func(a, b batch.Task) int {
+		// Two of one second are told apart by how many had failed before.
+		return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), failuresBefore(&b)-failuresBefore(&a))
+	})
+	return list.Items, nil
+}
+
+func failuresBefore(task *batch.Task) int {
+	n, _ := strconv.Atoi(task.Annotations[batch.AnnotationIndexFailureCount])
+	return n
+}
+
+// failuresOf returns how often an index has failed that is not given up.
+func failuresOf(set *batch.TaskSet, index int) int {
+	counts, _ := indexes.ParseCounts(set.Status.IndexFailures, maxCompletions)
+	for _, c := range counts {
+		if c.Index == index {
+			return c.Count
+		}
+	}
+	return 0
+}
+
 func pluralWait(n int) string {
 	if n == 1 {
 		return "1 task waits"
@@ -448,7 +559,7 @@ func pluralWait(n int) string {
 	return fmt.Sprintf("%d tasks wait", n)
 }
 
-// averageRate gives how many indexes have succeeded per second since the start of the set.
+// averageRate returns how many indexes have succeeded per second since the start of the set.
 func averageRate(set *batch.TaskSet, now time.Time) float64 {
 	if set.Status.StartTime == nil {
 		return 0

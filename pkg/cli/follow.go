@@ -418,7 +418,10 @@ func (w *follower) output() io.Writer {
 }
 
 func (m *member) follow(ctx context.Context) error {
-	if m.object.set != nil {
+	switch {
+	case m.object.index != nil:
+		return m.followIndex(ctx, m.object)
+	case m.object.set != nil:
 		return m.followSet(ctx, m.object.set)
 	}
 	return m.followTask(ctx, m.object.task)
@@ -457,7 +460,9 @@ func (m *member) followSet(ctx context.Context, set *batch.TaskSet) error {
 	if err != nil {
 		return wrapDeleted(m.ref, err)
 	}
-	return m.concludeSet(ctx, set)
+	err = m.concludeSet(ctx, set)
+	m.reportRetries(ctx, set)
+	return err
 }
 
 func wrapDeleted(r ref, err error) error {
@@ -532,23 +537,23 @@ func (m *member) concludeSet(ctx context.Context, set *batch.TaskSet) error {
 	fmt.Fprintf(&text, "%s has failed: %s succeeded%s: %s: %s\n", m.ref, count, took, final.Reason, sanitize.Line(final.Message))
 	failed, _ := failedIndexes(set)
 	if len(failed) > 0 {
-		fmt.Fprintf(&text, "Failed: index %s%s\n", sanitize.Truncate(indexes.Format(failed), 60), itemsOf(set, failed))
+		fmt.Fprintf(&text, "Failed: index %s%s\n", formatNumbers(set, failed), itemsOf(set, failed))
 	}
 	if first := m.s.firstFailed(ctx, set, failed); first != nil {
-		fmt.Fprintf(&text, "%s: %s\n", nameInSet(first), howEnded(first))
+		fmt.Fprintf(&text, "%s: %s\n", nameInSet(set, first), howEnded(first))
 		writeTail(&text, first)
 	}
 	if ptr.Deref(set.Spec.TTLSecondsAfterFinished, 1) > 0 {
-		fmt.Fprintf(&text, "Why: %s explain %s. Again: %s retry --failed %s\n", m.program, m.ref, m.program, set.Name)
+		fmt.Fprintf(&text, "Why: %s explain %s. Again: %s retry %s\n", m.program, m.ref, m.program, set.Name)
 	}
 	fmt.Fprint(m.renderer, text.String())
 	return &exitError{code: exitFailed}
 }
 
 // nameInSet returns how a task is called among those of its set.
-func nameInSet(task *batch.Task) string {
-	if index, ok := task.Labels[batch.LabelCompletionIndex]; ok {
-		return "Index " + index
+func nameInSet(set *batch.TaskSet, task *batch.Task) string {
+	if index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex]); err == nil {
+		return fmt.Sprintf("Index %d", numbersOf(set).Number(index))
 	}
 	return "task/" + task.Name
 }

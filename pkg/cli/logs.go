@@ -29,6 +29,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -59,8 +60,10 @@ const logsLong = `Show what the command of a task, or of the tasks of a set, has
 The output is read from the worker that ran the task, as long as it keeps it. Where a worker cannot be reached, the last lines of
 a task that has failed are shown: they are in its status.
 
-Of a set, each line begins with the set and the index. Tasks that have succeeded are deleted once they are counted, and their
-logs are gone with them: what they print is seen with -f while they run. Tasks that have failed are kept.
+Of a set, each line begins with the set and the index, and lines of several tasks do not mix. A line of more than 1 MiB is shown in
+parts, which begin with an ellipsis but for the first. Tasks that have succeeded are deleted once they are counted, and their logs are
+gone with them: what they print is seen with -f while they run. The last 100 tasks that have failed are kept. Which output is missing is
+said at the end.
 
 kubectl logs knows the kinds of Kubernetes itself only, and cannot be taught others.`
 
@@ -72,6 +75,7 @@ func (f *factory) newLogsCommand() *cobra.Command {
 		Long:  logsLong,
 		Example: `  leat logs -f @latest
   leat logs taskset/squares --index 5
+  leat logs squares/5
   leat logs task/hello --tail 20 --timestamps`,
 		Args: exactlyOne("task or set"), ValidArgsFunction: f.completeNames(kindTask, kindSet),
 		RunE: func(command *cobra.Command, args []string) error { return o.run(command.Context(), args[0]) },
@@ -112,9 +116,9 @@ func (o *logsOptions) run(ctx context.Context, name string) error {
 		whole := int64((o.since + time.Second - 1) / time.Second)
 		options.SinceSeconds = &whole
 	}
-	chosen, err := indexes.Parse(o.index, maxCompletions)
+	numbers, err := parseNumbers(o.index)
 	if err != nil {
-		return usageErrorf("--index %w: write indexes like 5 or 0-4,7", err)
+		return err
 	}
 	s, err := o.connect()
 	if err != nil {
@@ -134,8 +138,14 @@ func (o *logsOptions) run(ctx context.Context, name string) error {
 		}
 		return task.show(ctx, found.task)
 	}
-	if n := found.set.Spec.Completions; n != nil && len(chosen) > 0 && chosen[len(chosen)-1].Last >= int(*n) {
-		return usageErrorf("--index %s: the indexes of %s are 0 to %d", o.index, found.ref(), *n-1)
+	chosen, err := chosenIndexes(found.set, numbers)
+	switch {
+	case err != nil:
+		return err
+	case found.index != nil && o.index != "":
+		return usageErrorf("%s is one index: write --index %s with taskset/%s", name, o.index, found.set.Name)
+	case found.index != nil:
+		chosen = []indexes.Range{{First: *found.index, Last: *found.index}}
 	}
 	streams := &setLogs{factory: o.factory, s: s, set: found.set, out: o.streams.Out, options: options, chosen: chosen, limit: o.maxLogRequests}
 	if !o.follow || finishedSet(found.set) != nil {
@@ -176,6 +186,7 @@ func (l *taskLogs) show(ctx context.Context, task *batch.Task) error {
 func (l *taskLogs) follow(ctx context.Context, task *batch.Task) error {
 	seen := int32(0)
 	for {
+		shown := seen
 		err := l.s.watchTask(ctx, task, func(current *batch.Task) bool {
 			task = current
 			return current.Status.Attempts > seen || finishedTask(current)
@@ -185,6 +196,9 @@ func (l *taskLogs) follow(ctx context.Context, task *batch.Task) error {
 		}
 		if task.Status.Attempts > seen {
 			seen = task.Status.Attempts
+			if shown > 0 && seen > shown+1 {
+				fmt.Fprintf(l.streams.ErrOut, "%s of task/%s ended before what it printed could be read.\n", plural(int(seen-shown-1), "attempt"), task.Name)
+			}
 			if err := l.stream(ctx, task); err != nil {
 				return err
 			}
@@ -199,7 +213,11 @@ func (l *taskLogs) stream(ctx context.Context, task *batch.Task) error {
 	stream, err := l.s.api.Tasks(l.s.namespace).GetLogs(task.Name, &l.options).Stream(ctx)
 	if err == nil {
 		defer stream.Close()
-		_, err = io.Copy(l.out, stream)
+		out := l.out
+		if l.options.LimitBytes != nil {
+			out = &wholeCharacters{out: out}
+		}
+		_, err = io.Copy(out, stream)
 		return err
 	}
 	end := task.Status.State.Terminated
@@ -228,23 +246,23 @@ type setLogs struct {
 	limit   int             // of tasks at a time
 	ended   <-chan struct{} // closed when no more tasks will start
 
-	mu     sync.Mutex
-	seen   map[types.UID]int32 // attempts that were shown or are due
-	missed int                 // tasks that were deleted before their turn
+	mu    sync.Mutex
+	seen  map[types.UID]int32 // attempts that were shown or are due
+	shown []int               // indexes of which something was shown
+	late  int                 // attempts that were over before their turn
 }
 
 func (l *setLogs) selector() string {
 	return labels.SelectorFromSet(labels.Set{batch.LabelControllerUID: string(l.set.UID)}).String()
 }
 
-// wants tells whether the task is among those to show, and gives its index.
+// wants returns the index of the task, and reports whether the task is among those to show.
 func (l *setLogs) wants(task *batch.Task) (int, bool) {
 	index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex])
 	if err != nil {
 		return 0, false
 	}
-	return index, len(l.chosen) == 0 ||
-		slices.ContainsFunc(l.chosen, func(r indexes.Range) bool { return r.First <= index && index <= r.Last })
+	return index, len(l.chosen) == 0 || indexes.Contains(l.chosen, index)
 }
 
 func (l *setLogs) tasks(ctx context.Context) ([]batch.Task, error) {
@@ -281,15 +299,53 @@ func (l *setLogs) show(ctx context.Context) error {
 			fmt.Fprintln(l.streams.ErrOut, l.describe(err))
 		}
 	}
-	if n := l.set.Status.Succeeded; n > 0 && len(l.chosen) == 0 {
-		fmt.Fprintf(l.streams.ErrOut, "%s succeeded and are gone, with what they printed.\n", pluralHave(int(n), "task"))
-	} else if len(tasks) == 0 {
-		fmt.Fprintln(l.streams.ErrOut, "None of these tasks runs or has failed: those that have succeeded are gone, with what they printed.")
+	var present []int
+	for i := range tasks {
+		index, _ := l.wants(&tasks[i])
+		present = append(present, index)
+	}
+	succeeded, lost, rest := l.absent(indexes.Of(present))
+	l.report(succeeded, "succeeded and %s gone, with what %s printed")
+	l.report(lost, "failed and %s gone, with what %s printed")
+	if n := indexes.Count(rest); n > 0 {
+		fmt.Fprintf(l.streams.ErrOut, "%s not run: index %s.\n", pluralHave(n, "task"), l.numbers(rest))
 	}
 	if failed > 0 {
 		return fmt.Errorf("the output of %s cannot be read", plural(failed, "task"))
 	}
 	return nil
+}
+
+// absent returns which of the indexes to show are not present: those that have succeeded, those that have failed for good, and the rest.
+func (l *setLogs) absent(present []indexes.Range) (succeeded, failed, rest []indexes.Range) {
+	wanted := l.chosen
+	if len(wanted) == 0 && l.set.Spec.Completions != nil {
+		wanted = []indexes.Range{{First: 0, Last: completionsOf(l.set) - 1}}
+	}
+	completed, err := completedOf(l.set)
+	if err != nil {
+		return nil, nil, nil
+	}
+	if len(wanted) == 0 {
+		wanted = completed
+	}
+	wanted = indexes.Subtract(wanted, present)
+	lost, _ := failedIndexes(l.set)
+	succeeded, failed = indexes.Intersect(wanted, completed), indexes.Intersect(wanted, lost)
+	return succeeded, failed, indexes.Subtract(wanted, indexes.Union(succeeded, failed))
+}
+
+func (l *setLogs) numbers(of []indexes.Range) string { return formatNumbers(l.set, of) }
+
+// report prints what has become of indexes of which nothing is shown.
+func (l *setLogs) report(of []indexes.Range, what string) {
+	switch n := indexes.Count(of); n {
+	case 0:
+	case 1:
+		fmt.Fprintf(l.streams.ErrOut, "1 task has "+what+": index %s.\n", "is", "it", l.numbers(of))
+	default:
+		fmt.Fprintf(l.streams.ErrOut, "%d tasks have "+what+": index %s.\n", n, "are", "they", l.numbers(of))
+	}
 }
 
 func pluralHave(n int, what string) string {
@@ -302,6 +358,8 @@ func pluralHave(n int, what string) string {
 // follow shows the tasks that run and those that start, until ended is closed and all is shown.
 func (l *setLogs) follow(ctx context.Context) error {
 	l.seen = map[types.UID]int32{}
+	before, _, _ := l.absent(nil)
+	l.report(before, "succeeded before and %s gone, with what %s printed")
 	places := make(chan struct{}, l.limit)
 	var streams sync.WaitGroup
 	take := func(task *batch.Task) {
@@ -315,12 +373,18 @@ func (l *setLogs) follow(ctx context.Context) error {
 				return
 			}
 			defer func() { <-places }()
-			if err := l.stream(ctx, task); missing(err) {
-				l.mu.Lock()
-				l.missed++
-				l.mu.Unlock()
-			} else if err != nil && ctx.Err() == nil {
+			err := l.stream(ctx, task)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			switch {
+			case missing(err):
+				l.late++
+			case err != nil && ctx.Err() == nil:
 				fmt.Fprintln(l.streams.ErrOut, l.describe(err))
+				fallthrough
+			default:
+				index, _ := l.wants(task)
+				l.shown = append(l.shown, index)
 			}
 		})
 	}
@@ -354,9 +418,27 @@ func (l *setLogs) follow(ctx context.Context) error {
 		take(&tasks[i])
 	}
 	streams.Wait()
-	if l.missed > 0 {
-		fmt.Fprintf(l.streams.ErrOut, "%s ended, been counted and deleted before what they printed could be read: --max-log-requests, %d now, says of how many it is read at a time.\n",
-			pluralHave(l.missed, "task"), l.limit)
+	return l.reportLate(ctx, before)
+}
+
+// reportLate prints of which tasks that have ended meanwhile nothing could be shown. before are those that had ended.
+func (l *setLogs) reportLate(ctx context.Context, before []indexes.Range) error {
+	set, err := l.s.api.TaskSets(l.s.namespace).Get(ctx, l.set.Name, metav1.GetOptions{})
+	if err != nil && !missing(err) {
+		return err
+	}
+	count, which := l.late, ""
+	if err == nil && set.UID == l.set.UID {
+		l.set = set
+		slices.Sort(l.shown)
+		succeeded, failed, _ := l.absent(indexes.Union(indexes.Of(l.shown), before))
+		if late := indexes.Union(succeeded, failed); len(late) > 0 {
+			count, which = max(count, indexes.Count(late)), ": index "+l.numbers(late)
+		}
+	}
+	if count > 0 {
+		fmt.Fprintf(l.streams.ErrOut, "%s ended and been deleted before what was printed could be read%s. --max-log-requests, %d now, is how many are read at a time.\n",
+			pluralHave(count, "task"), which, l.limit)
 	}
 	return nil
 }
@@ -365,8 +447,12 @@ func (l *setLogs) follow(ctx context.Context) error {
 func (l *setLogs) due(task *batch.Task) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if task.Status.Attempts <= l.seen[task.UID] {
+	seen := l.seen[task.UID]
+	if task.Status.Attempts <= seen {
 		return false
+	}
+	if seen > 0 {
+		l.late += int(task.Status.Attempts - seen - 1)
 	}
 	l.seen[task.UID] = task.Status.Attempts
 	return true
@@ -375,7 +461,7 @@ func (l *setLogs) due(task *batch.Task) bool {
 // stream shows one attempt, each line with where it comes from.
 func (l *setLogs) stream(ctx context.Context, task *batch.Task) error {
 	index, _ := l.wants(task)
-	prefix := fmt.Sprintf("[%s/%d] ", l.set.Name, index)
+	prefix := fmt.Sprintf("[%s/%d] ", l.set.Name, numbersOf(l.set).Number(index))
 	if progress.IsTerminal(l.streams.Out) && os.Getenv("NO_COLOR") == "" {
 		prefix = fmt.Sprintf("\x1b[%dm%s\x1b[0m", 31+index%6, prefix)
 	}
@@ -395,28 +481,81 @@ func (l *setLogs) stream(ctx context.Context, task *batch.Task) error {
 	return err
 }
 
-// copyLines writes each line at once, so that lines of several tasks do not mix.
+// maxHeldLine is how much of a line is held until it ends, for each task that is read.
+const maxHeldLine = 1 << 20
+
+// copyLines writes each line at once, so that lines of several tasks do not mix. A line that is longer than what is held is written in
+// parts of whole characters.
 func (l *setLogs) copyLines(from io.Reader, prefix string) error {
 	reader := bufio.NewReaderSize(from, 64<<10)
+	lead := prefix
+	var text []byte
 	for {
-		line, err := reader.ReadSlice('\n')
-		if len(line) > 0 {
-			whole := append([]byte(prefix), line...)
-			if whole[len(whole)-1] != '\n' {
-				whole = append(whole, '\n')
-			}
-			l.mu.Lock()
-			_, writeErr := l.out.Write(whole)
-			l.mu.Unlock()
-			if writeErr != nil {
-				return writeErr
+		part, err := reader.ReadSlice('\n')
+		text = append(text, part...)
+		goesOn := errors.Is(err, bufio.ErrBufferFull)
+		switch {
+		case err != nil && !goesOn && !errors.Is(err, io.EOF):
+			return err
+		case goesOn && len(text) < maxHeldLine:
+			continue
+		}
+		whole := len(text)
+		if goesOn {
+			whole -= cutCharacter(text)
+		}
+		// Of a line in parts nothing may be left but its end, which each part has.
+		if whole > 0 && (lead == prefix || string(text) != "\n") {
+			if err := l.writeLine(lead, text[:whole]); err != nil {
+				return err
 			}
 		}
-		switch {
-		case errors.Is(err, io.EOF):
+		if errors.Is(err, io.EOF) {
 			return nil
-		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
-			return err
+		}
+		text = append(text[:0], text[whole:]...)
+		lead = prefix
+		if goesOn {
+			lead += "… "
 		}
 	}
+}
+
+// writeLine writes a line with what it begins with, and an end if it has none.
+func (l *setLogs) writeLine(lead string, text []byte) error {
+	line := append([]byte(lead), text...)
+	if !bytes.HasSuffix(line, []byte("\n")) {
+		line = append(line, '\n')
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, err := l.out.Write(line)
+	return err
+}
+
+// cutCharacter returns how many bytes at the end of the text are the beginning of a character that is not whole.
+func cutCharacter(text []byte) int {
+	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
+		if tail := text[len(text)-n:]; utf8.RuneStart(tail[0]) {
+			if utf8.FullRune(tail) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+// wholeCharacters writes what it is given but for a character that is cut at the end of all.
+type wholeCharacters struct {
+	out  io.Writer
+	held []byte
+}
+
+func (w *wholeCharacters) Write(p []byte) (int, error) {
+	text := append(w.held, p...)
+	whole := len(text) - cutCharacter(text)
+	w.held = bytes.Clone(text[whole:])
+	_, err := w.out.Write(text[:whole])
+	return len(p), err
 }

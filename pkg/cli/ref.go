@@ -21,11 +21,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
@@ -66,31 +68,58 @@ func parseRef(text string) (ref, error) {
 		kind, name = "", text
 	}
 	if name == "" || strings.Contains(name, "/") {
-		return ref{}, usageErrorf("%q: write a name, or task/NAME or taskset/NAME", text)
+		return ref{}, usageErrorf("%q: write a name, task/NAME or taskset/NAME, or SET/INDEX for one index of a set", text)
 	}
 	if !ok {
 		return ref{name: name}, nil
 	}
-	kind = strings.TrimSuffix(strings.ToLower(kind), "."+batch.GroupName)
-	for known, names := range kindNames {
-		if slices.Contains(names, kind) {
-			return ref{known, name}, nil
+	if known := kindOf(kind); known != kindUnsaid {
+		return ref{known, name}, nil
+	}
+	return ref{}, usageErrorf("%q: write task/NAME, taskset/NAME or worker/NAME, or SET/INDEX for one index of a set", text)
+}
+
+// kindOf returns the kind that the word names, kindUnsaid if it names none.
+func kindOf(word string) string {
+	word = strings.TrimSuffix(strings.ToLower(word), "."+batch.GroupName)
+	for kind, names := range kindNames {
+		if slices.Contains(names, word) {
+			return kind
 		}
 	}
-	return ref{}, usageErrorf("%q: write task/NAME, taskset/NAME or worker/NAME", text)
+	return kindUnsaid
 }
 
-// object is what a name was found to mean: exactly one member is set.
-type object struct {
-	task *batch.Task
-	set  *batch.TaskSet
-}
-
-func (o object) ref() ref {
-	if o.set != nil {
-		return ref{kindSet, o.set.Name}
+// cutIndex splits SET/INDEX, as "leat logs" prints it, or KIND/NAME/INDEX into the name and the number of the index. It reports whether
+// the text has an index.
+func cutIndex(text string) (name string, number int, ok bool) {
+	slash := strings.LastIndexByte(text, '/')
+	if slash < 0 || kindOf(text[:slash]) != kindUnsaid {
+		return text, 0, false
 	}
-	return ref{kindTask, o.task.Name}
+	parsed, err := strconv.ParseUint(text[slash+1:], 10, 31)
+	if err != nil {
+		return text, 0, false
+	}
+	return text[:slash], int(parsed), true
+}
+
+// object is what a name was found to mean: a task, a set, or one index of a set.
+type object struct {
+	task  *batch.Task
+	set   *batch.TaskSet
+	index *int // of the set
+}
+
+// ref returns the name of the object as people can write it.
+func (o object) ref() ref {
+	switch {
+	case o.set == nil:
+		return ref{kindTask, o.task.Name}
+	case o.index != nil:
+		return ref{kindSet, o.set.Name + "/" + strconv.Itoa(numbersOf(o.set).Number(*o.index))}
+	}
+	return ref{kindSet, o.set.Name}
 }
 
 // parse reads a name, @latest too.
@@ -104,11 +133,26 @@ func (s *session) parse(text string) (ref, error) {
 	return parseRef(text)
 }
 
-// find reads the task or the set that is meant. Of a name without a kind a set is tried first.
+// find reads the task, the set, or the set of the index that is meant. Of a name without a kind a set is tried first.
 func (s *session) find(ctx context.Context, text string) (object, error) {
-	r, err := s.parse(text)
+	name, number, hasIndex := cutIndex(text)
+	r, err := s.parse(name)
 	if err != nil {
 		return object{}, err
+	}
+	if hasIndex {
+		if r.kind != kindSet && r.kind != kindUnsaid {
+			return object{}, usageErrorf("%q: %s is no set: only sets have indexes", text, r)
+		}
+		set, err := s.api.TaskSets(s.namespace).Get(ctx, r.name, metav1.GetOptions{})
+		if err != nil {
+			return object{}, s.gone(name, r, err)
+		}
+		chosen, err := chosenIndexes(set, []indexes.Range{{First: number, Last: number}})
+		if err != nil {
+			return object{}, err
+		}
+		return object{set: set, index: &chosen[0].First}, nil
 	}
 	if r.kind == kindWorker {
 		return object{}, usageErrorf("%q is a worker: name a task or a set", text)
@@ -148,6 +192,9 @@ func missing(err error) bool {
 
 // findSet reads the set that is meant.
 func (s *session) findSet(ctx context.Context, text string) (*batch.TaskSet, error) {
+	if name, number, ok := cutIndex(text); ok {
+		return nil, usageErrorf("%q is index %d of a set: only whole sets can be suspended and resumed: write %s", text, number, name)
+	}
 	r, err := s.parse(text)
 	if err != nil {
 		return nil, err

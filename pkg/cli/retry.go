@@ -20,14 +20,19 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"regexp"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
@@ -36,41 +41,116 @@ import (
 
 const retryLong = `Run again what has failed.
 
-A task or a set that has ended stays as it is, so this makes a new one, named <name>-retry-<n>. The new set has one task for
-each index of the old one that has not succeeded. The commands find their old index in $TASK_INDEX, or their old item in
-$TASK_ITEM, and do not notice the difference; in a set with items, $TASK_INDEX counts anew.`
+A task or a set that has ended stays as it is. A new one is created, named <name>-retry-<n>. The new set has one task for each index
+of the old one that has failed or has never run, or for each that --index names; with --all, also for those that have succeeded.
+Each command finds its old index in $TASK_INDEX and $JOB_COMPLETION_INDEX, and its old item in $TASK_ITEM.
+
+A cancelled set can be retried. Of a set without indexes, as many tasks run again as have not succeeded.
+
+"leat explain" of any of these sets, and "leat wait" of a retry, show how much has succeeded over all retries.`
+
+// retryOptions are the flags of "retry".
+type retryOptions struct {
+	follow                 followOptions
+	failed, all            bool
+	index                  string
+	queue, cpu, memory     string
+	priority, backoffLimit int32
+	timeout                time.Duration
+	changed                func(flag string) bool
+	deadline               *int32 // seconds, of timeout
+	requests               batch.ResourceList
+	chosen                 []indexes.Range // the numbers of index
+}
 
 func (f *factory) newRetryCommand() *cobra.Command {
-	follow := followOptions{factory: f}
-	var failed bool
+	o := &retryOptions{follow: followOptions{factory: f}}
 	command := &cobra.Command{
-		Use: "retry --failed NAME", GroupID: groupRun,
+		Use: "retry NAME", GroupID: groupRun,
 		Short: "Run again what has failed",
 		Long:  retryLong,
-		Example: `  leat retry --failed @latest --wait
-  leat retry --failed taskset/squares`,
+		Example: `  leat retry @latest --wait
+  leat retry taskset/squares --memory 8Gi --timeout 2h
+  leat retry taskset/squares --index 3,5-7
+  leat retry taskset/squares --all --queue night`,
 		Args: exactlyOne("task or set"), ValidArgsFunction: f.completeNames(kindTask, kindSet),
 		RunE: func(command *cobra.Command, args []string) error {
-			if !failed {
-				return usageErrorf("what is to be run again? Write: %s --failed %s", command.CommandPath(), args[0])
-			}
-			return follow.retry(command.Context(), args[0])
+			return o.run(command.Context(), command.Flags(), args[0])
 		},
 	}
-	command.Flags().BoolVar(&failed, "failed", false, "Run again what has not succeeded")
-	follow.addFlags(command.Flags())
-	command.Flags().BoolVar(&follow.wait, "wait", false, "Show progress until all have ended, and exit with what has come of it")
+	command.Flags().AddFlagSet(f.retryFlags(o))
+	_ = command.RegisterFlagCompletionFunc("queue", f.completeQueues)
 	return command
 }
 
-func (o *followOptions) retry(ctx context.Context, name string) error {
-	s, err := o.connect()
+func (f *factory) retryFlags(o *retryOptions) *pflag.FlagSet {
+	flags := pflag.NewFlagSet("retry", pflag.ContinueOnError)
+	flags.BoolVar(&o.failed, "failed", false, "Run again what has failed or has never run (the default)")
+	flags.BoolVar(&o.all, "all", false, "Run again all, also what has succeeded")
+	flags.StringVar(&o.index, "index", "", "Of a set: only these indexes, like 5 or 0-4,7")
+	flags.StringVar(&o.cpu, "cpu", "", "Processors that each task asks for, in place of what it asked for, like 2 or 500m")
+	flags.StringVar(&o.memory, "memory", "", "Memory that each task asks for, in place of what it asked for, like 1Gi")
+	flags.DurationVar(&o.timeout, "timeout", 0, "How long each task may run, like 90s or 2h")
+	flags.Int32Var(&o.backoffLimit, "backoff-limit", 0, "How often a command that fails is run again")
+	flags.Int32Var(&o.priority, "priority", 0, "Which tasks go first: those of higher priority")
+	flags.StringVar(&o.queue, "queue", "", "Queue that the tasks wait in")
+	o.follow.addFlags(flags)
+	flags.BoolVar(&o.follow.wait, "wait", false, "Show progress until all have ended, and exit with what has come of it")
+	return flags
+}
+
+// complete checks the flags.
+func (o *retryOptions) complete(flags *pflag.FlagSet) error {
+	o.changed = flags.Changed
+	switch {
+	case o.failed && o.all:
+		return usageErrorf("--failed and --all: write one of them")
+	case o.changed("index") && o.index == "":
+		return usageErrorf("--index is empty: write indexes like 5 or 0-4,7")
+	case o.backoffLimit < 0:
+		return usageErrorf("--backoff-limit %d: write 0 or more", o.backoffLimit)
+	case o.changed("queue") && o.queue == "":
+		return usageErrorf("--queue is empty: write the name of a queue, as listed by kubectl get tq")
+	}
+	o.requests = batch.ResourceList{}
+	for name, amount := range map[batch.ResourceName]string{batch.ResourceCPU: o.cpu, batch.ResourceMemory: o.memory} {
+		if !o.changed(string(name)) {
+			continue
+		}
+		quantity, err := resource.ParseQuantity(amount)
+		if err != nil || quantity.Sign() < 0 {
+			return usageErrorf("--%s %q: write an amount, like --cpu 500m or --memory 1Gi", name, amount)
+		}
+		o.requests[name] = quantity
+	}
+	var err error
+	if o.deadline, err = seconds(flags, "timeout", o.timeout, 1); err != nil {
+		return err
+	}
+	o.chosen, err = parseNumbers(o.index)
+	return err
+}
+
+func (o *retryOptions) run(ctx context.Context, flags *pflag.FlagSet, name string) error {
+	if err := o.complete(flags); err != nil {
+		return err
+	}
+	s, err := o.follow.connect()
 	if err != nil {
 		return err
 	}
 	found, err := s.find(ctx, name)
 	if err != nil {
 		return err
+	}
+	switch {
+	case found.index != nil && o.index != "":
+		return usageErrorf("%s is one index: write --index %s with taskset/%s", name, o.index, found.set.Name)
+	case found.index != nil:
+		number := numbersOf(found.set).Number(*found.index)
+		o.chosen = []indexes.Range{{First: number, Last: number}}
+	case found.task != nil && o.index != "":
+		return usageErrorf("--index is for sets, and %s is one task", found.ref())
 	}
 	var again runtime.Object
 	if found.set != nil {
@@ -82,10 +162,10 @@ func (o *followOptions) retry(ctx context.Context, name string) error {
 		return err
 	}
 	if again == nil {
-		fmt.Fprintf(o.streams.Out, "%s: nothing has failed\n", found.ref().full())
+		fmt.Fprintf(o.follow.streams.Out, "%s: nothing has failed\n", found.ref().full())
 		return nil
 	}
-	created, err := s.createNumbered(ctx, again, found.ref().name)
+	created, err := s.createNumbered(ctx, again, again.(metav1.Object).GetAnnotations()[batch.AnnotationRetryOf])
 	if err != nil {
 		return err
 	}
@@ -93,25 +173,24 @@ func (o *followOptions) retry(ctx context.Context, name string) error {
 	if found.set != nil {
 		what.kind = kindSet
 	}
-	return o.made(ctx, s, created, func(to io.Writer) error {
+	return o.follow.made(ctx, s, created, func(to io.Writer) error {
 		count := ""
-		if set, ok := created.(*batch.TaskSet); ok {
-			count = fmt.Sprintf(" (%s of %d)", plural(int(*set.Spec.Completions), "index"), *found.set.Spec.Completions)
+		if set, ok := created.(*batch.TaskSet); ok && found.set.Spec.Completions != nil {
+			unit := "task"
+			if hasIndexes(set) {
+				unit = "index"
+			}
+			count = fmt.Sprintf(" (%s of %d)", plural(int(*set.Spec.Completions), unit), *found.set.Spec.Completions)
 		}
 		_, err := fmt.Fprintf(to, "%s created%s\n", what.full(), count)
 		return err
 	}, true)
 }
 
-var retryName = regexp.MustCompile(`-retry-[0-9]+$`)
-
 // createNumbered creates the object under the first name <name>-retry-<n> that is free.
 func (s *session) createNumbered(ctx context.Context, object runtime.Object, name string) (runtime.Object, error) {
-	base := retryName.ReplaceAllString(name, "")
 	for n := 1; ; n++ {
-		suffix := "-retry-" + strconv.Itoa(n)
-		// Names of sets have at most 63 letters.
-		object.(metav1.Object).SetName(base[:min(len(base), 63-len(suffix))] + suffix)
+		object.(metav1.Object).SetName(retryName(name, n))
 		created, err := s.create(ctx, object, metav1.CreateOptions{})
 		if !apierrors.IsAlreadyExists(err) {
 			return created, err
@@ -119,8 +198,37 @@ func (s *session) createNumbered(ctx context.Context, object runtime.Object, nam
 	}
 }
 
-// copyMeta keeps the labels and annotations that people have set.
+// retryName returns the name of a retry. Names of sets have at most 63 letters, and what comes before a hyphen is no dot.
+func retryName(name string, n int) string {
+	suffix := "-retry-" + strconv.Itoa(n)
+	return strings.TrimRight(name[:min(len(name), 63-len(suffix))], "-.") + suffix
+}
+
+// copyMeta returns the labels and annotations that people have set, and those that say of what this is a retry.
 func copyMeta(meta metav1.ObjectMeta) metav1.ObjectMeta {
+	copied := copyTemplateMeta(meta)
+	if copied.Labels == nil {
+		copied.Labels = map[string]string{}
+	}
+	if copied.Annotations == nil {
+		copied.Annotations = map[string]string{}
+	}
+	name, uid := retryOf(meta)
+	copied.Annotations[batch.AnnotationRetryOf], copied.Labels[batch.LabelRetryOf] = name, string(uid)
+	return copied
+}
+
+// retryOf returns the first of all that the object is a retry of: the object itself if it is none.
+func retryOf(meta metav1.ObjectMeta) (name string, uid types.UID) {
+	name, uid = meta.Annotations[batch.AnnotationRetryOf], types.UID(meta.Labels[batch.LabelRetryOf])
+	if name == "" || uid == "" {
+		return meta.Name, meta.UID
+	}
+	return name, uid
+}
+
+// copyTemplateMeta returns the labels and annotations that people have set.
+func copyTemplateMeta(meta metav1.ObjectMeta) metav1.ObjectMeta {
 	meta = *meta.DeepCopy()
 	return metav1.ObjectMeta{Labels: withoutOurs(meta.Labels), Annotations: withoutOurs(meta.Annotations)}
 }
@@ -135,93 +243,223 @@ func withoutOurs(m map[string]string) map[string]string {
 	return m
 }
 
-// againTask makes the task anew, nil if it has succeeded.
-func (o *followOptions) againTask(task *batch.Task) (runtime.Object, error) {
+// override puts what the flags say in place of what a task had.
+func (o *retryOptions) override(spec *batch.TaskSpec) {
+	if o.changed("priority") {
+		spec.Priority = o.priority
+	}
+	if o.queue != "" {
+		spec.QueueName = o.queue
+	}
+	if o.deadline != nil {
+		spec.ActiveDeadlineSeconds = ptr.To(int64(*o.deadline))
+	}
+	if spec.Resources.Requests == nil && len(o.requests) > 0 {
+		spec.Resources.Requests = batch.ResourceList{}
+	}
+	maps.Copy(spec.Resources.Requests, o.requests)
+}
+
+// againTask returns the task to create, nil if there is nothing to run again.
+func (o *retryOptions) againTask(task *batch.Task) (runtime.Object, error) {
+	program := o.follow.program
 	switch {
-	case task.Status.Phase == batch.TaskSucceeded:
-		return nil, nil
 	case !finishedTask(task):
-		return nil, fmt.Errorf("task/%s has not ended yet (%s): wait for it with %s wait %s, or cancel it", task.Name, task.Status.Phase, o.program, task.Name)
+		return nil, fmt.Errorf("task/%s has not ended yet (%s): wait for it with %s wait %s, or cancel it", task.Name, task.Status.Phase, program, task.Name)
+	case task.Status.Phase == batch.TaskSucceeded && !o.all:
+		return nil, nil
 	}
 	if owner := metav1.GetControllerOf(task); owner != nil {
-		return nil, fmt.Errorf("task/%s is one of taskset/%s, which counts it: %s retry --failed taskset/%s runs all that have failed", task.Name, owner.Name, o.program, owner.Name)
+		return nil, fmt.Errorf("task/%s is one of taskset/%s, which counts it: %s retry taskset/%s runs all that have failed, and --index chooses some",
+			task.Name, owner.Name, program, owner.Name)
 	}
 	again := &batch.Task{ObjectMeta: copyMeta(task.ObjectMeta), Spec: *task.Spec.DeepCopy()}
 	again.Spec.WorkerName = ""
+	o.override(&again.Spec)
+	if o.changed("backoff-limit") {
+		again.Spec.BackoffLimit = &o.backoffLimit
+	}
 	return again, nil
 }
 
-// againSet makes a set of the indexes that have not succeeded, nil if there are none.
-func (o *followOptions) againSet(set *batch.TaskSet) (runtime.Object, error) {
+// againSet returns the set to create, nil if there is nothing to run again.
+func (o *retryOptions) againSet(set *batch.TaskSet) (runtime.Object, error) {
 	final := finishedSet(set)
 	if final == nil {
-		return nil, fmt.Errorf("taskset/%s has not ended yet: wait for it with %s wait taskset/%s, or cancel it", set.Name, o.program, set.Name)
+		return nil, fmt.Errorf("taskset/%s has not ended yet: wait for it with %s wait taskset/%s, or cancel it", set.Name, o.follow.program, set.Name)
 	}
-	if ptr.Deref(set.Spec.CompletionMode, batch.NonIndexedCompletion) != batch.IndexedCompletion {
-		return nil, fmt.Errorf("taskset/%s has no indexes, so nothing says which of its tasks to run again: make it anew with kubectl", set.Name)
+	again := &batch.TaskSet{ObjectMeta: copyMeta(set.ObjectMeta), Spec: *set.Spec.DeepCopy()}
+	spec := &again.Spec
+	spec.Selector, spec.Suspend, spec.Cancelled = nil, nil, false
+	spec.Template.ObjectMeta = copyTemplateMeta(set.Spec.Template.ObjectMeta)
+	o.override(&spec.Template.Spec)
+	spec.QueueName = spec.Template.Spec.QueueName
+	if o.changed("backoff-limit") {
+		if spec.BackoffLimitPerIndex != nil {
+			spec.BackoffLimitPerIndex = &o.backoffLimit
+		} else {
+			spec.BackoffLimit = &o.backoffLimit
+		}
 	}
-	left, err := leftOf(set, final)
+	if !hasIndexes(set) {
+		return o.againCount(again, set, final)
+	}
+
+	left, err := o.left(set, final)
 	if err != nil {
 		return nil, err
 	}
-	switch count := indexes.Count(left); {
-	case count == 0:
+	count := indexes.Count(left)
+	switch count {
+	case 0:
 		return nil, nil
-	case count > maxItems:
-		return nil, fmt.Errorf("taskset/%s: %d indexes have not succeeded, and a set of chosen indexes has at most %d: run the array again in parts", set.Name, count, maxItems)
+	case completionsOf(set):
+		return again, nil
 	}
-
-	again := &batch.TaskSet{ObjectMeta: copyMeta(set.ObjectMeta), Spec: *set.Spec.DeepCopy()}
-	spec := &again.Spec
-	spec.Selector, spec.Suspend = nil, nil
-	spec.Template.ObjectMeta = copyMeta(set.Spec.Template.ObjectMeta)
 	// A rule about indexes is one about others now.
 	spec.SuccessPolicy = nil
-	spec.Items = nil
-	for _, r := range left {
-		for index := r.First; index <= r.Last; index++ {
-			if len(set.Spec.Items) > 0 {
-				spec.Items = append(spec.Items, set.Spec.Items[index])
-			} else {
-				spec.Items = append(spec.Items, strconv.Itoa(index))
-			}
-		}
+	if err := o.choose(again, set, left); err != nil {
+		return nil, err
 	}
-	if len(set.Spec.Items) == 0 {
-		// The index of a task is what it was. What sets these variables by itself is left alone.
-		env := &spec.Template.Spec.Env
-		for _, name := range []string{"TASK_INDEX", "JOB_COMPLETION_INDEX"} {
-			if !slices.ContainsFunc(*env, func(v batch.EnvVar) bool { return v.Name == name }) {
-				*env = slices.Insert(*env, 0, batch.EnvVar{Name: name, Value: itemReference})
-			}
-		}
+	resize(spec, int32(count))
+	return again, nil
+}
+
+// againCount makes of a copy of a set without indexes one of as many tasks as have not succeeded.
+func (o *retryOptions) againCount(again, set *batch.TaskSet, final *metav1.Condition) (runtime.Object, error) {
+	switch {
+	case len(o.chosen) > 0:
+		return nil, usageErrorf("--index: the tasks of taskset/%s have no indexes", set.Name)
+	case o.all:
+		return again, nil
+	case final.Type == batch.TaskSetComplete:
+		return nil, nil
 	}
-	count := int32(len(spec.Items))
-	spec.Completions = &count
-	spec.Parallelism = ptr.To(min(ptr.Deref(spec.Parallelism, 1), count))
-	if spec.MaxFailedIndexes != nil {
-		spec.MaxFailedIndexes = ptr.To(min(*spec.MaxFailedIndexes, count))
+	if set.Spec.Completions != nil {
+		resize(&again.Spec, *set.Spec.Completions-set.Status.Succeeded)
 	}
 	return again, nil
 }
 
-// leftOf gives what is to be done again: what has failed, and of a set that has failed also what was not done for that.
-func leftOf(set *batch.TaskSet, final *metav1.Condition) ([]indexes.Range, error) {
-	completions := int(ptr.Deref(set.Spec.Completions, 0))
-	if final.Type == batch.TaskSetComplete {
-		return indexes.Parse(ptr.Deref(set.Status.FailedIndexes, ""), completions)
+// resize gives a set fewer completions.
+func resize(spec *batch.TaskSetSpec, completions int32) {
+	spec.Completions = &completions
+	spec.Parallelism = ptr.To(min(ptr.Deref(spec.Parallelism, 1), completions))
+	if spec.MaxFailedIndexes != nil {
+		spec.MaxFailedIndexes = ptr.To(min(*spec.MaxFailedIndexes, completions))
 	}
-	completed, err := indexes.Parse(set.Status.CompletedIndexes, completions)
+}
+
+// left returns the indexes of the set to run again.
+func (o *retryOptions) left(set *batch.TaskSet, final *metav1.Condition) ([]indexes.Range, error) {
+	left, err := leftOf(set, final)
+	if o.all {
+		left = []indexes.Range{{First: 0, Last: completionsOf(set) - 1}}
+	}
+	if err != nil || len(o.chosen) == 0 {
+		return left, err
+	}
+	chosen, err := chosenIndexes(set, o.chosen)
 	if err != nil {
 		return nil, err
 	}
-	var left []indexes.Range
-	next := 0
-	for _, r := range append(completed, indexes.Range{First: completions, Last: completions}) {
-		if next < r.First {
-			left = append(left, indexes.Range{First: next, Last: r.First - 1})
-		}
-		next = r.Last + 1
+	if other := indexes.Subtract(chosen, left); len(other) > 0 {
+		fmt.Fprintf(o.follow.streams.ErrOut, "Left out index %s, which has not failed: --all runs it again nevertheless.\n", formatNumbers(set, other))
 	}
-	return left, nil
+	return indexes.Intersect(chosen, left), nil
+}
+
+// choose makes a copy of a set one of some of its indexes, each with its number and its item.
+func (o *retryOptions) choose(again, set *batch.TaskSet, chosen []indexes.Range) error {
+	spec, known, count := &again.Spec, numbersOf(set), indexes.Count(chosen)
+	env := &spec.Template.Spec.Env
+	if known != nil && spec.IndexNumbers == nil {
+		// The items are numbers that were too many for a list.
+		spec.Items = nil
+		*env = slices.DeleteFunc(*env, func(v batch.EnvVar) bool {
+			return v.Value == itemReference && (v.Name == numberVariable || v.Name == positionVariable)
+		})
+	}
+	numbers := known.Numbers(chosen)
+	items := spec.Items
+	ownNumber := slices.ContainsFunc(*env, func(v batch.EnvVar) bool { return v.Name == numberVariable })
+	spec.Items, spec.IndexNumbers = nil, listNumbers(numbers)
+
+	limit := maxItems
+	if len(items) > 0 {
+		limit = maxListedNumbers
+	}
+	if spec.IndexNumbers == nil && count > limit {
+		part := indexes.Range{First: numbers[0].First, Last: numberAt(numbers, limit-1)}
+		return fmt.Errorf("taskset/%s: %d indexes are left to run again, and a set of chosen indexes has at most %d: run them in parts; the first one is %s retry taskset/%s --index %s",
+			set.Name, count, limit, o.follow.program, set.Name, indexes.Format([]indexes.Range{part}))
+	}
+	switch {
+	case len(items) > 0:
+		for _, r := range chosen {
+			spec.Items = append(spec.Items, items[r.First:r.Last+1]...)
+		}
+	case spec.IndexNumbers == nil || ownNumber:
+		for _, r := range numbers {
+			for number := r.First; number <= r.Last; number++ {
+				spec.Items = append(spec.Items, strconv.Itoa(number))
+			}
+		}
+	}
+	switch {
+	case spec.IndexNumbers == nil:
+		setVariable(env, numberVariable, itemReference)
+		setVariable(env, positionVariable, itemReference)
+	case !ownNumber:
+		setVariable(env, positionVariable, "$("+numberVariable+")")
+	case len(items) == 0:
+		setVariable(env, positionVariable, itemReference)
+	}
+	return nil
+}
+
+// numberAt returns the number at a position of the ranges.
+func numberAt(numbers []indexes.Range, position int) int {
+	for _, r := range numbers {
+		if count := r.Last - r.First + 1; position >= count {
+			position -= count
+			continue
+		}
+		return r.First + position
+	}
+	return maxNumber - 1
+}
+
+// setVariable puts a variable before the others, unless the command sets it by itself.
+func setVariable(env *[]batch.EnvVar, name, value string) {
+	if !slices.ContainsFunc(*env, func(v batch.EnvVar) bool { return v.Name == name }) {
+		*env = slices.Insert(*env, 0, batch.EnvVar{Name: name, Value: value})
+	}
+}
+
+// listNumbers returns numbers as a set can have them: as a first one and a step, or as a list. It returns nil if there are too many for
+// a list.
+func listNumbers(numbers []indexes.Range) *batch.IndexNumbers {
+	if len(numbers) == 1 {
+		return &batch.IndexNumbers{First: ptr.To(int32(numbers[0].First))}
+	}
+	if indexes.Count(numbers) > maxListedNumbers {
+		return nil
+	}
+	list := &batch.IndexNumbers{}
+	for _, r := range numbers {
+		for number := r.First; number <= r.Last; number++ {
+			list.List = append(list.List, int32(number))
+		}
+	}
+	return list
+}
+
+// leftOf returns the indexes that have failed and, of a set that has failed, also those that have not run.
+func leftOf(set *batch.TaskSet, final *metav1.Condition) ([]indexes.Range, error) {
+	if final.Type == batch.TaskSetComplete {
+		return indexes.Parse(ptr.Deref(set.Status.FailedIndexes, ""), maxCompletions)
+	}
+	completed, err := completedOf(set)
+	return indexes.Subtract([]indexes.Range{{First: 0, Last: completionsOf(set) - 1}}, completed), err
 }

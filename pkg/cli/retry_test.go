@@ -17,11 +17,17 @@ limitations under the License.
 package cli
 
 import (
+	"bytes"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -45,69 +51,262 @@ func endedSet(condition string, completed, failed string) *batch.TaskSet {
 	}
 }
 
-func TestRetryOfASet(t *testing.T) {
-	o := &followOptions{factory: &factory{program: "leat"}}
-	again := func(t *testing.T, set *batch.TaskSet) *batch.TaskSet {
-		t.Helper()
-		made, err := o.againSet(set)
-		if err != nil || made == nil {
-			t.Fatalf("got %v, %v", made, err)
-		}
-		return made.(*batch.TaskSet)
+// retry returns what retryOptions make of the flags.
+func retryFlags(t *testing.T, args ...string) (*retryOptions, *bytes.Buffer) {
+	t.Helper()
+	streams, _, _, errOut := genericiooptions.NewTestIOStreams()
+	f := &factory{program: "leat", streams: streams}
+	o := &retryOptions{follow: followOptions{factory: f}}
+	flags := f.retryFlags(o)
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
 	}
-	t.Run("the indexes of an array keep their numbers", func(t *testing.T) {
-		got := again(t, endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8"))
-		want := batch.TaskSetSpec{
-			Items: []string{"1", "6", "7", "8"}, Completions: ptr.To[int32](4), Parallelism: ptr.To[int32](4),
-			CompletionMode: ptr.To(batch.IndexedCompletion), BackoffLimitPerIndex: ptr.To[int32](0), MaxFailedIndexes: ptr.To[int32](4),
-			Template: batch.TaskTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"mine": "1"}},
-				Spec: batch.TaskSpec{Command: []string{"true"}, Env: []batch.EnvVar{
-					{Name: "JOB_COMPLETION_INDEX", Value: "$(TASK_ITEM)"}, {Name: "TASK_INDEX", Value: "$(TASK_ITEM)"}, {Name: "A", Value: "$(TASK_INDEX)"},
-				}},
+	if err := o.complete(flags); err != nil {
+		t.Fatal(err)
+	}
+	return o, errOut
+}
+
+func againSet(t *testing.T, set *batch.TaskSet, args ...string) *batch.TaskSet {
+	t.Helper()
+	o, _ := retryFlags(t, args...)
+	made, err := o.againSet(set)
+	if err != nil || made == nil {
+		t.Fatalf("got %v, %v", made, err)
+	}
+	return made.(*batch.TaskSet)
+}
+
+// variables returns what the command of an index finds in the variables that say which one it is, as the controller and the worker
+// make them.
+func variables(set *batch.TaskSet, index int) map[string]string {
+	found := map[string]string{positionVariable: strconv.Itoa(index), numberVariable: strconv.Itoa(set.Spec.IndexNumbers.Number(index))}
+	if index < len(set.Spec.Items) {
+		found["TASK_ITEM"] = set.Spec.Items[index]
+	}
+	for _, v := range set.Spec.Template.Spec.Env {
+		delete(found, v.Name)
+	}
+	for _, v := range set.Spec.Template.Spec.Env {
+		value := v.Value
+		for name, known := range found {
+			value = strings.ReplaceAll(value, "$("+name+")", known)
+		}
+		found[v.Name] = value
+	}
+	return found
+}
+
+func TestRetryOfASet(t *testing.T) {
+	t.Run("what is created", func(t *testing.T) {
+		set := endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8")
+		set.UID, set.Labels = "uid", map[string]string{"team": "blue"}
+		set.Spec.Suspend, set.Spec.Cancelled = ptr.To(true), true
+		got := againSet(t, set)
+		want := &batch.TaskSet{
+			ObjectMeta: metav1.ObjectMeta{
+				Labels:      map[string]string{"team": "blue", batch.LabelRetryOf: "uid"},
+				Annotations: map[string]string{batch.AnnotationRetryOf: "s"},
+			},
+			Spec: batch.TaskSetSpec{
+				IndexNumbers: &batch.IndexNumbers{List: []int32{1, 6, 7, 8}}, Completions: ptr.To[int32](4), Parallelism: ptr.To[int32](4),
+				CompletionMode: ptr.To(batch.IndexedCompletion), BackoffLimitPerIndex: ptr.To[int32](0), MaxFailedIndexes: ptr.To[int32](4),
+				Template: batch.TaskTemplateSpec{
+					ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"mine": "1"}},
+					Spec: batch.TaskSpec{Command: []string{"true"}, Env: []batch.EnvVar{
+						{Name: "JOB_COMPLETION_INDEX", Value: "$(TASK_INDEX)"}, {Name: "A", Value: "$(TASK_INDEX)"},
+					}},
+				},
 			},
 		}
-		if diff := cmp.Diff(want, got.Spec); diff != "" {
+		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("want -, got +:\n%s", diff)
 		}
 	})
-	t.Run("items, and what was not begun", func(t *testing.T) {
-		set := endedSet(batch.TaskSetFailed, "0-7", "")
+
+	// Whatever a set is like, the command of an index finds the same in its variables when it runs again.
+	for name, change := range map[string]func(*batch.TaskSet){
+		"an array": func(*batch.TaskSet) {},
+		"items":    func(set *batch.TaskSet) { set.Spec.Items = strings.Split("a b c d e f g h i j", " ") },
+		"numbers": func(set *batch.TaskSet) {
+			set.Spec.IndexNumbers = &batch.IndexNumbers{First: ptr.To[int32](1), Step: ptr.To[int32](5)}
+		},
+		"items and numbers": func(set *batch.TaskSet) {
+			set.Spec.Items = strings.Split("a b c d e f g h i j", " ")
+			set.Spec.IndexNumbers = &batch.IndexNumbers{List: []int32{2, 3, 5, 7, 11, 13, 17, 19, 23, 29}}
+		},
+		"a number of its own": func(set *batch.TaskSet) {
+			set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: numberVariable, Value: "n$(JOB_COMPLETION_INDEX)"}}
+		},
+		"a position of its own": func(set *batch.TaskSet) {
+			set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: positionVariable, Value: "p$(TASK_INDEX)"}}
+		},
+		"numbers as items": func(set *batch.TaskSet) {
+			set.Spec.Items = strings.Split("1 2 3 5 7 11 13 17 19 23", " ")
+			set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: numberVariable, Value: itemReference}, {Name: positionVariable, Value: itemReference}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8")
+			change(set)
+			first := againSet(t, set)
+			failedAgain := first.DeepCopy()
+			failedAgain.Status = endedSet(batch.TaskSetFailed, "0,3", "1-2").Status
+			second := againSet(t, failedAgain)
+			for _, test := range []struct {
+				set  *batch.TaskSet
+				were []int
+			}{{first, []int{1, 6, 7, 8}}, {second, []int{6, 7}}} {
+				if n := int(*test.set.Spec.Completions); n != len(test.were) {
+					t.Fatalf("%d completions, want %d", n, len(test.were))
+				}
+				for index, was := range test.were {
+					got, want := variables(test.set, index), variables(set, was)
+					if set.Spec.IndexNumbers != nil {
+						// A retry has no place for a position that was not the number.
+						delete(got, positionVariable)
+						delete(want, positionVariable)
+					}
+					if len(set.Spec.Items) == 0 || set.Spec.IndexNumbers == nil && numbersOf(set) != nil {
+						delete(got, "TASK_ITEM")
+						delete(want, "TASK_ITEM")
+					}
+					if diff := cmp.Diff(want, got); diff != "" {
+						t.Errorf("index %d: want -, got +:\n%s", was, diff)
+					}
+				}
+			}
+		})
+	}
+	t.Run("all", func(t *testing.T) {
+		set := endedSet(batch.TaskSetComplete, "0-9", "")
 		set.Spec.Items = strings.Split("a b c d e f g h i j", " ")
-		got := again(t, set)
-		if diff := cmp.Diff([]string{"i", "j"}, got.Spec.Items); diff != "" || len(got.Spec.Template.Spec.Env) != 1 {
-			t.Errorf("got %q, %+v", got.Spec.Items, got.Spec.Template.Spec.Env)
+		got := againSet(t, set, "--all")
+		if diff := cmp.Diff(set.Spec.Items, got.Spec.Items); diff != "" || got.Spec.IndexNumbers != nil || len(got.Spec.Template.Spec.Env) != 1 {
+			t.Errorf("got %+v", got.Spec)
 		}
 	})
-	t.Run("of a retry again", func(t *testing.T) {
-		first := again(t, endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8"))
-		first.Status = endedSet(batch.TaskSetFailed, "0,3", "1-2").Status
-		second := again(t, first)
-		if diff := cmp.Diff([]string{"6", "7"}, second.Spec.Items); diff != "" || len(second.Spec.Template.Spec.Env) != 3 {
-			t.Errorf("got %q, %+v", second.Spec.Items, second.Spec.Template.Spec.Env)
+	t.Run("what was not begun is any number of indexes in a row", func(t *testing.T) {
+		set := endedSet(batch.TaskSetFailed, "0-4", "")
+		set.Spec.Completions = ptr.To[int32](1_000_000)
+		got := againSet(t, set)
+		if diff := cmp.Diff(&batch.IndexNumbers{First: ptr.To[int32](5)}, got.Spec.IndexNumbers); diff != "" || *got.Spec.Completions != 999_995 {
+			t.Errorf("got %+v", got.Spec)
+		}
+	})
+	t.Run("more than a list holds", func(t *testing.T) {
+		set := endedSet(batch.TaskSetFailed, "1", "")
+		set.Spec.Completions = ptr.To[int32](20_000)
+		got := againSet(t, set)
+		if v := variables(got, 1); got.Spec.IndexNumbers != nil || len(got.Spec.Items) != 19_999 || v[numberVariable] != "2" || v[positionVariable] != "2" {
+			t.Errorf("got %d items, %v", len(got.Spec.Items), v)
 		}
 	})
 	t.Run("nothing has failed", func(t *testing.T) {
+		o, _ := retryFlags(t)
 		if made, err := o.againSet(endedSet(batch.TaskSetComplete, "0-3", "")); made != nil || err != nil {
 			t.Errorf("got %v, %v", made, err)
 		}
 	})
-	large := endedSet(batch.TaskSetFailed, "", "")
-	large.Spec.Completions = ptr.To[int32](100_001)
+	t.Run("some indexes", func(t *testing.T) {
+		o, errOut := retryFlags(t, "--index", "0-1,7")
+		made, err := o.againSet(endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8"))
+		if err != nil || !cmp.Equal(made.(*batch.TaskSet).Spec.IndexNumbers.List, []int32{1, 7}) || errOut.String() != "Left out index 0, which has not failed: --all runs it again nevertheless.\n" {
+			t.Errorf("got %+v, %v, %q", made, err, errOut)
+		}
+		if got := againSet(t, endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8"), "--index", "0-1,7", "--all"); !cmp.Equal(got.Spec.IndexNumbers.List, []int32{0, 1, 7}) {
+			t.Errorf("got %+v", got.Spec.IndexNumbers)
+		}
+	})
+	t.Run("without indexes", func(t *testing.T) {
+		set := endedSet(batch.TaskSetFailed, "0-6", "")
+		set.Spec.CompletionMode, set.Spec.BackoffLimitPerIndex, set.Spec.MaxFailedIndexes, set.Status.Succeeded = nil, nil, nil, 7
+		if got := againSet(t, set, "--backoff-limit", "9"); *got.Spec.Completions != 3 || *got.Spec.BackoffLimit != 9 {
+			t.Errorf("got %+v", got.Spec)
+		}
+		if got := againSet(t, set, "--all"); *got.Spec.Completions != 10 {
+			t.Errorf("got %+v", got.Spec)
+		}
+	})
+
+	large := endedSet(batch.TaskSetFailed, "1", "")
+	large.Spec.Completions = ptr.To[int32](200_000)
+	items := endedSet(batch.TaskSetFailed, "1", "")
+	items.Spec.Completions, items.Spec.Items = ptr.To[int32](20_000), slices.Repeat([]string{"a"}, 20_000)
 	for name, test := range map[string]struct {
-		set  *batch.TaskSet
-		want string
+		set   *batch.TaskSet
+		index string
+		want  string
 	}{
-		"runs":     {endedSet(batch.TaskSetSuspended, "", ""), "has not ended yet: wait for it with leat wait taskset/s, or cancel it"},
-		"too many": {large, "100001 indexes have not succeeded, and a set of chosen indexes has at most 100000"},
-		"no indexes": {func() *batch.TaskSet {
-			s := endedSet(batch.TaskSetFailed, "", "")
-			s.Spec.CompletionMode = nil
-			return s
-		}(), "has no indexes"},
+		"runs":           {endedSet(batch.TaskSetSuspended, "", ""), "", "has not ended yet: wait for it with leat wait taskset/s, or cancel it"},
+		"too many":       {large, "", "199999 indexes are left to run again, and a set of chosen indexes has at most 100000: run them in parts; the first one is leat retry taskset/s --index 0-100000"},
+		"too many items": {items, "", "19999 indexes are left to run again, and a set of chosen indexes has at most 10000: run them in parts; the first one is leat retry taskset/s --index 0-10000"},
+		"no such index":  {endedSet(batch.TaskSetFailed, "", ""), "9-12", "taskset/s has no index 10-12: its indexes go from 0 to 9"},
 	} {
+		var args []string
+		if test.index != "" {
+			args = []string{"--index", test.index}
+		}
+		o, _ := retryFlags(t, args...)
 		if made, err := o.againSet(test.set); made != nil || err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %v, %v", name, made, err)
+		}
+	}
+	// The part that is named is one that can be run.
+	if got := againSet(t, items, "--index", "0-10000"); len(got.Spec.IndexNumbers.List) != 10_000 {
+		t.Errorf("got %d numbers", len(got.Spec.IndexNumbers.List))
+	}
+}
+
+func TestRetryOverrides(t *testing.T) {
+	args := []string{"--memory=8Gi", "--timeout=90s", "--backoff-limit=4", "--priority=0", "--queue=night"}
+	spec := batch.TaskSpec{
+		QueueName: "default", Priority: 7, BackoffLimit: ptr.To[int32](1), WorkerName: "w",
+		Resources: batch.TaskResources{Requests: batch.ResourceList{batch.ResourceCPU: resource.MustParse("2"), batch.ResourceMemory: resource.MustParse("4Gi")}},
+	}
+	want := batch.TaskSpec{
+		QueueName: "night", BackoffLimit: ptr.To[int32](4), ActiveDeadlineSeconds: ptr.To[int64](90),
+		Resources: batch.TaskResources{Requests: batch.ResourceList{batch.ResourceCPU: resource.MustParse("2"), batch.ResourceMemory: resource.MustParse("8Gi")}},
+	}
+	o, _ := retryFlags(t, args...)
+	task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "t", UID: "u"}, Spec: spec, Status: batch.TaskStatus{Phase: batch.TaskFailed}}
+	made, err := o.againTask(task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, made.(*batch.Task).Spec); diff != "" {
+		t.Errorf("task: want -, got +:\n%s", diff)
+	}
+	set := endedSet(batch.TaskSetFailed, "0-8", "9")
+	set.Spec.Template.Spec = spec
+	got := againSet(t, set, args...)
+	want.BackoffLimit, want.WorkerName = spec.BackoffLimit, "w"
+	want.Env = []batch.EnvVar{{Name: positionVariable, Value: "$(TASK_INDEX)"}}
+	if diff := cmp.Diff(want, got.Spec.Template.Spec); diff != "" || got.Spec.QueueName != "night" || *got.Spec.BackoffLimitPerIndex != 4 {
+		t.Errorf("set: want -, got +:\n%s%+v", diff, got.Spec)
+	}
+	if memory := set.Spec.Template.Spec.Resources.Requests[batch.ResourceMemory]; set.Spec.Template.Spec.Priority != 7 || memory.String() != "4Gi" {
+		t.Errorf("the old set has changed: %+v", set.Spec)
+	}
+	// A task that has succeeded runs again only if that is said.
+	task.Status.Phase = batch.TaskSucceeded
+	for args, want := range map[string]bool{"--failed": false, "--all": true} {
+		o, _ := retryFlags(t, args)
+		if made, err := o.againTask(task); err != nil || (made != nil) != want {
+			t.Errorf("%s: got %v, %v", args, made, err)
+		}
+	}
+}
+
+func TestNamesOfRetriesAreValid(t *testing.T) {
+	for name, want := range map[string]string{
+		"squares":                                  "squares-retry-12",
+		strings.Repeat("a", 53) + "-bcdefghi":      strings.Repeat("a", 53) + "-retry-12",
+		"x." + strings.Repeat("a", 51) + ".bcdefg": "x." + strings.Repeat("a", 51) + "-retry-12",
+	} {
+		got := retryName(name, 12)
+		if errs := validation.IsDNS1123Subdomain(got); got != want || len(errs) > 0 || len(got) > 63 {
+			t.Errorf("retryName(%q) = %q, want %q: %v", name, got, want, errs)
 		}
 	}
 }

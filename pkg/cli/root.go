@@ -86,7 +86,7 @@ const rootExample = `  leat up                                             # all
   leat run --each-line files.txt --wait -- gzip {}    # one for each line of a file
   leat logs -f @latest
   leat explain @latest                                # why does it wait, how did it fail
-  leat retry --failed @latest --wait`
+  leat retry @latest --wait`
 
 func (f *factory) newRootCommand(further []*cobra.Command) *cobra.Command {
 	root := &cobra.Command{
@@ -137,7 +137,7 @@ func (f *factory) newRootCommand(further []*cobra.Command) *cobra.Command {
 	root.AddCommand(
 		f.newRunCommand(), f.newWaitCommand(), f.newRetryCommand(),
 		f.newLogsCommand(), f.newTopCommand(), f.newExplainCommand(),
-		f.newCancelCommand(), f.newSuspendCommand(true), f.newSuspendCommand(false),
+		f.newCancelCommand(), f.newDeleteCommand(), f.newUpdateCommand(), f.newSuspendCommand(true), f.newSuspendCommand(false),
 		f.newCordonCommand(true), f.newCordonCommand(false), f.newDrainCommand(), f.newWorkerCommand(),
 		f.newKubeconfigCommand(), f.newVersionCommand(), f.newOptionsCommand(),
 	)

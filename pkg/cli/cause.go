@@ -1,0 +1,93 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"cmp"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/sanitize"
+)
+
+// cause is a way in which tasks of a set have failed.
+type cause struct {
+	how     string
+	tasks   int
+	indexes []indexes.Range
+	example *batch.Task // of the lowest index
+	index   int         // of the example
+}
+
+// causeKey is what failures of one cause have in common.
+type causeKey struct {
+	how, lastLine string
+}
+
+var digits = regexp.MustCompile(`[0-9]+`)
+
+// keyOf returns the cause of a failure: how the task has ended, and the last line that it printed, in which numbers do not matter. They
+// are mostly the index, a time or a process.
+func keyOf(task *batch.Task) causeKey {
+	once := *task
+	once.Status.Attempts = 1
+	key := causeKey{how: howEnded(&once)}
+	if end := task.Status.State.Terminated; end != nil {
+		lines := append([]string{""}, sanitize.Lines(end.Message)...)
+		key.lastLine = digits.ReplaceAllString(strings.TrimSpace(lines[len(lines)-1]), "0")
+	}
+	return key
+}
+
+// causesOf groups the tasks that have failed by cause, the most frequent first.
+func causesOf(tasks []batch.Task) []*cause {
+	byKey := map[causeKey]*cause{}
+	of := map[*cause][]int{}
+	var causes []*cause
+	for i := range tasks {
+		task := &tasks[i]
+		if task.Status.Phase != batch.TaskFailed {
+			continue
+		}
+		index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex])
+		if err != nil {
+			continue
+		}
+		key := keyOf(task)
+		c := byKey[key]
+		if c == nil {
+			c = &cause{how: key.how}
+			byKey[key] = c
+			causes = append(causes, c)
+		}
+		c.tasks++
+		of[c] = append(of[c], index)
+		if c.example == nil || index < c.index {
+			c.example, c.index = task, index
+		}
+	}
+	for _, c := range causes {
+		slices.Sort(of[c])
+		c.indexes = indexes.Of(of[c])
+	}
+	slices.SortStableFunc(causes, func(a, b *cause) int { return cmp.Or(b.tasks-a.tasks, a.index-b.index) })
+	return causes
+}

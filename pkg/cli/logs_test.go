@@ -1,0 +1,112 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+)
+
+func TestLinesOfSeveralTasksStayWhole(t *testing.T) {
+	var out bytes.Buffer
+	l := &setLogs{out: &out}
+	const tasks, lines, length = 8, 20, 200_000
+	var copying sync.WaitGroup
+	for task := range tasks {
+		copying.Go(func() {
+			reader, writer := io.Pipe()
+			go func() {
+				for range lines {
+					_, _ = io.WriteString(writer, strings.Repeat(string(rune('a'+task)), length)+"\n")
+				}
+				_ = writer.Close()
+			}()
+			if err := l.copyLines(reader, fmt.Sprintf("[s/%d] ", task)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	copying.Wait()
+	count := 0
+	for line := range strings.Lines(out.String()) {
+		count++
+		var task int
+		var text string
+		if n, err := fmt.Sscanf(line, "[s/%d] %s\n", &task, &text); n != 2 || err != nil || text != strings.Repeat(string(rune('a'+task)), length) {
+			t.Fatalf("line %d of %d bytes begins with %.40q", count, len(line), line)
+		}
+	}
+	if count != tasks*lines {
+		t.Errorf("%d lines, want %d", count, tasks*lines)
+	}
+}
+
+func TestLinesThatAreTooLongAreCutBetweenCharacters(t *testing.T) {
+	// Characters of three bytes do not fit evenly into any buffer.
+	long := strings.Repeat("€", maxHeldLine)
+	var out bytes.Buffer
+	l := &setLogs{out: &out}
+	if err := l.copyLines(strings.NewReader("short\n"+long+"\n\nlast"), "[s/1] "); err != nil {
+		t.Fatal(err)
+	}
+	got := slices.Collect(strings.Lines(out.String()))
+	if len(got) != 6 || got[0] != "[s/1] short\n" || got[4] != "[s/1] \n" || got[5] != "[s/1] last\n" {
+		t.Fatalf("got %d lines, from %.40q", len(got), got)
+	}
+	joined := ""
+	for i, line := range got[1:4] {
+		lead := "[s/1] "
+		if i > 0 {
+			lead += "… "
+		}
+		text, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), lead)
+		if !ok {
+			t.Errorf("part %d begins with %.20q", i, line)
+		}
+		joined += text
+	}
+	if joined != long {
+		t.Errorf("%d bytes are joined to %d", len(long), len(joined))
+	}
+}
+
+func TestCharactersAreNotCut(t *testing.T) {
+	const text = "a€𝄞é"
+	for n := range len(text) + 1 {
+		want := text[:n]
+		for !slices.Contains([]string{"", "a", "a€", "a€𝄞", text}, want) {
+			want = want[:len(want)-1]
+		}
+		for name, reader := range map[string]io.Reader{"at once": strings.NewReader(text[:n]), "byte by byte": iotest.OneByteReader(strings.NewReader(text[:n]))} {
+			var out bytes.Buffer
+			if _, err := io.Copy(&wholeCharacters{out: &out}, reader); err != nil || out.String() != want {
+				t.Errorf("%d bytes, %s: got %q, %v, want %q", n, name, out.String(), err, want)
+			}
+		}
+	}
+	// What is no text at all stays as it is.
+	var out bytes.Buffer
+	if _, err := (&wholeCharacters{out: &out}).Write([]byte("\xff\x80\x80\x80\x80")); err != nil || out.Len() != 5 {
+		t.Errorf("got %q, %v", out.String(), err)
+	}
+}

@@ -1,0 +1,107 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"slices"
+	"strconv"
+
+	"k8s.io/utils/ptr"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/sanitize"
+)
+
+// The variables with the index of a task: its number, and its position in the set.
+const (
+	numberVariable   = "TASK_INDEX"
+	positionVariable = "JOB_COMPLETION_INDEX"
+)
+
+// maxNumber is one more than the largest number that an index can have.
+const maxNumber = 1 << 31
+
+// maxListedNumbers is how many numbers spec.indexNumbers.list can hold.
+const maxListedNumbers = 10_000
+
+// numbersOf returns the numbers of the indexes of a set, nil if they are the indexes. Where a list of numbers would be too long,
+// "leat retry" makes items of them.
+func numbersOf(set *batch.TaskSet) *batch.IndexNumbers {
+	if set.Spec.IndexNumbers != nil || !slices.Contains(set.Spec.Template.Spec.Env, batch.EnvVar{Name: numberVariable, Value: itemReference}) {
+		return set.Spec.IndexNumbers
+	}
+	numbers := &batch.IndexNumbers{}
+	for _, item := range set.Spec.Items {
+		number, err := strconv.ParseUint(item, 10, 31)
+		if n := len(numbers.List); err != nil || n > 0 && numbers.List[n-1] >= int32(number) {
+			return nil
+		}
+		numbers.List = append(numbers.List, int32(number))
+	}
+	return numbers
+}
+
+// completionsOf returns how many indexes a set has, or can come to have.
+func completionsOf(set *batch.TaskSet) int {
+	return int(ptr.Deref(set.Spec.Completions, maxCompletions))
+}
+
+// formatNumbers writes the numbers of indexes of a set, of the first ones if there are many.
+func formatNumbers(set *batch.TaskSet, of []indexes.Range) string {
+	return sanitize.Truncate(indexes.Format(numbersOf(set).Numbers(of)), 100)
+}
+
+// parseNumbers reads the value of --index.
+func parseNumbers(text string) ([]indexes.Range, error) {
+	numbers, err := indexes.Parse(text, maxNumber)
+	if err != nil {
+		return nil, usageErrorf("--index %w: write indexes like 5 or 0-4,7", err)
+	}
+	return numbers, nil
+}
+
+// chosenIndexes returns the indexes of the set that have these numbers. It is an error if one of the numbers is that of none.
+func chosenIndexes(set *batch.TaskSet, numbers []indexes.Range) ([]indexes.Range, error) {
+	known, completions := numbersOf(set), completionsOf(set)
+	chosen := known.Indexes(numbers, completions)
+	unknown := indexes.Subtract(numbers, known.Numbers(chosen))
+	switch {
+	case len(unknown) == 0:
+		return chosen, nil
+	case completions == 0:
+		return nil, usageErrorf("taskset/%s has no indexes", set.Name)
+	}
+	return nil, usageErrorf("taskset/%s has no index %s: its indexes go from %d to %d", set.Name, sanitize.Truncate(indexes.Format(unknown), 100),
+		known.Number(0), known.Number(completions-1))
+}
+
+// completedOf returns the indexes of a set that have succeeded.
+func completedOf(set *batch.TaskSet) ([]indexes.Range, error) {
+	return indexes.Parse(set.Status.CompletedIndexes, maxCompletions)
+}
+
+// hasIndexes reports whether the indexes of a set are different pieces of work.
+func hasIndexes(set *batch.TaskSet) bool {
+	return ptr.Deref(set.Spec.CompletionMode, batch.NonIndexedCompletion) == batch.IndexedCompletion
+}
+
+// isIn reports whether the index of a set is in a list of its status.
+func isIn(list string, index int) bool {
+	ranges, err := indexes.Parse(list, maxCompletions)
+	return err == nil && indexes.Contains(ranges, index)
+}
