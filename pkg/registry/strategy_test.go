@@ -339,6 +339,20 @@ func (grace) DeletionGracePeriod(queue *batch.TaskQueue, requested *int64) (int6
 	return ptr.Deref(requested, 30), false
 }
 
+func TestWhatRulesPrepareForAnUpdateIsPartOfIt(t *testing.T) {
+	main := newStrategy(runtime.NewScheme(), queues, heavy{})
+	stored, queue := newQueue(1, 5), newQueue(1, 9)
+	main.PrepareForUpdate(t.Context(), queue, stored)
+	if *queue.Spec.Weight != 1000 || queue.Status.Running != stored.Status.Running || queue.Generation != stored.Generation+1 {
+		t.Errorf("got %+v of %+v", queue, stored)
+	}
+}
+
+// heavy makes queues heavy whenever they are updated.
+type heavy struct{}
+
+func (heavy) PrepareForUpdate(_ context.Context, queue, _ *batch.TaskQueue) { queue.Spec.Weight = ptr.To[int32](1000) }
+
 func TestKindsWithoutRules(t *testing.T) {
 	main := newStrategy(runtime.NewScheme(), queues, struct{}{})
 	status := statusStrategy[batch.TaskQueue, batch.TaskQueueList]{main}
