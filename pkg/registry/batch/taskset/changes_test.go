@@ -225,6 +225,13 @@ func TestASetLeavesRoomForItsStatus(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	})
+	t.Run("or elsewhere", func(t *testing.T) {
+		set := newSet(indexed(100_000, 100_000), listed(100_000, 9))
+		labelled := newSet(indexed(100_000, 100_000), listed(100_000, 9), func(set *batch.TaskSet) { set.Labels = map[string]string{"a": "b"} })
+		if got := texts(Strategy{}.ValidateChange(t.Context(), labelled, set)); len(got) != 0 {
+			t.Errorf("got %q", got)
+		}
+	})
 }
 
 func unlimited(set *batch.TaskSet) { set.Spec.BackoffLimit = ptr.To[int32](1<<31 - 1) }

@@ -61,13 +61,6 @@ func validateRoom(set *batch.TaskSet, path *field.Path) field.ErrorList {
 		size, lists, ptr.Deref(spec.Parallelism, 1), failed, maxObject-reserved))}
 }
 
-// roomier reports whether a set takes no more room than it did.
-func roomier(set, old *batch.TaskSet) bool {
-	size, err := storedBytes(set)
-	before, errBefore := storedBytes(old)
-	return err == nil && errBefore == nil && size+listBytes(set) <= before+listBytes(old)
-}
-
 // storedBytes returns what a set takes in etcd without its status. The managers of its fields are left out of an object that would not fit.
 func storedBytes(set *batch.TaskSet) (int, error) {
 	versioned := &v1alpha1.TaskSet{}

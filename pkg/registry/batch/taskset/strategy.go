@@ -283,8 +283,8 @@ func (Strategy) ValidateChange(_ context.Context, set, old *batch.TaskSet) field
 		errs = append(errs, field.Invalid(path.Child("cancelled"), false,
 			"must stay true: a cancelled set does not run again; make a new set of what is left, as \"leat retry\" does"))
 	}
-	if !roomier(set, old) {
-		errs = append(errs, validateRoom(set, path)...)
+	if tight := validateRoom(set, path); len(tight) > 0 && (listBytes(set) > listBytes(old) || len(validateRoom(old, path)) == 0) {
+		errs = append(errs, tight...)
 	}
 	return errs
 }
