@@ -70,6 +70,7 @@ func TestStandalone(t *testing.T) {
 	e := env.Standalone(t, "--workers=2", "--worker-tasks=8")
 	s := newScene(t, e, "default", e.Admin(t))
 	suite(t, s)
+	t.Run("commands start where you are", func(t *testing.T) { startsHere(t, s) })
 	t.Run("the server of leat up is found", func(t *testing.T) { findsLocalServer(t, s) })
 	t.Run("a queue that is held is told", func(t *testing.T) { explainsQueue(t, s) })
 }
@@ -249,6 +250,7 @@ func suite(t *testing.T, s *scene) {
 		run  func(*testing.T, *scene)
 	}{
 		{"one task ends with its exit code", oneTask},
+		{"what is deleted as soon as it ends", deletedAtOnce},
 		{"what a command prints", prints},
 		{"an array is one object", arrayIsOneObject},
 		{"some of an array fail and are tried again", retriesFailed},
@@ -263,6 +265,10 @@ func suite(t *testing.T, s *scene) {
 			run  func(*testing.T, *scene)
 		}{
 			{"each line of a file", eachLine},
+			{"several are waited for", waitsForSeveral},
+			{"why nothing starts", saysWhyNothingStarts},
+			{"an ignored signal stays ignored", ignoresHangup},
+			{"input that nobody reads", unreadInput},
 			{"why a task waits", explainsWaiting},
 			{"interrupted on a terminal", interruptedTerminal},
 			{"progress on a terminal", progressOnTerminal},
@@ -295,6 +301,95 @@ func oneTask(t *testing.T, s *scene) {
 	s.leat(t, "retry", "--failed", "succeeds").expect(t, 0, `^task\.batch\.leat\.dev/succeeds: nothing has failed\n$`, "^$")
 	s.leat(t, "run", "--dry-run=server", "-o", "yaml", "--name=dry", "--", "true").expect(t, 0, `queueName: default`, "^$")
 	s.leat(t, "wait", "dry").expect(t, 1, "^$", `no set and no task is named "dry"`)
+}
+
+// The end of what is gone as soon as it has ended is not missed.
+func deletedAtOnce(t *testing.T, s *scene) {
+	for range 5 {
+		s.leat(t, "run", "--ttl=0s", "--wait", "--", "sh", "-c", "exit 42").expect(t, 42, "created", `task/\S+ has failed in .*: exit code 42\n$`)
+	}
+	s.leat(t, "run", "--ttl=0s", "--array=3", "--wait", "--", "true").expect(t, 0, "created", `is complete: 3 of 3 succeeded`)
+	s.leat(t, "run", "--ttl=0s", "--array=3", "--wait", "--", "false").expect(t, 1, "created", `has failed: 0 of 3 succeeded`)
+}
+
+func waitsForSeveral(t *testing.T, s *scene) {
+	s.leat(t, "run", "--name=good", "--", "sleep", "1").expect(t, 0, "", "")
+	s.leat(t, "run", "--name=good-set", "--array=2", "--", "sleep", "1").expect(t, 0, "", "")
+	s.leat(t, "run", "--name=bad", "--", "sh", "-c", "exit 7").expect(t, 0, "", "")
+	s.leat(t, "wait", "good", "good-set", "good").expect(t, 0, "^$", `(?s)task/good has succeeded.*taskset/good-set is complete|taskset/good-set is complete.*task/good has succeeded`)
+	s.leat(t, "wait", "good", "bad").expect(t, 1, "^$", `(?s)task/bad has failed in .*: exit code 7.*2 done|1/2 done, 1 failed`)
+	s.leat(t, "wait", "good", "nothing").expect(t, 1, "^$", `no set and no task is named "nothing"`)
+}
+
+func saysWhyNothingStarts(t *testing.T, s *scene) {
+	must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
+		ObjectMeta: metav1.ObjectMeta{Name: "narrow"}, Spec: batch.TaskQueueSpec{MaxPendingTasks: ptr.To[int32](0)},
+	}, metav1.CreateOptions{}))(t)
+	must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
+		ObjectMeta: metav1.ObjectMeta{Name: "closed"}, Spec: batch.TaskQueueSpec{StopPolicy: ptr.To(batch.StopPolicyHold)},
+	}, metav1.CreateOptions{}))(t)
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"why-task":   {[]string{"--cpu=4000"}, `task/why-task waits: Unschedulable: 0/2 workers are available: 2 had insufficient cpu\.`},
+		"why-queue":  {[]string{"--queue=closed"}, `task/why-queue waits: queue closed starts no tasks: its spec\.stopPolicy is Hold`},
+		"why-set":    {[]string{"--array=2", "--cpu=4000"}, `taskset/why-set waits: Unschedulable: 0/2 workers are available`},
+		"why-held":   {[]string{"--array=2", "--hold"}, `taskset/why-held waits: it is suspended: leat resume taskset/why-held starts it`},
+		"why-create": {[]string{"--array=2", "--queue=narrow"}, `taskset/why-create waits: its tasks cannot be created: .*narrow`},
+	} {
+		on, end := s.terminal(t, append(append([]string{"run", "--name=" + name, "--wait"}, test.args...), "--", "true")...)
+		on.expect(t, test.want)
+		on.send(t, "\x03")
+		on.expect(t, question)
+		on.send(t, "d\n")
+		if code := end(); code != 130 {
+			t.Errorf("%s: exit code %d", name, code)
+		}
+		s.leat(t, "cancel", "--now", name).expect(t, 0, "cancelled", "^$")
+	}
+}
+
+// As under nohup.
+func ignoresHangup(t *testing.T, s *scene) {
+	mark := filepath.Join(t.TempDir(), "mark")
+	command := s.command(t, "run", "--name=stays", "--wait", "--", "sh", "-c", "while ! [ -e "+mark+" ]; do sleep 0.05; done")
+	command.Args = append([]string{"sh", "-c", `trap '' HUP; exec "$@"`, "sh", command.Path}, command.Args[1:]...)
+	command.Path = must(exec.LookPath("sh"))(t)
+	got := finish(t, command, func() error {
+		check(t, command.Start())
+		s.task(t, "stays", "runs", runs)
+		check(t, command.Process.Signal(syscall.SIGHUP))
+		check(t, os.WriteFile(mark, nil, 0o600))
+		return command.Wait()
+	})
+	got.expect(t, 0, "created", "task/stays has succeeded")
+}
+
+func unreadInput(t *testing.T, s *scene) {
+	s.leatWith(t, "data\n", "run", "--wait", "--", "cat").expect(t, 0, "created", "^warning: tasks do not read standard input")
+	s.leat(t, "run", "--wait", "--", "cat").expect(t, 0, "created", "^0/1 done")
+}
+
+// The workers of leat up see the files of who runs a command.
+func startsHere(t *testing.T, s *scene) {
+	check(t, os.MkdirAll(filepath.Join(s.directory, "below"), 0o700))
+	here := func(args ...string) result {
+		command := s.command(t, append([]string{"run", "--logs"}, args...)...)
+		command.Env = append(command.Env, "KUBECONFIG="+filepath.Join(s.env.DataDir(), "kubeconfig"))
+		return finish(t, command, command.Run)
+	}
+	here("--", "pwd").expect(t, 0, "^"+s.directory+"\n$", "created")
+	here("--array=1", "--", "pwd").expect(t, 0, `\] `+s.directory+"\n$", "created")
+	here("--workdir=below", "--", "pwd").expect(t, 0, "^"+s.directory+"/below\n$", "^The command starts in "+s.directory+"/below of the worker\\.\n")
+	here("--workdir=/", "--", "pwd").expect(t, 0, "^/\n$", "created")
+	if got := here("--workdir=", "--", "pwd"); got.code != 0 || got.out == s.directory+"\n" {
+		t.Errorf("--workdir= starts in %q: %s", got.out, got.errOut)
+	}
+	// A kubeconfig without the mark, as that of a cluster.
+	if got := s.leat(t, "run", "--logs", "--", "pwd"); got.code != 0 || got.out == s.directory+"\n" {
+		t.Errorf("with another kubeconfig it starts in %q: %s", got.out, got.errOut)
+	}
 }
 
 func prints(t *testing.T, s *scene) {
@@ -345,7 +440,7 @@ func retriesFailed(t *testing.T, s *scene) {
 	got := s.leat(t, "run", "--name=some", "--array=0-19%8", "--env=MARK="+mark, "--wait", "--", "sh", "-c",
 		`case $TASK_INDEX in 3|17) test -e $MARK-$(JOB_COMPLETION_INDEX) || { touch $MARK-$(TASK_INDEX); echo not yet; exit 5; };; esac`)
 	got.expect(t, 1, "^taskset.batch.leat.dev/some created\n$",
-		`taskset/some has failed: 18 of 20 succeeded in .*: FailedIndexes: .*\nFailed: index 3,17\. Why: leat logs taskset/some --index 3\. Again: leat retry --failed some\n$`)
+		`taskset/some has failed: 18 of 20 succeeded in .*: FailedIndexes: .*\nFailed: index 3,17\nIndex 3: exit code 5\n  \| not yet\nWhy: leat explain taskset/some\. Again: leat retry --failed some\n$`)
 	s.leat(t, "wait", "some").expect(t, 1, "^$", "18 of 20")
 	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some is failed: FailedIndexes: .*  Failed +index 3,17\n.*  Index (3|17) +exit code 5\n +\| not yet\n.*Next +leat logs taskset/some; leat retry --failed some\n$`, "^$")
 	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `18 tasks have succeeded and are gone, with what they printed\.\n$`)

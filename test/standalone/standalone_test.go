@@ -24,11 +24,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/clientcmd"
@@ -168,6 +170,38 @@ func TestTasksRunToTheirEnd(t *testing.T) {
 	})
 }
 
+// What a worker has is what tasks can ask for.
+func TestWorkersHaveWhatTheMachineHas(t *testing.T) {
+	e := env.Standalone(t, "--workers=2", "--worker-capacity=example.com/license=3", "--worker-labels=disk=ssd")
+	client := env.Client(t, e.Admin(t))
+	create(t, client, "asks", v1alpha1.TaskSpec{
+		Command: []string{"true"}, WorkerSelector: map[string]string{"disk": "ssd"},
+		Resources: v1alpha1.TaskResources{Requests: v1alpha1.ResourceList{
+			"cpu": resource.MustParse("100m"), "memory": resource.MustParse("1Mi"), "example.com/license": resource.MustParse("3"),
+		}},
+	})
+	waitTask(t, client, "asks", "Succeeded", inPhase(v1alpha1.TaskSucceeded))
+	workers, err := client.BatchV1alpha1().Workers(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "disk=ssd"})
+	if err != nil || len(workers.Items) != 2 {
+		t.Fatalf("%d workers, %v", len(workers.Items), err)
+	}
+	sum := resource.Quantity{}
+	for _, w := range workers.Items {
+		sum.Add(w.Status.Allocatable["cpu"])
+	}
+	if want := int64(runtime.GOMAXPROCS(0)) * 1000; sum.MilliValue() > want || sum.MilliValue() < want-1 {
+		t.Errorf("two workers have %s processors together, and the machine %dm", sum.String(), want)
+	}
+}
+
+func TestKubectlDoesNotWarnOfItsVersion(t *testing.T) {
+	e := env.Standalone(t)
+	out, errOut, err := e.Kubectl(t, filepath.Join(e.DataDir(), "kubeconfig"), "", "version")
+	if err != nil || strings.Contains(out+errOut, "WARNING") || strings.Contains(out+errOut, "error") || !strings.Contains(out, "+leat.") {
+		t.Errorf("kubectl version: %v: %s%s", err, out, errOut)
+	}
+}
+
 func TestRestartKeepsEverything(t *testing.T) {
 	for name, end := range map[string]func(*host.Process) error{"stopped": (*host.Process).Stop, "killed": (*host.Process).Kill} {
 		t.Run(name, func(t *testing.T) {
@@ -298,6 +332,8 @@ func TestMistakesAreNamed(t *testing.T) {
 		"port out of range":        {[]string{"--data-dir=" + t.TempDir(), "--secure-port=70000"}, "from 0 to 65535"},
 		"negative workers":         {[]string{"--data-dir=" + t.TempDir(), "--workers=-1"}, "0 or more"},
 		"no tasks per worker":      {[]string{"--data-dir=" + t.TempDir(), "--worker-tasks=0"}, "1 or more"},
+		"capacity that is none":    {[]string{"--data-dir=" + t.TempDir(), "--worker-capacity=cpu=lots"}, "--worker-capacity cpu=lots: the quantity must be"},
+		"labels that are none":     {[]string{"--data-dir=" + t.TempDir(), "--worker-labels=a b=c"}, "--worker-labels"},
 		"kubeconfig that is none":  {[]string{"--data-dir=" + t.TempDir(), "--secure-port=0", "--kubeconfig=" + garbage}, garbage},
 		"metrics for all":          {[]string{"--data-dir=" + t.TempDir(), "--metrics-bind-address=:9090"}, "must be a loopback address"},
 		"a sample for nobody":      {[]string{"--data-dir=" + t.TempDir(), "--sample", "--workers=0"}, "no workers"},
