@@ -87,7 +87,7 @@ SIGTERM and SIGINT stop it: it takes no more tasks, ends those that run, gives b
 second one ends it at once.`,
 		Example: `  leat-worker --kubeconfig=worker.kubeconfig                       # as many tasks at a time as there are processors
   leat-worker --namespace=render --tasks=4 --labels=disk=ssd       # for tasks that select workers by label, too
-  leat-worker --capacity=cpu=8,memory=16Gi,example.com/gpu=1       # what tasks can request`,
+  leat-worker --capacity=cpu=8,memory=16Gi,example.com/license=1   # what tasks can request: counts`,
 		Args:         cobra.NoArgs,
 		Version:      version.Get().GitVersion,
 		SilenceUsage: true,
