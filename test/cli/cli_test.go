@@ -256,6 +256,8 @@ func suite(t *testing.T, s *scene) {
 		{"some of an array fail and are tried again", retriesFailed},
 		{"a set suspended and resumed", suspends},
 		{"cancelled", cancels},
+		{"a cancelled set keeps its record", cancelKeepsTheRecord},
+		{"the queue and the priority of what waits change", updates},
 		{"a worker drained", drains},
 		{"interrupted without a terminal", interruptedPlain},
 	}
@@ -270,6 +272,7 @@ func suite(t *testing.T, s *scene) {
 			{"an ignored signal stays ignored", ignoresHangup},
 			{"input that nobody reads", unreadInput},
 			{"why a task waits", explainsWaiting},
+			{"long lines of many tasks", longLines},
 			{"interrupted on a terminal", interruptedTerminal},
 			{"progress on a terminal", progressOnTerminal},
 			{"top", top},
@@ -295,9 +298,9 @@ func oneTask(t *testing.T, s *scene) {
 	s.leat(t, "run", "--name=Not Valid", "--", "true").expect(t, 1, `^$`, `^Error from server \(Invalid\): .*metadata.name`)
 	s.leat(t, "wait", "fails").expect(t, 42, "", "exit code 42")
 	s.leat(t, "wait", "@latest").expect(t, 0, "", "task/quiet has succeeded")
-	s.leat(t, "explain", "task/fails").expect(t, 0, `^task/fails has failed .* ago, after .*: exit code 42\.\n  Worker +\S+\n  Attempts +1, of at most 1\n  Last lines +\| out of luck\n  Next +leat logs task/fails; leat retry --failed task/fails\n$`, "^$")
-	s.leat(t, "retry", "--failed", "fails", "--wait").expect(t, 42, `^task\.batch\.leat\.dev/fails-retry-1 created\n$`, "exit code 42")
-	s.leat(t, "retry", "--failed", "@latest").expect(t, 0, `^task\.batch\.leat\.dev/fails-retry-2 created\n$`, "^$")
+	s.leat(t, "explain", "task/fails").expect(t, 0, `^task/fails has failed .* ago, after .*: exit code 42\.\n  Worker +\S+\n  Attempts +1, of at most 1\n  Last lines +\| out of luck\n  Next +leat logs task/fails; leat retry task/fails\n$`, "^$")
+	s.leat(t, "retry", "fails", "--wait").expect(t, 42, `^task\.batch\.leat\.dev/fails-retry-1 created\n$`, "exit code 42")
+	s.leat(t, "retry", "@latest").expect(t, 0, `^task\.batch\.leat\.dev/fails-retry-2 created\n$`, "^$")
 	s.leat(t, "retry", "--failed", "succeeds").expect(t, 0, `^task\.batch\.leat\.dev/succeeds: nothing has failed\n$`, "^$")
 	s.leat(t, "run", "--dry-run=server", "-o", "yaml", "--name=dry", "--", "true").expect(t, 0, `queueName: default`, "^$")
 	s.leat(t, "wait", "dry").expect(t, 1, "^$", `no set and no task is named "dry"`)
@@ -409,7 +412,7 @@ func prints(t *testing.T, s *scene) {
 	}
 	s.leat(t, "run", "--name=not-yet", "--cpu=4000", "--", "true").expect(t, 0, "", "")
 	s.leat(t, "logs", "not-yet").expect(t, 1, "^$", "has not been started yet, and has printed nothing: -f waits for it")
-	s.leat(t, "cancel", "not-yet").expect(t, 0, "cancelled", "^$")
+	s.leat(t, "cancel", "not-yet").expect(t, 0, `^task\.batch\.leat\.dev/not-yet cancelled and deleted\n$`, "^$")
 }
 
 func arrayIsOneObject(t *testing.T, s *scene) {
@@ -440,13 +443,23 @@ func retriesFailed(t *testing.T, s *scene) {
 	got := s.leat(t, "run", "--name=some", "--array=0-19%8", "--env=MARK="+mark, "--wait", "--", "sh", "-c",
 		`case $TASK_INDEX in 3|17) test -e $MARK-$(JOB_COMPLETION_INDEX) || { touch $MARK-$(TASK_INDEX); echo not yet; exit 5; };; esac`)
 	got.expect(t, 1, "^taskset.batch.leat.dev/some created\n$",
-		`taskset/some has failed: 18 of 20 succeeded in .*: FailedIndexes: .*\nFailed: index 3,17\nIndex 3: exit code 5\n  \| not yet\nWhy: leat explain taskset/some\. Again: leat retry --failed some\n$`)
+		`taskset/some has failed: 18 of 20 succeeded in .*: FailedIndexes: .*\nFailed: index 3,17\nIndex 3: exit code 5\n  \| not yet\nWhy: leat explain taskset/some\. Again: leat retry some\n$`)
 	s.leat(t, "wait", "some").expect(t, 1, "^$", "18 of 20")
-	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some is failed: FailedIndexes: .*  Failed +index 3,17\n.*  Index (3|17) +exit code 5\n +\| not yet\n.*Next +leat logs taskset/some; leat retry --failed some\n$`, "^$")
-	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `18 tasks have succeeded and are gone, with what they printed\.\n$`)
-	s.leat(t, "cancel", "some").expect(t, 1, "^$", `^error: taskset/some has ended \(Failed\): there is nothing to cancel; kubectl delete removes it\n$`)
+	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some is failed: FailedIndexes: .*  Failed +index 3,17\n.*  2 failed +exit code 5 \(index 3,17\)\n  Like index 3 +\| not yet\n.*Next +leat logs taskset/some; leat retry taskset/some\n$`, "^$")
+	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `^18 tasks have succeeded and are gone, with what they printed: index 0-2,4-16,18,19\.\n$`)
+	s.leat(t, "logs", "some/17").expect(t, 0, `^\[some/17\] not yet\n$`, `^$`)
+	s.leat(t, "logs", "some", "--index=4,17").expect(t, 0, `^\[some/17\] not yet\n$`, `^1 task has succeeded and is gone, with what it printed: index 4\.\n$`)
+	s.leat(t, "logs", "some/20").expect(t, 2, `^$`, `taskset/some has no index 20: its indexes go from 0 to 19`)
+	s.leat(t, "explain", "some/3").expect(t, 0, `(?s)^task/some-3-\S+ has failed .*: exit code 5\.\n.*Last lines +\| not yet\n.*Set +taskset/some, index 3\n$`, "^$")
+	s.leat(t, "explain", "some", "--index=4").expect(t, 0, `^taskset/some/4 has succeeded\. Its task was deleted`, "^$")
+	s.leat(t, "wait", "some/3").expect(t, 5, "^$", `taskset/some/3 has failed in .*: exit code 5\n`)
+	s.leat(t, "wait", "taskset/some/4").expect(t, 0, "^$", `taskset/some/4 has succeeded\n`)
+	s.leat(t, "suspend", "some/3").expect(t, 2, "^$", `only whole sets can be suspended and resumed`)
+	s.leat(t, "cancel", "some").expect(t, 1, "^$", `^error: taskset/some has ended \(Failed\): there is nothing to cancel; leat delete taskset/some deletes it\n$`)
 	// The indexes that failed find their marks now: they are the ones they were.
-	s.leat(t, "retry", "--failed", "@latest", "--wait").expect(t, 0, `^taskset\.batch\.leat\.dev/some-retry-1 created \(2 indexes of 20\)\n$`, `some-retry-1 is complete: 2 of 2 succeeded`)
+	s.leat(t, "retry", "@latest", "--index=0,17", "--wait").expect(t, 0, `^taskset\.batch\.leat\.dev/some-retry-1 created \(1 index of 20\)\n$`,
+		`(?s)^Left out index 0, which has not failed: --all runs it again nevertheless\.\n.*some-retry-1 is complete: 1 of 1 succeeded.*\nOver all retries of taskset/some: 19 of 20 have succeeded in all \(some 18, some-retry-1 1\); not yet: index 3\n$`)
+	s.leat(t, "explain", "some").expect(t, 0, `  Retries +19 of 20 have succeeded in all \(some 18, some-retry-1 1\); not yet: index 3\n`, "^$")
 	s.leat(t, "retry", "--failed", "some-retry-1").expect(t, 0, "nothing has failed", "^$")
 	// A limit for each index.
 	s.leat(t, "run", "--name=again", "--array=2", "--backoff-limit=1", "--wait", "--", "sh", "-c", `test $TASK_INDEX = 0 || test -e `+mark+` || { touch `+mark+`; exit 1; }`).
@@ -473,11 +486,15 @@ func eachLine(t *testing.T, s *scene) {
 	}
 	s.leatWith(t, "a\nb\n", "run", "--name=bad-lines", "--each-line=-", "--wait", "--", "test", "a", "=").
 		expect(t, 1, "created", `Failed: index 1 \(item "b"\)`)
-	s.leat(t, "retry", "--failed", "bad-lines").expect(t, 0, `bad-lines-retry-1 created`, "^$")
+	s.leat(t, "retry", "bad-lines").expect(t, 0, `bad-lines-retry-1 created`, "^$")
 	set := s.set(t, "bad-lines-retry-1", "is there", func(*batch.TaskSet) bool { return true })
 	if len(set.Spec.Items) != 1 || set.Spec.Items[0] != "b" {
 		t.Errorf("the items to be tried again are %q", set.Spec.Items)
 	}
+	// The index of an item is what it was.
+	s.leatWith(t, "a\nb\n", "run", "--name=numbered", "--each-line=-", "--wait", "--", "sh", "-c", `echo $TASK_INDEX $JOB_COMPLETION_INDEX {}; test {} = a`).expect(t, 1, "created", "")
+	s.leat(t, "retry", "numbered", "--wait").expect(t, 1, "created", `Failed: index 1 \(item "b"\)`)
+	s.leat(t, "logs", "numbered-retry-1").expect(t, 0, `^\[numbered-retry-1/1\] 1 1 b\n$`, "^$")
 }
 
 func suspends(t *testing.T, s *scene) {
@@ -491,6 +508,7 @@ func suspends(t *testing.T, s *scene) {
 	s.set(t, "pauses", "two run again", running(2))
 	s.leat(t, "resume", "pauses", "nothing").expect(t, 1, `is not suspended`, `tasksets\.batch\.leat\.dev "nothing" not found`)
 	s.leat(t, "cancel", "--now", "pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses cancelled \(0 of 4 had succeeded\)\n$`, "^$")
+	s.leat(t, "delete", "pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses deleted\n$`, "^$")
 	s.leat(t, "wait", "pauses").expect(t, 1, "^$", `^error: no set and no task is named "pauses" in namespace`)
 	s.leat(t, "wait", "@latest").expect(t, 1, "^$", `^error: @latest was taskset/pauses, and is deleted\n$`)
 }
@@ -499,7 +517,7 @@ func cancels(t *testing.T, s *scene) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	s.leat(t, "run", "--name=ends", "--", "sh", "-c", `trap 'touch `+mark+`; exit 0' TERM; while :; do sleep 0.05; done`).expect(t, 0, "", "")
 	s.task(t, "ends", "runs", runs)
-	s.leat(t, "cancel", "ends").expect(t, 0, `^task\.batch\.leat\.dev/ends cancelled\n$`, "^$")
+	s.leat(t, "cancel", "ends").expect(t, 0, `^task\.batch\.leat\.dev/ends cancelled and deleted\n$`, "^$")
 	if _, err := os.Stat(mark); err != nil {
 		t.Error("the command got no time to end:", err)
 	}
@@ -510,6 +528,7 @@ func cancels(t *testing.T, s *scene) {
 	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("--now took %s", took)
 	}
+	s.leat(t, "explain", "stubborn").expect(t, 0, `^taskset/stubborn is failed: Cancelled: `, "^$")
 	pid := must(strconv.Atoi(strings.TrimSpace(string(must(os.ReadFile(mark))(t)))))(t)
 	eventually(t, "the commands are dead", func(context.Context) error {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
@@ -517,6 +536,56 @@ func cancels(t *testing.T, s *scene) {
 		}
 		return nil
 	})
+}
+
+// cancelKeepsTheRecord cancels a set of which some have succeeded and some have failed, and runs the rest.
+func cancelKeepsTheRecord(t *testing.T, s *scene) {
+	mark := filepath.Join(t.TempDir(), "mark")
+	s.leat(t, "run", "--name=kept", "--array=8%4", "--", "sh", "-c", `case $TASK_INDEX in 0|1) ;; 2) echo broken; exit 4;; *) test -e `+mark+` || sleep 600;; esac`).expect(t, 0, "", "")
+	s.set(t, "kept", "three have ended and four run", func(set *batch.TaskSet) bool { return set.Status.CompletedIndexes == "0,1" && running(4)(set) })
+	s.leat(t, "update", "kept", "--priority=3").expect(t, 1, "^$", `spec\.template\.spec\.priority: Invalid value: 3`)
+	s.leat(t, "cancel", "kept").expect(t, 0, `^taskset\.batch\.leat\.dev/kept cancelled \(2 of 8 had succeeded\)\n$`, "^$")
+	s.leat(t, "cancel", "kept").expect(t, 1, "^$", `taskset/kept has ended \(Failed\): there is nothing to cancel; leat delete taskset/kept deletes it`)
+	s.leat(t, "wait", "kept").expect(t, 1, "^$", `taskset/kept was cancelled: 2 of 8 succeeded`)
+	s.leat(t, "explain", "kept").expect(t, 0, `(?s)^taskset/kept is failed: Cancelled: .*Indexes +2 of 8 succeeded.*exit code 4 .*\| broken\n`, "^$")
+	s.leat(t, "explain", "kept/7").expect(t, 0, `^taskset/kept/7 has no task, and has not succeeded: the set has ended: Cancelled`, "^$")
+	check(t, os.WriteFile(mark, nil, 0o600))
+	s.leat(t, "retry", "kept", "--wait").expect(t, 1, `^taskset\.batch\.leat\.dev/kept-retry-1 created \(6 indexes of 8\)\n$`,
+		`(?s)5 of 6 succeeded.*Failed: index 2\n.*Over all retries of taskset/kept: 7 of 8 have succeeded in all \(kept 2, kept-retry-1 5\); not yet: index 2\n$`)
+	s.leat(t, "delete", "kept", "kept-retry-1").expect(t, 0, `kept deleted\n.*kept-retry-1 deleted\n`, "^$")
+}
+
+// updates changes the priority and the queue of what waits.
+func updates(t *testing.T, s *scene) {
+	s.leat(t, "run", "--name=late", "--array=2", "--cpu=4000", "--", "true").expect(t, 0, "", "")
+	s.leat(t, "update", "late", "--priority=5", "--queue=evening").expect(t, 0, `^taskset\.batch\.leat\.dev/late updated\n$`, "^$")
+	eventually(t, "the tasks follow", func(ctx context.Context) error {
+		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=late", FieldSelector: "spec.queueName=evening"})
+		if err == nil && (len(list.Items) != 2 || list.Items[0].Spec.Priority != 5) {
+			err = fmt.Errorf("%d are in the queue", len(list.Items))
+		}
+		return err
+	})
+	s.leat(t, "update", "late/1", "--priority=5").expect(t, 2, "^$", `late/1 is one index of a set: write taskset/late`)
+	s.leat(t, "cancel", "late").expect(t, 0, "cancelled", "^$")
+}
+
+// longLines shows lines of many tasks that are longer than any buffer.
+func longLines(t *testing.T, s *scene) {
+	got := s.leat(t, "run", "--name=long", "--array=8", "--logs", "--", "sh", "-c", `for i in 1 2 3; do head -c 200000 /dev/zero | tr '\0' $TASK_INDEX; echo; done; sleep 1`)
+	if got.code != 0 {
+		t.Errorf("exit code %d: %s", got.code, got.errOut)
+	}
+	count := 0
+	for line := range strings.Lines(got.out) {
+		count++
+		if text := strings.TrimSuffix(line[min(len("[long/0] "), len(line)):], "\n"); text != strings.Repeat(line[len("[long/"):len("[long/0")], 200_000) {
+			t.Errorf("line %d of %d bytes begins with %.40q", count, len(line), line)
+		}
+	}
+	if count != 24 {
+		t.Errorf("%d lines, expected 24: %s", count, got.errOut)
+	}
 }
 
 func explainsWaiting(t *testing.T, s *scene) {
@@ -600,13 +669,19 @@ func top(t *testing.T, s *scene) {
 	if code := end(); code != 0 {
 		t.Errorf("top ended with exit code %d", code)
 	}
+	screen, end = s.terminal(t, "top")
+	screen.expect(t, `shown +Running +0/5`)
+	screen.send(t, "q")
+	if code := end(); code != 0 {
+		t.Errorf("top ended by q with exit code %d", code)
+	}
 	s.leat(t, "cancel", "--now", "shown").expect(t, 0, "cancelled", "^$")
 }
 
 func unknownNames(t *testing.T, s *scene) {
 	s.leat(t, "explain", "nothing").expect(t, 1, "^$", `^error: no set and no task is named "nothing" in namespace "`+s.namespace+`": kubectl get tks,tk lists what there is; -n names another namespace\n$`)
 	s.leat(t, "logs", "task/nothing").expect(t, 1, "^$", `^Error from server \(NotFound\): tasks\.batch\.leat\.dev "nothing" not found\n$`)
-	s.leat(t, "logs", "pod/nothing").expect(t, 2, "^$", `write task/NAME, taskset/NAME or worker/NAME`)
+	s.leat(t, "logs", "pod/nothing").expect(t, 2, "^$", `write task/NAME, taskset/NAME or worker/NAME, or SET/INDEX`)
 	s.leat(t, "suspend", "task/nothing").expect(t, 2, "^$", `"task/nothing" is no set`)
 	s.leat(t, "wait", "@last").expect(t, 2, "^$", `write @latest for what was made last, or a name`)
 	s.admin(t, "drain", "nothing").expect(t, 1, "^$", `workers\.batch\.leat\.dev "nothing" not found`)

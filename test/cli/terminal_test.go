@@ -156,9 +156,9 @@ func interruptedTerminal(t *testing.T, s *scene) {
 			if code := end(); code != 130 {
 				t.Errorf("the exit code is %d", code)
 			}
-			_, err := s.api.TaskSets(s.namespace).Get(t.Context(), name, metav1.GetOptions{})
-			if goes := err == nil; goes != test.goes {
-				t.Errorf("the set is there: %t, %v", goes, err)
+			set := must(s.api.TaskSets(s.namespace).Get(t.Context(), name, metav1.GetOptions{}))(t)
+			if set.Spec.Cancelled == test.goes {
+				t.Errorf("the set is cancelled: %t", set.Spec.Cancelled)
 			}
 			if test.goes {
 				s.leat(t, "cancel", "--now", name).expect(t, 0, "cancelled", "^$")
