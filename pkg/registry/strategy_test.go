@@ -351,7 +351,9 @@ func TestWhatRulesPrepareForAnUpdateIsPartOfIt(t *testing.T) {
 // heavy makes queues heavy whenever they are updated.
 type heavy struct{}
 
-func (heavy) PrepareForUpdate(_ context.Context, queue, _ *batch.TaskQueue) { queue.Spec.Weight = ptr.To[int32](1000) }
+func (heavy) PrepareForUpdate(_ context.Context, queue, _ *batch.TaskQueue) {
+	queue.Spec.Weight = ptr.To[int32](1000)
+}
 
 func TestKindsWithoutRules(t *testing.T) {
 	main := newStrategy(runtime.NewScheme(), queues, struct{}{})
