@@ -596,7 +596,7 @@ func explainsWaiting(t *testing.T, s *scene) {
 		`  Queue +default: 0 tasks run\n  Place +2 of 2 in its queue, by priority, then age\n  Workers +0 of 2 could take it now\n`+
 		` +\S+ lacks the label disk=none; has \S+ cpu in all, and the task asks for 4k\n`, "^$")
 	s.leat(t, "explain", "urgent").expect(t, 0, `Place +1 of 2 in its queue`, "^$")
-	s.leat(t, "cancel", "huge", "task/urgent").expect(t, 0, `huge cancelled\n.*urgent cancelled`, "^$")
+	s.leat(t, "cancel", "huge", "task/urgent").expect(t, 0, `huge cancelled and deleted\n.*urgent cancelled and deleted\n`, "^$")
 }
 
 func explainsQueue(t *testing.T, s *scene) {
