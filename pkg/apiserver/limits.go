@@ -18,7 +18,6 @@ package apiserver
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -31,13 +30,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
-	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/util/apihelpers"
 	"sigs.k8s.io/yaml"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	registry "github.com/leat-dev/leat/pkg/registry/batch"
 )
 
 // What a request may hold. Time and memory that upstream needs grow with more than the length of what it reads: with the square of the
@@ -47,33 +46,61 @@ const (
 	// maxTerms and maxValues are how many terms a selector may have, and values in all of them together. Each object of a list is held
 	// to each term, and each change to those of all who watch.
 	maxTerms, maxValues = 1_000, 10_000
-	// smallBody is how long a body can be without being looked at.
+	// smallBody is how long JSON can be without being looked at. Protobuf is looked at however
+	// short it is: its decoder reads quantities whatever they are.
 	smallBody = 4 << 10
 	// maxYAML is how long YAML may be that is not JSON: reading it takes a hundred times its length.
 	maxYAML = 256 << 10
 	// maxYAMLList and maxYAMLObject are how long a list and an object may be, as protobuf, that are written as YAML: that takes thirty
 	// times as long as JSON, and a hundred times the length in memory. Objects have less in them for their length.
 	maxYAMLList, maxYAMLObject = 512 << 10, 1 << 20
+	// fieldsV1 is the name of the field that holds the fields of a manager.
+	fieldsV1 = "fieldsV1"
+	// maxPath is about how long the path of a field in an error is.
+	maxPath = 500
 	// rowSize is about how long a row of a table is without its object.
 	rowSize = 256
 )
 
-// jsonLimits are what JSON may hold.
-type jsonLimits struct {
+// bodyLimits are how much a body may hold, in any encoding.
+type bodyLimits struct {
 	// depth is how deep objects and lists may be nested.
 	depth int
 	// fields is how many fields an object may have, and how many objects a list.
 	fields int
 	// items is how many strings or numbers a list may have.
 	items int
+	// operations is how many items the outermost list may have, if that is fewer.
+	operations int
+	// sets is how many items the lists with these names may have, whose items are compared with each other.
+	sets map[string]int
 	// parts is how many fields and items all objects and lists may have together.
 	parts int
 	// text is how many bytes a string may have, as it is written.
 	text int
 }
 
-// bodyLimits are those of bodies: there may be 65,536 arguments of a command, of 1 MiB, which can take twice that to write.
-var bodyLimits = jsonLimits{depth: 100, fields: 10_000, items: 65_536, parts: 200_000, text: 2 << 20}
+// defaultLimits are those of the server: a TaskSet has 100,000 items at most, and an argument of 1 MiB can take twice that to write.
+var defaultLimits = bodyLimits{
+	depth: 100, fields: 10_000, items: 100_000, parts: 200_000, text: 2 << 20,
+	sets: map[string]int{"managedFields": 1_000, "ownerReferences": 1_000, "finalizers": 10_000},
+}
+
+// maxPatch is how many operations a JSON patch may have, each of which copies the list that it changes, and how many items a list of a
+// strategic merge patch, each of which is compared with all that are stored.
+const maxPatch = 1_000
+
+// limitsOf returns the limits of bodies of the media type.
+func limitsOf(mediaType string) bodyLimits {
+	limits := defaultLimits
+	switch mediaType {
+	case string(types.JSONPatchType):
+		limits.operations = maxPatch
+	case string(types.StrategicMergePatchType):
+		limits.items = maxPatch
+	}
+	return limits
+}
 
 // withSelectorLimits refuses selectors that are too long, before anything reads them.
 func withSelectorLimits(handler http.Handler, codecs runtime.NegotiatedSerializer) http.Handler {
@@ -129,7 +156,7 @@ func withBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, m
 			}})
 			return
 		}
-		if req.ContentLength > smallBody && req.ContentLength <= maxBytes || req.ContentLength < 0 {
+		if !isSmall(req) && req.ContentLength <= maxBytes {
 			body := req.Body
 			read, err := io.ReadAll(io.LimitReader(body, maxBytes+1))
 			if err == nil && int64(len(read)) <= maxBytes {
@@ -147,6 +174,32 @@ func withBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, m
 		}
 		handler.ServeHTTP(w, req)
 	})
+}
+
+// isSmall reports whether the body of a request need not be looked at.
+func isSmall(req *http.Request) bool {
+	mediaType, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
+	return req.ContentLength >= 0 && req.ContentLength <= smallBody && mediaType != runtime.ContentTypeProtobuf
+}
+
+// limitedCodecs are codecs that refuse to read JSON that holds too much: a JSON patch can make an object of what its body does not hold.
+type limitedCodecs struct{ runtime.NegotiatedSerializer }
+
+// DecoderToVersion implements runtime.NegotiatedSerializer.
+func (c limitedCodecs) DecoderToVersion(decoder runtime.Decoder, version runtime.GroupVersioner) runtime.Decoder {
+	return c.NegotiatedSerializer.DecoderToVersion(limitedDecoder{decoder}, version)
+}
+
+type limitedDecoder struct{ runtime.Decoder }
+
+// Decode implements runtime.Decoder.
+func (d limitedDecoder) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	if len(data) > smallBody && data[0] == '{' {
+		if err := defaultLimits.checkJSON(data); err != nil {
+			return nil, nil, err
+		}
+	}
+	return d.Decoder.Decode(data, defaults, into)
 }
 
 // limitYAML has codecs refuse to write long answers as YAML.
@@ -202,13 +255,15 @@ func refuse(w http.ResponseWriter, req *http.Request, codecs runtime.NegotiatedS
 	responsewriters.ErrorNegotiated(err, codecs, v1alpha1.SchemeGroupVersion, w, req)
 }
 
-// checkBody says what of a body is too much. What cannot be read has nothing that is: its decoder will say so.
+// checkBody returns an error for a body that holds too much. What cannot be read has nothing that is too much: its decoder refuses it.
 func checkBody(req *http.Request, body []byte) error {
 	mediaType, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
+	limits := limitsOf(mediaType)
 	switch {
 	case mediaType == runtime.ContentTypeProtobuf:
-		info, _ := request.RequestInfoFrom(req.Context())
-		return checkProtobuf(body, info != nil && info.Resource == registry.TaskSets.GroupResource.Resource)
+		return limits.checkProtobuf(body, requestedKind(req))
+	case strings.HasSuffix(mediaType, "cbor"):
+		return limits.checkCBOR(body)
 	case strings.HasSuffix(mediaType, "yaml") && !json.Valid(body):
 		if len(body) > maxYAML {
 			return fmt.Errorf("the body is YAML of more than %d bytes: send JSON, which may be longer", maxYAML)
@@ -218,20 +273,143 @@ func checkBody(req *http.Request, body []byte) error {
 			return nil
 		}
 	}
-	return bodyLimits.check(body)
+	return limits.checkJSON(body)
 }
 
-// check says what of JSON is too much. It never counts less than a decoder would find in what it can decode.
-func (l jsonLimits) check(body []byte) error {
-	type level struct {
-		object        bool
-		items, nested int
+// level is an object or a list that is being read.
+type level struct {
+	object bool
+	// items and nested are how many items it has so far, and how many of them are objects or lists.
+	items, nested int
+	// most is how many items it may have.
+	most int
+	// name is that of the field of an object that is being read, as it is written.
+	name []byte
+}
+
+// reader counts what a body holds.
+type reader struct {
+	bodyLimits
+	levels []level
+	parts  int
+}
+
+// path returns the place of the innermost object or list in the body, as errors name it.
+func (r *reader) path() string {
+	var b strings.Builder
+	for _, l := range r.levels[:len(r.levels)-1] {
+		switch {
+		case l.object && b.Len() > 0:
+			fmt.Fprintf(&b, ".%.100s", fieldName(l.name))
+		case l.object:
+			fmt.Fprintf(&b, "%.100s", fieldName(l.name))
+		case b.Len() > 0:
+			fmt.Fprintf(&b, "[%d]", l.items-1)
+		}
+		if b.Len() > maxPath {
+			return b.String() + "…"
+		}
 	}
-	levels := make([]level, 1, 16) // the first is around the whole
-	parts := 0
+	if b.Len() == 0 {
+		return "the body"
+	}
+	return b.String()
+}
+
+// checkText returns an error for a string of n bytes if that is too long.
+func (r *reader) checkText(n int) error {
+	if n <= r.text {
+		return nil
+	}
+	return fmt.Errorf("a string in the body has more than %d bytes", r.text)
+}
+
+// open begins an object or a list in the innermost one.
+func (r *reader) open(object bool) error {
+	at := &r.levels[len(r.levels)-1]
+	if at.nested++; len(r.levels) > 1 && !at.object && at.nested > r.fields {
+		return fmt.Errorf("a list in the body has more than %d objects: %s", r.fields, r.path())
+	}
+	if len(r.levels) > r.depth {
+		return fmt.Errorf("the body is nested more than %d deep", r.depth)
+	}
+	r.levels = append(r.levels, level{object: object, most: r.most(object)})
+	return r.count()
+}
+
+// most returns how many items an object or a list may have that begins in the innermost one.
+func (r *reader) most(object bool) int {
+	at := r.levels[len(r.levels)-1]
+	name := fieldName(at.name)
+	if object {
+		if name == fieldsV1 || at.object && at.most > r.fields {
+			return r.fields + 1 // the fields of an object, and "." for itself
+		}
+		return r.fields
+	}
+	most := r.items
+	if len(r.levels) == 1 && r.operations > 0 {
+		most = r.operations
+	}
+	if limit, ok := r.sets[name]; ok {
+		most = min(most, limit)
+	}
+	return most
+}
+
+// close ends the innermost object or list.
+func (r *reader) close() { r.levels = r.levels[:len(r.levels)-1] }
+
+// item begins a field of the innermost object, or an item of the innermost list.
+func (r *reader) item() error {
+	at := &r.levels[len(r.levels)-1]
+	at.items++
+	switch {
+	case at.object && at.items > at.most:
+		return fmt.Errorf("an object in the body has more than %d fields: %s", r.fields, r.path())
+	case !at.object && at.items > at.most:
+		return fmt.Errorf("a list in the body has more than %d items: %s", at.most, r.path())
+	}
+	if at.items == 1 {
+		return nil // it is counted with what it is in
+	}
+	return r.count()
+}
+
+func (r *reader) count() error {
+	if r.parts++; r.parts > r.bodyLimits.parts {
+		return fmt.Errorf("the body has more than %d fields and items", r.bodyLimits.parts)
+	}
+	return nil
+}
+
+// newReader returns a reader of a whole body, which is around everything.
+func (l bodyLimits) newReader() *reader {
+	return &reader{bodyLimits: l, levels: append(make([]level, 0, 16), level{most: l.items})}
+}
+
+// checkJSON returns an error for JSON that holds too much. It never counts less than a decoder finds in what it can decode.
+func (l bodyLimits) checkJSON(body []byte) error { return l.newReader().readJSON(body) }
+
+// readJSON counts JSON as a part of the innermost object or list, which it does not close.
+func (r *reader) readJSON(body []byte) error {
+	innermost := len(r.levels)
+	defer func() { r.levels = r.levels[:innermost] }()
+	var text []byte // the last string
+	empty := false  // nothing has come since the innermost object or list was opened
 	for i := 0; i < len(body); i++ {
-		at := &levels[len(levels)-1]
-		switch c := body[i]; c {
+		c := body[i]
+		switch c {
+		case ' ', '\t', '\r', '\n':
+			continue
+		}
+		if empty && c != '}' && c != ']' {
+			if err := r.item(); err != nil {
+				return err
+			}
+		}
+		empty = false
+		switch c {
 		case '"':
 			start := i
 			for i++; i < len(body) && body[i] != '"'; i++ {
@@ -239,121 +417,33 @@ func (l jsonLimits) check(body []byte) error {
 					i++
 				}
 			}
-			if i-start-1 > l.text {
-				return fmt.Errorf("a string in the body has more than %d bytes", l.text)
+			text = body[start+1 : min(i, len(body))]
+			if err := r.checkText(len(text)); err != nil {
+				return err
 			}
+		case ':':
+			r.levels[len(r.levels)-1].name = text
 		case '{', '[':
-			parts++
-			if at.nested++; !at.object && at.nested > l.fields {
-				return fmt.Errorf("a list in the body has more than %d objects", l.fields)
+			if err := r.open(c == '{'); err != nil {
+				return err
 			}
-			if len(levels) > l.depth {
-				return fmt.Errorf("the body is nested more than %d deep", l.depth)
-			}
-			levels = append(levels, level{object: c == '{', items: 1})
+			empty = true
 		case '}', ']':
-			levels = levels[:max(1, len(levels)-1)]
+			r.levels = r.levels[:max(innermost, len(r.levels)-1)]
 		case ',':
-			at.items++
-			parts++
-			switch {
-			case at.object && at.items > l.fields:
-				return fmt.Errorf("an object in the body has more than %d fields", l.fields)
-			case at.items > l.items:
-				return fmt.Errorf("a list in the body has more than %d items", l.items)
+			if err := r.item(); err != nil {
+				return err
 			}
-		}
-		if parts > l.parts {
-			return fmt.Errorf("the body has more than %d fields and items", l.parts)
 		}
 	}
 	return nil
 }
 
-// The fields of our objects, by their numbers in protobuf.
-const (
-	metadataField, specField = 1, 2
-	// rawField is that of runtime.Unknown.
-	rawField = 2
-	// templateField is that of the spec of a set.
-	templateField = 14
-)
-
-// checkProtobuf says what of an object is too much. That of a set holds one more in its template.
-func checkProtobuf(body []byte, isSet bool) error {
-	var object []byte
-	eachField(bytes.TrimPrefix(body, []byte("k8s\x00")), func(number uint64, value []byte) {
-		if number == rawField {
-			object = value
-		}
-	})
-	return checkObject(object, isSet)
-}
-
-func checkObject(object []byte, isSet bool) error {
-	type field struct{ in, number uint64 }
-	counts, templates := map[field]int{}, []byte(nil)
-	eachField(object, func(in uint64, part []byte) {
-		if in == metadataField || in == specField {
-			eachField(part, func(number uint64, value []byte) {
-				counts[field{in, number}]++
-				if isSet && in == specField && number == templateField {
-					templates = append(templates, value...) // those that repeat add up
-				}
-			})
-		}
-	})
-	for f, count := range counts {
-		if limit := map[uint64]int{metadataField: bodyLimits.fields, specField: bodyLimits.items}[f.in]; count > limit {
-			return fmt.Errorf("field %d of field %d of an object has %d items: at most %d are accepted", f.number, f.in, count, limit)
-		}
+// fieldName returns the name of a field as it is read. Only a name with escapes is another than is written.
+func fieldName(text []byte) string {
+	name := string(text)
+	if strings.Contains(name, `\`) {
+		_ = json.Unmarshal([]byte(`"`+name+`"`), &name) // what is no string is no name
 	}
-	if len(templates) > 0 {
-		return checkObject(templates, false)
-	}
-	return nil
-}
-
-// eachField gives the fields of a message in their order, with what those hold that have a length. It ends at what is no field.
-func eachField(message []byte, f func(number uint64, value []byte)) {
-	groups := 0
-	for len(message) > 0 {
-		tag, n := binary.Uvarint(message)
-		if n <= 0 {
-			return
-		}
-		message = message[n:]
-		var value []byte
-		length := uint64(0)
-		switch tag & 7 {
-		case 0:
-			if _, n = binary.Uvarint(message); n <= 0 {
-				return
-			}
-			length = uint64(n)
-		case 1:
-			length = 8
-		case 2:
-			if length, n = binary.Uvarint(message); n <= 0 || length > uint64(len(message)-n) {
-				return
-			}
-			message = message[n:]
-			value = message[:length]
-		case 3:
-			groups++
-		case 4:
-			groups--
-		case 5:
-			length = 4
-		default:
-			return
-		}
-		if length > uint64(len(message)) {
-			return
-		}
-		message = message[length:]
-		if groups == 0 && tag&7 != 4 {
-			f(tag>>3, value)
-		}
-	}
+	return name
 }

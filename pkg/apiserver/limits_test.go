@@ -18,6 +18,7 @@ package apiserver
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/util/apihelpers"
 
@@ -97,7 +99,7 @@ func TestBodiesAreLimited(t *testing.T) {
 	encoded := func(obj runtime.Object) string {
 		info, _ := runtime.SerializerInfoForMediaType(newCodecs(Scheme).SupportedMediaTypes(), runtime.ContentTypeProtobuf)
 		var b bytes.Buffer
-		if err := info.Serializer.Encode(obj, &b); err != nil {
+		if err := newCodecs(Scheme).EncoderForVersion(info.Serializer, v1alpha1.SchemeGroupVersion).Encode(obj, &b); err != nil {
 			t.Fatal(err)
 		}
 		return b.String()
@@ -109,11 +111,16 @@ func TestBodiesAreLimited(t *testing.T) {
 		contentType, encoding, resource, body string
 		want                                  string // none: it is served, and read whole
 	}{
-		"small":                          {contentType: "application/json", body: `{"a":1}`},
-		"small and compressed":           {contentType: "application/json", encoding: "gzip", body: "x", want: `Content-Encoding \"gzip\"`},
-		"of an encoding that is none":    {contentType: "application/json", encoding: "identity", body: `{"a":1}`},
-		"many fields":                    {contentType: "application/json", body: fields, want: "more than 10000 fields"},
-		"many fields in a patch":         {contentType: "application/merge-patch+json", body: fields, want: "more than 10000 fields"},
+		"small":                        {contentType: "application/json", body: `{"a":1}`},
+		"small and compressed":         {contentType: "application/json", encoding: "gzip", body: "x", want: `Content-Encoding \"gzip\"`},
+		"of an encoding that is none":  {contentType: "application/json", encoding: "identity", body: `{"a":1}`},
+		"many fields":                  {contentType: "application/json", body: fields, want: "more than 10000 fields"},
+		"many fields in a patch":       {contentType: "application/merge-patch+json", body: fields, want: "more than 10000 fields"},
+		"many operations":              {contentType: "application/json-patch+json", body: "[" + strings.Repeat(`{"op":"remove","path":"/a"},`, 1_000) + "{}]", want: "a list in the body has more than 1000 items: the body"},
+		"as many operations as may be": {contentType: "application/json-patch+json", body: "[" + strings.Repeat(`{"op":"remove","path":"/a"},`, 999) + "{}]"},
+		"a long list in a strategic patch": {contentType: "application/strategic-merge-patch+json", body: `{"a":[{"b":[` + strings.Repeat(`"abc",`, 1_000) + `"a"]}]}`,
+			want: "a list in the body has more than 1000 items: a[0].b"},
+		"a long list in a merge patch":   {contentType: "application/merge-patch+json", body: `{"a":[{"b":[` + strings.Repeat(`"a",`, 99_999) + `"a"]}]}`},
 		"many fields of no type":         {body: fields, want: "more than 10000 fields"},
 		"many fields with a character":   {contentType: "application/json; charset=utf-8", body: fields, want: "more than 10000 fields"},
 		"many fields in YAML":            {contentType: "application/yaml", body: strings.ReplaceAll(fields, `"a"`, `'"'`), want: ""}, // it has one key often: none for a decoder
@@ -123,9 +130,10 @@ func TestBodiesAreLimited(t *testing.T) {
 		"long text":                      {contentType: "application/json", body: `["` + strings.Repeat("a", 1<<20) + `"]`},
 		"longer text":                    {contentType: "application/json", body: `["` + strings.Repeat("a", 2<<20+1) + `"]`, want: "a string in the body"},
 		"what is not JSON":               {contentType: "application/json", body: strings.Repeat("}]\\\"", 2000)},
-		"many owners in protobuf":        {contentType: runtime.ContentTypeProtobuf, body: encoded(manyOwners), want: "field 13 of field 1"},
-		"many finalizers in a template":  {contentType: runtime.ContentTypeProtobuf, resource: "tasksets", body: encoded(set), want: "field 14 of field 1"},
+		"many owners in protobuf":        {contentType: runtime.ContentTypeProtobuf, body: encoded(manyOwners), want: "a list in the body has more than 1000 items: metadata.ownerReferences"},
+		"many finalizers in a template":  {contentType: runtime.ContentTypeProtobuf, resource: "tasksets", body: encoded(set), want: "a list in the body has more than 10000 items: spec.template.metadata.finalizers"},
 		"long arguments in protobuf":     {contentType: runtime.ContentTypeProtobuf, resource: "tasks", body: encoded(large)},
+		"a long quantity in protobuf":    {contentType: runtime.ContentTypeProtobuf, resource: "tasks", body: string(protobufQuantity(t, "1e999999999")), want: "spec.resources.requests.cpu: the exponent"},
 		"of more than may be sent":       {contentType: "application/json", body: strings.Repeat("[", maxBytes+1)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -167,6 +175,140 @@ func TestBodiesAreLimited(t *testing.T) {
 		}
 	})
 }
+
+// encodings are the ways to write an object, other than YAML, which has a limit of its own.
+var encodings = map[string]func(*testing.T, runtime.Object) []byte{
+	runtime.ContentTypeJSON: func(t *testing.T, object runtime.Object) []byte { return must(json.Marshal(object))(t) },
+	runtime.ContentTypeCBOR: func(t *testing.T, object runtime.Object) []byte { return must(direct.Marshal(object))(t) },
+	runtime.ContentTypeProtobuf: func(t *testing.T, object runtime.Object) []byte {
+		codecs := newCodecs(Scheme)
+		info, _ := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
+		return must(runtime.Encode(codecs.EncoderForVersion(info.Serializer, v1alpha1.SchemeGroupVersion), object))(t)
+	},
+}
+
+func must[T any](value T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
+
+// checked returns what the limits say of a body of the type.
+func checked(mediaType string, body []byte) error {
+	req := httptest.NewRequest(http.MethodPost, "/", nil)
+	req.Header.Set("Content-Type", mediaType)
+	return checkBody(req, body)
+}
+
+func TestLimitsAreTheSameInEveryEncoding(t *testing.T) {
+	task := func(grow func(*v1alpha1.Task)) *v1alpha1.Task {
+		task := &v1alpha1.Task{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Task"}}
+		grow(task)
+		return task
+	}
+	raw := func(n int) metav1.ManagedFieldsEntry {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `"f:%d":{},`, n-i)
+		}
+		return metav1.ManagedFieldsEntry{FieldsV1: &metav1.FieldsV1{Raw: []byte("{" + strings.TrimSuffix(b.String(), ",") + "}")}}
+	}
+	for name, test := range map[string]struct {
+		most int
+		grow func(*v1alpha1.Task, int)
+		want string
+	}{
+		"fields of an object": {10_000, func(task *v1alpha1.Task, n int) {
+			task.Annotations = map[string]string{}
+			for i := range n {
+				task.Annotations[fmt.Sprint(i)] = ""
+			}
+		}, "an object in the body has more than 10000 fields: metadata.annotations"},
+		"objects in a list": {10_000, func(task *v1alpha1.Task, n int) { task.Spec.Env = make([]v1alpha1.EnvVar, n) },
+			"a list in the body has more than 10000 objects: spec.env"},
+		"owners": {1_000, func(task *v1alpha1.Task, n int) { task.OwnerReferences = make([]metav1.OwnerReference, n) },
+			"a list in the body has more than 1000 items: metadata.ownerReferences"},
+		"items in a list": {100_000, func(task *v1alpha1.Task, n int) { task.Spec.Args = make([]string, n) },
+			"a list in the body has more than 100000 items: spec.args"},
+		"finalizers": {10_000, func(task *v1alpha1.Task, n int) { task.Finalizers = make([]string, n) },
+			"a list in the body has more than 10000 items: metadata.finalizers"},
+		"managers": {1_000, func(task *v1alpha1.Task, n int) {
+			task.ManagedFields = slices.Repeat([]metav1.ManagedFieldsEntry{raw(1)}, n)
+		},
+			"a list in the body has more than 1000 items: metadata.managedFields"},
+		"fields of a manager": {10_001, func(task *v1alpha1.Task, n int) { task.ManagedFields = []metav1.ManagedFieldsEntry{raw(1), raw(n)} },
+			"an object in the body has more than 10000 fields: metadata.managedFields[1].fieldsV1"},
+		"nesting": {96, func(task *v1alpha1.Task, n int) {
+			task.ManagedFields = []metav1.ManagedFieldsEntry{{FieldsV1: &metav1.FieldsV1{
+				Raw: []byte(strings.Repeat(`{"f:a":`, n-1) + "{}" + strings.Repeat("}", n-1))}}}
+		}, "the body is nested more than 100 deep"},
+		"a string": {2 << 20, func(task *v1alpha1.Task, n int) { task.Spec.Command = []string{strings.Repeat("a", n)} },
+			"a string in the body has more than 2097152 bytes"},
+		"all fields and items": {99_980, func(task *v1alpha1.Task, n int) {
+			task.Spec.Args, task.Spec.Command = make([]string, 100_000), make([]string, n)
+		},
+			"the body has more than 200000 fields and items"},
+	} {
+		for mediaType, encode := range encodings {
+			t.Run(name+" in "+mediaType, func(t *testing.T) {
+				if err := checked(mediaType, encode(t, task(func(task *v1alpha1.Task) { test.grow(task, test.most) }))); err != nil {
+					t.Errorf("%d are refused: %v", test.most, err)
+				}
+				more := test.most + test.most/100 + 1 // protobuf has fewer objects around the same lists
+				err := checked(mediaType, encode(t, task(func(task *v1alpha1.Task) { test.grow(task, more) })))
+				if err == nil || err.Error() != test.want && !strings.HasPrefix(test.want, "the body has") {
+					t.Errorf("more are answered %v, want %q", err, test.want)
+				}
+			})
+		}
+	}
+}
+
+// protobufQuantity returns a task that requests the quantity, which need not be one, of cpu.
+func protobufQuantity(t *testing.T, quantity string) []byte {
+	field := func(number byte, value []byte) []byte {
+		return append(binary.AppendUvarint([]byte{number<<3 | 2}, uint64(len(value))), value...)
+	}
+	entry := append(field(1, []byte("cpu")), field(2, field(1, []byte(quantity)))...)
+	unknown := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: "batch.leat.dev/v1alpha1", Kind: "Task"}, Raw: field(2, field(8, field(1, entry)))}
+	return append([]byte("k8s\x00"), must(unknown.Marshal())(t)...)
+}
+
+// TestQuantitiesAreShort holds quantities to what can be read in little time: a decoder writes out all digits of exponents.
+func TestQuantitiesAreShort(t *testing.T) {
+	for quantity, refused := range map[string]bool{
+		"1": false, "500m": false, "1Gi": false, "1E": false, "12e6": false, "1e99": false, "1e+006": false, strings.Repeat("1", 64): false,
+		"1e100": true, "1E-100": true, "1e999999999": true, strings.Repeat("1", 65): true, "0." + strings.Repeat("1", 64): true,
+	} {
+		t.Run(shortened(quantity), func(t *testing.T) {
+			body := fmt.Sprintf(`{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","spec":{"resources":{"requests":{"cpu":%q}}}}`, quantity)
+			decoder := newCodecs(Scheme).UniversalDeserializer()
+			if _, _, err := decoder.Decode([]byte(body), nil, nil); (err != nil) != refused || refused && !strings.Contains(err.Error(), "cpu: ") {
+				t.Errorf("JSON with it: %v", err)
+			}
+			var fields map[string]any
+			if err := json.Unmarshal([]byte(body), &fields); err != nil {
+				t.Fatal(err)
+			}
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(fields, &v1alpha1.Task{}); (err != nil) != refused {
+				t.Errorf("a patch with it: %v", err)
+			}
+			if err := direct.Unmarshal(must(direct.Marshal(fields))(t), &v1alpha1.Task{}); (err != nil) != refused {
+				t.Errorf("CBOR with it: %v", err)
+			}
+			err := checked(runtime.ContentTypeProtobuf, protobufQuantity(t, quantity))
+			if (err != nil) != refused || refused && !strings.HasPrefix(err.Error(), "spec.resources.requests.cpu: ") {
+				t.Errorf("protobuf with it: %v", err)
+			}
+		})
+	}
+}
+
+func shortened(text string) string { return text[:min(len(text), 20)] + fmt.Sprint(" of ", len(text)) }
 
 func TestLongAnswersAreNotWrittenAsYAML(t *testing.T) {
 	object := v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 10_000)}}}
@@ -234,9 +376,9 @@ func FuzzJSONLimits(f *testing.F) {
 	for _, seed := range []string{`{}`, `{"a":[1,2,{"b":"\"]"}]}`, `[[[[]]]]`, `[{},{},{},{}]`, `{"a":1,"b":2,"c":3,"d":4}`, `"\\"`, `["\"",[[[]]],"\""]`, `}]{[`, `["\`} {
 		f.Add([]byte(seed))
 	}
-	limits := jsonLimits{depth: 3, fields: 3, items: 5, parts: 12, text: 8}
+	limits := bodyLimits{depth: 3, fields: 3, items: 5, parts: 12, text: 8}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		err := limits.check(body)
+		err := limits.checkJSON(body)
 		if !json.Valid(body) || !utf8.Valid(body) { // what is not valid UTF-8 becomes longer
 			return
 		}

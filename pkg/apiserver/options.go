@@ -239,6 +239,7 @@ func (o *Options) New() (*Server, error) {
 	group := genericapiserver.NewDefaultAPIGroupInfo(batch.GroupName, Scheme, runtime.NewParameterCodec(Scheme), codecs)
 	limitYAML(group.NegotiatedSerializer) // which it may have made anew
 	limitSharedYAML()
+	group.NegotiatedSerializer = limitedCodecs{group.NegotiatedSerializer}
 	group.VersionedResourcesStorageMap = stores.Storage()
 	for _, storage := range group.VersionedResourcesStorageMap {
 		log := storage["tasks/log"].(*task.LogREST)

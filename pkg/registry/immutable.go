@@ -25,27 +25,23 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/api/operation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/registry/rest"
 )
 
 // originImmutable marks the errors of fields that must not change, as upstream's declarative validation does.
 const originImmutable = "immutable"
 
-// Immutable returns the error of a rule by which the field at path must not change. ValidateDeclaratively adds both values to it.
+// Immutable returns the error of a rule by which the field at path must not change. showImmutable adds both values to it.
 func Immutable(path *field.Path) *field.Error {
 	return field.Invalid(path, field.OmitValueType{}, "field is immutable").WithOrigin(originImmutable)
 }
 
-// ValidateDeclaratively implements rest.DeclarativeValidationStrategy. errs are those of the other rules. Upstream's error for a field
-// that is immutable shows no value: this one shows what was sent and what is stored, once for each field.
-func (s strategy[T, L]) ValidateDeclaratively(ctx context.Context, obj, old runtime.Object, errs field.ErrorList, op operation.Type,
-	config rest.DeclarativeValidationConfig) field.ErrorList {
-	errs = s.DeclarativeValidation.ValidateDeclaratively(ctx, obj, old, errs, op, config)
+// showImmutable makes the errors of immutable fields show what was sent and what is stored, in the version of the request, and drops those
+// of a field that has one already. Upstream's show no value.
+func (s strategy[T, L]) showImmutable(ctx context.Context, obj, old runtime.Object, errs field.ErrorList) field.ErrorList {
 	isImmutable := func(err *field.Error) bool { return err.Origin == originImmutable }
 	if !slices.ContainsFunc(errs, isImmutable) {
 		return errs

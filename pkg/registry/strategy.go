@@ -19,9 +19,10 @@ package registry
 import (
 	"context"
 	"math"
-	"reflect"
+	"slices"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/operation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -133,20 +134,26 @@ func (s strategy[T, L]) ValidateUpdate(ctx context.Context, obj, old runtime.Obj
 	return append(errs, validator.ValidateChange(ctx, object, stored)...)
 }
 
+// ValidateDeclaratively implements rest.DeclarativeValidationStrategy. errs are those of the other rules. The declarative rules are not
+// asked about an object that has too many errors already.
+func (s strategy[T, L]) ValidateDeclaratively(ctx context.Context, obj, old runtime.Object, errs field.ErrorList, op operation.Type,
+	config rest.DeclarativeValidationConfig) field.ErrorList {
+	if len(errs) <= maxErrors {
+		errs = s.DeclarativeValidation.ValidateDeclaratively(ctx, obj, old, errs, op, config)
+	}
+	return BoundErrors(s.showImmutable(ctx, obj, old, errs))
+}
+
 // without drops the errors that are among known.
 func without(errs, known field.ErrorList) field.ErrorList {
-	var left field.ErrorList
-next:
-	for _, err := range errs {
-		for _, old := range known {
-			if err.Type == old.Type && err.Field == old.Field && err.Detail == old.Detail &&
-				reflect.DeepEqual(err.BadValue, old.BadValue) {
-				continue next
-			}
-		}
-		left = append(left, err)
+	before := make(map[string]struct{}, len(known))
+	for _, err := range known {
+		before[err.Error()] = struct{}{}
 	}
-	return left
+	return slices.DeleteFunc(errs, func(err *field.Error) bool {
+		_, ok := before[err.Error()]
+		return ok
+	})
 }
 
 // WarningsOnCreate implements rest.RESTCreateStrategy.

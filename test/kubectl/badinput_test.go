@@ -60,7 +60,7 @@ func testBadManifests(t *testing.T, e *env.Env) {
 		{"Task", `{command: [a], workingDir: "/\0"}`, `spec.workingDir: Invalid value: "/\x00": must not contain a NUL character`},
 		{"Task", "{command: [a], env: [{value: b}]}", `spec.env[0].name: Required value`},
 		{"Task", "{command: [a], env: [{name: A=B}]}", `spec.env[0].name: Invalid value: "A=B": a valid environment variable name`},
-		{"Task", "{command: [a], env: [{name: A}, {name: A}]}", `spec.env[1]: Duplicate value: {"name":"A"}`},
+		{"Task", "{command: [a], env: [{name: A}, {name: A}]}", `spec.env[1].name: Duplicate value: "A"`},
 		{"Task", `{command: [a], resources: {requests: {cpu: "-1"}}}`, `spec.resources.requests[cpu]: Invalid value: "-1": must be greater than or equal to 0`},
 		{"Task", "{command: [a], resources: {requests: {memory: 1.5}}}", `spec.resources.requests[memory]: Invalid value: "1500m": must be a whole number`},
 		{"Task", "{command: [a], resources: {requests: {gpu: 1}}}", `spec.resources.requests[gpu]: Unsupported value: "gpu": supported values: "cpu", "memory", "example.com/any-name"`},

@@ -161,17 +161,17 @@ func attacks() map[string]attack {
 		"a field selector of one backslash": {list("fieldSelector=" + strings.Repeat("%5c", 100_001)), 400, []string{"invalid selector"}},
 
 		// Patches.
-		"a JSON patch of 100,000 operations": {patch(jsonPatchType, "["+repeated(`{"op":"remove","path":"/a"}`, ",", 100_000)+"]"), 413, []string{"a list in the body has more than 10000 objects"}},
+		"a JSON patch of 100,000 operations": {patch(jsonPatchType, "["+repeated(`{"op":"remove","path":"/a"}`, ",", 100_000)+"]"), 413, []string{"a list in the body has more than 1000 items"}},
 		"a JSON patch that doubles":          {patch(jsonPatchType, `[{"op":"add","path":"/metadata/annotations","value":{"a":["`+strings.Repeat("a", 1000)+`"]}},`+repeated(`{"op":"copy","from":"/metadata/annotations/a","path":"/metadata/annotations/a/-"}`, ",", 60)+"]"), 422, []string{"the server rejected our request"}},
 		"a JSON patch that doubles twice": {patch(jsonPatchType, `[{"op":"add","path":"/metadata/annotations","value":{"a":["`+strings.Repeat("a", 1000)+`"]}},`+
 			repeated(`{"op":"copy","from":"/metadata/annotations/a","path":"/metadata/annotations/a/-"}`, ",", 2)+"]"), 422, []string{"patch: Invalid value"}},
-		"a JSON patch of 10,000 insertions":    {patch(jsonPatchType, "["+repeated(`{"op":"add","path":"/spec/command/0","value":"a"}`, ",", 10_000)+"]"), 422, []string{"spec.command: Too many: 10001: must have at most 4096 items"}},
-		"a JSON patch of 10,000 comparisons":   {patch(jsonPatchType, `[{"op":"add","path":"/metadata/annotations","value":{"a":"`+strings.Repeat("a", 1<<20)+`"}},`+repeated(`{"op":"test","path":"/metadata","value":{"name":"a"}}`, ",", 9_990)+"]"), 422, []string{"the server rejected our request"}},
+		"a JSON patch of 1,000 insertions":     {patch(jsonPatchType, "["+repeated(`{"op":"add","path":"/spec/command/0","value":"a"}`, ",", 1_000)+"]"), 422, []string{"spec.command"}},
+		"a JSON patch of 1,000 comparisons":    {patch(jsonPatchType, `[{"op":"add","path":"/metadata/annotations","value":{"a":"`+strings.Repeat("a", 1<<20)+`"}},`+repeated(`{"op":"test","path":"/metadata","value":{"name":"a"}}`, ",", 990)+"]"), 422, []string{"the server rejected our request"}},
 		"a JSON patch far past the end":        {patch(jsonPatchType, `[{"op":"add","path":"/spec/command/2000000000","value":"a"}]`), 422, []string{"the server rejected our request"}},
 		"a JSON patch with a path of 1 MiB":    {patch(jsonPatchType, `[{"op":"add","path":"`+strings.Repeat("/a", 1<<19)+`","value":"a"}]`), 422, []string{"the server rejected our request"}},
 		"a merge patch of 200,000 fields":      {patch(mergePatchType, `{"spec":{`+values(`"%06d":0`, ",", 200_000)+`}}`), 413, []string{"an object in the body has more than 10000 fields"}},
 		"a strategic patch of 200,000 fields":  {patch(strategicType, `{"spec":{`+values(`"%06d":0`, ",", 200_000)+`}}`), 413, []string{"an object in the body has more than 10000 fields"}},
-		"a strategic patch of many directives": {patch(strategicType, `{"spec":{"tolerations":[`+values(`{"$patch":"delete","key":"%d"}`, ",", 50_000)+`]}}`), 413, []string{"a list in the body has more than 10000 objects"}},
+		"a strategic patch of many directives": {patch(strategicType, `{"spec":{"tolerations":[`+values(`{"$patch":"delete","key":"%d"}`, ",", 50_000)+`]}}`), 413, []string{"a list in the body has more than 1000 items: spec.tolerations"}},
 		"an apply patch of 100,000 labels":     {patch(applyType, applied("metadata: {name: target, labels: {"+values(`l%d: ""`, ", ", 100_000)+"}}")), 413, []string{"YAML of more than 262144 bytes: send JSON"}},
 
 		// YAML.
@@ -181,16 +181,31 @@ func attacks() map[string]attack {
 		"a YAML alias of itself":            {post(yamlType, []byte("spec: &a {x: *a}")), 400, []string{"contains itself"}},
 		"a YAML of 3 MiB of one string":     {post(yamlType, []byte("spec: \""+strings.Repeat("\\x41", 3<<18-10)+"\"")), 413, []string{"YAML of more than 262144 bytes: send JSON"}},
 
+		// Errors, names and quantities.
+		"4,096 variables of one name": {post(jsonType, []byte(task(`"env":[`+repeated(`{"name":"N","value":"a"}`, ",", 4096)+`]`))), 422,
+			[]string{"spec.env[1].name: Duplicate value", "4079 more errors are not shown"}},
+		"9,999 bad requests":              {post(jsonType, []byte(task(`"resources":{"requests":{`+values(`"bad-%d":"1"`, ",", 9_999)+`}}`))), 422, []string{"9983 more errors are not shown"}},
+		"10,000 bad labels":               {post(jsonType, []byte(withMeta(`"labels":{`+values(`"bad=%d":"="`, ",", 10_000)+`}`))), 422, []string{"more errors are not shown"}},
+		"a quantity of 2,000,000 digits":  {post(jsonType, []byte(task(`"resources":{"requests":{"cpu":"`+strings.Repeat("1", 2_000_000)+`"}}`))), 400, []string{"cpu: the quantity"}},
+		"a quantity of a large exponent":  {post(jsonType, []byte(task(`"resources":{"requests":{"cpu":"1e999999999"}}`))), 400, []string{"cpu: the exponent"}},
+		"a patched quantity of that size": {patch(jsonPatchType, `[{"op":"add","path":"/spec/resources/requests","value":{"cpu":"1e999999999"}}]`), 422, nil},
+
 		// As much as is accepted, and not stored.
 		"10,000 labels": {dry(post(jsonType, []byte(withMeta(`"labels":{`+values(`"l%d":""`, ",", 10_000)+`}`)))), 201, []string{"l9999"}},
 		"10,000 labels, applied": {dry(patch(applyType, `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"target","labels":{`+
 			values(`"l%d":""`, ",", 10_000)+`}}}`)), 200, []string{"l9999"}},
+		"100,000 items": {func() request {
+			r := dry(post(jsonType, []byte(`{"apiVersion":"batch.leat.dev/v1alpha1","kind":"TaskSet","metadata":{"name":"attack"},"spec":{"completionMode":"Indexed","items":[`+
+				repeated(`"a"`, ",", 100_000)+`],"template":{"spec":{"command":["true"]}}}}`)))
+			r.path = strings.Replace(r.path, "/tasks", "/tasksets", 1)
+			return r
+		}(), 201, nil},
 		"65,536 arguments":               {dry(post(jsonType, []byte(task(`"args":[`+repeated(`"a"`, ",", 65_536)+`]`)))), 201, nil},
 		"4,096 variables":                {dry(post(jsonType, []byte(task(`"env":[`+values(`{"name":"N%d","value":"a"}`, ",", 4096)+`]`)))), 201, []string{"N4095"}},
 		"10,000 unknown fields, 90 deep": {dry(post(jsonType, []byte(task(values(`"f%d":`+deep(`{"a":`, "1", "}", 18), ",", 9_000))))), 201, nil},
 		"YAML of 256 KiB":                {dry(post(yamlType, []byte("metadata: {name: attack}\nspec: {command: [a], args: ["+repeated("a", ",", 65_536)+"]}"))), 201, nil},
 		"10,000 finalizers":              {dry(post(jsonType, []byte(withMeta(`"finalizers":[`+values(`"example.com/%d"`, ",", 10_000)+`]`)))), 201, nil},
-		"9,999 operations":               {dry(patch(jsonPatchType, "["+repeated(`{"op":"add","path":"/metadata/labels","value":{"a":"b"}}`, ",", 9_999)+"]")), 200, nil},
+		"1,000 operations":               {dry(patch(jsonPatchType, "["+repeated(`{"op":"add","path":"/metadata/labels","value":{"a":"b"}}`, ",", 1_000)+"]")), 200, nil},
 
 		// Encodings.
 		"a compressed body":            {func() request { r := post(jsonType, compressed(large)); r.encoding = "gzip"; return r }(), 415, []string{`Content-Encoding \"gzip\": send it as it is`}},
@@ -200,7 +215,7 @@ func attacks() map[string]attack {
 		"protobuf cut short":           {post(protobufType, protobufTask()[:40]), 400, []string{"unexpected EOF"}},
 		"protobuf of a huge length":    {post(protobufType, overlong()), 400, []string{"unexpected EOF"}},
 		"protobuf nested for ever":     {post(protobufType, nestedGroups()), 400, []string{"unexpected EOF"}},
-		"protobuf of a million owners": {post(protobufType, protobufOwners(1_400_000)), 413, []string{"field 13 of field 1 of an object has 1400000 items: at most 10000"}},
+		"protobuf of a million owners": {post(protobufType, protobufOwners(1_400_000)), 413, []string{"a list in the body has more than 1000 items: metadata.ownerReferences"}},
 		"a body of no known type":      {post("text/plain", []byte("a")), 415, []string{"accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"}},
 		"a body of a type of patches":  {post(mergePatchType, []byte("{}")), 415, []string{"accepted media types include"}},
 		"a patch of no known type":     {patch(jsonType, "{}"), 415, []string{"Unsupported Media Type"}},

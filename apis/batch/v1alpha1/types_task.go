@@ -135,6 +135,7 @@ type TaskSpec struct {
 	// +k8s:optional
 	// +k8s:listType=map
 	// +k8s:listMapKey=name
+	// +k8s:customUnique
 	// +k8s:maxItems=4096
 	// +k8s:immutable
 	Env []EnvVar `json:"env,omitempty" patchStrategy:"merge" patchMergeKey:"name" protobuf:"bytes,6,rep,name=env"`

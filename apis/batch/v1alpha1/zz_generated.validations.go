@@ -3356,6 +3356,7 @@ func Validate_TaskSpec(
 			fldPath *field.Path,
 			obj, oldObj []EnvVar,
 			oldValueCorrelated bool) (errs field.ErrorList) {
+			// Uniqueness validation is implemented via custom, handwritten validation
 			// don't revalidate unchanged data
 			if oldValueCorrelated && op.Type == operation.Update {
 				if equality.Semantic.DeepEqual(obj, oldObj) {
@@ -3377,11 +3378,6 @@ func Validate_TaskSpec(
 			}
 			if earlyReturn {
 				return // do not proceed
-			}
-			// lists with map semantics require unique keys
-			if e := validate.ValSliceUnique(ctx, op, fldPath, obj, oldObj,
-				func(a *EnvVar, b *EnvVar) bool { return a.Name == b.Name }); len(e) != 0 {
-				errs = append(errs, e...)
 			}
 			// iterate the list and call the type's validation function
 			if e := validate.EachValSliceVal(ctx, op, fldPath, obj, oldObj,

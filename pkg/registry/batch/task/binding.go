@@ -39,6 +39,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/registry"
 )
 
 // BindingREST serves the binding subresource: one guarded update sets the worker and its incarnation, so of two schedulers that
@@ -204,7 +205,7 @@ func prepare(ctx context.Context, store *genericregistry.Store, name, kind strin
 	metadata.Name = name
 	declarative := store.CreateStrategy.(rest.DeclarativeValidationStrategy)
 	if errs := declarative.ValidateDeclaratively(ctx, obj, nil, nil, operation.Create, rest.DeclarativeValidationConfig{}); len(errs) > 0 {
-		return apierrors.NewInvalid(schema.GroupKind{Group: batch.GroupName, Kind: kind}, name, errs)
+		return apierrors.NewInvalid(schema.GroupKind{Group: batch.GroupName, Kind: kind}, name, registry.BoundErrors(errs))
 	}
 	if validate == nil {
 		return nil

@@ -35,6 +35,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/registry"
 )
 
 // LogSource reads logs from workers.
@@ -98,7 +99,7 @@ func (r *LogREST) Get(ctx context.Context, name string, obj runtime.Object) (run
 	}
 	declarative := r.Store.CreateStrategy.(rest.DeclarativeValidationStrategy)
 	if errs := declarative.ValidateDeclaratively(ctx, options, nil, nil, operation.Create, rest.DeclarativeValidationConfig{}); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(schema.GroupKind{Group: batch.GroupName, Kind: "TaskLogOptions"}, name, errs)
+		return nil, apierrors.NewInvalid(schema.GroupKind{Group: batch.GroupName, Kind: "TaskLogOptions"}, name, registry.BoundErrors(errs))
 	}
 	found, err := r.Store.Get(ctx, name, &metav1.GetOptions{})
 	if err != nil {

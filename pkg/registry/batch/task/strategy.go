@@ -31,6 +31,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/registry"
 	"github.com/leat-dev/leat/pkg/registry/batch/resources"
 )
 
@@ -94,6 +95,9 @@ func ValidateSpec(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
 		}
 		errs = append(errs, validateText(variable.Value, at.Child("value"))...)
 	}
+	errs = append(errs, registry.Duplicates(len(spec.Env), func(i int) (*field.Path, string) {
+		return path.Child("env").Index(i).Child("name"), spec.Env[i].Name
+	})...)
 	if size := TextSize(spec); size > maxText {
 		errs = append(errs, field.Invalid(path, field.OmitValueType{}, fmt.Sprintf(
 			"command, args and env must be at most %d bytes together, and are %d: hand over more in a file that workers can read", maxText, size)))

@@ -1,0 +1,297 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package apiserver
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// subresourceKinds are the kinds that subresources read, where that is not the kind of the resource.
+var subresourceKinds = map[string]schema.GroupVersionKind{
+	"binding":  v1alpha1.SchemeGroupVersion.WithKind("Binding"),
+	"eviction": v1alpha1.SchemeGroupVersion.WithKind("Eviction"),
+	"scale":    autoscalingv1.SchemeGroupVersion.WithKind("Scale"),
+}
+
+// requestedKind returns the kind that a body without one is read as.
+func requestedKind(req *http.Request) schema.GroupVersionKind {
+	info, ok := request.RequestInfoFrom(req.Context())
+	if !ok {
+		return schema.GroupVersionKind{}
+	}
+	if strings.HasPrefix(info.Verb, "delete") {
+		return metav1.SchemeGroupVersion.WithKind("DeleteOptions")
+	}
+	if kind, ok := subresourceKinds[info.Subresource]; ok {
+		return kind
+	}
+	for kind := range Scheme.KnownTypes(v1alpha1.SchemeGroupVersion) {
+		if strings.ToLower(kind)+"s" == info.Resource {
+			return v1alpha1.SchemeGroupVersion.WithKind(kind)
+		}
+	}
+	return schema.GroupVersionKind{}
+}
+
+// checkProtobuf returns an error for protobuf that holds too much. It counts as checkJSON does with the same object, whose type it takes
+// from the body, or from the request where the body has none, as the decoder does.
+func (l bodyLimits) checkProtobuf(body []byte, kind schema.GroupVersionKind) error {
+	var unknown runtime.Unknown
+	body, ok := bytes.CutPrefix(body, []byte("k8s\x00"))
+	if !ok || unknown.Unmarshal(body) != nil {
+		return nil
+	}
+	if unknown.Kind != "" {
+		kind.Kind = unknown.Kind
+	}
+	if unknown.APIVersion != "" {
+		kind.Group, kind.Version = unknown.GroupVersionKind().Group, unknown.GroupVersionKind().Version
+	}
+	object, err := Scheme.New(kind)
+	if err != nil {
+		return nil
+	}
+	r := l.newReader()
+	if err := r.open(true); err != nil {
+		return err
+	}
+	return r.readMessage(unknown.Raw, reflect.TypeOf(object).Elem(), &protobufMessage{})
+}
+
+// protobufMessage is a message that is being read. The parts of one that comes several times add up, as they do for a decoder.
+type protobufMessage struct {
+	lists    map[uint64]*level
+	messages map[uint64]*protobufMessage
+}
+
+// protobufField is a field of a Go type, as protobuf numbers it and JSON names it.
+type protobufField struct {
+	name []byte
+	of   reflect.Type
+}
+
+var protobufFields sync.Map // of reflect.Type to map[uint64]protobufField
+
+// fieldsOf returns the fields of a Go type by their numbers in protobuf.
+func fieldsOf(of reflect.Type) map[uint64]protobufField {
+	if fields, ok := protobufFields.Load(of); ok {
+		return fields.(map[uint64]protobufField)
+	}
+	fields := map[uint64]protobufField{}
+	for i := range of.NumField() {
+		field := of.Field(i)
+		tag := strings.Split(field.Tag.Get("protobuf"), ",")
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if len(tag) < 2 {
+			continue
+		}
+		if number, err := strconv.ParseUint(tag[1], 10, 64); err == nil {
+			fields[number] = protobufField{[]byte(name), field.Type}
+		}
+	}
+	protobufFields.Store(of, fields)
+	return fields
+}
+
+// readMessage counts a message of the Go type as the innermost object.
+func (r *reader) readMessage(data []byte, of reflect.Type, m *protobufMessage) error {
+	if of == reflect.TypeFor[resource.Quantity]() {
+		return eachField(data, func(_ uint64, value []byte) error {
+			if err := v1alpha1.CheckQuantity(string(value)); err != nil {
+				return fmt.Errorf("%s: %w", r.path(), err)
+			}
+			return nil
+		})
+	}
+	fields := fieldsOf(of)
+	return eachField(data, func(number uint64, value []byte) error {
+		field, ok := fields[number]
+		if !ok {
+			return nil
+		}
+		r.levels[len(r.levels)-1].name = field.name
+		return r.readField(number, value, field.of, m)
+	})
+}
+
+// readField counts a value of a field of the Go type.
+func (r *reader) readField(number uint64, value []byte, of reflect.Type, m *protobufMessage) error {
+	for of.Kind() == reflect.Pointer {
+		of = of.Elem()
+	}
+	switch {
+	case of == reflect.TypeFor[[]byte](), of.Kind() == reflect.String:
+		return r.checkText(len(value))
+	case of == reflect.TypeFor[metav1.FieldsV1](): // JSON, in the only field of a message
+		return eachField(value, func(_ uint64, raw []byte) error { return r.readJSON(raw) })
+	case of.Kind() == reflect.Slice:
+		return r.in(m, number, false, func() error {
+			if of.Elem().Kind() != reflect.Struct && of.Elem().Kind() != reflect.String {
+				return r.readNumbers(value)
+			}
+			if err := r.item(); err != nil {
+				return err
+			}
+			return r.readItem(value, of.Elem())
+		})
+	case of.Kind() == reflect.Map:
+		return r.in(m, number, true, func() error {
+			if err := r.item(); err != nil {
+				return err
+			}
+			return eachField(value, func(part uint64, value []byte) error {
+				if part == mapKey {
+					r.levels[len(r.levels)-1].name = value
+					return r.checkText(len(value))
+				}
+				return r.readItem(value, of.Elem())
+			})
+		})
+	case of.Kind() == reflect.Struct:
+		if m.messages == nil {
+			m.messages = map[uint64]*protobufMessage{}
+		}
+		inner, ok := m.messages[number]
+		if !ok {
+			inner = &protobufMessage{}
+			m.messages[number] = inner
+		}
+		return r.inside(true, func() error { return r.readMessage(value, of, inner) })
+	}
+	return nil
+}
+
+// mapKey is the number of the key of an entry of a map.
+const mapKey = 1
+
+// readItem counts an item of a list or of a map.
+func (r *reader) readItem(value []byte, of reflect.Type) error {
+	if of.Kind() == reflect.String {
+		return r.checkText(len(value))
+	}
+	return r.inside(true, func() error { return r.readMessage(value, of, &protobufMessage{}) })
+}
+
+// readNumbers counts numbers of a list: one, or several that are packed.
+func (r *reader) readNumbers(packed []byte) error {
+	n := 0
+	for _, b := range packed {
+		if b < 0x80 {
+			n++
+		}
+	}
+	for range max(1, n) {
+		if err := r.item(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// in reads in the list or map that a field of the message is, whose items come one by one.
+func (r *reader) in(m *protobufMessage, number uint64, object bool, read func() error) error {
+	if m.lists == nil {
+		m.lists = map[uint64]*level{}
+	}
+	list, ok := m.lists[number]
+	if !ok {
+		list = &level{object: object, most: r.most(object)}
+		m.lists[number] = list
+		if err := r.count(); err != nil {
+			return err
+		}
+	}
+	r.levels = append(r.levels, *list)
+	err := read()
+	*list = r.levels[len(r.levels)-1]
+	r.close()
+	return err
+}
+
+// inside reads in an object of the innermost one.
+func (r *reader) inside(object bool, read func() error) error {
+	if err := r.open(object); err != nil {
+		return err
+	}
+	err := read()
+	r.close()
+	return err
+}
+
+// eachField calls f with the fields of a message in their order, and with what those hold that have a length. It ends at the first error,
+// and at what is no field, for which the decoder has an error.
+func eachField(message []byte, f func(number uint64, value []byte) error) error {
+	groups := 0
+	for len(message) > 0 {
+		tag, n := binary.Uvarint(message)
+		if n <= 0 {
+			return nil
+		}
+		message = message[n:]
+		var value []byte
+		length := uint64(0)
+		switch tag & 7 {
+		case 0:
+			if _, n = binary.Uvarint(message); n <= 0 {
+				return nil
+			}
+			length = uint64(n)
+		case 1:
+			length = 8
+		case 2:
+			if length, n = binary.Uvarint(message); n <= 0 || length > uint64(len(message)-n) {
+				return nil
+			}
+			message = message[n:]
+			value = message[:length]
+		case 3:
+			groups++
+		case 4:
+			groups--
+		case 5:
+			length = 4
+		default:
+			return nil
+		}
+		if length > uint64(len(message)) {
+			return nil
+		}
+		message = message[length:]
+		if groups == 0 && tag&7 != 4 {
+			if err := f(tag>>3, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
