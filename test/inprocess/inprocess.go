@@ -19,6 +19,7 @@ package inprocess
 
 import (
 	"context"
+	"flag"
 	"io"
 	"net"
 	"net/http"
@@ -55,6 +56,9 @@ func Serve(tb testing.TB) (http.Handler, *runtime.Scheme) {
 			tb.Fatal(err)
 		}
 	}
+	logging := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(logging)
+	check(logging.Set("stderrthreshold", "FATAL"))
 	klog.SetOutput(io.Discard)
 	klog.LogToStderr(false)
 	etcd := host.EtcdForTest(tb)
