@@ -39,20 +39,21 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// What a request may hold. Time and memory that upstream needs grow with more than the length of what it reads: with the square of the
-// number of fields of a map, whose managers it keeps sorted, and with the square of the depth of fields that it does not know. No object
-// that could be stored comes near these bounds.
+// What a request may hold. Time and memory that upstream needs grow with more than the length of what it reads: with
+// the square of the number of fields of a map, whose managers it keeps sorted, and with the square of the depth of
+// fields that it does not know. No object that could be stored comes near these bounds.
 const (
-	// maxTerms and maxValues are how many terms a selector may have, and values in all of them together. Each object of a list is held
-	// to each term, and each change to those of all who watch.
+	// maxTerms and maxValues are how many terms a selector may have, and values in all of them together. Each object of
+	// a list is held to each term, and each change to those of all who watch.
 	maxTerms, maxValues = 1_000, 10_000
 	// smallBody is how long JSON can be without being looked at. Protobuf is looked at however
 	// short it is: its decoder reads quantities whatever they are.
 	smallBody = 4 << 10
 	// maxYAML is how long YAML may be that is not JSON: reading it takes a hundred times its length.
 	maxYAML = 256 << 10
-	// maxYAMLList and maxYAMLObject are how long a list and an object may be, as protobuf, that are written as YAML: that takes thirty
-	// times as long as JSON, and a hundred times the length in memory. Objects have less in them for their length.
+	// maxYAMLList and maxYAMLObject are how long a list and an object may be, as protobuf, that are written as YAML:
+	// that takes thirty times as long as JSON, and a hundred times the length in memory. Objects have less in them for
+	// their length.
 	maxYAMLList, maxYAMLObject = 512 << 10, 1 << 20
 	// fieldsV1 is the name of the field that holds the fields of a manager.
 	fieldsV1 = "fieldsV1"
@@ -80,14 +81,15 @@ type bodyLimits struct {
 	text int
 }
 
-// defaultLimits are those of the server: a TaskSet has 100,000 items at most, and an argument of 1 MiB can take twice that to write.
+// defaultLimits are those of the server: a TaskSet has 100,000 items at most, and an argument of 1 MiB can take twice
+// that to write.
 var defaultLimits = bodyLimits{
 	depth: 100, fields: 10_000, items: 100_000, parts: 200_000, text: 2 << 20,
 	sets: map[string]int{"managedFields": 1_000, "ownerReferences": 1_000, "finalizers": 10_000},
 }
 
-// maxPatch is how many operations a JSON patch may have, each of which copies the list that it changes, and how many items a list of a
-// strategic merge patch, each of which is compared with all that are stored.
+// maxPatch is how many operations a JSON patch may have, each of which copies the list that it changes, and how many
+// items a list of a strategic merge patch, each of which is compared with all that are stored.
 const maxPatch = 1_000
 
 // limitsOf returns the limits of bodies of the media type.
@@ -141,8 +143,9 @@ func countTerms(selector string) (terms, values int) {
 	return terms, values
 }
 
-// withBodyLimits refuses bodies that are compressed, which nobody would decompress, and those that are too deep or have too many parts.
-// Bodies of more than maxBytes are left to who reads them to refuse. The handler is the innermost: only who may write is read.
+// withBodyLimits refuses bodies that are compressed, which nobody would decompress, and those that are too deep or have
+// too many parts. Bodies of more than maxBytes are left to who reads them to refuse. The handler is the innermost: only
+// who may write is read.
 func withBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, maxBytes int64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Body == nil || req.ContentLength == 0 {
@@ -182,7 +185,8 @@ func isSmall(req *http.Request) bool {
 	return req.ContentLength >= 0 && req.ContentLength <= smallBody && mediaType != runtime.ContentTypeProtobuf
 }
 
-// limitedCodecs are codecs that refuse to read JSON that holds too much: a JSON patch can make an object of what its body does not hold.
+// limitedCodecs are codecs that refuse to read JSON that holds too much: a JSON patch can make an object of what its
+// body does not hold.
 type limitedCodecs struct{ runtime.NegotiatedSerializer }
 
 // DecoderToVersion implements runtime.NegotiatedSerializer.
@@ -215,7 +219,8 @@ func limitYAML(codecs runtime.NegotiatedSerializer) {
 // limitSharedYAML does so with upstream's own codecs, which write tables and metadata for all servers of the process.
 var limitSharedYAML = sync.OnceFunc(func() { limitYAML(apihelpers.GetMetaInternalVersionCodecs()) })
 
-// limitedYAML writes nothing that is long. Who has written a long object, and wants it back as YAML, has written it nevertheless.
+// limitedYAML writes nothing that is long. Who has written a long object, and wants it back as YAML, has written it
+// nevertheless.
 type limitedYAML struct{ runtime.Serializer }
 
 // Encode implements runtime.Encoder.
@@ -229,7 +234,8 @@ func (y limitedYAML) Encode(obj runtime.Object, w io.Writer) error {
 	return y.Serializer.Encode(obj, w)
 }
 
-// yamlSize is about how long an object is as protobuf, how long it may be, and what to do if it is longer. What has no such form is short.
+// yamlSize is about how long an object is as protobuf, how long it may be, and what to do if it is longer. What has no
+// such form is short.
 func yamlSize(obj runtime.Object) (size, limit int, advice string) {
 	type sized interface{ Size() int }
 	const accept, part = "accept JSON or protobuf", ", or ask for a part with limit"
@@ -255,7 +261,8 @@ func refuse(w http.ResponseWriter, req *http.Request, codecs runtime.NegotiatedS
 	responsewriters.ErrorNegotiated(err, codecs, v1alpha1.SchemeGroupVersion, w, req)
 }
 
-// checkBody returns an error for a body that holds too much. What cannot be read has nothing that is too much: its decoder refuses it.
+// checkBody returns an error for a body that holds too much. What cannot be read has nothing that is too much: its
+// decoder refuses it.
 func checkBody(req *http.Request, body []byte) error {
 	mediaType, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	limits := limitsOf(mediaType)
@@ -388,7 +395,8 @@ func (l bodyLimits) newReader() *reader {
 	return &reader{bodyLimits: l, levels: append(make([]level, 0, 16), level{most: l.items})}
 }
 
-// checkJSON returns an error for JSON that holds too much. It never counts less than a decoder finds in what it can decode.
+// checkJSON returns an error for JSON that holds too much. It never counts less than a decoder finds in what it can
+// decode.
 func (l bodyLimits) checkJSON(body []byte) error { return l.newReader().readJSON(body) }
 
 // readJSON counts JSON as a part of the innermost object or list, which it does not close.

@@ -128,8 +128,8 @@ func (l bodyLimits) checkCBOR(body []byte) error {
 	return nil
 }
 
-// cborHead returns the major type and the argument of the item at the beginning of data, and how many bytes they take: none if that is no
-// item.
+// cborHead returns the major type and the argument of the item at the beginning of data, and how many bytes they take:
+// none if that is no item.
 func cborHead(data []byte) (major byte, value uint64, n int) {
 	major, info := data[0]>>5, data[0]&0x1f
 	switch {

@@ -74,8 +74,8 @@ func maxima(t *testing.T) map[string]map[string]struct{ own, item int } {
 	return all
 }
 
-// TestBodiesHoldWhatTypesAccept holds the limits of bodies to those of fields: what the marker of a field accepts is not refused before, in any
-// encoding.
+// TestBodiesHoldWhatTypesAccept holds the limits of bodies to those of fields: what the marker of a field accepts is
+// not refused before, in any encoding.
 func TestBodiesHoldWhatTypesAccept(t *testing.T) {
 	all, seen := maxima(t), 0
 	for kind, object := range map[string]runtime.Object{
@@ -127,7 +127,8 @@ func TestBodiesHoldWhatTypesAccept(t *testing.T) {
 	}
 }
 
-// fill sets the value to n items, each of which is an empty struct or has so many characters; to so many characters if it is a string.
+// fill sets the value to n items, each of which is an empty struct or has so many characters; to so many characters if
+// it is a string.
 func fill(value reflect.Value, n, characters int) {
 	switch value.Kind() {
 	case reflect.String:

@@ -63,8 +63,8 @@ func requestedKind(req *http.Request) schema.GroupVersionKind {
 	return schema.GroupVersionKind{}
 }
 
-// checkProtobuf returns an error for protobuf that holds too much. It counts as checkJSON does with the same object, whose type it takes
-// from the body, or from the request where the body has none, as the decoder does.
+// checkProtobuf returns an error for protobuf that holds too much. It counts as checkJSON does with the same object,
+// whose type it takes from the body, or from the request where the body has none, as the decoder does.
 func (l bodyLimits) checkProtobuf(body []byte, kind schema.GroupVersionKind) error {
 	var unknown runtime.Unknown
 	body, ok := bytes.CutPrefix(body, []byte("k8s\x00"))
@@ -88,7 +88,8 @@ func (l bodyLimits) checkProtobuf(body []byte, kind schema.GroupVersionKind) err
 	return r.readMessage(unknown.Raw, reflect.TypeOf(object).Elem(), &protobufMessage{})
 }
 
-// protobufMessage is a message that is being read. The parts of one that comes several times add up, as they do for a decoder.
+// protobufMessage is a message that is being read. The parts of one that comes several times add up, as they do for a
+// decoder.
 type protobufMessage struct {
 	lists    map[uint64]*level
 	messages map[uint64]*protobufMessage
@@ -248,8 +249,8 @@ func (r *reader) inside(object bool, read func() error) error {
 	return err
 }
 
-// eachField calls f with the fields of a message in their order, and with what those hold that have a length. It ends at the first error,
-// and at what is no field, for which the decoder has an error.
+// eachField calls f with the fields of a message in their order, and with what those hold that have a length. It ends
+// at the first error, and at what is no field, for which the decoder has an error.
 func eachField(message []byte, f func(number uint64, value []byte) error) error {
 	groups := 0
 	for len(message) > 0 {

@@ -25,8 +25,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// Upstream renders each error of an object three times, values included, and joins them in quadratic time. An object of 3 MiB can have
-// ten thousand errors, or errors about values of megabytes, so both are bounded before they reach a client.
+// Upstream renders each error of an object three times, values included, and joins them in quadratic time. An object of
+// 3 MiB can have ten thousand errors, or errors about values of megabytes, so both are bounded before they reach a
+// client.
 const (
 	// maxErrors is how many errors of one object are returned.
 	maxErrors = 16
@@ -34,8 +35,8 @@ const (
 	maxErrorText = 1 << 10
 )
 
-// BoundErrors returns the first errors of the list, and one more that tells how many are left out. Long fields and details are cut; long
-// values are left out.
+// BoundErrors returns the first errors of the list, and one more that tells how many are left out. Long fields and
+// details are cut; long values are left out.
 func BoundErrors(errs field.ErrorList) field.ErrorList {
 	bounded := make(field.ErrorList, 0, min(len(errs), maxErrors+1))
 	for _, err := range errs[:min(len(errs), maxErrors)] {
@@ -78,8 +79,8 @@ func isLong(value any) bool {
 	return err != nil || len(data) > maxErrorText
 }
 
-// Duplicates returns an error for each of n items whose key an earlier item has, in linear time. It stands in for the comparison of all
-// pairs of a list with listType=map, which customUnique turns off, where the list may be long.
+// Duplicates returns an error for each of n items whose key an earlier item has, in linear time. It stands in for the
+// comparison of all pairs of a list with listType=map, which customUnique turns off, where the list may be long.
 func Duplicates(n int, key func(int) (*field.Path, string)) field.ErrorList {
 	var errs field.ErrorList
 	seen := make(map[string]struct{}, n)

@@ -365,8 +365,9 @@ func (s *server) write(way struct{ method, mediaType string }, resourceName stri
 	return s.send(way.method, path, way.mediaType, data), true
 }
 
-// TestRequestsCostWhatTheirLengthDoes grows each list, map and text of each kind to what a body may hold, valid and invalid, and writes it in one
-// way after the other. None may cost more than the budget, nor, where that can be told from noise, grow faster than its length.
+// TestRequestsCostWhatTheirLengthDoes grows each list, map and text of each kind to what a body may hold, valid and
+// invalid, and writes it in one way after the other. None may cost more than the budget, nor, where that can be told
+// from noise, grow faster than its length.
 func TestRequestsCostWhatTheirLengthDoes(t *testing.T) {
 	handler, scheme := inprocess.Serve(t)
 	s := &server{handler, serializer.NewCodecFactory(scheme)}

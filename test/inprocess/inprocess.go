@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package inprocess runs the server in the process of a test, so that its handlers can be called and measured without a connection.
+// Package inprocess runs the server in the process of a test, so that its handlers can be called and measured without a
+// connection.
 package inprocess
 
 import (
@@ -46,8 +47,8 @@ import (
 	"github.com/leat-dev/leat/test/host"
 )
 
-// Serve runs a server on an empty host until the test ends, and returns its whole chain of handlers and its scheme. Every request is
-// alice's, who may do everything.
+// Serve runs a server on an empty host until the test ends, and returns its whole chain of handlers and its scheme.
+// Every request is alice's, who may do everything.
 func Serve(tb testing.TB) (http.Handler, *runtime.Scheme) {
 	tb.Helper()
 	check := func(err error) {

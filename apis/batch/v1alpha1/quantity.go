@@ -31,8 +31,8 @@ const (
 	maxExponent = 2
 )
 
-// CheckQuantity returns an error for a quantity that is too long to be read. resource.ParseQuantity takes the square of the number of
-// digits in time, and writes out exponents: "1e999999999" becomes a number of a gigabyte.
+// CheckQuantity returns an error for a quantity that is too long to be read. resource.ParseQuantity takes the square of
+// the number of digits in time, and writes out exponents: "1e999999999" becomes a number of a gigabyte.
 func CheckQuantity(text string) error {
 	if len(text) > maxQuantity {
 		return fmt.Errorf("the quantity %.20s… has %d characters: at most %d are accepted", text, len(text), maxQuantity)
