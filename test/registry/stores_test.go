@@ -80,6 +80,7 @@ var (
 		Parallelism: ptr.To[int32](1), Completions: ptr.To[int32](3), CompletionMode: ptr.To(batch.IndexedCompletion), BackoffLimit: ptr.To[int32](6),
 		Suspend: ptr.To(false), QueueName: "default", Template: batch.TaskTemplateSpec{Spec: batch.TaskSpec{
 			QueueName: "default", Command: []string{"true"}, BackoffLimit: ptr.To[int32](0), TerminationGracePeriodSeconds: ptr.To[int64](30),
+			CrashLimit: ptr.To[int32](5),
 		}},
 	}}
 	validQueue = &batch.TaskQueue{ObjectMeta: named, Spec: batch.TaskQueueSpec{Weight: ptr.To[int32](1), StopPolicy: ptr.To(batch.StopPolicyNone)}}
