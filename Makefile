@@ -55,6 +55,11 @@ SEEDS ?= 1
 chaos: host test-programs ## Have everything go wrong at random and hold Leat to its promises. DURATION, SEED, SEEDS
 	$(GO) test -v -count=1 -timeout 0 ./test/chaos -args -duration=$(DURATION) -seed=$(SEED) -seeds=$(SEEDS)
 
+.PHONY: clients
+clients: test-programs ## Test Leat with an old kubectl, Flux, and clients in Python and JavaScript, which it installs
+	hack/clients/install.sh
+	cd hack/clients && $(GO) test -count=1 ./...
+
 .PHONY: soak
 soak: host test-programs ## Keep Leat at work for DURATION, and look whether anything grows
 	$(GO) test -v -count=1 -timeout 0 ./test/soak -run TestSoak -args -duration=$(DURATION)
