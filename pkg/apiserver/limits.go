@@ -294,15 +294,15 @@ type level struct {
 	name []byte
 }
 
-// reader counts what a body holds.
-type reader struct {
+// bodyReader counts what a body holds.
+type bodyReader struct {
 	bodyLimits
 	levels []level
 	parts  int
 }
 
 // path returns the place of the innermost object or list in the body, as errors name it.
-func (r *reader) path() string {
+func (r *bodyReader) path() string {
 	var b strings.Builder
 	for _, l := range r.levels[:len(r.levels)-1] {
 		switch {
@@ -324,7 +324,7 @@ func (r *reader) path() string {
 }
 
 // checkText returns an error for a string of n bytes if that is too long.
-func (r *reader) checkText(n int) error {
+func (r *bodyReader) checkText(n int) error {
 	if n <= r.text {
 		return nil
 	}
@@ -332,7 +332,7 @@ func (r *reader) checkText(n int) error {
 }
 
 // open begins an object or a list in the innermost one.
-func (r *reader) open(object bool) error {
+func (r *bodyReader) open(object bool) error {
 	at := &r.levels[len(r.levels)-1]
 	if at.nested++; len(r.levels) > 1 && !at.object && at.nested > r.fields {
 		return fmt.Errorf("a list in the body has more than %d objects: %s", r.fields, r.path())
@@ -345,7 +345,7 @@ func (r *reader) open(object bool) error {
 }
 
 // most returns how many items an object or a list may have that begins in the innermost one.
-func (r *reader) most(object bool) int {
+func (r *bodyReader) most(object bool) int {
 	at := r.levels[len(r.levels)-1]
 	name := fieldName(at.name)
 	if object {
@@ -365,10 +365,10 @@ func (r *reader) most(object bool) int {
 }
 
 // close ends the innermost object or list.
-func (r *reader) close() { r.levels = r.levels[:len(r.levels)-1] }
+func (r *bodyReader) close() { r.levels = r.levels[:len(r.levels)-1] }
 
 // item begins a field of the innermost object, or an item of the innermost list.
-func (r *reader) item() error {
+func (r *bodyReader) item() error {
 	at := &r.levels[len(r.levels)-1]
 	at.items++
 	switch {
@@ -383,16 +383,16 @@ func (r *reader) item() error {
 	return r.count()
 }
 
-func (r *reader) count() error {
+func (r *bodyReader) count() error {
 	if r.parts++; r.parts > r.bodyLimits.parts {
 		return fmt.Errorf("the body has more than %d fields and items", r.bodyLimits.parts)
 	}
 	return nil
 }
 
-// newReader returns a reader of a whole body, which is around everything.
-func (l bodyLimits) newReader() *reader {
-	return &reader{bodyLimits: l, levels: append(make([]level, 0, 16), level{most: l.items})}
+// newReader returns a bodyReader of a whole body, which is around everything.
+func (l bodyLimits) newReader() *bodyReader {
+	return &bodyReader{bodyLimits: l, levels: append(make([]level, 0, 16), level{most: l.items})}
 }
 
 // checkJSON returns an error for JSON that holds too much. It never counts less than a decoder finds in what it can
@@ -400,7 +400,7 @@ func (l bodyLimits) newReader() *reader {
 func (l bodyLimits) checkJSON(body []byte) error { return l.newReader().readJSON(body) }
 
 // readJSON counts JSON as a part of the innermost object or list, which it does not close.
-func (r *reader) readJSON(body []byte) error {
+func (r *bodyReader) readJSON(body []byte) error {
 	innermost := len(r.levels)
 	defer func() { r.levels = r.levels[:innermost] }()
 	var text []byte // the last string

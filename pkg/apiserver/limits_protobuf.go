@@ -125,7 +125,7 @@ func fieldsOf(of reflect.Type) map[uint64]protobufField {
 }
 
 // readMessage counts a message of the Go type as the innermost object.
-func (r *reader) readMessage(data []byte, of reflect.Type, m *protobufMessage) error {
+func (r *bodyReader) readMessage(data []byte, of reflect.Type, m *protobufMessage) error {
 	if of == reflect.TypeFor[resource.Quantity]() {
 		return eachField(data, func(_ uint64, value []byte) error {
 			if err := v1alpha1.CheckQuantity(string(value)); err != nil {
@@ -146,7 +146,7 @@ func (r *reader) readMessage(data []byte, of reflect.Type, m *protobufMessage) e
 }
 
 // readField counts a value of a field of the Go type.
-func (r *reader) readField(number uint64, value []byte, of reflect.Type, m *protobufMessage) error {
+func (r *bodyReader) readField(number uint64, value []byte, of reflect.Type, m *protobufMessage) error {
 	for of.Kind() == reflect.Pointer {
 		of = of.Elem()
 	}
@@ -196,7 +196,7 @@ func (r *reader) readField(number uint64, value []byte, of reflect.Type, m *prot
 const mapKey = 1
 
 // readItem counts an item of a list or of a map.
-func (r *reader) readItem(value []byte, of reflect.Type) error {
+func (r *bodyReader) readItem(value []byte, of reflect.Type) error {
 	if of.Kind() == reflect.String {
 		return r.checkText(len(value))
 	}
@@ -204,7 +204,7 @@ func (r *reader) readItem(value []byte, of reflect.Type) error {
 }
 
 // readNumbers counts numbers of a list: one, or several that are packed.
-func (r *reader) readNumbers(packed []byte) error {
+func (r *bodyReader) readNumbers(packed []byte) error {
 	n := 0
 	for _, b := range packed {
 		if b < 0x80 {
@@ -220,7 +220,7 @@ func (r *reader) readNumbers(packed []byte) error {
 }
 
 // in reads in the list or map that a field of the message is, whose items come one by one.
-func (r *reader) in(m *protobufMessage, number uint64, object bool, read func() error) error {
+func (r *bodyReader) in(m *protobufMessage, number uint64, object bool, read func() error) error {
 	if m.lists == nil {
 		m.lists = map[uint64]*level{}
 	}
@@ -240,7 +240,7 @@ func (r *reader) in(m *protobufMessage, number uint64, object bool, read func() 
 }
 
 // inside reads in an object of the innermost one.
-func (r *reader) inside(object bool, read func() error) error {
+func (r *bodyReader) inside(object bool, read func() error) error {
 	if err := r.open(object); err != nil {
 		return err
 	}
