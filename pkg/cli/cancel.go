@@ -191,13 +191,13 @@ func (f *factory) reportCancelled(found object) {
 		fmt.Fprintf(f.streams.Out, "%s cancelled%s\n", found.ref().full(), count)
 		return
 	}
-	if found.task.Labels[batch.LabelTaskSetName] == "" || metav1.GetControllerOf(found.task) == nil {
+	if found.task.Labels[batch.LabelTaskSetName] == "" || batch.ControllingTaskSet(found.task) == nil {
 		fmt.Fprintf(f.streams.Out, "%s cancelled and deleted\n", found.ref().full())
 		return
 	}
 	fmt.Fprintf(f.streams.Out, "%s cancelled\n", found.ref().full())
 	fmt.Fprintf(f.streams.ErrOut, "taskset/%s runs its index %s again: cancel the set to end it for good.\n",
-		found.task.Labels[batch.LabelTaskSetName], found.task.Labels[batch.LabelCompletionIndex])
+		found.task.Labels[batch.LabelTaskSetName], numberOf(found.task))
 }
 
 // cancel ends the object as it was found: a set by its spec, a task by deletion, and one index of a set by deletion of its task.

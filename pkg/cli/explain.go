@@ -149,8 +149,8 @@ func (e *explainer) task(ctx context.Context, task *batch.Task) error {
 			return err
 		}
 	}
-	if owner := metav1.GetControllerOf(task); owner != nil {
-		e.line("Set", "taskset/%s, index %s", owner.Name, task.Labels[batch.LabelCompletionIndex])
+	if owner := batch.ControllingTaskSet(task); owner != nil {
+		e.line("Set", "taskset/%s, index %s", owner.Name, numberOf(task))
 	}
 	if first := task.Annotations[batch.AnnotationRetryOf]; first != "" {
 		e.line("Retry of", "task/%s", first)
@@ -180,7 +180,7 @@ func (e *explainer) ended(task *batch.Task) {
 		}
 		e.output(about, end.Message)
 	}
-	if task.Status.Phase == batch.TaskFailed && metav1.GetControllerOf(task) == nil {
+	if task.Status.Phase == batch.TaskFailed && batch.ControllingTaskSet(task) == nil {
 		e.line("Next", "%s logs %s; %s retry %s", e.program, r, e.program, r)
 	}
 }

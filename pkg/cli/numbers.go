@@ -56,6 +56,18 @@ func numbersOf(set *batch.TaskSet) *batch.IndexNumbers {
 	return numbers
 }
 
+// numberOf returns the number of the index that a task of a set runs, as its command finds it.
+func numberOf(task *batch.Task) string {
+	for _, variable := range task.Spec.Env {
+		if variable.Name == numberVariable {
+			if _, err := strconv.ParseUint(variable.Value, 10, 31); err == nil {
+				return variable.Value
+			}
+		}
+	}
+	return task.Labels[batch.LabelCompletionIndex]
+}
+
 // completionsOf returns how many indexes a set has, or can come to have.
 func completionsOf(set *batch.TaskSet) int {
 	return int(ptr.Deref(set.Spec.Completions, maxCompletions))

@@ -269,7 +269,7 @@ func (o *retryOptions) againTask(task *batch.Task) (runtime.Object, error) {
 	case task.Status.Phase == batch.TaskSucceeded && !o.all:
 		return nil, nil
 	}
-	if owner := metav1.GetControllerOf(task); owner != nil {
+	if owner := batch.ControllingTaskSet(task); owner != nil {
 		return nil, fmt.Errorf("task/%s is one of taskset/%s, which counts it: %s retry taskset/%s runs all that have failed, and --index chooses some",
 			task.Name, owner.Name, program, owner.Name)
 	}

@@ -277,8 +277,8 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 			return nil, usageErrorf("--max-failed %d: write 0 or more", o.maxFailed)
 		}
 		set.Spec.MaxFailedIndexes = &o.maxFailed
-	} else if *set.Spec.Completions > largeCompletions {
-		// The server wants a bound on the list of what has failed.
+	} else if *set.Spec.Completions > largeCompletions || len(set.Spec.Items) > maxLargeParallelism {
+		// The list of what has failed is stored beside the items: the server requires a bound on it.
 		set.Spec.MaxFailedIndexes = ptr.To[int32](maxLargeParallelism)
 	}
 	return set, nil

@@ -72,7 +72,7 @@ var (
 		ObjectMeta: named,
 		Spec: batch.TaskSpec{
 			QueueName: "default", Command: []string{"true"}, BackoffLimit: ptr.To[int32](0), TerminationGracePeriodSeconds: ptr.To[int64](30),
-			SchedulingGates: []batch.TaskSchedulingGate{{Name: "example.com/gate"}},
+			SchedulingGates: []batch.TaskSchedulingGate{{Name: "example.com/gate"}}, CrashLimit: ptr.To[int32](5),
 		},
 		Status: batch.TaskStatus{Phase: batch.TaskPending},
 	}

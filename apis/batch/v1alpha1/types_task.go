@@ -517,7 +517,7 @@ type TaskStateTerminated struct {
 	// +k8s:minimum=0
 	Signal int32 `json:"signal,omitempty" protobuf:"varint,2,opt,name=signal"`
 
-	// reason is one word in CamelCase: Completed, Error, StartError, DeadlineExceeded.
+	// reason is one word in CamelCase: Completed, Error, StartError, OOMKilled, DeadlineExceeded, WorkerCrashed.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=1024
@@ -578,8 +578,9 @@ type BindingTarget struct {
 // +k8s:isSubresource="/eviction"
 
 // Eviction takes a task from its worker. It is created at the eviction subresource of the task: at once spec.workerName
-// and status.incarnation are cleared, the task is Pending again and its disruptions are counted. A task that is finished,
-// being deleted or not bound is a conflict.
+// and status.incarnation are cleared, the task is Pending again and its disruptions are counted. An eviction with
+// workerCrashed that reaches the task's crashLimit makes it fail instead. A task that is finished, being deleted or not
+// bound is a conflict.
 type Eviction struct {
 	metav1.TypeMeta `json:",inline"`
 	// Standard object's metadata. The name is the task's.

@@ -49,6 +49,21 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: value
       type:
         scalar: string
+- name: dev.leat.batch.v1alpha1.IndexNumbers
+  map:
+    fields:
+    - name: first
+      type:
+        scalar: numeric
+    - name: list
+      type:
+        list:
+          elementType:
+            scalar: numeric
+          elementRelationship: atomic
+    - name: step
+      type:
+        scalar: numeric
 - name: dev.leat.batch.v1alpha1.SuccessPolicy
   map:
     fields:
@@ -287,6 +302,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: completions
       type:
         scalar: numeric
+    - name: indexNumbers
+      type:
+        namedType: dev.leat.batch.v1alpha1.IndexNumbers
     - name: items
       type:
         list:
@@ -509,6 +527,9 @@ var schemaYAML = typed.YAMLObject(`types:
           keys:
           - type
     - name: disruptions
+      type:
+        scalar: numeric
+    - name: failedAttempts
       type:
         scalar: numeric
     - name: incarnation
