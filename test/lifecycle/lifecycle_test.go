@@ -290,7 +290,9 @@ func testFrozen(t *testing.T, e *env.Env) {
 	p.must(os.WriteFile(p.mark("frozen"), nil, 0o600))
 	p.eventually(func() bool { return p.marked("ended") }, func() string { return "the command of the frozen worker has not ended" })
 	for _, name := range []string{"ended-meanwhile", "runs-still"} {
-		task := p.await(name, "running on b", func(t *batch.Task) bool { return t.Spec.WorkerName == "b" && t.Status.Phase == batch.TaskRunning })
+		task := p.await(name, "running on b", func(t *batch.Task) bool {
+			return t.Spec.WorkerName == "b" && t.Status.Phase == batch.TaskRunning && t.Status.Attempts == 2
+		})
 		p.checkRun(task, "b", 2, 1)
 	}
 	p.awaitWorker("a", "lost", isLost)
