@@ -270,7 +270,7 @@ func schema_leat_apis_batch_v1alpha1_Eviction(ref common.ReferenceCallback) comm
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "Eviction takes a task from its worker. It is created at the eviction subresource of the task: at once spec.workerName and status.incarnation are cleared, the task is Pending again and its disruptions are counted. A task that is finished, being deleted or not bound is a conflict.",
+				Description: "Eviction takes a task from its worker. It is created at the eviction subresource of the task: at once spec.workerName and status.incarnation are cleared, the task is Pending again and its disruptions are counted. An eviction with workerCrashed that reaches the task's crashLimit makes it fail instead. A task that is finished, being deleted or not bound is a conflict.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -1761,7 +1761,7 @@ func schema_leat_apis_batch_v1alpha1_TaskStateTerminated(ref common.ReferenceCal
 					},
 					"reason": {
 						SchemaProps: spec.SchemaProps{
-							Description: "reason is one word in CamelCase: Completed, Error, StartError, DeadlineExceeded.",
+							Description: "reason is one word in CamelCase: Completed, Error, StartError, OOMKilled, DeadlineExceeded, WorkerCrashed.",
 							Type:        []string{"string"},
 							Format:      "",
 						},

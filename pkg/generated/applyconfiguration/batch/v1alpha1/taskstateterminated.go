@@ -31,7 +31,7 @@ type TaskStateTerminatedApplyConfiguration struct {
 	ExitCode *int32 `json:"exitCode,omitempty"`
 	// signal is the number of the signal that ended the command, if one did.
 	Signal *int32 `json:"signal,omitempty"`
-	// reason is one word in CamelCase: Completed, Error, StartError, DeadlineExceeded.
+	// reason is one word in CamelCase: Completed, Error, StartError, OOMKilled, DeadlineExceeded, WorkerCrashed.
 	Reason *string `json:"reason,omitempty"`
 	// message holds the last lines of the command's output when it failed, at most 4 KiB of them, or why it could not
 	// be started.
