@@ -10,8 +10,9 @@ duration=${1:-1m}
 
 times=$(mktemp)
 
+failed=0
 run() { # packages and flags of go test
-  go test -race "$@" | tee -a "$times"
+  go test -race "$@" | tee -a "$times" || failed=1
 }
 
 summary() {
@@ -22,7 +23,8 @@ summary() {
 trap 'summary; rm -f "$times"' EXIT
 
 run ./apis/... ./cmd/... ./config/... ./hack/... ./pkg/...
-(cd hack/host && go test ./...)
+(cd hack/host && go test ./...) || failed=1
 # Two packages at a time: each starts control planes of its own and waits a good deal for what they do.
 run -p 2 -timeout 30m $(go list ./test/... | grep -v -e /test/chaos$ -e /test/soak$)
 run -p 2 -timeout 60m ./test/chaos ./test/soak -args -duration="$duration"
+exit $failed

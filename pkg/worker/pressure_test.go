@@ -113,14 +113,20 @@ func TestPressureLastsWhileTheDiskIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPressure(2, 10*time.Second, time.Minute)
 		defer p.stop()
-		full := error(unix.ENOSPC)
-		p.spaceLeft = func() error { return full }
+		var full atomic.Bool
+		full.Store(true)
+		p.spaceLeft = func() error {
+			if full.Load() {
+				return unix.ENOSPC
+			}
+			return nil
+		}
 		p.note(unix.ENOSPC, 1)
 		time.Sleep(10 * time.Minute)
 		if limit, condition := p.state(); limit != 1 || condition == nil || condition.Reason != "NoSpace" {
 			t.Errorf("the limit is %d, the condition %+v", limit, condition)
 		}
-		full = nil
+		full.Store(false)
 		time.Sleep(time.Minute)
 		if limit, condition := p.state(); limit != 2 || condition != nil {
 			t.Errorf("once there is space, the limit is %d, the condition %+v", limit, condition)
@@ -133,6 +139,9 @@ func failing(w *Worker, err *atomic.Pointer[error]) {
 	start := w.startProcess
 	w.startProcess = func(inv invocation) (*process, *startError) {
 		if e := err.Load(); e != nil {
+			if inv.group != nil {
+				_, _ = inv.group.end()
+			}
 			return nil, &startError{126, &fs.PathError{Op: "fork/exec", Path: inv.argv[0], Err: *e}}
 		}
 		return start(inv)
