@@ -165,9 +165,10 @@ func (o *followOptions) follow(ctx context.Context, s *session, objects ...objec
 
 	errs := make([]error, len(objects))
 	var all sync.WaitGroup
-	for i, found := range objects {
-		m := &member{follower: w, object: found, ref: found.ref(), moved: time.Now()}
-		w.members = append(w.members, m)
+	for _, found := range objects {
+		w.members = append(w.members, &member{follower: w, object: found, ref: found.ref(), moved: time.Now()})
+	}
+	for i, m := range w.members {
 		all.Go(func() { errs[i] = m.follow(ctx) })
 	}
 	ended := make(chan struct{})
@@ -611,10 +612,10 @@ func (m *member) followTask(ctx context.Context, task *batch.Task) error {
 	var logs sync.WaitGroup
 	printed := false // all that the command has printed
 	if m.logs {
-		out := m.output()
+		first, out := task, m.output()
 		logs.Go(func() {
 			streams := taskLogs{factory: m.factory, s: m.s, out: out, options: batch.TaskLogOptions{Follow: true}}
-			err := streams.follow(ctx, task)
+			err := streams.follow(ctx, first)
 			switch {
 			case err == nil:
 				printed = true

@@ -34,6 +34,7 @@ import (
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -446,9 +447,10 @@ func retriesFailed(t *testing.T, s *scene) {
 		`taskset/some has failed: 18 of 20 succeeded in .*: FailedIndexes: .*\nFailed: index 3,17\nIndex 3: exit code 5\n  \| not yet\nWhy: leat explain taskset/some\. Again: leat retry some\n$`)
 	s.leat(t, "wait", "some").expect(t, 1, "^$", "18 of 20")
 	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some is failed: FailedIndexes: .*  Failed +index 3,17\n.*  2 failed +exit code 5 \(index 3,17\)\n  Like index 3 +\| not yet\n.*Next +leat logs taskset/some; leat retry taskset/some\n$`, "^$")
-	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `^18 tasks have succeeded and are gone, with what they printed: index 0-2,4-16,18,19\.\n$`)
-	s.leat(t, "logs", "some/17").expect(t, 0, `^\[some/17\] not yet\n$`, `^$`)
-	s.leat(t, "logs", "some", "--index=4,17").expect(t, 0, `^\[some/17\] not yet\n$`, `^1 task has succeeded and is gone, with what it printed: index 4\.\n$`)
+	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `18 tasks have succeeded and are gone, with what they printed: index 0-2,4-16,18,19\.\n$`)
+	// Where workers serve no logs, the end of the output comes from the status, and that is said.
+	s.leat(t, "logs", "some/17").expect(t, 0, `^\[some/17\] not yet\n$`, `^$|^The output of task/some-17-\S+ cannot be read: [^\n]*\n$`)
+	s.leat(t, "logs", "some", "--index=4,17").expect(t, 0, `^\[some/17\] not yet\n$`, `1 task has succeeded and is gone, with what it printed: index 4\.\n$`)
 	s.leat(t, "logs", "some/20").expect(t, 2, `^$`, `taskset/some has no index 20: its indexes go from 0 to 19`)
 	s.leat(t, "explain", "some/3").expect(t, 0, `(?s)^task/some-3-\S+ has failed .*: exit code 5\.\n.*Last lines +\| not yet\n.*Set +taskset/some, index 3\n$`, "^$")
 	s.leat(t, "explain", "some", "--index=4").expect(t, 0, `^taskset/some/4 has succeeded\. Its task was deleted`, "^$")
@@ -590,7 +592,9 @@ func longLines(t *testing.T, s *scene) {
 
 func explainsWaiting(t *testing.T, s *scene) {
 	s.leat(t, "run", "--name=huge", "--cpu=4000", "--worker-selector=disk=none", "--", "true").expect(t, 0, "", "")
-	s.task(t, "huge", "is told why it waits", func(task *batch.Task) bool { return len(task.Status.Conditions) > 0 })
+	s.task(t, "huge", "is told why it waits", func(task *batch.Task) bool {
+		return meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled) != nil
+	})
 	s.leat(t, "run", "--name=urgent", "--cpu=4000", "--priority=7", "--", "true").expect(t, 0, "", "")
 	s.leat(t, "explain", "huge").expect(t, 0, `(?s)^task/huge waits for a worker, for [^\n]*\n  Scheduler +Unschedulable: 0/2 workers are available: [^\n]*\n`+
 		`  Queue +default: 0 tasks run\n  Place +2 of 2 in its queue, by priority, then age\n  Workers +0 of 2 could take it now\n`+

@@ -36,6 +36,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -458,7 +459,9 @@ func members(s *scene) {
 
 func notReadable(s *scene) {
 	s.create("unbound", "true", func(t *batch.Task) { t.Spec.WorkerSelector = map[string]string{"worker": "none"} })
-	s.wait("unbound", "cannot be scheduled", func(t *batch.Task) bool { return len(t.Status.Conditions) > 0 })
+	s.wait("unbound", "cannot be scheduled", func(t *batch.Task) bool {
+		return meta.FindStatusCondition(t.Status.Conditions, batch.TaskScheduled) != nil
+	})
 	s.refused("unbound", nil, http.StatusBadRequest, "there is no log of task unbound: it waits for a worker: ")
 	s.create("unstartable", "true", func(t *batch.Task) { t.Spec.Command = []string{"/no/such/program"} })
 	s.finished("unstartable")

@@ -30,6 +30,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -218,7 +219,9 @@ func TestRestartKeepsEverything(t *testing.T) {
 			})
 			waitTask(t, client, "interrupted", "Running", inPhase(v1alpha1.TaskRunning))
 			create(t, client, "pending", v1alpha1.TaskSpec{Command: []string{"true"}, WorkerSelector: map[string]string{"nobody": "has"}})
-			waitTask(t, client, "pending", "known to be unschedulable", func(task *v1alpha1.Task) bool { return len(task.Status.Conditions) > 0 })
+			waitTask(t, client, "pending", "known to be unschedulable", func(task *v1alpha1.Task) bool {
+				return meta.FindStatusCondition(task.Status.Conditions, v1alpha1.TaskScheduled) != nil
+			})
 
 			if err := end(e.Server); err != nil {
 				t.Fatal(err)
