@@ -120,7 +120,7 @@ var kinds = []kind{
 			{`{"spec": {"queueName": "Not valid"}}`, "spec.queueName"},
 			{`{"spec": {"priority": 1000000001}}`, "spec.priority"},
 			{`{"spec": {"env": [{"name": "A=B"}]}}`, "spec.env[0].name"},
-			{`{"spec": {"env": [{"name": "A"}, {"name": "A"}]}}`, "spec.env[1]"},
+			{`{"spec": {"env": [{"name": "A"}, {"name": "A"}]}}`, "spec.env[1].name"},
 			{`{"spec": {"resources": {"requests": {"cpu": "-1"}}}}`, "spec.resources.requests[cpu]"},
 			{`{"spec": {"resources": {"requests": {"gpu": "1"}}}}`, "spec.resources.requests[gpu]"},
 			{`{"spec": {"workerSelector": {"not valid": "x"}}}`, "spec.workerSelector"},
@@ -153,7 +153,7 @@ var kinds = []kind{
 			{`{"status": {"state": {"waiting": {}, "running": {}}}}`, "status.state"},
 		},
 		live:       bindTask,
-		derived:    []string{"Reconciling"},
+		derived:    []string{"Reconciling", "TaskScheduled"}, // it has a gate
 		selectable: map[string]string{"spec.workerName": "", "spec.queueName": "default", "status.phase": "Pending"},
 		columns:    []string{"Name", "Status", "Worker", "Exit", "Attempts", "Age"},
 		wide:       []string{"Queue", "Priority", "Wait", "Duration", "Reason"},

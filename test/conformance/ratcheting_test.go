@@ -60,7 +60,7 @@ func ratchets(s *scene, etcd *clientv3.Client) {
 	if s.status.path != "" {
 		mustHave(s, obj, s.status.path, s.status.refused)
 		obj = must(s.mergePatch("a", `{"status": {"conditions": [`+condition+`]}}`, "status"))(s)
-		mustHave(s, obj, "status.conditions", `[`+condition+`]`)
+		mustEqual(s, "status.conditions", s.sent(obj), map[string]any{"Checked": parse[any](s, condition)})
 	}
 
 	// Once it is right it stays right.
