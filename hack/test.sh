@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs all tests with the race detector and prints the packages that took longest, also after a failure.
+# Runs all tests, with the race detector but for the one of cost, and prints the packages that took longest, also after a failure.
 #
 #   hack/test.sh [DURATION]      DURATION is how long chaos and soak run, 1m by default
 #
@@ -11,8 +11,8 @@ duration=${1:-1m}
 times=$(mktemp)
 
 failed=0
-run() { # packages and flags of go test
-  go test -race "$@" | tee -a "$times" || failed=1
+run() { # flags and packages of go test
+  go test "$@" | tee -a "$times" || failed=1
 }
 
 summary() {
@@ -22,9 +22,11 @@ summary() {
 }
 trap 'summary; rm -f "$times"' EXIT
 
-run ./apis/... ./cmd/... ./config/... ./hack/... ./pkg/...
+run -race ./apis/... ./cmd/... ./config/... ./hack/... ./pkg/...
 (cd hack/host && go test ./...) || failed=1
 # Two packages at a time: each starts control planes of its own and waits a good deal for what they do.
-run -p 2 -timeout 30m $(go list ./test/... | grep -v -e /test/chaos$ -e /test/soak$)
-run -p 2 -timeout 60m ./test/chaos ./test/soak -args -duration="$duration"
+run -race -p 2 -timeout 30m $(go list ./test/... | grep -v -e /test/chaos$ -e /test/soak$ -e /test/cost$)
+# What requests cost, alone and as the server is built.
+run ./test/cost
+run -race -p 2 -timeout 60m ./test/chaos ./test/soak -args -duration="$duration"
 exit $failed
