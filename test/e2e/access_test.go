@@ -111,7 +111,7 @@ var roles = map[string]map[string]string{
 		"tasksets/scale": "get patch update",
 	},
 	"admin": {
-		"tasks": everyVerb, "tasksets": everyVerb, "taskqueues": everyVerb, "workers": "delete get list patch update watch",
+		"tasks": everyVerb, "tasksets": everyVerb, "taskqueues": everyVerb, "workers": "create delete get list patch update watch",
 		"workerleases": "get list", "tasks/eviction": "create",
 		"tasks/log": "get", "tasks/status": "get", "tasksets/status": "get", "taskqueues/status": "get", "workers/status": "get",
 		"tasksets/scale": "get patch update",
