@@ -378,7 +378,7 @@ func TestPodMonitorFindsTheExampleWorkers(t *testing.T) {
 
 // TestHookWaitsForItsCommand: a hook that nobody waits for is worse than none.
 func TestHookWaitsForItsCommand(t *testing.T) {
-	data, err := os.ReadFile("../artifacts/examples/hook.yaml")
+	data, err := os.ReadFile("../artifacts/examples/hook/hook.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

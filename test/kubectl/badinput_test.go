@@ -220,7 +220,7 @@ func testBadRequests(t *testing.T, e *env.Env) {
 		{"object for JSON patch", "PATCH", good, jsonPatch, "{}", []int{400}, "error decoding patch"},
 		{"JSON patch of what is not there", "PATCH", good, jsonPatch, `[{"op": "replace", "path": "/spec/nope/x", "value": 1}]`, []int{422}, ""},
 		{"JSON patch whose test fails", "PATCH", good, jsonPatch, `[{"op": "test", "path": "/spec/queueName", "value": "x"}]`, []int{422}, ""},
-		{"JSON patch of many steps", "PATCH", good, jsonPatch, "[" + strings.TrimSuffix(strings.Repeat(`{"op": "test", "path": "/kind", "value": "Task"},`, 10_001), ",") + "]", []int{413}, "a list in the body has more than 10000 objects"},
+		{"JSON patch of many steps", "PATCH", good, jsonPatch, "[" + strings.TrimSuffix(strings.Repeat(`{"op": "test", "path": "/kind", "value": "Task"},`, 10_001), ",") + "]", []int{413}, "a list in the body has more than 1000 items"},
 		{"list for merge patch", "PATCH", good, mergePatch, "[]", []int{400}, "error decoding patch"},
 		{"merge patch of wrong type", "PATCH", good, mergePatch, `{"spec": {"ttlSecondsAfterFinished": "x"}}`, []int{422}, "json: cannot unmarshal string into Go struct field TaskSpec.spec.ttlSecondsAfterFinished of type int32"},
 		{"merge patch with unknown field", "PATCH", good + "?fieldValidation=Strict", mergePatch, `{"spec": {"comand": ["x"]}}`, []int{422}, `unknown field "spec.comand"`},

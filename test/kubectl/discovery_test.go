@@ -62,8 +62,9 @@ func testDiscovery(t *testing.T, e *env.Env) {
 	k.says("yes", "auth can-i create tasks")
 	k.says("yes", "auth can-i create tasks --subresource=eviction")
 	k.says("yes", "auth can-i patch tasksets --subresource=scale")
+	k.says("yes", "auth can-i create workers") // to deny a name
 	for _, refused := range []string{
-		"create tasks --subresource=binding", "update tasks --subresource=status", "create workers", "watch workerleases", "list pods",
+		"create tasks --subresource=binding", "update tasks --subresource=status", "watch workerleases", "list pods",
 	} {
 		if out, _, err := k.try("auth can-i " + refused); err == nil || out != "no" {
 			t.Errorf("auth can-i %s: %s, %v", refused, out, err)

@@ -100,16 +100,16 @@ func attacks() map[string]attack {
 		"an object larger than etcd's":      {post(jsonType, []byte(task(`"args":["`+strings.Repeat("a", 2<<20)+`"]`))), 422, []string{"at most 1048576 bytes together"}},
 		"managers of 90,000 fields":         {post(jsonType, []byte(withMeta(`"managedFields":[{"manager":"m","operation":"Update","apiVersion":"batch.leat.dev/v1alpha1","fieldsType":"FieldsV1","fieldsV1":{`+values(`"f:metadata%06d":{}`, ",", 90_000)+`}}]`))), 413, []string{"an object in the body has more than 10000 fields"}},
 		"annotations of 2 MiB":              {post(jsonType, []byte(withMeta(`"annotations":{"a":"`+strings.Repeat("a", 2<<20)+`"}`))), 422, []string{"metadata.annotations: Too long: may not be more than 262144 bytes"}},
-		"finalizers of 2 MiB":               {post(jsonType, []byte(withMeta(`"finalizers":[`+values(`"example.com/%020d"`, ",", 60_000)+`]`))), 413, []string{"does not fit into etcd, which takes 1.5 MiB"}},
+		"finalizers of 2 MiB":               {post(jsonType, []byte(withMeta(`"finalizers":[`+values(`"example.com/%020d"`, ",", 60_000)+`]`))), 413, []string{"a list in the body has more than 10000 items: metadata.finalizers"}},
 		"a task of 1.6 MiB": {post(jsonType, []byte(`{"metadata":{"name":"attack","annotations":{"a":"`+strings.Repeat("a", 250_000)+`"},"finalizers":[`+
 			values(`"example.com/%050d"`, ",", 7_000)+`]},"spec":{"command":["`+strings.Repeat("a", 1_000_000)+`"]}}`)), 413, []string{"does not fit into etcd, which takes 1.5 MiB"}},
 		"a name of 1 MiB":        {post(jsonType, []byte(`{"metadata":{"name":"`+strings.Repeat("a", 1<<20)+`"},"spec":{"command":["true"]}}`)), 422, []string{"metadata.name: Invalid value"}},
 		"a name of nearly 3 MiB": {post(jsonType, []byte(`{"metadata":{"name":"`+strings.Repeat("a", 3<<20-1000)+`"},"spec":{"command":["true"]}}`)), 413, []string{"a string in the body has more than 2097152 bytes"}},
 
 		// Many small things in a body that is just small enough.
-		"a million arguments":        {post(jsonType, []byte(task(`"args":[`+repeated(`""`, ",", 1_000_000)+`]`))), 413, []string{"a list in the body has more than 65536 items"}},
-		"700,000 owners":             {post(jsonType, []byte(withMeta(`"ownerReferences":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 10000 objects"}},
-		"700,000 managers":           {post(jsonType, []byte(withMeta(`"managedFields":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 10000 objects"}},
+		"a million arguments":        {post(jsonType, []byte(task(`"args":[`+repeated(`""`, ",", 1_000_000)+`]`))), 413, []string{"a list in the body has more than 100000 items: spec.args"}},
+		"700,000 owners":             {post(jsonType, []byte(withMeta(`"ownerReferences":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 1000 items: metadata.ownerReferences"}},
+		"700,000 managers":           {post(jsonType, []byte(withMeta(`"managedFields":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 1000 items: metadata.managedFields"}},
 		"700,000 tolerations":        {post(jsonType, []byte(task(`"tolerations":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 10000 objects"}},
 		"200,000 labels":             {post(jsonType, []byte(withMeta(`"labels":{`+values(`"%06d":""`, ",", 200_000)+`}`))), 413, []string{"an object in the body has more than 10000 fields"}},
 		"200,000 fields of no kind":  {post(jsonType, []byte(task(values(`"%06d":0`, ",", 200_000)))), 413, []string{"an object in the body has more than 10000 fields"}},
