@@ -31,10 +31,12 @@ import (
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/polling"
 	"github.com/fluxcd/pkg/ssa"
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 // root is the directory of the repository.
@@ -52,6 +54,7 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 // run runs the tests beside a server.
 func run(m *testing.M) int {
+	log.SetLogger(logr.Discard())
 	dir, err := os.MkdirTemp("", "leat-clients-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -157,7 +160,7 @@ func TestOldKubectl(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	watch := exec.CommandContext(ctx, filepath.Join(root, "bin/clients/kubectl"), "--kubeconfig="+kubeconfig, "--namespace="+namespace,
-		"get", "tk", "kubectl-good", "--watch", "--output-watch-events", "-o", "name")
+		"get", "tk", "kubectl-good", "--watch", "--output-watch-events") // "-o name" leaves the type of the event out
 	stdout, err := watch.StdoutPipe()
 	check(t, err)
 	check(t, watch.Start())
