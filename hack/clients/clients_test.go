@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/polling"
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	"github.com/fluxcd/pkg/ssa"
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -183,17 +184,73 @@ func TestOldKubectl(t *testing.T) {
 	says(`taskset.batch.leat.dev "kubectl-set" deleted`, "", "delete", "tks", "kubectl-set")
 }
 
-func TestFlux(t *testing.T) {
+// newClient returns a client of controller-runtime.
+func newClient(t *testing.T) client.Client {
+	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	check(t, err)
 	c, err := client.New(config, client.Options{})
 	check(t, err)
-	manager := ssa.NewResourceManager(c, polling.NewStatusPoller(c, c.RESTMapper(), polling.Options{}), ssa.Owner{Field: "flux", Group: "flux"})
-	object := func(kind, name string, spec map[string]any) *unstructured.Unstructured {
-		return &unstructured.Unstructured{Object: map[string]any{
-			"apiVersion": "batch.leat.dev/v1alpha1", "kind": kind, "metadata": map[string]any{"name": name, "namespace": namespace}, "spec": spec,
-		}}
+	return c
+}
+
+// object returns an object of Leat as clients without its types write it.
+func object(kind, name string, spec map[string]any) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "batch.leat.dev/v1alpha1", "kind": kind, "metadata": map[string]any{"name": name, "namespace": namespace}, "spec": spec,
+	}}
+}
+
+// TestKstatus follows objects through their life by the library with which Flux, Helm and "kpt live" judge objects of any kind.
+func TestKstatus(t *testing.T) {
+	c := newClient(t)
+	becomes := func(want status.Status, object *unstructured.Unstructured) {
+		t.Helper()
+		var got *status.Result
+		err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, timeout, true, func(ctx context.Context) (bool, error) {
+			err := c.Get(ctx, client.ObjectKeyFromObject(object), object)
+			if err != nil {
+				return false, err
+			}
+			got, err = status.Compute(object)
+			return err == nil && got.Status == want, err
+		})
+		if err != nil {
+			t.Errorf("%s %s is not %s: %v: %+v", object.GetKind(), object.GetName(), want, err, got)
+		}
 	}
+	command := func(command ...any) map[string]any { return map[string]any{"command": command} }
+
+	gated := command("true")
+	gated["schedulingGates"] = []any{map[string]any{"name": "example.com/gate"}}
+	task := object("Task", "kstatus-gated", gated)
+	check(t, c.Create(t.Context(), task))
+	becomes(status.InProgressStatus, task)
+	patch := client.MergeFrom(task.DeepCopy())
+	unstructured.RemoveNestedField(task.Object, "spec", "schedulingGates")
+	check(t, c.Patch(t.Context(), task, patch))
+	becomes(status.CurrentStatus, task)
+
+	bad := object("Task", "kstatus-bad", command("false"))
+	check(t, c.Create(t.Context(), bad))
+	becomes(status.FailedStatus, bad)
+
+	set := object("TaskSet", "kstatus-set", map[string]any{"suspend": true, "template": map[string]any{"spec": command("false")}, "backoffLimit": int64(0)})
+	check(t, c.Create(t.Context(), set))
+	becomes(status.InProgressStatus, set)
+	patch = client.MergeFrom(set.DeepCopy())
+	check(t, unstructured.SetNestedField(set.Object, false, "spec", "suspend"))
+	check(t, c.Patch(t.Context(), set, patch))
+	becomes(status.FailedStatus, set)
+
+	for _, object := range []client.Object{task, bad, set} {
+		check(t, c.Delete(t.Context(), object))
+	}
+}
+
+func TestFlux(t *testing.T) {
+	c := newClient(t)
+	manager := ssa.NewResourceManager(c, polling.NewStatusPoller(c, c.RESTMapper(), polling.Options{}), ssa.Owner{Field: "flux", Group: "flux"})
 	run := func(command ...any) map[string]any { return map[string]any{"command": command} }
 	set := map[string]any{"completions": int64(2), "template": map[string]any{"spec": run("true")}}
 	good := func() []*unstructured.Unstructured {

@@ -4,6 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+command -v npm >/dev/null || {
+  echo "npm is missing: install Node.js 18 or later with npm, then try again" >&2
+  exit 1
+}
 (cd hack/clients/kubectl && go build -o ../../../bin/clients/kubectl .)
 npm --prefix hack/clients/node ci --no-audit --no-fund --silent
 /usr/bin/python3 -c 'import kubernetes' 2>/dev/null && exit 0
