@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 command -v npm >/dev/null || {
-  echo "npm is missing: install Node.js 18 or later with npm, then try again" >&2
+  echo "npm is missing: install Node.js 20 or later with npm, then try again" >&2
   exit 1
 }
 (cd hack/clients/kubectl && go build -o ../../../bin/clients/kubectl .)
