@@ -152,7 +152,7 @@ func (f *factory) refuseEnded(found object) error {
 	switch {
 	case found.set != nil && finishedSet(found.set) != nil:
 		return fmt.Errorf("%s has ended (%s): there is nothing to cancel; %s delete %s deletes it",
-			ref{kindSet, found.set.Name}, finishedSet(found.set).Type, f.program, ref{kindSet, found.set.Name})
+			ref{kindSet, found.set.Name}, statusOfEnd(finishedSet(found.set)), f.program, ref{kindSet, found.set.Name})
 	case found.task != nil && finishedTask(found.task):
 		return fmt.Errorf("%s has ended (%s): there is nothing to cancel; %s delete %s deletes it", found.ref(), found.task.Status.Phase, f.program, found.ref())
 	}
@@ -299,7 +299,7 @@ What has succeeded stays so. An index whose task is ended is run again from its 
 			}
 			r := ref{kindSet, set.Name}
 			if final := finishedSet(set); final != nil {
-				return fmt.Errorf("%s has ended (%s)", r, final.Type)
+				return fmt.Errorf("%s has ended (%s)", r, statusOfEnd(final))
 			}
 			if ptr.Deref(set.Spec.Suspend, false) == suspend {
 				fmt.Fprintf(f.streams.Out, "%s %s\n", r.full(), already)

@@ -85,3 +85,16 @@ func TestWhatHasComeOfAllRetries(t *testing.T) {
 		}
 	}
 }
+
+func TestEndOfASet(t *testing.T) {
+	for _, test := range []struct{ kind, reason, status, sentence string }{
+		{batch.TaskSetComplete, batch.TaskSetReasonCompletionsReached, "Complete", "is complete: CompletionsReached: said so"},
+		{batch.TaskSetFailed, batch.TaskSetReasonFailedIndexes, "Failed", "has failed: FailedIndexes: said so"},
+		{batch.TaskSetFailed, batch.TaskSetReasonCancelled, "Cancelled", "was cancelled"},
+	} {
+		final := &metav1.Condition{Type: test.kind, Status: metav1.ConditionTrue, Reason: test.reason, Message: "said so"}
+		if status, sentence := statusOfEnd(final), describeEnd(final); status != test.status || sentence != test.sentence {
+			t.Errorf("%s, %s: got %q and %q, want %q and %q", test.kind, test.reason, status, sentence, test.status, test.sentence)
+		}
+	}
+}

@@ -395,7 +395,7 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 	final := finishedSet(set)
 	switch {
 	case final != nil:
-		e.title("%s is %s: %s: %s", r, map[string]string{batch.TaskSetComplete: "complete", batch.TaskSetFailed: "failed"}[final.Type], final.Reason, final.Message)
+		e.title("%s %s", r, describeEnd(final))
 	case set.Spec.Cancelled:
 		e.title("%s is cancelled, and its commands are being ended.", r)
 	case set.DeletionTimestamp != nil:
@@ -411,7 +411,11 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 	if snapshot.Total > 0 {
 		total = fmt.Sprintf(" of %d", snapshot.Total)
 	}
-	e.line("Indexes", "%d%s succeeded, %d failed, %d running, %d pending", snapshot.Done, total, snapshot.Failed, snapshot.Running, snapshot.Pending)
+	if final != nil {
+		e.line("Indexes", "%d%s succeeded, %d failed, %d not finished", snapshot.Done, total, snapshot.Failed, snapshot.Running+snapshot.Pending)
+	} else {
+		e.line("Indexes", "%d%s succeeded, %d failed, %d running, %d pending", snapshot.Done, total, snapshot.Failed, snapshot.Running, snapshot.Pending)
+	}
 	if rate := averageRate(set, e.now); rate > 0 && final == nil {
 		e.line("Rate", "%s on average", progress.FormatRate(rate))
 	}
@@ -428,7 +432,7 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 	if err := e.retries(ctx, set); err != nil {
 		return err
 	}
-	return e.tasksOfSet(ctx, set, final != nil)
+	return e.tasksOfSet(ctx, set, final)
 }
 
 // retries shows what has come of the set over all its retries, if there are any.
@@ -441,7 +445,7 @@ func (e *explainer) retries(ctx context.Context, set *batch.TaskSet) error {
 }
 
 // tasksOfSet shows why tasks have failed, and what one of those that wait waits for.
-func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, ended bool) error {
+func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, final *metav1.Condition) error {
 	list, err := e.s.api.Tasks(e.s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelControllerUID + "=" + string(set.UID)})
 	if err != nil {
 		return err
@@ -478,14 +482,17 @@ func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, ended bo
 	if failed := int(set.Status.Failed); kept > 0 && failed > kept {
 		e.line("", "(the causes are those of %d failed tasks that are kept, of %d)", kept, failed)
 	}
-	if len(causes) > 0 && ended {
+	switch {
+	case final != nil && len(causes) > 0:
 		e.line("Next", "%s logs taskset/%s; %s retry taskset/%s", e.program, set.Name, e.program, set.Name)
+	case final != nil && final.Type == batch.TaskSetFailed:
+		e.line("Next", "%s retry taskset/%s", e.program, set.Name)
 	}
-	if first == nil || ended {
+	if first == nil || final != nil {
 		return nil
 	}
 	e.title("")
-	e.title("%s of it for a worker. The one that waits longest:", pluralWait(waiting))
+	e.title("%s for a worker. The one that waits longest:", pluralWait(waiting))
 	return e.pending(ctx, first)
 }
 
@@ -554,9 +561,9 @@ func failuresOf(set *batch.TaskSet, index int) int {
 
 func pluralWait(n int) string {
 	if n == 1 {
-		return "1 task waits"
+		return "1 of its tasks waits"
 	}
-	return fmt.Sprintf("%d tasks wait", n)
+	return fmt.Sprintf("%d of its tasks wait", n)
 }
 
 // averageRate returns how many indexes have succeeded per second since the start of the set.

@@ -515,6 +515,25 @@ func finishedSet(set *batch.TaskSet) *metav1.Condition {
 	return nil
 }
 
+// statusOfEnd returns the word for the end of a set that the column STATUS shows.
+func statusOfEnd(final *metav1.Condition) string {
+	if final.Reason == batch.TaskSetReasonCancelled {
+		return batch.TaskSetReasonCancelled
+	}
+	return final.Type
+}
+
+// describeEnd returns the predicate of a sentence about how a set ended.
+func describeEnd(final *metav1.Condition) string {
+	switch {
+	case final.Type == batch.TaskSetComplete:
+		return fmt.Sprintf("is complete: %s: %s", final.Reason, final.Message)
+	case final.Reason == batch.TaskSetReasonCancelled:
+		return "was cancelled"
+	}
+	return fmt.Sprintf("has failed: %s: %s", final.Reason, final.Message)
+}
+
 // concludeSet says how a set has ended.
 func (m *member) concludeSet(ctx context.Context, set *batch.TaskSet) error {
 	final := finishedSet(set)

@@ -145,6 +145,9 @@ func (s *session) find(ctx context.Context, text string) (object, error) {
 			return object{}, usageErrorf("%q: %s is no set: only sets have indexes", text, r)
 		}
 		set, err := s.api.TaskSets(s.namespace).Get(ctx, r.name, metav1.GetOptions{})
+		if r.kind == kindUnsaid && missing(err) {
+			return object{}, s.noSet(r)
+		}
 		if err != nil {
 			return object{}, s.gone(name, r, err)
 		}
@@ -176,6 +179,11 @@ func (s *session) find(ctx context.Context, text string) (object, error) {
 	return object{}, s.gone(text, r, err)
 }
 
+// noSet returns the error about a name that must be that of a set, and is not.
+func (s *session) noSet(r ref) error {
+	return fmt.Errorf("no set is named %q in namespace %q: kubectl get tks lists what there is; -n names another namespace", r.name, s.namespace)
+}
+
 // gone says of @latest what it was.
 func (s *session) gone(text string, r ref, err error) error {
 	if text == latestName && missing(err) {
@@ -203,5 +211,8 @@ func (s *session) findSet(ctx context.Context, text string) (*batch.TaskSet, err
 		return nil, usageErrorf("%q is no set: only sets can be suspended and resumed; a task can be cancelled", r)
 	}
 	set, err := s.api.TaskSets(s.namespace).Get(ctx, r.name, metav1.GetOptions{})
+	if r.kind == kindUnsaid && missing(err) {
+		return nil, s.noSet(r)
+	}
 	return set, s.gone(text, r, err)
 }

@@ -390,9 +390,9 @@ func (o *retryOptions) choose(again, set *batch.TaskSet, chosen []indexes.Range)
 		limit = maxListedNumbers
 	}
 	if spec.IndexNumbers == nil && count > limit {
-		part := indexes.Range{First: numbers[0].First, Last: numberAt(numbers, limit-1)}
-		return fmt.Errorf("taskset/%s: %d indexes are left to run again, and a set of chosen indexes has at most %d: run them in parts; the first one is %s retry taskset/%s --index %s",
-			set.Name, count, limit, o.follow.program, set.Name, indexes.Format([]indexes.Range{part}))
+		first, others := partition(numbers, limit)
+		return fmt.Errorf("taskset/%s: %d indexes are left to run again, and a set of chosen indexes has at most %d: run them in parts: "+
+			"%s retry taskset/%s --index %s, then the same with --index %s", set.Name, count, limit, o.follow.program, set.Name, first, others)
 	}
 	switch {
 	case len(items) > 0:
@@ -428,6 +428,24 @@ func numberAt(numbers []indexes.Range, position int) int {
 		return r.First + position
 	}
 	return maxNumber - 1
+}
+
+// shownParts is how many parts an error names besides the first.
+const shownParts = 9
+
+// partition splits numbers, of which there are more than limit, into ranges of at most limit of them. It returns the first, and the others
+// as text.
+func partition(numbers []indexes.Range, limit int) (first, others string) {
+	var parts []string
+	count := indexes.Count(numbers)
+	for start := 0; start < count && len(parts) <= shownParts; start += limit {
+		part := indexes.Range{First: numberAt(numbers, start), Last: numberAt(numbers, min(start+limit, count)-1)}
+		parts = append(parts, indexes.Format([]indexes.Range{part}))
+	}
+	if len(parts)*limit < count {
+		parts = append(parts, "…")
+	}
+	return parts[0], strings.Join(parts[1:], ", ")
 }
 
 // setVariable puts a variable before the others, unless the command sets it by itself.

@@ -30,6 +30,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/utils/ptr"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
@@ -239,8 +240,8 @@ func TestRetryOfASet(t *testing.T) {
 		want  string
 	}{
 		"runs":           {endedSet(batch.TaskSetSuspended, "", ""), "", "has not ended yet: wait for it with leat wait taskset/s, or cancel it"},
-		"too many":       {large, "", "199999 indexes are left to run again, and a set of chosen indexes has at most 100000: run them in parts; the first one is leat retry taskset/s --index 0-100000"},
-		"too many items": {items, "", "19999 indexes are left to run again, and a set of chosen indexes has at most 10000: run them in parts; the first one is leat retry taskset/s --index 0-10000"},
+		"too many":       {large, "", "199999 indexes are left to run again, and a set of chosen indexes has at most 100000: run them in parts: leat retry taskset/s --index 0-100000, then the same with --index 100001-199999"},
+		"too many items": {items, "", "19999 indexes are left to run again, and a set of chosen indexes has at most 10000: run them in parts: leat retry taskset/s --index 0-10000, then the same with --index 10001-19999"},
 		"no such index":  {endedSet(batch.TaskSetFailed, "", ""), "9-12", "taskset/s has no index 10-12: its indexes go from 0 to 9"},
 	} {
 		var args []string
@@ -307,6 +308,23 @@ func TestNamesOfRetriesAreValid(t *testing.T) {
 		got := retryName(name, 12)
 		if errs := validation.IsDNS1123Subdomain(got); got != want || len(errs) > 0 || len(got) > 63 {
 			t.Errorf("retryName(%q) = %q, want %q: %v", name, got, want, errs)
+		}
+	}
+}
+
+func TestPartition(t *testing.T) {
+	for _, test := range []struct {
+		numbers       []indexes.Range
+		limit         int
+		first, others string
+	}{
+		{[]indexes.Range{{First: 0, Last: 2}}, 2, "0,1", "2"},
+		{[]indexes.Range{{First: 3, Last: 4}, {First: 8, Last: 10}, {First: 20, Last: 20}}, 3, "3-8", "9-20"},
+		{[]indexes.Range{{First: 0, Last: 99}}, 10, "0-9", "10-19, 20-29, 30-39, 40-49, 50-59, 60-69, 70-79, 80-89, 90-99"},
+		{[]indexes.Range{{First: 0, Last: 100}}, 10, "0-9", "10-19, 20-29, 30-39, 40-49, 50-59, 60-69, 70-79, 80-89, 90-99, …"},
+	} {
+		if first, others := partition(test.numbers, test.limit); first != test.first || others != test.others {
+			t.Errorf("%v by %d: got %q and %q, want %q and %q", test.numbers, test.limit, first, others, test.first, test.others)
 		}
 	}
 }

@@ -446,7 +446,7 @@ func retriesFailed(t *testing.T, s *scene) {
 	got.expect(t, 1, "^taskset.batch.leat.dev/some created\n$",
 		`taskset/some has failed: 18 of 20 succeeded in .*: FailedIndexes: .*\nFailed: index 3,17\nIndex 3: exit code 5\n  \| not yet\nWhy: leat explain taskset/some\. Again: leat retry some\n$`)
 	s.leat(t, "wait", "some").expect(t, 1, "^$", "18 of 20")
-	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some is failed: FailedIndexes: .*  Failed +index 3,17\n.*  2 failed +exit code 5 \(index 3,17\)\n  Like index 3 +\| not yet\n.*Next +leat logs taskset/some; leat retry taskset/some\n$`, "^$")
+	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some has failed: FailedIndexes: .*  Failed +index 3,17\n.*  2 failed +exit code 5 \(index 3,17\)\n  Like index 3 +\| not yet\n.*Next +leat logs taskset/some; leat retry taskset/some\n$`, "^$")
 	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `18 tasks have succeeded and are gone, with what they printed: index 0-2,4-16,18,19\.\n$`)
 	// Where workers serve no logs, the end of the output comes from the status, and that is said.
 	s.leat(t, "logs", "some/17").expect(t, 0, `^\[some/17\] not yet\n$`, `^$|^The output of task/some-17-\S+ cannot be read: [^\n]*\n$`)
@@ -530,7 +530,7 @@ func cancels(t *testing.T, s *scene) {
 	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("--now took %s", took)
 	}
-	s.leat(t, "explain", "stubborn").expect(t, 0, `^taskset/stubborn is failed: Cancelled: `, "^$")
+	s.leat(t, "explain", "stubborn").expect(t, 0, `^taskset/stubborn was cancelled\n`, "^$")
 	pid := must(strconv.Atoi(strings.TrimSpace(string(must(os.ReadFile(mark))(t)))))(t)
 	eventually(t, "the commands are dead", func(context.Context) error {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
@@ -547,9 +547,9 @@ func cancelKeepsTheRecord(t *testing.T, s *scene) {
 	s.set(t, "kept", "three have ended and four run", func(set *batch.TaskSet) bool { return set.Status.CompletedIndexes == "0,1" && running(4)(set) })
 	s.leat(t, "update", "kept", "--priority=3").expect(t, 1, "^$", `spec\.template\.spec\.priority: Invalid value: 3`)
 	s.leat(t, "cancel", "kept").expect(t, 0, `^taskset\.batch\.leat\.dev/kept cancelled \(2 of 8 had succeeded\)\n$`, "^$")
-	s.leat(t, "cancel", "kept").expect(t, 1, "^$", `taskset/kept has ended \(Failed\): there is nothing to cancel; leat delete taskset/kept deletes it`)
+	s.leat(t, "cancel", "kept").expect(t, 1, "^$", `taskset/kept has ended \(Cancelled\): there is nothing to cancel; leat delete taskset/kept deletes it`)
 	s.leat(t, "wait", "kept").expect(t, 1, "^$", `taskset/kept was cancelled: 2 of 8 succeeded`)
-	s.leat(t, "explain", "kept").expect(t, 0, `(?s)^taskset/kept is failed: Cancelled: .*Indexes +2 of 8 succeeded.*exit code 4 .*\| broken\n`, "^$")
+	s.leat(t, "explain", "kept").expect(t, 0, `(?s)^taskset/kept was cancelled\n.*Indexes +2 of 8 succeeded, 1 failed, 5 not finished\n.*exit code 4 .*\| broken\n`, "^$")
 	s.leat(t, "explain", "kept/7").expect(t, 0, `^taskset/kept/7 has no task, and has not succeeded: the set has ended: Cancelled`, "^$")
 	check(t, os.WriteFile(mark, nil, 0o600))
 	s.leat(t, "retry", "kept", "--wait").expect(t, 1, `^taskset\.batch\.leat\.dev/kept-retry-1 created \(6 indexes of 8\)\n$`,
@@ -683,6 +683,9 @@ func top(t *testing.T, s *scene) {
 }
 
 func unknownNames(t *testing.T, s *scene) {
+	for _, args := range [][]string{{"logs", "nothing/3"}, {"explain", "nothing/3"}, {"suspend", "nothing"}} {
+		s.leat(t, args...).expect(t, 1, "^$", `^error: no set is named "nothing" in namespace "`+s.namespace+`": kubectl get tks lists what there is; -n names another namespace\n$`)
+	}
 	s.leat(t, "explain", "nothing").expect(t, 1, "^$", `^error: no set and no task is named "nothing" in namespace "`+s.namespace+`": kubectl get tks,tk lists what there is; -n names another namespace\n$`)
 	s.leat(t, "logs", "task/nothing").expect(t, 1, "^$", `^Error from server \(NotFound\): tasks\.batch\.leat\.dev "nothing" not found\n$`)
 	s.leat(t, "logs", "pod/nothing").expect(t, 2, "^$", `write task/NAME, taskset/NAME or worker/NAME, or SET/INDEX`)
