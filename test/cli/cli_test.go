@@ -508,7 +508,7 @@ func suspends(t *testing.T, s *scene) {
 	s.leat(t, "explain", "pauses").expect(t, 0, `^taskset/pauses is suspended: it starts nothing until leat resume taskset/pauses\.\n`, "^$")
 	s.leat(t, "resume", "tks/pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses resumed\n$`, "^$")
 	s.set(t, "pauses", "two run again", running(2))
-	s.leat(t, "resume", "pauses", "nothing").expect(t, 1, `is not suspended`, `tasksets\.batch\.leat\.dev "nothing" not found`)
+	s.leat(t, "resume", "pauses", "nothing").expect(t, 1, `is not suspended`, `no set is named "nothing" in namespace`)
 	s.leat(t, "cancel", "--now", "pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses cancelled \(0 of 4 had succeeded\)\n$`, "^$")
 	s.leat(t, "delete", "pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses deleted\n$`, "^$")
 	s.leat(t, "wait", "pauses").expect(t, 1, "^$", `^error: no set and no task is named "pauses" in namespace`)
