@@ -93,15 +93,13 @@ var kinds = map[string]kind{
 		valid: validTask,
 		invalid: []runtime.Object{
 			change(func(task *batch.Task) { task.Spec.Command = nil })(validTask),
-			change(func(task *batch.Task) { task.Spec.WorkerName = "w" })(validTask),
 			change(func(task *batch.Task) { task.Spec.Priority = 1_000_000_001 })(validTask),
 			change(func(task *batch.Task) { task.Spec.Tolerations = []batch.Toleration{{Effect: "Never"}} })(validTask),
 		},
 		update: change(func(task *batch.Task) { task.Spec.SchedulingGates = nil }),
 		badUpdates: []tester.UpdateFunc{
 			change(func(task *batch.Task) { task.Spec.Command = []string{"false"} }),
-			change(func(task *batch.Task) { task.Spec.WorkerName = "w" }),
-			change(func(task *batch.Task) { task.Spec.Priority++ }),
+			change(func(task *batch.Task) { task.Spec.BackoffLimit = ptr.To[int32](3) }),
 			change(func(task *batch.Task) {
 				task.Spec.SchedulingGates = append(task.Spec.SchedulingGates, batch.TaskSchedulingGate{Name: "example.com/other"})
 			}),
