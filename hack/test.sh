@@ -26,7 +26,7 @@ run -race ./apis/... ./cmd/... ./config/... ./hack/... ./pkg/...
 (cd hack/host && go test ./...) || failed=1
 # Two packages at a time: each starts control planes of its own and waits a good deal for what they do.
 run -race -p 2 -timeout 30m $(go list ./test/... | grep -v -e /test/chaos$ -e /test/soak$ -e /test/cost$)
-# What requests cost, alone and as the server is built.
+# It measures processor time, which the race detector multiplies, by how much depends on the work.
 run ./test/cost
 run -race -p 2 -timeout 60m ./test/chaos ./test/soak -args -duration="$duration"
 exit $failed

@@ -29,6 +29,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -47,9 +48,9 @@ import (
 	"github.com/leat-dev/leat/test/host"
 )
 
-// Serve runs a server on an empty host until the test ends, and returns its whole chain of handlers and its scheme.
-// Every request is alice's, who may do everything.
-func Serve(tb testing.TB) (http.Handler, *runtime.Scheme) {
+// Serve runs a server with the flags on an empty host until the test ends, and returns its whole chain of handlers and
+// its scheme. Every request is alice's, who may do everything.
+func Serve(tb testing.TB, flags ...string) (http.Handler, *runtime.Scheme) {
 	tb.Helper()
 	check := func(err error) {
 		tb.Helper()
@@ -77,6 +78,11 @@ func Serve(tb testing.TB) (http.Handler, *runtime.Scheme) {
 	}
 	o, err := apiserver.NewOptions()
 	check(err)
+	all := pflag.NewFlagSet("", pflag.ContinueOnError)
+	for _, set := range o.Flags().FlagSets {
+		all.AddFlagSet(set)
+	}
+	check(all.Parse(flags))
 	r := o.Recommended
 	transport := &r.Etcd.StorageConfig.Transport
 	transport.ServerList, transport.TrustedCAFile, transport.CertFile, transport.KeyFile = []string{etcd.Endpoint}, etcd.CAFile, etcd.CertFile, etcd.KeyFile

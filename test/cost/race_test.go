@@ -1,0 +1,23 @@
+//go:build race
+
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cost
+
+// slowdown is by how much the race detector multiplies processor time: by two to ten, as its documentation says, and by
+// more where most of the work is to move memory, as in a decoder.
+const slowdown = 10
