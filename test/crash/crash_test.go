@@ -307,7 +307,7 @@ func (s *scene) checkEffects(a *account) {
 }
 
 func testKilled(t *testing.T, d *deployment) {
-	const completions, kills = 2000, 20
+	const completions, kills = 1000, 20
 	random := seeded(t)
 	s := newScene(t, d, 3)
 	kinds := map[string][]*host.Process{
