@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package clients_test
+package clients
 
 import (
 	"context"
@@ -43,6 +43,7 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
+	"github.com/leat-dev/leat/test/env"
 )
 
 // The functions here are the ones that docs/go.md shows.
@@ -152,6 +153,21 @@ func Example() {
 	// Output:
 	// resize Error: exit code 3
 	// suspended: true
+}
+
+// testRunTask runs runTask with a real worker: a task that succeeds, and one that fails.
+func testRunTask(t *testing.T, e *env.Env) {
+	namespace := e.Namespace(t)
+	e.StartWorker(t, e.Worker(t, namespace, "example-abcde"), namespace, "example-abcde", nil)
+	for command, want := range map[string]batch.TaskPhase{"true": batch.TaskSucceeded, "false": batch.TaskFailed} {
+		task, err := runTask(t.Context(), env.Client(t, e.Admin(t)), namespace, command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if task.Status.Phase != want {
+			t.Errorf("%s ends as %s, want %s", command, task.Status.Phase, want)
+		}
+	}
 }
 
 // TestPageForGoDevelopers holds that the page shows code that is compiled and run here.
