@@ -52,9 +52,9 @@ func suite(t *testing.T, e *env.Env) {
 	t.Run("TypedCalls", func(t *testing.T) { testTypedCalls(t, e) })
 	t.Run("Apply", func(t *testing.T) { testApply(t, e) })
 	t.Run("EveryKind", func(t *testing.T) { testEveryKind(t, e) })
-	t.Run("RunTask", func(t *testing.T) { testRunTask(t, e) })
 	t.Run("WatchListInformers", func(t *testing.T) { testInformers(t, e, true) })
 	t.Run("ListAndWatchInformers", func(t *testing.T) { testInformers(t, e, false) })
+	t.Run("RunTask", func(t *testing.T) { testRunTask(t, e) })
 }
 
 const watched = ";stream=watch"

@@ -158,6 +158,9 @@ func Example() {
 // testRunTask runs runTask with a real worker: a task that succeeds, and one that fails.
 func testRunTask(t *testing.T, e *env.Env) {
 	namespace := e.Namespace(t)
+	if !e.Standalone() {
+		e.StartManager(t, "example")
+	}
 	e.StartWorker(t, e.Worker(t, namespace, "example-abcde"), namespace, "example-abcde", nil)
 	for command, want := range map[string]batch.TaskPhase{"true": batch.TaskSucceeded, "false": batch.TaskFailed} {
 		task, err := runTask(t.Context(), env.Client(t, e.Admin(t)), namespace, command)

@@ -500,12 +500,15 @@ func restarted(s *scene) {
 	s.running("twice", 1)
 	following := must(s.tasks.GetLogs("twice", &batch.TaskLogOptions{Follow: true}).Stream(s.Context()))(s)
 	defer following.Close()
+	// On a cordoned worker nothing counts as a crash. Else each of its tasks would get a worker of its own next.
+	s.cordon(true)
 	check(s, s.worker.Kill())
 	if content, err := io.ReadAll(following); err == nil {
 		s.Errorf("What was followed until the worker was killed, %q, ended as if it were all.", content)
 	}
 	s.refused("twice", nil, http.StatusServiceUnavailable, "cannot be read from worker "+workerName, "connection refused")
 	check(s, s.worker.Restart(s.Context()))
+	s.cordon(false)
 	s.running("twice", 2)
 	for previous, want := range map[bool]string{false: "attempt 2\n", true: "attempt 1\n"} {
 		if got := s.read("twice", &batch.TaskLogOptions{Previous: previous}); got != want {
@@ -516,6 +519,12 @@ func restarted(s *scene) {
 		s.Errorf("Of a task that finished before, %q is left.", got)
 	}
 	s.touch("end")
+}
+
+// cordon lets the worker of the tests take new tasks, or not.
+func (s *scene) cordon(cordoned bool) {
+	patch := fmt.Appendf(nil, `{"spec": {"unschedulable": %t}}`, cordoned)
+	must(s.api.Workers(s.namespace).Patch(s.Context(), workerName, types.MergePatchType, patch, metav1.PatchOptions{}))(s)
 }
 
 // removedDirectory has the output of a task removed while it runs: what comes later is kept, and no part is passed for the whole.
@@ -547,7 +556,7 @@ func moved(s *scene) {
 	s.create("moving", "echo attempt $TASK_ATTEMPT; "+waitFor("end")+"exit 1", func(t *batch.Task) { t.Spec.BackoffLimit = ptr.To[int32](0) })
 	task := s.running("moving", 1)
 	second := s.startWorker(other)
-	must(s.api.Workers(s.namespace).Patch(s.Context(), workerName, types.MergePatchType, []byte(`{"spec": {"unschedulable": true}}`), metav1.PatchOptions{}))(s)
+	s.cordon(true)
 	must(env.Client(s, s.env.Controller(s.T)).BatchV1alpha1().Tasks(s.namespace).Evict(s.Context(), "moving", &batch.Eviction{
 		ObjectMeta: metav1.ObjectMeta{Name: "moving", Namespace: s.namespace}, Reason: "Moved", Preconditions: &metav1.Preconditions{UID: &task.UID},
 	}, metav1.CreateOptions{}))(s)
