@@ -281,7 +281,7 @@ func TestTheStartOfADisruptedTaskIsReportedFirst(t *testing.T) {
 	f.await("t", "is given back", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
 	f.bind("t", w.incarnation)
 	s := f.awaitFinished("t").Status
-	if first.Status.Phase != batch.TaskRunning || first.Status.State.Running == nil || first.Status.Attempts != 0 {
+	if first.Status.Phase != batch.TaskRunning || first.Status.State.Running == nil || first.Status.Attempts != 1 {
 		t.Errorf("reported first was %+v", first.Status)
 	}
 	if s.Phase != batch.TaskSucceeded || s.Attempts != 1 || s.WorkerCrashes != 0 {

@@ -79,6 +79,7 @@ type runner struct {
 	run      run         // as the task's status is to say
 	unsaid   bool        // run has changed since it was last written
 	write    *write      // in flight, or nil
+	counted  bool        // the attempt that starts next is in run already
 	short    error       // what the worker lacked to start the command, nil unless the task must be evicted for that
 	process  *process    // nil unless the command runs
 	progress progressFile
@@ -204,12 +205,15 @@ func (r *runner) execute(ctx context.Context) error {
 }
 
 // announce reports that the command is about to be started, and waits until that is stored. A task that was disrupted
-// may be one that ends its worker faster than its start is reported else.
+// may be one that ends its worker faster than its start is reported else. The attempt counts from then on: no number of
+// an attempt is reported by two incarnations.
 func (r *runner) announce(ctx context.Context) {
 	if r.ending != byItself {
 		return
 	}
 	r.run.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: metav1.Now()}}
+	r.run.attempts++
+	r.counted = true
 	r.beginWrite(ctx)
 	w := r.write
 	r.wait(ctx, w.done, nil, nil)
@@ -221,7 +225,11 @@ func (r *runner) announce(ctx context.Context) {
 // attempt runs the command once, and returns how it ended. It returns nil if the command was not started, and that is
 // not the command's fault: the task is ended, or the worker lacks something.
 func (r *runner) attempt(ctx context.Context) *batch.TaskStateTerminated {
-	attempt := r.run.attempts + 1
+	attempt := r.run.attempts
+	if !r.counted {
+		attempt++
+	}
+	r.counted = false
 	log := r.worker.options.Logs.Create(r.task.UID, attempt)
 	defer log.Close()
 	p, progress, begun, startErr := r.startCommand(ctx, attempt, log)
