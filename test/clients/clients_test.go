@@ -54,7 +54,6 @@ func suite(t *testing.T, e *env.Env) {
 	t.Run("EveryKind", func(t *testing.T) { testEveryKind(t, e) })
 	t.Run("WatchListInformers", func(t *testing.T) { testInformers(t, e, true) })
 	t.Run("ListAndWatchInformers", func(t *testing.T) { testInformers(t, e, false) })
-	t.Run("RunTask", func(t *testing.T) { testRunTask(t, e) })
 }
 
 const watched = ";stream=watch"
