@@ -488,12 +488,11 @@ func (p *pass) write(ctx context.Context, status *batch.TaskSetStatus) error {
 	return nil
 }
 
-// conditionsOf returns what makes a transition. ReplicaFailure comes and goes with each task, and waits for its time. The server
-// derives Reconciling.
+// conditionsOf returns what makes a transition. ReplicaFailure comes and goes with each task, and waits for its time.
 func conditionsOf(status *batch.TaskSetStatus) string {
 	var b strings.Builder
 	for _, condition := range status.Conditions {
-		if condition.Type != batch.TaskSetReplicaFailure && condition.Type != batch.TaskSetReconciling {
+		if condition.Type != batch.TaskSetReplicaFailure {
 			b.WriteString(condition.Type + "=" + string(condition.Status) + "/" + condition.Reason + " ")
 		}
 	}
