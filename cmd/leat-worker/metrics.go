@@ -54,7 +54,8 @@ func serveMetrics(ctx context.Context, address string, registry *prometheus.Regi
 	if address == noMetrics {
 		return func() {}, nil
 	}
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	// The runtime's metrics of garbage tell what is alive, which the default ones do not.
+	registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err

@@ -21,6 +21,7 @@ import (
 	"debug/buildinfo"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -140,7 +141,10 @@ func (p *process) look(ctx context.Context) (figures, error) {
 	if err != nil {
 		return f, err
 	}
-	f.goroutines, f.heap = int(metrics["go_goroutines"]), int64(metrics["go_memstats_heap_alloc_bytes"])
+	f.goroutines, f.heap = int(metrics["go_goroutines"]), int64(metrics["go_gc_heap_live_bytes"])
+	if f.heap == 0 {
+		return f, fmt.Errorf("%s has no metric go_gc_heap_live_bytes", p.metrics)
+	}
 	f.watches = int(metrics.Sum("apiserver_longrunning_requests"))
 	for name, capacity := range metrics {
 		if rest, ok := strings.CutPrefix(name, "watch_cache_capacity"); ok {
@@ -165,10 +169,10 @@ func (p *process) look(ctx context.Context) (figures, error) {
 	return f, nil
 }
 
-// collected gives the metrics of a process that has collected its garbage twice: what has a finalizer, or was in a pool, goes with the second
-// time.
+// collected returns the metrics of a process that has collected its garbage twice: what has a finalizer, or was in a pool, goes with the
+// second collection.
 func (p *process) collected(ctx context.Context) (measure.Metrics, error) {
-	const collections, times = 2, "go_memstats_last_gc_time_seconds"
+	const collections, done = 2, "go_gc_cycles_total_gc_cycles_total"
 	if p.collect != nil {
 		for range collections {
 			if err := p.collect(ctx); err != nil {
@@ -177,16 +181,17 @@ func (p *process) collected(ctx context.Context) (measure.Metrics, error) {
 		}
 		return measure.ReadMetrics(ctx, p.client, p.metrics)
 	}
-	var last float64
-	for seen := -1; ; {
+	for last := math.Inf(1); ; {
 		metrics, err := measure.ReadMetrics(ctx, p.client, p.metrics)
 		if err != nil {
 			return nil, err
 		}
-		if at := metrics[times]; at != last {
-			last, seen = at, seen+1
+		cycles, ok := metrics[done]
+		if !ok {
+			return nil, fmt.Errorf("%s has no metric %s", p.metrics, done)
 		}
-		if seen == collections {
+		last = min(last, cycles+collections)
+		if cycles >= last {
 			return metrics, nil
 		}
 	}

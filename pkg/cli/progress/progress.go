@@ -118,6 +118,17 @@ func IsTerminal(stream any) bool {
 
 // Update shows a new snapshot. Call it now and then with the same one, too, where nothing changes for long.
 func (r *Renderer) Update(s Snapshot) {
+	bar := r.note(s)
+	if bar == nil {
+		return
+	}
+	// Without the lock: the goroutine that takes this in may be waiting for the lock, to draw the line.
+	bar.SetTotal(int64(max(s.Total, 1)), false)
+	bar.SetCurrent(int64(min(s.Done+s.Failed, s.Total)))
+}
+
+// note takes in a snapshot and writes a plain line, if it is time for one. On a terminal it returns the bar to move.
+func (r *Renderer) note(s Snapshot) *mpb.Bar {
 	now := r.clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -132,30 +143,28 @@ func (r *Renderer) Update(s Snapshot) {
 	r.current = s
 	r.estimate.add(now, s)
 	if r.terminal {
-		r.draw(s)
-		return
+		if r.bars == nil {
+			r.begin()
+		}
+		return r.bar
 	}
 	if since := now.Sub(r.written); r.written.IsZero() || since >= plainInterval && s != r.shown || since >= plainHeartbeat {
 		r.written, r.shown = now, s
 		fmt.Fprintln(r.out, r.text())
 	}
+	return nil
 }
 
-// draw begins the line on the terminal, or hands it what is new. It draws itself from then on, several times a second.
-func (r *Renderer) draw(s Snapshot) {
-	total := int64(max(s.Total, 1))
-	if r.bars == nil {
-		r.bars = mpb.New(mpb.WithOutput(r.out), mpb.WithAutoRefresh())
-		r.bar = r.bars.New(0, mpb.BarStyle().Lbound("").Rbound("").Filler("█").Tip("█").Padding("░").Refiller("█"),
-			mpb.BarWidth(barWidth), mpb.BarFillerTrim(),
-			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
-				r.mu.Lock()
-				defer r.mu.Unlock()
-				return " " + r.text()
-			})))
-	}
-	r.bar.SetTotal(total, false)
-	r.bar.SetCurrent(int64(min(s.Done+s.Failed, s.Total)))
+// begin begins the line on the terminal. It draws itself from then on, several times a second. The caller holds mu.
+func (r *Renderer) begin() {
+	r.bars = mpb.New(mpb.WithOutput(r.out), mpb.WithAutoRefresh())
+	r.bar = r.bars.New(0, mpb.BarStyle().Lbound("").Rbound("").Filler("█").Tip("█").Padding("░").Refiller("█"),
+		mpb.BarWidth(barWidth), mpb.BarFillerTrim(),
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return " " + r.text()
+		})))
 }
 
 // Stop shows the last snapshot and ends: what is written to the output then comes below. A later Update begins anew.

@@ -18,6 +18,7 @@ package progress
 
 import (
 	"bytes"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -95,6 +96,23 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("got %q", out.String())
 	}
 }
+
+// A snapshot may come at any moment of the drawing.
+func TestUpdatesWhileTheLineIsDrawn(t *testing.T) {
+	var frames atomic.Int32
+	r := New(writerFunc(func(b []byte) (int, error) {
+		frames.Add(1)
+		return len(b), nil
+	}), WithTerminal(true))
+	for frames.Load() < 3 {
+		r.Update(Snapshot{Running: 1, Total: 2})
+	}
+	r.Stop()
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (w writerFunc) Write(b []byte) (int, error) { return w(b) }
 
 func TestFormats(t *testing.T) {
 	for rate, want := range map[float64]string{0: "0/s", 1234.5: "1234/s", 12.34: "12.3/s", 0.2: "12.0/min", 0.001: "3.6/h"} {
