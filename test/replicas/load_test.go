@@ -217,13 +217,17 @@ func (l *load) count() int {
 // goesOn waits for a number of requests more.
 func (l *load) goesOn(t *testing.T, n int) {
 	t.Helper()
-	before := l.count()
-	eventually(t, patience, "the load goes on", func(context.Context) error {
-		if l.count() < before+n {
-			return errNotYet
-		}
-		return nil
-	})
+	// A part at a time: how long all of it takes depends on the machine.
+	const part = 500
+	for before, done := l.count(), 0; done < n; {
+		done = min(done+part, n)
+		eventually(t, patience, "the load goes on", func(context.Context) error {
+			if now := l.count(); now < before+done {
+				return fmt.Errorf("%d of %d requests have ended", now-before, n)
+			}
+			return nil
+		})
+	}
 }
 
 // expect fails the test for a read that failed, be it for a while only, and for a write that failed otherwise than so that its sender
