@@ -133,31 +133,38 @@ func (b binding) isLost() bool {
 // that is in flight then is awaited. A task that turns out to be finished is what an earlier try has achieved.
 func (b binding) persist(ctx context.Context, giveUp <-chan struct{}, task *batch.Task, send func(context.Context, *batch.Task) (*batch.Task, error)) (*batch.Task, error) {
 	pause := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8, Cap: 10 * time.Second}
-	for again := false; ; again = true {
-		stored, err := bounded(ctx, task, send)
-		conflict := apierrors.IsConflict(err)
-		if conflict {
-			fresh, getErr := bounded(ctx, task, func(ctx context.Context, _ *batch.Task) (*batch.Task, error) {
+	stale := false
+	for first := true; ; first = false {
+		var stored *batch.Task
+		var err error
+		if stale {
+			// Read right before the write, not before the pause: a task that others keep changing would be stale again.
+			var fresh *batch.Task
+			fresh, err = bounded(ctx, task, func(ctx context.Context, _ *batch.Task) (*batch.Task, error) {
 				return b.tasks.Get(ctx, b.name, metav1.GetOptions{})
 			})
 			switch {
-			case getErr != nil:
-				err = getErr
+			case err != nil:
 			case !b.holds(fresh):
 				return nil, errLost
 			case finished(fresh):
 				return fresh, nil
 			default:
-				task = fresh
+				task, stale = fresh, false
 			}
+		}
+		if err == nil {
+			stored, err = bounded(ctx, task, send)
 		}
 		switch {
 		case err == nil:
 			return stored, nil
 		case apierrors.IsNotFound(err), errors.Is(err, errLost), apierrors.IsForbidden(err) && b.isLost():
 			return nil, errLost
-		case conflict && !again:
-			continue
+		case apierrors.IsConflict(err):
+			if stale = true; first {
+				continue
+			}
 		}
 		klog.FromContext(ctx).V(2).Info("A request about the task failed; it is sent again", "task", klog.KObj(task), "err", err)
 		timer := time.NewTimer(pause.Step())

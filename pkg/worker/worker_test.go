@@ -684,6 +684,50 @@ func TestAResultWhoseReceiptWasLostIsNotWrittenAgain(t *testing.T) {
 	}
 }
 
+// Others change it before each of the first writes, and all the time that the worker waits before the next one.
+func TestATaskThatOthersKeepChangingIsWritten(t *testing.T) {
+	f := newFixture(t)
+	f.create("t", script("exit 0"))
+	f.bind("t", "first")
+	task := f.get("t")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var n atomic.Int32
+	change := func() {
+		current := f.get("t")
+		current.Labels = map[string]string{"n": fmt.Sprint(n.Add(1))}
+		if _, err := f.test.BatchV1alpha1().Tasks("default").Update(ctx, current, metav1.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) {
+			t.Error(err)
+		}
+	}
+	api := f.server.Client()
+	writes := 0
+	api.Hook = func(verb, _, _ string) error {
+		if writes++; writes <= 2 {
+			change()
+		}
+		return nil
+	}
+	written := make(chan struct{})
+	var others sync.WaitGroup
+	others.Go(func() {
+		for {
+			select {
+			case <-written:
+				return
+			case <-time.After(10 * time.Millisecond):
+				change()
+			}
+		}
+	})
+	_, err := bindingOf(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), nil).updateStatus(ctx, ctx.Done(), task, func(s *batch.TaskStatus) {
+		s.Phase = batch.TaskRunning
+	})
+	close(written)
+	others.Wait()
+	f.must(err)
+}
+
 // The server does not tell a worker that a task is gone, but that it is none of its business.
 func TestARequestAboutATaskThatIsGoneIsNotRepeated(t *testing.T) {
 	f := newFixture(t)
