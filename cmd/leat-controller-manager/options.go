@@ -133,8 +133,8 @@ func (o *options) validate() []error {
 	if o.concurrentTaskSets < 1 {
 		errs = append(errs, fmt.Errorf("--concurrent-tasksets %d: must be 1 or more", o.concurrentTaskSets))
 	}
-	if !slices.Contains(scheduler.Strategies(), scheduler.Strategy(o.schedulingStrategy)) {
-		errs = append(errs, fmt.Errorf("--scheduling-strategy %q: must be one of %q", o.schedulingStrategy, scheduler.Strategies()))
+	if !slices.Contains(scheduler.ScoringStrategies(), scheduler.ScoringStrategy(o.schedulingStrategy)) {
+		errs = append(errs, fmt.Errorf("--scheduling-strategy %q: must be one of %q", o.schedulingStrategy, scheduler.ScoringStrategies()))
 	}
 	if o.sweepInterval <= 0 {
 		errs = append(errs, fmt.Errorf("--namespace-sweep-interval %s: must be more than 0", o.sweepInterval))
@@ -202,7 +202,7 @@ func (o *options) run(ctx context.Context) error {
 			ConcurrentTaskSets: o.concurrentTaskSets, Events: true, NamespaceSweepInterval: o.sweepInterval,
 		}),
 		controller.AddRunnable(mgr, scheduler.New(client,
-			scheduler.WithStrategy(scheduler.Strategy(o.schedulingStrategy)), scheduler.WithMetrics(metrics.Registry)).Run),
+			scheduler.WithScoringStrategy(scheduler.ScoringStrategy(o.schedulingStrategy)), scheduler.WithMetrics(metrics.Registry)).Run),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("leat-apiserver", reachable(client.Discovery())),
 		o.addRegistration(mgr, config),

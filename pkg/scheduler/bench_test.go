@@ -38,9 +38,9 @@ func BenchmarkCycle(b *testing.B) {
 				return []func(*batch.Task){inQueue(fmt.Sprint("q", i%10)), asking("cpu", fmt.Sprintf("%dm", 100+i/10%10))}
 			}},
 		} {
-			for _, strategy := range Strategies() {
+			for _, strategy := range ScoringStrategies() {
 				b.Run(fmt.Sprintf("%dtasks/%dworkers/%s/%s", size.tasks, size.workers, kind.name, strategy), func(b *testing.B) {
-					c := newCluster(strategy, func() {})
+					c := newCache(strategy, func() {})
 					for i := range size.workers {
 						c.setWorker(newWorker(fmt.Sprintf("w%05d", i), 8, with("cpu", "2"), with("memory", "8Gi")))
 					}
@@ -78,7 +78,7 @@ func BenchmarkCycle(b *testing.B) {
 func BenchmarkBacklog(b *testing.B) {
 	for _, classes := range []int{1, 100} {
 		b.Run(fmt.Sprintf("%dclasses", classes), func(b *testing.B) {
-			c := newCluster(Spread, func() {})
+			c := newCache(Spread, func() {})
 			for i := range 1000 {
 				c.setWorker(newWorker(fmt.Sprint("w", i), 8, with("cpu", "8")))
 			}
@@ -110,7 +110,7 @@ func BenchmarkBacklog(b *testing.B) {
 
 // BenchmarkReport looks for tasks to tell why they wait, once all have been told.
 func BenchmarkReport(b *testing.B) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	for i := range 10_000 {
 		c.setWorker(newWorker(fmt.Sprint("w", i), 1, with("cpu", "1")))
 	}
@@ -119,14 +119,14 @@ func BenchmarkReport(b *testing.B) {
 	}
 	now := time.Now()
 	c.next(now)
-	for due := c.unreported(now.Add(time.Minute), time.Second, 1000); len(due) > 0; due = c.unreported(now.Add(time.Minute), time.Second, 1000) {
+	for due := c.tasksToReport(now.Add(time.Minute), time.Second, 1000); len(due) > 0; due = c.tasksToReport(now.Add(time.Minute), time.Second, 1000) {
 		for _, r := range due {
 			c.reported(r)
 		}
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		c.unreported(now.Add(time.Minute), time.Second, reportBatch)
-		c.holdBack(now)
+		c.tasksToReport(now.Add(time.Minute), time.Second, reportBatch)
+		c.reserve(now)
 	}
 }

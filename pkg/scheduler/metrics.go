@@ -25,16 +25,16 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// Results of a scheduling attempt, in a label.
+// Values of the label result of a scheduling attempt.
 const (
 	scheduled     = "scheduled"
 	unschedulable = "unschedulable"
 	failed        = "error"
 )
 
-// knownReasons are the reasons of evictions that are told apart. Whoever evicts can give any, and a label must not have too many
-// values.
-var knownReasons = append([]string{reasonDrained, "TaintEviction", "WorkerDenied"}, endedReasons...)
+// knownReasons are the eviction reasons that have a label value of their own. Clients may evict with any reason, and the label
+// must not have too many values.
+var knownReasons = append([]string{reasonDrained, "TaintEviction", "WorkerDenied"}, commandEndedReasons...)
 
 var (
 	ofQueue = []string{"namespace", "queue"}
@@ -45,7 +45,7 @@ var (
 	slots   = prometheus.NewDesc("leat_worker_slots", "Number of tasks that workers can run at a time, by state: used, free, and unavailable on workers that take no tasks.", []string{"namespace", "state"}, nil)
 )
 
-// metrics are what the scheduler counts. The zero number of everything is exposed from the start.
+// metrics holds the metrics that the scheduler updates as it works. The results of attempts are exposed from the start.
 type metrics struct {
 	attempts  *prometheus.HistogramVec
 	binding   prometheus.Histogram
@@ -102,7 +102,7 @@ func (m *metrics) collectors() []prometheus.Collector {
 }
 
 // Describe implements prometheus.Collector.
-func (c *cluster) Describe(descriptions chan<- *prometheus.Desc) {
+func (c *cache) Describe(descriptions chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{pending, oldest, running, share, slots} {
 		descriptions <- d
 	}
@@ -111,8 +111,8 @@ func (c *cluster) Describe(descriptions chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. What is true of queues and workers is counted when it is asked for.
-func (c *cluster) Collect(out chan<- prometheus.Metric) {
+// Collect implements prometheus.Collector. The gauges of queues and workers are computed when they are collected.
+func (c *cache) Collect(out chan<- prometheus.Metric) {
 	for _, m := range c.metrics.collectors() {
 		m.Collect(out)
 	}
@@ -121,38 +121,38 @@ func (c *cluster) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-func (c *cluster) gauges(now time.Time) (all []prometheus.Metric) {
+func (c *cache) gauges(now time.Time) (all []prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		all = append(all, prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, sp := range c.spaces {
-		for _, q := range sp.queues {
+	for _, ns := range c.namespaces {
+		for _, q := range ns.queues {
 			age := 0.0
 			if first := q.pending.first(); first != nil {
 				age = max(0, now.Sub(first.obj.CreationTimestamp.Time).Seconds())
 			}
-			gauge(pending, float64(len(q.pending)), sp.name, q.name)
-			gauge(oldest, age, sp.name, q.name)
-			gauge(running, float64(len(q.bound)), sp.name, q.name)
-			gauge(share, float64(q.share)/shareScale, sp.name, q.name)
+			gauge(pending, float64(len(q.pending)), ns.name, q.name)
+			gauge(oldest, age, ns.name, q.name)
+			gauge(running, float64(len(q.bound)), ns.name, q.name)
+			gauge(share, float64(q.share)/shareScale, ns.name, q.name)
 		}
 		places := map[string]int64{}
-		for _, w := range sp.workers {
+		for _, w := range ns.workers {
 			if !w.registered {
 				continue
 			}
 			free := max(0, w.allocatable[batch.ResourceTasks]-w.tasks)
 			places["used"] += w.tasks
-			if w.inService() && w.suspects == 0 {
+			if w.inService() && w.tasksAlone == 0 {
 				places["free"] += free
 			} else {
 				places["unavailable"] += free
 			}
 		}
 		for _, state := range []string{"used", "free", "unavailable"} {
-			gauge(slots, float64(places[state]), sp.name, state)
+			gauge(slots, float64(places[state]), ns.name, state)
 		}
 	}
 	return all

@@ -23,33 +23,33 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// patience is how many report delays a task waits in a queue that moves before it is told so, and how many pass before tasks
-// that were told the numbers of workers are told new ones.
-const patience = 10
+// slowReportFactor is how many report delays pass before a task of a queue that starts tasks is reported, and before a
+// message with numbers of workers is updated.
+const slowReportFactor = 10
 
-// report is a message that a task is to carry.
+// report is an unschedulable message to write to a task.
 type report struct {
 	task    *task
 	obj     *batch.Task
 	message string
 }
 
-// unreported are at most limit tasks that have been waiting for delay, and do not say so or do not say why. Those of queues that move
-// are told after a multiple of it.
-func (c *cluster) unreported(now time.Time, delay time.Duration, limit int) []report {
+// tasksToReport returns at most limit tasks that have been unschedulable for delay and whose status does not carry the
+// current message. Tasks of a queue that starts tasks are returned after slowReportFactor times the delay.
+func (c *cache) tasksToReport(now time.Time, delay time.Duration, limit int) []report {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := &reporter{now: now, delay: delay, limit: limit}
-	for _, sp := range c.spaces {
-		for _, q := range sp.queues {
+	for _, ns := range c.namespaces {
+		for _, q := range ns.queues {
 			r.queue(q)
 		}
 	}
 	return r.due
 }
 
-// reported takes in that a task carries a message.
-func (c *cluster) reported(r report) {
+// reported records that the message was written to the task.
+func (c *cache) reported(r report) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r.task.reported = r.message
@@ -63,45 +63,48 @@ type reporter struct {
 	due      []report
 }
 
-func (r *reporter) long(since time.Time) bool { return r.now.Sub(since) >= r.delay }
-func (r *reporter) very(since time.Time) bool { return r.now.Sub(since) >= patience*r.delay }
+func (r *reporter) waitedDelay(since time.Time) bool { return r.now.Sub(since) >= r.delay }
+func (r *reporter) waitedLong(since time.Time) bool {
+	return r.now.Sub(since) >= slowReportFactor*r.delay
+}
 
 func (r *reporter) queue(q *taskQueue) {
 	if q.closed != "" {
-		long := r.long(q.closedSince)
-		for _, cl := range q.classes {
-			r.tell(cl, q.closed, func(t *task) bool { return long || r.very(t.since) })
+		long := r.waitedDelay(q.closedSince)
+		for _, class := range q.classes {
+			r.add(class, q.closed, func(t *task) bool { return long || r.waitedLong(t.since) })
 		}
 		return
 	}
-	for cl := range q.blocked {
+	for class := range q.blocked {
 		switch {
-		case cl.by == byLimits:
-			long := r.long(cl.stuckSince)
-			r.tell(cl, q.explainLimits(cl.tasks[0]), func(t *task) bool { return long || r.very(t.since) })
-		case r.long(cl.stuckSince):
-			r.tell(cl, r.explain(cl), func(*task) bool { return true })
+		case class.blockedBy == blockedByLimits:
+			long := r.waitedDelay(class.blockedSince)
+			r.add(class, q.limitMessage(class.tasks[0]), func(t *task) bool { return long || r.waitedLong(t.since) })
+		case r.waitedDelay(class.blockedSince):
+			r.add(class, r.explain(class), func(*task) bool { return true })
 		default:
 			turn := fmt.Sprintf("Waits for its turn in queue %s: tasks that come first take the room there is.", q.name)
-			r.tell(cl, turn, func(t *task) bool { return t.reported == "" && r.very(t.since) })
+			r.add(class, turn, func(t *task) bool { return t.reported == "" && r.waitedLong(t.since) })
 		}
 	}
 }
 
-// explain is what the workers have against a class. It is found out anew at times only: the numbers change all the time.
-func (r *reporter) explain(cl *class) string {
-	sp := cl.queue.space
-	if cl.message != "" && (cl.messageOf == sp.state || !r.very(cl.messageAt)) || r.explains == r.limit {
-		return cl.message
+// explain returns why no worker fits the tasks of a class. It computes the message at intervals only, because the numbers
+// change with every binding.
+func (r *reporter) explain(class *equivalenceClass) string {
+	ns := class.queue.namespace
+	if class.message != "" && (class.messageGeneration == ns.generation || !r.waitedLong(class.messageAt)) || r.explains == r.limit {
+		return class.message
 	}
 	r.explains++
-	cl.message, cl.messageAt, cl.messageOf = explain(cl.tasks[0], sp.workers), r.now, sp.state
-	return cl.message
+	class.message, class.messageAt, class.messageGeneration = unschedulableMessage(class.tasks[0], ns.workers), r.now, ns.generation
+	return class.message
 }
 
-// tell has the tasks of a class told a message that are due and carry another.
-func (r *reporter) tell(cl *class, message string, due func(*task) bool) {
-	for _, t := range cl.tasks {
+// add reports message to those tasks of a class that are due and carry another message.
+func (r *reporter) add(class *equivalenceClass, message string, due func(*task) bool) {
+	for _, t := range class.tasks {
 		if len(r.due) == r.limit || message == "" {
 			return
 		}

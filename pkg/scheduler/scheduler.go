@@ -14,9 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package scheduler binds tasks to workers, as their queues have it. It is a client of the API like any other: it watches tasks,
-// workers and queues, creates bindings, and says in the status of tasks and queues what it sees; everything else it knows can be
-// lost at any time.
+// Package scheduler binds pending tasks to workers.
+//
+// The scheduler is an ordinary API client. It watches tasks, workers and queues, creates bindings, and writes the status of
+// tasks and queues. All other state is in memory and is rebuilt from the API after a restart.
 package scheduler
 
 import (
@@ -30,7 +31,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/cache"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -39,159 +40,160 @@ import (
 )
 
 const (
-	// unfinished selects the tasks that a scheduler has to know.
+	// unfinished is the field selector of the tasks that the scheduler watches.
 	unfinished = "status.phase!=Succeeded,status.phase!=Failed"
-	// pause is how long no binding is sent after a server could not be reached or was overloaded.
-	pause = time.Second
-	// reportBatch is how many tasks are told per report delay why they wait. It keeps a long queue from costing a
-	// write per task: those behind are told as the queue moves.
+	// serverBackoff is how long the scheduler sends no bindings after the server was unreachable or overloaded.
+	serverBackoff = time.Second
+	// reportBatch is how many tasks get an unschedulable condition per report delay. It bounds the writes that a long
+	// queue causes: tasks further back are reported as the queue moves.
 	reportBatch = 50
-	// writers is how many evictions, and how many statuses of queues, are sent at a time.
+	// writers is how many evictions, and how many queue status updates, are in flight at a time.
 	writers = 8
-	// reasonDrained is the reason of evictions from queues that are drained.
+	// reasonDrained is the eviction reason for tasks of a drained queue.
 	reasonDrained = "TaskQueueStopped"
 )
 
-// Strategy is which of the workers that a task fits is the best.
-type Strategy string
+// ScoringStrategy is how the workers that a task fits are scored.
+type ScoringStrategy string
 
 const (
-	// Spread prefers the worker of which the least is taken.
-	Spread Strategy = "spread"
-	// Pack prefers the worker of which the most is taken.
-	Pack Strategy = "pack"
+	// Spread prefers the worker with the lowest utilization.
+	Spread ScoringStrategy = "spread"
+	// Pack prefers the worker with the highest utilization.
+	Pack ScoringStrategy = "pack"
 )
 
-// Strategies are all there are.
-func Strategies() []Strategy { return []Strategy{Spread, Pack} }
+// ScoringStrategies returns all scoring strategies.
+func ScoringStrategies() []ScoringStrategy { return []ScoringStrategy{Spread, Pack} }
 
-// Scheduler binds the unbound tasks of all namespaces to workers of their own namespace: in order of priority, of the shares of
-// their queues, of age and of name. Two of them at a time do no harm but useless work: the server refuses the second binding of a
-// task.
+// Scheduler binds the pending tasks of each namespace to workers of that namespace. It orders tasks by priority, then by the
+// weighted share of their queue, then by age, then by name.
+//
+// Two schedulers may run at the same time: the server rejects the second binding of a task.
 type Scheduler struct {
-	client          versioned.Interface
-	strategy        Strategy
-	bindParallelism int
-	reportDelay     time.Duration
-	holdBackDelay   time.Duration
-	statusInterval  time.Duration
-	registerer      prometheus.Registerer
+	client           versioned.Interface
+	strategy         ScoringStrategy
+	bindParallelism  int
+	reportDelay      time.Duration
+	reservationDelay time.Duration
+	statusInterval   time.Duration
+	registerer       prometheus.Registerer
 
-	cluster *cluster
-	// Each holds at most one signal: that there may be something to bind, that bindings should pause, and that there may be
-	// something to drain.
-	wake, trouble, drain chan struct{}
+	cache *cache
+	// These channels hold at most one signal each: a task may be schedulable, the server is failing, a queue may need
+	// draining.
+	wake, serverFailing, drain chan struct{}
 }
 
-// Option changes how a scheduler works.
+// Option configures a Scheduler.
 type Option func(*Scheduler)
 
-// WithStrategy sets which worker is preferred; by default Spread.
-func WithStrategy(strategy Strategy) Option {
+// WithScoringStrategy sets how workers are scored. The default is Spread.
+func WithScoringStrategy(strategy ScoringStrategy) Option {
 	return func(s *Scheduler) { s.strategy = strategy }
 }
 
-// WithMetrics has the metrics registered while the scheduler runs.
+// WithMetrics sets the registry that holds the metrics while the scheduler runs.
 func WithMetrics(registerer prometheus.Registerer) Option {
 	return func(s *Scheduler) { s.registerer = registerer }
 }
 
-// WithBindParallelism sets how many bindings are in flight at most, 16 by default.
+// WithBindParallelism sets how many bindings may be in flight. The default is 16.
 func WithBindParallelism(n int) Option {
 	return func(s *Scheduler) { s.bindParallelism = n }
 }
 
-// WithReportDelay sets how long a task waits in vain, one second by default, before its status says so. Tasks that get a
-// worker earlier cost no write beside their binding.
+// WithReportDelay sets how long a task is unschedulable before the scheduler reports it in the status of the task. The
+// default is one second. A task that is bound earlier costs no write besides its binding.
 func WithReportDelay(d time.Duration) Option {
 	return func(s *Scheduler) { s.reportDelay = d }
 }
 
-// WithHoldBackDelay sets how long a task waits in vain, ten seconds by default, before a worker is held back for it.
-func WithHoldBackDelay(d time.Duration) Option {
-	return func(s *Scheduler) { s.holdBackDelay = d }
+// WithReservationDelay sets how long a task is unschedulable before the scheduler reserves room for it. The default is ten
+// seconds.
+func WithReservationDelay(d time.Duration) Option {
+	return func(s *Scheduler) { s.reservationDelay = d }
 }
 
-// New returns a scheduler. The client should have no rate limit of its own: bindings are limited by how many are in
-// flight.
+// New returns a scheduler. The client should not be rate limited: the number of bindings in flight limits the requests.
 func New(client versioned.Interface, options ...Option) *Scheduler {
 	s := &Scheduler{
-		client:          client,
-		strategy:        Spread,
-		bindParallelism: 16,
-		reportDelay:     time.Second,
-		holdBackDelay:   10 * time.Second,
-		statusInterval:  time.Second,
-		registerer:      prometheus.NewRegistry(),
-		wake:            make(chan struct{}, 1),
-		trouble:         make(chan struct{}, 1),
-		drain:           make(chan struct{}, 1),
+		client:           client,
+		strategy:         Spread,
+		bindParallelism:  16,
+		reportDelay:      time.Second,
+		reservationDelay: 10 * time.Second,
+		statusInterval:   time.Second,
+		registerer:       prometheus.NewRegistry(),
+		wake:             make(chan struct{}, 1),
+		serverFailing:    make(chan struct{}, 1),
+		drain:            make(chan struct{}, 1),
 	}
 	for _, option := range options {
 		option(s)
 	}
-	s.cluster = newCluster(s.strategy, func() { signal(s.wake) })
+	s.cache = newCache(s.strategy, func() { signal(s.wake) })
 	return s
 }
 
-// Run schedules until ctx is done, and returns when all that it started has ended. It may be called once.
+// Run schedules until ctx is done. It returns after all its goroutines have ended. It may be called only once.
 func (s *Scheduler) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer s.cluster.stop()
+	defer s.cache.stop()
 	defer cancel()
 
-	if err := s.registerer.Register(s.cluster); err != nil {
+	if err := s.registerer.Register(s.cache); err != nil {
 		return err
 	}
-	defer s.registerer.Unregister(s.cluster)
-	seen, err := s.watch(ctx, &wg)
+	defer s.registerer.Unregister(s.cache)
+	synced, err := s.watch(ctx, &wg)
 	if err != nil {
 		return err
 	}
-	// What is taken on each worker, and which queues are held, must be known before the first decision.
-	if !cache.WaitFor(ctx, "", seen...) {
+	// Bound tasks and queue limits must be known before the first task is placed.
+	if !toolscache.WaitFor(ctx, "", synced...) {
 		return nil
 	}
-	s.cluster.watch()
+	s.cache.markSynced()
 	signal(s.drain)
 	wg.Go(func() { s.report(ctx) })
-	wg.Go(func() { s.evict(ctx) })
-	wg.Go(func() { s.account(ctx) })
+	wg.Go(func() { s.drainQueues(ctx) })
+	wg.Go(func() { s.updateQueueStatuses(ctx) })
 	s.schedule(ctx, &wg)
 	return nil
 }
 
-// watch starts the informers. What it returns tells when all that they list has been taken in.
-func (s *Scheduler) watch(ctx context.Context, wg *sync.WaitGroup) ([]cache.DoneChecker, error) {
+// watch starts the informers. The returned checkers are done when the cache holds everything that the informers listed.
+func (s *Scheduler) watch(ctx context.Context, wg *sync.WaitGroup) ([]toolscache.DoneChecker, error) {
 	tasks := informers.NewTypedFilteredTaskInformer(s.client, metav1.NamespaceAll, 0, nil, func(o *metav1.ListOptions) {
 		o.FieldSelector = unfinished
 	})
 	workers := informers.NewTypedWorkerInformer(s.client, metav1.NamespaceAll, 0, nil)
 	queues := informers.NewTypedTaskQueueInformer(s.client, metav1.NamespaceAll, 0, nil)
-	for _, informer := range []cache.SharedInformer{tasks, workers, queues} {
+	for _, informer := range []toolscache.SharedInformer{tasks, workers, queues} {
 		if err := informer.SetTransform(trim); err != nil {
 			return nil, err
 		}
 	}
 	setQueue := func(q *batch.TaskQueue) {
-		s.cluster.setQueue(q)
+		s.cache.setQueue(q)
 		signal(s.wake)
 		signal(s.drain)
 	}
 	tasksSeen, err := tasks.AddTypedEventHandler(informers.TaskHandlerFuncs{
-		AddFunc:    func(t *batch.Task) { s.cluster.setTask(t); signal(s.wake) },
-		UpdateFunc: func(_, t *batch.Task) { s.cluster.setTask(t); signal(s.wake) },
-		DeleteFunc: func(t informers.DeletedTask) { s.cluster.deleteTask(t.GetObjectName()); signal(s.wake) },
+		AddFunc:    func(t *batch.Task) { s.cache.setTask(t); signal(s.wake) },
+		UpdateFunc: func(_, t *batch.Task) { s.cache.setTask(t); signal(s.wake) },
+		DeleteFunc: func(t informers.DeletedTask) { s.cache.deleteTask(t.GetObjectName()); signal(s.wake) },
 	})
 	if err != nil {
 		return nil, err
 	}
 	workersSeen, err := workers.AddTypedEventHandler(informers.WorkerHandlerFuncs{
-		AddFunc:    func(w *batch.Worker) { s.cluster.setWorker(w); signal(s.wake) },
-		UpdateFunc: func(_, w *batch.Worker) { s.cluster.setWorker(w); signal(s.wake) },
-		DeleteFunc: func(w informers.DeletedWorker) { s.cluster.deleteWorker(w.GetObjectName()); signal(s.wake) },
+		AddFunc:    func(w *batch.Worker) { s.cache.setWorker(w); signal(s.wake) },
+		UpdateFunc: func(_, w *batch.Worker) { s.cache.setWorker(w); signal(s.wake) },
+		DeleteFunc: func(w informers.DeletedWorker) { s.cache.deleteWorker(w.GetObjectName()); signal(s.wake) },
 	})
 	if err != nil {
 		return nil, err
@@ -199,7 +201,7 @@ func (s *Scheduler) watch(ctx context.Context, wg *sync.WaitGroup) ([]cache.Done
 	queuesSeen, err := queues.AddTypedEventHandler(informers.TaskQueueHandlerFuncs{
 		AddFunc:    setQueue,
 		UpdateFunc: func(_, q *batch.TaskQueue) { setQueue(q) },
-		DeleteFunc: func(q informers.DeletedTaskQueue) { s.cluster.deleteQueue(q.GetObjectName()); signal(s.wake) },
+		DeleteFunc: func(q informers.DeletedTaskQueue) { s.cache.deleteQueue(q.GetObjectName()); signal(s.wake) },
 	})
 	if err != nil {
 		return nil, err
@@ -207,14 +209,14 @@ func (s *Scheduler) watch(ctx context.Context, wg *sync.WaitGroup) ([]cache.Done
 	wg.Go(func() { tasks.RunWithContext(ctx) })
 	wg.Go(func() { workers.RunWithContext(ctx) })
 	wg.Go(func() { queues.RunWithContext(ctx) })
-	return []cache.DoneChecker{tasksSeen.HasSyncedChecker(), workersSeen.HasSyncedChecker(), queuesSeen.HasSyncedChecker()}, nil
+	return []toolscache.DoneChecker{tasksSeen.HasSyncedChecker(), workersSeen.HasSyncedChecker(), queuesSeen.HasSyncedChecker()}, nil
 }
 
-// schedule decides and sends bindings until ctx is done.
+// schedule places tasks and sends their bindings until ctx is done.
 func (s *Scheduler) schedule(ctx context.Context, wg *sync.WaitGroup) {
 	slots := make(chan struct{}, s.bindParallelism)
 	for {
-		// First the slot, then the decision: it is made when it can be sent, on what is known by then.
+		// Take the slot before placing a task, so that the placement uses the state at the time of the request.
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
@@ -232,17 +234,17 @@ func (s *Scheduler) schedule(ctx context.Context, wg *sync.WaitGroup) {
 	}
 }
 
-// decide waits until there is a placement. It fails when ctx is done.
+// decide waits for the next placement. It returns false when ctx is done.
 func (s *Scheduler) decide(ctx context.Context) (placement, bool) {
 	for {
 		select {
-		case <-s.trouble:
-			if !sleep(ctx, pause) {
+		case <-s.serverFailing:
+			if !sleep(ctx, serverBackoff) {
 				return placement{}, false
 			}
 		default:
 		}
-		if p, ok := s.cluster.next(time.Now()); ok {
+		if p, ok := s.cache.next(time.Now()); ok {
 			return p, true
 		}
 		select {
@@ -253,8 +255,8 @@ func (s *Scheduler) decide(ctx context.Context) (placement, bool) {
 	}
 }
 
-// bind sends a binding of the task as it was when that was decided: since then it may have been bound and evicted by another
-// scheduler, and its queue held.
+// bind sends the binding of a placed task. The binding carries the resource version that the decision is based on, because
+// another scheduler may have bound and evicted the task since, or its queue may have been held.
 func (s *Scheduler) bind(ctx context.Context, p placement, start time.Time) {
 	_, err := s.client.BatchV1alpha1().Tasks(p.obj.Namespace).Bind(ctx, p.obj.Name, &batch.Binding{
 		ObjectMeta: metav1.ObjectMeta{Name: p.obj.Name, Namespace: p.obj.Namespace, UID: p.obj.UID, ResourceVersion: p.obj.ResourceVersion},
@@ -263,7 +265,7 @@ func (s *Scheduler) bind(ctx context.Context, p placement, start time.Time) {
 	if ctx.Err() != nil {
 		return
 	}
-	metrics := s.cluster.metrics
+	metrics := s.cache.metrics
 	metrics.binding.Observe(time.Since(start).Seconds())
 	if err == nil {
 		metrics.attempt(scheduled, start)
@@ -274,38 +276,39 @@ func (s *Scheduler) bind(ctx context.Context, p placement, start time.Time) {
 	stale := apierrors.IsConflict(err) || apierrors.IsNotFound(err)
 	switch logger := klog.FromContext(ctx); {
 	case stale:
-		logger.V(4).Info("Task has changed before it was bound", "task", klog.KObj(p.obj), "err", err)
+		logger.V(4).Info("Task changed before it was bound", "task", klog.KObj(p.obj), "err", err)
 	default:
-		logger.Error(err, "Cannot bind the task; it is tried again later", "task", klog.KObj(p.obj), "worker", p.target.Name)
-		if systemic(err) {
-			signal(s.trouble)
+		logger.Error(err, "Failed to bind task; will retry", "task", klog.KObj(p.obj), "worker", p.target.Name)
+		if isServerFailure(err) {
+			signal(s.serverFailing)
 		}
 	}
-	s.cluster.failed(p, stale)
+	s.cache.bindingFailed(p, stale)
 	signal(s.wake)
 }
 
-// systemic says whether err is the server's and not the request's, so that other requests would fail as well.
-func systemic(err error) bool {
+// isServerFailure reports whether err is a failure of the server rather than of the request, so that other requests are
+// likely to fail too.
+func isServerFailure(err error) bool {
 	return apierrors.ReasonForError(err) == metav1.StatusReasonUnknown || apierrors.IsServiceUnavailable(err) ||
 		apierrors.IsTooManyRequests(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) || apierrors.IsUnauthorized(err)
 }
 
-// report sees to those that wait for long: it holds back workers for them, and tells them why they wait.
+// report reserves room for tasks that have been unschedulable for long, and writes to tasks why they are unschedulable.
 func (s *Scheduler) report(ctx context.Context) {
 	for sleep(ctx, s.reportDelay) {
 		now := time.Now()
-		s.cluster.holdBack(now.Add(-s.holdBackDelay))
+		s.cache.reserve(now.Add(-s.reservationDelay))
 		signal(s.wake)
-		for _, r := range s.cluster.unreported(now, s.reportDelay, reportBatch) {
-			if err := s.tell(ctx, r); err != nil {
-				klog.FromContext(ctx).V(4).Info("Cannot update the status of the task; it is tried again", "task", klog.KObj(r.obj), "err", err)
+		for _, r := range s.cache.tasksToReport(now, s.reportDelay, reportBatch) {
+			if err := s.reportUnschedulable(ctx, r); err != nil {
+				klog.FromContext(ctx).V(4).Info("Failed to update task status; will retry", "task", klog.KObj(r.obj), "err", err)
 			}
 		}
 	}
 }
 
-func (s *Scheduler) tell(ctx context.Context, r report) error {
+func (s *Scheduler) reportUnschedulable(ctx context.Context, r report) error {
 	obj := r.obj.DeepCopy()
 	meta.SetStatusCondition(&obj.Status.Conditions, metav1.Condition{
 		Type:    batch.TaskScheduled,
@@ -316,13 +319,12 @@ func (s *Scheduler) tell(ctx context.Context, r report) error {
 	if _, err := s.client.BatchV1alpha1().Tasks(obj.Namespace).UpdateStatus(ctx, obj, metav1.UpdateOptions{}); err != nil {
 		return err
 	}
-	s.cluster.reported(r)
+	s.cache.reported(r)
 	return nil
 }
 
-// evict takes the tasks of queues that are drained from their workers: at once when a queue changes, and again as long as some are
-// left.
-func (s *Scheduler) evict(ctx context.Context) {
+// drainQueues evicts the tasks of drained queues: at once when a queue changes, and periodically while tasks are left.
+func (s *Scheduler) drainQueues(ctx context.Context) {
 	for {
 		timer := time.NewTimer(s.statusInterval)
 		select {
@@ -333,51 +335,51 @@ func (s *Scheduler) evict(ctx context.Context) {
 			return
 		}
 		timer.Stop()
-		for due := s.cluster.drained(writers); len(due) > 0; due = s.cluster.drained(writers) {
-			if !each(due, func(task *batch.Task) bool { return s.evictOne(ctx, task) }) {
-				break // not at once again
+		for due := s.cache.tasksToEvict(writers); len(due) > 0; due = s.cache.tasksToEvict(writers) {
+			if !parallelize(due, func(task *batch.Task) bool { return s.evict(ctx, task) }) {
+				break // retry with the next tick
 			}
 		}
 	}
 }
 
-func (s *Scheduler) evictOne(ctx context.Context, task *batch.Task) bool {
+func (s *Scheduler) evict(ctx context.Context, task *batch.Task) bool {
 	_, err := s.client.BatchV1alpha1().Tasks(task.Namespace).Evict(ctx, task.Name, &batch.Eviction{
 		ObjectMeta: metav1.ObjectMeta{Name: task.Name, Namespace: task.Namespace},
 		Reason:     reasonDrained,
 		Message:    fmt.Sprintf("Queue %s is drained (stopPolicy %s).", task.Spec.QueueName, batch.StopPolicyHoldAndDrain),
-		// The task as it was judged: since then it may have been given back, and bound again.
+		// The task may have been evicted and bound again since it was selected.
 		Preconditions: &metav1.Preconditions{UID: &task.UID, ResourceVersion: &task.ResourceVersion},
 	}, metav1.CreateOptions{})
 	if err == nil {
-		s.cluster.metrics.evictions.Inc()
+		s.cache.metrics.evictions.Inc()
 		return true
 	}
-	klog.FromContext(ctx).V(2).Info("Cannot evict a task of a queue that is drained; it is tried again", "task", klog.KObj(task), "err", err)
-	s.cluster.evictionFailed(cache.MetaObjectToName(task))
+	klog.FromContext(ctx).V(2).Info("Failed to evict task of a drained queue; will retry", "task", klog.KObj(task), "err", err)
+	s.cache.evictionFailed(toolscache.MetaObjectToName(task))
 	return false
 }
 
-// account keeps the statuses of queues.
-func (s *Scheduler) account(ctx context.Context) {
+// updateQueueStatuses keeps the status of each queue up to date.
+func (s *Scheduler) updateQueueStatuses(ctx context.Context) {
 	for sleep(ctx, s.statusInterval) {
-		due := s.cluster.statuses(time.Now(), s.statusInterval)
+		due := s.cache.queueStatusesToWrite(time.Now(), s.statusInterval)
 		for queues := range slices.Chunk(due, writers) {
-			each(queues, func(queue *batch.TaskQueue) bool {
+			parallelize(queues, func(queue *batch.TaskQueue) bool {
 				stored, err := s.client.BatchV1alpha1().TaskQueues(queue.Namespace).UpdateStatus(ctx, queue, metav1.UpdateOptions{})
 				if err != nil {
-					klog.FromContext(ctx).V(4).Info("Cannot update the status of the queue; it is tried again", "queue", klog.KObj(queue), "err", err)
+					klog.FromContext(ctx).V(4).Info("Failed to update queue status; will retry", "queue", klog.KObj(queue), "err", err)
 					return false
 				}
-				s.cluster.wroteQueue(stored)
+				s.cache.queueStatusWritten(stored)
 				return true
 			})
 		}
 	}
 }
 
-// each calls f for all items at a time, and says whether all of them succeeded.
-func each[T any](items []T, f func(T) bool) bool {
+// parallelize calls f for all items concurrently and reports whether all calls succeeded.
+func parallelize[T any](items []T, f func(T) bool) bool {
 	var wg sync.WaitGroup
 	done := make([]bool, len(items))
 	for i, item := range items {
@@ -387,7 +389,7 @@ func each[T any](items []T, f func(T) bool) bool {
 	return !slices.Contains(done, false)
 }
 
-// trim drops what the scheduler never looks at. The server keeps it: a status update changes nothing but the status.
+// trim removes the fields that the scheduler never reads. Status updates do not write the spec, so the server keeps them.
 func trim(obj any) (any, error) {
 	switch o := obj.(type) {
 	case *batch.Task:
@@ -397,7 +399,7 @@ func trim(obj any) (any, error) {
 		o.ManagedFields = nil
 	case *batch.TaskQueue:
 		o.ManagedFields = nil
-	case cache.DeletedFinalStateUnknown:
+	case toolscache.DeletedFinalStateUnknown:
 		return obj, nil
 	default:
 		return nil, fmt.Errorf("unexpected object %T in an informer of tasks, workers or queues", obj)
@@ -405,7 +407,7 @@ func trim(obj any) (any, error) {
 	return obj, nil
 }
 
-// signal leaves a signal in ch unless there is one already.
+// signal sends to ch without blocking. It does nothing if ch already holds a signal.
 func signal(ch chan struct{}) {
 	select {
 	case ch <- struct{}{}:
@@ -413,7 +415,7 @@ func signal(ch chan struct{}) {
 	}
 }
 
-// sleep waits for d. It fails when ctx is done before.
+// sleep waits for d. It returns false if ctx is done first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

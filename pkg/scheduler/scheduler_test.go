@@ -130,7 +130,7 @@ func (f *fixture) bound(name string) func() bool {
 }
 
 func (f *fixture) says(name, message string) func() bool {
-	return func() bool { return unschedulableMessage(f.task(name)) == message }
+	return func() bool { return reportedMessage(f.task(name)) == message }
 }
 
 // atRest waits until the scheduler has made no request for a while.
@@ -303,7 +303,7 @@ func TestTriesAgainWhenThereCanBeRoom(t *testing.T) {
 			}
 			f.addTask(tc.task)
 			f.start()
-			f.eventually("t waits", func() bool { return unschedulableMessage(f.task("t")) != "" })
+			f.eventually("t waits", func() bool { return reportedMessage(f.task("t")) != "" })
 			f.atRest()
 			if f.bound("t")() {
 				t.Fatal("t is bound before the event")
@@ -472,7 +472,7 @@ func TestIsIdleWithoutEventsAndLeavesNothingBehind(t *testing.T) {
 	f.addTask(newTask("a"))
 	f.addTask(newTask("b"))
 	stop := f.start()
-	f.eventually("b waits", func() bool { return unschedulableMessage(f.task("a"))+unschedulableMessage(f.task("b")) != "" })
+	f.eventually("b waits", func() bool { return reportedMessage(f.task("a"))+reportedMessage(f.task("b")) != "" })
 	f.atRest()
 	before := len(f.api.Actions())
 	err := wait.PollUntilContextTimeout(f.ctx, 20*time.Millisecond, 500*time.Millisecond, false, func(context.Context) (bool, error) {

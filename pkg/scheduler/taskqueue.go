@@ -45,44 +45,44 @@ const shareScale = 1e12
 // Tasks that wait are kept by class. A class is active until its first task finds no place; then the class is blocked as a
 // whole until something has happened that can have made room for it.
 type taskQueue struct {
-	space *space
-	name  string
-	obj   *batch.TaskQueue // read only; nil if there is none
-	rules
+	namespace *namespaceState
+	name      string
+	obj       *batch.TaskQueue // read only; nil if there is none
+	queueSpec
 
-	pending heaped[*elder] // all unbound tasks, those included that are not to be bound yet
+	pending indexedHeap[*pendingByAge] // all unbound tasks, those included that are not to be bound yet
 	bound   map[*task]struct{}
 	used    amounts // what the bound tasks request
 
-	classes map[string]*class
-	active  heaped[*class]
-	blocked map[*class]struct{}
+	classes map[string]*equivalenceClass
+	active  indexedHeap[*equivalenceClass]
+	blocked map[*equivalenceClass]struct{}
 	// head is the first task of the first active class, as the space has the queue sorted by.
-	head   *task
-	index  int
-	listed bool
+	head     *task
+	index    int
+	enqueued bool
 	// first is a class that was blocked for long by the limits of the queue, and that the others leave room to.
-	first *class
+	limitReservation *equivalenceClass
 
 	share int64
 	// served is how much the queue has started, by weight, counted on from where the others are when it starts to wait.
-	served float64
+	virtualTime float64
 
-	closed      string // why it starts no tasks at all, empty if it does
-	closedSince time.Time
-	wrote       time.Time // when its status was
+	closed        string // why it starts no tasks at all, empty if it does
+	closedSince   time.Time
+	statusWritten time.Time // when its status was
 }
 
 // rules are what a TaskQueue's spec says.
-type rules struct {
+type queueSpec struct {
 	weight     float64
 	maxRunning *int32
 	limits     amounts
 	stop       batch.StopPolicy
 }
 
-func rulesOf(spec *batch.TaskQueueSpec) rules {
-	return rules{
+func queueSpecOf(spec *batch.TaskQueueSpec) queueSpec {
+	return queueSpec{
 		weight:     float64(max(1, ptr.Deref(spec.Weight, 1))),
 		maxRunning: spec.MaxRunningTasks,
 		limits:     amountsOf(spec.Resources.Limits),
@@ -90,60 +90,60 @@ func rulesOf(spec *batch.TaskQueueSpec) rules {
 	}
 }
 
-func (q *taskQueue) place() *int              { return &q.index }
+func (q *taskQueue) heapIndex() *int          { return &q.index }
 func (q *taskQueue) before(o *taskQueue) bool { return q.head.before(o.head) }
 
 // class holds the waiting tasks of a queue that every worker accepts or refuses alike. It exists while it has tasks.
-type class struct {
-	key   string
-	queue *taskQueue
-	tasks heaped[*task]
-	head  *task // its first task, as the queue has it sorted by
-	index int
-	by    obstacle
+type equivalenceClass struct {
+	key       string
+	queue     *taskQueue
+	tasks     indexedHeap[*task]
+	head      *task // its first task, as the queue has it sorted by
+	index     int
+	blockedBy blockReason
 	// stuckSince is when a try failed first with none that succeeded since; zero if none failed.
-	stuckSince time.Time
+	blockedSince time.Time
 	// kept is the worker that is held back for the class.
-	kept *holdback
+	reservation *reservation
 	// hopeless is the state of the offers by which not even an empty worker could take the first task.
-	hopeless uint64
+	unsatisfiableAt uint64
 
-	message   string // what the blocked tasks are told
-	messageAt time.Time
-	messageOf uint64 // the state of the space that it is about
+	message           string // what the blocked tasks are told
+	messageAt         time.Time
+	messageGeneration uint64 // the state of the space that it is about
 }
 
-func (c *class) place() *int          { return &c.index }
-func (c *class) before(o *class) bool { return c.head.before(o.head) }
+func (c *equivalenceClass) heapIndex() *int                 { return &c.index }
+func (c *equivalenceClass) before(o *equivalenceClass) bool { return c.head.before(o.head) }
 
 // obstacle is what blocks a class.
-type obstacle int
+type blockReason int
 
 const (
-	byNothing obstacle = iota
-	byLimits           // of the queue
-	byWorkers
+	notBlocked      blockReason = iota
+	blockedByLimits             // of the queue
+	blockedByWorkers
 )
 
 // elder is a task among the unbound ones of its queue, the oldest first.
-type elder task
+type pendingByAge task
 
-func (e *elder) place() *int          { return &e.elderIndex }
-func (e *elder) before(o *elder) bool { return (*task)(e).older((*task)(o)) }
+func (e *pendingByAge) heapIndex() *int             { return &e.ageIndex }
+func (e *pendingByAge) before(o *pendingByAge) bool { return (*task)(e).older((*task)(o)) }
 
 // setRules takes in what the queue's object says, the defaults without one.
-func (q *taskQueue) setRules(obj *batch.TaskQueue) {
+func (q *taskQueue) setObject(obj *batch.TaskQueue) {
 	spec := &batch.TaskQueueSpec{}
 	if obj != nil {
 		spec = &obj.Spec
 	}
-	q.obj, q.rules = obj, rulesOf(spec)
-	q.reshare()
-	q.recheckLimits()
+	q.obj, q.queueSpec = obj, queueSpecOf(spec)
+	q.updateShare()
+	q.activateWithinLimits()
 }
 
 // why is why the queue starts no tasks at all, empty if it does.
-func (q *taskQueue) why() string {
+func (q *taskQueue) closedReason() string {
 	switch {
 	case q.stop == batch.StopPolicyHold || q.stop == batch.StopPolicyHoldAndDrain:
 		return fmt.Sprintf("Queue %s is held (stopPolicy %s).", q.name, q.stop)
@@ -161,12 +161,12 @@ func (q *taskQueue) open() bool {
 
 // moves reports whether the queue starts tasks, or has done so after before: one that runs as many as it may starts another as
 // soon as one ends.
-func (q *taskQueue) moves(before time.Time) bool {
+func (q *taskQueue) startsTasks(before time.Time) bool {
 	return q.closed == "" || q.stop == batch.StopPolicyNone && q.closedSince.After(before)
 }
 
 // over is a resource of which the queue's limits leave too little for t, empty if there is none.
-func (q *taskQueue) over(t *task) batch.ResourceName {
+func (q *taskQueue) exceededLimit(t *task) batch.ResourceName {
 	if len(q.limits) == 0 {
 		return ""
 	}
@@ -175,7 +175,7 @@ func (q *taskQueue) over(t *task) batch.ResourceName {
 		if !limited || t.requests[name] == 0 {
 			continue
 		}
-		if q.used[name]+t.requests[name] > limit || q.keeps(name, t) {
+		if q.used[name]+t.requests[name] > limit || q.reservedForOther(name, t) {
 			return name
 		}
 	}
@@ -183,17 +183,17 @@ func (q *taskQueue) over(t *task) batch.ResourceName {
 }
 
 // keeps says whether t must leave a resource to the class that has waited for it for long.
-func (q *taskQueue) keeps(name batch.ResourceName, t *task) bool {
-	if q.first == nil || q.first == t.class {
+func (q *taskQueue) reservedForOther(name batch.ResourceName, t *task) bool {
+	if q.limitReservation == nil || q.limitReservation == t.class {
 		return false
 	}
-	first := q.first.tasks[0]
+	first := q.limitReservation.tasks[0]
 	return first.requests[name] > 0 && first.before(t) && q.used[name]+t.requests[name]+first.requests[name] > q.limits[name]
 }
 
 // explainLimits is what a task is told that the limits block.
-func (q *taskQueue) explainLimits(t *task) string {
-	name := q.over(t)
+func (q *taskQueue) limitMessage(t *task) string {
+	name := q.exceededLimit(t)
 	if name == "" {
 		return ""
 	}
@@ -208,93 +208,93 @@ func (q *taskQueue) explainLimits(t *task) string {
 }
 
 // reshare counts anew what part of the namespace the queue has: its dominant share by its weight.
-func (q *taskQueue) reshare() {
-	q.share = int64(math.Round(q.space.dominant(int64(len(q.bound)), q.used) / q.weight * shareScale))
-	q.resort()
+func (q *taskQueue) updateShare() {
+	q.share = int64(math.Round(q.namespace.dominantShare(int64(len(q.bound)), q.used) / q.weight * shareScale))
+	q.reposition()
 }
 
 // enqueue has a task wait to be placed.
 func (q *taskQueue) enqueue(t *task) {
-	key := classKey(t.obj, t.requests, t.names)
+	key := equivalenceClassKey(t.obj, t.requests, t.names)
 	if len(q.classes) == 0 {
-		q.served = max(q.served, q.space.clock)
+		q.virtualTime = max(q.virtualTime, q.namespace.virtualTime)
 	}
-	cl := q.classes[key]
-	if cl == nil {
-		cl = &class{key: key, queue: q}
-		q.classes[key] = cl
+	class := q.classes[key]
+	if class == nil {
+		class = &equivalenceClass{key: key, queue: q}
+		q.classes[key] = class
 	}
-	t.class = cl
-	cl.tasks.add(t)
-	q.rank(t)
+	t.class = class
+	class.tasks.add(t)
+	q.repositionTask(t)
 }
 
 // rank puts the class of a task where it belongs after the task got its place in it.
-func (q *taskQueue) rank(t *task) {
-	cl := t.class
+func (q *taskQueue) repositionTask(t *task) {
+	class := t.class
 	// A task that comes before the others of its class may have what those must leave alone.
-	if cl.by != byNothing && cl.tasks[0] == t && (q.first != nil || q.space.keeping > 0) {
-		q.unblock(cl)
+	if class.blockedBy != notBlocked && class.tasks[0] == t && (q.limitReservation != nil || q.namespace.reservedWorkers > 0) {
+		q.activate(class)
 		return
 	}
-	q.sort(cl)
+	q.repositionClass(class)
 }
 
 // reorder puts a task that waits where it belongs by its new priority. What is kept for its class stays.
 func (q *taskQueue) reorder(t *task) {
-	cl := t.class
-	cl.tasks.fix(t)
-	q.rank(t)
-	q.recheckKept(cl)
+	class := t.class
+	class.tasks.fix(t)
+	q.repositionTask(t)
+	q.activateBeside(class)
 }
 
 // recheckKept has the classes tried again that may have what is kept for cl, now that another task may be the first of cl.
-func (q *taskQueue) recheckKept(cl *class) {
-	if cl.kept != nil {
-		q.space.roomOn(cl.kept.worker)
+func (q *taskQueue) activateBeside(class *equivalenceClass) {
+	if class.reservation != nil {
+		q.namespace.activateFitting(class.reservation.worker)
 	}
-	if q.first == cl {
-		q.recheckLimits()
+	if q.limitReservation == class {
+		q.activateWithinLimits()
 	}
 }
 
 // dequeue ends that a task waits to be placed.
 func (q *taskQueue) dequeue(t *task) {
-	cl := t.class
+	class := t.class
 	t.class = nil
-	cl.tasks.remove(t)
-	if len(cl.tasks) > 0 {
-		q.sort(cl)
-		q.recheckKept(cl)
+	class.tasks.remove(t)
+	if len(class.tasks) > 0 {
+		q.repositionClass(class)
+		q.activateBeside(class)
 		return
 	}
-	if cl.by == byNothing {
-		q.active.remove(cl)
+	if class.blockedBy == notBlocked {
+		q.active.remove(class)
 	} else {
-		delete(q.blocked, cl)
+		delete(q.blocked, class)
 	}
-	delete(q.classes, cl.key)
-	q.letGo(cl)
-	q.resort()
+	delete(q.classes, class.key)
+	q.releaseReservations(class)
+	q.reposition()
 }
 
 // sort puts a class where it belongs by its first task.
-func (q *taskQueue) sort(cl *class) {
-	if cl.by != byNothing {
+func (q *taskQueue) repositionClass(class *equivalenceClass) {
+	if class.blockedBy != notBlocked {
 		return
 	}
-	isNew := cl.head == nil
-	cl.head = cl.tasks[0]
+	isNew := class.head == nil
+	class.head = class.tasks[0]
 	if isNew {
-		q.active.add(cl)
+		q.active.add(class)
 	} else {
-		q.active.fix(cl)
+		q.active.fix(class)
 	}
-	q.resort()
+	q.reposition()
 }
 
 // resort puts the queue where it belongs in its space, after whatever has changed.
-func (q *taskQueue) resort() {
+func (q *taskQueue) reposition() {
 	open := q.open()
 	if open {
 		q.closed = ""
@@ -302,89 +302,89 @@ func (q *taskQueue) resort() {
 		q.closedSince = time.Now()
 	}
 	if !open {
-		q.closed = q.why()
+		q.closed = q.closedReason()
 	}
 	if !open || len(q.active) == 0 {
-		if q.listed {
-			q.space.active.remove(q)
-			q.listed, q.head = false, nil
+		if q.enqueued {
+			q.namespace.active.remove(q)
+			q.enqueued, q.head = false, nil
 		}
 		return
 	}
 	q.head = q.active[0].tasks[0]
-	if q.listed {
-		q.space.active.fix(q)
+	if q.enqueued {
+		q.namespace.active.fix(q)
 		return
 	}
-	q.space.active.add(q)
-	q.listed = true
-	q.space.wake()
+	q.namespace.active.add(q)
+	q.enqueued = true
+	q.namespace.wake()
 }
 
-func (q *taskQueue) block(cl *class, by obstacle, now time.Time) {
-	q.active.remove(cl)
-	cl.by, cl.head = by, nil
-	q.blocked[cl] = struct{}{}
-	if cl.stuckSince.IsZero() {
-		cl.stuckSince = now
+func (q *taskQueue) block(class *equivalenceClass, by blockReason, now time.Time) {
+	q.active.remove(class)
+	class.blockedBy, class.head = by, nil
+	q.blocked[class] = struct{}{}
+	if class.blockedSince.IsZero() {
+		class.blockedSince = now
 	}
-	if by == byLimits && cl.kept != nil {
-		q.space.release(cl.kept)
+	if by == blockedByLimits && class.reservation != nil {
+		q.namespace.releaseReservation(class.reservation)
 	}
-	q.resort()
+	q.reposition()
 }
 
 // unblock has a class tried again.
-func (q *taskQueue) unblock(cl *class) {
-	if cl.by == byNothing {
+func (q *taskQueue) activate(class *equivalenceClass) {
+	if class.blockedBy == notBlocked {
 		return
 	}
-	cl.by = byNothing
-	delete(q.blocked, cl)
-	q.sort(cl)
+	class.blockedBy = notBlocked
+	delete(q.blocked, class)
+	q.repositionClass(class)
 }
 
 // recheckLimits has the classes tried again that the limits do not block any more.
-func (q *taskQueue) recheckLimits() {
-	for cl := range q.blocked {
-		if cl.by == byLimits && q.over(cl.tasks[0]) == "" {
-			q.unblock(cl)
+func (q *taskQueue) activateWithinLimits() {
+	for class := range q.blocked {
+		if class.blockedBy == blockedByLimits && q.exceededLimit(class.tasks[0]) == "" {
+			q.activate(class)
 		}
 	}
 }
 
 // letGo ends what is held back for a class.
-func (q *taskQueue) letGo(cl *class) {
-	cl.stuckSince, cl.message = time.Time{}, ""
-	if cl.kept != nil {
-		q.space.release(cl.kept)
+func (q *taskQueue) releaseReservations(class *equivalenceClass) {
+	class.blockedSince, class.message = time.Time{}, ""
+	if class.reservation != nil {
+		q.namespace.releaseReservation(class.reservation)
 	}
-	if q.first == cl {
-		q.first = nil
-		q.recheckLimits()
+	if q.limitReservation == class {
+		q.limitReservation = nil
+		q.activateWithinLimits()
 	}
 }
 
 // keepLimits has the others of the queue leave room to the first of the classes that its limits have blocked for long. They leave it
 // the room until it is started, also while it waits for the worker that is held back for it.
-func (q *taskQueue) keepLimits(before time.Time) {
-	if q.first != nil && (q.first.by == byWorkers && q.first.kept == nil || !q.couldEver(q.first.tasks[0])) {
-		q.first = nil
-		q.recheckLimits()
+func (q *taskQueue) reserveWithinLimits(before time.Time) {
+	if q.limitReservation != nil && (q.limitReservation.blockedBy == blockedByWorkers && q.limitReservation.reservation == nil || !q.everWithinLimits(q.limitReservation.tasks[0])) {
+		q.limitReservation = nil
+		q.activateWithinLimits()
 	}
-	if q.first != nil || len(q.limits) == 0 {
+	if q.limitReservation != nil || len(q.limits) == 0 {
 		return
 	}
-	for cl := range q.blocked {
-		if cl.by == byLimits && !cl.stuckSince.After(before) && q.couldEver(cl.tasks[0]) &&
-			(q.first == nil || cl.tasks[0].before(q.first.tasks[0])) {
-			q.first = cl
+	for class := range q.blocked {
+		if class.blockedBy == blockedByLimits && !class.blockedSince.After(before) && q.everWithinLimits(class.tasks[0]) &&
+			(q.limitReservation == nil || class.tasks[0].before(q.limitReservation.tasks[0])) {
+			q.limitReservation = class
 		}
 	}
 }
 
 // couldEver says whether t is within the limits of the queue while nothing else runs.
-func (q *taskQueue) couldEver(t *task) bool {
+func (q *taskQueue) everWithinLimits(t *task) bool {
 	return !slices.ContainsFunc(t.names, func(name batch.ResourceName) bool {
 		limit, limited := q.limits[name]
 		return limited && t.requests[name] > limit

@@ -28,7 +28,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/cache"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -61,7 +61,7 @@ func limited(name batch.ResourceName, amount string) func(*batch.TaskQueue) {
 
 // simulation runs tasks for as long as they say on a cluster in which time passes only by what ends.
 type simulation struct {
-	*cluster
+	*cache
 	now     time.Time
 	takes   func(*batch.Task) time.Duration
 	running ends
@@ -87,7 +87,7 @@ func (e *ends) Pop() any {
 }
 
 func newSimulation(takes func(*batch.Task) time.Duration) *simulation {
-	return &simulation{cluster: newCluster(Spread, func() {}), now: time.Unix(1000, 0), takes: takes}
+	return &simulation{cache: newCache(Spread, func() {}), now: time.Unix(1000, 0), takes: takes}
 }
 
 func (s *simulation) add(mutate ...func(*batch.Task)) {
@@ -108,7 +108,7 @@ func (s *simulation) start() {
 
 // report writes to tasks why they wait, as the scheduler does, and shows it.
 func (s *simulation) report() {
-	for _, r := range s.unreported(s.now, time.Second, reportBatch) {
+	for _, r := range s.tasksToReport(s.now, time.Second, reportBatch) {
 		told := r.obj.DeepCopy()
 		meta.SetStatusCondition(&told.Status.Conditions, metav1.Condition{
 			Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: batch.TaskReasonUnschedulable, Message: r.message,
@@ -292,7 +292,7 @@ func TestLimitsAreNeverExceeded(t *testing.T) {
 	}
 	for range 300 {
 		s.start()
-		if n, _ := used("few"); n != 3 && len(s.spaces["default"].queues["few"].pending) > 0 {
+		if n, _ := used("few"); n != 3 && len(s.namespaces["default"].queues["few"].pending) > 0 {
 			t.Fatalf("queue few runs %d", n)
 		}
 		if _, cpu := used("small"); cpu > 5000 {
@@ -378,7 +378,7 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 				if slices.ContainsFunc(s.started, func(t *batch.Task) bool { return t.Name == "large" }) {
 					break
 				}
-				s.holdBack(s.now.Add(-10 * time.Second))
+				s.reserve(s.now.Add(-10 * time.Second))
 				s.report()
 				if s.now.Sub(begin) > 10*time.Minute {
 					t.Fatal("it is not started for ten minutes")
@@ -394,8 +394,8 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 				t.Errorf("it waited for %s", waited)
 			}
 			// What was held back is let go.
-			if sp := s.spaces["default"]; sp.keeping != 0 || sp.queue("l").first != nil {
-				t.Errorf("%d workers are still held back", sp.keeping)
+			if ns := s.namespaces["default"]; ns.reservedWorkers != 0 || ns.queue("l").limitReservation != nil {
+				t.Errorf("%d workers are still held back", ns.reservedWorkers)
 			}
 		})
 	}
@@ -421,13 +421,13 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			now := time.Unix(1000, 0)
 			t.Run("room on a worker", func(t *testing.T) {
-				c := newCluster(Spread, func() {})
+				c := newCache(Spread, func() {})
 				c.setWorker(newWorker("w", 8, with("cpu", "8")))
 				c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
 				large := newTask("a-large", asking("cpu", "8"))
 				c.setTask(large)
 				c.next(now)
-				c.holdBack(now)
+				c.reserve(now)
 				updated := large.DeepCopy()
 				tc.update(updated)
 				c.setTask(updated)
@@ -435,20 +435,20 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 				if p, ok := c.next(now); ok {
 					t.Fatalf("%s was started in the room that is kept", p.obj.Name)
 				}
-				c.deleteTask(cache.ObjectName{Namespace: "default", Name: "busy"})
+				c.deleteTask(toolscache.ObjectName{Namespace: "default", Name: "busy"})
 				if p, ok := c.next(now); !ok || p.obj != updated {
 					t.Fatal("the large task, as it is now, was not started")
 				}
 			})
 			t.Run("room within a limit", func(t *testing.T) {
-				c := newCluster(Spread, func() {})
+				c := newCache(Spread, func() {})
 				c.setWorker(newWorker("w", 8, with("cpu", "80")))
 				c.setQueue(newQueue("l", 1, limited("cpu", "8")))
 				c.setTask(newTask("busy", on("w"), asking("cpu", "4"), inQueue("l")))
 				large := newTask("a-large", asking("cpu", "8"), inQueue("l"))
 				c.setTask(large)
 				c.next(now)
-				c.holdBack(now)
+				c.reserve(now)
 				updated := large.DeepCopy()
 				tc.update(updated)
 				c.setTask(updated)
@@ -458,7 +458,7 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 				}
 			})
 			t.Run("time that it was stuck", func(t *testing.T) {
-				c := newCluster(Spread, func() {})
+				c := newCache(Spread, func() {})
 				c.setWorker(newWorker("w", 8, with("cpu", "8")))
 				c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
 				large := newTask("a-large", asking("cpu", "8"))
@@ -468,19 +468,19 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 				tc.update(updated)
 				c.setTask(updated)
 				c.next(now.Add(9 * time.Second))
-				c.holdBack(now)
-				if kept := c.spaces["default"].workers["w"].kept; kept == nil {
+				c.reserve(now)
+				if kept := c.namespaces["default"].workers["w"].reservation; kept == nil {
 					t.Fatal("no worker is held back: it waits from the beginning again")
 				}
 			})
 			t.Run("delay after a failed binding", func(t *testing.T) {
-				c := newCluster(Spread, func() {})
+				c := newCache(Spread, func() {})
 				defer c.stop()
 				c.setWorker(newWorker("w", 1))
 				task := newTask("a")
 				c.setTask(task)
 				p, _ := c.next(now)
-				c.failed(p, false)
+				c.bindingFailed(p, false)
 				updated := task.DeepCopy()
 				tc.update(updated)
 				c.setTask(updated)
@@ -493,7 +493,7 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 }
 
 func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	now := time.Now()
 	next := func() string {
 		p, ok := c.next(now)
@@ -510,11 +510,11 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 	}
 	says := func(task, want string) {
 		t.Helper()
-		if got := explain(c.tasks[cache.ObjectName{Namespace: "default", Name: task}], c.spaces["default"].workers); got != want {
+		if got := unschedulableMessage(c.tasks[toolscache.ObjectName{Namespace: "default", Name: task}], c.namespaces["default"].workers); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 	}
-	gone := func(task string) { c.deleteTask(cache.ObjectName{Namespace: "default", Name: task}) }
+	gone := func(task string) { c.deleteTask(toolscache.ObjectName{Namespace: "default", Name: task}) }
 
 	c.setWorker(newWorker("a", 4))
 	c.setWorker(newWorker("b", 4))
@@ -540,17 +540,17 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 	want("")
 	gone("suspect-2")
 	want("z on b")
-	if w := c.spaces["default"].workers["b"]; w.suspects != 0 || w.tasks != 1 {
-		t.Errorf("worker b has %d tasks, of which %d run alone", w.tasks, w.suspects)
+	if w := c.namespaces["default"].workers["b"]; w.tasksAlone != 0 || w.tasks != 1 {
+		t.Errorf("worker b has %d tasks, of which %d run alone", w.tasks, w.tasksAlone)
 	}
 
 	// It takes the whole of a worker, and so leaves no room on one that is held back for another.
-	c = newCluster(Spread, func() {})
+	c = newCache(Spread, func() {})
 	c.setWorker(newWorker("a", 4, with("cpu", "8")))
 	c.setTask(newTask("busy", on("a"), asking("cpu", "8")))
 	c.setTask(newTask("a-waits", asking("cpu", "4"), inQueue("ml")))
 	want("")
-	c.holdBack(now)
+	c.reserve(now)
 	c.setQueue(newQueue("ml", 1, atMost(0)))
 	gone("busy")
 	c.setTask(newTask("suspect", crashed(1)))
@@ -560,7 +560,7 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 }
 
 func TestATaskFollowsItsQueue(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	c.setQueue(newQueue("held", 1, held))
 	task := newTask("a", inQueue("held"))
@@ -579,20 +579,20 @@ func TestATaskFollowsItsQueue(t *testing.T) {
 	inQueue("held")(back)
 	on("w")(back)
 	c.setTask(back)
-	sp := c.spaces["default"]
-	if sp.queues["open"] != nil || len(sp.queues["held"].bound) != 1 {
-		t.Errorf("the queues of the namespace: %v", sp.queues)
+	ns := c.namespaces["default"]
+	if ns.queues["open"] != nil || len(ns.queues["held"].bound) != 1 {
+		t.Errorf("the queues of the namespace: %v", ns.queues)
 	}
 }
 
 func TestAWorkerThatIsHeldBackTakesWhatLeavesRoom(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	now := time.Unix(1000, 0)
 	c.setWorker(newWorker("w", 4, with("cpu", "8"), with("gpu", "1")))
 	c.setTask(newTask("busy", on("w"), asking("gpu", "1")))
 	c.setTask(newTask("a-waits", asking("gpu", "1"), asking("cpu", "4")))
 	c.next(now)
-	c.holdBack(now)
+	c.reserve(now)
 	place := func(task *batch.Task) bool {
 		c.setTask(task)
 		p, ok := c.next(now)
@@ -604,7 +604,7 @@ func TestAWorkerThatIsHeldBackTakesWhatLeavesRoom(t *testing.T) {
 	if place(newTask("c", asking("cpu", "1"))) {
 		t.Error("a task was let in that leaves less than 4 cpu")
 	}
-	if due := c.unreported(now.Add(time.Hour), time.Second, 10); !slices.ContainsFunc(due, func(r report) bool {
+	if due := c.tasksToReport(now.Add(time.Hour), time.Second, 10); !slices.ContainsFunc(due, func(r report) bool {
 		return r.obj.Name == "c" && r.message == "0/1 workers are available: 1 was held back for a task that comes first."
 	}) {
 		t.Errorf("reports: %+v", due)
@@ -615,48 +615,48 @@ func TestAWorkerThatIsHeldBackTakesWhatLeavesRoom(t *testing.T) {
 	if p, ok := c.next(now); ok {
 		t.Errorf("%s was let in", p.obj.Name)
 	}
-	c.deleteTask(cache.ObjectName{Namespace: "default", Name: "a-waits"})
+	c.deleteTask(toolscache.ObjectName{Namespace: "default", Name: "a-waits"})
 	if p, ok := c.next(now); !ok || p.obj.Name != "c" {
 		t.Error("the worker is held back although nobody waits for it any more")
 	}
 }
 
 func TestNothingIsHeldBackForAQueueThatMayNotStart(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	now := time.Unix(1000, 0)
 	c.setWorker(newWorker("w", 8, with("cpu", "8")))
 	c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
 	c.setTask(newTask("waits", inQueue("ml"), asking("cpu", "8")))
 	c.next(now)
-	c.holdBack(now)
+	c.reserve(now)
 	c.setTask(newTask("small", asking("cpu", "1")))
 	if p, ok := c.next(now); ok {
 		t.Fatalf("%s was started", p.obj.Name)
 	}
 	c.setQueue(newQueue("ml", 1, held))
-	c.holdBack(now)
+	c.reserve(now)
 	if p, ok := c.next(now); !ok || p.obj.Name != "small" {
 		t.Error("a worker is held back for a queue that is held")
 	}
-	c.deleteTask(cache.ObjectName{Namespace: "default", Name: "small"})
+	c.deleteTask(toolscache.ObjectName{Namespace: "default", Name: "small"})
 	c.setQueue(newQueue("ml", 1, atMost(1)))
 	c.next(now)
-	c.holdBack(now)
+	c.reserve(now)
 	c.setTask(newTask("long", on("w"), inQueue("ml"), asking("cpu", "1")))
-	c.holdBack(now) // the queue has just become full: it may start the next task soon
+	c.reserve(now) // the queue has just become full: it may start the next task soon
 	c.setTask(newTask("small", asking("cpu", "1")))
 	if p, ok := c.next(now); ok {
 		t.Fatalf("%s was started", p.obj.Name)
 	}
-	c.holdBack(time.Now().Add(time.Second)) // as if it had been full for long
+	c.reserve(time.Now().Add(time.Second)) // as if it had been full for long
 	if p, ok := c.next(now); !ok || p.obj.Name != "small" {
 		t.Error("a worker is held back for a queue that has been full for long")
 	}
 }
 
 func TestPackAndSpread(t *testing.T) {
-	for strategy, want := range map[Strategy]string{Spread: "a b a b", Pack: "a a b b"} {
-		c := newCluster(strategy, func() {})
+	for strategy, want := range map[ScoringStrategy]string{Spread: "a b a b", Pack: "a a b b"} {
+		c := newCache(strategy, func() {})
 		c.setWorker(newWorker("a", 2))
 		c.setWorker(newWorker("b", 2))
 		var got []string
@@ -694,7 +694,7 @@ func TestMessagesOfTasksThatWait(t *testing.T) {
 		{"no room", newQueue("ml", 1), newTask("t", asking("cpu", "7")), "0/1 workers are available: 1 had insufficient cpu."},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c := newCluster(Spread, func() {})
+			c := newCache(Spread, func() {})
 			c.setQueue(tc.queue)
 			c.setWorker(newWorker("w", 10, with("cpu", "8"), with("memory", "8Gi")))
 			c.setTask(newTask("one", inQueue("ml"), on("w"), asking("cpu", "1")))
@@ -704,7 +704,7 @@ func TestMessagesOfTasksThatWait(t *testing.T) {
 			if p, ok := c.next(time.Now()); ok {
 				t.Fatalf("%s was started", p.obj.Name)
 			}
-			due := c.unreported(time.Now().Add(time.Second), time.Second, 10)
+			due := c.tasksToReport(time.Now().Add(time.Second), time.Second, 10)
 			if len(due) != 1 || due[0].message != tc.want {
 				t.Errorf("got  %+v\nwant %s", due, tc.want)
 			}
@@ -721,15 +721,15 @@ func TestTasksOfAQueueThatMovesAreToldOnceThatTheyWaitForTheirTurn(t *testing.T)
 	s.start()
 	s.step()
 	s.start()
-	if due := s.unreported(s.now, time.Second, 200); len(due) != 0 {
+	if due := s.tasksToReport(s.now, time.Second, 200); len(due) != 0 {
 		t.Errorf("%d are told after a second, that the first is started", len(due))
 	}
 	for range 10 {
 		s.step()
 		s.start()
 	}
-	s.tasks[cache.ObjectName{Namespace: "default", Name: "t000100"}].reported = "0/1 workers are available: 1 had no room for tasks."
-	due := s.unreported(s.now, time.Second, 200)
+	s.tasks[toolscache.ObjectName{Namespace: "default", Name: "t000100"}].reported = "0/1 workers are available: 1 had no room for tasks."
+	due := s.tasksToReport(s.now, time.Second, 200)
 	if len(due) != 87 {
 		t.Errorf("%d are told, 88 wait, of which one has told why", len(due))
 	}
@@ -741,17 +741,17 @@ func TestTasksOfAQueueThatMovesAreToldOnceThatTheyWaitForTheirTurn(t *testing.T)
 	}
 	s.step()
 	s.start()
-	if due := s.unreported(s.now, time.Second, 200); len(due) != 0 {
+	if due := s.tasksToReport(s.now, time.Second, 200); len(due) != 0 {
 		t.Errorf("%d are told again", len(due))
 	}
 }
 
 func TestStatusOfAQueue(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	start := time.Unix(1000, 0)
 	c.setWorker(newWorker("w", 10, with("cpu", "8")))
 	c.setTask(newTask("other", inQueue("other")))
-	if due := c.statuses(start, time.Second); len(due) != 0 {
+	if due := c.queueStatusesToWrite(start, time.Second); len(due) != 0 {
 		t.Fatalf("a queue without an object has a status: %+v", due)
 	}
 	c.setQueue(newQueue("ml", 1, atMost(2), func(q *batch.TaskQueue) { q.Generation, q.ResourceVersion = 7, "1" }))
@@ -763,7 +763,7 @@ func TestStatusOfAQueue(t *testing.T) {
 	}))
 	for _, ok := c.next(start); ok; _, ok = c.next(start) {
 	}
-	due := c.statuses(start, time.Second)
+	due := c.queueStatusesToWrite(start, time.Second)
 	if len(due) != 1 {
 		t.Fatalf("%d statuses are due", len(due))
 	}
@@ -776,16 +776,16 @@ func TestStatusOfAQueue(t *testing.T) {
 	if active == nil || active.Status != metav1.ConditionTrue || active.Reason != "Ready" || active.ObservedGeneration != 7 {
 		t.Errorf("Active: %+v", active)
 	}
-	if due := c.statuses(start.Add(time.Second/2), time.Second); len(due) != 0 {
+	if due := c.queueStatusesToWrite(start.Add(time.Second/2), time.Second); len(due) != 0 {
 		t.Error("a status is written twice in a second")
 	}
 	due[0].ResourceVersion = "5"
-	c.wroteQueue(due[0])
-	if due := c.statuses(start.Add(time.Hour), time.Second); len(due) != 0 {
+	c.queueStatusWritten(due[0])
+	if due := c.queueStatusesToWrite(start.Add(time.Hour), time.Second); len(due) != 0 {
 		t.Error("a status is written although nothing has changed")
 	}
 	c.setQueue(func() *batch.TaskQueue { q := due[0].DeepCopy(); held(q); q.ResourceVersion = "6"; return q }())
-	due = c.statuses(start.Add(time.Hour), time.Second)
+	due = c.queueStatusesToWrite(start.Add(time.Hour), time.Second)
 	if len(due) != 1 {
 		t.Fatalf("%d statuses are due after the queue was held", len(due))
 	}
@@ -795,23 +795,23 @@ func TestStatusOfAQueue(t *testing.T) {
 }
 
 func TestDrainEvictsEachTaskOnce(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	c.setWorker(newWorker("w", 10))
 	for i := range 3 {
 		c.setTask(newTask(fmt.Sprint("t", i), inQueue("ml"), on("w")))
 	}
 	c.setTask(newTask("ending", inQueue("ml"), on("w"), func(t *batch.Task) { t.DeletionTimestamp = ptr.To(metav1.Now()) }))
 	c.setTask(newTask("other", inQueue("other"), on("w")))
-	if due := c.drained(10); len(due) != 0 {
+	if due := c.tasksToEvict(10); len(due) != 0 {
 		t.Fatalf("%d tasks are to be evicted from queues that are not drained", len(due))
 	}
 	c.setQueue(newQueue("ml", 1, drained))
-	first, rest := c.drained(2), c.drained(10)
+	first, rest := c.tasksToEvict(2), c.tasksToEvict(10)
 	if len(first) != 2 || len(rest) != 1 {
 		t.Fatalf("%d, then %d tasks are to be evicted, want 2 and 1", len(first), len(rest))
 	}
 	c.evictionFailed(nameOf(first[0]))
-	if again := c.drained(10); len(again) != 1 || again[0].Name != first[0].Name {
+	if again := c.tasksToEvict(10); len(again) != 1 || again[0].Name != first[0].Name {
 		t.Errorf("the one whose eviction failed is not tried again, but %d", len(again))
 	}
 }
@@ -821,7 +821,7 @@ func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.
 	for _, tc := range []struct {
 		name   string
 		reason string
-		before func(c *cluster)
+		before func(c *cache)
 		waits  bool
 	}{
 		{name: "drained", reason: reasonDrained, waits: true},
@@ -830,16 +830,16 @@ func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.
 		{name: "by the worker that stops", reason: "WorkerStopped"},
 		{name: "by the worker that was restarted", reason: "WorkerRestarted"},
 		{name: "from a lost worker", reason: "WorkerLost"},
-		{name: "from a worker that is gone", reason: "TaintEviction", before: func(c *cluster) { c.deleteWorker(cache.ObjectName{Namespace: "default", Name: "w"}) }},
-		{name: "from a worker that is not ready", reason: "TaintEviction", before: func(c *cluster) { c.setWorker(newWorker("w", 1, notReady)) }},
-		{name: "from a process that is gone", reason: "TaintEviction", before: func(c *cluster) {
+		{name: "from a worker that is gone", reason: "TaintEviction", before: func(c *cache) { c.deleteWorker(toolscache.ObjectName{Namespace: "default", Name: "w"}) }},
+		{name: "from a worker that is not ready", reason: "TaintEviction", before: func(c *cache) { c.setWorker(newWorker("w", 1, notReady)) }},
+		{name: "from a process that is gone", reason: "TaintEviction", before: func(c *cache) {
 			c.setWorker(newWorker("w", 1, func(w *batch.Worker) { w.Status.Incarnation = "second" }))
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				retried := false
-				c := newCluster(Spread, func() { retried = true })
+				c := newCache(Spread, func() { retried = true })
 				c.setWorker(newWorker("w", 1))
 				c.setTask(newTask("t", on("w")))
 				if tc.before != nil {
@@ -857,7 +857,7 @@ func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.
 					if _, ok := c.next(time.Now()); ok {
 						t.Fatal("started after an event")
 					}
-					another := newCluster(Spread, func() {})
+					another := newCache(Spread, func() {})
 					another.setWorker(newWorker("x", 1))
 					fresh := newTask("t", disrupted(tc.reason))
 					fresh.Status.Conditions[0].LastTransitionTime = metav1.Now()
@@ -866,7 +866,7 @@ func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.
 						t.Fatal("started by another scheduler")
 					}
 					another.stop()
-					<-time.After(endTime)
+					<-time.After(evictionGrace)
 					synctest.Wait()
 					if _, ok := c.next(time.Now()); !ok || !retried {
 						t.Errorf("not started in the end")

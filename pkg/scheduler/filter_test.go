@@ -206,23 +206,23 @@ func TestFit(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c := newCluster(Spread, func() {})
+			c := newCache(Spread, func() {})
 			for _, w := range tc.workers {
 				c.setWorker(w)
 			}
 			c.setTask(tc.task)
 			waiting := c.tasks[nameOf(tc.task)]
-			space := c.spaces["default"]
-			for _, w := range space.workers {
+			namespace := c.namespaces["default"]
+			for _, w := range namespace.workers {
 				if reasons := refusals(waiting, w); fits(waiting, w) != (len(reasons) == 0) {
 					t.Errorf("worker %s: fits says %v, but the reasons against it are %q", w.name.Name, fits(waiting, w), reasons)
 				}
 			}
 			got := ""
-			if w := space.choose(waiting); w != nil {
+			if w := namespace.selectWorker(waiting); w != nil {
 				got = w.name.Name
 			} else {
-				got = explain(waiting, space.workers)
+				got = unschedulableMessage(waiting, namespace.workers)
 			}
 			if got != tc.want {
 				t.Errorf("got  %s\nwant %s", got, tc.want)

@@ -29,13 +29,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/cache"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-func nameOf(obj metav1.Object) cache.ObjectName { return cache.MetaObjectToName(obj) }
+func nameOf(obj metav1.Object) toolscache.ObjectName { return toolscache.MetaObjectToName(obj) }
 
 func TestTasksAreTakenByPriorityThenAgeThenName(t *testing.T) {
 	start := time.Unix(1000, 0)
@@ -48,7 +48,7 @@ func TestTasksAreTakenByPriorityThenAgeThenName(t *testing.T) {
 			}
 		}
 	}
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	c.setWorker(newWorker("w", 100, with("cpu", "100")))
 	for _, task := range []*batch.Task{
 		newTask("c-late", at(9, 0)), newTask("b", at(5, 0)), newTask("a", at(5, 0)), newTask("low", at(1, -1)),
@@ -67,7 +67,7 @@ func TestTasksAreTakenByPriorityThenAgeThenName(t *testing.T) {
 }
 
 func TestTasksGoToTheWorkerWithTheFewest(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	c.setWorker(newWorker("a", 3))
 	c.setWorker(newWorker("b", 2))
 	c.setTask(newTask("old", func(t *batch.Task) { t.Spec.WorkerName = "a" }))
@@ -84,7 +84,7 @@ func TestTasksGoToTheWorkerWithTheFewest(t *testing.T) {
 }
 
 func TestAnAssumedTaskHoldsItsPlaceUntilTheBindingFails(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	first, second := newTask("a"), newTask("b")
 	first.ResourceVersion = "5"
@@ -98,7 +98,7 @@ func TestAnAssumedTaskHoldsItsPlaceUntilTheBindingFails(t *testing.T) {
 	if p, ok := c.next(time.Now()); ok {
 		t.Fatalf("%s was given the place that a holds", p.obj.Name)
 	}
-	c.failed(p, false)
+	c.bindingFailed(p, false)
 	if p, ok := c.next(time.Now()); !ok || p.obj.Name != "b" {
 		t.Fatalf("b was not given the place that is free again")
 	}
@@ -117,7 +117,7 @@ func TestAnAssumedTaskHoldsItsPlaceUntilTheBindingFails(t *testing.T) {
 }
 
 func TestATaskThatChangedDuringItsBindingIsTriedAgainAtOnce(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	task := newTask("a")
 	task.ResourceVersion = "5"
@@ -126,7 +126,7 @@ func TestATaskThatChangedDuringItsBindingIsTriedAgainAtOnce(t *testing.T) {
 	changed := task.DeepCopy()
 	changed.ResourceVersion = "6"
 	c.setTask(changed)
-	c.failed(p, false)
+	c.bindingFailed(p, false)
 	if p, ok := c.next(time.Now()); !ok || p.obj != changed {
 		t.Fatal("the task waits for a change that it has already seen")
 	}
@@ -137,24 +137,24 @@ func TestATaskThatChangedDuringItsBindingIsTriedAgainAtOnce(t *testing.T) {
 func TestAPlaceStaysTakenUntilItIsShownWhyTheBindingWasRefused(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		show func(c *cluster, task *batch.Task)
+		show func(c *cache, task *batch.Task)
 		next string
 	}{
-		{"nothing", func(*cluster, *batch.Task) {}, ""},
-		{"bound there", func(c *cluster, task *batch.Task) { on("w")(task); c.setTask(task) }, ""},
-		{"bound elsewhere", func(c *cluster, task *batch.Task) { on("x")(task); c.setTask(task) }, "b"},
-		{"changed", func(c *cluster, task *batch.Task) { labelledTask(task); c.setTask(task) }, "a"},
-		{"gone", func(c *cluster, task *batch.Task) { c.deleteTask(nameOf(task)) }, "b"},
+		{"nothing", func(*cache, *batch.Task) {}, ""},
+		{"bound there", func(c *cache, task *batch.Task) { on("w")(task); c.setTask(task) }, ""},
+		{"bound elsewhere", func(c *cache, task *batch.Task) { on("x")(task); c.setTask(task) }, "b"},
+		{"changed", func(c *cache, task *batch.Task) { labelledTask(task); c.setTask(task) }, "a"},
+		{"gone", func(c *cache, task *batch.Task) { c.deleteTask(nameOf(task)) }, "b"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(Spread, func() {})
+				c := newCache(Spread, func() {})
 				c.setWorker(newWorker("w", 1))
 				first := newTask("a", func(t *batch.Task) { t.ResourceVersion = "5" })
 				c.setTask(first)
 				c.setTask(newTask("b"))
 				p, _ := c.next(time.Now())
-				c.failed(p, true)
+				c.bindingFailed(p, true)
 				if p, ok := c.next(time.Now()); ok {
 					t.Fatalf("%s was started before it was shown why", p.obj.Name)
 				}
@@ -170,7 +170,7 @@ func TestAPlaceStaysTakenUntilItIsShownWhyTheBindingWasRefused(t *testing.T) {
 					if p, ok := c.next(time.Now()); !ok || p.obj.Name != "b" {
 						t.Error("the other task is not started although nothing is shown for long")
 					}
-					c.deleteTask(cache.ObjectName{Namespace: "default", Name: "b"})
+					c.deleteTask(toolscache.ObjectName{Namespace: "default", Name: "b"})
 					<-time.After(time.Second)
 					synctest.Wait()
 					if p, ok := c.next(time.Now()); !ok || p.obj != first {
@@ -184,7 +184,7 @@ func TestAPlaceStaysTakenUntilItIsShownWhyTheBindingWasRefused(t *testing.T) {
 }
 
 func TestATaskEvictedUnseenIsBoundAgain(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	task := newTask("a")
 	c.setTask(task)
@@ -199,7 +199,7 @@ func TestATaskEvictedUnseenIsBoundAgain(t *testing.T) {
 }
 
 func TestARecreatedTaskIsAnotherTask(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	task := newTask("a", func(t *batch.Task) { t.UID = "1" })
 	c.setTask(task)
@@ -207,7 +207,7 @@ func TestARecreatedTaskIsAnotherTask(t *testing.T) {
 	again := task.DeepCopy()
 	again.UID = "2"
 	c.setTask(again)
-	c.failed(p, false) // the answer to the first binding comes late
+	c.bindingFailed(p, false) // the answer to the first binding comes late
 	if p, ok := c.next(time.Now()); !ok || p.obj != again {
 		t.Fatal("the new task is not bound")
 	}
@@ -215,7 +215,7 @@ func TestARecreatedTaskIsAnotherTask(t *testing.T) {
 
 // An event must not cost a try per waiting task: only the first of each class is tried.
 func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	c.setWorker(newWorker("w", 1, with("cpu", "4")))
 	c.setTask(newTask("running", func(t *batch.Task) { t.Spec.WorkerName = "w" }))
 	for i := range 1000 {
@@ -224,7 +224,7 @@ func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
 	}
 	c.next(time.Now())
 	c.setWorker(newWorker("w", 1, with("cpu", "5")))
-	active := func() int { return len(c.spaces["default"].queue("").active) }
+	active := func() int { return len(c.namespaces["default"].queue("").active) }
 	if active() != 0 {
 		t.Errorf("%d classes are tried although the worker is full", active())
 	}
@@ -247,7 +247,7 @@ func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
 }
 
 func TestTasksAreReportedOnceTheyHaveWaitedInVain(t *testing.T) {
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	start := time.Now()
 	for i := range 4 {
@@ -255,17 +255,17 @@ func TestTasksAreReportedOnceTheyHaveWaitedInVain(t *testing.T) {
 	}
 	c.next(start)
 	c.next(start)
-	if due := c.unreported(start.Add(time.Second-1), time.Second, 10); len(due) != 0 {
+	if due := c.tasksToReport(start.Add(time.Second-1), time.Second, 10); len(due) != 0 {
 		t.Errorf("before the delay is over: %d reports, want none yet", len(due))
 	}
 	start = start.Add(time.Second)
-	due := c.unreported(start, time.Second, 2)
+	due := c.tasksToReport(start, time.Second, 2)
 	if len(due) != 2 {
 		t.Fatalf("%d reports, want as many as the limit of 2", len(due))
 	}
 	c.reported(due[0])
 	c.reported(due[1])
-	due = c.unreported(start, time.Second, 2)
+	due = c.tasksToReport(start, time.Second, 2)
 	if len(due) != 1 {
 		t.Fatalf("%d reports, want the last one", len(due))
 	}
@@ -274,10 +274,10 @@ func TestTasksAreReportedOnceTheyHaveWaitedInVain(t *testing.T) {
 	later := start.Add(7 * time.Second)
 	c.next(later)
 	c.next(later)
-	if due := c.unreported(later, time.Second, 10); len(due) != 0 {
+	if due := c.tasksToReport(later, time.Second, 10); len(due) != 0 {
 		t.Errorf("%d reports right after a task of the class was bound", len(due))
 	}
-	due = c.unreported(later.Add(5*time.Second), 10*time.Second, 10)
+	due = c.tasksToReport(later.Add(5*time.Second), 10*time.Second, 10)
 	if len(due) != 0 {
 		t.Errorf("%d reports of tasks that have told why they wait", len(due))
 	}
@@ -294,7 +294,7 @@ func TestClusterUnderRandomEvents(t *testing.T) {
 
 func randomEvents(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, seed))
-	c := newCluster(Spread, func() {})
+	c := newCache(Spread, func() {})
 	stored := map[string]*batch.Task{} // as the server has them
 	flight := []placement{}
 	version := 0
@@ -330,13 +330,13 @@ func randomEvents(t *testing.T, seed uint64) {
 			}
 			c.setWorker(w)
 		case op == 5:
-			c.deleteWorker(cache.ObjectName{Namespace: "default", Name: fmt.Sprint("w", r.IntN(5))})
+			c.deleteWorker(toolscache.ObjectName{Namespace: "default", Name: fmt.Sprint("w", r.IntN(5))})
 		case op < 8 && len(flight) > 0: // a binding is answered
 			p := flight[0]
 			flight = flight[1:]
 			task := stored[p.obj.Name]
 			if task == nil || task.Spec.WorkerName != "" || r.IntN(5) == 0 {
-				c.failed(p, r.IntN(2) == 0)
+				c.bindingFailed(p, r.IntN(2) == 0)
 				break
 			}
 			task = task.DeepCopy()
@@ -370,10 +370,10 @@ func randomEvents(t *testing.T, seed uint64) {
 			}
 			c.setQueue(queue)
 		case op == 11:
-			c.deleteQueue(cache.ObjectName{Namespace: "default", Name: []string{"a", "b", "c"}[r.IntN(3)]})
+			c.deleteQueue(toolscache.ObjectName{Namespace: "default", Name: []string{"a", "b", "c"}[r.IntN(3)]})
 		case op == 12:
-			c.holdBack(time.Now().Add(time.Duration(r.IntN(2)) * time.Hour))
-			c.unreported(time.Now().Add(time.Hour), time.Second, 5)
+			c.reserve(time.Now().Add(time.Duration(r.IntN(2)) * time.Hour))
+			c.tasksToReport(time.Now().Add(time.Hour), time.Second, 5)
 		default:
 			if task := pick(); task != nil {
 				task.Labels = map[string]string{"step": fmt.Sprint(step)}
@@ -387,9 +387,9 @@ func randomEvents(t *testing.T, seed uint64) {
 			}
 		}
 		for p, ok := c.next(time.Now()); ok; p, ok = c.next(time.Now()) {
-			if w := c.spaces["default"].workers[p.target.Name]; w.tasks > w.allocatable["tasks"] || p.task.requests["cpu"] > 0 && w.used["cpu"] > w.allocatable["cpu"] {
+			if w := c.namespaces["default"].workers[p.target.Name]; w.tasks > w.allocatable["tasks"] || p.task.requests["cpu"] > 0 && w.used["cpu"] > w.allocatable["cpu"] {
 				t.Fatalf("seed %d, step %d: worker %s was given more than it has", seed, step, p.target.Name)
-			} else if w.suspects > 0 && w.tasks > 1 {
+			} else if w.tasksAlone > 0 && w.tasks > 1 {
 				t.Fatalf("seed %d, step %d: worker %s runs %d tasks beside one that runs alone", seed, step, p.target.Name, w.tasks-1)
 			}
 			if q := p.task.queue; !withinLimits(q, p.task) {
@@ -408,23 +408,23 @@ func withinLimits(q *taskQueue, started *task) bool {
 	return q.stop == batch.StopPolicyNone && (q.maxRunning == nil || len(q.bound) <= int(*q.maxRunning)) && (!limited || q.used["cpu"] <= limit)
 }
 
-func check(t *testing.T, c *cluster, at string) {
+func check(t *testing.T, c *cache, at string) {
 	t.Helper()
-	sp := c.spaces["default"]
-	if sp == nil {
+	ns := c.namespaces["default"]
+	if ns == nil {
 		if len(c.tasks) > 0 {
 			t.Fatalf("%s: the namespace is forgotten while it has tasks", at)
 		}
 		return
 	}
-	tasks, suspects, cpu := map[*worker]int64{}, map[*worker]int64{}, map[*worker]int64{}
+	tasks, tasksAlone, cpu := map[*worker]int64{}, map[*worker]int64{}, map[*worker]int64{}
 	bound, pending, waiting, queueCPU := map[*taskQueue]int{}, map[*taskQueue]int{}, map[*taskQueue]int{}, map[*taskQueue]int64{}
 	for name, task := range c.tasks {
 		q := task.queue
 		if task.worker != nil {
 			tasks[task.worker]++
 			if runsAlone(task.obj) {
-				suspects[task.worker]++
+				tasksAlone[task.worker]++
 			}
 			cpu[task.worker] += task.requests["cpu"]
 			bound[q]++
@@ -439,11 +439,11 @@ func check(t *testing.T, c *cluster, at string) {
 			continue
 		}
 		waiting[q]++
-		if !q.open() || q.over(task) != "" {
+		if !q.open() || q.exceededLimit(task) != "" {
 			continue
 		}
-		for _, w := range sp.workers {
-			if h := w.kept; h != nil && h.class.queue != q && h.class.tasks[0].obj.Spec.Priority == task.obj.Spec.Priority {
+		for _, w := range ns.workers {
+			if h := w.reservation; h != nil && h.class.queue != q && h.class.tasks[0].obj.Spec.Priority == task.obj.Spec.Priority {
 				continue // which of them comes first changes with the shares, and is looked at when workers are held back
 			}
 			if fits(task, w) && task == task.class.tasks[0] {
@@ -452,42 +452,42 @@ func check(t *testing.T, c *cluster, at string) {
 		}
 	}
 	total, kept := int64(0), 0
-	besides, besidesCPU := map[*holdback]int64{}, map[*holdback]int64{}
+	besides, besidesCPU := map[*reservation]int64{}, map[*reservation]int64{}
 	for _, task := range c.tasks {
-		besides[task.beside]++
-		besidesCPU[task.beside] += task.requests["cpu"]
+		besides[task.admittedBeside]++
+		besidesCPU[task.admittedBeside] += task.requests["cpu"]
 	}
-	for _, w := range sp.workers {
+	for _, w := range ns.workers {
 		total += w.allocatable["tasks"]
-		if h := w.kept; h != nil {
+		if h := w.reservation; h != nil {
 			kept++
-			if h.tasks != besides[h] || h.used["cpu"] != besidesCPU[h] || h.class.kept != h || len(h.class.tasks) == 0 {
+			if h.tasks != besides[h] || h.used["cpu"] != besidesCPU[h] || h.class.reservation != h || len(h.class.tasks) == 0 {
 				t.Fatalf("%s: %s is held back beside %d tasks with %d cpu, should be %d and %d", at, w.name.Name, h.tasks, h.used["cpu"], besides[h], besidesCPU[h])
 			}
 		}
 		if w.tasks != tasks[w] || w.used["cpu"] != cpu[w] {
 			t.Fatalf("%s: %s is charged for %d tasks and %d cpu, has %d and %d", at, w.name.Name, w.tasks, w.used["cpu"], tasks[w], cpu[w])
 		}
-		if w.suspects != suspects[w] {
-			t.Fatalf("%s: %s counts %d tasks that run alone, has %d", at, w.name.Name, w.suspects, suspects[w])
+		if w.tasksAlone != tasksAlone[w] {
+			t.Fatalf("%s: %s counts %d tasks that run alone, has %d", at, w.name.Name, w.tasksAlone, tasksAlone[w])
 		}
 		if w.open() != (w.tree != nil) {
 			t.Fatalf("%s: whether %s is open is %v, that it is offered %v", at, w.name.Name, w.open(), w.tree != nil)
 		}
 	}
-	if sp.total["tasks"] != total || sp.keeping != kept {
-		t.Fatalf("%s: the total is %d tasks and %d workers are kept, should be %d and %d", at, sp.total["tasks"], sp.keeping, total, kept)
+	if ns.total["tasks"] != total || ns.reservedWorkers != kept {
+		t.Fatalf("%s: the total is %d tasks and %d workers are kept, should be %d and %d", at, ns.total["tasks"], ns.reservedWorkers, total, kept)
 	}
-	for _, q := range sp.queues {
+	for _, q := range ns.queues {
 		inClasses := 0
-		for _, cl := range q.classes {
-			inClasses += len(cl.tasks)
+		for _, class := range q.classes {
+			inClasses += len(class.tasks)
 		}
 		if inClasses != waiting[q] || len(q.bound) != bound[q] || len(q.pending) != pending[q] || q.used["cpu"] != queueCPU[q] {
 			t.Fatalf("%s: queue %q counts %d in classes, %d bound, %d pending, %d cpu; should be %d, %d, %d, %d", at, q.name,
 				inClasses, len(q.bound), len(q.pending), q.used["cpu"], waiting[q], bound[q], pending[q], queueCPU[q])
 		}
-		if want := int64(math.Round(sp.dominant(int64(len(q.bound)), q.used) / q.weight * shareScale)); !sp.unshared && q.share != want {
+		if want := int64(math.Round(ns.dominantShare(int64(len(q.bound)), q.used) / q.weight * shareScale)); !ns.sharesStale && q.share != want {
 			t.Fatalf("%s: the share of queue %q is %d, should be %d", at, q.name, q.share, want)
 		}
 	}

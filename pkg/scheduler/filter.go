@@ -108,7 +108,7 @@ func (o *offer) inService() bool {
 }
 
 // suits says whether an empty worker with this offer could take t.
-func (o *offer) suits(t *task) bool {
+func (o *offer) fitsEmpty(t *task) bool {
 	return o.inService() && o.allocatable[batch.ResourceTasks] > 0 &&
 		selects(t.obj.Spec.WorkerSelector, o.labels) &&
 		untolerated(t.obj.Spec.Tolerations, o.taints, keepsAway) == nil &&
@@ -120,8 +120,8 @@ func fits(t *task, w *worker) bool {
 	return w.open() && (!t.alone || w.tasks == 0) &&
 		selects(t.obj.Spec.WorkerSelector, w.labels) &&
 		untolerated(t.obj.Spec.Tolerations, w.taints, keepsAway) == nil &&
-		!slices.ContainsFunc(t.names, func(name batch.ResourceName) bool { return w.lacks(t, name) }) &&
-		(w.kept == nil || w.kept.leaves(t))
+		!slices.ContainsFunc(t.names, func(name batch.ResourceName) bool { return w.insufficient(t, name) }) &&
+		(w.reservation == nil || w.reservation.admits(t))
 }
 
 // refusals are the reasons why w cannot take t, as the part of a sentence that follows the number of workers: those of
@@ -140,7 +140,7 @@ func refusals(t *task, w *worker) []string {
 		return []string{"did not match the task's worker selector"}
 	}
 	switch {
-	case w.suspects > 0:
+	case w.tasksAlone > 0:
 		return []string{"ran a task alone whose worker has crashed before"}
 	case t.alone && w.tasks > 0:
 		return []string{"ran other tasks (the task runs alone since its worker has crashed)"}
@@ -150,18 +150,18 @@ func refusals(t *task, w *worker) []string {
 		reasons = append(reasons, "had no room for tasks")
 	}
 	for _, name := range t.names {
-		if w.lacks(t, name) {
+		if w.insufficient(t, name) {
 			reasons = append(reasons, "had insufficient "+string(name))
 		}
 	}
-	if len(reasons) == 0 && w.kept != nil && !w.kept.leaves(t) {
+	if len(reasons) == 0 && w.reservation != nil && !w.reservation.admits(t) {
 		reasons = append(reasons, "was held back for a task that comes first")
 	}
 	return reasons
 }
 
 // explain is the message of a task that none of the workers of its namespace can take.
-func explain(t *task, workers map[string]*worker) string {
+func unschedulableMessage(t *task, workers map[string]*worker) string {
 	total, counts := 0, map[string]int{}
 	for _, w := range workers {
 		if !w.registered {
@@ -215,7 +215,7 @@ func untolerated(tolerations []batch.Toleration, taints []batch.Taint, effect fu
 }
 
 // classKey is the same for tasks of a queue that every worker accepts or refuses alike. names are those of requests, sorted.
-func classKey(obj *batch.Task, requests amounts, names []batch.ResourceName) string {
+func equivalenceClassKey(obj *batch.Task, requests amounts, names []batch.ResourceName) string {
 	spec := &obj.Spec
 	if len(names) == 0 && len(spec.WorkerSelector) == 0 && len(spec.Tolerations) == 0 && !runsAlone(obj) {
 		return ""
@@ -252,7 +252,7 @@ func finished(obj *batch.Task) bool {
 }
 
 // unschedulableMessage is what the task's condition says of why it waits, if it does.
-func unschedulableMessage(obj *batch.Task) string {
+func reportedMessage(obj *batch.Task) string {
 	c := meta.FindStatusCondition(obj.Status.Conditions, batch.TaskScheduled)
 	if c == nil || c.Status != metav1.ConditionFalse || c.Reason != batch.TaskReasonUnschedulable {
 		return ""

@@ -1,0 +1,583 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package scheduler
+
+import (
+	"cmp"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	toolscache "k8s.io/client-go/tools/cache"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// evictionGrace is how long an evicted task is not rescheduled, so that its former worker can notice the eviction and kill the
+// command.
+const evictionGrace = 5 * time.Second
+
+// commandEndedReasons are the eviction reasons after which a task is rescheduled at once. Either the worker itself returned the
+// task after its command ended, or the worker is lost and fenced.
+var commandEndedReasons = []string{"WorkerStopped", "WorkerRestarted", "WorkerLost"}
+
+// cache is the scheduler's view of all unfinished tasks, workers and queues: the state that the informers delivered last, plus
+// the tasks that are assumed bound. Its methods are safe for concurrent use and do no I/O.
+//
+// Namespaces share nothing. Those with schedulable tasks take turns.
+//
+// State machine of a task in the cache:
+//
+//	           eligible            next                obj bound
+//	Initial -------------> Pending -------> Assumed -------------------> Bound
+//	                       |     ^          |     |                      ^   |
+//	          not eligible |     | delay    |     | refused, stale       |   |
+//	                       v     | over     |     v           obj bound  |   |
+//	                       Waiting <--------+     Unconfirmed -----------+   |
+//	                       ^       failed         |                          |
+//	                       +----------------------+--------------------------+
+//	                              delay over               evicted
+//
+//	State        Event                              Action
+//	Pending      next                               assume the task on a worker, return its placement
+//	Pending      update, scheduling unchanged       replace the object
+//	Assumed      update from before the binding     replace the object
+//	Assumed      update, bound to the worker        confirm: the task is Bound
+//	Assumed      binding failed                     forget; pending again after a backoff, or at once if the task has changed
+//	Assumed      binding refused, task unchanged    keep the place until the informer shows why, at most for a backoff
+//	Unconfirmed  update, bound to the worker        confirm: the task is Bound
+//	Unconfirmed  any other update                   remove and place as the object says
+//	Unconfirmed  backoff over                       forget; pending again after another backoff
+//	Bound        update, evicted                    remove; pending again, after evictionGrace if its command may still run
+//	Bound        update                             replace the object
+//	Waiting      backoff or grace over              pending again
+//	any          finished or deleted                remove
+//
+// Waiting is every unbound task that must not be placed yet: it has scheduling gates, is being deleted, backs off, or its former
+// worker may still run its command.
+type cache struct {
+	strategy ScoringStrategy
+	metrics  *metrics
+	// retry is called in its own goroutine when the delay of a task is over.
+	retry func()
+
+	mu         sync.Mutex
+	tasks      map[toolscache.ObjectName]*task
+	namespaces map[string]*namespaceState
+	active     []*namespaceState // namespaces that may have schedulable tasks; they take turns
+	// synced is set once the informers have delivered their lists: a task that is added later was created just now.
+	synced bool
+}
+
+// task is an unfinished task. class is set while it is Pending, worker while it is Assumed, Unconfirmed or Bound, neither while
+// it is Waiting.
+type task struct {
+	obj            *batch.Task // read only
+	requests       amounts
+	names          []batch.ResourceName // of requests, sorted
+	queue          *taskQueue
+	class          *equivalenceClass
+	worker         *worker
+	alone          bool         // whether it needs a worker of its own
+	assumed        bool         // the binding was sent, and the informer has not delivered it yet
+	unconfirmed    bool         // the server refused the binding because of a change that the informer has not delivered yet
+	admittedBeside *reservation // the reservation that the task shares its worker with
+	evicting       bool
+	since          time.Time // when it was created or evicted last
+
+	failures         int       // consecutive failed bindings
+	backoffEnd       time.Time // end of the backoff after a failed binding
+	evictionGraceEnd time.Time // when its command has ended on its former worker
+	delayTimer       *time.Timer
+	reported         string // the unschedulable message in the status of the task
+
+	index, ageIndex int
+}
+
+func (t *task) heapIndex() *int { return &t.index }
+
+// before reports whether t is scheduled before o. The order is: higher priority, lower share of the queue, lower virtual time of
+// the queue, older, name. Within a queue the order is constant.
+func (t *task) before(o *task) bool {
+	if t.obj.Spec.Priority != o.obj.Spec.Priority {
+		return t.obj.Spec.Priority > o.obj.Spec.Priority
+	}
+	if a, b := t.queue, o.queue; a != b {
+		if a.share != b.share {
+			return a.share < b.share
+		}
+		if a.virtualTime != b.virtualTime {
+			return a.virtualTime < b.virtualTime
+		}
+	}
+	return t.older(o)
+}
+
+func (t *task) older(o *task) bool {
+	if !t.obj.CreationTimestamp.Equal(&o.obj.CreationTimestamp) {
+		return t.obj.CreationTimestamp.Before(&o.obj.CreationTimestamp)
+	}
+	return cmp.Compare(t.obj.Name, o.obj.Name) < 0
+}
+
+// placement is a task and the worker to bind it to.
+type placement struct {
+	task   *task
+	obj    *batch.Task
+	target batch.BindingTarget
+	since  time.Time // when the task was created or evicted last
+}
+
+func newCache(strategy ScoringStrategy, retry func()) *cache {
+	return &cache{
+		strategy: strategy, metrics: newMetrics(), retry: retry,
+		tasks: map[toolscache.ObjectName]*task{}, namespaces: map[string]*namespaceState{},
+	}
+}
+
+// markSynced records that the informers have delivered their lists.
+func (c *cache) markSynced() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.synced = true
+}
+
+// setTask adds or updates a task.
+func (c *cache) setTask(obj *batch.Task) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := toolscache.MetaObjectToName(obj)
+	t := c.tasks[name]
+	if t != nil && t.obj.UID != obj.UID {
+		c.drop(t)
+		t = nil
+	}
+	if finished(obj) {
+		if t != nil {
+			c.drop(t)
+		}
+		return
+	}
+	switch {
+	case t == nil:
+		t = &task{obj: obj, requests: requestsOf(obj), queue: c.namespace(obj.Namespace).queue(obj.Spec.QueueName), since: obj.CreationTimestamp.Time}
+		t.names = slices.Sorted(maps.Keys(t.requests))
+		if c.synced {
+			t.since = time.Now()
+		}
+		if at, reason := evicted(obj); obj.Spec.WorkerName == "" && !slices.Contains(commandEndedReasons, reason) {
+			t.evictionGraceEnd = at.Add(evictionGrace)
+		}
+		c.tasks[name] = t
+	case t.assumed && !t.unconfirmed && obj.Spec.WorkerName == "" && obj.Status.Disruptions == t.obj.Status.Disruptions:
+		// The event is older than the binding: a task that was bound and evicted since would count another disruption.
+		t.obj = obj
+		return
+	case t.worker != nil && t.worker.name.Name == obj.Spec.WorkerName && t.queue.name == obj.Spec.QueueName && t.alone == runsAlone(obj):
+		c.cancelDelay(t)
+		t.obj, t.assumed, t.unconfirmed, t.failures = obj, false, false, 0
+		return
+	case t.worker == nil && isSchedulingUnchanged(t, obj):
+		c.refresh(t, obj)
+		return
+	default:
+		if obj.Spec.WorkerName == "" && obj.Status.Disruptions > t.obj.Status.Disruptions {
+			c.observeEviction(t, obj)
+		}
+		c.remove(t)
+		t.obj, t.backoffEnd = obj, time.Time{}
+	}
+	c.place(t)
+}
+
+// isSchedulingUnchanged reports whether an update of an unbound task changes nothing that decides where and when it may be
+// scheduled. Such an update, for example the scheduler's own report in the status, only replaces the object. The task keeps its
+// reservation, the time since when it is unschedulable, and its backoff. A change of priority counts as unchanged: it only moves
+// the task within its class.
+func isSchedulingUnchanged(t *task, obj *batch.Task) bool {
+	old := t.obj
+	return obj.Spec.WorkerName == "" && eligible(obj) == eligible(old) && obj.Status.Disruptions == old.Status.Disruptions &&
+		obj.Spec.QueueName == old.Spec.QueueName && equivalenceClassKey(obj, t.requests, t.names) == equivalenceClassKey(old, t.requests, t.names)
+}
+
+// refresh replaces the object of a task for which isSchedulingUnchanged holds.
+func (c *cache) refresh(t *task, obj *batch.Task) {
+	moved := obj.Spec.Priority != t.obj.Spec.Priority
+	t.obj = obj
+	if t.class == nil {
+		return
+	}
+	t.reported = reportedMessage(obj)
+	if moved {
+		t.queue.reorder(t)
+	}
+}
+
+// evicted returns when and why an unbound task was evicted last. It returns zero values if it was not evicted.
+func evicted(obj *batch.Task) (at time.Time, reason string) {
+	if c := meta.FindStatusCondition(obj.Status.Conditions, batch.DisruptionTarget); c != nil && c.Status == metav1.ConditionTrue {
+		return c.LastTransitionTime.Time, c.Reason
+	}
+	return time.Time{}, ""
+}
+
+// observeEviction records that obj was evicted, and until when its command may still run on its former worker.
+func (c *cache) observeEviction(t *task, obj *batch.Task) {
+	_, reason := evicted(obj)
+	c.metrics.requeue(reason)
+	t.since = time.Now()
+	w := t.worker
+	if w != nil && w.ready && (t.assumed || w.incarnation == t.obj.Status.Incarnation) && !slices.Contains(commandEndedReasons, reason) {
+		t.evictionGraceEnd = t.since.Add(evictionGrace)
+	}
+}
+
+// deleteTask removes a task that was deleted or has finished.
+func (c *cache) deleteTask(name toolscache.ObjectName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.tasks[name]; t != nil {
+		c.drop(t)
+	}
+}
+
+// setWorker adds or updates a worker.
+func (c *cache) setWorker(obj *batch.Worker) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ns := c.namespace(obj.Namespace)
+	w := ns.worker(obj.Name)
+	w.obj = obj
+	if o := offerOf(obj); !reflect.DeepEqual(w.offer, o) {
+		ns.setOffer(w, o)
+	}
+}
+
+// deleteWorker removes a worker. Its tasks stay bound to it until they are evicted.
+func (c *cache) deleteWorker(name toolscache.ObjectName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ns := c.namespaces[name.Namespace]; ns != nil && ns.workers[name.Name] != nil {
+		w := ns.workers[name.Name]
+		w.obj = nil
+		ns.setOffer(w, offer{})
+	}
+}
+
+// setQueue adds or updates a queue.
+func (c *cache) setQueue(obj *batch.TaskQueue) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := c.namespace(obj.Namespace).queue(obj.Name)
+	if q.obj == nil || q.obj.UID != obj.UID || !older(obj, q.obj) {
+		q.setObject(obj)
+	}
+}
+
+// queueStatusWritten stores the response to a status update, unless the informer has delivered a newer version.
+func (c *cache) queueStatusWritten(obj *batch.TaskQueue) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ns := c.namespaces[obj.Namespace]
+	if ns == nil || ns.queues[obj.Name] == nil {
+		return
+	}
+	if q := ns.queues[obj.Name]; q.obj != nil && q.obj.UID == obj.UID && older(q.obj, obj) {
+		q.setObject(obj)
+	}
+}
+
+// older reports whether a is an earlier version of an object than b.
+func older(a, b *batch.TaskQueue) bool {
+	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)
+	return err == nil && order < 0
+}
+
+// deleteQueue removes the object of a queue. Its tasks stay in the queue, which then has the default spec.
+func (c *cache) deleteQueue(name toolscache.ObjectName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ns := c.namespaces[name.Namespace]; ns != nil && ns.queues[name.Name] != nil {
+		q := ns.queues[name.Name]
+		q.setObject(nil)
+		ns.tidyQueue(q)
+	}
+}
+
+// next assumes the first pending task that fits a worker on that worker and returns the placement. The caller sends the binding
+// and calls bindingFailed if that fails.
+func (c *cache) next(now time.Time) (placement, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.active) > 0 {
+		ns := c.active[0]
+		c.active = c.active[1:]
+		t, w := ns.next(now)
+		if t == nil {
+			ns.enqueued = false
+			continue
+		}
+		c.active = append(c.active, ns)
+		t.queue.dequeue(t)
+		c.removePending(t)
+		c.addToWorker(t, w)
+		t.assumed = true
+		target := batch.BindingTarget{Name: w.obj.Name, UID: w.obj.UID, Incarnation: w.incarnation}
+		return placement{task: t, obj: t.obj, target: target, since: t.since}, true
+	}
+	c.active = nil
+	return placement{}, false
+}
+
+// bindingFailed handles a failed binding of an assumed task. A task that has changed since it was placed is scheduled again at
+// once, any other one after a backoff. stale means that the server has another version of the task than the informer delivered:
+// the task then keeps its place until the informer has caught up, because another scheduler may have bound it and used up the
+// limits of its queue.
+func (c *cache) bindingFailed(p placement, stale bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := p.task
+	if !t.assumed {
+		return // the informer has delivered a newer state
+	}
+	t.failures++
+	unchanged := t.obj.ResourceVersion == p.obj.ResourceVersion
+	if stale && unchanged {
+		t.unconfirmed = true
+		c.delay(t, backoff(t.failures))
+		return
+	}
+	c.remove(t)
+	if unchanged {
+		t.backoffEnd = time.Now().Add(backoff(t.failures))
+	}
+	c.place(t)
+}
+
+// delay places a task again after d.
+func (c *cache) delay(t *task, d time.Duration) {
+	t.delayTimer = time.AfterFunc(d, func() {
+		c.delayOver(t)
+		c.retry()
+	})
+}
+
+// delayOver places a task whose delay is over.
+func (c *cache) delayOver(t *task) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.delayTimer == nil {
+		return
+	}
+	if t.unconfirmed {
+		// The informer has delivered no reason, so the task itself cannot be bound: let others go first.
+		t.backoffEnd = time.Now().Add(backoff(t.failures))
+	}
+	c.remove(t)
+	c.place(t)
+}
+
+// stop stops all timers.
+func (c *cache) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.tasks {
+		if t.delayTimer != nil {
+			t.delayTimer.Stop()
+		}
+	}
+}
+
+// backoff returns the delay after so many consecutive failed bindings: one second, doubling up to ten.
+func backoff(failures int) time.Duration {
+	return min(time.Second<<min(failures-1, 4), 10*time.Second)
+}
+
+func (c *cache) namespace(name string) *namespaceState {
+	ns := c.namespaces[name]
+	if ns == nil {
+		ns = newNamespaceState(c, name)
+		c.namespaces[name] = ns
+	}
+	return ns
+}
+
+// place puts a removed task where its object belongs: on its worker, among the pending tasks, or behind a delay.
+func (c *cache) place(t *task) {
+	if old := t.queue; old.name != t.obj.Spec.QueueName {
+		t.queue = old.namespace.queue(t.obj.Spec.QueueName)
+		old.namespace.tidyQueue(old)
+	}
+	t.alone = runsAlone(t.obj)
+	if name := t.obj.Spec.WorkerName; name != "" {
+		c.addToWorker(t, t.queue.namespace.worker(name))
+		return
+	}
+	t.queue.pending.add((*pendingByAge)(t))
+	until := t.evictionGraceEnd
+	if t.backoffEnd.After(until) {
+		until = t.backoffEnd
+	}
+	switch wait := time.Until(until); {
+	case !eligible(t.obj):
+	case wait > 0:
+		c.delay(t, wait)
+	default:
+		t.reported = reportedMessage(t.obj)
+		t.queue.enqueue(t)
+	}
+}
+
+func (c *cache) cancelDelay(t *task) {
+	if t.delayTimer != nil {
+		t.delayTimer.Stop()
+		t.delayTimer = nil
+	}
+}
+
+// remove undoes place.
+func (c *cache) remove(t *task) {
+	c.cancelDelay(t)
+	if t.class != nil {
+		t.queue.dequeue(t)
+	}
+	if t.worker != nil {
+		c.removeFromWorker(t)
+	} else {
+		c.removePending(t)
+	}
+}
+
+func (c *cache) drop(t *task) {
+	c.remove(t)
+	delete(c.tasks, toolscache.MetaObjectToName(t.obj))
+	t.queue.namespace.tidyQueue(t.queue)
+}
+
+// removePending removes a task from the unbound tasks of its queue.
+func (c *cache) removePending(t *task) { t.queue.pending.remove((*pendingByAge)(t)) }
+
+// addToWorker counts a task against its worker and its queue.
+func (c *cache) addToWorker(t *task, w *worker) {
+	q := t.queue
+	t.worker = w
+	w.tasks++
+	if t.alone {
+		w.tasksAlone++
+	}
+	w.used.add(t.requests, 1)
+	q.namespace.updateScore(w)
+	q.bound[t] = struct{}{}
+	q.used.add(t.requests, 1)
+	q.updateShare()
+}
+
+// removeFromWorker undoes addToWorker.
+func (c *cache) removeFromWorker(t *task) {
+	q, w := t.queue, t.worker
+	t.worker, t.assumed, t.unconfirmed, t.evicting = nil, false, false, false
+	if t.admittedBeside != nil {
+		t.admittedBeside.tasks--
+		t.admittedBeside.used.add(t.requests, -1)
+		t.admittedBeside = nil
+	}
+	w.tasks--
+	if t.alone {
+		w.tasksAlone--
+	}
+	w.used.add(t.requests, -1)
+	q.namespace.updateScore(w)
+	delete(q.bound, t)
+	q.used.add(t.requests, -1)
+	q.updateShare()
+	q.activateWithinLimits()
+	q.namespace.activateFitting(w)
+	q.namespace.tidyWorker(w)
+}
+
+// reserve reserves room for tasks that have been unschedulable since before.
+func (c *cache) reserve(before time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, ns := range c.namespaces {
+		ns.reserve(before)
+	}
+}
+
+// tasksToEvict returns at most limit bound tasks of drained queues. It returns a task again only after evictionFailed or after
+// the task was bound again.
+func (c *cache) tasksToEvict(limit int) []*batch.Task {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var due []*batch.Task
+	for _, ns := range c.namespaces {
+		for _, q := range ns.queues {
+			if q.stop != batch.StopPolicyHoldAndDrain {
+				continue
+			}
+			for t := range q.bound {
+				if len(due) == limit {
+					return due
+				}
+				if !t.assumed && !t.evicting && t.obj.DeletionTimestamp == nil {
+					t.evicting = true
+					due = append(due, t.obj)
+				}
+			}
+		}
+	}
+	return due
+}
+
+// evictionFailed makes tasksToEvict return the task again.
+func (c *cache) evictionFailed(name toolscache.ObjectName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.tasks[name]; t != nil {
+		t.evicting = false
+	}
+}
+
+// queueStatusesToWrite returns the queues whose status is not up to date, with the new status. It returns a queue at most once
+// per interval.
+func (c *cache) queueStatusesToWrite(now time.Time, interval time.Duration) []*batch.TaskQueue {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var due []*batch.TaskQueue
+	for _, ns := range c.namespaces {
+		for _, q := range ns.queues {
+			if q.obj == nil || now.Sub(q.statusWritten) < interval {
+				continue
+			}
+			status := q.status()
+			if equality.Semantic.DeepEqual(status, &q.obj.Status) {
+				continue
+			}
+			q.statusWritten = now
+			obj := q.obj.DeepCopy()
+			obj.Status = *status
+			due = append(due, obj)
+		}
+	}
+	return due
+}
