@@ -47,10 +47,13 @@ var arrows = []struct {
 	{"pkg/registry", []string{"apis"}},
 	{"pkg/apiserver", []string{"apis", "pkg/registry", "pkg/admission", "pkg/authentication", "pkg/authorization", "pkg/fairness", "pkg/generated/openapi"}},
 	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
+	// As in kube-scheduler, plugins import the interface of the framework, and only the scheduler and the CLI import plugins.
+	{"pkg/scheduler/framework", []string{"apis/batch/v1alpha1"}},
 	{"pkg/scheduler", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
 	{"pkg/worker", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
 	{"pkg/direct", []string{"apis/batch/v1alpha1"}},
-	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/direct", "pkg/generated"}},
+	// The CLI explains with the scheduler's filters why a worker cannot run a task.
+	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/direct", "pkg/generated", "pkg/scheduler/framework"}},
 	{"pkg/standalone", []string{"apis", "config", "pkg"}},
 	{"config", nil},
 	{"cmd", []string{"apis", "pkg"}},

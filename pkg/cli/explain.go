@@ -39,6 +39,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
 const (
@@ -294,7 +295,7 @@ func (e *explainer) queue(ctx context.Context, task *batch.Task, all []batch.Tas
 	before, total := placeOf(task, all)
 	others := map[string]bool{}
 	for i := range all {
-		if waits(&all[i]) && all[i].Spec.QueueName != name {
+		if framework.IsEligible(&all[i]) && all[i].Spec.QueueName != name {
 			others[all[i].Spec.QueueName] = true
 		}
 	}
@@ -354,11 +355,11 @@ func (e *explainer) workers(ctx context.Context, task *batch.Task, all []batch.T
 		e.line("Workers", "namespace %s has none: start one with leat-worker, or run the task where workers are", e.s.namespace)
 		return nil
 	}
-	taken := loads(all, byWorker)
 	able := 0
-	reasons := make([][]string, len(list.Items))
-	for i := range list.Items {
-		if reasons[i] = refusals(task, &list.Items[i], taken[list.Items[i].Name]); len(reasons[i]) == 0 {
+	infos := workerInfos(list.Items, all)
+	reasons := make([][]string, len(infos))
+	for i := range infos {
+		if reasons[i] = unfitReasons(task, &infos[i]); len(reasons[i]) == 0 {
 			able++
 		}
 	}
@@ -454,7 +455,7 @@ func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, final *m
 	waiting := 0
 	var first *batch.Task
 	for i := range list.Items {
-		if task := &list.Items[i]; waits(task) {
+		if task := &list.Items[i]; framework.IsEligible(task) {
 			if waiting++; first == nil {
 				first = task
 			}

@@ -25,6 +25,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
 func waiting(name string, priority int32, second int64, changes ...func(*batch.Task)) batch.Task {
@@ -75,11 +76,12 @@ func onWorker(task batch.Task) *batch.Task {
 	return &task
 }
 
-func TestRefusals(t *testing.T) {
+func TestUnfitReasons(t *testing.T) {
 	worker := func(changes ...func(*batch.Worker)) *batch.Worker {
 		w := &batch.Worker{
 			ObjectMeta: metav1.ObjectMeta{Name: "w", Labels: map[string]string{"disk": "ssd"}},
 			Status: batch.WorkerStatus{
+				Incarnation: "i",
 				Allocatable: batch.ResourceList{"tasks": resource.MustParse("4"), "cpu": resource.MustParse("2")},
 				Conditions:  []metav1.Condition{{Type: batch.WorkerReady, Status: metav1.ConditionTrue}},
 			},
@@ -96,46 +98,48 @@ func TestRefusals(t *testing.T) {
 		name   string
 		task   batch.Task
 		worker *batch.Worker
-		taken  load
+		taken  framework.WorkerInfo
 		want   []string
 	}{
-		{"room", waiting("t", 0, 0, asks("cpu", "2")), worker(), load{tasks: 3}, nil},
-		{"full", waiting("t", 0, 0), worker(), load{tasks: 4}, []string{"is full: 4 of 4 tasks"}},
+		{"room", waiting("t", 0, 0, asks("cpu", "2")), worker(), framework.WorkerInfo{Tasks: 3}, nil},
+		{"full", waiting("t", 0, 0), worker(), framework.WorkerInfo{Tasks: 4}, []string{"is full: 4 of 4 tasks"}},
 		{
 			"taken", waiting("t", 0, 0, asks("cpu", "1500m")), worker(),
-			load{tasks: 1, requests: map[batch.ResourceName]resource.Quantity{"cpu": resource.MustParse("1")}},
+			framework.WorkerInfo{Tasks: 1, Used: framework.Resources{"cpu": 1000}},
 			[]string{"has 1 of 2 cpu free, and the task asks for 1500m"},
 		},
-		{"too small", waiting("t", 0, 0, asks("cpu", "3")), worker(), load{}, []string{"has 2 cpu in all, and the task asks for 3"}},
-		{"has none", waiting("t", 0, 0, asks("example.com/gpu", "1")), worker(), load{}, []string{"has 0 example.com/gpu in all, and the task asks for 1"}},
-		{"cordoned", waiting("t", 0, 0), worker(func(w *batch.Worker) { w.Spec.Unschedulable = true }), load{}, []string{"is cordoned"}},
-		{"denied", waiting("t", 0, 0), worker(func(w *batch.Worker) { w.Spec.Denied = true }), load{}, []string{"is denied"}},
+		{"too small", waiting("t", 0, 0, asks("cpu", "3")), worker(), framework.WorkerInfo{}, []string{"has 2 cpu in all, and the task asks for 3"}},
+		{"has none", waiting("t", 0, 0, asks("example.com/gpu", "1")), worker(), framework.WorkerInfo{}, []string{"has 0 example.com/gpu in all, and the task asks for 1"}},
+		{"cordoned", waiting("t", 0, 0), worker(func(w *batch.Worker) { w.Spec.Unschedulable = true }), framework.WorkerInfo{}, []string{"is cordoned"}},
+		{"denied", waiting("t", 0, 0), worker(func(w *batch.Worker) { w.Spec.Denied = true }), framework.WorkerInfo{}, []string{"is denied"}},
 		{
-			"beside one that runs alone", waiting("t", 0, 0), worker(), loads([]batch.Task{*onWorker(crashedOnce(waiting("c", 0, 0)))}, byWorker)["w"],
+			"beside one that runs alone", waiting("t", 0, 0), worker(), workerInfos([]batch.Worker{*worker()}, []batch.Task{*onWorker(crashedOnce(waiting("c", 0, 0)))})[0],
 			[]string{"runs a task alone whose worker has crashed before"},
 		},
 		{
-			"alone", crashedOnce(waiting("t", 0, 0)), worker(), load{tasks: 2},
+			"alone", crashedOnce(waiting("t", 0, 0)), worker(), framework.WorkerInfo{Tasks: 2},
 			[]string{"runs 2 other tasks, and the task runs alone since its worker has crashed"},
 		},
-		{"alone on an empty worker", crashedOnce(waiting("t", 0, 0)), worker(), load{}, nil},
+		{"alone on an empty worker", crashedOnce(waiting("t", 0, 0)), worker(), framework.WorkerInfo{}, nil},
 		{
 			"away", waiting("t", 0, 0), worker(func(w *batch.Worker) {
 				w.Status.Conditions[0].Status, w.Status.Conditions[0].Reason = metav1.ConditionUnknown, "WorkerStatusUnknown"
 				w.Spec.Taints = []batch.Taint{{Key: "k", Value: "v", Effect: batch.TaintEffectNoExecute}, {Key: "l", Effect: batch.TaintEffectPreferNoSchedule}}
-			}), load{}, []string{"is not ready (WorkerStatusUnknown)", "has the taint k=v:NoExecute, which the task does not tolerate"},
+			}), framework.WorkerInfo{}, []string{"is not ready (WorkerStatusUnknown)", "has the taint k=v:NoExecute, which the task does not tolerate"},
 		},
 		{
 			"tolerated", waiting("t", 0, 0, func(t *batch.Task) { t.Spec.Tolerations = []batch.Toleration{{Operator: batch.TolerationOpExists}} }),
-			worker(func(w *batch.Worker) { w.Spec.Taints = []batch.Taint{{Key: "k", Effect: batch.TaintEffectNoSchedule}} }), load{}, nil,
+			worker(func(w *batch.Worker) { w.Spec.Taints = []batch.Taint{{Key: "k", Effect: batch.TaintEffectNoSchedule}} }), framework.WorkerInfo{}, nil,
 		},
 		{
 			"labels", waiting("t", 0, 0, func(t *batch.Task) { t.Spec.WorkerSelector = map[string]string{"disk": "ssd", "zone": "a"} }),
-			worker(), load{}, []string{"lacks the label zone=a"},
+			worker(), framework.WorkerInfo{}, []string{"lacks the label zone=a"},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := refusals(&test.task, test.worker, test.taken); !slices.Equal(got, test.want) {
+			info := framework.NewWorkerInfo(test.worker)
+			info.Tasks, info.TasksAlone, info.Used = test.taken.Tasks, test.taken.TasksAlone, test.taken.Used
+			if got := unfitReasons(&test.task, &info); !slices.Equal(got, test.want) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})

@@ -17,8 +17,6 @@ limitations under the License.
 package scheduler
 
 import (
-	"cmp"
-	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -31,6 +29,8 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/framework"
+	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins"
 )
 
 // evictionGrace is how long an evicted task is not rescheduled, so that its former worker can notice the eviction and kill the
@@ -77,6 +77,7 @@ var commandEndedReasons = []string{"WorkerStopped", "WorkerRestarted", "WorkerLo
 // worker may still run its command.
 type cache struct {
 	strategy ScoringStrategy
+	filters  framework.Filters
 	metrics  *metrics
 	// retry is called in its own goroutine when the delay of a task is over.
 	retry func()
@@ -92,13 +93,10 @@ type cache struct {
 // task is an unfinished task. class is set while it is Pending, worker while it is Assumed, Unconfirmed or Bound, neither while
 // it is Waiting.
 type task struct {
-	obj            *batch.Task // read only
-	requests       amounts
-	names          []batch.ResourceName // of requests, sorted
+	framework.TaskInfo
 	queue          *taskQueue
 	class          *equivalenceClass
 	worker         *worker
-	alone          bool         // whether it needs a worker of its own
 	assumed        bool         // the binding was sent, and the informer has not delivered it yet
 	unconfirmed    bool         // the server refused the binding because of a change that the informer has not delivered yet
 	admittedBeside *reservation // the reservation that the task shares its worker with
@@ -116,28 +114,10 @@ type task struct {
 
 func (t *task) heapIndex() *int { return &t.index }
 
-// before reports whether t is scheduled before o. The order is: higher priority, lower share of the queue, lower virtual time of
-// the queue, older, name. Within a queue the order is constant.
-func (t *task) before(o *task) bool {
-	if t.obj.Spec.Priority != o.obj.Spec.Priority {
-		return t.obj.Spec.Priority > o.obj.Spec.Priority
-	}
-	if a, b := t.queue, o.queue; a != b {
-		if a.share != b.share {
-			return a.share < b.share
-		}
-		if a.virtualTime != b.virtualTime {
-			return a.virtualTime < b.virtualTime
-		}
-	}
-	return t.older(o)
-}
+func (t *task) before(o *task) bool { return t.Before(&o.TaskInfo) }
 
-func (t *task) older(o *task) bool {
-	if !t.obj.CreationTimestamp.Equal(&o.obj.CreationTimestamp) {
-		return t.obj.CreationTimestamp.Before(&o.obj.CreationTimestamp)
-	}
-	return cmp.Compare(t.obj.Name, o.obj.Name) < 0
+func (t *task) setQueue(q *taskQueue) {
+	t.queue, t.Queue = q, &q.QueueInfo
 }
 
 // placement is a task and the worker to bind it to.
@@ -150,7 +130,7 @@ type placement struct {
 
 func newCache(strategy ScoringStrategy, retry func()) *cache {
 	return &cache{
-		strategy: strategy, metrics: newMetrics(), retry: retry,
+		strategy: strategy, filters: plugins.NewFilters(), metrics: newMetrics(), retry: retry,
 		tasks: map[toolscache.ObjectName]*task{}, namespaces: map[string]*namespaceState{},
 	}
 }
@@ -168,11 +148,11 @@ func (c *cache) setTask(obj *batch.Task) {
 	defer c.mu.Unlock()
 	name := toolscache.MetaObjectToName(obj)
 	t := c.tasks[name]
-	if t != nil && t.obj.UID != obj.UID {
+	if t != nil && t.Object.UID != obj.UID {
 		c.drop(t)
 		t = nil
 	}
-	if finished(obj) {
+	if framework.IsFinished(obj) {
 		if t != nil {
 			c.drop(t)
 		}
@@ -180,8 +160,8 @@ func (c *cache) setTask(obj *batch.Task) {
 	}
 	switch {
 	case t == nil:
-		t = &task{obj: obj, requests: requestsOf(obj), queue: c.namespace(obj.Namespace).queue(obj.Spec.QueueName), since: obj.CreationTimestamp.Time}
-		t.names = slices.Sorted(maps.Keys(t.requests))
+		t = &task{TaskInfo: framework.NewTaskInfo(obj), since: obj.CreationTimestamp.Time}
+		t.setQueue(c.namespace(obj.Namespace).queue(obj.Spec.QueueName))
 		if c.synced {
 			t.since = time.Now()
 		}
@@ -189,23 +169,24 @@ func (c *cache) setTask(obj *batch.Task) {
 			t.evictionGraceEnd = at.Add(evictionGrace)
 		}
 		c.tasks[name] = t
-	case t.assumed && !t.unconfirmed && obj.Spec.WorkerName == "" && obj.Status.Disruptions == t.obj.Status.Disruptions:
+	case t.assumed && !t.unconfirmed && obj.Spec.WorkerName == "" && obj.Status.Disruptions == t.Object.Status.Disruptions:
 		// The event is older than the binding: a task that was bound and evicted since would count another disruption.
-		t.obj = obj
+		t.Object = obj
 		return
-	case t.worker != nil && t.worker.name.Name == obj.Spec.WorkerName && t.queue.name == obj.Spec.QueueName && t.alone == runsAlone(obj):
+	case t.worker != nil && t.worker.name.Name == obj.Spec.WorkerName && t.queue.Name == obj.Spec.QueueName && t.Alone == framework.RunsAlone(obj):
 		c.cancelDelay(t)
-		t.obj, t.assumed, t.unconfirmed, t.failures = obj, false, false, 0
+		t.Object, t.assumed, t.unconfirmed, t.failures = obj, false, false, 0
 		return
-	case t.worker == nil && isSchedulingUnchanged(t, obj):
+	case t.worker == nil && c.isSchedulingUnchanged(t, obj):
 		c.refresh(t, obj)
 		return
 	default:
-		if obj.Spec.WorkerName == "" && obj.Status.Disruptions > t.obj.Status.Disruptions {
+		if obj.Spec.WorkerName == "" && obj.Status.Disruptions > t.Object.Status.Disruptions {
 			c.observeEviction(t, obj)
 		}
 		c.remove(t)
-		t.obj, t.backoffEnd = obj, time.Time{}
+		t.backoffEnd = time.Time{}
+		t.SetObject(obj)
 	}
 	c.place(t)
 }
@@ -214,16 +195,21 @@ func (c *cache) setTask(obj *batch.Task) {
 // scheduled. Such an update, for example the scheduler's own report in the status, only replaces the object. The task keeps its
 // reservation, the time since when it is unschedulable, and its backoff. A change of priority counts as unchanged: it only moves
 // the task within its class.
-func isSchedulingUnchanged(t *task, obj *batch.Task) bool {
-	old := t.obj
-	return obj.Spec.WorkerName == "" && eligible(obj) == eligible(old) && obj.Status.Disruptions == old.Status.Disruptions &&
-		obj.Spec.QueueName == old.Spec.QueueName && equivalenceClassKey(obj, t.requests, t.names) == equivalenceClassKey(old, t.requests, t.names)
+func (c *cache) isSchedulingUnchanged(t *task, obj *batch.Task) bool {
+	old := t.Object
+	if obj.Spec.WorkerName != "" || framework.IsEligible(obj) != framework.IsEligible(old) ||
+		obj.Status.Disruptions != old.Status.Disruptions || obj.Spec.QueueName != old.Spec.QueueName {
+		return false
+	}
+	updated := t.TaskInfo
+	updated.SetObject(obj)
+	return c.filters.Sign(&updated) == c.filters.Sign(&t.TaskInfo)
 }
 
 // refresh replaces the object of a task for which isSchedulingUnchanged holds.
 func (c *cache) refresh(t *task, obj *batch.Task) {
-	moved := obj.Spec.Priority != t.obj.Spec.Priority
-	t.obj = obj
+	moved := obj.Spec.Priority != t.Object.Spec.Priority
+	t.Object = obj
 	if t.class == nil {
 		return
 	}
@@ -247,7 +233,7 @@ func (c *cache) observeEviction(t *task, obj *batch.Task) {
 	c.metrics.requeue(reason)
 	t.since = time.Now()
 	w := t.worker
-	if w != nil && w.ready && (t.assumed || w.incarnation == t.obj.Status.Incarnation) && !slices.Contains(commandEndedReasons, reason) {
+	if w != nil && w.Ready && (t.assumed || w.Incarnation == t.Object.Status.Incarnation) && !slices.Contains(commandEndedReasons, reason) {
 		t.evictionGraceEnd = t.since.Add(evictionGrace)
 	}
 }
@@ -267,9 +253,9 @@ func (c *cache) setWorker(obj *batch.Worker) {
 	defer c.mu.Unlock()
 	ns := c.namespace(obj.Namespace)
 	w := ns.worker(obj.Name)
-	w.obj = obj
-	if o := offerOf(obj); !reflect.DeepEqual(w.offer, o) {
-		ns.setOffer(w, o)
+	w.Object = obj
+	if state := framework.NewWorkerState(obj); !reflect.DeepEqual(w.WorkerState, state) {
+		ns.setWorkerState(w, state)
 	}
 }
 
@@ -279,8 +265,8 @@ func (c *cache) deleteWorker(name toolscache.ObjectName) {
 	defer c.mu.Unlock()
 	if ns := c.namespaces[name.Namespace]; ns != nil && ns.workers[name.Name] != nil {
 		w := ns.workers[name.Name]
-		w.obj = nil
-		ns.setOffer(w, offer{})
+		w.Object = nil
+		ns.setWorkerState(w, framework.WorkerState{})
 	}
 }
 
@@ -342,8 +328,8 @@ func (c *cache) next(now time.Time) (placement, bool) {
 		c.removePending(t)
 		c.addToWorker(t, w)
 		t.assumed = true
-		target := batch.BindingTarget{Name: w.obj.Name, UID: w.obj.UID, Incarnation: w.incarnation}
-		return placement{task: t, obj: t.obj, target: target, since: t.since}, true
+		target := batch.BindingTarget{Name: w.Object.Name, UID: w.Object.UID, Incarnation: w.Incarnation}
+		return placement{task: t, obj: t.Object, target: target, since: t.since}, true
 	}
 	c.active = nil
 	return placement{}, false
@@ -361,7 +347,7 @@ func (c *cache) bindingFailed(p placement, stale bool) {
 		return // the informer has delivered a newer state
 	}
 	t.failures++
-	unchanged := t.obj.ResourceVersion == p.obj.ResourceVersion
+	unchanged := t.Object.ResourceVersion == p.obj.ResourceVersion
 	if stale && unchanged {
 		t.unconfirmed = true
 		c.delay(t, backoff(t.failures))
@@ -424,12 +410,11 @@ func (c *cache) namespace(name string) *namespaceState {
 
 // place puts a removed task where its object belongs: on its worker, among the pending tasks, or behind a delay.
 func (c *cache) place(t *task) {
-	if old := t.queue; old.name != t.obj.Spec.QueueName {
-		t.queue = old.namespace.queue(t.obj.Spec.QueueName)
+	if old := t.queue; old.Name != t.Object.Spec.QueueName {
+		t.setQueue(old.namespace.queue(t.Object.Spec.QueueName))
 		old.namespace.tidyQueue(old)
 	}
-	t.alone = runsAlone(t.obj)
-	if name := t.obj.Spec.WorkerName; name != "" {
+	if name := t.Object.Spec.WorkerName; name != "" {
 		c.addToWorker(t, t.queue.namespace.worker(name))
 		return
 	}
@@ -439,11 +424,11 @@ func (c *cache) place(t *task) {
 		until = t.backoffEnd
 	}
 	switch wait := time.Until(until); {
-	case !eligible(t.obj):
+	case !framework.IsEligible(t.Object):
 	case wait > 0:
 		c.delay(t, wait)
 	default:
-		t.reported = reportedMessage(t.obj)
+		t.reported = reportedMessage(t.Object)
 		t.queue.enqueue(t)
 	}
 }
@@ -470,7 +455,7 @@ func (c *cache) remove(t *task) {
 
 func (c *cache) drop(t *task) {
 	c.remove(t)
-	delete(c.tasks, toolscache.MetaObjectToName(t.obj))
+	delete(c.tasks, toolscache.MetaObjectToName(t.Object))
 	t.queue.namespace.tidyQueue(t.queue)
 }
 
@@ -481,14 +466,10 @@ func (c *cache) removePending(t *task) { t.queue.pending.remove((*pendingByAge)(
 func (c *cache) addToWorker(t *task, w *worker) {
 	q := t.queue
 	t.worker = w
-	w.tasks++
-	if t.alone {
-		w.tasksAlone++
-	}
-	w.used.add(t.requests, 1)
+	w.AddTask(&t.TaskInfo)
 	q.namespace.updateScore(w)
 	q.bound[t] = struct{}{}
-	q.used.add(t.requests, 1)
+	q.used.Add(t.Requests, 1)
 	q.updateShare()
 }
 
@@ -498,17 +479,13 @@ func (c *cache) removeFromWorker(t *task) {
 	t.worker, t.assumed, t.unconfirmed, t.evicting = nil, false, false, false
 	if t.admittedBeside != nil {
 		t.admittedBeside.tasks--
-		t.admittedBeside.used.add(t.requests, -1)
+		t.admittedBeside.used.Add(t.Requests, -1)
 		t.admittedBeside = nil
 	}
-	w.tasks--
-	if t.alone {
-		w.tasksAlone--
-	}
-	w.used.add(t.requests, -1)
+	w.RemoveTask(&t.TaskInfo)
 	q.namespace.updateScore(w)
 	delete(q.bound, t)
-	q.used.add(t.requests, -1)
+	q.used.Add(t.Requests, -1)
 	q.updateShare()
 	q.activateWithinLimits()
 	q.namespace.activateFitting(w)
@@ -539,9 +516,9 @@ func (c *cache) tasksToEvict(limit int) []*batch.Task {
 				if len(due) == limit {
 					return due
 				}
-				if !t.assumed && !t.evicting && t.obj.DeletionTimestamp == nil {
+				if !t.assumed && !t.evicting && t.Object.DeletionTimestamp == nil {
 					t.evicting = true
-					due = append(due, t.obj)
+					due = append(due, t.Object)
 				}
 			}
 		}

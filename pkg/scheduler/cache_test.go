@@ -33,6 +33,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
 func nameOf(obj metav1.Object) toolscache.ObjectName { return toolscache.MetaObjectToName(obj) }
@@ -387,13 +388,13 @@ func randomEvents(t *testing.T, seed uint64) {
 			}
 		}
 		for p, ok := c.next(time.Now()); ok; p, ok = c.next(time.Now()) {
-			if w := c.namespaces["default"].workers[p.target.Name]; w.tasks > w.allocatable["tasks"] || p.task.requests["cpu"] > 0 && w.used["cpu"] > w.allocatable["cpu"] {
+			if w := c.namespaces["default"].workers[p.target.Name]; w.Tasks > w.Allocatable["tasks"] || p.task.Requests["cpu"] > 0 && w.Used["cpu"] > w.Allocatable["cpu"] {
 				t.Fatalf("seed %d, step %d: worker %s was given more than it has", seed, step, p.target.Name)
-			} else if w.tasksAlone > 0 && w.tasks > 1 {
-				t.Fatalf("seed %d, step %d: worker %s runs %d tasks beside one that runs alone", seed, step, p.target.Name, w.tasks-1)
+			} else if w.TasksAlone > 0 && w.Tasks > 1 {
+				t.Fatalf("seed %d, step %d: worker %s runs %d tasks beside one that runs alone", seed, step, p.target.Name, w.Tasks-1)
 			}
 			if q := p.task.queue; !withinLimits(q, p.task) {
-				t.Fatalf("seed %d, step %d: queue %s runs more than it may", seed, step, q.name)
+				t.Fatalf("seed %d, step %d: queue %s runs more than it may", seed, step, q.Name)
 			}
 			flight = append(flight, p)
 		}
@@ -404,7 +405,7 @@ func randomEvents(t *testing.T, seed uint64) {
 
 func withinLimits(q *taskQueue, started *task) bool {
 	limit, limited := q.limits["cpu"]
-	limited = limited && started.requests["cpu"] > 0
+	limited = limited && started.Requests["cpu"] > 0
 	return q.stop == batch.StopPolicyNone && (q.maxRunning == nil || len(q.bound) <= int(*q.maxRunning)) && (!limited || q.used["cpu"] <= limit)
 }
 
@@ -423,12 +424,12 @@ func check(t *testing.T, c *cache, at string) {
 		q := task.queue
 		if task.worker != nil {
 			tasks[task.worker]++
-			if runsAlone(task.obj) {
+			if framework.RunsAlone(task.Object) {
 				tasksAlone[task.worker]++
 			}
-			cpu[task.worker] += task.requests["cpu"]
+			cpu[task.worker] += task.Requests["cpu"]
 			bound[q]++
-			queueCPU[q] += task.requests["cpu"]
+			queueCPU[q] += task.Requests["cpu"]
 			if task.class != nil {
 				t.Fatalf("%s: %s waits and is on a worker", at, name)
 			}
@@ -443,10 +444,10 @@ func check(t *testing.T, c *cache, at string) {
 			continue
 		}
 		for _, w := range ns.workers {
-			if h := w.reservation; h != nil && h.class.queue != q && h.class.tasks[0].obj.Spec.Priority == task.obj.Spec.Priority {
+			if h := w.reservation; h != nil && h.class.queue != q && h.class.tasks[0].Object.Spec.Priority == task.Object.Spec.Priority {
 				continue // which of them comes first changes with the shares, and is looked at when workers are held back
 			}
-			if fits(task, w) && task == task.class.tasks[0] {
+			if ns.fits(task, w) && task == task.class.tasks[0] {
 				t.Fatalf("%s: %s waits although it fits %s", at, name, w.name.Name)
 			}
 		}
@@ -455,24 +456,24 @@ func check(t *testing.T, c *cache, at string) {
 	besides, besidesCPU := map[*reservation]int64{}, map[*reservation]int64{}
 	for _, task := range c.tasks {
 		besides[task.admittedBeside]++
-		besidesCPU[task.admittedBeside] += task.requests["cpu"]
+		besidesCPU[task.admittedBeside] += task.Requests["cpu"]
 	}
 	for _, w := range ns.workers {
-		total += w.allocatable["tasks"]
+		total += w.Allocatable["tasks"]
 		if h := w.reservation; h != nil {
 			kept++
 			if h.tasks != besides[h] || h.used["cpu"] != besidesCPU[h] || h.class.reservation != h || len(h.class.tasks) == 0 {
 				t.Fatalf("%s: %s is held back beside %d tasks with %d cpu, should be %d and %d", at, w.name.Name, h.tasks, h.used["cpu"], besides[h], besidesCPU[h])
 			}
 		}
-		if w.tasks != tasks[w] || w.used["cpu"] != cpu[w] {
-			t.Fatalf("%s: %s is charged for %d tasks and %d cpu, has %d and %d", at, w.name.Name, w.tasks, w.used["cpu"], tasks[w], cpu[w])
+		if w.Tasks != tasks[w] || w.Used["cpu"] != cpu[w] {
+			t.Fatalf("%s: %s is charged for %d tasks and %d cpu, has %d and %d", at, w.name.Name, w.Tasks, w.Used["cpu"], tasks[w], cpu[w])
 		}
-		if w.tasksAlone != tasksAlone[w] {
-			t.Fatalf("%s: %s counts %d tasks that run alone, has %d", at, w.name.Name, w.tasksAlone, tasksAlone[w])
+		if w.TasksAlone != tasksAlone[w] {
+			t.Fatalf("%s: %s counts %d tasks that run alone, has %d", at, w.name.Name, w.TasksAlone, tasksAlone[w])
 		}
-		if w.open() != (w.tree != nil) {
-			t.Fatalf("%s: whether %s is open is %v, that it is offered %v", at, w.name.Name, w.open(), w.tree != nil)
+		if w.AcceptsTasks() != (w.tree != nil) {
+			t.Fatalf("%s: whether %s is open is %v, that it is offered %v", at, w.name.Name, w.AcceptsTasks(), w.tree != nil)
 		}
 	}
 	if ns.total["tasks"] != total || ns.reservedWorkers != kept {
@@ -484,11 +485,11 @@ func check(t *testing.T, c *cache, at string) {
 			inClasses += len(class.tasks)
 		}
 		if inClasses != waiting[q] || len(q.bound) != bound[q] || len(q.pending) != pending[q] || q.used["cpu"] != queueCPU[q] {
-			t.Fatalf("%s: queue %q counts %d in classes, %d bound, %d pending, %d cpu; should be %d, %d, %d, %d", at, q.name,
+			t.Fatalf("%s: queue %q counts %d in classes, %d bound, %d pending, %d cpu; should be %d, %d, %d, %d", at, q.Name,
 				inClasses, len(q.bound), len(q.pending), q.used["cpu"], waiting[q], bound[q], pending[q], queueCPU[q])
 		}
-		if want := int64(math.Round(ns.dominantShare(int64(len(q.bound)), q.used) / q.weight * shareScale)); !ns.sharesStale && q.share != want {
-			t.Fatalf("%s: the share of queue %q is %d, should be %d", at, q.name, q.share, want)
+		if want := int64(math.Round(ns.dominantShare(int64(len(q.bound)), q.used) / q.weight * framework.ShareScale)); !ns.sharesStale && q.Share != want {
+			t.Fatalf("%s: the share of queue %q is %d, should be %d", at, q.Name, q.Share, want)
 		}
 	}
 }

@@ -214,15 +214,15 @@ func TestFit(t *testing.T) {
 			waiting := c.tasks[nameOf(tc.task)]
 			namespace := c.namespaces["default"]
 			for _, w := range namespace.workers {
-				if reasons := refusals(waiting, w); fits(waiting, w) != (len(reasons) == 0) {
-					t.Errorf("worker %s: fits says %v, but the reasons against it are %q", w.name.Name, fits(waiting, w), reasons)
+				if reasons := unschedulableReasons(c.filters, waiting, w); namespace.fits(waiting, w) != (len(reasons) == 0) {
+					t.Errorf("worker %s: fits says %v, but the reasons against it are %q", w.name.Name, namespace.fits(waiting, w), reasons)
 				}
 			}
 			got := ""
 			if w := namespace.selectWorker(waiting); w != nil {
 				got = w.name.Name
 			} else {
-				got = unschedulableMessage(waiting, namespace.workers)
+				got = unschedulableMessage(c.filters, waiting, namespace.workers)
 			}
 			if got != tc.want {
 				t.Errorf("got  %s\nwant %s", got, tc.want)

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
 // Values of the label result of a scheduling attempt.
@@ -131,21 +132,21 @@ func (c *cache) gauges(now time.Time) (all []prometheus.Metric) {
 		for _, q := range ns.queues {
 			age := 0.0
 			if first := q.pending.first(); first != nil {
-				age = max(0, now.Sub(first.obj.CreationTimestamp.Time).Seconds())
+				age = max(0, now.Sub(first.Object.CreationTimestamp.Time).Seconds())
 			}
-			gauge(pending, float64(len(q.pending)), ns.name, q.name)
-			gauge(oldest, age, ns.name, q.name)
-			gauge(running, float64(len(q.bound)), ns.name, q.name)
-			gauge(share, float64(q.share)/shareScale, ns.name, q.name)
+			gauge(pending, float64(len(q.pending)), ns.name, q.Name)
+			gauge(oldest, age, ns.name, q.Name)
+			gauge(running, float64(len(q.bound)), ns.name, q.Name)
+			gauge(share, float64(q.Share)/framework.ShareScale, ns.name, q.Name)
 		}
 		places := map[string]int64{}
 		for _, w := range ns.workers {
-			if !w.registered {
+			if !w.Registered {
 				continue
 			}
-			free := max(0, w.allocatable[batch.ResourceTasks]-w.tasks)
-			places["used"] += w.tasks
-			if w.inService() && w.tasksAlone == 0 {
+			free := max(0, w.Allocatable[batch.ResourceTasks]-w.Tasks)
+			places["used"] += w.Tasks
+			if w.InService() && w.TasksAlone == 0 {
 				places["free"] += free
 			} else {
 				places["unavailable"] += free

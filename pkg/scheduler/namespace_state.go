@@ -25,6 +25,8 @@ import (
 	"k8s.io/utils/third_party/forked/golang/btree"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/framework"
+	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/tainttoleration"
 )
 
 // space is a namespace: its workers, and its queues, which share them.
@@ -33,7 +35,7 @@ type namespaceState struct {
 	name    string
 	workers map[string]*worker
 	// total is what the registered workers have.
-	total amounts
+	total framework.Resources
 	// free are the workers that have a place left, the best first: those without a taint that tasks should rather avoid, and
 	// those with one.
 	free, avoided *btree.BTree[*worker]
@@ -53,38 +55,24 @@ type namespaceState struct {
 
 // worker is what is known of a worker, and what the tasks on it take. It exists while it is registered or has tasks.
 type worker struct {
-	offer
-	name  toolscache.ObjectName
-	obj   *batch.Worker // read only; nil unless registered
-	tasks int64
-	// suspects are those of its tasks that run alone.
-	tasksAlone  int64
-	used        amounts
-	reservation *reservation // nil unless it is held back
+	framework.WorkerInfo
+	name        toolscache.ObjectName
+	reservation *reservation // nil unless the worker is reserved
 	// tree is the one of the space's trees that the worker is in, sorted by rank.
 	tree  *btree.BTree[*worker]
 	score float64
 }
 
-// open says whether the worker takes tasks and has a place left.
-func (w *worker) open() bool {
-	return w.inService() && w.tasksAlone == 0 && w.tasks < w.allocatable[batch.ResourceTasks]
-}
-
-func (w *worker) insufficient(t *task, name batch.ResourceName) bool {
-	return t.requests[name] > w.allocatable[name]-w.used[name]
-}
-
 // load is what part of the worker is taken, over all its resources alike.
 func (w *worker) utilization() float64 {
 	sum, n := 0.0, 0
-	for name, has := range w.allocatable {
+	for name, has := range w.Allocatable {
 		if has <= 0 {
 			continue
 		}
-		used := w.used[name]
+		used := w.Used[name]
 		if name == batch.ResourceTasks {
-			used = w.tasks
+			used = w.Tasks
 		}
 		sum += float64(used) / float64(has)
 		n++
@@ -102,7 +90,7 @@ type reservation struct {
 	worker *worker
 	// tasks and used are what tasks take that came after the class and were let in since.
 	tasks int64
-	used  amounts
+	used  framework.Resources
 }
 
 // leaves says whether a task leaves the worker to the class: it comes first itself, or there is room for both.
@@ -111,12 +99,12 @@ func (h *reservation) admits(t *task) bool {
 	switch {
 	case t.class == h.class || t.before(first):
 		return true
-	case t.alone || first.alone: // which takes all of the worker
+	case t.Alone || first.Alone: // which takes all of the worker
 		return false
 	}
-	has := h.worker.allocatable
-	return has[batch.ResourceTasks]-h.tasks >= 2 && !slices.ContainsFunc(first.names, func(name batch.ResourceName) bool {
-		return has[name]-h.used[name]-t.requests[name] < first.requests[name]
+	has := h.worker.Allocatable
+	return has[batch.ResourceTasks]-h.tasks >= 2 && !slices.ContainsFunc(first.ResourceNames, func(name batch.ResourceName) bool {
+		return has[name]-h.used[name]-t.Requests[name] < first.Requests[name]
 	})
 }
 
@@ -128,7 +116,7 @@ func newNamespaceState(c *cache, name string) *namespaceState {
 		return a.name.Name < b.name.Name
 	}
 	return &namespaceState{
-		cache: c, name: name, workers: map[string]*worker{}, total: amounts{}, queues: map[string]*taskQueue{},
+		cache: c, name: name, workers: map[string]*worker{}, total: framework.Resources{}, queues: map[string]*taskQueue{},
 		free: btree.New(16, byScore), avoided: btree.New(16, byScore),
 	}
 }
@@ -142,7 +130,7 @@ func (ns *namespaceState) wake() {
 }
 
 // dominant is the greatest part of the total that so many tasks with these requests take, over all resources.
-func (ns *namespaceState) dominantShare(tasks int64, used amounts) float64 {
+func (ns *namespaceState) dominantShare(tasks int64, used framework.Resources) float64 {
 	share := 0.0
 	if has := ns.total[batch.ResourceTasks]; has > 0 {
 		share = float64(tasks) / float64(has)
@@ -159,7 +147,8 @@ func (ns *namespaceState) dominantShare(tasks int64, used amounts) float64 {
 func (ns *namespaceState) worker(name string) *worker {
 	w := ns.workers[name]
 	if w == nil {
-		w = &worker{name: toolscache.ObjectName{Namespace: ns.name, Name: name}, used: amounts{}}
+		w = &worker{name: toolscache.ObjectName{Namespace: ns.name, Name: name}}
+		w.Used = framework.Resources{}
 		ns.workers[name] = w
 	}
 	return w
@@ -170,7 +159,7 @@ func (ns *namespaceState) queue(name string) *taskQueue {
 	q := ns.queues[name]
 	if q == nil {
 		q = &taskQueue{
-			namespace: ns, name: name, bound: map[*task]struct{}{}, used: amounts{}, classes: map[string]*equivalenceClass{}, blocked: map[*equivalenceClass]struct{}{},
+			namespace: ns, QueueInfo: framework.QueueInfo{Name: name}, bound: map[*task]struct{}{}, used: framework.Resources{}, classes: map[string]*equivalenceClass{}, blocked: map[*equivalenceClass]struct{}{},
 		}
 		q.queueSpec = queueSpecOf(&batch.TaskQueueSpec{})
 		ns.queues[name] = q
@@ -179,13 +168,13 @@ func (ns *namespaceState) queue(name string) *taskQueue {
 }
 
 // setOffer takes in what a worker has to offer.
-func (ns *namespaceState) setOffer(w *worker, o offer) {
-	ns.total.add(w.allocatable, -1)
-	ns.total.add(o.allocatable, 1)
-	w.offer = o
+func (ns *namespaceState) setWorkerState(w *worker, state framework.WorkerState) {
+	ns.total.Add(w.Allocatable, -1)
+	ns.total.Add(state.Allocatable, 1)
+	w.WorkerState = state
 	ns.sharesStale = true
 	ns.workersGeneration++
-	if w.reservation != nil && !o.fitsEmpty(w.reservation.class.tasks[0]) {
+	if w.reservation != nil && !ns.fitsEmpty(w.reservation.class.tasks[0], w) {
 		ns.releaseReservation(w.reservation)
 	}
 	ns.updateScore(w)
@@ -200,7 +189,7 @@ func (ns *namespaceState) updateScore(w *worker) {
 		w.tree.Delete(w)
 		w.tree = nil
 	}
-	if !w.open() {
+	if !w.AcceptsTasks() {
 		return
 	}
 	w.score = w.utilization()
@@ -208,7 +197,7 @@ func (ns *namespaceState) updateScore(w *worker) {
 		w.score = -w.score
 	}
 	w.tree = ns.free
-	if slices.ContainsFunc(w.taints, func(t batch.Taint) bool { return discourages(t.Effect) }) {
+	if tainttoleration.HasPreferNoSchedule(&w.WorkerInfo) {
 		w.tree = ns.avoided
 	}
 	w.tree.ReplaceOrInsert(w)
@@ -216,7 +205,7 @@ func (ns *namespaceState) updateScore(w *worker) {
 
 // tidyWorker forgets a worker that is neither registered nor has tasks.
 func (ns *namespaceState) tidyWorker(w *worker) {
-	if !w.registered && w.tasks == 0 {
+	if !w.Registered && w.Tasks == 0 {
 		delete(ns.workers, w.name.Name)
 		ns.tidy()
 	}
@@ -225,7 +214,7 @@ func (ns *namespaceState) tidyWorker(w *worker) {
 // tidyQueue forgets a queue that has neither an object nor tasks.
 func (ns *namespaceState) tidyQueue(q *taskQueue) {
 	if q.obj == nil && len(q.pending) == 0 && len(q.bound) == 0 {
-		delete(ns.queues, q.name)
+		delete(ns.queues, q.Name)
 		ns.tidy()
 	}
 }
@@ -260,23 +249,35 @@ func (ns *namespaceState) next(now time.Time) (*task, *worker) {
 			continue
 		}
 		q.releaseReservations(class)
-		ns.virtualTime = max(ns.virtualTime, q.virtualTime)
-		q.virtualTime += ns.dominantShare(1, t.requests) / q.weight
+		ns.virtualTime = max(ns.virtualTime, q.VirtualTime)
+		q.VirtualTime += ns.dominantShare(1, t.Requests) / q.weight
 		if h := w.reservation; h != nil && !t.before(h.class.tasks[0]) {
 			t.admittedBeside = h
 			h.tasks++
-			h.used.add(t.requests, 1)
+			h.used.Add(t.Requests, 1)
 		}
 		return t, w
 	}
 	return nil, nil
 }
 
-// choose is the best worker that t fits, nil if it fits none. One with a taint that t should rather avoid comes last.
+// fits reports whether the worker can run the task now.
+func (ns *namespaceState) fits(t *task, w *worker) bool {
+	return ns.cache.filters.Filter(&t.TaskInfo, &w.WorkerInfo) && (w.reservation == nil || w.reservation.admits(t))
+}
+
+// fitsEmpty reports whether the worker could run the task if it had no other tasks.
+func (ns *namespaceState) fitsEmpty(t *task, w *worker) bool {
+	empty := w.WithoutTasks()
+	return ns.cache.filters.Filter(&t.TaskInfo, &empty)
+}
+
+// selectWorker returns the worker with the best score that fits the task, or nil. A worker with a PreferNoSchedule taint that the
+// task does not tolerate comes last.
 func (ns *namespaceState) selectWorker(t *task) *worker {
 	fitting := func(tree *btree.BTree[*worker], more func(*worker) bool) (found *worker) {
 		tree.Ascend(func(w *worker) bool {
-			if fits(t, w) && (more == nil || more(w)) {
+			if ns.fits(t, w) && (more == nil || more(w)) {
 				found = w
 			}
 			return found == nil
@@ -287,8 +288,10 @@ func (ns *namespaceState) selectWorker(t *task) *worker {
 	if ns.avoided.Len() == 0 {
 		return best
 	}
-	if len(t.obj.Spec.Tolerations) > 0 {
-		tolerated := fitting(ns.avoided, func(w *worker) bool { return untolerated(t.obj.Spec.Tolerations, w.taints, discourages) == nil })
+	if len(t.Object.Spec.Tolerations) > 0 {
+		tolerated := fitting(ns.avoided, func(w *worker) bool {
+			return tainttoleration.ToleratesPreferNoSchedule(&t.TaskInfo, &w.WorkerInfo)
+		})
 		if best == nil || tolerated != nil && tolerated.score < best.score {
 			best = tolerated
 		}
@@ -301,12 +304,12 @@ func (ns *namespaceState) selectWorker(t *task) *worker {
 
 // roomOn has the classes tried again that a worker can have room for now.
 func (ns *namespaceState) activateFitting(w *worker) {
-	if !w.open() {
+	if !w.AcceptsTasks() {
 		return
 	}
 	for _, q := range ns.queues {
 		for class := range q.blocked {
-			if class.blockedBy == blockedByWorkers && fits(class.tasks[0], w) {
+			if class.blockedBy == blockedByWorkers && ns.fits(class.tasks[0], w) {
 				q.activate(class)
 			}
 		}
@@ -336,7 +339,7 @@ func (ns *namespaceState) reserveWorkers(before time.Time) {
 		moves := q.startsTasks(before)
 		for class := range q.blocked {
 			switch waits := moves && class.blockedBy == blockedByWorkers && !class.blockedSince.After(before); {
-			case class.reservation != nil && (!waits || !class.reservation.worker.fitsEmpty(class.tasks[0])):
+			case class.reservation != nil && (!waits || !ns.fitsEmpty(class.tasks[0], class.reservation.worker)):
 				ns.releaseReservation(class.reservation)
 			case class.reservation != nil:
 				kept = append(kept, class.reservation.worker)
@@ -371,11 +374,11 @@ func (ns *namespaceState) reserveWorkerFor(class *equivalenceClass) bool {
 	var best *worker
 	unsatisfiable := true
 	for _, w := range ns.workers {
-		if !w.fitsEmpty(class.tasks[0]) {
+		if !ns.fitsEmpty(class.tasks[0], w) {
 			continue
 		}
 		unsatisfiable = false
-		if w.reservation == nil && (best == nil || cmp.Or(cmp.Compare(w.tasks, best.tasks), cmp.Compare(w.name.Name, best.name.Name)) < 0) {
+		if w.reservation == nil && (best == nil || cmp.Or(cmp.Compare(w.Tasks, best.Tasks), cmp.Compare(w.name.Name, best.name.Name)) < 0) {
 			best = w
 		}
 	}
@@ -385,7 +388,7 @@ func (ns *namespaceState) reserveWorkerFor(class *equivalenceClass) bool {
 	if best == nil {
 		return false
 	}
-	class.reservation = &reservation{class: class, worker: best, used: amounts{}}
+	class.reservation = &reservation{class: class, worker: best, used: framework.Resources{}}
 	best.reservation = class.reservation
 	ns.reservedWorkers++
 	return true

@@ -84,7 +84,7 @@ func (r *reporter) queue(q *taskQueue) {
 		case r.waitedDelay(class.blockedSince):
 			r.add(class, r.explain(class), func(*task) bool { return true })
 		default:
-			turn := fmt.Sprintf("Waits for its turn in queue %s: tasks that come first take the room there is.", q.name)
+			turn := fmt.Sprintf("Waits for its turn in queue %s: tasks that come first take the room there is.", q.Name)
 			r.add(class, turn, func(t *task) bool { return t.reported == "" && r.waitedLong(t.since) })
 		}
 	}
@@ -98,7 +98,7 @@ func (r *reporter) explain(class *equivalenceClass) string {
 		return class.message
 	}
 	r.explains++
-	class.message, class.messageAt, class.messageGeneration = unschedulableMessage(class.tasks[0], ns.workers), r.now, ns.generation
+	class.message, class.messageAt, class.messageGeneration = unschedulableMessage(ns.cache.filters, class.tasks[0], ns.workers), r.now, ns.generation
 	return class.message
 }
 
@@ -109,7 +109,7 @@ func (r *reporter) add(class *equivalenceClass, message string, due func(*task) 
 			return
 		}
 		if t.reported != message && due(t) {
-			r.due = append(r.due, report{task: t, obj: t.obj, message: message})
+			r.due = append(r.due, report{task: t, obj: t.Object, message: message})
 		}
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
 const (
@@ -36,23 +37,19 @@ const (
 	reasonStopped = "Stopped"
 )
 
-// shareScale is how finely shares are told apart. They are compared as integers, so that queues whose shares are equal but for the
-// error of floating point are equal.
-const shareScale = 1e12
-
 // taskQueue is a queue of one namespace: the tasks that name it and, if there is one, its object. It exists while it has either.
 //
 // Tasks that wait are kept by class. A class is active until its first task finds no place; then the class is blocked as a
 // whole until something has happened that can have made room for it.
 type taskQueue struct {
 	namespace *namespaceState
-	name      string
-	obj       *batch.TaskQueue // read only; nil if there is none
+	framework.QueueInfo
+	obj *batch.TaskQueue // read only; nil if there is none
 	queueSpec
 
 	pending indexedHeap[*pendingByAge] // all unbound tasks, those included that are not to be bound yet
 	bound   map[*task]struct{}
-	used    amounts // what the bound tasks request
+	used    framework.Resources // what the bound tasks request
 
 	classes map[string]*equivalenceClass
 	active  indexedHeap[*equivalenceClass]
@@ -64,10 +61,6 @@ type taskQueue struct {
 	// first is a class that was blocked for long by the limits of the queue, and that the others leave room to.
 	limitReservation *equivalenceClass
 
-	share int64
-	// served is how much the queue has started, by weight, counted on from where the others are when it starts to wait.
-	virtualTime float64
-
 	closed        string // why it starts no tasks at all, empty if it does
 	closedSince   time.Time
 	statusWritten time.Time // when its status was
@@ -77,7 +70,7 @@ type taskQueue struct {
 type queueSpec struct {
 	weight     float64
 	maxRunning *int32
-	limits     amounts
+	limits     framework.Resources
 	stop       batch.StopPolicy
 }
 
@@ -85,7 +78,7 @@ func queueSpecOf(spec *batch.TaskQueueSpec) queueSpec {
 	return queueSpec{
 		weight:     float64(max(1, ptr.Deref(spec.Weight, 1))),
 		maxRunning: spec.MaxRunningTasks,
-		limits:     amountsOf(spec.Resources.Limits),
+		limits:     framework.NewResources(spec.Resources.Limits),
 		stop:       ptr.Deref(spec.StopPolicy, batch.StopPolicyNone),
 	}
 }
@@ -129,7 +122,7 @@ const (
 type pendingByAge task
 
 func (e *pendingByAge) heapIndex() *int             { return &e.ageIndex }
-func (e *pendingByAge) before(o *pendingByAge) bool { return (*task)(e).older((*task)(o)) }
+func (e *pendingByAge) before(o *pendingByAge) bool { return (*task)(e).Older(&(*task)(o).TaskInfo) }
 
 // setRules takes in what the queue's object says, the defaults without one.
 func (q *taskQueue) setObject(obj *batch.TaskQueue) {
@@ -146,9 +139,9 @@ func (q *taskQueue) setObject(obj *batch.TaskQueue) {
 func (q *taskQueue) closedReason() string {
 	switch {
 	case q.stop == batch.StopPolicyHold || q.stop == batch.StopPolicyHoldAndDrain:
-		return fmt.Sprintf("Queue %s is held (stopPolicy %s).", q.name, q.stop)
+		return fmt.Sprintf("Queue %s is held (stopPolicy %s).", q.Name, q.stop)
 	case q.maxRunning != nil && len(q.bound) >= int(*q.maxRunning):
-		return fmt.Sprintf("Queue %s runs %d of at most %d tasks.", q.name, len(q.bound), *q.maxRunning)
+		return fmt.Sprintf("Queue %s runs %d of at most %d tasks.", q.Name, len(q.bound), *q.maxRunning)
 	}
 	return ""
 }
@@ -170,12 +163,12 @@ func (q *taskQueue) exceededLimit(t *task) batch.ResourceName {
 	if len(q.limits) == 0 {
 		return ""
 	}
-	for _, name := range t.names {
+	for _, name := range t.ResourceNames {
 		limit, limited := q.limits[name]
-		if !limited || t.requests[name] == 0 {
+		if !limited || t.Requests[name] == 0 {
 			continue
 		}
-		if q.used[name]+t.requests[name] > limit || q.reservedForOther(name, t) {
+		if q.used[name]+t.Requests[name] > limit || q.reservedForOther(name, t) {
 			return name
 		}
 	}
@@ -188,7 +181,7 @@ func (q *taskQueue) reservedForOther(name batch.ResourceName, t *task) bool {
 		return false
 	}
 	first := q.limitReservation.tasks[0]
-	return first.requests[name] > 0 && first.before(t) && q.used[name]+t.requests[name]+first.requests[name] > q.limits[name]
+	return first.Requests[name] > 0 && first.before(t) && q.used[name]+t.Requests[name]+first.Requests[name] > q.limits[name]
 }
 
 // explainLimits is what a task is told that the limits block.
@@ -197,27 +190,27 @@ func (q *taskQueue) limitMessage(t *task) string {
 	if name == "" {
 		return ""
 	}
-	limit, request := quantityOf(name, q.limits[name]), quantityOf(name, t.requests[name])
+	limit, request := framework.Quantity(name, q.limits[name]), framework.Quantity(name, t.Requests[name])
 	switch {
-	case t.requests[name] > q.limits[name]:
-		return fmt.Sprintf("Queue %s is limited to %s %s, and the task requests %s.", q.name, limit.String(), name, request.String())
-	case q.used[name]+t.requests[name] > q.limits[name]:
-		return fmt.Sprintf("Queue %s has less than %s %s left of its limit of %s.", q.name, request.String(), name, limit.String())
+	case t.Requests[name] > q.limits[name]:
+		return fmt.Sprintf("Queue %s is limited to %s %s, and the task requests %s.", q.Name, limit.String(), name, request.String())
+	case q.used[name]+t.Requests[name] > q.limits[name]:
+		return fmt.Sprintf("Queue %s has less than %s %s left of its limit of %s.", q.Name, request.String(), name, limit.String())
 	}
-	return fmt.Sprintf("Queue %s keeps what is left of its limit of %s %s for a task that comes first.", q.name, limit.String(), name)
+	return fmt.Sprintf("Queue %s keeps what is left of its limit of %s %s for a task that comes first.", q.Name, limit.String(), name)
 }
 
 // reshare counts anew what part of the namespace the queue has: its dominant share by its weight.
 func (q *taskQueue) updateShare() {
-	q.share = int64(math.Round(q.namespace.dominantShare(int64(len(q.bound)), q.used) / q.weight * shareScale))
+	q.Share = int64(math.Round(q.namespace.dominantShare(int64(len(q.bound)), q.used) / q.weight * framework.ShareScale))
 	q.reposition()
 }
 
 // enqueue has a task wait to be placed.
 func (q *taskQueue) enqueue(t *task) {
-	key := equivalenceClassKey(t.obj, t.requests, t.names)
+	key := q.namespace.cache.filters.Sign(&t.TaskInfo)
 	if len(q.classes) == 0 {
-		q.virtualTime = max(q.virtualTime, q.namespace.virtualTime)
+		q.VirtualTime = max(q.VirtualTime, q.namespace.virtualTime)
 	}
 	class := q.classes[key]
 	if class == nil {
@@ -385,9 +378,9 @@ func (q *taskQueue) reserveWithinLimits(before time.Time) {
 
 // couldEver says whether t is within the limits of the queue while nothing else runs.
 func (q *taskQueue) everWithinLimits(t *task) bool {
-	return !slices.ContainsFunc(t.names, func(name batch.ResourceName) bool {
+	return !slices.ContainsFunc(t.ResourceNames, func(name batch.ResourceName) bool {
 		limit, limited := q.limits[name]
-		return limited && t.requests[name] > limit
+		return limited && t.Requests[name] > limit
 	})
 }
 
@@ -395,13 +388,13 @@ func (q *taskQueue) everWithinLimits(t *task) bool {
 func (q *taskQueue) status() *batch.TaskQueueStatus {
 	s := &batch.TaskQueueStatus{Pending: int32(len(q.pending)), Running: int32(len(q.bound)), Conditions: slices.Clone(q.obj.Status.Conditions)}
 	if len(q.pending) > 0 {
-		s.OldestPendingTime = q.pending[0].obj.CreationTimestamp.DeepCopy()
+		s.OldestPendingTime = q.pending[0].Object.CreationTimestamp.DeepCopy()
 	}
 	for name, amount := range q.used {
 		if s.Used == nil {
 			s.Used = batch.ResourceList{}
 		}
-		s.Used[name] = quantityOf(name, amount)
+		s.Used[name] = framework.Quantity(name, amount)
 	}
 	condition := metav1.Condition{
 		Type: queueActive, Status: metav1.ConditionTrue, Reason: reasonReady, Message: "The queue starts tasks.", ObservedGeneration: q.obj.Generation,

@@ -32,6 +32,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
 func inQueue(name string) func(*batch.Task) { return func(t *batch.Task) { t.Spec.QueueName = name } }
@@ -285,7 +286,7 @@ func TestLimitsAreNeverExceeded(t *testing.T) {
 		for _, e := range s.running {
 			if e.obj.Spec.QueueName == queue {
 				tasks++
-				cpu += requestsOf(e.obj)["cpu"]
+				cpu += framework.NewResources(e.obj.Spec.Resources.Requests)["cpu"]
 			}
 		}
 		return tasks, cpu
@@ -510,7 +511,7 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 	}
 	says := func(task, want string) {
 		t.Helper()
-		if got := unschedulableMessage(c.tasks[toolscache.ObjectName{Namespace: "default", Name: task}], c.namespaces["default"].workers); got != want {
+		if got := unschedulableMessage(c.filters, c.tasks[toolscache.ObjectName{Namespace: "default", Name: task}], c.namespaces["default"].workers); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 	}
@@ -540,8 +541,8 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 	want("")
 	gone("suspect-2")
 	want("z on b")
-	if w := c.namespaces["default"].workers["b"]; w.tasksAlone != 0 || w.tasks != 1 {
-		t.Errorf("worker b has %d tasks, of which %d run alone", w.tasks, w.tasksAlone)
+	if w := c.namespaces["default"].workers["b"]; w.TasksAlone != 0 || w.Tasks != 1 {
+		t.Errorf("worker b has %d tasks, of which %d run alone", w.Tasks, w.TasksAlone)
 	}
 
 	// It takes the whole of a worker, and so leaves no room on one that is held back for another.
