@@ -94,14 +94,13 @@ type cache struct {
 // it is Waiting.
 type task struct {
 	framework.TaskInfo
-	queue          *taskQueue
-	class          *equivalenceClass
-	worker         *worker
-	assumed        bool         // the binding was sent, and the informer has not delivered it yet
-	unconfirmed    bool         // the server refused the binding because of a change that the informer has not delivered yet
-	admittedBeside *reservation // the reservation that the task shares its worker with
-	evicting       bool
-	since          time.Time // when it was created or evicted last
+	queue       *taskQueue
+	class       *equivalenceClass
+	worker      *worker
+	assumed     bool // the binding was sent, and the informer has not delivered it yet
+	unconfirmed bool // the server refused the binding because of a change that the informer has not delivered yet
+	evicting    bool
+	since       time.Time // when it was created or evicted last
 
 	failures         int       // consecutive failed bindings
 	backoffEnd       time.Time // end of the backoff after a failed binding
@@ -173,7 +172,7 @@ func (c *cache) setTask(obj *batch.Task) {
 		// The event is older than the binding: a task that was bound and evicted since would count another disruption.
 		t.Object = obj
 		return
-	case t.worker != nil && t.worker.name.Name == obj.Spec.WorkerName && t.queue.Name == obj.Spec.QueueName && t.Alone == framework.RunsAlone(obj):
+	case t.worker != nil && t.worker.Name == obj.Spec.WorkerName && t.queue.Name == obj.Spec.QueueName && t.Alone == framework.RunsAlone(obj):
 		c.cancelDelay(t)
 		t.Object, t.assumed, t.unconfirmed, t.failures = obj, false, false, 0
 		return
@@ -326,8 +325,7 @@ func (c *cache) next(now time.Time) (placement, bool) {
 		c.active = append(c.active, ns)
 		t.queue.dequeue(t)
 		c.removePending(t)
-		c.addToWorker(t, w)
-		t.assumed = true
+		c.assume(t, w)
 		target := batch.BindingTarget{Name: w.Object.Name, UID: w.Object.UID, Incarnation: w.Incarnation}
 		return placement{task: t, obj: t.Object, target: target, since: t.since}, true
 	}
@@ -473,15 +471,18 @@ func (c *cache) addToWorker(t *task, w *worker) {
 	q.updateShare()
 }
 
+// assume counts a task against the worker that it is about to be bound to.
+func (c *cache) assume(t *task, w *worker) {
+	t.queue.namespace.reservations.AddTask(&t.TaskInfo, &w.WorkerInfo) // before addToWorker changes the order of tasks
+	c.addToWorker(t, w)
+	t.assumed = true
+}
+
 // removeFromWorker undoes addToWorker.
 func (c *cache) removeFromWorker(t *task) {
 	q, w := t.queue, t.worker
 	t.worker, t.assumed, t.unconfirmed, t.evicting = nil, false, false, false
-	if t.admittedBeside != nil {
-		t.admittedBeside.tasks--
-		t.admittedBeside.used.Add(t.Requests, -1)
-		t.admittedBeside = nil
-	}
+	q.namespace.reservations.RemoveTask(&t.TaskInfo)
 	w.RemoveTask(&t.TaskInfo)
 	q.namespace.updateScore(w)
 	delete(q.bound, t)

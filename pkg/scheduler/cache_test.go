@@ -34,6 +34,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
+	"github.com/leat-dev/leat/pkg/scheduler/reservation"
 )
 
 func nameOf(obj metav1.Object) toolscache.ObjectName { return toolscache.MetaObjectToName(obj) }
@@ -444,40 +445,45 @@ func check(t *testing.T, c *cache, at string) {
 			continue
 		}
 		for _, w := range ns.workers {
-			if h := w.reservation; h != nil && h.class.queue != q && h.class.tasks[0].Object.Spec.Priority == task.Object.Spec.Priority {
+			if r := ns.reservations.OfWorker(&w.WorkerInfo); r != nil && r.Task.Queue != task.Queue && r.Task.Object.Spec.Priority == task.Object.Spec.Priority {
 				continue // which of them comes first changes with the shares, and is looked at when workers are held back
 			}
 			if ns.fits(task, w) && task == task.class.tasks[0] {
-				t.Fatalf("%s: %s waits although it fits %s", at, name, w.name.Name)
+				t.Fatalf("%s: %s waits although it fits %s", at, name, w.Name)
 			}
 		}
 	}
-	total, kept := int64(0), 0
-	besides, besidesCPU := map[*reservation]int64{}, map[*reservation]int64{}
+	total, reserved := int64(0), 0
+	sharing, sharingCPU := map[*reservation.Reservation]int64{}, map[*reservation.Reservation]int64{}
 	for _, task := range c.tasks {
-		besides[task.admittedBeside]++
-		besidesCPU[task.admittedBeside] += task.Requests["cpu"]
+		r := ns.reservations.OfSharing(&task.TaskInfo)
+		sharing[r]++
+		sharingCPU[r] += task.Requests["cpu"]
 	}
 	for _, w := range ns.workers {
 		total += w.Allocatable["tasks"]
-		if h := w.reservation; h != nil {
-			kept++
-			if h.tasks != besides[h] || h.used["cpu"] != besidesCPU[h] || h.class.reservation != h || len(h.class.tasks) == 0 {
-				t.Fatalf("%s: %s is held back beside %d tasks with %d cpu, should be %d and %d", at, w.name.Name, h.tasks, h.used["cpu"], besides[h], besidesCPU[h])
+		if r := ns.reservations.OfWorker(&w.WorkerInfo); r != nil {
+			reserved++
+			n, used := r.Sharing()
+			if n != sharing[r] || used["cpu"] != sharingCPU[r] {
+				t.Fatalf("%s: %d tasks with %d cpu share the reservation of %s, should be %d and %d", at, n, used["cpu"], w.Name, sharing[r], sharingCPU[r])
+			}
+			if ns.reservations.OfTask(r.Task) != r || ns.taskOf(r) == nil || &ns.taskOf(r).TaskInfo != r.Task || ns.taskOf(r).class == nil {
+				t.Fatalf("%s: %s is reserved for a task that is not pending", at, w.Name)
 			}
 		}
 		if w.Tasks != tasks[w] || w.Used["cpu"] != cpu[w] {
-			t.Fatalf("%s: %s is charged for %d tasks and %d cpu, has %d and %d", at, w.name.Name, w.Tasks, w.Used["cpu"], tasks[w], cpu[w])
+			t.Fatalf("%s: %s is charged for %d tasks and %d cpu, has %d and %d", at, w.Name, w.Tasks, w.Used["cpu"], tasks[w], cpu[w])
 		}
 		if w.TasksAlone != tasksAlone[w] {
-			t.Fatalf("%s: %s counts %d tasks that run alone, has %d", at, w.name.Name, w.TasksAlone, tasksAlone[w])
+			t.Fatalf("%s: %s counts %d tasks that run alone, has %d", at, w.Name, w.TasksAlone, tasksAlone[w])
 		}
 		if w.AcceptsTasks() != (w.tree != nil) {
-			t.Fatalf("%s: whether %s is open is %v, that it is offered %v", at, w.name.Name, w.AcceptsTasks(), w.tree != nil)
+			t.Fatalf("%s: whether %s is open is %v, that it is offered %v", at, w.Name, w.AcceptsTasks(), w.tree != nil)
 		}
 	}
-	if ns.total["tasks"] != total || ns.reservedWorkers != kept {
-		t.Fatalf("%s: the total is %d tasks and %d workers are kept, should be %d and %d", at, ns.total["tasks"], ns.reservedWorkers, total, kept)
+	if ns.total["tasks"] != total || ns.reservations.Len() != reserved {
+		t.Fatalf("%s: the total is %d tasks and %d workers are reserved, should be %d and %d", at, ns.total["tasks"], ns.reservations.Len(), total, reserved)
 	}
 	for _, q := range ns.queues {
 		inClasses := 0

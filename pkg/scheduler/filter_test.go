@@ -214,15 +214,15 @@ func TestFit(t *testing.T) {
 			waiting := c.tasks[nameOf(tc.task)]
 			namespace := c.namespaces["default"]
 			for _, w := range namespace.workers {
-				if reasons := unschedulableReasons(c.filters, waiting, w); namespace.fits(waiting, w) != (len(reasons) == 0) {
-					t.Errorf("worker %s: fits says %v, but the reasons against it are %q", w.name.Name, namespace.fits(waiting, w), reasons)
+				if reasons := namespace.unschedulableReasons(waiting, w); namespace.fits(waiting, w) != (len(reasons) == 0) {
+					t.Errorf("worker %s: fits says %v, but the reasons against it are %q", w.Name, namespace.fits(waiting, w), reasons)
 				}
 			}
 			got := ""
 			if w := namespace.selectWorker(waiting); w != nil {
-				got = w.name.Name
+				got = w.Name
 			} else {
-				got = unschedulableMessage(c.filters, waiting, namespace.workers)
+				got = namespace.unschedulableMessage(waiting)
 			}
 			if got != tc.want {
 				t.Errorf("got  %s\nwant %s", got, tc.want)

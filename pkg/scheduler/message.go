@@ -25,7 +25,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
 // reasonReserved is the reason why a worker that passes all filters does not fit a task.
@@ -33,26 +32,26 @@ const reasonReserved = "was held back for a task that comes first"
 
 // unschedulableReasons returns why a worker does not fit a task, as the part of a sentence that follows the number of workers. It
 // returns the reasons of the first filter only. It returns nothing if the worker fits.
-func unschedulableReasons(filters framework.Filters, t *task, w *worker) []string {
+func (ns *namespaceState) unschedulableReasons(t *task, w *worker) []string {
 	var summaries []string
-	for _, reason := range filters.FirstReasons(&t.TaskInfo, &w.WorkerInfo) {
+	for _, reason := range ns.cache.filters.FirstReasons(&t.TaskInfo, &w.WorkerInfo) {
 		summaries = append(summaries, reason.Summary)
 	}
-	if len(summaries) == 0 && w.reservation != nil && !w.reservation.admits(t) {
+	if len(summaries) == 0 && !ns.reservations.Admits(&t.TaskInfo, &w.WorkerInfo) {
 		summaries = []string{reasonReserved}
 	}
 	return summaries
 }
 
 // unschedulableMessage returns the message for a task that fits none of the workers of its namespace.
-func unschedulableMessage(filters framework.Filters, t *task, workers map[string]*worker) string {
+func (ns *namespaceState) unschedulableMessage(t *task) string {
 	total, counts := 0, map[string]int{}
-	for _, w := range workers {
+	for _, w := range ns.workers {
 		if !w.Registered {
 			continue
 		}
 		total++
-		for _, reason := range unschedulableReasons(filters, t, w) {
+		for _, reason := range ns.unschedulableReasons(t, w) {
 			counts[reason]++
 		}
 	}

@@ -27,6 +27,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/tainttoleration"
+	"github.com/leat-dev/leat/pkg/scheduler/reservation"
 )
 
 // space is a namespace: its workers, and its queues, which share them.
@@ -48,7 +49,7 @@ type namespaceState struct {
 	sharesStale bool
 	enqueued    bool // in the cluster's list of spaces to decide for
 
-	reservedWorkers   int    // how many workers are held back
+	reservations      *reservation.Reservations
 	workersGeneration uint64 // goes up with each change of an offer
 	generation        uint64 // goes up with each change that can change what tasks are told
 }
@@ -56,8 +57,6 @@ type namespaceState struct {
 // worker is what is known of a worker, and what the tasks on it take. It exists while it is registered or has tasks.
 type worker struct {
 	framework.WorkerInfo
-	name        toolscache.ObjectName
-	reservation *reservation // nil unless the worker is reserved
 	// tree is the one of the space's trees that the worker is in, sorted by rank.
 	tree  *btree.BTree[*worker]
 	score float64
@@ -83,41 +82,17 @@ func (w *worker) utilization() float64 {
 	return sum / float64(n)
 }
 
-// holdback keeps a worker for a class that was blocked for long: those that come after the class leave it the room that its first
-// task needs, as tasks end that were there before.
-type reservation struct {
-	class  *equivalenceClass
-	worker *worker
-	// tasks and used are what tasks take that came after the class and were let in since.
-	tasks int64
-	used  framework.Resources
-}
-
-// leaves says whether a task leaves the worker to the class: it comes first itself, or there is room for both.
-func (h *reservation) admits(t *task) bool {
-	first := h.class.tasks[0]
-	switch {
-	case t.class == h.class || t.before(first):
-		return true
-	case t.Alone || first.Alone: // which takes all of the worker
-		return false
-	}
-	has := h.worker.Allocatable
-	return has[batch.ResourceTasks]-h.tasks >= 2 && !slices.ContainsFunc(first.ResourceNames, func(name batch.ResourceName) bool {
-		return has[name]-h.used[name]-t.Requests[name] < first.Requests[name]
-	})
-}
-
 func newNamespaceState(c *cache, name string) *namespaceState {
 	byScore := func(a, b *worker) bool {
 		if a.score != b.score {
 			return a.score < b.score
 		}
-		return a.name.Name < b.name.Name
+		return a.Name < b.Name
 	}
 	return &namespaceState{
 		cache: c, name: name, workers: map[string]*worker{}, total: framework.Resources{}, queues: map[string]*taskQueue{},
-		free: btree.New(16, byScore), avoided: btree.New(16, byScore),
+		reservations: reservation.New(),
+		free:         btree.New(16, byScore), avoided: btree.New(16, byScore),
 	}
 }
 
@@ -147,8 +122,7 @@ func (ns *namespaceState) dominantShare(tasks int64, used framework.Resources) f
 func (ns *namespaceState) worker(name string) *worker {
 	w := ns.workers[name]
 	if w == nil {
-		w = &worker{name: toolscache.ObjectName{Namespace: ns.name, Name: name}}
-		w.Used = framework.Resources{}
+		w = &worker{WorkerInfo: framework.WorkerInfo{Name: name, Used: framework.Resources{}}}
 		ns.workers[name] = w
 	}
 	return w
@@ -174,8 +148,8 @@ func (ns *namespaceState) setWorkerState(w *worker, state framework.WorkerState)
 	w.WorkerState = state
 	ns.sharesStale = true
 	ns.workersGeneration++
-	if w.reservation != nil && !ns.fitsEmpty(w.reservation.class.tasks[0], w) {
-		ns.releaseReservation(w.reservation)
+	if r := ns.reservations.OfWorker(&w.WorkerInfo); r != nil && !ns.fitsEmpty(r.Task, w) {
+		ns.release(r)
 	}
 	ns.updateScore(w)
 	ns.activateFitting(w)
@@ -206,7 +180,7 @@ func (ns *namespaceState) updateScore(w *worker) {
 // tidyWorker forgets a worker that is neither registered nor has tasks.
 func (ns *namespaceState) tidyWorker(w *worker) {
 	if !w.Registered && w.Tasks == 0 {
-		delete(ns.workers, w.name.Name)
+		delete(ns.workers, w.Name)
 		ns.tidy()
 	}
 }
@@ -248,14 +222,9 @@ func (ns *namespaceState) next(now time.Time) (*task, *worker) {
 			ns.cache.metrics.attempt(unschedulable, start)
 			continue
 		}
-		q.releaseReservations(class)
+		class.blockedSince, class.message = time.Time{}, ""
 		ns.virtualTime = max(ns.virtualTime, q.VirtualTime)
 		q.VirtualTime += ns.dominantShare(1, t.Requests) / q.weight
-		if h := w.reservation; h != nil && !t.before(h.class.tasks[0]) {
-			t.admittedBeside = h
-			h.tasks++
-			h.used.Add(t.Requests, 1)
-		}
 		return t, w
 	}
 	return nil, nil
@@ -263,13 +232,13 @@ func (ns *namespaceState) next(now time.Time) (*task, *worker) {
 
 // fits reports whether the worker can run the task now.
 func (ns *namespaceState) fits(t *task, w *worker) bool {
-	return ns.cache.filters.Filter(&t.TaskInfo, &w.WorkerInfo) && (w.reservation == nil || w.reservation.admits(t))
+	return ns.cache.filters.Filter(&t.TaskInfo, &w.WorkerInfo) && ns.reservations.Admits(&t.TaskInfo, &w.WorkerInfo)
 }
 
 // fitsEmpty reports whether the worker could run the task if it had no other tasks.
-func (ns *namespaceState) fitsEmpty(t *task, w *worker) bool {
+func (ns *namespaceState) fitsEmpty(t *framework.TaskInfo, w *worker) bool {
 	empty := w.WithoutTasks()
-	return ns.cache.filters.Filter(&t.TaskInfo, &empty)
+	return ns.cache.filters.Filter(t, &empty)
 }
 
 // selectWorker returns the worker with the best score that fits the task, or nil. A worker with a PreferNoSchedule taint that the
@@ -316,87 +285,105 @@ func (ns *namespaceState) activateFitting(w *worker) {
 	}
 }
 
-// keepers bounds how many workers of a space are held back at a time: one in so many, but at least one.
+// workersPerReservation bounds the reservations of a namespace: one for so many workers, but at least one.
 const workersPerReservation = 4
 
-// scans bounds how many classes a worker is looked for each time that workers are held back.
-const classesPerReservation = 16
+// maxReservationAttempts bounds for how many classes reserveWorkers searches a worker.
+const maxReservationAttempts = 16
 
-// holdBack keeps workers, and room within the limits of queues, for classes that were blocked since before.
+// reserve reserves workers, and room within the limits of queues, for tasks of classes that have been blocked since before.
 func (ns *namespaceState) reserve(before time.Time) {
+	ns.reviewReservations(before)
 	ns.reserveWorkers(before)
 	for _, q := range ns.queues {
 		q.reserveWithinLimits(before)
 	}
 }
 
-// keepWorkers keeps workers for classes that were blocked since before, in their order. Classes that would not fit an empty worker
-// get none.
+// reviewReservations releases the reservations of tasks that cannot use them: their queue has started nothing since before, its
+// limits block them, or their worker could not run them without other tasks either.
+func (ns *namespaceState) reviewReservations(before time.Time) {
+	for r := range ns.reservations.All() {
+		t, w := ns.taskOf(r), ns.workerOf(r)
+		if !t.queue.startsTasks(before) || t.class.blockedBy == blockedByLimits || !ns.fitsEmpty(r.Task, w) {
+			ns.release(r)
+			continue
+		}
+		// Shares change all the time, and with them which tasks are scheduled before the task of the reservation.
+		ns.activateFitting(w)
+	}
+}
+
+// reserveWorkers reserves a worker for the first task of each class that has been blocked since before, in the order of the tasks.
+// It skips classes that have a reservation and those that no worker fits.
 func (ns *namespaceState) reserveWorkers(before time.Time) {
-	var stuck []*equivalenceClass
-	var kept []*worker
+	room := max(1, len(ns.workers)/workersPerReservation) - ns.reservations.Len()
+	if room <= 0 {
+		return
+	}
+	reserved := map[*equivalenceClass]bool{}
+	for r := range ns.reservations.All() {
+		reserved[ns.taskOf(r).class] = true
+	}
+	var starved []*task
 	for _, q := range ns.queues {
-		moves := q.startsTasks(before)
+		if !q.startsTasks(before) {
+			continue
+		}
 		for class := range q.blocked {
-			switch waits := moves && class.blockedBy == blockedByWorkers && !class.blockedSince.After(before); {
-			case class.reservation != nil && (!waits || !ns.fitsEmpty(class.tasks[0], class.reservation.worker)):
-				ns.releaseReservation(class.reservation)
-			case class.reservation != nil:
-				kept = append(kept, class.reservation.worker)
-			case waits && class.unsatisfiableAt != ns.workersGeneration:
-				stuck = append(stuck, class)
+			if class.blockedBy == blockedByWorkers && !class.blockedSince.After(before) && !reserved[class] &&
+				class.unsatisfiableAt != ns.workersGeneration {
+				starved = append(starved, class.tasks[0])
 			}
 		}
 	}
-	// Shares change all the time, and with them which tasks of other queues come before the one that a worker is held back for.
-	for _, w := range kept {
-		ns.activateFitting(w)
-	}
-	room := max(1, len(ns.workers)/workersPerReservation) - ns.reservedWorkers
-	if len(stuck) == 0 || room <= 0 {
-		return
-	}
-	slices.SortFunc(stuck, func(a, b *equivalenceClass) int {
-		if a.tasks[0].before(b.tasks[0]) {
+	slices.SortFunc(starved, func(a, b *task) int {
+		if a.before(b) {
 			return -1
 		}
 		return 1
 	})
-	for i := 0; i < len(stuck) && i < classesPerReservation && room > 0; i++ {
-		if ns.reserveWorkerFor(stuck[i]) {
+	for i := 0; i < len(starved) && i < maxReservationAttempts && room > 0; i++ {
+		if ns.reserveWorker(starved[i]) {
 			room--
 		}
 	}
 }
 
-// keepFor holds back the worker with the fewest tasks that could take the class once it is empty.
-func (ns *namespaceState) reserveWorkerFor(class *equivalenceClass) bool {
+// reserveWorker reserves the worker with the fewest tasks that could run the task without them. It returns false if there is none.
+func (ns *namespaceState) reserveWorker(t *task) bool {
 	var best *worker
 	unsatisfiable := true
 	for _, w := range ns.workers {
-		if !ns.fitsEmpty(class.tasks[0], w) {
+		if !ns.fitsEmpty(&t.TaskInfo, w) {
 			continue
 		}
 		unsatisfiable = false
-		if w.reservation == nil && (best == nil || cmp.Or(cmp.Compare(w.Tasks, best.Tasks), cmp.Compare(w.name.Name, best.name.Name)) < 0) {
+		if ns.reservations.OfWorker(&w.WorkerInfo) == nil &&
+			(best == nil || cmp.Or(cmp.Compare(w.Tasks, best.Tasks), cmp.Compare(w.Name, best.Name)) < 0) {
 			best = w
 		}
 	}
 	if unsatisfiable {
-		class.unsatisfiableAt = ns.workersGeneration
+		t.class.unsatisfiableAt = ns.workersGeneration
 	}
 	if best == nil {
 		return false
 	}
-	class.reservation = &reservation{class: class, worker: best, used: framework.Resources{}}
-	best.reservation = class.reservation
-	ns.reservedWorkers++
+	ns.reservations.Reserve(&t.TaskInfo, &best.WorkerInfo)
 	return true
 }
 
-// release lets all tasks have a worker that was held back.
-func (ns *namespaceState) releaseReservation(h *reservation) {
-	h.worker.reservation, h.class.reservation = nil, nil
-	ns.reservedWorkers--
-	ns.activateFitting(h.worker)
+// release releases a reservation and activates the classes that may now have the worker.
+func (ns *namespaceState) release(r *reservation.Reservation) {
+	ns.reservations.Release(r)
+	ns.activateFitting(ns.workerOf(r))
+}
+
+func (ns *namespaceState) taskOf(r *reservation.Reservation) *task {
+	return ns.cache.tasks[toolscache.MetaObjectToName(r.Task.Object)]
+}
+
+func (ns *namespaceState) workerOf(r *reservation.Reservation) *worker {
+	return ns.workers[r.Worker.Name]
 }

@@ -98,7 +98,7 @@ func (r *reporter) explain(class *equivalenceClass) string {
 		return class.message
 	}
 	r.explains++
-	class.message, class.messageAt, class.messageGeneration = unschedulableMessage(ns.cache.filters, class.tasks[0], ns.workers), r.now, ns.generation
+	class.message, class.messageAt, class.messageGeneration = ns.unschedulableMessage(class.tasks[0]), r.now, ns.generation
 	return class.message
 }
 

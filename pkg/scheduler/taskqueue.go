@@ -58,8 +58,9 @@ type taskQueue struct {
 	head     *task
 	index    int
 	enqueued bool
-	// first is a class that was blocked for long by the limits of the queue, and that the others leave room to.
-	limitReservation *equivalenceClass
+	// limitReservation is a task that the limits of the queue have blocked for long. Tasks that are scheduled after it leave it
+	// the room that it needs within the limits.
+	limitReservation *task
 
 	closed        string // why it starts no tasks at all, empty if it does
 	closedSince   time.Time
@@ -96,8 +97,6 @@ type equivalenceClass struct {
 	blockedBy blockReason
 	// stuckSince is when a try failed first with none that succeeded since; zero if none failed.
 	blockedSince time.Time
-	// kept is the worker that is held back for the class.
-	reservation *reservation
 	// hopeless is the state of the offers by which not even an empty worker could take the first task.
 	unsatisfiableAt uint64
 
@@ -177,10 +176,10 @@ func (q *taskQueue) exceededLimit(t *task) batch.ResourceName {
 
 // keeps says whether t must leave a resource to the class that has waited for it for long.
 func (q *taskQueue) reservedForOther(name batch.ResourceName, t *task) bool {
-	if q.limitReservation == nil || q.limitReservation == t.class {
+	first := q.limitReservation
+	if first == nil || first == t {
 		return false
 	}
-	first := q.limitReservation.tasks[0]
 	return first.Requests[name] > 0 && first.before(t) && q.used[name]+t.Requests[name]+first.Requests[name] > q.limits[name]
 }
 
@@ -226,49 +225,49 @@ func (q *taskQueue) enqueue(t *task) {
 func (q *taskQueue) repositionTask(t *task) {
 	class := t.class
 	// A task that comes before the others of its class may have what those must leave alone.
-	if class.blockedBy != notBlocked && class.tasks[0] == t && (q.limitReservation != nil || q.namespace.reservedWorkers > 0) {
+	if class.blockedBy != notBlocked && class.tasks[0] == t && (q.limitReservation != nil || q.namespace.reservations.Len() > 0) {
 		q.activate(class)
 		return
 	}
 	q.repositionClass(class)
 }
 
-// reorder puts a task that waits where it belongs by its new priority. What is kept for its class stays.
+// reorder moves a pending task whose priority has changed. The task keeps its reservation.
 func (q *taskQueue) reorder(t *task) {
-	class := t.class
-	class.tasks.fix(t)
+	t.class.tasks.fix(t)
 	q.repositionTask(t)
-	q.activateBeside(class)
-}
-
-// recheckKept has the classes tried again that may have what is kept for cl, now that another task may be the first of cl.
-func (q *taskQueue) activateBeside(class *equivalenceClass) {
-	if class.reservation != nil {
-		q.namespace.activateFitting(class.reservation.worker)
+	// The task may now be scheduled after tasks that had to leave it room.
+	if r := q.namespace.reservations.OfTask(&t.TaskInfo); r != nil {
+		q.namespace.activateFitting(q.namespace.workerOf(r))
 	}
-	if q.limitReservation == class {
+	if q.limitReservation == t {
 		q.activateWithinLimits()
 	}
 }
 
-// dequeue ends that a task waits to be placed.
+// dequeue removes a pending task and releases its reservation.
 func (q *taskQueue) dequeue(t *task) {
 	class := t.class
-	t.class = nil
 	class.tasks.remove(t)
-	if len(class.tasks) > 0 {
+	switch {
+	case len(class.tasks) > 0:
 		q.repositionClass(class)
-		q.activateBeside(class)
-		return
-	}
-	if class.blockedBy == notBlocked {
+	case class.blockedBy == notBlocked:
 		q.active.remove(class)
-	} else {
+		delete(q.classes, class.key)
+		q.reposition()
+	default:
 		delete(q.blocked, class)
+		delete(q.classes, class.key)
 	}
-	delete(q.classes, class.key)
-	q.releaseReservations(class)
-	q.reposition()
+	t.class = nil
+	if r := q.namespace.reservations.OfTask(&t.TaskInfo); r != nil {
+		q.namespace.release(r)
+	}
+	if q.limitReservation == t {
+		q.limitReservation = nil
+		q.activateWithinLimits()
+	}
 }
 
 // sort puts a class where it belongs by its first task.
@@ -321,8 +320,8 @@ func (q *taskQueue) block(class *equivalenceClass, by blockReason, now time.Time
 	if class.blockedSince.IsZero() {
 		class.blockedSince = now
 	}
-	if by == blockedByLimits && class.reservation != nil {
-		q.namespace.releaseReservation(class.reservation)
+	if r := q.namespace.reservations.OfTask(&class.tasks[0].TaskInfo); r != nil && by == blockedByLimits {
+		q.namespace.release(r)
 	}
 	q.reposition()
 }
@@ -346,32 +345,25 @@ func (q *taskQueue) activateWithinLimits() {
 	}
 }
 
-// letGo ends what is held back for a class.
-func (q *taskQueue) releaseReservations(class *equivalenceClass) {
-	class.blockedSince, class.message = time.Time{}, ""
-	if class.reservation != nil {
-		q.namespace.releaseReservation(class.reservation)
-	}
-	if q.limitReservation == class {
-		q.limitReservation = nil
-		q.activateWithinLimits()
-	}
-}
-
-// keepLimits has the others of the queue leave room to the first of the classes that its limits have blocked for long. They leave it
-// the room until it is started, also while it waits for the worker that is held back for it.
+// reserveWithinLimits reserves room within the limits for the first task that they have blocked since before. The reservation lasts
+// until the task is placed, also while the task waits for a worker that is reserved for it.
 func (q *taskQueue) reserveWithinLimits(before time.Time) {
-	if q.limitReservation != nil && (q.limitReservation.blockedBy == blockedByWorkers && q.limitReservation.reservation == nil || !q.everWithinLimits(q.limitReservation.tasks[0])) {
+	if t := q.limitReservation; t != nil {
+		waitsInVain := t.class.blockedBy == blockedByWorkers && q.namespace.reservations.OfTask(&t.TaskInfo) == nil
+		if !waitsInVain && q.everWithinLimits(t) {
+			return
+		}
 		q.limitReservation = nil
 		q.activateWithinLimits()
 	}
-	if q.limitReservation != nil || len(q.limits) == 0 {
+	if len(q.limits) == 0 {
 		return
 	}
 	for class := range q.blocked {
-		if class.blockedBy == blockedByLimits && !class.blockedSince.After(before) && q.everWithinLimits(class.tasks[0]) &&
-			(q.limitReservation == nil || class.tasks[0].before(q.limitReservation.tasks[0])) {
-			q.limitReservation = class
+		t := class.tasks[0]
+		if class.blockedBy == blockedByLimits && !class.blockedSince.After(before) && q.everWithinLimits(t) &&
+			(q.limitReservation == nil || t.before(q.limitReservation)) {
+			q.limitReservation = t
 		}
 	}
 }

@@ -395,8 +395,8 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 				t.Errorf("it waited for %s", waited)
 			}
 			// What was held back is let go.
-			if ns := s.namespaces["default"]; ns.reservedWorkers != 0 || ns.queue("l").limitReservation != nil {
-				t.Errorf("%d workers are still held back", ns.reservedWorkers)
+			if ns := s.namespaces["default"]; ns.reservations.Len() != 0 || ns.queue("l").limitReservation != nil {
+				t.Errorf("%d workers are still reserved", ns.reservations.Len())
 			}
 		})
 	}
@@ -470,7 +470,7 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 				c.setTask(updated)
 				c.next(now.Add(9 * time.Second))
 				c.reserve(now)
-				if kept := c.namespaces["default"].workers["w"].reservation; kept == nil {
+				if c.namespaces["default"].reservations.Len() == 0 {
 					t.Fatal("no worker is held back: it waits from the beginning again")
 				}
 			})
@@ -511,7 +511,7 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 	}
 	says := func(task, want string) {
 		t.Helper()
-		if got := unschedulableMessage(c.filters, c.tasks[toolscache.ObjectName{Namespace: "default", Name: task}], c.namespaces["default"].workers); got != want {
+		if got := c.namespaces["default"].unschedulableMessage(c.tasks[toolscache.ObjectName{Namespace: "default", Name: task}]); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 	}

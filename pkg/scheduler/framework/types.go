@@ -138,6 +138,7 @@ func (s *WorkerState) InService() bool {
 // WorkerInfo is a worker with what its tasks take.
 type WorkerInfo struct {
 	WorkerState
+	Name string
 	// Object is read only. It is nil if the worker is not registered.
 	Object *batch.Worker
 	// Tasks is the number of tasks on the worker, and TasksAlone the number of those that need a worker of their own.
@@ -148,12 +149,12 @@ type WorkerInfo struct {
 
 // NewWorkerInfo returns the WorkerInfo of a worker without tasks.
 func NewWorkerInfo(obj *batch.Worker) WorkerInfo {
-	return WorkerInfo{WorkerState: NewWorkerState(obj), Object: obj, Used: Resources{}}
+	return WorkerInfo{WorkerState: NewWorkerState(obj), Name: obj.Name, Object: obj, Used: Resources{}}
 }
 
 // WithoutTasks returns the worker as it would be without tasks.
 func (w *WorkerInfo) WithoutTasks() WorkerInfo {
-	return WorkerInfo{WorkerState: w.WorkerState, Object: w.Object}
+	return WorkerInfo{WorkerState: w.WorkerState, Name: w.Name, Object: w.Object}
 }
 
 // AddTask adds a task to what the worker has.
