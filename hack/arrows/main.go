@@ -48,7 +48,10 @@ var arrows = []struct {
 	{"pkg/apiserver", []string{"apis", "pkg/registry", "pkg/admission", "pkg/authentication", "pkg/authorization", "pkg/fairness", "pkg/generated/openapi"}},
 	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
 	// As in kube-scheduler, plugins import the interface of the framework, and only the scheduler and the CLI import plugins.
+	// The parts of the scheduler know the framework and not each other.
 	{"pkg/scheduler/framework", []string{"apis/batch/v1alpha1"}},
+	{"pkg/scheduler/cache", []string{"apis/batch/v1alpha1", "pkg/scheduler/framework"}},
+	{"pkg/scheduler/reservation", []string{"apis/batch/v1alpha1", "pkg/scheduler/framework"}},
 	{"pkg/scheduler", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
 	{"pkg/worker", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
 	{"pkg/direct", []string{"apis/batch/v1alpha1"}},

@@ -40,7 +40,7 @@ func BenchmarkCycle(b *testing.B) {
 		} {
 			for _, strategy := range ScoringStrategies() {
 				b.Run(fmt.Sprintf("%dtasks/%dworkers/%s/%s", size.tasks, size.workers, kind.name, strategy), func(b *testing.B) {
-					c := newCache(strategy, func() {})
+					c := newState(strategy, func() {})
 					for i := range size.workers {
 						c.setWorker(newWorker(fmt.Sprintf("w%05d", i), 8, with("cpu", "2"), with("memory", "8Gi")))
 					}
@@ -78,7 +78,7 @@ func BenchmarkCycle(b *testing.B) {
 func BenchmarkBacklog(b *testing.B) {
 	for _, classes := range []int{1, 100} {
 		b.Run(fmt.Sprintf("%dclasses", classes), func(b *testing.B) {
-			c := newCache(Spread, func() {})
+			c := newState(Spread, func() {})
 			for i := range 1000 {
 				c.setWorker(newWorker(fmt.Sprint("w", i), 8, with("cpu", "8")))
 			}
@@ -110,7 +110,7 @@ func BenchmarkBacklog(b *testing.B) {
 
 // BenchmarkReport looks for tasks to tell why they wait, once all have been told.
 func BenchmarkReport(b *testing.B) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	for i := range 10_000 {
 		c.setWorker(newWorker(fmt.Sprint("w", i), 1, with("cpu", "1")))
 	}

@@ -206,14 +206,14 @@ func TestFit(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c := newCache(Spread, func() {})
+			c := newState(Spread, func() {})
 			for _, w := range tc.workers {
 				c.setWorker(w)
 			}
 			c.setTask(tc.task)
 			waiting := c.tasks[nameOf(tc.task)]
 			namespace := c.namespaces["default"]
-			for _, w := range namespace.workers {
+			for _, w := range namespace.workers.Workers() {
 				if reasons := namespace.unschedulableReasons(waiting, w); namespace.fits(waiting, w) != (len(reasons) == 0) {
 					t.Errorf("worker %s: fits says %v, but the reasons against it are %q", w.Name, namespace.fits(waiting, w), reasons)
 				}

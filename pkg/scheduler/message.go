@@ -25,6 +25,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/cache"
 )
 
 // reasonReserved is the reason why a worker that passes all filters does not fit a task.
@@ -32,9 +33,9 @@ const reasonReserved = "was held back for a task that comes first"
 
 // unschedulableReasons returns why a worker does not fit a task, as the part of a sentence that follows the number of workers. It
 // returns the reasons of the first filter only. It returns nothing if the worker fits.
-func (ns *namespaceState) unschedulableReasons(t *task, w *worker) []string {
+func (ns *namespaceState) unschedulableReasons(t *task, w *cache.Worker) []string {
 	var summaries []string
-	for _, reason := range ns.cache.filters.FirstReasons(&t.TaskInfo, &w.WorkerInfo) {
+	for _, reason := range ns.state.filters.FirstReasons(&t.TaskInfo, &w.WorkerInfo) {
 		summaries = append(summaries, reason.Summary)
 	}
 	if len(summaries) == 0 && !ns.reservations.Admits(&t.TaskInfo, &w.WorkerInfo) {
@@ -46,7 +47,7 @@ func (ns *namespaceState) unschedulableReasons(t *task, w *worker) []string {
 // unschedulableMessage returns the message for a task that fits none of the workers of its namespace.
 func (ns *namespaceState) unschedulableMessage(t *task) string {
 	total, counts := 0, map[string]int{}
-	for _, w := range ns.workers {
+	for _, w := range ns.workers.Workers() {
 		if !w.Registered {
 			continue
 		}

@@ -103,32 +103,32 @@ func (m *metrics) collectors() []prometheus.Collector {
 }
 
 // Describe implements prometheus.Collector.
-func (c *cache) Describe(descriptions chan<- *prometheus.Desc) {
+func (st *state) Describe(descriptions chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{pending, oldest, running, share, slots} {
 		descriptions <- d
 	}
-	for _, m := range c.metrics.collectors() {
+	for _, m := range st.metrics.collectors() {
 		m.Describe(descriptions)
 	}
 }
 
 // Collect implements prometheus.Collector. The gauges of queues and workers are computed when they are collected.
-func (c *cache) Collect(out chan<- prometheus.Metric) {
-	for _, m := range c.metrics.collectors() {
+func (st *state) Collect(out chan<- prometheus.Metric) {
+	for _, m := range st.metrics.collectors() {
 		m.Collect(out)
 	}
-	for _, m := range c.gauges(time.Now()) {
+	for _, m := range st.gauges(time.Now()) {
 		out <- m
 	}
 }
 
-func (c *cache) gauges(now time.Time) (all []prometheus.Metric) {
+func (st *state) gauges(now time.Time) (all []prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		all = append(all, prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...))
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, ns := range c.namespaces {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, ns := range st.namespaces {
 		for _, q := range ns.queues {
 			age := 0.0
 			if first := q.pending.first(); first != nil {
@@ -140,7 +140,7 @@ func (c *cache) gauges(now time.Time) (all []prometheus.Metric) {
 			gauge(share, float64(q.Share)/framework.ShareScale, ns.name, q.Name)
 		}
 		places := map[string]int64{}
-		for _, w := range ns.workers {
+		for _, w := range ns.workers.Workers() {
 			if !w.Registered {
 				continue
 			}

@@ -22,113 +22,53 @@ import (
 	"time"
 
 	toolscache "k8s.io/client-go/tools/cache"
-	"k8s.io/utils/third_party/forked/golang/btree"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/cache"
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/tainttoleration"
+	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/workerresources"
 	"github.com/leat-dev/leat/pkg/scheduler/reservation"
 )
 
-// space is a namespace: its workers, and its queues, which share them.
+// namespaceState is a namespace: its workers, the queues that share them, and the reservations of workers for tasks.
 type namespaceState struct {
-	cache   *cache
-	name    string
-	workers map[string]*worker
-	// total is what the registered workers have.
-	total framework.Resources
-	// free are the workers that have a place left, the best first: those without a taint that tasks should rather avoid, and
-	// those with one.
-	free, avoided *btree.BTree[*worker]
+	state *state
+	name  string
+
+	workers      *cache.Cache
+	reservations *reservation.Reservations
 
 	queues map[string]*taskQueue
-	active indexedHeap[*taskQueue] // those that are open and have active classes
-	// clock is how far the queues have been served that were, as far as they wait.
+	active indexedHeap[*taskQueue] // the open queues with active classes
+	// virtualTime is the virtual time of the queue that started a task last.
 	virtualTime float64
-	// unshared says that the total has changed since the shares were counted.
+	// sharesStale is set when the resources of the namespace have changed since the shares of the queues were computed.
 	sharesStale bool
-	enqueued    bool // in the cluster's list of spaces to decide for
-
-	reservations      *reservation.Reservations
-	workersGeneration uint64 // goes up with each change of an offer
-	generation        uint64 // goes up with each change that can change what tasks are told
+	// enqueued is set while the namespace is in state.active.
+	enqueued bool
 }
 
-// worker is what is known of a worker, and what the tasks on it take. It exists while it is registered or has tasks.
-type worker struct {
-	framework.WorkerInfo
-	// tree is the one of the space's trees that the worker is in, sorted by rank.
-	tree  *btree.BTree[*worker]
-	score float64
-}
-
-// load is what part of the worker is taken, over all its resources alike.
-func (w *worker) utilization() float64 {
-	sum, n := 0.0, 0
-	for name, has := range w.Allocatable {
-		if has <= 0 {
-			continue
-		}
-		used := w.Used[name]
-		if name == batch.ResourceTasks {
-			used = w.Tasks
-		}
-		sum += float64(used) / float64(has)
-		n++
-	}
-	if n == 0 {
-		return 0
-	}
-	return sum / float64(n)
-}
-
-func newNamespaceState(c *cache, name string) *namespaceState {
-	byScore := func(a, b *worker) bool {
-		if a.score != b.score {
-			return a.score < b.score
-		}
-		return a.Name < b.Name
+func newNamespaceState(st *state, name string) *namespaceState {
+	score := workerresources.LeastAllocated
+	if st.strategy == Pack {
+		score = workerresources.MostAllocated
 	}
 	return &namespaceState{
-		cache: c, name: name, workers: map[string]*worker{}, total: framework.Resources{}, queues: map[string]*taskQueue{},
-		reservations: reservation.New(),
-		free:         btree.New(16, byScore), avoided: btree.New(16, byScore),
+		state: st, name: name, queues: map[string]*taskQueue{}, reservations: reservation.New(),
+		workers: cache.New(score, tainttoleration.HasPreferNoSchedule),
 	}
 }
 
-// wake has the cluster decide for the space.
+// wake makes state.next visit the namespace.
 func (ns *namespaceState) wake() {
 	if !ns.enqueued {
 		ns.enqueued = true
-		ns.cache.active = append(ns.cache.active, ns)
+		ns.state.active = append(ns.state.active, ns)
 	}
 }
 
-// dominant is the greatest part of the total that so many tasks with these requests take, over all resources.
-func (ns *namespaceState) dominantShare(tasks int64, used framework.Resources) float64 {
-	share := 0.0
-	if has := ns.total[batch.ResourceTasks]; has > 0 {
-		share = float64(tasks) / float64(has)
-	}
-	for name, amount := range used {
-		if has := ns.total[name]; has > 0 {
-			share = max(share, float64(amount)/float64(has))
-		}
-	}
-	return share
-}
-
-// worker returns the worker of that name, a new one if need be.
-func (ns *namespaceState) worker(name string) *worker {
-	w := ns.workers[name]
-	if w == nil {
-		w = &worker{WorkerInfo: framework.WorkerInfo{Name: name, Used: framework.Resources{}}}
-		ns.workers[name] = w
-	}
-	return w
-}
-
-// queue returns the queue of that name, a new one if need be.
+// queue returns the queue with that name. It adds one if there is none.
 func (ns *namespaceState) queue(name string) *taskQueue {
 	q := ns.queues[name]
 	if q == nil {
@@ -141,66 +81,40 @@ func (ns *namespaceState) queue(name string) *taskQueue {
 	return q
 }
 
-// setOffer takes in what a worker has to offer.
-func (ns *namespaceState) setWorkerState(w *worker, state framework.WorkerState) {
-	ns.total.Add(w.Allocatable, -1)
-	ns.total.Add(state.Allocatable, 1)
-	w.WorkerState = state
+// setWorkerState replaces the state of a worker.
+func (ns *namespaceState) setWorkerState(w *cache.Worker, workerState framework.WorkerState) {
+	ns.workers.SetState(w, workerState)
 	ns.sharesStale = true
-	ns.workersGeneration++
 	if r := ns.reservations.OfWorker(&w.WorkerInfo); r != nil && !ns.fitsEmpty(r.Task, w) {
 		ns.release(r)
 	}
-	ns.updateScore(w)
 	ns.activateFitting(w)
-	ns.tidyWorker(w)
+	ns.pruneWorker(w)
 }
 
-// arrange puts a worker where it belongs by its load.
-func (ns *namespaceState) updateScore(w *worker) {
-	ns.generation++
-	if w.tree != nil {
-		w.tree.Delete(w)
-		w.tree = nil
-	}
-	if !w.AcceptsTasks() {
-		return
-	}
-	w.score = w.utilization()
-	if ns.cache.strategy == Pack {
-		w.score = -w.score
-	}
-	w.tree = ns.free
-	if tainttoleration.HasPreferNoSchedule(&w.WorkerInfo) {
-		w.tree = ns.avoided
-	}
-	w.tree.ReplaceOrInsert(w)
+// pruneWorker removes a worker that is neither registered nor has tasks.
+func (ns *namespaceState) pruneWorker(w *cache.Worker) {
+	ns.workers.Prune(w)
+	ns.prune()
 }
 
-// tidyWorker forgets a worker that is neither registered nor has tasks.
-func (ns *namespaceState) tidyWorker(w *worker) {
-	if !w.Registered && w.Tasks == 0 {
-		delete(ns.workers, w.Name)
-		ns.tidy()
-	}
-}
-
-// tidyQueue forgets a queue that has neither an object nor tasks.
-func (ns *namespaceState) tidyQueue(q *taskQueue) {
+// pruneQueue removes a queue that has neither an object nor tasks.
+func (ns *namespaceState) pruneQueue(q *taskQueue) {
 	if q.obj == nil && len(q.pending) == 0 && len(q.bound) == 0 {
 		delete(ns.queues, q.Name)
-		ns.tidy()
+		ns.prune()
 	}
 }
 
-func (ns *namespaceState) tidy() {
-	if len(ns.workers) == 0 && len(ns.queues) == 0 {
-		delete(ns.cache.namespaces, ns.name)
+// prune removes the namespace if it has neither workers nor queues.
+func (ns *namespaceState) prune() {
+	if ns.workers.Len() == 0 && len(ns.queues) == 0 {
+		delete(ns.state.namespaces, ns.name)
 	}
 }
 
-// next takes the first task that fits a worker out of those that wait, and charges it to the worker.
-func (ns *namespaceState) next(now time.Time) (*task, *worker) {
+// next returns the first pending task that fits a worker, and that worker. It blocks the classes whose first task fits none.
+func (ns *namespaceState) next(now time.Time) (*task, *cache.Worker) {
 	if ns.sharesStale {
 		ns.sharesStale = false
 		for _, q := range ns.queues {
@@ -213,66 +127,55 @@ func (ns *namespaceState) next(now time.Time) (*task, *worker) {
 		class := q.active[0]
 		t := class.tasks[0]
 		by := blockedByLimits
-		var w *worker
+		var w *cache.Worker
 		if q.exceededLimit(t) == "" {
 			by, w = blockedByWorkers, ns.selectWorker(t)
 		}
 		if w == nil {
 			q.block(class, by, now)
-			ns.cache.metrics.attempt(unschedulable, start)
+			ns.state.metrics.attempt(unschedulable, start)
 			continue
 		}
 		class.blockedSince, class.message = time.Time{}, ""
 		ns.virtualTime = max(ns.virtualTime, q.VirtualTime)
-		q.VirtualTime += ns.dominantShare(1, t.Requests) / q.weight
+		q.VirtualTime += ns.workers.DominantShare(1, t.Requests) / q.weight
 		return t, w
 	}
 	return nil, nil
 }
 
 // fits reports whether the worker can run the task now.
-func (ns *namespaceState) fits(t *task, w *worker) bool {
-	return ns.cache.filters.Filter(&t.TaskInfo, &w.WorkerInfo) && ns.reservations.Admits(&t.TaskInfo, &w.WorkerInfo)
+func (ns *namespaceState) fits(t *task, w *cache.Worker) bool {
+	return ns.state.filters.Filter(&t.TaskInfo, &w.WorkerInfo) && ns.reservations.Admits(&t.TaskInfo, &w.WorkerInfo)
 }
 
 // fitsEmpty reports whether the worker could run the task if it had no other tasks.
-func (ns *namespaceState) fitsEmpty(t *framework.TaskInfo, w *worker) bool {
+func (ns *namespaceState) fitsEmpty(t *framework.TaskInfo, w *cache.Worker) bool {
 	empty := w.WithoutTasks()
-	return ns.cache.filters.Filter(t, &empty)
+	return ns.state.filters.Filter(t, &empty)
 }
 
 // selectWorker returns the worker with the best score that fits the task, or nil. A worker with a PreferNoSchedule taint that the
 // task does not tolerate comes last.
-func (ns *namespaceState) selectWorker(t *task) *worker {
-	fitting := func(tree *btree.BTree[*worker], more func(*worker) bool) (found *worker) {
-		tree.Ascend(func(w *worker) bool {
-			if ns.fits(t, w) && (more == nil || more(w)) {
-				found = w
-			}
-			return found == nil
-		})
-		return found
-	}
-	best := fitting(ns.free, nil)
-	if ns.avoided.Len() == 0 {
-		return best
-	}
+func (ns *namespaceState) selectWorker(t *task) *cache.Worker {
+	fits := func(w *cache.Worker) bool { return ns.fits(t, w) }
+	best := ns.workers.FirstPreferred(fits)
 	if len(t.Object.Spec.Tolerations) > 0 {
-		tolerated := fitting(ns.avoided, func(w *worker) bool {
-			return tainttoleration.ToleratesPreferNoSchedule(&t.TaskInfo, &w.WorkerInfo)
+		tolerated := ns.workers.FirstAvoided(func(w *cache.Worker) bool {
+			return ns.fits(t, w) && tainttoleration.ToleratesPreferNoSchedule(&t.TaskInfo, &w.WorkerInfo)
 		})
-		if best == nil || tolerated != nil && tolerated.score < best.score {
+		if best == nil || tolerated != nil && tolerated.Score() < best.Score() {
 			best = tolerated
 		}
 	}
 	if best == nil {
-		best = fitting(ns.avoided, nil)
+		best = ns.workers.FirstAvoided(fits)
 	}
 	return best
 }
 
-// roomOn has the classes tried again that a worker can have room for now.
-func (ns *namespaceState) activateFitting(w *worker) {
+// activateFitting activates the classes that only lack a worker and whose first task fits this one.
+func (ns *namespaceState) activateFitting(w *cache.Worker) {
 	if !w.AcceptsTasks() {
 		return
 	}
@@ -317,7 +220,7 @@ func (ns *namespaceState) reviewReservations(before time.Time) {
 // reserveWorkers reserves a worker for the first task of each class that has been blocked since before, in the order of the tasks.
 // It skips classes that have a reservation and those that no worker fits.
 func (ns *namespaceState) reserveWorkers(before time.Time) {
-	room := max(1, len(ns.workers)/workersPerReservation) - ns.reservations.Len()
+	room := max(1, ns.workers.Len()/workersPerReservation) - ns.reservations.Len()
 	if room <= 0 {
 		return
 	}
@@ -332,7 +235,7 @@ func (ns *namespaceState) reserveWorkers(before time.Time) {
 		}
 		for class := range q.blocked {
 			if class.blockedBy == blockedByWorkers && !class.blockedSince.After(before) && !reserved[class] &&
-				class.unsatisfiableAt != ns.workersGeneration {
+				class.unsatisfiableAt != ns.workers.WorkersGeneration() {
 				starved = append(starved, class.tasks[0])
 			}
 		}
@@ -352,9 +255,9 @@ func (ns *namespaceState) reserveWorkers(before time.Time) {
 
 // reserveWorker reserves the worker with the fewest tasks that could run the task without them. It returns false if there is none.
 func (ns *namespaceState) reserveWorker(t *task) bool {
-	var best *worker
+	var best *cache.Worker
 	unsatisfiable := true
-	for _, w := range ns.workers {
+	for _, w := range ns.workers.Workers() {
 		if !ns.fitsEmpty(&t.TaskInfo, w) {
 			continue
 		}
@@ -365,7 +268,7 @@ func (ns *namespaceState) reserveWorker(t *task) bool {
 		}
 	}
 	if unsatisfiable {
-		t.class.unsatisfiableAt = ns.workersGeneration
+		t.class.unsatisfiableAt = ns.workers.WorkersGeneration()
 	}
 	if best == nil {
 		return false
@@ -381,9 +284,9 @@ func (ns *namespaceState) release(r *reservation.Reservation) {
 }
 
 func (ns *namespaceState) taskOf(r *reservation.Reservation) *task {
-	return ns.cache.tasks[toolscache.MetaObjectToName(r.Task.Object)]
+	return ns.state.tasks[toolscache.MetaObjectToName(r.Task.Object)]
 }
 
-func (ns *namespaceState) workerOf(r *reservation.Reservation) *worker {
-	return ns.workers[r.Worker.Name]
+func (ns *namespaceState) workerOf(r *reservation.Reservation) *cache.Worker {
+	return ns.workers.Worker(r.Worker.Name)
 }

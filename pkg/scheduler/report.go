@@ -36,11 +36,11 @@ type report struct {
 
 // tasksToReport returns at most limit tasks that have been unschedulable for delay and whose status does not carry the
 // current message. Tasks of a queue that starts tasks are returned after slowReportFactor times the delay.
-func (c *cache) tasksToReport(now time.Time, delay time.Duration, limit int) []report {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (st *state) tasksToReport(now time.Time, delay time.Duration, limit int) []report {
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	r := &reporter{now: now, delay: delay, limit: limit}
-	for _, ns := range c.namespaces {
+	for _, ns := range st.namespaces {
 		for _, q := range ns.queues {
 			r.queue(q)
 		}
@@ -49,9 +49,9 @@ func (c *cache) tasksToReport(now time.Time, delay time.Duration, limit int) []r
 }
 
 // reported records that the message was written to the task.
-func (c *cache) reported(r report) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (st *state) reported(r report) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	r.task.reported = r.message
 }
 
@@ -94,11 +94,11 @@ func (r *reporter) queue(q *taskQueue) {
 // change with every binding.
 func (r *reporter) explain(class *equivalenceClass) string {
 	ns := class.queue.namespace
-	if class.message != "" && (class.messageGeneration == ns.generation || !r.waitedLong(class.messageAt)) || r.explains == r.limit {
+	if class.message != "" && (class.messageGeneration == ns.workers.Generation() || !r.waitedLong(class.messageAt)) || r.explains == r.limit {
 		return class.message
 	}
 	r.explains++
-	class.message, class.messageAt, class.messageGeneration = ns.unschedulableMessage(class.tasks[0]), r.now, ns.generation
+	class.message, class.messageAt, class.messageGeneration = ns.unschedulableMessage(class.tasks[0]), r.now, ns.workers.Generation()
 	return class.message
 }
 

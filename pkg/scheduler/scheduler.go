@@ -79,7 +79,7 @@ type Scheduler struct {
 	statusInterval   time.Duration
 	registerer       prometheus.Registerer
 
-	cache *cache
+	state *state
 	// These channels hold at most one signal each: a task may be schedulable, the server is failing, a queue may need
 	// draining.
 	wake, serverFailing, drain chan struct{}
@@ -132,7 +132,7 @@ func New(client versioned.Interface, options ...Option) *Scheduler {
 	for _, option := range options {
 		option(s)
 	}
-	s.cache = newCache(s.strategy, func() { signal(s.wake) })
+	s.state = newState(s.strategy, func() { signal(s.wake) })
 	return s
 }
 
@@ -141,13 +141,13 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer s.cache.stop()
+	defer s.state.stop()
 	defer cancel()
 
-	if err := s.registerer.Register(s.cache); err != nil {
+	if err := s.registerer.Register(s.state); err != nil {
 		return err
 	}
-	defer s.registerer.Unregister(s.cache)
+	defer s.registerer.Unregister(s.state)
 	synced, err := s.watch(ctx, &wg)
 	if err != nil {
 		return err
@@ -156,7 +156,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	if !toolscache.WaitFor(ctx, "", synced...) {
 		return nil
 	}
-	s.cache.markSynced()
+	s.state.markSynced()
 	signal(s.drain)
 	wg.Go(func() { s.report(ctx) })
 	wg.Go(func() { s.drainQueues(ctx) })
@@ -178,22 +178,22 @@ func (s *Scheduler) watch(ctx context.Context, wg *sync.WaitGroup) ([]toolscache
 		}
 	}
 	setQueue := func(q *batch.TaskQueue) {
-		s.cache.setQueue(q)
+		s.state.setQueue(q)
 		signal(s.wake)
 		signal(s.drain)
 	}
 	tasksSeen, err := tasks.AddTypedEventHandler(informers.TaskHandlerFuncs{
-		AddFunc:    func(t *batch.Task) { s.cache.setTask(t); signal(s.wake) },
-		UpdateFunc: func(_, t *batch.Task) { s.cache.setTask(t); signal(s.wake) },
-		DeleteFunc: func(t informers.DeletedTask) { s.cache.deleteTask(t.GetObjectName()); signal(s.wake) },
+		AddFunc:    func(t *batch.Task) { s.state.setTask(t); signal(s.wake) },
+		UpdateFunc: func(_, t *batch.Task) { s.state.setTask(t); signal(s.wake) },
+		DeleteFunc: func(t informers.DeletedTask) { s.state.deleteTask(t.GetObjectName()); signal(s.wake) },
 	})
 	if err != nil {
 		return nil, err
 	}
 	workersSeen, err := workers.AddTypedEventHandler(informers.WorkerHandlerFuncs{
-		AddFunc:    func(w *batch.Worker) { s.cache.setWorker(w); signal(s.wake) },
-		UpdateFunc: func(_, w *batch.Worker) { s.cache.setWorker(w); signal(s.wake) },
-		DeleteFunc: func(w informers.DeletedWorker) { s.cache.deleteWorker(w.GetObjectName()); signal(s.wake) },
+		AddFunc:    func(w *batch.Worker) { s.state.setWorker(w); signal(s.wake) },
+		UpdateFunc: func(_, w *batch.Worker) { s.state.setWorker(w); signal(s.wake) },
+		DeleteFunc: func(w informers.DeletedWorker) { s.state.deleteWorker(w.GetObjectName()); signal(s.wake) },
 	})
 	if err != nil {
 		return nil, err
@@ -201,7 +201,7 @@ func (s *Scheduler) watch(ctx context.Context, wg *sync.WaitGroup) ([]toolscache
 	queuesSeen, err := queues.AddTypedEventHandler(informers.TaskQueueHandlerFuncs{
 		AddFunc:    setQueue,
 		UpdateFunc: func(_, q *batch.TaskQueue) { setQueue(q) },
-		DeleteFunc: func(q informers.DeletedTaskQueue) { s.cache.deleteQueue(q.GetObjectName()); signal(s.wake) },
+		DeleteFunc: func(q informers.DeletedTaskQueue) { s.state.deleteQueue(q.GetObjectName()); signal(s.wake) },
 	})
 	if err != nil {
 		return nil, err
@@ -244,7 +244,7 @@ func (s *Scheduler) decide(ctx context.Context) (placement, bool) {
 			}
 		default:
 		}
-		if p, ok := s.cache.next(time.Now()); ok {
+		if p, ok := s.state.next(time.Now()); ok {
 			return p, true
 		}
 		select {
@@ -265,7 +265,7 @@ func (s *Scheduler) bind(ctx context.Context, p placement, start time.Time) {
 	if ctx.Err() != nil {
 		return
 	}
-	metrics := s.cache.metrics
+	metrics := s.state.metrics
 	metrics.binding.Observe(time.Since(start).Seconds())
 	if err == nil {
 		metrics.attempt(scheduled, start)
@@ -283,7 +283,7 @@ func (s *Scheduler) bind(ctx context.Context, p placement, start time.Time) {
 			signal(s.serverFailing)
 		}
 	}
-	s.cache.bindingFailed(p, stale)
+	s.state.bindingFailed(p, stale)
 	signal(s.wake)
 }
 
@@ -298,9 +298,9 @@ func isServerFailure(err error) bool {
 func (s *Scheduler) report(ctx context.Context) {
 	for sleep(ctx, s.reportDelay) {
 		now := time.Now()
-		s.cache.reserve(now.Add(-s.reservationDelay))
+		s.state.reserve(now.Add(-s.reservationDelay))
 		signal(s.wake)
-		for _, r := range s.cache.tasksToReport(now, s.reportDelay, reportBatch) {
+		for _, r := range s.state.tasksToReport(now, s.reportDelay, reportBatch) {
 			if err := s.reportUnschedulable(ctx, r); err != nil {
 				klog.FromContext(ctx).V(4).Info("Failed to update task status; will retry", "task", klog.KObj(r.obj), "err", err)
 			}
@@ -319,7 +319,7 @@ func (s *Scheduler) reportUnschedulable(ctx context.Context, r report) error {
 	if _, err := s.client.BatchV1alpha1().Tasks(obj.Namespace).UpdateStatus(ctx, obj, metav1.UpdateOptions{}); err != nil {
 		return err
 	}
-	s.cache.reported(r)
+	s.state.reported(r)
 	return nil
 }
 
@@ -335,7 +335,7 @@ func (s *Scheduler) drainQueues(ctx context.Context) {
 			return
 		}
 		timer.Stop()
-		for due := s.cache.tasksToEvict(writers); len(due) > 0; due = s.cache.tasksToEvict(writers) {
+		for due := s.state.tasksToEvict(writers); len(due) > 0; due = s.state.tasksToEvict(writers) {
 			if !parallelize(due, func(task *batch.Task) bool { return s.evict(ctx, task) }) {
 				break // retry with the next tick
 			}
@@ -352,18 +352,18 @@ func (s *Scheduler) evict(ctx context.Context, task *batch.Task) bool {
 		Preconditions: &metav1.Preconditions{UID: &task.UID, ResourceVersion: &task.ResourceVersion},
 	}, metav1.CreateOptions{})
 	if err == nil {
-		s.cache.metrics.evictions.Inc()
+		s.state.metrics.evictions.Inc()
 		return true
 	}
 	klog.FromContext(ctx).V(2).Info("Failed to evict task of a drained queue; will retry", "task", klog.KObj(task), "err", err)
-	s.cache.evictionFailed(toolscache.MetaObjectToName(task))
+	s.state.evictionFailed(toolscache.MetaObjectToName(task))
 	return false
 }
 
 // updateQueueStatuses keeps the status of each queue up to date.
 func (s *Scheduler) updateQueueStatuses(ctx context.Context) {
 	for sleep(ctx, s.statusInterval) {
-		due := s.cache.queueStatusesToWrite(time.Now(), s.statusInterval)
+		due := s.state.queueStatusesToWrite(time.Now(), s.statusInterval)
 		for queues := range slices.Chunk(due, writers) {
 			parallelize(queues, func(queue *batch.TaskQueue) bool {
 				stored, err := s.client.BatchV1alpha1().TaskQueues(queue.Namespace).UpdateStatus(ctx, queue, metav1.UpdateOptions{})
@@ -371,7 +371,7 @@ func (s *Scheduler) updateQueueStatuses(ctx context.Context) {
 					klog.FromContext(ctx).V(4).Info("Failed to update queue status; will retry", "queue", klog.KObj(queue), "err", err)
 					return false
 				}
-				s.cache.queueStatusWritten(stored)
+				s.state.queueStatusWritten(stored)
 				return true
 			})
 		}

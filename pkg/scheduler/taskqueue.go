@@ -201,13 +201,13 @@ func (q *taskQueue) limitMessage(t *task) string {
 
 // reshare counts anew what part of the namespace the queue has: its dominant share by its weight.
 func (q *taskQueue) updateShare() {
-	q.Share = int64(math.Round(q.namespace.dominantShare(int64(len(q.bound)), q.used) / q.weight * framework.ShareScale))
+	q.Share = int64(math.Round(q.namespace.workers.DominantShare(int64(len(q.bound)), q.used) / q.weight * framework.ShareScale))
 	q.reposition()
 }
 
 // enqueue has a task wait to be placed.
 func (q *taskQueue) enqueue(t *task) {
-	key := q.namespace.cache.filters.Sign(&t.TaskInfo)
+	key := q.namespace.state.filters.Sign(&t.TaskInfo)
 	if len(q.classes) == 0 {
 		q.VirtualTime = max(q.VirtualTime, q.namespace.virtualTime)
 	}

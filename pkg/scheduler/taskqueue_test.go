@@ -62,7 +62,7 @@ func limited(name batch.ResourceName, amount string) func(*batch.TaskQueue) {
 
 // simulation runs tasks for as long as they say on a cluster in which time passes only by what ends.
 type simulation struct {
-	*cache
+	*state
 	now     time.Time
 	takes   func(*batch.Task) time.Duration
 	running ends
@@ -88,7 +88,7 @@ func (e *ends) Pop() any {
 }
 
 func newSimulation(takes func(*batch.Task) time.Duration) *simulation {
-	return &simulation{cache: newCache(Spread, func() {}), now: time.Unix(1000, 0), takes: takes}
+	return &simulation{state: newState(Spread, func() {}), now: time.Unix(1000, 0), takes: takes}
 }
 
 func (s *simulation) add(mutate ...func(*batch.Task)) {
@@ -422,7 +422,7 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			now := time.Unix(1000, 0)
 			t.Run("room on a worker", func(t *testing.T) {
-				c := newCache(Spread, func() {})
+				c := newState(Spread, func() {})
 				c.setWorker(newWorker("w", 8, with("cpu", "8")))
 				c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
 				large := newTask("a-large", asking("cpu", "8"))
@@ -442,7 +442,7 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 				}
 			})
 			t.Run("room within a limit", func(t *testing.T) {
-				c := newCache(Spread, func() {})
+				c := newState(Spread, func() {})
 				c.setWorker(newWorker("w", 8, with("cpu", "80")))
 				c.setQueue(newQueue("l", 1, limited("cpu", "8")))
 				c.setTask(newTask("busy", on("w"), asking("cpu", "4"), inQueue("l")))
@@ -459,7 +459,7 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 				}
 			})
 			t.Run("time that it was stuck", func(t *testing.T) {
-				c := newCache(Spread, func() {})
+				c := newState(Spread, func() {})
 				c.setWorker(newWorker("w", 8, with("cpu", "8")))
 				c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
 				large := newTask("a-large", asking("cpu", "8"))
@@ -475,7 +475,7 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 				}
 			})
 			t.Run("delay after a failed binding", func(t *testing.T) {
-				c := newCache(Spread, func() {})
+				c := newState(Spread, func() {})
 				defer c.stop()
 				c.setWorker(newWorker("w", 1))
 				task := newTask("a")
@@ -494,7 +494,7 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 }
 
 func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	now := time.Now()
 	next := func() string {
 		p, ok := c.next(now)
@@ -541,12 +541,12 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 	want("")
 	gone("suspect-2")
 	want("z on b")
-	if w := c.namespaces["default"].workers["b"]; w.TasksAlone != 0 || w.Tasks != 1 {
+	if w := c.namespaces["default"].workers.Worker("b"); w.TasksAlone != 0 || w.Tasks != 1 {
 		t.Errorf("worker b has %d tasks, of which %d run alone", w.Tasks, w.TasksAlone)
 	}
 
 	// It takes the whole of a worker, and so leaves no room on one that is held back for another.
-	c = newCache(Spread, func() {})
+	c = newState(Spread, func() {})
 	c.setWorker(newWorker("a", 4, with("cpu", "8")))
 	c.setTask(newTask("busy", on("a"), asking("cpu", "8")))
 	c.setTask(newTask("a-waits", asking("cpu", "4"), inQueue("ml")))
@@ -561,7 +561,7 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 }
 
 func TestATaskFollowsItsQueue(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	c.setQueue(newQueue("held", 1, held))
 	task := newTask("a", inQueue("held"))
@@ -587,7 +587,7 @@ func TestATaskFollowsItsQueue(t *testing.T) {
 }
 
 func TestAWorkerThatIsHeldBackTakesWhatLeavesRoom(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	now := time.Unix(1000, 0)
 	c.setWorker(newWorker("w", 4, with("cpu", "8"), with("gpu", "1")))
 	c.setTask(newTask("busy", on("w"), asking("gpu", "1")))
@@ -623,7 +623,7 @@ func TestAWorkerThatIsHeldBackTakesWhatLeavesRoom(t *testing.T) {
 }
 
 func TestNothingIsHeldBackForAQueueThatMayNotStart(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	now := time.Unix(1000, 0)
 	c.setWorker(newWorker("w", 8, with("cpu", "8")))
 	c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
@@ -657,7 +657,7 @@ func TestNothingIsHeldBackForAQueueThatMayNotStart(t *testing.T) {
 
 func TestPackAndSpread(t *testing.T) {
 	for strategy, want := range map[ScoringStrategy]string{Spread: "a b a b", Pack: "a a b b"} {
-		c := newCache(strategy, func() {})
+		c := newState(strategy, func() {})
 		c.setWorker(newWorker("a", 2))
 		c.setWorker(newWorker("b", 2))
 		var got []string
@@ -695,7 +695,7 @@ func TestMessagesOfTasksThatWait(t *testing.T) {
 		{"no room", newQueue("ml", 1), newTask("t", asking("cpu", "7")), "0/1 workers are available: 1 had insufficient cpu."},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c := newCache(Spread, func() {})
+			c := newState(Spread, func() {})
 			c.setQueue(tc.queue)
 			c.setWorker(newWorker("w", 10, with("cpu", "8"), with("memory", "8Gi")))
 			c.setTask(newTask("one", inQueue("ml"), on("w"), asking("cpu", "1")))
@@ -748,7 +748,7 @@ func TestTasksOfAQueueThatMovesAreToldOnceThatTheyWaitForTheirTurn(t *testing.T)
 }
 
 func TestStatusOfAQueue(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	start := time.Unix(1000, 0)
 	c.setWorker(newWorker("w", 10, with("cpu", "8")))
 	c.setTask(newTask("other", inQueue("other")))
@@ -796,7 +796,7 @@ func TestStatusOfAQueue(t *testing.T) {
 }
 
 func TestDrainEvictsEachTaskOnce(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 10))
 	for i := range 3 {
 		c.setTask(newTask(fmt.Sprint("t", i), inQueue("ml"), on("w")))
@@ -822,7 +822,7 @@ func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.
 	for _, tc := range []struct {
 		name   string
 		reason string
-		before func(c *cache)
+		before func(c *state)
 		waits  bool
 	}{
 		{name: "drained", reason: reasonDrained, waits: true},
@@ -831,16 +831,16 @@ func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.
 		{name: "by the worker that stops", reason: "WorkerStopped"},
 		{name: "by the worker that was restarted", reason: "WorkerRestarted"},
 		{name: "from a lost worker", reason: "WorkerLost"},
-		{name: "from a worker that is gone", reason: "TaintEviction", before: func(c *cache) { c.deleteWorker(toolscache.ObjectName{Namespace: "default", Name: "w"}) }},
-		{name: "from a worker that is not ready", reason: "TaintEviction", before: func(c *cache) { c.setWorker(newWorker("w", 1, notReady)) }},
-		{name: "from a process that is gone", reason: "TaintEviction", before: func(c *cache) {
+		{name: "from a worker that is gone", reason: "TaintEviction", before: func(c *state) { c.deleteWorker(toolscache.ObjectName{Namespace: "default", Name: "w"}) }},
+		{name: "from a worker that is not ready", reason: "TaintEviction", before: func(c *state) { c.setWorker(newWorker("w", 1, notReady)) }},
+		{name: "from a process that is gone", reason: "TaintEviction", before: func(c *state) {
 			c.setWorker(newWorker("w", 1, func(w *batch.Worker) { w.Status.Incarnation = "second" }))
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				retried := false
-				c := newCache(Spread, func() { retried = true })
+				c := newState(Spread, func() { retried = true })
 				c.setWorker(newWorker("w", 1))
 				c.setTask(newTask("t", on("w")))
 				if tc.before != nil {
@@ -858,7 +858,7 @@ func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.
 					if _, ok := c.next(time.Now()); ok {
 						t.Fatal("started after an event")
 					}
-					another := newCache(Spread, func() {})
+					another := newState(Spread, func() {})
 					another.setWorker(newWorker("x", 1))
 					fresh := newTask("t", disrupted(tc.reason))
 					fresh.Status.Conditions[0].LastTransitionTime = metav1.Now()

@@ -29,6 +29,7 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/cache"
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins"
 )
@@ -41,12 +42,12 @@ const evictionGrace = 5 * time.Second
 // task after its command ended, or the worker is lost and fenced.
 var commandEndedReasons = []string{"WorkerStopped", "WorkerRestarted", "WorkerLost"}
 
-// cache is the scheduler's view of all unfinished tasks, workers and queues: the state that the informers delivered last, plus
+// state is the scheduler's view of all unfinished tasks, workers and queues: the state that the informers delivered last, plus
 // the tasks that are assumed bound. Its methods are safe for concurrent use and do no I/O.
 //
 // Namespaces share nothing. Those with schedulable tasks take turns.
 //
-// State machine of a task in the cache:
+// State machine of a task:
 //
 //	           eligible            next                obj bound
 //	Initial -------------> Pending -------> Assumed -------------------> Bound
@@ -75,7 +76,7 @@ var commandEndedReasons = []string{"WorkerStopped", "WorkerRestarted", "WorkerLo
 //
 // Waiting is every unbound task that must not be placed yet: it has scheduling gates, is being deleted, backs off, or its former
 // worker may still run its command.
-type cache struct {
+type state struct {
 	strategy ScoringStrategy
 	filters  framework.Filters
 	metrics  *metrics
@@ -96,7 +97,7 @@ type task struct {
 	framework.TaskInfo
 	queue       *taskQueue
 	class       *equivalenceClass
-	worker      *worker
+	worker      *cache.Worker
 	assumed     bool // the binding was sent, and the informer has not delivered it yet
 	unconfirmed bool // the server refused the binding because of a change that the informer has not delivered yet
 	evicting    bool
@@ -127,74 +128,74 @@ type placement struct {
 	since  time.Time // when the task was created or evicted last
 }
 
-func newCache(strategy ScoringStrategy, retry func()) *cache {
-	return &cache{
+func newState(strategy ScoringStrategy, retry func()) *state {
+	return &state{
 		strategy: strategy, filters: plugins.NewFilters(), metrics: newMetrics(), retry: retry,
 		tasks: map[toolscache.ObjectName]*task{}, namespaces: map[string]*namespaceState{},
 	}
 }
 
 // markSynced records that the informers have delivered their lists.
-func (c *cache) markSynced() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.synced = true
+func (st *state) markSynced() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.synced = true
 }
 
 // setTask adds or updates a task.
-func (c *cache) setTask(obj *batch.Task) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (st *state) setTask(obj *batch.Task) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	name := toolscache.MetaObjectToName(obj)
-	t := c.tasks[name]
+	t := st.tasks[name]
 	if t != nil && t.Object.UID != obj.UID {
-		c.drop(t)
+		st.drop(t)
 		t = nil
 	}
 	if framework.IsFinished(obj) {
 		if t != nil {
-			c.drop(t)
+			st.drop(t)
 		}
 		return
 	}
 	switch {
 	case t == nil:
 		t = &task{TaskInfo: framework.NewTaskInfo(obj), since: obj.CreationTimestamp.Time}
-		t.setQueue(c.namespace(obj.Namespace).queue(obj.Spec.QueueName))
-		if c.synced {
+		t.setQueue(st.namespace(obj.Namespace).queue(obj.Spec.QueueName))
+		if st.synced {
 			t.since = time.Now()
 		}
 		if at, reason := evicted(obj); obj.Spec.WorkerName == "" && !slices.Contains(commandEndedReasons, reason) {
 			t.evictionGraceEnd = at.Add(evictionGrace)
 		}
-		c.tasks[name] = t
+		st.tasks[name] = t
 	case t.assumed && !t.unconfirmed && obj.Spec.WorkerName == "" && obj.Status.Disruptions == t.Object.Status.Disruptions:
 		// The event is older than the binding: a task that was bound and evicted since would count another disruption.
 		t.Object = obj
 		return
 	case t.worker != nil && t.worker.Name == obj.Spec.WorkerName && t.queue.Name == obj.Spec.QueueName && t.Alone == framework.RunsAlone(obj):
-		c.cancelDelay(t)
+		st.cancelDelay(t)
 		t.Object, t.assumed, t.unconfirmed, t.failures = obj, false, false, 0
 		return
-	case t.worker == nil && c.isSchedulingUnchanged(t, obj):
-		c.refresh(t, obj)
+	case t.worker == nil && st.isSchedulingUnchanged(t, obj):
+		st.refresh(t, obj)
 		return
 	default:
 		if obj.Spec.WorkerName == "" && obj.Status.Disruptions > t.Object.Status.Disruptions {
-			c.observeEviction(t, obj)
+			st.observeEviction(t, obj)
 		}
-		c.remove(t)
+		st.remove(t)
 		t.backoffEnd = time.Time{}
 		t.SetObject(obj)
 	}
-	c.place(t)
+	st.place(t)
 }
 
 // isSchedulingUnchanged reports whether an update of an unbound task changes nothing that decides where and when it may be
 // scheduled. Such an update, for example the scheduler's own report in the status, only replaces the object. The task keeps its
 // reservation, the time since when it is unschedulable, and its backoff. A change of priority counts as unchanged: it only moves
 // the task within its class.
-func (c *cache) isSchedulingUnchanged(t *task, obj *batch.Task) bool {
+func (st *state) isSchedulingUnchanged(t *task, obj *batch.Task) bool {
 	old := t.Object
 	if obj.Spec.WorkerName != "" || framework.IsEligible(obj) != framework.IsEligible(old) ||
 		obj.Status.Disruptions != old.Status.Disruptions || obj.Spec.QueueName != old.Spec.QueueName {
@@ -202,11 +203,11 @@ func (c *cache) isSchedulingUnchanged(t *task, obj *batch.Task) bool {
 	}
 	updated := t.TaskInfo
 	updated.SetObject(obj)
-	return c.filters.Sign(&updated) == c.filters.Sign(&t.TaskInfo)
+	return st.filters.Sign(&updated) == st.filters.Sign(&t.TaskInfo)
 }
 
 // refresh replaces the object of a task for which isSchedulingUnchanged holds.
-func (c *cache) refresh(t *task, obj *batch.Task) {
+func (st *state) refresh(t *task, obj *batch.Task) {
 	moved := obj.Spec.Priority != t.Object.Spec.Priority
 	t.Object = obj
 	if t.class == nil {
@@ -227,9 +228,9 @@ func evicted(obj *batch.Task) (at time.Time, reason string) {
 }
 
 // observeEviction records that obj was evicted, and until when its command may still run on its former worker.
-func (c *cache) observeEviction(t *task, obj *batch.Task) {
+func (st *state) observeEviction(t *task, obj *batch.Task) {
 	_, reason := evicted(obj)
-	c.metrics.requeue(reason)
+	st.metrics.requeue(reason)
 	t.since = time.Now()
 	w := t.worker
 	if w != nil && w.Ready && (t.assumed || w.Incarnation == t.Object.Status.Incarnation) && !slices.Contains(commandEndedReasons, reason) {
@@ -238,20 +239,20 @@ func (c *cache) observeEviction(t *task, obj *batch.Task) {
 }
 
 // deleteTask removes a task that was deleted or has finished.
-func (c *cache) deleteTask(name toolscache.ObjectName) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if t := c.tasks[name]; t != nil {
-		c.drop(t)
+func (st *state) deleteTask(name toolscache.ObjectName) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if t := st.tasks[name]; t != nil {
+		st.drop(t)
 	}
 }
 
 // setWorker adds or updates a worker.
-func (c *cache) setWorker(obj *batch.Worker) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	ns := c.namespace(obj.Namespace)
-	w := ns.worker(obj.Name)
+func (st *state) setWorker(obj *batch.Worker) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	ns := st.namespace(obj.Namespace)
+	w := ns.workers.AddWorker(obj.Name)
 	w.Object = obj
 	if state := framework.NewWorkerState(obj); !reflect.DeepEqual(w.WorkerState, state) {
 		ns.setWorkerState(w, state)
@@ -259,31 +260,34 @@ func (c *cache) setWorker(obj *batch.Worker) {
 }
 
 // deleteWorker removes a worker. Its tasks stay bound to it until they are evicted.
-func (c *cache) deleteWorker(name toolscache.ObjectName) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if ns := c.namespaces[name.Namespace]; ns != nil && ns.workers[name.Name] != nil {
-		w := ns.workers[name.Name]
+func (st *state) deleteWorker(name toolscache.ObjectName) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	ns := st.namespaces[name.Namespace]
+	if ns == nil {
+		return
+	}
+	if w := ns.workers.Worker(name.Name); w != nil {
 		w.Object = nil
 		ns.setWorkerState(w, framework.WorkerState{})
 	}
 }
 
 // setQueue adds or updates a queue.
-func (c *cache) setQueue(obj *batch.TaskQueue) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	q := c.namespace(obj.Namespace).queue(obj.Name)
+func (st *state) setQueue(obj *batch.TaskQueue) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	q := st.namespace(obj.Namespace).queue(obj.Name)
 	if q.obj == nil || q.obj.UID != obj.UID || !older(obj, q.obj) {
 		q.setObject(obj)
 	}
 }
 
 // queueStatusWritten stores the response to a status update, unless the informer has delivered a newer version.
-func (c *cache) queueStatusWritten(obj *batch.TaskQueue) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	ns := c.namespaces[obj.Namespace]
+func (st *state) queueStatusWritten(obj *batch.TaskQueue) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	ns := st.namespaces[obj.Namespace]
 	if ns == nil || ns.queues[obj.Name] == nil {
 		return
 	}
@@ -299,37 +303,37 @@ func older(a, b *batch.TaskQueue) bool {
 }
 
 // deleteQueue removes the object of a queue. Its tasks stay in the queue, which then has the default spec.
-func (c *cache) deleteQueue(name toolscache.ObjectName) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if ns := c.namespaces[name.Namespace]; ns != nil && ns.queues[name.Name] != nil {
+func (st *state) deleteQueue(name toolscache.ObjectName) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if ns := st.namespaces[name.Namespace]; ns != nil && ns.queues[name.Name] != nil {
 		q := ns.queues[name.Name]
 		q.setObject(nil)
-		ns.tidyQueue(q)
+		ns.pruneQueue(q)
 	}
 }
 
 // next assumes the first pending task that fits a worker on that worker and returns the placement. The caller sends the binding
 // and calls bindingFailed if that fails.
-func (c *cache) next(now time.Time) (placement, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for len(c.active) > 0 {
-		ns := c.active[0]
-		c.active = c.active[1:]
+func (st *state) next(now time.Time) (placement, bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for len(st.active) > 0 {
+		ns := st.active[0]
+		st.active = st.active[1:]
 		t, w := ns.next(now)
 		if t == nil {
 			ns.enqueued = false
 			continue
 		}
-		c.active = append(c.active, ns)
+		st.active = append(st.active, ns)
 		t.queue.dequeue(t)
-		c.removePending(t)
-		c.assume(t, w)
+		st.removePending(t)
+		st.assume(t, w)
 		target := batch.BindingTarget{Name: w.Object.Name, UID: w.Object.UID, Incarnation: w.Incarnation}
 		return placement{task: t, obj: t.Object, target: target, since: t.since}, true
 	}
-	c.active = nil
+	st.active = nil
 	return placement{}, false
 }
 
@@ -337,9 +341,9 @@ func (c *cache) next(now time.Time) (placement, bool) {
 // once, any other one after a backoff. stale means that the server has another version of the task than the informer delivered:
 // the task then keeps its place until the informer has caught up, because another scheduler may have bound it and used up the
 // limits of its queue.
-func (c *cache) bindingFailed(p placement, stale bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (st *state) bindingFailed(p placement, stale bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	t := p.task
 	if !t.assumed {
 		return // the informer has delivered a newer state
@@ -348,28 +352,28 @@ func (c *cache) bindingFailed(p placement, stale bool) {
 	unchanged := t.Object.ResourceVersion == p.obj.ResourceVersion
 	if stale && unchanged {
 		t.unconfirmed = true
-		c.delay(t, backoff(t.failures))
+		st.delay(t, backoff(t.failures))
 		return
 	}
-	c.remove(t)
+	st.remove(t)
 	if unchanged {
 		t.backoffEnd = time.Now().Add(backoff(t.failures))
 	}
-	c.place(t)
+	st.place(t)
 }
 
 // delay places a task again after d.
-func (c *cache) delay(t *task, d time.Duration) {
+func (st *state) delay(t *task, d time.Duration) {
 	t.delayTimer = time.AfterFunc(d, func() {
-		c.delayOver(t)
-		c.retry()
+		st.delayOver(t)
+		st.retry()
 	})
 }
 
 // delayOver places a task whose delay is over.
-func (c *cache) delayOver(t *task) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (st *state) delayOver(t *task) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	if t.delayTimer == nil {
 		return
 	}
@@ -377,15 +381,15 @@ func (c *cache) delayOver(t *task) {
 		// The informer has delivered no reason, so the task itself cannot be bound: let others go first.
 		t.backoffEnd = time.Now().Add(backoff(t.failures))
 	}
-	c.remove(t)
-	c.place(t)
+	st.remove(t)
+	st.place(t)
 }
 
 // stop stops all timers.
-func (c *cache) stop() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, t := range c.tasks {
+func (st *state) stop() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, t := range st.tasks {
 		if t.delayTimer != nil {
 			t.delayTimer.Stop()
 		}
@@ -397,23 +401,23 @@ func backoff(failures int) time.Duration {
 	return min(time.Second<<min(failures-1, 4), 10*time.Second)
 }
 
-func (c *cache) namespace(name string) *namespaceState {
-	ns := c.namespaces[name]
+func (st *state) namespace(name string) *namespaceState {
+	ns := st.namespaces[name]
 	if ns == nil {
-		ns = newNamespaceState(c, name)
-		c.namespaces[name] = ns
+		ns = newNamespaceState(st, name)
+		st.namespaces[name] = ns
 	}
 	return ns
 }
 
 // place puts a removed task where its object belongs: on its worker, among the pending tasks, or behind a delay.
-func (c *cache) place(t *task) {
+func (st *state) place(t *task) {
 	if old := t.queue; old.Name != t.Object.Spec.QueueName {
 		t.setQueue(old.namespace.queue(t.Object.Spec.QueueName))
-		old.namespace.tidyQueue(old)
+		old.namespace.pruneQueue(old)
 	}
 	if name := t.Object.Spec.WorkerName; name != "" {
-		c.addToWorker(t, t.queue.namespace.worker(name))
+		st.addToWorker(t, t.queue.namespace.workers.AddWorker(name))
 		return
 	}
 	t.queue.pending.add((*pendingByAge)(t))
@@ -424,14 +428,14 @@ func (c *cache) place(t *task) {
 	switch wait := time.Until(until); {
 	case !framework.IsEligible(t.Object):
 	case wait > 0:
-		c.delay(t, wait)
+		st.delay(t, wait)
 	default:
 		t.reported = reportedMessage(t.Object)
 		t.queue.enqueue(t)
 	}
 }
 
-func (c *cache) cancelDelay(t *task) {
+func (st *state) cancelDelay(t *task) {
 	if t.delayTimer != nil {
 		t.delayTimer.Stop()
 		t.delayTimer = nil
@@ -439,76 +443,74 @@ func (c *cache) cancelDelay(t *task) {
 }
 
 // remove undoes place.
-func (c *cache) remove(t *task) {
-	c.cancelDelay(t)
+func (st *state) remove(t *task) {
+	st.cancelDelay(t)
 	if t.class != nil {
 		t.queue.dequeue(t)
 	}
 	if t.worker != nil {
-		c.removeFromWorker(t)
+		st.removeFromWorker(t)
 	} else {
-		c.removePending(t)
+		st.removePending(t)
 	}
 }
 
-func (c *cache) drop(t *task) {
-	c.remove(t)
-	delete(c.tasks, toolscache.MetaObjectToName(t.Object))
-	t.queue.namespace.tidyQueue(t.queue)
+func (st *state) drop(t *task) {
+	st.remove(t)
+	delete(st.tasks, toolscache.MetaObjectToName(t.Object))
+	t.queue.namespace.pruneQueue(t.queue)
 }
 
 // removePending removes a task from the unbound tasks of its queue.
-func (c *cache) removePending(t *task) { t.queue.pending.remove((*pendingByAge)(t)) }
+func (st *state) removePending(t *task) { t.queue.pending.remove((*pendingByAge)(t)) }
 
 // addToWorker counts a task against its worker and its queue.
-func (c *cache) addToWorker(t *task, w *worker) {
+func (st *state) addToWorker(t *task, w *cache.Worker) {
 	q := t.queue
 	t.worker = w
-	w.AddTask(&t.TaskInfo)
-	q.namespace.updateScore(w)
+	q.namespace.workers.AddTask(&t.TaskInfo, w)
 	q.bound[t] = struct{}{}
 	q.used.Add(t.Requests, 1)
 	q.updateShare()
 }
 
 // assume counts a task against the worker that it is about to be bound to.
-func (c *cache) assume(t *task, w *worker) {
+func (st *state) assume(t *task, w *cache.Worker) {
 	t.queue.namespace.reservations.AddTask(&t.TaskInfo, &w.WorkerInfo) // before addToWorker changes the order of tasks
-	c.addToWorker(t, w)
+	st.addToWorker(t, w)
 	t.assumed = true
 }
 
 // removeFromWorker undoes addToWorker.
-func (c *cache) removeFromWorker(t *task) {
+func (st *state) removeFromWorker(t *task) {
 	q, w := t.queue, t.worker
 	t.worker, t.assumed, t.unconfirmed, t.evicting = nil, false, false, false
 	q.namespace.reservations.RemoveTask(&t.TaskInfo)
-	w.RemoveTask(&t.TaskInfo)
-	q.namespace.updateScore(w)
+	q.namespace.workers.RemoveTask(&t.TaskInfo, w)
 	delete(q.bound, t)
 	q.used.Add(t.Requests, -1)
 	q.updateShare()
 	q.activateWithinLimits()
 	q.namespace.activateFitting(w)
-	q.namespace.tidyWorker(w)
+	q.namespace.pruneWorker(w)
 }
 
 // reserve reserves room for tasks that have been unschedulable since before.
-func (c *cache) reserve(before time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, ns := range c.namespaces {
+func (st *state) reserve(before time.Time) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, ns := range st.namespaces {
 		ns.reserve(before)
 	}
 }
 
 // tasksToEvict returns at most limit bound tasks of drained queues. It returns a task again only after evictionFailed or after
 // the task was bound again.
-func (c *cache) tasksToEvict(limit int) []*batch.Task {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (st *state) tasksToEvict(limit int) []*batch.Task {
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	var due []*batch.Task
-	for _, ns := range c.namespaces {
+	for _, ns := range st.namespaces {
 		for _, q := range ns.queues {
 			if q.stop != batch.StopPolicyHoldAndDrain {
 				continue
@@ -528,21 +530,21 @@ func (c *cache) tasksToEvict(limit int) []*batch.Task {
 }
 
 // evictionFailed makes tasksToEvict return the task again.
-func (c *cache) evictionFailed(name toolscache.ObjectName) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if t := c.tasks[name]; t != nil {
+func (st *state) evictionFailed(name toolscache.ObjectName) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if t := st.tasks[name]; t != nil {
 		t.evicting = false
 	}
 }
 
 // queueStatusesToWrite returns the queues whose status is not up to date, with the new status. It returns a queue at most once
 // per interval.
-func (c *cache) queueStatusesToWrite(now time.Time, interval time.Duration) []*batch.TaskQueue {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (st *state) queueStatusesToWrite(now time.Time, interval time.Duration) []*batch.TaskQueue {
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	var due []*batch.TaskQueue
-	for _, ns := range c.namespaces {
+	for _, ns := range st.namespaces {
 		for _, q := range ns.queues {
 			if q.obj == nil || now.Sub(q.statusWritten) < interval {
 				continue

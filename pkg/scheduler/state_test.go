@@ -33,6 +33,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/cache"
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 	"github.com/leat-dev/leat/pkg/scheduler/reservation"
 )
@@ -50,7 +51,7 @@ func TestTasksAreTakenByPriorityThenAgeThenName(t *testing.T) {
 			}
 		}
 	}
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 100, with("cpu", "100")))
 	for _, task := range []*batch.Task{
 		newTask("c-late", at(9, 0)), newTask("b", at(5, 0)), newTask("a", at(5, 0)), newTask("low", at(1, -1)),
@@ -69,7 +70,7 @@ func TestTasksAreTakenByPriorityThenAgeThenName(t *testing.T) {
 }
 
 func TestTasksGoToTheWorkerWithTheFewest(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	c.setWorker(newWorker("a", 3))
 	c.setWorker(newWorker("b", 2))
 	c.setTask(newTask("old", func(t *batch.Task) { t.Spec.WorkerName = "a" }))
@@ -86,7 +87,7 @@ func TestTasksGoToTheWorkerWithTheFewest(t *testing.T) {
 }
 
 func TestAnAssumedTaskHoldsItsPlaceUntilTheBindingFails(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	first, second := newTask("a"), newTask("b")
 	first.ResourceVersion = "5"
@@ -119,7 +120,7 @@ func TestAnAssumedTaskHoldsItsPlaceUntilTheBindingFails(t *testing.T) {
 }
 
 func TestATaskThatChangedDuringItsBindingIsTriedAgainAtOnce(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	task := newTask("a")
 	task.ResourceVersion = "5"
@@ -139,18 +140,18 @@ func TestATaskThatChangedDuringItsBindingIsTriedAgainAtOnce(t *testing.T) {
 func TestAPlaceStaysTakenUntilItIsShownWhyTheBindingWasRefused(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		show func(c *cache, task *batch.Task)
+		show func(c *state, task *batch.Task)
 		next string
 	}{
-		{"nothing", func(*cache, *batch.Task) {}, ""},
-		{"bound there", func(c *cache, task *batch.Task) { on("w")(task); c.setTask(task) }, ""},
-		{"bound elsewhere", func(c *cache, task *batch.Task) { on("x")(task); c.setTask(task) }, "b"},
-		{"changed", func(c *cache, task *batch.Task) { labelledTask(task); c.setTask(task) }, "a"},
-		{"gone", func(c *cache, task *batch.Task) { c.deleteTask(nameOf(task)) }, "b"},
+		{"nothing", func(*state, *batch.Task) {}, ""},
+		{"bound there", func(c *state, task *batch.Task) { on("w")(task); c.setTask(task) }, ""},
+		{"bound elsewhere", func(c *state, task *batch.Task) { on("x")(task); c.setTask(task) }, "b"},
+		{"changed", func(c *state, task *batch.Task) { labelledTask(task); c.setTask(task) }, "a"},
+		{"gone", func(c *state, task *batch.Task) { c.deleteTask(nameOf(task)) }, "b"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCache(Spread, func() {})
+				c := newState(Spread, func() {})
 				c.setWorker(newWorker("w", 1))
 				first := newTask("a", func(t *batch.Task) { t.ResourceVersion = "5" })
 				c.setTask(first)
@@ -186,7 +187,7 @@ func TestAPlaceStaysTakenUntilItIsShownWhyTheBindingWasRefused(t *testing.T) {
 }
 
 func TestATaskEvictedUnseenIsBoundAgain(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	task := newTask("a")
 	c.setTask(task)
@@ -201,7 +202,7 @@ func TestATaskEvictedUnseenIsBoundAgain(t *testing.T) {
 }
 
 func TestARecreatedTaskIsAnotherTask(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	task := newTask("a", func(t *batch.Task) { t.UID = "1" })
 	c.setTask(task)
@@ -217,7 +218,7 @@ func TestARecreatedTaskIsAnotherTask(t *testing.T) {
 
 // An event must not cost a try per waiting task: only the first of each class is tried.
 func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1, with("cpu", "4")))
 	c.setTask(newTask("running", func(t *batch.Task) { t.Spec.WorkerName = "w" }))
 	for i := range 1000 {
@@ -249,7 +250,7 @@ func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
 }
 
 func TestTasksAreReportedOnceTheyHaveWaitedInVain(t *testing.T) {
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	start := time.Now()
 	for i := range 4 {
@@ -296,7 +297,7 @@ func TestClusterUnderRandomEvents(t *testing.T) {
 
 func randomEvents(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, seed))
-	c := newCache(Spread, func() {})
+	c := newState(Spread, func() {})
 	stored := map[string]*batch.Task{} // as the server has them
 	flight := []placement{}
 	version := 0
@@ -389,7 +390,7 @@ func randomEvents(t *testing.T, seed uint64) {
 			}
 		}
 		for p, ok := c.next(time.Now()); ok; p, ok = c.next(time.Now()) {
-			if w := c.namespaces["default"].workers[p.target.Name]; w.Tasks > w.Allocatable["tasks"] || p.task.Requests["cpu"] > 0 && w.Used["cpu"] > w.Allocatable["cpu"] {
+			if w := c.namespaces["default"].workers.Worker(p.target.Name); w.Tasks > w.Allocatable["tasks"] || p.task.Requests["cpu"] > 0 && w.Used["cpu"] > w.Allocatable["cpu"] {
 				t.Fatalf("seed %d, step %d: worker %s was given more than it has", seed, step, p.target.Name)
 			} else if w.TasksAlone > 0 && w.Tasks > 1 {
 				t.Fatalf("seed %d, step %d: worker %s runs %d tasks beside one that runs alone", seed, step, p.target.Name, w.Tasks-1)
@@ -410,7 +411,7 @@ func withinLimits(q *taskQueue, started *task) bool {
 	return q.stop == batch.StopPolicyNone && (q.maxRunning == nil || len(q.bound) <= int(*q.maxRunning)) && (!limited || q.used["cpu"] <= limit)
 }
 
-func check(t *testing.T, c *cache, at string) {
+func check(t *testing.T, c *state, at string) {
 	t.Helper()
 	ns := c.namespaces["default"]
 	if ns == nil {
@@ -419,7 +420,7 @@ func check(t *testing.T, c *cache, at string) {
 		}
 		return
 	}
-	tasks, tasksAlone, cpu := map[*worker]int64{}, map[*worker]int64{}, map[*worker]int64{}
+	tasks, tasksAlone, cpu := map[*cache.Worker]int64{}, map[*cache.Worker]int64{}, map[*cache.Worker]int64{}
 	bound, pending, waiting, queueCPU := map[*taskQueue]int{}, map[*taskQueue]int{}, map[*taskQueue]int{}, map[*taskQueue]int64{}
 	for name, task := range c.tasks {
 		q := task.queue
@@ -444,7 +445,7 @@ func check(t *testing.T, c *cache, at string) {
 		if !q.open() || q.exceededLimit(task) != "" {
 			continue
 		}
-		for _, w := range ns.workers {
+		for _, w := range ns.workers.Workers() {
 			if r := ns.reservations.OfWorker(&w.WorkerInfo); r != nil && r.Task.Queue != task.Queue && r.Task.Object.Spec.Priority == task.Object.Spec.Priority {
 				continue // which of them comes first changes with the shares, and is looked at when workers are held back
 			}
@@ -460,7 +461,7 @@ func check(t *testing.T, c *cache, at string) {
 		sharing[r]++
 		sharingCPU[r] += task.Requests["cpu"]
 	}
-	for _, w := range ns.workers {
+	for _, w := range ns.workers.Workers() {
 		total += w.Allocatable["tasks"]
 		if r := ns.reservations.OfWorker(&w.WorkerInfo); r != nil {
 			reserved++
@@ -478,12 +479,12 @@ func check(t *testing.T, c *cache, at string) {
 		if w.TasksAlone != tasksAlone[w] {
 			t.Fatalf("%s: %s counts %d tasks that run alone, has %d", at, w.Name, w.TasksAlone, tasksAlone[w])
 		}
-		if w.AcceptsTasks() != (w.tree != nil) {
-			t.Fatalf("%s: whether %s is open is %v, that it is offered %v", at, w.Name, w.AcceptsTasks(), w.tree != nil)
+		if got := ns.workers.FirstPreferred(func(other *cache.Worker) bool { return other == w }); w.AcceptsTasks() != (got == w) {
+			t.Fatalf("%s: AcceptsTasks of %s returns %v, and that it is offered %v", at, w.Name, w.AcceptsTasks(), got == w)
 		}
 	}
-	if ns.total["tasks"] != total || ns.reservations.Len() != reserved {
-		t.Fatalf("%s: the total is %d tasks and %d workers are reserved, should be %d and %d", at, ns.total["tasks"], ns.reservations.Len(), total, reserved)
+	if ns.workers.Total()["tasks"] != total || ns.reservations.Len() != reserved {
+		t.Fatalf("%s: the total is %d tasks and %d workers are reserved, should be %d and %d", at, ns.workers.Total()["tasks"], ns.reservations.Len(), total, reserved)
 	}
 	for _, q := range ns.queues {
 		inClasses := 0
@@ -494,7 +495,7 @@ func check(t *testing.T, c *cache, at string) {
 			t.Fatalf("%s: queue %q counts %d in classes, %d bound, %d pending, %d cpu; should be %d, %d, %d, %d", at, q.Name,
 				inClasses, len(q.bound), len(q.pending), q.used["cpu"], waiting[q], bound[q], pending[q], queueCPU[q])
 		}
-		if want := int64(math.Round(ns.dominantShare(int64(len(q.bound)), q.used) / q.weight * framework.ShareScale)); !ns.sharesStale && q.Share != want {
+		if want := int64(math.Round(ns.workers.DominantShare(int64(len(q.bound)), q.used) / q.weight * framework.ShareScale)); !ns.sharesStale && q.Share != want {
 			t.Fatalf("%s: the share of queue %q is %d, should be %d", at, q.Name, q.Share, want)
 		}
 	}
