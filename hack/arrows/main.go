@@ -51,6 +51,7 @@ var arrows = []struct {
 	// The parts of the scheduler know the framework and not each other.
 	{"pkg/scheduler/framework", []string{"apis/batch/v1alpha1"}},
 	{"pkg/scheduler/cache", []string{"apis/batch/v1alpha1", "pkg/scheduler/framework"}},
+	{"pkg/scheduler/queue", []string{"apis/batch/v1alpha1", "pkg/scheduler/framework"}},
 	{"pkg/scheduler/reservation", []string{"apis/batch/v1alpha1", "pkg/scheduler/framework"}},
 	{"pkg/scheduler", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
 	{"pkg/worker", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},

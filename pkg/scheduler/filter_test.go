@@ -211,7 +211,7 @@ func TestFit(t *testing.T) {
 				c.setWorker(w)
 			}
 			c.setTask(tc.task)
-			waiting := c.tasks[nameOf(tc.task)]
+			waiting := &c.tasks[nameOf(tc.task)].TaskInfo
 			namespace := c.namespaces["default"]
 			for _, w := range namespace.workers.Workers() {
 				if reasons := namespace.unschedulableReasons(waiting, w); namespace.fits(waiting, w) != (len(reasons) == 0) {

@@ -26,6 +26,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/scheduler/cache"
+	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
 // reasonReserved is the reason why a worker that passes all filters does not fit a task.
@@ -33,19 +34,19 @@ const reasonReserved = "was held back for a task that comes first"
 
 // unschedulableReasons returns why a worker does not fit a task, as the part of a sentence that follows the number of workers. It
 // returns the reasons of the first filter only. It returns nothing if the worker fits.
-func (ns *namespaceState) unschedulableReasons(t *task, w *cache.Worker) []string {
+func (ns *namespaceState) unschedulableReasons(t *framework.TaskInfo, w *cache.Worker) []string {
 	var summaries []string
-	for _, reason := range ns.state.filters.FirstReasons(&t.TaskInfo, &w.WorkerInfo) {
+	for _, reason := range ns.state.filters.FirstReasons(t, &w.WorkerInfo) {
 		summaries = append(summaries, reason.Summary)
 	}
-	if len(summaries) == 0 && !ns.reservations.Admits(&t.TaskInfo, &w.WorkerInfo) {
+	if len(summaries) == 0 && !ns.reservations.Admits(t, &w.WorkerInfo) {
 		summaries = []string{reasonReserved}
 	}
 	return summaries
 }
 
 // unschedulableMessage returns the message for a task that fits none of the workers of its namespace.
-func (ns *namespaceState) unschedulableMessage(t *task) string {
+func (ns *namespaceState) unschedulableMessage(t *framework.TaskInfo) string {
 	total, counts := 0, map[string]int{}
 	for _, w := range ns.workers.Workers() {
 		if !w.Registered {

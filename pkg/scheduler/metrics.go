@@ -129,14 +129,14 @@ func (st *state) gauges(now time.Time) (all []prometheus.Metric) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for _, ns := range st.namespaces {
-		for _, q := range ns.queues {
+		for _, q := range ns.queues.All() {
 			age := 0.0
-			if first := q.pending.first(); first != nil {
+			if first := q.OldestPending(); first != nil {
 				age = max(0, now.Sub(first.Object.CreationTimestamp.Time).Seconds())
 			}
-			gauge(pending, float64(len(q.pending)), ns.name, q.Name)
+			gauge(pending, float64(q.Pending()), ns.name, q.Name)
 			gauge(oldest, age, ns.name, q.Name)
-			gauge(running, float64(len(q.bound)), ns.name, q.Name)
+			gauge(running, float64(len(q.Bound())), ns.name, q.Name)
 			gauge(share, float64(q.Share)/framework.ShareScale, ns.name, q.Name)
 		}
 		places := map[string]int64{}

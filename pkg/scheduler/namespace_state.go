@@ -21,32 +21,32 @@ import (
 	"slices"
 	"time"
 
-	toolscache "k8s.io/client-go/tools/cache"
-
-	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/scheduler/cache"
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/tainttoleration"
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/workerresources"
+	"github.com/leat-dev/leat/pkg/scheduler/queue"
 	"github.com/leat-dev/leat/pkg/scheduler/reservation"
+)
+
+const (
+	// workersPerReservation bounds the reservations of a namespace: one for so many workers, but at least one.
+	workersPerReservation = 4
+	// maxReservationAttempts bounds for how many tasks reserveWorkers searches a worker.
+	maxReservationAttempts = 16
 )
 
 // namespaceState is a namespace: its workers, the queues that share them, and the reservations of workers for tasks.
 type namespaceState struct {
-	state *state
-	name  string
-
+	state        *state
+	name         string
 	workers      *cache.Cache
+	queues       *queue.Queues
 	reservations *reservation.Reservations
-
-	queues map[string]*taskQueue
-	active indexedHeap[*taskQueue] // the open queues with active classes
-	// virtualTime is the virtual time of the queue that started a task last.
-	virtualTime float64
 	// sharesStale is set when the resources of the namespace have changed since the shares of the queues were computed.
 	sharesStale bool
-	// enqueued is set while the namespace is in state.active.
-	enqueued bool
+	// active is set while the namespace is in state.active.
+	active bool
 }
 
 func newNamespaceState(st *state, name string) *namespaceState {
@@ -54,31 +54,26 @@ func newNamespaceState(st *state, name string) *namespaceState {
 	if st.strategy == Pack {
 		score = workerresources.MostAllocated
 	}
-	return &namespaceState{
-		state: st, name: name, queues: map[string]*taskQueue{}, reservations: reservation.New(),
-		workers: cache.New(score, tainttoleration.HasPreferNoSchedule),
+	ns := &namespaceState{
+		state: st, name: name,
+		workers:      cache.New(score, tainttoleration.HasPreferNoSchedule),
+		reservations: reservation.New(),
 	}
+	ns.queues = queue.New(queue.Options{
+		DominantShare:   ns.workers.DominantShare,
+		Sign:            st.filters.Sign,
+		HasReservations: func() bool { return ns.reservations.Len() > 0 },
+		OnActive:        ns.activate,
+	})
+	return ns
 }
 
-// wake makes state.next visit the namespace.
-func (ns *namespaceState) wake() {
-	if !ns.enqueued {
-		ns.enqueued = true
+// activate makes state.next visit the namespace.
+func (ns *namespaceState) activate() {
+	if !ns.active {
+		ns.active = true
 		ns.state.active = append(ns.state.active, ns)
 	}
-}
-
-// queue returns the queue with that name. It adds one if there is none.
-func (ns *namespaceState) queue(name string) *taskQueue {
-	q := ns.queues[name]
-	if q == nil {
-		q = &taskQueue{
-			namespace: ns, QueueInfo: framework.QueueInfo{Name: name}, bound: map[*task]struct{}{}, used: framework.Resources{}, classes: map[string]*equivalenceClass{}, blocked: map[*equivalenceClass]struct{}{},
-		}
-		q.queueSpec = queueSpecOf(&batch.TaskQueueSpec{})
-		ns.queues[name] = q
-	}
-	return q
 }
 
 // setWorkerState replaces the state of a worker.
@@ -99,17 +94,58 @@ func (ns *namespaceState) pruneWorker(w *cache.Worker) {
 }
 
 // pruneQueue removes a queue that has neither an object nor tasks.
-func (ns *namespaceState) pruneQueue(q *taskQueue) {
-	if q.obj == nil && len(q.pending) == 0 && len(q.bound) == 0 {
-		delete(ns.queues, q.Name)
-		ns.prune()
-	}
+func (ns *namespaceState) pruneQueue(q *queue.Queue) {
+	ns.queues.Prune(q)
+	ns.prune()
 }
 
 // prune removes the namespace if it has neither workers nor queues.
 func (ns *namespaceState) prune() {
-	if ns.workers.Len() == 0 && len(ns.queues) == 0 {
+	if ns.workers.Len() == 0 && len(ns.queues.All()) == 0 {
 		delete(ns.state.namespaces, ns.name)
+	}
+}
+
+// addToWorker counts a task against its worker and its queue.
+func (ns *namespaceState) addToWorker(t *task, w *cache.Worker) {
+	t.worker = w
+	ns.workers.AddTask(&t.TaskInfo, w)
+	t.Queue.AddBound(&t.Task)
+}
+
+// removeFromWorker undoes addToWorker.
+func (ns *namespaceState) removeFromWorker(t *task) {
+	w := t.worker
+	t.worker, t.evicting = nil, false
+	ns.reservations.RemoveTask(&t.TaskInfo)
+	ns.workers.RemoveTask(&t.TaskInfo, w)
+	t.Queue.RemoveBound(&t.Task)
+	ns.activateFitting(w)
+	ns.pruneWorker(w)
+}
+
+// assume moves a pending task to the worker that it is about to be bound to.
+func (ns *namespaceState) assume(t *task, w *cache.Worker) {
+	ns.dequeue(t)
+	t.Queue.RemovePending(&t.Task)
+	ns.reservations.AddTask(&t.TaskInfo, &w.WorkerInfo) // before addToWorker changes the order of tasks
+	ns.addToWorker(t, w)
+	t.state = taskAssumed
+}
+
+// dequeue removes a pending task from its class and releases its reservation.
+func (ns *namespaceState) dequeue(t *task) {
+	t.Queue.Dequeue(&t.Task)
+	if r := ns.reservations.OfTask(&t.TaskInfo); r != nil {
+		ns.release(r)
+	}
+}
+
+// reorder moves a pending task whose priority has changed. The task keeps its reservation.
+func (ns *namespaceState) reorder(t *task) {
+	t.Queue.Reorder(&t.Task)
+	if r := ns.reservations.OfTask(&t.TaskInfo); r != nil {
+		ns.activateFitting(ns.workerOf(r)) // the task may now be scheduled after tasks that had to leave it room
 	}
 }
 
@@ -117,36 +153,31 @@ func (ns *namespaceState) prune() {
 func (ns *namespaceState) next(now time.Time) (*task, *cache.Worker) {
 	if ns.sharesStale {
 		ns.sharesStale = false
-		for _, q := range ns.queues {
-			q.updateShare()
-		}
+		ns.queues.UpdateShares()
 	}
-	for len(ns.active) > 0 {
+	for t := ns.queues.Head(); t != nil; t = ns.queues.Head() {
 		start := time.Now()
-		q := ns.active[0]
-		class := q.active[0]
-		t := class.tasks[0]
-		by := blockedByLimits
+		reason := queue.BlockedByLimits
 		var w *cache.Worker
-		if q.exceededLimit(t) == "" {
-			by, w = blockedByWorkers, ns.selectWorker(t)
+		if t.Queue.ExceededLimit(t) == "" {
+			reason, w = queue.BlockedByWorkers, ns.selectWorker(&t.TaskInfo)
 		}
-		if w == nil {
-			q.block(class, by, now)
-			ns.state.metrics.attempt(unschedulable, start)
-			continue
+		if w != nil {
+			ns.queues.Start(t)
+			return ns.state.taskOf(&t.TaskInfo), w
 		}
-		class.blockedSince, class.message = time.Time{}, ""
-		ns.virtualTime = max(ns.virtualTime, q.VirtualTime)
-		q.VirtualTime += ns.workers.DominantShare(1, t.Requests) / q.weight
-		return t, w
+		t.Queue.Block(t, reason, now)
+		if r := ns.reservations.OfTask(&t.TaskInfo); r != nil && reason == queue.BlockedByLimits {
+			ns.release(r)
+		}
+		ns.state.metrics.attempt(unschedulable, start)
 	}
 	return nil, nil
 }
 
 // fits reports whether the worker can run the task now.
-func (ns *namespaceState) fits(t *task, w *cache.Worker) bool {
-	return ns.state.filters.Filter(&t.TaskInfo, &w.WorkerInfo) && ns.reservations.Admits(&t.TaskInfo, &w.WorkerInfo)
+func (ns *namespaceState) fits(t *framework.TaskInfo, w *cache.Worker) bool {
+	return ns.state.filters.Filter(t, &w.WorkerInfo) && ns.reservations.Admits(t, &w.WorkerInfo)
 }
 
 // fitsEmpty reports whether the worker could run the task if it had no other tasks.
@@ -157,12 +188,12 @@ func (ns *namespaceState) fitsEmpty(t *framework.TaskInfo, w *cache.Worker) bool
 
 // selectWorker returns the worker with the best score that fits the task, or nil. A worker with a PreferNoSchedule taint that the
 // task does not tolerate comes last.
-func (ns *namespaceState) selectWorker(t *task) *cache.Worker {
+func (ns *namespaceState) selectWorker(t *framework.TaskInfo) *cache.Worker {
 	fits := func(w *cache.Worker) bool { return ns.fits(t, w) }
 	best := ns.workers.FirstPreferred(fits)
 	if len(t.Object.Spec.Tolerations) > 0 {
 		tolerated := ns.workers.FirstAvoided(func(w *cache.Worker) bool {
-			return ns.fits(t, w) && tainttoleration.ToleratesPreferNoSchedule(&t.TaskInfo, &w.WorkerInfo)
+			return ns.fits(t, w) && tainttoleration.ToleratesPreferNoSchedule(t, &w.WorkerInfo)
 		})
 		if best == nil || tolerated != nil && tolerated.Score() < best.Score() {
 			best = tolerated
@@ -176,30 +207,18 @@ func (ns *namespaceState) selectWorker(t *task) *cache.Worker {
 
 // activateFitting activates the classes that only lack a worker and whose first task fits this one.
 func (ns *namespaceState) activateFitting(w *cache.Worker) {
-	if !w.AcceptsTasks() {
-		return
-	}
-	for _, q := range ns.queues {
-		for class := range q.blocked {
-			if class.blockedBy == blockedByWorkers && ns.fits(class.tasks[0], w) {
-				q.activate(class)
-			}
-		}
+	if w.AcceptsTasks() {
+		ns.queues.ActivateFitting(func(t *queue.Task) bool { return ns.fits(&t.TaskInfo, w) })
 	}
 }
-
-// workersPerReservation bounds the reservations of a namespace: one for so many workers, but at least one.
-const workersPerReservation = 4
-
-// maxReservationAttempts bounds for how many classes reserveWorkers searches a worker.
-const maxReservationAttempts = 16
 
 // reserve reserves workers, and room within the limits of queues, for tasks of classes that have been blocked since before.
 func (ns *namespaceState) reserve(before time.Time) {
 	ns.reviewReservations(before)
 	ns.reserveWorkers(before)
-	for _, q := range ns.queues {
-		q.reserveWithinLimits(before)
+	hasWorker := func(t *queue.Task) bool { return ns.reservations.OfTask(&t.TaskInfo) != nil }
+	for _, q := range ns.queues.All() {
+		q.ReserveWithinLimits(before, hasWorker)
 	}
 }
 
@@ -207,8 +226,8 @@ func (ns *namespaceState) reserve(before time.Time) {
 // limits block them, or their worker could not run them without other tasks either.
 func (ns *namespaceState) reviewReservations(before time.Time) {
 	for r := range ns.reservations.All() {
-		t, w := ns.taskOf(r), ns.workerOf(r)
-		if !t.queue.startsTasks(before) || t.class.blockedBy == blockedByLimits || !ns.fitsEmpty(r.Task, w) {
+		t, w := ns.state.taskOf(r.Task), ns.workerOf(r)
+		if !t.Queue.StartsTasks(before) || t.Class().BlockedBy() == queue.BlockedByLimits || !ns.fitsEmpty(r.Task, w) {
 			ns.release(r)
 			continue
 		}
@@ -218,30 +237,26 @@ func (ns *namespaceState) reviewReservations(before time.Time) {
 }
 
 // reserveWorkers reserves a worker for the first task of each class that has been blocked since before, in the order of the tasks.
-// It skips classes that have a reservation and those that no worker fits.
+// It skips classes that have a reservation and those that no worker can satisfy.
 func (ns *namespaceState) reserveWorkers(before time.Time) {
 	room := max(1, ns.workers.Len()/workersPerReservation) - ns.reservations.Len()
 	if room <= 0 {
 		return
 	}
-	reserved := map[*equivalenceClass]bool{}
+	reserved := map[*queue.Class]bool{}
 	for r := range ns.reservations.All() {
-		reserved[ns.taskOf(r).class] = true
+		reserved[ns.state.taskOf(r.Task).Class()] = true
 	}
-	var starved []*task
-	for _, q := range ns.queues {
-		if !q.startsTasks(before) {
-			continue
-		}
-		for class := range q.blocked {
-			if class.blockedBy == blockedByWorkers && !class.blockedSince.After(before) && !reserved[class] &&
-				class.unsatisfiableAt != ns.workers.WorkersGeneration() {
-				starved = append(starved, class.tasks[0])
+	var starved []*queue.Task
+	for _, q := range ns.queues.All() {
+		for t := range q.Starved(before, ns.workers.WorkersGeneration()) {
+			if !reserved[t.Class()] {
+				starved = append(starved, t)
 			}
 		}
 	}
-	slices.SortFunc(starved, func(a, b *task) int {
-		if a.before(b) {
+	slices.SortFunc(starved, func(a, b *queue.Task) int {
+		if a.Before(&b.TaskInfo) {
 			return -1
 		}
 		return 1
@@ -254,21 +269,21 @@ func (ns *namespaceState) reserveWorkers(before time.Time) {
 }
 
 // reserveWorker reserves the worker with the fewest tasks that could run the task without them. It returns false if there is none.
-func (ns *namespaceState) reserveWorker(t *task) bool {
+func (ns *namespaceState) reserveWorker(t *queue.Task) bool {
 	var best *cache.Worker
-	unsatisfiable := true
+	satisfiable := false
 	for _, w := range ns.workers.Workers() {
 		if !ns.fitsEmpty(&t.TaskInfo, w) {
 			continue
 		}
-		unsatisfiable = false
+		satisfiable = true
 		if ns.reservations.OfWorker(&w.WorkerInfo) == nil &&
 			(best == nil || cmp.Or(cmp.Compare(w.Tasks, best.Tasks), cmp.Compare(w.Name, best.Name)) < 0) {
 			best = w
 		}
 	}
-	if unsatisfiable {
-		t.class.unsatisfiableAt = ns.workers.WorkersGeneration()
+	if !satisfiable {
+		t.Class().SetUnsatisfiableAt(ns.workers.WorkersGeneration())
 	}
 	if best == nil {
 		return false
@@ -281,10 +296,6 @@ func (ns *namespaceState) reserveWorker(t *task) bool {
 func (ns *namespaceState) release(r *reservation.Reservation) {
 	ns.reservations.Release(r)
 	ns.activateFitting(ns.workerOf(r))
-}
-
-func (ns *namespaceState) taskOf(r *reservation.Reservation) *task {
-	return ns.state.tasks[toolscache.MetaObjectToName(r.Task.Object)]
 }
 
 func (ns *namespaceState) workerOf(r *reservation.Reservation) *cache.Worker {

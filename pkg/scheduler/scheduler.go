@@ -37,6 +37,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/scheduler/queue"
 )
 
 const (
@@ -302,19 +303,19 @@ func (s *Scheduler) report(ctx context.Context) {
 		signal(s.wake)
 		for _, r := range s.state.tasksToReport(now, s.reportDelay, reportBatch) {
 			if err := s.reportUnschedulable(ctx, r); err != nil {
-				klog.FromContext(ctx).V(4).Info("Failed to update task status; will retry", "task", klog.KObj(r.obj), "err", err)
+				klog.FromContext(ctx).V(4).Info("Failed to update task status; will retry", "task", klog.KObj(r.Object), "err", err)
 			}
 		}
 	}
 }
 
-func (s *Scheduler) reportUnschedulable(ctx context.Context, r report) error {
-	obj := r.obj.DeepCopy()
+func (s *Scheduler) reportUnschedulable(ctx context.Context, r queue.Report) error {
+	obj := r.Object.DeepCopy()
 	meta.SetStatusCondition(&obj.Status.Conditions, metav1.Condition{
 		Type:    batch.TaskScheduled,
 		Status:  metav1.ConditionFalse,
 		Reason:  batch.TaskReasonUnschedulable,
-		Message: r.message,
+		Message: r.Message,
 	})
 	if _, err := s.client.BatchV1alpha1().Tasks(obj.Namespace).UpdateStatus(ctx, obj, metav1.UpdateOptions{}); err != nil {
 		return err

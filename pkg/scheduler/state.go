@@ -22,7 +22,6 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
@@ -32,6 +31,7 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler/cache"
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins"
+	"github.com/leat-dev/leat/pkg/scheduler/queue"
 )
 
 // evictionGrace is how long an evicted task is not rescheduled, so that its former worker can notice the eviction and kill the
@@ -91,33 +91,32 @@ type state struct {
 	synced bool
 }
 
-// task is an unfinished task. class is set while it is Pending, worker while it is Assumed, Unconfirmed or Bound, neither while
-// it is Waiting.
+// taskState is the state of a task in the state machine of state.
+type taskState int
+
+const (
+	taskRemoved taskState = iota // only between remove and place
+	taskWaiting
+	taskPending
+	taskAssumed
+	taskUnconfirmed
+	taskBound
+)
+
+// task is an unfinished task.
 type task struct {
-	framework.TaskInfo
-	queue       *taskQueue
-	class       *equivalenceClass
-	worker      *cache.Worker
-	assumed     bool // the binding was sent, and the informer has not delivered it yet
-	unconfirmed bool // the server refused the binding because of a change that the informer has not delivered yet
-	evicting    bool
-	since       time.Time // when it was created or evicted last
+	queue.Task
+	namespace *namespaceState
+	state     taskState
+	// worker is set in the states Assumed, Unconfirmed and Bound.
+	worker *cache.Worker
+	// evicting is set while an eviction of the bound task is sent or was successful.
+	evicting bool
 
-	failures         int       // consecutive failed bindings
-	backoffEnd       time.Time // end of the backoff after a failed binding
-	evictionGraceEnd time.Time // when its command has ended on its former worker
-	delayTimer       *time.Timer
-	reported         string // the unschedulable message in the status of the task
-
-	index, ageIndex int
-}
-
-func (t *task) heapIndex() *int { return &t.index }
-
-func (t *task) before(o *task) bool { return t.Before(&o.TaskInfo) }
-
-func (t *task) setQueue(q *taskQueue) {
-	t.queue, t.Queue = q, &q.QueueInfo
+	failures         int         // consecutive failed bindings
+	backoffEnd       time.Time   // end of the backoff after a failed binding
+	evictionGraceEnd time.Time   // when its command has ended on its former worker
+	delayTimer       *time.Timer // set in the state Waiting if only time is missing, and in the state Unconfirmed
 }
 
 // placement is a task and the worker to bind it to.
@@ -125,7 +124,7 @@ type placement struct {
 	task   *task
 	obj    *batch.Task
 	target batch.BindingTarget
-	since  time.Time // when the task was created or evicted last
+	since  time.Time // of the task
 }
 
 func newState(strategy ScoringStrategy, retry func()) *state {
@@ -160,24 +159,25 @@ func (st *state) setTask(obj *batch.Task) {
 	}
 	switch {
 	case t == nil:
-		t = &task{TaskInfo: framework.NewTaskInfo(obj), since: obj.CreationTimestamp.Time}
-		t.setQueue(st.namespace(obj.Namespace).queue(obj.Spec.QueueName))
+		ns := st.namespace(obj.Namespace)
+		t = &task{Task: queue.NewTask(framework.NewTaskInfo(obj), ns.queues.Add(obj.Spec.QueueName)), namespace: ns}
+		t.Since = obj.CreationTimestamp.Time
 		if st.synced {
-			t.since = time.Now()
+			t.Since = time.Now()
 		}
 		if at, reason := evicted(obj); obj.Spec.WorkerName == "" && !slices.Contains(commandEndedReasons, reason) {
 			t.evictionGraceEnd = at.Add(evictionGrace)
 		}
 		st.tasks[name] = t
-	case t.assumed && !t.unconfirmed && obj.Spec.WorkerName == "" && obj.Status.Disruptions == t.Object.Status.Disruptions:
+	case t.state == taskAssumed && obj.Spec.WorkerName == "" && obj.Status.Disruptions == t.Object.Status.Disruptions:
 		// The event is older than the binding: a task that was bound and evicted since would count another disruption.
 		t.Object = obj
 		return
-	case t.worker != nil && t.worker.Name == obj.Spec.WorkerName && t.queue.Name == obj.Spec.QueueName && t.Alone == framework.RunsAlone(obj):
-		st.cancelDelay(t)
-		t.Object, t.assumed, t.unconfirmed, t.failures = obj, false, false, 0
+	case t.worker != nil && t.worker.Name == obj.Spec.WorkerName && t.Queue.Name == obj.Spec.QueueName && t.Alone == framework.RunsAlone(obj):
+		t.cancelDelay()
+		t.Object, t.state, t.failures = obj, taskBound, 0
 		return
-	case t.worker == nil && st.isSchedulingUnchanged(t, obj):
+	case t.worker == nil && !st.isTaskUpdated(t, obj):
 		st.refresh(t, obj)
 		return
 	default:
@@ -191,31 +191,30 @@ func (st *state) setTask(obj *batch.Task) {
 	st.place(t)
 }
 
-// isSchedulingUnchanged reports whether an update of an unbound task changes nothing that decides where and when it may be
-// scheduled. Such an update, for example the scheduler's own report in the status, only replaces the object. The task keeps its
-// reservation, the time since when it is unschedulable, and its backoff. A change of priority counts as unchanged: it only moves
-// the task within its class.
-func (st *state) isSchedulingUnchanged(t *task, obj *batch.Task) bool {
+// isTaskUpdated reports whether an update of an unbound task changes something that decides where and when it may be scheduled. Any
+// other update, for example the scheduler's own report in the status, only replaces the object: the task keeps its reservation, the
+// time since when it is unschedulable, and its backoff. The priority does not count: it only moves the task within its class.
+func (st *state) isTaskUpdated(t *task, obj *batch.Task) bool {
 	old := t.Object
-	if obj.Spec.WorkerName != "" || framework.IsEligible(obj) != framework.IsEligible(old) ||
+	if obj.Spec.WorkerName != old.Spec.WorkerName || framework.IsEligible(obj) != framework.IsEligible(old) ||
 		obj.Status.Disruptions != old.Status.Disruptions || obj.Spec.QueueName != old.Spec.QueueName {
-		return false
+		return true
 	}
 	updated := t.TaskInfo
 	updated.SetObject(obj)
-	return st.filters.Sign(&updated) == st.filters.Sign(&t.TaskInfo)
+	return st.filters.Sign(&updated) != st.filters.Sign(&t.TaskInfo)
 }
 
-// refresh replaces the object of a task for which isSchedulingUnchanged holds.
+// refresh replaces the object of an unbound task after an update for which isTaskUpdated is false.
 func (st *state) refresh(t *task, obj *batch.Task) {
-	moved := obj.Spec.Priority != t.Object.Spec.Priority
+	isReordered := obj.Spec.Priority != t.Object.Spec.Priority
 	t.Object = obj
-	if t.class == nil {
+	if t.state != taskPending {
 		return
 	}
-	t.reported = reportedMessage(obj)
-	if moved {
-		t.queue.reorder(t)
+	t.Reported = reportedMessage(obj)
+	if isReordered {
+		t.namespace.reorder(t)
 	}
 }
 
@@ -231,10 +230,13 @@ func evicted(obj *batch.Task) (at time.Time, reason string) {
 func (st *state) observeEviction(t *task, obj *batch.Task) {
 	_, reason := evicted(obj)
 	st.metrics.requeue(reason)
-	t.since = time.Now()
+	t.Since = time.Now()
 	w := t.worker
-	if w != nil && w.Ready && (t.assumed || w.Incarnation == t.Object.Status.Incarnation) && !slices.Contains(commandEndedReasons, reason) {
-		t.evictionGraceEnd = t.since.Add(evictionGrace)
+	if w == nil || !w.Ready || slices.Contains(commandEndedReasons, reason) {
+		return
+	}
+	if t.state != taskBound || w.Incarnation == t.Object.Status.Incarnation {
+		t.evictionGraceEnd = t.Since.Add(evictionGrace)
 	}
 }
 
@@ -277,9 +279,9 @@ func (st *state) deleteWorker(name toolscache.ObjectName) {
 func (st *state) setQueue(obj *batch.TaskQueue) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	q := st.namespace(obj.Namespace).queue(obj.Name)
-	if q.obj == nil || q.obj.UID != obj.UID || !older(obj, q.obj) {
-		q.setObject(obj)
+	q := st.namespace(obj.Namespace).queues.Add(obj.Name)
+	if old := q.Object(); old == nil || old.UID != obj.UID || !older(obj, old) {
+		q.SetObject(obj)
 	}
 }
 
@@ -287,13 +289,21 @@ func (st *state) setQueue(obj *batch.TaskQueue) {
 func (st *state) queueStatusWritten(obj *batch.TaskQueue) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	ns := st.namespaces[obj.Namespace]
-	if ns == nil || ns.queues[obj.Name] == nil {
+	q := st.getQueue(toolscache.MetaObjectToName(obj))
+	if q == nil {
 		return
 	}
-	if q := ns.queues[obj.Name]; q.obj != nil && q.obj.UID == obj.UID && older(q.obj, obj) {
-		q.setObject(obj)
+	if old := q.Object(); old != nil && old.UID == obj.UID && older(old, obj) {
+		q.SetObject(obj)
 	}
+}
+
+func (st *state) getQueue(name toolscache.ObjectName) *queue.Queue {
+	ns := st.namespaces[name.Namespace]
+	if ns == nil {
+		return nil
+	}
+	return ns.queues.Get(name.Name)
 }
 
 // older reports whether a is an earlier version of an object than b.
@@ -306,10 +316,9 @@ func older(a, b *batch.TaskQueue) bool {
 func (st *state) deleteQueue(name toolscache.ObjectName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if ns := st.namespaces[name.Namespace]; ns != nil && ns.queues[name.Name] != nil {
-		q := ns.queues[name.Name]
-		q.setObject(nil)
-		ns.pruneQueue(q)
+	if q := st.getQueue(name); q != nil {
+		q.SetObject(nil)
+		st.namespaces[name.Namespace].pruneQueue(q)
 	}
 }
 
@@ -323,15 +332,13 @@ func (st *state) next(now time.Time) (placement, bool) {
 		st.active = st.active[1:]
 		t, w := ns.next(now)
 		if t == nil {
-			ns.enqueued = false
+			ns.active = false
 			continue
 		}
 		st.active = append(st.active, ns)
-		t.queue.dequeue(t)
-		st.removePending(t)
-		st.assume(t, w)
+		ns.assume(t, w)
 		target := batch.BindingTarget{Name: w.Object.Name, UID: w.Object.UID, Incarnation: w.Incarnation}
-		return placement{task: t, obj: t.Object, target: target, since: t.since}, true
+		return placement{task: t, obj: t.Object, target: target, since: t.Since}, true
 	}
 	st.active = nil
 	return placement{}, false
@@ -345,13 +352,13 @@ func (st *state) bindingFailed(p placement, stale bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	t := p.task
-	if !t.assumed {
+	if t.state != taskAssumed {
 		return // the informer has delivered a newer state
 	}
 	t.failures++
 	unchanged := t.Object.ResourceVersion == p.obj.ResourceVersion
 	if stale && unchanged {
-		t.unconfirmed = true
+		t.state = taskUnconfirmed
 		st.delay(t, backoff(t.failures))
 		return
 	}
@@ -377,7 +384,7 @@ func (st *state) delayOver(t *task) {
 	if t.delayTimer == nil {
 		return
 	}
-	if t.unconfirmed {
+	if t.state == taskUnconfirmed {
 		// The informer has delivered no reason, so the task itself cannot be bound: let others go first.
 		t.backoffEnd = time.Now().Add(backoff(t.failures))
 	}
@@ -412,15 +419,18 @@ func (st *state) namespace(name string) *namespaceState {
 
 // place puts a removed task where its object belongs: on its worker, among the pending tasks, or behind a delay.
 func (st *state) place(t *task) {
-	if old := t.queue; old.Name != t.Object.Spec.QueueName {
-		t.setQueue(old.namespace.queue(t.Object.Spec.QueueName))
-		old.namespace.pruneQueue(old)
+	ns := t.namespace
+	if old := t.Queue; old.Name != t.Object.Spec.QueueName {
+		t.SetQueue(ns.queues.Add(t.Object.Spec.QueueName))
+		ns.pruneQueue(old)
 	}
 	if name := t.Object.Spec.WorkerName; name != "" {
-		st.addToWorker(t, t.queue.namespace.workers.AddWorker(name))
+		ns.addToWorker(t, ns.workers.AddWorker(name))
+		t.state = taskBound
 		return
 	}
-	t.queue.pending.add((*pendingByAge)(t))
+	t.Queue.AddPending(&t.Task)
+	t.state = taskWaiting
 	until := t.evictionGraceEnd
 	if t.backoffEnd.After(until) {
 		until = t.backoffEnd
@@ -430,69 +440,44 @@ func (st *state) place(t *task) {
 	case wait > 0:
 		st.delay(t, wait)
 	default:
-		t.reported = reportedMessage(t.Object)
-		t.queue.enqueue(t)
+		t.state = taskPending
+		t.Reported = reportedMessage(t.Object)
+		t.Queue.Enqueue(&t.Task)
 	}
 }
 
-func (st *state) cancelDelay(t *task) {
+func (t *task) cancelDelay() {
 	if t.delayTimer != nil {
 		t.delayTimer.Stop()
 		t.delayTimer = nil
 	}
 }
 
-// remove undoes place.
+// remove undoes place and assume.
 func (st *state) remove(t *task) {
-	st.cancelDelay(t)
-	if t.class != nil {
-		t.queue.dequeue(t)
+	t.cancelDelay()
+	switch t.state {
+	case taskPending:
+		t.namespace.dequeue(t)
+		t.Queue.RemovePending(&t.Task)
+	case taskWaiting:
+		t.Queue.RemovePending(&t.Task)
+	case taskAssumed, taskUnconfirmed, taskBound:
+		t.namespace.removeFromWorker(t)
 	}
-	if t.worker != nil {
-		st.removeFromWorker(t)
-	} else {
-		st.removePending(t)
-	}
+	t.state = taskRemoved
 }
 
+// drop removes a task for good.
 func (st *state) drop(t *task) {
 	st.remove(t)
 	delete(st.tasks, toolscache.MetaObjectToName(t.Object))
-	t.queue.namespace.pruneQueue(t.queue)
+	t.namespace.pruneQueue(t.Queue)
 }
 
-// removePending removes a task from the unbound tasks of its queue.
-func (st *state) removePending(t *task) { t.queue.pending.remove((*pendingByAge)(t)) }
-
-// addToWorker counts a task against its worker and its queue.
-func (st *state) addToWorker(t *task, w *cache.Worker) {
-	q := t.queue
-	t.worker = w
-	q.namespace.workers.AddTask(&t.TaskInfo, w)
-	q.bound[t] = struct{}{}
-	q.used.Add(t.Requests, 1)
-	q.updateShare()
-}
-
-// assume counts a task against the worker that it is about to be bound to.
-func (st *state) assume(t *task, w *cache.Worker) {
-	t.queue.namespace.reservations.AddTask(&t.TaskInfo, &w.WorkerInfo) // before addToWorker changes the order of tasks
-	st.addToWorker(t, w)
-	t.assumed = true
-}
-
-// removeFromWorker undoes addToWorker.
-func (st *state) removeFromWorker(t *task) {
-	q, w := t.queue, t.worker
-	t.worker, t.assumed, t.unconfirmed, t.evicting = nil, false, false, false
-	q.namespace.reservations.RemoveTask(&t.TaskInfo)
-	q.namespace.workers.RemoveTask(&t.TaskInfo, w)
-	delete(q.bound, t)
-	q.used.Add(t.Requests, -1)
-	q.updateShare()
-	q.activateWithinLimits()
-	q.namespace.activateFitting(w)
-	q.namespace.pruneWorker(w)
+// taskOf returns the task with that TaskInfo.
+func (st *state) taskOf(info *framework.TaskInfo) *task {
+	return st.tasks[toolscache.MetaObjectToName(info.Object)]
 }
 
 // reserve reserves room for tasks that have been unschedulable since before.
@@ -511,15 +496,16 @@ func (st *state) tasksToEvict(limit int) []*batch.Task {
 	defer st.mu.Unlock()
 	var due []*batch.Task
 	for _, ns := range st.namespaces {
-		for _, q := range ns.queues {
-			if q.stop != batch.StopPolicyHoldAndDrain {
+		for _, q := range ns.queues.All() {
+			if !q.IsDrained() {
 				continue
 			}
-			for t := range q.bound {
+			for queued := range q.Bound() {
 				if len(due) == limit {
 					return due
 				}
-				if !t.assumed && !t.evicting && t.Object.DeletionTimestamp == nil {
+				t := st.taskOf(&queued.TaskInfo)
+				if t.state == taskBound && !t.evicting && t.Object.DeletionTimestamp == nil {
 					t.evicting = true
 					due = append(due, t.Object)
 				}
@@ -538,6 +524,24 @@ func (st *state) evictionFailed(name toolscache.ObjectName) {
 	}
 }
 
+// tasksToReport returns at most limit tasks whose status does not carry the current unschedulable message. See queue.NewReporter.
+func (st *state) tasksToReport(now time.Time, delay time.Duration, limit int) []queue.Report {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	reporter := queue.NewReporter(now, delay, limit)
+	for _, ns := range st.namespaces {
+		reporter.Add(ns.queues, ns.workers.Generation(), func(t *queue.Task) string { return ns.unschedulableMessage(&t.TaskInfo) })
+	}
+	return reporter.Reports()
+}
+
+// reported records that the message was written to the task.
+func (st *state) reported(r queue.Report) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	r.Task.Reported = r.Message
+}
+
 // queueStatusesToWrite returns the queues whose status is not up to date, with the new status. It returns a queue at most once
 // per interval.
 func (st *state) queueStatusesToWrite(now time.Time, interval time.Duration) []*batch.TaskQueue {
@@ -545,18 +549,10 @@ func (st *state) queueStatusesToWrite(now time.Time, interval time.Duration) []*
 	defer st.mu.Unlock()
 	var due []*batch.TaskQueue
 	for _, ns := range st.namespaces {
-		for _, q := range ns.queues {
-			if q.obj == nil || now.Sub(q.statusWritten) < interval {
-				continue
+		for _, q := range ns.queues.All() {
+			if obj := q.StatusUpdate(now, interval); obj != nil {
+				due = append(due, obj)
 			}
-			status := q.status()
-			if equality.Semantic.DeepEqual(status, &q.obj.Status) {
-				continue
-			}
-			q.statusWritten = now
-			obj := q.obj.DeepCopy()
-			obj.Status = *status
-			due = append(due, obj)
 		}
 	}
 	return due

@@ -35,6 +35,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/scheduler/cache"
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
+	"github.com/leat-dev/leat/pkg/scheduler/queue"
 	"github.com/leat-dev/leat/pkg/scheduler/reservation"
 )
 
@@ -227,7 +228,14 @@ func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
 	}
 	c.next(time.Now())
 	c.setWorker(newWorker("w", 1, with("cpu", "5")))
-	active := func() int { return len(c.namespaces["default"].queue("").active) }
+	active := func() (n int) {
+		for class := range c.namespaces["default"].queues.Get("").Classes() {
+			if class.BlockedBy() == 0 {
+				n++
+			}
+		}
+		return n
+	}
 	if active() != 0 {
 		t.Errorf("%d classes are tried although the worker is full", active())
 	}
@@ -395,7 +403,7 @@ func randomEvents(t *testing.T, seed uint64) {
 			} else if w.TasksAlone > 0 && w.Tasks > 1 {
 				t.Fatalf("seed %d, step %d: worker %s runs %d tasks beside one that runs alone", seed, step, p.target.Name, w.Tasks-1)
 			}
-			if q := p.task.queue; !withinLimits(q, p.task) {
+			if q := p.task.Queue; !withinLimits(q, p.task) {
 				t.Fatalf("seed %d, step %d: queue %s runs more than it may", seed, step, q.Name)
 			}
 			flight = append(flight, p)
@@ -405,10 +413,15 @@ func randomEvents(t *testing.T, seed uint64) {
 	c.stop()
 }
 
-func withinLimits(q *taskQueue, started *task) bool {
-	limit, limited := q.limits["cpu"]
+func withinLimits(q *queue.Queue, started *task) bool {
+	if q.Object() == nil {
+		return true
+	}
+	spec := &q.Object().Spec
+	limit, limited := framework.NewResources(spec.Resources.Limits)["cpu"]
 	limited = limited && started.Requests["cpu"] > 0
-	return q.stop == batch.StopPolicyNone && (q.maxRunning == nil || len(q.bound) <= int(*q.maxRunning)) && (!limited || q.used["cpu"] <= limit)
+	return ptr.Deref(spec.StopPolicy, batch.StopPolicyNone) == batch.StopPolicyNone &&
+		(spec.MaxRunningTasks == nil || len(q.Bound()) <= int(*spec.MaxRunningTasks)) && (!limited || q.Used()["cpu"] <= limit)
 }
 
 func check(t *testing.T, c *state, at string) {
@@ -421,9 +434,9 @@ func check(t *testing.T, c *state, at string) {
 		return
 	}
 	tasks, tasksAlone, cpu := map[*cache.Worker]int64{}, map[*cache.Worker]int64{}, map[*cache.Worker]int64{}
-	bound, pending, waiting, queueCPU := map[*taskQueue]int{}, map[*taskQueue]int{}, map[*taskQueue]int{}, map[*taskQueue]int64{}
+	bound, pending, waiting, queueCPU := map[*queue.Queue]int{}, map[*queue.Queue]int{}, map[*queue.Queue]int{}, map[*queue.Queue]int64{}
 	for name, task := range c.tasks {
-		q := task.queue
+		q := task.Queue
 		if task.worker != nil {
 			tasks[task.worker]++
 			if framework.RunsAlone(task.Object) {
@@ -432,24 +445,30 @@ func check(t *testing.T, c *state, at string) {
 			cpu[task.worker] += task.Requests["cpu"]
 			bound[q]++
 			queueCPU[q] += task.Requests["cpu"]
-			if task.class != nil {
+			if task.Enqueued() {
 				t.Fatalf("%s: %s waits and is on a worker", at, name)
 			}
 		} else {
 			pending[q]++
 		}
-		if task.class == nil {
+		if onWorker := task.state == taskAssumed || task.state == taskUnconfirmed || task.state == taskBound; onWorker != (task.worker != nil) {
+			t.Fatalf("%s: %s is in state %d, and its worker is %v", at, name, task.state, task.worker)
+		}
+		if task.Enqueued() != (task.state == taskPending) {
+			t.Fatalf("%s: %s is in state %d, and that it is enqueued is %v", at, name, task.state, task.Enqueued())
+		}
+		if !task.Enqueued() {
 			continue
 		}
 		waiting[q]++
-		if !q.open() || q.exceededLimit(task) != "" {
+		if !q.StartsTasks(time.Now().Add(time.Hour)) || q.ExceededLimit(&task.Task) != "" {
 			continue
 		}
 		for _, w := range ns.workers.Workers() {
-			if r := ns.reservations.OfWorker(&w.WorkerInfo); r != nil && r.Task.Queue != task.Queue && r.Task.Object.Spec.Priority == task.Object.Spec.Priority {
+			if r := ns.reservations.OfWorker(&w.WorkerInfo); r != nil && r.Task.QueueInfo != task.QueueInfo && r.Task.Object.Spec.Priority == task.Object.Spec.Priority {
 				continue // which of them comes first changes with the shares, and is looked at when workers are held back
 			}
-			if ns.fits(task, w) && task == task.class.tasks[0] {
+			if ns.fits(&task.TaskInfo, w) && &task.Task == task.Class().First() {
 				t.Fatalf("%s: %s waits although it fits %s", at, name, w.Name)
 			}
 		}
@@ -469,7 +488,7 @@ func check(t *testing.T, c *state, at string) {
 			if n != sharing[r] || used["cpu"] != sharingCPU[r] {
 				t.Fatalf("%s: %d tasks with %d cpu share the reservation of %s, should be %d and %d", at, n, used["cpu"], w.Name, sharing[r], sharingCPU[r])
 			}
-			if ns.reservations.OfTask(r.Task) != r || ns.taskOf(r) == nil || &ns.taskOf(r).TaskInfo != r.Task || ns.taskOf(r).class == nil {
+			if ns.reservations.OfTask(r.Task) != r || c.taskOf(r.Task) == nil || &c.taskOf(r.Task).TaskInfo != r.Task || !c.taskOf(r.Task).Enqueued() {
 				t.Fatalf("%s: %s is reserved for a task that is not pending", at, w.Name)
 			}
 		}
@@ -486,16 +505,20 @@ func check(t *testing.T, c *state, at string) {
 	if ns.workers.Total()["tasks"] != total || ns.reservations.Len() != reserved {
 		t.Fatalf("%s: the total is %d tasks and %d workers are reserved, should be %d and %d", at, ns.workers.Total()["tasks"], ns.reservations.Len(), total, reserved)
 	}
-	for _, q := range ns.queues {
+	for _, q := range ns.queues.All() {
 		inClasses := 0
-		for _, class := range q.classes {
-			inClasses += len(class.tasks)
+		for class := range q.Classes() {
+			inClasses += class.Len()
 		}
-		if inClasses != waiting[q] || len(q.bound) != bound[q] || len(q.pending) != pending[q] || q.used["cpu"] != queueCPU[q] {
+		if inClasses != waiting[q] || len(q.Bound()) != bound[q] || q.Pending() != pending[q] || q.Used()["cpu"] != queueCPU[q] {
 			t.Fatalf("%s: queue %q counts %d in classes, %d bound, %d pending, %d cpu; should be %d, %d, %d, %d", at, q.Name,
-				inClasses, len(q.bound), len(q.pending), q.used["cpu"], waiting[q], bound[q], pending[q], queueCPU[q])
+				inClasses, len(q.Bound()), q.Pending(), q.Used()["cpu"], waiting[q], bound[q], pending[q], queueCPU[q])
 		}
-		if want := int64(math.Round(ns.workers.DominantShare(int64(len(q.bound)), q.used) / q.weight * framework.ShareScale)); !ns.sharesStale && q.Share != want {
+		weight := 1.0
+		if q.Object() != nil {
+			weight = float64(*q.Object().Spec.Weight)
+		}
+		if want := int64(math.Round(ns.workers.DominantShare(int64(len(q.Bound())), q.Used()) / weight * framework.ShareScale)); !ns.sharesStale && q.Share != want {
 			t.Fatalf("%s: the share of queue %q is %d, should be %d", at, q.Name, q.Share, want)
 		}
 	}

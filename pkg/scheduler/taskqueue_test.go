@@ -33,6 +33,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
+	"github.com/leat-dev/leat/pkg/scheduler/queue"
 )
 
 func inQueue(name string) func(*batch.Task) { return func(t *batch.Task) { t.Spec.QueueName = name } }
@@ -110,9 +111,9 @@ func (s *simulation) start() {
 // report writes to tasks why they wait, as the scheduler does, and shows it.
 func (s *simulation) report() {
 	for _, r := range s.tasksToReport(s.now, time.Second, reportBatch) {
-		told := r.obj.DeepCopy()
+		told := r.Object.DeepCopy()
 		meta.SetStatusCondition(&told.Status.Conditions, metav1.Condition{
-			Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: batch.TaskReasonUnschedulable, Message: r.message,
+			Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: batch.TaskReasonUnschedulable, Message: r.Message,
 		})
 		s.setTask(told)
 		s.reported(r)
@@ -293,7 +294,7 @@ func TestLimitsAreNeverExceeded(t *testing.T) {
 	}
 	for range 300 {
 		s.start()
-		if n, _ := used("few"); n != 3 && len(s.namespaces["default"].queues["few"].pending) > 0 {
+		if n, _ := used("few"); n != 3 && s.namespaces["default"].queues.Get("few").Pending() > 0 {
 			t.Fatalf("queue few runs %d", n)
 		}
 		if _, cpu := used("small"); cpu > 5000 {
@@ -395,7 +396,7 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 				t.Errorf("it waited for %s", waited)
 			}
 			// What was held back is let go.
-			if ns := s.namespaces["default"]; ns.reservations.Len() != 0 || ns.queue("l").limitReservation != nil {
+			if ns := s.namespaces["default"]; ns.reservations.Len() != 0 || ns.queues.Add("l").HasLimitReservation() {
 				t.Errorf("%d workers are still reserved", ns.reservations.Len())
 			}
 		})
@@ -511,7 +512,7 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 	}
 	says := func(task, want string) {
 		t.Helper()
-		if got := c.namespaces["default"].unschedulableMessage(c.tasks[toolscache.ObjectName{Namespace: "default", Name: task}]); got != want {
+		if got := c.namespaces["default"].unschedulableMessage(&c.tasks[toolscache.ObjectName{Namespace: "default", Name: task}].TaskInfo); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 	}
@@ -581,8 +582,8 @@ func TestATaskFollowsItsQueue(t *testing.T) {
 	on("w")(back)
 	c.setTask(back)
 	ns := c.namespaces["default"]
-	if ns.queues["open"] != nil || len(ns.queues["held"].bound) != 1 {
-		t.Errorf("the queues of the namespace: %v", ns.queues)
+	if ns.queues.Get("open") != nil || len(ns.queues.Get("held").Bound()) != 1 {
+		t.Errorf("the queues of the namespace: %v", ns.queues.All())
 	}
 }
 
@@ -605,8 +606,8 @@ func TestAWorkerThatIsHeldBackTakesWhatLeavesRoom(t *testing.T) {
 	if place(newTask("c", asking("cpu", "1"))) {
 		t.Error("a task was let in that leaves less than 4 cpu")
 	}
-	if due := c.tasksToReport(now.Add(time.Hour), time.Second, 10); !slices.ContainsFunc(due, func(r report) bool {
-		return r.obj.Name == "c" && r.message == "0/1 workers are available: 1 was held back for a task that comes first."
+	if due := c.tasksToReport(now.Add(time.Hour), time.Second, 10); !slices.ContainsFunc(due, func(r queue.Report) bool {
+		return r.Object.Name == "c" && r.Message == "0/1 workers are available: 1 was held back for a task that comes first."
 	}) {
 		t.Errorf("reports: %+v", due)
 	}
@@ -706,7 +707,7 @@ func TestMessagesOfTasksThatWait(t *testing.T) {
 				t.Fatalf("%s was started", p.obj.Name)
 			}
 			due := c.tasksToReport(time.Now().Add(time.Second), time.Second, 10)
-			if len(due) != 1 || due[0].message != tc.want {
+			if len(due) != 1 || due[0].Message != tc.want {
 				t.Errorf("got  %+v\nwant %s", due, tc.want)
 			}
 		})
@@ -729,14 +730,14 @@ func TestTasksOfAQueueThatMovesAreToldOnceThatTheyWaitForTheirTurn(t *testing.T)
 		s.step()
 		s.start()
 	}
-	s.tasks[toolscache.ObjectName{Namespace: "default", Name: "t000100"}].reported = "0/1 workers are available: 1 had no room for tasks."
+	s.tasks[toolscache.ObjectName{Namespace: "default", Name: "t000100"}].Reported = "0/1 workers are available: 1 had no room for tasks."
 	due := s.tasksToReport(s.now, time.Second, 200)
 	if len(due) != 87 {
 		t.Errorf("%d are told, 88 wait, of which one has told why", len(due))
 	}
 	for _, r := range due {
-		if r.message != "Waits for its turn in queue ml: tasks that come first take the room there is." {
-			t.Fatalf("the message is %q", r.message)
+		if r.Message != "Waits for its turn in queue ml: tasks that come first take the room there is." {
+			t.Fatalf("the message is %q", r.Message)
 		}
 		s.reported(r)
 	}

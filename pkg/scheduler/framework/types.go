@@ -36,8 +36,8 @@ type TaskInfo struct {
 	ResourceNames []batch.ResourceName
 	// Alone is set if the task needs a worker of its own.
 	Alone bool
-	// Queue is the queue of the task.
-	Queue *QueueInfo
+	// QueueInfo is what the order depends on of the queue of the task. Nil is equal to nil.
+	QueueInfo *QueueInfo
 }
 
 // QueueInfo is what the order of tasks depends on besides the tasks themselves.
@@ -71,7 +71,7 @@ func (t *TaskInfo) Before(o *TaskInfo) bool {
 	if t.Object.Spec.Priority != o.Object.Spec.Priority {
 		return t.Object.Spec.Priority > o.Object.Spec.Priority
 	}
-	if a, b := t.Queue, o.Queue; a != b {
+	if a, b := t.QueueInfo, o.QueueInfo; a != b {
 		if a.Share != b.Share {
 			return a.Share < b.Share
 		}
