@@ -24,7 +24,8 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins"
 )
 
-// placeOf returns how many eligible tasks of the task's queue are scheduled before the task, and how many there are in all.
+// placeOf returns how many eligible tasks of the task's queue are scheduled before the task, and how many there are in
+// all.
 func placeOf(task *batch.Task, tasks []batch.Task) (before, total int) {
 	info := framework.TaskInfo{Object: task}
 	for i := range tasks {

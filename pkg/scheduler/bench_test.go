@@ -24,8 +24,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// BenchmarkCycle places all tasks that wait, ends them all, and has as many wait again. The figures are for one round; placements/s is
-// what it comes to.
+// BenchmarkCycle adds many tasks, places them, and deletes them. One operation is one such round.
 func BenchmarkCycle(b *testing.B) {
 	for _, size := range []struct{ tasks, workers int }{{10_000, 1_000}, {10_000, 10_000}, {100_000, 1_000}} {
 		for _, kind := range []struct {
@@ -35,7 +34,7 @@ func BenchmarkCycle(b *testing.B) {
 		}{
 			{"plain", 1, func(int) []func(*batch.Task) { return nil }},
 			{"hundred-classes", 100, func(i int) []func(*batch.Task) {
-				return []func(*batch.Task){inQueue(fmt.Sprint("q", i%10)), asking("cpu", fmt.Sprintf("%dm", 100+i/10%10))}
+				return []func(*batch.Task){inQueue(fmt.Sprint("q", i%10)), requesting("cpu", fmt.Sprintf("%dm", 100+i/10%10))}
 			}},
 		} {
 			for _, strategy := range ScoringStrategies() {
@@ -74,7 +73,7 @@ func BenchmarkCycle(b *testing.B) {
 	}
 }
 
-// BenchmarkBacklog has a task end, another placed in its stead, and one created, while a hundred thousand wait.
+// BenchmarkBacklog deletes a bound task, places the next one and adds another, while a hundred thousand are pending.
 func BenchmarkBacklog(b *testing.B) {
 	for _, classes := range []int{1, 100} {
 		b.Run(fmt.Sprintf("%dclasses", classes), func(b *testing.B) {
@@ -84,7 +83,7 @@ func BenchmarkBacklog(b *testing.B) {
 			}
 			next := 0
 			add := func() {
-				c.setTask(newTask(fmt.Sprint("t", next), created(time.Unix(int64(next), 0)), asking("cpu", fmt.Sprintf("%dm", 900+next%classes)), inQueue(fmt.Sprint(next%2))))
+				c.setTask(newTask(fmt.Sprint("t", next), created(time.Unix(int64(next), 0)), requesting("cpu", fmt.Sprintf("%dm", 900+next%classes)), inQueue(fmt.Sprint(next%2))))
 				next++
 			}
 			for range 100_000 {
@@ -108,14 +107,14 @@ func BenchmarkBacklog(b *testing.B) {
 	}
 }
 
-// BenchmarkReport looks for tasks to tell why they wait, once all have been told.
+// BenchmarkReport looks for tasks to report after all have been reported.
 func BenchmarkReport(b *testing.B) {
 	c := newState(Spread, func() {})
 	for i := range 10_000 {
 		c.setWorker(newWorker(fmt.Sprint("w", i), 1, with("cpu", "1")))
 	}
 	for i := range 100_000 {
-		c.setTask(newTask(fmt.Sprint("t", i), asking("cpu", "2")))
+		c.setTask(newTask(fmt.Sprint("t", i), requesting("cpu", "2")))
 	}
 	now := time.Now()
 	c.next(now)

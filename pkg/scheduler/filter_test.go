@@ -19,108 +19,24 @@ package scheduler
 import (
 	"testing"
 
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
-
-// newWorker is a ready worker with places for so many tasks.
-func newWorker(name string, places int64, mutate ...func(*batch.Worker)) *batch.Worker {
-	w := &batch.Worker{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "uid-of-" + "worker"},
-		Status: batch.WorkerStatus{
-			Incarnation: "first",
-			Allocatable: batch.ResourceList{batch.ResourceTasks: *resource.NewQuantity(places, resource.DecimalSI)},
-			Conditions:  []metav1.Condition{{Type: batch.WorkerReady, Status: metav1.ConditionTrue, Reason: "Ready"}},
-		},
-	}
-	for _, m := range mutate {
-		m(w)
-	}
-	return w
-}
-
-func newQueue(name string, weight int32, mutate ...func(*batch.TaskQueue)) *batch.TaskQueue {
-	q := &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: batch.TaskQueueSpec{Weight: &weight}}
-	for _, m := range mutate {
-		m(q)
-	}
-	return q
-}
-
-func newTask(name string, mutate ...func(*batch.Task)) *batch.Task {
-	t := &batch.Task{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
-		Spec:       batch.TaskSpec{Command: []string{"true"}},
-		Status:     batch.TaskStatus{Phase: batch.TaskPending},
-	}
-	for _, m := range mutate {
-		m(t)
-	}
-	return t
-}
-
-func notReady(w *batch.Worker) { w.Status.Conditions[0].Status = metav1.ConditionFalse }
-func cordoned(w *batch.Worker) { w.Spec.Unschedulable = true }
-func denied(w *batch.Worker)   { w.Spec.Denied = true }
-
-func tainted(key, value string, effect batch.TaintEffect) func(*batch.Worker) {
-	return func(w *batch.Worker) {
-		w.Spec.Taints = append(w.Spec.Taints, batch.Taint{Key: key, Value: value, Effect: effect})
-	}
-}
-
-// disrupted has a task say why it was taken from its worker.
-func disrupted(reason string) func(*batch.Task) {
-	return func(t *batch.Task) {
-		t.Status.Conditions = []metav1.Condition{{Type: batch.DisruptionTarget, Status: metav1.ConditionTrue, Reason: reason}}
-	}
-}
-
-func labelled(key, value string) func(*batch.Worker) {
-	return func(w *batch.Worker) { w.Labels = map[string]string{key: value} }
-}
-
-func with(name batch.ResourceName, amount string) func(*batch.Worker) {
-	return func(w *batch.Worker) { w.Status.Allocatable[name] = resource.MustParse(amount) }
-}
-
-// crashed counts crashes of workers against a task.
-func crashed(times int32) func(*batch.Task) {
-	return func(t *batch.Task) { t.Status.WorkerCrashes = times }
-}
-
-func asking(name batch.ResourceName, amount string) func(*batch.Task) {
-	return func(t *batch.Task) {
-		if t.Spec.Resources.Requests == nil {
-			t.Spec.Resources.Requests = batch.ResourceList{}
-		}
-		t.Spec.Resources.Requests[name] = resource.MustParse(amount)
-	}
-}
-
-func tolerating(t batch.Toleration) func(*batch.Task) {
-	return func(task *batch.Task) { task.Spec.Tolerations = append(task.Spec.Tolerations, t) }
-}
-
-func selecting(key, value string) func(*batch.Task) {
-	return func(t *batch.Task) { t.Spec.WorkerSelector = map[string]string{key: value} }
-}
 
 func TestFit(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		task    *batch.Task
 		workers []*batch.Worker
-		// want is the name of the worker chosen, or the message if there is none.
+		// want is the name of the selected worker, or the message if there is none.
 		want string
 	}{
 		{name: "no workers", task: newTask("t"), want: "0/0 workers are available: the namespace has no workers."},
 		{name: "a ready worker with room", task: newTask("t"), workers: []*batch.Worker{newWorker("a", 1)}, want: "a"},
 		{
 			name: "one obstacle of each kind",
-			task: newTask("t", selecting("zone", "x"), asking("cpu", "2")),
+			task: newTask("t", selecting("zone", "x"), requesting("cpu", "2")),
 			workers: []*batch.Worker{
 				newWorker("a", 1, notReady, cordoned), newWorker("b", 1, notReady),
 				newWorker("c", 1, cordoned), newWorker("h", 1, denied),
@@ -133,7 +49,7 @@ func TestFit(t *testing.T) {
 				"1 had untolerated taint {k: v}, 1 was denied, 1 was unschedulable, 2 had insufficient cpu, 2 were not ready.",
 		},
 		{
-			name:    "without an incarnation there is nothing to bind to",
+			name:    "a worker without an incarnation is not ready",
 			task:    newTask("t"),
 			workers: []*batch.Worker{newWorker("a", 1, func(w *batch.Worker) { w.Status.Incarnation = "" })},
 			want:    "0/1 workers are available: 1 was not ready.",
@@ -146,19 +62,19 @@ func TestFit(t *testing.T) {
 		},
 		{
 			name:    "requests met exactly",
-			task:    newTask("t", asking("cpu", "1500m"), asking("memory", "1Gi"), asking("example.com/gpu", "2")),
+			task:    newTask("t", requesting("cpu", "1500m"), requesting("memory", "1Gi"), requesting("example.com/gpu", "2")),
 			workers: []*batch.Worker{newWorker("a", 1, with("cpu", "1.5"), with("memory", "1024Mi"), with("example.com/gpu", "2"))},
 			want:    "a",
 		},
 		{
 			name:    "a resource that the worker does not have",
-			task:    newTask("t", asking("example.com/gpu", "1")),
+			task:    newTask("t", requesting("example.com/gpu", "1")),
 			workers: []*batch.Worker{newWorker("a", 1), newWorker("b", 1)},
 			want:    "0/2 workers are available: 2 had insufficient example.com/gpu.",
 		},
 		{
-			name:    "a place is one place whatever is asked for",
-			task:    newTask("t", asking("tasks", "5")),
+			name:    "a task takes one place whatever it requests",
+			task:    newTask("t", requesting("tasks", "5")),
 			workers: []*batch.Worker{newWorker("a", 1)},
 			want:    "a",
 		},
@@ -187,13 +103,13 @@ func TestFit(t *testing.T) {
 			want:    "a",
 		},
 		{
-			name:    "a worker to avoid is taken when no other fits",
+			name:    "a worker with a PreferNoSchedule taint is selected if no other fits",
 			task:    newTask("t"),
 			workers: []*batch.Worker{newWorker("a", 1, tainted("k", "v", batch.TaintEffectPreferNoSchedule))},
 			want:    "a",
 		},
 		{
-			name:    "a worker to avoid comes last",
+			name:    "a worker with a PreferNoSchedule taint comes last",
 			task:    newTask("t"),
 			workers: []*batch.Worker{newWorker("a", 1, tainted("k", "v", batch.TaintEffectPreferNoSchedule)), newWorker("b", 1)},
 			want:    "b",
@@ -215,7 +131,7 @@ func TestFit(t *testing.T) {
 			namespace := c.namespaces["default"]
 			for _, w := range namespace.workers.Workers() {
 				if reasons := namespace.unschedulableReasons(waiting, w); namespace.fits(waiting, w) != (len(reasons) == 0) {
-					t.Errorf("worker %s: fits says %v, but the reasons against it are %q", w.Name, namespace.fits(waiting, w), reasons)
+					t.Errorf("worker %s: fits returns %v, the reasons are %q", w.Name, namespace.fits(waiting, w), reasons)
 				}
 			}
 			got := ""

@@ -32,8 +32,8 @@ import (
 // reasonReserved is the reason why a worker that passes all filters does not fit a task.
 const reasonReserved = "was held back for a task that comes first"
 
-// unschedulableReasons returns why a worker does not fit a task, as the part of a sentence that follows the number of workers. It
-// returns the reasons of the first filter only. It returns nothing if the worker fits.
+// unschedulableReasons returns why a worker does not fit a task, as the part of a sentence that follows the number of
+// workers. It returns the reasons of the first filter only. It returns nothing if the worker fits.
 func (ns *namespaceState) unschedulableReasons(t *framework.TaskInfo, w *cache.Worker) []string {
 	var summaries []string
 	for _, reason := range ns.state.filters.FirstReasons(t, &w.WorkerInfo) {

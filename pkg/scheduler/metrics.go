@@ -33,8 +33,8 @@ const (
 	failed        = "error"
 )
 
-// knownReasons are the eviction reasons that have a label value of their own. Clients may evict with any reason, and the label
-// must not have too many values.
+// knownReasons are the eviction reasons that have a label value of their own. Clients may evict with any reason, and
+// the label must not have too many values.
 var knownReasons = append([]string{reasonDrained, "TaintEviction", "WorkerDenied"}, commandEndedReasons...)
 
 var (

@@ -28,7 +28,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// scrape gives the value of each series by its name and labels; of a histogram, how often it was observed.
+// scrape returns the value of each series by its name and labels. The value of a histogram is its count.
 func scrape(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 	t.Helper()
 	families, err := registry.Gather()
@@ -63,7 +63,7 @@ func TestMetrics(t *testing.T) {
 	for _, name := range []string{"one", "two", "three"} {
 		f.addTask(newTask(name, inQueue("ml"), created(time.Now().Add(-time.Hour))))
 	}
-	f.addTask(newTask("other", inQueue("plain"), asking("cpu", "1")))
+	f.addTask(newTask("other", inQueue("plain"), requesting("cpu", "1")))
 	stop := f.start(WithMetrics(registry))
 	f.eventually("two are bound", func() bool { return f.countBound() == 2 })
 	bound, err := f.test.BatchV1alpha1().Tasks("default").List(f.ctx, metav1.ListOptions{FieldSelector: "spec.workerName=a"})

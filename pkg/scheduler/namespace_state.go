@@ -43,7 +43,8 @@ type namespaceState struct {
 	workers      *cache.Cache
 	queues       *queue.Queues
 	reservations *reservation.Reservations
-	// sharesStale is set when the resources of the namespace have changed since the shares of the queues were computed.
+	// sharesStale is set when the resources of the namespace have changed since the shares of the queues were
+	// computed.
 	sharesStale bool
 	// active is set while the namespace is in state.active.
 	active bool
@@ -149,7 +150,8 @@ func (ns *namespaceState) reorder(t *task) {
 	}
 }
 
-// next returns the first pending task that fits a worker, and that worker. It blocks the classes whose first task fits none.
+// next returns the first pending task that fits a worker, and that worker. It blocks the classes whose first task fits
+// none.
 func (ns *namespaceState) next(now time.Time) (*task, *cache.Worker) {
 	if ns.sharesStale {
 		ns.sharesStale = false
@@ -186,8 +188,8 @@ func (ns *namespaceState) fitsEmpty(t *framework.TaskInfo, w *cache.Worker) bool
 	return ns.state.filters.Filter(t, &empty)
 }
 
-// selectWorker returns the worker with the best score that fits the task, or nil. A worker with a PreferNoSchedule taint that the
-// task does not tolerate comes last.
+// selectWorker returns the worker with the best score that fits the task, or nil. A worker with a PreferNoSchedule
+// taint that the task does not tolerate comes last.
 func (ns *namespaceState) selectWorker(t *framework.TaskInfo) *cache.Worker {
 	fits := func(w *cache.Worker) bool { return ns.fits(t, w) }
 	best := ns.workers.FirstPreferred(fits)
@@ -212,7 +214,8 @@ func (ns *namespaceState) activateFitting(w *cache.Worker) {
 	}
 }
 
-// reserve reserves workers, and room within the limits of queues, for tasks of classes that have been blocked since before.
+// reserve reserves workers, and room within the limits of queues, for tasks of classes that have been blocked since
+// before.
 func (ns *namespaceState) reserve(before time.Time) {
 	ns.reviewReservations(before)
 	ns.reserveWorkers(before)
@@ -222,8 +225,8 @@ func (ns *namespaceState) reserve(before time.Time) {
 	}
 }
 
-// reviewReservations releases the reservations of tasks that cannot use them: their queue has started nothing since before, its
-// limits block them, or their worker could not run them without other tasks either.
+// reviewReservations releases the reservations of tasks that cannot use them: their queue has started nothing since
+// before, its limits block them, or their worker could not run them without other tasks either.
 func (ns *namespaceState) reviewReservations(before time.Time) {
 	for r := range ns.reservations.All() {
 		t, w := ns.state.taskOf(r.Task), ns.workerOf(r)
@@ -231,13 +234,14 @@ func (ns *namespaceState) reviewReservations(before time.Time) {
 			ns.release(r)
 			continue
 		}
-		// Shares change all the time, and with them which tasks are scheduled before the task of the reservation.
+		// Shares change all the time, and with them which tasks are scheduled before the task of the
+		// reservation.
 		ns.activateFitting(w)
 	}
 }
 
-// reserveWorkers reserves a worker for the first task of each class that has been blocked since before, in the order of the tasks.
-// It skips classes that have a reservation and those that no worker can satisfy.
+// reserveWorkers reserves a worker for the first task of each class that has been blocked since before, in the order of
+// the tasks. It skips classes that have a reservation and those that no worker can satisfy.
 func (ns *namespaceState) reserveWorkers(before time.Time) {
 	room := max(1, ns.workers.Len()/workersPerReservation) - ns.reservations.Len()
 	if room <= 0 {
@@ -268,7 +272,8 @@ func (ns *namespaceState) reserveWorkers(before time.Time) {
 	}
 }
 
-// reserveWorker reserves the worker with the fewest tasks that could run the task without them. It returns false if there is none.
+// reserveWorker reserves the worker with the fewest tasks that could run the task without them. It returns false if
+// there is none.
 func (ns *namespaceState) reserveWorker(t *queue.Task) bool {
 	var best *cache.Worker
 	satisfiable := false

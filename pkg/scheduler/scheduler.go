@@ -16,8 +16,8 @@ limitations under the License.
 
 // Package scheduler binds pending tasks to workers.
 //
-// The scheduler is an ordinary API client. It watches tasks, workers and queues, creates bindings, and writes the status of
-// tasks and queues. All other state is in memory and is rebuilt from the API after a restart.
+// The scheduler is an ordinary API client. It watches tasks, workers and queues, creates bindings, and writes the
+// status of tasks and queues. All other state is in memory and is rebuilt from the API after a restart.
 package scheduler
 
 import (
@@ -45,8 +45,8 @@ const (
 	unfinished = "status.phase!=Succeeded,status.phase!=Failed"
 	// serverBackoff is how long the scheduler sends no bindings after the server was unreachable or overloaded.
 	serverBackoff = time.Second
-	// reportBatch is how many tasks get an unschedulable condition per report delay. It bounds the writes that a long
-	// queue causes: tasks further back are reported as the queue moves.
+	// reportBatch is how many tasks get an unschedulable condition per report delay. It bounds the writes that a
+	// long queue causes: tasks further back are reported as the queue moves.
 	reportBatch = 50
 	// writers is how many evictions, and how many queue status updates, are in flight at a time.
 	writers = 8
@@ -67,8 +67,8 @@ const (
 // ScoringStrategies returns all scoring strategies.
 func ScoringStrategies() []ScoringStrategy { return []ScoringStrategy{Spread, Pack} }
 
-// Scheduler binds the pending tasks of each namespace to workers of that namespace. It orders tasks by priority, then by the
-// weighted share of their queue, then by age, then by name.
+// Scheduler binds the pending tasks of each namespace to workers of that namespace. It orders tasks by priority, then
+// by the weighted share of their queue, then by age, then by name.
 //
 // Two schedulers may run at the same time: the server rejects the second binding of a task.
 type Scheduler struct {
@@ -81,8 +81,8 @@ type Scheduler struct {
 	registerer       prometheus.Registerer
 
 	state *state
-	// These channels hold at most one signal each: a task may be schedulable, the server is failing, a queue may need
-	// draining.
+	// These channels hold at most one signal each: a task may be schedulable, the server is failing, a queue may
+	// need draining.
 	wake, serverFailing, drain chan struct{}
 }
 
@@ -110,8 +110,8 @@ func WithReportDelay(d time.Duration) Option {
 	return func(s *Scheduler) { s.reportDelay = d }
 }
 
-// WithReservationDelay sets how long a task is unschedulable before the scheduler reserves room for it. The default is ten
-// seconds.
+// WithReservationDelay sets how long a task is unschedulable before the scheduler reserves room for it. The default is
+// ten seconds.
 func WithReservationDelay(d time.Duration) Option {
 	return func(s *Scheduler) { s.reservationDelay = d }
 }
@@ -256,8 +256,8 @@ func (s *Scheduler) decide(ctx context.Context) (placement, bool) {
 	}
 }
 
-// bind sends the binding of a placed task. The binding carries the resource version that the decision is based on, because
-// another scheduler may have bound and evicted the task since, or its queue may have been held.
+// bind sends the binding of a placed task. The binding carries the resource version that the decision is based on,
+// because another scheduler may have bound and evicted the task since, or its queue may have been held.
 func (s *Scheduler) bind(ctx context.Context, p placement, start time.Time) {
 	_, err := s.client.BatchV1alpha1().Tasks(p.obj.Namespace).Bind(ctx, p.obj.Name, &batch.Binding{
 		ObjectMeta: metav1.ObjectMeta{Name: p.obj.Name, Namespace: p.obj.Namespace, UID: p.obj.UID, ResourceVersion: p.obj.ResourceVersion},
@@ -390,7 +390,8 @@ func parallelize[T any](items []T, f func(T) bool) bool {
 	return !slices.Contains(done, false)
 }
 
-// trim removes the fields that the scheduler never reads. Status updates do not write the spec, so the server keeps them.
+// trim removes the fields that the scheduler never reads. Status updates do not write the spec, so the server keeps
+// them.
 func trim(obj any) (any, error) {
 	switch o := obj.(type) {
 	case *batch.Task:

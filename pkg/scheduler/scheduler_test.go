@@ -38,7 +38,7 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/testapi"
 )
 
-// fixture is a server with a client for the test itself and one for the scheduler.
+// fixture is a server with a client for the test and one for the scheduler.
 type fixture struct {
 	t    *testing.T
 	ctx  context.Context
@@ -51,7 +51,7 @@ func newFixture(t *testing.T) *fixture {
 	return &fixture{t: t, ctx: t.Context(), test: server.Client(), api: server.Client()}
 }
 
-// start runs a scheduler until the test ends, or until the function returned is called.
+// start runs a scheduler until the test ends or stop is called.
 func (f *fixture) start(options ...Option) (stop func()) {
 	ctx, cancel := context.WithCancel(f.ctx)
 	done := make(chan error, 1)
@@ -129,11 +129,11 @@ func (f *fixture) bound(name string) func() bool {
 	return func() bool { return f.task(name).Spec.WorkerName != "" }
 }
 
-func (f *fixture) says(name, message string) func() bool {
+func (f *fixture) reports(name, message string) func() bool {
 	return func() bool { return reportedMessage(f.task(name)) == message }
 }
 
-// atRest waits until the scheduler has made no request for a while.
+// atRest waits until the scheduler has sent no request for a while.
 func (f *fixture) atRest() {
 	f.t.Helper()
 	n, since := len(f.api.Actions()), time.Now()
@@ -164,13 +164,13 @@ func TestBindsToTheIncarnationSeen(t *testing.T) {
 				t.Errorf("binding has task %q and worker %q, want %q and %q", b.UID, b.Target.UID, task.UID, w.UID)
 			}
 			if b.ResourceVersion == "" {
-				t.Error("the binding is of the task in whatever state")
+				t.Error("the binding has no resource version")
 			}
 		}
 	}
 }
 
-func TestTellsWhyNoWorkerCanTakeATaskOnceForEachMessage(t *testing.T) {
+func TestReportsEachUnschedulableMessageOnce(t *testing.T) {
 	f := newFixture(t)
 	f.addWorker(newWorker("a", 1, notReady))
 	f.addWorker(newWorker("b", 1))
@@ -181,7 +181,7 @@ func TestTellsWhyNoWorkerCanTakeATaskOnceForEachMessage(t *testing.T) {
 	f.eventually("one is bound", f.bound("one"))
 	f.eventually("two is bound", f.bound("two"))
 	f.addTask(newTask("three"))
-	f.eventually("three says why it waits", f.says("three", "0/3 workers are available: 1 was not ready, 2 had no room for tasks."))
+	f.eventually("three has the message", f.reports("three", "0/3 workers are available: 1 was not ready, 2 had no room for tasks."))
 	c := meta.FindStatusCondition(f.task("three").Status.Conditions, batch.TaskScheduled)
 	if c.Status != metav1.ConditionFalse || c.Reason != batch.TaskReasonUnschedulable || c.LastTransitionTime.IsZero() {
 		t.Errorf("got condition %+v", c)
@@ -196,29 +196,29 @@ func TestTellsWhyNoWorkerCanTakeATaskOnceForEachMessage(t *testing.T) {
 	}
 
 	f.changeWorker("b", cordoned)
-	f.eventually("three says the new reason", f.says("three", "0/3 workers are available: 1 had no room for tasks, 1 was not ready, 1 was unschedulable."))
+	f.eventually("three has the new message", f.reports("three", "0/3 workers are available: 1 had no room for tasks, 1 was not ready, 1 was unschedulable."))
 	f.must(f.test.BatchV1alpha1().Workers("default").Delete(f.ctx, "a", metav1.DeleteOptions{}))
-	f.eventually("three does not count a any more", f.says("three", "0/2 workers are available: 1 had no room for tasks, 1 was unschedulable."))
+	f.eventually("three does not count a any more", f.reports("three", "0/2 workers are available: 1 had no room for tasks, 1 was unschedulable."))
 	f.atRest()
 	if n := f.api.Count("update", "tasks/status"); n != 3 {
 		t.Errorf("%d status writes, want 3", n)
 	}
 }
 
-func TestEveryTaskOfALongQueueIsToldInTurn(t *testing.T) {
+func TestAllTasksOfALongQueueAreReportedInTurn(t *testing.T) {
 	f := newFixture(t)
 	for i := range 2*reportBatch + 1 {
 		f.addTask(newTask(fmt.Sprint("t", i)))
 	}
 	f.start()
-	f.eventually("all are told", func() bool { return f.api.Count("update", "tasks/status") == 2*reportBatch+1 })
+	f.eventually("all are reported", func() bool { return f.api.Count("update", "tasks/status") == 2*reportBatch+1 })
 	f.atRest()
 	if n := f.api.Count("update", "tasks/status"); n != 2*reportBatch+1 {
 		t.Errorf("%d status writes for %d tasks", n, 2*reportBatch+1)
 	}
 }
 
-func TestATaskThatIsBoundSoonIsNotToldThatItWaits(t *testing.T) {
+func TestATaskThatIsBoundSoonIsNotReported(t *testing.T) {
 	f := newFixture(t)
 	f.addWorker(newWorker("w", 1))
 	f.start(WithReportDelay(time.Second))
@@ -245,14 +245,14 @@ func TestATaskThatIsBoundSoonIsNotToldThatItWaits(t *testing.T) {
 func TestATaskThatFitsNowhereDoesNotHoldUpOthers(t *testing.T) {
 	f := newFixture(t)
 	f.addWorker(newWorker("w", 1))
-	f.addTask(newTask("huge", asking("cpu", "1000"), func(t *batch.Task) { t.Spec.Priority = 10 }))
+	f.addTask(newTask("huge", requesting("cpu", "1000"), func(t *batch.Task) { t.Spec.Priority = 10 }))
 	f.addTask(newTask("small"))
 	f.start()
 	f.eventually("small is bound", f.bound("small"))
-	f.eventually("huge says why", f.says("huge", "0/1 workers are available: 1 had insufficient cpu, 1 had no room for tasks."))
+	f.eventually("huge has the message", f.reports("huge", "0/1 workers are available: 1 had insufficient cpu, 1 had no room for tasks."))
 }
 
-func TestTriesAgainWhenThereCanBeRoom(t *testing.T) {
+func TestPlacesABlockedTaskWhenThereMayBeRoom(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		worker *batch.Worker
@@ -277,16 +277,16 @@ func TestTriesAgainWhenThereCanBeRoom(t *testing.T) {
 			f.changeWorker("w", with("tasks", "1"))
 			f.eventually("t is bound", f.bound("t"))
 			f.addTask(newTask("u"))
-			f.eventually("u waits", f.says("u", "0/1 workers are available: 1 had no room for tasks."))
+			f.eventually("u waits", f.reports("u", "0/1 workers are available: 1 had no room for tasks."))
 			f.finish("t")
 			f.eventually("u is bound", f.bound("u"))
 		}},
-		{"a task is deleted", newWorker("w", 1), newTask("t", asking("cpu", "1")), func(f *fixture) {
+		{"a task is deleted", newWorker("w", 1), newTask("t", requesting("cpu", "1")), func(f *fixture) {
 			zero := int64(0)
 			f.addTask(newTask("u"))
 			f.eventually("u is bound", f.bound("u"))
 			f.changeWorker("w", with("cpu", "1"))
-			f.eventually("t waits", f.says("t", "0/1 workers are available: 1 had no room for tasks."))
+			f.eventually("t waits", f.reports("t", "0/1 workers are available: 1 had no room for tasks."))
 			f.must(f.test.BatchV1alpha1().Tasks("default").Delete(f.ctx, "u", metav1.DeleteOptions{GracePeriodSeconds: &zero}))
 		}},
 		{"a toleration is added", newWorker("w", 1, tainted("k", "v", batch.TaintEffectNoSchedule)), newTask("t"), func(f *fixture) {
@@ -314,7 +314,7 @@ func TestTriesAgainWhenThereCanBeRoom(t *testing.T) {
 	}
 }
 
-func TestLeavesTasksAloneThatAreNotToBeBound(t *testing.T) {
+func TestIgnoresTasksThatAreNotEligible(t *testing.T) {
 	f := newFixture(t)
 	f.addWorker(newWorker("w", 10))
 	f.addTask(newTask("gated", func(t *batch.Task) { t.Spec.SchedulingGates = []batch.TaskSchedulingGate{{Name: "g"}} }))
@@ -432,10 +432,10 @@ func TestAnEvictedTaskIsBoundAgain(t *testing.T) {
 	f.eventually("t is bound", f.bound("t"))
 	f.changeWorker("w", cordoned)
 	f.addTask(newTask("u"))
-	f.eventually("the worker is seen to be cordoned", f.says("u", "0/1 workers are available: 1 was unschedulable."))
+	f.eventually("the worker is seen to be cordoned", f.reports("u", "0/1 workers are available: 1 was unschedulable."))
 	_, err := f.test.BatchV1alpha1().Tasks("default").Evict(f.ctx, "t", &batch.Eviction{Reason: "WorkerStopped"}, metav1.CreateOptions{})
 	f.must(err)
-	f.eventually("t waits", f.says("t", "0/1 workers are available: 1 was unschedulable."))
+	f.eventually("t waits", f.reports("t", "0/1 workers are available: 1 was unschedulable."))
 	f.changeWorker("w", func(w *batch.Worker) { w.Status.Incarnation = "second" })
 	f.must(f.test.BatchV1alpha1().Tasks("default").Delete(f.ctx, "u", metav1.DeleteOptions{}))
 	f.changeWorker("w", func(w *batch.Worker) { w.Spec.Unschedulable = false })
@@ -494,7 +494,7 @@ func stacks() string {
 	return string(buf[:runtime.Stack(buf, true)])
 }
 
-func TestTheCacheHoldsNoCommands(t *testing.T) {
+func TestInformersDropCommands(t *testing.T) {
 	task := newTask("t", func(t *batch.Task) {
 		t.Spec.Args, t.Spec.Env = []string{"x"}, []batch.EnvVar{{Name: "A"}}
 		t.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "m"}}

@@ -34,16 +34,16 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler/queue"
 )
 
-// evictionGrace is how long an evicted task is not rescheduled, so that its former worker can notice the eviction and kill the
-// command.
+// evictionGrace is how long an evicted task is not rescheduled, so that its former worker can notice the eviction and
+// kill the command.
 const evictionGrace = 5 * time.Second
 
-// commandEndedReasons are the eviction reasons after which a task is rescheduled at once. Either the worker itself returned the
-// task after its command ended, or the worker is lost and fenced.
+// commandEndedReasons are the eviction reasons after which a task is rescheduled at once. Either the worker itself
+// returned the task after its command ended, or the worker is lost and fenced.
 var commandEndedReasons = []string{"WorkerStopped", "WorkerRestarted", "WorkerLost"}
 
-// state is the scheduler's view of all unfinished tasks, workers and queues: the state that the informers delivered last, plus
-// the tasks that are assumed bound. Its methods are safe for concurrent use and do no I/O.
+// state is the scheduler's view of all unfinished tasks, workers and queues: the state that the informers delivered
+// last, plus the tasks that are assumed bound. Its methods are safe for concurrent use and do no I/O.
 //
 // Namespaces share nothing. Those with schedulable tasks take turns.
 //
@@ -59,23 +59,23 @@ var commandEndedReasons = []string{"WorkerStopped", "WorkerRestarted", "WorkerLo
 //	                       +----------------------+--------------------------+
 //	                              delay over               evicted
 //
-//	State        Event                              Action
-//	Pending      next                               assume the task on a worker, return its placement
-//	Pending      update, scheduling unchanged       replace the object
-//	Assumed      update from before the binding     replace the object
-//	Assumed      update, bound to the worker        confirm: the task is Bound
-//	Assumed      binding failed                     forget; pending again after a backoff, or at once if the task has changed
-//	Assumed      binding refused, task unchanged    keep the place until the informer shows why, at most for a backoff
-//	Unconfirmed  update, bound to the worker        confirm: the task is Bound
-//	Unconfirmed  any other update                   remove and place as the object says
-//	Unconfirmed  backoff over                       forget; pending again after another backoff
-//	Bound        update, evicted                    remove; pending again, after evictionGrace if its command may still run
-//	Bound        update                             replace the object
-//	Waiting      backoff or grace over              pending again
-//	any          finished or deleted                remove
+//	State        Event                             Action
+//	Pending      next                              assume the task on a worker and return the placement
+//	Pending      update, isTaskUpdated is false    replace the object
+//	Assumed      update older than the binding     replace the object
+//	Assumed      update, bound to the worker       confirm: Bound
+//	Assumed      binding failed                    forget: Waiting for a backoff, or Pending if the task has changed
+//	Assumed      binding refused as stale          Unconfirmed: keep the place until the informer catches up
+//	Unconfirmed  update, bound to the worker       confirm: Bound
+//	Unconfirmed  any other update                  forget: place as the object says
+//	Unconfirmed  backoff over                      forget: Waiting for another backoff
+//	Bound        update                            replace the object
+//	Bound        update, evicted                   remove: Pending, or Waiting for evictionGrace
+//	Waiting      backoff or grace over             Pending
+//	any          finished or deleted               remove for good
 //
-// Waiting is every unbound task that must not be placed yet: it has scheduling gates, is being deleted, backs off, or its former
-// worker may still run its command.
+// Waiting is every unbound task that must not be placed yet: it has scheduling gates, is being deleted, backs off, or
+// its former worker may still run its command.
 type state struct {
 	strategy ScoringStrategy
 	filters  framework.Filters
@@ -92,7 +92,7 @@ type state struct {
 }
 
 // taskState is the state of a task in the state machine of state.
-type taskState int
+type taskState uint8
 
 const (
 	taskRemoved taskState = iota // only between remove and place
@@ -108,12 +108,11 @@ type task struct {
 	queue.Task
 	namespace *namespaceState
 	state     taskState
+	evicting  bool  // an eviction of the bound task is in flight or was successful
+	failures  int32 // consecutive failed bindings
 	// worker is set in the states Assumed, Unconfirmed and Bound.
 	worker *cache.Worker
-	// evicting is set while an eviction of the bound task is sent or was successful.
-	evicting bool
 
-	failures         int         // consecutive failed bindings
 	backoffEnd       time.Time   // end of the backoff after a failed binding
 	evictionGraceEnd time.Time   // when its command has ended on its former worker
 	delayTimer       *time.Timer // set in the state Waiting if only time is missing, and in the state Unconfirmed
@@ -170,7 +169,8 @@ func (st *state) setTask(obj *batch.Task) {
 		}
 		st.tasks[name] = t
 	case t.state == taskAssumed && obj.Spec.WorkerName == "" && obj.Status.Disruptions == t.Object.Status.Disruptions:
-		// The event is older than the binding: a task that was bound and evicted since would count another disruption.
+		// The event is older than the binding: a task that was bound and evicted since would count another
+		// disruption.
 		t.Object = obj
 		return
 	case t.worker != nil && t.worker.Name == obj.Spec.WorkerName && t.Queue.Name == obj.Spec.QueueName && t.Alone == framework.RunsAlone(obj):
@@ -191,9 +191,10 @@ func (st *state) setTask(obj *batch.Task) {
 	st.place(t)
 }
 
-// isTaskUpdated reports whether an update of an unbound task changes something that decides where and when it may be scheduled. Any
-// other update, for example the scheduler's own report in the status, only replaces the object: the task keeps its reservation, the
-// time since when it is unschedulable, and its backoff. The priority does not count: it only moves the task within its class.
+// isTaskUpdated reports whether an update of an unbound task changes something that decides where and when it may be
+// scheduled. Any other update, for example the scheduler's own report in the status, only replaces the object: the task
+// keeps its reservation, the time since when it is unschedulable, and its backoff. The priority does not count: it only
+// moves the task within its class.
 func (st *state) isTaskUpdated(t *task, obj *batch.Task) bool {
 	old := t.Object
 	if obj.Spec.WorkerName != old.Spec.WorkerName || framework.IsEligible(obj) != framework.IsEligible(old) ||
@@ -322,8 +323,8 @@ func (st *state) deleteQueue(name toolscache.ObjectName) {
 	}
 }
 
-// next assumes the first pending task that fits a worker on that worker and returns the placement. The caller sends the binding
-// and calls bindingFailed if that fails.
+// next assumes the first pending task that fits a worker on that worker and returns the placement. The caller sends the
+// binding and calls bindingFailed if that fails.
 func (st *state) next(now time.Time) (placement, bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -344,10 +345,10 @@ func (st *state) next(now time.Time) (placement, bool) {
 	return placement{}, false
 }
 
-// bindingFailed handles a failed binding of an assumed task. A task that has changed since it was placed is scheduled again at
-// once, any other one after a backoff. stale means that the server has another version of the task than the informer delivered:
-// the task then keeps its place until the informer has caught up, because another scheduler may have bound it and used up the
-// limits of its queue.
+// bindingFailed handles a failed binding of an assumed task. A task that has changed since it was placed is scheduled
+// again at once, any other one after a backoff. stale means that the server has another version of the task than the
+// informer delivered: the task then keeps its place until the informer has caught up, because another scheduler may
+// have bound it and used up the limits of its queue.
 func (st *state) bindingFailed(p placement, stale bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -404,7 +405,7 @@ func (st *state) stop() {
 }
 
 // backoff returns the delay after so many consecutive failed bindings: one second, doubling up to ten.
-func backoff(failures int) time.Duration {
+func backoff(failures int32) time.Duration {
 	return min(time.Second<<min(failures-1, 4), 10*time.Second)
 }
 
@@ -489,8 +490,8 @@ func (st *state) reserve(before time.Time) {
 	}
 }
 
-// tasksToEvict returns at most limit bound tasks of drained queues. It returns a task again only after evictionFailed or after
-// the task was bound again.
+// tasksToEvict returns at most limit bound tasks of drained queues. It returns a task again only after evictionFailed
+// or after the task was bound again.
 func (st *state) tasksToEvict(limit int) []*batch.Task {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -524,7 +525,8 @@ func (st *state) evictionFailed(name toolscache.ObjectName) {
 	}
 }
 
-// tasksToReport returns at most limit tasks whose status does not carry the current unschedulable message. See queue.NewReporter.
+// tasksToReport returns at most limit tasks whose status does not carry the current unschedulable message. See
+// queue.NewReporter.
 func (st *state) tasksToReport(now time.Time, delay time.Duration, limit int) []queue.Report {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -542,8 +544,8 @@ func (st *state) reported(r queue.Report) {
 	r.Task.Reported = r.Message
 }
 
-// queueStatusesToWrite returns the queues whose status is not up to date, with the new status. It returns a queue at most once
-// per interval.
+// queueStatusesToWrite returns the queues whose status is not up to date, with the new status. It returns a queue at
+// most once per interval.
 func (st *state) queueStatusesToWrite(now time.Time, interval time.Duration) []*batch.TaskQueue {
 	st.mu.Lock()
 	defer st.mu.Unlock()

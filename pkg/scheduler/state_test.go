@@ -39,9 +39,7 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler/reservation"
 )
 
-func nameOf(obj metav1.Object) toolscache.ObjectName { return toolscache.MetaObjectToName(obj) }
-
-func TestTasksAreTakenByPriorityThenAgeThenName(t *testing.T) {
+func TestTasksArePlacedByPriorityThenAgeThenName(t *testing.T) {
 	start := time.Unix(1000, 0)
 	at := func(s int, priority int32, more ...func(*batch.Task)) func(*batch.Task) {
 		return func(t *batch.Task) {
@@ -56,8 +54,8 @@ func TestTasksAreTakenByPriorityThenAgeThenName(t *testing.T) {
 	c.setWorker(newWorker("w", 100, with("cpu", "100")))
 	for _, task := range []*batch.Task{
 		newTask("c-late", at(9, 0)), newTask("b", at(5, 0)), newTask("a", at(5, 0)), newTask("low", at(1, -1)),
-		// Classes of their own take part in the same order.
-		newTask("urgent", at(8, 7, asking("cpu", "1"))), newTask("bb", at(5, 0, asking("cpu", "2"))),
+		// Tasks of other equivalence classes are ordered with the rest.
+		newTask("urgent", at(8, 7, requesting("cpu", "1"))), newTask("bb", at(5, 0, requesting("cpu", "2"))),
 	} {
 		c.setTask(task)
 	}
@@ -70,7 +68,7 @@ func TestTasksAreTakenByPriorityThenAgeThenName(t *testing.T) {
 	}
 }
 
-func TestTasksGoToTheWorkerWithTheFewest(t *testing.T) {
+func TestSpreadPlacesTasksOnTheWorkerWithTheFewest(t *testing.T) {
 	c := newState(Spread, func() {})
 	c.setWorker(newWorker("a", 3))
 	c.setWorker(newWorker("b", 2))
@@ -87,7 +85,7 @@ func TestTasksGoToTheWorkerWithTheFewest(t *testing.T) {
 	}
 }
 
-func TestAnAssumedTaskHoldsItsPlaceUntilTheBindingFails(t *testing.T) {
+func TestAnAssumedTaskKeepsItsPlaceUntilTheBindingFails(t *testing.T) {
 	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	first, second := newTask("a"), newTask("b")
@@ -98,29 +96,29 @@ func TestAnAssumedTaskHoldsItsPlaceUntilTheBindingFails(t *testing.T) {
 	if !ok || p.obj != first {
 		t.Fatalf("got %v, want task a", p.obj)
 	}
-	c.setTask(first) // an event from before the binding
+	c.setTask(first) // an event that is older than the binding
 	if p, ok := c.next(time.Now()); ok {
-		t.Fatalf("%s was given the place that a holds", p.obj.Name)
+		t.Fatalf("%s was placed where a is assumed", p.obj.Name)
 	}
 	c.bindingFailed(p, false)
 	if p, ok := c.next(time.Now()); !ok || p.obj.Name != "b" {
-		t.Fatalf("b was not given the place that is free again")
+		t.Fatalf("b was not placed where a is forgotten")
 	}
 	c.deleteTask(nameOf(second))
 	if p, ok := c.next(time.Now()); ok {
-		t.Fatalf("%s was tried again although nothing has changed", p.obj.Name)
+		t.Fatalf("%s was placed again during its backoff", p.obj.Name)
 	}
 	changed := first.DeepCopy()
 	changed.ResourceVersion = "6"
 	tolerating(batch.Toleration{Operator: batch.TolerationOpExists})(changed)
 	c.setTask(changed)
 	if p, ok := c.next(time.Now()); !ok || p.obj != changed {
-		t.Fatalf("a was not tried again although it asks for something else")
+		t.Fatalf("a was not placed again although its tolerations have changed")
 	}
 	c.stop()
 }
 
-func TestATaskThatChangedDuringItsBindingIsTriedAgainAtOnce(t *testing.T) {
+func TestATaskThatChangedDuringItsBindingHasNoBackoff(t *testing.T) {
 	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	task := newTask("a")
@@ -132,13 +130,13 @@ func TestATaskThatChangedDuringItsBindingIsTriedAgainAtOnce(t *testing.T) {
 	c.setTask(changed)
 	c.bindingFailed(p, false)
 	if p, ok := c.next(time.Now()); !ok || p.obj != changed {
-		t.Fatal("the task waits for a change that it has already seen")
+		t.Fatal("the task backs off although it has changed since")
 	}
 }
 
-// Of two schedulers, as of a leader that was frozen and the one that took over, the one that is refused must not start another task in
-// the place of the one that the other has started.
-func TestAPlaceStaysTakenUntilItIsShownWhyTheBindingWasRefused(t *testing.T) {
+// Two schedulers may run at the same time, for example a leader that was frozen and its successor. The one whose
+// binding the server rejects must not place another task where the other scheduler has placed one.
+func TestATaskWithAStaleBindingKeepsItsPlaceUntilTheInformerCatchesUp(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		show func(c *state, task *batch.Task)
@@ -160,25 +158,25 @@ func TestAPlaceStaysTakenUntilItIsShownWhyTheBindingWasRefused(t *testing.T) {
 				p, _ := c.next(time.Now())
 				c.bindingFailed(p, true)
 				if p, ok := c.next(time.Now()); ok {
-					t.Fatalf("%s was started before it was shown why", p.obj.Name)
+					t.Fatalf("%s was placed before the informer caught up", p.obj.Name)
 				}
 				changed := first.DeepCopy()
 				changed.ResourceVersion = "6"
 				tc.show(c, changed)
 				if p, ok := c.next(time.Now()); ok != (tc.next != "") || ok && p.obj.Name != tc.next {
-					t.Fatalf("then started: %+v, want %q", p.obj, tc.next)
+					t.Fatalf("then placed: %+v, want %q", p.obj, tc.next)
 				}
 				if tc.name == "nothing" {
 					<-time.After(time.Second)
 					synctest.Wait()
 					if p, ok := c.next(time.Now()); !ok || p.obj.Name != "b" {
-						t.Error("the other task is not started although nothing is shown for long")
+						t.Error("the other task is not placed although the backoff is over")
 					}
 					c.deleteTask(toolscache.ObjectName{Namespace: "default", Name: "b"})
 					<-time.After(time.Second)
 					synctest.Wait()
 					if p, ok := c.next(time.Now()); !ok || p.obj != first {
-						t.Error("the task is not tried again")
+						t.Error("the task is not placed again")
 					}
 				}
 				c.stop()
@@ -187,7 +185,7 @@ func TestAPlaceStaysTakenUntilItIsShownWhyTheBindingWasRefused(t *testing.T) {
 	}
 }
 
-func TestATaskEvictedUnseenIsBoundAgain(t *testing.T) {
+func TestATaskThatWasBoundAndEvictedUnseenIsPlacedAgain(t *testing.T) {
 	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	task := newTask("a")
@@ -198,7 +196,7 @@ func TestATaskEvictedUnseenIsBoundAgain(t *testing.T) {
 	disrupted("WorkerLost")(evicted)
 	c.setTask(evicted) // the watch was interrupted while the task was bound
 	if p, ok := c.next(time.Now()); !ok || p.obj != evicted {
-		t.Fatal("the task is taken for bound")
+		t.Fatal("the task counts as assumed")
 	}
 }
 
@@ -211,20 +209,20 @@ func TestARecreatedTaskIsAnotherTask(t *testing.T) {
 	again := task.DeepCopy()
 	again.UID = "2"
 	c.setTask(again)
-	c.bindingFailed(p, false) // the answer to the first binding comes late
+	c.bindingFailed(p, false) // the response to the first binding comes late
 	if p, ok := c.next(time.Now()); !ok || p.obj != again {
 		t.Fatal("the new task is not bound")
 	}
 }
 
-// An event must not cost a try per waiting task: only the first of each class is tried.
+// An event must not cost an attempt for each pending task: only the first task of each class is tried.
 func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
 	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1, with("cpu", "4")))
 	c.setTask(newTask("running", func(t *batch.Task) { t.Spec.WorkerName = "w" }))
 	for i := range 1000 {
 		c.setTask(newTask(fmt.Sprint("plain", i)))
-		c.setTask(newTask(fmt.Sprint("cpu", i), asking("cpu", "1")))
+		c.setTask(newTask(fmt.Sprint("cpu", i), requesting("cpu", "1")))
 	}
 	c.next(time.Now())
 	c.setWorker(newWorker("w", 1, with("cpu", "5")))
@@ -237,27 +235,27 @@ func TestAnEventTriesOneTaskOfEachClass(t *testing.T) {
 		return n
 	}
 	if active() != 0 {
-		t.Errorf("%d classes are tried although the worker is full", active())
+		t.Errorf("%d classes are active although the worker is full", active())
 	}
 	c.setWorker(newWorker("w", 2, with("cpu", "5")))
 	if active() != 2 {
-		t.Errorf("%d classes are tried, want 2", active())
+		t.Errorf("%d classes are active, want 2", active())
 	}
 	c.next(time.Now())
 	c.next(time.Now())
 	c.setTask(newTask("running", func(t *batch.Task) { t.Spec.WorkerName, t.Status.Phase = "w", batch.TaskRunning }))
 	if active() != 0 {
-		t.Error("a task that stays where it is has others tried again")
+		t.Error("a task that stays on its worker activates classes")
 	}
 	refreshed := newWorker("w", 2, with("cpu", "5"))
 	refreshed.Status.RunningTasks = 1
 	c.setWorker(refreshed)
 	if active() != 0 {
-		t.Error("a worker that says nothing new has tasks tried again")
+		t.Error("a worker whose state has not changed activates classes")
 	}
 }
 
-func TestTasksAreReportedOnceTheyHaveWaitedInVain(t *testing.T) {
+func TestTasksAreReportedOnceTheyHaveBeenUnschedulableForTheDelay(t *testing.T) {
 	c := newState(Spread, func() {})
 	c.setWorker(newWorker("w", 1))
 	start := time.Now()
@@ -280,7 +278,7 @@ func TestTasksAreReportedOnceTheyHaveWaitedInVain(t *testing.T) {
 	if len(due) != 1 {
 		t.Fatalf("%d reports, want the last one", len(due))
 	}
-	// The queue moves: the others have not waited in vain.
+	// The queue starts tasks: the delay begins again for the others.
 	c.setWorker(newWorker("w", 2))
 	later := start.Add(7 * time.Second)
 	c.next(later)
@@ -290,15 +288,15 @@ func TestTasksAreReportedOnceTheyHaveWaitedInVain(t *testing.T) {
 	}
 	due = c.tasksToReport(later.Add(5*time.Second), 10*time.Second, 10)
 	if len(due) != 0 {
-		t.Errorf("%d reports of tasks that have told why they wait", len(due))
+		t.Errorf("%d reports of tasks that carry the message already", len(due))
 	}
 }
 
-// Whatever the events, and in whatever order: what is charged to each worker is what is bound to it or assumed there, no
-// worker is given more than it has, and no task waits that fits a worker.
-func TestClusterUnderRandomEvents(t *testing.T) {
+// The invariants hold after any sequence of events: each worker counts the tasks that are bound to it or assumed there,
+// no worker has more than it offers, and no task that fits a worker stays pending.
+func TestInvariantsUnderRandomEvents(t *testing.T) {
 	for seed := range uint64(30) {
-		// Time stands still in there, so nothing is released but by an event.
+		// Time stands still in a synctest bubble, so no timer fires.
 		synctest.Test(t, func(t *testing.T) { randomEvents(t, seed) })
 	}
 }
@@ -327,7 +325,7 @@ func randomEvents(t *testing.T, seed uint64) {
 		case op < 3:
 			task := newTask(fmt.Sprint("t", step), func(t *batch.Task) { t.UID = types.UID(fmt.Sprint(step)); t.Spec.Priority = r.Int32N(3) })
 			if r.IntN(2) == 0 {
-				asking("cpu", fmt.Sprint(1+r.IntN(3)))(task)
+				requesting("cpu", fmt.Sprint(1+r.IntN(3)))(task)
 			}
 			if r.IntN(4) == 0 {
 				selecting("zone", fmt.Sprint(r.IntN(2)))(task)
@@ -342,7 +340,7 @@ func randomEvents(t *testing.T, seed uint64) {
 			c.setWorker(w)
 		case op == 5:
 			c.deleteWorker(toolscache.ObjectName{Namespace: "default", Name: fmt.Sprint("w", r.IntN(5))})
-		case op < 8 && len(flight) > 0: // a binding is answered
+		case op < 8 && len(flight) > 0: // response to a binding
 			p := flight[0]
 			flight = flight[1:]
 			task := stored[p.obj.Name]
@@ -399,7 +397,7 @@ func randomEvents(t *testing.T, seed uint64) {
 		}
 		for p, ok := c.next(time.Now()); ok; p, ok = c.next(time.Now()) {
 			if w := c.namespaces["default"].workers.Worker(p.target.Name); w.Tasks > w.Allocatable["tasks"] || p.task.Requests["cpu"] > 0 && w.Used["cpu"] > w.Allocatable["cpu"] {
-				t.Fatalf("seed %d, step %d: worker %s was given more than it has", seed, step, p.target.Name)
+				t.Fatalf("seed %d, step %d: worker %s has more tasks than it can run", seed, step, p.target.Name)
 			} else if w.TasksAlone > 0 && w.Tasks > 1 {
 				t.Fatalf("seed %d, step %d: worker %s runs %d tasks beside one that runs alone", seed, step, p.target.Name, w.Tasks-1)
 			}
@@ -429,7 +427,7 @@ func check(t *testing.T, c *state, at string) {
 	ns := c.namespaces["default"]
 	if ns == nil {
 		if len(c.tasks) > 0 {
-			t.Fatalf("%s: the namespace is forgotten while it has tasks", at)
+			t.Fatalf("%s: the namespace is removed while it has tasks", at)
 		}
 		return
 	}
@@ -446,7 +444,7 @@ func check(t *testing.T, c *state, at string) {
 			bound[q]++
 			queueCPU[q] += task.Requests["cpu"]
 			if task.Enqueued() {
-				t.Fatalf("%s: %s waits and is on a worker", at, name)
+				t.Fatalf("%s: %s is pending and on a worker", at, name)
 			}
 		} else {
 			pending[q]++
@@ -466,10 +464,10 @@ func check(t *testing.T, c *state, at string) {
 		}
 		for _, w := range ns.workers.Workers() {
 			if r := ns.reservations.OfWorker(&w.WorkerInfo); r != nil && r.Task.QueueInfo != task.QueueInfo && r.Task.Object.Spec.Priority == task.Object.Spec.Priority {
-				continue // which of them comes first changes with the shares, and is looked at when workers are held back
+				continue // their order changes with the shares, and reviewReservations looks at it only at intervals
 			}
 			if ns.fits(&task.TaskInfo, w) && &task.Task == task.Class().First() {
-				t.Fatalf("%s: %s waits although it fits %s", at, name, w.Name)
+				t.Fatalf("%s: %s is blocked although it fits %s", at, name, w.Name)
 			}
 		}
 	}
@@ -493,7 +491,7 @@ func check(t *testing.T, c *state, at string) {
 			}
 		}
 		if w.Tasks != tasks[w] || w.Used["cpu"] != cpu[w] {
-			t.Fatalf("%s: %s is charged for %d tasks and %d cpu, has %d and %d", at, w.Name, w.Tasks, w.Used["cpu"], tasks[w], cpu[w])
+			t.Fatalf("%s: %s counts %d tasks and %d cpu, has %d and %d", at, w.Name, w.Tasks, w.Used["cpu"], tasks[w], cpu[w])
 		}
 		if w.TasksAlone != tasksAlone[w] {
 			t.Fatalf("%s: %s counts %d tasks that run alone, has %d", at, w.Name, w.TasksAlone, tasksAlone[w])
@@ -521,5 +519,57 @@ func check(t *testing.T, c *state, at string) {
 		if want := int64(math.Round(ns.workers.DominantShare(int64(len(q.Bound())), q.Used()) / weight * framework.ShareScale)); !ns.sharesStale && q.Share != want {
 			t.Fatalf("%s: the share of queue %q is %d, should be %d", at, q.Name, q.Share, want)
 		}
+	}
+}
+
+func TestIsTaskUpdated(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		update func(*batch.Task)
+		want   bool
+	}{
+		{"nothing", func(*batch.Task) {}, false},
+		{"status condition", disrupted("WorkerLost"), false},
+		{"resource version", func(t *batch.Task) { t.ResourceVersion = "7" }, false},
+		{"generation", func(t *batch.Task) { t.Generation = 7 }, false},
+		{"labels", labelledTask, false},
+		{"annotations", func(t *batch.Task) { t.Annotations = map[string]string{"a": "b"} }, false},
+		{"finalizers", func(t *batch.Task) { t.Finalizers = []string{"example.com/f"} }, false},
+		{"deadline", func(t *batch.Task) { t.Spec.ActiveDeadlineSeconds = ptr.To(int64(60)) }, false},
+		{"attempts", func(t *batch.Task) { t.Status.Attempts = 3 }, false},
+		{"priority", prioritized(1), false}, // it moves the task within its class
+		{"bound", on("w"), true},
+		{"evicted meanwhile", func(t *batch.Task) { t.Status.Disruptions = 1 }, true},
+		{"worker crashed", crashed(1), true},
+		{"deleted", func(t *batch.Task) { t.DeletionTimestamp = ptr.To(metav1.Now()) }, true},
+		{"gated", func(t *batch.Task) { t.Spec.SchedulingGates = []batch.TaskSchedulingGate{{Name: "g"}} }, true},
+		{"queue", inQueue("other"), true},
+		{"worker selector", selecting("zone", "a"), true},
+		{"tolerations", tolerating(batch.Toleration{Operator: batch.TolerationOpExists}), true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newState(Spread, func() {})
+			c.setWorker(newWorker("w", 1, with("cpu", "1")))
+			c.setTask(newTask("busy", on("w")))
+			c.setTask(newTask("t"))
+			c.next(time.Now()) // t is blocked
+			task := c.tasks[nameOf(newTask("t"))]
+			class := task.Class()
+			updated := newTask("t")
+			tc.update(updated)
+			if got := c.isTaskUpdated(task, updated); got != tc.want {
+				t.Fatalf("isTaskUpdated returns %v", got)
+			}
+			c.setTask(updated)
+			if task.Object != updated {
+				t.Error("the object is not replaced")
+			}
+			if tc.want || tc.name == "priority" {
+				return
+			}
+			if task.Class() != class || class.BlockedBy() != queue.BlockedByWorkers {
+				t.Error("the update changes more than the object")
+			}
+		})
 	}
 }

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package cache keeps the workers of a namespace, sorted by their score, and counts what the tasks on them take. These are the tasks
-// that are bound to a worker and those that are assumed to be.
+// Package cache keeps the workers of a namespace, sorted by their score, and counts what the tasks on them take. These
+// are the tasks that are bound to a worker and those that are assumed to be.
 package cache
 
 import (
@@ -51,8 +51,8 @@ type Cache struct {
 	generation, workersGeneration uint64
 }
 
-// New returns an empty cache. The score of a worker is recomputed whenever its tasks or its state change. avoid reports whether a
-// worker is to be visited by VisitAvoided instead of VisitPreferred.
+// New returns an empty cache. The score of a worker is recomputed whenever its tasks or its state change. avoid reports
+// whether a worker is to be visited by VisitAvoided instead of VisitPreferred.
 func New(score func(*framework.WorkerInfo) float64, avoid func(*framework.WorkerInfo) bool) *Cache {
 	byScore := func(a, b *Worker) bool {
 		if a.score != b.score {
@@ -131,7 +131,8 @@ func (c *Cache) update(w *Worker) {
 	w.tree.ReplaceOrInsert(w)
 }
 
-// FirstPreferred returns the worker with the lowest score for which fits returns true, or nil. It leaves out workers to avoid.
+// FirstPreferred returns the worker with the lowest score for which fits returns true, or nil. It leaves out workers to
+// avoid.
 func (c *Cache) FirstPreferred(fits func(*Worker) bool) *Worker { return first(c.preferred, fits) }
 
 // FirstAvoided is like FirstPreferred for the workers to avoid.

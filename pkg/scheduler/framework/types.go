@@ -45,12 +45,13 @@ type QueueInfo struct {
 	Name string
 	// Share is the dominant resource share of the queue divided by its weight, in units of 1/ShareScale.
 	Share int64
-	// VirtualTime is the sum of the shares of all tasks that the queue has started, divided by its weight. A queue that
-	// becomes active continues at the virtual time of the others, so that being idle gains nothing.
+	// VirtualTime is the sum of the shares of all tasks that the queue has started, divided by its weight. A queue
+	// that becomes active continues at the virtual time of the others, so that being idle gains nothing.
 	VirtualTime float64
 }
 
-// ShareScale is the resolution of shares. Shares are integers, so that shares that differ only by a floating point error are equal.
+// ShareScale is the resolution of shares. Shares are integers, so that shares that differ only by a floating point
+// error are equal.
 const ShareScale = 1e12
 
 // NewTaskInfo returns the TaskInfo of a task, without a queue.
@@ -65,8 +66,8 @@ func (t *TaskInfo) SetObject(obj *batch.Task) {
 	t.Object, t.Alone = obj, RunsAlone(obj)
 }
 
-// Before reports whether t is scheduled before o. The order is: higher priority, lower share of the queue, lower virtual time of
-// the queue, older, name. Within a queue the order changes only with the priority of a task.
+// Before reports whether t is scheduled before o. The order is: higher priority, lower share of the queue, lower
+// virtual time of the queue, older, name. Within a queue the order changes only with the priority of a task.
 func (t *TaskInfo) Before(o *TaskInfo) bool {
 	if t.Object.Spec.Priority != o.Object.Spec.Priority {
 		return t.Object.Spec.Priority > o.Object.Spec.Priority
@@ -90,11 +91,12 @@ func (t *TaskInfo) Older(o *TaskInfo) bool {
 	return strings.Compare(t.Object.Name, o.Object.Name) < 0
 }
 
-// RunsAlone reports whether a task must run on a worker of its own: its worker has crashed before. It may be the cause of that,
-// and every other task on its worker would be counted as a possible cause, too.
+// RunsAlone reports whether a task must run on a worker of its own: its worker has crashed before. It may be the cause
+// of that, and every other task on its worker would be counted as a possible cause, too.
 func RunsAlone(obj *batch.Task) bool { return obj.Status.WorkerCrashes > 0 }
 
-// IsEligible reports whether a task may be scheduled: it is unbound, not finished, not being deleted, and has no scheduling gate.
+// IsEligible reports whether a task may be scheduled: it is unbound, not finished, not being deleted, and has no
+// scheduling gate.
 func IsEligible(obj *batch.Task) bool {
 	return obj.Spec.WorkerName == "" && obj.DeletionTimestamp == nil && len(obj.Spec.SchedulingGates) == 0 && !IsFinished(obj)
 }
@@ -104,7 +106,8 @@ func IsFinished(obj *batch.Task) bool {
 	return obj.Status.Phase == batch.TaskSucceeded || obj.Status.Phase == batch.TaskFailed
 }
 
-// WorkerState is the part of a Worker object that scheduling reads. The zero value is that of a worker without an object.
+// WorkerState is the part of a Worker object that scheduling reads. The zero value is that of a worker without an
+// object.
 type WorkerState struct {
 	Registered    bool
 	Ready         bool
@@ -141,7 +144,8 @@ type WorkerInfo struct {
 	Name string
 	// Object is read only. It is nil if the worker is not registered.
 	Object *batch.Worker
-	// Tasks is the number of tasks on the worker, and TasksAlone the number of those that need a worker of their own.
+	// Tasks is the number of tasks on the worker, and TasksAlone the number of those that need a worker of their
+	// own.
 	Tasks, TasksAlone int64
 	// Used are the resources that the tasks request.
 	Used Resources
@@ -171,7 +175,8 @@ func (w *WorkerInfo) count(t *TaskInfo, times int64) {
 	w.Used.Add(t.Requests, times)
 }
 
-// AcceptsTasks reports whether the worker accepts tasks and has a place left. If it returns false, no task passes the filters.
+// AcceptsTasks reports whether the worker accepts tasks and has a place left. If it returns false, no task passes the
+// filters.
 func (w *WorkerInfo) AcceptsTasks() bool {
 	return w.InService() && w.TasksAlone == 0 && w.Tasks < w.Allocatable[batch.ResourceTasks]
 }

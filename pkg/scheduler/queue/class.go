@@ -22,8 +22,8 @@ import (
 	"time"
 )
 
-// Class is an equivalence class: the enqueued tasks of a queue that each worker accepts or rejects alike. It exists while it has
-// tasks.
+// Class is an equivalence class: the enqueued tasks of a queue that each worker accepts or rejects alike. It exists
+// while it has tasks.
 //
 //	State    Event                                             Next state
 //	active   its first task is placed                          active
@@ -34,9 +34,11 @@ type Class struct {
 	key       string
 	tasks     indexedHeap[*Task]
 	blockedBy BlockReason
-	// blockedSince is when its first task could not be placed first, with none placed since. It is zero if there is none.
+	// blockedSince is when its first task could not be placed first, with none placed since. It is zero if there is
+	// none.
 	blockedSince time.Time
-	// unsatisfiableAt is the generation of the workers of which none could run the tasks, not even without other tasks.
+	// unsatisfiableAt is the generation of the workers of which none could run the tasks, not even without other
+	// tasks.
 	unsatisfiableAt uint64
 
 	// The position among the active classes. head is the first task.
@@ -72,7 +74,8 @@ func (c *Class) Len() int { return len(c.tasks) }
 // First returns the task that is scheduled first.
 func (c *Class) First() *Task { return c.tasks[0] }
 
-// SetUnsatisfiableAt records that no worker could run the tasks as of a generation of the workers, not even without other tasks.
+// SetUnsatisfiableAt records that no worker could run the tasks as of a generation of the workers, not even without
+// other tasks.
 func (c *Class) SetUnsatisfiableAt(generation uint64) { c.unsatisfiableAt = generation }
 
 // Classes returns all classes in no particular order.
@@ -172,8 +175,8 @@ func (q *Queue) activate(class *Class) {
 	q.repositionClass(class)
 }
 
-// Starved returns the first task of each class that has been blocked since before because no worker fits. It leaves out classes that
-// workers of this generation cannot satisfy, and all classes of a queue that starts no tasks.
+// Starved returns the first task of each class that has been blocked since before because no worker fits. It leaves out
+// classes that workers of this generation cannot satisfy, and all classes of a queue that starts no tasks.
 func (q *Queue) Starved(before time.Time, workersGeneration uint64) iter.Seq[*Task] {
 	return func(yield func(*Task) bool) {
 		if !q.StartsTasks(before) {

@@ -64,8 +64,8 @@ func (q *Queue) closedReason() string {
 	return ""
 }
 
-// StartsTasks reports whether the queue is open, or was after before: a queue that runs as many tasks as it may starts another one as
-// soon as one ends.
+// StartsTasks reports whether the queue is open, or was after before: a queue that runs as many tasks as it may starts
+// another one as soon as one ends.
 func (q *Queue) StartsTasks(before time.Time) bool {
 	return q.closed == "" || q.stopPolicy == batch.StopPolicyNone && q.closedSince.After(before)
 }
@@ -121,8 +121,8 @@ func (q *Queue) activateWithinLimits() {
 	}
 }
 
-// ReserveWithinLimits reserves room within the limits for the first task that they have blocked since before. The reservation lasts
-// until the task is placed, also while the task waits for the worker that is reserved for it.
+// ReserveWithinLimits reserves room within the limits for the first task that they have blocked since before. The
+// reservation lasts until the task is placed, also while the task waits for the worker that is reserved for it.
 func (q *Queue) ReserveWithinLimits(before time.Time, hasWorker func(*Task) bool) {
 	if t := q.limitReservation; t != nil {
 		waitsInVain := t.class.blockedBy == BlockedByWorkers && !hasWorker(t)

@@ -36,11 +36,11 @@ const (
 	reasonStopped   = "Stopped"
 )
 
-// Queue holds the tasks of a namespace that name the same queue, and the TaskQueue object if there is one. It exists while it has
-// either.
+// Queue holds the tasks of a namespace that name the same queue, and the TaskQueue object if there is one. It exists
+// while it has either.
 //
-// Tasks to be placed are grouped in equivalence classes. A class is active until its first task cannot be placed. It then is
-// blocked with all its tasks until something happens that may have made room for the first one.
+// Tasks to be placed are grouped in equivalence classes. A class is active until its first task cannot be placed. It
+// then is blocked with all its tasks until something happens that may have made room for the first one.
 type Queue struct {
 	framework.QueueInfo
 	queues *Queues
@@ -54,8 +54,8 @@ type Queue struct {
 	classes map[string]*Class
 	active  indexedHeap[*Class]
 	blocked map[*Class]struct{}
-	// limitReservation is a task that the limits of the queue have blocked for long. Tasks that are scheduled after it leave it
-	// the room that it needs within the limits.
+	// limitReservation is a task that the limits of the queue have blocked for long. Tasks that are scheduled after
+	// it leave it the room that it needs within the limits.
 	limitReservation *Task
 
 	// The position in queues.active. head is the first task of the first active class.
@@ -141,7 +141,8 @@ func (q *Queue) updateShare() {
 	q.reposition()
 }
 
-// reposition puts the queue where it belongs in queues.active. It must be called after every change that matters to that.
+// reposition puts the queue where it belongs in queues.active. It must be called after every change that matters to
+// that.
 func (q *Queue) reposition() {
 	open := q.open()
 	if open {
@@ -169,8 +170,8 @@ func (q *Queue) reposition() {
 	q.queues.options.OnActive()
 }
 
-// StatusUpdate returns the object with its current status. It returns nil if there is no object, if the object has that status, or
-// if StatusUpdate has returned an object less than interval before.
+// StatusUpdate returns the object with its current status. It returns nil if there is no object, if the object has that
+// status, or if StatusUpdate has returned an object less than interval before.
 func (q *Queue) StatusUpdate(now time.Time, interval time.Duration) *batch.TaskQueue {
 	if q.object == nil || now.Before(q.statusDue) {
 		return nil

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package queue orders the pending tasks of a namespace. It knows the queues, their shares and limits, and the equivalence classes of
-// their tasks. It does not know workers.
+// Package queue orders the pending tasks of a namespace. It knows the queues, their shares and limits, and the
+// equivalence classes of their tasks. It does not know workers.
 package queue
 
 import (
@@ -133,7 +133,8 @@ func (qs *Queues) ActivateFitting(fits func(*Task) bool) {
 	}
 }
 
-// UpdateShares recomputes the shares of all queues. It must be called after the resources of the namespace have changed.
+// UpdateShares recomputes the shares of all queues. It must be called after the resources of the namespace have
+// changed.
 func (qs *Queues) UpdateShares() {
 	for _, q := range qs.queues {
 		q.updateShare()

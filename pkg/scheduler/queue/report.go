@@ -23,8 +23,8 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// slowReportFactor is how many report delays pass before a task of a queue that starts tasks is reported, and before a message with
-// numbers of workers is updated.
+// slowReportFactor is how many report delays pass before a task of a queue that starts tasks is reported, and before a
+// message with numbers of workers is updated.
 const slowReportFactor = 10
 
 // Report is an unschedulable message to write to the status of a task.
@@ -43,8 +43,8 @@ type Reporter struct {
 	reports   []Report
 }
 
-// NewReporter returns a reporter of at most limit tasks. It reports tasks that have been unschedulable for delay, and those of queues
-// that start tasks after a multiple of it.
+// NewReporter returns a reporter of at most limit tasks. It reports tasks that have been unschedulable for delay, and
+// those of queues that start tasks after a multiple of it.
 func NewReporter(now time.Time, delay time.Duration, limit int) *Reporter {
 	return &Reporter{now: now, delay: delay, limit: limit}
 }
@@ -52,8 +52,8 @@ func NewReporter(now time.Time, delay time.Duration, limit int) *Reporter {
 // Reports returns the collected reports.
 func (r *Reporter) Reports() []Report { return r.reports }
 
-// Add collects the reports of all queues of a namespace. explain returns why no worker fits a task. It is called when generation has
-// changed, but not more often than the numbers in the messages are worth.
+// Add collects the reports of all queues of a namespace. explain returns why no worker fits a task. It is called when
+// generation has changed, but not more often than the numbers in the messages are worth.
 func (r *Reporter) Add(qs *Queues, generation uint64, explain func(*Task) string) {
 	for _, q := range qs.queues {
 		r.addQueue(q, generation, explain)

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package reservation keeps room on workers for tasks that have been unschedulable for long, so that smaller tasks that keep
-// coming do not starve them.
+// Package reservation keeps room on workers for tasks that have been unschedulable for long, so that smaller tasks that
+// keep coming do not starve them.
 package reservation
 
 import (
@@ -27,26 +27,28 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
-// Reservation keeps a worker for a task. Tasks that are scheduled after that task must leave it the room that it needs. The task is
-// placed when enough of the tasks that were on the worker before have ended.
+// Reservation keeps a worker for a task. Tasks that are scheduled after that task must leave it the room that it needs.
+// The task is placed when enough of the tasks that were on the worker before have ended.
 //
-// A reservation belongs to the task and not to its equivalence class: it lasts while the task is pending, whatever happens to the
-// other tasks of the class.
+// A reservation belongs to the task and not to its equivalence class: it lasts while the task is pending, whatever
+// happens to the other tasks of the class.
 type Reservation struct {
 	Task   *framework.TaskInfo
 	Worker *framework.WorkerInfo
-	// sharingTasks and sharingUsed are what tasks take that are scheduled after Task and were placed on Worker since.
+	// sharingTasks and sharingUsed are what tasks take that are scheduled after Task and were placed on Worker
+	// since.
 	sharingTasks int64
 	sharingUsed  framework.Resources
 }
 
-// Sharing returns what those tasks take that are scheduled after the task and were placed on the worker since it is reserved.
+// Sharing returns what those tasks take that are scheduled after the task and were placed on the worker since it is
+// reserved.
 func (r *Reservation) Sharing() (tasks int64, used framework.Resources) {
 	return r.sharingTasks, r.sharingUsed
 }
 
-// admits reports whether a task may be placed on the worker: it is scheduled before the task of the reservation, or the worker has
-// room for both.
+// admits reports whether a task may be placed on the worker: it is scheduled before the task of the reservation, or the
+// worker has room for both.
 func (r *Reservation) admits(t *framework.TaskInfo) bool {
 	switch {
 	case t == r.Task || t.Before(r.Task):
@@ -63,12 +65,13 @@ func (r *Reservation) admits(t *framework.TaskInfo) bool {
 	})
 }
 
-// Reservations are the reservations of a namespace: at most one for each task and one for each worker. It is not safe for
-// concurrent use.
+// Reservations are the reservations of a namespace: at most one for each task and one for each worker. It is not safe
+// for concurrent use.
 type Reservations struct {
 	byTask   map[*framework.TaskInfo]*Reservation
 	byWorker map[*framework.WorkerInfo]*Reservation
-	// sharing are the placed tasks that count in a reservation of their worker. A reservation may be released while they run.
+	// sharing are the placed tasks that count in a reservation of their worker. A reservation may be released while
+	// they run.
 	sharing map[*framework.TaskInfo]*Reservation
 }
 

@@ -26,8 +26,8 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
-// TaintToleration rejects workers with a taint that the task does not tolerate. Taints with the effect PreferNoSchedule do not
-// count: see ToleratesPreferNoSchedule.
+// TaintToleration rejects workers with a taint that the task does not tolerate. Taints with the effect PreferNoSchedule
+// do not count: see ToleratesPreferNoSchedule.
 type TaintToleration struct{}
 
 var _ framework.FilterPlugin = TaintToleration{}

@@ -23,8 +23,8 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
-// TaskIsolation rejects workers with other tasks for a task that runs alone, and workers with a task that runs alone for all other
-// tasks.
+// TaskIsolation rejects workers with other tasks for a task that runs alone, and workers with a task that runs alone
+// for all other tasks.
 type TaskIsolation struct{}
 
 var _ framework.FilterPlugin = TaskIsolation{}

@@ -36,32 +36,7 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler/queue"
 )
 
-func inQueue(name string) func(*batch.Task) { return func(t *batch.Task) { t.Spec.QueueName = name } }
-
-func prioritized(p int32) func(*batch.Task) { return func(t *batch.Task) { t.Spec.Priority = p } }
-
-func created(at time.Time) func(*batch.Task) {
-	return func(t *batch.Task) { t.CreationTimestamp = metav1.NewTime(at) }
-}
-
-func on(worker string) func(*batch.Task) {
-	return func(t *batch.Task) { t.Spec.WorkerName, t.Status.Incarnation = worker, "first" }
-}
-
-func held(q *batch.TaskQueue)    { q.Spec.StopPolicy = ptr.To(batch.StopPolicyHold) }
-func drained(q *batch.TaskQueue) { q.Spec.StopPolicy = ptr.To(batch.StopPolicyHoldAndDrain) }
-
-func atMost(n int32) func(*batch.TaskQueue) {
-	return func(q *batch.TaskQueue) { q.Spec.MaxRunningTasks = &n }
-}
-
-func limited(name batch.ResourceName, amount string) func(*batch.TaskQueue) {
-	return func(q *batch.TaskQueue) {
-		q.Spec.Resources.Limits = newTask("", asking(name, amount)).Spec.Resources.Requests
-	}
-}
-
-// simulation runs tasks for as long as they say on a cluster in which time passes only by what ends.
+// simulation runs tasks for as long as takes returns. Its time passes only when a task ends.
 type simulation struct {
 	*state
 	now     time.Time
@@ -97,7 +72,7 @@ func (s *simulation) add(mutate ...func(*batch.Task)) {
 	s.setTask(newTask(fmt.Sprintf("t%06d", s.n), append([]func(*batch.Task){created(s.now)}, mutate...)...))
 }
 
-// start starts what can be started.
+// start places and binds all tasks that fit.
 func (s *simulation) start() {
 	for p, ok := s.next(s.now); ok; p, ok = s.next(s.now) {
 		bound := p.obj.DeepCopy()
@@ -108,19 +83,19 @@ func (s *simulation) start() {
 	}
 }
 
-// report writes to tasks why they wait, as the scheduler does, and shows it.
+// report writes unschedulable messages to the tasks and delivers the updates, as the scheduler and its informer do.
 func (s *simulation) report() {
 	for _, r := range s.tasksToReport(s.now, time.Second, reportBatch) {
-		told := r.Object.DeepCopy()
-		meta.SetStatusCondition(&told.Status.Conditions, metav1.Condition{
+		updated := r.Object.DeepCopy()
+		meta.SetStatusCondition(&updated.Status.Conditions, metav1.Condition{
 			Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: batch.TaskReasonUnschedulable, Message: r.Message,
 		})
-		s.setTask(told)
+		s.setTask(updated)
 		s.reported(r)
 	}
 }
 
-// step lets time pass until the next task ends, which it gives.
+// step lets time pass until the next task ends and returns that task.
 func (s *simulation) step() *batch.Task {
 	e := heap.Pop(&s.running).(end)
 	s.now = e.at
@@ -134,7 +109,7 @@ func TestQueuesAreServedByWeight(t *testing.T) {
 		workers []*batch.Worker
 		queues  []*batch.TaskQueue
 		asks    map[string]func(*batch.Task)
-		want    map[string]float64 // of all starts
+		want    map[string]float64 // part of all starts
 	}{
 		{
 			name:    "one to three",
@@ -161,19 +136,20 @@ func TestQueuesAreServedByWeight(t *testing.T) {
 			want:    map[string]float64{"a": 0.25, "b": 0.25, "c": 0.5},
 		},
 		{
-			// Each has half of what it asks most for: 9 of a with 1 cpu and 4 GB, 6 of b with 3 cpu and 1 GB, would be 36 of 18 GB.
+			// The dominant resource of a is memory: 3 of its tasks take 12 of 18 GB. That of b is cpu: 2 of
+			// its tasks take 6 of 9.
 			name:    "dominant shares are equal",
 			workers: []*batch.Worker{newWorker("w", 1000, with("cpu", "9"), with("memory", "18Gi"))},
 			asks: map[string]func(*batch.Task){
-				"a": func(t *batch.Task) { asking("cpu", "1")(t); asking("memory", "4Gi")(t) },
-				"b": func(t *batch.Task) { asking("cpu", "3")(t); asking("memory", "1Gi")(t) },
+				"a": func(t *batch.Task) { requesting("cpu", "1")(t); requesting("memory", "4Gi")(t) },
+				"b": func(t *batch.Task) { requesting("cpu", "3")(t); requesting("memory", "1Gi")(t) },
 			},
-			want: map[string]float64{"a": 0.6, "b": 0.4}, // 3 of a have 12 of 18 GB, 2 of b have 6 of 9 cpu
+			want: map[string]float64{"a": 0.6, "b": 0.4},
 		},
 		{
 			name:    "twice the cpu, half the tasks",
 			workers: []*batch.Worker{newWorker("w", 1000, with("cpu", "12"))},
-			asks:    map[string]func(*batch.Task){"a": asking("cpu", "1"), "b": asking("cpu", "2")},
+			asks:    map[string]func(*batch.Task){"a": requesting("cpu", "1"), "b": requesting("cpu", "2")},
 			want:    map[string]float64{"a": 2. / 3, "b": 1. / 3},
 		},
 	} {
@@ -199,7 +175,7 @@ func TestQueuesAreServedByWeight(t *testing.T) {
 					}
 				}
 			})
-			for range 100 { // those of the first queue are older
+			for range 100 { // the tasks of the first queue are older
 				for _, name := range names {
 					add(name)
 				}
@@ -264,12 +240,12 @@ func TestPriorityComesBeforeShares(t *testing.T) {
 	}
 	for _, task := range s.started[:10] {
 		if task.Spec.Priority != 1 {
-			t.Fatalf("%s of queue %s was started before all of higher priority were", task.Name, task.Spec.QueueName)
+			t.Fatalf("%s of queue %s was started before a task of higher priority", task.Name, task.Spec.QueueName)
 		}
 	}
 }
 
-// As often as tasks end, no queue runs more than it may, and one that is held starts nothing.
+// No queue exceeds its limits however many tasks end, and a queue that is held starts nothing.
 func TestLimitsAreNeverExceeded(t *testing.T) {
 	s := newSimulation(func(t *batch.Task) time.Duration { return time.Duration(1+len(s5(t))) * time.Second })
 	s.setWorker(newWorker("w", 100, with("cpu", "100")))
@@ -279,7 +255,7 @@ func TestLimitsAreNeverExceeded(t *testing.T) {
 	s.setQueue(newQueue("held", 1, held))
 	for i := range 200 {
 		s.add(inQueue("few"))
-		s.add(inQueue("small"), asking("cpu", fmt.Sprint(1+i%3)))
+		s.add(inQueue("small"), requesting("cpu", fmt.Sprint(1+i%3)))
 		s.add(inQueue("none"))
 		s.add(inQueue("held"))
 	}
@@ -327,31 +303,31 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 		name   string
 		large  []func(*batch.Task)
 		small  []func(*batch.Task)
-		others []func(*batch.Task) // small ones, too
+		others []func(*batch.Task) // more small tasks
 		queue  *batch.TaskQueue
-		slower time.Duration // than 5 to 8 seconds, for each task
+		slower time.Duration // added to the 5 to 8 seconds that each task takes
 		within time.Duration
 	}{
-		{name: "for a whole worker", large: []func(*batch.Task){asking("cpu", "8")}, small: []func(*batch.Task){asking("cpu", "1")}, within: 40 * time.Second},
+		{name: "for a whole worker", large: []func(*batch.Task){requesting("cpu", "8")}, small: []func(*batch.Task){requesting("cpu", "1")}, within: 40 * time.Second},
 		{
-			name: "with small tasks that take longer than it takes to be told something new", large: []func(*batch.Task){asking("cpu", "8")},
-			small: []func(*batch.Task){asking("cpu", "1")}, slower: 10 * time.Second, within: 40 * time.Second,
+			name: "with small tasks that take longer than it takes to be reported again", large: []func(*batch.Task){requesting("cpu", "8")},
+			small: []func(*batch.Task){requesting("cpu", "1")}, slower: 10 * time.Second, within: 40 * time.Second,
 		},
-		{name: "that runs alone", large: []func(*batch.Task){asking("cpu", "1"), crashed(1)}, small: []func(*batch.Task){asking("cpu", "1")}, within: 40 * time.Second},
-		{name: "for most of a worker", large: []func(*batch.Task){asking("cpu", "5")}, small: []func(*batch.Task){asking("cpu", "2")}, within: 40 * time.Second},
-		{name: "in a queue of its own", large: []func(*batch.Task){asking("cpu", "8"), inQueue("large")}, small: []func(*batch.Task){asking("cpu", "1")}, within: 40 * time.Second},
+		{name: "that runs alone", large: []func(*batch.Task){requesting("cpu", "1"), crashed(1)}, small: []func(*batch.Task){requesting("cpu", "1")}, within: 40 * time.Second},
+		{name: "for most of a worker", large: []func(*batch.Task){requesting("cpu", "5")}, small: []func(*batch.Task){requesting("cpu", "2")}, within: 40 * time.Second},
+		{name: "in a queue of its own", large: []func(*batch.Task){requesting("cpu", "8"), inQueue("large")}, small: []func(*batch.Task){requesting("cpu", "1")}, within: 40 * time.Second},
 		{
-			name: "within the limits of its queue", large: []func(*batch.Task){asking("cpu", "6"), inQueue("l")}, small: []func(*batch.Task){asking("cpu", "1"), inQueue("l")},
-			queue: newQueue("l", 1, limited("cpu", "6")), within: 90 * time.Second, // fifty are older
+			name: "within the limits of its queue", large: []func(*batch.Task){requesting("cpu", "6"), inQueue("l")}, small: []func(*batch.Task){requesting("cpu", "1"), inQueue("l")},
+			queue: newQueue("l", 1, limited("cpu", "6")), within: 90 * time.Second, // fifty tasks are older
 		},
 		{
-			name: "within the limits of its queue, on workers that other queues fill", large: []func(*batch.Task){asking("cpu", "8"), inQueue("l")},
-			small: []func(*batch.Task){asking("cpu", "1"), inQueue("l")}, others: []func(*batch.Task){asking("cpu", "1")},
+			name: "within the limits of its queue, on workers that other queues fill", large: []func(*batch.Task){requesting("cpu", "8"), inQueue("l")},
+			small: []func(*batch.Task){requesting("cpu", "1"), inQueue("l")}, others: []func(*batch.Task){requesting("cpu", "1")},
 			queue: newQueue("l", 1, limited("cpu", "8")), within: 90 * time.Second,
 		},
 		{
-			name: "in a queue that runs as many as it may", large: []func(*batch.Task){asking("cpu", "8"), inQueue("l")},
-			small: []func(*batch.Task){asking("cpu", "1"), inQueue("l")}, queue: newQueue("l", 1, atMost(20)), within: 60 * time.Second,
+			name: "in a queue that runs as many as it may", large: []func(*batch.Task){requesting("cpu", "8"), inQueue("l")},
+			small: []func(*batch.Task){requesting("cpu", "1"), inQueue("l")}, queue: newQueue("l", 1, atMost(20)), within: 60 * time.Second,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -372,8 +348,8 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 			s.start()
 			s.step()
 			begin := s.now
-			// Neither may hold up the others: it is too large for any worker.
-			s.add(asking("cpu", "9"), prioritized(5), inQueue("hopeless"))
+			// This task is too large for any worker and must not hold up the others.
+			s.add(requesting("cpu", "9"), prioritized(5), inQueue("unsatisfiable"))
 			s.add(append([]func(*batch.Task){func(t *batch.Task) { t.Name = "large" }}, tc.large...)...)
 			for {
 				s.start()
@@ -395,7 +371,7 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 			if waited := s.now.Sub(begin); waited > tc.within {
 				t.Errorf("it waited for %s", waited)
 			}
-			// What was held back is let go.
+			// All reservations are released.
 			if ns := s.namespaces["default"]; ns.reservations.Len() != 0 || ns.queues.Add("l").HasLimitReservation() {
 				t.Errorf("%d workers are still reserved", ns.reservations.Len())
 			}
@@ -403,8 +379,8 @@ func TestALargeTaskIsStartedAlthoughSmallOnesKeepComing(t *testing.T) {
 	}
 }
 
-// What a task has gained by waiting is its own: no update of it that leaves what it asks for alone takes that away.
-func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
+// An update that does not change what the task needs costs it neither its reservation nor the time that it has waited.
+func TestATaskKeepsItsReservationAndBackoffWhenItIsUpdated(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		update func(*batch.Task)
@@ -425,45 +401,45 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 			t.Run("room on a worker", func(t *testing.T) {
 				c := newState(Spread, func() {})
 				c.setWorker(newWorker("w", 8, with("cpu", "8")))
-				c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
-				large := newTask("a-large", asking("cpu", "8"))
+				c.setTask(newTask("busy", on("w"), requesting("cpu", "4")))
+				large := newTask("a-large", requesting("cpu", "8"))
 				c.setTask(large)
 				c.next(now)
 				c.reserve(now)
 				updated := large.DeepCopy()
 				tc.update(updated)
 				c.setTask(updated)
-				c.setTask(newTask("small", asking("cpu", "1")))
+				c.setTask(newTask("small", requesting("cpu", "1")))
 				if p, ok := c.next(now); ok {
-					t.Fatalf("%s was started in the room that is kept", p.obj.Name)
+					t.Fatalf("%s was placed in reserved room", p.obj.Name)
 				}
 				c.deleteTask(toolscache.ObjectName{Namespace: "default", Name: "busy"})
 				if p, ok := c.next(now); !ok || p.obj != updated {
-					t.Fatal("the large task, as it is now, was not started")
+					t.Fatal("the updated large task was not placed")
 				}
 			})
 			t.Run("room within a limit", func(t *testing.T) {
 				c := newState(Spread, func() {})
 				c.setWorker(newWorker("w", 8, with("cpu", "80")))
 				c.setQueue(newQueue("l", 1, limited("cpu", "8")))
-				c.setTask(newTask("busy", on("w"), asking("cpu", "4"), inQueue("l")))
-				large := newTask("a-large", asking("cpu", "8"), inQueue("l"))
+				c.setTask(newTask("busy", on("w"), requesting("cpu", "4"), inQueue("l")))
+				large := newTask("a-large", requesting("cpu", "8"), inQueue("l"))
 				c.setTask(large)
 				c.next(now)
 				c.reserve(now)
 				updated := large.DeepCopy()
 				tc.update(updated)
 				c.setTask(updated)
-				c.setTask(newTask("small", asking("cpu", "1"), inQueue("l")))
+				c.setTask(newTask("small", requesting("cpu", "1"), inQueue("l")))
 				if p, ok := c.next(now); ok {
-					t.Fatalf("%s was started in the room that is kept", p.obj.Name)
+					t.Fatalf("%s was placed in reserved room", p.obj.Name)
 				}
 			})
-			t.Run("time that it was stuck", func(t *testing.T) {
+			t.Run("time that it was unschedulable", func(t *testing.T) {
 				c := newState(Spread, func() {})
 				c.setWorker(newWorker("w", 8, with("cpu", "8")))
-				c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
-				large := newTask("a-large", asking("cpu", "8"))
+				c.setTask(newTask("busy", on("w"), requesting("cpu", "4")))
+				large := newTask("a-large", requesting("cpu", "8"))
 				c.setTask(large)
 				c.next(now)
 				updated := large.DeepCopy()
@@ -472,7 +448,7 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 				c.next(now.Add(9 * time.Second))
 				c.reserve(now)
 				if c.namespaces["default"].reservations.Len() == 0 {
-					t.Fatal("no worker is held back: it waits from the beginning again")
+					t.Fatal("no worker is reserved: the delay has begun again")
 				}
 			})
 			t.Run("delay after a failed binding", func(t *testing.T) {
@@ -487,7 +463,7 @@ func TestATaskKeepsWhatItHasGainedByWaitingWhenItIsUpdated(t *testing.T) {
 				tc.update(updated)
 				c.setTask(updated)
 				if p, ok := c.next(now); ok {
-					t.Fatalf("%s was tried again at once", p.obj.Name)
+					t.Fatalf("%s was placed again during its backoff", p.obj.Name)
 				}
 			})
 		})
@@ -546,11 +522,11 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 		t.Errorf("worker b has %d tasks, of which %d run alone", w.Tasks, w.TasksAlone)
 	}
 
-	// It takes the whole of a worker, and so leaves no room on one that is held back for another.
+	// A task that runs alone takes the whole worker, so a reserved worker does not admit it.
 	c = newState(Spread, func() {})
 	c.setWorker(newWorker("a", 4, with("cpu", "8")))
-	c.setTask(newTask("busy", on("a"), asking("cpu", "8")))
-	c.setTask(newTask("a-waits", asking("cpu", "4"), inQueue("ml")))
+	c.setTask(newTask("busy", on("a"), requesting("cpu", "8")))
+	c.setTask(newTask("a-waits", requesting("cpu", "4"), inQueue("ml")))
 	want("")
 	c.reserve(now)
 	c.setQueue(newQueue("ml", 1, atMost(0)))
@@ -568,15 +544,15 @@ func TestATaskFollowsItsQueue(t *testing.T) {
 	task := newTask("a", inQueue("held"))
 	c.setTask(task)
 	if p, ok := c.next(time.Now()); ok {
-		t.Fatalf("%s was started out of a queue that is held", p.obj.Name)
+		t.Fatalf("%s of a queue that is held was placed", p.obj.Name)
 	}
 	moved := task.DeepCopy()
 	inQueue("open")(moved)
 	c.setTask(moved)
 	if p, ok := c.next(time.Now()); !ok || p.obj != moved {
-		t.Fatal("the task was not started out of the queue that it was moved to")
+		t.Fatal("the task was not placed after it was moved to another queue")
 	}
-	// While the binding is sent a person moves the task back: it is the new queue that is charged.
+	// The task is moved back while its binding is in flight. It counts in the queue that it is in now.
 	back := moved.DeepCopy()
 	inQueue("held")(back)
 	on("w")(back)
@@ -587,12 +563,12 @@ func TestATaskFollowsItsQueue(t *testing.T) {
 	}
 }
 
-func TestAWorkerThatIsHeldBackTakesWhatLeavesRoom(t *testing.T) {
+func TestAReservedWorkerAdmitsWhatLeavesRoom(t *testing.T) {
 	c := newState(Spread, func() {})
 	now := time.Unix(1000, 0)
 	c.setWorker(newWorker("w", 4, with("cpu", "8"), with("gpu", "1")))
-	c.setTask(newTask("busy", on("w"), asking("gpu", "1")))
-	c.setTask(newTask("a-waits", asking("gpu", "1"), asking("cpu", "4")))
+	c.setTask(newTask("busy", on("w"), requesting("gpu", "1")))
+	c.setTask(newTask("a-waits", requesting("gpu", "1"), requesting("cpu", "4")))
 	c.next(now)
 	c.reserve(now)
 	place := func(task *batch.Task) bool {
@@ -600,59 +576,59 @@ func TestAWorkerThatIsHeldBackTakesWhatLeavesRoom(t *testing.T) {
 		p, ok := c.next(now)
 		return ok && p.obj.Name == task.Name
 	}
-	if !place(newTask("b", asking("cpu", "4"))) {
-		t.Error("a task was refused that leaves 4 cpu, one gpu and a place")
+	if !place(newTask("b", requesting("cpu", "4"))) {
+		t.Error("a task that leaves 4 cpu, one gpu and a place was not admitted")
 	}
-	if place(newTask("c", asking("cpu", "1"))) {
-		t.Error("a task was let in that leaves less than 4 cpu")
+	if place(newTask("c", requesting("cpu", "1"))) {
+		t.Error("a task that leaves less than 4 cpu was admitted")
 	}
 	if due := c.tasksToReport(now.Add(time.Hour), time.Second, 10); !slices.ContainsFunc(due, func(r queue.Report) bool {
 		return r.Object.Name == "c" && r.Message == "0/1 workers are available: 1 was held back for a task that comes first."
 	}) {
 		t.Errorf("reports: %+v", due)
 	}
-	if !place(newTask("d", asking("cpu", "1"), prioritized(1))) {
-		t.Error("a task was refused that comes first")
+	if !place(newTask("d", requesting("cpu", "1"), prioritized(1))) {
+		t.Error("a task that is scheduled before was not admitted")
 	}
 	if p, ok := c.next(now); ok {
-		t.Errorf("%s was let in", p.obj.Name)
+		t.Errorf("%s was admitted", p.obj.Name)
 	}
 	c.deleteTask(toolscache.ObjectName{Namespace: "default", Name: "a-waits"})
 	if p, ok := c.next(now); !ok || p.obj.Name != "c" {
-		t.Error("the worker is held back although nobody waits for it any more")
+		t.Error("the worker is reserved although its task is gone")
 	}
 }
 
-func TestNothingIsHeldBackForAQueueThatMayNotStart(t *testing.T) {
+func TestNoWorkerIsReservedForAQueueThatStartsNoTasks(t *testing.T) {
 	c := newState(Spread, func() {})
 	now := time.Unix(1000, 0)
 	c.setWorker(newWorker("w", 8, with("cpu", "8")))
-	c.setTask(newTask("busy", on("w"), asking("cpu", "4")))
-	c.setTask(newTask("waits", inQueue("ml"), asking("cpu", "8")))
+	c.setTask(newTask("busy", on("w"), requesting("cpu", "4")))
+	c.setTask(newTask("waits", inQueue("ml"), requesting("cpu", "8")))
 	c.next(now)
 	c.reserve(now)
-	c.setTask(newTask("small", asking("cpu", "1")))
+	c.setTask(newTask("small", requesting("cpu", "1")))
 	if p, ok := c.next(now); ok {
 		t.Fatalf("%s was started", p.obj.Name)
 	}
 	c.setQueue(newQueue("ml", 1, held))
 	c.reserve(now)
 	if p, ok := c.next(now); !ok || p.obj.Name != "small" {
-		t.Error("a worker is held back for a queue that is held")
+		t.Error("a worker is reserved for a queue that is held")
 	}
 	c.deleteTask(toolscache.ObjectName{Namespace: "default", Name: "small"})
 	c.setQueue(newQueue("ml", 1, atMost(1)))
 	c.next(now)
 	c.reserve(now)
-	c.setTask(newTask("long", on("w"), inQueue("ml"), asking("cpu", "1")))
-	c.reserve(now) // the queue has just become full: it may start the next task soon
-	c.setTask(newTask("small", asking("cpu", "1")))
+	c.setTask(newTask("long", on("w"), inQueue("ml"), requesting("cpu", "1")))
+	c.reserve(now) // the queue has just reached its limit: it may start the next task soon
+	c.setTask(newTask("small", requesting("cpu", "1")))
 	if p, ok := c.next(now); ok {
 		t.Fatalf("%s was started", p.obj.Name)
 	}
-	c.reserve(time.Now().Add(time.Second)) // as if it had been full for long
+	c.reserve(time.Now().Add(time.Second)) // as if it had been at its limit for long
 	if p, ok := c.next(now); !ok || p.obj.Name != "small" {
-		t.Error("a worker is held back for a queue that has been full for long")
+		t.Error("a worker is reserved for a queue that has been at its limit for long")
 	}
 }
 
@@ -673,7 +649,7 @@ func TestPackAndSpread(t *testing.T) {
 	}
 }
 
-func TestMessagesOfTasksThatWait(t *testing.T) {
+func TestUnschedulableMessages(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		queue *batch.TaskQueue
@@ -686,21 +662,21 @@ func TestMessagesOfTasksThatWait(t *testing.T) {
 		{"more than may", newQueue("ml", 1, atMost(1)), newTask("t"), "Queue ml runs 2 of at most 1 tasks."},
 		{"none may", newQueue("ml", 1, atMost(0)), newTask("t"), "Queue ml runs 2 of at most 0 tasks."},
 		{
-			"too little left", newQueue("ml", 1, limited("cpu", "3")), newTask("t", asking("cpu", "1500m")),
+			"too little left", newQueue("ml", 1, limited("cpu", "3")), newTask("t", requesting("cpu", "1500m")),
 			"Queue ml has less than 1500m cpu left of its limit of 3.",
 		},
 		{
-			"more than the limit", newQueue("ml", 1, limited("memory", "1Gi")), newTask("t", asking("memory", "2Gi")),
+			"more than the limit", newQueue("ml", 1, limited("memory", "1Gi")), newTask("t", requesting("memory", "2Gi")),
 			"Queue ml is limited to 1Gi memory, and the task requests 2Gi.",
 		},
-		{"no room", newQueue("ml", 1), newTask("t", asking("cpu", "7")), "0/1 workers are available: 1 had insufficient cpu."},
+		{"no room", newQueue("ml", 1), newTask("t", requesting("cpu", "7")), "0/1 workers are available: 1 had insufficient cpu."},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := newState(Spread, func() {})
 			c.setQueue(tc.queue)
 			c.setWorker(newWorker("w", 10, with("cpu", "8"), with("memory", "8Gi")))
-			c.setTask(newTask("one", inQueue("ml"), on("w"), asking("cpu", "1")))
-			c.setTask(newTask("two", inQueue("ml"), on("w"), asking("cpu", "1")))
+			c.setTask(newTask("one", inQueue("ml"), on("w"), requesting("cpu", "1")))
+			c.setTask(newTask("two", inQueue("ml"), on("w"), requesting("cpu", "1")))
 			inQueue("ml")(tc.task)
 			c.setTask(tc.task)
 			if p, ok := c.next(time.Now()); ok {
@@ -714,7 +690,7 @@ func TestMessagesOfTasksThatWait(t *testing.T) {
 	}
 }
 
-func TestTasksOfAQueueThatMovesAreToldOnceThatTheyWaitForTheirTurn(t *testing.T) {
+func TestTasksOfAQueueThatStartsTasksAreReportedOnce(t *testing.T) {
 	s := newSimulation(func(*batch.Task) time.Duration { return time.Second })
 	s.setWorker(newWorker("w", 1))
 	for range 100 {
@@ -724,7 +700,7 @@ func TestTasksOfAQueueThatMovesAreToldOnceThatTheyWaitForTheirTurn(t *testing.T)
 	s.step()
 	s.start()
 	if due := s.tasksToReport(s.now, time.Second, 200); len(due) != 0 {
-		t.Errorf("%d are told after a second, that the first is started", len(due))
+		t.Errorf("%d are reported after a second although the queue starts tasks", len(due))
 	}
 	for range 10 {
 		s.step()
@@ -733,7 +709,7 @@ func TestTasksOfAQueueThatMovesAreToldOnceThatTheyWaitForTheirTurn(t *testing.T)
 	s.tasks[toolscache.ObjectName{Namespace: "default", Name: "t000100"}].Reported = "0/1 workers are available: 1 had no room for tasks."
 	due := s.tasksToReport(s.now, time.Second, 200)
 	if len(due) != 87 {
-		t.Errorf("%d are told, 88 wait, of which one has told why", len(due))
+		t.Errorf("%d are reported, want all but one of 88 pending tasks", len(due))
 	}
 	for _, r := range due {
 		if r.Message != "Waits for its turn in queue ml: tasks that come first take the room there is." {
@@ -744,11 +720,11 @@ func TestTasksOfAQueueThatMovesAreToldOnceThatTheyWaitForTheirTurn(t *testing.T)
 	s.step()
 	s.start()
 	if due := s.tasksToReport(s.now, time.Second, 200); len(due) != 0 {
-		t.Errorf("%d are told again", len(due))
+		t.Errorf("%d are reported again", len(due))
 	}
 }
 
-func TestStatusOfAQueue(t *testing.T) {
+func TestQueueStatus(t *testing.T) {
 	c := newState(Spread, func() {})
 	start := time.Unix(1000, 0)
 	c.setWorker(newWorker("w", 10, with("cpu", "8")))
@@ -758,7 +734,7 @@ func TestStatusOfAQueue(t *testing.T) {
 	}
 	c.setQueue(newQueue("ml", 1, atMost(2), func(q *batch.TaskQueue) { q.Generation, q.ResourceVersion = 7, "1" }))
 	for i := range 4 {
-		c.setTask(newTask(fmt.Sprint("t", i), inQueue("ml"), created(start.Add(time.Duration(i)*time.Minute)), asking("cpu", "1500m")))
+		c.setTask(newTask(fmt.Sprint("t", i), inQueue("ml"), created(start.Add(time.Duration(i)*time.Minute)), requesting("cpu", "1500m")))
 	}
 	c.setTask(newTask("gated", inQueue("ml"), created(start.Add(-time.Minute)), func(t *batch.Task) {
 		t.Spec.SchedulingGates = []batch.TaskSchedulingGate{{Name: "g"}}
@@ -767,7 +743,7 @@ func TestStatusOfAQueue(t *testing.T) {
 	}
 	due := c.queueStatusesToWrite(start, time.Second)
 	if len(due) != 1 {
-		t.Fatalf("%d statuses are due", len(due))
+		t.Fatalf("%d status updates are due", len(due))
 	}
 	got := due[0].Status
 	cpu := got.Used["cpu"]
@@ -789,7 +765,7 @@ func TestStatusOfAQueue(t *testing.T) {
 	c.setQueue(func() *batch.TaskQueue { q := due[0].DeepCopy(); held(q); q.ResourceVersion = "6"; return q }())
 	due = c.queueStatusesToWrite(start.Add(time.Hour), time.Second)
 	if len(due) != 1 {
-		t.Fatalf("%d statuses are due after the queue was held", len(due))
+		t.Fatalf("%d status updates are due after the queue was held", len(due))
 	}
 	if active := meta.FindStatusCondition(due[0].Status.Conditions, "Active"); active.Status != metav1.ConditionFalse || active.Reason != "Stopped" {
 		t.Errorf("Active: %+v", active)
@@ -805,7 +781,7 @@ func TestDrainEvictsEachTaskOnce(t *testing.T) {
 	c.setTask(newTask("ending", inQueue("ml"), on("w"), func(t *batch.Task) { t.DeletionTimestamp = ptr.To(metav1.Now()) }))
 	c.setTask(newTask("other", inQueue("other"), on("w")))
 	if due := c.tasksToEvict(10); len(due) != 0 {
-		t.Fatalf("%d tasks are to be evicted from queues that are not drained", len(due))
+		t.Fatalf("%d tasks of queues that are not drained are to be evicted", len(due))
 	}
 	c.setQueue(newQueue("ml", 1, drained))
 	first, rest := c.tasksToEvict(2), c.tasksToEvict(10)
@@ -814,12 +790,12 @@ func TestDrainEvictsEachTaskOnce(t *testing.T) {
 	}
 	c.evictionFailed(nameOf(first[0]))
 	if again := c.tasksToEvict(10); len(again) != 1 || again[0].Name != first[0].Name {
-		t.Errorf("the one whose eviction failed is not tried again, but %d", len(again))
+		t.Errorf("want the task whose eviction failed, got %d tasks", len(again))
 	}
 }
 
-// The command of a task that was evicted goes on until its worker learns of it: nobody else may start it before.
-func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.T) {
+// The command of an evicted task runs until its worker notices the eviction. The task must not be placed before.
+func TestATaskEvictedFromALiveWorkerIsPlacedAfterTheEvictionGrace(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		reason string
@@ -851,13 +827,13 @@ func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.
 				c.setTask(newTask("t", disrupted(tc.reason), func(t *batch.Task) { t.Status.Disruptions = 1 }))
 				_, ok := c.next(time.Now())
 				if ok == tc.waits {
-					t.Fatalf("started at once: %v", ok)
+					t.Fatalf("placed at once: %v", ok)
 				}
 				if tc.waits {
-					// Neither an event about it nor another scheduler may make it sooner.
+					// Neither an event nor another scheduler ends the grace early.
 					c.setTask(newTask("t", disrupted(tc.reason), labelledTask, func(t *batch.Task) { t.Status.Disruptions = 1 }))
 					if _, ok := c.next(time.Now()); ok {
-						t.Fatal("started after an event")
+						t.Fatal("placed after an event")
 					}
 					another := newState(Spread, func() {})
 					another.setWorker(newWorker("x", 1))
@@ -865,13 +841,13 @@ func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.
 					fresh.Status.Conditions[0].LastTransitionTime = metav1.Now()
 					another.setTask(fresh)
 					if _, ok := another.next(time.Now()); ok {
-						t.Fatal("started by another scheduler")
+						t.Fatal("placed by another scheduler")
 					}
 					another.stop()
 					<-time.After(evictionGrace)
 					synctest.Wait()
 					if _, ok := c.next(time.Now()); !ok || !retried {
-						t.Errorf("not started in the end")
+						t.Errorf("not placed after the grace")
 					}
 				}
 				c.stop()
@@ -879,5 +855,3 @@ func TestATaskTakenFromALiveWorkerIsGivenToAnotherOnlyOnceItHasEnded(t *testing.
 		})
 	}
 }
-
-func labelledTask(t *batch.Task) { t.Labels = map[string]string{"a": "b"} }
