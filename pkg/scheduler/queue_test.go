@@ -486,7 +486,7 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
-	says := func(task, want string) {
+	wantMessage := func(task, want string) {
 		t.Helper()
 		if got := c.namespaces["default"].unschedulableMessage(&c.tasks[toolscache.ObjectName{Namespace: "default", Name: task}].TaskInfo); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
@@ -501,7 +501,7 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 	c.setTask(newTask("suspect-2", crashed(3)))
 	want("suspect-1 on b")
 	want("")
-	says("suspect-2", "0/2 workers are available: 1 ran a task alone whose worker has crashed before, "+
+	wantMessage("suspect-2", "0/2 workers are available: 1 ran a task alone whose worker has crashed before, "+
 		"1 ran other tasks (the task runs alone since its worker has crashed).")
 	c.setTask(newTask("small"))
 	want("small on a")
@@ -512,7 +512,7 @@ func TestATaskWhoseWorkerCrashedRunsAlone(t *testing.T) {
 	want("x on a")
 	want("y on a")
 	want("")
-	says("z", "0/2 workers are available: 1 had no room for tasks, 1 ran a task alone whose worker has crashed before.")
+	wantMessage("z", "0/2 workers are available: 1 had no room for tasks, 1 ran a task alone whose worker has crashed before.")
 	gone("suspect-1")
 	want("suspect-2 on b")
 	want("")
@@ -853,5 +853,54 @@ func TestATaskEvictedFromALiveWorkerIsPlacedAfterTheEvictionGrace(t *testing.T) 
 				c.stop()
 			})
 		})
+	}
+}
+
+// A timer may fire just before it is cancelled. It must not end the delay that has begun since.
+func TestACancelledTimerDoesNotEndALaterDelay(t *testing.T) {
+	c := newState(Spread, func() {})
+	defer c.stop()
+	c.setWorker(newWorker("w", 1))
+	c.setTask(newTask("t"))
+	task := c.tasks[nameOf(newTask("t"))]
+	p, _ := c.next(time.Now())
+	c.bindingFailed(p, false)
+	cancelled := task.delayTimer
+	c.setTask(newTask("t", disrupted("TaintEviction"), func(t *batch.Task) { t.Status.Disruptions = 1 }))
+	task.evictionGraceEnd = time.Now().Add(time.Hour)
+	c.remove(task)
+	c.place(task)
+	c.delayOver(task, cancelled)
+	if task.state != taskWaiting || task.delayTimer == nil {
+		t.Error("the delay is over")
+	}
+}
+
+func TestAReservationOutlastsAnotherTaskOfItsClass(t *testing.T) {
+	c := newState(Spread, func() {})
+	now := time.Unix(1000, 0)
+	c.setWorker(newWorker("w", 8, with("cpu", "8")))
+	c.setTask(newTask("busy", on("w"), requesting("cpu", "4")))
+	c.setTask(newTask("large", requesting("cpu", "8")))
+	c.next(now)
+	c.reserve(now)
+	c.setTask(newTask("urgent", requesting("cpu", "8"), prioritized(1)))
+	c.setWorker(newWorker("x", 8, with("cpu", "8")))
+	if p, ok := c.next(now); !ok || p.obj.Name != "urgent" || p.target.Name != "x" {
+		t.Fatalf("placed %+v, want urgent on x", p.obj)
+	}
+	c.next(now)
+	c.reserve(now)
+	large := c.tasks[nameOf(newTask("large"))]
+	if r := c.namespaces["default"].reservations.OfTask(&large.TaskInfo); r == nil || r.Worker.Name != "w" {
+		t.Fatalf("the reservation is %+v, want w", r)
+	}
+	c.setTask(newTask("small", requesting("cpu", "1")))
+	if p, ok := c.next(now); ok {
+		t.Fatalf("%s was placed in reserved room", p.obj.Name)
+	}
+	c.deleteTask(nameOf(newTask("busy")))
+	if p, ok := c.next(now); !ok || p.obj.Name != "large" {
+		t.Fatal("the large task was not placed")
 	}
 }

@@ -366,10 +366,10 @@ func (s *Scheduler) updateQueueStatuses(ctx context.Context) {
 	for sleep(ctx, s.statusInterval) {
 		due := s.state.queueStatusesToWrite(time.Now(), s.statusInterval)
 		for queues := range slices.Chunk(due, writers) {
-			parallelize(queues, func(queue *batch.TaskQueue) bool {
-				stored, err := s.client.BatchV1alpha1().TaskQueues(queue.Namespace).UpdateStatus(ctx, queue, metav1.UpdateOptions{})
+			parallelize(queues, func(q *batch.TaskQueue) bool {
+				stored, err := s.client.BatchV1alpha1().TaskQueues(q.Namespace).UpdateStatus(ctx, q, metav1.UpdateOptions{})
 				if err != nil {
-					klog.FromContext(ctx).V(4).Info("Failed to update queue status; will retry", "queue", klog.KObj(queue), "err", err)
+					klog.FromContext(ctx).V(4).Info("Failed to update queue status; will retry", "queue", klog.KObj(q), "err", err)
 					return false
 				}
 				s.state.queueStatusWritten(stored)

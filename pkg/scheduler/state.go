@@ -372,17 +372,20 @@ func (st *state) bindingFailed(p placement, stale bool) {
 
 // delay places a task again after d.
 func (st *state) delay(t *task, d time.Duration) {
-	t.delayTimer = time.AfterFunc(d, func() {
-		st.delayOver(t)
+	var timer *time.Timer
+	timer = time.AfterFunc(d, func() {
+		st.delayOver(t, timer)
 		st.retry()
 	})
+	t.delayTimer = timer
 }
 
-// delayOver places a task whose delay is over.
-func (st *state) delayOver(t *task) {
+// delayOver places a task whose delay is over. It does nothing if the timer has fired but was cancelled or replaced
+// while it waited for the lock.
+func (st *state) delayOver(t *task, timer *time.Timer) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if t.delayTimer == nil {
+	if t.delayTimer != timer {
 		return
 	}
 	if t.state == taskUnconfirmed {
