@@ -18,84 +18,87 @@ package taskset
 
 import "time"
 
-// delays grow from base, doubled by each failure, up to limit.
-type delays struct {
-	base, limit time.Duration
+// exponentialBackoff is a delay that starts at base, doubles with each failure and ends at max.
+type exponentialBackoff struct {
+	base, max time.Duration
 }
 
-// after gives how long to wait after the nth failure in a row.
-func (d delays) after(n int) time.Duration {
-	if n == 0 {
+// delay returns how long to wait after the given number of failures in a row.
+func (b exponentialBackoff) delay(failures int) time.Duration {
+	if failures == 0 {
 		return 0
 	}
-	delay := d.base
-	for i := 1; i < n && delay < d.limit; i++ {
+	delay := b.base
+	for i := 1; i < failures && delay < b.max; i++ {
 		delay *= 2
 	}
-	return min(delay, d.limit)
+	return min(delay, b.max)
 }
 
-// retryDelays hold back new tries after failures, by the rules of Job: with a backoff limit per index each index has delays of its
-// own, else all wait after failures that no success has followed. They are lost with the process, as Job's are.
-type retryDelays struct {
-	delays
-	// failures have happened since the last success, the last of them at lastFailure.
+// failureBackoff delays the tasks that follow failed ones, by the rules of the Job controller: with a backoff limit per
+// index each index has a backoff of its own, else one backoff of all indexes lasts until a task succeeds. The backoff
+// is kept in memory only, as the Job controller's is.
+type failureBackoff struct {
+	exponentialBackoff
+	// failures counts the failures since the last success, the last of them at lastFailure.
 	failures                 int
 	lastFailure, lastSuccess time.Time
-	// tries are the failures in a row of an index, waiting says until when it waits.
-	tries   map[int]int
-	waiting map[int]time.Time
+	// consecutiveFailures counts the failures in a row of an index. readyAt is when the backoff of an index ends.
+	consecutiveFailures map[int]int
+	readyAt             map[int]time.Time
 }
 
-func (r *retryDelays) succeeded(at time.Time) {
-	if at.After(r.lastSuccess) {
-		r.lastSuccess = at
+// recordSuccess ends the backoff of all indexes if the success at that time is later than the last failure.
+func (b *failureBackoff) recordSuccess(at time.Time) {
+	if at.After(b.lastSuccess) {
+		b.lastSuccess = at
 	}
-	if !r.lastFailure.After(at) {
-		r.failures = 0
+	if !b.lastFailure.After(at) {
+		b.failures = 0
 	}
 }
 
-// failed takes in a failure of an index which had as many before, if known.
-func (r *retryDelays) failed(index, before int, at time.Time, perIndex bool) {
+// recordFailure starts the backoff after a failure of an index that, as its task says, has failed failureCount times
+// before.
+func (b *failureBackoff) recordFailure(index, failureCount int, at time.Time, perIndex bool) {
 	if perIndex {
-		if r.tries == nil {
-			r.tries, r.waiting = map[int]int{}, map[int]time.Time{}
+		if b.consecutiveFailures == nil {
+			b.consecutiveFailures, b.readyAt = map[int]int{}, map[int]time.Time{}
 		}
-		r.tries[index] = max(r.tries[index], before) + 1
-		r.waiting[index] = at.Add(r.after(r.tries[index]))
+		b.consecutiveFailures[index] = max(b.consecutiveFailures[index], failureCount) + 1
+		b.readyAt[index] = at.Add(b.delay(b.consecutiveFailures[index]))
 		return
 	}
-	if at.After(r.lastSuccess) {
-		r.failures++
-		r.lastFailure = at
+	if at.After(b.lastSuccess) {
+		b.failures++
+		b.lastFailure = at
 	}
 }
 
-// until gives when new tries are allowed again, of indexes that have no delays of their own.
-func (r *retryDelays) until() time.Time {
-	if r.failures == 0 {
+// until returns when the backoff of all indexes ends, zero if there is none.
+func (b *failureBackoff) until() time.Time {
+	if b.failures == 0 {
 		return time.Time{}
 	}
-	return r.lastFailure.Add(r.after(r.failures))
+	return b.lastFailure.Add(b.delay(b.failures))
 }
 
-// waits tells whether the index waits. It does so until ledger.wake.
-func (r *retryDelays) waits(index int) bool {
-	_, waits := r.waiting[index]
-	return waits
+// isWaiting reports whether the index has a backoff of its own that endBackoffs has not ended.
+func (b *failureBackoff) isWaiting(index int) bool {
+	_, waiting := b.readyAt[index]
+	return waiting
 }
 
-// started notes that the index waits no longer; the next failure is in a row with those before.
-func (r *retryDelays) started(index int) { delete(r.waiting, index) }
+// recordStart ends the backoff of an index that has a task again. A later failure counts as one more in a row.
+func (b *failureBackoff) recordStart(index int) { delete(b.readyAt, index) }
 
-// forget drops what is known of an index that is done.
-func (r *retryDelays) forget(index int) {
-	delete(r.tries, index)
-	delete(r.waiting, index)
+// forget removes an index that needs no more tasks.
+func (b *failureBackoff) forget(index int) {
+	delete(b.consecutiveFailures, index)
+	delete(b.readyAt, index)
 }
 
-// earliest gives the earlier of two times, of which the zero one is never.
+// earliest returns the earlier of two times. The zero time is never.
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b

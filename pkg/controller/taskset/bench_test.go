@@ -32,7 +32,8 @@ import (
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 )
 
-// instant answers at once and remembers nothing but what it was asked last.
+// instant is a client whose requests succeed immediately. It records the created tasks, the UIDs of deleted tasks and
+// the set.
 type instant struct {
 	versioned.Interface
 	typed.BatchV1alpha1Interface
@@ -79,8 +80,9 @@ func (s instantSets) UpdateStatus(_ context.Context, set *batch.TaskSet, _ metav
 	return set, nil
 }
 
-// BenchmarkReconcile makes one task end and one pass over its set for each operation, three a millisecond of the set's time, so that
-// the status is written once in some 333. What it costs must not grow with the completions; it may a little with the parallelism.
+// BenchmarkReconcile finishes one task and syncs its set in each iteration. The clock advances by three milliseconds
+// each time, so about one in 333 syncs writes the status. The cost must not grow with the completions, and hardly with
+// the parallelism.
 func BenchmarkReconcile(b *testing.B) {
 	for _, size := range []struct{ completions, parallelism int32 }{{1_000, 100}, {100_000, 100}, {100_000, 10_000}} {
 		b.Run(fmt.Sprintf("completions=%d/parallelism=%d", size.completions, size.parallelism), func(b *testing.B) {
@@ -101,7 +103,7 @@ func BenchmarkReconcile(b *testing.B) {
 				c.ObserveSet(api.set, false)
 				api.created = nil
 			}
-			pass := func() {
+			sync := func() {
 				if _, err := c.Reconcile(b.Context(), testKey); err != nil {
 					b.Fatal(err)
 				}
@@ -114,7 +116,7 @@ func BenchmarkReconcile(b *testing.B) {
 			}
 			restart()
 			for len(api.created) < int(size.parallelism) {
-				pass()
+				sync()
 			}
 			b.ReportAllocs()
 			b.ResetTimer()
@@ -123,7 +125,7 @@ func BenchmarkReconcile(b *testing.B) {
 					b.StopTimer()
 					restart()
 					for len(api.created) < int(size.parallelism) {
-						pass()
+						sync()
 					}
 					b.StartTimer()
 				}
@@ -133,13 +135,13 @@ func BenchmarkReconcile(b *testing.B) {
 				task.Status.CompletionTime = &metav1.Time{Time: w.now}
 				w.now = w.now.Add(3 * time.Millisecond)
 				c.ObserveTask(nil, &task)
-				pass()
+				sync()
 			}
 		})
 	}
 }
 
-// BenchmarkLoad loads the ledger of a set whose every other index has failed, which is as bad as it can be.
+// BenchmarkLoad loads the state of a set in which every other index has failed, which is the worst case.
 func BenchmarkLoad(b *testing.B) {
 	set := &batch.TaskSet{Spec: batch.TaskSetSpec{Completions: ptr.To[int32](100_000), BackoffLimitPerIndex: ptr.To[int32](0)}}
 	var completed, failed indexSet
@@ -153,7 +155,7 @@ func BenchmarkLoad(b *testing.B) {
 	set.Status.CompletedIndexes, set.Status.FailedIndexes = completed.String(), ptr.To(failed.String())
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := newLedger(delays{}).load(set); err != nil {
+		if err := newTaskSetState(exponentialBackoff{}).load(set); err != nil {
 			b.Fatal(err)
 		}
 	}

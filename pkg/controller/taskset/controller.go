@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package taskset runs task sets: it creates tasks for their indexes, counts those that finish and deletes what is counted. It is a
-// client of the API like any other, and may be killed at any instruction.
+// Package taskset implements the TaskSet controller. It creates a task for each index of a set, counts the tasks that
+// finish and deletes those it has counted. It is an ordinary API client and may be killed at any instruction.
 package taskset
 
 import (
@@ -40,80 +40,82 @@ import (
 var kind = batch.SchemeGroupVersion.WithKind("TaskSet")
 
 const (
-	// inFlight bounds the requests of the controller at a time that create and delete tasks, over all sets.
-	inFlight = 32
-	// passCreates and passDeletes bound the tasks that one pass over a set creates and deletes, so that it is soon back to see
-	// what has finished meanwhile. Deletions must be able to catch up with creations, or finished tasks pile up.
-	passCreates, passDeletes = 64, 128
-	// flushInterval is the least time between two writes of the status of a set, but for those that a condition changes by.
-	flushInterval = time.Second
-	// staleAfter is how long a pass holds what it began with for true, and what the pass before has left: in a longer time this
-	// process may have been paused, and another have led. It must be shorter than the lease of the leader.
+	// maxRequestsInFlight is how many requests that create or delete tasks the controller sends at a time, over all
+	// sets.
+	maxRequestsInFlight = 32
+	// maxCreatesPerSync and maxDeletesPerSync bound the tasks that one sync creates and deletes, so that tasks that
+	// have finished meanwhile are counted soon. Deletions must outpace creations, or finished tasks pile up.
+	maxCreatesPerSync, maxDeletesPerSync = 64, 128
+	// statusWriteInterval is the minimum time between two writes of a set's status, unless a condition changes.
+	statusWriteInterval = time.Second
+	// staleAfter is how long the known state of a set may be acted on without reading the set again. A process that was
+	// paused for longer may have lost the leader election. It must be shorter than the leader's lease.
 	staleAfter = 3 * time.Second
-	// retryBase and retryLimit are the delays after failed tasks, those of Job.
-	retryBase, retryLimit = 10 * time.Second, 10 * time.Minute
-	// createBase and createLimit are the delays after tasks could not be created.
-	createBase, createLimit = 500 * time.Millisecond, 15 * time.Second
+	// failureBackoffBase and failureBackoffMax are the exponentialBackoff after failed tasks, those of Job.
+	failureBackoffBase, failureBackoffMax = 10 * time.Second, 10 * time.Minute
+	// createBackoffBase and createBackoffMax are the exponentialBackoff after tasks could not be created.
+	createBackoffBase, createBackoffMax = 500 * time.Millisecond, 15 * time.Second
 )
 
-// Options are what a controller needs.
+// Options configures a Controller.
 type Options struct {
-	// Client is used for all writes and for reads that must be fresh. It should have no rate limit of its own, and must not repeat
-	// requests that are refused with 429: the controller has better things to do meanwhile.
+	// Client sends all writes, and the reads that must be current. It should have no rate limit and must not retry
+	// requests that are answered with 429: the controller backs off by itself.
 	Client versioned.Interface
-	// Recorder gets an Event for each transition of a set. None if nil.
+	// Recorder records an Event for each transition of a set. If it is nil, no Events are recorded.
 	Recorder events.EventRecorder
-	// CollectGarbage makes the controller do for task sets what the garbage collector does, where there is none: it deletes the
-	// tasks of sets that are gone, and settles foreground deletion and orphaning.
+	// CollectGarbage makes the controller act as the garbage collector for task sets, for servers that have none: it
+	// deletes the tasks of deleted sets, and processes foreground deletion and orphaning.
 	CollectGarbage bool
 }
 
-// Controller runs all task sets. Feed it with ObserveSet and ObserveTask, by informers over all sets and tasks, and call Reconcile
-// for what they return: for one set at a time, for different ones at once.
+// Controller reconciles all task sets. Informers of sets and tasks call ObserveSet and ObserveTask, which return the
+// names of the sets to reconcile. Reconcile may run concurrently for different names, but not for the same name.
 type Controller struct {
-	client   versioned.Interface
-	recorder events.EventRecorder
-	collect  bool
-	clock    clock.PassiveClock
-	tracker  tracker
-	slots    chan struct{}
+	client         versioned.Interface
+	recorder       events.EventRecorder
+	collectGarbage bool
+	clock          clock.PassiveClock
+	tracker        tracker
+	slots          chan struct{}
 }
 
-// New returns a controller.
+// New returns a Controller.
 func New(options Options) *Controller {
 	return &Controller{
-		client:   options.Client,
-		recorder: options.Recorder,
-		collect:  options.CollectGarbage,
-		clock:    clock.RealClock{},
-		tracker:  tracker{delays: delays{retryBase, retryLimit}, families: map[types.NamespacedName]*family{}},
-		slots:    make(chan struct{}, inFlight),
+		client:         options.Client,
+		recorder:       options.Recorder,
+		collectGarbage: options.CollectGarbage,
+		clock:          clock.RealClock{},
+		tracker:        tracker{backoff: exponentialBackoff{failureBackoffBase, failureBackoffMax}, families: map[types.NamespacedName]*family{}},
+		slots:          make(chan struct{}, maxRequestsInFlight),
 	}
 }
 
-// ObserveSet takes in a set that was added, changed or, if gone, deleted, and returns what to reconcile.
-func (c *Controller) ObserveSet(set *batch.TaskSet, gone bool) types.NamespacedName {
+// ObserveSet records a set that was added, updated or deleted, and returns the name to reconcile.
+func (c *Controller) ObserveSet(set *batch.TaskSet, deleted bool) types.NamespacedName {
 	key := types.NamespacedName{Namespace: set.Namespace, Name: set.Name}
-	if gone {
+	if deleted {
 		set = nil
 	}
 	c.tracker.setChanged(key, set)
 	return key
 }
 
-// ObserveTask takes in a task that was added (old is nil), changed, or deleted (task is nil), and returns what to reconcile. The
-// events of a task must come in order. Of the spec the controller looks at the worker's name, the queue and the priority only.
+// ObserveTask records a task that was added (old is nil), updated, or deleted (task is nil), and returns the names of
+// the sets to reconcile. The events of one task must arrive in order. Of the spec, the controller reads only
+// workerName, queueName and priority.
 func (c *Controller) ObserveTask(old, task *batch.Task) []types.NamespacedName {
 	var keys []types.NamespacedName
 	var owner types.UID
 	if task != nil {
-		if key, uid, ok := setOf(task); ok {
+		if key, uid, ok := taskSetOf(task); ok {
 			c.tracker.taskChanged(key, uid, change{task.UID, task, c.clock.Now()})
 			keys, owner = append(keys, key), uid
 		}
 	}
 	if old != nil {
-		if key, uid, ok := setOf(old); ok && uid != owner {
+		if key, uid, ok := taskSetOf(old); ok && uid != owner {
 			c.tracker.taskChanged(key, uid, change{old.UID, nil, c.clock.Now()})
 			keys = append(keys, key)
 		}
@@ -121,96 +123,99 @@ func (c *Controller) ObserveTask(old, task *batch.Task) []types.NamespacedName {
 	return keys
 }
 
-// Reconcile takes the sets of that name further. It returns after which time to do so again even if nothing is observed, zero for
-// never. After an error it should be called again with a growing delay.
-func (c *Controller) Reconcile(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
+// Reconcile syncs the sets of that name. It returns the time after which to reconcile again even if nothing changes,
+// zero for never. After an error the caller should retry with backoff.
+func (c *Controller) Reconcile(ctx context.Context, key types.NamespacedName) (requeueAfter time.Duration, err error) {
 	set, r, former := c.tracker.take(key)
 	var errs []error
-	if c.collect {
+	if c.collectGarbage {
 		for _, f := range former {
-			errs = append(errs, c.collectLeftovers(ctx, key, f))
+			errs = append(errs, c.deleteDependents(ctx, key, f))
 		}
 	}
-	var again time.Time
+	var requeueAt time.Time
 	if set != nil {
-		var err error
-		again, err = c.reconcile(ctx, set, r)
+		requeueAt, err = c.syncTaskSet(ctx, set, r)
 		errs = append(errs, err)
 	}
-	if again.IsZero() {
+	if requeueAt.IsZero() {
 		return 0, errors.Join(errs...)
 	}
-	return max(again.Sub(c.clock.Now()), time.Millisecond), errors.Join(errs...)
+	return max(requeueAt.Sub(c.clock.Now()), time.Millisecond), errors.Join(errs...)
 }
 
-func (c *Controller) reconcile(ctx context.Context, set *batch.TaskSet, r *record) (again time.Time, err error) {
+// syncTaskSet syncs one set and returns when to sync it again even if nothing changes, zero for never.
+func (c *Controller) syncTaskSet(ctx context.Context, set *batch.TaskSet, r *record) (requeueAt time.Time, err error) {
 	set = r.progress.newest(set)
 	if set.DeletionTimestamp != nil {
-		if !c.collect {
+		if !c.collectGarbage {
 			return time.Time{}, nil
 		}
 		return c.finalize(ctx, set, r)
 	}
-	// Whatever goes wrong on the way: then all is loaded anew, from the server.
-	sound := false
+	// After a failure, the next sync starts from the set as the server has it.
+	succeeded := false
 	defer func() {
-		if !sound {
+		if !succeeded {
 			r.ledger.loaded, r.progress.set = false, nil
 		}
 	}()
-	if c.stale(r.progress.passed) {
+	if c.isStale(r.progress.syncedAt) {
 		r.progress.set = nil
 	}
-	defer func() { r.progress.passed = c.clock.Now() }()
+	defer func() { r.progress.syncedAt = c.clock.Now() }()
 	if r.progress.set == nil {
-		// What is observed may be older than what a former process, or request, has deleted tasks for.
+		// The observed set may be older than the status for which a former leader, or a lost request, has deleted
+		// tasks.
 		set, err = c.client.BatchV1alpha1().TaskSets(set.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) || err == nil && (set.UID != r.uid || set.DeletionTimestamp != nil) {
-			return time.Time{}, nil // an event will tell
+			return time.Time{}, nil // An event will show the change.
 		}
 		if err != nil {
 			return time.Time{}, err
 		}
 		r.ledger.loaded = false
 	}
-	if !r.ledger.fits(set) {
+	if !r.ledger.matches(set) {
 		if err := r.ledger.load(set); err != nil {
 			return time.Time{}, err
 		}
 	}
 	r.progress.set = set
-	p := &pass{Controller: c, record: r, set: set, now: c.clock.Now()}
-	err = p.run(ctx)
+	s := &syncContext{Controller: c, record: r, set: set, now: c.clock.Now()}
+	err = s.sync(ctx)
 	if apierrors.IsConflict(err) {
-		klog.FromContext(ctx).V(4).Info("The task set has changed meanwhile", "taskset", klog.KObj(set), "err", err)
-		return p.now, nil
+		klog.FromContext(ctx).V(4).Info("Task set has changed, will sync again", "taskset", klog.KObj(set), "err", err)
+		return s.now, nil
 	}
-	sound = err == nil
-	return p.again, err
+	succeeded = err == nil
+	return s.requeue, err
 }
 
-// stale says that what was known at that time is not to be acted on.
-func (c *Controller) stale(at time.Time) bool { return c.clock.Since(at) > staleAfter }
+// isStale reports whether state from that time must not be acted on.
+func (c *Controller) isStale(at time.Time) bool { return c.clock.Since(at) > staleAfter }
 
-// progress is what a pass leaves to the next.
+// progress is what one sync of a set keeps for the next.
 type progress struct {
-	// set is as it was last read or written, nil if that is not known.
+	// set is the set as last read or written, nil if unknown.
 	set *batch.TaskSet
-	// passed is when the last pass ended.
-	passed time.Time
-	// wrote is when the status was last written.
-	wrote time.Time
-	// window is how many tasks are created at once: it grows while all goes well.
-	window int
-	// createFailures, createAfter and createMessage are since when, until when and why no tasks are created.
-	createFailures int
-	createAfter    time.Time
-	createMessage  string
-	// finalized is when the tasks of a set that is being deleted were last looked at.
-	finalized time.Time
+	// syncedAt is when the last sync ended.
+	syncedAt time.Time
+	// statusWrittenAt is when the status was last written.
+	statusWrittenAt time.Time
+	// createBatch is how many tasks are created at a time. It grows while creations succeed.
+	createBatch int
+	// createFailures counts the failed creations in a row, createError is the last error, and until createBackoffUntil
+	// no tasks are created.
+	createFailures     int
+	createBackoffUntil time.Time
+	createError        string
+	// finalizedAt is when the tasks of a set that is being deleted were last listed.
+	finalizedAt time.Time
 }
 
-// newest gives the newer of the set that was observed and the one known. If another has written the status, what is known is void.
+// newest returns the newer of the observed set and the known one. If another client has written the counts of the
+// status, the known set is discarded.
 func (p *progress) newest(observed *batch.TaskSet) *batch.TaskSet {
 	if p.set == nil {
 		return observed
@@ -219,23 +224,25 @@ func (p *progress) newest(observed *batch.TaskSet) *batch.TaskSet {
 	if err == nil && order <= 0 {
 		return p.set
 	}
-	if !sameCounts(&observed.Status, &p.set.Status) {
+	if !equalCounts(&observed.Status, &p.set.Status) {
 		p.set = nil
 	}
 	return observed
 }
 
-func sameCounts(a, b *batch.TaskSetStatus) bool {
+// equalCounts reports whether two statuses have the same counts and conditions.
+func equalCounts(a, b *batch.TaskSetStatus) bool {
 	return a.Failed == b.Failed && a.CompletedIndexes == b.CompletedIndexes && a.IndexFailures == b.IndexFailures &&
 		(a.FailedIndexes == nil) == (b.FailedIndexes == nil) && (a.FailedIndexes == nil || *a.FailedIndexes == *b.FailedIndexes) &&
-		conditionsOf(a) == conditionsOf(b)
+		conditionSummary(a) == conditionSummary(b)
 }
 
-func isTrue(set *batch.TaskSet, condition string) bool {
+func isConditionTrue(set *batch.TaskSet, condition string) bool {
 	return meta.IsStatusConditionTrue(set.Status.Conditions, condition)
 }
 
-func finished(set *batch.TaskSet) *metav1.Condition {
+// finishedCondition returns the condition Complete or Failed of a finished set, nil for an unfinished one.
+func finishedCondition(set *batch.TaskSet) *metav1.Condition {
 	for i, condition := range set.Status.Conditions {
 		if (condition.Type == batch.TaskSetComplete || condition.Type == batch.TaskSetFailed) && condition.Status == metav1.ConditionTrue {
 			return &set.Status.Conditions[i]
@@ -244,8 +251,8 @@ func finished(set *batch.TaskSet) *metav1.Condition {
 	return nil
 }
 
-// each runs f for 0 to n-1, as many at a time as there are slots.
-func (c *Controller) each(ctx context.Context, n int, f func(i int)) {
+// parallelize calls f for 0 to n-1, concurrently within maxRequestsInFlight, until ctx is done.
+func (c *Controller) parallelize(ctx context.Context, n int, f func(i int)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for i := range n {

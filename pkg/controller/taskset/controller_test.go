@@ -34,20 +34,21 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-func running(t *testing.T, spec batch.TaskSetSpec) *world {
+// startWorld returns a world with a set whose first tasks are created.
+func startWorld(t *testing.T, spec batch.TaskSetSpec) *world {
 	w := newWorld(t)
 	w.create(spec)
-	w.settle()
+	w.syncUntilIdle()
 	return w
 }
 
-func TestFailuresInARowDelayTheNextTry(t *testing.T) {
-	w := running(t, of(completions(3), parallelism(1), backoffLimit(100)))
+func TestConsecutiveFailuresDelayTheNextTask(t *testing.T) {
+	w := startWorld(t, newSpec(completions(3), parallelism(1), backoffLimit(100)))
 	started := func(index int, after time.Duration) {
 		t.Helper()
-		w.pass(after - 2*time.Second)
+		w.advance(after - 2*time.Second)
 		w.expectActive()
-		w.pass(3 * time.Second)
+		w.advance(3 * time.Second)
 		w.expectActive(index)
 	}
 	for _, delay := range []time.Duration{10, 20, 40, 80, 160, 320, 600, 600} {
@@ -56,36 +57,36 @@ func TestFailuresInARowDelayTheNextTry(t *testing.T) {
 	}
 	w.end(0, 0)
 	w.expectActive(1)
-	w.pass(2 * time.Second)
+	w.advance(2 * time.Second)
 	w.end(1, 1)
 	started(1, 10*time.Second)
 }
 
-func TestAFailureBesideASuccessDelaysNothing(t *testing.T) {
-	w := running(t, of(completions(9), parallelism(2)))
+func TestAFailureFollowedByASuccessDelaysNothing(t *testing.T) {
+	w := startWorld(t, newSpec(completions(9), parallelism(2)))
 	w.end(1, 1)
 	w.end(0, 0)
 	w.expectActive(1, 2)
 }
 
-func TestAFailureIsCountedThoughItsTaskIsGone(t *testing.T) {
-	w := running(t, of(completions(3), parallelism(1), perIndex(5)))
+func TestAFailureIsCountedAfterItsTaskIsDeleted(t *testing.T) {
+	w := startWorld(t, newSpec(completions(3), parallelism(1), perIndex(5)))
 	w.end(1, 0)
-	w.expect(outcomeOf{failed: 1, indexFailures: "0:1", started: true})
-	w.pass(11 * time.Second)
+	w.expect(wantStatus{failed: 1, indexFailures: "0:1", started: true})
+	w.advance(11 * time.Second)
 	w.end(1, 0)
-	// The status is not written in time, the next task is created, the failed one is deleted by people.
-	w.fail = func(verb, resource string) (before, after error) {
+	// The status is not written, the next task is created, and a user deletes the failed task.
+	w.inject = func(verb, resource string) (before, after error) {
 		if resource == "tasksets/status" {
-			before = apierrors.NewInternalError(errors.New("out of order"))
+			before = apierrors.NewInternalError(errors.New("internal"))
 		}
 		return before, nil
 	}
-	w.deliver(len(w.news))
+	w.deliver(len(w.events))
 	w.now = w.now.Add(25 * time.Second)
 	for range 3 {
 		_ = w.reconcile()
-		w.deliver(len(w.news))
+		w.deliver(len(w.events))
 	}
 	w.expectCreated(0, 2)
 	for _, task := range w.tasks {
@@ -93,42 +94,42 @@ func TestAFailureIsCountedThoughItsTaskIsGone(t *testing.T) {
 			w.removeTask(task)
 		}
 	}
-	w.fail = nil
-	w.start()
-	w.expect(outcomeOf{active: 1, failed: 2, indexFailures: "0:2", started: true})
+	w.inject = nil
+	w.startController()
+	w.expect(wantStatus{active: 1, failed: 2, indexFailures: "0:2", started: true})
 }
 
 func (w *world) expectCreated(index, failures int) {
 	w.t.Helper()
-	if w.created[start{index, failures}] != 1 {
-		w.t.Fatalf("index %d was started after these failures: %v", index, w.created)
+	if w.created[taskToCreate{index, failures}] != 1 {
+		w.t.Fatalf("the tasks created for index %d and others are %v", index, w.created)
 	}
 }
 
-func TestIndexesWithLimitsOfTheirOwnWaitForThemselves(t *testing.T) {
-	w := running(t, of(completions(5), parallelism(2), perIndex(9)))
+func TestIndexesWithABackoffLimitBackOffIndependently(t *testing.T) {
+	w := startWorld(t, newSpec(completions(5), parallelism(2), perIndex(9)))
 	w.end(1, 0)
-	w.expectActive(1) // the place of an index that waits is kept
+	w.expectActive(1) // An index in backoff counts towards the parallelism.
 	w.end(0, 1)
 	w.expectActive(2)
-	w.pass(11 * time.Second)
+	w.advance(11 * time.Second)
 	w.expectActive(0, 2)
 	w.end(1, 0)
-	w.pass(11 * time.Second)
+	w.advance(11 * time.Second)
 	w.expectActive(2)
-	w.pass(10 * time.Second)
+	w.advance(10 * time.Second)
 	w.expectActive(0, 2)
 }
 
 func TestScaling(t *testing.T) {
-	w := running(t, of(completions(10), parallelism(4)))
+	w := startWorld(t, newSpec(completions(10), parallelism(4)))
 	w.run(0, 3)
-	w.settle()
+	w.syncUntilIdle()
 	scale := func(n int32) {
 		w.change(func(s *batch.TaskSet) { s.Spec.Parallelism = &n })
-		w.settle()
+		w.syncUntilIdle()
 	}
-	// Those that wait go first, and of these the last.
+	// Pending tasks are deleted first, the highest index first.
 	scale(3)
 	w.expectActive(0, 1, 3)
 	scale(2)
@@ -143,109 +144,109 @@ func TestScaling(t *testing.T) {
 	w.endTask(w.task(0), 143)
 	scale(2)
 	w.expectActive(0, 1)
-	w.expect(outcomeOf{active: 2, started: true})
+	w.expect(wantStatus{active: 2, started: true})
 }
 
 func TestElasticSetsChangeTheirCompletions(t *testing.T) {
-	w := running(t, of(completions(3), parallelism(3), indexed))
+	w := startWorld(t, newSpec(completions(3), parallelism(3), indexed))
 	scale := func(n int32) {
 		w.change(func(s *batch.TaskSet) { s.Spec.Parallelism, s.Spec.Completions = &n, &n })
-		w.settle()
+		w.syncUntilIdle()
 	}
 	w.end(0, 2)
-	w.expect(outcomeOf{active: 2, succeeded: 1, completed: "2", started: true})
+	w.expect(wantStatus{active: 2, succeeded: 1, completed: "2", started: true})
 	scale(5)
 	w.expectActive(0, 1, 3, 4)
 	w.end(1, 4)
-	w.pass(flushInterval)
+	w.advance(statusWriteInterval)
 	scale(2)
 	w.expectActive(0, 1)
-	w.expect(outcomeOf{active: 2, failed: 1, started: true})
+	w.expect(wantStatus{active: 2, failed: 1, started: true})
 	w.end(0, 0, 1)
-	w.expect(outcomeOf{conditions: reached, succeeded: 2, failed: 1, completed: "0,1", started: true, completionTimeSet: true})
+	w.expect(wantStatus{conditions: reached, succeeded: 2, failed: 1, completed: "0,1", started: true, completionTimeSet: true})
 }
 
 // TestWaitingTasksFollowTheQueueAndPriorityOfTheirSet changes both before a task has started.
 func TestWaitingTasksFollowTheQueueAndPriorityOfTheirSet(t *testing.T) {
-	orders := func(w *world) map[int]order {
-		found := map[int]order{}
+	orders := func(w *world) map[int]queueOrder {
+		found := map[int]queueOrder{}
 		for _, task := range w.tasks {
 			if task.DeletionTimestamp == nil {
-				found[indexOf(task)] = orderOf(&task.Spec)
+				found[completionIndexOf(task)] = queueOrderOf(&task.Spec)
 			}
 		}
 		return found
 	}
-	expect := func(t *testing.T, w *world, want map[int]order) {
+	expect := func(t *testing.T, w *world, want map[int]queueOrder) {
 		t.Helper()
 		if got := orders(w); !maps.Equal(got, want) {
-			t.Errorf("the tasks are in %v, want %v", got, want)
+			t.Errorf("the queues and priorities are %v, want %v", got, want)
 		}
 	}
 	change := func(queue string, priority int32) func(*batch.TaskSet) {
 		return func(set *batch.TaskSet) { set.Spec.QueueName, set.Spec.Template.Spec.Priority = queue, priority }
 	}
-	plain := order{"default", 0}
+	plain := queueOrder{"default", 0}
 
-	t.Run("all that wait", func(t *testing.T) {
-		w := running(t, of(completions(9), parallelism(2)))
-		expect(t, w, map[int]order{0: plain, 1: plain})
+	t.Run("all waiting tasks", func(t *testing.T) {
+		w := startWorld(t, newSpec(completions(9), parallelism(2)))
+		expect(t, w, map[int]queueOrder{0: plain, 1: plain})
 		w.change(change("default", 5))
-		w.settle()
-		expect(t, w, map[int]order{0: {"default", 5}, 1: {"default", 5}})
+		w.syncUntilIdle()
+		expect(t, w, map[int]queueOrder{0: {"default", 5}, 1: {"default", 5}})
 		w.change(change("other", 5))
-		w.settle()
-		expect(t, w, map[int]order{0: {"other", 5}, 1: {"other", 5}})
-		w.expect(outcomeOf{active: 2, started: true})
+		w.syncUntilIdle()
+		expect(t, w, map[int]queueOrder{0: {"other", 5}, 1: {"other", 5}})
+		w.expect(wantStatus{active: 2, started: true})
 	})
-	t.Run("after the controller was away", func(t *testing.T) {
-		w := running(t, of(completions(9), parallelism(2)))
+	t.Run("after the controller was down", func(t *testing.T) {
+		w := startWorld(t, newSpec(completions(9), parallelism(2)))
 		w.change(change("other", 5))
-		w.start()
-		w.settle()
-		expect(t, w, map[int]order{0: {"other", 5}, 1: {"other", 5}})
+		w.startController()
+		w.syncUntilIdle()
+		expect(t, w, map[int]queueOrder{0: {"other", 5}, 1: {"other", 5}})
 	})
 	t.Run("not one that is bound", func(t *testing.T) {
-		w := running(t, of(completions(9), parallelism(2)))
+		w := startWorld(t, newSpec(completions(9), parallelism(2)))
 		w.change(change("other", 5))
-		w.deliver(len(w.news))
+		w.deliver(len(w.events))
 		task := w.task(0)
 		task.Spec.WorkerName = "worker"
-		w.putTask(task) // which the controller has not heard of
+		w.putTask(task) // The controller has not observed this yet.
 		if err := w.reconcile(); err != nil {
 			t.Fatal(err)
 		}
-		w.settle()
-		expect(t, w, map[int]order{0: plain, 1: {"other", 5}})
+		w.syncUntilIdle()
+		expect(t, w, map[int]queueOrder{0: plain, 1: {"other", 5}})
 	})
-	t.Run("as far as webhooks let them", func(t *testing.T) {
+	t.Run("as far as webhooks allow", func(t *testing.T) {
 		w := newWorld(t)
 		w.admit = func(task *batch.Task) { task.Spec.Priority = 77 }
-		w.create(of(completions(9), parallelism(2)))
-		w.settle()
-		expect(t, w, map[int]order{0: {"default", 77}, 1: {"default", 77}})
+		w.create(newSpec(completions(9), parallelism(2)))
+		w.syncUntilIdle()
+		expect(t, w, map[int]queueOrder{0: {"default", 77}, 1: {"default", 77}})
 		if n := w.requests["create tasks"]; n != 2 {
-			t.Errorf("two tasks were created %d times", n)
+			t.Errorf("%d tasks were created, want 2", n)
 		}
 		w.change(change("other", 5))
-		w.settle()
-		expect(t, w, map[int]order{0: {"other", 77}, 1: {"other", 77}})
+		w.syncUntilIdle()
+		expect(t, w, map[int]queueOrder{0: {"other", 77}, 1: {"other", 77}})
 	})
-	t.Run("and no more once a task runs", func(t *testing.T) {
-		w := running(t, of(completions(9), parallelism(2)))
+	t.Run("not once a task runs", func(t *testing.T) {
+		w := startWorld(t, newSpec(completions(9), parallelism(2)))
 		w.run(0)
-		w.pass(flushInterval)
+		w.advance(statusWriteInterval)
 		for _, refused := range []func(*batch.TaskSet){change("other", 0), change("default", 5)} {
 			if err := w.tryChange(refused); !apierrors.IsInvalid(err) {
-				t.Errorf("the change is answered %v", err)
+				t.Errorf("the update returned %v, want Invalid", err)
 			}
 		}
 	})
 }
 
-// TestDuplicatesAreEndedAlone sees that beside a task whose index another one has already no further one is ended.
-func TestDuplicatesAreEndedAlone(t *testing.T) {
-	w := running(t, of(completions(9), parallelism(3)))
+// TestOnlyDuplicatesAreDeleted creates a second task of an index.
+func TestOnlyDuplicatesAreDeleted(t *testing.T) {
+	w := startWorld(t, newSpec(completions(9), parallelism(3)))
 	duplicate := w.task(0)
 	duplicate.Name, duplicate.UID = "duplicate", "duplicate"
 	w.putTask(duplicate)
@@ -255,34 +256,35 @@ func TestDuplicatesAreEndedAlone(t *testing.T) {
 	}
 }
 
-// TestDeadlinesOfAnyLengthAreKept holds the controller to the longest deadline that is accepted, and to longer ones that are stored.
-func TestDeadlinesOfAnyLengthAreKept(t *testing.T) {
+// TestLongDeadlinesDoNotOverflow uses the longest deadline that the server accepts, and longer ones that may be stored.
+func TestLongDeadlinesDoNotOverflow(t *testing.T) {
 	for _, seconds := range []int64{math.MaxInt32, math.MaxInt32 + 1, 9_223_372_036, 9_223_372_037, math.MaxInt64} {
-		w := running(t, of(completions(2)))
+		w := startWorld(t, newSpec(completions(2)))
 		set := w.set().DeepCopy()
 		set.Spec.ActiveDeadlineSeconds = &seconds
 		w.putSet(set)
-		w.pass(1000 * time.Hour)
-		w.expect(outcomeOf{active: 1, started: true})
+		w.advance(1000 * time.Hour)
+		w.expect(wantStatus{active: 1, started: true})
 	}
 }
 
-// TestElasticSetsEndWhateverBecomesOfTheirSpec makes a set smaller and changes its parallelism before the controller has written a status.
-func TestElasticSetsEndWhateverBecomesOfTheirSpec(t *testing.T) {
-	w := running(t, of(completions(8), parallelism(8), indexed))
+// TestElasticSetsFinishAfterTwoQuickUpdates shrinks a set and changes its parallelism before the controller writes the
+// status.
+func TestElasticSetsFinishAfterTwoQuickUpdates(t *testing.T) {
+	w := startWorld(t, newSpec(completions(8), parallelism(8), indexed))
 	w.end(0, 2, 3, 4, 5, 6, 7)
-	w.expect(outcomeOf{active: 2, succeeded: 6, completed: "2-7", started: true})
+	w.expect(wantStatus{active: 2, succeeded: 6, completed: "2-7", started: true})
 	w.change(func(s *batch.TaskSet) { s.Spec.Parallelism, s.Spec.Completions = ptr.To[int32](2), ptr.To[int32](2) })
 	w.change(func(s *batch.TaskSet) { s.Spec.Parallelism = ptr.To[int32](1) })
-	w.expect(outcomeOf{active: 1, started: true})
+	w.expect(wantStatus{active: 1, started: true})
 	w.end(0, 0)
-	w.settle()
+	w.syncUntilIdle()
 	w.end(0, 1)
-	w.expect(outcomeOf{conditions: reached, succeeded: 2, completed: "0,1", started: true, completionTimeSet: true})
+	w.expect(wantStatus{conditions: reached, succeeded: 2, completed: "0,1", started: true, completionTimeSet: true})
 }
 
 func TestTasksOfASet(t *testing.T) {
-	spec := of(completions(20), parallelism(12), indexed, backoffLimit(100))
+	spec := newSpec(completions(20), parallelism(12), indexed, backoffLimit(100))
 	spec.QueueName = "q"
 	spec.Template = batch.TaskTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"note": "mine"}},
@@ -291,9 +293,9 @@ func TestTasksOfASet(t *testing.T) {
 			Env: []batch.EnvVar{{Name: "FILE", Value: "in-$(TASK_INDEX)"}, {Name: "JOB_COMPLETION_INDEX", Value: "own"}},
 		},
 	}
-	w := running(t, spec)
+	w := startWorld(t, spec)
 	w.end(1, 11)
-	w.pass(11 * time.Second)
+	w.advance(11 * time.Second)
 	task, set := w.task(11), w.set()
 	if !strings.HasPrefix(task.Name, "set-11-") || len(task.Name) != len("set-11-abcde") {
 		t.Errorf("the name is %q", task.Name)
@@ -327,10 +329,10 @@ func TestTasksOfASet(t *testing.T) {
 }
 
 func TestTasksOfASetWithItems(t *testing.T) {
-	spec := of(completions(3), parallelism(3), indexed)
+	spec := newSpec(completions(3), parallelism(3), indexed)
 	spec.Items = []string{"a b", "", "$(HOME) $$5 $"}
 	spec.Template.Spec.Env = []batch.EnvVar{{Name: "TASK_INDEX", Value: "$(TASK_ITEM)"}}
-	w := running(t, spec)
+	w := startWorld(t, spec)
 	for index, want := range []string{"a b", "", "$$(HOME) $$$$5 $$"} {
 		env := []batch.EnvVar{
 			{Name: "TASK_ITEM", Value: want}, {Name: "JOB_COMPLETION_INDEX", Value: strconv.Itoa(index)}, {Name: "TASK_INDEX", Value: "$(TASK_ITEM)"},
@@ -342,7 +344,7 @@ func TestTasksOfASetWithItems(t *testing.T) {
 }
 
 func TestCountedTasksAreDeleted(t *testing.T) {
-	w := running(t, of(completions(300), parallelism(150), backoffLimit(1000)))
+	w := startWorld(t, newSpec(completions(300), parallelism(150), backoffLimit(1000)))
 	for index := range 150 {
 		code := int32(0)
 		if index < 120 {
@@ -353,99 +355,99 @@ func TestCountedTasksAreDeleted(t *testing.T) {
 			w.now = w.now.Add(time.Second)
 		}
 	}
-	w.pass(5 * time.Second)
+	w.advance(5 * time.Second)
 	if got := len(w.phase(batch.TaskSucceeded)); got != 0 {
-		t.Errorf("%d tasks that have succeeded are left", got)
+		t.Errorf("%d succeeded tasks are left", got)
 	}
 	failed := w.phase(batch.TaskFailed)
-	if len(failed) != maxKept || failed[0] != 20 {
-		t.Errorf("%d failed tasks are kept, the first of index %d", len(failed), failed[0])
+	if len(failed) != maxRetainedFailures || failed[0] != 20 {
+		t.Errorf("%d failed tasks are retained, the first of index %d", len(failed), failed[0])
 	}
-	w.pass(time.Hour)
+	w.advance(time.Hour)
 	w.end(0, 50)
-	w.pass(2 * time.Second)
-	if failed := w.phase(batch.TaskFailed); slices.Contains(failed, 50) || len(failed) != maxKept-1 {
-		t.Errorf("%v are kept after index 50 has succeeded", failed)
+	w.advance(2 * time.Second)
+	if failed := w.phase(batch.TaskFailed); slices.Contains(failed, 50) || len(failed) != maxRetainedFailures-1 {
+		t.Errorf("the failed tasks of %v are retained after index 50 has succeeded", failed)
 	}
 }
 
-func TestFailedTasksOutliveTheSetsEnd(t *testing.T) {
-	w := running(t, of(completions(3), parallelism(3), perIndex(0)))
+func TestFailedTasksOfAFinishedSetAreRetained(t *testing.T) {
+	w := startWorld(t, newSpec(completions(3), parallelism(3), perIndex(0)))
 	w.end(0, 0, 2)
 	w.end(1, 1)
-	w.expect(outcomeOf{conditions: failedFor("FailedIndexes"), succeeded: 2, failed: 1, completed: "0,2", failedIndexes: "1", started: true})
+	w.expect(wantStatus{conditions: failedFor("FailedIndexes"), succeeded: 2, failed: 1, completed: "0,2", failedIndexes: "1", started: true})
 	for range 2 {
 		if len(w.tasks) != 1 || !slices.Equal(w.phase(batch.TaskFailed), []int{1}) {
-			t.Errorf("what is left is %v", w.tasks)
+			t.Errorf("the tasks left are %v, want the failed one", w.tasks)
 		}
-		w.start()
-		w.pass(time.Hour)
+		w.startController()
+		w.advance(time.Hour)
 	}
 }
 
 func TestStatusIsWrittenOnceASecond(t *testing.T) {
-	w := running(t, of(completions(1000), parallelism(10)))
+	w := startWorld(t, newSpec(completions(1000), parallelism(10)))
 	before := w.requests["update tasksets/status"]
-	for range 100 { // of 100 ms each
+	for range 100 { // Each iteration takes 100 ms.
 		index := w.active()[0]
 		w.run(index)
-		w.settle()
+		w.syncUntilIdle()
 		w.end(0, index)
-		w.pass(100 * time.Millisecond)
+		w.advance(100 * time.Millisecond)
 	}
-	w.pass(2 * time.Second)
+	w.advance(2 * time.Second)
 	if writes := w.requests["update tasksets/status"] - before; writes < 9 || writes > 12 {
 		t.Errorf("%d writes of the status in ten seconds", writes)
 	}
 	if w.set().Status.Succeeded != 100 {
-		t.Errorf("%d have succeeded", w.set().Status.Succeeded)
+		t.Errorf("%d tasks have succeeded", w.set().Status.Succeeded)
 	}
 	before = w.requests["update tasksets/status"]
-	w.pass(time.Hour)
+	w.advance(time.Hour)
 	w.change(func(s *batch.TaskSet) { s.Annotations = map[string]string{"x": "y"} })
-	w.pass(time.Hour)
+	w.advance(time.Hour)
 	if writes := w.requests["update tasksets/status"] - before; writes != 0 {
-		t.Errorf("%d writes of a status that does not change", writes)
+		t.Errorf("%d writes of an unchanged status", writes)
 	}
 }
 
 func TestOneEventForEachTransition(t *testing.T) {
-	w := running(t, of(completions(40), parallelism(4), suspended))
+	w := startWorld(t, newSpec(completions(40), parallelism(4), suspended))
 	w.change(func(s *batch.TaskSet) { s.Spec.Suspend = ptr.To(false) })
-	w.settle()
+	w.syncUntilIdle()
 	for range 40 {
 		w.end(0, w.active()[0])
-		w.pass(time.Second)
+		w.advance(time.Second)
 	}
 	want := []string{"Normal Suspended: TaskSet suspended", "Normal Resumed: TaskSet resumed", "Normal Completed: TaskSet completed"}
-	if diff := cmp.Diff(want, w.events.seen); diff != "" {
+	if diff := cmp.Diff(want, w.recorder.seen); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}
-	w = running(t, of(backoffLimit(0)))
+	w = startWorld(t, newSpec(backoffLimit(0)))
 	w.end(1, 0)
-	w.pass(time.Hour)
+	w.advance(time.Hour)
 	want = []string{"Warning BackoffLimitExceeded: TaskSet has reached the specified backoff limit"}
-	if diff := cmp.Diff(want, w.events.seen); diff != "" {
+	if diff := cmp.Diff(want, w.recorder.seen); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}
 }
 
-func TestRefusedCreationsAreToldAndTriedAgain(t *testing.T) {
+func TestFailedCreationsAreReportedAndRetried(t *testing.T) {
 	resource := batch.Resource("tasks")
 	for name, test := range map[string]struct {
 		err  error
-		told string
+		want string
 		// least and most are the attempts in a minute.
 		least, most int
 	}{
 		"quota":      {apierrors.NewForbidden(resource, "x", errors.New("exceeded quota: small")), "exceeded quota: small", 3, 9},
 		"full queue": {apierrors.NewTooManyRequests("queue default is full", 3), "queue default is full", 18, 21},
-		"server":     {apierrors.NewInternalError(errors.New("out of order")), "out of order", 3, 9},
+		"server":     {apierrors.NewInternalError(errors.New("internal")), "internal", 3, 9},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			room, attempts := 3, 0
-			w.fail = func(verb, resource string) (before, after error) {
+			w.inject = func(verb, resource string) (before, after error) {
 				if verb != "create" {
 					return nil, nil
 				}
@@ -455,56 +457,56 @@ func TestRefusedCreationsAreToldAndTriedAgain(t *testing.T) {
 				room--
 				return nil, nil
 			}
-			w.create(of(completions(20), parallelism(10)))
-			w.pass(2 * time.Second)
-			w.expect(outcomeOf{conditions: []string{"ReplicaFailure/FailedCreate"}, active: 3, started: true})
-			if message := w.conditionMessage(batch.TaskSetReplicaFailure); !strings.Contains(message, test.told) {
+			w.create(newSpec(completions(20), parallelism(10)))
+			w.advance(2 * time.Second)
+			w.expect(wantStatus{conditions: []string{"ReplicaFailure/FailedCreate"}, active: 3, started: true})
+			if message := w.conditionMessage(batch.TaskSetReplicaFailure); !strings.Contains(message, test.want) {
 				t.Errorf("the message is %q", message)
 			}
 			attempts = 0
-			w.pass(time.Minute)
+			w.advance(time.Minute)
 			if attempts < test.least || attempts > test.most {
 				t.Errorf("%d attempts within a minute", attempts)
 			}
 			room = 1000
-			w.pass(createLimit)
-			w.expect(outcomeOf{active: 10, started: true})
-			if len(w.events.seen) != 1 || !strings.HasPrefix(w.events.seen[0], "Warning FailedCreate: ") {
-				t.Errorf("Events: %q", w.events.seen)
+			w.advance(createBackoffMax)
+			w.expect(wantStatus{active: 10, started: true})
+			if len(w.recorder.seen) != 1 || !strings.HasPrefix(w.recorder.seen[0], "Warning FailedCreate: ") {
+				t.Errorf("Events: %q", w.recorder.seen)
 			}
 		})
 	}
 }
 
-func TestAStatusThatDoesNotFitIsTold(t *testing.T) {
+func TestAStatusThatIsTooLargeIsReported(t *testing.T) {
 	w := newWorld(t)
-	w.fail = func(verb, resource string) (before, after error) {
+	w.inject = func(verb, resource string) (before, after error) {
 		if verb == "update" && resource == "tasksets/status" {
 			return apierrors.NewRequestEntityTooLargeError("the object does not fit into etcd"), nil
 		}
 		return nil, nil
 	}
-	w.create(of(completions(9)))
-	w.deliver(len(w.news))
+	w.create(newSpec(completions(9)))
+	w.deliver(len(w.events))
 	if err := w.reconcile(); !apierrors.IsRequestEntityTooLargeError(err) {
-		t.Errorf("the pass ends in %v", err)
+		t.Errorf("the sync returned %v", err)
 	}
-	if len(w.events.seen) != 1 || !strings.HasPrefix(w.events.seen[0], "Warning StatusTooLarge: The status cannot be stored: ") {
-		t.Errorf("Events: %q", w.events.seen)
+	if len(w.recorder.seen) != 1 || !strings.HasPrefix(w.recorder.seen[0], "Warning StatusTooLarge: The status cannot be stored: ") {
+		t.Errorf("Events: %q", w.recorder.seen)
 	}
 }
 
-func TestAForeignTaskOfThatNameIsTold(t *testing.T) {
+func TestAForeignTaskOfThatNameIsReported(t *testing.T) {
 	w := newWorld(t)
-	w.create(of(completions(2), parallelism(2)))
+	w.create(newSpec(completions(2), parallelism(2)))
 	name := batch.NewTask(w.set(), 1, 0).Name
 	w.putTask(&batch.Task{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: name, UID: "foreign"}})
-	w.pass(2 * time.Second)
-	if message := w.conditionMessage(batch.TaskSetReplicaFailure); !strings.Contains(message, name+" exists and is not of this set: delete it") {
+	w.advance(2 * time.Second)
+	if message := w.conditionMessage(batch.TaskSetReplicaFailure); !strings.Contains(message, name+" exists and is not controlled by this task set: delete it") {
 		t.Errorf("the message is %q", message)
 	}
 	w.removeTask(w.tasks[name])
-	w.pass(createLimit)
+	w.advance(createBackoffMax)
 	w.expectActive(0, 1)
 }
 
@@ -515,41 +517,42 @@ func TestTimeToLive(t *testing.T) {
 	end := func(w *world) {
 		w.end(0, 0)
 		w.end(1, 1)
-		w.settle()
+		w.syncUntilIdle()
 	}
-	t.Run("is over in time", func(t *testing.T) {
-		w := running(t, of(completions(2), parallelism(2), perIndex(0), ttl(100)))
-		w.pass(time.Hour)
+	t.Run("ends on time", func(t *testing.T) {
+		w := startWorld(t, newSpec(completions(2), parallelism(2), perIndex(0), ttl(100)))
+		w.advance(time.Hour)
 		end(w)
-		w.pass(98 * time.Second)
+		w.advance(98 * time.Second)
 		if w.set() == nil || w.set().DeletionTimestamp != nil {
-			t.Fatal("it was deleted early")
+			t.Fatal("the set was deleted early")
 		}
-		w.pass(3 * time.Second)
+		w.advance(3 * time.Second)
 		if w.set().DeletionTimestamp == nil || !slices.Contains(w.set().Finalizers, metav1.FinalizerDeleteDependents) {
-			t.Errorf("it is not deleted with its tasks: %+v", w.set().ObjectMeta)
+			t.Errorf("the set is not deleted with its tasks: %+v", w.set().ObjectMeta)
 		}
 	})
-	t.Run("zero is at once", func(t *testing.T) {
-		w := running(t, of(completions(2), parallelism(2), perIndex(0), ttl(0)))
+	t.Run("zero deletes at once", func(t *testing.T) {
+		w := startWorld(t, newSpec(completions(2), parallelism(2), perIndex(0), ttl(0)))
 		end(w)
-		w.settle()
+		w.syncUntilIdle()
 		if w.set().DeletionTimestamp == nil {
-			t.Error("it is there still")
+			t.Error("the set still exists")
 		}
 	})
-	t.Run("can be prolonged until the last moment", func(t *testing.T) {
-		w := running(t, of(completions(2), parallelism(2), perIndex(0), ttl(100)))
+	t.Run("can be extended until it ends", func(t *testing.T) {
+		w := startWorld(t, newSpec(completions(2), parallelism(2), perIndex(0), ttl(100)))
 		end(w)
-		w.pass(99 * time.Second)
+		w.advance(99 * time.Second)
 		w.change(func(s *batch.TaskSet) { s.Spec.TTLSecondsAfterFinished = ptr.To[int32](1000) })
 		w.now = w.now.Add(10 * time.Second)
-		if err := w.reconcile(); err != nil || w.set().DeletionTimestamp != nil { // which has not heard of it
-			t.Errorf("it is deleted, %v", err)
+		// The controller has not observed the extension.
+		if err := w.reconcile(); err != nil || w.set().DeletionTimestamp != nil {
+			t.Errorf("the set is deleted, or the sync failed: %v", err)
 		}
-		w.pass(1000 * time.Second)
+		w.advance(1000 * time.Second)
 		if w.set().DeletionTimestamp == nil {
-			t.Error("it is there still")
+			t.Error("the set still exists")
 		}
 	})
 }
@@ -558,69 +561,69 @@ func TestDeletionOfASet(t *testing.T) {
 	start := func(t *testing.T, collect bool) *world {
 		w := newWorld(t)
 		w.collect = collect
-		w.start()
-		w.create(of(completions(9), parallelism(3)))
-		w.settle()
+		w.startController()
+		w.create(newSpec(completions(9), parallelism(3)))
+		w.syncUntilIdle()
 		w.run(0)
 		w.end(0, 1)
-		w.settle()
+		w.syncUntilIdle()
 		return w
 	}
 	gone := func(w *world) {
-		w.news = append(w.news, news{oldSet: w.set()})
+		w.events = append(w.events, event{oldSet: w.set()})
 		delete(w.sets, testSet)
-		w.pass(10 * time.Second)
+		w.advance(10 * time.Second)
 	}
 	t.Run("in the background", func(t *testing.T) {
 		w := start(t, true)
 		gone(w)
 		w.expectActive()
 		w.endTask(w.task(0), 143)
-		w.pass(time.Minute)
+		w.advance(time.Minute)
 		if len(w.tasks) > 0 || len(w.c.tracker.families) > 0 {
-			t.Errorf("what is left: %v, %v", w.tasks, w.c.tracker.families)
+			t.Errorf("objects left: %v, %v", w.tasks, w.c.tracker.families)
 		}
 	})
 	t.Run("while there was no controller", func(t *testing.T) {
 		w := start(t, true)
 		delete(w.sets, testSet)
-		w.start()
-		w.pass(time.Minute)
+		w.startController()
+		w.advance(time.Minute)
 		w.expectActive()
 	})
-	t.Run("and another takes its name", func(t *testing.T) {
+	t.Run("and another set with its name", func(t *testing.T) {
 		w := start(t, true)
 		gone(w)
-		w.create(of(completions(9), parallelism(2)))
+		w.create(newSpec(completions(9), parallelism(2)))
 		w.expectActive(0, 1)
 		w.endTask(w.tasks[w.phaseName(batch.TaskRunning)], 143)
 		w.expectActive(0, 1)
-		w.expect(outcomeOf{active: 2, started: true})
+		w.expect(wantStatus{active: 2, started: true})
 	})
 	t.Run("in the foreground", func(t *testing.T) {
 		w := start(t, true)
 		if err := w.deleteSet(testSet, metav1.DeletePropagationForeground); err != nil {
 			t.Fatal(err)
 		}
-		w.pass(time.Minute)
+		w.advance(time.Minute)
 		w.expectActive()
 		if w.set() == nil {
-			t.Fatal("the set is gone before its last task")
+			t.Fatal("the set was deleted before its last task")
 		}
 		w.endTask(w.task(0), 143)
-		w.pass(time.Minute)
+		w.advance(time.Minute)
 		if len(w.sets) > 0 || len(w.tasks) > 0 {
-			t.Errorf("what is left: %v, %v", w.sets, w.tasks)
+			t.Errorf("objects left: %v, %v", w.sets, w.tasks)
 		}
 	})
-	t.Run("without its tasks", func(t *testing.T) {
+	t.Run("with its tasks orphaned", func(t *testing.T) {
 		w := start(t, true)
 		if err := w.deleteSet(testSet, metav1.DeletePropagationOrphan); err != nil {
 			t.Fatal(err)
 		}
-		w.pass(time.Minute)
+		w.advance(time.Minute)
 		if len(w.sets) > 0 {
-			t.Error("the set is there still")
+			t.Error("the set still exists")
 		}
 		w.expectActive(0, 2, 3)
 		for name, task := range w.tasks {
@@ -629,13 +632,13 @@ func TestDeletionOfASet(t *testing.T) {
 			}
 		}
 	})
-	t.Run("where others collect garbage", func(t *testing.T) {
+	t.Run("with a garbage collector", func(t *testing.T) {
 		for _, policy := range []metav1.DeletionPropagation{metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan} {
 			w := start(t, false)
 			if err := w.deleteSet(testSet, policy); err != nil {
 				t.Fatal(err)
 			}
-			w.pass(time.Minute)
+			w.advance(time.Minute)
 			w.expectActive(0, 2, 3)
 			if len(w.set().Finalizers) != 1 {
 				t.Errorf("finalizers: %v", w.set().Finalizers)
@@ -647,7 +650,7 @@ func TestDeletionOfASet(t *testing.T) {
 	})
 }
 
-// phaseName gives the name of a task in that phase.
+// phaseName returns the name of a task in that phase.
 func (w *world) phaseName(phase batch.TaskPhase) string {
 	for name, task := range w.tasks {
 		if task.Status.Phase == phase {
@@ -658,40 +661,40 @@ func (w *world) phaseName(phase batch.TaskPhase) string {
 }
 
 func TestAdoption(t *testing.T) {
-	w := running(t, of(completions(9), parallelism(3)))
+	w := startWorld(t, newSpec(completions(9), parallelism(3)))
 	disown := func(index int) string {
 		task := w.task(index)
 		task.OwnerReferences = nil
 		w.putTask(task)
 		return task.Name
 	}
-	t.Run("of what matches and has no controller", func(t *testing.T) {
+	t.Run("of a matching task without a controller", func(t *testing.T) {
 		name := disown(1)
-		w.settle()
+		w.syncUntilIdle()
 		if !metav1.IsControlledBy(w.tasks[name], w.set()) {
-			t.Error("it is not adopted")
+			t.Error("the task is not adopted")
 		}
 		w.expectActive(0, 1, 2)
 	})
-	t.Run("not of what has no index", func(t *testing.T) {
+	t.Run("not of a task without an index", func(t *testing.T) {
 		task := w.task(1)
 		task.Name, task.UID, task.OwnerReferences = "no-index", "no-index", nil
 		delete(task.Labels, batch.LabelCompletionIndex)
 		w.putTask(task)
-		w.settle()
+		w.syncUntilIdle()
 		if len(w.tasks["no-index"].OwnerReferences) > 0 {
-			t.Error("it is adopted")
+			t.Error("the task is adopted")
 		}
 		w.removeTask(w.tasks["no-index"])
 	})
-	t.Run("not of what another controls", func(t *testing.T) {
+	t.Run("not of a task with another controller", func(t *testing.T) {
 		task := w.task(1)
 		task.Name, task.UID = "anothers", "anothers"
 		task.OwnerReferences = []metav1.OwnerReference{{APIVersion: "x/v1", Kind: "X", Name: "x", UID: "x", Controller: ptr.To(true)}}
 		w.putTask(task)
-		w.settle()
+		w.syncUntilIdle()
 		if len(w.tasks["anothers"].OwnerReferences) != 1 {
-			t.Error("it is adopted")
+			t.Error("the task is adopted")
 		}
 		w.removeTask(w.tasks["anothers"])
 	})
@@ -706,85 +709,85 @@ func TestAdoption(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		w.settle()
+		w.syncUntilIdle()
 		if len(w.tasks[name].OwnerReferences) > 0 {
-			t.Error("it is adopted")
+			t.Error("the task is adopted")
 		}
 	})
 }
 
-func TestWhatNoLongerMatchesIsReleased(t *testing.T) {
-	w := running(t, of(completions(9), parallelism(2)))
+func TestTasksThatNoLongerMatchAreReleased(t *testing.T) {
+	w := startWorld(t, newSpec(completions(9), parallelism(2)))
 	task := w.task(1)
 	task.Labels[batch.LabelControllerUID] = "another"
 	w.putTask(task)
-	w.settle()
+	w.syncUntilIdle()
 	if len(w.tasks[task.Name].OwnerReferences) > 0 {
-		t.Error("it is not released")
+		t.Error("the task is not released")
 	}
 }
 
-func TestTasksThatPeopleDeleteAreStartedAnew(t *testing.T) {
-	w := running(t, of(completions(4), parallelism(3), backoffLimit(0)))
+func TestDeletedTasksAreReplaced(t *testing.T) {
+	w := startWorld(t, newSpec(completions(4), parallelism(3), backoffLimit(0)))
 	w.run(0)
-	w.deleteTask(w.task(0)) // ends in its own time, and fails by that
-	w.deleteTask(w.task(1)) // goes at once
+	w.deleteTask(w.task(0)) // terminates gracefully, and fails
+	w.deleteTask(w.task(1)) // is deleted at once
 	w.expectActive(1, 2)
 	w.endTask(w.task(0), 143)
 	w.expectActive(0, 1, 2)
-	w.expect(outcomeOf{active: 3, started: true})
-	if n := w.created[start{0, 0}]; n != 2 {
-		t.Errorf("index 0 was started %d times", n)
+	w.expect(wantStatus{active: 3, started: true})
+	if n := w.created[taskToCreate{0, 0}]; n != 2 {
+		t.Errorf("index 0 was created %d times", n)
 	}
 }
 
-func TestAnotherWriterOfTheStatusIsHeard(t *testing.T) {
-	w := running(t, of(completions(9), parallelism(2)))
+func TestStatusWrittenByAnotherClientIsUsed(t *testing.T) {
+	w := startWorld(t, newSpec(completions(9), parallelism(2)))
 	w.changeStatus(func(s *batch.TaskSetStatus) { s.CompletedIndexes, s.Succeeded = "0-4", 5 })
 	w.expectActive(5, 6)
-	w.expect(outcomeOf{active: 2, succeeded: 5, completed: "0-4", started: true})
+	w.expect(wantStatus{active: 2, succeeded: 5, completed: "0-4", started: true})
 }
 
-func TestLostAnswersDoNoHarm(t *testing.T) {
+func TestLostResponsesAreHarmless(t *testing.T) {
 	w := newWorld(t)
 	lost := 0
-	w.fail = func(verb, _ string) (before, after error) {
+	w.inject = func(verb, _ string) (before, after error) {
 		if verb == "get" || lost > 20 {
 			return nil, nil
 		}
 		lost++
-		return nil, apierrors.NewTimeoutError("the answer was lost", 0)
+		return nil, apierrors.NewTimeoutError("the response was lost", 0)
 	}
-	w.create(of(completions(6), parallelism(3)))
-	for step := 0; finished(w.set()) == nil && step < 1000; step++ {
-		w.deliver(len(w.news))
+	w.create(newSpec(completions(6), parallelism(3)))
+	for step := 0; finishedCondition(w.set()) == nil && step < 1000; step++ {
+		w.deliver(len(w.events))
 		_ = w.reconcile()
 		w.now = w.now.Add(time.Second)
 		for _, index := range w.active() {
 			w.end(0, index)
 		}
 	}
-	w.fail = nil
-	w.pass(time.Minute)
-	w.expect(outcomeOf{conditions: reached, succeeded: 6, completed: "0-5", started: true, completionTimeSet: true})
+	w.inject = nil
+	w.advance(time.Minute)
+	w.expect(wantStatus{conditions: reached, succeeded: 6, completed: "0-5", started: true, completionTimeSet: true})
 	if lost < 10 {
-		t.Errorf("%d answers were lost", lost)
+		t.Errorf("%d responses were lost", lost)
 	}
 	for s, n := range w.created {
 		if n != 1 {
-			t.Errorf("index %d was started %d times", s.index, n)
+			t.Errorf("index %d was created %d times", s.index, n)
 		}
 	}
 }
 
-// However fast tasks finish, those that are counted are deleted as fast.
+// TestFinishedTasksDoNotPileUp checks that counted tasks are deleted as fast as tasks finish.
 func TestFinishedTasksDoNotPileUp(t *testing.T) {
 	const parallel = 200
 	w := newWorld(t)
-	w.create(of(completions(8000), parallelism(parallel)))
+	w.create(newSpec(completions(8000), parallelism(parallel)))
 	most := 0
-	for !isTrue(w.set(), batch.TaskSetComplete) {
-		w.deliver(len(w.news))
+	for !isConditionTrue(w.set(), batch.TaskSetComplete) {
+		w.deliver(len(w.events))
 		if err := w.reconcile(); err != nil {
 			t.Fatal(err)
 		}
@@ -796,92 +799,94 @@ func TestFinishedTasksDoNotPileUp(t *testing.T) {
 		}
 		most = max(most, len(w.tasks))
 	}
-	// Those of one second, ten passes, wait for their count to be stored.
+	// The tasks of one second, or ten syncs, wait until the status that counts them is stored.
 	if want := parallel + 10*parallel; most > want {
-		t.Errorf("there were %d tasks at a time, want %d at most", most, want)
+		t.Errorf("there were %d tasks at a time, want at most %d", most, want)
 	}
 }
 
-// A leader that was paused wakes with what it knew then, and the watches that would tell it more have yet to be read.
+// TestAPausedControllerReadsTheSetBeforeItCreates pauses a leader, whose watches deliver newer events only later.
 func TestAPausedControllerReadsTheSetBeforeItCreates(t *testing.T) {
-	w := running(t, of(completions(4), parallelism(1)))
+	w := startWorld(t, newSpec(completions(4), parallelism(1)))
 	w.removeTask(w.task(0))
-	w.deliver(len(w.news))
+	w.deliver(len(w.events))
 	set := w.set().DeepCopy()
 	set.Status.CompletedIndexes, set.Status.Succeeded = "0-1", 2
 	w.putSet(set)
-	told := w.news
-	w.news = nil
+	undelivered := w.events
+	w.events = nil
 	w.now = w.now.Add(10 * time.Second)
 	if err := w.reconcile(); err != nil {
 		t.Fatal(err)
 	}
 	w.expectActive(2)
-	w.news = append(told, w.news...)
-	w.settle()
+	w.events = append(undelivered, w.events...)
+	w.syncUntilIdle()
 	w.expectActive(2)
 }
 
-func TestAControllerThatIsPausedInAPassCreatesNoMore(t *testing.T) {
+func TestAControllerThatIsPausedInASyncStopsCreating(t *testing.T) {
 	w := newWorld(t)
-	w.create(of(completions(9), parallelism(9)))
-	w.fail = func(verb, _ string) (before, after error) {
+	w.create(newSpec(completions(9), parallelism(9)))
+	w.inject = func(verb, _ string) (before, after error) {
 		if verb == "create" {
 			w.now = w.now.Add(10 * time.Second)
 		}
 		return nil, nil
 	}
-	w.deliver(len(w.news))
+	w.deliver(len(w.events))
 	if err := w.reconcile(); !errors.Is(err, errStale) {
 		t.Errorf("the error is %v, want %v", err, errStale)
 	}
 	if active := w.active(); !slices.Equal(active, []int{0}) {
 		t.Errorf("active are %v, want the first only", active)
 	}
-	w.fail = nil
-	w.settle()
+	w.inject = nil
+	w.syncUntilIdle()
 	w.expectActive(0, 1, 2, 3, 4, 5, 6, 7, 8)
 }
 
-// A task that is to be ended and has finished meanwhile is counted, not deleted and run again.
-func TestWhatFinishesBeforeItIsEndedCounts(t *testing.T) {
-	w := running(t, of(completions(10), parallelism(4)))
+// TestTasksThatFinishBeforeTheirDeletionCount finishes a task that the controller is about to delete. The task must be
+// counted and must not run again.
+func TestTasksThatFinishBeforeTheirDeletionCount(t *testing.T) {
+	w := startWorld(t, newSpec(completions(10), parallelism(4)))
 	w.end(0, 3)
-	finished := w.news
-	w.news = nil
+	finished := w.events
+	w.events = nil
 	w.change(func(s *batch.TaskSet) { s.Spec.Parallelism = ptr.To[int32](3) })
-	w.deliver(len(w.news))
+	w.deliver(len(w.events))
 	if err := w.reconcile(); err != nil {
 		t.Fatal(err)
 	}
 	if left := w.phase(batch.TaskSucceeded); !slices.Equal(left, []int{3}) {
-		t.Errorf("of finished tasks there are those of %v, want that of 3", left)
+		t.Errorf("the finished tasks are those of %v, want the one of index 3", left)
 	}
-	w.news = append(finished, w.news...)
-	w.pass(2 * time.Second)
+	w.events = append(finished, w.events...)
+	w.advance(2 * time.Second)
 	if completed := w.set().Status.CompletedIndexes; completed != "3" {
 		t.Errorf("completed are %q", completed)
 	}
 	w.expectActive(0, 1, 2)
-	if w.created[start{3, 0}] != 1 {
-		t.Errorf("index 3 was started %d times", w.created[start{3, 0}])
+	if w.created[taskToCreate{3, 0}] != 1 {
+		t.Errorf("index 3 was created %d times", w.created[taskToCreate{3, 0}])
 	}
 }
 
-// A failure is judged again when the ledger is loaded anew.
-func TestAFailureIsJudgedAgainAfterAConflict(t *testing.T) {
-	w := running(t, of(completions(3), parallelism(3), onExit(batch.TaskFailurePolicyActionFailTaskSet, batch.TaskFailurePolicyOnExitCodesOpIn, 7)))
+// TestFailuresAreEvaluatedAgainAfterAConflict makes a write of the status conflict, after which all tasks are counted
+// again.
+func TestFailuresAreEvaluatedAgainAfterAConflict(t *testing.T) {
+	w := startWorld(t, newSpec(completions(3), parallelism(3), onExit(batch.TaskFailurePolicyActionFailTaskSet, batch.TaskFailurePolicyOnExitCodesOpIn, 7)))
 	w.end(7, 1)
 	refused := false
-	w.fail = func(_, resource string) (before, after error) {
+	w.inject = func(_, resource string) (before, after error) {
 		if resource == "tasksets/status" && !refused {
 			refused = true
 			before = apierrors.NewConflict(batch.Resource("tasksets"), testSet, errors.New("it has changed"))
 		}
 		return before, nil
 	}
-	w.settle()
-	if !refused || !isTrue(w.set(), batch.TaskSetFailureTarget) {
+	w.syncUntilIdle()
+	if !refused || !isConditionTrue(w.set(), batch.TaskSetFailureTarget) {
 		t.Errorf("conditions: %v", w.conditions())
 	}
 }

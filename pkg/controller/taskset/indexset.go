@@ -23,33 +23,35 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 )
 
-// indexSet is a set of indexes, held as ranges that neither overlap nor touch: what it costs grows with the gaps and not
-// with the indexes. Indexes are started in ascending order, so a set of a million has few more gaps than tasks that run.
+// indexSet is a set of indexes, stored as ascending ranges that neither overlap nor touch. Its cost grows with the
+// number of gaps and not with the number of indexes: indexes start in ascending order, so a set of a million indexes
+// has hardly more gaps than it has running tasks.
 type indexSet struct {
 	ranges []indexes.Range
-	n      int
+	// size is how many indexes the set has.
+	size int
 }
 
-// newIndexSet gives the set of ascending ranges.
+// newIndexSet returns the set of the indexes in ascending ranges.
 func newIndexSet(ranges []indexes.Range) indexSet {
-	return indexSet{ranges: union(ranges, nil), n: indexes.Count(ranges)}
+	return indexSet{ranges: union(ranges, nil), size: indexes.Count(ranges)}
 }
 
-// remaining gives the set of the indexes below limit that are in neither set.
-func remaining(limit int, a, b *indexSet) indexSet {
+// remaining returns the indexes below end that are in neither set.
+func remaining(end int, a, b *indexSet) indexSet {
 	var s indexSet
 	next := 0
-	for _, r := range append(union(a.ranges, b.ranges), indexes.Range{First: limit}) {
+	for _, r := range append(union(a.ranges, b.ranges), indexes.Range{First: end}) {
 		if r.First > next {
 			s.ranges = append(s.ranges, indexes.Range{First: next, Last: r.First - 1})
-			s.n += r.First - next
+			s.size += r.First - next
 		}
 		next = r.Last + 1
 	}
 	return s
 }
 
-// union gives the ranges of two ascending lists, in new ones that do not touch.
+// union returns the indexes of two ascending lists as ranges that neither overlap nor touch.
 func union(a, b []indexes.Range) []indexes.Range {
 	var all []indexes.Range
 	for len(a) > 0 || len(b) > 0 {
@@ -68,26 +70,27 @@ func union(a, b []indexes.Range) []indexes.Range {
 	return all
 }
 
-// String writes the set as the status has it.
+// String returns the set in the notation of the status, like "0-4,7".
 func (s *indexSet) String() string { return indexes.Format(s.ranges) }
 
-// at gives the position of the first range that ends at i or past it.
-func (s *indexSet) at(i int) int {
+// search returns the position of the first range that ends at i or later.
+func (s *indexSet) search(i int) int {
 	return sort.Search(len(s.ranges), func(p int) bool { return s.ranges[p].Last >= i })
 }
 
+// has reports whether i is in the set.
 func (s *indexSet) has(i int) bool {
-	p := s.at(i)
+	p := s.search(i)
 	return p < len(s.ranges) && s.ranges[p].First <= i
 }
 
-// add tells whether i is new.
+// add adds i and reports whether it was missing.
 func (s *indexSet) add(i int) bool {
-	p := s.at(i)
+	p := s.search(i)
 	if p < len(s.ranges) && s.ranges[p].First <= i {
 		return false
 	}
-	s.n++
+	s.size++
 	joinsLeft := p > 0 && s.ranges[p-1].Last == i-1
 	joinsRight := p < len(s.ranges) && s.ranges[p].First == i+1
 	switch {
@@ -104,13 +107,13 @@ func (s *indexSet) add(i int) bool {
 	return true
 }
 
-// remove tells whether i was there.
+// remove removes i and reports whether it was there.
 func (s *indexSet) remove(i int) bool {
-	p := s.at(i)
+	p := s.search(i)
 	if p == len(s.ranges) || s.ranges[p].First > i {
 		return false
 	}
-	s.n--
+	s.size--
 	switch r := s.ranges[p]; {
 	case r.First == r.Last:
 		s.ranges = slices.Delete(s.ranges, p, p+1)
@@ -125,9 +128,9 @@ func (s *indexSet) remove(i int) bool {
 	return true
 }
 
-// pop takes the least index.
+// pop removes and returns the smallest index. It reports false if the set is empty.
 func (s *indexSet) pop() (int, bool) {
-	if s.n == 0 {
+	if s.size == 0 {
 		return 0, false
 	}
 	i := s.ranges[0].First

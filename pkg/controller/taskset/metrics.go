@@ -26,8 +26,9 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// What is counted here is counted when the status that says so is stored, so nothing is counted twice: a controller that is killed
-// between the two leaves it out. The exact numbers are those of the sets. docs/metrics.md describes them all.
+// The counters of finished tasks and sets increase when the status that counts them is stored, so nothing is counted
+// twice. A controller that is killed in between misses some; the statuses of the sets are exact. docs/metrics.md
+// describes all metrics.
 var (
 	setsFinished = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "leat_tasksets_finished_total",
@@ -36,18 +37,18 @@ var (
 
 	tasksCounted = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "leat_taskset_tasks_finished_total",
-		Help: "Finished tasks that were counted in the status of their set.",
+		Help: "Finished tasks that were counted in the status of their task set.",
 	}, []string{"completion_mode", "result"})
 
 	tasksCreated = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "leat_taskset_task_creations_total",
-		Help: "Requests to create a task of a set: new for the first one of an index, retry after failures of the index.",
+		Help: "Requests to create a task of a task set, by reason: new for the first task of an index, retry after a failure of the index.",
 	}, []string{"reason", "result"})
 
 	startDuration = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "leat_taskset_task_start_duration_seconds",
-		Help: "Time from the request to create a task of a set until the controller has seen that it runs, or that it has finished if " +
-			"that is seen first, on the controller's clock.",
+		Help: "Time from the request to create a task of a task set until the controller observes that the task runs or has finished, " +
+			"on the controller's clock.",
 		Buckets: prometheus.ExponentialBuckets(0.005, 2, 18), // 5 ms to 11 min
 	})
 )
@@ -56,24 +57,25 @@ func init() {
 	metrics.Registry.MustRegister(setsFinished, tasksCounted, tasksCreated, startDuration)
 }
 
-// The values of the label result.
+// Values of the label result.
 const succeeded, failed = "succeeded", "failed"
 
+// completionMode returns the value of the label completion_mode.
 func completionMode(set *batch.TaskSet) string {
 	return string(ptr.Deref(set.Spec.CompletionMode, batch.NonIndexedCompletion))
 }
 
-// meter counts what a stored status says that the one before did not: the tasks that are counted in it and the end of the set.
-func (p *pass) meter(before, after *batch.TaskSet) {
+// recordMetrics records the tasks that a stored status counts and the one before did not, and the end of the set.
+func (s *syncContext) recordMetrics(before, after *batch.TaskSet) {
 	mode := completionMode(after)
-	for _, e := range p.ledger.counted {
+	for _, e := range s.ledger.counted {
 		result := succeeded
 		if e.phase == batch.TaskFailed {
 			result = failed
 		}
 		tasksCounted.WithLabelValues(mode, result).Inc()
 	}
-	if final := finished(after); final != nil && finished(before) == nil {
+	if final := finishedCondition(after); final != nil && finishedCondition(before) == nil {
 		result := succeeded
 		if final.Type == batch.TaskSetFailed {
 			result = failed
@@ -82,10 +84,10 @@ func (p *pass) meter(before, after *batch.TaskSet) {
 	}
 }
 
-// meterCreation counts a request to create a task.
-func meterCreation(s start, err error) {
+// recordCreation records a request to create a task.
+func recordCreation(task taskToCreate, err error) {
 	reason, result := "new", succeeded
-	if s.failures > 0 {
+	if task.failures > 0 {
 		reason = "retry"
 	}
 	if err != nil {
@@ -94,8 +96,8 @@ func meterCreation(s start, err error) {
 	tasksCreated.WithLabelValues(reason, result).Inc()
 }
 
-// meterStart takes in when a task was seen in its present phase.
-func (e *entry) meterStart(at time.Time) {
+// recordStart records how long the start of the task has taken, when it is first observed to have started.
+func (e *trackedTask) recordStart(at time.Time) {
 	if e.requestedAt.IsZero() || e.phase == "" || e.phase == batch.TaskPending {
 		return
 	}

@@ -28,7 +28,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
-// scrape gives what the metrics of task sets say, by name and values of labels; of a histogram how often and how much was observed.
+// scrape returns the values of the metrics of task sets by name and label values. A histogram has two values, its count
+// and its sum.
 func scrape(t *testing.T) map[string]float64 {
 	t.Helper()
 	families, err := metrics.Registry.Gather()
@@ -55,8 +56,8 @@ func scrape(t *testing.T) map[string]float64 {
 	return values
 }
 
-// metered gives what f adds to the metrics, in order.
-func metered(t *testing.T, f func()) []string {
+// metricChanges returns the changes of the metrics by f, sorted.
+func metricChanges(t *testing.T, f func()) []string {
 	t.Helper()
 	before := scrape(t)
 	f()
@@ -70,25 +71,25 @@ func metered(t *testing.T, f func()) []string {
 	return added
 }
 
-func expectMetered(t *testing.T, f func(), want ...string) {
+func expectMetrics(t *testing.T, f func(), want ...string) {
 	t.Helper()
-	if got := metered(t, f); !slices.Equal(got, want) {
+	if got := metricChanges(t, f); !slices.Equal(got, want) {
 		t.Errorf("the metrics have changed by\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
 func TestMetricsOfASet(t *testing.T) {
-	expectMetered(t, func() {
-		w := running(t, of(completions(3), parallelism(3), perIndex(1), indexed))
+	expectMetrics(t, func() {
+		w := startWorld(t, newSpec(completions(3), parallelism(3), perIndex(1), indexed))
 		w.now = w.now.Add(250 * time.Millisecond)
 		w.run(0)
-		w.settle()
+		w.syncUntilIdle()
 		w.end(0, 0, 1)
 		w.end(1, 2)
-		w.pass(11 * time.Second)
+		w.advance(11 * time.Second)
 		w.end(1, 2)
-		w.settle()
-		w.pass(2 * time.Second)
+		w.syncUntilIdle()
+		w.advance(2 * time.Second)
 	},
 		"taskset_task_creations_total new succeeded: 3",
 		"taskset_task_creations_total retry succeeded: 1",
@@ -100,20 +101,21 @@ func TestMetricsOfASet(t *testing.T) {
 	)
 }
 
-// What a status counted that was stored by a controller which did not live to hear of it is left out; nothing is counted twice.
+// TestMetricsCountNothingTwice fails some writes of the status, and then restarts the controller. Tasks in a status
+// that was stored by a controller which was killed before the response are not counted.
 func TestMetricsCountNothingTwice(t *testing.T) {
-	w := running(t, of(completions(2), parallelism(2)))
+	w := startWorld(t, newSpec(completions(2), parallelism(2)))
 	refusals := 0
-	w.fail = func(verb, resource string) (before, after error) {
+	w.inject = func(verb, resource string) (before, after error) {
 		if resource == "tasksets/status" && refusals < 3 {
 			refusals++
-			before = apierrors.NewInternalError(errors.New("out of order"))
+			before = apierrors.NewInternalError(errors.New("internal"))
 		}
 		return before, nil
 	}
-	expectMetered(t, func() {
+	expectMetrics(t, func() {
 		w.end(0, 0, 1)
-		w.deliver(len(w.news))
+		w.deliver(len(w.events))
 		w.now = w.now.Add(2 * time.Second)
 		for range 3 {
 			if w.reconcile() == nil {
@@ -121,12 +123,12 @@ func TestMetricsCountNothingTwice(t *testing.T) {
 			}
 		}
 	}, "taskset_task_start_duration_seconds count: 2")
-	expectMetered(t, func() { w.settle() },
+	expectMetrics(t, func() { w.syncUntilIdle() },
 		"taskset_tasks_finished_total NonIndexed succeeded: 2",
 		"tasksets_finished_total NonIndexed CompletionsReached succeeded: 1",
 	)
-	expectMetered(t, func() {
-		w.start()
-		w.settle()
+	expectMetrics(t, func() {
+		w.startController()
+		w.syncUntilIdle()
 	})
 }

@@ -26,9 +26,9 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// judge gives what a failed task means by the policy: the action of the first rule that matches, Count if none does. The
-// message says why the set fails, with action FailTaskSet.
-func judge(policy *batch.TaskFailurePolicy, task *batch.Task) (action batch.TaskFailurePolicyAction, message string) {
+// matchFailurePolicy returns the action of the first rule of the policy that matches the failed task, Count if none
+// does. The message explains why the set fails, if the action is FailTaskSet.
+func matchFailurePolicy(policy *batch.TaskFailurePolicy, task *batch.Task) (action batch.TaskFailurePolicyAction, message string) {
 	if policy == nil {
 		return batch.TaskFailurePolicyActionCount, ""
 	}
@@ -37,7 +37,7 @@ func judge(policy *batch.TaskFailurePolicy, task *batch.Task) (action batch.Task
 		case batch.TaskFailurePolicyActionFailTaskSet, batch.TaskFailurePolicyActionFailIndex,
 			batch.TaskFailurePolicyActionIgnore, batch.TaskFailurePolicyActionCount:
 		default:
-			continue // of a version to come: the rule is skipped
+			continue // The action is of a newer version.
 		}
 		cause := ""
 		switch {
@@ -57,6 +57,7 @@ func judge(policy *batch.TaskFailurePolicy, task *batch.Task) (action batch.Task
 	return batch.TaskFailurePolicyActionCount, ""
 }
 
+// matchExitCode returns the exit code of the task if the requirement matches it.
 func matchExitCode(task *batch.Task, requirement *batch.TaskFailurePolicyOnExitCodesRequirement) (int32, bool) {
 	terminated := task.Status.State.Terminated
 	if terminated == nil || terminated.ExitCode == 0 {
@@ -72,6 +73,7 @@ func matchExitCode(task *batch.Task, requirement *batch.TaskFailurePolicyOnExitC
 	return 0, false
 }
 
+// matchConditions returns the type of the task's first condition that matches one of the patterns.
 func matchConditions(task *batch.Task, patterns []batch.TaskFailurePolicyOnTaskConditionsPattern) (string, bool) {
 	for _, condition := range task.Status.Conditions {
 		for _, pattern := range patterns {
@@ -83,15 +85,15 @@ func matchConditions(task *batch.Task, patterns []batch.TaskFailurePolicyOnTaskC
 	return "", false
 }
 
-// successRule counts towards one rule of a success policy.
+// successRule is the progress towards one rule of a success policy.
 type successRule struct {
-	// of are the indexes that count, all if nil.
-	of *indexSet
-	// want is how many of them must succeed, have how many have.
-	want, have int
+	// indexes are the indexes that the rule counts, nil for all.
+	indexes *indexSet
+	// required is how many of them must succeed, and succeeded is how many have.
+	required, succeeded int
 }
 
-// newSuccessRules reads the policy and counts what is completed. A rule that cannot be read is never met.
+// newSuccessRules returns the progress towards the rules of the policy. A rule that cannot be parsed is never met.
 func newSuccessRules(policy *batch.SuccessPolicy, limit int, completed *indexSet) []successRule {
 	if policy == nil {
 		return nil
@@ -99,34 +101,34 @@ func newSuccessRules(policy *batch.SuccessPolicy, limit int, completed *indexSet
 	rules := make([]successRule, len(policy.Rules))
 	for i, rule := range policy.Rules {
 		r := &rules[i]
-		r.want = int(ptr.Deref(rule.SucceededCount, int32(min(limit+1, 1<<31-1))))
+		r.required = int(ptr.Deref(rule.SucceededCount, int32(min(limit+1, 1<<31-1))))
 		if rule.SucceededIndexes == nil {
-			r.have = completed.n
+			r.succeeded = completed.size
 			continue
 		}
 		ranges, err := indexes.Parse(*rule.SucceededIndexes, limit)
-		of := newIndexSet(ranges)
-		r.of = &of
+		counted := newIndexSet(ranges)
+		r.indexes = &counted
 		switch {
-		case err != nil || of.n == 0:
-			r.want = 1
+		case err != nil || counted.size == 0:
+			r.required = 1
 		default:
-			r.want = min(r.want, of.n)
-			r.have = common(of.ranges, completed.ranges)
+			r.required = min(r.required, counted.size)
+			r.succeeded = intersectionSize(counted.ranges, completed.ranges)
 		}
 	}
 	return rules
 }
 
-// count counts index i, which has succeeded now and not before.
-func (r *successRule) count(i int) {
-	if r.of == nil || r.of.has(i) {
-		r.have++
+// recordSuccess counts index i, which must not have succeeded before.
+func (r *successRule) recordSuccess(i int) {
+	if r.indexes == nil || r.indexes.has(i) {
+		r.succeeded++
 	}
 }
 
-// common gives how many indexes are in both lists.
-func common(a, b []indexes.Range) int {
+// intersectionSize returns how many indexes are in both lists.
+func intersectionSize(a, b []indexes.Range) int {
 	n := 0
 	for len(a) > 0 && len(b) > 0 {
 		n += max(0, min(a[0].Last, b[0].Last)-max(a[0].First, b[0].First)+1)

@@ -27,11 +27,13 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// What a set must do is what the documentation of batch/v1 JobSpec says of a Job with the same fields.
+// The tests in this file compare the behavior of task sets with the documentation of batch/v1 JobSpec.
 
+// specChange sets fields of a spec.
 type specChange func(*batch.TaskSetSpec)
 
-func of(changes ...specChange) batch.TaskSetSpec {
+// newSpec returns a spec with the given fields.
+func newSpec(changes ...specChange) batch.TaskSetSpec {
 	var spec batch.TaskSetSpec
 	for _, change := range changes {
 		change(&spec)
@@ -100,8 +102,8 @@ func success(indexes *string, count *int32) specChange {
 
 func cancel(set *batch.TaskSet) { set.Spec.Cancelled = true }
 
-// outcomeOf is what people see of a set.
-type outcomeOf struct {
+// wantStatus is the expected status of a set.
+type wantStatus struct {
 	conditions                 []string
 	active, succeeded, failed  int32
 	completed, failedIndexes   string
@@ -109,28 +111,31 @@ type outcomeOf struct {
 	started, completionTimeSet bool
 }
 
-func (w *world) outcome() outcomeOf {
+// statusSummary returns the status of the set.
+func (w *world) statusSummary() wantStatus {
 	s := w.set().Status
-	return outcomeOf{
+	return wantStatus{
 		w.conditions(), s.Active, s.Succeeded, s.Failed, s.CompletedIndexes, ptr.Deref(s.FailedIndexes, ""), s.IndexFailures,
 		s.StartTime != nil, s.CompletionTime != nil,
 	}
 }
 
-func (w *world) expect(want outcomeOf) {
+// expect advances the clock until the status is written, and compares it.
+func (w *world) expect(want wantStatus) {
 	w.t.Helper()
-	w.pass(flushInterval)
+	w.advance(statusWriteInterval)
 	if want.conditions == nil {
 		want.conditions = []string{}
 	}
-	if diff := cmp.Diff(want, w.outcome(), cmp.AllowUnexported(outcomeOf{})); diff != "" {
+	if diff := cmp.Diff(want, w.statusSummary(), cmp.AllowUnexported(wantStatus{})); diff != "" {
 		w.t.Errorf("want -, got +:\n%s", diff)
 	}
 }
 
+// expectActive syncs until the controller is idle, and compares the indexes with active tasks.
 func (w *world) expectActive(want ...int) {
 	w.t.Helper()
-	w.settle()
+	w.syncUntilIdle()
 	if want == nil {
 		want = []int{}
 	}
@@ -163,11 +168,11 @@ func TestSemanticsOfJobSpec(t *testing.T) {
 		name string
 		spec batch.TaskSetSpec
 		do   func(*world)
-		want outcomeOf
+		want wantStatus
 	}{
 		// parallelism and completions
 		{
-			"parallelism bounds what runs, and less runs when less is left", of(completions(5), parallelism(2)),
+			"parallelism limits the active tasks, and fewer are active when fewer are left", newSpec(completions(5), parallelism(2)),
 			func(w *world) {
 				w.expectActive(0, 1)
 				w.end(0, 1)
@@ -178,315 +183,315 @@ func TestSemanticsOfJobSpec(t *testing.T) {
 				w.expectActive(4)
 				w.end(0, 4)
 			},
-			outcomeOf{conditions: reached, succeeded: 5, completed: "0-4", started: true, completionTimeSet: true},
+			wantStatus{conditions: reached, succeeded: 5, completed: "0-4", started: true, completionTimeSet: true},
 		},
 		{
-			"both unset are one", of(), func(w *world) { w.expectActive(0); w.end(0, 0) },
-			outcomeOf{conditions: reached, succeeded: 1, completed: "0", started: true, completionTimeSet: true},
+			"both default to one", newSpec(), func(w *world) { w.expectActive(0); w.end(0, 0) },
+			wantStatus{conditions: reached, succeeded: 1, completed: "0", started: true, completionTimeSet: true},
 		},
 		{
-			"no parallelism starts nothing", of(completions(3), parallelism(0)), func(w *world) { w.expectActive() },
-			outcomeOf{started: true},
+			"parallelism 0 creates nothing", newSpec(completions(3), parallelism(0)), func(w *world) { w.expectActive() },
+			wantStatus{started: true},
 		},
 		{
-			"no completions are complete at once", of(completions(0)), func(*world) {},
-			outcomeOf{conditions: reached, started: true, completionTimeSet: true},
+			"completions 0 is complete at once", newSpec(completions(0)), func(*world) {},
+			wantStatus{conditions: reached, started: true, completionTimeSet: true},
 		},
 		{
-			"without completions one success stops starts, and the rest end by themselves", of(parallelism(3)),
+			"without completions one success stops creation, and active tasks may finish", newSpec(parallelism(3)),
 			func(w *world) {
 				w.expectActive(0, 1, 2)
 				w.end(0, 1)
 				w.expectActive(0, 2)
 				w.end(1, 0)
 				w.expectActive(2)
-				w.expect(outcomeOf{active: 1, succeeded: 1, failed: 1, completed: "1", indexFailures: "0:1", started: true})
+				w.expect(wantStatus{active: 1, succeeded: 1, failed: 1, completed: "1", indexFailures: "0:1", started: true})
 				w.end(0, 2)
 			},
-			outcomeOf{conditions: reached, succeeded: 2, failed: 1, completed: "1,2", indexFailures: "0:1", started: true, completionTimeSet: true},
+			wantStatus{conditions: reached, succeeded: 2, failed: 1, completed: "1,2", indexFailures: "0:1", started: true, completionTimeSet: true},
 		},
 		{
-			"without completions failures are made up for until one succeeds", of(parallelism(2)),
+			"without completions failed tasks are replaced until one succeeds", newSpec(parallelism(2)),
 			func(w *world) {
 				w.end(1, 0)
-				w.pass(11 * time.Second)
+				w.advance(11 * time.Second)
 				w.expectActive(0, 1)
 			},
-			outcomeOf{active: 2, failed: 1, indexFailures: "0:1", started: true},
+			wantStatus{active: 2, failed: 1, indexFailures: "0:1", started: true},
 		},
 		// completionMode
 		{
-			"a failed index is tried again until it succeeds", of(completions(2), parallelism(2), indexed),
+			"a failed index is retried until it succeeds", newSpec(completions(2), parallelism(2), indexed),
 			func(w *world) {
 				w.end(0, 0)
 				w.end(1, 1)
-				w.pass(11 * time.Second)
+				w.advance(11 * time.Second)
 				w.expectActive(1)
 				w.end(0, 1)
 			},
-			outcomeOf{conditions: reached, succeeded: 2, failed: 1, completed: "0,1", started: true, completionTimeSet: true},
+			wantStatus{conditions: reached, succeeded: 2, failed: 1, completed: "0,1", started: true, completionTimeSet: true},
 		},
 		// backoffLimit
 		{
-			"six retries are the default", of(completions(1)),
+			"six retries are the default", newSpec(completions(1)),
 			func(w *world) {
 				for range 6 {
 					w.end(1, 0)
-					w.pass(time.Hour)
+					w.advance(time.Hour)
 				}
-				w.expect(outcomeOf{active: 1, failed: 6, indexFailures: "0:6", started: true})
+				w.expect(wantStatus{active: 1, failed: 6, indexFailures: "0:6", started: true})
 				w.end(1, 0)
 			},
-			outcomeOf{conditions: beyondBackoff, failed: 7, indexFailures: "0:7", started: true},
+			wantStatus{conditions: beyondBackoff, failed: 7, indexFailures: "0:7", started: true},
 		},
 		{
-			"past the limit all that runs is ended and counts as failed", of(completions(9), parallelism(4), backoffLimit(0)),
+			"beyond the limit active tasks are deleted and count as failed", newSpec(completions(9), parallelism(4), backoffLimit(0)),
 			func(w *world) {
-				w.settle()
+				w.syncUntilIdle()
 				w.run(2)
 				w.end(1, 1)
-				w.expect(outcomeOf{
+				w.expect(wantStatus{
 					conditions: beyondBackoff[:1], failed: 4, indexFailures: "1:1", started: true,
 				})
 				if left := w.tasks[w.task(2).Name]; left.DeletionTimestamp == nil {
-					w.t.Error("the task that runs is not ended")
+					w.t.Error("the running task is not deleted")
 				}
 				w.endTask(w.task(2), 143)
 			},
-			outcomeOf{conditions: beyondBackoff, failed: 4, indexFailures: "1:1", started: true},
+			wantStatus{conditions: beyondBackoff, failed: 4, indexFailures: "1:1", started: true},
 		},
 		// backoffLimitPerIndex, maxFailedIndexes
 		{
-			"an index fails alone, and the set at the end", of(completions(3), parallelism(3), perIndex(1)),
+			"an index fails independently, and the set fails at the end", newSpec(completions(3), parallelism(3), perIndex(1)),
 			func(w *world) {
 				w.end(1, 0)
 				w.end(0, 1)
-				w.expect(outcomeOf{active: 1, succeeded: 1, failed: 1, completed: "1", indexFailures: "0:1", started: true})
-				w.pass(11 * time.Second)
+				w.expect(wantStatus{active: 1, succeeded: 1, failed: 1, completed: "1", indexFailures: "0:1", started: true})
+				w.advance(11 * time.Second)
 				w.expectActive(0, 2)
 				w.end(1, 0)
-				w.expect(outcomeOf{active: 1, succeeded: 1, failed: 2, completed: "1", failedIndexes: "0", started: true})
+				w.expect(wantStatus{active: 1, succeeded: 1, failed: 2, completed: "1", failedIndexes: "0", started: true})
 				w.end(0, 2)
 			},
-			outcomeOf{conditions: failedFor("FailedIndexes"), succeeded: 2, failed: 2, completed: "1,2", failedIndexes: "0", started: true},
+			wantStatus{conditions: failedFor("FailedIndexes"), succeeded: 2, failed: 2, completed: "1,2", failedIndexes: "0", started: true},
 		},
 		{
-			"the set fails past maxFailedIndexes", of(completions(9), parallelism(3), perIndex(0), maxFailedIndexes(1)),
+			"the set fails beyond maxFailedIndexes", newSpec(completions(9), parallelism(3), perIndex(0), maxFailedIndexes(1)),
 			func(w *world) {
 				w.end(1, 1)
 				w.expectActive(0, 2, 3)
 				w.end(1, 0)
-				w.settle()
+				w.syncUntilIdle()
 			},
-			outcomeOf{conditions: failedFor("MaxFailedIndexesExceeded"), failed: 4, failedIndexes: "0,1", started: true},
+			wantStatus{conditions: failedFor("MaxFailedIndexesExceeded"), failed: 4, failedIndexes: "0,1", started: true},
 		},
 		{
-			"backoffLimit still counts", of(completions(9), parallelism(2), perIndex(5), backoffLimit(1)),
+			"backoffLimit still applies", newSpec(completions(9), parallelism(2), perIndex(5), backoffLimit(1)),
 			func(w *world) { w.end(1, 0, 1) },
-			outcomeOf{conditions: beyondBackoff, failed: 2, indexFailures: "0:1,1:1", started: true},
+			wantStatus{conditions: beyondBackoff, failed: 2, indexFailures: "0:1,1:1", started: true},
 		},
 		// taskFailurePolicy
 		{
-			"FailTaskSet ends all", of(completions(9), parallelism(2), onExit(failSet, in, 3, 42)),
+			"FailTaskSet fails the set", newSpec(completions(9), parallelism(2), onExit(failSet, in, 3, 42)),
 			func(w *world) { w.end(42, 1) },
-			outcomeOf{conditions: failedFor("TaskFailurePolicy"), failed: 2, indexFailures: "1:1", started: true},
+			wantStatus{conditions: failedFor("TaskFailurePolicy"), failed: 2, indexFailures: "1:1", started: true},
 		},
 		{
-			"FailIndex gives up on the index", of(completions(2), parallelism(2), perIndex(5), onExit(failIndex, in, 42)),
+			"FailIndex fails the index", newSpec(completions(2), parallelism(2), perIndex(5), onExit(failIndex, in, 42)),
 			func(w *world) { w.end(42, 1); w.end(0, 0) },
-			outcomeOf{conditions: failedFor("FailedIndexes"), succeeded: 1, failed: 1, completed: "0", failedIndexes: "1", started: true},
+			wantStatus{conditions: failedFor("FailedIndexes"), succeeded: 1, failed: 1, completed: "0", failedIndexes: "1", started: true},
 		},
 		{
-			"Ignore counts nothing and tries again", of(completions(1), backoffLimit(0), onExit(ignore, in, 42)),
+			"Ignore does not count the failure and retries", newSpec(completions(1), backoffLimit(0), onExit(ignore, in, 42)),
 			func(w *world) {
 				w.end(42, 0)
-				w.pass(11 * time.Second)
+				w.advance(11 * time.Second)
 				w.end(42, 0)
-				w.expect(outcomeOf{started: true})
-				w.pass(21 * time.Second)
+				w.expect(wantStatus{started: true})
+				w.advance(21 * time.Second)
 				w.end(0, 0)
 			},
-			outcomeOf{conditions: reached, succeeded: 1, completed: "0", started: true, completionTimeSet: true},
+			wantStatus{conditions: reached, succeeded: 1, completed: "0", started: true, completionTimeSet: true},
 		},
 		{
-			"Count and what no rule matches count", of(completions(2), parallelism(2), backoffLimit(1), onExit(count, in, 1), onExit(failSet, in, 1, 7)),
-			func(w *world) { w.end(1, 0); w.settle(); w.end(2, 1) },
-			outcomeOf{conditions: beyondBackoff, failed: 2, indexFailures: "0:1,1:1", started: true},
+			"Count counts, and so do failures that no rule matches", newSpec(completions(2), parallelism(2), backoffLimit(1), onExit(count, in, 1), onExit(failSet, in, 1, 7)),
+			func(w *world) { w.end(1, 0); w.syncUntilIdle(); w.end(2, 1) },
+			wantStatus{conditions: beyondBackoff, failed: 2, indexFailures: "0:1,1:1", started: true},
 		},
 		{
-			"NotIn matches the other codes but 0", of(completions(2), parallelism(2), onExit(failSet, notIn, 1)),
+			"NotIn matches all other codes except 0", newSpec(completions(2), parallelism(2), onExit(failSet, notIn, 1)),
 			func(w *world) { w.end(0, 0); w.end(2, 1) },
-			outcomeOf{conditions: failedFor("TaskFailurePolicy"), succeeded: 1, failed: 1, completed: "0", indexFailures: "1:1", started: true},
+			wantStatus{conditions: failedFor("TaskFailurePolicy"), succeeded: 1, failed: 1, completed: "0", indexFailures: "1:1", started: true},
 		},
 		{
-			"conditions are matched too", of(completions(1), backoffLimit(0), onCondition(ignore, batch.DisruptionTarget)),
+			"conditions are matched", newSpec(completions(1), backoffLimit(0), onCondition(ignore, batch.DisruptionTarget)),
 			func(w *world) {
-				w.settle()
+				w.syncUntilIdle()
 				task := w.task(0)
 				task.Status.Conditions = []metav1.Condition{{Type: batch.DisruptionTarget, Status: metav1.ConditionTrue}}
 				w.endTask(task, 1)
-				w.pass(11 * time.Second)
+				w.advance(11 * time.Second)
 				w.expectActive(0)
 			},
-			outcomeOf{active: 1, started: true},
+			wantStatus{active: 1, started: true},
 		},
 		{
-			"a failure with exit code 0 matches no rule of codes", of(completions(1), onExit(failSet, notIn, 1)),
+			"a failure with exit code 0 matches no rule with exit codes", newSpec(completions(1), onExit(failSet, notIn, 1)),
 			func(w *world) {
-				w.settle()
+				w.syncUntilIdle()
 				task := w.task(0)
 				task.Status.Phase, task.Status.CompletionTime = batch.TaskFailed, &metav1.Time{Time: w.now}
 				task.Status.State.Terminated = &batch.TaskStateTerminated{Reason: batch.TaskReasonDeadlineExceeded}
 				w.putTask(task)
 			},
-			outcomeOf{failed: 1, indexFailures: "0:1", started: true},
+			wantStatus{failed: 1, indexFailures: "0:1", started: true},
 		},
 		// successPolicy
 		{
-			"enough of some indexes", of(completions(9), parallelism(4), indexed, success(ptr.To("1-3"), ptr.To[int32](2))),
+			"succeededCount of succeededIndexes", newSpec(completions(9), parallelism(4), indexed, success(ptr.To("1-3"), ptr.To[int32](2))),
 			func(w *world) {
 				w.end(0, 0, 1)
 				w.expectActive(2, 3, 4, 5)
 				w.end(0, 3)
 			},
-			outcomeOf{
+			wantStatus{
 				conditions: []string{"SuccessCriteriaMet/SuccessPolicy", "Complete/SuccessPolicy"},
 				succeeded:  3, completed: "0,1,3", started: true, completionTimeSet: true,
 			},
 		},
 		{
-			"all of some indexes, by the second rule", of(completions(9), parallelism(4), indexed,
+			"all of succeededIndexes, in the second rule", newSpec(completions(9), parallelism(4), indexed,
 				success(nil, ptr.To[int32](8)), success(ptr.To("0,2"), nil)),
 			func(w *world) { w.end(0, 2); w.expectActive(0, 1, 3, 4); w.end(0, 0) },
-			outcomeOf{
+			wantStatus{
 				conditions: []string{"SuccessCriteriaMet/SuccessPolicy", "Complete/SuccessPolicy"},
 				succeeded:  2, completed: "0,2", started: true, completionTimeSet: true,
 			},
 		},
 		{
-			"failure goes before success", of(completions(9), parallelism(2), indexed, backoffLimit(0), success(nil, ptr.To[int32](1))),
+			"failure has precedence over success", newSpec(completions(9), parallelism(2), indexed, backoffLimit(0), success(nil, ptr.To[int32](1))),
 			func(w *world) { w.end(0, 0); w.end(1, 1) },
-			outcomeOf{conditions: beyondBackoff, succeeded: 1, failed: 1, completed: "0", indexFailures: "1:1", started: true},
+			wantStatus{conditions: beyondBackoff, succeeded: 1, failed: 1, completed: "0", indexFailures: "1:1", started: true},
 		},
 		// activeDeadlineSeconds
 		{
-			"past the deadline all is ended", of(completions(9), parallelism(2), deadline(60)),
+			"at the deadline active tasks are deleted", newSpec(completions(9), parallelism(2), deadline(60)),
 			func(w *world) {
 				w.end(0, 0)
-				w.pass(58 * time.Second)
+				w.advance(58 * time.Second)
 				w.expectActive(1, 2)
-				w.pass(time.Second)
+				w.advance(time.Second)
 			},
-			outcomeOf{conditions: failedFor("DeadlineExceeded"), succeeded: 1, failed: 2, completed: "0", started: true},
+			wantStatus{conditions: failedFor("DeadlineExceeded"), succeeded: 1, failed: 2, completed: "0", started: true},
 		},
 		{
-			"the deadline starts anew with each resumption", of(completions(9), parallelism(2), deadline(60)),
+			"the deadline restarts when the set is resumed", newSpec(completions(9), parallelism(2), deadline(60)),
 			func(w *world) {
-				w.pass(50 * time.Second)
+				w.advance(50 * time.Second)
 				w.change(func(s *batch.TaskSet) { s.Spec.Suspend = ptr.To(true) })
-				w.pass(time.Hour)
+				w.advance(time.Hour)
 				w.change(func(s *batch.TaskSet) { s.Spec.Suspend = ptr.To(false) })
-				w.pass(50 * time.Second)
+				w.advance(50 * time.Second)
 				w.expectActive(0, 1)
-				w.pass(10 * time.Second)
+				w.advance(10 * time.Second)
 			},
-			outcomeOf{conditions: append([]string{"not Suspended/TaskSetResumed"}, failedFor("DeadlineExceeded")...), failed: 2, started: true},
+			wantStatus{conditions: append([]string{"not Suspended/TaskSetResumed"}, failedFor("DeadlineExceeded")...), failed: 2, started: true},
 		},
 		// cancelled
 		{
-			"cancelling ends what runs, and what was counted stays", of(completions(9), parallelism(3), backoffLimit(5)),
+			"cancelling deletes active tasks and keeps the counts", newSpec(completions(9), parallelism(3), backoffLimit(5)),
 			func(w *world) {
-				w.settle()
+				w.syncUntilIdle()
 				w.end(0, 0)
 				w.end(1, 1)
-				w.settle()
+				w.syncUntilIdle()
 				w.run(2)
 				w.change(cancel)
-				w.settle()
-				w.expect(outcomeOf{
+				w.syncUntilIdle()
+				w.expect(wantStatus{
 					conditions: []string{"FailureTarget/Cancelled"}, succeeded: 1, failed: 1, completed: "0", indexFailures: "1:1", started: true,
 				})
 				w.endTask(w.task(2), 143)
 			},
-			outcomeOf{conditions: failedFor("Cancelled"), succeeded: 1, failed: 1, completed: "0", indexFailures: "1:1", started: true},
+			wantStatus{conditions: failedFor("Cancelled"), succeeded: 1, failed: 1, completed: "0", indexFailures: "1:1", started: true},
 		},
 		{
-			"what ends by itself while the set is cancelled counts", of(completions(9), parallelism(3), backoffLimit(5)),
+			"tasks that finish while the set is cancelled count", newSpec(completions(9), parallelism(3), backoffLimit(5)),
 			func(w *world) {
-				w.settle()
+				w.syncUntilIdle()
 				w.run(0, 1, 2)
 				w.change(cancel)
-				w.deliver(len(w.news))
-				w.end(1, 0) // before its deletion is asked for
+				w.deliver(len(w.events))
+				w.end(1, 0) // The task finishes before the controller deletes it.
 				if err := w.reconcile(); err != nil {
 					w.t.Fatal(err)
 				}
-				w.settle()
+				w.syncUntilIdle()
 				w.endTask(w.task(1), 0)
 				w.endTask(w.task(2), 143)
 			},
-			outcomeOf{conditions: failedFor("Cancelled"), succeeded: 1, failed: 1, completed: "1", indexFailures: "0:1", started: true},
+			wantStatus{conditions: failedFor("Cancelled"), succeeded: 1, failed: 1, completed: "1", indexFailures: "0:1", started: true},
 		},
 		{
-			"a suspended set that is cancelled fails", of(completions(2), suspended),
-			func(w *world) { w.settle(); w.change(cancel) },
-			outcomeOf{conditions: append([]string{"Suspended/TaskSetSuspended"}, failedFor("Cancelled")...), started: true},
+			"a suspended set that is cancelled fails", newSpec(completions(2), suspended),
+			func(w *world) { w.syncUntilIdle(); w.change(cancel) },
+			wantStatus{conditions: append([]string{"Suspended/TaskSetSuspended"}, failedFor("Cancelled")...), started: true},
 		},
 		{
-			"a set that is cancelled before it starts fails", of(completions(2), func(s *batch.TaskSetSpec) { s.Cancelled = true }), func(*world) {},
-			outcomeOf{conditions: failedFor("Cancelled"), started: true},
+			"a set that is cancelled before it starts fails", newSpec(completions(2), func(s *batch.TaskSetSpec) { s.Cancelled = true }), func(*world) {},
+			wantStatus{conditions: failedFor("Cancelled"), started: true},
 		},
 		{
-			"a set that has all it needs completes", of(completions(2), parallelism(2)),
+			"a set with enough successes completes", newSpec(completions(2), parallelism(2)),
 			func(w *world) { w.end(0, 0, 1); w.change(cancel) },
-			outcomeOf{conditions: reached, succeeded: 2, completed: "0,1", started: true, completionTimeSet: true},
+			wantStatus{conditions: reached, succeeded: 2, completed: "0,1", started: true, completionTimeSet: true},
 		},
 		{
-			"a complete set stays complete", of(completions(1)),
-			func(w *world) { w.end(0, 0); w.pass(flushInterval); w.change(cancel) },
-			outcomeOf{conditions: reached, succeeded: 1, completed: "0", started: true, completionTimeSet: true},
+			"a complete set stays complete", newSpec(completions(1)),
+			func(w *world) { w.end(0, 0); w.advance(statusWriteInterval); w.change(cancel) },
+			wantStatus{conditions: reached, succeeded: 1, completed: "0", started: true, completionTimeSet: true},
 		},
 		{
-			"a failed set keeps its reason", of(completions(1), backoffLimit(0)),
-			func(w *world) { w.end(1, 0); w.pass(flushInterval); w.change(cancel) },
-			outcomeOf{conditions: beyondBackoff, failed: 1, indexFailures: "0:1", started: true},
+			"a failed set keeps its reason", newSpec(completions(1), backoffLimit(0)),
+			func(w *world) { w.end(1, 0); w.advance(statusWriteInterval); w.change(cancel) },
+			wantStatus{conditions: beyondBackoff, failed: 1, indexFailures: "0:1", started: true},
 		},
 		// suspend
 		{
-			"created suspended, nothing starts", of(completions(2), suspended), func(w *world) { w.expectActive() },
-			outcomeOf{conditions: []string{"Suspended/TaskSetSuspended"}},
+			"a suspended set creates nothing", newSpec(completions(2), suspended), func(w *world) { w.expectActive() },
+			wantStatus{conditions: []string{"Suspended/TaskSetSuspended"}},
 		},
 		{
-			"suspending ends what runs, and the start is forgotten", of(completions(2), parallelism(2)),
+			"suspending deletes active tasks and resets the start time", newSpec(completions(2), parallelism(2)),
 			func(w *world) {
-				w.settle()
+				w.syncUntilIdle()
 				w.run(1)
 				w.change(func(s *batch.TaskSet) { s.Spec.Suspend = ptr.To(true) })
 				w.expectActive()
 				w.endTask(w.task(1), 143)
 			},
-			outcomeOf{conditions: []string{"Suspended/TaskSetSuspended"}},
+			wantStatus{conditions: []string{"Suspended/TaskSetSuspended"}},
 		},
 		{
-			"resumed, all goes on where it was", of(completions(3), suspended),
+			"a resumed set continues", newSpec(completions(3), suspended),
 			func(w *world) {
-				w.settle()
+				w.syncUntilIdle()
 				w.change(func(s *batch.TaskSet) { s.Spec.Suspend = ptr.To(false) })
 				w.expectActive(0)
 				w.end(0, 0)
 			},
-			outcomeOf{conditions: []string{"not Suspended/TaskSetResumed"}, active: 1, succeeded: 1, completed: "0", started: true},
+			wantStatus{conditions: []string{"not Suspended/TaskSetResumed"}, active: 1, succeeded: 1, completed: "0", started: true},
 		},
 		{
-			"what succeeds while it is ended counts", of(completions(1)),
+			"tasks that succeed while they terminate count", newSpec(completions(1)),
 			func(w *world) {
-				w.settle()
+				w.syncUntilIdle()
 				w.run(0)
 				w.change(func(s *batch.TaskSet) { s.Spec.Suspend = ptr.To(true) })
-				w.settle()
+				w.syncUntilIdle()
 				w.endTask(w.task(0), 0)
 			},
-			outcomeOf{
+			wantStatus{
 				conditions: append([]string{"Suspended/TaskSetSuspended"}, reached...),
 				succeeded:  1, completed: "0", started: true, completionTimeSet: true,
 			},
@@ -495,14 +500,14 @@ func TestSemanticsOfJobSpec(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.create(test.spec)
-			w.settle()
+			w.syncUntilIdle()
 			test.do(w)
 			w.expect(test.want)
 			if w.set().Status.CompletionTime != nil || len(test.want.conditions) == 0 {
 				return
 			}
-			// A new controller comes to the same.
-			w.start()
+			// A new controller must get the same result.
+			w.startController()
 			w.expect(test.want)
 		})
 	}

@@ -40,7 +40,7 @@ type record struct {
 	// changes are those that no pass has seen yet. The tracker's lock guards them; all else belongs to the pass.
 	changes []change
 
-	ledger *ledger
+	ledger *taskSetState
 	// orphans have the label of the set and no controller, strays the set as controller and not its label.
 	orphans, strays map[types.UID]*batch.Task
 	progress        progress
@@ -52,11 +52,11 @@ type family struct {
 	records map[types.UID]*record
 }
 
-// tracker takes events from informers and keeps them for the next pass over their set, so that a pass reads no cache and costs what
-// has changed. Of one task the events arrive in order.
+// tracker takes events from informers and keeps them for the next pass over their set, so that a pass reads no cache
+// and costs what has changed. Of one task the events arrive in order.
 type tracker struct {
 	mu       sync.Mutex
-	delays   delays
+	backoff  exponentialBackoff
 	families map[types.NamespacedName]*family
 }
 
@@ -64,7 +64,7 @@ func (t *tracker) record(key types.NamespacedName, uid types.UID) *record {
 	f := t.family(key)
 	r := f.records[uid]
 	if r == nil {
-		r = &record{uid: uid, ledger: newLedger(t.delays), orphans: map[types.UID]*batch.Task{}, strays: map[types.UID]*batch.Task{}}
+		r = &record{uid: uid, ledger: newTaskSetState(t.backoff), orphans: map[types.UID]*batch.Task{}, strays: map[types.UID]*batch.Task{}}
 		f.records[uid] = r
 	}
 	return r
@@ -94,8 +94,8 @@ func (t *tracker) taskChanged(key types.NamespacedName, set types.UID, c change)
 	r.changes = append(r.changes, c)
 }
 
-// take gives the set of that name and its record, if there is one, and the records of sets that had the name before, with all
-// changes in their ledgers. What is empty is forgotten.
+// take gives the set of that name and its record, if there is one, and the records of sets that had the name before,
+// with all changes in their ledgers. What is empty is forgotten.
 func (t *tracker) take(key types.NamespacedName) (set *batch.TaskSet, current *record, former []*record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -111,7 +111,7 @@ func (t *tracker) take(key types.NamespacedName) (set *batch.TaskSet, current *r
 		if r == current {
 			continue
 		}
-		if len(r.ledger.entries) == 0 {
+		if len(r.ledger.tasks) == 0 {
 			delete(f.records, uid)
 			continue
 		}
@@ -137,13 +137,14 @@ func (r *record) observe(c change) {
 		task = nil
 	}
 	r.ledger.observe(c.uid, task)
-	if e := r.ledger.entries[c.uid]; e != nil {
-		e.meterStart(c.at)
+	if e := r.ledger.tasks[c.uid]; e != nil {
+		e.recordStart(c.at)
 	}
 }
 
-// setOf gives the set that a task counts for: its controller's or, without a controller, the one whose label it has.
-func setOf(task *batch.Task) (types.NamespacedName, types.UID, bool) {
+// taskSetOf gives the set that a task counts for: its controller's or, without a controller, the one whose label it
+// has.
+func taskSetOf(task *batch.Task) (types.NamespacedName, types.UID, bool) {
 	if metav1.GetControllerOfNoCopy(task) != nil {
 		owner := batch.ControllingTaskSet(task)
 		if owner == nil {

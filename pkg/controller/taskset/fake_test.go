@@ -47,11 +47,11 @@ const (
 
 var testKey = types.NamespacedName{Namespace: testNamespace, Name: testSet}
 
-// errDead is what all requests of a controller end in that has been killed.
-var errDead = errors.New("killed")
+// errKilled is the error of all requests of a controller that was killed.
+var errKilled = errors.New("killed")
 
-// world is an API server, its workers and a clock, as a controller sees them: everything happens when the test says so, and the
-// controller hears of it when the test delivers it.
+// world is an API server, its workers and a clock, as seen by a controller. The test controls when everything happens,
+// and when its events are delivered to the controller.
 type world struct {
 	t   testing.TB
 	now time.Time
@@ -59,27 +59,27 @@ type world struct {
 	mu      sync.Mutex
 	version int
 	sets    map[string]*batch.TaskSet
-	former  []*batch.TaskSet
+	history []*batch.TaskSet
 	tasks   map[string]*batch.Task
-	// news are what watches have not delivered yet, in order.
-	news []news
-	// created counts the tasks that were created of each index, by failures before them.
-	created map[start]int
-	// fail, if set, may refuse a request before it has an effect, or let it end in an error after it.
-	fail func(verb, resource string) (before, after error)
-	// admit, if set, changes tasks that are created as a webhook may.
+	// events are the watch events that are not delivered yet, in order.
+	events []event
+	// created counts the tasks that were created, by index and failure count.
+	created map[taskToCreate]int
+	// inject, if set, may return errors for a request: before it has an effect, or after.
+	inject func(verb, resource string) (before, after error)
+	// admit, if set, mutates created tasks, as a webhook may.
 	admit func(*batch.Task)
-	// requests counts by verb and resource.
+	// requests counts requests by verb and resource.
 	requests map[string]int
 
 	c *Controller
-	// collect is Options.CollectGarbage.
-	collect bool
-	events  *recorder
-	again   time.Time
+	// collect is Options.CollectGarbage of the next controller.
+	collect   bool
+	recorder  *recorder
+	requeueAt time.Time
 }
 
-type news struct {
+type event struct {
 	oldSet, set   *batch.TaskSet
 	oldTask, task *batch.Task
 }
@@ -92,68 +92,68 @@ func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC),
 		sets: map[string]*batch.TaskSet{}, tasks: map[string]*batch.Task{},
-		created: map[start]int{}, requests: map[string]int{}, events: &recorder{},
+		created: map[taskToCreate]int{}, requests: map[string]int{}, recorder: &recorder{},
 	}
-	w.start()
+	w.startController()
 	return w
 }
 
-// startBehind starts a controller whose first list of sets is an old one.
-func (w *world) startBehind(versions int) {
+// startStaleController starts a controller whose first list has the set as it was the given number of versions ago.
+func (w *world) startStaleController(versions int) {
 	now := w.sets
-	if versions = min(versions, len(w.former)-1); versions > 0 {
-		old := w.former[len(w.former)-1-versions]
+	if versions = min(versions, len(w.history)-1); versions > 0 {
+		old := w.history[len(w.history)-1-versions]
 		w.sets = map[string]*batch.TaskSet{old.Name: old}
 	}
-	w.start()
+	w.startController()
 	w.sets = now
 	for _, set := range now {
-		w.news = append(w.news, news{set: set})
+		w.events = append(w.events, event{set: set})
 	}
 }
 
-// start starts a controller, which knows nothing but what a first list gives it.
-func (w *world) start() {
+// startController starts a new controller and delivers a first list of all objects.
+func (w *world) startController() {
 	client := &fake.Clientset{}
-	incarnation := new(bool)
+	killed := new(bool)
 	client.AddReactor("*", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		obj, err := w.answer(action, incarnation)
+		obj, err := w.react(action, killed)
 		return true, obj, err
 	})
-	w.c = New(Options{Client: client, Recorder: w.events, CollectGarbage: w.collect})
+	w.c = New(Options{Client: client, Recorder: w.recorder, CollectGarbage: w.collect})
 	w.c.clock = w
-	w.news = nil
+	w.events = nil
 	for _, set := range w.sets {
-		w.news = append(w.news, news{set: set})
+		w.events = append(w.events, event{set: set})
 	}
 	for _, task := range w.tasks {
-		w.news = append(w.news, news{task: task})
+		w.events = append(w.events, event{task: task})
 	}
-	w.deliver(len(w.news))
+	w.deliver(len(w.events))
 }
 
-func (w *world) answer(action clienttesting.Action, dead *bool) (runtime.Object, error) {
+func (w *world) react(action clienttesting.Action, killed *bool) (runtime.Object, error) {
 	resource := action.GetResource().Resource
 	if action.GetSubresource() != "" {
 		resource += "/" + action.GetSubresource()
 	}
-	if *dead {
-		return nil, errDead
+	if *killed {
+		return nil, errKilled
 	}
 	var before, after error
-	if w.fail != nil {
-		before, after = w.fail(action.GetVerb(), resource)
+	if w.inject != nil {
+		before, after = w.inject(action.GetVerb(), resource)
 	}
 	if before != nil {
-		*dead = before == errDead
+		*killed = before == errKilled
 		return nil, before
 	}
 	w.requests[action.GetVerb()+" "+resource]++
 	obj, err := w.handle(action)
 	if after != nil {
-		*dead = after == errDead
+		*killed = after == errKilled
 		return nil, after
 	}
 	return obj, err
@@ -197,7 +197,7 @@ func (w *world) handle(action clienttesting.Action) (runtime.Object, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.created[start{indexOf(task), failuresOf(task)}]++
+		w.created[taskToCreate{completionIndexOf(task), failureCountOf(task)}]++
 		return w.putTask(task), nil
 	case clienttesting.UpdateActionImpl:
 		set := a.Object.DeepCopyObject().(*batch.TaskSet)
@@ -211,7 +211,7 @@ func (w *world) handle(action clienttesting.Action) (runtime.Object, error) {
 		update := rules().updateSet
 		if a.Subresource == "status" {
 			update = rules().updateStatus
-			if finished(old) != nil {
+			if finishedCondition(old) != nil {
 				w.t.Errorf("a finished set was written to: %+v", set.Status)
 			}
 		}
@@ -254,11 +254,11 @@ func (w *world) handle(action clienttesting.Action) (runtime.Object, error) {
 func (w *world) putSet(set *batch.TaskSet) *batch.TaskSet {
 	w.version++
 	set.ResourceVersion = strconv.Itoa(w.version)
-	w.news = append(w.news, news{oldSet: w.sets[set.Name], set: set.DeepCopy()})
+	w.events = append(w.events, event{oldSet: w.sets[set.Name], set: set.DeepCopy()})
 	w.sets[set.Name] = set.DeepCopy()
-	w.former = append(w.former, w.sets[set.Name])
+	w.history = append(w.history, w.sets[set.Name])
 	if set.DeletionTimestamp != nil && len(set.Finalizers) == 0 {
-		w.news = append(w.news, news{oldSet: w.sets[set.Name]})
+		w.events = append(w.events, event{oldSet: w.sets[set.Name]})
 		delete(w.sets, set.Name)
 	}
 	return set
@@ -267,7 +267,7 @@ func (w *world) putSet(set *batch.TaskSet) *batch.TaskSet {
 func (w *world) putTask(task *batch.Task) *batch.Task {
 	w.version++
 	task.ResourceVersion = strconv.Itoa(w.version)
-	w.news = append(w.news, news{oldTask: w.tasks[task.Name], task: task.DeepCopy()})
+	w.events = append(w.events, event{oldTask: w.tasks[task.Name], task: task.DeepCopy()})
 	w.tasks[task.Name] = task.DeepCopy()
 	return task
 }
@@ -285,7 +285,7 @@ func (w *world) deleteSet(name string, policy metav1.DeletionPropagation) error 
 	return nil
 }
 
-// deleteTask deletes as the server does: a running task first gets the time to end.
+// deleteTask deletes a task as the server does: a bound task terminates gracefully.
 func (w *world) deleteTask(task *batch.Task) {
 	task = task.DeepCopy()
 	if task.Spec.WorkerName != "" && task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed {
@@ -298,13 +298,13 @@ func (w *world) deleteTask(task *batch.Task) {
 
 func (w *world) removeTask(task *batch.Task) {
 	w.version++
-	w.news = append(w.news, news{oldTask: w.tasks[task.Name]})
+	w.events = append(w.events, event{oldTask: w.tasks[task.Name]})
 	delete(w.tasks, task.Name)
 }
 
-// deliver tells the controller the next n news.
+// deliver delivers the next n events to the controller.
 func (w *world) deliver(n int) {
-	for _, e := range w.news[:n] {
+	for _, e := range w.events[:n] {
 		switch {
 		case e.set != nil:
 			w.c.ObserveSet(e.set, false)
@@ -314,52 +314,52 @@ func (w *world) deliver(n int) {
 			w.c.ObserveTask(e.oldTask, e.task)
 		}
 	}
-	w.news = w.news[n:]
+	w.events = w.events[n:]
 }
 
-// reconcile has the controller make one pass.
+// reconcile runs one sync.
 func (w *world) reconcile() error {
-	again, err := w.c.Reconcile(context.Background(), testKey)
-	w.again = time.Time{}
-	if again > 0 {
-		w.again = w.now.Add(again)
+	requeueAfter, err := w.c.Reconcile(context.Background(), testKey)
+	w.requeueAt = time.Time{}
+	if requeueAfter > 0 {
+		w.requeueAt = w.now.Add(requeueAfter)
 	}
 	return err
 }
 
-// settle delivers all news and has the controller make passes until it has nothing more to do at this time.
-func (w *world) settle() {
+// syncUntilIdle delivers all events and syncs until the controller has nothing to do at this time.
+func (w *world) syncUntilIdle() {
 	w.t.Helper()
 	for range 10_000 {
-		w.deliver(len(w.news))
+		w.deliver(len(w.events))
 		err := w.reconcile()
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if len(w.news) == 0 && (w.again.IsZero() || w.again.After(w.now.Add(time.Millisecond))) {
+		if len(w.events) == 0 && (w.requeueAt.IsZero() || w.requeueAt.After(w.now.Add(time.Millisecond))) {
 			return
 		}
 	}
-	w.t.Fatal("the controller does not come to rest")
+	w.t.Fatal("the controller does not become idle")
 }
 
-// pass lets time pass, with passes when the controller has asked for them.
-func (w *world) pass(d time.Duration) {
+// advance advances the clock and syncs whenever the controller has requested it.
+func (w *world) advance(d time.Duration) {
 	w.t.Helper()
 	end := w.now.Add(d)
 	for range 10_000 {
-		w.settle()
-		if w.again.IsZero() || w.again.After(end) {
+		w.syncUntilIdle()
+		if w.requeueAt.IsZero() || w.requeueAt.After(end) {
 			w.now = end
-			w.settle()
+			w.syncUntilIdle()
 			return
 		}
-		w.now = w.again
+		w.now = w.requeueAt
 	}
-	w.t.Fatal("the controller asks for too many passes")
+	w.t.Fatal("the controller requests too many syncs")
 }
 
-// create creates the set, defaulted and checked as the server does it.
+// create creates the set, with the defaults and validation of the server.
 func (w *world) create(spec batch.TaskSetSpec) {
 	w.t.Helper()
 	if len(spec.Template.Spec.Command) == 0 {
@@ -377,7 +377,7 @@ func (w *world) create(spec batch.TaskSetSpec) {
 	w.putSet(set)
 }
 
-// change changes the set as a person does.
+// change updates the set as a user does.
 func (w *world) change(f func(*batch.TaskSet)) {
 	w.t.Helper()
 	if err := w.tryChange(f); err != nil {
@@ -385,7 +385,7 @@ func (w *world) change(f func(*batch.TaskSet)) {
 	}
 }
 
-// tryChange returns why the server refuses the change, if it does.
+// tryChange updates the set as a user does, and returns the error with which the server refuses the update.
 func (w *world) tryChange(f func(*batch.TaskSet)) error {
 	set := w.sets[testSet].DeepCopy()
 	f(set)
@@ -396,7 +396,7 @@ func (w *world) tryChange(f func(*batch.TaskSet)) error {
 	return err
 }
 
-// changeStatus changes the status as another client does.
+// changeStatus updates the status as another client does.
 func (w *world) changeStatus(f func(*batch.TaskSetStatus)) {
 	w.t.Helper()
 	set := w.sets[testSet].DeepCopy()
@@ -410,11 +410,11 @@ func (w *world) changeStatus(f func(*batch.TaskSetStatus)) {
 
 func (w *world) set() *batch.TaskSet { return w.sets[testSet] }
 
-// task gives the unfinished task of an index.
+// task returns the unfinished task of an index.
 func (w *world) task(index int) *batch.Task {
 	w.t.Helper()
 	for _, task := range w.tasks {
-		if indexOf(task) == index && task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed {
+		if completionIndexOf(task) == index && task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed {
 			return task.DeepCopy()
 		}
 	}
@@ -422,31 +422,31 @@ func (w *world) task(index int) *batch.Task {
 	return nil
 }
 
-// active gives the indexes of tasks that are neither finished nor being deleted.
+// active returns the indexes of tasks that are neither finished nor being deleted.
 func (w *world) active() []int {
 	active := []int{}
 	for _, task := range w.tasks {
 		if task.DeletionTimestamp == nil && task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed {
-			active = append(active, indexOf(task))
+			active = append(active, completionIndexOf(task))
 		}
 	}
 	slices.Sort(active)
 	return active
 }
 
-// phase gives the indexes of tasks in a phase.
+// phase returns the indexes of tasks in a phase.
 func (w *world) phase(phase batch.TaskPhase) []int {
 	found := []int{}
 	for _, task := range w.tasks {
 		if task.Status.Phase == phase {
-			found = append(found, indexOf(task))
+			found = append(found, completionIndexOf(task))
 		}
 	}
 	slices.Sort(found)
 	return found
 }
 
-// run has a worker run the task of an index.
+// run binds the tasks of the indexes and starts them.
 func (w *world) run(indexes ...int) {
 	w.t.Helper()
 	for _, index := range indexes {
@@ -456,7 +456,7 @@ func (w *world) run(indexes ...int) {
 	}
 }
 
-// end has the task of an index end with that exit code.
+// end finishes the tasks of the indexes with that exit code.
 func (w *world) end(exitCode int32, indexes ...int) {
 	w.t.Helper()
 	for _, index := range indexes {
@@ -478,7 +478,8 @@ func (w *world) endTask(task *batch.Task, exitCode int32) {
 	}
 }
 
-// conditions returns the conditions that are True, as type/reason, and Suspended in any case, without the one that the server derives.
+// conditions returns the conditions that are True, as type/reason, and Suspended with any status. It leaves out
+// Reconciling, which the server derives.
 func (w *world) conditions() []string {
 	found := []string{}
 	for _, c := range w.set().Status.Conditions {
@@ -500,7 +501,7 @@ func (w *world) conditionMessage(name string) string {
 	return ""
 }
 
-// recorder keeps Events.
+// recorder keeps the Events that were recorded.
 type recorder struct {
 	mu   sync.Mutex
 	seen []string

@@ -31,48 +31,51 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// adopt makes the set the controller of tasks that match its selector and have none, and gives up those that no longer match. A task
-// without an index cannot be counted and is left alone.
-func (p *pass) adopt(ctx context.Context) error {
+// adopt makes the set the controller of tasks that match its selector and have no controller, and releases tasks that
+// no longer match, as upstream's ControllerRefManager does. A task without an index cannot be counted and is not
+// adopted.
+func (s *syncContext) adopt(ctx context.Context) error {
 	var errs []error
 	checked := false
-	for uid, task := range p.orphans {
-		if indexOf(task) < 0 || task.DeletionTimestamp != nil {
+	for uid, task := range s.orphans {
+		if completionIndexOf(task) < 0 || task.DeletionTimestamp != nil {
 			continue
 		}
 		if !checked {
-			// The set may be gone, or about to go and to leave its tasks behind.
-			set, err := p.client.BatchV1alpha1().TaskSets(p.set.Namespace).Get(ctx, p.set.Name, metav1.GetOptions{})
-			if err != nil || set.UID != p.set.UID || set.DeletionTimestamp != nil {
+			// The set may be deleted by now, or being deleted with its tasks orphaned.
+			set, err := s.client.BatchV1alpha1().TaskSets(s.set.Namespace).Get(ctx, s.set.Name, metav1.GetOptions{})
+			if err != nil || set.UID != s.set.UID || set.DeletionTimestamp != nil {
 				errs = append(errs, ignoreNotFound(err))
 				break
 			}
 			checked = true
 		}
-		owners := append(slices.Clone(task.OwnerReferences), *metav1.NewControllerRef(p.set, kind))
-		if err := setOwners(ctx, p.Controller, task, owners); err != nil {
+		owners := append(slices.Clone(task.OwnerReferences), *metav1.NewControllerRef(s.set, kind))
+		if err := setOwners(ctx, s.Controller, task, owners); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		delete(p.orphans, uid) // an event brings it back as ours
+		delete(s.orphans, uid) // An event will show it as controlled.
 	}
-	for uid, task := range p.strays {
-		if err := disown(ctx, p.Controller, task, p.uid); err != nil {
+	for uid, task := range s.strays {
+		if err := releaseTask(ctx, s.Controller, task, s.uid); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		delete(p.strays, uid)
+		delete(s.strays, uid)
 	}
 	return errors.Join(errs...)
 }
 
-func disown(ctx context.Context, c *Controller, task *batch.Task, owner types.UID) error {
+// releaseTask removes the owner reference to owner from the task.
+func releaseTask(ctx context.Context, c *Controller, task *batch.Task, owner types.UID) error {
 	return setOwners(ctx, c, task, slices.DeleteFunc(slices.Clone(task.OwnerReferences), func(r metav1.OwnerReference) bool {
 		return r.UID == owner
 	}))
 }
 
-// setOwners changes the owners of a task as it was observed. If it has changed since, an event tells.
+// setOwners replaces the owners of a task. It does nothing if the task has changed since it was observed: an event will
+// show the change.
 func setOwners(ctx context.Context, c *Controller, task *batch.Task, owners []metav1.OwnerReference) error {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid": task.UID, "resourceVersion": task.ResourceVersion, "ownerReferences": owners,
@@ -87,54 +90,54 @@ func setOwners(ctx context.Context, c *Controller, task *batch.Task, owners []me
 	return err
 }
 
-// collectLeftovers deletes the tasks of a set that is gone.
-func (c *Controller) collectLeftovers(ctx context.Context, key types.NamespacedName, r *record) error {
+// deleteDependents deletes the tasks of a set that does not exist any more.
+func (c *Controller) deleteDependents(ctx context.Context, key types.NamespacedName, r *record) error {
 	set, err := c.client.BatchV1alpha1().TaskSets(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
 	if err == nil && set.UID == r.uid {
-		return nil // it is new to us: an event will tell
+		return nil // The set is new. An event will show it.
 	}
 	if ignoreNotFound(err) != nil {
 		return err
 	}
-	p := &pass{Controller: c, record: r, set: &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}}
+	s := &syncContext{Controller: c, record: r, set: &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}}
 	r.ledger.loaded = false
-	var all []*entry
-	for _, e := range r.ledger.entries {
+	var all []*trackedTask
+	for _, e := range r.ledger.tasks {
 		if !e.terminating {
 			all = append(all, e)
 		}
 	}
-	_, err = p.delete(ctx, all)
+	_, err = s.deleteTasks(ctx, all)
 	return err
 }
 
-// finalize does what the deletion of a set waits for: with foreground deletion that its tasks are gone, with orphaning that they no
-// longer name it as their owner.
-func (c *Controller) finalize(ctx context.Context, set *batch.TaskSet, r *record) (again time.Time, err error) {
+// finalize removes the finalizers of a set that is being deleted: with foreground deletion after it has deleted the
+// set's tasks, with orphaning after it has removed the set from their owners.
+func (c *Controller) finalize(ctx context.Context, set *batch.TaskSet, r *record) (requeueAt time.Time, err error) {
 	orphan := slices.Contains(set.Finalizers, metav1.FinalizerOrphanDependents)
 	foreground := slices.Contains(set.Finalizers, metav1.FinalizerDeleteDependents)
 	if !orphan && !foreground {
 		return time.Time{}, nil
 	}
 	now := c.clock.Now()
-	if due := r.progress.finalized.Add(flushInterval); len(r.ledger.entries) > 0 && now.Before(due) {
+	if due := r.progress.finalizedAt.Add(statusWriteInterval); len(r.ledger.tasks) > 0 && now.Before(due) {
 		return due, nil
 	}
-	r.progress.finalized, again = now, now.Add(flushInterval)
-	// Not by what was observed: nothing may be overlooked.
+	r.progress.finalizedAt, requeueAt = now, now.Add(statusWriteInterval)
+	// The informer may lag behind, and no task may be missed.
 	list, err := c.client.BatchV1alpha1().Tasks(set.Namespace).List(ctx, metav1.ListOptions{
 		LabelSelector: batch.LabelControllerUID + "=" + string(set.UID),
 	})
 	if err != nil {
-		return again, err
+		return requeueAt, err
 	}
 	tasks := slices.DeleteFunc(list.Items, func(task batch.Task) bool { return !metav1.IsControlledBy(&task, set) })
 	errs := make([]error, len(tasks))
-	c.each(ctx, len(tasks), func(i int) {
+	c.parallelize(ctx, len(tasks), func(i int) {
 		task := &tasks[i]
 		switch {
 		case orphan:
-			errs[i] = disown(ctx, c, task, set.UID)
+			errs[i] = releaseTask(ctx, c, task, set.UID)
 		case task.DeletionTimestamp == nil:
 			errs[i] = ignoreNotFound(c.client.BatchV1alpha1().Tasks(task.Namespace).Delete(ctx, task.Name, metav1.DeleteOptions{
 				Preconditions:     &metav1.Preconditions{UID: &task.UID},
@@ -143,7 +146,7 @@ func (c *Controller) finalize(ctx context.Context, set *batch.TaskSet, r *record
 		}
 	})
 	if err := errors.Join(append(errs, ctx.Err())...); err != nil || len(tasks) > 0 {
-		return again, err
+		return requeueAt, err
 	}
 	set = set.DeepCopy()
 	set.Finalizers = slices.DeleteFunc(set.Finalizers, func(name string) bool {
@@ -151,7 +154,7 @@ func (c *Controller) finalize(ctx context.Context, set *batch.TaskSet, r *record
 	})
 	_, err = c.client.BatchV1alpha1().TaskSets(set.Namespace).Update(ctx, set, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return again, nil
+		return requeueAt, nil
 	}
-	return again, err
+	return requeueAt, err
 }

@@ -29,17 +29,17 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// TestAcceptedChangesLeaveASetThatCanEnd changes the specs of sets at random, while tasks run, succeed and fail and the controller is
-// stopped, killed and started. Whatever the server has accepted, no write of the controller is refused, and a set whose tasks all succeed
-// from then on comes to its end.
-func TestAcceptedChangesLeaveASetThatCanEnd(t *testing.T) {
+// TestSetsFinishAfterAnyAcceptedUpdate updates the specs of sets at random while tasks run, succeed and fail and the
+// controller is stopped, killed and started. The server must accept all writes of the controller, and a set whose tasks
+// all succeed from then on must finish.
+func TestSetsFinishAfterAnyAcceptedUpdate(t *testing.T) {
 	kinds := map[string]batch.TaskSetSpec{
-		"elastic":         of(completions(8), parallelism(8), indexed, backoffLimit(1000)),
-		"limit per index": of(completions(8), parallelism(8), perIndex(1)),
-		"plain":           of(completions(8), parallelism(4), backoffLimit(20)),
-		"any success":     of(parallelism(4), backoffLimit(20)),
-		"success policy":  of(completions(8), parallelism(8), indexed, backoffLimit(1000), success(ptr.To("1,3"), nil)),
-		"ignored":         of(completions(8), parallelism(8), indexed, onExit(ignore, in, 1)),
+		"elastic":         newSpec(completions(8), parallelism(8), indexed, backoffLimit(1000)),
+		"limit per index": newSpec(completions(8), parallelism(8), perIndex(1)),
+		"plain":           newSpec(completions(8), parallelism(4), backoffLimit(20)),
+		"any success":     newSpec(parallelism(4), backoffLimit(20)),
+		"success policy":  newSpec(completions(8), parallelism(8), indexed, backoffLimit(1000), success(ptr.To("1,3"), nil)),
+		"ignored":         newSpec(completions(8), parallelism(8), indexed, onExit(ignore, in, 1)),
 	}
 	for kind, spec := range kinds {
 		for seed := range uint64(80) {
@@ -48,30 +48,30 @@ func TestAcceptedChangesLeaveASetThatCanEnd(t *testing.T) {
 				w := newWorld(t)
 				w.create(*spec.DeepCopy())
 				stopped := false
-				for steps := 20 + random.IntN(80); steps > 0 && outcome(w.set()) == nil; steps-- {
+				for steps := 20 + random.IntN(80); steps > 0 && targetCondition(w.set()) == nil; steps-- {
 					w.randomStep(random, &stopped)
 				}
 				if stopped {
-					w.startBehind(random.IntN(3))
+					w.startStaleController(random.IntN(3))
 				}
-				w.fail = nil
-				if finished(w.set()) == nil {
+				w.inject = nil
+				if finishedCondition(w.set()) == nil {
 					w.change(func(set *batch.TaskSet) {
 						set.Spec.Suspend, set.Spec.Parallelism, set.Spec.ActiveDeadlineSeconds = ptr.To(false), ptr.To(1+random.Int32N(8)), nil
 					})
 				}
-				for round := 0; finished(w.set()) == nil; round++ {
+				for round := 0; finishedCondition(w.set()) == nil; round++ {
 					if round > 100 {
-						t.Fatalf("the set does not end: %+v", w.set().Status)
+						t.Fatalf("the set does not finish: %+v", w.set().Status)
 					}
-					w.pass(time.Minute)
+					w.advance(time.Minute)
 					for _, task := range sortedTasks(w) {
 						if task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed {
 							w.endTask(task, 0)
 						}
 					}
 				}
-				final, status := finished(w.set()), &w.set().Status
+				final, status := finishedCondition(w.set()), &w.set().Status
 				if want := ptr.Deref(w.set().Spec.Completions, 1); final.Reason == batch.TaskSetReasonCompletionsReached && status.Succeeded < want {
 					t.Errorf("the set is complete with %d of %d", status.Succeeded, want)
 				}
@@ -80,7 +80,7 @@ func TestAcceptedChangesLeaveASetThatCanEnd(t *testing.T) {
 	}
 }
 
-// randomStep lets one thing happen to the set, its tasks or its controller.
+// randomStep applies one random change to the set, its tasks or its controller.
 func (w *world) randomStep(random *rand.Rand, stopped *bool) {
 	n := func() *int32 { return ptr.To(random.Int32N(9)) }
 	switch random.IntN(12) {
@@ -102,44 +102,44 @@ func (w *world) randomStep(random *rand.Rand, stopped *bool) {
 		w.now = w.now.Add(time.Duration(random.IntN(20_000)) * time.Millisecond)
 	case 6:
 		if *stopped = !*stopped; !*stopped {
-			w.startBehind(random.IntN(3))
+			w.startStaleController(random.IntN(3))
 		}
 	case 7, 8:
 		for _, task := range sortedTasks(w) {
 			switch unfinished := task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed; {
 			case !unfinished:
 			case random.IntN(3) == 0 && task.DeletionTimestamp == nil:
-				w.run(indexOf(task))
+				w.run(completionIndexOf(task))
 			case random.IntN(2) == 0:
 				w.endTask(task, random.Int32N(4)/3)
 			}
 		}
 	default:
-		w.fail = nil
+		w.inject = nil
 		if random.IntN(10) == 0 {
-			w.fail = func(string, string) (before, after error) { return nil, errDead }
+			w.inject = func(string, string) (before, after error) { return nil, errKilled }
 		}
 		if *stopped {
 			return
 		}
-		w.deliver(random.IntN(len(w.news) + 1))
-		if err := w.reconcile(); err != nil && !strings.Contains(err.Error(), errDead.Error()) {
+		w.deliver(random.IntN(len(w.events) + 1))
+		if err := w.reconcile(); err != nil && !strings.Contains(err.Error(), errKilled.Error()) {
 			w.t.Fatal(err)
 		} else if err != nil {
-			w.fail = nil
-			w.startBehind(random.IntN(3))
+			w.inject = nil
+			w.startStaleController(random.IntN(3))
 		}
 	}
 }
 
-// TestTasksOfAcceptedSetsCanBeCreated brings sets at random to the bounds of what a task may have. The server accepts those whose tasks it
-// accepts, after as many failures as there may be, and no others.
+// TestTasksOfAcceptedSetsCanBeCreated generates sets whose tasks are near the limits of a task's size. The server must
+// accept a set if and only if it accepts all of its tasks, with the maximum failure count.
 func TestTasksOfAcceptedSetsCanBeCreated(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	near := func(bound int) int { return bound - random.IntN(60) + 10 }
 	accepted, refused := 0, 0
 	for range 60 {
-		spec := of(indexed, backoffLimit(random.Int32N(2000)))
+		spec := newSpec(indexed, backoffLimit(random.Int32N(2000)))
 		spec.Template.Spec.Command = []string{"true"}
 		n := 1 + random.IntN(12)
 		if random.IntN(2) == 0 {
@@ -158,12 +158,12 @@ func TestTasksOfAcceptedSetsCanBeCreated(t *testing.T) {
 			}
 		}
 		switch random.IntN(10) {
-		case 0: // few, since comparing so many variables takes long
+		case 0: // Rare, because comparing so many variables is slow.
 			for i := range min(4096, 4100-random.IntN(9)) - len(spec.Template.Spec.Env) {
 				spec.Template.Spec.Env = append(spec.Template.Spec.Env, batch.EnvVar{Name: fmt.Sprintf("V%d", i)})
 			}
 		case 1, 2, 3, 4:
-			bound := 1<<20 - 60 - 12*len(spec.Items) // the items of a set count, too
+			bound := 1<<20 - 60 - 12*len(spec.Items) // The items of a set count, too.
 			spec.Template.Spec.Args = []string{strings.Repeat("a", near(bound))}
 		default:
 			spec.Template.Annotations = map[string]string{"note": strings.Repeat("a", near(256<<10-len("note")-len(batch.AnnotationIndexFailureCount)))}
@@ -181,7 +181,7 @@ func TestTasksOfAcceptedSetsCanBeCreated(t *testing.T) {
 			set = &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: testSet, UID: "set"}, Spec: spec}
 			batch.SetObjectDefaults_TaskSet(set)
 			if strings.Contains(err.Error(), "spec.items: ") {
-				continue // the items do not fit into a set, which says nothing of a task
+				continue // The items do not fit into a set. The size of a task does not matter.
 			}
 		}
 		failures := int(*set.Spec.BackoffLimit)
@@ -198,12 +198,12 @@ func TestTasksOfAcceptedSetsCanBeCreated(t *testing.T) {
 		}
 		switch {
 		case err == nil && impossible != nil:
-			t.Fatalf("the set is accepted, and its task refused: %v", impossible)
+			t.Fatalf("the set is accepted, but its task is refused: %v", impossible)
 		case err != nil && impossible == nil:
-			t.Fatalf("the tasks are all accepted, and the set refused: %v", err)
+			t.Fatalf("all tasks are accepted, but the set is refused: %v", err)
 		}
 	}
 	if accepted < 5 || refused < 5 {
-		t.Errorf("%d sets were accepted and %d refused: too few to say much", accepted, refused)
+		t.Errorf("%d sets were accepted and %d refused, want at least 5 of each", accepted, refused)
 	}
 }

@@ -37,7 +37,7 @@ import (
 	registry "github.com/leat-dev/leat/pkg/registry/batch"
 )
 
-// serverRules are the rules by which the server accepts and refuses writes: the world of a test has the same.
+// serverRules applies the registry strategies of the server to the writes of a test.
 type serverRules struct {
 	scheme *runtime.Scheme
 	stores *registry.Stores
@@ -53,7 +53,7 @@ var rules = sync.OnceValue(func() serverRules {
 	return serverRules{scheme, stores}
 })
 
-// noStorage opens no storage.
+// noStorage is a RESTOptionsGetter without storage.
 type noStorage struct{}
 
 func (noStorage) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
@@ -67,7 +67,7 @@ func (noStorage) GetRESTOptions(resource schema.GroupResource, _ runtime.Object)
 	}, nil
 }
 
-// createTask returns the task as the server stores it, or why the server refuses it.
+// createTask returns the task as the server stores it, or the error with which the server refuses it.
 func (r serverRules) createTask(task *batch.Task) (*batch.Task, error) {
 	r.scheme.Default(task)
 	in, out := &internal.Task{}, &batch.Task{}
@@ -80,7 +80,7 @@ func (r serverRules) createTask(task *batch.Task) (*batch.Task, error) {
 	return out, r.scheme.Convert(in, out, nil)
 }
 
-// createSet returns the set as the server stores it, or why the server refuses it.
+// createSet returns the set as the server stores it, or the error with which the server refuses it.
 func (r serverRules) createSet(set *batch.TaskSet) (*batch.TaskSet, error) {
 	set = set.DeepCopy()
 	r.scheme.Default(set)
@@ -94,7 +94,8 @@ func (r serverRules) createSet(set *batch.TaskSet) (*batch.TaskSet, error) {
 	return out, r.scheme.Convert(in, out, nil)
 }
 
-// updateSet and updateStatus return the set as the server stores it, or why the server refuses the write.
+// updateSet and updateStatus return the set as the server stores it, or the error with which the server refuses the
+// update.
 func (r serverRules) updateSet(set, old *batch.TaskSet) (*batch.TaskSet, error) {
 	return r.update(r.stores.TaskSets.Store, "", set, old)
 }

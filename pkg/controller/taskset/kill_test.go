@@ -30,8 +30,8 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// TestKilledAtAnyRequestCountsOnce runs sets to their end with a controller that is killed again and again, before a request or
-// between its effect and its answer, and that hears of everything late.
+// TestKilledAtAnyRequestCountsOnce runs sets to completion while the controller is killed repeatedly, before a request
+// or between its effect and its response, and while events arrive late.
 func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 	const completions = 40
 	modes := map[string]func(*batch.TaskSetSpec){
@@ -57,17 +57,17 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 				change(&spec)
 				w.create(spec)
 				kills, ran, ignored := 0, map[string]int{}, 0
-				w.fail = func(verb, resource string) (before, after error) {
+				w.inject = func(verb, resource string) (before, after error) {
 					if verb == "get" || random.IntN(15) > 0 || kills > 40 {
 						return nil, nil
 					}
 					kills++
 					if random.IntN(2) == 0 {
-						return errDead, nil
+						return errKilled, nil
 					}
-					return nil, errDead
+					return nil, errKilled
 				}
-				// fails tells how often an index fails: never, once, twice, or always.
+				// fails returns how often an index fails: never, once, twice or always.
 				fails := func(index int) int {
 					switch {
 					case index%11 == 4 && mode != "limit per index":
@@ -79,13 +79,13 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 					}
 					return 0
 				}
-				for step := 0; w.set() == nil || finished(w.set()) == nil; step++ {
+				for step := 0; w.set() == nil || finishedCondition(w.set()) == nil; step++ {
 					if step > 100_000 {
-						t.Fatalf("the set does not end: %+v", w.set().Status)
+						t.Fatalf("the set does not finish: %+v", w.set().Status)
 					}
 					switch random.IntN(4) {
 					case 0:
-						w.deliver(random.IntN(len(w.news) + 1))
+						w.deliver(random.IntN(len(w.events) + 1))
 					case 1:
 						w.now = w.now.Add(time.Duration(random.IntN(3000)) * time.Millisecond)
 					case 2:
@@ -94,8 +94,8 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 								continue
 							}
 							ran[task.Name+string(task.UID)]++
-							index, code := indexOf(task), int32(0)
-							if failuresOf(task) < fails(index) {
+							index, code := completionIndexOf(task), int32(0)
+							if failureCountOf(task) < fails(index) {
 								code = 1
 							}
 							if mode == "ignored failures" && code == 0 && random.IntN(5) == 0 {
@@ -105,16 +105,16 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 							w.endTask(task, code)
 						}
 					default:
-						if err := w.reconcile(); err != nil && !strings.Contains(err.Error(), errDead.Error()) {
+						if err := w.reconcile(); err != nil && !strings.Contains(err.Error(), errKilled.Error()) {
 							t.Fatal(err)
 						} else if err != nil {
-							w.startBehind(random.IntN(3))
+							w.startStaleController(random.IntN(3))
 						}
 					}
 				}
-				w.fail = nil
-				w.start()
-				w.pass(time.Minute)
+				w.inject = nil
+				w.startController()
+				w.advance(time.Minute)
 
 				var succeeded []indexes.Range
 				failedIndexes, failed := 0, 0
@@ -138,25 +138,25 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 				if failedIndexes > 0 {
 					want = batch.TaskSetFailed
 				}
-				if !isTrue(w.set(), want) || status.IndexFailures != "" && want == batch.TaskSetComplete {
+				if !isConditionTrue(w.set(), want) || status.IndexFailures != "" && want == batch.TaskSetComplete {
 					t.Errorf("the set is not %s: %+v", want, status)
 				}
 				for s, n := range w.created {
 					if n > 1 && mode != "ignored failures" {
-						t.Errorf("index %d was started %d times after %d failures", s.index, n, s.failures)
+						t.Errorf("%d tasks were created for index %d with failure count %d", n, s.index, s.failures)
 					}
 				}
 				if mode == "ignored failures" {
-					again := 0
+					retries := 0
 					for _, n := range w.created {
-						again += n - 1
+						retries += n - 1
 					}
-					if again != ignored {
-						t.Errorf("%d tasks were created again after %d failures that are ignored", again, ignored)
+					if retries != ignored {
+						t.Errorf("%d tasks were created again after %d ignored failures", retries, ignored)
 					}
 				}
 				if left := len(w.tasks); left > 2*failedIndexes {
-					t.Errorf("%d tasks are left of a finished set", left)
+					t.Errorf("%d tasks of a finished set are left", left)
 				}
 				if kills == 0 {
 					t.Error("the controller was never killed")
@@ -166,7 +166,7 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 	}
 }
 
-// sortedTasks gives all tasks, in an order that is the same each time.
+// sortedTasks returns all tasks, ordered by name.
 func sortedTasks(w *world) []*batch.Task {
 	var tasks []*batch.Task
 	for _, task := range w.tasks {
