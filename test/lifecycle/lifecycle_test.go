@@ -57,7 +57,7 @@ func TestStandalone(t *testing.T) {
 	client := env.Client(t, e.Controller(t))
 	keepRunning(t, scheduler.New(client).Run)
 	keepRunning(t, lifecycle.New(client, lifecycle.Options{
-		LeaseInterval: 500 * time.Millisecond, SilenceTimeout: silenceTimeout, RemoveAfter: removeAfter,
+		LeaseInterval: 500 * time.Millisecond, FullDisruptionTimeout: silenceTimeout, RemoveAfter: removeAfter,
 	}).Run)
 	t.Run("killed worker", func(t *testing.T) { testKilled(t, e) })
 	t.Run("frozen worker", func(t *testing.T) { testFrozen(t, e) })

@@ -33,36 +33,36 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
-// finishedTasksSelector selects the tasks that nothing runs of any more.
+// finishedTasksSelector selects finished tasks.
 const finishedTasksSelector = "status.phase!=Pending,status.phase!=Running"
 
-// finishedTasks deletes finished tasks at the end of their time to live, and those whose deletion somebody began and did not see to
-// its end. It is the store of its own reflector and keeps, of all the finished tasks there may be, only what has an end.
+// finishedTasks deletes finished tasks when their time to live is over, and completes graceful deletions of finished
+// tasks. It is the store of its own reflector, so that of all finished tasks it keeps only those it will delete.
 type finishedTasks struct {
 	client versioned.Interface
 	queue  queue
 
-	mu   sync.Mutex
-	ends map[cache.ObjectName]end
-	// newest is the newest resourceVersion that was listed or watched, empty before the first list. What is newer has not been
-	// counted as finished.
+	mu        sync.Mutex
+	deletions map[cache.ObjectName]deletion
+	// newest is the newest resourceVersion that was listed or watched, empty before the first list. Tasks that are
+	// newer are not yet recorded in the metrics.
 	newest string
 }
 
-// end is when a task is to be deleted, and what it was when that was found.
-type end struct {
+// deletion is a deletion that is due at a time, and the version of the task for which that was decided.
+type deletion struct {
 	at              time.Time
 	uid             types.UID
 	resourceVersion string
-	// reason is the label of the metric that counts the deletion.
+	// reason is the value of the label reason in leat_lifecycle_task_deletions_total.
 	reason string
 }
 
 func newFinishedTasks(client versioned.Interface) *finishedTasks {
-	return &finishedTasks{client: client, queue: newQueue("leat_lifecycle_finished_tasks"), ends: map[cache.ObjectName]end{}}
+	return &finishedTasks{client: client, queue: newQueue("leat_lifecycle_finished_tasks"), deletions: map[cache.ObjectName]deletion{}}
 }
 
-// run works until ctx is done, and returns when all that it started has ended.
+// run deletes tasks until ctx is done, and returns when all of its goroutines have.
 func (f *finishedTasks) run(ctx context.Context) {
 	tasks := f.client.BatchV1alpha1().Tasks(metav1.NamespaceAll)
 	reflector := cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
@@ -76,50 +76,51 @@ func (f *finishedTasks) run(ctx context.Context) {
 		},
 	}, f.client), &batch.Task{}, f, cache.ReflectorOptions{Name: "finished tasks"})
 	var wg sync.WaitGroup
-	for range parallelism {
-		wg.Go(func() { f.queue.work(ctx, f.see) })
+	for range concurrentSyncs {
+		wg.Go(func() { f.queue.work(ctx, f.sync) })
 	}
 	reflector.RunWithContext(ctx)
 	f.queue.ShutDown()
 	wg.Wait()
 }
 
-func (f *finishedTasks) see(ctx context.Context, name cache.ObjectName) (time.Duration, error) {
+// sync deletes a task if its deletion is due.
+func (f *finishedTasks) sync(ctx context.Context, name cache.ObjectName) (time.Duration, error) {
 	f.mu.Lock()
-	e, ok := f.ends[name]
+	d, ok := f.deletions[name]
 	f.mu.Unlock()
 	if !ok {
 		return 0, nil
 	}
-	if left := time.Until(e.at); left > 0 {
+	if left := time.Until(d.at); left > 0 {
 		return left, nil
 	}
-	_, err := bounded(ctx, func(ctx context.Context) (any, error) {
+	_, err := withTimeout(ctx, func(ctx context.Context) (any, error) {
 		return nil, f.client.BatchV1alpha1().Tasks(name.Namespace).Delete(ctx, name.Name, metav1.DeleteOptions{
 			GracePeriodSeconds: new(int64),
-			// The task as it was judged: its time to live may have been changed.
-			Preconditions: &metav1.Preconditions{UID: &e.uid, ResourceVersion: &e.resourceVersion},
+			// The time to live may have changed since it was evaluated.
+			Preconditions: &metav1.Preconditions{UID: &d.uid, ResourceVersion: &d.resourceVersion},
 		})
 	})
 	if err == nil {
-		taskDeletions.WithLabelValues(e.reason).Inc()
+		taskDeletions.WithLabelValues(d.reason).Inc()
 	}
 	return 0, ignoreNotFound(err)
 }
 
-// endOf is when a finished task is to be deleted. It is not ok if never. A task of a TaskSet has no time to live of its own: it is
-// deleted by the set, which has to count it before.
-func endOf(task *batch.Task, now time.Time) (at time.Time, ok bool) {
+// deletionTime returns when to delete a finished task. It reports false if the task is not to be deleted. The time to
+// live of a task of a TaskSet is ignored: the TaskSet controller deletes the task after counting it.
+func deletionTime(task *batch.Task, now time.Time) (at time.Time, ok bool) {
 	if task.DeletionTimestamp != nil {
 		if s := task.DeletionGracePeriodSeconds; s == nil || *s == 0 {
-			return time.Time{}, false // it waits for somebody's finalizer
+			return time.Time{}, false // The task waits for a finalizer.
 		}
 		return task.DeletionTimestamp.Time, true
 	}
 	if task.Spec.TTLSecondsAfterFinished == nil || batch.ControllingTaskSet(task) != nil {
 		return time.Time{}, false
 	}
-	// The worker's clock may be ahead of this one.
+	// The worker's clock may be ahead of ours.
 	finished := now
 	if t := task.Status.CompletionTime; t != nil && t.Time.Before(now) {
 		finished = t.Time
@@ -127,39 +128,41 @@ func endOf(task *batch.Task, now time.Time) (at time.Time, ok bool) {
 	return finished.Add(batch.Seconds(int64(*task.Spec.TTLSecondsAfterFinished))), true
 }
 
-// Add implements cache.ReflectorStore. A task that begins to be watched has just finished.
-func (f *finishedTasks) Add(obj any) error { return f.take(obj, true) }
+// Add implements cache.ReflectorStore. A task that starts to match the selector has just finished.
+func (f *finishedTasks) Add(obj any) error { return f.observe(obj, true) }
 
 // Update implements cache.ReflectorStore.
-func (f *finishedTasks) Update(obj any) error { return f.take(obj, false) }
+func (f *finishedTasks) Update(obj any) error { return f.observe(obj, false) }
 
-func (f *finishedTasks) take(obj any, finishes bool) error {
+// observe records a finished task. justFinished reports whether it has finished since the last event.
+func (f *finishedTasks) observe(obj any, justFinished bool) error {
 	task, ok := obj.(*batch.Task)
 	if !ok {
 		return fmt.Errorf("unexpected object %T among finished tasks", obj)
 	}
-	if finishes {
-		meterFinished(task)
+	if justFinished {
+		recordFinished(task)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.newest = task.ResourceVersion
-	f.set(task)
+	f.schedule(task)
 	return nil
 }
 
-func (f *finishedTasks) set(task *batch.Task) {
+// schedule records when to delete a task. The caller must hold f.mu.
+func (f *finishedTasks) schedule(task *batch.Task) {
 	name := cache.MetaObjectToName(task)
-	at, ok := endOf(task, time.Now())
+	at, ok := deletionTime(task, time.Now())
 	if !ok {
-		delete(f.ends, name)
+		delete(f.deletions, name)
 		return
 	}
 	reason := deletionTimeToLive
 	if task.DeletionTimestamp != nil {
 		reason = deletionInterrupted
 	}
-	f.ends[name] = end{at: at, uid: task.UID, resourceVersion: task.ResourceVersion, reason: reason}
+	f.deletions[name] = deletion{at: at, uid: task.UID, resourceVersion: task.ResourceVersion, reason: reason}
 	f.queue.Add(name)
 }
 
@@ -172,39 +175,40 @@ func (f *finishedTasks) Delete(obj any) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.newest = task.ResourceVersion
-	delete(f.ends, cache.MetaObjectToName(task))
+	delete(f.deletions, cache.MetaObjectToName(task))
 	return nil
 }
 
-// Replace implements cache.ReflectorStore. Tasks of the first list have finished before, while another led or nobody; of a later one
-// those that are newer than the last event have finished while the watch was interrupted.
+// Replace implements cache.ReflectorStore. The tasks of the first list finished before this process became the leader.
+// In a later list, tasks that are newer than the last event finished while the watch was interrupted.
 func (f *finishedTasks) Replace(list []any, resourceVersion string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ends = map[cache.ObjectName]end{}
+	f.deletions = map[cache.ObjectName]deletion{}
 	for _, obj := range list {
 		task, ok := obj.(*batch.Task)
 		if !ok {
 			return fmt.Errorf("unexpected object %T among finished tasks", obj)
 		}
 		if f.newest != "" && newer(task.ResourceVersion, f.newest) {
-			meterFinished(task)
+			recordFinished(task)
 		}
-		f.set(task)
+		f.schedule(task)
 	}
 	f.newest = resourceVersion
 	return nil
 }
 
+// newer reports whether resourceVersion a is newer than b.
 func newer(a, b string) bool {
 	order, err := resourceversion.CompareResourceVersion(a, b)
 	return err == nil && order > 0
 }
 
-// Resync implements cache.ReflectorStore. There is nothing to do anew.
+// Resync implements cache.ReflectorStore. It does nothing.
 func (f *finishedTasks) Resync() error { return nil }
 
-// Transformer implements cache.TransformingStore: what the reflector holds before it is handed over.
+// Transformer implements cache.TransformingStore. It removes the fields that the controller does not read.
 func (f *finishedTasks) Transformer() cache.TransformFunc {
 	return func(obj any) (any, error) {
 		if task, ok := obj.(*batch.Task); ok {

@@ -26,27 +26,29 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// defaultLeaseDuration is that of a worker that has no lease yet, or none that says.
+// defaultLeaseDuration is the lease duration of a worker without a lease, or whose lease does not specify one.
 const defaultLeaseDuration = 40 * time.Second
 
-// sign is a sign of life: what of a lease changes when its worker renews it. The zero value is no lease.
-type sign struct {
+// heartbeat holds the fields of a lease that change when its worker renews it. The zero value stands for no lease.
+type heartbeat struct {
 	uid     types.UID
 	holder  string
 	renewed int64
 }
 
-func signOf(lease *batch.WorkerLease) sign {
+// heartbeatOf returns the heartbeat of a lease, the zero value for nil.
+func heartbeatOf(lease *batch.WorkerLease) heartbeat {
 	if lease == nil {
-		return sign{}
+		return heartbeat{}
 	}
-	s := sign{uid: lease.UID, holder: lease.Spec.HolderIdentity}
+	s := heartbeat{uid: lease.UID, holder: lease.Spec.HolderIdentity}
 	if lease.Spec.RenewTime != nil {
 		s.renewed = lease.Spec.RenewTime.UnixMicro()
 	}
 	return s
 }
 
+// durationOf returns the duration of a lease, the default for nil.
 func durationOf(lease *batch.WorkerLease) time.Duration {
 	if lease == nil || lease.Spec.LeaseDurationSeconds == nil {
 		return defaultLeaseDuration
@@ -54,191 +56,202 @@ func durationOf(lease *batch.WorkerLease) time.Duration {
 	return batch.Seconds(int64(*lease.Spec.LeaseDurationSeconds))
 }
 
-// verdict is what the lease of a worker tells of it.
-type verdict int
+// workerHealth is the health of a worker as its lease shows it.
+//
+//	health     event                                                    next
+//	any        two lists were more than maxGap apart                    unknown
+//	any        the lease was renewed                                    healthy
+//	any        the lease was deleted                                    unknown
+//	unknown    no change for the duration of the lease                  expired
+//	healthy    no change for the duration of the lease                  expired
+//	expired    a read of the lease confirms it                          lost
+//	any        a worker returns to a namespace without healthy workers  unknown, if the lease is late
+type workerHealth int
 
 const (
-	// undecided: the lease was not watched for long enough, or is not watched just now.
-	undecided verdict = iota
-	// alive: the lease was seen to be renewed, and its duration is not over.
-	alive
-	// overdue: the lease did not change for its duration, as far as lists of leases show.
-	overdue
-	// lost: overdue, and a read of the lease itself has confirmed it.
+	// unknown: the lease has not been observed for its duration, or is not being observed.
+	unknown workerHealth = iota
+	// healthy: a renewal of the lease was observed, and the lease has not expired since.
+	healthy
+	// expired: the lists of leases show no change for the duration of the lease.
+	expired
+	// lost: the lease has expired, and a read of the lease has confirmed it.
 	lost
 )
 
-// health judges workers by their leases, on the clock of this process alone: by how long it has seen no change of a lease,
-// whatever the times in it say. It judges nobody by a time in which it could not see: after a gap between two lists all leases
-// are watched anew. Its methods are safe for concurrent use.
-type health struct {
-	// gap is the longest time between two lists that counts as having watched.
-	gap time.Duration
+// healthTracker derives the health of workers from their leases. It uses only the clock of this process: what counts is
+// for how long it has observed no change of a lease, not the times in the lease. Time in which it could not observe
+// leases does not count: after a gap between two lists the observation of all leases starts again. Its methods are safe
+// for concurrent use.
+type healthTracker struct {
+	// maxGap is the maximum time between two lists for the time between them to count.
+	maxGap time.Duration
 
 	mu       sync.Mutex
-	listed   time.Time
+	listedAt time.Time
 	observed map[cache.ObjectName]*observation
-	// silent says since when a namespace has had workers of which none gives a sign of life.
-	silent map[string]time.Time
+	// disrupted holds since when all workers of a namespace have been late, for namespaces in full disruption.
+	disrupted map[string]time.Time
 }
 
-// observation is what was seen of one worker's lease.
+// observation is the observed state of one worker's lease.
 type observation struct {
-	sign     sign
-	duration time.Duration
-	// since is when the lease changed last, or when it began to be watched.
-	since time.Time
-	// renewed says that a change was seen.
-	renewed bool
-	// lostAt is when the worker was found to be lost, zero if it is not.
+	heartbeat heartbeat
+	duration  time.Duration
+	// unchangedSince is when the lease last changed, or when its observation started.
+	unchangedSince time.Time
+	// renewalSeen reports that a renewal has been observed since then.
+	renewalSeen bool
+	// lostAt is when the worker was confirmed to be lost, zero if it is not lost.
 	lostAt time.Time
 }
 
-// watchAnew forgets how long there was no change.
-func (o *observation) watchAnew(now time.Time) {
-	o.since, o.renewed, o.lostAt = now, false, time.Time{}
+// reset starts the observation again.
+func (o *observation) reset(now time.Time) {
+	o.unchangedSince, o.renewalSeen, o.lostAt = now, false, time.Time{}
 }
 
-// quiet says that the lease has not been renewed for longer than a live worker ever takes, two of the four renewals that its
-// duration has room for and the time until they are listed, although its duration need not be over. When all workers of a
-// namespace fall silent at a time, all are quiet when the first is overdue.
-func (o *observation) quiet(now time.Time) bool {
-	return now.Sub(o.since) > o.duration*2/3
+// isLate reports whether the lease was not renewed for two thirds of its duration, longer than a live worker takes: a
+// worker renews its lease four times in its duration, and the list adds a delay. If all workers of a namespace become
+// unreachable at the same time, all are late when the first has expired.
+func (o *observation) isLate(now time.Time) bool {
+	return now.Sub(o.unchangedSince) > o.duration*2/3
 }
 
-func newHealth(gap time.Duration) *health {
-	return &health{gap: gap, observed: map[cache.ObjectName]*observation{}, silent: map[string]time.Time{}}
+func newHealthTracker(maxGap time.Duration) *healthTracker {
+	return &healthTracker{maxGap: maxGap, observed: map[cache.ObjectName]*observation{}, disrupted: map[string]time.Time{}}
 }
 
-// observe takes in a list of all leases and the names of all workers. It gives whoever there is something to do about: workers that
-// are overdue or lost, those that renew their lease although they are tainted as unreachable, and leases without a worker.
-func (h *health) observe(now time.Time, leases []batch.WorkerLease, workers []*batch.Worker) []cache.ObjectName {
+// observe records a list of all leases and all workers. It returns the names to sync: workers that are expired or lost,
+// workers that renew their lease but have the unreachable taint, and leases without a worker.
+func (h *healthTracker) observe(now time.Time, leases []batch.WorkerLease, workers []*batch.Worker) []cache.ObjectName {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	blind := !h.listed.IsZero() && now.Sub(h.listed) > h.gap
-	h.listed = now
+	gap := !h.listedAt.IsZero() && now.Sub(h.listedAt) > h.maxGap
+	h.listedAt = now
 
-	seen := make(map[cache.ObjectName]*batch.WorkerLease, len(leases))
+	leaseOf := make(map[cache.ObjectName]*batch.WorkerLease, len(leases))
 	for i := range leases {
-		seen[cache.MetaObjectToName(&leases[i])] = &leases[i]
+		leaseOf[cache.MetaObjectToName(&leases[i])] = &leases[i]
 	}
 	registered := make(map[cache.ObjectName]*batch.Worker, len(workers))
 	for _, worker := range workers {
 		name := cache.MetaObjectToName(worker)
 		registered[name] = worker
-		if _, ok := seen[name]; !ok {
-			seen[name] = nil
+		if _, ok := leaseOf[name]; !ok {
+			leaseOf[name] = nil
 		}
 	}
 	for name := range h.observed {
-		if _, ok := seen[name]; !ok {
+		if _, ok := leaseOf[name]; !ok {
 			delete(h.observed, name)
 		}
 	}
-	renewed := map[string]bool{} // namespaces in which a lease was
-	for name, lease := range seen {
+	renewed := map[string]bool{} // namespaces in which a lease was renewed
+	for name, lease := range leaseOf {
 		o := h.observed[name]
 		if o == nil {
-			h.observed[name] = &observation{sign: signOf(lease), duration: durationOf(lease), since: now}
+			h.observed[name] = &observation{heartbeat: heartbeatOf(lease), duration: durationOf(lease), unchangedSince: now}
 			continue
 		}
-		if blind {
-			o.watchAnew(now)
+		if gap {
+			o.reset(now)
 		}
-		if o.take(now, lease) {
+		if o.update(now, lease) {
 			renewed[name.Namespace] = true
 		}
 	}
-	h.judgeSilence(now, renewed)
+	h.updateDisruptions(now, renewed)
 
-	var concerned []cache.ObjectName
+	var toSync []cache.ObjectName
 	for name, o := range h.observed {
 		worker := registered[name]
-		switch h.judge(now, o) {
-		case overdue, lost:
-			concerned = append(concerned, name)
-		case alive:
+		switch h.evaluate(now, o) {
+		case expired, lost:
+			toSync = append(toSync, name)
+		case healthy:
 			if worker == nil || unreachableTaint(worker) != nil {
-				concerned = append(concerned, name)
+				toSync = append(toSync, name)
 			}
-		case undecided:
+		case unknown:
 			if worker == nil {
-				concerned = append(concerned, name)
+				toSync = append(toSync, name)
 			}
 		}
 	}
-	return concerned
+	return toSync
 }
 
-// judgeSilence notes which namespaces have no live worker. When one returns to such a namespace, whatever kept it away may have
-// kept away the others too: they get the whole duration of their leases to follow.
-func (h *health) judgeSilence(now time.Time, renewed map[string]bool) {
-	heard := map[string]bool{}
+// updateDisruptions records which namespaces have only late workers. When a worker returns to such a namespace, the
+// other workers may have been unreachable for the same reason, so the observation of their leases starts again.
+func (h *healthTracker) updateDisruptions(now time.Time, renewed map[string]bool) {
+	anyOnTime := map[string]bool{}
 	for name, o := range h.observed {
-		heard[name.Namespace] = heard[name.Namespace] || !o.quiet(now)
+		anyOnTime[name.Namespace] = anyOnTime[name.Namespace] || !o.isLate(now)
 	}
 	for name, o := range h.observed {
-		if _, silent := h.silent[name.Namespace]; silent && renewed[name.Namespace] && o.quiet(now) {
-			o.watchAnew(now)
+		if _, disrupted := h.disrupted[name.Namespace]; disrupted && renewed[name.Namespace] && o.isLate(now) {
+			o.reset(now)
 		}
 	}
-	for namespace := range h.silent {
-		if anyone, ok := heard[namespace]; anyone || !ok {
-			delete(h.silent, namespace)
+	for namespace := range h.disrupted {
+		if onTime, ok := anyOnTime[namespace]; onTime || !ok {
+			delete(h.disrupted, namespace)
 		}
 	}
-	for namespace, anyone := range heard {
-		if _, silent := h.silent[namespace]; !anyone && !silent {
-			h.silent[namespace] = now
+	for namespace, onTime := range anyOnTime {
+		if _, disrupted := h.disrupted[namespace]; !onTime && !disrupted {
+			h.disrupted[namespace] = now
 		}
 	}
 }
 
-// take takes in what a lease is now, and says whether it was renewed.
-func (o *observation) take(now time.Time, lease *batch.WorkerLease) bool {
-	next := signOf(lease)
+// update records the current lease, nil if there is none, and reports whether it was renewed.
+func (o *observation) update(now time.Time, lease *batch.WorkerLease) bool {
+	next := heartbeatOf(lease)
 	o.duration = durationOf(lease)
-	if next == o.sign {
+	if next == o.heartbeat {
 		return false
 	}
-	o.sign = next
-	o.watchAnew(now)
-	o.renewed = lease != nil
-	return o.renewed
+	o.heartbeat = next
+	o.reset(now)
+	o.renewalSeen = lease != nil
+	return o.renewalSeen
 }
 
-func (h *health) judge(now time.Time, o *observation) verdict {
+// evaluate returns the health that an observation shows.
+func (h *healthTracker) evaluate(now time.Time, o *observation) workerHealth {
 	switch {
-	case now.Sub(h.listed) > h.gap:
-		return undecided
+	case now.Sub(h.listedAt) > h.maxGap:
+		return unknown
 	case !o.lostAt.IsZero():
 		return lost
-	case now.Sub(o.since) > o.duration:
-		return overdue
-	case o.renewed:
-		return alive
+	case now.Sub(o.unchangedSince) > o.duration:
+		return expired
+	case o.renewalSeen:
+		return healthy
 	}
-	return undecided
+	return unknown
 }
 
-// verdict judges one worker, of which it gives what was seen.
-func (h *health) verdict(now time.Time, name cache.ObjectName) (verdict, observation) {
+// get returns the health of a worker, and the observation that it is based on.
+func (h *healthTracker) get(now time.Time, name cache.ObjectName) (workerHealth, observation) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	o := h.observed[name]
 	if o == nil {
-		return undecided, observation{}
+		return unknown, observation{}
 	}
-	return h.judge(now, o), *o
+	return h.evaluate(now, o), *o
 }
 
-// confirm takes in what a read of the lease itself has shown, nil if there is none, of a worker that is overdue, and says whether
-// the worker is lost.
-func (h *health) confirm(now time.Time, name cache.ObjectName, lease *batch.WorkerLease) bool {
+// confirm records a lease of an expired worker as read from the server, nil if there is none, and reports whether the
+// worker is lost.
+func (h *healthTracker) confirm(now time.Time, name cache.ObjectName, lease *batch.WorkerLease) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	o := h.observed[name]
-	if o == nil || o.take(now, lease) || h.judge(now, o) < overdue {
+	if o == nil || o.update(now, lease) || h.evaluate(now, o) < expired {
 		return false
 	}
 	if o.lostAt.IsZero() {
@@ -247,10 +260,10 @@ func (h *health) confirm(now time.Time, name cache.ObjectName, lease *batch.Work
 	return true
 }
 
-// silentSince is when the last worker of a namespace fell silent. It is not ok while one of them gives signs of life.
-func (h *health) silentSince(namespace string) (since time.Time, ok bool) {
+// disruptedSince returns since when all workers of a namespace have been late. It reports false if one is on time.
+func (h *healthTracker) disruptedSince(namespace string) (since time.Time, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	since, ok = h.silent[namespace]
+	since, ok = h.disrupted[namespace]
 	return since, ok
 }

@@ -14,10 +14,15 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package lifecycle settles what workers leave behind. A worker that gives no sign of life is marked and tainted, its tasks are
-// given to others, and in the end it is removed with its lease; tasks that wait for the end of a lost worker are ended without
-// it; and finished tasks are deleted when their time to live is over. It is a client of the API like any other: all it knows can
-// be lost at any time, and two of it do no harm, since every write is one of what was read.
+// Package lifecycle implements the worker lifecycle controller. It
+//
+//   - marks and taints workers that have stopped renewing their lease, evicts their tasks and finally deletes the workers,
+//   - evicts tasks that do not tolerate a NoExecute taint of their worker,
+//   - removes tasks whose deletion waits for a worker that is lost,
+//   - deletes finished tasks when their time to live is over.
+//
+// It is an ordinary API client. It may lose its state at any time, and two instances may run at once: each write has
+// the version that was read as its precondition.
 package lifecycle
 
 import (
@@ -41,40 +46,42 @@ import (
 )
 
 const (
-	// parallelism is how many workers, unfinished tasks and finished tasks are each seen to at a time.
-	parallelism = 8
-	// requestTimeout bounds each request to the server.
+	// concurrentSyncs is how many workers, unfinished tasks and finished tasks are each synced at a time.
+	concurrentSyncs = 8
+	// requestTimeout is the timeout of each request.
 	requestTimeout = 15 * time.Second
-	// firstRetry and lastRetry bound the delay after a request has failed.
-	firstRetry, lastRetry = 50 * time.Millisecond, 30 * time.Second
+	// minRetryDelay and maxRetryDelay bound the delay after a failed request.
+	minRetryDelay, maxRetryDelay = 50 * time.Millisecond, 30 * time.Second
 
+	// byWorker is the informer index of tasks by worker.
 	byWorker = "worker"
-	// boundTasks selects the tasks that wait for a worker to do something.
-	boundTasks = "spec.workerName!=,status.phase!=Succeeded,status.phase!=Failed"
+	// boundTasksSelector selects the unfinished tasks that are bound to a worker.
+	boundTasksSelector = "spec.workerName!=,status.phase!=Succeeded,status.phase!=Failed"
 )
 
-// Options say how patient the controller is. Zero values stand for the defaults.
+// Options configures a Controller. Zero values select the defaults.
 type Options struct {
 	// LeaseInterval is the time between two lists of all leases, by default 10 s. If two lists are more than twice as
-	// long apart, the time between counts for nobody: it was the controller, or the server, that was away.
+	// far apart, the controller or the server was unavailable, and the time between them counts against no worker.
 	LeaseInterval time.Duration
-	// SilenceTimeout is how long the tasks of lost workers stay where they are while no other worker of the namespace
-	// gives a sign of life, by default 5 min: there is nobody to give them to, and the cause may be common to all.
-	SilenceTimeout time.Duration
-	// RemoveAfter is how long a worker is kept that is lost and has no tasks, by default 1 h. One that is cordoned or denied is kept
-	// until that is taken back: else it would return without it.
+	// FullDisruptionTimeout is how long the tasks of lost workers are not evicted while all workers of the namespace
+	// are lost, by default 5 min: no worker could run the tasks, and the cause may be common to all, like the network.
+	FullDisruptionTimeout time.Duration
+	// RemoveAfter is how long a lost worker without tasks is kept, by default 1 h. A cordoned or denied worker is kept
+	// until it is back in service: it would register again without that setting.
 	RemoveAfter time.Duration
-	// EvictionsPerSecond bounds how fast tasks are taken from workers, by default 50.
+	// EvictionsPerSecond is the maximum rate of evictions, by default 50.
 	EvictionsPerSecond int
 }
 
+// withDefaults returns the options with defaults in place of zero values.
 func (o Options) withDefaults() Options {
 	for _, d := range []struct {
 		option *time.Duration
 		value  time.Duration
 	}{
 		{&o.LeaseInterval, 10 * time.Second},
-		{&o.SilenceTimeout, 5 * time.Minute},
+		{&o.FullDisruptionTimeout, 5 * time.Minute},
 		{&o.RemoveAfter, time.Hour},
 	} {
 		if *d.option == 0 {
@@ -92,43 +99,44 @@ type Controller struct {
 	client  versioned.Interface
 	options Options
 
-	health    *health
+	health    *healthTracker
 	workers   informers.WorkerIndexInformer
-	tasks     informers.TaskIndexInformer // bound and unfinished
+	tasks     informers.TaskIndexInformer // tasks that are bound and unfinished
 	finished  *finishedTasks
 	evictions flowcontrol.RateLimiter
 
 	workerQueue, taskQueue queue
 
 	mu sync.Mutex
-	// tainted says since when a worker has been seen with a NoExecute taint.
-	tainted map[cache.ObjectName]map[taint]time.Time
-	// leaving are the workers that were leaving when they were seen last, those included that are gone and have tasks.
-	leaving map[cache.ObjectName]struct{}
+	// taintsSeen holds, for each worker, when each of its NoExecute taints was first observed.
+	taintsSeen map[cache.ObjectName]map[taint]time.Time
+	// outOfService holds the workers that were out of service when last observed, including deleted workers that have
+	// tasks left.
+	outOfService map[cache.ObjectName]struct{}
 }
 
-// New returns a controller. The client should have no rate limit of its own.
+// New returns a Controller. The client should have no rate limit.
 func New(client versioned.Interface, options Options) *Controller {
 	options = options.withDefaults()
 	c := &Controller{
 		client:  client,
 		options: options,
-		health:  newHealth(2 * options.LeaseInterval),
+		health:  newHealthTracker(2 * options.LeaseInterval),
 		workers: informers.NewTypedWorkerInformer(client, metav1.NamespaceAll, 0, nil),
 		tasks: informers.NewTypedFilteredTaskInformer(client, metav1.NamespaceAll, 0, informers.TaskIndexers{
 			byWorker: func(t *batch.Task) ([]string, error) { return []string{workerOf(t).String()}, nil },
-		}, func(o *metav1.ListOptions) { o.FieldSelector = boundTasks }),
-		evictions:   flowcontrol.NewTokenBucketRateLimiter(float32(options.EvictionsPerSecond), options.EvictionsPerSecond),
-		workerQueue: newQueue("leat_lifecycle_workers"),
-		taskQueue:   newQueue("leat_lifecycle_tasks"),
-		tainted:     map[cache.ObjectName]map[taint]time.Time{},
-		leaving:     map[cache.ObjectName]struct{}{},
+		}, func(o *metav1.ListOptions) { o.FieldSelector = boundTasksSelector }),
+		evictions:    flowcontrol.NewTokenBucketRateLimiter(float32(options.EvictionsPerSecond), options.EvictionsPerSecond),
+		workerQueue:  newQueue("leat_lifecycle_workers"),
+		taskQueue:    newQueue("leat_lifecycle_tasks"),
+		taintsSeen:   map[cache.ObjectName]map[taint]time.Time{},
+		outOfService: map[cache.ObjectName]struct{}{},
 	}
 	c.finished = newFinishedTasks(client)
 	return c
 }
 
-// Run works until ctx is done, and returns when all that it started has ended. It may be called once.
+// Run runs the controller until ctx is done, and returns when all of its goroutines have. It must be called only once.
 func (c *Controller) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -142,9 +150,9 @@ func (c *Controller) Run(ctx context.Context) error {
 		return err
 	}
 	workersSeen, err := c.workers.AddTypedEventHandler(informers.WorkerHandlerFuncs{
-		AddFunc:    func(w *batch.Worker) { c.noteWorker(nil, w) },
-		UpdateFunc: c.noteWorker,
-		DeleteFunc: func(w informers.DeletedWorker) { c.forgetTaints(w.GetObjectName()) },
+		AddFunc:    func(w *batch.Worker) { c.observeWorker(nil, w) },
+		UpdateFunc: c.observeWorker,
+		DeleteFunc: func(w informers.DeletedWorker) { c.forgetWorker(w.GetObjectName()) },
 	})
 	if err != nil {
 		return err
@@ -167,9 +175,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	if !cache.WaitFor(ctx, "", workersSeen.HasSyncedChecker(), tasksSeen.HasSyncedChecker()) {
 		return nil
 	}
-	for range parallelism {
-		wg.Go(func() { c.workerQueue.work(ctx, c.seeToWorker) })
-		wg.Go(func() { c.taskQueue.work(ctx, c.seeToTask) })
+	for range concurrentSyncs {
+		wg.Go(func() { c.workerQueue.work(ctx, c.syncWorker) })
+		wg.Go(func() { c.taskQueue.work(ctx, c.syncTask) })
 	}
 	ticker := time.NewTicker(c.options.LeaseInterval)
 	defer ticker.Stop()
@@ -185,16 +193,17 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 }
 
-// listLeases looks for signs of life. The list comes from the server's cache: what it says against a worker is confirmed later.
+// listLeases updates the health of all workers. The list comes from the server's watch cache and may be stale, so an
+// expired lease is confirmed by a read before the worker is marked as lost.
 func (c *Controller) listLeases(ctx context.Context) {
-	begun := time.Now()
-	leases, err := bounded(ctx, func(ctx context.Context) (*batch.WorkerLeaseList, error) {
+	start := time.Now()
+	leases, err := withTimeout(ctx, func(ctx context.Context) (*batch.WorkerLeaseList, error) {
 		return c.client.BatchV1alpha1().WorkerLeases(metav1.NamespaceAll).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 	})
-	meterLeaseList(begun, err)
+	recordLeaseList(start, err)
 	if err != nil {
 		if ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Cannot list the leases of workers; no worker is judged until it is tried again")
+			klog.FromContext(ctx).Error(err, "Failed to list worker leases, the health of workers is not updated")
 		}
 		return
 	}
@@ -202,14 +211,14 @@ func (c *Controller) listLeases(ctx context.Context) {
 	for _, obj := range c.workers.GetTypedIndexer().List() {
 		workers = append(workers, obj.(*batch.Worker))
 	}
-	meterWorkers(workers)
-	c.forgetLeaving()
+	recordWorkers(workers)
+	c.pruneOutOfService()
 	for _, name := range c.health.observe(time.Now(), leases.Items, workers) {
 		c.workerQueue.Add(name)
 	}
 }
 
-// worker is the Worker of that name as the informer shows it, nil if it shows none.
+// worker returns the Worker of that name from the informer, nil if there is none.
 func (c *Controller) worker(name cache.ObjectName) *batch.Worker {
 	obj, ok, err := c.workers.GetTypedIndexer().GetByKey(name.String())
 	if err != nil || !ok {
@@ -218,26 +227,29 @@ func (c *Controller) worker(name cache.ObjectName) *batch.Worker {
 	return obj.(*batch.Worker)
 }
 
-// tasksOf are the unfinished tasks bound to a worker.
+// tasksOf returns the unfinished tasks that are bound to a worker.
 func (c *Controller) tasksOf(worker cache.ObjectName) []*batch.Task {
 	tasks, err := c.tasks.GetTypedIndexer().ByTypedIndex(byWorker, worker.String())
 	if err != nil {
-		panic(err) // there is such an index
+		panic(err) // The index does not exist, which is a programming error.
 	}
 	return tasks
 }
 
-func (c *Controller) seeToTasksOf(worker cache.ObjectName) {
+// enqueueTasksOf enqueues the unfinished tasks that are bound to a worker.
+func (c *Controller) enqueueTasksOf(worker cache.ObjectName) {
 	for _, task := range c.tasksOf(worker) {
 		c.taskQueue.Add(cache.MetaObjectToName(task))
 	}
 }
 
+// workerOf returns the name of the worker that a task is bound to.
 func workerOf(task *batch.Task) cache.ObjectName {
 	return cache.ObjectName{Namespace: task.Namespace, Name: task.Spec.WorkerName}
 }
 
-// trim drops what the controller never looks at. A Worker is kept whole, since it is updated.
+// trim removes the fields of a task that the controller does not read. It keeps Workers whole, because they are
+// updated.
 func trim(obj any) (any, error) {
 	switch o := obj.(type) {
 	case *batch.Task:
@@ -260,43 +272,43 @@ func trim(obj any) (any, error) {
 	return nil, fmt.Errorf("unexpected object %T in an informer of tasks or workers", obj)
 }
 
-// queue holds the names of what is to be seen to.
+// queue is a rate-limited work queue of object names.
 type queue struct {
 	workqueue.TypedRateLimitingInterface[cache.ObjectName]
 }
 
 func newQueue(name string) queue {
 	return queue{workqueue.NewTypedRateLimitingQueueWithConfig(
-		workqueue.NewTypedItemExponentialFailureRateLimiter[cache.ObjectName](firstRetry, lastRetry),
+		workqueue.NewTypedItemExponentialFailureRateLimiter[cache.ObjectName](minRetryDelay, maxRetryDelay),
 		workqueue.TypedRateLimitingQueueConfig[cache.ObjectName]{Name: name})}
 }
 
-// work hands one name after the other to see, until the queue is shut down. A name comes again after the time that see returns,
-// unless that is zero, and soon when it fails.
-func (q queue) work(ctx context.Context, see func(context.Context, cache.ObjectName) (again time.Duration, err error)) {
+// work calls sync for each name in the queue until the queue is shut down. It adds the name again after requeueAfter,
+// unless that is zero, and with backoff after an error.
+func (q queue) work(ctx context.Context, sync func(context.Context, cache.ObjectName) (requeueAfter time.Duration, err error)) {
 	for {
-		name, down := q.Get()
-		if down {
+		name, shutdown := q.Get()
+		if shutdown {
 			return
 		}
-		switch again, err := see(ctx, name); {
+		switch requeueAfter, err := sync(ctx, name); {
 		case err != nil:
 			if !apierrors.IsConflict(err) && ctx.Err() == nil {
-				klog.FromContext(ctx).Error(err, "A request failed; it is tried again", "object", name)
+				klog.FromContext(ctx).Error(err, "Failed to sync, will retry", "object", name)
 			}
 			q.AddRateLimited(name)
 		default:
 			q.Forget(name)
-			if again > 0 {
-				q.AddAfter(name, again)
+			if requeueAfter > 0 {
+				q.AddAfter(name, requeueAfter)
 			}
 		}
 		q.Done(name)
 	}
 }
 
-// bounded sends a request that may take no longer than requestTimeout.
-func bounded[T any](ctx context.Context, send func(context.Context) (T, error)) (T, error) {
+// withTimeout calls send with a context that ends after requestTimeout.
+func withTimeout[T any](ctx context.Context, send func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	return send(ctx)

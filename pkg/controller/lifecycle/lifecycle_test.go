@@ -43,74 +43,74 @@ import (
 
 const namespace = "default"
 
-// scene is a server and a controller, on a clock that stands still but for pass.
-type scene struct {
+// fixture is a server and a controller. Its clock stands still except in advance.
+type fixture struct {
 	*testing.T
 	server *testapi.Server
-	// api is the controller's client, test the test's own.
+	// api is the client of the controller, and test is the client of the test.
 	api  *testapi.Client
 	test typed.BatchV1alpha1Interface
-	// away says that workers do not reach the server.
-	away atomic.Bool
-	// lists, if set, answers the controller's lists of leases.
-	lists atomic.Pointer[clienttesting.ReactionFunc]
+	// partitioned reports that workers do not reach the server.
+	partitioned atomic.Bool
+	// listReaction, if set, answers the controller's lists of leases.
+	listReaction atomic.Pointer[clienttesting.ReactionFunc]
 }
 
-// play runs a controller for f. What prepare does comes before the controller starts.
-func play(t *testing.T, prepare, f func(s *scene)) {
+// run calls f with a running controller. It calls prepare before it starts the controller.
+func run(t *testing.T, prepare, f func(s *fixture)) {
 	t.Helper()
-	playWith(t, Options{}, prepare, f)
+	runWith(t, Options{}, prepare, f)
 }
 
-// pausing is a client whose lists of leases take until a time.
-type pausing struct {
+// slowListClient is a client whose lists of leases do not return before a time.
+type slowListClient struct {
 	*testapi.Client
 	until time.Time
 }
 
-func (c pausing) BatchV1alpha1() typed.BatchV1alpha1Interface {
-	return pausingGroup{c.Client.BatchV1alpha1(), c.until}
+func (c slowListClient) BatchV1alpha1() typed.BatchV1alpha1Interface {
+	return slowListGroup{c.Client.BatchV1alpha1(), c.until}
 }
 
-type pausingGroup struct {
+type slowListGroup struct {
 	typed.BatchV1alpha1Interface
 	until time.Time
 }
 
-func (g pausingGroup) WorkerLeases(namespace string) typed.WorkerLeaseInterface {
-	return pausingLeases{g.BatchV1alpha1Interface.WorkerLeases(namespace), g.until}
+func (g slowListGroup) WorkerLeases(namespace string) typed.WorkerLeaseInterface {
+	return slowListLeases{g.BatchV1alpha1Interface.WorkerLeases(namespace), g.until}
 }
 
-type pausingLeases struct {
+type slowListLeases struct {
 	typed.WorkerLeaseInterface
 	until time.Time
 }
 
-func (l pausingLeases) List(ctx context.Context, o metav1.ListOptions) (*batch.WorkerLeaseList, error) {
+func (l slowListLeases) List(ctx context.Context, o metav1.ListOptions) (*batch.WorkerLeaseList, error) {
 	list, err := l.WorkerLeaseInterface.List(ctx, o)
 	<-time.After(time.Until(l.until))
 	return list, err
 }
 
-func playWith(t *testing.T, options Options, prepare, f func(s *scene)) {
+func runWith(t *testing.T, options Options, prepare, f func(s *fixture)) {
 	t.Helper()
-	stage(t, func(s *scene) {
+	newFixture(t, func(s *fixture) {
 		if prepare != nil {
 			prepare(s)
 		}
-		s.control(s.api, options)
+		s.startController(s.api, options)
 		f(s)
 	})
 }
 
-// stage runs f, which starts the controller itself.
-func stage(t *testing.T, f func(s *scene)) {
+// newFixture calls f, which has to start the controller itself.
+func newFixture(t *testing.T, f func(s *fixture)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		server := testapi.New()
-		s := &scene{T: t, server: server, api: server.Client(), test: server.Client().BatchV1alpha1()}
+		s := &fixture{T: t, server: server, api: server.Client(), test: server.Client().BatchV1alpha1()}
 		s.api.PrependReactor("list", "workerleases", func(a clienttesting.Action) (bool, runtime.Object, error) {
-			if answer := s.lists.Load(); answer != nil {
+			if answer := s.listReaction.Load(); answer != nil {
 				return (*answer)(a)
 			}
 			return false, nil, nil
@@ -119,16 +119,16 @@ func stage(t *testing.T, f func(s *scene)) {
 	})
 }
 
-// failLists has the controller's lists of leases fail for some time from now.
-func (s *scene) failLists(d time.Duration) {
+// failLists makes the controller's lists of leases fail for the time d.
+func (s *fixture) failLists(d time.Duration) {
 	end := time.Now().Add(d)
-	s.lists.Store(new(clienttesting.ReactionFunc(func(clienttesting.Action) (bool, runtime.Object, error) {
-		return time.Now().Before(end), nil, errors.New("the server is away")
+	s.listReaction.Store(new(clienttesting.ReactionFunc(func(clienttesting.Action) (bool, runtime.Object, error) {
+		return time.Now().Before(end), nil, errors.New("the server is unavailable")
 	})))
 }
 
-// control runs a controller until the test ends.
-func (s *scene) control(api versioned.Interface, options Options) {
+// startController runs a controller until the test ends.
+func (s *fixture) startController(api versioned.Interface, options Options) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	controller := New(api, options)
@@ -142,27 +142,27 @@ func (s *scene) control(api versioned.Interface, options Options) {
 	synctest.Wait()
 }
 
-// pass lets time pass.
-func (s *scene) pass(d time.Duration) {
+// advance advances the clock.
+func (s *fixture) advance(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
 }
 
-func (s *scene) must(err error) {
+func (s *fixture) must(err error) {
 	s.Helper()
 	if err != nil {
 		s.Fatal(err)
 	}
 }
 
-// lives registers a worker, and renews its lease every 10 s until stop is called.
-func (s *scene) lives(name string) (stop func()) {
+// startWorker registers a worker and renews its lease every 10 s until stop is called.
+func (s *fixture) startWorker(name string) (stop func()) {
 	s.Helper()
-	return s.livesLike(namespace, name, 0, 10*time.Second)
+	return s.startWorkerWith(namespace, name, 0, 10*time.Second)
 }
 
-// livesLike is lives in a namespace, with a clock that is ahead and with another interval.
-func (s *scene) livesLike(namespace, name string, ahead, interval time.Duration) (stop func()) {
+// startWorkerWith is startWorker with a namespace, an offset of the worker's clock, and a renewal interval.
+func (s *fixture) startWorkerWith(namespace, name string, ahead, interval time.Duration) (stop func()) {
 	s.Helper()
 	ctx, cancel := context.WithCancel(s.Context())
 	now := func() *metav1.MicroTime { return new(metav1.NewMicroTime(time.Now().Add(ahead))) }
@@ -181,7 +181,7 @@ func (s *scene) livesLike(namespace, name string, ahead, interval time.Duration)
 			case <-ctx.Done():
 				return
 			}
-			if s.away.Load() || ctx.Err() != nil {
+			if s.partitioned.Load() || ctx.Err() != nil {
 				continue
 			}
 			next := lease.DeepCopy()
@@ -195,29 +195,29 @@ func (s *scene) livesLike(namespace, name string, ahead, interval time.Duration)
 	return cancel
 }
 
-// register makes a Worker that says it is ready, without a lease.
-func (s *scene) register(namespace, name string) {
+// register creates a Worker that is ready, without a lease.
+func (s *fixture) register(namespace, name string) {
 	s.Helper()
 	worker, err := s.test.Workers(namespace).Create(s.Context(), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	s.must(err)
 	worker.Status.Incarnation = name + "-1"
-	s.sayReady(worker)
+	s.setReady(worker)
 }
 
-func (s *scene) sayReady(worker *batch.Worker) {
+func (s *fixture) setReady(worker *batch.Worker) {
 	s.Helper()
 	meta.SetStatusCondition(&worker.Status.Conditions, metav1.Condition{Type: batch.WorkerReady, Status: metav1.ConditionTrue, Reason: "WorkerReady"})
 	_, err := s.test.Workers(worker.Namespace).UpdateStatus(s.Context(), worker, metav1.UpdateOptions{})
 	s.must(err)
 }
 
-// bind makes a task that a worker runs, for the first time.
-func (s *scene) bind(name, worker string, tolerations ...batch.Toleration) {
+// bind creates a task whose first attempt runs on a worker.
+func (s *fixture) bind(name, worker string, tolerations ...batch.Toleration) {
 	s.Helper()
 	s.bindIn(namespace, name, worker, tolerations...)
 }
 
-func (s *scene) bindIn(namespace, name, worker string, tolerations ...batch.Toleration) {
+func (s *fixture) bindIn(namespace, name, worker string, tolerations ...batch.Toleration) {
 	s.Helper()
 	tasks := s.test.Tasks(namespace)
 	_, err := tasks.Create(s.Context(), &batch.Task{
@@ -232,40 +232,40 @@ func (s *scene) bindIn(namespace, name, worker string, tolerations ...batch.Tole
 	s.must(err)
 }
 
-func (s *scene) task(name string) *batch.Task {
+func (s *fixture) task(name string) *batch.Task {
 	s.Helper()
 	return s.taskIn(namespace, name)
 }
 
-func (s *scene) taskIn(namespace, name string) *batch.Task {
+func (s *fixture) taskIn(namespace, name string) *batch.Task {
 	s.Helper()
 	task, err := s.test.Tasks(namespace).Get(s.Context(), name, metav1.GetOptions{})
 	s.must(err)
 	return task
 }
 
-func (s *scene) gone(name string) bool {
+func (s *fixture) deleted(name string) bool {
 	s.Helper()
 	_, err := s.test.Tasks(namespace).Get(s.Context(), name, metav1.GetOptions{})
 	return apierrors.IsNotFound(err)
 }
 
-func (s *scene) bound(name string) bool { s.Helper(); return s.task(name).Spec.WorkerName != "" }
+func (s *fixture) isBound(name string) bool { s.Helper(); return s.task(name).Spec.WorkerName != "" }
 
-func (s *scene) worker(name string) *batch.Worker {
+func (s *fixture) worker(name string) *batch.Worker {
 	s.Helper()
 	worker, err := s.test.Workers(namespace).Get(s.Context(), name, metav1.GetOptions{})
 	s.must(err)
 	return worker
 }
 
-// ready is the status and the reason of the worker's Ready condition.
+// ready returns the status and the reason of the worker's Ready condition.
 func ready(w *batch.Worker) string {
 	c := meta.FindStatusCondition(w.Status.Conditions, batch.WorkerReady)
 	return fmt.Sprintf("%s %s", c.Status, c.Reason)
 }
 
-func (s *scene) taint(worker string, taints ...batch.Taint) {
+func (s *fixture) taint(worker string, taints ...batch.Taint) {
 	s.Helper()
 	w := s.worker(worker)
 	w.Spec.Taints = taints
@@ -273,8 +273,8 @@ func (s *scene) taint(worker string, taints ...batch.Taint) {
 	s.must(err)
 }
 
-// writes are the requests of the controller that change something.
-func (s *scene) writes() int {
+// writes returns how many write requests the controller has sent.
+func (s *fixture) writes() int {
 	n := 0
 	for _, a := range s.api.Actions() {
 		if !slices.Contains([]string{"get", "list", "watch"}, a.GetVerb()) {
@@ -285,27 +285,27 @@ func (s *scene) writes() int {
 }
 
 func TestLostWorker(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.lives("other")
-		stop := s.lives("w")
+	run(t, nil, func(s *fixture) {
+		s.startWorker("other")
+		stop := s.startWorker("w")
 		s.bind("t", "w")
 		s.bind("of-the-other", "other")
-		s.pass(5 * time.Minute)
+		s.advance(5 * time.Minute)
 		if n := s.writes(); n != 0 {
-			t.Fatalf("%d writes although all was well", n)
+			t.Fatalf("%d writes although all workers are healthy", n)
 		}
 		stop()
-		s.pass(39 * time.Second)
-		if w := s.worker("w"); ready(w) != "True WorkerReady" || len(w.Spec.Taints) > 0 || !s.bound("t") {
-			t.Fatalf("before its lease has run out the worker is %s with taints %v", ready(w), w.Spec.Taints)
+		s.advance(39 * time.Second)
+		if w := s.worker("w"); ready(w) != "True WorkerReady" || len(w.Spec.Taints) > 0 || !s.isBound("t") {
+			t.Fatalf("before its lease has expired the worker is %s with taints %v", ready(w), w.Spec.Taints)
 		}
-		s.pass(22 * time.Second)
+		s.advance(22 * time.Second)
 		w := s.worker("w")
 		if ready(w) != "Unknown WorkerStatusUnknown" {
 			t.Errorf("Ready is %s", ready(w))
 		}
 		if c := w.Status.Conditions[0]; !strings.Contains(c.Message, "40s") || !strings.Contains(c.Message, "Ready=True") {
-			t.Errorf("the message does not say for how long, and what was before: %s", c.Message)
+			t.Errorf("the message does not contain the duration and the previous condition: %s", c.Message)
 		}
 		if taint := unreachableTaint(w); taint == nil || taint.TimeAdded == nil || time.Since(taint.TimeAdded.Time) > 30*time.Second {
 			t.Errorf("the taint is %+v", taint)
@@ -318,25 +318,25 @@ func TestLostWorker(t *testing.T) {
 			c.Message != "Worker w has not renewed its lease for 40s." {
 			t.Errorf("DisruptionTarget is %+v", c)
 		}
-		if !s.bound("of-the-other") {
+		if !s.isBound("of-the-other") {
 			t.Error("the task of the other worker was evicted")
 		}
 		if n := s.writes(); n != 3 {
 			t.Errorf("%d writes, want three: status, taint and eviction", n)
 		}
-		s.pass(30 * time.Minute)
+		s.advance(30 * time.Minute)
 		if n := s.writes(); n != 3 {
-			t.Errorf("%d writes after all was done", n-3)
+			t.Errorf("%d writes after the eviction", n-3)
 		}
 	})
 }
 
-func TestReturningWorkerLosesItsTaint(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.lives("other")
-		stop := s.lives("w")
+func TestTaintOfReturningWorkerIsRemoved(t *testing.T) {
+	run(t, nil, func(s *fixture) {
+		s.startWorker("other")
+		stop := s.startWorker("w")
 		stop()
-		s.pass(2 * time.Minute)
+		s.advance(2 * time.Minute)
 		mine := batch.Taint{Key: "mine", Effect: batch.TaintEffectNoSchedule}
 		s.taint("w", append(s.worker("w").Spec.Taints, mine)...)
 
@@ -345,29 +345,29 @@ func TestReturningWorkerLosesItsTaint(t *testing.T) {
 		lease.Spec.RenewTime = new(metav1.NowMicro())
 		_, err = s.test.WorkerLeases(namespace).Update(s.Context(), lease, metav1.UpdateOptions{})
 		s.must(err)
-		s.pass(11 * time.Second)
+		s.advance(11 * time.Second)
 		w := s.worker("w")
 		if len(w.Spec.Taints) != 1 || w.Spec.Taints[0] != mine {
 			t.Errorf("its taints are %v", w.Spec.Taints)
 		}
 		if ready(w) != "Unknown WorkerStatusUnknown" {
-			t.Errorf("Ready is %s although the worker has not said so", ready(w))
+			t.Errorf("Ready is %s although the worker has not set it", ready(w))
 		}
 	})
 }
 
-func TestClocksOfWorkersDoNotMatter(t *testing.T) {
-	play(t, nil, func(s *scene) {
+func TestClocksOfWorkersAreIgnored(t *testing.T) {
+	run(t, nil, func(s *fixture) {
 		for name, ahead := range map[string]time.Duration{"ahead": time.Hour, "behind": -time.Hour} {
-			stop := s.livesLike(namespace, name, ahead, 10*time.Second)
-			s.livesLike(namespace, name+"-alive", ahead, 10*time.Second)
+			stop := s.startWorkerWith(namespace, name, ahead, 10*time.Second)
+			s.startWorkerWith(namespace, name+"-alive", ahead, 10*time.Second)
 			s.bind(name, name)
 			s.bind(name+"-alive", name+"-alive")
-			s.pass(5 * time.Minute)
+			s.advance(5 * time.Minute)
 			stop()
-			s.pass(61 * time.Second)
-			if s.bound(name) || !s.bound(name+"-alive") {
-				t.Errorf("clock %s: the task of the lost worker is bound: %v, that of the living one: %v", name, s.bound(name), s.bound(name+"-alive"))
+			s.advance(61 * time.Second)
+			if s.isBound(name) || !s.isBound(name+"-alive") {
+				t.Errorf("clock %s: the task of the lost worker is bound: %v, that of the living one: %v", name, s.isBound(name), s.isBound(name+"-alive"))
 			}
 		}
 	})
@@ -377,17 +377,17 @@ func TestTolerations(t *testing.T) {
 	seconds := func(n int64) batch.Toleration {
 		return batch.Toleration{Key: batch.TaintWorkerUnreachable, Operator: batch.TolerationOpExists, Effect: batch.TaintEffectNoExecute, TolerationSeconds: &n}
 	}
-	forEver := batch.Toleration{Operator: batch.TolerationOpExists}
-	play(t, nil, func(s *scene) {
-		s.lives("other")
-		stop := s.lives("w")
+	tolerateForever := batch.Toleration{Operator: batch.TolerationOpExists}
+	run(t, nil, func(s *fixture) {
+		s.startWorker("other")
+		stop := s.startWorker("w")
 		s.bind("none", "w")
 		s.bind("another", "w", batch.Toleration{Key: "another", Operator: batch.TolerationOpExists})
-		s.bind("for-ever", "w", forEver)
+		s.bind("forever", "w", tolerateForever)
 		s.bind("zero", "w", seconds(0))
 		s.bind("negative", "w", seconds(-7))
 		s.bind("five-minutes", "w", seconds(300))
-		s.bind("smallest", "w", forEver, seconds(600), forEver, seconds(120))
+		s.bind("smallest", "w", tolerateForever, seconds(600), tolerateForever, seconds(120))
 		s.bind("endless", "w", seconds(1<<62))
 		stop()
 		var last time.Duration
@@ -402,7 +402,7 @@ func TestTolerations(t *testing.T) {
 			{365 * time.Second, "another,five-minutes,negative,none,smallest,zero"},
 			{3 * time.Hour, "another,five-minutes,negative,none,smallest,zero"},
 		} {
-			s.pass(step.at - last)
+			s.advance(step.at - last)
 			last = step.at
 			tasks, err := s.test.Tasks(namespace).List(s.Context(), metav1.ListOptions{})
 			s.must(err)
@@ -423,85 +423,85 @@ func TestTolerations(t *testing.T) {
 	})
 }
 
-func TestTaintsSetByPeople(t *testing.T) {
+func TestTaintsSetByUsers(t *testing.T) {
 	toleration := batch.Toleration{Key: "maintenance", Operator: batch.TolerationOpEqual, Value: "now", Effect: batch.TaintEffectNoExecute, TolerationSeconds: new(int64(60))}
 	taint := batch.Taint{Key: "maintenance", Value: "now", Effect: batch.TaintEffectNoExecute}
-	play(t, nil, func(s *scene) {
-		s.lives("w")
+	run(t, nil, func(s *fixture) {
+		s.startWorker("w")
 		s.bind("at-once", "w")
 		s.bind("later", "w", toleration)
 		s.taint("w", batch.Taint{Key: "maintenance", Effect: batch.TaintEffectNoSchedule})
-		s.pass(time.Second)
-		if !s.bound("at-once") {
+		s.advance(time.Second)
+		if !s.isBound("at-once") {
 			t.Error("NoSchedule has evicted a task")
 		}
 		s.taint("w", taint)
-		s.pass(time.Second)
+		s.advance(time.Second)
 		if c := meta.FindStatusCondition(s.task("at-once").Status.Conditions, batch.DisruptionTarget); c == nil || c.Reason != "TaintEviction" ||
 			c.Message != "Worker w has the taint maintenance=now:NoExecute, which the task does not tolerate." {
 			t.Errorf("DisruptionTarget is %+v", c)
 		}
-		s.pass(58 * time.Second)
-		if !s.bound("later") {
-			t.Error("a toleration of 60 s was over before")
+		s.advance(58 * time.Second)
+		if !s.isBound("later") {
+			t.Error("a toleration of 60 s has ended early")
 		}
-		s.pass(2 * time.Second)
-		if s.bound("later") {
+		s.advance(2 * time.Second)
+		if s.isBound("later") {
 			t.Error("a toleration of 60 s has not ended")
 		}
 
-		// A task that is bound in spite of the taint has the same time.
+		// A task that is bound despite the taint is tolerated as long.
 		s.bind("bound-late", "w", toleration)
-		s.pass(58 * time.Second)
-		if !s.bound("bound-late") {
-			t.Error("a toleration was over before the task was bound")
+		s.advance(58 * time.Second)
+		if !s.isBound("bound-late") {
+			t.Error("a toleration has ended before the task was bound")
 		}
-		s.pass(2 * time.Second)
-		if s.bound("bound-late") {
+		s.advance(2 * time.Second)
+		if s.isBound("bound-late") {
 			t.Error("a toleration has not ended")
 		}
 
-		// A taint that is taken away in time has no effect, nor has the time before.
+		// A taint that is removed in time has no effect, and the time does not count when it is added again.
 		s.taint("w")
 		s.bind("spared", "w", toleration)
-		s.pass(2 * time.Minute)
+		s.advance(2 * time.Minute)
 		s.taint("w", taint)
-		s.pass(30 * time.Second)
+		s.advance(30 * time.Second)
 		s.taint("w")
-		s.pass(2 * time.Minute)
-		if !s.bound("spared") {
-			t.Error("a taint that was gone has evicted a task")
+		s.advance(2 * time.Minute)
+		if !s.isBound("spared") {
+			t.Error("a removed taint has evicted a task")
 		}
 	})
 }
 
-func TestNobodyIsJudgedByATimeOfBlindness(t *testing.T) {
-	for name, start := range map[string]func(s *scene, until time.Time){
-		"lists fail": func(s *scene, until time.Time) {
+func TestTimeWithoutListsDoesNotCount(t *testing.T) {
+	for name, start := range map[string]func(s *fixture, until time.Time){
+		"lists fail": func(s *fixture, until time.Time) {
 			s.failLists(time.Until(until))
-			s.control(s.api, Options{})
+			s.startController(s.api, Options{})
 		},
-		"paused": func(s *scene, until time.Time) { s.control(pausing{s.api, until}, Options{}) },
+		"paused": func(s *fixture, until time.Time) { s.startController(slowListClient{s.api, until}, Options{}) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			stage(t, func(s *scene) {
-				s.lives("a")
-				s.lives("b")
-				dead := s.lives("dead")
+			newFixture(t, func(s *fixture) {
+				s.startWorker("a")
+				s.startWorker("b")
+				dead := s.startWorker("dead")
 				s.bind("t", "a")
 				s.bind("of-the-dead", "dead")
 				start(s, time.Now().Add(10*time.Minute))
-				s.away.Store(true)
-				s.pass(10*time.Minute - time.Second)
+				s.partitioned.Store(true)
+				s.advance(10*time.Minute - time.Second)
 				dead()
-				s.away.Store(false)
-				s.pass(30 * time.Second)
-				if n := s.writes(); n != 0 || !s.bound("t") || !s.bound("of-the-dead") {
-					t.Errorf("%d writes in the 30 s after the server came back", n)
+				s.partitioned.Store(false)
+				s.advance(30 * time.Second)
+				if n := s.writes(); n != 0 || !s.isBound("t") || !s.isBound("of-the-dead") {
+					t.Errorf("%d writes in the 30 s after the server returned", n)
 				}
-				s.pass(40 * time.Second)
-				if !s.bound("t") || s.bound("of-the-dead") {
-					t.Errorf("bound: the task of a worker that came back: %v, of one that did not: %v", s.bound("t"), s.bound("of-the-dead"))
+				s.advance(40 * time.Second)
+				if !s.isBound("t") || s.isBound("of-the-dead") {
+					t.Errorf("bound: the task of a worker that came back: %v, of one that did not: %v", s.isBound("t"), s.isBound("of-the-dead"))
 				}
 			})
 		})
@@ -509,125 +509,125 @@ func TestNobodyIsJudgedByATimeOfBlindness(t *testing.T) {
 }
 
 func TestGapBetweenLists(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.lives("other")
-		stop := s.lives("w")
+	run(t, nil, func(s *fixture) {
+		s.startWorker("other")
+		stop := s.startWorker("w")
 		s.bind("t", "w")
-		s.pass(time.Minute)
+		s.advance(time.Minute)
 		stop()
-		s.pass(35 * time.Second)
+		s.advance(35 * time.Second)
 		s.failLists(25 * time.Second)
-		s.pass(60 * time.Second)
-		if !s.bound("t") {
+		s.advance(60 * time.Second)
+		if !s.isBound("t") {
 			t.Error("evicted within 40 s after a gap")
 		}
-		s.pass(30 * time.Second)
-		if s.bound("t") {
+		s.advance(30 * time.Second)
+		if s.isBound("t") {
 			t.Error("not evicted 40 s after a gap")
 		}
 	})
 }
 
-func TestEvictionsThatAreDueWaitForTheEndOfBlindness(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.lives("other")
-		stop := s.lives("w")
+func TestDueEvictionsWaitForLists(t *testing.T) {
+	run(t, nil, func(s *fixture) {
+		s.startWorker("other")
+		stop := s.startWorker("w")
 		s.bind("t", "w", batch.Toleration{Operator: batch.TolerationOpExists, Effect: batch.TaintEffectNoExecute, TolerationSeconds: new(int64(120))})
 		stop()
-		s.pass(100 * time.Second)
+		s.advance(100 * time.Second)
 		s.failLists(5 * time.Minute)
-		s.pass(5 * time.Minute)
-		if !s.bound("t") {
+		s.advance(5 * time.Minute)
+		if !s.isBound("t") {
 			t.Error("evicted although the worker may have returned")
 		}
-		s.pass(time.Minute)
-		if s.bound("t") {
-			t.Error("not evicted when the worker is seen to be lost still")
+		s.advance(time.Minute)
+		if s.isBound("t") {
+			t.Error("not evicted although the worker is still lost")
 		}
 	})
 }
 
 func TestStaleListsAreConfirmed(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.lives("w")
-		s.lives("other")
+	run(t, nil, func(s *fixture) {
+		s.startWorker("w")
+		s.startWorker("other")
 		s.bind("t", "w")
-		s.pass(time.Minute)
+		s.advance(time.Minute)
 		stale, err := s.test.WorkerLeases("").List(s.Context(), metav1.ListOptions{})
 		s.must(err)
-		s.lists.Store(new(clienttesting.ReactionFunc(func(clienttesting.Action) (bool, runtime.Object, error) {
+		s.listReaction.Store(new(clienttesting.ReactionFunc(func(clienttesting.Action) (bool, runtime.Object, error) {
 			return true, stale.DeepCopy(), nil
 		})))
-		s.pass(10 * time.Minute)
-		if n := s.writes(); n != 0 || !s.bound("t") {
-			t.Errorf("%d writes by a list that was stale", n)
+		s.advance(10 * time.Minute)
+		if n := s.writes(); n != 0 || !s.isBound("t") {
+			t.Errorf("%d writes because of a stale list", n)
 		}
 	})
 }
 
-func TestSilentNamespace(t *testing.T) {
+func TestFullDisruption(t *testing.T) {
 	t.Run("all stay lost", func(t *testing.T) {
-		play(t, nil, func(s *scene) {
-			stop, stopOther := s.lives("w"), s.lives("v")
-			s.livesLike("elsewhere", "alive", 0, 10*time.Second)
+		run(t, nil, func(s *fixture) {
+			stop, stopOther := s.startWorker("w"), s.startWorker("v")
+			s.startWorkerWith("elsewhere", "alive", 0, 10*time.Second)
 			s.bind("t", "w")
-			s.pass(time.Minute)
+			s.advance(time.Minute)
 			stop()
-			s.pass(11 * time.Second)
+			s.advance(11 * time.Second)
 			stopOther()
-			s.pass(5 * time.Minute)
-			if w := s.worker("w"); !s.bound("t") || ready(w) != "Unknown WorkerStatusUnknown" || unreachableTaint(w) == nil {
-				t.Errorf("after five minutes: bound %v, Ready %s, taints %v", s.bound("t"), ready(w), w.Spec.Taints)
+			s.advance(5 * time.Minute)
+			if w := s.worker("w"); !s.isBound("t") || ready(w) != "Unknown WorkerStatusUnknown" || unreachableTaint(w) == nil {
+				t.Errorf("after five minutes: bound %v, Ready %s, taints %v", s.isBound("t"), ready(w), w.Spec.Taints)
 			}
-			s.pass(time.Minute)
-			if s.bound("t") {
-				t.Error("the task was not evicted although nobody has returned")
+			s.advance(time.Minute)
+			if s.isBound("t") {
+				t.Error("the task was not evicted although no worker has returned")
 			}
 		})
 	})
 	t.Run("one returns", func(t *testing.T) {
-		play(t, nil, func(s *scene) {
-			s.lives("a")
-			s.lives("b")
-			stop := s.lives("dead")
+		run(t, nil, func(s *fixture) {
+			s.startWorker("a")
+			s.startWorker("b")
+			stop := s.startWorker("dead")
 			s.bind("t", "b")
 			s.bind("of-the-dead", "dead")
-			s.pass(time.Minute)
-			s.away.Store(true)
+			s.advance(time.Minute)
+			s.partitioned.Store(true)
 			stop()
-			s.pass(3 * time.Minute)
-			s.away.Store(false)
-			s.pass(35 * time.Second)
-			if !s.bound("t") || !s.bound("of-the-dead") || unreachableTaint(s.worker("b")) != nil {
-				t.Error("the others were given no time to follow")
+			s.advance(3 * time.Minute)
+			s.partitioned.Store(false)
+			s.advance(35 * time.Second)
+			if !s.isBound("t") || !s.isBound("of-the-dead") || unreachableTaint(s.worker("b")) != nil {
+				t.Error("the other workers got no time to return")
 			}
-			s.pass(40 * time.Second)
-			if !s.bound("t") || s.bound("of-the-dead") {
-				t.Errorf("bound: the task of a worker that came back: %v, of one that did not: %v", s.bound("t"), s.bound("of-the-dead"))
+			s.advance(40 * time.Second)
+			if !s.isBound("t") || s.isBound("of-the-dead") {
+				t.Errorf("bound: the task of a worker that came back: %v, of one that did not: %v", s.isBound("t"), s.isBound("of-the-dead"))
 			}
 		})
 	})
 	t.Run("only one is slow", func(t *testing.T) {
-		play(t, nil, func(s *scene) {
-			s.lives("alive")
-			s.livesLike(namespace, "slow", 0, 35*time.Second)
-			s.lives("dead")()
+		run(t, nil, func(s *fixture) {
+			s.startWorker("alive")
+			s.startWorkerWith(namespace, "slow", 0, 35*time.Second)
+			s.startWorker("dead")()
 			s.bind("t", "dead")
-			s.pass(61 * time.Second)
-			if s.bound("t") {
-				t.Error("the others are judged later for a worker that is slow")
+			s.advance(61 * time.Second)
+			if s.isBound("t") {
+				t.Error("a slow worker delays the eviction from others")
 			}
 		})
 	})
-	t.Run("a new one comes", func(t *testing.T) {
-		play(t, nil, func(s *scene) {
-			stop := s.lives("w")
+	t.Run("a new one registers", func(t *testing.T) {
+		run(t, nil, func(s *fixture) {
+			stop := s.startWorker("w")
 			s.bind("t", "w")
 			stop()
-			s.pass(2 * time.Minute)
-			s.lives("new")
-			s.pass(11 * time.Second)
-			if s.bound("t") {
+			s.advance(2 * time.Minute)
+			s.startWorker("new")
+			s.advance(11 * time.Second)
+			if s.isBound("t") {
 				t.Error("the task was not evicted although there is a worker for it")
 			}
 		})
@@ -635,59 +635,59 @@ func TestSilentNamespace(t *testing.T) {
 }
 
 func TestWorkerThatDoesNotExist(t *testing.T) {
-	play(t, func(s *scene) { s.bind("before", "never-was") }, func(s *scene) {
-		stop := s.lives("w")
+	run(t, func(s *fixture) { s.bind("before", "never-was") }, func(s *fixture) {
+		stop := s.startWorker("w")
 		s.bind("t", "w")
-		s.pass(time.Minute)
+		s.advance(time.Minute)
 		stop()
 		s.must(s.test.Workers(namespace).Delete(s.Context(), "w", metav1.DeleteOptions{}))
-		s.pass(time.Second)
+		s.advance(time.Second)
 		for _, name := range []string{"before", "t"} {
 			if c := meta.FindStatusCondition(s.task(name).Status.Conditions, batch.DisruptionTarget); c == nil || c.Reason != "WorkerLost" {
 				t.Errorf("%s: DisruptionTarget is %+v", name, c)
 			}
 		}
-		s.pass(10 * time.Second)
+		s.advance(10 * time.Second)
 		if _, err := s.test.WorkerLeases(namespace).Get(s.Context(), "w", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			t.Errorf("the lease of a Worker that is gone: %v", err)
+			t.Errorf("the lease of a deleted Worker: %v", err)
 		}
 	})
 }
 
 func TestTasksBeingDeleted(t *testing.T) {
 	for name, tc := range map[string]struct {
-		lose func(s *scene, stop func())
-		// kept and gone are when the task is still there, and not any more.
+		lose func(s *fixture, stop func())
+		// After kept the task exists, and after gone it does not.
 		kept, gone time.Duration
 		otherLives bool
 	}{
-		"the worker is gone": {func(s *scene, _ func()) {
+		"the worker is gone": {func(s *fixture, _ func()) {
 			s.must(s.test.Workers(namespace).Delete(s.Context(), "w", metav1.DeleteOptions{}))
 		}, 29 * time.Second, 2 * time.Second, true},
-		"the worker is unreachable": {func(_ *scene, stop func()) { stop() }, 39 * time.Second, 22 * time.Second, true},
-		"all are unreachable":       {func(s *scene, _ func()) { s.away.Store(true) }, 39 * time.Second, 22 * time.Second, false},
+		"the worker is unreachable": {func(_ *fixture, stop func()) { stop() }, 39 * time.Second, 22 * time.Second, true},
+		"all are unreachable":       {func(s *fixture, _ func()) { s.partitioned.Store(true) }, 39 * time.Second, 22 * time.Second, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			play(t, nil, func(s *scene) {
-				s.lives("other")
-				stop := s.lives("w")
+			run(t, nil, func(s *fixture) {
+				s.startWorker("other")
+				stop := s.startWorker("w")
 				s.bind("t", "w")
 				s.bind("of-the-other", "other")
-				s.pass(time.Minute)
+				s.advance(time.Minute)
 				s.must(s.test.Tasks(namespace).Delete(s.Context(), "t", metav1.DeleteOptions{}))
 				tc.lose(s, stop)
-				s.pass(tc.kept)
-				if s.gone("t") {
-					t.Fatal("it is gone before")
+				s.advance(tc.kept)
+				if s.deleted("t") {
+					t.Fatal("it is deleted early")
 				}
-				s.pass(tc.gone)
-				if !s.gone("t") {
-					t.Error("it is not gone")
+				s.advance(tc.gone)
+				if !s.deleted("t") {
+					t.Error("it still exists")
 				}
 				s.must(s.test.Tasks(namespace).Delete(s.Context(), "of-the-other", metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))}))
-				s.pass(10 * time.Second)
-				if tc.otherLives && s.gone("of-the-other") {
-					t.Error("the task of a worker that is not lost was ended without it")
+				s.advance(10 * time.Second)
+				if tc.otherLives && s.deleted("of-the-other") {
+					t.Error("the task of a healthy worker was removed without it")
 				}
 			})
 		})
@@ -695,9 +695,9 @@ func TestTasksBeingDeleted(t *testing.T) {
 }
 
 func TestLostWorkerIsRemoved(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.lives("other")
-		stop, stopBusy := s.lives("w"), s.lives("busy")
+	run(t, nil, func(s *fixture) {
+		s.startWorker("other")
+		stop, stopBusy := s.startWorker("w"), s.startWorker("busy")
 		s.bind("tolerates", "busy", batch.Toleration{Operator: batch.TolerationOpExists})
 		stop()
 		stopBusy()
@@ -706,108 +706,108 @@ func TestLostWorkerIsRemoved(t *testing.T) {
 			_, lease := s.test.WorkerLeases(namespace).Get(s.Context(), name, metav1.GetOptions{})
 			return fmt.Sprintf("worker %v lease %v", worker == nil, lease == nil)
 		}
-		s.pass(time.Hour)
+		s.advance(time.Hour)
 		if got := exists("w"); got != "worker true lease true" {
 			t.Errorf("after an hour: %s", got)
 		}
-		s.pass(2 * time.Minute)
+		s.advance(2 * time.Minute)
 		if got := exists("w"); got != "worker false lease false" {
-			t.Errorf("more than an hour after it was lost: %s", got)
+			t.Errorf("more than an hour after the worker was lost: %s", got)
 		}
 		if got := exists("busy"); got != "worker true lease true" {
-			t.Errorf("with a task that tolerates it for ever: %s", got)
+			t.Errorf("with a task that tolerates the taint: %s", got)
 		}
 		if got := exists("other"); got != "worker true lease true" {
-			t.Errorf("the one that lives: %s", got)
+			t.Errorf("the healthy worker: %s", got)
 		}
 	})
 }
 
 func TestWorkerThatNeverHadALease(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.lives("other")
+	run(t, nil, func(s *fixture) {
+		s.startWorker("other")
 		s.register(namespace, "w")
-		s.pass(39 * time.Second)
+		s.advance(39 * time.Second)
 		if unreachableTaint(s.worker("w")) != nil {
-			t.Error("it is tainted before a lease would have run out")
+			t.Error("it is tainted before a lease would have expired")
 		}
-		s.pass(22 * time.Second)
+		s.advance(22 * time.Second)
 		if w := s.worker("w"); unreachableTaint(w) == nil || ready(w) != "Unknown WorkerStatusUnknown" {
 			t.Errorf("Ready is %s, taints are %v", ready(w), w.Spec.Taints)
 		}
 	})
 }
 
-func TestWorkerThatOutlivesItsWorkerObjectLosesItsLease(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.lives("w")
-		s.pass(time.Minute)
+func TestLeaseWithoutWorkerIsDeleted(t *testing.T) {
+	run(t, nil, func(s *fixture) {
+		s.startWorker("w")
+		s.advance(time.Minute)
 		s.must(s.test.Workers(namespace).Delete(s.Context(), "w", metav1.DeleteOptions{}))
-		s.pass(21 * time.Second)
+		s.advance(21 * time.Second)
 		if _, err := s.test.WorkerLeases(namespace).Get(s.Context(), "w", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			t.Errorf("the lease by which it would learn of that: %v", err)
+			t.Errorf("the lease of a running worker without a Worker: %v", err)
 		}
 	})
 }
 
 func TestEvictionsAreLimited(t *testing.T) {
 	const tasks = 200
-	evicted := func(s *scene) (n int) {
+	evicted := func(s *fixture) (n int) {
 		for i := range tasks {
-			if !s.bound(fmt.Sprintf("t%d", i)) {
+			if !s.isBound(fmt.Sprintf("t%d", i)) {
 				n++
 			}
 		}
 		return n
 	}
-	start := func(s *scene) (stop func()) {
-		s.lives("other")
-		stop = s.lives("w")
+	start := func(s *fixture) (stop func()) {
+		s.startWorker("other")
+		stop = s.startWorker("w")
 		for i := range tasks {
 			s.bind(fmt.Sprintf("t%d", i), "w")
 		}
 		return stop
 	}
 	t.Run("to a rate", func(t *testing.T) {
-		playWith(t, Options{EvictionsPerSecond: 2}, nil, func(s *scene) {
+		runWith(t, Options{EvictionsPerSecond: 2}, nil, func(s *fixture) {
 			start(s)()
-			s.pass(65 * time.Second)
+			s.advance(65 * time.Second)
 			first := evicted(s)
-			s.pass(20 * time.Second)
+			s.advance(20 * time.Second)
 			if n := evicted(s) - first; first == 0 || n != 40 {
 				t.Errorf("%d evictions, and %d in the next 20 s; want 40", first, n)
 			}
 		})
 	})
-	t.Run("to workers that are lost still", func(t *testing.T) {
-		playWith(t, Options{EvictionsPerSecond: 2}, nil, func(s *scene) {
+	t.Run("to workers that are still lost", func(t *testing.T) {
+		runWith(t, Options{EvictionsPerSecond: 2}, nil, func(s *fixture) {
 			start(s)()
-			s.pass(65 * time.Second)
+			s.advance(65 * time.Second)
 			lease, err := s.test.WorkerLeases(namespace).Get(s.Context(), "w", metav1.GetOptions{})
 			s.must(err)
 			lease.Spec.RenewTime = new(metav1.NowMicro())
 			_, err = s.test.WorkerLeases(namespace).Update(s.Context(), lease, metav1.UpdateOptions{})
 			s.must(err)
-			s.pass(5100 * time.Millisecond) // a list has shown it
+			s.advance(5100 * time.Millisecond) // The controller has listed the lease.
 			first := evicted(s)
-			s.pass(20 * time.Second)
+			s.advance(20 * time.Second)
 			if n := evicted(s) - first; first == 0 || first == tasks || n != 0 {
-				t.Errorf("%d evictions while the worker was lost, %d after it had returned", first, n)
+				t.Errorf("%d evictions while the worker was lost, %d after it returned", first, n)
 			}
 		})
 	})
 }
 
-func TestTwoControllersAreHarmless(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.control(s.server.Client(), Options{})
-		s.lives("other")
-		stop := s.lives("w")
+func TestTwoControllersDoNotConflict(t *testing.T) {
+	run(t, nil, func(s *fixture) {
+		s.startController(s.server.Client(), Options{})
+		s.startWorker("other")
+		stop := s.startWorker("w")
 		for i := range 50 {
 			s.bind(fmt.Sprintf("t%d", i), "w")
 		}
 		stop()
-		s.pass(61 * time.Second)
+		s.advance(61 * time.Second)
 		for i := range 50 {
 			if task := s.task(fmt.Sprintf("t%d", i)); task.Spec.WorkerName != "" || task.Status.Disruptions != 1 {
 				t.Fatalf("%s is bound to %q with %d disruptions", task.Name, task.Spec.WorkerName, task.Status.Disruptions)
@@ -819,49 +819,49 @@ func TestTwoControllersAreHarmless(t *testing.T) {
 	})
 }
 
-func TestRestartedControllerWatchesAnew(t *testing.T) {
-	play(t, func(s *scene) {
-		s.lives("other")
-		stop := s.lives("w")
+func TestRestartedControllerObservesLeasesAgain(t *testing.T) {
+	run(t, func(s *fixture) {
+		s.startWorker("other")
+		stop := s.startWorker("w")
 		stop()
 		s.bind("t", "w")
 		s.bind("tolerates-half-an-hour", "w", batch.Toleration{Operator: batch.TolerationOpExists, Effect: batch.TaintEffectNoExecute, TolerationSeconds: new(int64(1800))})
 		s.taint("w", batch.Taint{Key: batch.TaintWorkerUnreachable, Effect: batch.TaintEffectNoExecute, TimeAdded: new(metav1.Now())})
-		s.pass(time.Hour)
-	}, func(s *scene) {
-		s.pass(39 * time.Second)
-		if !s.bound("t") || unreachableTaint(s.worker("w")) == nil {
-			t.Errorf("it has judged by what it has not seen: bound %v, taints %v", s.bound("t"), s.worker("w").Spec.Taints)
+		s.advance(time.Hour)
+	}, func(s *fixture) {
+		s.advance(39 * time.Second)
+		if !s.isBound("t") || unreachableTaint(s.worker("w")) == nil {
+			t.Errorf("it has acted on leases that it has not observed: bound %v, taints %v", s.isBound("t"), s.worker("w").Spec.Taints)
 		}
-		s.pass(22 * time.Second)
-		if s.bound("t") {
+		s.advance(22 * time.Second)
+		if s.isBound("t") {
 			t.Error("the task was not evicted")
 		}
-		if s.bound("tolerates-half-an-hour") {
-			t.Error("a toleration that was over has begun anew")
+		if s.isBound("tolerates-half-an-hour") {
+			t.Error("a toleration that had ended was granted again")
 		}
 	})
 }
 
-func TestInformerThatIsBehindHarmsNobody(t *testing.T) {
-	stage(t, func(s *scene) {
+func TestStaleInformerIsHarmless(t *testing.T) {
+	newFixture(t, func(s *fixture) {
 		s.api.PrependReactor("list", "workers", func(clienttesting.Action) (bool, runtime.Object, error) {
 			return true, &batch.WorkerList{ListMeta: metav1.ListMeta{ResourceVersion: "1"}}, nil
 		})
 		s.api.PrependWatchReactor("workers", func(clienttesting.Action) (bool, watch.Interface, error) { return true, watch.NewFake(), nil })
-		s.control(s.api, Options{})
-		s.lives("w")
+		s.startController(s.api, Options{})
+		s.startWorker("w")
 		s.bind("t", "w")
-		s.pass(time.Minute)
+		s.advance(time.Minute)
 		if n := s.writes(); n != 0 {
-			t.Errorf("%d writes about a Worker that the informer does not show yet", n)
+			t.Errorf("%d writes for a Worker that is not in the informer yet", n)
 		}
 	})
 }
 
 func TestLeasesAreListedFromTheCache(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.pass(time.Minute)
+	run(t, nil, func(s *fixture) {
+		s.advance(time.Minute)
 		lists := 0
 		for _, a := range s.api.Actions() {
 			if list, ok := a.(clienttesting.ListActionImpl); ok && a.GetResource().Resource == "workerleases" {
@@ -876,35 +876,35 @@ func TestLeasesAreListedFromTheCache(t *testing.T) {
 	})
 }
 
-func TestChangesOfTasksOfALostWorkerAreSeenToAtOnce(t *testing.T) {
-	forEver := batch.Toleration{Operator: batch.TolerationOpExists, Effect: batch.TaintEffectNoExecute}
-	play(t, nil, func(s *scene) {
-		s.lives("other")
-		stop := s.lives("w")
-		s.bind("deleted", "w", forEver)
-		s.bind("tolerates-no-more", "w", forEver)
+func TestChangedTasksOfALostWorkerAreSyncedAtOnce(t *testing.T) {
+	tolerateForever := batch.Toleration{Operator: batch.TolerationOpExists, Effect: batch.TaintEffectNoExecute}
+	run(t, nil, func(s *fixture) {
+		s.startWorker("other")
+		stop := s.startWorker("w")
+		s.bind("deleted", "w", tolerateForever)
+		s.bind("tolerates-no-more", "w", tolerateForever)
 		stop()
-		s.pass(75500 * time.Millisecond) // between two lists of leases
+		s.advance(75500 * time.Millisecond) // between two lists of leases
 		task := s.task("tolerates-no-more")
 		task.Spec.Tolerations[0].TolerationSeconds = new(int64(1))
 		_, err := s.test.Tasks(namespace).Update(s.Context(), task, metav1.UpdateOptions{})
 		s.must(err)
 		s.must(s.test.Tasks(namespace).Delete(s.Context(), "deleted", metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))}))
-		s.pass(2 * time.Second)
-		if !s.gone("deleted") || s.bound("tolerates-no-more") {
-			t.Errorf("gone: %v, bound: %v", s.gone("deleted"), s.bound("tolerates-no-more"))
+		s.advance(2 * time.Second)
+		if !s.deleted("deleted") || s.isBound("tolerates-no-more") {
+			t.Errorf("gone: %v, bound: %v", s.deleted("deleted"), s.isBound("tolerates-no-more"))
 		}
 	})
 }
 
-func TestTaskThatWaitsForAFinalizerIsLeftAlone(t *testing.T) {
-	play(t, nil, func(s *scene) {
+func TestTaskThatWaitsForAFinalizerIsIgnored(t *testing.T) {
+	run(t, nil, func(s *fixture) {
 		_, err := s.test.Tasks(namespace).Create(s.Context(), &batch.Task{
 			ObjectMeta: metav1.ObjectMeta{Name: "t", DeletionTimestamp: new(metav1.Now()), DeletionGracePeriodSeconds: new(int64(0))},
 			Spec:       batch.TaskSpec{WorkerName: "never-was"},
 		}, metav1.CreateOptions{})
 		s.must(err)
-		s.pass(10 * time.Minute)
+		s.advance(10 * time.Minute)
 		if n := s.writes(); n != 0 {
 			t.Errorf("%d writes", n)
 		}
@@ -912,7 +912,7 @@ func TestTaskThatWaitsForAFinalizerIsLeftAlone(t *testing.T) {
 }
 
 func TestFinishedTasks(t *testing.T) {
-	finish := func(s *scene, name string, ago time.Duration, mutate func(*batch.Task)) {
+	finish := func(s *fixture, name string, ago time.Duration, mutate func(*batch.Task)) {
 		task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: batch.TaskSpec{Command: []string{"true"}}}
 		if mutate != nil {
 			mutate(task)
@@ -933,11 +933,11 @@ func TestFinishedTasks(t *testing.T) {
 		mutate func(*batch.Task)
 		lasts  time.Duration
 	}{
-		{name: "without-end", lasts: never},
+		{name: "no-time-to-live", lasts: never},
 		{name: "at-once", mutate: ttl(0)},
 		{name: "a-minute", mutate: ttl(60), lasts: time.Minute},
-		{name: "a-minute-of-which-half-is-over", ago: 30 * time.Second, mutate: ttl(60), lasts: 30 * time.Second},
-		{name: "long-over", ago: time.Hour, mutate: ttl(60)},
+		{name: "half-a-minute-left", ago: 30 * time.Second, mutate: ttl(60), lasts: 30 * time.Second},
+		{name: "expired", ago: time.Hour, mutate: ttl(60)},
 		{name: "finished-in-the-future", ago: -time.Hour, mutate: ttl(60), lasts: time.Minute},
 		{name: "of-a-set", mutate: func(t *batch.Task) {
 			ttl(60)(t)
@@ -951,7 +951,7 @@ func TestFinishedTasks(t *testing.T) {
 			ttl(60)(t)
 			t.OwnerReferences = []metav1.OwnerReference{{Kind: "Workflow", Name: "flow", Controller: new(true)}}
 		}, lasts: time.Minute},
-		{name: "its-deletion-was-left-half-done", mutate: func(t *batch.Task) {
+		{name: "incomplete-deletion", mutate: func(t *batch.Task) {
 			t.DeletionTimestamp, t.DeletionGracePeriodSeconds = new(metav1.NewTime(time.Now().Add(20*time.Second))), new(int64(30))
 		}, lasts: 20 * time.Second},
 		{name: "waits-for-a-finalizer", mutate: func(t *batch.Task) {
@@ -961,24 +961,24 @@ func TestFinishedTasks(t *testing.T) {
 	} {
 		for _, before := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/before the start %v", tc.name, before), func(t *testing.T) {
-				prepare := func(s *scene) {
+				prepare := func(s *fixture) {
 					if before {
 						finish(s, tc.name, tc.ago, tc.mutate)
 					}
 				}
-				play(t, prepare, func(s *scene) {
+				run(t, prepare, func(s *fixture) {
 					if !before {
 						finish(s, tc.name, tc.ago, tc.mutate)
 					}
 					if tc.lasts > 0 {
-						s.pass(tc.lasts - 1)
-						if s.gone(tc.name) {
-							t.Fatal("it is gone before")
+						s.advance(tc.lasts - 1)
+						if s.deleted(tc.name) {
+							t.Fatal("it is deleted early")
 						}
 					}
-					s.pass(time.Second)
-					if s.gone(tc.name) != (tc.lasts != never) {
-						t.Errorf("it is gone: %v", s.gone(tc.name))
+					s.advance(time.Second)
+					if s.deleted(tc.name) != (tc.lasts != never) {
+						t.Errorf("deleted: %v", s.deleted(tc.name))
 					}
 				})
 			})
@@ -986,41 +986,41 @@ func TestFinishedTasks(t *testing.T) {
 	}
 
 	t.Run("the time to live is changed", func(t *testing.T) {
-		play(t, nil, func(s *scene) {
+		run(t, nil, func(s *fixture) {
 			finish(s, "t", 0, ttl(60))
-			s.pass(30 * time.Second)
+			s.advance(30 * time.Second)
 			task := s.task("t")
 			ttl(120)(task)
 			_, err := s.test.Tasks(namespace).Update(s.Context(), task, metav1.UpdateOptions{})
 			s.must(err)
-			s.pass(89 * time.Second)
-			if s.gone("t") {
-				t.Fatal("it was deleted by what was said before")
+			s.advance(89 * time.Second)
+			if s.deleted("t") {
+				t.Fatal("it was deleted at the end of the old time to live")
 			}
-			s.pass(2 * time.Second)
-			if !s.gone("t") {
-				t.Error("it was not deleted by what is said now")
+			s.advance(2 * time.Second)
+			if !s.deleted("t") {
+				t.Error("it was not deleted at the end of the new time to live")
 			}
 		})
 	})
 
-	t.Run("the time to live is taken back", func(t *testing.T) {
-		play(t, nil, func(s *scene) {
+	t.Run("the time to live is removed", func(t *testing.T) {
+		run(t, nil, func(s *fixture) {
 			finish(s, "t", 0, ttl(60))
-			s.pass(30 * time.Second)
+			s.advance(30 * time.Second)
 			task := s.task("t")
 			task.Spec.TTLSecondsAfterFinished = nil
 			_, err := s.test.Tasks(namespace).Update(s.Context(), task, metav1.UpdateOptions{})
 			s.must(err)
-			s.pass(time.Hour)
-			if n := s.writes(); n != 0 || s.gone("t") {
+			s.advance(time.Hour)
+			if n := s.writes(); n != 0 || s.deleted("t") {
 				t.Errorf("%d writes", n)
 			}
 		})
 	})
 
-	t.Run("the watch is behind", func(t *testing.T) {
-		stage(t, func(s *scene) {
+	t.Run("the watch is stale", func(t *testing.T) {
+		newFixture(t, func(s *fixture) {
 			finish(s, "t", time.Hour, ttl(60))
 			f := newFinishedTasks(s.api)
 			defer f.queue.ShutDown()
@@ -1029,50 +1029,50 @@ func TestFinishedTasks(t *testing.T) {
 			ttl(7200)(task)
 			_, err := s.test.Tasks(namespace).Update(s.Context(), task, metav1.UpdateOptions{})
 			s.must(err)
-			if _, err := f.see(s.Context(), cache.MetaObjectToName(task)); !apierrors.IsConflict(err) || s.gone("t") {
-				t.Errorf("deleted by what was said before: %v, %v", s.gone("t"), err)
+			if _, err := f.sync(s.Context(), cache.MetaObjectToName(task)); !apierrors.IsConflict(err) || s.deleted("t") {
+				t.Errorf("deleted at the end of the old time to live: %v, %v", s.deleted("t"), err)
 			}
 			s.must(f.Delete(task))
-			if len(f.ends) != 0 {
-				t.Error("a task that is gone is remembered")
+			if len(f.deletions) != 0 {
+				t.Error("a deleted task is still scheduled for deletion")
 			}
 		})
 	})
 }
 
-func TestHealthForgetsWhoIsGone(t *testing.T) {
-	h := newHealth(20 * time.Second)
+func TestHealthTrackerForgetsDeletedWorkers(t *testing.T) {
+	h := newHealthTracker(20 * time.Second)
 	now := time.Now()
 	h.observe(now, []batch.WorkerLease{{ObjectMeta: metav1.ObjectMeta{Name: "a"}}}, []*batch.Worker{{ObjectMeta: metav1.ObjectMeta{Name: "b"}}})
 	if len(h.observed) != 2 {
 		t.Errorf("observed are %d, want one by its lease and one by its Worker", len(h.observed))
 	}
 	h.observe(now.Add(10*time.Second), nil, nil)
-	if len(h.observed) != 0 || len(h.silent) != 0 {
-		t.Errorf("%d observations and %d silent namespaces are left", len(h.observed), len(h.silent))
+	if len(h.observed) != 0 || len(h.disrupted) != 0 {
+		t.Errorf("%d observations and %d disrupted namespaces are left", len(h.observed), len(h.disrupted))
 	}
 }
 
-func TestHealthGoesByTheDurationOfTheLease(t *testing.T) {
-	h := newHealth(20 * time.Second)
+func TestHealthDependsOnTheDurationOfTheLease(t *testing.T) {
+	h := newHealthTracker(20 * time.Second)
 	start := time.Now()
 	lease := batch.WorkerLease{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: batch.WorkerLeaseSpec{LeaseDurationSeconds: new(int32(20))}}
 	name := cache.ObjectName{Name: "a"}
 	for _, step := range []struct {
 		at       time.Duration
 		duration int32
-		want     verdict
-	}{{0, 20, undecided}, {20 * time.Second, 20, undecided}, {30 * time.Second, 20, overdue}, {40 * time.Second, 60, undecided}, {60 * time.Second, 60, undecided}, {70 * time.Second, 60, overdue}} {
+		want     workerHealth
+	}{{0, 20, unknown}, {20 * time.Second, 20, unknown}, {30 * time.Second, 20, expired}, {40 * time.Second, 60, unknown}, {60 * time.Second, 60, unknown}, {70 * time.Second, 60, expired}} {
 		*lease.Spec.LeaseDurationSeconds = step.duration
 		h.observe(start.Add(step.at), []batch.WorkerLease{lease}, nil)
-		if got, _ := h.verdict(start.Add(step.at), name); got != step.want {
-			t.Errorf("after %s, of a duration of %d s, the verdict is %d, want %d", step.at, step.duration, got, step.want)
+		if got, _ := h.get(start.Add(step.at), name); got != step.want {
+			t.Errorf("after %s with a duration of %d s, the health is %d, want %d", step.at, step.duration, got, step.want)
 		}
 	}
 }
 
-// eviction is how the controller has evicted a task, nil if it has not.
-func (s *scene) eviction(task string) *batch.Eviction {
+// eviction returns the Eviction with which the controller has evicted a task, nil without one.
+func (s *fixture) eviction(task string) *batch.Eviction {
 	for _, a := range s.api.Actions() {
 		if create, ok := a.(clienttesting.CreateActionImpl); ok && a.Matches("create", "tasks/eviction") && create.Name == task {
 			return create.Object.(*batch.Eviction)
@@ -1081,7 +1081,7 @@ func (s *scene) eviction(task string) *batch.Eviction {
 	return nil
 }
 
-func (s *scene) changeWorker(name string, change func(*batch.WorkerSpec)) {
+func (s *fixture) changeWorker(name string, change func(*batch.WorkerSpec)) {
 	s.Helper()
 	w := s.worker(name)
 	change(&w.Spec)
@@ -1089,8 +1089,8 @@ func (s *scene) changeWorker(name string, change func(*batch.WorkerSpec)) {
 	s.must(err)
 }
 
-// isNotReady has the worker say why it is not ready.
-func (s *scene) isNotReady(name, reason string) {
+// setNotReady sets Ready=False with a reason on the worker.
+func (s *fixture) setNotReady(name, reason string) {
 	s.Helper()
 	w := s.worker(name)
 	meta.SetStatusCondition(&w.Status.Conditions, metav1.Condition{Type: batch.WorkerReady, Status: metav1.ConditionFalse, Reason: reason})
@@ -1098,54 +1098,54 @@ func (s *scene) isNotReady(name, reason string) {
 	s.must(err)
 }
 
-func TestOnlyALostWorkerCountsAsACrashOfWhatItRan(t *testing.T) {
-	falls := func(s *scene, stop func()) { stop() }
-	deleted := func(s *scene, stop func()) {
+func TestOnlyEvictionsFromLostWorkersCountAsCrashes(t *testing.T) {
+	fail := func(s *fixture, stop func()) { stop() }
+	deleted := func(s *fixture, stop func()) {
 		stop()
 		s.must(s.test.Workers(namespace).Delete(s.Context(), "w", metav1.DeleteOptions{}))
 	}
-	after := func(first func(s *scene), then func(s *scene, stop func())) func(s *scene, stop func()) {
-		return func(s *scene, stop func()) {
+	after := func(first func(s *fixture), then func(s *fixture, stop func())) func(s *fixture, stop func()) {
+		return func(s *fixture, stop func()) {
 			first(s)
-			s.pass(time.Second)
+			s.advance(time.Second)
 			then(s, stop)
 		}
 	}
-	cordoned := func(s *scene) { s.changeWorker("w", func(spec *batch.WorkerSpec) { spec.Unschedulable = true }) }
-	drains := func(s *scene) { s.isNotReady("w", "Draining") }
+	cordoned := func(s *fixture) { s.changeWorker("w", func(spec *batch.WorkerSpec) { spec.Unschedulable = true }) }
+	draining := func(s *fixture) { s.setNotReady("w", "Draining") }
 	for name, tc := range map[string]struct {
-		lose    func(s *scene, stop func())
+		lose    func(s *fixture, stop func())
 		reason  string
 		crashed bool
 	}{
-		"the worker falls silent":                      {falls, "WorkerLost", true},
-		"the worker falls silent while it is not well": {after(func(s *scene) { s.isNotReady("w", "NoSpace") }, falls), "WorkerLost", true},
-		"the worker falls silent while it drains":      {after(drains, falls), "WorkerLost", false},
-		"the worker falls silent while it is cordoned": {after(cordoned, falls), "WorkerLost", false},
-		"the Worker is deleted":                        {deleted, "WorkerLost", true},
-		"the Worker is deleted while it drains":        {after(drains, deleted), "WorkerLost", false},
-		"the Worker is deleted after it has stopped":   {after(func(s *scene) { s.isNotReady("w", "Stopped") }, deleted), "WorkerLost", false},
-		"the Worker is deleted while it is cordoned":   {after(cordoned, deleted), "WorkerLost", false},
-		"the worker is tainted": {func(s *scene, _ func()) {
+		"the worker fails":                           {fail, "WorkerLost", true},
+		"the worker fails while it is not ready":     {after(func(s *fixture) { s.setNotReady("w", "NoSpace") }, fail), "WorkerLost", true},
+		"the worker fails while it is draining":      {after(draining, fail), "WorkerLost", false},
+		"the worker fails while it is cordoned":      {after(cordoned, fail), "WorkerLost", false},
+		"the Worker is deleted":                      {deleted, "WorkerLost", true},
+		"the Worker is deleted while it is draining": {after(draining, deleted), "WorkerLost", false},
+		"the Worker is deleted after it has stopped": {after(func(s *fixture) { s.setNotReady("w", "Stopped") }, deleted), "WorkerLost", false},
+		"the Worker is deleted while it is cordoned": {after(cordoned, deleted), "WorkerLost", false},
+		"the worker is tainted": {func(s *fixture, _ func()) {
 			s.taint("w", batch.Taint{Key: "k", Effect: batch.TaintEffectNoExecute})
 		}, "TaintEviction", false},
-		"the worker is denied": {func(s *scene, _ func()) {
+		"the worker is denied": {func(s *fixture, _ func()) {
 			s.changeWorker("w", func(spec *batch.WorkerSpec) { spec.Denied = true })
 		}, "WorkerDenied", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			play(t, nil, func(s *scene) {
-				s.lives("other")
-				stop := s.lives("w")
+			run(t, nil, func(s *fixture) {
+				s.startWorker("other")
+				stop := s.startWorker("w")
 				s.bind("runs", "w")
 				s.bind("waits", "w")
 				waits := s.task("waits")
 				waits.Status.Phase = batch.TaskPending
 				_, err := s.test.Tasks(namespace).UpdateStatus(s.Context(), waits, metav1.UpdateOptions{})
 				s.must(err)
-				s.pass(time.Minute)
+				s.advance(time.Minute)
 				tc.lose(s, stop)
-				s.pass(62 * time.Second)
+				s.advance(62 * time.Second)
 				for name, crashed := range map[string]bool{"runs": tc.crashed, "waits": false} {
 					if e := s.eviction(name); e == nil || e.Reason != tc.reason || e.WorkerCrashed != crashed {
 						t.Errorf("%s: the eviction is %+v, want one for %s, crashed %t", name, e, tc.reason, crashed)
@@ -1156,68 +1156,68 @@ func TestOnlyALostWorkerCountsAsACrashOfWhatItRan(t *testing.T) {
 	}
 }
 
-func TestALostWorkerThatIsOutOfServiceIsKept(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.lives("other")
+func TestLostWorkersThatAreOutOfServiceAreKept(t *testing.T) {
+	run(t, nil, func(s *fixture) {
+		s.startWorker("other")
 		for name, change := range map[string]func(*batch.WorkerSpec){
 			"cordoned": func(spec *batch.WorkerSpec) { spec.Unschedulable = true },
 			"denied":   func(spec *batch.WorkerSpec) { spec.Denied = true },
 		} {
-			stop := s.lives(name)
+			stop := s.startWorker(name)
 			s.changeWorker(name, change)
 			stop()
 		}
-		s.pass(48 * time.Hour)
+		s.advance(48 * time.Hour)
 		for _, name := range []string{"cordoned", "denied"} {
 			if w := s.worker(name); ready(w) != "Unknown WorkerStatusUnknown" {
 				t.Errorf("%s is %s", name, ready(w))
 			}
 			s.changeWorker(name, func(spec *batch.WorkerSpec) { spec.Unschedulable, spec.Denied = false, false })
 		}
-		s.pass(time.Minute)
+		s.advance(time.Minute)
 		for _, name := range []string{"cordoned", "denied"} {
 			if _, err := s.test.Workers(namespace).Get(s.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-				t.Errorf("%s: it is kept although it is in service again: %v", name, err)
+				t.Errorf("%s: the worker is kept although it is back in service: %v", name, err)
 			}
 		}
 	})
 }
 
-func TestATaskOfADeniedWorkerThatIsBeingDeletedIsEndedWithoutIt(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.lives("w")
+func TestDeletedTaskOfADeniedWorkerIsRemoved(t *testing.T) {
+	run(t, nil, func(s *fixture) {
+		s.startWorker("w")
 		s.bind("t", "w")
-		s.pass(time.Minute)
+		s.advance(time.Minute)
 		s.must(s.test.Tasks(namespace).Delete(s.Context(), "t", metav1.DeleteOptions{GracePeriodSeconds: new(int64(10))}))
-		s.pass(time.Second)
+		s.advance(time.Second)
 		s.changeWorker("w", func(spec *batch.WorkerSpec) { spec.Denied = true })
-		s.pass(8 * time.Second)
-		if s.gone("t") {
-			t.Fatal("it is gone before")
+		s.advance(8 * time.Second)
+		if s.deleted("t") {
+			t.Fatal("it is deleted early")
 		}
-		s.pass(2 * time.Second)
-		if !s.gone("t") {
-			t.Error("it is not gone")
+		s.advance(2 * time.Second)
+		if !s.deleted("t") {
+			t.Error("it still exists")
 		}
 	})
 }
 
-func TestWhoLeftIsForgotten(t *testing.T) {
+func TestDeletedWorkersAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &scene{T: t, server: testapi.New()}
+		s := &fixture{T: t, server: testapi.New()}
 		s.api, s.test = s.server.Client(), s.server.Client().BatchV1alpha1()
 		ctx, cancel := context.WithCancel(t.Context())
 		controller, done := New(s.api, Options{}), make(chan error)
 		go func() { done <- controller.Run(ctx) }()
 		synctest.Wait()
-		s.lives("w")
-		s.isNotReady("w", "Stopped")
-		s.pass(time.Minute)
+		s.startWorker("w")
+		s.setNotReady("w", "Stopped")
+		s.advance(time.Minute)
 		s.must(s.test.Workers(namespace).Delete(ctx, "w", metav1.DeleteOptions{}))
-		s.pass(time.Minute)
+		s.advance(time.Minute)
 		controller.mu.Lock()
-		if n := len(controller.leaving); n > 0 {
-			t.Errorf("%d workers that are gone are still known", n)
+		if n := len(controller.outOfService); n > 0 {
+			t.Errorf("%d deleted workers are still tracked", n)
 		}
 		controller.mu.Unlock()
 		cancel()

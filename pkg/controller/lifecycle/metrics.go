@@ -27,44 +27,44 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// All tasks that finish pass the watch of finished tasks, of a set or not: they are counted there. docs/metrics.md describes all
-// metrics.
+// All finished tasks, of sets or not, appear in the watch of finished tasks and are recorded there. docs/metrics.md
+// describes all metrics.
 var (
 	tasksFinished = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "leat_tasks_finished_total",
-		Help: "Tasks that were seen to finish, by the reason of their terminated state.",
+		Help: "Tasks that have finished, by the reason of their terminated state.",
 	}, []string{"result", "reason"})
 
 	taskDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "leat_finished_task_duration_seconds",
-		Help:    "Time from the start of a finished task's first attempt to the end of its last one, by its status, which has whole seconds.",
+		Help:    "Time from the start of a finished task's first attempt to the end of its last one, from its status, in whole seconds.",
 		Buckets: longBuckets,
 	}, []string{"result"})
 
 	taskWait = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "leat_finished_task_wait_seconds",
-		Help:    "Time from the creation of a finished task to the start of its first attempt, by its status, which has whole seconds.",
+		Help:    "Time from the creation of a finished task to the start of its first attempt, from its status, in whole seconds.",
 		Buckets: longBuckets,
 	})
 
 	taskRetries = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "leat_finished_task_retries_total",
-		Help: "Attempts at finished tasks after failed ones, without those that disruptions have cost.",
+		Help: "Attempts of finished tasks that followed a failed attempt, excluding those that followed a disruption.",
 	})
 
 	taskDisruptions = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "leat_finished_task_disruptions_total",
-		Help: "How often finished tasks had been taken from a worker, whoever did it.",
+		Help: "Disruptions of finished tasks: evictions from a worker, by any client.",
 	})
 
 	taskEvictions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "leat_lifecycle_evictions_total",
-		Help: "Tasks that the lifecycle controller has taken from workers.",
+		Help: "Tasks evicted by the lifecycle controller.",
 	}, []string{"reason"})
 
 	taskDeletions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "leat_lifecycle_task_deletions_total",
-		Help: "Tasks that the lifecycle controller has deleted.",
+		Help: "Tasks deleted by the lifecycle controller.",
 	}, []string{"reason"})
 
 	workerStates = prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -74,17 +74,17 @@ var (
 
 	workerTransitions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "leat_lifecycle_worker_transitions_total",
-		Help: "Workers that were marked as lost, have returned after that, or were removed.",
+		Help: "Workers that were marked as lost, that have returned after that, and that were removed.",
 	}, []string{"transition"})
 
 	leaseLists = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "leat_lifecycle_lease_list_duration_seconds",
-		Help:    "Duration of a list of all leases of workers.",
+		Help:    "Duration of a list of all worker leases.",
 		Buckets: prometheus.ExponentialBuckets(0.005, 2, 13), // 5 ms to 20 s
 	}, []string{"result"})
 )
 
-// longBuckets are those of the times of tasks, from seconds to a day.
+// longBuckets are the buckets for durations of tasks, from a second to a day.
 var longBuckets = []float64{1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 86400}
 
 func init() {
@@ -92,7 +92,7 @@ func init() {
 		taskEvictions, taskDeletions, workerStates, workerTransitions, leaseLists)
 }
 
-// The values of labels.
+// Values of labels.
 const (
 	succeeded, failed = "succeeded", "failed"
 	otherReason       = "Other"
@@ -104,8 +104,8 @@ const (
 	deletionInterrupted = "DeletionInterrupted"
 )
 
-// meterFinished takes in a task that has finished.
-func meterFinished(task *batch.Task) {
+// recordFinished records a task that has finished.
+func recordFinished(task *batch.Task) {
 	s := &task.Status
 	result, reason := succeeded, otherReason
 	if s.Phase == batch.TaskFailed {
@@ -124,15 +124,15 @@ func meterFinished(task *batch.Task) {
 	if s.StartTime == nil {
 		return
 	}
-	// The server's clock and the worker's may disagree.
+	// The clocks of the server and the worker may differ.
 	taskWait.Observe(max(0, s.StartTime.Sub(task.CreationTimestamp.Time).Seconds()))
 	if s.CompletionTime != nil {
 		taskDuration.WithLabelValues(result).Observe(max(0, s.CompletionTime.Sub(s.StartTime.Time).Seconds()))
 	}
 }
 
-// meterWorkers takes in all workers there are.
-func meterWorkers(all []*batch.Worker) {
+// recordWorkers records the states of all workers.
+func recordWorkers(all []*batch.Worker) {
 	count := map[string]float64{"ready": 0, "not_ready": 0, "unreachable": 0}
 	for _, worker := range all {
 		state := "not_ready"
@@ -151,11 +151,11 @@ func meterWorkers(all []*batch.Worker) {
 	}
 }
 
-// meterLeaseList takes in a list of leases that was begun at a time.
-func meterLeaseList(begun time.Time, err error) {
+// recordLeaseList records a list of leases that started at that time.
+func recordLeaseList(start time.Time, err error) {
 	result := succeeded
 	if err != nil {
 		result = failed
 	}
-	leaseLists.WithLabelValues(result).Observe(time.Since(begun).Seconds())
+	leaseLists.WithLabelValues(result).Observe(time.Since(start).Seconds())
 }

@@ -29,8 +29,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// scrape gives what the metrics of this package say, by name and values of labels; of a histogram how often and how much was
-// observed.
+// scrape returns the values of all metrics by name and label values. A histogram has two values, its count and its sum.
 func scrape(t testing.TB) map[string]float64 {
 	t.Helper()
 	families, err := metrics.Registry.Gather()
@@ -60,8 +59,8 @@ func scrape(t testing.TB) map[string]float64 {
 	return values
 }
 
-// expectMetered checks what f adds to the metrics, but for the lists of leases.
-func expectMetered(t testing.TB, f func(), want ...string) {
+// expectMetrics checks how f changes the metrics, except those of lists of leases.
+func expectMetrics(t testing.TB, f func(), want ...string) {
 	t.Helper()
 	before := scrape(t)
 	f()
@@ -73,12 +72,12 @@ func expectMetered(t testing.TB, f func(), want ...string) {
 	}
 	slices.Sort(got)
 	if !slices.Equal(got, want) {
-		t.Errorf("the metrics have changed by\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		t.Errorf("the metrics changed by\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
-// ends has a task finish that was created and started when it was bound.
-func (s *scene) ends(name string, phase batch.TaskPhase, reason string, after time.Duration) {
+// finish finishes a task, with a start time three seconds after its creation.
+func (s *fixture) finish(name string, phase batch.TaskPhase, reason string, after time.Duration) {
 	s.Helper()
 	task := s.task(name)
 	task.Status.Phase = phase
@@ -87,31 +86,31 @@ func (s *scene) ends(name string, phase batch.TaskPhase, reason string, after ti
 	task.Status.State = batch.TaskState{Terminated: &batch.TaskStateTerminated{Reason: reason}}
 	_, err := s.test.Tasks(namespace).UpdateStatus(s.Context(), task, metav1.UpdateOptions{})
 	s.must(err)
-	s.pass(0)
+	s.advance(0)
 }
 
 func TestMetricsOfFinishedTasks(t *testing.T) {
-	prepare := func(s *scene) {
-		// It was counted by whoever was there when it finished.
-		s.lives("w")
+	prepare := func(s *fixture) {
+		// This task was counted by a former leader.
+		s.startWorker("w")
 		s.bind("before", "w")
-		s.ends("before", batch.TaskSucceeded, batch.TaskReasonCompleted, time.Second)
+		s.finish("before", batch.TaskSucceeded, batch.TaskReasonCompleted, time.Second)
 	}
-	play(t, prepare, func(s *scene) {
-		expectMetered(s, func() {
+	run(t, prepare, func(s *fixture) {
+		expectMetrics(s, func() {
 			s.bind("good", "w")
 			s.bind("bad", "w")
 			s.bind("odd", "w")
-			s.pass(0)
+			s.advance(0)
 		})
-		expectMetered(s, func() {
+		expectMetrics(s, func() {
 			task := s.task("bad")
 			task.Status.Attempts, task.Status.Disruptions = 4, 1
 			_, err := s.test.Tasks(namespace).UpdateStatus(s.Context(), task, metav1.UpdateOptions{})
 			s.must(err)
-			s.ends("good", batch.TaskSucceeded, batch.TaskReasonCompleted, 10*time.Second)
-			s.ends("bad", batch.TaskFailed, batch.TaskReasonError, 20*time.Second)
-			s.ends("odd", batch.TaskFailed, "of a worker of another version", 30*time.Second)
+			s.finish("good", batch.TaskSucceeded, batch.TaskReasonCompleted, 10*time.Second)
+			s.finish("bad", batch.TaskFailed, batch.TaskReasonError, 20*time.Second)
+			s.finish("odd", batch.TaskFailed, "UnknownReason", 30*time.Second)
 		},
 			"finished_task_disruptions_total: 1",
 			"finished_task_duration_seconds failed count: 2",
@@ -125,18 +124,19 @@ func TestMetricsOfFinishedTasks(t *testing.T) {
 			"tasks_finished_total Error failed: 1",
 			"tasks_finished_total Other failed: 1",
 		)
-		// What becomes of it later is not its end.
-		expectMetered(s, func() {
+		// Later updates of a finished task are not counted.
+		expectMetrics(s, func() {
 			task := s.task("good")
 			task.Spec.TTLSecondsAfterFinished = new(int32(1))
 			_, err := s.test.Tasks(namespace).Update(s.Context(), task, metav1.UpdateOptions{})
 			s.must(err)
-			s.pass(time.Minute)
+			s.advance(time.Minute)
 		}, "lifecycle_task_deletions_total TimeToLive: 1")
 	})
 }
 
-// After an interruption of the watch the list has tasks that were counted and others that were not.
+// TestFinishedTasksAreCountedOnceOverRelists interrupts the watch, after which the list has tasks that were counted and
+// others that were not.
 func TestFinishedTasksAreCountedOnceOverRelists(t *testing.T) {
 	task := func(name, version string) *batch.Task {
 		task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: version}}
@@ -161,12 +161,12 @@ func TestFinishedTasksAreCountedOnceOverRelists(t *testing.T) {
 		{"one finishes", func() error { return f.Add(task("b", "11")) }, []string{"tasks_finished_total Other succeeded: 1"}},
 		{"it changes", func() error { return f.Update(task("b", "12")) }, nil},
 		{"one is deleted", func() error { return f.Delete(task("a", "13")) }, nil},
-		{"a list without news", func() error { return list("20", task("b", "12")) }, nil},
+		{"a list without changes", func() error { return list("20", task("b", "12")) }, nil},
 		{"a list with one more", func() error { return list("30", task("b", "12"), task("c", "25")) }, []string{"tasks_finished_total Other succeeded: 1"}},
-		{"the same once more", func() error { return list("30", task("b", "12"), task("c", "25")) }, nil},
+		{"the same list again", func() error { return list("30", task("b", "12"), task("c", "25")) }, nil},
 	} {
 		t.Run(step.what, func(t *testing.T) {
-			expectMetered(t, func() {
+			expectMetrics(t, func() {
 				if err := step.do(); err != nil {
 					t.Error(err)
 				}
@@ -176,44 +176,44 @@ func TestFinishedTasksAreCountedOnceOverRelists(t *testing.T) {
 }
 
 func TestMetricsOfWorkers(t *testing.T) {
-	play(t, nil, func(s *scene) {
-		s.lives("other")
-		stop := s.lives("w")
+	run(t, nil, func(s *fixture) {
+		s.startWorker("other")
+		stop := s.startWorker("w")
 		s.bind("t", "w")
 		s.bind("deleted", "w")
-		s.pass(20 * time.Second)
+		s.advance(20 * time.Second)
 		if got := scrape(s)["leat_workers ready"]; got != 2 {
 			t.Errorf("%v workers are ready", got)
 		}
 		s.must(s.test.Tasks(namespace).Delete(s.Context(), "deleted", metav1.DeleteOptions{}))
 		stop()
-		expectMetered(s, func() { s.pass(2 * time.Minute) },
+		expectMetrics(s, func() { s.advance(2 * time.Minute) },
 			"lifecycle_evictions_total WorkerLost: 1",
 			"lifecycle_task_deletions_total WorkerLost: 1",
 			"lifecycle_worker_transitions_total lost: 1",
 			"workers ready: -1",
 			"workers unreachable: 1",
 		)
-		expectMetered(s, func() { s.pass(2 * time.Hour) },
+		expectMetrics(s, func() { s.advance(2 * time.Hour) },
 			"lifecycle_worker_transitions_total removed: 1",
 			"workers unreachable: -1",
 		)
 	})
-	play(t, nil, func(s *scene) {
-		s.lives("other")
-		s.livesLike(namespace, "w", 0, 90*time.Second)
-		s.pass(70 * time.Second)
+	run(t, nil, func(s *fixture) {
+		s.startWorker("other")
+		s.startWorkerWith(namespace, "w", 0, 90*time.Second)
+		s.advance(70 * time.Second)
 		before := scrape(s)["leat_lifecycle_lease_list_duration_seconds succeeded count"]
-		expectMetered(s, func() { s.pass(40 * time.Second) }, "lifecycle_worker_transitions_total returned: 1")
+		expectMetrics(s, func() { s.advance(40 * time.Second) }, "lifecycle_worker_transitions_total returned: 1")
 		if got := scrape(s)["leat_lifecycle_lease_list_duration_seconds succeeded count"] - before; got != 4 {
 			t.Errorf("%v lists of leases in 40 s", got)
 		}
-		expectMetered(s, func() {
+		expectMetrics(s, func() {
 			s.failLists(time.Minute)
-			s.pass(time.Minute)
+			s.advance(time.Minute)
 		})
 		if scrape(s)["leat_lifecycle_lease_list_duration_seconds failed count"] == 0 {
-			t.Error("lists that fail are not counted")
+			t.Error("failed lists are not counted")
 		}
 	})
 }

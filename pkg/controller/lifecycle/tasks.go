@@ -35,70 +35,75 @@ const (
 	reasonWorkerLost = "WorkerLost"
 	// reasonWorkerDenied is the reason of evictions from workers that are denied.
 	reasonWorkerDenied = "WorkerDenied"
-	// reasonTaint is the reason of evictions by other NoExecute taints.
+	// reasonTaint is the reason of evictions because of other NoExecute taints.
 	reasonTaint = "TaintEviction"
 
-	// informerDelay is when a task is looked at again whose worker exists and is not shown by the informer yet.
+	// informerDelay is after what time a task is synced again whose worker exists but is not yet in the informer.
 	informerDelay = time.Second
 )
 
-// fate is what is to be done with a task.
-type fate struct {
+// decision is what the controller does with a task.
+type decision struct {
 	action action
-	// after is when the fate is to be asked for again; zero for when something changes.
-	after           time.Duration
+	// requeueAfter is the time after which to decide again even if nothing changes, zero for never.
+	requeueAfter time.Duration
+	// reason and message explain an eviction.
 	reason, message string
-	// crashed is whether the command ran when its worker was lost.
+	// crashed reports whether the command was running when its worker was lost.
 	crashed bool
 }
 
+// action is what to do with a task.
 type action int
 
 const (
+	// keep leaves the task bound to its worker.
 	keep action = iota
+	// evict unbinds the task from its worker.
 	evict
+	// remove completes the deletion of the task without its worker.
 	remove
 )
 
-// seeToTask takes a task from a worker that it must not wait for.
-func (c *Controller) seeToTask(ctx context.Context, name cache.ObjectName) (time.Duration, error) {
-	task, f, err := c.fateOf(ctx, name)
-	if err != nil || f.action == keep {
-		return f.after, err
+// syncTask evicts a task that its worker will not run to its end, or removes it if it is being deleted.
+func (c *Controller) syncTask(ctx context.Context, name cache.ObjectName) (time.Duration, error) {
+	task, d, err := c.decide(ctx, name)
+	if err != nil || d.action == keep {
+		return d.requeueAfter, err
 	}
-	if f.action == evict {
+	if d.action == evict {
 		if err := c.evictions.Wait(ctx); err != nil {
 			return 0, err
 		}
-		// The worker may have returned while others were evicted.
-		if task, f, err = c.fateOf(ctx, name); err != nil || f.action == keep {
-			return f.after, err
+		// The worker may have returned while this eviction waited for its turn.
+		if task, d, err = c.decide(ctx, name); err != nil || d.action == keep {
+			return d.requeueAfter, err
 		}
 	}
 	tasks := c.client.BatchV1alpha1().Tasks(name.Namespace)
 	logger := klog.FromContext(ctx)
-	_, err = bounded(ctx, func(ctx context.Context) (any, error) {
-		if f.action == remove {
-			logger.Info("A task is removed that its worker cannot end", "task", name, "worker", task.Spec.WorkerName)
+	_, err = withTimeout(ctx, func(ctx context.Context) (any, error) {
+		if d.action == remove {
+			logger.Info("Removing task whose worker cannot stop it", "task", name, "worker", task.Spec.WorkerName)
 			return nil, tasks.Delete(ctx, name.Name, metav1.DeleteOptions{
 				GracePeriodSeconds: new(int64), Preconditions: &metav1.Preconditions{UID: &task.UID},
 			})
 		}
-		logger.Info("A task is evicted", "task", name, "worker", task.Spec.WorkerName, "reason", f.reason)
+		logger.Info("Evicting task", "task", name, "worker", task.Spec.WorkerName, "reason", d.reason)
 		return tasks.Evict(ctx, name.Name, &batch.Eviction{
 			ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name},
-			Reason:     f.reason,
-			Message:    f.message,
-			// The server counts it, and makes the task fail that has reached its limit.
-			WorkerCrashed: f.crashed,
-			// The task as it was judged. Of two that evict, one does.
+			Reason:     d.reason,
+			Message:    d.message,
+			// The server counts crashes and fails a task that has reached its crashLimit.
+			WorkerCrashed: d.crashed,
+			// The decision holds for this version of the task. If two controllers evict it, one of them fails.
 			Preconditions: &metav1.Preconditions{UID: &task.UID, ResourceVersion: &task.ResourceVersion},
 		}, metav1.CreateOptions{})
 	})
 	if err == nil {
-		switch f.action {
+		switch d.action {
 		case evict:
-			taskEvictions.WithLabelValues(f.reason).Inc()
+			taskEvictions.WithLabelValues(d.reason).Inc()
 		case remove:
 			taskDeletions.WithLabelValues(deletionWorkerLost).Inc()
 		}
@@ -106,90 +111,91 @@ func (c *Controller) seeToTask(ctx context.Context, name cache.ObjectName) (time
 	return 0, ignoreNotFound(err)
 }
 
-// fateOf gives a task as the informer shows it, nil if it shows none, and its fate.
-func (c *Controller) fateOf(ctx context.Context, name cache.ObjectName) (*batch.Task, fate, error) {
+// decide returns a task from the informer, nil if there is none, and what to do with it.
+func (c *Controller) decide(ctx context.Context, name cache.ObjectName) (*batch.Task, decision, error) {
 	obj, ok, err := c.tasks.GetTypedIndexer().GetByKey(name.String())
 	if err != nil || !ok {
-		return nil, fate{}, err
+		return nil, decision{}, err
 	}
 	task := obj.(*batch.Task)
 	if s := task.DeletionGracePeriodSeconds; s != nil && *s == 0 {
-		return task, fate{}, nil // it waits for somebody else's finalizer
+		return task, decision{}, nil // The task waits for a finalizer of another controller.
 	}
 	workerName := workerOf(task)
 	worker := c.worker(workerName)
 	if worker == nil {
 		if registered, err := c.registered(ctx, workerName); err != nil || registered {
-			return task, fate{after: informerDelay}, err
+			return task, decision{requeueAfter: informerDelay}, err
 		}
 	}
 	now := time.Now()
-	v, seen := c.health.verdict(now, workerName)
+	health, seen := c.health.get(now, workerName)
 	switch {
-	case task.DeletionTimestamp != nil && (worker == nil || worker.Spec.Denied || v == lost):
+	case task.DeletionTimestamp != nil && (worker == nil || worker.Spec.Denied || health == lost):
 		if left := task.DeletionTimestamp.Sub(now); left > 0 {
-			return task, fate{after: left}, nil
+			return task, decision{requeueAfter: left}, nil
 		}
-		return task, fate{action: remove}, nil
+		return task, decision{action: remove}, nil
 	case task.DeletionTimestamp != nil:
-		return task, fate{}, nil
+		return task, decision{}, nil
 	case worker == nil:
-		return task, fate{
+		return task, decision{
 			action: evict, reason: reasonWorkerLost, message: fmt.Sprintf("Worker %s does not exist any more.", workerName.Name),
-			crashed: running(task) && !c.wasLeaving(workerName),
+			crashed: running(task) && !c.wasOutOfService(workerName),
 		}, nil
 	case worker.Spec.Denied:
-		return task, fate{action: evict, reason: reasonWorkerDenied, message: fmt.Sprintf("Worker %s is denied (spec.denied).", workerName.Name)}, nil
+		return task, decision{action: evict, reason: reasonWorkerDenied, message: fmt.Sprintf("Worker %s is denied (spec.denied).", workerName.Name)}, nil
 	}
-	return task, c.fateByTaints(now, task, worker, v, seen), nil
+	return task, c.decideByTaints(now, task, worker, health, seen), nil
 }
 
-// fateByTaints evicts a task when a NoExecute taint of its worker is not tolerated any longer. A taint that the task does not
-// tolerate counts at once. That the worker is unreachable counts only while it is seen to be lost, whatever the taint says, and
-// not as long as the whole namespace is silent.
-func (c *Controller) fateByTaints(now time.Time, task *batch.Task, worker *batch.Worker, v verdict, seen observation) fate {
-	var f fate
+// decideByTaints evicts a task once it no longer tolerates a NoExecute taint of its worker. The unreachable taint
+// counts only while the worker is lost, and not for FullDisruptionTimeout after the namespace has lost all workers.
+func (c *Controller) decideByTaints(now time.Time, task *batch.Task, worker *batch.Worker, health workerHealth, seen observation) decision {
+	var d decision
 	for i := range worker.Spec.Taints {
 		taint := &worker.Spec.Taints[i]
-		if taint.Effect != batch.TaintEffectNoExecute || isUnreachable(taint) && v != lost {
+		if taint.Effect != batch.TaintEffectNoExecute || isUnreachable(taint) && health != lost {
 			continue
 		}
-		seconds, ever := toleration(task, taint)
-		if ever {
+		tolerated, forever := tolerationOf(task, taint)
+		if forever {
 			continue
 		}
-		// A task that was bound in spite of the taint is given the whole time, too: else it would go round and round.
-		due := later(c.taintedSince(worker, taint), boundSince(task)).Add(seconds)
+		// A task that was bound despite the taint gets the whole toleration, too. Otherwise it would be bound and
+		// evicted in turns.
+		due := latest(c.taintedSince(worker, taint), boundSince(task)).Add(tolerated)
 		reason := reasonTaint
-		message := fmt.Sprintf("Worker %s has the taint %s, which the task does not tolerate", worker.Name, taintText(taint))
+		message := fmt.Sprintf("Worker %s has the taint %s, which the task does not tolerate", worker.Name, formatTaint(taint))
 		crashed := false
 		if isUnreachable(taint) {
-			crashed = running(task) && !leaving(worker)
+			crashed = running(task) && !isOutOfService(worker)
 			reason = reasonWorkerLost
 			message = fmt.Sprintf("Worker %s has not renewed its lease for %s", worker.Name, seen.duration)
-			if since, silent := c.health.silentSince(task.Namespace); silent {
-				due = later(due, since.Add(c.options.SilenceTimeout))
+			if since, disrupted := c.health.disruptedSince(task.Namespace); disrupted {
+				due = latest(due, since.Add(c.options.FullDisruptionTimeout))
 			}
 		}
-		if seconds > 0 {
-			message += fmt.Sprintf(", and was tolerated for %s", seconds)
+		if tolerated > 0 {
+			message += fmt.Sprintf(", and was tolerated for %s", tolerated)
 		}
 		left := due.Sub(now)
 		if left <= 0 {
-			return fate{action: evict, reason: reason, message: message + ".", crashed: crashed}
+			return decision{action: evict, reason: reason, message: message + ".", crashed: crashed}
 		}
-		if f.after == 0 || left < f.after {
-			f.after = left
+		if d.requeueAfter == 0 || left < d.requeueAfter {
+			d.requeueAfter = left
 		}
 	}
-	return f
+	return d
 }
 
-// running reports whether the command of a task has been started and has not ended, as its worker last said.
+// running reports whether the command of a task was running when its worker last reported it.
 func running(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning }
 
-// toleration is for how long a task tolerates a taint: the shortest time of its tolerations that match and have one.
-func toleration(task *batch.Task, taint *batch.Taint) (d time.Duration, ever bool) {
+// tolerationOf returns for how long a task tolerates a taint: the shortest tolerationSeconds of its matching
+// tolerations, or forever if none of them has any.
+func tolerationOf(task *batch.Task, taint *batch.Taint) (d time.Duration, forever bool) {
 	limited := false
 	for i := range task.Spec.Tolerations {
 		t := &task.Spec.Tolerations[i]
@@ -197,19 +203,19 @@ func toleration(task *batch.Task, taint *batch.Taint) (d time.Duration, ever boo
 			continue
 		}
 		if t.TolerationSeconds == nil {
-			ever = ever || !limited
+			forever = forever || !limited
 			continue
 		}
 		seconds := batch.Seconds(max(0, *t.TolerationSeconds))
 		if !limited || seconds < d {
 			d = seconds
 		}
-		limited, ever = true, false
+		limited, forever = true, false
 	}
-	return d, ever
+	return d, forever
 }
 
-// boundSince is when a task was bound to its worker.
+// boundSince returns when a task was bound to its worker.
 func boundSince(task *batch.Task) time.Time {
 	if c := meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled); c != nil {
 		return c.LastTransitionTime.Time
@@ -217,45 +223,47 @@ func boundSince(task *batch.Task) time.Time {
 	return time.Time{}
 }
 
-func later(a, b time.Time) time.Time {
+// latest returns the later of two times.
+func latest(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
 	}
 	return b
 }
 
-// taint is what makes a taint the same at two looks.
+// taint identifies a taint over updates of its worker.
 type taint struct {
 	key, value string
 	effect     batch.TaintEffect
 }
 
-func taintText(t *batch.Taint) string {
+// formatTaint returns a taint as people write it, like key=value:NoExecute.
+func formatTaint(t *batch.Taint) string {
 	if t.Value == "" {
 		return fmt.Sprintf("%s:%s", t.Key, t.Effect)
 	}
 	return fmt.Sprintf("%s=%s:%s", t.Key, t.Value, t.Effect)
 }
 
-// noteWorker takes in what decides over the tasks of a worker. old is nil for one that is new.
-func (c *Controller) noteWorker(old, worker *batch.Worker) {
-	c.noteTaints(worker)
+// observeWorker records the fields of a worker that decide about its tasks. old is nil for a worker that was added.
+func (c *Controller) observeWorker(old, worker *batch.Worker) {
+	c.observeTaints(worker)
 	name := cache.MetaObjectToName(worker)
 	c.mu.Lock()
-	if leaving(worker) {
-		c.leaving[name] = struct{}{}
+	if isOutOfService(worker) {
+		c.outOfService[name] = struct{}{}
 	} else {
-		delete(c.leaving, name)
+		delete(c.outOfService, name)
 	}
 	c.mu.Unlock()
 	if worker.Spec.Denied && (old == nil || !old.Spec.Denied) {
-		c.seeToTasksOf(name)
+		c.enqueueTasksOf(name)
 	}
 }
 
-// leaving reports whether a worker stops, or somebody takes it out of service: what ends its commands then is not the fault of any of
-// them.
-func leaving(worker *batch.Worker) bool {
+// isOutOfService reports whether a worker is stopping or was cordoned or denied. If its commands end then, none of them
+// is to blame.
+func isOutOfService(worker *batch.Worker) bool {
 	if worker.Spec.Unschedulable || worker.Spec.Denied {
 		return true
 	}
@@ -263,30 +271,30 @@ func leaving(worker *batch.Worker) bool {
 	return ready != nil && slices.Contains([]string{reasonDraining, reasonStopped, reasonStopUnknown}, ready.Reason)
 }
 
-// wasLeaving reports whether a worker that does not exist any more was leaving when it was seen last.
-func (c *Controller) wasLeaving(name cache.ObjectName) bool {
+// wasOutOfService reports whether a deleted worker was out of service when last observed.
+func (c *Controller) wasOutOfService(name cache.ObjectName) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, ok := c.leaving[name]
+	_, ok := c.outOfService[name]
 	return ok
 }
 
-// forgetLeaving forgets workers that do not exist any more and have no tasks that it would matter to.
-func (c *Controller) forgetLeaving() {
+// pruneOutOfService forgets deleted workers that have no tasks left.
+func (c *Controller) pruneOutOfService() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for name := range c.leaving {
+	for name := range c.outOfService {
 		if c.worker(name) == nil && len(c.tasksOf(name)) == 0 {
-			delete(c.leaving, name)
+			delete(c.outOfService, name)
 		}
 	}
 }
 
-// noteTaints takes in the taints of a worker. When there are others than before its tasks are seen to.
-func (c *Controller) noteTaints(worker *batch.Worker) {
+// observeTaints records the NoExecute taints of a worker, and enqueues its tasks if there are new ones.
+func (c *Controller) observeTaints(worker *batch.Worker) {
 	name, now := cache.MetaObjectToName(worker), time.Now()
 	c.mu.Lock()
-	before, changed := c.tainted[name], false
+	before, changed := c.taintsSeen[name], false
 	after := map[taint]time.Time{}
 	for _, t := range worker.Spec.Taints {
 		if t.Effect != batch.TaintEffectNoExecute {
@@ -300,29 +308,31 @@ func (c *Controller) noteTaints(worker *batch.Worker) {
 		after[key] = since
 	}
 	if len(after) > 0 {
-		c.tainted[name] = after
+		c.taintsSeen[name] = after
 	} else {
-		delete(c.tainted, name)
+		delete(c.taintsSeen, name)
 	}
 	c.mu.Unlock()
 	if changed {
-		c.seeToTasksOf(name)
+		c.enqueueTasksOf(name)
 	}
 }
 
-func (c *Controller) forgetTaints(name cache.ObjectName) {
+// forgetWorker handles the deletion of a worker: it forgets its taints and enqueues its tasks.
+func (c *Controller) forgetWorker(name cache.ObjectName) {
 	c.mu.Lock()
-	delete(c.tainted, name)
+	delete(c.taintsSeen, name)
 	c.mu.Unlock()
-	c.seeToTasksOf(name)
+	c.enqueueTasksOf(name)
 }
 
-// taintedSince is when the worker got the taint: as the taint says, or when it was first seen.
+// taintedSince returns when the taint was added to the worker: its timeAdded or, without one, when it was first
+// observed.
 func (c *Controller) taintedSince(worker *batch.Worker, t *batch.Taint) time.Time {
 	if t.TimeAdded != nil {
 		return t.TimeAdded.Time
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.tainted[cache.MetaObjectToName(worker)][taint{t.Key, t.Value, t.Effect}]
+	return c.taintsSeen[cache.MetaObjectToName(worker)][taint{t.Key, t.Value, t.Effect}]
 }

@@ -32,23 +32,30 @@ import (
 )
 
 const (
-	// reasonUnknown is the reason of Ready=Unknown.
+	// reasonUnknown is the reason of Ready=Unknown of a worker that is lost.
 	reasonUnknown = "WorkerStatusUnknown"
-	// reasonStopUnknown is the reason of Ready=Unknown of a worker that was about to stop.
+	// reasonStopUnknown is the reason of Ready=Unknown of a worker that is lost while it was draining or stopped.
 	reasonStopUnknown = "WorkerStopUnknown"
-	// reasonDraining and reasonStopped are the reasons of Ready=False of a worker that stops, as it says itself.
+	// reasonDraining and reasonStopped are the reasons of Ready=False with which a worker announces that it stops.
 	reasonDraining, reasonStopped = "Draining", "Stopped"
 )
 
-// seeToWorker brings a Worker in line with what is known of its life.
-func (c *Controller) seeToWorker(ctx context.Context, name cache.ObjectName) (time.Duration, error) {
+// syncWorker acts on the health of a worker:
+//
+//	Worker    lease      action
+//	missing   any        delete the lease
+//	exists    unknown    none
+//	exists    healthy    remove the taint
+//	exists    expired    read the lease; if the read confirms it, mark the worker as lost
+//	exists    lost       mark the worker as lost, evict its tasks, finally delete it
+func (c *Controller) syncWorker(ctx context.Context, name cache.ObjectName) (time.Duration, error) {
 	worker := c.worker(name)
-	v, seen := c.health.verdict(time.Now(), name)
+	health, seen := c.health.get(time.Now(), name)
 	switch {
 	case worker == nil:
 		return 0, c.removeLease(ctx, name, seen)
-	case v == overdue:
-		lease, err := bounded(ctx, func(ctx context.Context) (*batch.WorkerLease, error) {
+	case health == expired:
+		lease, err := withTimeout(ctx, func(ctx context.Context) (*batch.WorkerLease, error) {
 			return c.client.BatchV1alpha1().WorkerLeases(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 		})
 		switch {
@@ -60,24 +67,25 @@ func (c *Controller) seeToWorker(ctx context.Context, name cache.ObjectName) (ti
 		if !c.health.confirm(time.Now(), name, lease) {
 			return 0, nil
 		}
-		klog.FromContext(ctx).Info("A worker has stopped renewing its lease", "worker", name, "for", time.Since(seen.since).Round(time.Second))
-		return 0, c.giveUp(ctx, worker, seen)
-	case v == lost:
-		return 0, c.giveUp(ctx, worker, seen)
-	case v == alive:
-		return 0, c.welcome(ctx, worker)
+		klog.FromContext(ctx).Info("Worker has stopped renewing its lease", "worker", name, "duration", time.Since(seen.unchangedSince).Round(time.Second))
+		return 0, c.markLost(ctx, worker, seen)
+	case health == lost:
+		return 0, c.markLost(ctx, worker, seen)
+	case health == healthy:
+		return 0, c.removeTaint(ctx, worker)
 	}
 	return 0, nil
 }
 
-// giveUp marks a lost worker, sees to its tasks, and removes it when it has been lost for long.
-func (c *Controller) giveUp(ctx context.Context, worker *batch.Worker, seen observation) error {
+// markLost marks a worker as lost, enqueues its tasks for eviction, and deletes it when it has been lost for
+// RemoveAfter.
+func (c *Controller) markLost(ctx context.Context, worker *batch.Worker, seen observation) error {
 	name := cache.MetaObjectToName(worker)
-	marked, err := c.mark(ctx, worker, seen)
+	marked, err := c.markUnreachable(ctx, worker, seen)
 	if marked && err == nil {
-		return nil // the informer shows it soon, and then the tasks are seen to
+		return nil // The informer will show the taint, and its event handler enqueues the tasks.
 	}
-	c.seeToTasksOf(name)
+	c.enqueueTasksOf(name)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
@@ -85,8 +93,8 @@ func (c *Controller) giveUp(ctx context.Context, worker *batch.Worker, seen obse
 	if worker.Spec.Unschedulable || worker.Spec.Denied || time.Since(ready.LastTransitionTime.Time) < c.options.RemoveAfter || len(c.tasksOf(name)) > 0 {
 		return nil
 	}
-	klog.FromContext(ctx).Info("A worker that was lost for long is removed", "worker", name)
-	_, err = bounded(ctx, func(ctx context.Context) (any, error) {
+	klog.FromContext(ctx).Info("Deleting worker that has been lost for too long", "worker", name)
+	_, err = withTimeout(ctx, func(ctx context.Context) (any, error) {
 		return nil, c.client.BatchV1alpha1().Workers(worker.Namespace).Delete(ctx, worker.Name, metav1.DeleteOptions{
 			Preconditions: &metav1.Preconditions{UID: &worker.UID, ResourceVersion: &worker.ResourceVersion},
 		})
@@ -97,8 +105,9 @@ func (c *Controller) giveUp(ctx context.Context, worker *batch.Worker, seen obse
 	return ignoreNotFound(err)
 }
 
-// mark makes the Worker say that it is lost, and says whether it did not before.
-func (c *Controller) mark(ctx context.Context, worker *batch.Worker, seen observation) (marked bool, err error) {
+// markUnreachable sets Ready=Unknown and the unreachable taint on a Worker. It reports whether it has changed the
+// Worker.
+func (c *Controller) markUnreachable(ctx context.Context, worker *batch.Worker, seen observation) (marked bool, err error) {
 	workers := c.client.BatchV1alpha1().Workers(worker.Namespace)
 	ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady)
 	if ready == nil || ready.Status != metav1.ConditionUnknown {
@@ -114,7 +123,7 @@ func (c *Controller) mark(ctx context.Context, worker *batch.Worker, seen observ
 			Type: batch.WorkerReady, Status: metav1.ConditionUnknown, Reason: reason, Message: message,
 		})
 		marked = true
-		if worker, err = bounded(ctx, func(ctx context.Context) (*batch.Worker, error) {
+		if worker, err = withTimeout(ctx, func(ctx context.Context) (*batch.Worker, error) {
 			return workers.UpdateStatus(ctx, next, metav1.UpdateOptions{})
 		}); err != nil {
 			return marked, err
@@ -126,7 +135,7 @@ func (c *Controller) mark(ctx context.Context, worker *batch.Worker, seen observ
 			Key: batch.TaintWorkerUnreachable, Effect: batch.TaintEffectNoExecute, TimeAdded: new(metav1.Now()),
 		})
 		marked = true
-		_, err = bounded(ctx, func(ctx context.Context) (*batch.Worker, error) {
+		_, err = withTimeout(ctx, func(ctx context.Context) (*batch.Worker, error) {
 			return workers.Update(ctx, next, metav1.UpdateOptions{})
 		})
 		if err == nil {
@@ -136,14 +145,15 @@ func (c *Controller) mark(ctx context.Context, worker *batch.Worker, seen observ
 	return marked, err
 }
 
-// welcome takes the taint from a worker that has returned. That it is ready is for itself to say.
-func (c *Controller) welcome(ctx context.Context, worker *batch.Worker) error {
+// removeTaint removes the unreachable taint from a worker that has returned. The worker sets its Ready condition
+// itself.
+func (c *Controller) removeTaint(ctx context.Context, worker *batch.Worker) error {
 	if unreachableTaint(worker) == nil {
 		return nil
 	}
 	next := worker.DeepCopy()
 	next.Spec.Taints = slices.DeleteFunc(next.Spec.Taints, func(t batch.Taint) bool { return isUnreachable(&t) })
-	_, err := bounded(ctx, func(ctx context.Context) (*batch.Worker, error) {
+	_, err := withTimeout(ctx, func(ctx context.Context) (*batch.Worker, error) {
 		return c.client.BatchV1alpha1().Workers(worker.Namespace).Update(ctx, next, metav1.UpdateOptions{})
 	})
 	if err == nil {
@@ -152,26 +162,26 @@ func (c *Controller) welcome(ctx context.Context, worker *batch.Worker) error {
 	return ignoreNotFound(err)
 }
 
-// removeLease deletes a lease that has no Worker. A worker that lives on without its Worker learns of it by that, and registers
-// again. One that registers just now makes another lease when it renews this one.
+// removeLease deletes a lease that has no Worker. A running worker whose Worker was deleted notices that its lease is
+// gone and registers again. A worker that is just registering creates another lease when it fails to renew this one.
 func (c *Controller) removeLease(ctx context.Context, name cache.ObjectName, seen observation) error {
-	if seen.sign.uid == "" {
+	if seen.heartbeat.uid == "" {
 		return nil
 	}
 	if registered, err := c.registered(ctx, name); err != nil || registered {
 		return err
 	}
-	_, err := bounded(ctx, func(ctx context.Context) (any, error) {
+	_, err := withTimeout(ctx, func(ctx context.Context) (any, error) {
 		return nil, c.client.BatchV1alpha1().WorkerLeases(name.Namespace).Delete(ctx, name.Name, metav1.DeleteOptions{
-			Preconditions: &metav1.Preconditions{UID: &seen.sign.uid},
+			Preconditions: &metav1.Preconditions{UID: &seen.heartbeat.uid},
 		})
 	})
 	return ignoreNotFound(err)
 }
 
-// registered says whether there is a Worker of that name: not by the informer, which may be behind.
+// registered reports whether a Worker of that name exists. It asks the server, because the informer may lag behind.
 func (c *Controller) registered(ctx context.Context, name cache.ObjectName) (bool, error) {
-	_, err := bounded(ctx, func(ctx context.Context) (*batch.Worker, error) {
+	_, err := withTimeout(ctx, func(ctx context.Context) (*batch.Worker, error) {
 		return c.client.BatchV1alpha1().Workers(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 	})
 	if apierrors.IsNotFound(err) {
@@ -180,10 +190,12 @@ func (c *Controller) registered(ctx context.Context, name cache.ObjectName) (boo
 	return err == nil, err
 }
 
+// isUnreachable reports whether a taint is the one of unreachable workers.
 func isUnreachable(t *batch.Taint) bool {
 	return t.Key == batch.TaintWorkerUnreachable && t.Effect == batch.TaintEffectNoExecute
 }
 
+// unreachableTaint returns the unreachable taint of a worker, nil if it has none.
 func unreachableTaint(worker *batch.Worker) *batch.Taint {
 	for i := range worker.Spec.Taints {
 		if isUnreachable(&worker.Spec.Taints[i]) {
