@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package controller runs the controllers of Leat in a controller-runtime manager, in a cluster and in a process with everything else
-// alike.
+// Package controller runs the controllers of Leat in a controller-runtime manager, in a cluster as well as in
+// standalone mode.
 package controller
 
 import (
@@ -56,38 +56,39 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
-// ofSets selects the tasks of sets.
-var ofSets = labels.NewSelector().Add(*must(labels.NewRequirement(batch.LabelControllerUID, selection.Exists, nil)))
+// controlledTasks selects the tasks of task sets.
+var controlledTasks = labels.NewSelector().Add(*must(labels.NewRequirement(batch.LabelControllerUID, selection.Exists, nil)))
 
+// must returns the value and panics on an error.
 func must[T any](value T, err error) T {
 	utilruntime.Must(err)
 	return value
 }
 
-// firstRetry and lastRetry bound the delay after a pass over a set has failed.
-const firstRetry, lastRetry = 50 * time.Millisecond, 30 * time.Second
+// minRetryDelay and maxRetryDelay bound the delay after a failed sync of a set.
+const minRetryDelay, maxRetryDelay = 50 * time.Millisecond, 30 * time.Second
 
-// cacheSyncTimeout is for how long the controller waits until its kinds are served. In an installation that can be
-// long: a manager that ended meanwhile would be restarted with delays of up to five minutes, and it is the manager that
-// registers the API.
+// cacheSyncTimeout is how long the controller waits for its kinds to be served. The wait must not end while Leat is
+// being installed: the manager registers the API, and a manager that exits is restarted with delays of up to five
+// minutes.
 const cacheSyncTimeout = 30 * 24 * time.Hour
 
-// Options say which controllers run, and how.
+// Options configures the controllers.
 type Options struct {
-	// ConcurrentTaskSets is how many sets are worked on at a time.
+	// ConcurrentTaskSets is how many sets are reconciled at a time.
 	ConcurrentTaskSets int
-	// Events has an Event recorded for each transition of a set. There must be a server of events.k8s.io behind the manager's
-	// configuration.
+	// Events enables an Event for each transition of a set. The server of the manager's configuration must serve
+	// events.k8s.io.
 	Events bool
-	// CollectGarbage has the controllers do what the garbage collector of a cluster does, where there is none.
+	// CollectGarbage makes the controllers act as the garbage collector, for servers that have none.
 	CollectGarbage bool
-	// NamespaceSweepInterval is how often objects are looked for, and deleted, whose namespace does not exist in the cluster behind the
-	// manager's configuration. Zero, as where namespaces are no objects, is never.
+	// NamespaceSweepInterval is the time between two sweeps for objects whose namespace does not exist in the cluster
+	// of the manager's configuration. Zero disables the sweeps, for servers that have no namespace objects.
 	NamespaceSweepInterval time.Duration
 }
 
-// NewManager returns a manager with what the controllers need: a scheme, caches that hold no more than they read, and protobuf. The
-// options may ask for leader election, metrics and probes.
+// NewManager returns a manager for the controllers, with their scheme, caches that keep only the fields they read, and
+// protobuf. The options may configure leader election, metrics and probes.
 func NewManager(config *rest.Config, options manager.Options) (manager.Manager, error) {
 	if err := apiutil.AddToProtobufScheme(batch.AddToScheme); err != nil {
 		return nil, err
@@ -96,15 +97,15 @@ func NewManager(config *rest.Config, options manager.Options) (manager.Manager, 
 	options.Logger = klog.Background()
 	options.Scheme = newScheme()
 	options.MapperProvider = func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return newMapper(), nil }
-	shared := true // nobody writes to what a cache gives
+	shared := true // The controllers do not modify cached objects.
 	options.Cache = ctrlcache.Options{
 		DefaultTransform: ctrlcache.TransformStripManagedFields(), DefaultUnsafeDisableDeepCopy: &shared,
-		ByObject: map[client.Object]ctrlcache.ByObject{&batch.Task{}: {Label: ofSets, Transform: trim}},
+		ByObject: map[client.Object]ctrlcache.ByObject{&batch.Task{}: {Label: controlledTasks, Transform: trim}},
 	}
 	return manager.New(config, options)
 }
 
-// newScheme has our kinds, and those of the host that leases and events need.
+// newScheme returns a scheme with the kinds of Leat, and with those of Kubernetes for leases and events.
 func newScheme() *runtime.Scheme {
 	scheme := runtime.NewScheme()
 	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
@@ -112,7 +113,7 @@ func newScheme() *runtime.Scheme {
 	return scheme
 }
 
-// newMapper knows the kinds that are watched, so that no discovery is needed to start.
+// newMapper returns a mapper for the watched kinds, so that the manager starts without discovery.
 func newMapper() meta.RESTMapper {
 	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{batch.SchemeGroupVersion})
 	for _, kind := range []string{"Task", "TaskSet"} {
@@ -121,11 +122,11 @@ func newMapper() meta.RESTMapper {
 	return mapper
 }
 
-// AddToManager adds all controllers, which run while the manager leads.
+// AddToManager adds all controllers to the manager. They run while the manager is the leader.
 func AddToManager(mgr manager.Manager, options Options) error {
 	config := rest.CopyConfig(mgr.GetConfig())
-	config.QPS = -1 // the server holds clients back
-	config.Wrap(withoutRetries)
+	config.QPS = -1 // The server limits clients by priority and fairness.
+	config.Wrap(withoutRetryAfter)
 	client, err := versioned.NewForConfig(config)
 	if err != nil {
 		return err
@@ -137,11 +138,12 @@ func AddToManager(mgr manager.Manager, options Options) error {
 	)
 }
 
-// AddRunnable adds one more part that runs while the manager leads. It must return soon after its context has ended.
+// AddRunnable adds a function that runs while the manager is the leader. It must return soon after its context is done.
 func AddRunnable(mgr manager.Manager, run func(context.Context) error) error {
 	return mgr.Add(manager.RunnableFunc(run))
 }
 
+// addSweeper adds the namespace sweeper, unless the interval is zero.
 func addSweeper(mgr manager.Manager, config *rest.Config, interval time.Duration) error {
 	if interval == 0 {
 		return nil
@@ -157,21 +159,22 @@ func addSweeper(mgr manager.Manager, config *rest.Config, interval time.Duration
 	return AddRunnable(mgr, namespace.New(cluster, objects, interval).Run)
 }
 
+// addTaskSets adds the TaskSet controller.
 func addTaskSets(mgr manager.Manager, client versioned.Interface, options Options) error {
 	var recorder events.EventRecorder
 	if options.Events {
 		recorder = mgr.GetEventRecorder("leat.dev/taskset-controller")
 	}
 	sets := taskset.New(taskset.Options{Client: client, Recorder: recorder, CollectGarbage: options.CollectGarbage})
-	unique := true // of a process with several managers, as in tests, the second is no mistake
+	skipValidation := true // A process may have several managers, as in tests.
 	c, err := controller.New("taskset", mgr, controller.Options{
 		MaxConcurrentReconciles: options.ConcurrentTaskSets,
-		SkipNameValidation:      &unique,
+		SkipNameValidation:      &skipValidation,
 		CacheSyncTimeout:        cacheSyncTimeout,
-		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](minRetryDelay, maxRetryDelay),
 		Reconciler: reconcile.Func(func(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-			again, err := sets.Reconcile(ctx, request.NamespacedName)
-			return reconcile.Result{RequeueAfter: again}, err
+			requeueAfter, err := sets.Reconcile(ctx, request.NamespacedName)
+			return reconcile.Result{RequeueAfter: requeueAfter}, err
 		}),
 	})
 	if err != nil {
@@ -185,37 +188,39 @@ func addTaskSets(mgr manager.Manager, client versioned.Interface, options Option
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
+// setHandler returns a handler that passes events of sets to the controller.
 func setHandler(sets *taskset.Controller) handler.TypedEventHandler[*batch.TaskSet, reconcile.Request] {
-	observe := func(q queue, set *batch.TaskSet, gone bool) {
-		q.Add(reconcile.Request{NamespacedName: sets.ObserveSet(set, gone)})
+	enqueue := func(q queue, set *batch.TaskSet, deleted bool) {
+		q.Add(reconcile.Request{NamespacedName: sets.ObserveSet(set, deleted)})
 	}
 	return handler.TypedFuncs[*batch.TaskSet, reconcile.Request]{
 		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*batch.TaskSet], q queue) {
-			observe(q, e.Object, false)
+			enqueue(q, e.Object, false)
 		},
 		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[*batch.TaskSet], q queue) {
-			observe(q, e.ObjectNew, false)
+			enqueue(q, e.ObjectNew, false)
 		},
-		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*batch.TaskSet], q queue) { observe(q, e.Object, true) },
+		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*batch.TaskSet], q queue) { enqueue(q, e.Object, true) },
 	}
 }
 
+// taskHandler returns a handler that passes events of tasks to the controller.
 func taskHandler(sets *taskset.Controller) handler.TypedEventHandler[*batch.Task, reconcile.Request] {
-	observe := func(q queue, old, task *batch.Task) {
+	enqueue := func(q queue, old, task *batch.Task) {
 		for _, key := range sets.ObserveTask(old, task) {
 			q.Add(reconcile.Request{NamespacedName: key})
 		}
 	}
 	return handler.TypedFuncs[*batch.Task, reconcile.Request]{
-		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*batch.Task], q queue) { observe(q, nil, e.Object) },
+		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*batch.Task], q queue) { enqueue(q, nil, e.Object) },
 		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[*batch.Task], q queue) {
-			observe(q, e.ObjectOld, e.ObjectNew)
+			enqueue(q, e.ObjectOld, e.ObjectNew)
 		},
-		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*batch.Task], q queue) { observe(q, e.Object, nil) },
+		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*batch.Task], q queue) { enqueue(q, e.Object, nil) },
 	}
 }
 
-// trim drops what is never looked at: of many tasks little is kept.
+// trim removes the fields of a task that the controller does not read.
 func trim(obj any) (any, error) {
 	task, ok := obj.(*batch.Task)
 	if !ok {
@@ -243,6 +248,7 @@ func trim(obj any) (any, error) {
 	return trimmed, nil
 }
 
+// keep copies one key of a map.
 func keep(to *map[string]string, from map[string]string, key string) {
 	value, ok := from[key]
 	if !ok {
@@ -254,10 +260,10 @@ func keep(to *map[string]string, from map[string]string, key string) {
 	(*to)[key] = value
 }
 
-// withoutRetries keeps the client from repeating requests that were refused for now: it would do so up to ten times and hold up all
-// else meanwhile. The controllers have delays of their own, and find the server's advice in the body.
-func withoutRetries(next http.RoundTripper) http.RoundTripper {
-	return roundTripper(func(request *http.Request) (*http.Response, error) {
+// withoutRetryAfter removes the header Retry-After from 429 responses. client-go would wait and retry up to ten times
+// and block the caller meanwhile. The controllers back off by themselves and read the server's advice from the body.
+func withoutRetryAfter(next http.RoundTripper) http.RoundTripper {
+	return roundTripperFunc(func(request *http.Request) (*http.Response, error) {
 		response, err := next.RoundTrip(request)
 		if err == nil && response.StatusCode == http.StatusTooManyRequests {
 			response.Header.Del("Retry-After")
@@ -266,6 +272,6 @@ func withoutRetries(next http.RoundTripper) http.RoundTripper {
 	})
 }
 
-type roundTripper func(*http.Request) (*http.Response, error)
+type roundTripperFunc func(*http.Request) (*http.Response, error)
 
-func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
+func (f roundTripperFunc) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }

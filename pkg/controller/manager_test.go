@@ -32,7 +32,7 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
-func TestTrimKeepsWhatCountingNeeds(t *testing.T) {
+func TestTrimKeepsWhatTheTaskSetControllerReads(t *testing.T) {
 	now := metav1.Now()
 	labels := map[string]string{batch.LabelControllerUID: "u", batch.LabelTaskSetName: "s", batch.LabelCompletionIndex: "3"}
 	annotations := map[string]string{batch.AnnotationIndexFailureCount: "2"}
@@ -64,7 +64,7 @@ func TestTrimKeepsWhatCountingNeeds(t *testing.T) {
 	}
 }
 
-func TestRefusedRequestsAreNotRepeated(t *testing.T) {
+func TestRefusedRequestsAreNotRetried(t *testing.T) {
 	requests := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		requests++
@@ -78,7 +78,7 @@ func TestRefusedRequestsAreNotRepeated(t *testing.T) {
 	}))
 	defer server.Close()
 	config := &rest.Config{Host: server.URL}
-	config.Wrap(withoutRetries)
+	config.Wrap(withoutRetryAfter)
 	client, err := versioned.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)

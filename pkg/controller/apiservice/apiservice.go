@@ -17,22 +17,22 @@ limitations under the License.
 // Package apiservice registers leat-apiserver with the cluster.
 //
 // An APIService without a server blocks the deletion of every namespace of the cluster, so the manifests do not contain
-// it: the controller creates it when the server is ready for the first time. From then on it stays, whatever becomes of
-// the server: a cluster that no longer knows the group answers 404, and its garbage collector deletes what objects of
-// the group own.
+// it: the controller creates it when the server is ready for the first time. After that it is kept even if the server
+// fails, because a cluster that does not know the group answers 404, and its garbage collector deletes the dependents
+// of the group's objects.
 //
-// That the controller reaches the server does not mean that the cluster's API server does: a firewall may be between.
-// So the APIService is on trial, which an annotation says, until it is available for the first time. If it is not in
-// time, it is deleted, and created again later.
+// The controller may reach a server that the cluster's API server does not reach, for example because of a firewall. So
+// the APIService is on trial, marked by an annotation, until it is available for the first time. If it does not become
+// available in time, it is deleted and created again later.
 //
-//	APIService  owner    condition                  action
-//	any         missing                             none: uninstalled; the garbage collector deletes the APIService
-//	missing     there    the server is not ready    none: wait
-//	missing     there    the last trial was lately  none: wait
-//	missing     there    the server is ready        create, on trial
-//	on trial    there    available                  end the trial
-//	on trial    there    not available in time      delete
-//	any         there    fields differ              restore the fields that this controller owns
+//	APIService  owner    condition                     action
+//	any         missing                                none: Leat is uninstalled, the garbage collector deletes the APIService
+//	missing     exists   the server is not ready       none: wait
+//	missing     exists   the last trial failed lately  none: wait
+//	missing     exists   the server is ready           create, on trial
+//	on trial    exists   available                     end the trial
+//	on trial    exists   not available in time         delete
+//	any         exists   fields differ                 restore the fields that this controller owns
 package apiservice
 
 import (
@@ -71,29 +71,29 @@ import (
 const (
 	// Name is the name of the APIService.
 	Name = "v1alpha1." + batch.GroupName
-	// Owner is the ClusterRole that permits the registration and owns the APIService. Deleting it withdraws the
-	// permission and has the garbage collector delete the APIService, so that every tool that deletes the manifests
+	// Owner is the ClusterRole that permits the registration and owns the APIService. When it is deleted, the
+	// permission ends and the garbage collector deletes the APIService, so every tool that deletes the manifests
 	// deletes the registration, too.
 	Owner = "leat:apiservice"
-	// Secret is in the namespace of the Service. Its key ca.crt holds the certificate authorities that the cluster
-	// trusts.
+	// Secret is the name of the Secret, in the namespace of the Service, whose key ca.crt holds the certificate
+	// authorities that the cluster trusts.
 	Secret = "leat-apiserver-tls"
 
 	caKey = "ca.crt"
-	// groupPriority is below the 1000 of custom resources: "kubectl get tasks" keeps its meaning where another group
-	// has tasks.
+	// groupPriority is lower than the 1000 of custom resources, so that "kubectl get tasks" keeps its meaning in a
+	// cluster where another group has tasks.
 	groupPriority   = 100
 	versionPriority = 15
 
 	fieldManager = "leat-controller-manager"
-	// trialAnnotation is on the APIService until it is available for the first time.
+	// trialAnnotation marks the APIService until it is available for the first time.
 	trialAnnotation = batch.GroupName + "/on-trial"
-	// trialTimeout is how long a trial lasts, and thus blocks the deletion of namespaces if the cluster does not reach
-	// the server. trialInterval is the time between the end of one trial and the next.
+	// trialTimeout is how long a trial lasts. If the cluster does not reach the server, it blocks the deletion of
+	// namespaces for that long. trialInterval is the time between the end of one trial and the next.
 	trialTimeout, trialInterval = 2 * time.Minute, 5 * time.Minute
 	// pendingInterval and registeredInterval are the times between two syncs before and after the registration.
 	pendingInterval, registeredInterval = 2 * time.Second, 10 * time.Second
-	// requestTimeout bounds each request to the cluster and to the server.
+	// requestTimeout is the timeout of one sync.
 	requestTimeout = 10 * time.Second
 )
 
@@ -106,7 +106,7 @@ type Service struct {
 // DefaultService is the Service that config/base installs.
 var DefaultService = Service{Namespace: "leat-system", Name: "leat-apiserver", Port: 443}
 
-// ParseService returns the Service that a value NAMESPACE/NAME:PORT names.
+// ParseService returns the Service for a value NAMESPACE/NAME:PORT.
 func ParseService(value string) (Service, error) {
 	invalid := fmt.Errorf("%q: must be NAMESPACE/NAME:PORT, like %s", value, DefaultService)
 	namespace, rest, found := strings.Cut(value, "/")
@@ -119,13 +119,16 @@ func ParseService(value string) (Service, error) {
 	return Service{Namespace: namespace, Name: name, Port: int32(port)}, nil
 }
 
-// String returns the value that ParseService accepts.
+// String returns the Service as NAMESPACE/NAME:PORT.
 func (s Service) String() string { return fmt.Sprintf("%s/%s:%d", s.Namespace, s.Name, s.Port) }
 
-// host is the name in the server's certificate.
+// host returns the name in the server's certificate.
 func (s Service) host() string { return s.Name + "." + s.Namespace + ".svc" }
 
-// Controller keeps the APIService. Only one may run at a time.
+// errNotAvailable is the result of a sync while the APIService is on trial.
+var errNotAvailable = errors.New("the cluster has not reached leat-apiserver yet")
+
+// Controller creates and maintains the APIService. Only one may run at a time.
 type Controller struct {
 	registration aggregator.Interface
 	cluster      kubernetes.Interface
@@ -133,16 +136,16 @@ type Controller struct {
 	// ready returns an error unless the server is ready.
 	ready func(ctx context.Context, caBundle []byte) error
 	clock clock.PassiveClock
-	// trialSince is when this process saw the trial first, zero if there is none. nextTrial is when another one may
-	// begin, and lastTrial is how the last one ended.
+	// trialSince is when this process first observed the trial, zero without one. nextTrial is when another one may
+	// start, and lastTrial is the error of the last one.
 	trialSince, nextTrial time.Time
 	lastTrial             error
-	// last is the message that was logged last, so that a state is logged once and not at each sync.
-	last string
+	// lastLogged is the message that was logged last, so that each state is logged once.
+	lastLogged string
 }
 
-// New returns a controller that registers service. It asks the server at address, like https://10.1.2.3:8443, for its
-// readiness, or, if address is empty, at the address of the Service.
+// New returns a Controller that registers the service. It checks the readiness of the server at address, like
+// https://10.1.2.3:8443, or at the address of the Service if address is empty.
 func New(config *rest.Config, service Service, address string) (*Controller, error) {
 	registration, err := aggregator.NewForConfig(config)
 	if err != nil {
@@ -158,16 +161,16 @@ func New(config *rest.Config, service Service, address string) (*Controller, err
 	return &Controller{
 		registration: registration, cluster: cluster, service: service, clock: clock.RealClock{},
 		ready: func(ctx context.Context, caBundle []byte) error {
-			return askReadyz(ctx, address, service.host(), caBundle)
+			return checkReadyz(ctx, address, service.host(), caBundle)
 		},
 	}, nil
 }
 
-// Run keeps the APIService until ctx is done. It never returns an error.
+// Run maintains the APIService until ctx is done. It never returns an error.
 func (c *Controller) Run(ctx context.Context) error {
 	for {
 		interval := pendingInterval
-		if c.observe(ctx, c.sync(ctx)) {
+		if c.logResult(ctx, c.sync(ctx)) {
 			interval = registeredInterval
 		}
 		timer := time.NewTimer(interval)
@@ -180,14 +183,15 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 }
 
-// observe logs the result of a sync if it differs from the one before, and reports whether the server is registered.
-func (c *Controller) observe(ctx context.Context, err error) bool {
+// logResult logs the result of a sync if it differs from the previous one, and reports whether the server is
+// registered.
+func (c *Controller) logResult(ctx context.Context, err error) bool {
 	message := ""
 	if err != nil {
 		message = err.Error()
 	}
-	if message != c.last && ctx.Err() == nil {
-		c.last = message
+	if message != c.lastLogged && ctx.Err() == nil {
+		c.lastLogged = message
 		if err != nil {
 			klog.FromContext(ctx).Info("Waiting to register leat-apiserver", "apiService", Name, "reason", message)
 		} else {
@@ -197,7 +201,7 @@ func (c *Controller) observe(ctx context.Context, err error) bool {
 	return err == nil
 }
 
-// sync takes the one step that the table of the package names. It returns nil if the server is registered.
+// sync takes one action of the table in the package documentation. It returns nil if the server is registered.
 func (c *Controller) sync(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -222,14 +226,14 @@ func (c *Controller) sync(ctx context.Context) error {
 		if err := c.apply(ctx, owner, caBundle, true); err != nil {
 			return err
 		}
-		return errors.New("the cluster has yet to reach leat-apiserver")
+		return errNotAvailable
 	case err != nil:
 		return fmt.Errorf("getting APIService %s: %w", Name, err)
 	case existing.DeletionTimestamp != nil:
 		return fmt.Errorf("APIService %s is being deleted", Name)
 	}
 	if _, onTrial := existing.Annotations[trialAnnotation]; onTrial {
-		return c.try(ctx, existing, owner, caBundle)
+		return c.syncTrial(ctx, existing, owner, caBundle)
 	}
 	if c.matches(existing, owner, caBundle) {
 		return nil
@@ -237,8 +241,8 @@ func (c *Controller) sync(ctx context.Context) error {
 	return c.apply(ctx, owner, caBundle, false)
 }
 
-// try ends the trial of an APIService if it is available or has not become so in time.
-func (c *Controller) try(ctx context.Context, existing *apiregistrationv1.APIService, owner *rbacv1.ClusterRole, caBundle []byte) error {
+// syncTrial ends the trial of an APIService if it is available or trialTimeout has passed.
+func (c *Controller) syncTrial(ctx context.Context, existing *apiregistrationv1.APIService, owner *rbacv1.ClusterRole, caBundle []byte) error {
 	available := aggregatorhelper.GetAPIServiceConditionByType(existing, apiregistrationv1.Available)
 	if available != nil && available.Status == apiregistrationv1.ConditionTrue {
 		return c.apply(ctx, owner, caBundle, false)
@@ -252,9 +256,9 @@ func (c *Controller) try(ctx context.Context, existing *apiregistrationv1.APISer
 				return err
 			}
 		}
-		return errors.New("the cluster has yet to reach leat-apiserver")
+		return errNotAvailable
 	}
-	reason := "its API server does not say why"
+	reason := "the APIService has no condition Available"
 	if available != nil {
 		reason = available.Message
 	}
@@ -266,6 +270,8 @@ func (c *Controller) try(ctx context.Context, existing *apiregistrationv1.APISer
 	}))
 }
 
+// owner returns the ClusterRole that owns the APIService. It returns an error if the role does not exist or is being
+// deleted.
 func (c *Controller) owner(ctx context.Context) (*rbacv1.ClusterRole, error) {
 	owner, err := c.cluster.RbacV1().ClusterRoles().Get(ctx, Owner, metav1.GetOptions{})
 	if err != nil {
@@ -301,8 +307,8 @@ func (c *Controller) matches(existing *apiregistrationv1.APIService, owner *rbac
 	}) && slices.ContainsFunc(existing.OwnerReferences, func(reference metav1.OwnerReference) bool { return reference.UID == owner.UID })
 }
 
-// apply writes the fields that this controller owns, and leaves all others, like labels and annotations of other tools,
-// alone.
+// apply writes the fields that this controller owns. It does not change others, like labels and annotations of other
+// tools.
 func (c *Controller) apply(ctx context.Context, owner *rbacv1.ClusterRole, caBundle []byte, onTrial bool) error {
 	configuration := applyv1.APIService(Name).
 		WithLabels(map[string]string{"app.kubernetes.io/part-of": "leat"}).
@@ -324,12 +330,12 @@ func (c *Controller) apply(ctx context.Context, owner *rbacv1.ClusterRole, caBun
 	return nil
 }
 
-// askReadyz returns an error unless the server at address shows a certificate of caBundle for the name and says that it
+// checkReadyz returns an error unless the server at address has a certificate for the name that caBundle verifies, and
 // is ready.
-func askReadyz(ctx context.Context, address, name string, caBundle []byte) error {
+func checkReadyz(ctx context.Context, address, name string, caBundle []byte) error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(caBundle)
-	// Each request has a connection of its own: the Service may lead it to another replica.
+	// Without keep-alives, each request may reach another replica of the Service.
 	transport := &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true,
 	}
@@ -344,7 +350,7 @@ func askReadyz(ctx context.Context, address, name string, caBundle []byte) error
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, 1024))
 	if response.StatusCode != http.StatusOK {
-		return errors.Join(fmt.Errorf("%s answers %s: %s", request.URL, response.Status, body), err)
+		return errors.Join(fmt.Errorf("%s answered %s: %s", request.URL, response.Status, body), err)
 	}
 	return nil
 }

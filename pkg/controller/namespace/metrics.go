@@ -25,16 +25,16 @@ import (
 var (
 	sweeps = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "leat_namespace_sweeps_total",
-		Help: "Searches for objects that have outlived their namespace.",
+		Help: "Sweeps for objects whose namespace does not exist.",
 	}, []string{"result"})
 
 	orphansDeleted = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "leat_namespace_orphans_deleted_total",
-		Help: "Objects that were deleted because their namespace does not exist.",
+		Help: "Objects deleted because their namespace does not exist.",
 	}, []string{"resource"})
 )
 
-// The values of the label result.
+// Values of the label result.
 const succeeded, failed = "succeeded", "failed"
 
 func init() { metrics.Registry.MustRegister(sweeps, orphansDeleted) }

@@ -14,9 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package namespace deletes what has outlived its namespace. The host's namespace controller empties a namespace and then lets go of
-// it, and what is created in between stays for ever: our server hears of the end of a namespace from a watch, a moment late. So does
-// all that is in a namespace that somebody finalizes by force while our server is away.
+// Package namespace implements the namespace sweeper, which deletes objects of Leat whose namespace does not exist.
+// Such objects are left over when they are created after the cluster's namespace controller has emptied the namespace,
+// because our server learns of the deletion from a watch, a moment late. They are also left over when a namespace is
+// finalized by force while our server is unavailable.
 package namespace
 
 import (
@@ -40,38 +41,39 @@ import (
 )
 
 const (
-	// DefaultInterval is the time between two sweeps unless another is asked for.
+	// DefaultInterval is the default time between two sweeps.
 	DefaultInterval = 5 * time.Minute
-	// jitter is the greatest part of an interval that is added to it.
+	// jitter is the maximum fraction of the interval that is added to it.
 	jitter = 0.2
-	// confirmAfter is the time between the two looks at a namespace that must both find it gone.
+	// confirmAfter is the time between the two reads of a namespace that must both fail with not found.
 	confirmAfter = 5 * time.Second
-	// pageSize is how many objects are listed at a time, and parallelism how many are deleted at a time.
-	pageSize, parallelism = 500, 8
-	// requestTimeout bounds each request.
+	// pageSize is how many objects are listed at a time, and concurrentDeletes is how many are deleted at a time.
+	pageSize, concurrentDeletes = 500, 8
+	// requestTimeout is the timeout of each request.
 	requestTimeout = 15 * time.Second
 )
 
-// resources are all of ours that are in namespaces. Sets come first, for they make tasks.
+// resources are all resources of Leat. All are namespaced. TaskSets come first, because their controller creates Tasks.
 var resources = []string{"tasksets", "tasks", "taskqueues", "workers", "workerleases"}
 
-// Sweeper deletes our objects whose namespace does not exist.
+// Sweeper deletes objects of Leat whose namespace does not exist.
 type Sweeper struct {
-	host         kubernetes.Interface
+	cluster      kubernetes.Interface
 	objects      metadata.Interface
 	interval     time.Duration
 	confirmAfter time.Duration
 }
 
-// New returns a sweeper that asks host for namespaces and deletes by objects; it sweeps whenever about interval has passed. What
-// host says is only believed when it names the namespace that is not found: a server that knows no namespaces at all deletes nothing.
-func New(host kubernetes.Interface, objects metadata.Interface, interval time.Duration) *Sweeper {
-	return &Sweeper{host: host, objects: objects, interval: interval, confirmAfter: confirmAfter}
+// New returns a Sweeper that reads namespaces with the client cluster, deletes with the client objects, and sweeps
+// about once per interval. A namespace counts as missing only if the error names it: with a server that serves no
+// namespaces, nothing is deleted.
+func New(cluster kubernetes.Interface, objects metadata.Interface, interval time.Duration) *Sweeper {
+	return &Sweeper{cluster: cluster, objects: objects, interval: interval, confirmAfter: confirmAfter}
 }
 
-// Run sweeps until ctx is done. A sweep that fails is tried again after the interval; it never returns an error.
+// Run sweeps until ctx is done. It retries a failed sweep after the interval and never returns an error.
 func (s *Sweeper) Run(ctx context.Context) error {
-	for pause(ctx, wait.Jitter(s.interval, jitter)) {
+	for sleep(ctx, wait.Jitter(s.interval, jitter)) {
 		err := s.sweep(ctx)
 		if ctx.Err() != nil {
 			break
@@ -79,21 +81,21 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		result := succeeded
 		if err != nil {
 			result = failed
-			klog.FromContext(ctx).Error(err, "Not all that has outlived its namespace could be looked for and deleted; it is tried again", "after", s.interval)
+			klog.FromContext(ctx).Error(err, "Failed to sweep objects of missing namespaces, will retry", "retryAfter", s.interval)
 		}
 		sweeps.WithLabelValues(result).Inc()
 	}
 	return nil
 }
 
-// object is one that was listed.
+// object identifies a listed object.
 type object struct {
 	resource, name string
 	uid            types.UID
 }
 
-// sweep deletes what is listed in a namespace between two looks that both find it gone. Whatever was created in a namespace that has
-// been there at any time since is not among it, or has outlived that one too.
+// sweep deletes the objects that it lists in a namespace between two reads that both find the namespace missing. If the
+// namespace is created again in between, its new objects are not in the list or the second read finds the namespace.
 func (s *Sweeper) sweep(ctx context.Context) error {
 	inUse := sets.New[string]()
 	for _, resource := range resources {
@@ -104,7 +106,7 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 	var errs []error
 	orphans := map[string][]object{}
 	for _, namespace := range sets.List(inUse) {
-		gone, err := s.gone(ctx, namespace)
+		gone, err := s.isGone(ctx, namespace)
 		if err != nil || !gone {
 			errs = append(errs, err)
 			continue
@@ -117,11 +119,11 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 			}))
 		}
 	}
-	if len(orphans) == 0 || !pause(ctx, s.confirmAfter) {
+	if len(orphans) == 0 || !sleep(ctx, s.confirmAfter) {
 		return errors.Join(errs...)
 	}
 	for _, namespace := range sets.List(sets.KeySet(orphans)) {
-		gone, err := s.gone(ctx, namespace)
+		gone, err := s.isGone(ctx, namespace)
 		if err == nil && gone {
 			err = s.delete(ctx, namespace, orphans[namespace])
 		}
@@ -130,18 +132,18 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// list shows the objects of a resource, in all namespaces or one, a page at a time.
-func (s *Sweeper) list(ctx context.Context, resource, namespace string, show func(*metav1.PartialObjectMetadata)) error {
+// list calls visit for each object of a resource, in one namespace or in all, page by page.
+func (s *Sweeper) list(ctx context.Context, resource, namespace string, visit func(*metav1.PartialObjectMetadata)) error {
 	options := metav1.ListOptions{Limit: pageSize}
 	for {
-		page, err := bounded(ctx, func(ctx context.Context) (*metav1.PartialObjectMetadataList, error) {
+		page, err := withTimeout(ctx, func(ctx context.Context) (*metav1.PartialObjectMetadataList, error) {
 			return s.objects.Resource(batch.SchemeGroupVersion.WithResource(resource)).Namespace(namespace).List(ctx, options)
 		})
 		if err != nil {
 			return fmt.Errorf("listing %s: %w", resource, err)
 		}
 		for i := range page.Items {
-			show(&page.Items[i])
+			visit(&page.Items[i])
 		}
 		if options.Continue = page.Continue; options.Continue == "" {
 			return nil
@@ -149,40 +151,39 @@ func (s *Sweeper) list(ctx context.Context, resource, namespace string, show fun
 	}
 }
 
-// gone looks whether a namespace does not exist, past all caches.
-func (s *Sweeper) gone(ctx context.Context, name string) (bool, error) {
-	_, err := bounded(ctx, func(ctx context.Context) (any, error) {
-		return s.host.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+// isGone reports whether a namespace does not exist. It reads from the server, not from a cache.
+func (s *Sweeper) isGone(ctx context.Context, name string) (bool, error) {
+	_, err := withTimeout(ctx, func(ctx context.Context) (any, error) {
+		return s.cluster.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 	})
 	if err == nil {
 		return false, nil
 	}
-	// A path that is not served is not found either: then the client, and not the server, has put in what was looked for.
+	// A server that does not serve the path answers 404, too. Then the client has filled in the details of the error.
 	var status apierrors.APIStatus
 	if apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse) && errors.As(err, &status) {
 		if d := status.Status().Details; d != nil && d.Group == "" && d.Kind == "namespaces" && d.Name == name {
 			return true, nil
 		}
 	}
-	return false, fmt.Errorf("looking for namespace %s: %w", name, err)
+	return false, fmt.Errorf("getting namespace %s: %w", name, err)
 }
 
-// delete deletes objects as they were listed: another of the same name is not meant. Tasks that run get the time that they are
-// promised.
+// delete deletes the listed objects, but not new objects of the same names. Running tasks get their grace period.
 func (s *Sweeper) delete(ctx context.Context, namespace string, objects []object) error {
 	var deleted atomic.Int64
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(parallelism)
+	group.SetLimit(concurrentDeletes)
 	for _, o := range objects {
 		group.Go(func() error {
-			_, err := bounded(groupCtx, func(ctx context.Context) (any, error) {
+			_, err := withTimeout(groupCtx, func(ctx context.Context) (any, error) {
 				return nil, s.objects.Resource(batch.SchemeGroupVersion.WithResource(o.resource)).Namespace(namespace).Delete(ctx, o.name, metav1.DeleteOptions{
 					Preconditions:     &metav1.Preconditions{UID: &o.uid},
 					PropagationPolicy: new(metav1.DeletePropagationBackground),
 				})
 			})
 			if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-				return nil // it is gone, and may have a successor
+				return nil // The object is gone, and another may have its name.
 			}
 			if err != nil {
 				return fmt.Errorf("deleting %s %s/%s: %w", o.resource, namespace, o.name, err)
@@ -194,13 +195,13 @@ func (s *Sweeper) delete(ctx context.Context, namespace string, objects []object
 	}
 	err := group.Wait()
 	if deleted.Load() > 0 {
-		klog.FromContext(ctx).Info("Deleted what has outlived its namespace", "namespace", namespace, "objects", deleted.Load(), "of", len(objects))
+		klog.FromContext(ctx).Info("Deleted objects of missing namespace", "namespace", namespace, "deleted", deleted.Load(), "found", len(objects))
 	}
 	return err
 }
 
-// pause waits, and tells whether the whole time has passed.
-func pause(ctx context.Context, d time.Duration) bool {
+// sleep waits for d and reports whether it has passed before ctx was done.
+func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -211,8 +212,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// bounded sends a request that may take no longer than requestTimeout.
-func bounded[T any](ctx context.Context, send func(context.Context) (T, error)) (T, error) {
+// withTimeout calls send with a context that ends after requestTimeout.
+func withTimeout[T any](ctx context.Context, send func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	return send(ctx)

@@ -40,14 +40,14 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// answers are what the host says of a namespace, one after the other; the last one for ever.
+// answers are the results of successive reads of a namespace. The last one repeats.
 type answers []error
 
 var (
 	there   error
 	gone    = apierrors.NewNotFound(corev1.Resource("namespaces"), "ns")
 	notOurs = apierrors.NewNotFound(corev1.Resource("namespaces"), "another")
-	// A server that has no such path, as one that is no Kubernetes API server.
+	// unserved is the error of a server that does not serve namespaces.
 	unserved  = apierrors.NewGenericServerResponse(http.StatusNotFound, "get", corev1.Resource("namespaces"), "ns", "404 page not found", 0, true)
 	forbidden = apierrors.NewForbidden(corev1.Resource("namespaces"), "ns", errors.New("no"))
 	errCut    = errors.New("connection refused")
@@ -69,7 +69,7 @@ func newObjects(t *testing.T, objects ...runtime.Object) *metadatafake.FakeMetad
 	return metadatafake.NewSimpleMetadataClient(scheme, objects...)
 }
 
-// deletions gives what was asked to be deleted, each with the uid that it must have.
+// deletions returns the objects whose deletion was requested, with the UID preconditions.
 func deletions(client *metadatafake.FakeMetadataClient) []string {
 	var all []string
 	for _, action := range client.Actions() {
@@ -81,40 +81,40 @@ func deletions(client *metadatafake.FakeMetadataClient) []string {
 	return all
 }
 
-func TestOnlyWhatTwoLooksFindGoneIsSwept(t *testing.T) {
+func TestSweepOnlyNamespacesThatTwoReadsFindMissing(t *testing.T) {
 	for name, test := range map[string]struct {
 		answers answers
 		swept   bool
 		fails   string
 	}{
-		"there":                                 {answers: answers{there}},
-		"gone":                                  {answers: answers{gone}, swept: true},
-		"gone, then there":                      {answers: answers{gone, there}},
-		"gone, then unknown":                    {answers: answers{gone, errCut}, fails: "connection refused"},
-		"unknown":                               {answers: answers{errCut}, fails: "connection refused"},
-		"forbidden":                             {answers: answers{forbidden}, fails: "forbidden"},
-		"gone, then forbidden":                  {answers: answers{gone, forbidden}, fails: "forbidden"},
-		"not found by who serves no namespaces": {answers: answers{unserved}, fails: "could not find the requested resource"},
-		"gone, then not found by who serves none": {answers: answers{gone, unserved}, fails: "could not find the requested resource"},
-		"another one is gone":                     {answers: answers{notOurs}, fails: `"another" not found`},
+		"there":                                  {answers: answers{there}},
+		"gone":                                   {answers: answers{gone}, swept: true},
+		"gone, then there":                       {answers: answers{gone, there}},
+		"gone, then unknown":                     {answers: answers{gone, errCut}, fails: "connection refused"},
+		"unknown":                                {answers: answers{errCut}, fails: "connection refused"},
+		"forbidden":                              {answers: answers{forbidden}, fails: "forbidden"},
+		"gone, then forbidden":                   {answers: answers{gone, forbidden}, fails: "forbidden"},
+		"server serves no namespaces":            {answers: answers{unserved}, fails: "could not find the requested resource"},
+		"gone, then server serves no namespaces": {answers: answers{gone, unserved}, fails: "could not find the requested resource"},
+		"another one is gone":                    {answers: answers{notOurs}, fails: `"another" not found`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			host, looks := fake.NewClientset(), 0
-			host.PrependReactor("get", "namespaces", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			cluster, reads := fake.NewClientset(), 0
+			cluster.PrependReactor("get", "namespaces", func(action clienttesting.Action) (bool, runtime.Object, error) {
 				if action.(clienttesting.GetAction).GetName() != "ns" {
 					return true, &corev1.Namespace{}, nil
 				}
-				err := test.answers[min(looks, len(test.answers)-1)]
-				looks++
+				err := test.answers[min(reads, len(test.answers)-1)]
+				reads++
 				return true, &corev1.Namespace{}, err
 			})
 			objects := newObjects(t,
 				newObject("Task", "ns", "a"), newObject("Task", "ns", "b"), newObject("TaskSet", "ns", "set"), newObject("TaskQueue", "ns", "queue"),
 				newObject("Worker", "ns", "worker"), newObject("WorkerLease", "ns", "worker"), newObject("Task", "other", "stays"))
 			before := testutil.ToFloat64(orphansDeleted.WithLabelValues("tasks"))
-			err := New(host, objects, DefaultInterval).quick().sweep(t.Context())
+			err := New(cluster, objects, DefaultInterval).quick().sweep(t.Context())
 			if test.fails == "" && err != nil || test.fails != "" && (err == nil || !strings.Contains(err.Error(), test.fails)) {
-				t.Errorf("the error is %v, want one that says %q", err, test.fails)
+				t.Errorf("the error is %v, want one that contains %q", err, test.fails)
 			}
 			var want []string
 			counted := 0.0
@@ -135,26 +135,27 @@ func TestOnlyWhatTwoLooksFindGoneIsSwept(t *testing.T) {
 	}
 }
 
-// quick does not wait between two looks.
+// quick removes the delay between the two reads of a namespace.
 func (s *Sweeper) quick() *Sweeper {
 	s.confirmAfter = 0
 	return s
 }
 
-// A namespace that is made anew between the two looks, and what is in it then, are not those that were gone.
-func TestWhatIsCreatedAfterTheFirstLookStays(t *testing.T) {
-	host := fake.NewClientset()
+// TestObjectsCreatedAfterTheFirstReadAreKept creates an object after the first read of its namespace, as happens when
+// the namespace is created again.
+func TestObjectsCreatedAfterTheFirstReadAreKept(t *testing.T) {
+	cluster := fake.NewClientset()
 	objects := newObjects(t, newObject("Task", "ns", "old"))
-	looks := 0
-	host.PrependReactor("get", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
-		if looks++; looks == 2 {
+	reads := 0
+	cluster.PrependReactor("get", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
+		if reads++; reads == 2 {
 			if err := objects.Tracker().Add(newObject("Task", "ns", "new")); err != nil {
 				t.Error(err)
 			}
 		}
 		return true, nil, gone
 	})
-	if err := New(host, objects, DefaultInterval).quick().sweep(t.Context()); err != nil {
+	if err := New(cluster, objects, DefaultInterval).quick().sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := deletions(objects); len(got) != 1 || got[0] != "tasks ns/old Task/ns/old" {
@@ -163,15 +164,15 @@ func TestWhatIsCreatedAfterTheFirstLookStays(t *testing.T) {
 }
 
 func TestSweepOutcomes(t *testing.T) {
-	host := fake.NewClientset()
+	cluster := fake.NewClientset()
 	for name, test := range map[string]struct {
 		list, del error
 		fails     string
 	}{
-		"a list fails":                 {list: errCut, fails: "listing tasks: connection refused"},
-		"a delete fails":               {del: errCut, fails: "deleting tasks ns/a: connection refused"},
-		"an object is gone already":    {del: apierrors.NewNotFound(batch.Resource("tasks"), "a")},
-		"an object has been made anew": {del: apierrors.NewConflict(batch.Resource("tasks"), "a", errors.New("the UID differs"))},
+		"a list fails":                {list: errCut, fails: "listing tasks: connection refused"},
+		"a delete fails":              {del: errCut, fails: "deleting tasks ns/a: connection refused"},
+		"an object is gone already":   {del: apierrors.NewNotFound(batch.Resource("tasks"), "a")},
+		"an object was created again": {del: apierrors.NewConflict(batch.Resource("tasks"), "a", errors.New("the UID differs"))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			objects := newObjects(t, newObject("Task", "ns", "a"))
@@ -184,7 +185,7 @@ func TestSweepOutcomes(t *testing.T) {
 				}
 				return false, nil, nil
 			})
-			err := New(host, objects, DefaultInterval).quick().sweep(t.Context())
+			err := New(cluster, objects, DefaultInterval).quick().sweep(t.Context())
 			if test.fails == "" && err != nil || test.fails != "" && (err == nil || !strings.Contains(err.Error(), test.fails)) {
 				t.Errorf("the error is %v, want one that says %q", err, test.fails)
 			}
@@ -192,10 +193,11 @@ func TestSweepOutcomes(t *testing.T) {
 	}
 }
 
-// The fake client keeps the token of a page to itself: pages come in turn, over all namespaces and then in the one that is gone.
+// TestAllPagesAreListed returns pages in turn, first for all namespaces and then for the missing one, because the fake
+// client does not pass on continue tokens.
 func TestAllPagesAreListed(t *testing.T) {
-	host := fake.NewClientset()
-	host.PrependReactor("get", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, gone })
+	cluster := fake.NewClientset()
+	cluster.PrependReactor("get", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, gone })
 	objects := newObjects(t)
 	pages := []string{"first", "second", "third"}
 	listed := 0
@@ -206,7 +208,7 @@ func TestAllPagesAreListed(t *testing.T) {
 		}
 		return true, list, nil
 	})
-	if err := New(host, objects, DefaultInterval).quick().sweep(t.Context()); err != nil {
+	if err := New(cluster, objects, DefaultInterval).quick().sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := deletions(objects); len(got) != 3 {
@@ -226,14 +228,14 @@ func TestRunSweepsUntilItIsStopped(t *testing.T) {
 	})
 	before := testutil.ToFloat64(sweeps.WithLabelValues(failed))
 	if err := New(fake.NewClientset(), objects, 1).Run(ctx); err != nil {
-		t.Errorf("it ends with %v", err)
+		t.Errorf("Run returns %v", err)
 	}
 	if n := testutil.ToFloat64(sweeps.WithLabelValues(failed)) - before; n != 2 {
-		t.Errorf("%v sweeps have failed before it was stopped, want 2", n)
+		t.Errorf("%v sweeps failed before Run was stopped, want 2", n)
 	}
 }
 
-// All of our kinds are in namespaces.
+// TestEveryKindIsSwept checks that resources contains each kind. All kinds are namespaced.
 func TestEveryKindIsSwept(t *testing.T) {
 	scheme := runtime.NewScheme()
 	if err := batch.AddToScheme(scheme); err != nil {
