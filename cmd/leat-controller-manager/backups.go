@@ -32,17 +32,18 @@ import (
 	"github.com/leat-dev/leat/cmd/internal/flags"
 )
 
-// scheduledBackup matches the files of config/components/etcd's CronJob: snapshots, and those that were left
-// unfinished. The number is the minute that the Job was scheduled for. Snapshots that people take have other names.
+// scheduledBackup matches the files of the CronJob in config/components/etcd: snapshots and unfinished snapshots. The
+// number is the minute for which the Job was scheduled. Snapshots that users take have other names.
 var scheduledBackup = regexp.MustCompile(`^leat-etcd-backup-([0-9]{1,18})\.db(\.part)?$`)
 
+// newPruneBackupsCommand returns the command prune-backups.
 func newPruneBackupsCommand() *cobra.Command {
 	keep := 11
 	command := &cobra.Command{
 		Use:   "prune-backups DIRECTORY",
 		Short: "Delete old snapshots of etcd",
-		Long: `Delete all but the newest snapshots of etcd that the CronJob leat-etcd-backup has taken, and what it has left unfinished. Other files,
-like snapshots that were taken by hand, stay.`,
+		Long: `Delete all but the newest snapshots of etcd that the CronJob leat-etcd-backup has taken, and its unfinished snapshots. Other files,
+like snapshots that were taken manually, are kept.`,
 		Example:      `  leat-controller-manager prune-backups --keep=11 /backup`,
 		Args:         cobra.ExactArgs(1),
 		SilenceUsage: true,
@@ -74,7 +75,7 @@ func pruneBackups(directory string, keep int) (deleted []string, err error) {
 		minute int64
 	}
 	var snapshots []snapshot
-	var doomed []string
+	var toDelete []string
 	for _, entry := range entries {
 		match := scheduledBackup.FindStringSubmatch(entry.Name())
 		if match == nil || !entry.Type().IsRegular() {
@@ -85,17 +86,17 @@ func pruneBackups(directory string, keep int) (deleted []string, err error) {
 		case err != nil:
 			return nil, err
 		case match[2] != "":
-			doomed = append(doomed, entry.Name())
+			toDelete = append(toDelete, entry.Name())
 		default:
 			snapshots = append(snapshots, snapshot{entry.Name(), minute})
 		}
 	}
 	slices.SortFunc(snapshots, func(a, b snapshot) int { return cmp.Compare(b.minute, a.minute) })
 	for _, old := range snapshots[min(keep, len(snapshots)):] {
-		doomed = append(doomed, old.name)
+		toDelete = append(toDelete, old.name)
 	}
 	var errs []error
-	for _, name := range doomed {
+	for _, name := range toDelete {
 		if err := os.Remove(filepath.Join(directory, name)); err != nil {
 			errs = append(errs, err)
 			continue

@@ -37,17 +37,17 @@ func TestPruneBackups(t *testing.T) {
 			there: []string{"leat-etcd-backup-29000000.db", "leat-etcd-backup-29000360.db"},
 			kept:  []string{"leat-etcd-backup-29000000.db", "leat-etcd-backup-29000360.db"},
 		},
-		"the oldest by number go, not by name": {
+		"the oldest by number are deleted, not by name": {
 			keep:  "2",
 			there: []string{"leat-etcd-backup-99999720.db", "leat-etcd-backup-100000080.db", "leat-etcd-backup-100000440.db"},
 			kept:  []string{"leat-etcd-backup-100000080.db", "leat-etcd-backup-100000440.db"},
 		},
-		"what is unfinished goes, and does not count": {
+		"unfinished snapshots are deleted and do not count": {
 			keep:  "1",
 			there: []string{"leat-etcd-backup-29000000.db", "leat-etcd-backup-29000360.db.part"},
 			kept:  []string{"leat-etcd-backup-29000000.db"},
 		},
-		"other files stay": {
+		"other files are kept": {
 			keep: "1",
 			there: []string{
 				"backup-before.db", "backup-before.db.part", "leat-etcd-backup-.db", "leat-etcd-backup-1.db.bak", "lost+found/",
@@ -58,7 +58,7 @@ func TestPruneBackups(t *testing.T) {
 				"leat-etcd-backup-29000360.db", "lost+found",
 			},
 		},
-		"none is not a number to keep": {
+		"at least one snapshot must be kept": {
 			keep: "0", there: []string{"leat-etcd-backup-29000000.db"}, kept: []string{"leat-etcd-backup-29000000.db"},
 			want: "--keep 0: must be 1 or more",
 		},

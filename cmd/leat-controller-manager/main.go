@@ -34,16 +34,17 @@ import (
 
 func main() { os.Exit(cli.Run(newCommand())) }
 
+// newCommand returns the command leat-controller-manager.
 func newCommand() *cobra.Command {
 	o := newOptions()
 	command := &cobra.Command{
 		Use:   "leat-controller-manager",
 		Short: "Run the controllers and the scheduler of Leat",
-		Long: `Run what takes tasks from created to finished: the controller of task sets, the scheduler that gives tasks to workers, and the
-controller that takes tasks from workers that are lost and deletes tasks whose time is over.
+		Long: `Run the TaskSet controller, the scheduler, which binds tasks to workers, and the worker lifecycle controller, which evicts tasks
+from lost workers and deletes finished tasks when their time to live is over.
 
-All replicas but one wait: they elect a leader by a lease in the cluster. The rights that are needed are those of
-config/base/rbac/controller-manager.yaml. In a pod the cluster is found without flags; elsewhere give --kubeconfig.`,
+The replicas elect a leader with a lease in the cluster; the others wait. The required permissions are in
+config/base/rbac/controller-manager.yaml. In a pod, the cluster is found without flags. Elsewhere, set --kubeconfig.`,
 		Example: `  leat-controller-manager --kubeconfig=admin.conf --leader-elect=false --v=2
   leat-controller-manager --metrics-bind-address=:8443 --metrics-cert-dir=/tls`,
 		Args:         cobra.NoArgs,

@@ -54,10 +54,11 @@ import (
 const (
 	// systemNamespace is where config/ installs Leat.
 	systemNamespace = "leat-system"
-	// lease is the name of the lease that replicas elect their leader by.
-	lease = "leat-controller-manager"
+	// leaseName is the name of the lease for leader election.
+	leaseName = "leat-controller-manager"
 )
 
+// options holds the values of the flags.
 type options struct {
 	kubeconfig, server string
 
@@ -79,12 +80,13 @@ type options struct {
 	gates featuregate.MutableVersionedFeatureGate
 }
 
+// newOptions returns the default options.
 func newOptions() *options {
 	return &options{
 		concurrentTaskSets: 8,
 		schedulingStrategy: string(scheduler.Spread),
 		sweepInterval:      namespace.DefaultInterval,
-		garbage:            collector.Defaults(200, "128Mi"), // what it keeps of tasks and workers outweighs what a pass allocates
+		garbage:            collector.Defaults(200, "128Mi"), // The caches outweigh what a sync allocates.
 		leaderElect:        true,
 		leaseNamespace:     systemNamespace,
 		leaseDuration:      15 * time.Second,
@@ -97,29 +99,30 @@ func newOptions() *options {
 	}
 }
 
+// flags returns the flags that set the options.
 func (o *options) flags() cliflag.NamedFlagSets {
 	var sets cliflag.NamedFlagSets
 	f := sets.FlagSet("cluster")
-	f.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "File that says how to reach the cluster; in a pod it is found without")
-	f.StringVar(&o.server, "leat-server", o.server, "Address of leat-apiserver itself, like https://leat-apiserver.leat-system.svc, which is then reached with the credentials for the cluster and trusted as its APIService says (default: by way of the cluster's API server, which then carries all that is watched)")
+	f.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Path of the kubeconfig file for the cluster (default: the configuration of the pod)")
+	f.StringVar(&o.server, "leat-server", o.server, "Address of leat-apiserver, like https://leat-apiserver.leat-system.svc, to connect to it directly, with the credentials for the cluster and the certificate authority of its APIService (default: connect through the cluster's API server, which then carries all watches)")
 	f = sets.FlagSet("controllers")
-	f.IntVar(&o.concurrentTaskSets, "concurrent-tasksets", o.concurrentTaskSets, "How many task sets are worked on at a time. More react faster when many are busy, and use more CPU and connections")
-	f.StringVar(&o.schedulingStrategy, "scheduling-strategy", o.schedulingStrategy, "Which worker a task goes to of those that have room: spread, the one with the smallest part of it taken; pack, the one with the greatest, so that others become empty")
-	f.DurationVar(&o.sweepInterval, "namespace-sweep-interval", o.sweepInterval, "Time between two searches for objects of Leat that have outlived their namespace, which are deleted")
+	f.IntVar(&o.concurrentTaskSets, "concurrent-tasksets", o.concurrentTaskSets, "How many task sets are reconciled at a time. A larger number reacts faster when many task sets are active, and uses more CPU and connections")
+	f.StringVar(&o.schedulingStrategy, "scheduling-strategy", o.schedulingStrategy, "How to choose among the workers that have room for a task: spread chooses the least allocated worker; pack chooses the most allocated one, so that other workers become empty")
+	f.DurationVar(&o.sweepInterval, "namespace-sweep-interval", o.sweepInterval, "Time between two sweeps, which delete objects of Leat whose namespace does not exist")
 	f = sets.FlagSet("certificates")
-	f.BoolVar(&o.manageCertificates, "manage-certificates", o.manageCertificates, "Issue and renew the certificates in the Secrets leat-apiserver-tls, leat-etcd-tls and leat-worker-client-tls of "+systemNamespace+", which must exist. Every replica does")
+	f.BoolVar(&o.manageCertificates, "manage-certificates", o.manageCertificates, "Issue and renew the certificates in the Secrets leat-apiserver-tls, leat-etcd-tls and leat-worker-client-tls of namespace "+systemNamespace+", which must exist. Every replica does this")
 	f = sets.FlagSet("registration")
-	f.StringVar(&o.registerService, "register-service", o.registerService, "Service of leat-apiserver to register with the cluster, as NAMESPACE/NAME:PORT, like "+apiservice.DefaultService.String()+". The leader creates the APIService "+apiservice.Name+" when the server is ready for the first time, and keeps it from then on: with the authorities in ca.crt of the Secret "+apiservice.Secret+" in that namespace, and owned by the ClusterRole "+apiservice.Owner+" (default: register nothing)")
+	f.StringVar(&o.registerService, "register-service", o.registerService, "Service of leat-apiserver to register with the cluster, as NAMESPACE/NAME:PORT, like "+apiservice.DefaultService.String()+". The leader creates the APIService "+apiservice.Name+" when the server is ready for the first time, and maintains it from then on, with the certificate authorities in ca.crt of the Secret "+apiservice.Secret+" in that namespace, and with the ClusterRole "+apiservice.Owner+" as its owner (default: register nothing)")
 	f = sets.FlagSet("leader election")
-	f.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Work only while holding the lease "+lease+". Needed as soon as there are two replicas")
-	f.StringVar(&o.leaseNamespace, "leader-elect-namespace", o.leaseNamespace, "Namespace of the cluster that the lease is in")
-	f.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", o.leaseDuration, "After how long without a renewal another replica takes over")
-	f.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", o.renewDeadline, "For how long the leader tries to renew the lease before it gives up and ends; less than the lease duration")
-	f.DurationVar(&o.retryPeriod, "leader-elect-retry-period", o.retryPeriod, "Time between two attempts to get or renew the lease; less than the renew deadline")
+	f.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Run only while holding the lease "+leaseName+". Required for more than one replica")
+	f.StringVar(&o.leaseNamespace, "leader-elect-namespace", o.leaseNamespace, "Namespace of the lease")
+	f.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", o.leaseDuration, "How long the lease lasts without a renewal, after which another replica takes over")
+	f.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", o.renewDeadline, "How long the leader tries to renew the lease before it exits; must be less than the lease duration")
+	f.DurationVar(&o.retryPeriod, "leader-elect-retry-period", o.retryPeriod, "Time between two attempts to acquire or renew the lease; must be less than the renew deadline")
 	f = sets.FlagSet("metrics and health")
-	f.StringVar(&o.metricsAddress, "metrics-bind-address", o.metricsAddress, "Address that /metrics is served on, 0 for none. On a loopback address by plain HTTP to all; on any other by TLS to those whom the cluster lets get the path, for which this needs the role system:auth-delegator")
-	f.StringVar(&o.metricsCertDir, "metrics-cert-dir", o.metricsCertDir, "Directory with tls.crt and tls.key for /metrics, read again when they change (default: a self-signed certificate)")
-	f.StringVar(&o.probeAddress, "health-probe-bind-address", o.probeAddress, "Address that /healthz and /readyz are served on, by plain HTTP to all; 0 for none")
+	f.StringVar(&o.metricsAddress, "metrics-bind-address", o.metricsAddress, "Address that serves /metrics, or 0 to disable it. A loopback address serves plain HTTP to everyone; any other address serves TLS to users that the cluster authorizes to get the path, for which this process needs the role system:auth-delegator")
+	f.StringVar(&o.metricsCertDir, "metrics-cert-dir", o.metricsCertDir, "Directory with tls.crt and tls.key for /metrics, reloaded when they change (default: a self-signed certificate)")
+	f.StringVar(&o.probeAddress, "health-probe-bind-address", o.probeAddress, "Address that serves /healthz and /readyz over plain HTTP to everyone, or 0 to disable it")
 	o.garbage.AddFlags(sets.FlagSet("memory"))
 	f = sets.FlagSet("logs")
 	logsapi.AddFlags(o.logs, f)
@@ -128,6 +131,7 @@ func (o *options) flags() cliflag.NamedFlagSets {
 	return sets
 }
 
+// validate returns the errors in the options.
 func (o *options) validate() []error {
 	errs := o.garbage.Validate()
 	if o.concurrentTaskSets < 1 {
@@ -164,13 +168,13 @@ func (o *options) validate() []error {
 	return errs
 }
 
-// run runs everything until the context ends or the lease is lost.
+// run runs the manager until ctx is done or the lease is lost.
 func (o *options) run(ctx context.Context) error {
 	config, err := o.config()
 	if err != nil {
-		return fmt.Errorf("no way to reach the cluster: %w: set --kubeconfig", err)
+		return fmt.Errorf("no configuration for the cluster: %w: set --kubeconfig", err)
 	}
-	config.QPS = -1 // the server holds clients back
+	config.QPS = -1 // The server limits clients by priority and fairness.
 	config.UserAgent = rest.DefaultKubernetesUserAgent()
 	if o.server != "" {
 		if err := direct.Route(config, o.server); err != nil {
@@ -180,12 +184,12 @@ func (o *options) run(ctx context.Context) error {
 
 	mgr, err := controller.NewManager(config, manager.Options{
 		LeaderElection:          o.leaderElect,
-		LeaderElectionID:        lease,
+		LeaderElectionID:        leaseName,
 		LeaderElectionNamespace: o.leaseNamespace,
 		LeaseDuration:           &o.leaseDuration,
 		RenewDeadline:           &o.renewDeadline,
 		RetryPeriod:             &o.retryPeriod,
-		// The process ends when the manager does, so another may lead at once.
+		// The process exits with the manager, so another replica may lead at once.
 		LeaderElectionReleaseOnCancel: true,
 		Metrics:                       o.metrics(),
 		HealthProbeBindAddress:        o.probeAddress,
@@ -212,13 +216,13 @@ func (o *options) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return mgr.Start(ctx) })
 	if o.manageCertificates {
-		// Beside the manager, which waits until the API is served: for that the API needs certificates.
+		// The certificates do not depend on the manager: it waits until the API is served, which requires certificates.
 		group.Go(func() error { return certificates.Run(ctx, config, systemNamespace) })
 	}
 	return group.Wait()
 }
 
-// addRegistration adds the controller that registers leat-apiserver, if it is asked for.
+// addRegistration adds the controller that registers leat-apiserver, if --register-service is set.
 func (o *options) addRegistration(mgr manager.Manager, config *rest.Config) error {
 	if o.registerService == "" {
 		return nil
@@ -234,7 +238,7 @@ func (o *options) addRegistration(mgr manager.Manager, config *rest.Config) erro
 	return controller.AddRunnable(mgr, registration.Run)
 }
 
-// config is that of the file or, without one, that of the pod.
+// config returns the configuration of the kubeconfig file or, without one, that of the pod.
 func (o *options) config() (*rest.Config, error) {
 	if o.kubeconfig == "" {
 		return rest.InClusterConfig()
@@ -242,6 +246,7 @@ func (o *options) config() (*rest.Config, error) {
 	return clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 }
 
+// metrics returns the options of the metrics server. It serves TLS with authorization except on a loopback address.
 func (o *options) metrics() metricsserver.Options {
 	options := metricsserver.Options{BindAddress: o.metricsAddress, CertDir: o.metricsCertDir}
 	host, _, err := net.SplitHostPort(o.metricsAddress)
@@ -252,7 +257,7 @@ func (o *options) metrics() metricsserver.Options {
 	return options
 }
 
-// reachable is healthy while our API is served.
+// reachable returns a check that succeeds while the API of Leat is served.
 func reachable(client discovery.DiscoveryInterface) healthz.Checker {
 	return func(*http.Request) error {
 		_, err := client.ServerResourcesForGroupVersion(batch.SchemeGroupVersion.String())

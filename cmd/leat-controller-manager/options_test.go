@@ -23,7 +23,7 @@ import (
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 )
 
-func TestFlagsAreChecked(t *testing.T) {
+func TestValidateFlags(t *testing.T) {
 	for args, want := range map[string]string{
 		"":                              "",
 		"--concurrent-tasksets=0":       "--concurrent-tasksets 0: must be 1 or more",
@@ -57,13 +57,13 @@ func TestFlagsAreChecked(t *testing.T) {
 			}
 			err := utilerrors.NewAggregate(o.validate())
 			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
-				t.Errorf("the error is %v, want one that says %q", err, want)
+				t.Errorf("the error is %v, want one that contains %q", err, want)
 			}
 		})
 	}
 }
 
-func TestMetricsAreOpenOnLoopbackOnly(t *testing.T) {
+func TestMetricsRequireAuthorizationExceptOnLoopback(t *testing.T) {
 	for address, secure := range map[string]bool{
 		"127.0.0.1:8080": false, "localhost:8080": false, "[::1]:8080": false,
 		":8443": true, "0.0.0.0:8443": true, "10.1.2.3:8443": true, "[::]:8443": true, "example.com:8443": true,
@@ -71,7 +71,7 @@ func TestMetricsAreOpenOnLoopbackOnly(t *testing.T) {
 		o := newOptions()
 		o.metricsAddress = address
 		if got := o.metrics(); got.SecureServing != secure || (got.FilterProvider != nil) != secure {
-			t.Errorf("%s: by TLS %v, behind authorization %v", address, got.SecureServing, got.FilterProvider != nil)
+			t.Errorf("%s: with TLS %v, with authorization %v", address, got.SecureServing, got.FilterProvider != nil)
 		}
 	}
 }
