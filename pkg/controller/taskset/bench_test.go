@@ -28,6 +28,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 )
@@ -99,7 +100,7 @@ func BenchmarkReconcile(b *testing.B) {
 					},
 				}
 				api.set.Spec.Template.Spec.Command = []string{"true"}
-				c.tracker.families = map[types.NamespacedName]*family{}
+				c.store = state.NewStore(state.ExponentialBackoff{}, func(time.Duration) {})
 				c.ObserveSet(api.set, false)
 				api.created = nil
 			}
@@ -138,25 +139,5 @@ func BenchmarkReconcile(b *testing.B) {
 				sync()
 			}
 		})
-	}
-}
-
-// BenchmarkLoad loads the state of a set in which every other index has failed, which is the worst case.
-func BenchmarkLoad(b *testing.B) {
-	set := &batch.TaskSet{Spec: batch.TaskSetSpec{Completions: ptr.To[int32](100_000), BackoffLimitPerIndex: ptr.To[int32](0)}}
-	var completed, failed indexSet
-	for i := range 100_000 {
-		if i%2 == 0 {
-			completed.add(i)
-		} else {
-			failed.add(i)
-		}
-	}
-	set.Status.CompletedIndexes, set.Status.FailedIndexes = completed.String(), ptr.To(failed.String())
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := newTaskSetState(exponentialBackoff{}).load(set); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

@@ -34,6 +34,7 @@ import (
 	"k8s.io/utils/clock"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
@@ -76,7 +77,7 @@ type Controller struct {
 	recorder       events.EventRecorder
 	collectGarbage bool
 	clock          clock.PassiveClock
-	tracker        tracker
+	store          *state.Store
 	slots          chan struct{}
 }
 
@@ -87,8 +88,10 @@ func New(options Options) *Controller {
 		recorder:       options.Recorder,
 		collectGarbage: options.CollectGarbage,
 		clock:          clock.RealClock{},
-		tracker:        tracker{backoff: exponentialBackoff{failureBackoffBase, failureBackoffMax}, families: map[types.NamespacedName]*family{}},
-		slots:          make(chan struct{}, maxRequestsInFlight),
+		store: state.NewStore(
+			state.ExponentialBackoff{Base: failureBackoffBase, Max: failureBackoffMax},
+			func(d time.Duration) { startDuration.Observe(d.Seconds()) }),
+		slots: make(chan struct{}, maxRequestsInFlight),
 	}
 }
 
@@ -98,7 +101,7 @@ func (c *Controller) ObserveSet(set *batch.TaskSet, deleted bool) types.Namespac
 	if deleted {
 		set = nil
 	}
-	c.tracker.setChanged(key, set)
+	c.store.ObserveSet(key, set)
 	return key
 }
 
@@ -109,14 +112,14 @@ func (c *Controller) ObserveTask(old, task *batch.Task) []types.NamespacedName {
 	var keys []types.NamespacedName
 	var owner types.UID
 	if task != nil {
-		if key, uid, ok := taskSetOf(task); ok {
-			c.tracker.taskChanged(key, uid, change{task.UID, task, c.clock.Now()})
+		if key, uid, ok := state.OwnerOf(task); ok {
+			c.store.ObserveTask(key, uid, task.UID, task, c.clock.Now())
 			keys, owner = append(keys, key), uid
 		}
 	}
 	if old != nil {
-		if key, uid, ok := taskSetOf(old); ok && uid != owner {
-			c.tracker.taskChanged(key, uid, change{old.UID, nil, c.clock.Now()})
+		if key, uid, ok := state.OwnerOf(old); ok && uid != owner {
+			c.store.ObserveTask(key, uid, old.UID, nil, c.clock.Now())
 			keys = append(keys, key)
 		}
 	}
@@ -126,7 +129,7 @@ func (c *Controller) ObserveTask(old, task *batch.Task) []types.NamespacedName {
 // Reconcile syncs the sets of that name. It returns the time after which to reconcile again even if nothing changes,
 // zero for never. After an error the caller should retry with backoff.
 func (c *Controller) Reconcile(ctx context.Context, key types.NamespacedName) (requeueAfter time.Duration, err error) {
-	set, r, former := c.tracker.take(key)
+	set, current, former := c.store.Take(key)
 	var errs []error
 	if c.collectGarbage {
 		for _, f := range former {
@@ -135,7 +138,7 @@ func (c *Controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	}
 	var requeueAt time.Time
 	if set != nil {
-		requeueAt, err = c.syncTaskSet(ctx, set, r)
+		requeueAt, err = c.syncTaskSet(ctx, set, current)
 		errs = append(errs, err)
 	}
 	if requeueAt.IsZero() {
@@ -145,44 +148,45 @@ func (c *Controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 }
 
 // syncTaskSet syncs one set and returns when to sync it again even if nothing changes, zero for never.
-func (c *Controller) syncTaskSet(ctx context.Context, set *batch.TaskSet, r *record) (requeueAt time.Time, err error) {
-	set = r.progress.newest(set)
+func (c *Controller) syncTaskSet(ctx context.Context, set *batch.TaskSet, state *state.TaskSet) (requeueAt time.Time, err error) {
+	set = newest(&state.Sync, set)
 	if set.DeletionTimestamp != nil {
 		if !c.collectGarbage {
 			return time.Time{}, nil
 		}
-		return c.finalize(ctx, set, r)
+		return c.finalize(ctx, set, state)
 	}
 	// After a failure, the next sync starts from the set as the server has it.
 	succeeded := false
 	defer func() {
 		if !succeeded {
-			r.ledger.loaded, r.progress.set = false, nil
+			state.Invalidate()
+			state.Sync.Set = nil
 		}
 	}()
-	if c.isStale(r.progress.syncedAt) {
-		r.progress.set = nil
+	if c.isStale(state.Sync.SyncedAt) {
+		state.Sync.Set = nil
 	}
-	defer func() { r.progress.syncedAt = c.clock.Now() }()
-	if r.progress.set == nil {
+	defer func() { state.Sync.SyncedAt = c.clock.Now() }()
+	if state.Sync.Set == nil {
 		// The observed set may be older than the status for which a former leader, or a lost request, has deleted
 		// tasks.
 		set, err = c.client.BatchV1alpha1().TaskSets(set.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) || err == nil && (set.UID != r.uid || set.DeletionTimestamp != nil) {
+		if apierrors.IsNotFound(err) || err == nil && (set.UID != state.UID || set.DeletionTimestamp != nil) {
 			return time.Time{}, nil // An event will show the change.
 		}
 		if err != nil {
 			return time.Time{}, err
 		}
-		r.ledger.loaded = false
+		state.Invalidate()
 	}
-	if !r.ledger.matches(set) {
-		if err := r.ledger.load(set); err != nil {
+	if !state.IsLoadedFor(set) {
+		if err := state.Load(set); err != nil {
 			return time.Time{}, err
 		}
 	}
-	r.progress.set = set
-	s := &syncContext{Controller: c, record: r, set: set, now: c.clock.Now()}
+	state.Sync.Set = set
+	s := &syncContext{Controller: c, state: state, set: set, now: c.clock.Now()}
 	err = s.sync(ctx)
 	if apierrors.IsConflict(err) {
 		klog.FromContext(ctx).V(4).Info("Task set has changed, will sync again", "taskset", klog.KObj(set), "err", err)
@@ -195,37 +199,18 @@ func (c *Controller) syncTaskSet(ctx context.Context, set *batch.TaskSet, r *rec
 // isStale reports whether state from that time must not be acted on.
 func (c *Controller) isStale(at time.Time) bool { return c.clock.Since(at) > staleAfter }
 
-// progress is what one sync of a set keeps for the next.
-type progress struct {
-	// set is the set as last read or written, nil if unknown.
-	set *batch.TaskSet
-	// syncedAt is when the last sync ended.
-	syncedAt time.Time
-	// statusWrittenAt is when the status was last written.
-	statusWrittenAt time.Time
-	// createBatch is how many tasks are created at a time. It grows while creations succeed.
-	createBatch int
-	// createFailures counts the failed creations in a row, createError is the last error, and until createBackoffUntil
-	// no tasks are created.
-	createFailures     int
-	createBackoffUntil time.Time
-	createError        string
-	// finalizedAt is when the tasks of a set that is being deleted were last listed.
-	finalizedAt time.Time
-}
-
 // newest returns the newer of the observed set and the known one. If another client has written the counts of the
 // status, the known set is discarded.
-func (p *progress) newest(observed *batch.TaskSet) *batch.TaskSet {
-	if p.set == nil {
+func newest(sync *state.SyncRecord, observed *batch.TaskSet) *batch.TaskSet {
+	if sync.Set == nil {
 		return observed
 	}
-	order, err := resourceversion.CompareResourceVersion(observed.ResourceVersion, p.set.ResourceVersion)
+	order, err := resourceversion.CompareResourceVersion(observed.ResourceVersion, sync.Set.ResourceVersion)
 	if err == nil && order <= 0 {
-		return p.set
+		return sync.Set
 	}
-	if !equalCounts(&observed.Status, &p.set.Status) {
-		p.set = nil
+	if !equalCounts(&observed.Status, &sync.Set.Status) {
+		sync.Set = nil
 	}
 	return observed
 }
@@ -239,16 +224,6 @@ func equalCounts(a, b *batch.TaskSetStatus) bool {
 
 func isConditionTrue(set *batch.TaskSet, condition string) bool {
 	return meta.IsStatusConditionTrue(set.Status.Conditions, condition)
-}
-
-// finishedCondition returns the condition Complete or Failed of a finished set, nil for an unfinished one.
-func finishedCondition(set *batch.TaskSet) *metav1.Condition {
-	for i, condition := range set.Status.Conditions {
-		if (condition.Type == batch.TaskSetComplete || condition.Type == batch.TaskSetFailed) && condition.Status == metav1.ConditionTrue {
-			return &set.Status.Conditions[i]
-		}
-	}
-	return nil
 }
 
 // parallelize calls f for 0 to n-1, concurrently within maxRequestsInFlight, until ctx is done.

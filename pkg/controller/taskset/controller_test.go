@@ -32,6 +32,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 )
 
 // startWorld returns a world with a set whose first tasks are created.
@@ -101,7 +102,7 @@ func TestAFailureIsCountedAfterItsTaskIsDeleted(t *testing.T) {
 
 func (w *world) expectCreated(index, failures int) {
 	w.t.Helper()
-	if w.created[taskToCreate{index, failures}] != 1 {
+	if w.created[state.TaskToCreate{Index: index, FailureCount: failures}] != 1 {
 		w.t.Fatalf("the tasks created for index %d and others are %v", index, w.created)
 	}
 }
@@ -168,16 +169,16 @@ func TestElasticSetsChangeTheirCompletions(t *testing.T) {
 
 // TestWaitingTasksFollowTheQueueAndPriorityOfTheirSet changes both before a task has started.
 func TestWaitingTasksFollowTheQueueAndPriorityOfTheirSet(t *testing.T) {
-	orders := func(w *world) map[int]queueOrder {
-		found := map[int]queueOrder{}
+	orders := func(w *world) map[int]state.QueueOrder {
+		found := map[int]state.QueueOrder{}
 		for _, task := range w.tasks {
 			if task.DeletionTimestamp == nil {
-				found[completionIndexOf(task)] = queueOrderOf(&task.Spec)
+				found[state.CompletionIndex(task)] = state.QueueOrderOf(&task.Spec)
 			}
 		}
 		return found
 	}
-	expect := func(t *testing.T, w *world, want map[int]queueOrder) {
+	expect := func(t *testing.T, w *world, want map[int]state.QueueOrder) {
 		t.Helper()
 		if got := orders(w); !maps.Equal(got, want) {
 			t.Errorf("the queues and priorities are %v, want %v", got, want)
@@ -186,17 +187,17 @@ func TestWaitingTasksFollowTheQueueAndPriorityOfTheirSet(t *testing.T) {
 	change := func(queue string, priority int32) func(*batch.TaskSet) {
 		return func(set *batch.TaskSet) { set.Spec.QueueName, set.Spec.Template.Spec.Priority = queue, priority }
 	}
-	plain := queueOrder{"default", 0}
+	plain := state.QueueOrder{Queue: "default", Priority: 0}
 
 	t.Run("all waiting tasks", func(t *testing.T) {
 		w := startWorld(t, newSpec(completions(9), parallelism(2)))
-		expect(t, w, map[int]queueOrder{0: plain, 1: plain})
+		expect(t, w, map[int]state.QueueOrder{0: plain, 1: plain})
 		w.change(change("default", 5))
 		w.syncUntilIdle()
-		expect(t, w, map[int]queueOrder{0: {"default", 5}, 1: {"default", 5}})
+		expect(t, w, map[int]state.QueueOrder{0: {Queue: "default", Priority: 5}, 1: {Queue: "default", Priority: 5}})
 		w.change(change("other", 5))
 		w.syncUntilIdle()
-		expect(t, w, map[int]queueOrder{0: {"other", 5}, 1: {"other", 5}})
+		expect(t, w, map[int]state.QueueOrder{0: {Queue: "other", Priority: 5}, 1: {Queue: "other", Priority: 5}})
 		w.expect(wantStatus{active: 2, started: true})
 	})
 	t.Run("after the controller was down", func(t *testing.T) {
@@ -204,7 +205,7 @@ func TestWaitingTasksFollowTheQueueAndPriorityOfTheirSet(t *testing.T) {
 		w.change(change("other", 5))
 		w.startController()
 		w.syncUntilIdle()
-		expect(t, w, map[int]queueOrder{0: {"other", 5}, 1: {"other", 5}})
+		expect(t, w, map[int]state.QueueOrder{0: {Queue: "other", Priority: 5}, 1: {Queue: "other", Priority: 5}})
 	})
 	t.Run("not one that is bound", func(t *testing.T) {
 		w := startWorld(t, newSpec(completions(9), parallelism(2)))
@@ -217,20 +218,20 @@ func TestWaitingTasksFollowTheQueueAndPriorityOfTheirSet(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.syncUntilIdle()
-		expect(t, w, map[int]queueOrder{0: plain, 1: {"other", 5}})
+		expect(t, w, map[int]state.QueueOrder{0: plain, 1: {Queue: "other", Priority: 5}})
 	})
 	t.Run("as far as webhooks allow", func(t *testing.T) {
 		w := newWorld(t)
 		w.admit = func(task *batch.Task) { task.Spec.Priority = 77 }
 		w.create(newSpec(completions(9), parallelism(2)))
 		w.syncUntilIdle()
-		expect(t, w, map[int]queueOrder{0: {"default", 77}, 1: {"default", 77}})
+		expect(t, w, map[int]state.QueueOrder{0: {Queue: "default", Priority: 77}, 1: {Queue: "default", Priority: 77}})
 		if n := w.requests["create tasks"]; n != 2 {
 			t.Errorf("%d tasks were created, want 2", n)
 		}
 		w.change(change("other", 5))
 		w.syncUntilIdle()
-		expect(t, w, map[int]queueOrder{0: {"other", 77}, 1: {"other", 77}})
+		expect(t, w, map[int]state.QueueOrder{0: {Queue: "other", Priority: 77}, 1: {Queue: "other", Priority: 77}})
 	})
 	t.Run("not once a task runs", func(t *testing.T) {
 		w := startWorld(t, newSpec(completions(9), parallelism(2)))
@@ -360,13 +361,13 @@ func TestCountedTasksAreDeleted(t *testing.T) {
 		t.Errorf("%d succeeded tasks are left", got)
 	}
 	failed := w.phase(batch.TaskFailed)
-	if len(failed) != maxRetainedFailures || failed[0] != 20 {
+	if len(failed) != state.MaxRetainedFailures || failed[0] != 20 {
 		t.Errorf("%d failed tasks are retained, the first of index %d", len(failed), failed[0])
 	}
 	w.advance(time.Hour)
 	w.end(0, 50)
 	w.advance(2 * time.Second)
-	if failed := w.phase(batch.TaskFailed); slices.Contains(failed, 50) || len(failed) != maxRetainedFailures-1 {
+	if failed := w.phase(batch.TaskFailed); slices.Contains(failed, 50) || len(failed) != state.MaxRetainedFailures-1 {
 		t.Errorf("the failed tasks of %v are retained after index 50 has succeeded", failed)
 	}
 }
@@ -580,8 +581,8 @@ func TestDeletionOfASet(t *testing.T) {
 		w.expectActive()
 		w.endTask(w.task(0), 143)
 		w.advance(time.Minute)
-		if len(w.tasks) > 0 || len(w.c.tracker.families) > 0 {
-			t.Errorf("objects left: %v, %v", w.tasks, w.c.tracker.families)
+		if len(w.tasks) > 0 || w.c.store.Len() > 0 {
+			t.Errorf("%v are left, and the store has %d sets", w.tasks, w.c.store.Len())
 		}
 	})
 	t.Run("while there was no controller", func(t *testing.T) {
@@ -736,7 +737,7 @@ func TestDeletedTasksAreReplaced(t *testing.T) {
 	w.endTask(w.task(0), 143)
 	w.expectActive(0, 1, 2)
 	w.expect(wantStatus{active: 3, started: true})
-	if n := w.created[taskToCreate{0, 0}]; n != 2 {
+	if n := w.created[state.TaskToCreate{Index: 0, FailureCount: 0}]; n != 2 {
 		t.Errorf("index 0 was created %d times", n)
 	}
 }
@@ -759,7 +760,7 @@ func TestLostResponsesAreHarmless(t *testing.T) {
 		return nil, apierrors.NewTimeoutError("the response was lost", 0)
 	}
 	w.create(newSpec(completions(6), parallelism(3)))
-	for step := 0; finishedCondition(w.set()) == nil && step < 1000; step++ {
+	for step := 0; state.FinishedCondition(w.set()) == nil && step < 1000; step++ {
 		w.deliver(len(w.events))
 		_ = w.reconcile()
 		w.now = w.now.Add(time.Second)
@@ -775,7 +776,7 @@ func TestLostResponsesAreHarmless(t *testing.T) {
 	}
 	for s, n := range w.created {
 		if n != 1 {
-			t.Errorf("index %d was created %d times", s.index, n)
+			t.Errorf("index %d was created %d times", s.Index, n)
 		}
 	}
 }
@@ -867,8 +868,8 @@ func TestTasksThatFinishBeforeTheirDeletionCount(t *testing.T) {
 		t.Errorf("completed are %q", completed)
 	}
 	w.expectActive(0, 1, 2)
-	if w.created[taskToCreate{3, 0}] != 1 {
-		t.Errorf("index 3 was created %d times", w.created[taskToCreate{3, 0}])
+	if w.created[state.TaskToCreate{Index: 3, FailureCount: 0}] != 1 {
+		t.Errorf("index 3 was created %d times", w.created[state.TaskToCreate{Index: 3, FailureCount: 0}])
 	}
 }
 

@@ -37,6 +37,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 )
 
@@ -64,7 +65,7 @@ type world struct {
 	// events are the watch events that are not delivered yet, in order.
 	events []event
 	// created counts the tasks that were created, by index and failure count.
-	created map[taskToCreate]int
+	created map[state.TaskToCreate]int
 	// inject, if set, may return errors for a request: before it has an effect, or after.
 	inject func(verb, resource string) (before, after error)
 	// admit, if set, mutates created tasks, as a webhook may.
@@ -92,7 +93,7 @@ func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC),
 		sets: map[string]*batch.TaskSet{}, tasks: map[string]*batch.Task{},
-		created: map[taskToCreate]int{}, requests: map[string]int{}, recorder: &recorder{},
+		created: map[state.TaskToCreate]int{}, requests: map[string]int{}, recorder: &recorder{},
 	}
 	w.startController()
 	return w
@@ -197,7 +198,7 @@ func (w *world) handle(action clienttesting.Action) (runtime.Object, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.created[taskToCreate{completionIndexOf(task), failureCountOf(task)}]++
+		w.created[state.TaskToCreate{Index: state.CompletionIndex(task), FailureCount: state.FailureCount(task)}]++
 		return w.putTask(task), nil
 	case clienttesting.UpdateActionImpl:
 		set := a.Object.DeepCopyObject().(*batch.TaskSet)
@@ -211,7 +212,7 @@ func (w *world) handle(action clienttesting.Action) (runtime.Object, error) {
 		update := rules().updateSet
 		if a.Subresource == "status" {
 			update = rules().updateStatus
-			if finishedCondition(old) != nil {
+			if state.FinishedCondition(old) != nil {
 				w.t.Errorf("a finished set was written to: %+v", set.Status)
 			}
 		}
@@ -414,7 +415,7 @@ func (w *world) set() *batch.TaskSet { return w.sets[testSet] }
 func (w *world) task(index int) *batch.Task {
 	w.t.Helper()
 	for _, task := range w.tasks {
-		if completionIndexOf(task) == index && task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed {
+		if state.CompletionIndex(task) == index && task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed {
 			return task.DeepCopy()
 		}
 	}
@@ -427,7 +428,7 @@ func (w *world) active() []int {
 	active := []int{}
 	for _, task := range w.tasks {
 		if task.DeletionTimestamp == nil && task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed {
-			active = append(active, completionIndexOf(task))
+			active = append(active, state.CompletionIndex(task))
 		}
 	}
 	slices.Sort(active)
@@ -439,7 +440,7 @@ func (w *world) phase(phase batch.TaskPhase) []int {
 	found := []int{}
 	for _, task := range w.tasks {
 		if task.Status.Phase == phase {
-			found = append(found, completionIndexOf(task))
+			found = append(found, state.CompletionIndex(task))
 		}
 	}
 	slices.Sort(found)

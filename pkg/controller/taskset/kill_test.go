@@ -28,6 +28,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 )
 
 // TestKilledAtAnyRequestCountsOnce runs sets to completion while the controller is killed repeatedly, before a request
@@ -79,7 +80,7 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 					}
 					return 0
 				}
-				for step := 0; w.set() == nil || finishedCondition(w.set()) == nil; step++ {
+				for step := 0; w.set() == nil || state.FinishedCondition(w.set()) == nil; step++ {
 					if step > 100_000 {
 						t.Fatalf("the set does not finish: %+v", w.set().Status)
 					}
@@ -94,8 +95,8 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 								continue
 							}
 							ran[task.Name+string(task.UID)]++
-							index, code := completionIndexOf(task), int32(0)
-							if failureCountOf(task) < fails(index) {
+							index, code := state.CompletionIndex(task), int32(0)
+							if state.FailureCount(task) < fails(index) {
 								code = 1
 							}
 							if mode == "ignored failures" && code == 0 && random.IntN(5) == 0 {
@@ -124,12 +125,16 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 						n = 2
 						failedIndexes++
 					} else {
-						succeeded = append(succeeded, indexes.Range{First: index, Last: index})
+						if last := len(succeeded) - 1; last >= 0 && succeeded[last].Last == index-1 {
+							succeeded[last].Last = index
+						} else {
+							succeeded = append(succeeded, indexes.Range{First: index, Last: index})
+						}
 					}
 					failed += n
 				}
 				status := w.set().Status
-				wantIndexes := indexes.Format(union(succeeded, nil))
+				wantIndexes := indexes.Format(succeeded)
 				if int(status.Succeeded) != completions-failedIndexes || status.CompletedIndexes != wantIndexes || int(status.Failed) != failed {
 					t.Errorf("%d succeeded (%s), %d failed; want %d (%s), %d", status.Succeeded, status.CompletedIndexes, status.Failed,
 						completions-failedIndexes, wantIndexes, failed)
@@ -143,7 +148,7 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 				}
 				for s, n := range w.created {
 					if n > 1 && mode != "ignored failures" {
-						t.Errorf("%d tasks were created for index %d with failure count %d", n, s.index, s.failures)
+						t.Errorf("%d tasks were created for index %d with failure count %d", n, s.Index, s.FailureCount)
 					}
 				}
 				if mode == "ignored failures" {

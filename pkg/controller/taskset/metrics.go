@@ -17,13 +17,12 @@ limitations under the License.
 package taskset
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 )
 
 // The counters of finished tasks and sets increase when the status that counts them is stored, so nothing is counted
@@ -68,14 +67,14 @@ func completionMode(set *batch.TaskSet) string {
 // recordMetrics records the tasks that a stored status counts and the one before did not, and the end of the set.
 func (s *syncContext) recordMetrics(before, after *batch.TaskSet) {
 	mode := completionMode(after)
-	for _, e := range s.ledger.counted {
+	for _, task := range s.state.Counted() {
 		result := succeeded
-		if e.phase == batch.TaskFailed {
+		if !task.Succeeded() {
 			result = failed
 		}
 		tasksCounted.WithLabelValues(mode, result).Inc()
 	}
-	if final := finishedCondition(after); final != nil && finishedCondition(before) == nil {
+	if final := state.FinishedCondition(after); final != nil && state.FinishedCondition(before) == nil {
 		result := succeeded
 		if final.Type == batch.TaskSetFailed {
 			result = failed
@@ -85,22 +84,13 @@ func (s *syncContext) recordMetrics(before, after *batch.TaskSet) {
 }
 
 // recordCreation records a request to create a task.
-func recordCreation(task taskToCreate, err error) {
+func recordCreation(task state.TaskToCreate, err error) {
 	reason, result := "new", succeeded
-	if task.failures > 0 {
+	if task.FailureCount > 0 {
 		reason = "retry"
 	}
 	if err != nil {
 		result = failed
 	}
 	tasksCreated.WithLabelValues(reason, result).Inc()
-}
-
-// recordStart records how long the start of the task has taken, when it is first observed to have started.
-func (e *trackedTask) recordStart(at time.Time) {
-	if e.requestedAt.IsZero() || e.phase == "" || e.phase == batch.TaskPending {
-		return
-	}
-	startDuration.Observe(at.Sub(e.requestedAt).Seconds())
-	e.requestedAt = time.Time{}
 }

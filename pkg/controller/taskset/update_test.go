@@ -27,6 +27,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 )
 
 // TestSetsFinishAfterAnyAcceptedUpdate updates the specs of sets at random while tasks run, succeed and fail and the
@@ -48,19 +49,19 @@ func TestSetsFinishAfterAnyAcceptedUpdate(t *testing.T) {
 				w := newWorld(t)
 				w.create(*spec.DeepCopy())
 				stopped := false
-				for steps := 20 + random.IntN(80); steps > 0 && targetCondition(w.set()) == nil; steps-- {
+				for steps := 20 + random.IntN(80); steps > 0 && state.TargetCondition(w.set()) == nil; steps-- {
 					w.randomStep(random, &stopped)
 				}
 				if stopped {
 					w.startStaleController(random.IntN(3))
 				}
 				w.inject = nil
-				if finishedCondition(w.set()) == nil {
+				if state.FinishedCondition(w.set()) == nil {
 					w.change(func(set *batch.TaskSet) {
 						set.Spec.Suspend, set.Spec.Parallelism, set.Spec.ActiveDeadlineSeconds = ptr.To(false), ptr.To(1+random.Int32N(8)), nil
 					})
 				}
-				for round := 0; finishedCondition(w.set()) == nil; round++ {
+				for round := 0; state.FinishedCondition(w.set()) == nil; round++ {
 					if round > 100 {
 						t.Fatalf("the set does not finish: %+v", w.set().Status)
 					}
@@ -71,7 +72,7 @@ func TestSetsFinishAfterAnyAcceptedUpdate(t *testing.T) {
 						}
 					}
 				}
-				final, status := finishedCondition(w.set()), &w.set().Status
+				final, status := state.FinishedCondition(w.set()), &w.set().Status
 				if want := ptr.Deref(w.set().Spec.Completions, 1); final.Reason == batch.TaskSetReasonCompletionsReached && status.Succeeded < want {
 					t.Errorf("the set is complete with %d of %d", status.Succeeded, want)
 				}
@@ -109,7 +110,7 @@ func (w *world) randomStep(random *rand.Rand, stopped *bool) {
 			switch unfinished := task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed; {
 			case !unfinished:
 			case random.IntN(3) == 0 && task.DeletionTimestamp == nil:
-				w.run(completionIndexOf(task))
+				w.run(state.CompletionIndex(task))
 			case random.IntN(2) == 0:
 				w.endTask(task, random.Int32N(4)/3)
 			}

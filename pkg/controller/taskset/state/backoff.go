@@ -14,32 +14,32 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package taskset
+package state
 
 import "time"
 
-// exponentialBackoff is a delay that starts at base, doubles with each failure and ends at max.
-type exponentialBackoff struct {
-	base, max time.Duration
+// ExponentialBackoff is a delay that starts at Base, doubles with each failure and ends at Max.
+type ExponentialBackoff struct {
+	Base, Max time.Duration
 }
 
-// delay returns how long to wait after the given number of failures in a row.
-func (b exponentialBackoff) delay(failures int) time.Duration {
+// Delay returns how long to wait after the given number of failures in a row.
+func (b ExponentialBackoff) Delay(failures int) time.Duration {
 	if failures == 0 {
 		return 0
 	}
-	delay := b.base
-	for i := 1; i < failures && delay < b.max; i++ {
+	delay := b.Base
+	for i := 1; i < failures && delay < b.Max; i++ {
 		delay *= 2
 	}
-	return min(delay, b.max)
+	return min(delay, b.Max)
 }
 
 // failureBackoff delays the tasks that follow failed ones, by the rules of the Job controller: with a backoff limit per
 // index each index has a backoff of its own, else one backoff of all indexes lasts until a task succeeds. The backoff
 // is kept in memory only, as the Job controller's is.
 type failureBackoff struct {
-	exponentialBackoff
+	ExponentialBackoff
 	// failures counts the failures since the last success, the last of them at lastFailure.
 	failures                 int
 	lastFailure, lastSuccess time.Time
@@ -66,7 +66,7 @@ func (b *failureBackoff) recordFailure(index, failureCount int, at time.Time, pe
 			b.consecutiveFailures, b.readyAt = map[int]int{}, map[int]time.Time{}
 		}
 		b.consecutiveFailures[index] = max(b.consecutiveFailures[index], failureCount) + 1
-		b.readyAt[index] = at.Add(b.delay(b.consecutiveFailures[index]))
+		b.readyAt[index] = at.Add(b.Delay(b.consecutiveFailures[index]))
 		return
 	}
 	if at.After(b.lastSuccess) {
@@ -80,7 +80,7 @@ func (b *failureBackoff) until() time.Time {
 	if b.failures == 0 {
 		return time.Time{}
 	}
-	return b.lastFailure.Add(b.delay(b.failures))
+	return b.lastFailure.Add(b.Delay(b.failures))
 }
 
 // isWaiting reports whether the index has a backoff of its own that endBackoffs has not ended.

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package taskset
+package state
 
 import (
 	"fmt"
@@ -140,3 +140,6 @@ func intersectionSize(a, b []indexes.Range) int {
 	}
 	return n
 }
+
+// met reports whether enough indexes have succeeded.
+func (r *successRule) met() bool { return r.succeeded >= r.required }

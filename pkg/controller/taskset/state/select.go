@@ -1,0 +1,183 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+	http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+package state
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Reserve returns at most n tasks to create now, in ascending order of their indexes. The caller must call
+// ObserveCreated or Release for each.
+func (s *TaskSet) Reserve(n int) []TaskToCreate {
+	var tasks []TaskToCreate
+	for len(tasks) < n {
+		index, ok := s.pending.pop()
+		if !ok {
+			break
+		}
+		tasks = append(tasks, TaskToCreate{Index: index, FailureCount: s.failures[index]})
+	}
+	return tasks
+}
+
+// Release makes the index of a reserved task pending again.
+func (s *TaskSet) Release(task TaskToCreate) { s.updatePending(task.Index) }
+
+// EndBackoffs makes the indexes pending whose own backoff has ended. It returns when the next backoff of an index ends,
+// zero if there is none.
+func (s *TaskSet) EndBackoffs(now time.Time) (next time.Time) {
+	for index, at := range s.backoff.readyAt {
+		if at.After(now) {
+			next = earliest(next, at)
+			continue
+		}
+		delete(s.backoff.readyAt, index)
+		s.updatePending(index)
+	}
+	return next
+}
+
+// BackoffUntil returns when the backoff of all indexes ends, zero if there is none.
+func (s *TaskSet) BackoffUntil() time.Time { return s.backoff.until() }
+
+// IndexesInBackoff returns how many indexes are in a backoff of their own.
+func (s *TaskSet) IndexesInBackoff() int { return len(s.backoff.readyAt) }
+
+// ActiveTasks returns all active tasks.
+func (s *TaskSet) ActiveTasks() []*TrackedTask {
+	tasks := make([]*TrackedTask, 0, s.active)
+	for _, t := range s.tasks {
+		if t.state.Active() {
+			tasks = append(tasks, t)
+		}
+	}
+	return tasks
+}
+
+// ActiveTasksForRemoval returns the n active tasks, except those that are deleted anyway, whose deletion costs least:
+// pending tasks before running ones, and higher indexes before lower ones.
+func (s *TaskSet) ActiveTasksForRemoval(n int, except []*TrackedTask) []*TrackedTask {
+	excluded := make(map[*TrackedTask]bool, len(except))
+	for _, t := range except {
+		excluded[t] = true
+	}
+	tasks := slices.DeleteFunc(s.ActiveTasks(), func(t *TrackedTask) bool { return excluded[t] })
+	if n >= len(tasks) {
+		return tasks
+	}
+	rank := func(t *TrackedTask) int {
+		switch {
+		case t.state == Running:
+			return 2
+		case t.bound:
+			return 1
+		}
+		return 0
+	}
+	slices.SortFunc(tasks, func(a, b *TrackedTask) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(b.Index, a.Index))
+	})
+	return tasks[:n]
+}
+
+// activeTasksOf returns the active tasks of an index: one at most, unless users have created some.
+func (s *TaskSet) activeTasksOf(index int) []*TrackedTask {
+	var tasks []*TrackedTask
+	for _, t := range s.tasks {
+		if t.Index == index && t.state.Active() {
+			tasks = append(tasks, t)
+		}
+	}
+	return tasks
+}
+
+// isOutdated reports whether a task waits for a worker in another queue, or with another priority, than the set has.
+// Such a task is deleted and created again, unless the server changed the order that was requested, as a webhook may.
+func (s *TaskSet) isOutdated(t *TrackedTask) bool {
+	order := t.order
+	if t.requestedOrder != nil {
+		order = *t.requestedOrder
+	}
+	return !t.bound && order != s.order
+}
+
+// TasksToStop returns the tasks to delete whatever the parallelism: duplicate and outdated tasks, tasks of indexes that
+// are done, and ignored failures whose backoff has ended. retryAt is when the next such backoff ends, zero if there is
+// none.
+func (s *TaskSet) TasksToStop(now time.Time) (tasks []*TrackedTask, retryAt time.Time) {
+	if len(s.duplicates) > 0 {
+		tasks = s.duplicatesToStop()
+	}
+	s.ignoredFailures = slices.DeleteFunc(s.ignoredFailures, func(t *TrackedTask) bool {
+		if t.state != Ignored {
+			return true
+		}
+		readyAt := s.backoff.until()
+		if s.backoffLimitPerIndex != nil {
+			readyAt = s.backoff.readyAt[t.Index]
+		}
+		if readyAt.After(now) {
+			retryAt = earliest(retryAt, readyAt)
+		} else {
+			tasks = append(tasks, t)
+		}
+		return false
+	})
+	return tasks, retryAt
+}
+
+// duplicatesToStop returns the duplicates that must be deleted, and forgets the others.
+func (s *TaskSet) duplicatesToStop() []*TrackedTask {
+	stopping, seen := map[int]int{}, make(map[*TrackedTask]bool, len(s.duplicates))
+	s.duplicates = slices.DeleteFunc(s.duplicates, func(t *TrackedTask) bool {
+		if !t.state.Active() || seen[t] {
+			return true
+		}
+		if !s.isDone(t.Index) && !s.isOutdated(t) && len(s.activeTasksOf(t.Index))-stopping[t.Index] < 2 {
+			return true
+		}
+		seen[t] = true
+		stopping[t.Index]++
+		return false
+	})
+	return slices.Clone(s.duplicates)
+}
+
+// TasksToDelete returns at most n tasks whose count is stored and that nobody needs, and reports whether there are
+// more.
+func (s *TaskSet) TasksToDelete(n int) (tasks []*TrackedTask, more bool) {
+	s.toDelete = slices.DeleteFunc(s.toDelete, func(t *TrackedTask) bool { return t.state != ToDelete })
+	n = min(n, len(s.toDelete))
+	return s.toDelete[:n], n < len(s.toDelete)
+}
+
+// DeletionRequested records that the server has accepted the deletion of a task.
+func (s *TaskSet) DeletionRequested(t *TrackedTask) {
+	t.deletionRequested = true
+	switch {
+	case !s.loaded:
+	case t.state == ToDelete:
+		s.transition(t, Deleted)
+	default:
+		s.transition(t, t.observedState())
+	}
+}
+
+// MustCount reports whether a task may not be deleted in another version than the known one, because it would have to
+// be counted if it has finished.
+func (s *TaskSet) MustCount(t *TrackedTask) bool { return s.loaded && t.state.Active() }
