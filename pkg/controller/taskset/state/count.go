@@ -32,7 +32,8 @@ func (s *TaskSet) CountFinished(now time.Time) {
 		}
 	}
 	slices.SortFunc(s.finished, func(a, b *TrackedTask) int {
-		return cmp.Or(a.finishedAt.Compare(b.finishedAt), cmp.Compare(a.Index, b.Index), cmp.Compare(a.failureCount, b.failureCount))
+		return cmp.Or(a.finishedAt.Compare(b.finishedAt), cmp.Compare(a.Index, b.Index), cmp.Compare(a.failureCount, b.failureCount),
+			cmp.Compare(a.UID, b.UID))
 	})
 	for _, t := range s.finished {
 		s.countTask(t)
