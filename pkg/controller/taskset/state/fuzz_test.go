@@ -390,6 +390,9 @@ func (s *TaskSet) checkInvariants() error {
 				return fmt.Errorf("task %s in state %d is %d times in its list", t.UID, t.state, n)
 			}
 		}
+		if (t.state == ToDelete || t.state == Ignored) && t.deletionRequested {
+			return fmt.Errorf("task %s is to be deleted in state %d although its deletion was requested", t.UID, t.state)
+		}
 		if t.gone && t.state != Absent && t.state != Finished && t.state != Counted {
 			return fmt.Errorf("task %s is gone in state %d", t.UID, t.state)
 		}
