@@ -30,6 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -46,10 +47,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	ctrlreconcile "sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 	"github.com/leat-dev/leat/pkg/controller/lifecycle"
 	"github.com/leat-dev/leat/pkg/controller/namespace"
 	"github.com/leat-dev/leat/pkg/controller/taskset"
@@ -64,9 +66,6 @@ func must[T any](value T, err error) T {
 	utilruntime.Must(err)
 	return value
 }
-
-// minRetryDelay and maxRetryDelay bound the delay after a failed sync of a set.
-const minRetryDelay, maxRetryDelay = 50 * time.Millisecond, 30 * time.Second
 
 // cacheSyncTimeout is how long the controller waits for its kinds to be served. The wait must not end while Leat is
 // being installed: the manager registers the API, and a manager that exits is restarted with delays of up to five
@@ -171,11 +170,8 @@ func addTaskSets(mgr manager.Manager, client versioned.Interface, options Option
 		MaxConcurrentReconciles: options.ConcurrentTaskSets,
 		SkipNameValidation:      &skipValidation,
 		CacheSyncTimeout:        cacheSyncTimeout,
-		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](minRetryDelay, maxRetryDelay),
-		Reconciler: reconcile.Func(func(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-			requeueAfter, err := sets.Reconcile(ctx, request.NamespacedName)
-			return reconcile.Result{RequeueAfter: requeueAfter}, err
-		}),
+		RateLimiter:             reconcile.NewRateLimiter[ctrlreconcile.Request](),
+		Reconciler:              adapt(sets.Reconcile),
 	})
 	if err != nil {
 		return err
@@ -186,14 +182,22 @@ func addTaskSets(mgr manager.Manager, client versioned.Interface, options Option
 	)
 }
 
-type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+// adapt returns the function as a Reconciler of controller-runtime.
+func adapt(sync reconcile.Func[types.NamespacedName]) ctrlreconcile.Reconciler {
+	return ctrlreconcile.Func(func(ctx context.Context, request ctrlreconcile.Request) (ctrlreconcile.Result, error) {
+		requeueAfter, err := sync(ctx, request.NamespacedName)
+		return ctrlreconcile.Result{RequeueAfter: requeueAfter}, err
+	})
+}
+
+type queue = workqueue.TypedRateLimitingInterface[ctrlreconcile.Request]
 
 // setHandler returns a handler that passes events of sets to the controller.
-func setHandler(sets *taskset.Controller) handler.TypedEventHandler[*batch.TaskSet, reconcile.Request] {
+func setHandler(sets *taskset.Controller) handler.TypedEventHandler[*batch.TaskSet, ctrlreconcile.Request] {
 	enqueue := func(q queue, set *batch.TaskSet, deleted bool) {
-		q.Add(reconcile.Request{NamespacedName: sets.ObserveSet(set, deleted)})
+		q.Add(ctrlreconcile.Request{NamespacedName: sets.ObserveSet(set, deleted)})
 	}
-	return handler.TypedFuncs[*batch.TaskSet, reconcile.Request]{
+	return handler.TypedFuncs[*batch.TaskSet, ctrlreconcile.Request]{
 		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*batch.TaskSet], q queue) {
 			enqueue(q, e.Object, false)
 		},
@@ -205,13 +209,13 @@ func setHandler(sets *taskset.Controller) handler.TypedEventHandler[*batch.TaskS
 }
 
 // taskHandler returns a handler that passes events of tasks to the controller.
-func taskHandler(sets *taskset.Controller) handler.TypedEventHandler[*batch.Task, reconcile.Request] {
+func taskHandler(sets *taskset.Controller) handler.TypedEventHandler[*batch.Task, ctrlreconcile.Request] {
 	enqueue := func(q queue, old, task *batch.Task) {
 		for _, key := range sets.ObserveTask(old, task) {
-			q.Add(reconcile.Request{NamespacedName: key})
+			q.Add(ctrlreconcile.Request{NamespacedName: key})
 		}
 	}
-	return handler.TypedFuncs[*batch.Task, reconcile.Request]{
+	return handler.TypedFuncs[*batch.Task, ctrlreconcile.Request]{
 		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*batch.Task], q queue) { enqueue(q, nil, e.Object) },
 		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[*batch.Task], q queue) {
 			enqueue(q, e.ObjectOld, e.ObjectNew)

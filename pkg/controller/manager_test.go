@@ -19,16 +19,21 @@ package controller
 import (
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
@@ -61,6 +66,25 @@ func TestTrimKeepsWhatTheTaskSetControllerReads(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
+	}
+}
+
+// TestMetricNames checks that the controllers register the metrics in metrics.Names and no others.
+func TestMetricNames(t *testing.T) {
+	for _, name := range metrics.Names {
+		// A collector with the name of a registered one is refused.
+		if ctrlmetrics.Registry.Register(prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: "test"})) == nil {
+			t.Errorf("%s is not registered", name)
+		}
+	}
+	families, err := ctrlmetrics.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if name := family.GetName(); strings.HasPrefix(name, "leat_") && !slices.Contains(metrics.Names, name) {
+			t.Errorf("%s is not in metrics.Names", name)
+		}
 	}
 }
 

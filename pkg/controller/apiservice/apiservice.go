@@ -66,6 +66,7 @@ import (
 	"k8s.io/utils/clock"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 )
 
 const (
@@ -168,19 +169,13 @@ func New(config *rest.Config, service Service, address string) (*Controller, err
 
 // Run maintains the APIService until ctx is done. It never returns an error.
 func (c *Controller) Run(ctx context.Context) error {
-	for {
-		interval := pendingInterval
+	reconcile.Periodically(ctx, 0, func(ctx context.Context) time.Duration {
 		if c.logResult(ctx, c.sync(ctx)) {
-			interval = registeredInterval
+			return registeredInterval
 		}
-		timer := time.NewTimer(interval)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		}
-	}
+		return pendingInterval
+	})
+	return nil
 }
 
 // logResult logs the result of a sync if it differs from the previous one, and reports whether the server is

@@ -28,8 +28,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
@@ -40,7 +42,7 @@ const finishedTasksSelector = "status.phase!=Pending,status.phase!=Running"
 // tasks. It is the store of its own reflector, so that of all finished tasks it keeps only those it will delete.
 type finishedTasks struct {
 	client versioned.Interface
-	queue  queue
+	queue  reconcile.Queue[cache.ObjectName]
 
 	mu        sync.Mutex
 	deletions map[cache.ObjectName]deletion
@@ -59,7 +61,7 @@ type deletion struct {
 }
 
 func newFinishedTasks(client versioned.Interface) *finishedTasks {
-	return &finishedTasks{client: client, queue: newQueue("leat_lifecycle_finished_tasks"), deletions: map[cache.ObjectName]deletion{}}
+	return &finishedTasks{client: client, queue: reconcile.NewQueue[cache.ObjectName]("leat_lifecycle_finished_tasks"), deletions: map[cache.ObjectName]deletion{}}
 }
 
 // run deletes tasks until ctx is done, and returns when all of its goroutines have.
@@ -77,7 +79,7 @@ func (f *finishedTasks) run(ctx context.Context) {
 	}, f.client), &batch.Task{}, f, cache.ReflectorOptions{Name: "finished tasks"})
 	var wg sync.WaitGroup
 	for range concurrentSyncs {
-		wg.Go(func() { f.queue.work(ctx, f.sync) })
+		wg.Go(func() { f.queue.Work(ctx, f.sync) })
 	}
 	reflector.RunWithContext(ctx)
 	f.queue.ShutDown()
@@ -95,7 +97,7 @@ func (f *finishedTasks) sync(ctx context.Context, name cache.ObjectName) (time.D
 	if left := time.Until(d.at); left > 0 {
 		return left, nil
 	}
-	_, err := withTimeout(ctx, func(ctx context.Context) (any, error) {
+	_, err := reconcile.Request(ctx, func(ctx context.Context) (any, error) {
 		return nil, f.client.BatchV1alpha1().Tasks(name.Namespace).Delete(ctx, name.Name, metav1.DeleteOptions{
 			GracePeriodSeconds: new(int64),
 			// The time to live may have changed since it was evaluated.
@@ -105,7 +107,7 @@ func (f *finishedTasks) sync(ctx context.Context, name cache.ObjectName) (time.D
 	if err == nil {
 		taskDeletions.WithLabelValues(d.reason).Inc()
 	}
-	return 0, ignoreNotFound(err)
+	return 0, client.IgnoreNotFound(err)
 }
 
 // deletionTime returns when to delete a finished task. It reports false if the task is not to be deleted. The time to

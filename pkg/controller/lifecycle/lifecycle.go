@@ -33,14 +33,13 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/flowcontrol"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
 )
@@ -48,10 +47,6 @@ import (
 const (
 	// concurrentSyncs is how many workers, unfinished tasks and finished tasks are each synced at a time.
 	concurrentSyncs = 8
-	// requestTimeout is the timeout of each request.
-	requestTimeout = 15 * time.Second
-	// minRetryDelay and maxRetryDelay bound the delay after a failed request.
-	minRetryDelay, maxRetryDelay = 50 * time.Millisecond, 30 * time.Second
 
 	// byWorker is the informer index of tasks by worker.
 	byWorker = "worker"
@@ -105,7 +100,7 @@ type Controller struct {
 	finished  *finishedTasks
 	evictions flowcontrol.RateLimiter
 
-	workerQueue, taskQueue queue
+	workerQueue, taskQueue reconcile.Queue[cache.ObjectName]
 
 	mu sync.Mutex
 	// taintsSeen holds, for each worker, when each of its NoExecute taints was first observed.
@@ -127,8 +122,8 @@ func New(client versioned.Interface, options Options) *Controller {
 			byWorker: func(t *batch.Task) ([]string, error) { return []string{workerOf(t).String()}, nil },
 		}, func(o *metav1.ListOptions) { o.FieldSelector = boundTasksSelector }),
 		evictions:    flowcontrol.NewTokenBucketRateLimiter(float32(options.EvictionsPerSecond), options.EvictionsPerSecond),
-		workerQueue:  newQueue("leat_lifecycle_workers"),
-		taskQueue:    newQueue("leat_lifecycle_tasks"),
+		workerQueue:  reconcile.NewQueue[cache.ObjectName]("leat_lifecycle_workers"),
+		taskQueue:    reconcile.NewQueue[cache.ObjectName]("leat_lifecycle_tasks"),
 		taintsSeen:   map[cache.ObjectName]map[taint]time.Time{},
 		outOfService: map[cache.ObjectName]struct{}{},
 	}
@@ -176,8 +171,8 @@ func (c *Controller) Run(ctx context.Context) error {
 		return nil
 	}
 	for range concurrentSyncs {
-		wg.Go(func() { c.workerQueue.work(ctx, c.syncWorker) })
-		wg.Go(func() { c.taskQueue.work(ctx, c.syncTask) })
+		wg.Go(func() { c.workerQueue.Work(ctx, c.syncWorker) })
+		wg.Go(func() { c.taskQueue.Work(ctx, c.syncTask) })
 	}
 	ticker := time.NewTicker(c.options.LeaseInterval)
 	defer ticker.Stop()
@@ -197,7 +192,7 @@ func (c *Controller) Run(ctx context.Context) error {
 // expired lease is confirmed by a read before the worker is marked as lost.
 func (c *Controller) listLeases(ctx context.Context) {
 	start := time.Now()
-	leases, err := withTimeout(ctx, func(ctx context.Context) (*batch.WorkerLeaseList, error) {
+	leases, err := reconcile.Request(ctx, func(ctx context.Context) (*batch.WorkerLeaseList, error) {
 		return c.client.BatchV1alpha1().WorkerLeases(metav1.NamespaceAll).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 	})
 	recordLeaseList(start, err)
@@ -270,46 +265,4 @@ func trim(obj any) (any, error) {
 		return obj, nil
 	}
 	return nil, fmt.Errorf("unexpected object %T in an informer of tasks or workers", obj)
-}
-
-// queue is a rate-limited work queue of object names.
-type queue struct {
-	workqueue.TypedRateLimitingInterface[cache.ObjectName]
-}
-
-func newQueue(name string) queue {
-	return queue{workqueue.NewTypedRateLimitingQueueWithConfig(
-		workqueue.NewTypedItemExponentialFailureRateLimiter[cache.ObjectName](minRetryDelay, maxRetryDelay),
-		workqueue.TypedRateLimitingQueueConfig[cache.ObjectName]{Name: name})}
-}
-
-// work calls sync for each name in the queue until the queue is shut down. It adds the name again after requeueAfter,
-// unless that is zero, and with backoff after an error.
-func (q queue) work(ctx context.Context, sync func(context.Context, cache.ObjectName) (requeueAfter time.Duration, err error)) {
-	for {
-		name, shutdown := q.Get()
-		if shutdown {
-			return
-		}
-		switch requeueAfter, err := sync(ctx, name); {
-		case err != nil:
-			if !apierrors.IsConflict(err) && ctx.Err() == nil {
-				klog.FromContext(ctx).Error(err, "Failed to sync, will retry", "object", name)
-			}
-			q.AddRateLimited(name)
-		default:
-			q.Forget(name)
-			if requeueAfter > 0 {
-				q.AddAfter(name, requeueAfter)
-			}
-		}
-		q.Done(name)
-	}
-}
-
-// withTimeout calls send with a context that ends after requestTimeout.
-func withTimeout[T any](ctx context.Context, send func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	return send(ctx)
 }

@@ -22,63 +22,64 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
 )
 
 // All finished tasks, of sets or not, appear in the watch of finished tasks and are recorded there. docs/metrics.md
 // describes all metrics.
 var (
 	tasksFinished = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "leat_tasks_finished_total",
+		Name: metrics.TasksFinishedTotal,
 		Help: "Tasks that have finished, by the reason of their terminated state.",
 	}, []string{"result", "reason"})
 
 	taskDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "leat_finished_task_duration_seconds",
+		Name:    metrics.FinishedTaskDurationSeconds,
 		Help:    "Time from the start of a finished task's first attempt to the end of its last one, from its status, in whole seconds.",
 		Buckets: longBuckets,
 	}, []string{"result"})
 
 	taskWait = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name:    "leat_finished_task_wait_seconds",
+		Name:    metrics.FinishedTaskWaitSeconds,
 		Help:    "Time from the creation of a finished task to the start of its first attempt, from its status, in whole seconds.",
 		Buckets: longBuckets,
 	})
 
 	taskRetries = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "leat_finished_task_retries_total",
+		Name: metrics.FinishedTaskRetriesTotal,
 		Help: "Attempts of finished tasks that followed a failed attempt, excluding those that followed a disruption.",
 	})
 
 	taskDisruptions = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "leat_finished_task_disruptions_total",
+		Name: metrics.FinishedTaskDisruptionsTotal,
 		Help: "Disruptions of finished tasks: evictions from a worker, by any client.",
 	})
 
 	taskEvictions = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "leat_lifecycle_evictions_total",
+		Name: metrics.LifecycleEvictionsTotal,
 		Help: "Tasks evicted by the lifecycle controller.",
 	}, []string{"reason"})
 
 	taskDeletions = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "leat_lifecycle_task_deletions_total",
+		Name: metrics.LifecycleTaskDeletionsTotal,
 		Help: "Tasks deleted by the lifecycle controller.",
 	}, []string{"reason"})
 
 	workerStates = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "leat_workers",
+		Name: metrics.Workers,
 		Help: "Workers by the status of their Ready condition: ready (True), not_ready (False), unreachable (Unknown).",
 	}, []string{"state"})
 
 	workerTransitions = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "leat_lifecycle_worker_transitions_total",
+		Name: metrics.LifecycleWorkerTransitionsTotal,
 		Help: "Workers that were marked as lost, that have returned after that, and that were removed.",
 	}, []string{"transition"})
 
 	leaseLists = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "leat_lifecycle_lease_list_duration_seconds",
+		Name:    metrics.LifecycleLeaseListDurationSeconds,
 		Help:    "Duration of a list of all worker leases.",
 		Buckets: prometheus.ExponentialBuckets(0.005, 2, 13), // 5 ms to 20 s
 	}, []string{"result"})
@@ -88,14 +89,13 @@ var (
 var longBuckets = []float64{1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 86400}
 
 func init() {
-	metrics.Registry.MustRegister(tasksFinished, taskDuration, taskWait, taskRetries, taskDisruptions,
+	ctrlmetrics.Registry.MustRegister(tasksFinished, taskDuration, taskWait, taskRetries, taskDisruptions,
 		taskEvictions, taskDeletions, workerStates, workerTransitions, leaseLists)
 }
 
 // Values of labels.
 const (
-	succeeded, failed = "succeeded", "failed"
-	otherReason       = "Other"
+	otherReason = "Other"
 
 	transitionLost, transitionReturned, transitionRemoved = "lost", "returned", "removed"
 
@@ -107,9 +107,9 @@ const (
 // recordFinished records a task that has finished.
 func recordFinished(task *batch.Task) {
 	s := &task.Status
-	result, reason := succeeded, otherReason
+	result, reason := metrics.Succeeded, otherReason
 	if s.Phase == batch.TaskFailed {
-		result = failed
+		result = metrics.Failed
 	}
 	if t := s.State.Terminated; t != nil {
 		switch t.Reason {
@@ -153,9 +153,5 @@ func recordWorkers(all []*batch.Worker) {
 
 // recordLeaseList records a list of leases that started at that time.
 func recordLeaseList(start time.Time, err error) {
-	result := succeeded
-	if err != nil {
-		result = failed
-	}
-	leaseLists.WithLabelValues(result).Observe(time.Since(start).Seconds())
+	leaseLists.WithLabelValues(metrics.Result(err)).Observe(time.Since(start).Seconds())
 }

@@ -26,8 +26,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 )
 
 const (
@@ -82,7 +84,7 @@ func (c *Controller) syncTask(ctx context.Context, name cache.ObjectName) (time.
 	}
 	tasks := c.client.BatchV1alpha1().Tasks(name.Namespace)
 	logger := klog.FromContext(ctx)
-	_, err = withTimeout(ctx, func(ctx context.Context) (any, error) {
+	_, err = reconcile.Request(ctx, func(ctx context.Context) (any, error) {
 		if d.action == remove {
 			logger.Info("Removing task whose worker cannot stop it", "task", name, "worker", task.Spec.WorkerName)
 			return nil, tasks.Delete(ctx, name.Name, metav1.DeleteOptions{
@@ -108,7 +110,7 @@ func (c *Controller) syncTask(ctx context.Context, name cache.ObjectName) (time.
 			taskDeletions.WithLabelValues(deletionWorkerLost).Inc()
 		}
 	}
-	return 0, ignoreNotFound(err)
+	return 0, client.IgnoreNotFound(err)
 }
 
 // decide returns a task from the informer, nil if there is none, and what to do with it.

@@ -27,8 +27,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 )
 
 const (
@@ -55,7 +57,7 @@ func (c *Controller) syncWorker(ctx context.Context, name cache.ObjectName) (tim
 	case worker == nil:
 		return 0, c.removeLease(ctx, name, seen)
 	case health == expired:
-		lease, err := withTimeout(ctx, func(ctx context.Context) (*batch.WorkerLease, error) {
+		lease, err := reconcile.Request(ctx, func(ctx context.Context) (*batch.WorkerLease, error) {
 			return c.client.BatchV1alpha1().WorkerLeases(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 		})
 		switch {
@@ -87,14 +89,14 @@ func (c *Controller) markLost(ctx context.Context, worker *batch.Worker, seen ob
 	}
 	c.enqueueTasksOf(name)
 	if err != nil {
-		return ignoreNotFound(err)
+		return client.IgnoreNotFound(err)
 	}
 	ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady)
 	if worker.Spec.Unschedulable || worker.Spec.Denied || time.Since(ready.LastTransitionTime.Time) < c.options.RemoveAfter || len(c.tasksOf(name)) > 0 {
 		return nil
 	}
 	klog.FromContext(ctx).Info("Deleting worker that has been lost for too long", "worker", name)
-	_, err = withTimeout(ctx, func(ctx context.Context) (any, error) {
+	_, err = reconcile.Request(ctx, func(ctx context.Context) (any, error) {
 		return nil, c.client.BatchV1alpha1().Workers(worker.Namespace).Delete(ctx, worker.Name, metav1.DeleteOptions{
 			Preconditions: &metav1.Preconditions{UID: &worker.UID, ResourceVersion: &worker.ResourceVersion},
 		})
@@ -102,7 +104,7 @@ func (c *Controller) markLost(ctx context.Context, worker *batch.Worker, seen ob
 	if err == nil {
 		workerTransitions.WithLabelValues(transitionRemoved).Inc()
 	}
-	return ignoreNotFound(err)
+	return client.IgnoreNotFound(err)
 }
 
 // markUnreachable sets Ready=Unknown and the unreachable taint on a Worker. It reports whether it has changed the
@@ -123,7 +125,7 @@ func (c *Controller) markUnreachable(ctx context.Context, worker *batch.Worker, 
 			Type: batch.WorkerReady, Status: metav1.ConditionUnknown, Reason: reason, Message: message,
 		})
 		marked = true
-		if worker, err = withTimeout(ctx, func(ctx context.Context) (*batch.Worker, error) {
+		if worker, err = reconcile.Request(ctx, func(ctx context.Context) (*batch.Worker, error) {
 			return workers.UpdateStatus(ctx, next, metav1.UpdateOptions{})
 		}); err != nil {
 			return marked, err
@@ -135,7 +137,7 @@ func (c *Controller) markUnreachable(ctx context.Context, worker *batch.Worker, 
 			Key: batch.TaintWorkerUnreachable, Effect: batch.TaintEffectNoExecute, TimeAdded: new(metav1.Now()),
 		})
 		marked = true
-		_, err = withTimeout(ctx, func(ctx context.Context) (*batch.Worker, error) {
+		_, err = reconcile.Request(ctx, func(ctx context.Context) (*batch.Worker, error) {
 			return workers.Update(ctx, next, metav1.UpdateOptions{})
 		})
 		if err == nil {
@@ -153,13 +155,13 @@ func (c *Controller) removeTaint(ctx context.Context, worker *batch.Worker) erro
 	}
 	next := worker.DeepCopy()
 	next.Spec.Taints = slices.DeleteFunc(next.Spec.Taints, func(t batch.Taint) bool { return isUnreachable(&t) })
-	_, err := withTimeout(ctx, func(ctx context.Context) (*batch.Worker, error) {
+	_, err := reconcile.Request(ctx, func(ctx context.Context) (*batch.Worker, error) {
 		return c.client.BatchV1alpha1().Workers(worker.Namespace).Update(ctx, next, metav1.UpdateOptions{})
 	})
 	if err == nil {
 		workerTransitions.WithLabelValues(transitionReturned).Inc()
 	}
-	return ignoreNotFound(err)
+	return client.IgnoreNotFound(err)
 }
 
 // removeLease deletes a lease that has no Worker. A running worker whose Worker was deleted notices that its lease is
@@ -171,17 +173,17 @@ func (c *Controller) removeLease(ctx context.Context, name cache.ObjectName, see
 	if registered, err := c.registered(ctx, name); err != nil || registered {
 		return err
 	}
-	_, err := withTimeout(ctx, func(ctx context.Context) (any, error) {
+	_, err := reconcile.Request(ctx, func(ctx context.Context) (any, error) {
 		return nil, c.client.BatchV1alpha1().WorkerLeases(name.Namespace).Delete(ctx, name.Name, metav1.DeleteOptions{
 			Preconditions: &metav1.Preconditions{UID: &seen.heartbeat.uid},
 		})
 	})
-	return ignoreNotFound(err)
+	return client.IgnoreNotFound(err)
 }
 
 // registered reports whether a Worker of that name exists. It asks the server, because the informer may lag behind.
 func (c *Controller) registered(ctx context.Context, name cache.ObjectName) (bool, error) {
-	_, err := withTimeout(ctx, func(ctx context.Context) (*batch.Worker, error) {
+	_, err := reconcile.Request(ctx, func(ctx context.Context) (*batch.Worker, error) {
 		return c.client.BatchV1alpha1().Workers(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 	})
 	if apierrors.IsNotFound(err) {
@@ -203,11 +205,4 @@ func unreachableTaint(worker *batch.Worker) *batch.Taint {
 		}
 	}
 	return nil
-}
-
-func ignoreNotFound(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
 }

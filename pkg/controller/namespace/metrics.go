@@ -18,23 +18,22 @@ package namespace
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
 )
 
 // docs/metrics.md describes all metrics.
 var (
 	sweeps = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "leat_namespace_sweeps_total",
+		Name: metrics.NamespaceSweepsTotal,
 		Help: "Sweeps for objects whose namespace does not exist.",
 	}, []string{"result"})
 
 	orphansDeleted = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "leat_namespace_orphans_deleted_total",
+		Name: metrics.NamespaceOrphansDeletedTotal,
 		Help: "Objects deleted because their namespace does not exist.",
 	}, []string{"resource"})
 )
 
-// Values of the label result.
-const succeeded, failed = "succeeded", "failed"
-
-func init() { metrics.Registry.MustRegister(sweeps, orphansDeleted) }
+func init() { ctrlmetrics.Registry.MustRegister(sweeps, orphansDeleted) }

@@ -38,6 +38,8 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
+	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 )
 
 const (
@@ -49,8 +51,6 @@ const (
 	confirmAfter = 5 * time.Second
 	// pageSize is how many objects are listed at a time, and concurrentDeletes is how many are deleted at a time.
 	pageSize, concurrentDeletes = 500, 8
-	// requestTimeout is the timeout of each request.
-	requestTimeout = 15 * time.Second
 )
 
 // resources are all resources of Leat. All are namespaced. TaskSets come first, because their controller creates Tasks.
@@ -73,18 +73,17 @@ func New(cluster kubernetes.Interface, objects metadata.Interface, interval time
 
 // Run sweeps until ctx is done. It retries a failed sweep after the interval and never returns an error.
 func (s *Sweeper) Run(ctx context.Context) error {
-	for sleep(ctx, wait.Jitter(s.interval, jitter)) {
+	reconcile.Periodically(ctx, wait.Jitter(s.interval, jitter), func(ctx context.Context) time.Duration {
 		err := s.sweep(ctx)
 		if ctx.Err() != nil {
-			break
+			return 0
 		}
-		result := succeeded
 		if err != nil {
-			result = failed
 			klog.FromContext(ctx).Error(err, "Failed to sweep objects of missing namespaces, will retry", "retryAfter", s.interval)
 		}
-		sweeps.WithLabelValues(result).Inc()
-	}
+		sweeps.WithLabelValues(metrics.Result(err)).Inc()
+		return wait.Jitter(s.interval, jitter)
+	})
 	return nil
 }
 
@@ -119,7 +118,7 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 			}))
 		}
 	}
-	if len(orphans) == 0 || !sleep(ctx, s.confirmAfter) {
+	if len(orphans) == 0 || !reconcile.Sleep(ctx, s.confirmAfter) {
 		return errors.Join(errs...)
 	}
 	for _, namespace := range sets.List(sets.KeySet(orphans)) {
@@ -136,7 +135,7 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 func (s *Sweeper) list(ctx context.Context, resource, namespace string, visit func(*metav1.PartialObjectMetadata)) error {
 	options := metav1.ListOptions{Limit: pageSize}
 	for {
-		page, err := withTimeout(ctx, func(ctx context.Context) (*metav1.PartialObjectMetadataList, error) {
+		page, err := reconcile.Request(ctx, func(ctx context.Context) (*metav1.PartialObjectMetadataList, error) {
 			return s.objects.Resource(batch.SchemeGroupVersion.WithResource(resource)).Namespace(namespace).List(ctx, options)
 		})
 		if err != nil {
@@ -153,7 +152,7 @@ func (s *Sweeper) list(ctx context.Context, resource, namespace string, visit fu
 
 // isGone reports whether a namespace does not exist. It reads from the server, not from a cache.
 func (s *Sweeper) isGone(ctx context.Context, name string) (bool, error) {
-	_, err := withTimeout(ctx, func(ctx context.Context) (any, error) {
+	_, err := reconcile.Request(ctx, func(ctx context.Context) (any, error) {
 		return s.cluster.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 	})
 	if err == nil {
@@ -176,7 +175,7 @@ func (s *Sweeper) delete(ctx context.Context, namespace string, objects []object
 	group.SetLimit(concurrentDeletes)
 	for _, o := range objects {
 		group.Go(func() error {
-			_, err := withTimeout(groupCtx, func(ctx context.Context) (any, error) {
+			_, err := reconcile.Request(groupCtx, func(ctx context.Context) (any, error) {
 				return nil, s.objects.Resource(batch.SchemeGroupVersion.WithResource(o.resource)).Namespace(namespace).Delete(ctx, o.name, metav1.DeleteOptions{
 					Preconditions:     &metav1.Preconditions{UID: &o.uid},
 					PropagationPolicy: new(metav1.DeletePropagationBackground),
@@ -198,23 +197,4 @@ func (s *Sweeper) delete(ctx context.Context, namespace string, objects []object
 		klog.FromContext(ctx).Info("Deleted objects of missing namespace", "namespace", namespace, "deleted", deleted.Load(), "found", len(objects))
 	}
 	return err
-}
-
-// sleep waits for d and reports whether it has passed before ctx was done.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// withTimeout calls send with a context that ends after requestTimeout.
-func withTimeout[T any](ctx context.Context, send func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	return send(ctx)
 }

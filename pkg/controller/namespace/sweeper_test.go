@@ -38,6 +38,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
 )
 
 // answers are the results of successive reads of a namespace. The last one repeats.
@@ -226,11 +227,11 @@ func TestRunSweepsUntilItIsStopped(t *testing.T) {
 		}
 		return true, nil, errCut
 	})
-	before := testutil.ToFloat64(sweeps.WithLabelValues(failed))
+	before := testutil.ToFloat64(sweeps.WithLabelValues(metrics.Failed))
 	if err := New(fake.NewClientset(), objects, 1).Run(ctx); err != nil {
 		t.Errorf("Run returns %v", err)
 	}
-	if n := testutil.ToFloat64(sweeps.WithLabelValues(failed)) - before; n != 2 {
+	if n := testutil.ToFloat64(sweeps.WithLabelValues(metrics.Failed)) - before; n != 2 {
 		t.Errorf("%v sweeps failed before Run was stopped, want 2", n)
 	}
 }

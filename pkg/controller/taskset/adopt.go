@@ -25,6 +25,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/controller/taskset/state"
@@ -44,7 +45,7 @@ func (s *syncContext) adopt(ctx context.Context) error {
 			// The set may be deleted by now, or being deleted with its tasks orphaned.
 			set, err := s.client.BatchV1alpha1().TaskSets(s.set.Namespace).Get(ctx, s.set.Name, metav1.GetOptions{})
 			if err != nil || set.UID != s.set.UID || set.DeletionTimestamp != nil {
-				errs = append(errs, ignoreNotFound(err))
+				errs = append(errs, client.IgnoreNotFound(err))
 				break
 			}
 			checked = true

@@ -21,9 +21,9 @@ import (
 	"errors"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/controller/taskset/state"
@@ -57,20 +57,13 @@ func (s *syncContext) processTTL(ctx context.Context) error {
 	sets := s.client.BatchV1alpha1().TaskSets(s.set.Namespace)
 	set, err := sets.Get(ctx, s.set.Name, metav1.GetOptions{})
 	if err != nil {
-		return ignoreNotFound(err)
+		return client.IgnoreNotFound(err)
 	}
 	if at, ok := expiry(set); set.UID != s.set.UID || set.DeletionTimestamp != nil || !ok || at.After(s.now) {
 		return nil // An event will show the change.
 	}
-	return ignoreNotFound(sets.Delete(ctx, set.Name, metav1.DeleteOptions{
+	return client.IgnoreNotFound(sets.Delete(ctx, set.Name, metav1.DeleteOptions{
 		Preconditions:     &metav1.Preconditions{UID: &set.UID, ResourceVersion: &set.ResourceVersion},
 		PropagationPolicy: ptr.To(metav1.DeletePropagationForeground),
 	}))
-}
-
-func ignoreNotFound(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
 }

@@ -26,6 +26,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/controller/taskset/state"
@@ -37,7 +38,7 @@ func (c *Controller) deleteDependents(ctx context.Context, key types.NamespacedN
 	if err == nil && set.UID == former.UID {
 		return nil // The set is new. An event will show it.
 	}
-	if ignoreNotFound(err) != nil {
+	if client.IgnoreNotFound(err) != nil {
 		return err
 	}
 	s := &syncContext{Controller: c, state: former, set: &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}}
@@ -74,7 +75,7 @@ func (c *Controller) finalize(ctx context.Context, set *batch.TaskSet, state *st
 		case orphan:
 			errs[i] = releaseTask(ctx, c, task, set.UID)
 		case task.DeletionTimestamp == nil:
-			errs[i] = ignoreNotFound(c.client.BatchV1alpha1().Tasks(task.Namespace).Delete(ctx, task.Name, metav1.DeleteOptions{
+			errs[i] = client.IgnoreNotFound(c.client.BatchV1alpha1().Tasks(task.Namespace).Delete(ctx, task.Name, metav1.DeleteOptions{
 				Preconditions:     &metav1.Preconditions{UID: &task.UID},
 				PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
 			}))

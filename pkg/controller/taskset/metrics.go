@@ -19,9 +19,10 @@ package taskset
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/ptr"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
 	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 )
 
@@ -30,22 +31,22 @@ import (
 // describes all metrics.
 var (
 	setsFinished = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "leat_tasksets_finished_total",
+		Name: metrics.TaskSetsFinishedTotal,
 		Help: "Task sets that have become Complete (result succeeded) or Failed, by the reason of the condition.",
 	}, []string{"completion_mode", "result", "reason"})
 
 	tasksCounted = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "leat_taskset_tasks_finished_total",
+		Name: metrics.TaskSetTasksFinishedTotal,
 		Help: "Finished tasks that were counted in the status of their task set.",
 	}, []string{"completion_mode", "result"})
 
 	tasksCreated = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "leat_taskset_task_creations_total",
+		Name: metrics.TaskSetTaskCreationsTotal,
 		Help: "Requests to create a task of a task set, by reason: new for the first task of an index, retry after a failure of the index.",
 	}, []string{"reason", "result"})
 
 	startDuration = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "leat_taskset_task_start_duration_seconds",
+		Name: metrics.TaskSetTaskStartDurationSeconds,
 		Help: "Time from the request to create a task of a task set until the controller observes that the task runs or has finished, " +
 			"on the controller's clock.",
 		Buckets: prometheus.ExponentialBuckets(0.005, 2, 18), // 5 ms to 11 min
@@ -53,11 +54,8 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(setsFinished, tasksCounted, tasksCreated, startDuration)
+	ctrlmetrics.Registry.MustRegister(setsFinished, tasksCounted, tasksCreated, startDuration)
 }
-
-// Values of the label result.
-const succeeded, failed = "succeeded", "failed"
 
 // completionMode returns the value of the label completion_mode.
 func completionMode(set *batch.TaskSet) string {
@@ -68,16 +66,16 @@ func completionMode(set *batch.TaskSet) string {
 func (s *syncContext) recordMetrics(before, after *batch.TaskSet) {
 	mode := completionMode(after)
 	for _, task := range s.state.Counted() {
-		result := succeeded
+		result := metrics.Succeeded
 		if !task.Succeeded() {
-			result = failed
+			result = metrics.Failed
 		}
 		tasksCounted.WithLabelValues(mode, result).Inc()
 	}
 	if final := state.FinishedCondition(after); final != nil && state.FinishedCondition(before) == nil {
-		result := succeeded
+		result := metrics.Succeeded
 		if final.Type == batch.TaskSetFailed {
-			result = failed
+			result = metrics.Failed
 		}
 		setsFinished.WithLabelValues(mode, result, final.Reason).Inc()
 	}
@@ -85,12 +83,9 @@ func (s *syncContext) recordMetrics(before, after *batch.TaskSet) {
 
 // recordCreation records a request to create a task.
 func recordCreation(task state.TaskToCreate, err error) {
-	reason, result := "new", succeeded
+	reason := "new"
 	if task.FailureCount > 0 {
 		reason = "retry"
 	}
-	if err != nil {
-		result = failed
-	}
-	tasksCreated.WithLabelValues(reason, result).Inc()
+	tasksCreated.WithLabelValues(reason, metrics.Result(err)).Inc()
 }

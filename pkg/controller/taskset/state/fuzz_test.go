@@ -32,8 +32,8 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// FuzzTaskSet applies arbitrary events to the state of a set. After each event the invariants must hold, and the counts must
-// be those of a model that keeps no state but what is counted.
+// FuzzTaskSet applies arbitrary events to the state of a set. After each event the invariants must hold, and the counts
+// must be those of a model that keeps no state but what is counted.
 func FuzzTaskSet(f *testing.F) {
 	for seed := range uint64(200) {
 		random := rand.New(rand.NewPCG(seed, 5))
@@ -356,7 +356,8 @@ func (s *simulation) check(event string) {
 	}
 }
 
-// checkInvariants returns an error if the counters, sets and lists are not those that follow from the states of the tasks.
+// checkInvariants returns an error if the counters, sets and lists are not those that follow from the states of the
+// tasks.
 func (s *TaskSet) checkInvariants() error {
 	all := map[*TrackedTask]bool{}
 	for _, t := range s.tasks {

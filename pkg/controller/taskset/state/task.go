@@ -49,7 +49,7 @@ import (
 //	succeeded, the index is done                                   ToDelete
 //	succeeded                                                      Counted     the index is completed
 //	failed, the outcome is decided, the index is done,
-//	or the failure is counted already                              Retained
+//	or the failure is counted already                              Retained    or ToDelete if the index has succeeded
 //	failed while it was being deleted                              Discarded
 //	failed, the failure policy ignores it                          Ignored     backoff
 //	failed                                                         Counted     backoff; the index may have failed
@@ -60,7 +60,7 @@ import (
 //	Counted   the status is stored, the task has succeeded         ToDelete
 //	Counted   the status is stored, the task has failed            Retained
 //	Retained  the index has succeeded, or is past the end          ToDelete
-//	Retained  MaxRetainedFailures later failures are retained     ToDelete
+//	Retained  MaxRetainedFailures later failures are retained      ToDelete
 //	Ignored   the set has finished                                 Retained
 //	any       the state is loaded again                            as Absent, from what the informer shows
 type TaskState int

@@ -15,12 +15,10 @@ limitations under the License.
 */
 package state
 
-import (
-	"slices"
-)
+import "slices"
 
-// transition moves a task to another state. Nothing else changes the state of a task, the counters of tasks, the lists
-// of tasks, and which indexes are held.
+// transition moves a task to another state. Only transition, and Load when it starts again, change the state of a task,
+// the counters and lists of tasks, and which indexes are held.
 func (s *TaskSet) transition(t *TrackedTask, to TaskState) {
 	switch {
 	case t.gone && to != Finished && to != Counted:
