@@ -21,7 +21,7 @@ import (
 	"testing"
 )
 
-// FuzzParseName holds names of files to being the same once they are written and read, so that no file is taken for another.
+// FuzzParseName checks that a parsed name formats to the same name, so that no file is mistaken for another.
 func FuzzParseName(f *testing.F) {
 	for _, name := range []string{"uid.1.0.log", "uid.1.0", "uid.-1.0.log", "uid.1.-1.log", ".1.0.log", "a.b.1.0.log", "uid.2147483648.0.log", "uid.01.0.log", "uid.1.00.log", "uid.+1.0.log", "", "...."} {
 		f.Add(name)

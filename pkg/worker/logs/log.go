@@ -35,58 +35,59 @@ import (
 const (
 	logExt   = ".log"
 	indexExt = ".idx"
-	// entrySize is the size of an entry of an index: an offset in the file beside it, and the time of what begins there, in
-	// milliseconds since 1970; both as big-endian numbers of 8 bytes.
+	// entrySize is the size of an index entry: an offset in the log file, and the time of the output that starts
+	// there in milliseconds since 1970. Both are big-endian numbers of 8 bytes.
 	entrySize = 16
 )
 
-// Log is the output of one attempt. One goroutine writes and closes it; any number may read it meanwhile. A nil Log keeps nothing.
+// Log is the output of one attempt. One goroutine writes and closes it; any number may read it concurrently. A nil Log
+// discards everything.
 type Log struct {
 	store   *Store
 	uid     types.UID
 	attempt int32
 
-	// These are the writer's own.
-	last        piece
-	file, index *os.File // of the last piece; nil unless open
-	midLine     bool     // what was written last does not end a line
+	// Only the writer uses these.
+	last        segment
+	file, index *os.File // of the last segment; nil unless open
+	midLine     bool     // the last write did not end a line
 	lastEntry   int64    // time of the last entry
 
 	mu        sync.Mutex
-	pieces    []piece
-	charged   int64 // to the store
+	segments  []segment
+	accounted int64 // bytes that the store counts for this log
 	ended     bool
 	endedAt   time.Time
 	discarded bool
-	missing   int64         // bytes that came last and are not kept, which no line in the files says yet
-	cause     error         // why they are not kept, nil if none are missing
-	news      chan struct{} // closed when there is more to read, or no more to come; nil if nobody waits
+	missing   int64         // bytes at the end that were not kept, and that no line in the files mentions yet
+	cause     error         // why they were not kept; nil if none are missing
+	changed   chan struct{} // closed when there is more to read, or the log has ended; nil if nobody waits
 }
 
-// piece is one file with output.
-type piece struct {
+// segment is one file of a log.
+type segment struct {
 	n       int
-	start   int64 // where in the output it begins
+	start   int64 // offset in the output
 	size    int64
-	entries int   // in the index; with none, all came at first
+	entries int   // in the index; with none, all output has the time first
 	first   int64 // in milliseconds since 1970
 }
 
-func (p piece) end() int64  { return p.start + p.size }
-func (p piece) cost() int64 { return overhead + p.bytes() }
+func (s segment) end() int64       { return s.start + s.size }
+func (s segment) diskUsage() int64 { return overhead + s.bytes() }
 
-// bytes is the size of the file and its index.
-func (p piece) bytes() int64 { return p.size + int64(p.entries)*entrySize }
+// bytes returns the size of the file and its index.
+func (s segment) bytes() int64 { return s.size + int64(s.entries)*entrySize }
 
-// Attempt is which attempt the output is of, from 1 up.
+// Attempt returns the number of the attempt, from 1 up.
 func (l *Log) Attempt() int32 { return l.attempt }
 
 func (l *Log) name(n int, ext string) string {
 	return fmt.Sprintf("%s.%d.%d%s", l.uid, l.attempt, n, ext)
 }
 
-// Write keeps p. It never fails, so that the command does not. Bytes that cannot be kept, since the disk is full for
-// example, are counted, and a line in their place says how many are missing.
+// Write keeps p. It never returns an error, which would end the command. Bytes that cannot be kept, for example because
+// the disk is full, are counted, and a line in the output reports how many are missing.
 func (l *Log) Write(p []byte) (int, error) {
 	n := len(p)
 	if l == nil {
@@ -100,7 +101,7 @@ func (l *Log) Write(p []byte) (int, error) {
 			continue
 		}
 		if err := l.append(head, now); err != nil {
-			l.lose(int64(len(p)), err)
+			l.recordMissing(int64(len(p)), err)
 			break
 		}
 		p = p[len(head):]
@@ -108,10 +109,10 @@ func (l *Log) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// fitting is how much of p goes into the piece that is being written: whole lines, unless one is longer than a piece. None: the next
-// piece is due.
+// fitting returns the part of p that fits into the last segment: whole lines, unless one is longer than a segment. It
+// returns nil if the next segment is due.
 func (l *Log) fitting(p []byte) []byte {
-	room := l.store.options.MaxSize/pieces - l.last.bytes() - 2*entrySize
+	room := l.store.options.MaxSize/maxSegments - l.last.bytes() - 2*entrySize
 	if int64(len(p)) <= room {
 		return p
 	}
@@ -127,10 +128,10 @@ func (l *Log) fitting(p []byte) []byte {
 	return nil
 }
 
-// append writes p to the last piece, after a line about what is missing before it.
+// append writes p to the last segment. If output before p is missing, it first writes a line that reports it.
 func (l *Log) append(p []byte, now int64) error {
-	if l.removed() {
-		l.abandon()
+	if l.isRemoved() {
+		l.dropRemoved()
 	}
 	l.mu.Lock()
 	discarded, missing := l.discarded, l.missing > 0
@@ -139,15 +140,15 @@ func (l *Log) append(p []byte, now int64) error {
 		return nil
 	}
 	if missing {
-		if err := l.explain(now); err != nil {
+		if err := l.writeMissingLine(now); err != nil {
 			return err
 		}
 	}
-	if err := l.put(p, now); err != nil {
+	if err := l.writeSegment(p, now); err != nil {
 		return err
 	}
 	if l.store.full() {
-		l.store.makeRoom()
+		l.store.evict()
 		if l.store.full() {
 			l.keepLast(1)
 		}
@@ -155,9 +156,9 @@ func (l *Log) append(p []byte, now int64) error {
 	return nil
 }
 
-// put writes all of p to the last piece, or nothing. All is written to where it belongs by the piece, so that what an
-// earlier call has left half done is overwritten.
-func (l *Log) put(p []byte, now int64) (err error) {
+// writeSegment writes all of p to the last segment, or nothing. It writes at explicit offsets, and so overwrites what
+// an earlier call has written in part.
+func (l *Log) writeSegment(p []byte, now int64) (err error) {
 	if l.file == nil {
 		if l.file, err = l.create(l.last.n, logExt); err != nil {
 			return err
@@ -168,7 +169,7 @@ func (l *Log) put(p []byte, now int64) (err error) {
 	}
 	var entries []byte
 	if now != l.lastEntry {
-		// Until there is a second entry, the first one goes without saying.
+		// The first entry is implicit until there is a second one.
 		if l.last.entries == 0 {
 			entries = appendEntry(entries, 0, l.last.first)
 		}
@@ -188,8 +189,8 @@ func (l *Log) put(p []byte, now int64) (err error) {
 	return nil
 }
 
-// lose counts bytes that cannot be kept.
-func (l *Log) lose(n int64, cause error) {
+// recordMissing counts bytes that cannot be kept.
+func (l *Log) recordMissing(n int64, cause error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n == 0 {
@@ -201,7 +202,7 @@ func (l *Log) lose(n int64, cause error) {
 	l.missing, l.cause = l.missing+n, cause
 }
 
-// Missing returns why the bytes that came last are not kept, nil if they are.
+// Missing returns why the last bytes were not kept, or nil if they were.
 func (l *Log) Missing() error {
 	if l == nil {
 		return nil
@@ -211,15 +212,15 @@ func (l *Log) Missing() error {
 	return l.cause
 }
 
-// explain keeps a line that says what is missing.
-func (l *Log) explain(now int64) error {
+// writeMissingLine writes a line that reports what is missing.
+func (l *Log) writeMissingLine(now int64) error {
 	l.mu.Lock()
 	line := missingLine(l.missing, l.cause)
 	l.mu.Unlock()
 	if l.midLine {
 		line = "\n" + line
 	}
-	if err := l.put([]byte(line), now); err != nil {
+	if err := l.writeSegment([]byte(line), now); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -228,21 +229,21 @@ func (l *Log) explain(now int64) error {
 	return nil
 }
 
-// missingLine is the line for people, in the place of output that is not kept.
+// missingLine returns the line that stands in the place of missing output.
 func missingLine(n int64, cause error) string {
 	if path := (*fs.PathError)(nil); errors.As(cause, &path) {
-		cause = path.Err // where files of the worker are is nothing to tell
+		cause = path.Err // users need not know the worker's paths
 	}
 	return fmt.Sprintf("[leat: %d bytes of output are missing here: %v]\n", n, cause)
 }
 
 var (
 	errFileRemoved = errors.New("the file with them was removed")
-	errMadeRoom    = errors.New("they had to make room")
+	errEvicted     = errors.New("they had to make room")
 )
 
-// removed reports whether somebody has removed the file of the last piece. What is written to it is lost.
-func (l *Log) removed() bool {
+// isRemoved reports whether somebody has removed the file of the last segment. Further writes to it would be lost.
+func (l *Log) isRemoved() bool {
 	if l.file == nil {
 		return false
 	}
@@ -250,41 +251,41 @@ func (l *Log) removed() bool {
 	return unix.Fstat(int(l.file.Fd()), &stat) == nil && stat.Nlink == 0
 }
 
-// abandon forgets the pieces whose files are gone, and begins another one.
-func (l *Log) abandon() {
+// dropRemoved drops the segments whose files were removed, and starts a new one.
+func (l *Log) dropRemoved() {
 	l.closeFiles()
 	lost := int64(0)
 	l.mu.Lock()
-	l.pieces = slices.DeleteFunc(slices.Clone(l.pieces), func(p piece) bool {
+	l.segments = slices.DeleteFunc(slices.Clone(l.segments), func(p segment) bool {
 		_, err := os.Stat(l.store.path(l.name(p.n, logExt)))
 		if gone := errors.Is(err, fs.ErrNotExist); !gone {
 			return false
 		}
 		lost += p.size
-		l.charge(-p.cost())
+		l.account(-p.diskUsage())
 		l.removeFiles(p)
 		return true
 	})
 	l.mu.Unlock()
-	l.last, l.midLine = piece{n: l.last.n + 1, start: l.last.end()}, false
-	l.lose(lost, errFileRemoved)
+	l.last, l.midLine = segment{n: l.last.n + 1, start: l.last.end()}, false
+	l.recordMissing(lost, errFileRemoved)
 }
 
-// publish shows readers the last piece as it is.
+// publish makes the last segment visible to readers.
 func (l *Log) publish() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.discarded {
 		return
 	}
-	if i := len(l.pieces) - 1; i >= 0 && l.pieces[i].n == l.last.n {
-		l.charge(l.last.cost() - l.pieces[i].cost())
-		l.pieces[i] = l.last
+	if i := len(l.segments) - 1; i >= 0 && l.segments[i].n == l.last.n {
+		l.account(l.last.diskUsage() - l.segments[i].diskUsage())
+		l.segments[i] = l.last
 	} else {
-		l.charge(l.last.cost())
-		l.pieces = append(l.pieces, l.last)
+		l.account(l.last.diskUsage())
+		l.segments = append(l.segments, l.last)
 	}
-	l.tell()
+	l.notify()
 }
 
 func appendEntry(entries []byte, offset, millis int64) []byte {
@@ -315,80 +316,81 @@ func (l *Log) create(n int, ext string) (*os.File, error) {
 	return file, err
 }
 
-// rotate ends the last piece, so that the next one begins with what is written next, and makes room for it.
+// rotate starts a new segment and removes the oldest if there are too many.
 func (l *Log) rotate() {
 	l.closeFiles()
-	l.last = piece{n: l.last.n + 1, start: l.last.end()}
-	l.keepLast(pieces - 1)
+	l.last = segment{n: l.last.n + 1, start: l.last.end()}
+	l.keepLast(maxSegments - 1)
 }
 
-// keepLast drops all but so many pieces, the first ones.
+// keepLast removes all segments but the last n.
 func (l *Log) keepLast(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.pieces) > n {
-		l.charge(-l.pieces[0].cost())
-		l.removeFiles(l.pieces[0])
-		l.pieces = l.pieces[1:]
+	for len(l.segments) > n {
+		l.account(-l.segments[0].diskUsage())
+		l.removeFiles(l.segments[0])
+		l.segments = l.segments[1:]
 	}
 }
 
-func (l *Log) removeFiles(p piece) {
+func (l *Log) removeFiles(p segment) {
 	err := l.store.removeFile(l.name(p.n, logExt))
 	if p.entries > 0 && err == nil {
 		err = l.store.removeFile(l.name(p.n, indexExt))
 	}
 	if err != nil {
-		klog.Background().Error(err, "Output that is not kept any more cannot be removed")
+		klog.Background().Error(err, "Failed to remove expired output")
 	}
 }
 
-// charge notes how much more is kept. It must be called with the lock.
-func (l *Log) charge(bytes int64) {
-	l.charged += bytes
+// account adds to the bytes that the store counts for this log. l.mu must be held.
+func (l *Log) account(bytes int64) {
+	l.accounted += bytes
 	l.store.total.Add(bytes)
 }
 
-// tell wakes those who wait for more. It must be called with the lock.
-func (l *Log) tell() {
-	if l.news != nil {
-		close(l.news)
-		l.news = nil
+// notify wakes readers that wait for more. l.mu must be held.
+func (l *Log) notify() {
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
 	}
 }
 
 func (l *Log) closeFiles() {
 	for _, file := range []**os.File{&l.file, &l.index} {
 		if *file != nil {
-			_ = (*file).Close() // all was written
+			_ = (*file).Close() // nothing is buffered
 			*file = nil
 		}
 	}
 }
 
-// Close ends the output. Readers come to its end.
+// Close ends the output. Readers that follow it return.
 func (l *Log) Close() {
 	if l == nil {
 		return
 	}
-	if l.removed() {
-		l.abandon()
+	if l.isRemoved() {
+		l.dropRemoved()
 	}
-	if l.Missing() != nil && !l.isDiscarded() && l.explain(time.Now().UnixMilli()) != nil {
-		l.scar()
+	if l.Missing() != nil && !l.isDiscarded() && l.writeMissingLine(time.Now().UnixMilli()) != nil {
+		l.overwriteEnd()
 	}
 	l.closeFiles()
 	l.mu.Lock()
 	l.ended, l.endedAt = true, time.Now()
-	silent := len(l.pieces) == 0
-	l.tell()
+	empty := len(l.segments) == 0
+	l.notify()
 	l.mu.Unlock()
-	l.store.end(l, silent)
+	l.store.finish(l, empty)
 }
 
-// scar writes the line about what is missing over the end of what is kept, for which a full disk has room. It is for
-// the next process: readers in this one come to the end before it, and are told by missing.
-func (l *Log) scar() {
+// overwriteEnd replaces the end of the kept output by the line that reports what is missing: a full disk has no room
+// for more. Only the next process reads that line; readers in this process stop before it and get the line from
+// missing.
+func (l *Log) overwriteEnd() {
 	l.mu.Lock()
 	longest := len("\n") + len(missingLine(l.missing+l.last.size, l.cause))
 	l.mu.Unlock()
@@ -396,25 +398,25 @@ func (l *Log) scar() {
 		return
 	}
 	l.last.size -= int64(longest)
-	l.lose(int64(longest), l.Missing())
+	l.recordMissing(int64(longest), l.Missing())
 	l.publish()
 	l.mu.Lock()
 	line := "\n" + missingLine(l.missing, l.cause)
 	l.mu.Unlock()
 	_, err := l.file.WriteAt([]byte(line), l.last.size)
 	if err = errors.Join(err, l.file.Truncate(l.last.size+int64(len(line)))); err != nil {
-		klog.Background().Error(err, "Cannot say in the output of a task that some is missing", "uid", l.uid, "attempt", l.attempt)
+		klog.Background().Error(err, "Failed to report missing output in the output of a task", "uid", l.uid, "attempt", l.attempt)
 	}
 }
 
-// Discard forgets an output that was not begun.
+// Discard removes a log that was not written to.
 func (l *Log) Discard() {
 	if l == nil {
 		return
 	}
 	l.store.mu.Lock()
 	defer l.store.mu.Unlock()
-	l.store.remove(l)
+	l.store.removeLocked(l)
 }
 
 func (l *Log) isDiscarded() bool {
@@ -423,15 +425,15 @@ func (l *Log) isDiscarded() bool {
 	return l.discarded
 }
 
-// discard deletes all that is kept. Of what is written later nothing is kept.
+// discard removes all that is kept. Later writes are discarded.
 func (l *Log) discard() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.discarded = true
-	for _, p := range l.pieces {
+	for _, p := range l.segments {
 		l.removeFiles(p)
 	}
-	l.charge(-l.charged)
-	l.pieces = nil
-	l.tell()
+	l.account(-l.accounted)
+	l.segments = nil
+	l.notify()
 }

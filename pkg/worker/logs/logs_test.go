@@ -89,15 +89,15 @@ func lines(from, to int) string {
 	return b.String()
 }
 
-// Every part of an output is the same while it is written, once it has ended and after a restart.
+// A read returns the same while the output is written, after its end and after a restart.
 func TestReadOptions(t *testing.T) {
 	number := func(n int64) *int64 { return &n }
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t)
 		l := s.Create(uid, 1)
-		begun := time.Now()
+		started := time.Now()
 		at := func(seconds int) string {
-			return begun.Add(time.Duration(seconds)*time.Second).UTC().Format(timeFormat) + " "
+			return started.Add(time.Duration(seconds)*time.Second).UTC().Format(timeFormat) + " "
 		}
 		write(t, l, "one\ntwo\nthr")
 		time.Sleep(time.Second)
@@ -119,13 +119,13 @@ func TestReadOptions(t *testing.T) {
 			{"more lines than there are", ReadOptions{TailLines: number(40)}, "one\ntwo\nthree\nfour\n\nfive"},
 			{"as many lines as there are", ReadOptions{TailLines: number(6)}, "one\ntwo\nthree\nfour\n\nfive"},
 			{"some lines with timestamps", ReadOptions{TailLines: number(3), Timestamps: true}, at(1) + "four\n" + at(2) + "\n" + at(2) + "five"},
-			{"since before it began", ReadOptions{Since: begun.Add(-time.Hour)}, "one\ntwo\nthree\nfour\n\nfive"},
-			{"since the beginning", ReadOptions{Since: begun}, "one\ntwo\nthree\nfour\n\nfive"},
-			{"since the middle of a line", ReadOptions{Since: begun.Add(time.Second)}, "four\n\nfive"},
-			{"since the last lines", ReadOptions{Since: begun.Add(1500 * time.Millisecond)}, "\nfive"},
+			{"since before it began", ReadOptions{Since: started.Add(-time.Hour)}, "one\ntwo\nthree\nfour\n\nfive"},
+			{"since the beginning", ReadOptions{Since: started}, "one\ntwo\nthree\nfour\n\nfive"},
+			{"since the middle of a line", ReadOptions{Since: started.Add(time.Second)}, "four\n\nfive"},
+			{"since the last lines", ReadOptions{Since: started.Add(1500 * time.Millisecond)}, "\nfive"},
 			{"since the future", ReadOptions{Since: now.Add(time.Second)}, ""},
-			{"since and a shorter tail", ReadOptions{Since: begun.Add(time.Second), TailLines: number(1)}, "five"},
-			{"since and a longer tail", ReadOptions{Since: begun.Add(2 * time.Second), TailLines: number(4)}, "\nfive"},
+			{"since and a shorter tail", ReadOptions{Since: started.Add(time.Second), TailLines: number(1)}, "five"},
+			{"since and a longer tail", ReadOptions{Since: started.Add(2 * time.Second), TailLines: number(4)}, "\nfive"},
 			{"no more than so many bytes", ReadOptions{LimitBytes: number(5)}, "one\nt"},
 			{"no fewer bytes than there are", ReadOptions{LimitBytes: number(24)}, "one\ntwo\nthree\nfour\n\nfive"},
 			{"bytes of timestamps count", ReadOptions{LimitBytes: number(26), Timestamps: true, TailLines: number(1)}, at(2) + "f"},
@@ -153,7 +153,7 @@ func TestReadOptions(t *testing.T) {
 	})
 }
 
-// What is kept of a long output is the end of it, in whole lines, and tail and times count across its files.
+// The end of a long output is kept in whole lines, and tails and times work across its files.
 func TestTheEndOfALongOutputIsKept(t *testing.T) {
 	const maxSize, last = 64 << 10, 20_000
 	s := open(t, func(o *Options) { o.MaxSize = maxSize })
@@ -164,9 +164,9 @@ func TestTheEndOfALongOutputIsKept(t *testing.T) {
 		write(t, l, text[:n])
 		text = text[n:]
 	}
-	got, begun := strings.CutPrefix(read(t, l, ReadOptions{}), beginningLine)
-	if !begun {
-		t.Errorf("It begins with %q, which does not say that the beginning is not kept.", got[:60])
+	got, cut := strings.CutPrefix(read(t, l, ReadOptions{}), beginningLine)
+	if !cut {
+		t.Errorf("It begins with %q, without the notice that the beginning is not kept.", got[:60])
 	}
 	if !strings.HasSuffix(all, got) || len(got) < maxSize/2 || len(got) > maxSize || !strings.HasPrefix(got, "line ") {
 		t.Errorf("Kept %d bytes from %q, want the last lines of %d bytes.", len(got), got[:min(20, len(got))], maxSize)
@@ -187,10 +187,10 @@ func TestTheEndOfALongOutputIsKept(t *testing.T) {
 			t.Fatalf("Line %d is %q, after %q.", i, line, stamped[max(0, i-1)])
 		}
 	}
-	if kept := s.total.Load(); kept > maxSize+pieces*overhead {
+	if kept := s.total.Load(); kept > maxSize+maxSegments*overhead {
 		t.Errorf("The store counts %d bytes.", kept)
 	}
-	if names := files(t, s); len(names) > 2*pieces {
+	if names := files(t, s); len(names) > 2*maxSegments {
 		t.Errorf("The files are %v.", names)
 	}
 }
@@ -199,13 +199,13 @@ func TestLinesLongerThanAFileAreKeptAsTheyAre(t *testing.T) {
 	s := open(t, func(o *Options) { o.MaxSize = MinSize })
 	l := s.Create(uid, 1)
 	write(t, l, "short\n")
-	write(t, l, strings.Repeat("x", 3*MinSize/pieces)+"\nend\n")
-	if got, want := read(t, l, ReadOptions{}), strings.Repeat("x", MinSize/pieces); !strings.Contains(got, want) || !strings.HasSuffix(got, "x\nend\n") {
+	write(t, l, strings.Repeat("x", 3*MinSize/maxSegments)+"\nend\n")
+	if got, want := read(t, l, ReadOptions{}), strings.Repeat("x", MinSize/maxSegments); !strings.Contains(got, want) || !strings.HasSuffix(got, "x\nend\n") {
 		t.Errorf("Kept %d bytes, ending in %q.", len(got), got[max(0, len(got)-10):])
 	}
 }
 
-func TestNothingIsMadeForNoOutput(t *testing.T) {
+func TestNoFilesForNoOutput(t *testing.T) {
 	s := open(t)
 	l := s.Create(uid, 1)
 	write(t, l, "")
@@ -220,15 +220,15 @@ func TestNothingIsMadeForNoOutput(t *testing.T) {
 	if got := read(t, found, ReadOptions{Follow: true}); got != "" {
 		t.Errorf("Read %q.", got)
 	}
-	for i := range maxSilent {
+	for i := range maxEmpty {
 		s.Create(types.UID(fmt.Sprint(i)), 1).Close()
 	}
-	if _, err := s.Get(uid, false); err == nil || len(s.tasks) != maxSilent || len(s.silent) != maxSilent {
-		t.Errorf("%d attempts without output are remembered, and %d.", len(s.tasks), len(s.silent))
+	if _, err := s.Get(uid, false); err == nil || len(s.tasks) != maxEmpty || len(s.empty) != maxEmpty {
+		t.Errorf("%d attempts without output are remembered, and %d.", len(s.tasks), len(s.empty))
 	}
 }
 
-func TestOneFileForWhatComesAtOnce(t *testing.T) {
+func TestOneFileForOutputOfOneTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t)
 		l := s.Create(uid, 1)
@@ -267,7 +267,7 @@ func TestAttempts(t *testing.T) {
 	l := s.Create(uid, 4)
 	write(t, l, "attempt 4 again")
 	if got := read(t, l, ReadOptions{}); got != "attempt 4 again" {
-		t.Errorf("What was begun anew reads %q.", got)
+		t.Errorf("The attempt that started again reads %q.", got)
 	}
 	s.Create(uid, 6)
 	for task, want := range map[types.UID]string{uid: "attempt 5: another worker ran it", "none": "keeps no output of the task"} {
@@ -294,7 +294,7 @@ func TestAFollowerSeesWhatIsWrittenUntilTheEnd(t *testing.T) {
 			out.Close()
 			ended <- err
 		}()
-		<-flushed // what there is, nothing, goes out before it waits
+		<-flushed // a follower flushes before it waits, even if there is nothing
 		buffer := make([]byte, 100)
 		for _, text := range []string{"a\n", "b", "c\n"} {
 			write(t, l, text)
@@ -336,7 +336,7 @@ func TestAFollowerThatGoesAwayIsLetGo(t *testing.T) {
 	}
 }
 
-// A follower that is slower than the command goes on with the first line that is kept by then.
+// A follower that is slower than the command continues with the first line that is kept.
 func TestASlowFollowerMissesWhatIsDropped(t *testing.T) {
 	const last = 20_000
 	for _, timestamps := range []bool{false, true} {
@@ -376,8 +376,8 @@ func TestASlowFollowerMissesWhatIsDropped(t *testing.T) {
 	}
 }
 
-// Followers that keep up miss nothing, however often files change under them; those that do not, read whole lines that go up.
-func TestReadersAndWritersAtATime(t *testing.T) {
+// Followers that keep up miss nothing while files are rotated. The others read whole lines in increasing order.
+func TestConcurrentReadersAndWriters(t *testing.T) {
 	const last = 30_000
 	s := open(t, func(o *Options) { o.MaxSize = 256 << 10 })
 	var writers, readers sync.WaitGroup
@@ -427,7 +427,7 @@ func TestReadersAndWritersAtATime(t *testing.T) {
 	readers.Wait()
 }
 
-func TestTheOldestGoFirst(t *testing.T) {
+func TestTheOldestAreRemovedFirst(t *testing.T) {
 	const size = 20 << 10
 	s := open(t, func(o *Options) { o.MaxSize, o.MaxTotalSize = 64<<10, 4*(size+2*overhead) })
 	text := strings.Repeat("0123456789abcde\n", size/16)
@@ -458,7 +458,7 @@ func TestTheOldestGoFirst(t *testing.T) {
 	if total := s.total.Load(); total > s.options.MaxTotalSize || len(files(t, s)) < 8 {
 		t.Errorf("%d bytes are kept, of %d, in %v.", total, s.options.MaxTotalSize, files(t, s))
 	}
-	// Only what runs is left to take from.
+	// Only running attempts are left to cut.
 	for i := range 10 {
 		put(fmt.Sprint("running-", i), false)
 	}
@@ -503,7 +503,7 @@ func TestRetention(t *testing.T) {
 	})
 }
 
-func TestOpenTakesWhatItFinds(t *testing.T) {
+func TestOpenLoadsTheDirectory(t *testing.T) {
 	dir := t.TempDir()
 	for name, content := range map[string]string{
 		"a.1.0.log": "one\n", "a.1.7.log": "two\n", "a.1.3.idx": "orphan", "b.2.0.log": "", "b.2.0.idx": "0123456789abcdef",
@@ -529,8 +529,8 @@ func TestOpenTakesWhatItFinds(t *testing.T) {
 	}
 }
 
-// smallDisk mounts a file system of one MiB, and returns where. fill takes what is left of it, and empty frees that. Where
-// no file system may be mounted, it is not ok.
+// smallDisk mounts a file system of 1 MiB and returns its directory. fill uses all of its space and empty frees that.
+// ok is false where no file system can be mounted.
 func smallDisk(t *testing.T) (dir string, fill, empty func(), ok bool) {
 	t.Helper()
 	dir = t.TempDir()
@@ -577,7 +577,7 @@ func reopen(t *testing.T, s *Store) *Log {
 
 var missingOutput = regexp.MustCompile(`\[leat: (\d+) bytes of output are missing here: ([^\]]+)\]\n`)
 
-func TestAFullDiskIsSaidInThePlaceOfTheOutput(t *testing.T) {
+func TestAFullDiskIsReportedInThePlaceOfTheOutput(t *testing.T) {
 	dir, fill, empty, ok := smallDisk(t)
 	if !ok {
 		return
@@ -589,9 +589,9 @@ func TestAFullDiskIsSaidInThePlaceOfTheOutput(t *testing.T) {
 	lost := strings.Repeat("0123456789abcde\n", 2048)
 	write(t, l, lost)
 	if !errors.Is(l.Missing(), unix.ENOSPC) {
-		t.Errorf("What is missing is told to be so by %v.", l.Missing())
+		t.Errorf("Missing returns %v.", l.Missing())
 	}
-	// A reader of this moment is told, too.
+	// A reader at this time gets the notice too.
 	if got := read(t, l, ReadOptions{}); !strings.HasSuffix(got, "no space left on device]\n") {
 		t.Errorf("While the disk is full, the end of what is read is %q.", got[max(0, len(got)-100):])
 	}
@@ -605,7 +605,7 @@ func TestAFullDiskIsSaidInThePlaceOfTheOutput(t *testing.T) {
 		got := read(t, l, ReadOptions{})
 		m := missingOutput.FindStringSubmatchIndex(got)
 		if m == nil {
-			t.Fatalf("%s: nothing is said of what is missing in %q.", name, got)
+			t.Fatalf("%s: no notice of missing output in %q.", name, got)
 		}
 		n, _ := strconv.Atoi(got[m[2]:m[3]])
 		before, after := got[:m[0]], got[m[1]:]
@@ -616,7 +616,7 @@ func TestAFullDiskIsSaidInThePlaceOfTheOutput(t *testing.T) {
 	}
 }
 
-func TestADiskThatStaysFullIsSaidAtTheEnd(t *testing.T) {
+func TestADiskThatStaysFullIsReportedAtTheEnd(t *testing.T) {
 	dir, fill, empty, ok := smallDisk(t)
 	if !ok {
 		return
@@ -646,12 +646,12 @@ func TestADiskThatStaysFullIsSaidAtTheEnd(t *testing.T) {
 		n, _ := strconv.Atoi(got[m[2]:m[3]])
 		kept := strings.TrimSuffix(got[:m[0]], "\n")
 		if n+len(kept) < 2*len(text) || n+len(kept) > 2*len(text)+1 || !strings.HasPrefix(text+text, kept) {
-			t.Errorf("%s: %d bytes are kept and %d said to be missing, of %d.", name, len(kept), n, 2*len(text))
+			t.Errorf("%s: %d bytes are kept and %d reported as missing, of %d.", name, len(kept), n, 2*len(text))
 		}
 	}
 }
 
-func TestNothingThatCanBeKeptIsNoEmptyOutput(t *testing.T) {
+func TestOutputThatCannotBeKeptIsNotReadAsEmpty(t *testing.T) {
 	dir, fill, _, ok := smallDisk(t)
 	if !ok {
 		return
@@ -668,7 +668,7 @@ func TestNothingThatCanBeKeptIsNoEmptyOutput(t *testing.T) {
 	}
 }
 
-func TestADirectoryThatWasRemovedIsMadeAgain(t *testing.T) {
+func TestARemovedDirectoryIsCreatedAgain(t *testing.T) {
 	for _, before := range []string{"", "gone\n", "gone in the middle of a li"} {
 		s := open(t)
 		l := s.Create(uid, 1)
@@ -692,7 +692,7 @@ func TestADirectoryThatWasRemovedIsMadeAgain(t *testing.T) {
 			t.Errorf("The store counts %d bytes.", total)
 		}
 	}
-	// Of a command that prints nothing more.
+	// The command prints nothing more.
 	s := open(t)
 	l := s.Create(uid, 1)
 	write(t, l, "gone\n")
@@ -705,8 +705,8 @@ func TestADirectoryThatWasRemovedIsMadeAgain(t *testing.T) {
 	}
 }
 
-// A process that was killed between its two writes has noted a time at the end of what is kept.
-func TestATimeOfWhatWasNotWrittenIsNotRead(t *testing.T) {
+// A process that was killed between its two writes has written a time without output.
+func TestATimeWithoutOutputIsIgnored(t *testing.T) {
 	dir := t.TempDir()
 	index := appendEntry(appendEntry(nil, 0, 1000), int64(len("one\n")), 2000)
 	for name, content := range map[string]string{string(uid) + ".1.0.log": "one\n", string(uid) + ".1.0.idx": string(index)} {
@@ -724,7 +724,7 @@ func TestATimeOfWhatWasNotWrittenIsNotRead(t *testing.T) {
 	}
 }
 
-func TestFilesThatOthersRemoveEndTheReading(t *testing.T) {
+func TestFilesThatOthersRemoveEndReads(t *testing.T) {
 	s := open(t)
 	l := s.Create(uid, 1)
 	write(t, l, "a\n")
@@ -742,7 +742,7 @@ func TestFilesThatOthersRemoveEndTheReading(t *testing.T) {
 	}
 }
 
-func TestOptionsThatCannotBe(t *testing.T) {
+func TestInvalidSizes(t *testing.T) {
 	for _, sizes := range [][2]int64{{MinSize - 1, 1 << 30}, {MinSize, MinSize - 1}, {0, 0}} {
 		if _, err := Open(Options{Dir: t.TempDir(), MaxSize: sizes[0], MaxTotalSize: sizes[1]}); err == nil {
 			t.Errorf("Opened with %v.", sizes)

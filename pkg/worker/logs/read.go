@@ -29,32 +29,32 @@ import (
 	"time"
 )
 
-// timeFormat is how times are written before lines: as RFC 3339 has them, all of one length.
+// timeFormat is the format of the times before lines: RFC 3339 with a fixed length.
 const timeFormat = "2006-01-02T15:04:05.000Z"
 
-// blockSize is how much is read at a time.
+// blockSize is how many bytes are read at a time.
 const blockSize = 32 << 10
 
-// ErrRemoved tells that what was being read is kept no more.
+// ErrRemoved is returned by Read when the output was removed while it was read.
 var ErrRemoved = errors.New("the output had to make room while it was read")
 
-// ReadOptions say which part of an output is read, as the API's TaskLogOptions do.
+// ReadOptions select the part of an output to read, like the API's TaskLogOptions.
 type ReadOptions struct {
-	// Follow goes on until the attempt has ended.
+	// Follow continues until the attempt has ended.
 	Follow bool
-	// Timestamps begins every line with its time, and a space.
+	// Timestamps writes the time and a space before each line.
 	Timestamps bool
-	// Since leaves out the lines that came earlier, unless it is zero.
+	// Since skips lines that are older, unless it is zero.
 	Since time.Time
-	// TailLines begins so many lines before the end, unless it is nil.
+	// TailLines starts so many lines before the end, unless it is nil.
 	TailLines *int64
-	// LimitBytes ends after so many bytes, unless it is nil.
+	// LimitBytes stops after so many bytes, unless it is nil.
 	LimitBytes *int64
 }
 
-// Read writes the output to w, from the first line that is still kept or the one that the options say, to its end. When all there is
-// was written and more may come, flush is called and Read waits, without a limit but ctx. A reader that is slower than
-// the command misses what has been dropped meanwhile. In the place of output that is not kept, a line says so.
+// Read writes the output to w, from the first line that is kept and that options select. To follow, it calls flush
+// when it has written everything, and waits for more until ctx is done. A reader that is slower than the command
+// misses output that is removed meanwhile. A line stands in the place of missing output.
 func (l *Log) Read(ctx context.Context, w io.Writer, flush func(), options ReadOptions) error {
 	if options.LimitBytes != nil {
 		w = &limited{w, *options.LimitBytes}
@@ -68,10 +68,10 @@ func (l *Log) Read(ctx context.Context, w io.Writer, flush func(), options ReadO
 	return err
 }
 
-// errLimit ends what reads up to a limit.
+// errLimit is returned by limited.
 var errLimit = errors.New("the limit is reached")
 
-// limited writes so many bytes and then fails with errLimit.
+// limited writes left bytes and then returns errLimit.
 type limited struct {
 	w    io.Writer
 	left int64
@@ -90,60 +90,60 @@ func (l *limited) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// view is what there is of an output at some time.
-type view struct {
-	pieces []piece
-	ended  bool
-	news   <-chan struct{} // closed when there is more
-	// missing bytes follow the pieces, and are not kept for that cause.
+// snapshot is the state of a log at some time.
+type snapshot struct {
+	segments []segment
+	ended    bool
+	changed  <-chan struct{} // closed when there is more
+	// missing bytes follow the segments; cause is why they were not kept.
 	missing int64
 	cause   error
 }
 
-func (v view) start() int64 {
-	if len(v.pieces) == 0 {
+func (v snapshot) start() int64 {
+	if len(v.segments) == 0 {
 		return 0
 	}
-	return v.pieces[0].start
+	return v.segments[0].start
 }
 
-func (v view) end() int64 {
-	if len(v.pieces) == 0 {
+func (v snapshot) end() int64 {
+	if len(v.segments) == 0 {
 		return 0
 	}
-	return v.pieces[len(v.pieces)-1].end()
+	return v.segments[len(v.segments)-1].end()
 }
 
-// at is the piece that holds the byte at pos. There must be one.
-func (v view) at(pos int64) piece {
-	return v.pieces[sort.Search(len(v.pieces), func(i int) bool { return v.pieces[i].end() > pos })]
+// at returns the segment with the byte at pos, which must exist.
+func (v snapshot) at(pos int64) segment {
+	return v.segments[sort.Search(len(v.segments), func(i int) bool { return v.segments[i].end() > pos })]
 }
 
-func (l *Log) view() (view, error) {
+func (l *Log) snapshot() (snapshot, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.discarded {
-		return view{}, ErrRemoved
+		return snapshot{}, ErrRemoved
 	}
-	if l.news == nil {
-		l.news = make(chan struct{})
+	if l.changed == nil {
+		l.changed = make(chan struct{})
 	}
-	return view{slices.Clone(l.pieces), l.ended, l.news, l.missing, l.cause}, nil
+	return snapshot{slices.Clone(l.segments), l.ended, l.changed, l.missing, l.cause}, nil
 }
 
-// reader reads one output once.
+// reader is one call of Read.
 type reader struct {
 	log     *Log
 	w       io.Writer
 	options ReadOptions
 
 	pos       int64 // of the next byte
-	lineStart bool  // the next byte begins a line
+	lineStart bool  // the next byte starts a line
 
-	piece piece // whose file is open
-	file  *os.File
-	times *times
-	block [blockSize]byte
+	segment segment // of file
+	file    *os.File
+	times   *timeIndex
+	block   [blockSize]byte
 }
 
 func (r *reader) close() {
@@ -158,20 +158,20 @@ func (r *reader) close() {
 }
 
 func (r *reader) run(ctx context.Context, flush func()) error {
-	v, err := r.log.view()
+	v, err := r.log.snapshot()
 	if err != nil {
 		return err
 	}
 	for {
-		if r.pos, err = r.begin(v); err == nil {
+		if r.pos, err = r.startPosition(v); err == nil {
 			break
 		}
-		if v, err = r.again(v, err); err != nil {
+		if v, err = r.refresh(v, err); err != nil {
 			return err
 		}
 	}
-	if r.pos == v.start() && r.options.TailLines == nil && r.options.Since.IsZero() && len(v.pieces) > 0 && v.pieces[0].n > 0 {
-		if err := r.say(beginningLine); err != nil {
+	if r.pos == v.start() && r.options.TailLines == nil && r.options.Since.IsZero() && len(v.segments) > 0 && v.segments[0].n > 0 {
+		if err := r.writeNotice(beginningLine); err != nil {
 			return err
 		}
 	}
@@ -184,7 +184,7 @@ func (r *reader) run(ctx context.Context, flush func()) error {
 				return err
 			}
 			if err := r.next(v); err != nil {
-				if v, err = r.again(v, err); err != nil {
+				if v, err = r.refresh(v, err); err != nil {
 					return err
 				}
 				if err := r.skip(v); err != nil {
@@ -194,37 +194,37 @@ func (r *reader) run(ctx context.Context, flush func()) error {
 		}
 		if v.ended || !r.options.Follow {
 			if v.missing > 0 {
-				return r.say(missingLine(v.missing, v.cause))
+				return r.writeNotice(missingLine(v.missing, v.cause))
 			}
 			return nil
 		}
 		flush()
 		select {
-		case <-v.news:
+		case <-v.changed:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if v, err = r.log.view(); err != nil {
+		if v, err = r.log.snapshot(); err != nil {
 			return err
 		}
 	}
 }
 
-// beginningLine is in the place of the beginning of an output that has lost it.
+// beginningLine stands in the place of a beginning that was removed.
 const beginningLine = "[leat: the beginning of the output is not kept]\n"
 
-// skip goes on with the first line that is kept, if what would come next is not.
-func (r *reader) skip(v view) error {
+// skip moves to the first line that is kept, if the next one was removed.
+func (r *reader) skip(v snapshot) error {
 	missing := v.start() - r.pos
 	if missing <= 0 {
 		return nil
 	}
 	r.pos = v.start()
-	return r.say(missingLine(missing, errMadeRoom))
+	return r.writeNotice(missingLine(missing, errEvicted))
 }
 
-// say writes a line of its own.
-func (r *reader) say(line string) error {
+// writeNotice writes a line that is not part of the output.
+func (r *reader) writeNotice(line string) error {
 	if r.options.Timestamps {
 		line = time.Now().UTC().Format(timeFormat) + " " + line
 	}
@@ -236,34 +236,34 @@ func (r *reader) say(line string) error {
 	return err
 }
 
-// again is the view to go on with after an error that came of a piece that has been dropped meanwhile.
-func (r *reader) again(v view, err error) (view, error) {
+// refresh returns a new snapshot after an error from a segment that was removed, and any other error as it is.
+func (r *reader) refresh(v snapshot, err error) (snapshot, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return v, err
 	}
-	now, err := r.log.view()
-	if err == nil && len(now.pieces) > 0 && now.pieces[0].n == v.pieces[0].n {
-		err = ErrRemoved // by somebody else
+	now, err := r.log.snapshot()
+	if err == nil && len(now.segments) > 0 && now.segments[0].n == v.segments[0].n {
+		err = ErrRemoved // somebody else has removed the file
 	}
 	return now, err
 }
 
-// open makes p the piece whose file is open.
-func (r *reader) open(p piece) error {
-	if r.file == nil || r.piece.n != p.n {
+// open opens the file of segment s.
+func (r *reader) open(s segment) error {
+	if r.file == nil || r.segment.n != s.n {
 		r.close()
-		file, err := os.Open(r.log.store.path(r.log.name(p.n, logExt)))
+		file, err := os.Open(r.log.store.path(r.log.name(s.n, logExt)))
 		if err != nil {
 			return err
 		}
 		r.file = file
 	}
-	r.piece = p
+	r.segment = s
 	return nil
 }
 
-// read reads from pos into the block, to the end of the piece at most. The bytes are good until the next read.
-func (r *reader) read(v view, pos int64) ([]byte, error) {
+// read reads from pos to the end of the block or segment. The bytes are valid until the next read.
+func (r *reader) read(v snapshot, pos int64) ([]byte, error) {
 	p := v.at(pos)
 	if err := r.open(p); err != nil {
 		return nil, err
@@ -275,8 +275,8 @@ func (r *reader) read(v view, pos int64) ([]byte, error) {
 	return nil, err
 }
 
-// next writes what follows, some of it.
-func (r *reader) next(v view) error {
+// next writes the next block.
+func (r *reader) next(v snapshot) error {
 	block, err := r.read(v, r.pos)
 	if err != nil {
 		return err
@@ -287,7 +287,7 @@ func (r *reader) next(v view) error {
 		_, err := r.w.Write(block)
 		return err
 	}
-	if err := r.openTimes(); err != nil {
+	if err := r.openTimeIndex(); err != nil {
 		return err
 	}
 	for len(block) > 0 {
@@ -296,7 +296,7 @@ func (r *reader) next(v view) error {
 			line = block[:i+1]
 		}
 		if r.lineStart {
-			millis, err := r.times.at(r.pos - r.piece.start)
+			millis, err := r.times.at(r.pos - r.segment.start)
 			if err != nil {
 				return err
 			}
@@ -315,22 +315,22 @@ func (r *reader) next(v view) error {
 	return nil
 }
 
-// openTimes makes times those of the open piece.
-func (r *reader) openTimes() error {
+// openTimeIndex opens the index of the open segment.
+func (r *reader) openTimeIndex() error {
 	if r.times == nil {
-		r.times = &times{}
+		r.times = &timeIndex{}
 	}
-	r.times.piece = r.piece
-	if r.times.file != nil || r.piece.entries == 0 {
+	r.times.segment = r.segment
+	if r.times.file != nil || r.segment.entries == 0 {
 		return nil
 	}
-	file, err := os.Open(r.log.store.path(r.log.name(r.piece.n, indexExt)))
+	file, err := os.Open(r.log.store.path(r.log.name(r.segment.n, indexExt)))
 	r.times.file = file
 	return err
 }
 
-// begin is where to begin. Lines that came earlier than wanted, and those before the tail, are both left out.
-func (r *reader) begin(v view) (int64, error) {
+// startPosition returns where to start. Since and TailLines both apply.
+func (r *reader) startPosition(v snapshot) (int64, error) {
 	pos := v.start()
 	if n := r.options.TailLines; n != nil {
 		tail, err := r.tail(v, *n)
@@ -349,8 +349,8 @@ func (r *reader) begin(v view) (int64, error) {
 	return pos, nil
 }
 
-// tail is where the last n lines begin. An end without a newline is a line too.
-func (r *reader) tail(v view, n int64) (int64, error) {
+// tail returns where the last n lines start. Output after the last newline is a line too.
+func (r *reader) tail(v snapshot, n int64) (int64, error) {
 	end := v.end()
 	if n == 0 {
 		return end, nil
@@ -381,14 +381,14 @@ func (r *reader) tail(v view, n int64) (int64, error) {
 	return v.start(), nil
 }
 
-// since is where the first line begins that came at that time or later.
-func (r *reader) since(v view, at time.Time) (int64, error) {
+// since returns where the first line starts that is not older than at.
+func (r *reader) since(v snapshot, at time.Time) (int64, error) {
 	millis := at.UnixMilli()
-	for _, p := range v.pieces {
+	for _, p := range v.segments {
 		if err := r.open(p); err != nil {
 			return 0, err
 		}
-		if err := r.openTimes(); err != nil {
+		if err := r.openTimeIndex(); err != nil {
 			return 0, err
 		}
 		offset, found, err := r.times.since(millis)
@@ -402,13 +402,13 @@ func (r *reader) since(v view, at time.Time) (int64, error) {
 	return v.end(), nil
 }
 
-// lineFrom is where the first line begins at pos or later.
-func (r *reader) lineFrom(v view, pos int64) (int64, error) {
+// lineFrom returns where the first line starts at or after pos.
+func (r *reader) lineFrom(v snapshot, pos int64) (int64, error) {
 	switch {
 	case pos >= v.end():
-		return v.end(), nil // a process that was killed may have noted the time of what it had not yet written
+		return v.end(), nil // a process that was killed may have written a time without its output
 	case pos == v.at(pos).start:
-		return pos, nil // pieces begin with a line
+		return pos, nil // a segment starts with a line
 	}
 	for pos--; pos < v.end(); {
 		block, err := r.read(v, pos)
@@ -423,23 +423,23 @@ func (r *reader) lineFrom(v view, pos int64) (int64, error) {
 	return pos, nil
 }
 
-// times tell when what is in a piece came. It is asked for offsets that never go down.
-type times struct {
-	piece   piece
-	file    *os.File // nil as long as there are no entries
-	i       int      // the entry that counts
+// timeIndex looks up the times of a segment. The offsets of successive lookups must not decrease.
+type timeIndex struct {
+	segment segment
+	file    *os.File // nil while there are no entries
+	i       int      // the current entry
 	block   [256 * entrySize]byte
-	from, n int // the entries in the block
+	from, n int // the entries in block
 }
 
-func (t *times) close() {
+func (t *timeIndex) close() {
 	if t.file != nil {
 		_ = t.file.Close()
 	}
 }
 
-// entry reads the offset and the time of an entry.
-func (t *times) entry(i int) (offset, millis int64, err error) {
+// entry returns the offset and the time of an entry.
+func (t *timeIndex) entry(i int) (offset, millis int64, err error) {
 	if i < t.from || i >= t.from+t.n {
 		n, err := t.file.ReadAt(t.block[:], int64(i)*entrySize)
 		if t.from, t.n = i, n/entrySize; t.n == 0 {
@@ -450,12 +450,12 @@ func (t *times) entry(i int) (offset, millis int64, err error) {
 	return int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[8:])), nil
 }
 
-// at is the time of the byte at the offset, in milliseconds since 1970.
-func (t *times) at(offset int64) (int64, error) {
-	if t.piece.entries == 0 {
-		return t.piece.first, nil
+// at returns the time of the byte at the offset, in milliseconds since 1970.
+func (t *timeIndex) at(offset int64) (int64, error) {
+	if t.segment.entries == 0 {
+		return t.segment.first, nil
 	}
-	for ; t.i+1 < t.piece.entries; t.i++ {
+	for ; t.i+1 < t.segment.entries; t.i++ {
 		begins, _, err := t.entry(t.i + 1)
 		if err != nil {
 			return 0, err
@@ -468,12 +468,12 @@ func (t *times) at(offset int64) (int64, error) {
 	return millis, err
 }
 
-// since is the first offset whose bytes came at that time or later.
-func (t *times) since(millis int64) (offset int64, found bool, err error) {
-	if t.piece.entries == 0 {
-		return 0, t.piece.first >= millis, nil
+// since returns the first offset with a time that is not before millis.
+func (t *timeIndex) since(millis int64) (offset int64, found bool, err error) {
+	if t.segment.entries == 0 {
+		return 0, t.segment.first >= millis, nil
 	}
-	for i := range t.piece.entries {
+	for i := range t.segment.entries {
 		offset, at, err := t.entry(i)
 		if err != nil || at >= millis {
 			return offset, err == nil, err

@@ -14,15 +14,15 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package logs keeps what commands print, for a time, on a bounded part of a disk, for readers who may follow along.
+// Package logs keeps the output of commands for some time, in a bounded amount of disk space. Readers may follow it.
 //
-// The output of each attempt at a task is kept as it was printed, standard output and standard error together, in files
+// The output of an attempt at a task is kept as it was written, standard output and standard error together, in files
 //
 //	<task uid>.<attempt>.<n>.log
 //
-// with n counting up: once one is a quarter of what an attempt may keep, the next is begun and the oldest goes, so that the end of
-// a long output is what stays. Beside each may lie an .idx file, which says when the lines came. Nothing is synced: what a
-// crash of the machine takes is gone.
+// where n counts up. When a file reaches a quarter of what the attempt may keep, the next one is started and the
+// oldest is removed, so that the end of a long output is kept. An .idx file beside a log file has the times of its
+// lines. Files are not synced: a crash of the machine can lose output.
 package logs
 
 import (
@@ -44,31 +44,31 @@ import (
 )
 
 const (
-	// MinSize is the least that an attempt can be allowed to keep, in bytes.
+	// MinSize is the smallest allowed Options.MaxSize, in bytes.
 	MinSize = 16 << 10
-	// pieces is how many files the output of an attempt is spread over once it is as large as it may be.
-	pieces = 4
-	// overhead is what a file costs the disk besides its bytes, roughly.
+	// maxSegments is how many files the output of an attempt has once it has reached its limit.
+	maxSegments = 4
+	// overhead is roughly how many bytes a file takes on the disk in addition to its content.
 	overhead = 8 << 10
-	// maxSilent is of how many attempts that have ended without output it is still known that they had none.
-	maxSilent = 10_000
+	// maxEmpty is how many attempts without output are remembered after their end.
+	maxEmpty = 10_000
 )
 
-// What is kept where nobody says otherwise.
+// Defaults of Options.
 const (
 	DefaultMaxSize      = 10 << 20
 	DefaultMaxTotalSize = 1 << 30
 	DefaultRetention    = 24 * time.Hour
 )
 
-// Options say where output is kept, and how much of it.
+// Options configure a Store.
 type Options struct {
-	// Dir is the directory, made if need be. Only one Store at a time may use it.
+	// Dir is the directory, created if necessary. Only one Store at a time may use it.
 	Dir string
-	// MaxSize is how many bytes an attempt keeps at most, MinSize or more.
+	// MaxSize is how many bytes are kept of an attempt, at least MinSize.
 	MaxSize int64
-	// MaxTotalSize is how many bytes are kept at most: the attempts that ended first go first. When all that is kept is of
-	// attempts that run, theirs goes too, but for the last quarter of MaxSize of each.
+	// MaxTotalSize is how many bytes are kept in total. The attempts that ended first are removed first. If only
+	// running attempts are left, they are cut to the last quarter of MaxSize each.
 	MaxTotalSize int64
 	// Retention is how long output is kept after the end of its attempt.
 	Retention time.Duration
@@ -77,17 +77,17 @@ type Options struct {
 // Store keeps the output of attempts. It is safe for concurrent use. A nil Store keeps nothing.
 type Store struct {
 	options Options
-	total   atomic.Int64 // bytes that are kept, and overhead
+	total   atomic.Int64 // bytes that are kept, with overhead
 
 	mu     sync.Mutex
 	tasks  map[types.UID][]*Log // in the order of attempts
-	ended  []*Log               // with output, those first that ended first
-	silent []*Log               // without output, those first that ended first
-	expiry *time.Timer          // of the first that has ended
+	ended  []*Log               // with output, in the order of their end
+	empty  []*Log               // without output, in the order of their end
+	expiry *time.Timer          // of the first in ended
 	closed bool
 }
 
-// Open opens the store with what an earlier one has left in the directory, whose attempts count as ended.
+// Open opens the store. Attempts whose output is in the directory count as ended.
 func Open(options Options) (*Store, error) {
 	if options.MaxSize < MinSize || options.MaxTotalSize < options.MaxSize {
 		return nil, fmt.Errorf("an attempt must be allowed to keep %d bytes or more, and all attempts no less than one: not %d and %d",
@@ -102,12 +102,12 @@ func Open(options Options) (*Store, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.trim()
-	s.expire()
+	s.evictLocked()
+	s.expireLocked()
 	return s, nil
 }
 
-// Close ends what the store does by itself. Output that is written later is kept all the same.
+// Close stops the removal of expired output. Writes to open logs are still kept.
 func (s *Store) Close() {
 	if s == nil {
 		return
@@ -120,7 +120,7 @@ func (s *Store) Close() {
 	}
 }
 
-// load takes in the files of the directory, and removes those that lack their counterpart.
+// load reads the directory, and removes log files without content and index files without a log file.
 func (s *Store) load() error {
 	entries, err := os.ReadDir(s.options.Dir)
 	if err != nil {
@@ -144,7 +144,7 @@ func (s *Store) load() error {
 		if err != nil {
 			continue
 		}
-		if info.Size() == 0 { // nothing came of it
+		if info.Size() == 0 {
 			_ = os.Remove(s.path(entry.Name()))
 			continue
 		}
@@ -157,9 +157,9 @@ func (s *Store) load() error {
 			found[uid][attempt] = log
 		}
 		name := log.name(n, indexExt)
-		piece := piece{n: n, size: info.Size(), entries: int(indexes[name] / entrySize), first: info.ModTime().UnixMilli()}
+		segment := segment{n: n, size: info.Size(), entries: int(indexes[name] / entrySize), first: info.ModTime().UnixMilli()}
 		delete(indexes, name)
-		log.pieces = append(log.pieces, piece)
+		log.segments = append(log.segments, segment)
 		if info.ModTime().After(log.endedAt) {
 			log.endedAt = info.ModTime()
 		}
@@ -169,14 +169,14 @@ func (s *Store) load() error {
 	}
 	for uid, attempts := range found {
 		for _, log := range attempts {
-			slices.SortFunc(log.pieces, func(a, b piece) int { return cmp.Compare(a.n, b.n) })
+			slices.SortFunc(log.segments, func(a, b segment) int { return cmp.Compare(a.n, b.n) })
 			var at int64
-			for i := range log.pieces {
-				log.pieces[i].start = at
-				at += log.pieces[i].size
-				log.charged += log.pieces[i].cost()
+			for i := range log.segments {
+				log.segments[i].start = at
+				at += log.segments[i].size
+				log.accounted += log.segments[i].diskUsage()
 			}
-			s.total.Add(log.charged)
+			s.total.Add(log.accounted)
 			s.tasks[uid] = append(s.tasks[uid], log)
 			s.ended = append(s.ended, log)
 		}
@@ -186,7 +186,8 @@ func (s *Store) load() error {
 	return nil
 }
 
-// parseName reads the name of a file with output, as it is written and no other way: the file is opened by that name.
+// parseName parses the name of a log file. It accepts only the form in which names are written, since the file is
+// opened by a name in that form.
 func parseName(name string) (uid types.UID, attempt int32, n int, ok bool) {
 	parts := strings.Split(name, ".")
 	if len(parts) != 4 || "."+parts[3] != logExt {
@@ -200,9 +201,9 @@ func parseName(name string) (uid types.UID, attempt int32, n int, ok bool) {
 
 func byAttempt(a, b *Log) int { return cmp.Compare(a.attempt, b.attempt) }
 
-// Create begins the output of an attempt, which must be closed when the attempt has ended. Of the same attempt at the same task
-// nothing is kept from before: a worker that was killed may have begun it unknown to anyone. Nothing is made on the disk
-// until something is written.
+// Create starts the output of an attempt. The caller must close it when the attempt has ended. It replaces earlier
+// output of the same attempt, which a worker may have written that was killed before it reported the attempt. Files
+// are created by the first write.
 func (s *Store) Create(uid types.UID, attempt int32) *Log {
 	if s == nil {
 		return nil
@@ -211,19 +212,20 @@ func (s *Store) Create(uid types.UID, attempt int32) *Log {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if i, found := slices.BinarySearchFunc(s.tasks[uid], log, byAttempt); found {
-		s.remove(s.tasks[uid][i])
+		s.removeLocked(s.tasks[uid][i])
 	}
 	i, _ := slices.BinarySearchFunc(s.tasks[uid], log, byAttempt)
 	s.tasks[uid] = slices.Insert(s.tasks[uid], i, log)
 	return log
 }
 
-// NotKeptError tells that there is no output of an attempt, in words for the person who asked for it.
+// NotKeptError is returned when there is no output of an attempt. Its message is for the person who asked for it.
 type NotKeptError struct{ message string }
 
 func (e *NotKeptError) Error() string { return e.message }
 
-// Get gives the output of the last attempt at the task, or the one before that. The error is a NotKeptError.
+// Get returns the output of the last attempt at the task, or of the one before if previous is true. The error is a
+// NotKeptError.
 func (s *Store) Get(uid types.UID, previous bool) (*Log, error) {
 	var logs []*Log
 	if s != nil {
@@ -232,7 +234,8 @@ func (s *Store) Get(uid types.UID, previous bool) (*Log, error) {
 		s.mu.Unlock()
 	}
 	if len(logs) == 0 {
-		return nil, &NotKeptError{"the worker keeps no output of the task: it has not started the command, or what was kept had to make room or was kept for long enough"}
+		return nil, &NotKeptError{"the worker keeps no output of the task: it has not started the command, " +
+			"or what was kept had to make room or was kept for long enough"}
 	}
 	last := logs[len(logs)-1]
 	if !previous {
@@ -244,34 +247,35 @@ func (s *Store) Get(uid types.UID, previous bool) (*Log, error) {
 	if i, found := slices.BinarySearchFunc(logs, &Log{attempt: last.attempt - 1}, byAttempt); found {
 		return logs[i], nil
 	}
-	return nil, &NotKeptError{fmt.Sprintf("the worker keeps no output of attempt %d: another worker ran it, or what was kept had to make room or was kept for long enough", last.attempt-1)}
+	return nil, &NotKeptError{fmt.Sprintf("the worker keeps no output of attempt %d: "+
+		"another worker ran it, or what was kept had to make room or was kept for long enough", last.attempt-1)}
 }
 
-// end takes a log in that has ended.
-func (s *Store) end(l *Log, silent bool) {
+// finish records that a log has ended.
+func (s *Store) finish(l *Log, empty bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !slices.Contains(s.tasks[l.uid], l) {
 		return // removed while it ran
 	}
-	if silent {
-		s.silent = append(s.silent, l)
-		if len(s.silent) > maxSilent {
-			s.remove(s.silent[0])
+	if empty {
+		s.empty = append(s.empty, l)
+		if len(s.empty) > maxEmpty {
+			s.removeLocked(s.empty[0])
 		}
 		return
 	}
 	s.ended = append(s.ended, l)
 	if len(s.ended) == 1 {
-		s.expire()
+		s.expireLocked()
 	}
 }
 
-// makeRoom removes what has to go so that no more is kept than may be.
-func (s *Store) makeRoom() {
+// evict removes ended logs until the total size is within its limit.
+func (s *Store) evict() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.trim()
+	s.evictLocked()
 }
 
 // spaceProbe is how many bytes must fit on a disk that is not full.
@@ -293,15 +297,15 @@ func (s *Store) SpaceLeft() error {
 
 func (s *Store) full() bool { return s.total.Load() > s.options.MaxTotalSize }
 
-// trim removes those that ended first as long as too much is kept. It must be called with the lock.
-func (s *Store) trim() {
+// evictLocked removes logs in the order of their end until the total size is within its limit. s.mu must be held.
+func (s *Store) evictLocked() {
 	for s.full() && len(s.ended) > 0 {
-		s.remove(s.ended[0])
+		s.removeLocked(s.ended[0])
 	}
 }
 
-// expire removes what was kept for long enough, and comes again for the next. It must be called with the lock.
-func (s *Store) expire() {
+// expireLocked removes logs whose retention has passed, and schedules the next removal. s.mu must be held.
+func (s *Store) expireLocked() {
 	for len(s.ended) > 0 {
 		left := time.Until(s.ended[0].endedAt.Add(s.options.Retention))
 		if left > 0 {
@@ -312,23 +316,23 @@ func (s *Store) expire() {
 				s.expiry = time.AfterFunc(left, func() {
 					s.mu.Lock()
 					defer s.mu.Unlock()
-					s.expire()
+					s.expireLocked()
 				})
 			}
 			return
 		}
-		s.remove(s.ended[0])
+		s.removeLocked(s.ended[0])
 	}
 }
 
-// remove forgets a log and deletes its files. It must be called with the lock.
-func (s *Store) remove(l *Log) {
+// removeLocked removes a log and its files. s.mu must be held.
+func (s *Store) removeLocked(l *Log) {
 	same := func(other *Log) bool { return other == l }
 	if s.tasks[l.uid] = slices.DeleteFunc(s.tasks[l.uid], same); len(s.tasks[l.uid]) == 0 {
 		delete(s.tasks, l.uid)
 	}
-	// What goes first is first, as a rule.
-	for _, list := range []*[]*Log{&s.ended, &s.silent} {
+	// Usually the log is the first.
+	for _, list := range []*[]*Log{&s.ended, &s.empty} {
 		if i := slices.Index(*list, l); i == 0 {
 			(*list)[0] = nil
 			*list = (*list)[1:]
@@ -339,10 +343,10 @@ func (s *Store) remove(l *Log) {
 	l.discard()
 }
 
-// path is where a file of the store is.
+// path returns the path of a file of the store.
 func (s *Store) path(name string) string { return filepath.Join(s.options.Dir, name) }
 
-// removeFile deletes a file that need not be there.
+// removeFile removes a file if it exists.
 func (s *Store) removeFile(name string) error {
 	if err := os.Remove(s.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-// FuzzReadOptions holds the options of a request for a log to what the API allows, whatever the query is.
+// FuzzReadOptions checks that decoded options are valid, whatever the query is.
 func FuzzReadOptions(f *testing.F) {
 	for _, query := range []string{"", "follow=true&previous=1", "tailLines=10&limitBytes=5", "sinceSeconds=3", "sinceSeconds=9223372036854775807", "sinceTime=2026-01-01T00:00:00Z",
 		"tailLines=-1", "limitBytes=0", "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z", "follow=maybe", "tailLines=a", "timestamps", "%zz", "a;b"} {

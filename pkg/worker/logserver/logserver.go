@@ -14,8 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package logserver serves what commands have printed to the API server, and to nobody else: over TLS, with certificates on
-// both sides.
+// Package logserver serves the output of commands to the API server only, over mutual TLS.
 package logserver
 
 import (
@@ -49,38 +48,38 @@ import (
 )
 
 const (
-	// lifetime is how long the certificate is valid. It ends with the process, in whose memory its key is.
+	// lifetime is how long the certificate is valid. Its key exists only in the memory of this process.
 	lifetime = 10 * 365 * 24 * time.Hour
 	// clockSkew is how far the clock of the API server may be behind.
 	clockSkew = time.Hour
-	// closeTimeout is how long readers get to come to the end of what there is once the server is closed.
+	// closeTimeout is how long Close waits for readers to reach the end of the output.
 	closeTimeout = time.Second
 )
 
-// Options say where and to whom logs are served.
+// Options configure a Server.
 type Options struct {
-	// Host is where the API server reaches this machine. An IP address is also what the server listens on; for a DNS
-	// name it listens on all addresses.
+	// Host is the address by which the API server reaches this machine. The server listens on it if it is an IP
+	// address, and on all addresses if it is a DNS name.
 	Host string
-	// Port is the TCP port to listen on; 0 is any free one.
+	// Port is the TCP port to listen on; 0 chooses a free one.
 	Port int
-	// ClientCAFile holds the authorities, in PEM, of which one must have signed the certificate of the API server. It is read
-	// anew for each connection.
+	// ClientCAFile is a file with PEM certificates of the authorities that may have signed the certificate of the API
+	// server. It is read for each connection.
 	ClientCAFile string
-	// Namespace is the worker's.
+	// Namespace is the namespace of the worker.
 	Namespace string
-	// Logs are what is served.
+	// Logs is the store to serve.
 	Logs *logs.Store
 }
 
-// Server serves the logs of one worker. A nil Server serves none.
+// Server serves the logs of one worker. A nil Server serves nothing.
 type Server struct {
 	options  Options
 	endpoint batch.WorkerEndpoint
 	server   *http.Server
 }
 
-// Start listens and serves until Close.
+// Start starts a server, which runs until Close.
 func Start(options Options) (*Server, error) {
 	if _, err := readPool(options.ClientCAFile); err != nil {
 		return nil, err
@@ -108,17 +107,17 @@ func Start(options Options) (*Server, error) {
 		IdleTimeout:       10 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		TLSConfig:         tlsConfig(certificate, options.ClientCAFile),
-		ErrorLog:          log.New(refusals{}, "", 0),
+		ErrorLog:          log.New(connectionLog{}, "", 0),
 	}
 	go func() {
 		if err := s.server.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
-			klog.Background().Error(err, "Logs are not served any more")
+			klog.Background().Error(err, "Failed to serve logs")
 		}
 	}()
 	return s, nil
 }
 
-// Endpoint is what the worker publishes of the server.
+// Endpoint returns the endpoint that the worker publishes.
 func (s *Server) Endpoint() *batch.WorkerEndpoint {
 	if s == nil {
 		return nil
@@ -126,7 +125,7 @@ func (s *Server) Endpoint() *batch.WorkerEndpoint {
 	return s.endpoint.DeepCopy()
 }
 
-// Close ends serving. Readers come to the end of what has ended, for a second.
+// Close stops the server. Readers of ended output have closeTimeout to reach its end.
 func (s *Server) Close() {
 	if s == nil {
 		return
@@ -138,21 +137,21 @@ func (s *Server) Close() {
 	}
 }
 
-// refusals logs what http.Server says of connections that came to nothing: who is refused is no error here.
-type refusals struct{}
+// connectionLog logs the errors of http.Server at a higher verbosity: a refused client is not an error of this server.
+type connectionLog struct{}
 
-func (refusals) Write(p []byte) (int, error) {
-	klog.Background().V(2).Info("A connection for logs was refused", "message", string(p))
+func (connectionLog) Write(p []byte) (int, error) {
+	klog.Background().V(2).Info("Refused a connection for logs", "message", string(p))
 	return len(p), nil
 }
 
-// tlsConfig asks for a certificate that is the API server's.
+// tlsConfig returns a configuration that accepts only the client certificate of the API server.
 func tlsConfig(certificate tls.Certificate, clientCAFile string) *tls.Config {
 	base := &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		Certificates: []tls.Certificate{certificate},
 		ClientAuth:   tls.RequireAndVerifyClientCert,
-		// HTTP/1.1 gives each reader a connection of its own, which ends with it.
+		// With HTTP/1.1 each reader has its own connection, which ends with it.
 		NextProtos: []string{"http/1.1"},
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if name := state.PeerCertificates[0].Subject.CommonName; name != batch.WorkerClientName {
@@ -186,7 +185,7 @@ func readPool(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// selfSigned makes a certificate that is its own authority, and the bundle to verify it with.
+// selfSigned returns a self-signed certificate, and the bundle to verify it with.
 func selfSigned() (tls.Certificate, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -214,7 +213,7 @@ func selfSigned() (tls.Certificate, []byte, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, bundle, nil
 }
 
-// serve answers with the output of a task. Once an answer has begun, what goes wrong can only cut it off.
+// serve serves the output of a task. After an error in the middle of the response it aborts the connection.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	options, err := readOptions(r)
 	if err != nil {
@@ -222,7 +221,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if namespace := r.PathValue("namespace"); namespace != s.options.Namespace {
-		http.Error(w, fmt.Sprintf("the worker runs the tasks of namespace %s, not those of %s", s.options.Namespace, namespace), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("the worker runs the tasks of namespace %s, not those of %s", s.options.Namespace, namespace),
+			http.StatusNotFound)
 		return
 	}
 	log, err := s.options.Logs.Get(types.UID(r.PathValue("uid")), options.Previous)
@@ -231,12 +231,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain")
-	out := &answer{ResponseWriter: w}
+	out := &response{ResponseWriter: w}
 	err = log.Read(r.Context(), out, out.flush, readOptionsOf(options))
 	switch {
 	case err == nil || r.Context().Err() != nil:
-	case out.begun:
-		klog.FromContext(r.Context()).V(2).Info("A log was cut off", "task", klog.KRef(s.options.Namespace, r.PathValue("name")), "err", err)
+	case out.started:
+		klog.FromContext(r.Context()).V(2).Info("Aborted a response with a log",
+			"task", klog.KRef(s.options.Namespace, r.PathValue("name")), "err", err)
 		panic(http.ErrAbortHandler)
 	case errors.Is(err, logs.ErrRemoved):
 		http.Error(w, err.Error(), http.StatusNotFound)
@@ -245,31 +246,33 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// answer notes when it has begun.
-type answer struct {
+// response records whether it has started.
+type response struct {
 	http.ResponseWriter
-	begun bool
+	started bool
 }
 
-var _ io.Writer = &answer{}
+var _ io.Writer = &response{}
 
-func (a *answer) Write(p []byte) (int, error) {
-	a.begun = true
-	return a.ResponseWriter.Write(p)
+// Write implements io.Writer.
+func (r *response) Write(p []byte) (int, error) {
+	r.started = true
+	return r.ResponseWriter.Write(p)
 }
 
-func (a *answer) flush() {
-	a.begun = true
-	a.ResponseWriter.(http.Flusher).Flush()
+func (r *response) flush() {
+	r.started = true
+	r.ResponseWriter.(http.Flusher).Flush()
 }
 
-// readOptions reads the query of a request, by the rules of the API.
+// readOptions decodes and validates the query of a request as the API does.
 func readOptions(r *http.Request) (*batch.TaskLogOptions, error) {
 	options := &batch.TaskLogOptions{}
 	if err := scheme.ParameterCodec.DecodeParameters(r.URL.Query(), batch.SchemeGroupVersion, options); err != nil {
 		return nil, err
 	}
-	return options, batch.Validate_TaskLogOptions(r.Context(), operation.Operation{Type: operation.Create}, nil, options, nil).ToAggregate()
+	create := operation.Operation{Type: operation.Create}
+	return options, batch.Validate_TaskLogOptions(r.Context(), create, nil, options, nil).ToAggregate()
 }
 
 func readOptionsOf(options *batch.TaskLogOptions) logs.ReadOptions {

@@ -40,21 +40,21 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/logs"
 )
 
-// world is a server, its store, and the authority of the API server.
-type world struct {
+// testServer is a server, its store, and the certificate authority of the API server.
+type testServer struct {
 	*Server
 	store  *logs.Store
 	ca     *pki.CA
 	caFile string
 }
 
-func start(t *testing.T) *world {
+func start(t *testing.T) *testServer {
 	t.Helper()
 	ca, err := pki.NewCA("clients")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{ca: ca, caFile: filepath.Join(t.TempDir(), "ca.crt")}
+	w := &testServer{ca: ca, caFile: filepath.Join(t.TempDir(), "ca.crt")}
 	if err := pki.WriteFile(w.caFile, ca.CertPEM()); err != nil {
 		t.Fatal(err)
 	}
@@ -71,8 +71,8 @@ func start(t *testing.T) *world {
 	return w
 }
 
-// client makes a client with the certificate that the authority issues for the name, none for no name.
-func (w *world) client(t *testing.T, ca *pki.CA, name string) *http.Client {
+// client returns a client with a certificate of the authority for the name, or without one if the name is empty.
+func (w *testServer) client(t *testing.T, ca *pki.CA, name string) *http.Client {
 	t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(w.Endpoint().CABundle)
@@ -91,7 +91,7 @@ func (w *world) client(t *testing.T, ca *pki.CA, name string) *http.Client {
 	return &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
 }
 
-func (w *world) get(ctx context.Context, client *http.Client, path string) (*http.Response, error) {
+func (w *testServer) get(ctx context.Context, client *http.Client, path string) (*http.Response, error) {
 	endpoint := w.Endpoint()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("https://%s:%d%s", endpoint.Host, endpoint.Port, path), nil)
 	if err != nil {
@@ -100,7 +100,7 @@ func (w *world) get(ctx context.Context, client *http.Client, path string) (*htt
 	return client.Do(request)
 }
 
-func (w *world) read(t *testing.T, client *http.Client, path string) (int, string) {
+func (w *testServer) read(t *testing.T, client *http.Client, path string) (int, string) {
 	t.Helper()
 	response, err := w.get(t.Context(), client, path)
 	if err != nil {
@@ -150,7 +150,7 @@ func TestOnlyTheAPIServerIsServed(t *testing.T) {
 			t.Errorf("Without TLS it was answered %s.", plain.Status)
 		}
 	}
-	// The authority is replaced while the server runs.
+	// Replace the authority while the server runs.
 	if err := os.WriteFile(w.caFile, other.CertPEM(), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestOnlyTheAPIServerIsServed(t *testing.T) {
 	}
 }
 
-func TestAnswers(t *testing.T) {
+func TestResponses(t *testing.T) {
 	w := start(t)
 	log := w.store.Create("uid", 1)
 	fmt.Fprint(log, "one\ntwo\nthree\n")
@@ -195,12 +195,12 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-func TestWhatIsPrintedIsSentAtOnce(t *testing.T) {
+func TestOutputIsSentAtOnce(t *testing.T) {
 	w := start(t)
 	log := w.store.Create("uid", 1)
 	response, err := w.get(t.Context(), w.client(t, w.ca, batch.WorkerClientName), "/logs/ns/x/uid?follow=true")
 	if err != nil {
-		t.Fatal(err) // an answer begins although there is nothing yet
+		t.Fatal(err) // the response starts before there is output
 	}
 	defer response.Body.Close()
 	lines := bufio.NewReader(response.Body)
@@ -216,7 +216,7 @@ func TestWhatIsPrintedIsSentAtOnce(t *testing.T) {
 	}
 }
 
-func TestNothingIsLeftOfReadersThatGoAway(t *testing.T) {
+func TestClosedConnectionsLeaveNoGoroutines(t *testing.T) {
 	w := start(t)
 	log := w.store.Create("uid", 1)
 	defer log.Close()
@@ -240,7 +240,7 @@ func TestNothingIsLeftOfReadersThatGoAway(t *testing.T) {
 	}
 }
 
-func TestAnAnswerThatBreaksOffDoesNotSeemWhole(t *testing.T) {
+func TestAnAbortedResponseIsNotComplete(t *testing.T) {
 	w := start(t)
 	log := w.store.Create("uid", 1)
 	fmt.Fprintln(log, "one")
@@ -249,7 +249,7 @@ func TestAnAnswerThatBreaksOffDoesNotSeemWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	w.store.Create("uid", 1) // takes its place
+	w.store.Create("uid", 1) // replaces the log
 	if content, err := io.ReadAll(response.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("%q was read, and then %v.", content, err)
 	}
@@ -264,9 +264,9 @@ func TestClosingEndsFollowers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	begun := time.Now()
+	started := time.Now()
 	w.Close()
-	if took := time.Since(begun); took > 5*closeTimeout {
+	if took := time.Since(started); took > 5*closeTimeout {
 		t.Errorf("Closing took %v.", took)
 	}
 	if content, err := io.ReadAll(response.Body); err == nil {
@@ -274,7 +274,7 @@ func TestClosingEndsFollowers(t *testing.T) {
 	}
 }
 
-func TestWhereItIsServed(t *testing.T) {
+func TestEndpoint(t *testing.T) {
 	w := start(t)
 	endpoint := w.Endpoint()
 	if endpoint.Host != "127.0.0.1" || endpoint.Port == 0 || !strings.HasPrefix(string(endpoint.CABundle), "-----BEGIN CERTIFICATE-----") {
