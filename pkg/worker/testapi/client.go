@@ -34,7 +34,8 @@ func (g group) Tasks(namespace string) typed.TaskInterface {
 	return tasks{g.BatchV1alpha1Interface.Tasks(namespace), g.client, namespace}
 }
 
-// tasks runs the hook outside of the fake clientset, which answers one request at a time and would hold up all others.
+// tasks calls the hooks outside of the fake clientset, which handles one request at a time: a hook that blocks must not
+// block other requests.
 type tasks struct {
 	typed.TaskInterface
 	client    *Client

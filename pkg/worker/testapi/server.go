@@ -14,9 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package testapi answers the typed client from memory, for tests of the programs that use it. It holds to the rules
-// that the server has for tasks, workers, their leases and queues: optimistic updates, fencing by incarnation, binding, eviction,
-// the limit of crashes, graceful deletion, and watches by field selector that start where a list ended.
+// Package testapi implements the typed client in memory, for tests of programs that use it. It has the server's rules
+// for tasks, workers, worker leases and queues: optimistic concurrency, fencing by incarnation, binding, eviction,
+// the crash limit, graceful deletion, and watches by field selector from the resource version of a list.
 package testapi
 
 import (
@@ -43,16 +43,16 @@ import (
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 )
 
-// Server holds objects and answers the clients made by Client. It is safe for concurrent use.
+// Server holds objects and serves the clients that Client returns. It is safe for concurrent use.
 type Server struct {
 	mu      sync.Mutex
 	version int64
 	objects map[string]map[types.NamespacedName]runtime.Object
-	log     []change
-	grown   chan struct{} // closed, and replaced, when log grows
+	history []change
+	changed chan struct{} // closed, and replaced, when history grows
 }
 
-// change is one step of the history that watches read. before is nil for a creation, after for a deletion.
+// change is one change of an object. before is nil for a creation, after is nil for a deletion.
 type change struct {
 	resource      string
 	version       int64
@@ -61,23 +61,23 @@ type change struct {
 
 // New returns a server without objects.
 func New() *Server {
-	return &Server{objects: map[string]map[types.NamespacedName]runtime.Object{}, grown: make(chan struct{})}
+	return &Server{objects: map[string]map[types.NamespacedName]runtime.Object{}, changed: make(chan struct{})}
 }
 
-// Client is a clientset whose requests a test can see, delay and fail.
+// Client is a clientset that records its requests. A test can delay them and make them fail.
 type Client struct {
 	*fake.Clientset
-	// Hook, if set, runs before each request that writes to a task; it may block, and what it returns is the answer
-	// unless nil. verb is bind, evict, updateStatus or delete. It must be set before the client is used.
+	// Hook, unless nil, is called before each write to a task, and may block. If it returns an error, that is the
+	// response. verb is bind, evict, updateStatus or delete. Hook must be set before the client is used.
 	Hook func(verb, namespace, name string) error
-	// After, if set, runs after each status update of a task that was carried out; what it returns is the answer unless
-	// nil, as if the true one was lost on the way.
+	// After, unless nil, is called after each successful status update of a task. If it returns an error, that is the
+	// response, as if the connection had broken.
 	After func(namespace, name string) error
 }
 
 var _ versioned.Interface = &Client{}
 
-// Client returns a new client of the server, with a record of requests of its own.
+// Client returns a new client of the server, with its own record of requests.
 func (s *Server) Client() *Client {
 	c := &Client{Clientset: &fake.Clientset{}}
 	c.AddReactor("*", "*", s.react)
@@ -85,7 +85,7 @@ func (s *Server) Client() *Client {
 	return c
 }
 
-// Count says how many requests the client has made with a verb ("create", "update", …) on a resource ("tasks",
+// Count returns how many requests the client has made with a verb ("create", "update", …) for a resource ("tasks",
 // "tasks/status", "tasks/binding", …).
 func (c *Client) Count(verb, resource string) int {
 	n := 0
@@ -104,11 +104,11 @@ func (c *Client) Count(verb, resource string) int {
 func (s *Server) react(action clienttesting.Action) (bool, runtime.Object, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	obj, err := s.answer(action)
+	obj, err := s.handle(action)
 	return true, obj, err
 }
 
-func (s *Server) answer(action clienttesting.Action) (runtime.Object, error) {
+func (s *Server) handle(action clienttesting.Action) (runtime.Object, error) {
 	resource, namespace := action.GetResource(), action.GetNamespace()
 	switch a := action.(type) {
 	case clienttesting.GetActionImpl:
@@ -128,7 +128,7 @@ func (s *Server) answer(action clienttesting.Action) (runtime.Object, error) {
 	case clienttesting.DeleteActionImpl:
 		return nil, s.delete(resource, namespace, a.Name, a.DeleteOptions)
 	}
-	return nil, fmt.Errorf("testapi: no answer to %s %s", action.GetVerb(), resource.Resource)
+	return nil, fmt.Errorf("testapi: %s %s is not implemented", action.GetVerb(), resource.Resource)
 }
 
 func (s *Server) get(resource schema.GroupVersionResource, namespace, name string) (runtime.Object, error) {
@@ -239,10 +239,10 @@ func (s *Server) delete(resource schema.GroupVersionResource, namespace, name st
 	if err != nil {
 		return err
 	}
-	if err := precondition(resource, old.(metav1.Object), opts.Preconditions); err != nil {
+	if err := checkPreconditions(resource, old.(metav1.Object), opts.Preconditions); err != nil {
 		return err
 	}
-	if task, ok := old.(*batch.Task); ok && task.Spec.WorkerName != "" && !finished(task) {
+	if task, ok := old.(*batch.Task); ok && task.Spec.WorkerName != "" && !isFinished(task) {
 		grace := int64(30)
 		switch {
 		case opts.GracePeriodSeconds != nil:
@@ -273,11 +273,13 @@ func (s *Server) bind(resource schema.GroupVersionResource, namespace, name stri
 		return conflict(resource, name, "another task has that name")
 	case binding.ResourceVersion != "" && binding.ResourceVersion != task.ResourceVersion:
 		return conflict(resource, name, "the task has changed")
-	case task.Spec.WorkerName != "" || finished(task) || task.DeletionTimestamp != nil || len(task.Spec.SchedulingGates) > 0:
+	case task.Spec.WorkerName != "" || isFinished(task) || task.DeletionTimestamp != nil || len(task.Spec.SchedulingGates) > 0:
 		return conflict(resource, name, "the task cannot be bound")
 	}
 	task.Spec.WorkerName, task.Status.Incarnation = binding.Target.Name, binding.Target.Incarnation
-	meta.SetStatusCondition(&task.Status.Conditions, metav1.Condition{Type: batch.TaskScheduled, Status: metav1.ConditionTrue, Reason: "Scheduled"})
+	meta.SetStatusCondition(&task.Status.Conditions, metav1.Condition{
+		Type: batch.TaskScheduled, Status: metav1.ConditionTrue, Reason: "Scheduled",
+	})
 	s.store(resource.Resource, old, task)
 	return nil
 }
@@ -288,10 +290,10 @@ func (s *Server) evict(resource schema.GroupVersionResource, namespace, name str
 		return err
 	}
 	task := old.DeepCopyObject().(*batch.Task)
-	if err := precondition(resource, task, eviction.Preconditions); err != nil {
+	if err := checkPreconditions(resource, task, eviction.Preconditions); err != nil {
 		return err
 	}
-	if task.Spec.WorkerName == "" || finished(task) {
+	if task.Spec.WorkerName == "" || isFinished(task) {
 		return conflict(resource, name, "the task cannot be evicted")
 	}
 	if eviction.WorkerCrashed {
@@ -310,13 +312,15 @@ func (s *Server) evict(resource schema.GroupVersionResource, namespace, name str
 	task.Status.Phase = batch.TaskPending
 	task.Status.State = batch.TaskState{Waiting: &batch.TaskStateWaiting{Reason: eviction.Reason}}
 	task.Status.Disruptions++
-	meta.SetStatusCondition(&task.Status.Conditions, metav1.Condition{Type: batch.DisruptionTarget, Status: metav1.ConditionTrue, Reason: eviction.Reason, Message: eviction.Message})
+	meta.SetStatusCondition(&task.Status.Conditions, metav1.Condition{
+		Type: batch.DisruptionTarget, Status: metav1.ConditionTrue, Reason: eviction.Reason, Message: eviction.Message,
+	})
 	meta.RemoveStatusCondition(&task.Status.Conditions, batch.TaskScheduled)
 	s.store(resource.Resource, old, task)
 	return nil
 }
 
-// store puts after in the place of before, and tells the watches. It returns a copy of after.
+// store replaces before by after and wakes the watches. It returns a copy of after.
 func (s *Server) store(resource string, before, after runtime.Object) runtime.Object {
 	s.version++
 	m := metav1.Object(nil)
@@ -337,16 +341,16 @@ func (s *Server) store(resource string, before, after runtime.Object) runtime.Ob
 	} else {
 		delete(s.objects[resource], name)
 	}
-	s.log = append(s.log, change{resource: resource, version: s.version, before: before, after: after})
-	close(s.grown)
-	s.grown = make(chan struct{})
+	s.history = append(s.history, change{resource: resource, version: s.version, before: before, after: after})
+	close(s.changed)
+	s.changed = make(chan struct{})
 	if after == nil {
 		return nil
 	}
 	return after.DeepCopyObject()
 }
 
-func precondition(resource schema.GroupVersionResource, obj metav1.Object, want *metav1.Preconditions) error {
+func checkPreconditions(resource schema.GroupVersionResource, obj metav1.Object, want *metav1.Preconditions) error {
 	if want == nil {
 		return nil
 	}
@@ -360,7 +364,7 @@ func conflict(resource schema.GroupVersionResource, name, message string) error 
 	return apierrors.NewConflict(resource.GroupResource(), name, fmt.Errorf("%s", message))
 }
 
-func finished(task *batch.Task) bool {
+func isFinished(task *batch.Task) bool {
 	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
 }
 
@@ -379,8 +383,8 @@ func matches(obj runtime.Object, namespace string, selector fields.Selector) boo
 	return selector.Matches(set)
 }
 
-// watch follows the log from the version asked for. What comes to match its selector is added to it, what ceases to match
-// is deleted from it.
+// watch sends the changes after the requested version. An object that starts to match the selector is added, and one
+// that stops to match is deleted.
 func (s *Server) watch(action clienttesting.Action) (bool, watch.Interface, error) {
 	opts := action.(clienttesting.WatchActionImpl).ListOptions
 	selector, err := fields.ParseSelector(opts.FieldSelector)
@@ -398,10 +402,10 @@ func (s *Server) watch(action clienttesting.Action) (bool, watch.Interface, erro
 		next := 0
 		for {
 			s.mu.Lock()
-			news, grown := slices.Clone(s.log[next:]), s.grown
-			next = len(s.log)
+			changes, changed := slices.Clone(s.history[next:]), s.changed
+			next = len(s.history)
 			s.mu.Unlock()
-			for _, c := range news {
+			for _, c := range changes {
 				if c.version <= from || c.resource != action.GetResource().Resource {
 					continue
 				}
@@ -428,7 +432,7 @@ func (s *Server) watch(action clienttesting.Action) (bool, watch.Interface, erro
 				}
 			}
 			select {
-			case <-grown:
+			case <-changed:
 			case <-proxy.StopChan():
 				return
 			}
@@ -437,7 +441,7 @@ func (s *Server) watch(action clienttesting.Action) (bool, watch.Interface, erro
 	return true, proxy, nil
 }
 
-// BatchV1alpha1 returns the client of the group, its tasks behind the hook.
+// BatchV1alpha1 returns the client of the API group. It calls the hooks for tasks.
 func (c *Client) BatchV1alpha1() typed.BatchV1alpha1Interface {
 	return group{c.Clientset.BatchV1alpha1(), c}
 }
