@@ -25,7 +25,8 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// FuzzParseTaints holds taints to what the API allows, and to being the same once they are written and read.
+// FuzzParseTaints checks that parsed taints are valid, and that they stay the same when they are formatted and parsed
+// again.
 func FuzzParseTaints(f *testing.F) {
 	for _, text := range []string{"gpu=yes:NoSchedule", "gpu:NoExecute", "example.com/a=b:PreferNoSchedule", "gpu", "gpu=yes", "=:NoSchedule", "a=b=c:NoSchedule", "a:b:NoSchedule", "a=b:noschedule", ""} {
 		f.Add(text)
@@ -47,7 +48,7 @@ func FuzzParseTaints(f *testing.F) {
 	})
 }
 
-// FuzzCapacity holds the capacity to what the API allows, and to saying what the flags say.
+// FuzzCapacity checks that the capacity is valid and has the values of the flags.
 func FuzzCapacity(f *testing.F) {
 	for _, seed := range [][2]string{{"cpu", "4"}, {"memory", "16Gi"}, {"example.com/gpu", "2"}, {"tasks", "3"}, {"gpu", "1"}, {"cpu", "-1"}, {"cpu", "1e99999999"}, {"cpu", "0.0000000001"}, {"/", "1"}, {"a/b/c", "1"}, {"memory", ""}} {
 		f.Add(seed[0], seed[1], 8)
@@ -63,10 +64,10 @@ func FuzzCapacity(f *testing.F) {
 		}
 		quantity, ok := list[batch.ResourceName(name)]
 		if !ok || quantity.Sign() < 0 {
-			t.Errorf("--capacity=%s=%s gives %v", name, text, list)
+			t.Errorf("--capacity=%s=%s returns %v", name, text, list)
 		}
 		if name == string(batch.ResourceTasks) {
-			t.Error("--capacity gives the number of tasks")
+			t.Error("--capacity sets the number of tasks")
 		}
 		if written := quantity.String(); len(written) > 64+len(text) {
 			t.Errorf("--capacity=%s=%.50s is written in %d characters", name, text, len(written))

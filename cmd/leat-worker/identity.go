@@ -34,22 +34,23 @@ import (
 )
 
 const (
-	// workersGroup and workerPrefix make the identity of a worker in a client certificate: its organization, and what
-	// "<namespace>:<name>" follows in its common name.
+	// workersGroup and workerPrefix identify a worker in a client certificate. workersGroup is its organization, and
+	// its common name is workerPrefix and "<namespace>:<name>".
 	workersGroup = "leat:workers"
 	workerPrefix = "leat:worker:"
-	// slots is how many workers without a name of their own can share a state directory.
-	slots = 1000
-	// suffixLength is how many random characters make a name unlike those in other namespaces.
+	// maxSlots is how many workers with generated names can share a state directory.
+	maxSlots = 1000
+	// suffixLength is how many random characters make a generated name unique.
 	suffixLength = 5
 )
 
-// identity is which Worker this is.
+// identity is the namespace and the name of the Worker.
 type identity struct {
 	namespace, name string
 }
 
-// identify says which Worker this is: by flags, by the certificate it is known by, and else by where it runs.
+// identify returns the identity of the Worker: that of the flags, of the client certificate, or otherwise a default for
+// where it runs.
 func (s *settings) identify(config *rest.Config, accessNamespace string) (identity, error) {
 	id := identity{s.namespace, s.name}
 	certified, err := certificateIdentity(config)
@@ -59,8 +60,8 @@ func (s *settings) identify(config *rest.Config, accessNamespace string) (identi
 	switch {
 	case certified == nil:
 	case id.namespace != "" && id.namespace != certified.namespace || id.name != "" && id.name != certified.name:
-		return identity{}, fmt.Errorf("the client certificate is that of worker %s in namespace %s: leave out --name and --namespace, or give another certificate",
-			certified.name, certified.namespace)
+		return identity{}, fmt.Errorf("the client certificate is that of worker %s in namespace %s: "+
+			"leave out --name and --namespace, or use another certificate", certified.name, certified.namespace)
 	default:
 		id = *certified
 	}
@@ -74,7 +75,7 @@ func (s *settings) identify(config *rest.Config, accessNamespace string) (identi
 		id.name = os.Getenv("POD_NAME")
 	}
 	if id.name == "" {
-		id.name = ownName(s.stateDir)
+		id.name = generatedName(s.stateDir)
 	}
 	if messages := apivalidation.NameIsDNSSubdomain(id.name, false); len(messages) > 0 {
 		return identity{}, fmt.Errorf("--name=%s: %s", id.name, strings.Join(messages, "; "))
@@ -82,7 +83,8 @@ func (s *settings) identify(config *rest.Config, accessNamespace string) (identi
 	return id, nil
 }
 
-// certificateIdentity is which worker the client certificate is one of, nil if there is none or it is another's.
+// certificateIdentity returns the identity in the client certificate, nil if there is no certificate or it is not
+// that of a worker.
 func certificateIdentity(config *rest.Config) (*identity, error) {
 	loaded := rest.CopyConfig(config)
 	if err := rest.LoadTLSFiles(loaded); err != nil {
@@ -104,23 +106,25 @@ func certificateIdentity(config *rest.Config) (*identity, error) {
 	return &identity{namespace, name}, nil
 }
 
-// ownName is the name that this worker has given itself: at its first start, if the directory keeps it. Workers that run at a time
-// have different names.
-func ownName(dir string) string {
+// generatedName returns the name that the worker generated at its first start and keeps in the directory. If it
+// cannot be kept, the worker has a new name at each start. Workers that run at the same time have different names.
+func generatedName(dir string) string {
 	name, err := keptName(dir)
 	if err != nil {
-		klog.Background().Info("The worker has another name at each start, since this one cannot be kept: give --name or --state-dir", "err", err)
+		klog.Background().Info("Cannot keep the generated name; the worker gets a new one at each start: set --name or --state-dir",
+			"err", err)
 		return newName()
 	}
 	return name
 }
 
-// keptName is the name in the first slot of the directory that no running process holds. Its lock lasts as long as this process.
+// keptName returns the name in the first slot of the directory that no running process has locked, and locks the slot
+// until this process ends. It generates the name of a new slot.
 func keptName(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	for i := range slots {
+	for i := range maxSlots {
 		slot, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("worker-%d", i)), os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
 			return "", err
@@ -132,7 +136,7 @@ func keptName(dir string) (string, error) {
 			}
 			return "", fmt.Errorf("locking %s: %w", slot.Name(), err)
 		}
-		held = append(held, slot)
+		lockedSlots = append(lockedSlots, slot)
 		content := make([]byte, 256)
 		n, _ := slot.ReadAt(content, 0)
 		if name := strings.TrimSpace(string(content[:n])); len(apivalidation.NameIsDNSSubdomain(name, false)) == 0 {
@@ -142,13 +146,13 @@ func keptName(dir string) (string, error) {
 		_, err = slot.WriteAt([]byte(name+"\n"), 0)
 		return name, errors.Join(err, slot.Truncate(int64(len(name)+1)), slot.Sync())
 	}
-	return "", fmt.Errorf("%d workers use %s already", slots, dir)
+	return "", fmt.Errorf("%d workers use %s already", maxSlots, dir)
 }
 
-// held are the slots of this process: a file that is closed is not locked any more.
-var held []*os.File
+// lockedSlots keeps the slots of this process open, since closing a file releases its lock.
+var lockedSlots []*os.File
 
-// newName is the name of the host, as far as it fits, and random characters.
+// newName returns the host name, without characters that a name may not have, and a random suffix.
 func newName() string {
 	host, _ := os.Hostname()
 	host = strings.Map(func(r rune) rune {
@@ -164,7 +168,8 @@ func newName() string {
 	return host + "-" + strings.ToLower(rand.Text()[:suffixLength])
 }
 
-// defaultStateDir is where state is kept by the XDG base directory specification, or for who has no home.
+// defaultStateDir returns the state directory of the XDG base directory specification, or one below /var/lib for a user
+// without a home directory.
 func defaultStateDir() string {
 	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "leat-worker")

@@ -26,15 +26,16 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// newInstallCommand makes the command by which an init container brings the worker into another image.
+// newInstallCommand returns the command with which an init container copies the worker for a container of another
+// image.
 func newInstallCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "install DIRECTORY",
 		Short: "Copy this program into a directory",
 		Long: `Copy this program into a directory, as leat-worker.
 
-So a worker comes into a container of any image: an init container with this image copies the program into a volume that both
-share. It is linked statically and needs nothing of the image.`,
+To run a worker in a container of any image, let an init container of this image copy the program into a volume that both
+containers share. The program is linked statically and needs nothing of the other image.`,
 		Example: `  leat-worker install /opt/leat`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -43,7 +44,7 @@ share. It is linked statically and needs nothing of the image.`,
 	}
 }
 
-// install copies this program. What was there before is replaced at once, so that one that runs is not disturbed.
+// install copies this program. It replaces an earlier copy atomically, which may be running.
 func install(dir string) error {
 	path, err := os.Executable()
 	if err != nil {
@@ -56,7 +57,7 @@ func install(dir string) error {
 	defer program.Close()
 	copied, err := os.CreateTemp(dir, ".leat-worker-*")
 	if err != nil {
-		return fmt.Errorf("%w: give a directory that can be written to", err)
+		return fmt.Errorf("%w: use a directory that can be written to", err)
 	}
 	defer os.Remove(copied.Name())
 	_, err = io.Copy(copied, program)

@@ -38,7 +38,7 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/logserver"
 )
 
-// logSettings are what the flags say about the output of commands.
+// logSettings are the values of the flags for the output of commands.
 type logSettings struct {
 	dir               string
 	maxSize, maxTotal resource.QuantityValue
@@ -51,13 +51,15 @@ type logSettings struct {
 func (l *logSettings) addFlags(flags *pflag.FlagSet) {
 	l.maxSize.Quantity = *resource.NewQuantity(logs.DefaultMaxSize, resource.BinarySI)
 	l.maxTotal.Quantity = *resource.NewQuantity(logs.DefaultMaxTotalSize, resource.BinarySI)
-	flags.StringVar(&l.dir, "log-dir", "", "Directory where the output of commands is kept, below the worker's namespace and name (default logs in the state directory)")
-	flags.Var(&l.maxSize, "log-max-size-per-task", "How much output of one attempt at a task is kept: the last of it")
-	flags.Var(&l.maxTotal, "log-max-total-size", "How much output is kept in all: that of attempts that ended first goes first; 0 keeps none")
+	flags.StringVar(&l.dir, "log-dir", "", "Directory for the output of commands, below which the worker uses its namespace and name (default logs in the state directory)")
+	flags.Var(&l.maxSize, "log-max-size-per-task", "How much of the output of one attempt at a task is kept, at its end")
+	flags.Var(&l.maxTotal, "log-max-total-size", "How much output is kept in total; output of attempts that ended first is removed first; 0 keeps none")
 	flags.DurationVar(&l.retention, "log-retention", logs.DefaultRetention, "How long output is kept after the end of its attempt")
-	flags.StringVar(&l.clientCAFile, "client-ca-file", "", "File with the authorities that sign the certificate of the API server, which is named "+batch.WorkerClientName+"; with it the worker serves logs, to that server only")
-	flags.StringVar(&l.address, "log-address", os.Getenv("POD_IP"), "IP address to serve logs at, or DNS name to serve them under at all addresses, as the API server reaches it (default $POD_IP, or the address that this machine reaches the API by)")
-	flags.IntVar(&l.port, "log-port", 0, "Port to serve logs at; 0 is any free one")
+	flags.StringVar(&l.clientCAFile, "client-ca-file", "", "File with the certificate authorities of the API server's client certificate, "+
+		"which has the name "+batch.WorkerClientName+"; with this file the worker serves logs, to that server only")
+	flags.StringVar(&l.address, "log-address", os.Getenv("POD_IP"), "IP address on which to serve logs, or DNS name of this machine to serve "+
+		"on all addresses; the API server connects to it (default $POD_IP, or the address from which this machine reaches the API)")
+	flags.IntVar(&l.port, "log-port", 0, "Port on which to serve logs; 0 chooses a free one")
 }
 
 func (l *logSettings) validate() error {
@@ -65,11 +67,12 @@ func (l *logSettings) validate() error {
 	_, addressErr := netip.ParseAddr(l.address)
 	switch {
 	case total == 0 && l.clientCAFile != "":
-		return errors.New("--client-ca-file: with --log-max-total-size=0 there is nothing to serve: leave out one of the two")
+		return errors.New("--client-ca-file: must not be set with --log-max-total-size=0, when there is nothing to serve")
 	case total != 0 && size < logs.MinSize:
 		return fmt.Errorf("--log-max-size-per-task=%s: must be 16Ki or more", l.maxSize.String())
 	case total != 0 && total < size:
-		return fmt.Errorf("--log-max-total-size=%s: must be 0, for none, or no less than --log-max-size-per-task=%s", l.maxTotal.String(), l.maxSize.String())
+		return fmt.Errorf("--log-max-total-size=%s: must be 0, for none, or no less than --log-max-size-per-task=%s",
+			l.maxTotal.String(), l.maxSize.String())
 	case l.retention <= 0:
 		return fmt.Errorf("--log-retention=%s: must be more than 0", l.retention)
 	case l.port < 0 || l.port > 65535:
@@ -80,7 +83,8 @@ func (l *logSettings) validate() error {
 	return nil
 }
 
-// open opens the store of output, nil if none is kept. Where nobody has said that it must be, it may turn out that it cannot.
+// open opens the store of output. It returns nil if no output is kept, also if the default directory cannot be used
+// and no flag needs it.
 func (l *logSettings) open(id identity, stateDir string) (*logs.Store, error) {
 	if l.maxTotal.Value() == 0 {
 		return nil, nil
@@ -96,7 +100,7 @@ func (l *logSettings) open(id identity, stateDir string) (*logs.Store, error) {
 		Retention:    l.retention,
 	})
 	if err != nil && l.dir == "" && l.clientCAFile == "" {
-		klog.Background().Info("No output of commands is kept but the last lines of failures: give --log-dir", "err", err)
+		klog.Background().Info("Cannot keep the output of commands, except the last lines of failures: set --log-dir", "err", err)
 		return nil, nil
 	}
 	if err != nil {
@@ -105,7 +109,7 @@ func (l *logSettings) open(id identity, stateDir string) (*logs.Store, error) {
 	return store, nil
 }
 
-// serve serves what is in the store. There is no server if there is nobody to serve.
+// serve starts a server for the store. It returns nil if no client CA is set.
 func (l *logSettings) serve(store *logs.Store, id identity, config *rest.Config) (*logserver.Server, error) {
 	if l.clientCAFile == "" {
 		return nil, nil
@@ -114,19 +118,20 @@ func (l *logSettings) serve(store *logs.Store, id identity, config *rest.Config)
 	if host == "" {
 		var err error
 		if host, err = addressTowards(config.Host); err != nil {
-			return nil, fmt.Errorf("no address to serve logs at was found: %w: give --log-address", err)
+			return nil, fmt.Errorf("finding an address to serve logs on: %w: set --log-address", err)
 		}
 	}
 	server, err := logserver.Start(logserver.Options{
 		Host: host, Port: l.port, ClientCAFile: l.clientCAFile, Namespace: id.namespace, Logs: store,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("serving logs by --log-address=%s, --log-port=%d and --client-ca-file=%s: %w", host, l.port, l.clientCAFile, err)
+		return nil, fmt.Errorf("serving logs with --log-address=%s, --log-port=%d and --client-ca-file=%s: %w",
+			host, l.port, l.clientCAFile, err)
 	}
 	return server, nil
 }
 
-// addressTowards is the address of this machine that a connection to the server would come from. Nothing is sent.
+// addressTowards returns the local address of a connection to the server. It sends nothing.
 func addressTowards(server string) (string, error) {
 	if !strings.Contains(server, "://") {
 		server = "https://" + server

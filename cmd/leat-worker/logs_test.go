@@ -47,14 +47,14 @@ func TestWhereLogsAreKept(t *testing.T) {
 	for name, test := range map[string]struct {
 		args   []string
 		state  string
-		want   string // below which there is something then
+		want   string // directory with the output
 		failed string
 	}{
 		"by default":                         {state: state, want: filepath.Join(state, "logs", "ns", "w")},
-		"where it is said":                   {args: []string{"--log-dir=" + given}, state: state, want: filepath.Join(given, "ns", "w")},
+		"by flag":                            {args: []string{"--log-dir=" + given}, state: state, want: filepath.Join(given, "ns", "w")},
 		"nowhere":                            {args: []string{"--log-max-total-size=0"}, state: state},
 		"nowhere, as nothing can be kept":    {state: "/dev/null"},
-		"where it is said and cannot be":     {args: []string{"--log-dir=/dev/null"}, state: state, failed: "--log-dir=/dev/null"},
+		"by flag, unusable":                  {args: []string{"--log-dir=/dev/null"}, state: state, failed: "--log-dir=/dev/null"},
 		"where it must be served and cannot": {args: []string{"--client-ca-file=ca"}, state: "/dev/null", failed: "--log-dir=/dev/null/logs"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -100,7 +100,7 @@ func TestWhereLogsAreServed(t *testing.T) {
 		"towards the API":                 {args: []string{"--client-ca-file=" + caFile}, server: "https://127.0.0.1:6443/prefix", want: "127.0.0.1"},
 		"towards the API, without scheme": {args: []string{"--client-ca-file=" + caFile}, server: "127.0.0.1:6443", want: "127.0.0.1"},
 		"at the address of the pod":       {args: []string{"--client-ca-file=" + caFile}, podIP: "127.0.0.3", server: "https://127.0.0.1", want: "127.0.0.3"},
-		"where it is said":                {args: []string{"--client-ca-file=" + caFile, "--log-address=127.0.0.2"}, podIP: "127.0.0.3", want: "127.0.0.2"},
+		"by flag":                         {args: []string{"--client-ca-file=" + caFile, "--log-address=127.0.0.2"}, podIP: "127.0.0.3", want: "127.0.0.2"},
 		"by name":                         {args: []string{"--client-ca-file=" + caFile, "--log-address=w.example.com"}, want: "w.example.com"},
 		"at an address of somebody else":  {args: []string{"--client-ca-file=" + caFile, "--log-address=192.0.2.1"}, failed: "--log-address=192.0.2.1"},
 		"to nobody who is known":          {args: []string{"--client-ca-file=/no/such/file", "--log-address=127.0.0.1"}, failed: "/no/such/file"},

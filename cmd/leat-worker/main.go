@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// The leat-worker command runs tasks.
+// The leat-worker command runs the tasks of a namespace.
 package main
 
 import (
@@ -54,7 +54,7 @@ func main() {
 	}
 }
 
-// settings are what the flags say.
+// settings are the values of the flags.
 type settings struct {
 	kubeconfig      string
 	namespace, name string
@@ -76,23 +76,28 @@ func newCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "leat-worker",
 		Short: "Run the tasks of a namespace",
-		Long: `Run the tasks of a namespace on this machine, in this container: their commands see its files, have its environment and
-are run as the user who runs this.
+		Long: `Run the tasks of a namespace on this machine, or in this container. Their commands see its files, inherit its environment
+and run as the user of this program.
 
-The worker registers itself and only makes connections, it needs none made to it, but for logs. It reaches the API by --kubeconfig,
-$KUBECONFIG or ~/.kube/config, or in a pod by the pod's service account. A client certificate of a worker
-(organization leat:workers, name leat:worker:NAMESPACE:NAME) also says its namespace and its name.
+The worker registers itself. It only makes outgoing connections, except to serve logs. It connects to the API with
+--kubeconfig, $KUBECONFIG or ~/.kube/config, or with the service account of its pod. The client certificate of a worker
+(organization leat:workers, name leat:worker:NAMESPACE:NAME) also sets its namespace and its name.
 
-SIGTERM and SIGINT stop it: it takes no more tasks, ends those that run, gives back what has not finished and exits. A
-second one ends it at once.`,
-		Example: `  leat-worker --kubeconfig=worker.kubeconfig                       # as many tasks at a time as there are processors
-  leat-worker --namespace=render --tasks=4 --labels=disk=ssd       # for tasks that select workers by label, too
-  leat-worker --capacity=cpu=8,memory=16Gi,example.com/license=1   # what tasks can request: counts`,
+SIGTERM and SIGINT stop the worker: it accepts no more tasks, terminates those that run, returns unfinished ones to the
+scheduler and exits. A second signal ends it at once.`,
+		Example: `  # Run as many tasks at a time as there are processors
+  leat-worker --kubeconfig=worker.kubeconfig
+
+  # Run up to 4 tasks of a namespace at a time, and let tasks select the worker by a label
+  leat-worker --namespace=render --tasks=4 --labels=disk=ssd
+
+  # Set what tasks can request
+  leat-worker --capacity=cpu=8,memory=16Gi,example.com/license=1`,
 		Args:         cobra.NoArgs,
 		Version:      version.Get().GitVersion,
 		SilenceUsage: true,
 		RunE: func(command *cobra.Command, _ []string) error {
-			// Once it is stopping, the next signal has its usual effect.
+			// While the worker stops, the next signal has its default effect.
 			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			context.AfterFunc(ctx, stop)
@@ -102,25 +107,30 @@ second one ends it at once.`,
 	command.SetContext(context.Background())
 	flags := command.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&s.kubeconfig, "kubeconfig", "", "File with the access to the API (default $KUBECONFIG, ~/.kube/config, or the service account of the pod)")
-	flags.StringVarP(&s.namespace, "namespace", "n", "", "Namespace whose tasks are run (default that of the access)")
-	flags.StringVar(&s.name, "name", "", "Name of the Worker, unique in its namespace (default that of the client certificate, $POD_NAME, or the name of the host and five random characters, kept in the state directory)")
-	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "Directory where the worker keeps the name it has given itself, logs and the files of the tasks that it runs")
+	flags.StringVar(&s.kubeconfig, "kubeconfig", "", "Kubeconfig file for the API (default $KUBECONFIG, ~/.kube/config, or the service account of the pod)")
+	flags.StringVarP(&s.namespace, "namespace", "n", "", "Namespace whose tasks are run (default that of the kubeconfig or the service account)")
+	flags.StringVar(&s.name, "name", "", "Name of the Worker, unique in its namespace (default that of the client certificate, "+
+		"$POD_NAME, or the host name and five random characters, kept in the state directory)")
+	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "Directory for the generated name of the worker, logs and the files of running tasks")
 	flags.IntVar(&s.tasks, "tasks", runtime.GOMAXPROCS(0), "How many tasks to run at a time")
-	flags.StringToStringVar(&s.capacity, "capacity", nil, "What tasks can request, as NAME=QUANTITY; cpu and memory are by default what the machine, or the container, has")
-	flags.StringToStringVar(&s.labels, "labels", nil, "Labels of the Worker, for tasks to select it by")
+	flags.StringToStringVar(&s.capacity, "capacity", nil, "What tasks can request, as NAME=QUANTITY; "+
+		"cpu and memory default to what the machine, or the container, has")
+	flags.StringToStringVar(&s.labels, "labels", nil, "Labels of the Worker, by which tasks can select it")
 	flags.StringSliceVar(&s.taints, "taints", nil, "Taints of the Worker when it is first registered, as KEY=VALUE:EFFECT or KEY:EFFECT")
-	flags.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "How long commands get at most between SIGTERM and SIGKILL when the worker stops")
-	flags.DurationVar(&s.leaseDuration, "lease-duration", 40*time.Second, "How long the worker counts as alive without a sign of life, of which it gives four in that time; longer for an unreliable network")
+	flags.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "Longest time between SIGTERM and SIGKILL for commands when the worker stops")
+	flags.DurationVar(&s.leaseDuration, "lease-duration", 40*time.Second, "How long the worker counts as alive after a heartbeat; "+
+		"it sends four in that time. Use more for an unreliable network")
 	s.logs.addFlags(flags)
-	flags.Int64Var(&s.taskMaxPIDs, "task-max-pids", 4096, "How many processes and threads a task may have at a time, -1 for any number; needs a control group of the worker's own")
-	flags.StringVar(&s.metricsAddress, "metrics-bind-address", "0", "Address that /metrics is served on by plain HTTP, to all who reach it: 127.0.0.1:9090 for this machine, :9090 in a pod; 0 for none")
-	flags.IntVarP(&s.verbosity, "v", "v", 0, "How much to log: 2 for what happens, 4 for why")
+	flags.Int64Var(&s.taskMaxPIDs, "task-max-pids", 4096, "How many processes and threads a task may have at a time, -1 for any number; "+
+		"needs a control group for the worker alone")
+	flags.StringVar(&s.metricsAddress, "metrics-bind-address", "0", "Address on which to serve /metrics over plain HTTP, without authentication: "+
+		"127.0.0.1:9090 for this machine, :9090 in a pod; 0 for none")
+	flags.IntVarP(&s.verbosity, "v", "v", 0, "Number for the log level verbosity: 2 for requests and retries, 4 for more")
 	command.AddCommand(newInstallCommand())
 	return command
 }
 
-// run checks all that was said before the API is asked for anything, and then works until ctx is done.
+// run validates the flags before it sends any request, and then runs the worker until ctx is done.
 func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 	if err := logTo(stderr, s.verbosity); err != nil {
 		return err
@@ -162,7 +172,7 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 	}
 	client, err := versioned.NewForConfig(config)
 	if err != nil {
-		return fmt.Errorf("the access to the API: %w", err)
+		return fmt.Errorf("configuring access to the API: %w", err)
 	}
 	store, err := s.logs.open(id, s.stateDir)
 	if err != nil {
@@ -180,7 +190,7 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 		return fmt.Errorf("--metrics-bind-address: %w", err)
 	}
 	defer stopMetrics()
-	klog.FromContext(ctx).Info("The worker starts", "namespace", id.namespace, "name", id.name, "server", config.Host,
+	klog.FromContext(ctx).Info("Starting the worker", "worker", klog.KRef(id.namespace, id.name), "server", config.Host,
 		"tasks", s.tasks, "version", version.Get().GitVersion)
 	return worker.New(client, worker.Options{
 		Namespace:     id.namespace,
@@ -192,7 +202,7 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 		DrainTimeout:  s.drainTimeout,
 		LeaseDuration: s.leaseDuration,
 		TaskMaxPIDs:   s.taskMaxPIDs,
-		// A task that means to use the API should not do so as the worker by mistake.
+		// A task that uses the API must not use the worker's credentials by mistake.
 		WithheldEnv: []string{clientcmd.RecommendedConfigPathEnvVar},
 		Registerer:  registry,
 		StateDir:    filepath.Join(s.stateDir, "tasks"),
@@ -201,7 +211,7 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 	}).Run(ctx)
 }
 
-// access is how to reach the API, and the namespace that goes with it.
+// access returns the client configuration and its namespace.
 func (s *settings) access() (*rest.Config, string, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = s.kubeconfig
@@ -209,16 +219,16 @@ func (s *settings) access() (*rest.Config, string, error) {
 	config, err := loader.ClientConfig()
 	switch {
 	case clientcmd.IsEmptyConfig(err):
-		return nil, "", errors.New("there is no access to the API: give --kubeconfig, or run in a pod with a service account")
+		return nil, "", errors.New("no kubeconfig and no service account found: set --kubeconfig, or run in a pod with a service account")
 	case err != nil:
-		return nil, "", fmt.Errorf("the access to the API: %w", err)
+		return nil, "", fmt.Errorf("configuring access to the API: %w", err)
 	}
 	namespace, _, err := loader.Namespace()
 	if err != nil {
-		return nil, "", fmt.Errorf("the access to the API: %w", err)
+		return nil, "", fmt.Errorf("configuring access to the API: %w", err)
 	}
 	config.UserAgent = "leat-worker/" + version.Get().GitVersion
-	config.QPS = -1 // the server's priority and fairness holds workers back
+	config.QPS = -1 // the server's priority and fairness limits the rate
 	config.ContentType = kuberuntime.ContentTypeProtobuf
 	config.AcceptContentTypes = kuberuntime.ContentTypeProtobuf + "," + kuberuntime.ContentTypeJSON
 	return config, namespace, nil
@@ -255,7 +265,7 @@ func parseTaints(texts []string) ([]batch.Taint, error) {
 	return taints, nil
 }
 
-// logTo sends the log to w.
+// logTo makes klog write to w.
 func logTo(w io.Writer, verbosity int) error {
 	flags := flag.NewFlagSet("log", flag.ContinueOnError)
 	klog.InitFlags(flags)

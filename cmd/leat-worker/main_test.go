@@ -34,8 +34,8 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// alone keeps the test from the access and the state of whoever runs it.
-func alone(t *testing.T) {
+// isolate hides the kubeconfig and the state of the user who runs the test.
+func isolate(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("KUBECONFIG", "")
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
@@ -43,8 +43,8 @@ func alone(t *testing.T) {
 	t.Setenv("XDG_STATE_HOME", "")
 }
 
-func TestMistakesAreNamed(t *testing.T) {
-	alone(t)
+func TestInvalidFlagsAreNamed(t *testing.T) {
+	isolate(t)
 	garbage := filepath.Join(t.TempDir(), "garbage")
 	if err := os.WriteFile(garbage, []byte("no: [kubeconfig"), 0o600); err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no access":                  {nil, "give --kubeconfig"},
+		"no access":                  {nil, "set --kubeconfig"},
 		"no such kubeconfig":         {[]string{"--kubeconfig=/no/such/file"}, "/no/such/file"},
 		"kubeconfig that is none":    {[]string{"--kubeconfig=" + garbage}, garbage},
 		"no tasks":                   {[]string{"--tasks=0"}, "--tasks=0: must be 1 or more"},
@@ -100,7 +100,7 @@ func TestTaints(t *testing.T) {
 	}
 }
 
-// withCertificate is an access by a client certificate.
+// withCertificate returns a client configuration with a client certificate.
 func withCertificate(t *testing.T, user string, groups ...string) *rest.Config {
 	t.Helper()
 	ca, err := pki.NewCA("test")
@@ -115,13 +115,13 @@ func withCertificate(t *testing.T, user string, groups ...string) *rest.Config {
 }
 
 func TestIdentity(t *testing.T) {
-	own := regexp.MustCompile(`^[a-z0-9-]+-[a-z2-7]{5}$`)
+	generated := regexp.MustCompile(`^[a-z0-9-]+-[a-z2-7]{5}$`)
 	for name, tc := range map[string]struct {
 		settings   settings
 		podName    string
 		user       string
 		groups     []string
-		want       identity // without a name: one of its own
+		want       identity // an empty name stands for a generated one
 		wantFailed string
 	}{
 		"by flags":                          {settings: settings{namespace: "n", name: "w"}, podName: "pod", want: identity{"n", "w"}},
@@ -137,7 +137,7 @@ func TestIdentity(t *testing.T) {
 		"bad namespace":                     {settings: settings{namespace: "a.b"}, wantFailed: "--namespace=a.b"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			alone(t)
+			isolate(t)
 			t.Setenv("POD_NAME", tc.podName)
 			config := &rest.Config{}
 			if tc.user != "" {
@@ -153,8 +153,8 @@ func TestIdentity(t *testing.T) {
 			case err != nil:
 				t.Error(err)
 			case tc.want.name == "":
-				if id.namespace != tc.want.namespace || !own.MatchString(id.name) {
-					t.Errorf("identity %+v, want a name of its own", id)
+				if id.namespace != tc.want.namespace || !generated.MatchString(id.name) {
+					t.Errorf("identity %+v, want a generated name", id)
 				}
 			case id != tc.want:
 				t.Errorf("identity %+v, want %+v", id, tc.want)
@@ -163,33 +163,33 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-func TestOwnNameIsKept(t *testing.T) {
+func TestGeneratedNameIsKept(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
-	first, second := ownName(dir), ownName(dir)
+	first, second := generatedName(dir), generatedName(dir)
 	if first == second {
 		t.Errorf("two workers at a time are both %s", first)
 	}
 	restart := func() {
-		for _, slot := range held {
+		for _, slot := range lockedSlots {
 			slot.Close()
 		}
-		held = nil
+		lockedSlots = nil
 	}
 	restart()
-	if again := []string{ownName(dir), ownName(dir)}; !slices.Equal(again, []string{first, second}) {
+	if again := []string{generatedName(dir), generatedName(dir)}; !slices.Equal(again, []string{first, second}) {
 		t.Errorf("after a restart they are %v, were %s and %s", again, first, second)
 	}
 	restart()
 	if err := os.WriteFile(filepath.Join(dir, "worker-0"), []byte("not a name, and a long one, at that"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	name := ownName(dir)
+	name := generatedName(dir)
 	restart()
-	if again := ownName(dir); name == first || again != name {
+	if again := generatedName(dir); name == first || again != name {
 		t.Errorf("instead of what was no name it is %s, then %s", name, again)
 	}
 	restart()
-	if a, b := ownName("/dev/null/state"), ownName("/dev/null/state"); a == b || a == "" {
+	if a, b := generatedName("/dev/null/state"), generatedName("/dev/null/state"); a == b || a == "" {
 		t.Errorf("where no name can be kept they are %q and %q", a, b)
 	}
 }

@@ -30,11 +30,11 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// noMetrics is the address on which metrics are not served.
+// noMetrics is the address that disables metrics.
 const noMetrics = "0"
 
-// validateMetricsAddress returns an error unless address is an IP address and a port, or "0". An empty host stands for
-// all addresses of the machine, or of the pod.
+// validateMetricsAddress returns an error unless address is an IP address and a port, or "0". An empty host means all
+// addresses of the machine, or of the pod.
 func validateMetricsAddress(address string) error {
 	if address == noMetrics {
 		return nil
@@ -49,13 +49,16 @@ func validateMetricsAddress(address string) error {
 	return nil
 }
 
-// serveMetrics serves what is registered, and what is known of the process, until stop is called.
+// serveMetrics serves the metrics of the registry, the runtime and the process until stop is called.
 func serveMetrics(ctx context.Context, address string, registry *prometheus.Registry) (stop func(), err error) {
 	if address == noMetrics {
 		return func() {}, nil
 	}
-	// The runtime's metrics of garbage tell what is alive, which the default ones do not.
-	registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	// The metrics of the garbage collector include the live heap, which the default ones lack.
+	registry.MustRegister(
+		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC)),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
@@ -65,7 +68,7 @@ func serveMetrics(ctx context.Context, address string, registry *prometheus.Regi
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			klog.FromContext(ctx).Error(err, "Metrics are served no more")
+			klog.FromContext(ctx).Error(err, "Failed to serve metrics")
 		}
 	}()
 	return func() { _ = server.Close() }, nil

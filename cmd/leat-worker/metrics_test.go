@@ -51,7 +51,7 @@ func TestMetricsAreServed(t *testing.T) {
 	}
 	stop()
 	if _, err := net.Dial("tcp", address); err == nil {
-		t.Error("it is served after its end")
+		t.Error("metrics are served after stop")
 	}
 	if stop, err := serveMetrics(t.Context(), noMetrics, nil); err != nil {
 		t.Error(err)
