@@ -28,8 +28,8 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/testapi"
 )
 
-// BenchmarkShortTasks is how fast one worker runs commands that end at once, from binding to the last write, against an API in
-// memory. An operation is one task; eight run at a time.
+// BenchmarkShortTasks measures how fast one worker runs commands that end at once, from the binding to the last write,
+// against an API in memory. An operation is one task; eight run at a time.
 func BenchmarkShortTasks(b *testing.B) {
 	server := testapi.New()
 	tasks := server.Client().BatchV1alpha1().Tasks("default")

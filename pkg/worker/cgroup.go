@@ -35,22 +35,22 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// leafGroup is the group that this process moves to when its own is to bound the groups in it: the kernel wants no processes beside
-// groups that are bounded.
-const leafGroup = "leat-worker"
+// leafCgroup is the group that this process moves to before it enables controllers in its own: a group with enabled
+// controllers cannot contain processes.
+const leafCgroup = "leat-worker"
 
-// delegation is the control group (v2) of this process.
+// delegation is the control group (v2) in which this process may create groups.
 type delegation struct {
 	dir string
-	// controllers that bound groups in it, of those that are of use.
+	// controllers are the enabled ones of those that are used here.
 	controllers []string
-	// unbounded says why there are no controllers, nil if there are.
-	unbounded error
+	// limitsErr is why there are no controllers, nil if there are.
+	limitsErr error
 }
 
-// delegated is the control group that this process was started in. Where groups in it can be bounded, this process has left it for a
-// leaf of it.
-var delegated = sync.OnceValues(func() (delegation, error) {
+// delegatedCgroup returns the control group that this process was started in. If controllers can be enabled there, it
+// has moved this process to a leaf.
+var delegatedCgroup = sync.OnceValues(func() (delegation, error) {
 	membership, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return delegation{}, err
@@ -59,15 +59,15 @@ var delegated = sync.OnceValues(func() (delegation, error) {
 	if err != nil {
 		return delegation{}, err
 	}
-	dir, err := groupDir(string(membership), string(mounts))
+	dir, err := cgroupDir(string(membership), string(mounts))
 	if err != nil {
 		return delegation{}, err
 	}
 	return delegate(dir)
 })
 
-// groupDir is the directory of the control group of a process, by what /proc tells of it.
-func groupDir(membership, mounts string) (string, error) {
+// cgroupDir returns the directory of a process's control group, from the content of its cgroup and mountinfo files.
+func cgroupDir(membership, mounts string) (string, error) {
 	group := ""
 	for line := range strings.Lines(membership) {
 		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
@@ -85,7 +85,7 @@ func groupDir(membership, mounts string) (string, error) {
 		if i := slices.Index(fields, "-"); i < 6 || len(fields) < i+2 || fields[i+1] != "cgroup2" {
 			continue
 		}
-		// The mount shows the part of the hierarchy below its root.
+		// The mount point is the group fields[3] of the hierarchy.
 		if below, err := filepath.Rel(fields[3], group); err == nil && below != ".." && !strings.HasPrefix(below, "../") {
 			return filepath.Join(fields[4], below), nil
 		}
@@ -93,82 +93,83 @@ func groupDir(membership, mounts string) (string, error) {
 	return "", fmt.Errorf("the control group %s is not mounted", group)
 }
 
-// delegate enables in dir the controllers of use, as far as it has them.
+// delegate enables the available ones of the controllers cpu, memory and pids in dir.
 func delegate(dir string) (delegation, error) {
 	if err := unix.Access(dir, unix.W_OK); err != nil {
 		return delegation{}, fmt.Errorf("the control group %s is not this user's to write to: %w", dir, err)
 	}
 	d := delegation{dir: dir}
-	all, err := words(dir, "cgroup.controllers")
+	available, err := readWords(dir, "cgroup.controllers")
 	if err != nil {
 		return delegation{}, err
 	}
 	for _, name := range []string{"cpu", "memory", "pids"} {
-		if slices.Contains(all, name) {
+		if slices.Contains(available, name) {
 			d.controllers = append(d.controllers, name)
 		}
 	}
 	if len(d.controllers) == 0 {
-		d.unbounded = fmt.Errorf("the control group %s has none of the controllers cpu, memory and pids", dir)
+		d.limitsErr = fmt.Errorf("the control group %s has none of the controllers cpu, memory and pids", dir)
 		return d, nil
 	}
-	enabled, err := words(dir, "cgroup.subtree_control")
+	enabled, err := readWords(dir, "cgroup.subtree_control")
 	if err != nil {
 		return delegation{}, err
 	}
 	if slices.ContainsFunc(d.controllers, func(name string) bool { return !slices.Contains(enabled, name) }) {
-		if err := vacate(dir); err != nil {
-			return delegation{dir: dir, unbounded: err}, nil
+		if err := moveToLeaf(dir); err != nil {
+			return delegation{dir: dir, limitsErr: err}, nil
 		}
-		if err := enable(dir, d.controllers); err != nil {
-			return delegation{dir: dir, unbounded: err}, nil
+		if err := enableControllers(dir, d.controllers); err != nil {
+			return delegation{dir: dir, limitsErr: err}, nil
 		}
 	}
 	return d, nil
 }
 
-// vacate moves this process from the group to a leaf of it, if it is alone there.
-func vacate(dir string) error {
-	// Only the root of all groups has no type, and may have processes.
+// moveToLeaf moves this process from the group to a leaf of it. It returns an error if other processes are in the
+// group.
+func moveToLeaf(dir string) error {
+	// Only the root of the hierarchy has no type, and it may contain processes.
 	if _, err := os.Stat(filepath.Join(dir, "cgroup.type")); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	pids, err := words(dir, "cgroup.procs")
+	pids, err := readWords(dir, "cgroup.procs")
 	if err != nil {
 		return err
 	}
 	self := strconv.Itoa(os.Getpid())
 	for _, pid := range pids {
 		if pid != self {
-			return fmt.Errorf("the control group %s holds other processes too, such as %s: start the worker in one of its own", dir, pid)
+			return fmt.Errorf("the control group %s holds other processes too, such as %s: start the worker in its own group", dir, pid)
 		}
 	}
-	leaf := filepath.Join(dir, leafGroup)
+	leaf := filepath.Join(dir, leafCgroup)
 	if err := os.MkdirAll(leaf, 0o755); err != nil {
 		return err
 	}
-	return set(leaf, "cgroup.procs", self)
+	return writeFile(leaf, "cgroup.procs", self)
 }
 
-func enable(dir string, controllers []string) error {
-	return set(dir, "cgroup.subtree_control", "+"+strings.Join(controllers, " +"))
+func enableControllers(dir string, controllers []string) error {
+	return writeFile(dir, "cgroup.subtree_control", "+"+strings.Join(controllers, " +"))
 }
 
-// groups are the control groups of one worker: one for all that its tasks run, and in that one for each attempt.
-type groups struct {
+// cgroups is the control group of one worker, which contains one group for each attempt.
+type cgroups struct {
 	dir         string
 	controllers []string
-	memory      int64 // that the worker has, in bytes, or zero
-	pids        int64 // that a task may have, or less than zero
+	memory      int64 // of the worker in bytes, or zero
+	maxPIDs     int64 // of a task; less than zero is unlimited
 }
 
-// newGroups makes the group of a worker.
-func newGroups(in delegation, name string, memory, pids int64) (*groups, error) {
-	g := &groups{dir: filepath.Join(in.dir, name), controllers: in.controllers, memory: memory, pids: pids}
+// newCgroups creates the group of a worker.
+func newCgroups(parent delegation, name string, memory, maxPIDs int64) (*cgroups, error) {
+	g := &cgroups{dir: filepath.Join(parent.dir, name), controllers: parent.controllers, memory: memory, maxPIDs: maxPIDs}
 	if err := os.MkdirAll(g.dir, 0o755); err != nil {
 		return nil, err
 	}
-	err := g.prepare()
+	err := g.configure()
 	if err != nil {
 		_ = unix.Rmdir(g.dir)
 		return nil, err
@@ -176,7 +177,7 @@ func newGroups(in delegation, name string, memory, pids int64) (*groups, error) 
 	return g, nil
 }
 
-func (g *groups) prepare() error {
+func (g *cgroups) configure() error {
 	if _, err := os.Stat(filepath.Join(g.dir, "cgroup.kill")); err != nil {
 		return fmt.Errorf("the kernel cannot kill a control group, as it can from Linux 5.14 on: %w", err)
 	}
@@ -184,29 +185,28 @@ func (g *groups) prepare() error {
 		return nil
 	}
 	if slices.Contains(g.controllers, "memory") && g.memory > 0 {
-		if err := set(g.dir, "memory.max", strconv.FormatInt(g.memory, 10)); err != nil {
+		if err := writeFile(g.dir, "memory.max", strconv.FormatInt(g.memory, 10)); err != nil {
 			return err
 		}
 	}
-	return enable(g.dir, g.controllers)
+	return enableControllers(g.dir, g.controllers)
 }
 
-// group is the control group of one attempt.
-type group struct {
+// cgroup is the control group of one attempt.
+type cgroup struct {
 	dir    string
 	handle *os.File
-	events string // the file that tells of memory that ran out, empty for none
+	events string // path of memory.events, empty without the memory controller
 }
 
-// add makes the group of an attempt, with what bounds its processes:
-//   - cpu.weight is 100, the kernel's default, for each CPU that the task requests, and the least there is for a task that
-//     requests none;
-//   - memory.min is the memory that it requests, which is kept from being reclaimed for others;
-//   - memory.oom.group ends all of a task that is chosen when memory runs out, and not one process of it;
-//   - pids.max keeps a task that multiplies from taking all process numbers of the machine.
-func (g *groups) add(name string, requests batch.ResourceList) (*group, error) {
-	added := &group{dir: filepath.Join(g.dir, name)}
-	if err := os.Mkdir(added.dir, 0o755); err != nil {
+// create creates the group of an attempt with these limits:
+//   - cpu.weight is 100, the kernel's default, for each requested CPU, and 1 for a task that requests none.
+//   - memory.min is the memory that the task requests. The kernel does not reclaim it for others.
+//   - memory.oom.group makes the kernel kill the whole task, not one of its processes, when memory runs out.
+//   - pids.max keeps a fork bomb from using all process numbers of the machine.
+func (g *cgroups) create(name string, requests batch.ResourceList) (*cgroup, error) {
+	created := &cgroup{dir: filepath.Join(g.dir, name)}
+	if err := os.Mkdir(created.dir, 0o755); err != nil {
 		return nil, err
 	}
 	var errs []error
@@ -214,49 +214,52 @@ func (g *groups) add(name string, requests batch.ResourceList) (*group, error) {
 		switch controller {
 		case "cpu":
 			cpu := requests[batch.ResourceCPU]
-			errs = append(errs, set(added.dir, "cpu.weight", strconv.FormatInt(min(max(cpu.MilliValue()/10, 1), 10_000), 10)))
+			weight := min(max(cpu.MilliValue()/10, 1), 10_000)
+			errs = append(errs, writeFile(created.dir, "cpu.weight", strconv.FormatInt(weight, 10)))
 		case "memory":
-			added.events = filepath.Join(added.dir, "memory.events")
-			errs = append(errs, set(added.dir, "memory.oom.group", "1"))
+			created.events = filepath.Join(created.dir, "memory.events")
+			errs = append(errs, writeFile(created.dir, "memory.oom.group", "1"))
 			if memory := requests[batch.ResourceMemory]; memory.Sign() > 0 {
-				errs = append(errs, set(added.dir, "memory.min", strconv.FormatInt(memory.Value(), 10)))
+				errs = append(errs, writeFile(created.dir, "memory.min", strconv.FormatInt(memory.Value(), 10)))
 			}
 		case "pids":
-			if g.pids > 0 {
-				errs = append(errs, set(added.dir, "pids.max", strconv.FormatInt(g.pids, 10)))
+			if g.maxPIDs > 0 {
+				errs = append(errs, writeFile(created.dir, "pids.max", strconv.FormatInt(g.maxPIDs, 10)))
 			}
 		}
 	}
-	handle, err := os.Open(added.dir)
+	handle, err := os.Open(created.dir)
 	if err = errors.Join(append(errs, err)...); err != nil {
 		handle.Close()
-		_ = unix.Rmdir(added.dir)
+		_ = unix.Rmdir(created.dir)
 		return nil, err
 	}
-	added.handle = handle
-	return added, nil
+	created.handle = handle
+	return created, nil
 }
 
-// end kills all processes that are left in the group and removes it. It tells whether any was killed because memory ran out.
-func (g *group) end() (outOfMemory bool, err error) {
+// killAndRemove kills all processes in the group and removes it. oomKilled is whether the kernel killed one of them
+// before because memory ran out.
+func (g *cgroup) killAndRemove() (oomKilled bool, err error) {
 	g.handle.Close()
-	return killedForMemory(g.events), killGroup(g.dir)
+	return hasOOMKill(g.events), killCgroup(g.dir)
 }
 
-// remove removes the group of the worker. Those of its attempts must have ended.
-func (g *groups) remove() error { return killGroup(g.dir) }
+// remove removes the group of the worker. All attempts must have ended.
+func (g *cgroups) remove() error { return killCgroup(g.dir) }
 
-// killGroup kills all processes in a group and the groups in it, and removes it.
-func killGroup(dir string) error {
-	if removeGroup(dir) == nil {
+// killCgroup kills all processes in a group and in the groups below it, and removes them.
+func killCgroup(dir string) error {
+	if removeCgroup(dir) == nil {
 		return nil
 	}
 	last := error(nil)
 	err := wait.PollUntilContextTimeout(context.Background(), 2*time.Millisecond, killTimeout, true, func(context.Context) (bool, error) {
-		if err := set(dir, "cgroup.kill", "1"); err != nil && !errors.Is(err, os.ErrNotExist) && shortage(err) == "" {
+		err := writeFile(dir, "cgroup.kill", "1")
+		if err != nil && !errors.Is(err, os.ErrNotExist) && pressureReason(err) == "" {
 			return false, err
 		}
-		last = removeGroup(dir)
+		last = removeCgroup(dir)
 		return last == nil, nil
 	})
 	if err != nil {
@@ -265,8 +268,8 @@ func killGroup(dir string) error {
 	return nil
 }
 
-// removeGroup removes a group without processes, and those that a task has made in it.
-func removeGroup(dir string) error {
+// removeCgroup removes a group without processes, and groups that a task has created in it.
+func removeCgroup(dir string) error {
 	err := unix.Rmdir(dir)
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -274,7 +277,7 @@ func removeGroup(dir string) error {
 	entries, _ := os.ReadDir(dir)
 	for _, entry := range entries {
 		if entry.IsDir() {
-			if err := removeGroup(filepath.Join(dir, entry.Name())); err != nil {
+			if err := removeCgroup(filepath.Join(dir, entry.Name())); err != nil {
 				return err
 			}
 		}
@@ -282,8 +285,8 @@ func removeGroup(dir string) error {
 	return unix.Rmdir(dir)
 }
 
-// killedForMemory says whether a process of a group was killed because memory ran out, by the file that tells.
-func killedForMemory(file string) bool {
+// hasOOMKill reports whether a memory.events file counts a process that was killed because memory ran out.
+func hasOOMKill(file string) bool {
 	events, _ := os.ReadFile(file)
 	for line := range bytes.Lines(events) {
 		if count, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("oom_kill ")); ok {
@@ -293,17 +296,18 @@ func killedForMemory(file string) bool {
 	return false
 }
 
-func set(dir, file, value string) error {
+func writeFile(dir, file, value string) error {
 	return os.WriteFile(filepath.Join(dir, file), []byte(value), 0o644)
 }
 
-func words(dir, file string) ([]string, error) {
+func readWords(dir, file string) ([]string, error) {
 	text, err := os.ReadFile(filepath.Join(dir, file))
 	return strings.Fields(string(text)), err
 }
 
-// oomScore is how soon processes of a task are killed when memory runs out: sooner than the worker, whose own score is given, and
-// the sooner the more they use beyond what the task requests, as the kubelet has it for containers.
-func oomScore(own, request, capacity int64) int64 {
+// oomScoreAdj returns the oom_score_adj of the processes of a task. As the kubelet does for containers, it makes the
+// kernel kill them sooner the more memory they use beyond the request, and always before the worker, whose score is
+// own.
+func oomScoreAdj(own, request, capacity int64) int64 {
 	return min(max(1000-1000*request/capacity, own+1), 1000)
 }

@@ -30,7 +30,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-func TestGroupDir(t *testing.T) {
+func TestCgroupDir(t *testing.T) {
 	const (
 		unified   = "25 30 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 		hybrid    = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
@@ -49,7 +49,7 @@ func TestGroupDir(t *testing.T) {
 		"version 1 only":               {"8:pids:/y\n", hybrid, "", "no control groups of version 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := groupDir(tc.membership, tc.mounts)
+			got, err := cgroupDir(tc.membership, tc.mounts)
 			if got != tc.want || (err == nil) != (tc.wantFailed == "") || err != nil && !strings.Contains(err.Error(), tc.wantFailed) {
 				t.Errorf("got %q, %v; want %q or to fail with %q", got, err, tc.want, tc.wantFailed)
 			}
@@ -57,7 +57,7 @@ func TestGroupDir(t *testing.T) {
 	}
 }
 
-// plain is a directory of plain files, which take all that is written to them.
+// plain returns a directory of plain files, which accept everything that is written to them.
 func plain(t *testing.T, dir string, files map[string]string) string {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -81,7 +81,7 @@ func TestDelegate(t *testing.T) {
 	for name, tc := range map[string]struct {
 		files       map[string]string
 		controllers []string
-		unbounded   string
+		limitsErr   string
 		moved       bool
 		enabled     string
 	}{
@@ -112,10 +112,10 @@ func TestDelegate(t *testing.T) {
 			if err != nil || got.dir != dir || !slices.Equal(got.controllers, tc.controllers) {
 				t.Errorf("got %+v, %v, want controllers %q", got, err, tc.controllers)
 			}
-			if (got.unbounded == nil) != (tc.unbounded == "") || got.unbounded != nil && !strings.Contains(got.unbounded.Error(), tc.unbounded) {
-				t.Errorf("it is unbounded because of %v, want %q", got.unbounded, tc.unbounded)
+			if (got.limitsErr == nil) != (tc.limitsErr == "") || got.limitsErr != nil && !strings.Contains(got.limitsErr.Error(), tc.limitsErr) {
+				t.Errorf("limits are unavailable because of %v, want %q", got.limitsErr, tc.limitsErr)
 			}
-			if moved := content(filepath.Join(dir, leafGroup), "cgroup.procs") == self; moved != tc.moved {
+			if moved := content(filepath.Join(dir, leafCgroup), "cgroup.procs") == self; moved != tc.moved {
 				t.Errorf("moved to the leaf: %t", moved)
 			}
 			if enabled := content(dir, "cgroup.subtree_control"); enabled != tc.enabled {
@@ -128,10 +128,10 @@ func TestDelegate(t *testing.T) {
 	}
 }
 
-func TestBoundsOfATask(t *testing.T) {
+func TestLimitsOfATask(t *testing.T) {
 	dir := t.TempDir()
 	plain(t, filepath.Join(dir, "w"), map[string]string{"cgroup.kill": ""})
-	g, err := newGroups(delegation{dir: dir, controllers: []string{"cpu", "memory", "pids"}}, "w", 8<<30, 100)
+	g, err := newCgroups(delegation{dir: dir, controllers: []string{"cpu", "memory", "pids"}}, "w", 8<<30, 100)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,28 +155,28 @@ func TestBoundsOfATask(t *testing.T) {
 		"a lot":    {batch.ResourceList{"cpu": resource.MustParse("1000")}, map[string]string{"cpu.weight": "10000"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			added, err := g.add(name, tc.requests)
+			created, err := g.create(name, tc.requests)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for file, want := range tc.want {
-				if got := content(added.dir, file); got != want {
+				if got := content(created.dir, file); got != want {
 					t.Errorf("%s is %q, want %q", file, got, want)
 				}
 			}
-			added.handle.Close()
+			created.handle.Close()
 		})
 	}
-	g.pids, g.controllers = -1, []string{"pids"}
-	added, err := g.add("not bounded", nil)
+	g.maxPIDs, g.controllers = -1, []string{"pids"}
+	created, err := g.create("not bounded", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if entries, _ := os.ReadDir(added.dir); len(entries) > 0 {
+	if entries, _ := os.ReadDir(created.dir); len(entries) > 0 {
 		t.Errorf("written: %v", entries)
 	}
-	added.handle.Close()
-	if _, err := newGroups(delegation{dir: dir}, "without cgroup.kill", 0, 1); err == nil || !strings.Contains(err.Error(), "5.14") {
+	created.handle.Close()
+	if _, err := newCgroups(delegation{dir: dir}, "without cgroup.kill", 0, 1); err == nil || !strings.Contains(err.Error(), "5.14") {
 		t.Errorf("an old kernel: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "without cgroup.kill")); err == nil {
@@ -194,27 +194,27 @@ func TestOOMScore(t *testing.T) {
 		{1000, 0, 1000, 1000},
 		{-998, 1000, 1000, 0},
 	} {
-		if got := oomScore(tc.own, tc.request, tc.capacity); got != tc.want {
-			t.Errorf("oomScore(%d, %d, %d) = %d, want %d", tc.own, tc.request, tc.capacity, got, tc.want)
+		if got := oomScoreAdj(tc.own, tc.request, tc.capacity); got != tc.want {
+			t.Errorf("oomScoreAdj(%d, %d, %d) = %d, want %d", tc.own, tc.request, tc.capacity, got, tc.want)
 		}
 	}
 }
 
 func TestTasksAreKilledBeforeTheirWorker(t *testing.T) {
-	s := newTestSite(t, "score", false)
+	s := newTestSandbox(t, "score", false)
 	s.memory = 1000 << 20
-	inv, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{
+	c, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{
 		Command:   []string{"sleep", "1000"},
 		Resources: batch.TaskResources{Requests: batch.ResourceList{"memory": resource.MustParse("100Mi")}},
 	}}, 1)
-	p := mustStart(t, inv)
+	p := mustStart(t, c)
 	eventually(t, "the score is set", func() bool {
-		return content("/proc/"+strconv.Itoa(p.cmd.Process.Pid), "oom_score_adj") == strconv.FormatInt(max(900, s.score+1), 10)+"\n"
+		return content("/proc/"+strconv.Itoa(p.cmd.Process.Pid), "oom_score_adj") == strconv.FormatInt(max(900, s.oomScoreAdj+1), 10)+"\n"
 	})
 }
 
-func TestWhatTellsThatMemoryRanOut(t *testing.T) {
-	s := newTestSite(t, "memory", true)
+func TestOOMKilledIsDetected(t *testing.T) {
+	s := newTestSandbox(t, "memory", true)
 	for i, tc := range []struct {
 		name, events, script string
 		want                 bool
@@ -224,55 +224,55 @@ func TestWhatTellsThatMemoryRanOut(t *testing.T) {
 		{"killed by somebody", "oom 0\noom_kill 0\noom_group_kill 0\n", "kill -9 $$", false},
 		{"a part, and it succeeded", "oom_kill 1\n", "exit 0", false},
 		{"a part, and it failed", "oom_kill 1\n", "exit 1", false},
-		{"nothing tells", "", "kill -9 $$", false},
+		{"no memory events", "", "kill -9 $$", false},
 		{"was over a limit, no death", "max 7\noom 1\noom_kill 0\n", "kill -9 $$", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			events := filepath.Join(plain(t, t.TempDir(), map[string]string{"memory.events": tc.events}), "memory.events")
-			inv, _, _ := s.prepare(t.Context(), &batch.Task{}, int32(i))
-			inv.argv = []string{"sh", "-c", tc.script}
-			if inv.group == nil {
+			c, _, _ := s.prepare(t.Context(), &batch.Task{}, int32(i))
+			c.argv = []string{"sh", "-c", tc.script}
+			if c.cgroup == nil {
 				t.Logf("this machine has no control groups to use: only the file is read")
-				if got := killedForMemory(events); tc.want && !got {
+				if got := hasOOMKill(events); tc.want && !got {
 					t.Error("the file is not understood")
 				}
 				return
 			}
-			inv.group.events = events
-			p := mustStart(t, inv)
+			c.cgroup.events = events
+			p := mustStart(t, c)
 			awaitExit(t, p)
-			if p.outOfMemory != tc.want {
-				t.Errorf("out of memory: %t", p.outOfMemory)
+			if p.oomKilled != tc.want {
+				t.Errorf("out of memory: %t", p.oomKilled)
 			}
 		})
 	}
 }
 
-// TestAGroup is about the control groups of this machine, if it has any that this test may use.
-func TestAGroup(t *testing.T) {
-	s := newTestSite(t, "real", true)
-	in, err := delegated()
-	if s.groups == nil {
+// TestRealCgroup uses the control groups of this machine, if this test may.
+func TestRealCgroup(t *testing.T) {
+	s := newTestSandbox(t, "real", true)
+	in, err := delegatedCgroup()
+	if s.cgroups == nil {
 		t.Logf("this machine has no control groups to use (%v): commands are started all the same", err)
 		if code, _ := awaitExit(t, s.sh(t, "exit 3")); code != 3 {
 			t.Errorf("exit code %d", code)
 		}
 		return
 	}
-	t.Logf("groups in %s, controllers %q, unbounded: %v", in.dir, in.controllers, in.unbounded)
+	t.Logf("groups in %s, controllers %q, limits: %v", in.dir, in.controllers, in.limitsErr)
 
 	dir := t.TempDir()
 	p := s.sh(t, `(setsid env -i sh -c 'cat /proc/self/cgroup >`+dir+`/child; echo $$ >`+dir+`/pid; exec sleep 1000' &); cat /proc/self/cgroup >`+dir+`/own; exec sleep 1000`)
 	daemon := pidIn(t, dir+"/pid")
-	name := filepath.Base(p.group.dir)
+	name := filepath.Base(p.cgroup.dir)
 	for _, file := range []string{"own", "child"} {
-		eventually(t, "the "+file+" group is told", func() bool { return strings.Contains(content(dir, file), name+"\n") })
+		eventually(t, "the "+file+" group is written", func() bool { return strings.Contains(content(dir, file), name+"\n") })
 	}
-	// What a task makes of its own group, a container for one.
-	if err := os.MkdirAll(filepath.Join(p.group.dir, "a", "b"), 0o755); err != nil {
+	// A task, for example a container runtime, creates groups in its own.
+	if err := os.MkdirAll(filepath.Join(p.cgroup.dir, "a", "b"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := set(filepath.Join(p.group.dir, "a", "b"), "cgroup.procs", strconv.Itoa(daemon)); err != nil {
+	if err := writeFile(filepath.Join(p.cgroup.dir, "a", "b"), "cgroup.procs", strconv.Itoa(daemon)); err != nil {
 		t.Fatal(err)
 	}
 	p.terminate(0)
@@ -280,26 +280,26 @@ func TestAGroup(t *testing.T) {
 	if alive(daemon) {
 		t.Error("a process of the group is alive")
 	}
-	if _, err := os.Stat(p.group.dir); err == nil {
+	if _, err := os.Stat(p.cgroup.dir); err == nil {
 		t.Error("the group is left")
 	}
 
-	// A group in which nothing can be started.
+	// Nothing can start in this group.
 	handle, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	outside := mustStart(t, invocation{argv: []string{"sh", "-c", "exit 4"}, group: &group{dir: filepath.Join(dir, "none"), handle: handle}})
+	outside := mustStart(t, command{argv: []string{"sh", "-c", "exit 4"}, cgroup: &cgroup{dir: filepath.Join(dir, "none"), handle: handle}})
 	if code, _ := awaitExit(t, outside); code != 4 {
 		t.Errorf("exit code %d of a command that was started without its group", code)
 	}
 
-	// A command that is not started.
-	inv, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"/no/such/program"}}}, 7)
-	if _, err := startProcess(inv); err == nil {
+	// This command cannot start.
+	c, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"/no/such/program"}}}, 7)
+	if _, err := startProcess(c); err == nil {
 		t.Fatal("it was started")
 	}
-	if err := unix.Access(inv.group.dir, unix.F_OK); err == nil {
+	if err := unix.Access(c.cgroup.dir, unix.F_OK); err == nil {
 		t.Error("its group is left")
 	}
 }

@@ -24,10 +24,10 @@ import (
 	"testing"
 )
 
-// progressForm is all that a progress can be.
+// progressForm matches every valid progress.
 var progressForm = regexp.MustCompile(`^[0-9]+/[0-9]*[1-9][0-9]*$`)
 
-// FuzzProgress holds what is read of a file of progress to its form, and to being in the file, whatever a command writes there.
+// FuzzProgress checks that the progress read from a file is valid and occurs in it, whatever a command writes there.
 func FuzzProgress(f *testing.F) {
 	for _, text := range []string{"", "1/2\n", "1/2\n3/4", "1/0\n", "a\n1/2\nb\n", "1/2/3\n", "\n\n 7/9 \n\n", "٣/٤\n", strings.Repeat("1", 40) + "/2\n", "1/2\r\n", strings.Repeat("x\n", 5000) + "5/6"} {
 		f.Add([]byte(text))
@@ -36,7 +36,7 @@ func FuzzProgress(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		got := parseProgress(string(text))
 		if got != "" && (len(got) > progressSize || !progressForm.MatchString(got) || !strings.Contains(string(text), got)) {
-			t.Errorf("%q says %q", text, got)
+			t.Errorf("%q parses as %q", text, got)
 		}
 		if again := parseProgress(got); again != got {
 			t.Errorf("%q is read as %q", got, again)
@@ -48,14 +48,14 @@ func FuzzProgress(f *testing.F) {
 			t.Fatal(err)
 		}
 		if read := progressFile(path).read(); len(text) <= progressWindow && read != got {
-			t.Errorf("%q says %q in a file, and %q as a text", text, read, got)
+			t.Errorf("%q reads as %q from a file, and parses as %q", text, read, got)
 		} else if read != "" && !progressForm.MatchString(read) {
-			t.Errorf("%q says %q in a file", text, read)
+			t.Errorf("%q reads as %q from a file", text, read)
 		}
 	})
 }
 
-// FuzzExpand holds what references yield to a limit, and to leaving as it is what is none.
+// FuzzExpand checks that an expansion is bounded, and that text without references stays as it is.
 func FuzzExpand(f *testing.F) {
 	for _, text := range []string{"", "$(A)", "$$(A)", "$(B)$(A)", "$(", "$", "$$$", "$(A", "a$(NONE)b", "$($(A))"} {
 		f.Add(text, "value", 100)
@@ -81,7 +81,7 @@ func FuzzExpand(f *testing.F) {
 	})
 }
 
-// FuzzParseStat holds the reader of what the kernel says of a process to doing no harm, and to the name of the program meaning nothing.
+// FuzzParseStat checks that parsing never panics, and that the program name does not change the result.
 func FuzzParseStat(f *testing.F) {
 	own, err := os.ReadFile("/proc/self/stat")
 	if err != nil {
@@ -92,7 +92,7 @@ func FuzzParseStat(f *testing.F) {
 	f.Add([]byte("1 (a) S 1"), ") R 2 (")
 	f.Fuzz(func(t *testing.T, text []byte, name string) {
 		if s, err := parseStat(text); err == nil && s.state == 0 {
-			t.Errorf("%q gives %+v", text, s)
+			t.Errorf("%q parses as %+v", text, s)
 		}
 		_, rest, _ := strings.Cut(string(own), ") ")
 		want, err := parseStat(own)

@@ -25,7 +25,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics count what the workers of one registerer do. No label tells of a task, nor of a worker: that is what the scraper adds.
+// metrics are the metrics of the workers that share a registerer. No label names a task or a worker; the scraper adds
+// the worker.
 type metrics struct {
 	running      prometheus.Gauge
 	finished     *prometheus.CounterVec
@@ -71,12 +72,13 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		}, []string{"outcome"})),
 		returned: register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leat_worker_tasks_returned_total",
-			Help: "Tasks that were given back because the worker could not start their commands, by reason (TooManyOpenFiles, TooManyProcesses, OutOfMemory, NoSpace).",
+			Help: "Tasks that were given back because the worker could not start their commands, " +
+				"by reason (TooManyOpenFiles, TooManyProcesses, OutOfMemory, NoSpace).",
 		}, []string{"reason"})),
 	}
 }
 
-// register registers a collector, or gives the one that another worker has registered.
+// register registers a collector. It returns the existing one if another worker has registered it.
 func register[C prometheus.Collector](registerer prometheus.Registerer, collector C) C {
 	if registerer == nil {
 		return collector
@@ -86,36 +88,36 @@ func register[C prometheus.Collector](registerer prometheus.Registerer, collecto
 		return registered.ExistingCollector.(C)
 	}
 	if err != nil {
-		panic(err) // by a mistake in the names above only
+		panic(err) // a name above is invalid
 	}
 	return collector
 }
 
-// begun counts an attempt at a task.
-func (m *metrics) begun(task *batch.Task, r run) {
+// attemptStarted counts an attempt at a task.
+func (m *metrics) attemptStarted(task *batch.Task, s taskStatus) {
 	m.attempts.Inc()
-	if r.failed > 0 {
+	if s.failedAttempts > 0 {
 		m.retries.Inc()
 	}
-	if r.attempts == 1 && !task.CreationTimestamp.IsZero() {
-		m.startLatency.Observe(max(0, r.startTime.Sub(task.CreationTimestamp.Time).Seconds()))
+	if s.attempts == 1 && !task.CreationTimestamp.IsZero() {
+		m.startLatency.Observe(max(0, s.startTime.Sub(task.CreationTimestamp.Time).Seconds()))
 	}
 }
 
-// ended counts a task that has finished.
-func (m *metrics) ended(r run) {
+// taskFinished counts a finished task.
+func (m *metrics) taskFinished(s taskStatus) {
 	result := "failed"
-	if r.phase == batch.TaskSucceeded {
+	if s.phase == batch.TaskSucceeded {
 		result = "succeeded"
 	}
-	m.finished.WithLabelValues(result, r.state.Terminated.Reason).Inc()
-	if r.startTime != nil {
-		m.duration.WithLabelValues(result).Observe(max(0, r.completionTime.Sub(r.startTime.Time).Seconds()))
+	m.finished.WithLabelValues(result, s.state.Terminated.Reason).Inc()
+	if s.startTime != nil {
+		m.duration.WithLabelValues(result).Observe(max(0, s.completionTime.Sub(s.startTime.Time).Seconds()))
 	}
 }
 
-// wrote counts a write to the status of a task.
-func (m *metrics) wrote(err error) {
+// statusWritten counts a write to the status of a task.
+func (m *metrics) statusWritten(err error) {
 	outcome := "stored"
 	switch {
 	case apierrors.IsConflict(err):
@@ -126,5 +128,5 @@ func (m *metrics) wrote(err error) {
 	m.statusWrites.WithLabelValues(outcome).Inc()
 }
 
-// givenBack counts a task that is given back because the worker lacked something.
-func (m *metrics) givenBack(err error) { m.returned.WithLabelValues(shortage(err)).Inc() }
+// taskReturned counts a task that is evicted because the worker lacks the resource that err names.
+func (m *metrics) taskReturned(err error) { m.returned.WithLabelValues(pressureReason(err)).Inc() }

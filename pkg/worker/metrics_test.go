@@ -30,7 +30,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// gathered are the values of all metrics by name and labels; of a histogram, how much was observed.
+// gathered returns the values of all metrics by name and labels. The value of a histogram is its count.
 func gathered(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 	t.Helper()
 	families, err := registry.Gather()
@@ -78,7 +78,7 @@ func TestMetrics(t *testing.T) {
 	f.run(w, "none", &batch.Task{Spec: batch.TaskSpec{Command: []string{"no-such-program"}}})
 	f.awaitFinished("bad")
 	f.awaitFinished("none")
-	// The last write is counted when its answer is there.
+	// The last write is counted once its response has arrived.
 	var got map[string]float64
 	want := map[string]float64{
 		"leat_worker_running_tasks": 1,
@@ -100,7 +100,7 @@ func TestMetrics(t *testing.T) {
 	for name := range got {
 		for _, secret := range []string{"running ", "good", "bad", "none", "default", " w"} {
 			if strings.Contains(strings.Join(strings.Fields(name)[1:], " "), secret) {
-				t.Errorf("a label tells of a task or a worker: %s", name)
+				t.Errorf("a label names a task or a worker: %s", name)
 			}
 		}
 	}

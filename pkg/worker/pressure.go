@@ -38,9 +38,9 @@ const (
 	reasonSufficient = "SufficientResources"
 )
 
-// shortage returns the reason of the condition ResourcePressure that err stands for. It returns "" for any error that
-// does not come from a lack of something on the machine of the worker.
-func shortage(err error) string {
+// pressureReason returns the reason of the condition ResourcePressure for err. It returns "" if err does not mean
+// that the machine of the worker lacks a resource.
+func pressureReason(err error) string {
 	switch {
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		return reasonOpenFiles
@@ -54,38 +54,38 @@ func shortage(err error) string {
 	return ""
 }
 
-// passes reports whether a start that failed with err may succeed later with nothing changed about the command: the
-// worker lacks something, or somebody still writes the program.
-func passes(err error) bool { return shortage(err) != "" || errors.Is(err, unix.ETXTBSY) }
+// isTransient reports whether a command that failed to start with err may start later, unchanged: the worker lacks a
+// resource, or another process still writes the program.
+func isTransient(err error) bool { return pressureReason(err) != "" || errors.Is(err, unix.ETXTBSY) }
 
-// pressure is how many tasks a worker takes while it lacks what it needs to start commands. It is safe for concurrent
-// use.
+// pressure limits how many tasks a worker accepts while it lacks the resources to start commands. It is safe for
+// concurrent use.
 //
-//	state  event                                 action
-//	none   a command cannot be started           → held: the limit is the number of commands that run
-//	held   a command cannot be started           the limit is lowered to the number of commands that run
-//	held   the hold is over, disk space is short the hold doubles
-//	held   the hold is over                      → grows: the limit is raised by 1
-//	grows  the shortest hold is over             the limit is raised by twice as much as the last time
-//	grows  a command cannot be started           → held: as from none, with twice the hold
-//	any    the limit reaches the capacity        → none
+//	state    event                                  → action
+//	none     a command cannot start                 → held: the limit is the number of running commands
+//	held     a command cannot start                 → the limit is lowered to the number of running commands
+//	held     the hold has passed, the disk is full  → the hold doubles
+//	held     the hold has passed                    → growing: the limit grows by 1
+//	growing  the base hold has passed               → the limit grows by twice the previous step
+//	growing  a command cannot start                 → held: as from none, with twice the hold
+//	any      the limit reaches the capacity         → none
 //
-// The first hold is base. The hold starts over at base when nothing has failed for twice the longest hold.
+// The first hold is base. The hold is reset to base if nothing has failed for twice the longest hold.
 type pressure struct {
 	capacity  int64
 	base, max time.Duration
-	// spaceLeft returns an error while there is no disk space. A start of a command need not show that.
-	spaceLeft func() error
-	// changed holds a signal while limit or the condition is news.
+	// checkSpace returns an error while the disk is full. A full disk need not make a command fail to start.
+	checkSpace func() error
+	// changed has a signal while the limit or the condition is new.
 	changed chan struct{}
 
 	mu      sync.Mutex
 	reason  string // of the condition, empty in state none
 	message string
 	limit   int64
-	raise   int64 // by how much the limit was last raised, zero while held
+	step    int64 // by which the limit grew last, zero while held
 	hold    time.Duration
-	last    time.Time // when a command could not be started
+	last    time.Time // a command failed to start
 	timer   *time.Timer
 	stopped bool
 }
@@ -93,45 +93,45 @@ type pressure struct {
 func newPressure(capacity int64, base, longest time.Duration) *pressure {
 	return &pressure{
 		capacity: capacity, limit: capacity, base: base, max: longest,
-		spaceLeft: func() error { return nil }, changed: make(chan struct{}, 1),
+		checkSpace: func() error { return nil }, changed: make(chan struct{}, 1),
 	}
 }
 
-// note takes in that the worker lacked something, while the given number of commands was running. err must be a
-// shortage.
-func (p *pressure) note(err error, running int64) {
+// recordFailure records that the worker lacked a resource while the given number of commands was running. err must
+// have a pressureReason.
+func (p *pressure) recordFailure(err error, running int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped {
 		return
 	}
-	held, now := p.reason != "" && p.raise == 0, time.Now()
+	held, now := p.reason != "" && p.step == 0, time.Now()
 	if !held {
 		p.hold = min(2*p.hold, p.max)
 		if p.hold == 0 || now.Sub(p.last) > 2*p.max {
 			p.hold = p.base
 		}
 	}
-	p.last, p.raise = now, 0
-	if reason := shortage(err); reason != p.reason {
+	p.last, p.step = now, 0
+	if reason := pressureReason(err); reason != p.reason {
 		p.reason, p.message = reason, err.Error()
 	}
 	p.limit = min(p.limit, running)
 	if !held {
-		klog.Background().Error(err, "Cannot start commands; the worker takes fewer tasks", "reason", p.reason, "tasks", p.limit, "hold", p.hold)
+		klog.Background().Error(err, "Cannot start commands; accepting fewer tasks", "reason", p.reason, "tasks", p.limit, "hold", p.hold)
 	}
-	p.after(p.hold)
+	p.schedule(p.hold)
 	p.signal()
 }
 
-// grow raises the limit once the hold is over.
+// grow raises the limit once the hold has passed.
 func (p *pressure) grow() {
 	p.mu.Lock()
-	short := p.reason == reasonSpace
+	checksSpace := p.reason == reasonSpace
 	p.mu.Unlock()
 	var err error
-	if short {
-		err = p.spaceLeft()
+	if checksSpace {
+		err = p.checkSpace()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -140,22 +140,22 @@ func (p *pressure) grow() {
 		return
 	case err != nil:
 		p.hold = min(2*p.hold, p.max)
-		p.last, p.message, p.raise = time.Now(), err.Error(), 0
-		p.after(p.hold)
+		p.last, p.message, p.step = time.Now(), err.Error(), 0
+		p.schedule(p.hold)
 		return
 	}
-	p.raise = max(1, 2*p.raise)
-	if p.limit += p.raise; p.limit >= p.capacity {
-		p.limit, p.reason, p.message, p.raise = p.capacity, "", "", 0
-		klog.Background().Info("The worker takes as many tasks as before")
+	p.step = max(1, 2*p.step)
+	if p.limit += p.step; p.limit >= p.capacity {
+		p.limit, p.reason, p.message, p.step = p.capacity, "", "", 0
+		klog.Background().Info("Accepting as many tasks as before")
 	} else {
-		p.after(p.base)
+		p.schedule(p.base)
 	}
 	p.signal()
 }
 
-// after calls grow after d, and not earlier. It must be called with the lock.
-func (p *pressure) after(d time.Duration) {
+// schedule calls grow after d, and cancels an earlier call. p.mu must be held.
+func (p *pressure) schedule(d time.Duration) {
 	if p.timer != nil {
 		p.timer.Stop()
 	}
@@ -169,7 +169,7 @@ func (p *pressure) signal() {
 	}
 }
 
-// stop ends all that p does by itself.
+// stop stops the timer.
 func (p *pressure) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -179,7 +179,7 @@ func (p *pressure) stop() {
 	}
 }
 
-// state returns how many tasks the worker takes, and the condition that says so, nil without pressure.
+// state returns how many tasks the worker accepts, and the condition, nil without pressure.
 func (p *pressure) state() (limit int64, condition *metav1.Condition) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -39,7 +39,7 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/logs"
 )
 
-func TestShortage(t *testing.T) {
+func TestPressureReason(t *testing.T) {
 	for err, want := range map[error]string{
 		nil:                                      "",
 		unix.EMFILE:                              "TooManyOpenFiles",
@@ -56,7 +56,7 @@ func TestShortage(t *testing.T) {
 		os.NewSyscallError("pipe2", unix.EMFILE): "TooManyOpenFiles",
 		error(&startError{126, &fs.PathError{Op: "fork/exec", Path: "/bin/true", Err: unix.EAGAIN}}): "TooManyProcesses",
 	} {
-		if got := shortage(err); got != want {
+		if got := pressureReason(err); got != want {
 			t.Errorf("%v is %q, want %q", err, got, want)
 		}
 	}
@@ -66,10 +66,10 @@ func TestPressure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPressure(16, 10*time.Second, time.Minute)
 		defer p.stop()
-		begun := time.Now()
+		started := time.Now()
 		check := func(at time.Duration, limit int64, reason string) {
 			t.Helper()
-			time.Sleep(time.Until(begun.Add(at)))
+			time.Sleep(time.Until(started.Add(at)))
 			synctest.Wait()
 			got, condition := p.state()
 			gotReason := ""
@@ -81,30 +81,30 @@ func TestPressure(t *testing.T) {
 			}
 		}
 		check(0, 16, "")
-		p.note(unix.EMFILE, 7)
+		p.recordFailure(unix.EMFILE, 7)
 		check(0, 7, "TooManyOpenFiles")
-		p.note(unix.EMFILE, 5)
-		p.note(unix.EMFILE, 6)
+		p.recordFailure(unix.EMFILE, 5)
+		p.recordFailure(unix.EMFILE, 6)
 		check(9*time.Second, 5, "TooManyOpenFiles")
-		// The hold, then 1, 2, 4 and 8 more at a time.
+		// After the hold the limit grows by 1, 2, 4 and 8.
 		check(10*time.Second, 6, "TooManyOpenFiles")
 		check(20*time.Second, 8, "TooManyOpenFiles")
 		check(29*time.Second, 8, "TooManyOpenFiles")
-		p.note(unix.ENOMEM, 7)
+		p.recordFailure(unix.ENOMEM, 7)
 		check(29*time.Second, 7, "OutOfMemory")
-		// Twice the hold.
+		// The hold has doubled.
 		check(48*time.Second, 7, "OutOfMemory")
 		check(49*time.Second, 8, "OutOfMemory")
 		check(59*time.Second, 10, "OutOfMemory")
 		check(69*time.Second, 14, "OutOfMemory")
 		check(79*time.Second, 16, "")
-		p.note(unix.EAGAIN, 0)
+		p.recordFailure(unix.EAGAIN, 0)
 		check(80*time.Second, 0, "TooManyProcesses")
 		check(118*time.Second, 0, "TooManyProcesses")
 		check(119*time.Second, 1, "TooManyProcesses")
-		// After a long time without any failure, the hold starts over.
+		// After a long time without failures the hold is reset.
 		check(10*time.Minute, 16, "")
-		p.note(unix.EAGAIN, 3)
+		p.recordFailure(unix.EAGAIN, 3)
 		check(10*time.Minute+10*time.Second, 4, "TooManyProcesses")
 	})
 }
@@ -115,13 +115,13 @@ func TestPressureLastsWhileTheDiskIsFull(t *testing.T) {
 		defer p.stop()
 		var full atomic.Bool
 		full.Store(true)
-		p.spaceLeft = func() error {
+		p.checkSpace = func() error {
 			if full.Load() {
 				return unix.ENOSPC
 			}
 			return nil
 		}
-		p.note(unix.ENOSPC, 1)
+		p.recordFailure(unix.ENOSPC, 1)
 		time.Sleep(10 * time.Minute)
 		if limit, condition := p.state(); limit != 1 || condition == nil || condition.Reason != "NoSpace" {
 			t.Errorf("the limit is %d, the condition %+v", limit, condition)
@@ -134,21 +134,21 @@ func TestPressureLastsWhileTheDiskIsFull(t *testing.T) {
 	})
 }
 
-// failing makes the worker fail to start commands with err, as long as that is not nil.
+// failing makes the worker fail to start commands with err while that is not nil.
 func failing(w *Worker, err *atomic.Pointer[error]) {
 	start := w.startProcess
-	w.startProcess = func(inv invocation) (*process, *startError) {
+	w.startProcess = func(c command) (*process, *startError) {
 		if e := err.Load(); e != nil {
-			if inv.group != nil {
-				_, _ = inv.group.end()
+			if c.cgroup != nil {
+				_, _ = c.cgroup.killAndRemove()
 			}
-			return nil, &startError{126, &fs.PathError{Op: "fork/exec", Path: inv.argv[0], Err: *e}}
+			return nil, &startError{126, &fs.PathError{Op: "fork/exec", Path: c.argv[0], Err: *e}}
 		}
-		return start(inv)
+		return start(c)
 	}
 }
 
-func TestATaskThatTheWorkerCannotStartIsGivenBackUncounted(t *testing.T) {
+func TestATaskThatTheWorkerCannotStartIsEvictedUncounted(t *testing.T) {
 	for err, reason := range map[error]string{unix.EMFILE: "TooManyOpenFiles", unix.EAGAIN: "TooManyProcesses", unix.ENOMEM: "OutOfMemory"} {
 		t.Run(reason, func(t *testing.T) {
 			t.Parallel()
@@ -166,25 +166,25 @@ func TestATaskThatTheWorkerCannotStartIsGivenBackUncounted(t *testing.T) {
 			}
 			w := f.startWorker(api, func(w *Worker) {
 				failing(w, &fails)
-				w.startBackoff.Duration = 10 * time.Millisecond // 630 ms in all
+				w.startBackoff.Duration = 10 * time.Millisecond // 630 ms in total
 			}, func(o *Options) { o.HeartbeatInterval, o.BackoffBase = time.Hour, time.Second })
 			f.run(w, "before", script(f.sleeper("before", "exit 0")))
 			pidIn(t, f.file("before"))
 			eventually(t, "the worker knows that it runs", func() bool { return w.commands.Load() == 1 })
 			fails.Store(&err)
 			f.run(w, "t", script("echo >>"+f.file("ran")))
-			task := f.await("t", "is given back", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
+			task := f.await("t", "is evicted", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
 			c := meta.FindStatusCondition(task.Status.Conditions, batch.DisruptionTarget)
 			if s := task.Status; s.Phase != batch.TaskPending || s.Attempts != 0 || s.FailedAttempts != 0 || s.WorkerCrashes != 0 || s.StartTime != nil ||
 				c == nil || c.Reason != "WorkerResourcePressure" || !strings.Contains(c.Message, "fork/exec sh: "+err.Error()) {
 				t.Errorf("got status %+v, condition %+v", s, c)
 			}
-			// The scheduler has been told first.
+			// The worker has published the pressure before the eviction.
 			worker := atEviction.Load()
 			c = meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerResourcePressure)
 			tasks, capacity := worker.Status.Allocatable[batch.ResourceTasks], worker.Status.Capacity[batch.ResourceTasks]
 			if c == nil || c.Status != metav1.ConditionTrue || c.Reason != reason || tasks.Value() != 1 || capacity.Value() != 8 {
-				t.Errorf("when the task was given back the worker had allocatable %v, condition %+v", worker.Status.Allocatable, c)
+				t.Errorf("when the task was evicted the worker had allocatable %v, condition %+v", worker.Status.Allocatable, c)
 			}
 			if !meta.IsStatusConditionTrue(worker.Status.Conditions, batch.WorkerReady) {
 				t.Error("the worker is not ready, though it runs a task")
@@ -203,7 +203,7 @@ func TestATaskThatTheWorkerCannotStartIsGivenBackUncounted(t *testing.T) {
 	}
 }
 
-func TestATaskIsStartedOnceWhatTheWorkerLackedIsThere(t *testing.T) {
+func TestATaskIsStartedOnceTheWorkerHasTheResource(t *testing.T) {
 	f := newFixture(t)
 	var fails atomic.Pointer[error]
 	err := error(unix.EAGAIN)
@@ -212,11 +212,11 @@ func TestATaskIsStartedOnceWhatTheWorkerLackedIsThere(t *testing.T) {
 	w := f.startWorker(f.server.Client(), func(w *Worker) {
 		failing(w, &fails)
 		start := w.startProcess
-		w.startProcess = func(inv invocation) (*process, *startError) {
+		w.startProcess = func(c command) (*process, *startError) {
 			if tries++; tries == 3 {
 				fails.Store(nil)
 			}
-			return start(inv)
+			return start(c)
 		}
 	})
 	f.run(w, "t", script("exit 0"))
@@ -251,7 +251,7 @@ func TestATaskThatWaitsToBeStartedCanBeEnded(t *testing.T) {
 	}
 }
 
-func TestAProgramThatIsBeingWritten(t *testing.T) {
+func TestAProgramThatIsBeingWrittenIsRetried(t *testing.T) {
 	f := newFixture(t)
 	w := f.startWorker(f.server.Client(), func(w *Worker) { w.startBackoff.Duration = 10 * time.Millisecond })
 	program := f.file("program")
@@ -280,7 +280,7 @@ func TestAProgramThatIsBeingWritten(t *testing.T) {
 	}
 }
 
-// TestHelperWithFewDescriptors is no test: it is the worker process of TestAWorkerWithFewDescriptorsFailsNoTask.
+// TestHelperWithFewDescriptors is not a test: it is the worker process of TestAWorkerWithFewDescriptorsFailsNoTask.
 func TestHelperWithFewDescriptors(t *testing.T) {
 	if os.Getenv("WORKER_TEST_DESCRIPTORS") == "" {
 		return
@@ -298,7 +298,7 @@ func TestHelperWithFewDescriptors(t *testing.T) {
 	f.must(err)
 	limit := uint64(len(open) + tasks)
 	f.must(unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}))
-	// The test is the scheduler: it binds what waits as long as the worker says that it takes more.
+	// The test acts as the scheduler: it binds pending tasks up to the allocatable number.
 	bind := func() (finished, running int) {
 		list, err := f.test.BatchV1alpha1().Tasks("default").List(t.Context(), metav1.ListOptions{})
 		f.must(err)
@@ -330,7 +330,7 @@ func TestHelperWithFewDescriptors(t *testing.T) {
 	for i := range tasks {
 		f.create(fmt.Sprint("t", i), script("echo begun; until [ -e "+f.file("go")+" ]; do sleep 0.1; done"))
 	}
-	eventually(t, "some run and the worker says what it lacks", func() bool {
+	eventually(t, "some run and the worker reports what it lacks", func() bool {
 		_, running := bind()
 		c := meta.FindStatusCondition(f.worker().Status.Conditions, batch.WorkerResourcePressure)
 		return running > 3 && c != nil && c.Status == metav1.ConditionTrue && c.Reason == "TooManyOpenFiles"
@@ -352,7 +352,7 @@ func TestAWorkerWithFewDescriptorsFailsNoTask(t *testing.T) {
 	}
 }
 
-func TestAFullDiskIsThePressureOfItsWorker(t *testing.T) {
+func TestAFullDiskIsReportedAsPressure(t *testing.T) {
 	disk := t.TempDir()
 	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=1m"); err != nil {
 		t.Log("This machine lets no file system be mounted, so no disk is full:", err)
@@ -376,7 +376,7 @@ func TestAFullDiskIsThePressureOfItsWorker(t *testing.T) {
 	}
 	f.must(ballast.Close())
 	f.run(w, "prints", script("while :; do echo 0123456789; sleep 0.02; done"))
-	eventually(t, "the worker says that there is no space", func() bool {
+	eventually(t, "the worker reports that there is no space", func() bool {
 		c := meta.FindStatusCondition(f.worker().Status.Conditions, batch.WorkerResourcePressure)
 		return c != nil && c.Status == metav1.ConditionTrue && c.Reason == "NoSpace"
 	})

@@ -32,80 +32,83 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/logs"
 )
 
-// outputDelay is how long output is still read after a command has ended. What it has left behind is killed by then, but a process
-// that was not found may hold the pipe open for ever.
+// outputDelay is how long output is still read after a command has ended. Its remaining processes are killed by then,
+// but one that was not found may hold the pipe open.
 const outputDelay = 500 * time.Millisecond
 
-// process is a command that was started as the leader of a session of its own. Its methods are safe for concurrent use and do not
+// process is a running command, the leader of its own session. Its methods are safe for concurrent use and do not
 // block.
 type process struct {
-	// done is closed when the command has ended, what it has left behind was killed and its output was read.
+	// done is closed when the command has ended, its remaining processes were killed and its output was read.
 	done chan struct{}
-	// outOfMemory tells, once done is closed, that the command was killed because memory ran out.
-	outOfMemory bool
+	// oomKilled is whether the command was killed because memory ran out. It is set once done is closed.
+	oomKilled bool
 
 	cmd    *exec.Cmd
 	mark   string
-	group  *group // nil without one
+	cgroup *cgroup // nil without one
 	output tail
 	log    *logs.Log
 
-	mu     sync.Mutex
-	ended  bool // the group is gone, and its number may be another's
-	kill   *time.Timer
-	killAt time.Time
+	mu      sync.Mutex
+	ended   bool // the process group is gone, and another may get its number
+	kill    *time.Timer
+	killsAt time.Time
 }
 
-// startProcess starts a command. It ends the group of the invocation once the command has ended, and if it does not start.
-func startProcess(inv invocation) (_ *process, failed *startError) {
+// startProcess starts a command. It kills and removes the control group of the command once the command has ended, or
+// if it does not start.
+func startProcess(c command) (_ *process, failed *startError) {
 	defer func() {
-		if failed != nil && inv.group != nil {
-			_, _ = inv.group.end()
+		if failed != nil && c.cgroup != nil {
+			_, _ = c.cgroup.killAndRemove()
 		}
 	}()
-	if inv.tooLong {
-		return nil, &startError{126, fmt.Errorf("command, args and env have more than %d bytes once references are expanded: refer to less", maxExpanded)}
+	if c.tooLong {
+		return nil, &startError{126, fmt.Errorf(
+			"command, args and env have more than %d bytes once references are expanded: refer to less", maxExpanded)}
 	}
-	if inv.dir != "" {
-		if err := checkDir(inv.dir); err != nil {
-			return nil, newStartError(inv, err)
+	if c.dir != "" {
+		if err := checkDir(c.dir); err != nil {
+			return nil, newStartError(c, err)
 		}
 	}
-	p := &process{done: make(chan struct{}), mark: inv.mark, group: inv.group, log: inv.log}
-	err := p.start(inv)
-	if err != nil && p.group != nil && !passes(err) {
-		// A container can forbid what it takes to start a process in a group, and let groups be made all the same.
-		p.group = nil
-		if err = p.start(inv); err == nil {
-			klog.Background().Info("The command was started outside of its control group")
-			_, _ = inv.group.end()
+	p := &process{done: make(chan struct{}), mark: c.mark, cgroup: c.cgroup, log: c.log}
+	err := p.start(c)
+	if err != nil && p.cgroup != nil && !isTransient(err) {
+		// A container may allow to create groups and yet forbid to start a process in one.
+		p.cgroup = nil
+		if err = p.start(c); err == nil {
+			klog.Background().Info("Started the command outside of its control group")
+			_, _ = c.cgroup.killAndRemove()
 		}
 	}
 	if err != nil {
-		return nil, newStartError(inv, err)
+		return nil, newStartError(c, err)
 	}
-	if inv.oomScore != 0 {
-		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.cmd.Process.Pid), []byte(strconv.FormatInt(inv.oomScore, 10)), 0)
+	if c.oomScoreAdj != 0 {
+		file := fmt.Sprintf("/proc/%d/oom_score_adj", p.cmd.Process.Pid)
+		_ = os.WriteFile(file, []byte(strconv.FormatInt(c.oomScoreAdj, 10)), 0)
 	}
 	go p.wait()
 	return p, nil
 }
 
-func (p *process) start(inv invocation) error {
-	p.cmd = exec.Command(inv.argv[0], inv.argv[1:]...)
-	p.cmd.Dir, p.cmd.Env = inv.dir, inv.env
+func (p *process) start(c command) error {
+	p.cmd = exec.Command(c.argv[0], c.argv[1:]...)
+	p.cmd.Dir, p.cmd.Env = c.dir, c.env
 	output := io.MultiWriter(&p.output, p.log)
 	p.cmd.Stdout, p.cmd.Stderr = output, output
 	p.cmd.WaitDelay = outputDelay
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{
-		// With a group of the same number.
+		// The process group has the same number as the session.
 		Setsid: true,
-		// The kernel sends it when the thread ends that started the command. Threads of Go end with the process, but
-		// for those that a goroutine has locked and not unlocked: nothing that is linked in here does that.
+		// The kernel sends it when the thread that started the command ends. Threads of Go end with the process, except
+		// those that a goroutine has locked and not unlocked; no linked package does that.
 		Pdeathsig: syscall.SIGKILL,
 	}
-	if p.group != nil {
-		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(p.group.handle.Fd())
+	if p.cgroup != nil {
+		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(p.cgroup.handle.Fd())
 	}
 	return children.start(p.cmd)
 }
@@ -113,7 +116,7 @@ func (p *process) start(inv invocation) error {
 func (p *process) wait() {
 	defer close(p.done)
 	pid := p.cmd.Process.Pid
-	// The group is killed while the command that has ended is not reaped: until then the number is the group's.
+	// Kill the group before the command is reaped: until then no other group can get its number.
 	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}
 	p.mu.Lock()
@@ -124,51 +127,51 @@ func (p *process) wait() {
 	_ = unix.Kill(-pid, unix.SIGKILL)
 	p.mu.Unlock()
 	var err error
-	if p.group != nil {
-		p.outOfMemory, err = p.group.end()
+	if p.cgroup != nil {
+		p.oomKilled, err = p.cgroup.killAndRemove()
 	} else {
-		err = children.sweep(pid, p.mark)
+		err = children.killRemaining(pid, p.mark)
 	}
 	if err != nil {
-		klog.Background().Error(err, "Processes of a command that has ended go on")
+		klog.Background().Error(err, "Failed to kill the remaining processes of a command that has ended")
 	}
-	// The error says again what ProcessState says, or that output was given up.
+	// The error has nothing that ProcessState lacks, except that reading the output was given up.
 	_ = p.cmd.Wait()
 	children.forget(p.cmd)
-	// Killed may have been just a part of it, which it has done without.
-	if code, _ := p.exit(); code != exitKilled {
-		p.outOfMemory = false
+	// Perhaps only a child was killed, and the command went on without it.
+	if code, _ := p.exitStatus(); code != exitCodeKilled {
+		p.oomKilled = false
 	}
 }
 
-// terminate sends SIGTERM to the group, once, and SIGKILL after the grace period. Called again it can shorten the period,
-// not prolong it. Without a period SIGKILL is sent at once.
-func (p *process) terminate(grace time.Duration) {
+// terminate sends SIGTERM to the process group, once, and SIGKILL after the grace period. A later call can shorten the
+// period but not extend it. Without a grace period SIGKILL is sent at once.
+func (p *process) terminate(gracePeriod time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
 		return
 	}
-	if grace <= 0 {
+	if gracePeriod <= 0 {
 		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
 		return
 	}
-	at := time.Now().Add(grace)
+	at := time.Now().Add(gracePeriod)
 	switch {
 	case p.kill == nil:
 		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
-		p.kill = time.AfterFunc(grace, func() { p.terminate(0) })
-		p.killAt = at
-	case at.Before(p.killAt):
-		p.kill.Reset(grace)
-		p.killAt = at
+		p.kill = time.AfterFunc(gracePeriod, func() { p.terminate(0) })
+		p.killsAt = at
+	case at.Before(p.killsAt):
+		p.kill.Reset(gracePeriod)
+		p.killsAt = at
 	}
 }
 
-// exit is the exit code of the command, and the signal that ended it or zero. It must be called only once the command was waited for.
-func (p *process) exit() (code, signal int32) {
+// exitStatus returns the exit code of the command, and the signal that ended it or zero. done must be closed.
+func (p *process) exitStatus() (code, signal int32) {
 	if p.cmd.ProcessState == nil {
-		return -1, 0 // reaped by somebody else
+		return -1, 0 // another part of the program has reaped it
 	}
 	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if status.Signaled() {

@@ -31,7 +31,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eventually waits for a condition that comes to hold without an event to wait for.
+// eventually polls until cond returns true.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(15 * time.Second)
@@ -42,7 +42,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// alive says whether a process exists that has not ended.
+// alive reports whether the process exists and has not ended.
 func alive(pid int) bool {
 	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
@@ -52,7 +52,7 @@ func alive(pid int) bool {
 	return !strings.HasPrefix(after, "Z")
 }
 
-// pidIn waits for a file with a process ID in it.
+// pidIn waits for a file with a process ID and returns it.
 func pidIn(t *testing.T, file string) int {
 	t.Helper()
 	pid := 0
@@ -65,13 +65,13 @@ func pidIn(t *testing.T, file string) int {
 	return pid
 }
 
-func sh(script string) invocation {
-	return invocation{argv: []string{"sh", "-c", script}, env: os.Environ()}
+func sh(script string) command {
+	return command{argv: []string{"sh", "-c", script}, env: os.Environ()}
 }
 
-func mustStart(t *testing.T, inv invocation) *process {
+func mustStart(t *testing.T, c command) *process {
 	t.Helper()
-	p, err := startProcess(inv)
+	p, err := startProcess(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func awaitExit(t *testing.T, p *process) (code, signal int32) {
 	case <-time.After(15 * time.Second):
 		t.Fatal("the command does not end")
 	}
-	return p.exit()
+	return p.exitStatus()
 }
 
 func TestHowACommandEnds(t *testing.T) {
@@ -98,7 +98,7 @@ func TestHowACommandEnds(t *testing.T) {
 		{"failure", "exit 3", 3, 0},
 		{"killed", "kill -9 $$", 137, 9},
 		{"terminated", "kill -TERM $$", 143, 15},
-		{"says so itself", "exit 137", 137, 0},
+		{"exits with the code of a signal", "exit 137", 137, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if code, signal := awaitExit(t, mustStart(t, sh(tc.script))); code != tc.code || signal != tc.signal {
@@ -124,7 +124,7 @@ func TestACommandThatCannotBeStarted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The path of the dynamic linker, made one that does not exist.
+	// Replace the path of the dynamic linker by one that does not exist.
 	linked := filepath.Join(dir, "linked")
 	if err := os.WriteFile(linked, bytes.Replace(sh, []byte("/ld-linux"), []byte("/no-linux"), 1), 0o755); err != nil {
 		t.Fatal(err)
@@ -136,39 +136,39 @@ func TestACommandThatCannotBeStarted(t *testing.T) {
 	t.Setenv("PATH", "/no/such/path:"+os.Getenv("PATH"))
 	for _, tc := range []struct {
 		name    string
-		inv     invocation
+		c       command
 		code    int32
 		message string
 	}{
-		{"not on the path", invocation{argv: []string{"no-such-program"}}, 127,
+		{"not on the path", command{argv: []string{"no-such-program"}}, 127,
 			fmt.Sprintf("cannot start %q in directory %q: no such program on the PATH of the worker, %q", "no-such-program", here, os.Getenv("PATH"))},
-		{"in a directory of its own", invocation{argv: []string{"./none"}, dir: dir}, 127, fmt.Sprintf("cannot start %q in directory %q: ", "./none", dir)},
-		{"no such interpreter", invocation{argv: []string{"./script"}, dir: dir}, 127, `: it needs the interpreter "/no/such/interpreter", which does not exist`},
-		{"lines of Windows", invocation{argv: []string{dir + "/windows"}}, 127, `: it needs the interpreter "/bin/sh\r", since its lines end as on Windows`},
-		{"no such dynamic linker", invocation{argv: []string{linked}}, 127, `: it needs the dynamic linker "/`},
-		{"no program of this machine", invocation{argv: []string{dir + "/elsewhere"}}, 126, ": exec format error: it is neither a program for linux/"},
-		{"an empty program", invocation{argv: []string{dir + "/empty"}}, 126, "exec format error"},
-		{"no such file", invocation{argv: []string{dir + "/none"}}, 127, "no such file"},
-		{"empty", invocation{argv: []string{""}}, 126, "no command"},
-		{"not executable", invocation{argv: []string{plain}}, 126, "permission denied"},
-		{"a directory", invocation{argv: []string{dir}}, 126, ""},
-		{"no such working directory", invocation{argv: []string{"true"}, dir: dir + "/none"}, 126, "workingDir"},
-		{"working directory is a file", invocation{argv: []string{"true"}, dir: plain}, 126, "not a directory"},
-		{"a zero byte in an argument", invocation{argv: []string{"true", "a\x00b"}}, 126, "invalid argument"},
+		{"in a directory of its own", command{argv: []string{"./none"}, dir: dir}, 127, fmt.Sprintf("cannot start %q in directory %q: ", "./none", dir)},
+		{"no such interpreter", command{argv: []string{"./script"}, dir: dir}, 127, `: it needs the interpreter "/no/such/interpreter", which does not exist`},
+		{"lines of Windows", command{argv: []string{dir + "/windows"}}, 127, `: it needs the interpreter "/bin/sh\r", since its lines end as on Windows`},
+		{"no such dynamic linker", command{argv: []string{linked}}, 127, `: it needs the dynamic linker "/`},
+		{"no program of this machine", command{argv: []string{dir + "/elsewhere"}}, 126, ": exec format error: it is neither a program for linux/"},
+		{"an empty program", command{argv: []string{dir + "/empty"}}, 126, "exec format error"},
+		{"no such file", command{argv: []string{dir + "/none"}}, 127, "no such file"},
+		{"empty", command{argv: []string{""}}, 126, "no command"},
+		{"not executable", command{argv: []string{plain}}, 126, "permission denied"},
+		{"a directory", command{argv: []string{dir}}, 126, ""},
+		{"no such working directory", command{argv: []string{"true"}, dir: dir + "/none"}, 126, "workingDir"},
+		{"working directory is a file", command{argv: []string{"true"}, dir: plain}, 126, "not a directory"},
+		{"a zero byte in an argument", command{argv: []string{"true", "a\x00b"}}, 126, "invalid argument"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := startProcess(tc.inv)
+			_, err := startProcess(tc.c)
 			if err == nil {
 				t.Fatal("it was started")
 			}
-			if err.code != tc.code || !strings.Contains(err.Error(), tc.message) {
-				t.Errorf("got code %d and %q, want %d and something with %q", err.code, err, tc.code, tc.message)
+			if err.exitCode != tc.code || !strings.Contains(err.Error(), tc.message) {
+				t.Errorf("got code %d and %q, want %d and something with %q", err.exitCode, err, tc.code, tc.message)
 			}
 		})
 	}
 }
 
-func TestTerminateGivesTheGroupTimeToEnd(t *testing.T) {
+func TestTerminateLeavesTheGroupTimeToEnd(t *testing.T) {
 	dir := t.TempDir()
 	p := mustStart(t, sh("trap 'echo bye >"+dir+"/trap; exit 7' TERM; echo $$ >"+dir+"/pid; while :; do sleep 0.02; done"))
 	pidIn(t, dir+"/pid")
@@ -186,28 +186,28 @@ func TestTerminateKillsAfterTheShortestGracePeriod(t *testing.T) {
 	stubborn := sh("trap '' TERM; echo $$ >" + dir + "/pid; while :; do sleep 0.02; done")
 	p := mustStart(t, stubborn)
 	pidIn(t, dir+"/pid")
-	begun := time.Now()
+	started := time.Now()
 	p.terminate(time.Hour)
 	p.terminate(300 * time.Millisecond)
-	p.terminate(time.Hour) // does not prolong it
+	p.terminate(time.Hour) // does not extend the grace period
 	if code, signal := awaitExit(t, p); code != 137 || signal != 9 {
 		t.Errorf("got exit code %d, signal %d, want 137, 9", code, signal)
 	}
-	if d := time.Since(begun); d < 300*time.Millisecond {
+	if d := time.Since(started); d < 300*time.Millisecond {
 		t.Errorf("killed after %s, with 300 ms to go", d)
 	}
-	p.terminate(0) // of no effect, and no harm
+	p.terminate(0) // has no effect
 }
 
 func TestNothingOfTheGroupOutlivesTheCommand(t *testing.T) {
 	dir := t.TempDir()
 	p := mustStart(t, sh("sleep 1000 & echo $! >"+dir+"/pid; exit 0"))
 	child := pidIn(t, dir+"/pid")
-	begun := time.Now()
+	started := time.Now()
 	if code, _ := awaitExit(t, p); code != 0 {
 		t.Errorf("got exit code %d", code)
 	}
-	if d := time.Since(begun); d > outputDelay {
+	if d := time.Since(started); d > outputDelay {
 		t.Errorf("took %s: the pipe was waited for", d)
 	}
 	eventually(t, "the background process ends", func() bool { return !alive(child) })
@@ -215,7 +215,7 @@ func TestNothingOfTheGroupOutlivesTheCommand(t *testing.T) {
 
 func TestAProcessThatIsNotFoundDoesNotHoldUpTheEnd(t *testing.T) {
 	dir := t.TempDir()
-	// Nothing marks it.
+	// The process has left the session and has no mark.
 	p := mustStart(t, sh("setsid sh -c 'echo $$ >"+dir+"/pid; exec sleep 1000' & while [ ! -s "+dir+"/pid ]; do sleep 0.01; done; echo out"))
 	stray := pidIn(t, dir+"/pid")
 	t.Cleanup(func() { _ = unix.Kill(stray, unix.SIGKILL) })
@@ -236,12 +236,12 @@ func TestOutputIsBoundedAndText(t *testing.T) {
 	}
 }
 
-// TestHelperThatIsKilled is no test: it is the process that TestACommandDiesWithItsWorker kills.
+// TestHelperThatIsKilled is not a test: it is the process that TestACommandDiesWithItsWorker kills.
 func TestHelperThatIsKilled(t *testing.T) {
 	if os.Getenv("WORKER_TEST_HELPER") == "" {
 		return
 	}
-	p := mustStart(t, invocation{argv: []string{"sleep", "1000"}, env: os.Environ()})
+	p := mustStart(t, command{argv: []string{"sleep", "1000"}, env: os.Environ()})
 	_, _ = os.Stdout.WriteString("pid " + strconv.Itoa(p.cmd.Process.Pid) + "\n")
 	<-p.done
 }

@@ -25,18 +25,19 @@ import (
 )
 
 const (
-	// progressVariable names the file where a command says how far it is.
+	// progressVariable is the environment variable with the path of the progress file.
 	progressVariable = "TASK_PROGRESS_FILE"
-	// progressSize is how long a progress may be.
+	// progressSize is the longest progress in bytes.
 	progressSize = 32
-	// progressWindow is how much of the end of the file is read.
+	// progressWindow is how many bytes at the end of the file are read.
 	progressWindow = 4 << 10
 )
 
-// progressFile is where a command may say how far it is.
+// progressFile is the path of the file in which a command may report its progress, or empty.
 type progressFile string
 
-// read is what the command says of its progress, empty if that is nothing. Whatever the file is, it neither waits nor reads much.
+// read returns the last progress that the command has reported, or "". It never blocks and reads a bounded amount,
+// even if the command has replaced the file by something else.
 func (f progressFile) read() string {
 	if f == "" {
 		return ""
@@ -59,7 +60,7 @@ func (f progressFile) read() string {
 	return parseProgress(text)
 }
 
-// parseProgress is the last line of text that says "N/M", both numbers and M not zero.
+// parseProgress returns the last line of text of the form "N/M", where both are numbers and M is not zero.
 func parseProgress(text string) string {
 	for text != "" {
 		rest, line := "", text

@@ -80,7 +80,7 @@ func FuzzParseProgress(f *testing.F) {
 	})
 }
 
-func TestWhateverTheFileIs(t *testing.T) {
+func TestProgressFileOfAnyKind(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		t.Helper()
@@ -119,7 +119,7 @@ func TestWhateverTheFileIs(t *testing.T) {
 	}
 }
 
-// progressWrites are the values of progress that a worker has written, in order.
+// progressWrites returns the progress in each status update of a worker, in order.
 func progressWrites(w *running) []string {
 	var values []string
 	for _, a := range w.api.Actions() {
@@ -145,7 +145,7 @@ func TestProgressIsReported(t *testing.T) {
 	if task := f.awaitFinished("t"); task.Status.Progress != "3/3" {
 		t.Errorf("at its end it is at %q", task.Status.Progress)
 	}
-	// Many looks, and a write only for the start, the end and each change between them.
+	// The progress is polled often, but written only at the start, at the end and when it changes.
 	if writes := progressWrites(w); len(writes) > 5 || writes[len(writes)-1] != "3/3" {
 		t.Errorf("written were %q", writes)
 	}
@@ -173,7 +173,7 @@ func TestProgressOfAShortTaskCostsNoWrite(t *testing.T) {
 	}
 }
 
-func TestEachAttemptSaysItsOwnProgress(t *testing.T) {
+func TestEachAttemptHasItsOwnProgress(t *testing.T) {
 	f := newFixture(t)
 	w := f.start()
 	f.run(w, "t", script(`[ ! -e "$TASK_PROGRESS_FILE" ] || exit 9; [ $TASK_ATTEMPT = 2 ] || { echo 5/9 >$TASK_PROGRESS_FILE; exit 1; }; exit 3`, backoffLimit(1)))
@@ -181,6 +181,6 @@ func TestEachAttemptSaysItsOwnProgress(t *testing.T) {
 		return task.Status.State.Waiting != nil && task.Status.Progress == "5/9"
 	})
 	if s := f.awaitFinished("t").Status; s.Progress != "" || s.State.Terminated.ExitCode != 3 {
-		t.Errorf("the second attempt, which said nothing, is at %q, %+v", s.Progress, s.State.Terminated)
+		t.Errorf("the second attempt, which reported nothing, has %q, %+v", s.Progress, s.State.Terminated)
 	}
 }

@@ -38,11 +38,11 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
-// ErrSuperseded is returned by Run when another process has registered under the worker's name. What this one ran is killed:
-// its successor gives those tasks back.
+// ErrSuperseded is returned by Run when another process has registered under the worker's name. Run has killed its
+// commands; the successor evicts their tasks.
 var ErrSuperseded = errors.New("another process has registered under the name of this worker; names must be unique in a namespace")
 
-// registration keeps the Worker and the WorkerLease of one incarnation. It is for one goroutine at a time.
+// registration keeps the Worker and the WorkerLease of one incarnation up to date. It is not safe for concurrent use.
 type registration struct {
 	client      versioned.Interface
 	options     Options
@@ -50,13 +50,13 @@ type registration struct {
 	info        batch.WorkerInfo
 
 	worker  *batch.Worker      // as last stored
-	lease   *batch.WorkerLease // as last stored
-	renewed time.Time
-	// registered tells that the incarnation was published: from then on, one that differs is a successor's.
+	lease   *batch.WorkerLease // as last stored; nil if it must be read again
+	renewed time.Time          // of the lease
+	// registered is true once the incarnation is published. From then on a different one is a successor.
 	registered bool
 	// pressure decides how many tasks are allocatable.
 	pressure *pressure
-	// predecessor is the incarnation that the Worker had before, if that one was leaving. Else it is empty.
+	// predecessor is the incarnation that the Worker had before, if that one was leaving; otherwise it is empty.
 	predecessor string
 }
 
@@ -77,10 +77,10 @@ func newRegistration(client versioned.Interface, options Options, incarnation st
 	}
 }
 
-// register creates the Worker and its lease, or adopts those of an earlier process, and publishes the incarnation.
+// register creates the Worker and its lease, or takes over those of an earlier process, and publishes the incarnation.
 func (g *registration) register(ctx context.Context, ready metav1.Condition) error {
 	workers := g.client.BatchV1alpha1().Workers(g.options.Namespace)
-	worker, err := bounded(ctx, &batch.Worker{
+	worker, err := withTimeout(ctx, &batch.Worker{
 		ObjectMeta: metav1.ObjectMeta{Name: g.options.Name, Namespace: g.options.Namespace, Labels: g.options.Labels},
 		Spec:       batch.WorkerSpec{Taints: g.options.Taints},
 	}, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
@@ -89,7 +89,7 @@ func (g *registration) register(ctx context.Context, ready metav1.Condition) err
 	if apierrors.IsAlreadyExists(err) {
 		worker, err = g.readWorker(ctx)
 		if err == nil {
-			if leaving(worker) {
+			if isLeaving(worker) {
 				g.predecessor = worker.Status.Incarnation
 			}
 			labels := maps.Clone(worker.Labels)
@@ -99,7 +99,7 @@ func (g *registration) register(ctx context.Context, ready metav1.Condition) err
 			maps.Copy(labels, g.options.Labels)
 			if !maps.Equal(labels, worker.Labels) {
 				worker.Labels = labels
-				worker, err = bounded(ctx, worker, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
+				worker, err = withTimeout(ctx, worker, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
 					return workers.Update(ctx, w, metav1.UpdateOptions{})
 				})
 			}
@@ -109,18 +109,19 @@ func (g *registration) register(ctx context.Context, ready metav1.Condition) err
 		return fmt.Errorf("registering the worker: %w", err)
 	}
 	g.worker = worker
-	// The sign of life comes first: a worker that says it is ready on a lease that ran out would be doubted at once.
-	if err := g.renew(ctx); err != nil {
+	// Renew the lease first: the lifecycle controller would at once mark a worker as unknown that is ready on an
+	// expired lease.
+	if err := g.renewLease(ctx); err != nil {
 		return err
 	}
-	return g.publish(ctx, ready, 0)
+	return g.updateStatus(ctx, ready, 0)
 }
 
-// renew renews the lease, and creates it if need be.
-func (g *registration) renew(ctx context.Context) error {
+// renewLease renews the lease, and creates it if necessary. It returns ErrSuperseded if another process holds it.
+func (g *registration) renewLease(ctx context.Context) error {
 	leases := g.client.BatchV1alpha1().WorkerLeases(g.options.Namespace)
 	if g.lease == nil {
-		lease, err := bounded(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.WorkerLease, error) {
+		lease, err := withTimeout(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.WorkerLease, error) {
 			return leases.Get(ctx, name, metav1.GetOptions{})
 		})
 		switch {
@@ -137,23 +138,23 @@ func (g *registration) renew(ctx context.Context) error {
 	duration := int32(g.options.LeaseDuration / time.Second)
 	next := g.lease.DeepCopy()
 	next.Spec = batch.WorkerLeaseSpec{HolderIdentity: g.incarnation, LeaseDurationSeconds: &duration, RenewTime: &now}
-	stored, err := bounded(ctx, next, func(ctx context.Context, l *batch.WorkerLease) (*batch.WorkerLease, error) {
+	stored, err := withTimeout(ctx, next, func(ctx context.Context, l *batch.WorkerLease) (*batch.WorkerLease, error) {
 		if l.UID == "" {
 			return leases.Create(ctx, l, metav1.CreateOptions{})
 		}
 		return leases.Update(ctx, l, metav1.UpdateOptions{})
 	})
 	if err != nil {
-		g.lease = nil // to be read again, whoever has changed or deleted it
+		g.lease = nil // somebody may have changed or deleted it: read it again
 		return fmt.Errorf("renewing the lease: %w", err)
 	}
-	// By the calendar, which goes on while a machine sleeps.
+	// Without the monotonic clock, which stands still while a machine sleeps.
 	g.lease, g.renewed = stored, now.Round(0)
 	return nil
 }
 
-// publish writes the Worker's status unless it says all that already.
-func (g *registration) publish(ctx context.Context, ready metav1.Condition, running int32) error {
+// updateStatus writes the Worker's status if it has changed.
+func (g *registration) updateStatus(ctx context.Context, ready metav1.Condition, running int32) error {
 	next := g.worker.DeepCopy()
 	limit, pressure := g.pressure.state()
 	if pressure == nil && meta.FindStatusCondition(next.Status.Conditions, batch.WorkerResourcePressure) != nil {
@@ -170,7 +171,7 @@ func (g *registration) publish(ctx context.Context, ready metav1.Condition, runn
 	if equality.Semantic.DeepEqual(next.Status, g.worker.Status) {
 		return nil
 	}
-	stored, err := bounded(ctx, next, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
+	stored, err := withTimeout(ctx, next, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
 		return g.client.BatchV1alpha1().Workers(g.options.Namespace).UpdateStatus(ctx, w, metav1.UpdateOptions{})
 	})
 	if err != nil {
@@ -180,9 +181,9 @@ func (g *registration) publish(ctx context.Context, ready metav1.Condition, runn
 	return nil
 }
 
-// readWorker reads the Worker. It fails with ErrSuperseded if that has become another process's.
+// readWorker reads the Worker. It returns ErrSuperseded if another process has registered it.
 func (g *registration) readWorker(ctx context.Context) (*batch.Worker, error) {
-	worker, err := bounded(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.Worker, error) {
+	worker, err := withTimeout(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.Worker, error) {
 		return g.client.BatchV1alpha1().Workers(g.options.Namespace).Get(ctx, name, metav1.GetOptions{})
 	})
 	if err == nil && g.registered && worker.Status.Incarnation != g.incarnation {
@@ -191,26 +192,28 @@ func (g *registration) readWorker(ctx context.Context) (*batch.Worker, error) {
 	return worker, err
 }
 
-// reasonStopUnknown is the reason of Ready=Unknown of a worker that has fallen silent while it stopped.
+// reasonStopUnknown is the reason of Ready=Unknown of a worker whose lease expired while it was stopping.
 const reasonStopUnknown = "WorkerStopUnknown"
 
-// leaving reports whether a worker stops, or somebody takes it out of service: what ends its commands then is not the
-// fault of any of them. The lifecycle controller judges lost workers by the same rule.
-func leaving(worker *batch.Worker) bool {
+// isLeaving reports whether the worker is stopping or cordoned. If its commands end then, none of them has crashed
+// it. The lifecycle controller has the same rule for lost workers.
+func isLeaving(worker *batch.Worker) bool {
 	ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady)
 	return worker.Spec.Unschedulable || ready != nil &&
 		slices.Contains([]string{drainingCondition.Reason, stoppedCondition.Reason, reasonStopUnknown}, ready.Reason)
 }
 
-// keep renews the lease at every interval and publishes what has changed, pressure and draining at once, until ctx is
-// done or the worker is superseded. Once draining is closed, the worker says that it takes no more tasks.
-func (g *registration) keep(ctx context.Context, draining <-chan struct{}, running func() int32) error {
+// run renews the lease at each heartbeat and publishes changes until ctx is done. Pressure and draining are published
+// at once; from draining on, the worker is not ready. It returns ErrSuperseded if another process takes over.
+func (g *registration) run(ctx context.Context, draining <-chan struct{}, running func() int32) error {
 	ticker := time.NewTicker(g.options.HeartbeatInterval)
 	defer ticker.Stop()
 	condition := readyCondition
-	// Others judge by the lease, and write it in the Worker. What they have found of a gap may be written some time after it.
-	var wary time.Time
-	for doubted := false; ; {
+	// unconfirmed is true while the stored Worker may differ from g.worker. The lifecycle controller judges by the
+	// lease and writes to the Worker, possibly some time after a gap between two renewals: until unconfirmedUntil it
+	// must be read.
+	var unconfirmedUntil time.Time
+	for unconfirmed := false; ; {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -219,31 +222,32 @@ func (g *registration) keep(ctx context.Context, draining <-chan struct{}, runni
 		case <-g.pressure.changed:
 		case <-ticker.C:
 			passed := time.Since(g.renewed)
-			if doubted || passed < 0 || passed > g.options.LeaseDuration/2 {
-				wary = time.Now().Add(g.options.LeaseDuration)
+			if unconfirmed || passed < 0 || passed > g.options.LeaseDuration/2 {
+				unconfirmedUntil = time.Now().Add(g.options.LeaseDuration)
 			}
-			doubted = doubted || time.Now().Before(wary)
-			if err := g.renew(ctx); err != nil {
+			unconfirmed = unconfirmed || time.Now().Before(unconfirmedUntil)
+			if err := g.renewLease(ctx); err != nil {
 				if errors.Is(err, ErrSuperseded) {
 					return err
 				}
-				doubted = true
-				klog.FromContext(ctx).Error(err, "The worker's sign of life failed; it is sent again")
+				unconfirmed = true
+				klog.FromContext(ctx).Error(err, "Failed to renew the lease; retrying at the next heartbeat")
 				continue
 			}
 		}
-		if err := g.refresh(ctx, doubted, condition, running()); errors.Is(err, ErrSuperseded) {
+		if err := g.sync(ctx, unconfirmed, condition, running()); errors.Is(err, ErrSuperseded) {
 			return err
-		} else if doubted = err != nil; doubted && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "The worker's status was not updated; it is sent again")
+		} else if unconfirmed = err != nil; unconfirmed && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Failed to update the worker's status; retrying at the next heartbeat")
 		}
 	}
 }
 
-// refresh publishes what has changed. When in doubt it reads first what is stored, and registers again if that is nothing.
-func (g *registration) refresh(ctx context.Context, doubt bool, ready metav1.Condition, running int32) error {
+// sync writes the Worker's status if it has changed. If unconfirmed is true it reads the Worker first, and registers
+// again if that was deleted.
+func (g *registration) sync(ctx context.Context, unconfirmed bool, ready metav1.Condition, running int32) error {
 	for tries := 1; ; tries++ {
-		if doubt {
+		if unconfirmed {
 			worker, err := g.readWorker(ctx)
 			if apierrors.IsNotFound(err) {
 				g.registered = false
@@ -254,12 +258,12 @@ func (g *registration) refresh(ctx context.Context, doubt bool, ready metav1.Con
 			}
 			g.worker = worker
 		}
-		// Others write to the Worker too: whoever cordons it before it is stopped, for one.
-		err := g.publish(ctx, ready, running)
+		// Others write to the Worker too, for example a person who cordons it before it is stopped.
+		err := g.updateStatus(ctx, ready, running)
 		if !apierrors.IsConflict(err) || tries == 3 {
 			return err
 		}
-		doubt = true
+		unconfirmed = true
 	}
 }
 
@@ -268,7 +272,8 @@ var (
 		Type: batch.WorkerReady, Status: metav1.ConditionTrue, Reason: "WorkerReady", Message: "The worker takes tasks.",
 	}
 	drainingCondition = metav1.Condition{
-		Type: batch.WorkerReady, Status: metav1.ConditionFalse, Reason: "Draining", Message: "The worker ends its tasks and then stops.",
+		Type: batch.WorkerReady, Status: metav1.ConditionFalse, Reason: "Draining",
+		Message: "The worker ends its tasks and then stops.",
 	}
 	stoppedCondition = metav1.Condition{
 		Type: batch.WorkerReady, Status: metav1.ConditionFalse, Reason: "Stopped", Message: "The worker has stopped.",

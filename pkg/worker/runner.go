@@ -33,102 +33,103 @@ import (
 )
 
 const (
-	// defaultGrace is the time between SIGTERM and SIGKILL for a task that does not say.
-	defaultGrace = 30 * time.Second
-	// exitOverdue is the exit code of a task whose time was over before its command could start, as timeout(1) has it.
-	exitOverdue = 124
-	// exitKilled is the exit code of a command that SIGKILL has ended, and of a shell whose last command that has ended.
-	exitKilled = 128 + 9
-	// reasonBackOff is the reason of a waiting state between two attempts.
+	// defaultGracePeriod is the time between SIGTERM and SIGKILL for a task that does not set one.
+	defaultGracePeriod = 30 * time.Second
+	// exitCodeDeadline is the exit code of a task whose deadline passed before its command could start, as timeout(1)
+	// has it.
+	exitCodeDeadline = 124
+	// exitCodeKilled is the exit code of a command that SIGKILL ended, and of a shell whose last command SIGKILL ended.
+	exitCodeKilled = 128 + 9
+	// reasonBackOff is the reason of the waiting state between two attempts.
 	reasonBackOff = "BackOff"
 	// reasonPressure is the reason of the eviction of a task whose command the worker cannot start.
 	reasonPressure = "WorkerResourcePressure"
 )
 
-// startBackoff are the delays between tries to start a command when what keeps it from starting may pass: 3 s in all.
-// So long at least a task is with a worker that cannot start it.
+// startBackoff is the backoff between tries to start a command after a transient error. It sums up to 3 s: a worker
+// keeps a task that it cannot start at least that long.
 var startBackoff = wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 6}
 
-// ending is why a task is ended although its command has not ended by itself. Of two reasons the greater one counts.
-type ending int
+// stopReason is why a task is stopped before its command has ended by itself. The greatest reason wins.
+type stopReason int
 
 const (
-	byItself   ending = iota
-	byDrain           // the worker stops
-	byDeletion        // the task is being deleted
-	byDeadline        // activeDeadlineSeconds are over
-	byLoss            // the task is not this worker's any more
+	notStopped        stopReason = iota
+	stoppedByDrain               // the worker stops
+	stoppedByDeletion            // the task is being deleted
+	stoppedByDeadline            // activeDeadlineSeconds have passed
+	stoppedByLoss                // the task no longer belongs to this worker
 )
 
-// runner sees one binding of a task to its end. Its goroutine owns the command and everything written to the task; others
-// use show, lose and isLost only.
+// runner runs the task of one assignment until it is finished, evicted or lost. Its goroutine owns the command and all
+// writes to the task; other goroutines call only update, markLost and isLost.
 type runner struct {
-	worker  *Worker
-	binding binding
-	before  <-chan struct{} // closed when the runner of an earlier binding has ended; nil if there is none
+	worker     *Worker
+	assignment assignment
+	previous   <-chan struct{} // closed when the runner of the previous assignment has ended; nil without one
 
-	changed chan struct{} // holds a signal while shown is news
-	lost    chan struct{} // closed when the task was deleted or taken away
-	lose    func()        // closes lost
-	done    chan struct{} // closed when the runner has ended
+	changed  chan struct{} // has a signal while observed is new
+	lost     chan struct{} // closed when the task was deleted or evicted
+	markLost func()        // closes lost
+	done     chan struct{} // closed when the runner has ended
 
-	mu    sync.Mutex
-	shown *batch.Task
+	mu       sync.Mutex
+	observed *batch.Task // latest from the informer
 
-	task     *batch.Task // as last seen
-	run      run         // as the task's status is to say
-	unsaid   bool        // run has changed since it was last written
-	write    *write      // in flight, or nil
-	counted  bool        // the attempt that starts next is in run already
-	short    error       // what the worker lacked to start the command, nil unless the task must be evicted for that
-	process  *process    // nil unless the command runs
-	progress progressFile
-	ending   ending
-	deadline *time.Timer // nil without a deadline
+	task           *batch.Task   // latest known
+	status         taskStatus    // to be written
+	dirty          bool          // status has changed since it was last written
+	inFlight       *statusUpdate // nil without one
+	attemptCounted bool          // status counts the attempt that starts next
+	startErr       error         // what the worker lacked to start the command; the task is evicted for it
+	process        *process      // nil unless the command runs
+	progress       progressFile
+	stopReason     stopReason
+	deadline       *time.Timer // nil without a deadline
 }
 
-// run is the part of a task's status that its worker knows.
-type run struct {
+// taskStatus is the part of a task's status that its worker writes.
+type taskStatus struct {
 	phase          batch.TaskPhase
 	state          batch.TaskState
 	attempts       int32
-	failed         int32 // of the attempts
+	failedAttempts int32
 	startTime      *metav1.Time
 	completionTime *metav1.Time
 	progress       string
 }
 
-func (r run) apply(s *batch.TaskStatus) {
-	s.Phase, s.State, s.Attempts, s.StartTime, s.CompletionTime = r.phase, r.state, r.attempts, r.startTime, r.completionTime
-	s.Progress, s.FailedAttempts = r.progress, r.failed
+func (t taskStatus) applyTo(s *batch.TaskStatus) {
+	s.Phase, s.State, s.Attempts, s.StartTime, s.CompletionTime = t.phase, t.state, t.attempts, t.startTime, t.completionTime
+	s.Progress, s.FailedAttempts = t.progress, t.failedAttempts
 }
 
-// write is a status update that is sent while other things go on.
-type write struct {
-	giveUp chan struct{}
+// statusUpdate is a status update in flight.
+type statusUpdate struct {
+	cancel chan struct{}
 	done   chan struct{} // closed when stored and err are set
 	stored *batch.Task
 	err    error
 }
 
-func newRunner(w *Worker, task *batch.Task, before <-chan struct{}) *runner {
+func newRunner(w *Worker, task *batch.Task, previous <-chan struct{}) *runner {
 	lost := make(chan struct{})
 	return &runner{
-		worker:  w,
-		binding: bindingOf(w.client.BatchV1alpha1().Tasks(w.options.Namespace), task, w.metrics, lost),
-		before:  before,
-		changed: make(chan struct{}, 1),
-		lost:    lost,
-		lose:    sync.OnceFunc(func() { close(lost) }),
-		done:    make(chan struct{}),
-		task:    task,
+		worker:     w,
+		assignment: newAssignment(w.client.BatchV1alpha1().Tasks(w.options.Namespace), task, w.metrics, lost),
+		previous:   previous,
+		changed:    make(chan struct{}, 1),
+		lost:       lost,
+		markLost:   sync.OnceFunc(func() { close(lost) }),
+		done:       make(chan struct{}),
+		task:       task,
 	}
 }
 
-// show hands over what the informer shows of the task.
-func (r *runner) show(task *batch.Task) {
+// update passes a version of the task from the informer to the runner.
+func (r *runner) update(task *batch.Task) {
 	r.mu.Lock()
-	r.shown = task
+	r.observed = task
 	r.mu.Unlock()
 	select {
 	case r.changed <- struct{}{}:
@@ -136,63 +137,65 @@ func (r *runner) show(task *batch.Task) {
 	}
 }
 
-// isLost says whether lose was called.
-func (r *runner) isLost() bool { return r.binding.isLost() }
+// isLost reports whether markLost was called.
+func (r *runner) isLost() bool { return r.assignment.isLost() }
 
-// start sees the binding to its end. ctx is for requests only: what else is to be done ends when the worker drains.
-func (r *runner) start(ctx context.Context) {
+// run handles the assignment from its beginning to its end. ctx is for requests only: a drain of the worker stops the
+// rest.
+func (r *runner) run(ctx context.Context) {
 	defer close(r.done)
-	if r.before != nil {
-		<-r.before
+	if r.previous != nil {
+		<-r.previous
 	}
 	var err error
 	switch {
 	case r.task.Status.Incarnation != r.worker.incarnation:
-		err = r.worker.disown(ctx, r)
+		err = r.worker.evictStale(ctx, r)
 	case r.task.DeletionTimestamp != nil:
-		err = r.binding.remove(ctx, r.task)
+		err = r.assignment.forceDelete(ctx, r.task)
 	default:
-		err = r.execute(ctx)
+		err = r.runTask(ctx)
 	}
 	if err != nil && !errors.Is(err, errLost) {
-		klog.FromContext(ctx).Error(err, "The task is left as it is", "task", klog.KObj(r.task))
+		klog.FromContext(ctx).Error(err, "Failed to report on the task", "task", klog.KObj(r.task))
 	}
 }
 
-// execute runs the command as often as it takes.
-func (r *runner) execute(ctx context.Context) error {
+// runTask runs the command until it succeeds, its limit of failures is reached or the task is stopped. Then it reports
+// the result.
+func (r *runner) runTask(ctx context.Context) error {
 	r.worker.running.Add(1)
 	defer r.worker.running.Add(-1)
 	r.worker.metrics.running.Inc()
 	defer r.worker.metrics.running.Dec()
 	defer r.stopDeadline()
 	s := r.task.Status
-	r.run = run{phase: batch.TaskRunning, attempts: s.Attempts, failed: s.FailedAttempts, startTime: s.StartTime}
+	r.status = taskStatus{phase: batch.TaskRunning, attempts: s.Attempts, failedAttempts: s.FailedAttempts, startTime: s.StartTime}
 	delay := r.worker.options.BackoffBase
 	r.setDeadline()
 	if r.isLost() {
-		r.end(byLoss, 0)
+		r.stop(stoppedByLoss, 0)
 	}
 	select {
 	case <-r.worker.draining:
-		r.end(byDrain, 0)
+		r.stop(stoppedByDrain, 0)
 	default:
 	}
 	if s.Disruptions > 0 {
-		r.announce(ctx)
+		r.reportStart(ctx)
 	}
 
 	var last *batch.TaskStateTerminated
-	for r.ending == byItself {
-		end := r.attempt(ctx)
-		if end == nil {
+	for r.stopReason == notStopped {
+		terminated := r.runAttempt(ctx)
+		if terminated == nil {
 			break
 		}
-		last = end
-		if last.Reason == batch.TaskReasonCompleted || r.ending != byItself {
+		last = terminated
+		if last.Reason == batch.TaskReasonCompleted || r.stopReason != notStopped {
 			break
 		}
-		if r.run.failed++; r.task.Spec.BackoffLimit == nil || r.run.failed > *r.task.Spec.BackoffLimit {
+		if r.status.failedAttempts++; r.task.Spec.BackoffLimit == nil || r.status.failedAttempts > *r.task.Spec.BackoffLimit {
 			break
 		}
 		if last.FinishedAt.Sub(last.StartedAt.Time) > 2*r.worker.options.BackoffCap {
@@ -201,137 +204,142 @@ func (r *runner) execute(ctx context.Context) error {
 		r.backOff(ctx, delay, last)
 		delay = min(2*delay, r.worker.options.BackoffCap)
 	}
-	return r.conclude(ctx, last)
+	return r.finish(ctx, last)
 }
 
-// announce reports that the command is about to be started, and waits until that is stored. A task that was disrupted
-// may be one that ends its worker faster than its start is reported else. The attempt counts from then on: no number of
-// an attempt is reported by two incarnations.
-func (r *runner) announce(ctx context.Context) {
-	if r.ending != byItself {
+// reportStart reports that the command is about to start, and waits until that is stored. A task that was disrupted may
+// be one that crashes its worker before the start would be reported otherwise. From then on the attempt counts: no two
+// incarnations report the same attempt number.
+func (r *runner) reportStart(ctx context.Context) {
+	if r.stopReason != notStopped {
 		return
 	}
-	r.run.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: metav1.Now()}}
-	r.run.attempts++
-	r.counted = true
-	r.beginWrite(ctx)
-	w := r.write
-	r.wait(ctx, w.done, nil, nil)
-	if r.write == w && r.ending == byItself {
-		r.endWrite()
+	r.status.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: metav1.Now()}}
+	r.status.attempts++
+	r.attemptCounted = true
+	r.startUpdate(ctx)
+	u := r.inFlight
+	r.wait(ctx, u.done, nil, nil)
+	if r.inFlight == u && r.stopReason == notStopped {
+		r.finishUpdate()
 	}
 }
 
-// attempt runs the command once, and returns how it ended. It returns nil if the command was not started, and that is
-// not the command's fault: the task is ended, or the worker lacks something.
-func (r *runner) attempt(ctx context.Context) *batch.TaskStateTerminated {
-	attempt := r.run.attempts
-	if !r.counted {
+// runAttempt runs the command once and returns how it ended. It returns nil if the command was not started for no fault
+// of its own: the task is stopped, or the worker lacks a resource.
+func (r *runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
+	attempt := r.status.attempts
+	if !r.attemptCounted {
 		attempt++
 	}
-	r.counted = false
+	r.attemptCounted = false
 	log := r.worker.options.Logs.Create(r.task.UID, attempt)
 	defer log.Close()
-	p, progress, begun, startErr := r.startCommand(ctx, attempt, log)
-	defer r.worker.site.clear(progress)
+	p, progress, startedAt, startErr := r.startCommand(ctx, attempt, log)
+	defer r.worker.sandbox.release(progress)
 	if p == nil && startErr == nil {
 		log.Discard()
 		return nil
 	}
 	r.process, r.progress = p, progress
-	r.run.attempts, r.run.progress = attempt, ""
-	if r.run.startTime == nil {
-		r.run.startTime = &begun
+	r.status.attempts, r.status.progress = attempt, ""
+	if r.status.startTime == nil {
+		r.status.startTime = &startedAt
 		r.setDeadline()
 	}
-	r.worker.metrics.begun(r.task, r.run)
+	r.worker.metrics.attemptStarted(r.task, r.status)
 	if startErr != nil {
 		var message tail
 		_, _ = message.Write([]byte(startErr.Error()))
 		return &batch.TaskStateTerminated{
-			ExitCode: startErr.code, Reason: batch.TaskReasonStartError, Message: message.String(), StartedAt: begun, FinishedAt: metav1.Now(),
+			ExitCode: startErr.exitCode, Reason: batch.TaskReasonStartError, Message: message.String(),
+			StartedAt: startedAt, FinishedAt: metav1.Now(),
 		}
 	}
 	r.worker.commands.Add(1)
-	r.run.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: begun}}
+	r.status.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: startedAt}}
 	announce := time.NewTimer(r.worker.options.AnnounceDelay)
 	defer announce.Stop()
-	look := time.NewTicker(r.worker.options.ProgressInterval)
-	defer look.Stop()
-	r.wait(ctx, p.done, announce.C, look.C)
+	poll := time.NewTicker(r.worker.options.ProgressInterval)
+	defer poll.Stop()
+	r.wait(ctx, p.done, announce.C, poll.C)
 	r.worker.commands.Add(-1)
 	r.process = nil
-	r.look()
+	r.pollProgress()
 
-	end := &batch.TaskStateTerminated{Reason: batch.TaskReasonCompleted, StartedAt: begun, FinishedAt: metav1.Now()}
-	end.ExitCode, end.Signal = p.exit()
-	if end.ExitCode != 0 || r.ending == byDeadline {
-		end.Reason, end.Message = batch.TaskReasonError, p.output.String()
+	terminated := &batch.TaskStateTerminated{Reason: batch.TaskReasonCompleted, StartedAt: startedAt, FinishedAt: metav1.Now()}
+	terminated.ExitCode, terminated.Signal = p.exitStatus()
+	if terminated.ExitCode != 0 || r.stopReason == stoppedByDeadline {
+		terminated.Reason, terminated.Message = batch.TaskReasonError, p.output.String()
 	}
-	if p.outOfMemory {
-		end.Reason = batch.TaskReasonOOMKilled
+	if p.oomKilled {
+		terminated.Reason = batch.TaskReasonOOMKilled
 	}
-	return end
+	return terminated
 }
 
-// startCommand starts the command. While what keeps it from starting may pass, it tries again, as the worker's
-// startBackoff says. If the worker then still lacks something, it sets short. Both the process and the error are nil if
-// the task must be evicted, or is ended.
-func (r *runner) startCommand(ctx context.Context, attempt int32, log *logs.Log) (*process, progressFile, metav1.Time, *startError) {
-	for pause := r.worker.startBackoff; ; {
-		begun := metav1.Now()
-		inv, progress, err := r.worker.site.prepare(ctx, r.task, attempt)
+// startCommand starts the command, and retries with the worker's startBackoff after transient errors. If the worker
+// still lacks a resource then, it sets r.startErr. Both the process and the error are nil if the task must be
+// evicted, or is stopped.
+func (r *runner) startCommand(
+	ctx context.Context, attempt int32, log *logs.Log,
+) (*process, progressFile, metav1.Time, *startError) {
+	for backoff := r.worker.startBackoff; ; {
+		startedAt := metav1.Now()
+		c, progress, err := r.worker.sandbox.prepare(ctx, r.task, attempt)
 		if err == nil {
-			inv.log = log
-			p, startErr := r.worker.startProcess(inv)
-			if startErr == nil || !passes(startErr) || pause.Steps == 0 && shortage(startErr) == "" {
-				return p, progress, begun, startErr
+			c.log = log
+			p, startErr := r.worker.startProcess(c)
+			if startErr == nil || !isTransient(startErr) || backoff.Steps == 0 && pressureReason(startErr) == "" {
+				return p, progress, startedAt, startErr
 			}
-			r.worker.site.clear(progress)
+			r.worker.sandbox.release(progress)
 			err = startErr
 		}
-		if shortage(err) != "" {
-			r.worker.registration.pressure.note(err, r.worker.commands.Load())
+		if pressureReason(err) != "" {
+			r.worker.registration.pressure.recordFailure(err, r.worker.commands.Load())
 		}
-		if pause.Steps == 0 {
-			r.short = err
-			return nil, "", begun, nil
+		if backoff.Steps == 0 {
+			r.startErr = err
+			return nil, "", startedAt, nil
 		}
-		klog.FromContext(ctx).V(2).Info("Cannot start the command; it is tried again", "task", klog.KObj(r.task), "err", err)
-		r.sleep(ctx, pause.Step())
-		if r.ending != byItself {
-			return nil, "", begun, nil
+		klog.FromContext(ctx).V(2).Info("Retrying to start the command", "task", klog.KObj(r.task), "err", err)
+		r.sleep(ctx, backoff.Step())
+		if r.stopReason != notStopped {
+			return nil, "", startedAt, nil
 		}
 	}
 }
 
-// look takes in what the command says of its progress, and tells whether that is news.
-func (r *runner) look() bool {
+// pollProgress reads the progress that the command reports, and reports whether it has changed. It also notices log
+// output that is lost for lack of a resource.
+func (r *runner) pollProgress() bool {
 	if r.process != nil {
-		r.worker.site.keep(r.progress)
-		if err := r.process.log.Missing(); shortage(err) != "" {
-			r.worker.registration.pressure.note(err, r.worker.commands.Load())
+		r.worker.sandbox.ensureDir(r.progress)
+		if err := r.process.log.Missing(); pressureReason(err) != "" {
+			r.worker.registration.pressure.recordFailure(err, r.worker.commands.Load())
 		}
 	}
-	said := r.progress.read()
-	if said == "" || said == r.run.progress {
+	progress := r.progress.read()
+	if progress == "" || progress == r.status.progress {
 		return false
 	}
-	r.run.progress = said
+	r.status.progress = progress
 	return true
 }
 
-// backOff waits until the next attempt is due, or the task is ended.
+// backOff waits until the next attempt is due, or the task is stopped.
 func (r *runner) backOff(ctx context.Context, delay time.Duration, last *batch.TaskStateTerminated) {
-	r.run.state = batch.TaskState{Waiting: &batch.TaskStateWaiting{
-		Reason:  reasonBackOff,
-		Message: fmt.Sprintf("Attempt %d failed with exit code %d; the next one starts %s later.", r.run.attempts, last.ExitCode, delay),
+	r.status.state = batch.TaskState{Waiting: &batch.TaskStateWaiting{
+		Reason: reasonBackOff,
+		Message: fmt.Sprintf("Attempt %d failed with exit code %d; the next one starts %s later.",
+			r.status.attempts, last.ExitCode, delay),
 	}}
-	r.unsaid = true
+	r.dirty = true
 	r.sleep(ctx, delay)
 }
 
-// sleep waits for d, or until the task is ended.
+// sleep waits for d, or until the task is stopped.
 func (r *runner) sleep(ctx context.Context, d time.Duration) {
 	due := make(chan struct{})
 	timer := time.AfterFunc(d, func() { close(due) })
@@ -339,17 +347,18 @@ func (r *runner) sleep(ctx context.Context, d time.Duration) {
 	r.wait(ctx, due, nil, nil)
 }
 
-// wait waits for done. Reasons to end the task end its command, for which it then waits; without a command they end the wait.
-// At the time to announce, from the start if there is something unsaid, and when a look finds progress, the status is written meanwhile.
-func (r *runner) wait(ctx context.Context, done <-chan struct{}, announce, look <-chan time.Time) {
+// wait handles events until done is closed. An event that stops the task terminates its command, and wait goes on until
+// the command has ended; without a command wait returns. It writes the status when announce fires, when a poll finds
+// progress, and at once if the status is dirty.
+func (r *runner) wait(ctx context.Context, done <-chan struct{}, announce, poll <-chan time.Time) {
 	lost, draining := r.lost, r.worker.draining
-	for r.process != nil || r.ending == byItself {
-		if r.unsaid && r.write == nil {
-			r.beginWrite(ctx)
+	for r.process != nil || r.stopReason == notStopped {
+		if r.dirty && r.inFlight == nil {
+			r.startUpdate(ctx)
 		}
 		var written <-chan struct{}
-		if r.write != nil {
-			written = r.write.done
+		if r.inFlight != nil {
+			written = r.inFlight.done
 		}
 		var deadline <-chan time.Time
 		if r.deadline != nil {
@@ -359,111 +368,114 @@ func (r *runner) wait(ctx context.Context, done <-chan struct{}, announce, look 
 		case <-done:
 			return
 		case <-announce:
-			r.look()
-			r.unsaid = true
-		case <-look:
-			r.unsaid = r.look() || r.unsaid
+			r.pollProgress()
+			r.dirty = true
+		case <-poll:
+			r.dirty = r.pollProgress() || r.dirty
 		case <-written:
-			r.endWrite()
+			r.finishUpdate()
 		case <-r.changed:
 			r.mu.Lock()
-			shown := r.shown
+			observed := r.observed
 			r.mu.Unlock()
-			r.see(shown)
+			r.observe(observed)
 		case <-deadline:
-			r.end(byDeadline, r.grace())
+			r.stop(stoppedByDeadline, r.gracePeriod())
 		case <-draining:
 			draining = nil
-			r.end(byDrain, min(r.grace(), r.worker.options.DrainTimeout))
+			r.stop(stoppedByDrain, min(r.gracePeriod(), r.worker.options.DrainTimeout))
 		case <-lost:
 			lost = nil
-			r.end(byLoss, 0)
+			r.stop(stoppedByLoss, 0)
 		}
 	}
 }
 
-// conclude reports the end of the task. last is how its last attempt ended, nil if none was made.
-func (r *runner) conclude(ctx context.Context, last *batch.TaskStateTerminated) error {
-	if r.write != nil {
-		close(r.write.giveUp)
-		r.endWrite()
+// finish reports the result of the task, evicts it or deletes it. last is how its last attempt ended, nil without one.
+func (r *runner) finish(ctx context.Context, last *batch.TaskStateTerminated) error {
+	if r.inFlight != nil {
+		close(r.inFlight.cancel)
+		r.finishUpdate()
 	}
 	phase := batch.TaskFailed
 	switch {
-	case r.ending == byLoss:
+	case r.stopReason == stoppedByLoss:
 		return errLost
-	case r.ending == byDeadline && last == nil:
+	case r.stopReason == stoppedByDeadline && last == nil:
 		now := metav1.Now()
-		last = &batch.TaskStateTerminated{ExitCode: exitOverdue, Reason: batch.TaskReasonDeadlineExceeded, StartedAt: now, FinishedAt: now}
-	case r.ending == byDeadline:
+		last = &batch.TaskStateTerminated{
+			ExitCode: exitCodeDeadline, Reason: batch.TaskReasonDeadlineExceeded, StartedAt: now, FinishedAt: now,
+		}
+	case r.stopReason == stoppedByDeadline:
 		last.Reason = batch.TaskReasonDeadlineExceeded
 	case last != nil && last.Reason == batch.TaskReasonCompleted:
-		// Also when it was told to end: as for a Pod, the exit code counts.
+		// Even if it was terminated: as for a Pod, the exit code decides.
 		phase = batch.TaskSucceeded
-	case r.ending == byDrain:
-		return r.binding.evict(ctx, r.task, false, "WorkerStopped", fmt.Sprintf("Worker %s was stopped before the task had finished.", r.worker.options.Name))
-	case r.short != nil && r.ending == byItself:
-		r.worker.metrics.givenBack(r.short)
-		return r.binding.evict(ctx, r.task, false, reasonPressure,
-			fmt.Sprintf("Worker %s cannot start the command: %s", r.worker.options.Name, r.short))
+	case r.stopReason == stoppedByDrain:
+		return r.assignment.evict(ctx, r.task, false, "WorkerStopped",
+			fmt.Sprintf("Worker %s was stopped before the task had finished.", r.worker.options.Name))
+	case r.startErr != nil && r.stopReason == notStopped:
+		r.worker.metrics.taskReturned(r.startErr)
+		return r.assignment.evict(ctx, r.task, false, reasonPressure,
+			fmt.Sprintf("Worker %s cannot start the command: %s", r.worker.options.Name, r.startErr))
 	case last == nil:
-		return r.binding.remove(ctx, r.task)
+		return r.assignment.forceDelete(ctx, r.task)
 	}
-	r.run.phase, r.run.state, r.run.completionTime = phase, batch.TaskState{Terminated: last}, &last.FinishedAt
-	r.worker.metrics.ended(r.run)
-	// The write itself takes the task out of what the informer shows, so a loss ends only its repetition.
-	stored, err := r.binding.updateStatus(ctx, r.lost, r.task, r.run.apply)
+	r.status.phase, r.status.state, r.status.completionTime = phase, batch.TaskState{Terminated: last}, &last.FinishedAt
+	r.worker.metrics.taskFinished(r.status)
+	// This update itself removes the task from the informer: a loss ends only the retries.
+	stored, err := r.assignment.updateStatus(ctx, r.lost, r.task, r.status.applyTo)
 	if err == nil && stored.DeletionTimestamp != nil {
-		err = r.binding.remove(ctx, stored)
+		err = r.assignment.forceDelete(ctx, stored)
 	}
 	return err
 }
 
-// end notes a reason to end the task, and ends its command if it runs.
-func (r *runner) end(why ending, grace time.Duration) {
-	r.ending = max(r.ending, why)
+// stop records why the task is stopped, and terminates its command if it runs.
+func (r *runner) stop(reason stopReason, gracePeriod time.Duration) {
+	r.stopReason = max(r.stopReason, reason)
 	if r.process != nil {
-		r.process.terminate(grace)
+		r.process.terminate(gracePeriod)
 	}
 }
 
-// see takes in a version of the task, unless a newer one is known.
-func (r *runner) see(task *batch.Task) {
+// observe handles a version of the task, unless a newer one is known.
+func (r *runner) observe(task *batch.Task) {
 	if order, err := resourceversion.CompareResourceVersion(task.ResourceVersion, r.task.ResourceVersion); err == nil && order <= 0 {
 		return
 	}
-	if !r.binding.holds(task) {
-		r.end(byLoss, 0)
+	if !r.assignment.matches(task) {
+		r.stop(stoppedByLoss, 0)
 		return
 	}
 	r.task = task
 	r.setDeadline()
 	if task.DeletionTimestamp != nil {
-		grace := r.grace()
+		gracePeriod := r.gracePeriod()
 		if s := task.DeletionGracePeriodSeconds; s != nil {
-			grace = batch.Seconds(*s)
+			gracePeriod = batch.Seconds(*s)
 		}
-		r.end(byDeletion, grace)
+		r.stop(stoppedByDeletion, gracePeriod)
 	}
 }
 
-func (r *runner) grace() time.Duration {
+func (r *runner) gracePeriod() time.Duration {
 	if s := r.task.Spec.TerminationGracePeriodSeconds; s != nil {
 		return batch.Seconds(*s)
 	}
-	return defaultGrace
+	return defaultGracePeriod
 }
 
-// setDeadline sets the timer by the task's deadline, which counts from the start of its first attempt.
+// setDeadline sets the timer for the task's deadline, which counts from the start of its first attempt.
 func (r *runner) setDeadline() {
 	seconds := r.task.Spec.ActiveDeadlineSeconds
-	if seconds == nil || r.run.startTime == nil {
+	if seconds == nil || r.status.startTime == nil {
 		return
 	}
 	r.stopDeadline()
-	left := time.Until(r.run.startTime.Add(batch.Seconds(*seconds)))
+	left := time.Until(r.status.startTime.Add(batch.Seconds(*seconds)))
 	if left <= 0 {
-		r.end(byDeadline, r.grace())
+		r.stop(stoppedByDeadline, r.gracePeriod())
 		return
 	}
 	r.deadline = time.NewTimer(left)
@@ -476,26 +488,27 @@ func (r *runner) stopDeadline() {
 	}
 }
 
-func (r *runner) beginWrite(ctx context.Context) {
-	r.unsaid = false
-	w := &write{giveUp: make(chan struct{}), done: make(chan struct{})}
-	r.write = w
-	task, run := r.task, r.run
+// startUpdate starts to write the status in the background. No update may be in flight.
+func (r *runner) startUpdate(ctx context.Context) {
+	r.dirty = false
+	u := &statusUpdate{cancel: make(chan struct{}), done: make(chan struct{})}
+	r.inFlight = u
+	task, status := r.task, r.status
 	go func() {
-		defer close(w.done)
-		w.stored, w.err = r.binding.updateStatus(ctx, w.giveUp, task, run.apply)
+		defer close(u.done)
+		u.stored, u.err = r.assignment.updateStatus(ctx, u.cancel, task, status.applyTo)
 	}()
 }
 
-// endWrite awaits the write in flight and takes in what came of it.
-func (r *runner) endWrite() {
-	w := r.write
-	<-w.done
-	r.write = nil
+// finishUpdate waits for the update in flight and handles its result.
+func (r *runner) finishUpdate() {
+	u := r.inFlight
+	<-u.done
+	r.inFlight = nil
 	switch {
-	case w.err == nil:
-		r.see(w.stored)
-	case errors.Is(w.err, errLost):
-		r.end(byLoss, 0)
+	case u.err == nil:
+		r.observe(u.stored)
+	case errors.Is(u.err, errLost):
+		r.stop(stoppedByLoss, 0)
 	}
 }

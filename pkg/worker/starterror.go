@@ -32,43 +32,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shebangSize is how much of a file Linux looks at for the interpreter of a script.
+// shebangSize is how many bytes of a file Linux reads to find the interpreter of a script.
 const shebangSize = 256
 
-// startError is the error of startProcess: the command does not run. Its text names the program, the directory and, if
-// the program was looked up there, the PATH.
+// startError is the error of a command that cannot be started. Its text names the program, the directory and, if the
+// program was looked up there, the PATH.
 type startError struct {
-	code int32 // as a shell reports it: 127 not found, 126 not executable
-	err  error
+	exitCode int32 // that of a shell: 127 for not found, 126 for not executable
+	err      error
 }
 
 func (e *startError) Error() string { return e.err.Error() }
 
 func (e *startError) Unwrap() error { return e.err }
 
-// newStartError returns the error of an invocation that cannot be started because of err.
-func newStartError(inv invocation, err error) *startError {
-	code, dir := int32(126), inv.dir
+// newStartError returns the startError of a command that cannot be started because of err.
+func newStartError(c command, err error) *startError {
+	exitCode, dir := int32(126), c.dir
 	if dir == "" {
 		dir, _ = os.Getwd()
 	}
-	program := inv.argv[0]
+	program := c.argv[0]
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		code = 127
+		exitCode = 127
 		err = fmt.Errorf("no such program on the PATH of the worker, %q", os.Getenv("PATH"))
 	case errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errWorkingDir):
-		code = 127
-		if interpreter := interpreterOf(program, dir); interpreter != "" {
+		exitCode = 127
+		if interpreter := missingInterpreter(program, dir); interpreter != "" {
 			err = fmt.Errorf("%w: it needs %s", err, interpreter)
 		}
 	case errors.Is(err, unix.ENOEXEC):
 		err = fmt.Errorf("%w: it is neither a program for %s/%s nor a script with a #! line", err, runtime.GOOS, runtime.GOARCH)
 	}
-	return &startError{code, fmt.Errorf("cannot start %q in directory %q: %w", program, dir, err)}
+	return &startError{exitCode, fmt.Errorf("cannot start %q in directory %q: %w", program, dir, err)}
 }
 
-// errWorkingDir is in the chain of errors about the directory to start in.
+// errWorkingDir is wrapped by errors about the working directory.
 var errWorkingDir = errors.New("workingDir")
 
 // checkDir returns an error unless a command can be started in dir.
@@ -83,9 +83,9 @@ func checkDir(dir string) error {
 	return nil
 }
 
-// interpreterOf returns, for people, what a program that exists needs to be started and does not find: the interpreter
-// of a script or the dynamic linker. It returns "" if there is no such program, or if that is not known.
-func interpreterOf(program, dir string) string {
+// missingInterpreter describes the interpreter or dynamic linker without which a program that exists cannot start. It
+// returns "" if the program does not exist, or if it needs neither.
+func missingInterpreter(program, dir string) string {
 	if !strings.Contains(program, "/") {
 		found, err := exec.LookPath(program)
 		if err != nil {

@@ -21,7 +21,7 @@ import (
 	"unicode/utf8"
 )
 
-// tailSize is how much of a command's output is kept, in bytes.
+// tailSize is how many bytes of a command's output are kept.
 const tailSize = 4 << 10
 
 // tail is a writer that keeps the last bytes written to it.
@@ -31,7 +31,7 @@ type tail struct {
 	full bool // the ring holds tailSize bytes, the oldest at next
 }
 
-// Write keeps what is last of p. It never fails.
+// Write writes p, of which the last tailSize bytes are kept. It never returns an error.
 func (t *tail) Write(p []byte) (int, error) {
 	n := len(p)
 	if n >= tailSize {
@@ -48,22 +48,22 @@ func (t *tail) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// String is what is kept, as valid UTF-8 of at most tailSize bytes.
+// String returns the kept bytes as valid UTF-8, at most tailSize bytes long.
 func (t *tail) String() string {
 	kept := string(t.ring[:t.next])
 	if t.full {
-		kept = withoutCutRune(string(t.ring[t.next:]) + kept)
+		kept = trimPartialRune(string(t.ring[t.next:]) + kept)
 	}
-	// Each run of invalid bytes becomes one replacement character, which can be longer.
+	// A replacement character can be longer than the run of invalid bytes that it replaces.
 	kept = strings.ToValidUTF8(kept, string(utf8.RuneError))
 	if len(kept) > tailSize {
-		kept = withoutCutRune(kept[len(kept)-tailSize:])
+		kept = trimPartialRune(kept[len(kept)-tailSize:])
 	}
 	return kept
 }
 
-// withoutCutRune drops what is left at the start of s of a rune whose first bytes were cut off.
-func withoutCutRune(s string) string {
+// trimPartialRune removes the rest of a rune at the start of s whose first bytes are missing.
+func trimPartialRune(s string) string {
 	for i := range min(len(s), utf8.UTFMax-1) {
 		if utf8.RuneStart(s[i]) {
 			return s[i:]

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package worker runs the tasks that are bound to one worker, and reports on them. It is a client of the API like any other.
-// It needs Linux.
+// Package worker runs the tasks that are bound to one Worker object and reports on them. It is an ordinary client of
+// the API. It needs Linux.
 package worker
 
 import (
@@ -40,54 +40,60 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/logs"
 )
 
-// lastRequests is how long a worker that stops may take to report, beyond the time that its commands have to end.
-const lastRequests = 5 * time.Second
+// reportTimeout is how long a stopping worker may take to report, in addition to the drain timeout.
+const reportTimeout = 5 * time.Second
 
-// defaultTaskMaxPIDs leaves room for a build on a large machine, and to the machine for all else.
+// defaultTaskMaxPIDs is enough for a build on a large machine, and leaves the machine process numbers for everything
+// else.
 const defaultTaskMaxPIDs = 4096
 
-// Options say what a worker is and how it works. Zero durations stand for the defaults.
+// Options configure a worker. A zero duration means the default.
 type Options struct {
-	// Namespace and Name of the Worker. A process that restarts may keep its name; two that run must not share one.
+	// Namespace and Name identify the Worker object. A process may reuse the name of one that has ended; two processes
+	// that run must not share a name.
 	Namespace, Name string
-	// Labels are set on the Worker. Labels that others have set there are kept.
+	// Labels are set on the Worker. Labels that others have set are kept.
 	Labels map[string]string
-	// Taints are set on the Worker when it is created. What it has later is for others to say.
+	// Taints are set on the Worker when it is created. Later changes by others are kept.
 	Taints []batch.Taint
-	// Capacity is what the worker has, all of which its tasks may use. It must have "tasks", how many run at a time.
+	// Capacity is what the tasks of the worker may use. It must contain "tasks", how many tasks run at a time.
 	Capacity batch.ResourceList
-	// Version of the program, for people.
+	// Version is the version of the program, for people.
 	Version string
 
-	// DrainTimeout is how long commands get at most between SIGTERM and SIGKILL when the worker stops, less if the task
-	// says so; by default 20 s, so that all is done within a Pod's usual 30 s.
+	// DrainTimeout is the longest time between SIGTERM and SIGKILL for a command when the worker stops. The grace
+	// period of the task applies if it is shorter. The default is 20 s, so that a worker stops within a Pod's usual
+	// 30 s.
 	DrainTimeout time.Duration
-	// BackoffBase and BackoffCap are the first and the longest delay between two attempts at a task, by default 10 s and 5
-	// min. The delay doubles with each attempt, and starts anew after one that has run for more than twice the cap.
+	// BackoffBase and BackoffCap are the first and the longest delay between two attempts at a task, by default 10 s
+	// and 5 min. The delay doubles with each attempt, and is reset by an attempt that runs for more than twice the
+	// cap.
 	BackoffBase, BackoffCap time.Duration
-	// LeaseDuration is how long the worker counts as alive after it has renewed its WorkerLease, in whole seconds, by
-	// default 40 s.
+	// LeaseDuration is how long the worker counts as alive after it has renewed its WorkerLease. It must be whole
+	// seconds; the default is 40 s.
 	LeaseDuration time.Duration
-	// HeartbeatInterval is the time between two renewals of the lease, by default a quarter of its duration.
+	// HeartbeatInterval is the time between two renewals of the lease, by default a quarter of LeaseDuration.
 	HeartbeatInterval time.Duration
-	// AnnounceDelay is how long a command has to run for its start to be reported before its end is, by default 100 ms.
+	// AnnounceDelay is how long a command runs before its start is reported, by default 100 ms. The start of a command
+	// that ends earlier is reported together with its end.
 	AnnounceDelay time.Duration
-	// ProgressInterval is the least time between two reports of the progress of a task, but for its start and its end, by default 5 s.
+	// ProgressInterval is the shortest time between two reports of a task's progress, by default 5 s. The start and the
+	// end of a task are reported at once.
 	ProgressInterval time.Duration
 
-	// TaskMaxPIDs is how many processes and threads a task may have at a time, where control groups can bound that, by default
-	// 4096. Less than zero is no bound.
+	// TaskMaxPIDs is how many processes and threads a task may have at a time, by default 4096; less than zero is
+	// unlimited. It needs control groups.
 	TaskMaxPIDs int64
-	// WithheldEnv are the names of variables in the environment of this process that tasks do not get.
+	// WithheldEnv are names of environment variables of this process that tasks do not inherit.
 	WithheldEnv []string
-	// StateDir is where the worker keeps the files of attempts, and what its next process has to know of those that it
-	// does not end. It is made if need be, and workers may share it. By default, and if it cannot be used, it is that
-	// for temporary files.
+	// StateDir is the directory for files of attempts, and for what the next process of this worker must know about
+	// attempts that this one does not end. It is created if necessary, and workers may share it. The default, and the
+	// fallback if it cannot be used, is the directory for temporary files.
 	StateDir string
-	// Logs is where the output of commands is kept, nil for nowhere, and Endpoint where it is served, nil for nowhere.
+	// Logs keeps the output of commands, and Endpoint is where that is served. Either may be nil.
 	Logs     *logs.Store
 	Endpoint *batch.WorkerEndpoint
-	// Registerer is where metrics are registered, nil for nowhere. Workers that share one are counted together.
+	// Registerer registers the metrics; it may be nil. Workers that share one are counted together.
 	Registerer prometheus.Registerer
 }
 
@@ -129,23 +135,23 @@ func (o Options) validate() error {
 	return nil
 }
 
-// Worker runs the tasks bound to it.
+// Worker runs the tasks that are bound to it.
 type Worker struct {
 	client       versioned.Interface
 	options      Options
 	incarnation  string
 	registration *registration
 	metrics      *metrics
-	site         site   // set before the first runner starts
-	predecessor  string // an earlier incarnation that was leaving, or empty; as site
+	sandbox      sandbox // set before the first runner starts
+	predecessor  string  // an earlier incarnation that was leaving, or empty; set before the first runner starts
 
-	// startProcess starts a command, and startBackoff are the delays between tries.
-	startProcess func(invocation) (*process, *startError)
+	// startProcess starts a command, and startBackoff is the backoff between tries.
+	startProcess func(command) (*process, *startError)
 	startBackoff wait.Backoff
 
 	running    atomic.Int32  // tasks
-	commands   atomic.Int64  // that have been started and have not ended
-	draining   chan struct{} // closed when no command is to be started any more
+	commands   atomic.Int64  // that have started and not ended
+	draining   chan struct{} // closed when no more commands may start
 	superseded chan struct{} // closed when another process has taken the name
 	supersede  func()        // closes superseded
 
@@ -154,7 +160,7 @@ type Worker struct {
 	runners map[string]*runner // by the name of the task
 }
 
-// New returns a worker, which is another incarnation than any before it.
+// New returns a worker with a new incarnation.
 func New(client versioned.Interface, options Options) *Worker {
 	options = options.withDefaults()
 	incarnation := string(uuid.NewUUID())
@@ -174,37 +180,37 @@ func New(client versioned.Interface, options Options) *Worker {
 	}
 }
 
-// Run kills what is left of the commands of earlier processes of the worker, registers it and runs its tasks until ctx is done.
-// Then it takes no more tasks, ends what runs, gives back what has not finished, and returns, at the latest 10 s after the drain
-// timeout. It fails with ErrSuperseded when another process takes the worker's name, and at once when the options are not valid. It
-// may be called once.
+// Run kills commands that earlier processes of the worker left running, registers the worker and runs its tasks until
+// ctx is done. Then it accepts no more tasks, terminates the commands, evicts the unfinished tasks and returns, at
+// the latest 10 s after the drain timeout. It returns ErrSuperseded when another process takes the worker's name, and
+// an error at once if the options are invalid. It may be called once.
 //
-// Meanwhile this process is a child subreaper (see prctl(2)), and reaps children that it has not started, but for those in its own
-// session: other parts of the program must not start processes in other sessions.
+// While it runs, this process is a child subreaper (see prctl(2)), and reaps children that it has not started, except
+// those in its own session: other parts of the program must not start processes in other sessions.
 func (w *Worker) Run(ctx context.Context) error {
 	if err := w.options.validate(); err != nil {
 		return err
 	}
 	logger := klog.FromContext(ctx).WithValues("worker", klog.KRef(w.options.Namespace, w.options.Name))
 	ctx = klog.NewContext(ctx, logger)
-	release := children.adopt()
+	release := children.acquire()
 	defer release()
 	var err error
-	if w.site, err = newSite(ctx, w.options, w.incarnation); err != nil {
+	if w.sandbox, err = newSandbox(ctx, w.options, w.incarnation); err != nil {
 		return err
 	}
 	defer func() {
-		if err := w.site.leave(); err != nil {
-			logger.Error(err, "Something is left of the tasks that were run")
+		if err := w.sandbox.close(); err != nil {
+			logger.Error(err, "Failed to remove the control groups and files of tasks")
 		}
 	}()
 	pressure := w.registration.pressure
 	defer pressure.stop()
-	pressure.spaceLeft = func() error { return errors.Join(w.site.spaceLeft(), w.options.Logs.SpaceLeft()) }
+	pressure.checkSpace = func() error { return errors.Join(w.sandbox.checkSpace(), w.options.Logs.SpaceLeft()) }
 	if err := w.register(ctx); err != nil {
 		return err
 	}
-	// The registration is for another goroutine from here on.
+	// From here on the registration belongs to the heartbeat goroutine.
 	w.predecessor = w.registration.predecessor
 
 	// Requests and the watch go on while the worker drains.
@@ -212,7 +218,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer stopRequests()
 	watching, stopWatching := context.WithCancel(requests)
 	defer stopWatching()
-	tasks, err := w.tasks(requests)
+	tasks, err := w.newTaskInformer(requests)
 	if err != nil {
 		return err
 	}
@@ -221,7 +227,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	beating, stopBeating := context.WithCancel(requests)
 	defer stopBeating()
 	heartbeat.Go(func() {
-		if w.registration.keep(beating, w.draining, w.running.Load) != nil {
+		if w.registration.run(beating, w.draining, w.running.Load) != nil {
 			w.supersede()
 		}
 	})
@@ -230,17 +236,17 @@ func (w *Worker) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-w.superseded:
 	}
-	logger.Info("Ending all tasks", "running", w.running.Load())
+	logger.Info("Draining the worker", "runningTasks", w.running.Load())
 	close(w.draining)
-	if err := w.site.stopping(); err != nil {
-		logger.Error(err, "Cannot record that the worker stops; if it is killed, its commands count as having crashed it")
+	if err := w.sandbox.markStopping(); err != nil {
+		logger.Error(err, "Failed to record that the worker stops; if it is killed, its commands count as having crashed it")
 	}
-	limit := time.AfterFunc(w.options.DrainTimeout+lastRequests, stopRequests)
-	defer limit.Stop()
-	w.endRunners(requests)
+	timeout := time.AfterFunc(w.options.DrainTimeout+reportTimeout, stopRequests)
+	defer timeout.Stop()
+	w.waitForRunners(requests)
 	stopWatching()
 	watch.Wait()
-	// None is added any more.
+	// No runner is added any more.
 	ended := make(chan struct{})
 	go func() { w.wg.Wait(); close(ended) }()
 	select {
@@ -254,17 +260,17 @@ func (w *Worker) Run(ctx context.Context) error {
 		return ErrSuperseded
 	default:
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastRequests)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
-	if err := w.registration.refresh(last, false, stoppedCondition, 0); err != nil {
-		logger.Error(err, "The worker's status does not say that it has stopped")
+	if err := w.registration.sync(last, false, stoppedCondition, 0); err != nil {
+		logger.Error(err, "Failed to report that the worker has stopped")
 	}
 	return nil
 }
 
-// register registers until it succeeds, or ctx is done.
+// register registers the worker. It retries until it succeeds or ctx is done.
 func (w *Worker) register(ctx context.Context) error {
-	pause := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8, Cap: 10 * time.Second}
+	backoff := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8, Cap: 10 * time.Second}
 	for {
 		err := w.registration.register(ctx, readyCondition)
 		if err == nil {
@@ -273,8 +279,8 @@ func (w *Worker) register(ctx context.Context) error {
 		if errors.Is(err, ErrSuperseded) {
 			return err
 		}
-		klog.FromContext(ctx).Error(err, "The worker is not registered; it is tried again")
-		timer := time.NewTimer(pause.Step())
+		klog.FromContext(ctx).Error(err, "Failed to register the worker; retrying")
+		timer := time.NewTimer(backoff.Step())
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -284,8 +290,8 @@ func (w *Worker) register(ctx context.Context) error {
 	}
 }
 
-// tasks is the informer of the tasks bound to the worker that are not finished, its events handed to runners.
-func (w *Worker) tasks(ctx context.Context) (informers.TaskIndexInformer, error) {
+// newTaskInformer returns an informer for the unfinished tasks that are bound to the worker. Its events go to runners.
+func (w *Worker) newTaskInformer(ctx context.Context) (informers.TaskIndexInformer, error) {
 	selector := fields.AndSelectors(
 		fields.OneTermEqualSelector("spec.workerName", w.options.Name),
 		fields.OneTermNotEqualSelector("status.phase", string(batch.TaskSucceeded)),
@@ -295,61 +301,62 @@ func (w *Worker) tasks(ctx context.Context) (informers.TaskIndexInformer, error)
 		o.FieldSelector = selector
 	})
 	_, err := tasks.AddTypedEventHandler(informers.TaskHandlerFuncs{
-		AddFunc:    func(t *batch.Task) { w.show(ctx, t) },
-		UpdateFunc: func(_, t *batch.Task) { w.show(ctx, t) },
-		DeleteFunc: func(t informers.DeletedTask) { w.lose(t.GetObjectName().Name) },
+		AddFunc:    func(t *batch.Task) { w.updateTask(ctx, t) },
+		UpdateFunc: func(_, t *batch.Task) { w.updateTask(ctx, t) },
+		DeleteFunc: func(t informers.DeletedTask) { w.removeTask(t.GetObjectName().Name) },
 	})
 	return tasks, err
 }
 
-// show hands a task to its runner, a new one if this binding of it is new.
-func (w *Worker) show(ctx context.Context, task *batch.Task) {
+// updateTask passes a task to its runner. It starts a runner for a new assignment.
+func (w *Worker) updateTask(ctx context.Context, task *batch.Task) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var before <-chan struct{}
+	var previous <-chan struct{}
 	if r := w.runners[task.Name]; r != nil {
-		if !r.isLost() && r.binding.uid == task.UID && r.binding.disruptions == task.Status.Disruptions {
-			r.show(task)
+		if !r.isLost() && r.assignment.uid == task.UID && r.assignment.disruptions == task.Status.Disruptions {
+			r.update(task)
 			return
 		}
-		r.lose()
-		before = r.done
+		r.markLost()
+		previous = r.done
 	}
-	r := newRunner(w, task, before)
+	r := newRunner(w, task, previous)
 	w.runners[task.Name] = r
 	w.wg.Go(func() {
-		r.start(ctx)
+		r.run(ctx)
 		w.forget(r)
 	})
 }
 
-// lose tells the runner of a task that it is deleted, taken away, or finished: none of its business any more.
-func (w *Worker) lose(name string) {
+// removeTask tells the runner of a task that the task is finished, deleted or evicted.
+func (w *Worker) removeTask(name string) {
 	w.mu.Lock()
 	r := w.runners[name]
 	w.mu.Unlock()
 	if r != nil {
-		r.lose()
+		r.markLost()
 		w.forget(r)
 	}
 }
 
-// forget drops a runner that has ended and whose task the informer shows no more. Until then it is known, lest its task is
-// taken for a new one, or is run anew before its command has ended.
+// forget removes a runner that has ended and whose task has left the informer. Until both are true the runner is
+// kept: a late event must not look like a new task, and a task must not run again before its earlier command has
+// ended.
 func (w *Worker) forget(r *runner) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	select {
 	case <-r.done:
-		if r.isLost() && w.runners[r.binding.name] == r {
-			delete(w.runners, r.binding.name)
+		if r.isLost() && w.runners[r.assignment.name] == r {
+			delete(w.runners, r.assignment.name)
 		}
 	default:
 	}
 }
 
-// endRunners waits for all runners there are, or until ctx is done. Those of a superseded worker have lost their tasks.
-func (w *Worker) endRunners(ctx context.Context) {
+// waitForRunners waits until all runners have ended or ctx is done. The tasks of a superseded worker are lost.
+func (w *Worker) waitForRunners(ctx context.Context) {
 	w.mu.Lock()
 	var all []*runner
 	for _, r := range w.runners {
@@ -359,7 +366,7 @@ func (w *Worker) endRunners(ctx context.Context) {
 	for _, r := range all {
 		select {
 		case <-w.superseded:
-			r.lose()
+			r.markLost()
 		default:
 		}
 	}
@@ -372,37 +379,38 @@ func (w *Worker) endRunners(ctx context.Context) {
 	}
 }
 
-// disown gives back, or deletes, a task that was bound to another incarnation, whose commands have ended with it. First it makes sure
-// that the other one was not a successor.
-func (w *Worker) disown(ctx context.Context, r *runner) error {
-	succeeded := false
-	_, err := r.binding.persist(ctx, r.lost, r.task, func(ctx context.Context, _ *batch.Task) (*batch.Task, error) {
+// evictStale evicts or deletes a task that is bound to another incarnation, whose commands have ended with it. First it
+// makes sure that the other incarnation is not a successor.
+func (w *Worker) evictStale(ctx context.Context, r *runner) error {
+	superseded := false
+	_, err := r.assignment.withRetry(ctx, r.lost, r.task, func(ctx context.Context, _ *batch.Task) (*batch.Task, error) {
 		worker, err := w.client.BatchV1alpha1().Workers(w.options.Namespace).Get(ctx, w.options.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil, nil
 		}
-		succeeded = err == nil && worker.Status.Incarnation != w.incarnation
+		superseded = err == nil && worker.Status.Incarnation != w.incarnation
 		return nil, err
 	})
 	switch {
 	case err != nil:
 		return err
-	case succeeded:
+	case superseded:
 		w.supersede()
 		return nil
 	}
-	return r.binding.evict(ctx, r.task, w.crashedWith(r.task), "WorkerRestarted", fmt.Sprintf("Worker %s was restarted.", w.options.Name))
+	return r.assignment.evict(ctx, r.task, w.crashed(r.task), "WorkerRestarted",
+		fmt.Sprintf("Worker %s was restarted.", w.options.Name))
 }
 
-// crashedWith reports whether the command of a task that was bound to an earlier incarnation was running when that
-// ended, other than because somebody wanted it to end. The files that the incarnation has left tell it exactly. Without
-// them it is what the task's status says: starts are reported after the AnnounceDelay, or first if the task was
-// disrupted before.
-func (w *Worker) crashedWith(task *batch.Task) bool {
+// crashed reports whether the earlier incarnation that the task is bound to crashed while it ran the task's command.
+// An incarnation that somebody wanted to end has not crashed. The files that the incarnation has left are exact.
+// Without them the task's status decides: it has the start of a command after AnnounceDelay, or at once if the task
+// was disrupted before.
+func (w *Worker) crashed(task *batch.Task) bool {
 	if task.Status.Incarnation == w.predecessor {
 		return false
 	}
-	if tasks, known := w.site.begun[task.Status.Incarnation]; known {
+	if tasks, known := w.sandbox.interrupted[task.Status.Incarnation]; known {
 		return tasks[task.UID]
 	}
 	return task.Status.State.Running != nil

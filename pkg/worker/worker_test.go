@@ -40,7 +40,7 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/testapi"
 )
 
-// fixture is a server and a client of it for the test itself, which plays all parts but the worker's.
+// fixture is a server and a client for the test itself, which acts as everything but the worker.
 type fixture struct {
 	*testing.T
 	server *testapi.Server
@@ -53,11 +53,11 @@ func newFixture(t *testing.T) *fixture {
 	return &fixture{T: t, server: server, test: server.Client(), dir: t.TempDir()}
 }
 
-// running is a worker that runs.
+// running is a worker whose Run was called.
 type running struct {
 	*Worker
 	api  *testapi.Client
-	stop func() error // what Run returned
+	stop func() error // cancels Run and returns its error
 	done chan struct{}
 }
 
@@ -70,7 +70,7 @@ func testOptions() Options {
 	}
 }
 
-// start runs a worker until the test ends, or stop is called.
+// start starts a worker, which runs until the test ends or stop is called.
 func (f *fixture) start(mutate ...func(*Options)) *running {
 	f.Helper()
 	return f.startWith(f.server.Client(), mutate...)
@@ -81,7 +81,7 @@ func (f *fixture) startWith(api *testapi.Client, mutate ...func(*Options)) *runn
 	return f.startWorker(api, func(*Worker) {}, mutate...)
 }
 
-// startWorker runs a worker that is changed before.
+// startWorker starts a worker after change was called with it.
 func (f *fixture) startWorker(api *testapi.Client, change func(*Worker), mutate ...func(*Options)) *running {
 	f.Helper()
 	options := testOptions()
@@ -113,7 +113,7 @@ func (f *fixture) must(err error) {
 	}
 }
 
-// script is a task that runs a shell script, as it stands: $$ is the shell's.
+// script returns a task that runs a shell script. It escapes $$ so that the shell gets it.
 func script(text string, mutate ...func(*batch.Task)) *batch.Task {
 	text = strings.ReplaceAll(text, "$$", "$$$$")
 	task := &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", text}}}
@@ -178,7 +178,7 @@ func (f *fixture) await(name, what string, cond func(*batch.Task) bool) *batch.T
 
 func (f *fixture) awaitFinished(name string) *batch.Task {
 	f.Helper()
-	return f.await(name, "is finished", finished)
+	return f.await(name, "is finished", isFinished)
 }
 
 func (f *fixture) awaitGone(name string) {
@@ -209,13 +209,13 @@ func (f *fixture) worker() *batch.Worker {
 
 func (f *fixture) file(name string) string { return filepath.Join(f.dir, name) }
 
-// lines is how many lines a file has, none if it does not exist.
+// lines returns how many lines a file has, zero if it does not exist.
 func (f *fixture) lines(name string) int {
 	data, _ := os.ReadFile(f.file(name))
 	return strings.Count(string(data), "\n")
 }
 
-// sleeper is a script that says its process ID in a file and then sleeps, until SIGTERM unless it ignores that.
+// sleeper returns a script that appends its process ID to a file and then sleeps. On SIGTERM it runs onTerm.
 func (f *fixture) sleeper(file, onTerm string) string {
 	return fmt.Sprintf("trap '%s' TERM; echo $$ >>%s; while :; do sleep 0.02; done", onTerm, f.file(file))
 }
@@ -228,7 +228,7 @@ func TestReportsHowATaskEnded(t *testing.T) {
 		task    *batch.Task
 		phase   batch.TaskPhase
 		want    batch.TaskStateTerminated
-		message func(string) bool // the message must equal want's unless set
+		message func(string) bool // if nil, the message must equal that of want
 	}{
 		{
 			name: "success", task: script("echo not shown"),
@@ -328,7 +328,7 @@ func TestAShortTaskCostsOneWriteAndALongOneTwo(t *testing.T) {
 func TestAFailingCommandIsRunAgainUpToItsLimit(t *testing.T) {
 	f := newFixture(t)
 	w := f.start()
-	begun := time.Now()
+	started := time.Now()
 	f.run(w, "t", script("echo $TASK_ATTEMPT; exit 4", backoffLimit(2)))
 	task := f.await("t", "waits for its second attempt", func(t *batch.Task) bool { return t.Status.State.Waiting != nil })
 	if s := task.Status; s.Phase != batch.TaskRunning || s.State.Waiting.Reason != "BackOff" || s.Attempts != 1 ||
@@ -339,12 +339,12 @@ func TestAFailingCommandIsRunAgainUpToItsLimit(t *testing.T) {
 	if s := task.Status; s.Phase != batch.TaskFailed || s.Attempts != 3 || s.State.Terminated.Message != "3\n" {
 		t.Errorf("got status %+v, terminated %+v", s, s.State.Terminated)
 	}
-	if d := time.Since(begun); d < 300*time.Millisecond {
+	if d := time.Since(started); d < 300*time.Millisecond {
 		t.Errorf("three attempts took %s, the delays alone are 100 ms and 200 ms", d)
 	}
 }
 
-func TestDelaysDoubleUpToTheCapAndStartAnewAfterALongRun(t *testing.T) {
+func TestDelaysDoubleUpToTheCapAndAreResetByALongRun(t *testing.T) {
 	f := newFixture(t)
 	w := f.start(func(o *Options) { o.BackoffBase, o.BackoffCap = 20*time.Millisecond, 50*time.Millisecond })
 	f.run(w, "t", script("[ $TASK_ATTEMPT != 5 ] || sleep 0.2; exit 1", backoffLimit(5)))
@@ -376,7 +376,7 @@ func TestAttemptsThatDisruptionsEndedAreNoFailures(t *testing.T) {
 	w := f.start()
 	f.create("t", script("exit 1", backoffLimit(2)))
 	task := f.get("t")
-	// Of three attempts two were disrupted, and one has failed.
+	// Of three attempts two were disrupted and one has failed.
 	task.Status.Attempts, task.Status.Disruptions, task.Status.FailedAttempts = 3, 2, 1
 	_, err := f.test.BatchV1alpha1().Tasks("default").UpdateStatus(f.Context(), task, metav1.UpdateOptions{})
 	f.must(err)
@@ -386,7 +386,7 @@ func TestAttemptsThatDisruptionsEndedAreNoFailures(t *testing.T) {
 	}
 }
 
-func TestAnEvictionDuringTheBackOffForgivesNoFailure(t *testing.T) {
+func TestAnEvictionDuringTheBackOffKeepsTheFailures(t *testing.T) {
 	f := newFixture(t)
 	w := f.start(func(o *Options) { o.BackoffBase = time.Hour })
 	f.run(w, "t", script("echo >>"+f.file("starts")+"; exit 1", backoffLimit(2)))
@@ -410,12 +410,12 @@ func TestDeadline(t *testing.T) {
 		f := newFixture(t)
 		w := f.start()
 		f.run(w, "t", script(f.sleeper("pid", "echo ending; exit 0"), deadline(1)))
-		begun := time.Now()
+		started := time.Now()
 		s := f.awaitFinished("t").Status
 		if s.Phase != batch.TaskFailed || s.State.Terminated.Reason != "DeadlineExceeded" || s.State.Terminated.ExitCode != 0 || !strings.HasSuffix(s.State.Terminated.Message, "ending\n") {
 			t.Errorf("got status %+v, terminated %+v", s, s.State.Terminated)
 		}
-		if d := time.Since(begun); d < 900*time.Millisecond {
+		if d := time.Since(started); d < 900*time.Millisecond {
 			t.Errorf("ended after %s", d)
 		}
 	})
@@ -564,7 +564,7 @@ func TestDeletion(t *testing.T) {
 	})
 }
 
-func TestATaskTakenAwayIsKilledAndNotWrittenTo(t *testing.T) {
+func TestAnEvictedTaskIsKilledAndNotWrittenTo(t *testing.T) {
 	t.Run("while it runs", func(t *testing.T) {
 		f := newFixture(t)
 		w := f.start()
@@ -660,7 +660,7 @@ func TestAServerThatIsAwayLosesNoResult(t *testing.T) {
 	}
 }
 
-func TestAResultWhoseReceiptWasLostIsNotWrittenAgain(t *testing.T) {
+func TestAResultWhoseResponseWasLostIsNotWrittenAgain(t *testing.T) {
 	f := newFixture(t)
 	api := f.server.Client()
 	var once sync.Once
@@ -671,14 +671,14 @@ func TestAResultWhoseReceiptWasLostIsNotWrittenAgain(t *testing.T) {
 	f.create("t", script("exit 0"))
 	f.bind("t", "first")
 	task := f.get("t")
-	stored, err := bindingOf(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), nil).updateStatus(t.Context(), nil, task, func(s *batch.TaskStatus) {
+	stored, err := newAssignment(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), nil).updateStatus(t.Context(), nil, task, func(s *batch.TaskStatus) {
 		s.Phase = batch.TaskSucceeded
 	})
 	f.must(err)
 	if stored.Status.Phase != batch.TaskSucceeded {
 		t.Errorf("got phase %s", stored.Status.Phase)
 	}
-	// The write, and the one that found out.
+	// The second write fails with a conflict, which shows that the first has succeeded.
 	if n := api.Count("update", "tasks/status"); n != 2 {
 		t.Errorf("%d writes, want 2", n)
 	}
@@ -720,7 +720,7 @@ func TestATaskThatOthersKeepChangingIsWritten(t *testing.T) {
 			}
 		}
 	})
-	_, err := bindingOf(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), nil).updateStatus(ctx, ctx.Done(), task, func(s *batch.TaskStatus) {
+	_, err := newAssignment(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), nil).updateStatus(ctx, ctx.Done(), task, func(s *batch.TaskStatus) {
 		s.Phase = batch.TaskRunning
 	})
 	close(written)
@@ -728,7 +728,7 @@ func TestATaskThatOthersKeepChangingIsWritten(t *testing.T) {
 	f.must(err)
 }
 
-// The server does not tell a worker that a task is gone, but that it is none of its business.
+// The server does not tell a worker that a task is gone: it forbids it all tasks that are not bound to it.
 func TestARequestAboutATaskThatIsGoneIsNotRepeated(t *testing.T) {
 	f := newFixture(t)
 	api := f.server.Client()
@@ -743,16 +743,16 @@ func TestARequestAboutATaskThatIsGoneIsNotRepeated(t *testing.T) {
 	f.create("t", script("exit 0"))
 	f.bind("t", "first")
 	task := f.get("t")
-	b := bindingOf(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), lost)
+	a := newAssignment(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), lost)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	// As long as the informer shows the task, it may be the server that is wrong.
-	if err := b.remove(ctx, task); !errors.Is(err, errLost) || refusals != 3 {
+	// While the informer has the task, a refusal may be a temporary error of the server.
+	if err := a.forceDelete(ctx, task); !errors.Is(err, errLost) || refusals != 3 {
 		t.Errorf("got %v after %d refusals, want that the task is lost after 3", err, refusals)
 	}
 }
 
-func TestAWriteThatHangsDoesNotKeepACommandAlive(t *testing.T) {
+func TestAHangingWriteDoesNotKeepACommandAlive(t *testing.T) {
 	f := newFixture(t)
 	api := f.server.Client()
 	goOn := make(chan struct{})
@@ -774,7 +774,7 @@ func TestAWriteThatHangsDoesNotKeepACommandAlive(t *testing.T) {
 	eventually(t, "the command is killed", func() bool { return !alive(pid) })
 }
 
-func TestTasksOfAnEarlierProcessAreGivenBack(t *testing.T) {
+func TestTasksOfAnEarlierProcessAreEvicted(t *testing.T) {
 	f := newFixture(t)
 	f.create("lost", script("touch "+f.file("ran")))
 	f.bind("lost", "earlier")
@@ -785,7 +785,7 @@ func TestTasksOfAnEarlierProcessAreGivenBack(t *testing.T) {
 	_, err := f.test.BatchV1alpha1().Tasks("default").UpdateStatus(f.Context(), task, metav1.UpdateOptions{})
 	f.must(err)
 	w := f.start()
-	task = f.await("lost", "is given back", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
+	task = f.await("lost", "is evicted", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
 	c := meta.FindStatusCondition(task.Status.Conditions, batch.DisruptionTarget)
 	if c == nil || c.Reason != "WorkerRestarted" || task.Status.Disruptions != 1 || task.Status.Attempts != 0 {
 		t.Errorf("got status %+v", task.Status)
@@ -886,13 +886,13 @@ func TestAWorkerThatWasDeletedRegistersAgain(t *testing.T) {
 	}
 }
 
-func TestAWorkerThatWasDoubtedSaysThatItIsReady(t *testing.T) {
+func TestAWorkerMarkedUnknownBecomesReadyAgain(t *testing.T) {
 	f := newFixture(t)
 	w := f.start()
-	// The lease was gone, and nothing else had changed when the worker looked.
+	// The lease was missing, and the Worker had not changed when the worker read it.
 	f.must(f.test.BatchV1alpha1().WorkerLeases("default").Delete(f.Context(), "w", metav1.DeleteOptions{}))
 	eventually(t, "it has looked", func() bool { return w.api.Count("get", "workers") > 0 })
-	eventually(t, "it is doubted after that", func() bool {
+	eventually(t, "it is marked as unknown after that", func() bool {
 		got := f.worker()
 		got.Status.Conditions[0].Status = metav1.ConditionUnknown
 		_, err := f.test.BatchV1alpha1().Workers("default").UpdateStatus(f.Context(), got, metav1.UpdateOptions{})
@@ -915,7 +915,7 @@ func TestASecondProcessOfTheSameNameSupersedesTheFirst(t *testing.T) {
 	if alive(pid) {
 		t.Error("the first still runs its task")
 	}
-	f.await("t", "is given back", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
+	f.await("t", "is evicted", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
 	f.bind("t", second.incarnation)
 	eventually(t, "the task is run again", func() bool { return f.lines("pid") == 2 })
 	if c := f.worker().Status; c.Incarnation != second.incarnation || !meta.IsStatusConditionTrue(c.Conditions, batch.WorkerReady) {
@@ -923,7 +923,7 @@ func TestASecondProcessOfTheSameNameSupersedesTheFirst(t *testing.T) {
 	}
 }
 
-func TestAWorkerGivesNoTasksOfItsSuccessorBack(t *testing.T) {
+func TestAWorkerEvictsNoTasksOfItsSuccessor(t *testing.T) {
 	f := newFixture(t)
 	first := f.start(func(o *Options) { o.HeartbeatInterval = time.Hour })
 	second := f.start()
@@ -958,9 +958,9 @@ func TestAWorkerThatStops(t *testing.T) {
 	f.await("ends-badly", "is running", func(t *batch.Task) bool { return t.Status.Phase == batch.TaskRunning })
 	f.delete("is-deleted", ptrTo[int64](3600))
 
-	begun := time.Now()
+	started := time.Now()
 	f.must(w.stop())
-	if d := time.Since(begun); d < time.Second || d > 4*time.Second {
+	if d := time.Since(started); d < time.Second || d > 4*time.Second {
 		t.Errorf("took %s with a drain timeout of 1 s", d)
 	}
 	for _, pid := range pids {
@@ -992,12 +992,12 @@ func TestAWorkerThatStopsTakesNoTasks(t *testing.T) {
 	pidIn(t, f.file("pid"))
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.stop() }()
-	eventually(t, "it says that it drains", func() bool {
+	eventually(t, "it reports that it drains", func() bool {
 		c := meta.FindStatusCondition(f.worker().Status.Conditions, batch.WorkerReady)
 		return c.Status == metav1.ConditionFalse && c.Reason == "Draining"
 	})
 	f.run(w, "new", script("touch "+f.file("ran")))
-	f.await("new", "is given back", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
+	f.await("new", "is evicted", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
 	f.must(<-stopped)
 	if _, err := os.Stat(f.file("ran")); err == nil {
 		t.Error("the new task was run")
@@ -1018,9 +1018,9 @@ func TestAWorkerStopsInTimeWithoutAServer(t *testing.T) {
 	f.run(w, "t", script(f.sleeper("pid", "")))
 	pid := pidIn(t, f.file("pid"))
 	away.Store(true)
-	begun := time.Now()
+	started := time.Now()
 	f.must(w.stop())
-	if d := time.Since(begun); d > 200*time.Millisecond+2*lastRequests {
+	if d := time.Since(started); d > 200*time.Millisecond+2*reportTimeout {
 		t.Errorf("took %s", d)
 	}
 	if alive(pid) {
@@ -1028,7 +1028,7 @@ func TestAWorkerStopsInTimeWithoutAServer(t *testing.T) {
 	}
 }
 
-func TestAWorkerThatOthersHaveChangedSaysThatItHasStopped(t *testing.T) {
+func TestAWorkerThatOthersHaveChangedReportsThatItHasStopped(t *testing.T) {
 	f := newFixture(t)
 	w := f.start(func(o *Options) { o.HeartbeatInterval = time.Hour })
 	got := f.worker()
@@ -1047,13 +1047,13 @@ func TestALeaseThatWasTakenOverIsLeftAlone(t *testing.T) {
 	second := newRegistration(f.server.Client(), testOptions(), "second")
 	f.must(first.register(t.Context(), readyCondition))
 	f.must(second.register(t.Context(), readyCondition))
-	if err := first.renew(t.Context()); !apierrors.IsConflict(err) {
+	if err := first.renewLease(t.Context()); !apierrors.IsConflict(err) {
 		t.Errorf("renewing a lease that has changed: %v", err)
 	}
-	if err := first.renew(t.Context()); !errors.Is(err, ErrSuperseded) {
+	if err := first.renewLease(t.Context()); !errors.Is(err, ErrSuperseded) {
 		t.Errorf("renewing a lease that is another's: %v", err)
 	}
-	if err := first.refresh(t.Context(), true, readyCondition, 0); !errors.Is(err, ErrSuperseded) {
+	if err := first.sync(t.Context(), true, readyCondition, 0); !errors.Is(err, ErrSuperseded) {
 		t.Errorf("refreshing a worker that is another's: %v", err)
 	}
 	lease, err := f.test.BatchV1alpha1().WorkerLeases("default").Get(t.Context(), "w", metav1.GetOptions{})
@@ -1063,7 +1063,7 @@ func TestALeaseThatWasTakenOverIsLeftAlone(t *testing.T) {
 	}
 }
 
-// unregistered is a worker that is not run: a test shows it tasks itself.
+// unregistered returns a worker that does not run: the test passes tasks to it.
 func (f *fixture) unregistered() *Worker {
 	f.Helper()
 	w := New(f.server.Client(), testOptions())
@@ -1084,7 +1084,7 @@ func TestATaskFirstSeenInDeletionIsDeletedWithoutARun(t *testing.T) {
 	f.create("t", script("touch "+f.file("ran")))
 	f.bind("t", w.incarnation)
 	f.delete("t", nil)
-	w.show(t.Context(), f.get("t"))
+	w.updateTask(t.Context(), f.get("t"))
 	f.awaitGone("t")
 	if _, err := os.Stat(f.file("ran")); err == nil {
 		t.Error("the command was started")
@@ -1097,7 +1097,7 @@ func TestATaskFirstSeenWhileTheWorkerDrainsIsNotAttempted(t *testing.T) {
 	f.create("t", &batch.Task{Spec: batch.TaskSpec{Command: []string{"no-such-program"}}})
 	f.bind("t", w.incarnation)
 	close(w.draining)
-	w.show(t.Context(), f.get("t"))
+	w.updateTask(t.Context(), f.get("t"))
 	w.wg.Wait()
 	if task := f.get("t"); task.Spec.WorkerName != "" || task.Status.Phase != batch.TaskPending {
 		t.Errorf("got worker %q, status %+v", task.Spec.WorkerName, task.Status)
@@ -1111,7 +1111,7 @@ func TestATaskBoundAgainWaitsForItsEarlierCommandToEnd(t *testing.T) {
 	f.bind("t", w.incarnation)
 	before := make(chan struct{})
 	r := newRunner(w, f.get("t"), before)
-	go r.start(t.Context())
+	go r.run(t.Context())
 	select {
 	case <-r.done:
 		t.Error("it was run while the earlier command had not ended")
@@ -1122,15 +1122,15 @@ func TestATaskBoundAgainWaitsForItsEarlierCommandToEnd(t *testing.T) {
 	f.awaitFinished("t")
 }
 
-func TestAnOlderVersionOfATaskIsNoNews(t *testing.T) {
+func TestAnOlderVersionOfATaskIsIgnored(t *testing.T) {
 	f := newFixture(t)
 	w := f.unregistered()
 	f.create("t", script("true"))
 	older := f.get("t")
 	f.bind("t", w.incarnation)
 	r := newRunner(w, f.get("t"), nil)
-	r.see(older)
-	if r.ending != byItself || r.task.Spec.WorkerName != "w" {
+	r.observe(older)
+	if r.stopReason != notStopped || r.task.Spec.WorkerName != "w" {
 		t.Error("the task is taken for lost because it was not bound before")
 	}
 }

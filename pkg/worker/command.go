@@ -27,13 +27,14 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/logs"
 )
 
-// maxExpanded is how many bytes the arguments and the variables of a task may have once they are expanded: more than any system starts a
-// program with. References to references double what they yield, and would else take all the memory of the worker.
+// maxExpanded is how many bytes the arguments and variables of a task may have after expansion. No system starts a
+// program with more. References to references can double in size each time, and must not use up the memory of the
+// worker.
 const maxExpanded = 8 << 20
 
-// expand replaces the references $(NAME) in s that are in vars, by the rules for the containers of a Pod: $$ stands for a
-// single $, a reference to an unknown name stays as it is, and what a reference yields is not expanded again. It gives up, and
-// gives what it has, once that is longer than limit.
+// expand replaces the references $(NAME) in s by the values in vars, with the rules for the containers of a Pod: $$
+// is a single $, a reference to an unknown name stays, and values are not expanded again. It stops, and returns an
+// incomplete result, once that is longer than limit.
 func expand(s string, vars map[string]string, limit int) string {
 	var b strings.Builder
 	for b.Len() <= limit {
@@ -69,23 +70,23 @@ func expand(s string, vars map[string]string, limit int) string {
 	return b.String()
 }
 
-// invocation is a command as it is given to the operating system.
-type invocation struct {
+// command is the command of one attempt, ready to be started.
+type command struct {
 	argv []string
 	dir  string
 	env  []string
 
-	tooLong  bool      // it cannot be started: argv and env are not complete
-	mark     string    // an entry of env that no other attempt has
-	group    *group    // to start in, or nil
-	oomScore int64     // zero: as it is
-	log      *logs.Log // takes all output, or nil
+	tooLong     bool      // argv and env exceed maxExpanded and are incomplete: the command cannot be started
+	mark        string    // an entry of env that is unique to the attempt
+	cgroup      *cgroup   // to start in, or nil
+	oomScoreAdj int64     // zero does not change it
+	log         *logs.Log // for the output; nil discards it
 }
 
-// invocationOf is what an attempt at a task runs. Its environment is the worker's own, then the task's, then what says which
-// task it is, and in which file it may say how far it is. References see the last two only, and of the task's variables those before
-// them. Variables of the worker's own that are withheld are not in it.
-func invocationOf(task *batch.Task, attempt int32, progress progressFile, withheld []string) invocation {
+// newCommand returns the command of an attempt. Its environment is that of the worker without the withheld variables,
+// then that of the task, then variables that identify the task and name its progress file. References are expanded with
+// the latter two; those in the task's variables only with variables before them.
+func newCommand(task *batch.Task, attempt int32, progress progressFile, withheld []string) command {
 	identity := map[string]string{
 		"TASK_NAME":      task.Name,
 		"TASK_NAMESPACE": task.Namespace,
@@ -94,34 +95,34 @@ func invocationOf(task *batch.Task, attempt int32, progress progressFile, withhe
 	if progress != "" {
 		identity[progressVariable] = string(progress)
 	}
-	inv := invocation{dir: task.Spec.WorkingDir, env: slices.DeleteFunc(os.Environ(), func(entry string) bool {
+	c := command{dir: task.Spec.WorkingDir, env: slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		return slices.Contains(withheld, name)
 	})}
 	vars, room := maps.Clone(identity), maxExpanded
 	expanded := func(text string) string {
-		if inv.tooLong {
+		if c.tooLong {
 			return ""
 		}
 		text = expand(text, vars, room)
 		room -= len(text)
-		inv.tooLong = room < 0
+		c.tooLong = room < 0
 		return text
 	}
 	for _, e := range task.Spec.Env {
-		if _, taken := identity[e.Name]; taken {
+		if _, reserved := identity[e.Name]; reserved {
 			continue
 		}
 		vars[e.Name] = expanded(e.Value)
-		inv.env = append(inv.env, e.Name+"="+vars[e.Name])
+		c.env = append(c.env, e.Name+"="+vars[e.Name])
 	}
 	for name, value := range identity {
-		inv.env = append(inv.env, name+"="+value)
+		c.env = append(c.env, name+"="+value)
 	}
 	for _, args := range [][]string{task.Spec.Command, task.Spec.Args} {
 		for _, arg := range args {
-			inv.argv = append(inv.argv, expanded(arg))
+			c.argv = append(c.argv, expanded(arg))
 		}
 	}
-	return inv
+	return c
 }

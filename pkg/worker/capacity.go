@@ -28,8 +28,8 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// MachineCapacity returns the cpu and the memory that this process may use: what its control group allows, or else what
-// the machine has. Memory that is not known is left out.
+// MachineCapacity returns the CPU and memory that this process may use: the limits of its control group, or otherwise
+// what the machine has. It leaves out memory if that is unknown.
 func MachineCapacity() batch.ResourceList {
 	list := batch.ResourceList{batch.ResourceCPU: *resource.NewQuantity(int64(runtime.GOMAXPROCS(0)), resource.DecimalSI)}
 	if bytes := memory("/"); bytes > 0 {
@@ -38,12 +38,12 @@ func MachineCapacity() batch.ResourceList {
 	return list
 }
 
-// Capacity returns the capacity of a worker that runs the given number of tasks at a time: what MachineCapacity
-// returns, overridden and extended by given. The error names the entry of given that is wrong, as NAME=QUANTITY, and
-// what would be accepted.
-func Capacity(tasks int, given map[string]string) (batch.ResourceList, error) {
+// Capacity returns the capacity of a worker that runs the given number of tasks at a time: MachineCapacity,
+// overridden and extended by overrides. An error names the invalid entry of overrides as NAME=QUANTITY, and what
+// would be accepted.
+func Capacity(tasks int, overrides map[string]string) (batch.ResourceList, error) {
 	list := MachineCapacity()
-	for name, text := range given {
+	for name, text := range overrides {
 		switch {
 		case name == string(batch.ResourceTasks):
 			return nil, fmt.Errorf("%s=%s: must not be %s, which has a flag of its own", name, text, name)
@@ -60,8 +60,8 @@ func Capacity(tasks int, given map[string]string) (batch.ResourceList, error) {
 	return list, nil
 }
 
-// memory returns how many bytes of memory this process may use: what its control group allows, or else what the machine
-// has. It returns zero if that is not known. root is the root of the file system.
+// memory returns how many bytes of memory this process may use: the limit of its control group, or otherwise what the
+// machine has. It returns zero if that is unknown. root is the root of the file system.
 func memory(root string) int64 {
 	if limit, err := os.ReadFile(root + "/sys/fs/cgroup/memory.max"); err == nil {
 		if bytes, err := strconv.ParseInt(strings.TrimSpace(string(limit)), 10, 64); err == nil {

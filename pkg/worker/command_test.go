@@ -39,7 +39,7 @@ func TestExpand(t *testing.T) {
 		"$(NONE)":           "$(NONE)",
 		"$()":               "$()",
 		"$(A B)":            "space",
-		"$(REF)":            "$(A)", // not again
+		"$(REF)":            "$(A)", // values are not expanded
 		"$$(A)":             "$(A)",
 		"$$$(A)":            "$a",
 		"$$$$(A)":           "$$(A)",
@@ -71,11 +71,11 @@ func TestExpand(t *testing.T) {
 	}
 }
 
-func TestInvocation(t *testing.T) {
+func TestNewCommand(t *testing.T) {
 	t.Setenv("OF_THE_WORKER", "w")
 	t.Setenv("OVERRIDDEN", "w")
 	t.Setenv("WITHHELD", "secret")
-	inv := invocationOf(&batch.Task{
+	c := newCommand(&batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: "t", Namespace: "ns"},
 		Spec: batch.TaskSpec{
 			Command: []string{"$(FIRST)", "$(OF_THE_WORKER)"},
@@ -90,20 +90,20 @@ func TestInvocation(t *testing.T) {
 			WorkingDir: "$(FIRST)",
 		},
 	}, 3, "/run/progress", []string{"WITHHELD"})
-	if want := []string{"1", "$(OF_THE_WORKER)", "1t$(FIRST)", "t/ns/3"}; !slices.Equal(inv.argv, want) {
-		t.Errorf("argv is %q, want %q", inv.argv, want)
+	if want := []string{"1", "$(OF_THE_WORKER)", "1t$(FIRST)", "t/ns/3"}; !slices.Equal(c.argv, want) {
+		t.Errorf("argv is %q, want %q", c.argv, want)
 	}
-	if inv.dir != "$(FIRST)" {
-		t.Errorf("dir is %q: it is not expanded for containers either", inv.dir)
+	if c.dir != "$(FIRST)" {
+		t.Errorf("dir is %q: it is not expanded for containers either", c.dir)
 	}
-	// Of two of one name the last counts.
+	// If a name occurs twice, the last value counts.
 	for name, want := range map[string]string{
 		"OF_THE_WORKER": "w", "OVERRIDDEN": "t", "EARLY": "$(FIRST)", "FIRST": "1", "SECOND": "1t$(FIRST)",
 		"TASK_NAME": "t", "TASK_NAMESPACE": "ns", "TASK_ATTEMPT": "3",
 		"TASK_PROGRESS_FILE": "/run/progress", "WITHHELD": "",
 	} {
 		got := ""
-		for _, e := range inv.env {
+		for _, e := range c.env {
 			if len(e) > len(name) && e[:len(name)+1] == name+"=" {
 				got = e[len(name)+1:]
 			}
@@ -114,25 +114,25 @@ func TestInvocation(t *testing.T) {
 	}
 }
 
-// TestExpansionIsBounded has variables that double each other.
+// TestExpansionIsBounded uses variables that each double the size of the one before.
 func TestExpansionIsBounded(t *testing.T) {
 	task := &batch.Task{Spec: batch.TaskSpec{Command: []string{"true"}, Env: []batch.EnvVar{{Name: "N0", Value: "0123456789"}}}}
 	for i := range 60 {
 		task.Spec.Env = append(task.Spec.Env, batch.EnvVar{Name: fmt.Sprintf("N%d", i+1), Value: fmt.Sprintf("$(N%d)$(N%d)", i, i)})
 	}
-	inv := invocationOf(task, 1, "", nil)
+	c := newCommand(task, 1, "", nil)
 	size := 0
-	for _, text := range append(slices.Clone(inv.argv), inv.env...) {
+	for _, text := range append(slices.Clone(c.argv), c.env...) {
 		size += len(text)
 	}
-	if !inv.tooLong || size > 3*maxExpanded {
-		t.Fatalf("it has %d bytes, too long: %t", size, inv.tooLong)
+	if !c.tooLong || size > 3*maxExpanded {
+		t.Fatalf("it has %d bytes, too long: %t", size, c.tooLong)
 	}
-	if _, err := startProcess(inv); err == nil || err.code != 126 || !strings.Contains(err.Error(), "refer to less") {
+	if _, err := startProcess(c); err == nil || err.exitCode != 126 || !strings.Contains(err.Error(), "refer to less") {
 		t.Errorf("it is started: %v", err)
 	}
 	task.Spec.Env = task.Spec.Env[:15]
-	if inv := invocationOf(task, 1, "", nil); inv.tooLong {
+	if c := newCommand(task, 1, "", nil); c.tooLong {
 		t.Error("320 KiB are too long")
 	}
 }

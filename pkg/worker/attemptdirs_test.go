@@ -33,14 +33,14 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-func TestDirectoriesAreUsedAgainButNotWhatIsInThem(t *testing.T) {
-	d, err := newDirs(filepath.Join(t.TempDir(), "deep", "down"))
+func TestDirectoriesAreReusedWithoutTheirContent(t *testing.T) {
+	d, err := newAttemptDirs(filepath.Join(t.TempDir(), "deep", "down"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	take := func(attempt string) string {
 		t.Helper()
-		dir, err := d.take(attempt)
+		dir, err := d.acquire(attempt)
 		if entries, readErr := os.ReadDir(dir); err != nil || readErr != nil || len(entries) > 0 {
 			t.Fatalf("attempt %s has %s with %v: %v, %v", attempt, dir, entries, err, readErr)
 		}
@@ -50,33 +50,33 @@ func TestDirectoriesAreUsedAgainButNotWhatIsInThem(t *testing.T) {
 	if first == second {
 		t.Errorf("two attempts at a time have %s", first)
 	}
-	if got := attemptsIn(d.parent); len(got) != 2 || !got["a"] || !got["b"] {
+	if got := tasksIn(d.parent); len(got) != 2 || !got["a"] || !got["b"] {
 		t.Errorf("recorded are %v", got)
 	}
-	d.giveBack(second)
-	if got := attemptsIn(d.parent); len(got) != 1 || !got["a"] {
+	d.release(second)
+	if got := tasksIn(d.parent); len(got) != 1 || !got["a"] {
 		t.Errorf("recorded are %v, after one of two has ended", got)
 	}
 	if err := os.MkdirAll(filepath.Join(first, "deep", "down"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	d.giveBack(first)
+	d.release(first)
 	third := take("c-1")
-	// One that the command has taken away.
+	// The command has removed its directory.
 	if err := os.Remove(third); err != nil {
 		t.Fatal(err)
 	}
-	d.giveBack(third)
+	d.release(third)
 	take("c-2")
-	// All, by somebody who cleans up.
+	// Somebody has removed everything.
 	if err := os.RemoveAll(filepath.Dir(d.parent)); err != nil {
 		t.Fatal(err)
 	}
 	take("d-1")
-	if err := d.stopping(); err != nil {
+	if err := d.markStopping(); err != nil {
 		t.Fatal(err)
 	}
-	if got := attemptsIn(d.parent); len(got) != 0 {
+	if got := tasksIn(d.parent); len(got) != 0 {
 		t.Errorf("recorded are %v, of a process that stops in order", got)
 	}
 	if err := d.remove(); err != nil {
@@ -84,16 +84,16 @@ func TestDirectoriesAreUsedAgainButNotWhatIsInThem(t *testing.T) {
 	}
 }
 
-// TestProgressNeverDecidesHowACommandEnds has the directory of progress files removed whenever that is possible.
+// TestProgressNeverDecidesHowACommandEnds removes the directory of progress files in several ways.
 func TestProgressNeverDecidesHowACommandEnds(t *testing.T) {
-	const saysProgress = `set -e; echo 1/2 >$TASK_PROGRESS_FILE; `
+	const reportsProgress = `set -e; echo 1/2 >$TASK_PROGRESS_FILE; `
 	for name, tc := range map[string]struct {
-		state, tmp string // in the directory of the test
+		state, tmp string // below the directory of the test
 		remove     string
 	}{
 		"no directory for temporary files": {"state", "none", ""},
 		"a state directory that cannot be": {"file/state", "tmp", ""},
-		"neither is told":                  {"", "tmp", ""},
+		"no state directory":               {"", "tmp", ""},
 		"the state directory is removed":   {"state", "tmp", "state"},
 		"all temporary files are removed":  {"", "tmp", "tmp/*"},
 		"its own directory is removed":     {"state", "tmp", "state/*"},
@@ -110,9 +110,9 @@ func TestProgressNeverDecidesHowACommandEnds(t *testing.T) {
 					o.StateDir = f.file(tc.state)
 				}
 			})
-			f.run(w, "before", script(saysProgress))
+			f.run(w, "before", script(reportsProgress))
 			f.awaitFinished("before")
-			f.run(w, "along", script(saysProgress+"until [ -e "+f.file("go")+" ]; do sleep 0.02; done; until [ -d ${TASK_PROGRESS_FILE%/*} ]; do sleep 0.02; done; echo 2/2 >$TASK_PROGRESS_FILE"))
+			f.run(w, "along", script(reportsProgress+"until [ -e "+f.file("go")+" ]; do sleep 0.02; done; until [ -d ${TASK_PROGRESS_FILE%/*} ]; do sleep 0.02; done; echo 2/2 >$TASK_PROGRESS_FILE"))
 			f.await("along", "runs", func(t *batch.Task) bool { return t.Status.Progress == "1/2" })
 			if tc.remove != "" {
 				found, err := filepath.Glob(f.file(tc.remove))
@@ -125,7 +125,7 @@ func TestProgressNeverDecidesHowACommandEnds(t *testing.T) {
 				}
 			}
 			f.must(os.WriteFile(f.file("go"), nil, 0o600))
-			f.run(w, "after", script(saysProgress))
+			f.run(w, "after", script(reportsProgress))
 			for name, progress := range map[string]string{"before": "1/2", "along": "2/2", "after": "1/2"} {
 				if s := f.awaitFinished(name).Status; s.Phase != batch.TaskSucceeded || s.Progress != progress {
 					t.Errorf("%s: phase %s, progress %q, terminated %+v", name, s.Phase, s.Progress, s.State.Terminated)
@@ -135,21 +135,21 @@ func TestProgressNeverDecidesHowACommandEnds(t *testing.T) {
 	}
 }
 
-// leaveDirs leaves the directories of a process of worker w that has been killed, with attempts at these tasks begun.
-func (f *fixture) leaveDirs(stateDir, incarnation string, begun ...types.UID) (dir string) {
+// leaveDirs creates the directories that a killed process of worker w leaves while it runs attempts at these tasks.
+func (f *fixture) leaveDirs(stateDir, incarnation string, started ...types.UID) (dir string) {
 	f.Helper()
-	own, err := self()
+	own, err := ownIdentity()
 	f.must(err)
 	own.started--
 	dir = filepath.Join(stateDir, fmt.Sprintf("%s-%s.%s", workerPrefix(testOptions()), own, incarnation))
 	f.must(os.MkdirAll(filepath.Join(dir, "spare-1"), 0o700))
-	for _, uid := range begun {
+	for _, uid := range started {
 		f.must(os.Mkdir(filepath.Join(dir, string(uid)+"-1"), 0o700))
 	}
 	return dir
 }
 
-// changeWorker changes the spec and the status of the Worker.
+// changeWorker updates the spec and the status of the Worker.
 func (f *fixture) changeWorker(change func(*batch.Worker)) {
 	f.Helper()
 	w := f.worker()
@@ -162,7 +162,7 @@ func (f *fixture) changeWorker(change func(*batch.Worker)) {
 	f.must(err)
 }
 
-func TestACommandThatRanWhenItsWorkerCrashedIsCounted(t *testing.T) {
+func TestACrashOfTheWorkerCountsForItsRunningTasks(t *testing.T) {
 	const running, waits, bound = "running", "waits", "bound"
 	states := map[string]batch.TaskState{
 		running: {Running: &batch.TaskStateRunning{StartedAt: metav1.Now()}},
@@ -173,11 +173,11 @@ func TestACommandThatRanWhenItsWorkerCrashedIsCounted(t *testing.T) {
 		leave func(f *fixture, stateDir string, uids map[string]types.UID)
 		want  map[string]bool
 	}{
-		"by the status, where nothing else tells": {func(*fixture, string, map[string]types.UID) {}, map[string]bool{running: true}},
-		"by what the process has left": {func(f *fixture, dir string, uids map[string]types.UID) {
+		"by the status, without files": {func(*fixture, string, map[string]types.UID) {}, map[string]bool{running: true}},
+		"by the files of the process": {func(f *fixture, dir string, uids map[string]types.UID) {
 			f.leaveDirs(dir, "earlier", uids[bound], uids[waits])
 		}, map[string]bool{bound: true, waits: true}},
-		"not what another process has left": {func(f *fixture, dir string, uids map[string]types.UID) {
+		"not by the files of another process": {func(f *fixture, dir string, uids map[string]types.UID) {
 			f.leaveDirs(dir, "still-earlier", uids[bound])
 		}, map[string]bool{running: true}},
 		"not after a stop in order that could not be reported": {func(f *fixture, dir string, uids map[string]types.UID) {
@@ -186,7 +186,7 @@ func TestACommandThatRanWhenItsWorkerCrashedIsCounted(t *testing.T) {
 		"not after a reported stop of a worker whose files are lost": {func(f *fixture, _ string, _ map[string]types.UID) {
 			f.changeWorker(func(w *batch.Worker) { meta.SetStatusCondition(&w.Status.Conditions, drainingCondition) })
 		}, nil},
-		"not when it fell silent while it stopped": {func(f *fixture, _ string, _ map[string]types.UID) {
+		"not when its lease expired while it stopped": {func(f *fixture, _ string, _ map[string]types.UID) {
 			f.changeWorker(func(w *batch.Worker) {
 				meta.SetStatusCondition(&w.Status.Conditions, metav1.Condition{Type: batch.WorkerReady, Status: metav1.ConditionUnknown, Reason: reasonStopUnknown})
 			})
@@ -224,7 +224,7 @@ func TestACommandThatRanWhenItsWorkerCrashedIsCounted(t *testing.T) {
 			tc.leave(f, dir, uids)
 			f.start(func(o *Options) { o.StateDir = dir })
 			for name := range states {
-				task := f.await(name, "is given back", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
+				task := f.await(name, "is evicted", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
 				if got := task.Status.WorkerCrashes == 1; got != tc.want[name] || task.Status.Disruptions != 1 {
 					t.Errorf("%s: %d crashes are counted, %d disruptions", name, task.Status.WorkerCrashes, task.Status.Disruptions)
 				}
@@ -233,7 +233,7 @@ func TestACommandThatRanWhenItsWorkerCrashedIsCounted(t *testing.T) {
 	}
 }
 
-func TestATaskThatHasCrashedItsWorkerTooOftenIsLeftAlone(t *testing.T) {
+func TestATaskThatHasCrashedItsWorkerTooOftenIsNotRun(t *testing.T) {
 	f := newFixture(t)
 	f.create("t", script("exit 0", func(task *batch.Task) { task.Spec.CrashLimit = ptrTo[int32](1) }))
 	f.bind("t", "earlier")
@@ -278,7 +278,7 @@ func TestTheStartOfADisruptedTaskIsReportedFirst(t *testing.T) {
 	w := f.startWith(api)
 	f.create("t", script("touch "+f.file("ran")))
 	f.bind("t", "earlier")
-	f.await("t", "is given back", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
+	f.await("t", "is evicted", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
 	f.bind("t", w.incarnation)
 	s := f.awaitFinished("t").Status
 	if first.Status.Phase != batch.TaskRunning || first.Status.State.Running == nil || first.Status.Attempts != 1 {
@@ -289,7 +289,7 @@ func TestTheStartOfADisruptedTaskIsReportedFirst(t *testing.T) {
 	}
 }
 
-func TestAWorkerThatStopsSaysSoInItsFiles(t *testing.T) {
+func TestAWorkerThatStopsRecordsThatInItsFiles(t *testing.T) {
 	f := newFixture(t)
 	dir := f.file("state")
 	w := f.start(func(o *Options) { o.StateDir, o.DrainTimeout = dir, time.Hour })
@@ -301,12 +301,12 @@ func TestAWorkerThatStopsSaysSoInItsFiles(t *testing.T) {
 	if len(found) != 1 || !strings.HasPrefix(filepath.Base(found[0]), workerPrefix(testOptions())) {
 		t.Fatalf("the state directory holds %v", found)
 	}
-	if got := attemptsIn(found[0]); !got[uid] {
+	if got := tasksIn(found[0]); !got[uid] {
 		t.Errorf("recorded are %v, want %s", got, uid)
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.stop() }()
-	eventually(t, "the record is void", func() bool { return len(attemptsIn(found[0])) == 0 })
+	eventually(t, "the record is void", func() bool { return len(tasksIn(found[0])) == 0 })
 	f.must(os.WriteFile(f.file("go"), nil, 0o600))
 	f.must(<-stopped)
 	if left, _ := os.ReadDir(dir); len(left) > 0 {

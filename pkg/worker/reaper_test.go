@@ -38,35 +38,36 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// newTestSite is a site of a worker of that name. Without groups, marks do all that groups would.
-func newTestSite(t *testing.T, name string, withGroups bool) *site {
+// newTestSandbox returns the sandbox of a worker with that name. Without control groups it finds processes by their
+// marks.
+func newTestSandbox(t *testing.T, name string, withGroups bool) *sandbox {
 	t.Helper()
-	t.Cleanup(children.adopt())
+	t.Cleanup(children.acquire())
 	options := testOptions().withDefaults()
 	options.Name = name
-	s, err := newSite(t.Context(), options, strconv.FormatInt(time.Now().UnixNano(), 36))
+	s, err := newSandbox(t.Context(), options, strconv.FormatInt(time.Now().UnixNano(), 36))
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := s
 	t.Cleanup(func() {
-		if err := all.leave(); err != nil {
+		if err := all.close(); err != nil {
 			t.Error(err)
 		}
 	})
 	if !withGroups {
-		s.groups = nil
+		s.cgroups = nil
 	}
 	return &s
 }
 
-// both runs a test where marks end what is left of commands, and where control groups do, if this machine has them.
-func both(t *testing.T, test func(t *testing.T, s *site)) {
-	t.Run("by marks", func(t *testing.T) { test(t, newTestSite(t, "by-marks", false)) })
+// both runs a test with processes found by marks, and in control groups if this machine has them.
+func both(t *testing.T, test func(t *testing.T, s *sandbox)) {
+	t.Run("by marks", func(t *testing.T) { test(t, newTestSandbox(t, "by-marks", false)) })
 	t.Run("by groups", func(t *testing.T) {
-		s := newTestSite(t, "by-groups", true)
-		if s.groups == nil {
-			if in, err := delegated(); err == nil && in.unbounded == nil {
+		s := newTestSandbox(t, "by-groups", true)
+		if s.cgroups == nil {
+			if in, err := delegatedCgroup(); err == nil && in.limitsErr == nil {
 				t.Errorf("there are no groups in %s, which has controllers", in.dir)
 			}
 			t.Log("this machine lets no control groups be used: marks are tested again")
@@ -75,20 +76,20 @@ func both(t *testing.T, test func(t *testing.T, s *site)) {
 	})
 }
 
-func (s *site) sh(t *testing.T, script string) *process {
+func (s *sandbox) sh(t *testing.T, script string) *process {
 	t.Helper()
-	inv, progress, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", strings.ReplaceAll(script, "$", "$$")}}}, 1)
-	p := mustStart(t, inv)
+	c, progress, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", strings.ReplaceAll(script, "$", "$$")}}}, 1)
+	p := mustStart(t, c)
 	t.Cleanup(func() {
 		p.terminate(0)
 		<-p.done
-		s.clear(progress)
+		s.release(progress)
 	})
 	return p
 }
 
-func TestWhatACommandLeavesBehindIsKilled(t *testing.T) {
-	both(t, func(t *testing.T, s *site) {
+func TestRemainingProcessesOfACommandAreKilled(t *testing.T) {
+	both(t, func(t *testing.T, s *sandbox) {
 		for _, tc := range []struct {
 			name, script string
 			groupOnly    bool
@@ -102,7 +103,7 @@ func TestWhatACommandLeavesBehindIsKilled(t *testing.T) {
 			{"that starts another when it ends", `setsid sh -c 'sh -c "echo \$\$ >PID; exec sleep 1000"; sleep 1000' &`, false},
 			{"without an environment in a session of its own", `setsid env -i sh -c 'echo $$ >PID; exec sleep 1000' >/dev/null 2>&1 &`, true},
 		} {
-			if tc.groupOnly && s.groups == nil {
+			if tc.groupOnly && s.cgroups == nil {
 				continue
 			}
 			t.Run(tc.name, func(t *testing.T) {
@@ -119,12 +120,12 @@ func TestWhatACommandLeavesBehindIsKilled(t *testing.T) {
 	})
 }
 
-func TestWhatOtherCommandsRunIsNotKilled(t *testing.T) {
-	both(t, func(t *testing.T, s *site) {
+func TestProcessesOfOtherCommandsAreNotKilled(t *testing.T) {
+	both(t, func(t *testing.T, s *sandbox) {
 		file := filepath.Join(t.TempDir(), "pid")
-		inv, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
+		c, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
 			"(setsid sh -c 'echo $$$$ >" + file + "; exec sleep 1000' &); exec sleep 1000"}}}, 2)
-		other := mustStart(t, inv)
+		other := mustStart(t, c)
 		daemon := pidIn(t, file)
 		for range 5 {
 			awaitExit(t, s.sh(t, "(setsid sleep 1000 &); exit 0"))
@@ -140,12 +141,12 @@ func TestWhatOtherCommandsRunIsNotKilled(t *testing.T) {
 	})
 }
 
-// zombies counts the children of this process that are dead and not reaped.
+// zombies returns how many children of this process are dead and not reaped.
 func zombies() int {
 	n := 0
-	all, _ := processes()
+	all, _ := allProcesses()
 	for _, pid := range all {
-		if s, err := statOf(pid); err == nil && s.parent == os.Getpid() && s.dead() {
+		if s, err := readStat(pid); err == nil && s.parent == os.Getpid() && s.dead() {
 			n++
 		}
 	}
@@ -153,7 +154,7 @@ func zombies() int {
 }
 
 func TestNoOrphanStaysAZombie(t *testing.T) {
-	both(t, func(t *testing.T, s *site) {
+	both(t, func(t *testing.T, s *sandbox) {
 		done := filepath.Join(t.TempDir(), "done")
 		p := s.sh(t, `i=0; while [ $i -lt 300 ]; do (setsid sh -c : &); (sh -c : &); i=$((i+1)); done; sleep 0.1; touch `+done+`; exec sleep 1000`)
 		eventually(t, "the orphans are made", func() bool { _, err := os.Stat(done); return err == nil })
@@ -163,25 +164,25 @@ func TestNoOrphanStaysAZombie(t *testing.T) {
 	})
 }
 
-func TestNobodysExitStatusIsTaken(t *testing.T) {
-	s := newTestSite(t, "farm", false)
+func TestExitStatusesOfOtherChildrenAreKept(t *testing.T) {
+	s := newTestSandbox(t, "farm", false)
 	farm := s.sh(t, `while :; do (setsid sh -c : &); done`)
 	var parts sync.WaitGroup
 	for range 4 {
 		parts.Go(func() {
 			for i := range 40 {
-				// As other parts of the program do, that know nothing of this.
+				// Other parts of the program start commands without the reaper.
 				var exit *exec.ExitError
 				if err := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1)).Run(); !errors.As(err, &exit) || exit.ExitCode() != i+1 {
 					t.Errorf("a command of others that exits with %d: %v", i+1, err)
 				}
-				p, err := startProcess(invocation{argv: []string{"sh", "-c", fmt.Sprint("exit ", i+1)}})
+				p, err := startProcess(command{argv: []string{"sh", "-c", fmt.Sprint("exit ", i+1)}})
 				if err != nil {
 					t.Error(err)
 					continue
 				}
 				<-p.done
-				if code, _ := p.exit(); code != int32(i+1) {
+				if code, _ := p.exitStatus(); code != int32(i+1) {
 					t.Errorf("exit code %d, want %d", code, i+1)
 				}
 			}
@@ -193,8 +194,8 @@ func TestNobodysExitStatusIsTaken(t *testing.T) {
 }
 
 func TestOnlyOrphansAreReaped(t *testing.T) {
-	// As where the kernel does not list children: it sees those of all threads.
-	f := &family{commands: map[int]bool{}, list: func(int) ([]int, error) { return processes() }}
+	// Where the kernel does not list children, all processes are listed, with the children of all threads.
+	r := &reaper{commands: map[int]bool{}, listChildren: func(int) ([]int, error) { return allProcesses() }}
 	stop := make(chan struct{})
 	var passes sync.WaitGroup
 	passes.Go(func() {
@@ -203,7 +204,7 @@ func TestOnlyOrphansAreReaped(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				f.pass(nil)
+				r.scan(nil)
 			}
 		}
 	})
@@ -212,7 +213,7 @@ func TestOnlyOrphansAreReaped(t *testing.T) {
 	for i := range 30 {
 		command := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1))
 		command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		if err := f.start(command); err != nil {
+		if err := r.start(command); err != nil {
 			t.Fatal(err)
 		}
 		others := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1))
@@ -225,11 +226,11 @@ func TestOnlyOrphansAreReaped(t *testing.T) {
 				t.Errorf("the exit status of a command was taken: %v", err)
 			}
 		}
-		f.forget(command)
+		r.forget(command)
 	}
 }
 
-func TestThisProcessAdoptsOnlyWhileAsked(t *testing.T) {
+func TestReaperRunsWhileItHasUsers(t *testing.T) {
 	adopts := func() bool {
 		var is int32
 		if err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&is)), 0, 0, 0); err != nil {
@@ -237,7 +238,7 @@ func TestThisProcessAdoptsOnlyWhileAsked(t *testing.T) {
 		}
 		return is != 0
 	}
-	first, second := children.adopt(), children.adopt()
+	first, second := children.acquire(), children.acquire()
 	first()
 	first()
 	if !adopts() {
@@ -268,8 +269,8 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
-func TestWhoHasEnded(t *testing.T) {
-	own, err := self()
+func TestHasExited(t *testing.T) {
+	own, err := ownIdentity()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,35 +283,36 @@ func TestWhoHasEnded(t *testing.T) {
 		want bool
 	}{
 		"this process":                 {own.String(), false},
-		"one that has ended":           {owner{own.namespace, gone.Process.Pid, 1}.String(), true},
-		"one whose number was reused":  {owner{own.namespace, own.pid, own.started - 1}.String(), true},
-		"one that cannot be seen":      {owner{"4711", gone.Process.Pid, 1}.String(), false},
-		"one of an unknown namespace":  {owner{"", gone.Process.Pid, 1}.String(), false},
+		"one that has ended":           {identity{own.pidNamespace, gone.Process.Pid, 1}.String(), true},
+		"one whose number was reused":  {identity{own.pidNamespace, own.pid, own.started - 1}.String(), true},
+		"one that cannot be seen":      {identity{"4711", gone.Process.Pid, 1}.String(), false},
+		"one of an unknown namespace":  {identity{"", gone.Process.Pid, 1}.String(), false},
 		"no owner":                     {"x", false},
-		"an owner that makes no sense": {own.namespace + "-x-y", false},
+		"an owner that makes no sense": {own.pidNamespace + "-x-y", false},
 	} {
-		if got := ended(tc.by); got != tc.want {
+		if got := hasExited(tc.by); got != tc.want {
 			t.Errorf("%s: ended is %t", name, got)
 		}
-		if got := orphaned(markVariable+"="+tc.by+"/ns/w/inc/uid-1", "ns/w"); got != tc.want {
+		if got := isOrphan(markVariable+"="+tc.by+"/ns/w/inc/uid-1", "ns/w"); got != tc.want {
 			t.Errorf("%s: orphaned is %t", name, got)
 		}
 		for _, other := range []string{markVariable + "=" + tc.by + "/ns/w2/inc/uid-1", markVariable + "=" + tc.by + "/ns/w", "OTHER=" + tc.by + "/ns/w/inc/uid-1"} {
-			if orphaned(other, "ns/w") {
+			if isOrphan(other, "ns/w") {
 				t.Errorf("%s: %s is taken for the worker's", name, other)
 			}
 		}
 	}
 }
 
-// TestHelperOutOfDescriptors is no test: it is the worker process of TestWhatIsLeftBehindIsKilledWithoutDescriptors.
+// TestHelperOutOfDescriptors is not a test: it is the worker process of
+// TestRemainingProcessesAreKilledWithoutDescriptors.
 func TestHelperOutOfDescriptors(t *testing.T) {
 	if os.Getenv("WORKER_TEST_OUT_OF_DESCRIPTORS") == "" {
 		return
 	}
-	s := newTestSite(t, "out", false)
+	s := newTestSandbox(t, "out", false)
 	dir := t.TempDir()
-	// It holds the pipe of the output open, so that not even the pipe is closed.
+	// The daemon holds the output pipe open, so that its end does not free a descriptor.
 	p := s.sh(t, "(setsid sh -c 'echo $$ >"+dir+"/pid; exec sleep 1000' &); exec sleep 1000")
 	daemon := pidIn(t, dir+"/pid")
 	t.Cleanup(func() { _ = unix.Kill(daemon, unix.SIGKILL) })
@@ -337,7 +339,7 @@ func TestHelperOutOfDescriptors(t *testing.T) {
 	}
 }
 
-func TestWhatIsLeftBehindIsKilledWithoutDescriptors(t *testing.T) {
+func TestRemainingProcessesAreKilledWithoutDescriptors(t *testing.T) {
 	helper := exec.Command(os.Args[0], "-test.run=^TestHelperOutOfDescriptors$")
 	helper.Env = append(os.Environ(), "WORKER_TEST_OUT_OF_DESCRIPTORS=1")
 	if out, err := helper.CombinedOutput(); err != nil {
@@ -345,28 +347,28 @@ func TestWhatIsLeftBehindIsKilledWithoutDescriptors(t *testing.T) {
 	}
 }
 
-// TestHelperThatLeavesOrphans is no test: it is the worker process that TestWhatAKilledWorkerHasLeftIsKilled kills.
+// TestHelperThatLeavesOrphans is not a test: it is the worker process that TestProcessesOfAKilledWorkerAreKilled kills.
 func TestHelperThatLeavesOrphans(t *testing.T) {
 	name := os.Getenv("WORKER_TEST_ORPHANS_OF")
 	if name == "" {
 		return
 	}
-	s := newTestSite(t, name, os.Getenv("WORKER_TEST_GROUPS") != "")
-	inv, _, _ := s.prepare(context.Background(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
+	s := newTestSandbox(t, name, os.Getenv("WORKER_TEST_GROUPS") != "")
+	c, _, _ := s.prepare(context.Background(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
 		"(setsid sh -c 'echo pid $$$$; exec sleep 1000' &); exec sleep 1000"}}}, 1)
-	inv.env = append(inv.env, "WORKER_TEST_ORPHANS_OF=")
-	p := exec.Command(inv.argv[0], inv.argv[1:]...)
-	p.Env, p.Stdout = inv.env, os.Stdout
+	c.env = append(c.env, "WORKER_TEST_ORPHANS_OF=")
+	p := exec.Command(c.argv[0], c.argv[1:]...)
+	p.Env, p.Stdout = c.env, os.Stdout
 	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if inv.group != nil {
-		p.SysProcAttr.UseCgroupFD, p.SysProcAttr.CgroupFD = true, int(inv.group.handle.Fd())
+	if c.cgroup != nil {
+		p.SysProcAttr.UseCgroupFD, p.SysProcAttr.CgroupFD = true, int(c.cgroup.handle.Fd())
 	}
 	if err := p.Run(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestWhatAKilledWorkerHasLeftIsKilled(t *testing.T) {
+func TestProcessesOfAKilledWorkerAreKilled(t *testing.T) {
 	leave := func(t *testing.T, name string, groups string) (helper *exec.Cmd, daemon int) {
 		t.Helper()
 		helper = exec.Command(os.Args[0], "-test.run=^TestHelperThatLeavesOrphans$", "-test.v")
@@ -407,7 +409,7 @@ func TestWhatAKilledWorkerHasLeftIsKilled(t *testing.T) {
 			if !alive(left) || !alive(otherLeft) {
 				t.Fatal("the test is void: what was left has ended by itself")
 			}
-			newTestSite(t, "killed", groups != "")
+			newTestSandbox(t, "killed", groups != "")
 			if alive(left) {
 				t.Error("what the killed worker has left is alive")
 			}
@@ -417,8 +419,8 @@ func TestWhatAKilledWorkerHasLeftIsKilled(t *testing.T) {
 			if !alive(otherLeft) {
 				t.Error("what another worker has left was killed")
 			}
-			newTestSite(t, "another", groups != "")
-			if in, err := delegated(); groups != "" && err == nil {
+			newTestSandbox(t, "another", groups != "")
+			if in, err := delegatedCgroup(); groups != "" && err == nil {
 				dirs, _ := filepath.Glob(filepath.Join(in.dir, "leat-*", "*-*"))
 				for _, dir := range dirs {
 					if pids, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")); bytes.Contains(pids, []byte(strconv.Itoa(left))) {
@@ -432,11 +434,11 @@ func TestWhatAKilledWorkerHasLeftIsKilled(t *testing.T) {
 
 func TestFilesOfAKilledWorkerAreRemoved(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
-	s := newTestSite(t, "files", false)
-	own, _ := self()
-	prefix, rest, _ := strings.Cut(filepath.Base(s.dirs.parent), own.String())
-	stale := filepath.Join(os.TempDir(), prefix+owner{own.namespace, own.pid, own.started - 1}.String()+rest)
-	foreign := filepath.Join(os.TempDir(), "leat-0123456789abcdef-"+owner{own.namespace, own.pid, own.started - 1}.String()+rest)
+	s := newTestSandbox(t, "files", false)
+	own, _ := ownIdentity()
+	prefix, rest, _ := strings.Cut(filepath.Base(s.attemptDirs.parent), own.String())
+	stale := filepath.Join(os.TempDir(), prefix+identity{own.pidNamespace, own.pid, own.started - 1}.String()+rest)
+	foreign := filepath.Join(os.TempDir(), "leat-0123456789abcdef-"+identity{own.pidNamespace, own.pid, own.started - 1}.String()+rest)
 	used := filepath.Join(os.TempDir(), "leat-0123456789abcdef-"+own.String()+rest)
 	unknown := filepath.Join(os.TempDir(), "leat-worker-a-b-c.d")
 	for _, dir := range []string{stale, foreign, used, unknown} {
@@ -444,13 +446,13 @@ func TestFilesOfAKilledWorkerAreRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	newTestSite(t, "files", false)
+	newTestSandbox(t, "files", false)
 	for _, dir := range []string{stale, foreign} {
 		if _, err := os.Stat(dir); err == nil {
 			t.Errorf("those of a killed one are left: %s", dir)
 		}
 	}
-	for _, dir := range []string{s.dirs.parent, used, unknown} {
+	for _, dir := range []string{s.attemptDirs.parent, used, unknown} {
 		if _, err := os.Stat(dir); err != nil {
 			t.Errorf("those of another were removed: %v", err)
 		}

@@ -1,0 +1,147 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package worker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+// markVariable is in the environment of all commands. Its value names the worker process and the attempt:
+// <identity of the process>/<namespace>/<name>/<incarnation>/<task>-<attempt>.
+const markVariable = "LEAT_PROCESS"
+
+// identity identifies a worker process on a machine. The start time distinguishes a process from a later one with the
+// same number.
+type identity struct {
+	pidNamespace string
+	pid          int
+	started      uint64
+}
+
+// ownIdentity returns the identity of this process.
+func ownIdentity() (identity, error) {
+	s, err := readStat(os.Getpid())
+	return identity{pidNamespace(), os.Getpid(), s.started}, err
+}
+
+func pidNamespace() string {
+	link, _ := os.Readlink("/proc/self/ns/pid")
+	return strings.Trim(link, "pid:[]")
+}
+
+// String returns the identity in the form that parseIdentity reads.
+func (i identity) String() string { return fmt.Sprintf("%s-%d-%d", i.pidNamespace, i.pid, i.started) }
+
+// parseIdentity is the inverse of identity.String.
+func parseIdentity(text string) (i identity, ok bool) {
+	parts := strings.Split(text, "-")
+	if len(parts) != 3 || parts[0] == "" {
+		return identity{}, false
+	}
+	pid, err1 := strconv.Atoi(parts[1])
+	started, err2 := strconv.ParseUint(parts[2], 10, 64)
+	return identity{parts[0], pid, started}, err1 == nil && err2 == nil
+}
+
+// visible reports whether this process can see the other one if that is alive. Processes of other PID namespaces are
+// not visible.
+func (i identity) visible() bool { return i.pidNamespace == pidNamespace() }
+
+// hasExited reports whether text is the identity of a process that has certainly ended.
+func hasExited(text string) bool {
+	i, ok := parseIdentity(text)
+	if !ok || !i.visible() {
+		return false
+	}
+	s, err := readStat(i.pid)
+	return errors.Is(err, os.ErrNotExist) || err == nil && (s.started != i.started || s.dead())
+}
+
+// isOrphan reports whether an entry of an environment marks a process of the worker, given as <namespace>/<name>, whose
+// worker process has ended.
+func isOrphan(entry, worker string) bool {
+	mark, ok := strings.CutPrefix(entry, markVariable+"=")
+	if !ok {
+		return false
+	}
+	owner, rest, _ := strings.Cut(mark, "/")
+	return strings.HasPrefix(rest, worker+"/") && hasExited(owner)
+}
+
+// killOrphans kills the processes that earlier processes of the worker have left behind, by the marks in their
+// environments. It returns when they are gone.
+func killOrphans(ctx context.Context, worker string) error {
+	var left []int
+	err := wait.PollUntilContextTimeout(ctx, 5*time.Millisecond, killTimeout, true, func(context.Context) (bool, error) {
+		all, err := allProcesses()
+		if err != nil {
+			return false, err
+		}
+		left = slices.DeleteFunc(all, func(pid int) bool {
+			// Killed by this handle, the signal cannot reach a later process with the same number.
+			handle, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				return true
+			}
+			defer unix.Close(handle)
+			env, _ := readEnviron(pid)
+			for entry := range bytes.SplitSeq(env, []byte{0}) {
+				if isOrphan(string(entry), worker) {
+					_ = unix.PidfdSendSignal(handle, unix.SIGKILL, nil, 0)
+					return false
+				}
+			}
+			return true
+		})
+		return len(left) == 0, nil
+	})
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("processes %v, of tasks of an earlier process of this worker, do not end although they were killed", left)
+	}
+	return err
+}
+
+// forEachOrphan calls a function for each directory in parent whose worker process has ended: own for those of the
+// worker with the prefix, others for those of other workers.
+func forEachOrphan(parent, prefix string, own, others func(dir string) error) error {
+	dirs, err := filepath.Glob(filepath.Join(parent, "leat-*-*-*-*.*"))
+	errs := []error{err}
+	for _, dir := range dirs {
+		name := filepath.Base(dir)
+		owner, _, _ := strings.Cut(name[min(len(prefix)+1, len(name)):], ".")
+		switch {
+		case !hasExited(owner):
+		case strings.HasPrefix(name, prefix+"-"):
+			errs = append(errs, own(dir))
+		default:
+			errs = append(errs, others(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
