@@ -27,6 +27,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leat-dev/leat/pkg/worker/pressure"
 )
 
 const (
@@ -94,7 +96,7 @@ func (d *attemptDirs) acquire(attempt string) (string, error) {
 		d.spares = d.spares[:len(d.spares)-1]
 		if err := os.Rename(spare, dir); err == nil {
 			return dir, nil
-		} else if pressureReason(err) != "" {
+		} else if pressure.Reason(err) != "" {
 			d.spares = append(d.spares, spare)
 			return "", err
 		}
@@ -155,7 +157,7 @@ func (d *attemptDirs) checkSpace() error {
 	probe := filepath.Join(d.parent, sparePrefix+"probe")
 	err := os.WriteFile(probe, make([]byte, spaceProbe), 0o600)
 	_ = os.Remove(probe)
-	if pressureReason(err) == "" {
+	if pressure.Reason(err) == "" {
 		return nil
 	}
 	return err

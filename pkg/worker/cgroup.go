@@ -33,6 +33,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/pressure"
 )
 
 // leafCgroup is the group that this process moves to before it enables controllers in its own: a group with enabled
@@ -256,7 +257,7 @@ func killCgroup(dir string) error {
 	last := error(nil)
 	err := wait.PollUntilContextTimeout(context.Background(), 2*time.Millisecond, killTimeout, true, func(context.Context) (bool, error) {
 		err := writeFile(dir, "cgroup.kill", "1")
-		if err != nil && !errors.Is(err, os.ErrNotExist) && pressureReason(err) == "" {
+		if err != nil && !errors.Is(err, os.ErrNotExist) && pressure.Reason(err) == "" {
 			return false, err
 		}
 		last = removeCgroup(dir)

@@ -22,6 +22,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/pressure"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -129,4 +130,4 @@ func (m *metrics) statusWritten(err error) {
 }
 
 // taskReturned counts a task that is evicted because the worker lacks the resource that err names.
-func (m *metrics) taskReturned(err error) { m.returned.WithLabelValues(pressureReason(err)).Inc() }
+func (m *metrics) taskReturned(err error) { m.returned.WithLabelValues(pressure.Reason(err)).Inc() }

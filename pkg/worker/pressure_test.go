@@ -27,7 +27,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,101 +37,6 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/logs"
 )
-
-func TestPressureReason(t *testing.T) {
-	for err, want := range map[error]string{
-		nil:                                      "",
-		unix.EMFILE:                              "TooManyOpenFiles",
-		unix.ENFILE:                              "TooManyOpenFiles",
-		unix.EAGAIN:                              "TooManyProcesses",
-		unix.ENOMEM:                              "OutOfMemory",
-		unix.ENOSPC:                              "NoSpace",
-		unix.EDQUOT:                              "NoSpace",
-		unix.ETXTBSY:                             "",
-		unix.ENOENT:                              "",
-		unix.EACCES:                              "",
-		unix.E2BIG:                               "",
-		unix.ENOEXEC:                             "",
-		os.NewSyscallError("pipe2", unix.EMFILE): "TooManyOpenFiles",
-		error(&startError{126, &fs.PathError{Op: "fork/exec", Path: "/bin/true", Err: unix.EAGAIN}}): "TooManyProcesses",
-	} {
-		if got := pressureReason(err); got != want {
-			t.Errorf("%v is %q, want %q", err, got, want)
-		}
-	}
-}
-
-func TestPressure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPressure(16, 10*time.Second, time.Minute)
-		defer p.stop()
-		started := time.Now()
-		check := func(at time.Duration, limit int64, reason string) {
-			t.Helper()
-			time.Sleep(time.Until(started.Add(at)))
-			synctest.Wait()
-			got, condition := p.state()
-			gotReason := ""
-			if condition != nil {
-				gotReason = condition.Reason
-			}
-			if got != limit || gotReason != reason {
-				t.Errorf("after %s the limit is %d, reason %q; want %d, %q", at, got, gotReason, limit, reason)
-			}
-		}
-		check(0, 16, "")
-		p.recordFailure(unix.EMFILE, 7)
-		check(0, 7, "TooManyOpenFiles")
-		p.recordFailure(unix.EMFILE, 5)
-		p.recordFailure(unix.EMFILE, 6)
-		check(9*time.Second, 5, "TooManyOpenFiles")
-		// After the hold the limit grows by 1, 2, 4 and 8.
-		check(10*time.Second, 6, "TooManyOpenFiles")
-		check(20*time.Second, 8, "TooManyOpenFiles")
-		check(29*time.Second, 8, "TooManyOpenFiles")
-		p.recordFailure(unix.ENOMEM, 7)
-		check(29*time.Second, 7, "OutOfMemory")
-		// The hold has doubled.
-		check(48*time.Second, 7, "OutOfMemory")
-		check(49*time.Second, 8, "OutOfMemory")
-		check(59*time.Second, 10, "OutOfMemory")
-		check(69*time.Second, 14, "OutOfMemory")
-		check(79*time.Second, 16, "")
-		p.recordFailure(unix.EAGAIN, 0)
-		check(80*time.Second, 0, "TooManyProcesses")
-		check(118*time.Second, 0, "TooManyProcesses")
-		check(119*time.Second, 1, "TooManyProcesses")
-		// After a long time without failures the hold is reset.
-		check(10*time.Minute, 16, "")
-		p.recordFailure(unix.EAGAIN, 3)
-		check(10*time.Minute+10*time.Second, 4, "TooManyProcesses")
-	})
-}
-
-func TestPressureLastsWhileTheDiskIsFull(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPressure(2, 10*time.Second, time.Minute)
-		defer p.stop()
-		var full atomic.Bool
-		full.Store(true)
-		p.checkSpace = func() error {
-			if full.Load() {
-				return unix.ENOSPC
-			}
-			return nil
-		}
-		p.recordFailure(unix.ENOSPC, 1)
-		time.Sleep(10 * time.Minute)
-		if limit, condition := p.state(); limit != 1 || condition == nil || condition.Reason != "NoSpace" {
-			t.Errorf("the limit is %d, the condition %+v", limit, condition)
-		}
-		full.Store(false)
-		time.Sleep(time.Minute)
-		if limit, condition := p.state(); limit != 2 || condition != nil {
-			t.Errorf("once there is space, the limit is %d, the condition %+v", limit, condition)
-		}
-	})
-}
 
 // failing makes the worker fail to start commands with err while that is not nil.
 func failing(w *Worker, err *atomic.Pointer[error]) {

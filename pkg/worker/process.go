@@ -30,6 +30,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/leat-dev/leat/pkg/worker/logs"
+	"github.com/leat-dev/leat/pkg/worker/pressure"
 )
 
 // outputDelay is how long output is still read after a command has ended. Its remaining processes are killed by then,
@@ -75,7 +76,7 @@ func startProcess(c command) (_ *process, failed *startError) {
 	}
 	p := &process{done: make(chan struct{}), mark: c.mark, cgroup: c.cgroup, log: c.log}
 	err := p.start(c)
-	if err != nil && p.cgroup != nil && !isTransient(err) {
+	if err != nil && p.cgroup != nil && !pressure.IsTransient(err) {
 		// A container may allow to create groups and yet forbid to start a process in one.
 		p.cgroup = nil
 		if err = p.start(c); err == nil {

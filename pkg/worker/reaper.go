@@ -30,6 +30,8 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
+
+	"github.com/leat-dev/leat/pkg/worker/pressure"
 )
 
 const (
@@ -176,12 +178,12 @@ func (r *reaper) scan(match func(pid int, s processStat) (bool, error)) (found b
 	session, _ := unix.Getsid(0)
 	adopted := func(pid int) (s processStat, ok bool) {
 		s, err := readStat(pid)
-		found = found || pressureReason(err) != ""
+		found = found || pressure.Reason(err) != ""
 		return s, err == nil && s.parent == self && s.session != session
 	}
 	var candidates []int
 	children, err := r.listChildren(self)
-	found = pressureReason(err) != ""
+	found = pressure.Reason(err) != ""
 	for _, pid := range children {
 		if r.isCommand(pid) {
 			continue // not even read: many commands may run beside the one that has ended
@@ -211,7 +213,7 @@ func (r *reaper) scan(match func(pid int, s processStat) (bool, error)) (found b
 			if matches {
 				_ = unix.Kill(pid, unix.SIGKILL)
 			}
-			found = found || matches || pressureReason(err) != ""
+			found = found || matches || pressure.Reason(err) != ""
 		}
 	}
 	return found

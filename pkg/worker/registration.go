@@ -36,6 +36,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+	"github.com/leat-dev/leat/pkg/worker/pressure"
 )
 
 // ErrSuperseded is returned by Run when another process has registered under the worker's name. Run has killed its
@@ -55,7 +56,7 @@ type registration struct {
 	// registered is true once the incarnation is published. From then on a different one is a successor.
 	registered bool
 	// pressure decides how many tasks are allocatable.
-	pressure *pressure
+	pressure *pressure.Tracker
 	// predecessor is the incarnation that the Worker had before, if that one was leaving; otherwise it is empty.
 	predecessor string
 }
@@ -66,7 +67,7 @@ func newRegistration(client versioned.Interface, options Options, incarnation st
 	tasks := options.Capacity[batch.ResourceTasks]
 	return &registration{
 		client: client, options: options, incarnation: incarnation,
-		pressure: newPressure(tasks.Value(), options.BackoffBase, options.BackoffCap),
+		pressure: pressure.NewTracker(tasks.Value(), options.BackoffBase, options.BackoffCap),
 		info: batch.WorkerInfo{
 			Version:  options.Version,
 			OS:       runtime.GOOS,
@@ -156,17 +157,17 @@ func (g *registration) renewLease(ctx context.Context) error {
 // updateStatus writes the Worker's status if it has changed.
 func (g *registration) updateStatus(ctx context.Context, ready metav1.Condition, running int32) error {
 	next := g.worker.DeepCopy()
-	limit, pressure := g.pressure.state()
-	if pressure == nil && meta.FindStatusCondition(next.Status.Conditions, batch.WorkerResourcePressure) != nil {
-		pressure = &sufficientCondition
+	limit, condition := g.pressure.State()
+	if condition == nil && meta.FindStatusCondition(next.Status.Conditions, batch.WorkerResourcePressure) != nil {
+		condition = &sufficientCondition
 	}
 	next.Status.Capacity, next.Status.Allocatable = g.options.Capacity, maps.Clone(g.options.Capacity)
 	next.Status.Allocatable[batch.ResourceTasks] = *resource.NewQuantity(limit, resource.DecimalSI)
 	next.Status.Incarnation, next.Status.RunningTasks, next.Status.WorkerInfo = g.incarnation, running, g.info
 	next.Status.Endpoint = g.options.Endpoint
 	meta.SetStatusCondition(&next.Status.Conditions, ready)
-	if pressure != nil {
-		meta.SetStatusCondition(&next.Status.Conditions, *pressure)
+	if condition != nil {
+		meta.SetStatusCondition(&next.Status.Conditions, *condition)
 	}
 	if equality.Semantic.DeepEqual(next.Status, g.worker.Status) {
 		return nil
@@ -219,7 +220,7 @@ func (g *registration) run(ctx context.Context, draining <-chan struct{}, runnin
 			return nil
 		case <-draining:
 			draining, condition = nil, drainingCondition
-		case <-g.pressure.changed:
+		case <-g.pressure.Changed:
 		case <-ticker.C:
 			passed := time.Since(g.renewed)
 			if unconfirmed || passed < 0 || passed > g.options.LeaseDuration/2 {
@@ -279,7 +280,7 @@ var (
 		Type: batch.WorkerReady, Status: metav1.ConditionFalse, Reason: "Stopped", Message: "The worker has stopped.",
 	}
 	sufficientCondition = metav1.Condition{
-		Type: batch.WorkerResourcePressure, Status: metav1.ConditionFalse, Reason: reasonSufficient,
+		Type: batch.WorkerResourcePressure, Status: metav1.ConditionFalse, Reason: pressure.ReasonSufficient,
 		Message: "The worker has what it needs to start commands.",
 	}
 )

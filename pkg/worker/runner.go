@@ -30,6 +30,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/logs"
+	"github.com/leat-dev/leat/pkg/worker/pressure"
 )
 
 const (
@@ -290,14 +291,14 @@ func (r *runner) startCommand(
 		if err == nil {
 			c.log = log
 			p, startErr := r.worker.startProcess(c)
-			if startErr == nil || !isTransient(startErr) || backoff.Steps == 0 && pressureReason(startErr) == "" {
+			if startErr == nil || !pressure.IsTransient(startErr) || backoff.Steps == 0 && pressure.Reason(startErr) == "" {
 				return p, progress, startedAt, startErr
 			}
 			r.worker.sandbox.release(progress)
 			err = startErr
 		}
-		if pressureReason(err) != "" {
-			r.worker.registration.pressure.recordFailure(err, r.worker.commands.Load())
+		if pressure.Reason(err) != "" {
+			r.worker.registration.pressure.RecordFailure(err, r.worker.commands.Load())
 		}
 		if backoff.Steps == 0 {
 			r.startErr = err
@@ -316,8 +317,8 @@ func (r *runner) startCommand(
 func (r *runner) pollProgress() bool {
 	if r.process != nil {
 		r.worker.sandbox.ensureDir(r.progress)
-		if err := r.process.log.Missing(); pressureReason(err) != "" {
-			r.worker.registration.pressure.recordFailure(err, r.worker.commands.Load())
+		if err := r.process.log.Missing(); pressure.Reason(err) != "" {
+			r.worker.registration.pressure.RecordFailure(err, r.worker.commands.Load())
 		}
 	}
 	progress := r.progress.read()

@@ -30,6 +30,7 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/pressure"
 )
 
 // sandbox isolates the attempts of one worker process: it identifies their processes, limits their resources and holds
@@ -135,7 +136,7 @@ func (s *sandbox) close() error {
 }
 
 // prepare creates the control group and the progress file of an attempt and returns its command. startProcess removes
-// the group, release removes the file. Any error has a pressureReason; after other failures the attempt does without.
+// the group, release removes the file. Any error has a pressure.Reason; after other failures the attempt does without.
 func (s *sandbox) prepare(ctx context.Context, task *batch.Task, attempt int32) (command, progressFile, error) {
 	logger := klog.FromContext(ctx)
 	name := fmt.Sprintf("%s-%d", task.UID, attempt)
@@ -143,7 +144,7 @@ func (s *sandbox) prepare(ctx context.Context, task *batch.Task, attempt int32) 
 	if s.attemptDirs != nil {
 		dir, err := s.attemptDirs.acquire(name)
 		switch {
-		case pressureReason(err) != "":
+		case pressure.Reason(err) != "":
 			return command{}, "", fmt.Errorf("creating a directory for the attempt: %w", err)
 		case err != nil:
 			logger.Error(err, "Cannot create the progress file; task progress will not be reported", "task", klog.KObj(task))
@@ -164,7 +165,7 @@ func (s *sandbox) prepare(ctx context.Context, task *batch.Task, attempt int32) 
 		var err error
 		c.cgroup, err = s.cgroups.create(name, task.Spec.Resources.Requests)
 		switch {
-		case pressureReason(err) != "":
+		case pressure.Reason(err) != "":
 			s.release(progress)
 			return command{}, "", fmt.Errorf("creating a control group for the attempt: %w", err)
 		case err != nil:

@@ -204,9 +204,9 @@ func (w *Worker) Run(ctx context.Context) error {
 			logger.Error(err, "Failed to remove the control groups and files of tasks")
 		}
 	}()
-	pressure := w.registration.pressure
-	defer pressure.stop()
-	pressure.checkSpace = func() error { return errors.Join(w.sandbox.checkSpace(), w.options.Logs.SpaceLeft()) }
+	tracker := w.registration.pressure
+	defer tracker.Stop()
+	tracker.CheckSpace = func() error { return errors.Join(w.sandbox.checkSpace(), w.options.Logs.SpaceLeft()) }
 	if err := w.register(ctx); err != nil {
 		return err
 	}

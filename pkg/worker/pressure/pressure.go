@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+// Package pressure limits the tasks of a worker while its machine lacks the resources to start commands.
+package pressure
 
 import (
 	"errors"
@@ -29,18 +30,18 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// Reasons of the condition ResourcePressure.
+// Reasons of the condition ResourcePressure. ReasonSufficient is that of its absence.
 const (
 	reasonOpenFiles  = "TooManyOpenFiles"
 	reasonProcesses  = "TooManyProcesses"
 	reasonMemory     = "OutOfMemory"
 	reasonSpace      = "NoSpace"
-	reasonSufficient = "SufficientResources"
+	ReasonSufficient = "SufficientResources"
 )
 
-// pressureReason returns the reason of the condition ResourcePressure for err. It returns "" if err does not mean
+// Reason returns the reason of the condition ResourcePressure for err. It returns "" if err does not mean
 // that the machine of the worker lacks a resource.
-func pressureReason(err error) string {
+func Reason(err error) string {
 	switch {
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		return reasonOpenFiles
@@ -54,11 +55,11 @@ func pressureReason(err error) string {
 	return ""
 }
 
-// isTransient reports whether a command that failed to start with err may start later, unchanged: the worker lacks a
+// IsTransient reports whether a command that failed to start with err may start later, unchanged: the worker lacks a
 // resource, or another process still writes the program.
-func isTransient(err error) bool { return pressureReason(err) != "" || errors.Is(err, unix.ETXTBSY) }
+func IsTransient(err error) bool { return Reason(err) != "" || errors.Is(err, unix.ETXTBSY) }
 
-// pressure limits how many tasks a worker accepts while it lacks the resources to start commands. It is safe for
+// Tracker limits how many tasks a worker accepts while it lacks the resources to start commands. It is safe for
 // concurrent use.
 //
 //	state    event                                  → action
@@ -71,13 +72,13 @@ func isTransient(err error) bool { return pressureReason(err) != "" || errors.Is
 //	any      the limit reaches the capacity         → none
 //
 // The first hold is base. The hold is reset to base if nothing has failed for twice the longest hold.
-type pressure struct {
+type Tracker struct {
 	capacity  int64
 	base, max time.Duration
-	// checkSpace returns an error while the disk is full. A full disk need not make a command fail to start.
-	checkSpace func() error
-	// changed has a signal while the limit or the condition is new.
-	changed chan struct{}
+	// CheckSpace returns an error while the disk is full. It must be set before the tracker is used. A full disk need not make a command fail to start.
+	CheckSpace func() error
+	// Changed has a signal while the limit or the condition is new.
+	Changed chan struct{}
 
 	mu      sync.Mutex
 	reason  string // of the condition, empty in state none
@@ -90,16 +91,18 @@ type pressure struct {
 	stopped bool
 }
 
-func newPressure(capacity int64, base, longest time.Duration) *pressure {
-	return &pressure{
+// NewTracker returns a tracker for a worker with the given capacity of tasks. base is the first hold, longest the
+// longest.
+func NewTracker(capacity int64, base, longest time.Duration) *Tracker {
+	return &Tracker{
 		capacity: capacity, limit: capacity, base: base, max: longest,
-		checkSpace: func() error { return nil }, changed: make(chan struct{}, 1),
+		CheckSpace: func() error { return nil }, Changed: make(chan struct{}, 1),
 	}
 }
 
-// recordFailure records that the worker lacked a resource while the given number of commands was running. err must
-// have a pressureReason.
-func (p *pressure) recordFailure(err error, running int64) {
+// RecordFailure records that the worker lacked a resource while the given number of commands was running. err must
+// have a Reason.
+func (p *Tracker) RecordFailure(err error, running int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped {
@@ -113,7 +116,7 @@ func (p *pressure) recordFailure(err error, running int64) {
 		}
 	}
 	p.last, p.step = now, 0
-	if reason := pressureReason(err); reason != p.reason {
+	if reason := Reason(err); reason != p.reason {
 		p.reason, p.message = reason, err.Error()
 	}
 	p.limit = min(p.limit, running)
@@ -125,13 +128,13 @@ func (p *pressure) recordFailure(err error, running int64) {
 }
 
 // grow raises the limit once the hold has passed.
-func (p *pressure) grow() {
+func (p *Tracker) grow() {
 	p.mu.Lock()
 	checksSpace := p.reason == reasonSpace
 	p.mu.Unlock()
 	var err error
 	if checksSpace {
-		err = p.checkSpace()
+		err = p.CheckSpace()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -155,22 +158,22 @@ func (p *pressure) grow() {
 }
 
 // schedule calls grow after d, and cancels an earlier call. p.mu must be held.
-func (p *pressure) schedule(d time.Duration) {
+func (p *Tracker) schedule(d time.Duration) {
 	if p.timer != nil {
 		p.timer.Stop()
 	}
 	p.timer = time.AfterFunc(d, p.grow)
 }
 
-func (p *pressure) signal() {
+func (p *Tracker) signal() {
 	select {
-	case p.changed <- struct{}{}:
+	case p.Changed <- struct{}{}:
 	default:
 	}
 }
 
-// stop stops the timer.
-func (p *pressure) stop() {
+// Stop stops the timer.
+func (p *Tracker) Stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopped = true
@@ -179,8 +182,8 @@ func (p *pressure) stop() {
 	}
 }
 
-// state returns how many tasks the worker accepts, and the condition, nil without pressure.
-func (p *pressure) state() (limit int64, condition *metav1.Condition) {
+// State returns how many tasks the worker accepts, and the condition, nil without pressure.
+func (p *Tracker) State() (limit int64, condition *metav1.Condition) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.reason == "" {
