@@ -46,6 +46,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/pkg/worker/sandbox"
 )
 
 func main() {
@@ -192,7 +193,7 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 	defer stopMetrics()
 	klog.FromContext(ctx).Info("Starting the worker", "worker", klog.KRef(id.namespace, id.name), "server", config.Host,
 		"tasks", s.tasks, "version", version.Get().GitVersion)
-	return worker.New(client, worker.Options{
+	return worker.New(client, sandbox.NewHost(), worker.Options{
 		Namespace:     id.namespace,
 		Name:          id.name,
 		Labels:        s.labels,

@@ -54,6 +54,13 @@ var arrows = []struct {
 	{"pkg/scheduler/queue", []string{"apis/batch/v1alpha1", "pkg/scheduler/framework"}},
 	{"pkg/scheduler/reservation", []string{"apis/batch/v1alpha1", "pkg/scheduler/framework"}},
 	{"pkg/scheduler", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
+	{"pkg/worker/pressure", []string{"apis/batch/v1alpha1"}},
+	{"pkg/worker/reaper", []string{"pkg/worker/pressure"}},
+	{"pkg/worker/cgroup", []string{"apis/batch/v1alpha1", "pkg/worker/pressure", "pkg/worker/reaper"}},
+	{"pkg/worker/logs", nil},
+	{"pkg/worker/logserver", []string{"apis/batch/v1alpha1", "pkg/generated", "pkg/worker/logs"}},
+	{"pkg/worker/process", []string{"pkg/worker/cgroup", "pkg/worker/logs", "pkg/worker/pressure", "pkg/worker/reaper"}},
+	{"pkg/worker/sandbox", []string{"apis/batch/v1alpha1", "pkg/worker/cgroup", "pkg/worker/pressure", "pkg/worker/process", "pkg/worker/reaper"}},
 	{"pkg/worker", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
 	{"pkg/direct", []string{"apis/batch/v1alpha1"}},
 	// The CLI explains with the scheduler's filters why a worker cannot run a task.

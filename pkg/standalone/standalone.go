@@ -51,6 +51,7 @@ import (
 	"github.com/leat-dev/leat/pkg/worker"
 	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/pkg/worker/logserver"
+	"github.com/leat-dev/leat/pkg/worker/sandbox"
 )
 
 // startTimeout bounds the time from the start of the API server until it is ready.
@@ -190,6 +191,7 @@ func startParts(ctx context.Context, options Options, clients *clients, parts *e
 		return nil, err
 	}
 	var used []func()
+	workerHost := sandbox.NewHost()
 	for i := range options.Workers {
 		name := fmt.Sprintf("local-%d-%s", i, suffix)
 		client, err := clients.clientset(workerUser(options.Namespace, name), workersGroup)
@@ -206,7 +208,7 @@ func startParts(ctx context.Context, options Options, clients *clients, parts *e
 			return used, err
 		}
 		used = append(used, logServer.Close)
-		agent := worker.New(client, worker.Options{
+		agent := worker.New(client, workerHost, worker.Options{
 			Namespace: options.Namespace,
 			Name:      name,
 			Labels:    options.WorkerLabels,

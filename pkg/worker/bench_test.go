@@ -35,7 +35,7 @@ func BenchmarkShortTasks(b *testing.B) {
 	tasks := server.Client().BatchV1alpha1().Tasks("default")
 	options := testOptions()
 	options.HeartbeatInterval = time.Hour
-	w := New(server.Client(), options)
+	w := New(server.Client(), testHost, options)
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error)
 	go func() { ended <- w.Run(ctx) }()

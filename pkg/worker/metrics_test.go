@@ -28,6 +28,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/processtest"
 )
 
 // gathered returns the values of all metrics by name and labels. The value of a histogram is its count.
@@ -93,7 +94,7 @@ func TestMetrics(t *testing.T) {
 		"leat_worker_task_status_writes_total outcome=error":                 1,
 		"leat_worker_task_status_writes_total outcome=stored":                5,
 	}
-	eventually(t, "the metrics are those of what was run", func() bool {
+	processtest.Eventually(t, "the metrics are those of what was run", func() bool {
 		got = gathered(t, registry)
 		return maps.Equal(got, want)
 	})

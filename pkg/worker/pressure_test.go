@@ -36,17 +36,19 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/logs"
+	"github.com/leat-dev/leat/pkg/worker/process"
+	"github.com/leat-dev/leat/pkg/worker/processtest"
 )
 
 // failing makes the worker fail to start commands with err while that is not nil.
 func failing(w *Worker, err *atomic.Pointer[error]) {
 	start := w.startProcess
-	w.startProcess = func(c command) (*process, *startError) {
+	w.startProcess = func(c process.Command) (*process.Process, *process.StartError) {
 		if e := err.Load(); e != nil {
-			if c.cgroup != nil {
-				_, _ = c.cgroup.killAndRemove()
+			if c.Cgroup != nil {
+				_, _ = c.Cgroup.KillAndRemove()
 			}
-			return nil, &startError{126, &fs.PathError{Op: "fork/exec", Path: c.argv[0], Err: *e}}
+			return nil, &process.StartError{ExitCode: 126, Err: &fs.PathError{Op: "fork/exec", Path: c.Argv[0], Err: *e}}
 		}
 		return start(c)
 	}
@@ -73,8 +75,8 @@ func TestATaskThatTheWorkerCannotStartIsEvictedUncounted(t *testing.T) {
 				w.startBackoff.Duration = 10 * time.Millisecond // 630 ms in total
 			}, func(o *Options) { o.HeartbeatInterval, o.BackoffBase = time.Hour, time.Second })
 			f.run(w, "before", script(f.sleeper("before", "exit 0")))
-			pidIn(t, f.file("before"))
-			eventually(t, "the worker knows that it runs", func() bool { return w.commands.Load() == 1 })
+			processtest.PIDIn(t, f.file("before"))
+			processtest.Eventually(t, "the worker knows that it runs", func() bool { return w.commands.Load() == 1 })
 			fails.Store(&err)
 			f.run(w, "t", script("echo >>"+f.file("ran")))
 			task := f.await("t", "is evicted", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
@@ -94,7 +96,7 @@ func TestATaskThatTheWorkerCannotStartIsEvictedUncounted(t *testing.T) {
 				t.Error("the worker is not ready, though it runs a task")
 			}
 			fails.Store(nil)
-			eventually(t, "the worker takes as many as before", func() bool {
+			processtest.Eventually(t, "the worker takes as many as before", func() bool {
 				worker := f.worker()
 				tasks := worker.Status.Allocatable[batch.ResourceTasks]
 				return meta.IsStatusConditionFalse(worker.Status.Conditions, batch.WorkerResourcePressure) && tasks.Value() == 8
@@ -116,7 +118,7 @@ func TestATaskIsStartedOnceTheWorkerHasTheResource(t *testing.T) {
 	w := f.startWorker(f.server.Client(), func(w *Worker) {
 		failing(w, &fails)
 		start := w.startProcess
-		w.startProcess = func(c command) (*process, *startError) {
+		w.startProcess = func(c process.Command) (*process.Process, *process.StartError) {
 			if tries++; tries == 3 {
 				fails.Store(nil)
 			}
@@ -145,7 +147,7 @@ func TestATaskThatWaitsToBeStartedCanBeEnded(t *testing.T) {
 	w := f.startWorker(api, func(w *Worker) { failing(w, &fails) })
 	f.run(w, "deleted", script("exit 0"))
 	f.run(w, "drained", script("exit 0"))
-	eventually(t, "both wait", func() bool { return w.running.Load() == 2 })
+	processtest.Eventually(t, "both wait", func() bool { return w.running.Load() == 2 })
 	f.delete("deleted", nil)
 	f.awaitGone("deleted")
 	f.must(w.stop())
@@ -165,7 +167,7 @@ func TestAProgramThatIsBeingWrittenIsRetried(t *testing.T) {
 	busy, err := os.OpenFile(program, os.O_WRONLY|os.O_APPEND, 0)
 	f.must(err)
 	f.run(w, "for-a-moment", &batch.Task{Spec: batch.TaskSpec{Command: []string{program, "-c", "exit 0"}}})
-	eventually(t, "it is tried", func() bool { return w.running.Load() == 1 })
+	processtest.Eventually(t, "it is tried", func() bool { return w.running.Load() == 1 })
 	timer := time.NewTimer(200 * time.Millisecond)
 	<-timer.C
 	f.must(busy.Close())
@@ -234,13 +236,13 @@ func TestHelperWithFewDescriptors(t *testing.T) {
 	for i := range tasks {
 		f.create(fmt.Sprint("t", i), script("echo begun; until [ -e "+f.file("go")+" ]; do sleep 0.1; done"))
 	}
-	eventually(t, "some run and the worker reports what it lacks", func() bool {
+	processtest.Eventually(t, "some run and the worker reports what it lacks", func() bool {
 		_, running := bind()
 		c := meta.FindStatusCondition(f.worker().Status.Conditions, batch.WorkerResourcePressure)
 		return running > 3 && c != nil && c.Status == metav1.ConditionTrue && c.Reason == "TooManyOpenFiles"
 	})
 	f.must(os.Mkdir(f.file("go"), 0o755)) // needs no descriptor
-	eventually(t, "all succeed in the end", func() bool { finished, _ := bind(); return finished == tasks })
+	processtest.Eventually(t, "all succeed in the end", func() bool { finished, _ := bind(); return finished == tasks })
 	for i := range tasks {
 		if s := f.get(fmt.Sprint("t", i)).Status; s.Attempts != 1 || s.FailedAttempts != 0 {
 			t.Errorf("t%d: %+v", i, s)
@@ -280,12 +282,12 @@ func TestAFullDiskIsReportedAsPressure(t *testing.T) {
 	}
 	f.must(ballast.Close())
 	f.run(w, "prints", script("while :; do echo 0123456789; sleep 0.02; done"))
-	eventually(t, "the worker reports that there is no space", func() bool {
+	processtest.Eventually(t, "the worker reports that there is no space", func() bool {
 		c := meta.FindStatusCondition(f.worker().Status.Conditions, batch.WorkerResourcePressure)
 		return c != nil && c.Status == metav1.ConditionTrue && c.Reason == "NoSpace"
 	})
 	f.must(os.Remove(ballast.Name()))
-	eventually(t, "it takes as many tasks as before", func() bool {
+	processtest.Eventually(t, "it takes as many tasks as before", func() bool {
 		return meta.IsStatusConditionFalse(f.worker().Status.Conditions, batch.WorkerResourcePressure)
 	})
 	f.delete("prints", ptrTo[int64](0))

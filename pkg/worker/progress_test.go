@@ -23,101 +23,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	clienttesting "k8s.io/client-go/testing"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
-
-func TestParseProgress(t *testing.T) {
-	for text, want := range map[string]string{
-		"":                                  "",
-		"\n":                                "",
-		"1/2":                               "1/2",
-		"1/2\n":                             "1/2",
-		"1/3\n2/3\n":                        "2/3",
-		"1/3\n2/3":                          "2/3",
-		"1/3\n\n\n":                         "1/3",
-		"1/3\ngarbage\n":                    "1/3",
-		"1/3\n2/\n/3\n/\n":                  "1/3",
-		" 7/8 \r\n":                         "7/8",
-		"0/5":                               "0/5",
-		"6/5":                               "6/5",
-		"0/0":                               "",
-		"1/000":                             "",
-		"-1/5":                              "",
-		"1.5/5":                             "",
-		"1/2/3":                             "",
-		"1 / 2":                             "",
-		"٣/٥":                               "",
-		"\xff\xfe/3\n":                      "",
-		"123456789012345/123456789012345":   "123456789012345/123456789012345",
-		"1234567890123456/1234567890123456": "", // 33 characters
-		"4/5\n" + strings.Repeat("9", 100) + "/1": "4/5",
-	} {
-		if got := parseProgress(text); got != want {
-			t.Errorf("parseProgress(%.60q) = %q, want %q", text, got, want)
-		}
-	}
-}
-
-func FuzzParseProgress(f *testing.F) {
-	for _, seed := range []string{"", "1/2\n", "1/3\n2/3", "a\n\n1/0\n", "\xff/\x00", strings.Repeat("1/1\n", 5000)} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		got := parseProgress(text)
-		if got == "" {
-			return
-		}
-		n, m, ok := strings.Cut(got, "/")
-		if len(got) > progressSize || !ok || !isNumber(n) || !isNumber(m) || !strings.Contains(text, got) {
-			t.Errorf("parseProgress(%q) = %q", text, got)
-		}
-		if again := parseProgress(text + "\n" + got + "\nx\n"); again != got {
-			t.Errorf("of two lines the last one does not count: %q, then %q", got, again)
-		}
-	})
-}
-
-func TestProgressFileOfAnyKind(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name, text string) string {
-		t.Helper()
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	fifo, link := filepath.Join(dir, "fifo"), filepath.Join(dir, "link")
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(write("target", "1/2\n"), link); err != nil {
-		t.Fatal(err)
-	}
-	huge := write("huge", "1/2\n")
-	if err := os.Truncate(huge, 1<<40); err != nil {
-		t.Fatal(err)
-	}
-	for path, want := range map[string]string{
-		"":                         "",
-		write("plain", "3/4\n"):    "3/4",
-		filepath.Join(dir, "none"): "",
-		dir:                        "",
-		fifo:                       "",
-		link:                       "",
-		huge:                       "",
-		"/dev/zero":                "",
-		write("long", strings.Repeat("x\n", 1<<20)+"5/6\n"):                               "5/6",
-		write("cut", "1"+strings.Repeat("2/3", 1)+strings.Repeat("\n", progressWindow-2)): "",
-	} {
-		if got := progressFile(path).read(); got != want {
-			t.Errorf("%s: got %q, want %q", path, got, want)
-		}
-	}
-}
 
 // progressWrites returns the progress in each status update of a worker, in order.
 func progressWrites(w *running) []string {

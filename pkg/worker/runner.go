@@ -31,6 +31,8 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/pkg/worker/pressure"
+	"github.com/leat-dev/leat/pkg/worker/process"
+	"github.com/leat-dev/leat/pkg/worker/sandbox"
 )
 
 const (
@@ -39,8 +41,6 @@ const (
 	// exitCodeDeadline is the exit code of a task whose deadline passed before its command could start, as timeout(1)
 	// has it.
 	exitCodeDeadline = 124
-	// exitCodeKilled is the exit code of a command that SIGKILL ended, and of a shell whose last command SIGKILL ended.
-	exitCodeKilled = 128 + 9
 	// reasonBackOff is the reason of the waiting state between two attempts.
 	reasonBackOff = "BackOff"
 	// reasonPressure is the reason of the eviction of a task whose command the worker cannot start.
@@ -77,14 +77,14 @@ type runner struct {
 	mu       sync.Mutex
 	observed *batch.Task // latest from the informer
 
-	task           *batch.Task   // latest known
-	status         taskStatus    // to be written
-	dirty          bool          // status has changed since it was last written
-	inFlight       *statusUpdate // nil without one
-	attemptCounted bool          // status counts the attempt that starts next
-	startErr       error         // what the worker lacked to start the command; the task is evicted for it
-	process        *process      // nil unless the command runs
-	progress       progressFile
+	task           *batch.Task      // latest known
+	status         taskStatus       // to be written
+	dirty          bool             // status has changed since it was last written
+	inFlight       *statusUpdate    // nil without one
+	attemptCounted bool             // status counts the attempt that starts next
+	startErr       error            // what the worker lacked to start the command; the task is evicted for it
+	process        *process.Process // nil unless the command runs
+	progress       sandbox.ProgressFile
 	stopReason     stopReason
 	deadline       *time.Timer // nil without a deadline
 }
@@ -237,7 +237,7 @@ func (r *runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 	log := r.worker.options.Logs.Create(r.task.UID, attempt)
 	defer log.Close()
 	p, progress, startedAt, startErr := r.startCommand(ctx, attempt, log)
-	defer r.worker.sandbox.release(progress)
+	defer r.worker.sandbox.Release(progress)
 	if p == nil && startErr == nil {
 		log.Discard()
 		return nil
@@ -250,10 +250,10 @@ func (r *runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 	}
 	r.worker.metrics.attemptStarted(r.task, r.status)
 	if startErr != nil {
-		var message tail
+		var message process.Tail
 		_, _ = message.Write([]byte(startErr.Error()))
 		return &batch.TaskStateTerminated{
-			ExitCode: startErr.exitCode, Reason: batch.TaskReasonStartError, Message: message.String(),
+			ExitCode: startErr.ExitCode, Reason: batch.TaskReasonStartError, Message: message.String(),
 			StartedAt: startedAt, FinishedAt: metav1.Now(),
 		}
 	}
@@ -263,17 +263,17 @@ func (r *runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 	defer announce.Stop()
 	poll := time.NewTicker(r.worker.options.ProgressInterval)
 	defer poll.Stop()
-	r.wait(ctx, p.done, announce.C, poll.C)
+	r.wait(ctx, p.Done(), announce.C, poll.C)
 	r.worker.commands.Add(-1)
 	r.process = nil
 	r.pollProgress()
 
 	terminated := &batch.TaskStateTerminated{Reason: batch.TaskReasonCompleted, StartedAt: startedAt, FinishedAt: metav1.Now()}
-	terminated.ExitCode, terminated.Signal = p.exitStatus()
+	terminated.ExitCode, terminated.Signal = p.ExitStatus()
 	if terminated.ExitCode != 0 || r.stopReason == stoppedByDeadline {
-		terminated.Reason, terminated.Message = batch.TaskReasonError, p.output.String()
+		terminated.Reason, terminated.Message = batch.TaskReasonError, p.Output()
 	}
-	if p.oomKilled {
+	if p.OOMKilled() {
 		terminated.Reason = batch.TaskReasonOOMKilled
 	}
 	return terminated
@@ -284,17 +284,17 @@ func (r *runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 // evicted, or is stopped.
 func (r *runner) startCommand(
 	ctx context.Context, attempt int32, log *logs.Log,
-) (*process, progressFile, metav1.Time, *startError) {
+) (*process.Process, sandbox.ProgressFile, metav1.Time, *process.StartError) {
 	for backoff := r.worker.startBackoff; ; {
 		startedAt := metav1.Now()
-		c, progress, err := r.worker.sandbox.prepare(ctx, r.task, attempt)
+		c, progress, err := r.worker.sandbox.Prepare(ctx, r.task, attempt)
 		if err == nil {
-			c.log = log
+			c.Log = log
 			p, startErr := r.worker.startProcess(c)
 			if startErr == nil || !pressure.IsTransient(startErr) || backoff.Steps == 0 && pressure.Reason(startErr) == "" {
 				return p, progress, startedAt, startErr
 			}
-			r.worker.sandbox.release(progress)
+			r.worker.sandbox.Release(progress)
 			err = startErr
 		}
 		if pressure.Reason(err) != "" {
@@ -316,12 +316,12 @@ func (r *runner) startCommand(
 // output that is lost for lack of a resource.
 func (r *runner) pollProgress() bool {
 	if r.process != nil {
-		r.worker.sandbox.ensureDir(r.progress)
-		if err := r.process.log.Missing(); pressure.Reason(err) != "" {
+		r.worker.sandbox.EnsureDir(r.progress)
+		if err := r.process.MissingOutput(); pressure.Reason(err) != "" {
 			r.worker.registration.pressure.RecordFailure(err, r.worker.commands.Load())
 		}
 	}
-	progress := r.progress.read()
+	progress := r.progress.Read()
 	if progress == "" || progress == r.status.progress {
 		return false
 	}
@@ -436,7 +436,7 @@ func (r *runner) finish(ctx context.Context, last *batch.TaskStateTerminated) er
 func (r *runner) stop(reason stopReason, gracePeriod time.Duration) {
 	r.stopReason = max(r.stopReason, reason)
 	if r.process != nil {
-		r.process.terminate(gracePeriod)
+		r.process.Terminate(gracePeriod)
 	}
 }
 

@@ -38,6 +38,8 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/logs"
+	"github.com/leat-dev/leat/pkg/worker/process"
+	"github.com/leat-dev/leat/pkg/worker/sandbox"
 )
 
 // reportTimeout is how long a stopping worker may take to report, in addition to the drain timeout.
@@ -142,11 +144,12 @@ type Worker struct {
 	incarnation  string
 	registration *registration
 	metrics      *metrics
-	sandbox      sandbox // set before the first runner starts
-	predecessor  string  // an earlier incarnation that was leaving, or empty; set before the first runner starts
+	host         *sandbox.Host
+	sandbox      *sandbox.Sandbox // set before the first runner starts
+	predecessor  string           // an earlier incarnation that was leaving, or empty; set before the first runner starts
 
 	// startProcess starts a command, and startBackoff is the backoff between tries.
-	startProcess func(command) (*process, *startError)
+	startProcess func(process.Command) (*process.Process, *process.StartError)
 	startBackoff wait.Backoff
 
 	running    atomic.Int32  // tasks
@@ -160,24 +163,26 @@ type Worker struct {
 	runners map[string]*runner // by the name of the task
 }
 
-// New returns a worker with a new incarnation.
-func New(client versioned.Interface, options Options) *Worker {
+// New returns a worker with a new incarnation. Workers that run in one process share the host.
+func New(client versioned.Interface, host *sandbox.Host, options Options) *Worker {
 	options = options.withDefaults()
 	incarnation := string(uuid.NewUUID())
 	superseded := make(chan struct{})
-	return &Worker{
+	w := &Worker{
 		client:       client,
+		host:         host,
 		options:      options,
 		incarnation:  incarnation,
 		registration: newRegistration(client, options, incarnation),
 		metrics:      newMetrics(options.Registerer),
-		startProcess: startProcess,
 		startBackoff: startBackoff,
 		draining:     make(chan struct{}),
 		superseded:   superseded,
 		supersede:    sync.OnceFunc(func() { close(superseded) }),
 		runners:      map[string]*runner{},
 	}
+	w.startProcess = func(c process.Command) (*process.Process, *process.StartError) { return w.sandbox.Start(c) }
+	return w
 }
 
 // Run kills commands that earlier processes of the worker left running, registers the worker and runs its tasks until
@@ -193,20 +198,29 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	logger := klog.FromContext(ctx).WithValues("worker", klog.KRef(w.options.Namespace, w.options.Name))
 	ctx = klog.NewContext(ctx, logger)
-	release := children.acquire()
+	release := w.host.Acquire()
 	defer release()
+	memory := w.options.Capacity[batch.ResourceMemory]
 	var err error
-	if w.sandbox, err = newSandbox(ctx, w.options, w.incarnation); err != nil {
+	if w.sandbox, err = sandbox.New(ctx, w.host, sandbox.Config{
+		Namespace:   w.options.Namespace,
+		Name:        w.options.Name,
+		Incarnation: w.incarnation,
+		StateDir:    w.options.StateDir,
+		WithheldEnv: w.options.WithheldEnv,
+		Memory:      max(0, memory.Value()),
+		TaskMaxPIDs: w.options.TaskMaxPIDs,
+	}); err != nil {
 		return err
 	}
 	defer func() {
-		if err := w.sandbox.close(); err != nil {
+		if err := w.sandbox.Close(); err != nil {
 			logger.Error(err, "Failed to remove the control groups and files of tasks")
 		}
 	}()
 	tracker := w.registration.pressure
 	defer tracker.Stop()
-	tracker.CheckSpace = func() error { return errors.Join(w.sandbox.checkSpace(), w.options.Logs.SpaceLeft()) }
+	tracker.CheckSpace = func() error { return errors.Join(w.sandbox.CheckSpace(), w.options.Logs.SpaceLeft()) }
 	if err := w.register(ctx); err != nil {
 		return err
 	}
@@ -238,7 +252,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	logger.Info("Draining the worker", "runningTasks", w.running.Load())
 	close(w.draining)
-	if err := w.sandbox.markStopping(); err != nil {
+	if err := w.sandbox.MarkStopping(); err != nil {
 		logger.Error(err, "Failed to record that the worker stops; if it is killed, its commands count as having crashed it")
 	}
 	timeout := time.AfterFunc(w.options.DrainTimeout+reportTimeout, stopRequests)
@@ -410,8 +424,8 @@ func (w *Worker) crashed(task *batch.Task) bool {
 	if task.Status.Incarnation == w.predecessor {
 		return false
 	}
-	if tasks, known := w.sandbox.interrupted[task.Status.Incarnation]; known {
-		return tasks[task.UID]
+	if crashed, known := w.sandbox.Crashed(task.Status.Incarnation, task.UID); known {
+		return crashed
 	}
 	return task.Status.State.Running != nil
 }

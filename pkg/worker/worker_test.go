@@ -37,8 +37,14 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/process"
+	"github.com/leat-dev/leat/pkg/worker/processtest"
+	"github.com/leat-dev/leat/pkg/worker/sandbox"
 	"github.com/leat-dev/leat/pkg/worker/testapi"
 )
+
+// testHost is the host of the test process.
+var testHost = sandbox.NewHost()
 
 // fixture is a server and a client for the test itself, which acts as everything but the worker.
 type fixture struct {
@@ -89,7 +95,7 @@ func (f *fixture) startWorker(api *testapi.Client, change func(*Worker), mutate 
 		m(&options)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{Worker: New(api, options), api: api, done: make(chan struct{})}
+	r := &running{Worker: New(api, testHost, options), api: api, done: make(chan struct{})}
 	change(r.Worker)
 	var err error
 	go func() { defer close(r.done); err = r.Run(ctx) }()
@@ -99,7 +105,7 @@ func (f *fixture) startWorker(api *testapi.Client, change func(*Worker), mutate 
 		return err
 	})
 	f.Cleanup(func() { _ = r.stop() })
-	eventually(f.T, "the worker is ready", func() bool {
+	processtest.Eventually(f.T, "the worker is ready", func() bool {
 		w, err := f.test.BatchV1alpha1().Workers("default").Get(f.Context(), "w", metav1.GetOptions{})
 		return err == nil && w.Status.Incarnation == r.incarnation
 	})
@@ -169,7 +175,7 @@ func (f *fixture) get(name string) *batch.Task {
 func (f *fixture) await(name, what string, cond func(*batch.Task) bool) *batch.Task {
 	f.Helper()
 	var task *batch.Task
-	eventually(f.T, name+" "+what, func() bool {
+	processtest.Eventually(f.T, name+" "+what, func() bool {
 		task = f.get(name)
 		return cond(task)
 	})
@@ -183,7 +189,7 @@ func (f *fixture) awaitFinished(name string) *batch.Task {
 
 func (f *fixture) awaitGone(name string) {
 	f.Helper()
-	eventually(f.T, name+" is deleted", func() bool {
+	processtest.Eventually(f.T, name+" is deleted", func() bool {
 		_, err := f.test.BatchV1alpha1().Tasks("default").Get(f.Context(), name, metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
 	})
@@ -250,11 +256,11 @@ func TestReportsHowATaskEnded(t *testing.T) {
 		{
 			name: "the name of the program is endless", task: &batch.Task{Spec: batch.TaskSpec{Command: []string{"/" + strings.Repeat("x", 100_000)}}},
 			phase: batch.TaskFailed, want: batch.TaskStateTerminated{ExitCode: 126, Reason: "StartError"},
-			message: func(m string) bool { return len(m) == tailSize && strings.HasSuffix(m, "file name too long") },
+			message: func(m string) bool { return len(m) == process.TailSize && strings.HasSuffix(m, "file name too long") },
 		},
 		{
 			name: "much output", task: script("yes 0123456789abcde | head -c 10000000; exit 1"),
-			phase: batch.TaskFailed, want: batch.TaskStateTerminated{ExitCode: 1, Reason: "Error", Message: strings.Repeat("0123456789abcde\n", tailSize/16)},
+			phase: batch.TaskFailed, want: batch.TaskStateTerminated{ExitCode: 1, Reason: "Error", Message: strings.Repeat("0123456789abcde\n", process.TailSize/16)},
 		},
 		{
 			name: "output that is no text", task: script("printf 'a\\377\\000b'; exit 1"),
@@ -458,8 +464,8 @@ func TestDeadline(t *testing.T) {
 		f := newFixture(t)
 		w := f.start()
 		f.run(w, "t", script(f.sleeper("pid", "exit 1")))
-		pidIn(t, f.file("pid"))
-		eventually(t, "the deadline is set", func() bool {
+		processtest.PIDIn(t, f.file("pid"))
+		processtest.Eventually(t, "the deadline is set", func() bool {
 			task := f.get("t")
 			deadline(1)(task)
 			_, err := f.test.BatchV1alpha1().Tasks("default").Update(f.Context(), task, metav1.UpdateOptions{})
@@ -476,7 +482,7 @@ func TestDeletion(t *testing.T) {
 		f := newFixture(t)
 		w := f.start()
 		f.run(w, "t", script(f.sleeper("pid", "sleep 0.2; exit 9"), backoffLimit(5)))
-		pidIn(t, f.file("pid"))
+		processtest.PIDIn(t, f.file("pid"))
 		watch, err := f.test.BatchV1alpha1().Tasks("default").Watch(f.Context(), metav1.ListOptions{ResourceVersion: "1"})
 		f.must(err)
 		defer watch.Stop()
@@ -497,10 +503,10 @@ func TestDeletion(t *testing.T) {
 		f := newFixture(t)
 		w := f.start()
 		f.run(w, "t", script(f.sleeper("pid", "")))
-		pid := pidIn(t, f.file("pid"))
+		pid := processtest.PIDIn(t, f.file("pid"))
 		f.delete("t", ptrTo[int64](1))
 		f.awaitGone("t")
-		if alive(pid) {
+		if processtest.Alive(pid) {
 			t.Error("the command was still alive when the task was gone")
 		}
 	})
@@ -508,7 +514,7 @@ func TestDeletion(t *testing.T) {
 		f := newFixture(t)
 		w := f.start()
 		f.run(w, "t", script(f.sleeper("pid", "")))
-		pidIn(t, f.file("pid"))
+		processtest.PIDIn(t, f.file("pid"))
 		f.delete("t", ptrTo[int64](3600))
 		f.await("t", "is being deleted", func(t *batch.Task) bool { return t.DeletionTimestamp != nil })
 		f.delete("t", ptrTo[int64](1))
@@ -518,9 +524,9 @@ func TestDeletion(t *testing.T) {
 		f := newFixture(t)
 		w := f.start()
 		f.run(w, "t", script("sleep 1000 & echo $! >"+f.file("child")+"; "+f.sleeper("pid", "")))
-		pid, child := pidIn(t, f.file("pid")), pidIn(t, f.file("child"))
+		pid, child := processtest.PIDIn(t, f.file("pid")), processtest.PIDIn(t, f.file("child"))
 		f.delete("t", ptrTo[int64](0))
-		eventually(t, "all is killed", func() bool { return !alive(pid) && !alive(child) })
+		processtest.Eventually(t, "all is killed", func() bool { return !processtest.Alive(pid) && !processtest.Alive(child) })
 	})
 	t.Run("in back-off", func(t *testing.T) {
 		f := newFixture(t)
@@ -569,12 +575,12 @@ func TestAnEvictedTaskIsKilledAndNotWrittenTo(t *testing.T) {
 		f := newFixture(t)
 		w := f.start()
 		f.run(w, "t", script(f.sleeper("pid", "")))
-		pid := pidIn(t, f.file("pid"))
+		pid := processtest.PIDIn(t, f.file("pid"))
 		f.await("t", "is running", func(t *batch.Task) bool { return t.Status.Phase == batch.TaskRunning })
 		f.evict("t")
 		version := f.get("t").ResourceVersion
-		eventually(t, "the command is killed", func() bool { return !alive(pid) })
-		eventually(t, "the runner ends", func() bool { return w.running.Load() == 0 })
+		processtest.Eventually(t, "the command is killed", func() bool { return !processtest.Alive(pid) })
+		processtest.Eventually(t, "the runner ends", func() bool { return w.running.Load() == 0 })
 		if got := f.get("t").ResourceVersion; got != version {
 			t.Error("the task was written to")
 		}
@@ -596,7 +602,7 @@ func TestAnEvictedTaskIsKilledAndNotWrittenTo(t *testing.T) {
 		f.evict("t")
 		version := f.get("t").ResourceVersion
 		close(goOn)
-		eventually(t, "the runner ends", func() bool { return w.running.Load() == 0 })
+		processtest.Eventually(t, "the runner ends", func() bool { return w.running.Load() == 0 })
 		if got := f.get("t"); got.ResourceVersion != version || got.Status.Phase != batch.TaskPending {
 			t.Errorf("the task was written to: %+v", got.Status)
 		}
@@ -605,11 +611,11 @@ func TestAnEvictedTaskIsKilledAndNotWrittenTo(t *testing.T) {
 		f := newFixture(t)
 		w := f.start()
 		f.run(w, "t", script(f.sleeper("pid", "exit 0")))
-		first := pidIn(t, f.file("pid"))
+		first := processtest.PIDIn(t, f.file("pid"))
 		f.evict("t")
 		f.bind("t", w.incarnation)
-		eventually(t, "the command is started again", func() bool { return f.lines("pid") == 2 })
-		if alive(first) {
+		processtest.Eventually(t, "the command is started again", func() bool { return f.lines("pid") == 2 })
+		if processtest.Alive(first) {
 			t.Error("the first command still runs")
 		}
 		task := f.await("t", "is running", func(t *batch.Task) bool { return t.Status.Phase == batch.TaskRunning })
@@ -768,10 +774,10 @@ func TestAHangingWriteDoesNotKeepACommandAlive(t *testing.T) {
 	}
 	w := f.startWith(api)
 	f.run(w, "t", script(f.sleeper("pid", "")))
-	pid := pidIn(t, f.file("pid"))
+	pid := processtest.PIDIn(t, f.file("pid"))
 	<-hung
 	f.delete("t", ptrTo[int64](0))
-	eventually(t, "the command is killed", func() bool { return !alive(pid) })
+	processtest.Eventually(t, "the command is killed", func() bool { return !processtest.Alive(pid) })
 }
 
 func TestTasksOfAnEarlierProcessAreEvicted(t *testing.T) {
@@ -827,7 +833,7 @@ func TestRegistration(t *testing.T) {
 	if l.Spec.HolderIdentity != first.incarnation || *l.Spec.LeaseDurationSeconds != 40 {
 		t.Errorf("got lease %+v", l.Spec)
 	}
-	eventually(t, "the lease is renewed", func() bool { return lease().Spec.RenewTime.After(l.Spec.RenewTime.Time) })
+	processtest.Eventually(t, "the lease is renewed", func() bool { return lease().Spec.RenewTime.After(l.Spec.RenewTime.Time) })
 	if n := first.api.Count("update", "workers/status"); n != 1 {
 		t.Errorf("%d writes of the worker's status though nothing has changed, want 1", n)
 	}
@@ -844,7 +850,7 @@ func TestRegistration(t *testing.T) {
 	_, err := f.test.BatchV1alpha1().Workers("default").Update(f.Context(), w, metav1.UpdateOptions{})
 	f.must(err)
 	second := f.start(func(o *Options) { o.Labels = map[string]string{"zone": "y"} })
-	eventually(t, "it is ready again", func() bool {
+	processtest.Eventually(t, "it is ready again", func() bool {
 		return meta.IsStatusConditionTrue(f.worker().Status.Conditions, batch.WorkerReady) && f.worker().Labels["zone"] == "y"
 	})
 	w = f.worker()
@@ -864,24 +870,24 @@ func TestTheNumberOfRunningTasksIsPublishedWithTheHeartbeat(t *testing.T) {
 	w := f.start()
 	f.run(w, "a", script(f.sleeper("a", "exit 0")))
 	f.run(w, "b", script(f.sleeper("b", "exit 0")))
-	eventually(t, "two are published", func() bool { return f.worker().Status.RunningTasks == 2 })
+	processtest.Eventually(t, "two are published", func() bool { return f.worker().Status.RunningTasks == 2 })
 	f.delete("a", nil)
 	f.delete("b", nil)
-	eventually(t, "none is published", func() bool { return f.worker().Status.RunningTasks == 0 })
+	processtest.Eventually(t, "none is published", func() bool { return f.worker().Status.RunningTasks == 0 })
 }
 
 func TestAWorkerThatWasDeletedRegistersAgain(t *testing.T) {
 	f := newFixture(t)
 	w := f.start()
 	f.run(w, "t", script(f.sleeper("pid", "exit 0")))
-	pid := pidIn(t, f.file("pid"))
+	pid := processtest.PIDIn(t, f.file("pid"))
 	f.must(f.test.BatchV1alpha1().Workers("default").Delete(f.Context(), "w", metav1.DeleteOptions{}))
 	f.must(f.test.BatchV1alpha1().WorkerLeases("default").Delete(f.Context(), "w", metav1.DeleteOptions{}))
-	eventually(t, "it is registered again", func() bool {
+	processtest.Eventually(t, "it is registered again", func() bool {
 		got, err := f.test.BatchV1alpha1().Workers("default").Get(f.Context(), "w", metav1.GetOptions{})
 		return err == nil && got.Status.Incarnation == w.incarnation && meta.IsStatusConditionTrue(got.Status.Conditions, batch.WorkerReady)
 	})
-	if !alive(pid) {
+	if !processtest.Alive(pid) {
 		t.Error("its task was ended")
 	}
 }
@@ -891,14 +897,14 @@ func TestAWorkerMarkedUnknownBecomesReadyAgain(t *testing.T) {
 	w := f.start()
 	// The lease was missing, and the Worker had not changed when the worker read it.
 	f.must(f.test.BatchV1alpha1().WorkerLeases("default").Delete(f.Context(), "w", metav1.DeleteOptions{}))
-	eventually(t, "it has looked", func() bool { return w.api.Count("get", "workers") > 0 })
-	eventually(t, "it is marked as unknown after that", func() bool {
+	processtest.Eventually(t, "it has looked", func() bool { return w.api.Count("get", "workers") > 0 })
+	processtest.Eventually(t, "it is marked as unknown after that", func() bool {
 		got := f.worker()
 		got.Status.Conditions[0].Status = metav1.ConditionUnknown
 		_, err := f.test.BatchV1alpha1().Workers("default").UpdateStatus(f.Context(), got, metav1.UpdateOptions{})
 		return err == nil
 	})
-	eventually(t, "it is ready", func() bool { return meta.IsStatusConditionTrue(f.worker().Status.Conditions, batch.WorkerReady) })
+	processtest.Eventually(t, "it is ready", func() bool { return meta.IsStatusConditionTrue(f.worker().Status.Conditions, batch.WorkerReady) })
 	f.must(w.stop())
 }
 
@@ -906,18 +912,18 @@ func TestASecondProcessOfTheSameNameSupersedesTheFirst(t *testing.T) {
 	f := newFixture(t)
 	first := f.start()
 	f.run(first, "t", script(f.sleeper("pid", "")))
-	pid := pidIn(t, f.file("pid"))
+	pid := processtest.PIDIn(t, f.file("pid"))
 	second := f.start()
 	<-first.done
 	if err := first.stop(); !errors.Is(err, ErrSuperseded) {
 		t.Errorf("the first returned %v", err)
 	}
-	if alive(pid) {
+	if processtest.Alive(pid) {
 		t.Error("the first still runs its task")
 	}
 	f.await("t", "is evicted", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
 	f.bind("t", second.incarnation)
-	eventually(t, "the task is run again", func() bool { return f.lines("pid") == 2 })
+	processtest.Eventually(t, "the task is run again", func() bool { return f.lines("pid") == 2 })
 	if c := f.worker().Status; c.Incarnation != second.incarnation || !meta.IsStatusConditionTrue(c.Conditions, batch.WorkerReady) {
 		t.Errorf("the first has written to the worker of the second: %+v", c)
 	}
@@ -932,8 +938,8 @@ func TestAWorkerEvictsNoTasksOfItsSuccessor(t *testing.T) {
 	if err := first.stop(); !errors.Is(err, ErrSuperseded) {
 		t.Errorf("the first returned %v", err)
 	}
-	pid := pidIn(t, f.file("pid"))
-	if got := f.get("t"); got.Status.Disruptions != 0 || !alive(pid) {
+	pid := processtest.PIDIn(t, f.file("pid"))
+	if got := f.get("t"); got.Status.Disruptions != 0 || !processtest.Alive(pid) {
 		t.Errorf("the task was disturbed: %+v", got.Status)
 	}
 }
@@ -952,7 +958,7 @@ func TestAWorkerThatStops(t *testing.T) {
 	}
 	var pids []int
 	for _, file := range []string{"1", "2", "3", "4"} {
-		pids = append(pids, pidIn(t, f.file(file)))
+		pids = append(pids, processtest.PIDIn(t, f.file(file)))
 	}
 	f.await("waits", "waits", func(t *batch.Task) bool { return t.Status.State.Waiting != nil })
 	f.await("ends-badly", "is running", func(t *batch.Task) bool { return t.Status.Phase == batch.TaskRunning })
@@ -964,7 +970,7 @@ func TestAWorkerThatStops(t *testing.T) {
 		t.Errorf("took %s with a drain timeout of 1 s", d)
 	}
 	for _, pid := range pids {
-		if alive(pid) {
+		if processtest.Alive(pid) {
 			t.Errorf("process %d is still alive", pid)
 		}
 	}
@@ -989,10 +995,10 @@ func TestAWorkerThatStopsTakesNoTasks(t *testing.T) {
 	f := newFixture(t)
 	w := f.start()
 	f.run(w, "old", script(f.sleeper("pid", "echo >"+f.file("terminated")), grace(3600)))
-	pidIn(t, f.file("pid"))
+	processtest.PIDIn(t, f.file("pid"))
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.stop() }()
-	eventually(t, "it reports that it drains", func() bool {
+	processtest.Eventually(t, "it reports that it drains", func() bool {
 		c := meta.FindStatusCondition(f.worker().Status.Conditions, batch.WorkerReady)
 		return c.Status == metav1.ConditionFalse && c.Reason == "Draining"
 	})
@@ -1016,14 +1022,14 @@ func TestAWorkerStopsInTimeWithoutAServer(t *testing.T) {
 	}
 	w := f.startWith(api, func(o *Options) { o.DrainTimeout = 200 * time.Millisecond })
 	f.run(w, "t", script(f.sleeper("pid", "")))
-	pid := pidIn(t, f.file("pid"))
+	pid := processtest.PIDIn(t, f.file("pid"))
 	away.Store(true)
 	started := time.Now()
 	f.must(w.stop())
 	if d := time.Since(started); d > 200*time.Millisecond+2*reportTimeout {
 		t.Errorf("took %s", d)
 	}
-	if alive(pid) {
+	if processtest.Alive(pid) {
 		t.Error("the command is still alive")
 	}
 }
@@ -1066,7 +1072,10 @@ func TestALeaseThatWasTakenOverIsLeftAlone(t *testing.T) {
 // unregistered returns a worker that does not run: the test passes tasks to it.
 func (f *fixture) unregistered() *Worker {
 	f.Helper()
-	w := New(f.server.Client(), testOptions())
+	w := New(f.server.Client(), testHost, testOptions())
+	var err error
+	w.sandbox, err = sandbox.New(f.Context(), testHost, sandbox.Config{Namespace: "default", Name: "w", Incarnation: w.incarnation, StateDir: f.dir})
+	f.must(err)
 	f.Cleanup(func() {
 		select {
 		case <-w.draining:
@@ -1074,6 +1083,7 @@ func (f *fixture) unregistered() *Worker {
 			close(w.draining)
 		}
 		w.wg.Wait()
+		f.must(w.sandbox.Close())
 	})
 	return w
 }
@@ -1145,7 +1155,7 @@ func TestInvalidOptions(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			options := testOptions()
 			mutate(&options)
-			if err := New(testapi.New().Client(), options).Run(t.Context()); err == nil {
+			if err := New(testapi.New().Client(), testHost, options).Run(t.Context()); err == nil {
 				t.Error("it runs")
 			}
 		})
@@ -1161,7 +1171,7 @@ func TestAWorkerIsIdleWithoutTasksAndLeavesNothingBehind(t *testing.T) {
 	for i := range 20 {
 		f.awaitFinished(fmt.Sprint("t", i))
 	}
-	eventually(t, "what is finished is forgotten", func() bool {
+	processtest.Eventually(t, "what is finished is forgotten", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return len(w.runners) == 0

@@ -46,9 +46,13 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/pkg/worker/sandbox"
 	"github.com/leat-dev/leat/test/env"
 	"github.com/leat-dev/leat/test/host"
 )
+
+// workerHost is the host of all workers in the test process.
+var workerHost = sandbox.NewHost()
 
 const (
 	patience = time.Minute
@@ -139,7 +143,7 @@ func startWorkers(t *testing.T, e *env.Env, namespace string) {
 	ended := make(chan error)
 	names := []string{"one-abcde", "two-abcde"}
 	for _, name := range names {
-		w := worker.New(env.Client(t, e.Worker(t, namespace, name)), worker.Options{
+		w := worker.New(env.Client(t, e.Worker(t, namespace, name)), workerHost, worker.Options{
 			Namespace: namespace, Name: name, DrainTimeout: time.Second,
 			Capacity: batch.ResourceList{batch.ResourceTasks: resource.MustParse("8")},
 		})

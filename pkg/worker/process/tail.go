@@ -14,50 +14,50 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package process
 
 import (
 	"strings"
 	"unicode/utf8"
 )
 
-// tailSize is how many bytes of a command's output are kept.
-const tailSize = 4 << 10
+// TailSize is how many bytes of a command's output are kept.
+const TailSize = 4 << 10
 
-// tail is a writer that keeps the last bytes written to it.
-type tail struct {
-	ring [tailSize]byte
+// Tail is a writer that keeps the last bytes written to it.
+type Tail struct {
+	ring [TailSize]byte
 	next int  // where the next byte goes
-	full bool // the ring holds tailSize bytes, the oldest at next
+	full bool // the ring holds TailSize bytes, the oldest at next
 }
 
-// Write writes p, of which the last tailSize bytes are kept. It never returns an error.
-func (t *tail) Write(p []byte) (int, error) {
+// Write writes p, of which the last TailSize bytes are kept. It never returns an error.
+func (t *Tail) Write(p []byte) (int, error) {
 	n := len(p)
-	if n >= tailSize {
-		t.full = t.full || n > tailSize || t.next > 0
-		p, t.next = p[n-tailSize:], 0
+	if n >= TailSize {
+		t.full = t.full || n > TailSize || t.next > 0
+		p, t.next = p[n-TailSize:], 0
 	}
 	for len(p) > 0 {
 		copied := copy(t.ring[t.next:], p)
 		p = p[copied:]
-		if t.next += copied; t.next == tailSize {
+		if t.next += copied; t.next == TailSize {
 			t.next, t.full = 0, true
 		}
 	}
 	return n, nil
 }
 
-// String returns the kept bytes as valid UTF-8, at most tailSize bytes long.
-func (t *tail) String() string {
+// String returns the kept bytes as valid UTF-8, at most TailSize bytes long.
+func (t *Tail) String() string {
 	kept := string(t.ring[:t.next])
 	if t.full {
 		kept = trimPartialRune(string(t.ring[t.next:]) + kept)
 	}
 	// A replacement character can be longer than the run of invalid bytes that it replaces.
 	kept = strings.ToValidUTF8(kept, string(utf8.RuneError))
-	if len(kept) > tailSize {
-		kept = trimPartialRune(kept[len(kept)-tailSize:])
+	if len(kept) > TailSize {
+		kept = trimPartialRune(kept[len(kept)-TailSize:])
 	}
 	return kept
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package cgroup
 
 import (
 	"os"
@@ -24,7 +24,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -109,11 +108,11 @@ func TestDelegate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := plain(t, t.TempDir(), tc.files)
 			got, err := delegate(dir)
-			if err != nil || got.dir != dir || !slices.Equal(got.controllers, tc.controllers) {
+			if err != nil || got.Dir != dir || !slices.Equal(got.Controllers, tc.controllers) {
 				t.Errorf("got %+v, %v, want controllers %q", got, err, tc.controllers)
 			}
-			if (got.limitsErr == nil) != (tc.limitsErr == "") || got.limitsErr != nil && !strings.Contains(got.limitsErr.Error(), tc.limitsErr) {
-				t.Errorf("limits are unavailable because of %v, want %q", got.limitsErr, tc.limitsErr)
+			if (got.LimitsErr == nil) != (tc.limitsErr == "") || got.LimitsErr != nil && !strings.Contains(got.LimitsErr.Error(), tc.limitsErr) {
+				t.Errorf("limits are unavailable because of %v, want %q", got.LimitsErr, tc.limitsErr)
 			}
 			if moved := content(filepath.Join(dir, leafCgroup), "cgroup.procs") == self; moved != tc.moved {
 				t.Errorf("moved to the leaf: %t", moved)
@@ -131,7 +130,7 @@ func TestDelegate(t *testing.T) {
 func TestLimitsOfATask(t *testing.T) {
 	dir := t.TempDir()
 	plain(t, filepath.Join(dir, "w"), map[string]string{"cgroup.kill": ""})
-	g, err := newCgroups(delegation{dir: dir, controllers: []string{"cpu", "memory", "pids"}}, "w", 8<<30, 100)
+	g, err := NewGroups(Delegation{Dir: dir, Controllers: []string{"cpu", "memory", "pids"}}, "w", 8<<30, 100)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +154,7 @@ func TestLimitsOfATask(t *testing.T) {
 		"a lot":    {batch.ResourceList{"cpu": resource.MustParse("1000")}, map[string]string{"cpu.weight": "10000"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			created, err := g.create(name, tc.requests)
+			created, err := g.Create(name, tc.requests)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -168,7 +167,7 @@ func TestLimitsOfATask(t *testing.T) {
 		})
 	}
 	g.maxPIDs, g.controllers = -1, []string{"pids"}
-	created, err := g.create("not bounded", nil)
+	created, err := g.Create("not bounded", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,130 +175,10 @@ func TestLimitsOfATask(t *testing.T) {
 		t.Errorf("written: %v", entries)
 	}
 	created.handle.Close()
-	if _, err := newCgroups(delegation{dir: dir}, "without cgroup.kill", 0, 1); err == nil || !strings.Contains(err.Error(), "5.14") {
+	if _, err := NewGroups(Delegation{Dir: dir}, "without cgroup.kill", 0, 1); err == nil || !strings.Contains(err.Error(), "5.14") {
 		t.Errorf("an old kernel: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "without cgroup.kill")); err == nil {
 		t.Error("the group that is of no use is left")
-	}
-}
-
-func TestOOMScore(t *testing.T) {
-	for _, tc := range []struct{ own, request, capacity, want int64 }{
-		{0, 0, 1000, 1000},
-		{0, 250, 1000, 750},
-		{0, 1000, 1000, 1},
-		{0, 5000, 1000, 1},
-		{900, 250, 1000, 901},
-		{1000, 0, 1000, 1000},
-		{-998, 1000, 1000, 0},
-	} {
-		if got := oomScoreAdj(tc.own, tc.request, tc.capacity); got != tc.want {
-			t.Errorf("oomScoreAdj(%d, %d, %d) = %d, want %d", tc.own, tc.request, tc.capacity, got, tc.want)
-		}
-	}
-}
-
-func TestTasksAreKilledBeforeTheirWorker(t *testing.T) {
-	s := newTestSandbox(t, "score", false)
-	s.memory = 1000 << 20
-	c, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{
-		Command:   []string{"sleep", "1000"},
-		Resources: batch.TaskResources{Requests: batch.ResourceList{"memory": resource.MustParse("100Mi")}},
-	}}, 1)
-	p := mustStart(t, c)
-	eventually(t, "the score is set", func() bool {
-		return content("/proc/"+strconv.Itoa(p.cmd.Process.Pid), "oom_score_adj") == strconv.FormatInt(max(900, s.oomScoreAdj+1), 10)+"\n"
-	})
-}
-
-func TestOOMKilledIsDetected(t *testing.T) {
-	s := newTestSandbox(t, "memory", true)
-	for i, tc := range []struct {
-		name, events, script string
-		want                 bool
-	}{
-		{"killed", "low 0\noom 1\noom_kill 2\noom_group_kill 1\n", "kill -9 $$", true},
-		{"a shell's child was", "oom 1\noom_kill 1\n", "exit 137", true},
-		{"killed by somebody", "oom 0\noom_kill 0\noom_group_kill 0\n", "kill -9 $$", false},
-		{"a part, and it succeeded", "oom_kill 1\n", "exit 0", false},
-		{"a part, and it failed", "oom_kill 1\n", "exit 1", false},
-		{"no memory events", "", "kill -9 $$", false},
-		{"was over a limit, no death", "max 7\noom 1\noom_kill 0\n", "kill -9 $$", false},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			events := filepath.Join(plain(t, t.TempDir(), map[string]string{"memory.events": tc.events}), "memory.events")
-			c, _, _ := s.prepare(t.Context(), &batch.Task{}, int32(i))
-			c.argv = []string{"sh", "-c", tc.script}
-			if c.cgroup == nil {
-				t.Logf("this machine has no control groups to use: only the file is read")
-				if got := hasOOMKill(events); tc.want && !got {
-					t.Error("the file is not understood")
-				}
-				return
-			}
-			c.cgroup.events = events
-			p := mustStart(t, c)
-			awaitExit(t, p)
-			if p.oomKilled != tc.want {
-				t.Errorf("out of memory: %t", p.oomKilled)
-			}
-		})
-	}
-}
-
-// TestRealCgroup uses the control groups of this machine, if this test may.
-func TestRealCgroup(t *testing.T) {
-	s := newTestSandbox(t, "real", true)
-	in, err := delegatedCgroup()
-	if s.cgroups == nil {
-		t.Logf("this machine has no control groups to use (%v): commands are started all the same", err)
-		if code, _ := awaitExit(t, s.sh(t, "exit 3")); code != 3 {
-			t.Errorf("exit code %d", code)
-		}
-		return
-	}
-	t.Logf("groups in %s, controllers %q, limits: %v", in.dir, in.controllers, in.limitsErr)
-
-	dir := t.TempDir()
-	p := s.sh(t, `(setsid env -i sh -c 'cat /proc/self/cgroup >`+dir+`/child; echo $$ >`+dir+`/pid; exec sleep 1000' &); cat /proc/self/cgroup >`+dir+`/own; exec sleep 1000`)
-	daemon := pidIn(t, dir+"/pid")
-	name := filepath.Base(p.cgroup.dir)
-	for _, file := range []string{"own", "child"} {
-		eventually(t, "the "+file+" group is written", func() bool { return strings.Contains(content(dir, file), name+"\n") })
-	}
-	// A task, for example a container runtime, creates groups in its own.
-	if err := os.MkdirAll(filepath.Join(p.cgroup.dir, "a", "b"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := writeFile(filepath.Join(p.cgroup.dir, "a", "b"), "cgroup.procs", strconv.Itoa(daemon)); err != nil {
-		t.Fatal(err)
-	}
-	p.terminate(0)
-	awaitExit(t, p)
-	if alive(daemon) {
-		t.Error("a process of the group is alive")
-	}
-	if _, err := os.Stat(p.cgroup.dir); err == nil {
-		t.Error("the group is left")
-	}
-
-	// Nothing can start in this group.
-	handle, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	outside := mustStart(t, command{argv: []string{"sh", "-c", "exit 4"}, cgroup: &cgroup{dir: filepath.Join(dir, "none"), handle: handle}})
-	if code, _ := awaitExit(t, outside); code != 4 {
-		t.Errorf("exit code %d of a command that was started without its group", code)
-	}
-
-	// This command cannot start.
-	c, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"/no/such/program"}}}, 7)
-	if _, err := startProcess(c); err == nil {
-		t.Fatal("it was started")
-	}
-	if err := unix.Access(c.cgroup.dir, unix.F_OK); err == nil {
-		t.Error("its group is left")
 	}
 }

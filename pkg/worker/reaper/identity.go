@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package reaper
 
 import (
 	"bytes"
@@ -32,22 +32,22 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// markVariable is in the environment of all commands. Its value names the worker process and the attempt:
+// MarkVariable is in the environment of all commands. Its value names the worker process and the attempt:
 // <identity of the process>/<namespace>/<name>/<incarnation>/<task>-<attempt>.
-const markVariable = "LEAT_PROCESS"
+const MarkVariable = "LEAT_PROCESS"
 
-// identity identifies a worker process on a machine. The start time distinguishes a process from a later one with the
+// Identity identifies a worker process on a machine. The start time distinguishes a process from a later one with the
 // same number.
-type identity struct {
-	pidNamespace string
-	pid          int
-	started      uint64
+type Identity struct {
+	PIDNamespace string
+	PID          int
+	Started      uint64
 }
 
-// ownIdentity returns the identity of this process.
-func ownIdentity() (identity, error) {
+// OwnIdentity returns the identity of this process.
+func OwnIdentity() (Identity, error) {
 	s, err := readStat(os.Getpid())
-	return identity{pidNamespace(), os.Getpid(), s.started}, err
+	return Identity{pidNamespace(), os.Getpid(), s.started}, err
 }
 
 func pidNamespace() string {
@@ -55,50 +55,50 @@ func pidNamespace() string {
 	return strings.Trim(link, "pid:[]")
 }
 
-// String returns the identity in the form that parseIdentity reads.
-func (i identity) String() string { return fmt.Sprintf("%s-%d-%d", i.pidNamespace, i.pid, i.started) }
+// String returns the identity in the form that ParseIdentity reads.
+func (i Identity) String() string { return fmt.Sprintf("%s-%d-%d", i.PIDNamespace, i.PID, i.Started) }
 
-// parseIdentity is the inverse of identity.String.
-func parseIdentity(text string) (i identity, ok bool) {
+// ParseIdentity is the inverse of Identity.String.
+func ParseIdentity(text string) (i Identity, ok bool) {
 	parts := strings.Split(text, "-")
 	if len(parts) != 3 || parts[0] == "" {
-		return identity{}, false
+		return Identity{}, false
 	}
 	pid, err1 := strconv.Atoi(parts[1])
 	started, err2 := strconv.ParseUint(parts[2], 10, 64)
-	return identity{parts[0], pid, started}, err1 == nil && err2 == nil
+	return Identity{parts[0], pid, started}, err1 == nil && err2 == nil
 }
 
-// visible reports whether this process can see the other one if that is alive. Processes of other PID namespaces are
+// Visible reports whether this process can see the other one if that is alive. Processes of other PID namespaces are
 // not visible.
-func (i identity) visible() bool { return i.pidNamespace == pidNamespace() }
+func (i Identity) Visible() bool { return i.PIDNamespace == pidNamespace() }
 
-// hasExited reports whether text is the identity of a process that has certainly ended.
-func hasExited(text string) bool {
-	i, ok := parseIdentity(text)
-	if !ok || !i.visible() {
+// HasExited reports whether text is the identity of a process that has certainly ended.
+func HasExited(text string) bool {
+	i, ok := ParseIdentity(text)
+	if !ok || !i.Visible() {
 		return false
 	}
-	s, err := readStat(i.pid)
-	return errors.Is(err, os.ErrNotExist) || err == nil && (s.started != i.started || s.dead())
+	s, err := readStat(i.PID)
+	return errors.Is(err, os.ErrNotExist) || err == nil && (s.started != i.Started || s.dead())
 }
 
 // isOrphan reports whether an entry of an environment marks a process of the worker, given as <namespace>/<name>, whose
 // worker process has ended.
 func isOrphan(entry, worker string) bool {
-	mark, ok := strings.CutPrefix(entry, markVariable+"=")
+	mark, ok := strings.CutPrefix(entry, MarkVariable+"=")
 	if !ok {
 		return false
 	}
 	owner, rest, _ := strings.Cut(mark, "/")
-	return strings.HasPrefix(rest, worker+"/") && hasExited(owner)
+	return strings.HasPrefix(rest, worker+"/") && HasExited(owner)
 }
 
-// killOrphans kills the processes that earlier processes of the worker have left behind, by the marks in their
+// KillOrphans kills the processes that earlier processes of the worker have left behind, by the marks in their
 // environments. It returns when they are gone.
-func killOrphans(ctx context.Context, worker string) error {
+func KillOrphans(ctx context.Context, worker string) error {
 	var left []int
-	err := wait.PollUntilContextTimeout(ctx, 5*time.Millisecond, killTimeout, true, func(context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(ctx, 5*time.Millisecond, KillTimeout, true, func(context.Context) (bool, error) {
 		all, err := allProcesses()
 		if err != nil {
 			return false, err
@@ -127,16 +127,16 @@ func killOrphans(ctx context.Context, worker string) error {
 	return err
 }
 
-// forEachOrphan calls a function for each directory in parent whose worker process has ended: own for those of the
+// ForEachOrphan calls a function for each directory in parent whose worker process has ended: own for those of the
 // worker with the prefix, others for those of other workers.
-func forEachOrphan(parent, prefix string, own, others func(dir string) error) error {
+func ForEachOrphan(parent, prefix string, own, others func(dir string) error) error {
 	dirs, err := filepath.Glob(filepath.Join(parent, "leat-*-*-*-*.*"))
 	errs := []error{err}
 	for _, dir := range dirs {
 		name := filepath.Base(dir)
 		owner, _, _ := strings.Cut(name[min(len(prefix)+1, len(name)):], ".")
 		switch {
-		case !hasExited(owner):
+		case !HasExited(owner):
 		case strings.HasPrefix(name, prefix+"-"):
 			errs = append(errs, own(dir))
 		default:

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package sandbox
 
 import (
 	"bufio"
@@ -31,44 +31,51 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/cgroup"
+	"github.com/leat-dev/leat/pkg/worker/process"
+	"github.com/leat-dev/leat/pkg/worker/processtest"
+	"github.com/leat-dev/leat/pkg/worker/reaper"
 )
+
+// testHost is the host of the test process.
+var testHost = NewHost()
 
 // newTestSandbox returns the sandbox of a worker with that name. Without control groups it finds processes by their
 // marks.
-func newTestSandbox(t *testing.T, name string, withGroups bool) *sandbox {
+func newTestSandbox(t *testing.T, name string, withGroups bool) *Sandbox {
 	t.Helper()
-	t.Cleanup(children.acquire())
-	options := testOptions().withDefaults()
-	options.Name = name
-	s, err := newSandbox(t.Context(), options, strconv.FormatInt(time.Now().UnixNano(), 36))
+	t.Cleanup(testHost.Acquire())
+	s, err := New(t.Context(), testHost, Config{
+		Namespace: "default", Name: name, Incarnation: strconv.FormatInt(time.Now().UnixNano(), 36), TaskMaxPIDs: 4096,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := s
+	all := *s
 	t.Cleanup(func() {
-		if err := all.close(); err != nil {
+		if err := all.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	if !withGroups {
 		s.cgroups = nil
 	}
-	return &s
+	return s
 }
 
 // both runs a test with processes found by marks, and in control groups if this machine has them.
-func both(t *testing.T, test func(t *testing.T, s *sandbox)) {
+func both(t *testing.T, test func(t *testing.T, s *Sandbox)) {
 	t.Run("by marks", func(t *testing.T) { test(t, newTestSandbox(t, "by-marks", false)) })
 	t.Run("by groups", func(t *testing.T) {
 		s := newTestSandbox(t, "by-groups", true)
 		if s.cgroups == nil {
-			if in, err := delegatedCgroup(); err == nil && in.limitsErr == nil {
-				t.Errorf("there are no groups in %s, which has controllers", in.dir)
+			if in, err := testHost.delegation(); err == nil && in.LimitsErr == nil {
+				t.Errorf("there are no groups in %s, which has controllers", in.Dir)
 			}
 			t.Log("this machine lets no control groups be used: marks are tested again")
 		}
@@ -76,20 +83,20 @@ func both(t *testing.T, test func(t *testing.T, s *sandbox)) {
 	})
 }
 
-func (s *sandbox) sh(t *testing.T, script string) *process {
+func (s *Sandbox) sh(t *testing.T, script string) *process.Process {
 	t.Helper()
-	c, progress, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", strings.ReplaceAll(script, "$", "$$")}}}, 1)
-	p := mustStart(t, c)
+	c, progress, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", strings.ReplaceAll(script, "$", "$$")}}}, 1)
+	p := mustStart(t, s, c)
 	t.Cleanup(func() {
-		p.terminate(0)
-		<-p.done
-		s.release(progress)
+		p.Terminate(0)
+		<-p.Done()
+		s.Release(progress)
 	})
 	return p
 }
 
 func TestRemainingProcessesOfACommandAreKilled(t *testing.T) {
-	both(t, func(t *testing.T, s *sandbox) {
+	both(t, func(t *testing.T, s *Sandbox) {
 		for _, tc := range []struct {
 			name, script string
 			groupOnly    bool
@@ -112,7 +119,7 @@ func TestRemainingProcessesOfACommandAreKilled(t *testing.T) {
 				if code, _ := awaitExit(t, p); code != 3 {
 					t.Errorf("exit code %d, want 3", code)
 				}
-				if pid := pidIn(t, file); alive(pid) {
+				if pid := processtest.PIDIn(t, file); processtest.Alive(pid) {
 					t.Errorf("process %d is alive", pid)
 				}
 			})
@@ -121,21 +128,21 @@ func TestRemainingProcessesOfACommandAreKilled(t *testing.T) {
 }
 
 func TestProcessesOfOtherCommandsAreNotKilled(t *testing.T) {
-	both(t, func(t *testing.T, s *sandbox) {
+	both(t, func(t *testing.T, s *Sandbox) {
 		file := filepath.Join(t.TempDir(), "pid")
-		c, _, _ := s.prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
+		c, _, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
 			"(setsid sh -c 'echo $$$$ >" + file + "; exec sleep 1000' &); exec sleep 1000"}}}, 2)
-		other := mustStart(t, c)
-		daemon := pidIn(t, file)
+		other := mustStart(t, s, c)
+		daemon := processtest.PIDIn(t, file)
 		for range 5 {
 			awaitExit(t, s.sh(t, "(setsid sleep 1000 &); exit 0"))
 		}
-		if !alive(daemon) || !alive(other.cmd.Process.Pid) {
+		if !processtest.Alive(daemon) || !processtest.Alive(other.PID()) {
 			t.Error("what another command runs has ended")
 		}
-		other.terminate(0)
+		other.Terminate(0)
 		awaitExit(t, other)
-		if alive(daemon) {
+		if processtest.Alive(daemon) {
 			t.Error("it does not end with its own")
 		}
 	})
@@ -144,9 +151,11 @@ func TestProcessesOfOtherCommandsAreNotKilled(t *testing.T) {
 // zombies returns how many children of this process are dead and not reaped.
 func zombies() int {
 	n := 0
-	all, _ := allProcesses()
-	for _, pid := range all {
-		if s, err := readStat(pid); err == nil && s.parent == os.Getpid() && s.dead() {
+	files, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range files {
+		stat, _ := os.ReadFile(file)
+		_, after, _ := strings.Cut(string(stat), ") ")
+		if strings.HasPrefix(after, fmt.Sprintf("Z %d ", os.Getpid())) {
 			n++
 		}
 	}
@@ -154,12 +163,12 @@ func zombies() int {
 }
 
 func TestNoOrphanStaysAZombie(t *testing.T) {
-	both(t, func(t *testing.T, s *sandbox) {
+	both(t, func(t *testing.T, s *Sandbox) {
 		done := filepath.Join(t.TempDir(), "done")
 		p := s.sh(t, `i=0; while [ $i -lt 300 ]; do (setsid sh -c : &); (sh -c : &); i=$((i+1)); done; sleep 0.1; touch `+done+`; exec sleep 1000`)
-		eventually(t, "the orphans are made", func() bool { _, err := os.Stat(done); return err == nil })
-		eventually(t, "all are reaped while the command runs", func() bool { return zombies() == 0 })
-		p.terminate(0)
+		processtest.Eventually(t, "the orphans are made", func() bool { _, err := os.Stat(done); return err == nil })
+		processtest.Eventually(t, "all are reaped while the command runs", func() bool { return zombies() == 0 })
+		p.Terminate(0)
 		awaitExit(t, p)
 	})
 }
@@ -176,132 +185,21 @@ func TestExitStatusesOfOtherChildrenAreKept(t *testing.T) {
 				if err := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1)).Run(); !errors.As(err, &exit) || exit.ExitCode() != i+1 {
 					t.Errorf("a command of others that exits with %d: %v", i+1, err)
 				}
-				p, err := startProcess(command{argv: []string{"sh", "-c", fmt.Sprint("exit ", i+1)}})
+				p, err := s.Start(process.Command{Argv: []string{"sh", "-c", fmt.Sprint("exit ", i+1)}})
 				if err != nil {
 					t.Error(err)
 					continue
 				}
-				<-p.done
-				if code, _ := p.exitStatus(); code != int32(i+1) {
+				<-p.Done()
+				if code, _ := p.ExitStatus(); code != int32(i+1) {
 					t.Errorf("exit code %d, want %d", code, i+1)
 				}
 			}
 		})
 	}
 	parts.Wait()
-	farm.terminate(0)
+	farm.Terminate(0)
 	awaitExit(t, farm)
-}
-
-func TestOnlyOrphansAreReaped(t *testing.T) {
-	// Where the kernel does not list children, all processes are listed, with the children of all threads.
-	r := &reaper{commands: map[int]bool{}, listChildren: func(int) ([]int, error) { return allProcesses() }}
-	stop := make(chan struct{})
-	var passes sync.WaitGroup
-	passes.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				r.scan(nil)
-			}
-		}
-	})
-	defer passes.Wait()
-	defer close(stop)
-	for i := range 30 {
-		command := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1))
-		command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		if err := r.start(command); err != nil {
-			t.Fatal(err)
-		}
-		others := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1))
-		if err := others.Start(); err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range []*exec.Cmd{command, others} {
-			eventually(t, "it has ended", func() bool { return !alive(c.Process.Pid) })
-			if err := c.Wait(); c.ProcessState == nil || c.ProcessState.ExitCode() != i+1 {
-				t.Errorf("the exit status of a command was taken: %v", err)
-			}
-		}
-		r.forget(command)
-	}
-}
-
-func TestReaperRunsWhileItHasUsers(t *testing.T) {
-	adopts := func() bool {
-		var is int32
-		if err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&is)), 0, 0, 0); err != nil {
-			t.Fatal(err)
-		}
-		return is != 0
-	}
-	first, second := children.acquire(), children.acquire()
-	first()
-	first()
-	if !adopts() {
-		t.Error("it does not adopt while one asks for it")
-	}
-	second()
-	if adopts() {
-		t.Error("it adopts when nobody asks for it any more")
-	}
-}
-
-func TestParseStat(t *testing.T) {
-	for name, tc := range map[string]struct {
-		text string
-		want processStat
-		ok   bool
-	}{
-		"plain":       {"12 (sh) S 3 12 9 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2 3\n", processStat{'S', 3, 9, 4711, 1}, true},
-		"a tall name": {"12 (a) Z (b) Z 3 12 9 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2 3\n", processStat{'Z', 3, 9, 4711, 1}, true},
-		"cut":         {"12 (sh) S 3 12 9", processStat{}, false},
-		"empty":       {"", processStat{}, false},
-		"no numbers":  {"12 (sh) S a b c d e f g h i j k l m n o p q r s t", processStat{}, false},
-	} {
-		got, err := parseStat([]byte(tc.text))
-		if (err == nil) != tc.ok || tc.ok && got != tc.want {
-			t.Errorf("%s: got %+v, %v", name, got, err)
-		}
-	}
-}
-
-func TestHasExited(t *testing.T) {
-	own, err := ownIdentity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone := exec.Command("true")
-	if err := gone.Run(); err != nil {
-		t.Fatal(err)
-	}
-	for name, tc := range map[string]struct {
-		by   string
-		want bool
-	}{
-		"this process":                 {own.String(), false},
-		"one that has ended":           {identity{own.pidNamespace, gone.Process.Pid, 1}.String(), true},
-		"one whose number was reused":  {identity{own.pidNamespace, own.pid, own.started - 1}.String(), true},
-		"one that cannot be seen":      {identity{"4711", gone.Process.Pid, 1}.String(), false},
-		"one of an unknown namespace":  {identity{"", gone.Process.Pid, 1}.String(), false},
-		"no owner":                     {"x", false},
-		"an owner that makes no sense": {own.pidNamespace + "-x-y", false},
-	} {
-		if got := hasExited(tc.by); got != tc.want {
-			t.Errorf("%s: ended is %t", name, got)
-		}
-		if got := isOrphan(markVariable+"="+tc.by+"/ns/w/inc/uid-1", "ns/w"); got != tc.want {
-			t.Errorf("%s: orphaned is %t", name, got)
-		}
-		for _, other := range []string{markVariable + "=" + tc.by + "/ns/w2/inc/uid-1", markVariable + "=" + tc.by + "/ns/w", "OTHER=" + tc.by + "/ns/w/inc/uid-1"} {
-			if isOrphan(other, "ns/w") {
-				t.Errorf("%s: %s is taken for the worker's", name, other)
-			}
-		}
-	}
 }
 
 // TestHelperOutOfDescriptors is not a test: it is the worker process of
@@ -314,7 +212,7 @@ func TestHelperOutOfDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	// The daemon holds the output pipe open, so that its end does not free a descriptor.
 	p := s.sh(t, "(setsid sh -c 'echo $$ >"+dir+"/pid; exec sleep 1000' &); exec sleep 1000")
-	daemon := pidIn(t, dir+"/pid")
+	daemon := processtest.PIDIn(t, dir+"/pid")
 	t.Cleanup(func() { _ = unix.Kill(daemon, unix.SIGKILL) })
 	var limit unix.Rlimit
 	if err := errors.Join(unix.Getrlimit(unix.RLIMIT_NOFILE, &limit), unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 64, Max: limit.Max})); err != nil {
@@ -325,16 +223,16 @@ func TestHelperOutOfDescriptors(t *testing.T) {
 			break
 		}
 	}
-	p.terminate(0)
+	p.Terminate(0)
 	select {
-	case <-p.done:
+	case <-p.Done():
 	case <-time.After(200 * time.Millisecond):
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	<-p.done
-	if alive(daemon) {
+	<-p.Done()
+	if processtest.Alive(daemon) {
 		t.Error("what the command has left behind is alive")
 	}
 }
@@ -354,14 +252,14 @@ func TestHelperThatLeavesOrphans(t *testing.T) {
 		return
 	}
 	s := newTestSandbox(t, name, os.Getenv("WORKER_TEST_GROUPS") != "")
-	c, _, _ := s.prepare(context.Background(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
+	c, _, _ := s.Prepare(context.Background(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
 		"(setsid sh -c 'echo pid $$$$; exec sleep 1000' &); exec sleep 1000"}}}, 1)
-	c.env = append(c.env, "WORKER_TEST_ORPHANS_OF=")
-	p := exec.Command(c.argv[0], c.argv[1:]...)
-	p.Env, p.Stdout = c.env, os.Stdout
+	c.Env = append(c.Env, "WORKER_TEST_ORPHANS_OF=")
+	p := exec.Command(c.Argv[0], c.Argv[1:]...)
+	p.Env, p.Stdout = c.Env, os.Stdout
 	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if c.cgroup != nil {
-		p.SysProcAttr.UseCgroupFD, p.SysProcAttr.CgroupFD = true, int(c.cgroup.handle.Fd())
+	if c.Cgroup != nil {
+		p.SysProcAttr.UseCgroupFD, p.SysProcAttr.CgroupFD = true, c.Cgroup.FD()
 	}
 	if err := p.Run(); err != nil {
 		t.Fatal(err)
@@ -385,7 +283,7 @@ func TestProcessesOfAKilledWorkerAreKilled(t *testing.T) {
 				daemon, _ = strconv.Atoi(text)
 			}
 		}
-		if daemon == 0 || !alive(daemon) {
+		if daemon == 0 || !processtest.Alive(daemon) {
 			t.Fatalf("the helper runs no daemon (%d)", daemon)
 		}
 		t.Cleanup(func() {
@@ -406,22 +304,22 @@ func TestProcessesOfAKilledWorkerAreKilled(t *testing.T) {
 				}
 				_ = helper.Wait()
 			}
-			if !alive(left) || !alive(otherLeft) {
+			if !processtest.Alive(left) || !processtest.Alive(otherLeft) {
 				t.Fatal("the test is void: what was left has ended by itself")
 			}
 			newTestSandbox(t, "killed", groups != "")
-			if alive(left) {
+			if processtest.Alive(left) {
 				t.Error("what the killed worker has left is alive")
 			}
-			if !alive(kept) || !alive(running.Process.Pid) {
+			if !processtest.Alive(kept) || !processtest.Alive(running.Process.Pid) {
 				t.Error("what a worker that runs, of the same name, has started was killed")
 			}
-			if !alive(otherLeft) {
+			if !processtest.Alive(otherLeft) {
 				t.Error("what another worker has left was killed")
 			}
 			newTestSandbox(t, "another", groups != "")
-			if in, err := delegatedCgroup(); groups != "" && err == nil {
-				dirs, _ := filepath.Glob(filepath.Join(in.dir, "leat-*", "*-*"))
+			if in, err := testHost.delegation(); groups != "" && err == nil {
+				dirs, _ := filepath.Glob(filepath.Join(in.Dir, "leat-*", "*-*"))
 				for _, dir := range dirs {
 					if pids, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")); bytes.Contains(pids, []byte(strconv.Itoa(left))) {
 						t.Errorf("the group %s is left", dir)
@@ -435,10 +333,12 @@ func TestProcessesOfAKilledWorkerAreKilled(t *testing.T) {
 func TestFilesOfAKilledWorkerAreRemoved(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	s := newTestSandbox(t, "files", false)
-	own, _ := ownIdentity()
+	own, _ := reaper.OwnIdentity()
+	earlier := own
+	earlier.Started--
 	prefix, rest, _ := strings.Cut(filepath.Base(s.attemptDirs.parent), own.String())
-	stale := filepath.Join(os.TempDir(), prefix+identity{own.pidNamespace, own.pid, own.started - 1}.String()+rest)
-	foreign := filepath.Join(os.TempDir(), "leat-0123456789abcdef-"+identity{own.pidNamespace, own.pid, own.started - 1}.String()+rest)
+	stale := filepath.Join(os.TempDir(), prefix+earlier.String()+rest)
+	foreign := filepath.Join(os.TempDir(), "leat-0123456789abcdef-"+earlier.String()+rest)
 	used := filepath.Join(os.TempDir(), "leat-0123456789abcdef-"+own.String()+rest)
 	unknown := filepath.Join(os.TempDir(), "leat-worker-a-b-c.d")
 	for _, dir := range []string{stale, foreign, used, unknown} {
@@ -457,4 +357,168 @@ func TestFilesOfAKilledWorkerAreRemoved(t *testing.T) {
 			t.Errorf("those of another were removed: %v", err)
 		}
 	}
+}
+
+// plain returns a directory of plain files, which accept everything that is written to them.
+func plain(t *testing.T, dir string, files map[string]string) string {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func content(dir, file string) string {
+	text, _ := os.ReadFile(filepath.Join(dir, file))
+	return string(text)
+}
+
+func TestOOMScore(t *testing.T) {
+	for _, tc := range []struct{ own, request, capacity, want int64 }{
+		{0, 0, 1000, 1000},
+		{0, 250, 1000, 750},
+		{0, 1000, 1000, 1},
+		{0, 5000, 1000, 1},
+		{900, 250, 1000, 901},
+		{1000, 0, 1000, 1000},
+		{-998, 1000, 1000, 0},
+	} {
+		if got := oomScoreAdj(tc.own, tc.request, tc.capacity); got != tc.want {
+			t.Errorf("oomScoreAdj(%d, %d, %d) = %d, want %d", tc.own, tc.request, tc.capacity, got, tc.want)
+		}
+	}
+}
+
+func TestTasksAreKilledBeforeTheirWorker(t *testing.T) {
+	s := newTestSandbox(t, "score", false)
+	s.memory = 1000 << 20
+	c, _, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{
+		Command:   []string{"sleep", "1000"},
+		Resources: batch.TaskResources{Requests: batch.ResourceList{"memory": resource.MustParse("100Mi")}},
+	}}, 1)
+	p := mustStart(t, s, c)
+	processtest.Eventually(t, "the score is set", func() bool {
+		return content("/proc/"+strconv.Itoa(p.PID()), "oom_score_adj") == strconv.FormatInt(max(900, s.oomScoreAdj+1), 10)+"\n"
+	})
+}
+
+func TestOOMKilledIsDetected(t *testing.T) {
+	s := newTestSandbox(t, "memory", true)
+	for i, tc := range []struct {
+		name, events, script string
+		want                 bool
+	}{
+		{"killed", "low 0\noom 1\noom_kill 2\noom_group_kill 1\n", "kill -9 $$", true},
+		{"a shell's child was", "oom 1\noom_kill 1\n", "exit 137", true},
+		{"killed by somebody", "oom 0\noom_kill 0\noom_group_kill 0\n", "kill -9 $$", false},
+		{"a part, and it succeeded", "oom_kill 1\n", "exit 0", false},
+		{"a part, and it failed", "oom_kill 1\n", "exit 1", false},
+		{"no memory events", "", "kill -9 $$", false},
+		{"was over a limit, no death", "max 7\noom 1\noom_kill 0\n", "kill -9 $$", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			events := filepath.Join(plain(t, t.TempDir(), map[string]string{"memory.events": tc.events}), "memory.events")
+			c, _, _ := s.Prepare(t.Context(), &batch.Task{}, int32(i))
+			c.Argv = []string{"sh", "-c", tc.script}
+			if c.Cgroup == nil {
+				t.Logf("this machine has no control groups to use: only the file is read")
+				if got := cgroup.HasOOMKill(events); tc.want && !got {
+					t.Error("the file is not understood")
+				}
+				return
+			}
+			c.Cgroup.EventsFile = events
+			p := mustStart(t, s, c)
+			awaitExit(t, p)
+			if p.OOMKilled() != tc.want {
+				t.Errorf("out of memory: %t", p.OOMKilled())
+			}
+		})
+	}
+}
+
+// TestRealCgroup uses the control groups of this machine, if this test may.
+func TestRealCgroup(t *testing.T) {
+	s := newTestSandbox(t, "real", true)
+	in, err := testHost.delegation()
+	if s.cgroups == nil {
+		t.Logf("this machine has no control groups to use (%v): commands are started all the same", err)
+		if code, _ := awaitExit(t, s.sh(t, "exit 3")); code != 3 {
+			t.Errorf("exit code %d", code)
+		}
+		return
+	}
+	t.Logf("groups in %s, controllers %q, limits: %v", in.Dir, in.Controllers, in.LimitsErr)
+
+	dir := t.TempDir()
+	p := s.sh(t, `(setsid env -i sh -c 'cat /proc/self/cgroup >`+dir+`/child; echo $$ >`+dir+`/pid; exec sleep 1000' &); cat /proc/self/cgroup >`+dir+`/own; exec sleep 1000`)
+	daemon := processtest.PIDIn(t, dir+"/pid")
+	group := filepath.Join(s.cgroups.Dir(), "-1")
+	for _, file := range []string{"own", "child"} {
+		processtest.Eventually(t, "the "+file+" group is written", func() bool { return strings.Contains(content(dir, file), filepath.Base(group)+"\n") })
+	}
+	// A task, for example a container runtime, creates groups in its own.
+	if err := os.MkdirAll(filepath.Join(group, "a", "b"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(group, "a", "b", "cgroup.procs"), []byte(strconv.Itoa(daemon)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p.Terminate(0)
+	awaitExit(t, p)
+	if processtest.Alive(daemon) {
+		t.Error("a process of the group is alive")
+	}
+	if _, err := os.Stat(group); err == nil {
+		t.Error("the group is left")
+	}
+
+	// Nothing can start in this group.
+	plain(t, filepath.Join(dir, "w"), map[string]string{"cgroup.kill": ""})
+	groups, err := cgroup.NewGroups(cgroup.Delegation{Dir: dir}, "w", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	none, err := groups.Create("none", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside := mustStart(t, s, process.Command{Argv: []string{"sh", "-c", "exit 4"}, Cgroup: none})
+	if code, _ := awaitExit(t, outside); code != 4 {
+		t.Errorf("exit code %d of a command that was started without its group", code)
+	}
+
+	// This command cannot start.
+	c, _, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"/no/such/program"}}}, 7)
+	if _, err := s.Start(c); err == nil {
+		t.Fatal("it was started")
+	}
+	if err := unix.Access(c.Cgroup.Dir(), unix.F_OK); err == nil {
+		t.Error("its group is left")
+	}
+}
+
+func mustStart(t *testing.T, s *Sandbox, c process.Command) *process.Process {
+	t.Helper()
+	p, err := s.Start(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Terminate(0) })
+	return p
+}
+
+func awaitExit(t *testing.T, p *process.Process) (code, signal int32) {
+	t.Helper()
+	select {
+	case <-p.Done():
+	case <-time.After(15 * time.Second):
+		t.Fatal("the command does not end")
+	}
+	return p.ExitStatus()
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package process
 
 import (
 	"bufio"
@@ -29,64 +29,36 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/leat-dev/leat/pkg/worker/processtest"
+	"github.com/leat-dev/leat/pkg/worker/reaper"
 )
 
-// eventually polls until cond returns true.
-func eventually(t *testing.T, what string, cond func() bool) {
+// testReaper is the reaper of the test process.
+var testReaper = reaper.New()
+
+func sh(script string) Command {
+	return Command{Argv: []string{"sh", "-c", script}, Env: os.Environ()}
+}
+
+func mustStart(t *testing.T, c Command) *Process {
 	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for tick := time.NewTicker(5 * time.Millisecond); !cond(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 15 s", what)
-		}
-	}
-}
-
-// alive reports whether the process exists and has not ended.
-func alive(pid int) bool {
-	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return false
-	}
-	_, after, _ := strings.Cut(string(stat), ") ")
-	return !strings.HasPrefix(after, "Z")
-}
-
-// pidIn waits for a file with a process ID and returns it.
-func pidIn(t *testing.T, file string) int {
-	t.Helper()
-	pid := 0
-	eventually(t, "a process ID in "+file, func() bool {
-		data, _ := os.ReadFile(file)
-		text, whole := strings.CutSuffix(string(data), "\n")
-		pid, _ = strconv.Atoi(text)
-		return whole && pid > 0
-	})
-	return pid
-}
-
-func sh(script string) command {
-	return command{argv: []string{"sh", "-c", script}, env: os.Environ()}
-}
-
-func mustStart(t *testing.T, c command) *process {
-	t.Helper()
-	p, err := startProcess(c)
+	p, err := Start(testReaper, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { p.terminate(0) })
+	t.Cleanup(func() { p.Terminate(0) })
 	return p
 }
 
-func awaitExit(t *testing.T, p *process) (code, signal int32) {
+func awaitExit(t *testing.T, p *Process) (code, signal int32) {
 	t.Helper()
 	select {
-	case <-p.done:
+	case <-p.Done():
 	case <-time.After(15 * time.Second):
 		t.Fatal("the command does not end")
 	}
-	return p.exitStatus()
+	return p.ExitStatus()
 }
 
 func TestHowACommandEnds(t *testing.T) {
@@ -136,33 +108,33 @@ func TestACommandThatCannotBeStarted(t *testing.T) {
 	t.Setenv("PATH", "/no/such/path:"+os.Getenv("PATH"))
 	for _, tc := range []struct {
 		name    string
-		c       command
+		c       Command
 		code    int32
 		message string
 	}{
-		{"not on the path", command{argv: []string{"no-such-program"}}, 127,
+		{"not on the path", Command{Argv: []string{"no-such-program"}}, 127,
 			fmt.Sprintf("cannot start %q in directory %q: no such program on the PATH of the worker, %q", "no-such-program", here, os.Getenv("PATH"))},
-		{"in a directory of its own", command{argv: []string{"./none"}, dir: dir}, 127, fmt.Sprintf("cannot start %q in directory %q: ", "./none", dir)},
-		{"no such interpreter", command{argv: []string{"./script"}, dir: dir}, 127, `: it needs the interpreter "/no/such/interpreter", which does not exist`},
-		{"lines of Windows", command{argv: []string{dir + "/windows"}}, 127, `: it needs the interpreter "/bin/sh\r", since its lines end as on Windows`},
-		{"no such dynamic linker", command{argv: []string{linked}}, 127, `: it needs the dynamic linker "/`},
-		{"no program of this machine", command{argv: []string{dir + "/elsewhere"}}, 126, ": exec format error: it is neither a program for linux/"},
-		{"an empty program", command{argv: []string{dir + "/empty"}}, 126, "exec format error"},
-		{"no such file", command{argv: []string{dir + "/none"}}, 127, "no such file"},
-		{"empty", command{argv: []string{""}}, 126, "no command"},
-		{"not executable", command{argv: []string{plain}}, 126, "permission denied"},
-		{"a directory", command{argv: []string{dir}}, 126, ""},
-		{"no such working directory", command{argv: []string{"true"}, dir: dir + "/none"}, 126, "workingDir"},
-		{"working directory is a file", command{argv: []string{"true"}, dir: plain}, 126, "not a directory"},
-		{"a zero byte in an argument", command{argv: []string{"true", "a\x00b"}}, 126, "invalid argument"},
+		{"in a directory of its own", Command{Argv: []string{"./none"}, Dir: dir}, 127, fmt.Sprintf("cannot start %q in directory %q: ", "./none", dir)},
+		{"no such interpreter", Command{Argv: []string{"./script"}, Dir: dir}, 127, `: it needs the interpreter "/no/such/interpreter", which does not exist`},
+		{"lines of Windows", Command{Argv: []string{dir + "/windows"}}, 127, `: it needs the interpreter "/bin/sh\r", since its lines end as on Windows`},
+		{"no such dynamic linker", Command{Argv: []string{linked}}, 127, `: it needs the dynamic linker "/`},
+		{"no program of this machine", Command{Argv: []string{dir + "/elsewhere"}}, 126, ": exec format error: it is neither a program for linux/"},
+		{"an empty program", Command{Argv: []string{dir + "/empty"}}, 126, "exec format error"},
+		{"no such file", Command{Argv: []string{dir + "/none"}}, 127, "no such file"},
+		{"empty", Command{Argv: []string{""}}, 126, "no command"},
+		{"not executable", Command{Argv: []string{plain}}, 126, "permission denied"},
+		{"a directory", Command{Argv: []string{dir}}, 126, ""},
+		{"no such working directory", Command{Argv: []string{"true"}, Dir: dir + "/none"}, 126, "workingDir"},
+		{"working directory is a file", Command{Argv: []string{"true"}, Dir: plain}, 126, "not a directory"},
+		{"a zero byte in an argument", Command{Argv: []string{"true", "a\x00b"}}, 126, "invalid argument"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := startProcess(tc.c)
+			_, err := Start(testReaper, tc.c)
 			if err == nil {
 				t.Fatal("it was started")
 			}
-			if err.exitCode != tc.code || !strings.Contains(err.Error(), tc.message) {
-				t.Errorf("got code %d and %q, want %d and something with %q", err.exitCode, err, tc.code, tc.message)
+			if err.ExitCode != tc.code || !strings.Contains(err.Error(), tc.message) {
+				t.Errorf("got code %d and %q, want %d and something with %q", err.ExitCode, err, tc.code, tc.message)
 			}
 		})
 	}
@@ -171,8 +143,8 @@ func TestACommandThatCannotBeStarted(t *testing.T) {
 func TestTerminateLeavesTheGroupTimeToEnd(t *testing.T) {
 	dir := t.TempDir()
 	p := mustStart(t, sh("trap 'echo bye >"+dir+"/trap; exit 7' TERM; echo $$ >"+dir+"/pid; while :; do sleep 0.02; done"))
-	pidIn(t, dir+"/pid")
-	p.terminate(time.Minute)
+	processtest.PIDIn(t, dir+"/pid")
+	p.Terminate(time.Minute)
 	if code, _ := awaitExit(t, p); code != 7 {
 		t.Errorf("got exit code %d, want that of the trap", code)
 	}
@@ -185,24 +157,24 @@ func TestTerminateKillsAfterTheShortestGracePeriod(t *testing.T) {
 	dir := t.TempDir()
 	stubborn := sh("trap '' TERM; echo $$ >" + dir + "/pid; while :; do sleep 0.02; done")
 	p := mustStart(t, stubborn)
-	pidIn(t, dir+"/pid")
+	processtest.PIDIn(t, dir+"/pid")
 	started := time.Now()
-	p.terminate(time.Hour)
-	p.terminate(300 * time.Millisecond)
-	p.terminate(time.Hour) // does not extend the grace period
+	p.Terminate(time.Hour)
+	p.Terminate(300 * time.Millisecond)
+	p.Terminate(time.Hour) // does not extend the grace period
 	if code, signal := awaitExit(t, p); code != 137 || signal != 9 {
 		t.Errorf("got exit code %d, signal %d, want 137, 9", code, signal)
 	}
 	if d := time.Since(started); d < 300*time.Millisecond {
 		t.Errorf("killed after %s, with 300 ms to go", d)
 	}
-	p.terminate(0) // has no effect
+	p.Terminate(0) // has no effect
 }
 
 func TestNothingOfTheGroupOutlivesTheCommand(t *testing.T) {
 	dir := t.TempDir()
 	p := mustStart(t, sh("sleep 1000 & echo $! >"+dir+"/pid; exit 0"))
-	child := pidIn(t, dir+"/pid")
+	child := processtest.PIDIn(t, dir+"/pid")
 	started := time.Now()
 	if code, _ := awaitExit(t, p); code != 0 {
 		t.Errorf("got exit code %d", code)
@@ -210,20 +182,20 @@ func TestNothingOfTheGroupOutlivesTheCommand(t *testing.T) {
 	if d := time.Since(started); d > outputDelay {
 		t.Errorf("took %s: the pipe was waited for", d)
 	}
-	eventually(t, "the background process ends", func() bool { return !alive(child) })
+	processtest.Eventually(t, "the background process ends", func() bool { return !processtest.Alive(child) })
 }
 
 func TestAProcessThatIsNotFoundDoesNotHoldUpTheEnd(t *testing.T) {
 	dir := t.TempDir()
 	// The process has left the session and has no mark.
 	p := mustStart(t, sh("setsid sh -c 'echo $$ >"+dir+"/pid; exec sleep 1000' & while [ ! -s "+dir+"/pid ]; do sleep 0.01; done; echo out"))
-	stray := pidIn(t, dir+"/pid")
+	stray := processtest.PIDIn(t, dir+"/pid")
 	t.Cleanup(func() { _ = unix.Kill(stray, unix.SIGKILL) })
 	awaitExit(t, p)
-	if got := p.output.String(); got != "out\n" {
+	if got := p.Output(); got != "out\n" {
 		t.Errorf("got output %q", got)
 	}
-	if !alive(stray) {
+	if !processtest.Alive(stray) {
 		t.Error("the test is void: the stray process has ended")
 	}
 }
@@ -231,7 +203,7 @@ func TestAProcessThatIsNotFoundDoesNotHoldUpTheEnd(t *testing.T) {
 func TestOutputIsBoundedAndText(t *testing.T) {
 	p := mustStart(t, sh("head -c 10000000 /dev/zero | tr '\\0' x; printf '\\377\\376 end' >&2"))
 	awaitExit(t, p)
-	if got, want := p.output.String(), strings.Repeat("x", tailSize-7)+"\uFFFD end"; got != want {
+	if got, want := p.Output(), strings.Repeat("x", TailSize-7)+"\uFFFD end"; got != want {
 		t.Errorf("got %d bytes ending in %q, want %d bytes", len(got), got[max(0, len(got)-20):], len(want))
 	}
 }
@@ -241,9 +213,9 @@ func TestHelperThatIsKilled(t *testing.T) {
 	if os.Getenv("WORKER_TEST_HELPER") == "" {
 		return
 	}
-	p := mustStart(t, command{argv: []string{"sleep", "1000"}, env: os.Environ()})
-	_, _ = os.Stdout.WriteString("pid " + strconv.Itoa(p.cmd.Process.Pid) + "\n")
-	<-p.done
+	p := mustStart(t, Command{Argv: []string{"sleep", "1000"}, Env: os.Environ()})
+	_, _ = os.Stdout.WriteString("pid " + strconv.Itoa(p.PID()) + "\n")
+	<-p.Done()
 }
 
 func TestACommandDiesWithItsWorker(t *testing.T) {
@@ -262,12 +234,12 @@ func TestACommandDiesWithItsWorker(t *testing.T) {
 			pid, _ = strconv.Atoi(text)
 		}
 	}
-	if pid == 0 || !alive(pid) {
+	if pid == 0 || !processtest.Alive(pid) {
 		t.Fatalf("the helper runs no command (pid %d)", pid)
 	}
 	if err := helper.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = helper.Wait()
-	eventually(t, "the command of the killed process ends", func() bool { return !alive(pid) })
+	processtest.Eventually(t, "the command of the killed process ends", func() bool { return !processtest.Alive(pid) })
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package sandbox
 
 import (
 	"fmt"
@@ -25,6 +25,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/process"
 )
 
 func TestExpand(t *testing.T) {
@@ -90,11 +91,11 @@ func TestNewCommand(t *testing.T) {
 			WorkingDir: "$(FIRST)",
 		},
 	}, 3, "/run/progress", []string{"WITHHELD"})
-	if want := []string{"1", "$(OF_THE_WORKER)", "1t$(FIRST)", "t/ns/3"}; !slices.Equal(c.argv, want) {
-		t.Errorf("argv is %q, want %q", c.argv, want)
+	if want := []string{"1", "$(OF_THE_WORKER)", "1t$(FIRST)", "t/ns/3"}; !slices.Equal(c.Argv, want) {
+		t.Errorf("argv is %q, want %q", c.Argv, want)
 	}
-	if c.dir != "$(FIRST)" {
-		t.Errorf("dir is %q: it is not expanded for containers either", c.dir)
+	if c.Dir != "$(FIRST)" {
+		t.Errorf("dir is %q: it is not expanded for containers either", c.Dir)
 	}
 	// If a name occurs twice, the last value counts.
 	for name, want := range map[string]string{
@@ -103,7 +104,7 @@ func TestNewCommand(t *testing.T) {
 		"TASK_PROGRESS_FILE": "/run/progress", "WITHHELD": "",
 	} {
 		got := ""
-		for _, e := range c.env {
+		for _, e := range c.Env {
 			if len(e) > len(name) && e[:len(name)+1] == name+"=" {
 				got = e[len(name)+1:]
 			}
@@ -122,17 +123,43 @@ func TestExpansionIsBounded(t *testing.T) {
 	}
 	c := newCommand(task, 1, "", nil)
 	size := 0
-	for _, text := range append(slices.Clone(c.argv), c.env...) {
+	for _, text := range append(slices.Clone(c.Argv), c.Env...) {
 		size += len(text)
 	}
-	if !c.tooLong || size > 3*maxExpanded {
-		t.Fatalf("it has %d bytes, too long: %t", size, c.tooLong)
+	if c.Err == nil || size > 3*maxExpanded {
+		t.Fatalf("it has %d bytes, error: %v", size, c.Err)
 	}
-	if _, err := startProcess(c); err == nil || err.exitCode != 126 || !strings.Contains(err.Error(), "refer to less") {
+	if _, err := process.Start(testHost.reaper, c); err == nil || err.ExitCode != 126 || !strings.Contains(err.Error(), "refer to less") {
 		t.Errorf("it is started: %v", err)
 	}
 	task.Spec.Env = task.Spec.Env[:15]
-	if c := newCommand(task, 1, "", nil); c.tooLong {
+	if c := newCommand(task, 1, "", nil); c.Err != nil {
 		t.Error("320 KiB are too long")
 	}
+}
+
+// FuzzExpand checks that an expansion is bounded, and that text without references stays as it is.
+func FuzzExpand(f *testing.F) {
+	for _, text := range []string{"", "$(A)", "$$(A)", "$(B)$(A)", "$(", "$", "$$$", "$(A", "a$(NONE)b", "$($(A))"} {
+		f.Add(text, "value", 100)
+		f.Add(text, "$(A)", 3)
+		f.Add(strings.Repeat("$(A)", 20), strings.Repeat(text, 20), 10)
+	}
+	f.Fuzz(func(t *testing.T, text, value string, limit int) {
+		vars := map[string]string{"A": value, "B": "b"}
+		all := expand(text, vars, maxExpanded)
+		got := expand(text, vars, limit)
+		if len(got) > max(0, limit)+len(text)+max(len(value), len("b")) {
+			t.Errorf("expand(%q, %q, %d) has %d bytes", text, vars, limit, len(got))
+		}
+		if !strings.HasPrefix(all, got) || len(got) <= limit && got != all && len(all) <= maxExpanded {
+			t.Errorf("expand(%q, %q, %d) = %q, of %q", text, vars, limit, got, all)
+		}
+		if !strings.Contains(text, "$") && all != text {
+			t.Errorf("expand(%q) = %q", text, all)
+		}
+		if escaped := strings.ReplaceAll(text, "$", "$$"); expand(escaped, vars, maxExpanded) != text && len(text) <= maxExpanded {
+			t.Errorf("expand(%q) = %q", escaped, expand(escaped, vars, maxExpanded))
+		}
+	})
 }

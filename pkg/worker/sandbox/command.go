@@ -14,9 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package sandbox
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -24,7 +25,7 @@ import (
 	"strings"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker/logs"
+	"github.com/leat-dev/leat/pkg/worker/process"
 )
 
 // maxExpanded is how many bytes the arguments and variables of a task may have after expansion. No system starts a
@@ -70,23 +71,11 @@ func expand(s string, vars map[string]string, limit int) string {
 	return b.String()
 }
 
-// command is the command of one attempt, ready to be started.
-type command struct {
-	argv []string
-	dir  string
-	env  []string
-
-	tooLong     bool      // argv and env exceed maxExpanded and are incomplete: the command cannot be started
-	mark        string    // an entry of env that is unique to the attempt
-	cgroup      *cgroup   // to start in, or nil
-	oomScoreAdj int64     // zero does not change it
-	log         *logs.Log // for the output; nil discards it
-}
-
 // newCommand returns the command of an attempt. Its environment is that of the worker without the withheld variables,
 // then that of the task, then variables that identify the task and name its progress file. References are expanded with
-// the latter two; those in the task's variables only with variables before them.
-func newCommand(task *batch.Task, attempt int32, progress progressFile, withheld []string) command {
+// the latter two; those in the task's variables only with variables before them. A command that is too long is incomplete, and
+// has an Err.
+func newCommand(task *batch.Task, attempt int32, progress ProgressFile, withheld []string) process.Command {
 	identity := map[string]string{
 		"TASK_NAME":      task.Name,
 		"TASK_NAMESPACE": task.Namespace,
@@ -95,18 +84,20 @@ func newCommand(task *batch.Task, attempt int32, progress progressFile, withheld
 	if progress != "" {
 		identity[progressVariable] = string(progress)
 	}
-	c := command{dir: task.Spec.WorkingDir, env: slices.DeleteFunc(os.Environ(), func(entry string) bool {
+	c := process.Command{Dir: task.Spec.WorkingDir, Env: slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		return slices.Contains(withheld, name)
 	})}
 	vars, room := maps.Clone(identity), maxExpanded
 	expanded := func(text string) string {
-		if c.tooLong {
+		if c.Err != nil {
 			return ""
 		}
 		text = expand(text, vars, room)
 		room -= len(text)
-		c.tooLong = room < 0
+		if room < 0 {
+			c.Err = fmt.Errorf("command, args and env have more than %d bytes once references are expanded: refer to less", maxExpanded)
+		}
 		return text
 	}
 	for _, e := range task.Spec.Env {
@@ -114,14 +105,14 @@ func newCommand(task *batch.Task, attempt int32, progress progressFile, withheld
 			continue
 		}
 		vars[e.Name] = expanded(e.Value)
-		c.env = append(c.env, e.Name+"="+vars[e.Name])
+		c.Env = append(c.Env, e.Name+"="+vars[e.Name])
 	}
 	for name, value := range identity {
-		c.env = append(c.env, name+"="+value)
+		c.Env = append(c.Env, name+"="+value)
 	}
 	for _, args := range [][]string{task.Spec.Command, task.Spec.Args} {
 		for _, arg := range args {
-			c.argv = append(c.argv, expanded(arg))
+			c.Argv = append(c.Argv, expanded(arg))
 		}
 	}
 	return c

@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+// Package cgroup runs the tasks of a worker in control groups (version 2) that limit their resources.
+package cgroup
 
 import (
 	"bytes"
@@ -26,7 +27,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,38 +34,39 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/pressure"
+	"github.com/leat-dev/leat/pkg/worker/reaper"
 )
 
 // leafCgroup is the group that this process moves to before it enables controllers in its own: a group with enabled
 // controllers cannot contain processes.
 const leafCgroup = "leat-worker"
 
-// delegation is the control group (v2) in which this process may create groups.
-type delegation struct {
-	dir string
-	// controllers are the enabled ones of those that are used here.
-	controllers []string
-	// limitsErr is why there are no controllers, nil if there are.
-	limitsErr error
+// Delegation is the control group (v2) in which this process may create groups.
+type Delegation struct {
+	Dir string
+	// Controllers are the enabled ones of those that are used here.
+	Controllers []string
+	// LimitsErr is why there are no controllers, nil if there are.
+	LimitsErr error
 }
 
-// delegatedCgroup returns the control group that this process was started in. If controllers can be enabled there, it
+// Delegate returns the control group that this process was started in. If controllers can be enabled there, it
 // has moved this process to a leaf.
-var delegatedCgroup = sync.OnceValues(func() (delegation, error) {
+func Delegate() (Delegation, error) {
 	membership, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
-		return delegation{}, err
+		return Delegation{}, err
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return delegation{}, err
+		return Delegation{}, err
 	}
 	dir, err := cgroupDir(string(membership), string(mounts))
 	if err != nil {
-		return delegation{}, err
+		return Delegation{}, err
 	}
 	return delegate(dir)
-})
+}
 
 // cgroupDir returns the directory of a process's control group, from the content of its cgroup and mountinfo files.
 func cgroupDir(membership, mounts string) (string, error) {
@@ -95,34 +96,34 @@ func cgroupDir(membership, mounts string) (string, error) {
 }
 
 // delegate enables the available ones of the controllers cpu, memory and pids in dir.
-func delegate(dir string) (delegation, error) {
+func delegate(dir string) (Delegation, error) {
 	if err := unix.Access(dir, unix.W_OK); err != nil {
-		return delegation{}, fmt.Errorf("the control group %s is not this user's to write to: %w", dir, err)
+		return Delegation{}, fmt.Errorf("the control group %s is not this user's to write to: %w", dir, err)
 	}
-	d := delegation{dir: dir}
+	d := Delegation{Dir: dir}
 	available, err := readWords(dir, "cgroup.controllers")
 	if err != nil {
-		return delegation{}, err
+		return Delegation{}, err
 	}
 	for _, name := range []string{"cpu", "memory", "pids"} {
 		if slices.Contains(available, name) {
-			d.controllers = append(d.controllers, name)
+			d.Controllers = append(d.Controllers, name)
 		}
 	}
-	if len(d.controllers) == 0 {
-		d.limitsErr = fmt.Errorf("the control group %s has none of the controllers cpu, memory and pids", dir)
+	if len(d.Controllers) == 0 {
+		d.LimitsErr = fmt.Errorf("the control group %s has none of the controllers cpu, memory and pids", dir)
 		return d, nil
 	}
 	enabled, err := readWords(dir, "cgroup.subtree_control")
 	if err != nil {
-		return delegation{}, err
+		return Delegation{}, err
 	}
-	if slices.ContainsFunc(d.controllers, func(name string) bool { return !slices.Contains(enabled, name) }) {
+	if slices.ContainsFunc(d.Controllers, func(name string) bool { return !slices.Contains(enabled, name) }) {
 		if err := moveToLeaf(dir); err != nil {
-			return delegation{dir: dir, limitsErr: err}, nil
+			return Delegation{Dir: dir, LimitsErr: err}, nil
 		}
-		if err := enableControllers(dir, d.controllers); err != nil {
-			return delegation{dir: dir, limitsErr: err}, nil
+		if err := enableControllers(dir, d.Controllers); err != nil {
+			return Delegation{Dir: dir, LimitsErr: err}, nil
 		}
 	}
 	return d, nil
@@ -156,17 +157,17 @@ func enableControllers(dir string, controllers []string) error {
 	return writeFile(dir, "cgroup.subtree_control", "+"+strings.Join(controllers, " +"))
 }
 
-// cgroups is the control group of one worker, which contains one group for each attempt.
-type cgroups struct {
+// Groups is the control group of one worker, which contains one group for each attempt.
+type Groups struct {
 	dir         string
 	controllers []string
 	memory      int64 // of the worker in bytes, or zero
 	maxPIDs     int64 // of a task; less than zero is unlimited
 }
 
-// newCgroups creates the group of a worker.
-func newCgroups(parent delegation, name string, memory, maxPIDs int64) (*cgroups, error) {
-	g := &cgroups{dir: filepath.Join(parent.dir, name), controllers: parent.controllers, memory: memory, maxPIDs: maxPIDs}
+// NewGroups creates the group of a worker.
+func NewGroups(parent Delegation, name string, memory, maxPIDs int64) (*Groups, error) {
+	g := &Groups{dir: filepath.Join(parent.Dir, name), controllers: parent.Controllers, memory: memory, maxPIDs: maxPIDs}
 	if err := os.MkdirAll(g.dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -178,7 +179,7 @@ func newCgroups(parent delegation, name string, memory, maxPIDs int64) (*cgroups
 	return g, nil
 }
 
-func (g *cgroups) configure() error {
+func (g *Groups) configure() error {
 	if _, err := os.Stat(filepath.Join(g.dir, "cgroup.kill")); err != nil {
 		return fmt.Errorf("the kernel cannot kill a control group, as it can from Linux 5.14 on: %w", err)
 	}
@@ -193,20 +194,21 @@ func (g *cgroups) configure() error {
 	return enableControllers(g.dir, g.controllers)
 }
 
-// cgroup is the control group of one attempt.
-type cgroup struct {
+// Group is the control group of one attempt.
+type Group struct {
 	dir    string
 	handle *os.File
-	events string // path of memory.events, empty without the memory controller
+	// EventsFile is the path of memory.events, empty without the memory controller.
+	EventsFile string
 }
 
-// create creates the group of an attempt with these limits:
+// Create creates the group of an attempt with these limits:
 //   - cpu.weight is 100, the kernel's default, for each requested CPU, and 1 for a task that requests none.
 //   - memory.min is the memory that the task requests. The kernel does not reclaim it for others.
 //   - memory.oom.group makes the kernel kill the whole task, not one of its processes, when memory runs out.
 //   - pids.max keeps a fork bomb from using all process numbers of the machine.
-func (g *cgroups) create(name string, requests batch.ResourceList) (*cgroup, error) {
-	created := &cgroup{dir: filepath.Join(g.dir, name)}
+func (g *Groups) Create(name string, requests batch.ResourceList) (*Group, error) {
+	created := &Group{dir: filepath.Join(g.dir, name)}
 	if err := os.Mkdir(created.dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -218,7 +220,7 @@ func (g *cgroups) create(name string, requests batch.ResourceList) (*cgroup, err
 			weight := min(max(cpu.MilliValue()/10, 1), 10_000)
 			errs = append(errs, writeFile(created.dir, "cpu.weight", strconv.FormatInt(weight, 10)))
 		case "memory":
-			created.events = filepath.Join(created.dir, "memory.events")
+			created.EventsFile = filepath.Join(created.dir, "memory.events")
 			errs = append(errs, writeFile(created.dir, "memory.oom.group", "1"))
 			if memory := requests[batch.ResourceMemory]; memory.Sign() > 0 {
 				errs = append(errs, writeFile(created.dir, "memory.min", strconv.FormatInt(memory.Value(), 10)))
@@ -239,28 +241,37 @@ func (g *cgroups) create(name string, requests batch.ResourceList) (*cgroup, err
 	return created, nil
 }
 
-// killAndRemove kills all processes in the group and removes it. oomKilled is whether the kernel killed one of them
+// KillAndRemove kills all processes in the group and removes it. oomKilled is whether the kernel killed one of them
 // before because memory ran out.
-func (g *cgroup) killAndRemove() (oomKilled bool, err error) {
+func (g *Group) KillAndRemove() (oomKilled bool, err error) {
 	g.handle.Close()
-	return hasOOMKill(g.events), killCgroup(g.dir)
+	return HasOOMKill(g.EventsFile), Kill(g.dir)
 }
 
-// remove removes the group of the worker. All attempts must have ended.
-func (g *cgroups) remove() error { return killCgroup(g.dir) }
+// Dir returns the directory of the group.
+func (g *Groups) Dir() string { return g.dir }
 
-// killCgroup kills all processes in a group and in the groups below it, and removes them.
-func killCgroup(dir string) error {
-	if removeCgroup(dir) == nil {
+// Dir returns the directory of the group.
+func (g *Group) Dir() string { return g.dir }
+
+// FD returns a descriptor of the group, with which a process can start in it. It is valid until KillAndRemove.
+func (g *Group) FD() int { return int(g.handle.Fd()) }
+
+// Remove removes the group of the worker. All attempts must have ended.
+func (g *Groups) Remove() error { return Kill(g.dir) }
+
+// Kill kills all processes in a group and in the groups below it, and removes them.
+func Kill(dir string) error {
+	if RemoveEmpty(dir) == nil {
 		return nil
 	}
 	last := error(nil)
-	err := wait.PollUntilContextTimeout(context.Background(), 2*time.Millisecond, killTimeout, true, func(context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(context.Background(), 2*time.Millisecond, reaper.KillTimeout, true, func(context.Context) (bool, error) {
 		err := writeFile(dir, "cgroup.kill", "1")
 		if err != nil && !errors.Is(err, os.ErrNotExist) && pressure.Reason(err) == "" {
 			return false, err
 		}
-		last = removeCgroup(dir)
+		last = RemoveEmpty(dir)
 		return last == nil, nil
 	})
 	if err != nil {
@@ -269,8 +280,8 @@ func killCgroup(dir string) error {
 	return nil
 }
 
-// removeCgroup removes a group without processes, and groups that a task has created in it.
-func removeCgroup(dir string) error {
+// RemoveEmpty removes a group without processes, and groups that a task has created in it.
+func RemoveEmpty(dir string) error {
 	err := unix.Rmdir(dir)
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -278,7 +289,7 @@ func removeCgroup(dir string) error {
 	entries, _ := os.ReadDir(dir)
 	for _, entry := range entries {
 		if entry.IsDir() {
-			if err := removeCgroup(filepath.Join(dir, entry.Name())); err != nil {
+			if err := RemoveEmpty(filepath.Join(dir, entry.Name())); err != nil {
 				return err
 			}
 		}
@@ -286,8 +297,8 @@ func removeCgroup(dir string) error {
 	return unix.Rmdir(dir)
 }
 
-// hasOOMKill reports whether a memory.events file counts a process that was killed because memory ran out.
-func hasOOMKill(file string) bool {
+// HasOOMKill reports whether a memory.events file counts a process that was killed because memory ran out.
+func HasOOMKill(file string) bool {
 	events, _ := os.ReadFile(file)
 	for line := range bytes.Lines(events) {
 		if count, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("oom_kill ")); ok {
@@ -304,11 +315,4 @@ func writeFile(dir, file, value string) error {
 func readWords(dir, file string) ([]string, error) {
 	text, err := os.ReadFile(filepath.Join(dir, file))
 	return strings.Fields(string(text)), err
-}
-
-// oomScoreAdj returns the oom_score_adj of the processes of a task. As the kubelet does for containers, it makes the
-// kernel kill them sooner the more memory they use beyond the request, and always before the worker, whose score is
-// own.
-func oomScoreAdj(own, request, capacity int64) int64 {
-	return min(max(1000-1000*request/capacity, own+1), 1000)
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package process
 
 import (
 	"bytes"
@@ -27,16 +27,16 @@ import (
 func TestTailKeepsTheLastBytes(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		var kept tail
+		var kept Tail
 		var all []byte
 		for range r.IntN(12) {
-			chunk := bytes.Repeat([]byte{'a' + byte(r.IntN(26))}, []int{0, 1, 7, 1000, tailSize - 1, tailSize, tailSize + 1, 3 * tailSize}[r.IntN(8)])
+			chunk := bytes.Repeat([]byte{'a' + byte(r.IntN(26))}, []int{0, 1, 7, 1000, TailSize - 1, TailSize, TailSize + 1, 3 * TailSize}[r.IntN(8)])
 			all = append(all, chunk...)
 			if n, err := kept.Write(chunk); n != len(chunk) || err != nil {
 				t.Fatalf("Write returned %d, %v for %d bytes", n, err, len(chunk))
 			}
 		}
-		want := string(all[max(0, len(all)-tailSize):])
+		want := string(all[max(0, len(all)-TailSize):])
 		if got := kept.String(); got != want {
 			t.Fatalf("seed %d: %d bytes kept of %d, want the last %d", seed, len(got), len(all), len(want))
 		}
@@ -49,22 +49,22 @@ func TestTailIsValidText(t *testing.T) {
 		"an invalid byte":             {"a\xffb", "a\uFFFDb"},
 		"a run of invalid bytes":      {"a\xff\xfe\xfdb", "a\uFFFDb"},
 		"starts with a stray byte":    {"\x80a", "\uFFFDa"},
-		"a rune that is cut off":      {"é" + strings.Repeat("x", tailSize-1), strings.Repeat("x", tailSize-1)},
-		"a long rune that is cut off": {"\U0001F600" + strings.Repeat("x", tailSize-3), strings.Repeat("x", tailSize-3)},
-		"a rune that just fits":       {"yé" + strings.Repeat("x", tailSize-2), "é" + strings.Repeat("x", tailSize-2)},
+		"a rune that is cut off":      {"é" + strings.Repeat("x", TailSize-1), strings.Repeat("x", TailSize-1)},
+		"a long rune that is cut off": {"\U0001F600" + strings.Repeat("x", TailSize-3), strings.Repeat("x", TailSize-3)},
+		"a rune that just fits":       {"yé" + strings.Repeat("x", TailSize-2), "é" + strings.Repeat("x", TailSize-2)},
 		"replacements that are too long": {
-			strings.Repeat("\xffx", tailSize/2), strings.Repeat("\uFFFDx", tailSize/4),
+			strings.Repeat("\xffx", TailSize/2), strings.Repeat("\uFFFDx", TailSize/4),
 		},
-		"nothing but continuation bytes": {strings.Repeat("\x80", 2*tailSize), "\uFFFD"},
+		"nothing but continuation bytes": {strings.Repeat("\x80", 2*TailSize), "\uFFFD"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var kept tail
+			var kept Tail
 			_, _ = kept.Write([]byte(tc.in))
 			got := kept.String()
 			if got != tc.want {
 				t.Errorf("got %q (%d bytes), want %q (%d bytes)", got, len(got), tc.want, len(tc.want))
 			}
-			if !utf8.ValidString(got) || len(got) > tailSize {
+			if !utf8.ValidString(got) || len(got) > TailSize {
 				t.Errorf("%d bytes, valid: %v", len(got), utf8.ValidString(got))
 			}
 		})

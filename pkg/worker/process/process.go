@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+// Package process runs the command of one attempt at a task, and kills what is left of it when it has ended.
+package process
 
 import (
 	"fmt"
@@ -29,26 +30,44 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/leat-dev/leat/pkg/worker/cgroup"
 	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/pkg/worker/pressure"
+	"github.com/leat-dev/leat/pkg/worker/reaper"
 )
 
 // outputDelay is how long output is still read after a command has ended. Its remaining processes are killed by then,
 // but one that was not found may hold the pipe open.
 const outputDelay = 500 * time.Millisecond
 
-// process is a running command, the leader of its own session. Its methods are safe for concurrent use and do not
-// block.
-type process struct {
-	// done is closed when the command has ended, its remaining processes were killed and its output was read.
-	done chan struct{}
-	// oomKilled is whether the command was killed because memory ran out. It is set once done is closed.
-	oomKilled bool
+// exitCodeKilled is the exit code of a command that SIGKILL ended, and of a shell whose last command SIGKILL ended.
+const exitCodeKilled = 128 + 9
 
+// Command is the command of one attempt, ready to be started.
+type Command struct {
+	Argv []string
+	Dir  string // empty is that of this process
+	Env  []string
+
+	Err         error         // why the command cannot be started, or nil
+	Mark        string        // an entry of Env that is unique to the attempt
+	Cgroup      *cgroup.Group // to start in, or nil
+	OOMScoreAdj int64         // zero does not change it
+	Log         *logs.Log     // for the output; nil discards it
+}
+
+// Process is a running command, the leader of its own session. Its methods are safe for concurrent use and do not
+// block.
+type Process struct {
+	// done is closed when the command has ended, its remaining processes were killed and its output was read.
+	done      chan struct{}
+	oomKilled bool // set once done is closed
+
+	reaper *reaper.Reaper
 	cmd    *exec.Cmd
 	mark   string
-	cgroup *cgroup // nil without one
-	output tail
+	cgroup *cgroup.Group // nil without one
+	output Tail
 	log    *logs.Log
 
 	mu      sync.Mutex
@@ -57,47 +76,46 @@ type process struct {
 	killsAt time.Time
 }
 
-// startProcess starts a command. It kills and removes the control group of the command once the command has ended, or
+// Start starts a command. It kills and removes the control group of the command once the command has ended, or
 // if it does not start.
-func startProcess(c command) (_ *process, failed *startError) {
+func Start(r *reaper.Reaper, c Command) (_ *Process, failed *StartError) {
 	defer func() {
-		if failed != nil && c.cgroup != nil {
-			_, _ = c.cgroup.killAndRemove()
+		if failed != nil && c.Cgroup != nil {
+			_, _ = c.Cgroup.KillAndRemove()
 		}
 	}()
-	if c.tooLong {
-		return nil, &startError{126, fmt.Errorf(
-			"command, args and env have more than %d bytes once references are expanded: refer to less", maxExpanded)}
+	if c.Err != nil {
+		return nil, &StartError{126, c.Err}
 	}
-	if c.dir != "" {
-		if err := checkDir(c.dir); err != nil {
+	if c.Dir != "" {
+		if err := checkDir(c.Dir); err != nil {
 			return nil, newStartError(c, err)
 		}
 	}
-	p := &process{done: make(chan struct{}), mark: c.mark, cgroup: c.cgroup, log: c.log}
+	p := &Process{reaper: r, done: make(chan struct{}), mark: c.Mark, cgroup: c.Cgroup, log: c.Log}
 	err := p.start(c)
 	if err != nil && p.cgroup != nil && !pressure.IsTransient(err) {
 		// A container may allow to create groups and yet forbid to start a process in one.
 		p.cgroup = nil
 		if err = p.start(c); err == nil {
 			klog.Background().Info("Started the command outside of its control group")
-			_, _ = c.cgroup.killAndRemove()
+			_, _ = c.Cgroup.KillAndRemove()
 		}
 	}
 	if err != nil {
 		return nil, newStartError(c, err)
 	}
-	if c.oomScoreAdj != 0 {
+	if c.OOMScoreAdj != 0 {
 		file := fmt.Sprintf("/proc/%d/oom_score_adj", p.cmd.Process.Pid)
-		_ = os.WriteFile(file, []byte(strconv.FormatInt(c.oomScoreAdj, 10)), 0)
+		_ = os.WriteFile(file, []byte(strconv.FormatInt(c.OOMScoreAdj, 10)), 0)
 	}
 	go p.wait()
 	return p, nil
 }
 
-func (p *process) start(c command) error {
-	p.cmd = exec.Command(c.argv[0], c.argv[1:]...)
-	p.cmd.Dir, p.cmd.Env = c.dir, c.env
+func (p *Process) start(c Command) error {
+	p.cmd = exec.Command(c.Argv[0], c.Argv[1:]...)
+	p.cmd.Dir, p.cmd.Env = c.Dir, c.Env
 	output := io.MultiWriter(&p.output, p.log)
 	p.cmd.Stdout, p.cmd.Stderr = output, output
 	p.cmd.WaitDelay = outputDelay
@@ -109,12 +127,12 @@ func (p *process) start(c command) error {
 		Pdeathsig: syscall.SIGKILL,
 	}
 	if p.cgroup != nil {
-		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(p.cgroup.handle.Fd())
+		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, p.cgroup.FD()
 	}
-	return children.start(p.cmd)
+	return p.reaper.Start(p.cmd)
 }
 
-func (p *process) wait() {
+func (p *Process) wait() {
 	defer close(p.done)
 	pid := p.cmd.Process.Pid
 	// Kill the group before the command is reaped: until then no other group can get its number.
@@ -129,25 +147,41 @@ func (p *process) wait() {
 	p.mu.Unlock()
 	var err error
 	if p.cgroup != nil {
-		p.oomKilled, err = p.cgroup.killAndRemove()
+		p.oomKilled, err = p.cgroup.KillAndRemove()
 	} else {
-		err = children.killRemaining(pid, p.mark)
+		err = p.reaper.KillRemaining(pid, p.mark)
 	}
 	if err != nil {
 		klog.Background().Error(err, "Failed to kill the remaining processes of a command that has ended")
 	}
 	// The error has nothing that ProcessState lacks, except that reading the output was given up.
 	_ = p.cmd.Wait()
-	children.forget(p.cmd)
+	p.reaper.Forget(p.cmd)
 	// Perhaps only a child was killed, and the command went on without it.
-	if code, _ := p.exitStatus(); code != exitCodeKilled {
+	if code, _ := p.ExitStatus(); code != exitCodeKilled {
 		p.oomKilled = false
 	}
 }
 
-// terminate sends SIGTERM to the process group, once, and SIGKILL after the grace period. A later call can shorten the
+// Done returns a channel that is closed when the command has ended, its remaining processes were killed and its output
+// was read.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// PID returns the process ID of the command.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Output returns the end of the output. The process must be done.
+func (p *Process) Output() string { return p.output.String() }
+
+// MissingOutput returns why the last output was not logged, or nil if it was.
+func (p *Process) MissingOutput() error { return p.log.Missing() }
+
+// OOMKilled reports whether the command was killed because memory ran out. The process must be done.
+func (p *Process) OOMKilled() bool { return p.oomKilled }
+
+// Terminate sends SIGTERM to the process group, once, and SIGKILL after the grace period. A later call can shorten the
 // period but not extend it. Without a grace period SIGKILL is sent at once.
-func (p *process) terminate(gracePeriod time.Duration) {
+func (p *Process) Terminate(gracePeriod time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
@@ -161,7 +195,7 @@ func (p *process) terminate(gracePeriod time.Duration) {
 	switch {
 	case p.kill == nil:
 		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
-		p.kill = time.AfterFunc(gracePeriod, func() { p.terminate(0) })
+		p.kill = time.AfterFunc(gracePeriod, func() { p.Terminate(0) })
 		p.killsAt = at
 	case at.Before(p.killsAt):
 		p.kill.Reset(gracePeriod)
@@ -169,8 +203,8 @@ func (p *process) terminate(gracePeriod time.Duration) {
 	}
 }
 
-// exitStatus returns the exit code of the command, and the signal that ended it or zero. done must be closed.
-func (p *process) exitStatus() (code, signal int32) {
+// ExitStatus returns the exit code of the command, and the signal that ended it or zero. The process must be done.
+func (p *Process) ExitStatus() (code, signal int32) {
 	if p.cmd.ProcessState == nil {
 		return -1, 0 // another part of the program has reaped it
 	}

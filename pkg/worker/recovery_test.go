@@ -31,58 +31,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/processtest"
+	"github.com/leat-dev/leat/pkg/worker/reaper"
+	"github.com/leat-dev/leat/pkg/worker/sandbox"
 )
-
-func TestDirectoriesAreReusedWithoutTheirContent(t *testing.T) {
-	d, err := newAttemptDirs(filepath.Join(t.TempDir(), "deep", "down"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	take := func(attempt string) string {
-		t.Helper()
-		dir, err := d.acquire(attempt)
-		if entries, readErr := os.ReadDir(dir); err != nil || readErr != nil || len(entries) > 0 {
-			t.Fatalf("attempt %s has %s with %v: %v, %v", attempt, dir, entries, err, readErr)
-		}
-		return dir
-	}
-	first, second := take("a-1"), take("b-1")
-	if first == second {
-		t.Errorf("two attempts at a time have %s", first)
-	}
-	if got := tasksIn(d.parent); len(got) != 2 || !got["a"] || !got["b"] {
-		t.Errorf("recorded are %v", got)
-	}
-	d.release(second)
-	if got := tasksIn(d.parent); len(got) != 1 || !got["a"] {
-		t.Errorf("recorded are %v, after one of two has ended", got)
-	}
-	if err := os.MkdirAll(filepath.Join(first, "deep", "down"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	d.release(first)
-	third := take("c-1")
-	// The command has removed its directory.
-	if err := os.Remove(third); err != nil {
-		t.Fatal(err)
-	}
-	d.release(third)
-	take("c-2")
-	// Somebody has removed everything.
-	if err := os.RemoveAll(filepath.Dir(d.parent)); err != nil {
-		t.Fatal(err)
-	}
-	take("d-1")
-	if err := d.markStopping(); err != nil {
-		t.Fatal(err)
-	}
-	if got := tasksIn(d.parent); len(got) != 0 {
-		t.Errorf("recorded are %v, of a process that stops in order", got)
-	}
-	if err := d.remove(); err != nil {
-		t.Error(err)
-	}
-}
 
 // TestProgressNeverDecidesHowACommandEnds removes the directory of progress files in several ways.
 func TestProgressNeverDecidesHowACommandEnds(t *testing.T) {
@@ -135,13 +87,28 @@ func TestProgressNeverDecidesHowACommandEnds(t *testing.T) {
 	}
 }
 
+// recordedTasks returns the tasks whose attempts the directory of a worker process records as running.
+func recordedTasks(dir string) map[types.UID]bool {
+	tasks := map[types.UID]bool{}
+	entries, _ := os.ReadDir(dir)
+	for _, entry := range entries {
+		if entry.Name() == "stopping" {
+			return nil
+		}
+		if uid, attempt, ok := strings.Cut(entry.Name(), "-1"); ok && attempt == "" && uid != "spare" {
+			tasks[types.UID(uid)] = true
+		}
+	}
+	return tasks
+}
+
 // leaveDirs creates the directories that a killed process of worker w leaves while it runs attempts at these tasks.
 func (f *fixture) leaveDirs(stateDir, incarnation string, started ...types.UID) (dir string) {
 	f.Helper()
-	own, err := ownIdentity()
+	own, err := reaper.OwnIdentity()
 	f.must(err)
-	own.started--
-	dir = filepath.Join(stateDir, fmt.Sprintf("%s-%s.%s", workerPrefix(testOptions()), own, incarnation))
+	own.Started--
+	dir = filepath.Join(stateDir, fmt.Sprintf("%s-%s.%s", sandbox.Prefix("default", "w"), own, incarnation))
 	f.must(os.MkdirAll(filepath.Join(dir, "spare-1"), 0o700))
 	for _, uid := range started {
 		f.must(os.Mkdir(filepath.Join(dir, string(uid)+"-1"), 0o700))
@@ -181,7 +148,7 @@ func TestACrashOfTheWorkerCountsForItsRunningTasks(t *testing.T) {
 			f.leaveDirs(dir, "still-earlier", uids[bound])
 		}, map[string]bool{running: true}},
 		"not after a stop in order that could not be reported": {func(f *fixture, dir string, uids map[string]types.UID) {
-			f.must(os.WriteFile(filepath.Join(f.leaveDirs(dir, "earlier", uids[running]), stoppingFile), nil, 0o600))
+			f.must(os.WriteFile(filepath.Join(f.leaveDirs(dir, "earlier", uids[running]), "stopping"), nil, 0o600))
 		}, nil},
 		"not after a reported stop of a worker whose files are lost": {func(f *fixture, _ string, _ map[string]types.UID) {
 			f.changeWorker(func(w *batch.Worker) { meta.SetStatusCondition(&w.Status.Conditions, drainingCondition) })
@@ -247,7 +214,7 @@ func TestATaskThatHasCrashedItsWorkerTooOftenIsNotRun(t *testing.T) {
 	if s := f.awaitFinished("next").Status; s.Phase != batch.TaskSucceeded {
 		t.Errorf("the next task: %+v", s)
 	}
-	eventually(t, "both are forgotten", func() bool {
+	processtest.Eventually(t, "both are forgotten", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return len(w.runners) == 0
@@ -294,19 +261,19 @@ func TestAWorkerThatStopsRecordsThatInItsFiles(t *testing.T) {
 	dir := f.file("state")
 	w := f.start(func(o *Options) { o.StateDir, o.DrainTimeout = dir, time.Hour })
 	f.run(w, "t", script(f.sleeper("pid", "until [ -e "+f.file("go")+" ]; do sleep 0.02; done; exit 0"), grace(3600)))
-	pidIn(t, f.file("pid"))
+	processtest.PIDIn(t, f.file("pid"))
 	uid := f.get("t").UID
 	found, err := filepath.Glob(filepath.Join(dir, "*"))
 	f.must(err)
-	if len(found) != 1 || !strings.HasPrefix(filepath.Base(found[0]), workerPrefix(testOptions())) {
+	if len(found) != 1 || !strings.HasPrefix(filepath.Base(found[0]), sandbox.Prefix("default", "w")) {
 		t.Fatalf("the state directory holds %v", found)
 	}
-	if got := tasksIn(found[0]); !got[uid] {
+	if got := recordedTasks(found[0]); !got[uid] {
 		t.Errorf("recorded are %v, want %s", got, uid)
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.stop() }()
-	eventually(t, "the record is void", func() bool { return len(tasksIn(found[0])) == 0 })
+	processtest.Eventually(t, "the record is void", func() bool { return len(recordedTasks(found[0])) == 0 })
 	f.must(os.WriteFile(f.file("go"), nil, 0o600))
 	f.must(<-stopped)
 	if left, _ := os.ReadDir(dir); len(left) > 0 {

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package sandbox
 
 import (
 	"errors"
@@ -29,6 +29,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leat-dev/leat/pkg/worker/pressure"
+	"github.com/leat-dev/leat/pkg/worker/reaper"
 )
 
 const (
@@ -194,7 +195,7 @@ func removeStaleDirs(parent, prefix string, interrupted map[string]map[types.UID
 // lock the directory. Only the lock can tell for a process of another PID namespace, such as that of a restarted
 // container.
 func isStale(dir, owner string) (bool, error) {
-	if o, ok := parseIdentity(owner); !ok || o.visible() && !hasExited(owner) {
+	if o, ok := reaper.ParseIdentity(owner); !ok || o.Visible() && !reaper.HasExited(owner) {
 		return false, nil
 	}
 	file, err := os.Open(dir)

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package sandbox
 
 import (
 	"io"
@@ -33,12 +33,12 @@ const (
 	progressWindow = 4 << 10
 )
 
-// progressFile is the path of the file in which a command may report its progress, or empty.
-type progressFile string
+// ProgressFile is the path of the file in which a command may report its progress, or empty.
+type ProgressFile string
 
-// read returns the last progress that the command has reported, or "". It never blocks and reads a bounded amount,
+// Read returns the last progress that the command has reported, or "". It never blocks and reads a bounded amount,
 // even if the command has replaced the file by something else.
-func (f progressFile) read() string {
+func (f ProgressFile) Read() string {
 	if f == "" {
 		return ""
 	}

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package process
 
 import (
 	"bytes"
@@ -35,24 +35,26 @@ import (
 // shebangSize is how many bytes of a file Linux reads to find the interpreter of a script.
 const shebangSize = 256
 
-// startError is the error of a command that cannot be started. Its text names the program, the directory and, if the
+// StartError is the error of a command that cannot be started. Its text names the program, the directory and, if the
 // program was looked up there, the PATH.
-type startError struct {
-	exitCode int32 // that of a shell: 127 for not found, 126 for not executable
-	err      error
+type StartError struct {
+	ExitCode int32 // that of a shell: 127 for not found, 126 for not executable
+	Err      error
 }
 
-func (e *startError) Error() string { return e.err.Error() }
+// Error implements error.
+func (e *StartError) Error() string { return e.Err.Error() }
 
-func (e *startError) Unwrap() error { return e.err }
+// Unwrap returns the underlying error.
+func (e *StartError) Unwrap() error { return e.Err }
 
 // newStartError returns the startError of a command that cannot be started because of err.
-func newStartError(c command, err error) *startError {
-	exitCode, dir := int32(126), c.dir
+func newStartError(c Command, err error) *StartError {
+	exitCode, dir := int32(126), c.Dir
 	if dir == "" {
 		dir, _ = os.Getwd()
 	}
-	program := c.argv[0]
+	program := c.Argv[0]
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		exitCode = 127
@@ -65,7 +67,7 @@ func newStartError(c command, err error) *startError {
 	case errors.Is(err, unix.ENOEXEC):
 		err = fmt.Errorf("%w: it is neither a program for %s/%s nor a script with a #! line", err, runtime.GOOS, runtime.GOARCH)
 	}
-	return &startError{exitCode, fmt.Errorf("cannot start %q in directory %q: %w", program, dir, err)}
+	return &StartError{exitCode, fmt.Errorf("cannot start %q in directory %q: %w", program, dir, err)}
 }
 
 // errWorkingDir is wrapped by errors about the working directory.

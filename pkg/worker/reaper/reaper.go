@@ -14,7 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+// Package reaper finds, kills and reaps the processes that the commands of tasks leave behind. Its processes are those
+// that descend from this one, and those that earlier processes of a worker have marked.
+package reaper
 
 import (
 	"bytes"
@@ -35,25 +37,22 @@ import (
 )
 
 const (
-	// killTimeout is how long to wait for killed processes. A process that stays longer is in an uninterruptible system
+	// KillTimeout is how long to wait for killed processes. A process that stays longer is in an uninterruptible system
 	// call, and does nothing else once it returns.
-	killTimeout = 10 * time.Second
+	KillTimeout = 10 * time.Second
 	// reapInterval is the shortest time between two scans for zombies.
 	reapInterval = 100 * time.Millisecond
 )
 
-// children is the reaper of this process.
-var children = &reaper{commands: map[int]bool{}, listChildren: adoptedChildren}
-
-// reaper looks after orphans. As a child subreaper, or as the first process of a container, this process becomes the
+// Reaper looks after orphans. As a child subreaper, or as the first process of a container, this process becomes the
 // parent of processes that its commands leave behind. The reaper reaps those that are dead, and kills those of a
 // command that has ended.
 //
 // Commands start in sessions of their own. So a child in another session than this process is a command or an orphan.
 // All other children were started by other parts of this program, which wait for them: the reaper leaves those alone.
-type reaper struct {
+type Reaper struct {
 	startMu sync.RWMutex // held for reading while a command starts and is not yet in commands
-	// commands holds the processes that start has started and forget has not removed.
+	// commands holds the processes that Start has started and Forget has not removed.
 	commands   map[int]bool
 	commandsMu sync.Mutex // guards commands
 
@@ -66,8 +65,13 @@ type reaper struct {
 	stop    func()
 }
 
-// start starts a command. The caller must wait for it and then call forget; the reaper does not reap it.
-func (r *reaper) start(cmd *exec.Cmd) error {
+// New returns a reaper that does not run yet.
+func New() *Reaper {
+	return &Reaper{commands: map[int]bool{}, listChildren: adoptedChildren}
+}
+
+// Start starts a command. The caller must wait for it and then call Forget; the reaper does not reap it.
+func (r *Reaper) Start(cmd *exec.Cmd) error {
 	r.startMu.RLock()
 	defer r.startMu.RUnlock()
 	if err := cmd.Start(); err != nil {
@@ -79,22 +83,22 @@ func (r *reaper) start(cmd *exec.Cmd) error {
 	return nil
 }
 
-// forget removes a command after it was reaped.
-func (r *reaper) forget(cmd *exec.Cmd) {
+// Forget removes a command after it was reaped.
+func (r *Reaper) Forget(cmd *exec.Cmd) {
 	r.commandsMu.Lock()
 	delete(r.commands, cmd.Process.Pid)
 	r.commandsMu.Unlock()
 }
 
 // isCommand reports whether the process is a command.
-func (r *reaper) isCommand(pid int) bool {
+func (r *Reaper) isCommand(pid int) bool {
 	r.commandsMu.Lock()
 	defer r.commandsMu.Unlock()
 	return r.commands[pid]
 }
 
-// acquire makes this process adopt and reap orphans until each user has called its release.
-func (r *reaper) acquire() (release func()) {
+// Acquire makes this process adopt and reap orphans until each user has called its release.
+func (r *Reaper) Acquire() (release func()) {
 	r.usersMu.Lock()
 	defer r.usersMu.Unlock()
 	if r.users++; r.users == 1 {
@@ -110,7 +114,7 @@ func (r *reaper) acquire() (release func()) {
 }
 
 // run makes this process a child subreaper and starts to reap orphans.
-func (r *reaper) run() (stop func()) {
+func (r *Reaper) run() (stop func()) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		klog.Background().Error(err, "Failed to become a child subreaper; processes that commands leave behind are not adopted")
 	}
@@ -141,11 +145,11 @@ func (r *reaper) run() (stop func()) {
 	}
 }
 
-// killRemaining kills the processes that a command has left behind: those in its session and, unless mark is empty,
+// KillRemaining kills the processes that a command has left behind: those in its session and, unless mark is empty,
 // those with the mark in their environment. It does not find a process that has left the session and has cleared its
 // environment. The command must have ended and must not be reaped yet: until then no other session can get its
 // number.
-func (r *reaper) killRemaining(session int, mark string) error {
+func (r *Reaper) KillRemaining(session int, mark string) error {
 	belongs := func(pid int, s processStat) (bool, error) {
 		if s.session == session || mark == "" {
 			return s.session == session, nil
@@ -154,7 +158,7 @@ func (r *reaper) killRemaining(session int, mark string) error {
 	}
 	// Processes that are killed leave orphans behind in turn. A list of children may lack one while another part of the
 	// program reaps its own. So two scans in a row must find nothing.
-	err := wait.PollUntilContextTimeout(context.Background(), 2*time.Millisecond, killTimeout, true, func(context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(context.Background(), 2*time.Millisecond, KillTimeout, true, func(context.Context) (bool, error) {
 		for range 2 {
 			if r.scan(belongs) {
 				return false, nil
@@ -170,7 +174,7 @@ func (r *reaper) killRemaining(session int, mark string) error {
 
 // scan looks once at the orphans of this process. It reaps those that are dead and kills those that match. It returns
 // true if there were any such, if any is about to die, or if this process lacks the descriptors to look.
-func (r *reaper) scan(match func(pid int, s processStat) (bool, error)) (found bool) {
+func (r *Reaper) scan(match func(pid int, s processStat) (bool, error)) (found bool) {
 	// Another scan must not reap a listed orphan meanwhile: this scan would miss the children that it has left.
 	r.scanMu.Lock()
 	defer r.scanMu.Unlock()

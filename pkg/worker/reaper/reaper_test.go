@@ -1,0 +1,168 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package reaper
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/leat-dev/leat/pkg/worker/processtest"
+)
+
+func TestOnlyOrphansAreReaped(t *testing.T) {
+	// Where the kernel does not list children, all processes are listed, with the children of all threads.
+	r := &Reaper{commands: map[int]bool{}, listChildren: func(int) ([]int, error) { return allProcesses() }}
+	stop := make(chan struct{})
+	var passes sync.WaitGroup
+	passes.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				r.scan(nil)
+			}
+		}
+	})
+	defer passes.Wait()
+	defer close(stop)
+	for i := range 30 {
+		command := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1))
+		command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := r.Start(command); err != nil {
+			t.Fatal(err)
+		}
+		others := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1))
+		if err := others.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []*exec.Cmd{command, others} {
+			processtest.Eventually(t, "it has ended", func() bool { return !processtest.Alive(c.Process.Pid) })
+			if err := c.Wait(); c.ProcessState == nil || c.ProcessState.ExitCode() != i+1 {
+				t.Errorf("the exit status of a command was taken: %v", err)
+			}
+		}
+		r.Forget(command)
+	}
+}
+
+func TestReaperRunsWhileItHasUsers(t *testing.T) {
+	adopts := func() bool {
+		var is int32
+		if err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&is)), 0, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		return is != 0
+	}
+	r := New()
+	first, second := r.Acquire(), r.Acquire()
+	first()
+	first()
+	if !adopts() {
+		t.Error("it does not adopt while one asks for it")
+	}
+	second()
+	if adopts() {
+		t.Error("it adopts when nobody asks for it any more")
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	for name, tc := range map[string]struct {
+		text string
+		want processStat
+		ok   bool
+	}{
+		"plain":       {"12 (sh) S 3 12 9 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2 3\n", processStat{'S', 3, 9, 4711, 1}, true},
+		"a tall name": {"12 (a) Z (b) Z 3 12 9 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2 3\n", processStat{'Z', 3, 9, 4711, 1}, true},
+		"cut":         {"12 (sh) S 3 12 9", processStat{}, false},
+		"empty":       {"", processStat{}, false},
+		"no numbers":  {"12 (sh) S a b c d e f g h i j k l m n o p q r s t", processStat{}, false},
+	} {
+		got, err := parseStat([]byte(tc.text))
+		if (err == nil) != tc.ok || tc.ok && got != tc.want {
+			t.Errorf("%s: got %+v, %v", name, got, err)
+		}
+	}
+}
+
+func TestHasExited(t *testing.T) {
+	own, err := OwnIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		by   string
+		want bool
+	}{
+		"this process":                 {own.String(), false},
+		"one that has ended":           {Identity{own.PIDNamespace, gone.Process.Pid, 1}.String(), true},
+		"one whose number was reused":  {Identity{own.PIDNamespace, own.PID, own.Started - 1}.String(), true},
+		"one that cannot be seen":      {Identity{"4711", gone.Process.Pid, 1}.String(), false},
+		"one of an unknown namespace":  {Identity{"", gone.Process.Pid, 1}.String(), false},
+		"no owner":                     {"x", false},
+		"an owner that makes no sense": {own.PIDNamespace + "-x-y", false},
+	} {
+		if got := HasExited(tc.by); got != tc.want {
+			t.Errorf("%s: ended is %t", name, got)
+		}
+		if got := isOrphan(MarkVariable+"="+tc.by+"/ns/w/inc/uid-1", "ns/w"); got != tc.want {
+			t.Errorf("%s: orphaned is %t", name, got)
+		}
+		for _, other := range []string{MarkVariable + "=" + tc.by + "/ns/w2/inc/uid-1", MarkVariable + "=" + tc.by + "/ns/w", "OTHER=" + tc.by + "/ns/w/inc/uid-1"} {
+			if isOrphan(other, "ns/w") {
+				t.Errorf("%s: %s is taken for the worker's", name, other)
+			}
+		}
+	}
+}
+
+// FuzzParseStat checks that parsing never panics, and that the program name does not change the result.
+func FuzzParseStat(f *testing.F) {
+	own, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(own, "name")
+	f.Add([]byte(""), "")
+	f.Add([]byte("1 (a) S 1"), ") R 2 (")
+	f.Fuzz(func(t *testing.T, text []byte, name string) {
+		if s, err := parseStat(text); err == nil && s.state == 0 {
+			t.Errorf("%q parses as %+v", text, s)
+		}
+		_, rest, _ := strings.Cut(string(own), ") ")
+		want, err := parseStat(own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := parseStat([]byte("1 (" + name + ") " + rest)); err != nil || got != want {
+			t.Errorf("of a program %q: %+v, %v; want %+v", name, got, err, want)
+		}
+	})
+}
