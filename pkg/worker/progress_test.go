@@ -29,7 +29,7 @@ import (
 )
 
 // progressWrites returns the progress in each status update of a worker, in order.
-func progressWrites(w *running) []string {
+func progressWrites(w *runningWorker) []string {
 	var values []string
 	for _, a := range w.api.Actions() {
 		if update, ok := a.(clienttesting.UpdateAction); ok && a.Matches("update", "tasks/status") {

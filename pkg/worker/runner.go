@@ -51,17 +51,6 @@ const (
 // keeps a task that it cannot start at least that long.
 var startBackoff = wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 6}
 
-// stopReason is why a task is stopped before its command has ended by itself. The greatest reason wins.
-type stopReason int
-
-const (
-	notStopped        stopReason = iota
-	stoppedByDrain               // the worker stops
-	stoppedByDeletion            // the task is being deleted
-	stoppedByDeadline            // activeDeadlineSeconds have passed
-	stoppedByLoss                // the task no longer belongs to this worker
-)
-
 // runner runs the task of one assignment until it is finished, evicted or lost. Its goroutine owns the command and all
 // writes to the task; other goroutines call only update, markLost and isLost.
 type runner struct {
@@ -77,6 +66,7 @@ type runner struct {
 	mu       sync.Mutex
 	observed *batch.Task // latest from the informer
 
+	phase          phase            // see there
 	task           *batch.Task      // latest known
 	status         taskStatus       // to be written
 	dirty          bool             // status has changed since it was last written
@@ -123,6 +113,7 @@ func newRunner(w *Worker, task *batch.Task, previous <-chan struct{}) *runner {
 		lost:       lost,
 		markLost:   sync.OnceFunc(func() { close(lost) }),
 		done:       make(chan struct{}),
+		phase:      starting,
 		task:       task,
 	}
 }
@@ -173,6 +164,9 @@ func (r *runner) runTask(ctx context.Context) error {
 	s := r.task.Status
 	r.status = taskStatus{phase: batch.TaskRunning, attempts: s.Attempts, failedAttempts: s.FailedAttempts, startTime: s.StartTime}
 	delay := r.worker.options.BackoffBase
+	if s.Disruptions > 0 {
+		r.phase = reporting
+	}
 	r.setDeadline()
 	if r.isLost() {
 		r.stop(stoppedByLoss, 0)
@@ -182,23 +176,23 @@ func (r *runner) runTask(ctx context.Context) error {
 		r.stop(stoppedByDrain, 0)
 	default:
 	}
-	if s.Disruptions > 0 {
+	if r.phase == reporting {
 		r.reportStart(ctx)
 	}
 
 	var last *batch.TaskStateTerminated
-	for r.stopReason == notStopped {
+	for r.phase == starting {
 		terminated := r.runAttempt(ctx)
 		if terminated == nil {
+			r.handle(ended)
 			break
 		}
 		last = terminated
-		if last.Reason == batch.TaskReasonCompleted || r.stopReason != notStopped {
+		if !r.retries(last) {
+			r.handle(ended)
 			break
 		}
-		if r.status.failedAttempts++; r.task.Spec.BackoffLimit == nil || r.status.failedAttempts > *r.task.Spec.BackoffLimit {
-			break
-		}
+		r.handle(failed)
 		if last.FinishedAt.Sub(last.StartedAt.Time) > 2*r.worker.options.BackoffCap {
 			delay = r.worker.options.BackoffBase
 		}
@@ -208,21 +202,33 @@ func (r *runner) runTask(ctx context.Context) error {
 	return r.finish(ctx, last)
 }
 
+// handle changes the phase after an event.
+func (r *runner) handle(e event) { r.phase = r.phase.transition(e) }
+
+// retries counts the failure of an attempt, and reports whether another attempt follows.
+func (r *runner) retries(last *batch.TaskStateTerminated) bool {
+	if last.Reason == batch.TaskReasonCompleted || r.stopReason != notStopped {
+		return false
+	}
+	r.status.failedAttempts++
+	return r.task.Spec.BackoffLimit != nil && r.status.failedAttempts <= *r.task.Spec.BackoffLimit
+}
+
 // reportStart reports that the command is about to start, and waits until that is stored. A task that was disrupted may
 // be one that crashes its worker before the start would be reported otherwise. From then on the attempt counts: no two
 // incarnations report the same attempt number.
 func (r *runner) reportStart(ctx context.Context) {
-	if r.stopReason != notStopped {
-		return
-	}
 	r.status.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: metav1.Now()}}
 	r.status.attempts++
 	r.attemptCounted = true
 	r.startUpdate(ctx)
 	u := r.inFlight
 	r.wait(ctx, u.done, nil, nil)
-	if r.inFlight == u && r.stopReason == notStopped {
+	if r.inFlight == u && r.phase == reporting {
 		r.finishUpdate()
+	}
+	if r.phase == reporting {
+		r.handle(reported)
 	}
 }
 
@@ -243,6 +249,9 @@ func (r *runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 		return nil
 	}
 	r.process, r.progress = p, progress
+	if p != nil {
+		r.handle(started)
+	}
 	r.status.attempts, r.status.progress = attempt, ""
 	if r.status.startTime == nil {
 		r.status.startTime = &startedAt
@@ -306,7 +315,7 @@ func (r *runner) startCommand(
 		}
 		klog.FromContext(ctx).V(2).Info("Retrying to start the command", "task", klog.KObj(r.task), "err", err)
 		r.sleep(ctx, backoff.Step())
-		if r.stopReason != notStopped {
+		if r.phase == finishing {
 			return nil, "", startedAt, nil
 		}
 	}
@@ -338,6 +347,9 @@ func (r *runner) backOff(ctx context.Context, delay time.Duration, last *batch.T
 	}}
 	r.dirty = true
 	r.sleep(ctx, delay)
+	if r.phase == backingOff {
+		r.handle(due)
+	}
 }
 
 // sleep waits for d, or until the task is stopped.
@@ -353,7 +365,7 @@ func (r *runner) sleep(ctx context.Context, d time.Duration) {
 // progress, and at once if the status is dirty.
 func (r *runner) wait(ctx context.Context, done <-chan struct{}, announce, poll <-chan time.Time) {
 	lost, draining := r.lost, r.worker.draining
-	for r.process != nil || r.stopReason == notStopped {
+	for r.phase != finishing {
 		if r.dirty && r.inFlight == nil {
 			r.startUpdate(ctx)
 		}
@@ -399,28 +411,27 @@ func (r *runner) finish(ctx context.Context, last *batch.TaskStateTerminated) er
 		r.finishUpdate()
 	}
 	phase := batch.TaskFailed
-	switch {
-	case r.stopReason == stoppedByLoss:
+	switch outcomeOf(r.stopReason, last, r.startErr) {
+	case abandon:
 		return errLost
-	case r.stopReason == stoppedByDeadline && last == nil:
-		now := metav1.Now()
-		last = &batch.TaskStateTerminated{
-			ExitCode: exitCodeDeadline, Reason: batch.TaskReasonDeadlineExceeded, StartedAt: now, FinishedAt: now,
-		}
-	case r.stopReason == stoppedByDeadline:
-		last.Reason = batch.TaskReasonDeadlineExceeded
-	case last != nil && last.Reason == batch.TaskReasonCompleted:
-		// Even if it was terminated: as for a Pod, the exit code decides.
-		phase = batch.TaskSucceeded
-	case r.stopReason == stoppedByDrain:
+	case evictStopped:
 		return r.assignment.evict(ctx, r.task, false, "WorkerStopped",
 			fmt.Sprintf("Worker %s was stopped before the task had finished.", r.worker.options.Name))
-	case r.startErr != nil && r.stopReason == notStopped:
+	case evictPressure:
 		r.worker.metrics.taskReturned(r.startErr)
 		return r.assignment.evict(ctx, r.task, false, reasonPressure,
 			fmt.Sprintf("Worker %s cannot start the command: %s", r.worker.options.Name, r.startErr))
-	case last == nil:
+	case deleteTask:
 		return r.assignment.forceDelete(ctx, r.task)
+	case reportDeadlineExceeded:
+		if last == nil {
+			now := metav1.Now()
+			last = &batch.TaskStateTerminated{ExitCode: exitCodeDeadline, StartedAt: now, FinishedAt: now}
+		}
+		last.Reason = batch.TaskReasonDeadlineExceeded
+	case reportSuccess:
+		phase = batch.TaskSucceeded
+	case reportFailure:
 	}
 	r.status.phase, r.status.state, r.status.completionTime = phase, batch.TaskState{Terminated: last}, &last.FinishedAt
 	r.worker.metrics.taskFinished(r.status)
@@ -435,7 +446,8 @@ func (r *runner) finish(ctx context.Context, last *batch.TaskStateTerminated) er
 // stop records why the task is stopped, and terminates its command if it runs.
 func (r *runner) stop(reason stopReason, gracePeriod time.Duration) {
 	r.stopReason = max(r.stopReason, reason)
-	if r.process != nil {
+	r.handle(stopped)
+	if r.phase == terminating {
 		r.process.Terminate(gracePeriod)
 	}
 }

@@ -59,8 +59,8 @@ func newFixture(t *testing.T) *fixture {
 	return &fixture{T: t, server: server, test: server.Client(), dir: t.TempDir()}
 }
 
-// running is a worker whose Run was called.
-type running struct {
+// runningWorker is a worker whose Run was called.
+type runningWorker struct {
 	*Worker
 	api  *testapi.Client
 	stop func() error // cancels Run and returns its error
@@ -77,25 +77,25 @@ func testOptions() Options {
 }
 
 // start starts a worker, which runs until the test ends or stop is called.
-func (f *fixture) start(mutate ...func(*Options)) *running {
+func (f *fixture) start(mutate ...func(*Options)) *runningWorker {
 	f.Helper()
 	return f.startWith(f.server.Client(), mutate...)
 }
 
-func (f *fixture) startWith(api *testapi.Client, mutate ...func(*Options)) *running {
+func (f *fixture) startWith(api *testapi.Client, mutate ...func(*Options)) *runningWorker {
 	f.Helper()
 	return f.startWorker(api, func(*Worker) {}, mutate...)
 }
 
 // startWorker starts a worker after change was called with it.
-func (f *fixture) startWorker(api *testapi.Client, change func(*Worker), mutate ...func(*Options)) *running {
+func (f *fixture) startWorker(api *testapi.Client, change func(*Worker), mutate ...func(*Options)) *runningWorker {
 	f.Helper()
 	options := testOptions()
 	for _, m := range mutate {
 		m(&options)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{Worker: New(api, testHost, options), api: api, done: make(chan struct{})}
+	r := &runningWorker{Worker: New(api, testHost, options), api: api, done: make(chan struct{})}
 	change(r.Worker)
 	var err error
 	go func() { defer close(r.done); err = r.Run(ctx) }()
@@ -159,7 +159,7 @@ func (f *fixture) bind(name, incarnation string) {
 }
 
 // run creates a task and binds it to the worker.
-func (f *fixture) run(w *running, name string, task *batch.Task) {
+func (f *fixture) run(w *runningWorker, name string, task *batch.Task) {
 	f.Helper()
 	f.create(name, task)
 	f.bind(name, w.incarnation)
