@@ -45,7 +45,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
-	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/pkg/worker/agent"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
 )
 
@@ -193,7 +193,7 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 	defer stopMetrics()
 	klog.FromContext(ctx).Info("Starting the worker", "worker", klog.KRef(id.namespace, id.name), "server", config.Host,
 		"tasks", s.tasks, "version", version.Get().GitVersion)
-	return worker.New(client, sandbox.NewHost(), worker.Options{
+	return agent.New(client, sandbox.NewHost(), agent.Options{
 		Namespace:     id.namespace,
 		Name:          id.name,
 		Labels:        s.labels,
@@ -240,7 +240,7 @@ func (s *settings) resources() (batch.ResourceList, error) {
 	if s.tasks < 1 {
 		return nil, fmt.Errorf("--tasks=%d: must be 1 or more", s.tasks)
 	}
-	list, err := worker.Capacity(s.tasks, s.capacity)
+	list, err := agent.Capacity(s.tasks, s.capacity)
 	if err != nil {
 		return nil, fmt.Errorf("--capacity=%w", err)
 	}

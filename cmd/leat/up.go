@@ -44,7 +44,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli"
 	"github.com/leat-dev/leat/pkg/standalone"
-	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/pkg/worker/agent"
 )
 
 func newUpCommand() *cobra.Command {
@@ -133,10 +133,10 @@ func (f workerFlags) complete(options *standalone.Options) error {
 	if f.tasks < 1 {
 		return fmt.Errorf("--worker-tasks %d: must be 1 or more", f.tasks)
 	}
-	given := share(worker.MachineCapacity(), max(1, options.Workers))
+	given := share(agent.MachineCapacity(), max(1, options.Workers))
 	maps.Copy(given, f.capacity)
 	var err error
-	if options.WorkerCapacity, err = worker.Capacity(f.tasks, given); err != nil {
+	if options.WorkerCapacity, err = agent.Capacity(f.tasks, given); err != nil {
 		return fmt.Errorf("--worker-capacity %w", err)
 	}
 	if errs := metav1validation.ValidateLabels(f.labels, field.NewPath("--worker-labels")); len(errs) > 0 {

@@ -61,7 +61,9 @@ var arrows = []struct {
 	{"pkg/worker/logserver", []string{"apis/batch/v1alpha1", "pkg/generated", "pkg/worker/logs"}},
 	{"pkg/worker/process", []string{"pkg/worker/cgroup", "pkg/worker/logs", "pkg/worker/pressure", "pkg/worker/reaper"}},
 	{"pkg/worker/sandbox", []string{"apis/batch/v1alpha1", "pkg/worker/cgroup", "pkg/worker/pressure", "pkg/worker/process", "pkg/worker/reaper"}},
-	{"pkg/worker", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
+	{"pkg/worker/taskrunner", []string{"apis/batch/v1alpha1", "pkg/generated", "pkg/worker/logs", "pkg/worker/pressure", "pkg/worker/process", "pkg/worker/sandbox"}},
+	{"pkg/worker/agent", []string{"apis/batch/v1alpha1", "pkg/generated", "pkg/worker/logs", "pkg/worker/pressure", "pkg/worker/process", "pkg/worker/sandbox", "pkg/worker/taskrunner"}},
+	{"pkg/worker", []string{"apis/batch/v1alpha1", "pkg/generated"}},
 	{"pkg/direct", []string{"apis/batch/v1alpha1"}},
 	// The CLI explains with the scheduler's filters why a worker cannot run a task.
 	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/direct", "pkg/generated", "pkg/scheduler/framework"}},

@@ -48,7 +48,7 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler"
 	"github.com/leat-dev/leat/pkg/standalone/etcd"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/pkg/worker/agent"
 	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/pkg/worker/logserver"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
@@ -208,7 +208,7 @@ func startParts(ctx context.Context, options Options, clients *clients, parts *e
 			return used, err
 		}
 		used = append(used, logServer.Close)
-		agent := worker.New(client, workerHost, worker.Options{
+		worker := agent.New(client, workerHost, agent.Options{
 			Namespace: options.Namespace,
 			Name:      name,
 			Labels:    options.WorkerLabels,
@@ -220,7 +220,7 @@ func startParts(ctx context.Context, options Options, clients *clients, parts *e
 			Version:    version.Get().GitVersion,
 			Capacity:   options.WorkerCapacity,
 		})
-		parts.Go(func() error { return agent.Run(ctx) })
+		parts.Go(func() error { return worker.Run(ctx) })
 	}
 	return used, nil
 }

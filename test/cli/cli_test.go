@@ -45,7 +45,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/pkg/worker/agent"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
 	"github.com/leat-dev/leat/test/env"
 	"github.com/leat-dev/leat/test/host"
@@ -143,7 +143,7 @@ func startWorkers(t *testing.T, e *env.Env, namespace string) {
 	ended := make(chan error)
 	names := []string{"one-abcde", "two-abcde"}
 	for _, name := range names {
-		w := worker.New(env.Client(t, e.Worker(t, namespace, name)), workerHost, worker.Options{
+		w := agent.New(env.Client(t, e.Worker(t, namespace, name)), workerHost, agent.Options{
 			Namespace: namespace, Name: name, DrainTimeout: time.Second,
 			Capacity: batch.ResourceList{batch.ResourceTasks: resource.MustParse("8")},
 		})

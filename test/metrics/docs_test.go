@@ -34,7 +34,7 @@ import (
 	_ "github.com/leat-dev/leat/pkg/controller" // registers what controllers have
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 	"github.com/leat-dev/leat/pkg/scheduler"
-	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/pkg/worker/agent"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
 	"github.com/leat-dev/leat/test/host"
 )
@@ -83,7 +83,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 	if err := scheduler.New(&fake.Clientset{}, scheduler.WithMetrics(registered)).Run(ended); err != nil {
 		t.Fatal(err)
 	}
-	worker.New(&fake.Clientset{}, sandbox.NewHost(), worker.Options{Registerer: registered})
+	agent.New(&fake.Clientset{}, sandbox.NewHost(), agent.Options{Registerer: registered})
 	registered.MustRegister(apiserver.CertificateEnds)
 
 	root, err := host.RepositoryRoot()

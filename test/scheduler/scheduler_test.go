@@ -45,7 +45,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker"
+	"github.com/leat-dev/leat/pkg/worker/agent"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
 	"github.com/leat-dev/leat/test/env"
 	"github.com/leat-dev/leat/test/host"
@@ -114,7 +114,7 @@ func newScene(t *testing.T, e *env.Env, places ...int64) *scene {
 	for i, n := range places {
 		name := fmt.Sprintf("w%d-abcde", i)
 		amount := *resource.NewQuantity(n, resource.DecimalSI)
-		w := worker.New(env.Client(t, e.Worker(t, s.namespace, name)), workerHost, worker.Options{
+		w := agent.New(env.Client(t, e.Worker(t, s.namespace, name)), workerHost, agent.Options{
 			Namespace: s.namespace, Name: name, DrainTimeout: time.Second,
 			Capacity: batch.ResourceList{batch.ResourceTasks: amount, batch.ResourceCPU: amount},
 		})

@@ -14,12 +14,11 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package agent
 
 import (
 	"errors"
 	"maps"
-	"slices"
 	"strings"
 	"testing"
 
@@ -104,19 +103,5 @@ func TestMetrics(t *testing.T) {
 				t.Errorf("a label names a task or a worker: %s", name)
 			}
 		}
-	}
-}
-
-func TestWorkersThatShareARegistererAreCountedTogether(t *testing.T) {
-	registry := prometheus.NewRegistry()
-	first, second := newMetrics(registry), newMetrics(registry)
-	first.running.Inc()
-	second.running.Inc()
-	if got := gathered(t, registry)["leat_worker_running_tasks"]; got != 2 {
-		t.Errorf("%v tasks run, want 2", got)
-	}
-	newMetrics(nil).running.Inc()
-	if names := slices.Collect(maps.Keys(gathered(t, registry))); len(names) == 0 {
-		t.Error("nothing is registered")
 	}
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package taskrunner
 
 import (
 	"errors"
@@ -26,9 +26,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are the metrics of the workers that share a registerer. No label names a task or a worker; the scraper adds
+// Metrics are the metrics of the workers that share a registerer. No label names a task or a worker; the scraper adds
 // the worker.
-type metrics struct {
+type Metrics struct {
 	running      prometheus.Gauge
 	finished     *prometheus.CounterVec
 	attempts     prometheus.Counter
@@ -39,8 +39,9 @@ type metrics struct {
 	returned     *prometheus.CounterVec
 }
 
-func newMetrics(registerer prometheus.Registerer) *metrics {
-	return &metrics{
+// NewMetrics returns the metrics of a worker, registered unless registerer is nil.
+func NewMetrics(registerer prometheus.Registerer) *Metrics {
+	return &Metrics{
 		running: register(registerer, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "leat_worker_running_tasks",
 			Help: "Tasks that are being run, those that wait for their next attempt included.",
@@ -95,7 +96,7 @@ func register[C prometheus.Collector](registerer prometheus.Registerer, collecto
 }
 
 // attemptStarted counts an attempt at a task.
-func (m *metrics) attemptStarted(task *batch.Task, s taskStatus) {
+func (m *Metrics) attemptStarted(task *batch.Task, s taskStatus) {
 	m.attempts.Inc()
 	if s.failedAttempts > 0 {
 		m.retries.Inc()
@@ -106,7 +107,7 @@ func (m *metrics) attemptStarted(task *batch.Task, s taskStatus) {
 }
 
 // taskFinished counts a finished task.
-func (m *metrics) taskFinished(s taskStatus) {
+func (m *Metrics) taskFinished(s taskStatus) {
 	result := "failed"
 	if s.phase == batch.TaskSucceeded {
 		result = "succeeded"
@@ -118,7 +119,7 @@ func (m *metrics) taskFinished(s taskStatus) {
 }
 
 // statusWritten counts a write to the status of a task.
-func (m *metrics) statusWritten(err error) {
+func (m *Metrics) statusWritten(err error) {
 	outcome := "stored"
 	switch {
 	case apierrors.IsConflict(err):
@@ -130,4 +131,4 @@ func (m *metrics) statusWritten(err error) {
 }
 
 // taskReturned counts a task that is evicted because the worker lacks the resource that err names.
-func (m *metrics) taskReturned(err error) { m.returned.WithLabelValues(pressure.Reason(err)).Inc() }
+func (m *Metrics) taskReturned(err error) { m.returned.WithLabelValues(pressure.Reason(err)).Inc() }

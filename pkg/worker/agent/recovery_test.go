@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package agent
 
 import (
 	"errors"
@@ -133,7 +133,7 @@ func TestACrashOfTheWorkerCountsForItsRunningTasks(t *testing.T) {
 	const running, waits, bound = "running", "waits", "bound"
 	states := map[string]batch.TaskState{
 		running: {Running: &batch.TaskStateRunning{StartedAt: metav1.Now()}},
-		waits:   {Waiting: &batch.TaskStateWaiting{Reason: reasonBackOff}},
+		waits:   {Waiting: &batch.TaskStateWaiting{Reason: "BackOff"}},
 		bound:   {},
 	}
 	for name, tc := range map[string]struct {

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package agent
 
 import (
 	"context"
@@ -42,8 +42,8 @@ import (
 
 // failing makes the worker fail to start commands with err while that is not nil.
 func failing(w *Worker, err *atomic.Pointer[error]) {
-	start := w.startProcess
-	w.startProcess = func(c process.Command) (*process.Process, *process.StartError) {
+	start := w.config.Start
+	w.config.Start = func(c process.Command) (*process.Process, *process.StartError) {
 		if e := err.Load(); e != nil {
 			if c.Cgroup != nil {
 				_, _ = c.Cgroup.KillAndRemove()
@@ -72,11 +72,11 @@ func TestATaskThatTheWorkerCannotStartIsEvictedUncounted(t *testing.T) {
 			}
 			w := f.startWorker(api, func(w *Worker) {
 				failing(w, &fails)
-				w.startBackoff.Duration = 10 * time.Millisecond // 630 ms in total
+				w.config.StartBackoff.Duration = 10 * time.Millisecond // 630 ms in total
 			}, func(o *Options) { o.HeartbeatInterval, o.BackoffBase = time.Hour, time.Second })
 			f.run(w, "before", script(f.sleeper("before", "exit 0")))
 			processtest.PIDIn(t, f.file("before"))
-			processtest.Eventually(t, "the worker knows that it runs", func() bool { return w.commands.Load() == 1 })
+			processtest.Eventually(t, "the worker knows that it runs", func() bool { return w.config.Commands.Load() == 1 })
 			fails.Store(&err)
 			f.run(w, "t", script("echo >>"+f.file("ran")))
 			task := f.await("t", "is evicted", func(t *batch.Task) bool { return t.Spec.WorkerName == "" })
@@ -117,8 +117,8 @@ func TestATaskIsStartedOnceTheWorkerHasTheResource(t *testing.T) {
 	tries := 0
 	w := f.startWorker(f.server.Client(), func(w *Worker) {
 		failing(w, &fails)
-		start := w.startProcess
-		w.startProcess = func(c process.Command) (*process.Process, *process.StartError) {
+		start := w.config.Start
+		w.config.Start = func(c process.Command) (*process.Process, *process.StartError) {
 			if tries++; tries == 3 {
 				fails.Store(nil)
 			}
@@ -147,7 +147,7 @@ func TestATaskThatWaitsToBeStartedCanBeEnded(t *testing.T) {
 	w := f.startWorker(api, func(w *Worker) { failing(w, &fails) })
 	f.run(w, "deleted", script("exit 0"))
 	f.run(w, "drained", script("exit 0"))
-	processtest.Eventually(t, "both wait", func() bool { return w.running.Load() == 2 })
+	processtest.Eventually(t, "both wait", func() bool { return w.config.Running.Load() == 2 })
 	f.delete("deleted", nil)
 	f.awaitGone("deleted")
 	f.must(w.stop())
@@ -159,7 +159,7 @@ func TestATaskThatWaitsToBeStartedCanBeEnded(t *testing.T) {
 
 func TestAProgramThatIsBeingWrittenIsRetried(t *testing.T) {
 	f := newFixture(t)
-	w := f.startWorker(f.server.Client(), func(w *Worker) { w.startBackoff.Duration = 10 * time.Millisecond })
+	w := f.startWorker(f.server.Client(), func(w *Worker) { w.config.StartBackoff.Duration = 10 * time.Millisecond })
 	program := f.file("program")
 	content, err := os.ReadFile("/bin/sh")
 	f.must(err)
@@ -167,7 +167,7 @@ func TestAProgramThatIsBeingWrittenIsRetried(t *testing.T) {
 	busy, err := os.OpenFile(program, os.O_WRONLY|os.O_APPEND, 0)
 	f.must(err)
 	f.run(w, "for-a-moment", &batch.Task{Spec: batch.TaskSpec{Command: []string{program, "-c", "exit 0"}}})
-	processtest.Eventually(t, "it is tried", func() bool { return w.running.Load() == 1 })
+	processtest.Eventually(t, "it is tried", func() bool { return w.config.Running.Load() == 1 })
 	timer := time.NewTimer(200 * time.Millisecond)
 	<-timer.C
 	f.must(busy.Close())

@@ -14,16 +14,15 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package worker runs the tasks that are bound to one Worker object and reports on them. It is an ordinary client of
-// the API. It needs Linux.
-package worker
+// Package agent registers a Worker object and runs the tasks that are bound to it. It is an ordinary client of the API.
+// It needs Linux.
+package agent
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,6 +39,7 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/pkg/worker/process"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
+	"github.com/leat-dev/leat/pkg/worker/taskrunner"
 )
 
 // reportTimeout is how long a stopping worker may take to report, in addition to the drain timeout.
@@ -143,24 +143,18 @@ type Worker struct {
 	options      Options
 	incarnation  string
 	registration *registration
-	metrics      *metrics
 	host         *sandbox.Host
-	sandbox      *sandbox.Sandbox // set before the first runner starts
-	predecessor  string           // an earlier incarnation that was leaving, or empty; set before the first runner starts
+	sandbox      *sandbox.Sandbox   // set before the first runner starts
+	predecessor  string             // an earlier incarnation that was leaving, or empty; set before the first runner starts
+	config       *taskrunner.Config // of the runners
 
-	// startProcess starts a command, and startBackoff is the backoff between tries.
-	startProcess func(process.Command) (*process.Process, *process.StartError)
-	startBackoff wait.Backoff
-
-	running    atomic.Int32  // tasks
-	commands   atomic.Int64  // that have started and not ended
 	draining   chan struct{} // closed when no more commands may start
 	superseded chan struct{} // closed when another process has taken the name
 	supersede  func()        // closes superseded
 
 	wg      sync.WaitGroup // of runners
 	mu      sync.Mutex
-	runners map[string]*runner // by the name of the task
+	runners map[string]*taskrunner.Runner // by the name of the task
 }
 
 // New returns a worker with a new incarnation. Workers that run in one process share the host.
@@ -168,20 +162,36 @@ func New(client versioned.Interface, host *sandbox.Host, options Options) *Worke
 	options = options.withDefaults()
 	incarnation := string(uuid.NewUUID())
 	superseded := make(chan struct{})
+	draining := make(chan struct{})
 	w := &Worker{
 		client:       client,
 		host:         host,
 		options:      options,
 		incarnation:  incarnation,
 		registration: newRegistration(client, options, incarnation),
-		metrics:      newMetrics(options.Registerer),
-		startBackoff: startBackoff,
-		draining:     make(chan struct{}),
+		draining:     draining,
 		superseded:   superseded,
 		supersede:    sync.OnceFunc(func() { close(superseded) }),
-		runners:      map[string]*runner{},
+		runners:      map[string]*taskrunner.Runner{},
 	}
-	w.startProcess = func(c process.Command) (*process.Process, *process.StartError) { return w.sandbox.Start(c) }
+	w.config = &taskrunner.Config{
+		Tasks:            client.BatchV1alpha1().Tasks(options.Namespace),
+		WorkerName:       options.Name,
+		Incarnation:      incarnation,
+		DrainTimeout:     options.DrainTimeout,
+		BackoffBase:      options.BackoffBase,
+		BackoffCap:       options.BackoffCap,
+		AnnounceDelay:    options.AnnounceDelay,
+		ProgressInterval: options.ProgressInterval,
+		StartBackoff:     taskrunner.StartBackoff,
+		Start:            func(c process.Command) (*process.Process, *process.StartError) { return w.sandbox.Start(c) },
+		Logs:             options.Logs,
+		Pressure:         w.registration.pressure,
+		Metrics:          taskrunner.NewMetrics(options.Registerer),
+		Draining:         draining,
+		IsSuperseded:     w.isSuperseded,
+		Crashed:          w.crashed,
+	}
 	return w
 }
 
@@ -213,6 +223,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	w.config.Sandbox = w.sandbox
 	defer func() {
 		if err := w.sandbox.Close(); err != nil {
 			logger.Error(err, "Failed to remove the control groups and files of tasks")
@@ -241,7 +252,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	beating, stopBeating := context.WithCancel(requests)
 	defer stopBeating()
 	heartbeat.Go(func() {
-		if w.registration.run(beating, w.draining, w.running.Load) != nil {
+		if w.registration.run(beating, w.draining, w.config.Running.Load) != nil {
 			w.supersede()
 		}
 	})
@@ -250,7 +261,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-w.superseded:
 	}
-	logger.Info("Draining the worker", "runningTasks", w.running.Load())
+	logger.Info("Draining the worker", "runningTasks", w.config.Running.Load())
 	close(w.draining)
 	if err := w.sandbox.MarkStopping(); err != nil {
 		logger.Error(err, "Failed to record that the worker stops; if it is killed, its commands count as having crashed it")
@@ -328,17 +339,17 @@ func (w *Worker) updateTask(ctx context.Context, task *batch.Task) {
 	defer w.mu.Unlock()
 	var previous <-chan struct{}
 	if r := w.runners[task.Name]; r != nil {
-		if !r.isLost() && r.assignment.uid == task.UID && r.assignment.disruptions == task.Status.Disruptions {
-			r.update(task)
+		if r.Handles(task) {
+			r.Update(task)
 			return
 		}
-		r.markLost()
-		previous = r.done
+		r.MarkLost()
+		previous = r.Done()
 	}
-	r := newRunner(w, task, previous)
+	r := taskrunner.New(w.config, task, previous)
 	w.runners[task.Name] = r
 	w.wg.Go(func() {
-		r.run(ctx)
+		r.Run(ctx)
 		w.forget(r)
 	})
 }
@@ -349,7 +360,7 @@ func (w *Worker) removeTask(name string) {
 	r := w.runners[name]
 	w.mu.Unlock()
 	if r != nil {
-		r.markLost()
+		r.MarkLost()
 		w.forget(r)
 	}
 }
@@ -357,13 +368,13 @@ func (w *Worker) removeTask(name string) {
 // forget removes a runner that has ended and whose task has left the informer. Until both are true the runner is
 // kept: a late event must not look like a new task, and a task must not run again before its earlier command has
 // ended.
-func (w *Worker) forget(r *runner) {
+func (w *Worker) forget(r *taskrunner.Runner) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	select {
-	case <-r.done:
-		if r.isLost() && w.runners[r.assignment.name] == r {
-			delete(w.runners, r.assignment.name)
+	case <-r.Done():
+		if r.IsLost() && w.runners[r.Name()] == r {
+			delete(w.runners, r.Name())
 		}
 	default:
 	}
@@ -372,7 +383,7 @@ func (w *Worker) forget(r *runner) {
 // waitForRunners waits until all runners have ended or ctx is done. The tasks of a superseded worker are lost.
 func (w *Worker) waitForRunners(ctx context.Context) {
 	w.mu.Lock()
-	var all []*runner
+	var all []*taskrunner.Runner
 	for _, r := range w.runners {
 		all = append(all, r)
 	}
@@ -380,40 +391,30 @@ func (w *Worker) waitForRunners(ctx context.Context) {
 	for _, r := range all {
 		select {
 		case <-w.superseded:
-			r.markLost()
+			r.MarkLost()
 		default:
 		}
 	}
 	for _, r := range all {
 		select {
-		case <-r.done:
+		case <-r.Done():
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// evictStale evicts or deletes a task that is bound to another incarnation, whose commands have ended with it. First it
-// makes sure that the other incarnation is not a successor.
-func (w *Worker) evictStale(ctx context.Context, r *runner) error {
-	superseded := false
-	_, err := r.assignment.withRetry(ctx, r.lost, r.task, func(ctx context.Context, _ *batch.Task) (*batch.Task, error) {
-		worker, err := w.client.BatchV1alpha1().Workers(w.options.Namespace).Get(ctx, w.options.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil, nil
-		}
-		superseded = err == nil && worker.Status.Incarnation != w.incarnation
-		return nil, err
-	})
-	switch {
-	case err != nil:
-		return err
-	case superseded:
-		w.supersede()
-		return nil
+// isSuperseded reports whether another process has registered under the worker's name, and stops the worker if so.
+func (w *Worker) isSuperseded(ctx context.Context) (bool, error) {
+	worker, err := w.client.BatchV1alpha1().Workers(w.options.Namespace).Get(ctx, w.options.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
 	}
-	return r.assignment.evict(ctx, r.task, w.crashed(r.task), "WorkerRestarted",
-		fmt.Sprintf("Worker %s was restarted.", w.options.Name))
+	if err == nil && worker.Status.Incarnation != w.incarnation {
+		w.supersede()
+		return true, nil
+	}
+	return false, err
 }
 
 // crashed reports whether the earlier incarnation that the task is bound to crashed while it ran the task's command.

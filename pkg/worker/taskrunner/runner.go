@@ -14,13 +14,16 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+// Package taskrunner runs the command of one task for a worker, and reports on it until the task is finished, evicted or
+// lost.
+package taskrunner
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,6 +32,7 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/pkg/worker/pressure"
 	"github.com/leat-dev/leat/pkg/worker/process"
@@ -47,14 +51,47 @@ const (
 	reasonPressure = "WorkerResourcePressure"
 )
 
-// startBackoff is the backoff between tries to start a command after a transient error. It sums up to 3 s: a worker
+// StartBackoff is the default backoff between tries to start a command after a transient error. It sums up to 3 s: a worker
 // keeps a task that it cannot start at least that long.
-var startBackoff = wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 6}
+var StartBackoff = wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 6}
 
-// runner runs the task of one assignment until it is finished, evicted or lost. Its goroutine owns the command and all
-// writes to the task; other goroutines call only update, markLost and isLost.
-type runner struct {
-	worker     *Worker
+// Config is what the runners of one worker share.
+type Config struct {
+	// Tasks is the client for the tasks of the worker's namespace.
+	Tasks typed.TaskInterface
+	// WorkerName and Incarnation identify the worker.
+	WorkerName, Incarnation string
+
+	// DrainTimeout, BackoffBase, BackoffCap, AnnounceDelay and ProgressInterval are those of the worker's options.
+	DrainTimeout, BackoffBase, BackoffCap, AnnounceDelay, ProgressInterval time.Duration
+	// StartBackoff is the backoff between tries to start a command after a transient error.
+	StartBackoff wait.Backoff
+
+	// Sandbox prepares commands, and Start starts them.
+	Sandbox *sandbox.Sandbox
+	Start   func(process.Command) (*process.Process, *process.StartError)
+	// Logs keeps the output of commands; it may be nil.
+	Logs *logs.Store
+	// Pressure is told of resources that the worker lacks.
+	Pressure *pressure.Tracker
+	Metrics  *Metrics
+
+	// Draining is closed when no more commands may start.
+	Draining <-chan struct{}
+	// IsSuperseded reports whether another process has registered under the worker's name.
+	IsSuperseded func(context.Context) (bool, error)
+	// Crashed reports whether the earlier incarnation that the task is bound to crashed while it ran the task's command.
+	Crashed func(*batch.Task) bool
+
+	// Running counts tasks, and Commands counts commands that have started and not ended.
+	Running  atomic.Int32
+	Commands atomic.Int64
+}
+
+// Runner runs the task of one assignment until it is finished, evicted or lost. Its goroutine owns the command and all
+// writes to the task; other goroutines call only Update, MarkLost, IsLost, Done, Name and Handles.
+type Runner struct {
+	config     *Config
 	assignment assignment
 	previous   <-chan struct{} // closed when the runner of the previous assignment has ended; nil without one
 
@@ -103,11 +140,12 @@ type statusUpdate struct {
 	err    error
 }
 
-func newRunner(w *Worker, task *batch.Task, previous <-chan struct{}) *runner {
+// New returns a runner for the task's assignment. If previous is not nil, Run waits until it is closed.
+func New(config *Config, task *batch.Task, previous <-chan struct{}) *Runner {
 	lost := make(chan struct{})
-	return &runner{
-		worker:     w,
-		assignment: newAssignment(w.client.BatchV1alpha1().Tasks(w.options.Namespace), task, w.metrics, lost),
+	return &Runner{
+		config:     config,
+		assignment: newAssignment(config.Tasks, task, config.Metrics, lost),
 		previous:   previous,
 		changed:    make(chan struct{}, 1),
 		lost:       lost,
@@ -118,8 +156,22 @@ func newRunner(w *Worker, task *batch.Task, previous <-chan struct{}) *runner {
 	}
 }
 
-// update passes a version of the task from the informer to the runner.
-func (r *runner) update(task *batch.Task) {
+// Name returns the name of the task.
+func (r *Runner) Name() string { return r.assignment.name }
+
+// Handles reports whether the task belongs to the assignment of the runner, and the runner has not lost it.
+func (r *Runner) Handles(task *batch.Task) bool {
+	return !r.IsLost() && r.assignment.uid == task.UID && r.assignment.disruptions == task.Status.Disruptions
+}
+
+// Done returns a channel that is closed when Run has returned.
+func (r *Runner) Done() <-chan struct{} { return r.done }
+
+// MarkLost tells the runner that its task is finished, deleted or evicted.
+func (r *Runner) MarkLost() { r.markLost() }
+
+// Update passes a version of the task from the informer to the runner.
+func (r *Runner) Update(task *batch.Task) {
 	r.mu.Lock()
 	r.observed = task
 	r.mu.Unlock()
@@ -129,20 +181,20 @@ func (r *runner) update(task *batch.Task) {
 	}
 }
 
-// isLost reports whether markLost was called.
-func (r *runner) isLost() bool { return r.assignment.isLost() }
+// IsLost reports whether MarkLost was called.
+func (r *Runner) IsLost() bool { return r.assignment.isLost() }
 
-// run handles the assignment from its beginning to its end. ctx is for requests only: a drain of the worker stops the
+// Run handles the assignment from its beginning to its end. ctx is for requests only: a drain of the worker stops the
 // rest.
-func (r *runner) run(ctx context.Context) {
+func (r *Runner) Run(ctx context.Context) {
 	defer close(r.done)
 	if r.previous != nil {
 		<-r.previous
 	}
 	var err error
 	switch {
-	case r.task.Status.Incarnation != r.worker.incarnation:
-		err = r.worker.evictStale(ctx, r)
+	case r.task.Status.Incarnation != r.config.Incarnation:
+		err = r.evictStale(ctx)
 	case r.task.DeletionTimestamp != nil:
 		err = r.assignment.forceDelete(ctx, r.task)
 	default:
@@ -153,26 +205,41 @@ func (r *runner) run(ctx context.Context) {
 	}
 }
 
+// evictStale evicts or deletes a task that is bound to another incarnation, whose commands have ended with it. First it
+// makes sure that the other incarnation is not a successor.
+func (r *Runner) evictStale(ctx context.Context) error {
+	superseded := false
+	_, err := r.assignment.withRetry(ctx, r.lost, r.task, func(ctx context.Context, _ *batch.Task) (_ *batch.Task, err error) {
+		superseded, err = r.config.IsSuperseded(ctx)
+		return nil, err
+	})
+	if err != nil || superseded {
+		return err
+	}
+	return r.assignment.evict(ctx, r.task, r.config.Crashed(r.task), "WorkerRestarted",
+		fmt.Sprintf("Worker %s was restarted.", r.config.WorkerName))
+}
+
 // runTask runs the command until it succeeds, its limit of failures is reached or the task is stopped. Then it reports
 // the result.
-func (r *runner) runTask(ctx context.Context) error {
-	r.worker.running.Add(1)
-	defer r.worker.running.Add(-1)
-	r.worker.metrics.running.Inc()
-	defer r.worker.metrics.running.Dec()
+func (r *Runner) runTask(ctx context.Context) error {
+	r.config.Running.Add(1)
+	defer r.config.Running.Add(-1)
+	r.config.Metrics.running.Inc()
+	defer r.config.Metrics.running.Dec()
 	defer r.stopDeadline()
 	s := r.task.Status
 	r.status = taskStatus{phase: batch.TaskRunning, attempts: s.Attempts, failedAttempts: s.FailedAttempts, startTime: s.StartTime}
-	delay := r.worker.options.BackoffBase
+	delay := r.config.BackoffBase
 	if s.Disruptions > 0 {
 		r.phase = reporting
 	}
 	r.setDeadline()
-	if r.isLost() {
+	if r.IsLost() {
 		r.stop(stoppedByLoss, 0)
 	}
 	select {
-	case <-r.worker.draining:
+	case <-r.config.Draining:
 		r.stop(stoppedByDrain, 0)
 	default:
 	}
@@ -193,20 +260,20 @@ func (r *runner) runTask(ctx context.Context) error {
 			break
 		}
 		r.handle(failed)
-		if last.FinishedAt.Sub(last.StartedAt.Time) > 2*r.worker.options.BackoffCap {
-			delay = r.worker.options.BackoffBase
+		if last.FinishedAt.Sub(last.StartedAt.Time) > 2*r.config.BackoffCap {
+			delay = r.config.BackoffBase
 		}
 		r.backOff(ctx, delay, last)
-		delay = min(2*delay, r.worker.options.BackoffCap)
+		delay = min(2*delay, r.config.BackoffCap)
 	}
 	return r.finish(ctx, last)
 }
 
 // handle changes the phase after an event.
-func (r *runner) handle(e event) { r.phase = r.phase.transition(e) }
+func (r *Runner) handle(e event) { r.phase = r.phase.transition(e) }
 
 // retries counts the failure of an attempt, and reports whether another attempt follows.
-func (r *runner) retries(last *batch.TaskStateTerminated) bool {
+func (r *Runner) retries(last *batch.TaskStateTerminated) bool {
 	if last.Reason == batch.TaskReasonCompleted || r.stopReason != notStopped {
 		return false
 	}
@@ -217,7 +284,7 @@ func (r *runner) retries(last *batch.TaskStateTerminated) bool {
 // reportStart reports that the command is about to start, and waits until that is stored. A task that was disrupted may
 // be one that crashes its worker before the start would be reported otherwise. From then on the attempt counts: no two
 // incarnations report the same attempt number.
-func (r *runner) reportStart(ctx context.Context) {
+func (r *Runner) reportStart(ctx context.Context) {
 	r.status.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: metav1.Now()}}
 	r.status.attempts++
 	r.attemptCounted = true
@@ -234,16 +301,16 @@ func (r *runner) reportStart(ctx context.Context) {
 
 // runAttempt runs the command once and returns how it ended. It returns nil if the command was not started for no fault
 // of its own: the task is stopped, or the worker lacks a resource.
-func (r *runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
+func (r *Runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 	attempt := r.status.attempts
 	if !r.attemptCounted {
 		attempt++
 	}
 	r.attemptCounted = false
-	log := r.worker.options.Logs.Create(r.task.UID, attempt)
+	log := r.config.Logs.Create(r.task.UID, attempt)
 	defer log.Close()
 	p, progress, startedAt, startErr := r.startCommand(ctx, attempt, log)
-	defer r.worker.sandbox.Release(progress)
+	defer r.config.Sandbox.Release(progress)
 	if p == nil && startErr == nil {
 		log.Discard()
 		return nil
@@ -257,7 +324,7 @@ func (r *runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 		r.status.startTime = &startedAt
 		r.setDeadline()
 	}
-	r.worker.metrics.attemptStarted(r.task, r.status)
+	r.config.Metrics.attemptStarted(r.task, r.status)
 	if startErr != nil {
 		var message process.Tail
 		_, _ = message.Write([]byte(startErr.Error()))
@@ -266,14 +333,14 @@ func (r *runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 			StartedAt: startedAt, FinishedAt: metav1.Now(),
 		}
 	}
-	r.worker.commands.Add(1)
+	r.config.Commands.Add(1)
 	r.status.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: startedAt}}
-	announce := time.NewTimer(r.worker.options.AnnounceDelay)
+	announce := time.NewTimer(r.config.AnnounceDelay)
 	defer announce.Stop()
-	poll := time.NewTicker(r.worker.options.ProgressInterval)
+	poll := time.NewTicker(r.config.ProgressInterval)
 	defer poll.Stop()
 	r.wait(ctx, p.Done(), announce.C, poll.C)
-	r.worker.commands.Add(-1)
+	r.config.Commands.Add(-1)
 	r.process = nil
 	r.pollProgress()
 
@@ -288,26 +355,26 @@ func (r *runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 	return terminated
 }
 
-// startCommand starts the command, and retries with the worker's startBackoff after transient errors. If the worker
+// startCommand starts the command, and retries with the configured StartBackoff after transient errors. If the worker
 // still lacks a resource then, it sets r.startErr. Both the process and the error are nil if the task must be
 // evicted, or is stopped.
-func (r *runner) startCommand(
+func (r *Runner) startCommand(
 	ctx context.Context, attempt int32, log *logs.Log,
 ) (*process.Process, sandbox.ProgressFile, metav1.Time, *process.StartError) {
-	for backoff := r.worker.startBackoff; ; {
+	for backoff := r.config.StartBackoff; ; {
 		startedAt := metav1.Now()
-		c, progress, err := r.worker.sandbox.Prepare(ctx, r.task, attempt)
+		c, progress, err := r.config.Sandbox.Prepare(ctx, r.task, attempt)
 		if err == nil {
 			c.Log = log
-			p, startErr := r.worker.startProcess(c)
+			p, startErr := r.config.Start(c)
 			if startErr == nil || !pressure.IsTransient(startErr) || backoff.Steps == 0 && pressure.Reason(startErr) == "" {
 				return p, progress, startedAt, startErr
 			}
-			r.worker.sandbox.Release(progress)
+			r.config.Sandbox.Release(progress)
 			err = startErr
 		}
 		if pressure.Reason(err) != "" {
-			r.worker.registration.pressure.RecordFailure(err, r.worker.commands.Load())
+			r.config.Pressure.RecordFailure(err, r.config.Commands.Load())
 		}
 		if backoff.Steps == 0 {
 			r.startErr = err
@@ -323,11 +390,11 @@ func (r *runner) startCommand(
 
 // pollProgress reads the progress that the command reports, and reports whether it has changed. It also notices log
 // output that is lost for lack of a resource.
-func (r *runner) pollProgress() bool {
+func (r *Runner) pollProgress() bool {
 	if r.process != nil {
-		r.worker.sandbox.EnsureDir(r.progress)
+		r.config.Sandbox.EnsureDir(r.progress)
 		if err := r.process.MissingOutput(); pressure.Reason(err) != "" {
-			r.worker.registration.pressure.RecordFailure(err, r.worker.commands.Load())
+			r.config.Pressure.RecordFailure(err, r.config.Commands.Load())
 		}
 	}
 	progress := r.progress.Read()
@@ -339,7 +406,7 @@ func (r *runner) pollProgress() bool {
 }
 
 // backOff waits until the next attempt is due, or the task is stopped.
-func (r *runner) backOff(ctx context.Context, delay time.Duration, last *batch.TaskStateTerminated) {
+func (r *Runner) backOff(ctx context.Context, delay time.Duration, last *batch.TaskStateTerminated) {
 	r.status.state = batch.TaskState{Waiting: &batch.TaskStateWaiting{
 		Reason: reasonBackOff,
 		Message: fmt.Sprintf("Attempt %d failed with exit code %d; the next one starts %s later.",
@@ -353,7 +420,7 @@ func (r *runner) backOff(ctx context.Context, delay time.Duration, last *batch.T
 }
 
 // sleep waits for d, or until the task is stopped.
-func (r *runner) sleep(ctx context.Context, d time.Duration) {
+func (r *Runner) sleep(ctx context.Context, d time.Duration) {
 	due := make(chan struct{})
 	timer := time.AfterFunc(d, func() { close(due) })
 	defer timer.Stop()
@@ -363,8 +430,8 @@ func (r *runner) sleep(ctx context.Context, d time.Duration) {
 // wait handles events until done is closed. An event that stops the task terminates its command, and wait goes on until
 // the command has ended; without a command wait returns. It writes the status when announce fires, when a poll finds
 // progress, and at once if the status is dirty.
-func (r *runner) wait(ctx context.Context, done <-chan struct{}, announce, poll <-chan time.Time) {
-	lost, draining := r.lost, r.worker.draining
+func (r *Runner) wait(ctx context.Context, done <-chan struct{}, announce, poll <-chan time.Time) {
+	lost, draining := r.lost, r.config.Draining
 	for r.phase != finishing {
 		if r.dirty && r.inFlight == nil {
 			r.startUpdate(ctx)
@@ -396,7 +463,7 @@ func (r *runner) wait(ctx context.Context, done <-chan struct{}, announce, poll 
 			r.stop(stoppedByDeadline, r.gracePeriod())
 		case <-draining:
 			draining = nil
-			r.stop(stoppedByDrain, min(r.gracePeriod(), r.worker.options.DrainTimeout))
+			r.stop(stoppedByDrain, min(r.gracePeriod(), r.config.DrainTimeout))
 		case <-lost:
 			lost = nil
 			r.stop(stoppedByLoss, 0)
@@ -405,7 +472,7 @@ func (r *runner) wait(ctx context.Context, done <-chan struct{}, announce, poll 
 }
 
 // finish reports the result of the task, evicts it or deletes it. last is how its last attempt ended, nil without one.
-func (r *runner) finish(ctx context.Context, last *batch.TaskStateTerminated) error {
+func (r *Runner) finish(ctx context.Context, last *batch.TaskStateTerminated) error {
 	if r.inFlight != nil {
 		close(r.inFlight.cancel)
 		r.finishUpdate()
@@ -416,11 +483,11 @@ func (r *runner) finish(ctx context.Context, last *batch.TaskStateTerminated) er
 		return errLost
 	case evictStopped:
 		return r.assignment.evict(ctx, r.task, false, "WorkerStopped",
-			fmt.Sprintf("Worker %s was stopped before the task had finished.", r.worker.options.Name))
+			fmt.Sprintf("Worker %s was stopped before the task had finished.", r.config.WorkerName))
 	case evictPressure:
-		r.worker.metrics.taskReturned(r.startErr)
+		r.config.Metrics.taskReturned(r.startErr)
 		return r.assignment.evict(ctx, r.task, false, reasonPressure,
-			fmt.Sprintf("Worker %s cannot start the command: %s", r.worker.options.Name, r.startErr))
+			fmt.Sprintf("Worker %s cannot start the command: %s", r.config.WorkerName, r.startErr))
 	case deleteTask:
 		return r.assignment.forceDelete(ctx, r.task)
 	case reportDeadlineExceeded:
@@ -434,7 +501,7 @@ func (r *runner) finish(ctx context.Context, last *batch.TaskStateTerminated) er
 	case reportFailure:
 	}
 	r.status.phase, r.status.state, r.status.completionTime = phase, batch.TaskState{Terminated: last}, &last.FinishedAt
-	r.worker.metrics.taskFinished(r.status)
+	r.config.Metrics.taskFinished(r.status)
 	// This update itself removes the task from the informer: a loss ends only the retries.
 	stored, err := r.assignment.updateStatus(ctx, r.lost, r.task, r.status.applyTo)
 	if err == nil && stored.DeletionTimestamp != nil {
@@ -444,7 +511,7 @@ func (r *runner) finish(ctx context.Context, last *batch.TaskStateTerminated) er
 }
 
 // stop records why the task is stopped, and terminates its command if it runs.
-func (r *runner) stop(reason stopReason, gracePeriod time.Duration) {
+func (r *Runner) stop(reason stopReason, gracePeriod time.Duration) {
 	r.stopReason = max(r.stopReason, reason)
 	r.handle(stopped)
 	if r.phase == terminating {
@@ -453,7 +520,7 @@ func (r *runner) stop(reason stopReason, gracePeriod time.Duration) {
 }
 
 // observe handles a version of the task, unless a newer one is known.
-func (r *runner) observe(task *batch.Task) {
+func (r *Runner) observe(task *batch.Task) {
 	if order, err := resourceversion.CompareResourceVersion(task.ResourceVersion, r.task.ResourceVersion); err == nil && order <= 0 {
 		return
 	}
@@ -472,7 +539,7 @@ func (r *runner) observe(task *batch.Task) {
 	}
 }
 
-func (r *runner) gracePeriod() time.Duration {
+func (r *Runner) gracePeriod() time.Duration {
 	if s := r.task.Spec.TerminationGracePeriodSeconds; s != nil {
 		return batch.Seconds(*s)
 	}
@@ -480,7 +547,7 @@ func (r *runner) gracePeriod() time.Duration {
 }
 
 // setDeadline sets the timer for the task's deadline, which counts from the start of its first attempt.
-func (r *runner) setDeadline() {
+func (r *Runner) setDeadline() {
 	seconds := r.task.Spec.ActiveDeadlineSeconds
 	if seconds == nil || r.status.startTime == nil {
 		return
@@ -494,7 +561,7 @@ func (r *runner) setDeadline() {
 	r.deadline = time.NewTimer(left)
 }
 
-func (r *runner) stopDeadline() {
+func (r *Runner) stopDeadline() {
 	if r.deadline != nil {
 		r.deadline.Stop()
 		r.deadline = nil
@@ -502,7 +569,7 @@ func (r *runner) stopDeadline() {
 }
 
 // startUpdate starts to write the status in the background. No update may be in flight.
-func (r *runner) startUpdate(ctx context.Context) {
+func (r *Runner) startUpdate(ctx context.Context) {
 	r.dirty = false
 	u := &statusUpdate{cancel: make(chan struct{}), done: make(chan struct{})}
 	r.inFlight = u
@@ -514,7 +581,7 @@ func (r *runner) startUpdate(ctx context.Context) {
 }
 
 // finishUpdate waits for the update in flight and handles its result.
-func (r *runner) finishUpdate() {
+func (r *Runner) finishUpdate() {
 	u := r.inFlight
 	<-u.done
 	r.inFlight = nil

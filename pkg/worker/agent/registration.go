@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package agent
 
 import (
 	"context"
@@ -37,6 +37,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/worker/pressure"
+	"github.com/leat-dev/leat/pkg/worker/taskrunner"
 )
 
 // ErrSuperseded is returned by Run when another process has registered under the worker's name. Run has killed its
@@ -81,7 +82,7 @@ func newRegistration(client versioned.Interface, options Options, incarnation st
 // register creates the Worker and its lease, or takes over those of an earlier process, and publishes the incarnation.
 func (g *registration) register(ctx context.Context, ready metav1.Condition) error {
 	workers := g.client.BatchV1alpha1().Workers(g.options.Namespace)
-	worker, err := withTimeout(ctx, &batch.Worker{
+	worker, err := taskrunner.WithTimeout(ctx, &batch.Worker{
 		ObjectMeta: metav1.ObjectMeta{Name: g.options.Name, Namespace: g.options.Namespace, Labels: g.options.Labels},
 		Spec:       batch.WorkerSpec{Taints: g.options.Taints},
 	}, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
@@ -100,7 +101,7 @@ func (g *registration) register(ctx context.Context, ready metav1.Condition) err
 			maps.Copy(labels, g.options.Labels)
 			if !maps.Equal(labels, worker.Labels) {
 				worker.Labels = labels
-				worker, err = withTimeout(ctx, worker, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
+				worker, err = taskrunner.WithTimeout(ctx, worker, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
 					return workers.Update(ctx, w, metav1.UpdateOptions{})
 				})
 			}
@@ -122,7 +123,7 @@ func (g *registration) register(ctx context.Context, ready metav1.Condition) err
 func (g *registration) renewLease(ctx context.Context) error {
 	leases := g.client.BatchV1alpha1().WorkerLeases(g.options.Namespace)
 	if g.lease == nil {
-		lease, err := withTimeout(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.WorkerLease, error) {
+		lease, err := taskrunner.WithTimeout(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.WorkerLease, error) {
 			return leases.Get(ctx, name, metav1.GetOptions{})
 		})
 		switch {
@@ -139,7 +140,7 @@ func (g *registration) renewLease(ctx context.Context) error {
 	duration := int32(g.options.LeaseDuration / time.Second)
 	next := g.lease.DeepCopy()
 	next.Spec = batch.WorkerLeaseSpec{HolderIdentity: g.incarnation, LeaseDurationSeconds: &duration, RenewTime: &now}
-	stored, err := withTimeout(ctx, next, func(ctx context.Context, l *batch.WorkerLease) (*batch.WorkerLease, error) {
+	stored, err := taskrunner.WithTimeout(ctx, next, func(ctx context.Context, l *batch.WorkerLease) (*batch.WorkerLease, error) {
 		if l.UID == "" {
 			return leases.Create(ctx, l, metav1.CreateOptions{})
 		}
@@ -172,7 +173,7 @@ func (g *registration) updateStatus(ctx context.Context, ready metav1.Condition,
 	if equality.Semantic.DeepEqual(next.Status, g.worker.Status) {
 		return nil
 	}
-	stored, err := withTimeout(ctx, next, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
+	stored, err := taskrunner.WithTimeout(ctx, next, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
 		return g.client.BatchV1alpha1().Workers(g.options.Namespace).UpdateStatus(ctx, w, metav1.UpdateOptions{})
 	})
 	if err != nil {
@@ -184,7 +185,7 @@ func (g *registration) updateStatus(ctx context.Context, ready metav1.Condition,
 
 // readWorker reads the Worker. It returns ErrSuperseded if another process has registered it.
 func (g *registration) readWorker(ctx context.Context) (*batch.Worker, error) {
-	worker, err := withTimeout(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.Worker, error) {
+	worker, err := taskrunner.WithTimeout(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.Worker, error) {
 		return g.client.BatchV1alpha1().Workers(g.options.Namespace).Get(ctx, name, metav1.GetOptions{})
 	})
 	if err == nil && g.registered && worker.Status.Incarnation != g.incarnation {

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package agent
 
 import (
 	"context"
@@ -40,6 +40,7 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/process"
 	"github.com/leat-dev/leat/pkg/worker/processtest"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
+	"github.com/leat-dev/leat/pkg/worker/taskrunner"
 	"github.com/leat-dev/leat/pkg/worker/testapi"
 )
 
@@ -127,6 +128,11 @@ func script(text string, mutate ...func(*batch.Task)) *batch.Task {
 		m(task)
 	}
 	return task
+}
+
+// isFinished reports whether the task has succeeded or failed.
+func isFinished(task *batch.Task) bool {
+	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
 }
 
 func ptrTo[T any](v T) *T { return &v }
@@ -580,7 +586,7 @@ func TestAnEvictedTaskIsKilledAndNotWrittenTo(t *testing.T) {
 		f.evict("t")
 		version := f.get("t").ResourceVersion
 		processtest.Eventually(t, "the command is killed", func() bool { return !processtest.Alive(pid) })
-		processtest.Eventually(t, "the runner ends", func() bool { return w.running.Load() == 0 })
+		processtest.Eventually(t, "the runner ends", func() bool { return w.config.Running.Load() == 0 })
 		if got := f.get("t").ResourceVersion; got != version {
 			t.Error("the task was written to")
 		}
@@ -602,7 +608,7 @@ func TestAnEvictedTaskIsKilledAndNotWrittenTo(t *testing.T) {
 		f.evict("t")
 		version := f.get("t").ResourceVersion
 		close(goOn)
-		processtest.Eventually(t, "the runner ends", func() bool { return w.running.Load() == 0 })
+		processtest.Eventually(t, "the runner ends", func() bool { return w.config.Running.Load() == 0 })
 		if got := f.get("t"); got.ResourceVersion != version || got.Status.Phase != batch.TaskPending {
 			t.Errorf("the task was written to: %+v", got.Status)
 		}
@@ -663,98 +669,6 @@ func TestAServerThatIsAwayLosesNoResult(t *testing.T) {
 	f.run(w, "t", script("echo >>"+f.file("runs")+"; exit 6"))
 	if s := f.awaitFinished("t").Status; s.State.Terminated.ExitCode != 6 || f.lines("runs") != 1 {
 		t.Errorf("got status %+v, %d runs", s, f.lines("runs"))
-	}
-}
-
-func TestAResultWhoseResponseWasLostIsNotWrittenAgain(t *testing.T) {
-	f := newFixture(t)
-	api := f.server.Client()
-	var once sync.Once
-	api.After = func(string, string) (err error) {
-		once.Do(func() { err = errors.New("connection reset") })
-		return err
-	}
-	f.create("t", script("exit 0"))
-	f.bind("t", "first")
-	task := f.get("t")
-	stored, err := newAssignment(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), nil).updateStatus(t.Context(), nil, task, func(s *batch.TaskStatus) {
-		s.Phase = batch.TaskSucceeded
-	})
-	f.must(err)
-	if stored.Status.Phase != batch.TaskSucceeded {
-		t.Errorf("got phase %s", stored.Status.Phase)
-	}
-	// The second write fails with a conflict, which shows that the first has succeeded.
-	if n := api.Count("update", "tasks/status"); n != 2 {
-		t.Errorf("%d writes, want 2", n)
-	}
-}
-
-// Others change it before each of the first writes, and all the time that the worker waits before the next one.
-func TestATaskThatOthersKeepChangingIsWritten(t *testing.T) {
-	f := newFixture(t)
-	f.create("t", script("exit 0"))
-	f.bind("t", "first")
-	task := f.get("t")
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	var n atomic.Int32
-	change := func() {
-		current := f.get("t")
-		current.Labels = map[string]string{"n": fmt.Sprint(n.Add(1))}
-		if _, err := f.test.BatchV1alpha1().Tasks("default").Update(ctx, current, metav1.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) {
-			t.Error(err)
-		}
-	}
-	api := f.server.Client()
-	writes := 0
-	api.Hook = func(verb, _, _ string) error {
-		if writes++; writes <= 2 {
-			change()
-		}
-		return nil
-	}
-	written := make(chan struct{})
-	var others sync.WaitGroup
-	others.Go(func() {
-		for {
-			select {
-			case <-written:
-				return
-			case <-time.After(10 * time.Millisecond):
-				change()
-			}
-		}
-	})
-	_, err := newAssignment(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), nil).updateStatus(ctx, ctx.Done(), task, func(s *batch.TaskStatus) {
-		s.Phase = batch.TaskRunning
-	})
-	close(written)
-	others.Wait()
-	f.must(err)
-}
-
-// The server does not tell a worker that a task is gone: it forbids it all tasks that are not bound to it.
-func TestARequestAboutATaskThatIsGoneIsNotRepeated(t *testing.T) {
-	f := newFixture(t)
-	api := f.server.Client()
-	lost := make(chan struct{})
-	refusals := 0
-	api.Hook = func(verb, _, name string) error {
-		if refusals++; refusals == 3 {
-			close(lost)
-		}
-		return apierrors.NewForbidden(batch.Resource("tasks"), name, errors.New("no task is bound to it"))
-	}
-	f.create("t", script("exit 0"))
-	f.bind("t", "first")
-	task := f.get("t")
-	a := newAssignment(api.BatchV1alpha1().Tasks("default"), task, newMetrics(nil), lost)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	// While the informer has the task, a refusal may be a temporary error of the server.
-	if err := a.forceDelete(ctx, task); !errors.Is(err, errLost) || refusals != 3 {
-		t.Errorf("got %v after %d refusals, want that the task is lost after 3", err, refusals)
 	}
 }
 
@@ -1076,6 +990,7 @@ func (f *fixture) unregistered() *Worker {
 	var err error
 	w.sandbox, err = sandbox.New(f.Context(), testHost, sandbox.Config{Namespace: "default", Name: "w", Incarnation: w.incarnation, StateDir: f.dir})
 	f.must(err)
+	w.config.Sandbox = w.sandbox
 	f.Cleanup(func() {
 		select {
 		case <-w.draining:
@@ -1120,29 +1035,16 @@ func TestATaskBoundAgainWaitsForItsEarlierCommandToEnd(t *testing.T) {
 	f.create("t", script("touch "+f.file("ran")))
 	f.bind("t", w.incarnation)
 	before := make(chan struct{})
-	r := newRunner(w, f.get("t"), before)
-	go r.run(t.Context())
+	r := taskrunner.New(w.config, f.get("t"), before)
+	go r.Run(t.Context())
 	select {
-	case <-r.done:
+	case <-r.Done():
 		t.Error("it was run while the earlier command had not ended")
 	case <-time.After(200 * time.Millisecond):
 	}
 	close(before)
-	<-r.done
+	<-r.Done()
 	f.awaitFinished("t")
-}
-
-func TestAnOlderVersionOfATaskIsIgnored(t *testing.T) {
-	f := newFixture(t)
-	w := f.unregistered()
-	f.create("t", script("true"))
-	older := f.get("t")
-	f.bind("t", w.incarnation)
-	r := newRunner(w, f.get("t"), nil)
-	r.observe(older)
-	if r.stopReason != notStopped || r.task.Spec.WorkerName != "w" {
-		t.Error("the task is taken for lost because it was not bound before")
-	}
 }
 
 func TestInvalidOptions(t *testing.T) {
@@ -1185,7 +1087,7 @@ func TestAWorkerIsIdleWithoutTasksAndLeavesNothingBehind(t *testing.T) {
 	f.must(w.stop())
 	buf := make([]byte, 1<<20)
 	for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		for _, owner := range []string{"worker.(*Worker)", "worker.(*runner)", "worker.(*process)", "worker.(*registration)", "client-go/tools/cache"} {
+		for _, owner := range []string{"agent.(*Worker)", "taskrunner.(*Runner)", "process.(*Process)", "agent.(*registration)", "client-go/tools/cache"} {
 			if strings.Contains(g, owner) {
 				t.Errorf("a goroutine is left:\n%s", g)
 			}

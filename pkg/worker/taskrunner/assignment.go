@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package worker
+package taskrunner
 
 import (
 	"context"
@@ -46,12 +46,12 @@ type assignment struct {
 	worker      string
 	incarnation string
 	disruptions int32
-	metrics     *metrics
+	metrics     *Metrics
 	// lost is closed once the informer no longer has the task: it is finished, or is not bound to the worker.
 	lost <-chan struct{}
 }
 
-func newAssignment(tasks typed.TaskInterface, task *batch.Task, metrics *metrics, lost <-chan struct{}) assignment {
+func newAssignment(tasks typed.TaskInterface, task *batch.Task, metrics *Metrics, lost <-chan struct{}) assignment {
 	return assignment{
 		metrics:     metrics,
 		lost:        lost,
@@ -147,7 +147,7 @@ func (a assignment) withRetry(
 		if stale {
 			// Read right before the write, not before the pause: a task that others keep changing would be stale again.
 			var latest *batch.Task
-			latest, err = withTimeout(ctx, task, func(ctx context.Context, _ *batch.Task) (*batch.Task, error) {
+			latest, err = WithTimeout(ctx, task, func(ctx context.Context, _ *batch.Task) (*batch.Task, error) {
 				return a.tasks.Get(ctx, a.name, metav1.GetOptions{})
 			})
 			switch {
@@ -161,7 +161,7 @@ func (a assignment) withRetry(
 			}
 		}
 		if err == nil {
-			stored, err = withTimeout(ctx, task, send)
+			stored, err = WithTimeout(ctx, task, send)
 		}
 		switch {
 		case err == nil:
@@ -188,8 +188,8 @@ func (a assignment) withRetry(
 	}
 }
 
-// withTimeout calls send with a context that expires after requestTimeout.
-func withTimeout[In, Out any](ctx context.Context, in In, send func(context.Context, In) (Out, error)) (Out, error) {
+// WithTimeout calls send with a context that expires after requestTimeout.
+func WithTimeout[In, Out any](ctx context.Context, in In, send func(context.Context, In) (Out, error)) (Out, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	return send(ctx, in)
