@@ -222,6 +222,7 @@ func (s *Store) Create(uid types.UID, attempt int32) *Log {
 // NotKeptError is returned when there is no output of an attempt. Its message is for the person who asked for it.
 type NotKeptError struct{ message string }
 
+// Error implements error.
 func (e *NotKeptError) Error() string { return e.message }
 
 // Get returns the output of the last attempt at the task, or of the one before if previous is true. The error is a

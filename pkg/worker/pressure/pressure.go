@@ -75,7 +75,8 @@ func IsTransient(err error) bool { return Reason(err) != "" || errors.Is(err, un
 type Tracker struct {
 	capacity  int64
 	base, max time.Duration
-	// CheckSpace returns an error while the disk is full. It must be set before the tracker is used. A full disk need not make a command fail to start.
+	// CheckSpace returns an error while the disk is full. It must be set before the tracker is used. A full disk need
+	// not make a command fail to start.
 	CheckSpace func() error
 	// Changed has a signal while the limit or the condition is new.
 	Changed chan struct{}

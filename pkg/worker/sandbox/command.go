@@ -72,9 +72,9 @@ func expand(s string, vars map[string]string, limit int) string {
 }
 
 // newCommand returns the command of an attempt. Its environment is that of the worker without the withheld variables,
-// then that of the task, then variables that identify the task and name its progress file. References are expanded with
-// the latter two; those in the task's variables only with variables before them. A command that is too long is incomplete, and
-// has an Err.
+// then that of the task, then variables that identify the task and name its progress file. References are expanded
+// with the latter two; those in the task's variables only with variables before them. A command that is too long is
+// incomplete, and has an Err.
 func newCommand(task *batch.Task, attempt int32, progress ProgressFile, withheld []string) process.Command {
 	identity := map[string]string{
 		"TASK_NAME":      task.Name,

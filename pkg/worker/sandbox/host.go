@@ -23,8 +23,8 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/reaper"
 )
 
-// Host is what the workers of one process share: the reaper of its children and the control group in which it may create
-// groups. A process must have only one Host. It is safe for concurrent use.
+// Host is what the workers of one process share: the reaper of its children and the control group in which it may
+// create groups. A process must have only one Host. It is safe for concurrent use.
 type Host struct {
 	reaper     *reaper.Reaper
 	delegation func() (cgroup.Delegation, error)

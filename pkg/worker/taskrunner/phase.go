@@ -41,8 +41,8 @@ import (
 //	finishing    ended     → finishing    none
 //	finishing    stopped   → finishing    none
 //
-// A task that was disrupted starts in phase reporting, any other in phase starting. How a task is finished depends on its
-// stopReason and on its last attempt: see outcomeOf.
+// A task that was disrupted starts in phase reporting, any other in phase starting. How a task is finished depends on
+// its stopReason and on its last attempt: see outcomeOf.
 type phase string
 
 const (
@@ -109,8 +109,8 @@ const (
 	deleteTask             outcome = "delete"
 )
 
-// outcomeOf returns how to finish a task. last is how its last attempt ended, nil without one; startErr is what the worker
-// lacked to start another one, or nil. The first line that matches counts:
+// outcomeOf returns how to finish a task. last is how its last attempt ended, nil without one; startErr is what the
+// worker lacked to start another one, or nil. The first line that matches counts:
 //
 //	stopReason         last attempt  startErr  → outcome
 //	stoppedByLoss      any           any       → abandon

@@ -27,8 +27,8 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// tableOf returns the rows of the table in the comment of a declaration in phase.go. Each row is split at the arrow and at
-// two or more spaces.
+// tableOf returns the rows of the table in the comment of a declaration in phase.go. Each row is split at the arrow
+// and at two or more spaces.
 func tableOf(t *testing.T, declaration string) [][]string {
 	t.Helper()
 	source, err := os.ReadFile("phase.go")

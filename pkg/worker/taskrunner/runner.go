@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package taskrunner runs the command of one task for a worker, and reports on it until the task is finished, evicted or
-// lost.
+// Package taskrunner runs the command of one task for a worker, and reports on it until the task is finished, evicted
+// or lost.
 package taskrunner
 
 import (
@@ -51,11 +51,11 @@ const (
 	reasonPressure = "WorkerResourcePressure"
 )
 
-// StartBackoff is the default backoff between tries to start a command after a transient error. It sums up to 3 s: a worker
-// keeps a task that it cannot start at least that long.
+// StartBackoff is the default backoff between tries to start a command after a transient error. It sums up to 3 s: a
+// worker keeps a task that it cannot start at least that long.
 var StartBackoff = wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 6}
 
-// Config is what the runners of one worker share.
+// Config is what the runners of one worker share. It must not be copied.
 type Config struct {
 	// Tasks is the client for the tasks of the worker's namespace.
 	Tasks typed.TaskInterface
@@ -72,7 +72,7 @@ type Config struct {
 	Start   func(process.Command) (*process.Process, *process.StartError)
 	// Logs keeps the output of commands; it may be nil.
 	Logs *logs.Store
-	// Pressure is told of resources that the worker lacks.
+	// Pressure records when the worker lacks a resource to start commands.
 	Pressure *pressure.Tracker
 	Metrics  *Metrics
 
@@ -80,7 +80,8 @@ type Config struct {
 	Draining <-chan struct{}
 	// IsSuperseded reports whether another process has registered under the worker's name.
 	IsSuperseded func(context.Context) (bool, error)
-	// Crashed reports whether the earlier incarnation that the task is bound to crashed while it ran the task's command.
+	// Crashed reports whether the earlier incarnation that the task is bound to crashed while it ran the task's
+	// command.
 	Crashed func(*batch.Task) bool
 
 	// Running counts tasks, and Commands counts commands that have started and not ended.
@@ -103,7 +104,7 @@ type Runner struct {
 	mu       sync.Mutex
 	observed *batch.Task // latest from the informer
 
-	phase          phase            // see there
+	phase          phase
 	task           *batch.Task      // latest known
 	status         taskStatus       // to be written
 	dirty          bool             // status has changed since it was last written
