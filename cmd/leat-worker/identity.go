@@ -18,8 +18,6 @@ package main
 
 import (
 	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -30,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/cert"
 	"k8s.io/klog/v2"
 )
 
@@ -90,16 +89,16 @@ func certificateIdentity(config *rest.Config) (*identity, error) {
 	if err := rest.LoadTLSFiles(loaded); err != nil {
 		return nil, fmt.Errorf("the client certificate: %w", err)
 	}
-	block, _ := pem.Decode(loaded.CertData)
-	if block == nil {
+	if len(loaded.CertData) == 0 {
 		return nil, nil
 	}
-	certificate, err := x509.ParseCertificate(block.Bytes)
+	certificates, err := cert.ParseCertsPEM(loaded.CertData)
 	if err != nil {
 		return nil, fmt.Errorf("the client certificate: %w", err)
 	}
-	rest, ok := strings.CutPrefix(certificate.Subject.CommonName, workerPrefix)
-	if !ok || !slices.Contains(certificate.Subject.Organization, workersGroup) {
+	subject := certificates[0].Subject
+	rest, ok := strings.CutPrefix(subject.CommonName, workerPrefix)
+	if !ok || !slices.Contains(subject.Organization, workersGroup) {
 		return nil, nil
 	}
 	namespace, name, _ := strings.Cut(rest, ":")
