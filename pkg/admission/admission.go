@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package admission is all that stands between a decoded request and the registries: which plugins there are, in which
-// order they run, and what they need.
+// Package admission configures the admission plugins of the server: which there are, the order in which they run, and
+// what they require.
 package admission
 
 import (
@@ -40,10 +40,10 @@ import (
 	"github.com/leat-dev/leat/pkg/admission/workerrestriction"
 )
 
-// Order is every plugin, in the order in which they run. Those that mutate run before all that validate, whatever their
-// place. Of those that validate, our own come first, being cheap and free of side effects; LiveNamespace comes after webhooks,
-// which may take long, so that what it knows is still true when the object is stored; and quota is last, so that what another
-// plugin refuses is never charged.
+// Order lists all plugins in the order in which they run. Mutating plugins run before validating ones, whatever their
+// place. Our own validating plugins come first: they are cheap and have no side effects. LiveNamespace comes after the
+// webhooks, which may be slow, so that its decision is recent when the object is stored. ResourceQuota is last, so that
+// it never charges what another plugin refuses.
 var Order = []string{
 	lifecycle.PluginName,
 	mutatingpolicy.PluginName,
@@ -58,15 +58,15 @@ var Order = []string{
 	resourcequota.PluginName,
 }
 
-// hostOnly are the plugins that only read from, or write to, a Kubernetes host. Webhooks and policies are not among
-// them: a standalone server reads theirs from the manifests that the admission configuration file names.
+// hostOnly lists the plugins that need a host cluster. Webhooks and policies are not among them: a standalone server
+// reads them from the manifests that the admission configuration file names.
 var hostOnly = []string{
 	lifecycle.PluginName,
 	livenamespace.PluginName,
 	resourcequota.PluginName,
 }
 
-// upstream is what the library brings by default, in its order, as of the version that Order was made for.
+// upstream lists the default plugins of the k8s.io/apiserver version that Order was reviewed for, in their order.
 var upstream = []string{
 	lifecycle.PluginName,
 	mutatingpolicy.PluginName,
@@ -75,7 +75,7 @@ var upstream = []string{
 	validatingwebhook.PluginName,
 }
 
-// RegisterAll registers the plugins that the library does not bring by default.
+// RegisterAll registers the plugins that k8s.io/apiserver does not register by default.
 func RegisterAll(plugins *admission.Plugins) {
 	workerrestriction.Register(plugins)
 	ownerreferences.Register(plugins)
@@ -85,9 +85,9 @@ func RegisterAll(plugins *admission.Plugins) {
 	resourcequota.Register(plugins)
 }
 
-// Configure gives options, as options.NewAdmissionOptions made them, all our plugins in our order. If the library's own
-// default plugins are not those that Order was made for, the error names the ones that are new or gone: a plugin that
-// comes unnoticed lacks its grants, and one that goes unnoticed leaves a hole, so the server must not start.
+// Configure sets all plugins and their order in options that options.NewAdmissionOptions returned. It returns an error
+// if the default plugins of k8s.io/apiserver differ from those that Order was reviewed for. The server must not start
+// then: a new plugin would lack its grants, and a removed one would leave a gap.
 func Configure(o *options.AdmissionOptions) error {
 	if err := checkUpstream(o); err != nil {
 		return err
@@ -97,8 +97,8 @@ func Configure(o *options.AdmissionOptions) error {
 	return nil
 }
 
-// ConfigureStandalone is Configure for a server without a Kubernetes host: plugins that have nothing to read there are off
-// unless they are asked for by name.
+// ConfigureStandalone is Configure for a server without a host cluster. The plugins that need a host are off unless
+// --enable-admission-plugins names them.
 func ConfigureStandalone(o *options.AdmissionOptions) error {
 	if err := Configure(o); err != nil {
 		return err
@@ -108,19 +108,21 @@ func ConfigureStandalone(o *options.AdmissionOptions) error {
 }
 
 func checkUpstream(o *options.AdmissionOptions) error {
-	const want = "review pkg/admission: its order, and the grants of config/base/rbac"
+	const advice = "review the order in pkg/admission and the grants in config/base/rbac"
 	registered, known := sets.New(o.Plugins.Registered()...), sets.New(upstream...)
 	if added := registered.Difference(known); added.Len() > 0 {
-		return fmt.Errorf("unknown default admission plugins %s: %s", strings.Join(sets.List(added), ", "), want)
+		return fmt.Errorf("unknown default admission plugins %s: %s", strings.Join(sets.List(added), ", "), advice)
 	}
 	if missing := known.Difference(registered); missing.Len() > 0 {
-		return fmt.Errorf("missing default admission plugins %s: %s", strings.Join(sets.List(missing), ", "), want)
+		return fmt.Errorf("missing default admission plugins %s: %s", strings.Join(sets.List(missing), ", "), advice)
 	}
 	if !slices.Equal(o.RecommendedPluginOrder, upstream) {
-		return fmt.Errorf("default admission plugins run in the order %s, not %s: %s", strings.Join(o.RecommendedPluginOrder, ", "), strings.Join(upstream, ", "), want)
+		return fmt.Errorf("default admission plugins run in the order %s, not %s: %s",
+			strings.Join(o.RecommendedPluginOrder, ", "), strings.Join(upstream, ", "), advice)
 	}
 	if o.DefaultOffPlugins.Len() > 0 {
-		return fmt.Errorf("default admission plugins %s are off by default, none was: %s", strings.Join(sets.List(o.DefaultOffPlugins), ", "), want)
+		return fmt.Errorf("default admission plugins %s are off by default, and none was before: %s",
+			strings.Join(sets.List(o.DefaultOffPlugins), ", "), advice)
 	}
 	return nil
 }

@@ -61,13 +61,13 @@ import (
 	"github.com/leat-dev/leat/pkg/admission/queuelimit"
 )
 
-func TestUpstreamsDefaultPluginsAreThoseOrderWasMadeFor(t *testing.T) {
+func TestConfigureKnowsUpstreamsDefaultPlugins(t *testing.T) {
 	if err := Configure(options.NewAdmissionOptions()); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestOtherDefaultPluginsAreRefusedByName(t *testing.T) {
+func TestConfigureRefusesOtherDefaultPlugins(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(o *options.AdmissionOptions)
 		want   string
@@ -117,20 +117,20 @@ func TestOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if errs := o.Validate(); len(errs) > 0 {
-		t.Errorf("a plugin is in the order and not registered, or the other way round: %v", errs)
+		t.Errorf("the order and the registered plugins differ: %v", errs)
 	}
 	if got := sets.New(Order...); got.Len() != len(Order) {
 		t.Errorf("a plugin is in the order twice: %v", Order)
 	}
 	if Order[0] != lifecycle.PluginName {
-		t.Errorf("%s is first: what goes into a namespace that is gone need not be looked at", Order[0])
+		t.Errorf("got %s first, want %s: other plugins need not run for a namespace that is gone", Order[0], lifecycle.PluginName)
 	}
 	if last := Order[len(Order)-1]; last != resourcequota.PluginName {
-		t.Errorf("%s is last, after quota is charged", last)
+		t.Errorf("%s runs last, after quota is charged", last)
 	}
 	for _, plugin := range Order {
 		if _, ok := grants[plugin]; !ok {
-			t.Errorf("%s is in the order, and grants does not say what it needs of a host", plugin)
+			t.Errorf("%s is in the order but not in grants", plugin)
 		}
 	}
 	if len(grants) != len(Order) {
@@ -138,7 +138,7 @@ func TestOrder(t *testing.T) {
 	}
 	o.RecommendedPluginOrder[0] = ""
 	if Order[0] == "" {
-		t.Error("changing options changes the order of all servers")
+		t.Error("the options share the slice of Order")
 	}
 }
 
@@ -148,7 +148,7 @@ var testScheme = func() *runtime.Scheme {
 	return scheme
 }()
 
-// client is the library's own fake, which has no OpenAPI, with the library's own fake of that.
+// client is client-go's fake with client-go's fake of OpenAPI, which it lacks.
 type client struct {
 	*fake.Clientset
 }
@@ -165,8 +165,7 @@ func (discoveryClient) OpenAPIV3() openapi.Client {
 	return openapitest.NewFakeClient()
 }
 
-// host is what a Kubernetes API server is to admission: the library's own fake, with optimistic concurrency for the status
-// of quotas.
+// host returns a fake of the host's API. It implements optimistic concurrency for the status of quotas.
 func host(t *testing.T, objects ...runtime.Object) *fake.Clientset {
 	t.Helper()
 	client := fake.NewClientset(objects...)
@@ -197,7 +196,8 @@ func namespace(name string) *corev1.Namespace {
 	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive}}
 }
 
-// quotaOf is a quota that the host's quota controller has seen: with nothing used of what it counts.
+// quotaOf returns a quota with the hard limits, as the host's quota controller reports it: it has counted nothing in
+// use of the resources that it counts.
 func quotaOf(hard map[string]string, counted ...string) *corev1.ResourceQuota {
 	q := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "quota", ResourceVersion: "1"}}
 	q.Spec.Hard, q.Status.Used = corev1.ResourceList{}, corev1.ResourceList{}
@@ -221,14 +221,14 @@ func used(t *testing.T, client *fake.Clientset, name string) int64 {
 	return amount.Value()
 }
 
-// chain is the admission of one replica.
+// chain is the admission chain of one replica.
 type chain struct {
 	t *testing.T
 	admission.MutationInterface
 	admission.ValidationInterface
 }
 
-// newChain starts a replica's admission, as a server does.
+// newChain starts the admission chain of a replica, as a server does.
 func newChain(t *testing.T, configure func(*options.AdmissionOptions) error, host *fake.Clientset, enable ...string) chain {
 	t.Helper()
 	o := options.NewAdmissionOptions()
@@ -269,7 +269,7 @@ type write struct {
 	user        user.Info
 }
 
-// do is the way of a write through both kinds of admission.
+// do admits and validates a write.
 func (c chain) do(w write) error {
 	c.t.Helper()
 	object := w.object
@@ -305,11 +305,12 @@ func task(name string) *batch.Task {
 	return &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name}}
 }
 
-func TestQuotaCountsCreatesOfOurKindsOnly(t *testing.T) {
+func TestQuotaChargesCreatesOfOurKinds(t *testing.T) {
 	const counted = "count/tasks.batch.leat.dev"
 	client := host(t, namespace("ns"), quotaOf(map[string]string{
 		counted: "2",
-		// Of these the first is of another kind and full, and the second is one that the quota controller cannot count.
+		// The first is a full quota of another kind, the second a resource that the quota controller cannot
+		// count.
 		"pods":                               "0",
 		"count/workerleases.batch.leat.dev":  "0",
 		"count/tasksets.batch.leat.dev":      "1",
@@ -355,7 +356,7 @@ func TestQuotaCountsCreatesOfOurKindsOnly(t *testing.T) {
 	}
 }
 
-func TestWithoutQuotasNothingIsCharged(t *testing.T) {
+func TestWithoutQuotas(t *testing.T) {
 	client := host(t, namespace("ns"))
 	c := newChain(t, Configure, client)
 	client.ClearActions()
@@ -366,7 +367,7 @@ func TestWithoutQuotasNothingIsCharged(t *testing.T) {
 	}
 	for _, action := range client.Actions() {
 		if action.GetVerb() != "watch" && !action.Matches("get", "namespaces") {
-			t.Errorf("a create asked the host for %s of %s", action.GetVerb(), action.GetResource())
+			t.Errorf("a create caused %s of %s on the host", action.GetVerb(), action.GetResource())
 		}
 	}
 }
@@ -381,7 +382,7 @@ func TestQuotaHoldsAcrossReplicas(t *testing.T) {
 	for i := range creates {
 		clients.Go(func() {
 			w := write{operation: admission.Create, resource: "tasks", object: task(fmt.Sprintf("task-%d", i))}
-			// Clients that lose against others come back; those that are told of the quota do not.
+			// Clients retry after a conflict, but not after the quota is exceeded.
 			if err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
 				err := replicas[i%len(replicas)].do(w)
 				switch {
@@ -407,7 +408,7 @@ func TestQuotaHoldsAcrossReplicas(t *testing.T) {
 	}
 }
 
-func TestWhatIsRefusedIsNotCharged(t *testing.T) {
+func TestRefusedCreatesAreNotCharged(t *testing.T) {
 	const counted = "count/workers.batch.leat.dev"
 	client := host(t, namespace("ns"), quotaOf(map[string]string{counted: "5"}, counted))
 	c := newChain(t, Configure, client)
@@ -417,13 +418,13 @@ func TestWhatIsRefusedIsNotCharged(t *testing.T) {
 		t.Errorf("another's worker: got %v", err)
 	}
 	if got := used(t, client, counted); got != 0 {
-		t.Errorf("%d charged for what was refused", got)
+		t.Errorf("%d charged for a refused create", got)
 	}
 	if err := c.do(write{operation: admission.Create, resource: "workers", object: &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: "own"}}, user: own}); err != nil {
 		t.Errorf("its own worker: got %v", err)
 	}
 	if got := used(t, client, counted); got != 1 {
-		t.Errorf("%d charged for what was admitted, want 1", got)
+		t.Errorf("%d charged for an admitted create, want 1", got)
 	}
 }
 

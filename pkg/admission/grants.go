@@ -35,20 +35,21 @@ import (
 	"github.com/leat-dev/leat/pkg/admission/workerrestriction"
 )
 
-// Grant is what the server must be allowed to do at its host, in all namespaces.
+// Grant is a permission that the server requires on the host cluster, in all namespaces.
 type Grant struct {
-	// Resource is what it does it to, and Subresource a part of that, if it is not the whole.
-	Resource    schema.GroupResource
+	// Resource is the resource that the server accesses.
+	Resource schema.GroupResource
+	// Subresource is the subresource that the server accesses, empty for the resource itself.
 	Subresource string
-	// Verbs are what it does, in order.
+	// Verbs are the verbs that the server uses, sorted.
 	Verbs []string
 }
 
-// reads are the verbs of an informer.
-var reads = []string{"list", "watch"}
+// informerVerbs are the verbs that an informer uses.
+var informerVerbs = []string{"list", "watch"}
 
-// grants is what each plugin needs of a host. Whatever looks at a namespace's labels, too, reads them by the informer and, where
-// that knows of no such namespace, live.
+// grants holds the permissions that each plugin requires on the host. Plugins that match namespaces by label read them
+// from an informer, and from the host if the informer does not have them.
 var grants = map[string][]Grant{
 	lifecycle.PluginName:         {namespaces},
 	mutatingpolicy.PluginName:    {namespaces, configuration("mutatingadmissionpolicies"), configuration("mutatingadmissionpolicybindings")},
@@ -61,18 +62,19 @@ var grants = map[string][]Grant{
 	validatingwebhook.PluginName: {namespaces, configuration("validatingwebhookconfigurations")},
 	livenamespace.PluginName:     {{Resource: namespaces.Resource, Verbs: []string{"get"}}},
 	resourcequota.PluginName: {
-		{Resource: schema.GroupResource{Resource: "resourcequotas"}, Verbs: reads},
+		{Resource: schema.GroupResource{Resource: "resourcequotas"}, Verbs: informerVerbs},
 		{Resource: schema.GroupResource{Resource: "resourcequotas"}, Subresource: "status", Verbs: []string{"update"}},
 	},
 }
 
-var namespaces = Grant{Resource: schema.GroupResource{Resource: "namespaces"}, Verbs: append([]string{"get"}, reads...)}
+var namespaces = Grant{Resource: schema.GroupResource{Resource: "namespaces"}, Verbs: append([]string{"get"}, informerVerbs...)}
 
 func configuration(resource string) Grant {
-	return Grant{Resource: schema.GroupResource{Group: "admissionregistration.k8s.io", Resource: resource}, Verbs: reads}
+	return Grant{Resource: schema.GroupResource{Group: "admissionregistration.k8s.io", Resource: resource}, Verbs: informerVerbs}
 }
 
-// Grants gives what the plugins that are on, by options that Configure made, need of the host: each resource once.
+// Grants returns the permissions that the enabled plugins require on the host, one Grant a resource. The options must
+// be those that Configure has set.
 func Grants(o *options.AdmissionOptions) []Grant {
 	var all []Grant
 	for _, plugin := range Order {
@@ -80,17 +82,17 @@ func Grants(o *options.AdmissionOptions) []Grant {
 			continue
 		}
 		for _, grant := range grants[plugin] {
-			at := slices.IndexFunc(all, func(known Grant) bool {
+			i := slices.IndexFunc(all, func(known Grant) bool {
 				return known.Resource == grant.Resource && known.Subresource == grant.Subresource
 			})
-			if at < 0 {
+			if i < 0 {
 				grant.Verbs = slices.Clone(grant.Verbs)
 				all = append(all, grant)
 				continue
 			}
-			all[at].Verbs = append(all[at].Verbs, grant.Verbs...)
-			slices.Sort(all[at].Verbs)
-			all[at].Verbs = slices.Compact(all[at].Verbs)
+			all[i].Verbs = append(all[i].Verbs, grant.Verbs...)
+			slices.Sort(all[i].Verbs)
+			all[i].Verbs = slices.Compact(all[i].Verbs)
 		}
 	}
 	return all

@@ -23,18 +23,21 @@ import (
 	"k8s.io/client-go/informers"
 )
 
-// Informers gives the factory that plugins must be given instead of the server's own. Readiness waits for all informers of the
-// server's, and a policy whose paramKind is a kind of Kubernetes itself, whatever the policy is about, would add one to it that
-// never syncs if we may not list that kind. Plugins that find no informer by resource start a dynamic one, outside of the
-// factory, as they do for custom resources, and stop it with the last policy that needs it.
+// Informers returns the informer factory for the admission plugins. It shares no informers by resource.
+//
+// Any policy of the host whose paramKind is a built-in kind would otherwise add an informer to the server's factory. If
+// the server may not list that kind, the informer never syncs, and readiness waits for all informers of the factory.
+// Policy plugins that find no shared informer start a dynamic one, as for custom resources, and stop it with the last
+// policy that needs it.
 func Informers(factory informers.SharedInformerFactory) informers.SharedInformerFactory {
-	return ownInformers{factory}
+	return withoutResourceInformers{factory}
 }
 
-type ownInformers struct {
+type withoutResourceInformers struct {
 	informers.SharedInformerFactory
 }
 
-func (ownInformers) ForResource(resource schema.GroupVersionResource) (informers.GenericInformer, error) {
+// ForResource implements informers.SharedInformerFactory.
+func (withoutResourceInformers) ForResource(resource schema.GroupVersionResource) (informers.GenericInformer, error) {
 	return nil, fmt.Errorf("no informer of %s is shared with policies", resource)
 }

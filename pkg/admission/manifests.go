@@ -23,9 +23,10 @@ import (
 	"github.com/leat-dev/leat/pkg/admission/manifests"
 )
 
-// manifestsInitializer lets webhooks and policies come from files.
+// manifestsInitializer sets the loaders of webhooks and policies in files.
 type manifestsInitializer struct{}
 
+// Initialize implements admission.PluginInitializer.
 func (manifestsInitializer) Initialize(plugin admission.Interface) {
 	if wants, ok := plugin.(initializer.WantsManifestLoaders); ok {
 		wants.SetManifestLoaders(manifests.Loaders())

@@ -29,30 +29,31 @@ import (
 	"github.com/leat-dev/leat/pkg/admission/queuelimit"
 )
 
-// counted are the resources whose creation ResourceQuota charges, as count/<resource>.batch.leat.dev.
-var counted = []schema.GroupResource{
+// countedResources are the resources that ResourceQuota charges as count/<resource>.batch.leat.dev.
+var countedResources = []schema.GroupResource{
 	batch.Resource("tasks"),
 	batch.Resource("tasksets"),
 	batch.Resource("workers"),
 	batch.Resource("taskqueues"),
 }
 
-// uncounted are the resources that ResourceQuota passes by. Leases cannot be watched, so the host's quota controller never
-// counts them, and a quota that names them would refuse every one for want of a count.
-var uncounted = map[schema.GroupResource]struct{}{
+// ignoredResources are the resources that ResourceQuota ignores. Leases cannot be watched, so the host's quota
+// controller never counts them, and ResourceQuota would refuse all leases in a namespace whose quota names them.
+var ignoredResources = map[schema.GroupResource]struct{}{
 	batch.Resource("workerleases"): {},
 }
 
-// Initializers returns what our plugins need beside the library's own initializer, which must run before them, as it does
-// in options.AdmissionOptions.ApplyTo. The host is asked for namespaces by LiveNamespace.
+// Initializers returns the initializers of our plugins. They must run after the generic admission initializer, as they
+// do in options.AdmissionOptions.ApplyTo. LiveNamespace reads namespaces from the host.
 func Initializers(counts *queuelimit.Counts, host corev1client.NamespacesGetter) []admission.PluginInitializer {
-	evaluators := make([]quota.Evaluator, 0, len(counted))
-	for _, resource := range counted {
-		// Admission only ever adds to a count. Taking it is up to the host's quota controller: there is nothing to list.
+	evaluators := make([]quota.Evaluator, 0, len(countedResources))
+	for _, resource := range countedResources {
+		// Admission only increments usage, so the evaluators need no lister. The host's quota controller
+		// computes usage.
 		evaluators = append(evaluators, generic.NewObjectCountEvaluator(resource, nil, ""))
 	}
 	return []admission.PluginInitializer{
-		quotaInitializer{generic.NewConfiguration(evaluators, uncounted)}, manifestsInitializer{}, queuelimit.Initializer(counts),
+		quotaInitializer{generic.NewConfiguration(evaluators, ignoredResources)}, manifestsInitializer{}, queuelimit.Initializer(counts),
 		livenamespace.Initializer(host),
 	}
 }
@@ -61,6 +62,7 @@ type quotaInitializer struct {
 	configuration quota.Configuration
 }
 
+// Initialize implements admission.PluginInitializer.
 func (i quotaInitializer) Initialize(plugin admission.Interface) {
 	if wants, ok := plugin.(initializer.WantsQuotaConfiguration); ok {
 		wants.SetQuotaConfiguration(i.configuration)

@@ -31,8 +31,8 @@ import (
 	"github.com/leat-dev/leat/test/inprocess"
 )
 
-// BenchmarkCreate is a create of a task through the whole chain of handlers, admission, strategy, validation, managed fields and codec to
-// an etcd that syncs, watch cache included. What is left out is the connection: TLS, HTTP/2, and who is asking.
+// BenchmarkCreate creates a task through the whole handler chain, admission, strategy, validation, managed fields,
+// codec and watch cache, to an etcd that syncs. It does not include the connection (TLS and HTTP/2) and authentication.
 func BenchmarkCreate(b *testing.B) {
 	handler, scheme := inprocess.Serve(b)
 	codecs := serializer.NewCodecFactory(scheme)
@@ -40,7 +40,7 @@ func BenchmarkCreate(b *testing.B) {
 	for _, mediaType := range []string{runtime.ContentTypeJSON, runtime.ContentTypeProtobuf} {
 		info, ok := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), mediaType)
 		if !ok {
-			b.Fatalf("the server does not speak %s", mediaType)
+			b.Fatalf("the server does not support %s", mediaType)
 		}
 		b.Run(info.MediaTypeSubType, func(b *testing.B) {
 			b.ReportAllocs()
@@ -62,7 +62,7 @@ func BenchmarkCreate(b *testing.B) {
 				response := httptest.NewRecorder()
 				handler.ServeHTTP(response, request)
 				if response.Code != http.StatusCreated {
-					b.Fatalf("creating answers %d: %s", response.Code, response.Body)
+					b.Fatalf("got status %d: %s", response.Code, response.Body)
 				}
 			}
 		})

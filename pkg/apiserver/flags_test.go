@@ -52,18 +52,19 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// flagTest gives a flag a value other than its default, and says where the config then differs.
+// flagTest sets a flag to a value other than its default and names what it should change.
 type flagTest struct {
 	value string
-	// differs gives what the flag should change. If nil, there is a server either with the flag or without it.
+	// differs returns what the flag should change. Nil means that the flag decides whether the options can be
+	// applied.
 	differs func(*applied) any
-	// with are flags that the flag means nothing without. Files are named relative to the fixture's directory.
+	// with are other flags that the flag requires. Files are relative to the directory of the fixture.
 	with []string
-	// before, where there is such, changes the options that the flags are parsed into.
+	// before, if set, changes the options before the flags are parsed.
 	before func(*Options)
 }
 
-// applied is what has become of flags.
+// applied is the config that flags result in.
 type applied struct {
 	*fixture
 	*genericapiserver.RecommendedConfig
@@ -71,7 +72,7 @@ type applied struct {
 	err     error
 }
 
-// flagTests has every flag but those of the log, which are not the server's alone to apply.
+// flagTests holds tests for all flags but those of logging, which main applies.
 var flagTests = map[string]flagTest{
 	"delete-collection-workers":                   {value: "7", differs: stores},
 	"enable-garbage-collector":                    {value: "false", differs: stores},
@@ -193,7 +194,7 @@ var flagTests = map[string]flagTest{
 	"strict-transport-security-directives":    {value: "preload", differs: func(a *applied) any { return fmt.Sprint(a.HSTSDirectives) }},
 }
 
-// versionFlags set versions and feature gates: TestVersionsAndFeatureGates.
+// versionFlags are the flags of versions and feature gates, which TestVersionsAndFeatureGates tests.
 var versionFlags = []string{"emulated-version", "emulation-forward-compatible", "feature-gates", "min-compatibility-version"}
 
 var (
@@ -228,7 +229,7 @@ func watchCache(a *applied) any {
 func serving(a *applied) any {
 	serving := *a.SecureServing
 	serving.Listener = nil
-	// The certificate for the server's own requests is another one each time.
+	// The certificate of the loopback client is new for each server.
 	serving.SNICerts = slices.DeleteFunc(slices.Clone(serving.SNICerts), func(cert dynamiccertificates.SNICertKeyContentProvider) bool {
 		return cert.Name() == "self-signed loopback"
 	})
@@ -242,7 +243,7 @@ func onPort(a *applied) any {
 	return fmt.Sprint(port == a.port, err)
 }
 
-// addressSharing looks at the option: on Linux, Go lets addresses be shared anyhow.
+// addressSharing returns the option: on Linux, Go sets SO_REUSEADDR anyway.
 func addressSharing(a *applied) any { return a.options.Recommended.SecureServing.PermitAddressSharing }
 
 func portSharing(a *applied) any {
@@ -267,7 +268,7 @@ func requestHeaders(a *applied) any {
 
 func authorization(a *applied) any { return fingerprint(a.Authorization) }
 
-// decision is what is said of a request for /open, which the host does not allow.
+// decision returns the decision on a request for /open, which the host does not allow.
 func decision(a *applied) any {
 	decision, _, err := a.Authorization.Authorizer.Authorize(context.Background(), authorizer.AttributesRecord{
 		User: &user.DefaultInfo{Name: "someone"}, Verb: "get", Path: "/open",
@@ -275,7 +276,7 @@ func decision(a *applied) any {
 	return fmt.Sprint(decision, err)
 }
 
-// reviewedNames are the names of objects that the host is asked about when someone gets a task.
+// reviewedNames returns the object names in the reviews for the get of a task.
 func reviewedNames(a *applied) any {
 	a.reviewed()
 	if _, _, err := a.Authorization.Authorizer.Authorize(context.Background(), authorizer.AttributesRecord{
@@ -301,16 +302,16 @@ func audit(a *applied) any { return fingerprint(a.AuditBackend) }
 
 func auditPolicy(a *applied) any { return fingerprint(a.AuditPolicyRuleEvaluator) }
 
-// fixture is a host and the files that flags name.
+// fixture is a host and a directory with the files that flags name.
 type fixture struct {
 	dir string
-	// port is what the value "port" stands for.
+	// port replaces the flag value "port".
 	port  string
 	mu    sync.Mutex
-	names []string
+	names []string // in reviews
 }
 
-// reviewed gives the names reviewed since it was asked last.
+// reviewed returns the names in reviews since the last call.
 func (f *fixture) reviewed() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -368,7 +369,7 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// host plays the host cluster: it knows no token, allows nothing and says whom the aggregator is known by.
+// host returns a host cluster that accepts no token, allows nothing and publishes the authentication ConfigMap.
 func (f *fixture) host(ca string) http.Handler {
 	mux := http.NewServeMux()
 	answer := func(w http.ResponseWriter, object any) {
@@ -401,7 +402,7 @@ func (f *fixture) host(ca string) http.Handler {
 	return mux
 }
 
-// apply applies flags as the program does. Values that name a file of the fixture stand for its path.
+// apply applies flags as the program does. It replaces values that name a file of the fixture by its path.
 func (f *fixture) apply(t *testing.T, before func(*Options), args ...string) *applied {
 	t.Helper()
 	options, err := NewOptions()
@@ -435,11 +436,11 @@ func (f *fixture) apply(t *testing.T, before func(*Options), args ...string) *ap
 	if err := errors.Join(append([]error{options.Complete()}, options.Validate()...)...); err != nil {
 		return &applied{err: err}
 	}
-	// Health checks would go on asking an etcd that is not there.
+	// Health checks would keep connecting to an etcd that does not exist.
 	options.Recommended.Etcd.SkipHealthEndpoints = true
 	codecs := newCodecs(Scheme)
 	config := genericapiserver.NewRecommendedConfig(codecs)
-	err = options.applyTo(config, codecs, &readers{}, queuelimit.NewCounts())
+	err = options.applyTo(config, codecs, &storeReaders{}, queuelimit.NewCounts())
 	t.Cleanup(func() { config.SecureServing.Listener.Close() })
 	return &applied{f, config, options, err}
 }
@@ -466,7 +467,7 @@ func TestEveryFlagHasAnEffect(t *testing.T) {
 	named := options.Flags()
 	known := map[string]bool{}
 	f := newFixture(t)
-	// bases are two servers for each set of flags that others need.
+	// bases holds two configs for each set of required flags.
 	bases := map[string][2]*applied{}
 	for _, set := range named.Order {
 		named.FlagSets[set].VisitAll(func(flag *pflag.Flag) {
@@ -476,7 +477,7 @@ func TestEveryFlagHasAnEffect(t *testing.T) {
 				return
 			}
 			if !ok {
-				t.Errorf("--%s: add it to flagTests, or do not offer it", flag.Name)
+				t.Errorf("--%s: add it to flagTests, or remove the flag", flag.Name)
 				return
 			}
 			with := fmt.Sprint(test.with, test.before != nil)
@@ -497,10 +498,10 @@ func TestEveryFlagHasAnEffect(t *testing.T) {
 				value := strings.Replace(test.value, "port", f.port, 1)
 				with := look(f.apply(t, test.before, append(slices.Clip(test.with), "--"+flag.Name+"="+value)...))
 				if without != again {
-					t.Fatalf("without the flag it is not always the same:\n%s", cmp.Diff(without, again))
+					t.Fatalf("two configs without the flag differ:\n%s", cmp.Diff(without, again))
 				}
 				if without == with {
-					t.Errorf("with and without the flag it is the same: %.1000v", with)
+					t.Errorf("the flag changes nothing: %.1000v", with)
 				}
 			})
 		})
@@ -512,14 +513,15 @@ func TestEveryFlagHasAnEffect(t *testing.T) {
 	}
 }
 
-// fingerprint tells all values that can be reached from one, private ones too, but for those that change by themselves.
+// fingerprint returns a string of all values that are reachable from a value, including private ones, but not of the
+// types in unsteady.
 func fingerprint(value any) string {
 	b := &strings.Builder{}
 	write(b, reflect.ValueOf(value), map[uintptr]bool{}, 0)
 	return b.String()
 }
 
-// unsteady are types that hold time, randomness, connections or what is the same for all servers.
+// unsteady are the types that hold times, randomness, connections or global state.
 var unsteady = []string{
 	"time.Time", "rand.", "http.", "sync.", "atomic.Int", "atomic.Uint", "runtime.Scheme", "serializer.CodecFactory", "tls.", "informers.",
 	"workqueue.", "prometheus.", "cel.", "environment.",
@@ -571,23 +573,24 @@ func write(b *strings.Builder, v reflect.Value, seen map[uintptr]bool, depth int
 	}
 }
 
-// What RecommendedOptions.ApplyTo does is done here step by step, so what upstream adds to it must be added by hand.
+// TestRecommendedOptionsAreAllApplied fails when upstream adds an option, since applyTo repeats the steps of
+// RecommendedOptions.ApplyTo.
 func TestRecommendedOptionsAreAllApplied(t *testing.T) {
 	known := []string{
 		"Etcd", "SecureServing", "Authentication", "Authorization", "Audit", "Features", "CoreAPI", "Admission", "EgressSelector", "Traces",
-		// Given to Admission.ApplyTo by applyTo itself.
+		// applyTo passes these to Admission.ApplyTo itself.
 		"FeatureGate", "ExtraAdmissionInitializers",
 	}
 	options := reflect.TypeFor[genericoptions.RecommendedOptions]()
 	for i := range options.NumField() {
 		name := options.Field(i).Name
-		if at := slices.Index(known, name); at >= 0 {
-			known = slices.Delete(known, at, at+1)
+		if i := slices.Index(known, name); i >= 0 {
+			known = slices.Delete(known, i, i+1)
 		} else {
-			t.Errorf("upstream's options have a new member %s: apply it in applyTo, add its flags to Flags, and then its name here", name)
+			t.Errorf("upstream's options have a new field %s: apply it in applyTo, add its flags to Flags, and then its name here", name)
 		}
 	}
 	if len(known) > 0 {
-		t.Errorf("upstream's options have no %v any more", known)
+		t.Errorf("upstream's options have lost %v", known)
 	}
 }

@@ -39,37 +39,52 @@ import (
 )
 
 const (
-	// reviewInterval is how often the host is asked what it grants, and urgentInterval how often while something is missing or not known.
-	// The one is long, because watches that are open go on for minutes without their grant, and a question for each verb adds up.
-	reviewInterval, urgentInterval = time.Minute, time.Second
-	// reviewTimeout bounds one question.
+	// reviewInterval is the interval between reviews while all grants are present. It is long because each verb
+	// costs a request, and open watches go on for minutes without their grant anyway.
+	reviewInterval = time.Minute
+	// retryInterval is the interval between reviews while a grant is missing or unknown.
+	retryInterval = time.Second
+	// reviewTimeout bounds one request to the host.
 	reviewTimeout = 5 * time.Second
 )
 
-// The roles that grant, by the names in config/base/rbac/apiserver.yaml.
+// The roles that hold the grants, as in config/base/rbac/apiserver.yaml.
 const (
 	ownRole       = "ClusterRole leat:apiserver"
 	reviewRole    = "ClusterRole system:auth-delegator"
 	configMapRole = "Role extension-apiserver-authentication-reader"
 )
 
-// grant is something that the host must allow the server, and whether it does.
+// grant is a permission that the server requires on its host, and the result of its reviews.
+//
+// A host that has just started may deny everything for a moment, so a grant that was present is missing only after two
+// denials in a row:
+//
+//	state        | review allows all | review denies a verb | review fails
+//	unknown      | present           | missing              | unknown
+//	present      | present           | unconfirmed          | present
+//	unconfirmed  | present           | missing              | unconfirmed
+//	missing      | present           | missing              | missing
+//
+// The readiness check fails while the state is unknown or missing.
 type grant struct {
 	admission.Grant
-	// namespace and name are of the one object that is meant, empty if it is all.
+	// namespace and name identify the object if the grant is for a single one. Both are empty otherwise.
 	namespace, name string
-	// role is the one that is to be applied if it is missing.
+	// role is the role that holds the grant.
 	role    string
 	reviews authorizationclient.SelfSubjectAccessReviewInterface
 
 	mu sync.Mutex
-	// known tells that the host has answered, doubted that the last answer was the first to deny what others allowed.
-	known, doubted bool
-	// missing are the verbs that it denies.
+	// reviewed is false in state unknown.
+	reviewed bool
+	// unconfirmed is true in state unconfirmed.
+	unconfirmed bool
+	// missing holds the denied verbs in state missing.
 	missing []string
 }
 
-// grants gives what the server needs of its host, as the options have it.
+// grants returns the permissions that a server with these options requires on its host.
 func (o *Options) grants() ([]*grant, error) {
 	r := o.Recommended
 	var all []*grant
@@ -78,7 +93,7 @@ func (o *Options) grants() ([]*grant, error) {
 		if err != nil {
 			return err
 		}
-		config.QPS = -1 // a question for each verb, one after the other, and then a pause
+		config.QPS = -1 // a review is one sequence of requests per interval
 		client, err := authorizationclient.NewForConfig(config)
 		if err != nil {
 			return err
@@ -114,7 +129,8 @@ func (o *Options) grants() ([]*grant, error) {
 		resource("", "configmaps", "get", "list", "watch"))
 }
 
-// hostConfig is the config of a kubeconfig, or that of the pod if there is none, as upstream's options have it.
+// hostConfig returns the client config of a kubeconfig, or the in-cluster config if it is empty, as upstream's options
+// do.
 func hostConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		return rest.InClusterConfig()
@@ -123,19 +139,21 @@ func hostConfig(kubeconfig string) (*rest.Config, error) {
 	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{}).ClientConfig()
 }
 
-// reviewGrants has the host asked for them as long as the server runs. The server is not ready without any of them: it would refuse
-// what it should let through, or judge by what was true once. There is a check for each resource, because the name of a check is all
-// that a probe and whoever is not known are told; the reason is in the log and at the check's own path.
-func reviewGrants(config *genericapiserver.RecommendedConfig, grants []*grant) error {
+// addGrantChecks adds readiness checks for the grants, and a hook that reviews them while the server runs.
+//
+// A server that lacks a grant would refuse valid requests or decide by stale data. There is a check per resource
+// because probes and anonymous users see only the names of checks. The reason is in the log and at the path of the
+// check.
+func addGrantChecks(config *genericapiserver.RecommendedConfig, grants []*grant) error {
 	for _, g := range grants {
-		config.AddReadyzChecks(healthz.NamedGroupedCheck("grants/"+g.resource(), "grants", func(*http.Request) error { return g.err() }))
+		config.AddReadyzChecks(healthz.NamedGroupedCheck("grants/"+g.resource(), "grants", func(*http.Request) error { return g.check() }))
 	}
 	return config.AddPostStartHook("leat.dev/grants", func(hook genericapiserver.PostStartHookContext) error {
 		go func() {
 			for hook.Err() == nil {
 				interval := reviewInterval
-				if !review(hook, grants) {
-					interval = urgentInterval
+				if !reviewAll(hook, grants) {
+					interval = retryInterval
 				}
 				select {
 				case <-hook.Done():
@@ -147,26 +165,26 @@ func reviewGrants(config *genericapiserver.RecommendedConfig, grants []*grant) e
 	})
 }
 
-// review asks for all of them and tells whether each is known to be there.
-func review(ctx context.Context, grants []*grant) (complete bool) {
+// reviewAll reviews all grants and reports whether every one is present.
+func reviewAll(ctx context.Context, grants []*grant) (complete bool) {
 	complete = true
 	for _, g := range grants {
-		missing, err := g.ask(ctx)
+		denied, err := g.review(ctx)
 		if err != nil {
-			// As likely as not the host is away, and the other questions would wait as long.
-			klog.FromContext(ctx).V(2).Info("The host does not say what it grants to this server", "err", err)
+			// The host is probably down, and reviews of the other grants would time out as well.
+			klog.FromContext(ctx).V(2).Info("Failed to review the grants of this server", "err", err)
 			return false
 		}
-		complete = g.learn(ctx, missing) && complete
+		complete = g.observe(ctx, denied) && complete
 	}
 	return complete
 }
 
-// ask gives the verbs that the host denies.
-func (g *grant) ask(ctx context.Context) (missing []string, err error) {
+// review returns the verbs that the host denies.
+func (g *grant) review(ctx context.Context) (denied []string, err error) {
 	for _, verb := range g.Verbs {
 		ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
-		answer, err := g.reviews.Create(ctx, &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+		review, err := g.reviews.Create(ctx, &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
 			ResourceAttributes: &authorizationv1.ResourceAttributes{
 				Verb: verb, Group: g.Resource.Group, Resource: g.Resource.Resource, Subresource: g.Subresource, Namespace: g.namespace, Name: g.name,
 			},
@@ -175,51 +193,51 @@ func (g *grant) ask(ctx context.Context) (missing []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if !answer.Status.Allowed {
-			missing = append(missing, verb)
+		if !review.Status.Allowed {
+			denied = append(denied, verb)
 		}
 	}
-	return missing, nil
+	return denied, nil
 }
 
-// learn takes an answer in, and tells whether nothing is missing. A host that has just started may deny everything for a moment: what
-// was there once is missing only if that is said twice.
-func (g *grant) learn(ctx context.Context, missing []string) (complete bool) {
+// observe updates the state with the verbs that a review denied, and reports whether none is denied.
+func (g *grant) observe(ctx context.Context, denied []string) (complete bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.known && len(g.missing) == 0 && len(missing) > 0 && !g.doubted {
-		g.doubted = true
+	if g.reviewed && len(g.missing) == 0 && len(denied) > 0 && !g.unconfirmed {
+		g.unconfirmed = true
 		return false
 	}
-	changed := !slices.Equal(g.missing, missing)
-	g.known, g.doubted, g.missing = true, false, missing
-	if changed && len(missing) > 0 {
-		klog.FromContext(ctx).Error(g.lacking(), "The server is not ready until its host grants what it needs")
+	changed := !slices.Equal(g.missing, denied)
+	g.reviewed, g.unconfirmed, g.missing = true, false, denied
+	if changed && len(denied) > 0 {
+		klog.FromContext(ctx).Error(g.missingError(), "The server lacks a grant of its host and is not ready")
 	} else if changed {
 		klog.FromContext(ctx).Info("The host grants what was missing", "resource", g.resource())
 	}
-	return len(missing) == 0
+	return len(denied) == 0
 }
 
-// err says what is missing.
-func (g *grant) err() error {
+// check returns an error if the grant is unknown or missing.
+func (g *grant) check() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
-	case !g.known:
-		return fmt.Errorf("the host has not said yet whether it grants %s of %s", strings.Join(g.Verbs, ", "), g.resource())
+	case !g.reviewed:
+		return fmt.Errorf("the host has not answered yet whether it grants %s of %s", strings.Join(g.Verbs, ", "), g.resource())
 	case len(g.missing) > 0:
-		return g.lacking()
+		return g.missingError()
 	}
 	return nil
 }
 
-func (g *grant) lacking() error {
+func (g *grant) missingError() error {
 	return fmt.Errorf("the server's service account may not %s %s: apply %s and its binding, as in config/base/rbac/apiserver.yaml",
 		strings.Join(g.missing, ", "), g.resource(), g.role)
 }
 
-// resource names what is meant as kubectl does.
+// resource returns the name of the resource as kubectl writes it, followed by the object if the grant is for a single
+// one.
 func (g *grant) resource() string {
 	resource := g.Resource.Resource
 	if g.Subresource != "" {
@@ -236,10 +254,11 @@ func (g *grant) resource() string {
 
 const authenticationConfigMap = "extension-apiserver-authentication"
 
-// loadLater makes a server start that may not read the ConfigMap of authentication yet: upstream's informers load it once that is
-// granted, without which it is asked for once and the program ends. To the one that asks it counts as not found.
-func loadLater(host http.RoundTripper) http.RoundTripper {
-	return roundTripper(func(request *http.Request) (*http.Response, error) {
+// forbiddenAsNotFound turns a Forbidden response to the read of the authentication ConfigMap into NotFound. On start,
+// upstream reads the ConfigMap once and exits if that is forbidden. If it is not found, upstream starts and loads it by
+// an informer, as soon as the host grants that.
+func forbiddenAsNotFound(host http.RoundTripper) http.RoundTripper {
+	return roundTripperFunc(func(request *http.Request) (*http.Response, error) {
 		response, err := host.RoundTrip(request)
 		if err != nil || response.StatusCode != http.StatusForbidden || request.Method != http.MethodGet ||
 			!strings.HasSuffix(request.URL.Path, "/namespaces/"+metav1.NamespaceSystem+"/configmaps/"+authenticationConfigMap) {
@@ -252,6 +271,7 @@ func loadLater(host http.RoundTripper) http.RoundTripper {
 	})
 }
 
-type roundTripper func(*http.Request) (*http.Response, error)
+type roundTripperFunc func(*http.Request) (*http.Response, error)
 
-func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
+// RoundTrip implements http.RoundTripper.
+func (f roundTripperFunc) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }

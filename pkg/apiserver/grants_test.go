@@ -42,7 +42,7 @@ import (
 	"github.com/leat-dev/leat/pkg/admission"
 )
 
-// grantsOf gives what a server with these flags asks its host for: the role, and then the verb and resource of each grant.
+// grantsOf returns the grants that a server with these flags requires, as "<verb> <resource>" by role.
 func grantsOf(t *testing.T, args ...string) map[string][]string {
 	t.Helper()
 	applied := newFixture(t).apply(t, nil, args...)
@@ -65,8 +65,9 @@ func grantsOf(t *testing.T, args ...string) map[string][]string {
 	return all
 }
 
-// A role that grants less keeps the server unready, and one that grants more gives it away to whoever takes the server over.
-func TestWhatIsAskedForIsWhatTheRolesGrant(t *testing.T) {
+// TestRolesHoldExactlyTheGrants compares the grants with the roles in config/base/rbac. A role with less keeps the
+// server unready, and one with more is a risk if the server is taken over.
+func TestRolesHoldExactlyTheGrants(t *testing.T) {
 	data, err := fs.ReadFile(config.RBAC(), "apiserver.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -96,31 +97,31 @@ func TestWhatIsAskedForIsWhatTheRolesGrant(t *testing.T) {
 		}
 	}
 	slices.Sort(granted)
-	asked := grantsOf(t)
-	if got := asked[ownRole]; !slices.Equal(got, granted) {
-		t.Errorf("%s grants\n%s\nand the server asks for\n%s", ownRole, strings.Join(granted, "\n"), strings.Join(got, "\n"))
+	required := grantsOf(t)
+	if got := required[ownRole]; !slices.Equal(got, granted) {
+		t.Errorf("%s grants\n%s\nand the server requires\n%s", ownRole, strings.Join(granted, "\n"), strings.Join(got, "\n"))
 	}
 	slices.Sort(bound)
-	if roles := slices.Sorted(maps.Keys(asked)); !slices.Equal(roles, bound) {
-		t.Errorf("the roles bound are %q, and the server asks for what is in %q", bound, roles)
+	if roles := slices.Sorted(maps.Keys(required)); !slices.Equal(roles, bound) {
+		t.Errorf("the bound roles are %q, and the server requires %q", bound, roles)
 	}
 }
 
-func TestWhatIsAskedForFollowsTheFlags(t *testing.T) {
+func TestGrantsFollowTheFlags(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		args []string
 		gone []string
 	}{
-		{"a plugin that is off", []string{"--disable-admission-plugins=ResourceQuota"}, []string{
+		{"disabled plugin", []string{"--disable-admission-plugins=ResourceQuota"}, []string{
 			"list resourcequotas", "update resourcequotas/status", "watch resourcequotas",
 		}},
-		{"what others need too", []string{"--disable-admission-plugins=NamespaceLifecycle,LiveNamespace"}, nil},
-		{"no fairness", []string{"--enable-priority-and-fairness=false"}, []string{
+		{"disabled plugins whose grants others require", []string{"--disable-admission-plugins=NamespaceLifecycle,LiveNamespace"}, nil},
+		{"without priority and fairness", []string{"--enable-priority-and-fairness=false"}, []string{
 			"list flowschemas.flowcontrol.apiserver.k8s.io", "list prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
 			"watch flowschemas.flowcontrol.apiserver.k8s.io", "watch prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
 		}},
-		{"authorities by files", []string{"--client-ca-file=ca.crt", "--requestheader-client-ca-file=ca.crt"}, []string{
+		{"CA bundles in files", []string{"--client-ca-file=ca.crt", "--requestheader-client-ca-file=ca.crt"}, []string{
 			"get configmaps/kube-system/extension-apiserver-authentication", "list configmaps/kube-system/extension-apiserver-authentication",
 			"watch configmaps/kube-system/extension-apiserver-authentication",
 		}},
@@ -136,13 +137,13 @@ func TestWhatIsAskedForFollowsTheFlags(t *testing.T) {
 				}
 			}
 			if slices.Sort(gone); !slices.Equal(gone, test.gone) {
-				t.Errorf("it does not ask for %q, want %q", gone, test.gone)
+				t.Errorf("the server does not require %q, want %q", gone, test.gone)
 			}
 		})
 	}
 }
 
-// reviews plays a host that denies verbs, or does not answer.
+// reviews is a host that denies verbs, or fails.
 type reviews struct {
 	denied []string
 	err    error
@@ -158,42 +159,42 @@ func (r *reviews) client() authorizationclient.SelfSubjectAccessReviewInterface 
 	return client.AuthorizationV1().SelfSubjectAccessReviews()
 }
 
-func TestGrantsAreReviewed(t *testing.T) {
+func TestGrantStates(t *testing.T) {
 	host := &reviews{}
 	g := &grant{
 		Grant: admission.Grant{Resource: schema.GroupResource{Group: "apps", Resource: "things"}, Verbs: []string{"list", "watch"}},
 		role:  "Role r", reviews: host.client(),
 	}
-	away := errors.New("away")
-	const lacks = "the server's service account may not watch things.apps: apply Role r and its binding, as in config/base/rbac/apiserver.yaml"
+	down := errors.New("down")
+	const missing = "the server's service account may not watch things.apps: apply Role r and its binding, as in config/base/rbac/apiserver.yaml"
 	for i, step := range []struct {
-		why      string
+		name     string
 		host     reviews
 		complete bool
 		err      string
 	}{
-		{"nothing is known while the host is away", reviews{err: away}, false, "the host has not said yet whether it grants list, watch of things.apps"},
-		{"what is denied at first is missing", reviews{denied: []string{"watch"}}, false, lacks},
-		{"it stays so while the host is away", reviews{err: away}, false, lacks},
-		{"it is granted", reviews{}, true, ""},
-		{"it stays so while the host is away", reviews{err: away}, false, ""},
-		{"one denial is doubted", reviews{denied: []string{"watch"}}, false, ""},
-		{"it was nothing", reviews{}, true, ""},
-		{"one denial is doubted again", reviews{denied: []string{"watch"}}, false, ""},
-		{"two are believed", reviews{denied: []string{"watch"}}, false, lacks},
-		{"it is granted again", reviews{}, true, ""},
+		{"unknown, host down", reviews{err: down}, false, "the host has not answered yet whether it grants list, watch of things.apps"},
+		{"unknown, denied", reviews{denied: []string{"watch"}}, false, missing},
+		{"missing, host down", reviews{err: down}, false, missing},
+		{"missing, allowed", reviews{}, true, ""},
+		{"present, host down", reviews{err: down}, false, ""},
+		{"present, denied", reviews{denied: []string{"watch"}}, false, ""},
+		{"unconfirmed, allowed", reviews{}, true, ""},
+		{"present, denied again", reviews{denied: []string{"watch"}}, false, ""},
+		{"unconfirmed, denied", reviews{denied: []string{"watch"}}, false, missing},
+		{"missing, allowed again", reviews{}, true, ""},
 	} {
 		*host = step.host
-		if got := review(context.Background(), []*grant{g}); got != step.complete {
-			t.Errorf("step %d, %s: complete is %t", i, step.why, got)
+		if got := reviewAll(context.Background(), []*grant{g}); got != step.complete {
+			t.Errorf("step %d, %s: complete is %t", i, step.name, got)
 		}
-		if got := message(g.err()); got != step.err {
-			t.Errorf("step %d, %s: the check says %q, want %q", i, step.why, got, step.err)
+		if got := message(g.check()); got != step.err {
+			t.Errorf("step %d, %s: the check returned %q, want %q", i, step.name, got, step.err)
 		}
 	}
 }
 
-func TestOnlyTheConfigMapOfAuthenticationIsLoadedLater(t *testing.T) {
+func TestForbiddenAsNotFound(t *testing.T) {
 	const path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
 	for _, test := range []struct {
 		method, path string
@@ -206,7 +207,7 @@ func TestOnlyTheConfigMapOfAuthenticationIsLoadedLater(t *testing.T) {
 		{http.MethodGet, "/api/v1/namespaces/kube-system/configmaps", http.StatusForbidden, http.StatusForbidden},
 	} {
 		t.Run(fmt.Sprint(test.method, test.path, test.answer), func(t *testing.T) {
-			transport := loadLater(roundTripper(func(*http.Request) (*http.Response, error) {
+			transport := forbiddenAsNotFound(roundTripperFunc(func(*http.Request) (*http.Response, error) {
 				return &http.Response{StatusCode: test.answer, Body: io.NopCloser(strings.NewReader("body"))}, nil
 			}))
 			request, err := http.NewRequestWithContext(t.Context(), test.method, "https://host"+test.path, nil)
@@ -218,7 +219,7 @@ func TestOnlyTheConfigMapOfAuthenticationIsLoadedLater(t *testing.T) {
 				t.Fatalf("got %v, %v, want %d", response, err, test.want)
 			}
 			if body, err := io.ReadAll(response.Body); err != nil || (len(body) == 0) != (test.answer != test.want) {
-				t.Errorf("its body is %q, %v", body, err)
+				t.Errorf("got body %q, %v", body, err)
 			}
 		})
 	}

@@ -57,10 +57,10 @@ import (
 	"github.com/leat-dev/leat/pkg/admission/deniedworker"
 	"github.com/leat-dev/leat/pkg/admission/queuelimit"
 	"github.com/leat-dev/leat/pkg/apiserver/workerclient"
-	"github.com/leat-dev/leat/pkg/authentication/certificate"
+	"github.com/leat-dev/leat/pkg/authentication/cachedx509"
 	"github.com/leat-dev/leat/pkg/authentication/pod"
-	"github.com/leat-dev/leat/pkg/authorization/cached"
-	"github.com/leat-dev/leat/pkg/authorization/nameless"
+	"github.com/leat-dev/leat/pkg/authorization/cachingauthorizer"
+	"github.com/leat-dev/leat/pkg/authorization/withoutname"
 	"github.com/leat-dev/leat/pkg/authorization/worker"
 	"github.com/leat-dev/leat/pkg/fairness"
 	generatedopenapi "github.com/leat-dev/leat/pkg/generated/openapi"
@@ -68,38 +68,38 @@ import (
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
 )
 
-// Options are what the server can be told: all of upstream's recommended options, those of every API server, and our own.
+// Options configure the server.
 type Options struct {
 	// Recommended are upstream's options for an aggregated server.
 	Recommended *genericoptions.RecommendedOptions
 	// Server are upstream's options for any API server: limits, timeouts, shutdown.
 	Server *genericoptions.ServerRunOptions
-	// Logs are the options of the log.
+	// Logs are the logging options.
 	Logs *logs.Options
-	// ControllerUsers are users whose access is asked for without the name of the object first.
+	// ControllerUsers are the users that are authorized by package withoutname.
 	ControllerUsers []string
-	// Workers are how logs are read from workers.
+	// Workers configure the connections to workers.
 	Workers *workerclient.Options
 
-	// Standalone takes the place of a host cluster. Nil where there is one.
+	// Standalone replaces the host cluster in standalone mode. Nil if there is a host.
 	Standalone *Standalone
 
 	versions basecompatibility.ComponentGlobalsRegistry
 }
 
-// Standalone is what a host cluster would otherwise give.
+// Standalone holds what a host cluster provides otherwise.
 type Standalone struct {
-	// Host reaches the API that admission, fairness and informers read from.
+	// Host is the client config for the API that admission, priority and fairness, and informers read from.
 	Host *rest.Config
-	// Authenticator tells who sends a request.
+	// Authenticator authenticates all requests.
 	Authenticator authenticator.Request
-	// ClientCA is the authority of client certificates, which clients are asked for in the handshake.
+	// ClientCA is the CA bundle of client certificates, which the server requests in the TLS handshake.
 	ClientCA dynamiccertificates.CAContentProvider
-	// Authorizer decides on all that the worker authorizer does not.
+	// Authorizer authorizes the requests on which the worker authorizer has no opinion.
 	Authorizer authorizer.Authorizer
 }
 
-// NewOptions gives the options with their defaults.
+// NewOptions returns options with their defaults.
 func NewOptions() (*Options, error) {
 	recommended := genericoptions.NewRecommendedOptions("/leat", nil)
 	recommended.Etcd.DefaultStorageMediaType = runtime.ContentTypeProtobuf
@@ -108,7 +108,8 @@ func NewOptions() (*Options, error) {
 	}
 	versions := newVersions()
 	server := genericoptions.NewServerRunOptionsForComponent(ComponentName, versions)
-	// The aggregator in front holds few connections for long: it must learn that a replica stops before the replica does.
+	// The aggregator keeps few connections for long. It must notice that a replica shuts down before the replica
+	// does.
 	server.ShutdownDelayDuration = 15 * time.Second
 	server.ShutdownSendRetryAfter = true
 	server.ShutdownWatchTerminationGracePeriod = 30 * time.Second
@@ -122,7 +123,7 @@ func NewOptions() (*Options, error) {
 	}, nil
 }
 
-// Flags gives the flags in named groups, as --help shows them.
+// Flags returns the flags in named groups, as --help shows them.
 func (o *Options) Flags() cliflag.NamedFlagSets {
 	var sets cliflag.NamedFlagSets
 	o.Recommended.Etcd.AddFlags(sets.FlagSet("etcd"))
@@ -138,7 +139,7 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	universal, server := pflag.NewFlagSet("", pflag.ContinueOnError), sets.FlagSet("server")
 	o.Server.AddUniversalFlags(universal)
 	universal.VisitAll(func(flag *pflag.Flag) {
-		// There is no --runtime-config that this one could be about.
+		// The flag modifies --runtime-config, which the server does not have.
 		if flag.Name != "runtime-config-emulation-forward-compatible" {
 			server.AddFlag(flag)
 		}
@@ -153,11 +154,11 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	return sets
 }
 
-// Complete sets the versions and the feature gates that the flags name. It comes before all that asks for a feature gate: the
-// log, Validate and New.
+// Complete sets the emulated versions and the feature gates from the flags. Call it before anything that reads feature
+// gates: logging, Validate and New.
 func (o *Options) Complete() error { return o.versions.Set() }
 
-// Validate tells all that is wrong with the options, which must be complete.
+// Validate returns the errors in the options. Call Complete before.
 func (o *Options) Validate() []error {
 	errs := o.Recommended.Validate()
 	errs = append(errs, o.Server.Validate()...)
@@ -167,7 +168,7 @@ func (o *Options) Validate() []error {
 	}
 	etcd := o.Recommended.Etcd
 	errs = append(errs, validateEtcd("--etcd-servers", etcd.StorageConfig.Transport.ServerList, etcd.StorageConfig.Transport)...)
-	// Overrides that cannot be parsed are among the errors already.
+	// Validate of the etcd options has reported overrides that cannot be parsed.
 	overrides, _ := genericoptions.ParseEtcdServersOverrides(etcd.EtcdServersOverrides)
 	for _, override := range overrides {
 		errs = append(errs, validateEtcd("--etcd-servers-overrides", override.Servers, etcd.StorageConfig.Transport)...)
@@ -175,7 +176,8 @@ func (o *Options) Validate() []error {
 	return errs
 }
 
-// validateEtcd refuses an etcd that anyone on the network may read.
+// validateEtcd returns an error for servers that are not reached by mutual TLS: anyone on the network could read the
+// traffic.
 func validateEtcd(flag string, servers []string, transport storagebackend.TransportConfig) []error {
 	var errs []error
 	for _, server := range servers {
@@ -190,46 +192,46 @@ func validateEtcd(flag string, servers []string, transport storagebackend.Transp
 	return errs
 }
 
-// Server is the API server, ready to be run.
+// Server is an API server that is ready to run.
 type Server struct {
 	*genericapiserver.GenericAPIServer
 	// Stores are the stores of all kinds.
 	Stores *registry.Stores
 }
 
-// Run serves until the context ends, then shuts down in order.
+// Run serves until ctx is done, and then shuts down gracefully.
 func (s *Server) Run(ctx context.Context) error {
 	return s.GenericAPIServer.PrepareRun().RunWithContext(ctx)
 }
 
-// New makes the server from the options, which must be complete and valid.
+// New returns a server. Call Complete and Validate before.
 func (o *Options) New() (*Server, error) {
 	codecs := newCodecs(Scheme)
 	config := genericapiserver.NewRecommendedConfig(codecs)
-	read, counts := &readers{}, queuelimit.NewCounts()
-	if err := o.applyTo(config, codecs, read, counts); err != nil {
+	readers, counts := &storeReaders{}, queuelimit.NewCounts()
+	if err := o.applyTo(config, codecs, readers, counts); err != nil {
 		return nil, err
 	}
 
-	certificateEnds.certificates.Store(&map[string]func() ([]byte, error){
+	certificateExpiration.certificates.Store(&map[string]func() ([]byte, error){
 		"serving": func() ([]byte, error) {
 			cert, _ := config.SecureServing.Cert.CurrentCertKeyContent()
 			return cert, nil
 		},
-		"etcd_client":   fromFile(o.Recommended.Etcd.StorageConfig.Transport.CertFile),
-		"worker_client": fromFile(o.Workers.CertFile),
+		"etcd_client":   readFile(o.Recommended.Etcd.StorageConfig.Transport.CertFile),
+		"worker_client": readFile(o.Workers.CertFile),
 	})
 	generic, err := config.Complete().New("leat-apiserver", genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return nil, err
 	}
-	stores, err := registry.NewStores(Scheme, withPlainErrors(config.RESTOptionsGetter))
+	stores, err := registry.NewStores(Scheme, withTranslatedErrors(config.RESTOptionsGetter))
 	if err != nil {
 		return nil, err
 	}
-	read.workers.store.Store(stores.Workers.Store)
-	read.tasks.store.Store(stores.Tasks.Store)
-	if err := countPending(generic, stores, counts, config.StorageInitializationTimeout); err != nil {
+	readers.workers.store.Store(stores.Workers.Store)
+	readers.tasks.store.Store(stores.Tasks.Store)
+	if err := countPendingTasks(generic, stores, counts, config.StorageInitializationTimeout); err != nil {
 		return nil, err
 	}
 	workers, err := o.Workers.New()
@@ -237,7 +239,7 @@ func (o *Options) New() (*Server, error) {
 		return nil, err
 	}
 	group := genericapiserver.NewDefaultAPIGroupInfo(batch.GroupName, Scheme, runtime.NewParameterCodec(Scheme), codecs)
-	limitYAML(group.NegotiatedSerializer) // which it may have made anew
+	limitYAML(group.NegotiatedSerializer) // NewDefaultAPIGroupInfo may have replaced the codecs
 	limitSharedYAML()
 	group.NegotiatedSerializer = limitedCodecs{group.NegotiatedSerializer}
 	group.VersionedResourcesStorageMap = stores.Storage()
@@ -257,19 +259,19 @@ func (o *Options) New() (*Server, error) {
 	return &Server{generic, stores}, nil
 }
 
-// applyTo does what RecommendedOptions.ApplyTo does, in its order, and in between what that leaves no room for: the storage
-// factory that honours --storage-media-type, our authorizers before admission takes the authorizer, and our trigger in
-// priority and fairness.
-func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs runtime.StorageSerializer, read *readers,
+// applyTo applies the options as RecommendedOptions.ApplyTo does, in the same order. It differs in the steps that
+// ApplyTo cannot be extended by: a storage factory that honours --storage-media-type, our authorizers, which admission
+// takes from the config, and our trigger in priority and fairness.
+func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs runtime.StorageSerializer, readers *storeReaders,
 	counts *queuelimit.Counts) error {
 	if err := o.Server.ApplyTo(&config.Config); err != nil {
 		return err
 	}
 	config.FeatureGate = o.versions.FeatureGateFor(basecompatibility.DefaultKubeComponent)
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
-		handler = withBodyLimits(withLargePieces(task.AbortBrokenLogs(handler)), codecs, c.MaxRequestBodyBytes)
+		handler = withBodyLimits(withBufferedLists(task.AbortBrokenLogs(handler)), codecs, c.MaxRequestBodyBytes)
 		chain := withSelectorLimits(genericapiserver.DefaultBuildHandlerChain(withDeadlineGrace(handler), c), codecs)
-		return withHandover(chain, c.ShutdownInitiatedNotify(), o.Server.ShutdownDelayDuration)
+		return withConnectionDrain(chain, c.ShutdownInitiatedNotify(), o.Server.ShutdownDelayDuration)
 	}
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("log"))
 
@@ -283,11 +285,9 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 	if err := o.ApplyStorage(&config.Config, Scheme, codecs); err != nil {
 		return err
 	}
-
 	if o.Standalone != nil {
-		config.RESTOptionsGetter = uncollected{config.RESTOptionsGetter}
+		config.RESTOptionsGetter = withoutGarbageCollection{config.RESTOptionsGetter}
 	}
-
 	if err := r.EgressSelector.ApplyTo(&config.Config); err != nil {
 		return err
 	}
@@ -295,20 +295,20 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 		return err
 	}
 	if err := r.SecureServing.MaybeDefaultWithSelfSignedCerts("localhost", nil, []net.IP{net.IPv4(127, 0, 0, 1)}); err != nil {
-		return fmt.Errorf("no serving certificate given, and none could be made: %w", err)
+		return fmt.Errorf("create a self-signed serving certificate, as none is given: %w", err)
 	}
 	if err := r.SecureServing.ApplyToConfig(&config.Config); err != nil {
 		return err
 	}
-	if err := o.applyHost(config, read); err != nil {
+	if err := o.applyHost(config, readers); err != nil {
 		return err
 	}
 	if err := r.Audit.ApplyTo(&config.Config); err != nil {
 		return err
 	}
 
-	// What admission asks is bounded by its plugins, and by the host's own fairness. A client's limit, five a second by default,
-	// would have creates wait for each other's quotas and namespaces.
+	// The admission plugins and the host's priority and fairness bound the requests of admission. The client's
+	// default rate limit of five a second would delay creates.
 	host := rest.CopyConfig(config.ClientConfig)
 	host.QPS = -1
 	client, err := kubernetes.NewForConfig(host)
@@ -326,15 +326,15 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 		config.FlowControl = fairness.WithTrigger(config.FlowControl, registry.Tasks.GroupResource, registry.Tasks.Trigger)
 	}
 	initializers := admission.Initializers(counts, client.CoreV1())
-	if o.Standalone == nil { // where nobody deletes namespaces
+	if o.Standalone == nil { // standalone mode has no namespace controller that would delete Workers
 		initializers = append(initializers, deniedworker.Initializer(client.CoreV1()))
 	}
 	return r.Admission.ApplyTo(&config.Config, admission.Informers(config.SharedInformerFactory), client, dynamicClient, config.FeatureGate,
 		config.EffectiveVersion, initializers...)
 }
 
-// ApplyStorage makes the config open stores in etcd, encoded in the version of the scheme that the versions set allow. The codecs
-// are those of the scheme.
+// ApplyStorage sets the config's RESTOptionsGetter to stores in etcd. Objects are encoded in the newest version of the
+// scheme that the emulated version allows. codecs must be those of the scheme.
 func (o *Options) ApplyStorage(config *genericapiserver.Config, scheme *runtime.Scheme, codecs runtime.StorageSerializer) error {
 	etcd := *o.Recommended.Etcd
 	etcd.StorageConfig.StorageObjectCountTracker = config.StorageObjectCountTracker
@@ -351,39 +351,40 @@ func (o *Options) ApplyStorage(config *genericapiserver.Config, scheme *runtime.
 	return etcd.ApplyWithStorageFactoryTo(factory, config)
 }
 
-// uncollected has objects that own nothing deleted whichever way is asked for: without a host there is no garbage collector to wait
-// for. What sets own is seen to by their controller.
-type uncollected struct {
+// withoutGarbageCollection ignores propagationPolicy for kinds that own nothing: standalone mode has no garbage
+// collector to remove the finalizers. The TaskSet controller removes those of TaskSets.
+type withoutGarbageCollection struct {
 	generic.RESTOptionsGetter
 }
 
 // GetRESTOptions implements generic.RESTOptionsGetter.
-func (u uncollected) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
-	options, err := u.RESTOptionsGetter.GetRESTOptions(resource, example)
+func (g withoutGarbageCollection) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
+	options, err := g.RESTOptionsGetter.GetRESTOptions(resource, example)
 	if resource != registry.TaskSets.GroupResource {
 		options.EnableGarbageCollection = false
 	}
 	return options, err
 }
 
-// applyHost sets who authenticates and authorizes, and where admission reads: the host cluster, or what stands in for it.
-func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, read *readers) error {
+// applyHost sets the authenticator, the authorizer, and the clients and informers that admission reads from: those of
+// the host cluster, or of Standalone.
+func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, readers *storeReaders) error {
 	if o.Standalone == nil {
 		r := o.Recommended
 		authentication := *r.Authentication
-		authentication.WithCustomRoundTripper(loadLater)
+		authentication.WithCustomRoundTripper(forbiddenAsNotFound)
 		if err := authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig); err != nil {
 			return err
 		}
 		if header := config.Authentication.RequestHeaderConfig; header != nil && !r.Authentication.SkipInClusterLookup {
-			config.AddReadyzChecks(authenticationLoaded(header, config.SecureServing.ClientCA))
+			config.AddReadyzChecks(authenticationConfigCheck(header, config.SecureServing.ClientCA))
 		}
 		authorization := *r.Authorization
-		authorization.AllowCacheTTL, authorization.DenyCacheTTL = 0, 0 // or answers would be kept twice, one time after the other
+		authorization.AllowCacheTTL, authorization.DenyCacheTTL = 0, 0 // cachingauthorizer caches; two caches would add up their TTLs
 		if err := authorization.ApplyTo(&config.Authorization); err != nil {
 			return err
 		}
-		config.Authorization.Authorizer = cached.New(config.Authorization.Authorizer, r.Authorization.AllowCacheTTL, r.Authorization.DenyCacheTTL)
+		config.Authorization.Authorizer = cachingauthorizer.New(config.Authorization.Authorizer, r.Authorization.AllowCacheTTL, r.Authorization.DenyCacheTTL)
 		config.Authentication.Authenticator = pod.New(config.Authentication.Authenticator, config.Authorization.Authorizer)
 		if err := r.CoreAPI.ApplyTo(config); err != nil {
 			return err
@@ -392,7 +393,7 @@ func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, read *re
 		if err != nil {
 			return err
 		}
-		if err := reviewGrants(config, grants); err != nil {
+		if err := addGrantChecks(config, grants); err != nil {
 			return err
 		}
 	} else {
@@ -410,23 +411,24 @@ func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, read *re
 		config.SharedInformerFactory = informers.NewSharedInformerFactory(client, 0)
 	}
 
-	certificates := certificate.New(config.Authentication.Authenticator, func() []string {
+	cached := cachedx509.New(config.Authentication.Authenticator, func() []string {
 		if header := config.Authentication.RequestHeaderConfig; header != nil {
 			return header.UsernameHeaders.Value()
 		}
 		return nil
 	}, clock.RealClock{})
 	if ca := config.SecureServing.ClientCA; ca != nil {
-		ca.AddListener(certificates)
+		ca.AddListener(cached)
 	}
-	config.Authentication.Authenticator = certificates
+	config.Authentication.Authenticator = cached
 
 	controllers := sets.New(o.ControllerUsers...)
-	delegated := nameless.New(config.Authorization.Authorizer, func(u user.Info) bool { return controllers.Has(u.GetName()) })
+	delegated := withoutname.New(config.Authorization.Authorizer, func(u user.Info) bool { return controllers.Has(u.GetName()) })
 	var err error
 	config.Authorization.Authorizer, err = union.New(
 		union.NamedAuthorizer{AuthorizerName: "leat.dev/worker", Authorizer: worker.New(
-			[]worker.WorkerGetter{read.workers.cached, read.workers.live}, []worker.TaskGetter{read.tasks.cached, read.tasks.live})},
+			[]worker.WorkerGetter{readers.workers.fromCache, readers.workers.fromEtcd},
+			[]worker.TaskGetter{readers.tasks.fromCache, readers.tasks.fromEtcd})},
 		union.NamedAuthorizer{AuthorizerName: "leat.dev/delegated", Authorizer: delegated},
 	)
 	return err

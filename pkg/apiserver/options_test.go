@@ -27,7 +27,7 @@ import (
 	basecompatibility "k8s.io/component-base/compatibility"
 )
 
-// flagSet has all flags of the options.
+// flagSet returns all flags of the options.
 func flagSet(options *Options) *pflag.FlagSet {
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	for _, group := range options.Flags().FlagSets {
@@ -36,7 +36,7 @@ func flagSet(options *Options) *pflag.FlagSet {
 	return flags
 }
 
-// parse parses flags and gives what the program would say of them.
+// parse parses and validates flags as the program does.
 func parse(t *testing.T, args ...string) (*Options, error) {
 	t.Helper()
 	options, err := NewOptions()
@@ -119,7 +119,7 @@ func TestVersionsAndFeatureGates(t *testing.T) {
 	}
 }
 
-func TestLeatFollowsTheKubernetesItIsBuiltFrom(t *testing.T) {
+func TestEmulatedVersionOfKubernetes(t *testing.T) {
 	options, err := parse(t, append(etcdFlags, "--emulated-version=leat=0.1")...)
 	if err != nil {
 		t.Fatal(err)
@@ -130,8 +130,8 @@ func TestLeatFollowsTheKubernetesItIsBuiltFrom(t *testing.T) {
 	}
 }
 
-func TestCBORIsSpokenOnlyWhenItsGateIsOn(t *testing.T) {
-	spoken := func() bool {
+func TestCBORFeatureGate(t *testing.T) {
+	supported := func() bool {
 		for _, info := range newCodecs(Scheme).SupportedMediaTypes() {
 			if info.MediaType == "application/cbor" {
 				return true
@@ -139,8 +139,8 @@ func TestCBORIsSpokenOnlyWhenItsGateIsOn(t *testing.T) {
 		}
 		return false
 	}
-	if spoken() {
-		t.Error("by default")
+	if supported() {
+		t.Error("CBOR is supported by default")
 	}
 	t.Cleanup(func() {
 		if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(map[string]bool{string(genericfeatures.CBORServingAndStorage): false}); err != nil {
@@ -150,7 +150,7 @@ func TestCBORIsSpokenOnlyWhenItsGateIsOn(t *testing.T) {
 	if _, err := parse(t, append(etcdFlags, "--feature-gates=kube:CBORServingAndStorage=true")...); err != nil {
 		t.Fatal(err)
 	}
-	if !spoken() {
-		t.Error("not with the gate on")
+	if !supported() {
+		t.Error("CBOR is not supported with the feature gate")
 	}
 }

@@ -18,7 +18,7 @@ package apiserver
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,25 +28,26 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// reader reads objects of one kind for the worker authorizer, which is made before there is a store.
-type reader[T any] struct {
+// storeReader reads objects of one kind from a store. The worker authorizer is built before the stores are, so the
+// store is set later.
+type storeReader[T any] struct {
 	store atomic.Pointer[genericregistry.Store]
 }
 
-// cached reads from the watch cache, which may be behind. A cache that is not filled yet has the store asked.
-func (r *reader[T]) cached(ctx context.Context, namespace, name string) (*T, error) {
+// fromCache reads from the watch cache, which may lag. The store reads from etcd until the cache is ready.
+func (r *storeReader[T]) fromCache(ctx context.Context, namespace, name string) (*T, error) {
 	return r.get(ctx, namespace, name, &metav1.GetOptions{ResourceVersion: "0"})
 }
 
-// live reads from etcd.
-func (r *reader[T]) live(ctx context.Context, namespace, name string) (*T, error) {
+// fromEtcd reads from etcd.
+func (r *storeReader[T]) fromEtcd(ctx context.Context, namespace, name string) (*T, error) {
 	return r.get(ctx, namespace, name, &metav1.GetOptions{})
 }
 
-func (r *reader[T]) get(ctx context.Context, namespace, name string, options *metav1.GetOptions) (*T, error) {
+func (r *storeReader[T]) get(ctx context.Context, namespace, name string, options *metav1.GetOptions) (*T, error) {
 	store := r.store.Load()
 	if store == nil {
-		return nil, fmt.Errorf("the server is starting")
+		return nil, errors.New("the server is starting")
 	}
 	obj, err := store.Get(genericapirequest.WithNamespace(ctx, namespace), name, options)
 	if err != nil {
@@ -55,8 +56,8 @@ func (r *reader[T]) get(ctx context.Context, namespace, name string, options *me
 	return any(obj).(*T), nil
 }
 
-// readers are all that the worker authorizer reads.
-type readers struct {
-	workers reader[batch.Worker]
-	tasks   reader[batch.Task]
+// storeReaders are the readers of the worker authorizer.
+type storeReaders struct {
+	workers storeReader[batch.Worker]
+	tasks   storeReader[batch.Task]
 }

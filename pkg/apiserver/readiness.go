@@ -26,12 +26,14 @@ import (
 	"k8s.io/apiserver/pkg/server/healthz"
 )
 
-// authenticationLoaded is a check that fails until the authorities that the host publishes, in the ConfigMap
-// extension-apiserver-authentication, have come in. Until then the aggregator and all clients with certificates count as
-// anonymous: what they ask, perhaps as the garbage collector, would be refused instead of being sent to another replica.
+// authenticationConfigCheck returns a check that fails until the configuration in the host's ConfigMap
+// extension-apiserver-authentication is loaded. Before that, the aggregator and all clients with certificates are
+// anonymous, and their requests, among them the garbage collector's, would be refused. An unready replica does not
+// receive them.
 //
-// The union is of the authority of clients and that of the aggregator, header's; each is empty until it is loaded.
-func authenticationLoaded(header *authenticatorfactory.RequestHeaderConfig, union dynamiccertificates.CAContentProvider) healthz.HealthChecker {
+// union provides the client CA bundle followed by the CA bundle of the aggregator, header's. Both are empty until
+// loaded.
+func authenticationConfigCheck(header *authenticatorfactory.RequestHeaderConfig, union dynamiccertificates.CAContentProvider) healthz.HealthChecker {
 	return healthz.NamedCheck("authentication-config", func(*http.Request) error {
 		aggregator := bytes.TrimSpace(header.CAContentProvider.CurrentCABundleContent())
 		switch {

@@ -27,7 +27,7 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// bundle is a provider whose content comes in later.
+// bundle is a provider whose content is set later.
 type bundle struct {
 	dynamiccertificates.CAContentProvider
 	content []byte
@@ -35,31 +35,31 @@ type bundle struct {
 
 func (b *bundle) CurrentCABundleContent() []byte { return b.content }
 
-func TestReadyOnceAuthenticationIsLoaded(t *testing.T) {
+func TestAuthenticationConfigCheck(t *testing.T) {
 	ca, err := pki.NewCA("ca")
 	if err != nil {
 		t.Fatal(err)
 	}
 	clients, aggregator := &bundle{}, &bundle{}
 	var headers []string
-	check := authenticationLoaded(&authenticatorfactory.RequestHeaderConfig{
+	check := authenticationConfigCheck(&authenticatorfactory.RequestHeaderConfig{
 		CAContentProvider: aggregator,
 		UsernameHeaders:   headerrequest.StringSliceProviderFunc(func() []string { return headers }),
 	}, dynamiccertificates.NewUnionCAContentProvider(clients, aggregator))
 	for _, step := range []struct {
-		lacks string
-		load  func()
+		missing string
+		load    func()
 	}{
 		{"requestheader-client-ca-file", func() { aggregator.content = ca.CertPEM() }},
 		{"requestheader-username-headers", func() { headers = []string{"X-Remote-User"} }},
 		{"client-ca-file", func() { clients.content = ca.CertPEM() }},
 	} {
-		if err := check.Check(nil); err == nil || !strings.HasPrefix(err.Error(), step.lacks) {
-			t.Errorf("without %s the check says %v", step.lacks, err)
+		if err := check.Check(nil); err == nil || !strings.HasPrefix(err.Error(), step.missing) {
+			t.Errorf("without %s: got %v", step.missing, err)
 		}
 		step.load()
 	}
 	if err := check.Check(nil); err != nil {
-		t.Errorf("with everything loaded the check says %v", err)
+		t.Errorf("with everything loaded: got %v", err)
 	}
 }

@@ -30,15 +30,16 @@ import (
 	"github.com/leat-dev/leat/apis/batch/install"
 )
 
-// Scheme holds the kinds that are served, in all versions.
+// Scheme holds the served kinds in all versions.
 var Scheme = NewScheme()
 
-// NewScheme gives a scheme with the kinds that are served, for those who add to it.
+// NewScheme returns a new scheme with the served kinds, which callers may add to.
 func NewScheme() *runtime.Scheme {
 	scheme := runtime.NewScheme()
 	install.Install(scheme)
 
-	// The scale subresource speaks autoscaling/v1. Its internal form is the same type, so nothing is converted.
+	// The scale subresource serves autoscaling/v1. Register the type as its own internal version: it needs no
+	// conversion.
 	utilruntime.Must(autoscalingv1.AddToScheme(scheme))
 	scheme.AddKnownTypes(schema.GroupVersion{Group: autoscalingv1.GroupName, Version: runtime.APIVersionInternal}, &autoscalingv1.Scale{})
 
@@ -48,7 +49,7 @@ func NewScheme() *runtime.Scheme {
 	return scheme
 }
 
-// newCodecs gives the codecs for all media types that the feature gates, which must be set by now, let the server speak.
+// newCodecs returns the codecs of all media types that the feature gates enable. The feature gates must have been set.
 func newCodecs(scheme *runtime.Scheme) serializer.CodecFactory {
 	if utilfeature.DefaultFeatureGate.Enabled(genericfeatures.CBORServingAndStorage) {
 		return serializer.NewCodecFactory(scheme, serializer.WithSerializer(cbor.NewSerializerInfo))

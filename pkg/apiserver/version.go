@@ -32,11 +32,11 @@ import (
 )
 
 const (
-	// ComponentName names the server in --emulated-version and --feature-gates.
+	// ComponentName is the name of the server in --emulated-version and --feature-gates.
 	ComponentName = "leat"
-	// minorVersion is the version of Leat's API as a whole, which --emulated-version can turn back.
+	// minorVersion is the version of Leat, and the highest that --emulated-version accepts.
 	minorVersion = "0.1"
-	// firstVersion is the earliest that there has been.
+	// firstVersion is the lowest version that --emulated-version accepts.
 	firstVersion = "0.1"
 )
 
@@ -44,8 +44,8 @@ func init() {
 	utilruntime.Must(logsapi.AddFeatureGates(utilfeature.DefaultMutableFeatureGate))
 }
 
-// newVersions gives the versions and feature gates of Leat and of the Kubernetes libraries it is built from. To emulate an
-// earlier Leat is to emulate the Kubernetes that it was built from.
+// newVersions returns a registry with the versions and feature gates of Leat and of the Kubernetes libraries that it is
+// built with. Emulating an earlier Leat also emulates the Kubernetes that it was built with.
 func newVersions() basecompatibility.ComponentGlobalsRegistry {
 	registry := basecompatibility.NewComponentGlobalsRegistry()
 	utilruntime.Must(registry.Register(ComponentName, basecompatibility.NewEffectiveVersionFromString(minorVersion, firstVersion, firstVersion),
@@ -56,8 +56,8 @@ func newVersions() basecompatibility.ComponentGlobalsRegistry {
 	return registry
 }
 
-// kubernetesVersion gives the version of the Kubernetes libraries that a version of Leat was built from. For a version that there
-// has not been, which Validate refuses, it gives the newest.
+// kubernetesVersion returns the version of the Kubernetes libraries that a version of Leat was built with. It returns
+// the newest for unknown versions, which Validate refuses.
 func kubernetesVersion(leat *version.Version) *version.Version {
 	kubernetes, newest := version.MustParse(baseversion.DefaultKubeBinaryVersion), version.MustParse(minorVersion)
 	if leat.GreaterThan(newest) || leat.LessThan(version.MustParse(firstVersion)) {
@@ -66,14 +66,14 @@ func kubernetesVersion(leat *version.Version) *version.Version {
 	return kubernetes.OffsetMinor(int(leat.Minor()) - int(newest.Minor()))
 }
 
-// standaloneVersion is the version of a server without a host. Clients take what /version has for that of Kubernetes, warn of one
-// that is far from their own, and choose how to speak by it: it is the version of the Kubernetes libraries, with that of Leat as
-// the build.
+// standaloneVersion is the version of a server without a host. Clients take /version for the version of Kubernetes:
+// they warn if it differs much from their own, and choose features by it. So it is the version of the Kubernetes
+// libraries, with the version of Leat as build metadata.
 type standaloneVersion struct {
 	basecompatibility.EffectiveVersion
 }
 
-// Info returns what /version answers.
+// Info implements basecompatibility.EffectiveVersion. It returns the response of /version.
 func (v standaloneVersion) Info() *apimachineryversion.Info {
 	info := v.EffectiveVersion.Info()
 	if info == nil {
@@ -81,15 +81,15 @@ func (v standaloneVersion) Info() *apimachineryversion.Info {
 	}
 	kubernetes := version.MustParse(baseversion.DefaultKubeBinaryVersion)
 	info.Major, info.Minor = version.Itoa(kubernetes.Major()), version.Itoa(kubernetes.Minor())
-	info.GitVersion = "v" + libraryVersion(kubernetes) + "+leat." + strings.Trim(notOfBuild.ReplaceAllString(info.GitVersion, "-"), "-")
+	info.GitVersion = "v" + libraryVersion(kubernetes) + "+leat." + strings.Trim(notBuildMetadata.ReplaceAllString(info.GitVersion, "-"), "-")
 	return info
 }
 
-// notOfBuild matches what the build metadata of a semantic version cannot hold.
-var notOfBuild = regexp.MustCompile(`[^0-9A-Za-z.]+`)
+// notBuildMetadata matches characters that the build metadata of a semantic version may not contain.
+var notBuildMetadata = regexp.MustCompile(`[^0-9A-Za-z.]+`)
 
-// libraryVersion returns the version of Kubernetes whose libraries the program is built from. Where the program does not know its
-// modules it is the first of the minor version.
+// libraryVersion returns the version of Kubernetes whose libraries the program is built with. It returns patch version
+// 0 if the program holds no build information.
 func libraryVersion(minor *version.Version) string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, module := range info.Deps {

@@ -25,8 +25,8 @@ import (
 	baseversion "k8s.io/component-base/version"
 )
 
-// kubectl compares its own version with that of the server.
-func TestStandaloneIsOfTheVersionOfKubernetes(t *testing.T) {
+// TestStandaloneVersion expects the version of Kubernetes, which kubectl compares with its own.
+func TestStandaloneVersion(t *testing.T) {
 	info := standaloneVersion{basecompatibility.NewEffectiveVersionFromString(minorVersion, firstVersion, firstVersion)}.Info()
 	got, err := version.ParseSemantic(info.GitVersion)
 	if err != nil {
@@ -34,9 +34,9 @@ func TestStandaloneIsOfTheVersionOfKubernetes(t *testing.T) {
 	}
 	want := version.MustParse(baseversion.DefaultKubeBinaryVersion)
 	if got.Major() != want.Major() || got.Minor() != want.Minor() || info.Major != "1" || info.Minor != version.Itoa(want.Minor()) {
-		t.Errorf("the version is %q, %s.%s; want %s", info.GitVersion, info.Major, info.Minor, want)
+		t.Errorf("got %q, %s.%s; want %s", info.GitVersion, info.Major, info.Minor, want)
 	}
 	if !strings.Contains(info.GitVersion, "+leat.") || got.BuildMetadata() == "" {
-		t.Errorf("the version is %q, which does not have Leat's", info.GitVersion)
+		t.Errorf("got %q without the version of Leat", info.GitVersion)
 	}
 }

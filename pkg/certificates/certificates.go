@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package certificates keeps the certificates that the parts of an installed Leat show each other, where nothing else in the
-// cluster does it.
+// Package certificates issues and renews the certificates that the components of a Leat installation authenticate to
+// each other with, for clusters without a certificate manager.
 package certificates
 
 import (
@@ -39,19 +39,19 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// The Secrets, each with ca.crt, ca.key, tls.crt and tls.key. They must exist; their content is ours.
+// Names of the Secrets. Each holds ca.crt, ca.key, tls.crt and tls.key. The Secrets must exist; Run owns their data.
 const (
-	// ServerSecret is for leat-apiserver's clients, the cluster's aggregator first among them.
+	// ServerSecret holds the serving certificate of leat-apiserver.
 	ServerSecret = "leat-apiserver-tls"
-	// EtcdSecret is for etcd's members and for leat-apiserver, which show it to each other.
+	// EtcdSecret holds the certificate of etcd's members, which leat-apiserver also uses as etcd's client.
 	EtcdSecret = "leat-etcd-tls"
-	// WorkerClientSecret is what leat-apiserver shows to workers when it asks for logs.
+	// WorkerClientSecret holds the client certificate that leat-apiserver reads logs from workers with.
 	WorkerClientSecret = "leat-worker-client-tls"
 )
 
-// Run keeps the Secrets of the namespace until ctx is done: certificates are valid for a year and renewed 90 days before their end,
-// authorities last ten years. Any number of processes may run it at a time; the one whose update is refused takes what the other
-// wrote.
+// Run keeps the certificates in the Secrets of the namespace valid until ctx is done. Certificates are valid for a year
+// and renewed 90 days before they expire; CA certificates are valid for ten years. Several processes may run it: one
+// whose update conflicts uses the certificate that the other has written.
 func Run(ctx context.Context, config *rest.Config, namespace string) error {
 	scheme := runtime.NewScheme()
 	utilruntime.Must(corev1.AddToScheme(scheme))
@@ -59,13 +59,14 @@ func Run(ctx context.Context, config *rest.Config, namespace string) error {
 	if err != nil {
 		return err
 	}
-	// A rotator also waits until the certificate is mounted where it runs itself, which none of these is.
-	mounted, err := os.MkdirTemp("", "leat-certificates")
+	// A rotator waits until its certificate is mounted into its own pod. None of ours is, so let it find an empty
+	// file.
+	certDir, err := os.MkdirTemp("", "leat-certificates")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(mounted)
-	if err := os.WriteFile(filepath.Join(mounted, corev1.TLSCertKey), nil, 0o600); err != nil {
+	defer os.RemoveAll(certDir)
+	if err := os.WriteFile(filepath.Join(certDir, corev1.TLSCertKey), nil, 0o600); err != nil {
 		return err
 	}
 	for _, c := range []struct {
@@ -87,11 +88,11 @@ func Run(ctx context.Context, config *rest.Config, namespace string) error {
 			DNSName:        c.names[0],
 			ExtraDNSNames:  c.names[1:],
 			ExtKeyUsages:   &c.usages,
-			CertDir:        mounted,
+			CertDir:        certDir,
 			IsReady:        make(chan struct{}),
 			ControllerName: c.secret,
 		}); err != nil {
-			return fmt.Errorf("certificates of Secret %s: %w", c.secret, err)
+			return fmt.Errorf("add the rotator of Secret %s: %w", c.secret, err)
 		}
 	}
 	if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
@@ -100,7 +101,7 @@ func Run(ctx context.Context, config *rest.Config, namespace string) error {
 	return nil
 }
 
-// serviceNames are the names that a Service is reached by.
+// serviceNames returns the DNS names of a Service.
 func serviceNames(service, namespace string) []string {
 	name := service + "." + namespace + ".svc"
 	return []string{name, name + ".cluster.local"}

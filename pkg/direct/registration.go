@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package direct is for programs that reach leat-apiserver itself, past the API server of the cluster that it is registered in: what
-// they watch costs that one nothing. Their rights are the same either way.
+// Package direct configures clients to send requests for our API directly to leat-apiserver, not through the aggregator
+// of the cluster's API server, so that their watches do not load it. The requests are authorized the same either way.
 package direct
 
 import (
@@ -30,20 +30,20 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// apiService is the name under which our API is registered.
+// apiService is the name of our APIService.
 var apiService = batch.GroupVersion.Version + "." + batch.GroupName
 
-// Registration is what a cluster knows of the server that is registered for our API.
+// Registration holds what the APIService of our API says about the server.
 type Registration struct {
-	// ServerName is the name in the server's certificate: that of its Service, which pods resolve.
+	// ServerName is the DNS name of the server's Service, which its certificate is for.
 	ServerName string
-	// Port of the Service.
+	// Port is the port of the Service.
 	Port int
-	// CABundle are the authorities, in PEM, one of which has signed the server's certificate.
+	// CABundle holds the CA certificates, in PEM, that the server's certificate is verified with.
 	CABundle []byte
 }
 
-// Address is where pods find the server.
+// Address returns the URL of the server inside the cluster.
 func (r *Registration) Address() string {
 	if r.Port == 443 {
 		return "https://" + r.ServerName
@@ -51,8 +51,8 @@ func (r *Registration) Address() string {
 	return "https://" + net.JoinHostPort(r.ServerName, strconv.Itoa(r.Port))
 }
 
-// Registered asks a cluster. The error is the API's, as of apierrors.IsNotFound where Leat is not installed, or says that the registration is not
-// complete.
+// Registered returns the registration of our API in the cluster. It returns the error of the API, which is NotFound
+// where Leat is not installed, or an error if the APIService is not complete yet.
 func Registered(ctx context.Context, cluster rest.Interface) (*Registration, error) {
 	content, err := cluster.Get().AbsPath("/apis/apiregistration.k8s.io/v1/apiservices", apiService).DoRaw(ctx)
 	if err != nil {

@@ -37,18 +37,21 @@ import (
 )
 
 const (
-	// prefix is that of the paths of our API.
-	prefix = "/apis/" + batch.GroupName + "/"
-	// connections is over how many the requests of a client are spread. A Service gives each connection to one replica, and HTTP/2 needs but
-	// one for all requests: that replica would do all that controllers ask for, and the others nothing.
+	// apiPrefix is the path prefix of our API.
+	apiPrefix = "/apis/" + batch.GroupName + "/"
+	// connections is the number of connections that a client spreads its requests over. HTTP/2 would send all
+	// requests over one connection, and a Service assigns a connection to one replica: the other replicas would be
+	// idle.
 	connections = 4
-	// dialTimeout and keepAlive are those of client-go.
+	// dialTimeout and keepAlive are client-go's defaults.
 	dialTimeout, keepAlive = 30 * time.Second, 30 * time.Second
 )
 
-// Route has clients of a cluster send what is for our API to leat-apiserver at an address like https://leat-apiserver.leat-system.svc, with the
-// credentials that config has for the cluster. Whom to trust there is read from the cluster, and anew when the server shows a certificate
-// that is not trusted any more; so config must be allowed to get the APIService.
+// Route makes clients of config send requests for our API to leat-apiserver at the address, which is a URL like
+// https://leat-apiserver.leat-system.svc, with the credentials of config. All other requests still go to the cluster.
+//
+// The CA bundle to verify the server with is read from the APIService, and read again when the server presents a
+// certificate that it does not verify. The user of config must be allowed to get the APIService.
 func Route(config *rest.Config, address string) error {
 	server, err := url.Parse(address)
 	if err != nil || server.Scheme != "https" || server.Host == "" || strings.Trim(server.Path, "/") != "" {
@@ -60,8 +63,8 @@ func Route(config *rest.Config, address string) error {
 	}
 	r := &router{server: server, cluster: cluster.RESTClient(), client: config.TLSClientConfig}
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		return roundTripper(func(request *http.Request) (*http.Response, error) {
-			if !strings.HasPrefix(request.URL.Path, prefix) {
+		return roundTripperFunc(func(request *http.Request) (*http.Response, error) {
+			if !strings.HasPrefix(request.URL.Path, apiPrefix) {
 				return next.RoundTrip(request)
 			}
 			return r.roundTrip(request)
@@ -70,30 +73,30 @@ func Route(config *rest.Config, address string) error {
 	return nil
 }
 
-type roundTripper func(*http.Request) (*http.Response, error)
+type roundTripperFunc func(*http.Request) (*http.Response, error)
 
-func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
+func (f roundTripperFunc) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
 
 // router sends requests to the server.
 type router struct {
 	server  *url.URL
 	cluster rest.Interface
-	client  rest.TLSClientConfig // of which the certificate is shown to the server too
+	client  rest.TLSClientConfig // for the client certificate
 
 	mu   sync.Mutex
-	pool *pool // nil if whom to trust is not known
+	pool *transportPool // nil until the CA bundle is read
 }
 
-// pool is transports that all do the same, with a connection each: requests take turns.
-type pool struct {
+// transportPool holds equal transports with one connection each, and uses them in turn.
+type transportPool struct {
 	transports [connections]http.RoundTripper
 	requests   atomic.Uint32
 }
 
-func (p *pool) next() http.RoundTripper { return p.transports[p.requests.Add(1)%connections] }
+func (p *transportPool) next() http.RoundTripper { return p.transports[p.requests.Add(1)%connections] }
 
 func (r *router) roundTrip(request *http.Request) (*http.Response, error) {
-	pool, err := r.trusted(request.Context())
+	pool, err := r.transports(request.Context())
 	if err != nil {
 		if request.Body != nil {
 			_ = request.Body.Close()
@@ -103,17 +106,17 @@ func (r *router) roundTrip(request *http.Request) (*http.Response, error) {
 	request = request.Clone(request.Context())
 	request.URL.Scheme, request.URL.Host, request.Host = r.server.Scheme, r.server.Host, r.server.Host
 	response, err := pool.next().RoundTrip(request)
-	if untrusted := (*tls.CertificateVerificationError)(nil); errors.As(err, &untrusted) {
-		r.forget(pool)
+	if verification := (*tls.CertificateVerificationError)(nil); errors.As(err, &verification) {
+		r.discard(pool)
 	}
 	return response, err
 }
 
-// registrationTimeout bounds how long requests wait for the cluster to say whom to trust.
+// registrationTimeout bounds the read of the APIService, which requests wait for.
 const registrationTimeout = 10 * time.Second
 
-// trusted gives the transports that trust whom the cluster says.
-func (r *router) trusted(ctx context.Context) (*pool, error) {
+// transports returns the transports that verify the server with the CA bundle of the APIService.
+func (r *router) transports(ctx context.Context) (*transportPool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.pool != nil {
@@ -123,30 +126,31 @@ func (r *router) trusted(ctx context.Context) (*pool, error) {
 	defer cancel()
 	registered, err := Registered(ctx, r.cluster)
 	if err != nil {
-		return nil, fmt.Errorf("how to reach leat-apiserver: %w", err)
+		return nil, fmt.Errorf("cannot find out how to reach leat-apiserver: %w", err)
 	}
-	trust := r.client
-	trust.CAFile, trust.CAData, trust.ServerName = "", registered.CABundle, registered.ServerName
-	made := &pool{}
-	for i := range made.transports {
-		// client-go makes one transport for all configurations that are the same, and dialers never are.
+	tlsConfig := r.client
+	tlsConfig.CAFile, tlsConfig.CAData, tlsConfig.ServerName = "", registered.CABundle, registered.ServerName
+	pool := &transportPool{}
+	for i := range pool.transports {
+		// client-go caches transports by configuration. A dialer of its own makes each configuration unique.
 		dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
-		made.transports[i], err = rest.TransportFor(&rest.Config{Host: r.server.Host, TLSClientConfig: trust, Dial: dialer.DialContext})
+		pool.transports[i], err = rest.TransportFor(&rest.Config{Host: r.server.Host, TLSClientConfig: tlsConfig, Dial: dialer.DialContext})
 		if err != nil {
 			return nil, err
 		}
 	}
-	r.pool = made
-	return made, nil
+	r.pool = pool
+	return pool, nil
 }
 
-// forget has the cluster asked again, unless that was done meanwhile.
-func (r *router) forget(untrusted *pool) {
+// discard drops the pool, so that the next request reads the CA bundle again. It does nothing if another request has
+// replaced the pool.
+func (r *router) discard(pool *transportPool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.pool == untrusted {
+	if r.pool == pool {
 		r.pool = nil
-		for _, transport := range untrusted.transports {
+		for _, transport := range pool.transports {
 			utilnet.CloseIdleConnectionsFor(transport)
 		}
 	}

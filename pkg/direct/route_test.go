@@ -34,88 +34,90 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// world is a cluster with a leat-apiserver beside it.
-type world struct {
+// fixture is a cluster and a leat-apiserver.
+type fixture struct {
 	t       *testing.T
 	cluster *httptest.Server
 	leat    *httptest.Server
-	// registration is what the cluster answers about the APIService, 404 if it is empty.
-	registration atomic.Pointer[string]
-	asked        atomic.Int32
-	// connections are those by which requests came to leat-apiserver.
+	// apiService is the JSON of the APIService, empty if there is none.
+	apiService atomic.Pointer[string]
+	// reads counts the reads of the APIService.
+	reads atomic.Int32
+	// connections holds the protocols of the connections to leat-apiserver by remote address.
 	connections sync.Map
 }
 
-func newWorld(t *testing.T) *world {
-	w := &world{t: t}
-	w.register("")
-	w.cluster = httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, request *http.Request) {
+func newFixture(t *testing.T) *fixture {
+	f := &fixture{t: t}
+	f.register("")
+	f.cluster = httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, request *http.Request) {
 		if request.URL.Path != "/apis/apiregistration.k8s.io/v1/apiservices/v1alpha1.batch.leat.dev" {
 			fmt.Fprint(out, "the cluster")
 			return
 		}
-		w.asked.Add(1)
-		if body := *w.registration.Load(); body != "" {
+		f.reads.Add(1)
+		if body := *f.apiService.Load(); body != "" {
 			fmt.Fprint(out, body)
 			return
 		}
 		http.NotFound(out, request)
 	}))
-	t.Cleanup(w.cluster.Close)
-	return w
+	t.Cleanup(f.cluster.Close)
+	return f
 }
 
-func (w *world) register(registration string) { w.registration.Store(&registration) }
+func (f *fixture) register(apiService string) { f.apiService.Store(&apiService) }
 
-func (w *world) trust(ca *pki.CA) {
-	w.register(fmt.Sprintf(`{"spec": {"service": {"namespace": "leat-system", "name": "leat-apiserver"}, "caBundle": %q}}`,
+// trust registers leat-apiserver with the CA bundle of ca.
+func (f *fixture) trust(ca *pki.CA) {
+	f.register(fmt.Sprintf(`{"spec": {"service": {"namespace": "leat-system", "name": "leat-apiserver"}, "caBundle": %q}}`,
 		base64.StdEncoding.EncodeToString(ca.CertPEM())))
 }
 
-// serve starts leat-apiserver with a certificate of ca, in place of the one before.
-func (w *world) serve(ca *pki.CA) {
-	w.t.Helper()
+// serve starts leat-apiserver with a certificate of ca, or replaces the one that runs.
+func (f *fixture) serve(ca *pki.CA) {
+	f.t.Helper()
 	cert, key, err := ca.IssueServer("leat-apiserver.leat-system.svc")
 	if err != nil {
-		w.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		w.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	next := httptest.NewUnstartedServer(http.HandlerFunc(func(out http.ResponseWriter, request *http.Request) {
-		w.connections.Store(request.RemoteAddr, request.Proto)
+		f.connections.Store(request.RemoteAddr, request.Proto)
 		fmt.Fprint(out, "leat for ", request.Header.Get("Authorization"))
 	}))
 	next.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	next.EnableHTTP2 = true
-	if w.leat != nil {
-		address := w.leat.Listener.Addr().String()
-		w.leat.CloseClientConnections()
-		w.leat.Close()
+	if f.leat != nil {
+		address := f.leat.Listener.Addr().String()
+		f.leat.CloseClientConnections()
+		f.leat.Close()
 		_ = next.Listener.Close()
 		if next.Listener, err = net.Listen("tcp", address); err != nil {
-			w.t.Fatal(err)
+			f.t.Fatal(err)
 		}
 	}
 	next.StartTLS()
-	w.leat = next
-	w.t.Cleanup(next.Close)
+	f.leat = next
+	f.t.Cleanup(next.Close)
 }
 
-// client is one of the cluster, routed.
-func (w *world) client() func(path string) (string, error) {
-	w.t.Helper()
-	config := &rest.Config{Host: w.cluster.URL, BearerToken: "secret"}
-	if err := Route(config, w.leat.URL); err != nil {
-		w.t.Fatal(err)
+// client returns a function that gets a path by a routed client of the cluster.
+func (f *fixture) client() func(path string) (string, error) {
+	f.t.Helper()
+	config := &rest.Config{Host: f.cluster.URL, BearerToken: "secret"}
+	if err := Route(config, f.leat.URL); err != nil {
+		f.t.Fatal(err)
 	}
 	client, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
-		w.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	return func(path string) (string, error) {
-		answer, err := client.RESTClient().Get().AbsPath(path).MaxRetries(0).DoRaw(w.t.Context())
+		answer, err := client.RESTClient().Get().AbsPath(path).MaxRetries(0).DoRaw(f.t.Context())
 		return string(answer), err
 	}
 }
@@ -131,80 +133,80 @@ func newCA(t *testing.T) *pki.CA {
 
 const ours = "/apis/batch.leat.dev/v1alpha1/tasks"
 
-func TestOnlyWhatIsForOurAPIGoesToTheServerItself(t *testing.T) {
-	w, ca := newWorld(t), newCA(t)
-	w.serve(ca)
-	w.trust(ca)
-	get := w.client()
+func TestRouteOnlyOurAPI(t *testing.T) {
+	f, ca := newFixture(t), newCA(t)
+	f.serve(ca)
+	f.trust(ca)
+	get := f.client()
 	for path, want := range map[string]string{
 		ours:                          "leat for Bearer secret",
-		"/apis/batch.leat.dev":        "the cluster", // who serves the group's versions is the cluster's to say
+		"/apis/batch.leat.dev":        "the cluster", // discovery of the group is the aggregator's
 		"/apis/batch.leat.dev.x/v1/a": "the cluster",
 		"/apis/apps/v1/deployments":   "the cluster",
 		"/api/v1/namespaces":          "the cluster",
 	} {
 		if got, err := get(path); err != nil || got != want {
-			t.Errorf("%s is answered by %q, %v; want %q", path, got, err, want)
+			t.Errorf("%s: got %q, %v; want %q", path, got, err, want)
 		}
 	}
-	if n := w.asked.Load(); n != 1 {
-		t.Errorf("the cluster was asked %d times for the APIService, want once", n)
+	if n := f.reads.Load(); n != 1 {
+		t.Errorf("the APIService was read %d times, want once", n)
 	}
 }
 
-func TestRequestsAreSpreadOverAFewConnections(t *testing.T) {
-	w, ca := newWorld(t), newCA(t)
-	w.serve(ca)
-	w.trust(ca)
-	get := w.client()
+func TestRequestsAreSpreadOverConnections(t *testing.T) {
+	f, ca := newFixture(t), newCA(t)
+	f.serve(ca)
+	f.trust(ca)
+	get := f.client()
 	for range 10 * connections {
 		if _, err := get(ours); err != nil {
 			t.Fatal(err)
 		}
 	}
 	n := 0
-	for _, protocol := range w.connections.Range {
+	for _, protocol := range f.connections.Range {
 		if n++; protocol != "HTTP/2.0" {
-			t.Errorf("a connection speaks %s, want HTTP/2.0", protocol)
+			t.Errorf("a connection uses %s, want HTTP/2.0", protocol)
 		}
 	}
 	if n != connections {
-		t.Errorf("there are %d connections, want %d", n, connections)
+		t.Errorf("got %d connections, want %d", n, connections)
 	}
 }
 
-func TestTrustFollowsTheAPIService(t *testing.T) {
-	w, before, after := newWorld(t), newCA(t), newCA(t)
-	w.serve(before)
-	get := w.client()
+func TestCABundleIsReadAgain(t *testing.T) {
+	f, before, after := newFixture(t), newCA(t), newCA(t)
+	f.serve(before)
+	get := f.client()
 
-	if _, err := get(ours); err == nil || !strings.Contains(err.Error(), "how to reach leat-apiserver") {
-		t.Errorf("with no APIService: %v", err)
+	if _, err := get(ours); err == nil || !strings.Contains(err.Error(), "cannot find out how to reach leat-apiserver") {
+		t.Errorf("without APIService: %v", err)
 	}
-	w.register(`{"spec": {"service": {"namespace": "leat-system", "name": "leat-apiserver"}}}`)
+	f.register(`{"spec": {"service": {"namespace": "leat-system", "name": "leat-apiserver"}}}`)
 	if _, err := get(ours); err == nil || !strings.Contains(err.Error(), "wait until it is available") {
-		t.Errorf("with an APIService that nobody has completed: %v", err)
+		t.Errorf("with an incomplete APIService: %v", err)
 	}
-	w.trust(after)
+	f.trust(after)
 	if _, err := get(ours); err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
-		t.Errorf("with a server that is not to be trusted: %v", err)
+		t.Errorf("with another CA: %v", err)
 	}
-	w.trust(before)
+	f.trust(before)
 	if _, err := get(ours); err != nil {
-		t.Errorf("with the right authority: %v", err)
+		t.Errorf("with the right CA: %v", err)
 	}
 
-	w.trust(after)
-	w.serve(after)
-	for range 2 { // the first meets the old connection or the old trust
+	f.trust(after)
+	f.serve(after)
+	for range 2 { // the first meets the old connection or the old CA bundle
 		_, _ = get(ours)
 	}
 	if _, err := get(ours); err != nil {
-		t.Errorf("after another authority has taken over: %v", err)
+		t.Errorf("after the CA was replaced: %v", err)
 	}
 }
 
-func TestAddressesOfServers(t *testing.T) {
+func TestRouteAddress(t *testing.T) {
 	for address, good := range map[string]bool{
 		"https://leat-apiserver.leat-system.svc": true, "https://127.0.0.1:8443": true, "https://leat.example.com/": true,
 		"http://leat-apiserver": false, "leat-apiserver:8443": false, "https://": false, "https://a/b": false, ":": false,

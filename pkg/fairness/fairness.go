@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package fairness tells priority and fairness what it cannot know of our kinds.
+// Package fairness makes the watch cache triggers of our kinds known to priority and fairness.
 package fairness
 
 import (
@@ -28,30 +28,32 @@ import (
 	"k8s.io/apiserver/pkg/util/flowcontrol"
 )
 
-// WithTrigger returns the delegate with a trigger made known to it: an event of the resource reaches, of the watches that
-// select one value of the field, only those that select the object's. Each write is charged for the watches that it may
-// wake, and the delegate knows one trigger only, pods by spec.nodeName. As with that one, watches that select a value are
-// not charged at all, since few of them share one; watches that select the empty value, no value, or more than one, are
-// charged in full.
+// WithTrigger returns an Interface that does not charge writes of the resource for watches that select a single value
+// of the trigger field.
 //
-// It must be set as server.Config.FlowControl before the handler chain is built, and counts only what is registered
-// through it. A nil delegate (priority and fairness is off) gives nil.
+// Priority and fairness charges a write for the watches that it may notify. The watch cache notifies only the watches
+// that select the object's value of the trigger field, but upstream knows only one trigger, spec.nodeName of pods. As
+// upstream does for that one, WithTrigger leaves out all watches that select one value, since few of them share it.
+// Watches that select no value, the empty value or several values are charged in full.
+//
+// Set the result as server.Config.FlowControl before the handler chain is built: it counts only watches that are
+// registered through it. WithTrigger returns nil for a nil delegate, which means that priority and fairness is off.
 func WithTrigger(delegate flowcontrol.Interface, resource schema.GroupResource, field string) flowcontrol.Interface {
 	if delegate == nil {
 		return nil
 	}
-	return &triggered{Interface: delegate, resource: resource, field: field}
+	return &withTrigger{Interface: delegate, resource: resource, field: field}
 }
 
-type triggered struct {
+type withTrigger struct {
 	flowcontrol.Interface
 	resource schema.GroupResource
 	field    string
 }
 
-// RegisterWatch keeps the watches that the trigger tells apart from the delegate. All that remains is counted by it, and
-// so GetInterestedWatchCount needs no change.
-func (t *triggered) RegisterWatch(r *http.Request) flowcontrol.ForgetWatchFunc {
+// RegisterWatch implements flowcontrol.Interface. It does not register watches that select one value of the trigger
+// field with the delegate, which thus leaves them out of GetInterestedWatchCount.
+func (t *withTrigger) RegisterWatch(r *http.Request) flowcontrol.ForgetWatchFunc {
 	if info, ok := request.RequestInfoFrom(r.Context()); ok && info.Verb == "watch" &&
 		info.APIGroup == t.resource.Group && info.Resource == t.resource.Resource && t.selectsValue(r) {
 		return func() {}
@@ -59,10 +61,11 @@ func (t *triggered) RegisterWatch(r *http.Request) flowcontrol.ForgetWatchFunc {
 	return t.Interface.RegisterWatch(r)
 }
 
-func (t *triggered) selectsValue(r *http.Request) bool {
+func (t *withTrigger) selectsValue(r *http.Request) bool {
 	var options metainternalversion.ListOptions
-	if err := metainternalversionscheme.ParameterCodec.DecodeParameters(r.URL.Query(), metav1.SchemeGroupVersion, &options); err != nil || options.FieldSelector == nil {
-		return false // an undecodable watch is about to be refused
+	err := metainternalversionscheme.ParameterCodec.DecodeParameters(r.URL.Query(), metav1.SchemeGroupVersion, &options)
+	if err != nil || options.FieldSelector == nil {
+		return false // the handler refuses a watch that cannot be decoded
 	}
 	value, exact := options.FieldSelector.RequiresExactMatch(t.field)
 	return exact && value != ""

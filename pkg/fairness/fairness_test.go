@@ -50,7 +50,7 @@ const (
 	pods  = "/api/v1/namespaces/ns/pods"
 )
 
-// upstream is the library's own dispatcher, with the configuration that it has when the host has none.
+// upstream returns upstream's dispatcher with its default configuration.
 func upstream() flowcontrol.Interface {
 	client := fake.NewClientset()
 	return flowcontrol.New(informers.NewSharedInformerFactory(client, 0), client.FlowcontrolV1(), 600)
@@ -82,7 +82,7 @@ func costOf(fc flowcontrol.Interface, r *http.Request) flowcontrolrequest.WorkEs
 	return estimate(r, "", "")
 }
 
-func TestWritesCostWhatUpstreamChargesForPods(t *testing.T) {
+func TestWorkEstimateEqualsThatOfPods(t *testing.T) {
 	const watches = 10_000
 	tracked, plain, wrapped := upstream(), upstream(), ours()
 	for i := range watches {
@@ -94,7 +94,7 @@ func TestWritesCostWhatUpstreamChargesForPods(t *testing.T) {
 	for _, fc := range []struct {
 		flowcontrol.Interface
 		path string
-	}{{tracked, pods}, {plain, tasks}, {wrapped, tasks}} { // the scheduler's, and the controllers'
+	}{{tracked, pods}, {plain, tasks}, {wrapped, tasks}} { // watches of the scheduler and the controllers
 		fc.RegisterWatch(newRequest(t, http.MethodGet, watchPath(fc.path, "")))
 	}
 
@@ -109,14 +109,14 @@ func TestWritesCostWhatUpstreamChargesForPods(t *testing.T) {
 		if got, want := costOf(wrapped, taskWrite), costOf(tracked, podWrite); got != want {
 			t.Errorf("%s %s: got %+v, want %+v as for pods", write.method, write.path, got, want)
 		}
-		// What it would be: 10,000 watches at 10 a seat, for 5 ms each.
+		// Upstream's estimate is 10,000 watches at 10 a seat, for 5 ms each.
 		if cost := costOf(plain, taskWrite); float64(cost.FinalSeats)*cost.AdditionalLatency.Seconds() < 5 {
-			t.Errorf("%s %s: upstream charges %+v by itself, and the wrapper is not needed", write.method, write.path, cost)
+			t.Errorf("%s %s: upstream estimates %+v, so the wrapper is not needed", write.method, write.path, cost)
 		}
 	}
 }
 
-func TestWatchesThatTheTriggerDoesNotTellApartCountFully(t *testing.T) {
+func TestGetInterestedWatchCount(t *testing.T) {
 	const otherGroup = "/apis/tekton.dev/v1/namespaces/ns/tasks"
 	for name, test := range map[string]struct {
 		watch, write string
@@ -138,8 +138,8 @@ func TestWatchesThatTheTriggerDoesNotTellApartCountFully(t *testing.T) {
 		"another name":                {watchPath(tasks, "metadata.name=t"), tasks + "/u", 0},
 		"another namespace":           {"/apis/batch.leat.dev/v1alpha1/namespaces/other/tasks?watch=true", tasks, 0},
 		"another resource":            {watchPath("/apis/batch.leat.dev/v1alpha1/namespaces/ns/tasksets", "spec.workerName=w"), "/apis/batch.leat.dev/v1alpha1/namespaces/ns/tasksets", 1},
-		"another group's":             {watchPath(otherGroup, "spec.workerName=w"), otherGroup, 1},
-		"pods, as ever":               {watchPath(pods, "spec.nodeName=w"), pods, 0},
+		"same resource, other group":  {watchPath(otherGroup, "spec.workerName=w"), otherGroup, 1},
+		"pods":                        {watchPath(pods, "spec.nodeName=w"), pods, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fc := ours()
@@ -147,14 +147,14 @@ func TestWatchesThatTheTriggerDoesNotTellApartCountFully(t *testing.T) {
 			info, _ := request.RequestInfoFrom(write.Context())
 			forget := fc.RegisterWatch(newRequest(t, http.MethodGet, test.watch))
 			if forget == nil {
-				t.Fatal("the watch cannot be forgotten")
+				t.Fatal("RegisterWatch returned no ForgetWatchFunc")
 			}
 			if got := fc.GetInterestedWatchCount(info); got != test.want {
 				t.Errorf("got %d, want %d", got, test.want)
 			}
 			forget()
 			if got := fc.GetInterestedWatchCount(info); got != 0 {
-				t.Errorf("got %d after the watch is forgotten", got)
+				t.Errorf("got %d after the watch was forgotten", got)
 			}
 		})
 	}
@@ -166,13 +166,13 @@ func TestOnlyWatchesAreRegistered(t *testing.T) {
 	}
 }
 
-func TestPriorityAndFairnessMayBeOff(t *testing.T) {
+func TestNilDelegate(t *testing.T) {
 	if fc := WithTrigger(nil, schema.GroupResource{}, "spec.workerName"); fc != nil {
 		t.Errorf("got %v, want nil", fc)
 	}
 }
 
-// recorder notes what a server's handler chain estimates for writes.
+// recorder records the last work estimate of a handler chain.
 type recorder struct {
 	flowcontrol.Interface
 	last atomic.Pointer[flowcontrolrequest.WorkEstimate]
@@ -188,9 +188,9 @@ func (r *recorder) Handle(ctx context.Context, digest flowcontrol.RequestDigest,
 	}, queue, execute)
 }
 
-// TestServersUseTheWrapper sends watches and a write through the handler chain of a real server.
-func TestServersUseTheWrapper(t *testing.T) {
-	const watches = 20 // upstream charges nothing for fewer than 10
+// TestHandlerChain sends watches and a write through the handler chain of a server.
+func TestHandlerChain(t *testing.T) {
+	const watches = 20 // upstream does not charge for fewer than 10
 	for name, test := range map[string]struct {
 		selector func(i int) string
 		want     uint64

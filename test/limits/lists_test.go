@@ -336,7 +336,7 @@ func (s *server) testManyManagers(t *testing.T) {
 	}{
 		"one more":    {apply(managers), http.StatusRequestEntityTooLarge, "does not fit into etcd"},
 		"one of them": {apply(0), http.StatusOK, "manager-7"},
-		"as YAML":     {request{path: path, accept: yamlType}, http.StatusNotAcceptable, "too long to be written as YAML: accept JSON or protobuf"},
+		"as YAML":     {request{path: path, accept: yamlType}, http.StatusNotAcceptable, "too large for YAML: accept JSON or protobuf"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := s.revision(t)

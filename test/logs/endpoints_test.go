@@ -75,7 +75,7 @@ func otherEndpoints(s *scene) {
 		"mapped":         {batch.WorkerEndpoint{Host: "::ffff:169.254.169.254", Port: 80, CABundle: ca.CertPEM()}, "no worker can be at address 169.254.169.254"},
 		"elsewhere":      {batch.WorkerEndpoint{Host: "10.255.255.1", Port: 80, CABundle: ca.CertPEM()}, "is in none of the --worker-address-ranges"},
 		"redirect": {
-			batch.WorkerEndpoint{Host: "127.0.0.1", Port: int32(redirecting.Listener.Addr().(*net.TCPAddr).Port), CABundle: ca.CertPEM()}, "it answered 307",
+			batch.WorkerEndpoint{Host: "127.0.0.1", Port: int32(redirecting.Listener.Addr().(*net.TCPAddr).Port), CABundle: ca.CertPEM()}, "the worker responded with status 307",
 		},
 	} {
 		s.fakeWorker(name+"-abcde", &test.endpoint)

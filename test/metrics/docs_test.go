@@ -84,7 +84,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	agent.New(&fake.Clientset{}, sandbox.NewHost(), agent.Options{Registerer: registered})
-	registered.MustRegister(apiserver.CertificateEnds)
+	registered.MustRegister(apiserver.CertificateExpiration)
 
 	root, err := host.RepositoryRoot()
 	if err != nil {

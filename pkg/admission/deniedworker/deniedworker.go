@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package deniedworker keeps the Workers that deny a worker its rights. A worker that registers makes a new Worker, which denies it
-// nothing: so to delete a denied Worker would be to allow the worker again, by accident.
+// Package deniedworker protects Workers with spec.denied from deletion. A worker that registers again gets a new
+// Worker, which is not denied, so deleting a denied Worker would allow the worker again by accident.
 package deniedworker
 
 import (
@@ -37,7 +37,7 @@ import (
 const (
 	// PluginName is the name of the plugin.
 	PluginName = "DeniedWorker"
-	// lookupTimeout is how long the host may take.
+	// lookupTimeout bounds the read of a namespace from the host.
 	lookupTimeout = 3 * time.Second
 )
 
@@ -48,8 +48,9 @@ func Register(plugins *admission.Plugins) {
 	})
 }
 
-// New returns the plugin. It refuses to delete Workers that have spec.denied, one by one or as a collection, unless their namespace
-// is gone or being deleted. Initializer gives it the host that knows; without one no namespace is ever deleted.
+// New returns the plugin. It refuses to delete Workers with spec.denied, one by one or as a collection, unless their
+// namespace is gone or terminating. Initializer sets the host to read namespaces from. Without a host, in standalone
+// mode, namespaces are never deleted.
 func New() admission.ValidationInterface {
 	return &plugin{Handler: admission.NewHandler(admission.Delete)}
 }
@@ -59,7 +60,8 @@ type plugin struct {
 	host corev1client.NamespacesGetter
 }
 
-// Initializer gives the plugin the host to ask for namespaces. It asks for each deletion of a denied Worker, which are few.
+// Initializer returns an initializer that sets the host to read namespaces from. The plugin reads one for every
+// deletion of a denied Worker, which is rare.
 func Initializer(host corev1client.NamespacesGetter) admission.PluginInitializer {
 	return initializer{host}
 }
@@ -75,28 +77,30 @@ func (i initializer) Initialize(to admission.Interface) {
 	}
 }
 
-// Validate returns a Forbidden error that says what to do first.
+// Validate implements admission.ValidationInterface. It returns a Forbidden error that explains how to allow the
+// worker.
 func (p *plugin) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	worker, ok := a.GetOldObject().(*batch.Worker)
 	if !ok || a.GetSubresource() != "" || !worker.Spec.Denied {
 		return nil
 	}
-	ended, err := p.namespaceEnds(ctx, worker.Namespace)
+	terminating, err := p.isTerminating(ctx, worker.Namespace)
 	switch {
 	case err != nil:
 		status := apierrors.NewServiceUnavailable(fmt.Sprintf(
-			"worker %s is denied and kept unless its namespace %s is being deleted, of which the host does not say: %v: try again", worker.Name, worker.Namespace, err))
+			"worker %s is denied and may be deleted only with its namespace %s, and the host did not answer whether that is being deleted: %v: try again",
+			worker.Name, worker.Namespace, err))
 		status.ErrStatus.Details = &metav1.StatusDetails{Kind: "namespaces", Name: worker.Namespace, RetryAfterSeconds: 1}
 		return status
-	case ended:
+	case terminating:
 		return nil
 	}
 	return admission.NewForbidden(a, errors.New(
-		"spec.denied is true, and without this Worker its credentials would count again: set spec.denied to false first, if they should"))
+		"spec.denied is true, and without this Worker its credentials would be valid again: to allow the worker, set spec.denied to false first"))
 }
 
-// namespaceEnds reports whether the namespace is gone or being deleted.
-func (p *plugin) namespaceEnds(ctx context.Context, name string) (bool, error) {
+// isTerminating reports whether the namespace is gone or being deleted.
+func (p *plugin) isTerminating(ctx context.Context, name string) (bool, error) {
 	if p.host == nil {
 		return false, nil
 	}

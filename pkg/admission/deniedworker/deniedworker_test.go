@@ -51,11 +51,11 @@ func TestDelete(t *testing.T) {
 		{"a worker", fake.NewClientset(active), worker(false), 0},
 		{"another kind", fake.NewClientset(active), &batch.WorkerLease{}, 0},
 		{"a denied worker", fake.NewClientset(active), worker(true), 403},
-		{"a denied worker of a namespace that is being deleted", fake.NewClientset(terminating), worker(true), 0},
+		{"a denied worker of a terminating namespace", fake.NewClientset(terminating), worker(true), 0},
 		{"a denied worker of a namespace that is gone", fake.NewClientset(), worker(true), 0},
-		{"a denied worker while the host is away", broken, worker(true), 503},
-		{"a worker while the host is away", broken, worker(false), 0},
-		{"a denied worker where there is no host", nil, worker(true), 403},
+		{"a denied worker while the host is down", broken, worker(true), 503},
+		{"a worker while the host is down", broken, worker(false), 0},
+		{"a denied worker without a host", nil, worker(true), 403},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := New()
@@ -75,11 +75,11 @@ func TestDelete(t *testing.T) {
 				t.Fatalf("got %v, want %d", err, test.code)
 			}
 			if test.code == 403 && !strings.Contains(err.Error(), "set spec.denied to false first") {
-				t.Errorf("the error does not say what to do: %v", err)
+				t.Errorf("the error does not explain what to do: %v", err)
 			}
 		})
 	}
 	if New().Handles(admission.Create) || New().Handles(admission.Update) {
-		t.Error("it looks at more than deletions")
+		t.Error("the plugin handles more than deletions")
 	}
 }

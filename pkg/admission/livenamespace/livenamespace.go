@@ -14,10 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package livenamespace keeps objects from being born into namespaces that are being deleted. The informer by which
-// NamespaceLifecycle knows namespaces may be behind, for as long as its watch stands still, and what is created after the host has
-// looked for what a namespace holds stays for ever. So the host itself is asked, no more than once a second for each
-// namespace that something is created in.
+// Package livenamespace prevents creating objects in terminating namespaces. NamespaceLifecycle reads namespaces from
+// an informer, which lags while its watch is stalled, and an object that is created after the host's namespace
+// controller has listed the namespace's content is never deleted. This plugin reads the namespace from the host, at
+// most once a second per namespace in which objects are created.
 package livenamespace
 
 import (
@@ -40,13 +40,13 @@ import (
 const (
 	// PluginName is the name of the plugin.
 	PluginName = "LiveNamespace"
-	// validity is how long it counts that a namespace is not being deleted, from when the host was asked.
-	validity = time.Second
-	// lookupTimeout is how long the host may take. With validity it stays below the five seconds that the host's namespace controller
-	// waits, once a namespace is being deleted, before it looks for what the namespace holds.
+	// ttl is the time that an active namespace is cached for, from the start of the read.
+	ttl = time.Second
+	// lookupTimeout bounds the read of a namespace from the host. ttl + lookupTimeout must be less than the five
+	// seconds that the host's namespace controller waits before it lists the content of a terminating namespace.
 	lookupTimeout = 3 * time.Second
-	// remembered is how many namespaces are remembered. Past it they are asked about more often.
-	remembered = 10_000
+	// maxNamespaces bounds the cache. Namespaces that do not fit are read more often.
+	maxNamespaces = 10_000
 )
 
 // Register registers the plugin. It has no configuration.
@@ -56,26 +56,27 @@ func Register(plugins *admission.Plugins) {
 	})
 }
 
-// New returns the plugin, which Initializer gives the host to ask.
+// New returns the plugin. Initializer sets the host to read namespaces from.
 //
-// It refuses creates of objects, not of subresources, in namespaces that are gone or are being deleted, as NamespaceLifecycle
-// does. When the host does not say, creates are answered 503 with a Retry-After: what is there already goes on without it.
+// As NamespaceLifecycle does, it refuses to create objects, but not subresources, in namespaces that are gone or
+// terminating. While the host does not answer, it refuses creates with 503 and a Retry-After header. Other writes do
+// not depend on the host.
 func New(c clock.PassiveClock) admission.ValidationInterface {
-	return &plugin{Handler: admission.NewHandler(admission.Create), active: cache.NewLRUExpireCacheWithClock(remembered, c), clock: c}
+	return &plugin{Handler: admission.NewHandler(admission.Create), active: cache.NewLRUExpireCacheWithClock(maxNamespaces, c), clock: c}
 }
 
 type plugin struct {
 	*admission.Handler
 	host  corev1client.NamespaceInterface
 	clock clock.PassiveClock
-	// active are the namespaces that are known not to be deleted, by their names. Others are not remembered: a name may be taken
-	// again at any time.
+	// active holds the names of active namespaces. Other namespaces are not cached, since they may be created
+	// again.
 	active  *cache.LRUExpireCache
 	lookups singleflight.Group
 }
 
-// Initializer gives the plugin the host to ask. Its requests are shared and remembered, which bounds them: a client that makes them
-// wait for their turn would cost creates their deadline.
+// Initializer returns an initializer that sets the host to read namespaces from. The client should have no rate limit:
+// the plugin caches and shares its reads, and creates that wait for a rate limiter would miss their deadlines.
 func Initializer(host corev1client.NamespacesGetter) admission.PluginInitializer {
 	return initializer{host.Namespaces()}
 }
@@ -91,14 +92,16 @@ func (i initializer) Initialize(to admission.Interface) {
 	}
 }
 
+// ValidateInitialization implements admission.InitializationValidator.
 func (p *plugin) ValidateInitialization() error {
 	if p.host == nil {
-		return fmt.Errorf("%s needs a host to ask for namespaces", PluginName)
+		return fmt.Errorf("%s requires a host to read namespaces from", PluginName)
 	}
 	return nil
 }
 
-// Validate returns the error of NamespaceLifecycle for a namespace that is gone or being deleted, or one that asks to come again.
+// Validate implements admission.ValidationInterface. For a namespace that is gone or terminating it returns the error
+// that NamespaceLifecycle does.
 func (p *plugin) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	name := a.GetNamespace()
 	if name == "" || a.GetSubresource() != "" {
@@ -113,21 +116,21 @@ func (p *plugin) Validate(ctx context.Context, a admission.Attributes, _ admissi
 		case apierrors.IsNotFound(lookup.Err):
 			return lookup.Err
 		case lookup.Err != nil:
-			return unknown(name, lookup.Err)
+			return hostUnavailable(name, lookup.Err)
 		case lookup.Val.(bool):
-			return terminating(a)
+			return namespaceTerminating(a)
 		}
 		return nil
 	case <-ctx.Done():
-		return unknown(name, ctx.Err())
+		return hostUnavailable(name, ctx.Err())
 	}
 }
 
-// lookUp asks the host whether the namespace is being deleted.
-func (p *plugin) lookUp(ctx context.Context, name string) (deleted bool, err error) {
+// lookUp reads the namespace from the host and reports whether it is terminating.
+func (p *plugin) lookUp(ctx context.Context, name string) (terminating bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookupTimeout, errors.New("it did not answer within "+lookupTimeout.String()))
 	defer cancel()
-	asked := p.clock.Now()
+	start := p.clock.Now()
 	namespace, err := p.host.Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		if ctx.Err() != nil {
@@ -138,21 +141,22 @@ func (p *plugin) lookUp(ctx context.Context, name string) (deleted bool, err err
 	if namespace.DeletionTimestamp != nil || namespace.Status.Phase == corev1.NamespaceTerminating {
 		return true, nil
 	}
-	if left := validity - p.clock.Since(asked); left > 0 {
-		p.active.Add(name, nil, left)
+	if remaining := ttl - p.clock.Since(start); remaining > 0 {
+		p.active.Add(name, nil, remaining)
 	}
 	return false, nil
 }
 
-// unknown is the answer when the host did not give one.
-func unknown(name string, err error) error {
-	status := apierrors.NewServiceUnavailable(fmt.Sprintf("namespace %s: the host, which must be asked whether it is being deleted, does not say: %v: try again", name, err))
+// hostUnavailable returns the error for a namespace that could not be read from the host.
+func hostUnavailable(name string, err error) error {
+	status := apierrors.NewServiceUnavailable(fmt.Sprintf(
+		"the host did not answer whether namespace %s is being deleted: %v: try again", name, err))
 	status.ErrStatus.Details = &metav1.StatusDetails{Kind: "namespaces", Name: name, RetryAfterSeconds: 1}
 	return status
 }
 
-// terminating is what NamespaceLifecycle answers, which clients know.
-func terminating(a admission.Attributes) error {
+// namespaceTerminating returns the error that NamespaceLifecycle returns, which clients recognize.
+func namespaceTerminating(a admission.Attributes) error {
 	name := a.GetNamespace()
 	err := admission.NewForbidden(a, fmt.Errorf("unable to create new content in namespace %s because it is being terminated", name))
 	if status, ok := err.(*apierrors.StatusError); ok {

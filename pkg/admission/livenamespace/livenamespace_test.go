@@ -35,14 +35,14 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// host is asked for namespaces, and says of each the same.
+// host returns the same namespace for all names.
 type host struct {
 	corev1client.NamespaceInterface
 	mu     sync.Mutex
 	gets   int
 	answer corev1.Namespace
 	err    error
-	delay  time.Duration
+	delay  time.Duration // of each answer
 }
 
 func (h *host) Namespaces() corev1client.NamespaceInterface { return h }
@@ -66,7 +66,7 @@ func (h *host) set(change func(*host)) {
 	change(h)
 }
 
-func (h *host) asked() int {
+func (h *host) reads() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.gets
@@ -76,7 +76,7 @@ func newPlugin(t *testing.T, h *host) admission.ValidationInterface {
 	t.Helper()
 	p := New(clock.RealClock{})
 	if p.(admission.InitializationValidator).ValidateInitialization() == nil {
-		t.Error("without a host the plugin starts")
+		t.Error("ValidateInitialization returned no error without a host")
 	}
 	Initializer(h).Initialize(p)
 	if err := p.(admission.InitializationValidator).ValidateInitialization(); err != nil {
@@ -90,7 +90,7 @@ func create(ctx context.Context, p admission.ValidationInterface, namespace, sub
 		v1alpha1.SchemeGroupVersion.WithResource("tasks"), subresource, admission.Create, nil, false, nil), nil)
 }
 
-func TestWhatTheHostSays(t *testing.T) {
+func TestValidate(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		host   *host
@@ -103,7 +103,7 @@ func TestWhatTheHostSays(t *testing.T) {
 		{"deleted", &host{answer: corev1.Namespace{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{}}}}, 403, corev1.NamespaceTerminatingCause, 0},
 		{"gone", &host{err: apierrors.NewNotFound(corev1.Resource("namespaces"), "ns")}, 404, "", 0},
 		{"forbidden", &host{err: apierrors.NewForbidden(corev1.Resource("namespaces"), "ns", nil)}, 503, "", 1},
-		{"away", &host{err: errors.New("connection refused")}, 503, "", 1},
+		{"down", &host{err: errors.New("connection refused")}, 503, "", 1},
 		{"slow", &host{delay: time.Minute}, 503, "", 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -121,22 +121,22 @@ func TestWhatTheHostSays(t *testing.T) {
 					t.Fatalf("got %v, want status %d", err, test.status)
 				}
 				if test.cause != "" && !apierrors.HasStatusCause(err, test.cause) {
-					t.Errorf("%v does not have the cause %s", err, test.cause)
+					t.Errorf("%v has no cause %s", err, test.cause)
 				}
 				if seconds, ok := apierrors.SuggestsClientDelay(err); ok != (test.retry > 0) || seconds != test.retry {
-					t.Errorf("%v asks to come again after %d s, want %d", err, seconds, test.retry)
+					t.Errorf("%v has a Retry-After of %d s, want %d", err, seconds, test.retry)
 				}
-				// What is refused is not remembered: the host may say otherwise at once.
+				// Refusals are not cached.
 				test.host.set(func(h *host) { h.answer, h.err, h.delay = corev1.Namespace{}, nil, 0 })
 				if err := create(t.Context(), p, "ns", ""); err != nil {
-					t.Errorf("once it is there: %v", err)
+					t.Errorf("once the namespace is active: %v", err)
 				}
 			})
 		})
 	}
 }
 
-func TestTheHostIsAskedOnceASecond(t *testing.T) {
+func TestActiveNamespacesAreCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &host{}
 		p := newPlugin(t, h)
@@ -149,21 +149,21 @@ func TestTheHostIsAskedOnceASecond(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		if got := h.asked(); got != 20 {
-			t.Errorf("the host is asked %d times in ten seconds, want once a second for each of two namespaces", got)
+		if got := h.reads(); got != 20 {
+			t.Errorf("got %d reads in ten seconds, want one per second for each of two namespaces", got)
 		}
 		for _, subresource := range []string{"binding", "eviction"} {
-			if err := create(t.Context(), p, "c", subresource); err != nil || h.asked() != 20 {
-				t.Errorf("for the create of a %s, which makes no object, it is asked: %v", subresource, err)
+			if err := create(t.Context(), p, "c", subresource); err != nil || h.reads() != 20 {
+				t.Errorf("subresource %s: got %v and %d reads, want no error and no read", subresource, err, h.reads()-20)
 			}
 		}
-		if err := create(t.Context(), p, "", ""); err != nil || h.asked() != 20 {
-			t.Errorf("for what is in no namespace it is asked: %v", err)
+		if err := create(t.Context(), p, "", ""); err != nil || h.reads() != 20 {
+			t.Errorf("cluster-scoped: got %v and %d reads, want no error and no read", err, h.reads()-20)
 		}
 	})
 }
 
-func TestWhatIsKnownIsNotOld(t *testing.T) {
+func TestTTLBeginsWithTheRead(t *testing.T) {
 	for _, delay := range []time.Duration{0, 400 * time.Millisecond, 2 * time.Second} {
 		t.Run(fmt.Sprint("the host takes ", delay), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -172,26 +172,26 @@ func TestWhatIsKnownIsNotOld(t *testing.T) {
 				if err := create(t.Context(), p, "ns", ""); err != nil {
 					t.Fatal(err)
 				}
-				// The host has answered by what was so when it was asked.
+				// The host's answer dates from the start of the read.
 				h.set(func(h *host) { h.answer.Status.Phase = corev1.NamespaceTerminating })
-				time.Sleep(max(0, validity-delay) + 1)
+				time.Sleep(max(0, ttl-delay) + 1)
 				if err := create(t.Context(), p, "ns", ""); !apierrors.IsForbidden(err) {
-					t.Errorf("%s after the host was asked the namespace counts as active: %v", max(validity, delay), err)
+					t.Errorf("the namespace is cached as active %s after the read: %v", max(ttl, delay), err)
 				}
 			})
 		})
 	}
 }
 
-func TestCreatesShareALookUp(t *testing.T) {
+func TestConcurrentCreatesShareARead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &host{delay: 500 * time.Millisecond}
 		p := newPlugin(t, h)
-		gone, leave := context.WithCancel(t.Context())
+		cancelled, cancel := context.WithCancel(t.Context())
 		var creates sync.WaitGroup
 		creates.Go(func() {
-			if err := create(gone, p, "ns", ""); !apierrors.IsServiceUnavailable(err) {
-				t.Errorf("whoever goes away is told %v", err)
+			if err := create(cancelled, p, "ns", ""); !apierrors.IsServiceUnavailable(err) {
+				t.Errorf("cancelled create: got %v", err)
 			}
 		})
 		synctest.Wait()
@@ -203,10 +203,10 @@ func TestCreatesShareALookUp(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		leave() // the one that asked: the others still get their answer
+		cancel() // the request that started the read; the read goes on for the others
 		creates.Wait()
-		if got := h.asked(); got != 1 {
-			t.Errorf("101 creates at once ask %d times", got)
+		if got := h.reads(); got != 1 {
+			t.Errorf("101 concurrent creates made %d reads, want 1", got)
 		}
 	})
 }

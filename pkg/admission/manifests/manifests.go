@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package manifests reads webhooks and policies from files, for the admission plugins whose configuration names a directory of
-// them as staticManifestsDir. The library leaves reading to the server: defaults and validation are not part of it.
+// Package manifests loads webhooks and policies from files for admission plugins that are configured with a
+// staticManifestsDir. k8s.io/apiserver reads the files but leaves defaulting and validation to the server.
 package manifests
 
 import (
@@ -32,10 +32,10 @@ import (
 	webhookloader "k8s.io/apiserver/pkg/admission/plugin/webhook/manifest/loader"
 )
 
-// Loaders gives the readers of all four kinds. A directory holds YAML or JSON files with objects of
-// admissionregistration.k8s.io/v1 of the plugin's kind, and the bindings that go with policies; lists are taken apart. Names
-// must end in ".static.k8s.io". Unknown fields, and values that would make a webhook or policy match nothing or do nothing, are
-// errors that name the file.
+// Loaders returns the loaders of all four kinds. A directory holds YAML or JSON files with objects, or lists of
+// objects, of admissionregistration.k8s.io/v1: those of the plugin's kind, and for policies their bindings. Names must
+// end in ".static.k8s.io". A loader returns an error that names the file for unknown fields, and for values with which
+// a webhook or policy would match nothing or do nothing.
 func Loaders() *initializer.ManifestLoaders {
 	return &initializer.ManifestLoaders{
 		LoadValidatingWebhookManifests: func(dir string) ([]*admissionregistrationv1.ValidatingWebhookConfiguration, string, error) {
@@ -44,13 +44,15 @@ func Loaders() *initializer.ManifestLoaders {
 		LoadMutatingWebhookManifests: func(dir string) ([]*admissionregistrationv1.MutatingWebhookConfiguration, string, error) {
 			return webhookloader.LoadManifests(dir, decoder, acceptWebhooks(mutatingWebhooks))
 		},
-		LoadValidatingPolicyManifests: func(dir string) ([]*admissionregistrationv1.ValidatingAdmissionPolicy, []*admissionregistrationv1.ValidatingAdmissionPolicyBinding, string, error) {
+		LoadValidatingPolicyManifests: func(dir string) ([]*admissionregistrationv1.ValidatingAdmissionPolicy,
+			[]*admissionregistrationv1.ValidatingAdmissionPolicyBinding, string, error) {
 			return policyloader.LoadPolicyManifests(dir, decoder, accept(validatingPolicy), accept(validatingPolicyBinding),
 				func(binding *admissionregistrationv1.ValidatingAdmissionPolicyBinding) string {
 					return binding.Spec.PolicyName
 				})
 		},
-		LoadMutatingPolicyManifests: func(dir string) ([]*admissionregistrationv1.MutatingAdmissionPolicy, []*admissionregistrationv1.MutatingAdmissionPolicyBinding, string, error) {
+		LoadMutatingPolicyManifests: func(dir string) ([]*admissionregistrationv1.MutatingAdmissionPolicy,
+			[]*admissionregistrationv1.MutatingAdmissionPolicyBinding, string, error) {
 			return policyloader.LoadPolicyManifests(dir, decoder, accept(mutatingPolicy), accept(mutatingPolicyBinding),
 				func(binding *admissionregistrationv1.MutatingAdmissionPolicyBinding) string {
 					return binding.Spec.PolicyName
@@ -68,33 +70,33 @@ func newDecoder() runtime.Decoder {
 	return serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
 }
 
-// object is a pointer to a kind.
+// object is a pointer to an API type.
 type object interface {
 	metav1.Object
 	runtime.Object
 }
 
-// accept gives a callback that takes objects of one kind, sets their defaults and checks them, by complete.
-func accept[T object](complete func(T) field.ErrorList) func(runtime.Object) ([]T, error) {
+// accept returns a callback that accepts objects of type T. defaultAndValidate sets their defaults and validates them.
+func accept[T object](defaultAndValidate func(T) field.ErrorList) func(runtime.Object) ([]T, error) {
 	return func(obj runtime.Object) ([]T, error) {
 		typed, ok := obj.(T)
 		if !ok {
 			return nil, policyloader.ErrUnrecognizedType
 		}
-		if err := complete(typed).ToAggregate(); err != nil {
+		if err := defaultAndValidate(typed).ToAggregate(); err != nil {
 			return nil, fmt.Errorf("%s: %w", typed.GetName(), err)
 		}
 		return []T{typed}, nil
 	}
 }
 
-// acceptWebhooks is accept, with an error that tells what was found instead.
-func acceptWebhooks[T object](complete func(T) field.ErrorList) func(runtime.Object) ([]T, error) {
+// acceptWebhooks is accept with an error that names the expected type.
+func acceptWebhooks[T object](defaultAndValidate func(T) field.ErrorList) func(runtime.Object) ([]T, error) {
 	return func(obj runtime.Object) ([]T, error) {
 		if _, ok := obj.(T); !ok {
-			return nil, fmt.Errorf("%T is not for this directory, which may only hold %T", obj, *new(T))
+			return nil, fmt.Errorf("unexpected %T: this directory may only hold %T", obj, *new(T))
 		}
-		return accept(complete)(obj)
+		return accept(defaultAndValidate)(obj)
 	}
 }
 
@@ -139,7 +141,7 @@ func validatingPolicy(policy *admissionregistrationv1.ValidatingAdmissionPolicy)
 	errs := failurePolicy(path, *spec.FailurePolicy)
 	errs = append(errs, matchConstraints(path.Child("matchConstraints"), spec.MatchConstraints)...)
 	if len(spec.Validations) == 0 && len(spec.AuditAnnotations) == 0 {
-		errs = append(errs, field.Required(path.Child("validations"), "must hold one at least, or auditAnnotations must"))
+		errs = append(errs, field.Required(path.Child("validations"), "validations or auditAnnotations must hold at least one"))
 	}
 	return errs
 }
@@ -148,7 +150,7 @@ func validatingPolicyBinding(binding *admissionregistrationv1.ValidatingAdmissio
 	path := field.NewPath("spec", "validationActions")
 	var errs field.ErrorList
 	if len(binding.Spec.ValidationActions) == 0 {
-		errs = append(errs, field.Required(path, "must hold one at least of Deny, Warn and Audit"))
+		errs = append(errs, field.Required(path, "must hold at least one of Deny, Warn and Audit"))
 	}
 	for i, action := range binding.Spec.ValidationActions {
 		errs = append(errs, oneOf(path.Index(i), action, admissionregistrationv1.Deny, admissionregistrationv1.Warn, admissionregistrationv1.Audit)...)
@@ -192,7 +194,7 @@ func mutatingPolicyBinding(binding *admissionregistrationv1.MutatingAdmissionPol
 func webhook(path *field.Path, name string, versions []string, sideEffects *admissionregistrationv1.SideEffectClass, timeoutSeconds int32) field.ErrorList {
 	var errs field.ErrorList
 	if name == "" {
-		errs = append(errs, field.Required(path.Child("name"), "refusals name the webhook by it"))
+		errs = append(errs, field.Required(path.Child("name"), "refusals contain the name of the webhook"))
 	}
 	if len(versions) == 0 {
 		errs = append(errs, field.Required(path.Child("admissionReviewVersions"), "must hold v1 or v1beta1"))
@@ -220,12 +222,12 @@ func matchPolicy(path *field.Path, policy **admissionregistrationv1.MatchPolicyT
 
 func matchConstraints(path *field.Path, resources *admissionregistrationv1.MatchResources) field.ErrorList {
 	if resources == nil || len(resources.ResourceRules) == 0 {
-		return field.ErrorList{field.Required(path.Child("resourceRules"), "must hold one rule at least: without any the policy is about nothing")}
+		return field.ErrorList{field.Required(path.Child("resourceRules"), "must hold at least one rule: the policy would match nothing")}
 	}
 	return matchResources(path, resources)
 }
 
-// matchResources sets the defaults of resources, which may be nil, and checks them.
+// matchResources sets the defaults of resources, which may be nil, and validates them.
 func matchResources(path *field.Path, resources *admissionregistrationv1.MatchResources) field.ErrorList {
 	if resources == nil {
 		return nil
@@ -245,7 +247,7 @@ func matchResources(path *field.Path, resources *admissionregistrationv1.MatchRe
 
 func rules(path *field.Path, rules []admissionregistrationv1.RuleWithOperations) field.ErrorList {
 	if len(rules) == 0 {
-		return field.ErrorList{field.Required(path, "must hold one rule at least: without any the webhook is about nothing")}
+		return field.ErrorList{field.Required(path, "must hold at least one rule: the webhook would match nothing")}
 	}
 	var errs field.ErrorList
 	for i := range rules {
@@ -254,14 +256,14 @@ func rules(path *field.Path, rules []admissionregistrationv1.RuleWithOperations)
 	return errs
 }
 
-// rule sets the defaults of one rule and checks it: a word that is not known would match nothing, in silence.
+// rule sets the defaults of a rule and validates it. An unknown operation or scope would silently match nothing.
 func rule(path *field.Path, rule *admissionregistrationv1.RuleWithOperations) field.ErrorList {
 	var errs field.ErrorList
-	for name, words := range map[string]int{
+	for name, length := range map[string]int{
 		"apiGroups": len(rule.APIGroups), "apiVersions": len(rule.APIVersions), "resources": len(rule.Resources), "operations": len(rule.Operations),
 	} {
-		if words == 0 {
-			errs = append(errs, field.Required(path.Child(name), `must hold one at least; "*" means all`))
+		if length == 0 {
+			errs = append(errs, field.Required(path.Child(name), `must hold at least one; "*" matches all`))
 		}
 	}
 	for i, operation := range rule.Operations {

@@ -79,7 +79,7 @@ spec: {policyName: policy.static.k8s.io}
 `
 )
 
-func TestManifestsGetDefaults(t *testing.T) {
+func TestDefaults(t *testing.T) {
 	loaders := Loaders()
 	hooks, _, err := loaders.LoadValidatingWebhookManifests(manifest(t, webhooks))
 	if err != nil {
@@ -112,8 +112,8 @@ func TestManifestsGetDefaults(t *testing.T) {
 	}
 }
 
-// What a host's API would refuse when it is created must not be taken in silence from a file.
-func TestManifestsThatWouldDoNothingAreErrors(t *testing.T) {
+// TestValidation expects errors for what the API of a host would refuse to create.
+func TestValidation(t *testing.T) {
 	loaders := Loaders()
 	load := map[string]func(dir string) error{
 		webhooks:  func(dir string) error { _, _, err := loaders.LoadValidatingWebhookManifests(dir); return err },
@@ -130,7 +130,7 @@ func TestManifestsThatWouldDoNothingAreErrors(t *testing.T) {
 		{webhooks, "[v1]", "[]", "webhooks[0].admissionReviewVersions: Required value"},
 		{webhooks, "sideEffects", "sideeffects", "unknown field"},
 		{webhooks, "sideEffects", "failurePolicy: fail\n  sideEffects", `webhooks[0].failurePolicy: Unsupported value: "fail"`},
-		{webhooks, "Validating", "Mutating", "is not for this directory"},
+		{webhooks, "Validating", "Mutating", "this directory may only hold"},
 		{webhooks, ".static.k8s.io", "", ".static.k8s.io"},
 		{policies, "[Deny]", "[deny]", `spec.validationActions[0]: Unsupported value: "deny"`},
 		{policies, "[Deny]", "[]", "spec.validationActions: Required value"},

@@ -14,8 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package ownerreferences keeps ownerReferences from giving people what they are not granted, as the plugin of the same
-// name does in a Kubernetes API server, from whose plugins an aggregated server gets nothing.
+// Package ownerreferences restricts changes of metadata.ownerReferences, which could otherwise make the garbage
+// collector delete, or keep, what the user may not. It is the plugin of the same name in kube-apiserver, which does not
+// run for aggregated APIs.
 package ownerreferences
 
 import (
@@ -47,11 +48,11 @@ func Register(plugins *admission.Plugins) {
 	})
 }
 
-// New returns the plugin, which the generic admission initializer gives its authorizer and its REST mapper.
+// New returns the plugin. The generic admission initializer sets its authorizer and its REST mapper.
 //
-// Whoever changes the ownerReferences of an existing object must be allowed to delete it: the garbage collector will, on
-// behalf of the owner. Whoever sets blockOwnerDeletion, on whatever object, must be allowed to update the owner's
-// finalizers subresource: the owner then waits for the object. A write that does neither costs nothing.
+// To change the ownerReferences of an existing object, a user must be allowed to delete it, since the garbage collector
+// deletes it on behalf of the owner. To set blockOwnerDeletion, a user must be allowed to update the finalizers
+// subresource of the owner, whose deletion then waits for the object. Other writes are not authorized again.
 func New() admission.ValidationInterface {
 	return &plugin{Handler: admission.NewHandler(admission.Create, admission.Update)}
 }
@@ -67,25 +68,28 @@ var (
 	_ initializer.WantsRESTMapper              = &plugin{}
 )
 
+// SetUnconditionalAuthorizer implements initializer.WantsUnconditionalAuthorizer.
 func (p *plugin) SetUnconditionalAuthorizer(authorizer authorizer.UnconditionalAuthorizer) {
 	p.authorizer = authorizer
 }
 
+// SetRESTMapper implements initializer.WantsRESTMapper.
 func (p *plugin) SetRESTMapper(mapper meta.RESTMapper) {
 	p.mapper = mapper
 }
 
+// ValidateInitialization implements admission.InitializationValidator.
 func (p *plugin) ValidateInitialization() error {
 	if p.authorizer == nil {
-		return fmt.Errorf("%s needs an authorizer", PluginName)
+		return fmt.Errorf("%s requires an authorizer", PluginName)
 	}
 	if p.mapper == nil {
-		return fmt.Errorf("%s needs a REST mapper", PluginName)
+		return fmt.Errorf("%s requires a REST mapper", PluginName)
 	}
 	return nil
 }
 
-// Validate returns a Forbidden error that names the permission that is missing.
+// Validate implements admission.ValidationInterface. It returns a Forbidden error that names the missing permission.
 func (p *plugin) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	refs, oldRefs := ownerReferences(a.GetObject()), ownerReferences(a.GetOldObject())
 	if apiequality.Semantic.DeepEqual(refs, oldRefs) {
@@ -102,12 +106,14 @@ func (p *plugin) Validate(ctx context.Context, a admission.Attributes, _ admissi
 			Name:            a.GetName(),
 			ResourceRequest: true,
 		}); err != nil {
-			return admission.NewForbidden(a, fmt.Errorf("metadata.ownerReferences may only be changed by who may delete the object: %w", err))
+			return admission.NewForbidden(a, fmt.Errorf(
+				"metadata.ownerReferences may only be changed by users that may delete the object: %w", err))
 		}
 	}
 	for _, ref := range newlyBlocking(refs, oldRefs) {
 		if err := p.authorizeBlocking(ctx, a, ref); err != nil {
-			return admission.NewForbidden(a, fmt.Errorf("blockOwnerDeletion may only be set by who may update the finalizers of the owner, %s %s: %w", ref.Kind, ref.Name, err))
+			return admission.NewForbidden(a, fmt.Errorf(
+				"blockOwnerDeletion may only be set by users that may update the finalizers of the owner, %s %s: %w", ref.Kind, ref.Name, err))
 		}
 	}
 	return nil
@@ -139,7 +145,7 @@ func (p *plugin) authorizeBlocking(ctx context.Context, a admission.Attributes, 
 	for _, mapping := range mappings {
 		attrs := finalizersOf(a.GetUserInfo(), mapping.Resource, ref.Name)
 		if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-			attrs.Namespace = a.GetNamespace() // an owner is never in another namespace
+			attrs.Namespace = a.GetNamespace() // a namespaced owner is in the namespace of its dependents
 		}
 		if err := p.authorize(ctx, attrs); err != nil {
 			return err
@@ -148,8 +154,8 @@ func (p *plugin) authorizeBlocking(ctx context.Context, a admission.Attributes, 
 	return nil
 }
 
-// mappings returns what resources the kind of a reference may mean: none for those who may update all finalizers, so that
-// they do not depend on discovery. The kinds of our own group are known without it.
+// mappings returns the resources that the kind of a reference may name. It returns none for users that may update all
+// finalizers, so that their writes do not depend on discovery. The kinds of our own group need no discovery either.
 func (p *plugin) mappings(ctx context.Context, u user.Info, ref metav1.OwnerReference) ([]*meta.RESTMapping, error) {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
@@ -178,7 +184,7 @@ func finalizersOf(u user.Info, resource schema.GroupVersionResource, name string
 	}
 }
 
-// ownerReferences returns none for what has no metadata, or is not there.
+// ownerReferences returns the owner references of obj, which may be nil or have no metadata.
 func ownerReferences(obj runtime.Object) []metav1.OwnerReference {
 	if obj == nil {
 		return nil
@@ -190,7 +196,7 @@ func ownerReferences(obj runtime.Object) []metav1.OwnerReference {
 	return accessor.GetOwnerReferences()
 }
 
-// newlyBlocking returns the references that block the deletion of an owner that the old ones did not block.
+// newlyBlocking returns the references with blockOwnerDeletion whose owner no old reference blocks.
 func newlyBlocking(refs, oldRefs []metav1.OwnerReference) []metav1.OwnerReference {
 	blocks := func(ref metav1.OwnerReference) bool { return ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion }
 	var blocking []metav1.OwnerReference

@@ -38,7 +38,8 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// granted allows what it lists, in the form "<verb> <resource>.<group> <namespace>/<name>", and notes what it is asked.
+// granted allows the listed requests, in the form "<verb> <resource>.<group> <namespace>/<name>", and records all
+// requests.
 type granted struct {
 	authorizer.Authorizer
 	list, asked []string
@@ -91,17 +92,17 @@ func TestOwnerReferencesNeedPermission(t *testing.T) {
 		asked       []string
 		forbidden   string
 	}{
-		"created without owners":                                   {object: task()},
-		"created with owners":                                      {object: task(ref(ours, "TaskSet", false))},
-		"created blocking a set":                                   {object: task(ref(ours, "TaskSet", true)), granted: []string{finalizeSet}, asked: []string{finalizeSet}},
-		"created blocking a set of any version":                    {object: task(ref("batch.leat.dev/v9", "TaskSet", true)), granted: []string{finalizeSet}, asked: []string{finalizeSet}},
-		"created blocking a set, ungranted":                        {object: task(ref(ours, "TaskSet", true)), asked: []string{finalizeSet}, forbidden: "TaskSet owner: update of tasksets/finalizers.batch.leat.dev: no role grants it"},
-		"created blocking a deployment":                            {object: task(ref("apps/v1", "Deployment", true)), granted: []string{finalizeDeploy}, asked: []string{finalizeAny, finalizeDeploy}},
-		"created blocking a node":                                  {object: task(ref("v1", "Node", true)), granted: []string{finalizeNode}, asked: []string{finalizeAny, finalizeNode}},
-		"created blocking one of two":                              {object: task(ref(ours, "TaskSet", true), ref("v1", "Node", true)), granted: []string{finalizeSet}, asked: []string{finalizeSet, finalizeAny, finalizeNode}, forbidden: "Node owner"},
-		"created blocking an unknown kind":                         {object: task(ref("example.com/v1", "Thing", true)), asked: []string{finalizeAny}, forbidden: "no matches for kind"},
-		"created blocking an unknown kind by who may finalize all": {object: task(ref("example.com/v1", "Thing", true)), granted: []string{finalizeAny}, asked: []string{finalizeAny}},
-		"created with a broken apiVersion":                         {object: task(ref("a/b/c", "Thing", true)), forbidden: "a/b/c"},
+		"created without owners":                                {object: task()},
+		"created with owners":                                   {object: task(ref(ours, "TaskSet", false))},
+		"created blocking a set":                                {object: task(ref(ours, "TaskSet", true)), granted: []string{finalizeSet}, asked: []string{finalizeSet}},
+		"created blocking a set of any version":                 {object: task(ref("batch.leat.dev/v9", "TaskSet", true)), granted: []string{finalizeSet}, asked: []string{finalizeSet}},
+		"created blocking a set, ungranted":                     {object: task(ref(ours, "TaskSet", true)), asked: []string{finalizeSet}, forbidden: "TaskSet owner: update of tasksets/finalizers.batch.leat.dev: no role grants it"},
+		"created blocking a deployment":                         {object: task(ref("apps/v1", "Deployment", true)), granted: []string{finalizeDeploy}, asked: []string{finalizeAny, finalizeDeploy}},
+		"created blocking a node":                               {object: task(ref("v1", "Node", true)), granted: []string{finalizeNode}, asked: []string{finalizeAny, finalizeNode}},
+		"created blocking one of two":                           {object: task(ref(ours, "TaskSet", true), ref("v1", "Node", true)), granted: []string{finalizeSet}, asked: []string{finalizeSet, finalizeAny, finalizeNode}, forbidden: "Node owner"},
+		"created blocking an unknown kind":                      {object: task(ref("example.com/v1", "Thing", true)), asked: []string{finalizeAny}, forbidden: "no matches for kind"},
+		"created blocking an unknown kind with all permissions": {object: task(ref("example.com/v1", "Thing", true)), granted: []string{finalizeAny}, asked: []string{finalizeAny}},
+		"created with a broken apiVersion":                      {object: task(ref("a/b/c", "Thing", true)), forbidden: "a/b/c"},
 
 		"updated with the same owners":                         {object: task(ref(ours, "TaskSet", true)), old: task(ref(ours, "TaskSet", true))},
 		"given an owner":                                       {object: task(ref(ours, "TaskSet", false)), old: task(), granted: []string{deleteTask}, asked: []string{deleteTask}},
@@ -143,7 +144,7 @@ func TestOwnerReferencesNeedPermission(t *testing.T) {
 	}
 }
 
-func TestItDoesNotRunUninitialized(t *testing.T) {
+func TestValidateInitialization(t *testing.T) {
 	for name, p := range map[string]*plugin{
 		"without an authorizer":  {mapper: mapper()},
 		"without a REST mapper":  {authorizer: &granted{}},
@@ -155,8 +156,8 @@ func TestItDoesNotRunUninitialized(t *testing.T) {
 	}
 }
 
-// TestOurKindsAreKnownWithoutDiscovery holds the guessed resources against those that are served.
-func TestOurKindsAreKnownWithoutDiscovery(t *testing.T) {
+// TestMappingsOfOurKinds compares the guessed resources with the served ones.
+func TestMappingsOfOurKinds(t *testing.T) {
 	for kind, want := range map[string]string{"Task": "tasks", "TaskSet": "tasksets", "Worker": "workers", "WorkerLease": "workerleases", "TaskQueue": "taskqueues"} {
 		mappings, err := (&plugin{}).mappings(t.Context(), nil, ref(v1alpha1.SchemeGroupVersion.String(), kind, true))
 		if err != nil || len(mappings) != 1 || mappings[0].Resource != v1alpha1.SchemeGroupVersion.WithResource(want) {

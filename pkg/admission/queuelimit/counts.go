@@ -25,49 +25,49 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// PendingTasks is the field selector of the tasks that count: unbound and not finished.
+// PendingTasks is the field selector of pending tasks: those that are unbound and not finished.
 const PendingTasks = "spec.workerName=,status.phase!=Succeeded,status.phase!=Failed"
 
-// Counts are how many tasks are pending in each queue, and how many may be. Two reflectors keep them: one of the tasks that
-// PendingTasks selects, into Tasks, and one of all TaskQueues, into Queues. They are safe for concurrent use.
+// Counts holds the number of pending tasks and the limit of each queue. Two reflectors fill it: one lists and watches
+// the tasks that PendingTasks selects into Tasks, the other all TaskQueues into Queues. It is safe for concurrent use.
 type Counts struct {
 	mu      sync.RWMutex
-	queueOf map[cache.ObjectName]cache.ObjectName // of each pending task
-	pending map[cache.ObjectName]int
-	limits  map[cache.ObjectName]int32
+	queueOf map[cache.ObjectName]cache.ObjectName // queue by pending task
+	pending map[cache.ObjectName]int              // number of pending tasks by queue
+	limits  map[cache.ObjectName]int32            // maxPendingTasks by queue, for queues that have one
 
-	tasksSeen, queuesSeen bool
+	tasksSynced, queuesSynced bool
 }
 
-// NewCounts returns counts that know nothing yet.
+// NewCounts returns empty counts, which are not synced.
 func NewCounts() *Counts {
 	return &Counts{
 		queueOf: map[cache.ObjectName]cache.ObjectName{}, pending: map[cache.ObjectName]int{}, limits: map[cache.ObjectName]int32{},
 	}
 }
 
-// HasSynced says whether both reflectors have shown all that there is.
+// HasSynced reports whether both reflectors have completed their initial list.
 func (c *Counts) HasSynced() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.tasksSeen && c.queuesSeen
+	return c.tasksSynced && c.queuesSynced
 }
 
-// Tasks is where a reflector puts the pending tasks.
+// Tasks returns the store for the reflector of pending tasks.
 func (c *Counts) Tasks() cache.ReflectorStore {
-	return store[*batch.Task]{set: c.setTask, remove: c.removeTask, replace: func() {
-		c.queueOf, c.pending, c.tasksSeen = map[cache.ObjectName]cache.ObjectName{}, map[cache.ObjectName]int{}, true
+	return store[*batch.Task]{set: c.setTask, remove: c.removeTask, clear: func() {
+		c.queueOf, c.pending, c.tasksSynced = map[cache.ObjectName]cache.ObjectName{}, map[cache.ObjectName]int{}, true
 	}, mu: &c.mu}
 }
 
-// Queues is where a reflector puts the TaskQueues.
+// Queues returns the store for the reflector of TaskQueues.
 func (c *Counts) Queues() cache.ReflectorStore {
-	return store[*batch.TaskQueue]{set: c.setQueue, remove: c.removeQueue, replace: func() {
-		c.limits, c.queuesSeen = map[cache.ObjectName]int32{}, true
+	return store[*batch.TaskQueue]{set: c.setQueue, remove: c.removeQueue, clear: func() {
+		c.limits, c.queuesSynced = map[cache.ObjectName]int32{}, true
 	}, mu: &c.mu}
 }
 
-// full says whether a queue has as many pending tasks as it may.
+// full reports whether a queue has reached its limit of pending tasks, and returns both numbers.
 func (c *Counts) full(namespace, queue string) (pending int, limit int32, full bool) {
 	name := cache.ObjectName{Namespace: namespace, Name: queue}
 	c.mu.RLock()
@@ -80,7 +80,7 @@ func (c *Counts) full(namespace, queue string) (pending int, limit int32, full b
 func (c *Counts) setTask(task *batch.Task) {
 	name := cache.MetaObjectToName(task)
 	if _, counted := c.queueOf[name]; counted {
-		c.removeTask(task) // another task of the same name may be in another queue
+		c.removeTask(task) // a task that replaces one of the same name may be in another queue
 	}
 	queue := cache.ObjectName{Namespace: task.Namespace, Name: task.Spec.QueueName}
 	c.queueOf[name] = queue
@@ -112,11 +112,11 @@ func (c *Counts) removeQueue(queue *batch.TaskQueue) {
 	delete(c.limits, cache.MetaObjectToName(queue))
 }
 
-// store hands what a reflector shows of one kind to functions that are called with mu locked.
+// store is a cache.ReflectorStore that passes the objects to functions, which it calls with mu locked.
 type store[T any] struct {
 	mu          *sync.RWMutex
 	set, remove func(T)
-	replace     func() // before all are set that there are
+	clear       func()
 }
 
 // Add implements cache.ReflectorStore.
@@ -132,7 +132,7 @@ func (s store[T]) Delete(obj any) error { return s.with(obj, s.remove) }
 func (s store[T]) Replace(list []any, _ string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.replace()
+	s.clear()
 	for _, obj := range list {
 		typed, ok := obj.(T)
 		if !ok {

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package queuelimit limits how many tasks wait in a queue: past the maxPendingTasks of its TaskQueue, the creation of a task, and
-// the move of one from another queue, is answered 429.
+// Package queuelimit limits the pending tasks of a queue to spec.maxPendingTasks of its TaskQueue. It refuses to create
+// a task in a full queue, or to move one there from another queue, with 429 Too Many Requests.
 package queuelimit
 
 import (
@@ -33,8 +33,8 @@ import (
 const (
 	// PluginName is the name of the plugin.
 	PluginName = "TaskQueueLimit"
-	// maxRetryAfter is the longest time, in seconds, that a client is asked to wait; the shortest is one. It differs from
-	// answer to answer, so that those who wait do not all come back at once.
+	// maxRetryAfter is the maximum of the Retry-After header, in seconds. The header is random from 1, so that
+	// refused clients do not retry all at once.
 	maxRetryAfter = 5
 )
 
@@ -45,11 +45,11 @@ func Register(plugins *admission.Plugins) {
 	})
 }
 
-// New returns the plugin, which Initializer gives what it counts by.
+// New returns the plugin. Initializer sets the counts that it decides by.
 //
-// It counts what the server's own watch caches have shown, and nothing else: a judgement costs neither a read of etcd nor a
-// request to the host. The count is behind by the creates that are on their way, so that a limit may be overshot by those in flight
-// on each replica of the server. A dry run is judged like any other create.
+// The counts come from the server's own watch caches, so a decision reads neither etcd nor the host. They do not
+// include creates in flight, so concurrent creates on several replicas may exceed a limit by a few tasks. Dry runs are
+// limited as well.
 func New() admission.ValidationInterface {
 	return &plugin{Handler: admission.NewHandler(admission.Create, admission.Update)}
 }
@@ -59,7 +59,7 @@ type plugin struct {
 	counts *Counts
 }
 
-// Initializer gives the plugin its counts.
+// Initializer returns an initializer that sets the plugin's counts.
 func Initializer(counts *Counts) admission.PluginInitializer { return initializer{counts} }
 
 type initializer struct {
@@ -74,14 +74,15 @@ func (i initializer) Initialize(to admission.Interface) {
 	}
 }
 
+// ValidateInitialization implements admission.InitializationValidator.
 func (p *plugin) ValidateInitialization() error {
 	if p.counts == nil {
-		return fmt.Errorf("%s needs counts of pending tasks", PluginName)
+		return fmt.Errorf("%s requires counts of pending tasks", PluginName)
 	}
 	return nil
 }
 
-// Validate returns a TooManyRequests error that names the queue, the count and the limit.
+// Validate implements admission.ValidationInterface. It returns a TooManyRequests error for a full queue.
 func (p *plugin) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	if a.GetResource().GroupResource() != batch.Resource("tasks") || a.GetSubresource() != "" {
 		return nil
@@ -94,12 +95,13 @@ func (p *plugin) Validate(_ context.Context, a admission.Attributes, _ admission
 		return nil
 	}
 	if !p.WaitForReady() {
-		return apierrors.NewServiceUnavailable("the server does not know yet how many tasks wait in each queue: try again")
+		return apierrors.NewServiceUnavailable("the server has not counted the pending tasks of each queue yet: try again")
 	}
 	pending, limit, full := p.counts.full(a.GetNamespace(), task.Spec.QueueName)
 	if !full {
 		return nil
 	}
-	return apierrors.NewTooManyRequests(fmt.Sprintf("queue %s has %d pending tasks of at most %d (maxPendingTasks): wait until some have started, or raise the limit",
+	return apierrors.NewTooManyRequests(fmt.Sprintf(
+		"queue %s has %d pending tasks of at most %d (maxPendingTasks): wait until some have started, or raise the limit",
 		task.Spec.QueueName, pending, limit), 1+rand.IntN(maxRetryAfter))
 }

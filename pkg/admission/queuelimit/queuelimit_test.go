@@ -40,7 +40,7 @@ func newQueue(name string, limit *int32) *batch.TaskQueue {
 	return &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}, Spec: batch.TaskQueueSpec{MaxPendingTasks: limit}}
 }
 
-// fixture is the plugin with a queue "ml" that may have two pending tasks, and none that has any.
+// fixture returns the plugin and its counts, with a limit of two pending tasks for queue "ml" and no tasks.
 func fixture(t *testing.T) (admission.ValidationInterface, *Counts) {
 	t.Helper()
 	counts, plugin := NewCounts(), New()
@@ -66,7 +66,7 @@ func create(plugin admission.ValidationInterface, namespace, queue, subresource 
 		batch.SchemeGroupVersion.WithResource("tasks"), subresource, admission.Create, &metav1.CreateOptions{}, dryRun, nil), nil)
 }
 
-func TestCreatesPastTheLimitAreToldToWait(t *testing.T) {
+func TestCreate(t *testing.T) {
 	plugin, counts := fixture(t)
 	tasks, queues := counts.Tasks(), counts.Queues()
 	for _, step := range []struct {
@@ -76,13 +76,13 @@ func TestCreatesPastTheLimitAreToldToWait(t *testing.T) {
 	}{
 		{"none is pending", func() error { return nil }, false},
 		{"one is pending", func() error { return tasks.Add(newTask("a", "ml")) }, false},
-		{"it is shown again", func() error { return tasks.Update(newTask("a", "ml")) }, false},
+		{"it is updated", func() error { return tasks.Update(newTask("a", "ml")) }, false},
 		{"two are pending", func() error { return tasks.Add(newTask("b", "ml")) }, true},
 		{"one is bound", func() error { return tasks.Delete(newTask("b", "ml")) }, false},
-		{"it is said to be bound again", func() error { return tasks.Delete(newTask("b", "ml")) }, false},
-		{"it was evicted", func() error { return tasks.Add(newTask("b", "ml")) }, true},
-		{"one was replaced by a task of another queue", func() error { return tasks.Update(newTask("b", "other")) }, false},
-		{"the watch began anew with three", func() error {
+		{"it is removed twice", func() error { return tasks.Delete(newTask("b", "ml")) }, false},
+		{"it is evicted", func() error { return tasks.Add(newTask("b", "ml")) }, true},
+		{"a task of another queue replaces one", func() error { return tasks.Update(newTask("b", "other")) }, false},
+		{"the reflector lists again", func() error {
 			return tasks.Replace([]any{newTask("a", "ml"), newTask("c", "ml"), newTask("d", "ml")}, "")
 		}, true},
 		{"the limit is raised", func() error { return queues.Update(newQueue("ml", ptr.To[int32](4))) }, false},
@@ -100,7 +100,7 @@ func TestCreatesPastTheLimitAreToldToWait(t *testing.T) {
 	}
 }
 
-func TestMovesIntoAFullQueueAreToldToWait(t *testing.T) {
+func TestMoveToAnotherQueue(t *testing.T) {
 	plugin, counts := fixture(t)
 	check(t, counts.Tasks().Replace([]any{newTask("a", "ml"), newTask("b", "ml"), newTask("c", "free")}, ""))
 	for _, test := range []struct {
@@ -117,11 +117,11 @@ func TestMovesIntoAFullQueueAreToldToWait(t *testing.T) {
 		}
 	}
 	if !plugin.Handles(admission.Update) {
-		t.Error("the plugin is not asked about updates")
+		t.Error("the plugin does not handle updates")
 	}
 }
 
-func TestTheAnswerSaysWhatToDo(t *testing.T) {
+func TestTooManyRequests(t *testing.T) {
 	plugin, counts := fixture(t)
 	check(t, counts.Tasks().Replace([]any{newTask("a", "ml"), newTask("b", "ml"), newTask("c", "ml")}, ""))
 	seen := map[int32]bool{}
@@ -136,37 +136,37 @@ func TestTheAnswerSaysWhatToDo(t *testing.T) {
 	}
 	for seconds := int32(1); seconds <= 5; seconds++ {
 		if !seen[seconds] {
-			t.Errorf("nobody of 200 is told to wait for %d s: %v", seconds, seen)
+			t.Errorf("none of 200 refusals has a Retry-After of %d s: %v", seconds, seen)
 		}
 		delete(seen, seconds)
 	}
 	if len(seen) > 0 {
-		t.Errorf("some are told to wait for %v s", seen)
+		t.Errorf("unexpected Retry-After %v", seen)
 	}
 }
 
-func TestOthersAreLetThrough(t *testing.T) {
+func TestOtherRequestsAreAllowed(t *testing.T) {
 	plugin, counts := fixture(t)
 	check(t, counts.Tasks().Replace([]any{newTask("a", "ml"), newTask("b", "ml")}, ""))
 	for name, err := range map[string]error{
-		"another queue":         create(plugin, "ns", "free", "", false),
-		"one without an object": create(plugin, "ns", "unheard", "", false),
-		"another namespace":     create(plugin, "elsewhere", "ml", "", false),
-		"a binding":             create(plugin, "ns", "ml", "binding", false),
+		"another queue":        create(plugin, "ns", "free", "", false),
+		"queue without object": create(plugin, "ns", "unheard", "", false),
+		"another namespace":    create(plugin, "elsewhere", "ml", "", false),
+		"a binding":            create(plugin, "ns", "ml", "binding", false),
 	} {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if plugin.Handles(admission.Delete) {
-		t.Error("the plugin is asked about deletions")
+		t.Error("the plugin handles deletions")
 	}
 }
 
-func TestThePluginWaitsForItsCounts(t *testing.T) {
+func TestWaitForSync(t *testing.T) {
 	counts, plugin := NewCounts(), New()
 	if err := plugin.(admission.InitializationValidator).ValidateInitialization(); err == nil {
-		t.Error("without counts it says that it is initialized")
+		t.Error("ValidateInitialization returned no error without counts")
 	}
 	Initializer(counts).Initialize(plugin)
 	check(t, plugin.(admission.InitializationValidator).ValidateInitialization())
@@ -178,13 +178,13 @@ func TestThePluginWaitsForItsCounts(t *testing.T) {
 	})
 	check(t, counts.Queues().Replace([]any{newQueue("ml", ptr.To[int32](0))}, ""))
 	if counts.HasSynced() {
-		t.Error("the counts are said to be known without the tasks")
+		t.Error("the counts are synced without the tasks")
 	}
 	check(t, counts.Tasks().Replace(nil, ""))
 	wg.Wait()
 }
 
-func TestObjectsOfAnotherKindAreAnError(t *testing.T) {
+func TestUnexpectedTypes(t *testing.T) {
 	_, counts := fixture(t)
 	for _, err := range []error{
 		counts.Tasks().Add(newQueue("q", nil)), counts.Queues().Update(newTask("t", "q")), counts.Tasks().Replace([]any{"text"}, ""),

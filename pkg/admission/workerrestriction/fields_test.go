@@ -32,15 +32,15 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// kept are the fields that no update of anybody's changes: the registry sets or checks them.
+// kept lists fields that no user can change by an update: the registry sets or validates them.
 var kept = []string{
 	"TypeMeta", "ObjectMeta.Name", "ObjectMeta.GenerateName", "ObjectMeta.Namespace", "ObjectMeta.SelfLink", "ObjectMeta.UID", "ObjectMeta.ResourceVersion", "ObjectMeta.Generation",
 	"ObjectMeta.CreationTimestamp", "ObjectMeta.DeletionTimestamp", "ObjectMeta.DeletionGracePeriodSeconds", "ObjectMeta.ManagedFields",
 }
 
-// TestWorkersChangeNoOtherField changes each field that the types have, one at a time. A field that is new is refused to workers,
-// unless it is theirs.
-func TestWorkersChangeNoOtherField(t *testing.T) {
+// TestEveryField changes each field of the types, one at a time. A new field must be refused to workers or listed as
+// theirs.
+func TestEveryField(t *testing.T) {
 	for _, test := range []struct {
 		resource string
 		object   runtime.Object
@@ -57,7 +57,7 @@ func TestWorkersChangeNoOtherField(t *testing.T) {
 				changed := test.object.DeepCopyObject()
 				change(reflect.ValueOf(changed).Elem(), path)
 				if reflect.DeepEqual(changed, test.object) {
-					t.Errorf("%s was not changed: the test must learn how", strings.Join(path, "."))
+					t.Errorf("%s was not changed: extend function change", strings.Join(path, "."))
 				}
 				err := validateAs(admission.Update, test.resource, changed, test.object)
 				switch name := strings.Join(path, "."); {
@@ -65,24 +65,24 @@ func TestWorkersChangeNoOtherField(t *testing.T) {
 				case under(name, test.theirs):
 					allowed++
 					if err != nil {
-						t.Errorf("%s is theirs, and is refused: %v", name, err)
+						t.Errorf("%s belongs to workers and was refused: %v", name, err)
 					}
 				default:
 					refused++
 					if err == nil {
-						t.Errorf("%s is not theirs, and can be changed", name)
+						t.Errorf("%s does not belong to workers and can be changed", name)
 					}
 				}
 			}
 			if allowed == 0 || refused == 0 {
-				t.Errorf("%d fields are theirs, %d are not", allowed, refused)
+				t.Errorf("%d fields were allowed, %d refused", allowed, refused)
 			}
 		})
 	}
 }
 
-// TestWorkersHaveNoOtherVerb tries every operation on everything that is served.
-func TestWorkersHaveNoOtherVerb(t *testing.T) {
+// TestEveryOperation tries every operation on every served resource and subresource.
+func TestEveryOperation(t *testing.T) {
 	theirs := map[string]bool{
 		"CREATE workers": true, "UPDATE workers": true, "UPDATE workers/status": true,
 		"CREATE workerleases": true, "UPDATE workerleases": true,
@@ -100,7 +100,7 @@ func TestWorkersHaveNoOtherVerb(t *testing.T) {
 	tried := 0
 	for kind := range known {
 		if known[kind+"List"] == nil {
-			continue // none that is kept
+			continue // it is not stored
 		}
 		for _, subresource := range []string{"", "/status", "/scale", "/log", "/binding", "/eviction", "/finalizers", "/unknown"} {
 			resource := strings.ToLower(kind) + "s" + subresource
@@ -112,13 +112,13 @@ func TestWorkersHaveNoOtherVerb(t *testing.T) {
 					object = workerObject("own")
 				}
 				if err := validateAs(operation, resource, object, object); (err == nil) != theirs[what] {
-					t.Errorf("%s: %v; is it allowed: %t", what, err, theirs[what])
+					t.Errorf("%s: got %v, want it allowed: %t", what, err, theirs[what])
 				}
 			}
 		}
 	}
 	if tried < 100 {
-		t.Errorf("only %d were tried", tried)
+		t.Errorf("tried only %d", tried)
 	}
 }
 
@@ -138,7 +138,7 @@ func under(name string, prefixes []string) bool {
 	return false
 }
 
-// leaves are the paths of all fields that have no fields of their own. Times and quantities are leaves, and so are maps.
+// leaves returns the paths of all fields without fields of their own. Times, quantities and maps are leaves.
 func leaves(of reflect.Type, at []string) [][]string {
 	switch {
 	case of.Kind() == reflect.Pointer || of.Kind() == reflect.Slice && of.Elem().Kind() == reflect.Struct:
@@ -154,7 +154,7 @@ func leaves(of reflect.Type, at []string) [][]string {
 	return all
 }
 
-// change gives the field another value, and makes what it is in.
+// change sets the field to another value, and allocates the structs that contain it.
 func change(value reflect.Value, path []string) {
 	switch value.Kind() {
 	case reflect.Pointer:

@@ -14,9 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package workerrestriction keeps workers to what is theirs, as the NodeRestriction plugin does kubelets. It looks into
-// objects where the authorizer of pkg/authorization/worker sees only names, and holds even where other authorizers
-// allow a worker more.
+// Package workerrestriction limits what workers may write, as the NodeRestriction plugin limits kubelets. It checks the
+// content of objects, of which the worker authorizer sees only the names, and applies even if other authorizers allow a
+// worker more.
 package workerrestriction
 
 import (
@@ -40,8 +40,8 @@ import (
 const (
 	// PluginName is the name of the plugin.
 	PluginName = "WorkerRestriction"
-	// LabelPrefix begins the labels that a worker can neither set, change nor remove on its own objects. Tasks that
-	// select workers by such a label can trust that an administrator put it there.
+	// LabelPrefix is the prefix of labels that a worker may neither set, change nor remove on its own objects.
+	// Tasks that select workers by such a label can rely on an administrator having set it.
 	LabelPrefix = "worker-restriction.batch.leat.dev/"
 )
 
@@ -52,8 +52,8 @@ func Register(plugins *admission.Plugins) {
 	})
 }
 
-// New returns the plugin. It needs no initialization, and does nothing to requests of users that are not in the group of
-// workers. It judges what is about to be stored: what mutating plugins make of a worker's write is held to the same rules.
+// New returns the plugin. It requires no initialization and ignores users that are not in the group of workers. It
+// validates the object that is stored, including the changes that mutating plugins made.
 func New() admission.ValidationInterface {
 	return &plugin{Handler: admission.NewHandler(admission.Create, admission.Update, admission.Delete, admission.Connect)}
 }
@@ -62,7 +62,8 @@ type plugin struct {
 	*admission.Handler
 }
 
-// Validate refuses a worker with a Forbidden error that names the field, and what is allowed.
+// Validate implements admission.ValidationInterface. It returns a Forbidden error that names the field and what is
+// allowed.
 func (*plugin) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	if !worker.IsWorker(a.GetUserInfo()) {
 		return nil
@@ -101,12 +102,13 @@ func validate(a admission.Attributes) error {
 	case operation == admission.Delete && resource == "tasks":
 		return validateTaskDelete(a.GetOldObject(), name)
 	default:
-		return fmt.Errorf("a worker may not %s %s: only create and update its own workers and workerleases, update workers/status and tasks/status, create tasks/eviction and delete tasks",
+		return fmt.Errorf("a worker may not %s %s: only create and update its own workers and workerleases, "+
+			"update workers/status and tasks/status, create tasks/eviction and delete tasks",
 			strings.ToLower(string(operation)), resource)
 	}
 }
 
-// validateCreate goes by the name in the object, which is the one that is stored, and not by that of the request.
+// validateCreate checks the name in the object, which is the one that is stored; the path of a create holds none.
 func validateCreate(obj runtime.Object, worker string) error {
 	created, err := meta.Accessor(obj)
 	if err != nil {
@@ -144,7 +146,7 @@ func validateUpdate(obj, old runtime.Object, worker string) error {
 	}
 	updatedWorker, ok := obj.(*batch.Worker)
 	if !ok {
-		return nil // a lease has no field that is not the worker's
+		return nil // the worker owns all fields of its lease
 	}
 	storedWorker, ok := old.(*batch.Worker)
 	switch {
@@ -160,7 +162,7 @@ func validateUpdate(obj, old runtime.Object, worker string) error {
 	return nil
 }
 
-// validateTaskStatus also guards what the status strategy resets, since mutating admission runs after that.
+// validateTaskStatus also checks the fields that the status strategy resets, since mutating admission runs after it.
 func validateTaskStatus(obj, old runtime.Object, worker string) error {
 	stored, err := boundTask(old, worker)
 	if err != nil {
@@ -184,8 +186,8 @@ func validateTaskStatus(obj, old runtime.Object, worker string) error {
 	return nil
 }
 
-// validateEviction holds a worker to the task as it has seen it, bound to itself: since the authorizer looked, the task may have
-// been given to another.
+// validateEviction requires a precondition on the resourceVersion at which the task was bound to the worker: the task
+// may have been bound to another worker since it was authorized.
 func validateEviction(obj runtime.Object) error {
 	eviction, ok := obj.(*batch.Eviction)
 	if !ok {
@@ -219,8 +221,8 @@ func boundTask(obj runtime.Object, worker string) (*batch.Task, error) {
 	return task, nil
 }
 
-// validateSameOwners keeps a worker from having the garbage collector delete, or from keeping it from deleting, what it
-// may not delete itself.
+// validateSameOwners refuses changes of owners and finalizers, with which a worker could make the garbage collector
+// delete, or keep, what it may not delete itself.
 func validateSameOwners(updated, stored metav1.Object) error {
 	if !apiequality.Semantic.DeepEqual(updated.GetOwnerReferences(), stored.GetOwnerReferences()) {
 		return fmt.Errorf("metadata.ownerReferences must not change: a worker may set them only when it creates an object")
@@ -233,7 +235,7 @@ func validateSameOwners(updated, stored metav1.Object) error {
 
 func validateRestrictedLabels(updated, stored map[string]string) error {
 	var changed []string
-	for key := range restricted(updated, stored) {
+	for key := range changedRestrictedLabels(updated, stored) {
 		changed = append(changed, fmt.Sprintf("%q", key))
 	}
 	if len(changed) == 0 {
@@ -244,15 +246,15 @@ func validateRestrictedLabels(updated, stored map[string]string) error {
 		strings.Join(changed, ", "), LabelPrefix)
 }
 
-// restricted returns the restricted labels that differ.
-func restricted(updated, stored map[string]string) map[string]struct{} {
-	differ := map[string]struct{}{}
+// changedRestrictedLabels returns the keys of restricted labels whose values differ.
+func changedRestrictedLabels(updated, stored map[string]string) map[string]struct{} {
+	changed := map[string]struct{}{}
 	for _, pair := range []struct{ a, b map[string]string }{{updated, stored}, {stored, updated}} {
 		for key, value := range pair.a {
 			if other, ok := pair.b[key]; strings.HasPrefix(key, LabelPrefix) && (!ok || other != value) {
-				differ[key] = struct{}{}
+				changed[key] = struct{}{}
 			}
 		}
 	}
-	return differ
+	return changed
 }

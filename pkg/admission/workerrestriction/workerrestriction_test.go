@@ -51,7 +51,7 @@ func workerObject(name string, edit ...func(*batch.Worker)) *batch.Worker {
 	return w
 }
 
-// newWorker is what a worker may create: everything of workerObject but the restricted label and the finalizer.
+// newWorker returns a Worker that a worker may create: workerObject without the restricted label and the finalizer.
 func newWorker(name string, edit ...func(*batch.Worker)) *batch.Worker {
 	return workerObject(name, append([]func(*batch.Worker){func(w *batch.Worker) {
 		delete(w.Labels, LabelPrefix+"trusted")
@@ -93,7 +93,7 @@ func TestWorkersAreRestricted(t *testing.T) {
 	for name, test := range map[string]struct {
 		operation           admission.Operation
 		resource, namespace string
-		objectName          string // own if empty
+		objectName          string // "own" if empty
 		object, old         runtime.Object
 		user                user.Info // own if nil
 		group               string    // ours if empty
@@ -123,7 +123,7 @@ func TestWorkersAreRestricted(t *testing.T) {
 		"allows itself":                       {operation: update, resource: "workers", old: workerObject("own", func(w *batch.Worker) { w.Spec.Denied = true }), object: workerObject("own"), forbidden: "spec.denied"},
 		"uncordons itself":                    {operation: update, resource: "workers", old: workerObject("own", func(w *batch.Worker) { w.Spec.Unschedulable = true }), object: workerObject("own"), forbidden: "spec.unschedulable"},
 		"disowns itself":                      {operation: update, resource: "workers", old: workerObject("own"), object: workerObject("own", func(w *batch.Worker) { w.OwnerReferences = nil }), forbidden: "metadata.ownerReferences"},
-		"gives itself an owner":               {operation: update, resource: "workers", old: workerObject("own"), object: workerObject("own", func(w *batch.Worker) { w.OwnerReferences[0].UID = "gone" }), forbidden: "metadata.ownerReferences"},
+		"changes its owner":                   {operation: update, resource: "workers", old: workerObject("own"), object: workerObject("own", func(w *batch.Worker) { w.OwnerReferences[0].UID = "gone" }), forbidden: "metadata.ownerReferences"},
 		"removes a finalizer":                 {operation: update, resource: "workers", old: workerObject("own"), object: workerObject("own", func(w *batch.Worker) { w.Finalizers = nil }), forbidden: "metadata.finalizers"},
 		"adds a finalizer":                    {operation: update, resource: "workers", old: workerObject("own"), object: workerObject("own", func(w *batch.Worker) { w.Finalizers = append(w.Finalizers, "a.b/c") }), forbidden: "metadata.finalizers"},
 		"adds a restricted label":             {operation: update, resource: "workers", old: workerObject("own"), object: workerObject("own", func(w *batch.Worker) { w.Labels[LabelPrefix+"new"] = "" }), forbidden: LabelPrefix + "new"},
@@ -151,11 +151,11 @@ func TestWorkersAreRestricted(t *testing.T) {
 		"removes its task's finalizer":        {operation: update, resource: "tasks/status", objectName: "task", old: task("own"), object: task("own", func(t *batch.Task) { t.Finalizers = nil }), forbidden: "metadata.finalizers"},
 		"reports on something else":           {operation: update, resource: "tasks/status", objectName: "task", old: workerObject("own"), object: task("own"), forbidden: "must be a Task"},
 		"evicts":                              {operation: create, resource: "tasks/eviction", objectName: "task", object: &batch.Eviction{Preconditions: &metav1.Preconditions{ResourceVersion: new("7")}}},
-		"evicts whatever the task is now":     {operation: create, resource: "tasks/eviction", objectName: "task", object: &batch.Eviction{}, forbidden: "preconditions.resourceVersion must be set"},
+		"evicts without precondition":         {operation: create, resource: "tasks/eviction", objectName: "task", object: &batch.Eviction{}, forbidden: "preconditions.resourceVersion must be set"},
 		"finishes the deletion of its task":   {operation: remove, resource: "tasks", objectName: "task", old: task("own", deleted)},
 		"deletes its task":                    {operation: remove, resource: "tasks", objectName: "task", old: task("own"), forbidden: "metadata.deletionTimestamp"},
 		"finishes another's deletion":         {operation: remove, resource: "tasks", objectName: "task", old: task("other", deleted), forbidden: "spec.workerName"},
-		"deletes what is not shown":           {operation: remove, resource: "tasks", objectName: "task", forbidden: "must be a Task"},
+		"deletes without the stored object":   {operation: remove, resource: "tasks", objectName: "task", forbidden: "must be a Task"},
 		"creates a task":                      {operation: create, resource: "tasks", objectName: "task", object: task(""), forbidden: "may not create tasks"},
 		"updates its task":                    {operation: update, resource: "tasks", objectName: "task", old: task("own"), object: task("own"), forbidden: "may not update tasks"},
 		"binds a task":                        {operation: create, resource: "tasks/binding", objectName: "task", object: &batch.Binding{}, forbidden: "may not create tasks/binding"},
@@ -198,7 +198,7 @@ func TestWorkersAreRestricted(t *testing.T) {
 				t.Errorf("got %v, want it to be forbidden for %q", err, test.forbidden)
 			}
 			if err := plugin.Validate(t.Context(), attributes(admin), nil); err != nil {
-				t.Errorf("by who is no worker: got %v", err)
+				t.Errorf("another user: got %v", err)
 			}
 		})
 	}

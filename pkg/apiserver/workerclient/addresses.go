@@ -22,20 +22,20 @@ import (
 	"strings"
 )
 
-// own are the addresses that mean this machine, its link, or the machine's cloud: a server that could be made to dial them on
-// somebody's behalf would lend out its place in the network. A range within one of these, given on purpose, opens it.
-var own = prefixes(
-	"127.0.0.0/8", "::1/128", // this machine
-	"169.254.0.0/16", "fe80::/10", // this link, and the metadata of most clouds
-	// What gateways make IPv4 addresses of.
+// localPrefixes are the addresses of this machine, its link and its cloud. A server that dials them for a user lends
+// out its place in the network. A configured range within one of these prefixes allows the addresses of the range.
+var localPrefixes = prefixes(
+	"127.0.0.0/8", "::1/128", // loopback
+	"169.254.0.0/16", "fe80::/10", // link-local, with the metadata service of most clouds
+	// IPv6 prefixes that embed IPv4 addresses.
 	"::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32",
 )
 
-// never are addresses that no worker has: no range opens them.
-var never = prefixes(
-	"0.0.0.0/8", "::/128", // none, which systems take for this machine
-	"224.0.0.0/4", "ff00::/8", "255.255.255.255/32", // many
-	// The metadata of clouds, which knows secrets.
+// forbiddenPrefixes are addresses that no worker can have. No configured range allows them.
+var forbiddenPrefixes = prefixes(
+	"0.0.0.0/8", "::/128", // unspecified, which systems connect to loopback
+	"224.0.0.0/4", "ff00::/8", "255.255.255.255/32", // multicast and broadcast
+	// Metadata services of clouds, which hold secrets.
 	"169.254.169.254/32", "169.254.170.2/32", "fd00:ec2::254/128", "fd20:ce::254/128", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32",
 )
 
@@ -47,10 +47,10 @@ func prefixes(texts ...string) []netip.Prefix {
 	return list
 }
 
-// Ranges are the addresses where workers may be. Without any, they may be everywhere but at the server itself.
+// Ranges are the allowed addresses of workers. Empty ranges allow all addresses but local ones.
 type Ranges []netip.Prefix
 
-// ParseRanges reads address ranges like 10.0.0.0/8 or fd00::/8.
+// ParseRanges parses address ranges like 10.0.0.0/8 or fd00::/8.
 func ParseRanges(texts []string) (Ranges, error) {
 	var ranges Ranges
 	for _, text := range texts {
@@ -63,25 +63,25 @@ func ParseRanges(texts []string) (Ranges, error) {
 	return ranges, nil
 }
 
-// Check says why the server does not dial the address, if so.
+// Check returns an error if the server must not dial the address.
 func (r Ranges) Check(addr netip.Addr) error {
 	if addr.Zone() != "" {
-		return fmt.Errorf("address %s belongs to one link of one machine", addr)
+		return fmt.Errorf("address %s has a zone, which is valid on one machine only", addr)
 	}
 	addr = addr.Unmap()
-	if !addr.IsValid() || contains(never, addr) {
+	if !addr.IsValid() || contains(forbiddenPrefixes, addr) {
 		return fmt.Errorf("no worker can be at address %s", addr)
 	}
-	for _, block := range own {
-		if !block.Contains(addr) {
+	for _, local := range localPrefixes {
+		if !local.Contains(addr) {
 			continue
 		}
 		for _, prefix := range r {
-			if prefix.Contains(addr) && prefix.Bits() >= block.Bits() {
+			if prefix.Contains(addr) && prefix.Bits() >= local.Bits() {
 				return nil
 			}
 		}
-		return fmt.Errorf("address %s is in %s, which no --worker-address-ranges opens", addr, block)
+		return fmt.Errorf("address %s is in %s, which no --worker-address-ranges allows", addr, local)
 	}
 	if len(r) > 0 && !contains(r, addr) {
 		return fmt.Errorf("address %s is in none of the --worker-address-ranges", addr)

@@ -22,7 +22,7 @@ import (
 	"testing"
 )
 
-func TestAddressesWhereWorkersMayBe(t *testing.T) {
+func TestCheck(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		ranges  []string
@@ -44,17 +44,17 @@ func TestAddressesWhereWorkersMayBe(t *testing.T) {
 			refused: "11.0.0.0 192.168.1.1 fd13::1 127.0.0.1 ::1 169.254.169.254 fe80::1",
 		},
 		{
-			name: "everywhere is not here", ranges: []string{"0.0.0.0/0", "::/0"},
+			name: "ranges of all addresses", ranges: []string{"0.0.0.0/0", "::/0"},
 			allowed: "8.8.8.8 2a00::1",
 			refused: "127.0.0.1 ::1 169.254.1.1 fe80::1 169.254.169.254 0.0.0.0 224.0.0.1 100.100.100.200 ::ffff:127.0.0.1",
 		},
 		{
-			name: "this machine on purpose", ranges: []string{"127.0.0.1/32", "::1/128"},
+			name: "loopback ranges", ranges: []string{"127.0.0.1/32", "::1/128"},
 			allowed: "127.0.0.1 ::1 ::ffff:127.0.0.1",
 			refused: "127.0.0.2 10.0.0.1 0.0.0.0 ::",
 		},
 		{
-			name: "this link on purpose", ranges: []string{"169.254.0.0/16"},
+			name: "link-local range", ranges: []string{"169.254.0.0/16"},
 			allowed: "169.254.1.1",
 			refused: "169.254.169.254 169.254.170.2 fe80::1 127.0.0.1",
 		},
@@ -71,20 +71,20 @@ func TestAddressesWhereWorkersMayBe(t *testing.T) {
 			}
 			for _, text := range strings.Fields(test.refused) {
 				if err := ranges.Check(netip.MustParseAddr(text)); err == nil {
-					t.Errorf("%s is allowed.", text)
+					t.Errorf("%s is allowed", text)
 				}
 			}
 			if err := ranges.Check(netip.Addr{}); err == nil {
-				t.Error("No address at all is allowed.")
+				t.Error("the zero address is allowed")
 			}
 		})
 	}
 }
 
-func TestRangesThatAreNone(t *testing.T) {
+func TestParseInvalidRanges(t *testing.T) {
 	for _, text := range []string{"", "10.0.0.1", "10.0.0.0/33", "::ffff:10.0.0.0/104", "localhost/8", "10.0.0.0-10.0.0.9"} {
 		if ranges, err := ParseRanges([]string{text}); err == nil || !strings.Contains(err.Error(), "like 10.0.0.0/8") {
-			t.Errorf("%q is read as %v, %v.", text, ranges, err)
+			t.Errorf("%q: got %v, %v", text, ranges, err)
 		}
 	}
 }

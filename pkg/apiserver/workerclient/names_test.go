@@ -32,12 +32,12 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// names is a server of names that answers each question as answer says.
+// names is a DNS server whose answers the function returns.
 type names struct {
 	answer func() []string
 }
 
-// resolver asks that server, and nobody else.
+// resolver returns a resolver that queries only the server.
 func (n names) resolver() *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		near, far := net.Pipe()
@@ -46,7 +46,7 @@ func (n names) resolver() *net.Resolver {
 	}}
 }
 
-// serve answers one question. What is no packet carries its length in front, as over TCP.
+// serve answers one query. Messages have a length prefix, as over TCP.
 func (n names) serve(connection net.Conn) {
 	defer connection.Close()
 	var length [2]byte
@@ -60,35 +60,36 @@ func (n names) serve(connection net.Conn) {
 	const header, typeA, classIN = 12, 1, 1
 	end := header + slices.Index(question[header:], 0) + 5 // the name, its type and class
 	answer := slices.Clone(question[:end])
-	binary.BigEndian.PutUint16(answer[2:], 0x8180)          // an answer, without an error
-	binary.BigEndian.PutUint16(answer[4:], 1)               // to one question
-	copy(answer[6:header], []byte{0, 0, 0, 0, 0, 0})        // no answers yet, and nothing else
-	if binary.BigEndian.Uint16(question[end-4:]) == typeA { // there are no others
+	binary.BigEndian.PutUint16(answer[2:], 0x8180)          // a response without error
+	binary.BigEndian.PutUint16(answer[4:], 1)               // one question
+	copy(answer[6:header], []byte{0, 0, 0, 0, 0, 0})        // no records so far
+	if binary.BigEndian.Uint16(question[end-4:]) == typeA { // there are only A records
 		for i, address := range n.answer() {
 			binary.BigEndian.PutUint16(answer[6:], uint16(i+1))
-			answer = append(answer, 0xc0, header, 0, typeA, 0, classIN, 0, 0, 0, 0, 0, 4) // of that name, not to be remembered
+			answer = append(answer, 0xc0, header, 0, typeA, 0, classIN, 0, 0, 0, 0, 0, 4) // of the name, with a TTL of 0
 			answer = append(answer, netip.MustParseAddr(address).AsSlice()...)
 		}
 	}
-	// Who has gone does not read it.
+	// The write fails only if the resolver has closed the connection.
 	_, _ = connection.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
 }
 
-// A worker may publish a name, and its owner may have it mean something else each time: what is checked is what is dialled.
-func TestNamesAreDialledWhereTheyAreChecked(t *testing.T) {
+// TestDNSRebinding changes the addresses of a name between queries. The client must dial the address that it has
+// checked.
+func TestDNSRebinding(t *testing.T) {
 	const refused = "no worker can be at address 169.254.169.254"
-	w := newWorld(t)
+	f := newFixture(t)
 	var asked atomic.Int32
-	endpoint := w.worker(t, v1alpha1.WorkerServerName, func(out http.ResponseWriter, _ *http.Request) {
+	endpoint := f.worker(t, v1alpha1.WorkerServerName, func(out http.ResponseWriter, _ *http.Request) {
 		asked.Add(1)
 		io.WriteString(out, "a log")
 	})
 	endpoint.Host = "worker.example.com."
 	for name, test := range map[string]struct {
-		// answers are those to one question after the other.
+		// answers are the answers to successive queries.
 		answers [][]string
 		ranges  []string
-		// want has what comes of each reading: a log, or a part of an error.
+		// want holds the result of each read: a log, or a part of an error.
 		want []string
 	}{
 		"the metadata of the cloud":   {answers: [][]string{{"169.254.169.254"}}, want: []string{refused}},
@@ -103,7 +104,7 @@ func TestNamesAreDialledWhereTheyAreChecked(t *testing.T) {
 		"twice the metadata":          {answers: [][]string{{"169.254.169.254", "169.254.169.254"}}, want: []string{refused}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			options := w.options
+			options := f.options
 			if test.ranges != nil {
 				options.AddressRanges = test.ranges
 			}
@@ -125,14 +126,14 @@ func TestNamesAreDialledWhereTheyAreChecked(t *testing.T) {
 					logs++
 				}
 				if !strings.Contains(got, want) {
-					t.Errorf("Reading %d gives %q, want %q.", i+1, got, want)
+					t.Errorf("read %d: got %q, want %q", i+1, got, want)
 				}
 			}
 			if questions != len(test.answers) {
-				t.Errorf("The name was asked for %d times, want %d.", questions, len(test.answers))
+				t.Errorf("got %d queries, want %d", questions, len(test.answers))
 			}
 			if n := int(asked.Load() - before); n != logs {
-				t.Errorf("The worker was asked %d times for %d logs.", n, logs)
+				t.Errorf("the worker got %d requests for %d logs", n, logs)
 			}
 		})
 	}

@@ -14,10 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package workerclient reads logs from workers, at addresses that workers have published themselves: whoever can write a Worker
-// chooses where the server connects to. So only addresses where workers may be are dialled, checked once their names have
-// been resolved; nothing but a handshake is sent to a host that does not hold the key that goes with the Worker; and where an
-// answer says to go next is not followed.
+// Package workerclient reads logs from workers. Workers publish their addresses themselves, so any user that can write
+// a Worker chooses where the server connects to. To prevent server-side request forgery, the client dials only allowed
+// addresses, checked after name resolution; completes the TLS handshake only with the holder of the key of the Worker's
+// certificate; and follows no redirects.
 package workerclient
 
 import (
@@ -45,23 +45,24 @@ import (
 )
 
 const (
-	// dialTimeout bounds the connection, and answerTimeout all until an answer begins. How long it goes on is the client's business.
-	dialTimeout   = 5 * time.Second
-	answerTimeout = 15 * time.Second
-	// maxMessage is how much of an error's message is read, in bytes.
-	maxMessage = 1 << 10
+	// dialTimeout bounds the connection.
+	dialTimeout = 5 * time.Second
+	// responseTimeout bounds the time to the response headers. The body, which may be followed, has no timeout.
+	responseTimeout = 15 * time.Second
+	// maxMessageSize is the number of bytes that are read of an error message.
+	maxMessageSize = 1 << 10
 )
 
-// Options say how workers are reached.
+// Options configure the connections to workers.
 type Options struct {
-	// CertFile and KeyFile are the client certificate that workers know the server by: its common name must be
-	// v1alpha1.WorkerClientName. They are read anew for each connection. Without them no logs are read.
+	// CertFile and KeyFile name the files of the client certificate, whose common name must be
+	// v1alpha1.WorkerClientName. They are read for each connection. Without them the server serves no logs.
 	CertFile, KeyFile string
-	// AddressRanges are where workers may be, as ParseRanges reads them.
+	// AddressRanges are the allowed address ranges of workers, in the syntax of ParseRanges.
 	AddressRanges []string
 }
 
-// AddFlags adds the options' flags.
+// AddFlags adds the flags of the options.
 func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.CertFile, "worker-client-certificate", o.CertFile,
 		"File with the client certificate for "+v1alpha1.WorkerClientName+", which workers know the server by when it reads logs from them. Without it no logs are read.")
@@ -71,7 +72,7 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 			"machine or link; these must be named by a range of their own.")
 }
 
-// Validate tells all that is wrong with the options.
+// Validate returns the errors in the options.
 func (o *Options) Validate() []error {
 	var errs []error
 	if (o.CertFile == "") != (o.KeyFile == "") {
@@ -87,18 +88,18 @@ func (o *Options) Validate() []error {
 type Client struct {
 	certFile, keyFile string
 	ranges            Ranges
-	answerTimeout     time.Duration
-	// resolver is nil but in tests: that of the system.
+	responseTimeout   time.Duration
+	// resolver is the resolver to use in tests. Nil means the system's.
 	resolver *net.Resolver
 }
 
-// New makes a client from the options. Without a certificate it is one that says so whenever it is used.
+// New returns a client. Without a certificate in the options, the client returns an error whenever it is used.
 func (o *Options) New() (*Client, error) {
 	ranges, err := ParseRanges(o.AddressRanges)
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{certFile: o.CertFile, keyFile: o.KeyFile, ranges: ranges, answerTimeout: answerTimeout}
+	c := &Client{certFile: o.CertFile, keyFile: o.KeyFile, ranges: ranges, responseTimeout: responseTimeout}
 	if o.CertFile == "" {
 		return c, nil
 	}
@@ -107,7 +108,7 @@ func (o *Options) New() (*Client, error) {
 		return nil, err
 	}
 	if name := certificate.Leaf.Subject.CommonName; name != v1alpha1.WorkerClientName {
-		return nil, fmt.Errorf("--worker-client-certificate: the common name is %q: workers serve %s only", name, v1alpha1.WorkerClientName)
+		return nil, fmt.Errorf("--worker-client-certificate: the common name is %q and must be %s", name, v1alpha1.WorkerClientName)
 	}
 	return c, nil
 }
@@ -120,7 +121,7 @@ func (c *Client) certificate() (*tls.Certificate, error) {
 	return &certificate, nil
 }
 
-// OpenLog implements task.LogSource. The stream ends with ctx.
+// OpenLog implements task.LogSource.
 func (c *Client) OpenLog(ctx context.Context, t *batch.Task, endpoint *batch.WorkerEndpoint, options *batch.TaskLogOptions) (io.ReadCloser, error) {
 	if c.certFile == "" {
 		return nil, errors.New("the API server has no certificate for workers: start it with --worker-client-certificate and --worker-client-key")
@@ -133,7 +134,7 @@ func (c *Client) OpenLog(ctx context.Context, t *batch.Task, endpoint *batch.Wor
 	if err != nil {
 		return nil, err
 	}
-	// Without a client around it, a transport follows nothing.
+	// Use the transport directly: an http.Client would follow redirects.
 	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return nil, err
@@ -142,12 +143,12 @@ func (c *Client) OpenLog(ctx context.Context, t *batch.Task, endpoint *batch.Wor
 		return response.Body, nil
 	}
 	defer response.Body.Close()
-	content, _ := io.ReadAll(io.LimitReader(response.Body, maxMessage))
+	content, _ := io.ReadAll(io.LimitReader(response.Body, maxMessageSize))
 	message := strings.ToValidUTF8(strings.TrimSpace(string(content)), "\uFFFD")
 	if response.StatusCode == http.StatusNotFound {
 		return nil, &task.LogNotKeptError{Message: message}
 	}
-	return nil, fmt.Errorf("it answered %d: %s", response.StatusCode, message)
+	return nil, fmt.Errorf("the worker responded with status %d: %s", response.StatusCode, message)
 }
 
 func newRequest(ctx context.Context, t *batch.Task, endpoint *batch.WorkerEndpoint, options *batch.TaskLogOptions) (*http.Request, error) {
@@ -164,8 +165,8 @@ func newRequest(ctx context.Context, t *batch.Task, endpoint *batch.WorkerEndpoi
 	return http.NewRequestWithContext(ctx, http.MethodGet, target.JoinPath(path).String(), nil)
 }
 
-// transport makes one connection, to nobody but the owner of the certificate in the endpoint. No other request goes over it: a
-// connection that is kept would answer for whoever publishes its address next.
+// transport returns a transport for one connection, which must present the certificate of the endpoint. Connections are
+// not reused: a Worker that publishes the same address later may have another certificate.
 func (c *Client) transport(endpoint *batch.WorkerEndpoint) (*http.Transport, error) {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(endpoint.CABundle) {
@@ -183,14 +184,14 @@ func (c *Client) transport(endpoint *batch.WorkerEndpoint) (*http.Transport, err
 			},
 		},
 		TLSHandshakeTimeout:    dialTimeout,
-		ResponseHeaderTimeout:  c.answerTimeout,
+		ResponseHeaderTimeout:  c.responseTimeout,
 		MaxResponseHeaderBytes: 16 << 10,
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 	}, nil
 }
 
-// control is asked before each connection, with the address that names have been resolved to by then.
+// control checks the resolved address before each connection.
 func (c *Client) control(_, address string, _ syscall.RawConn) error {
 	resolved, err := netip.ParseAddrPort(address)
 	if err != nil {

@@ -39,36 +39,36 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// world is a client and the authority of its certificate.
-type world struct {
+// fixture is a client and the CA of its certificate.
+type fixture struct {
 	ca      *pki.CA
 	options Options
 }
 
-func newWorld(t *testing.T) *world {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	ca, err := pki.NewCA("clients")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	w := &world{ca: ca, options: Options{
+	f := &fixture{ca: ca, options: Options{
 		CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), AddressRanges: []string{"127.0.0.0/8"},
 	}}
-	w.issue(t, v1alpha1.WorkerClientName)
-	return w
+	f.issue(t, v1alpha1.WorkerClientName)
+	return f
 }
 
-func (w *world) issue(t *testing.T, name string) {
+func (f *fixture) issue(t *testing.T, name string) {
 	t.Helper()
-	cert, key, err := w.ca.IssueClient(name)
-	if err = errors.Join(err, pki.WriteFile(w.options.CertFile, cert), pki.WriteFile(w.options.KeyFile, key)); err != nil {
+	cert, key, err := f.ca.IssueClient(name)
+	if err = errors.Join(err, pki.WriteFile(f.options.CertFile, cert), pki.WriteFile(f.options.KeyFile, key)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// worker serves by a certificate for the name, and publishes where.
-func (w *world) worker(t *testing.T, name string, handler http.HandlerFunc) *batch.WorkerEndpoint {
+// worker starts a server with a certificate for the name, and returns its endpoint.
+func (f *fixture) worker(t *testing.T, name string, handler http.HandlerFunc) *batch.WorkerEndpoint {
 	t.Helper()
 	ca, err := pki.NewCA("worker")
 	if err != nil {
@@ -83,7 +83,7 @@ func (w *world) worker(t *testing.T, name string, handler http.HandlerFunc) *bat
 		t.Fatal(err)
 	}
 	clients := x509.NewCertPool()
-	clients.AppendCertsFromPEM(w.ca.CertPEM())
+	clients.AppendCertsFromPEM(f.ca.CertPEM())
 	server := httptest.NewUnstartedServer(handler)
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients}
 	server.Config.ErrorLog = nil
@@ -93,13 +93,13 @@ func (w *world) worker(t *testing.T, name string, handler http.HandlerFunc) *bat
 	return &batch.WorkerEndpoint{Host: address.IP.String(), Port: int32(address.Port), CABundle: ca.CertPEM()}
 }
 
-func (w *world) open(ctx context.Context, t *testing.T, endpoint *batch.WorkerEndpoint, options *batch.TaskLogOptions) (string, error) {
+func (f *fixture) open(ctx context.Context, t *testing.T, endpoint *batch.WorkerEndpoint, options *batch.TaskLogOptions) (string, error) {
 	t.Helper()
-	client, err := w.options.New()
+	client, err := f.options.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	client.answerTimeout = 300 * time.Millisecond
+	client.responseTimeout = 300 * time.Millisecond
 	if options == nil {
 		options = &batch.TaskLogOptions{}
 	}
@@ -113,27 +113,27 @@ func (w *world) open(ctx context.Context, t *testing.T, endpoint *batch.WorkerEn
 	return string(content), err
 }
 
-func TestALogIsReadFromItsWorker(t *testing.T) {
-	w := newWorld(t)
-	endpoint := w.worker(t, v1alpha1.WorkerServerName, func(out http.ResponseWriter, r *http.Request) {
+func TestOpenLog(t *testing.T) {
+	f := newFixture(t)
+	endpoint := f.worker(t, v1alpha1.WorkerServerName, func(out http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(out, r.Method, " ", r.URL, " by ", r.TLS.PeerCertificates[0].Subject.CommonName)
 	})
 	tail := int64(5)
 	since := metav1.NewTime(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
-	got, err := w.open(t.Context(), t, endpoint, &batch.TaskLogOptions{Follow: true, TailLines: &tail, SinceTime: &since})
+	got, err := f.open(t.Context(), t, endpoint, &batch.TaskLogOptions{Follow: true, TailLines: &tail, SinceTime: &since})
 	want := "GET /logs/ns/x.y/some-uid?follow=true&sinceTime=2026-01-02T03%3A04%3A05Z&tailLines=5 by leat-apiserver"
 	if err != nil || got != want {
-		t.Errorf("The worker says %q, %v, want %q.", got, err, want)
+		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
 }
 
-func TestWhatIsNotRead(t *testing.T) {
-	w := newWorld(t)
+func TestOpenLogErrors(t *testing.T) {
+	f := newFixture(t)
 	asked := 0
-	endpoint := w.worker(t, v1alpha1.WorkerServerName, func(http.ResponseWriter, *http.Request) { asked++ })
-	other := w.worker(t, v1alpha1.WorkerServerName, func(http.ResponseWriter, *http.Request) { t.Error("Another worker was asked.") })
+	endpoint := f.worker(t, v1alpha1.WorkerServerName, func(http.ResponseWriter, *http.Request) { asked++ })
+	other := f.worker(t, v1alpha1.WorkerServerName, func(http.ResponseWriter, *http.Request) { t.Error("another worker got a request") })
 	answering := func(handler http.HandlerFunc) *batch.WorkerEndpoint {
-		return w.worker(t, v1alpha1.WorkerServerName, handler)
+		return f.worker(t, v1alpha1.WorkerServerName, handler)
 	}
 	at := func(endpoint *batch.WorkerEndpoint, change func(*batch.WorkerEndpoint)) *batch.WorkerEndpoint {
 		changed := endpoint.DeepCopy()
@@ -147,26 +147,26 @@ func TestWhatIsNotRead(t *testing.T) {
 	}{
 		"the address of another worker": {endpoint: at(endpoint, func(e *batch.WorkerEndpoint) { e.Port = other.Port }), want: "certificate"},
 		"the certificate of another name": {
-			endpoint: w.worker(t, "example.com", func(http.ResponseWriter, *http.Request) { t.Error("A worker of another name was asked.") }),
+			endpoint: f.worker(t, "example.com", func(http.ResponseWriter, *http.Request) { t.Error("a worker with another name got a request") }),
 			want:     "not leat-worker",
 		},
 		"no certificate":                 {endpoint: at(endpoint, func(e *batch.WorkerEndpoint) { e.CABundle = nil }), want: "caBundle"},
-		"this machine":                   {endpoint: endpoint, ranges: []string{"10.0.0.0/8"}, want: "address 127.0.0.1 is in 127.0.0.0/8, which no --worker-address-ranges opens"},
-		"a name of this machine":         {endpoint: at(endpoint, func(e *batch.WorkerEndpoint) { e.Host = "localhost" }), ranges: []string{"10.0.0.0/8"}, want: "which no --worker-address-ranges opens"},
-		"this machine as IPv6 writes it": {endpoint: at(endpoint, func(e *batch.WorkerEndpoint) { e.Host = "::ffff:127.0.0.1" }), ranges: []string{"10.0.0.0/8"}, want: "which no --worker-address-ranges opens"},
+		"this machine":                   {endpoint: endpoint, ranges: []string{"10.0.0.0/8"}, want: "address 127.0.0.1 is in 127.0.0.0/8, which no --worker-address-ranges allows"},
+		"a name of this machine":         {endpoint: at(endpoint, func(e *batch.WorkerEndpoint) { e.Host = "localhost" }), ranges: []string{"10.0.0.0/8"}, want: "which no --worker-address-ranges allows"},
+		"this machine as IPv6 writes it": {endpoint: at(endpoint, func(e *batch.WorkerEndpoint) { e.Host = "::ffff:127.0.0.1" }), ranges: []string{"10.0.0.0/8"}, want: "which no --worker-address-ranges allows"},
 		"this machine as zero":           {endpoint: at(endpoint, func(e *batch.WorkerEndpoint) { e.Host = "0.0.0.0" }), want: "no worker can be at address 0.0.0.0"},
 		"the metadata of the cloud":      {endpoint: at(endpoint, func(e *batch.WorkerEndpoint) { e.Host, e.Port = "169.254.169.254", 80 }), want: "no worker can be at address 169.254.169.254"},
 		"a redirect": {
 			endpoint: answering(func(out http.ResponseWriter, r *http.Request) {
 				http.Redirect(out, r, fmt.Sprintf("https://127.0.0.1:%d/", other.Port), http.StatusFound)
 			}),
-			want: "it answered 302",
+			want: "the worker responded with status 302",
 		},
 		"a long error": {
 			endpoint: answering(func(out http.ResponseWriter, _ *http.Request) {
 				http.Error(out, "\xff broken "+strings.Repeat("x", 1<<20), http.StatusInternalServerError)
 			}),
-			want: "it answered 500: \uFFFD broken xxx",
+			want: "the worker responded with status 500: \uFFFD broken xxx",
 		},
 		"no answer": {
 			endpoint: answering(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }),
@@ -179,56 +179,56 @@ func TestWhatIsNotRead(t *testing.T) {
 		"nobody": {endpoint: at(endpoint, func(e *batch.WorkerEndpoint) { e.Port = 1 }), want: "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := *w
+			f := *f
 			if test.ranges != nil {
-				w.options.AddressRanges = test.ranges
+				f.options.AddressRanges = test.ranges
 			}
-			if got, err := w.open(t.Context(), t, test.endpoint, nil); err == nil || !strings.Contains(err.Error(), test.want) || len(err.Error()) > 2*maxMessage {
-				t.Errorf("Read %q, %v: want it to fail and say %q.", got, err, test.want)
+			if got, err := f.open(t.Context(), t, test.endpoint, nil); err == nil || !strings.Contains(err.Error(), test.want) || len(err.Error()) > 2*maxMessageSize {
+				t.Errorf("got %q, %v; want an error with %q", got, err, test.want)
 			}
 		})
 	}
 	if asked > 0 {
-		t.Errorf("The worker was asked %d times.", asked)
+		t.Errorf("the worker got %d requests", asked)
 	}
 }
 
-func TestALogThatIsNotKeptIsToldApart(t *testing.T) {
-	w := newWorld(t)
-	endpoint := w.worker(t, v1alpha1.WorkerServerName, func(out http.ResponseWriter, _ *http.Request) {
+func TestLogNotKeptError(t *testing.T) {
+	f := newFixture(t)
+	endpoint := f.worker(t, v1alpha1.WorkerServerName, func(out http.ResponseWriter, _ *http.Request) {
 		http.Error(out, "had to make room", http.StatusNotFound)
 	})
 	var notKept *task.LogNotKeptError
-	if _, err := w.open(t.Context(), t, endpoint, nil); !errors.As(err, &notKept) || notKept.Message != "had to make room" {
-		t.Errorf("The error is %v.", err)
+	if _, err := f.open(t.Context(), t, endpoint, nil); !errors.As(err, &notKept) || notKept.Message != "had to make room" {
+		t.Errorf("got error %v", err)
 	}
 }
 
-func TestTheConnectionEndsWithTheReader(t *testing.T) {
-	w := newWorld(t)
+func TestContextEndsTheStream(t *testing.T) {
+	f := newFixture(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
-	endpoint := w.worker(t, v1alpha1.WorkerServerName, func(out http.ResponseWriter, r *http.Request) {
+	endpoint := f.worker(t, v1alpha1.WorkerServerName, func(out http.ResponseWriter, r *http.Request) {
 		out.(http.Flusher).Flush()
 		cancel()
 		<-r.Context().Done()
 		close(ended)
 	})
-	// The worker may learn of it soon enough to end its answer as if it were whole.
-	if _, err := w.open(ctx, t, endpoint, nil); err != nil && !errors.Is(err, context.Canceled) {
-		t.Errorf("Reading ended with %v.", err)
+	// The worker may notice the end early enough to complete its response.
+	if _, err := f.open(ctx, t, endpoint, nil); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("the read ended with %v", err)
 	}
 	<-ended
 }
 
-func TestTheCertificateIsReadAnew(t *testing.T) {
-	w := newWorld(t)
-	client, err := w.options.New()
+func TestCertificateRotation(t *testing.T) {
+	f := newFixture(t)
+	client, err := f.options.New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var serials []string
-	endpoint := w.worker(t, v1alpha1.WorkerServerName, func(_ http.ResponseWriter, r *http.Request) {
+	endpoint := f.worker(t, v1alpha1.WorkerServerName, func(_ http.ResponseWriter, r *http.Request) {
 		serials = append(serials, r.TLS.PeerCertificates[0].SerialNumber.String())
 	})
 	for range 2 {
@@ -237,20 +237,20 @@ func TestTheCertificateIsReadAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 		stream.Close()
-		w.issue(t, v1alpha1.WorkerClientName)
+		f.issue(t, v1alpha1.WorkerClientName)
 	}
 	if serials[0] == serials[1] {
-		t.Error("The certificate is the one that was there at first.")
+		t.Error("the client still uses the first certificate")
 	}
 }
 
 func TestOptions(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	if client, err := (&Options{}).New(); err != nil {
 		t.Error(err)
 	} else if _, err := client.OpenLog(t.Context(), &batch.Task{}, &batch.WorkerEndpoint{}, &batch.TaskLogOptions{}); err == nil ||
 		!strings.Contains(err.Error(), "--worker-client-certificate") {
-		t.Errorf("Without a certificate: %v.", err)
+		t.Errorf("without certificate: %v", err)
 	}
 	for want, options := range map[string]Options{
 		"give both or none": {CertFile: "a"},
@@ -258,17 +258,17 @@ func TestOptions(t *testing.T) {
 		`--worker-address-ranges: "here"`:                     {AddressRanges: []string{"here"}},
 	} {
 		if errs := options.Validate(); len(errs) != 1 || !strings.Contains(errs[0].Error(), want) {
-			t.Errorf("%+v: %v, want %q.", options, errs, want)
+			t.Errorf("%+v: %v, want %q", options, errs, want)
 		}
 	}
-	if errs := w.options.Validate(); len(errs) > 0 {
+	if errs := f.options.Validate(); len(errs) > 0 {
 		t.Error(errs)
 	}
 	if _, err := (&Options{CertFile: "/no/such/file", KeyFile: "/no/such/file"}).New(); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
-		t.Errorf("Without the files: %v.", err)
+		t.Errorf("without the files: %v", err)
 	}
-	w.issue(t, "somebody")
-	if _, err := w.options.New(); err == nil || !strings.Contains(err.Error(), `the common name is "somebody": workers serve leat-apiserver only`) {
-		t.Errorf("With a certificate of somebody: %v.", err)
+	f.issue(t, "somebody")
+	if _, err := f.options.New(); err == nil || !strings.Contains(err.Error(), `the common name is "somebody" and must be leat-apiserver`) {
+		t.Errorf("with another common name: %v", err)
 	}
 }

@@ -35,27 +35,29 @@ import (
 	"github.com/leat-dev/leat/pkg/authorization/worker"
 )
 
-// Audience is that of the tokens by which pods show that they are workers. The host does not take them for itself.
+// Audience is the audience of the tokens that worker pods authenticate with. The host cluster's own API server refuses
+// them.
 const Audience = "workers." + batch.GroupName
 
-// New returns an authenticator that makes a worker of a pod: of who shows a token for Audience that is bound to a pod, and is of a
-// service account that may "register" workers in its namespace. The worker is named as the pod. Everyone else is who the delegate says;
-// it must honour the audiences in a request's context, as the one that asks a host for TokenReviews does.
+// New returns an authenticator that authenticates a pod as the worker of the same name. The request must bear a token
+// for Audience that is bound to the pod, and authz must allow the token's service account to "register" workers in its
+// namespace: workers run other users' tasks, so an administrator has to permit it. The delegate authenticates all other
+// requests. It must honour the audiences in the context of a request, as the TokenReview authenticator does.
 //
-// That the service account must be allowed something keeps pods from becoming workers that nobody meant to be: a worker is given
-// tasks of others to run. The authorizer is asked at each request, in the same words for all pods of a service account; it should keep answers.
-func New(delegate authenticator.Request, allowed authorizer.Authorizer) authenticator.Request {
-	return &pods{delegate, allowed}
+// The authenticator calls authz for every request, with the same attributes for all pods of a service account, so authz
+// should cache.
+func New(delegate authenticator.Request, authz authorizer.Authorizer) authenticator.Request {
+	return &podAuthenticator{delegate, authz}
 }
 
-type pods struct {
-	delegate authenticator.Request
-	allowed  authorizer.Authorizer
+type podAuthenticator struct {
+	delegate   authenticator.Request
+	authorizer authorizer.Authorizer
 }
 
 // AuthenticateRequest implements authenticator.Request.
-func (p *pods) AuthenticateRequest(req *http.Request) (*authenticator.Response, bool, error) {
-	if !slices.Contains(claimedAudiences(req), Audience) {
+func (p *podAuthenticator) AuthenticateRequest(req *http.Request) (*authenticator.Response, bool, error) {
+	if !slices.Contains(unverifiedAudiences(req), Audience) {
 		return p.delegate.AuthenticateRequest(req)
 	}
 	ctx := authenticator.WithAudiences(req.Context(), authenticator.Audiences{Audience})
@@ -64,13 +66,14 @@ func (p *pods) AuthenticateRequest(req *http.Request) (*authenticator.Response, 
 		return response, ok, err
 	}
 	namespace, _, err := serviceaccount.SplitUsername(response.User.GetName())
-	names := response.User.GetExtra()[serviceaccount.PodNameKey]
-	if err != nil || len(names) != 1 {
+	podNames := response.User.GetExtra()[serviceaccount.PodNameKey]
+	if err != nil || len(podNames) != 1 {
 		return nil, false, errors.New("a token for " + Audience + " must be a service account's, and bound to a pod")
 	}
-	// Without what differs between the pods of a service account, so that one review is enough for all.
+	// Leave out the extra fields, which differ between the pods of a service account: one review serves all of
+	// them.
 	account := &user.DefaultInfo{Name: response.User.GetName(), UID: response.User.GetUID(), Groups: response.User.GetGroups()}
-	decision, reason, err := p.allowed.Authorize(ctx, authorizer.AttributesRecord{
+	decision, reason, err := p.authorizer.Authorize(ctx, authorizer.AttributesRecord{
 		User: account, Verb: "register", Namespace: namespace,
 		APIGroup: batch.GroupName, APIVersion: "*", Resource: "workers", ResourceRequest: true,
 	})
@@ -78,16 +81,17 @@ func (p *pods) AuthenticateRequest(req *http.Request) (*authenticator.Response, 
 		return nil, false, errors.Join(fmt.Errorf("%s may not register workers in namespace %s: bind the role leat:worker to it there (%s)",
 			response.User.GetName(), namespace, reason), err)
 	}
-	// The delegate may keep its response, and give it again.
+	// The delegate may cache its response: do not change it.
 	return &authenticator.Response{Audiences: response.Audiences, User: &user.DefaultInfo{
-		Name:   worker.NamePrefix + namespace + ":" + names[0],
+		Name:   worker.NamePrefix + namespace + ":" + podNames[0],
 		Groups: []string{worker.Group, user.AllAuthenticated},
 		Extra:  response.User.GetExtra(),
 	}}, true, nil
 }
 
-// claimedAudiences are those that the request's token says it is for. Nothing of it is verified: it says whom to ask what.
-func claimedAudiences(req *http.Request) []string {
+// unverifiedAudiences returns the audiences that the request's token claims. The signature is not checked: the claim
+// only selects the audience to ask the delegate for.
+func unverifiedAudiences(req *http.Request) []string {
 	scheme, token, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	parts := strings.Split(token, ".")
 	if !strings.EqualFold(scheme, "bearer") || len(parts) != 3 {

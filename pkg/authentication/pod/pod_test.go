@@ -34,12 +34,12 @@ import (
 	workerauthorizer "github.com/leat-dev/leat/pkg/authorization/worker"
 )
 
-// token is one with those claims, which nobody has signed.
+// token returns an unsigned token with the claims.
 func token(claims string) string {
 	return "x." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".x"
 }
 
-// account is a service account of namespace ns as the host tells of it when its token is bound to those pods.
+// account returns a service account of namespace ns as a TokenReview reports it for a token that is bound to the pods.
 func account(pods ...string) *user.DefaultInfo {
 	return &user.DefaultInfo{
 		Name: "system:serviceaccount:ns:sa", UID: "1", Groups: []string{"system:serviceaccounts"},
@@ -47,37 +47,37 @@ func account(pods ...string) *user.DefaultInfo {
 	}
 }
 
-func TestWhoAPodIs(t *testing.T) {
+func TestAuthenticateRequest(t *testing.T) {
 	ours := "Bearer " + token(`{"aud":["`+Audience+`"]}`)
 	worker := &user.DefaultInfo{Name: "leat:worker:ns:pod-1", Groups: []string{"leat:workers", "system:authenticated"}, Extra: account("pod-1").Extra}
 	for name, test := range map[string]struct {
 		header   string
-		host     *user.DefaultInfo // nil: it refuses
-		unaware  bool              // the host says nothing of audiences
+		host     *user.DefaultInfo // whom the host authenticates; nil: it refuses the token
+		unaware  bool              // the host ignores audiences
 		refused  bool              // the service account may not register workers
 		want     *user.DefaultInfo
 		wantErr  string
-		reviewed bool // the host was asked about our audience
+		reviewed bool // the host was asked to review the token for our audience
 	}{
-		"a worker":                          {header: ours, host: account("pod-1"), want: worker, reviewed: true},
-		"among other audiences":             {header: "bearer " + token(`{"aud":["a","`+Audience+`"]}`), host: account("pod-1"), want: worker, reviewed: true},
-		"not meant to be a worker":          {header: ours, host: account("pod-1"), refused: true, wantErr: "bind the role leat:worker", reviewed: true},
-		"not bound to a pod":                {header: ours, host: account(), wantErr: "bound to a pod", reviewed: true},
-		"of a person":                       {header: ours, host: &user.DefaultInfo{Name: "ann", Extra: account("p").Extra}, wantErr: "service account's", reviewed: true},
-		"refused by the host":               {header: ours, wantErr: "host", reviewed: true},
-		"authenticated by something else":   {header: ours, host: account("pod-1"), unaware: true, want: account("pod-1"), reviewed: true},
-		"a token for the host":              {header: "Bearer " + token(`{"aud":["https://kubernetes"]}`), host: account("pod-1"), want: account("pod-1")},
-		"a token for all":                   {header: "Bearer " + token(`{}`), host: account("pod-1"), want: account("pod-1")},
-		"no token":                          {host: account("pod-1"), want: account("pod-1")},
-		"another scheme":                    {header: "Basic " + token(`{"aud":["`+Audience+`"]}`), host: account("pod-1"), want: account("pod-1")},
-		"claims that are not JSON":          {header: "Bearer " + token(`{"aud":`), host: account("pod-1"), want: account("pod-1")},
-		"claims that are not base64":        {header: "Bearer x.!.x", host: account("pod-1"), want: account("pod-1")},
-		"an audience like ours":             {header: "Bearer " + token(`{"aud":["`+Audience+`.evil"]}`), host: account("pod-1"), want: account("pod-1")},
-		"a token of the host as if it were": {header: ours, unaware: true, host: &user.DefaultInfo{Name: "ann"}, want: &user.DefaultInfo{Name: "ann"}, reviewed: true},
+		"worker pod":                 {header: ours, host: account("pod-1"), want: worker, reviewed: true},
+		"among other audiences":      {header: "bearer " + token(`{"aud":["a","`+Audience+`"]}`), host: account("pod-1"), want: worker, reviewed: true},
+		"may not register workers":   {header: ours, host: account("pod-1"), refused: true, wantErr: "bind the role leat:worker", reviewed: true},
+		"not bound to a pod":         {header: ours, host: account(), wantErr: "bound to a pod", reviewed: true},
+		"of a person":                {header: ours, host: &user.DefaultInfo{Name: "ann", Extra: account("p").Extra}, wantErr: "service account's", reviewed: true},
+		"refused by the host":        {header: ours, wantErr: "host", reviewed: true},
+		"response without audiences": {header: ours, host: account("pod-1"), unaware: true, want: account("pod-1"), reviewed: true},
+		"token for the host":         {header: "Bearer " + token(`{"aud":["https://kubernetes"]}`), host: account("pod-1"), want: account("pod-1")},
+		"token without audiences":    {header: "Bearer " + token(`{}`), host: account("pod-1"), want: account("pod-1")},
+		"no token":                   {host: account("pod-1"), want: account("pod-1")},
+		"another scheme":             {header: "Basic " + token(`{"aud":["`+Audience+`"]}`), host: account("pod-1"), want: account("pod-1")},
+		"claims that are not JSON":   {header: "Bearer " + token(`{"aud":`), host: account("pod-1"), want: account("pod-1")},
+		"claims that are not base64": {header: "Bearer x.!.x", host: account("pod-1"), want: account("pod-1")},
+		"audience with our prefix":   {header: "Bearer " + token(`{"aud":["`+Audience+`.evil"]}`), host: account("pod-1"), want: account("pod-1")},
+		"host ignores the audience":  {header: ours, unaware: true, host: &user.DefaultInfo{Name: "ann"}, want: &user.DefaultInfo{Name: "ann"}, reviewed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reviewed := false
-			var kept *authenticator.Response // by the delegate, as caches do
+			var cached *authenticator.Response // the delegate returns the same response twice, as caches do
 			delegate := authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
 				audiences, asked := authenticator.AudiencesFrom(req.Context())
 				reviewed = asked && cmp.Equal(audiences, authenticator.Audiences{Audience})
@@ -87,21 +87,21 @@ func TestWhoAPodIs(t *testing.T) {
 				if test.unaware {
 					audiences = nil
 				}
-				if kept == nil {
-					kept = &authenticator.Response{User: test.host, Audiences: audiences}
+				if cached == nil {
+					cached = &authenticator.Response{User: test.host, Audiences: audiences}
 				}
-				return kept, true, nil
+				return cached, true, nil
 			})
-			allowed := authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+			authz := authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 				if len(a.GetUser().GetExtra()) > 0 || a.GetVerb() != "register" || a.GetResource() != "workers" || a.GetNamespace() != "ns" || a.GetAPIGroup() != "batch.leat.dev" || !a.IsResourceRequest() {
-					t.Errorf("the review is of %+v", a)
+					t.Errorf("unexpected attributes %+v", a)
 				}
 				if test.refused {
 					return authorizer.DecisionNoOpinion, "", nil
 				}
 				return authorizer.DecisionAllow, "", nil
 			})
-			pods := New(delegate, allowed)
+			pods := New(delegate, authz)
 			req := httptest.NewRequest(http.MethodGet, "/", nil)
 			req.Header.Set("Authorization", test.header)
 			_, _, _ = pods.AuthenticateRequest(req)
@@ -119,11 +119,11 @@ func TestWhoAPodIs(t *testing.T) {
 					return &batch.Worker{Spec: batch.WorkerSpec{Denied: namespace == "ns" && name == "pod-1"}}, nil
 				}}, nil)
 				if decision, _, err := denied.Authorize(t.Context(), authorizer.AttributesRecord{User: response.User, Verb: "get", Path: "/version"}); decision != authorizer.DecisionDeny {
-					t.Errorf("the name of the pod is denied, and it may: %v, %v", decision, err)
+					t.Errorf("got %v, %v for a pod whose Worker is denied", decision, err)
 				}
 			}
 			if reviewed != test.reviewed {
-				t.Errorf("the host was asked about our audience: %t, want %t", reviewed, test.reviewed)
+				t.Errorf("reviewed for our audience: %t, want %t", reviewed, test.reviewed)
 			}
 		})
 	}

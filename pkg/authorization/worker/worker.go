@@ -14,8 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package worker authorizes workers, as the Node authorizer does kubelets: each to its own Worker, its own WorkerLease and
-// the tasks bound to it, and nothing more. It is local, so that no host review is spent on a task.
+// Package worker authorizes workers, as the Node authorizer authorizes kubelets: each may use its own Worker, its own
+// WorkerLease and the tasks bound to it, and nothing else. It decides locally: workers cost the host cluster no
+// reviews.
 package worker
 
 import (
@@ -35,22 +36,22 @@ import (
 )
 
 const (
-	// Group is the group that every worker is in: the organization of its client certificate.
+	// Group is the group of all workers, and the organization in their client certificates.
 	Group = "leat:workers"
-	// NamePrefix begins the user name of every worker; "<namespace>:<name>" follows.
+	// NamePrefix is the prefix of the user name of a worker, which is NamePrefix + "<namespace>:<name>".
 	NamePrefix = "leat:worker:"
-	// SelectorField is the field that a worker's lists and watches of tasks must select its own name by.
+	// SelectorField is the field by which a worker must select its own tasks in lists and watches.
 	SelectorField = "spec.workerName"
 )
 
-// IsWorker tells whether a user claims to be a worker. One that does, and that has no Identity, must be refused whatever
-// is kept to a worker's own.
+// IsWorker reports whether a user is in the group of workers. Refuse such a user wherever workers are restricted if it
+// has no Identity.
 func IsWorker(u user.Info) bool {
 	return u != nil && slices.Contains(u.GetGroups(), Group)
 }
 
-// Identity returns the namespace and the name of the Worker that a user is. It is not ok for a user that is not in Group,
-// or whose name is not NamePrefix with a valid namespace and a valid object name.
+// Identity returns the namespace and the name of the user's Worker. ok is false for a user that is not in Group, or
+// whose name is not NamePrefix followed by a valid namespace and a valid object name.
 func Identity(u user.Info) (namespace, name string, ok bool) {
 	if !IsWorker(u) {
 		return "", "", false
@@ -59,7 +60,7 @@ func Identity(u user.Info) (namespace, name string, ok bool) {
 	if !found {
 		return "", "", false
 	}
-	// Neither part can hold a colon, so that there is one way only to read the name.
+	// Neither part can contain a colon, so the name is unambiguous.
 	namespace, name, _ = strings.Cut(rest, ":")
 	if len(apivalidation.ValidateNamespaceName(namespace, false)) > 0 || len(apivalidation.NameIsDNSSubdomain(name, false)) > 0 {
 		return "", "", false
@@ -67,26 +68,29 @@ func Identity(u user.Info) (namespace, name string, ok bool) {
 	return namespace, name, true
 }
 
-// TaskGetter returns the task of that namespace and name, which is not changed. If there is none, the error is a NotFound
-// error. It is called by many requests at a time.
+// TaskGetter returns a task, or a NotFound error. The authorizer does not change the task. Must be safe for concurrent
+// use.
 type TaskGetter func(ctx context.Context, namespace, name string) (*batch.Task, error)
 
-// WorkerGetter returns the Worker of that namespace and name, as TaskGetter does tasks. It is called for each request of a worker, so
-// the first of several must be no dearer than to look into a map.
+// WorkerGetter returns a Worker, or a NotFound error. The authorizer does not change the Worker. Must be safe for
+// concurrent use. The authorizer calls the first getter for every request of a worker, so it should be as cheap as a
+// map lookup.
 type WorkerGetter func(ctx context.Context, namespace, name string) (*batch.Worker, error)
 
-// New returns an authorizer that allows workers what they need, refuses all to those whose Worker has spec.denied, and has no
-// opinion on anything else, nor on anyone else.
+// New returns an authorizer for workers. It allows a worker what it needs, denies everything if its Worker has
+// spec.denied, and has no opinion on other requests and on other users.
 //
-// Getters are asked in turn, the cheapest first. A watch cache may thus come first, and the store itself after it.
+// The authorizer calls getters in order. The first should read the watch cache, the last the store.
 //
-// Whether a task is bound to a worker is asked until one getter shows that it is: a worker that was told of its task by another
-// replica is not refused by one that lags. A getter that fails never allows; its error is returned if no other getter allows.
+// To find out whether a task is bound to the worker, it calls getters until one returns the task bound. A worker that
+// learned of its task from another replica is thus not refused by a replica whose watch cache lags. If no getter does,
+// the error of a getter that failed is returned.
 //
-// Whether a worker is denied is asked until one getter shows its Worker. A worker without a Worker, which has yet to register, is
-// not denied. If it is not known whether there is one, the worker is refused, and the error returned.
+// To find out whether a worker is denied, it calls getters until one returns the Worker. A worker that has not
+// registered has no Worker and is not denied. If a getter fails and none returns the Worker, the worker is refused with
+// the error.
 //
-// Creates carry no name in their path: the WorkerRestriction admission plugin must check it.
+// The path of a create holds no name. The WorkerRestriction admission plugin checks the name.
 func New(workers []WorkerGetter, tasks []TaskGetter) authorizer.Authorizer {
 	a := &workerAuthorizer{workers, tasks}
 	return authorizer.AuthorizerFunc(a.authorize)
@@ -107,10 +111,10 @@ func (a *workerAuthorizer) authorize(ctx context.Context, attrs authorizer.Attri
 	}
 	switch denied, err := a.denied(ctx, namespace, name); {
 	case err != nil:
-		err = fmt.Errorf("whether worker %s/%s is denied is not known: %w", namespace, name, err)
+		err = fmt.Errorf("cannot find out whether worker %s/%s is denied: %w", namespace, name, err)
 		return authorizer.DecisionNoOpinion, err.Error(), err
 	case denied:
-		// Not even what others would allow it.
+		// Deny, so that no other authorizer can allow it.
 		return authorizer.DecisionDeny, fmt.Sprintf("worker %s/%s is denied: its Worker has spec.denied", namespace, name), nil
 	}
 	if !attrs.IsResourceRequest() || attrs.GetAPIGroup() != batch.GroupName {
@@ -197,8 +201,8 @@ func allowOwn(attrs authorizer.Attributes, name string) (authorizer.Decision, st
 	return allow()
 }
 
-// allowSelected allows what is narrowed to the worker's own tasks. Requirements narrow each other, so one is enough, and
-// those that could not be parsed do not matter beside it.
+// allowSelected allows requests that select only the worker's own tasks. Requirements are ANDed, so one on the worker
+// is enough, even if others could not be parsed.
 func allowSelected(attrs authorizer.Attributes, name string) (authorizer.Decision, string, error) {
 	requirements, err := attrs.GetFieldSelector()
 	if slices.ContainsFunc(requirements, func(r fields.Requirement) bool {
@@ -207,7 +211,8 @@ func allowSelected(attrs authorizer.Attributes, name string) (authorizer.Decisio
 		return allow()
 	}
 	if err != nil {
-		return noOpinion("worker %s may only %s tasks with the field selector %s=%s, and this one cannot be parsed: %v", name, attrs.GetVerb(), SelectorField, name, err)
+		return noOpinion("worker %s may only %s tasks with the field selector %s=%s, and this one cannot be parsed: %v",
+			name, attrs.GetVerb(), SelectorField, name, err)
 	}
 	return noOpinion("worker %s may only %s tasks with the field selector %s=%s", name, attrs.GetVerb(), SelectorField, name)
 }
@@ -220,8 +225,10 @@ func isBoundAndBeingDeleted(task *batch.Task, worker string) bool {
 	return isBound(task, worker) && task.DeletionTimestamp != nil
 }
 
-// allowBound allows what is done to a task that is as it must be. Whether there is such a task is not told.
-func (a *workerAuthorizer) allowBound(ctx context.Context, attrs authorizer.Attributes, worker, must string, is func(task *batch.Task, worker string) bool) (authorizer.Decision, string, error) {
+// allowBound allows requests for a task that satisfies the condition, which description words for reasons. The reason
+// does not reveal whether the task exists.
+func (a *workerAuthorizer) allowBound(ctx context.Context, attrs authorizer.Attributes, worker, description string,
+	condition func(task *batch.Task, worker string) bool) (authorizer.Decision, string, error) {
 	if attrs.GetName() == "" {
 		return noOpinion("worker %s may only %s tasks by name", worker, attrs.GetVerb())
 	}
@@ -229,15 +236,15 @@ func (a *workerAuthorizer) allowBound(ctx context.Context, attrs authorizer.Attr
 	for _, get := range a.tasks {
 		task, err := get(ctx, attrs.GetNamespace(), attrs.GetName())
 		switch {
-		case err == nil && is(task, worker):
+		case err == nil && condition(task, worker):
 			return allow()
 		case err != nil && !apierrors.IsNotFound(err):
 			failed = err
 		}
 	}
 	if failed != nil {
-		err := fmt.Errorf("whether task %s/%s is %s is not known: %w", attrs.GetNamespace(), attrs.GetName(), must, failed)
+		err := fmt.Errorf("cannot find out whether task %s/%s is %s: %w", attrs.GetNamespace(), attrs.GetName(), description, failed)
 		return authorizer.DecisionNoOpinion, err.Error(), err
 	}
-	return noOpinion("worker %s may only do this to a task that is %s", worker, must)
+	return noOpinion("worker %s may only do this to a task that is %s", worker, description)
 }

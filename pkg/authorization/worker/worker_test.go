@@ -71,12 +71,12 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// newAuthorizer returns an authorizer of workers of which none is denied.
+// newAuthorizer returns an authorizer for workers none of which is denied.
 func newAuthorizer(tasks ...TaskGetter) authorizer.Authorizer {
 	return New([]WorkerGetter{workers(nil)}, tasks)
 }
 
-// workers has a Worker that is denied or not for each name of namespace "ns".
+// workers returns a getter of the Workers of namespace "ns". The map holds their spec.denied by name.
 func workers(denied map[string]bool) WorkerGetter {
 	return func(_ context.Context, namespace, name string) (*batch.Worker, error) {
 		is, ok := denied[name]
@@ -87,7 +87,8 @@ func workers(denied map[string]bool) WorkerGetter {
 	}
 }
 
-// tasks are in namespace "ns", and again, all bound to the worker's name, in "other".
+// tasks returns a getter of tasks in namespace "ns", and of the same tasks in "other", all bound to a worker of the
+// same name.
 func tasks(t *testing.T) TaskGetter {
 	now := metav1.Now()
 	stored := map[string]*batch.Task{}
@@ -124,7 +125,7 @@ func tasks(t *testing.T) TaskGetter {
 	}
 }
 
-// TestOnlyWhatIsListedIsAllowed asks for every verb on every resource, in every namespace and of every name.
+// TestOnlyWhatIsListedIsAllowed tries every verb on every resource, in every namespace and by every name.
 func TestOnlyWhatIsListedIsAllowed(t *testing.T) {
 	allowed := map[string]bool{}
 	for request, names := range map[string][]string{
@@ -179,7 +180,7 @@ func TestOnlyWhatIsListedIsAllowed(t *testing.T) {
 
 						attrs.User = workerUser("leat:worker:ns:own")
 						if decision, reason, err := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion || reason != "" || err != nil {
-							t.Errorf("%s by who is no worker: got %s (%q, %v), want no opinion without a reason", request, decision, reason, err)
+							t.Errorf("%s by another user: got %s (%q, %v), want no opinion without a reason", request, decision, reason, err)
 						}
 						attrs.User = workerUser("someone", Group)
 						if decision, _, _ := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion {
@@ -199,7 +200,7 @@ func TestOnlyWhatIsListedIsAllowed(t *testing.T) {
 	}
 }
 
-func TestNonResourceRequestsAreNoneOfItsBusiness(t *testing.T) {
+func TestNoOpinionOnNonResourceRequests(t *testing.T) {
 	attrs := authorizer.AttributesRecord{User: own, Verb: "get", Path: "/metrics", Namespace: "ns", APIGroup: batch.GroupName, Resource: "workers", Name: "own"}
 	if decision, _, _ := newAuthorizer(tasks(t)).Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion {
 		t.Errorf("got %s", decision)
@@ -255,16 +256,16 @@ func TestUnparseableSelectors(t *testing.T) {
 	}
 	a := newAuthorizer(tasks(t))
 	if decision, reason, err := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion || !strings.Contains(reason, "broken") || err != nil {
-		t.Errorf("nothing parsed: got %s (%s, %v), want no opinion, and why it cannot be parsed", decision, reason, err)
+		t.Errorf("nothing parsed: got %s (%s, %v), want no opinion with the parse error as reason", decision, reason, err)
 	}
 	attrs.FieldSelectorRequirements = fields.OneTermEqualSelector(SelectorField, "own").Requirements()
 	if decision, reason, err := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionAllow || err != nil {
-		t.Errorf("what matters parsed: got %s (%s, %v), want an allow", decision, reason, err)
+		t.Errorf("worker's requirement parsed: got %s (%s, %v), want allow", decision, reason, err)
 	}
 }
 
-func TestGettersAreAskedUntilOneShowsTheTaskBound(t *testing.T) {
-	shows := func(worker string) TaskGetter {
+func TestTaskGettersAreCalledUntilOneReturnsTheTaskBound(t *testing.T) {
+	returns := func(worker string) TaskGetter {
 		return func(_ context.Context, namespace, name string) (*batch.Task, error) {
 			return &batch.Task{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: batch.TaskSpec{WorkerName: worker}}, nil
 		}
@@ -274,8 +275,8 @@ func TestGettersAreAskedUntilOneShowsTheTaskBound(t *testing.T) {
 	}
 	notFound := fails(apierrors.NewNotFound(batch.Resource("tasks"), "task"))
 	down := errors.New("store is down")
-	unasked := func(context.Context, string, string) (*batch.Task, error) {
-		t.Error("asked although the one before it showed the task bound")
+	uncalled := func(context.Context, string, string) (*batch.Task, error) {
+		t.Error("called although the getter before it returned the task bound")
 		return nil, down
 	}
 
@@ -284,15 +285,15 @@ func TestGettersAreAskedUntilOneShowsTheTaskBound(t *testing.T) {
 		want    authorizer.Decision
 		err     error
 	}{
-		"the first shows it":               {[]TaskGetter{shows("own"), unasked}, authorizer.DecisionAllow, nil},
-		"the first lags":                   {[]TaskGetter{shows(""), shows("own")}, authorizer.DecisionAllow, nil},
-		"the first does not have it yet":   {[]TaskGetter{notFound, shows("own")}, authorizer.DecisionAllow, nil},
-		"the first fails, the second not":  {[]TaskGetter{fails(down), shows("own")}, authorizer.DecisionAllow, nil},
-		"both show another worker":         {[]TaskGetter{shows("other"), shows("other")}, authorizer.DecisionNoOpinion, nil},
-		"neither has it":                   {[]TaskGetter{notFound, notFound}, authorizer.DecisionNoOpinion, nil},
-		"the last fails":                   {[]TaskGetter{shows("other"), fails(down)}, authorizer.DecisionNoOpinion, down},
-		"the only one fails":               {[]TaskGetter{fails(down)}, authorizer.DecisionNoOpinion, down},
-		"one fails, the other has nothing": {[]TaskGetter{fails(down), notFound}, authorizer.DecisionNoOpinion, down},
+		"first returns it bound":            {[]TaskGetter{returns("own"), uncalled}, authorizer.DecisionAllow, nil},
+		"first lags":                        {[]TaskGetter{returns(""), returns("own")}, authorizer.DecisionAllow, nil},
+		"first does not have it yet":        {[]TaskGetter{notFound, returns("own")}, authorizer.DecisionAllow, nil},
+		"first fails":                       {[]TaskGetter{fails(down), returns("own")}, authorizer.DecisionAllow, nil},
+		"both return it bound to another":   {[]TaskGetter{returns("other"), returns("other")}, authorizer.DecisionNoOpinion, nil},
+		"not found":                         {[]TaskGetter{notFound, notFound}, authorizer.DecisionNoOpinion, nil},
+		"last fails":                        {[]TaskGetter{returns("other"), fails(down)}, authorizer.DecisionNoOpinion, down},
+		"only one, which fails":             {[]TaskGetter{fails(down)}, authorizer.DecisionNoOpinion, down},
+		"first fails, second has not found": {[]TaskGetter{fails(down), notFound}, authorizer.DecisionNoOpinion, down},
 	} {
 		t.Run(name, func(t *testing.T) {
 			attrs := authorizer.AttributesRecord{
@@ -303,15 +304,15 @@ func TestGettersAreAskedUntilOneShowsTheTaskBound(t *testing.T) {
 				t.Errorf("got %s (%s, %v), want %s and %v", decision, reason, err, test.want, test.err)
 			}
 			if test.err != nil && !strings.Contains(reason, test.err.Error()) {
-				t.Errorf("reason %q does not tell of %q", reason, test.err)
+				t.Errorf("reason %q does not contain %q", reason, test.err)
 			}
 		})
 	}
 }
 
-func TestOthersCostNothing(t *testing.T) {
+func TestOtherUsersDoNotAllocate(t *testing.T) {
 	a := newAuthorizer(func(context.Context, string, string) (*batch.Task, error) {
-		t.Error("asked for a task")
+		t.Error("the getter was called")
 		return nil, nil
 	})
 	attrs := authorizer.Attributes(authorizer.AttributesRecord{
@@ -323,17 +324,17 @@ func TestOthersCostNothing(t *testing.T) {
 	}
 }
 
-// TestADeniedWorkerMayNothing has every request of a denied worker refused, whatever other authorizers would say.
-func TestADeniedWorkerMayNothing(t *testing.T) {
+// TestDeniedWorker expects a denial of every request, so that no other authorizer can allow it.
+func TestDeniedWorker(t *testing.T) {
 	a := New([]WorkerGetter{workers(map[string]bool{"own": true, "other": false})}, []TaskGetter{tasks(t)})
 	requests := map[string]authorizer.AttributesRecord{
-		"its Worker":       {Verb: "get", Resource: "workers", Name: "own"},
-		"its status":       {Verb: "update", Resource: "workers", Subresource: "status", Name: "own"},
-		"its lease":        {Verb: "update", Resource: "workerleases", Name: "own"},
-		"registering":      {Verb: "create", Resource: "workers"},
-		"a task of its":    {Verb: "update", Resource: "tasks", Subresource: "status", Name: "bound"},
-		"its tasks":        {Verb: "watch", Resource: "tasks", FieldSelectorRequirements: fields.ParseSelectorOrDie("spec.workerName=own").Requirements()},
-		"what others have": {Verb: "get", Resource: "tasksets", Name: "x"},
+		"its Worker":  {Verb: "get", Resource: "workers", Name: "own"},
+		"its status":  {Verb: "update", Resource: "workers", Subresource: "status", Name: "own"},
+		"its lease":   {Verb: "update", Resource: "workerleases", Name: "own"},
+		"registering": {Verb: "create", Resource: "workers"},
+		"its task":    {Verb: "update", Resource: "tasks", Subresource: "status", Name: "bound"},
+		"its tasks":   {Verb: "watch", Resource: "tasks", FieldSelectorRequirements: fields.ParseSelectorOrDie("spec.workerName=own").Requirements()},
+		"task sets":   {Verb: "get", Resource: "tasksets", Name: "x"},
 	}
 	for name, attrs := range requests {
 		attrs.User, attrs.APIGroup, attrs.APIVersion, attrs.Namespace, attrs.ResourceRequest = own, batch.GroupName, "v1alpha1", "ns", true
@@ -343,7 +344,7 @@ func TestADeniedWorkerMayNothing(t *testing.T) {
 		}
 	}
 	if decision, _, _ := a.Authorize(t.Context(), authorizer.AttributesRecord{User: own, Verb: "get", Path: "/version"}); decision != authorizer.DecisionDeny {
-		t.Errorf("a path: got %v", decision)
+		t.Errorf("non-resource request: got %v", decision)
 	}
 	other := authorizer.AttributesRecord{
 		User: workerUser("leat:worker:ns:other", Group), APIGroup: batch.GroupName, Namespace: "ns", ResourceRequest: true, Verb: "get", Resource: "workers", Name: "other",
@@ -353,11 +354,11 @@ func TestADeniedWorkerMayNothing(t *testing.T) {
 	}
 }
 
-func TestWhetherAWorkerIsDeniedIsAskedOfTheCacheFirst(t *testing.T) {
+func TestWorkerGettersAreCalledUntilOneReturnsTheWorker(t *testing.T) {
 	down := errors.New("store is down")
 	fails := func(context.Context, string, string) (*batch.Worker, error) { return nil, down }
-	never := func(context.Context, string, string) (*batch.Worker, error) {
-		t.Error("the store was asked for what the cache has")
+	uncalled := func(context.Context, string, string) (*batch.Worker, error) {
+		t.Error("the store was read although the cache has the Worker")
 		return nil, down
 	}
 	denied, allowed := workers(map[string]bool{"own": true}), workers(map[string]bool{"own": false})
@@ -366,14 +367,14 @@ func TestWhetherAWorkerIsDeniedIsAskedOfTheCacheFirst(t *testing.T) {
 		decision authorizer.Decision
 		err      error
 	}{
-		"the cache has it":                    {[]WorkerGetter{allowed, never}, authorizer.DecisionAllow, nil},
-		"the cache has it denied":             {[]WorkerGetter{denied, never}, authorizer.DecisionDeny, nil},
-		"the cache is behind":                 {[]WorkerGetter{workers(nil), denied}, authorizer.DecisionDeny, nil},
-		"it has yet to register":              {[]WorkerGetter{workers(nil), workers(nil)}, authorizer.DecisionAllow, nil},
-		"the cache is cold":                   {[]WorkerGetter{fails, allowed}, authorizer.DecisionAllow, nil},
-		"the cache is cold, and it is denied": {[]WorkerGetter{fails, denied}, authorizer.DecisionDeny, nil},
-		"nothing is known":                    {[]WorkerGetter{fails, fails}, authorizer.DecisionNoOpinion, down},
-		"the store is down":                   {[]WorkerGetter{workers(nil), fails}, authorizer.DecisionNoOpinion, down},
+		"in the cache":                    {[]WorkerGetter{allowed, uncalled}, authorizer.DecisionAllow, nil},
+		"denied in the cache":             {[]WorkerGetter{denied, uncalled}, authorizer.DecisionDeny, nil},
+		"cache lags":                      {[]WorkerGetter{workers(nil), denied}, authorizer.DecisionDeny, nil},
+		"not registered":                  {[]WorkerGetter{workers(nil), workers(nil)}, authorizer.DecisionAllow, nil},
+		"cache not ready":                 {[]WorkerGetter{fails, allowed}, authorizer.DecisionAllow, nil},
+		"cache not ready, denied in etcd": {[]WorkerGetter{fails, denied}, authorizer.DecisionDeny, nil},
+		"cache and store fail":            {[]WorkerGetter{fails, fails}, authorizer.DecisionNoOpinion, down},
+		"store fails":                     {[]WorkerGetter{workers(nil), fails}, authorizer.DecisionNoOpinion, down},
 	} {
 		t.Run(name, func(t *testing.T) {
 			decision, reason, err := New(test.getters, []TaskGetter{tasks(t)}).Authorize(t.Context(), authorizer.AttributesRecord{

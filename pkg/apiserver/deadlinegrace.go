@@ -23,12 +23,13 @@ import (
 	"time"
 )
 
-// deadlineGrace is how long a handler goes on past its request's deadline, unless its client is gone.
+// deadlineGrace is how long after the deadline of a request the context of its handler ends.
 const deadlineGrace = 500 * time.Millisecond
 
-// withDeadlineGrace has handlers learn of a request's deadline a moment later than the filter around them, which then answers 504
-// for them. Were both told at once, as when etcd stands still and every request waits for its deadline, the filter would now and
-// then meet an answer that the handler has just begun, and could only reset the stream: an error that tells clients nothing.
+// withDeadlineGrace ends the context of a handler a moment after the deadline of the request, so that the timeout
+// filter around it responds with 504 first. Without the grace, when etcd hangs and every request reaches its deadline,
+// the filter sometimes finds that the handler has begun to write an error, and can only reset the stream, which tells
+// clients nothing. If the client disconnects, the handler's context ends at once.
 func withDeadlineGrace(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		deadline, ok := r.Context().Deadline()

@@ -25,11 +25,11 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
-// writes is a response that counts what it is written by.
+// writes records the sizes of the writes of a response.
 type writes struct {
 	*httptest.ResponseRecorder
 	sizes   []int
-	flushed int
+	flushed int // number of writes before the last flush
 }
 
 func (w *writes) Write(data []byte) (int, error) {
@@ -40,17 +40,17 @@ func (w *writes) Write(data []byte) (int, error) {
 func (w *writes) Flush()                   { w.flushed = len(w.sizes) }
 func (w *writes) CloseNotify() <-chan bool { return nil }
 
-// respond gives what a handler sends in answer to a request of the verb, and what it has panicked with.
+// respond returns the response to a request with the verb, and the value that the handler panicked with.
 func respond(verb string, handler http.HandlerFunc) (response *writes, panicked any) {
 	response = &writes{ResponseRecorder: httptest.NewRecorder()}
 	req := httptest.NewRequest(http.MethodGet, "/", nil)
 	req = req.WithContext(request.WithRequestInfo(req.Context(), &request.RequestInfo{Verb: verb}))
 	defer func() { panicked = recover() }()
-	withLargePieces(handler).ServeHTTP(response, req)
+	withBufferedLists(handler).ServeHTTP(response, req)
 	return response, nil
 }
 
-func TestListsAreSentInLargePieces(t *testing.T) {
+func TestListsAreBuffered(t *testing.T) {
 	const object, objects = "an object of forty bytes and no more ...", 10_000
 	write := func(w http.ResponseWriter, _ *http.Request) {
 		for range objects {
@@ -59,34 +59,34 @@ func TestListsAreSentInLargePieces(t *testing.T) {
 			}
 		}
 	}
-	for verb, want := range map[string]int{"list": len(object)*objects/pieceSize + 1, "watch": objects, "get": objects} {
+	for verb, want := range map[string]int{"list": len(object)*objects/listBufferSize + 1, "watch": objects, "get": objects} {
 		response, _ := respond(verb, write)
 		if response.Body.String() != strings.Repeat(object, objects) {
-			t.Errorf("%s: what is sent is not what was written", verb)
+			t.Errorf("%s: the response differs from what was written", verb)
 		}
 		if len(response.sizes) != want {
-			t.Errorf("%s: it is sent in %d pieces, want %d", verb, len(response.sizes), want)
+			t.Errorf("%s: got %d writes, want %d", verb, len(response.sizes), want)
 		}
 	}
 }
 
-func TestListsAreSentWhenFlushed(t *testing.T) {
+func TestFlush(t *testing.T) {
 	response, _ := respond("list", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("a"))
 		w.(http.Flusher).Flush()
 		_, _ = w.Write([]byte("b"))
 	})
 	if response.flushed != 1 || len(response.sizes) != 2 || response.Body.String() != "ab" {
-		t.Errorf("of %q, sent in %d pieces, %d were flushed, want 1 of 2", response.Body, len(response.sizes), response.flushed)
+		t.Errorf("%q: got %d writes, %d of them flushed, want 2 and 1", response.Body, len(response.sizes), response.flushed)
 	}
 }
 
-func TestBrokenListsSeemBroken(t *testing.T) {
+func TestPanicDiscardsTheBuffer(t *testing.T) {
 	response, panicked := respond("list", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("half of a"))
 		panic(http.ErrAbortHandler)
 	})
 	if panicked != http.ErrAbortHandler || response.Body.Len() != 0 {
-		t.Errorf("with the panic %v, %q is sent, want %v and nothing", panicked, response.Body, http.ErrAbortHandler)
+		t.Errorf("got panic %v and body %q, want %v and none", panicked, response.Body, http.ErrAbortHandler)
 	}
 }

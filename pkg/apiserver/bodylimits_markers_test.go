@@ -35,7 +35,7 @@ import (
 
 var maximum = regexp.MustCompile(`\+k8s:max(Items|Length|Bytes|Properties)=(\d+)`)
 
-// maxima returns the bounds of all fields by type and field: of the field itself, and of each of its items.
+// maxima returns the maxima in the markers of all fields, by type and field: of the field itself, and of each item.
 func maxima(t *testing.T) map[string]map[string]struct{ own, item int } {
 	t.Helper()
 	all := map[string]map[string]struct{ own, item int }{}
@@ -74,9 +74,9 @@ func maxima(t *testing.T) map[string]map[string]struct{ own, item int } {
 	return all
 }
 
-// TestBodiesHoldWhatTypesAccept holds the limits of bodies to those of fields: what the marker of a field accepts is
-// not refused before, in any encoding.
-func TestBodiesHoldWhatTypesAccept(t *testing.T) {
+// TestBodyLimitsAcceptWhatTypesAccept checks that the body limits refuse nothing that the marker of a field accepts, in
+// any encoding.
+func TestBodyLimitsAcceptWhatTypesAccept(t *testing.T) {
 	all, seen := maxima(t), 0
 	for kind, object := range map[string]runtime.Object{
 		"Task": &v1alpha1.Task{}, "TaskSet": &v1alpha1.TaskSet{}, "TaskQueue": &v1alpha1.TaskQueue{}, "Worker": &v1alpha1.Worker{},
@@ -123,12 +123,12 @@ func TestBodiesHoldWhatTypesAccept(t *testing.T) {
 		walk(reflect.ValueOf(object).Elem(), kind)
 	}
 	if seen < 30 {
-		t.Errorf("only %d fields have a maximum: the markers are not found", seen)
+		t.Errorf("found only %d fields with a maximum", seen)
 	}
 }
 
-// fill sets the value to n items, each of which is an empty struct or has so many characters; to so many characters if
-// it is a string.
+// fill sets a string to n characters, and a list or map to n items. The items of a list of strings have the given
+// number of characters.
 func fill(value reflect.Value, n, characters int) {
 	switch value.Kind() {
 	case reflect.String:

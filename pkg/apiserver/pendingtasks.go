@@ -39,20 +39,23 @@ import (
 	registry "github.com/leat-dev/leat/pkg/registry/batch"
 )
 
-// pollInterval is how often it is asked whether caches are filled: a fraction of the time that a start takes at best.
+// pollInterval is the interval at which the readiness of caches is polled. It is short compared to the start of a
+// server.
 const pollInterval = 10 * time.Millisecond
 
-// countPending keeps the counts of pending tasks by the watch caches of the stores, as long as the server runs. The server is not ready
-// before they are known, or the time to initialize is over, as it is with the watch caches themselves: one object that cannot be read
-// keeps a cache from being filled, and must not keep a server from serving all others. Tasks are not created before the counts are known.
-func countPending(server *genericapiserver.GenericAPIServer, stores *registry.Stores, counts *queuelimit.Counts, timeout time.Duration) error {
+// countPendingTasks starts, with the server, the reflectors that fill the counts from the watch caches of the stores.
+//
+// The server becomes ready when the counts are synced, or after the timeout. Like that of the watch caches, the wait is
+// bounded because one object that cannot be decoded prevents the sync, and the server should serve all others. Until
+// the counts are synced, the server refuses to create tasks.
+func countPendingTasks(server *genericapiserver.GenericAPIServer, stores *registry.Stores, counts *queuelimit.Counts, timeout time.Duration) error {
 	selector, err := fields.ParseSelector(queuelimit.PendingTasks)
 	if err != nil {
 		return err
 	}
 	return server.AddPostStartHook("leat.dev/pending-tasks", func(hook genericapiserver.PostStartHookContext) error {
-		go follow(hook, stores.Tasks.Store, selector, &batch.Task{}, counts.Tasks())
-		go follow(hook, stores.TaskQueues.Store, fields.Everything(), &batch.TaskQueue{}, counts.Queues())
+		go runReflector(hook, stores.Tasks.Store, selector, &batch.Task{}, counts.Tasks())
+		go runReflector(hook, stores.TaskQueues.Store, fields.Everything(), &batch.TaskQueue{}, counts.Queues())
 		waiting, cancel := context.WithTimeout(hook, timeout)
 		defer cancel()
 		err := wait.PollUntilContextCancel(waiting, pollInterval, true, func(context.Context) (bool, error) {
@@ -62,29 +65,30 @@ func countPending(server *genericapiserver.GenericAPIServer, stores *registry.St
 		case hook.Err() != nil:
 			return nil // the server stops
 		case errors.Is(err, context.DeadlineExceeded):
-			klog.FromContext(hook).Error(err, "Pending tasks are not counted yet: no tasks can be created until they are", "waited", timeout)
+			klog.FromContext(hook).Error(err, "Failed to count pending tasks in time; no tasks can be created until they are counted", "timeout", timeout)
 			return nil
 		}
 		return err
 	})
 }
 
-// listFirst lists, and then watches. A watch that begins with what there is gets a copy of each object, and its turn is among those of all
-// clients that come back after a restart: 150,000 pending tasks took it seconds.
-type listFirst struct{ *cache.ListWatch }
+// listThenWatch makes a reflector list and then watch, not stream the initial list. The streamed list copies each
+// object and competes with those of all clients that reconnect after a restart: 150,000 pending tasks took seconds.
+type listThenWatch struct{ *cache.ListWatch }
 
-// IsWatchListSemanticsUnSupported is asked for by the reflector.
-func (listFirst) IsWatchListSemanticsUnSupported() bool { return true }
+// IsWatchListSemanticsUnSupported implements the interface that the reflector checks for.
+func (listThenWatch) IsWatchListSemanticsUnSupported() bool { return true }
 
-// follow puts what the watch cache of a store shows, of all namespaces, into another one until the context ends.
-func follow(ctx context.Context, store *genericregistry.Store, selector fields.Selector, kind runtime.Object, to cache.ReflectorStore) {
+// runReflector reflects the selected objects of all namespaces from the watch cache of the store into target, until ctx
+// is done.
+func runReflector(ctx context.Context, store *genericregistry.Store, selector fields.Selector, exampleObject runtime.Object, target cache.ReflectorStore) {
 	options := func(o metav1.ListOptions) (*metainternalversion.ListOptions, error) {
 		internal := &metainternalversion.ListOptions{}
 		err := metainternalversion.Convert_v1_ListOptions_To_internalversion_ListOptions(&o, internal, nil)
 		internal.FieldSelector = selector
 		return internal, err
 	}
-	lister := listFirst{&cache.ListWatch{
+	lister := listThenWatch{&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			internal, err := options(o)
 			if err != nil {
@@ -102,7 +106,7 @@ func follow(ctx context.Context, store *genericregistry.Store, selector fields.S
 				return nil, err
 			}
 			return watch.Filter(events, func(event watch.Event) (watch.Event, bool) {
-				// What many watch is wrapped, to be encoded once.
+				// The watch cache wraps objects of several watchers, so that they are encoded once.
 				if wrapped, ok := event.Object.(runtime.CacheableObject); ok {
 					event.Object = wrapped.GetObject()
 				}
@@ -110,12 +114,12 @@ func follow(ctx context.Context, store *genericregistry.Store, selector fields.S
 			}), nil
 		},
 	}}
-	reflector := cache.NewReflectorWithOptions(lister, kind, to, cache.ReflectorOptions{
-		Name: "leat.dev/pending-tasks", TypeDescription: fmt.Sprintf("%T", kind),
+	reflector := cache.NewReflectorWithOptions(lister, exampleObject, target, cache.ReflectorOptions{
+		Name: "leat.dev/pending-tasks", TypeDescription: fmt.Sprintf("%T", exampleObject),
 	})
-	// A list of a cache that is not filled yet is refused, and the reflector would wait ever longer before it asks again.
-	filled := func(context.Context) (bool, error) { return store.ReadinessCheck() == nil, nil }
-	if wait.PollUntilContextCancel(ctx, pollInterval, true, filled) == nil {
+	// A watch cache that is not ready refuses lists, and the reflector would back off longer each time.
+	ready := func(context.Context) (bool, error) { return store.ReadinessCheck() == nil, nil }
+	if wait.PollUntilContextCancel(ctx, pollInterval, true, ready) == nil {
 		reflector.RunWithContext(ctx)
 	}
 }

@@ -28,12 +28,12 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-func TestTheEndOfACertificateIsThatOfTheOneInUse(t *testing.T) {
+func TestCertificateExpirationFollowsRotation(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tls.crt")
-	var s shown
-	s.certificates.Store(&map[string]func() ([]byte, error){
-		"serving":     fromFile(file),
-		"etcd_client": fromFile(filepath.Join(t.TempDir(), "none")),
+	var c certificateExpirationCollector
+	c.certificates.Store(&map[string]func() ([]byte, error){
+		"serving":     readFile(file),
+		"etcd_client": readFile(filepath.Join(t.TempDir(), "none")),
 	})
 	ca, err := pki.NewCA("ca")
 	if err != nil {
@@ -52,11 +52,11 @@ func TestTheEndOfACertificateIsThatOfTheOneInUse(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := fmt.Sprintf(`
-# HELP leat_apiserver_certificate_expiration_timestamp_seconds When a certificate ends that the server shows: to clients (serving), to etcd (etcd_client), to workers (worker_client).
+# HELP leat_apiserver_certificate_expiration_timestamp_seconds Expiration time of a certificate that the server presents: to clients (serving), to etcd (etcd_client), to workers (worker_client).
 # TYPE leat_apiserver_certificate_expiration_timestamp_seconds gauge
 leat_apiserver_certificate_expiration_timestamp_seconds{certificate="serving"} %g
 `, float64(certs[0].NotAfter.Unix()))
-		if err := testutil.CollectAndCompare(&s, strings.NewReader(want)); err != nil {
+		if err := testutil.CollectAndCompare(&c, strings.NewReader(want)); err != nil {
 			t.Error(err)
 		}
 	}

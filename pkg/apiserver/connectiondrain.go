@@ -21,19 +21,20 @@ import (
 	"time"
 )
 
-// withHandover asks clients, in the second half of the shutdown delay, to send what comes next over another connection, and serves them
-// meanwhile. By then no new connection leads here. Otherwise a connection that stays, as the aggregator's does, would find out by
-// being refused, reads included, once the delay is over.
-func withHandover(handler http.Handler, shutdown <-chan struct{}, delay time.Duration) http.Handler {
-	handover := make(chan struct{})
+// withConnectionDrain closes connections gracefully in the second half of the shutdown delay: it serves requests and
+// asks the client to send the next ones over a new connection. By then the endpoints no longer lead new connections to
+// this server. Without the filter, requests over long-lived connections such as the aggregator's would be refused after
+// the delay.
+func withConnectionDrain(handler http.Handler, shutdown <-chan struct{}, delay time.Duration) http.Handler {
+	drain := make(chan struct{})
 	go func() {
 		<-shutdown
-		time.AfterFunc(delay/2, func() { close(handover) })
+		time.AfterFunc(delay/2, func() { close(drain) })
 	}()
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		select {
-		case <-handover:
-			// Over HTTP/2 this becomes a GOAWAY, and what is under way, watches too, goes on.
+		case <-drain:
+			// HTTP/2 turns the header into a GOAWAY frame. Requests in flight, watches included, go on.
 			w.Header().Set("Connection", "close")
 		default:
 		}

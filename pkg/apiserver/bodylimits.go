@@ -39,61 +39,62 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// What a request may hold. Time and memory that upstream needs grow with more than the length of what it reads: with
-// the square of the number of fields of a map, whose managers it keeps sorted, and with the square of the depth of
-// fields that it does not know. No object that could be stored comes near these bounds.
+// Limits of requests and responses. Upstream needs more than linear time and memory for some inputs: quadratic in the
+// number of fields of a map, whose managers it keeps sorted, and quadratic in the depth of unknown fields. No object
+// that fits into etcd comes near these limits.
 const (
-	// maxTerms and maxValues are how many terms a selector may have, and values in all of them together. Each object of
-	// a list is held to each term, and each change to those of all who watch.
+	// maxTerms and maxValues bound the terms of a selector, and the values of all its terms together. Every object
+	// of a list is matched against every term, and every change against the terms of all watches.
 	maxTerms, maxValues = 1_000, 10_000
-	// smallBody is how long JSON can be without being looked at. Protobuf is looked at however
-	// short it is: its decoder reads quantities whatever they are.
+	// smallBody is the size of the largest JSON body that is not checked, in bytes. Protobuf is checked whatever
+	// its size, because its decoder parses quantities of any exponent.
 	smallBody = 4 << 10
-	// maxYAML is how long YAML may be that is not JSON: reading it takes a hundred times its length.
+	// maxYAML is the size of the largest YAML body, unless it is JSON as well, in bytes. To decode YAML takes a
+	// hundred times its size.
 	maxYAML = 256 << 10
-	// maxYAMLList and maxYAMLObject are how long a list and an object may be, as protobuf, that are written as YAML:
-	// that takes thirty times as long as JSON, and a hundred times the length in memory. Objects have less in them for
-	// their length.
+	// maxYAMLList and maxYAMLObject are the sizes of the largest list and object that are encoded as YAML, in bytes
+	// of their protobuf encoding. To encode YAML takes thirty times as long as JSON, and a hundred times the size
+	// in memory. Objects have fewer fields for their size than lists.
 	maxYAMLList, maxYAMLObject = 512 << 10, 1 << 20
-	// fieldsV1 is the name of the field that holds the fields of a manager.
+	// fieldsV1 is the JSON name of the field in a managedFields entry that holds the set of fields.
 	fieldsV1 = "fieldsV1"
-	// maxPath is about how long the path of a field in an error is.
+	// maxPath is the approximate length of the longest field path in an error.
 	maxPath = 500
-	// rowSize is about how long a row of a table is without its object.
+	// rowSize is the approximate size of a table row without its object, in bytes.
 	rowSize = 256
 )
 
-// bodyLimits are how much a body may hold, in any encoding.
+// bodyLimits bounds what a request body may hold, in any encoding.
 type bodyLimits struct {
-	// depth is how deep objects and lists may be nested.
+	// depth bounds the nesting of objects and lists.
 	depth int
-	// fields is how many fields an object may have, and how many objects a list.
+	// fields bounds the fields of an object, and the objects in a list.
 	fields int
-	// items is how many strings or numbers a list may have.
+	// items bounds the strings or numbers in a list.
 	items int
-	// operations is how many items the outermost list may have, if that is fewer.
+	// operations bounds the items of the outermost list. Zero means items.
 	operations int
-	// sets is how many items the lists with these names may have, whose items are compared with each other.
+	// sets bounds the items of lists by the name of their field. Upstream compares their items with each other.
 	sets map[string]int
-	// parts is how many fields and items all objects and lists may have together.
-	parts int
-	// text is how many bytes a string may have, as it is written.
+	// total bounds the fields and items of all objects and lists together.
+	total int
+	// text bounds the encoded size of a string, in bytes.
 	text int
 }
 
-// defaultLimits are those of the server: a TaskSet has 100,000 items at most, and an argument of 1 MiB can take twice
-// that to write.
+// defaultLimits are the limits of all bodies but patches. A TaskSet has at most 100,000 items, and an argument of 1 MiB
+// can take twice that in JSON.
 var defaultLimits = bodyLimits{
-	depth: 100, fields: 10_000, items: 100_000, parts: 200_000, text: 2 << 20,
+	depth: 100, fields: 10_000, items: 100_000, total: 200_000, text: 2 << 20,
 	sets: map[string]int{"managedFields": 1_000, "ownerReferences": 1_000, "finalizers": 10_000},
 }
 
-// maxPatch is how many operations a JSON patch may have, each of which copies the list that it changes, and how many
-// items a list of a strategic merge patch, each of which is compared with all that are stored.
+// maxPatch bounds the operations of a JSON patch, each of which copies the list that it changes, and the items of a
+// list in a strategic merge patch, each of which is compared with all stored items.
 const maxPatch = 1_000
 
-// limitsOf returns the limits of bodies of the media type.
-func limitsOf(mediaType string) bodyLimits {
+// limitsFor returns the limits of bodies of the media type.
+func limitsFor(mediaType string) bodyLimits {
 	limits := defaultLimits
 	switch mediaType {
 	case string(types.JSONPatchType):
@@ -104,16 +105,18 @@ func limitsOf(mediaType string) bodyLimits {
 	return limits
 }
 
-// withSelectorLimits refuses selectors that are too long, before anything reads them.
+// withSelectorLimits refuses requests with label or field selectors of too many terms or values, before they are
+// parsed.
 func withSelectorLimits(handler http.Handler, codecs runtime.NegotiatedSerializer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if len(req.URL.RawQuery) > maxTerms { // a term has one character at least
+		if len(req.URL.RawQuery) > maxTerms { // a term has at least one character
 			query := req.URL.Query()
 			for _, name := range []string{"labelSelector", "fieldSelector"} {
 				for _, selector := range query[name] {
 					if terms, values := countTerms(selector); terms > maxTerms || values > maxValues {
-						refuse(w, req, codecs, apierrors.NewBadRequest(fmt.Sprintf("%s has %d terms with %d values: at most %d terms with %d values are accepted: "+
-							"send several requests, each with a part of them", name, terms, values, maxTerms, maxValues)))
+						writeError(w, req, codecs, apierrors.NewBadRequest(fmt.Sprintf(
+							"%s has %d terms with %d values: at most %d terms with %d values are accepted: send several requests, each with a part of them",
+							name, terms, values, maxTerms, maxValues)))
 						return
 					}
 				}
@@ -123,7 +126,7 @@ func withSelectorLimits(handler http.Handler, codecs runtime.NegotiatedSerialize
 	})
 }
 
-// countTerms counts what commas part, outside and inside of parentheses.
+// countTerms returns the number of terms of a selector, and the number of values of all terms.
 func countTerms(selector string) (terms, values int) {
 	terms, values = 1, 1
 	open := false
@@ -143,9 +146,9 @@ func countTerms(selector string) (terms, values int) {
 	return terms, values
 }
 
-// withBodyLimits refuses bodies that are compressed, which nobody would decompress, and those that are too deep or have
-// too many parts. Bodies of more than maxBytes are left to who reads them to refuse. The handler is the innermost: only
-// who may write is read.
+// withBodyLimits refuses bodies that exceed the limits, and compressed bodies, which upstream does not decompress. It
+// leaves bodies of more than maxBytes to the handler to refuse. It must be inside authorization, so that only the
+// bodies of users that may write are read.
 func withBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, maxBytes int64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Body == nil || req.ContentLength == 0 {
@@ -153,7 +156,7 @@ func withBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, m
 			return
 		}
 		if encoding := req.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
-			refuse(w, req, codecs, &apierrors.StatusError{ErrStatus: metav1.Status{
+			writeError(w, req, codecs, &apierrors.StatusError{ErrStatus: metav1.Status{
 				Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
 				Message: fmt.Sprintf("the body has the Content-Encoding %.100q: send it as it is, without one", encoding),
 			}})
@@ -165,11 +168,11 @@ func withBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, m
 			if err == nil && int64(len(read)) <= maxBytes {
 				err = checkBody(req, read)
 				if err != nil {
-					refuse(w, req, codecs, apierrors.NewRequestEntityTooLargeError(err.Error()))
+					writeError(w, req, codecs, apierrors.NewRequestEntityTooLargeError(err.Error()))
 					return
 				}
 			}
-			// An error comes back to who reads on.
+			// If the read failed, the handler gets the error when it reads on.
 			req.Body = struct {
 				io.Reader
 				io.Closer
@@ -179,14 +182,14 @@ func withBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, m
 	})
 }
 
-// isSmall reports whether the body of a request need not be looked at.
+// isSmall reports whether the body of a request is too small to exceed the limits.
 func isSmall(req *http.Request) bool {
 	mediaType, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	return req.ContentLength >= 0 && req.ContentLength <= smallBody && mediaType != runtime.ContentTypeProtobuf
 }
 
-// limitedCodecs are codecs that refuse to read JSON that holds too much: a JSON patch can make an object of what its
-// body does not hold.
+// limitedCodecs wraps codecs to apply the limits to decoded JSON. A JSON patch can build a large object from a small
+// body, and upstream decodes the result.
 type limitedCodecs struct{ runtime.NegotiatedSerializer }
 
 // DecoderToVersion implements runtime.NegotiatedSerializer.
@@ -206,9 +209,9 @@ func (d limitedDecoder) Decode(data []byte, defaults *schema.GroupVersionKind, i
 	return d.Decoder.Decode(data, defaults, into)
 }
 
-// limitYAML has codecs refuse to write long answers as YAML.
+// limitYAML makes codecs refuse to encode large objects as YAML. It changes the codecs in place.
 func limitYAML(codecs runtime.NegotiatedSerializer) {
-	accepted := codecs.SupportedMediaTypes() // the codecs' own, not a copy
+	accepted := codecs.SupportedMediaTypes() // the slice of the codecs, not a copy
 	for i := range accepted {
 		if accepted[i].MediaType == runtime.ContentTypeYAML {
 			accepted[i].Serializer = limitedYAML{accepted[i].Serializer}
@@ -216,11 +219,11 @@ func limitYAML(codecs runtime.NegotiatedSerializer) {
 	}
 }
 
-// limitSharedYAML does so with upstream's own codecs, which write tables and metadata for all servers of the process.
+// limitSharedYAML limits upstream's codecs of tables and partial metadata, which all servers of the process share.
 var limitSharedYAML = sync.OnceFunc(func() { limitYAML(apihelpers.GetMetaInternalVersionCodecs()) })
 
-// limitedYAML writes nothing that is long. Who has written a long object, and wants it back as YAML, has written it
-// nevertheless.
+// limitedYAML is a YAML serializer that refuses to encode large objects. A write whose response is refused has been
+// stored nevertheless.
 type limitedYAML struct{ runtime.Serializer }
 
 // Encode implements runtime.Encoder.
@@ -228,14 +231,14 @@ func (y limitedYAML) Encode(obj runtime.Object, w io.Writer) error {
 	if size, limit, advice := yamlSize(obj); size > limit {
 		return &apierrors.StatusError{ErrStatus: metav1.Status{
 			Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
-			Message: fmt.Sprintf("the answer has more than %d bytes, which is too long to be written as YAML: %s", limit, advice),
+			Message: fmt.Sprintf("the response has more than %d bytes and is too large for YAML: %s", limit, advice),
 		}}
 	}
 	return y.Serializer.Encode(obj, w)
 }
 
-// yamlSize is about how long an object is as protobuf, how long it may be, and what to do if it is longer. What has no
-// such form is short.
+// yamlSize returns the approximate size of an object in protobuf, its limit for YAML, and advice for clients if the
+// size exceeds the limit. The size of an object without protobuf encoding is zero.
 func yamlSize(obj runtime.Object) (size, limit int, advice string) {
 	type sized interface{ Size() int }
 	const accept, part = "accept JSON or protobuf", ", or ask for a part with limit"
@@ -257,15 +260,15 @@ func yamlSize(obj runtime.Object) (size, limit int, advice string) {
 	return size, maxYAMLObject, accept
 }
 
-func refuse(w http.ResponseWriter, req *http.Request, codecs runtime.NegotiatedSerializer, err error) {
+func writeError(w http.ResponseWriter, req *http.Request, codecs runtime.NegotiatedSerializer, err error) {
 	responsewriters.ErrorNegotiated(err, codecs, v1alpha1.SchemeGroupVersion, w, req)
 }
 
-// checkBody returns an error for a body that holds too much. What cannot be read has nothing that is too much: its
-// decoder refuses it.
+// checkBody returns an error for a body that exceeds the limits. It returns none for a body that cannot be parsed,
+// which the decoder refuses.
 func checkBody(req *http.Request, body []byte) error {
 	mediaType, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
-	limits := limitsOf(mediaType)
+	limits := limitsFor(mediaType)
 	switch {
 	case mediaType == runtime.ContentTypeProtobuf:
 		return limits.checkProtobuf(body, requestedKind(req))
@@ -285,24 +288,25 @@ func checkBody(req *http.Request, body []byte) error {
 
 // level is an object or a list that is being read.
 type level struct {
+	// object is true for an object, false for a list.
 	object bool
-	// items and nested are how many items it has so far, and how many of them are objects or lists.
+	// items is the number of fields or items so far, and nested the number of those that are objects or lists.
 	items, nested int
-	// most is how many items it may have.
-	most int
-	// name is that of the field of an object that is being read, as it is written.
+	// limit bounds items.
+	limit int
+	// name is the encoded name of the current field of an object.
 	name []byte
 }
 
-// bodyReader counts what a body holds.
-type bodyReader struct {
+// bodyCounter counts what a body holds and compares it with the limits.
+type bodyCounter struct {
 	bodyLimits
-	levels []level
-	parts  int
+	levels []level // outermost first; the first is around the body
+	count  int     // fields and items of all levels
 }
 
-// path returns the place of the innermost object or list in the body, as errors name it.
-func (r *bodyReader) path() string {
+// path returns the field path of the innermost object or list.
+func (r *bodyCounter) path() string {
 	var b strings.Builder
 	for _, l := range r.levels[:len(r.levels)-1] {
 		switch {
@@ -323,8 +327,8 @@ func (r *bodyReader) path() string {
 	return b.String()
 }
 
-// checkText returns an error for a string of n bytes if that is too long.
-func (r *bodyReader) checkText(n int) error {
+// checkText returns an error if a string of n bytes is too long.
+func (r *bodyCounter) checkText(n int) error {
 	if n <= r.text {
 		return nil
 	}
@@ -332,79 +336,80 @@ func (r *bodyReader) checkText(n int) error {
 }
 
 // open begins an object or a list in the innermost one.
-func (r *bodyReader) open(object bool) error {
-	at := &r.levels[len(r.levels)-1]
-	if at.nested++; len(r.levels) > 1 && !at.object && at.nested > r.fields {
+func (r *bodyCounter) open(object bool) error {
+	parent := &r.levels[len(r.levels)-1]
+	if parent.nested++; len(r.levels) > 1 && !parent.object && parent.nested > r.fields {
 		return fmt.Errorf("a list in the body has more than %d objects: %s", r.fields, r.path())
 	}
 	if len(r.levels) > r.depth {
 		return fmt.Errorf("the body is nested more than %d deep", r.depth)
 	}
-	r.levels = append(r.levels, level{object: object, most: r.most(object)})
-	return r.count()
+	r.levels = append(r.levels, level{object: object, limit: r.limitOf(object)})
+	return r.increment()
 }
 
-// most returns how many items an object or a list may have that begins in the innermost one.
-func (r *bodyReader) most(object bool) int {
-	at := r.levels[len(r.levels)-1]
-	name := fieldName(at.name)
+// limitOf returns the limit of an object or a list that begins in the innermost one.
+func (r *bodyCounter) limitOf(object bool) int {
+	parent := r.levels[len(r.levels)-1]
+	name := fieldName(parent.name)
 	if object {
-		if name == fieldsV1 || at.object && at.most > r.fields {
-			return r.fields + 1 // the fields of an object, and "." for itself
+		if name == fieldsV1 || parent.object && parent.limit > r.fields {
+			return r.fields + 1 // fieldsV1 has a member for each field of an object, and "." for the object itself
 		}
 		return r.fields
 	}
-	most := r.items
+	limit := r.items
 	if len(r.levels) == 1 && r.operations > 0 {
-		most = r.operations
+		limit = r.operations
 	}
-	if limit, ok := r.sets[name]; ok {
-		most = min(most, limit)
+	if setLimit, ok := r.sets[name]; ok {
+		limit = min(limit, setLimit)
 	}
-	return most
+	return limit
 }
 
 // close ends the innermost object or list.
-func (r *bodyReader) close() { r.levels = r.levels[:len(r.levels)-1] }
+func (r *bodyCounter) close() { r.levels = r.levels[:len(r.levels)-1] }
 
 // item begins a field of the innermost object, or an item of the innermost list.
-func (r *bodyReader) item() error {
-	at := &r.levels[len(r.levels)-1]
-	at.items++
+func (r *bodyCounter) item() error {
+	innermost := &r.levels[len(r.levels)-1]
+	innermost.items++
 	switch {
-	case at.object && at.items > at.most:
+	case innermost.object && innermost.items > innermost.limit:
 		return fmt.Errorf("an object in the body has more than %d fields: %s", r.fields, r.path())
-	case !at.object && at.items > at.most:
-		return fmt.Errorf("a list in the body has more than %d items: %s", at.most, r.path())
+	case !innermost.object && innermost.items > innermost.limit:
+		return fmt.Errorf("a list in the body has more than %d items: %s", innermost.limit, r.path())
 	}
-	if at.items == 1 {
-		return nil // it is counted with what it is in
+	if innermost.items == 1 {
+		return nil // counted with its object or list
 	}
-	return r.count()
+	return r.increment()
 }
 
-func (r *bodyReader) count() error {
-	if r.parts++; r.parts > r.bodyLimits.parts {
-		return fmt.Errorf("the body has more than %d fields and items", r.bodyLimits.parts)
+// increment counts a field or an item.
+func (r *bodyCounter) increment() error {
+	if r.count++; r.count > r.total {
+		return fmt.Errorf("the body has more than %d fields and items", r.total)
 	}
 	return nil
 }
 
-// newReader returns a bodyReader of a whole body, which is around everything.
-func (l bodyLimits) newReader() *bodyReader {
-	return &bodyReader{bodyLimits: l, levels: append(make([]level, 0, 16), level{most: l.items})}
+// newCounter returns a counter for a body.
+func (l bodyLimits) newCounter() *bodyCounter {
+	return &bodyCounter{bodyLimits: l, levels: append(make([]level, 0, 16), level{limit: l.items})}
 }
 
-// checkJSON returns an error for JSON that holds too much. It never counts less than a decoder finds in what it can
-// decode.
-func (l bodyLimits) checkJSON(body []byte) error { return l.newReader().readJSON(body) }
+// checkJSON returns an error for JSON that exceeds the limits. It tolerates invalid JSON, but never counts less than a
+// decoder finds in valid JSON.
+func (l bodyLimits) checkJSON(body []byte) error { return l.newCounter().readJSON(body) }
 
-// readJSON counts JSON as a part of the innermost object or list, which it does not close.
-func (r *bodyReader) readJSON(body []byte) error {
+// readJSON counts JSON inside of the innermost object or list, which it does not close.
+func (r *bodyCounter) readJSON(body []byte) error {
 	innermost := len(r.levels)
 	defer func() { r.levels = r.levels[:innermost] }()
 	var text []byte // the last string
-	empty := false  // nothing has come since the innermost object or list was opened
+	empty := false  // the innermost object or list has no item so far
 	for i := 0; i < len(body); i++ {
 		c := body[i]
 		switch c {
@@ -447,11 +452,11 @@ func (r *bodyReader) readJSON(body []byte) error {
 	return nil
 }
 
-// fieldName returns the name of a field as it is read. Only a name with escapes is another than is written.
+// fieldName returns the decoded name of a field. Only names with escapes differ from their encoding.
 func fieldName(text []byte) string {
 	name := string(text)
 	if strings.Contains(name, `\`) {
-		_ = json.Unmarshal([]byte(`"`+name+`"`), &name) // what is no string is no name
+		_ = json.Unmarshal([]byte(`"`+name+`"`), &name) // the decoder refuses an invalid name
 	}
 	return name
 }

@@ -29,14 +29,14 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 )
 
-func TestClientsAreToldWhatToDoAboutAStoreInTrouble(t *testing.T) {
+func TestTranslate(t *testing.T) {
 	other := errors.New("another")
 	for _, test := range []struct {
 		name   string
 		err    error
 		code   int32
 		reason metav1.StatusReason
-		told   []string
+		texts  []string // in the message
 	}{
 		{"full", rpctypes.ErrNoSpace, http.StatusInsufficientStorage, "InsufficientStorage", []string{"etcdctl alarm disarm", "docs/etcd.md"}},
 		{"full, wrapped", fmt.Errorf("txn: %w", rpctypes.ErrNoSpace), http.StatusInsufficientStorage, "InsufficientStorage", nil},
@@ -57,22 +57,22 @@ func TestClientsAreToldWhatToDoAboutAStoreInTrouble(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var status apierrors.APIStatus
-			if !errors.As(plainStorage{prefix: "/leat"}.plain(test.err), &status) {
-				t.Fatal("it is no answer of an API")
+			if !errors.As(errorTranslatingStorage{prefix: "/leat"}.translate(test.err), &status) {
+				t.Fatal("not an APIStatus")
 			}
-			told := status.Status()
-			if told.Status != metav1.StatusFailure || told.Code != test.code || told.Reason != test.reason {
-				t.Errorf("told %+v, want %d and %s", told, test.code, test.reason)
+			got := status.Status()
+			if got.Status != metav1.StatusFailure || got.Code != test.code || got.Reason != test.reason {
+				t.Errorf("got %+v, want %d and %s", got, test.code, test.reason)
 			}
-			for _, text := range test.told {
-				if !strings.Contains(told.Message, text) {
-					t.Errorf("told %q, want %q in it", told.Message, text)
+			for _, text := range test.texts {
+				if !strings.Contains(got.Message, text) {
+					t.Errorf("got %q, want %q in it", got.Message, text)
 				}
 			}
 		})
 	}
 	for _, err := range []error{nil, other, storage.NewKeyNotFoundError("/tasks/a/b", 0)} {
-		if got := (plainStorage{prefix: "/leat"}).plain(err); !errors.Is(got, err) || got != nil && got.Error() != err.Error() {
+		if got := (errorTranslatingStorage{prefix: "/leat"}).translate(err); !errors.Is(got, err) || got != nil && got.Error() != err.Error() {
 			t.Errorf("%v became %v", err, got)
 		}
 	}

@@ -40,25 +40,25 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-func TestSelectorsAreLimited(t *testing.T) {
+func TestSelectorLimits(t *testing.T) {
 	for name, test := range map[string]struct {
 		selector      string
 		terms, values int
 		refused       bool
 	}{
-		"none":               {"", 1, 1, false},
-		"one":                {"a=b", 1, 1, false},
-		"terms and values":   {"a in (b,c),!d,e notin (f,g,h)", 3, 6, false},
-		"1,000 terms":        {strings.Repeat("a,", 999) + "a", 1000, 1000, false},
-		"1,001 terms":        {strings.Repeat("a,", 1000) + "a", 1001, 1001, true},
-		"10,000 values":      {"a in (" + strings.Repeat("a,", 9_999) + "a)", 1, 10_000, false},
-		"10,001 values":      {"a in (" + strings.Repeat("a,", 10_000) + "a)", 1, 10_001, true},
-		"values never ended": {"a in (" + strings.Repeat("a,", 10_000), 1, 10_001, true},
+		"none":             {"", 1, 1, false},
+		"one":              {"a=b", 1, 1, false},
+		"terms and values": {"a in (b,c),!d,e notin (f,g,h)", 3, 6, false},
+		"1,000 terms":      {strings.Repeat("a,", 999) + "a", 1000, 1000, false},
+		"1,001 terms":      {strings.Repeat("a,", 1000) + "a", 1001, 1001, true},
+		"10,000 values":    {"a in (" + strings.Repeat("a,", 9_999) + "a)", 1, 10_000, false},
+		"10,001 values":    {"a in (" + strings.Repeat("a,", 10_000) + "a)", 1, 10_001, true},
+		"unclosed values":  {"a in (" + strings.Repeat("a,", 10_000), 1, 10_001, true},
 	} {
 		for _, parameter := range []string{"labelSelector", "fieldSelector"} {
 			t.Run(name+" in "+parameter, func(t *testing.T) {
 				if terms, values := countTerms(test.selector); terms != test.terms || values != test.values {
-					t.Errorf("it has %d terms with %d values, want %d with %d", terms, values, test.terms, test.values)
+					t.Errorf("got %d terms with %d values, want %d with %d", terms, values, test.terms, test.values)
 				}
 				served := false
 				handler := withSelectorLimits(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served = true }), newCodecs(Scheme))
@@ -72,14 +72,14 @@ func TestSelectorsAreLimited(t *testing.T) {
 					t.Errorf("served: %t, want %t", served, !test.refused)
 				}
 				if test.refused && (w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), parameter+" has")) {
-					t.Errorf("it is answered %d: %.200s", w.Code, w.Body)
+					t.Errorf("got status %d: %.200s", w.Code, w.Body)
 				}
 			})
 		}
 	}
 }
 
-// broken is a body whose connection ends.
+// broken is a body whose connection breaks.
 type broken struct{ io.Reader }
 
 func (b broken) Read(p []byte) (int, error) {
@@ -90,7 +90,7 @@ func (b broken) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func TestBodiesAreLimited(t *testing.T) {
+func TestBodyLimits(t *testing.T) {
 	const maxBytes = 3 << 20
 	set := &v1alpha1.TaskSet{}
 	for i := range 10_001 {
@@ -109,32 +109,32 @@ func TestBodiesAreLimited(t *testing.T) {
 	fields := `{` + strings.Repeat(`"a":1,`, 10_000) + `"a":1}`
 	for name, test := range map[string]struct {
 		contentType, encoding, resource, body string
-		want                                  string // none: it is served, and read whole
+		want                                  string // in the error; if empty, the handler reads the whole body
 	}{
-		"small":                        {contentType: "application/json", body: `{"a":1}`},
-		"small and compressed":         {contentType: "application/json", encoding: "gzip", body: "x", want: `Content-Encoding \"gzip\"`},
-		"of an encoding that is none":  {contentType: "application/json", encoding: "identity", body: `{"a":1}`},
-		"many fields":                  {contentType: "application/json", body: fields, want: "more than 10000 fields"},
-		"many fields in a patch":       {contentType: "application/merge-patch+json", body: fields, want: "more than 10000 fields"},
-		"many operations":              {contentType: "application/json-patch+json", body: "[" + strings.Repeat(`{"op":"remove","path":"/a"},`, 1_000) + "{}]", want: "a list in the body has more than 1000 items: the body"},
-		"as many operations as may be": {contentType: "application/json-patch+json", body: "[" + strings.Repeat(`{"op":"remove","path":"/a"},`, 999) + "{}]"},
+		"small":                  {contentType: "application/json", body: `{"a":1}`},
+		"small and compressed":   {contentType: "application/json", encoding: "gzip", body: "x", want: `Content-Encoding \"gzip\"`},
+		"identity encoding":      {contentType: "application/json", encoding: "identity", body: `{"a":1}`},
+		"many fields":            {contentType: "application/json", body: fields, want: "more than 10000 fields"},
+		"many fields in a patch": {contentType: "application/merge-patch+json", body: fields, want: "more than 10000 fields"},
+		"many operations":        {contentType: "application/json-patch+json", body: "[" + strings.Repeat(`{"op":"remove","path":"/a"},`, 1_000) + "{}]", want: "a list in the body has more than 1000 items: the body"},
+		"maximum of operations":  {contentType: "application/json-patch+json", body: "[" + strings.Repeat(`{"op":"remove","path":"/a"},`, 999) + "{}]"},
 		"a long list in a strategic patch": {contentType: "application/strategic-merge-patch+json", body: `{"a":[{"b":[` + strings.Repeat(`"abc",`, 1_000) + `"a"]}]}`,
 			want: "a list in the body has more than 1000 items: a[0].b"},
 		"a long list in a merge patch":   {contentType: "application/merge-patch+json", body: `{"a":[{"b":[` + strings.Repeat(`"a",`, 99_999) + `"a"]}]}`},
-		"many fields of no type":         {body: fields, want: "more than 10000 fields"},
-		"many fields with a character":   {contentType: "application/json; charset=utf-8", body: fields, want: "more than 10000 fields"},
-		"many fields in YAML":            {contentType: "application/yaml", body: strings.ReplaceAll(fields, `"a"`, `'"'`), want: ""}, // it has one key often: none for a decoder
+		"many fields without type":       {body: fields, want: "more than 10000 fields"},
+		"many fields with a charset":     {contentType: "application/json; charset=utf-8", body: fields, want: "more than 10000 fields"},
+		"many fields in YAML":            {contentType: "application/yaml", body: strings.ReplaceAll(fields, `"a"`, `'"'`), want: ""}, // duplicate keys, which the decoder refuses
 		"many fields in YAML that parse": {contentType: "application/yaml", body: yamlFields(10_001), want: "more than 10000 fields"},
 		"JSON as YAML":                   {contentType: "application/apply-patch+yaml", body: fields, want: "more than 10000 fields"},
 		"long YAML":                      {contentType: "application/apply-patch+yaml", body: "a: " + strings.Repeat("a", maxYAML), want: "YAML of more than 262144 bytes"},
 		"long text":                      {contentType: "application/json", body: `["` + strings.Repeat("a", 1<<20) + `"]`},
 		"longer text":                    {contentType: "application/json", body: `["` + strings.Repeat("a", 2<<20+1) + `"]`, want: "a string in the body"},
-		"what is not JSON":               {contentType: "application/json", body: strings.Repeat("}]\\\"", 2000)},
+		"invalid JSON":                   {contentType: "application/json", body: strings.Repeat("}]\\\"", 2000)},
 		"many owners in protobuf":        {contentType: runtime.ContentTypeProtobuf, body: encoded(manyOwners), want: "a list in the body has more than 1000 items: metadata.ownerReferences"},
 		"many finalizers in a template":  {contentType: runtime.ContentTypeProtobuf, resource: "tasksets", body: encoded(set), want: "a list in the body has more than 10000 items: spec.template.metadata.finalizers"},
 		"long arguments in protobuf":     {contentType: runtime.ContentTypeProtobuf, resource: "tasks", body: encoded(large)},
 		"a long quantity in protobuf":    {contentType: runtime.ContentTypeProtobuf, resource: "tasks", body: string(protobufQuantity(t, "1e999999999")), want: "spec.resources.requests.cpu: the exponent"},
-		"of more than may be sent":       {contentType: "application/json", body: strings.Repeat("[", maxBytes+1)},
+		"more than the maximum size":     {contentType: "application/json", body: strings.Repeat("[", maxBytes+1)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, chunked := range []bool{false, true} {
@@ -153,16 +153,16 @@ func TestBodiesAreLimited(t *testing.T) {
 				handler.ServeHTTP(w, req)
 				if test.want == "" {
 					if w.Code != http.StatusOK || string(read) != test.body {
-						t.Errorf("it is answered %d, and %d of %d bytes are read: %.200s", w.Code, len(read), len(test.body), w.Body)
+						t.Errorf("got status %d with %d of %d bytes read: %.200s", w.Code, len(read), len(test.body), w.Body)
 					}
 				} else if w.Code/100 != 4 || !strings.Contains(w.Body.String(), test.want) {
-					t.Errorf("it is answered %d: %.300s, want one that says %q", w.Code, w.Body, test.want)
+					t.Errorf("got status %d: %.300s, want an error with %q", w.Code, w.Body, test.want)
 				}
 			}
 		})
 	}
 
-	t.Run("a connection that ends is told to who reads", func(t *testing.T) {
+	t.Run("the handler gets the error of a broken connection", func(t *testing.T) {
 		var err error
 		handler := withBodyLimits(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 			_, err = io.ReadAll(req.Body)
@@ -171,12 +171,12 @@ func TestBodiesAreLimited(t *testing.T) {
 		req.ContentLength = -1
 		handler.ServeHTTP(httptest.NewRecorder(), req)
 		if !errors.Is(err, io.ErrUnexpectedEOF) {
-			t.Errorf("who reads is told %v", err)
+			t.Errorf("got %v", err)
 		}
 	})
 }
 
-// encodings are the ways to write an object, other than YAML, which has a limit of its own.
+// encodings are the encodings of an object but YAML, which has a limit of its own.
 var encodings = map[string]func(*testing.T, runtime.Object) []byte{
 	runtime.ContentTypeJSON: func(t *testing.T, object runtime.Object) []byte { return must(json.Marshal(object))(t) },
 	runtime.ContentTypeCBOR: func(t *testing.T, object runtime.Object) []byte { return must(direct.Marshal(object))(t) },
@@ -197,14 +197,14 @@ func must[T any](value T, err error) func(*testing.T) T {
 	}
 }
 
-// checked returns what the limits say of a body of the type.
+// checked returns the result of checkBody for a body of the media type.
 func checked(mediaType string, body []byte) error {
 	req := httptest.NewRequest(http.MethodPost, "/", nil)
 	req.Header.Set("Content-Type", mediaType)
 	return checkBody(req, body)
 }
 
-func TestLimitsAreTheSameInEveryEncoding(t *testing.T) {
+func TestBodyLimitsOfAllEncodings(t *testing.T) {
 	task := func(grow func(*v1alpha1.Task)) *v1alpha1.Task {
 		task := &v1alpha1.Task{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Task"}}
 		grow(task)
@@ -218,9 +218,9 @@ func TestLimitsAreTheSameInEveryEncoding(t *testing.T) {
 		return metav1.ManagedFieldsEntry{FieldsV1: &metav1.FieldsV1{Raw: []byte("{" + strings.TrimSuffix(b.String(), ",") + "}")}}
 	}
 	for name, test := range map[string]struct {
-		most int
-		grow func(*v1alpha1.Task, int)
-		want string
+		limit int
+		grow  func(*v1alpha1.Task, int)
+		want  string
 	}{
 		"fields of an object": {10_000, func(task *v1alpha1.Task, n int) {
 			task.Annotations = map[string]string{}
@@ -255,20 +255,20 @@ func TestLimitsAreTheSameInEveryEncoding(t *testing.T) {
 	} {
 		for mediaType, encode := range encodings {
 			t.Run(name+" in "+mediaType, func(t *testing.T) {
-				if err := checked(mediaType, encode(t, task(func(task *v1alpha1.Task) { test.grow(task, test.most) }))); err != nil {
-					t.Errorf("%d are refused: %v", test.most, err)
+				if err := checked(mediaType, encode(t, task(func(task *v1alpha1.Task) { test.grow(task, test.limit) }))); err != nil {
+					t.Errorf("%d are refused: %v", test.limit, err)
 				}
-				more := test.most + test.most/100 + 1 // protobuf has fewer objects around the same lists
+				more := test.limit + test.limit/100 + 1 // protobuf has fewer objects around the same lists
 				err := checked(mediaType, encode(t, task(func(task *v1alpha1.Task) { test.grow(task, more) })))
 				if err == nil || err.Error() != test.want && !strings.HasPrefix(test.want, "the body has") {
-					t.Errorf("more are answered %v, want %q", err, test.want)
+					t.Errorf("%d: got %v, want %q", more, err, test.want)
 				}
 			})
 		}
 	}
 }
 
-// protobufQuantity returns a task that requests the quantity, which need not be one, of cpu.
+// protobufQuantity returns a task that requests the quantity of cpu. The quantity need not be valid.
 func protobufQuantity(t *testing.T, quantity string) []byte {
 	field := func(number byte, value []byte) []byte {
 		return append(binary.AppendUvarint([]byte{number<<3 | 2}, uint64(len(value))), value...)
@@ -278,8 +278,8 @@ func protobufQuantity(t *testing.T, quantity string) []byte {
 	return append([]byte("k8s\x00"), must(unknown.Marshal())(t)...)
 }
 
-// TestQuantitiesAreShort holds quantities to what can be read in little time: a decoder writes out all digits of exponents.
-func TestQuantitiesAreShort(t *testing.T) {
+// TestQuantityLimits expects quantities with large exponents to be refused: a decoder computes all their digits.
+func TestQuantityLimits(t *testing.T) {
 	for quantity, refused := range map[string]bool{
 		"1": false, "500m": false, "1Gi": false, "1E": false, "12e6": false, "1e99": false, "1e+006": false, strings.Repeat("1", 64): false,
 		"1e100": true, "1E-100": true, "1e999999999": true, strings.Repeat("1", 65): true, "0." + strings.Repeat("1", 64): true,
@@ -310,7 +310,7 @@ func TestQuantitiesAreShort(t *testing.T) {
 
 func shortened(text string) string { return text[:min(len(text), 20)] + fmt.Sprint(" of ", len(text)) }
 
-func TestLongAnswersAreNotWrittenAsYAML(t *testing.T) {
+func TestYAMLLimits(t *testing.T) {
 	object := v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 10_000)}}}
 	list := func(n int) *v1alpha1.TaskList {
 		return &v1alpha1.TaskList{Items: slices.Repeat([]v1alpha1.Task{object}, n)}
@@ -323,20 +323,20 @@ func TestLongAnswersAreNotWrittenAsYAML(t *testing.T) {
 		mediaType string
 		refused   bool
 	}{
-		"one object":               {&object, runtime.ContentTypeYAML, false},
-		"an object":                {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1_000_000)}}}, runtime.ContentTypeYAML, false},
-		"a long object":            {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1<<20)}}}, runtime.ContentTypeYAML, true},
-		"a long object in JSON":    {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1<<20)}}}, runtime.ContentTypeJSON, false},
-		"no objects":               {list(0), runtime.ContentTypeYAML, false},
-		"a list":                   {list(50), runtime.ContentTypeYAML, false},
-		"a long list":              {list(60), runtime.ContentTypeYAML, true},
-		"a long list in JSON":      {list(60), runtime.ContentTypeJSON, false},
-		"a table":                  {table(50, &object), runtime.ContentTypeYAML, false},
-		"a long table":             {table(60, &object), runtime.ContentTypeYAML, true},
-		"a long table of no more":  {table(3000, nil), runtime.ContentTypeYAML, true},
-		"a long table in JSON":     {table(60, &object), runtime.ContentTypeJSON, false},
-		"a long list in protobuf":  {list(60), runtime.ContentTypeProtobuf, false},
-		"what an error is told by": {&metav1.Status{Message: strings.Repeat("a", 10_000)}, runtime.ContentTypeYAML, false},
+		"one object":              {&object, runtime.ContentTypeYAML, false},
+		"an object":               {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1_000_000)}}}, runtime.ContentTypeYAML, false},
+		"a long object":           {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1<<20)}}}, runtime.ContentTypeYAML, true},
+		"a long object in JSON":   {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1<<20)}}}, runtime.ContentTypeJSON, false},
+		"no objects":              {list(0), runtime.ContentTypeYAML, false},
+		"a list":                  {list(50), runtime.ContentTypeYAML, false},
+		"a long list":             {list(60), runtime.ContentTypeYAML, true},
+		"a long list in JSON":     {list(60), runtime.ContentTypeJSON, false},
+		"a table":                 {table(50, &object), runtime.ContentTypeYAML, false},
+		"a long table":            {table(60, &object), runtime.ContentTypeYAML, true},
+		"table without objects":   {table(3000, nil), runtime.ContentTypeYAML, true},
+		"a long table in JSON":    {table(60, &object), runtime.ContentTypeJSON, false},
+		"a long list in protobuf": {list(60), runtime.ContentTypeProtobuf, false},
+		"a status":                {&metav1.Status{Message: strings.Repeat("a", 10_000)}, runtime.ContentTypeYAML, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var codecs runtime.NegotiatedSerializer = newCodecs(Scheme)
@@ -348,7 +348,7 @@ func TestLongAnswersAreNotWrittenAsYAML(t *testing.T) {
 			}
 			info, ok := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), test.mediaType)
 			if !ok {
-				t.Fatal("the type is not accepted")
+				t.Fatal("the media type is not supported")
 			}
 			var out bytes.Buffer
 			err := codecs.EncoderForVersion(info.Serializer, version).Encode(test.object, &out)
@@ -356,13 +356,13 @@ func TestLongAnswersAreNotWrittenAsYAML(t *testing.T) {
 			case !test.refused && err != nil:
 				t.Error(err)
 			case test.refused && (!errors.As(err, &status) || status.Status().Code != http.StatusNotAcceptable || out.Len() > 0):
-				t.Errorf("the error is %v after %d bytes", err, out.Len())
+				t.Errorf("got error %v after %d bytes", err, out.Len())
 			}
 		})
 	}
 }
 
-// yamlFields is an object of n fields, in YAML that is no JSON.
+// yamlFields returns an object of n fields in YAML that is not JSON.
 func yamlFields(n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -371,30 +371,30 @@ func yamlFields(n int) string {
 	return b.String()
 }
 
-// FuzzJSONLimits holds the limits to what a decoder finds: what it takes is within them, and what is not JSON does no harm.
+// FuzzJSONLimits compares checkJSON with what a decoder finds in valid JSON.
 func FuzzJSONLimits(f *testing.F) {
 	for _, seed := range []string{`{}`, `{"a":[1,2,{"b":"\"]"}]}`, `[[[[]]]]`, `[{},{},{},{}]`, `{"a":1,"b":2,"c":3,"d":4}`, `"\\"`, `["\"",[[[]]],"\""]`, `}]{[`, `["\`} {
 		f.Add([]byte(seed))
 	}
-	limits := bodyLimits{depth: 3, fields: 3, items: 5, parts: 12, text: 8}
+	limits := bodyLimits{depth: 3, fields: 3, items: 5, total: 12, text: 8}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		err := limits.checkJSON(body)
-		if !json.Valid(body) || !utf8.Valid(body) { // what is not valid UTF-8 becomes longer
+		if !json.Valid(body) || !utf8.Valid(body) { // a decoder lengthens invalid UTF-8
 			return
 		}
 		seen := shape{}
 		seen.read(t, json.NewDecoder(bytes.NewReader(body)), 0)
 		tooMuch := seen.depth > limits.depth || seen.fields > limits.fields || seen.nested > limits.fields || seen.items > limits.items ||
-			seen.parts > limits.parts || seen.text > limits.text
-		// What is escaped is shorter once it is read.
+			seen.total > limits.total || seen.text > limits.text
+		// Escaped strings are shorter once they are decoded.
 		if tooMuch && err == nil || !tooMuch && err != nil && !bytes.ContainsRune(body, '\\') {
 			t.Errorf("%s has %+v: %v", body, seen, err)
 		}
 	})
 }
 
-// shape is how large JSON is in each respect.
-type shape struct{ depth, fields, nested, items, parts, text int }
+// shape holds the sizes of JSON that the limits bound.
+type shape struct{ depth, fields, nested, items, total, text int }
 
 func (s *shape) read(t *testing.T, d *json.Decoder, depth int) (isNested bool) {
 	token, err := d.Token()
@@ -409,7 +409,7 @@ func (s *shape) read(t *testing.T, d *json.Decoder, depth int) (isNested bool) {
 		return false
 	}
 	s.depth = max(s.depth, depth+1)
-	s.parts++
+	s.total++
 	items, nested := 0, 0
 	for ; d.More(); items++ {
 		if delim == '{' {
@@ -419,7 +419,7 @@ func (s *shape) read(t *testing.T, d *json.Decoder, depth int) (isNested bool) {
 			nested++
 		}
 	}
-	s.parts += max(0, items-1)
+	s.total += max(0, items-1)
 	if delim == '{' {
 		s.fields = max(s.fields, items)
 	} else {

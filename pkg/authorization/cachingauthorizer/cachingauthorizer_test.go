@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package cached
+package cachingauthorizer
 
 import (
 	"context"
@@ -34,18 +34,17 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
-// kept is how long answers are.
-const kept = 10 * time.Second
+const ttl = 10 * time.Second
 
-// slow is an authorizer that thinks until it is released.
+// slow is an authorizer that blocks until release is closed.
 type slow struct {
 	release chan struct{}
-	asked   atomic.Int32
+	calls   atomic.Int32
 	err     error
 }
 
 func (s *slow) Authorize(ctx context.Context, _ authorizer.Attributes) (authorizer.Decision, string, error) {
-	s.asked.Add(1)
+	s.calls.Add(1)
 	select {
 	case <-ctx.Done():
 		return authorizer.DecisionNoOpinion, "", ctx.Err()
@@ -63,88 +62,88 @@ func record() authorizer.AttributesRecord {
 	}
 }
 
-func TestTheSameQuestionIsAskedOnceAtATime(t *testing.T) {
+func TestConcurrentRequestsShareOneCall(t *testing.T) {
 	for _, want := range []error{nil, errors.New("down")} {
 		synctest.Test(t, func(t *testing.T) {
 			host := &slow{release: make(chan struct{}), err: want}
-			a := New(host, kept, kept)
-			var all sync.WaitGroup
+			a := New(host, ttl, ttl)
+			var wg sync.WaitGroup
 			for n := range 10 {
-				all.Go(func() {
+				wg.Go(func() {
 					r := record()
 					r.Path = fmt.Sprintf("/apis/batch.leat.dev/v1alpha1/namespaces/a/tasks/%d", n)
 					decision, _, err := a.Authorize(t.Context(), r)
 					if !errors.Is(err, want) || (decision == authorizer.DecisionAllow) != (want == nil) {
-						t.Errorf("it decides %v, %v; want error %v", decision, err, want)
+						t.Errorf("got %v, %v; want error %v", decision, err, want)
 					}
 				})
 			}
 			synctest.Wait()
 			close(host.release)
-			all.Wait()
-			if n := host.asked.Load(); n != 1 {
-				t.Errorf("10 at once asked %d times", n)
+			wg.Wait()
+			if n := host.calls.Load(); n != 1 {
+				t.Errorf("10 concurrent requests made %d calls, want 1", n)
 			}
 		})
 	}
 }
 
-// fixed decides all alike, and counts.
+// fixed is an authorizer that always decides the same.
 type fixed struct {
 	decision authorizer.Decision
 	err      error
-	asked    int
+	calls    int
 }
 
 func (f *fixed) Authorize(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
-	f.asked++
+	f.calls++
 	return f.decision, "because", f.err
 }
 
-func TestAnswersAreKeptForTheirTime(t *testing.T) {
-	const allowed, refused = 10 * time.Second, 3 * time.Second
+func TestDecisionsAreCachedForTheirTTL(t *testing.T) {
+	const allowTTL, denyTTL = 10 * time.Second, 3 * time.Second
 	long := record()
-	long.Name = strings.Repeat("n", maxQuestion)
+	long.Name = strings.Repeat("n", maxKeySize)
 	for name, test := range map[string]struct {
 		host  fixed
-		about authorizer.AttributesRecord
-		keep  time.Duration
+		attrs authorizer.AttributesRecord
+		ttl   time.Duration
 	}{
-		"allowed":                        {fixed{decision: authorizer.DecisionAllow}, record(), allowed},
-		"denied":                         {fixed{decision: authorizer.DecisionDeny}, record(), refused},
-		"no opinion":                     {fixed{decision: authorizer.DecisionNoOpinion}, record(), refused},
-		"an error":                       {fixed{err: errors.New("down")}, record(), 0},
-		"allowed, and long":              {fixed{decision: authorizer.DecisionAllow}, long, 0},
+		"allowed":                        {fixed{decision: authorizer.DecisionAllow}, record(), allowTTL},
+		"denied":                         {fixed{decision: authorizer.DecisionDeny}, record(), denyTTL},
+		"no opinion":                     {fixed{decision: authorizer.DecisionNoOpinion}, record(), denyTTL},
+		"error":                          {fixed{err: errors.New("down")}, record(), 0},
+		"key too long":                   {fixed{decision: authorizer.DecisionAllow}, long, 0},
 		"selector that cannot be parsed": {fixed{decision: authorizer.DecisionAllow}, authorizer.AttributesRecord{FieldSelectorParsingErr: errors.New("broken")}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a := New(&test.host, allowed, refused)
-				ask := func(want int) {
+				a := New(&test.host, allowTTL, denyTTL)
+				authorize := func(wantCalls int) {
 					t.Helper()
-					decision, reason, err := a.Authorize(t.Context(), test.about)
+					decision, reason, err := a.Authorize(t.Context(), test.attrs)
 					if decision != test.host.decision || reason != "because" || !errors.Is(err, test.host.err) {
-						t.Errorf("it decides %v, %q, %v", decision, reason, err)
+						t.Errorf("got %v, %q, %v", decision, reason, err)
 					}
-					if test.host.asked != want {
-						t.Errorf("the host was asked %d times, want %d", test.host.asked, want)
+					if test.host.calls != wantCalls {
+						t.Errorf("got %d calls of the delegate, want %d", test.host.calls, wantCalls)
 					}
 				}
-				ask(1)
-				if test.keep == 0 {
-					ask(2)
+				authorize(1)
+				if test.ttl == 0 {
+					authorize(2)
 					return
 				}
-				time.Sleep(test.keep - time.Millisecond)
-				ask(1)
+				time.Sleep(test.ttl - time.Millisecond)
+				authorize(1)
 				time.Sleep(2 * time.Millisecond)
-				ask(2)
+				authorize(2)
 			})
 		})
 	}
 }
 
-func BenchmarkKept(b *testing.B) {
+func BenchmarkCached(b *testing.B) {
 	a := New(&fixed{decision: authorizer.DecisionAllow}, time.Hour, time.Hour)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -154,7 +153,7 @@ func BenchmarkKept(b *testing.B) {
 	}
 }
 
-func TestQuestionsThatDifferAreAskedEach(t *testing.T) {
+func TestCacheKeyCoversAllAttributes(t *testing.T) {
 	byLabel, err := labels.NewRequirement("zone", selection.Equals, []string{"a"})
 	if err != nil {
 		t.Fatal(err)
@@ -186,43 +185,44 @@ func TestQuestionsThatDifferAreAskedEach(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		host := &slow{release: make(chan struct{})}
-		a := New(host, kept, kept)
-		var all sync.WaitGroup
+		a := New(host, ttl, ttl)
+		var wg sync.WaitGroup
 		for _, change := range changes {
 			r := record()
 			change(&r)
-			all.Go(func() { _, _, _ = a.Authorize(t.Context(), r) })
+			wg.Go(func() { _, _, _ = a.Authorize(t.Context(), r) })
 		}
 		synctest.Wait()
-		if n := int(host.asked.Load()); n != len(changes) {
-			t.Errorf("%d different questions were asked %d times", len(changes), n)
+		if n := int(host.calls.Load()); n != len(changes) {
+			t.Errorf("%d different requests made %d calls", len(changes), n)
 		}
 		close(host.release)
-		all.Wait()
+		wg.Wait()
 	})
 }
 
-func TestWhoLeavesDoesNotEndTheQuestionForOthers(t *testing.T) {
+func TestCancelledRequestDoesNotCancelTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		host := &slow{release: make(chan struct{})}
-		a := New(host, kept, kept)
-		leaving, leave := context.WithCancel(t.Context())
-		var all sync.WaitGroup
-		all.Go(func() {
-			if decision, _, err := a.Authorize(leaving, record()); decision == authorizer.DecisionAllow || !errors.Is(err, context.Canceled) {
-				t.Errorf("who leaves is told %v, %v", decision, err)
+		a := New(host, ttl, ttl)
+		cancelled, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			decision, _, err := a.Authorize(cancelled, record())
+			if decision == authorizer.DecisionAllow || !errors.Is(err, context.Canceled) {
+				t.Errorf("cancelled request: got %v, %v", decision, err)
 			}
 		})
 		synctest.Wait()
-		all.Go(func() {
+		wg.Go(func() {
 			if decision := a.ConditionsAwareAuthorize(t.Context(), record()); !decision.IsAllow() {
-				t.Errorf("who stays is told %v", decision)
+				t.Errorf("other request: got %v", decision)
 			}
 		})
 		synctest.Wait()
-		leave()
+		cancel()
 		synctest.Wait()
 		close(host.release)
-		all.Wait()
+		wg.Wait()
 	})
 }

@@ -28,8 +28,8 @@ import (
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 )
 
-// A handler that answers as soon as its context ends is always too late to get into the timeout filter's way.
-func TestRequestsPastTheirDeadlineAreAnsweredByTheTimeoutFilter(t *testing.T) {
+// TestTimeoutFilterRespondsFirst uses a handler that writes as soon as its context ends.
+func TestTimeoutFilterRespondsFirst(t *testing.T) {
 	waiting := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		http.Error(w, r.Context().Err().Error(), http.StatusInternalServerError)
@@ -52,12 +52,12 @@ func TestRequestsPastTheirDeadlineAreAnsweredByTheTimeoutFilter(t *testing.T) {
 			t.Error(err)
 		}
 		if response.StatusCode != http.StatusGatewayTimeout {
-			t.Fatalf("A request past its deadline was answered %s, want 504.", response.Status)
+			t.Fatalf("got %s after the deadline, want 504", response.Status)
 		}
 	}
 }
 
-func TestHandlersLearnWhenTheirTimeIsOver(t *testing.T) {
+func TestHandlerContextEnds(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		context func(context.Context) (context.Context, context.CancelFunc)
@@ -90,21 +90,21 @@ func TestHandlersLearnWhenTheirTimeIsOver(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			ctx, cancel := test.context(t.Context())
 			defer cancel()
-			begun := time.Now()
+			start := time.Now()
 			withDeadlineGrace(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				<-r.Context().Done()
-				if took := time.Since(begun); took < test.atLeast || took > test.atMost {
-					t.Errorf("The handler's context ended after %v, want %v to %v.", took, test.atLeast, test.atMost)
+				if took := time.Since(start); took < test.atLeast || took > test.atMost {
+					t.Errorf("the context ended after %v, want %v to %v", took, test.atLeast, test.atMost)
 				}
 				if err := r.Context().Err(); err != test.want {
-					t.Errorf("The handler's context ended with %v, want %v.", err, test.want)
+					t.Errorf("the context ended with %v, want %v", err, test.want)
 				}
 			})).ServeHTTP(nil, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
 		})
 	}
 }
 
-// cancelled gives a context that is cancelled already, with a deadline if one is given.
+// cancelled returns a cancelled context, with a deadline if timeout is positive.
 func cancelled(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	cancel()

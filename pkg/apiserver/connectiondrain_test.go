@@ -24,25 +24,25 @@ import (
 	"time"
 )
 
-func TestConnectionsAreHandedOverInTheSecondHalfOfTheShutdownDelay(t *testing.T) {
+func TestConnectionsAreDrainedInTheSecondHalfOfTheShutdownDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shutdown := make(chan struct{})
-		handler := withHandover(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), shutdown, 10*time.Second)
+		handler := withConnectionDrain(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), shutdown, 10*time.Second)
 		for _, step := range []struct {
 			what string
 			do   func()
 			want string
 		}{
 			{"before a shutdown", func() { time.Sleep(time.Hour) }, ""},
-			{"while replicas are taken out of the endpoints", func() { close(shutdown); time.Sleep(4 * time.Second) }, ""},
-			{"after that", func() { time.Sleep(2 * time.Second) }, "close"},
+			{"in the first half of the delay", func() { close(shutdown); time.Sleep(4 * time.Second) }, ""},
+			{"in the second half of the delay", func() { time.Sleep(2 * time.Second) }, "close"},
 		} {
 			step.do()
 			synctest.Wait()
 			response := httptest.NewRecorder()
 			handler.ServeHTTP(response, httptest.NewRequest(http.MethodGet, "/", nil))
 			if got := response.Header().Get("Connection"); got != step.want || response.Code != http.StatusOK {
-				t.Errorf("%s it answers %d with Connection: %q, want 200 with %q", step.what, response.Code, got, step.want)
+				t.Errorf("%s: got status %d with Connection: %q, want 200 with %q", step.what, response.Code, got, step.want)
 			}
 		}
 	})

@@ -36,14 +36,14 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// subresourceKinds are the kinds that subresources read, where that is not the kind of the resource.
+// subresourceKinds are the kinds of the bodies of subresources that differ from the kind of the resource.
 var subresourceKinds = map[string]schema.GroupVersionKind{
 	"binding":  v1alpha1.SchemeGroupVersion.WithKind("Binding"),
 	"eviction": v1alpha1.SchemeGroupVersion.WithKind("Eviction"),
 	"scale":    autoscalingv1.SchemeGroupVersion.WithKind("Scale"),
 }
 
-// requestedKind returns the kind that a body without one is read as.
+// requestedKind returns the kind that the decoder assumes for a body that does not name its kind.
 func requestedKind(req *http.Request) schema.GroupVersionKind {
 	info, ok := request.RequestInfoFrom(req.Context())
 	if !ok {
@@ -63,8 +63,8 @@ func requestedKind(req *http.Request) schema.GroupVersionKind {
 	return schema.GroupVersionKind{}
 }
 
-// checkProtobuf returns an error for protobuf that holds too much. It counts as checkJSON does with the same object,
-// whose type it takes from the body, or from the request where the body has none, as the decoder does.
+// checkProtobuf returns an error for protobuf that exceeds the limits. It counts as checkJSON does for the same object.
+// Like the decoder, it takes the kind from the body, or from the request if the body does not name it.
 func (l bodyLimits) checkProtobuf(body []byte, kind schema.GroupVersionKind) error {
 	var unknown runtime.Unknown
 	body, ok := bytes.CutPrefix(body, []byte("k8s\x00"))
@@ -81,36 +81,36 @@ func (l bodyLimits) checkProtobuf(body []byte, kind schema.GroupVersionKind) err
 	if err != nil {
 		return nil
 	}
-	r := l.newReader()
+	r := l.newCounter()
 	if err := r.open(true); err != nil {
 		return err
 	}
 	return r.readMessage(unknown.Raw, reflect.TypeOf(object).Elem(), &protobufMessage{})
 }
 
-// protobufMessage is a message that is being read. The parts of one that comes several times add up, as they do for a
-// decoder.
+// protobufMessage is a message that is being read. If the field of a message occurs several times, a decoder merges the
+// occurrences, so their lists and messages are counted together.
 type protobufMessage struct {
 	lists    map[uint64]*level
 	messages map[uint64]*protobufMessage
 }
 
-// protobufField is a field of a Go type, as protobuf numbers it and JSON names it.
+// protobufField is a field of a Go type.
 type protobufField struct {
-	name []byte
-	of   reflect.Type
+	name []byte // in JSON
+	typ  reflect.Type
 }
 
-var protobufFields sync.Map // of reflect.Type to map[uint64]protobufField
+var protobufFields sync.Map // reflect.Type → map[uint64]protobufField
 
-// fieldsOf returns the fields of a Go type by their numbers in protobuf.
-func fieldsOf(of reflect.Type) map[uint64]protobufField {
-	if fields, ok := protobufFields.Load(of); ok {
+// fieldsOf returns the fields of a Go type by their protobuf numbers.
+func fieldsOf(typ reflect.Type) map[uint64]protobufField {
+	if fields, ok := protobufFields.Load(typ); ok {
 		return fields.(map[uint64]protobufField)
 	}
 	fields := map[uint64]protobufField{}
-	for i := range of.NumField() {
-		field := of.Field(i)
+	for i := range typ.NumField() {
+		field := typ.Field(i)
 		tag := strings.Split(field.Tag.Get("protobuf"), ",")
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if len(tag) < 2 {
@@ -120,13 +120,13 @@ func fieldsOf(of reflect.Type) map[uint64]protobufField {
 			fields[number] = protobufField{[]byte(name), field.Type}
 		}
 	}
-	protobufFields.Store(of, fields)
+	protobufFields.Store(typ, fields)
 	return fields
 }
 
 // readMessage counts a message of the Go type as the innermost object.
-func (r *bodyReader) readMessage(data []byte, of reflect.Type, m *protobufMessage) error {
-	if of == reflect.TypeFor[resource.Quantity]() {
+func (r *bodyCounter) readMessage(data []byte, typ reflect.Type, m *protobufMessage) error {
+	if typ == reflect.TypeFor[resource.Quantity]() {
 		return eachField(data, func(_ uint64, value []byte) error {
 			if err := v1alpha1.CheckQuantity(string(value)); err != nil {
 				return fmt.Errorf("%s: %w", r.path(), err)
@@ -134,39 +134,39 @@ func (r *bodyReader) readMessage(data []byte, of reflect.Type, m *protobufMessag
 			return nil
 		})
 	}
-	fields := fieldsOf(of)
+	fields := fieldsOf(typ)
 	return eachField(data, func(number uint64, value []byte) error {
 		field, ok := fields[number]
 		if !ok {
 			return nil
 		}
 		r.levels[len(r.levels)-1].name = field.name
-		return r.readField(number, value, field.of, m)
+		return r.readField(number, value, field.typ, m)
 	})
 }
 
-// readField counts a value of a field of the Go type.
-func (r *bodyReader) readField(number uint64, value []byte, of reflect.Type, m *protobufMessage) error {
-	for of.Kind() == reflect.Pointer {
-		of = of.Elem()
+// readField counts one occurrence of a field of the Go type.
+func (r *bodyCounter) readField(number uint64, value []byte, typ reflect.Type, m *protobufMessage) error {
+	for typ.Kind() == reflect.Pointer {
+		typ = typ.Elem()
 	}
 	switch {
-	case of == reflect.TypeFor[[]byte](), of.Kind() == reflect.String:
+	case typ == reflect.TypeFor[[]byte](), typ.Kind() == reflect.String:
 		return r.checkText(len(value))
-	case of == reflect.TypeFor[metav1.FieldsV1](): // JSON, in the only field of a message
+	case typ == reflect.TypeFor[metav1.FieldsV1](): // a message whose only field holds JSON
 		return eachField(value, func(_ uint64, raw []byte) error { return r.readJSON(raw) })
-	case of.Kind() == reflect.Slice:
-		return r.in(m, number, false, func() error {
-			if of.Elem().Kind() != reflect.Struct && of.Elem().Kind() != reflect.String {
+	case typ.Kind() == reflect.Slice:
+		return r.inRepeated(m, number, false, func() error {
+			if typ.Elem().Kind() != reflect.Struct && typ.Elem().Kind() != reflect.String {
 				return r.readNumbers(value)
 			}
 			if err := r.item(); err != nil {
 				return err
 			}
-			return r.readItem(value, of.Elem())
+			return r.readItem(value, typ.Elem())
 		})
-	case of.Kind() == reflect.Map:
-		return r.in(m, number, true, func() error {
+	case typ.Kind() == reflect.Map:
+		return r.inRepeated(m, number, true, func() error {
 			if err := r.item(); err != nil {
 				return err
 			}
@@ -175,10 +175,10 @@ func (r *bodyReader) readField(number uint64, value []byte, of reflect.Type, m *
 					r.levels[len(r.levels)-1].name = value
 					return r.checkText(len(value))
 				}
-				return r.readItem(value, of.Elem())
+				return r.readItem(value, typ.Elem())
 			})
 		})
-	case of.Kind() == reflect.Struct:
+	case typ.Kind() == reflect.Struct:
 		if m.messages == nil {
 			m.messages = map[uint64]*protobufMessage{}
 		}
@@ -187,24 +187,24 @@ func (r *bodyReader) readField(number uint64, value []byte, of reflect.Type, m *
 			inner = &protobufMessage{}
 			m.messages[number] = inner
 		}
-		return r.inside(true, func() error { return r.readMessage(value, of, inner) })
+		return r.inObject(func() error { return r.readMessage(value, typ, inner) })
 	}
 	return nil
 }
 
-// mapKey is the number of the key of an entry of a map.
+// mapKey is the field number of the key in an entry of a map.
 const mapKey = 1
 
-// readItem counts an item of a list or of a map.
-func (r *bodyReader) readItem(value []byte, of reflect.Type) error {
-	if of.Kind() == reflect.String {
+// readItem counts an item of a list or a value of a map.
+func (r *bodyCounter) readItem(value []byte, typ reflect.Type) error {
+	if typ.Kind() == reflect.String {
 		return r.checkText(len(value))
 	}
-	return r.inside(true, func() error { return r.readMessage(value, of, &protobufMessage{}) })
+	return r.inObject(func() error { return r.readMessage(value, typ, &protobufMessage{}) })
 }
 
-// readNumbers counts numbers of a list: one, or several that are packed.
-func (r *bodyReader) readNumbers(packed []byte) error {
+// readNumbers counts one number of a list, or several packed ones.
+func (r *bodyCounter) readNumbers(packed []byte) error {
 	n := 0
 	for _, b := range packed {
 		if b < 0x80 {
@@ -219,16 +219,16 @@ func (r *bodyReader) readNumbers(packed []byte) error {
 	return nil
 }
 
-// in reads in the list or map that a field of the message is, whose items come one by one.
-func (r *bodyReader) in(m *protobufMessage, number uint64, object bool, read func() error) error {
+// inRepeated calls read inside of the list or map of a repeated field, which has an occurrence for each item.
+func (r *bodyCounter) inRepeated(m *protobufMessage, number uint64, object bool, read func() error) error {
 	if m.lists == nil {
 		m.lists = map[uint64]*level{}
 	}
 	list, ok := m.lists[number]
 	if !ok {
-		list = &level{object: object, most: r.most(object)}
+		list = &level{object: object, limit: r.limitOf(object)}
 		m.lists[number] = list
-		if err := r.count(); err != nil {
+		if err := r.increment(); err != nil {
 			return err
 		}
 	}
@@ -239,9 +239,9 @@ func (r *bodyReader) in(m *protobufMessage, number uint64, object bool, read fun
 	return err
 }
 
-// inside reads in an object of the innermost one.
-func (r *bodyReader) inside(object bool, read func() error) error {
-	if err := r.open(object); err != nil {
+// inObject calls read inside of a new object.
+func (r *bodyCounter) inObject(read func() error) error {
+	if err := r.open(true); err != nil {
 		return err
 	}
 	err := read()
@@ -249,8 +249,8 @@ func (r *bodyReader) inside(object bool, read func() error) error {
 	return err
 }
 
-// eachField calls f with the fields of a message in their order, and with what those hold that have a length. It ends
-// at the first error, and at what is no field, for which the decoder has an error.
+// eachField calls f for the fields of a message in order, with the content of those that are length-delimited and nil
+// for others. It returns the first error of f. It stops at an invalid field, which the decoder refuses.
 func eachField(message []byte, f func(number uint64, value []byte) error) error {
 	groups := 0
 	for len(message) > 0 {

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package nameless
+package withoutname
 
 import (
 	"context"
@@ -42,7 +42,7 @@ const (
 	person     = "jane"
 )
 
-// host answers reviews over HTTP and notes them.
+// host answers SubjectAccessReviews over HTTP and records them.
 type host struct {
 	allows func(authorizationv1.SubjectAccessReviewSpec) bool
 	denies func(authorizationv1.SubjectAccessReviewSpec) bool
@@ -85,7 +85,7 @@ func (h *host) names() []string {
 	return names
 }
 
-// newAuthorizer stands before the library's own authorizer, with its cache, and a host.
+// newAuthorizer returns an authorizer over upstream's delegating authorizer, with its cache, and the host.
 func newAuthorizer(t *testing.T, h *host) authorizer.Authorizer {
 	t.Helper()
 	server := httptest.NewServer(h)
@@ -115,7 +115,7 @@ func request(userName, verb, name string) authorizer.AttributesRecord {
 
 func everything(authorizationv1.SubjectAccessReviewSpec) bool { return true }
 
-func TestAThousandNamesCostOneReview(t *testing.T) {
+func TestOneReviewForAllNames(t *testing.T) {
 	for _, test := range []struct {
 		user string
 		want int
@@ -133,21 +133,21 @@ func TestAThousandNamesCostOneReview(t *testing.T) {
 	}
 }
 
-func TestTheNameIsAskedForOnlyIfNeedBe(t *testing.T) {
+func TestAuthorize(t *testing.T) {
 	onlyMine := func(spec authorizationv1.SubjectAccessReviewSpec) bool { return spec.ResourceAttributes.Name == "mine" }
-	nameless := func(spec authorizationv1.SubjectAccessReviewSpec) bool { return spec.ResourceAttributes.Name == "" }
+	allNames := func(spec authorizationv1.SubjectAccessReviewSpec) bool { return spec.ResourceAttributes.Name == "" }
 	for name, test := range map[string]struct {
 		host  *host
 		attrs authorizer.AttributesRecord
 		want  authorizer.Decision
 		asked []string
 	}{
-		"all names are granted":            {&host{allows: nameless}, request(controller, "create", "mine"), authorizer.DecisionAllow, []string{""}},
+		"all names are granted":            {&host{allows: allNames}, request(controller, "create", "mine"), authorizer.DecisionAllow, []string{""}},
 		"this name is granted":             {&host{allows: onlyMine}, request(controller, "create", "mine"), authorizer.DecisionAllow, []string{"", "mine"}},
 		"another name is granted":          {&host{allows: onlyMine}, request(controller, "create", "yours"), authorizer.DecisionNoOpinion, []string{"", "yours"}},
-		"denied without, allowed with it":  {&host{allows: onlyMine, denies: nameless}, request(controller, "create", "mine"), authorizer.DecisionAllow, []string{"", "mine"}},
-		"there is no name":                 {&host{allows: onlyMine}, request(controller, "list", ""), authorizer.DecisionNoOpinion, []string{""}},
-		"others are asked as they are":     {&host{allows: nameless}, request(person, "create", "mine"), authorizer.DecisionNoOpinion, []string{"mine"}},
+		"denied without, allowed with it":  {&host{allows: onlyMine, denies: allNames}, request(controller, "create", "mine"), authorizer.DecisionAllow, []string{"", "mine"}},
+		"request without a name":           {&host{allows: onlyMine}, request(controller, "list", ""), authorizer.DecisionNoOpinion, []string{""}},
+		"user that does not match":         {&host{allows: allNames}, request(person, "create", "mine"), authorizer.DecisionNoOpinion, []string{"mine"}},
 		"the host does not answer":         {&host{down: true}, request(controller, "create", "mine"), authorizer.DecisionNoOpinion, []string{""}},
 		"no user":                          {&host{allows: onlyMine}, authorizer.AttributesRecord{Name: "mine", ResourceRequest: true}, authorizer.DecisionAllow, []string{"mine"}},
 		"a path is not a resource's name ": {&host{allows: func(authorizationv1.SubjectAccessReviewSpec) bool { return false }}, authorizer.AttributesRecord{User: &user.DefaultInfo{Name: controller}, Name: "x", Path: "/metrics"}, authorizer.DecisionNoOpinion, []string{"/metrics"}},
@@ -177,7 +177,7 @@ func TestTheNameIsAskedForOnlyIfNeedBe(t *testing.T) {
 	}
 }
 
-func TestOnlyTheNameIsLeftOut(t *testing.T) {
+func TestSelectorsAreKept(t *testing.T) {
 	h := &host{allows: func(authorizationv1.SubjectAccessReviewSpec) bool { return false }}
 	attrs := request(controller, "watch", "mine")
 	attrs.FieldSelectorRequirements = fields.ParseSelectorOrDie("metadata.name=mine,spec.workerName=w").Requirements()
@@ -197,16 +197,16 @@ func TestOnlyTheNameIsLeftOut(t *testing.T) {
 	}
 }
 
-func TestWhatHasNoNameIsAskedOnce(t *testing.T) {
+func TestRequestsWithoutNameCallDelegateOnce(t *testing.T) {
 	var asked int
 	a := New(authorizer.AuthorizerFunc(func(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
 		asked++
 		return authorizer.DecisionNoOpinion, "", nil
 	}), func(user.Info) bool { return true })
 	for name, attrs := range map[string]authorizer.AttributesRecord{
-		"a list":           request(controller, "list", ""),
-		"no resource":      {User: &user.DefaultInfo{Name: controller}, Verb: "get", Path: "/metrics", Name: "x"},
-		"nobody's request": {Verb: "get", Name: "x", ResourceRequest: true},
+		"list":           request(controller, "list", ""),
+		"non-resource":   {User: &user.DefaultInfo{Name: controller}, Verb: "get", Path: "/metrics", Name: "x"},
+		"without a user": {Verb: "get", Name: "x", ResourceRequest: true},
 	} {
 		asked = 0
 		if _, _, err := a.Authorize(t.Context(), attrs); err != nil || asked != 1 {
