@@ -42,11 +42,11 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/cmd/internal/collector"
-	"github.com/leat-dev/leat/pkg/certificates"
+	directclient "github.com/leat-dev/leat/pkg/client/direct"
 	"github.com/leat-dev/leat/pkg/controller"
 	"github.com/leat-dev/leat/pkg/controller/apiservice"
+	"github.com/leat-dev/leat/pkg/controller/certificates"
 	"github.com/leat-dev/leat/pkg/controller/namespace"
-	"github.com/leat-dev/leat/pkg/direct"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/scheduler"
 )
@@ -177,7 +177,7 @@ func (o *options) run(ctx context.Context) error {
 	config.QPS = -1 // The server limits clients by priority and fairness.
 	config.UserAgent = rest.DefaultKubernetesUserAgent()
 	if o.server != "" {
-		if err := direct.Route(config, o.server); err != nil {
+		if err := directclient.Route(config, o.server); err != nil {
 			return fmt.Errorf("--leat-server %w", err)
 		}
 	}

@@ -39,13 +39,13 @@ var arrows = []struct {
 }{
 	{"apis", nil},
 	{"pkg/generated", []string{"apis"}},
-	{"pkg/authorization", []string{"apis"}},
-	{"pkg/authentication", []string{"apis", "pkg/authorization"}},
-	{"pkg/fairness", nil},
-	{"pkg/certificates", []string{"apis/batch/v1alpha1"}},
-	{"pkg/admission", []string{"apis", "pkg/authorization"}},
 	{"pkg/registry", []string{"apis"}},
-	{"pkg/apiserver", []string{"apis", "pkg/registry", "pkg/admission", "pkg/authentication", "pkg/authorization", "pkg/fairness", "pkg/generated/openapi"}},
+	{"pkg/apiserver/authorization", []string{"apis"}},
+	{"pkg/apiserver/authentication", []string{"apis", "pkg/apiserver/authorization"}},
+	{"pkg/apiserver/admission", []string{"apis", "pkg/apiserver/authorization"}},
+	{"pkg/apiserver/flowcontrol", nil},
+	{"pkg/apiserver/workerlogs", []string{"apis", "pkg/registry"}},
+	{"pkg/apiserver", []string{"apis", "pkg/registry", "pkg/generated/openapi"}},
 	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
 	// As in kube-scheduler, plugins import the interface of the framework, and only the scheduler and the CLI import plugins.
 	// The parts of the scheduler know the framework and not each other.
@@ -64,9 +64,9 @@ var arrows = []struct {
 	{"pkg/worker/taskrunner", []string{"apis/batch/v1alpha1", "pkg/generated", "pkg/worker/logs", "pkg/worker/pressure", "pkg/worker/process", "pkg/worker/sandbox"}},
 	{"pkg/worker/agent", []string{"apis/batch/v1alpha1", "pkg/generated", "pkg/worker/logs", "pkg/worker/pressure", "pkg/worker/process", "pkg/worker/sandbox", "pkg/worker/taskrunner"}},
 	{"pkg/worker", []string{"apis/batch/v1alpha1", "pkg/generated"}},
-	{"pkg/direct", []string{"apis/batch/v1alpha1"}},
+	{"pkg/client", []string{"apis/batch/v1alpha1"}},
 	// The CLI explains with the scheduler's filters why a worker cannot run a task.
-	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/direct", "pkg/generated", "pkg/scheduler/framework"}},
+	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client", "pkg/generated", "pkg/scheduler/framework"}},
 	{"pkg/standalone", []string{"apis", "config", "pkg"}},
 	{"config", nil},
 	{"cmd", []string{"apis", "pkg"}},
@@ -75,7 +75,7 @@ var arrows = []struct {
 }
 
 // clients know the server only as its clients do.
-var clients = []string{"pkg/generated", "pkg/controller", "pkg/scheduler", "pkg/worker", "pkg/direct", "pkg/cli"}
+var clients = []string{"pkg/generated", "pkg/controller", "pkg/scheduler", "pkg/worker", "pkg/client", "pkg/cli"}
 
 // storers are the only ones that name etcd.
 var storers = []string{"pkg/apiserver", "pkg/standalone"}

@@ -48,7 +48,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 

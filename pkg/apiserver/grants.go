@@ -35,7 +35,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
-	"github.com/leat-dev/leat/pkg/admission"
+	"github.com/leat-dev/leat/pkg/apiserver/admission"
 )
 
 const (

@@ -39,7 +39,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/leat-dev/leat/config"
-	"github.com/leat-dev/leat/pkg/admission"
+	"github.com/leat-dev/leat/pkg/apiserver/admission"
 )
 
 // grantsOf returns the grants that a server with these flags requires, as "<verb> <resource>" by role.

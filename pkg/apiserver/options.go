@@ -53,16 +53,16 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/leat-dev/leat/apis/batch"
-	"github.com/leat-dev/leat/pkg/admission"
-	"github.com/leat-dev/leat/pkg/admission/deniedworker"
-	"github.com/leat-dev/leat/pkg/admission/queuelimit"
-	"github.com/leat-dev/leat/pkg/apiserver/workerclient"
-	"github.com/leat-dev/leat/pkg/authentication/cachedx509"
-	"github.com/leat-dev/leat/pkg/authentication/pod"
-	"github.com/leat-dev/leat/pkg/authorization/cachingauthorizer"
-	"github.com/leat-dev/leat/pkg/authorization/withoutname"
-	"github.com/leat-dev/leat/pkg/authorization/worker"
-	"github.com/leat-dev/leat/pkg/fairness"
+	"github.com/leat-dev/leat/pkg/apiserver/admission"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/deniedworker"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/apiserver/authentication/cachedx509"
+	"github.com/leat-dev/leat/pkg/apiserver/authentication/pod"
+	"github.com/leat-dev/leat/pkg/apiserver/authorization/cachingauthorizer"
+	"github.com/leat-dev/leat/pkg/apiserver/authorization/withoutname"
+	"github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
+	"github.com/leat-dev/leat/pkg/apiserver/flowcontrol"
+	"github.com/leat-dev/leat/pkg/apiserver/workerlogs"
 	generatedopenapi "github.com/leat-dev/leat/pkg/generated/openapi"
 	registry "github.com/leat-dev/leat/pkg/registry/batch"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
@@ -79,7 +79,7 @@ type Options struct {
 	// ControllerUsers are the users that are authorized by package withoutname.
 	ControllerUsers []string
 	// Workers configure the connections to workers.
-	Workers *workerclient.Options
+	Workers *workerlogs.Options
 
 	// Standalone replaces the host cluster in standalone mode. Nil if there is a host.
 	Standalone *Standalone
@@ -118,7 +118,7 @@ func NewOptions() (*Options, error) {
 		Server:          server,
 		Logs:            logs.NewOptions(),
 		ControllerUsers: []string{"system:serviceaccount:leat-system:leat-controller-manager"},
-		Workers:         &workerclient.Options{},
+		Workers:         &workerlogs.Options{},
 		versions:        versions,
 	}, nil
 }
@@ -323,7 +323,7 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 		return err
 	}
 	if config.FlowControl != nil {
-		config.FlowControl = fairness.WithTrigger(config.FlowControl, registry.Tasks.GroupResource, registry.Tasks.Trigger)
+		config.FlowControl = flowcontrol.WithTrigger(config.FlowControl, registry.Tasks.GroupResource, registry.Tasks.Trigger)
 	}
 	initializers := admission.Initializers(counts, client.CoreV1())
 	if o.Standalone == nil { // standalone mode has no namespace controller that would delete Workers

@@ -35,7 +35,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/leat-dev/leat/apis/batch"
-	"github.com/leat-dev/leat/pkg/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
 	registry "github.com/leat-dev/leat/pkg/registry/batch"
 )
 

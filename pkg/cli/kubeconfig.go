@@ -29,7 +29,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"github.com/leat-dev/leat/pkg/direct"
+	directclient "github.com/leat-dev/leat/pkg/client/direct"
 )
 
 const kubeconfigLong = `Print a kubeconfig that reaches leat-apiserver itself, and not through the cluster's API server.
@@ -111,7 +111,7 @@ type credentials struct{ token, certificate, key string }
 
 // directConfig makes the kubeconfig, of the present user without credentials.
 func (f *factory) directConfig(ctx context.Context, s *session, address string, files credentials) (*clientcmdapi.Config, error) {
-	registered, err := direct.Registered(ctx, s.discovery.RESTClient())
+	registered, err := directclient.Registered(ctx, s.discovery.RESTClient())
 	if apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("the server at %s has no APIService of Leat: Leat is not installed there; or it is that of \"leat up\", which is reached directly anyway", s.host)
 	}

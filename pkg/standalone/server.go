@@ -36,11 +36,11 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/config"
-	"github.com/leat-dev/leat/pkg/admission"
 	leatserver "github.com/leat-dev/leat/pkg/apiserver"
-	"github.com/leat-dev/leat/pkg/apiserver/workerclient"
-	authorizationworker "github.com/leat-dev/leat/pkg/authorization/worker"
-	"github.com/leat-dev/leat/pkg/standalone/hostless"
+	"github.com/leat-dev/leat/pkg/apiserver/admission"
+	authorizationworker "github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
+	"github.com/leat-dev/leat/pkg/apiserver/workerlogs"
+	"github.com/leat-dev/leat/pkg/standalone/fakehost"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/pkg/standalone/rbac"
 )
@@ -116,7 +116,7 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 
 	// The host's OpenAPI documents are the server's own, once there is one.
 	var openAPI atomic.Pointer[http.Handler]
-	host := hostless.NewConfig(func() http.Handler {
+	host := fakehost.NewConfig(func() http.Handler {
 		if handler := openAPI.Load(); handler != nil {
 			return *handler
 		}
@@ -141,13 +141,13 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 }
 
 // newWorkerClient says how logs are read from workers, who are on this machine.
-func newWorkerClient(dir string, authority *pki.CA) (*workerclient.Options, error) {
+func newWorkerClient(dir string, authority *pki.CA) (*workerlogs.Options, error) {
 	cert, key, err := authority.IssueClient(v1alpha1.WorkerClientName)
 	if err != nil {
 		return nil, err
 	}
 	certFile, keyFile := filepath.Join(dir, "worker-client.crt"), filepath.Join(dir, "worker-client.key")
-	return &workerclient.Options{CertFile: certFile, KeyFile: keyFile, AddressRanges: []string{loopback + "/32"}},
+	return &workerlogs.Options{CertFile: certFile, KeyFile: keyFile, AddressRanges: []string{loopback + "/32"}},
 		errors.Join(pki.WriteFile(keyFile, key), pki.WriteFile(certFile, cert))
 }
 

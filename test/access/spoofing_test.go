@@ -32,7 +32,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/authentication/pod"
+	"github.com/leat-dev/leat/pkg/apiserver/authentication/pod"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/test/certificates"
 	"github.com/leat-dev/leat/test/env"

@@ -34,7 +34,7 @@ import (
 )
 
 // testWorkerFields: whatever a worker writes with the status of its task, the rest of the task stays as it is. Each field that a task
-// has is written anew, one at a time. That no field is forgotten is up to pkg/admission/workerrestriction.
+// has is written anew, one at a time. That no field is forgotten is up to pkg/apiserver/admission/workerrestriction.
 func testWorkerFields(t *testing.T, e *env.Env) {
 	namespace := e.Namespace(t)
 	admin, controller := env.Client(t, e.Admin(t)).BatchV1alpha1(), env.Client(t, e.Controller(t)).BatchV1alpha1()

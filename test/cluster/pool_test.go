@@ -38,8 +38,8 @@ import (
 	"k8s.io/client-go/util/keyutil"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/authorization/worker"
-	"github.com/leat-dev/leat/pkg/certificates"
+	"github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
+	"github.com/leat-dev/leat/pkg/controller/certificates"
 )
 
 // testWorkerPool: three pods of the example become workers by their tokens, and run a set to its end. Their image is ours, which has

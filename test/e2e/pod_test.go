@@ -30,7 +30,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/leat-dev/leat/pkg/authentication/pod"
+	"github.com/leat-dev/leat/pkg/apiserver/authentication/pod"
 	"github.com/leat-dev/leat/test/env"
 )
 

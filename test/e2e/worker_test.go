@@ -25,7 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/admission/workerrestriction"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/workerrestriction"
 	"github.com/leat-dev/leat/test/env"
 )
 

@@ -40,10 +40,10 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/admission"
 	"github.com/leat-dev/leat/pkg/apiserver"
-	"github.com/leat-dev/leat/pkg/apiserver/workerclient"
-	"github.com/leat-dev/leat/pkg/standalone/hostless"
+	"github.com/leat-dev/leat/pkg/apiserver/admission"
+	"github.com/leat-dev/leat/pkg/apiserver/workerlogs"
+	"github.com/leat-dev/leat/pkg/standalone/fakehost"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/test/host"
 )
@@ -92,12 +92,12 @@ func Serve(tb testing.TB, flags ...string) (http.Handler, *runtime.Scheme) {
 	r.SecureServing.ServerCert.CertKey = genericoptions.CertKey{CertFile: file("server.crt", cert), KeyFile: file("server.key", key)}
 	r.Admission = genericoptions.NewAdmissionOptions()
 	check(admission.ConfigureStandalone(r.Admission))
-	o.Workers = &workerclient.Options{CertFile: file("worker.crt", worker), KeyFile: file("worker.key", workerKey)}
+	o.Workers = &workerlogs.Options{CertFile: file("worker.crt", worker), KeyFile: file("worker.key", workerKey)}
 	o.Server.ShutdownDelayDuration, o.Server.ShutdownSendRetryAfter, o.Server.ShutdownWatchTerminationGracePeriod = 0, false, 0
 	clientCA, err := dynamiccertificates.NewStaticCAContent("clients", ca.CertPEM())
 	check(err)
 	o.Standalone = &apiserver.Standalone{
-		Host: hostless.NewConfig(func() http.Handler { return nil }),
+		Host: fakehost.NewConfig(func() http.Handler { return nil }),
 		Authenticator: authenticator.RequestFunc(func(*http.Request) (*authenticator.Response, bool, error) {
 			return &authenticator.Response{User: &user.DefaultInfo{Name: "alice", Groups: []string{user.AllAuthenticated}}}, true, nil
 		}),

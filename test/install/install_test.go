@@ -36,7 +36,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/certificates"
+	"github.com/leat-dev/leat/pkg/controller/certificates"
 	"github.com/leat-dev/leat/test/host"
 )
 

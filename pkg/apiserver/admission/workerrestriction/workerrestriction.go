@@ -34,7 +34,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 
 	"github.com/leat-dev/leat/apis/batch"
-	"github.com/leat-dev/leat/pkg/authorization/worker"
+	"github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
 )
 
 const (

@@ -14,10 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package hostless plays an empty Kubernetes host to the parts of a server that
+// Package fakehost plays an empty Kubernetes host to the parts of a server that
 // need one to read from: admission plugins, priority and fairness, informers.
 // A standalone server runs them unchanged on it.
-package hostless
+package fakehost
 
 import (
 	"bytes"
@@ -57,7 +57,7 @@ const resourceVersion = "1"
 // them; it is called at each request, and while it gives nil there are none.
 func NewConfig(openAPI func() http.Handler) *rest.Config {
 	return &rest.Config{
-		Host:      "https://hostless.invalid",
+		Host:      "https://fakehost.invalid",
 		Transport: Transport{openAPI},
 		QPS:       -1,
 	}

@@ -20,7 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/initializer"
 
-	"github.com/leat-dev/leat/pkg/admission/manifests"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/manifests"
 )
 
 // manifestsInitializer sets the loaders of webhooks and policies in files.

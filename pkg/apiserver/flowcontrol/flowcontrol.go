@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package fairness makes the watch cache triggers of our kinds known to priority and fairness.
-package fairness
+// Package flowcontrol makes the watch cache triggers of our kinds known to priority and fairness.
+package flowcontrol
 
 import (
 	"net/http"

@@ -14,11 +14,11 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package workerclient reads logs from workers. Workers publish their addresses themselves, so any user that can write
+// Package workerlogs reads logs from workers. Workers publish their addresses themselves, so any user that can write
 // a Worker chooses where the server connects to. To prevent server-side request forgery, the client dials only allowed
 // addresses, checked after name resolution; completes the TLS handshake only with the holder of the key of the Worker's
 // certificate; and follows no redirects.
-package workerclient
+package workerlogs
 
 import (
 	"context"

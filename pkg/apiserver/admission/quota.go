@@ -25,8 +25,8 @@ import (
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"github.com/leat-dev/leat/apis/batch"
-	"github.com/leat-dev/leat/pkg/admission/livenamespace"
-	"github.com/leat-dev/leat/pkg/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/livenamespace"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
 )
 
 // countedResources are the resources that ResourceQuota charges as count/<resource>.batch.leat.dev.

@@ -32,7 +32,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/leat-dev/leat/apis/batch"
-	"github.com/leat-dev/leat/pkg/authorization/worker"
+	"github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
 )
 
 // Audience is the audience of the tokens that worker pods authenticate with. The host cluster's own API server refuses

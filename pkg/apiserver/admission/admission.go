@@ -33,11 +33,11 @@ import (
 	validatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
 	"k8s.io/apiserver/pkg/server/options"
 
-	"github.com/leat-dev/leat/pkg/admission/deniedworker"
-	"github.com/leat-dev/leat/pkg/admission/livenamespace"
-	"github.com/leat-dev/leat/pkg/admission/ownerreferences"
-	"github.com/leat-dev/leat/pkg/admission/queuelimit"
-	"github.com/leat-dev/leat/pkg/admission/workerrestriction"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/deniedworker"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/livenamespace"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/ownerreferences"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/workerrestriction"
 )
 
 // Order lists all plugins in the order in which they run. Mutating plugins run before validating ones, whatever their
@@ -108,7 +108,7 @@ func ConfigureStandalone(o *options.AdmissionOptions) error {
 }
 
 func checkUpstream(o *options.AdmissionOptions) error {
-	const advice = "review the order in pkg/admission and the grants in config/base/rbac"
+	const advice = "review the order in pkg/apiserver/admission and the grants in config/base/rbac"
 	registered, known := sets.New(o.Plugins.Registered()...), sets.New(upstream...)
 	if added := registered.Difference(known); added.Len() > 0 {
 		return fmt.Errorf("unknown default admission plugins %s: %s", strings.Join(sets.List(added), ", "), advice)

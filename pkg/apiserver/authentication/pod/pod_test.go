@@ -31,7 +31,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/leat-dev/leat/apis/batch"
-	workerauthorizer "github.com/leat-dev/leat/pkg/authorization/worker"
+	workerauthorizer "github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
 )
 
 // token returns an unsigned token with the claims.

@@ -58,7 +58,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/install"
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
 )
 
 func TestConfigureKnowsUpstreamsDefaultPlugins(t *testing.T) {

@@ -28,11 +28,11 @@ import (
 	validatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
 	"k8s.io/apiserver/pkg/server/options"
 
-	"github.com/leat-dev/leat/pkg/admission/deniedworker"
-	"github.com/leat-dev/leat/pkg/admission/livenamespace"
-	"github.com/leat-dev/leat/pkg/admission/ownerreferences"
-	"github.com/leat-dev/leat/pkg/admission/queuelimit"
-	"github.com/leat-dev/leat/pkg/admission/workerrestriction"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/deniedworker"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/livenamespace"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/ownerreferences"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/apiserver/admission/workerrestriction"
 )
 
 // Grant is a permission that the server requires on the host cluster, in all namespaces.
