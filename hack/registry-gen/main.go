@@ -29,7 +29,7 @@ limitations under the License.
 //	+leat:selectable            (on a field)
 //	+leat:selectable:trigger    (on a field, once a kind: the watch cache finds watchers by it)
 //
-// The rules package of a kind lies in the output package and has the kind's name in lower case. It has a type Strategy, the
+// The rules package of a kind lies in the output package and has the kind's name in lower case. It has a type Rules, the
 // types that subresources name, with a field Store, and the functions that columns name: func(*<internal type>) any.
 package main
 

@@ -269,7 +269,7 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 	}
 	config.FeatureGate = o.versions.FeatureGateFor(basecompatibility.DefaultKubeComponent)
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
-		handler = withBodyLimits(withBufferedLists(task.AbortBrokenLogs(handler)), codecs, c.MaxRequestBodyBytes)
+		handler = withBodyLimits(withBufferedLists(task.WithTruncatedLogsAborted(handler)), codecs, c.MaxRequestBodyBytes)
 		chain := withSelectorLimits(genericapiserver.DefaultBuildHandlerChain(withDeadlineGrace(handler), c), codecs)
 		return withConnectionDrain(chain, c.ShutdownInitiatedNotify(), o.Server.ShutdownDelayDuration)
 	}

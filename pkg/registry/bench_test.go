@@ -29,8 +29,9 @@ import (
 	"github.com/leat-dev/leat/test/host"
 )
 
-// BenchmarkDispatch is an event on its way from the write, in an etcd that syncs, through the watch cache to the one of many watchers that
-// has asked for it. Its allocations, and its time less that of the write, should be the same however many there are.
+// BenchmarkDispatch measures an event from the write, to an etcd that syncs, through the watch cache to the only one of
+// many watchers that selects it. The allocations, and the time without that of the write, should not depend on the
+// number of watchers.
 func BenchmarkDispatch(b *testing.B) {
 	etcd := host.EtcdForTest(b)
 	for _, watchers := range []int{1, 100, 1000, 10_000} {
@@ -55,7 +56,7 @@ func BenchmarkDispatch(b *testing.B) {
 			number := 0
 			b.ReportAllocs()
 			for b.Loop() {
-				i := number * 7919 % watchers // here and there
+				i := number * 7919 % watchers // in scattered order
 				bindTo(ctx, b, store, fmt.Sprint("task-", number), worker(i))
 				if event, ok := <-events[i].ResultChan(); !ok || event.Type != watch.Added {
 					b.Fatalf("The watcher of %s was sent %v, want the task.", worker(i), event)

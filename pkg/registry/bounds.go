@@ -25,18 +25,17 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// Upstream renders each error of an object three times, values included, and joins them in quadratic time. An object of
-// 3 MiB can have ten thousand errors, or errors about values of megabytes, so both are bounded before they reach a
-// client.
+// Upstream formats each error of an object three times, including the value, and joins them in quadratic time. An
+// object of 3 MiB can have ten thousand errors, or errors with values of megabytes, so both are bounded.
 const (
-	// maxErrors is how many errors of one object are returned.
+	// maxErrors bounds the errors of an object.
 	maxErrors = 16
-	// maxErrorText is how many bytes the field, the value and the detail of an error have at most.
+	// maxErrorText bounds the field, the value and the detail of an error, in bytes each.
 	maxErrorText = 1 << 10
 )
 
-// BoundErrors returns the first errors of the list, and one more that tells how many are left out. Long fields and
-// details are cut; long values are left out.
+// BoundErrors returns the first errors of the list, and an error with the number of the others. It truncates long
+// fields and details, and omits long values.
 func BoundErrors(errs field.ErrorList) field.ErrorList {
 	bounded := make(field.ErrorList, 0, min(len(errs), maxErrors+1))
 	for _, err := range errs[:min(len(errs), maxErrors)] {
@@ -67,7 +66,7 @@ func shorten(text string) string {
 	return fmt.Sprintf("%s… (%d bytes)", text[:end], len(text))
 }
 
-// isLong reports whether a value is too long for an error, as it is rendered there.
+// isLong reports whether a formatted value is too long for an error.
 func isLong(value any) bool {
 	switch value := value.(type) {
 	case string:
@@ -79,8 +78,8 @@ func isLong(value any) bool {
 	return err != nil || len(data) > maxErrorText
 }
 
-// Duplicates returns an error for each of n items whose key an earlier item has, in linear time. It stands in for the
-// comparison of all pairs of a list with listType=map, which customUnique turns off, where the list may be long.
+// Duplicates returns an error for each of n items that has the key of an earlier item, in linear time. It replaces the
+// quadratic check of declarative validation, which the customUnique marker turns off, for lists that may be long.
 func Duplicates(n int, key func(int) (*field.Path, string)) field.ErrorList {
 	var errs field.ErrorList
 	seen := make(map[string]struct{}, n)

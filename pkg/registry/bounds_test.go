@@ -24,11 +24,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-func TestErrorsAreBounded(t *testing.T) {
+func TestBoundErrors(t *testing.T) {
 	path := field.NewPath("spec")
 	few := field.ErrorList{field.Invalid(path.Child("a"), "b", "c")}
 	if got := BoundErrors(few); got.ToAggregate().Error() != few.ToAggregate().Error() {
-		t.Errorf("few errors become %v", got)
+		t.Errorf("few errors: got %v", got)
 	}
 	var many field.ErrorList
 	long := strings.Repeat("é", 1<<20)
@@ -39,13 +39,13 @@ func TestErrorsAreBounded(t *testing.T) {
 	many[1].BadValue = []string{"a"}
 	got := BoundErrors(many)
 	if len(got) != 17 || got[16].Error() != "spec: Too many: 9984 more errors are not shown: correct these first" {
-		t.Errorf("there are %d errors, the last is %v", len(got), got[len(got)-1])
+		t.Errorf("got %d errors, the last is %v", len(got), got[len(got)-1])
 	}
 	if text := got.ToAggregate().Error(); len(text) > 17*2*maxErrorText {
-		t.Errorf("they have %d bytes", len(text))
+		t.Errorf("got %d bytes", len(text))
 	}
 	if text := got[1].Error(); !strings.HasPrefix(text, `spec.env[1]: Invalid value: ["a"]: éé`) || !strings.HasSuffix(text, "é… (2097152 bytes)") {
-		t.Errorf("a short value with a long detail is told as %s", text)
+		t.Errorf("short value with long detail: got %s", text)
 	}
 }
 
@@ -53,6 +53,6 @@ func TestDuplicates(t *testing.T) {
 	names := []string{"a", "b", "a", "c", "a"}
 	errs := Duplicates(len(names), func(i int) (*field.Path, string) { return field.NewPath("env").Index(i).Child("name"), names[i] })
 	if got := fmt.Sprint(errs.ToAggregate()); got != `[env[2].name: Duplicate value: "a", env[4].name: Duplicate value: "a"]` {
-		t.Errorf("the errors are %s", got)
+		t.Errorf("got %s", got)
 	}
 }

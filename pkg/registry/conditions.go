@@ -23,9 +23,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// DeriveConditions returns the conditions of sent with those of the owned types replaced by derived, which are all True. The
-// server derives them: what a client sends of them has no effect. A condition that is True in stored keeps its
-// lastTransitionTime, so that a status that derives the same conditions is not written again.
+// DeriveConditions returns sent with the conditions of the owned types replaced by derived, whose status it sets to
+// True. What a client sends of the owned types has no effect. A condition that is True in stored keeps its
+// lastTransitionTime, so that an update that derives the same conditions changes nothing.
 func DeriveConditions(sent, stored []metav1.Condition, owned []string, derived ...metav1.Condition) []metav1.Condition {
 	next := slices.DeleteFunc(slices.Clone(sent), func(c metav1.Condition) bool {
 		return slices.Contains(owned, c.Type) && !slices.ContainsFunc(derived, func(d metav1.Condition) bool { return d.Type == c.Type })

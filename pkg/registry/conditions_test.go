@@ -24,7 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-func TestDerivedConditionsReplaceThoseThatAreSent(t *testing.T) {
+func TestDeriveConditions(t *testing.T) {
 	owned := []string{"Reconciling", "Failed"}
 	past := metav1.NewTime(time.Now().Add(-time.Hour).Truncate(time.Second))
 	condition := func(kind string, status metav1.ConditionStatus, reason string) metav1.Condition {

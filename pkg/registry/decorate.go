@@ -26,7 +26,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// Decorate gives a getter whose stores are wrapped, watch cache and all, as they are opened.
+// Decorate returns a getter that wraps stores, including their watch caches, when they are opened.
 func Decorate(getter generic.RESTOptionsGetter, wrap func(storage.Interface, *storagebackend.ConfigForResource) storage.Interface) generic.RESTOptionsGetter {
 	return decorated{getter, wrap}
 }

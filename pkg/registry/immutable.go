@@ -34,13 +34,13 @@ import (
 // originImmutable marks the errors of fields that must not change, as upstream's declarative validation does.
 const originImmutable = "immutable"
 
-// Immutable returns the error of a rule by which the field at path must not change. showImmutable adds both values to it.
+// Immutable returns the error for a change of the immutable field at path. showImmutable adds both values to it.
 func Immutable(path *field.Path) *field.Error {
 	return field.Invalid(path, field.OmitValueType{}, "field is immutable").WithOrigin(originImmutable)
 }
 
-// showImmutable makes the errors of immutable fields show what was sent and what is stored, in the version of the request, and drops those
-// of a field that has one already. Upstream's show no value.
+// showImmutable adds the sent and the stored value to the errors of immutable fields, in the version of the request.
+// Upstream's errors show neither. It drops further errors of the same field.
 func (s strategy[T, L]) showImmutable(ctx context.Context, obj, old runtime.Object, errs field.ErrorList) field.ErrorList {
 	isImmutable := func(err *field.Error) bool { return err.Origin == originImmutable }
 	if !slices.ContainsFunc(errs, isImmutable) {
@@ -48,9 +48,9 @@ func (s strategy[T, L]) showImmutable(ctx context.Context, obj, old runtime.Obje
 	}
 	shown := map[string]bool{}
 	errs = slices.DeleteFunc(errs, func(err *field.Error) bool {
-		again := isImmutable(err) && shown[err.Field]
+		duplicate := isImmutable(err) && shown[err.Field]
 		shown[err.Field] = shown[err.Field] || isImmutable(err)
-		return again
+		return duplicate
 	})
 	info, ok := genericapirequest.RequestInfoFrom(ctx)
 	if !ok {
@@ -67,7 +67,7 @@ func (s strategy[T, L]) showImmutable(ctx context.Context, obj, old runtime.Obje
 	}
 	for _, err := range errs {
 		if isImmutable(err) {
-			showChange(err, at(sent, err.Field), at(stored, err.Field))
+			showChange(err, valueAt(sent, err.Field), valueAt(stored, err.Field))
 		}
 	}
 	return errs
@@ -81,8 +81,8 @@ func (s strategy[T, L]) content(obj runtime.Object, version schema.GroupVersion)
 	return runtime.DefaultUnstructuredConverter.ToUnstructured(versioned)
 }
 
-// at returns the value at a path of members, nil if there is none.
-func at(value any, path string) any {
+// valueAt returns the value at a dotted path, or nil if there is none.
+func valueAt(value any, path string) any {
 	for member := range strings.SplitSeq(path, ".") {
 		object, ok := value.(map[string]any)
 		if !ok {
@@ -93,7 +93,8 @@ func at(value any, path string) any {
 	return value
 }
 
-// showChange makes the error name the member that differs, if only one does, and show both its values.
+// showChange adds both values to the error. If they differ in a single member, it names the member and shows its
+// values.
 func showChange(err *field.Error, sent, stored any) {
 	path := err.Field
 	for {
@@ -112,7 +113,8 @@ func showChange(err *field.Error, sent, stored any) {
 	err.Detail = fmt.Sprintf("field is immutable: %s is %s and must stay %s", path, shownValue(sent), shownValue(stored))
 }
 
-// onlyDifference returns the one member in which two objects differ. It is not ok if they differ in several, or are no objects.
+// onlyDifference returns the member in which two objects differ, and its values. ok is false if they differ in several
+// members, or are not objects.
 func onlyDifference(a, b any) (member string, inA, inB any, ok bool) {
 	x, isObject := a.(map[string]any)
 	y, areObjects := b.(map[string]any)
@@ -141,10 +143,10 @@ func shownValue(value any) string {
 	return shortened(value)
 }
 
-// maxShown is how much of a value an error shows, in bytes of JSON.
+// maxShown bounds the value that an error shows, in bytes of JSON.
 const maxShown = 256
 
-// shortened returns the JSON of a value, or as a JSON string the beginning of it.
+// shortened returns the JSON of a value. If that is too long, it returns the beginning as a JSON string.
 func shortened(value any) string {
 	text := marshal(value)
 	if len(text) > maxShown {
@@ -153,7 +155,7 @@ func shortened(value any) string {
 	return text
 }
 
-// marshal returns the JSON of a value that was decoded from JSON, on one line and with < and > as they are.
+// marshal returns the JSON of a value on one line, without escaping < and >.
 func marshal(value any) string {
 	var text strings.Builder
 	encoder := json.NewEncoder(&text)

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package registry holds what every kind shares: how it is stored, prepared, validated, fenced, scaled and shown. What is
-// particular to a kind is a Resource, generated from the markers of its types, and a value with its domain rules.
+// Package registry implements storage for all kinds: stores, strategies, scale and tables. A kind consists of a
+// Resource, which is generated from the markers of its type, and a value with its domain rules.
 package registry
 
 import (
@@ -25,99 +25,98 @@ import (
 	"k8s.io/apiserver/pkg/registry/generic"
 )
 
-// Resource describes the kind with the internal type T and the list type L. Resources are data: they are generated, and
-// never changed.
+// Resource describes the kind with the internal type T and the list type L. Resources are generated and immutable.
 type Resource[T, L any] struct {
 	// GroupResource is the group and the plural name.
 	GroupResource schema.GroupResource
 	// Singular is the singular name, in lower case.
 	Singular string
-	// ShortNames are what people type instead of the plural.
+	// ShortNames are short forms of the plural name, for kubectl.
 	ShortNames []string
 	// Categories are the groups of kinds, such as "all", that the kind belongs to.
 	Categories []string
-	// Namespaced is whether objects live in a namespace.
+	// Namespaced is true for kinds whose objects are in a namespace.
 	Namespaced bool
-	// Unwatched is whether the kind serves no watch.
+	// Unwatched is true for kinds that do not serve watch.
 	Unwatched bool
 
-	// Meta gives the object's metadata.
+	// Meta returns the metadata of an object.
 	Meta func(*T) *metav1.ObjectMeta
-	// Spec is the part written through the main resource.
+	// Spec is the part that is written through the main resource.
 	Spec Part[T]
-	// Status is the part written through the status subresource, nil where there is none.
+	// Status is the part that is written through the status subresource. Nil if there is none.
 	Status *Part[T]
-	// Conditions gives status.conditions, nil where there are none.
+	// Conditions returns status.conditions. Nil if there are none.
 	Conditions func(*T) []metav1.Condition
 
-	// Fields are the fields that selectors may name, besides metadata.name and metadata.namespace.
+	// Fields are the fields that field selectors may name, besides metadata.name and metadata.namespace.
 	Fields []Field[T]
-	// Trigger is the label of the one field by which the watch cache finds the watchers of an event without asking them
-	// all. Empty where there is none.
+	// Trigger is the label of the field that the watch cache indexes watchers by, so that an event is matched only
+	// against watchers of its value. Empty if there is none.
 	Trigger string
-	// Columns are what a table shows after the name.
+	// Columns are the columns of a table after the name.
 	Columns []Column[T]
-	// Scale maps the scale subresource, nil where there is none.
+	// Scale maps the scale subresource. Nil if there is none.
 	Scale *Scale[T]
 }
 
-// Part is a top-level member of a kind that is written as a whole.
+// Part is a top-level member of a kind, such as its spec.
 type Part[T any] struct {
-	// Get gives a pointer to the part.
+	// Get returns a pointer to the part.
 	Get func(*T) any
-	// Copy copies the part, sharing what it points to.
+	// Copy makes a shallow copy of the part.
 	Copy func(to, from *T)
 }
 
-// Field is a field that selectors may name.
+// Field is a field that field selectors may name.
 type Field[T any] struct {
-	// Label is the field's path, like "spec.workerName".
+	// Label is the path of the field, like "spec.workerName".
 	Label string
-	// Get gives the field's value in its string form.
+	// Get returns the value of the field as a string.
 	Get func(*T) string
 }
 
 // Column is a column of a table.
 type Column[T any] struct {
 	metav1.TableColumnDefinition
-	// Cell gives the column's value: a string, an int64 or a bool.
+	// Cell returns the value of the column: a string, an int64 or a bool.
 	Cell func(*T) any
 }
 
 // Scale maps autoscaling/v1 Scale to fields of a kind.
 type Scale[T any] struct {
-	// ReplicasPath is the path of the field that Replicas and SetReplicas access, from the object's root.
+	// ReplicasPath is the path of the field that Replicas and SetReplicas access.
 	ReplicasPath []string
-	// Replicas gives the number that is wanted.
+	// Replicas returns the desired number.
 	Replicas func(*T) int32
-	// SetReplicas sets the number that is wanted.
+	// SetReplicas sets the desired number.
 	SetReplicas func(*T, int32)
-	// StatusReplicas gives the number that there is.
+	// StatusReplicas returns the actual number.
 	StatusReplicas func(*T) int32
-	// Selector gives the selector of what is counted.
+	// Selector returns the selector of the replicas.
 	Selector func(*T) *metav1.LabelSelector
 }
 
-// Kind is what is known of a Resource without its types.
+// Kind is a Resource of any type.
 type Kind interface {
-	// Describe gives the facts.
+	// Describe returns the description of the kind.
 	Describe() Description
-	// NewStores opens the kind's stores with the domain rules given.
+	// NewStores opens the stores of the kind with its domain rules.
 	NewStores(scheme *runtime.Scheme, rules any, getter generic.RESTOptionsGetter) (*Stores, error)
 }
 
-// Description is a Resource's facts, without its accessors.
+// Description holds the facts of a Resource, without its accessors.
 type Description struct {
 	GroupResource schema.GroupResource
 	Namespaced    bool
 	Unwatched     bool
 	HasStatus     bool
 	HasScale      bool
-	// Fields are the labels of the selectable fields, metadata aside.
+	// Fields are the labels of the selectable fields, without those of the metadata.
 	Fields []string
-	// Trigger is the label of the watch cache's trigger.
+	// Trigger is the label of the field that the watch cache indexes watchers by.
 	Trigger string
-	// Columns are the definitions of all columns, the name's among them.
+	// Columns are the definitions of all columns, including the name.
 	Columns []metav1.TableColumnDefinition
 }
 

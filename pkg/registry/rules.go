@@ -23,67 +23,71 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
-// The domain rules of a kind are a value that implements any of the interfaces below. Whatever holds for every kind is not
-// among them: the strategies do it.
+// The domain rules of a kind are a value that implements any of the interfaces below. The strategies implement what all
+// kinds have in common, and call the rules.
 
-// Preparer changes an object before it is validated.
+// Preparer changes an object on create before it is validated.
 type Preparer[T any] interface {
-	// PrepareForCreate fills what the server sets itself. The status has been wiped and the generation set.
+	// PrepareForCreate sets the fields that only the server sets. The strategy has reset the status and set the
+	// generation.
 	PrepareForCreate(ctx context.Context, obj *T)
 }
 
 // UpdatePreparer changes an object before an update through the main resource is validated.
 type UpdatePreparer[T any] interface {
-	// PrepareForUpdate restores the fields of the spec that only the server sets. The status is the stored one.
+	// PrepareForUpdate restores the fields of the spec that only the server sets. The strategy has restored the
+	// status.
 	PrepareForUpdate(ctx context.Context, obj, old *T)
 }
 
-// FieldKeeper names the fields of the spec that only the server sets, and that UpdatePreparer restores whatever is sent. No
-// field manager owns them.
-type FieldKeeper interface {
-	// KeptFields returns the paths of the fields.
-	KeptFields() []fieldpath.Path
+// FieldResetter names the fields of the spec that only the server sets and that UpdatePreparer restores. Field managers
+// do not own them.
+type FieldResetter interface {
+	// ResetFields returns the paths of the fields.
+	ResetFields() []fieldpath.Path
 }
 
 // StatusPreparer changes a status before it is validated.
 type StatusPreparer[T any] interface {
-	// PrepareForStatusUpdate sets the parts of the status that follow from others. All but the status is the stored object.
+	// PrepareForStatusUpdate sets the fields of the status that derive from others. The strategy has restored
+	// everything but the status.
 	PrepareForStatusUpdate(ctx context.Context, obj, old *T)
 }
 
-// Validator checks what declarative validation cannot say: rules across fields, and changes.
+// Validator validates what declarative validation cannot express: rules across fields, and changes.
 type Validator[T any] interface {
-	// Validate checks an object by itself. On update, errors that the stored object has too are dropped.
+	// Validate validates an object by itself. On update, the strategy drops errors that the stored object has as
+	// well.
 	Validate(ctx context.Context, obj *T) field.ErrorList
-	// ValidateChange checks a write through the main resource; old is nil on create.
+	// ValidateChange validates a write through the main resource. old is nil on create.
 	ValidateChange(ctx context.Context, obj, old *T) field.ErrorList
 }
 
-// StatusValidator checks writes of the status subresource as Validator does those of the main resource.
+// StatusValidator validates writes through the status subresource.
 type StatusValidator[T any] interface {
-	// ValidateStatus checks a status by itself. Errors that the stored object has too are dropped.
+	// ValidateStatus validates a status by itself. The strategy drops errors that the stored object has as well.
 	ValidateStatus(ctx context.Context, obj *T) field.ErrorList
-	// ValidateStatusChange checks what becomes of the stored status.
+	// ValidateStatusChange validates the change of the stored status.
 	ValidateStatusChange(ctx context.Context, obj, old *T) field.ErrorList
 }
 
-// StatusFencer refuses writes of the status by those who no longer may.
+// StatusFencer refuses writes of the status by clients that have lost the object, such as a worker after an eviction.
 type StatusFencer[T any] interface {
-	// FenceStatus is asked inside the guarded update, with the object as sent and as stored. An error is returned to the
-	// client as it is.
+	// FenceStatus is called inside of the guarded update with the sent and the stored object. Its error is returned
+	// to the client unchanged.
 	FenceStatus(ctx context.Context, obj, old *T) error
 }
 
-// Warner tells people of what is allowed and yet unwise.
+// Warner returns warnings for objects that are valid but unwise.
 type Warner[T any] interface {
-	// Warnings are asked on create, with old nil, and on update through the main resource.
+	// Warnings is called on create, with old nil, and on update through the main resource.
 	Warnings(ctx context.Context, obj, old *T) []string
 }
 
-// GracefulDeleter lets objects be deleted in two steps.
+// GracefulDeleter makes the deletion of objects graceful.
 type GracefulDeleter[T any] interface {
-	// DeletionGracePeriod gives the time the object has to end, in seconds; requested is what the client asked for, if
-	// it did. Zero deletes at once, but only if the object is still as it was. An object that is ended, and can never run
-	// again, needs no such care: it is deleted without grace, in one write instead of two.
+	// DeletionGracePeriod returns the grace period of an object, in seconds. requested is that of the delete
+	// options, or nil. With a grace period of zero the object is deleted at once, unless it changes meanwhile. If
+	// ended, the object can never run again, and is deleted without grace in one write instead of two.
 	DeletionGracePeriod(obj *T, requested *int64) (seconds int64, ended bool)
 }

@@ -48,7 +48,7 @@ func (r *scaleREST[T, L]) GroupVersionKind(schema.GroupVersion) schema.GroupVers
 // New implements rest.Storage.
 func (r *scaleREST[T, L]) New() runtime.Object { return &autoscalingv1.Scale{} }
 
-// Destroy implements rest.Storage. The store is the main resource's, which destroys it.
+// Destroy implements rest.Storage. The main resource destroys the store.
 func (r *scaleREST[T, L]) Destroy() {}
 
 // Get implements rest.Getter.
@@ -82,14 +82,14 @@ func (r *scaleREST[T, L]) Update(ctx context.Context, name string, info rest.Upd
 	return scale, false, err
 }
 
-// GetResetFields implements rest.ResetFieldsStrategy: a scale writes nothing but its spec.
+// GetResetFields implements rest.ResetFieldsStrategy. A scale writes only its spec.
 func (r *scaleREST[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	return map[fieldpath.APIVersion]*fieldpath.Set{
 		fieldpath.APIVersion(autoscalingv1.SchemeGroupVersion.String()): fieldpath.NewSet(fieldpath.MakePathOrDie("status")),
 	}
 }
 
-// scaleColumns are those that every scale in Kubernetes has.
+// scaleColumns are the columns of all scales in Kubernetes.
 var scaleColumns = []metav1.TableColumnDefinition{
 	{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]},
 	{Name: "Desired", Type: "integer", Description: autoscalingv1.ScaleSpec{}.SwaggerDoc()["replicas"]},
@@ -140,8 +140,8 @@ func (r *scaleREST[T, L]) scaleOf(obj runtime.Object) (*autoscalingv1.Scale, err
 	}, nil
 }
 
-// scaledObject turns an update of the scale into one of the object: stored object → its scale → the scale wanted → the object
-// wanted. Who manages the number is carried both ways.
+// scaledObject turns an update of the scale into an update of the object: stored object → its scale → updated scale →
+// updated object. It maps the managers of the replicas in both directions.
 type scaledObject[T, L any] struct {
 	rest *scaleREST[T, L]
 	name string
@@ -154,8 +154,8 @@ func (o *scaledObject[T, L]) Preconditions() *metav1.Preconditions { return o.in
 // UpdatedObject implements rest.UpdatedObjectInfo.
 func (o *scaledObject[T, L]) UpdatedObject(ctx context.Context, stored runtime.Object) (runtime.Object, error) {
 	resource := o.rest.resource
-	wanted := stored.DeepCopyObject()
-	object := any(wanted).(*T)
+	updatedObject := stored.DeepCopyObject()
+	object := any(updatedObject).(*T)
 	meta := resource.Meta(object)
 	if meta.ResourceVersion == "" {
 		return nil, apierrors.NewNotFound(resource.GroupResource, o.name)
@@ -163,7 +163,7 @@ func (o *scaledObject[T, L]) UpdatedObject(ctx context.Context, stored runtime.O
 
 	request, ok := genericapirequest.RequestInfoFrom(ctx)
 	if !ok {
-		return nil, apierrors.NewInternalError(fmt.Errorf("the context holds no request"))
+		return nil, apierrors.NewInternalError(fmt.Errorf("no RequestInfo found in the context"))
 	}
 	paths := managedfields.ResourcePathMappings{}
 	path := make(fieldpath.Path, 0, len(resource.Scale.ReplicasPath))
@@ -176,7 +176,7 @@ func (o *scaledObject[T, L]) UpdatedObject(ctx context.Context, stored runtime.O
 	managers := managedfields.NewScaleHandler(meta.ManagedFields,
 		schema.GroupVersion{Group: request.APIGroup, Version: request.APIVersion}, paths)
 
-	oldScale, err := o.rest.scaleOf(wanted)
+	oldScale, err := o.rest.scaleOf(updatedObject)
 	if err != nil {
 		return nil, err
 	}
@@ -198,11 +198,11 @@ func (o *scaledObject[T, L]) UpdatedObject(ctx context.Context, stored runtime.O
 	}
 	if scale.UID != "" && scale.UID != meta.UID {
 		return nil, apierrors.NewConflict(resource.GroupResource, o.name,
-			fmt.Errorf("the uid given is %s, the object's is %s", scale.UID, meta.UID))
+			fmt.Errorf("the uid in the scale is %s, and that of the object %s", scale.UID, meta.UID))
 	}
 
 	resource.Scale.SetReplicas(object, scale.Spec.Replicas)
 	meta.ResourceVersion = scale.ResourceVersion
 	meta.ManagedFields, err = managers.ToParent(scale.ManagedFields)
-	return wanted, err
+	return updatedObject, err
 }

@@ -27,7 +27,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-func TestTableOfAScale(t *testing.T) {
+func TestScaleTable(t *testing.T) {
 	rest := &scaleREST[batch.TaskSet, batch.TaskSetList]{}
 	scale := &autoscalingv1.Scale{
 		ObjectMeta: metav1.ObjectMeta{Name: "s", ResourceVersion: "7"},
@@ -49,7 +49,7 @@ func TestTableOfAScale(t *testing.T) {
 		t.Errorf("cells: want -, got +:\n%s", diff)
 	}
 	if table.ResourceVersion != "7" || table.Rows[0].Object.Object != scale {
-		t.Errorf("the table is of resourceVersion %q and object %v", table.ResourceVersion, table.Rows[0].Object.Object)
+		t.Errorf("got resourceVersion %q and object %v", table.ResourceVersion, table.Rows[0].Object.Object)
 	}
 
 	if table, err = rest.ConvertToTable(t.Context(), scale, &metav1.TableOptions{NoHeaders: true}); err != nil || table.ColumnDefinitions != nil {

@@ -33,11 +33,11 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
-// Stores are a kind's storages, all over one genericregistry.Store and so over one watch cache.
+// Stores are the storages of a kind. They share one genericregistry.Store, and with it one watch cache.
 type Stores struct {
-	// Store is the main resource's.
+	// Store is the store of the main resource.
 	Store *genericregistry.Store
-	// StatusStore writes the status. Nil where there is none.
+	// StatusStore updates the status. Nil if the kind has no status.
 	StatusStore *genericregistry.Store
 
 	description Description
@@ -46,8 +46,8 @@ type Stores struct {
 	scale       rest.Storage
 }
 
-// NewStores implements Kind. Predicate, field index and trigger all come from the same descriptor: an index that the predicate
-// does not name would cost memory and never be used.
+// NewStores implements Kind. It derives the predicate, the field index and the trigger from the same Resource, because
+// the watch cache uses only indexes that the predicate names.
 func (r Resource[T, L]) NewStores(scheme *runtime.Scheme, rules any, getter generic.RESTOptionsGetter) (*Stores, error) {
 	main := newStrategy(scheme, r, rules)
 	store := &genericregistry.Store{
@@ -66,7 +66,7 @@ func (r Resource[T, L]) NewStores(scheme *runtime.Scheme, rules any, getter gene
 		store.DeleteStrategy = gracefulStrategy[T, L]{main, deleter}
 		store.ReturnDeletedObject = true
 	}
-	options := &generic.StoreOptions{RESTOptions: Decorate(getter, deleteOnlySeen), AttrFunc: r.attributes}
+	options := &generic.StoreOptions{RESTOptions: Decorate(getter, withSeenPrecondition), AttrFunc: r.attributes}
 	if trigger := r.trigger(); trigger != nil {
 		options.TriggerFunc = storage.IndexerFuncs{trigger.Label: func(obj runtime.Object) string {
 			return trigger.Get(any(obj).(*T))
@@ -107,7 +107,7 @@ func (r Resource[T, L]) trigger() *Field[T] {
 	return nil
 }
 
-// attributes gives what selectors select by.
+// attributes returns the labels and fields of an object that selectors match.
 func (r Resource[T, L]) attributes(obj runtime.Object) (labels.Set, fields.Set, error) {
 	object, ok := any(obj).(*T)
 	if !ok {
@@ -129,7 +129,7 @@ func (r Resource[T, L]) predicate(label labels.Selector, field fields.Selector) 
 	return predicate
 }
 
-// Main gives the storage of the main resource.
+// Main returns the storage of the main resource.
 func (s *Stores) Main() rest.Storage {
 	main := &mainREST{s.Store, s.shortNames, s.categories}
 	if s.description.Unwatched {
@@ -138,13 +138,13 @@ func (s *Stores) Main() rest.Storage {
 	return main
 }
 
-// Status gives the storage of the status subresource.
+// Status returns the storage of the status subresource.
 func (s *Stores) Status() rest.Storage { return &statusREST{s.StatusStore} }
 
-// Scale gives the storage of the scale subresource.
+// Scale returns the storage of the scale subresource.
 func (s *Stores) Scale() rest.Storage { return s.scale }
 
-// mainREST is a store with the names that discovery tells.
+// mainREST serves the main resource.
 type mainREST struct {
 	*genericregistry.Store
 	shortNames []string
@@ -174,7 +174,8 @@ func (r *mainREST) DeleteCollection(ctx context.Context, validate rest.ValidateO
 	return r.Store.DeleteCollection(withRequestedGracePeriod(ctx, options), validate, options, list)
 }
 
-// unwatchedREST is all of a main resource but its watch: the API installer offers what it finds implemented.
+// unwatchedREST is mainREST without rest.Watcher. The API installer serves the verbs of the interfaces that a storage
+// implements.
 type unwatchedREST struct {
 	unwatchedStorage
 }
@@ -203,10 +204,10 @@ type statusREST struct {
 // New implements rest.Storage.
 func (r *statusREST) New() runtime.Object { return r.store.New() }
 
-// Destroy implements rest.Storage. The store is the main resource's, which destroys it.
+// Destroy implements rest.Storage. The main resource destroys the store.
 func (r *statusREST) Destroy() {}
 
-// Get implements rest.Getter, which patches need.
+// Get implements rest.Getter, which patch requires.
 func (r *statusREST) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
 	return r.store.Get(ctx, name, options)
 }

@@ -32,7 +32,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
-// strategy is how objects of every kind are created, updated and deleted through their main resource.
+// strategy implements create, update and delete of the main resource for all kinds.
 type strategy[T, L any] struct {
 	rest.DeclarativeValidation
 	names.NameGenerator
@@ -48,32 +48,34 @@ func newStrategy[T, L any](scheme *runtime.Scheme, resource Resource[T, L], rule
 // NamespaceScoped implements rest.Scoper.
 func (s strategy[T, L]) NamespaceScoped() bool { return s.resource.Namespaced }
 
-// AllowCreateOnUpdate implements rest.RESTUpdateStrategy: a PUT never creates.
+// AllowCreateOnUpdate implements rest.RESTUpdateStrategy. A PUT never creates.
 func (s strategy[T, L]) AllowCreateOnUpdate(context.Context) bool { return false }
 
-// AllowUnconditionalUpdate implements rest.RESTUpdateStrategy: as in Kubernetes, a PUT without resourceVersion overwrites.
+// AllowUnconditionalUpdate implements rest.RESTUpdateStrategy. As in Kubernetes, a PUT without resourceVersion
+// overwrites.
 func (s strategy[T, L]) AllowUnconditionalUpdate(context.Context) bool { return true }
 
 // Canonicalize implements rest.RESTCreateStrategy.
 func (s strategy[T, L]) Canonicalize(runtime.Object) {}
 
-// GetResetFields implements rest.ResetFieldsStrategy: the main resource writes neither the status nor what the rules keep.
+// GetResetFields implements rest.ResetFieldsStrategy. The main resource writes neither the status nor the fields that
+// only the server sets.
 func (s strategy[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	var paths []fieldpath.Path
 	if s.resource.Status != nil {
 		paths = append(paths, fieldpath.MakePathOrDie("status"))
 	}
-	if keeper, ok := s.rules.(FieldKeeper); ok {
-		paths = append(paths, keeper.KeptFields()...)
+	if resetter, ok := s.rules.(FieldResetter); ok {
+		paths = append(paths, resetter.ResetFields()...)
 	}
 	if len(paths) == 0 {
 		return nil
 	}
-	return s.everyVersion(paths...)
+	return s.inAllVersions(paths...)
 }
 
-// everyVersion returns the set of these fields for each served version of the group.
-func (s strategy[T, L]) everyVersion(paths ...fieldpath.Path) map[fieldpath.APIVersion]*fieldpath.Set {
+// inAllVersions returns the set of the fields for each served version of the group.
+func (s strategy[T, L]) inAllVersions(paths ...fieldpath.Path) map[fieldpath.APIVersion]*fieldpath.Set {
 	set := fieldpath.NewSet(paths...)
 	sets := map[fieldpath.APIVersion]*fieldpath.Set{}
 	for _, version := range s.Scheme.PrioritizedVersionsForGroup(s.resource.GroupResource.Group) {
@@ -119,8 +121,8 @@ func (s strategy[T, L]) Validate(ctx context.Context, obj runtime.Object) field.
 	return append(validator.Validate(ctx, object), validator.ValidateChange(ctx, object, nil)...)
 }
 
-// ValidateUpdate implements rest.RESTUpdateStrategy. What is wrong with the stored object already does not keep it from
-// being changed elsewhere.
+// ValidateUpdate implements rest.RESTUpdateStrategy. It drops errors that the stored object has as well, so that an
+// object that became invalid by a new rule can still be updated.
 func (s strategy[T, L]) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
 	validator, ok := s.rules.(Validator[T])
 	if !ok {
@@ -134,8 +136,8 @@ func (s strategy[T, L]) ValidateUpdate(ctx context.Context, obj, old runtime.Obj
 	return append(errs, validator.ValidateChange(ctx, object, stored)...)
 }
 
-// ValidateDeclaratively implements rest.DeclarativeValidationStrategy. errs are those of the other rules. The declarative rules are not
-// asked about an object that has too many errors already.
+// ValidateDeclaratively implements rest.DeclarativeValidationStrategy. errs are the errors of the domain rules. If they
+// are too many, it skips declarative validation.
 func (s strategy[T, L]) ValidateDeclaratively(ctx context.Context, obj, old runtime.Object, errs field.ErrorList, op operation.Type,
 	config rest.DeclarativeValidationConfig) field.ErrorList {
 	if len(errs) <= maxErrors {
@@ -172,30 +174,31 @@ func (s strategy[T, L]) WarningsOnUpdate(ctx context.Context, obj, old runtime.O
 	return nil
 }
 
-// gracefulStrategy is a strategy for kinds that are deleted in two steps.
+// gracefulStrategy is the strategy of kinds with graceful deletion.
 type gracefulStrategy[T, L any] struct {
 	strategy[T, L]
 	deleter GracefulDeleter[T]
 }
 
-// CheckGracefulDelete implements rest.RESTGracefulDeleteStrategy. One request may ask it of several versions of the object: of
-// what the watch cache shows first, and of what is stored if that turns out to be newer. Options hold the last answer by then,
-// which is why what the client asked for is taken from the context.
+// CheckGracefulDelete implements rest.RESTGracefulDeleteStrategy. The store may call it twice for a request: for the
+// object in the watch cache, and again for the stored one if that is newer. The options then hold the result of the
+// first call, so the requested grace period comes from the context.
 func (s gracefulStrategy[T, L]) CheckGracefulDelete(ctx context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool {
 	requested := options.GracePeriodSeconds
-	if asked, ok := ctx.Value(requestedGracePeriod{}).(*int64); ok {
-		requested = asked
+	if fromContext, ok := ctx.Value(requestedGracePeriodKey{}).(*int64); ok {
+		requested = fromContext
 	}
 	period, ended := s.deleter.DeletionGracePeriod(any(obj).(*T), requested)
-	period = min(period, math.MaxInt32) // a time that far away can be added to others
+	period = min(period, math.MaxInt32) // prevents overflow when it is added to a time
 	options.GracePeriodSeconds = &period
 	return !ended
 }
 
-// requestedGracePeriod is the key of the grace period, a *int64 in seconds, that the client of a deletion asked for.
-type requestedGracePeriod struct{}
+// requestedGracePeriodKey is the context key of the requested grace period of a deletion, a *int64 in seconds.
+type requestedGracePeriodKey struct{}
 
-// withRequestedGracePeriod keeps the grace period of the options from being forgotten. As for Pods, a negative one is a second.
+// withRequestedGracePeriod returns a context with the grace period of the options. As for Pods, a negative one means a
+// second.
 func withRequestedGracePeriod(ctx context.Context, options *metav1.DeleteOptions) context.Context {
 	if options == nil {
 		return ctx
@@ -207,21 +210,21 @@ func withRequestedGracePeriod(ctx context.Context, options *metav1.DeleteOptions
 			*requested = 1
 		}
 	}
-	return context.WithValue(ctx, requestedGracePeriod{}, requested)
+	return context.WithValue(ctx, requestedGracePeriodKey{}, requested)
 }
 
-// statusStrategy is how objects of every kind are updated through their status subresource.
+// statusStrategy implements updates through the status subresource for all kinds.
 type statusStrategy[T, L any] struct {
 	strategy[T, L]
 }
 
-// AllowUnconditionalUpdate implements rest.RESTUpdateStrategy: a status says what was seen of one version of the object, so
-// it must name that version.
+// AllowUnconditionalUpdate implements rest.RESTUpdateStrategy. A status is an observation of one version of the object,
+// so an update must name the version.
 func (s statusStrategy[T, L]) AllowUnconditionalUpdate(context.Context) bool { return false }
 
-// GetResetFields implements rest.ResetFieldsStrategy: the status subresource writes nothing but the status.
+// GetResetFields implements rest.ResetFieldsStrategy. The status subresource writes only the status.
 func (s statusStrategy[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	return s.everyVersion(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
+	return s.inAllVersions(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
 }
 
 // PrepareForUpdate implements rest.RESTUpdateStrategy.
@@ -254,7 +257,8 @@ func (s statusStrategy[T, L]) ValidateUpdate(ctx context.Context, obj, old runti
 	return errs
 }
 
-// WarningsOnUpdate implements rest.RESTUpdateStrategy: those who write a status have not chosen the spec.
+// WarningsOnUpdate implements rest.RESTUpdateStrategy. It returns none: clients that update the status did not write
+// the spec.
 func (s statusStrategy[T, L]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
 	return nil
 }

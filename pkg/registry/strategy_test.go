@@ -35,7 +35,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// queues describes a kind that stands for all: it has a spec, a status and conditions.
+// queues describes a representative kind with a spec, a status and conditions.
 var queues = Resource[batch.TaskQueue, batch.TaskQueueList]{
 	GroupResource: batch.Resource("taskqueues"),
 	Namespaced:    true,
@@ -51,7 +51,7 @@ var queues = Resource[batch.TaskQueue, batch.TaskQueueList]{
 	Conditions: func(o *batch.TaskQueue) []metav1.Condition { return o.Status.Conditions },
 }
 
-// rules say that a weight, and a number of running tasks, above 9 is wrong, and note what they were asked.
+// rules refuse weights and numbers of pending tasks above 9.
 type rules struct{}
 
 func (rules) PrepareForCreate(_ context.Context, queue *batch.TaskQueue) {
@@ -88,7 +88,7 @@ func (rules) DeletionGracePeriod(queue *batch.TaskQueue, requested *int64) (int6
 	return 2 * ptr.Deref(requested, 20), queue.Name == "ended"
 }
 
-func (rules) KeptFields() []fieldpath.Path {
+func (rules) ResetFields() []fieldpath.Path {
 	return []fieldpath.Path{fieldpath.MakePathOrDie("spec", "weight")}
 }
 
@@ -112,19 +112,19 @@ func newQueue(weight, running int32) *batch.TaskQueue {
 	}
 }
 
-func TestCreateWipesTheStatus(t *testing.T) {
+func TestPrepareForCreate(t *testing.T) {
 	main, _ := newStrategies(runtime.NewScheme())
 	queue := newQueue(1, 7)
 	main.PrepareForCreate(t.Context(), queue)
 	want := newQueue(1, 0)
 	want.Generation = 1
-	want.Status.Pending = 1 // the rules come after
+	want.Status.Pending = 1 // set by the rules, which run after the reset
 	if diff := cmp.Diff(want, queue); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}
 }
 
-func TestUpdateKeepsTheStatusAndCountsChangesOfTheSpec(t *testing.T) {
+func TestPrepareForUpdate(t *testing.T) {
 	main, _ := newStrategies(runtime.NewScheme())
 	for _, test := range []struct {
 		name       string
@@ -145,7 +145,7 @@ func TestUpdateKeepsTheStatusAndCountsChangesOfTheSpec(t *testing.T) {
 	}
 }
 
-func TestStatusUpdateKeepsAllButTheStatus(t *testing.T) {
+func TestPrepareForStatusUpdate(t *testing.T) {
 	_, status := newStrategies(runtime.NewScheme())
 	stored, queue := newQueue(1, 7), newQueue(2, 8)
 	queue.Labels, queue.Annotations, queue.Finalizers = map[string]string{"c": "d"}, map[string]string{"e": "f"}, []string{"g"}
@@ -156,7 +156,7 @@ func TestStatusUpdateKeepsAllButTheStatus(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongAlreadyMayStay(t *testing.T) {
+func TestRatchetingValidation(t *testing.T) {
 	main, status := newStrategies(runtime.NewScheme())
 	for _, test := range []struct {
 		name     string
@@ -217,7 +217,7 @@ func TestConditionsAreValidated(t *testing.T) {
 	}
 }
 
-func TestResetFieldsAreThoseOfEveryVersion(t *testing.T) {
+func TestResetFieldsOfAllVersions(t *testing.T) {
 	scheme := runtime.NewScheme()
 	install.Install(scheme)
 	later := schema.GroupVersion{Group: batch.GroupName, Version: "v1beta1"}
@@ -255,7 +255,7 @@ func TestResetFieldsAreThoseOfEveryVersion(t *testing.T) {
 	}
 }
 
-func TestWhoMayOverwriteAndCreate(t *testing.T) {
+func TestUnconditionalUpdates(t *testing.T) {
 	main, status := newStrategies(runtime.NewScheme())
 	if !main.AllowUnconditionalUpdate(t.Context()) {
 		t.Error("a PUT without resourceVersion must overwrite")
@@ -268,7 +268,7 @@ func TestWhoMayOverwriteAndCreate(t *testing.T) {
 	}
 }
 
-func TestWarningsAreForThoseWhoWriteTheSpec(t *testing.T) {
+func TestWarnings(t *testing.T) {
 	main, status := newStrategies(runtime.NewScheme())
 	queue := newQueue(1, 1)
 	if len(main.WarningsOnCreate(t.Context(), queue)) != 1 || len(main.WarningsOnUpdate(t.Context(), queue, queue)) != 1 {
@@ -279,7 +279,7 @@ func TestWarningsAreForThoseWhoWriteTheSpec(t *testing.T) {
 	}
 }
 
-func TestGracePeriodIsWhatTheRulesSay(t *testing.T) {
+func TestGracePeriod(t *testing.T) {
 	main, _ := newStrategies(runtime.NewScheme())
 	graceful := gracefulStrategy[batch.TaskQueue, batch.TaskQueueList]{main, rules{}}
 	for name, test := range map[string]struct {
@@ -289,7 +289,7 @@ func TestGracePeriodIsWhatTheRulesSay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			options := &metav1.DeleteOptions{GracePeriodSeconds: test.requested}
 			if !graceful.CheckGracefulDelete(t.Context(), newQueue(1, 1), options) {
-				t.Fatal("deletion must be graceful: zero seconds is how it is done at once")
+				t.Fatal("deletion must be graceful: a grace period of zero deletes at once")
 			}
 			if got := ptr.Deref(options.GracePeriodSeconds, -1); got != test.want {
 				t.Errorf("got %d, want %d", got, test.want)
@@ -297,13 +297,13 @@ func TestGracePeriodIsWhatTheRulesSay(t *testing.T) {
 			ended := newQueue(1, 1)
 			ended.Name = "ended"
 			if graceful.CheckGracefulDelete(t.Context(), ended, options) {
-				t.Error("what has ended must be deleted in one step")
+				t.Error("an ended object must be deleted without grace")
 			}
 		})
 	}
 }
 
-func TestGracePeriodIsThatOfTheObjectAsItIsStored(t *testing.T) {
+func TestGracePeriodOfTheStoredObject(t *testing.T) {
 	main, _ := newStrategies(runtime.NewScheme())
 	graceful := gracefulStrategy[batch.TaskQueue, batch.TaskQueueList]{main, grace{}}
 	for _, c := range []struct {
@@ -320,7 +320,7 @@ func TestGracePeriodIsThatOfTheObjectAsItIsStored(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			options := &metav1.DeleteOptions{GracePeriodSeconds: c.requested}
 			ctx := withRequestedGracePeriod(t.Context(), options)
-			graceful.CheckGracefulDelete(ctx, newQueue(1, 0), options) // as a cache that is behind shows it
+			graceful.CheckGracefulDelete(ctx, newQueue(1, 0), options) // as in a watch cache that lags
 			graceful.CheckGracefulDelete(ctx, newQueue(1, 1), options)
 			if *options.GracePeriodSeconds != c.want {
 				t.Errorf("got %d s, want %d", *options.GracePeriodSeconds, c.want)
@@ -329,7 +329,7 @@ func TestGracePeriodIsThatOfTheObjectAsItIsStored(t *testing.T) {
 	}
 }
 
-// grace gives queues with running tasks 30 s, or what is asked for.
+// grace returns 30 s for queues with running tasks, or the requested grace period.
 type grace struct{}
 
 func (grace) DeletionGracePeriod(queue *batch.TaskQueue, requested *int64) (int64, bool) {
@@ -339,7 +339,7 @@ func (grace) DeletionGracePeriod(queue *batch.TaskQueue, requested *int64) (int6
 	return ptr.Deref(requested, 30), false
 }
 
-func TestWhatRulesPrepareForAnUpdateIsPartOfIt(t *testing.T) {
+func TestUpdatePreparerChangesGeneration(t *testing.T) {
 	main := newStrategy(runtime.NewScheme(), queues, heavy{})
 	stored, queue := newQueue(1, 5), newQueue(1, 9)
 	main.PrepareForUpdate(t.Context(), queue, stored)
@@ -348,7 +348,7 @@ func TestWhatRulesPrepareForAnUpdateIsPartOfIt(t *testing.T) {
 	}
 }
 
-// heavy makes queues heavy whenever they are updated.
+// heavy sets the weight of queues on update.
 type heavy struct{}
 
 func (heavy) PrepareForUpdate(_ context.Context, queue, _ *batch.TaskQueue) {

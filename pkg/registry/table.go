@@ -27,10 +27,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 )
 
-// None is what a table shows where there is no value.
+// None is the cell for an empty value.
 const None = "<none>"
 
-// Age gives the cell for a time in the past: how long ago, rounded as kubectl does it, or <unknown> for no time.
+// Age returns the cell for the time since t, formatted as kubectl does, or <unknown> for the zero time.
 func Age(t metav1.Time) any {
 	if t.IsZero() {
 		return "<unknown>"
@@ -38,8 +38,8 @@ func Age(t metav1.Time) any {
 	return duration.HumanDuration(time.Since(t.Time))
 }
 
-// Between gives the cell for the time between two moments, up to now if the second is nil. It is empty if the first is. Moments
-// that two clocks have told may be in the wrong order; there is then no time between them.
+// Between returns the cell for the time from one moment to another, or to now if the second is nil. It returns an empty
+// cell if the first is nil. Moments of different clocks may be in the wrong order; the time between them is then zero.
 func Between(from, to *metav1.Time) any {
 	if from.IsZero() {
 		return ""

@@ -28,7 +28,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-func TestTableOfAnObjectAndOfAList(t *testing.T) {
+func TestConvertToTable(t *testing.T) {
 	resource := queues
 	resource.Columns = []Column[batch.TaskQueue]{
 		{metav1.TableColumnDefinition{Name: "Running", Type: "integer"}, func(o *batch.TaskQueue) any { return int64(o.Status.Running) }},
@@ -63,7 +63,7 @@ func TestTableOfAnObjectAndOfAList(t *testing.T) {
 		t.Errorf("cells: want -, got +:\n%s", diff)
 	}
 	if got := table.Rows[1].Object.Object.(*batch.TaskQueue).Name; got != "r" {
-		t.Errorf("the second row is of object %q", got)
+		t.Errorf("the second row has object %q", got)
 	}
 
 	table, err = resource.ConvertToTable(t.Context(), one, &metav1.TableOptions{NoHeaders: true})

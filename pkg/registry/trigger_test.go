@@ -46,18 +46,18 @@ import (
 	"github.com/leat-dev/leat/test/host"
 )
 
-// Each worker watches the tasks bound to it. An event must cost the watcher that asked for it, and not all of them: whether a
-// selector matches is asked as often with ten watchers as with a thousand.
-func TestEventIsMatchedOnlyForTheWatcherThatAskedForIt(t *testing.T) {
+// TestTriggerLimitsMatching counts the matches of selectors. Each worker watches the tasks bound to it, and an event
+// must be matched only against the selector of its worker: as often with ten watchers as with a thousand.
+func TestTriggerLimitsMatching(t *testing.T) {
 	etcd := host.EtcdForTest(t)
 	for _, test := range []struct {
 		name     string
 		watchers int
-		strip    bool // the predicate loses its index fields: what the others would show if the index never fired
+		strip    bool // removes the index fields from the predicate, to show that the test detects an unused index
 	}{
 		{name: "few watchers", watchers: 10},
 		{name: "many watchers", watchers: 1000},
-		// Not as many: on a slow machine the cache ends watchers that are offered everything.
+		// Fewer watchers: on a slow machine the cache terminates watchers that receive all events.
 		{name: "watchers without index fields", watchers: 100, strip: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -88,8 +88,8 @@ func TestEventIsMatchedOnlyForTheWatcherThatAskedForIt(t *testing.T) {
 				defer watchers[i].Stop()
 			}
 
-			// One event after the other, for the last watcher of all as for the first: a watcher sees events in order, so the one
-			// that has seen its own has been asked about those before.
+			// A watcher receives events in order. When it has received its own event, the events before
+			// have been matched against its selector.
 			const events = 20
 			for n := range events {
 				bindTo(ctx, t, store, fmt.Sprintf("task-%d", n), worker(n*(test.watchers-1)/(events-1)))
@@ -107,21 +107,21 @@ func TestEventIsMatchedOnlyForTheWatcherThatAskedForIt(t *testing.T) {
 						}
 						seen, ok := obj.(*batch.Task)
 						if !ok || event.Type != watch.Added || seen.Spec.WorkerName != worker(i) {
-							t.Fatalf("The watcher of %s was sent %s %v.", worker(i), event.Type, event.Object)
+							t.Fatalf("the watcher of %s received %s %v", worker(i), event.Type, event.Object)
 						}
 						last = seen.Name
 					case <-time.After(30 * time.Second):
-						t.Fatalf("The watcher of %s was not sent all of its tasks within 30 s.", worker(i))
+						t.Fatalf("the watcher of %s did not receive all of its tasks within 30 s", worker(i))
 					}
 				}
 			}
 			got := int(matches.Load())
 			if want := test.watchers + events; !test.strip && got != want {
-				t.Errorf("Selectors were matched %d times for %d events, want %d: once an event.", got, want, want)
+				t.Errorf("selectors were matched %d times for %d events, want once an event: %d", got, want, want)
 			}
-			// All watchers are past these events, not all past those for the watchers after them.
+			// All watchers have passed these events, but not all have passed the events of later watchers.
 			if want := test.watchers * events; test.strip && got < want {
-				t.Errorf("Selectors were matched %d times, want at least %d: this test does not count what it means to.", got, want)
+				t.Errorf("selectors were matched %d times, want at least %d: the test does not count matches", got, want)
 			}
 		})
 	}
@@ -129,7 +129,7 @@ func TestEventIsMatchedOnlyForTheWatcherThatAskedForIt(t *testing.T) {
 
 func worker(i int) string { return fmt.Sprintf("worker-%d", i) }
 
-// bindTo stores a task that is bound already, so that the event has no past to be matched as well.
+// bindTo creates a task that is bound, so that the event has no previous object to match.
 func bindTo(ctx context.Context, t testing.TB, store *genericregistry.Store, name, worker string) {
 	t.Helper()
 	key, err := store.KeyFunc(ctx, name)
@@ -145,7 +145,7 @@ func bindTo(ctx context.Context, t testing.TB, store *genericregistry.Store, nam
 	}
 }
 
-// countingSelector counts how often it is asked whether something matches.
+// countingSelector counts calls of Matches.
 type countingSelector struct {
 	fields.Selector
 	matches *atomic.Int64
@@ -156,7 +156,7 @@ func (s countingSelector) Matches(of fields.Fields) bool {
 	return s.Selector.Matches(of)
 }
 
-// newTaskStore opens the store of tasks as the server does, with its watch cache, below a prefix of its own.
+// newTaskStore opens the store of tasks as the server does, with its watch cache, under a prefix of its own.
 func newTaskStore(t testing.TB, etcd *host.Etcd, prefix string) *genericregistry.Store {
 	t.Helper()
 	scheme := runtime.NewScheme()
@@ -170,7 +170,7 @@ func newTaskStore(t testing.TB, etcd *host.Etcd, prefix string) *genericregistry
 	factory := serverstorage.NewDefaultStorageFactory(options.StorageConfig, runtime.ContentTypeProtobuf, codecs,
 		serverstorage.NewDefaultResourceEncodingConfig(scheme), serverstorage.NewResourceConfig(), nil)
 	getter := &genericoptions.StorageFactoryRestOptionsFactory{Options: *options, StorageFactory: factory}
-	stores, err := batchregistry.Tasks.NewStores(scheme, task.Strategy{}, getter)
+	stores, err := batchregistry.Tasks.NewStores(scheme, task.Rules{}, getter)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,19 +29,22 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 )
 
-// updateSeen is store.Update, but that it ends no other object than the one it is an update of. An update that leaves an object which is
-// being deleted nothing to wait for deletes it: the store does that by another request to the storage, with the preconditions of the
-// update, and a patch has none. Meanwhile the object may be gone, and one of the same name acknowledged that has nothing to do with it.
+// updateSeen is store.Update, but deletes only the object that it has updated.
+//
+// An update that removes the last finalizer of a terminating object deletes it. The store deletes it in a second
+// request to the storage, with the preconditions of the update, and a patch has none. Between the requests another
+// client may delete the object and create one of the same name, which must not be deleted. The UID is therefore added
+// as a precondition.
 func updateSeen(ctx context.Context, store *genericregistry.Store, name string, info rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
 	updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	seen := &seenObject{UpdatedObjectInfo: info}
 	return store.Update(context.WithValue(ctx, seenKey{}, seen), name, seen, createValidation, updateValidation, forceAllowCreate, options)
 }
 
-// seenKey is the key of the *seenObject of an update.
+// seenKey is the context key of the *seenObject of an update.
 type seenKey struct{}
 
-// seenObject notes which object an update saw last. An update is one goroutine's.
+// seenObject records the UID of the object that an update read last. It is not safe for concurrent use.
 type seenObject struct {
 	rest.UpdatedObjectInfo
 	uid types.UID
@@ -57,8 +60,8 @@ func (s *seenObject) UpdatedObject(ctx context.Context, old runtime.Object) (run
 	return s.UpdatedObjectInfo.UpdatedObject(ctx, old)
 }
 
-// deleteOnlySeen lets an update delete only what it has seen.
-func deleteOnlySeen(store storage.Interface, _ *storagebackend.ConfigForResource) storage.Interface {
+// withSeenPrecondition adds the UID of the updated object to the preconditions of a deletion by an update.
+func withSeenPrecondition(store storage.Interface, _ *storagebackend.ConfigForResource) storage.Interface {
 	return seenStorage{store}
 }
 

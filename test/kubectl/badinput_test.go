@@ -90,7 +90,7 @@ func testBadManifests(t *testing.T, e *env.Env) {
 		{"TaskSet", `{completionMode: Indexed, completions: 3, successPolicy: {rules: [{succeededIndexes: "0-1", succeededCount: 3}]}, template: {spec: {command: [a]}}}`, `spec.successPolicy.rules[0].succeededCount: Invalid value: 3: must be less than or equal to 2, the number of indexes it counts`},
 		{"TaskSet", "{taskFailurePolicy: {rules: [{action: Ignore, onExitCodes: {operator: In, values: [0]}}]}, template: {spec: {command: [a]}}}", `spec.taskFailurePolicy.rules[0].onExitCodes.values[0]: Invalid value: 0: must not be 0, which is success, with operator In`},
 		{"TaskSet", "{taskFailurePolicy: {rules: [{action: FailJob, onExitCodes: {operator: In, values: [1]}}]}, template: {spec: {command: [a]}}}", `spec.taskFailurePolicy.rules[0].action: Unsupported value: "FailJob": supported values: "Count", "FailIndex", "FailTaskSet", "Ignore"`},
-		{"TaskSet", "{queueName: a, template: {spec: {command: [a], queueName: b}}}", `spec.template.spec.queueName: Invalid value: "b": must be unset or that of the set, "a"`},
+		{"TaskSet", "{queueName: a, template: {spec: {command: [a], queueName: b}}}", `spec.template.spec.queueName: Invalid value: "b": must be unset or the queue of the set, "a"`},
 		{"TaskSet", "{completionMode: Indexed, completions: 100001, parallelism: 10001, template: {spec: {command: [a]}}}", `spec.parallelism: Invalid value: 10001: must be less than or equal to 10000 when completions are more than 100000`},
 
 		{"TaskQueue", "{weight: 0}", `spec.weight: Invalid value: 0: must be greater than or equal to 1`},

@@ -30,7 +30,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-func TestErrorsOfImmutableFieldsShowBothValues(t *testing.T) {
+func TestImmutableErrorsShowBothValues(t *testing.T) {
 	stores, _, _ := open(t, newScheme())
 	newSet := func() *batch.TaskSet {
 		return &batch.TaskSet{

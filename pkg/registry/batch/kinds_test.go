@@ -47,7 +47,7 @@ import (
 	"github.com/leat-dev/leat/pkg/registry"
 )
 
-// The tests here walk all kinds, by what they do and not by how they are made: a kind that is added is tested as it is.
+// The tests in this file apply to all kinds, including new ones.
 
 // recorder opens no storage and records what the stores ask the watch cache for.
 type recorder map[schema.GroupResource]recorded
@@ -70,7 +70,7 @@ func (r recorder) GetRESTOptions(resource schema.GroupResource, _ runtime.Object
 	}, nil
 }
 
-// open gives the stores of all kinds by resource, and what they asked for.
+// open returns the stores of all kinds by resource, and what they request of the watch cache.
 func open(t *testing.T, scheme *runtime.Scheme) (*Stores, map[schema.GroupResource]*genericregistry.Store, recorder) {
 	t.Helper()
 	asked := recorder{}
@@ -83,7 +83,7 @@ func open(t *testing.T, scheme *runtime.Scheme) (*Stores, map[schema.GroupResour
 		byResource[s.Store.DefaultQualifiedResource] = s.Store
 	}
 	if len(byResource) != len(Kinds) {
-		t.Fatalf("there are %d kinds and %d stores", len(Kinds), len(byResource))
+		t.Fatalf("got %d kinds and %d stores", len(Kinds), len(byResource))
 	}
 	return stores, byResource, asked
 }
@@ -94,7 +94,7 @@ func newScheme() *runtime.Scheme {
 	return scheme
 }
 
-// randomObjects gives objects of a kind, more and less empty ones.
+// randomObjects returns fuzzed objects of a kind, with fewer and with more empty fields.
 func randomObjects(store *genericregistry.Store) []runtime.Object {
 	funcs := apifuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, fuzzer.Funcs)
 	filler := apifuzzer.FuzzerFor(funcs, rand.NewSource(rand.Int63()), serializer.NewCodecFactory(newScheme()))
@@ -116,14 +116,14 @@ func TestTriggersAreIndexed(t *testing.T) {
 			want := []storage.MatchValue(nil)
 			if d.Trigger != "" {
 				if !slices.Contains(d.Fields, d.Trigger) {
-					t.Fatalf("the trigger %q is none of the selectable fields %q", d.Trigger, d.Fields)
+					t.Fatalf("the trigger %q is not among the selectable fields %q", d.Trigger, d.Fields)
 				}
 				selector = fields.OneTermEqualSelector(d.Trigger, "x")
 				want = []storage.MatchValue{{IndexName: storage.FieldIndex(d.Trigger), Value: "x"}}
 			}
 			predicate := stores[d.GroupResource].PredicateFunc(labels.Everything(), selector)
 			if diff := cmp.Diff(want, predicate.MatcherIndex(t.Context())); diff != "" {
-				t.Errorf("what the watch cache finds watchers by: want -, got +:\n%s", diff)
+				t.Errorf("index fields of the predicate: want -, got +:\n%s", diff)
 			}
 			got := asked[d.GroupResource]
 			if d.Trigger == "" {
@@ -153,7 +153,7 @@ func TestTriggersAreIndexed(t *testing.T) {
 	}
 }
 
-func TestSelectableFieldsAreConvertedAndRead(t *testing.T) {
+func TestSelectableFields(t *testing.T) {
 	scheme := newScheme()
 	_, stores, asked := open(t, scheme)
 	for _, kind := range Kinds {
@@ -185,7 +185,7 @@ func TestSelectableFieldsAreConvertedAndRead(t *testing.T) {
 						t.Fatal(err)
 					}
 					if len(attributes) != len(labels) {
-						t.Fatalf("objects have %v, selectors may name %q", attributes, labels)
+						t.Fatalf("objects have fields %v, and selectors may name %q", attributes, labels)
 					}
 					versioned, err := scheme.ConvertToVersion(object, version)
 					if err != nil {
@@ -202,7 +202,7 @@ func TestSelectableFieldsAreConvertedAndRead(t *testing.T) {
 						}
 						got := attributes[label]
 						if found && got != fmt.Sprint(at) || !found && got != "" && got != "false" && got != "0" {
-							t.Fatalf("%s is %v in the object and %q to selectors", label, at, got)
+							t.Fatalf("%s is %v in the object and %q in its fields", label, at, got)
 						}
 					}
 				}
@@ -211,7 +211,7 @@ func TestSelectableFieldsAreConvertedAndRead(t *testing.T) {
 	}
 }
 
-func TestColumnsHaveCellsOfTheirType(t *testing.T) {
+func TestCellsHaveTheTypeOfTheirColumn(t *testing.T) {
 	_, stores, _ := open(t, newScheme())
 	for _, kind := range Kinds {
 		d := kind.Describe()
@@ -220,7 +220,7 @@ func TestColumnsHaveCellsOfTheirType(t *testing.T) {
 			names := map[string]bool{}
 			for _, column := range d.Columns {
 				if column.Name == "" || column.Description == "" || names[column.Name] {
-					t.Errorf("column %q: needs a description, and a name of its own", column.Name)
+					t.Errorf("column %q: must have a description and a unique name", column.Name)
 				}
 				names[column.Name] = true
 			}
@@ -233,7 +233,7 @@ func TestColumnsHaveCellsOfTheirType(t *testing.T) {
 					t.Fatal(err)
 				}
 				if diff := cmp.Diff(d.Columns, table.ColumnDefinitions); diff != "" {
-					t.Fatalf("described -, shown +:\n%s", diff)
+					t.Fatalf("Describe -, ConvertToTable +:\n%s", diff)
 				}
 				for i, column := range d.Columns {
 					want := map[string]string{"string": "string", "date": "string", "integer": "int64", "boolean": "bool"}[column.Type]

@@ -30,9 +30,9 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// TestVerdictsOfKstatus holds what "helm --wait", Flux and others conclude of objects in each state. An object is written as its
-// components write it, through the strategies of the server.
-func TestVerdictsOfKstatus(t *testing.T) {
+// TestKstatus checks the status that kstatus, and so "helm --wait" and Flux, computes for objects in each state.
+// Objects are written as their components write them, through the strategies of the server.
+func TestKstatus(t *testing.T) {
 	scheme := newScheme()
 	now := metav1.Now()
 	condition := func(kind string, status metav1.ConditionStatus) metav1.Condition {
@@ -101,7 +101,8 @@ func TestVerdictsOfKstatus(t *testing.T) {
 				}
 			}
 		}
-		// As of a Job: in progress until it is started and while it is suspended, then current, unless it fails.
+		// As for a Job: in progress until it is started and while it is suspended, and then current, unless it
+		// fails.
 		for _, test := range []struct {
 			name   string
 			change func(*batch.TaskSet)
@@ -161,7 +162,7 @@ func TestVerdictsOfKstatus(t *testing.T) {
 	}
 }
 
-// judge fails unless that is the verdict on the object, in each version that is served.
+// judge fails the test unless kstatus computes the status for the object in each served version.
 func judge(t *testing.T, scheme *runtime.Scheme, kind string, object runtime.Object, want status.Status) {
 	t.Helper()
 	for _, version := range scheme.PrioritizedVersionsForGroup(batch.GroupName) {
@@ -175,15 +176,15 @@ func judge(t *testing.T, scheme *runtime.Scheme, kind string, object runtime.Obj
 		}
 		u := &unstructured.Unstructured{Object: content}
 		u.SetGroupVersionKind(version.WithKind(kind))
-		verdict, err := status.Compute(u)
+		result, err := status.Compute(u)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if verdict.Status != want {
-			t.Errorf("%s: got %s (%s), want %s", version.Version, verdict.Status, verdict.Message, want)
+		if result.Status != want {
+			t.Errorf("%s: got %s (%s), want %s", version.Version, result.Status, result.Message, want)
 		}
-		if verdict.Status == status.FailedStatus && verdict.Message == "" && kind == "Task" {
-			t.Error("the verdict has no message")
+		if result.Status == status.FailedStatus && result.Message == "" && kind == "Task" {
+			t.Error("the status has no message")
 		}
 	}
 }

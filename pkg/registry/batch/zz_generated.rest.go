@@ -41,29 +41,29 @@ type Stores struct {
 	Tasks, TaskQueues, TaskSets, Workers, WorkerLeases *registry.Stores
 }
 
-// NewStores opens one store a kind, which all versions share. An error names the kind whose store cannot be opened.
+// NewStores opens the store of each kind, which all versions share. An error names the kind.
 func NewStores(scheme *runtime.Scheme, getter generic.RESTOptionsGetter) (*Stores, error) {
 	s := &Stores{}
 	var err error
-	if s.Tasks, err = Tasks.NewStores(scheme, task.Strategy{}, getter); err != nil {
+	if s.Tasks, err = Tasks.NewStores(scheme, task.Rules{}, getter); err != nil {
 		return nil, fmt.Errorf("tasks: %w", err)
 	}
-	if s.TaskQueues, err = TaskQueues.NewStores(scheme, taskqueue.Strategy{}, getter); err != nil {
+	if s.TaskQueues, err = TaskQueues.NewStores(scheme, taskqueue.Rules{}, getter); err != nil {
 		return nil, fmt.Errorf("taskqueues: %w", err)
 	}
-	if s.TaskSets, err = TaskSets.NewStores(scheme, taskset.Strategy{}, getter); err != nil {
+	if s.TaskSets, err = TaskSets.NewStores(scheme, taskset.Rules{}, getter); err != nil {
 		return nil, fmt.Errorf("tasksets: %w", err)
 	}
-	if s.Workers, err = Workers.NewStores(scheme, worker.Strategy{}, getter); err != nil {
+	if s.Workers, err = Workers.NewStores(scheme, worker.Rules{}, getter); err != nil {
 		return nil, fmt.Errorf("workers: %w", err)
 	}
-	if s.WorkerLeases, err = WorkerLeases.NewStores(scheme, workerlease.Strategy{}, getter); err != nil {
+	if s.WorkerLeases, err = WorkerLeases.NewStores(scheme, workerlease.Rules{}, getter); err != nil {
 		return nil, fmt.Errorf("workerleases: %w", err)
 	}
 	return s, nil
 }
 
-// Storage gives the storage of each path, by version and path.
+// Storage returns the storages by version and path.
 func (s *Stores) Storage() map[string]map[string]rest.Storage {
 	return map[string]map[string]rest.Storage{
 		"v1alpha1": {

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package resources validates amounts of what workers have and tasks use.
+// Package resources validates lists of resources.
 package resources
 
 import (
@@ -27,27 +27,27 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// Validate checks that the list names resources as core/v1 does, a plain name for those Leat knows (among known) and a domain
-// for any other, and that no amount is negative or, where halves make no sense, broken.
+// Validate validates a list of resources. As in core/v1, a resource is one of the known names, or a qualified name with
+// a domain. Quantities must not be negative, and must be whole numbers but for cpu.
 func Validate(list batch.ResourceList, path *field.Path, known ...batch.ResourceName) field.ErrorList {
 	var errs field.ErrorList
 	names := sets.New(known...)
 	for _, name := range sets.List(sets.KeySet(list)) {
-		quantity, at := list[name], path.Key(string(name))
+		quantity, keyPath := list[name], path.Key(string(name))
 		switch {
 		case names.Has(name):
 		case !strings.Contains(string(name), "/"):
-			errs = append(errs, field.NotSupported(at, name, append(sets.List(names), "example.com/any-name")))
+			errs = append(errs, field.NotSupported(keyPath, name, append(sets.List(names), "example.com/any-name")))
 		default:
 			for _, message := range validation.IsQualifiedName(string(name)) {
-				errs = append(errs, field.Invalid(at, name, message))
+				errs = append(errs, field.Invalid(keyPath, name, message))
 			}
 		}
 		if quantity.Sign() < 0 {
-			errs = append(errs, field.Invalid(at, quantity.String(), "must be greater than or equal to 0"))
+			errs = append(errs, field.Invalid(keyPath, quantity.String(), "must be greater than or equal to 0"))
 		}
 		if name != batch.ResourceCPU && quantity.MilliValue()%1000 != 0 {
-			errs = append(errs, field.Invalid(at, quantity.String(), "must be a whole number"))
+			errs = append(errs, field.Invalid(keyPath, quantity.String(), "must be a whole number"))
 		}
 	}
 	return errs

@@ -78,7 +78,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-func TestErrorsComeInOrder(t *testing.T) {
+func TestErrorsAreSorted(t *testing.T) {
 	list := batch.ResourceList{}
 	for _, name := range []batch.ResourceName{"c", "a", "b"} {
 		list[name] = resource.MustParse("1")

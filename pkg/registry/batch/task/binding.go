@@ -42,8 +42,8 @@ import (
 	"github.com/leat-dev/leat/pkg/registry"
 )
 
-// BindingREST serves the binding subresource: one guarded update sets the worker and its incarnation, so of two schedulers that
-// bind a task one wins.
+// BindingREST serves the binding subresource. A single guarded update sets the worker and its incarnation, so that of
+// two schedulers that bind a task, one gets a conflict.
 type BindingREST struct {
 	// Store is the store of tasks.
 	Store *genericregistry.Store
@@ -52,13 +52,14 @@ type BindingREST struct {
 // New implements rest.Storage.
 func (r *BindingREST) New() runtime.Object { return &batch.Binding{} }
 
-// Destroy implements rest.Storage. The store is the main resource's, which destroys it.
+// Destroy implements rest.Storage. The main resource destroys the store.
 func (r *BindingREST) Destroy() {}
 
-// PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate keeps uid and resourceVersion of what is sent: they are preconditions.
+// PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate implements rest.SubresourceObjectMetaPreserver. The uid and
+// the resourceVersion of a binding are preconditions.
 func (r *BindingREST) PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate() bool { return true }
 
-// Create implements rest.NamedCreater. It answers with a Status, as for Pods.
+// Create implements rest.NamedCreater. It returns a Status, as for Pods.
 func (r *BindingREST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc,
 	options *metav1.CreateOptions) (runtime.Object, error) {
 	binding, ok := obj.(*batch.Binding)
@@ -68,7 +69,7 @@ func (r *BindingREST) Create(ctx context.Context, name string, obj runtime.Objec
 	if err := prepare(ctx, r.Store, name, "Binding", &binding.ObjectMeta, binding, validate); err != nil {
 		return nil, err
 	}
-	return change(ctx, r.Store, name, binding.UID, binding.ResourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
+	return guardedUpdate(ctx, r.Store, name, binding.UID, binding.ResourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
 		switch {
 		case task.DeletionTimestamp != nil:
 			return fmt.Errorf("the task is being deleted")
@@ -91,7 +92,8 @@ func (r *BindingREST) Create(ctx context.Context, name string, obj runtime.Objec
 	})
 }
 
-// EvictionREST serves the eviction subresource: one guarded update takes the task from its worker, whose later writes then fail.
+// EvictionREST serves the eviction subresource. A single guarded update unbinds the task from its worker, whose later
+// writes of the status are refused.
 type EvictionREST struct {
 	// Store is the store of tasks.
 	Store *genericregistry.Store
@@ -100,10 +102,10 @@ type EvictionREST struct {
 // New implements rest.Storage.
 func (r *EvictionREST) New() runtime.Object { return &batch.Eviction{} }
 
-// Destroy implements rest.Storage. The store is the main resource's, which destroys it.
+// Destroy implements rest.Storage. The main resource destroys the store.
 func (r *EvictionREST) Destroy() {}
 
-// Create implements rest.NamedCreater. It answers with a Status, as for Pods.
+// Create implements rest.NamedCreater. It returns a Status, as for Pods.
 func (r *EvictionREST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc,
 	options *metav1.CreateOptions) (runtime.Object, error) {
 	eviction, ok := obj.(*batch.Eviction)
@@ -128,7 +130,7 @@ func (r *EvictionREST) Create(ctx context.Context, name string, obj runtime.Obje
 			resourceVersion = *preconditions.ResourceVersion
 		}
 	}
-	return change(ctx, r.Store, name, uid, resourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
+	return guardedUpdate(ctx, r.Store, name, uid, resourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
 		if err := evict(task, eviction, metav1.Now()); err != nil {
 			return err
 		}
@@ -137,20 +139,20 @@ func (r *EvictionREST) Create(ctx context.Context, name string, obj runtime.Obje
 	})
 }
 
-// evict takes a task from its worker, or makes it fail if its worker has crashed spec.crashLimit times.
+// evict unbinds a task from its worker, or fails it if its workers have crashed spec.crashLimit times.
 func evict(task *batch.Task, eviction *batch.Eviction, now metav1.Time) error {
 	switch {
 	case Finished(task):
 		return fmt.Errorf("the task has finished: it is %s", task.Status.Phase)
 	case task.DeletionTimestamp != nil:
-		return fmt.Errorf("the task is being deleted: delete it with a grace period of 0 to end that at once")
+		return fmt.Errorf("the task is being deleted: to delete it at once, delete it with a grace period of 0")
 	case task.Spec.WorkerName == "":
 		return fmt.Errorf("the task is not bound to a worker")
 	}
 	if eviction.WorkerCrashed {
 		task.Status.WorkerCrashes++
 		if limit := ptr.Deref(task.Spec.CrashLimit, defaultCrashLimit); task.Status.WorkerCrashes >= limit {
-			failByCrashes(task, eviction.Message, now)
+			failAfterCrashes(task, eviction.Message, now)
 			return nil
 		}
 	}
@@ -169,16 +171,16 @@ func evict(task *batch.Task, eviction *batch.Eviction, now metav1.Time) error {
 const (
 	// defaultCrashLimit is the default of spec.crashLimit.
 	defaultCrashLimit = 5
-	// lostExitCode is the exit code of a command whose end nobody has seen, as the kubelet reports it of containers: that
-	// of SIGKILL.
+	// lostExitCode is the exit code of a command whose end nobody has seen, as the kubelet reports it of
+	// containers: that of SIGKILL.
 	lostExitCode = 128 + int32(syscall.SIGKILL)
-	// maxCause bounds what a crashed task repeats of the message of its last eviction, in bytes.
+	// maxCause bounds the part of the last eviction's message that the message of a failed task repeats, in bytes.
 	maxCause = 4096
 )
 
-// failByCrashes makes a task fail with reason WorkerCrashed. It stays bound to the worker, which has the log of its last attempt.
-// The phase is final, so a worker that returns cannot change it.
-func failByCrashes(task *batch.Task, cause string, now metav1.Time) {
+// failAfterCrashes fails a task with reason WorkerCrashed. The task stays bound to the worker, which has the log of the
+// last attempt. The phase is final, so a worker that comes back cannot change it.
+func failAfterCrashes(task *batch.Task, cause string, now metav1.Time) {
 	if len(cause) > maxCause {
 		cause = strings.ToValidUTF8(cause[:maxCause], "")
 	}
@@ -196,11 +198,11 @@ func failByCrashes(task *batch.Task, cause string, now metav1.Time) {
 	task.Status.CompletionTime = &now
 }
 
-// prepare checks an object created at a subresource of the task of that name.
+// prepare sets the name of an object that is created at a subresource of a task, and validates it.
 func prepare(ctx context.Context, store *genericregistry.Store, name, kind string, metadata *metav1.ObjectMeta, obj runtime.Object,
 	validate rest.ValidateObjectFunc) error {
 	if metadata.Name != "" && metadata.Name != name {
-		return apierrors.NewBadRequest(fmt.Sprintf("metadata.name is %q: it must be that of the task, %q, or empty", metadata.Name, name))
+		return apierrors.NewBadRequest(fmt.Sprintf("metadata.name is %q: it must be the name of the task, %q, or empty", metadata.Name, name))
 	}
 	metadata.Name = name
 	declarative := store.CreateStrategy.(rest.DeclarativeValidationStrategy)
@@ -213,8 +215,9 @@ func prepare(ctx context.Context, store *genericregistry.Store, name, kind strin
 	return validate(ctx, obj.DeepCopyObject())
 }
 
-// change applies f to the stored task in one guarded update. What f refuses is a conflict.
-func change(ctx context.Context, store *genericregistry.Store, name string, uid types.UID, resourceVersion string, dryRun bool,
+// guardedUpdate applies f to the stored task in a single transaction. An error of f is returned as a conflict. Empty
+// uid and resourceVersion are no preconditions.
+func guardedUpdate(ctx context.Context, store *genericregistry.Store, name string, uid types.UID, resourceVersion string, dryRun bool,
 	f func(*batch.Task) error) (runtime.Object, error) {
 	key, err := store.KeyFunc(ctx, name)
 	if err != nil {

@@ -28,7 +28,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// runningTask is a task that runs on worker w, whose worker has crashed so often before.
+// runningTask returns a task that runs on worker w and has the number of worker crashes.
 func runningTask(crashes int32, limit *int32) *batch.Task {
 	return newTask(func(task *batch.Task) {
 		task.Spec.WorkerName, task.Spec.CrashLimit = "w", limit
@@ -67,11 +67,11 @@ func TestEvict(t *testing.T) {
 				t.Errorf("got %d crashes, want %d", test.task.Status.WorkerCrashes, test.crashes)
 			}
 			if Finished(test.task) != test.finished {
-				t.Fatalf("the phase is %s", test.task.Status.Phase)
+				t.Fatalf("got phase %s", test.task.Status.Phase)
 			}
 			if !test.finished {
 				if test.task.Spec.WorkerName != "" || test.task.Status.Incarnation != "" || test.task.Status.Disruptions != before.Status.Disruptions+1 {
-					t.Errorf("it is not taken from its worker: %+v", test.task)
+					t.Errorf("the task is still bound: %+v", test.task)
 				}
 				return
 			}
@@ -86,23 +86,23 @@ func TestEvict(t *testing.T) {
 			}
 			for _, part := range []string{"worker w", "does not exist any more", "crashLimit"} {
 				if message := test.task.Status.State.Terminated.Message; !strings.Contains(message, part) {
-					t.Errorf("the message does not say %q: %s", part, message)
+					t.Errorf("the message does not contain %q: %s", part, message)
 				}
 			}
 			if got := StatusColumn(test.task); got != "WorkerCrashed" {
-				t.Errorf("the column says %q", got)
+				t.Errorf("got column %q", got)
 			}
 		})
 	}
 }
 
-func TestTheMessageOfACrashedTaskFits(t *testing.T) {
+func TestMessageOfACrashedTaskIsBounded(t *testing.T) {
 	task := runningTask(4, nil)
 	eviction := &batch.Eviction{Reason: "WorkerLost", Message: strings.Repeat("é", 16000), WorkerCrashed: true}
 	if err := evict(task, eviction, metav1.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if message := task.Status.State.Terminated.Message; len(message) > 8192 || strings.ContainsRune(message, '\uFFFD') {
-		t.Errorf("the message has %d bytes, or half a character", len(message))
+		t.Errorf("the message has %d bytes, or an incomplete character", len(message))
 	}
 }

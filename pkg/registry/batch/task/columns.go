@@ -28,7 +28,7 @@ import (
 	"github.com/leat-dev/leat/pkg/registry"
 )
 
-// StatusColumn gives the phase, or what says more: that the task is being deleted, or why it waits or has failed.
+// StatusColumn returns the phase, or more specific: Terminating, or the reason why the task waits or has failed.
 func StatusColumn(task *batch.Task) any {
 	switch reason := ReasonColumn(task); {
 	case task.DeletionTimestamp != nil && !Finished(task):
@@ -40,7 +40,7 @@ func StatusColumn(task *batch.Task) any {
 	}
 }
 
-// ReasonColumn gives why the task is in the state it is in.
+// ReasonColumn returns the reason of the task's state.
 func ReasonColumn(task *batch.Task) any {
 	state := task.Status.State
 	switch {
@@ -56,7 +56,7 @@ func ReasonColumn(task *batch.Task) any {
 	return ""
 }
 
-// ExitColumn gives the exit code, or the name of the signal that ended the command.
+// ExitColumn returns the exit code, or the name of the signal that terminated the command.
 func ExitColumn(task *batch.Task) any {
 	terminated := task.Status.State.Terminated
 	switch {
@@ -71,7 +71,7 @@ func ExitColumn(task *batch.Task) any {
 	return fmt.Sprint(terminated.ExitCode)
 }
 
-// WaitColumn gives the time from creation to the first start, up to now for a task that still waits.
+// WaitColumn returns the time from creation to the first start, or to now for a task that waits.
 func WaitColumn(task *batch.Task) any {
 	if task.Status.StartTime == nil && Finished(task) {
 		return ""
@@ -79,7 +79,7 @@ func WaitColumn(task *batch.Task) any {
 	return registry.Between(&task.CreationTimestamp, task.Status.StartTime)
 }
 
-// DurationColumn gives the time from the first start to the end, up to now for a task that runs.
+// DurationColumn returns the time from the first start to completion, or to now for a task that runs.
 func DurationColumn(task *batch.Task) any {
 	return registry.Between(task.Status.StartTime, task.Status.CompletionTime)
 }

@@ -29,16 +29,16 @@ import (
 	"github.com/leat-dev/leat/pkg/registry"
 )
 
-// phaseConditions are the types of the conditions that setConditionsForPhase owns.
+// phaseConditions are the types of the conditions that setConditionsForPhase derives.
 var phaseConditions = []string{batch.TaskReconciling, batch.TaskComplete, batch.TaskFailure, batch.TaskStalled}
 
-// PrepareForStatusUpdate derives the conditions that follow from the phase, whatever the worker sends.
-func (Strategy) PrepareForStatusUpdate(_ context.Context, task, old *batch.Task) {
+// PrepareForStatusUpdate implements registry.StatusPreparer. It derives the conditions of the phase.
+func (Rules) PrepareForStatusUpdate(_ context.Context, task, old *batch.Task) {
 	setConditionsForPhase(&task.Status, old.Status.Conditions)
 }
 
-// setConditionsForPhase sets the conditions that tools for objects of any kind read: "helm install --wait" and Flux by the
-// convention of kstatus, "kubectl wait" by name. Call it wherever the phase changes; stored are the conditions before the change.
+// setConditionsForPhase sets the conditions that generic tools read: "helm install --wait" and Flux by the conventions
+// of kstatus, "kubectl wait" by name. Call it whenever the phase changes, with the conditions stored before the change.
 //
 //	phase             Reconciling   Complete   Failed   Stalled
 //	Pending, Running  True
@@ -61,12 +61,12 @@ func setConditionsForPhase(status *batch.TaskStatus, stored []metav1.Condition) 
 	status.Conditions = registry.DeriveConditions(status.Conditions, stored, phaseConditions, derived...)
 }
 
-// setConditionForGates makes TaskScheduled False with reason SchedulingGated while the task has scheduling gates, as kube-scheduler
-// does for Pods, and removes that once the last gate is gone. The server does it in the write that changes the gates, which costs no
-// further one.
+// setConditionForGates sets TaskScheduled to False with reason SchedulingGated while the task has scheduling gates, as
+// for Pods, and removes the condition with the last gate. The write that changes the gates thus changes the condition
+// as well.
 func setConditionForGates(task *batch.Task) {
 	gates := task.Spec.SchedulingGates
-	conditions := slices.Clone(task.Status.Conditions) // an update shares them with the stored object
+	conditions := slices.Clone(task.Status.Conditions) // an update shares the slice with the stored object
 	switch scheduled := meta.FindStatusCondition(conditions, batch.TaskScheduled); {
 	case len(gates) > 0:
 		message := fmt.Sprintf("The task waits for the removal of scheduling gate %s", gates[0].Name)
@@ -82,10 +82,11 @@ func setConditionForGates(task *batch.Task) {
 	task.Status.Conditions = conditions
 }
 
-// conditionReason is what a reason of a condition looks like. That of a state may be any text.
+// conditionReason matches valid reasons of conditions. The reason of a terminated state may be any text.
 var conditionReason = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$`)
 
-// failure returns the reason and the message of a failed task's conditions. They are short, since each task stores them twice.
+// failure returns the reason and the message of the conditions of a failed task. They are short, since a task stores
+// them twice.
 func failure(terminated *batch.TaskStateTerminated) (reason, message string) {
 	reason = batch.TaskReasonError
 	if terminated == nil {

@@ -73,7 +73,7 @@ func TestConditionsFollowThePhase(t *testing.T) {
 	}
 }
 
-func TestAWorkerCannotWriteThePhasesConditions(t *testing.T) {
+func TestWorkersCannotWritePhaseConditions(t *testing.T) {
 	past := metav1.NewTime(time.Now().Add(-time.Hour).Truncate(time.Second))
 	stored := newTask(func(task *batch.Task) {
 		task.Status.Conditions = []metav1.Condition{
@@ -83,14 +83,14 @@ func TestAWorkerCannotWriteThePhasesConditions(t *testing.T) {
 	})
 	sent := stored.DeepCopy()
 	sent.Status.Conditions = append([]metav1.Condition{{Type: batch.TaskComplete, Status: metav1.ConditionTrue, Reason: "Hm"}}, sent.Status.Conditions[1])
-	Strategy{}.PrepareForStatusUpdate(t.Context(), sent, stored)
+	Rules{}.PrepareForStatusUpdate(t.Context(), sent, stored)
 	want := []metav1.Condition{stored.Status.Conditions[1], stored.Status.Conditions[0]}
 	if diff := cmp.Diff(want, sent.Status.Conditions); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}
 }
 
-func TestAGatedTaskSaysSo(t *testing.T) {
+func TestSchedulingGatedCondition(t *testing.T) {
 	gated := func(names ...string) *batch.Task {
 		return newTask(func(task *batch.Task) {
 			for _, name := range names {
@@ -106,12 +106,12 @@ func TestAGatedTaskSaysSo(t *testing.T) {
 		return fmt.Sprintf("%s %s: %s", c.Status, c.Reason, c.Message)
 	}
 	stored := gated("a", "b", "c")
-	Strategy{}.PrepareForCreate(t.Context(), stored)
+	Rules{}.PrepareForCreate(t.Context(), stored)
 	if got, want := says(stored), "False SchedulingGated: The task waits for the removal of scheduling gate a and 2 more."; got != want {
 		t.Errorf("created: got %q, want %q", got, want)
 	}
 	if got := StatusColumn(stored); got != "SchedulingGated" {
-		t.Errorf("the column says %q", got)
+		t.Errorf("got column %q", got)
 	}
 	before := says(stored)
 	for _, step := range []struct {
@@ -125,7 +125,7 @@ func TestAGatedTaskSaysSo(t *testing.T) {
 	} {
 		updated := gated(step.gates...)
 		updated.Status = stored.Status
-		Strategy{}.PrepareForUpdate(t.Context(), updated, stored)
+		Rules{}.PrepareForUpdate(t.Context(), updated, stored)
 		if got := says(updated); got != step.want {
 			t.Errorf("%q are left: got %q, want %q", step.gates, got, step.want)
 		}
@@ -134,16 +134,16 @@ func TestAGatedTaskSaysSo(t *testing.T) {
 		}
 	}
 
-	// What else the condition says is the scheduler's.
+	// The scheduler owns the condition with other reasons.
 	waits, updated := gated(), gated()
 	meta.SetStatusCondition(&waits.Status.Conditions, metav1.Condition{Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: "Unschedulable", Message: "No room."})
 	updated.Status = waits.Status
-	Strategy{}.PrepareForUpdate(t.Context(), updated, waits)
+	Rules{}.PrepareForUpdate(t.Context(), updated, waits)
 	if got := says(updated); got != "False Unschedulable: No room." {
 		t.Errorf("without gates: got %q", got)
 	}
 	none := gated()
-	Strategy{}.PrepareForCreate(t.Context(), none)
+	Rules{}.PrepareForCreate(t.Context(), none)
 	if got := says(none); got != "" {
 		t.Errorf("created without gates: got %q", got)
 	}

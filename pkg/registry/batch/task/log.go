@@ -40,25 +40,28 @@ import (
 
 // LogSource reads logs from workers.
 type LogSource interface {
-	// OpenLog opens the output of a task's command where a worker serves it. The stream ends when ctx does, and must be
-	// closed. A LogNotKeptError tells that the worker has no such output; any other error, that it could not be asked.
+	// OpenLog opens the output of a task's command at the endpoint of a worker. The stream ends when ctx is done;
+	// the caller must close it. It returns a LogNotKeptError if the worker has no such output, and another error if
+	// it cannot reach the worker.
 	OpenLog(ctx context.Context, task *batch.Task, endpoint *batch.WorkerEndpoint, options *batch.TaskLogOptions) (io.ReadCloser, error)
 }
 
-// LogNotKeptError tells that a worker does not have the output that it was asked for.
+// LogNotKeptError is the error of a LogSource whose worker does not have the output.
 type LogNotKeptError struct {
-	// Message is the worker's.
+	// Message is the message of the worker.
 	Message string
 }
 
+// Error implements error.
 func (e *LogNotKeptError) Error() string { return e.Message }
 
-// LogREST serves the log subresource: what the command of a task has printed, read from the worker that the task is, or last
-// was, bound to.
+// LogREST serves the log subresource: the output of a task's command, read from the worker that the task is, or was
+// last, bound to.
 type LogREST struct {
 	// Store is the store of tasks.
 	Store *genericregistry.Store
-	// Workers gives the Worker of that name, in the namespace of the context. It must be set before the first request.
+	// Workers returns the Worker of a name in the namespace of the context. It must be set before the first
+	// request.
 	Workers func(ctx context.Context, name string) (*batch.Worker, error)
 	// Source reads the logs. It must be set before the first request.
 	Source LogSource
@@ -69,7 +72,7 @@ var _ rest.GetterWithOptions = &LogREST{}
 // New implements rest.Storage.
 func (r *LogREST) New() runtime.Object { return &batch.Task{} }
 
-// Destroy implements rest.Storage. The store is the main resource's, which destroys it.
+// Destroy implements rest.Storage. The main resource destroys the store.
 func (r *LogREST) Destroy() {}
 
 // ProducesMIMETypes implements rest.StorageMetadata.
@@ -78,7 +81,8 @@ func (r *LogREST) ProducesMIMETypes(string) []string { return []string{"text/pla
 // ProducesObject implements rest.StorageMetadata.
 func (r *LogREST) ProducesObject(string) any { return "" }
 
-// OverrideMetricsVerb has logs that are followed counted apart from what is answered at once.
+// OverrideMetricsVerb implements rest.StorageMetadata's optional method. It reports GET as CONNECT, so that followed
+// logs do not distort the latencies of GET.
 func (r *LogREST) OverrideMetricsVerb(verb string) string {
 	if verb == http.MethodGet {
 		return http.MethodConnect
@@ -91,7 +95,7 @@ func (r *LogREST) NewGetOptions() (options runtime.Object, subpath bool, subpath
 	return &batch.TaskLogOptions{}, false, ""
 }
 
-// Get implements rest.GetterWithOptions. Its answer is a rest.ResourceStreamer.
+// Get implements rest.GetterWithOptions. It returns a rest.ResourceStreamer.
 func (r *LogREST) Get(ctx context.Context, name string, obj runtime.Object) (runtime.Object, error) {
 	options, ok := obj.(*batch.TaskLogOptions)
 	if !ok {
@@ -123,21 +127,21 @@ func (r *LogREST) Get(ctx context.Context, name string, obj runtime.Object) (run
 	return &logStream{source: r.Source, task: task, worker: worker, options: options}, nil
 }
 
-// unboundMessage says why there is no log of a task that is bound to no worker.
+// unboundMessage returns the message for a task without log that is not bound to a worker.
 func unboundMessage(task *batch.Task) string {
-	why := "it waits for a worker"
+	reason := "it waits for a worker"
 	switch scheduled := meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled); {
 	case Finished(task):
-		why = "it was never bound to a worker"
+		reason = "it was never bound to a worker"
 	case task.Status.Attempts > 0:
-		why = "it waits for another worker, and the one that ran it is not known any more"
+		reason = "it waits for another worker, and the one that ran it is not known any more"
 	case scheduled != nil && scheduled.Message != "":
-		why += ": " + scheduled.Message
+		reason += ": " + scheduled.Message
 	}
-	return fmt.Sprintf("there is no log of task %s: %s", task.Name, why)
+	return fmt.Sprintf("there is no log of task %s: %s", task.Name, reason)
 }
 
-// withTail adds what the status knows of the log that cannot be read.
+// withTail appends the last lines of the log, which the status holds, to the message for a log that cannot be read.
 func withTail(task *batch.Task, options *batch.TaskLogOptions, message string) string {
 	if end := task.Status.State.Terminated; end != nil && end.Message != "" && !options.Previous {
 		return message + "; its last lines, from the status:\n" + end.Message
@@ -145,7 +149,7 @@ func withTail(task *batch.Task, options *batch.TaskLogOptions, message string) s
 	return message
 }
 
-// logStream is what a worker has of a task's log.
+// logStream streams the log of a task from a worker.
 type logStream struct {
 	source  LogSource
 	task    *batch.Task
@@ -158,7 +162,7 @@ var _ rest.ResourceStreamer = &logStream{}
 // GetObjectKind implements runtime.Object.
 func (s *logStream) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
 
-// DeepCopyObject implements runtime.Object. A stream is nobody else's.
+// DeepCopyObject implements runtime.Object.
 func (s *logStream) DeepCopyObject() runtime.Object { panic("a stream cannot be copied") }
 
 // InputStream implements rest.ResourceStreamer.
@@ -167,10 +171,10 @@ func (s *logStream) InputStream(ctx context.Context, _, _ string) (stream io.Rea
 	if err != nil {
 		return nil, false, "", s.explain(err)
 	}
-	return &watched{ReadCloser: body, ctx: ctx}, s.options.Follow, "text/plain", nil
+	return &logReader{ReadCloser: body, ctx: ctx}, s.options.Follow, "text/plain", nil
 }
 
-// explain makes of an error what a person can act upon.
+// explain returns an API error for an error of the source.
 func (s *logStream) explain(err error) error {
 	var notKept *LogNotKeptError
 	switch end := s.task.Status.State.Terminated; {
@@ -189,21 +193,22 @@ func (s *logStream) explain(err error) error {
 	return apierrors.NewGone(withTail(s.task, s.options, fmt.Sprintf("worker %s has no such log of task %s: %s", s.worker.Name, s.task.Name, notKept.Message)))
 }
 
-// watched notes when the worker's answer breaks off, and tells of an end only once all is read: over a websocket, upstream drops what comes
-// together with the end.
-type watched struct {
+// logReader records in the request's context when the response of the worker breaks off. It returns an error only after
+// all data: over a WebSocket, upstream drops data that it reads together with an error.
+type logReader struct {
 	io.ReadCloser
 	ctx context.Context
-	err error
+	err error // to return by the next Read
 }
 
-func (r *watched) Read(p []byte) (int, error) {
+// Read implements io.Reader.
+func (r *logReader) Read(p []byte) (int, error) {
 	if r.err != nil {
 		return 0, r.err
 	}
 	n, err := r.ReadCloser.Read(p)
-	if broken, ok := r.ctx.Value(brokenKey{}).(*atomic.Bool); ok && err != nil && !errors.Is(err, io.EOF) {
-		broken.Store(true)
+	if truncated, ok := r.ctx.Value(truncatedKey{}).(*atomic.Bool); ok && err != nil && !errors.Is(err, io.EOF) {
+		truncated.Store(true)
 	}
 	if n > 0 {
 		r.err, err = err, nil
@@ -211,11 +216,12 @@ func (r *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// brokenKey is the key under which the context of a request for a log holds whether the answer broke off.
-type brokenKey struct{}
+// truncatedKey is the context key of the *atomic.Bool that a logReader sets when the response of the worker breaks off.
+type truncatedKey struct{}
 
-// AbortBrokenLogs has the answer to a request for a log end in an error if the worker's answer does: what seems whole must be so.
-func AbortBrokenLogs(handler http.Handler) http.Handler {
+// WithTruncatedLogsAborted aborts the response to a request for a log if the response of the worker breaks off, so that
+// the client does not take it for complete.
+func WithTruncatedLogsAborted(handler http.Handler) http.Handler {
 	resource := batch.Resource("tasks")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, ok := genericapirequest.RequestInfoFrom(r.Context())
@@ -223,9 +229,9 @@ func AbortBrokenLogs(handler http.Handler) http.Handler {
 			handler.ServeHTTP(w, r)
 			return
 		}
-		broken := &atomic.Bool{}
-		handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), brokenKey{}, broken)))
-		if broken.Load() {
+		truncated := &atomic.Bool{}
+		handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), truncatedKey{}, truncated)))
+		if truncated.Load() {
 			panic(http.ErrAbortHandler)
 		}
 	})

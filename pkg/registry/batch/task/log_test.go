@@ -26,9 +26,9 @@ import (
 	"testing/iotest"
 )
 
-// A stream may tell of its end together with its last part, or after it: who drops what comes with an end, as a websocket does, has all of
-// it either way.
-func TestALogEndsAfterItsLastPart(t *testing.T) {
+// TestLogReader uses streams that return an error together with the last data, or after it. The reader must return the
+// error alone, since upstream's WebSocket handler drops data that comes with an error.
+func TestLogReader(t *testing.T) {
 	cut := errors.New("cut")
 	for name, test := range map[string]struct {
 		stream io.Reader
@@ -42,7 +42,7 @@ func TestALogEndsAfterItsLastPart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			broken := &atomic.Bool{}
-			log := &watched{ReadCloser: io.NopCloser(test.stream), ctx: context.WithValue(t.Context(), brokenKey{}, broken)}
+			log := &logReader{ReadCloser: io.NopCloser(test.stream), ctx: context.WithValue(t.Context(), truncatedKey{}, broken)}
 			var got strings.Builder
 			buffer := make([]byte, 3)
 			for {
@@ -52,18 +52,18 @@ func TestALogEndsAfterItsLastPart(t *testing.T) {
 					continue
 				}
 				if n > 0 || !errors.Is(err, test.want) {
-					t.Errorf("It ends with %d bytes and %v, want none and %v.", n, err, test.want)
+					t.Errorf("got %d bytes with %v, want none with %v", n, err, test.want)
 				}
 				break
 			}
 			if got.String() != "a log" {
-				t.Errorf("It is read as %q.", got.String())
+				t.Errorf("got %q", got.String())
 			}
 			if broken.Load() != test.broken {
-				t.Errorf("That it broke off is noted: %t, want %t.", broken.Load(), test.broken)
+				t.Errorf("truncated: %t, want %t", broken.Load(), test.broken)
 			}
 			if _, err := log.Read(buffer); !errors.Is(err, test.want) {
-				t.Errorf("After its end it says %v.", err)
+				t.Errorf("a read after the end returned %v", err)
 			}
 		})
 	}

@@ -31,7 +31,7 @@ func TestValidate(t *testing.T) {
 		"cpu": resource.MustParse("500m"), "example.com/gpu": resource.MustParse("1"), "tasks": resource.MustParse("2"),
 	}}}}
 	var got []string
-	for _, err := range (Strategy{}).Validate(t.Context(), queue) {
+	for _, err := range (Rules{}).Validate(t.Context(), queue) {
 		got = append(got, err.Error())
 	}
 	want := []string{`spec.resources.limits[tasks]: Unsupported value: "tasks": supported values: "cpu", "memory", "example.com/any-name"`}

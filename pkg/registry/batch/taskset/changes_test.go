@@ -82,28 +82,28 @@ func TestTemplateChanges(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if diff := cmp.Diff(test.want, texts(Strategy{}.ValidateChange(t.Context(), test.to, test.old))); diff != "" {
+			if diff := cmp.Diff(test.want, texts(Rules{}.ValidateChange(t.Context(), test.to, test.old))); diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		})
 	}
 }
 
-func TestTheQueueOfTheTemplateFollows(t *testing.T) {
+func TestTemplateQueueFollowsTheSet(t *testing.T) {
 	for _, test := range []struct{ set, template, want string }{
 		{"other", "default", "other"}, {"other", "other", "other"}, {"other", "third", "third"}, {"default", "third", "third"},
 	} {
 		set := newSet()
 		set.Spec.QueueName, set.Spec.Template.Spec.QueueName = test.set, test.template
-		Strategy{}.PrepareForUpdate(t.Context(), set, newSet())
+		Rules{}.PrepareForUpdate(t.Context(), set, newSet())
 		if got := set.Spec.Template.Spec.QueueName; got != test.want {
 			t.Errorf("%+v: got %q", test, got)
 		}
 	}
 }
 
-// TestTasksOfTheTemplateCanBeCreated brings templates to what a task may have, and one further.
-func TestTasksOfTheTemplateCanBeCreated(t *testing.T) {
+// TestTasksOfTheTemplateAreValid uses templates at the limits of tasks, and just above.
+func TestTasksOfTheTemplateAreValid(t *testing.T) {
 	variables := func(n int, names ...string) func(*batch.TaskSet) {
 		return func(set *batch.TaskSet) {
 			for i := range n - len(names) {
@@ -135,7 +135,7 @@ func TestTasksOfTheTemplateCanBeCreated(t *testing.T) {
 	)
 	tooMuch := func(index, bytes int) []string {
 		return []string{fmt.Sprintf("spec.template: Invalid value: the task of index %d, with what the set adds to the template, could not be created: "+
-			"spec: Invalid value: command, args and env must be at most 1048576 bytes together, and are %d: hand over more in a file that workers can read",
+			"spec: Invalid value: command, args and env must be at most 1048576 bytes together, and are %d: pass more in a file that workers can read",
 			index, bytes)}
 	}
 	for _, test := range []struct {
@@ -146,13 +146,13 @@ func TestTasksOfTheTemplateCanBeCreated(t *testing.T) {
 		{"all variables", newSet(variables(4094)), nil},
 		{
 			"one more", newSet(variables(4095)), []string{"spec.template.spec.env: Invalid value: must have at most 4094 variables, and has 4095: " +
-				"each task gets JOB_COMPLETION_INDEX, TASK_INDEX besides, and may have 4096"},
+				"each task gets JOB_COMPLETION_INDEX, TASK_INDEX in addition, and may have 4096"},
 		},
 		{"all variables, one of them the set's", newSet(variables(4095, "TASK_INDEX")), nil},
 		{
 			"one more with items", newSet(indexed(1, 1), items("a"), variables(4094)),
 			[]string{"spec.template.spec.env: Invalid value: must have at most 4093 variables, and has 4094: " +
-				"each task gets TASK_ITEM, JOB_COMPLETION_INDEX, TASK_INDEX besides, and may have 4096"},
+				"each task gets TASK_ITEM, JOB_COMPLETION_INDEX, TASK_INDEX in addition, and may have 4096"},
 		},
 		{"all text", newSet(args(text - 2)), nil},
 		{"a byte more", newSet(args(text - 1)), tooMuch(0, 1<<20+1)},
@@ -173,15 +173,15 @@ func TestTasksOfTheTemplateCanBeCreated(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if diff := cmp.Diff(test.want, texts(Strategy{}.Validate(t.Context(), test.set))); diff != "" {
+			if diff := cmp.Diff(test.want, texts(Rules{}.Validate(t.Context(), test.set))); diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		})
 	}
 }
 
-// TestASetLeavesRoomForItsStatus refuses sets that could not be stored any more once they have run.
-func TestASetLeavesRoomForItsStatus(t *testing.T) {
+// TestStatusSpace expects errors for sets whose status could grow until they do not fit into etcd.
+func TestStatusSpace(t *testing.T) {
 	filled := func(bytes int) func(*batch.TaskSet) {
 		return func(set *batch.TaskSet) { set.Spec.Template.Spec.Args = []string{strings.Repeat("a", bytes)} }
 	}
@@ -207,7 +207,7 @@ func TestASetLeavesRoomForItsStatus(t *testing.T) {
 		}), true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := texts(Strategy{}.ValidateChange(t.Context(), test.set, nil))
+			got := texts(Rules{}.ValidateChange(t.Context(), test.set, nil))
 			if (len(got) > 0) != test.refuse || test.refuse && !strings.Contains(got[0], "both must be at most 1540096 bytes together") {
 				t.Errorf("got %q", got)
 			}
@@ -215,20 +215,20 @@ func TestASetLeavesRoomForItsStatus(t *testing.T) {
 	}
 	t.Run("nor is one made so", func(t *testing.T) {
 		set := newSet(indexed(1, 100_000), listed(100_000, 9))
-		if got := texts(Strategy{}.ValidateChange(t.Context(), newSet(indexed(100_000, 100_000), listed(100_000, 9)), set)); len(got) != 1 {
+		if got := texts(Rules{}.ValidateChange(t.Context(), newSet(indexed(100_000, 100_000), listed(100_000, 9)), set)); len(got) != 1 {
 			t.Errorf("got %q", got)
 		}
 	})
 	t.Run("but one that is so already may change for the better", func(t *testing.T) {
 		set := newSet(indexed(100_000, 100_000), listed(100_000, 9))
-		if got := texts(Strategy{}.ValidateChange(t.Context(), newSet(indexed(90_000, 100_000), listed(100_000, 9)), set)); len(got) != 0 {
+		if got := texts(Rules{}.ValidateChange(t.Context(), newSet(indexed(90_000, 100_000), listed(100_000, 9)), set)); len(got) != 0 {
 			t.Errorf("got %q", got)
 		}
 	})
 	t.Run("or elsewhere", func(t *testing.T) {
 		set := newSet(indexed(100_000, 100_000), listed(100_000, 9))
 		labelled := newSet(indexed(100_000, 100_000), listed(100_000, 9), func(set *batch.TaskSet) { set.Labels = map[string]string{"a": "b"} })
-		if got := texts(Strategy{}.ValidateChange(t.Context(), labelled, set)); len(got) != 0 {
+		if got := texts(Rules{}.ValidateChange(t.Context(), labelled, set)); len(got) != 0 {
 			t.Errorf("got %q", got)
 		}
 	})
@@ -236,8 +236,8 @@ func TestASetLeavesRoomForItsStatus(t *testing.T) {
 
 func unlimited(set *batch.TaskSet) { set.Spec.BackoffLimit = ptr.To[int32](1<<31 - 1) }
 
-// TestListsAreNoLongerThanTheyAreHeldFor writes the lists of random states that a set can come to.
-func TestListsAreNoLongerThanTheyAreHeldFor(t *testing.T) {
+// TestMaxListBytes compares maxListBytes with the lists of random states that a set can reach.
+func TestMaxListBytes(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	longest := 0.0
 	for range 3000 {
@@ -254,11 +254,11 @@ func TestListsAreNoLongerThanTheyAreHeldFor(t *testing.T) {
 				failedAtMost = int(*set.Spec.MaxFailedIndexes) + int(*set.Spec.Parallelism)
 			}
 		}
-		// Indexes are open, failed or completed; so many failures as there may be are counted of the open ones.
+		// Indexes are open, failed or completed. The open ones have the maximum of failures.
 		failures := int(*set.Spec.BackoffLimit) + min(completions, int(*set.Spec.Parallelism))
 		order := random.Perm(completions)
 		if random.IntN(2) == 0 {
-			slices.SortFunc(order, func(a, b int) int { return a%2 - b%2 }) // every other one, which takes most room
+			slices.SortFunc(order, func(a, b int) int { return a%2 - b%2 }) // every other index, which takes most space
 		}
 		var completed, failed []int
 		var counts []indexes.Counted
@@ -278,18 +278,18 @@ func TestListsAreNoLongerThanTheyAreHeldFor(t *testing.T) {
 		}
 		slices.SortFunc(counts, func(a, b indexes.Counted) int { return a.Index - b.Index })
 		written := len(ranges(completed)) + len(ranges(failed)) + len(indexes.FormatCounts(counts))
-		if room := listBytes(set); written > room {
-			t.Fatalf("%d bytes are held for lists of %d: %+v", room, written, set.Spec)
+		if room := maxListBytes(set); written > room {
+			t.Fatalf("got %d bytes for lists of %d: %+v", room, written, set.Spec)
 		} else {
 			longest = max(longest, float64(written)/float64(room))
 		}
 	}
 	if longest < 0.8 {
-		t.Errorf("no list has taken more than %.0f %% of the room", 100*longest)
+		t.Errorf("no list has more than %.0f %% of the maximum", 100*longest)
 	}
 }
 
-// ranges writes indexes as the status does.
+// ranges returns indexes in the format of the status.
 func ranges(list []int) string {
 	slices.Sort(list)
 	var ranges []indexes.Range

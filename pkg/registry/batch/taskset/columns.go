@@ -27,7 +27,8 @@ import (
 	"github.com/leat-dev/leat/pkg/registry"
 )
 
-// StatusColumn returns the state of the set in the words that kubectl uses for Jobs, and Cancelled for a set that people have cancelled.
+// StatusColumn returns the state of the set in the words that kubectl uses for Jobs, and Cancelling or Cancelled for a
+// set that a user has cancelled.
 func StatusColumn(set *batch.TaskSet) any {
 	for _, name := range []string{
 		batch.TaskSetComplete, batch.TaskSetFailed, batch.TaskSetSuspended, batch.TaskSetSuccessCriteriaMet, batch.TaskSetFailureTarget,
@@ -49,7 +50,7 @@ func StatusColumn(set *batch.TaskSet) any {
 	return "Running"
 }
 
-// CompletionsColumn gives how many indexes have succeeded, of how many.
+// CompletionsColumn returns the number of succeeded indexes and the number of completions.
 func CompletionsColumn(set *batch.TaskSet) any {
 	switch {
 	case set.Spec.Completions != nil:
@@ -60,7 +61,7 @@ func CompletionsColumn(set *batch.TaskSet) any {
 	return fmt.Sprintf("%d/1", set.Status.Succeeded)
 }
 
-// DurationColumn gives the time from the start of the set to its end, up to now for a set that runs.
+// DurationColumn returns the time from the start of the set to its end, or to now for a set that runs.
 func DurationColumn(set *batch.TaskSet) any {
 	end := set.Status.CompletionTime
 	if failed := meta.FindStatusCondition(set.Status.Conditions, batch.TaskSetFailed); failed != nil && failed.Status == metav1.ConditionTrue {

@@ -26,13 +26,13 @@ import (
 	"github.com/leat-dev/leat/pkg/registry"
 )
 
-// PrepareForStatusUpdate derives Reconciling, whatever the controller sends.
-func (Strategy) PrepareForStatusUpdate(_ context.Context, set, old *batch.TaskSet) {
+// PrepareForStatusUpdate implements registry.StatusPreparer. It derives the condition Reconciling.
+func (Rules) PrepareForStatusUpdate(_ context.Context, set, old *batch.TaskSet) {
 	setReconciling(&set.Status, old.Status.Conditions)
 }
 
-// setReconciling makes Reconciling True until the set is started, and while it is suspended, so that kstatus holds of a set what it
-// holds of a Job: in progress until it is started, and then current unless it fails.
+// setReconciling sets Reconciling to True until the set is started, and while it is suspended. kstatus then computes
+// the same status as for a Job: in progress until it is started, and then current unless it fails.
 func setReconciling(status *batch.TaskSetStatus, stored []metav1.Condition) {
 	var derived []metav1.Condition
 	if status.StartTime == nil && status.CompletionTime == nil && !meta.IsStatusConditionTrue(status.Conditions, batch.TaskSetFailed) {

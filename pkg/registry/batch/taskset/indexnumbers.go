@@ -26,27 +26,27 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// validateIndexNumbers checks that each index has one number and no number is that of two.
+// validateIndexNumbers validates that each index has one number, and that numbers are unique.
 func validateIndexNumbers(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList {
 	numbers, completions := spec.IndexNumbers, int(*spec.Completions)
-	at := path.Child("indexNumbers")
+	numbersPath := path.Child("indexNumbers")
 	if len(numbers.List) == 0 {
 		first, step := int(ptr.Deref(numbers.First, 0)), int(ptr.Deref(numbers.Step, 1))
 		switch {
 		case numbers.First == nil && numbers.Step == nil:
-			return field.ErrorList{field.Required(at, "first, step or list must be set")}
+			return field.ErrorList{field.Required(numbersPath, "first, step or list must be set")}
 		case completions > 0 && first+step*(completions-1) > math.MaxInt32:
-			return field.ErrorList{field.Invalid(at, fmt.Sprintf("first %d, step %d", first, step),
+			return field.ErrorList{field.Invalid(numbersPath, fmt.Sprintf("first %d, step %d", first, step),
 				fmt.Sprintf("the number of the last of %d indexes must be at most %d", completions, math.MaxInt32))}
 		}
 		return nil
 	}
 	var errs field.ErrorList
 	if numbers.First != nil {
-		errs = append(errs, field.Forbidden(at.Child("first"), "must be unset with list"))
+		errs = append(errs, field.Forbidden(numbersPath.Child("first"), "must be unset with list"))
 	}
 	if numbers.Step != nil {
-		errs = append(errs, field.Forbidden(at.Child("step"), "must be unset with list"))
+		errs = append(errs, field.Forbidden(numbersPath.Child("step"), "must be unset with list"))
 	}
 	if completions != len(numbers.List) {
 		errs = append(errs, field.Invalid(path.Child("completions"), completions,
@@ -54,7 +54,7 @@ func validateIndexNumbers(spec *batch.TaskSetSpec, path *field.Path) field.Error
 	}
 	for i := 1; i < len(numbers.List); i++ {
 		if numbers.List[i] <= numbers.List[i-1] {
-			return append(errs, field.Invalid(at.Child("list").Index(i), numbers.List[i],
+			return append(errs, field.Invalid(numbersPath.Child("list").Index(i), numbers.List[i],
 				fmt.Sprintf("must be greater than the number before it, %d", numbers.List[i-1])))
 		}
 	}

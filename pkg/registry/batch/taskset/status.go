@@ -30,11 +30,12 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 )
 
-// The status follows the rules of batch/v1 Job, so that what waits for Jobs can trust it: a set is first bound to succeed
-// (SuccessCriteriaMet) or to fail (FailureTarget), its tasks end, and then it is Complete or Failed, for ever.
+// The status follows the rules of batch/v1 Job, so that tools that wait for Jobs can rely on it. A set that is going to
+// succeed or fail has SuccessCriteriaMet or FailureTarget first. When its tasks have terminated, it has Complete or
+// Failed, which are final.
 
-// ValidateStatus checks that the lists of indexes can be read and that the members of a status agree.
-func (Strategy) ValidateStatus(_ context.Context, set *batch.TaskSet) field.ErrorList {
+// ValidateStatus implements registry.StatusValidator.
+func (Rules) ValidateStatus(_ context.Context, set *batch.TaskSet) field.ErrorList {
 	status, path := &set.Status, field.NewPath("status")
 	errs := validateIndexLists(set, path)
 	errs = append(errs, validateConditions(set, path.Child("conditions"))...)
@@ -49,9 +50,9 @@ func (Strategy) ValidateStatus(_ context.Context, set *batch.TaskSet) field.Erro
 	case status.StartTime != nil && status.CompletionTime.Before(status.StartTime):
 		errs = append(errs, field.Invalid(path.Child("completionTime"), status.CompletionTime, "must not be before startTime"))
 	}
-	// A suspended set with nothing to do is complete without having been started.
-	nothing := ptr.Deref(set.Spec.Suspend, false) && ptr.Equal(set.Spec.Completions, ptr.To[int32](0))
-	if finished && status.StartTime == nil && !nothing {
+	// A suspended set with no completions is complete without a start.
+	neverStarts := ptr.Deref(set.Spec.Suspend, false) && ptr.Equal(set.Spec.Completions, ptr.To[int32](0))
+	if finished && status.StartTime == nil && !neverStarts {
 		errs = append(errs, field.Required(path.Child("startTime"), "must be set when Complete or Failed is True"))
 	}
 	if finished && status.Active > 0 {
@@ -94,7 +95,7 @@ func validateIndexLists(set *batch.TaskSet, path *field.Path) field.ErrorList {
 	return errs
 }
 
-// common gives the least index that is in both lists.
+// common returns the least index that both lists contain.
 func common(a, b []indexes.Range) (int, bool) {
 	for len(a) > 0 && len(b) > 0 {
 		switch {
@@ -132,8 +133,8 @@ func validateConditions(set *batch.TaskSet, path *field.Path) field.ErrorList {
 	return errs
 }
 
-// ValidateStatusChange keeps what is final from being taken back.
-func (Strategy) ValidateStatusChange(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
+// ValidateStatusChange implements registry.StatusValidator. Final conditions, counts and times must not be reverted.
+func (Rules) ValidateStatusChange(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
 	var errs field.ErrorList
 	status, before, path := &set.Status, &old.Status, field.NewPath("status")
 	for _, condition := range []string{
@@ -161,20 +162,20 @@ func (Strategy) ValidateStatusChange(_ context.Context, set, old *batch.TaskSet)
 	resumed := isTrue(old, batch.TaskSetSuspended) && meta.IsStatusConditionFalse(status.Conditions, batch.TaskSetSuspended)
 	if before.StartTime != nil && !apiequality.Semantic.DeepEqual(status.StartTime, before.StartTime) &&
 		!ptr.Deref(set.Spec.Suspend, false) && !resumed {
-		errs = append(errs, field.Forbidden(path.Child("startTime"), "must not change once it is set, but when the set is suspended or resumed"))
+		errs = append(errs, field.Forbidden(path.Child("startTime"), "must not change once it is set, unless the set is suspended or resumed"))
 	}
 	return errs
 }
 
-// leastSucceeded returns how many indexes had succeeded by the former status and are below the completions of the set. An elastic set
-// that has been made smaller forgets the others, whatever has become of its spec since.
+// leastSucceeded returns the number of indexes that had succeeded in the former status and are below completions. An
+// elastic set that was scaled down drops the other indexes.
 func leastSucceeded(set *batch.TaskSet, before *batch.TaskSetStatus) int32 {
 	if set.Spec.Completions == nil {
 		return before.Succeeded
 	}
-	completed, _ := indexes.Parse(before.CompletedIndexes, math.MaxInt32) // read when it was written
-	forgotten := indexes.Count(completed) - indexes.Count(indexes.Below(completed, int(*set.Spec.Completions)))
-	return before.Succeeded - int32(forgotten)
+	completed, _ := indexes.Parse(before.CompletedIndexes, math.MaxInt32) // validated when it was stored
+	dropped := indexes.Count(completed) - indexes.Count(indexes.Below(completed, int(*set.Spec.Completions)))
+	return before.Succeeded - int32(dropped)
 }
 
 func isTrue(set *batch.TaskSet, condition string) bool {

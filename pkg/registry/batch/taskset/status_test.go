@@ -142,7 +142,7 @@ func TestValidateStatus(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if diff := cmp.Diff(test.want, texts(Strategy{}.ValidateStatus(t.Context(), test.set))); diff != "" {
+			if diff := cmp.Diff(test.want, texts(Rules{}.ValidateStatus(t.Context(), test.set))); diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		})
@@ -166,7 +166,7 @@ func TestValidateStatusChange(t *testing.T) {
 		return status(func(s *batch.TaskSetStatus) { s.StartTime = at(second) })
 	}
 	suspend := func(set *batch.TaskSet) { set.Spec.Suspend = ptr.To(true) }
-	const once = `status.startTime: Forbidden: must not change once it is set, but when the set is suspended or resumed`
+	const once = `status.startTime: Forbidden: must not change once it is set, unless the set is suspended or resumed`
 	for _, test := range []struct {
 		name    string
 		old, to *batch.TaskSet
@@ -220,7 +220,7 @@ func TestValidateStatusChange(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if diff := cmp.Diff(test.want, texts(Strategy{}.ValidateStatusChange(t.Context(), test.to, test.old))); diff != "" {
+			if diff := cmp.Diff(test.want, texts(Rules{}.ValidateStatusChange(t.Context(), test.to, test.old))); diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		})

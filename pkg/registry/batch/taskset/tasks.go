@@ -34,25 +34,25 @@ import (
 // maxVariables bounds the variables of a task, as the marker of TaskSpec.Env does.
 const maxVariables = 4096
 
-// validateTasks checks the tasks that the controller makes from a valid template: they have more variables, labels and annotations than the
-// template, and each has its item. What is accepted here can be created.
+// validateTasks validates the largest of the tasks that the controller creates from a valid template. The controller
+// adds variables, labels, annotations and the item to the template. The tasks of a valid set can all be created.
 func validateTasks(set *batch.TaskSet, path *field.Path) field.ErrorList {
 	versioned := &v1alpha1.TaskSet{}
 	if err := v1alpha1.Convert_batch_TaskSet_To_v1alpha1_TaskSet(set, versioned, nil); err != nil {
 		return field.ErrorList{field.InternalError(path, err)}
 	}
-	index, made := largestTask(versioned)
-	if variables, own := len(made.Spec.Env), len(versioned.Spec.Template.Spec.Env); variables > maxVariables {
+	index, largest := largestTask(versioned)
+	if variables, own := len(largest.Spec.Env), len(versioned.Spec.Template.Spec.Env); variables > maxVariables {
 		var added []string
-		for _, variable := range made.Spec.Env[:variables-own] {
+		for _, variable := range largest.Spec.Env[:variables-own] {
 			added = append(added, variable.Name)
 		}
 		return field.ErrorList{field.Invalid(path.Child("spec", "env"), field.OmitValueType{}, fmt.Sprintf(
-			"must have at most %d variables, and has %d: each task gets %s besides, and may have %d",
+			"must have at most %d variables, and has %d: each task gets %s in addition, and may have %d",
 			maxVariables-len(added), own, strings.Join(added, ", "), maxVariables))}
 	}
 	internal := &batch.Task{}
-	if err := v1alpha1.Convert_v1alpha1_Task_To_batch_Task(made, internal, nil); err != nil {
+	if err := v1alpha1.Convert_v1alpha1_Task_To_batch_Task(largest, internal, nil); err != nil {
 		return field.ErrorList{field.InternalError(path, err)}
 	}
 	errs := apivalidation.ValidateAnnotations(internal.Annotations, field.NewPath("metadata", "annotations"))
@@ -64,7 +64,8 @@ func validateTasks(set *batch.TaskSet, path *field.Path) field.ErrorList {
 	return errs
 }
 
-// largestTask returns the task of the set that hands most to its process, after as many failures as there can be, and its index.
+// largestTask returns the task of the set with the most text for its process, after the maximum of failures, and its
+// index.
 func largestTask(set *v1alpha1.TaskSet) (index int, largest *v1alpha1.Task) {
 	failures := int(ptr.Deref(set.Spec.BackoffLimit, v1alpha1.DefaultBackoffLimit))
 	if limit := set.Spec.BackoffLimitPerIndex; limit != nil {
@@ -72,7 +73,7 @@ func largestTask(set *v1alpha1.TaskSet) (index int, largest *v1alpha1.Task) {
 	}
 	candidates := []int{max(0, int(ptr.Deref(set.Spec.Completions, math.MaxInt32))-1)}
 	if len(set.Spec.Items) > 0 {
-		// Of the indexes with so many digits the one with the longest item.
+		// For each number of digits, the index with the longest item.
 		longest := map[int]int{}
 		size := func(i int) int { return len(set.Spec.Items[i]) + strings.Count(set.Spec.Items[i], "$") }
 		for i := range set.Spec.Items {
@@ -87,13 +88,13 @@ func largestTask(set *v1alpha1.TaskSet) (index int, largest *v1alpha1.Task) {
 	}
 	most := -1
 	for _, i := range candidates {
-		made := v1alpha1.NewTask(set, i, failures)
+		task := v1alpha1.NewTask(set, i, failures)
 		size := 0
-		for _, variable := range made.Spec.Env[:len(made.Spec.Env)-len(set.Spec.Template.Spec.Env)] {
+		for _, variable := range task.Spec.Env[:len(task.Spec.Env)-len(set.Spec.Template.Spec.Env)] {
 			size += len(variable.Name) + len(variable.Value)
 		}
 		if size > most {
-			most, index, largest = size, i, made
+			most, index, largest = size, i, task
 		}
 	}
 	return index, largest

@@ -26,7 +26,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// StatusColumn gives whether the worker is ready and takes tasks, in the words that kubectl uses for Nodes.
+// StatusColumn returns the state of the worker in the words that kubectl uses for Nodes, and Denied.
 func StatusColumn(worker *batch.Worker) any {
 	words := []string{"Unknown"}
 	if ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady); ready != nil {
@@ -43,7 +43,7 @@ func StatusColumn(worker *batch.Worker) any {
 	return strings.Join(words, ",")
 }
 
-// TasksColumn gives how many tasks the worker runs, of how many it can run at a time.
+// TasksColumn returns the number of running tasks and the number that the worker can run.
 func TasksColumn(worker *batch.Worker) any {
 	tasks, ok := worker.Status.Allocatable[batch.ResourceTasks]
 	if !ok {

@@ -62,7 +62,7 @@ func TestValidateStatus(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			worker := &batch.Worker{Status: batch.WorkerStatus{Capacity: test.capacity, Allocatable: test.allocatable}}
 			var got []string
-			for _, err := range (Strategy{}).ValidateStatus(t.Context(), worker) {
+			for _, err := range (Rules{}).ValidateStatus(t.Context(), worker) {
 				got = append(got, err.Error())
 			}
 			if diff := cmp.Diff(test.want, got); diff != "" {
@@ -72,7 +72,7 @@ func TestValidateStatus(t *testing.T) {
 	}
 }
 
-func TestOneThatIsBeingDeletedIsNotDenied(t *testing.T) {
+func TestDenyWhileBeingDeleted(t *testing.T) {
 	now := metav1.Now()
 	for name, test := range map[string]struct {
 		old, to *batch.Worker
@@ -88,7 +88,7 @@ func TestOneThatIsBeingDeletedIsNotDenied(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := ""
-			if errs := (Strategy{}).ValidateChange(t.Context(), test.to, test.old); len(errs) > 0 {
+			if errs := (Rules{}).ValidateChange(t.Context(), test.to, test.old); len(errs) > 0 {
 				got = errs[0].Error()
 			}
 			if got != test.want {

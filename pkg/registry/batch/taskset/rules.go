@@ -43,21 +43,22 @@ import (
 const (
 	// maxParallelism bounds parallelism in Indexed mode.
 	maxParallelism = 100_000
-	// largeCompletions is where a set becomes a large one.
+	// largeCompletions is the maximum of completions of a set that is not large.
 	largeCompletions = 100_000
 	// maxLargeParallelism bounds parallelism and maxFailedIndexes of a large set.
 	maxLargeParallelism = 10_000
 )
 
-// maxText bounds the items with what the template hands to each process, in bytes: a set is one object, and etcd takes 1.5 MiB.
+// maxText bounds the items, and command, args and env of the template, together, in bytes. A set is one object, and
+// etcd accepts 1.5 MiB.
 const maxText = 1 << 20
 
-// Strategy is the domain rules of task sets.
-type Strategy struct{}
+// Rules are the domain rules of task sets.
+type Rules struct{}
 
-// PrepareForCreate generates the selector, and the labels of the template that it selects by. An exported set has those that
-// were generated for it: they are generated again.
-func (Strategy) PrepareForCreate(_ context.Context, set *batch.TaskSet) {
+// PrepareForCreate implements registry.Preparer. It generates the selector and the labels of the template that it
+// selects. It replaces those of an exported set.
+func (Rules) PrepareForCreate(_ context.Context, set *batch.TaskSet) {
 	setTemplateLabel(set, batch.LabelTaskSetName, set.Name)
 	setTemplateLabel(set, batch.LabelControllerUID, string(set.UID))
 	setReconciling(&set.Status, nil)
@@ -66,9 +67,9 @@ func (Strategy) PrepareForCreate(_ context.Context, set *batch.TaskSet) {
 	}
 }
 
-// PrepareForUpdate restores the selector and the labels that were generated. The manifest that the set was created from has none,
-// or those of the set that it was exported from.
-func (Strategy) PrepareForUpdate(_ context.Context, set, old *batch.TaskSet) {
+// PrepareForUpdate implements registry.UpdatePreparer. It restores the generated selector and labels: the manifest of
+// the set has none, or those of another set that it was exported from.
+func (Rules) PrepareForUpdate(_ context.Context, set, old *batch.TaskSet) {
 	for _, label := range []string{batch.LabelTaskSetName, batch.LabelControllerUID} {
 		if value, ok := old.Spec.Template.Labels[label]; ok {
 			setTemplateLabel(set, label, value)
@@ -77,7 +78,7 @@ func (Strategy) PrepareForUpdate(_ context.Context, set, old *batch.TaskSet) {
 	if set.Spec.Selector == nil || isGenerated(set.Spec.Selector) {
 		set.Spec.Selector = old.Spec.Selector
 	}
-	// The queue of the template is a copy of that of the set.
+	// The queue of the template is a copy of the queue of the set.
 	if set.Spec.QueueName != old.Spec.QueueName && set.Spec.Template.Spec.QueueName == old.Spec.Template.Spec.QueueName {
 		set.Spec.Template.Spec.QueueName = set.Spec.QueueName
 	}
@@ -90,14 +91,14 @@ func setTemplateLabel(set *batch.TaskSet, label, value string) {
 	set.Spec.Template.Labels[label] = value
 }
 
-// isGenerated reports whether the selector is one that PrepareForCreate makes, for this set or another.
+// isGenerated reports whether PrepareForCreate has generated the selector, for this set or another.
 func isGenerated(selector *metav1.LabelSelector) bool {
 	_, byUID := selector.MatchLabels[batch.LabelControllerUID]
 	return byUID && len(selector.MatchLabels) == 1 && len(selector.MatchExpressions) == 0
 }
 
-// Validate checks the rules across the fields of the spec.
-func (Strategy) Validate(_ context.Context, set *batch.TaskSet) field.ErrorList {
+// Validate implements registry.Validator.
+func (Rules) Validate(_ context.Context, set *batch.TaskSet) field.ErrorList {
 	spec, path := &set.Spec, field.NewPath("spec")
 	indexed := ptr.Deref(spec.CompletionMode, batch.NonIndexedCompletion) == batch.IndexedCompletion
 
@@ -136,9 +137,9 @@ func validateIndexed(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList 
 	}
 	var errs field.ErrorList
 	completions, parallelism := *spec.Completions, ptr.Deref(spec.Parallelism, 1)
-	atMost := func(name string, value, limit int32, why string) {
+	atMost := func(name string, value, limit int32, condition string) {
 		if value > limit {
-			errs = append(errs, field.Invalid(path.Child(name), value, fmt.Sprintf("must be less than or equal to %d%s", limit, why)))
+			errs = append(errs, field.Invalid(path.Child(name), value, fmt.Sprintf("must be less than or equal to %d%s", limit, condition)))
 		}
 	}
 	atMost("parallelism", parallelism, maxParallelism, "")
@@ -146,12 +147,12 @@ func validateIndexed(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList 
 		atMost("maxFailedIndexes", *spec.MaxFailedIndexes, min(completions, maxParallelism), "")
 	}
 	if completions > largeCompletions {
-		why := fmt.Sprintf(" when completions are more than %d", largeCompletions)
-		atMost("parallelism", parallelism, maxLargeParallelism, why)
+		condition := fmt.Sprintf(" when completions are more than %d", largeCompletions)
+		atMost("parallelism", parallelism, maxLargeParallelism, condition)
 		if spec.MaxFailedIndexes != nil {
-			atMost("maxFailedIndexes", *spec.MaxFailedIndexes, maxLargeParallelism, why)
+			atMost("maxFailedIndexes", *spec.MaxFailedIndexes, maxLargeParallelism, condition)
 		} else if spec.BackoffLimitPerIndex != nil {
-			errs = append(errs, field.Required(path.Child("maxFailedIndexes"), "must be set with backoffLimitPerIndex"+why))
+			errs = append(errs, field.Required(path.Child("maxFailedIndexes"), "must be set with backoffLimitPerIndex"+condition))
 		}
 	}
 	if len(spec.Items) > 0 {
@@ -177,15 +178,14 @@ func validateItems(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList {
 	path = path.Child("items")
 	size := task.TextSize(&spec.Template.Spec)
 	for i, item := range spec.Items {
-		// With the end of the line, which stands for what storing it costs.
-		size += len(item) + 1
+		size += len(item) + 1 // the overhead of an item in etcd is about a byte
 		if strings.ContainsRune(item, 0) {
 			errs = append(errs, field.Invalid(path.Index(i), item, "must not contain a NUL character"))
 		}
 	}
 	if size > maxText {
 		errs = append(errs, field.Invalid(path, field.OmitValueType{}, fmt.Sprintf("each as a line, with command, args and env of the template, "+
-			"must be at most %d bytes together, and are %d: make several sets, or hand over names of files that workers can read", maxText, size)))
+			"must be at most %d bytes together, and are %d: create several sets, or pass names of files that workers can read", maxText, size)))
 	}
 	return errs
 }
@@ -246,20 +246,21 @@ func validateTemplate(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList
 	errs = append(errs, apivalidation.ValidateAnnotations(template.Annotations, path.Child("metadata", "annotations"))...)
 	if template.Spec.QueueName != spec.QueueName {
 		errs = append(errs, field.Invalid(path.Child("spec", "queueName"), template.Spec.QueueName,
-			fmt.Sprintf("must be unset or that of the set, %q", spec.QueueName)))
+			fmt.Sprintf("must be unset or the queue of the set, %q", spec.QueueName)))
 	}
 	if template.Spec.WorkerName != "" {
-		errs = append(errs, field.Forbidden(path.Child("spec", "workerName"), "must be unset: each task is bound when it has been created"))
+		errs = append(errs, field.Forbidden(path.Child("spec", "workerName"), "must be unset: each task is bound after it is created"))
 	}
 	return append(errs, task.ValidateSpec(&template.Spec, path.Child("spec"))...)
 }
 
-// ValidateChange checks that the selector was generated, that a set leaves room for its status, and what may change of it: completions
-// as an elastic Indexed Job's, with parallelism and to the same value; the priority and the queue until a task has started; cancelled once.
-func (Strategy) ValidateChange(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
+// ValidateChange implements registry.Validator. The selector must be generated, and the set must leave space for its
+// status. Completions may change like those of an elastic Indexed Job, together with parallelism and to the same value.
+// Priority and queue may change until a task has started. Cancelled may be set, but not unset.
+func (Rules) ValidateChange(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
 	path := field.NewPath("spec")
 	if old == nil {
-		return append(validateSelector(set.Spec.Selector, path.Child("selector")), validateRoom(set, path)...)
+		return append(validateSelector(set.Spec.Selector, path.Child("selector")), validateStatusSpace(set, path)...)
 	}
 	errs := validateTemplateChange(&set.Spec.Template, &old.Spec.Template, path.Child("template"))
 	switch {
@@ -283,18 +284,20 @@ func (Strategy) ValidateChange(_ context.Context, set, old *batch.TaskSet) field
 		errs = append(errs, field.Invalid(path.Child("cancelled"), false,
 			"must stay true: a cancelled set does not run again; make a new set of what is left, as \"leat retry\" does"))
 	}
-	if tight := validateRoom(set, path); len(tight) > 0 && (listBytes(set) > listBytes(old) || len(validateRoom(old, path)) == 0) {
-		errs = append(errs, tight...)
+	// A set that was stored with too little space may change as long as its lists do not become longer.
+	if tooLarge := validateStatusSpace(set, path); len(tooLarge) > 0 &&
+		(maxListBytes(set) > maxListBytes(old) || len(validateStatusSpace(old, path)) == 0) {
+		errs = append(errs, tooLarge...)
 	}
 	return errs
 }
 
-// started reports whether a task of the set runs, has succeeded or has failed.
+// started reports whether a task of the set is running, has succeeded or has failed.
 func started(status *batch.TaskSetStatus) bool {
 	return ptr.Deref(status.Ready, 0) > 0 || status.Succeeded > 0 || status.Failed > 0
 }
 
-// validateTemplateChange refuses changes of the template but of the priority and the queue, which have rules of their own.
+// validateTemplateChange refuses changes of the template. ValidateChange handles priority and queue.
 func validateTemplateChange(template, old *batch.TaskTemplateSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if !apiequality.Semantic.DeepEqual(template.ObjectMeta, old.ObjectMeta) {
@@ -318,14 +321,15 @@ func validateSelector(selector *metav1.LabelSelector, path *field.Path) field.Er
 	return field.ErrorList{field.Invalid(path, metav1.FormatLabelSelector(selector), "must be unset: it is generated")}
 }
 
-// elastic tells whether completions follow parallelism, as an Indexed Job's may.
+// elastic reports whether completions equal parallelism in Indexed mode, in which case both may change together.
 func elastic(spec *batch.TaskSetSpec) bool {
 	return ptr.Deref(spec.CompletionMode, batch.NonIndexedCompletion) == batch.IndexedCompletion &&
 		ptr.Equal(spec.Completions, spec.Parallelism)
 }
 
-// Warnings tells on create of values in the template that look like secrets. They cannot change later.
-func (Strategy) Warnings(_ context.Context, set, old *batch.TaskSet) []string {
+// Warnings implements registry.Warner. It warns on create of values in the template that look like secrets; env cannot
+// change later.
+func (Rules) Warnings(_ context.Context, set, old *batch.TaskSet) []string {
 	if old != nil {
 		return nil
 	}

@@ -31,11 +31,11 @@ import (
 	"github.com/leat-dev/leat/pkg/registry/batch/resources"
 )
 
-// Strategy is the domain rules of workers.
-type Strategy struct{}
+// Rules are the domain rules of workers.
+type Rules struct{}
 
-// ValidateStatus checks what the worker says it has.
-func (Strategy) ValidateStatus(_ context.Context, worker *batch.Worker) field.ErrorList {
+// ValidateStatus implements registry.StatusValidator.
+func (Rules) ValidateStatus(_ context.Context, worker *batch.Worker) field.ErrorList {
 	path := field.NewPath("status")
 	known := []batch.ResourceName{batch.ResourceTasks, batch.ResourceCPU, batch.ResourceMemory}
 	errs := resources.Validate(worker.Status.Capacity, path.Child("capacity"), known...)
@@ -50,11 +50,12 @@ func (Strategy) ValidateStatus(_ context.Context, worker *batch.Worker) field.Er
 	return append(errs, validateEndpoint(worker.Status.Endpoint, path.Child("endpoint"))...)
 }
 
-// Validate allows any: the fields say all there is to check.
-func (Strategy) Validate(context.Context, *batch.Worker) field.ErrorList { return nil }
+// Validate implements registry.Validator. Declarative validation covers all fields.
+func (Rules) Validate(context.Context, *batch.Worker) field.ErrorList { return nil }
 
-// ValidateChange refuses to deny a Worker that is being deleted: it would not stay, and with it went the denial.
-func (Strategy) ValidateChange(_ context.Context, worker, old *batch.Worker) field.ErrorList {
+// ValidateChange implements registry.Validator. It refuses to set spec.denied while the Worker is being deleted, since
+// the denial would be deleted with it.
+func (Rules) ValidateChange(_ context.Context, worker, old *batch.Worker) field.ErrorList {
 	if old != nil && old.DeletionTimestamp != nil && worker.Spec.Denied && !old.Spec.Denied {
 		return field.ErrorList{field.Forbidden(field.NewPath("spec", "denied"),
 			"must not be set while the Worker is being deleted: deny its name when it is gone")}
@@ -62,7 +63,7 @@ func (Strategy) ValidateChange(_ context.Context, worker, old *batch.Worker) fie
 	return nil
 }
 
-// maxCABundle is how large the certificates of an endpoint may be, in bytes.
+// maxCABundle bounds the caBundle of an endpoint, in bytes.
 const maxCABundle = 16 << 10
 
 func validateEndpoint(endpoint *batch.WorkerEndpoint, path *field.Path) field.ErrorList {
@@ -81,7 +82,7 @@ func validateEndpoint(endpoint *batch.WorkerEndpoint, path *field.Path) field.Er
 	return errs
 }
 
-// ValidateStatusChange allows any.
-func (Strategy) ValidateStatusChange(context.Context, *batch.Worker, *batch.Worker) field.ErrorList {
+// ValidateStatusChange implements registry.StatusValidator. Every change is valid.
+func (Rules) ValidateStatusChange(context.Context, *batch.Worker, *batch.Worker) field.ErrorList {
 	return nil
 }

@@ -35,32 +35,34 @@ import (
 	"github.com/leat-dev/leat/pkg/registry/batch/resources"
 )
 
-// Strategy is the domain rules of tasks.
-type Strategy struct{}
+// Rules are the domain rules of tasks.
+type Rules struct{}
 
-// PrepareForCreate makes the task Pending and bound to no worker. An exported task names the worker that it was bound to.
-func (Strategy) PrepareForCreate(ctx context.Context, task *batch.Task) {
-	keepWorkerName(ctx, task, "")
+// PrepareForCreate implements registry.Preparer. It makes the task Pending and unbound: an exported task may name a
+// worker.
+func (Rules) PrepareForCreate(ctx context.Context, task *batch.Task) {
+	resetWorkerName(ctx, task, "")
 	task.Status.Phase = batch.TaskPending
 	setConditionsForPhase(&task.Status, nil)
 	setConditionForGates(task)
 }
 
-// PrepareForUpdate keeps the binding out of reach of the main resource, as the status is. The manifest that a bound task was
-// created from names no worker, and that of an exported one names another.
-func (Strategy) PrepareForUpdate(ctx context.Context, task, old *batch.Task) {
-	keepWorkerName(ctx, task, old.Spec.WorkerName)
+// PrepareForUpdate implements registry.UpdatePreparer. It restores the binding, which only subresources change. The
+// manifest of a bound task names no worker, and that of an exported task may name another.
+func (Rules) PrepareForUpdate(ctx context.Context, task, old *batch.Task) {
+	resetWorkerName(ctx, task, old.Spec.WorkerName)
 	if !slices.Equal(task.Spec.SchedulingGates, old.Spec.SchedulingGates) {
 		setConditionForGates(task)
 	}
 }
 
-// KeptFields returns the path of the binding.
-func (Strategy) KeptFields() []fieldpath.Path {
+// ResetFields implements registry.FieldResetter.
+func (Rules) ResetFields() []fieldpath.Path {
 	return []fieldpath.Path{fieldpath.MakePathOrDie("spec", "workerName")}
 }
 
-func keepWorkerName(ctx context.Context, task *batch.Task, stored string) {
+// resetWorkerName sets spec.workerName to the stored value, and warns if another one was sent.
+func resetWorkerName(ctx context.Context, task *batch.Task, stored string) {
 	if sent := task.Spec.WorkerName; sent != "" && sent != stored {
 		warning.AddWarning(ctx, "", fmt.Sprintf(
 			"spec.workerName: %q is ignored: only the binding and eviction subresources change it; remove it from the manifest", sent))
@@ -68,12 +70,12 @@ func keepWorkerName(ctx context.Context, task *batch.Task, stored string) {
 	task.Spec.WorkerName = stored
 }
 
-// Validate checks the rules across the fields of the spec.
-func (Strategy) Validate(_ context.Context, task *batch.Task) field.ErrorList {
+// Validate implements registry.Validator.
+func (Rules) Validate(_ context.Context, task *batch.Task) field.ErrorList {
 	return ValidateSpec(&task.Spec, field.NewPath("spec"))
 }
 
-// ValidateSpec checks the rules across the fields of a task's spec, in a task or in the template of one.
+// ValidateSpec validates the spec of a task or of a task template, as far as declarative validation cannot.
 func ValidateSpec(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if len(spec.Command) > 0 && spec.Command[0] == "" {
@@ -87,43 +89,44 @@ func ValidateSpec(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
 	}
 	errs = append(errs, validateText(spec.WorkingDir, path.Child("workingDir"))...)
 	for i, variable := range spec.Env {
-		at := path.Child("env").Index(i)
+		envPath := path.Child("env").Index(i)
 		if variable.Name != "" {
 			for _, message := range validation.IsRelaxedEnvVarName(variable.Name) {
-				errs = append(errs, field.Invalid(at.Child("name"), variable.Name, message))
+				errs = append(errs, field.Invalid(envPath.Child("name"), variable.Name, message))
 			}
 		}
-		errs = append(errs, validateText(variable.Value, at.Child("value"))...)
+		errs = append(errs, validateText(variable.Value, envPath.Child("value"))...)
 	}
 	errs = append(errs, registry.Duplicates(len(spec.Env), func(i int) (*field.Path, string) {
 		return path.Child("env").Index(i).Child("name"), spec.Env[i].Name
 	})...)
 	if size := TextSize(spec); size > maxText {
 		errs = append(errs, field.Invalid(path, field.OmitValueType{}, fmt.Sprintf(
-			"command, args and env must be at most %d bytes together, and are %d: hand over more in a file that workers can read", maxText, size)))
+			"command, args and env must be at most %d bytes together, and are %d: pass more in a file that workers can read", maxText, size)))
 	}
 	errs = append(errs, resources.Validate(spec.Resources.Requests, path.Child("resources", "requests"),
 		batch.ResourceCPU, batch.ResourceMemory)...)
 	for i, toleration := range spec.Tolerations {
-		at := path.Child("tolerations").Index(i)
+		tolerationPath := path.Child("tolerations").Index(i)
 		if toleration.Key == "" && toleration.Operator != batch.TolerationOpExists {
-			errs = append(errs, field.Invalid(at.Child("operator"), toleration.Operator, "must be Exists when key is empty, which means all keys"))
+			errs = append(errs, field.Invalid(tolerationPath.Child("operator"), toleration.Operator,
+				"must be Exists when key is empty, which means all keys"))
 		}
 		if toleration.Operator == batch.TolerationOpExists && toleration.Value != "" {
-			errs = append(errs, field.Invalid(at.Child("value"), toleration.Value, "must be empty when operator is Exists"))
+			errs = append(errs, field.Invalid(tolerationPath.Child("value"), toleration.Value, "must be empty when operator is Exists"))
 		}
 		if toleration.TolerationSeconds != nil && toleration.Effect != batch.TaintEffectNoExecute {
-			errs = append(errs, field.Invalid(at.Child("effect"), toleration.Effect, "must be NoExecute when tolerationSeconds is set"))
+			errs = append(errs, field.Invalid(tolerationPath.Child("effect"), toleration.Effect, "must be NoExecute when tolerationSeconds is set"))
 		}
 	}
 	return errs
 }
 
-// maxText bounds what is handed to the process, in bytes, as Secrets are bounded: more does not fit into etcd beside all else,
-// and Linux takes little more.
+// maxText bounds command, args and env together, in bytes. As for Secrets, larger objects do not fit into etcd. Linux
+// accepts little more.
 const maxText = 1 << 20
 
-// TextSize gives what is handed to the process, in bytes.
+// TextSize returns the size of command, args and env together, in bytes.
 func TextSize(spec *batch.TaskSpec) int {
 	size := 0
 	for _, list := range [][]string{spec.Command, spec.Args} {
@@ -137,7 +140,7 @@ func TextSize(spec *batch.TaskSpec) int {
 	return size
 }
 
-// validateText refuses what cannot be handed to a process.
+// validateText refuses text that cannot be passed to a process.
 func validateText(text string, path *field.Path) field.ErrorList {
 	if strings.ContainsRune(text, 0) {
 		return field.ErrorList{field.Invalid(path, text, "must not contain a NUL character")}
@@ -145,20 +148,21 @@ func validateText(text string, path *field.Path) field.ErrorList {
 	return nil
 }
 
-// ValidateChange lets a task change only in the ways a Pod may, and its place in the line only while it waits.
-func (Strategy) ValidateChange(_ context.Context, task, old *batch.Task) field.ErrorList {
+// ValidateChange implements registry.Validator. The fields of a Pod that may change may change in a task, in the same
+// way. Priority and queue may change while the task waits.
+func (Rules) ValidateChange(_ context.Context, task, old *batch.Task) field.ErrorList {
 	path := field.NewPath("spec")
 	if old == nil {
 		return nil
 	}
-	errs := validatePlaceInLine(task, old, path)
+	errs := validateQueueing(task, old, path)
 	if before := old.Spec.ActiveDeadlineSeconds; before != nil {
-		at := path.Child("activeDeadlineSeconds")
+		deadlinePath := path.Child("activeDeadlineSeconds")
 		switch after := task.Spec.ActiveDeadlineSeconds; {
 		case after == nil:
-			errs = append(errs, field.Invalid(at, nil, fmt.Sprintf("must not be removed; it may be at most %d", *before)))
+			errs = append(errs, field.Invalid(deadlinePath, nil, fmt.Sprintf("must not be removed; it may be at most %d", *before)))
 		case *after > *before:
-			errs = append(errs, field.Invalid(at, *after, fmt.Sprintf("must be less than or equal to its former value, %d", *before)))
+			errs = append(errs, field.Invalid(deadlinePath, *after, fmt.Sprintf("must be less than or equal to its former value, %d", *before)))
 		}
 	}
 	for _, toleration := range old.Spec.Tolerations {
@@ -170,8 +174,9 @@ func (Strategy) ValidateChange(_ context.Context, task, old *batch.Task) field.E
 	return errs
 }
 
-// validatePlaceInLine returns an error for each of priority and queueName that changes after the scheduler has used it.
-func validatePlaceInLine(task, old *batch.Task, path *field.Path) field.ErrorList {
+// validateQueueing returns an error for each of priority and queueName that changes after the task was bound or has
+// finished.
+func validateQueueing(task, old *batch.Task, path *field.Path) field.ErrorList {
 	var state string
 	switch {
 	case Finished(old):
@@ -193,7 +198,7 @@ func validatePlaceInLine(task, old *batch.Task, path *field.Path) field.ErrorLis
 	return errs
 }
 
-// tolerates tells whether the toleration is among the list, with whatever tolerationSeconds.
+// tolerates reports whether the list contains the toleration, with any tolerationSeconds.
 func tolerates(list []batch.Toleration, toleration batch.Toleration) bool {
 	toleration.TolerationSeconds = nil
 	for _, candidate := range list {
@@ -205,9 +210,9 @@ func tolerates(list []batch.Toleration, toleration batch.Toleration) bool {
 	return false
 }
 
-// FenceStatus refuses the write of a worker that the task is no longer bound to, in the incarnation that started it, and one
-// that goes back in attempts: it is late.
-func (Strategy) FenceStatus(_ context.Context, task, old *batch.Task) error {
+// FenceStatus implements registry.StatusFencer. It refuses a write by another incarnation than the one that the task is
+// bound to, and a write with fewer attempts, which is stale.
+func (Rules) FenceStatus(_ context.Context, task, old *batch.Task) error {
 	switch {
 	case task.Status.Incarnation != old.Status.Incarnation:
 		return apierrors.NewConflict(batch.Resource("tasks"), old.Name, fmt.Errorf(
@@ -219,16 +224,17 @@ func (Strategy) FenceStatus(_ context.Context, task, old *batch.Task) error {
 	return nil
 }
 
-// Finished tells whether the task is in a final phase.
+// Finished reports whether the task is in a final phase.
 func Finished(task *batch.Task) bool {
 	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
 }
 
-// ValidateStatus allows any: the fields say all there is to check.
-func (Strategy) ValidateStatus(context.Context, *batch.Task) field.ErrorList { return nil }
+// ValidateStatus implements registry.StatusValidator. Declarative validation covers all fields.
+func (Rules) ValidateStatus(context.Context, *batch.Task) field.ErrorList { return nil }
 
-// ValidateStatusChange keeps a final phase final, and what only an eviction counts from being written.
-func (Strategy) ValidateStatusChange(_ context.Context, task, old *batch.Task) field.ErrorList {
+// ValidateStatusChange implements registry.StatusValidator. A final phase must not change, and neither must the counts
+// that only evictions increment.
+func (Rules) ValidateStatusChange(_ context.Context, task, old *batch.Task) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("status")
 	if Finished(old) && task.Status.Phase != old.Status.Phase {
@@ -247,16 +253,16 @@ func (Strategy) ValidateStatusChange(_ context.Context, task, old *batch.Task) f
 	return errs
 }
 
-// Warnings tells on create of values that look like secrets. They cannot change later.
-func (Strategy) Warnings(_ context.Context, task, old *batch.Task) []string {
+// Warnings implements registry.Warner. It warns on create of values that look like secrets; env cannot change later.
+func (Rules) Warnings(_ context.Context, task, old *batch.Task) []string {
 	if old != nil {
 		return nil
 	}
 	return SecretWarnings(task.Spec.Env, field.NewPath("spec", "env"))
 }
 
-// SecretWarnings tells of variables that look like secrets, in a task or in the template of one: whoever may read it may read
-// them.
+// SecretWarnings returns warnings for variables of a task or of a template that look like secrets: all users that may
+// read tasks can read them.
 func SecretWarnings(env []batch.EnvVar, path *field.Path) []string {
 	var warnings []string
 	for i, variable := range env {
@@ -264,7 +270,7 @@ func SecretWarnings(env []batch.EnvVar, path *field.Path) []string {
 		for _, word := range []string{"PASSWORD", "SECRET", "TOKEN"} {
 			if strings.Contains(name, word) && variable.Value != "" {
 				warnings = append(warnings, fmt.Sprintf(
-					"%s: %s looks like a secret, and all who may read tasks can read it: keep it in the worker's own environment or files",
+					"%s: %s looks like a secret, and all users that may read tasks can read it: keep it in the worker's own environment or files",
 					path.Index(i), variable.Name))
 				break
 			}
@@ -273,9 +279,10 @@ func SecretWarnings(env []batch.EnvVar, path *field.Path) []string {
 	return warnings
 }
 
-// DeletionGracePeriod gives a running command the time to end that Pods get: what is asked for, or the task's own. A task that
-// has no worker goes at once, unless it is given one meanwhile, and one that has finished whatever happens.
-func (Strategy) DeletionGracePeriod(task *batch.Task, requested *int64) (seconds int64, ended bool) {
+// DeletionGracePeriod implements registry.GracefulDeleter. As for Pods, the grace period of a bound task is the
+// requested one, or terminationGracePeriodSeconds. A task without worker is deleted at once, unless it is bound
+// meanwhile. A finished task is deleted at once.
+func (Rules) DeletionGracePeriod(task *batch.Task, requested *int64) (seconds int64, ended bool) {
 	switch {
 	case Finished(task):
 		return 0, true

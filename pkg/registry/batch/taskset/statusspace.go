@@ -28,22 +28,22 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// A set is one object: its status is stored beside its spec, and etcd takes both or none. The lists of indexes in the status grow as the set
-// runs, so what is accepted leaves room for them.
+// The spec and the status of a set are stored as one object. The lists of indexes in the status grow while the set
+// runs, so validation leaves space for them.
 const (
-	// maxObject is what etcd takes in one request unless it is told otherwise, in bytes.
+	// maxObject is the maximum size of a request to etcd by default, in bytes.
 	maxObject = 3 << 19
-	// reserved is for conditions, counts, times and what goes around the object in a request.
+	// reserved is the space for conditions, counts, times and the overhead of the request.
 	reserved = 32 << 10
 )
 
-// validateRoom refuses a set whose status may come not to fit.
-func validateRoom(set *batch.TaskSet, path *field.Path) field.ErrorList {
+// validateStatusSpace refuses a set whose status may grow until the object does not fit into etcd.
+func validateStatusSpace(set *batch.TaskSet, path *field.Path) field.ErrorList {
 	size, err := storedBytes(set)
 	if err != nil {
 		return field.ErrorList{field.InternalError(path, err)}
 	}
-	lists := listBytes(set)
+	lists := maxListBytes(set)
 	if size+lists <= maxObject-reserved {
 		return nil
 	}
@@ -57,11 +57,12 @@ func validateRoom(set *batch.TaskSet, path *field.Path) field.ErrorList {
 	}
 	return field.ErrorList{field.Invalid(path, field.OmitValueType{}, fmt.Sprintf("takes %d bytes, and the lists of indexes in the status "+
 		"of such a set up to %d (parallelism: %d, maxFailedIndexes: %s): both must be at most %d bytes together, to be stored as one object; "+
-		"lower parallelism or maxFailedIndexes, make the template or the items smaller, or make several sets",
+		"lower parallelism or maxFailedIndexes, make the template or the items smaller, or create several sets",
 		size, lists, ptr.Deref(spec.Parallelism, 1), failed, maxObject-reserved))}
 }
 
-// storedBytes returns what a set takes in etcd without its status. The managers of its fields are left out of an object that would not fit.
+// storedBytes returns the size of a set in etcd without its status and its managed fields, which are dropped from an
+// object that does not fit.
 func storedBytes(set *batch.TaskSet) (int, error) {
 	versioned := &v1alpha1.TaskSet{}
 	err := v1alpha1.Convert_batch_TaskSet_To_v1alpha1_TaskSet(set, versioned, nil)
@@ -69,17 +70,18 @@ func storedBytes(set *batch.TaskSet) (int, error) {
 	return versioned.Size(), err
 }
 
-// listBytes returns how many bytes the lists of indexes in the status can come to, or have come to while the set had another spec.
+// maxListBytes returns the maximum size of the lists of indexes in the status, in bytes. It is at least their current
+// size, which another spec may have led to.
 //
-// Indexes are started in ascending order, so of those below the last one that was started at most parallelism are neither completed nor
-// failed: they run, or have failed and wait to be tried again. Completed indexes are written as ranges, which these and the failed ones
-// interrupt.
-func listBytes(set *batch.TaskSet) int {
+// Indexes are started in ascending order. Of those below the last started one, at most parallelism are neither
+// completed nor failed: they are running or wait to be retried. Completed indexes are stored as ranges, which these
+// indexes and the failed ones interrupt.
+func maxListBytes(set *batch.TaskSet) int {
 	spec, status := &set.Spec, &set.Status
 	indexes := int(ptr.Deref(spec.Completions, math.MaxInt32))
 	open := min(indexes, int(ptr.Deref(spec.Parallelism, 1)))
 	limit := int(ptr.Deref(spec.BackoffLimit, v1alpha1.DefaultBackoffLimit))
-	failures := min(limit, math.MaxInt32-open) + open // of all tasks: the last ones may fail at once
+	failures := min(limit, math.MaxInt32-open) + open // of all tasks: the last ones may fail simultaneously
 	failed, ofIndex := 0, limit+1
 	if spec.BackoffLimitPerIndex != nil {
 		ofIndex = min(limit, int(*spec.BackoffLimitPerIndex))
@@ -92,12 +94,13 @@ func listBytes(set *batch.TaskSet) int {
 	if ofIndex > 0 {
 		counted = min(open, failures)
 	}
-	completed := 2 * (open + failed + 1) // first and last of each range
+	completed := 2 * (open + failed + 1) // first and last index of each range
 	listed := min(indexes-counted, completed+failed)
 	number := digits(max(0, indexes-1)) + len(",")
 	total := listed * number
 	if counted > 0 {
-		// All counts together are the failures of all tasks, so not all can be long.
+		// The sum of the counts is at most the failures of all tasks, so not all counts have the maximum of
+		// digits.
 		total += counted * (number + len(":") + min(digits(ofIndex), digits(failures/counted)+1))
 	}
 	return max(total, len(status.CompletedIndexes)+len(ptr.Deref(status.FailedIndexes, ""))+len(status.IndexFailures))

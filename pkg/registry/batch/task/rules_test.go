@@ -95,7 +95,7 @@ func TestValidate(t *testing.T) {
 				spec.Args = []string{strings.Repeat("x", 1<<20-len("true")-2), "y"}
 				spec.Env = []batch.EnvVar{{Name: "A", Value: "b"}}
 			},
-			[]string{`spec: Invalid value: command, args and env must be at most 1048576 bytes together, and are 1048577: hand over more in a file that workers can read`},
+			[]string{`spec: Invalid value: command, args and env must be at most 1048576 bytes together, and are 1048577: pass more in a file that workers can read`},
 		},
 		{
 			"variable names are as relaxed as a container's",
@@ -147,7 +147,7 @@ func TestValidate(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			task := newTask(func(task *batch.Task) { test.change(&task.Spec) })
-			if diff := cmp.Diff(test.want, texts(Strategy{}.Validate(t.Context(), task))); diff != "" {
+			if diff := cmp.Diff(test.want, texts(Rules{}.Validate(t.Context(), task))); diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		})
@@ -207,7 +207,7 @@ func TestValidateChange(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if diff := cmp.Diff(test.want, texts(Strategy{}.ValidateChange(t.Context(), test.to, test.old))); diff != "" {
+			if diff := cmp.Diff(test.want, texts(Rules{}.ValidateChange(t.Context(), test.to, test.old))); diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		})
@@ -240,7 +240,7 @@ func TestFence(t *testing.T) {
 		{"attempts do not go back", status("i", 2), status("i", 1), `the task is at attempt 2, past 1: read it again`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := Strategy{}.FenceStatus(t.Context(), test.to, test.old)
+			err := Rules{}.FenceStatus(t.Context(), test.to, test.old)
 			if test.want == "" {
 				if err != nil {
 					t.Error(err)
@@ -298,7 +298,7 @@ func TestValidateStatusChange(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := texts(append(Strategy{}.ValidateStatus(t.Context(), test.to), Strategy{}.ValidateStatusChange(t.Context(), test.to, test.old)...))
+			got := texts(append(Rules{}.ValidateStatus(t.Context(), test.to), Rules{}.ValidateStatusChange(t.Context(), test.to, test.old)...))
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
@@ -306,19 +306,19 @@ func TestValidateStatusChange(t *testing.T) {
 	}
 }
 
-func TestWarningsNameWhatLooksLikeASecret(t *testing.T) {
+func TestSecretWarnings(t *testing.T) {
 	task := newTask(func(task *batch.Task) {
 		task.Spec.Env = []batch.EnvVar{
 			{Name: "HOME", Value: "/"}, {Name: "db_password", Value: "x"}, {Name: "API_TOKEN_SECRET", Value: "x"}, {Name: "TOKEN"},
 		}
 	})
-	const text = " looks like a secret, and all who may read tasks can read it: keep it in the worker's own environment or files"
+	const text = " looks like a secret, and all users that may read tasks can read it: keep it in the worker's own environment or files"
 	want := []string{"spec.env[1]: db_password" + text, "spec.env[2]: API_TOKEN_SECRET" + text}
-	if diff := cmp.Diff(want, Strategy{}.Warnings(t.Context(), task, nil)); diff != "" {
+	if diff := cmp.Diff(want, Rules{}.Warnings(t.Context(), task, nil)); diff != "" {
 		t.Errorf("on create: want -, got +:\n%s", diff)
 	}
-	if got := (Strategy{}).Warnings(t.Context(), task, task); got != nil {
-		t.Errorf("on update, when it is too late: got %q", got)
+	if got := (Rules{}).Warnings(t.Context(), task, task); got != nil {
+		t.Errorf("on update: got %q, want none", got)
 	}
 }
 
@@ -347,16 +347,16 @@ func TestDeletionGracePeriod(t *testing.T) {
 		{"a failed task goes at once", newTask(bound, own(30), in(batch.TaskFailed)), nil, 0, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got, ended := (Strategy{}).DeletionGracePeriod(test.task, test.requested); got != test.want || ended != test.ended {
+			if got, ended := (Rules{}).DeletionGracePeriod(test.task, test.requested); got != test.want || ended != test.ended {
 				t.Errorf("got %d, %t, want %d, %t", got, ended, test.want, test.ended)
 			}
 		})
 	}
 }
 
-func TestATaskStartsAsPending(t *testing.T) {
+func TestPrepareForCreate(t *testing.T) {
 	task := &batch.Task{}
-	Strategy{}.PrepareForCreate(context.Background(), task)
+	Rules{}.PrepareForCreate(context.Background(), task)
 	if task.Status.Phase != batch.TaskPending {
 		t.Errorf("got phase %q", task.Status.Phase)
 	}
@@ -377,15 +377,15 @@ func TestOnlySubresourcesWriteTheWorker(t *testing.T) {
 			ctx := warning.WithWarningRecorder(t.Context(), &recorder)
 			task := newTask(func(task *batch.Task) { task.Spec.WorkerName = test.sent })
 			if test.stored == "" {
-				Strategy{}.PrepareForCreate(ctx, task)
+				Rules{}.PrepareForCreate(ctx, task)
 			} else {
-				Strategy{}.PrepareForUpdate(ctx, task, newTask(func(task *batch.Task) { task.Spec.WorkerName = test.stored }))
+				Rules{}.PrepareForUpdate(ctx, task, newTask(func(task *batch.Task) { task.Spec.WorkerName = test.stored }))
 			}
 			if task.Spec.WorkerName != test.stored {
-				t.Errorf("the worker is %q, want %q", task.Spec.WorkerName, test.stored)
+				t.Errorf("got worker %q, want %q", task.Spec.WorkerName, test.stored)
 			}
 			if warns := len(recorder) > 0; warns != test.warns || warns && !strings.HasPrefix(recorder[0], fmt.Sprintf("spec.workerName: %q is ignored", test.sent)) {
-				t.Errorf("got warnings %q, want some: %t", recorder, test.warns)
+				t.Errorf("got warnings %q, want any: %t", recorder, test.warns)
 			}
 		})
 	}

@@ -102,7 +102,7 @@ func TestValidate(t *testing.T) {
 			OnTaskConditions: []batch.TaskFailurePolicyOnTaskConditionsPattern{{Type: batch.DisruptionTarget, Status: status}},
 		})
 	}
-	// With the end of a line for each they leave two bytes beside the command.
+	// With one byte of overhead each, they leave two bytes for the command.
 	lines := slices.Clip(append(slices.Repeat([]string{strings.Repeat("a", 32<<10-1)}, 31), strings.Repeat("a", 32<<10-1-len("true")-len("b\n"))))
 	for _, test := range []struct {
 		name string
@@ -174,7 +174,7 @@ func TestValidate(t *testing.T) {
 		{
 			"items that do not", newSet(indexed(1, 33), items(append(lines, "bc")...)),
 			[]string{`spec.items: Invalid value: each as a line, with command, args and env of the template, must be at most 1048576 bytes together, ` +
-				`and are 1048577: make several sets, or hand over names of files that workers can read`},
+				`and are 1048577: create several sets, or pass names of files that workers can read`},
 		},
 
 		// Numbers.
@@ -262,11 +262,11 @@ func TestValidate(t *testing.T) {
 		},
 		{
 			"the queue is the set's", newSet(func(set *batch.TaskSet) { set.Spec.Template.Spec.QueueName = "other" }),
-			[]string{`spec.template.spec.queueName: Invalid value: "other": must be unset or that of the set, "default"`},
+			[]string{`spec.template.spec.queueName: Invalid value: "other": must be unset or the queue of the set, "default"`},
 		},
 		{
 			"no worker is chosen", newSet(func(set *batch.TaskSet) { set.Spec.Template.Spec.WorkerName = "w" }),
-			[]string{`spec.template.spec.workerName: Forbidden: must be unset: each task is bound when it has been created`},
+			[]string{`spec.template.spec.workerName: Forbidden: must be unset: each task is bound after it is created`},
 		},
 		{
 			"what holds for a task holds for a template", newSet(func(set *batch.TaskSet) { set.Spec.Template.Spec.Command[0] = "" }),
@@ -274,8 +274,8 @@ func TestValidate(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := texts(Strategy{}.Validate(t.Context(), test.set))
-			// Upstream's texts go on with patterns and examples.
+			got := texts(Rules{}.Validate(t.Context(), test.set))
+			// Upstream's messages continue with patterns and examples.
 			for i := range got {
 				if i < len(test.want) && strings.HasPrefix(got[i], test.want[i]) && strings.Contains(got[i], "(e.g. ") {
 					got[i] = test.want[i]
@@ -313,7 +313,7 @@ func TestCompletionsChangeOnlyWithParallelism(t *testing.T) {
 		{"from nothing", newSet(unset), newSet(), []string{`spec.completions: Invalid value: 1: ` + refused}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if diff := cmp.Diff(test.want, texts(Strategy{}.ValidateChange(t.Context(), test.to, test.old))); diff != "" {
+			if diff := cmp.Diff(test.want, texts(Rules{}.ValidateChange(t.Context(), test.to, test.old))); diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		})
@@ -353,28 +353,28 @@ func TestSelectorIsGenerated(t *testing.T) {
 				}
 			}
 			set := sent()
-			Strategy{}.PrepareForCreate(t.Context(), set)
+			Rules{}.PrepareForCreate(t.Context(), set)
 			check(set)
-			if diff := cmp.Diff(test.refused, texts(Strategy{}.ValidateChange(t.Context(), set, nil))); diff != "" {
+			if diff := cmp.Diff(test.refused, texts(Rules{}.ValidateChange(t.Context(), set, nil))); diff != "" {
 				t.Errorf("on create: want -, got +:\n%s", diff)
 			}
 
 			old := newSet()
-			Strategy{}.PrepareForCreate(t.Context(), old)
+			Rules{}.PrepareForCreate(t.Context(), old)
 			set = sent()
-			Strategy{}.PrepareForUpdate(t.Context(), set, old)
+			Rules{}.PrepareForUpdate(t.Context(), set, old)
 			check(set)
 		})
 	}
 }
 
-func TestWarningsNameSecretsOfTheTemplate(t *testing.T) {
+func TestSecretWarnings(t *testing.T) {
 	set := newSet(func(set *batch.TaskSet) { set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "PASSWORD", Value: "x"}} })
-	warnings := Strategy{}.Warnings(t.Context(), set, nil)
+	warnings := Rules{}.Warnings(t.Context(), set, nil)
 	if len(warnings) != 1 || !strings.HasPrefix(warnings[0], "spec.template.spec.env[0]: PASSWORD looks like a secret") {
 		t.Errorf("on create: got %q", warnings)
 	}
-	if warnings := (Strategy{}).Warnings(t.Context(), set, set); warnings != nil {
-		t.Errorf("on update, when it is too late: got %q", warnings)
+	if warnings := (Rules{}).Warnings(t.Context(), set, set); warnings != nil {
+		t.Errorf("on update: got %q, want none", warnings)
 	}
 }

@@ -24,10 +24,10 @@ import (
 	"github.com/leat-dev/leat/pkg/registry"
 )
 
-// Strategy is the domain rules of worker leases: their fields say all there is to check.
-type Strategy struct{}
+// Rules are the domain rules of worker leases. There are none: declarative validation covers all fields.
+type Rules struct{}
 
-// RenewedColumn gives how long ago the lease was renewed.
+// RenewedColumn returns the time since the last renewal of the lease.
 func RenewedColumn(lease *batch.WorkerLease) any {
 	if lease.Spec.RenewTime == nil {
 		return ""

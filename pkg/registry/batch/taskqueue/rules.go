@@ -28,20 +28,20 @@ import (
 	"github.com/leat-dev/leat/pkg/registry/batch/resources"
 )
 
-// Strategy is the domain rules of task queues.
-type Strategy struct{}
+// Rules are the domain rules of task queues.
+type Rules struct{}
 
-// Validate checks the limits.
-func (Strategy) Validate(_ context.Context, queue *batch.TaskQueue) field.ErrorList {
+// Validate implements registry.Validator.
+func (Rules) Validate(_ context.Context, queue *batch.TaskQueue) field.ErrorList {
 	return resources.Validate(queue.Spec.Resources.Limits, field.NewPath("spec", "resources", "limits"), batch.ResourceCPU, batch.ResourceMemory)
 }
 
-// ValidateChange allows any.
-func (Strategy) ValidateChange(context.Context, *batch.TaskQueue, *batch.TaskQueue) field.ErrorList {
+// ValidateChange implements registry.Validator. Every change is valid.
+func (Rules) ValidateChange(context.Context, *batch.TaskQueue, *batch.TaskQueue) field.ErrorList {
 	return nil
 }
 
-// LimitColumn gives how many tasks of the queue may run at a time.
+// LimitColumn returns the maximum number of running tasks.
 func LimitColumn(queue *batch.TaskQueue) any {
 	if queue.Spec.MaxRunningTasks == nil {
 		return ""
@@ -49,7 +49,7 @@ func LimitColumn(queue *batch.TaskQueue) any {
 	return fmt.Sprint(*queue.Spec.MaxRunningTasks)
 }
 
-// StopColumn gives whether the queue is held or drained.
+// StopColumn returns the stop policy of a queue that is stopped.
 func StopColumn(queue *batch.TaskQueue) any {
 	if policy := ptr.Deref(queue.Spec.StopPolicy, batch.StopPolicyNone); policy != batch.StopPolicyNone {
 		return string(policy)
