@@ -23,14 +23,15 @@ limitations under the License.
 // its status subresource and whether it is watched:
 //
 //	+leat:resource:plural=<name>[,short=<name>|<name>…][,categories=<name>|<name>…]
-//	+leat:subresource:<path>=<storage type in the kind's rules package>
+//	+leat:subresource:<path>=<method of the type Subresources in the kind's rules package>
 //	+leat:scale:spec=<path>,status=<path>,selector=<path>
 //	+leat:column:name=<heading>,type=string|integer|date|boolean[,priority=<number>],path=<path>|func=<function>,description=<rest of line>
 //	+leat:selectable            (on a field)
 //	+leat:selectable:trigger    (on a field, once a kind: the watch cache finds watchers by it)
 //
 // The rules package of a kind lies in the output package and has the kind's name in lower case. It has a type Rules, the
-// types that subresources name, with a field Store, and the functions that columns name: func(*<internal type>) any.
+// functions that columns name, func(*<internal type>) any, and, if the kind has subresources, a type Subresources with a
+// method func(*genericregistry.Store) that returns the storage of each.
 package main
 
 import (

@@ -242,17 +242,16 @@ func (o *Options) New() (*Server, error) {
 	limitYAML(group.NegotiatedSerializer) // NewDefaultAPIGroupInfo may have replaced the codecs
 	limitSharedYAML()
 	group.NegotiatedSerializer = limitedCodecs{group.NegotiatedSerializer}
-	group.VersionedResourcesStorageMap = stores.Storage()
-	for _, storage := range group.VersionedResourcesStorageMap {
-		log := storage["tasks/log"].(*task.LogREST)
-		log.Source, log.Workers = workers, func(ctx context.Context, name string) (*batch.Worker, error) {
+	group.VersionedResourcesStorageMap = stores.Storage(task.Subresources{
+		Logs: workers,
+		GetWorker: func(ctx context.Context, name string) (*batch.Worker, error) {
 			obj, err := stores.Workers.Store.Get(ctx, name, &metav1.GetOptions{})
 			if err != nil {
 				return nil, err
 			}
 			return obj.(*batch.Worker), nil
-		}
-	}
+		},
+	})
 	if err := generic.InstallAPIGroup(&group); err != nil {
 		return nil, err
 	}

@@ -56,6 +56,7 @@ import (
 	"github.com/leat-dev/leat/pkg/apiserver"
 	generatedopenapi "github.com/leat-dev/leat/pkg/generated/openapi"
 	registrybatch "github.com/leat-dev/leat/pkg/registry/batch"
+	"github.com/leat-dev/leat/pkg/registry/batch/task"
 	"github.com/leat-dev/leat/test/host"
 )
 
@@ -105,8 +106,8 @@ func serveTwoVersions(t *testing.T, etcd *host.Etcd) dynamic.Interface {
 		t.Fatal(err)
 	}
 	group := genericapiserver.NewDefaultAPIGroupInfo(batch.GroupName, scheme, runtime.NewParameterCodec(scheme), codecs)
-	group.VersionedResourcesStorageMap = stores.Storage()
-	group.VersionedResourcesStorageMap[v1beta1.Version] = stores.Storage()[v1alpha1.SchemeGroupVersion.Version]
+	group.VersionedResourcesStorageMap = stores.Storage(task.Subresources{})
+	group.VersionedResourcesStorageMap[v1beta1.Version] = stores.Storage(task.Subresources{})[v1alpha1.SchemeGroupVersion.Version]
 	if err := server.InstallAPIGroup(&group); err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/fuzzer"
 	"github.com/leat-dev/leat/apis/batch/install"
 	"github.com/leat-dev/leat/pkg/registry"
+	"github.com/leat-dev/leat/pkg/registry/batch/task"
 )
 
 // The tests in this file apply to all kinds, including new ones.
@@ -249,7 +250,7 @@ func TestCellsHaveTheTypeOfTheirColumn(t *testing.T) {
 func TestEveryVersionServesEveryKind(t *testing.T) {
 	scheme := newScheme()
 	stores, _, _ := open(t, scheme)
-	served := stores.Storage()
+	served := stores.Storage(task.Subresources{})
 	versions := scheme.PrioritizedVersionsForGroup(batch.GroupName)
 	if len(served) != len(versions) {
 		t.Errorf("there are %d versions, %d are served", len(versions), len(served))

@@ -63,15 +63,15 @@ func NewStores(scheme *runtime.Scheme, getter generic.RESTOptionsGetter) (*Store
 	return s, nil
 }
 
-// Storage returns the storages by version and path.
-func (s *Stores) Storage() map[string]map[string]rest.Storage {
+// Storage returns the storages by version and path. The arguments create the subresources of the kinds that have any.
+func (s *Stores) Storage(tasks task.Subresources) map[string]map[string]rest.Storage {
 	return map[string]map[string]rest.Storage{
 		"v1alpha1": {
 			"tasks":             s.Tasks.Main(),
 			"tasks/status":      s.Tasks.Status(),
-			"tasks/binding":     &task.BindingREST{Store: s.Tasks.Store},
-			"tasks/eviction":    &task.EvictionREST{Store: s.Tasks.Store},
-			"tasks/log":         &task.LogREST{Store: s.Tasks.Store},
+			"tasks/binding":     tasks.BindingREST(s.Tasks.Store),
+			"tasks/eviction":    tasks.EvictionREST(s.Tasks.Store),
+			"tasks/log":         tasks.LogREST(s.Tasks.Store),
 			"taskqueues":        s.TaskQueues.Main(),
 			"taskqueues/status": s.TaskQueues.Status(),
 			"tasksets":          s.TaskSets.Main(),

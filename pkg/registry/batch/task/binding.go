@@ -45,8 +45,7 @@ import (
 // BindingREST serves the binding subresource. A single guarded update sets the worker and its incarnation, so that of
 // two schedulers that bind a task, one gets a conflict.
 type BindingREST struct {
-	// Store is the store of tasks.
-	Store *genericregistry.Store
+	store *genericregistry.Store
 }
 
 // New implements rest.Storage.
@@ -66,10 +65,10 @@ func (r *BindingREST) Create(ctx context.Context, name string, obj runtime.Objec
 	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("expected a Binding, not %T", obj))
 	}
-	if err := prepare(ctx, r.Store, name, "Binding", &binding.ObjectMeta, binding, validate); err != nil {
+	if err := prepare(ctx, r.store, name, "Binding", &binding.ObjectMeta, binding, validate); err != nil {
 		return nil, err
 	}
-	return guardedUpdate(ctx, r.Store, name, binding.UID, binding.ResourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
+	return guardedUpdate(ctx, r.store, name, binding.UID, binding.ResourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
 		switch {
 		case task.DeletionTimestamp != nil:
 			return fmt.Errorf("the task is being deleted")
@@ -95,8 +94,7 @@ func (r *BindingREST) Create(ctx context.Context, name string, obj runtime.Objec
 // EvictionREST serves the eviction subresource. A single guarded update unbinds the task from its worker, whose later
 // writes of the status are refused.
 type EvictionREST struct {
-	// Store is the store of tasks.
-	Store *genericregistry.Store
+	store *genericregistry.Store
 }
 
 // New implements rest.Storage.
@@ -112,7 +110,7 @@ func (r *EvictionREST) Create(ctx context.Context, name string, obj runtime.Obje
 	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("expected an Eviction, not %T", obj))
 	}
-	if err := prepare(ctx, r.Store, name, "Eviction", &eviction.ObjectMeta, eviction, validate); err != nil {
+	if err := prepare(ctx, r.store, name, "Eviction", &eviction.ObjectMeta, eviction, validate); err != nil {
 		return nil, err
 	}
 	if messages := validation.IsCIdentifier(eviction.Reason); len(messages) > 0 {
@@ -130,7 +128,7 @@ func (r *EvictionREST) Create(ctx context.Context, name string, obj runtime.Obje
 			resourceVersion = *preconditions.ResourceVersion
 		}
 	}
-	return guardedUpdate(ctx, r.Store, name, uid, resourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
+	return guardedUpdate(ctx, r.store, name, uid, resourceVersion, dryrun.IsDryRun(options.DryRun), func(task *batch.Task) error {
 		if err := evict(task, eviction, metav1.Now()); err != nil {
 			return err
 		}

@@ -58,13 +58,9 @@ func (e *LogNotKeptError) Error() string { return e.Message }
 // LogREST serves the log subresource: the output of a task's command, read from the worker that the task is, or was
 // last, bound to.
 type LogREST struct {
-	// Store is the store of tasks.
-	Store *genericregistry.Store
-	// Workers returns the Worker of a name in the namespace of the context. It must be set before the first
-	// request.
-	Workers func(ctx context.Context, name string) (*batch.Worker, error)
-	// Source reads the logs. It must be set before the first request.
-	Source LogSource
+	store     *genericregistry.Store
+	getWorker func(ctx context.Context, name string) (*batch.Worker, error)
+	logs      LogSource
 }
 
 var _ rest.GetterWithOptions = &LogREST{}
@@ -101,11 +97,11 @@ func (r *LogREST) Get(ctx context.Context, name string, obj runtime.Object) (run
 	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("expected TaskLogOptions, not %T", obj))
 	}
-	declarative := r.Store.CreateStrategy.(rest.DeclarativeValidationStrategy)
+	declarative := r.store.CreateStrategy.(rest.DeclarativeValidationStrategy)
 	if errs := declarative.ValidateDeclaratively(ctx, options, nil, nil, operation.Create, rest.DeclarativeValidationConfig{}); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(schema.GroupKind{Group: batch.GroupName, Kind: "TaskLogOptions"}, name, registry.BoundErrors(errs))
 	}
-	found, err := r.Store.Get(ctx, name, &metav1.GetOptions{})
+	found, err := r.store.Get(ctx, name, &metav1.GetOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +109,7 @@ func (r *LogREST) Get(ctx context.Context, name string, obj runtime.Object) (run
 	if task.Spec.WorkerName == "" {
 		return nil, apierrors.NewBadRequest(unboundMessage(task))
 	}
-	worker, err := r.Workers(ctx, task.Spec.WorkerName)
+	worker, err := r.getWorker(ctx, task.Spec.WorkerName)
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, apierrors.NewGone(withTail(task, options,
@@ -124,7 +120,7 @@ func (r *LogREST) Get(ctx context.Context, name string, obj runtime.Object) (run
 		return nil, apierrors.NewServiceUnavailable(withTail(task, options,
 			fmt.Sprintf("worker %s serves no logs: start it with --client-ca-file; what it keeps is in its --log-dir, in the files %s.*.log", worker.Name, task.UID)))
 	}
-	return &logStream{source: r.Source, task: task, worker: worker, options: options}, nil
+	return &logStream{source: r.logs, task: task, worker: worker, options: options}, nil
 }
 
 // unboundMessage returns the message for a task without log that is not bound to a worker.
