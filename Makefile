@@ -73,7 +73,7 @@ e2e-cluster: build ## Install, use and remove Leat on the cluster of KUBECONFIG:
 	hack/e2e-cluster.sh
 
 .PHONY: bench
-bench: build host ## Measure Leat beside a CRD, Pods and etcd itself, an hour at most, on a machine that does nothing else: docs/performance.md
+bench: build host ## Measure Leat beside a CRD, Pods and etcd itself, an hour at most, on a machine that does nothing else: docs/reference/performance.md
 	$(GO) run ./test/bench --watchers=1,100,1000,10000 --json=bin/bench.json --plots=bin/bench $(BENCH)
 
 .PHONY: bench-quick

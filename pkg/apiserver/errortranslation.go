@@ -39,10 +39,10 @@ const (
 	reasonInsufficientStorage metav1.StatusReason = "InsufficientStorage"
 
 	adviceFull = `etcd is full and refuses writes; reads and deletions go on. Delete what is not needed, then free space with ` +
-		`"etcdctl compact", "etcdctl defrag" and "etcdctl alarm disarm": docs/etcd.md, "etcd is full"`
+		`"etcdctl compact", "etcdctl defrag" and "etcdctl alarm disarm": docs/how-to/etcd.md, "etcd is full"`
 
 	adviceUndecodable = `; everything else can be read one by one. Restore the value, or delete the object unread, with the option ` +
-		`ignoreStoreReadErrorWithClusterBreakingPotential: docs/etcd.md, "An object that cannot be read"`
+		`ignoreStoreReadErrorWithClusterBreakingPotential: docs/how-to/etcd.md, "An object that cannot be read"`
 )
 
 // withTranslatedErrors returns a getter whose stores translate errors of etcd and of the decoder, which upstream passes

@@ -38,11 +38,11 @@ func TestTranslate(t *testing.T) {
 		reason metav1.StatusReason
 		texts  []string // in the message
 	}{
-		{"full", rpctypes.ErrNoSpace, http.StatusInsufficientStorage, "InsufficientStorage", []string{"etcdctl alarm disarm", "docs/etcd.md"}},
+		{"full", rpctypes.ErrNoSpace, http.StatusInsufficientStorage, "InsufficientStorage", []string{"etcdctl alarm disarm", "docs/how-to/etcd.md"}},
 		{"full, wrapped", fmt.Errorf("txn: %w", rpctypes.ErrNoSpace), http.StatusInsufficientStorage, "InsufficientStorage", nil},
 		{
 			"a key without its prefix", storage.NewCorruptObjError("/tasks/a/b", other), http.StatusInternalServerError, "StorageReadError",
-			[]string{"/leat/tasks/a/b in etcd cannot be read: another", "ignoreStoreReadErrorWithClusterBreakingPotential", "docs/etcd.md"},
+			[]string{"/leat/tasks/a/b in etcd cannot be read: another", "ignoreStoreReadErrorWithClusterBreakingPotential", "docs/how-to/etcd.md"},
 		},
 		{
 			"a key with its prefix", storage.NewCorruptObjError("/leat/tasks/a/b", other), http.StatusInternalServerError, "StorageReadError",
@@ -52,7 +52,7 @@ func TestTranslate(t *testing.T) {
 			"a list", &apierrors.StatusError{ErrStatus: metav1.Status{
 				Status: metav1.StatusFailure, Code: 500, Reason: metav1.StatusReasonStoreReadError, Message: "of /leat/tasks/a/b",
 			}},
-			http.StatusInternalServerError, "StorageReadError", []string{"of /leat/tasks/a/b; ", "docs/etcd.md"},
+			http.StatusInternalServerError, "StorageReadError", []string{"of /leat/tasks/a/b; ", "docs/how-to/etcd.md"},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

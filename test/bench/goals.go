@@ -21,7 +21,7 @@ import (
 	"math"
 )
 
-// goal is one of docs/performance.md, and what this run has to say of it.
+// goal is one of docs/reference/performance.md, and what this run has to say of it.
 type goal struct {
 	Goal, Reached, Verdict string
 }

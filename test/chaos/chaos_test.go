@@ -15,7 +15,7 @@ limitations under the License.
 */
 
 // Package chaos runs all of Leat as real processes, has everything go wrong at random that can, and holds what clients were told, what
-// became of the work, and what the store has, to what is promised. See docs/reliability.md.
+// became of the work, and what the store has, to what is promised. See docs/concepts/reliability.md.
 package chaos
 
 import (

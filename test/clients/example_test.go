@@ -44,7 +44,7 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
 )
 
-// The functions here are the ones that docs/go.md shows.
+// The functions here are the ones that docs/how-to/go.md shows.
 
 // runTask creates a task and waits until it has ended.
 func runTask(ctx context.Context, clientset versioned.Interface, namespace string, command ...string) (*batch.Task, error) {
@@ -167,7 +167,7 @@ func Example() {
 
 // TestPageForGoDevelopers holds that the page shows code that is compiled and run here.
 func TestPageForGoDevelopers(t *testing.T) {
-	page, err := os.ReadFile("../../docs/go.md")
+	page, err := os.ReadFile("../../docs/how-to/go.md")
 	if err != nil {
 		t.Fatal(err)
 	}

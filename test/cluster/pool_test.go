@@ -102,7 +102,7 @@ images:
 	}
 }
 
-// testOutsideWorker: a process that is not in the cluster becomes a worker as docs/workers-outside.md tells it, and runs a task.
+// testOutsideWorker: a process that is not in the cluster becomes a worker as docs/how-to/run-workers.md describes, and runs a task.
 func (c *installation) testOutsideWorker(t *testing.T) {
 	namespace := c.namespace(t, "outside")
 	dir := t.TempDir()

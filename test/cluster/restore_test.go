@@ -38,9 +38,10 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	client "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/docs"
 )
 
-// testRestore: the commands of docs/backup.md take a backup while people and workers work, and go back to it. Nothing that was
+// testRestore: the commands of docs/how-to/backup.md take a backup while people and workers work, and go back to it. Nothing that was
 // acknowledged before it is lost, nobody but etcd is restarted, and workers go on.
 func (c *installation) testRestore(t *testing.T, pool string) {
 	if !c.hasStorage(t) {
@@ -112,27 +113,15 @@ func (c *installation) testRestore(t *testing.T, pool string) {
 	}
 }
 
-// documented runs the commands of the blocks of docs/backup.md that hold these texts, one after the other, in one shell, and gives what they print.
+// documented runs the commands of the blocks of docs/how-to/backup.md that hold these texts, one after the other, in one shell, and gives what they print.
 func (c *installation) documented(t testing.TB, dir string, texts ...string) string {
 	t.Helper()
-	page := string(get(os.ReadFile(filepath.Join(c.root, "docs", "backup.md")))(t))
-	var blocks []string
-	inside := false
-	for line := range strings.Lines(page) {
-		code, indented := strings.CutPrefix(line, "    ")
-		switch {
-		case indented && inside:
-			blocks[len(blocks)-1] += code
-		case indented:
-			blocks = append(blocks, code)
-		}
-		inside = indented
-	}
+	blocks := docs.Blocks(string(get(os.ReadFile(filepath.Join(c.root, "docs", "how-to", "backup.md")))(t)), "sh")
 	script := "shopt -s expand_aliases\nset -e\n"
 	for _, text := range texts {
 		at := slices.IndexFunc(blocks, func(block string) bool { return strings.Contains(block, text) })
 		if at < 0 {
-			t.Fatalf("docs/backup.md has no commands with %q", text)
+			t.Fatalf("docs/how-to/backup.md has no commands with %q", text)
 		}
 		script += blocks[at]
 	}
@@ -145,7 +134,7 @@ func (c *installation) documented(t testing.TB, dir string, texts ...string) str
 	command.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":"+filepath.Join(c.root, "bin", "host"))
 	out, err := command.CombinedOutput()
 	if err != nil {
-		t.Fatalf("the commands of docs/backup.md: %v: %s", err, out)
+		t.Fatalf("the commands of docs/how-to/backup.md: %v: %s", err, out)
 	}
 	return string(out)
 }

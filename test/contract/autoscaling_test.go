@@ -167,7 +167,7 @@ func testWorkerAutoscaling(t *testing.T, s *scene) {
 	follows(0)
 }
 
-// unfinished is what docs/autoscaling.md has Prometheus compute from the metrics of the scheduler.
+// unfinished is what docs/how-to/autoscale.md has Prometheus compute from the metrics of the scheduler.
 func (s *scene) unfinished(namespace string) (int64, error) {
 	response, err := http.Get(s.managerMetrics)
 	if err != nil {

@@ -15,7 +15,7 @@ limitations under the License.
 */
 
 // Package contract tests what Leat promises to the cluster it is installed in: that the cluster's own controllers and people's tools work on
-// its kinds as on any others, and that the cluster stays well while Leat is away. docs/failure-contract.md and docs/autoscaling.md name
+// its kinds as on any others, and that the cluster stays well while Leat is away. docs/reference/outages.md and docs/how-to/autoscale.md name
 // these tests.
 package contract
 

@@ -83,7 +83,7 @@ func testHelm(t *testing.T, s *scene) {
 		}
 	})
 
-	t.Run("a hook of our kinds is not waited for, as docs/gitops.md says", func(t *testing.T) {
+	t.Run("a hook of our kinds is not waited for, as docs/how-to/gitops.md says", func(t *testing.T) {
 		get(helm(t, "install", "hook", filepath.Join("testdata", "hook"), "--wait", "--timeout=60s"))(t)
 		if task := get(s.api.Tasks(namespace).Get(t.Context(), "hook", metav1.GetOptions{}))(t); task.Status.Phase != batch.TaskPending {
 			t.Errorf("the hook is %s", task.Status.Phase)

@@ -75,7 +75,7 @@ type statement struct {
 	back func(context.Context, *testing.T, *ward) error
 }
 
-// contract is docs/failure-contract.md, statement by statement.
+// contract is docs/reference/outages.md, statement by statement.
 var contract = []statement{
 	{
 		name: "other groups are read and written",

@@ -41,7 +41,7 @@ var (
 	all  = flag.Bool("all", false, "grow each field in every way, with everything")
 )
 
-// What docs/reliability.md promises of one request, with room for machines that are slower than those it speaks of.
+// What docs/reference/limits.md promises of one request, with room for machines that are slower than those it speaks of.
 const (
 	// cpuBudget is how much processor time a request may take: three times what is promised. What is quadratic takes ten
 	// times as much at least.

@@ -50,7 +50,7 @@ const (
 	pageSize     = 500
 )
 
-// bounds are those of docs/reliability.md for the 99th percentile, by kind of call, in the order in which they are printed.
+// bounds are those of docs/reference/reliability-tests.md for the 99th percentile, by kind of call, in the order in which they are printed.
 var bounds = []struct {
 	kind  string
 	bound time.Duration

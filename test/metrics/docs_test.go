@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package metrics holds docs/metrics.md to the metrics that the programs register.
+// Package metrics holds docs/reference/metrics.md to the metrics that the programs register.
 package metrics
 
 import (
@@ -90,7 +90,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := os.ReadFile(filepath.Join(root, "docs", "metrics.md"))
+	page, err := os.ReadFile(filepath.Join(root, "docs", "reference", "metrics.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,19 +104,19 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 		labels, ok := documented[name]
 		switch {
 		case !ok:
-			t.Errorf("%s{%s} is not in docs/metrics.md", name, registered[name])
+			t.Errorf("%s{%s} is not in docs/reference/metrics.md", name, registered[name])
 		case labels != registered[name]:
-			t.Errorf("%s has the labels %q, and in docs/metrics.md %q", name, registered[name], labels)
+			t.Errorf("%s has the labels %q, and in docs/reference/metrics.md %q", name, registered[name], labels)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(documented)) {
 		if _, ok := registered[name]; !ok {
-			t.Errorf("%s is in docs/metrics.md, and nothing registers it", name)
+			t.Errorf("%s is in docs/reference/metrics.md, and nothing registers it", name)
 		}
 	}
 	for _, name := range regexp.MustCompile("`(leat_[a-z_]+)`").FindAllStringSubmatch(string(page), -1) {
 		if _, ok := registered[name[1]]; !ok {
-			t.Errorf("docs/metrics.md speaks of %s, and nothing registers it", name[1])
+			t.Errorf("docs/reference/metrics.md speaks of %s, and nothing registers it", name[1])
 		}
 	}
 }

@@ -265,12 +265,12 @@ func TestMetricsOfExpressions(t *testing.T) {
 	}
 }
 
-// ours gives the names of the samples of all metrics in docs/metrics.md, which TestAllMetricsAreDocumented holds to the programs:
+// ours gives the names of the samples of all metrics in docs/reference/metrics.md, which TestAllMetricsAreDocumented holds to the programs:
 // many have no value yet where nothing has gone wrong.
 func ours(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
-	for _, match := range row.FindAllStringSubmatch(string(read(t, "docs", "metrics.md")), -1) {
+	for _, match := range row.FindAllStringSubmatch(string(read(t, "docs", "reference", "metrics.md")), -1) {
 		if match[2] == "histogram" {
 			for _, suffix := range []string{"_bucket", "_sum", "_count"} {
 				names[match[1]+suffix] = true

@@ -33,7 +33,7 @@ import (
 
 // testFull fills etcd to its quota, and makes room again.
 func testFull(t *testing.T, s *scene) {
-	documented(t, "etcd.md", "## etcd is full", "etcdctl compact", "etcdctl defrag", "etcdctl alarm disarm", "InsufficientStorage")
+	documented(t, "how-to/etcd.md", "## etcd is full", "etcdctl compact", "etcdctl defrag", "etcdctl alarm disarm", "InsufficientStorage")
 	ctx := t.Context()
 	namespace := s.Namespace(t)
 	store := startStore(t, 1, "--quota-backend-bytes="+strconv.Itoa(8<<20))
@@ -63,7 +63,7 @@ func testFull(t *testing.T, s *scene) {
 	}
 	for what, err := range map[string]error{"a create": refused, "a patch": patch(ctx)} {
 		if told := status(err); told.Code != http.StatusInsufficientStorage || told.Reason != "InsufficientStorage" ||
-			!strings.Contains(told.Message, "docs/etcd.md") || !strings.Contains(told.Message, "etcdctl alarm disarm") {
+			!strings.Contains(told.Message, "docs/how-to/etcd.md") || !strings.Contains(told.Message, "etcdctl alarm disarm") {
 			t.Errorf("Of %s the server says %+v.", what, told)
 		}
 	}
@@ -83,7 +83,7 @@ func testFull(t *testing.T, s *scene) {
 	// Another replica can be started, for it need not write.
 	check(t, s.serve(t, store).Server.Stop())
 
-	// As docs/etcd.md has it.
+	// As docs/how-to/etcd.md has it.
 	for _, name := range large[1:] {
 		check(t, queues.Delete(ctx, name, metav1.DeleteOptions{}))
 	}

@@ -39,7 +39,7 @@ import (
 
 // testOutage stops an etcd of three members for 10 s, and then takes its majority away, while clients go on asking.
 func testOutage(t *testing.T, s *scene) {
-	for _, file := range []string{"../docs/etcd.md", "../config/base/apiserver.yaml"} {
+	for _, file := range []string{"../docs/how-to/etcd.md", "../config/base/apiserver.yaml"} {
 		documented(t, file, "/livez?exclude=etcd")
 	}
 	ctx := t.Context()

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package recovery breaks the store in the ways that a store breaks, and mends it as docs/backup.md and docs/etcd.md say.
+// Package recovery breaks the store in the ways that a store breaks, and mends it as docs/how-to/backup.md and docs/how-to/etcd.md say.
 package recovery
 
 import (

@@ -47,7 +47,7 @@ import (
 
 // testRestore goes back to a backup that was taken under load, while all clients run on.
 func testRestore(t *testing.T, s *scene) {
-	documented(t, "backup.md", bump...)
+	documented(t, "how-to/backup.md", bump...)
 	ctx := t.Context()
 	namespace := s.Namespace(t)
 	api := env.Client(t, s.Admin(t)).BatchV1alpha1()
@@ -173,10 +173,10 @@ func testWithoutBump(t *testing.T, s *scene) {
 	}
 }
 
-// TestStandalone restores what "leat up" had stored, with the name and the address that docs/backup.md gives its member.
+// TestStandalone restores what "leat up" had stored, with the name and the address that docs/how-to/backup.md gives its member.
 func TestStandalone(t *testing.T) {
 	member := []string{"--name=leat", "--initial-cluster=leat=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380"}
-	documented(t, "backup.md", append(member, bump...)...)
+	documented(t, "how-to/backup.md", append(member, bump...)...)
 	ctx := t.Context()
 	e := env.Standalone(t)
 	api := env.Client(t, e.Admin(t)).BatchV1alpha1()

@@ -37,7 +37,7 @@ import (
 // TestSlowDisk has an etcd that waits for its disk at each sync, while clients go on asking: at first as long as a poor disk takes, then
 // longer than anybody waits.
 func TestSlowDisk(t *testing.T) {
-	documented(t, "etcd.md", "slow disk", "etcd_request_duration_seconds", "etcd_request_errors_total")
+	documented(t, "how-to/etcd.md", "slow disk", "etcd_request_duration_seconds", "etcd_request_errors_total")
 	ctx := t.Context()
 	var disk disk
 	store := startStoreAs(t, 1, func(command host.Command) host.Command { return disk.slow(t, command) })

@@ -124,7 +124,7 @@ func (s *scene) readRecords(t *testing.T, encoding string) {
 // testNewerFields has a server read what a newer one has stored: it serves what it knows, leaves what it does not as long as it does not
 // write, and loses it with its first write of that object.
 func testNewerFields(t *testing.T, etcd *clientv3.Client, client rest.Interface, encoding string, records map[string]record) {
-	documented(t, "backup.md", "**Fields that an older server does not know are lost with its first write of the object**")
+	documented(t, "how-to/backup.md", "**Fields that an older server does not know are lost with its first write of the object**")
 	const key, marker = "tasks/" + golden + "/newer", "of-a-newer-version"
 	stored := records["tasks/"+golden+"/waiting"].Value
 	if encoding == "json" {

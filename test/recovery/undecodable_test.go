@@ -33,7 +33,7 @@ import (
 // testUndecodable has bytes in etcd that no server can read.
 func testUndecodable(t *testing.T, s *scene) {
 	const option = "ignoreStoreReadErrorWithClusterBreakingPotential"
-	documented(t, "etcd.md", "## An object that cannot be read", option+"=true", "unsafe-delete-ignore-read-errors", "etcdctl del /leat/tasks/")
+	documented(t, "how-to/etcd.md", "## An object that cannot be read", option+"=true", "unsafe-delete-ignore-read-errors", "etcdctl del /leat/tasks/")
 	ctx := t.Context()
 	namespace, other := s.Namespace(t), "default"
 	store := startStore(t, 1)
@@ -55,7 +55,7 @@ func testUndecodable(t *testing.T, s *scene) {
 	told := func(t *testing.T, what string, err error) {
 		t.Helper()
 		if said := status(err); said.Code != http.StatusInternalServerError || said.Reason != metav1.StatusReasonStoreReadError ||
-			!strings.Contains(said.Message, key) || !strings.Contains(said.Message, option) || !strings.Contains(said.Message, "docs/etcd.md") {
+			!strings.Contains(said.Message, key) || !strings.Contains(said.Message, option) || !strings.Contains(said.Message, "docs/how-to/etcd.md") {
 			t.Errorf("Of %s the server says %+v.", what, said)
 		}
 	}

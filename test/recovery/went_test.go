@@ -31,7 +31,7 @@ import (
 // testWentSince goes back to a backup that holds what was deleted after it, owners with all that they owned, and the former start of a
 // worker that was started anew after it.
 func testWentSince(t *testing.T, s *scene) {
-	documented(t, "backup.md", "kubectl patch lease kube-controller-manager")
+	documented(t, "how-to/backup.md", "kubectl patch lease kube-controller-manager")
 	ctx := t.Context()
 	namespace := s.Namespace(t)
 	api := env.Client(t, s.Admin(t)).BatchV1alpha1()

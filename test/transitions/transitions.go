@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package transitions holds changes of tasks, as etcd tells of them, to the rules of docs/tasks.md.
+// Package transitions holds changes of tasks, as etcd tells of them, to the rules of docs/concepts/task-life.md.
 package transitions
 
 import (

@@ -23,7 +23,7 @@ import (
 	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
 )
 
-// docs/metrics.md describes all metrics.
+// docs/reference/metrics.md describes all metrics.
 var (
 	sweeps = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: metrics.NamespaceSweepsTotal,

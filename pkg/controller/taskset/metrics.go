@@ -27,7 +27,7 @@ import (
 )
 
 // The counters of finished tasks and sets increase when the status that counts them is stored, so nothing is counted
-// twice. A controller that is killed in between misses some; the statuses of the sets are exact. docs/metrics.md
+// twice. A controller that is killed in between misses some; the statuses of the sets are exact. docs/reference/metrics.md
 // describes all metrics.
 var (
 	setsFinished = prometheus.NewCounterVec(prometheus.CounterOpts{

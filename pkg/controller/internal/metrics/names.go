@@ -15,7 +15,7 @@ limitations under the License.
 */
 
 // Package metrics lists the metrics of the controllers. Each package registers its metrics with the registry of
-// controller-runtime, in its file metrics.go. docs/metrics.md describes them all.
+// controller-runtime, in its file metrics.go. docs/reference/metrics.md describes them all.
 package metrics
 
 // Names of metrics.
