@@ -88,7 +88,7 @@ profile: build host ## Measure again where leat-apiserver's time goes, for "make
 	$(GO) tool pprof -proto bin/profiles/*-leat-json.pprof bin/profiles/*-leat-protobuf.pprof bin/profiles/lifecycle.pprof > hack/default.pgo
 
 .PHONY: generate
-generate: ## Generate all that follows from the types in apis/
+generate: ## Generate all that follows from the types in apis/, and the pages of docs/reference
 	hack/generate.sh
 
 .PHONY: verify
@@ -96,7 +96,7 @@ verify: ## Generate everything and fail unless the tree is then clean
 	hack/verify.sh
 
 .PHONY: lint
-lint: ## Check format, common mistakes and the import arrows
+lint: ## Check format, common mistakes, import arrows, and links between pages
 	hack/lint.sh
 
 .PHONY: clean

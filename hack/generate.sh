@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Regenerates everything that is generated, from the types in apis/. Needs Go and Debian's protobuf-compiler, which it
+# Regenerates everything that is generated: from the types in apis/, and the reference pages from all sources. Needs Go and Debian's protobuf-compiler, which it
 # installs if it may.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -91,3 +91,6 @@ informer-gen --go-header-file $header --output-dir $generated/informers --output
 
 echo "generate: registries"
 go run ./hack/registry-gen --go-header-file $header "${versions[@]}"
+
+echo "generate: pages of docs/reference"
+go run ./hack/docgen
