@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks format, common mistakes and the import arrows.
+# Checks format, common mistakes, the import arrows, and the links between pages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,3 +12,4 @@ go vet -tags cluster ./...
 # Generated code calls what upstream has deprecated since.
 go list -tags cluster ./... | grep -v /pkg/generated/ | xargs go tool staticcheck -tags cluster
 go run ./hack/arrows
+go run ./hack/doclinks
