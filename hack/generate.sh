@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Regenerates everything that is generated: from the types in apis/, and the reference pages from all sources. Needs Go and Debian's protobuf-compiler, which it
-# installs if it may.
+# Regenerates everything that is generated: code from the types in apis/, and pages of docs/reference from types, constants, collectors
+# and commands. Needs Go and Debian's protobuf-compiler, which it installs if it may.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

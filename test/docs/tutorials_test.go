@@ -1,0 +1,261 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package docs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/host"
+)
+
+// patience is how long all commands of a page may take on a busy machine.
+const patience = 10 * time.Minute
+
+// clone is a directory that looks like a clone of the repository in which everything is built.
+type clone struct {
+	dir, home string
+	variables []string
+}
+
+func newClone(t *testing.T) *clone {
+	t.Helper()
+	root := must(host.RepositoryRoot())(t)
+	// The path of a Unix socket is limited, so this is not the directory of the test.
+	dir := must(os.MkdirTemp("", "leat-docs-"))(t)
+	t.Cleanup(func() { check(t, os.RemoveAll(dir)) })
+	c := &clone{dir: filepath.Join(dir, "clone"), home: filepath.Join(dir, "home")}
+	for _, name := range []string{filepath.Join(c.dir, "bin"), filepath.Join(c.dir, "config"), filepath.Join(dir, "path"), c.home} {
+		check(t, os.MkdirAll(name, 0o700))
+	}
+	for _, name := range []string{"Makefile", "artifacts"} {
+		check(t, os.Symlink(filepath.Join(root, name), filepath.Join(c.dir, name)))
+	}
+	check(t, os.Symlink(env.Program(t, "leat"), filepath.Join(c.dir, "bin", "leat")))
+	// No image is built: there is no node to run it.
+	check(t, os.WriteFile(filepath.Join(dir, "path", "docker"), []byte("#!/bin/sh\nexit 0\n"), 0o700))
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); !strings.HasPrefix(name, "XDG_") && name != "KUBECONFIG" && name != "HOME" && name != "PATH" {
+			c.variables = append(c.variables, variable)
+		}
+	}
+	c.variables = append(c.variables, "HOME="+c.home, "GO=true", // everything is built
+		"PATH="+strings.Join([]string{filepath.Join(dir, "path"), filepath.Join(root, "bin", "host"), os.Getenv("PATH")}, string(os.PathListSeparator)))
+	return c
+}
+
+// command returns a command that runs a script in the clone.
+func (c *clone) command(ctx context.Context, script string) *exec.Cmd {
+	command := exec.CommandContext(ctx, "bash", "-e", "-o", "pipefail", "-c", script)
+	command.Dir, command.Env = c.dir, c.variables
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGINT) }
+	command.WaitDelay = 30 * time.Second
+	return command
+}
+
+// run runs a script to its end, and returns what it prints.
+func (c *clone) run(t *testing.T, script string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	start := time.Now()
+	out, err := c.command(ctx, script).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v:\n%s\n%s", err, script, out)
+	}
+	t.Logf("%s:\n%s\n%s", time.Since(start).Round(time.Millisecond), script, out)
+	return string(out)
+}
+
+// commands returns the commands of a tutorial, block by block. It fails the test if a block is neither run nor an example of output.
+func commands(t *testing.T, name string) []string {
+	t.Helper()
+	page := string(must(os.ReadFile(filepath.Join(must(host.RepositoryRoot())(t), "docs", "tutorials", name)))(t))
+	blocks := Blocks(page, "sh")
+	if all := strings.Count(page, fence) / 2; len(blocks)+len(Blocks(page, "text")) != all {
+		t.Errorf("%s has %d blocks, of which %d are commands and %d are output", name, all, len(blocks), len(Blocks(page, "text")))
+	}
+	return blocks
+}
+
+// buffer is a buffer for a process and a test.
+type buffer struct {
+	mutex sync.Mutex
+	bytes bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	return b.bytes.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	return b.bytes.String()
+}
+
+func TestLaptopTutorial(t *testing.T) {
+	blocks := commands(t, "laptop.md")
+	if len(blocks) < 2 || blocks[0] != "make run\n" {
+		t.Fatalf("the tutorial does not begin with make run: %q", blocks)
+	}
+	c := newClone(t)
+	c.variables = append(c.variables, fmt.Sprintf("UP=--secure-port=%d", must(host.FreePort())(t)))
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	up := c.command(ctx, blocks[0])
+	var output buffer
+	up.Stdout, up.Stderr = &output, &output
+	check(t, up.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- up.Wait() }()
+	for deadline := time.Now().Add(patience); !strings.Contains(output.String(), "Leat is up."); time.Sleep(50 * time.Millisecond) {
+		select {
+		case err := <-ended:
+			t.Fatalf("make run: %v: %s", err, output.String())
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("make run does not come up: %s", output.String())
+		}
+	}
+
+	// The blocks are typed into one terminal.
+	out := c.run(t, strings.Join(blocks[1:], "\n"))
+	for _, want := range []string{"hello\n", "I like banana\n", "the set has failed\n", "check-retry-1", "taskset.batch.leat.dev/squares condition met\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the commands do not print %q", want)
+		}
+	}
+	stop()
+	<-ended // the error is that of a process that was stopped
+	if !strings.Contains(output.String(), "Stopped. Everything is kept in") {
+		t.Errorf("make run printed at its end: %s", output.String())
+	}
+}
+
+// TestClusterTutorial runs the tutorial against the control plane of a cluster, without nodes: pods are said to be ready, and the
+// programs run as processes of the test.
+func TestClusterTutorial(t *testing.T) {
+	blocks := commands(t, "cluster.md")
+	cp := host.ForTest(t, "--controllers=*")
+	e := env.On(t, cp)
+	e.StartManager(t, "one")
+	c := newClone(t)
+	c.variables = append(c.variables, "KUBECONFIG="+cp.AdminKubeconfig, "IMAGE=registry.example.com/leat:v0.1.0")
+	c.shadowDefault(t)
+	config := must(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
+	config.QPS = -1
+	admin := kubernetes.NewForConfigOrDie(config)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go pretendReady(ctx, admin)
+
+	joined := strings.Join(blocks, "\n")
+	for _, want := range []string{"docker push", "kubectl apply -k leat", "kubectl apply -k workers", "kubectl delete -k leat"} {
+		if !strings.Contains(joined, want) {
+			t.Errorf("the tutorial has no %q", want)
+		}
+	}
+	started := false
+	for _, block := range blocks {
+		if !started && strings.Contains(block, "kubectl apply -k workers") {
+			// The pods of the worker pool would be these workers.
+			for _, name := range []string{"worker-pool-a", "worker-pool-b"} {
+				e.StartWorker(t, e.Worker(t, "render", name), "render", name, nil,
+					"--tasks=8", "--state-dir="+t.TempDir(), "--client-ca-file="+cp.ClientCAFile, "--log-address=127.0.0.1")
+			}
+			started = true
+		}
+		out := c.run(t, block)
+		if strings.Contains(block, "auth can-i") && !strings.Contains(out, "yes\n") {
+			t.Errorf("alice may not: %s", out)
+		}
+	}
+	if !started {
+		t.Error("no block starts workers")
+	}
+}
+
+// shadowDefault puts a kustomization in the place of config/default that leaves the Service on the path to the server of the test.
+func (c *clone) shadowDefault(t *testing.T) {
+	t.Helper()
+	dir := filepath.Join(must(filepath.EvalSymlinks(c.dir))(t), "config", "default")
+	check(t, os.MkdirAll(dir, 0o700))
+	base := must(filepath.Rel(dir, filepath.Join(must(host.RepositoryRoot())(t), "config", "default")))(t)
+	check(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), fmt.Appendf(nil, `
+resources: [%q]
+patches:
+- target: {kind: Service, name: leat-apiserver}
+  patch: |
+    - {op: replace, path: /spec, value: {type: ExternalName, externalName: localhost}}
+`, base), 0o600))
+}
+
+// pretendReady reports all pods as ready until ctx is done.
+func pretendReady(ctx context.Context, admin kubernetes.Interface) {
+	const status = `{"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]}}`
+	isReady := func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue }
+	wait.UntilWithContext(ctx, func(ctx context.Context) {
+		pods, err := admin.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return // asked again
+		}
+		for _, pod := range pods.Items {
+			if !slices.ContainsFunc(pod.Status.Conditions, isReady) {
+				// A pod that is gone, or has changed, is patched the next time.
+				_, _ = admin.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, []byte(status), metav1.PatchOptions{}, "status")
+			}
+		}
+	}, 500*time.Millisecond)
+}
+
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		check(t, err)
+		return value
+	}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
