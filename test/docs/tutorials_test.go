@@ -175,7 +175,7 @@ func TestClusterTutorial(t *testing.T) {
 	blocks := commands(t, "cluster.md")
 	cp := host.ForTest(t, "--controllers=*")
 	e := env.On(t, cp)
-	e.StartManager(t, "one")
+	manager := e.StartManager(t, "one")
 	c := newClone(t)
 	c.variables = append(c.variables, "KUBECONFIG="+cp.AdminKubeconfig, "IMAGE=registry.example.com/leat:v0.1.0")
 	c.shadowDefault(t)
@@ -201,6 +201,9 @@ func TestClusterTutorial(t *testing.T) {
 					"--tasks=8", "--state-dir="+t.TempDir(), "--client-ca-file="+cp.ClientCAFile, "--log-address=127.0.0.1")
 			}
 			started = true
+		}
+		if strings.Contains(block, "kubectl delete -k leat") {
+			check(t, manager.Stop()) // its pods go with the installation
 		}
 		out := c.run(t, block)
 		if strings.Contains(block, "auth can-i") && !strings.Contains(out, "yes\n") {
