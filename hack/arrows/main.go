@@ -47,8 +47,8 @@ var arrows = []struct {
 	{"pkg/apiserver/workerlogs", []string{"apis", "pkg/registry"}},
 	{"pkg/apiserver", []string{"apis", "pkg/registry", "pkg/generated/openapi"}},
 	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
-	// As in kube-scheduler, plugins import the interface of the framework, and only the scheduler and the CLI import plugins.
-	// The parts of the scheduler know the framework and not each other.
+	// The parts of the scheduler import the framework and not each other; package scheduler puts them together. As in
+	// kube-scheduler, plugins import the framework and the framework does not import plugins.
 	{"pkg/scheduler/framework", []string{"apis/batch/v1alpha1"}},
 	{"pkg/scheduler/cache", []string{"apis/batch/v1alpha1", "pkg/scheduler/framework"}},
 	{"pkg/scheduler/queue", []string{"apis/batch/v1alpha1", "pkg/scheduler/framework"}},

@@ -573,3 +573,83 @@ func TestIsTaskUpdated(t *testing.T) {
 		})
 	}
 }
+
+// TestTaskStates holds the table in the comment of state.
+func TestTaskStates(t *testing.T) {
+	name := toolscache.ObjectName{Namespace: "default", Name: "t"}
+	version := func(v string) func(*batch.Task) { return func(t *batch.Task) { t.ResourceVersion = v } }
+	gated := func(t *batch.Task) { t.Spec.SchedulingGates = []batch.TaskSchedulingGate{{Name: "g"}} }
+	evicted := func(reason string) func(*batch.Task) {
+		return func(t *batch.Task) { disrupted(reason)(t); t.Status.Disruptions = 1 }
+	}
+	update := func(mutate ...func(*batch.Task)) func(*state) {
+		return func(st *state) { st.setTask(newTask("t", append([]func(*batch.Task){version("2")}, mutate...)...)) }
+	}
+	fail := func(stale bool) func(*state) {
+		return func(st *state) {
+			t := st.tasks[name]
+			st.bindingFailed(placement{task: t, obj: newTask("t", version("1"))}, stale)
+		}
+	}
+	timer := func(st *state) { st.delayOver(st.tasks[name], st.tasks[name].delayTimer) }
+	next := func(st *state) { st.next(time.Now()) }
+	finished := func(t *batch.Task) { t.Status.Phase = batch.TaskSucceeded }
+
+	pending := []func(*state){func(st *state) { st.setTask(newTask("t", version("1"))) }}
+	assumed := append(slices.Clone(pending), next)
+	for _, tc := range []struct {
+		from  []func(*state)
+		state taskState
+		event string
+		do    func(*state)
+		want  taskState
+	}{
+		{pending, taskPending, "next", next, taskAssumed},
+		{pending, taskPending, "update that isTaskUpdated does not count", update(labelledTask), taskPending},
+		{pending, taskPending, "gated", update(gated), taskWaiting},
+		{pending, taskPending, "bound by another scheduler", update(on("x")), taskBound},
+		{assumed, taskAssumed, "update older than the binding", update(labelledTask), taskAssumed},
+		{assumed, taskAssumed, "bound", update(on("w")), taskBound},
+		{assumed, taskAssumed, "bound elsewhere", update(on("x")), taskBound},
+		{assumed, taskAssumed, "bound and evicted", update(evicted("WorkerLost")), taskPending},
+		{assumed, taskAssumed, "binding failed", fail(false), taskWaiting},
+		{append(slices.Clone(assumed), update(labelledTask)), taskAssumed, "binding of an older version failed", fail(false), taskPending},
+		{assumed, taskAssumed, "binding refused as stale", fail(true), taskUnconfirmed},
+		{append(slices.Clone(assumed), fail(true)), taskUnconfirmed, "bound", update(on("w")), taskBound},
+		{append(slices.Clone(assumed), fail(true)), taskUnconfirmed, "other update", update(labelledTask), taskPending},
+		{append(slices.Clone(assumed), fail(true)), taskUnconfirmed, "backoff over", timer, taskWaiting},
+		{append(slices.Clone(assumed), update(on("w"))), taskBound, "update", update(on("w"), labelledTask), taskBound},
+		{append(slices.Clone(assumed), update(on("w"))), taskBound, "another queue", update(on("w"), inQueue("other")), taskBound},
+		{append(slices.Clone(assumed), update(on("w"))), taskBound, "returned by its worker", update(evicted("WorkerStopped")), taskPending},
+		{append(slices.Clone(assumed), update(on("w"))), taskBound, "evicted from a live worker", update(evicted("TaintEviction")), taskWaiting},
+		{append(slices.Clone(pending), update(gated)), taskWaiting, "gates removed", update(), taskPending},
+		{append(slices.Clone(pending), update(gated)), taskWaiting, "bound by another scheduler", update(on("x")), taskBound},
+		{append(slices.Clone(assumed), fail(false)), taskWaiting, "update during the backoff", update(labelledTask), taskWaiting},
+		{append(slices.Clone(assumed), fail(false), func(st *state) { st.tasks[name].backoffEnd = time.Time{} }), taskWaiting, "backoff over", timer, taskPending},
+		{pending, taskPending, "finished", update(finished), taskRemoved},
+		{assumed, taskAssumed, "finished", update(finished), taskRemoved},
+		{append(slices.Clone(assumed), fail(true)), taskUnconfirmed, "deleted", func(st *state) { st.deleteTask(name) }, taskRemoved},
+		{append(slices.Clone(pending), update(gated)), taskWaiting, "deleted", func(st *state) { st.deleteTask(name) }, taskRemoved},
+	} {
+		t.Run(fmt.Sprintf("%d %s", tc.state, tc.event), func(t *testing.T) {
+			st := newState(Spread, func() {})
+			defer st.stop()
+			st.setWorker(newWorker("w", 1))
+			for _, step := range tc.from {
+				step(st)
+			}
+			task := st.tasks[name]
+			if task.state != tc.state {
+				t.Fatalf("the task is in state %d before the event", task.state)
+			}
+			tc.do(st)
+			if task.state != tc.want || (st.tasks[name] == nil) != (tc.want == taskRemoved) {
+				t.Errorf("the task is in state %d, want %d", task.state, tc.want)
+			}
+			if st.tasks[name] != nil {
+				st.next(time.Now()) // check expects no schedulable task
+				check(t, st, "after the event")
+			}
+		})
+	}
+}
