@@ -48,6 +48,8 @@ type namespaceState struct {
 	sharesStale bool
 	// active is set while the namespace is in state.active.
 	active bool
+	// empty is the argument of the filters in fitsEmpty. It is kept here to save an allocation for each worker.
+	empty framework.WorkerInfo
 }
 
 func newNamespaceState(st *state, name string) *namespaceState {
@@ -184,8 +186,8 @@ func (ns *namespaceState) fits(t *framework.TaskInfo, w *cache.Worker) bool {
 
 // fitsEmpty reports whether the worker could run the task if it had no other tasks.
 func (ns *namespaceState) fitsEmpty(t *framework.TaskInfo, w *cache.Worker) bool {
-	empty := w.WithoutTasks()
-	return ns.state.filters.Filter(t, &empty)
+	ns.empty = w.WithoutTasks()
+	return ns.state.filters.Filter(t, &ns.empty)
 }
 
 // selectWorker returns the worker with the best score that fits the task, or nil. A worker with a PreferNoSchedule
