@@ -59,6 +59,7 @@ func (st *state) setTask(obj *batch.Task) {
 	case t == nil:
 		ns := st.namespace(obj.Namespace)
 		t = &task{Task: queue.NewTask(framework.NewTaskInfo(obj), ns.queues.Add(obj.Spec.QueueName)), namespace: ns}
+		t.Owner = t
 		t.Since = obj.CreationTimestamp.Time
 		if st.synced {
 			t.Since = time.Now()

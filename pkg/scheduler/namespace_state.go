@@ -168,7 +168,7 @@ func (ns *namespaceState) next(now time.Time) (*task, *cache.Worker) {
 		}
 		if w != nil {
 			ns.queues.Start(t)
-			return ns.state.taskOf(&t.TaskInfo), w
+			return t.Owner.(*task), w
 		}
 		t.Queue.Block(t, reason, now)
 		if r := ns.reservations.OfTask(&t.TaskInfo); r != nil && reason == queue.BlockedByLimits {

@@ -312,7 +312,7 @@ func (st *state) tasksToEvict(limit int) []*batch.Task {
 				if len(due) == limit {
 					return due
 				}
-				t := st.taskOf(&queued.TaskInfo)
+				t := queued.Owner.(*task)
 				if t.state == taskBound && !t.evicting && t.Object.DeletionTimestamp == nil {
 					t.evicting = true
 					due = append(due, t.Object)

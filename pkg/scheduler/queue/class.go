@@ -131,8 +131,7 @@ func (q *Queue) Reorder(t *Task) {
 // repositionTask updates the class of a task after the task has moved within it.
 func (q *Queue) repositionTask(t *Task) {
 	class := t.class
-	hasReservations := q.limitReservation != nil || q.queues.options.HasReservations()
-	if class.blockedBy != notBlocked && class.tasks[0] == t && hasReservations {
+	if class.blockedBy != notBlocked && class.tasks[0] == t && (q.limitReservation != nil || q.queues.options.HasReservations()) {
 		q.activate(class) // the new first task may be admitted to reserved room
 		return
 	}

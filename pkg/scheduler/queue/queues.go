@@ -33,6 +33,8 @@ type Task struct {
 	Since time.Time
 	// Reported is the unschedulable message in the status of the task.
 	Reported string
+	// Owner is for the user of the queue: a pointer to what the task is part of.
+	Owner any
 
 	class           *Class // nil unless the task is enqueued
 	index, ageIndex int
