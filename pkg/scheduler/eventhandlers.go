@@ -58,7 +58,7 @@ func (st *state) setTask(obj *batch.Task) {
 	switch {
 	case t == nil:
 		ns := st.namespace(obj.Namespace)
-		t = &task{Task: queue.NewTask(framework.NewTaskInfo(obj), ns.queues.Add(obj.Spec.QueueName)), namespace: ns}
+		t = &task{Task: queue.NewTask(framework.NewTaskInfo(obj), ns.queues.Add(obj.Spec.QueueName))}
 		t.Owner = t
 		t.Since = obj.CreationTimestamp.Time
 		if st.synced {
@@ -115,7 +115,7 @@ func (st *state) refresh(t *task, obj *batch.Task) {
 	}
 	t.Reported = reportedMessage(obj)
 	if isReordered {
-		t.namespace.reorder(t)
+		t.namespace().reorder(t)
 	}
 }
 

@@ -63,6 +63,7 @@ func newNamespaceState(st *state, name string) *namespaceState {
 		reservations: reservation.New(),
 	}
 	ns.queues = queue.New(queue.Options{
+		Owner:           ns,
 		DominantShare:   ns.workers.DominantShare,
 		Sign:            st.filters.Sign,
 		HasReservations: func() bool { return ns.reservations.Len() > 0 },

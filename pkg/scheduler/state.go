@@ -93,10 +93,9 @@ const (
 // task is an unfinished task.
 type task struct {
 	queue.Task
-	namespace *namespaceState
-	state     taskState
-	evicting  bool  // an eviction of the bound task is in flight or was successful
-	failures  int32 // consecutive failed bindings
+	state    taskState
+	evicting bool  // an eviction of the bound task is in flight or was successful
+	failures int32 // consecutive failed bindings
 	// worker is set in the states Assumed, Unconfirmed and Bound.
 	worker *cache.Worker
 
@@ -104,6 +103,8 @@ type task struct {
 	evictionGraceEnd time.Time   // when its command has ended on its former worker
 	delayTimer       *time.Timer // set in the state Waiting if only time is missing, and in the state Unconfirmed
 }
+
+func (t *task) namespace() *namespaceState { return t.Queue.Owner().(*namespaceState) }
 
 // placement is a task and the worker to bind it to.
 type placement struct {
@@ -227,7 +228,7 @@ func (st *state) namespace(name string) *namespaceState {
 
 // place puts a removed task where its object belongs: on its worker, among the pending tasks, or behind a delay.
 func (st *state) place(t *task) {
-	ns := t.namespace
+	ns := t.namespace()
 	if old := t.Queue; old.Name != t.Object.Spec.QueueName {
 		t.SetQueue(ns.queues.Add(t.Object.Spec.QueueName))
 		ns.pruneQueue(old)
@@ -266,12 +267,12 @@ func (st *state) remove(t *task) {
 	t.cancelDelay()
 	switch t.state {
 	case taskPending:
-		t.namespace.dequeue(t)
+		t.namespace().dequeue(t)
 		t.Queue.RemovePending(&t.Task)
 	case taskWaiting:
 		t.Queue.RemovePending(&t.Task)
 	case taskAssumed, taskUnconfirmed, taskBound:
-		t.namespace.removeFromWorker(t)
+		t.namespace().removeFromWorker(t)
 	}
 	t.state = taskRemoved
 }
@@ -280,7 +281,7 @@ func (st *state) remove(t *task) {
 func (st *state) drop(t *task) {
 	st.remove(t)
 	delete(st.tasks, toolscache.MetaObjectToName(t.Object))
-	t.namespace.pruneQueue(t.Queue)
+	t.namespace().pruneQueue(t.Queue)
 }
 
 // taskOf returns the task with that TaskInfo.

@@ -43,7 +43,7 @@ type Class struct {
 
 	// The position among the active classes. head is the first task.
 	head  *Task
-	index int
+	index int32
 
 	// The message of workers to the tasks of a blocked class.
 	message           string
@@ -51,7 +51,7 @@ type Class struct {
 	messageGeneration uint64
 }
 
-func (c *Class) heapIndex() *int      { return &c.index }
+func (c *Class) heapIndex() *int32    { return &c.index }
 func (c *Class) before(o *Class) bool { return c.head.before(o.head) }
 
 // BlockReason is why a class is blocked.

@@ -21,7 +21,7 @@ import "container/heap"
 // heapItem is an item that stores its own index in the heap, so that it can be removed or moved from any position.
 type heapItem[T any] interface {
 	before(T) bool
-	heapIndex() *int
+	heapIndex() *int32
 }
 
 // indexedHeap implements heap.Interface. The item that comes before all others is at index 0.
@@ -32,13 +32,13 @@ func (q indexedHeap[T]) Less(i, j int) bool { return q[i].before(q[j]) }
 
 func (q indexedHeap[T]) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
-	*q[i].heapIndex(), *q[j].heapIndex() = i, j
+	*q[i].heapIndex(), *q[j].heapIndex() = int32(i), int32(j)
 }
 
 // Push implements heap.Interface. Use add instead.
 func (q *indexedHeap[T]) Push(x any) {
 	it := x.(T)
-	*it.heapIndex() = len(*q)
+	*it.heapIndex() = int32(len(*q))
 	*q = append(*q, it)
 }
 
@@ -53,8 +53,8 @@ func (q *indexedHeap[T]) Pop() any {
 }
 
 func (q *indexedHeap[T]) add(it T)    { heap.Push(q, it) }
-func (q *indexedHeap[T]) remove(it T) { heap.Remove(q, *it.heapIndex()) }
-func (q *indexedHeap[T]) fix(it T)    { heap.Fix(q, *it.heapIndex()) }
+func (q *indexedHeap[T]) remove(it T) { heap.Remove(q, int(*it.heapIndex())) }
+func (q *indexedHeap[T]) fix(it T)    { heap.Fix(q, int(*it.heapIndex())) }
 
 // first returns the item that comes before all others, or the zero value if the heap is empty.
 func (q indexedHeap[T]) first() (first T) {

@@ -60,7 +60,7 @@ type Queue struct {
 
 	// The position in queues.active. head is the first task of the first active class.
 	head     *Task
-	index    int
+	index    int32
 	enqueued bool
 
 	closed      string // why the queue starts no tasks at all; empty if it does
@@ -76,16 +76,19 @@ func newQueue(qs *Queues, name string) *Queue {
 	}
 }
 
-func (q *Queue) heapIndex() *int      { return &q.index }
+func (q *Queue) heapIndex() *int32    { return &q.index }
 func (q *Queue) before(o *Queue) bool { return q.head.before(o.head) }
 
 // pendingByAge is a task among the unbound tasks of its queue. The oldest is first.
 type pendingByAge Task
 
-func (p *pendingByAge) heapIndex() *int { return &p.ageIndex }
+func (p *pendingByAge) heapIndex() *int32 { return &p.ageIndex }
 func (p *pendingByAge) before(o *pendingByAge) bool {
 	return (*Task)(p).Older(&(*Task)(o).TaskInfo)
 }
+
+// Owner returns the owner in the options of the queues.
+func (q *Queue) Owner() any { return q.queues.options.Owner }
 
 // Object returns the TaskQueue object, or nil.
 func (q *Queue) Object() *batch.TaskQueue { return q.object }

@@ -37,7 +37,7 @@ type Task struct {
 	Owner any
 
 	class           *Class // nil unless the task is enqueued
-	index, ageIndex int
+	index, ageIndex int32
 }
 
 // NewTask returns a task in the queue. It is neither pending nor bound yet.
@@ -56,7 +56,7 @@ func (t *Task) Enqueued() bool { return t.class != nil }
 // Class returns the equivalence class of an enqueued task.
 func (t *Task) Class() *Class { return t.class }
 
-func (t *Task) heapIndex() *int     { return &t.index }
+func (t *Task) heapIndex() *int32   { return &t.index }
 func (t *Task) before(o *Task) bool { return t.Before(&o.TaskInfo) }
 
 // Options are what queues need to know of the rest of the scheduler.
@@ -67,6 +67,8 @@ type Options struct {
 	Sign func(*framework.TaskInfo) string
 	// HasReservations reports whether workers are reserved for tasks.
 	HasReservations func() bool
+	// Owner is for the user of the queues: a pointer to what they are part of.
+	Owner any
 	// OnActive is called when Head may return a task after it returned nil.
 	OnActive func()
 }
