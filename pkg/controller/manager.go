@@ -25,7 +25,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -51,6 +50,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/cachefields"
 	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 	"github.com/leat-dev/leat/pkg/controller/lifecycle"
 	"github.com/leat-dev/leat/pkg/controller/namespace"
@@ -99,7 +99,7 @@ func NewManager(config *rest.Config, options manager.Options) (manager.Manager, 
 	shared := true // The controllers do not modify cached objects.
 	options.Cache = ctrlcache.Options{
 		DefaultTransform: ctrlcache.TransformStripManagedFields(), DefaultUnsafeDisableDeepCopy: &shared,
-		ByObject: map[client.Object]ctrlcache.ByObject{&batch.Task{}: {Label: controlledTasks, Transform: trim}},
+		ByObject: map[client.Object]ctrlcache.ByObject{&batch.Task{}: {Label: controlledTasks, Transform: cachefields.TaskSetTask}},
 	}
 	return manager.New(config, options)
 }
@@ -222,46 +222,6 @@ func taskHandler(sets *taskset.Controller) handler.TypedEventHandler[*batch.Task
 		},
 		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*batch.Task], q queue) { enqueue(q, e.Object, nil) },
 	}
-}
-
-// trim removes the fields of a task that the controller does not read.
-func trim(obj any) (any, error) {
-	task, ok := obj.(*batch.Task)
-	if !ok {
-		return obj, nil
-	}
-	trimmed := &batch.Task{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: task.Name, Namespace: task.Namespace, UID: task.UID, ResourceVersion: task.ResourceVersion,
-			CreationTimestamp: task.CreationTimestamp, DeletionTimestamp: task.DeletionTimestamp,
-			OwnerReferences: task.OwnerReferences,
-		},
-		Spec:   batch.TaskSpec{WorkerName: task.Spec.WorkerName, QueueName: task.Spec.QueueName, Priority: task.Spec.Priority},
-		Status: batch.TaskStatus{Phase: task.Status.Phase, CompletionTime: task.Status.CompletionTime},
-	}
-	for _, label := range []string{batch.LabelControllerUID, batch.LabelTaskSetName, batch.LabelCompletionIndex} {
-		keep(&trimmed.Labels, task.Labels, label)
-	}
-	keep(&trimmed.Annotations, task.Annotations, batch.AnnotationIndexFailureCount)
-	for _, condition := range task.Status.Conditions {
-		trimmed.Status.Conditions = append(trimmed.Status.Conditions, metav1.Condition{Type: condition.Type, Status: condition.Status})
-	}
-	if terminated := task.Status.State.Terminated; terminated != nil {
-		trimmed.Status.State.Terminated = &batch.TaskStateTerminated{ExitCode: terminated.ExitCode, FinishedAt: terminated.FinishedAt}
-	}
-	return trimmed, nil
-}
-
-// keep copies one key of a map.
-func keep(to *map[string]string, from map[string]string, key string) {
-	value, ok := from[key]
-	if !ok {
-		return
-	}
-	if *to == nil {
-		*to = map[string]string{}
-	}
-	(*to)[key] = value
 }
 
 // withoutRetryAfter removes the header Retry-After from 429 responses. client-go would wait and retry up to ten times

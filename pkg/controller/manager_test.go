@@ -24,50 +24,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
-	"k8s.io/utils/ptr"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
-
-func TestTrimKeepsWhatTheTaskSetControllerReads(t *testing.T) {
-	now := metav1.Now()
-	labels := map[string]string{batch.LabelControllerUID: "u", batch.LabelTaskSetName: "s", batch.LabelCompletionIndex: "3"}
-	annotations := map[string]string{batch.AnnotationIndexFailureCount: "2"}
-	want := &batch.Task{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: "n", Namespace: "ns", UID: "uid", ResourceVersion: "7", CreationTimestamp: now, DeletionTimestamp: &now,
-			Labels: labels, Annotations: annotations,
-			OwnerReferences: []metav1.OwnerReference{{Kind: "TaskSet", Name: "s", Controller: ptr.To(true)}},
-		},
-		Spec: batch.TaskSpec{WorkerName: "w", QueueName: "q", Priority: 7},
-		Status: batch.TaskStatus{
-			Phase: batch.TaskFailed, CompletionTime: &now,
-			Conditions: []metav1.Condition{{Type: batch.DisruptionTarget, Status: metav1.ConditionTrue}},
-			State:      batch.TaskState{Terminated: &batch.TaskStateTerminated{ExitCode: 3, FinishedAt: now}},
-		},
-	}
-	full := want.DeepCopy()
-	full.Labels["team"], full.Annotations["note"] = "a", "b"
-	full.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "m"}}
-	full.Spec.Command, full.Spec.Args, full.Spec.Env = []string{"c"}, []string{"a"}, []batch.EnvVar{{Name: "E"}}
-	full.Status.State.Terminated.Message = "the last lines"
-	full.Status.Conditions[0].Message = "the worker is lost"
-	got, err := trim(full)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("want -, got +:\n%s", diff)
-	}
-}
 
 // TestMetricNames checks that the controllers register the metrics in metrics.Names and no others.
 func TestMetricNames(t *testing.T) {

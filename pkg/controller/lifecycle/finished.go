@@ -31,6 +31,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/cachefields"
 	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
@@ -210,22 +211,5 @@ func newer(a, b string) bool {
 // Resync implements cache.ReflectorStore. It does nothing.
 func (f *finishedTasks) Resync() error { return nil }
 
-// Transformer implements cache.TransformingStore. It removes the fields that the controller does not read.
-func (f *finishedTasks) Transformer() cache.TransformFunc {
-	return func(obj any) (any, error) {
-		if task, ok := obj.(*batch.Task); ok {
-			task.ManagedFields = nil
-			task.Spec = batch.TaskSpec{TTLSecondsAfterFinished: task.Spec.TTLSecondsAfterFinished}
-			s := &task.Status
-			terminated := s.State.Terminated
-			if terminated != nil {
-				terminated = &batch.TaskStateTerminated{Reason: terminated.Reason}
-			}
-			task.Status = batch.TaskStatus{
-				Phase: s.Phase, Attempts: s.Attempts, Disruptions: s.Disruptions, StartTime: s.StartTime, CompletionTime: s.CompletionTime,
-				State: batch.TaskState{Terminated: terminated},
-			}
-		}
-		return obj, nil
-	}
-}
+// Transformer implements cache.TransformingStore.
+func (f *finishedTasks) Transformer() cache.TransformFunc { return cachefields.FinishedTask }

@@ -27,8 +27,6 @@ package lifecycle
 
 import (
 	"context"
-	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -39,6 +37,7 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/cachefields"
 	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
@@ -138,10 +137,10 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel()
 
-	if err := c.workers.SetTransform(trim); err != nil {
+	if err := c.workers.SetTransform(cachefields.Worker); err != nil {
 		return err
 	}
-	if err := c.tasks.SetTransform(trim); err != nil {
+	if err := c.tasks.SetTransform(cachefields.BoundTask); err != nil {
 		return err
 	}
 	workersSeen, err := c.workers.AddTypedEventHandler(informers.WorkerHandlerFuncs{
@@ -241,28 +240,4 @@ func (c *Controller) enqueueTasksOf(worker cache.ObjectName) {
 // workerOf returns the name of the worker that a task is bound to.
 func workerOf(task *batch.Task) cache.ObjectName {
 	return cache.ObjectName{Namespace: task.Namespace, Name: task.Spec.WorkerName}
-}
-
-// trim removes the fields of a task that the controller does not read. It keeps Workers whole, because they are
-// updated.
-func trim(obj any) (any, error) {
-	switch o := obj.(type) {
-	case *batch.Task:
-		return &batch.Task{
-			ObjectMeta: metav1.ObjectMeta{
-				Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion,
-				DeletionTimestamp: o.DeletionTimestamp, DeletionGracePeriodSeconds: o.DeletionGracePeriodSeconds,
-			},
-			Spec: batch.TaskSpec{WorkerName: o.Spec.WorkerName, Tolerations: o.Spec.Tolerations},
-			Status: batch.TaskStatus{Phase: o.Status.Phase, Conditions: slices.DeleteFunc(o.Status.Conditions, func(c metav1.Condition) bool {
-				return c.Type != batch.TaskScheduled
-			})},
-		}, nil
-	case *batch.Worker:
-		o.ManagedFields = nil
-		return o, nil
-	case cache.DeletedFinalStateUnknown:
-		return obj, nil
-	}
-	return nil, fmt.Errorf("unexpected object %T in an informer of tasks or workers", obj)
 }

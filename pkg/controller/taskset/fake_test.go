@@ -37,6 +37,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/internal/cachefields"
 	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 )
@@ -312,10 +313,22 @@ func (w *world) deliver(n int) {
 		case e.oldSet != nil:
 			w.c.ObserveSet(e.oldSet, true)
 		default:
-			w.c.ObserveTask(e.oldTask, e.task)
+			w.c.ObserveTask(w.cached(e.oldTask), w.cached(e.task))
 		}
 	}
 	w.events = w.events[n:]
+}
+
+// cached returns the task as the cache of the controller keeps it.
+func (w *world) cached(task *batch.Task) *batch.Task {
+	if task == nil {
+		return nil
+	}
+	obj, err := cachefields.TaskSetTask(task)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return obj.(*batch.Task)
 }
 
 // reconcile runs one sync.

@@ -1,0 +1,173 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+// Package cachefields defines which fields of tasks the caches of the controllers keep. A cache may hold hundreds of
+// thousands of tasks, so it keeps only the fields that its controller reads.
+//
+// Each cache is a row of Caches. The tests check that its transform keeps the fields of the row and no others, and that
+// the files that use the cache read no other field.
+package cachefields
+
+import (
+	"fmt"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// Cache is a cache of tasks.
+type Cache struct {
+	// Name is what the cache holds.
+	Name string
+	// Transform removes all other fields of a task.
+	Transform cache.TransformFunc
+	// Keeps are the paths of the fields that the transform keeps. A path includes all fields below it.
+	Keeps []string
+	// ReadBy are the Go files that read tasks of the cache, as patterns relative to pkg/controller.
+	ReadBy []string
+}
+
+// Caches are all caches of tasks.
+var Caches = []Cache{
+	{
+		Name: "tasks of task sets", Transform: TaskSetTask,
+		Keeps: []string{
+			"metadata.name", "metadata.namespace", "metadata.uid", "metadata.resourceVersion", "metadata.creationTimestamp",
+			"metadata.deletionTimestamp", "metadata.ownerReferences",
+			"metadata.labels", "metadata.annotations", // only those in taskSetLabels and taskSetAnnotations
+			"spec.workerName", "spec.queueName", "spec.priority",
+			"status.phase", "status.completionTime", "status.conditions.type", "status.conditions.status",
+			"status.state.terminated.exitCode", "status.state.terminated.finishedAt",
+		},
+		ReadBy: []string{"taskset/*.go", "taskset/state/*.go"},
+	},
+	{
+		Name: "bound tasks", Transform: BoundTask,
+		Keeps: []string{
+			"metadata.name", "metadata.namespace", "metadata.uid", "metadata.resourceVersion", "metadata.deletionTimestamp",
+			"metadata.deletionGracePeriodSeconds",
+			"spec.workerName", "spec.tolerations",
+			"status.phase", "status.conditions", // only TaskScheduled
+		},
+		ReadBy: []string{"lifecycle/lifecycle.go", "lifecycle/tasks.go", "lifecycle/workers.go", "lifecycle/health.go"},
+	},
+	{
+		Name: "finished tasks", Transform: FinishedTask,
+		Keeps: []string{
+			"metadata", // except managedFields
+			"spec.ttlSecondsAfterFinished",
+			"status.phase", "status.attempts", "status.disruptions", "status.startTime", "status.completionTime",
+			"status.state.terminated.reason",
+		},
+		ReadBy: []string{"lifecycle/finished.go", "lifecycle/metrics.go"},
+	},
+}
+
+var (
+	// taskSetLabels and taskSetAnnotations are those that the TaskSet controller reads.
+	taskSetLabels      = []string{batch.LabelControllerUID, batch.LabelTaskSetName, batch.LabelCompletionIndex}
+	taskSetAnnotations = []string{batch.AnnotationIndexFailureCount}
+)
+
+// TaskSetTask keeps the fields that the TaskSet controller reads. It does not change other objects.
+func TaskSetTask(obj any) (any, error) {
+	task, ok := obj.(*batch.Task)
+	if !ok {
+		return obj, nil
+	}
+	trimmed := &batch.Task{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: task.Name, Namespace: task.Namespace, UID: task.UID, ResourceVersion: task.ResourceVersion,
+			CreationTimestamp: task.CreationTimestamp, DeletionTimestamp: task.DeletionTimestamp,
+			OwnerReferences: task.OwnerReferences,
+			Labels:          selectKeys(task.Labels, taskSetLabels), Annotations: selectKeys(task.Annotations, taskSetAnnotations),
+		},
+		Spec:   batch.TaskSpec{WorkerName: task.Spec.WorkerName, QueueName: task.Spec.QueueName, Priority: task.Spec.Priority},
+		Status: batch.TaskStatus{Phase: task.Status.Phase, CompletionTime: task.Status.CompletionTime},
+	}
+	for _, condition := range task.Status.Conditions {
+		trimmed.Status.Conditions = append(trimmed.Status.Conditions, metav1.Condition{Type: condition.Type, Status: condition.Status})
+	}
+	if terminated := task.Status.State.Terminated; terminated != nil {
+		trimmed.Status.State.Terminated = &batch.TaskStateTerminated{ExitCode: terminated.ExitCode, FinishedAt: terminated.FinishedAt}
+	}
+	return trimmed, nil
+}
+
+// BoundTask keeps the fields that the lifecycle controller reads of an unfinished task.
+func BoundTask(obj any) (any, error) {
+	switch task := obj.(type) {
+	case *batch.Task:
+		return &batch.Task{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: task.Namespace, Name: task.Name, UID: task.UID, ResourceVersion: task.ResourceVersion,
+				DeletionTimestamp: task.DeletionTimestamp, DeletionGracePeriodSeconds: task.DeletionGracePeriodSeconds,
+			},
+			Spec: batch.TaskSpec{WorkerName: task.Spec.WorkerName, Tolerations: task.Spec.Tolerations},
+			Status: batch.TaskStatus{
+				Phase:      task.Status.Phase,
+				Conditions: slices.DeleteFunc(task.Status.Conditions, func(c metav1.Condition) bool { return c.Type != batch.TaskScheduled }),
+			},
+		}, nil
+	case cache.DeletedFinalStateUnknown:
+		return obj, nil
+	}
+	return nil, fmt.Errorf("unexpected object %T in an informer of tasks", obj)
+}
+
+// FinishedTask keeps the fields that the lifecycle controller reads of a finished task. It does not change other
+// objects.
+func FinishedTask(obj any) (any, error) {
+	task, ok := obj.(*batch.Task)
+	if !ok {
+		return obj, nil
+	}
+	status := task.Status
+	task.ManagedFields = nil
+	task.Spec = batch.TaskSpec{TTLSecondsAfterFinished: task.Spec.TTLSecondsAfterFinished}
+	task.Status = batch.TaskStatus{
+		Phase: status.Phase, Attempts: status.Attempts, Disruptions: status.Disruptions,
+		StartTime: status.StartTime, CompletionTime: status.CompletionTime,
+	}
+	if terminated := status.State.Terminated; terminated != nil {
+		task.Status.State.Terminated = &batch.TaskStateTerminated{Reason: terminated.Reason}
+	}
+	return task, nil
+}
+
+// Worker removes the managed fields of a Worker. All else is kept, because the lifecycle controller updates Workers.
+func Worker(obj any) (any, error) {
+	if worker, ok := obj.(*batch.Worker); ok {
+		worker.ManagedFields = nil
+	}
+	return obj, nil
+}
+
+// selectKeys returns the entries of a map with the given keys, nil if there are none.
+func selectKeys(from map[string]string, keys []string) map[string]string {
+	var selected map[string]string
+	for _, key := range keys {
+		if value, ok := from[key]; ok {
+			if selected == nil {
+				selected = make(map[string]string, len(keys))
+			}
+			selected[key] = value
+		}
+	}
+	return selected
+}
