@@ -25,14 +25,14 @@ limitations under the License.
 // the APIService is on trial, marked by an annotation, until it is available for the first time. If it does not become
 // available in time, it is deleted and created again later.
 //
-//	APIService  owner    condition                     action
-//	any         missing                                none: Leat is uninstalled, the garbage collector deletes the APIService
-//	missing     exists   the server is not ready       none: wait
-//	missing     exists   the last trial failed lately  none: wait
-//	missing     exists   the server is ready           create, on trial
-//	on trial    exists   available                     end the trial
-//	on trial    exists   not available in time         delete
-//	any         exists   fields differ                 restore the fields that this controller owns
+//	APIService  owner    condition                       action
+//	any         missing                                  none: uninstalled; the garbage collector deletes the APIService
+//	missing     exists   the server is not ready         none: wait
+//	missing     exists   the last trial failed recently  none: wait
+//	missing     exists   the server is ready             create, on trial
+//	on trial    exists   available                       end the trial
+//	on trial    exists   not available in time           delete
+//	any         exists   fields differ                   restore the fields that this controller owns
 package apiservice
 
 import (

@@ -57,7 +57,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{ca: ca, clock: clocktesting.NewFakePassiveClock(time.Now()), notReady: errors.New("etcd is away"), cluster: fake.NewClientset(
+	w := &world{ca: ca, clock: clocktesting.NewFakePassiveClock(time.Now()), notReady: errors.New("etcd is unavailable"), cluster: fake.NewClientset(
 		&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: Owner, UID: "owner-1"}},
 		&corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: DefaultService.Namespace, Name: Secret},
@@ -68,7 +68,7 @@ func newWorld(t *testing.T) *world {
 		registration: aggregatorfake.NewClientset(), cluster: w.cluster, service: DefaultService, clock: w.clock,
 		ready: func(_ context.Context, caBundle []byte) error {
 			if w.asked++; string(caBundle) != string(w.ca.CertPEM()) {
-				t.Errorf("the server is asked with trust in %s", caBundle)
+				t.Errorf("the server is checked with the certificate authorities %s", caBundle)
 			}
 			return w.notReady
 		},
@@ -95,7 +95,7 @@ func (w *world) mustSync(t *testing.T) {
 	}
 }
 
-// available has the cluster say that it reaches the server, or does not.
+// available sets the condition Available of the APIService.
 func (w *world) available(t *testing.T, status apiregistrationv1.ConditionStatus, message string) {
 	t.Helper()
 	existing := w.get(t)
@@ -105,12 +105,12 @@ func (w *world) available(t *testing.T, status apiregistrationv1.ConditionStatus
 	}
 }
 
-// register has the server registered and reached.
+// register registers the server and ends the trial.
 func (w *world) register(t *testing.T) {
 	t.Helper()
 	w.notReady = nil
 	if err := w.sync(t.Context()); err == nil || w.get(t) == nil {
-		t.Fatalf("the trial begins with the error %v, APIService %v", err, w.get(t))
+		t.Fatalf("the trial starts with error %v, APIService %v", err, w.get(t))
 	}
 	w.available(t, apiregistrationv1.ConditionTrue, "")
 	w.mustSync(t)
@@ -119,7 +119,7 @@ func (w *world) register(t *testing.T) {
 	}
 }
 
-// trust puts an authority into the Secret.
+// trust sets the data of the Secret with the certificate authority.
 func (w *world) trust(t *testing.T, data map[string][]byte) {
 	t.Helper()
 	secrets := w.cluster.CoreV1().Secrets(DefaultService.Namespace)
@@ -135,7 +135,7 @@ func (w *world) trust(t *testing.T, data map[string][]byte) {
 
 func TestNothingIsRegisteredUntilTheServerIsReady(t *testing.T) {
 	w := newWorld(t)
-	if err := w.sync(t.Context()); err == nil || !strings.Contains(err.Error(), "etcd is away") || w.get(t) != nil {
+	if err := w.sync(t.Context()); err == nil || !strings.Contains(err.Error(), "etcd is unavailable") || w.get(t) != nil {
 		t.Fatalf("with a server that is not ready: error %v, APIService %v", err, w.get(t))
 	}
 	w.register(t)
@@ -150,18 +150,18 @@ func TestNothingIsRegisteredUntilTheServerIsReady(t *testing.T) {
 	}
 }
 
-func TestRegistrationThatTheClusterDoesNotReachIsTakenBack(t *testing.T) {
+func TestRegistrationOfAnUnreachableServerIsWithdrawn(t *testing.T) {
 	w := newWorld(t)
 	w.notReady = nil
 	for range 2 {
 		if err := w.sync(t.Context()); err == nil || w.get(t) == nil {
-			t.Fatalf("the trial begins with the error %v, APIService %v", err, w.get(t))
+			t.Fatalf("the trial starts with error %v, APIService %v", err, w.get(t))
 		}
 		w.available(t, apiregistrationv1.ConditionFalse, "dial tcp: i/o timeout")
 		for _, d := range []time.Duration{0, trialTimeout - time.Second} {
 			w.clock.SetTime(w.clock.Now().Add(d))
 			if err := w.sync(t.Context()); err == nil || w.get(t) == nil {
-				t.Fatalf("%s after its begin: error %v, APIService %v", d, err, w.get(t))
+				t.Fatalf("%s after its start: error %v, APIService %v", d, err, w.get(t))
 			}
 		}
 		w.clock.SetTime(w.clock.Now().Add(time.Second))
@@ -178,11 +178,11 @@ func TestRegistrationThatTheClusterDoesNotReachIsTakenBack(t *testing.T) {
 	w.clock.SetTime(w.clock.Now().Add(24 * time.Hour))
 	w.mustSync(t)
 	if w.get(t) == nil {
-		t.Error("what was reached once does not stay")
+		t.Error("a registration that was available once is not kept")
 	}
 }
 
-func TestRegistrationOutlivesTheServer(t *testing.T) {
+func TestRegistrationIsKeptWhenTheServerFails(t *testing.T) {
 	w := newWorld(t)
 	w.register(t)
 	w.notReady, w.asked = errors.New("connection refused"), 0
@@ -190,14 +190,14 @@ func TestRegistrationOutlivesTheServer(t *testing.T) {
 	if w.get(t) == nil || w.asked != 0 {
 		t.Errorf("without a server: APIService %v, asked %d times", w.get(t), w.asked)
 	}
-	// Nor does it go with what the Secret held.
+	// The registration is kept when the Secret is empty, too.
 	w.trust(t, nil)
 	if err := w.sync(t.Context()); err == nil || w.get(t) == nil {
 		t.Errorf("without an authority: error %v, APIService %v", err, w.get(t))
 	}
 }
 
-func TestRegistrationFollowsTheAuthorityAndTheOwner(t *testing.T) {
+func TestRegistrationIsUpdatedWithAuthorityAndOwner(t *testing.T) {
 	w := newWorld(t)
 	w.register(t)
 	w.notReady = errors.New("its certificate is not trusted")
@@ -225,18 +225,18 @@ func TestRegistrationFollowsTheAuthorityAndTheOwner(t *testing.T) {
 	}
 }
 
-func TestNothingIsRegisteredWithoutItsOwner(t *testing.T) {
+func TestNothingIsRegisteredWithoutTheOwner(t *testing.T) {
 	w := newWorld(t)
 	w.notReady = nil
 	if err := w.cluster.RbacV1().ClusterRoles().Delete(t.Context(), Owner, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.sync(t.Context()); err == nil || w.get(t) != nil || w.asked != 0 {
-		t.Errorf("while Leat is uninstalled: error %v, APIService %v", err, w.get(t))
+		t.Errorf("while Leat is being uninstalled: error %v, APIService %v", err, w.get(t))
 	}
 }
 
-func TestWhatOthersWriteIsLeftAlone(t *testing.T) {
+func TestFieldsOfOtherOwnersAreKept(t *testing.T) {
 	w := newWorld(t)
 	w.register(t)
 	services := w.registration.ApiregistrationV1().APIServices()
@@ -256,7 +256,7 @@ func TestWhatOthersWriteIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestReadinessIsBelievedOfTheRightServerOnly(t *testing.T) {
+func TestReadinessRequiresTheRightCertificate(t *testing.T) {
 	ca, err := pki.NewCA("serving")
 	if err != nil {
 		t.Fatal(err)

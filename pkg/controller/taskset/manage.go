@@ -23,7 +23,7 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// manage toCreate and ends tasks so that as many are active as should be.
+// manageTasks creates and deletes tasks until as many are active as the set wants.
 func (s *syncContext) manageTasks(ctx context.Context, suspended bool) error {
 	spec := &s.set.Spec
 	toStop, retryAt := s.state.TasksToStop(s.now)

@@ -58,8 +58,7 @@ func (b *failureBackoff) recordSuccess(at time.Time) {
 	}
 }
 
-// recordFailure starts the backoff after a failure of an index that, as its task says, has failed failureCount times
-// before.
+// recordFailure starts the backoff after a failure of an index. failureCount is the failure count of the failed task.
 func (b *failureBackoff) recordFailure(index, failureCount int, at time.Time, perIndex bool) {
 	if perIndex {
 		if b.consecutiveFailures == nil {
@@ -83,7 +82,7 @@ func (b *failureBackoff) until() time.Time {
 	return b.lastFailure.Add(b.Delay(b.failures))
 }
 
-// isWaiting reports whether the index has a backoff of its own that endBackoffs has not ended.
+// isWaiting reports whether the index has its own backoff that EndBackoffs has not ended.
 func (b *failureBackoff) isWaiting(index int) bool {
 	_, waiting := b.readyAt[index]
 	return waiting

@@ -93,7 +93,7 @@ type TaskSet struct {
 	duplicates []*TrackedTask
 }
 
-// newTaskSet returns the state of a set of which nothing is known.
+// newTaskSet returns an empty state.
 func newTaskSet(uid types.UID, backoff ExponentialBackoff) *TaskSet {
 	return &TaskSet{
 		UID: uid, Orphans: map[types.UID]*batch.Task{}, NonMatching: map[types.UID]*batch.Task{},
