@@ -331,9 +331,12 @@ func (w *world) cached(task *batch.Task) *batch.Task {
 	return obj.(*batch.Task)
 }
 
-// reconcile runs one sync.
+// reconcile runs one sync and checks the invariants of the state after it.
 func (w *world) reconcile() error {
 	requeueAfter, err := w.c.Reconcile(context.Background(), testKey)
+	if err := w.c.store.CheckInvariants(); err != nil {
+		w.t.Fatal(err)
+	}
 	w.requeueAt = time.Time{}
 	if requeueAfter > 0 {
 		w.requeueAt = w.now.Add(requeueAfter)

@@ -337,7 +337,7 @@ func (s *simulation) countModel() {
 func (s *simulation) check(event string) {
 	s.Helper()
 	st := s.state
-	if err := st.checkInvariants(); err != nil {
+	if err := st.CheckInvariants(); err != nil {
 		s.Fatalf("after %q: %v", event, err)
 	}
 	completed, failedIndexes, failures := map[int]bool{}, map[int]bool{}, maps.Clone(st.failures)
@@ -354,88 +354,4 @@ func (s *simulation) check(event string) {
 		s.Fatalf("after %q: completed %v, failed indexes %v, failures %v, failed %d; want %v, %v, %v, %d", event,
 			completed, failedIndexes, failures, st.failed, m.completed, m.failedIndexes, m.failures, m.failed)
 	}
-}
-
-// checkInvariants returns an error if the counters, sets and lists are not those that follow from the states of the
-// tasks.
-func (s *TaskSet) checkInvariants() error {
-	all := map[*TrackedTask]bool{}
-	for _, t := range s.tasks {
-		all[t] = true
-	}
-	lists := map[TaskState][]*TrackedTask{
-		Finished: s.finished, Counted: s.counted, Ignored: s.ignoredFailures, Retained: s.retainedFailures, ToDelete: s.toDelete,
-	}
-	for _, list := range lists {
-		for _, t := range list {
-			all[t] = true
-		}
-	}
-	var active, ready, terminating int32
-	holders := map[int]int{}
-	for t := range all {
-		switch t.state {
-		case Waiting:
-			active++
-		case Running:
-			active++
-			ready++
-		case Terminating:
-			terminating++
-		}
-		if t.state.holdsIndex() {
-			holders[t.Index]++
-		}
-		if list, listed := lists[t.state]; listed {
-			if n := len(slices.DeleteFunc(slices.Clone(list), func(other *TrackedTask) bool { return other != t })); n != 1 {
-				return fmt.Errorf("task %s in state %d is %d times in its list", t.UID, t.state, n)
-			}
-		}
-		if (t.state == ToDelete || t.state == Ignored) && t.deletionRequested {
-			return fmt.Errorf("task %s is to be deleted in state %d although its deletion was requested", t.UID, t.state)
-		}
-		if t.gone && t.state != Absent && t.state != Finished && t.state != Counted {
-			return fmt.Errorf("task %s is gone in state %d", t.UID, t.state)
-		}
-	}
-	if active != s.active || ready != s.ready || terminating != s.terminating {
-		return fmt.Errorf("active %d, ready %d, terminating %d; want %d, %d, %d", s.active, s.ready, s.terminating, active, ready, terminating)
-	}
-	var held indexSet
-	extra := map[int]int{}
-	for index, n := range holders {
-		held.add(index)
-		if n > 1 {
-			extra[index] = n - 1
-		}
-	}
-	if held.String() != s.held.String() || !maps.Equal(extra, s.extraHolders) {
-		return fmt.Errorf("held are %s with %v more, want %s with %v more", &s.held, s.extraHolders, &held, extra)
-	}
-	for i := range s.indexEnd {
-		states := 0
-		for _, in := range []bool{s.completed.has(i), s.failedIndexes.has(i), s.pending.has(i)} {
-			if in {
-				states++
-			}
-		}
-		free := !s.held.has(i) && !s.backoff.isWaiting(i) && !s.isDone(i)
-		if states > 1 || s.pending.has(i) != free {
-			return fmt.Errorf("index %d: completed %t, failed %t, held %t, in backoff %t, pending %t", i,
-				s.completed.has(i), s.failedIndexes.has(i), s.held.has(i), s.backoff.isWaiting(i), s.pending.has(i))
-		}
-	}
-	for name, set := range map[string]*indexSet{"completed": &s.completed, "failed": &s.failedIndexes, "pending": &s.pending, "held": &s.held} {
-		size := 0
-		for i, r := range set.ranges {
-			if r.First > r.Last || i > 0 && r.First <= set.ranges[i-1].Last+1 {
-				return fmt.Errorf("the ranges of %s indexes are %v", name, set.ranges)
-			}
-			size += r.Last - r.First + 1
-		}
-		if size != set.size {
-			return fmt.Errorf("%d indexes are %s, want %d", set.size, name, size)
-		}
-	}
-	return nil
 }

@@ -85,6 +85,23 @@ func (s *Store) Len() int {
 	return len(s.names)
 }
 
+// CheckInvariants checks the invariants of all states that are loaded. It is for tests.
+func (s *Store) CheckInvariants() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sets := range s.names {
+		for _, state := range sets.byUID {
+			if !state.loaded {
+				continue
+			}
+			if err := state.CheckInvariants(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // ofName returns the sets of a name. The caller must hold s.mu.
 func (s *Store) ofName(name types.NamespacedName) *setsOfName {
 	sets := s.names[name]
