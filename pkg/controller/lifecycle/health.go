@@ -41,11 +41,11 @@ func heartbeatOf(lease *batch.WorkerLease) heartbeat {
 	if lease == nil {
 		return heartbeat{}
 	}
-	s := heartbeat{uid: lease.UID, holder: lease.Spec.HolderIdentity}
+	h := heartbeat{uid: lease.UID, holder: lease.Spec.HolderIdentity}
 	if lease.Spec.RenewTime != nil {
-		s.renewed = lease.Spec.RenewTime.UnixMicro()
+		h.renewed = lease.Spec.RenewTime.UnixMicro()
 	}
-	return s
+	return h
 }
 
 // durationOf returns the duration of a lease, the default for nil.
