@@ -143,7 +143,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err := c.tasks.SetTransform(cachefields.BoundTask); err != nil {
 		return err
 	}
-	workersSeen, err := c.workers.AddTypedEventHandler(informers.WorkerHandlerFuncs{
+	workersSynced, err := c.workers.AddTypedEventHandler(informers.WorkerHandlerFuncs{
 		AddFunc:    func(w *batch.Worker) { c.observeWorker(nil, w) },
 		UpdateFunc: c.observeWorker,
 		DeleteFunc: func(w informers.DeletedWorker) { c.forgetWorker(w.GetObjectName()) },
@@ -151,7 +151,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tasksSeen, err := c.tasks.AddTypedEventHandler(informers.TaskHandlerFuncs{
+	tasksSynced, err := c.tasks.AddTypedEventHandler(informers.TaskHandlerFuncs{
 		AddFunc: func(t *batch.Task) { c.taskQueue.Add(cache.MetaObjectToName(t)) },
 		UpdateFunc: func(old, t *batch.Task) {
 			if workerOf(old) != workerOf(t) || !old.DeletionTimestamp.Equal(t.DeletionTimestamp) ||
@@ -166,7 +166,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	wg.Go(func() { c.workers.RunWithContext(ctx) })
 	wg.Go(func() { c.tasks.RunWithContext(ctx) })
 	wg.Go(func() { c.finished.run(ctx) })
-	if !cache.WaitFor(ctx, "", workersSeen.HasSyncedChecker(), tasksSeen.HasSyncedChecker()) {
+	if !cache.WaitFor(ctx, "", workersSynced.HasSyncedChecker(), tasksSynced.HasSyncedChecker()) {
 		return nil
 	}
 	for range concurrentSyncs {
