@@ -55,14 +55,14 @@ func (s *TaskSet) CheckInvariants() error {
 		}
 		if list, listed := lists[t.state]; listed {
 			if n := len(slices.DeleteFunc(slices.Clone(list), func(other *TrackedTask) bool { return other != t })); n != 1 {
-				return fmt.Errorf("task %s in state %d is %d times in its list", t.UID, t.state, n)
+				return fmt.Errorf("task %s in state %s is %d times in its list", t.UID, t.state, n)
 			}
 		}
 		if (t.state == ToDelete || t.state == Ignored) && t.deletionRequested {
-			return fmt.Errorf("task %s is to be deleted in state %d although its deletion was requested", t.UID, t.state)
+			return fmt.Errorf("task %s is to be deleted in state %s although its deletion was requested", t.UID, t.state)
 		}
 		if t.gone && t.state != Absent && t.state != Finished && t.state != Counted {
-			return fmt.Errorf("task %s is gone in state %d", t.UID, t.state)
+			return fmt.Errorf("task %s is gone in state %s", t.UID, t.state)
 		}
 	}
 	if active != s.active || ready != s.ready || terminating != s.terminating {

@@ -90,6 +90,14 @@ const (
 	Deleted
 )
 
+// String returns the name of the state.
+func (s TaskState) String() string {
+	return [...]string{
+		Absent: "Absent", Waiting: "Waiting", Running: "Running", Terminating: "Terminating", Finished: "Finished", Discarded: "Discarded",
+		Ignored: "Ignored", Counted: "Counted", Retained: "Retained", ToDelete: "ToDelete", Deleted: "Deleted",
+	}[s]
+}
+
 // Active reports whether the task waits or runs.
 func (s TaskState) Active() bool { return s == Waiting || s == Running }
 
