@@ -24,7 +24,7 @@ import (
 )
 
 // CheckInvariants returns an error if the counters, sets and lists are not those that follow from the states of the
-// tasks.
+// tasks. It is for tests. No task may be reserved.
 func (s *TaskSet) CheckInvariants() error {
 	all := map[*TrackedTask]bool{}
 	for _, t := range s.tasks {
