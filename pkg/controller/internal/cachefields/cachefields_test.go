@@ -223,7 +223,8 @@ type read struct {
 	field string
 }
 
-// partsOfTask are the paths of the types of a task that no other kind contains, except Task templates.
+// partsOfTask are the paths of the types that make up a task. Reads of the template of a set count, too. Reads in other
+// packages, by functions that get a task, are not checked.
 var partsOfTask = map[string]string{
 	"Task": "", "TaskSpec": "spec", "TaskStatus": "status", "TaskState": "status.state", "TaskStateTerminated": "status.state.terminated",
 }
