@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/prometheus/procfs"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -68,12 +69,12 @@ func memory(root string) int64 {
 			return bytes
 		}
 	}
-	info, _ := os.ReadFile(root + "/proc/meminfo")
-	for line := range strings.Lines(string(info)) {
-		var kilobytes int64
-		if n, _ := fmt.Sscanf(line, "MemTotal: %d kB", &kilobytes); n == 1 {
-			return kilobytes * 1024
-		}
+	proc, err := procfs.NewFS(root + "/proc")
+	if err != nil {
+		return 0
+	}
+	if info, err := proc.Meminfo(); err == nil && info.MemTotalBytes != nil {
+		return int64(*info.MemTotalBytes)
 	}
 	return 0
 }

@@ -29,6 +29,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/util/wait"
 
@@ -53,27 +54,31 @@ type Delegation struct {
 // Delegate returns the control group that this process was started in. If controllers can be enabled there, it
 // has moved this process to a leaf.
 func Delegate() (Delegation, error) {
-	membership, err := os.ReadFile("/proc/self/cgroup")
+	self, err := procfs.Self()
 	if err != nil {
 		return Delegation{}, err
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return Delegation{}, err
-	}
-	dir, err := cgroupDir(string(membership), string(mounts))
+	dir, err := cgroupDir(self)
 	if err != nil {
 		return Delegation{}, err
 	}
 	return delegate(dir)
 }
 
-// cgroupDir returns the directory of a process's control group, from the content of its cgroup and mountinfo files.
-func cgroupDir(membership, mounts string) (string, error) {
+// cgroupDir returns the directory of a process's control group.
+func cgroupDir(process procfs.Proc) (string, error) {
+	memberships, err := process.Cgroups()
+	if err != nil {
+		return "", err
+	}
+	mounts, err := process.MountInfo()
+	if err != nil {
+		return "", err
+	}
 	group := ""
-	for line := range strings.Lines(membership) {
-		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			group = path
+	for _, membership := range memberships {
+		if membership.HierarchyID == 0 {
+			group = membership.Path
 		}
 	}
 	switch {
@@ -82,14 +87,14 @@ func cgroupDir(membership, mounts string) (string, error) {
 	case strings.HasPrefix(group, "/.."):
 		return "", fmt.Errorf("the control group %s is outside of what this process may see", group)
 	}
-	for line := range strings.Lines(mounts) {
-		fields := strings.Fields(line)
-		if i := slices.Index(fields, "-"); i < 6 || len(fields) < i+2 || fields[i+1] != "cgroup2" {
+	for _, mount := range mounts {
+		if mount.FSType != "cgroup2" {
 			continue
 		}
-		// The mount point is the group fields[3] of the hierarchy.
-		if below, err := filepath.Rel(fields[3], group); err == nil && below != ".." && !strings.HasPrefix(below, "../") {
-			return filepath.Join(fields[4], below), nil
+		// The mount point is the group Root of the hierarchy.
+		below, err := filepath.Rel(mount.Root, group)
+		if err == nil && below != ".." && !strings.HasPrefix(below, "../") {
+			return filepath.Join(mount.MountPoint, below), nil
 		}
 	}
 	return "", fmt.Errorf("the control group %s is not mounted", group)

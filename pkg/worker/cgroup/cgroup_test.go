@@ -24,6 +24,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/procfs"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -48,7 +49,17 @@ func TestCgroupDir(t *testing.T) {
 		"version 1 only":               {"8:pids:/y\n", hybrid, "", "no control groups of version 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := cgroupDir(tc.membership, tc.mounts)
+			proc := plain(t, t.TempDir(), nil)
+			plain(t, filepath.Join(proc, "1"), map[string]string{"cgroup": tc.membership, "mountinfo": tc.mounts})
+			fs, err := procfs.NewFS(proc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			process, err := fs.Proc(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := cgroupDir(process)
 			if got != tc.want || (err == nil) != (tc.wantFailed == "") || err != nil && !strings.Contains(err.Error(), tc.wantFailed) {
 				t.Errorf("got %q, %v; want %q or to fail with %q", got, err, tc.want, tc.wantFailed)
 			}

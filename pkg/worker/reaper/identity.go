@@ -47,7 +47,7 @@ type Identity struct {
 // OwnIdentity returns the identity of this process.
 func OwnIdentity() (Identity, error) {
 	s, err := readStat(os.Getpid())
-	return Identity{pidNamespace(), os.Getpid(), s.started}, err
+	return Identity{pidNamespace(), os.Getpid(), s.Starttime}, err
 }
 
 func pidNamespace() string {
@@ -80,7 +80,7 @@ func HasExited(text string) bool {
 		return false
 	}
 	s, err := readStat(i.PID)
-	return errors.Is(err, os.ErrNotExist) || err == nil && (s.started != i.Started || s.dead())
+	return errors.Is(err, os.ErrNotExist) || err == nil && (s.Starttime != i.Started || isDead(s))
 }
 
 // isOrphan reports whether an entry of an environment marks a process of the worker, given as <namespace>/<name>, whose

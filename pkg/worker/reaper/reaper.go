@@ -29,6 +29,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
@@ -150,9 +151,9 @@ func (r *Reaper) run() (stop func()) {
 // environment. The command must have ended and must not be reaped yet: until then no other session can get its
 // number.
 func (r *Reaper) KillRemaining(session int, mark string) error {
-	belongs := func(pid int, s processStat) (bool, error) {
-		if s.session == session || mark == "" {
-			return s.session == session, nil
+	belongs := func(pid int, s procfs.ProcStat) (bool, error) {
+		if s.Session == session || mark == "" {
+			return s.Session == session, nil
 		}
 		return hasEnv(pid, mark)
 	}
@@ -174,16 +175,16 @@ func (r *Reaper) KillRemaining(session int, mark string) error {
 
 // scan looks once at the orphans of this process. It reaps those that are dead and kills those that match. It returns
 // true if there were any such, if any is about to die, or if this process lacks the descriptors to look.
-func (r *Reaper) scan(match func(pid int, s processStat) (bool, error)) (found bool) {
+func (r *Reaper) scan(match func(pid int, s procfs.ProcStat) (bool, error)) (found bool) {
 	// Another scan must not reap a listed orphan meanwhile: this scan would miss the children that it has left.
 	r.scanMu.Lock()
 	defer r.scanMu.Unlock()
 	self := os.Getpid()
 	session, _ := unix.Getsid(0)
-	adopted := func(pid int) (s processStat, ok bool) {
+	adopted := func(pid int) (s procfs.ProcStat, ok bool) {
 		s, err := readStat(pid)
 		found = found || pressure.Reason(err) != ""
-		return s, err == nil && s.parent == self && s.session != session
+		return s, err == nil && s.PPID == self && s.Session != session
 	}
 	var candidates []int
 	children, err := r.listChildren(self)
@@ -192,7 +193,7 @@ func (r *Reaper) scan(match func(pid int, s processStat) (bool, error)) (found b
 		if r.isCommand(pid) {
 			continue // not even read: many commands may run beside the one that has ended
 		}
-		if s, ok := adopted(pid); ok && (s.dead() || match != nil) {
+		if s, ok := adopted(pid); ok && (isDead(s) || match != nil) {
 			candidates = append(candidates, pid)
 		}
 	}
@@ -207,10 +208,10 @@ func (r *Reaper) scan(match func(pid int, s processStat) (bool, error)) (found b
 		s, ok := adopted(pid)
 		switch {
 		case !ok || r.isCommand(pid):
-		case s.dead():
+		case isDead(s):
 			_, err := unix.Wait4(pid, nil, unix.WNOHANG, nil)
 			found = found || err == nil
-		case s.exiting():
+		case isExiting(s):
 			found = true
 		case match != nil:
 			matches, err := match(pid, s)

@@ -18,9 +18,7 @@ package reaper
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -89,25 +87,6 @@ func TestReaperRunsWhileItHasUsers(t *testing.T) {
 	}
 }
 
-func TestParseStat(t *testing.T) {
-	for name, tc := range map[string]struct {
-		text string
-		want processStat
-		ok   bool
-	}{
-		"plain":       {"12 (sh) S 3 12 9 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2 3\n", processStat{'S', 3, 9, 4711, 1}, true},
-		"a tall name": {"12 (a) Z (b) Z 3 12 9 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2 3\n", processStat{'Z', 3, 9, 4711, 1}, true},
-		"cut":         {"12 (sh) S 3 12 9", processStat{}, false},
-		"empty":       {"", processStat{}, false},
-		"no numbers":  {"12 (sh) S a b c d e f g h i j k l m n o p q r s t", processStat{}, false},
-	} {
-		got, err := parseStat([]byte(tc.text))
-		if (err == nil) != tc.ok || tc.ok && got != tc.want {
-			t.Errorf("%s: got %+v, %v", name, got, err)
-		}
-	}
-}
-
 func TestHasExited(t *testing.T) {
 	own, err := OwnIdentity()
 	if err != nil {
@@ -141,28 +120,4 @@ func TestHasExited(t *testing.T) {
 			}
 		}
 	}
-}
-
-// FuzzParseStat checks that parsing never panics, and that the program name does not change the result.
-func FuzzParseStat(f *testing.F) {
-	own, err := os.ReadFile("/proc/self/stat")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(own, "name")
-	f.Add([]byte(""), "")
-	f.Add([]byte("1 (a) S 1"), ") R 2 (")
-	f.Fuzz(func(t *testing.T, text []byte, name string) {
-		if s, err := parseStat(text); err == nil && s.state == 0 {
-			t.Errorf("%q parses as %+v", text, s)
-		}
-		_, rest, _ := strings.Cut(string(own), ") ")
-		want, err := parseStat(own)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := parseStat([]byte("1 (" + name + ") " + rest)); err != nil || got != want {
-			t.Errorf("of a program %q: %+v, %v; want %+v", name, got, err, want)
-		}
-	})
 }
