@@ -46,12 +46,20 @@ const (
 // identity is the namespace and the name of the Worker.
 type identity struct {
 	namespace, name string
+	slot            *os.File // whose lock reserves a generated name, or nil
+}
+
+// release lets another worker on this machine use the name, if it was generated.
+func (i identity) release() {
+	if i.slot != nil {
+		_ = i.slot.Close()
+	}
 }
 
 // identify returns the identity of the Worker: that of the flags, of the client certificate, or otherwise a default for
 // where it runs.
 func (s *settings) identify(config *rest.Config, accessNamespace string) (identity, error) {
-	id := identity{s.namespace, s.name}
+	id := identity{namespace: s.namespace, name: s.name}
 	certified, err := certificateIdentity(config)
 	if err != nil {
 		return identity{}, err
@@ -74,7 +82,7 @@ func (s *settings) identify(config *rest.Config, accessNamespace string) (identi
 		id.name = os.Getenv("POD_NAME")
 	}
 	if id.name == "" {
-		id.name = generatedName(s.stateDir)
+		id.name, id.slot = generatedName(s.stateDir)
 	}
 	if messages := apivalidation.NameIsDNSSubdomain(id.name, false); len(messages) > 0 {
 		return identity{}, fmt.Errorf("--name=%s: %s", id.name, strings.Join(messages, "; "))
@@ -102,54 +110,55 @@ func certificateIdentity(config *rest.Config) (*identity, error) {
 		return nil, nil
 	}
 	namespace, name, _ := strings.Cut(rest, ":")
-	return &identity{namespace, name}, nil
+	return &identity{namespace: namespace, name: name}, nil
 }
 
-// generatedName returns the name that the worker generated at its first start and keeps in the directory. If it
-// cannot be kept, the worker has a new name at each start. Workers that run at the same time have different names.
-func generatedName(dir string) string {
-	name, err := keptName(dir)
+// generatedName returns the name that the worker generated at its first start, and the slot of the directory that keeps
+// it. If it cannot be kept, the worker has a new name at each start, and the slot is nil. Workers that run at the same
+// time have different names.
+func generatedName(dir string) (string, *os.File) {
+	name, slot, err := keptName(dir)
 	if err != nil {
 		klog.Background().Info("Cannot keep the generated name; the worker gets a new one at each start: set --name or --state-dir",
 			"err", err)
-		return newName()
+		return newName(), nil
 	}
-	return name
+	return name, slot
 }
 
-// keptName returns the name in the first slot of the directory that no running process has locked, and locks the slot
-// until this process ends. It generates the name of a new slot.
-func keptName(dir string) (string, error) {
+// keptName returns the name in the first slot of the directory that no running process has locked, and that slot, whose
+// lock lasts until it is closed. It generates the name of a new slot.
+func keptName(dir string) (string, *os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	for i := range maxSlots {
 		slot, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("worker-%d", i)), os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		if err := unix.Flock(int(slot.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			slot.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
 				continue
 			}
-			return "", fmt.Errorf("locking %s: %w", slot.Name(), err)
+			return "", nil, fmt.Errorf("locking %s: %w", slot.Name(), err)
 		}
-		lockedSlots = append(lockedSlots, slot)
 		content := make([]byte, 256)
 		n, _ := slot.ReadAt(content, 0)
 		if name := strings.TrimSpace(string(content[:n])); len(apivalidation.NameIsDNSSubdomain(name, false)) == 0 {
-			return name, nil
+			return name, slot, nil
 		}
 		name := newName()
 		_, err = slot.WriteAt([]byte(name+"\n"), 0)
-		return name, errors.Join(err, slot.Truncate(int64(len(name)+1)), slot.Sync())
+		if err = errors.Join(err, slot.Truncate(int64(len(name)+1)), slot.Sync()); err != nil {
+			slot.Close()
+			return "", nil, err
+		}
+		return name, slot, nil
 	}
-	return "", fmt.Errorf("%d workers use %s already", maxSlots, dir)
+	return "", nil, fmt.Errorf("%d workers use %s already", maxSlots, dir)
 }
-
-// lockedSlots keeps the slots of this process open, since closing a file releases its lock.
-var lockedSlots []*os.File
 
 // newName returns the host name, without characters that a name may not have, and a random suffix.
 func newName() string {

@@ -42,7 +42,7 @@ func logSettingsOf(t *testing.T, args ...string) *logSettings {
 }
 
 func TestWhereLogsAreKept(t *testing.T) {
-	id := identity{"ns", "w"}
+	id := identity{namespace: "ns", name: "w"}
 	state, given := t.TempDir(), t.TempDir()
 	for name, test := range map[string]struct {
 		args   []string
@@ -107,7 +107,7 @@ func TestWhereLogsAreServed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("POD_IP", test.podIP)
-			server, err := logSettingsOf(t, test.args...).serve(nil, identity{"ns", "w"}, &rest.Config{Host: test.server})
+			server, err := logSettingsOf(t, test.args...).serve(nil, identity{namespace: "ns", name: "w"}, &rest.Config{Host: test.server})
 			if test.failed != "" {
 				if err == nil || !strings.Contains(err.Error(), test.failed) {
 					t.Errorf("The error is %v, want %q.", err, test.failed)

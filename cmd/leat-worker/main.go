@@ -171,6 +171,7 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer id.release()
 	client, err := versioned.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("configuring access to the API: %w", err)

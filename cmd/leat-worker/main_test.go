@@ -124,14 +124,14 @@ func TestIdentity(t *testing.T) {
 		want       identity // an empty name stands for a generated one
 		wantFailed string
 	}{
-		"by flags":                          {settings: settings{namespace: "n", name: "w"}, podName: "pod", want: identity{"n", "w"}},
-		"by certificate":                    {podName: "pod", user: "leat:worker:n:w", groups: []string{"leat:workers"}, want: identity{"n", "w"}},
-		"by certificate and the same flags": {settings: settings{namespace: "n", name: "w"}, user: "leat:worker:n:w", groups: []string{"leat:workers"}, want: identity{"n", "w"}},
+		"by flags":                          {settings: settings{namespace: "n", name: "w"}, podName: "pod", want: identity{namespace: "n", name: "w"}},
+		"by certificate":                    {podName: "pod", user: "leat:worker:n:w", groups: []string{"leat:workers"}, want: identity{namespace: "n", name: "w"}},
+		"by certificate and the same flags": {settings: settings{namespace: "n", name: "w"}, user: "leat:worker:n:w", groups: []string{"leat:workers"}, want: identity{namespace: "n", name: "w"}},
 		"another name than the certificate": {settings: settings{name: "v"}, user: "leat:worker:n:w", groups: []string{"leat:workers"}, wantFailed: "worker w in namespace n"},
 		"another namespace":                 {settings: settings{namespace: "m"}, user: "leat:worker:n:w", groups: []string{"leat:workers"}, wantFailed: "worker w in namespace n"},
-		"somebody else's certificate":       {podName: "pod", user: "alice", groups: []string{"leat:admins"}, want: identity{"of-the-access", "pod"}},
-		"named as a worker, in no group":    {podName: "pod", user: "leat:worker:n:w", want: identity{"of-the-access", "pod"}},
-		"in a pod":                          {podName: "pod", want: identity{"of-the-access", "pod"}},
+		"somebody else's certificate":       {podName: "pod", user: "alice", groups: []string{"leat:admins"}, want: identity{namespace: "of-the-access", name: "pod"}},
+		"named as a worker, in no group":    {podName: "pod", user: "leat:worker:n:w", want: identity{namespace: "of-the-access", name: "pod"}},
+		"in a pod":                          {podName: "pod", want: identity{namespace: "of-the-access", name: "pod"}},
 		"on a machine":                      {want: identity{namespace: "of-the-access"}},
 		"bad name":                          {settings: settings{name: "A_B"}, wantFailed: "--name=A_B"},
 		"bad namespace":                     {settings: settings{namespace: "a.b"}, wantFailed: "--namespace=a.b"},
@@ -145,6 +145,7 @@ func TestIdentity(t *testing.T) {
 			}
 			tc.settings.stateDir = t.TempDir()
 			id, err := tc.settings.identify(config, "of-the-access")
+			defer id.release()
 			switch {
 			case tc.wantFailed != "":
 				if err == nil || !strings.Contains(err.Error(), tc.wantFailed) {
@@ -165,31 +166,37 @@ func TestIdentity(t *testing.T) {
 
 func TestGeneratedNameIsKept(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
-	first, second := generatedName(dir), generatedName(dir)
+	var slots []*os.File
+	generate := func(dir string) string {
+		name, slot := generatedName(dir)
+		slots = append(slots, slot)
+		return name
+	}
+	first, second := generate(dir), generate(dir)
 	if first == second {
 		t.Errorf("two workers at a time are both %s", first)
 	}
 	restart := func() {
-		for _, slot := range lockedSlots {
+		for _, slot := range slots {
 			slot.Close()
 		}
-		lockedSlots = nil
+		slots = nil
 	}
 	restart()
-	if again := []string{generatedName(dir), generatedName(dir)}; !slices.Equal(again, []string{first, second}) {
+	if again := []string{generate(dir), generate(dir)}; !slices.Equal(again, []string{first, second}) {
 		t.Errorf("after a restart they are %v, were %s and %s", again, first, second)
 	}
 	restart()
 	if err := os.WriteFile(filepath.Join(dir, "worker-0"), []byte("not a name, and a long one, at that"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	name := generatedName(dir)
+	name := generate(dir)
 	restart()
-	if again := generatedName(dir); name == first || again != name {
+	if again := generate(dir); name == first || again != name {
 		t.Errorf("instead of what was no name it is %s, then %s", name, again)
 	}
 	restart()
-	if a, b := generatedName("/dev/null/state"), generatedName("/dev/null/state"); a == b || a == "" {
+	if a, b := generate("/dev/null/state"), generate("/dev/null/state"); a == b || a == "" {
 		t.Errorf("where no name can be kept they are %q and %q", a, b)
 	}
 }
