@@ -33,7 +33,7 @@ import (
 	"github.com/leat-dev/leat/cmd/internal/collector"
 	"github.com/leat-dev/leat/cmd/internal/flags"
 	"github.com/leat-dev/leat/cmd/internal/redact"
-	"github.com/leat-dev/leat/pkg/apiserver"
+	serveroptions "github.com/leat-dev/leat/pkg/apiserver/options"
 )
 
 func main() {
@@ -46,7 +46,7 @@ func main() {
 }
 
 func newCommand() (*cobra.Command, error) {
-	options, err := apiserver.NewOptions()
+	options, err := serveroptions.NewOptions()
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,11 @@ etcd is reached only by mutual TLS.`,
 				return utilerrors.NewAggregate(errs)
 			}
 			garbage.Apply()
-			server, err := options.New()
+			config, err := options.Config()
+			if err != nil {
+				return err
+			}
+			server, err := config.Complete().New()
 			if err != nil {
 				return err
 			}

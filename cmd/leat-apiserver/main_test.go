@@ -27,7 +27,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/leat-dev/leat/cmd/internal/collector"
-	"github.com/leat-dev/leat/pkg/apiserver"
+	serveroptions "github.com/leat-dev/leat/pkg/apiserver/options"
 )
 
 // asProgram lets the test program be leat-apiserver.
@@ -65,7 +65,7 @@ func TestAllFlagsAreTheServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options, err := apiserver.NewOptions()
+	options, err := serveroptions.NewOptions()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestAllFlagsAreTheServers(t *testing.T) {
 	command.InitDefaultVersionFlag()
 	command.Flags().VisitAll(func(flag *pflag.Flag) {
 		if known.Lookup(flag.Name) == nil && flag.Name != "help" && flag.Name != "version" {
-			t.Errorf("--%s: add it to apiserver.Options or collector.Options, where its effect is tested", flag.Name)
+			t.Errorf("--%s: add it to options.Options or collector.Options, where its effect is tested", flag.Name)
 		}
 	})
 }

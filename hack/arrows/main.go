@@ -45,6 +45,10 @@ var arrows = []struct {
 	{"pkg/apiserver/admission", []string{"apis", "pkg/apiserver/authorization"}},
 	{"pkg/apiserver/flowcontrol", nil},
 	{"pkg/apiserver/workerlogs", []string{"apis", "pkg/registry"}},
+	{"pkg/apiserver/scheme", []string{"apis"}},
+	{"pkg/apiserver/filters", []string{"apis", "pkg/apiserver/scheme"}},
+	{"pkg/apiserver/storage", []string{"apis", "pkg/registry"}},
+	{"pkg/apiserver/hostaccess", []string{"apis", "pkg/apiserver/admission"}},
 	{"pkg/apiserver", []string{"apis", "pkg/registry", "pkg/generated/openapi"}},
 	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/generated"}},
 	// The parts of the scheduler import the framework and not each other; package scheduler puts them together. As in

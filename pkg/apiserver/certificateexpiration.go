@@ -17,7 +17,6 @@ limitations under the License.
 package apiserver
 
 import (
-	"os"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,11 +40,6 @@ func init() { legacyregistry.RawMustRegister(CertificateExpiration) }
 type certificateExpirationCollector struct {
 	// certificates holds functions that return certificates, in PEM, by the value of the label.
 	certificates atomic.Pointer[map[string]func() ([]byte, error)]
-}
-
-// readFile returns a function that reads the file.
-func readFile(path string) func() ([]byte, error) {
-	return func() ([]byte, error) { return os.ReadFile(path) }
 }
 
 // Describe implements prometheus.Collector.

@@ -18,6 +18,7 @@ package apiserver
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,8 +33,8 @@ func TestCertificateExpirationFollowsRotation(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tls.crt")
 	var c certificateExpirationCollector
 	c.certificates.Store(&map[string]func() ([]byte, error){
-		"serving":     readFile(file),
-		"etcd_client": readFile(filepath.Join(t.TempDir(), "none")),
+		"serving":     func() ([]byte, error) { return os.ReadFile(file) },
+		"etcd_client": func() ([]byte, error) { return os.ReadFile(filepath.Join(t.TempDir(), "none")) },
 	})
 	ca, err := pki.NewCA("ca")
 	if err != nil {

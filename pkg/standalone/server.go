@@ -39,6 +39,7 @@ import (
 	leatserver "github.com/leat-dev/leat/pkg/apiserver"
 	"github.com/leat-dev/leat/pkg/apiserver/admission"
 	authorizationworker "github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
+	serveroptions "github.com/leat-dev/leat/pkg/apiserver/options"
 	"github.com/leat-dev/leat/pkg/apiserver/workerlogs"
 	"github.com/leat-dev/leat/pkg/standalone/fakehost"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
@@ -91,7 +92,7 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 		return nil, err
 	}
 
-	o, err := leatserver.NewOptions()
+	o, err := serveroptions.NewOptions()
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +132,11 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 	if errs := o.Validate(); len(errs) > 0 {
 		return nil, utilerrors.NewAggregate(errs)
 	}
-	server, err := o.New()
+	config, err := o.Config()
+	if err != nil {
+		return nil, err
+	}
+	server, err := config.Complete().New()
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +157,7 @@ func newWorkerClient(dir string, authority *pki.CA) (*workerlogs.Options, error)
 }
 
 // newHost gives what a host cluster would: client certificates of our own authority, and the roles of config/.
-func newHost(host *rest.Config, caFile string) (*leatserver.Standalone, error) {
+func newHost(host *rest.Config, caFile string) (*serveroptions.Standalone, error) {
 	clientCA := genericoptions.ClientCertAuthenticationOptions{ClientCA: caFile}
 	ca, err := clientCA.GetClientCAContentProvider()
 	if err != nil {
@@ -190,5 +195,5 @@ func newHost(host *rest.Config, caFile string) (*leatserver.Standalone, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &leatserver.Standalone{Host: host, Authenticator: authenticator, ClientCA: ca, Authorizer: authorizer}, nil
+	return &serveroptions.Standalone{Host: host, Authenticator: authenticator, ClientCA: ca, Authorizer: authorizer}, nil
 }

@@ -40,8 +40,9 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/apiserver"
 	"github.com/leat-dev/leat/pkg/apiserver/admission"
+	serveroptions "github.com/leat-dev/leat/pkg/apiserver/options"
+	"github.com/leat-dev/leat/pkg/apiserver/scheme"
 	"github.com/leat-dev/leat/pkg/apiserver/workerlogs"
 	"github.com/leat-dev/leat/pkg/standalone/fakehost"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
@@ -76,7 +77,7 @@ func Serve(tb testing.TB, flags ...string) (http.Handler, *runtime.Scheme) {
 		check(pki.WriteFile(path, data))
 		return path
 	}
-	o, err := apiserver.NewOptions()
+	o, err := serveroptions.NewOptions()
 	check(err)
 	all := pflag.NewFlagSet("", pflag.ContinueOnError)
 	for _, set := range o.Flags().FlagSets {
@@ -96,7 +97,7 @@ func Serve(tb testing.TB, flags ...string) (http.Handler, *runtime.Scheme) {
 	o.Server.ShutdownDelayDuration, o.Server.ShutdownSendRetryAfter, o.Server.ShutdownWatchTerminationGracePeriod = 0, false, 0
 	clientCA, err := dynamiccertificates.NewStaticCAContent("clients", ca.CertPEM())
 	check(err)
-	o.Standalone = &apiserver.Standalone{
+	o.Standalone = &serveroptions.Standalone{
 		Host: fakehost.NewConfig(func() http.Handler { return nil }),
 		Authenticator: authenticator.RequestFunc(func(*http.Request) (*authenticator.Response, bool, error) {
 			return &authenticator.Response{User: &user.DefaultInfo{Name: "alice", Groups: []string{user.AllAuthenticated}}}, true, nil
@@ -107,7 +108,9 @@ func Serve(tb testing.TB, flags ...string) (http.Handler, *runtime.Scheme) {
 	for _, err := range o.Validate() {
 		check(err)
 	}
-	server, err := o.New()
+	config, err := o.Config()
+	check(err)
+	server, err := config.Complete().New()
 	check(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
@@ -125,5 +128,5 @@ func Serve(tb testing.TB, flags ...string) (http.Handler, *runtime.Scheme) {
 	if err != nil {
 		tb.Fatalf("the server is not ready: %v", err)
 	}
-	return handler, apiserver.Scheme
+	return handler, scheme.Scheme
 }

@@ -31,7 +31,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 
-	"github.com/leat-dev/leat/pkg/apiserver"
+	serveroptions "github.com/leat-dev/leat/pkg/apiserver/options"
 	"github.com/leat-dev/leat/pkg/registry"
 	"github.com/leat-dev/leat/test/host"
 )
@@ -40,7 +40,7 @@ import (
 // that is the test's name.
 func newStorageConfig(t *testing.T, etcd *host.Etcd, scheme *runtime.Scheme, args ...string) *genericapiserver.RecommendedConfig {
 	t.Helper()
-	options, err := apiserver.NewOptions()
+	options, err := serveroptions.NewOptions()
 	if err != nil {
 		t.Fatal(err)
 	}

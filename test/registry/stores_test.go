@@ -33,7 +33,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch"
-	"github.com/leat-dev/leat/pkg/apiserver"
+	"github.com/leat-dev/leat/pkg/apiserver/scheme"
 	"github.com/leat-dev/leat/pkg/registry"
 	registrybatch "github.com/leat-dev/leat/pkg/registry/batch"
 	"github.com/leat-dev/leat/test/host"
@@ -248,8 +248,8 @@ func (k kind) open(t *testing.T, etcd *host.Etcd, flag string) *genericregistry.
 // openAll gives all storages of the kind.
 func (k kind) openAll(t *testing.T, etcd *host.Etcd, flag string) *registry.Stores {
 	t.Helper()
-	config := newStorageConfig(t, etcd, apiserver.Scheme, flag)
-	stores, err := registrybatch.NewStores(apiserver.Scheme, watchingFromNow(config.RESTOptionsGetter))
+	config := newStorageConfig(t, etcd, scheme.Scheme, flag)
+	stores, err := registrybatch.NewStores(scheme.Scheme, watchingFromNow(config.RESTOptionsGetter))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/apiserver"
+	leatscheme "github.com/leat-dev/leat/pkg/apiserver/scheme"
 	generatedopenapi "github.com/leat-dev/leat/pkg/generated/openapi"
 	registrybatch "github.com/leat-dev/leat/pkg/registry/batch"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
@@ -66,7 +66,7 @@ var v1beta1 = schema.GroupVersion{Group: batch.GroupName, Version: "v1beta1"}
 
 // newSchemeOfTwoVersions gives a copy of the server's scheme with a second version of every kind.
 func newSchemeOfTwoVersions() *runtime.Scheme {
-	scheme := apiserver.NewScheme()
+	scheme := leatscheme.New()
 	own := reflect.TypeFor[v1alpha1.Task]().PkgPath()
 	for kind, goType := range scheme.KnownTypes(v1alpha1.SchemeGroupVersion) {
 		if goType.PkgPath() != own {

@@ -14,7 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+// Package filters holds the filters of the handler chain: limits of requests and responses, buffered lists, connection drain
+// and the grace after deadlines.
+package filters
 
 import (
 	"bufio"
@@ -30,10 +32,10 @@ const listBufferSize = 64 << 10
 
 var listBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, listBufferSize) }}
 
-// withBufferedLists buffers the responses to list requests. Upstream writes a list object by object, and each write
+// WithBufferedLists buffers the responses to list requests. Upstream writes a list object by object, and each write
 // costs an HTTP/2 frame, a TLS record and a system call, more than to encode the object. If the handler panics, the
 // buffer is not flushed, so that the client sees a truncated response.
-func withBufferedLists(handler http.Handler) http.Handler {
+func WithBufferedLists(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if info, ok := request.RequestInfoFrom(req.Context()); !ok || info.Verb != "list" {
 			handler.ServeHTTP(w, req)

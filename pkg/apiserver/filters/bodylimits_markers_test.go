@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package filters
 
 import (
 	"go/ast"
@@ -39,7 +39,7 @@ var maximum = regexp.MustCompile(`\+k8s:max(Items|Length|Bytes|Properties)=(\d+)
 func maxima(t *testing.T) map[string]map[string]struct{ own, item int } {
 	t.Helper()
 	all := map[string]map[string]struct{ own, item int }{}
-	files := must(filepath.Glob("../../apis/batch/v1alpha1/types_*.go"))(t)
+	files := must(filepath.Glob("../../../apis/batch/v1alpha1/types_*.go"))(t)
 	for _, file := range files {
 		tree := must(parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments))(t)
 		ast.Inspect(tree, func(node ast.Node) bool {

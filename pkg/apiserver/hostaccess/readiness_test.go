@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package hostaccess
 
 import (
 	"strings"
@@ -42,7 +42,7 @@ func TestAuthenticationConfigCheck(t *testing.T) {
 	}
 	clients, aggregator := &bundle{}, &bundle{}
 	var headers []string
-	check := authenticationConfigCheck(&authenticatorfactory.RequestHeaderConfig{
+	check := AuthenticationConfigCheck(&authenticatorfactory.RequestHeaderConfig{
 		CAContentProvider: aggregator,
 		UsernameHeaders:   headerrequest.StringSliceProviderFunc(func() []string { return headers }),
 	}, dynamiccertificates.NewUnionCAContentProvider(clients, aggregator))

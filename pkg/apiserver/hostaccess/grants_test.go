@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package hostaccess
 
 import (
 	"context"
@@ -24,15 +24,19 @@ import (
 	"io/fs"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/kubernetes/fake"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	clienttesting "k8s.io/client-go/testing"
@@ -45,11 +49,25 @@ import (
 // grantsOf returns the grants that a server with these flags requires, as "<verb> <resource>" by role.
 func grantsOf(t *testing.T, args ...string) map[string][]string {
 	t.Helper()
-	applied := newFixture(t).apply(t, nil, args...)
-	if applied.err != nil {
-		t.Fatal(applied.err)
+	options := genericoptions.NewRecommendedOptions("/leat", nil)
+	if err := admission.Configure(options.Admission); err != nil {
+		t.Fatal(err)
 	}
-	grants, err := applied.options.grants()
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	content := `{"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+		"contexts": [{"name": "c", "context": {"cluster": "c"}}], "current-context": "c"}`
+	if err := os.WriteFile(kubeconfig, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	options.AddFlags(flags)
+	args = append([]string{
+		"--kubeconfig=" + kubeconfig, "--authentication-kubeconfig=" + kubeconfig, "--authorization-kubeconfig=" + kubeconfig,
+	}, args...)
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	grants, err := requiredGrants(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +225,7 @@ func TestForbiddenAsNotFound(t *testing.T) {
 		{http.MethodGet, "/api/v1/namespaces/kube-system/configmaps", http.StatusForbidden, http.StatusForbidden},
 	} {
 		t.Run(fmt.Sprint(test.method, test.path, test.answer), func(t *testing.T) {
-			transport := forbiddenAsNotFound(roundTripperFunc(func(*http.Request) (*http.Response, error) {
+			transport := ForbiddenAsNotFound(roundTripperFunc(func(*http.Request) (*http.Response, error) {
 				return &http.Response{StatusCode: test.answer, Body: io.NopCloser(strings.NewReader("body"))}, nil
 			}))
 			request, err := http.NewRequestWithContext(t.Context(), test.method, "https://host"+test.path, nil)
@@ -223,4 +241,11 @@ func TestForbiddenAsNotFound(t *testing.T) {
 			}
 		})
 	}
+}
+
+func message(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package filters
 
 import (
 	"net/http"
@@ -46,7 +46,7 @@ func respond(verb string, handler http.HandlerFunc) (response *writes, panicked 
 	req := httptest.NewRequest(http.MethodGet, "/", nil)
 	req = req.WithContext(request.WithRequestInfo(req.Context(), &request.RequestInfo{Verb: verb}))
 	defer func() { panicked = recover() }()
-	withBufferedLists(handler).ServeHTTP(response, req)
+	WithBufferedLists(handler).ServeHTTP(response, req)
 	return response, nil
 }
 

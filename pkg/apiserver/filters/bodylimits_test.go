@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package filters
 
 import (
 	"bytes"
@@ -38,6 +38,7 @@ import (
 	"k8s.io/apiserver/pkg/util/apihelpers"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/apiserver/scheme"
 )
 
 func TestSelectorLimits(t *testing.T) {
@@ -61,7 +62,7 @@ func TestSelectorLimits(t *testing.T) {
 					t.Errorf("got %d terms with %d values, want %d with %d", terms, values, test.terms, test.values)
 				}
 				served := false
-				handler := withSelectorLimits(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served = true }), newCodecs(Scheme))
+				handler := WithSelectorLimits(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served = true }), scheme.NewCodecs(scheme.Scheme))
 				req := httptest.NewRequest(http.MethodGet, "/", nil)
 				query := req.URL.Query()
 				query.Set(parameter, test.selector)
@@ -97,9 +98,9 @@ func TestBodyLimits(t *testing.T) {
 		set.Spec.Template.Finalizers = append(set.Spec.Template.Finalizers, strings.Repeat("f", i%7+1))
 	}
 	encoded := func(obj runtime.Object) string {
-		info, _ := runtime.SerializerInfoForMediaType(newCodecs(Scheme).SupportedMediaTypes(), runtime.ContentTypeProtobuf)
+		info, _ := runtime.SerializerInfoForMediaType(scheme.NewCodecs(scheme.Scheme).SupportedMediaTypes(), runtime.ContentTypeProtobuf)
 		var b bytes.Buffer
-		if err := newCodecs(Scheme).EncoderForVersion(info.Serializer, v1alpha1.SchemeGroupVersion).Encode(obj, &b); err != nil {
+		if err := scheme.NewCodecs(scheme.Scheme).EncoderForVersion(info.Serializer, v1alpha1.SchemeGroupVersion).Encode(obj, &b); err != nil {
 			t.Fatal(err)
 		}
 		return b.String()
@@ -139,9 +140,9 @@ func TestBodyLimits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, chunked := range []bool{false, true} {
 				var read []byte
-				handler := withBodyLimits(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+				handler := WithBodyLimits(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 					read, _ = io.ReadAll(req.Body)
-				}), newCodecs(Scheme), maxBytes)
+				}), scheme.NewCodecs(scheme.Scheme), maxBytes)
 				req := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(test.body))
 				if chunked {
 					req.ContentLength = -1
@@ -164,9 +165,9 @@ func TestBodyLimits(t *testing.T) {
 
 	t.Run("the handler gets the error of a broken connection", func(t *testing.T) {
 		var err error
-		handler := withBodyLimits(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		handler := WithBodyLimits(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 			_, err = io.ReadAll(req.Body)
-		}), newCodecs(Scheme), maxBytes)
+		}), scheme.NewCodecs(scheme.Scheme), maxBytes)
 		req := httptest.NewRequest(http.MethodPost, "/", broken{strings.NewReader("{}")})
 		req.ContentLength = -1
 		handler.ServeHTTP(httptest.NewRecorder(), req)
@@ -181,7 +182,7 @@ var encodings = map[string]func(*testing.T, runtime.Object) []byte{
 	runtime.ContentTypeJSON: func(t *testing.T, object runtime.Object) []byte { return must(json.Marshal(object))(t) },
 	runtime.ContentTypeCBOR: func(t *testing.T, object runtime.Object) []byte { return must(direct.Marshal(object))(t) },
 	runtime.ContentTypeProtobuf: func(t *testing.T, object runtime.Object) []byte {
-		codecs := newCodecs(Scheme)
+		codecs := scheme.NewCodecs(scheme.Scheme)
 		info, _ := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
 		return must(runtime.Encode(codecs.EncoderForVersion(info.Serializer, v1alpha1.SchemeGroupVersion), object))(t)
 	},
@@ -286,7 +287,7 @@ func TestQuantityLimits(t *testing.T) {
 	} {
 		t.Run(shortened(quantity), func(t *testing.T) {
 			body := fmt.Sprintf(`{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","spec":{"resources":{"requests":{"cpu":%q}}}}`, quantity)
-			decoder := newCodecs(Scheme).UniversalDeserializer()
+			decoder := scheme.NewCodecs(scheme.Scheme).UniversalDeserializer()
 			if _, _, err := decoder.Decode([]byte(body), nil, nil); (err != nil) != refused || refused && !strings.Contains(err.Error(), "cpu: ") {
 				t.Errorf("JSON with it: %v", err)
 			}
@@ -339,9 +340,9 @@ func TestYAMLLimits(t *testing.T) {
 		"a status":                {&metav1.Status{Message: strings.Repeat("a", 10_000)}, runtime.ContentTypeYAML, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var codecs runtime.NegotiatedSerializer = newCodecs(Scheme)
-			limitYAML(codecs)
-			limitSharedYAML()
+			var codecs runtime.NegotiatedSerializer = scheme.NewCodecs(scheme.Scheme)
+			LimitYAML(codecs)
+			LimitSharedYAML()
 			version := v1alpha1.SchemeGroupVersion
 			if _, ok := test.object.(*metav1.Table); ok {
 				codecs, version = apihelpers.GetMetaInternalVersionCodecs(), metav1.SchemeGroupVersion

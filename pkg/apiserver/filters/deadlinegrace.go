@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package filters
 
 import (
 	"context"
@@ -26,11 +26,11 @@ import (
 // deadlineGrace is how long after the deadline of a request the context of its handler ends.
 const deadlineGrace = 500 * time.Millisecond
 
-// withDeadlineGrace ends the context of a handler a moment after the deadline of the request, so that the timeout
+// WithDeadlineGrace ends the context of a handler a moment after the deadline of the request, so that the timeout
 // filter around it responds with 504 first. Without the grace, when etcd hangs and every request reaches its deadline,
 // the filter sometimes finds that the handler has begun to write an error, and can only reset the stream, which tells
 // clients nothing. If the client disconnects, the handler's context ends at once.
-func withDeadlineGrace(handler http.Handler) http.Handler {
+func WithDeadlineGrace(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		deadline, ok := r.Context().Deadline()
 		if !ok {

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package filters
 
 import (
 	"bytes"
@@ -105,9 +105,9 @@ func limitsFor(mediaType string) bodyLimits {
 	return limits
 }
 
-// withSelectorLimits refuses requests with label or field selectors of too many terms or values, before they are
+// WithSelectorLimits refuses requests with label or field selectors of too many terms or values, before they are
 // parsed.
-func withSelectorLimits(handler http.Handler, codecs runtime.NegotiatedSerializer) http.Handler {
+func WithSelectorLimits(handler http.Handler, codecs runtime.NegotiatedSerializer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if len(req.URL.RawQuery) > maxTerms { // a term has at least one character
 			query := req.URL.Query()
@@ -146,10 +146,10 @@ func countTerms(selector string) (terms, values int) {
 	return terms, values
 }
 
-// withBodyLimits refuses bodies that exceed the limits, and compressed bodies, which upstream does not decompress. It
+// WithBodyLimits refuses bodies that exceed the limits, and compressed bodies, which upstream does not decompress. It
 // leaves bodies of more than maxBytes to the handler to refuse. It must be inside authorization, so that only the
 // bodies of users that may write are read.
-func withBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, maxBytes int64) http.Handler {
+func WithBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, maxBytes int64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Body == nil || req.ContentLength == 0 {
 			handler.ServeHTTP(w, req)
@@ -188,8 +188,12 @@ func isSmall(req *http.Request) bool {
 	return req.ContentLength >= 0 && req.ContentLength <= smallBody && mediaType != runtime.ContentTypeProtobuf
 }
 
-// limitedCodecs wraps codecs to apply the limits to decoded JSON. A JSON patch can build a large object from a small
+// LimitCodecs returns codecs that apply the limits to decoded JSON. A JSON patch can build a large object from a small
 // body, and upstream decodes the result.
+func LimitCodecs(codecs runtime.NegotiatedSerializer) runtime.NegotiatedSerializer {
+	return limitedCodecs{codecs}
+}
+
 type limitedCodecs struct{ runtime.NegotiatedSerializer }
 
 // DecoderToVersion implements runtime.NegotiatedSerializer.
@@ -209,8 +213,8 @@ func (d limitedDecoder) Decode(data []byte, defaults *schema.GroupVersionKind, i
 	return d.Decoder.Decode(data, defaults, into)
 }
 
-// limitYAML makes codecs refuse to encode large objects as YAML. It changes the codecs in place.
-func limitYAML(codecs runtime.NegotiatedSerializer) {
+// LimitYAML makes codecs refuse to encode large objects as YAML. It changes the codecs in place.
+func LimitYAML(codecs runtime.NegotiatedSerializer) {
 	accepted := codecs.SupportedMediaTypes() // the slice of the codecs, not a copy
 	for i := range accepted {
 		if accepted[i].MediaType == runtime.ContentTypeYAML {
@@ -219,8 +223,8 @@ func limitYAML(codecs runtime.NegotiatedSerializer) {
 	}
 }
 
-// limitSharedYAML limits upstream's codecs of tables and partial metadata, which all servers of the process share.
-var limitSharedYAML = sync.OnceFunc(func() { limitYAML(apihelpers.GetMetaInternalVersionCodecs()) })
+// LimitSharedYAML limits upstream's codecs of tables and partial metadata, which all servers of the process share.
+var LimitSharedYAML = sync.OnceFunc(func() { LimitYAML(apihelpers.GetMetaInternalVersionCodecs()) })
 
 // limitedYAML is a YAML serializer that refuses to encode large objects. A write whose response is refused has been
 // stored nevertheless.

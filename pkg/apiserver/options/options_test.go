@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package options
 
 import (
 	"errors"
@@ -25,6 +25,8 @@ import (
 	genericfeatures "k8s.io/apiserver/pkg/features"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	basecompatibility "k8s.io/component-base/compatibility"
+
+	"github.com/leat-dev/leat/pkg/apiserver/scheme"
 )
 
 // flagSet returns all flags of the options.
@@ -132,7 +134,7 @@ func TestEmulatedVersionOfKubernetes(t *testing.T) {
 
 func TestCBORFeatureGate(t *testing.T) {
 	supported := func() bool {
-		for _, info := range newCodecs(Scheme).SupportedMediaTypes() {
+		for _, info := range scheme.NewCodecs(scheme.Scheme).SupportedMediaTypes() {
 			if info.MediaType == "application/cbor" {
 				return true
 			}

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package filters
 
 import (
 	"context"
@@ -34,7 +34,7 @@ func TestTimeoutFilterRespondsFirst(t *testing.T) {
 		<-r.Context().Done()
 		http.Error(w, r.Context().Err().Error(), http.StatusInternalServerError)
 	})
-	filtered := genericfilters.WithTimeoutForNonLongRunningRequests(withDeadlineGrace(waiting),
+	filtered := genericfilters.WithTimeoutForNonLongRunningRequests(WithDeadlineGrace(waiting),
 		genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString()))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), time.Millisecond)
@@ -91,7 +91,7 @@ func TestHandlerContextEnds(t *testing.T) {
 			ctx, cancel := test.context(t.Context())
 			defer cancel()
 			start := time.Now()
-			withDeadlineGrace(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			WithDeadlineGrace(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				<-r.Context().Done()
 				if took := time.Since(start); took < test.atLeast || took > test.atMost {
 					t.Errorf("the context ended after %v, want %v to %v", took, test.atLeast, test.atMost)

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package hostaccess
 
 import (
 	"bytes"
@@ -26,14 +26,14 @@ import (
 	"k8s.io/apiserver/pkg/server/healthz"
 )
 
-// authenticationConfigCheck returns a check that fails until the configuration in the host's ConfigMap
+// AuthenticationConfigCheck returns a check that fails until the configuration in the host's ConfigMap
 // extension-apiserver-authentication is loaded. Before that, the aggregator and all clients with certificates are
 // anonymous, and their requests, among them the garbage collector's, would be refused. An unready replica does not
 // receive them.
 //
 // union provides the client CA bundle followed by the CA bundle of the aggregator, header's. Both are empty until
 // loaded.
-func authenticationConfigCheck(header *authenticatorfactory.RequestHeaderConfig, union dynamiccertificates.CAContentProvider) healthz.HealthChecker {
+func AuthenticationConfigCheck(header *authenticatorfactory.RequestHeaderConfig, union dynamiccertificates.CAContentProvider) healthz.HealthChecker {
 	return healthz.NamedCheck("authentication-config", func(*http.Request) error {
 		aggregator := bytes.TrimSpace(header.CAContentProvider.CurrentCABundleContent())
 		switch {

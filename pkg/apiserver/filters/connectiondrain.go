@@ -14,18 +14,18 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package filters
 
 import (
 	"net/http"
 	"time"
 )
 
-// withConnectionDrain closes connections gracefully in the second half of the shutdown delay: it serves requests and
+// WithConnectionDrain closes connections gracefully in the second half of the shutdown delay: it serves requests and
 // asks the client to send the next ones over a new connection. By then the endpoints no longer lead new connections to
 // this server. Without the filter, requests over long-lived connections such as the aggregator's would be refused after
 // the delay.
-func withConnectionDrain(handler http.Handler, shutdown <-chan struct{}, delay time.Duration) http.Handler {
+func WithConnectionDrain(handler http.Handler, shutdown <-chan struct{}, delay time.Duration) http.Handler {
 	drain := make(chan struct{})
 	go func() {
 		<-shutdown

@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+// Package hostaccess checks that the server may access what it requires on its host cluster.
+package hostaccess
 
 import (
 	"context"
@@ -30,6 +31,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/healthz"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -84,9 +86,8 @@ type grant struct {
 	missing []string
 }
 
-// grants returns the permissions that a server with these options requires on its host.
-func (o *Options) grants() ([]*grant, error) {
-	r := o.Recommended
+// requiredGrants returns the permissions that a server with these options requires on its host.
+func requiredGrants(r *genericoptions.RecommendedOptions) ([]*grant, error) {
 	var all []*grant
 	add := func(kubeconfig, role, namespace, name string, grants ...admission.Grant) error {
 		config, err := hostConfig(kubeconfig)
@@ -139,12 +140,17 @@ func hostConfig(kubeconfig string) (*rest.Config, error) {
 	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{}).ClientConfig()
 }
 
-// addGrantChecks adds readiness checks for the grants, and a hook that reviews them while the server runs.
+// AddGrantChecks adds readiness checks for the permissions that a server with these options requires on its host, and a hook
+// that reviews them while the server runs.
 //
 // A server that lacks a grant would refuse valid requests or decide by stale data. There is a check per resource
 // because probes and anonymous users see only the names of checks. The reason is in the log and at the path of the
 // check.
-func addGrantChecks(config *genericapiserver.RecommendedConfig, grants []*grant) error {
+func AddGrantChecks(config *genericapiserver.RecommendedConfig, options *genericoptions.RecommendedOptions) error {
+	grants, err := requiredGrants(options)
+	if err != nil {
+		return err
+	}
 	for _, g := range grants {
 		config.AddReadyzChecks(healthz.NamedGroupedCheck("grants/"+g.resource(), "grants", func(*http.Request) error { return g.check() }))
 	}
@@ -254,10 +260,10 @@ func (g *grant) resource() string {
 
 const authenticationConfigMap = "extension-apiserver-authentication"
 
-// forbiddenAsNotFound turns a Forbidden response to the read of the authentication ConfigMap into NotFound. On start,
+// ForbiddenAsNotFound turns a Forbidden response to the read of the authentication ConfigMap into NotFound. On start,
 // upstream reads the ConfigMap once and exits if that is forbidden. If it is not found, upstream starts and loads it by
 // an informer, as soon as the host grants that.
-func forbiddenAsNotFound(host http.RoundTripper) http.RoundTripper {
+func ForbiddenAsNotFound(host http.RoundTripper) http.RoundTripper {
 	return roundTripperFunc(func(request *http.Request) (*http.Response, error) {
 		response, err := host.RoundTrip(request)
 		if err != nil || response.StatusCode != http.StatusForbidden || request.Method != http.MethodGet ||

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package filters
 
 import (
 	"bytes"
@@ -34,6 +34,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/apiserver/scheme"
 )
 
 // subresourceKinds are the kinds of the bodies of subresources that differ from the kind of the resource.
@@ -55,7 +56,7 @@ func requestedKind(req *http.Request) schema.GroupVersionKind {
 	if kind, ok := subresourceKinds[info.Subresource]; ok {
 		return kind
 	}
-	for kind := range Scheme.KnownTypes(v1alpha1.SchemeGroupVersion) {
+	for kind := range scheme.Scheme.KnownTypes(v1alpha1.SchemeGroupVersion) {
 		if strings.ToLower(kind)+"s" == info.Resource {
 			return v1alpha1.SchemeGroupVersion.WithKind(kind)
 		}
@@ -77,7 +78,7 @@ func (l bodyLimits) checkProtobuf(body []byte, kind schema.GroupVersionKind) err
 	if unknown.APIVersion != "" {
 		kind.Group, kind.Version = unknown.GroupVersionKind().Group, unknown.GroupVersionKind().Version
 	}
-	object, err := Scheme.New(kind)
+	object, err := scheme.Scheme.New(kind)
 	if err != nil {
 		return nil
 	}

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package options
 
 import (
 	"context"
@@ -48,7 +48,10 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/apiserver"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/apiserver/scheme"
+	"github.com/leat-dev/leat/pkg/apiserver/storage"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
@@ -438,11 +441,14 @@ func (f *fixture) apply(t *testing.T, before func(*Options), args ...string) *ap
 	}
 	// Health checks would keep connecting to an etcd that does not exist.
 	options.Recommended.Etcd.SkipHealthEndpoints = true
-	codecs := newCodecs(Scheme)
-	config := genericapiserver.NewRecommendedConfig(codecs)
-	err = options.applyTo(config, codecs, &storeReaders{}, queuelimit.NewCounts())
-	t.Cleanup(func() { config.SecureServing.Listener.Close() })
-	return &applied{f, config, options, err}
+	codecs := scheme.NewCodecs(scheme.Scheme)
+	config := &apiserver.Config{
+		GenericConfig: genericapiserver.NewRecommendedConfig(codecs),
+		ExtraConfig:   apiserver.ExtraConfig{Codecs: codecs, PendingTasks: queuelimit.NewCounts(), Readers: &storage.Readers{}},
+	}
+	err = options.applyTo(config)
+	t.Cleanup(func() { config.GenericConfig.SecureServing.Listener.Close() })
+	return &applied{f, config.GenericConfig, options, err}
 }
 
 func freePort(t *testing.T) string {

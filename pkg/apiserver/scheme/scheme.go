@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+// Package scheme holds the scheme of the served API groups, and its codecs.
+package scheme
 
 import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -31,10 +32,10 @@ import (
 )
 
 // Scheme holds the served kinds in all versions.
-var Scheme = NewScheme()
+var Scheme = New()
 
-// NewScheme returns a new scheme with the served kinds, which callers may add to.
-func NewScheme() *runtime.Scheme {
+// New returns a new scheme with the served kinds, which callers may add to.
+func New() *runtime.Scheme {
 	scheme := runtime.NewScheme()
 	install.Install(scheme)
 
@@ -49,8 +50,8 @@ func NewScheme() *runtime.Scheme {
 	return scheme
 }
 
-// newCodecs returns the codecs of all media types that the feature gates enable. The feature gates must have been set.
-func newCodecs(scheme *runtime.Scheme) serializer.CodecFactory {
+// NewCodecs returns the codecs of all media types that the feature gates enable. The feature gates must have been set.
+func NewCodecs(scheme *runtime.Scheme) serializer.CodecFactory {
 	if utilfeature.DefaultFeatureGate.Enabled(genericfeatures.CBORServingAndStorage) {
 		return serializer.NewCodecFactory(scheme, serializer.WithSerializer(cbor.NewSerializerInfo))
 	}

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package filters
 
 import (
 	"net/http"
@@ -27,7 +27,7 @@ import (
 func TestConnectionsAreDrainedInTheSecondHalfOfTheShutdownDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shutdown := make(chan struct{})
-		handler := withConnectionDrain(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), shutdown, 10*time.Second)
+		handler := WithConnectionDrain(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), shutdown, 10*time.Second)
 		for _, step := range []struct {
 			what string
 			do   func()

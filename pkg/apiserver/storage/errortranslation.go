@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+// Package storage decorates the storage of the server, and reads from its stores.
+package storage
 
 import (
 	"context"
@@ -45,9 +46,9 @@ const (
 		`ignoreStoreReadErrorWithClusterBreakingPotential: docs/how-to/etcd.md, "An object that cannot be read"`
 )
 
-// withTranslatedErrors returns a getter whose stores translate errors of etcd and of the decoder, which upstream passes
+// WithTranslatedErrors returns a getter whose stores translate errors of etcd and of the decoder, which upstream passes
 // on to clients unchanged, to API errors with advice.
-func withTranslatedErrors(getter generic.RESTOptionsGetter) generic.RESTOptionsGetter {
+func WithTranslatedErrors(getter generic.RESTOptionsGetter) generic.RESTOptionsGetter {
 	return registry.Decorate(getter, func(store storage.Interface, config *storagebackend.ConfigForResource) storage.Interface {
 		return errorTranslatingStorage{store, config.Prefix}
 	})

@@ -14,28 +14,26 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+// Package options holds the flags of the server, and makes its configuration of them.
+package options
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/union"
 	"k8s.io/apiserver/pkg/endpoints/openapi"
-	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
@@ -52,7 +50,7 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/utils/clock"
 
-	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/apiserver"
 	"github.com/leat-dev/leat/pkg/apiserver/admission"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/deniedworker"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
@@ -61,7 +59,11 @@ import (
 	"github.com/leat-dev/leat/pkg/apiserver/authorization/cachingauthorizer"
 	"github.com/leat-dev/leat/pkg/apiserver/authorization/withoutname"
 	"github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
+	"github.com/leat-dev/leat/pkg/apiserver/filters"
 	"github.com/leat-dev/leat/pkg/apiserver/flowcontrol"
+	"github.com/leat-dev/leat/pkg/apiserver/hostaccess"
+	"github.com/leat-dev/leat/pkg/apiserver/scheme"
+	"github.com/leat-dev/leat/pkg/apiserver/storage"
 	"github.com/leat-dev/leat/pkg/apiserver/workerlogs"
 	generatedopenapi "github.com/leat-dev/leat/pkg/generated/openapi"
 	registry "github.com/leat-dev/leat/pkg/registry/batch"
@@ -192,100 +194,50 @@ func validateEtcd(flag string, servers []string, transport storagebackend.Transp
 	return errs
 }
 
-// Server is an API server that is ready to run.
-type Server struct {
-	*genericapiserver.GenericAPIServer
-	// Stores are the stores of all kinds.
-	Stores *registry.Stores
-}
-
-// Run serves until ctx is done, and then shuts down gracefully.
-func (s *Server) Run(ctx context.Context) error {
-	return s.GenericAPIServer.PrepareRun().RunWithContext(ctx)
-}
-
-// New returns a server. Call Complete and Validate before.
-func (o *Options) New() (*Server, error) {
-	codecs := newCodecs(Scheme)
-	config := genericapiserver.NewRecommendedConfig(codecs)
-	readers, counts := &storeReaders{}, queuelimit.NewCounts()
-	if err := o.applyTo(config, codecs, readers, counts); err != nil {
+// Config returns the configuration of a server. Call Complete and Validate before.
+func (o *Options) Config() (*apiserver.Config, error) {
+	codecs := scheme.NewCodecs(scheme.Scheme)
+	config := &apiserver.Config{
+		GenericConfig: genericapiserver.NewRecommendedConfig(codecs),
+		ExtraConfig:   apiserver.ExtraConfig{Codecs: codecs, PendingTasks: queuelimit.NewCounts(), Readers: &storage.Readers{}},
+	}
+	if err := o.applyTo(config); err != nil {
 		return nil, err
 	}
-
-	certificateExpiration.certificates.Store(&map[string]func() ([]byte, error){
-		"serving": func() ([]byte, error) {
-			cert, _ := config.SecureServing.Cert.CurrentCertKeyContent()
-			return cert, nil
-		},
-		"etcd_client":   readFile(o.Recommended.Etcd.StorageConfig.Transport.CertFile),
-		"worker_client": readFile(o.Workers.CertFile),
-	})
-	generic, err := config.Complete().New("leat-apiserver", genericapiserver.NewEmptyDelegate())
-	if err != nil {
-		return nil, err
-	}
-	stores, err := registry.NewStores(Scheme, withTranslatedErrors(config.RESTOptionsGetter))
-	if err != nil {
-		return nil, err
-	}
-	readers.workers.store.Store(stores.Workers.Store)
-	readers.tasks.store.Store(stores.Tasks.Store)
-	if err := countPendingTasks(generic, stores, counts, config.StorageInitializationTimeout); err != nil {
-		return nil, err
-	}
-	workers, err := o.Workers.New()
-	if err != nil {
-		return nil, err
-	}
-	group := genericapiserver.NewDefaultAPIGroupInfo(batch.GroupName, Scheme, runtime.NewParameterCodec(Scheme), codecs)
-	limitYAML(group.NegotiatedSerializer) // NewDefaultAPIGroupInfo may have replaced the codecs
-	limitSharedYAML()
-	group.NegotiatedSerializer = limitedCodecs{group.NegotiatedSerializer}
-	group.VersionedResourcesStorageMap = stores.Storage(task.Subresources{
-		Logs: workers,
-		GetWorker: func(ctx context.Context, name string) (*batch.Worker, error) {
-			obj, err := stores.Workers.Store.Get(ctx, name, &metav1.GetOptions{})
-			if err != nil {
-				return nil, err
-			}
-			return obj.(*batch.Worker), nil
-		},
-	})
-	if err := generic.InstallAPIGroup(&group); err != nil {
-		return nil, err
-	}
-	return &Server{generic, stores}, nil
+	return config, nil
 }
 
 // applyTo applies the options as RecommendedOptions.ApplyTo does, in the same order. It differs in the steps that
 // ApplyTo cannot be extended by: a storage factory that honours --storage-media-type, our authorizers, which admission
 // takes from the config, and our trigger in priority and fairness.
-func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs runtime.StorageSerializer, readers *storeReaders,
-	counts *queuelimit.Counts) error {
+func (o *Options) applyTo(c *apiserver.Config) error {
+	config, extra := c.GenericConfig, &c.ExtraConfig
 	if err := o.Server.ApplyTo(&config.Config); err != nil {
 		return err
 	}
 	config.FeatureGate = o.versions.FeatureGateFor(basecompatibility.DefaultKubeComponent)
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
-		handler = withBodyLimits(withBufferedLists(task.WithTruncatedLogsAborted(handler)), codecs, c.MaxRequestBodyBytes)
-		chain := withSelectorLimits(genericapiserver.DefaultBuildHandlerChain(withDeadlineGrace(handler), c), codecs)
-		return withConnectionDrain(chain, c.ShutdownInitiatedNotify(), o.Server.ShutdownDelayDuration)
+		handler = filters.WithBufferedLists(task.WithTruncatedLogsAborted(handler))
+		handler = filters.WithBodyLimits(handler, extra.Codecs, c.MaxRequestBodyBytes)
+		handler = filters.WithDeadlineGrace(handler)
+		handler = genericapiserver.DefaultBuildHandlerChain(handler, c)
+		handler = filters.WithSelectorLimits(handler, extra.Codecs)
+		return filters.WithConnectionDrain(handler, c.ShutdownInitiatedNotify(), o.Server.ShutdownDelayDuration)
 	}
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("log"))
 
-	namer := openapi.NewDefinitionNamer(Scheme)
+	namer := openapi.NewDefinitionNamer(scheme.Scheme)
 	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(generatedopenapi.GetOpenAPIDefinitions, namer)
 	config.OpenAPIConfig.Info.Title = "Leat"
 	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(generatedopenapi.GetOpenAPIDefinitions, namer)
 	config.OpenAPIV3Config.Info.Title = "Leat"
 
 	r := o.Recommended
-	if err := o.ApplyStorage(&config.Config, Scheme, codecs); err != nil {
+	if err := o.ApplyStorage(&config.Config, scheme.Scheme, extra.Codecs); err != nil {
 		return err
 	}
 	if o.Standalone != nil {
-		config.RESTOptionsGetter = withoutGarbageCollection{config.RESTOptionsGetter}
+		config.RESTOptionsGetter = storage.WithoutGarbageCollection(config.RESTOptionsGetter)
 	}
 	if err := r.EgressSelector.ApplyTo(&config.Config); err != nil {
 		return err
@@ -299,7 +251,7 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 	if err := r.SecureServing.ApplyToConfig(&config.Config); err != nil {
 		return err
 	}
-	if err := o.applyHost(config, readers); err != nil {
+	if err := o.applyHost(config, extra.Readers); err != nil {
 		return err
 	}
 	if err := r.Audit.ApplyTo(&config.Config); err != nil {
@@ -324,12 +276,32 @@ func (o *Options) applyTo(config *genericapiserver.RecommendedConfig, codecs run
 	if config.FlowControl != nil {
 		config.FlowControl = flowcontrol.WithTrigger(config.FlowControl, registry.Tasks.GroupResource, registry.Tasks.Trigger)
 	}
-	initializers := admission.Initializers(counts, client.CoreV1())
+	initializers := admission.Initializers(extra.PendingTasks, client.CoreV1())
 	if o.Standalone == nil { // standalone mode has no namespace controller that would delete Workers
 		initializers = append(initializers, deniedworker.Initializer(client.CoreV1()))
 	}
-	return r.Admission.ApplyTo(&config.Config, admission.Informers(config.SharedInformerFactory), client, dynamicClient, config.FeatureGate,
-		config.EffectiveVersion, initializers...)
+	if err := r.Admission.ApplyTo(&config.Config, admission.Informers(config.SharedInformerFactory), client, dynamicClient, config.FeatureGate,
+		config.EffectiveVersion, initializers...); err != nil {
+		return err
+	}
+
+	extra.Certificates = map[string]func() ([]byte, error){
+		"serving": func() ([]byte, error) {
+			cert, _ := config.SecureServing.Cert.CurrentCertKeyContent()
+			return cert, nil
+		},
+		"etcd_client":   readFile(r.Etcd.StorageConfig.Transport.CertFile),
+		"worker_client": readFile(o.Workers.CertFile),
+	}
+	if extra.Logs, err = o.Workers.New(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// readFile returns a function that reads the file.
+func readFile(path string) func() ([]byte, error) {
+	return func() ([]byte, error) { return os.ReadFile(path) }
 }
 
 // ApplyStorage sets the config's RESTOptionsGetter to stores in etcd. Objects are encoded in the newest version of the
@@ -350,33 +322,18 @@ func (o *Options) ApplyStorage(config *genericapiserver.Config, scheme *runtime.
 	return etcd.ApplyWithStorageFactoryTo(factory, config)
 }
 
-// withoutGarbageCollection ignores propagationPolicy for kinds that own nothing: standalone mode has no garbage
-// collector to remove the finalizers. The TaskSet controller removes those of TaskSets.
-type withoutGarbageCollection struct {
-	generic.RESTOptionsGetter
-}
-
-// GetRESTOptions implements generic.RESTOptionsGetter.
-func (g withoutGarbageCollection) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
-	options, err := g.RESTOptionsGetter.GetRESTOptions(resource, example)
-	if resource != registry.TaskSets.GroupResource {
-		options.EnableGarbageCollection = false
-	}
-	return options, err
-}
-
 // applyHost sets the authenticator, the authorizer, and the clients and informers that admission reads from: those of
 // the host cluster, or of Standalone.
-func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, readers *storeReaders) error {
+func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, readers *storage.Readers) error {
 	if o.Standalone == nil {
 		r := o.Recommended
 		authentication := *r.Authentication
-		authentication.WithCustomRoundTripper(forbiddenAsNotFound)
+		authentication.WithCustomRoundTripper(hostaccess.ForbiddenAsNotFound)
 		if err := authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig); err != nil {
 			return err
 		}
 		if header := config.Authentication.RequestHeaderConfig; header != nil && !r.Authentication.SkipInClusterLookup {
-			config.AddReadyzChecks(authenticationConfigCheck(header, config.SecureServing.ClientCA))
+			config.AddReadyzChecks(hostaccess.AuthenticationConfigCheck(header, config.SecureServing.ClientCA))
 		}
 		authorization := *r.Authorization
 		authorization.AllowCacheTTL, authorization.DenyCacheTTL = 0, 0 // cachingauthorizer caches; two caches would add up their TTLs
@@ -388,11 +345,7 @@ func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, readers 
 		if err := r.CoreAPI.ApplyTo(config); err != nil {
 			return err
 		}
-		grants, err := o.grants()
-		if err != nil {
-			return err
-		}
-		if err := addGrantChecks(config, grants); err != nil {
+		if err := hostaccess.AddGrantChecks(config, r); err != nil {
 			return err
 		}
 	} else {
@@ -426,8 +379,8 @@ func (o *Options) applyHost(config *genericapiserver.RecommendedConfig, readers 
 	var err error
 	config.Authorization.Authorizer, err = union.New(
 		union.NamedAuthorizer{AuthorizerName: "leat.dev/worker", Authorizer: worker.New(
-			[]worker.WorkerGetter{readers.workers.fromCache, readers.workers.fromEtcd},
-			[]worker.TaskGetter{readers.tasks.fromCache, readers.tasks.fromEtcd})},
+			[]worker.WorkerGetter{readers.Workers.FromCache, readers.Workers.FromEtcd},
+			[]worker.TaskGetter{readers.Tasks.FromCache, readers.Tasks.FromEtcd})},
 		union.NamedAuthorizer{AuthorizerName: "leat.dev/delegated", Authorizer: delegated},
 	)
 	return err

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package storage
 
 import (
 	"context"
@@ -28,23 +28,26 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// storeReader reads objects of one kind from a store. The worker authorizer is built before the stores are, so the
+// Reader reads objects of one kind from a store. The worker authorizer is built before the stores are, so the
 // store is set later.
-type storeReader[T any] struct {
+type Reader[T any] struct {
 	store atomic.Pointer[genericregistry.Store]
 }
 
-// fromCache reads from the watch cache, which may lag. The store reads from etcd until the cache is ready.
-func (r *storeReader[T]) fromCache(ctx context.Context, namespace, name string) (*T, error) {
+// SetStore sets the store. Reads fail before.
+func (r *Reader[T]) SetStore(store *genericregistry.Store) { r.store.Store(store) }
+
+// FromCache reads from the watch cache, which may lag. The store reads from etcd until the cache is ready.
+func (r *Reader[T]) FromCache(ctx context.Context, namespace, name string) (*T, error) {
 	return r.get(ctx, namespace, name, &metav1.GetOptions{ResourceVersion: "0"})
 }
 
-// fromEtcd reads from etcd.
-func (r *storeReader[T]) fromEtcd(ctx context.Context, namespace, name string) (*T, error) {
+// FromEtcd reads from etcd.
+func (r *Reader[T]) FromEtcd(ctx context.Context, namespace, name string) (*T, error) {
 	return r.get(ctx, namespace, name, &metav1.GetOptions{})
 }
 
-func (r *storeReader[T]) get(ctx context.Context, namespace, name string, options *metav1.GetOptions) (*T, error) {
+func (r *Reader[T]) get(ctx context.Context, namespace, name string, options *metav1.GetOptions) (*T, error) {
 	store := r.store.Load()
 	if store == nil {
 		return nil, errors.New("the server is starting")
@@ -56,8 +59,8 @@ func (r *storeReader[T]) get(ctx context.Context, namespace, name string, option
 	return any(obj).(*T), nil
 }
 
-// storeReaders are the readers of the worker authorizer.
-type storeReaders struct {
-	workers storeReader[batch.Worker]
-	tasks   storeReader[batch.Task]
+// Readers are the readers of the worker authorizer.
+type Readers struct {
+	Workers Reader[batch.Worker]
+	Tasks   Reader[batch.Task]
 }
