@@ -50,7 +50,7 @@ func newCommand() (*cobra.Command, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What it keeps for watches outweighs what a request allocates.
+	// The watch caches outweigh the allocations of requests, so collect garbage late.
 	garbage := collector.Defaults(200, "1Gi")
 	command := &cobra.Command{
 		Use:   "leat-apiserver",

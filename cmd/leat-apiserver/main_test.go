@@ -30,7 +30,7 @@ import (
 	serveroptions "github.com/leat-dev/leat/pkg/apiserver/options"
 )
 
-// asProgram lets the test program be leat-apiserver.
+// asProgram is the environment variable that makes the test binary run as leat-apiserver.
 const asProgram = "LEAT_APISERVER_TEST"
 
 func TestMain(m *testing.M) {
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// run runs leat-apiserver with flags that it refuses, and gives what it logs.
+// run runs leat-apiserver with flags that it refuses, and returns its log.
 func run(t *testing.T, args ...string) string {
 	t.Helper()
 	program, err := os.Executable()
@@ -60,7 +60,7 @@ func run(t *testing.T, args ...string) string {
 	return out.String()
 }
 
-func TestAllFlagsAreTheServers(t *testing.T) {
+func TestAllFlagsBelongToOptions(t *testing.T) {
 	command, err := newCommand()
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func TestAllFlagsAreTheServers(t *testing.T) {
 	})
 }
 
-func TestFlagsOfTheLogAreApplied(t *testing.T) {
+func TestLoggingFlags(t *testing.T) {
 	const flagsShown = "FLAG: --bind-address"
 	if log := run(t); strings.Contains(log, flagsShown) {
 		t.Errorf("by default the log shows all flags: %s", log)
@@ -94,13 +94,13 @@ func TestFlagsOfTheLogAreApplied(t *testing.T) {
 	if log := run(t, "--vmodule=flags=1"); !strings.Contains(log, flagsShown) {
 		t.Errorf("with --vmodule=flags=1 the log does not show the flags: %s", log)
 	}
-	// Options in alpha are refused unless the gate, a flag too, has been set by then.
+	// Alpha options of logging are refused unless the feature gates are set before.
 	if log := run(t, "--feature-gates=kube:LoggingAlphaOptions=true", "--log-text-split-stream"); strings.Contains(log, "LoggingAlphaOptions") {
-		t.Errorf("the feature gates are set after the log: %s", log)
+		t.Errorf("the feature gates are set after logging: %s", log)
 	}
 }
 
-func TestUnknownFeatureGatesAreRefused(t *testing.T) {
+func TestUnknownFeatureGate(t *testing.T) {
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -93,9 +93,8 @@ func (c CompletedConfig) New() (*Server, error) {
 		return nil, err
 	}
 	group := genericapiserver.NewDefaultAPIGroupInfo(batch.GroupName, scheme.Scheme, runtime.NewParameterCodec(scheme.Scheme), c.ExtraConfig.Codecs)
-	filters.LimitYAML(group.NegotiatedSerializer) // NewDefaultAPIGroupInfo may have replaced the codecs
-	filters.LimitSharedYAML()
 	group.NegotiatedSerializer = filters.LimitCodecs(group.NegotiatedSerializer)
+	filters.LimitSharedYAML()
 	group.VersionedResourcesStorageMap = stores.Storage(task.Subresources{
 		Logs: c.ExtraConfig.Logs,
 		GetWorker: func(ctx context.Context, name string) (*batch.Worker, error) {

@@ -24,16 +24,12 @@ import (
 	"mime"
 	"net/http"
 	"strings"
-	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
-	"k8s.io/apiserver/pkg/util/apihelpers"
 	"sigs.k8s.io/yaml"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -43,25 +39,16 @@ import (
 // number of fields of a map, whose managers it keeps sorted, and quadratic in the depth of unknown fields. No object
 // that fits into etcd comes near these limits.
 const (
-	// maxTerms and maxValues bound the terms of a selector, and the values of all its terms together. Every object
-	// of a list is matched against every term, and every change against the terms of all watches.
-	maxTerms, maxValues = 1_000, 10_000
 	// smallBody is the size of the largest JSON body that is not checked, in bytes. Protobuf is checked whatever
 	// its size, because its decoder parses quantities of any exponent.
 	smallBody = 4 << 10
 	// maxYAML is the size of the largest YAML body, unless it is JSON as well, in bytes. To decode YAML takes a
 	// hundred times its size.
 	maxYAML = 256 << 10
-	// maxYAMLList and maxYAMLObject are the sizes of the largest list and object that are encoded as YAML, in bytes
-	// of their protobuf encoding. To encode YAML takes thirty times as long as JSON, and a hundred times the size
-	// in memory. Objects have fewer fields for their size than lists.
-	maxYAMLList, maxYAMLObject = 512 << 10, 1 << 20
 	// fieldsV1 is the JSON name of the field in a managedFields entry that holds the set of fields.
 	fieldsV1 = "fieldsV1"
 	// maxPath is the approximate length of the longest field path in an error.
 	maxPath = 500
-	// rowSize is the approximate size of a table row without its object, in bytes.
-	rowSize = 256
 )
 
 // bodyLimits bounds what a request body may hold, in any encoding.
@@ -105,47 +92,6 @@ func limitsFor(mediaType string) bodyLimits {
 	return limits
 }
 
-// WithSelectorLimits refuses requests with label or field selectors of too many terms or values, before they are
-// parsed.
-func WithSelectorLimits(handler http.Handler, codecs runtime.NegotiatedSerializer) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if len(req.URL.RawQuery) > maxTerms { // a term has at least one character
-			query := req.URL.Query()
-			for _, name := range []string{"labelSelector", "fieldSelector"} {
-				for _, selector := range query[name] {
-					if terms, values := countTerms(selector); terms > maxTerms || values > maxValues {
-						writeError(w, req, codecs, apierrors.NewBadRequest(fmt.Sprintf(
-							"%s has %d terms with %d values: at most %d terms with %d values are accepted: send several requests, each with a part of them",
-							name, terms, values, maxTerms, maxValues)))
-						return
-					}
-				}
-			}
-		}
-		handler.ServeHTTP(w, req)
-	})
-}
-
-// countTerms returns the number of terms of a selector, and the number of values of all terms.
-func countTerms(selector string) (terms, values int) {
-	terms, values = 1, 1
-	open := false
-	for _, c := range []byte(selector) {
-		switch c {
-		case '(':
-			open = true
-		case ')':
-			open = false
-		case ',':
-			values++
-			if !open {
-				terms++
-			}
-		}
-	}
-	return terms, values
-}
-
 // WithBodyLimits refuses bodies that exceed the limits, and compressed bodies, which upstream does not decompress. It
 // leaves bodies of more than maxBytes to the handler to refuse. It must be inside authorization, so that only the
 // bodies of users that may write are read.
@@ -186,82 +132,6 @@ func WithBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, m
 func isSmall(req *http.Request) bool {
 	mediaType, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	return req.ContentLength >= 0 && req.ContentLength <= smallBody && mediaType != runtime.ContentTypeProtobuf
-}
-
-// LimitCodecs returns codecs that apply the limits to decoded JSON. A JSON patch can build a large object from a small
-// body, and upstream decodes the result.
-func LimitCodecs(codecs runtime.NegotiatedSerializer) runtime.NegotiatedSerializer {
-	return limitedCodecs{codecs}
-}
-
-type limitedCodecs struct{ runtime.NegotiatedSerializer }
-
-// DecoderToVersion implements runtime.NegotiatedSerializer.
-func (c limitedCodecs) DecoderToVersion(decoder runtime.Decoder, version runtime.GroupVersioner) runtime.Decoder {
-	return c.NegotiatedSerializer.DecoderToVersion(limitedDecoder{decoder}, version)
-}
-
-type limitedDecoder struct{ runtime.Decoder }
-
-// Decode implements runtime.Decoder.
-func (d limitedDecoder) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
-	if len(data) > smallBody && data[0] == '{' {
-		if err := defaultLimits.checkJSON(data); err != nil {
-			return nil, nil, err
-		}
-	}
-	return d.Decoder.Decode(data, defaults, into)
-}
-
-// LimitYAML makes codecs refuse to encode large objects as YAML. It changes the codecs in place.
-func LimitYAML(codecs runtime.NegotiatedSerializer) {
-	accepted := codecs.SupportedMediaTypes() // the slice of the codecs, not a copy
-	for i := range accepted {
-		if accepted[i].MediaType == runtime.ContentTypeYAML {
-			accepted[i].Serializer = limitedYAML{accepted[i].Serializer}
-		}
-	}
-}
-
-// LimitSharedYAML limits upstream's codecs of tables and partial metadata, which all servers of the process share.
-var LimitSharedYAML = sync.OnceFunc(func() { LimitYAML(apihelpers.GetMetaInternalVersionCodecs()) })
-
-// limitedYAML is a YAML serializer that refuses to encode large objects. A write whose response is refused has been
-// stored nevertheless.
-type limitedYAML struct{ runtime.Serializer }
-
-// Encode implements runtime.Encoder.
-func (y limitedYAML) Encode(obj runtime.Object, w io.Writer) error {
-	if size, limit, advice := yamlSize(obj); size > limit {
-		return &apierrors.StatusError{ErrStatus: metav1.Status{
-			Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
-			Message: fmt.Sprintf("the response has more than %d bytes and is too large for YAML: %s", limit, advice),
-		}}
-	}
-	return y.Serializer.Encode(obj, w)
-}
-
-// yamlSize returns the approximate size of an object in protobuf, its limit for YAML, and advice for clients if the
-// size exceeds the limit. The size of an object without protobuf encoding is zero.
-func yamlSize(obj runtime.Object) (size, limit int, advice string) {
-	type sized interface{ Size() int }
-	const accept, part = "accept JSON or protobuf", ", or ask for a part with limit"
-	if table, ok := obj.(*metav1.Table); ok {
-		for _, row := range table.Rows {
-			size += rowSize
-			if object, ok := row.Object.Object.(sized); ok {
-				size += object.Size()
-			}
-		}
-		return size, maxYAMLList, accept + part
-	}
-	if object, ok := obj.(sized); ok {
-		size = object.Size()
-	}
-	if meta.IsListType(obj) {
-		return size, maxYAMLList, accept + part
-	}
-	return size, maxYAMLObject, accept
 }
 
 func writeError(w http.ResponseWriter, req *http.Request, codecs runtime.NegotiatedSerializer, err error) {

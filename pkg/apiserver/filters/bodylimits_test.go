@@ -340,8 +340,7 @@ func TestYAMLLimits(t *testing.T) {
 		"a status":                {&metav1.Status{Message: strings.Repeat("a", 10_000)}, runtime.ContentTypeYAML, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var codecs runtime.NegotiatedSerializer = scheme.NewCodecs(scheme.Scheme)
-			LimitYAML(codecs)
+			codecs := LimitCodecs(scheme.NewCodecs(scheme.Scheme))
 			LimitSharedYAML()
 			version := v1alpha1.SchemeGroupVersion
 			if _, ok := test.object.(*metav1.Table); ok {

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package filters holds the filters of the handler chain: limits of requests and responses, buffered lists, connection drain
-// and the grace after deadlines.
+// Package filters holds the filters of the handler chain: limits of requests and responses, buffered lists, connection
+// drain and the grace after deadlines.
 package filters
 
 import (

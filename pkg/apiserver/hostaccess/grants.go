@@ -140,8 +140,8 @@ func hostConfig(kubeconfig string) (*rest.Config, error) {
 	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{}).ClientConfig()
 }
 
-// AddGrantChecks adds readiness checks for the permissions that a server with these options requires on its host, and a hook
-// that reviews them while the server runs.
+// AddGrantChecks adds readiness checks for the permissions that a server with these options requires on its host, and a
+// hook that reviews them while the server runs.
 //
 // A server that lacks a grant would refuse valid requests or decide by stale data. There is a check per resource
 // because probes and anonymous users see only the names of checks. The reason is in the log and at the path of the

@@ -24,8 +24,8 @@ import (
 	registry "github.com/leat-dev/leat/pkg/registry/batch"
 )
 
-// WithoutGarbageCollection returns a getter whose stores ignore propagationPolicy for kinds that own nothing: standalone mode has no garbage
-// collector to remove the finalizers. The TaskSet controller removes those of TaskSets.
+// WithoutGarbageCollection returns a getter whose stores ignore propagationPolicy for kinds that own nothing:
+// standalone mode has no garbage collector to remove the finalizers. The TaskSet controller removes those of TaskSets.
 func WithoutGarbageCollection(getter generic.RESTOptionsGetter) generic.RESTOptionsGetter {
 	return withoutGarbageCollection{getter}
 }

@@ -72,7 +72,7 @@ func Registered(ctx context.Context, cluster rest.Interface) (*Registration, err
 	}
 	service := registered.Spec.Service
 	if service == nil || len(registered.Spec.CABundle) == 0 {
-		return nil, fmt.Errorf("APIService %s does not say yet which server to trust: wait until it is available", apiService)
+		return nil, fmt.Errorf("APIService %s names no server and CA bundle yet: wait until it is available", apiService)
 	}
 	r := &Registration{ServerName: service.Name + "." + service.Namespace + ".svc", Port: 443, CABundle: registered.Spec.CABundle}
 	if service.Port != nil {

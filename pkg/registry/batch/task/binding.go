@@ -169,7 +169,7 @@ func evict(task *batch.Task, eviction *batch.Eviction, now metav1.Time) error {
 const (
 	// defaultCrashLimit is the default of spec.crashLimit.
 	defaultCrashLimit = 5
-	// lostExitCode is the exit code of a command whose end nobody has seen, as the kubelet reports it of
+	// lostExitCode is the exit code of a command whose end was not observed, as the kubelet reports it for
 	// containers: that of SIGKILL.
 	lostExitCode = 128 + int32(syscall.SIGKILL)
 	// maxCause bounds the part of the last eviction's message that the message of a failed task repeats, in bytes.
