@@ -75,6 +75,7 @@ func Route(config *rest.Config, address string) error {
 
 type roundTripperFunc func(*http.Request) (*http.Response, error)
 
+// RoundTrip implements http.RoundTripper.
 func (f roundTripperFunc) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
 
 // router sends requests to the server.

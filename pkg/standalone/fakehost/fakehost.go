@@ -14,9 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package fakehost plays an empty Kubernetes host to the parts of a server that
-// need one to read from: admission plugins, priority and fairness, informers.
-// A standalone server runs them unchanged on it.
+// Package fakehost fakes an empty Kubernetes host for the parts of a server that
+// read from one: admission plugins, priority and fairness, and informers. They run
+// unchanged in a standalone server.
 package fakehost
 
 import (
@@ -44,7 +44,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// resourceVersion is that of everything the host has: nothing ever changes.
+// resourceVersion is the resourceVersion of all objects and lists: nothing changes.
 const resourceVersion = "1"
 
 // NewConfig returns the configuration of a client that talks to an empty host
@@ -52,9 +52,10 @@ const resourceVersion = "1"
 // may set a user agent or content type, but no TLS or credentials: client-go
 // refuses those beside a transport.
 //
-// A host's OpenAPI documents describe the kinds of the servers behind it too, and
-// admission policies learn from them how to change an object. openAPI serves
-// them; it is called at each request, and while it gives nil there are none.
+// The OpenAPI documents of a host include the kinds of the servers behind it, and
+// admission policies read the schema of an object from them. openAPI returns the
+// handler of the documents. It is called for each request; nil means that there are
+// none.
 func NewConfig(openAPI func() http.Handler) *rest.Config {
 	return &rest.Config{
 		Host:      "https://fakehost.invalid",
@@ -71,13 +72,13 @@ func NewConfig(openAPI func() http.Handler) *rest.Config {
 //     ends them; it stays open until the request's context ends;
 //   - get of a namespace: an active one, if the name is an RFC 1123 label;
 //   - discovery: no groups;
-//   - OpenAPI v3: what its handler says;
+//   - OpenAPI v3: the response of its handler;
 //   - all else, writes included: 404 with a Status.
 //
-// Answers are JSON whatever the request prefers, as all clients of client-go
-// decode by the content type of the answer. Kinds are those that client-go knows;
-// a resource it does not know is taken for a kind of the same name, which is as
-// good to dynamic clients. A Transport is stateless and safe for concurrent use.
+// Responses are JSON whatever the request accepts: clients of client-go decode by the
+// content type of the response. Kinds are those of client-go's scheme. For an unknown
+// resource the kind is the name of the resource, which dynamic clients accept. A
+// Transport is stateless and safe for concurrent use.
 type Transport struct {
 	openAPI func() http.Handler
 }
@@ -134,7 +135,7 @@ func (t Transport) serveOpenAPI(req *http.Request) *http.Response {
 	return resp
 }
 
-// recorder keeps what a handler answers.
+// recorder is an http.ResponseWriter that records the response.
 type recorder struct {
 	header http.Header
 	code   int
@@ -145,10 +146,10 @@ func (r *recorder) Header() http.Header         { return r.header }
 func (r *recorder) Write(p []byte) (int, error) { return r.body.Write(p) }
 func (r *recorder) WriteHeader(code int)        { r.code = code }
 
-// noGroups answers in the aggregated format to everyone. client-go's memory cache
-// never becomes fresh on an unaggregated list without groups, and its REST mapper
-// then retries without end. Clients that asked for the unaggregated format find
-// none of its fields and see no groups either.
+// noGroups responds in the aggregated format to all clients. client-go's memory cache
+// never becomes fresh with an unaggregated list without groups, and its REST mapper
+// then retries forever. Clients that request the unaggregated format find none of its
+// fields in the response, and so see no groups either.
 func noGroups(req *http.Request) *http.Response {
 	resp := answer(req, apidiscoveryv2.APIGroupDiscoveryList{
 		TypeMeta: metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: apidiscoveryv2.SchemeGroupVersion.String()},
@@ -158,8 +159,8 @@ func noGroups(req *http.Request) *http.Response {
 	return resp
 }
 
-// list is what all list kinds share; items is never nil, or dynamic clients
-// would take it for a single object.
+// list has the fields that all list kinds share. Items is never nil: dynamic clients
+// would decode the list as a single object.
 type list struct {
 	metav1.TypeMeta `json:",inline"`
 	metav1.ListMeta `json:"metadata"`
@@ -196,7 +197,7 @@ func notFound(info *request.RequestInfo) metav1.Status {
 	return status
 }
 
-// openWatch answers with a stream that never ends by itself.
+// openWatch responds with a stream that ends only with the request's context.
 func openWatch(req *http.Request, gvr schema.GroupVersionResource) *http.Response {
 	var initial []byte
 	if req.URL.Query().Get("sendInitialEvents") == "true" {
@@ -215,8 +216,8 @@ func openWatch(req *http.Request, gvr schema.GroupVersionResource) *http.Respons
 	return response(req, http.StatusOK, &watchBody{initial: bytes.NewReader(initial), ctx: ctx, cancel: cancel})
 }
 
-// watchBody reads as initial, then blocks until the request's context ends or
-// the client closes it, and then ends as a watch does that the server closes.
+// watchBody returns initial, and then blocks until the request's context ends or
+// the client closes it. It then ends like a watch that the server closes.
 type watchBody struct {
 	initial *bytes.Reader
 	ctx     context.Context
@@ -262,7 +263,7 @@ func response(req *http.Request, code int, body io.ReadCloser) *http.Response {
 func marshal(v any) []byte {
 	data, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // only our own types come here
+		panic(err) // all types are our own
 	}
 	return data
 }
