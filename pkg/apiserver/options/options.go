@@ -157,7 +157,7 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 }
 
 // Complete sets the emulated versions and the feature gates from the flags. Call it before anything that reads feature
-// gates: logging, Validate and New.
+// gates: logging, Validate and Config.
 func (o *Options) Complete() error { return o.versions.Set() }
 
 // Validate returns the errors in the options. Call Complete before.
@@ -217,12 +217,7 @@ func (o *Options) applyTo(c *apiserver.Config) error {
 	}
 	config.FeatureGate = o.versions.FeatureGateFor(basecompatibility.DefaultKubeComponent)
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
-		handler = filters.WithBufferedLists(task.WithTruncatedLogsAborted(handler))
-		handler = filters.WithBodyLimits(handler, extra.Codecs, c.MaxRequestBodyBytes)
-		handler = filters.WithDeadlineGrace(handler)
-		handler = genericapiserver.DefaultBuildHandlerChain(handler, c)
-		handler = filters.WithSelectorLimits(handler, extra.Codecs)
-		return filters.WithConnectionDrain(handler, c.ShutdownInitiatedNotify(), o.Server.ShutdownDelayDuration)
+		return buildHandlerChain(handler, c, extra.Codecs, o.Server.ShutdownDelayDuration)
 	}
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("log"))
 
@@ -297,6 +292,18 @@ func (o *Options) applyTo(c *apiserver.Config) error {
 		return err
 	}
 	return nil
+}
+
+// buildHandlerChain wraps upstream's handler chain, and the handler inside of it, with our filters. The last filter is
+// the outermost.
+func buildHandlerChain(handler http.Handler, c *genericapiserver.Config, codecs runtime.NegotiatedSerializer, shutdownDelay time.Duration) http.Handler {
+	handler = task.WithTruncatedLogsAborted(handler)
+	handler = filters.WithBufferedLists(handler)
+	handler = filters.WithBodyLimits(handler, codecs, c.MaxRequestBodyBytes)
+	handler = filters.WithDeadlineGrace(handler)
+	handler = genericapiserver.DefaultBuildHandlerChain(handler, c)
+	handler = filters.WithSelectorLimits(handler, codecs)
+	return filters.WithConnectionDrain(handler, c.ShutdownInitiatedNotify(), shutdownDelay)
 }
 
 // readFile returns a function that reads the file.

@@ -129,8 +129,8 @@ func TestOpenLog(t *testing.T) {
 
 func TestOpenLogErrors(t *testing.T) {
 	f := newFixture(t)
-	asked := 0
-	endpoint := f.worker(t, v1alpha1.WorkerServerName, func(http.ResponseWriter, *http.Request) { asked++ })
+	requests := 0
+	endpoint := f.worker(t, v1alpha1.WorkerServerName, func(http.ResponseWriter, *http.Request) { requests++ })
 	other := f.worker(t, v1alpha1.WorkerServerName, func(http.ResponseWriter, *http.Request) { t.Error("another worker got a request") })
 	answering := func(handler http.HandlerFunc) *batch.WorkerEndpoint {
 		return f.worker(t, v1alpha1.WorkerServerName, handler)
@@ -188,8 +188,8 @@ func TestOpenLogErrors(t *testing.T) {
 			}
 		})
 	}
-	if asked > 0 {
-		t.Errorf("the worker got %d requests", asked)
+	if requests > 0 {
+		t.Errorf("the worker got %d requests", requests)
 	}
 }
 

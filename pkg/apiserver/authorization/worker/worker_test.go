@@ -116,7 +116,7 @@ func tasks(t *testing.T) TaskGetter {
 	}
 	return func(_ context.Context, namespace, name string) (*batch.Task, error) {
 		if name == "" {
-			t.Errorf("asked for a task without a name")
+			t.Errorf("the getter was called without a name")
 		}
 		if task, ok := stored[namespace+"/"+name]; ok {
 			return task, nil
