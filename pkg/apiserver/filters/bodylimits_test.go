@@ -30,55 +30,14 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/util/apihelpers"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/apiserver/scheme"
 )
-
-func TestSelectorLimits(t *testing.T) {
-	for name, test := range map[string]struct {
-		selector      string
-		terms, values int
-		refused       bool
-	}{
-		"none":             {"", 1, 1, false},
-		"one":              {"a=b", 1, 1, false},
-		"terms and values": {"a in (b,c),!d,e notin (f,g,h)", 3, 6, false},
-		"1,000 terms":      {strings.Repeat("a,", 999) + "a", 1000, 1000, false},
-		"1,001 terms":      {strings.Repeat("a,", 1000) + "a", 1001, 1001, true},
-		"10,000 values":    {"a in (" + strings.Repeat("a,", 9_999) + "a)", 1, 10_000, false},
-		"10,001 values":    {"a in (" + strings.Repeat("a,", 10_000) + "a)", 1, 10_001, true},
-		"unclosed values":  {"a in (" + strings.Repeat("a,", 10_000), 1, 10_001, true},
-	} {
-		for _, parameter := range []string{"labelSelector", "fieldSelector"} {
-			t.Run(name+" in "+parameter, func(t *testing.T) {
-				if terms, values := countTerms(test.selector); terms != test.terms || values != test.values {
-					t.Errorf("got %d terms with %d values, want %d with %d", terms, values, test.terms, test.values)
-				}
-				served := false
-				handler := WithSelectorLimits(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served = true }), scheme.NewCodecs(scheme.Scheme))
-				req := httptest.NewRequest(http.MethodGet, "/", nil)
-				query := req.URL.Query()
-				query.Set(parameter, test.selector)
-				req.URL.RawQuery = query.Encode()
-				w := httptest.NewRecorder()
-				handler.ServeHTTP(w, req)
-				if served == test.refused {
-					t.Errorf("served: %t, want %t", served, !test.refused)
-				}
-				if test.refused && (w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), parameter+" has")) {
-					t.Errorf("got status %d: %.200s", w.Code, w.Body)
-				}
-			})
-		}
-	}
-}
 
 // broken is a body whose connection breaks.
 type broken struct{ io.Reader }
@@ -310,57 +269,6 @@ func TestQuantityLimits(t *testing.T) {
 }
 
 func shortened(text string) string { return text[:min(len(text), 20)] + fmt.Sprint(" of ", len(text)) }
-
-func TestYAMLLimits(t *testing.T) {
-	object := v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 10_000)}}}
-	list := func(n int) *v1alpha1.TaskList {
-		return &v1alpha1.TaskList{Items: slices.Repeat([]v1alpha1.Task{object}, n)}
-	}
-	table := func(n int, of runtime.Object) *metav1.Table {
-		return &metav1.Table{Rows: slices.Repeat([]metav1.TableRow{{Object: runtime.RawExtension{Object: of}}}, n)}
-	}
-	for name, test := range map[string]struct {
-		object    runtime.Object
-		mediaType string
-		refused   bool
-	}{
-		"one object":              {&object, runtime.ContentTypeYAML, false},
-		"an object":               {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1_000_000)}}}, runtime.ContentTypeYAML, false},
-		"a long object":           {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1<<20)}}}, runtime.ContentTypeYAML, true},
-		"a long object in JSON":   {&v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 1<<20)}}}, runtime.ContentTypeJSON, false},
-		"no objects":              {list(0), runtime.ContentTypeYAML, false},
-		"a list":                  {list(50), runtime.ContentTypeYAML, false},
-		"a long list":             {list(60), runtime.ContentTypeYAML, true},
-		"a long list in JSON":     {list(60), runtime.ContentTypeJSON, false},
-		"a table":                 {table(50, &object), runtime.ContentTypeYAML, false},
-		"a long table":            {table(60, &object), runtime.ContentTypeYAML, true},
-		"table without objects":   {table(3000, nil), runtime.ContentTypeYAML, true},
-		"a long table in JSON":    {table(60, &object), runtime.ContentTypeJSON, false},
-		"a long list in protobuf": {list(60), runtime.ContentTypeProtobuf, false},
-		"a status":                {&metav1.Status{Message: strings.Repeat("a", 10_000)}, runtime.ContentTypeYAML, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			codecs := LimitCodecs(scheme.NewCodecs(scheme.Scheme))
-			LimitSharedYAML()
-			version := v1alpha1.SchemeGroupVersion
-			if _, ok := test.object.(*metav1.Table); ok {
-				codecs, version = apihelpers.GetMetaInternalVersionCodecs(), metav1.SchemeGroupVersion
-			}
-			info, ok := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), test.mediaType)
-			if !ok {
-				t.Fatal("the media type is not supported")
-			}
-			var out bytes.Buffer
-			err := codecs.EncoderForVersion(info.Serializer, version).Encode(test.object, &out)
-			switch status := apierrors.APIStatus(nil); {
-			case !test.refused && err != nil:
-				t.Error(err)
-			case test.refused && (!errors.As(err, &status) || status.Status().Code != http.StatusNotAcceptable || out.Len() > 0):
-				t.Errorf("got error %v after %d bytes", err, out.Len())
-			}
-		})
-	}
-}
 
 // yamlFields returns an object of n fields in YAML that is not JSON.
 func yamlFields(n int) string {
