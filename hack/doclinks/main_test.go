@@ -59,8 +59,9 @@ func TestBrokenLinks(t *testing.T) {
 
 func TestBrokenMentions(t *testing.T) {
 	t.Chdir(t.TempDir())
-	got := brokenMentions("main.go", "// See docs/gone.md.\n// https://kubernetes.io/docs/concepts/x.md is not ours.\n")
-	if want := []string{"main.go: docs/gone.md: no such file"}; !slices.Equal(got, want) {
+	const gone = "docs/" + "gone.md" // in two parts, so that the check does not find it here
+	got := brokenMentions("main.go", "// See "+gone+".\n// https://kubernetes.io/docs/concepts/x.md is not ours.\n")
+	if want := []string{"main.go: " + gone + ": no such file"}; !slices.Equal(got, want) {
 		t.Errorf("broken mentions: %q, want %q", got, want)
 	}
 }
