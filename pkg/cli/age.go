@@ -23,7 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 )
 
-// age writes a duration as kubectl does, and short ones in tenths of seconds.
+// age formats a duration as kubectl does, except that a duration below ten seconds has tenths.
 func age(d time.Duration) string {
 	if d = max(d, 0).Round(100 * time.Millisecond); d < 10*time.Second && d%time.Second != 0 {
 		return fmt.Sprintf("%.1fs", d.Seconds())

@@ -22,7 +22,7 @@ import (
 	"strings"
 )
 
-// The bounds that the server sets for sets with indexes.
+// Limits that the server enforces on sets with indexes.
 const (
 	maxCompletions      = 1<<31 - 1
 	largeCompletions    = 100_000
@@ -30,14 +30,14 @@ const (
 	maxLargeParallelism = 10_000
 )
 
-// array is how many tasks a set has and how many of them run at a time, 0 if nothing is said of that.
+// array is a parsed --array. A parallelism of 0 means that the text does not set it.
 type array struct {
 	count, parallelism int32
 }
 
 const arrayForms = "write how many, like 1000, or the indexes, like 0-999; 1000%50 runs at most 50 of them at a time"
 
-// parseArray reads 1000, 0-999, 1000%50 and 0-999%50. The errors say what to write instead.
+// parseArray parses 1000, 0-999, 1000%50 and 0-999%50. Errors name what would be accepted.
 func parseArray(text string) (array, error) {
 	indexes, limit, limited := strings.Cut(text, "%")
 	var a array
@@ -89,7 +89,7 @@ func parseArray(text string) (array, error) {
 	return a, nil
 }
 
-// checkParallelism holds the number of tasks at a time to the bounds of the server.
+// checkParallelism returns an error if the server would refuse the parallelism for a set of count indexes.
 func checkParallelism(parallelism int64, count int32) (int32, error) {
 	limit, why := int64(maxParallelism), ""
 	if count > largeCompletions {
@@ -101,7 +101,7 @@ func checkParallelism(parallelism int64, count int32) (int32, error) {
 	return int32(parallelism), nil
 }
 
-// parseNumber reads digits and nothing else.
+// parseNumber parses a string of decimal digits. Signs and spaces are errors.
 func parseNumber(digits string) (int64, error) {
 	if digits == "" || strings.Trim(digits, "0123456789") != "" {
 		return 0, fmt.Errorf("%q is no number", digits)

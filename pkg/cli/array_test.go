@@ -69,7 +69,7 @@ func TestArray(t *testing.T) {
 	}
 }
 
-// What is accepted is within the bounds of the server, and means the same when it is written in full.
+// An accepted array is within the limits of the server, and parses to the same value when written in full.
 func FuzzArray(f *testing.F) {
 	for _, seed := range []string{"1000", "0-999%50", "1-5", "10%", "", "%", "-", "0-0%1", "00-07"} {
 		f.Add(seed)
@@ -89,8 +89,8 @@ func FuzzArray(f *testing.F) {
 		if a.parallelism > 0 {
 			full += fmt.Sprintf("%%%d", a.parallelism)
 		}
-		if again, err := parseArray(full); err != nil || again != a {
-			t.Fatalf("%q is read as %+v, and %q as %+v, %v", text, a, full, again, err)
+		if reread, err := parseArray(full); err != nil || reread != a {
+			t.Fatalf("%q is read as %+v, and %q as %+v, %v", text, a, full, reread, err)
 		}
 	})
 }

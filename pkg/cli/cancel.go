@@ -29,19 +29,21 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-const cancelLong = `End tasks and sets that have not ended.
+const cancelLong = `Cancel tasks and sets that have not finished.
 
-The commands get SIGTERM, and SIGKILL once their grace period is over; --now kills them at once. A set starts no more tasks, fails
-with reason Cancelled, and stays: "leat explain" shows what has succeeded and failed, "leat retry" runs the rest, "leat delete"
-deletes it. A task alone is deleted. A task of a set, named as SET/INDEX too, is ended, and the set runs its index again.
+The commands get SIGTERM, then SIGKILL when their grace period is over. --now kills them at once.
 
-To stop a set and go on later, use suspend. What has ended cannot be cancelled.`
+A cancelled set starts no more tasks and fails with reason Cancelled. It is kept: "leat explain" shows what succeeded and failed,
+"leat retry" runs the rest, "leat delete" deletes it. A task that belongs to no set is deleted. If you cancel a task of a set, by
+its name or as SET/INDEX, the set runs its index again.
+
+To pause a set and resume it later, use suspend. Finished tasks and sets cannot be cancelled.`
 
 func (f *factory) newCancelCommand() *cobra.Command {
 	var now, wait bool
 	command := &cobra.Command{
 		Use: "cancel NAME...", GroupID: groupChange,
-		Short: "End tasks and sets before their time",
+		Short: "Cancel tasks and sets",
 		Long:  cancelLong,
 		Example: `  leat cancel @latest
   leat cancel --now task/hello taskset/squares`,
@@ -57,7 +59,7 @@ func (f *factory) newCancelCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := f.refuseEnded(found); err != nil {
+				if err := f.requireUnfinished(found); err != nil {
 					return err
 				}
 				if found, err = s.taskOfIndex(ctx, found); err != nil {
@@ -81,10 +83,10 @@ func (f *factory) newCancelCommand() *cobra.Command {
 	return command
 }
 
-const deleteLong = `Delete tasks and sets, with the record of what has succeeded and failed.
+const deleteLong = `Delete tasks and sets, with the record of what succeeded and failed.
 
-Commands that run get SIGTERM, and SIGKILL once their grace period is over; --now kills them at once. A set is there until the last of
-its commands has ended. To end a set and keep it, use cancel.`
+Running commands get SIGTERM, then SIGKILL when their grace period is over. --now kills them at once. A set exists until the last of its
+commands has ended. To stop a set and keep its record, use cancel.`
 
 func (f *factory) newDeleteCommand() *cobra.Command {
 	var now, wait bool
@@ -127,7 +129,8 @@ func (f *factory) newDeleteCommand() *cobra.Command {
 	return command
 }
 
-// each does something for every name, and goes on after an error.
+// each calls do for every name and continues after an error. It reports the errors of several names itself and returns
+// only the exit code.
 func (f *factory) each(names []string, do func(string) error) error {
 	var failed error
 	for _, name := range names {
@@ -148,7 +151,8 @@ func (f *factory) each(names []string, do func(string) error) error {
 	return failed
 }
 
-func (f *factory) refuseEnded(found object) error {
+// requireUnfinished returns an error if the object has finished and cannot be cancelled.
+func (f *factory) requireUnfinished(found object) error {
 	switch {
 	case found.set != nil && finishedSet(found.set) != nil:
 		return fmt.Errorf("%s has ended (%s): there is nothing to cancel; %s delete %s deletes it",
@@ -159,7 +163,7 @@ func (f *factory) refuseEnded(found object) error {
 	return nil
 }
 
-// taskOfIndex returns the task of an index in place of its set, and any other object as it is.
+// taskOfIndex replaces one index of a set by its unfinished task. It returns any other object unchanged.
 func (s *session) taskOfIndex(ctx context.Context, found object) (object, error) {
 	if found.index == nil {
 		return found, nil
@@ -176,14 +180,14 @@ func (s *session) taskOfIndex(ctx context.Context, found object) (object, error)
 	return object{}, fmt.Errorf("%s has no task that runs or waits: there is nothing to cancel", found.ref())
 }
 
-// reportCancelled prints what has become of what was cancelled.
+// reportCancelled prints the outcome of a cancellation.
 func (f *factory) reportCancelled(found object) {
 	if set := found.set; set != nil {
 		count := ""
 		if set.Spec.Completions != nil {
 			count = fmt.Sprintf(" (%d of %d had succeeded)", set.Status.Succeeded, *set.Spec.Completions)
 		}
-		// It can have ended by itself meanwhile.
+		// The set can have finished before the cancellation reached it.
 		if final := finishedSet(set); final != nil && final.Reason != batch.TaskSetReasonCancelled {
 			fmt.Fprintf(f.streams.Out, "%s has ended before it was cancelled: %s: %s%s\n", found.ref().full(), final.Type, final.Reason, count)
 			return
@@ -200,7 +204,8 @@ func (f *factory) reportCancelled(found object) {
 		found.task.Labels[batch.LabelTaskSetName], numberOf(found.task))
 }
 
-// cancel ends the object as it was found: a set by its spec, a task by deletion, and one index of a set by deletion of its task.
+// cancel sets spec.cancelled of a set, deletes a task, and deletes the task of one index of a set. The UID of the
+// object is a precondition.
 func (s *session) cancel(ctx context.Context, found object, now bool) error {
 	found, err := s.taskOfIndex(ctx, found)
 	if err != nil {
@@ -213,11 +218,12 @@ func (s *session) cancel(ctx context.Context, found object, now bool) error {
 	if _, err := s.api.TaskSets(s.namespace).Patch(ctx, found.set.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil || !now {
 		return err
 	}
-	// Those that have ended stay: they may not be counted yet, and their output is there to be read.
+	// Keep finished tasks: the controller may not have counted them yet, and users can still read their output.
 	return s.killTasks(ctx, found.set, unfinished)
 }
 
-// delete deletes the object as it was found: a set in the foreground, so that it is there as long as its commands.
+// delete deletes a task or a set. The UID of the object is a precondition. A set is deleted in the foreground, so that
+// it exists until the last of its commands has ended.
 func (s *session) delete(ctx context.Context, found object, now bool) error {
 	var options metav1.DeleteOptions
 	if found.task != nil {
@@ -232,17 +238,17 @@ func (s *session) delete(ctx context.Context, found object, now bool) error {
 	if err := s.api.TaskSets(s.namespace).Delete(ctx, found.set.Name, options); err != nil || !now {
 		return err
 	}
-	// After the set, which would create them again.
+	// The set must be terminating first: otherwise the controller would create the tasks again.
 	return s.killTasks(ctx, found.set, "")
 }
 
-// killTasks deletes tasks of a set, and kills their commands at once.
+// killTasks deletes the tasks of a set that match the field selector, without a grace period.
 func (s *session) killTasks(ctx context.Context, set *batch.TaskSet, fields string) error {
 	return s.api.Tasks(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)},
 		metav1.ListOptions{LabelSelector: batch.LabelControllerUID + "=" + string(set.UID), FieldSelector: fields})
 }
 
-// waitCancelled waits until the commands of what was cancelled have ended, and reads how a set has ended.
+// waitCancelled waits until the commands of a cancelled object have ended. It updates found.set to the finished set.
 func (s *session) waitCancelled(ctx context.Context, found *object) error {
 	if found.set == nil {
 		return s.waitGone(ctx, *found)
@@ -267,12 +273,12 @@ func (s *session) waitGone(ctx context.Context, found object) error {
 	return err
 }
 
-// newSuspendCommand makes "suspend", or "resume".
+// newSuspendCommand returns the "suspend" or the "resume" command.
 func (f *factory) newSuspendCommand(suspend bool) *cobra.Command {
 	command := &cobra.Command{
 		Use: "resume SET...", GroupID: groupChange,
-		Short: "Let suspended sets go on",
-		Long: `Let suspended sets go on: tasks are started for the indexes that have not succeeded yet.
+		Short: "Resume suspended sets",
+		Long: `Resume suspended sets. Tasks are started for the indexes that have not succeeded yet.
 
 The time that activeDeadlineSeconds allows starts again.`,
 		Example: `  leat resume @latest`,
@@ -280,10 +286,10 @@ The time that activeDeadlineSeconds allows starts again.`,
 	}
 	done, already := "resumed", "is not suspended"
 	if suspend {
-		command.Use, command.Short, command.Example = "suspend SET...", "Stop sets until they are resumed", "  leat suspend taskset/squares"
-		command.Long = `Stop sets for a time: their tasks that run are ended, as by "leat cancel", and no more are started until "leat resume".
+		command.Use, command.Short, command.Example = "suspend SET...", "Suspend sets until they are resumed", "  leat suspend taskset/squares"
+		command.Long = `Suspend sets. Their running tasks are ended, as by "leat cancel", and no more are started until "leat resume".
 
-What has succeeded stays so. An index whose task is ended is run again from its start, and that does not count as a failure.`
+Succeeded indexes stay succeeded. An index whose task is ended runs again from its start, and that does not count as a failure.`
 		done, already = "suspended", "is suspended already"
 	}
 	command.RunE = func(command *cobra.Command, args []string) error {

@@ -28,7 +28,7 @@ import (
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
 )
 
-// cause is a way in which tasks of a set have failed.
+// cause groups tasks of a set that failed in the same way.
 type cause struct {
 	how     string
 	tasks   int
@@ -37,16 +37,16 @@ type cause struct {
 	index   int         // of the example
 }
 
-// causeKey is what failures of one cause have in common.
+// causeKey identifies a cause.
 type causeKey struct {
 	how, lastLine string
 }
 
 var digits = regexp.MustCompile(`[0-9]+`)
 
-// keyOf returns the cause of a failure: how the task has ended, and the last line that it printed, in which numbers do not matter. They
-// are mostly the index, a time or a process.
-func keyOf(task *batch.Task) causeKey {
+// causeKeyOf returns the cause of a failure: how the task ended, and the last line that it printed. Numbers in the line
+// are replaced by 0, because they are mostly an index, a time or a process ID.
+func causeKeyOf(task *batch.Task) causeKey {
 	once := *task
 	once.Status.Attempts = 1
 	key := causeKey{how: howEnded(&once)}
@@ -57,7 +57,7 @@ func keyOf(task *batch.Task) causeKey {
 	return key
 }
 
-// causesOf groups the tasks that have failed by cause, the most frequent first.
+// causesOf groups the failed tasks by cause, the most frequent first.
 func causesOf(tasks []batch.Task) []*cause {
 	byKey := map[causeKey]*cause{}
 	of := map[*cause][]int{}
@@ -71,7 +71,7 @@ func causesOf(tasks []batch.Task) []*cause {
 		if err != nil {
 			continue
 		}
-		key := keyOf(task)
+		key := causeKeyOf(task)
 		c := byKey[key]
 		if c == nil {
 			c = &cause{how: key.how}

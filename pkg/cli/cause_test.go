@@ -60,7 +60,7 @@ func TestFailuresAreGroupedByCause(t *testing.T) {
 	}
 }
 
-func TestWhatHasComeOfAllRetries(t *testing.T) {
+func TestRetriesString(t *testing.T) {
 	first := endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8")
 	first.Status.Succeeded = 6
 	retry := func(name, completed string, numbers ...int32) batch.TaskSet {
@@ -76,7 +76,7 @@ func TestWhatHasComeOfAllRetries(t *testing.T) {
 		want    string
 	}{
 		{retries{"s", first, []batch.TaskSet{once}}, "8 of 10 have succeeded in all (s 6, s-retry-1 2); not yet: index 6,7"},
-		// What has succeeded twice counts once.
+		// An index that succeeded in two sets counts once.
 		{retries{"s", first, []batch.TaskSet{once, twice}}, "9 of 10 have succeeded in all (s 6, s-retry-1 2, s-retry-2 2); not yet: index 7"},
 		{retries{"s", nil, []batch.TaskSet{once, twice}}, "3 of taskset/s, which is deleted, have succeeded in all (s-retry-1 2, s-retry-2 2)"},
 	} {
@@ -86,7 +86,7 @@ func TestWhatHasComeOfAllRetries(t *testing.T) {
 	}
 }
 
-func TestEndOfASet(t *testing.T) {
+func TestDescribeEnd(t *testing.T) {
 	for _, test := range []struct{ kind, reason, status, sentence string }{
 		{batch.TaskSetComplete, batch.TaskSetReasonCompletionsReached, "Complete", "is complete: CompletionsReached: said so"},
 		{batch.TaskSetFailed, batch.TaskSetReasonFailedIndexes, "Failed", "has failed: FailedIndexes: said so"},

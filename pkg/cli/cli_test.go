@@ -26,7 +26,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 )
 
-// call runs a command line as a process would, without a cluster unless the environment says otherwise.
+// call runs a command line as a process would. There is no cluster unless the environment configures one.
 func call(t *testing.T, program, stdin string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	streams, in, out, errOut := genericiooptions.NewTestIOStreams()
@@ -43,7 +43,7 @@ func noCluster(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeUnderstoodSaysWhatToWrite(t *testing.T) {
+func TestUsageErrorsNameWhatIsAccepted(t *testing.T) {
 	noCluster(t)
 	file := filepath.Join(t.TempDir(), "lines")
 	if err := os.WriteFile(file, []byte("a\nb\x00\n"), 0o600); err != nil {
@@ -125,7 +125,7 @@ func TestWhatCannotBeUnderstoodSaysWhatToWrite(t *testing.T) {
 	}
 }
 
-func TestWithoutAClusterItIsSaidWhatToDo(t *testing.T) {
+func TestErrorWithoutACluster(t *testing.T) {
 	for _, line := range []string{"run -- true", "wait x", "logs x", "top", "explain x", "retry --failed x", "cancel x", "suspend x", "cordon x", "drain x", "worker deny x", "worker allow x", "delete x", "update x --priority 1"} {
 		noCluster(t)
 		_, errOut, code := call(t, "leat", "", strings.Fields(line)...)
@@ -148,7 +148,7 @@ func TestUnreachableServer(t *testing.T) {
 	}
 }
 
-// The server of "leat up" is used where there is no other.
+// The server of "leat up" is used if no other is configured.
 func TestLocalServerIsFound(t *testing.T) {
 	noCluster(t)
 	data := t.TempDir()
@@ -287,12 +287,12 @@ status: {}
 	}
 }
 
-func TestNameOf(t *testing.T) {
+func TestNamePrefix(t *testing.T) {
 	for program, want := range map[string]string{
 		"echo": "echo", "/usr/bin/python3": "python3", `C:\Tools\My Tool.EXE`: "my-tool-exe", "./_x_": "x", "...": "task", strings.Repeat("ab", 40): strings.Repeat("ab", 20),
 		strings.Repeat("a", 39) + ".sh": strings.Repeat("a", 39), "ÄÖÜ": "task", "7z": "7z", "a\x00b\nc": "a-b-c", "": "task", "/": "task",
 	} {
-		if got := nameOf(program); got != want {
+		if got := namePrefix(program); got != want {
 			t.Errorf("%q becomes %q, expected %q", program, got, want)
 		}
 	}
@@ -347,7 +347,7 @@ func TestVersionWithoutAServer(t *testing.T) {
 	}
 }
 
-// Every command teaches, under the name that it was called by.
+// Every command has a help text with examples under the name of the program.
 func TestHelp(t *testing.T) {
 	noCluster(t)
 	for _, program := range []string{"leat", "kubectl-leat"} {
@@ -374,7 +374,7 @@ func TestHelp(t *testing.T) {
 			t.Errorf("completion %s: exit code %d, %q", shell, code, errOut)
 		}
 	}
-	// As kubectl asks its plugins.
+	// This is how kubectl completes the arguments of plugins.
 	if out, _, code := call(t, "kubectl_complete-leat", "", "dra"); code != 0 || !strings.HasPrefix(out, "drain") {
 		t.Errorf("completion for kubectl: exit code %d, %q", code, out)
 	}

@@ -33,7 +33,7 @@ import (
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 )
 
-// session is a connection to a server, as a user, and a namespace.
+// session holds the clients for one server, user and namespace.
 type session struct {
 	client    versioned.Interface
 	api       typed.BatchV1alpha1Interface
@@ -42,7 +42,7 @@ type session struct {
 	host      string
 }
 
-// connect reads the configuration. No request is sent.
+// connect creates a session from the kubeconfig and the flags. It sends no request.
 func (f *factory) connect() (*session, error) {
 	if err := f.findCluster(); err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func (f *factory) connect() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Requests are the server's to limit, by priority and fairness.
+	// Do not limit requests here: API priority and fairness does so on the server.
 	config.QPS = -1
 	config.UserAgent = "leat/" + version.Get().GitVersion + " " + rest.DefaultKubernetesUserAgent()
 	client, err := versioned.NewForConfig(config)
@@ -66,10 +66,10 @@ func (f *factory) connect() (*session, error) {
 	return &session{client: client, api: client.BatchV1alpha1(), discovery: client.Discovery(), namespace: namespace, host: config.Host}, nil
 }
 
-// errNoCluster tells that nothing says where the server is.
+// errNoCluster is the error of a missing configuration: neither flags nor a kubeconfig name a server.
 var errNoCluster = errors.New("no cluster is configured")
 
-// findCluster turns to the server of "leat up" if the user has named none and none is configured.
+// findCluster selects the kubeconfig of "leat up" if neither flags, environment nor kubeconfig name a cluster.
 func (f *factory) findCluster() error {
 	if *f.flags.APIServer != "" || os.Getenv("KUBERNETES_MASTER") != "" || os.Getenv("KUBERNETES_SERVICE_HOST") != "" {
 		return nil
@@ -92,9 +92,9 @@ func (f *factory) findCluster() error {
 	return nil
 }
 
-// workersAreHere reports whether the workers of the cluster are those of "leat up" on this machine, and see the files that this
-// process sees.
-func (f *factory) workersAreHere() bool {
+// workersAreLocal reports whether the workers of the cluster are those of "leat up" on this machine, which see the same
+// files as this process.
+func (f *factory) workersAreLocal() bool {
 	if *f.flags.APIServer != "" || f.findCluster() != nil {
 		return false
 	}
@@ -107,16 +107,17 @@ func (f *factory) workersAreHere() bool {
 		return false
 	}
 	cluster := config.Clusters[cmp.Or(*f.flags.ClusterName, context.Cluster)]
-	return cluster != nil && localserver.IsHere(cluster)
+	return cluster != nil && localserver.IsLocal(cluster)
 }
 
-// localKubeconfig is where "leat up" writes its kubeconfig unless it is told otherwise.
+// localKubeconfig returns the default path of the kubeconfig that "leat up" writes.
 func localKubeconfig() (string, error) {
 	base, err := baseDirectory("XDG_DATA_HOME", ".local", "share")
 	return filepath.Join(base, "kubeconfig"), err
 }
 
-// baseDirectory gives our directory of one of the XDG base directories.
+// baseDirectory returns the leat directory below an XDG base directory. underHome is the default of the variable,
+// relative to $HOME.
 func baseDirectory(variable string, underHome ...string) (string, error) {
 	base := os.Getenv(variable)
 	if base == "" {

@@ -27,15 +27,15 @@ import (
 )
 
 const (
-	// completionTimeout bounds how long a shell waits for names.
+	// completionTimeout limits how long the shell waits for completions.
 	completionTimeout = 3 * time.Second
-	// completionLimit bounds how many names of a kind are offered.
+	// completionLimit limits the number of names that are completed for each kind.
 	completionLimit = 500
 )
 
 type completion = func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective)
 
-// completeNames offers the names of objects, with their kind where a command takes several.
+// completeNames completes names of objects, as KIND/NAME if the command accepts several kinds.
 func (f *factory) completeNames(kinds ...string) completion {
 	return func(command *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 && !strings.HasSuffix(command.Use, "...") {
@@ -66,8 +66,8 @@ func (f *factory) completeNames(kinds ...string) completion {
 	}
 }
 
-// names lists what there is of a kind. For a shell that completes, an error is no names. Tasks of sets are not offered: there are
-// too many, and the set stands for them.
+// names lists the names of objects of a kind. It returns none on an error, because completion has no way to show it. It
+// omits tasks of sets: there are too many, and commands accept the set.
 func (s *session) names(ctx context.Context, kind string) []string {
 	options := metav1.ListOptions{Limit: completionLimit}
 	var names []string
@@ -95,6 +95,7 @@ func (s *session) names(ctx context.Context, kind string) []string {
 	return names
 }
 
+// completeQueues completes names of queues.
 func (f *factory) completeQueues(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	s, err := f.connect()
 	if err != nil {

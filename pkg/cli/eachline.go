@@ -26,16 +26,16 @@ import (
 	"unicode/utf8"
 )
 
-// The bounds that the server sets for items.
+// Limits that the server enforces on spec.items.
 const (
 	maxItems     = 100_000
 	maxItemBytes = 65_536
 	maxTextBytes = 1 << 20
 )
 
-// readItems reads a file with one item on each line, which ends with \n or \r\n. Empty lines are left out, as xargs leaves them
-// out, and counted: a command that is given nothing to work on may do harm. used is what command and variables take of what a set
-// may hold. name is the file's, for errors, which say the line and what to do.
+// readItems reads one item from each line. Lines end with \n or \r\n. Empty lines are skipped, as xargs skips them, and
+// counted: a command with an empty argument may do harm. used is the number of bytes of maxTextBytes that the command
+// and its variables need. name is the name of the file in errors.
 func readItems(from io.Reader, name string, used int) (items []string, empty int, err error) {
 	from, err = withoutByteOrderMark(from)
 	if err != nil {
@@ -84,10 +84,11 @@ func readItems(from io.Reader, name string, used int) (items []string, empty int
 	return items, empty, nil
 }
 
-// itemReference is what a worker replaces by the item of the task.
+// itemReference is the reference that a worker expands to the item of the task.
 const itemReference = "$(TASK_ITEM)"
 
-// withItem puts the item into the command: in place of each {} or, if there is none, as the last argument.
+// withItem replaces each {} of the command by a reference to the item. Without {} it appends the reference as the last
+// argument.
 func withItem(command []string) []string {
 	with := make([]string, 0, len(command)+1)
 	found := false

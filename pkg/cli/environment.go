@@ -31,11 +31,11 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// largeEnvironment is how many bytes of variables are stored with each task without a word.
+// largeEnvironment is the number of bytes of variables above which a warning is printed, because each task stores them.
 const largeEnvironment = 64 << 10
 
-// environment collects the variables of the command: those of --export, of --env-file and of --env, of which later ones replace
-// earlier ones of their name.
+// environment collects the variables of the command from --export, --env-file and --env, in this order. A later
+// variable replaces an earlier one of the same name.
 type environment []batch.EnvVar
 
 func (e *environment) set(variable batch.EnvVar) {
@@ -45,12 +45,12 @@ func (e *environment) set(variable batch.EnvVar) {
 	*e = append(*e, variable)
 }
 
-// literal returns a variable whose value is taken as it is: references in it are not expanded.
+// literal returns a variable with references in its value escaped, so that they are not expanded.
 func literal(name, value string) batch.EnvVar {
 	return batch.EnvVar{Name: name, Value: strings.ReplaceAll(value, "$", "$$")}
 }
 
-// environment returns the variables that the flags ask for, and says on standard error what a person may not expect of them.
+// environment returns the variables that the flags ask for. It prints warnings about exported and large environments.
 func (o *runOptions) environment() ([]batch.EnvVar, error) {
 	var env environment
 	if o.export {
@@ -75,7 +75,7 @@ func (o *runOptions) environment() ([]batch.EnvVar, error) {
 			env.set(batch.EnvVar{Name: name, Value: value})
 			continue
 		}
-		variable, err := copied(name)
+		variable, err := inherited(name)
 		if err != nil {
 			return nil, usageErrorf("--env %w", err)
 		}
@@ -91,8 +91,8 @@ func (o *runOptions) environment() ([]batch.EnvVar, error) {
 	return env, nil
 }
 
-// copied returns the variable as it is set here.
-func copied(name string) (batch.EnvVar, error) {
+// inherited returns the variable with its value in the environment of this process.
+func inherited(name string) (batch.EnvVar, error) {
 	value, ok := os.LookupEnv(name)
 	switch {
 	case !ok:
@@ -103,7 +103,8 @@ func copied(name string) (batch.EnvVar, error) {
 	return literal(name, value), nil
 }
 
-// exportTo adds the environment of this process, without what belongs to this shell or this task, and without what cannot be stored.
+// exportTo adds the environment of this process, except variables of the shell or of the surrounding task and variables
+// that cannot be stored.
 func (o *runOptions) exportTo(env *environment) {
 	var leftOut []string
 	for _, text := range os.Environ() {
@@ -123,8 +124,8 @@ func (o *runOptions) exportTo(env *environment) {
 	}
 }
 
-// readEnvFile reads variables as docker does: NAME=VALUE on each line, taken as it is, or NAME for the value that it has here. Empty
-// lines and those that begin with # are left out.
+// readEnvFile reads variables as docker does. Each line is NAME=VALUE, with the value taken literally, or NAME for the
+// value in the environment of this process. Empty lines and lines that begin with # are skipped.
 func (o *runOptions) readEnvFile(file string, env *environment) error {
 	from, err := os.Open(file)
 	if err != nil {
@@ -153,7 +154,7 @@ func (o *runOptions) readEnvFile(file string, env *environment) error {
 		case hasValue:
 			variable = literal(name, value)
 		default:
-			if variable, err = copied(name); err != nil {
+			if variable, err = inherited(name); err != nil {
 				return fmt.Errorf("%s: line %d: %w", file, n, err)
 			}
 		}
@@ -165,8 +166,8 @@ func (o *runOptions) readEnvFile(file string, env *environment) error {
 	return nil
 }
 
-// withoutByteOrderMark returns a reader of what follows the mark that some editors put at the start of a file of UTF-8. It refuses
-// UTF-16 by its mark.
+// withoutByteOrderMark returns a reader that skips the byte order mark of UTF-8. It returns an error if the mark is
+// that of UTF-16.
 func withoutByteOrderMark(from io.Reader) (io.Reader, error) {
 	reader := bufio.NewReaderSize(from, 4<<10)
 	start, err := reader.Peek(3)

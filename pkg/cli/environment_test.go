@@ -62,7 +62,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-func TestEnvironmentThatIsExported(t *testing.T) {
+func TestExportedEnvironment(t *testing.T) {
 	t.Setenv("HERE", "$y")
 	t.Setenv("BINARY", "\xff")
 	t.Setenv("TASK_INDEX", "3")
@@ -93,7 +93,7 @@ func TestEnvironmentThatIsExported(t *testing.T) {
 	}
 }
 
-func TestLargeEnvironmentIsSaid(t *testing.T) {
+func TestLargeEnvironmentWarning(t *testing.T) {
 	o, errOut := runOptionsFor(t)
 	o.env = []string{"A=" + strings.Repeat("x", largeEnvironment)}
 	if _, err := o.environment(); err != nil || !strings.Contains(errOut(), "1 variables of 64 KiB are stored with each task") {
@@ -101,7 +101,7 @@ func TestLargeEnvironmentIsSaid(t *testing.T) {
 	}
 }
 
-func TestEnvironmentThatIsWrong(t *testing.T) {
+func TestInvalidEnvironment(t *testing.T) {
 	t.Setenv("BINARY", "\xff")
 	for content, want := range map[string]string{
 		"A=1\nB C=2\n":          `line 2: "B C=2": write NAME=VALUE`,
@@ -119,7 +119,7 @@ func TestEnvironmentThatIsWrong(t *testing.T) {
 	}
 }
 
-func TestInputThatNobodyReads(t *testing.T) {
+func TestUnreadInputWarning(t *testing.T) {
 	open := func(content string) *os.File {
 		file, err := os.Open(written(t, content))
 		if err != nil {

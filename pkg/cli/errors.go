@@ -31,14 +31,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// The exit codes that are not a task's own.
+// Exit codes of the program itself. Other codes are those of a task's command.
 const (
 	exitFailed      = 1
 	exitUsage       = 2
-	exitInterrupted = 130 // 128 and SIGINT, as shells have it
+	exitInterrupted = 130 // 128 + SIGINT, as in shells
 )
 
-// exitError ends the program with a code. Without a cause nothing more is to be said.
+// exitError ends the program with a code. If cause is nil, the error has been reported already.
 type exitError struct {
 	code  int
 	cause error
@@ -53,12 +53,12 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.cause }
 
-// usageErrorf says that a command cannot be understood, and what to write instead.
+// usageErrorf returns an error about the command line. Its text must name what would be accepted.
 func usageErrorf(format string, args ...any) error {
 	return &exitError{exitUsage, fmt.Errorf(format, args...)}
 }
 
-// exit says the error, in kubectl's manner, and gives the code to exit with.
+// exit prints the error as kubectl does and returns the exit code.
 func (f *factory) exit(command *cobra.Command, err error) int {
 	if err == nil {
 		return 0
@@ -77,7 +77,7 @@ func (f *factory) exit(command *cobra.Command, err error) int {
 	return code
 }
 
-// describe says what is wrong and, where that is known, what to do.
+// describe formats an error for the user, with a remedy for known causes.
 func (f *factory) describe(err error) string {
 	server := "the server"
 	if f.host != "" {
@@ -101,6 +101,7 @@ func (f *factory) describe(err error) string {
 	return "error: " + err.Error()
 }
 
+// unreachable reports whether the error means that no connection to the server could be made or kept.
 func unreachable(err error) bool {
 	if _, ok := errors.AsType[*net.OpError](err); ok {
 		return true
@@ -109,7 +110,7 @@ func unreachable(err error) bool {
 	return dns || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, io.EOF)
 }
 
-// rootCause leaves out of the error which request it came of.
+// rootCause returns the text of the error without the request that failed.
 func rootCause(err error) string {
 	if request, ok := errors.AsType[*url.Error](err); ok {
 		err = request.Err
@@ -117,7 +118,7 @@ func rootCause(err error) string {
 	return err.Error()
 }
 
-// flagError says of a flag that cannot be read what to write instead.
+// flagError converts an error of pflag to a usage error that names what would be accepted.
 func (f *factory) flagError(command *cobra.Command, err error) error {
 	if errors.Is(err, pflag.ErrHelp) {
 		return err
@@ -153,7 +154,7 @@ func (f *factory) unknownFlag(command *cobra.Command, unknown *pflag.NotExistErr
 		if len(shorthands) > 1 {
 			text += " in -" + shorthands
 		}
-		// A long flag with one dash is read as many short ones.
+		// pflag reads a long flag with a single dash as several shorthands.
 		if long := shorthands; len(long) > 1 && command.Flags().Lookup(long) != nil {
 			return text + fmt.Sprintf("; did you mean --%s?", long)
 		}
@@ -166,7 +167,7 @@ func (f *factory) unknownFlag(command *cobra.Command, unknown *pflag.NotExistErr
 	return text
 }
 
-// nearestFlag gives the flag that was probably meant, or nothing.
+// nearestFlag returns the name of the flag that was probably meant, or "".
 func nearestFlag(flags *pflag.FlagSet, name string) string {
 	best, bestDistance := "", 3
 	flags.VisitAll(func(flag *pflag.Flag) {
@@ -184,7 +185,7 @@ func nearestFlag(flags *pflag.FlagSet, name string) string {
 	return best
 }
 
-// distance is how many letters must be added, left out or replaced to make one word of the other.
+// distance returns the Levenshtein distance of two words.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -44,7 +44,7 @@ import (
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
 )
 
-// followOptions are how something that was made is followed to its end.
+// followOptions are the flags of commands that wait for tasks and sets.
 type followOptions struct {
 	*factory
 	wait, logs     bool
@@ -56,10 +56,10 @@ func (o *followOptions) addFlags(flags *pflag.FlagSet) {
 	flags.IntVar(&o.maxLogRequests, "max-log-requests", defaultLogRequests, "With --logs: of how many tasks at a time")
 }
 
-const waitLong = `Show the progress of tasks and sets until all of them have ended, and exit with what has come of them.
+const waitLong = `Show the progress of tasks and sets until all of them have ended. The exit code is their outcome.
 
-This is how to come back to what was detached from. Exit codes are those of "leat run --wait"; of several names 0 if all have
-succeeded, else 1.`
+Use it to come back to tasks and sets that you detached from. Exit codes are those of "leat run --wait". For several names, the exit
+code is 0 if all have succeeded, otherwise 1.`
 
 func (f *factory) newWaitCommand() *cobra.Command {
 	o := &followOptions{factory: f, wait: true}
@@ -94,9 +94,9 @@ func (f *factory) newWaitCommand() *cobra.Command {
 	return command
 }
 
-// made says that an object was made, remembers it, and follows it if that was asked for. What print prints is for standard output,
-// unless that is to have what the command prints and nothing else.
-func (o *followOptions) made(ctx context.Context, s *session, created runtime.Object, print func(io.Writer) error, hint bool) error {
+// reportCreated prints a created object, records it as @latest, and follows it with --wait or --logs. print writes to
+// standard output; with --logs to standard error, because standard output is for the output of the commands then.
+func (o *followOptions) reportCreated(ctx context.Context, s *session, created runtime.Object, print func(io.Writer) error, hint bool) error {
 	found := object{}
 	switch created := created.(type) {
 	case *batch.Task:
@@ -123,42 +123,42 @@ func (o *followOptions) made(ctx context.Context, s *session, created runtime.Ob
 	return nil
 }
 
-// follower sees tasks and sets to their ends.
+// follower waits for tasks and sets and shows their progress in one line.
 type follower struct {
 	*followOptions
 	s        *session
 	renderer *progress.Renderer
 	members  []*member
 
-	mu     sync.Mutex
-	paused bool // while a question is on the screen
-	left   int  // members that have not ended
+	mu              sync.Mutex
+	paused          bool // a question is on the screen
+	unfinishedCount int  // members with ended unset
 }
 
-// member is one of the tasks and sets that a follower follows.
+// member is a task, a set or an index that a follower waits for.
 type member struct {
 	*follower
 	object object
 	ref    ref
 
-	// Under the follower's mu.
-	ended    bool
-	shown    bool // snapshot counts in the progress line
-	snapshot progress.Snapshot
-	moved    time.Time // when the counts changed last
-	said     string    // why it waits, as it was said last
-	asked    time.Time // when that was looked up last
+	// The fields below are guarded by the follower's mu.
+	ended      bool
+	shown      bool // snapshot counts in the progress line
+	snapshot   progress.Snapshot
+	lastChange time.Time // of snapshot
+	lastReason string    // why it waits, as reported last
+	lastLookup time.Time // of the reason
 }
 
-// follow shows progress until all the objects have ended. The error, if any, has the code to exit with: of a single task that of its
-// command.
+// follow shows progress until all objects have ended. An error carries the exit code; for a single task it is that of
+// its command.
 func (o *followOptions) follow(ctx context.Context, s *session, objects ...object) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	if o.maxLogRequests < 1 {
 		return usageErrorf("--max-log-requests %d: write 1 or more", o.maxLogRequests)
 	}
-	w := &follower{followOptions: o, s: s, renderer: progress.New(o.streams.ErrOut), left: len(objects)}
+	w := &follower{followOptions: o, s: s, renderer: progress.New(o.streams.ErrOut), unfinishedCount: len(objects)}
 	signals := make(chan os.Signal, 2)
 	notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -166,7 +166,7 @@ func (o *followOptions) follow(ctx context.Context, s *session, objects ...objec
 	errs := make([]error, len(objects))
 	var all sync.WaitGroup
 	for _, found := range objects {
-		w.members = append(w.members, &member{follower: w, object: found, ref: found.ref(), moved: time.Now()})
+		w.members = append(w.members, &member{follower: w, object: found, ref: found.ref(), lastChange: time.Now()})
 	}
 	for i, m := range w.members {
 		all.Go(func() { errs[i] = m.follow(ctx) })
@@ -176,8 +176,8 @@ func (o *followOptions) follow(ctx context.Context, s *session, objects ...objec
 		all.Wait()
 		close(ended)
 	}()
-	look := time.NewTicker(time.Second)
-	defer look.Stop()
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
 	var cancelled []*member
 	for {
 		select {
@@ -190,8 +190,8 @@ func (o *followOptions) follow(ctx context.Context, s *session, objects ...objec
 				fmt.Fprintf(o.streams.ErrOut, "%s cancelled\n", m.ref.full())
 			}
 			return &exitError{code: exitInterrupted}
-		case <-look.C:
-			w.look(ctx)
+		case <-ticker.C:
+			w.reportWaiting(ctx)
 		case sig := <-signals:
 			code := exitInterrupted
 			if number, ok := sig.(syscall.Signal); ok {
@@ -201,7 +201,7 @@ func (o *followOptions) follow(ctx context.Context, s *session, objects ...objec
 			case goOn:
 			case cancel:
 				for _, m := range w.unfinished() {
-					if err := s.cancel(ctx, m.current(), false); err != nil && !missing(err) {
+					if err := s.cancel(ctx, m.current(), false); err != nil && !objectNotFound(err) {
 						return err
 					}
 					cancelled = append(cancelled, m)
@@ -216,7 +216,8 @@ func (o *followOptions) follow(ctx context.Context, s *session, objects ...objec
 	}
 }
 
-// conclude returns the error of a single object as it is. Of several, those that have not been reported are.
+// conclude returns the error of a single object unchanged. For several objects it prints the errors that have not been
+// reported, and returns only the exit code.
 func (w *follower) conclude(errs []error) error {
 	if len(errs) == 1 {
 		return errs[0]
@@ -241,7 +242,7 @@ func (w *follower) unfinished() []*member {
 	return slices.DeleteFunc(slices.Clone(w.members), func(m *member) bool { return m.ended })
 }
 
-// names returns how to name what has not ended to another command.
+// names returns the names of the unfinished members, as other commands accept them.
 func (w *follower) names() []string {
 	var names []string
 	for _, m := range w.unfinished() {
@@ -257,6 +258,7 @@ func goesOn(names []string) string {
 	return strings.Join(names, " and ") + " go on"
 }
 
+// answer is a person's answer to an interrupt.
 type answer int
 
 const (
@@ -265,7 +267,7 @@ const (
 	goOn
 )
 
-// ask asks a person what an interruption means. Where nobody can be asked it means to detach, and so does a second one.
+// ask asks what to do after an interrupt. Without a terminal, and on a second signal, the answer is detach.
 func (w *follower) ask(sig os.Signal, signals <-chan os.Signal, ended <-chan struct{}) answer {
 	if sig != os.Interrupt {
 		return detach
@@ -320,9 +322,9 @@ func (w *follower) pause(on bool) {
 	}
 }
 
-// update shows the progress of all members together. The caller holds mu.
+// update shows the sum of all members' snapshots. The caller holds mu.
 func (w *follower) update() {
-	if w.paused || w.left == 0 {
+	if w.paused || w.unfinishedCount == 0 {
 		return
 	}
 	var sum progress.Snapshot
@@ -338,79 +340,80 @@ func (w *follower) update() {
 	}
 }
 
-// show notes how far the member is.
+// show sets the member's snapshot, and whether it counts in the progress line.
 func (m *member) show(s progress.Snapshot, visible bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s != m.snapshot {
-		m.moved = time.Now()
+		m.lastChange = time.Now()
 	}
 	m.snapshot, m.shown = s, visible
 	m.update()
 }
 
-// startPatience is how long nothing may run before it is looked up why.
+// startPatience is how long nothing may run until the reason is looked up.
 const startPatience = 5 * time.Second
 
-// look shows the time that has passed, and says of each member of which nothing has run for long why that is: once, and again when
-// the reason changes.
-func (w *follower) look(ctx context.Context) {
+// reportWaiting redraws the progress, and reports why members do not run that have waited for startPatience. A reason
+// is reported once, and again when it changes.
+func (w *follower) reportWaiting(ctx context.Context) {
 	w.mu.Lock()
 	w.update()
 	now := time.Now()
 	var waiting []*member
 	for _, m := range w.members {
-		if !m.ended && m.snapshot.Running == 0 && now.Sub(m.moved) >= startPatience && now.Sub(m.asked) >= startPatience {
-			m.asked = now
+		if !m.ended && m.snapshot.Running == 0 && now.Sub(m.lastChange) >= startPatience && now.Sub(m.lastLookup) >= startPatience {
+			m.lastLookup = now
 			waiting = append(waiting, m)
 		}
 	}
 	w.mu.Unlock()
 	for _, m := range waiting {
-		// What cannot be looked up now is at the next time.
-		if why, err := m.whyWaits(ctx); err == nil {
-			m.say(why)
+		// After an error the next tick tries again.
+		if why, err := m.waitingReason(ctx); err == nil {
+			m.reportReason(why)
 		}
 	}
 }
 
-// current returns the object as it was seen last.
+// current returns the last seen state of the object.
 func (m *member) current() object {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.object
 }
 
-func (m *member) whyWaits(ctx context.Context) (string, error) {
+func (m *member) waitingReason(ctx context.Context) (string, error) {
 	current := m.current()
 	if current.set != nil {
-		return m.s.whySetWaits(ctx, m.program, current.set)
+		return m.s.setWaitingReason(ctx, m.program, current.set)
 	}
-	return m.s.whyTaskWaits(ctx, current.task)
+	return m.s.taskWaitingReason(ctx, current.task)
 }
 
-// say says why the member waits, if that is news.
-func (m *member) say(why string) {
+// reportReason prints why the member waits, unless it printed that reason last.
+func (m *member) reportReason(why string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if why == "" || why == m.said || m.paused || m.ended {
+	if why == "" || why == m.lastReason || m.paused || m.ended {
 		return
 	}
-	m.said = why
+	m.lastReason = why
 	fmt.Fprintf(m.renderer, "%s waits: %s\n", m.ref, sanitize.Line(why))
 }
 
-// end notes that the member has ended. What is written then comes below the progress, if it was the last.
+// end marks the member as ended. The last member stops the renderer, so that later output appears below the progress.
 func (m *member) end() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ended = true
-	if m.left--; m.left == 0 {
+	if m.unfinishedCount--; m.unfinishedCount == 0 {
 		m.renderer.Stop()
 	}
 }
 
-// output is where logs go: above the progress, if both are on the screen.
+// output returns the writer for logs: the renderer if logs and progress share a terminal, so that logs appear above the
+// progress.
 func (w *follower) output() io.Writer {
 	if progress.IsTerminal(w.streams.Out) && progress.IsTerminal(w.streams.ErrOut) {
 		return w.renderer
@@ -450,7 +453,7 @@ func (m *member) followSet(ctx context.Context, set *batch.TaskSet) error {
 		if finishedSet(current) != nil {
 			return true
 		}
-		m.say(replicaFailure(current))
+		m.reportReason(replicaFailure(current))
 		return false
 	})
 	close(ended)
@@ -466,6 +469,7 @@ func (m *member) followSet(ctx context.Context, set *batch.TaskSet) error {
 	return err
 }
 
+// wrapDeleted adds the name of the object to errDeleted. It returns other errors unchanged.
 func wrapDeleted(r ref, err error) error {
 	if errors.Is(err, errDeleted) {
 		return fmt.Errorf("%s %w", r, err)
@@ -473,7 +477,7 @@ func wrapDeleted(r ref, err error) error {
 	return err
 }
 
-// snapshotOf counts where the indexes of a set are.
+// snapshotOf returns the progress of a set.
 func snapshotOf(set *batch.TaskSet) progress.Snapshot {
 	s := progress.Snapshot{Done: int(set.Status.Succeeded), Failed: int(set.Status.Failed), Running: int(ptr.Deref(set.Status.Ready, 0))}
 	if set.Status.StartTime != nil {
@@ -496,7 +500,8 @@ func snapshotOf(set *batch.TaskSet) progress.Snapshot {
 	return s
 }
 
-// failedIndexes gives the indexes that have failed for good, if the set tells them apart.
+// failedIndexes returns the indexes that have failed for good. It returns false if the set does not count failures by
+// index.
 func failedIndexes(set *batch.TaskSet) ([]indexes.Range, bool) {
 	if set.Spec.BackoffLimitPerIndex == nil {
 		return nil, false
@@ -505,7 +510,7 @@ func failedIndexes(set *batch.TaskSet) ([]indexes.Range, bool) {
 	return ranges, err == nil
 }
 
-// finishedSet gives the condition by which a set has ended, nil if it has not.
+// finishedSet returns the condition Complete or Failed of a finished set, otherwise nil.
 func finishedSet(set *batch.TaskSet) *metav1.Condition {
 	for _, final := range []string{batch.TaskSetComplete, batch.TaskSetFailed} {
 		if condition := meta.FindStatusCondition(set.Status.Conditions, final); condition != nil && condition.Status == metav1.ConditionTrue {
@@ -515,7 +520,7 @@ func finishedSet(set *batch.TaskSet) *metav1.Condition {
 	return nil
 }
 
-// statusOfEnd returns the word for the end of a set that the column STATUS shows.
+// statusOfEnd returns the value of the STATUS column for a finished set.
 func statusOfEnd(final *metav1.Condition) string {
 	if final.Reason == batch.TaskSetReasonCancelled {
 		return batch.TaskSetReasonCancelled
@@ -523,7 +528,7 @@ func statusOfEnd(final *metav1.Condition) string {
 	return final.Type
 }
 
-// describeEnd returns the predicate of a sentence about how a set ended.
+// describeEnd returns how a set ended, as the predicate of a sentence.
 func describeEnd(final *metav1.Condition) string {
 	switch {
 	case final.Type == batch.TaskSetComplete:
@@ -534,7 +539,7 @@ func describeEnd(final *metav1.Condition) string {
 	return fmt.Sprintf("has failed: %s: %s", final.Reason, final.Message)
 }
 
-// concludeSet says how a set has ended.
+// concludeSet prints how a set ended. It returns an error with the exit code unless the set is complete.
 func (m *member) concludeSet(ctx context.Context, set *batch.TaskSet) error {
 	final := finishedSet(set)
 	took := ""
@@ -570,7 +575,7 @@ func (m *member) concludeSet(ctx context.Context, set *batch.TaskSet) error {
 	return &exitError{code: exitFailed}
 }
 
-// nameInSet returns how a task is called among those of its set.
+// nameInSet returns a name for a task among those of its set: its index if it has one.
 func nameInSet(set *batch.TaskSet, task *batch.Task) string {
 	if index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex]); err == nil {
 		return fmt.Sprintf("Index %d", numbersOf(set).Number(index))
@@ -578,8 +583,8 @@ func nameInSet(set *batch.TaskSet, task *batch.Task) string {
 	return "task/" + task.Name
 }
 
-// firstFailed returns a failed task of the first failed index or, where indexes are not told apart, any failed task. It returns nil
-// if there is none any more, or it cannot be read.
+// firstFailed returns a failed task of the first failed index, or any failed task if failed is empty. It returns nil if
+// there is none or it cannot be read.
 func (s *session) firstFailed(ctx context.Context, set *batch.TaskSet, failed []indexes.Range) *batch.Task {
 	options := metav1.ListOptions{
 		LabelSelector: batch.LabelControllerUID + "=" + string(set.UID), FieldSelector: "status.phase=" + string(batch.TaskFailed), Limit: 1,
@@ -594,10 +599,10 @@ func (s *session) firstFailed(ctx context.Context, set *batch.TaskSet, failed []
 	return &list.Items[0]
 }
 
-// tailLines is how many lines of the output of a task in a set are shown.
+// tailLines is the number of lines of output shown for a failed task of a set.
 const tailLines = 10
 
-// writeTail writes the last lines that a task has printed.
+// writeTail writes the last lines of the task's output, from its status.
 func writeTail(to io.Writer, task *batch.Task) {
 	end := task.Status.State.Terminated
 	if end == nil {
@@ -607,7 +612,7 @@ func writeTail(to io.Writer, task *batch.Task) {
 	writeIndented(to, strings.Join(lines[max(0, len(lines)-tailLines):], "\n"))
 }
 
-// itemsOf says what the first indexes stand for in a set with items.
+// itemsOf lists the items of the first indexes in parentheses. It returns "" for a set without items.
 func itemsOf(set *batch.TaskSet, ranges []indexes.Range) string {
 	if len(set.Spec.Items) == 0 {
 		return ""
@@ -629,7 +634,7 @@ func itemsOf(set *batch.TaskSet, ranges []indexes.Range) string {
 
 func (m *member) followTask(ctx context.Context, task *batch.Task) error {
 	var logs sync.WaitGroup
-	printed := false // all that the command has printed
+	printed := false // all output has been shown
 	if m.logs {
 		first, out := task, m.output()
 		logs.Go(func() {
@@ -639,7 +644,7 @@ func (m *member) followTask(ctx context.Context, task *batch.Task) error {
 			case err == nil:
 				printed = true
 			case ctx.Err() != nil:
-			case missing(err):
+			case objectNotFound(err):
 				fmt.Fprintf(m.renderer, "%s was deleted before what it printed could be read: a longer --ttl keeps it.\n", m.ref)
 			default:
 				fmt.Fprintf(m.renderer, "%s\n", m.describe(wrapDeleted(m.ref, err)))
@@ -664,7 +669,7 @@ func (m *member) followTask(ctx context.Context, task *batch.Task) error {
 	return m.concludeTask(task, printed)
 }
 
-// snapshotOfTask returns the progress that the command reports, else that of one piece of work.
+// snapshotOfTask returns the progress that the command reports. Without a report the task is one piece of work.
 func snapshotOfTask(task *batch.Task) progress.Snapshot {
 	s := progress.Snapshot{Total: 1}
 	if task.Status.StartTime != nil {
@@ -691,11 +696,13 @@ func snapshotOfTask(task *batch.Task) progress.Snapshot {
 	return s
 }
 
+// finishedTask reports whether the task has succeeded or failed.
 func finishedTask(task *batch.Task) bool {
 	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
 }
 
-// concludeTask says how a task has ended, and returns its exit code. printed is whether all its output was shown.
+// concludeTask prints how a task ended. It returns an error with the exit code of its command unless it succeeded.
+// printed means that all its output has been shown.
 func (m *member) concludeTask(task *batch.Task, printed bool) error {
 	took := ""
 	if task.Status.StartTime != nil && task.Status.CompletionTime != nil {
@@ -712,7 +719,7 @@ func (m *member) concludeTask(task *batch.Task, printed bool) error {
 	code := exitFailed
 	if end := task.Status.State.Terminated; end != nil {
 		code = max(int(end.ExitCode), exitFailed)
-		// The command has not printed why it could not be started.
+		// A start error is not part of the command's output.
 		if !printed || end.Reason == batch.TaskReasonStartError {
 			writeIndented(&text, end.Message)
 		}
@@ -721,7 +728,7 @@ func (m *member) concludeTask(task *batch.Task, printed bool) error {
 	return &exitError{code: code}
 }
 
-// howEnded returns how the last attempt of a task has ended.
+// howEnded describes how the last attempt of a task ended.
 func howEnded(task *batch.Task) string {
 	end := task.Status.State.Terminated
 	if end == nil {
@@ -739,8 +746,8 @@ func howEnded(task *batch.Task) string {
 		text = "the command could not be started"
 	case batch.TaskReasonOOMKilled:
 		text = fmt.Sprintf("memory ran out (%s)", text)
-		if asked, ok := task.Spec.Resources.Requests[batch.ResourceMemory]; ok {
-			text = fmt.Sprintf("memory ran out: it asks for %s (%s)", asked.String(), text)
+		if requested, ok := task.Spec.Resources.Requests[batch.ResourceMemory]; ok {
+			text = fmt.Sprintf("memory ran out: it asks for %s (%s)", requested.String(), text)
 		}
 	case batch.TaskReasonWorkerCrashed:
 		text = fmt.Sprintf("its worker was lost or restarted %s while it ran", times(int(task.Status.WorkerCrashes)))
@@ -753,7 +760,7 @@ func howEnded(task *batch.Task) string {
 	return text
 }
 
-// writeIndented writes lines of output, marked as such.
+// writeIndented writes lines of a command's output with a prefix.
 func writeIndented(to io.Writer, text string) {
 	for _, line := range sanitize.Lines(text) {
 		fmt.Fprintf(to, "  | %s\n", line)

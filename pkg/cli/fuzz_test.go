@@ -24,7 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// FuzzParseArray holds what is read of --array to the bounds of the server and to what was written.
+// FuzzParseArray checks that parsed arrays are within the limits of the server and match their text.
 func FuzzParseArray(f *testing.F) {
 	for _, text := range []string{"1000", "0-999", "1000%50", "0-999%50", "1,2", "0-9:2", "1-9", "9-0", "0", "2147483647", "2147483648", "0-2147483646%10000",
 		"100001%10001", "100000%100000", "5%0", "%", "-", "0-", "5%", "99999999999999999999", "٣", "+5", "0x5"} {
@@ -59,7 +59,7 @@ func FuzzParseArray(f *testing.F) {
 	})
 }
 
-// FuzzParseRef holds names of objects to being the same once they are written and read.
+// FuzzParseRef checks that formatted names of objects parse to the same name.
 func FuzzParseRef(f *testing.F) {
 	for _, text := range []string{"a", "task/a", "tasks/a", "TKS/a", "taskset.batch.leat.dev/a", "worker/a", "pod/a", "task/", "/a", "a/b/c", "task/a/b", ""} {
 		f.Add(text)
@@ -78,13 +78,13 @@ func FuzzParseRef(f *testing.F) {
 	})
 }
 
-// FuzzNameOf holds names made of programs to what the server accepts: of an object, and of a set as the value of a label.
-func FuzzNameOf(f *testing.F) {
+// FuzzNamePrefix checks that the server accepts the prefix as the name of an object and as the value of a label.
+func FuzzNamePrefix(f *testing.F) {
 	for _, program := range []string{"echo", "/usr/bin/python3.12", `C:\a b\c.exe`, "-", "é", strings.Repeat("a-", 40), "\xff"} {
 		f.Add(program)
 	}
 	f.Fuzz(func(t *testing.T, program string) {
-		for _, name := range []string{nameOf(program), nameOf(program) + "-abcde"} {
+		for _, name := range []string{namePrefix(program), namePrefix(program) + "-abcde"} {
 			if messages := validation.IsDNS1123Label(name); len(messages) > 0 {
 				t.Errorf("%q makes %q: %s", program, name, messages)
 			}

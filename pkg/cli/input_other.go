@@ -20,5 +20,5 @@ package cli
 
 import "io"
 
-// hasInput cannot tell here whether somebody has put something into the stream.
+// hasInput returns false: on this platform pending input cannot be detected.
 func hasInput(io.Reader) bool { return false }

@@ -25,8 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hasInput reports whether somebody has put something into the stream to be read: a file with something left in it, or a pipe that
-// holds something.
+// hasInput reports whether the stream has pending input: it is a file before its end, or a pipe with data.
 func hasInput(stream io.Reader) bool {
 	file, ok := stream.(*os.File)
 	if !ok {

@@ -32,21 +32,23 @@ import (
 	directclient "github.com/leat-dev/leat/pkg/client/direct"
 )
 
-const kubeconfigLong = `Print a kubeconfig that reaches leat-apiserver itself, and not through the cluster's API server.
+const kubeconfigLong = `Print a kubeconfig that connects to leat-apiserver directly instead of through the cluster's API server.
 
-It is for workers and for programs that watch much: what they ask for then costs the cluster's API server nothing. Their rights
-are the same either way.
+Use it for workers and for programs with many watches: their requests then cost the cluster's API server nothing. Their permissions are
+the same either way.
 
-The server is that of the Service that Leat is registered by, which pods reach by its name; --address names another way to it. The
-user is the present one, whose credentials are printed, too: a file that it is written to is made its owner's alone. With --token-file it is whoever has the token in that file, and with --certificate-file and --key-file whoever has
-that client certificate. The files are looked for where the kubeconfig is used, and read anew as they change.`
+The server address is that of the Service that Leat is registered with. Pods can resolve it; for other clients set --address.
+
+The user is your current user. The output contains its credentials, so if standard output is a file, only its owner can read it
+afterwards. With --token-file, or with --certificate-file and --key-file, the kubeconfig names these files instead. They are read on
+the machine where the kubeconfig is used, and read again when they change.`
 
 func (f *factory) newKubeconfigCommand() *cobra.Command {
 	var address string
-	var user credentials
+	var user credentialFiles
 	command := &cobra.Command{
 		Use:   "kubeconfig",
-		Short: "Print a kubeconfig that reaches leat-apiserver itself",
+		Short: "Print a kubeconfig that connects to leat-apiserver directly",
 		Long:  kubeconfigLong,
 		Example: `  leat kubeconfig > direct.kubeconfig
   leat kubeconfig -n render --token-file /etc/leat/token > worker.kubeconfig
@@ -74,8 +76,8 @@ func (f *factory) newKubeconfigCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if user == (credentials{}) {
-				if err := keepPrivate(f.streams.Out); err != nil {
+			if user == (credentialFiles{}) {
+				if err := restrictToOwner(f.streams.Out); err != nil {
 					return err
 				}
 			}
@@ -90,8 +92,9 @@ func (f *factory) newKubeconfigCommand() *cobra.Command {
 	return command
 }
 
-// keepPrivate makes a file that credentials are about to be written to its owner's alone: shells make files that others may read.
-func keepPrivate(out io.Writer) error {
+// restrictToOwner sets the mode of standard output to 0600 if it is a file, before credentials are written to it.
+// Shells create files that others can read.
+func restrictToOwner(out io.Writer) error {
 	file, ok := out.(*os.File)
 	if !ok {
 		return nil
@@ -106,11 +109,12 @@ func keepPrivate(out io.Writer) error {
 	return nil
 }
 
-// credentials are files that will be where a kubeconfig is used.
-type credentials struct{ token, certificate, key string }
+// credentialFiles are paths on the machine where the kubeconfig will be used. The zero value stands for the current
+// user.
+type credentialFiles struct{ token, certificate, key string }
 
-// directConfig makes the kubeconfig, of the present user without credentials.
-func (f *factory) directConfig(ctx context.Context, s *session, address string, files credentials) (*clientcmdapi.Config, error) {
+// directConfig returns the kubeconfig. An empty address stands for the Service of the server.
+func (f *factory) directConfig(ctx context.Context, s *session, address string, files credentialFiles) (*clientcmdapi.Config, error) {
 	registered, err := directclient.Registered(ctx, s.discovery.RESTClient())
 	if apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("the server at %s has no APIService of Leat: Leat is not installed there; or it is that of \"leat up\", which is reached directly anyway", s.host)
@@ -123,8 +127,8 @@ func (f *factory) directConfig(ctx context.Context, s *session, address string, 
 		cluster.Server, cluster.TLSServerName = registered.Address(), ""
 	}
 	user := &clientcmdapi.AuthInfo{TokenFile: files.token, ClientCertificate: files.certificate, ClientKey: files.key}
-	if files == (credentials{}) {
-		if user, err = f.presentUser(); err != nil {
+	if files == (credentialFiles{}) {
+		if user, err = f.currentUser(); err != nil {
 			return nil, err
 		}
 	}
@@ -135,8 +139,8 @@ func (f *factory) directConfig(ctx context.Context, s *session, address string, 
 	return config, nil
 }
 
-// presentUser is the user of the kubeconfig in use, with the content of the files that it names.
-func (f *factory) presentUser() (*clientcmdapi.AuthInfo, error) {
+// currentUser returns the user of the kubeconfig in use, with the content of its files inlined.
+func (f *factory) currentUser() (*clientcmdapi.AuthInfo, error) {
 	raw, err := f.flags.ToRawKubeConfigLoader().RawConfig()
 	if err != nil {
 		return nil, err

@@ -31,7 +31,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-func TestKubeconfigReachesTheServerItself(t *testing.T) {
+func TestDirectKubeconfig(t *testing.T) {
 	bundle := base64.StdEncoding.EncodeToString([]byte("the authority"))
 	for name, test := range map[string]struct {
 		apiService string // empty: there is none
@@ -110,7 +110,7 @@ func TestKubeconfigReachesTheServerItself(t *testing.T) {
 	}
 }
 
-func TestAKubeconfigWithCredentialsIsItsOwnersAlone(t *testing.T) {
+func TestKubeconfigWithCredentialsIsPrivate(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, `{"spec":{"service":{"namespace":"a","name":"b"},"caBundle":"YQ=="}}`)

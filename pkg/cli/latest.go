@@ -25,52 +25,53 @@ import (
 	"path/filepath"
 )
 
-// latestName stands for what was made last. What that was is kept on this machine, for each server and namespace: the server would
-// have to be asked for all tasks, and does not know who made them.
+// latestName stands for the task or set that this user created last. A file on this machine records it for each server
+// and namespace: the server does not know who created an object, and would have to list all of them.
 const latestName = "@latest"
 
-// latestFile is where it is kept.
+// latestFile returns the path of that file.
 func latestFile() (string, error) {
 	base, err := baseDirectory("XDG_STATE_HOME", ".local", "state")
 	return filepath.Join(base, "latest.json"), err
 }
 
+// readLatest returns the recorded names by latestKey and the path of the file. Without a file the map is empty.
 func readLatest() (map[string]string, string, error) {
 	file, err := latestFile()
 	if err != nil {
 		return nil, "", err
 	}
-	known := map[string]string{}
+	latest := map[string]string{}
 	content, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return known, file, nil
+		return latest, file, nil
 	}
 	if err != nil {
 		return nil, "", err
 	}
-	if err := json.Unmarshal(content, &known); err != nil {
+	if err := json.Unmarshal(content, &latest); err != nil {
 		return nil, "", fmt.Errorf("%s: %w: delete it", file, err)
 	}
-	return known, file, nil
+	return latest, file, nil
 }
 
 func (s *session) latestKey() string { return s.host + " " + s.namespace }
 
-// remember makes @latest mean this one.
+// remember records the object that @latest stands for.
 func (s *session) remember(r ref) error {
-	known, file, err := readLatest()
+	latest, file, err := readLatest()
 	if err != nil {
 		return err
 	}
-	known[s.latestKey()] = r.String()
-	content, err := json.MarshalIndent(known, "", "  ")
+	latest[s.latestKey()] = r.String()
+	content, err := json.MarshalIndent(latest, "", "  ")
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	// Of two at a time one wins, and nobody reads half of it.
+	// Replace the file atomically: another leat may read or write it now.
 	temporary, err := os.CreateTemp(filepath.Dir(file), "latest-*")
 	if err != nil {
 		return err
@@ -82,13 +83,13 @@ func (s *session) remember(r ref) error {
 	return os.Rename(temporary.Name(), file)
 }
 
-// latest gives what was made last from this machine on this server in this namespace.
+// latest returns the name that @latest stands for on this server in this namespace.
 func (s *session) latest() (ref, error) {
-	known, _, err := readLatest()
+	latest, _, err := readLatest()
 	if err != nil {
 		return ref{}, fmt.Errorf("%s: %w", latestName, err)
 	}
-	text, ok := known[s.latestKey()]
+	text, ok := latest[s.latestKey()]
 	if !ok {
 		return ref{}, fmt.Errorf("%s: nothing has been run from here in namespace %q of %s yet: give a name, as listed by kubectl get tks,tk", latestName, s.namespace, s.host)
 	}

@@ -43,9 +43,10 @@ import (
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
 )
 
-// defaultLogRequests is of how many tasks logs are read at a time.
+// defaultLogRequests is the default number of concurrent log requests.
 const defaultLogRequests = 20
 
+// logsOptions are the flags of "logs".
 type logsOptions struct {
 	*factory
 	follow, timestamps, previous bool
@@ -55,23 +56,24 @@ type logsOptions struct {
 	maxLogRequests               int
 }
 
-const logsLong = `Show what the command of a task, or of the tasks of a set, has printed.
+const logsLong = `Print the output of a task's command, or of the commands of a set.
 
-The output is read from the worker that ran the task, as long as it keeps it. Where a worker cannot be reached, the last lines of
-a task that has failed are shown: they are in its status.
+The output is read from the worker that ran the task, as long as the worker keeps it. If the worker cannot be reached, the last lines
+of a failed task are shown from its status.
 
-Of a set, each line begins with the set and the index, and lines of several tasks do not mix. A line of more than 1 MiB is shown in
-parts, which begin with an ellipsis but for the first. Tasks that have succeeded are deleted once they are counted, and their logs are
-gone with them: what they print is seen with -f while they run. The last 100 tasks that have failed are kept. Which output is missing is
-said at the end.
+For a set, each line begins with the set and the index, and lines of different tasks do not mix. A line of more than 1 MiB is shown in
+parts; each part but the first begins with an ellipsis.
 
-kubectl logs knows the kinds of Kubernetes itself only, and cannot be taught others.`
+Succeeded tasks of a set are deleted when they are counted, and their output with them. Use -f to see it while they run. The last 100
+failed tasks are kept. If output is missing, a line at the end names the indexes.
+
+kubectl logs supports only the kinds of Kubernetes itself.`
 
 func (f *factory) newLogsCommand() *cobra.Command {
 	o := &logsOptions{factory: f}
 	command := &cobra.Command{
 		Use: "logs NAME", GroupID: groupLook,
-		Short: "Show what commands have printed",
+		Short: "Print the output of commands",
 		Long:  logsLong,
 		Example: `  leat logs -f @latest
   leat logs taskset/squares --index 5
@@ -174,7 +176,7 @@ type taskLogs struct {
 	options batch.TaskLogOptions
 }
 
-// show shows what there is.
+// show prints the output so far. It returns an error if the task has not started.
 func (l *taskLogs) show(ctx context.Context, task *batch.Task) error {
 	if task.Status.Attempts == 0 && task.Status.StartTime == nil && !finishedTask(task) {
 		return fmt.Errorf("task/%s has not been started yet, and has printed nothing: -f waits for it, %s explain task/%s says why it waits", task.Name, l.program, task.Name)
@@ -182,7 +184,7 @@ func (l *taskLogs) show(ctx context.Context, task *batch.Task) error {
 	return l.stream(ctx, task)
 }
 
-// follow waits for each attempt of the task and shows it, until the task ends.
+// follow prints each attempt of the task, until the task ends.
 func (l *taskLogs) follow(ctx context.Context, task *batch.Task) error {
 	seen := int32(0)
 	for {
@@ -208,7 +210,8 @@ func (l *taskLogs) follow(ctx context.Context, task *batch.Task) error {
 	}
 }
 
-// stream shows one attempt. If its worker does not give the output, the last lines in the status do for a task that has failed.
+// stream prints one attempt. If the worker cannot return the output of a failed task, stream prints the last lines from
+// its status.
 func (l *taskLogs) stream(ctx context.Context, task *batch.Task) error {
 	stream, err := l.s.api.Tasks(l.s.namespace).GetLogs(task.Name, &l.options).Stream(ctx)
 	if err == nil {
@@ -224,7 +227,7 @@ func (l *taskLogs) stream(ctx context.Context, task *batch.Task) error {
 	if end == nil || end.Message == "" || l.options.Previous || ctx.Err() != nil {
 		return err
 	}
-	// The server may tell the last lines too.
+	// The server's message may include the last lines too.
 	why, _, _ := strings.Cut(err.Error(), "; its last lines")
 	fmt.Fprintf(l.streams.ErrOut, "The output of task/%s cannot be read: %s. Its last lines, from its status:\n", task.Name, why)
 	text := []byte(end.Message)
@@ -235,29 +238,29 @@ func (l *taskLogs) stream(ctx context.Context, task *batch.Task) error {
 	return err
 }
 
-// setLogs shows the output of the tasks of a set.
+// setLogs prints the output of the tasks of a set. show prints what exists, follow also waits for tasks that start.
 type setLogs struct {
 	*factory
 	s       *session
 	set     *batch.TaskSet
 	out     io.Writer
 	options batch.TaskLogOptions
-	chosen  []indexes.Range // none for all
-	limit   int             // of tasks at a time
-	ended   <-chan struct{} // closed when no more tasks will start
+	chosen  []indexes.Range // empty for all
+	limit   int             // of concurrent requests
+	ended   <-chan struct{} // closed when no more tasks will start; for follow only
 
-	mu    sync.Mutex
-	seen  map[types.UID]int32 // attempts that were shown or are due
-	shown []int               // indexes of which something was shown
-	late  int                 // attempts that were over before their turn
+	mu     sync.Mutex
+	seen   map[types.UID]int32 // the last attempt that was started to be shown, by task
+	shown  []int               // indexes with shown output
+	missed int                 // attempts that were deleted before they were read
 }
 
 func (l *setLogs) selector() string {
 	return labels.SelectorFromSet(labels.Set{batch.LabelControllerUID: string(l.set.UID)}).String()
 }
 
-// wants returns the index of the task, and reports whether the task is among those to show.
-func (l *setLogs) wants(task *batch.Task) (int, bool) {
+// selectedIndex returns the index of the task, and whether its output is to be shown.
+func (l *setLogs) selectedIndex(task *batch.Task) (int, bool) {
 	index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex])
 	if err != nil {
 		return 0, false
@@ -265,18 +268,19 @@ func (l *setLogs) wants(task *batch.Task) (int, bool) {
 	return index, len(l.chosen) == 0 || indexes.Contains(l.chosen, index)
 }
 
+// tasks lists the selected tasks that have started, sorted by index.
 func (l *setLogs) tasks(ctx context.Context) ([]batch.Task, error) {
 	list, err := l.s.api.Tasks(l.s.namespace).List(ctx, metav1.ListOptions{LabelSelector: l.selector()})
 	if err != nil {
 		return nil, err
 	}
 	tasks := slices.DeleteFunc(list.Items, func(task batch.Task) bool {
-		_, wanted := l.wants(&task)
-		return !wanted || task.Status.Attempts == 0
+		_, selected := l.selectedIndex(&task)
+		return !selected || task.Status.Attempts == 0
 	})
 	slices.SortFunc(tasks, func(a, b batch.Task) int {
-		indexA, _ := l.wants(&a)
-		indexB, _ := l.wants(&b)
+		indexA, _ := l.selectedIndex(&a)
+		indexB, _ := l.selectedIndex(&b)
 		if indexA != indexB {
 			return indexA - indexB
 		}
@@ -285,7 +289,7 @@ func (l *setLogs) tasks(ctx context.Context) ([]batch.Task, error) {
 	return tasks, nil
 }
 
-// show shows what there is, by index.
+// show prints the output so far, in the order of the indexes, and reports the indexes without output.
 func (l *setLogs) show(ctx context.Context) error {
 	tasks, err := l.tasks(ctx)
 	if err != nil {
@@ -301,12 +305,12 @@ func (l *setLogs) show(ctx context.Context) error {
 	}
 	var present []int
 	for i := range tasks {
-		index, _ := l.wants(&tasks[i])
+		index, _ := l.selectedIndex(&tasks[i])
 		present = append(present, index)
 	}
-	succeeded, lost, rest := l.absent(indexes.Of(present))
-	l.report(succeeded, "succeeded and %s gone, with what %s printed")
-	l.report(lost, "failed and %s gone, with what %s printed")
+	succeeded, lost, rest := l.missingIndexes(indexes.Of(present))
+	l.reportMissing(succeeded, "succeeded and %s gone, with what %s printed")
+	l.reportMissing(lost, "failed and %s gone, with what %s printed")
 	if n := indexes.Count(rest); n > 0 {
 		fmt.Fprintf(l.streams.ErrOut, "%s not run: index %s.\n", pluralHave(n, "task"), l.numbers(rest))
 	}
@@ -316,29 +320,30 @@ func (l *setLogs) show(ctx context.Context) error {
 	return nil
 }
 
-// absent returns which of the indexes to show are not present: those that have succeeded, those that have failed for good, and the rest.
-func (l *setLogs) absent(present []indexes.Range) (succeeded, failed, rest []indexes.Range) {
-	wanted := l.chosen
-	if len(wanted) == 0 && l.set.Spec.Completions != nil {
-		wanted = []indexes.Range{{First: 0, Last: completionsOf(l.set) - 1}}
+// missingIndexes returns the selected indexes that are not present: those that have succeeded, those that have failed
+// for good, and the rest.
+func (l *setLogs) missingIndexes(present []indexes.Range) (succeeded, failed, rest []indexes.Range) {
+	selected := l.chosen
+	if len(selected) == 0 && l.set.Spec.Completions != nil {
+		selected = []indexes.Range{{First: 0, Last: completionsOf(l.set) - 1}}
 	}
 	completed, err := completedOf(l.set)
 	if err != nil {
 		return nil, nil, nil
 	}
-	if len(wanted) == 0 {
-		wanted = completed
+	if len(selected) == 0 {
+		selected = completed
 	}
-	wanted = indexes.Subtract(wanted, present)
+	selected = indexes.Subtract(selected, present)
 	lost, _ := failedIndexes(l.set)
-	succeeded, failed = indexes.Intersect(wanted, completed), indexes.Intersect(wanted, lost)
-	return succeeded, failed, indexes.Subtract(wanted, indexes.Union(succeeded, failed))
+	succeeded, failed = indexes.Intersect(selected, completed), indexes.Intersect(selected, lost)
+	return succeeded, failed, indexes.Subtract(selected, indexes.Union(succeeded, failed))
 }
 
 func (l *setLogs) numbers(of []indexes.Range) string { return formatNumbers(l.set, of) }
 
-// report prints what has become of indexes of which nothing is shown.
-func (l *setLogs) report(of []indexes.Range, what string) {
+// reportMissing prints why indexes have no output. what has two verbs for the number of tasks.
+func (l *setLogs) reportMissing(of []indexes.Range, what string) {
 	switch n := indexes.Count(of); n {
 	case 0:
 	case 1:
@@ -355,43 +360,43 @@ func pluralHave(n int, what string) string {
 	return plural(n, what) + " have"
 }
 
-// follow shows the tasks that run and those that start, until ended is closed and all is shown.
+// follow prints the output of tasks that run or start, until ended is closed and all output has been printed.
 func (l *setLogs) follow(ctx context.Context) error {
 	l.seen = map[types.UID]int32{}
-	before, _, _ := l.absent(nil)
-	l.report(before, "succeeded before and %s gone, with what %s printed")
-	places := make(chan struct{}, l.limit)
+	before, _, _ := l.missingIndexes(nil)
+	l.reportMissing(before, "succeeded before and %s gone, with what %s printed")
+	slots := make(chan struct{}, l.limit)
 	var streams sync.WaitGroup
-	take := func(task *batch.Task) {
-		if _, wanted := l.wants(task); !wanted || !l.due(task) {
+	start := func(task *batch.Task) {
+		if _, selected := l.selectedIndex(task); !selected || !l.markSeen(task) {
 			return
 		}
 		streams.Go(func() {
 			select {
-			case places <- struct{}{}:
+			case slots <- struct{}{}:
 			case <-ctx.Done():
 				return
 			}
-			defer func() { <-places }()
+			defer func() { <-slots }()
 			err := l.stream(ctx, task)
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			switch {
-			case missing(err):
-				l.late++
+			case objectNotFound(err):
+				l.missed++
 			case err != nil && ctx.Err() == nil:
 				fmt.Fprintln(l.streams.ErrOut, l.describe(err))
 				fallthrough
 			default:
-				index, _ := l.wants(task)
+				index, _ := l.selectedIndex(task)
 				l.shown = append(l.shown, index)
 			}
 		})
 	}
 	informer := informers.NewTypedFilteredTaskInformer(l.s.client, l.s.namespace, 0, nil, func(o *metav1.ListOptions) { o.LabelSelector = l.selector() })
 	_, err := informer.AddTypedEventHandler(informers.TaskHandlerFuncs{
-		AddFunc:    take,
-		UpdateFunc: func(_, task *batch.Task) { take(task) },
+		AddFunc:    start,
+		UpdateFunc: func(_, task *batch.Task) { start(task) },
 	})
 	if err != nil {
 		return err
@@ -409,31 +414,32 @@ func (l *setLogs) follow(ctx context.Context) error {
 		streams.Wait()
 		return ctx.Err()
 	}
-	// The watch may be behind the end of the set.
+	// The informer may have stopped before it saw the last tasks.
 	tasks, err := l.tasks(ctx)
 	if err != nil {
 		return err
 	}
 	for i := range tasks {
-		take(&tasks[i])
+		start(&tasks[i])
 	}
 	streams.Wait()
-	return l.reportLate(ctx, before)
+	return l.reportMissed(ctx, before)
 }
 
-// reportLate prints of which tasks that have ended meanwhile nothing could be shown. before are those that had ended.
-func (l *setLogs) reportLate(ctx context.Context, before []indexes.Range) error {
+// reportMissed prints how many tasks ended before their output could be read. before are indexes that had ended when
+// follow began.
+func (l *setLogs) reportMissed(ctx context.Context, before []indexes.Range) error {
 	set, err := l.s.api.TaskSets(l.s.namespace).Get(ctx, l.set.Name, metav1.GetOptions{})
-	if err != nil && !missing(err) {
+	if err != nil && !objectNotFound(err) {
 		return err
 	}
-	count, which := l.late, ""
+	count, which := l.missed, ""
 	if err == nil && set.UID == l.set.UID {
 		l.set = set
 		slices.Sort(l.shown)
-		succeeded, failed, _ := l.absent(indexes.Union(indexes.Of(l.shown), before))
-		if late := indexes.Union(succeeded, failed); len(late) > 0 {
-			count, which = max(count, indexes.Count(late)), ": index "+l.numbers(late)
+		succeeded, failed, _ := l.missingIndexes(indexes.Union(indexes.Of(l.shown), before))
+		if missed := indexes.Union(succeeded, failed); len(missed) > 0 {
+			count, which = max(count, indexes.Count(missed)), ": index "+l.numbers(missed)
 		}
 	}
 	if count > 0 {
@@ -443,8 +449,8 @@ func (l *setLogs) reportLate(ctx context.Context, before []indexes.Range) error 
 	return nil
 }
 
-// due notes an attempt that is not shown yet.
-func (l *setLogs) due(task *batch.Task) bool {
+// markSeen records the current attempt of the task. It reports whether the attempt is new.
+func (l *setLogs) markSeen(task *batch.Task) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	seen := l.seen[task.UID]
@@ -452,15 +458,15 @@ func (l *setLogs) due(task *batch.Task) bool {
 		return false
 	}
 	if seen > 0 {
-		l.late += int(task.Status.Attempts - seen - 1)
+		l.missed += int(task.Status.Attempts - seen - 1)
 	}
 	l.seen[task.UID] = task.Status.Attempts
 	return true
 }
 
-// stream shows one attempt, each line with where it comes from.
+// stream prints one attempt, with the set and the index in front of each line.
 func (l *setLogs) stream(ctx context.Context, task *batch.Task) error {
-	index, _ := l.wants(task)
+	index, _ := l.selectedIndex(task)
 	prefix := fmt.Sprintf("[%s/%d] ", l.set.Name, numbersOf(l.set).Number(index))
 	if progress.IsTerminal(l.streams.Out) && os.Getenv("NO_COLOR") == "" {
 		prefix = fmt.Sprintf("\x1b[%dm%s\x1b[0m", 31+index%6, prefix)
@@ -475,17 +481,17 @@ func (l *setLogs) stream(ctx context.Context, task *batch.Task) error {
 	err := one.stream(ctx, task)
 	_ = writer.Close()
 	copying.Wait()
-	if apierrors.IsNotFound(err) && !missing(err) {
+	if apierrors.IsNotFound(err) && !objectNotFound(err) {
 		return fmt.Errorf("task/%s: %w", task.Name, err)
 	}
 	return err
 }
 
-// maxHeldLine is how much of a line is held until it ends, for each task that is read.
+// maxHeldLine is the number of bytes of an incomplete line that are buffered for each stream.
 const maxHeldLine = 1 << 20
 
-// copyLines writes each line at once, so that lines of several tasks do not mix. A line that is longer than what is held is written in
-// parts of whole characters.
+// copyLines copies whole lines, so that lines of different tasks do not mix. A line longer than maxHeldLine is written
+// in parts of whole characters.
 func (l *setLogs) copyLines(from io.Reader, prefix string) error {
 	reader := bufio.NewReaderSize(from, 64<<10)
 	lead := prefix
@@ -504,7 +510,7 @@ func (l *setLogs) copyLines(from io.Reader, prefix string) error {
 		if goesOn {
 			whole -= cutCharacter(text)
 		}
-		// Of a line in parts nothing may be left but its end, which each part has.
+		// The last part may consist of the line feed alone. Every part has got one already.
 		if whole > 0 && (lead == prefix || string(text) != "\n") {
 			if err := l.writeLine(lead, text[:whole]); err != nil {
 				return err
@@ -521,7 +527,7 @@ func (l *setLogs) copyLines(from io.Reader, prefix string) error {
 	}
 }
 
-// writeLine writes a line with what it begins with, and an end if it has none.
+// writeLine writes lead and text as one line. It adds a line feed if there is none.
 func (l *setLogs) writeLine(lead string, text []byte) error {
 	line := append([]byte(lead), text...)
 	if !bytes.HasSuffix(line, []byte("\n")) {
@@ -533,7 +539,7 @@ func (l *setLogs) writeLine(lead string, text []byte) error {
 	return err
 }
 
-// cutCharacter returns how many bytes at the end of the text are the beginning of a character that is not whole.
+// cutCharacter returns the length of an incomplete character at the end of the text.
 func cutCharacter(text []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
 		if tail := text[len(text)-n:]; utf8.RuneStart(tail[0]) {
@@ -546,7 +552,7 @@ func cutCharacter(text []byte) int {
 	return 0
 }
 
-// wholeCharacters writes what it is given but for a character that is cut at the end of all.
+// wholeCharacters is a writer that drops an incomplete character at the end of the stream.
 type wholeCharacters struct {
 	out  io.Writer
 	held []byte

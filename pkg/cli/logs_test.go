@@ -27,7 +27,7 @@ import (
 	"testing/iotest"
 )
 
-func TestLinesOfSeveralTasksStayWhole(t *testing.T) {
+func TestLinesOfTasksDoNotMix(t *testing.T) {
 	var out bytes.Buffer
 	l := &setLogs{out: &out}
 	const tasks, lines, length = 8, 20, 200_000
@@ -61,8 +61,8 @@ func TestLinesOfSeveralTasksStayWhole(t *testing.T) {
 	}
 }
 
-func TestLinesThatAreTooLongAreCutBetweenCharacters(t *testing.T) {
-	// Characters of three bytes do not fit evenly into any buffer.
+func TestLongLinesAreSplitBetweenCharacters(t *testing.T) {
+	// Characters of three bytes do not align with any buffer.
 	long := strings.Repeat("€", maxHeldLine)
 	var out bytes.Buffer
 	l := &setLogs{out: &out}
@@ -90,7 +90,7 @@ func TestLinesThatAreTooLongAreCutBetweenCharacters(t *testing.T) {
 	}
 }
 
-func TestCharactersAreNotCut(t *testing.T) {
+func TestWholeCharacters(t *testing.T) {
 	const text = "a€𝄞é"
 	for n := range len(text) + 1 {
 		want := text[:n]
@@ -104,7 +104,7 @@ func TestCharactersAreNotCut(t *testing.T) {
 			}
 		}
 	}
-	// What is no text at all stays as it is.
+	// Bytes that are not UTF-8 stay unchanged.
 	var out bytes.Buffer
 	if _, err := (&wholeCharacters{out: &out}).Write([]byte("\xff\x80\x80\x80\x80")); err != nil || out.Len() != 5 {
 		t.Errorf("got %q, %v", out.String(), err)

@@ -27,20 +27,20 @@ import (
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
 )
 
-// The variables with the index of a task: its number, and its position in the set.
+// Variables of a task with the number of its index, and with the position of its index in the set.
 const (
 	numberVariable   = "TASK_INDEX"
 	positionVariable = "JOB_COMPLETION_INDEX"
 )
 
-// maxNumber is one more than the largest number that an index can have.
+// maxNumber is the exclusive upper limit of the number of an index.
 const maxNumber = 1 << 31
 
-// maxListedNumbers is how many numbers spec.indexNumbers.list can hold.
+// maxListedNumbers is the maximum length of spec.indexNumbers.list.
 const maxListedNumbers = 10_000
 
-// numbersOf returns the numbers of the indexes of a set, nil if they are the indexes. Where a list of numbers would be too long,
-// "leat retry" makes items of them.
+// numbersOf returns the numbers of the indexes of a set, nil if they equal the indexes. "leat retry" stores numbers as
+// items if they do not fit into a list; numbersOf returns these too.
 func numbersOf(set *batch.TaskSet) *batch.IndexNumbers {
 	if set.Spec.IndexNumbers != nil || !slices.Contains(set.Spec.Template.Spec.Env, batch.EnvVar{Name: numberVariable, Value: itemReference}) {
 		return set.Spec.IndexNumbers
@@ -56,7 +56,7 @@ func numbersOf(set *batch.TaskSet) *batch.IndexNumbers {
 	return numbers
 }
 
-// numberOf returns the number of the index that a task of a set runs, as its command finds it.
+// numberOf returns the number of a task's index, as its command sees it.
 func numberOf(task *batch.Task) string {
 	for _, variable := range task.Spec.Env {
 		if variable.Name == numberVariable {
@@ -68,17 +68,17 @@ func numberOf(task *batch.Task) string {
 	return task.Labels[batch.LabelCompletionIndex]
 }
 
-// completionsOf returns how many indexes a set has, or can come to have.
+// completionsOf returns the number of indexes of a set, or the largest possible number if it has no spec.completions.
 func completionsOf(set *batch.TaskSet) int {
 	return int(ptr.Deref(set.Spec.Completions, maxCompletions))
 }
 
-// formatNumbers writes the numbers of indexes of a set, of the first ones if there are many.
+// formatNumbers formats the numbers of indexes of a set. A long list is truncated.
 func formatNumbers(set *batch.TaskSet, of []indexes.Range) string {
 	return sanitize.Truncate(indexes.Format(numbersOf(set).Numbers(of)), 100)
 }
 
-// parseNumbers reads the value of --index.
+// parseNumbers parses the value of --index.
 func parseNumbers(text string) ([]indexes.Range, error) {
 	numbers, err := indexes.Parse(text, maxNumber)
 	if err != nil {
@@ -87,7 +87,7 @@ func parseNumbers(text string) ([]indexes.Range, error) {
 	return numbers, nil
 }
 
-// chosenIndexes returns the indexes of the set that have these numbers. It is an error if one of the numbers is that of none.
+// chosenIndexes returns the indexes of the set that have these numbers. A number without an index is an error.
 func chosenIndexes(set *batch.TaskSet, numbers []indexes.Range) ([]indexes.Range, error) {
 	known, completions := numbersOf(set), completionsOf(set)
 	chosen := known.Indexes(numbers, completions)
@@ -102,17 +102,17 @@ func chosenIndexes(set *batch.TaskSet, numbers []indexes.Range) ([]indexes.Range
 		known.Number(0), known.Number(completions-1))
 }
 
-// completedOf returns the indexes of a set that have succeeded.
+// completedOf returns the succeeded indexes of a set.
 func completedOf(set *batch.TaskSet) ([]indexes.Range, error) {
 	return indexes.Parse(set.Status.CompletedIndexes, maxCompletions)
 }
 
-// hasIndexes reports whether the indexes of a set are different pieces of work.
+// hasIndexes reports whether the completion mode of a set is Indexed.
 func hasIndexes(set *batch.TaskSet) bool {
 	return ptr.Deref(set.Spec.CompletionMode, batch.NonIndexedCompletion) == batch.IndexedCompletion
 }
 
-// isIn reports whether the index of a set is in a list of its status.
+// isIn reports whether a list of indexes in the status of a set contains the index.
 func isIn(list string, index int) bool {
 	ranges, err := indexes.Parse(list, maxCompletions)
 	return err == nil && indexes.Contains(ranges, index)

@@ -31,28 +31,28 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// The kinds that a name can be of. kindUnsaid is a task or a set.
+// Kinds in names of objects. kindUnspecified means a task or a set.
 const (
-	kindUnsaid = ""
-	kindTask   = "task"
-	kindSet    = "taskset"
-	kindWorker = "worker"
+	kindUnspecified = ""
+	kindTask        = "task"
+	kindSet         = "taskset"
+	kindWorker      = "worker"
 )
 
-// ref names an object as people write it.
+// ref is the name of an object on the command line.
 type ref struct {
 	kind, name string
 }
 
-// String writes the name as it can be given to any command.
+// String returns the name as every command accepts it.
 func (r ref) String() string {
-	if r.kind == kindUnsaid {
+	if r.kind == kindUnspecified {
 		return r.name
 	}
 	return r.kind + "/" + r.name
 }
 
-// full writes the name as kubectl does in what it reports.
+// full returns the name with the API group, as kubectl prints it.
 func (r ref) full() string { return r.kind + "." + batch.GroupName + "/" + r.name }
 
 var kindNames = map[string][]string{
@@ -61,7 +61,7 @@ var kindNames = map[string][]string{
 	kindWorker: {"worker", "workers", "wkr"},
 }
 
-// parseRef reads NAME and KIND/NAME, where the kind may be plural, short, or with the group.
+// parseRef parses NAME and KIND/NAME. The kind may be a plural, a short name, or have the API group.
 func parseRef(text string) (ref, error) {
 	kind, name, ok := strings.Cut(text, "/")
 	if !ok {
@@ -73,13 +73,13 @@ func parseRef(text string) (ref, error) {
 	if !ok {
 		return ref{name: name}, nil
 	}
-	if known := kindOf(kind); known != kindUnsaid {
+	if known := kindOf(kind); known != kindUnspecified {
 		return ref{known, name}, nil
 	}
 	return ref{}, usageErrorf("%q: write task/NAME, taskset/NAME or worker/NAME, or SET/INDEX for one index of a set", text)
 }
 
-// kindOf returns the kind that the word names, kindUnsaid if it names none.
+// kindOf returns the kind with the given singular, plural or short name, kindUnspecified if there is none.
 func kindOf(word string) string {
 	word = strings.TrimSuffix(strings.ToLower(word), "."+batch.GroupName)
 	for kind, names := range kindNames {
@@ -87,14 +87,14 @@ func kindOf(word string) string {
 			return kind
 		}
 	}
-	return kindUnsaid
+	return kindUnspecified
 }
 
-// cutIndex splits SET/INDEX, as "leat logs" prints it, or KIND/NAME/INDEX into the name and the number of the index. It reports whether
-// the text has an index.
+// cutIndex splits SET/INDEX, as "leat logs" prints it, or KIND/NAME/INDEX into the name and the number of the index. ok
+// is false if the text has no index.
 func cutIndex(text string) (name string, number int, ok bool) {
 	slash := strings.LastIndexByte(text, '/')
-	if slash < 0 || kindOf(text[:slash]) != kindUnsaid {
+	if slash < 0 || kindOf(text[:slash]) != kindUnspecified {
 		return text, 0, false
 	}
 	parsed, err := strconv.ParseUint(text[slash+1:], 10, 31)
@@ -104,14 +104,15 @@ func cutIndex(text string) (name string, number int, ok bool) {
 	return text[:slash], int(parsed), true
 }
 
-// object is what a name was found to mean: a task, a set, or one index of a set.
+// object is the object that a name resolves to: a task (task is set), a whole set (only set is set), or one index of a
+// set (set and index are set).
 type object struct {
 	task  *batch.Task
 	set   *batch.TaskSet
-	index *int // of the set
+	index *int
 }
 
-// ref returns the name of the object as people can write it.
+// ref returns the name of the object for the command line.
 func (o object) ref() ref {
 	switch {
 	case o.set == nil:
@@ -122,7 +123,7 @@ func (o object) ref() ref {
 	return ref{kindSet, o.set.Name}
 }
 
-// parse reads a name, @latest too.
+// parse parses a name or @latest.
 func (s *session) parse(text string) (ref, error) {
 	if text == latestName {
 		return s.latest()
@@ -133,7 +134,7 @@ func (s *session) parse(text string) (ref, error) {
 	return parseRef(text)
 }
 
-// find reads the task, the set, or the set of the index that is meant. Of a name without a kind a set is tried first.
+// find resolves a name and reads the task or the set. A name without a kind is that of a set, or else that of a task.
 func (s *session) find(ctx context.Context, text string) (object, error) {
 	name, number, hasIndex := cutIndex(text)
 	r, err := s.parse(name)
@@ -141,12 +142,12 @@ func (s *session) find(ctx context.Context, text string) (object, error) {
 		return object{}, err
 	}
 	if hasIndex {
-		if r.kind != kindSet && r.kind != kindUnsaid {
+		if r.kind != kindSet && r.kind != kindUnspecified {
 			return object{}, usageErrorf("%q: %s is no set: only sets have indexes", text, r)
 		}
 		set, err := s.api.TaskSets(s.namespace).Get(ctx, r.name, metav1.GetOptions{})
-		if r.kind == kindUnsaid && missing(err) {
-			return object{}, s.noSet(r)
+		if r.kind == kindUnspecified && objectNotFound(err) {
+			return object{}, s.setNotFound(r)
 		}
 		if err != nil {
 			return object{}, s.gone(name, r, err)
@@ -165,7 +166,7 @@ func (s *session) find(ctx context.Context, text string) (object, error) {
 		if err == nil {
 			return object{set: set}, nil
 		}
-		if r.kind == kindSet || !missing(err) {
+		if r.kind == kindSet || !objectNotFound(err) {
 			return object{}, s.gone(text, r, err)
 		}
 	}
@@ -173,32 +174,33 @@ func (s *session) find(ctx context.Context, text string) (object, error) {
 	if err == nil {
 		return object{task: task}, nil
 	}
-	if r.kind == kindUnsaid && missing(err) {
+	if r.kind == kindUnspecified && objectNotFound(err) {
 		return object{}, fmt.Errorf("no set and no task is named %q in namespace %q: kubectl get tks,tk lists what there is; -n names another namespace", r.name, s.namespace)
 	}
 	return object{}, s.gone(text, r, err)
 }
 
-// noSet returns the error about a name that must be that of a set, and is not.
-func (s *session) noSet(r ref) error {
+// setNotFound returns the error for a name that is not that of a set.
+func (s *session) setNotFound(r ref) error {
 	return fmt.Errorf("no set is named %q in namespace %q: kubectl get tks lists what there is; -n names another namespace", r.name, s.namespace)
 }
 
-// gone says of @latest what it was.
+// gone replaces a not-found error of @latest by one with the name that it stood for.
 func (s *session) gone(text string, r ref, err error) error {
-	if text == latestName && missing(err) {
+	if text == latestName && objectNotFound(err) {
 		return fmt.Errorf("%s was %s, and is deleted", latestName, r)
 	}
 	return err
 }
 
-// missing tells whether the object does not exist, and not the whole API.
-func missing(err error) bool {
+// objectNotFound reports whether the error means that the object does not exist. It returns false if the server does
+// not serve the API.
+func objectNotFound(err error) bool {
 	var status apierrors.APIStatus
 	return errors.As(err, &status) && apierrors.IsNotFound(err) && status.Status().Details != nil && status.Status().Details.Name != ""
 }
 
-// findSet reads the set that is meant.
+// findSet resolves the name of a whole set and reads it.
 func (s *session) findSet(ctx context.Context, text string) (*batch.TaskSet, error) {
 	if name, number, ok := cutIndex(text); ok {
 		return nil, usageErrorf("%q is index %d of a set: only whole sets can be suspended and resumed: write %s", text, number, name)
@@ -207,12 +209,12 @@ func (s *session) findSet(ctx context.Context, text string) (*batch.TaskSet, err
 	if err != nil {
 		return nil, err
 	}
-	if r.kind != kindSet && r.kind != kindUnsaid {
+	if r.kind != kindSet && r.kind != kindUnspecified {
 		return nil, usageErrorf("%q is no set: only sets can be suspended and resumed; a task can be cancelled", r)
 	}
 	set, err := s.api.TaskSets(s.namespace).Get(ctx, r.name, metav1.GetOptions{})
-	if r.kind == kindUnsaid && missing(err) {
-		return nil, s.noSet(r)
+	if r.kind == kindUnspecified && objectNotFound(err) {
+		return nil, s.setNotFound(r)
 	}
 	return set, s.gone(text, r, err)
 }

@@ -29,17 +29,17 @@ import (
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
 )
 
-// shownRetries is how many sets a summary names.
+// shownRetries is the number of sets that a summary names.
 const shownRetries = 5
 
-// retries is a set and all that run it again.
+// retries is a set and all its retries.
 type retries struct {
-	name  string
-	first *batch.TaskSet // nil if it is deleted
-	again []batch.TaskSet
+	name      string
+	first     *batch.TaskSet // nil if it is deleted
+	retrySets []batch.TaskSet
 }
 
-// retriesOf returns the set, or the first one that it is a retry of, with all retries of that. It returns nil if there are none.
+// retriesOf returns the set, or the original set if it is a retry, with all retries. It returns nil if there are none.
 func (s *session) retriesOf(ctx context.Context, set *batch.TaskSet) (*retries, error) {
 	name, uid := retryOf(set.ObjectMeta)
 	list, err := s.api.TaskSets(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelRetryOf + "=" + string(uid)})
@@ -47,7 +47,7 @@ func (s *session) retriesOf(ctx context.Context, set *batch.TaskSet) (*retries, 
 		return nil, err
 	}
 	slices.SortFunc(list.Items, func(a, b batch.TaskSet) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
-	all := &retries{name: name, again: list.Items}
+	all := &retries{name: name, retrySets: list.Items}
 	if set.UID == uid {
 		all.first = set
 		return all, nil
@@ -56,20 +56,20 @@ func (s *session) retriesOf(ctx context.Context, set *batch.TaskSet) (*retries, 
 	switch {
 	case err == nil && first.UID == uid:
 		all.first = first
-	case err != nil && !missing(err):
+	case err != nil && !objectNotFound(err):
 		return nil, err
 	}
 	return all, nil
 }
 
-// String writes how much of the first set has succeeded in any of them.
+// String describes how much of the first set has succeeded over all retries.
 func (r *retries) String() string {
-	sets := make([]*batch.TaskSet, 0, len(r.again)+1)
+	sets := make([]*batch.TaskSet, 0, len(r.retrySets)+1)
 	if r.first != nil {
 		sets = append(sets, r.first)
 	}
-	for i := range r.again {
-		sets = append(sets, &r.again[i])
+	for i := range r.retrySets {
+		sets = append(sets, &r.retrySets[i])
 	}
 	count, parts := 0, make([]string, 0, len(sets))
 	var done []indexes.Range
@@ -94,8 +94,8 @@ func (r *retries) String() string {
 	text := fmt.Sprintf("%d%s have succeeded in all (%s)", count, of, strings.Join(parts, ", "))
 	if indexed && r.first != nil {
 		all := numbersOf(r.first).Numbers([]indexes.Range{{First: 0, Last: completionsOf(r.first) - 1}})
-		if left := indexes.Subtract(all, done); len(left) > 0 {
-			text += "; not yet: index " + sanitize.Truncate(indexes.Format(left), 100)
+		if remaining := indexes.Subtract(all, done); len(remaining) > 0 {
+			text += "; not yet: index " + sanitize.Truncate(indexes.Format(remaining), 100)
 		}
 	}
 	return text

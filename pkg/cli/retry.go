@@ -39,15 +39,15 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-const retryLong = `Run again what has failed.
+const retryLong = `Run failed work again.
 
-A task or a set that has ended stays as it is. A new one is created, named <name>-retry-<n>. The new set has one task for each index
-of the old one that has failed or has never run, or for each that --index names; with --all, also for those that have succeeded.
-Each command finds its old index in $TASK_INDEX and $JOB_COMPLETION_INDEX, and its old item in $TASK_ITEM.
+The finished task or set does not change. A new one named <name>-retry-<n> is created. The new set has one task for each index of the
+old set that failed or never ran. --index selects some of these indexes, and --all adds the succeeded ones. Each command finds its old
+index in $TASK_INDEX and $JOB_COMPLETION_INDEX, and its old item in $TASK_ITEM.
 
-A cancelled set can be retried. Of a set without indexes, as many tasks run again as have not succeeded.
+You can retry a cancelled set. A retry of a set without indexes runs as many tasks as have not succeeded.
 
-"leat explain" of any of these sets, and "leat wait" of a retry, show how much has succeeded over all retries.`
+"leat explain" of any of these sets and "leat wait" of a retry show how much has succeeded over all retries.`
 
 // retryOptions are the flags of "retry".
 type retryOptions struct {
@@ -67,7 +67,7 @@ func (f *factory) newRetryCommand() *cobra.Command {
 	o := &retryOptions{follow: followOptions{factory: f}}
 	command := &cobra.Command{
 		Use: "retry NAME", GroupID: groupRun,
-		Short: "Run again what has failed",
+		Short: "Run failed tasks again",
 		Long:  retryLong,
 		Example: `  leat retry @latest --wait
   leat retry taskset/squares --memory 8Gi --timeout 2h
@@ -85,21 +85,21 @@ func (f *factory) newRetryCommand() *cobra.Command {
 
 func (f *factory) retryFlags(o *retryOptions) *pflag.FlagSet {
 	flags := pflag.NewFlagSet("retry", pflag.ContinueOnError)
-	flags.BoolVar(&o.failed, "failed", false, "Run again what has failed or has never run (the default)")
-	flags.BoolVar(&o.all, "all", false, "Run again all, also what has succeeded")
+	flags.BoolVar(&o.failed, "failed", false, "Run again the indexes that failed or never ran (the default)")
+	flags.BoolVar(&o.all, "all", false, "Run again all indexes, including succeeded ones")
 	flags.StringVar(&o.index, "index", "", "Of a set: only these indexes, like 5 or 0-4,7")
-	flags.StringVar(&o.cpu, "cpu", "", "Processors that each task asks for, in place of what it asked for, like 2 or 500m")
-	flags.StringVar(&o.memory, "memory", "", "Memory that each task asks for, in place of what it asked for, like 1Gi")
+	flags.StringVar(&o.cpu, "cpu", "", "New CPU request of each task, like 2 or 500m")
+	flags.StringVar(&o.memory, "memory", "", "New memory request of each task, like 1Gi")
 	flags.DurationVar(&o.timeout, "timeout", 0, "How long each task may run, like 90s or 2h")
 	flags.Int32Var(&o.backoffLimit, "backoff-limit", 0, "How often a command that fails is run again")
 	flags.Int32Var(&o.priority, "priority", 0, "Which tasks go first: those of higher priority")
 	flags.StringVar(&o.queue, "queue", "", "Queue that the tasks wait in")
 	o.follow.addFlags(flags)
-	flags.BoolVar(&o.follow.wait, "wait", false, "Show progress until all have ended, and exit with what has come of it")
+	flags.BoolVar(&o.follow.wait, "wait", false, "Show progress until all tasks have ended, and exit with their outcome")
 	return flags
 }
 
-// complete checks the flags.
+// complete validates the flags and parses their values.
 func (o *retryOptions) complete(flags *pflag.FlagSet) error {
 	o.changed = flags.Changed
 	switch {
@@ -152,20 +152,20 @@ func (o *retryOptions) run(ctx context.Context, flags *pflag.FlagSet, name strin
 	case found.task != nil && o.index != "":
 		return usageErrorf("--index is for sets, and %s is one task", found.ref())
 	}
-	var again runtime.Object
+	var retry runtime.Object
 	if found.set != nil {
-		again, err = o.againSet(found.set)
+		retry, err = o.retrySet(found.set)
 	} else {
-		again, err = o.againTask(found.task)
+		retry, err = o.retryTask(found.task)
 	}
 	if err != nil {
 		return err
 	}
-	if again == nil {
+	if retry == nil {
 		fmt.Fprintf(o.follow.streams.Out, "%s: nothing has failed\n", found.ref().full())
 		return nil
 	}
-	created, err := s.createNumbered(ctx, again, again.(metav1.Object).GetAnnotations()[batch.AnnotationRetryOf])
+	created, err := s.createNumbered(ctx, retry, retry.(metav1.Object).GetAnnotations()[batch.AnnotationRetryOf])
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (o *retryOptions) run(ctx context.Context, flags *pflag.FlagSet, name strin
 	if found.set != nil {
 		what.kind = kindSet
 	}
-	return o.follow.made(ctx, s, created, func(to io.Writer) error {
+	return o.follow.reportCreated(ctx, s, created, func(to io.Writer) error {
 		count := ""
 		if set, ok := created.(*batch.TaskSet); ok && found.set.Spec.Completions != nil {
 			unit := "task"
@@ -187,7 +187,7 @@ func (o *retryOptions) run(ctx context.Context, flags *pflag.FlagSet, name strin
 	}, true)
 }
 
-// createNumbered creates the object under the first name <name>-retry-<n> that is free.
+// createNumbered creates the object with the first name <name>-retry-<n> that is free.
 func (s *session) createNumbered(ctx context.Context, object runtime.Object, name string) (runtime.Object, error) {
 	for n := 1; ; n++ {
 		object.(metav1.Object).SetName(retryName(name, n))
@@ -198,27 +198,29 @@ func (s *session) createNumbered(ctx context.Context, object runtime.Object, nam
 	}
 }
 
-// retryName returns the name of a retry. Names of sets have at most 63 letters, and what comes before a hyphen is no dot.
+// retryName returns the name of the n-th retry. It truncates name: names of sets have at most 63 characters, and none
+// has a dot before a hyphen.
 func retryName(name string, n int) string {
 	suffix := "-retry-" + strconv.Itoa(n)
 	return strings.TrimRight(name[:min(len(name), 63-len(suffix))], "-.") + suffix
 }
 
-// copyMeta returns the labels and annotations that people have set, and those that say of what this is a retry.
+// copyMeta returns metadata for a retry: the labels and annotations of the user, and those that refer to the retried
+// object.
 func copyMeta(meta metav1.ObjectMeta) metav1.ObjectMeta {
-	copied := copyTemplateMeta(meta)
-	if copied.Labels == nil {
-		copied.Labels = map[string]string{}
+	inherited := copyTemplateMeta(meta)
+	if inherited.Labels == nil {
+		inherited.Labels = map[string]string{}
 	}
-	if copied.Annotations == nil {
-		copied.Annotations = map[string]string{}
+	if inherited.Annotations == nil {
+		inherited.Annotations = map[string]string{}
 	}
 	name, uid := retryOf(meta)
-	copied.Annotations[batch.AnnotationRetryOf], copied.Labels[batch.LabelRetryOf] = name, string(uid)
-	return copied
+	inherited.Annotations[batch.AnnotationRetryOf], inherited.Labels[batch.LabelRetryOf] = name, string(uid)
+	return inherited
 }
 
-// retryOf returns the first of all that the object is a retry of: the object itself if it is none.
+// retryOf returns the original of a retry, or the object itself if it is not a retry.
 func retryOf(meta metav1.ObjectMeta) (name string, uid types.UID) {
 	name, uid = meta.Annotations[batch.AnnotationRetryOf], types.UID(meta.Labels[batch.LabelRetryOf])
 	if name == "" || uid == "" {
@@ -227,13 +229,13 @@ func retryOf(meta metav1.ObjectMeta) (name string, uid types.UID) {
 	return name, uid
 }
 
-// copyTemplateMeta returns the labels and annotations that people have set.
+// copyTemplateMeta returns the labels and annotations of the user, without those of controllers and kubectl.
 func copyTemplateMeta(meta metav1.ObjectMeta) metav1.ObjectMeta {
 	meta = *meta.DeepCopy()
-	return metav1.ObjectMeta{Labels: withoutOurs(meta.Labels), Annotations: withoutOurs(meta.Annotations)}
+	return metav1.ObjectMeta{Labels: withoutReserved(meta.Labels), Annotations: withoutReserved(meta.Annotations)}
 }
 
-func withoutOurs(m map[string]string) map[string]string {
+func withoutReserved(m map[string]string) map[string]string {
 	for _, name := range []string{
 		batch.LabelTaskSetName, batch.LabelControllerUID, batch.LabelCompletionIndex, batch.AnnotationIndexFailureCount,
 		"kubectl.kubernetes.io/last-applied-configuration",
@@ -243,7 +245,7 @@ func withoutOurs(m map[string]string) map[string]string {
 	return m
 }
 
-// override puts what the flags say in place of what a task had.
+// override applies the flags to the spec of a task.
 func (o *retryOptions) override(spec *batch.TaskSpec) {
 	if o.changed("priority") {
 		spec.Priority = o.priority
@@ -260,8 +262,8 @@ func (o *retryOptions) override(spec *batch.TaskSpec) {
 	maps.Copy(spec.Resources.Requests, o.requests)
 }
 
-// againTask returns the task to create, nil if there is nothing to run again.
-func (o *retryOptions) againTask(task *batch.Task) (runtime.Object, error) {
+// retryTask returns the task to create, nil if there is nothing to retry.
+func (o *retryOptions) retryTask(task *batch.Task) (runtime.Object, error) {
 	program := o.follow.program
 	switch {
 	case !finishedTask(task):
@@ -273,23 +275,23 @@ func (o *retryOptions) againTask(task *batch.Task) (runtime.Object, error) {
 		return nil, fmt.Errorf("task/%s is one of taskset/%s, which counts it: %s retry taskset/%s runs all that have failed, and --index chooses some",
 			task.Name, owner.Name, program, owner.Name)
 	}
-	again := &batch.Task{ObjectMeta: copyMeta(task.ObjectMeta), Spec: *task.Spec.DeepCopy()}
-	again.Spec.WorkerName = ""
-	o.override(&again.Spec)
+	retry := &batch.Task{ObjectMeta: copyMeta(task.ObjectMeta), Spec: *task.Spec.DeepCopy()}
+	retry.Spec.WorkerName = ""
+	o.override(&retry.Spec)
 	if o.changed("backoff-limit") {
-		again.Spec.BackoffLimit = &o.backoffLimit
+		retry.Spec.BackoffLimit = &o.backoffLimit
 	}
-	return again, nil
+	return retry, nil
 }
 
-// againSet returns the set to create, nil if there is nothing to run again.
-func (o *retryOptions) againSet(set *batch.TaskSet) (runtime.Object, error) {
+// retrySet returns the set to create, nil if there is nothing to retry.
+func (o *retryOptions) retrySet(set *batch.TaskSet) (runtime.Object, error) {
 	final := finishedSet(set)
 	if final == nil {
 		return nil, fmt.Errorf("taskset/%s has not ended yet: wait for it with %s wait taskset/%s, or cancel it", set.Name, o.follow.program, set.Name)
 	}
-	again := &batch.TaskSet{ObjectMeta: copyMeta(set.ObjectMeta), Spec: *set.Spec.DeepCopy()}
-	spec := &again.Spec
+	retry := &batch.TaskSet{ObjectMeta: copyMeta(set.ObjectMeta), Spec: *set.Spec.DeepCopy()}
+	spec := &retry.Spec
 	spec.Selector, spec.Suspend, spec.Cancelled = nil, nil, false
 	spec.Template.ObjectMeta = copyTemplateMeta(set.Spec.Template.ObjectMeta)
 	o.override(&spec.Template.Spec)
@@ -302,46 +304,47 @@ func (o *retryOptions) againSet(set *batch.TaskSet) (runtime.Object, error) {
 		}
 	}
 	if !hasIndexes(set) {
-		return o.againCount(again, set, final)
+		return o.retryByCount(retry, set, final)
 	}
 
-	left, err := o.left(set, final)
+	remaining, err := o.remaining(set, final)
 	if err != nil {
 		return nil, err
 	}
-	count := indexes.Count(left)
+	count := indexes.Count(remaining)
 	switch count {
 	case 0:
 		return nil, nil
 	case completionsOf(set):
-		return again, nil
+		return retry, nil
 	}
-	// A rule about indexes is one about others now.
+	// The indexes of a success policy would refer to other work in the new set.
 	spec.SuccessPolicy = nil
-	if err := o.choose(again, set, left); err != nil {
+	if err := o.selectIndexes(retry, set, remaining); err != nil {
 		return nil, err
 	}
 	resize(spec, int32(count))
-	return again, nil
+	return retry, nil
 }
 
-// againCount makes of a copy of a set without indexes one of as many tasks as have not succeeded.
-func (o *retryOptions) againCount(again, set *batch.TaskSet, final *metav1.Condition) (runtime.Object, error) {
+// retryByCount reduces the copy of a set without indexes to the number of tasks that have not succeeded. It returns nil
+// if there is nothing to retry.
+func (o *retryOptions) retryByCount(retry, set *batch.TaskSet, final *metav1.Condition) (runtime.Object, error) {
 	switch {
 	case len(o.chosen) > 0:
 		return nil, usageErrorf("--index: the tasks of taskset/%s have no indexes", set.Name)
 	case o.all:
-		return again, nil
+		return retry, nil
 	case final.Type == batch.TaskSetComplete:
 		return nil, nil
 	}
 	if set.Spec.Completions != nil {
-		resize(&again.Spec, *set.Spec.Completions-set.Status.Succeeded)
+		resize(&retry.Spec, *set.Spec.Completions-set.Status.Succeeded)
 	}
-	return again, nil
+	return retry, nil
 }
 
-// resize gives a set fewer completions.
+// resize reduces the completions of a set, and the fields that they limit.
 func resize(spec *batch.TaskSetSpec, completions int32) {
 	spec.Completions = &completions
 	spec.Parallelism = ptr.To(min(ptr.Deref(spec.Parallelism, 1), completions))
@@ -351,30 +354,30 @@ func resize(spec *batch.TaskSetSpec, completions int32) {
 }
 
 // left returns the indexes of the set to run again.
-func (o *retryOptions) left(set *batch.TaskSet, final *metav1.Condition) ([]indexes.Range, error) {
-	left, err := leftOf(set, final)
+func (o *retryOptions) remaining(set *batch.TaskSet, final *metav1.Condition) ([]indexes.Range, error) {
+	remaining, err := unsuccessfulIndexes(set, final)
 	if o.all {
-		left = []indexes.Range{{First: 0, Last: completionsOf(set) - 1}}
+		remaining = []indexes.Range{{First: 0, Last: completionsOf(set) - 1}}
 	}
 	if err != nil || len(o.chosen) == 0 {
-		return left, err
+		return remaining, err
 	}
 	chosen, err := chosenIndexes(set, o.chosen)
 	if err != nil {
 		return nil, err
 	}
-	if other := indexes.Subtract(chosen, left); len(other) > 0 {
+	if other := indexes.Subtract(chosen, remaining); len(other) > 0 {
 		fmt.Fprintf(o.follow.streams.ErrOut, "Left out index %s, which has not failed: --all runs it again nevertheless.\n", formatNumbers(set, other))
 	}
-	return indexes.Intersect(chosen, left), nil
+	return indexes.Intersect(chosen, remaining), nil
 }
 
-// choose makes a copy of a set one of some of its indexes, each with its number and its item.
-func (o *retryOptions) choose(again, set *batch.TaskSet, chosen []indexes.Range) error {
-	spec, known, count := &again.Spec, numbersOf(set), indexes.Count(chosen)
+// selectIndexes reduces the copy of a set to the chosen indexes. Each keeps its number and its item.
+func (o *retryOptions) selectIndexes(retry, set *batch.TaskSet, chosen []indexes.Range) error {
+	spec, known, count := &retry.Spec, numbersOf(set), indexes.Count(chosen)
 	env := &spec.Template.Spec.Env
 	if known != nil && spec.IndexNumbers == nil {
-		// The items are numbers that were too many for a list.
+		// The set is a retry whose items are its numbers, because they did not fit into a list.
 		spec.Items = nil
 		*env = slices.DeleteFunc(*env, func(v batch.EnvVar) bool {
 			return v.Value == itemReference && (v.Name == numberVariable || v.Name == positionVariable)
@@ -418,7 +421,7 @@ func (o *retryOptions) choose(again, set *batch.TaskSet, chosen []indexes.Range)
 	return nil
 }
 
-// numberAt returns the number at a position of the ranges.
+// numberAt returns the number at a position in the ranges.
 func numberAt(numbers []indexes.Range, position int) int {
 	for _, r := range numbers {
 		if count := r.Last - r.First + 1; position >= count {
@@ -430,11 +433,11 @@ func numberAt(numbers []indexes.Range, position int) int {
 	return maxNumber - 1
 }
 
-// shownParts is how many parts an error names besides the first.
+// shownParts is the number of parts that an error names besides the first.
 const shownParts = 9
 
-// partition splits numbers, of which there are more than limit, into ranges of at most limit of them. It returns the first, and the others
-// as text.
+// partition splits more than limit numbers into ranges with at most limit numbers each. It returns the first range and
+// the others as text.
 func partition(numbers []indexes.Range, limit int) (first, others string) {
 	var parts []string
 	count := indexes.Count(numbers)
@@ -448,15 +451,15 @@ func partition(numbers []indexes.Range, limit int) (first, others string) {
 	return parts[0], strings.Join(parts[1:], ", ")
 }
 
-// setVariable puts a variable before the others, unless the command sets it by itself.
+// setVariable inserts a variable before the others, unless there is one of that name.
 func setVariable(env *[]batch.EnvVar, name, value string) {
 	if !slices.ContainsFunc(*env, func(v batch.EnvVar) bool { return v.Name == name }) {
 		*env = slices.Insert(*env, 0, batch.EnvVar{Name: name, Value: value})
 	}
 }
 
-// listNumbers returns numbers as a set can have them: as a first one and a step, or as a list. It returns nil if there are too many for
-// a list.
+// listNumbers returns spec.indexNumbers for the numbers: a first number if they are contiguous, otherwise a list. It
+// returns nil if there are too many for a list.
 func listNumbers(numbers []indexes.Range) *batch.IndexNumbers {
 	if len(numbers) == 1 {
 		return &batch.IndexNumbers{First: ptr.To(int32(numbers[0].First))}
@@ -473,8 +476,8 @@ func listNumbers(numbers []indexes.Range) *batch.IndexNumbers {
 	return list
 }
 
-// leftOf returns the indexes that have failed and, of a set that has failed, also those that have not run.
-func leftOf(set *batch.TaskSet, final *metav1.Condition) ([]indexes.Range, error) {
+// unsuccessfulIndexes returns the failed indexes of a complete set, and all indexes without success of a failed set.
+func unsuccessfulIndexes(set *batch.TaskSet, final *metav1.Condition) ([]indexes.Range, error) {
 	if final.Type == batch.TaskSetComplete {
 		return indexes.Parse(ptr.Deref(set.Status.FailedIndexes, ""), maxCompletions)
 	}

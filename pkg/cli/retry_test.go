@@ -52,7 +52,7 @@ func endedSet(condition string, completed, failed string) *batch.TaskSet {
 	}
 }
 
-// retry returns what retryOptions make of the flags.
+// retryFlags returns the options for the arguments, and what they print on standard error.
 func retryFlags(t *testing.T, args ...string) (*retryOptions, *bytes.Buffer) {
 	t.Helper()
 	streams, _, _, errOut := genericiooptions.NewTestIOStreams()
@@ -68,18 +68,17 @@ func retryFlags(t *testing.T, args ...string) (*retryOptions, *bytes.Buffer) {
 	return o, errOut
 }
 
-func againSet(t *testing.T, set *batch.TaskSet, args ...string) *batch.TaskSet {
+func retrySet(t *testing.T, set *batch.TaskSet, args ...string) *batch.TaskSet {
 	t.Helper()
 	o, _ := retryFlags(t, args...)
-	made, err := o.againSet(set)
-	if err != nil || made == nil {
-		t.Fatalf("got %v, %v", made, err)
+	got, err := o.retrySet(set)
+	if err != nil || got == nil {
+		t.Fatalf("got %v, %v", got, err)
 	}
-	return made.(*batch.TaskSet)
+	return got.(*batch.TaskSet)
 }
 
-// variables returns what the command of an index finds in the variables that say which one it is, as the controller and the worker
-// make them.
+// variables returns the variables that identify the index of a task, as the controller and the worker set them.
 func variables(set *batch.TaskSet, index int) map[string]string {
 	found := map[string]string{positionVariable: strconv.Itoa(index), numberVariable: strconv.Itoa(set.Spec.IndexNumbers.Number(index))}
 	if index < len(set.Spec.Items) {
@@ -103,7 +102,7 @@ func TestRetryOfASet(t *testing.T) {
 		set := endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8")
 		set.UID, set.Labels = "uid", map[string]string{"team": "blue"}
 		set.Spec.Suspend, set.Spec.Cancelled = ptr.To(true), true
-		got := againSet(t, set)
+		got := retrySet(t, set)
 		want := &batch.TaskSet{
 			ObjectMeta: metav1.ObjectMeta{
 				Labels:      map[string]string{"team": "blue", batch.LabelRetryOf: "uid"},
@@ -125,7 +124,7 @@ func TestRetryOfASet(t *testing.T) {
 		}
 	})
 
-	// Whatever a set is like, the command of an index finds the same in its variables when it runs again.
+	// For every kind of set, the command of an index sees the same variables when it is retried.
 	for name, change := range map[string]func(*batch.TaskSet){
 		"an array": func(*batch.TaskSet) {},
 		"items":    func(set *batch.TaskSet) { set.Spec.Items = strings.Split("a b c d e f g h i j", " ") },
@@ -150,10 +149,10 @@ func TestRetryOfASet(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			set := endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8")
 			change(set)
-			first := againSet(t, set)
+			first := retrySet(t, set)
 			failedAgain := first.DeepCopy()
 			failedAgain.Status = endedSet(batch.TaskSetFailed, "0,3", "1-2").Status
-			second := againSet(t, failedAgain)
+			second := retrySet(t, failedAgain)
 			for _, test := range []struct {
 				set  *batch.TaskSet
 				were []int
@@ -164,7 +163,7 @@ func TestRetryOfASet(t *testing.T) {
 				for index, was := range test.were {
 					got, want := variables(test.set, index), variables(set, was)
 					if set.Spec.IndexNumbers != nil {
-						// A retry has no place for a position that was not the number.
+						// A retry cannot store a position that differs from the number.
 						delete(got, positionVariable)
 						delete(want, positionVariable)
 					}
@@ -182,7 +181,7 @@ func TestRetryOfASet(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		set := endedSet(batch.TaskSetComplete, "0-9", "")
 		set.Spec.Items = strings.Split("a b c d e f g h i j", " ")
-		got := againSet(t, set, "--all")
+		got := retrySet(t, set, "--all")
 		if diff := cmp.Diff(set.Spec.Items, got.Spec.Items); diff != "" || got.Spec.IndexNumbers != nil || len(got.Spec.Template.Spec.Env) != 1 {
 			t.Errorf("got %+v", got.Spec)
 		}
@@ -190,7 +189,7 @@ func TestRetryOfASet(t *testing.T) {
 	t.Run("what was not begun is any number of indexes in a row", func(t *testing.T) {
 		set := endedSet(batch.TaskSetFailed, "0-4", "")
 		set.Spec.Completions = ptr.To[int32](1_000_000)
-		got := againSet(t, set)
+		got := retrySet(t, set)
 		if diff := cmp.Diff(&batch.IndexNumbers{First: ptr.To[int32](5)}, got.Spec.IndexNumbers); diff != "" || *got.Spec.Completions != 999_995 {
 			t.Errorf("got %+v", got.Spec)
 		}
@@ -198,34 +197,34 @@ func TestRetryOfASet(t *testing.T) {
 	t.Run("more than a list holds", func(t *testing.T) {
 		set := endedSet(batch.TaskSetFailed, "1", "")
 		set.Spec.Completions = ptr.To[int32](20_000)
-		got := againSet(t, set)
+		got := retrySet(t, set)
 		if v := variables(got, 1); got.Spec.IndexNumbers != nil || len(got.Spec.Items) != 19_999 || v[numberVariable] != "2" || v[positionVariable] != "2" {
 			t.Errorf("got %d items, %v", len(got.Spec.Items), v)
 		}
 	})
 	t.Run("nothing has failed", func(t *testing.T) {
 		o, _ := retryFlags(t)
-		if made, err := o.againSet(endedSet(batch.TaskSetComplete, "0-3", "")); made != nil || err != nil {
-			t.Errorf("got %v, %v", made, err)
+		if got, err := o.retrySet(endedSet(batch.TaskSetComplete, "0-3", "")); got != nil || err != nil {
+			t.Errorf("got %v, %v", got, err)
 		}
 	})
 	t.Run("some indexes", func(t *testing.T) {
 		o, errOut := retryFlags(t, "--index", "0-1,7")
-		made, err := o.againSet(endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8"))
-		if err != nil || !cmp.Equal(made.(*batch.TaskSet).Spec.IndexNumbers.List, []int32{1, 7}) || errOut.String() != "Left out index 0, which has not failed: --all runs it again nevertheless.\n" {
-			t.Errorf("got %+v, %v, %q", made, err, errOut)
+		got, err := o.retrySet(endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8"))
+		if err != nil || !cmp.Equal(got.(*batch.TaskSet).Spec.IndexNumbers.List, []int32{1, 7}) || errOut.String() != "Left out index 0, which has not failed: --all runs it again nevertheless.\n" {
+			t.Errorf("got %+v, %v, %q", got, err, errOut)
 		}
-		if got := againSet(t, endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8"), "--index", "0-1,7", "--all"); !cmp.Equal(got.Spec.IndexNumbers.List, []int32{0, 1, 7}) {
+		if got := retrySet(t, endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8"), "--index", "0-1,7", "--all"); !cmp.Equal(got.Spec.IndexNumbers.List, []int32{0, 1, 7}) {
 			t.Errorf("got %+v", got.Spec.IndexNumbers)
 		}
 	})
 	t.Run("without indexes", func(t *testing.T) {
 		set := endedSet(batch.TaskSetFailed, "0-6", "")
 		set.Spec.CompletionMode, set.Spec.BackoffLimitPerIndex, set.Spec.MaxFailedIndexes, set.Status.Succeeded = nil, nil, nil, 7
-		if got := againSet(t, set, "--backoff-limit", "9"); *got.Spec.Completions != 3 || *got.Spec.BackoffLimit != 9 {
+		if got := retrySet(t, set, "--backoff-limit", "9"); *got.Spec.Completions != 3 || *got.Spec.BackoffLimit != 9 {
 			t.Errorf("got %+v", got.Spec)
 		}
-		if got := againSet(t, set, "--all"); *got.Spec.Completions != 10 {
+		if got := retrySet(t, set, "--all"); *got.Spec.Completions != 10 {
 			t.Errorf("got %+v", got.Spec)
 		}
 	})
@@ -249,12 +248,12 @@ func TestRetryOfASet(t *testing.T) {
 			args = []string{"--index", test.index}
 		}
 		o, _ := retryFlags(t, args...)
-		if made, err := o.againSet(test.set); made != nil || err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: got %v, %v", name, made, err)
+		if got, err := o.retrySet(test.set); got != nil || err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, %v", name, got, err)
 		}
 	}
-	// The part that is named is one that can be run.
-	if got := againSet(t, items, "--index", "0-10000"); len(got.Spec.IndexNumbers.List) != 10_000 {
+	// The part that the error names can be retried.
+	if got := retrySet(t, items, "--index", "0-10000"); len(got.Spec.IndexNumbers.List) != 10_000 {
 		t.Errorf("got %d numbers", len(got.Spec.IndexNumbers.List))
 	}
 }
@@ -271,16 +270,16 @@ func TestRetryOverrides(t *testing.T) {
 	}
 	o, _ := retryFlags(t, args...)
 	task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "t", UID: "u"}, Spec: spec, Status: batch.TaskStatus{Phase: batch.TaskFailed}}
-	made, err := o.againTask(task)
+	retry, err := o.retryTask(task)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, made.(*batch.Task).Spec); diff != "" {
+	if diff := cmp.Diff(want, retry.(*batch.Task).Spec); diff != "" {
 		t.Errorf("task: want -, got +:\n%s", diff)
 	}
 	set := endedSet(batch.TaskSetFailed, "0-8", "9")
 	set.Spec.Template.Spec = spec
-	got := againSet(t, set, args...)
+	got := retrySet(t, set, args...)
 	want.BackoffLimit, want.WorkerName = spec.BackoffLimit, "w"
 	want.Env = []batch.EnvVar{{Name: positionVariable, Value: "$(TASK_INDEX)"}}
 	if diff := cmp.Diff(want, got.Spec.Template.Spec); diff != "" || got.Spec.QueueName != "night" || *got.Spec.BackoffLimitPerIndex != 4 {
@@ -289,12 +288,12 @@ func TestRetryOverrides(t *testing.T) {
 	if memory := set.Spec.Template.Spec.Resources.Requests[batch.ResourceMemory]; set.Spec.Template.Spec.Priority != 7 || memory.String() != "4Gi" {
 		t.Errorf("the old set has changed: %+v", set.Spec)
 	}
-	// A task that has succeeded runs again only if that is said.
+	// A succeeded task is retried only with --all.
 	task.Status.Phase = batch.TaskSucceeded
 	for args, want := range map[string]bool{"--failed": false, "--all": true} {
 		o, _ := retryFlags(t, args)
-		if made, err := o.againTask(task); err != nil || (made != nil) != want {
-			t.Errorf("%s: got %v, %v", args, made, err)
+		if got, err := o.retryTask(task); err != nil || (got != nil) != want {
+			t.Errorf("%s: got %v, %v", args, got, err)
 		}
 	}
 }

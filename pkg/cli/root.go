@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package cli is the commands that people type to run work and to look after it.
+// Package cli implements the commands of leat, with which users run and observe tasks.
 package cli
 
 import (
@@ -38,20 +38,22 @@ import (
 	"github.com/leat-dev/leat/pkg/cli/progress"
 )
 
-// factory is what the commands have in common.
+// factory holds the state that all commands share.
 type factory struct {
-	// program is what people type: leat, or kubectl leat.
+	// program is the name of the program in texts: leat, or kubectl leat.
 	program string
 	streams genericiooptions.IOStreams
 	flags   *genericclioptions.ConfigFlags
-	// host is the server's URL once it is known, for errors.
+	// host is the URL of the server, for errors. It is empty before connect.
 	host string
 }
 
-// Main runs the program that was called by that path with those arguments and gives the code to exit with. Further commands, which
-// need no server, are added to its own. Called as kubectl-leat it speaks of itself as "kubectl leat"; called as
-// kubectl_complete-leat, which is how kubectl asks its plugins, it completes.
-func Main(path string, args []string, streams genericiooptions.IOStreams, further ...*cobra.Command) int {
+// Main runs the program with the arguments and returns its exit code. extraCommands are added to its own commands; they
+// need no server.
+//
+// path is the path of the executable. As kubectl-leat the program calls itself "kubectl leat" in texts. As
+// kubectl_complete-leat it completes the command line, as kubectl demands of plugins.
+func Main(path string, args []string, streams genericiooptions.IOStreams, extraCommands ...*cobra.Command) int {
 	program := "leat"
 	switch name := strings.TrimSuffix(filepath.Base(path), ".exe"); name {
 	case "kubectl-leat":
@@ -60,25 +62,25 @@ func Main(path string, args []string, streams genericiooptions.IOStreams, furthe
 		program, args = "kubectl leat", append([]string{cobra.ShellCompRequestCmd}, args...)
 	}
 	f := &factory{program: program, streams: streams, flags: genericclioptions.NewConfigFlags(false)}
-	root := f.newRootCommand(further)
+	root := f.newRootCommand(extraCommands)
 	root.SetArgs(args)
 	command, err := root.ExecuteC()
 	klog.Flush()
 	return f.exit(command, err)
 }
 
-const rootLong = `Run many short commands on the workers of a cluster, or of this machine, and look after them.
+const rootLong = `Run many short commands on the workers of a cluster, or of this machine, and observe them.
 
-Tasks are objects of the Kubernetes API batch.leat.dev, which kubectl and every other client can use: kubectl get tks,tk,tq,wkr.
+Tasks are objects of the Kubernetes API batch.leat.dev. kubectl and every other client can use them: kubectl get tks,tk,tq,wkr.
 
-The cluster is the one of kubectl: KUBECONFIG, --kubeconfig, --context and -n say which. Where none is configured, that of
-"leat up" is used, if it has been started on this machine (~/.local/share/leat/kubeconfig).
+The cluster is that of kubectl. KUBECONFIG, --kubeconfig, --context and -n select it. If none is configured, leat uses the server
+of "leat up" on this machine (~/.local/share/leat/kubeconfig).
 
-Wherever a task or a set is named, @latest is the one that "leat run" or "leat retry" has made last from here, on the same
-server and in the same namespace.
+In place of the name of a task or a set you can write @latest. It stands for the one that you created last with "leat run" or
+"leat retry" from this machine, on the same server and in the same namespace.
 
-Exit codes: 0 all is well; 1 it has failed; 2 the command line cannot be understood; 130 interrupted by Ctrl-C. "leat run" and
-"leat wait" of a single task end with the exit code of its command.`
+Exit codes: 0 success; 1 failure; 2 invalid command line; 130 interrupted by Ctrl-C. "leat run" and "leat wait" of a single task exit
+with the exit code of its command.`
 
 const rootExample = `  leat up                                             # all of Leat on this machine
   leat run --wait -- echo hello                       # one task
@@ -88,7 +90,7 @@ const rootExample = `  leat up                                             # all
   leat explain @latest                                # why does it wait, how did it fail
   leat retry @latest --wait`
 
-func (f *factory) newRootCommand(further []*cobra.Command) *cobra.Command {
+func (f *factory) newRootCommand(extraCommands []*cobra.Command) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "leat",
 		Short:         "Run many short commands",
@@ -120,7 +122,7 @@ func (f *factory) newRootCommand(further []*cobra.Command) *cobra.Command {
 	logs := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(logs)
 	verbosity := pflag.PFlagFromGoFlag(logs.Lookup("v"))
-	verbosity.Shorthand, verbosity.Usage = "v", "How much to say of requests to the server: 6 for each one, 8 for what it holds"
+	verbosity.Shorthand, verbosity.Usage = "v", "Log level of requests to the server: 6 for each request, 8 with its body"
 	root.PersistentFlags().AddFlag(verbosity)
 
 	root.AddGroup(
@@ -129,7 +131,7 @@ func (f *factory) newRootCommand(further []*cobra.Command) *cobra.Command {
 		&cobra.Group{ID: groupChange, Title: "Change:"},
 		&cobra.Group{ID: groupWorkers, Title: "Workers:"},
 	)
-	for _, command := range further {
+	for _, command := range extraCommands {
 		command.GroupID = groupRun
 		refuseConnectionFlags(command)
 		root.AddCommand(command)
@@ -142,7 +144,7 @@ func (f *factory) newRootCommand(further []*cobra.Command) *cobra.Command {
 		f.newKubeconfigCommand(), f.newVersionCommand(), f.newOptionsCommand(),
 	)
 	root.SetUsageTemplate(usageTemplate)
-	f.speakAs(root)
+	f.setProgramName(root)
 	return root
 }
 
@@ -153,7 +155,7 @@ const (
 	groupWorkers = "workers"
 )
 
-// usageTemplate leaves the flags that say which server to "options", as kubectl does.
+// usageTemplate lists the global flags only under "options", as kubectl does.
 const usageTemplate = `Usage:{{if .Runnable}}
   {{.UseLine}}{{end}}{{if .HasAvailableSubCommands}}
   {{.CommandPath}} [command]{{end}}{{if .HasExample}}
@@ -173,14 +175,14 @@ Flags:
 {{if .HasAvailableSubCommands}}Use "{{.CommandPath}} [command] --help" for more about a command, and {{else}}Use {{end}}"{{.Root.DisplayName}} options" for the flags that say which cluster, user and namespace.
 `
 
-// speakAs writes the examples with the name that the program was called by.
-func (f *factory) speakAs(command *cobra.Command) {
+// setProgramName replaces leat by the name of the program in the texts of the command and its subcommands.
+func (f *factory) setProgramName(command *cobra.Command) {
 	if f.program != "leat" {
 		command.Example = exampleLine.ReplaceAllString(command.Example, "${1}"+f.program+" ")
 		command.Long = quotedCommand.ReplaceAllString(command.Long, "${1}"+f.program+" ")
 	}
 	for _, sub := range command.Commands() {
-		f.speakAs(sub)
+		f.setProgramName(sub)
 	}
 }
 
@@ -189,7 +191,7 @@ var (
 	quotedCommand = regexp.MustCompile("([\"`])leat ")
 )
 
-// prepare keeps the log of the client library from the terminal unless it is asked for.
+// prepare discards the log of client-go unless -v is given.
 func (f *factory) prepare(command *cobra.Command, _ []string) error {
 	if v := command.Flags().Lookup("v"); v != nil && v.Changed {
 		return nil
@@ -204,9 +206,9 @@ func (f *factory) prepare(command *cobra.Command, _ []string) error {
 	return nil
 }
 
-// refuseConnectionFlags keeps a command that reaches no server from accepting flags that it has no use for.
+// refuseConnectionFlags makes a command without a server refuse the flags that select one.
 func refuseConnectionFlags(command *cobra.Command) {
-	// Its own hooks come instead of those of the root: its log is its own too.
+	// This replaces the hook of the root, which configures the log: these commands configure their own.
 	command.PersistentPreRunE = func(command *cobra.Command, _ []string) error {
 		var err error
 		command.InheritedFlags().VisitAll(func(flag *pflag.Flag) {
@@ -232,6 +234,7 @@ func (f *factory) newOptionsCommand() *cobra.Command {
 	}
 }
 
+// noArgs requires that there are no arguments.
 func noArgs(command *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return usageErrorf("%q takes no arguments, and was given %q", command.CommandPath(), args[0])
@@ -239,7 +242,7 @@ func noArgs(command *cobra.Command, args []string) error {
 	return nil
 }
 
-// atLeastOne wants names.
+// atLeastOne requires one or more names.
 func atLeastOne(what string) cobra.PositionalArgs {
 	return func(command *cobra.Command, args []string) error {
 		if len(args) == 0 {
@@ -249,7 +252,7 @@ func atLeastOne(what string) cobra.PositionalArgs {
 	}
 }
 
-// exactlyOne wants a name.
+// exactlyOne requires a single name.
 func exactlyOne(what string) cobra.PositionalArgs {
 	return func(command *cobra.Command, args []string) error {
 		if len(args) > 1 {
@@ -259,8 +262,8 @@ func exactlyOne(what string) cobra.PositionalArgs {
 	}
 }
 
-// interactive tells whether a person can be asked: what is shown and what is typed are a terminal. It gives what to read from, and
-// the caller closes it.
+// interactive reports whether a person can be asked, that is, whether input and output are a terminal. It returns the
+// terminal to read from, which the caller closes.
 func (f *factory) interactive() (io.ReadCloser, bool) {
 	if !progress.IsTerminal(f.streams.ErrOut) {
 		return nil, false
@@ -268,7 +271,7 @@ func (f *factory) interactive() (io.ReadCloser, bool) {
 	if progress.IsTerminal(f.streams.In) {
 		return io.NopCloser(f.streams.In), true
 	}
-	// Standard input may be the list of what to do.
+	// Standard input may be the list of --each-line.
 	tty, err := os.Open("/dev/tty")
 	return tty, err == nil
 }

@@ -43,8 +43,7 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
 )
 
-// defaultParallelism is how many tasks of a set are offered to workers at a time if nothing is said: as many as most workers have
-// room for, and few enough objects.
+// defaultParallelism is the default of --parallelism: enough for most sets of workers, and not too many objects.
 const defaultParallelism = 1000
 
 // runOptions are the flags of "run".
@@ -67,31 +66,31 @@ type runOptions struct {
 	dryRun                    string
 }
 
-const runLong = `Run a command: once, once for each of many indexes, or once for each line of a file.
+const runLong = `Run a command once, once for each of many indexes, or once for each line of a file.
 
-The command comes after --. No shell is involved: write sh -c '…' for one. It runs in the worker's filesystem with the worker's
-environment, --env, and TASK_NAME, TASK_NAMESPACE and TASK_ATTEMPT, and reads nothing from standard input. As in the containers of
-Kubernetes, $(NAME) in it is replaced by these variables, and $$ by a single $.
+Write the command after --. It runs without a shell; write sh -c '…' for one. It runs in the filesystem of the worker, with the
+environment of the worker, the variables of --env, and TASK_NAME, TASK_NAMESPACE and TASK_ATTEMPT. Its standard input is empty. As in
+containers of Kubernetes, $(NAME) in the command is replaced by the variable, and $$ by a single $.
 
-With the server of "leat up" on this machine, the command starts in the directory that you are in. In a cluster it starts in that
-of the worker. --workdir names another one; a relative one is taken from the directory that you are in.
+With the server of "leat up" on this machine, the command starts in your current directory. In a cluster it starts in the working
+directory of the worker. --workdir sets another directory; a relative path is relative to your current directory.
 
-With --array there is one task for each index from 0 on, which finds it in $TASK_INDEX, and $(TASK_INDEX) in the command is
-replaced by it. Use single quotes, or your own shell replaces both. One object is sent, whatever the number.
+--array creates one task for each index, starting at 0. The index is in $TASK_INDEX, and replaces $(TASK_INDEX) in the command. Use
+single quotes, otherwise your own shell replaces both. Only one object is sent, however many indexes there are.
 
-With --each-line there is one task for each line of the file, - for standard input. It finds the line in $TASK_ITEM. In the command
-{} is replaced by it, within arguments too; without {} it becomes the last argument. Empty lines are left out.
+--each-line creates one task for each line of the file; - is standard input. The line is in $TASK_ITEM. It replaces {} in the command,
+also inside an argument. Without {} it is appended as the last argument. Empty lines are skipped.
 
-A task of an array that fails does not keep the others from running. --backoff-limit says how often each is tried again, and
---max-failed how many may fail before the rest is given up.
+If a task of a set fails, the others still run. --backoff-limit is the number of retries of each task, and --max-failed the number of
+tasks that may fail until the set is stopped.
 
---request asks for a count of something that workers have. It is not a device: which one a task uses is for its command to find out.
+--request requests a count of something that workers have. It does not assign a device: the command must find a free one itself.
 
-With --wait, progress is shown until all have ended. Ctrl-C then asks whether to detach, to cancel or to go on; where
-nobody can be asked it detaches, and all goes on without you.
+--wait shows progress until all tasks have ended. Ctrl-C then asks whether to detach, to cancel or to continue. Without a terminal,
+Ctrl-C detaches, and the tasks continue to run.
 
-Exit codes with --wait: 0 all have succeeded; of a single task the exit code of its command; 1 some of a set have failed, or
-the server has refused something; 2 the command line cannot be understood; 130 detached or cancelled by Ctrl-C.`
+Exit codes with --wait: 0 all tasks succeeded; for a single task, the exit code of its command; 1 some tasks of a set failed, or the
+server refused a request; 2 invalid command line; 130 detached or cancelled by Ctrl-C.`
 
 const runExample = `  leat run --wait --logs -- python train.py --epochs 3
   leat run --array 1000 --wait -- sh -c 'echo $TASK_INDEX'
@@ -127,25 +126,25 @@ func (f *factory) newRunCommand() *cobra.Command {
 	flags.StringVar(&o.name, "name", "", "Name of the task or the set (default: the program's, and five letters)")
 	flags.StringVar(&o.queue, "queue", "", `Queue that the tasks wait in (default "default")`)
 	flags.Int32Var(&o.priority, "priority", 0, "Which tasks go first: those of higher priority")
-	flags.Int32Var(&o.parallelism, "parallelism", 0, fmt.Sprintf("How many tasks run at a time, at most (default: all, up to %d)", defaultParallelism))
+	flags.Int32Var(&o.parallelism, "parallelism", 0, fmt.Sprintf("Maximum number of tasks that run at a time (default: all, up to %d)", defaultParallelism))
 	flags.Int32Var(&o.backoffLimit, "backoff-limit", 0, "How often a command that fails is run again")
 	flags.DurationVar(&o.timeout, "timeout", 0, "How long each task may run, like 90s or 2h")
 	flags.DurationVar(&o.ttl, "ttl", 0, "How long after its end the task or the set is deleted, like 1h (default: never)")
-	flags.StringVar(&o.cpu, "cpu", "", "Processors that each task asks for, like 2 or 500m")
-	flags.StringVar(&o.memory, "memory", "", "Memory that each task asks for, like 1Gi")
-	flags.StringSliceVar(&o.requests, "request", nil, "What else each task asks for, as a count, like example.com/license=1")
-	flags.StringArrayVar(&o.env, "env", nil, "Variable of the command, as NAME=VALUE, or NAME for the value that it has here; can be repeated")
-	flags.StringArrayVar(&o.envFiles, "env-file", nil, "File with variables, one on each line as for --env; can be repeated")
-	flags.BoolVar(&o.export, "export", false, "Hand the whole environment of this shell to the command")
-	flags.StringVar(&o.workdir, "workdir", "", "Directory that the command starts in (default: this one if the workers are those of \"leat up\" here, else the worker's)")
+	flags.StringVar(&o.cpu, "cpu", "", "CPU request of each task, like 2 or 500m")
+	flags.StringVar(&o.memory, "memory", "", "Memory request of each task, like 1Gi")
+	flags.StringSliceVar(&o.requests, "request", nil, "Request of another resource, like example.com/license=1")
+	flags.StringArrayVar(&o.env, "env", nil, "Variable of the command, as NAME=VALUE, or NAME to copy the value from your environment; can be repeated")
+	flags.StringArrayVar(&o.envFiles, "env-file", nil, "File with one variable on each line, as for --env; can be repeated")
+	flags.BoolVar(&o.export, "export", false, "Copy your whole environment to the command")
+	flags.StringVar(&o.workdir, "workdir", "", "Working directory of the command (default: the current one with the server of \"leat up\", else the worker's)")
 	flags.StringVar(&o.workerSelector, "worker-selector", "", "Labels that a worker must have, like disk=ssd,zone=a")
-	flags.StringArrayVar(&o.tolerations, "toleration", nil, "Taint of workers to put up with, as KEY=VALUE:EFFECT, KEY:EFFECT or KEY; can be repeated")
+	flags.StringArrayVar(&o.tolerations, "toleration", nil, "Taint of workers to tolerate, as KEY=VALUE:EFFECT, KEY:EFFECT or KEY; can be repeated")
 	flags.StringArrayVar(&o.labels, "label", nil, "Label of the task, or of the set and its tasks, as KEY=VALUE; can be repeated")
-	flags.Int32Var(&o.maxFailed, "max-failed", 0, "How many tasks of a set may fail before the set is given up (default: any number)")
-	flags.BoolVar(&o.hold, "hold", false, "Make a set that starts nothing until \"leat resume\"")
-	flags.StringVar(&o.dryRun, "dry-run", "none", "client: print what would be sent; server: have the server check it; none")
+	flags.Int32Var(&o.maxFailed, "max-failed", 0, "How many tasks of a set may fail until the set fails (default: any number)")
+	flags.BoolVar(&o.hold, "hold", false, "Create the set suspended: it starts nothing until \"leat resume\"")
+	flags.StringVar(&o.dryRun, "dry-run", "none", "client: print the object that would be sent; server: let the server validate it; none")
 	o.follow.addFlags(flags)
-	flags.BoolVar(&o.follow.wait, "wait", false, "Show progress until all have ended, and exit with what has come of it")
+	flags.BoolVar(&o.follow.wait, "wait", false, "Show progress until all tasks have ended, and exit with their outcome")
 	o.print.AddFlags(command)
 	_ = command.RegisterFlagCompletionFunc("queue", f.completeQueues)
 	_ = command.RegisterFlagCompletionFunc("dry-run", cobra.FixedCompletions([]string{"none", "client", "server"}, cobra.ShellCompDirectiveNoFileComp))
@@ -190,11 +189,11 @@ func (o *runOptions) run(ctx context.Context, flags *pflag.FlagSet, command []st
 	if o.dryRun == "server" {
 		return printer.PrintObj(created, o.streams.Out)
 	}
-	return o.follow.made(ctx, s, created, func(to io.Writer) error { return printer.PrintObj(created, to) },
+	return o.follow.reportCreated(ctx, s, created, func(to io.Writer) error { return printer.PrintObj(created, to) },
 		ptr.Deref(o.print.OutputFormat, "") == "")
 }
 
-// create makes the task or the set, one request for whichever it is.
+// create creates a task or a set.
 func (s *session) create(ctx context.Context, object runtime.Object, options metav1.CreateOptions) (runtime.Object, error) {
 	if set, ok := object.(*batch.TaskSet); ok {
 		return s.api.TaskSets(s.namespace).Create(ctx, set, options)
@@ -202,11 +201,11 @@ func (s *session) create(ctx context.Context, object runtime.Object, options met
 	return s.api.Tasks(s.namespace).Create(ctx, object.(*batch.Task), options)
 }
 
-// build makes the object from the flags.
+// build returns the task or the set that the flags describe.
 func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Object, error) {
 	meta := metav1.ObjectMeta{Name: o.name, Namespace: ptr.Deref(o.flags.Namespace, "")}
 	if o.name == "" {
-		meta.GenerateName = nameOf(command[0]) + "-"
+		meta.GenerateName = namePrefix(command[0]) + "-"
 	}
 	for _, name := range []string{"array", "each-line"} {
 		if flags.Changed(name) && flags.Lookup(name).Value.String() == "" {
@@ -278,13 +277,13 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 		}
 		set.Spec.MaxFailedIndexes = &o.maxFailed
 	} else if *set.Spec.Completions > largeCompletions || len(set.Spec.Items) > maxLargeParallelism {
-		// The list of what has failed is stored beside the items: the server requires a bound on it.
+		// The server requires a limit, because the list of failed indexes is stored beside the items.
 		set.Spec.MaxFailedIndexes = ptr.To[int32](maxLargeParallelism)
 	}
 	return set, nil
 }
 
-// readLines gives the set an item for each line of the file.
+// readLines sets the items of the set to the lines of the file.
 func (o *runOptions) readLines(set *batch.TaskSet) error {
 	spec := &set.Spec.Template.Spec
 	spec.Command = withItem(spec.Command)
@@ -317,7 +316,7 @@ func (o *runOptions) readLines(set *batch.TaskSet) error {
 	return nil
 }
 
-// taskSpec makes what every task has.
+// taskSpec returns the part of the spec that a single task and the tasks of a set share.
 func (o *runOptions) taskSpec(flags *pflag.FlagSet, command []string) (batch.TaskSpec, error) {
 	spec := batch.TaskSpec{Priority: o.priority, Command: command}
 	if o.backoffLimit < 0 {
@@ -354,13 +353,13 @@ func (o *runOptions) taskSpec(flags *pflag.FlagSet, command []string) (batch.Tas
 	return spec, err
 }
 
-// workingDir returns where the command starts, "" for the worker's own directory: what the flag says, or where this process is if the
-// workers are on this machine.
+// workingDir returns the working directory of the command: the flag, or the directory of this process if the workers
+// are local. "" stands for the worker's own directory.
 func (o *runOptions) workingDir(flags *pflag.FlagSet) (string, error) {
 	switch {
 	case !flags.Changed("workdir"):
 		here, err := os.Getwd()
-		if err != nil || !o.workersAreHere() {
+		if err != nil || !o.workersAreLocal() {
 			return "", nil
 		}
 		return here, nil
@@ -375,8 +374,8 @@ func (o *runOptions) workingDir(flags *pflag.FlagSet) (string, error) {
 	return dir, nil
 }
 
-// parseToleration reads KEY=VALUE:EFFECT, KEY:EFFECT, KEY=VALUE and KEY. Without a value all values are tolerated, without an effect
-// all effects.
+// parseToleration parses KEY=VALUE:EFFECT, KEY:EFFECT, KEY=VALUE and KEY. A missing value matches all values, a missing
+// effect all effects.
 func parseToleration(text string) (batch.Toleration, error) {
 	keyValue, effect, hasEffect := strings.Cut(text, ":")
 	key, value, hasValue := strings.Cut(keyValue, "=")
@@ -391,6 +390,7 @@ func parseToleration(text string) (batch.Toleration, error) {
 	return toleration, nil
 }
 
+// labelMap parses the values of --label.
 func (o *runOptions) labelMap() (map[string]string, error) {
 	var set map[string]string
 	for _, text := range o.labels {
@@ -409,15 +409,16 @@ func (o *runOptions) labelMap() (map[string]string, error) {
 	return set, nil
 }
 
+// resources returns the requests of --cpu, --memory and --request.
 func (o *runOptions) resources() (batch.ResourceList, error) {
-	wanted := slices.Clone(o.requests)
+	selected := slices.Clone(o.requests)
 	for name, amount := range map[string]string{"cpu": o.cpu, "memory": o.memory} {
 		if amount != "" {
-			wanted = append(wanted, name+"="+amount)
+			selected = append(selected, name+"="+amount)
 		}
 	}
 	requests := batch.ResourceList{}
-	for _, request := range wanted {
+	for _, request := range selected {
 		name, amount, _ := strings.Cut(request, "=")
 		quantity, err := resource.ParseQuantity(amount)
 		if name == "" || err != nil || quantity.Sign() < 0 {
@@ -438,7 +439,8 @@ func (o *runOptions) resources() (batch.ResourceList, error) {
 	return requests, nil
 }
 
-// seconds gives the value of a flag in whole seconds, nil if it is not given.
+// seconds returns the value of a duration flag in seconds, rounded up, or nil if the flag is not set. Values below
+// least are errors.
 func seconds(flags *pflag.FlagSet, name string, value time.Duration, least int32) (*int32, error) {
 	if !flags.Changed(name) {
 		return nil, nil
@@ -461,8 +463,8 @@ func nonZero(n int32) *int32 {
 	return &n
 }
 
-// nameOf makes of a program what the name of an object can begin with.
-func nameOf(program string) string {
+// namePrefix derives the first part of an object's name from the name of a program.
+func namePrefix(program string) string {
 	var b strings.Builder
 	for _, c := range strings.ToLower(path.Base(strings.ReplaceAll(program, `\`, "/"))) {
 		switch {
@@ -481,7 +483,7 @@ func nameOf(program string) string {
 	return "task"
 }
 
-// plural counts something, in the plural where there is not just one.
+// plural returns the number and the noun, in the plural unless n is 1.
 func plural(n int, what string) string {
 	switch {
 	case n == 1:
@@ -492,5 +494,5 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// sortedKeys gives the keys of a map in order.
+// sortedKeys returns the keys of a map in order.
 func sortedKeys[K ~string, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -30,7 +30,7 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
-// Sample runs a first set of tasks in the namespace, called hello, and shows its progress. It returns once the set has ended.
+// Sample creates a set named hello in the namespace, shows its progress on out and returns when it has finished.
 func Sample(ctx context.Context, config *rest.Config, namespace string, out io.Writer) error {
 	client, err := versioned.NewForConfig(config)
 	if err != nil {

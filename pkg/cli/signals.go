@@ -21,7 +21,7 @@ import (
 	"os/signal"
 )
 
-// notify relays the signals to the channel, but for those that the program was started to ignore, as by nohup: they stay ignored.
+// notify is signal.Notify without the signals that the process ignores, as under nohup. Those stay ignored.
 func notify(to chan<- os.Signal, signals ...os.Signal) {
 	for _, sig := range signals {
 		if !signal.Ignored(sig) {

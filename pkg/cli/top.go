@@ -45,25 +45,26 @@ import (
 )
 
 const (
-	// topRows is how many rows of each table are shown.
+	// topRows is the maximum number of rows of each table.
 	topRows = 20
-	// toEnd, toHome and toClear move on a terminal: clear to the end of the line, go to the first line, clear all below.
-	toEnd, toHome, toClear = "\x1b[K", "\x1b[H", "\x1b[J"
-	// ctrlC is what a terminal hands over for Ctrl-C if it sends no signal.
+	// toEnd, toHome and toClear are terminal sequences: clear to the end of the line, move to the first line, clear
+	// below.
+	clearLine, cursorHome, clearBelow = "\x1b[K", "\x1b[H", "\x1b[J"
+	// ctrlC is the byte that a terminal in raw mode sends for Ctrl-C.
 	ctrlC = 3
 )
 
-const topLong = `Show the queues, the workers and the sets of a namespace, and how fast work gets done.
+const topLong = `Show the queues, the workers and the unfinished sets of a namespace, with rates.
 
-On a terminal this goes on until q or Ctrl-C; elsewhere, and with --once, it is shown once. ENDED/S counts the tasks that have ended, well
-or not, in the last ten seconds or so; the RATE of a set is the average since its start.`
+On a terminal the tables are updated until q or Ctrl-C. Without a terminal, and with --once, they are printed once. ENDED/S is the rate of
+tasks that succeeded or failed in about the last ten seconds. RATE is the average since the start of the set.`
 
 func (f *factory) newTopCommand() *cobra.Command {
 	var once bool
 	interval := 2 * time.Second
 	command := &cobra.Command{
 		Use: "top", GroupID: groupLook,
-		Short: "Show queues, workers and sets, and how fast work gets done",
+		Short: "Show queues, workers and sets, with rates",
 		Long:  topLong,
 		Example: `  leat top
   leat top --once -n batch`,
@@ -82,19 +83,19 @@ func (f *factory) newTopCommand() *cobra.Command {
 			return f.topLive(command.Context(), s, interval)
 		},
 	}
-	command.Flags().BoolVar(&once, "once", false, "Show it once, also on a terminal")
-	command.Flags().DurationVar(&interval, "interval", interval, "How often it is drawn")
+	command.Flags().BoolVar(&once, "once", false, "Print the tables once, also on a terminal")
+	command.Flags().DurationVar(&interval, "interval", interval, "Interval between updates")
 	return command
 }
 
-// view is what is shown.
+// view is the data of one screen.
 type view struct {
 	namespace string
 	now       time.Time
 	queues    []batch.TaskQueue
 	workers   []batch.Worker
 	sets      []batch.TaskSet
-	tasks     []batch.Task       // that wait or run
+	tasks     []batch.Task       // unfinished
 	ended     map[string]float64 // tasks per second, by queue; nil if that is not known
 }
 
@@ -121,9 +122,9 @@ func (f *factory) topOnce(ctx context.Context, s *session) error {
 	return err
 }
 
-// topLive draws what informers know, until q is typed or it is interrupted.
+// topLive draws the content of informers until q is typed or a signal arrives.
 func (f *factory) topLive(ctx context.Context, s *session, interval time.Duration) error {
-	// So that an error comes at once, and not never.
+	// Informers retry forever. List once, so that an error is reported at once.
 	if _, err := s.api.TaskQueues(s.namespace).List(ctx, metav1.ListOptions{Limit: 1}); err != nil {
 		return err
 	}
@@ -138,8 +139,8 @@ func (f *factory) topLive(ctx context.Context, s *session, interval time.Duratio
 	queues := informers.NewTypedTaskQueueInformer(s.client, s.namespace, 0, nil)
 	workers := informers.NewTypedWorkerInformer(s.client, s.namespace, 0, nil)
 	sets := informers.NewTypedTaskSetInformer(s.client, s.namespace, 0, nil)
-	counts := &endCounts{total: map[string]int{}}
-	// A task that ends leaves what the field selector selects.
+	counts := &endCounter{total: map[string]int{}}
+	// A finished task no longer matches the field selector, so the informer sees a deletion.
 	seen, err := tasks.AddTypedEventHandler(informers.TaskHandlerFuncs{DeleteFunc: func(task informers.DeletedTask) {
 		if last := task.OptionalObj; last != nil && last.Spec.WorkerName != "" {
 			counts.add(last.Spec.QueueName)
@@ -157,7 +158,7 @@ func (f *factory) topLive(ctx context.Context, s *session, interval time.Duratio
 	if !cache.WaitForCacheSync(ctx.Done(), seen.HasSynced, queues.HasSynced, workers.HasSynced, sets.HasSynced) {
 		return nil
 	}
-	fmt.Fprint(f.streams.Out, toHome, toClear)
+	fmt.Fprint(f.streams.Out, cursorHome, clearBelow)
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
@@ -166,7 +167,7 @@ func (f *factory) topLive(ctx context.Context, s *session, interval time.Duratio
 			queues: stored[batch.TaskQueue](queues.GetStore()), workers: stored[batch.Worker](workers.GetStore()),
 			sets: stored[batch.TaskSet](sets.GetStore()), tasks: stored[batch.Task](tasks.GetStore()),
 		}
-		fmt.Fprint(f.streams.Out, toHome, strings.ReplaceAll(v.render(), "\n", toEnd+"\r\n"), toClear)
+		fmt.Fprint(f.streams.Out, cursorHome, strings.ReplaceAll(v.render(), "\n", clearLine+"\r\n"), clearBelow)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -175,8 +176,8 @@ func (f *factory) topLive(ctx context.Context, s *session, interval time.Duratio
 	}
 }
 
-// stopOnKey calls stop when q or Ctrl-C is typed, if the input is a terminal. The terminal hands over each key at once until restore is
-// called, and Ctrl-C is a key like others then.
+// stopOnKey calls stop when q or Ctrl-C is typed. If the input is a terminal, it is in raw mode until restore is
+// called, so that Ctrl-C is a key and no signal.
 func (f *factory) stopOnKey(stop func()) (restore func(), err error) {
 	in, ok := f.streams.In.(*os.File)
 	if !ok || !progress.IsTerminal(in) {
@@ -199,7 +200,7 @@ func (f *factory) stopOnKey(stop func()) (restore func(), err error) {
 	return func() { _ = term.Restore(int(in.Fd()), before) }, nil
 }
 
-// stored returns what an informer knows, by name.
+// stored returns the objects in the store of an informer, sorted by name.
 func stored[T any, P interface {
 	*T
 	metav1.Object
@@ -212,33 +213,34 @@ func stored[T any, P interface {
 	return all
 }
 
-// endCounts counts the tasks that end, by queue.
-type endCounts struct {
+// endCounter counts ended tasks by queue.
+type endCounter struct {
 	mu    sync.Mutex
 	total map[string]int
 	past  []endSample
 }
 
+// endSample is the totals at a time.
 type endSample struct {
 	at    time.Time
 	total map[string]int
 }
 
-// endMemory is how far rates look back.
-const endMemory = 10 * time.Second
+// rateWindow is the period over which rates are taken.
+const rateWindow = 10 * time.Second
 
-func (c *endCounts) add(queue string) {
+func (c *endCounter) add(queue string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.total[queue]++
 }
 
-// rates gives how many tasks have ended per second since some time ago.
-func (c *endCounts) rates(now time.Time) map[string]float64 {
+// rates returns the number of tasks that ended per second over the last rateWindow, by queue.
+func (c *endCounter) rates(now time.Time) map[string]float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.past = append(c.past, endSample{now, maps.Clone(c.total)})
-	for len(c.past) > 2 && now.Sub(c.past[1].at) >= endMemory {
+	for len(c.past) > 2 && now.Sub(c.past[1].at) >= rateWindow {
 		c.past = c.past[1:]
 	}
 	rates := map[string]float64{}
@@ -252,7 +254,7 @@ func (c *endCounts) rates(now time.Time) map[string]float64 {
 	return rates
 }
 
-// render writes the tables.
+// render returns the screen as text.
 func (v *view) render() string {
 	var b bytes.Buffer
 	ready, running, pending := 0, 0, 0
@@ -284,7 +286,7 @@ func (v *view) render() string {
 	return b.String()
 }
 
-// table writes rows under a header, and how many more there are.
+// table writes the header and at most topRows rows. It writes nothing if there are no rows.
 func table(to io.Writer, header string, rows []string) {
 	if len(rows) == 0 {
 		return
@@ -301,7 +303,7 @@ func table(to io.Writer, header string, rows []string) {
 	fmt.Fprintln(to)
 }
 
-// renderQueues writes a row for each queue that has an object or that tasks name.
+// renderQueues writes a row for each queue that exists or that a task refers to.
 func (v *view) renderQueues(to io.Writer) {
 	objects := map[string]*batch.TaskQueue{}
 	for i := range v.queues {
@@ -341,6 +343,7 @@ func (v *view) renderQueues(to io.Writer) {
 	table(to, "QUEUE\tWEIGHT\tBOUND\tLIMIT\tPENDING\tOLDEST\tSTOP\tENDED/S", rows)
 }
 
+// renderWorkers writes a row for each worker.
 func (v *view) renderWorkers(to io.Writer) {
 	taken := loads(v.tasks, byWorker)
 	var rows []string
@@ -364,7 +367,7 @@ func (v *view) renderWorkers(to io.Writer) {
 	table(to, "WORKER\tSTATUS\tTASKS\tCPU\tMEMORY\tAGE", rows)
 }
 
-// ofAll writes how much of a resource tasks have asked for, of how much.
+// ofAll formats the requested and the allocatable amount of a resource.
 func ofAll(worker *batch.Worker, taken load, name batch.ResourceName) string {
 	has, ok := worker.Status.Allocatable[name]
 	if !ok {
@@ -374,7 +377,7 @@ func ofAll(worker *batch.Worker, taken load, name batch.ResourceName) string {
 	return used.String() + "/" + has.String()
 }
 
-// renderSets writes a row for each set that has not ended.
+// renderSets writes a row for each unfinished set.
 func (v *view) renderSets(to io.Writer) {
 	var rows []string
 	for i := range v.sets {

@@ -25,17 +25,17 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-const updateLong = `Change the priority or the queue of tasks and sets that wait.
+const updateLong = `Change the priority or the queue of pending tasks and sets.
 
-Of a set both can change until its first task has started, of a task until it has a worker. To move a set that has started, cancel it
-and run the rest with "leat retry --queue".`
+A set can be changed until its first task has started, a task until it has a worker. To move a set that has started, cancel it and run
+the rest with "leat retry --queue".`
 
 func (f *factory) newUpdateCommand() *cobra.Command {
 	var priority int32
 	var queue string
 	command := &cobra.Command{
 		Use: "update NAME...", GroupID: groupChange,
-		Short: "Change the priority or the queue of what waits",
+		Short: "Change the priority or the queue of pending tasks and sets",
 		Long:  updateLong,
 		Example: `  leat update @latest --priority 10
   leat update taskset/squares task/hello --queue night`,
@@ -69,7 +69,7 @@ func (f *factory) newUpdateCommand() *cobra.Command {
 				case found.index != nil:
 					return usageErrorf("%s is one index of a set: write taskset/%s", found.ref(), found.set.Name)
 				case found.set != nil:
-					// The queue is one field of the set and the same one of its tasks.
+					// The queue is a field of the set and of its task template.
 					uid, spec = found.set.UID, map[string]any{"template": map[string]any{"spec": task}}
 					if changed("queue") {
 						spec["queueName"] = queue

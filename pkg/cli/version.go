@@ -29,7 +29,7 @@ import (
 	"k8s.io/component-base/version"
 )
 
-// versionTimeout bounds how long a server can take to tell its version.
+// versionTimeout limits the request for the version of the server.
 const versionTimeout = 5 * time.Second
 
 func (f *factory) newVersionCommand() *cobra.Command {
@@ -39,9 +39,11 @@ func (f *factory) newVersionCommand() *cobra.Command {
 		Short: "Show the versions of this program and of the server",
 		Long: `Show the versions of this program and of the server.
 
-Behind a cluster's API server, the server is the cluster's, with Kubernetes' version; the versions of the workers are
-listed by kubectl get wkr. Where no cluster is configured, only the version of this program is shown. A server that is configured
-and does not answer within five seconds is an error; --client does not ask it.`,
+In a cluster, the server version is that of the cluster's API server, a version of Kubernetes. kubectl get wkr lists the versions of
+the workers.
+
+If no cluster is configured, only the version of this program is shown. If the server does not answer within five seconds, the command
+fails; use --client to send no request.`,
 		Args: noArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			fmt.Fprintf(f.streams.Out, "Client Version: %s\n", version.Get().GitVersion)
@@ -66,6 +68,6 @@ and does not answer within five seconds is an error; --client does not ask it.`,
 			return nil
 		},
 	}
-	command.Flags().BoolVar(&client, "client", false, "Only that of this program; no server is asked")
+	command.Flags().BoolVar(&client, "client", false, "Show only the version of this program; send no request")
 	return command
 }

@@ -29,7 +29,7 @@ import (
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
 )
 
-// followIndex waits until one index of a set has ended.
+// followIndex shows progress until one index of a set has ended.
 func (m *member) followIndex(ctx context.Context, found object) error {
 	set, index := found.set, *found.index
 	var logs sync.WaitGroup
@@ -62,14 +62,14 @@ func (m *member) followIndex(ctx context.Context, found object) error {
 	return m.concludeIndex(ctx, object{set: set, index: &index}, state)
 }
 
-// indexState is what has become of one index of a set.
+// indexState is the state of one index of a set.
 type indexState int
 
 const (
-	indexOpen indexState = iota // it waits, runs, or is tried again
+	indexOpen indexState = iota // it is pending, runs, or will be retried
 	indexSucceeded
 	indexFailed
-	indexNotRun // the set has ended without it
+	indexNotRun // the set has finished without it
 )
 
 func stateOf(set *batch.TaskSet, index int) indexState {
@@ -94,7 +94,8 @@ func (s indexState) snapshot() progress.Snapshot {
 	return progress.Snapshot{Total: 1, Pending: 1}
 }
 
-// concludeIndex prints how one index of a set has ended. The error has the exit code of its command, if that is known.
+// concludeIndex prints how one index of a set ended. It returns an error with the exit code of its command, if known,
+// unless it succeeded.
 func (m *member) concludeIndex(ctx context.Context, found object, state indexState) error {
 	if state == indexSucceeded {
 		fmt.Fprintf(m.renderer, "%s has succeeded\n", m.ref)
@@ -117,7 +118,7 @@ func (m *member) concludeIndex(ctx context.Context, found object, state indexSta
 	return &exitError{code: exitFailed}
 }
 
-// reportRetries prints what has come of a set over all its retries, if it is one of them.
+// reportRetries prints the outcome over all retries if the set is a retry.
 func (m *member) reportRetries(ctx context.Context, set *batch.TaskSet) {
 	if set.Labels[batch.LabelRetryOf] == "" {
 		return

@@ -29,10 +29,10 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// pendingSample is how many pending tasks of a set are looked at for a reason why none starts.
+// pendingSample is the number of pending tasks of a set that are read to find a reason why none starts.
 const pendingSample = 50
 
-// replicaFailure returns why the controller cannot create tasks of the set, "" if it can.
+// replicaFailure returns the reason why the controller cannot create tasks of the set, or "".
 func replicaFailure(set *batch.TaskSet) string {
 	c := meta.FindStatusCondition(set.Status.Conditions, batch.TaskSetReplicaFailure)
 	if c == nil || c.Status != metav1.ConditionTrue {
@@ -41,8 +41,8 @@ func replicaFailure(set *batch.TaskSet) string {
 	return "its tasks cannot be created: " + c.Message
 }
 
-// whySetWaits returns why no task of the set runs.
-func (s *session) whySetWaits(ctx context.Context, program string, set *batch.TaskSet) (string, error) {
+// setWaitingReason returns the reason why no task of the set runs, or "" if it is unknown.
+func (s *session) setWaitingReason(ctx context.Context, program string, set *batch.TaskSet) (string, error) {
 	if ptr.Deref(set.Spec.Suspend, false) {
 		return fmt.Sprintf("it is suspended: %s resume %s starts it", program, ref{kindSet, set.Name}), nil
 	}
@@ -65,11 +65,11 @@ func (s *session) whySetWaits(ctx context.Context, program string, set *batch.Ta
 			break
 		}
 	}
-	return s.whyTaskWaits(ctx, chosen)
+	return s.taskWaitingReason(ctx, chosen)
 }
 
-// whyTaskWaits returns why the command of the task does not run.
-func (s *session) whyTaskWaits(ctx context.Context, task *batch.Task) (string, error) {
+// taskWaitingReason returns the reason why the command of the task does not run.
+func (s *session) taskWaitingReason(ctx context.Context, task *batch.Task) (string, error) {
 	switch {
 	case task.DeletionTimestamp != nil:
 		return "it is being deleted", nil

@@ -32,26 +32,26 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// errDeleted ends the wait for an object that is gone.
+// errDeleted is returned by watchObject when the object is deleted. Callers put the name of the object in front.
 var errDeleted = errors.New("was deleted before it had ended")
 
-// watchedObject is a kind that can be watched.
+// watchedObject constrains the types that watchObject can watch.
 type watchedObject interface {
 	runtime.Object
 	metav1.Object
 }
 
-// watchedClient reads objects of a kind.
+// watchedClient is the part of a typed client that watchObject needs.
 type watchedClient[T watchedObject] interface {
 	Get(ctx context.Context, name string, options metav1.GetOptions) (T, error)
 	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
 }
 
-// watchObject hands each state of the object to done, beginning with the given one, until done returns true. It watches from the
-// resourceVersion of that state, over lost connections, and misses none of those that follow: an object that ends and is deleted
-// at once is seen to end. Only where the server no longer has that version does it go on with what there is then.
+// watchObject calls done with each state of the object, beginning with the given one, until done returns true. It
+// watches from the resourceVersion of the given state, reconnects, and misses no state: done sees the end of an object
+// that is deleted at once. If the server has compacted that version, it continues with the current state.
 //
-// It returns errDeleted if the object is deleted and done has returned false for its last state.
+// It returns errDeleted if the object is deleted and done returned false for its last state.
 func watchObject[T watchedObject](ctx context.Context, client watchedClient[T], object T, done func(T) bool) error {
 	name, uid := object.GetName(), object.GetUID()
 	for !done(object) {
@@ -59,7 +59,7 @@ func watchObject[T watchedObject](ctx context.Context, client watchedClient[T], 
 			options.FieldSelector = fields.OneTermEqualSelector("metadata.name", name).String()
 			events, err := client.Watch(ctx, options)
 			if expired(err) {
-				// As an answer to the request this would be tried again, with the same version.
+				// RetryWatcher would retry a failed request with the same version. It stops at an error event.
 				return watchError(err), nil
 			}
 			return events, err
@@ -85,7 +85,7 @@ func watchObject[T watchedObject](ctx context.Context, client watchedClient[T], 
 			return err
 		}
 		object, err = client.Get(ctx, name, metav1.GetOptions{})
-		if missing(err) || err == nil && object.GetUID() != uid {
+		if objectNotFound(err) || err == nil && object.GetUID() != uid {
 			return errDeleted
 		}
 		if err != nil {
@@ -95,10 +95,10 @@ func watchObject[T watchedObject](ctx context.Context, client watchedClient[T], 
 	return nil
 }
 
-// expired reports whether the server no longer has the version that a watch asked for.
+// expired reports whether the resourceVersion of a watch is too old for the server.
 func expired(err error) bool { return apierrors.IsGone(err) || apierrors.IsResourceExpired(err) }
 
-// watchError returns a watch that sends the error of an API and nothing else.
+// watchError returns a watch that sends err as its only event.
 func watchError(err error) watch.Interface {
 	events := make(chan watch.Event, 1)
 	if status := apierrors.APIStatus(nil); errors.As(err, &status) {

@@ -31,7 +31,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// watchStub answers each watch with the next list of events, and a read with the task that there is.
+// watchStub returns the next list of events for each watch, and the current task for a get.
 type watchStub struct {
 	t       *testing.T
 	answers [][]watch.Event
@@ -133,7 +133,7 @@ func TestWatchMissesNoState(t *testing.T) {
 	}
 }
 
-func TestWatchThatIsForbidden(t *testing.T) {
+func TestForbiddenWatch(t *testing.T) {
 	forbidden := apierrors.NewForbidden(batch.Resource("tasks"), "", errors.New("no"))
 	stub := watchStub{t: t, refused: forbidden}
 	err := watchObject(t.Context(), &stub, taskAt("1", "a", batch.TaskPending), finishedTask)

@@ -36,17 +36,17 @@ import (
 	"github.com/leat-dev/leat/pkg/cli/progress"
 )
 
-// newCordonCommand makes "cordon", or "uncordon".
+// newCordonCommand returns the "cordon" or the "uncordon" command.
 func (f *factory) newCordonCommand(cordon bool) *cobra.Command {
 	command := &cobra.Command{
 		Use: "uncordon WORKER...", GroupID: groupWorkers,
-		Short:   "Let workers take tasks again",
+		Short:   "Mark workers as schedulable",
 		Example: "  leat uncordon local-0-abcde",
 		Args:    atLeastOne("worker"), ValidArgsFunction: f.completeNames(kindWorker),
 	}
 	if cordon {
-		command.Use, command.Short, command.Example = "cordon WORKER...", "Keep new tasks from workers", "  leat cordon local-0-abcde"
-		command.Long = "Keep new tasks from workers. Those that run go on."
+		command.Use, command.Short, command.Example = "cordon WORKER...", "Mark workers as unschedulable", "  leat cordon local-0-abcde"
+		command.Long = "Mark workers as unschedulable: they get no new tasks. Their running tasks continue."
 	}
 	command.RunE = func(command *cobra.Command, args []string) error {
 		s, err := f.connect()
@@ -58,7 +58,7 @@ func (f *factory) newCordonCommand(cordon bool) *cobra.Command {
 	return command
 }
 
-// workerName returns the name of a worker that was written as NAME or worker/NAME.
+// workerName parses NAME or worker/NAME.
 func workerName(text string) (string, error) {
 	if name, ok := strings.CutPrefix(text, kindWorker+"/"); ok {
 		return name, nil
@@ -67,7 +67,7 @@ func workerName(text string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if r.kind != kindUnsaid && r.kind != kindWorker || strings.HasPrefix(text, "@") {
+	if r.kind != kindUnspecified && r.kind != kindWorker || strings.HasPrefix(text, "@") {
 		return "", usageErrorf("%q is no worker: kubectl get wkr lists them", text)
 	}
 	return r.name, nil
@@ -103,16 +103,17 @@ func (f *factory) cordon(ctx context.Context, s *session, name string, cordon bo
 	return nil
 }
 
-const denyLong = `Take all rights from workers, whatever their credentials.
+const denyLong = `Revoke all permissions of workers, whatever their credentials.
 
-For a worker whose key or token was stolen. Its requests are refused, whoever sends them; its tasks are taken from it and run again on
-other workers; and its Worker stays, however long it is silent, and cannot be deleted. A name that is not registered yet can be denied,
-too. Whoever has the key of the authority can make credentials of other names: rotate the authority then.`
+Use it if the key or the token of a worker was stolen. The server refuses all requests with the name of the worker. Its tasks are evicted
+and run again on other workers. Its Worker object is kept and cannot be deleted. You can also deny a name that is not registered yet.
+
+If the key of the certificate authority was stolen, rotate the authority instead: that key can issue credentials for other names.`
 
 func (f *factory) newWorkerCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use: "worker", GroupID: groupWorkers,
-		Short: "Deny workers their rights, or allow them again",
+		Short: "Deny or allow workers",
 		Example: `  leat worker deny local-0-abcde
   leat worker allow local-0-abcde`,
 	}
@@ -120,16 +121,16 @@ func (f *factory) newWorkerCommand() *cobra.Command {
 	return command
 }
 
-// newDenyCommand makes "worker deny", or "worker allow".
+// newDenyCommand returns the "worker deny" or the "worker allow" command.
 func (f *factory) newDenyCommand(deny bool) *cobra.Command {
 	command := &cobra.Command{
 		Use:     "allow WORKER...",
-		Short:   "Let denied workers have their rights again",
+		Short:   "Restore the permissions of denied workers",
 		Example: "  leat worker allow local-0-abcde",
 		Args:    atLeastOne("worker"), ValidArgsFunction: f.completeNames(kindWorker),
 	}
 	if deny {
-		command.Use, command.Short, command.Long = "deny WORKER...", "Take all rights from workers, whatever their credentials", denyLong
+		command.Use, command.Short, command.Long = "deny WORKER...", "Revoke all permissions of workers", denyLong
 		command.Example = "  leat worker deny local-0-abcde"
 	}
 	command.RunE = func(command *cobra.Command, args []string) error {
@@ -174,15 +175,15 @@ func (f *factory) deny(ctx context.Context, s *session, text string, deny bool) 
 	return nil
 }
 
-const drainLong = `Keep new tasks from a worker, and take those from it that it has.
+const drainLong = `Mark workers as unschedulable and evict their tasks.
 
-Its tasks are evicted: their commands are killed there, and run again on other workers, from the start. That does not count as a
-failure. With --grace they may end by themselves for that long first. The worker stays cordoned, also if draining fails.`
+The commands of evicted tasks are killed and run again on other workers, from the start. That does not count as a failure. --grace waits
+for tasks to end by themselves first. The worker stays cordoned, also if draining fails.`
 
 const (
-	// drainPoll is how often it is looked at what a worker still has.
+	// drainPoll is the interval at which the remaining tasks are listed.
 	drainPoll = 500 * time.Millisecond
-	// drainConcurrency is how many evictions are sent at a time.
+	// drainConcurrency is the maximum number of concurrent evictions.
 	drainConcurrency = 16
 )
 
@@ -190,7 +191,7 @@ func (f *factory) newDrainCommand() *cobra.Command {
 	var grace, timeout time.Duration
 	command := &cobra.Command{
 		Use: "drain WORKER...", GroupID: groupWorkers,
-		Short: "Take all tasks from workers",
+		Short: "Drain workers: evict all their tasks",
 		Long:  drainLong,
 		Example: `  leat drain local-0-abcde
   leat drain local-0-abcde --grace 10m    # let what runs end for ten minutes`,
@@ -219,12 +220,12 @@ func (f *factory) newDrainCommand() *cobra.Command {
 			})
 		},
 	}
-	command.Flags().DurationVar(&grace, "grace", 0, "How long tasks may end by themselves before they are evicted, like 10m")
-	command.Flags().DurationVar(&timeout, "timeout", 0, "How long to try, like 15m; 0s for ever")
+	command.Flags().DurationVar(&grace, "grace", 0, "How long to wait for tasks to end before they are evicted, like 10m")
+	command.Flags().DurationVar(&timeout, "timeout", 0, "How long to try, like 15m; 0s means no limit")
 	return command
 }
 
-// drain evicts what the worker has until it has nothing.
+// drain evicts the tasks of the worker until it has none.
 func (f *factory) drain(ctx context.Context, s *session, name string, grace, timeout time.Duration) error {
 	worker, err := s.findWorker(ctx, name)
 	if err != nil {
@@ -261,7 +262,7 @@ func (f *factory) drain(ctx context.Context, s *session, name string, grace, tim
 	return nil
 }
 
-// tasksOf lists what the worker has and has not finished.
+// tasksOf lists the unfinished tasks of the worker.
 func (s *session) tasksOf(ctx context.Context, worker string) ([]batch.Task, error) {
 	selector := fields.AndSelectors(
 		fields.OneTermEqualSelector("spec.workerName", worker),
@@ -275,18 +276,19 @@ func (s *session) tasksOf(ctx context.Context, worker string) ([]batch.Task, err
 	return list.Items, nil
 }
 
-// evict takes the tasks from their worker. What has changed meanwhile, or is ending, is left for the next look.
+// evict evicts the tasks from their worker. It skips tasks that are terminating or have changed; the next poll sees
+// them again.
 func (s *session) evict(ctx context.Context, tasks []batch.Task) error {
 	var all sync.WaitGroup
-	places := make(chan struct{}, drainConcurrency)
+	slots := make(chan struct{}, drainConcurrency)
 	errs := make([]error, len(tasks))
 	for i := range tasks {
 		if tasks[i].DeletionTimestamp != nil {
 			continue
 		}
 		all.Go(func() {
-			places <- struct{}{}
-			defer func() { <-places }()
+			slots <- struct{}{}
+			defer func() { <-slots }()
 			_, err := s.api.Tasks(s.namespace).Evict(ctx, tasks[i].Name, &batch.Eviction{
 				ObjectMeta: metav1.ObjectMeta{Name: tasks[i].Name, Namespace: tasks[i].Namespace},
 				Reason:     "WorkerDrained", Message: "The worker is drained.",
@@ -298,7 +300,7 @@ func (s *session) evict(ctx context.Context, tasks []batch.Task) error {
 		})
 	}
 	all.Wait()
-	// One says it for all.
+	// All errors have the same cause, mostly.
 	for _, err := range errs {
 		if err != nil {
 			return err

@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package localserver marks the cluster of "leat up" in a kubeconfig, so that commands can tell that its workers run on this machine.
+// Package localserver marks the cluster of "leat up" in a kubeconfig, so that commands can detect that its workers run
+// on this machine.
 package localserver
 
 import (
@@ -26,10 +27,10 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// extensionName is the name of the mark among the extensions of a cluster.
+// extensionName is the name of the kubeconfig cluster extension that holds the mark.
 const extensionName = "batch.leat.dev/local-workers"
 
-// instanceFile is the file in the data directory that holds what makes it unlike any other.
+// instanceFile is the file in the data directory that holds its random identifier.
 const instanceFile = "instance"
 
 // mark is the content of the extension.
@@ -41,7 +42,8 @@ type mark struct {
 // InstanceFile returns the file whose content identifies the data directory.
 func InstanceFile(dataDir string) string { return filepath.Join(dataDir, instanceFile) }
 
-// Mark notes in the cluster that its workers run where the data directory is, which the instance identifies.
+// Mark records in the cluster that its workers run on the machine that has the data directory. instance is the content
+// of InstanceFile.
 func Mark(cluster *clientcmdapi.Cluster, dataDir, instance string) error {
 	raw, err := json.Marshal(mark{DataDir: dataDir, Instance: instance})
 	if err != nil {
@@ -54,9 +56,10 @@ func Mark(cluster *clientcmdapi.Cluster, dataDir, instance string) error {
 	return nil
 }
 
-// IsHere reports whether the workers of the cluster see the files that this process sees: it is marked, and the data directory that
-// it names is there, with the same content. A kubeconfig that was copied to another machine, or into a container, does not pass.
-func IsHere(cluster *clientcmdapi.Cluster) bool {
+// IsLocal reports whether the workers of the cluster see the same files as this process: the cluster is marked, and the
+// instance file in the marked data directory has the marked content. It returns false for a kubeconfig copied to
+// another machine or into a container.
+func IsLocal(cluster *clientcmdapi.Cluster) bool {
 	extension, ok := cluster.Extensions[extensionName].(*runtime.Unknown)
 	if !ok {
 		return false

@@ -25,7 +25,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-func TestIsHere(t *testing.T) {
+func TestIsLocal(t *testing.T) {
 	dir := t.TempDir()
 	config := clientcmdapi.NewConfig()
 	config.Clusters["leat"] = &clientcmdapi.Cluster{Server: "https://127.0.0.1:7443"}
@@ -33,7 +33,7 @@ func TestIsHere(t *testing.T) {
 	if err := Mark(config.Clusters["leat"], dir, "abcde"); err != nil {
 		t.Fatal(err)
 	}
-	// As it is read from the file.
+	// The mark must survive the kubeconfig file.
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := clientcmd.WriteToFile(*config, file); err != nil {
 		t.Fatal(err)
@@ -44,8 +44,8 @@ func TestIsHere(t *testing.T) {
 	}
 	check := func(name, cluster string, want bool) {
 		t.Helper()
-		if got := IsHere(config.Clusters[cluster]); got != want {
-			t.Errorf("%s: IsHere is %t", name, got)
+		if got := IsLocal(config.Clusters[cluster]); got != want {
+			t.Errorf("%s: IsLocal is %t", name, got)
 		}
 	}
 	check("no data directory", "leat", false)

@@ -22,22 +22,22 @@ import (
 )
 
 const (
-	// rateWindow is how far the rate looks back, and rateEnds how many ends it looks back over, if those took longer.
+	// The rate covers the last rateWindow, or longer until it covers the last rateEnds ends.
 	rateWindow = 10 * time.Second
 	rateEnds   = 10
-	// observable is how long a piece of work must take for its start to be seen. The counts of shorter ones are reported too
-	// seldom to tell how many run.
+	// observable is the least duration of a piece of work whose start is seen. Counts are reported too seldom to show
+	// how many shorter pieces run.
 	observable = 5 * time.Second
-	// keptDurations is over how many pieces of work their mean duration is taken.
+	// keptDurations is the number of recent pieces over which the mean duration is taken.
 	keptDurations = 200
 )
 
-// estimate derives a rate and the time that is left from counts.
+// estimate derives a rate and the remaining time from counts.
 //
-// The rate is that of the ends seen of late. The time that is left depends on the duration of the pieces, and on the slots that
-// they run in, not on the rate alone: fifty of a hundred that end together after a minute are not a rate of fifty a second, and
-// the last one takes as long however fast others ended. So each start is noted, each end is taken for that of the oldest start,
-// and what runs is expected to end, and what is pending to take its turn in as many slots, after the mean duration.
+// The rate counts recent ends. The remaining time depends on the duration of a piece and on the number of slots, not on
+// the rate alone: fifty of a hundred pieces that end together after a minute are not a rate of fifty a second. So
+// estimate records each start and matches each end to the oldest start. It expects running pieces to end after the mean
+// duration, and pending pieces to take turns in as many slots.
 type estimate struct {
 	samples   []sample
 	starts    []start // of what runs, oldest first
@@ -45,13 +45,13 @@ type estimate struct {
 	last      Snapshot
 }
 
-// sample is how many pieces had ended.
+// sample is the number of ended pieces at a time.
 type sample struct {
 	at    time.Time
 	ended int
 }
 
-// start is when so many pieces began; at zero it was before the first snapshot.
+// start is the time at which count pieces began. A zero time means before the first snapshot.
 type start struct {
 	at    time.Time
 	count int
@@ -68,7 +68,7 @@ func (e *estimate) add(now time.Time, s Snapshot) {
 		if s.Running > 0 {
 			e.starts = []start{{count: s.Running}}
 			if s.ended() == 0 {
-				// Then what runs is the first of the work.
+				// Nothing has ended, so the running pieces began with the work.
 				e.starts[0].at = s.Started
 			}
 		}
@@ -79,7 +79,8 @@ func (e *estimate) add(now time.Time, s Snapshot) {
 	if ends > 0 {
 		e.samples = append(e.samples, sample{now, s.ended()})
 	}
-	// What has started since is what runs now and did not before, and what has ended since. Fewer than none have gone back.
+	// Pieces that began since the last snapshot run now or have ended. A negative number of pieces went back to
+	// pending.
 	begun := s.Running - e.last.Running + ends
 	if begun > 0 {
 		e.starts = append(e.starts, start{now, begun})
@@ -89,7 +90,7 @@ func (e *estimate) add(now time.Time, s Snapshot) {
 	e.last = s
 }
 
-// finish takes the n oldest starts out, and notes how long ago they were.
+// finish removes the n oldest starts. If note is set, it records their durations.
 func (e *estimate) finish(now time.Time, n int, note bool) {
 	for n > 0 && len(e.starts) > 0 {
 		oldest := &e.starts[0]
@@ -107,7 +108,7 @@ func (e *estimate) finish(now time.Time, n int, note bool) {
 	e.durations = e.durations[max(0, len(e.durations)-keptDurations):]
 }
 
-// rate returns how many pieces end per second of late, 0 if that is not known.
+// rate returns the recent number of ends per second, 0 if it is not known.
 func (e *estimate) rate(now time.Time) float64 {
 	if len(e.samples) < 2 {
 		return 0
@@ -123,13 +124,13 @@ func (e *estimate) rate(now time.Time) float64 {
 	return float64(last-e.samples[0].ended) / elapsed
 }
 
-// recent reports whether pieces have ended of late.
+// recent reports whether a piece has ended within rateWindow.
 func (e *estimate) recent(now time.Time) bool {
 	return len(e.samples) > 1 && now.Sub(e.samples[len(e.samples)-1].at) <= rateWindow
 }
 
-// left returns how long the rest will take. It is not known before pieces have ended whose start was seen, nor while nothing runs
-// and nothing ends.
+// left returns the remaining time, if it is known. It is unknown until a piece whose start was seen has ended, and
+// while nothing runs and nothing ends.
 func (e *estimate) left(now time.Time, s Snapshot) (time.Duration, bool) {
 	if s.Total == 0 {
 		return 0, false
@@ -143,7 +144,7 @@ func (e *estimate) left(now time.Time, s Snapshot) (time.Duration, bool) {
 		return 0, false
 	}
 	if mean < observable {
-		// The window of the rate has seen each slot at work several times, unless work has stopped.
+		// The rate covers several pieces of each slot, unless work has stopped.
 		if !e.recent(now) {
 			return 0, false
 		}
@@ -152,7 +153,7 @@ func (e *estimate) left(now time.Time, s Snapshot) (time.Duration, bool) {
 	if s.Running == 0 {
 		return 0, false
 	}
-	// When each slot is free again.
+	// The time until each slot is free.
 	free := make([]time.Duration, 0, s.Running)
 	for _, start := range e.starts {
 		remaining := mean / 2
@@ -167,7 +168,7 @@ func (e *estimate) left(now time.Time, s Snapshot) (time.Duration, bool) {
 	if len(free) == 0 {
 		return 0, false
 	}
-	// All slots take turns: the pending pieces fill whole rounds, and the last round takes the slots that are free first.
+	// Pending pieces fill whole rounds of all slots. The last round uses the slots that are free first.
 	rounds, rest := s.Pending/len(free), s.Pending%len(free)
 	longest := free[len(free)-1] + time.Duration(rounds)*mean
 	if rest > 0 {

@@ -21,12 +21,13 @@ import (
 	"time"
 )
 
-// simulate runs total pieces of a duration in so many slots, reports them once a second, and returns for each second how long is
-// left by the estimate, -1 where it is not known. Pieces shorter than seen are never reported as running.
+// simulate runs total pieces of the same duration in a number of slots and reports a snapshot each second. It returns
+// the estimated remaining time of each second, -1 where it is unknown, and the total time. Pieces that have run for
+// less than seen are reported as pending.
 func simulate(total, slots int, duration, seen time.Duration) (left []time.Duration, took time.Duration) {
 	const tick = 100 * time.Millisecond
 	var e estimate
-	var running []time.Duration // since when
+	var running []time.Duration // start times
 	begin := time.Unix(0, 0)
 	s := Snapshot{Total: total, Pending: total, Started: begin}
 	for at := time.Duration(0); ; at += tick {
@@ -70,7 +71,7 @@ func TestTimeLeft(t *testing.T) {
 		total, slots int
 		duration     time.Duration
 		seen         time.Duration
-		from         time.Duration // when it must be known
+		from         time.Duration // when the remaining time must be known
 		tolerance    time.Duration
 	}{
 		{"all at a time", 10, 10, time.Minute, 0, time.Hour, 0},
@@ -100,8 +101,8 @@ func TestTimeLeft(t *testing.T) {
 	}
 }
 
-// What runs when a person comes back began at a time that is not known.
-func TestTimeLeftAfterComingBack(t *testing.T) {
+// A later "leat wait" does not know when the running pieces began.
+func TestTimeLeftAfterReattaching(t *testing.T) {
 	var e estimate
 	at := time.Unix(0, 0)
 	e.add(at, Snapshot{Done: 10, Running: 10, Pending: 10, Total: 30})
@@ -112,7 +113,7 @@ func TestTimeLeftAfterComingBack(t *testing.T) {
 	}
 }
 
-func TestTimeLeftOfWorkThatStandsStill(t *testing.T) {
+func TestTimeLeftOfStalledWork(t *testing.T) {
 	var e estimate
 	at := time.Unix(0, 0)
 	for done := range 21 {

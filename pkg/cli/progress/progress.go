@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package progress shows on a terminal, or in plain lines elsewhere, how far work in pieces has come.
+// Package progress shows the progress of work that consists of pieces: as a bar on a terminal, as plain lines
+// elsewhere.
 package progress
 
 import (
@@ -33,22 +34,23 @@ import (
 )
 
 const (
-	// plainInterval is how often a line is written where there is no terminal, if anything has changed.
+	// plainInterval is the interval between plain lines while the snapshot changes.
 	plainInterval = 10 * time.Second
-	// plainHeartbeat is how often one is written if nothing has.
+	// plainHeartbeat is the interval between plain lines while it does not change.
 	plainHeartbeat = time.Minute
-	// barWidth leaves room for the figures on a terminal of 80 columns.
+	// barWidth leaves space for the figures on a terminal of 80 columns.
 	barWidth = 20
 )
 
-// Snapshot is how far the work has come. The caller counts Pending and Total; a Total of 0 is unknown.
+// Snapshot is the state of the work. The caller counts Pending and Total. A Total of 0 means unknown.
 type Snapshot struct {
 	Done, Failed, Running, Pending, Total int
-	// Started and Ended are when the work began and ended. Zero is when the renderer first shows that it has.
+	// Started and Ended are the times when the work began and ended. If they are zero, the renderer uses the times when
+	// it was first shown a begun and an ended snapshot.
 	Started, Ended time.Time
 }
 
-// Add returns the progress of two pieces of work together. It began with the first and ends with the last of them.
+// Add returns the combined snapshot of two works. Its Started is the earlier start, its Ended the later end.
 func (s Snapshot) Add(other Snapshot) Snapshot {
 	if s == (Snapshot{}) {
 		return other
@@ -69,13 +71,14 @@ func (s Snapshot) Add(other Snapshot) Snapshot {
 	return sum
 }
 
-// ended is how many pieces of the work are over.
+// ended returns the number of ended pieces.
 func (s Snapshot) ended() int { return s.Done + s.Failed }
 
-// finished reports whether all of the work is over.
+// finished reports whether all pieces have ended.
 func (s Snapshot) finished() bool { return s.Total > 0 && s.ended() >= s.Total && s.Running == 0 }
 
-// Renderer shows snapshots. Its methods are safe for concurrent use.
+// Renderer shows snapshots. Its methods are safe for concurrent use. On a terminal it is either drawing, from the first
+// Update until Stop, or idle; bars is nil while it is idle.
 type Renderer struct {
 	out      io.Writer
 	terminal bool
@@ -83,25 +86,25 @@ type Renderer struct {
 
 	mu       sync.Mutex
 	current  Snapshot
-	begun    time.Time // of the first snapshot
-	ended    time.Time // of the one that showed the end
+	begun    time.Time // when the first snapshot came
+	ended    time.Time // when a snapshot first was finished; zero while the work goes on
 	estimate estimate
-	written  time.Time // of the last plain line
-	shown    Snapshot  // in the last plain line
-	bars     *mpb.Progress
+	written  time.Time     // when the last plain line was written
+	shown    Snapshot      // of the last plain line
+	bars     *mpb.Progress // nil while idle
 	bar      *mpb.Bar
 }
 
-// Option changes how a Renderer shows what it is given.
+// Option configures a Renderer.
 type Option func(*Renderer)
 
-// WithTerminal says whether the output is a terminal, in place of finding out.
+// WithTerminal sets whether the output is a terminal. The default is to detect it.
 func WithTerminal(terminal bool) Option { return func(r *Renderer) { r.terminal = terminal } }
 
-// WithClock sets the clock that rates are measured by.
+// WithClock sets the clock. The default is the real clock.
 func WithClock(clock clock.PassiveClock) Option { return func(r *Renderer) { r.clock = clock } }
 
-// New makes a renderer that writes to out: a line that changes on a terminal, else a line now and then. Stop ends it.
+// New returns a Renderer that writes to out. Call Stop when the work has ended.
 func New(out io.Writer, options ...Option) *Renderer {
 	r := &Renderer{out: out, terminal: IsTerminal(out), clock: clock.RealClock{}}
 	for _, option := range options {
@@ -116,18 +119,18 @@ func IsTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// Update shows a new snapshot. Call it now and then with the same one, too, where nothing changes for long.
+// Update shows a snapshot. Call it periodically even if nothing changes, so that the elapsed time is shown.
 func (r *Renderer) Update(s Snapshot) {
 	bar := r.note(s)
 	if bar == nil {
 		return
 	}
-	// Without the lock: the goroutine that takes this in may be waiting for the lock, to draw the line.
+	// Do not hold the lock: the goroutine that receives these calls takes it to draw the line.
 	bar.SetTotal(int64(max(s.Total, 1)), false)
 	bar.SetCurrent(int64(min(s.Done+s.Failed, s.Total)))
 }
 
-// note takes in a snapshot and writes a plain line, if it is time for one. On a terminal it returns the bar to move.
+// note records a snapshot and writes a plain line if one is due. On a terminal it returns the bar to move instead.
 func (r *Renderer) note(s Snapshot) *mpb.Bar {
 	now := r.clock.Now()
 	r.mu.Lock()
@@ -155,7 +158,7 @@ func (r *Renderer) note(s Snapshot) *mpb.Bar {
 	return nil
 }
 
-// begin begins the line on the terminal. It draws itself from then on, several times a second. The caller holds mu.
+// begin starts drawing the line on the terminal. It redraws itself several times a second. The caller holds mu.
 func (r *Renderer) begin() {
 	r.bars = mpb.New(mpb.WithOutput(r.out), mpb.WithAutoRefresh())
 	r.bar = r.bars.New(0, mpb.BarStyle().Lbound("").Rbound("").Filler("█").Tip("█").Padding("░").Refiller("█"),
@@ -167,7 +170,8 @@ func (r *Renderer) begin() {
 		})))
 }
 
-// Stop shows the last snapshot and ends: what is written to the output then comes below. A later Update begins anew.
+// Stop shows the last snapshot and stops drawing, so that later output appears below it. A later Update starts a new
+// line.
 func (r *Renderer) Stop() {
 	r.mu.Lock()
 	bars, bar := r.bars, r.bar
@@ -177,14 +181,14 @@ func (r *Renderer) Stop() {
 		fmt.Fprintln(r.out, r.text())
 	}
 	r.mu.Unlock()
-	// Without the lock, which drawing takes.
+	// Do not hold the lock: drawing takes it.
 	if bars != nil {
 		bar.Abort(false)
 		bars.Wait()
 	}
 }
 
-// Write writes whole lines above the progress.
+// Write writes whole lines above the progress. It implements io.Writer.
 func (r *Renderer) Write(lines []byte) (int, error) {
 	r.mu.Lock()
 	bars := r.bars
@@ -195,7 +199,7 @@ func (r *Renderer) Write(lines []byte) (int, error) {
 	return bars.Write(lines)
 }
 
-// text returns the current snapshot in words.
+// text returns the line for the current snapshot. The caller holds mu.
 func (r *Renderer) text() string {
 	now, s := r.clock.Now(), r.current
 	var b strings.Builder
@@ -206,12 +210,12 @@ func (r *Renderer) text() string {
 	fmt.Fprintf(&b, " done, %d failed", s.Failed)
 	rate := r.estimate.rate(now)
 	if s.Running == 0 && !r.estimate.recent(now) {
-		rate = 0 // nothing goes on
+		rate = 0 // the work stands still
 	}
 	switch {
 	case s.finished():
 	case s.Running == 0 && rate > 0:
-		// Tasks start and end between two reports: the slots are busy, and how many of them is not known.
+		// Pieces start and end between two snapshots: some slots are busy, but it is unknown how many.
 		fmt.Fprintf(&b, ", %d to go", s.Pending)
 	default:
 		fmt.Fprintf(&b, ", %d running, %d pending", s.Running, s.Pending)
@@ -227,7 +231,7 @@ func (r *Renderer) text() string {
 	return b.String()
 }
 
-// elapsed returns how long the work has taken.
+// elapsed returns the time that the work has taken so far, or took if it has ended.
 func (r *Renderer) elapsed(now time.Time) time.Duration {
 	begun := r.begun
 	if !r.current.Started.IsZero() {
@@ -243,7 +247,7 @@ func (r *Renderer) elapsed(now time.Time) time.Duration {
 	return max(0, now.Sub(begun)) // the clock of the server may be ahead
 }
 
-// FormatRate writes a number per second so that it can be read: per minute or hour where that is more than one.
+// FormatRate formats a rate per second. Small rates are converted to a rate per minute or per hour.
 func FormatRate(perSecond float64) string {
 	switch {
 	case perSecond == 0:
@@ -258,7 +262,7 @@ func FormatRate(perSecond float64) string {
 	return fmt.Sprintf("%.1f/h", perSecond*3600)
 }
 
-// shortDuration writes a duration in at most two units.
+// shortDuration formats a duration with at most two units.
 func shortDuration(d time.Duration) string {
 	switch d = d.Round(time.Second); {
 	case d < time.Minute:

@@ -81,7 +81,7 @@ func TestElapsedTimeIsThatOfTheWork(t *testing.T) {
 	}
 }
 
-// On a terminal the line is drawn anew, other lines come above it, and the last state stays.
+// On a terminal the line is redrawn, written lines appear above it, and its last state stays.
 func TestTerminal(t *testing.T) {
 	var out bytes.Buffer
 	r := New(&out, WithTerminal(true))
@@ -97,7 +97,7 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
-// A snapshot may come at any moment of the drawing.
+// Update must not deadlock with the goroutine that draws.
 func TestUpdatesWhileTheLineIsDrawn(t *testing.T) {
 	var frames atomic.Int32
 	r := New(writerFunc(func(b []byte) (int, error) {

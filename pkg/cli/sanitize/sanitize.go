@@ -23,15 +23,15 @@ import (
 	"unicode/utf8"
 )
 
-// escapeSequence matches the control sequences of ECMA-48: CSI, the strings OSC, DCS, SOS, PM and APC up to their terminator, and the
-// short escapes. C1 controls introduce the same sequences in one character.
+// escapeSequence matches the control sequences of ECMA-48: CSI, the strings OSC, DCS, SOS, PM and APC up to their
+// terminator, and the short escapes. C1 controls introduce the same sequences in one character.
 var escapeSequence = regexp.MustCompile(`(?:\x1b\[|\x{9b})[0-?]*[ -/]*[@-~]` +
 	`|(?:\x1b[\]PX^_]|[\x{9d}\x{90}\x{98}\x{9e}\x{9f}])[^\x07\x1b\x{9c}]*(?:\x07|\x1b\\|\x{9c})` +
 	`|\x1b[ -/]*[0-~]`)
 
-// Line returns text as one printable line: what a terminal would show after the last carriage return, without escape sequences,
-// control characters other than tabs, and characters that reorder what is around them. Bytes that are not UTF-8 become U+FFFD; a
-// character that was cut in half at either end of the text is dropped.
+// Line returns text as one printable line: the part after the last carriage return, without escape sequences, control
+// characters other than tabs, and bidirectional controls. Bytes that are not UTF-8 become U+FFFD. A character that is
+// truncated at either end of the text is dropped.
 func Line(text string) string {
 	text = withoutCutCharacters(text)
 	text = escapeSequence.ReplaceAllString(strings.ToValidUTF8(text, string(utf8.RuneError)), "")
@@ -49,12 +49,12 @@ func Line(text string) string {
 		}
 		return c
 	}, text)
-	// A command that redraws its line leaves all the versions behind. The last one counts.
+	// A command that redraws its line by carriage returns leaves all versions in its output. Keep the last one.
 	text = strings.TrimRight(text, "\r")
 	return text[strings.LastIndexByte(text, '\r')+1:]
 }
 
-// Lines splits text at its line feeds and returns each part as Line does, without the empty lines at the end.
+// Lines splits text at its line feeds and applies Line to each part. It drops empty lines at the end.
 func Lines(text string) []string {
 	lines := strings.Split(withoutCutCharacters(text), "\n")
 	for i, line := range lines {
@@ -66,10 +66,11 @@ func Lines(text string) []string {
 	return lines
 }
 
-// Text returns text as Lines does, with its line feeds.
+// Text returns the result of Lines, joined by line feeds.
 func Text(text string) string { return strings.Join(Lines(text), "\n") }
 
-// Truncate returns text, or as many whole characters of it as fit into limit bytes, and an ellipsis.
+// Truncate returns text if it has at most limit bytes. Otherwise it returns the whole characters that fit, and an
+// ellipsis.
 func Truncate(text string, limit int) string {
 	if len(text) <= limit {
 		return text
@@ -80,7 +81,7 @@ func Truncate(text string, limit int) string {
 	return text[:limit] + "…"
 }
 
-// withoutCutCharacters returns text without the bytes at its ends that belong to a character which was cut in half.
+// withoutCutCharacters returns text without the bytes of truncated characters at its ends.
 func withoutCutCharacters(text string) string {
 	for range utf8.UTFMax - 1 {
 		if text == "" || utf8.RuneStart(text[0]) {
