@@ -75,7 +75,7 @@ func TestRetriesString(t *testing.T) {
 		retries retries
 		want    string
 	}{
-		{retries{"s", first, []batch.TaskSet{once}}, "8 of 10 have succeeded in all (s 6, s-retry-1 2); not yet: index 6,7"},
+		{retries{"s", first, []batch.TaskSet{once}}, "8 of 10 have succeeded in all (s 6, s-retry-1 2); not yet: indexes 6,7"},
 		// An index that succeeded in two sets counts once.
 		{retries{"s", first, []batch.TaskSet{once, twice}}, "9 of 10 have succeeded in all (s 6, s-retry-1 2, s-retry-2 2); not yet: index 7"},
 		{retries{"s", nil, []batch.TaskSet{once, twice}}, "3 of taskset/s, which is deleted, have succeeded in all (s-retry-1 2, s-retry-2 2)"},
@@ -95,6 +95,25 @@ func TestDescribeEnd(t *testing.T) {
 		final := &metav1.Condition{Type: test.kind, Status: metav1.ConditionTrue, Reason: test.reason, Message: "said so"}
 		if status, sentence := statusOfEnd(final), describeEnd(final); status != test.status || sentence != test.sentence {
 			t.Errorf("%s, %s: got %q and %q, want %q and %q", test.kind, test.reason, status, sentence, test.status, test.sentence)
+		}
+	}
+}
+
+func TestDescribeIndexes(t *testing.T) {
+	numbered := &batch.TaskSet{Spec: batch.TaskSetSpec{IndexNumbers: &batch.IndexNumbers{List: []int32{3, 17, 18}}}}
+	for _, test := range []struct {
+		set  *batch.TaskSet
+		of   []indexes.Range
+		want string
+	}{
+		{&batch.TaskSet{}, []indexes.Range{{First: 5, Last: 5}}, "index 5"},
+		{&batch.TaskSet{}, []indexes.Range{{First: 0, Last: 4}}, "indexes 0-4"},
+		{&batch.TaskSet{}, []indexes.Range{{First: 0, Last: 4}, {First: 7, Last: 7}}, "indexes 0-4,7"},
+		{numbered, []indexes.Range{{First: 0, Last: 0}}, "index 3"},
+		{numbered, []indexes.Range{{First: 0, Last: 2}}, "indexes 3,17,18"},
+	} {
+		if got := describeIndexes(test.set, test.of); got != test.want {
+			t.Errorf("%v is described as %q, want %q", test.of, got, test.want)
 		}
 	}
 }

@@ -422,7 +422,7 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 	}
 	e.line("At a time", "at most %d", ptr.Deref(set.Spec.Parallelism, 1))
 	if failed, ok := failedIndexes(set); ok && len(failed) > 0 {
-		e.line("Failed", "index %s%s", formatNumbers(set, failed), itemsOf(set, failed))
+		e.line("Failed", "%s%s", describeIndexes(set, failed), itemsOf(set, failed))
 	}
 	if set.Status.IndexFailures != "" && final == nil {
 		e.line("To be retried", "%s (index:failures)", sanitize.Truncate(set.Status.IndexFailures, 100))
@@ -471,7 +471,7 @@ func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, final *m
 			break
 		}
 		fmt.Fprintln(e.out)
-		e.line(fmt.Sprintf("%d failed", c.tasks), "%s (index %s)", c.how, formatNumbers(set, c.indexes))
+		e.line(fmt.Sprintf("%d failed", c.tasks), "%s (%s)", c.how, describeIndexes(set, c.indexes))
 		if end := c.example.Status.State.Terminated; end != nil && end.Message != "" {
 			about := ""
 			if c.tasks > 1 {

@@ -562,7 +562,7 @@ func (m *member) concludeSet(ctx context.Context, set *batch.TaskSet) error {
 	fmt.Fprintf(&text, "%s has failed: %s succeeded%s: %s: %s\n", m.ref, count, took, final.Reason, sanitize.Line(final.Message))
 	failed, _ := failedIndexes(set)
 	if len(failed) > 0 {
-		fmt.Fprintf(&text, "Failed: index %s%s\n", formatNumbers(set, failed), itemsOf(set, failed))
+		fmt.Fprintf(&text, "Failed: %s%s\n", describeIndexes(set, failed), itemsOf(set, failed))
 	}
 	if first := m.s.firstFailed(ctx, set, failed); first != nil {
 		fmt.Fprintf(&text, "%s: %s\n", nameInSet(set, first), howEnded(first))

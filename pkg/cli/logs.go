@@ -312,7 +312,7 @@ func (l *setLogs) show(ctx context.Context) error {
 	l.reportMissing(succeeded, "succeeded and %s gone, with what %s printed")
 	l.reportMissing(lost, "failed and %s gone, with what %s printed")
 	if n := indexes.Count(rest); n > 0 {
-		fmt.Fprintf(l.streams.ErrOut, "%s not run: index %s.\n", pluralHave(n, "task"), l.numbers(rest))
+		fmt.Fprintf(l.streams.ErrOut, "%s not run: %s.\n", pluralHave(n, "task"), describeIndexes(l.set, rest))
 	}
 	if failed > 0 {
 		return fmt.Errorf("the output of %s cannot be read", plural(failed, "task"))
@@ -340,16 +340,14 @@ func (l *setLogs) missingIndexes(present []indexes.Range) (succeeded, failed, re
 	return succeeded, failed, indexes.Subtract(selected, indexes.Union(succeeded, failed))
 }
 
-func (l *setLogs) numbers(of []indexes.Range) string { return formatNumbers(l.set, of) }
-
 // reportMissing prints why indexes have no output. what has two verbs for the number of tasks.
 func (l *setLogs) reportMissing(of []indexes.Range, what string) {
 	switch n := indexes.Count(of); n {
 	case 0:
 	case 1:
-		fmt.Fprintf(l.streams.ErrOut, "1 task has "+what+": index %s.\n", "is", "it", l.numbers(of))
+		fmt.Fprintf(l.streams.ErrOut, "1 task has "+what+": %s.\n", "is", "it", describeIndexes(l.set, of))
 	default:
-		fmt.Fprintf(l.streams.ErrOut, "%d tasks have "+what+": index %s.\n", n, "are", "they", l.numbers(of))
+		fmt.Fprintf(l.streams.ErrOut, "%d tasks have "+what+": %s.\n", n, "are", "they", describeIndexes(l.set, of))
 	}
 }
 
@@ -439,7 +437,7 @@ func (l *setLogs) reportMissed(ctx context.Context, before []indexes.Range) erro
 		slices.Sort(l.shown)
 		succeeded, failed, _ := l.missingIndexes(indexes.Union(indexes.Of(l.shown), before))
 		if missed := indexes.Union(succeeded, failed); len(missed) > 0 {
-			count, which = max(count, indexes.Count(missed)), ": index "+l.numbers(missed)
+			count, which = max(count, indexes.Count(missed)), ": "+describeIndexes(l.set, missed)
 		}
 	}
 	if count > 0 {

@@ -78,6 +78,20 @@ func formatNumbers(set *batch.TaskSet, of []indexes.Range) string {
 	return sanitize.Truncate(indexes.Format(numbersOf(set).Numbers(of)), 100)
 }
 
+// describeIndexes names indexes of a set by their numbers, like "index 5" or "indexes 0-4,7".
+func describeIndexes(set *batch.TaskSet, of []indexes.Range) string {
+	return describeNumbers(numbersOf(set).Numbers(of))
+}
+
+// describeNumbers returns the noun and the numbers, like "index 5" or "indexes 0-4,7". A long list is truncated.
+func describeNumbers(numbers []indexes.Range) string {
+	noun := "indexes"
+	if indexes.Count(numbers) == 1 {
+		noun = "index"
+	}
+	return noun + " " + sanitize.Truncate(indexes.Format(numbers), 100)
+}
+
 // parseNumbers parses the value of --index.
 func parseNumbers(text string) ([]indexes.Range, error) {
 	numbers, err := indexes.Parse(text, maxNumber)
@@ -98,7 +112,7 @@ func chosenIndexes(set *batch.TaskSet, numbers []indexes.Range) ([]indexes.Range
 	case completions == 0:
 		return nil, usageErrorf("taskset/%s has no indexes", set.Name)
 	}
-	return nil, usageErrorf("taskset/%s has no index %s: its indexes go from %d to %d", set.Name, sanitize.Truncate(indexes.Format(unknown), 100),
+	return nil, usageErrorf("taskset/%s has no %s: its indexes go from %d to %d", set.Name, describeNumbers(unknown),
 		known.Number(0), known.Number(completions-1))
 }
 

@@ -26,7 +26,6 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/cli/sanitize"
 )
 
 // shownRetries is the number of sets that a summary names.
@@ -95,7 +94,7 @@ func (r *retries) String() string {
 	if indexed && r.first != nil {
 		all := numbersOf(r.first).Numbers([]indexes.Range{{First: 0, Last: completionsOf(r.first) - 1}})
 		if remaining := indexes.Subtract(all, done); len(remaining) > 0 {
-			text += "; not yet: index " + sanitize.Truncate(indexes.Format(remaining), 100)
+			text += "; not yet: " + describeNumbers(remaining)
 		}
 	}
 	return text

@@ -367,7 +367,11 @@ func (o *retryOptions) remaining(set *batch.TaskSet, final *metav1.Condition) ([
 		return nil, err
 	}
 	if other := indexes.Subtract(chosen, remaining); len(other) > 0 {
-		fmt.Fprintf(o.follow.streams.ErrOut, "Left out index %s, which has not failed: --all runs it again nevertheless.\n", formatNumbers(set, other))
+		have, them := "have", "them"
+		if indexes.Count(other) == 1 {
+			have, them = "has", "it"
+		}
+		fmt.Fprintf(o.follow.streams.ErrOut, "Left out %s, which %s not failed: --all runs %s again nevertheless.\n", describeIndexes(set, other), have, them)
 	}
 	return indexes.Intersect(chosen, remaining), nil
 }

@@ -186,6 +186,15 @@ func TestRetryOfASet(t *testing.T) {
 			t.Errorf("got %+v", got.Spec)
 		}
 	})
+	t.Run("indexes that have not failed are named", func(t *testing.T) {
+		o, errOut := retryFlags(t, "--index", "0-2")
+		if got, err := o.retrySet(endedSet(batch.TaskSetFailed, "0,2-5,9", "1,6-8")); err != nil || got == nil {
+			t.Fatalf("got %v, %v", got, err)
+		}
+		if want := "Left out indexes 0,2, which have not failed: --all runs them again nevertheless.\n"; errOut.String() != want {
+			t.Errorf("got %q, want %q", errOut, want)
+		}
+	})
 	t.Run("what was not begun is any number of indexes in a row", func(t *testing.T) {
 		set := endedSet(batch.TaskSetFailed, "0-4", "")
 		set.Spec.Completions = ptr.To[int32](1_000_000)
@@ -241,7 +250,7 @@ func TestRetryOfASet(t *testing.T) {
 		"runs":           {endedSet(batch.TaskSetSuspended, "", ""), "", "has not ended yet: wait for it with leat wait taskset/s, or cancel it"},
 		"too many":       {large, "", "199999 indexes are left to run again, and a set of chosen indexes has at most 100000: run them in parts: leat retry taskset/s --index 0-100000, then the same with --index 100001-199999"},
 		"too many items": {items, "", "19999 indexes are left to run again, and a set of chosen indexes has at most 10000: run them in parts: leat retry taskset/s --index 0-10000, then the same with --index 10001-19999"},
-		"no such index":  {endedSet(batch.TaskSetFailed, "", ""), "9-12", "taskset/s has no index 10-12: its indexes go from 0 to 9"},
+		"no such index":  {endedSet(batch.TaskSetFailed, "", ""), "9-12", "taskset/s has no indexes 10-12: its indexes go from 0 to 9"},
 	} {
 		var args []string
 		if test.index != "" {

@@ -448,10 +448,10 @@ func retriesFailed(t *testing.T, s *scene) {
 	got := s.leat(t, "run", "--name=some", "--array=0-19%8", "--env=MARK="+mark, "--wait", "--", "sh", "-c",
 		`case $TASK_INDEX in 3|17) test -e $MARK-$(JOB_COMPLETION_INDEX) || { touch $MARK-$(TASK_INDEX); echo not yet; exit 5; };; esac`)
 	got.expect(t, 1, "^taskset.batch.leat.dev/some created\n$",
-		`taskset/some has failed: 18 of 20 succeeded in .*: FailedIndexes: .*\nFailed: index 3,17\nIndex 3: exit code 5\n  \| not yet\nWhy: leat explain taskset/some\. Again: leat retry some\n$`)
+		`taskset/some has failed: 18 of 20 succeeded in .*: FailedIndexes: .*\nFailed: indexes 3,17\nIndex 3: exit code 5\n  \| not yet\nWhy: leat explain taskset/some\. Again: leat retry some\n$`)
 	s.leat(t, "wait", "some").expect(t, 1, "^$", "18 of 20")
-	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some has failed: FailedIndexes: .*  Failed +index 3,17\n.*  2 failed +exit code 5 \(index 3,17\)\n  Like index 3 +\| not yet\n.*Next +leat logs taskset/some; leat retry taskset/some\n$`, "^$")
-	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `18 tasks have succeeded and are gone, with what they printed: index 0-2,4-16,18,19\.\n$`)
+	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some has failed: FailedIndexes: .*  Failed +indexes 3,17\n.*  2 failed +exit code 5 \(indexes 3,17\)\n  Like index 3 +\| not yet\n.*Next +leat logs taskset/some; leat retry taskset/some\n$`, "^$")
+	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `18 tasks have succeeded and are gone, with what they printed: indexes 0-2,4-16,18,19\.\n$`)
 	// Where workers serve no logs, the end of the output comes from the status, and that is said.
 	s.leat(t, "logs", "some/17").expect(t, 0, `^\[some/17\] not yet\n$`, `^$|^The output of task/some-17-\S+ cannot be read: [^\n]*\n$`)
 	s.leat(t, "logs", "some", "--index=4,17").expect(t, 0, `^\[some/17\] not yet\n$`, `1 task has succeeded and is gone, with what it printed: index 4\.\n$`)
