@@ -297,16 +297,22 @@ func (l *setLogs) show(ctx context.Context) error {
 	}
 	l.options.Follow = false
 	failed := 0
-	for i := range tasks {
-		if err := l.stream(ctx, &tasks[i]); err != nil {
-			failed++
-			fmt.Fprintln(l.streams.ErrOut, l.describe(err))
-		}
-	}
-	var present []int
+	var present, printed []int
 	for i := range tasks {
 		index, _ := l.selectedIndex(&tasks[i])
 		present = append(present, index)
+		some, err := l.stream(ctx, &tasks[i])
+		if err != nil {
+			failed++
+			fmt.Fprintln(l.streams.ErrOut, l.describe(err))
+		}
+		if some || err != nil {
+			printed = append(printed, index)
+		}
+	}
+	// Users who ask for single indexes expect output of each.
+	if silent := indexes.Subtract(indexes.Of(present), indexes.Of(printed)); len(l.chosen) > 0 && len(silent) > 0 {
+		fmt.Fprintf(l.streams.ErrOut, "No output to show: %s.\n", describeIndexes(l.set, silent))
 	}
 	succeeded, lost, rest := l.missingIndexes(indexes.Of(present))
 	l.reportMissing(succeeded, "succeeded and %s gone, with what %s printed")
@@ -376,7 +382,7 @@ func (l *setLogs) follow(ctx context.Context) error {
 				return
 			}
 			defer func() { <-slots }()
-			err := l.stream(ctx, task)
+			_, err := l.stream(ctx, task)
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			switch {
@@ -462,8 +468,8 @@ func (l *setLogs) markSeen(task *batch.Task) bool {
 	return true
 }
 
-// stream prints one attempt, with the set and the index in front of each line.
-func (l *setLogs) stream(ctx context.Context, task *batch.Task) error {
+// stream prints one attempt, with the set and the index in front of each line. It reports whether there was any output.
+func (l *setLogs) stream(ctx context.Context, task *batch.Task) (printed bool, err error) {
 	index, _ := l.selectedIndex(task)
 	prefix := fmt.Sprintf("[%s/%d] ", l.set.Name, numbersOf(l.set).Number(index))
 	if progress.IsTerminal(l.streams.Out) && os.Getenv("NO_COLOR") == "" {
@@ -475,14 +481,27 @@ func (l *setLogs) stream(ctx context.Context, task *batch.Task) error {
 		err := l.copyLines(reader, prefix)
 		reader.CloseWithError(err)
 	})
-	one := taskLogs{factory: l.factory, s: l.s, out: writer, options: l.options}
-	err := one.stream(ctx, task)
+	out := &countingWriter{out: writer}
+	one := taskLogs{factory: l.factory, s: l.s, out: out, options: l.options}
+	err = one.stream(ctx, task)
 	_ = writer.Close()
 	copying.Wait()
 	if apierrors.IsNotFound(err) && !objectNotFound(err) {
-		return fmt.Errorf("task/%s: %w", task.Name, err)
+		err = fmt.Errorf("task/%s: %w", task.Name, err)
 	}
-	return err
+	return out.n > 0, err
+}
+
+// countingWriter counts the bytes that it writes to out.
+type countingWriter struct {
+	out io.Writer
+	n   int64
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	n, err := w.out.Write(p)
+	w.n += int64(n)
+	return n, err
 }
 
 // maxHeldLine is the number of bytes of an incomplete line that are buffered for each stream.

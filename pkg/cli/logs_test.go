@@ -18,13 +18,27 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
+	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"testing/iotest"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
 func TestLinesOfTasksDoNotMix(t *testing.T) {
@@ -108,5 +122,53 @@ func TestWholeCharacters(t *testing.T) {
 	var out bytes.Buffer
 	if _, err := (&wholeCharacters{out: &out}).Write([]byte("\xff\x80\x80\x80\x80")); err != nil || out.Len() != 5 {
 		t.Errorf("got %q, %v", out.String(), err)
+	}
+}
+
+func TestLogsOfIndexesWithoutOutput(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if name, ok := strings.CutSuffix(path.Clean(r.URL.Path), "/log"); ok {
+			if path.Base(name) == "s-1" {
+				fmt.Fprintln(w, "hello")
+			}
+			return
+		}
+		list := batch.TaskList{TypeMeta: metav1.TypeMeta{APIVersion: batch.SchemeGroupVersion.String(), Kind: "TaskList"}}
+		for index := range 4 {
+			list.Items = append(list.Items, batch.Task{
+				ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("s-%d", index), Labels: map[string]string{batch.LabelCompletionIndex: strconv.Itoa(index)}},
+				Status:     batch.TaskStatus{Attempts: 1},
+			})
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(list)
+	}))
+	defer server.Close()
+	client, err := versioned.NewForConfig(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &session{client: client, api: client.BatchV1alpha1(), namespace: "default"}
+	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: batch.TaskSetSpec{Completions: ptr.To[int32](4)}}
+	for _, test := range []struct {
+		name        string
+		chosen      []indexes.Range
+		out, errOut string
+	}{
+		{"one without output", []indexes.Range{{First: 3, Last: 3}}, "", "No output to show: index 3.\n"},
+		{"one with output", []indexes.Range{{First: 1, Last: 1}}, "[s/1] hello\n", ""},
+		{"several", []indexes.Range{{First: 0, Last: 2}}, "[s/1] hello\n", "No output to show: indexes 0,2.\n"},
+		{"all", nil, "[s/1] hello\n", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			streams, _, out, errOut := genericiooptions.NewTestIOStreams()
+			l := &setLogs{factory: &factory{program: "leat", streams: streams}, s: s, set: set, out: streams.Out, chosen: test.chosen}
+			if err := l.show(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if out.String() != test.out || errOut.String() != test.errOut {
+				t.Errorf("got %q and %q, want %q and %q", out, errOut, test.out, test.errOut)
+			}
+		})
 	}
 }
