@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// The leat command is a person's way to Leat. Under the name kubectl-leat it is a plugin of kubectl.
+// The leat command is the command-line client of Leat. With the name kubectl-leat it is a plugin of kubectl.
 package main
 
 import (

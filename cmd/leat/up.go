@@ -47,6 +47,7 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/agent"
 )
 
+// newUpCommand returns the "up" command, which runs standalone mode.
 func newUpCommand() *cobra.Command {
 	options := standalone.Options{Workers: 1, Namespace: "default", MetricsAddress: "0"}
 	port, verbosity, sample := 7443, 0, false
@@ -54,16 +55,16 @@ func newUpCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "up",
 		Short: "Run all of Leat on this machine, without a cluster",
-		Long: `Run all of Leat on this machine, without a cluster: an API server with a store of its own, a scheduler and workers.
+		Long: `Run all of Leat on this machine, without a cluster: an API server with its own store, a scheduler and workers.
 
-Everything is kept in the data directory and is there again at the next start. A kubeconfig for kubectl is written. The
-server listens on 127.0.0.1, and on that alone. Commands of tasks run on this machine, as the user who runs this.
+All state is in the data directory and is used again at the next start. A kubeconfig is written for leat and kubectl. The server
+listens on 127.0.0.1 only. Commands of tasks run on this machine as your user.
 
-Tasks can ask for the processors and the memory that this machine, or this container, has. The workers share them equally, unless
---worker-capacity says what each one has. Other resources are counts: a task that asks for one is not handed a device.`,
+Tasks can request the CPU and the memory of this machine or container. The workers share them equally unless you set
+--worker-capacity. Other resources are counts: a task that requests one is not assigned a device.`,
 		Example: `  leat up                                   # one worker, as many tasks at a time as there are processors
   leat up --workers 4 --worker-tasks 8      # 4 × 8 tasks at a time
-  leat up --worker-capacity cpu=16,memory=64Gi --worker-labels disk=ssd   # what tasks can ask for, and select
+  leat up --worker-capacity cpu=16,memory=64Gi --worker-labels disk=ssd   # what tasks can request and select
   kubectl --kubeconfig ~/.local/share/leat/kubeconfig apply -f artifacts/examples/task.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
@@ -100,35 +101,35 @@ Tasks can ask for the processors and the memory that this machine, or this conta
 	}
 	flags := command.Flags()
 	flags.StringVar(&options.DataDir, "data-dir", "", "Directory that holds all state (default $XDG_DATA_HOME/leat or ~/.local/share/leat)")
-	flags.IntVar(&port, "secure-port", port, "Port of 127.0.0.1 that the API is served on, by TLS; 0 for any free one")
-	flags.StringVar(&options.Kubeconfig, "kubeconfig", "", "File to write the administrator's access to, beside what it holds (default DATA-DIR/kubeconfig)")
-	flags.IntVar(&options.Workers, "workers", options.Workers, "How many workers to run; 0 for none")
-	flags.IntVar(&each.tasks, "worker-tasks", each.tasks, "How many tasks each worker runs at a time")
-	flags.StringToStringVar(&each.capacity, "worker-capacity", nil, "What tasks can ask of each worker, as NAME=QUANTITY (default: its share of the cpu and memory of the machine)")
-	flags.StringToStringVar(&each.labels, "worker-labels", nil, "Labels of each worker, as KEY=VALUE, for tasks to select it by")
-	flags.IntVarP(&verbosity, "v", "v", verbosity, "How much to log: 2 for what happens, 4 for why")
+	flags.IntVar(&port, "secure-port", port, "Port on 127.0.0.1 on which the API is served with TLS; 0 for a free port")
+	flags.StringVar(&options.Kubeconfig, "kubeconfig", "", "File to which a context for the administrator is added (default DATA-DIR/kubeconfig)")
+	flags.IntVar(&options.Workers, "workers", options.Workers, "Number of workers; 0 for none")
+	flags.IntVar(&each.tasks, "worker-tasks", each.tasks, "Number of tasks that each worker runs at a time")
+	flags.StringToStringVar(&each.capacity, "worker-capacity", nil, "Resources of each worker, as NAME=QUANTITY (default: its share of the cpu and memory of the machine)")
+	flags.StringToStringVar(&each.labels, "worker-labels", nil, "Labels of each worker, as KEY=VALUE")
+	flags.IntVarP(&verbosity, "v", "v", verbosity, "Log level: 2 for events, 4 for details")
 	flags.BoolVar(&sample, "sample", sample, "At the first start with a data directory, run a set of 100 tasks and show its progress")
-	flags.BoolVar(&options.APIOnly, "api-only", false, "Serve the API and nothing else: no controllers, no scheduler, no workers")
-	flags.StringVar(&options.Namespace, "namespace", options.Namespace, "Namespace of the workers; tasks run where they are")
-	flags.StringVar(&options.MetricsAddress, "metrics-bind-address", options.MetricsAddress, "Loopback address that the metrics of controllers, scheduler and workers are served on, like 127.0.0.1:9090; 0 for none")
-	flags.StringVar(&options.AdmissionConfig, "admission-control-config-file", "", "File with the configuration of admission plugins, which may name manifests of webhooks and policies")
+	flags.BoolVar(&options.APIOnly, "api-only", false, "Run only the API server, without controllers, scheduler and workers")
+	flags.StringVar(&options.Namespace, "namespace", options.Namespace, "Namespace of the workers; only tasks in it run")
+	flags.StringVar(&options.MetricsAddress, "metrics-bind-address", options.MetricsAddress, "Loopback address for the metrics of controllers, scheduler and workers, like 127.0.0.1:9090; 0 for none")
+	flags.StringVar(&options.AdmissionConfig, "admission-control-config-file", "", "File with the configuration of admission plugins, which may refer to manifests of webhooks and policies")
 	return command
 }
 
-// runSample shows that tasks run. That it fails is told, and is nothing to stop for.
+// runSample runs the sample set. It prints an error and does not return it: the server continues.
 func runSample(ctx context.Context, admin *rest.Config, namespace string, out io.Writer) {
 	if err := cli.Sample(ctx, admin, namespace, out); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(out, "The first set of tasks:", err)
 	}
 }
 
-// workerFlags are the flags for each of the workers.
+// workerFlags are the flags that apply to each worker.
 type workerFlags struct {
 	tasks            int
 	capacity, labels map[string]string
 }
 
-// complete validates the flags and fills in the options of workers, which are so many.
+// complete validates the flags and sets the worker options. options.Workers must be set.
 func (f workerFlags) complete(options *standalone.Options) error {
 	if f.tasks < 1 {
 		return fmt.Errorf("--worker-tasks %d: must be 1 or more", f.tasks)
@@ -146,7 +147,7 @@ func (f workerFlags) complete(options *standalone.Options) error {
 	return nil
 }
 
-// share returns the n-th part of each resource: of processors in thousandths, of memory in MiB.
+// share returns the n-th part of each resource, rounded down to MiB of memory and thousandths of others.
 func share(list v1alpha1.ResourceList, n int) map[string]string {
 	parts := map[string]string{}
 	for name, quantity := range list {
@@ -159,7 +160,7 @@ func share(list v1alpha1.ResourceList, n int) map[string]string {
 	return parts
 }
 
-// complete fills in what depends on the machine and checks the rest.
+// complete validates the options, fills in defaults and creates the data directory.
 func complete(options *standalone.Options, port int, each workerFlags) error {
 	if port < 0 || port > 65535 {
 		return fmt.Errorf("--secure-port %d: must be from 0 to 65535", port)
@@ -201,7 +202,8 @@ func complete(options *standalone.Options, port int, each workerFlags) error {
 	return os.MkdirAll(options.DataDir, 0o700)
 }
 
-// logTo sends the log of all parts to the file, anew at each start: the terminal is for what a person must know.
+// logTo directs klog to the file and truncates it. The terminal shows only messages for the user. The returned function
+// closes the file.
 func logTo(file string, verbosity int) (func(), error) {
 	log, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -235,11 +237,11 @@ In another terminal, with this program or with kubectl:
   %s run --array 0-999 --wait -- sh -c 'echo $TASK_INDEX'
   kubectl get tks,tk,wkr
 
-Ctrl-C stops everything, and keeps what there is.
+Ctrl-C stops all programs and keeps all data.
 `, host, describeWorkers(options), options.Kubeconfig, logFile, options.Kubeconfig, os.Args[0])
 }
 
-// describeWorkers returns how many workers there are and what each of them has.
+// describeWorkers returns the number of workers and the capacity of each.
 func describeWorkers(options standalone.Options) string {
 	if options.Workers == 0 {
 		return "none"

@@ -25,7 +25,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// newUpCommand makes an "up" that says why it is none: workers need what Linux alone has.
+// newUpCommand returns an "up" command that fails: workers need Linux.
 func newUpCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:                "up",

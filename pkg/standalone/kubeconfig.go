@@ -29,11 +29,11 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// contextName is what the cluster, the user and the context are called in a kubeconfig.
+// contextName is the name of the cluster, the user and the context in the kubeconfig.
 const contextName = "leat"
 
-// writeKubeconfig adds a context for the client to the file of the options, makes it the current one, and keeps what else the file
-// holds. It marks the cluster as one whose workers run on this machine, if there are any.
+// writeKubeconfig adds a context for the client to options.Kubeconfig and makes it the current one. It keeps other
+// entries of the file. If there are workers, it marks the cluster as one with workers on this machine.
 func writeKubeconfig(options Options, client *rest.Config) error {
 	file := options.Kubeconfig
 	config, err := clientcmd.LoadFromFile(file)

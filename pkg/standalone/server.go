@@ -46,10 +46,10 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/rbac"
 )
 
-// loopback is where workers serve logs.
+// loopback is the address on which workers serve logs.
 const loopback = "127.0.0.1"
 
-// The identities of the parts. Those of the controllers are what config/ binds its roles to.
+// Identities of the components. config/ binds roles to that of the controllers.
 const (
 	adminUser      = "admin"
 	adminGroup     = "leat:admins"
@@ -64,10 +64,10 @@ func workerUser(namespace, name string) string {
 //go:embed roles.yaml
 var roles embed.FS
 
-// healthPaths are open to all.
+// healthPaths are the paths that anonymous clients may read.
 var healthPaths = []string{"/healthz", "/livez", "/readyz"}
 
-// loadAuthority reads the certificate authority from the directory, or makes one there.
+// loadAuthority reads the certificate authority from the directory, or creates it.
 func loadAuthority(dir string) (*pki.CA, error) {
 	cert, key := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key")
 	authority, err := pki.LoadCA(cert, key)
@@ -80,7 +80,7 @@ func loadAuthority(dir string) (*pki.CA, error) {
 	return authority, errors.Join(pki.WriteFile(key, authority.KeyPEM()), pki.WriteFile(cert, authority.CertPEM()))
 }
 
-// newServer makes the API server on a host that is empty.
+// newServer returns the API server on an empty host.
 func newServer(options Options, authority *pki.CA, transport storagebackend.TransportConfig, listener net.Listener) (*leatserver.Server, error) {
 	dir := filepath.Join(options.DataDir, "pki")
 	cert, key, err := authority.IssueServer("localhost", "127.0.0.1")
@@ -109,13 +109,13 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 	if o.Workers, err = newWorkerClient(dir, authority); err != nil {
 		return nil, err
 	}
-	// Nobody stands in front who would have to be told before the server stops. Once requests are done, connections with open watches
-	// are given two seconds; without the answer to try again later it would be a minute.
+	// There is no load balancer that must notice the shutdown first. With ShutdownSendRetryAfter the server waits two
+	// seconds for connections with open watches, otherwise a minute.
 	o.Server.ShutdownDelayDuration = 0
 	o.Server.ShutdownSendRetryAfter = true
 	o.Server.ShutdownWatchTerminationGracePeriod = 0
 
-	// The host's OpenAPI documents are the server's own, once there is one.
+	// The host serves the OpenAPI documents of this server as soon as it exists.
 	var openAPI atomic.Pointer[http.Handler]
 	host := fakehost.NewConfig(func() http.Handler {
 		if handler := openAPI.Load(); handler != nil {
@@ -145,7 +145,7 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 	return server, nil
 }
 
-// newWorkerClient says how logs are read from workers, who are on this machine.
+// newWorkerClient returns the options for reading logs from the workers on this machine.
 func newWorkerClient(dir string, authority *pki.CA) (*workerlogs.Options, error) {
 	cert, key, err := authority.IssueClient(v1alpha1.WorkerClientName)
 	if err != nil {
@@ -156,7 +156,8 @@ func newWorkerClient(dir string, authority *pki.CA) (*workerlogs.Options, error)
 		errors.Join(pki.WriteFile(keyFile, key), pki.WriteFile(certFile, cert))
 }
 
-// newHost gives what a host cluster would: client certificates of our own authority, and the roles of config/.
+// newHost returns the replacement for the services of a host cluster: authentication by client certificates of the
+// authority, and authorization by the roles of config/ and roles.yaml.
 func newHost(host *rest.Config, caFile string) (*serveroptions.Standalone, error) {
 	clientCA := genericoptions.ClientCertAuthenticationOptions{ClientCA: caFile}
 	ca, err := clientCA.GetClientCAContentProvider()

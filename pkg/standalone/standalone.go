@@ -14,9 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package standalone runs all of Leat in one process, for a machine without a cluster: etcd, the API server, the controllers, the
-// scheduler and workers. The parts are those of a cluster and speak to each other as there, over TLS, each with an identity of its own and
-// the rights that config/ ships.
+// Package standalone runs all of Leat in one process, for a machine without a cluster: etcd, the API server, the
+// controllers, the scheduler and workers. They are the same components as in a cluster and communicate over TLS, each
+// with its own identity and the permissions of config/.
 package standalone
 
 import (
@@ -54,35 +54,35 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
 )
 
-// startTimeout bounds the time from the start of the API server until it is ready.
+// startTimeout limits the time until the API server is ready.
 const startTimeout = time.Minute
 
-// concurrentTaskSets is how many task sets are worked on at a time.
+// concurrentTaskSets is the number of task sets that are reconciled concurrently.
 const concurrentTaskSets = 4
 
-// Options say where and how large.
+// Options configure Run.
 type Options struct {
-	// DataDir holds all state. It is made if it does not exist; one process at a time can use it.
+	// DataDir holds all state. It is created if it does not exist. Only one process at a time can use it.
 	DataDir string
-	// Address is what the API server listens on, as host:port; port 0 is any free one.
+	// Address is the host:port on which the API server listens. Port 0 selects a free port.
 	Address string
-	// Kubeconfig is the file that the administrator's access is written to, added to what it holds.
+	// Kubeconfig is the file to which a context for the administrator is added.
 	Kubeconfig string
-	// AdmissionConfig is a file with the configuration of admission plugins, which may name manifests of webhooks and
-	// policies. Empty for none.
+	// AdmissionConfig is a file with the configuration of admission plugins, which may refer to manifests of webhooks
+	// and policies. Empty for none.
 	AdmissionConfig string
-	// APIOnly leaves out controllers, scheduler and workers.
+	// APIOnly disables controllers, scheduler and workers.
 	APIOnly bool
-	// Workers is how many workers run here.
+	// Workers is the number of workers.
 	Workers int
-	// WorkerCapacity is what tasks can ask of each worker, how many it runs at a time among it.
+	// WorkerCapacity is the capacity of each worker, including the number of concurrent tasks.
 	WorkerCapacity v1alpha1.ResourceList
-	// WorkerLabels are labels of each worker, for tasks to select it by.
+	// WorkerLabels are the labels of each worker.
 	WorkerLabels map[string]string
-	// Namespace is where the workers are.
+	// Namespace is the namespace of the workers.
 	Namespace string
-	// MetricsAddress is where the metrics of controllers, scheduler and workers are served, by plain HTTP, to all who reach it;
-	// "0" for nowhere.
+	// MetricsAddress is the address on which the metrics of controllers, scheduler and workers are served by plain HTTP
+	// without authentication. "0" disables them.
 	MetricsAddress string
 }
 
@@ -94,8 +94,8 @@ func HasStarted(options Options) bool {
 
 func etcdDir(options Options) string { return filepath.Join(options.DataDir, "etcd") }
 
-// Run runs everything until the context ends or a part fails, then stops it in order: workers first, etcd last. Ready is called
-// once tasks can be sent, with the configuration of an administrator's client.
+// Run runs all components until the context ends or one of them fails. Then it stops them in order: workers first, etcd
+// last. ready is called with the client configuration of the administrator when clients can create tasks.
 func Run(ctx context.Context, options Options, ready func(*rest.Config)) error {
 	authority, err := loadAuthority(filepath.Join(options.DataDir, "pki"))
 	if err != nil {
@@ -117,20 +117,20 @@ func Run(ctx context.Context, options Options, ready func(*rest.Config)) error {
 		return err
 	}
 
-	// Each part has a context that ends only after those that need it have ended.
+	// The server's context ends after its clients have ended.
 	serverContext, stopServer := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServer()
 	serverEnded := make(chan error, 1)
 	go func() { serverEnded <- server.Run(serverContext) }()
-	clients := &clients{authority: authority, host: "https://" + listener.Addr().String()}
-	err = runParts(ctx, options, clients, serverEnded, ready)
+	clientFactory := &clientFactory{authority: authority, host: "https://" + listener.Addr().String()}
+	err = runParts(ctx, options, clientFactory, serverEnded, ready)
 	stopServer()
 	return errors.Join(err, <-serverEnded)
 }
 
-// runParts runs the clients of the server until the context ends, or the server does.
-func runParts(ctx context.Context, options Options, clients *clients, serverEnded chan error, ready func(*rest.Config)) error {
-	admin, err := clients.config(adminUser, adminGroup)
+// runParts runs the clients of the server until the context or the server ends.
+func runParts(ctx context.Context, options Options, clientFactory *clientFactory, serverEnded chan error, ready func(*rest.Config)) error {
+	admin, err := clientFactory.config(adminUser, adminGroup)
 	if err != nil {
 		return err
 	}
@@ -151,37 +151,38 @@ func runParts(ctx context.Context, options Options, clients *clients, serverEnde
 				return nil
 			}
 		})
-		var used []func()
+		var releases []func()
 		if !options.APIOnly {
 			var err error
-			if used, err = startParts(ctx, options, clients, parts); err != nil {
-				return used, err
+			if releases, err = startParts(ctx, options, clientFactory, parts); err != nil {
+				return releases, err
 			}
 		}
 		ready(admin)
-		return used, nil
+		return releases, nil
 	})
 }
 
-// runGroup starts parts and runs them until the context ends, one of them fails, or not all can be started. It returns once all that
-// have been started have ended, and what they use, by the functions that start returns, is released.
+// runGroup runs the goroutines that start adds to the group. Their context ends when ctx ends, when one of them fails,
+// or when start returns an error. runGroup waits for all of them, calls the functions that start returned in reverse
+// order, and returns the first error.
 func runGroup(ctx context.Context, start func(context.Context, *errgroup.Group) ([]func(), error)) error {
 	parts, ctx := errgroup.WithContext(ctx)
-	used, err := start(ctx, parts)
+	releases, err := start(ctx, parts)
 	if err != nil {
 		parts.Go(func() error { return err })
 	}
 	err = parts.Wait()
-	for _, release := range slices.Backward(used) {
+	for _, release := range slices.Backward(releases) {
 		release()
 	}
 	return err
 }
 
-// startParts starts the controllers, the scheduler and the workers. It returns functions that release what the workers use, for when
-// they have ended, also where not all can be started.
-func startParts(ctx context.Context, options Options, clients *clients, parts *errgroup.Group) ([]func(), error) {
-	controllers, err := newControllers(clients, options.MetricsAddress)
+// startParts starts the controllers, the scheduler and the workers. It returns functions that release the resources of
+// the workers. The caller must call them after the workers have ended, also after an error.
+func startParts(ctx context.Context, options Options, clientFactory *clientFactory, parts *errgroup.Group) ([]func(), error) {
+	controllers, err := newControllers(clientFactory, options.MetricsAddress)
 	if err != nil {
 		return nil, err
 	}
@@ -190,24 +191,24 @@ func startParts(ctx context.Context, options Options, clients *clients, parts *e
 	if err != nil {
 		return nil, err
 	}
-	var used []func()
+	var releases []func()
 	workerHost := sandbox.NewHost()
 	for i := range options.Workers {
 		name := fmt.Sprintf("local-%d-%s", i, suffix)
-		client, err := clients.clientset(workerUser(options.Namespace, name), workersGroup)
+		client, err := clientFactory.clientset(workerUser(options.Namespace, name), workersGroup)
 		if err != nil {
-			return used, err
+			return releases, err
 		}
 		store, err := openLogs(options, name)
 		if err != nil {
-			return used, err
+			return releases, err
 		}
-		used = append(used, store.Close)
+		releases = append(releases, store.Close)
 		logServer, err := serveLogs(options, store)
 		if err != nil {
-			return used, err
+			return releases, err
 		}
-		used = append(used, logServer.Close)
+		releases = append(releases, logServer.Close)
 		worker := agent.New(client, workerHost, agent.Options{
 			Namespace: options.Namespace,
 			Name:      name,
@@ -215,17 +216,17 @@ func startParts(ctx context.Context, options Options, clients *clients, parts *e
 			StateDir:  filepath.Join(options.DataDir, "tasks"),
 			Logs:      store,
 			Endpoint:  logServer.Endpoint(),
-			// That of the controllers: one page has the metrics of all.
+			// Share the registry of the controllers, so that one endpoint serves all metrics.
 			Registerer: metrics.Registry,
 			Version:    version.Get().GitVersion,
 			Capacity:   options.WorkerCapacity,
 		})
 		parts.Go(func() error { return worker.Run(ctx) })
 	}
-	return used, nil
+	return releases, nil
 }
 
-// openLogs opens where the output of the commands of a worker is kept.
+// openLogs opens the store for the output of a worker's commands.
 func openLogs(options Options, name string) (*logs.Store, error) {
 	return logs.Open(logs.Options{
 		Dir:          filepath.Join(options.DataDir, "logs", options.Namespace, name),
@@ -235,7 +236,7 @@ func openLogs(options Options, name string) (*logs.Store, error) {
 	})
 }
 
-// serveLogs serves the output of the commands of a worker to the API server.
+// serveLogs starts the server from which the API server reads the output of a worker's commands.
 func serveLogs(options Options, store *logs.Store) (*logserver.Server, error) {
 	return logserver.Start(logserver.Options{
 		Host:         loopback,
@@ -245,10 +246,10 @@ func serveLogs(options Options, store *logs.Store) (*logserver.Server, error) {
 	})
 }
 
-// newControllers makes the parts of a cluster's controller manager. There is nobody to elect or to read Events, and no garbage
-// collector.
-func newControllers(clients *clients, metricsAddress string) (manager.Manager, error) {
-	config, err := clients.config(controllerUser)
+// newControllers returns a manager with the controllers and the scheduler. Unlike leat-controller-manager it elects no
+// leader, records no Events, and collects garbage, because there is no host to do so.
+func newControllers(clientFactory *clientFactory, metricsAddress string) (manager.Manager, error) {
+	config, err := clientFactory.config(controllerUser)
 	if err != nil {
 		return nil, err
 	}
@@ -266,7 +267,7 @@ func newControllers(clients *clients, metricsAddress string) (manager.Manager, e
 	)
 }
 
-// waitReady returns once the server says it is ready.
+// waitReady waits until the server is ready. It returns an error if the server ends or startTimeout is over.
 func waitReady(ctx context.Context, admin *rest.Config, serverEnded chan error) error {
 	client, err := kubernetes.NewForConfig(admin)
 	if err != nil {
@@ -292,8 +293,8 @@ func waitReady(ctx context.Context, admin *rest.Config, serverEnded chan error) 
 	return err
 }
 
-// instanceSuffix returns five characters that make the names of these workers unlike those of any other machine, the same at each
-// start, so that a worker takes up what it was.
+// instanceSuffix returns five random characters that distinguish these workers from those of other machines. They are
+// stored in dataDir, so that workers have the same names after a restart.
 func instanceSuffix(dataDir string) (string, error) {
 	file := localserver.InstanceFile(dataDir)
 	content, err := os.ReadFile(file)
@@ -304,13 +305,13 @@ func instanceSuffix(dataDir string) (string, error) {
 	return string(content), err
 }
 
-// clients makes clients of the server, each with an identity of its own.
-type clients struct {
+// clientFactory creates clients of the server with different identities.
+type clientFactory struct {
 	authority *pki.CA
 	host      string
 }
 
-func (c *clients) config(user string, groups ...string) (*rest.Config, error) {
+func (c *clientFactory) config(user string, groups ...string) (*rest.Config, error) {
 	cert, key, err := c.authority.IssueClient(user, groups...)
 	if err != nil {
 		return nil, err
@@ -319,11 +320,11 @@ func (c *clients) config(user string, groups ...string) (*rest.Config, error) {
 		Host:            c.host,
 		TLSClientConfig: rest.TLSClientConfig{CAData: c.authority.CertPEM(), CertData: cert, KeyData: key},
 		UserAgent:       "leat/" + user,
-		QPS:             -1, // priority and fairness hold clients back
+		QPS:             -1, // API priority and fairness limits clients
 	}, nil
 }
 
-func (c *clients) clientset(user string, groups ...string) (versioned.Interface, error) {
+func (c *clientFactory) clientset(user string, groups ...string) (versioned.Interface, error) {
 	config, err := c.config(user, groups...)
 	if err != nil {
 		return nil, err

@@ -25,7 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// What was started before a part that cannot be started ends before Run returns, and before what it uses is released.
+// If a component cannot be started, those that were started end before their resources are released and Run returns.
 func TestNothingRunsOnWhenAPartCannotBeStarted(t *testing.T) {
 	failed := errors.New("no room for logs")
 	var order []string

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package collector sets up Go's garbage collector for a server, whose heap is mostly what it keeps for others.
+// Package collector configures Go's garbage collector for a server, whose heap consists mostly of long-lived caches.
 package collector
 
 import (
@@ -30,31 +30,31 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// environment is the variable by which Go itself is told the percentage.
+// environment is the variable from which the Go runtime reads the percentage.
 const environment = "GOGC"
 
-// Options say how much memory is given for CPU.
+// Options trade memory for CPU.
 type Options struct {
-	// Percent of what is alive may be allocated before garbage is collected, as GOGC has it.
+	// Percent is the allocation, in percent of the live heap, after which garbage is collected, as in GOGC.
 	Percent int
-	// Floor is how many bytes the heap may have before garbage is collected, however little is alive in it.
+	// Floor is the heap size, in bytes, below which garbage is not collected.
 	Floor resource.QuantityValue
 }
 
-// Defaults are options with that percentage and floor.
+// Defaults returns options with the percentage and the floor.
 func Defaults(percent int, floor string) Options {
 	return Options{percent, resource.QuantityValue{Quantity: resource.MustParse(floor)}}
 }
 
 // AddFlags adds the flags.
 func (o *Options) AddFlags(flags *pflag.FlagSet) {
-	flags.IntVar(&o.Percent, "gc-percent", o.Percent, "How much is allocated before garbage is collected, in percent of what is alive: more needs less CPU, and up to 1 + percent/100 times what is alive. "+
-		"Near 90 % of the container's memory limit, or $GOMEMLIMIT, garbage is collected whatever this says. $"+environment+" wins")
-	flags.Var(&o.Floor, "gc-heap-floor", "How large the heap may become before garbage is collected, however little is alive, like 512Mi: who keeps little need not be at it all the time. 0 is none. "+
-		"The container's memory limit and $"+environment+" win here, too")
+	flags.IntVar(&o.Percent, "gc-percent", o.Percent, "Allocation after which garbage is collected, in percent of the live heap. A higher value needs less CPU, and up to 1 + percent/100 times the memory of the live heap. "+
+		"Near 90 % of the container's memory limit, or of $GOMEMLIMIT, garbage is collected regardless. $"+environment+" takes precedence")
+	flags.Var(&o.Floor, "gc-heap-floor", "Heap size below which garbage is not collected, like 512Mi. It avoids frequent collections of a small heap. 0 disables it. "+
+		"The container's memory limit and $"+environment+" take precedence")
 }
 
-// Validate gives what is wrong with the options.
+// Validate returns the errors of the options.
 func (o *Options) Validate() []error {
 	var errs []error
 	if o.Percent < 10 || o.Percent > 10_000 {
@@ -66,10 +66,10 @@ func (o *Options) Validate() []error {
 	return errs
 }
 
-// maxFloor is more than anybody gives to one process.
+// maxFloor is the largest accepted floor.
 const maxFloor = 1 << 40
 
-// Apply sets up this process.
+// Apply configures the garbage collector of this process.
 func (o *Options) Apply() {
 	if os.Getenv(environment) == "" {
 		debug.SetGCPercent(o.Percent)
@@ -79,17 +79,18 @@ func (o *Options) Apply() {
 	}
 	limit, err := memlimit.Set()
 	if err != nil {
-		// Nothing depends on it but how soon the container is out of memory.
-		klog.ErrorS(err, "The memory limit of the container could not be read: set $GOMEMLIMIT")
+		// Continue: without a limit the container only runs out of memory sooner.
+		klog.ErrorS(err, "Failed to read the memory limit of the container; set $GOMEMLIMIT")
 		return
 	}
-	klog.V(2).InfoS("Garbage is collected", "percent", o.Percent, "heapFloor", o.Floor.String(), "memoryLimit", limit)
+	klog.V(2).InfoS("Configured the garbage collector", "percent", o.Percent, "heapFloor", o.Floor.String(), "memoryLimit", limit)
 }
 
-// mark is garbage from the beginning, and tells when that is collected. It holds a pointer, or it could share its place with what is alive.
+// mark is an unreachable object whose cleanup signals a collection. It holds a pointer, because the runtime packs
+// objects without pointers together with live ones.
 type mark struct{ _ *mark }
 
-// adjustAfterCollection sets the percentage anew each time that garbage has been collected, and more is known of what is alive.
+// adjustAfterCollection updates the percentage after each collection, for the size of the live heap that it found.
 func (o *Options) adjustAfterCollection() {
 	runtime.AddCleanup(&mark{}, func(o *Options) {
 		debug.SetGCPercent(o.percentFor(alive()))
@@ -97,15 +98,16 @@ func (o *Options) adjustAfterCollection() {
 	}, o)
 }
 
-// percentFor gives by how many percent a heap may grow in which so many bytes are alive: to the floor at least.
+// percentFor returns the percentage for a live heap of that many bytes: Percent, or more if the heap then stays below
+// the floor.
 func (o *Options) percentFor(alive uint64) int {
 	return max(o.Percent, int(uint64(o.Floor.Value())*100/max(alive, minAlive))-100)
 }
 
-// minAlive is less than is alive in any process, and keeps the percentage in bounds.
+// minAlive is a lower limit for the live heap, which limits the percentage.
 const minAlive = 1 << 20
 
-// alive is how many bytes the last collection has left.
+// alive returns the size of the live heap after the last collection, in bytes.
 func alive() uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(sample)

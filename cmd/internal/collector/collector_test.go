@@ -80,7 +80,7 @@ func TestHeapMayGrowToTheFloor(t *testing.T) {
 	}
 }
 
-// inProcess says that this process is there for TestFloorIsHeld alone: what is set there is the whole process's, and stays.
+// inProcess is an environment variable of the child process in which TestFloorIsHeld runs: it changes global state.
 const inProcess = "LEAT_COLLECTOR_TEST"
 
 func TestFloorIsHeld(t *testing.T) {

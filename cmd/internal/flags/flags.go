@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package flags gives the programs their --help.
+// Package flags adds grouped flags to the commands of the programs.
 package flags
 
 import (
@@ -26,8 +26,8 @@ import (
 	"k8s.io/component-base/term"
 )
 
-// Add adds the flags to the command, beside those that all programs have, and has --help show them group by group, as wide
-// as the terminal.
+// Add adds the flags to the command, together with those that all programs share. --help shows them by group, wrapped
+// at the width of the terminal.
 func Add(command *cobra.Command, groups cliflag.NamedFlagSets) {
 	globalflag.AddGlobalFlags(groups.FlagSet("global"), command.Name())
 	for _, name := range groups.Order {
@@ -35,7 +35,7 @@ func Add(command *cobra.Command, groups cliflag.NamedFlagSets) {
 	}
 	columns, _, err := term.TerminalSize(os.Stdout)
 	if err != nil {
-		// Not a terminal: lines are not wrapped.
+		// Without a terminal, lines are not wrapped.
 		columns = 0
 	}
 	cliflag.SetUsageAndHelpFunc(command, groups, columns)

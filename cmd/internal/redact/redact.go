@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package redact keeps secrets out of logs, whatever is logged.
+// Package redact removes secrets from log output.
 package redact
 
 import (
@@ -26,28 +26,28 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 )
 
-// From -v=8 on client-go logs the bodies of requests and answers: a token is in each TokenReview, and the object in what webhooks are
-// asked. A body of one line is quoted in the log.
+// With -v=8 client-go logs the bodies of requests and responses. Each TokenReview has a token, and an AdmissionReview
+// for a webhook has the object. klog quotes a body of one line.
 var (
 	token       = regexp.MustCompile(`("token"\s*:\s*")(?:[^"\\]|\\.)*"`)
 	quotedToken = regexp.MustCompile(`(\\"token\\"\s*:\s*\\").*`)
 	asked       = regexp.MustCompile(`(?s)\{.*"kind\\?"\s*:\s*\\?"AdmissionReview.*\}`)
 )
 
-// Streams has a program log to where it would by default, through Writer.
+// Streams directs the log of klog to standard error, as by default, but through Writer.
 func Streams() *logsapi.LoggingOptions {
 	return &logsapi.LoggingOptions{ErrorStream: Writer(os.Stderr), InfoStream: Writer(os.Stdout)}
 }
 
-// Writer returns a writer of logs to w without tokens of TokenReviews and bodies of AdmissionReviews. Each write must be of whole
-// entries, as those of klog are. It is as safe for concurrent use as w.
+// Writer returns a writer that removes tokens of TokenReviews and bodies of AdmissionReviews. Each write must consist
+// of whole entries, as those of klog do. It is safe for concurrent use if w is.
 func Writer(w io.Writer) io.Writer { return writer{w} }
 
 type writer struct{ w io.Writer }
 
 func (r writer) Write(entry []byte) (int, error) {
 	redacted := entry
-	// Cheaper than expressions, which nearly no entry is for.
+	// Check for the kinds first, which is cheaper than the expressions: nearly no entry has them.
 	if bytes.Contains(entry, []byte("token")) || bytes.Contains(entry, []byte("AdmissionReview")) {
 		redacted = token.ReplaceAll(redacted, []byte(`${1}…"`))
 		redacted = quotedToken.ReplaceAll(redacted, []byte(`${1}…`))

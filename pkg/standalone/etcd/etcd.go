@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package etcd runs the store of a standalone server: a single-member etcd inside
-// this process that nobody else can reach.
+// Package etcd runs the store of a standalone server: a single-member etcd inside this process that only its user can
+// reach.
 package etcd
 
 import (
@@ -40,30 +40,30 @@ import (
 )
 
 const (
-	// quotaBytes bounds the database; beyond it etcd refuses writes until space is
-	// made. It is the largest size that etcd's maintainers recommend.
+	// quotaBytes limits the size of the database. Above it etcd refuses writes. It is the largest size that etcd's
+	// maintainers recommend.
 	quotaBytes = 8 << 30
 
-	// defragThresholdMegabytes is how much a start must be able to give back to
-	// the file system for it to be worth the time: nobody runs etcdctl here.
+	// defragThresholdMegabytes is the free space above which a start defragments the database. There is no etcdctl to
+	// do it otherwise.
 	defragThresholdMegabytes = 256
 
-	// progressInterval keeps idle watch caches current, so that reads from them
-	// need not wait. It is what kubeadm configures.
+	// progressInterval keeps idle watch caches current, so that consistent reads from them do not wait. kubeadm sets
+	// the same value.
 	progressInterval = 5 * time.Second
 
-	// lockPatience is how long to wait for a predecessor that is still closing.
+	// lockPatience is how long Start waits for another process that is still closing the directory.
 	lockPatience = 5 * time.Second
 
-	// peerURL identifies the member in its own data. Nothing listens on it, and it
-	// must never change: a member whose data say otherwise does not start.
+	// peerURL identifies the member in its own data. Nothing listens on it. It must never change: a member whose data
+	// has another URL does not start.
 	peerURL = "http://127.0.0.1:2380"
 )
 
-// Config says where a Server lives.
+// Config configures a Server.
 type Config struct {
-	// DataDir holds all of its state and nothing else. It is made (0700) if it
-	// does not exist. Required.
+	// DataDir holds all state of the server and nothing else. It is created with mode 0700 if it does not exist.
+	// Required.
 	DataDir string
 }
 
@@ -71,22 +71,21 @@ type Config struct {
 type Server struct {
 	etcd      *embed.Etcd
 	endpoint  string
-	level     zap.AtomicLevel // of what etcd logs
+	level     zap.AtomicLevel // of etcd's log
 	closeOnce sync.Once
-	release   []func() // undoes, last first, what etcd itself does not
+	release   []func() // called in reverse order after etcd is closed
 }
 
-// Start opens or makes the store in config.DataDir and returns once it serves.
-// Writes are synced to disk before they are acknowledged. If another process
-// has the directory open, Start waits a few seconds for it and then fails.
+// Start opens or creates the store in config.DataDir and returns when it serves. Writes are synced to disk before they
+// are acknowledged. If another process has the directory open, Start waits a few seconds for it and then returns an
+// error.
 //
-// ctx limits the start only; the Server runs until Close. History is not
-// compacted here: the API server's storage does that.
+// ctx limits the start only. The Server runs until Close. It does not compact history: the API server's storage does.
 func Start(ctx context.Context, config Config) (server *Server, err error) {
 	if config.DataDir == "" {
 		return nil, errors.New("etcd needs a data directory")
 	}
-	// The path of the socket is part of a URL, which knows no relative ones.
+	// The path of the socket becomes part of a URL, so it must be absolute.
 	dataDir, err := filepath.Abs(config.DataDir)
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", config.DataDir, err)
@@ -95,15 +94,14 @@ func Start(ctx context.Context, config Config) (server *Server, err error) {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
 
-	// A regular start and end are accompanied by warnings that tell nobody anything.
+	// Suppress the warnings of a regular start.
 	s := &Server{level: zap.NewAtomicLevelAt(zap.ErrorLevel)}
 	defer func() {
 		if err != nil {
 			s.Close()
 		}
 	}()
-	// Before anything else: etcd would replace the socket of a running one, and
-	// then wait without end for its database.
+	// Lock first: etcd would replace the socket of a running server, and then wait for its database without a limit.
 	unlock, err := lock(ctx, dataDir)
 	if err != nil {
 		return nil, err
@@ -158,20 +156,17 @@ func mustParse(raw string) url.URL {
 	return *u
 }
 
-// Transport is how the API server's storage reaches this server.
+// Transport returns the configuration with which the API server's storage connects to this server.
 func (s *Server) Transport() storagebackend.TransportConfig {
 	return storagebackend.TransportConfig{ServerList: []string{s.endpoint}}
 }
 
-// Err delivers the error that ends service, if one does, and is closed by Close.
-// Disk failures are not among them: etcd ends the process on those, since it can
-// no longer tell what is stored.
+// Err returns a channel that receives the error of a server that fails, and is closed by Close. After a disk failure
+// etcd ends the process instead, because it no longer knows what is stored.
 func (s *Server) Err() <-chan error { return s.etcd.Err() }
 
-// Close stops the server and gives up the data directory. Clients should be
-// closed before: requests that are still open delay it by up to seven seconds
-// and are then cut off. It may be called more than once, but not concurrently
-// with requests that must succeed.
+// Close stops the server and unlocks the data directory. Close clients first: open requests delay Close by up to seven
+// seconds and are then aborted. Close may be called more than once.
 func (s *Server) Close() {
 	s.closeOnce.Do(func() {
 		s.level.SetLevel(zap.FatalLevel)
@@ -184,8 +179,7 @@ func (s *Server) Close() {
 	})
 }
 
-// lock makes this process the only user of dataDir. The lock ends with the
-// process however that ends.
+// lock makes this process the only user of dataDir. The lock is released when the process ends in any way.
 func lock(ctx context.Context, dataDir string) (unlock func(), err error) {
 	path := filepath.Join(dataDir, "lock")
 	var locked *fileutil.LockedFile
@@ -198,14 +192,14 @@ func lock(ctx context.Context, dataDir string) (unlock func(), err error) {
 		return err == nil, err
 	})
 	if wait.Interrupted(err) {
-		holder, _ := os.ReadFile(path) // only to be helpful
+		holder, _ := os.ReadFile(path) // for the message only
 		return nil, fmt.Errorf("data directory %s is in use by another process (pid %s): stop that, or use another directory", dataDir, strings.TrimSpace(string(holder)))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("locking the data directory: %w", err)
 	}
-	// Files that nothing refers to are closed, which unlocks them; a caller may
-	// well drop its Server and let it run.
+	// The runtime closes unreachable files, which would release the lock. The goroutine keeps the file reachable if the
+	// caller drops its Server without Close.
 	closing, closed := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(closed)
@@ -231,13 +225,12 @@ func writePID(f *os.File) error {
 	return err
 }
 
-// makeSocketDir returns a path for the socket, in a directory that only this
-// user can enter: below dataDir, or in a temporary directory if sockets cannot
-// be there (their paths are limited to about a hundred bytes, and some shared
-// file systems have none).
+// makeSocketDir returns a path for the socket in a directory that only this user can enter. The directory is below
+// dataDir, or a temporary directory if dataDir cannot have sockets: their paths are limited to about a hundred bytes,
+// and some shared file systems do not support them.
 func makeSocketDir(dataDir string) (socket string, remove func(), err error) {
 	dir := filepath.Join(dataDir, "run")
-	// One that is there may have come with a copy of the data, open to others.
+	// An existing directory may be a copy with another mode.
 	if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700)); err != nil {
 		return "", nil, fmt.Errorf("making the socket's directory: %w", err)
 	}
@@ -257,10 +250,10 @@ func makeSocketDir(dataDir string) (socket string, remove func(), err error) {
 	return socket, remove, nil
 }
 
-// trySocket finds out whether dir can have a socket, by making and removing it.
+// trySocket returns the path of a socket in dir. It creates and removes the socket, and returns an error if it cannot.
 func trySocket(dir string) (path string, err error) {
 	path = filepath.Join(dir, "etcd.sock")
-	// Left behind by a crash; nobody listens on it, as we hold the lock.
+	// A crash leaves the socket behind. Nothing listens on it, because this process holds the lock.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}

@@ -44,8 +44,8 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
-// holdDataDir names, in the environment, the directory that this test binary is
-// to run a server in, instead of tests, until it is killed.
+// holdDataDir is an environment variable. If it is set, the test binary runs a server in that directory until it is
+// killed, and no tests.
 const holdDataDir = "LEAT_TEST_HOLD_DATA_DIR"
 
 func TestMain(m *testing.M) {
@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// hold runs a server in dir, stores an object, says so and waits to be killed.
+// hold runs a server in dir, stores an object, prints a line and waits to be killed.
 func hold(dir string) {
 	server, err := Start(context.Background(), Config{DataDir: dir})
 	if err == nil {
@@ -68,13 +68,13 @@ func hold(dir string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	goruntime.GC() // nothing refers to the server any longer, and yet it must hold the directory
+	goruntime.GC() // the server is unreachable now, but must keep the directory locked
 	fmt.Println("holding")
 	_, _ = io.Copy(io.Discard, os.Stdin) // ends with the parent, should that fail to kill
 	os.Exit(0)
 }
 
-// connect makes a storage as the API server would.
+// connect creates a storage as the API server does.
 func connect(server *Server) (storage.Interface, factory.DestroyFunc, error) {
 	return factory.Create(*storageConfig(server).ForResource(schema.GroupResource{Resource: "configmaps"}),
 		func() runtime.Object { return &corev1.ConfigMap{} },

@@ -23,11 +23,10 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// quietVerbosity is the klog level at which all shows that etcd says.
+// quietVerbosity is the klog verbosity at which all entries of etcd are logged.
 const quietVerbosity = 4
 
-// logCore writes what etcd logs to the log of this process: from level on, or all
-// at quietVerbosity.
+// logCore is a zapcore.Core that writes etcd's entries to klog: those from level on, or all at quietVerbosity.
 type logCore struct {
 	level  zapcore.LevelEnabler
 	logger klog.Logger

@@ -92,7 +92,7 @@ type roundTripperFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripperFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// contents are the ways clients of client-go ask for content.
+// contents are the content types that clients of client-go request.
 var contents = map[string]rest.ContentConfig{
 	"default":  {},
 	"protobuf": {ContentType: k8sruntime.ContentTypeProtobuf},
@@ -209,7 +209,7 @@ func TestWatchStaysOpenUntilItEnds(t *testing.T) {
 	}
 }
 
-// next returns the next event of a watch, or none if there is none in time.
+// next returns the next event of a watch, or the zero event after patience.
 func next(watcher watch.Interface, patience time.Duration) (event watch.Event, ended bool) {
 	select {
 	case event, open := <-watcher.ResultChan():
@@ -277,9 +277,8 @@ func TestDiscoveryIsEmpty(t *testing.T) {
 	}
 }
 
-// TestInformers starts what a server starts on its host, and sees that all of it
-// syncs with one request each and waits from then on, and that nothing is left
-// running once stopped.
+// TestInformers starts the informers that a server starts on its host. Each must sync with one list and one watch, stay
+// at rest, and leave no goroutine behind when it is stopped.
 func TestInformers(t *testing.T) {
 	for _, watchList := range []bool{false, true} {
 		t.Run(fmt.Sprintf("WatchListClient=%v", watchList), func(t *testing.T) {

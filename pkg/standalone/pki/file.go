@@ -23,16 +23,14 @@ import (
 	"path/filepath"
 )
 
-// WriteFile stores data at path, readable by the owner only (0600), and makes
-// missing parent directories (0700; existing ones keep their mode). Readers see
-// the old content or the new one, never a part, also after a crash. It replaces
-// what is there.
+// WriteFile replaces the file at path atomically, also across a crash. The file has mode 0600. Missing parent
+// directories are created with mode 0700.
 func WriteFile(path string, data []byte) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("making the directory of %s: %w", path, err)
 	}
-	// CreateTemp opens with 0600. Same directory: a rename must not cross file systems.
+	// CreateTemp uses mode 0600. Use the same directory, because a rename must not cross file systems.
 	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
@@ -40,7 +38,7 @@ func WriteFile(path string, data []byte) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("writing %s: %w", path, err)
-			_ = os.Remove(temp.Name()) // the error that brought us here says more
+			_ = os.Remove(temp.Name()) // the first error is more useful
 		}
 	}()
 	_, err = temp.Write(data)
@@ -56,7 +54,7 @@ func WriteFile(path string, data []byte) (err error) {
 	return syncDir(dir)
 }
 
-// syncDir makes a rename in dir survive a power failure.
+// syncDir makes a rename in dir durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

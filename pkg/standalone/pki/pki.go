@@ -14,15 +14,12 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package pki is the small certificate authority of a standalone server: it
-// makes a CA, keeps it in two files, and issues client and serving
-// certificates from it.
+// Package pki is the certificate authority of a standalone server. It creates a CA, stores it in two files, and issues
+// client and serving certificates.
 //
-// All keys are ECDSA P-256. A CA is valid for ten years and a leaf for one (or
-// until its CA ends, if that is sooner). Leaves are not revoked and not renewed
-// in place: a standalone server issues them anew when it starts. Everything
-// becomes valid an hour before it is made, so that a peer whose clock is behind
-// accepts it.
+// All keys are ECDSA P-256. A CA is valid for ten years, a leaf certificate for one year or until its CA expires. Leaf
+// certificates are neither revoked nor renewed: a standalone server issues new ones at each start. Certificates are
+// valid from an hour before their creation, so that peers with a slow clock accept them.
 package pki
 
 import (
@@ -59,8 +56,8 @@ type CA struct {
 	keyPEM  []byte
 }
 
-// NewCA makes a self-signed authority with a fresh key, valid for ten years.
-// commonName is what people see as the issuer; it must not be empty.
+// NewCA returns a self-signed authority with a new key, valid for ten years. commonName becomes the issuer of its
+// certificates and must not be empty.
 func NewCA(commonName string) (*CA, error) {
 	if commonName == "" {
 		return nil, errors.New("a CA needs a common name: its issuer would be empty otherwise")
@@ -85,10 +82,9 @@ func NewCA(commonName string) (*CA, error) {
 	return newCA(cert, key)
 }
 
-// LoadCA reads an authority from the files that CertPEM and KeyPEM were written
-// to. It refuses a certificate that is no CA, is outside its validity or does
-// not belong to the key. If either file is missing the error satisfies
-// errors.Is(err, fs.ErrNotExist), which a caller takes as "make a new one".
+// LoadCA reads an authority from the files with its CertPEM and KeyPEM. It returns an error if the certificate is not
+// that of a CA, is not valid now, or does not match the key. If either file is missing, the error is fs.ErrNotExist,
+// and the caller can create a new authority.
 func LoadCA(certFile, keyFile string) (*CA, error) {
 	certPEM, err := os.ReadFile(certFile)
 	if err != nil {
@@ -137,17 +133,14 @@ func newCA(cert *x509.Certificate, key crypto.Signer) (*CA, error) {
 	return &CA{cert: cert, key: key, certPEM: certPEM, keyPEM: keyPEM}, nil
 }
 
-// CertPEM returns the CA's own certificate: the bundle peers verify against.
-// The caller must not change it.
+// CertPEM returns the certificate of the CA, with which peers verify others. The caller must not modify it.
 func (ca *CA) CertPEM() []byte { return ca.certPEM }
 
-// KeyPEM returns the CA's private key, for WriteFile and LoadCA only.
-// The caller must not change it.
+// KeyPEM returns the private key of the CA, for storage only. The caller must not modify it.
 func (ca *CA) KeyPEM() []byte { return ca.keyPEM }
 
-// IssueClient makes a client certificate, valid for one year, that
-// authenticates as user in groups (common name and organizations, as the
-// Kubernetes x509 authenticator reads them). It cannot be used to serve.
+// IssueClient returns a client certificate, valid for one year, that authenticates as user in groups. They are its
+// common name and organizations, as the Kubernetes x509 authenticator reads them. It is not a serving certificate.
 func (ca *CA) IssueClient(user string, groups ...string) (certPEM, keyPEM []byte, err error) {
 	if user == "" {
 		return nil, nil, errors.New("a client certificate needs a user name: its holder would be nobody otherwise")
@@ -162,9 +155,8 @@ func (ca *CA) IssueClient(user string, groups ...string) (certPEM, keyPEM []byte
 	return certPEM, keyPEM, nil
 }
 
-// IssueServer makes a serving certificate, valid for one year, for the given
-// DNS names (a leading "*." is allowed) and IP addresses; at least one. It
-// cannot be used to authenticate as a client.
+// IssueServer returns a serving certificate, valid for one year, for one or more DNS names and IP addresses. A DNS name
+// may begin with "*.". It is not a client certificate.
 func (ca *CA) IssueServer(hosts ...string) (certPEM, keyPEM []byte, err error) {
 	if len(hosts) == 0 {
 		return nil, nil, errors.New("a serving certificate needs at least one DNS name or IP address")
@@ -190,7 +182,7 @@ func (ca *CA) IssueServer(hosts ...string) (certPEM, keyPEM []byte, err error) {
 	return certPEM, keyPEM, nil
 }
 
-// issue completes and signs a leaf under a fresh key.
+// issue completes a leaf certificate with a new key and signs it.
 func (ca *CA) issue(template *x509.Certificate) (certPEM, keyPEM []byte, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -199,7 +191,7 @@ func (ca *CA) issue(template *x509.Certificate) (certPEM, keyPEM []byte, err err
 	now := time.Now()
 	template.NotBefore = now.Add(-clockSkew)
 	template.NotAfter = now.Add(leafLifetime)
-	// A leaf that outlives its CA looks valid to people and fails to verify.
+	// A leaf that outlives its CA would fail to verify while it looks valid.
 	if ca.cert.NotAfter.Before(template.NotAfter) {
 		template.NotAfter = ca.cert.NotAfter
 	}
@@ -212,8 +204,7 @@ func (ca *CA) issue(template *x509.Certificate) (certPEM, keyPEM []byte, err err
 	return encode(cert, key)
 }
 
-// sign gives template a random serial number and signs it as parent, or as
-// itself if parent is nil.
+// sign sets a random serial number and signs template with parent, or self-signs it if parent is nil.
 func sign(template, parent *x509.Certificate, public crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
 	// 127 random bits: positive, and within the 20 octets of RFC 5280 section 4.1.2.2.
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))

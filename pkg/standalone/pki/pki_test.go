@@ -271,7 +271,7 @@ func TestWriteFile(t *testing.T) {
 		}
 	}
 
-	// A directory in the way: the write fails and leaves nothing behind.
+	// A directory at the path makes the write fail. It must leave nothing behind.
 	if err := WriteFile(filepath.Dir(path), []byte("x")); err == nil {
 		t.Error("replaced a directory")
 	}

@@ -34,15 +34,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// hostRoles are roles that every Kubernetes host has and Leat's manifests bind to
-// its own service accounts, so that they may ask the host. There is no host to
-// ask here, so a binding to one of them grants nothing.
+// hostRoles are roles of every Kubernetes host that Leat's manifests bind to its own service accounts. They grant
+// access to the host only, so their bindings grant nothing here.
 var hostRoles = sets.New(
 	roleKey{kind: "ClusterRole", name: "system:auth-delegator"},
 	roleKey{kind: "Role", namespace: metav1.NamespaceSystem, name: "extension-apiserver-authentication-reader"},
 )
 
-// roleKey names a role or binding. namespace is empty for those of the cluster.
+// roleKey identifies a role or a binding. namespace is empty for cluster-scoped ones.
 type roleKey struct{ kind, namespace, name string }
 
 func (k roleKey) String() string {
@@ -52,17 +51,14 @@ func (k roleKey) String() string {
 	return fmt.Sprintf("%s %q in namespace %q", k.kind, k.name, k.namespace)
 }
 
-// Load reads all files of fsys that match one of the patterns (fs.Glob's syntax),
-// each with any number of YAML documents of kind ClusterRole, Role,
-// ClusterRoleBinding or RoleBinding in rbac.authorization.k8s.io/v1.
+// Load returns an Authorizer for the manifests in all files of fsys that match one of the patterns, in the syntax of
+// fs.Glob. Files are YAML documents of the kinds ClusterRole, Role, ClusterRoleBinding and RoleBinding in
+// rbac.authorization.k8s.io/v1.
 //
-// Everything that a host would refuse or that would silently grant less than it
-// says is an error that names the file: another kind, an unknown field, a
-// duplicate, an aggregated role, a missing namespace, a subject of unknown kind,
-// and a role that is in no file. The exceptions are roles that a host brings and
-// Leat's own manifests bind (system:auth-delegator and
-// extension-apiserver-authentication-reader): such bindings grant nothing here. A
-// pattern that matches no file is an error too.
+// Load returns an error that names the file for everything that a host would refuse or that would grant less than it
+// states: another kind, an unknown field, a duplicate, an aggregated role, a missing namespace, a subject of unknown
+// kind, and a binding to a role that is in no file. Bindings to hostRoles are ignored. A pattern that matches no file
+// is an error too.
 func Load(fsys fs.FS, patterns ...string) (*Authorizer, error) {
 	l := loader{roles: map[roleKey][]rbacv1.PolicyRule{}, files: map[roleKey]string{}}
 	files := sets.New[string]()
@@ -94,10 +90,10 @@ func Load(fsys fs.FS, patterns ...string) (*Authorizer, error) {
 type loader struct {
 	roles    map[roleKey][]rbacv1.PolicyRule
 	bindings []binding
-	files    map[roleKey]string // where each role and binding is from
+	files    map[roleKey]string // the file of each role and binding
 }
 
-// binding is what both kinds of binding share.
+// binding has the fields that both kinds of binding share.
 type binding struct {
 	key      roleKey
 	role     rbacv1.RoleRef

@@ -14,9 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package rbac authorizes by role-based access control manifests, for a server
-// that has no Kubernetes host to ask. The same manifests mean the same here as
-// they do on a host.
+// Package rbac authorizes requests by RBAC manifests, for a server without a Kubernetes host. Its decisions are those
+// of a host with the same manifests.
 package rbac
 
 import (
@@ -30,30 +29,29 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
-// Authorizer allows what the roles allow that are bound to a user, and has no
-// opinion on all else. It is immutable and safe for concurrent use. The cost of a
-// decision grows with the rules that the user holds, not with those of others.
+// Authorizer allows the requests that a role bound to the user allows. It has no opinion on others. It is immutable and
+// safe for concurrent use. The cost of a decision grows with the number of rules bound to the user.
 type Authorizer struct {
 	users  map[string]grants
 	groups map[string]grants
 }
 
-// grants are what is bound to one subject.
+// grants are the roles bound to one subject.
 type grants struct {
 	everywhere []grant
-	// in holds, by namespace, what counts for requests in that namespace only.
+	// in holds the grants for requests in a single namespace, by namespace.
 	in map[string][]grant
 }
 
-// grant is a role that a binding gives to a subject.
+// grant is a role bound to a subject.
 type grant struct {
-	source string // for people: the binding and its role
+	source string // the binding and its role, for the reason of a decision
 	rules  []rbacv1.PolicyRule
 }
 
 var _ authorizer.Authorizer = &Authorizer{}
 
-// Authorize implements authorizer.Authorizer. It never denies and never fails.
+// Authorize implements authorizer.Authorizer. It never denies and never returns an error.
 func (a *Authorizer) Authorize(_ context.Context, request authorizer.Attributes) (authorizer.Decision, string, error) {
 	who := request.GetUser()
 	if who == nil {
@@ -74,14 +72,12 @@ func (a *Authorizer) ConditionsAwareAuthorize(ctx context.Context, request autho
 	return authorizer.ConditionsAwareDecisionFromParts(a.Authorize(ctx, request))
 }
 
-// EvaluateConditions implements authorizer.Authorizer. There are none to evaluate,
-// so it denies with an error.
+// EvaluateConditions implements authorizer.Authorizer. There are no conditions to evaluate, so it denies with an error.
 func (*Authorizer) EvaluateConditions(context.Context, authorizer.ConditionsAwareDecision, authorizer.ConditionsData) (authorizer.Decision, string, error) {
 	return authorizer.DecisionDeny, "", authorizer.ErrorConditionEvaluationNotSupported
 }
 
-// bind adds a grant to a subject of a binding in namespace, or of one that
-// counts everywhere if namespace is empty.
+// bind adds a grant to a subject, in one namespace or, if namespace is empty, everywhere.
 func (a *Authorizer) bind(subject rbacv1.Subject, namespace string, g grant) error {
 	if subject.Name == "" {
 		return fmt.Errorf("subject of kind %s needs a name", subject.Kind)
@@ -129,7 +125,7 @@ func (g grants) allow(request authorizer.Attributes) (allowed bool, source strin
 	return false, ""
 }
 
-// allows follows the reference of rbac.authorization.k8s.io/v1 PolicyRule.
+// allows reports whether a rule allows the request, as documented for rbac.authorization.k8s.io/v1 PolicyRule.
 func allows(rule *rbacv1.PolicyRule, request authorizer.Attributes) bool {
 	if !containsOr(rule.Verbs, request.GetVerb(), rbacv1.VerbAll) {
 		return false
@@ -145,9 +141,8 @@ func allows(rule *rbacv1.PolicyRule, request authorizer.Attributes) bool {
 		(len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, request.GetName()))
 }
 
-// covers says whether a rule's resource ("tasks", "tasks/status", "*/status" or
-// "*", which includes all subresources) is the one asked for. There is no
-// "tasks/*": it covers nothing.
+// covers reports whether a rule's resource matches the requested one. It can be "tasks", "tasks/status", "*/status" or
+// "*", which includes all subresources. "tasks/*" is not supported and matches nothing.
 func covers(resource string, request authorizer.Attributes) bool {
 	if resource == rbacv1.ResourceAll {
 		return true
