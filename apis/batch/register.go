@@ -27,7 +27,7 @@ const GroupName = "batch.leat.dev"
 // SchemeGroupVersion is the group with the internal version.
 var SchemeGroupVersion = schema.GroupVersion{Group: GroupName, Version: runtime.APIVersionInternal}
 
-// Resource gives the group's resource of that name.
+// Resource returns the resource of the group with that name.
 func Resource(resource string) schema.GroupResource {
 	return SchemeGroupVersion.WithResource(resource).GroupResource()
 }

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package fuzzer fills objects of the group with random values that survive a round trip through any version: what defaulting
-// would fill is never left empty.
+// Package fuzzer fills objects of the group with random values that survive a round trip through any version. Fields
+// with a default are never empty.
 package fuzzer
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// Funcs give the custom functions for the group's internal types, to be merged with those of meta/v1.
+// Funcs returns the fuzzer functions for the group's internal types. Merge them with those of meta/v1.
 func Funcs(runtimeserializer.CodecFactory) []any {
 	return []any{
 		func(spec *batch.TaskSpec, c randfill.Continue) {
@@ -66,7 +66,7 @@ func Funcs(runtimeserializer.CodecFactory) []any {
 	}
 }
 
-// fill fills a value that has a default until it is not empty.
+// fill fills a value until it is not empty.
 func fill[T comparable](c randfill.Continue, value *T) {
 	var empty T
 	for *value == empty {
@@ -74,7 +74,7 @@ func fill[T comparable](c randfill.Continue, value *T) {
 	}
 }
 
-// fillPointer lets a pointer that has a default point to something.
+// fillPointer sets a pointer to a random value.
 func fillPointer[T any](c randfill.Continue, pointer **T) {
 	if *pointer == nil {
 		*pointer = new(T)

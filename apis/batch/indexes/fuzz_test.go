@@ -21,7 +21,7 @@ import (
 	"testing"
 )
 
-// FuzzParse holds Parse to what it says of lists: what it reads ascends, is below the limit, and is the same once it is written and read.
+// FuzzParse checks that parsed lists ascend, are below the limit, and parse to the same value when formatted again.
 func FuzzParse(f *testing.F) {
 	for _, list := range []string{"", "3", "1,3-5,7", "0,1,5-7", "0-9", "3,1", "1-3,3", "5-3", "01", "-1", "1, 2", "1,", "99999999999999999999", "2147483646-2147483647"} {
 		f.Add(list, 10)
@@ -57,7 +57,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzParseCounts does the same for lists with counts, which have one form only.
+// FuzzParseCounts checks the same for lists with counts, which have a single form.
 func FuzzParseCounts(f *testing.F) {
 	for _, list := range []string{"", "3:1,7:22", "3", "3:0", "3:x", "x:1", "3:1,2:1", "3:1,3:1", "3:01", "3:1:1", "10:1", "9223372036854775807:1", "0:9223372036854775807"} {
 		f.Add(list, 10)

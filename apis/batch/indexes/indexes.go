@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package indexes reads and writes the lists of completion indexes in the status and the policies of a TaskSet: numbers and
-// ranges, ascending and without overlap, like "1,3-5,7", and numbers with counts, like "3:1,17:2".
+// Package indexes parses and formats the lists of completion indexes in the status and the policies of a TaskSet:
+// numbers and ranges, ascending and without overlap, like "1,3-5,7", and numbers with counts, like "3:1,17:2".
 package indexes
 
 import (
@@ -30,7 +30,7 @@ type Range struct {
 	First, Last int
 }
 
-// Parse reads a list of indexes below limit. The empty list has none.
+// Parse parses a list of indexes below limit. The empty text is the empty list.
 func Parse(list string, limit int) ([]Range, error) {
 	if list == "" {
 		return nil, nil
@@ -65,7 +65,7 @@ func Parse(list string, limit int) ([]Range, error) {
 	return ranges, nil
 }
 
-// parseIndex accepts what strconv.Itoa writes and nothing else.
+// parseIndex parses an index. It accepts only the output of strconv.Itoa: no sign and no leading zeros.
 func parseIndex(s string) (int, error) {
 	index, err := strconv.Atoi(s)
 	if err != nil || strconv.Itoa(index) != s || index < 0 {
@@ -74,7 +74,7 @@ func parseIndex(s string) (int, error) {
 	return index, nil
 }
 
-// Count gives how many indexes the ranges hold.
+// Count returns the number of indexes in the ranges.
 func Count(ranges []Range) int {
 	count := 0
 	for _, r := range ranges {
@@ -83,7 +83,7 @@ func Count(ranges []Range) int {
 	return count
 }
 
-// Below returns the part of the ranges that is below limit. It shares what it does not change with them.
+// Below returns the part of the ranges that is below limit. The result may share memory with ranges.
 func Below(ranges []Range, limit int) []Range {
 	for i, r := range ranges {
 		switch {
@@ -96,7 +96,8 @@ func Below(ranges []Range, limit int) []Range {
 	return ranges
 }
 
-// Format writes ranges so that Parse reads them. As in a Job, three or more consecutive indexes are written as a range.
+// Format returns the text of ranges, which Parse accepts. As in a Job, three or more consecutive indexes become a
+// range.
 func Format(ranges []Range) string {
 	list := make([]byte, 0, 8*len(ranges))
 	for i, r := range ranges {
@@ -117,12 +118,12 @@ func Format(ranges []Range) string {
 	return string(list)
 }
 
-// Counted is an index and how often something happened to it.
+// Counted is an index with a count of events.
 type Counted struct {
 	Index, Count int
 }
 
-// ParseCounts reads a list of indexes below limit with counts of at least 1.
+// ParseCounts parses a list of indexes below limit with counts of at least 1.
 func ParseCounts(list string, limit int) ([]Counted, error) {
 	if list == "" {
 		return nil, nil
@@ -155,7 +156,7 @@ func ParseCounts(list string, limit int) ([]Counted, error) {
 	return counts, nil
 }
 
-// FormatCounts writes counts, which must ascend by index, so that ParseCounts reads them.
+// FormatCounts returns the text of counts, which ParseCounts accepts. The counts must be sorted by index.
 func FormatCounts(counts []Counted) string {
 	list := make([]byte, 0, 8*len(counts))
 	for i, c := range counts {

@@ -22,7 +22,7 @@ import (
 	"testing"
 )
 
-// Each operation is compared with the same one on maps.
+// Each operation is compared with the same operation on maps.
 func TestOperationsOnRanges(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 2000 {

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package install adds the batch.leat.dev group, in all its versions, to a scheme.
+// Package install adds all versions of the group batch.leat.dev to a scheme.
 package install
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// Install adds all versions of the group to the scheme, the preferred one first.
+// Install adds all versions of the group to the scheme, the preferred version first.
 func Install(scheme *runtime.Scheme) {
 	utilruntime.Must(batch.AddToScheme(scheme))
 	utilruntime.Must(v1alpha1.AddToScheme(scheme))

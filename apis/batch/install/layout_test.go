@@ -25,7 +25,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// Lists of a million tasks are converted by a cast where the layouts allow it, and item by item where they do not.
+// Lists of a million tasks are converted by an unsafe cast if the memory layouts are equal, otherwise item by item.
 func TestInternalAndVersionedLayoutsAreIdentical(t *testing.T) {
 	scheme := newScheme()
 	own := reflect.TypeFor[batch.Task]().PkgPath()

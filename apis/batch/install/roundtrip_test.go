@@ -44,7 +44,7 @@ func TestEveryKindSurvivesBeingUnstructured(t *testing.T) {
 	unconverted := sets.New[schema.GroupVersionKind]()
 	for gvk := range scheme.AllKnownTypes() {
 		if !scheme.Recognizes(schema.GroupVersionKind{Group: gvk.Group, Version: runtime.APIVersionInternal, Kind: gvk.Kind}) {
-			unconverted.Insert(gvk) // options and the like, which have no internal form
+			unconverted.Insert(gvk) // options and similar kinds, which have no internal type
 		}
 	}
 	roundtrip.RoundtripToUnstructured(t, scheme, batchfuzzer.Funcs, nil, unconverted)

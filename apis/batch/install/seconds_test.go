@@ -30,12 +30,12 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 )
 
-// unboundedSeconds are the fields that take any number of seconds, as those of the same name in Kubernetes. What reads them uses
-// v1alpha1.Seconds, or bounds them itself.
+// unboundedSeconds are the fields without a maximum, as those of the same name in Kubernetes. Code that reads them must
+// use v1alpha1.Seconds or limit the value itself.
 var unboundedSeconds = []string{"tolerationSeconds", "sinceSeconds"}
 
-// TestSecondsFitIntoADuration sets each field of seconds, of every kind in every version, to numbers from 1 upwards: what is accepted must
-// be a time.Duration.
+// TestSecondsFitIntoADuration sets each field of seconds, of every kind in every version, to increasing numbers. The
+// accepted ones must fit into a time.Duration.
 func TestSecondsFitIntoADuration(t *testing.T) {
 	scheme := runtime.NewScheme()
 	Install(scheme)
@@ -75,7 +75,7 @@ func TestSecondsFitIntoADuration(t *testing.T) {
 	}
 }
 
-// secondsOf returns the paths, by field numbers, of the fields of seconds below a type.
+// secondsOf returns the paths of the fields of seconds below a type, as field indexes.
 func secondsOf(typ reflect.Type, path []int, above []reflect.Type) (paths [][]int) {
 	for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
 		typ = typ.Elem()
@@ -94,7 +94,8 @@ func secondsOf(typ reflect.Type, path []int, above []reflect.Type) (paths [][]in
 	return paths
 }
 
-// set makes the number that of the field, and reports whether the field can hold it. Lists on the way get one element.
+// set sets the field to the number, and reports whether the field can hold it. It adds one element to lists on the
+// path.
 func set(value reflect.Value, path []int, n int64) bool {
 	for {
 		switch value.Kind() {

@@ -27,8 +27,8 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// What is stored and sent must stay readable: testdata/HEAD holds every field of every kind as it is written now, and is renewed,
-// for fields that are added, by UPDATE_COMPATIBILITY_FIXTURE_DATA=true. A release keeps its own as testdata/v<version>.
+// Stored and sent objects must stay readable. testdata/HEAD has every field of every kind in its current encoding. Set
+// UPDATE_COMPATIBILITY_FIXTURE_DATA=true to add new fields. Each release keeps its own copy as testdata/v<version>.
 func TestSerializedFormsStayCompatible(t *testing.T) {
 	scheme := newScheme(t)
 	options := roundtrip.NewCompatibilityTestOptions(scheme)

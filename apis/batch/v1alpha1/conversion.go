@@ -25,9 +25,9 @@ import (
 	"k8s.io/apimachinery/pkg/conversion"
 )
 
-// Convert_url_Values_To_v1alpha1_TaskLogOptions reads the parameters of a query. What cannot be read is named: the errors of the
-// generated conversion say what is wrong, and not with which parameter. As everywhere in Kubernetes, of several values of one
-// parameter the first counts, parameters that are not known are left alone, and a bool is false if it is absent, "0" or "false".
+// Convert_url_Values_To_v1alpha1_TaskLogOptions parses the parameters of a query. Its errors name the parameter, which
+// those of the generated conversion do not. As elsewhere in Kubernetes, it uses the first value of a parameter, ignores
+// unknown parameters, and a bool is false if it is absent, "0" or "false".
 func Convert_url_Values_To_v1alpha1_TaskLogOptions(in *url.Values, out *TaskLogOptions, s conversion.Scope) error {
 	for _, name := range []string{"sinceSeconds", "tailLines", "limitBytes"} {
 		if !in.Has(name) {

@@ -54,7 +54,7 @@ func TestTaskLogOptionsOfAQuery(t *testing.T) {
 		{query: "sinceTime=2026-01-02T04:04:05%2B01:00", want: TaskLogOptions{SinceTime: &at}},
 		{query: "tailLines=1&tailLines=2", want: TaskLogOptions{TailLines: number(1)}},
 		{query: "container=a&unknown=b"},
-		{query: "tailLines=-1", want: TaskLogOptions{TailLines: number(-1)}}, // for the validation to refuse
+		{query: "tailLines=-1", want: TaskLogOptions{TailLines: number(-1)}}, // validation refuses it
 		{query: "tailLines=five", failed: `tailLines="five": must be a whole number`},
 		{query: "tailLines=", failed: "tailLines"},
 		{query: "limitBytes=1.5", failed: "limitBytes"},
@@ -101,7 +101,7 @@ func TestTaskLogOptionsAreValidated(t *testing.T) {
 	}
 }
 
-// What clients send is what the server reads, and no query makes it panic.
+// The server parses the same options that the client sent, and no query makes it panic.
 func FuzzTaskLogOptions(f *testing.F) {
 	for _, query := range []string{"follow=true", "sinceSeconds=1&tailLines=2", "sinceTime=2026-01-02T03:04:05Z", "limitBytes=x", "tailLines=%00", "sinceTime=null"} {
 		f.Add(query)
@@ -132,7 +132,7 @@ func FuzzTaskLogOptions(f *testing.F) {
 	})
 }
 
-// The query is described by what the comments of the fields say.
+// The descriptions of the query parameters are the doc comments of the fields.
 func TestTaskLogOptionsAreDescribed(t *testing.T) {
 	docs, err := runtime.ParseDocumentationFrom("types_tasklog.go")
 	if err != nil {

@@ -20,11 +20,11 @@ import "k8s.io/utils/ptr"
 
 func init() { localSchemeBuilder.Register(RegisterDefaults) }
 
-// DefaultBackoffLimit is how many failed tasks make a set fail when nothing else is said, as for a Job.
+// DefaultBackoffLimit is the default of spec.backoffLimit, as for a Job.
 const DefaultBackoffLimit int32 = 6
 
-// SetDefaults_TaskSet sets the defaults that depend on other fields, by the rules of batch/v1 Job, and completions by items
-// or by the list of indexNumbers.
+// SetDefaults_TaskSet sets the defaults that depend on other fields: those of batch/v1 Job, and completions from the
+// number of items or of indexNumbers.list.
 func SetDefaults_TaskSet(set *TaskSet) {
 	if set.Spec.Completions == nil && len(set.Spec.Items) > 0 {
 		set.Spec.Completions = ptr.To(int32(len(set.Spec.Items)))

@@ -27,7 +27,7 @@ import (
 )
 
 func TestDefaults(t *testing.T) {
-	// Each case has the fields that matter to it; the others are as the first case of their kind has them.
+	// Each case has only the fields that it tests. The others are as in the first case of their kind.
 	taskSpec := func(change func(*v1alpha1.TaskSpec)) v1alpha1.TaskSpec {
 		spec := v1alpha1.TaskSpec{
 			QueueName: "default", BackoffLimit: ptr.To[int32](0), TerminationGracePeriodSeconds: ptr.To[int64](30), CrashLimit: ptr.To[int32](5),

@@ -35,7 +35,7 @@ func (n *IndexNumbers) Number(index int) int {
 	return int(ptr.Deref(n.First, 0)) + index*int(ptr.Deref(n.Step, 1))
 }
 
-// Numbers returns the numbers of indexes, which must be below completions.
+// Numbers returns the numbers of indexes. The indexes must be below completions.
 func (n *IndexNumbers) Numbers(of []indexes.Range) []indexes.Range {
 	if n == nil {
 		return of
@@ -66,7 +66,7 @@ func (n *IndexNumbers) Indexes(numbers []indexes.Range, completions int) []index
 	}
 	var found []indexes.Range
 	for _, r := range numbers {
-		// The first index past those below the range, and the last one in it.
+		// The first index and the last one whose numbers are in the range.
 		first, last := n.indexAt(r.First), n.indexAt(r.Last+1)-1
 		if first <= last {
 			found = append(found, indexes.Range{First: first, Last: last})
@@ -75,7 +75,7 @@ func (n *IndexNumbers) Indexes(numbers []indexes.Range, completions int) []index
 	return indexes.Intersect(indexes.Union(found, nil), all)
 }
 
-// indexAt returns the smallest index whose number is at least that.
+// indexAt returns the smallest index whose number is at least the given one.
 func (n *IndexNumbers) indexAt(number int) int {
 	if len(n.List) > 0 {
 		index, _ := slices.BinarySearchFunc(n.List, number, func(have int32, number int) int { return int(have) - number })

@@ -21,8 +21,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// ControllingTaskSet returns the reference to the TaskSet that controls the object, nil if none does. The version of the API that the
-// reference names is of no account, its group is: other groups may have a kind of that name.
+// ControllingTaskSet returns the owner reference of the TaskSet that controls the object, or nil. It compares the API
+// group of the reference, because other groups may have a kind of that name, and ignores the version.
 func ControllingTaskSet(object metav1.Object) *metav1.OwnerReference {
 	owner := metav1.GetControllerOfNoCopy(object)
 	if owner == nil || owner.Kind != "TaskSet" {

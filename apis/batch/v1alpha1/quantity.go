@@ -25,14 +25,14 @@ import (
 )
 
 const (
-	// maxQuantity is how many characters a quantity has at most.
+	// maxQuantity is the maximum length of a quantity.
 	maxQuantity = 64
-	// maxExponent is how many digits the exponent of a quantity has at most.
+	// maxExponent is the maximum number of digits of a quantity's exponent.
 	maxExponent = 2
 )
 
-// CheckQuantity returns an error for a quantity that is too long to be read. resource.ParseQuantity takes the square of
-// the number of digits in time, and writes out exponents: "1e999999999" becomes a number of a gigabyte.
+// CheckQuantity returns an error for a quantity that is too expensive to parse. The time of resource.ParseQuantity is
+// quadratic in the number of digits, and it expands exponents: "1e999999999" becomes a number of a gigabyte.
 func CheckQuantity(text string) error {
 	if len(text) > maxQuantity {
 		return fmt.Errorf("the quantity %.20s… has %d characters: at most %d are accepted", text, len(text), maxQuantity)
@@ -46,7 +46,7 @@ func CheckQuantity(text string) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It refuses what is too long before it is read.
+// UnmarshalJSON implements json.Unmarshaler. It checks quantities before it parses them.
 func (l *ResourceList) UnmarshalJSON(data []byte) error {
 	var values map[ResourceName]json.RawMessage
 	if err := json.Unmarshal(data, &values); err != nil {

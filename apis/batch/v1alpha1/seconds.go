@@ -21,8 +21,8 @@ import (
 	"time"
 )
 
-// Seconds returns n seconds as a duration. What is past 2147483647 in either direction, which no field with a maximum may say and some stored
-// ones do, counts as that: a product of int64 would overflow.
+// Seconds returns n seconds as a duration. It limits n to ±2147483647, because the product would overflow. Stored
+// fields can exceed this limit.
 func Seconds(n int64) time.Duration {
 	return time.Duration(max(-math.MaxInt32, min(n, math.MaxInt32))) * time.Second
 }

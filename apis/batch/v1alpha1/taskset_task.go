@@ -27,27 +27,27 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// The variables with the index of a task, under the name that Jobs use and our own.
+// Variables with the index of a task: that of Jobs and Leat's own.
 const (
 	jobIndexVariable = "JOB_COMPLETION_INDEX"
 	indexVariable    = "TASK_INDEX"
 )
 
-// itemVariable is the variable with the item of a task, in a set that has items.
+// itemVariable is the variable with the item of a task, if the set has items.
 const itemVariable = "TASK_ITEM"
 
-// escapeItem keeps an item as it is where values are expanded.
+// escapeItem escapes an item, so that references in it are not expanded.
 var escapeItem = strings.NewReplacer("$", "$$")
 
-// suffixLetters spell no words, as those of generated names.
+// suffixLetters are the letters of generated names in Kubernetes, which cannot form words.
 const (
 	suffixLetters = "bcdfghjklmnpqrstvwxz2456789"
 	suffixLength  = 5
 )
 
-// taskName returns the name of the task of an index after so many failures, as a Job names its pods: <set>-<index>-<five letters>. The
-// letters follow from the uid of the set and the failures. So a task is created once however often that is tried, and does not take the
-// name of one of a former set.
+// taskName returns the name of the task of an index after a number of failures: <set>-<index>-<five letters>, as for
+// the pods of a Job. The letters are a hash of the set's UID and the number of failures. So repeated attempts create
+// the task only once, and its name differs from those of a former set.
 func taskName(set string, uid types.UID, index, failures int) string {
 	hash := fnv.New32a()
 	hash.Write([]byte(uid))
@@ -64,8 +64,8 @@ func taskName(set string, uid types.UID, index, failures int) string {
 	return string(name)
 }
 
-// NewTask returns the task of an index of a set, as many of whose tasks have failed before. It shares what it does not change with the
-// template. The controller of sets creates it, and the server asks before it accepts a set whether it could.
+// NewTask returns the task of an index of a set, after a number of failed tasks. The task may share memory with the
+// template. The TaskSet controller creates it. The server validates it before it accepts a set.
 func NewTask(set *TaskSet, index, failures int) *Task {
 	template := &set.Spec.Template
 	number := strconv.Itoa(index)
@@ -96,9 +96,9 @@ func NewTask(set *TaskSet, index, failures int) *Task {
 		task.Annotations[AnnotationIndexFailureCount] = strconv.Itoa(failures)
 	}
 	task.Spec.QueueName = set.Spec.QueueName
-	// A task is counted before it is deleted, and nobody else may delete it.
+	// The controller must count the task before it is deleted, so the TTL must not delete it.
 	task.Spec.TTLSecondsAfterFinished = nil
-	// First, so that the others can refer to them.
+	// Put them first, so that other variables can refer to them.
 	env := make([]EnvVar, 0, len(template.Spec.Env)+3)
 	add := func(name, value string) {
 		if !slices.ContainsFunc(template.Spec.Env, func(v EnvVar) bool { return v.Name == name }) {

@@ -16,8 +16,8 @@ limitations under the License.
 
 package v1alpha1
 
-// ToleratesTaint says whether the toleration matches the taint, for however long: the effects are equal or the toleration's is
-// empty, the keys are equal or the toleration's is empty, and the operator holds of the values.
+// ToleratesTaint reports whether the toleration matches the taint, regardless of tolerationSeconds: the toleration's
+// effect and key are empty or equal to those of the taint, and the operator is true for the values.
 func (t *Toleration) ToleratesTaint(taint *Taint) bool {
 	if t.Effect != "" && t.Effect != taint.Effect || t.Key != "" && t.Key != taint.Key {
 		return false

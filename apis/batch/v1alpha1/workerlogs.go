@@ -22,19 +22,20 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// The two ends of the connection by which logs are read know each other by name: each shows a certificate for its own.
+// Names in the certificates of the two ends of a connection for reading logs.
 const (
-	// WorkerServerName is the DNS name that the certificate of a worker is for where it serves logs, wherever that is.
+	// WorkerServerName is the DNS name in the serving certificate of every worker's log server, whatever its address.
 	WorkerServerName = "leat-worker"
-	// WorkerClientName is the common name of the certificate that the API server shows to workers. They serve nobody else.
+	// WorkerClientName is the common name of the API server's client certificate for workers. They accept no other
+	// client.
 	WorkerClientName = "leat-apiserver"
 )
 
-// WorkerLogPattern is the path, as http.ServeMux has patterns, where a worker serves the output of a task. Its query is the
-// task's TaskLogOptions.
+// WorkerLogPattern is the pattern, for http.ServeMux, of the path where a worker serves the output of a task. The query
+// has the TaskLogOptions.
 const WorkerLogPattern = "GET /logs/{namespace}/{name}/{uid}"
 
-// WorkerLogPath is the path where a worker serves the output of that task.
+// WorkerLogPath returns the path where a worker serves the output of the task.
 func WorkerLogPath(namespace, name string, uid types.UID) string {
 	return "/logs/" + url.PathEscape(namespace) + "/" + url.PathEscape(name) + "/" + url.PathEscape(string(uid))
 }
