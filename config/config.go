@@ -14,8 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package config holds the manifests that install Leat, and gives programs the
-// part of them that they read themselves.
+// Package config holds the manifests that install Leat, and embeds those that programs read.
 package config
 
 import (
@@ -26,11 +25,9 @@ import (
 //go:embed base/rbac/*.yaml
 var base embed.FS
 
-// RBAC holds the roles and bindings that are installed with Leat, one YAML file
-// for each subject (admin.yaml, apiserver.yaml, ...) at its root; a file may hold
-// several documents, all of group rbac.authorization.k8s.io/v1. The standalone
-// server authorizes by them, so that a person's role means the same there as on
-// a host. It is read-only and safe for concurrent use.
+// RBAC returns the roles and bindings of Leat: YAML files such as admin.yaml, with one or more documents of the group
+// rbac.authorization.k8s.io/v1 each. The standalone server authorizes with them, so that a role grants the same
+// there as on a host. The file system is read-only and safe for concurrent use.
 func RBAC() fs.FS {
 	rbac, err := fs.Sub(base, "base/rbac")
 	if err != nil {

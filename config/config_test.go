@@ -108,7 +108,7 @@ func (m *manifests) add(t *testing.T, file string, document []byte) {
 	}
 }
 
-// holders are the roles with a rule that grants verb on resource, sorted.
+// holders returns the roles with a rule that grants verb on resource, sorted.
 func (m *manifests) holders(verb, resource string) []string {
 	var holders []string
 	for name, rules := range m.roles {

@@ -48,7 +48,7 @@ func argoCD(t *testing.T) map[string]string {
 	return patch.Data
 }
 
-// TestArgoCDHealth runs the checks as Argo CD does: by the same interpreter, with the object in the variable obj.
+// TestArgoCDHealth runs the checks as Argo CD does: with the same interpreter and the object in the variable obj.
 func TestArgoCDHealth(t *testing.T) {
 	const ended = `{type: SuccessCriteriaMet, status: "True", reason: CompletionsReached, message: all}, `
 	for name, test := range map[string]struct {
@@ -93,7 +93,7 @@ func TestArgoCDHealth(t *testing.T) {
 	}
 }
 
-// luaValue returns a value of JSON as Lua has it.
+// luaValue converts a JSON value to a Lua value.
 func luaValue(t *testing.T, interpreter *lua.LState, value any) lua.LValue {
 	t.Helper()
 	switch v := value.(type) {
@@ -122,7 +122,7 @@ func luaValue(t *testing.T, interpreter *lua.LState, value any) lua.LValue {
 	return nil
 }
 
-// Argo CD compares quantities as numbers only in the fields that it is told of.
+// Argo CD compares quantities as numbers only in the fields of its settings.
 func TestArgoCDKnowsEveryListOfQuantities(t *testing.T) {
 	settings := argoCD(t)
 	for kind, object := range map[string]any{"Task": v1alpha1.Task{}, "TaskSet": v1alpha1.TaskSet{}} {
@@ -147,7 +147,7 @@ func TestArgoCDKnowsEveryListOfQuantities(t *testing.T) {
 			t.Errorf("%s has no quantities in %v", kind, known)
 		}
 	}
-	// The list is stored as its known type writes it.
+	// The stored list is normalized by its known type.
 	var list corev1.ResourceList
 	if err := yaml.Unmarshal([]byte(`{cpu: 1000m, memory: 1024Mi}`), &list); err != nil {
 		t.Fatal(err)
@@ -183,7 +183,7 @@ func quantities(of reflect.Type, path string) []string {
 	return nil
 }
 
-// TestFluxHealth evaluates the expressions of docs/how-to/gitops.md as Flux does: with the fields of the object as variables.
+// TestFluxHealth evaluates the expressions of docs/how-to/gitops.md as Flux does, with the fields of the object as variables.
 func TestFluxHealth(t *testing.T) {
 	page, err := os.ReadFile("../docs/how-to/gitops.md")
 	if err != nil {

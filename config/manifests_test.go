@@ -37,7 +37,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// installations are kustomizations as people write them: the resource, and the components.
+// installations are kustomizations as users write them: the resource and the components.
 var installations = map[string][]string{
 	"default":      {"default"},
 	"monitoring":   {"default", "components/monitoring"},
@@ -105,7 +105,7 @@ func build(t *testing.T, paths ...string) []manifest {
 	return all
 }
 
-// podTemplates returns what pods are created from, by the object that does it.
+// podTemplates returns the pod templates of an installation, by the object that has them.
 func podTemplates(t *testing.T, manifests []manifest) map[string]corev1.PodTemplateSpec {
 	t.Helper()
 	templates := map[string]corev1.PodTemplateSpec{}
@@ -158,7 +158,8 @@ func TestEveryComponentIsInAnInstallation(t *testing.T) {
 	}
 }
 
-// An APIService without a server blocks the deletion of every namespace, and a webhook without a server what it is for.
+// An APIService without a server blocks the deletion of every namespace, and a webhook without a server blocks its
+// requests.
 func TestNothingIsInstalledThatTheClusterWaitsFor(t *testing.T) {
 	forEach(t, func(t *testing.T, _ string, manifests []manifest) {
 		for _, m := range manifests {
@@ -173,7 +174,7 @@ func TestNothingIsInstalledThatTheClusterWaitsFor(t *testing.T) {
 	})
 }
 
-// The owner of the APIService goes with all that is installed.
+// The owner of the APIService must be deleted together with the installation.
 func TestTheOwnerOfTheAPIServiceIsInstalled(t *testing.T) {
 	forEach(t, func(t *testing.T, _ string, manifests []manifest) {
 		if !slices.ContainsFunc(manifests, func(m manifest) bool { return m.String() == "ClusterRole/leat:apiservice" }) {
@@ -212,7 +213,7 @@ func TestQuotaCoversEveryCriticalPriorityClass(t *testing.T) {
 	})
 }
 
-// peer is where a connection comes from: a component of Leat, or something else.
+// peer is the source of a connection: a component of Leat or another pod.
 type peer struct {
 	component string // in leat-system
 	namespace string // of another pod
@@ -279,7 +280,7 @@ func admitted(t *testing.T, policies []networkingv1.NetworkPolicy, pod labels.Se
 	return slices.Sorted(maps.Keys(allowed))
 }
 
-// TestPortsAreOpenToThoseTheyAreFor lists every port of every pod: a new one fails the test until it is here.
+// TestPortsAreOpenToThoseTheyAreFor lists every port of every pod. A new port fails the test until it is listed here.
 func TestPortsAreOpenToThoseTheyAreFor(t *testing.T) {
 	open := map[string]map[string][]string{ // by installation, or "" for all; by pod and port
 		"": {
@@ -351,7 +352,7 @@ func TestBackupsArePrunedBeforeTheNextOne(t *testing.T) {
 	}
 }
 
-// A PodMonitor that selects nothing says so to nobody.
+// A PodMonitor that selects nothing reports no error.
 func TestPodMonitorFindsTheExampleWorkers(t *testing.T) {
 	var monitor struct {
 		Spec struct {
@@ -376,7 +377,7 @@ func TestPodMonitorFindsTheExampleWorkers(t *testing.T) {
 	}
 }
 
-// TestHookWaitsForItsCommand: a hook that nobody waits for is worse than none.
+// TestHookWaitsForItsCommand checks that Helm and Argo CD wait for the hook's command.
 func TestHookWaitsForItsCommand(t *testing.T) {
 	data, err := os.ReadFile("../artifacts/examples/hook/hook.yaml")
 	if err != nil {
