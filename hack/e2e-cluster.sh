@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Tests a whole installation, from apply to delete, on the cluster that $KUBECONFIG names.
+# Tests a whole installation, from apply to delete, on the cluster of $KUBECONFIG.
 #
-#   LEAT_IMAGE       an image of ours that its nodes can get
-#   LEAT_ETCD_IMAGE  one of etcd, if not what config/default names
-#   LEAT_VOLUMES     a directory of its only node in which volumes may be made, if it has no default StorageClass
-#   LEAT_CLUSTER     without KUBECONFIG: a program that boots a cluster of this machine by "up", and knows "image", "load" and "down"
+#   LEAT_IMAGE       image of Leat that the nodes can pull
+#   LEAT_ETCD_IMAGE  image of etcd (default: that of config/default)
+#   LEAT_VOLUMES     directory for volumes on the only node, if the cluster has no default StorageClass
+#   LEAT_CLUSTER     without KUBECONFIG: program that starts a cluster on this machine, with the commands "up", "image",
+#                    "load" and "down"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +23,7 @@ if [ -z "${KUBECONFIG:-}" ]; then
   trap '"$LEAT_CLUSTER" down; rm -rf "$images" "$LEAT_VOLUMES"' EXIT
   eval "$environment"
   export LEAT_IMAGE=localhost/leat:e2e LEAT_ETCD_IMAGE=localhost/etcd:e2e
-  # As the Dockerfile and etcd's own image lay them out.
+  # The same layout as in the Dockerfile and in etcd's image.
   ca=/etc/ssl/certs/ca-certificates.crt
   "$LEAT_CLUSTER" image "$LEAT_IMAGE" "$images/leat.tar" bin/leat /leat /leat-apiserver=bin/leat-apiserver \
     /leat-controller-manager=bin/leat-controller-manager /leat-worker=bin/leat-worker "$ca=$ca"

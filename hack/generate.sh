@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Regenerates everything that is generated: code from the types in apis/, and pages of docs/reference from types, constants, collectors
-# and commands. Needs Go and Debian's protobuf-compiler, which it installs if it may.
+# Generates code from the types in apis/. Needs Go and Debian's protobuf-compiler, which it installs if it runs as root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +10,7 @@ header=hack/boilerplate.go.txt
 tools=$PWD/bin/tools
 generated=pkg/generated
 
-# Types of these packages live in the module cache: they are read, never written.
+# Packages in the module cache, which generators read and must not write.
 readonly_packages=(
   k8s.io/apimachinery/pkg/api/resource k8s.io/apimachinery/pkg/runtime k8s.io/apimachinery/pkg/types time
 )
@@ -22,7 +21,7 @@ GOBIN=$tools go install tool
 export PATH=$tools:$PATH
 
 find apis pkg \( -name 'zz_generated.*.go' -o -name generated.pb.go -o -name generated.proto \) -delete
-# Methods of clients that are written by hand lie where client-gen looks for them.
+# Keep the hand-written methods of clients (*_expansion.go): client-gen expects them beside the generated code.
 find "$generated" -type f \( -name generated_expansion.go -o ! -name '*_expansion.go' \) -delete
 
 echo "generate: deepcopy, register"
@@ -30,8 +29,8 @@ deepcopy-gen --go-header-file $header --output-file zz_generated.deepcopy.go "$i
 register-gen --go-header-file $header --output-file zz_generated.register.go "${versions[@]}"
 
 echo "generate: protobuf"
-# protoc resolves imports by path, and the paths of the module cache hold versions: a tree of links does not. Of google/protobuf,
-# gogo/protobuf has copies: Debian keeps them in a package that protobuf-compiler does not need.
+# protoc resolves imports by path, but paths in the module cache include versions. Build a tree of links without them.
+# gogo/protobuf has copies of google/protobuf, which protobuf-compiler of Debian does not include.
 links=$(mktemp -d)
 trap 'rm -rf "$links"' EXIT
 mkdir -p "$links/k8s.io" "$links/$(dirname $module)"
@@ -49,8 +48,8 @@ go-to-protobuf --go-header-file $header --output-dir "$links" --proto-import "$l
 echo "generate: defaults, conversions, validations"
 defaulter-gen --go-header-file $header --output-file zz_generated.defaults.go "${versions[@]}"
 conversion-gen --go-header-file $header --output-file zz_generated.conversion.go "${versions[@]}"
-# The validations of meta/v1 are generated beside its types' package and call functions written there, so validation-gen must
-# take that package as one of its own: from a copy that it may write to.
+# The generated validations of meta/v1 call hand-written functions of the same package. validation-gen finds them only
+# in a package that it may write to, so it gets a copy.
 cp -r --no-preserve=mode "$(go list -m -f '{{.Dir}}' k8s.io/apimachinery)" "$links/apimachinery"
 printf 'go %s\nuse %s\nuse %s\n' "$(go list -m -f '{{.GoVersion}}')" "$PWD" "$links/apimachinery" > "$links/go.work"
 GOWORK=$links/go.work validation-gen --go-header-file $header --output-file zz_generated.validations.go \
@@ -66,9 +65,9 @@ openapi-gen --go-header-file $header --output-dir $generated/openapi --output-pk
   k8s.io/apimachinery/pkg/api/resource k8s.io/api/autoscaling/v1 "${versions[@]}"
 
 echo "generate: clientset, listers, informers, apply configurations"
-# Apply configurations read the structure of types from the OpenAPI document that the generated definitions make. The generator looks
-# a type up by its Go package, and its output by the model name that +k8s:openapi-model-package sets: a type it does not find becomes
-# untyped in silence.
+# Apply configurations take the structure of types from the OpenAPI document. The generator looks up a type by its Go
+# package, but the document has the model name of +k8s:openapi-model-package. A type that it does not find becomes
+# untyped without an error, so rename the models for the generator.
 model_packages=dev.leat.batch
 go_packages=com.github.leat-dev.leat.apis.batch
 schema=$links/openapi.json

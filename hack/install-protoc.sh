@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Debian's protobuf-compiler where it is missing.
+# Installs Debian's protobuf-compiler if it is missing.
 set -euo pipefail
 command -v protoc >/dev/null && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

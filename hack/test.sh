@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs all tests, with the race detector where programs run at once, and prints the packages that took longest, also after a failure.
+# Runs all tests, those with concurrency with the race detector, and prints the slowest packages, also after a failure.
 #
-#   hack/test.sh [DURATION]      DURATION is how long chaos and soak run, 1m by default
+#   hack/test.sh [DURATION]      DURATION of chaos and soak, 1m by default
 #
 # "make test" builds the programs that the tests start.
 set -euo pipefail
@@ -23,12 +23,12 @@ summary() {
 trap 'summary; rm -f "$times"' EXIT
 
 run -race ./apis/... ./cmd/... ./config/... ./pkg/...
-# Generators and lints use one goroutine; with the race detector they take ten times as long.
+# Generators and lints have no concurrency, and take ten times as long with the race detector.
 run ./hack/...
 (cd hack/host && go test ./...) || failed=1
-# Two packages at a time: each starts control planes of its own and waits a good deal for what they do.
+# Two packages at a time: each starts its own control planes and waits for them most of the time.
 run -race -p 2 -timeout 30m $(go list ./test/... | grep -v -e /test/chaos$ -e /test/soak$ -e /test/cost$)
-# It measures processor time, which the race detector multiplies, by how much depends on the work.
+# It measures CPU time, which the race detector multiplies by a factor that depends on the work.
 run ./test/cost
 run -race -p 2 -timeout 60m ./test/chaos ./test/soak -args -duration="$duration"
 exit $failed

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fails unless what is committed is what the generators and "go mod tidy" make of it.
+# Fails if generated code, go.mod or go.sum differ from the output of "make generate" and "go mod tidy".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// The arrows command fails when a package imports one that the house keeps from it. Packages of a row may import their own
-// row's folder and what the row names.
+// The arrows command fails when a package imports another against the direction of dependencies. The packages of a row
+// may import the row's own folder and the folders that the row lists.
 package main
 
 import (
@@ -32,7 +32,8 @@ import (
 
 const module = "github.com/leat-dev/leat/"
 
-// arrows names, for each folder, the folders of the module that it may import; the first row that fits a package counts.
+// arrows names, for each folder, the folders of the module that it may import; the first row that fits a package
+// counts.
 var arrows = []struct {
 	from string
 	to   []string
@@ -78,10 +79,10 @@ var arrows = []struct {
 	{"test", []string{"apis", "config", "pkg"}},
 }
 
-// clients know the server only as its clients do.
-var clients = []string{"pkg/generated", "pkg/controller", "pkg/scheduler", "pkg/worker", "pkg/client", "pkg/cli"}
+// clients are the folders that must not depend on the implementation of the server.
+var clients = []string{"pkg/generated", "pkg/controller", "pkg/scheduler", "pkg/worker", "pkg/direct", "pkg/cli"}
 
-// storers are the only ones that name etcd.
+// storers are the only folders that may import etcd.
 var storers = []string{"pkg/apiserver", "pkg/standalone"}
 
 func main() {
@@ -114,7 +115,7 @@ func main() {
 	}
 }
 
-// forbidden says why the package must not import the other, if so.
+// forbidden returns the reason why the package must not import the other, or "" if it may.
 func forbidden(pkg, imported string) string {
 	if strings.HasPrefix(imported, "go.etcd.io/") || strings.HasPrefix(imported, "k8s.io/apiserver/pkg/storage/etcd3") {
 		if !under(pkg, storers) && !under(pkg, []string{"test"}) {

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package clients tests Leat with clients of other projects, as people install them, against a server with a worker on this
-// machine. "make clients" installs them and runs it.
+// Package clients tests Leat with released clients of other projects, against a server with a worker on this machine.
+// "make clients" installs the clients and runs the tests.
 package clients
 
 import (
@@ -43,17 +43,17 @@ import (
 // root is the directory of the repository.
 const root = "../.."
 
-// namespace is the one whose tasks the worker runs.
+// namespace is the namespace of the worker.
 const namespace = "default"
 
-// timeout bounds every wait.
+// timeout limits every wait.
 const timeout = 2 * time.Minute
 
 var kubeconfig string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
-// run runs the tests beside a server.
+// run starts a server and runs the tests.
 func run(m *testing.M) int {
 	log.SetLogger(logr.Discard())
 	dir, err := os.MkdirTemp("", "leat-clients-")
@@ -94,7 +94,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// kubectl runs the old kubectl and returns what it prints. The error holds its standard error.
+// kubectl runs the old kubectl and returns its standard output. An error includes its standard error.
 func kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
 	command := exec.CommandContext(ctx, filepath.Join(root, "bin/clients/kubectl"), append(args, "--kubeconfig="+kubeconfig, "--namespace="+namespace)...)
 	command.Stdin = strings.NewReader(stdin)
@@ -143,7 +143,7 @@ func TestOldKubectl(t *testing.T) {
 		t.Errorf("explain: %s", out)
 	}
 
-	// The export of a task that was bound is created again, and runs again.
+	// An exported task that was bound can be created again, and runs again.
 	export, err := kubectl(t.Context(), "", "get", "tk", "kubectl-good", "-o", "yaml")
 	check(t, err)
 	out, err = kubectl(t.Context(), export, "replace", "--force", "-f", "-")
@@ -157,11 +157,11 @@ func TestOldKubectl(t *testing.T) {
 	says("taskset.batch.leat.dev/kubectl-set serverside-applied", set, "apply", "--server-side", "-f", "-")
 	says("taskset.batch.leat.dev/kubectl-set condition met", "", "wait", "tks/kubectl-set", "--for=condition=Complete", "--timeout=2m")
 
-	// A watch shows what there is, and then the deletion.
+	// A watch shows the existing task, then its deletion.
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	watch := exec.CommandContext(ctx, filepath.Join(root, "bin/clients/kubectl"), "--kubeconfig="+kubeconfig, "--namespace="+namespace,
-		"get", "tk", "kubectl-good", "--watch", "--output-watch-events") // "-o name" leaves the type of the event out
+		"get", "tk", "kubectl-good", "--watch", "--output-watch-events") // "-o name" omits the type of the event
 	stdout, err := watch.StdoutPipe()
 	check(t, err)
 	check(t, watch.Start())
@@ -180,7 +180,7 @@ func TestOldKubectl(t *testing.T) {
 	says(`task.batch.leat.dev "kubectl-good" deleted`+"\n"+`task.batch.leat.dev "kubectl-bad" deleted`, "", "delete", "tk", "kubectl-good", "kubectl-bad")
 	await("DELETED")
 	cancel()
-	_ = watch.Wait() // it was ended
+	_ = watch.Wait() // it was killed
 	says(`taskset.batch.leat.dev "kubectl-set" deleted`, "", "delete", "tks", "kubectl-set")
 }
 
@@ -194,14 +194,15 @@ func newClient(t *testing.T) client.Client {
 	return c
 }
 
-// object returns an object of Leat as clients without its types write it.
+// object returns an unstructured object of Leat.
 func object(kind, name string, spec map[string]any) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "batch.leat.dev/v1alpha1", "kind": kind, "metadata": map[string]any{"name": name, "namespace": namespace}, "spec": spec,
 	}}
 }
 
-// TestKstatus follows objects through their life by the library with which Flux, Helm and "kpt live" judge objects of any kind.
+// TestKstatus checks the status of objects in all phases, as computed by the library that Flux, Helm and "kpt live"
+// use.
 func TestKstatus(t *testing.T) {
 	c := newClient(t)
 	becomes := func(want status.Status, object *unstructured.Unstructured) {
@@ -301,7 +302,7 @@ func TestPython(t *testing.T) { script(t, "/usr/bin/python3", "python/scenario.p
 
 func TestNode(t *testing.T) { script(t, "node", "node/scenario.mjs") }
 
-// script runs a scenario in another language.
+// script runs a scenario in another language with its interpreter.
 func script(t *testing.T, interpreter, path string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)

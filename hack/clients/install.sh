@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the clients that "make clients" tests Leat with: an old kubectl into bin/clients, Debian's python3-kubernetes, and the
+# Installs the clients for "make clients": an old kubectl into bin/clients, Debian's python3-kubernetes, and the
 # packages of hack/clients/node.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -13,10 +13,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-# Builds etcd with etcdctl and etcdutl, kube-apiserver, kube-controller-manager, kubectl and
-# helm, or those of them that are named, from the pinned dependencies of this module and of
-# hack/helm. Each program is linked once for each set of sources, flags and toolchain: it is kept
-# in the user's cache directory, outside of the tree, so that a fresh clone finds it.
+# Builds etcd, etcdctl, etcdutl, kube-apiserver, kube-controller-manager, kubectl and helm, or only the given programs,
+# from the pinned dependencies of this module and of hack/helm. Each program is linked once for each set of sources,
+# flags and toolchain. It is cached outside of the tree in the user's cache directory, so that a new clone reuses it.
 #
 #   hack/host/build.sh [OUTDIR [PROGRAM...]]      OUTDIR defaults to <repository>/bin/host
 #
@@ -46,7 +45,7 @@ mkdir -p "$cache"
 
 build() { # name, module, main package, flags for the linker
   cd "$here/../$2"
-  # Everything that the binary depends on: the pinned sources, the package, the flags, the toolchain.
+  # The key has everything that the binary depends on: pinned sources, package, flags and toolchain.
   local key cached
   key=$(cat go.mod go.sum <(echo "$3" "$4") <(go version) | sha256sum | cut -d' ' -f1)
   cached=$cache/$1-$key
@@ -54,13 +53,13 @@ build() { # name, module, main package, flags for the linker
     touch "$cached"
   else
     echo "$1: building"
-    # Two builds at a time may write the same program: each to a file of its own, renamed when it is whole.
+    # Concurrent builds may write the same program. Each writes its own file and renames it when it is complete.
     go build -o "$cached.$$" -ldflags "$4" "$3"
     mv "$cached.$$" "$cached"
     find "$cache" -name "$1-*" -mtime +30 -delete
   fi
   if [[ ! $cached -ef $out/$1 ]]; then
-    # A link where the file system allows one. The old program may be running: it is replaced, not overwritten.
+    # Link if the file system allows it. Replace the old program instead of overwriting it: it may be running.
     ln -f "$cached" "$out/$1.$$" 2>/dev/null || cp "$cached" "$out/$1.$$"
     mv "$out/$1.$$" "$out/$1"
   fi

@@ -14,8 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// The openapi-schema command prints the OpenAPI v2 definitions of all generated types, from which applyconfiguration-gen
-// reads their structure.
+// The openapi-schema command prints the OpenAPI v2 definitions of all types, as input for applyconfiguration-gen.
 package main
 
 import (

@@ -22,8 +22,8 @@ import (
 	"testing"
 )
 
-// FuzzParseMarker holds what is read of a marker to what was written: all its keys are ones that it may have, all that it must have are
-// there, and written out again it is the same.
+// FuzzParseMarker checks that a parsed marker has only permitted keys and all required ones, and that it parses to the
+// same value when it is formatted again.
 func FuzzParseMarker(f *testing.F) {
 	for _, text := range []string{
 		"resource:plural=tasks,short=tk", "resource:plural=tasks,short=tk|t,categories=all", "subresource:binding=BindingREST", "selectable",

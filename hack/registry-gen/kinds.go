@@ -31,7 +31,7 @@ import (
 	"k8s.io/gengo/v2/types"
 )
 
-// group is what the templates are given. Internal and Output are import paths.
+// group is the data of the templates. Internal and Output are import paths.
 type group struct {
 	Name, Internal, Output string
 	Versions               []*version
@@ -43,7 +43,8 @@ type version struct {
 	pkg   *types.Package
 }
 
-// kind has the values of its markers. Those of Scale, and "cell" of Columns, are expressions of the internal object o.
+// kind has the values of a type's markers. Those of Scale, and "cell" of Columns, are expressions of the internal
+// object o.
 type kind struct {
 	Name, Trigger                             string
 	Namespaced, Unwatched, Status, Conditions bool
@@ -55,7 +56,7 @@ type kind struct {
 // field is a selectable field. Get is its value as a string, an expression of the internal object o.
 type field struct{ Label, Get string }
 
-// load reads packages without their generated files, so stale ones do no harm.
+// load parses packages without their generated files, which may be stale.
 func load(paths []string) (types.Universe, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("give the import paths of the group's versions")
@@ -90,7 +91,7 @@ func readGroup(universe types.Universe, paths []string) (*group, error) {
 	return g, nil
 }
 
-// covers checks that this version has what another has and one descriptor serves in both.
+// covers returns an error unless this version has all kinds of the other, with the same properties in the descriptor.
 func (v *version) covers(other *version) error {
 	shared := func(k *kind) string {
 		return fmt.Sprintf("kind %s, namespaced %t, resource %v, scale %v, selectable %v, trigger %q",
@@ -193,8 +194,8 @@ func readColumn(t *types.Type, column map[string]string) (err error) {
 	return err
 }
 
-// readFields finds the selectable fields of the struct. It stays out of objects within the object, such as templates:
-// their fields are selectable where they are kinds of their own.
+// readFields finds the selectable fields of a struct. It skips nested objects such as templates: their markers apply to
+// the kind that they are templates of.
 func (k *kind) readFields(t *types.Type, expression, path string, markers map[string][]*marker) error {
 	for _, member := range t.Members {
 		if member.Embedded && path != "" {
@@ -231,7 +232,7 @@ func jsonName(m types.Member) string {
 	return name
 }
 
-// resolve gives the expression for a path of JSON names from the object o, and its type.
+// resolve returns the Go expression for a path of JSON names below the object o, and its type.
 func resolve(t *types.Type, path string) (string, *types.Type, error) {
 	expression := "o"
 	for _, name := range strings.Split(path, ".") {
@@ -249,7 +250,7 @@ func resolve(t *types.Type, path string) (string, *types.Type, error) {
 	return expression, t, nil
 }
 
-// conversions are, by use and type, the forms that a field is used in.
+// conversions are the Go expressions that convert a field, by use and type.
 var conversions = map[string]map[string]string{
 	"string":  {"string": "%s"},
 	"integer": {"int32": "int64(%s)", "int64": "%s"},

@@ -14,24 +14,24 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Command registry-gen writes what the registries need to know of the kinds of one API group, from markers on the types of
-// its versions: the descriptor of each kind, the storage of each path, and the fields that selectors may name.
+// The registry-gen command generates the registries of an API group from markers on the types of its versions: the
+// descriptor of each kind, the storage of each path, and the field labels of selectors.
 //
-// The versions are given as import paths, the one that the descriptors are read from first. Their doc.go says
-// +groupName=<group>, +k8s:conversion-gen=<package of the internal types, with the same fields> and
-// +leat:registry-gen=<output package>. A kind is a type with +leat:resource, and with +genclient, which gives its scope,
-// its status subresource and whether it is watched:
+// The arguments are the import paths of the versions. The descriptors are read from the first one. doc.go of each
+// version has the markers +groupName=<group>, +leat:registry-gen=<output package> and
+// +k8s:conversion-gen=<package of the internal types, with the same fields>. A kind is a type with the marker +leat:resource. Its marker +genclient determines
+// the scope, the status subresource and whether it can be watched. The other markers are:
 //
 //	+leat:resource:plural=<name>[,short=<name>|<name>…][,categories=<name>|<name>…]
 //	+leat:subresource:<path>=<method of the type Subresources in the kind's rules package>
 //	+leat:scale:spec=<path>,status=<path>,selector=<path>
 //	+leat:column:name=<heading>,type=string|integer|date|boolean[,priority=<number>],path=<path>|func=<function>,description=<rest of line>
 //	+leat:selectable            (on a field)
-//	+leat:selectable:trigger    (on a field, once a kind: the watch cache finds watchers by it)
+//	+leat:selectable:trigger    (on one field of a kind: the watch cache indexes watchers by it)
 //
-// The rules package of a kind lies in the output package and has the kind's name in lower case. It has a type Rules, the
-// functions that columns name, func(*<internal type>) any, and, if the kind has subresources, a type Subresources with a
-// method func(*genericregistry.Store) that returns the storage of each.
+// The rules package of a kind is a subpackage of the output package, named like the kind in lower case. It must have a
+// type Strategy, the types of the subresources, with a field Store, and the functions of the columns, of type
+// func(*<internal type>) any.
 package main
 
 import (
@@ -50,7 +50,7 @@ import (
 	"k8s.io/gengo/v2"
 )
 
-// module holds the packages given and the output.
+// module is the module of the versions and the output.
 const module = "github.com/leat-dev/leat"
 
 func main() {

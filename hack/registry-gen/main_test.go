@@ -33,8 +33,8 @@ var update = flag.Bool("update", false, "write the golden files instead of compa
 
 const header = "../boilerplate.go.txt"
 
-// park writes the test group to a directory of its own, each version with an edit of its types.go, and gives the directory
-// and the versions' import paths. The directory is one of the module, so that imports resolve.
+// park writes the test group to a new directory, one version for each edit of types.go. It returns the directory and
+// the import paths of the versions. The directory is in the module, so that imports resolve.
 func park(t *testing.T, edits ...func(text string) string) (string, []string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("testdata", "park-")
@@ -78,7 +78,7 @@ func read(t *testing.T, name string) string {
 
 func asIs(text string) string { return text }
 
-// replace makes an edit of pairs of old and new text.
+// replace returns an edit that replaces pairs of old and new text.
 func replace(pairs ...string) func(string) string {
 	return func(text string) string {
 		for i := 0; i < len(pairs); i += 2 {
@@ -91,7 +91,7 @@ func replace(pairs ...string) func(string) string {
 	}
 }
 
-// loadAll loads the versions of many groups at once, which takes hardly longer than those of one.
+// loadAll loads the versions of many groups at once, which takes hardly longer than loading one.
 func loadAll(t *testing.T, groups [][]string) types.Universe {
 	t.Helper()
 	universe, err := load(slices.Concat(groups...))
@@ -103,7 +103,7 @@ func loadAll(t *testing.T, groups [][]string) types.Universe {
 
 func TestOutputIsGolden(t *testing.T) {
 	dir, paths := park(t, asIs, asIs)
-	// The second run reads packages that hold the first one's output.
+	// The second run reads packages that already have generated files.
 	for range 2 {
 		if err := run(header, paths); err != nil {
 			t.Fatal(err)
@@ -130,7 +130,7 @@ func TestMistakesAreErrorsWithTheirPlace(t *testing.T) {
 	cases := []struct {
 		name string
 		edit func(string) string
-		// at is on the line that the error must name.
+		// at is text on the line that the error must name.
 		at, want string
 	}{
 		{"unknown marker", replace("// +leat:selectable\n", "// +leat:selectible\n"), "+leat:selectible", "unknown marker"},

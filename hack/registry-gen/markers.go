@@ -30,7 +30,7 @@ const (
 	outputTag = prefix + "registry-gen="
 )
 
-// forms are the keys of each marker, those that may be missing with a question mark. "*" is any key.
+// forms lists the keys of each marker. Optional keys end with a question mark. "*" stands for any key.
 var forms = map[string][]string{
 	"resource":           {"plural", "short?", "categories?"},
 	"subresource":        {"*"},
@@ -40,7 +40,7 @@ var forms = map[string][]string{
 	"selectable:trigger": {},
 }
 
-// marker is a line of a comment that begins with the prefix.
+// marker is a comment line that begins with the prefix.
 type marker struct {
 	name, position string
 	values         map[string]string
@@ -81,11 +81,11 @@ func parseMarker(text, position string) (*marker, error) {
 	return m, nil
 }
 
-// declaration matches the name of a type or field, and every other line of code without one.
+// declaration matches a line of code, and the name of a type or field if the line declares one.
 var declaration = regexp.MustCompile(`^(type |\t)(\w+)|^\s*[^/\s]`)
 
-// readMarkers gives the markers of a package by what they stand above: "Type" or "Type.Field". It reads the files itself,
-// because gengo keeps no positions.
+// readMarkers returns the markers of a package by the declaration below them, "Type" or "Type.Field". It parses the
+// files itself, because gengo keeps no positions.
 func readMarkers(dir string) (map[string][]*marker, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	markers := map[string][]*marker{}

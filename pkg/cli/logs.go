@@ -259,7 +259,7 @@ func (l *setLogs) selector() string {
 	return labels.SelectorFromSet(labels.Set{batch.LabelControllerUID: string(l.set.UID)}).String()
 }
 
-// selectedIndex returns the index of the task, and whether its output is to be shown.
+// selectedIndex returns the index of the task, and whether its output is selected.
 func (l *setLogs) selectedIndex(task *batch.Task) (int, bool) {
 	index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex])
 	if err != nil {

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// The kubectl command is kubectl of the release that go.mod names.
+// The kubectl command is kubectl of the release in go.mod.
 package main
 
 import (

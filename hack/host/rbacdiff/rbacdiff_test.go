@@ -49,7 +49,7 @@ import (
 
 var seed = flag.Uint64("seed", 0, "seed of the random manifests and requests; 0 takes a new one")
 
-// newRandom returns a random source that a failed run can be repeated with.
+// newRandom returns a random source and logs its seed, so that a failed run can be repeated.
 func newRandom(t *testing.T) *rand.Rand {
 	s := *seed
 	if s == 0 {
@@ -61,8 +61,7 @@ func newRandom(t *testing.T) *rand.Rand {
 
 func pick[T any](random *rand.Rand, from []T) T { return from[random.IntN(len(from))] }
 
-// some returns one to limit elements of from, possibly repeated, and now and then
-// none.
+// some returns one to limit elements of from, possibly repeated, and rarely none.
 func some[T any](random *rand.Rand, limit int, from []T) []T {
 	var picked []T
 	if random.IntN(10) == 0 {
@@ -74,8 +73,7 @@ func some[T any](random *rand.Rand, limit int, from []T) []T {
 	return picked
 }
 
-// The vocabulary is small, so that rules and requests meet; and of every shape
-// that either side gives a meaning to.
+// The vocabulary is small, so that rules match requests, and has every form that either authorizer interprets.
 var (
 	names         = []string{"a", "b", "c"}
 	namespaces    = []string{"ns1", "ns2", "kube-system"}
@@ -92,7 +90,7 @@ var (
 	rulePaths     = []string{"*", "**", "/", "/*", "/healthz", "/healthz*", "/healthz/*", "/metrics**", "/*/etcd", ""}
 )
 
-// manifests are what both authorizers are made from.
+// manifests are the roles and bindings from which both authorizers are created.
 type manifests struct {
 	roles               []*rbacv1.Role
 	roleBindings        []*rbacv1.RoleBinding
@@ -234,7 +232,7 @@ func (m manifests) host() authorizer.Authorizer {
 	return hostrbac.New(static, static, static, static)
 }
 
-// compare reports a request that the two decide differently.
+// compare fails the test if the authorizers decide differently. It returns the decision.
 func compare(t *testing.T, ours, host authorizer.Authorizer, request authorizer.AttributesRecord) (allowed bool) {
 	t.Helper()
 	want, hostReason, _ := host.Authorize(t.Context(), request) // it never fails
@@ -245,7 +243,7 @@ func compare(t *testing.T, ours, host authorizer.Authorizer, request authorizer.
 	return want == authorizer.DecisionAllow
 }
 
-// checkShares fails a comparison in which one decision hardly occurs.
+// checkShares fails the test if nearly all decisions are the same.
 func checkShares(t *testing.T, allowed, total int) {
 	t.Helper()
 	t.Logf("%d of %d requests are allowed", allowed, total)
@@ -278,7 +276,7 @@ func TestRandomManifestsMeanTheSameAsOnAHost(t *testing.T) {
 	checkShares(t, allowed, worlds*requests)
 }
 
-// decode reads the shipped manifests independently of what is tested.
+// decode reads the shipped manifests without the code under test.
 func decode(t *testing.T, fsys fs.FS) manifests {
 	t.Helper()
 	var m manifests
@@ -323,9 +321,8 @@ func decode(t *testing.T, fsys fs.FS) manifests {
 	return m
 }
 
-// TestShippedManifestsMeanTheSameAsOnAHost asks for everything that some shipped
-// rule names, and a little more, on behalf of every subject that a shipped
-// binding names, and of users bound to each shipped role.
+// TestShippedManifestsMeanTheSameAsOnAHost compares the decisions about everything that a shipped rule names, and some
+// other requests, for every subject of a shipped binding and for users bound to each shipped role.
 func TestShippedManifestsMeanTheSameAsOnAHost(t *testing.T) {
 	m := decode(t, config.RBAC())
 	if len(m.clusterRoles) == 0 || len(m.clusterRoleBindings) == 0 {

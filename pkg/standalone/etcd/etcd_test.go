@@ -273,7 +273,7 @@ func TestAnotherProcess(t *testing.T) {
 		if err := child.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		_ = child.Wait() // the error says that it was killed
+		_ = child.Wait() // the error is that it was killed
 		store, destroy := mustConnect(t, mustStart(t, dir))
 		defer destroy()
 		checkStored(t, store, "held")

@@ -25,13 +25,13 @@ import (
 
 // TaskExpansion has the methods of a client of tasks that are not generated.
 type TaskExpansion interface {
-	// GetLogs is a request for the output of the task's command, to be read with Stream, whose errors say why it cannot be read
-	// (those of DoRaw do not). A stream ends when what there is was read, or, if the options say to follow, when the attempt
-	// has ended; it fails if it breaks off before. It must be closed.
+	// GetLogs returns a request for the output of the task's command. Read it with Stream, whose errors include the reason
+	// of the server (those of DoRaw do not). The stream ends after the present output or, with opts.Follow, when the
+	// attempt has ended. It returns an error if it breaks earlier. The caller must close it.
 	GetLogs(name string, opts *batchv1alpha1.TaskLogOptions) *rest.Request
 }
 
-// GetLogs is a request for the output of the task's command.
+// GetLogs returns a request for the output of the task's command.
 func (c *tasks) GetLogs(name string, opts *batchv1alpha1.TaskLogOptions) *rest.Request {
 	return c.GetClient().Get().
 		Namespace(c.GetNamespace()).

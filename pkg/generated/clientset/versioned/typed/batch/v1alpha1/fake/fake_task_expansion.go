@@ -31,10 +31,10 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
 )
 
-// GetLogsAction is a call of GetLogs: its verb is get, its subresource log.
+// GetLogsAction records a call of GetLogs. Its verb is get, its subresource log.
 type GetLogsAction struct {
 	testing.ActionImpl
-	// Name is the task's.
+	// Name is the name of the task.
 	Name    string
 	Options *v1alpha1.TaskLogOptions
 }
@@ -44,8 +44,8 @@ func (a GetLogsAction) DeepCopy() testing.Action {
 	return GetLogsAction{a.ActionImpl.DeepCopy().(testing.ActionImpl), a.Name, a.Options.DeepCopy()}
 }
 
-// GetLogs records a GetLogsAction. The request answers with the Raw of the *runtime.Unknown that a reactor gives, or with its error;
-// without a reactor, with "fake logs".
+// GetLogs records a GetLogsAction. The response of the request is the Raw of the *runtime.Unknown that a reactor
+// returns, or its error. Without a reactor it is "fake logs".
 func (c *fakeTasks) GetLogs(name string, opts *v1alpha1.TaskLogOptions) *rest.Request {
 	obj, err := c.Fake.Invokes(GetLogsAction{
 		ActionImpl: testing.ActionImpl{Namespace: c.Namespace(), Verb: "get", Resource: c.Resource(), Subresource: "log"},
