@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks format, common mistakes, the import arrows, and the links between pages.
+# Checks format, common mistakes, import arrows and the words of comments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,7 +9,10 @@ if [ -n "$unformatted" ]; then
   exit 1
 fi
 go vet -tags cluster ./...
-# Generated code calls what upstream has deprecated since.
+# Generated code calls deprecated functions of upstream.
 go list -tags cluster ./... | grep -v /pkg/generated/ | xargs go tool staticcheck -tags cluster
 go run ./hack/arrows
-go run ./hack/doclinks
+go run ./hack/words
+# Doc comments of exported declarations have the form that Go documentation expects.
+go list -tags cluster ./... | grep -v /pkg/generated/ | go run ./hack/words -packages |
+  xargs go tool staticcheck -tags cluster -checks ST1020,ST1021,ST1022
