@@ -104,7 +104,7 @@ func checkParallelism(parallelism int64, count int32) (int32, error) {
 // parseNumber parses a string of decimal digits. Signs and spaces are errors.
 func parseNumber(digits string) (int64, error) {
 	if digits == "" || strings.Trim(digits, "0123456789") != "" {
-		return 0, fmt.Errorf("%q is no number", digits)
+		return 0, fmt.Errorf("%q is not a number", digits)
 	}
 	return strconv.ParseInt(digits, 10, 64)
 }

@@ -86,7 +86,7 @@ func (o *runOptions) environment() ([]batch.EnvVar, error) {
 		size += len(variable.Name) + len(variable.Value)
 	}
 	if size > largeEnvironment {
-		fmt.Fprintf(o.streams.ErrOut, "warning: %d variables of %d KiB are stored with each task, and read by all who watch tasks\n", len(env), size>>10)
+		fmt.Fprintf(o.streams.ErrOut, "warning: %d variables of %d KiB are stored with each task and sent to every client that watches tasks\n", len(env), size>>10)
 	}
 	return env, nil
 }
@@ -117,10 +117,10 @@ func (o *runOptions) exportTo(env *environment) {
 			env.set(literal(name, value))
 		}
 	}
-	fmt.Fprintf(o.streams.ErrOut, "warning: --export stores your environment, %s, where all who may read tasks can read it; --env NAME copies one variable\n",
+	fmt.Fprintf(o.streams.ErrOut, "warning: --export stores your environment, %s, readable by every user who can read tasks; --env NAME copies one variable\n",
 		plural(len(*env), "variable"))
 	if len(leftOut) > 0 {
-		fmt.Fprintf(o.streams.ErrOut, "warning: --export leaves out what cannot be stored: %s\n", strings.Join(leftOut, ", "))
+		fmt.Fprintf(o.streams.ErrOut, "warning: --export skips variables that cannot be stored: %s\n", strings.Join(leftOut, ", "))
 	}
 }
 

@@ -88,7 +88,7 @@ func TestExportedEnvironment(t *testing.T) {
 			t.Errorf("%s is exported as %q", name, value)
 		}
 	}
-	if said := errOut(); !strings.Contains(said, "all who may read tasks can read it") || !strings.Contains(said, `leaves out what cannot be stored: "BINARY"`) {
+	if said := errOut(); !strings.Contains(said, "readable by every user who can read tasks") || !strings.Contains(said, `skips variables that cannot be stored: "BINARY"`) {
 		t.Errorf("said %q", said)
 	}
 }

@@ -105,7 +105,7 @@ func (o *followOptions) reportCreated(ctx context.Context, s *session, created r
 		found.set = created
 	}
 	if err := s.remember(found.ref()); err != nil {
-		fmt.Fprintf(o.streams.ErrOut, "warning: %s will not mean %s: %v\n", latestName, found.ref(), err)
+		fmt.Fprintf(o.streams.ErrOut, "warning: cannot record %s as %s: %v\n", found.ref(), latestName, err)
 	}
 	to := o.streams.Out
 	if o.logs {

@@ -59,10 +59,10 @@ func (f *factory) newKubeconfigCommand() *cobra.Command {
 				return usageErrorf("--address %q: write one like https://leat.example.com:8443", address)
 			}
 			if (user.certificate == "") != (user.key == "") {
-				return usageErrorf("--certificate-file and --key-file belong together: give both")
+				return usageErrorf("--certificate-file and --key-file belong together: write both")
 			}
 			if user.token != "" && user.certificate != "" {
-				return usageErrorf("--token-file and --certificate-file: give one of them, for a user is known by either")
+				return usageErrorf("--token-file and --certificate-file: write one of them: a user has either a token or a certificate")
 			}
 			s, err := f.connect()
 			if err != nil {
@@ -149,7 +149,7 @@ func (f *factory) currentUser() (*clientcmdapi.AuthInfo, error) {
 		raw.CurrentContext = *f.flags.Context
 	}
 	if err := errors.Join(clientcmdapi.MinifyConfig(&raw), clientcmdapi.FlattenConfig(&raw)); err != nil {
-		return nil, fmt.Errorf("%w: say by --token-file who is to use it", err)
+		return nil, fmt.Errorf("%w: use --token-file to name the user", err)
 	}
 	return raw.AuthInfos[raw.Contexts[raw.CurrentContext].AuthInfo], nil
 }

@@ -91,7 +91,7 @@ func (s *session) latest() (ref, error) {
 	}
 	text, ok := latest[s.latestKey()]
 	if !ok {
-		return ref{}, fmt.Errorf("%s: nothing has been run from here in namespace %q of %s yet: give a name, as listed by kubectl get tks,tk", latestName, s.namespace, s.host)
+		return ref{}, fmt.Errorf("%s: no task or set was created from this machine in namespace %q of %s yet: write a name, as listed by kubectl get tks,tk", latestName, s.namespace, s.host)
 	}
 	return parseRef(text)
 }

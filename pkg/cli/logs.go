@@ -179,7 +179,7 @@ type taskLogs struct {
 // show prints the output so far. It returns an error if the task has not started.
 func (l *taskLogs) show(ctx context.Context, task *batch.Task) error {
 	if task.Status.Attempts == 0 && task.Status.StartTime == nil && !finishedTask(task) {
-		return fmt.Errorf("task/%s has not been started yet, and has printed nothing: -f waits for it, %s explain task/%s says why it waits", task.Name, l.program, task.Name)
+		return fmt.Errorf("task/%s has not been started yet, and has printed nothing: -f waits for it, %s explain task/%s shows why it waits", task.Name, l.program, task.Name)
 	}
 	return l.stream(ctx, task)
 }

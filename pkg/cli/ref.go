@@ -143,7 +143,7 @@ func (s *session) find(ctx context.Context, text string) (object, error) {
 	}
 	if hasIndex {
 		if r.kind != kindSet && r.kind != kindUnspecified {
-			return object{}, usageErrorf("%q: %s is no set: only sets have indexes", text, r)
+			return object{}, usageErrorf("%q: %s is not a set: only sets have indexes", text, r)
 		}
 		set, err := s.api.TaskSets(s.namespace).Get(ctx, r.name, metav1.GetOptions{})
 		if r.kind == kindUnspecified && objectNotFound(err) {
@@ -210,7 +210,7 @@ func (s *session) findSet(ctx context.Context, text string) (*batch.TaskSet, err
 		return nil, err
 	}
 	if r.kind != kindSet && r.kind != kindUnspecified {
-		return nil, usageErrorf("%q is no set: only sets can be suspended and resumed; a task can be cancelled", r)
+		return nil, usageErrorf("%q is not a set: only sets can be suspended and resumed; a task can be cancelled", r)
 	}
 	set, err := s.api.TaskSets(s.namespace).Get(ctx, r.name, metav1.GetOptions{})
 	if r.kind == kindUnspecified && objectNotFound(err) {

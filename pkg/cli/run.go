@@ -110,7 +110,7 @@ func (f *factory) newRunCommand() *cobra.Command {
 		Args: func(command *cobra.Command, args []string) error {
 			switch dash := command.ArgsLenAtDash(); {
 			case len(args) == 0:
-				return usageErrorf("what is to be run? Write: %s -- COMMAND", command.CommandPath())
+				return usageErrorf("no command to run: write %s -- COMMAND", command.CommandPath())
 			case dash != 0:
 				return usageErrorf("%q: write -- before the command to run: %s [flags] -- %s", args[0], command.CommandPath(), strings.Join(args, " "))
 			}
@@ -184,7 +184,7 @@ func (o *runOptions) run(ctx context.Context, flags *pflag.FlagSet, command []st
 		return err
 	}
 	if o.eachLine != "-" && hasInput(o.streams.In) {
-		fmt.Fprintln(o.streams.ErrOut, "warning: tasks do not read standard input, and there is something in it: --each-line - makes a task of each line")
+		fmt.Fprintln(o.streams.ErrOut, "warning: standard input is not empty, but tasks do not read it: --each-line - creates a task for each line")
 	}
 	if o.dryRun == "server" {
 		return printer.PrintObj(created, o.streams.Out)

@@ -53,7 +53,7 @@ func (f *factory) newUpdateCommand() *cobra.Command {
 				task["queueName"] = queue
 			}
 			if len(task) == 0 {
-				return usageErrorf("what is to change? Write: %s %s --priority N, or --queue QUEUE", command.CommandPath(), args[0])
+				return usageErrorf("nothing to change: write %s %s --priority N, or --queue QUEUE", command.CommandPath(), args[0])
 			}
 			s, err := f.connect()
 			if err != nil {

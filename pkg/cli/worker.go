@@ -68,7 +68,7 @@ func workerName(text string) (string, error) {
 		return "", err
 	}
 	if r.kind != kindUnspecified && r.kind != kindWorker || strings.HasPrefix(text, "@") {
-		return "", usageErrorf("%q is no worker: kubectl get wkr lists them", text)
+		return "", usageErrorf("%q is not a worker: kubectl get wkr lists them", text)
 	}
 	return r.name, nil
 }

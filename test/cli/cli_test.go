@@ -375,7 +375,7 @@ func ignoresHangup(t *testing.T, s *scene) {
 }
 
 func unreadInput(t *testing.T, s *scene) {
-	s.leatWith(t, "data\n", "run", "--wait", "--", "cat").expect(t, 0, "created", "^warning: tasks do not read standard input")
+	s.leatWith(t, "data\n", "run", "--wait", "--", "cat").expect(t, 0, "created", "^warning: standard input is not empty, but tasks do not read it")
 	s.leat(t, "run", "--wait", "--", "cat").expect(t, 0, "created", "^0/1 done")
 }
 
@@ -693,10 +693,10 @@ func unknownNames(t *testing.T, s *scene) {
 	s.leat(t, "explain", "nothing").expect(t, 1, "^$", `^error: no set and no task is named "nothing" in namespace "`+s.namespace+`": kubectl get tks,tk lists what there is; -n names another namespace\n$`)
 	s.leat(t, "logs", "task/nothing").expect(t, 1, "^$", `^Error from server \(NotFound\): tasks\.batch\.leat\.dev "nothing" not found\n$`)
 	s.leat(t, "logs", "pod/nothing").expect(t, 2, "^$", `write task/NAME, taskset/NAME or worker/NAME, or SET/INDEX`)
-	s.leat(t, "suspend", "task/nothing").expect(t, 2, "^$", `"task/nothing" is no set`)
+	s.leat(t, "suspend", "task/nothing").expect(t, 2, "^$", `"task/nothing" is not a set`)
 	s.leat(t, "wait", "@last").expect(t, 2, "^$", `write @latest for what was made last, or a name`)
 	s.admin(t, "drain", "nothing").expect(t, 1, "^$", `workers\.batch\.leat\.dev "nothing" not found`)
-	s.leat(t, "wait", "@latest", "-n", s.namespace+"-other").expect(t, 1, "^$", `@latest: nothing has been run from here in namespace`)
+	s.leat(t, "wait", "@latest", "-n", s.namespace+"-other").expect(t, 1, "^$", `@latest: no task or set was created from this machine in namespace`)
 	s.leat(t, "version").expect(t, 0, `^Client Version: v\S+\nServer Version: v\S+\n$`, "^$")
 }
 
