@@ -198,7 +198,7 @@ func (o *followOptions) follow(ctx context.Context, s *session, objects ...objec
 				code = 128 + int(number)
 			}
 			switch w.ask(sig, signals, ended) {
-			case goOn:
+			case keepWatching:
 			case cancel:
 				for _, m := range w.unfinished() {
 					if err := s.cancel(ctx, m.current(), false); err != nil && !objectNotFound(err) {
@@ -264,7 +264,7 @@ type answer int
 const (
 	detach answer = iota
 	cancel
-	goOn
+	keepWatching
 )
 
 // ask asks what to do after an interrupt. Without a terminal, and on a second signal, the answer is detach.
@@ -297,7 +297,7 @@ func (w *follower) ask(sig os.Signal, signals <-chan os.Signal, ended <-chan str
 	case line := <-typed:
 		switch {
 		case line == "":
-			return goOn
+			return keepWatching
 		case strings.HasPrefix("cancel", line):
 			return cancel
 		}
@@ -307,7 +307,7 @@ func (w *follower) ask(sig os.Signal, signals <-chan os.Signal, ended <-chan str
 		return detach
 	case <-ended:
 		fmt.Fprintln(w.streams.ErrOut)
-		return goOn
+		return keepWatching
 	}
 }
 

@@ -123,7 +123,7 @@ func mustConnect(t *testing.T, server *Server) (storage.Interface, factory.Destr
 	return store, destroy
 }
 
-func TestAPIServerStorageWorksOnIt(t *testing.T) {
+func TestAPIServerStorage(t *testing.T) {
 	server := mustStart(t, filepath.Join(t.TempDir(), "data"))
 	store, destroy := mustConnect(t, server)
 	defer destroy()
@@ -165,7 +165,7 @@ func TestAPIServerStorageWorksOnIt(t *testing.T) {
 	}
 }
 
-func TestOnlyItsOwnUserCanReachIt(t *testing.T) {
+func TestFilePermissions(t *testing.T) {
 	for name, test := range map[string]struct {
 		dir       string // below a temporary directory
 		temporary bool   // the socket is elsewhere
@@ -280,7 +280,7 @@ func TestAnotherProcess(t *testing.T) {
 	})
 }
 
-func TestPredecessorThatClosesIsWaitedFor(t *testing.T) {
+func TestStartWaitsForClosingPredecessor(t *testing.T) {
 	dir := t.TempDir()
 	first := mustStart(t, dir)
 	started := make(chan error, 1)

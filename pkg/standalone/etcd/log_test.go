@@ -27,7 +27,7 @@ import (
 	"k8s.io/klog/v2/ktesting"
 )
 
-func TestLogsFromItsLevelOnOrAllWhenVerbose(t *testing.T) {
+func TestLogLevels(t *testing.T) {
 	const (
 		chatter = `chatter member="a"`
 		slow    = `slow member="a" took=3 level="warning"`

@@ -151,7 +151,7 @@ func TestTypedClients(t *testing.T) {
 	}
 }
 
-func TestListsHaveTheKindOfTheirResource(t *testing.T) {
+func TestListKinds(t *testing.T) {
 	client := dynamic.NewForConfigOrDie(NewConfig(noOpenAPI))
 	for resource, want := range map[schema.GroupVersionResource]schema.GroupVersionKind{
 		corev1.SchemeGroupVersion.WithResource("namespaces"):                                   corev1.SchemeGroupVersion.WithKind("NamespaceList"),
@@ -242,7 +242,7 @@ func TestClosingAWatchEndsItsReads(t *testing.T) {
 	}
 }
 
-func TestRequestsOfEndedContextsFail(t *testing.T) {
+func TestEndedContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	resp, err := Transport{noOpenAPI}.RoundTrip(httptest.NewRequestWithContext(ctx, http.MethodGet, "/api/v1/namespaces/a", nil))
@@ -390,7 +390,7 @@ func serve(ctx context.Context, fairness flowcontrol.Interface, name string, gro
 
 func noOpenAPI() http.Handler { return nil }
 
-func TestOpenAPIIsThatOfTheHandler(t *testing.T) {
+func TestOpenAPI(t *testing.T) {
 	var handler http.Handler
 	config := NewConfig(func() http.Handler { return handler })
 	client := discovery.NewDiscoveryClientForConfigOrDie(config).OpenAPIV3()

@@ -67,7 +67,7 @@ func pool(ca *CA) *x509.CertPool {
 	return p
 }
 
-func TestMutualTLSTellsTheServerWhoTheClientIs(t *testing.T) {
+func TestMutualTLS(t *testing.T) {
 	ca := mustCA(t, "leat-test")
 	certPEM, keyPEM, err := ca.IssueServer("127.0.0.1", "localhost")
 	serving, _ := mustPair(t, certPEM, keyPEM, err)
@@ -120,7 +120,7 @@ func TestMutualTLSTellsTheServerWhoTheClientIs(t *testing.T) {
 	}
 }
 
-func TestCertificatesAreGoodForOnePurposeAndTime(t *testing.T) {
+func TestCertificatePurposesAndValidity(t *testing.T) {
 	ca := mustCA(t, "leat-test")
 	now := time.Now()
 

@@ -165,7 +165,7 @@ func TestAuthorize(t *testing.T) {
 	}
 }
 
-func TestNobodyIsAllowedNothing(t *testing.T) {
+func TestNoOpinionWithoutUser(t *testing.T) {
 	a, err := Load(fstest.MapFS{"all.yaml": {Data: []byte(manifests)}}, "*.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +194,7 @@ func attributes(who, request string) authorizer.Attributes {
 	return record
 }
 
-func TestLoadRefusesWhatWouldGrantLessThanItSays(t *testing.T) {
+func TestLoadErrors(t *testing.T) {
 	const (
 		head = "apiVersion: rbac.authorization.k8s.io/v1\n"
 		role = head + "kind: ClusterRole\nmetadata: {name: r}\nrules: [{apiGroups: [a], resources: [b], verbs: [get]}]\n"
@@ -233,7 +233,7 @@ func TestLoadRefusesWhatWouldGrantLessThanItSays(t *testing.T) {
 	}
 }
 
-func TestLoadFindsItsFiles(t *testing.T) {
+func TestLoadPatterns(t *testing.T) {
 	files := fstest.MapFS{"a/one.yaml": {Data: []byte(manifests)}, "a/note.txt": {Data: []byte("not for us")}}
 	for name, test := range map[string]struct {
 		patterns []string
