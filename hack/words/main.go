@@ -296,7 +296,8 @@ func checkWords(lines []line) []fault {
 	return faults
 }
 
-// undocumented returns the exported declarations of a file without a doc comment. Methods of unexported types need none.
+// undocumented returns the exported declarations of a file without a doc comment. Methods of unexported types need
+// none.
 func undocumented(set *token.FileSet, file *ast.File) []fault {
 	if file.Name.Name == "main" {
 		return nil
