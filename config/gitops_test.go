@@ -183,7 +183,8 @@ func quantities(of reflect.Type, path string) []string {
 	return nil
 }
 
-// TestFluxHealth evaluates the expressions of docs/how-to/gitops.md as Flux does, with the fields of the object as variables.
+// TestFluxHealth evaluates the expressions of docs/how-to/gitops.md as Flux does, with the fields of the object as
+// variables.
 func TestFluxHealth(t *testing.T) {
 	page, err := os.ReadFile("../docs/how-to/gitops.md")
 	if err != nil {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks format, common mistakes, import arrows and the words of comments.
+# Checks format, common mistakes, import arrows, links between pages and the words of comments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,6 +12,7 @@ go vet -tags cluster ./...
 # Generated code calls deprecated functions of upstream.
 go list -tags cluster ./... | grep -v /pkg/generated/ | xargs go tool staticcheck -tags cluster
 go run ./hack/arrows
+go run ./hack/doclinks
 go run ./hack/words
 # Doc comments of exported declarations have the form that Go documentation expects.
 go list -tags cluster ./... | grep -v /pkg/generated/ | go run ./hack/words -packages |

@@ -29,8 +29,8 @@ type reason struct {
 	name, meaning string
 }
 
-// otherReasons are the reasons that controllers, the scheduler and workers write, by what they are reasons of. conditionsPage checks that
-// each is in the code, and that the code has no other.
+// otherReasons are the reasons that controllers, the scheduler and workers write, by what they are reasons of.
+// conditionsPage checks that each is in the code, and that the code has no other.
 var otherReasons = []struct {
 	title   string
 	reasons []reason

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// The docgen command writes the generated pages of docs/reference: the API, conditions and reasons, metrics, and the commands. It reads
-// the Go source of the types, constants and collectors, and runs the programs with --help.
+// The docgen command writes the generated pages of docs/reference: the API, conditions and reasons, metrics, and the
+// commands. It reads the Go source of the types, constants and collectors, and runs the programs with --help.
 package main
 
 import (

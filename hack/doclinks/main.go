@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// The doclinks command fails if a link between pages leads nowhere: a relative link or an anchor in Markdown, or the path of a page of
-// docs/ in any other text file.
+// The doclinks command fails if a link between pages leads nowhere: a relative link or an anchor in Markdown, or the
+// path of a page of docs/ in any other text file.
 package main
 
 import (
@@ -32,7 +32,8 @@ var (
 	link    = regexp.MustCompile(`!?\[[^\]]*\]\(([^)\s]+)\)`)
 	heading = regexp.MustCompile(`(?m)^#{1,6} +(.*)$`)
 	fence   = regexp.MustCompile("(?ms)^ *```.*?^ *```$")
-	// mention is the path of a page in code, in a manifest or in a message. Addresses of other sites have a slash before it.
+	// mention is the path of a page in code, in a manifest or in a message. Addresses of other sites have a slash before
+	// it.
 	mention = regexp.MustCompile(`(?:^|[^/\w.-])(docs/[\w/.-]+\.(?:md|svg))\b`)
 )
 
@@ -63,7 +64,8 @@ func main() {
 	}
 }
 
-// isText reports whether a file can mention a page: sources, manifests, scripts and pages, but nothing generated from upstream.
+// isText reports whether a file can mention a page: sources, manifests, scripts and pages, but nothing generated from
+// upstream.
 func isText(name string) bool {
 	if strings.Contains(name, "testdata/") || strings.HasPrefix(name, "artifacts/openapi/") || strings.Contains(name, "zz_generated") {
 		return false

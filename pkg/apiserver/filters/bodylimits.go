@@ -76,8 +76,8 @@ var defaultLimits = bodyLimits{
 	sets: map[string]int{"managedFields": 1_000, "ownerReferences": 1_000, "finalizers": 10_000},
 }
 
-// maxPatch bounds the operations of a JSON patch, each of which copies the list that it changes, and the items of a
-// list in a strategic merge patch, each of which is compared with all stored items.
+// maxPatch bounds the operations of a JSON patch, because each copies the list that it changes, and the items of a list
+// in a strategic merge patch, because each is compared with all stored items.
 const maxPatch = 1_000
 
 // limitsFor returns the limits of bodies of the media type.

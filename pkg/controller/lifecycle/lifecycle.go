@@ -16,7 +16,8 @@ limitations under the License.
 
 // Package lifecycle implements the worker lifecycle controller. It
 //
-//   - marks and taints workers that have stopped renewing their lease, evicts their tasks and finally deletes the workers,
+//   - marks and taints workers that have stopped renewing their lease, evicts their tasks and later deletes the
+//     workers,
 //   - evicts tasks that do not tolerate a NoExecute taint of their worker,
 //   - removes tasks whose deletion waits for a worker that is lost,
 //   - deletes finished tasks when their time to live is over.

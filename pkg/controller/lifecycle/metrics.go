@@ -28,8 +28,8 @@ import (
 	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
 )
 
-// All finished tasks, of sets or not, appear in the watch of finished tasks and are recorded there. docs/reference/metrics.md
-// describes all metrics.
+// All finished tasks, of sets or not, appear in the watch of finished tasks and are recorded there.
+// docs/reference/metrics.md describes all metrics.
 var (
 	tasksFinished = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: metrics.TasksFinishedTotal,

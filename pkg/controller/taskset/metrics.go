@@ -27,8 +27,8 @@ import (
 )
 
 // The counters of finished tasks and sets increase when the status that counts them is stored, so nothing is counted
-// twice. A controller that is killed in between misses some; the statuses of the sets are exact. docs/reference/metrics.md
-// describes all metrics.
+// twice. A controller that is killed in between misses some; the statuses of the sets are exact.
+// docs/reference/metrics.md describes all metrics.
 var (
 	setsFinished = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: metrics.TaskSetsFinishedTotal,

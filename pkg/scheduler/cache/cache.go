@@ -52,7 +52,7 @@ type Cache struct {
 }
 
 // New returns an empty cache. The score of a worker is recomputed whenever its tasks or its state change. avoid reports
-// whether a worker is to be visited by VisitAvoided instead of VisitPreferred.
+// whether a worker must be visited by VisitAvoided instead of VisitPreferred.
 func New(score func(*framework.WorkerInfo) float64, avoid func(*framework.WorkerInfo) bool) *Cache {
 	byScore := func(a, b *Worker) bool {
 		if a.score != b.score {

@@ -37,7 +37,7 @@ type Class struct {
 	// blockedSince is when its first task could not be placed first, with none placed since. It is zero if there is
 	// none.
 	blockedSince time.Time
-	// unsatisfiableAt is the generation of the workers of which none could run the tasks, not even without other
+	// unsatisfiableAt is the generation of the workers when none of them could run the tasks, not even without other
 	// tasks.
 	unsatisfiableAt uint64
 

@@ -44,7 +44,7 @@ func newSpec(s *batch.TaskQueueSpec) spec {
 	}
 }
 
-// IsDrained reports whether the bound tasks of the queue are to be evicted.
+// IsDrained reports whether the bound tasks of the queue must be evicted.
 func (q *Queue) IsDrained() bool { return q.stopPolicy == batch.StopPolicyHoldAndDrain }
 
 // open reports whether the queue may start tasks. It is closedReason without the message.

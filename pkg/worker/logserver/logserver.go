@@ -58,7 +58,7 @@ const (
 
 // Options configure a Server.
 type Options struct {
-	// Host is the address by which the API server reaches this machine. The server listens on it if it is an IP
+	// Host is the address with which the API server reaches this machine. The server listens on it if it is an IP
 	// address, and on all addresses if it is a DNS name.
 	Host string
 	// Port is the TCP port to listen on; 0 chooses a free one.

@@ -85,7 +85,7 @@ type Tracker struct {
 	reason  string // of the condition, empty in state none
 	message string
 	limit   int64
-	step    int64 // by which the limit grew last, zero while held
+	step    int64 // the last growth of the limit, zero while held
 	hold    time.Duration
 	last    time.Time // a command failed to start
 	timer   *time.Timer

@@ -31,7 +31,7 @@ type Tail struct {
 	full bool // the ring holds TailSize bytes, the oldest at next
 }
 
-// Write writes p, of which the last TailSize bytes are kept. It never returns an error.
+// Write appends p. Only the last TailSize bytes of all are kept. It never returns an error.
 func (t *Tail) Write(p []byte) (int, error) {
 	n := len(p)
 	if n >= TailSize {

@@ -46,7 +46,8 @@ func readStat(pid int) (procfs.ProcStat, error) {
 // isDead reports whether the process has ended and waits to be reaped.
 func isDead(s procfs.ProcStat) bool { return s.State == "Z" || s.State == "X" }
 
-// isExiting reports whether the process is about to be dead. It has no environment any more, and still has its children.
+// isExiting reports whether the process is about to be dead. It has no environment any more, but still has its
+// children.
 func isExiting(s procfs.ProcStat) bool { return !isDead(s) && s.VSize == 0 }
 
 // hasEnv reports whether the process was started with the entry in its environment.

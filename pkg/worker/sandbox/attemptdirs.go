@@ -42,7 +42,7 @@ const (
 )
 
 // attemptDirs hands out empty directories in a common parent. Each belongs to one attempt at a time and is named
-// after it, so that the next process of the worker can tell which attempts were running when this one was killed.
+// after it, so that the next process of the worker finds the attempts that were running when this one was killed.
 // Directories are renamed and reused: on most file systems that is much cheaper than to create one for each attempt.
 // Directories that somebody removes are created again. attemptDirs is safe for concurrent use.
 type attemptDirs struct {

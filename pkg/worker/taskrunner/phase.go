@@ -49,7 +49,7 @@ const (
 	reporting   phase = "reporting"   // writes the start of a disrupted task
 	starting    phase = "starting"    // tries to start the command
 	running     phase = "running"     // the command runs
-	terminating phase = "terminating" // the command was told to end
+	terminating phase = "terminating" // the command was signalled to end
 	backingOff  phase = "backingOff"  // waits between two attempts
 	finishing   phase = "finishing"   // makes no more attempts
 )

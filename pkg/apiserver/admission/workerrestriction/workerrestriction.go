@@ -15,8 +15,7 @@ limitations under the License.
 */
 
 // Package workerrestriction limits what workers may write, as the NodeRestriction plugin limits kubelets. It checks the
-// content of objects, of which the worker authorizer sees only the names, and applies even if other authorizers allow a
-// worker more.
+// content of objects. The worker authorizer sees only their names, and other authorizers may allow a worker more.
 package workerrestriction
 
 import (

@@ -52,7 +52,7 @@ var _ dynamiccertificates.Listener = &Authenticator{}
 
 // New returns an authenticator that caches the delegate's response to a client certificate for ten seconds, but not
 // past the certificate's expiry. It caches only requests without other credentials: no token and none of userHeaders,
-// by which a front proxy names users. The TLS handshake of each connection proves that the client holds the key.
+// with which a front proxy names users. The TLS handshake of each connection proves that the client holds the key.
 //
 // Register the Authenticator as a listener of the provider of the client CA bundle.
 func New(delegate authenticator.Request, userHeaders func() []string, clock cache.Clock) *Authenticator {

@@ -40,7 +40,7 @@ const (
 	Group = "leat:workers"
 	// NamePrefix is the prefix of the user name of a worker, which is NamePrefix + "<namespace>:<name>".
 	NamePrefix = "leat:worker:"
-	// SelectorField is the field by which a worker must select its own tasks in lists and watches.
+	// SelectorField is the field with which a worker must select its own tasks in lists and watches.
 	SelectorField = "spec.workerName"
 )
 

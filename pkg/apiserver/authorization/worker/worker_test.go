@@ -71,7 +71,7 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// newAuthorizer returns an authorizer for workers none of which is denied.
+// newAuthorizer returns an authorizer for workers that are all allowed.
 func newAuthorizer(tasks ...TaskGetter) authorizer.Authorizer {
 	return New([]WorkerGetter{workers(nil)}, tasks)
 }

@@ -76,7 +76,7 @@ func (s *TaskSet) addToCounters(state TaskState, n int32) {
 }
 
 // retain adds a task to the retained failures, in the order in which they finished. The oldest ones beyond the limit
-// are to be deleted.
+// must be deleted.
 func (s *TaskSet) retain(t *TrackedTask) {
 	at, _ := slices.BinarySearchFunc(s.retainedFailures, t, func(a, b *TrackedTask) int { return a.finishedAt.Compare(b.finishedAt) })
 	s.retainedFailures = slices.Insert(s.retainedFailures, at, t)

@@ -21,10 +21,10 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler/framework"
 )
 
-// LeastAllocated returns a score by which the worker with the lowest utilization is the best. Lower scores are better.
+// LeastAllocated returns a score for which the worker with the lowest utilization is the best. Lower scores are better.
 func LeastAllocated(worker *framework.WorkerInfo) float64 { return utilization(worker) }
 
-// MostAllocated returns a score by which the worker with the highest utilization is the best. Lower scores are better.
+// MostAllocated returns a score for which the worker with the highest utilization is the best. Lower scores are better.
 func MostAllocated(worker *framework.WorkerInfo) float64 { return -utilization(worker) }
 
 // utilization returns the mean of the used parts of all resources of the worker.
