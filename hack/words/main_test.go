@@ -118,9 +118,9 @@ func TestDialect(t *testing.T) {
 }
 
 func TestListed(t *testing.T) {
-	rooms := []string{"docs", "pkg/cli/explain.go"}
+	rooms := []string{"artifacts", "pkg/cli/explain.go"}
 	for name, want := range map[string]bool{
-		"docs": true, "docs/a.md": true, "docs2/a.md": false, "pkg/cli/explain.go": true, "pkg/cli/run.go": false, "pkg/cli": false,
+		"artifacts": true, "artifacts/a.yaml": true, "artifacts2/a.yaml": false, "pkg/cli/explain.go": true, "pkg/cli/run.go": false, "pkg/cli": false,
 	} {
 		if got := listed(name, rooms); got != want {
 			t.Errorf("%s is listed: %t, want %t", name, got, want)
