@@ -58,6 +58,9 @@ var (
 	if _, err := metricsOf(parse(t, `var a = prometheus.NewCounter(prometheus.CounterOpts{Name: "leat_a_total"})`)); err == nil {
 		t.Error("a metric without help is accepted")
 	}
+	if _, err := metricsOf(parse(t, `var a = prometheus.NewCounter(prometheus.CounterOpts{Name: other.Name, Help: "Help."})`)); err == nil {
+		t.Error("a metric with a name that cannot be read is accepted")
+	}
 }
 
 func TestConstants(t *testing.T) {

@@ -18,12 +18,18 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/token"
+	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
+
+// module is the prefix of the import paths of this module.
+const module = "github.com/leat-dev/leat/"
 
 // metricPrefix is that of all metrics of Leat.
 const metricPrefix = "leat_"
@@ -126,9 +132,9 @@ func metricsOf(files []*ast.File) ([]metric, error) {
 			return true
 		})
 	}
-	texts := map[string]string{}
-	for _, c := range constants(files) {
-		texts[c.name] = c.value
+	texts, err := constantTexts(files)
+	if err != nil {
+		return nil, err
 	}
 	var all []metric
 	var failure error
@@ -146,6 +152,9 @@ func metricsOf(files []*ast.File) ([]metric, error) {
 				name = fun.Name
 			}
 			m, ok := metricOfCall(name, call, lists, texts)
+			if ok && m.name == "" {
+				failure = errors.New("the name of a metric is neither a literal nor a constant")
+			}
 			if ok && strings.HasPrefix(m.name, metricPrefix) {
 				if m.help == "" {
 					failure = fmt.Errorf("metric %s has no help", m.name)
@@ -201,10 +210,47 @@ func metricOfCall(constructor string, call *ast.CallExpr, lists map[string][]str
 	return m, true
 }
 
-// text returns the value of a literal, a sum of them, or a constant of the package.
+// constantTexts returns the string constants of a package by name, and those of the module's packages that it imports by
+// package and name.
+func constantTexts(files []*ast.File) (map[string]string, error) {
+	texts := map[string]string{}
+	for _, c := range constants(files) {
+		texts[c.name] = c.value
+	}
+	for _, file := range files {
+		for _, imported := range file.Imports {
+			importPath, err := strconv.Unquote(imported.Path.Value)
+			if err != nil {
+				return nil, err
+			}
+			dir, ok := strings.CutPrefix(importPath, module)
+			if !ok {
+				continue
+			}
+			importedFiles, err := parseDir(dir)
+			if err != nil {
+				return nil, err
+			}
+			name := path.Base(dir)
+			if imported.Name != nil {
+				name = imported.Name.Name
+			}
+			for _, c := range constants(importedFiles) {
+				texts[name+"."+c.name] = c.value
+			}
+		}
+	}
+	return texts, nil
+}
+
+// text returns the value of a literal, a sum of them, or a constant.
 func text(expr ast.Expr, texts map[string]string) (string, bool) {
-	if ident, ok := expr.(*ast.Ident); ok {
-		value, ok := texts[ident.Name]
+	switch e := expr.(type) {
+	case *ast.Ident:
+		value, ok := texts[e.Name]
+		return value, ok
+	case *ast.SelectorExpr:
+		value, ok := texts[fmt.Sprint(e.X)+"."+e.Sel.Name]
 		return value, ok
 	}
 	return stringValue(expr)

@@ -102,7 +102,7 @@ func attacks() map[string]attack {
 		"annotations of 2 MiB":              {post(jsonType, []byte(withMeta(`"annotations":{"a":"`+strings.Repeat("a", 2<<20)+`"}`))), 422, []string{"metadata.annotations: Too long: may not be more than 262144 bytes"}},
 		"finalizers of 2 MiB":               {post(jsonType, []byte(withMeta(`"finalizers":[`+values(`"example.com/%020d"`, ",", 60_000)+`]`))), 413, []string{"a list in the body has more than 10000 items: metadata.finalizers"}},
 		"a task of 1.6 MiB": {post(jsonType, []byte(`{"metadata":{"name":"attack","annotations":{"a":"`+strings.Repeat("a", 250_000)+`"},"finalizers":[`+
-			values(`"example.com/%050d"`, ",", 7_000)+`]},"spec":{"command":["`+strings.Repeat("a", 1_000_000)+`"]}}`)), 413, []string{"does not fit into etcd, which takes 1.5 MiB"}},
+			values(`"example.com/%050d"`, ",", 7_000)+`]},"spec":{"command":["`+strings.Repeat("a", 1_000_000)+`"]}}`)), 413, []string{"does not fit into etcd, which accepts 1.5 MiB"}},
 		"a name of 1 MiB":        {post(jsonType, []byte(`{"metadata":{"name":"`+strings.Repeat("a", 1<<20)+`"},"spec":{"command":["true"]}}`)), 422, []string{"metadata.name: Invalid value"}},
 		"a name of nearly 3 MiB": {post(jsonType, []byte(`{"metadata":{"name":"`+strings.Repeat("a", 3<<20-1000)+`"},"spec":{"command":["true"]}}`)), 413, []string{"a string in the body has more than 2097152 bytes"}},
 
