@@ -50,13 +50,20 @@ func TestProbesOfEtcd(t *testing.T) {
 	etcd, err := host.StartEtcd(t.Context(), host.EtcdOptions{Dir: dir, Args: []string{"--quota-backend-bytes=1048576"}})
 	check(t, err)
 	t.Cleanup(func() { check(t, etcd.Kill()) })
+	here := strings.NewReplacer("https://localhost:2379", etcd.Endpoint, "/etc/etcd/tls/ca.crt", etcd.CAFile,
+		"/etc/etcd/tls/tls.crt", etcd.CertFile, "/etc/etcd/tls/tls.key", etcd.KeyFile)
 	probe := func(probe *corev1.Probe) error {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		command := slices.Clone(probe.Exec.Command)
-		command[slices.Index(command, "--endpoints=https://localhost:2379")] = "--endpoints=" + etcd.Endpoint
+		command := probe.Exec.Command
 		run := exec.CommandContext(ctx, filepath.Join(root, "bin", "host", command[0]), command[1:]...)
-		run.Env = []string{"ETCDCTL_CACERT=" + etcd.CAFile, "ETCDCTL_CERT=" + etcd.CertFile, "ETCDCTL_KEY=" + etcd.KeyFile}
+		run.Env = []string{} // not that of the test
+		for _, variable := range container.Env {
+			// etcdctl fails if a variable and a flag set the same.
+			if strings.HasPrefix(variable.Name, "ETCDCTL_") {
+				run.Env = append(run.Env, variable.Name+"="+here.Replace(variable.Value))
+			}
+		}
 		if output, err := run.CombinedOutput(); err != nil {
 			return fmt.Errorf("%q: %w: %s", command, err, output)
 		}
