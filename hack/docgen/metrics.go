@@ -210,8 +210,8 @@ func metricOfCall(constructor string, call *ast.CallExpr, lists map[string][]str
 	return m, true
 }
 
-// constantTexts returns the string constants of a package by name, and those of the module's packages that it imports by
-// package and name.
+// constantTexts returns the string constants of a package by name, and those of the module's packages that it imports
+// by package and name.
 func constantTexts(files []*ast.File) (map[string]string, error) {
 	texts := map[string]string{}
 	for _, c := range constants(files) {
