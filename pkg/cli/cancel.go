@@ -157,7 +157,7 @@ func (f *factory) requireUnfinished(found object) error {
 	case found.set != nil && finishedSet(found.set) != nil:
 		return fmt.Errorf("%s has ended (%s): there is nothing to cancel; %s delete %s deletes it",
 			ref{kindSet, found.set.Name}, statusOfEnd(finishedSet(found.set)), f.program, ref{kindSet, found.set.Name})
-	case found.task != nil && finishedTask(found.task):
+	case found.task != nil && found.task.Status.Phase.Finished():
 		return fmt.Errorf("%s has ended (%s): there is nothing to cancel; %s delete %s deletes it", found.ref(), found.task.Status.Phase, f.program, found.ref())
 	}
 	return nil
@@ -173,7 +173,7 @@ func (s *session) taskOfIndex(ctx context.Context, found object) (object, error)
 		return object{}, err
 	}
 	for i := range tasks {
-		if !finishedTask(&tasks[i]) {
+		if !tasks[i].Status.Phase.Finished() {
 			return object{task: &tasks[i]}, nil
 		}
 	}

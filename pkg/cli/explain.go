@@ -135,7 +135,7 @@ func (e *explainer) since(t *metav1.Time) string {
 func (e *explainer) task(ctx context.Context, task *batch.Task) error {
 	r := ref{kindTask, task.Name}
 	switch {
-	case finishedTask(task):
+	case task.Status.Phase.Finished():
 		e.ended(task)
 	case task.DeletionTimestamp != nil:
 		e.title("%s is being deleted, for %s: its command has %s to end.", r, e.since(task.DeletionTimestamp),

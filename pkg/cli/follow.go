@@ -657,7 +657,7 @@ func (m *member) followTask(ctx context.Context, task *batch.Task) error {
 		m.object.task = current
 		m.mu.Unlock()
 		m.show(snapshotOfTask(current), !m.logs)
-		return finishedTask(current)
+		return current.Status.Phase.Finished()
 	})
 	if err == nil {
 		logs.Wait()
@@ -679,7 +679,7 @@ func snapshotOfTask(task *batch.Task) progress.Snapshot {
 		s.Ended = task.Status.CompletionTime.Time
 	}
 	var n, total int
-	if _, err := fmt.Sscanf(task.Status.Progress, "%d/%d", &n, &total); err == nil && total > 0 && !finishedTask(task) {
+	if _, err := fmt.Sscanf(task.Status.Progress, "%d/%d", &n, &total); err == nil && total > 0 && !task.Status.Phase.Finished() {
 		s.Done, s.Total, s.Running, s.Pending = n, total, 1, max(0, total-n-1)
 		return s
 	}
@@ -694,11 +694,6 @@ func snapshotOfTask(task *batch.Task) progress.Snapshot {
 		s.Pending = 1
 	}
 	return s
-}
-
-// finishedTask reports whether the task has succeeded or failed.
-func finishedTask(task *batch.Task) bool {
-	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
 }
 
 // concludeTask prints how a task ended. It returns an error with the exit code of its command unless it succeeded.

@@ -178,7 +178,7 @@ type taskLogs struct {
 
 // show prints the output so far. It returns an error if the task has not started.
 func (l *taskLogs) show(ctx context.Context, task *batch.Task) error {
-	if task.Status.Attempts == 0 && task.Status.StartTime == nil && !finishedTask(task) {
+	if task.Status.Attempts == 0 && task.Status.StartTime == nil && !task.Status.Phase.Finished() {
 		return fmt.Errorf("task/%s has not been started yet, and has printed nothing: -f waits for it, %s explain task/%s shows why it waits", task.Name, l.program, task.Name)
 	}
 	return l.stream(ctx, task)
@@ -191,7 +191,7 @@ func (l *taskLogs) follow(ctx context.Context, task *batch.Task) error {
 		shown := seen
 		err := l.s.watchTask(ctx, task, func(current *batch.Task) bool {
 			task = current
-			return current.Status.Attempts > seen || finishedTask(current)
+			return current.Status.Attempts > seen || current.Status.Phase.Finished()
 		})
 		if err != nil {
 			return err

@@ -60,7 +60,7 @@ func workerInfos(workers []batch.Worker, tasks []batch.Task) []framework.WorkerI
 	}
 	for i := range tasks {
 		worker := byName[tasks[i].Spec.WorkerName]
-		if worker == nil || framework.IsFinished(&tasks[i]) {
+		if worker == nil || tasks[i].Status.Phase.Finished() {
 			continue
 		}
 		info := framework.NewTaskInfo(&tasks[i])
@@ -92,7 +92,7 @@ func loads(tasks []batch.Task, key func(*batch.Task) string) map[string]load {
 	sums := map[string]load{}
 	for i := range tasks {
 		task := &tasks[i]
-		if task.Spec.WorkerName == "" || finishedTask(task) {
+		if task.Spec.WorkerName == "" || task.Status.Phase.Finished() {
 			continue
 		}
 		sum := sums[key(task)]

@@ -266,7 +266,7 @@ func (o *retryOptions) override(spec *batch.TaskSpec) {
 func (o *retryOptions) retryTask(task *batch.Task) (runtime.Object, error) {
 	program := o.follow.program
 	switch {
-	case !finishedTask(task):
+	case !task.Status.Phase.Finished():
 		return nil, fmt.Errorf("task/%s has not ended yet (%s): wait for it with %s wait %s, or cancel it", task.Name, task.Status.Phase, program, task.Name)
 	case task.Status.Phase == batch.TaskSucceeded && !o.all:
 		return nil, nil

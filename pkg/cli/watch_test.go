@@ -124,7 +124,7 @@ func TestWatchMissesNoState(t *testing.T) {
 			var seen []batch.TaskPhase
 			err := watchObject(t.Context(), &stub, test.start, func(task *batch.Task) bool {
 				seen = append(seen, task.Status.Phase)
-				return finishedTask(task)
+				return task.Status.Phase.Finished()
 			})
 			if !errors.Is(err, test.err) || !slices.Equal(seen, test.seen) || !slices.Equal(stub.from, test.from) {
 				t.Errorf("%v; seen %q, expected %q; watched from %q, expected %q", err, seen, test.seen, stub.from, test.from)
@@ -136,7 +136,7 @@ func TestWatchMissesNoState(t *testing.T) {
 func TestForbiddenWatch(t *testing.T) {
 	forbidden := apierrors.NewForbidden(batch.Resource("tasks"), "", errors.New("no"))
 	stub := watchStub{t: t, refused: forbidden}
-	err := watchObject(t.Context(), &stub, taskAt("1", "a", batch.TaskPending), finishedTask)
+	err := watchObject(t.Context(), &stub, taskAt("1", "a", batch.TaskPending), func(task *batch.Task) bool { return task.Status.Phase.Finished() })
 	if status := apierrors.APIStatus(nil); !errors.As(err, &status) || status.Status().Code != http.StatusForbidden {
 		t.Errorf("got %v", err)
 	}

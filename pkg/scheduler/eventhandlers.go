@@ -49,7 +49,7 @@ func (st *state) setTask(obj *batch.Task) {
 		st.drop(t)
 		t = nil
 	}
-	if framework.IsFinished(obj) {
+	if obj.Status.Phase.Finished() {
 		if t != nil {
 			st.drop(t)
 		}

@@ -68,7 +68,8 @@ func mainDoesNotWriteStatus(s *scene) {
 	mustEqual(s, "the status after a PUT without one", s.update(created).Object["status"], stored.Object["status"])
 }
 
-// statusWithoutTimes returns the status without the times of its conditions, which differ between objects created in two seconds.
+// statusWithoutTimes returns the status without the times of its conditions, which differ between objects that are
+// created in different seconds.
 func statusWithoutTimes(obj *unstructured.Unstructured) any {
 	obj = obj.DeepCopy()
 	for _, condition := range conditions(obj) {

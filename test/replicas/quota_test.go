@@ -107,8 +107,9 @@ func testQuota(t *testing.T, i *installation) {
 	})
 }
 
-// testQuotaRace is run again when the host has counted in the middle of it: upstream's quota controller counts what its cache holds, and
-// takes back what admission has charged for a task that its cache does not hold yet. Then more are created than the limit, of Pods as well.
+// testQuotaRace runs the race again if the host has counted in the middle of it: upstream's quota controller counts what
+// its cache holds, and takes back what admission has charged for a task that its cache does not hold yet. Then more
+// tasks are created than the limit allows, as of Pods.
 func testQuotaRace(t *testing.T, i *installation) {
 	const attempts = 5
 	for range attempts {
@@ -257,8 +258,8 @@ func (q quota) get(ctx context.Context) (*corev1.ResourceQuota, error) {
 	return q.api.Get(ctx, "quota", metav1.GetOptions{})
 }
 
-// watchLowered watches the count of a resource. The function that it returns ends the watch, and reports whether the count was lowered up
-// to then.
+// watchLowered watches the count of a resource. The returned function ends the watch, and reports whether the count was
+// lowered up to then.
 func (q quota) watchLowered(resource string) func() bool {
 	q.t.Helper()
 	now := get(q.get(q.t.Context()))(q.t)

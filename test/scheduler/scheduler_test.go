@@ -219,7 +219,7 @@ func (s *scene) started() []*batch.Task {
 }
 
 func finished(task *batch.Task) bool {
-	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
+	return task.Status.Phase.Finished()
 }
 
 func succeeded(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded }

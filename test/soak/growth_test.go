@@ -55,7 +55,8 @@ type figures struct {
 	// race tells whether the program was built with the race detector, which takes memory for itself.
 	race              bool
 	files, goroutines int
-	// heap is what the last collection of garbage found alive, of which nothing is unswept, and resident what the process has of the machine, in bytes.
+	// heap is what the last collection of garbage found alive, and resident what the process has of the machine, in
+	// bytes. The live heap has no garbage that is not swept yet.
 	heap, resident int64
 	// watches are requests that stay open, and events the changes that are kept for watches to come, of a server.
 	watches, events int

@@ -169,8 +169,8 @@ func (p *process) look(ctx context.Context) (figures, error) {
 	return f, nil
 }
 
-// collected returns the metrics of a process that has collected its garbage twice: what has a finalizer, or was in a pool, goes with the
-// second collection.
+// collected returns the metrics of a process that has collected its garbage twice: what has a finalizer, or was in a
+// pool, goes with the second collection.
 func (p *process) collected(ctx context.Context) (measure.Metrics, error) {
 	const collections, done = 2, "go_gc_cycles_total_gc_cycles_total"
 	if p.collect != nil {

@@ -181,7 +181,7 @@ func (s *scene) wait(t *testing.T, name, what string, cond func(*batch.Task) boo
 func (s *scene) end(t *testing.T, w *agent, name string) batch.TaskStateTerminated {
 	t.Helper()
 	task := s.wait(t, name, "the task finishes", func(task *batch.Task) bool {
-		return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
+		return task.Status.Phase.Finished()
 	})
 	end := *task.Status.State.Terminated
 	if (end.Reason == batch.TaskReasonCompleted) != (task.Status.Phase == batch.TaskSucceeded) || !utf8.ValidString(end.Message) {

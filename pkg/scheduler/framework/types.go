@@ -98,12 +98,7 @@ func RunsAlone(obj *batch.Task) bool { return obj.Status.WorkerCrashes > 0 }
 // IsEligible reports whether a task may be scheduled: it is unbound, not finished, not being deleted, and has no
 // scheduling gate.
 func IsEligible(obj *batch.Task) bool {
-	return obj.Spec.WorkerName == "" && obj.DeletionTimestamp == nil && len(obj.Spec.SchedulingGates) == 0 && !IsFinished(obj)
-}
-
-// IsFinished reports whether a task has succeeded or failed.
-func IsFinished(obj *batch.Task) bool {
-	return obj.Status.Phase == batch.TaskSucceeded || obj.Status.Phase == batch.TaskFailed
+	return obj.Spec.WorkerName == "" && obj.DeletionTimestamp == nil && len(obj.Spec.SchedulingGates) == 0 && !obj.Status.Phase.Finished()
 }
 
 // WorkerState is the part of a Worker object that scheduling reads. The zero value is that of a worker without an

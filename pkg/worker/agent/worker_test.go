@@ -83,6 +83,21 @@ func (f *fixture) start(mutate ...func(*Options)) *runningWorker {
 	return f.startWith(f.server.Client(), mutate...)
 }
 
+// startWithHeldWrite starts a worker. Its first status update closes inWrite, and continues when the test closes goOn.
+func (f *fixture) startWithHeldWrite() (w *runningWorker, inWrite <-chan struct{}, goOn chan<- struct{}) {
+	f.Helper()
+	api := f.server.Client()
+	begun, released := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	api.Hook = func(verb, _, _ string) error {
+		if verb == "updateStatus" {
+			once.Do(func() { close(begun); <-released })
+		}
+		return nil
+	}
+	return f.startWith(api), begun, released
+}
+
 func (f *fixture) startWith(api *testapi.Client, mutate ...func(*Options)) *runningWorker {
 	f.Helper()
 	return f.startWorker(api, func(*Worker) {}, mutate...)
@@ -132,7 +147,7 @@ func script(text string, mutate ...func(*batch.Task)) *batch.Task {
 
 // isFinished reports whether the task has succeeded or failed.
 func isFinished(task *batch.Task) bool {
-	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
+	return task.Status.Phase.Finished()
 }
 
 func ptrTo[T any](v T) *T { return &v }
@@ -558,16 +573,7 @@ func TestDeletion(t *testing.T) {
 	})
 	t.Run("while its last write is on the way", func(t *testing.T) {
 		f := newFixture(t)
-		api := f.server.Client()
-		inWrite, goOn := make(chan struct{}), make(chan struct{})
-		var once sync.Once
-		api.Hook = func(verb, _, _ string) error {
-			if verb == "updateStatus" {
-				once.Do(func() { close(inWrite); <-goOn })
-			}
-			return nil
-		}
-		w := f.startWith(api)
+		w, inWrite, goOn := f.startWithHeldWrite()
 		f.run(w, "t", script("exit 0"))
 		<-inWrite
 		f.delete("t", nil)
@@ -593,16 +599,7 @@ func TestAnEvictedTaskIsKilledAndNotWrittenTo(t *testing.T) {
 	})
 	t.Run("when its write is refused", func(t *testing.T) {
 		f := newFixture(t)
-		api := f.server.Client()
-		inWrite, goOn := make(chan struct{}), make(chan struct{})
-		var once sync.Once
-		api.Hook = func(verb, _, _ string) error {
-			if verb == "updateStatus" {
-				once.Do(func() { close(inWrite); <-goOn })
-			}
-			return nil
-		}
-		w := f.startWith(api)
+		w, inWrite, goOn := f.startWithHeldWrite()
 		f.run(w, "t", script("exit 0"))
 		<-inWrite
 		f.evict("t")
@@ -633,16 +630,7 @@ func TestAnEvictedTaskIsKilledAndNotWrittenTo(t *testing.T) {
 
 func TestOtherWritesToATaskDoNotDisturbItsRun(t *testing.T) {
 	f := newFixture(t)
-	api := f.server.Client()
-	inWrite, goOn := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	api.Hook = func(verb, _, _ string) error {
-		if verb == "updateStatus" {
-			once.Do(func() { close(inWrite); <-goOn })
-		}
-		return nil
-	}
-	w := f.startWith(api)
+	w, inWrite, goOn := f.startWithHeldWrite()
 	f.run(w, "t", script("echo >>"+f.file("runs")))
 	<-inWrite
 	task := f.get("t")

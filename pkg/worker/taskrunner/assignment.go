@@ -154,7 +154,7 @@ func (a assignment) withRetry(
 			case err != nil:
 			case !a.matches(latest):
 				return nil, errLost
-			case isFinished(latest):
+			case latest.Status.Phase.Finished():
 				return latest, nil
 			default:
 				task, stale = latest, false
@@ -193,9 +193,4 @@ func WithTimeout[In, Out any](ctx context.Context, in In, send func(context.Cont
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	return send(ctx, in)
-}
-
-// isFinished reports whether the task has succeeded or failed.
-func isFinished(task *batch.Task) bool {
-	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
 }

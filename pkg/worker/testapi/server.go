@@ -242,7 +242,7 @@ func (s *Server) delete(resource schema.GroupVersionResource, namespace, name st
 	if err := checkPreconditions(resource, old.(metav1.Object), opts.Preconditions); err != nil {
 		return err
 	}
-	if task, ok := old.(*batch.Task); ok && task.Spec.WorkerName != "" && !isFinished(task) {
+	if task, ok := old.(*batch.Task); ok && task.Spec.WorkerName != "" && !task.Status.Phase.Finished() {
 		grace := int64(30)
 		switch {
 		case opts.GracePeriodSeconds != nil:
@@ -273,7 +273,7 @@ func (s *Server) bind(resource schema.GroupVersionResource, namespace, name stri
 		return conflict(resource, name, "another task has that name")
 	case binding.ResourceVersion != "" && binding.ResourceVersion != task.ResourceVersion:
 		return conflict(resource, name, "the task has changed")
-	case task.Spec.WorkerName != "" || isFinished(task) || task.DeletionTimestamp != nil || len(task.Spec.SchedulingGates) > 0:
+	case task.Spec.WorkerName != "" || task.Status.Phase.Finished() || task.DeletionTimestamp != nil || len(task.Spec.SchedulingGates) > 0:
 		return conflict(resource, name, "the task cannot be bound")
 	}
 	task.Spec.WorkerName, task.Status.Incarnation = binding.Target.Name, binding.Target.Incarnation
@@ -293,7 +293,7 @@ func (s *Server) evict(resource schema.GroupVersionResource, namespace, name str
 	if err := checkPreconditions(resource, task, eviction.Preconditions); err != nil {
 		return err
 	}
-	if task.Spec.WorkerName == "" || isFinished(task) {
+	if task.Spec.WorkerName == "" || task.Status.Phase.Finished() {
 		return conflict(resource, name, "the task cannot be evicted")
 	}
 	if eviction.WorkerCrashed {
@@ -362,10 +362,6 @@ func checkPreconditions(resource schema.GroupVersionResource, obj metav1.Object,
 
 func conflict(resource schema.GroupVersionResource, name, message string) error {
 	return apierrors.NewConflict(resource.GroupResource(), name, fmt.Errorf("%s", message))
-}
-
-func isFinished(task *batch.Task) bool {
-	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
 }
 
 func matches(obj runtime.Object, namespace string, selector fields.Selector) bool {

@@ -248,7 +248,7 @@ func (s *simulation) put(task *batch.Task) {
 	s.tasks[task.UID] = task
 	s.state.Observe(task.UID, task)
 	s.observed(task)
-	if old != nil && !isFinished(old.Status.Phase) && isFinished(task.Status.Phase) && s.next(4) == 0 {
+	if old != nil && !old.Status.Phase.Finished() && task.Status.Phase.Finished() && s.next(4) == 0 {
 		s.state.Observe(old.UID, old)
 	}
 }
@@ -269,7 +269,7 @@ func (s *simulation) any() *batch.Task {
 }
 
 func (s *simulation) unfinished() *batch.Task {
-	return s.choose(s.sorted(func(task *batch.Task) bool { return !isFinished(task.Status.Phase) }))
+	return s.choose(s.sorted(func(task *batch.Task) bool { return !task.Status.Phase.Finished() }))
 }
 
 func (s *simulation) choose(tasks []*batch.Task) *batch.Task {
@@ -290,7 +290,7 @@ func (s *simulation) observed(task *batch.Task) {
 	switch known := m.finished[task.UID]; {
 	case known != nil:
 		known.task = task
-	case isFinished(task.Status.Phase) && !m.seen[task.UID]:
+	case task.Status.Phase.Finished() && !m.seen[task.UID]:
 		m.seen[task.UID] = true
 		m.finished[task.UID] = &modelTask{index, failureCount, task, task.Status.CompletionTime.Time}
 	}

@@ -177,13 +177,13 @@ func (t *TrackedTask) HasDeletionTimestamp() bool { return t.deletionTimestamp }
 
 // observe updates the task. It ignores an event that is older than what is known: a finished task never starts again.
 func (t *TrackedTask) observe(task *batch.Task) {
-	if isFinished(t.phase) && !isFinished(task.Status.Phase) {
+	if t.phase.Finished() && !task.Status.Phase.Finished() {
 		return
 	}
 	t.phase, t.ResourceVersion = task.Status.Phase, task.ResourceVersion
 	t.bound, t.order = task.Spec.WorkerName != "", QueueOrderOf(&task.Spec)
 	t.deletionTimestamp = task.DeletionTimestamp != nil
-	if isFinished(t.phase) {
+	if t.phase.Finished() {
 		t.finishedAt = finishTime(task)
 	}
 	if t.phase == batch.TaskFailed && !t.state.finished() {
@@ -199,7 +199,7 @@ func (t *TrackedTask) observedState() TaskState {
 		return Discarded
 	case t.state.finished():
 		return t.state
-	case isFinished(t.phase):
+	case t.phase.Finished():
 		return Finished
 	case deletion:
 		return Terminating
@@ -218,11 +218,6 @@ func (t *TrackedTask) observeStart(now time.Time) (time.Duration, bool) {
 	duration := now.Sub(t.requestedAt)
 	t.requestedAt = time.Time{}
 	return duration, true
-}
-
-// isFinished reports whether a phase is final.
-func isFinished(phase batch.TaskPhase) bool {
-	return phase == batch.TaskSucceeded || phase == batch.TaskFailed
 }
 
 // finishTime returns when a finished task finished.

@@ -41,7 +41,7 @@ func TestTransitions(t *testing.T) {
 	}
 	end := func(phase batch.TaskPhase, exitCode int32) func(*fixture) {
 		return observe(func(task *batch.Task) {
-			if !isFinished(task.Status.Phase) {
+			if !task.Status.Phase.Finished() {
 				task.Status.Phase = phase
 				task.Status.State.Terminated = &batch.TaskStateTerminated{ExitCode: exitCode, FinishedAt: metav1.Time{Time: now}}
 			}

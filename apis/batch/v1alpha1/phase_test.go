@@ -1,0 +1,27 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package v1alpha1
+
+import "testing"
+
+func TestFinishedPhases(t *testing.T) {
+	for phase, want := range map[TaskPhase]bool{"": false, TaskPending: false, TaskRunning: false, TaskSucceeded: true, TaskFailed: true} {
+		if got := phase.Finished(); got != want {
+			t.Errorf("%q is finished: %t, want %t", phase, got, want)
+		}
+	}
+}
