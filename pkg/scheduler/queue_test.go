@@ -865,13 +865,13 @@ func TestACancelledTimerDoesNotEndALaterDelay(t *testing.T) {
 	task := c.tasks[nameOf(newTask("t"))]
 	p, _ := c.next(time.Now())
 	c.bindingFailed(p, false)
-	cancelled := task.delayTimer
+	cancelled := task.delay
 	c.setTask(newTask("t", disrupted("TaintEviction"), func(t *batch.Task) { t.Status.Disruptions = 1 }))
 	task.evictionGraceEnd = time.Now().Add(time.Hour)
 	c.remove(task)
 	c.place(task)
 	c.delayOver(task, cancelled)
-	if task.state != taskWaiting || task.delayTimer == nil {
+	if task.state != taskWaiting || task.delay == nil {
 		t.Error("the delay is over")
 	}
 }

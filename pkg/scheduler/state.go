@@ -99,9 +99,9 @@ type task struct {
 	// worker is set in the states Assumed, Unconfirmed and Bound.
 	worker *cache.Worker
 
-	backoffEnd       time.Time   // end of the backoff after a failed binding
-	evictionGraceEnd time.Time   // when its command has ended on its former worker
-	delayTimer       *time.Timer // set in the state Waiting if only time is missing, and in the state Unconfirmed
+	backoffEnd       time.Time // end of the backoff after a failed binding
+	evictionGraceEnd time.Time // when its command has ended on its former worker
+	delay            *delay    // set in the state Waiting if only time is missing, and in the state Unconfirmed
 }
 
 func (t *task) namespace() *namespaceState { return t.Queue.Owner().(*namespaceState) }
@@ -165,7 +165,7 @@ func (st *state) bindingFailed(p placement, stale bool) {
 	unchanged := t.Object.ResourceVersion == p.obj.ResourceVersion
 	if stale && unchanged {
 		t.state = taskUnconfirmed
-		st.delay(t, backoff(t.failures))
+		st.placeAfter(t, backoff(t.failures))
 		return
 	}
 	st.remove(t)
@@ -175,22 +175,28 @@ func (st *state) bindingFailed(p placement, stale bool) {
 	st.place(t)
 }
 
-// delay places a task again after d.
-func (st *state) delay(t *task, d time.Duration) {
-	var timer *time.Timer
-	timer = time.AfterFunc(d, func() {
-		st.delayOver(t, timer)
+// delay is one wait of a task before it is placed again. Its address identifies it: the timer may fire before it is
+// stored here, so only holders of the lock of state read it.
+type delay struct {
+	timer *time.Timer
+}
+
+// placeAfter places a task again after d.
+func (st *state) placeAfter(t *task, d time.Duration) {
+	started := &delay{}
+	started.timer = time.AfterFunc(d, func() {
+		st.delayOver(t, started)
 		st.retry()
 	})
-	t.delayTimer = timer
+	t.delay = started
 }
 
 // delayOver places a task whose delay is over. It does nothing if the timer has fired but was cancelled or replaced
 // while it waited for the lock.
-func (st *state) delayOver(t *task, timer *time.Timer) {
+func (st *state) delayOver(t *task, ended *delay) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if t.delayTimer != timer {
+	if t.delay != ended {
 		return
 	}
 	if t.state == taskUnconfirmed {
@@ -206,8 +212,8 @@ func (st *state) stop() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for _, t := range st.tasks {
-		if t.delayTimer != nil {
-			t.delayTimer.Stop()
+		if t.delay != nil {
+			t.delay.timer.Stop()
 		}
 	}
 }
@@ -247,7 +253,7 @@ func (st *state) place(t *task) {
 	switch wait := time.Until(until); {
 	case !framework.IsEligible(t.Object):
 	case wait > 0:
-		st.delay(t, wait)
+		st.placeAfter(t, wait)
 	default:
 		t.state = taskPending
 		t.Reported = reportedMessage(t.Object)
@@ -256,9 +262,9 @@ func (st *state) place(t *task) {
 }
 
 func (t *task) cancelDelay() {
-	if t.delayTimer != nil {
-		t.delayTimer.Stop()
-		t.delayTimer = nil
+	if t.delay != nil {
+		t.delay.timer.Stop()
+		t.delay = nil
 	}
 }
 

@@ -591,7 +591,7 @@ func TestTaskStates(t *testing.T) {
 			st.bindingFailed(placement{task: t, obj: newTask("t", version("1"))}, stale)
 		}
 	}
-	timer := func(st *state) { st.delayOver(st.tasks[name], st.tasks[name].delayTimer) }
+	timer := func(st *state) { st.delayOver(st.tasks[name], st.tasks[name].delay) }
 	next := func(st *state) { st.next(time.Now()) }
 	finished := func(t *batch.Task) { t.Status.Phase = batch.TaskSucceeded }
 

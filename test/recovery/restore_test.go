@@ -38,6 +38,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/flowcontrol"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
@@ -334,15 +335,17 @@ func grown(before, after uint64) error {
 	return nil
 }
 
-// write writes queues as fast as it can until it is told to stop, and gives how many writes were done.
+// write creates and deletes queues until stop is called, and stop returns how many were created. It is limited to a rate
+// that leaves a slow machine time for tasks.
 func write(t testing.TB, api typed.BatchV1alpha1Interface, namespace string) (stop func() int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var writers sync.WaitGroup
 	var done atomic.Int64
+	limiter := flowcontrol.NewTokenBucketRateLimiter(50, 1)
 	for n := range 2 {
 		writers.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
+			for i := 0; limiter.Wait(ctx) == nil; i++ {
 				queue := newQueue(fmt.Sprintf("queue-%d-%d", n, i%10))
 				if i >= 10 {
 					// What was written ten writes ago is replaced.

@@ -95,7 +95,7 @@ func recordedTasks(dir string) map[types.UID]bool {
 		if entry.Name() == "stopping" {
 			return nil
 		}
-		if uid, attempt, ok := strings.Cut(entry.Name(), "-1"); ok && attempt == "" && uid != "spare" {
+		if uid, ok := strings.CutSuffix(entry.Name(), "-1"); ok && uid != "spare" {
 			tasks[types.UID(uid)] = true
 		}
 	}
