@@ -66,7 +66,7 @@ soak: host test-programs ## Run Leat under load for DURATION, and check that not
 
 .PHONY: e2e
 e2e: host test-programs ## Test Leat on a real control plane, with the arguments, roles and accounts of config/
-	$(GO) test -race -p 1 -timeout 30m ./test/e2e ./test/replicas ./test/contract ./test/install ./test/host ./test/conformance
+	$(GO) test -race -p 1 -timeout 30m ./test/e2e ./test/replicas ./test/contract ./test/install ./test/kit/host ./test/conformance
 
 .PHONY: e2e-cluster
 e2e-cluster: build ## Install, test and remove Leat on the cluster of KUBECONFIG: see hack/e2e-cluster.sh
@@ -74,17 +74,17 @@ e2e-cluster: build ## Install, test and remove Leat on the cluster of KUBECONFIG
 
 .PHONY: bench
 bench: build host ## Measure Leat, a CRD, Pods and etcd, for up to an hour on an idle machine: docs/reference/performance.md
-	$(GO) run ./test/bench --watchers=1,100,1000,10000 --json=bin/bench.json --plots=bin/bench $(BENCH)
+	$(GO) run ./test/perf/bench --watchers=1,100,1000,10000 --json=bin/bench.json --plots=bin/bench $(BENCH)
 
 .PHONY: bench-quick
 bench-quick: build host ## Measure ratios for two minutes, and compare them with the last "make bench"
-	$(GO) run ./test/bench --quick $(if $(wildcard bin/bench.json),--against=bin/bench.json) $(BENCH)
+	$(GO) run ./test/perf/bench --quick $(if $(wildcard bin/bench.json),--against=bin/bench.json) $(BENCH)
 
 .PHONY: profile
 profile: build host ## Record the CPU profile of leat-apiserver that "make build" uses
 	mkdir -p bin/profiles
-	$(GO) run ./test/bench --only=operations --rounds=1 --cpu-profiles=bin/profiles
-	$(GO) run ./test/load --completions=15000 --cpu-profile=bin/profiles/lifecycle.pprof
+	$(GO) run ./test/perf/bench --only=operations --rounds=1 --cpu-profiles=bin/profiles
+	$(GO) run ./test/perf/load --completions=15000 --cpu-profile=bin/profiles/lifecycle.pprof
 	$(GO) tool pprof -proto bin/profiles/*-leat-json.pprof bin/profiles/*-leat-protobuf.pprof bin/profiles/lifecycle.pprof > hack/default.pgo
 
 .PHONY: generate

@@ -31,4 +31,4 @@ if [ -z "${KUBECONFIG:-}" ]; then
     /usr/local/bin/etcdctl=bin/host/etcdctl /usr/local/bin/etcdutl=bin/host/etcdutl
   "$LEAT_CLUSTER" load "$images/leat.tar" "$images/etcd.tar"
 fi
-go test -tags cluster -count=1 -timeout 30m -v ./test/cluster
+go test -tags cluster -count=1 -timeout 30m -v ./test/live

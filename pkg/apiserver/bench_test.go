@@ -28,7 +28,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/inprocess"
+	"github.com/leat-dev/leat/test/kit/inprocess"
 )
 
 // BenchmarkCreate creates a task through the whole handler chain, admission, strategy, validation, managed fields,

@@ -26,7 +26,7 @@ import (
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/leat-dev/leat/apis/batch"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // BenchmarkDispatch measures an event from the write, to an etcd that syncs, through the watch cache to the only one of

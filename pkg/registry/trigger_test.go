@@ -43,7 +43,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	batchregistry "github.com/leat-dev/leat/pkg/registry/batch"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // TestTriggerLimitsMatching counts the matches of selectors. Each worker watches the tasks bound to it, and an event

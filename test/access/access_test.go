@@ -21,7 +21,6 @@ package access
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -33,13 +32,12 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 const (
@@ -53,7 +51,7 @@ const (
 
 // TestAggregated runs everything on one host.
 func TestAggregated(t *testing.T) {
-	e := env.Aggregated(t)
+	e := kit.Aggregated(t)
 	t.Run("Spoofing", func(t *testing.T) { testSpoofing(t, e) })
 	t.Run("Paths", func(t *testing.T) { testPaths(t, e) })
 	t.Run("TLS", func(t *testing.T) { testTLS(t, e) })
@@ -74,7 +72,7 @@ type port struct {
 }
 
 // ports are the two ways to our API: each must hold by itself.
-func ports(e *env.Env) []port {
+func ports(e *kit.Env) []port {
 	return []port{{"through the aggregator", e.Person}, {"at the server", e.Direct}}
 }
 
@@ -97,13 +95,13 @@ func (a answer) String() string { return fmt.Sprintf("%d %.300s", a.code, a.body
 // dial opens a connection as that identity, which ends with the test, and speaks HTTP/1.1 on it.
 func dial(t testing.TB, config *rest.Config) *tls.Conn {
 	t.Helper()
-	settings := get(rest.TLSConfigFor(config))(t)
+	settings := kit.Must(rest.TLSConfigFor(config))(t)
 	settings.NextProtos = []string{"http/1.1"}
 	address := strings.TrimPrefix(config.Host, "https://")
 	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: patience}, Config: settings}
-	connection := get(dialer.DialContext(t.Context(), "tcp", address))(t).(*tls.Conn)
+	connection := kit.Must(dialer.DialContext(t.Context(), "tcp", address))(t).(*tls.Conn)
 	t.Cleanup(func() { connection.Close() }) // most are closed by the server before
-	must(t, connection.SetDeadline(time.Now().Add(patience)))
+	kit.Check(t, connection.SetDeadline(time.Now().Add(patience)))
 	return connection
 }
 
@@ -155,7 +153,7 @@ func send(t testing.TB, config *rest.Config, method, request string) answer {
 // http2Client speaks HTTP/2 as that identity, and nothing else.
 func http2Client(t testing.TB, config *rest.Config) *http.Client {
 	t.Helper()
-	settings := get(rest.TLSConfigFor(config))(t)
+	settings := kit.Must(rest.TLSConfigFor(config))(t)
 	settings.NextProtos = []string{"h2"}
 	transport := &http.Transport{TLSClientConfig: settings, ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -165,7 +163,7 @@ func http2Client(t testing.TB, config *rest.Config) *http.Client {
 // postHTTP2 is post over HTTP/2.
 func postHTTP2(t testing.TB, client *http.Client, config *rest.Config, target, body string, headers ...string) answer {
 	t.Helper()
-	request := get(http.NewRequestWithContext(t.Context(), http.MethodPost, config.Host+target, strings.NewReader(body)))(t)
+	request := kit.Must(http.NewRequestWithContext(t.Context(), http.MethodPost, config.Host+target, strings.NewReader(body)))(t)
 	if config.BearerToken != "" {
 		headers = append([]string{"Authorization: Bearer " + config.BearerToken}, headers...)
 	}
@@ -173,68 +171,39 @@ func postHTTP2(t testing.TB, client *http.Client, config *rest.Config, target, b
 		key, value, _ := strings.Cut(header, ":")
 		request.Header.Add(key, strings.TrimSpace(value))
 	}
-	response := get(client.Do(request))(t)
+	response := kit.Must(client.Do(request))(t)
 	defer response.Body.Close()
 	if response.ProtoMajor != 2 {
 		t.Fatalf("the server speaks %s", response.Proto)
 	}
-	return answer{response.StatusCode, string(get(io.ReadAll(response.Body))(t))}
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// get gives the value, or fails the test.
-func get[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		must(t, err)
-		return value
-	}
-}
-
-// eventually fails the test if the condition, which says what is missing yet, does not come true.
-func eventually(t testing.TB, what string, condition func(context.Context) error) {
-	t.Helper()
-	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), pollInterval, patience, true, func(ctx context.Context) (bool, error) {
-		last = condition(ctx)
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("waiting until %s: %v; last: %v", what, err, last)
-	}
+	return answer{response.StatusCode, string(kit.Must(io.ReadAll(response.Body))(t))}
 }
 
 // hostAdmin is whoever sets the host up. It is never used for our own API, where nobody is asked about it.
-func hostAdmin(t testing.TB, e *env.Env) *kubernetes.Clientset {
+func hostAdmin(t testing.TB, e *kit.Env) *kubernetes.Clientset {
 	t.Helper()
-	config := get(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
+	config := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
 	config.QPS = -1
-	return get(kubernetes.NewForConfig(config))(t)
+	return kit.Must(kubernetes.NewForConfig(config))(t)
 }
 
 // grant binds a cluster role to the subjects, in a namespace, or everywhere without one.
-func grant(t testing.TB, e *env.Env, namespace, name, role string, subjects ...rbacv1.Subject) {
+func grant(t testing.TB, e *kit.Env, namespace, name, role string, subjects ...rbacv1.Subject) {
 	t.Helper()
 	rbac := hostAdmin(t, e).RbacV1()
 	ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}
 	meta := metav1.ObjectMeta{Name: name}
 	if namespace == "" {
-		get(rbac.ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{}))(t)
+		kit.Must(rbac.ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{}))(t)
 		return
 	}
-	get(rbac.RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{}))(t)
+	kit.Must(rbac.RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{}))(t)
 }
 
 // role makes a cluster role.
-func role(t testing.TB, e *env.Env, name string, rules ...rbacv1.PolicyRule) {
+func role(t testing.TB, e *kit.Env, name string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
-	get(hostAdmin(t, e).RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules}, metav1.CreateOptions{}))(t)
+	kit.Must(hostAdmin(t, e).RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules}, metav1.CreateOptions{}))(t)
 }
 
 func user(name string) rbacv1.Subject {

@@ -28,36 +28,36 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 func TestDeniedStandalone(t *testing.T) {
-	e := env.Standalone(t, "--workers=0")
+	e := kit.Standalone(t, "--workers=0")
 	t.Run("Denied", func(t *testing.T) { testDenied(t, e) })
 }
 
 // testDenied: once the name of a worker is denied its credentials are worth nothing, and nothing but the word of an administrator
 // changes that.
-func testDenied(t *testing.T, e *env.Env) {
+func testDenied(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	admin, controller := env.Client(t, e.Admin(t)).BatchV1alpha1(), env.Client(t, e.Controller(t)).BatchV1alpha1()
+	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
 	config := e.Worker(t, namespace, "stolen")
-	thief := env.Client(t, config).BatchV1alpha1()
+	thief := kit.Client(t, config).BatchV1alpha1()
 
-	worker := get(thief.Workers(namespace).Create(t.Context(), &v1alpha1.Worker{ObjectMeta: metav1.ObjectMeta{Name: "stolen"}}, metav1.CreateOptions{}))(t)
+	worker := kit.Must(thief.Workers(namespace).Create(t.Context(), &v1alpha1.Worker{ObjectMeta: metav1.ObjectMeta{Name: "stolen"}}, metav1.CreateOptions{}))(t)
 	worker.Status.Incarnation = "stolen-1"
 	meta.SetStatusCondition(&worker.Status.Conditions, metav1.Condition{Type: v1alpha1.WorkerReady, Status: metav1.ConditionFalse, Reason: "Starting"})
-	worker = get(thief.Workers(namespace).UpdateStatus(t.Context(), worker, metav1.UpdateOptions{}))(t)
-	lease := get(thief.WorkerLeases(namespace).Create(t.Context(), &v1alpha1.WorkerLease{ObjectMeta: metav1.ObjectMeta{Name: "stolen"}}, metav1.CreateOptions{}))(t)
-	get(admin.Tasks(namespace).Create(t.Context(), newTask("bound"), metav1.CreateOptions{}))(t)
-	get(controller.Tasks(namespace).Bind(t.Context(), "bound", &v1alpha1.Binding{
+	worker = kit.Must(thief.Workers(namespace).UpdateStatus(t.Context(), worker, metav1.UpdateOptions{}))(t)
+	lease := kit.Must(thief.WorkerLeases(namespace).Create(t.Context(), &v1alpha1.WorkerLease{ObjectMeta: metav1.ObjectMeta{Name: "stolen"}}, metav1.CreateOptions{}))(t)
+	kit.Must(admin.Tasks(namespace).Create(t.Context(), newTask("bound"), metav1.CreateOptions{}))(t)
+	kit.Must(controller.Tasks(namespace).Bind(t.Context(), "bound", &v1alpha1.Binding{
 		Target: v1alpha1.BindingTarget{Name: "stolen", Incarnation: "stolen-1"},
 	}, metav1.CreateOptions{}))(t)
 
 	deny := func(denied bool) {
 		t.Helper()
 		patch := fmt.Appendf(nil, `{"spec":{"denied":%t}}`, denied)
-		get(admin.Workers(namespace).Patch(t.Context(), "stolen", types.MergePatchType, patch, metav1.PatchOptions{}))(t)
+		kit.Must(admin.Workers(namespace).Patch(t.Context(), "stolen", types.MergePatchType, patch, metav1.PatchOptions{}))(t)
 	}
 	requests := map[string]func(ctx context.Context) error{
 		"reads its Worker": func(ctx context.Context) error {
@@ -99,7 +99,7 @@ func testDenied(t *testing.T, e *env.Env) {
 	}
 	deny(true)
 	for name, request := range requests {
-		eventually(t, name, func(ctx context.Context) error {
+		kit.Eventually(t, name, func(ctx context.Context) error {
 			if err := request(ctx); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "worker "+namespace+"/stolen is denied") {
 				return fmt.Errorf("it was answered %v", err)
 			}
@@ -116,19 +116,19 @@ func testDenied(t *testing.T, e *env.Env) {
 	if !apierrors.IsForbidden(err) {
 		t.Errorf("the Workers are deleted: %v", err)
 	}
-	if stored := get(admin.Workers(namespace).Get(t.Context(), "stolen", metav1.GetOptions{}))(t); stored.UID != worker.UID || !stored.Spec.Denied {
+	if stored := kit.Must(admin.Workers(namespace).Get(t.Context(), "stolen", metav1.GetOptions{}))(t); stored.UID != worker.UID || !stored.Spec.Denied {
 		t.Errorf("the Worker is now %+v", stored)
 	}
 
 	deny(false)
-	eventually(t, "the worker has its rights again", requests["reads its Worker"])
-	must(t, admin.Workers(namespace).Delete(t.Context(), "stolen", metav1.DeleteOptions{}))
+	kit.Eventually(t, "the worker has its rights again", requests["reads its Worker"])
+	kit.Check(t, admin.Workers(namespace).Delete(t.Context(), "stolen", metav1.DeleteOptions{}))
 
 	// A name that is not registered can be denied, too.
-	get(admin.Workers(namespace).Create(t.Context(), &v1alpha1.Worker{
+	kit.Must(admin.Workers(namespace).Create(t.Context(), &v1alpha1.Worker{
 		ObjectMeta: metav1.ObjectMeta{Name: "stolen"}, Spec: v1alpha1.WorkerSpec{Denied: true},
 	}, metav1.CreateOptions{}))(t)
-	eventually(t, "it is denied", func(ctx context.Context) error {
+	kit.Eventually(t, "it is denied", func(ctx context.Context) error {
 		if err := requests["registers"](ctx); !apierrors.IsForbidden(err) {
 			return fmt.Errorf("it was answered %v", err)
 		}
@@ -138,7 +138,7 @@ func testDenied(t *testing.T, e *env.Env) {
 		return
 	}
 	// It goes with its namespace.
-	must(t, hostAdmin(t, e).CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}))
+	kit.Check(t, hostAdmin(t, e).CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}))
 	if err := admin.Workers(namespace).Delete(t.Context(), "stolen", metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		t.Error(err)
 	}

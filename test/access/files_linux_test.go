@@ -32,8 +32,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // TestStandalone is about what "leat up", with a worker in it, and a worker beside it write, as a careless user starts them: what they
@@ -42,7 +42,7 @@ func TestStandalone(t *testing.T) {
 	before := syscall.Umask(0)
 	defer syscall.Umask(before)
 	access := filepath.Join(t.TempDir(), "access", "config")
-	e := env.Standalone(t, "--workers=1", "--kubeconfig="+access)
+	e := kit.Standalone(t, "--workers=1", "--kubeconfig="+access)
 	t.Run("TLS", func(t *testing.T) {
 		listener{"leat up", strings.TrimPrefix(e.Direct(t, "x").Host, "https://"), tls.VersionTLS12, []string{"h2", "http/1.1"}, nil}.test(t)
 		protocols(t, e.Direct(t, "nobody"))
@@ -51,17 +51,17 @@ func TestStandalone(t *testing.T) {
 	t.Run("Websockets", func(t *testing.T) { testWebsocketLogs(t, e, "default", "ended", "hello") })
 }
 
-func testFiles(t *testing.T, e *env.Env, access string) {
+func testFiles(t *testing.T, e *kit.Env, access string) {
 	namespace := e.Namespace(t)
 	state := filepath.Join(t.TempDir(), "state")
 	e.StartWorker(t, e.Worker(t, namespace, "one"), namespace, "one", nil, "--state-dir="+state, "--client-ca-file="+filepath.Join(e.DataDir(), "pki", "ca.crt"))
 	// Where a task runs, a directory for its files is told it; of what it makes itself, its own umask decides.
 	for _, namespace := range []string{namespace, "default"} {
-		tasks := env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
+		tasks := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
 		for name, script := range map[string]string{"ended": "echo hello; exit 1", "running": "echo hello; exec sleep 1000"} {
-			get(tasks.Create(t.Context(), &v1alpha1.Task{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.TaskSpec{Command: []string{"sh", "-c", script}}}, metav1.CreateOptions{}))(t)
+			kit.Must(tasks.Create(t.Context(), &v1alpha1.Task{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.TaskSpec{Command: []string{"sh", "-c", script}}}, metav1.CreateOptions{}))(t)
 		}
-		eventually(t, "the tasks have begun", func(ctx context.Context) error {
+		kit.Eventually(t, "the tasks have begun", func(ctx context.Context) error {
 			list, err := tasks.List(ctx, metav1.ListOptions{})
 			for _, task := range list.Items {
 				if phase := task.Status.Phase; phase != map[string]v1alpha1.TaskPhase{"ended": v1alpha1.TaskFailed, "running": v1alpha1.TaskRunning}[task.Name] {
@@ -76,7 +76,7 @@ func testFiles(t *testing.T, e *env.Env, access string) {
 
 	seen := map[string]int{}
 	for _, dir := range []string{e.DataDir(), filepath.Dir(access), state, home} {
-		must(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		kit.Check(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // etcd renames and removes
 			}
@@ -121,12 +121,12 @@ func testFiles(t *testing.T, e *env.Env, access string) {
 }
 
 // personalFiles has somebody type commands, and gives the directory where all is that they leave behind.
-func personalFiles(t *testing.T, e *env.Env, kubeconfig string) string {
+func personalFiles(t *testing.T, e *kit.Env, kubeconfig string) string {
 	t.Helper()
 	home := filepath.Join(t.TempDir(), "home")
-	must(t, os.Mkdir(home, 0o700))
+	kit.Check(t, os.Mkdir(home, 0o700))
 	for _, args := range [][]string{{"run", "--name=typed", "--wait", "--", "true"}, {"wait", "@latest"}, {"logs", "typed"}, {"top", "--once"}, {"version"}} {
-		command := exec.CommandContext(t.Context(), env.Program(t, "leat"), args...)
+		command := exec.CommandContext(t.Context(), kit.Program(t, "leat"), args...)
 		command.Dir = home
 		command.Env = []string{"HOME=" + home, "TMPDIR=" + home, "KUBECONFIG=" + kubeconfig, "PATH=" + os.Getenv("PATH")}
 		if out, err := command.CombinedOutput(); err != nil {
@@ -141,7 +141,7 @@ func opened(t *testing.T, process *host.Process) []string {
 	t.Helper()
 	dir := fmt.Sprintf("/proc/%d/fd", process.PID())
 	var paths []string
-	for _, entry := range get(os.ReadDir(dir))(t) {
+	for _, entry := range kit.Must(os.ReadDir(dir))(t) {
 		if path, err := os.Readlink(filepath.Join(dir, entry.Name())); err == nil {
 			paths = append(paths, path)
 		}

@@ -29,17 +29,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testPaths: however a path is written, it opens nothing that the plain path does not.
-func testPaths(t *testing.T, e *env.Env) {
+func testPaths(t *testing.T, e *kit.Env) {
 	var mine, others string
 	t.Run("mine", func(t *testing.T) { mine = e.Namespace(t) })
 	t.Run("others", func(t *testing.T) { others = e.Namespace(t) })
-	admin := env.Client(t, e.Admin(t)).BatchV1alpha1()
-	get(admin.Tasks(mine).Create(t.Context(), newTask("own"), metav1.CreateOptions{}))(t)
-	get(admin.Tasks(others).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
+	admin := kit.Client(t, e.Admin(t)).BatchV1alpha1()
+	kit.Must(admin.Tasks(mine).Create(t.Context(), newTask("own"), metav1.CreateOptions{}))(t)
+	kit.Must(admin.Tasks(others).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
 	grant(t, e, mine, "insider", "leat:edit", user("insider"))
 	role(t, e, "inspector", rbacv1.PolicyRule{NonResourceURLs: []string{"*"}, Verbs: []string{"*"}})
 	grant(t, e, "", "inspector", "inspector", user("inspector"))
@@ -48,10 +48,10 @@ func testPaths(t *testing.T, e *env.Env) {
 		t.Run("nobody "+port.name, func(t *testing.T) { nobody(t, port) })
 		t.Run("tricks "+port.name, func(t *testing.T) { tricks(t, port, mine, others) })
 	}
-	if one := get(admin.Tasks(others).Get(t.Context(), "one", metav1.GetOptions{}))(t); one.DeletionTimestamp != nil || len(one.Labels) > 0 {
+	if one := kit.Must(admin.Tasks(others).Get(t.Context(), "one", metav1.GetOptions{}))(t); one.DeletionTimestamp != nil || len(one.Labels) > 0 {
 		t.Errorf("the task of the others was changed: %v", one.ObjectMeta)
 	}
-	if list := get(admin.Tasks(others).List(t.Context(), metav1.ListOptions{}))(t); len(list.Items) != 1 {
+	if list := kit.Must(admin.Tasks(others).List(t.Context(), metav1.ListOptions{}))(t); len(list.Items) != 1 {
 		t.Errorf("the others have %d tasks, want the one of before", len(list.Items))
 	}
 }
@@ -67,7 +67,7 @@ func nobody(t *testing.T, port port) {
 	}
 	inspector, anonymous := port.as(t, "inspector"), port.anonymous(t)
 	var index struct{ Paths []string }
-	eventually(t, "the inspector sees all paths", func(context.Context) error {
+	kit.Eventually(t, "the inspector sees all paths", func(context.Context) error {
 		got := ask(t, inspector, "GET", "/")
 		if got.code != http.StatusOK {
 			return errors.New(got.String())
@@ -98,7 +98,7 @@ func nobody(t *testing.T, port port) {
 // tricks asks for what others have, as somebody who may edit a namespace of his own, and as nobody.
 func tricks(t *testing.T, port port, mine, others string) {
 	insider := port.as(t, "insider")
-	eventually(t, "the insider reads his own", func(context.Context) error {
+	kit.Eventually(t, "the insider reads his own", func(context.Context) error {
 		if got := ask(t, insider, "GET", tasksPath(mine)+"/own"); got.code != http.StatusOK || !strings.Contains(got.body, marked) {
 			return errors.New(got.String())
 		}

@@ -31,7 +31,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // kinds are all resources that are kept, some of which begin as others do, each with the rest of an object.
@@ -44,7 +44,7 @@ var kinds = map[string]map[string]any{
 }
 
 // testPrefixes: what etcd keeps side by side, since one key begins as the other does, never mixes.
-func testPrefixes(t *testing.T, e *env.Env) {
+func testPrefixes(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
 	base := fmt.Sprint("p", e.Server.PID())
 	namespaces := []string{base, base + "-b", base + "b"}
@@ -55,15 +55,15 @@ func testPrefixes(t *testing.T, e *env.Env) {
 		return []string{"a", "a-b", "a.b", "a.b.c", "ab", "tasks"}
 	}
 	for _, namespace := range namespaces {
-		get(hostAdmin(t, e).CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}))(t)
+		kit.Must(hostAdmin(t, e).CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}))(t)
 	}
 	role(t, e, "keeper", rbacv1.PolicyRule{APIGroups: []string{"batch.leat.dev"}, Resources: []string{"*"}, Verbs: []string{"*"}})
 	grant(t, e, "", "keeper", "keeper", user("keeper"))
-	client := get(dynamic.NewForConfig(e.Direct(t, "keeper")))(t)
+	client := kit.Must(dynamic.NewForConfig(e.Direct(t, "keeper")))(t)
 	of := func(resource, namespace string) dynamic.ResourceInterface {
 		return client.Resource(schema.GroupVersionResource{Group: "batch.leat.dev", Version: "v1alpha1", Resource: resource}).Namespace(namespace)
 	}
-	eventually(t, "the keeper may do everything", func(ctx context.Context) error {
+	kit.Eventually(t, "the keeper may do everything", func(ctx context.Context) error {
 		_, err := of("tasks", base).List(ctx, metav1.ListOptions{})
 		return err
 	})
@@ -74,8 +74,8 @@ func testPrefixes(t *testing.T, e *env.Env) {
 			if resource == "workerleases" { // which nobody can watch
 				continue
 			}
-			from := get(of(resource, namespace).List(ctx, metav1.ListOptions{}))(t)
-			watches[[2]string{resource, namespace}] = get(of(resource, namespace).Watch(ctx, metav1.ListOptions{ResourceVersion: from.GetResourceVersion()}))(t)
+			from := kit.Must(of(resource, namespace).List(ctx, metav1.ListOptions{}))(t)
+			watches[[2]string{resource, namespace}] = kit.Must(of(resource, namespace).Watch(ctx, metav1.ListOptions{ResourceVersion: from.GetResourceVersion()}))(t)
 		}
 	}
 	for resource, rest := range kinds {
@@ -85,7 +85,7 @@ func testPrefixes(t *testing.T, e *env.Env) {
 				for key, value := range rest {
 					object.Object[key] = value
 				}
-				get(of(resource, namespace).Create(ctx, object, metav1.CreateOptions{}))(t)
+				kit.Must(of(resource, namespace).Create(ctx, object, metav1.CreateOptions{}))(t)
 			}
 		}
 	}
@@ -94,7 +94,7 @@ func testPrefixes(t *testing.T, e *env.Env) {
 	holds := func(resource, namespace string, names ...string) {
 		t.Helper()
 		for how, options := range map[string]metav1.ListOptions{"by etcd": {}, "by the cache": {ResourceVersion: "0"}, "in pages": {Limit: 1}} {
-			eventually(t, fmt.Sprintf("%s of %s are %q, listed %s", resource, namespace, names, how), func(ctx context.Context) error {
+			kit.Eventually(t, fmt.Sprintf("%s of %s are %q, listed %s", resource, namespace, names, how), func(ctx context.Context) error {
 				var found []string
 				for {
 					list, err := of(resource, namespace).List(ctx, options)
@@ -121,12 +121,12 @@ func testPrefixes(t *testing.T, e *env.Env) {
 	for resource := range kinds {
 		for _, namespace := range namespaces {
 			holds(resource, namespace, namesOf(resource)...)
-			if list := get(of(resource, namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=a"}))(t); len(list.Items) != 1 || list.Items[0].GetName() != "a" {
+			if list := kit.Must(of(resource, namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=a"}))(t); len(list.Items) != 1 || list.Items[0].GetName() != "a" {
 				t.Errorf("%d %s of %s are named a", len(list.Items), resource, namespace)
 			}
 		}
 		// Where a list goes on is told by its server, and somebody may take it elsewhere.
-		token := get(of(resource, base).List(ctx, metav1.ListOptions{Limit: 1}))(t).GetContinue()
+		token := kit.Must(of(resource, base).List(ctx, metav1.ListOptions{Limit: 1}))(t).GetContinue()
 		for _, namespace := range namespaces[1:] {
 			list, err := of(resource, namespace).List(ctx, metav1.ListOptions{Limit: 100, Continue: token})
 			if err != nil {
@@ -142,8 +142,8 @@ func testPrefixes(t *testing.T, e *env.Env) {
 
 	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64(0)), PropagationPolicy: new(metav1.DeletePropagationBackground)}
 	for i, resource := range slices.Sorted(maps.Keys(kinds)) {
-		must(t, of(resource, base+"-b").Delete(ctx, "a", now))
-		must(t, of(resource, base).DeleteCollection(ctx, now, metav1.ListOptions{}))
+		kit.Check(t, of(resource, base+"-b").Delete(ctx, "a", now))
+		kit.Check(t, of(resource, base).DeleteCollection(ctx, now, metav1.ListOptions{}))
 		for _, other := range slices.Sorted(maps.Keys(kinds))[i+1:] {
 			holds(other, base, namesOf(other)...)
 		}

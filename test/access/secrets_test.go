@@ -38,7 +38,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // everything is an audit policy that leaves nothing out.
@@ -49,12 +49,12 @@ const everything = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: 
 const talkative = "--v=7"
 
 // testSecrets: what is secret is in no log, however much the server logs.
-func testSecrets(t *testing.T, e *env.Env) {
+func testSecrets(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
 	namespace := e.Namespace(t)
 	dir := t.TempDir()
 	policy, audit := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "audit.log")
-	must(t, pki.WriteFile(policy, []byte(everything)))
+	kit.Check(t, pki.WriteFile(policy, []byte(everything)))
 	askWebhook(t, e, namespace)
 	server := e.Replica(t, "--v=10", "--audit-policy-file="+policy, "--audit-log-path="+audit)
 	manager := server.StartManager(t, "talkative", "--leader-elect=false", talkative)
@@ -62,22 +62,22 @@ func testSecrets(t *testing.T, e *env.Env) {
 		talkative, "--state-dir="+t.TempDir(), "--client-ca-file="+e.Host.ClientCAFile)
 
 	// Each of them carries something else, so that a log that has it says where it is from.
-	admin := env.Client(t, server.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(namespace)
+	admin := kit.Client(t, server.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(namespace)
 	one := newTask("one")
 	one.Spec = v1alpha1.TaskSpec{
 		Command: []string{"sh", "-c", "echo marked-in-the-$(echo output); echo $MARK; : marked-in-the-command"},
 		Args:    []string{"marked-in-an-argument"},
 		Env:     []v1alpha1.EnvVar{{Name: "PASSWORD", Value: "marked-in-env"}},
 	}
-	get(admin.Create(ctx, one, metav1.CreateOptions{}))(t)
-	eventually(t, "the task has ended", func(ctx context.Context) error {
+	kit.Must(admin.Create(ctx, one, metav1.CreateOptions{}))(t)
+	kit.Eventually(t, "the task has ended", func(ctx context.Context) error {
 		task, err := admin.Get(ctx, "one", metav1.GetOptions{})
 		if err != nil || task.Status.Phase == v1alpha1.TaskSucceeded {
 			return err
 		}
 		return fmt.Errorf("it is %s", task.Status.Phase)
 	})
-	get(admin.Patch(ctx, "one", types.MergePatchType, []byte(`{"metadata":{"annotations":{"secret":"marked-in-a-patch"}}}`), metav1.PatchOptions{}))(t)
+	kit.Must(admin.Patch(ctx, "one", types.MergePatchType, []byte(`{"metadata":{"annotations":{"secret":"marked-in-a-patch"}}}`), metav1.PatchOptions{}))(t)
 	_, err := admin.Patch(ctx, "one", types.MergePatchType, []byte(`{"spec":{"env":[{"name":"A","value":"marked-in-a-patch-that-is-refused"}]}}`), metav1.PatchOptions{})
 	if err == nil {
 		t.Error("the environment of a task that has ended was changed")
@@ -95,13 +95,13 @@ func testSecrets(t *testing.T, e *env.Env) {
 	account := rbacv1.Subject{Kind: "ServiceAccount", Namespace: namespace, Name: "default"}
 	grant(t, e, namespace, "account", "leat:view", account)
 	var token string
-	eventually(t, "there is an account", func(ctx context.Context) (err error) {
+	kit.Eventually(t, "there is an account", func(ctx context.Context) (err error) {
 		token, err = tokenOf(ctx, hostAdmin(t, e), namespace, "default", "", nil)
 		return err
 	})
 	bearing := rest.AnonymousClientConfig(server.Direct(t, "x"))
 	bearing.BearerToken = token
-	eventually(t, "the token is believed", func(context.Context) error {
+	kit.Eventually(t, "the token is believed", func(context.Context) error {
 		if got := ask(t, bearing, "GET", tasksPath(namespace)+"/one"); got.code != http.StatusOK {
 			return errors.New(got.String())
 		}
@@ -114,7 +114,7 @@ func testSecrets(t *testing.T, e *env.Env) {
 		}
 	}
 	ask(t, bearing, "GET", tasksPath(namespace), "Cookie: session=marked-in-a-cookie", "X-Api-Key: marked-in-a-header")
-	must(t, server.Server.Kill())
+	kit.Check(t, server.Server.Kill())
 
 	_, signature, _ := strings.Cut(token, ".") // the head is the same for all
 	markers := map[string]string{
@@ -137,13 +137,13 @@ func testSecrets(t *testing.T, e *env.Env) {
 		"a field that is unknown":  "marked-in-a-field-that-is-unknown",
 		"a body that is broken":    "marked-in-a-body-that-is-broken",
 	}
-	if info := get(os.Stat(audit))(t); info.Mode().Perm() != 0o600 {
+	if info := kit.Must(os.Stat(audit))(t); info.Mode().Perm() != 0o600 {
 		t.Errorf("the audit log is open to others: %s", info.Mode())
 	}
 	// Who has every body written to the audit log has them there.
 	bodies := sets.New("env", "a command", "an argument", "a patch", "a patch that is refused", "a patch that is none")
 	for name, file := range map[string]string{"the server": server.Server.LogFile(), "the manager": manager.LogFile(), "the worker": worker.LogFile(), "the audit log": audit} {
-		log := undumped(get(os.ReadFile(file))(t))
+		log := undumped(kit.Must(os.ReadFile(file))(t))
 		if name == "the server" && !(bytes.Contains(log, []byte(`"token":"…"`)) && bytes.Contains(log, []byte(`{"kind":"AdmissionReview",…}`))) {
 			t.Error("the server logs nothing of what it asks the host and webhooks: is it at -v=10?")
 		}
@@ -162,9 +162,9 @@ func testSecrets(t *testing.T, e *env.Env) {
 }
 
 // askWebhook has our server ask a webhook about each write of the namespace. There is none, and it goes on without.
-func askWebhook(t *testing.T, e *env.Env, namespace string) {
+func askWebhook(t *testing.T, e *kit.Env, namespace string) {
 	t.Helper()
-	get(hostAdmin(t, e).AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(t.Context(), &admissionregistrationv1.ValidatingWebhookConfiguration{
+	kit.Must(hostAdmin(t, e).AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(t.Context(), &admissionregistrationv1.ValidatingWebhookConfiguration{
 		ObjectMeta: metav1.ObjectMeta{Name: "nobody"},
 		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
 			Name:                    "nobody.example.com",
@@ -190,6 +190,6 @@ func undumped(log []byte) []byte { return dumped.ReplaceAll(log, []byte("$1")) }
 // keyLine is a line in the middle of a key's file.
 func keyLine(t *testing.T, file string) string {
 	t.Helper()
-	lines := strings.Split(string(get(os.ReadFile(file))(t)), "\n")
+	lines := strings.Split(string(kit.Must(os.ReadFile(file))(t)), "\n")
 	return lines[len(lines)/2]
 }

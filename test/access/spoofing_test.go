@@ -34,8 +34,8 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/apiserver/authentication/pod"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/certificates"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/certificates"
 )
 
 // What a request shows comes in these kinds, which the headers of claims mean different things to.
@@ -52,11 +52,11 @@ const (
 
 // senders are what somebody can show. Who that is, without any headers, follows: a name, groups and what else there is, or a status;
 // where no policy tells, why he is refused and his name. The two ports differ in nothing.
-func senders(t *testing.T, e *env.Env, namespace string) []sender {
+func senders(t *testing.T, e *kit.Env, namespace string) []sender {
 	admin := hostAdmin(t, e)
-	workerClients := get(pki.NewCA("leat-worker-clients"))(t)
-	strangers := get(pki.NewCA("host-client-ca"))(t) // of the same name, and not it
-	account := get(admin.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "pool"}}, metav1.CreateOptions{}))(t)
+	workerClients := kit.Must(pki.NewCA("leat-worker-clients"))(t)
+	strangers := kit.Must(pki.NewCA("host-client-ca"))(t) // of the same name, and not it
+	account := kit.Must(admin.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "pool"}}, metav1.CreateOptions{}))(t)
 	token := func(audience string, bound *authenticationv1.BoundObjectReference) credential {
 		return func(config *rest.Config) error {
 			token, err := tokenOf(t.Context(), admin, namespace, "pool", audience, bound)
@@ -65,7 +65,7 @@ func senders(t *testing.T, e *env.Env, namespace string) []sender {
 		}
 	}
 	grant(t, e, namespace, "pool", "leat:worker", rbacv1.Subject{Kind: "ServiceAccount", Namespace: namespace, Name: "pool"})
-	running := get(admin.CoreV1().Pods(namespace).Create(t.Context(), &corev1.Pod{
+	running := kit.Must(admin.CoreV1().Pods(namespace).Create(t.Context(), &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "pool-1"},
 		Spec:       corev1.PodSpec{ServiceAccountName: "pool", Containers: []corev1.Container{{Name: "worker", Image: "worker"}}},
 	}, metav1.CreateOptions{}))(t)
@@ -209,7 +209,7 @@ var claims = []claim{
 }
 
 // testSpoofing: whoever shows whatever, and says whatever he is, is taken for who he is, on both ports alike.
-func testSpoofing(t *testing.T, e *env.Env) {
+func testSpoofing(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	// Everyone gets as far as the policy, which tells him who he is.
 	grant(t, e, namespace, "everyone", "leat:edit", group("system:authenticated"), group("system:unauthenticated"))
@@ -223,7 +223,7 @@ func testSpoofing(t *testing.T, e *env.Env) {
 	for _, port := range ports(e) {
 		t.Run(port.name, func(t *testing.T) {
 			granted := port.as(t, "deputy")
-			eventually(t, "the grants are known", func(context.Context) error {
+			kit.Eventually(t, "the grants are known", func(context.Context) error {
 				if got := who(post(t, granted, tasksPath(namespace), task, "Impersonate-User: alice", "Impersonate-Uid: 7", "Impersonate-Extra-Key: value")); got != "alice [system:authenticated] uid=7 key=value" {
 					return fmt.Errorf("the deputy counts as %s", got)
 				}
@@ -231,7 +231,7 @@ func testSpoofing(t *testing.T, e *env.Env) {
 			})
 			for _, sender := range all {
 				config := port.anonymous(t)
-				must(t, sender.credential(config))
+				kit.Check(t, sender.credential(config))
 				newer := http2Client(t, config)
 				for _, claim := range claims {
 					want := sender.counts(claim)
@@ -282,7 +282,7 @@ func who(a answer) string {
 
 // tellWho has each create of a task in the namespace refused with who it is that asks, by a policy of the host's, which our server
 // evaluates: name, sorted groups, UID and extra.
-func tellWho(t *testing.T, e *env.Env, namespace string) {
+func tellWho(t *testing.T, e *kit.Env, namespace string) {
 	t.Helper()
 	const manifest = `
 apiVersion: admissionregistration.k8s.io/v1
@@ -309,10 +309,10 @@ spec:
   matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %[1]s}}}
 `
 	_, _, err := e.Kubectl(t, e.Host.AdminKubeconfig, fmt.Sprintf(manifest, namespace, tell), "apply", "--filename=-")
-	must(t, err)
+	kit.Check(t, err)
 	for _, port := range ports(e) {
 		config := port.as(t, "alice")
-		eventually(t, "the policy is in force", func(context.Context) error {
+		kit.Eventually(t, "the policy is in force", func(context.Context) error {
 			if got := who(post(t, config, tasksPath(namespace)+"?dryRun=All", task)); got != "alice [system:authenticated]" {
 				return fmt.Errorf("alice counts as %s", got)
 			}

@@ -38,9 +38,9 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/certificates"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/certificates"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // weak are suites that nobody should agree to any more: without forward secrecy, or with what is broken.
@@ -62,19 +62,19 @@ type listener struct {
 }
 
 // testTLS: what is old or weak is refused wherever we listen.
-func testTLS(t *testing.T, e *env.Env) {
+func testTLS(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	e.StartWorker(t, e.Worker(t, namespace, "one"), namespace, "one", nil, "--state-dir="+t.TempDir(), "--client-ca-file="+e.Host.ClientCAFile, "--log-address=127.0.0.1")
-	one := get(env.Client(t, e.Admin(t)).BatchV1alpha1().Workers(namespace).Get(t.Context(), "one", metav1.GetOptions{}))(t)
+	one := kit.Must(kit.Client(t, e.Admin(t)).BatchV1alpha1().Workers(namespace).Get(t.Context(), "one", metav1.GetOptions{}))(t)
 	if one.Status.Endpoint == nil {
 		t.Fatal("the worker serves no logs")
 	}
-	metrics := "127.0.0.1:" + strconv.Itoa(get(host.FreePort())(t))
+	metrics := "127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t))
 	// Only on what is no loopback address its metrics are served by TLS.
 	_, port, err := net.SplitHostPort(metrics)
-	must(t, err)
+	kit.Check(t, err)
 	e.StartManager(t, "tls", "--leader-elect=false", "--metrics-bind-address=0.0.0.0:"+port)
-	eventually(t, "metrics are served", func(ctx context.Context) error {
+	kit.Eventually(t, "metrics are served", func(ctx context.Context) error {
 		connection, err := (&net.Dialer{}).DialContext(ctx, "tcp", metrics)
 		if err != nil {
 			return err
@@ -83,15 +83,15 @@ func testTLS(t *testing.T, e *env.Env) {
 	})
 	// Most of what is weak needs a key by RSA, which people may bring.
 	certFile, keyFile := filepath.Join(t.TempDir(), "rsa.crt"), filepath.Join(t.TempDir(), "rsa.key")
-	cert, key, err := certificates.Issue(e.ServingCA, get(rsa.GenerateKey(rand.Reader, 2048))(t), &x509.Certificate{
+	cert, key, err := certificates.Issue(e.ServingCA, kit.Must(rsa.GenerateKey(rand.Reader, 2048))(t), &x509.Certificate{
 		Subject: pkix.Name{CommonName: "leat-serving"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	})
-	must(t, errors.Join(err, pki.WriteFile(certFile, cert), pki.WriteFile(keyFile, key)))
+	kit.Check(t, errors.Join(err, pki.WriteFile(certFile, cert), pki.WriteFile(keyFile, key)))
 	byRSA := e.Replica(t, "--tls-cert-file="+certFile, "--tls-private-key-file="+keyFile)
 	cert, key, err = e.Host.ClientCA.IssueClient("leat-apiserver")
-	must(t, err)
-	pair := get(tls.X509KeyPair(cert, key))(t)
+	kit.Check(t, err)
+	pair := kit.Must(tls.X509KeyPair(cert, key))(t)
 
 	both := []string{"h2", "http/1.1"}
 	for _, l := range []listener{
@@ -149,13 +149,13 @@ func (l listener) shake(t *testing.T, config *tls.Config) (tls.ConnectionState, 
 // protocols asks by HTTP/1.1 and by HTTP/2.
 func protocols(t *testing.T, config *rest.Config) {
 	for _, protocol := range []string{"http/1.1", "h2"} {
-		settings := get(rest.TLSConfigFor(config))(t)
+		settings := kit.Must(rest.TLSConfigFor(config))(t)
 		settings.NextProtos = []string{protocol}
 		transport := &http.Transport{TLSClientConfig: settings, ForceAttemptHTTP2: protocol == "h2", DisableKeepAlives: true}
-		request := get(http.NewRequestWithContext(t.Context(), http.MethodGet, config.Host+tasksPath("default"), nil))(t)
+		request := kit.Must(http.NewRequestWithContext(t.Context(), http.MethodGet, config.Host+tasksPath("default"), nil))(t)
 		request.Header.Set("X-Remote-User", "alice")
 		request.Header.Set("X-Remote-Group", "leat:admins")
-		response := get(transport.RoundTrip(request))(t)
+		response := kit.Must(transport.RoundTrip(request))(t)
 		response.Body.Close()
 		if got := fmt.Sprint(response.ProtoMajor, " ", response.StatusCode); got != map[string]string{"http/1.1": "1 403", "h2": "2 403"}[protocol] {
 			t.Errorf("by %s it answers %s", protocol, got)

@@ -33,7 +33,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // upgrades are the ways to ask for another protocol on a connection.
@@ -48,19 +48,19 @@ var upgrades = map[string][]string{
 }
 
 // testUpgrades: a connection that somebody asks to make a tunnel of is worth no more than he is.
-func testUpgrades(t *testing.T, e *env.Env) {
+func testUpgrades(t *testing.T, e *kit.Env) {
 	var mine, others string
 	t.Run("mine", func(t *testing.T) { mine = e.Namespace(t) })
 	t.Run("others", func(t *testing.T) { others = e.Namespace(t) })
-	admin := env.Client(t, e.Admin(t)).BatchV1alpha1()
-	get(admin.Tasks(mine).Create(t.Context(), &v1alpha1.Task{ObjectMeta: metav1.ObjectMeta{Name: "own"}, Spec: v1alpha1.TaskSpec{Command: []string{"true"}}}, metav1.CreateOptions{}))(t)
-	get(admin.Tasks(others).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
+	admin := kit.Client(t, e.Admin(t)).BatchV1alpha1()
+	kit.Must(admin.Tasks(mine).Create(t.Context(), &v1alpha1.Task{ObjectMeta: metav1.ObjectMeta{Name: "own"}, Spec: v1alpha1.TaskSpec{Command: []string{"true"}}}, metav1.CreateOptions{}))(t)
+	kit.Must(admin.Tasks(others).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
 	grant(t, e, mine, "tunneller", "leat:edit", user("tunneller"))
 
 	for _, port := range ports(e) {
 		t.Run(port.name, func(t *testing.T) {
 			known := port.as(t, "tunneller")
-			eventually(t, "he may read his own", func(context.Context) error {
+			kit.Eventually(t, "he may read his own", func(context.Context) error {
 				if got := ask(t, known, "GET", tasksPath(mine)+"/own"); got.code != http.StatusOK {
 					return errors.New(got.String())
 				}
@@ -124,9 +124,9 @@ func smuggle(t *testing.T, config *rest.Config, what, request, target string) {
 }
 
 // testAddresses: a worker cannot have the server dial what is near to the server, however the address is written.
-func testAddresses(t *testing.T, e *env.Env) {
+func testAddresses(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	listener := get(net.Listen("tcp", "127.0.0.1:0"))(t)
+	listener := kit.Must(net.Listen("tcp", "127.0.0.1:0"))(t)
 	var dialled atomic.Int32
 	go func() {
 		for {
@@ -140,14 +140,14 @@ func testAddresses(t *testing.T, e *env.Env) {
 	}()
 	t.Cleanup(func() { listener.Close() })
 	port := int32(listener.Addr().(*net.TCPAddr).Port)
-	bundle := get(pki.NewCA("worker"))(t).CertPEM()
-	admin, controller := env.Client(t, e.Admin(t)).BatchV1alpha1(), env.Client(t, e.Controller(t)).BatchV1alpha1()
-	worker := env.Client(t, e.Worker(t, namespace, "dialled")).BatchV1alpha1().Workers(namespace)
-	own := get(worker.Create(t.Context(), &v1alpha1.Worker{ObjectMeta: metav1.ObjectMeta{Name: "dialled"}}, metav1.CreateOptions{}))(t)
+	bundle := kit.Must(pki.NewCA("worker"))(t).CertPEM()
+	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
+	worker := kit.Client(t, e.Worker(t, namespace, "dialled")).BatchV1alpha1().Workers(namespace)
+	own := kit.Must(worker.Create(t.Context(), &v1alpha1.Worker{ObjectMeta: metav1.ObjectMeta{Name: "dialled"}}, metav1.CreateOptions{}))(t)
 	own.Status.Incarnation = "dialled-1"
-	own = get(worker.UpdateStatus(t.Context(), own, metav1.UpdateOptions{}))(t)
-	get(admin.Tasks(namespace).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
-	get(controller.Tasks(namespace).Bind(t.Context(), "one", &v1alpha1.Binding{Target: v1alpha1.BindingTarget{Name: "dialled", Incarnation: "dialled-1"}}, metav1.CreateOptions{}))(t)
+	own = kit.Must(worker.UpdateStatus(t.Context(), own, metav1.UpdateOptions{}))(t)
+	kit.Must(admin.Tasks(namespace).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
+	kit.Must(controller.Tasks(namespace).Bind(t.Context(), "one", &v1alpha1.Binding{Target: v1alpha1.BindingTarget{Name: "dialled", Incarnation: "dialled-1"}}, metav1.CreateOptions{}))(t)
 
 	published := 0
 	for _, address := range []string{

@@ -33,7 +33,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // webSocket is how a browser asks for one: a server takes none that does not say which page it is of.
@@ -42,19 +42,19 @@ var webSocket = []string{
 }
 
 // testWebsockets: what may be watched may be watched over a websocket, and nothing else may, whatever is said beside.
-func testWebsockets(t *testing.T, e *env.Env) {
+func testWebsockets(t *testing.T, e *kit.Env) {
 	var mine, others string
 	t.Run("mine", func(t *testing.T) { mine = e.Namespace(t) })
 	t.Run("others", func(t *testing.T) { others = e.Namespace(t) })
-	admin := env.Client(t, e.Admin(t)).BatchV1alpha1()
+	admin := kit.Client(t, e.Admin(t)).BatchV1alpha1()
 	own := newTask("own")
 	own.Spec.Env = nil
-	get(admin.Tasks(mine).Create(t.Context(), own, metav1.CreateOptions{}))(t)
-	get(admin.Tasks(others).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
+	kit.Must(admin.Tasks(mine).Create(t.Context(), own, metav1.CreateOptions{}))(t)
+	kit.Must(admin.Tasks(others).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
 	grant(t, e, mine, "watcher", "leat:edit", user("watcher"), rbacv1.Subject{Kind: "ServiceAccount", Namespace: mine, Name: "default"})
 	const watch = "?watch=true&timeoutSeconds=1"
 	var token string
-	eventually(t, "there is an account", func(ctx context.Context) (err error) {
+	kit.Eventually(t, "there is an account", func(ctx context.Context) (err error) {
 		token, err = tokenOf(ctx, hostAdmin(t, e), mine, "default", "", nil)
 		return err
 	})
@@ -62,7 +62,7 @@ func testWebsockets(t *testing.T, e *env.Env) {
 	for _, port := range ports(e) {
 		t.Run(port.name, func(t *testing.T) {
 			known, nobody := port.as(t, "watcher"), port.anonymous(t)
-			eventually(t, "he may read his own", func(context.Context) error {
+			kit.Eventually(t, "he may read his own", func(context.Context) error {
 				if got := ask(t, known, "GET", tasksPath(mine)+"/own"); got.code != http.StatusOK {
 					return errors.New(got.String())
 				}
@@ -106,7 +106,7 @@ func testWebsockets(t *testing.T, e *env.Env) {
 	}
 	// The aggregator speaks for others over a websocket, too.
 	aggregator := port{"", e.Direct}.anonymous(t)
-	must(t, certificate(e.Host.FrontProxyCA.IssueClient("front-proxy-client"))(aggregator))
+	kit.Check(t, certificate(e.Host.FrontProxyCA.IssueClient("front-proxy-client"))(aggregator))
 	for name, want := range map[string]int{"watcher": http.StatusSwitchingProtocols, "somebody": http.StatusForbidden} {
 		if got := overWebSocket(t, aggregator, tasksPath(mine)+watch, "X-Remote-User: "+name); got.code != want {
 			t.Errorf("the aggregator, for %s, is answered %s", name, got)
@@ -115,7 +115,7 @@ func testWebsockets(t *testing.T, e *env.Env) {
 }
 
 // testWebsocketLogs: a log is read over a websocket by whom it may be read by otherwise.
-func testWebsocketLogs(t *testing.T, e *env.Env, namespace, task, want string) {
+func testWebsocketLogs(t *testing.T, e *kit.Env, namespace, task, want string) {
 	target := tasksPath(namespace) + "/" + task + "/log"
 	if got := overWebSocket(t, e.Admin(t), target); got.code != http.StatusSwitchingProtocols || !strings.Contains(got.body, want) {
 		t.Errorf("an administrator is answered %s", got)
@@ -141,12 +141,12 @@ func overWebSocket(t testing.TB, config *rest.Config, target string, headers ...
 	t.Helper()
 	connection := dial(t, config)
 	defer connection.Close()
-	get(io.WriteString(connection, head(config, http.MethodGet, target, slices.Concat(webSocket, headers)...)))(t)
+	kit.Must(io.WriteString(connection, head(config, http.MethodGet, target, slices.Concat(webSocket, headers)...)))(t)
 	in := bufio.NewReader(connection)
-	response := get(http.ReadResponse(in, &http.Request{Method: http.MethodGet}))(t)
+	response := kit.Must(http.ReadResponse(in, &http.Request{Method: http.MethodGet}))(t)
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusSwitchingProtocols {
-		body := get(io.ReadAll(io.LimitReader(response.Body, 1<<20)))(t)
+		body := kit.Must(io.ReadAll(io.LimitReader(response.Body, 1<<20)))(t)
 		return answer{response.StatusCode, string(body)}
 	}
 	var all strings.Builder

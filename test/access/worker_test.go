@@ -30,33 +30,33 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testWorkerFields: whatever a worker writes with the status of its task, the rest of the task stays as it is. Each field that a task
 // has is written anew, one at a time. That no field is forgotten is up to pkg/apiserver/admission/workerrestriction.
-func testWorkerFields(t *testing.T, e *env.Env) {
+func testWorkerFields(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	admin, controller := env.Client(t, e.Admin(t)).BatchV1alpha1(), env.Client(t, e.Controller(t)).BatchV1alpha1()
+	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
 	config := e.Worker(t, namespace, "one")
-	workers := env.Client(t, config).BatchV1alpha1().Workers(namespace)
-	worker := get(workers.Create(t.Context(), &v1alpha1.Worker{ObjectMeta: metav1.ObjectMeta{Name: "one"}}, metav1.CreateOptions{}))(t)
+	workers := kit.Client(t, config).BatchV1alpha1().Workers(namespace)
+	worker := kit.Must(workers.Create(t.Context(), &v1alpha1.Worker{ObjectMeta: metav1.ObjectMeta{Name: "one"}}, metav1.CreateOptions{}))(t)
 	worker.Status.Incarnation = "one-1"
-	get(workers.UpdateStatus(t.Context(), worker, metav1.UpdateOptions{}))(t)
+	kit.Must(workers.UpdateStatus(t.Context(), worker, metav1.UpdateOptions{}))(t)
 	task := newTask("full")
 	task.Labels, task.Annotations, task.Finalizers = map[string]string{"a": "b"}, map[string]string{"c": "d"}, []string{"example.com/keep"}
-	owner := get(hostAdmin(t, e).CoreV1().ConfigMaps(namespace).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "owner"}}, metav1.CreateOptions{}))(t)
+	owner := kit.Must(hostAdmin(t, e).CoreV1().ConfigMaps(namespace).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "owner"}}, metav1.CreateOptions{}))(t)
 	task.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}}
 	task.Spec.Args, task.Spec.WorkingDir, task.Spec.Priority, task.Spec.WorkerSelector = []string{"x"}, "/", 3, map[string]string{"pool": "a"}
 	task.Spec.ActiveDeadlineSeconds, task.Spec.TTLSecondsAfterFinished, task.Spec.BackoffLimit = new(int64(1000)), new(int32(1000)), new(int32(3))
-	get(admin.Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
-	get(controller.Tasks(namespace).Bind(t.Context(), "full", &v1alpha1.Binding{Target: v1alpha1.BindingTarget{Name: "one", Incarnation: "one-1"}}, metav1.CreateOptions{}))(t)
+	kit.Must(admin.Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
+	kit.Must(controller.Tasks(namespace).Bind(t.Context(), "full", &v1alpha1.Binding{Target: v1alpha1.BindingTarget{Name: "one", Incarnation: "one-1"}}, metav1.CreateOptions{}))(t)
 
 	// stored is all of the task but its status and what each write changes.
 	stored := func() (whole, rest map[string]any) {
 		body := []byte(ask(t, e.Direct(t, "alice", "leat:admins"), "GET", tasksPath(namespace)+"/full").body)
-		must(t, json.Unmarshal(body, &whole))
-		must(t, json.Unmarshal(body, &rest))
+		kit.Check(t, json.Unmarshal(body, &whole))
+		kit.Check(t, json.Unmarshal(body, &rest))
 		delete(rest, "status")
 		for _, field := range []string{"resourceVersion", "managedFields"} {
 			delete(rest["metadata"].(map[string]any), field)
@@ -68,7 +68,7 @@ func testWorkerFields(t *testing.T, e *env.Env) {
 	for _, path := range paths(before, nil) {
 		whole, _ := stored()
 		written := alter(whole, path).(map[string]any)
-		body := get(json.Marshal(written))(t)
+		body := kit.Must(json.Marshal(written))(t)
 		got := send(t, config, http.MethodPut, head(config, http.MethodPut, tasksPath(namespace)+"/full/status", "Content-Type: application/json", fmt.Sprint("Content-Length: ", len(body)))+string(body))
 		tried++
 		if got.code == http.StatusOK {

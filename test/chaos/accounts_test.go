@@ -27,7 +27,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/transitions"
+	"github.com/leat-dev/leat/test/kit/transitions"
 )
 
 // effect is a mark that the command of a task has left behind.

@@ -37,11 +37,13 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/await"
+	"github.com/leat-dev/leat/test/kit/await"
 )
 
 var (
@@ -73,12 +75,12 @@ func run(t *testing.T, seed uint64) {
 	}
 	t.Logf("Seed %d, etcd of %d. Repeat it with: go test -v ./test/chaos -run TestChaos -args -seed=%d -members=%d -duration=%s", seed, size, seed, size, *duration)
 	s := newStage(t, seed, size)
-	check(t, syscall.Mkfifo(filepath.Join(s.dir, "never"), 0o600))
-	etcd := must(s.store.client())(t)
+	kit.Check(t, syscall.Mkfifo(filepath.Join(s.dir, "never"), 0o600))
+	etcd := kit.Must(s.store.client())(t)
 	defer etcd.Close()
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
-	history := must(record(ctx, etcd, s.registers, s.work))(t)
+	history := kit.Must(record(ctx, etcd, s.registers, s.work))(t)
 
 	var background, watching sync.WaitGroup
 	background.Go(func() { s.supervise(ctx) })
@@ -107,8 +109,8 @@ func run(t *testing.T, seed uint64) {
 	accounts, wrong := employer.verify(ctx, func() []change { return history.of(s.work) })
 	// reached waits until the history has all until now, and gives the revision of that.
 	reached := func() int64 {
-		revision := must(etcd.Put(t.Context(), "/leat/tasks-are-over", ""))(t).Header.Revision
-		check(t, history.await(ctx, revision))
+		revision := kit.Must(etcd.Put(t.Context(), "/leat/tasks-are-over", ""))(t).Header.Revision
+		kit.Check(t, history.await(ctx, revision))
 		return revision
 	}
 	revision := reached()
@@ -130,7 +132,7 @@ func run(t *testing.T, seed uint64) {
 	wrong = append(wrong, s.compareMembers(etcd)...)
 	for _, m := range s.managers { // while they are started again if they have lost the lease
 		m.mu.Lock()
-		check(t, m.Kill())
+		kit.Check(t, m.Kill())
 		m.mu.Unlock()
 	}
 	end()
@@ -170,7 +172,7 @@ func run(t *testing.T, seed uint64) {
 	fmt.Fprintf(report, "checked\tsets: indexes, commands started, started again, evictions, late\t%d\t%d\t%d\t%d\t%d\n", len(accounts)*completions, starts, repeated, evictions, late)
 	fmt.Fprintf(report, "checked\tbugs planted into all this, and seen\t%d\n", planted)
 	fmt.Fprintf(report, "violations\t\t%d\n", len(wrong))
-	check(t, report.Flush())
+	kit.Check(t, report.Flush())
 	t.Log(page.String())
 	for _, message := range wrong {
 		t.Errorf("seed %d: %s", seed, message)
@@ -227,11 +229,11 @@ func (s *stage) watchers(seed uint64, from int64) []*watcher {
 func (s *stage) settle(r *recorder, clients []*client) {
 	s.Helper()
 	for _, m := range s.store.members {
-		check(s, m.WaitReady(s.Context()))
+		kit.Check(s, m.WaitReady(s.Context()))
 	}
 	for _, server := range s.servers {
 		server.mu.Lock()
-		check(s, server.WaitReady(s.Context()))
+		kit.Check(s, server.WaitReady(s.Context()))
 		server.mu.Unlock()
 	}
 	names := map[string]bool{}
@@ -295,7 +297,7 @@ func (s *stage) searchLogs() (wrong []string) {
 
 // logs gives each line that processes of ours have logged.
 func (s *stage) logs(take func(path, line string)) {
-	check(s, filepath.WalkDir(s.keeper.dir, func(path string, entry fs.DirEntry, err error) error {
+	kit.Check(s, filepath.WalkDir(s.keeper.dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !strings.HasPrefix(entry.Name(), "leat-") || filepath.Ext(path) != ".log" {
 			return nil // among what goes away meanwhile there is no log
 		}
@@ -322,7 +324,7 @@ func (s *stage) reasons(changes []change) []forgotten {
 	s.logs(func(_, line string) {
 		if strings.HasPrefix(line, "I") && strings.HasSuffix(line, `"Caches populated" type="<unspecified>" reflector="storage/cacher.go:/tasks"`) {
 			at, err := time.ParseInLocation("2006 I0102 15:04:05.000000", fmt.Sprint(s.begun.Year(), " ", line[:len("I0102 15:04:05.000000")]), time.Local)
-			check(s, err)
+			kit.Check(s, err)
 			all = append(all, filled(changes, at))
 		}
 	})

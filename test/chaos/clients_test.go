@@ -27,6 +27,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -36,7 +38,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
-	"github.com/leat-dev/leat/test/await"
+	"github.com/leat-dev/leat/test/kit/await"
 )
 
 const (
@@ -85,7 +87,7 @@ func newClient(s *stage, id int, way string, config *rest.Config, seed uint64, r
 		config.ContentType = runtime.ContentTypeProtobuf
 	}
 	c := &client{stage: s, id: id, way: way, reconnect: reconnect, recorder: r, read: map[string]*batch.Task{}, random: rand.New(rand.NewPCG(seed, uint64(1000+id)))}
-	c.rest = must(versioned.NewForConfig(config))(s).BatchV1alpha1().RESTClient()
+	c.rest = kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().RESTClient()
 	return c
 }
 

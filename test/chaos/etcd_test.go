@@ -31,10 +31,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // store is the servers' etcd, of one or several members.
@@ -65,28 +67,28 @@ const diskBytes = 768 << 20
 
 func startStore(t testing.TB, dir string, size int) *store {
 	t.Helper()
-	ca := must(pki.NewCA("chaos-etcd"))(t)
+	ca := kit.Must(pki.NewCA("chaos-etcd"))(t)
 	s := &store{ca: ca, caFile: filepath.Join(dir, "ca.crt"), certFile: filepath.Join(dir, "client.crt"), keyFile: filepath.Join(dir, "client.key")}
-	write := func(file string, data []byte) { t.Helper(); check(t, pki.WriteFile(file, data)) }
+	write := func(file string, data []byte) { t.Helper(); kit.Check(t, pki.WriteFile(file, data)) }
 	write(s.caFile, ca.CertPEM())
 	cert, key, err := ca.IssueClient("leat-apiserver")
-	check(t, err)
+	kit.Check(t, err)
 	write(s.certFile, cert)
 	write(s.keyFile, key)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca.CertPEM())
-	s.tls = &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{must(tls.X509KeyPair(cert, key))(t)}}
+	s.tls = &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{kit.Must(tls.X509KeyPair(cert, key))(t)}}
 	cert, key, err = ca.IssueServer("127.0.0.1")
-	check(t, err)
+	kit.Check(t, err)
 	serverCert, serverKey := filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key")
 	write(serverCert, cert)
 	write(serverKey, key)
 
-	program := filepath.Join(must(host.RepositoryRoot())(t), "bin", "host", "etcd")
+	program := filepath.Join(kit.Must(host.RepositoryRoot())(t), "bin", "host", "etcd")
 	var initial, listen []string
 	for i := range size {
-		m := &member{address: "127.0.0.1:" + strconv.Itoa(must(host.FreePort())(t)), peers: newLink(t)}
-		peer := "127.0.0.1:" + strconv.Itoa(must(host.FreePort())(t))
+		m := &member{address: "127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t)), peers: newLink(t)}
+		peer := "127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t))
 		m.peers.aim(peer)
 		listen = append(listen, "https://"+peer)
 		initial = append(initial, fmt.Sprintf("m%d=https://%s", i, m.peers.address))
@@ -143,11 +145,11 @@ func startStore(t testing.TB, dir string, size int) *store {
 	}
 	starting.Wait()
 	for _, err := range errs {
-		check(t, err)
+		kit.Check(t, err)
 	}
 	t.Cleanup(func() {
 		for _, m := range s.members {
-			check(t, m.Kill())
+			kit.Check(t, m.Kill())
 		}
 	})
 	return s
@@ -181,12 +183,12 @@ type disk struct {
 // mount makes a file system in a file and mounts it until the test ends. It gives nil where that is not allowed.
 func mount(t testing.TB, dir string) *disk {
 	t.Helper()
-	check(t, os.MkdirAll(dir, 0o700))
+	kit.Check(t, os.MkdirAll(dir, 0o700))
 	image := dir + ".img"
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	check(t, os.Truncate(image, diskBytes))
+	kit.Check(t, os.Truncate(image, diskBytes))
 	for _, command := range [][]string{{"mkfs.ext4", "-q", "-F", "-m", "0", image}, {"mount", "-o", "loop", image, dir}} {
 		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 			t.Logf("No disk can be filled or stopped here: %v: %v: %s", command, err, out)

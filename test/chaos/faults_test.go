@@ -32,8 +32,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/await"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/await"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // draw is what chance decides of a fault. Each fault takes one, whatever it makes of it, so that a seed gives the same faults again.

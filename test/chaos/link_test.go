@@ -22,6 +22,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // link is a TCP proxy that can do what networks do: break connections, and lose what is sent in one direction or in both while
@@ -44,13 +46,13 @@ type link struct {
 func newLink(t testing.TB, targets ...string) *link {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
+	kit.Check(t, err)
 	l := &link{address: listener.Addr().String(), listener: listener, targets: targets, conns: map[net.Conn]struct{}{}, there: make(chan struct{}), back: make(chan struct{})}
 	close(l.there)
 	close(l.back)
 	l.wg.Go(l.accept)
 	t.Cleanup(func() {
-		check(t, listener.Close())
+		kit.Check(t, listener.Close())
 		l.cut()
 		l.heal()
 		l.wg.Wait()

@@ -30,8 +30,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/connrotation"
 
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const (
@@ -51,13 +51,13 @@ type keeper struct {
 
 func newKeeper(t testing.TB, seed uint64) *keeper {
 	t.Helper()
-	k := &keeper{t, must(os.MkdirTemp("", fmt.Sprintf("leat-chaos-%d-", seed)))(t)}
+	k := &keeper{t, kit.Must(os.MkdirTemp("", fmt.Sprintf("leat-chaos-%d-", seed)))(t)}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("The logs are in %s", k.dir)
 			return
 		}
-		check(t, os.RemoveAll(k.dir))
+		kit.Check(t, os.RemoveAll(k.dir))
 	})
 	return k
 }
@@ -99,7 +99,7 @@ type process struct {
 
 type server struct {
 	*process
-	env *env.Env
+	env *kit.Env
 	// clients leads clients to this server; etcd leads it to the members.
 	clients *link
 	etcd    []*link
@@ -120,12 +120,12 @@ func newStage(t testing.TB, seed uint64, members int) *stage {
 		}
 	})
 	s.dir = k.dir + "/effects"
-	check(k, os.Mkdir(s.dir, 0o700))
+	kit.Check(k, os.Mkdir(s.dir, 0o700))
 	s.store = startStore(k, k.dir+"/etcd", members)
-	s.host = must(host.Start(k.Context(), host.Options{Dir: k.dir + "/host"}))(k)
-	k.Cleanup(func() { check(k, s.host.Stop()) })
+	s.host = kit.Must(host.Start(k.Context(), host.Options{Dir: k.dir + "/host"}))(k)
+	k.Cleanup(func() { kit.Check(k, s.host.Stop()) })
 
-	var e *env.Env
+	var e *kit.Env
 	for i := range 2 {
 		server := &server{}
 		var endpoints []string
@@ -136,7 +136,7 @@ func newStage(t testing.TB, seed uint64, members int) *stage {
 		}
 		servers := strings.Join(endpoints, ",")
 		if i == 0 {
-			e = env.Over(k, s.host, &host.Etcd{Endpoint: servers, CAFile: s.store.caFile, CertFile: s.store.certFile, KeyFile: s.store.keyFile, CA: s.store.ca},
+			e = kit.Over(k, s.host, &host.Etcd{Endpoint: servers, CAFile: s.store.caFile, CertFile: s.store.certFile, KeyFile: s.store.keyFile, CA: s.store.ca},
 				// What is compacted, and when, is up to the faults. Shutdown takes less time than shipped, to have it more often.
 				"--etcd-compaction-interval=0", "--shutdown-delay-duration=2s", "--shutdown-watch-termination-grace-period=2s", "--audit-log-path=/dev/null")
 			server.env = e
@@ -149,11 +149,11 @@ func newStage(t testing.TB, seed uint64, members int) *stage {
 	}
 	s.service = newLink(k, addressOf(s.servers[0].env.Direct(k, "nobody")), addressOf(s.servers[1].env.Direct(k, "nobody")))
 	_, port, err := net.SplitHostPort(s.service.address)
-	check(k, err)
+	kit.Check(k, err)
 	var number int
 	_, err = fmt.Sscan(port, &number)
-	check(k, err)
-	check(k, s.host.RegisterLeat(k.Context(), number, e.ServingCA.CertPEM()))
+	kit.Check(k, err)
+	kit.Check(k, s.host.RegisterLeat(k.Context(), number, e.ServingCA.CertPEM()))
 
 	for _, name := range []string{"one", "two"} {
 		s.managers = append(s.managers, &process{name: "manager " + name, Process: e.StartManager(k, name, "--leat-server=https://"+s.service.address,
@@ -173,7 +173,7 @@ func newStage(t testing.TB, seed uint64, members int) *stage {
 }
 
 // namespace gives one with a name of its own.
-func namespace(k *keeper, e *env.Env, suffix string) string {
+func namespace(k *keeper, e *kit.Env, suffix string) string {
 	return e.Namespace(named{k, k.Name() + suffix})
 }
 
@@ -292,20 +292,4 @@ func (s *stage) restart(p *process) {
 		}
 	}
 	s.violated("%s did not start within %s", p.name, patience)
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// must gives the value, or fails the test.
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
 }

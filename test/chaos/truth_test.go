@@ -31,7 +31,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
-	"github.com/leat-dev/leat/test/await"
+	"github.com/leat-dev/leat/test/kit/await"
 )
 
 // change is one revision of a task, or of a task set, as etcd itself tells of it. What was not there before, or is not after, is nil.

@@ -25,6 +25,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
@@ -33,7 +35,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/await"
+	"github.com/leat-dev/leat/test/kit/await"
 )
 
 // watcher watches tasks, and whenever the watch ends it watches again from the last resourceVersion it was told of. Told that this is too
@@ -58,7 +60,7 @@ type watcher struct {
 func newWatcher(s *stage, name, namespace string, config *rest.Config, options metav1.ListOptions, selects selector, from int64, random *rand.Rand) *watcher {
 	config, reconnect := reconnecting(config)
 	w := &watcher{stage: s, name: name, namespace: namespace, options: options, selects: selects, reconnect: reconnect, random: random}
-	w.client = must(versioned.NewForConfig(config))(s).BatchV1alpha1().Tasks(namespace)
+	w.client = kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().Tasks(namespace)
 	w.options.ResourceVersion, w.options.AllowWatchBookmarks = strconv.FormatInt(from, 10), true
 	return w
 }

@@ -26,6 +26,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,7 +36,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/await"
+	"github.com/leat-dev/leat/test/kit/await"
 )
 
 const (
@@ -63,7 +65,7 @@ type employer struct {
 
 func newEmployer(s *stage, config *rest.Config) *employer {
 	config, reconnect := reconnecting(config)
-	return &employer{stage: s, reconnect: reconnect, sets: must(versioned.NewForConfig(config))(s).BatchV1alpha1().TaskSets(s.work)}
+	return &employer{stage: s, reconnect: reconnect, sets: kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().TaskSets(s.work)}
 }
 
 // run creates sets until ctx is done. The last one may be unfinished.

@@ -37,7 +37,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -47,8 +46,8 @@ import (
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/agent"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // workerHost is the host of all workers in the test process.
@@ -61,7 +60,7 @@ const (
 
 // scene is a namespace with workers, and a person in it.
 type scene struct {
-	env              *env.Env
+	env              *kit.Env
 	api              typed.BatchV1alpha1Interface
 	namespace        string
 	bin              string // directory with the program under all its names
@@ -72,7 +71,7 @@ type scene struct {
 }
 
 func TestStandalone(t *testing.T) {
-	e := env.Standalone(t, "--workers=2", "--worker-tasks=8")
+	e := kit.Standalone(t, "--workers=2", "--worker-tasks=8")
 	s := newScene(t, e, "default", e.Admin(t))
 	suite(t, s)
 	t.Run("commands start where you are", func(t *testing.T) { startsHere(t, s) })
@@ -81,21 +80,21 @@ func TestStandalone(t *testing.T) {
 }
 
 func TestAggregated(t *testing.T) {
-	e := env.Aggregated(t)
+	e := kit.Aggregated(t)
 	namespace := e.Namespace(t)
 	e.StartManager(t, "one")
 	startWorkers(t, e, namespace)
 	// A person who has the role edit in the namespace, as its users have.
-	admin := must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
-	must(kubernetes.NewForConfigOrDie(admin).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+	admin := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
+	kit.Must(kubernetes.NewForConfigOrDie(admin).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "bob"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "bob"}},
 	}, metav1.CreateOptions{}))(t)
 	bob := e.Person(t, "bob")
 	s := newScene(t, e, namespace, bob)
-	eventually(t, "bob may list", func(ctx context.Context) error {
-		_, err := env.Client(t, bob).BatchV1alpha1().TaskSets(namespace).List(ctx, metav1.ListOptions{})
+	kit.Eventually(t, "bob may list", func(ctx context.Context) error {
+		_, err := kit.Client(t, bob).BatchV1alpha1().TaskSets(namespace).List(ctx, metav1.ListOptions{})
 		return err
 	})
 	suite(t, s)
@@ -106,18 +105,18 @@ func TestAggregated(t *testing.T) {
 	})
 }
 
-func newScene(t *testing.T, e *env.Env, namespace string, person *rest.Config) *scene {
+func newScene(t *testing.T, e *kit.Env, namespace string, person *rest.Config) *scene {
 	t.Helper()
 	s := &scene{
-		env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: namespace,
+		env: e, api: kit.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: namespace,
 		bin: t.TempDir(), directory: t.TempDir(), state: t.TempDir(),
 	}
 	s.kubeconfig, s.adminConfig = e.Kubeconfig(t, person, namespace), e.Kubeconfig(t, e.Admin(t), namespace)
-	program := env.Program(t, "leat")
+	program := kit.Program(t, "leat")
 	for _, name := range []string{"leat", "kubectl-leat", "kubectl_complete-leat"} {
-		check(t, os.Symlink(program, filepath.Join(s.bin, name)))
+		kit.Check(t, os.Symlink(program, filepath.Join(s.bin, name)))
 	}
-	eventually(t, "the workers are ready", func(ctx context.Context) error {
+	kit.Eventually(t, "the workers are ready", func(ctx context.Context) error {
 		list, err := s.api.Workers(namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -137,13 +136,13 @@ func newScene(t *testing.T, e *env.Env, namespace string, person *rest.Config) *
 }
 
 // startWorkers runs workers in this process, as clients with a worker's rights.
-func startWorkers(t *testing.T, e *env.Env, namespace string) {
+func startWorkers(t *testing.T, e *kit.Env, namespace string) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error)
 	names := []string{"one-abcde", "two-abcde"}
 	for _, name := range names {
-		w := agent.New(env.Client(t, e.Worker(t, namespace, name)), workerHost, agent.Options{
+		w := agent.New(kit.Client(t, e.Worker(t, namespace, name)), workerHost, agent.Options{
 			Namespace: namespace, Name: name, DrainTimeout: time.Second,
 			Capacity: batch.ResourceList{batch.ResourceTasks: resource.MustParse("8")},
 		})
@@ -152,7 +151,7 @@ func startWorkers(t *testing.T, e *env.Env, namespace string) {
 	t.Cleanup(func() {
 		stop()
 		for range names {
-			check(t, <-ended)
+			kit.Check(t, <-ended)
 		}
 	})
 }
@@ -219,7 +218,7 @@ func (s *scene) admin(t *testing.T, args ...string) result {
 func (s *scene) set(t *testing.T, name, what string, is func(*batch.TaskSet) bool) *batch.TaskSet {
 	t.Helper()
 	var set *batch.TaskSet
-	eventually(t, "set "+name+": "+what, func(ctx context.Context) error {
+	kit.Eventually(t, "set "+name+": "+what, func(ctx context.Context) error {
 		var err error
 		if set, err = s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && !is(set) {
 			err = fmt.Errorf("%+v", set.Status)
@@ -232,7 +231,7 @@ func (s *scene) set(t *testing.T, name, what string, is func(*batch.TaskSet) boo
 func (s *scene) task(t *testing.T, name, what string, is func(*batch.Task) bool) *batch.Task {
 	t.Helper()
 	var task *batch.Task
-	eventually(t, "task "+name+": "+what, func(ctx context.Context) error {
+	kit.Eventually(t, "task "+name+": "+what, func(ctx context.Context) error {
 		var err error
 		if task, err = s.api.Tasks(s.namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && !is(task) {
 			err = fmt.Errorf("%+v", task.Status)
@@ -330,10 +329,10 @@ func waitsForSeveral(t *testing.T, s *scene) {
 }
 
 func saysWhyNothingStarts(t *testing.T, s *scene) {
-	must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
+	kit.Must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
 		ObjectMeta: metav1.ObjectMeta{Name: "narrow"}, Spec: batch.TaskQueueSpec{MaxPendingTasks: ptr.To[int32](0)},
 	}, metav1.CreateOptions{}))(t)
-	must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
+	kit.Must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
 		ObjectMeta: metav1.ObjectMeta{Name: "closed"}, Spec: batch.TaskQueueSpec{StopPolicy: ptr.To(batch.StopPolicyHold)},
 	}, metav1.CreateOptions{}))(t)
 	for name, test := range map[string]struct {
@@ -363,12 +362,12 @@ func ignoresHangup(t *testing.T, s *scene) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	command := s.command(t, "run", "--name=stays", "--wait", "--", "sh", "-c", "while ! [ -e "+mark+" ]; do sleep 0.05; done")
 	command.Args = append([]string{"sh", "-c", `trap '' HUP; exec "$@"`, "sh", command.Path}, command.Args[1:]...)
-	command.Path = must(exec.LookPath("sh"))(t)
+	command.Path = kit.Must(exec.LookPath("sh"))(t)
 	got := finish(t, command, func() error {
-		check(t, command.Start())
+		kit.Check(t, command.Start())
 		s.task(t, "stays", "runs", runs)
-		check(t, command.Process.Signal(syscall.SIGHUP))
-		check(t, os.WriteFile(mark, nil, 0o600))
+		kit.Check(t, command.Process.Signal(syscall.SIGHUP))
+		kit.Check(t, os.WriteFile(mark, nil, 0o600))
 		return command.Wait()
 	})
 	got.expect(t, 0, "created", "task/stays has succeeded")
@@ -381,7 +380,7 @@ func unreadInput(t *testing.T, s *scene) {
 
 // The workers of leat up see the files of who runs a command.
 func startsHere(t *testing.T, s *scene) {
-	check(t, os.MkdirAll(filepath.Join(s.directory, "below"), 0o700))
+	kit.Check(t, os.MkdirAll(filepath.Join(s.directory, "below"), 0o700))
 	here := func(args ...string) result {
 		command := s.command(t, append([]string{"run", "--logs"}, args...)...)
 		command.Env = append(command.Env, "KUBECONFIG="+filepath.Join(s.env.DataDir(), "kubeconfig"))
@@ -427,7 +426,7 @@ func arrayIsOneObject(t *testing.T, s *scene) {
 		t.Errorf("making a set of 100,000 took %s", took)
 	}
 	s.set(t, "large", "some are done", func(set *batch.TaskSet) bool { return set.Status.Succeeded > 10 })
-	list := must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=large"}))(t)
+	list := kit.Must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=large"}))(t)
 	if len(list.Items) > 200 {
 		t.Errorf("there are %d tasks", len(list.Items))
 	}
@@ -476,7 +475,7 @@ func eachLine(t *testing.T, s *scene) {
 	dir := t.TempDir()
 	lines := "one\n\ntwo words\n$(TASK_NAME) $HOME $$ 'x'\n-flag\n"
 	file := filepath.Join(dir, "lines")
-	check(t, os.WriteFile(file, []byte(lines), 0o600))
+	kit.Check(t, os.WriteFile(file, []byte(lines), 0o600))
 	s.leat(t, "run", "--name=lines", "--each-line="+file, "--wait", "--", "sh", "-c", `printf '%s|%s\n' "$1" "$TASK_ITEM" > `+dir+`/$TASK_INDEX`, "sh").
 		expect(t, 0, "created", `^Left out 1 empty line of .*/lines\.\n`)
 	for i, want := range []string{"one", "two words", "$(TASK_NAME) $HOME $$ 'x'", "-flag"} {
@@ -535,8 +534,8 @@ func cancels(t *testing.T, s *scene) {
 		t.Errorf("--now took %s", took)
 	}
 	s.leat(t, "explain", "stubborn").expect(t, 0, `^taskset/stubborn was cancelled\n`, "^$")
-	pid := must(strconv.Atoi(strings.TrimSpace(string(must(os.ReadFile(mark))(t)))))(t)
-	eventually(t, "the commands are dead", func(context.Context) error {
+	pid := kit.Must(strconv.Atoi(strings.TrimSpace(string(kit.Must(os.ReadFile(mark))(t)))))(t)
+	kit.Eventually(t, "the commands are dead", func(context.Context) error {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("process %d: %v", pid, err)
 		}
@@ -555,7 +554,7 @@ func cancelKeepsTheRecord(t *testing.T, s *scene) {
 	s.leat(t, "wait", "kept").expect(t, 1, "^$", `taskset/kept was cancelled: 2 of 8 succeeded`)
 	s.leat(t, "explain", "kept").expect(t, 0, `(?s)^taskset/kept was cancelled\n.*Indexes +2 of 8 succeeded, 1 failed, 5 not finished\n.*exit code 4 .*\| broken\n`, "^$")
 	s.leat(t, "explain", "kept/7").expect(t, 0, `^taskset/kept/7 has no task, and has not succeeded: the set has ended: Cancelled`, "^$")
-	check(t, os.WriteFile(mark, nil, 0o600))
+	kit.Check(t, os.WriteFile(mark, nil, 0o600))
 	s.leat(t, "retry", "kept", "--wait").expect(t, 1, `^taskset\.batch\.leat\.dev/kept-retry-1 created \(6 indexes of 8\)\n$`,
 		`(?s)5 of 6 succeeded.*Failed: index 2\n.*Over all retries of taskset/kept: 7 of 8 have succeeded in all \(kept 2, kept-retry-1 5\); not yet: index 2\n$`)
 	s.leat(t, "delete", "kept", "kept-retry-1").expect(t, 0, `kept deleted\n.*kept-retry-1 deleted\n`, "^$")
@@ -565,7 +564,7 @@ func cancelKeepsTheRecord(t *testing.T, s *scene) {
 func updates(t *testing.T, s *scene) {
 	s.leat(t, "run", "--name=late", "--array=2", "--cpu=4000", "--", "true").expect(t, 0, "", "")
 	s.leat(t, "update", "late", "--priority=5", "--queue=evening").expect(t, 0, `^taskset\.batch\.leat\.dev/late updated\n$`, "^$")
-	eventually(t, "the tasks follow", func(ctx context.Context) error {
+	kit.Eventually(t, "the tasks follow", func(ctx context.Context) error {
 		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=late", FieldSelector: "spec.queueName=evening"})
 		if err == nil && (len(list.Items) != 2 || list.Items[0].Spec.Priority != 5) {
 			err = fmt.Errorf("%d are in the queue", len(list.Items))
@@ -608,7 +607,7 @@ func explainsWaiting(t *testing.T, s *scene) {
 }
 
 func explainsQueue(t *testing.T, s *scene) {
-	must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
+	kit.Must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
 		ObjectMeta: metav1.ObjectMeta{Name: "night"},
 		Spec:       batch.TaskQueueSpec{MaxRunningTasks: ptr.To[int32](0), StopPolicy: ptr.To(batch.StopPolicyHold)},
 	}, metav1.CreateOptions{}))(t)
@@ -623,14 +622,14 @@ func drains(t *testing.T, s *scene) {
 	s.set(t, "moves", "all run", running(6))
 	name := s.workers[0]
 	s.admin(t, "drain", name).expect(t, 0, `^worker\.batch\.leat\.dev/`+name+` cordoned\nworker\.batch\.leat\.dev/`+name+` drained\n$`, `3/3 done`)
-	eventually(t, "all are elsewhere", func(ctx context.Context) error {
+	kit.Eventually(t, "all are elsewhere", func(ctx context.Context) error {
 		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.workerName=" + s.workers[1] + ",status.phase=Running"})
 		if err == nil && len(list.Items) != 6 {
 			err = fmt.Errorf("%d run there", len(list.Items))
 		}
 		return err
 	})
-	list := must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.workerName=" + name + ",status.phase!=Failed,status.phase!=Succeeded"}))(t)
+	list := kit.Must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.workerName=" + name + ",status.phase!=Failed,status.phase!=Succeeded"}))(t)
 	if len(list.Items) != 0 {
 		t.Errorf("%s still has %d tasks", name, len(list.Items))
 	}
@@ -646,7 +645,7 @@ func drains(t *testing.T, s *scene) {
 	s.admin(t, "top", "--once").expect(t, 0, `stolen-0-abcde +NotReady,Denied +0/0`, "^$")
 	s.admin(t, "worker", "allow", "stolen-0-abcde").expect(t, 0, " allowed", "^$")
 	s.admin(t, "worker", "allow", "never-was").expect(t, 1, "^$", "not found")
-	check(t, s.api.Workers(s.namespace).Delete(t.Context(), "stolen-0-abcde", metav1.DeleteOptions{}))
+	kit.Check(t, s.api.Workers(s.namespace).Delete(t.Context(), "stolen-0-abcde", metav1.DeleteOptions{}))
 	s.leat(t, "cancel", "--now", "moves").expect(t, 0, "cancelled", "^$")
 }
 
@@ -654,9 +653,9 @@ func interruptedPlain(t *testing.T, s *scene) {
 	for name, sig := range map[string]syscall.Signal{"int": syscall.SIGINT, "term": syscall.SIGTERM} {
 		command := s.command(t, "run", "--name=goes-on-"+name, "--array=2", "--wait", "--", "sleep", "600")
 		got := finish(t, command, func() error {
-			check(t, command.Start())
+			kit.Check(t, command.Start())
 			s.set(t, "goes-on-"+name, "both run", running(2))
-			check(t, command.Process.Signal(sig))
+			kit.Check(t, command.Process.Signal(sig))
 			return command.Wait()
 		})
 		got.expect(t, 128+int(sig), "created", `\nDetached: taskset/goes-on-`+name+` goes on\. Come back with: leat wait taskset/goes-on-`+name+`\n$`)
@@ -710,15 +709,15 @@ func completes(t *testing.T, s *scene) {
 
 func findsLocalServer(t *testing.T, s *scene) {
 	data := t.TempDir()
-	check(t, os.Mkdir(filepath.Join(data, "leat"), 0o700))
-	check(t, os.Symlink(filepath.Join(s.env.DataDir(), "kubeconfig"), filepath.Join(data, "leat", "kubeconfig")))
+	kit.Check(t, os.Mkdir(filepath.Join(data, "leat"), 0o700))
+	kit.Check(t, os.Symlink(filepath.Join(s.env.DataDir(), "kubeconfig"), filepath.Join(data, "leat", "kubeconfig")))
 	command := s.command(t, "run", "--wait", "--", "true")
 	command.Env = append(command.Env, "KUBECONFIG=", "XDG_DATA_HOME="+data)
 	finish(t, command, command.Run).expect(t, 0, "created", "has succeeded")
 }
 
 func isPlugin(t *testing.T, s *scene) {
-	kubectl := filepath.Join(must(host.RepositoryRoot())(t), "bin", "host", "kubectl")
+	kubectl := filepath.Join(kit.Must(host.RepositoryRoot())(t), "bin", "host", "kubectl")
 	run := func(args ...string) result {
 		command := s.command(t, args...)
 		command.Path = kubectl
@@ -730,31 +729,4 @@ func isPlugin(t *testing.T, s *scene) {
 	run("leat", "logs").expect(t, 2, "^$", `Write: kubectl leat logs NAME\nSee 'kubectl leat logs --help'\.`)
 	run("leat", "run", "--help").expect(t, 0, `\n  kubectl leat run --array 1000 --wait`, "^$")
 	run("__complete", "leat", "drai").expect(t, 0, `drain`, "")
-}
-
-func eventually(t testing.TB, what string, condition func(context.Context) error) {
-	t.Helper()
-	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), poll, patience, true, func(ctx context.Context) (bool, error) {
-		last = condition(ctx)
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("%s: %v: %v", what, err, last)
-	}
-}
-
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

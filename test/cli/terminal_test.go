@@ -25,6 +25,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -43,17 +45,17 @@ type screen struct {
 // terminal runs the program on a terminal of its own, which it controls. end waits for it and gives its exit code.
 func (s *scene) terminal(t *testing.T, args ...string) (on *screen, end func() int) {
 	t.Helper()
-	master := must(os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0))(t)
+	master := kit.Must(os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0))(t)
 	fd := int(master.Fd())
-	check(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
-	number := must(unix.IoctlGetInt(fd, unix.TIOCGPTN))(t)
-	check(t, unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 50, Col: 160}))
-	slave := must(os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0))(t)
+	kit.Check(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	number := kit.Must(unix.IoctlGetInt(fd, unix.TIOCGPTN))(t)
+	kit.Check(t, unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 50, Col: 160}))
+	slave := kit.Must(os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0))(t)
 	command := s.command(t, args...)
 	command.Stdin, command.Stdout, command.Stderr = slave, slave, slave
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	check(t, command.Start())
-	check(t, slave.Close())
+	kit.Check(t, command.Start())
+	kit.Check(t, slave.Close())
 	on = &screen{master: master, grown: make(chan struct{}, 1)}
 	read := make(chan struct{})
 	go func() {
@@ -78,7 +80,7 @@ func (s *scene) terminal(t *testing.T, args ...string) (on *screen, end func() i
 		err := command.Wait()
 		ended = true
 		<-read
-		check(t, master.Close())
+		kit.Check(t, master.Close())
 		if err != nil && command.ProcessState == nil {
 			t.Fatal(err)
 		}
@@ -86,7 +88,7 @@ func (s *scene) terminal(t *testing.T, args ...string) (on *screen, end func() i
 	}
 	t.Cleanup(func() {
 		if !ended {
-			check(t, command.Process.Kill())
+			kit.Check(t, command.Process.Kill())
 			end()
 		}
 	})
@@ -121,7 +123,7 @@ func (s *screen) expect(t *testing.T, pattern string) {
 // send types.
 func (s *screen) send(t *testing.T, keys string) {
 	t.Helper()
-	must(s.master.WriteString(keys))(t)
+	kit.Must(s.master.WriteString(keys))(t)
 }
 
 const question = `is not done\. d: detach and let it go on, c: cancel it, Enter: go on watching\? `
@@ -156,7 +158,7 @@ func interruptedTerminal(t *testing.T, s *scene) {
 			if code := end(); code != 130 {
 				t.Errorf("the exit code is %d", code)
 			}
-			set := must(s.api.TaskSets(s.namespace).Get(t.Context(), name, metav1.GetOptions{}))(t)
+			set := kit.Must(s.api.TaskSets(s.namespace).Get(t.Context(), name, metav1.GetOptions{}))(t)
 			if set.Spec.Cancelled == test.goes {
 				t.Errorf("the set is cancelled: %t", set.Spec.Cancelled)
 			}

@@ -35,15 +35,15 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	apply "github.com/leat-dev/leat/pkg/generated/applyconfiguration/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/clients/scenario"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testTypedCalls makes every call of the typed client, in protobuf.
-func testTypedCalls(t *testing.T, e *env.Env) {
+func testTypedCalls(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	wire := &scenario.Wire{}
-	admin := env.Client(t, wire.On(e.Admin(t))).BatchV1alpha1()
-	controller := env.Client(t, wire.On(e.Controller(t))).BatchV1alpha1()
+	admin := kit.Client(t, wire.On(e.Admin(t))).BatchV1alpha1()
+	controller := kit.Client(t, wire.On(e.Controller(t))).BatchV1alpha1()
 	tasks := admin.Tasks(namespace)
 
 	task, err := tasks.Create(t.Context(), &batch.Task{
@@ -53,24 +53,24 @@ func testTypedCalls(t *testing.T, e *env.Env) {
 			SchedulingGates: []batch.TaskSchedulingGate{{Name: "later"}}, // until then no scheduler writes to it
 		},
 	}, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	if task.Status.Phase != batch.TaskPending || task.Spec.QueueName != "default" || *task.Spec.TerminationGracePeriodSeconds != 30 ||
 		task.Spec.Env[0].Value != "ü\n" {
 		t.Errorf("created: %v", task)
 	}
 	name := task.Name
-	worker := env.Client(t, wire.On(e.Worker(t, namespace, "w-aaaaa"))).BatchV1alpha1()
+	worker := kit.Client(t, wire.On(e.Worker(t, namespace, "w-aaaaa"))).BatchV1alpha1()
 	_, err = worker.Workers(namespace).Create(t.Context(), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: "w-aaaaa"}}, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	watcher, err := tasks.Watch(t.Context(), metav1.ListOptions{ResourceVersion: task.ResourceVersion, FieldSelector: "metadata.name=" + name})
-	check(t, err)
+	kit.Check(t, err)
 	defer watcher.Stop()
 
 	task.Labels["app"] = "api"
 	_, err = tasks.Update(t.Context(), task, metav1.UpdateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	task, err = tasks.Patch(t.Context(), name, types.MergePatchType, []byte(`{"spec": {"ttlSecondsAfterFinished": 60, "schedulingGates": null}}`), metav1.PatchOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	if task.Labels["app"] != "api" || *task.Spec.TTLSecondsAfterFinished != 60 || task.Generation != 2 {
 		t.Errorf("patched: %v", task)
 	}
@@ -87,12 +87,12 @@ func testTypedCalls(t *testing.T, e *env.Env) {
 	if err := bind(metav1.ObjectMeta{UID: "another"}); !apierrors.IsConflict(err) {
 		t.Errorf("binding of another uid: %v", err)
 	}
-	check(t, bind(metav1.ObjectMeta{UID: task.UID}))
+	kit.Check(t, bind(metav1.ObjectMeta{UID: task.UID}))
 	if err := bind(metav1.ObjectMeta{}); !apierrors.IsConflict(err) {
 		t.Errorf("second binding: %v", err)
 	}
 	task, err = tasks.Get(t.Context(), name, metav1.GetOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	if task.Spec.WorkerName != "w-aaaaa" || task.Status.Incarnation != "one" || !meta.IsStatusConditionTrue(task.Status.Conditions, batch.TaskScheduled) {
 		t.Errorf("bound: %v", task)
 	}
@@ -101,7 +101,7 @@ func testTypedCalls(t *testing.T, e *env.Env) {
 	running.Status.Phase, running.Status.Attempts, running.Status.StartTime = batch.TaskRunning, 1, ptr.To(metav1.Now())
 	running.Status.State.Running = &batch.TaskStateRunning{StartedAt: *running.Status.StartTime}
 	running, err = worker.Tasks(namespace).UpdateStatus(t.Context(), running, metav1.UpdateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	if running.Status.Phase != batch.TaskRunning {
 		t.Errorf("running: %v", running.Status)
 	}
@@ -119,20 +119,20 @@ func testTypedCalls(t *testing.T, e *env.Env) {
 	if err := evict(&metav1.Preconditions{ResourceVersion: &task.ResourceVersion}); !apierrors.IsConflict(err) {
 		t.Errorf("eviction of an old version: %v", err)
 	}
-	check(t, evict(&metav1.Preconditions{UID: &task.UID, ResourceVersion: &running.ResourceVersion}))
+	kit.Check(t, evict(&metav1.Preconditions{UID: &task.UID, ResourceVersion: &running.ResourceVersion}))
 	task, err = tasks.Get(t.Context(), name, metav1.GetOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	if task.Spec.WorkerName != "" || task.Status.Phase != batch.TaskPending || task.Status.Disruptions != 1 || task.Status.State.Waiting.Reason != "Tried" {
 		t.Errorf("evicted: %v", task)
 	}
 
 	list, err := tasks.List(t.Context(), metav1.ListOptions{LabelSelector: "app=api", FieldSelector: "status.phase=Pending"})
-	check(t, err)
+	kit.Check(t, err)
 	if len(list.Items) != 1 || list.Items[0].Name != name {
 		t.Errorf("listed: %v", list.Items)
 	}
-	check(t, tasks.Delete(t.Context(), name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &task.UID}}))
-	check(t, tasks.DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "app"}))
+	kit.Check(t, tasks.Delete(t.Context(), name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &task.UID}}))
+	kit.Check(t, tasks.DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "app"}))
 	late := time.After(timeout)
 	for last := watch.EventType(""); last != watch.Deleted; {
 		select {
@@ -154,15 +154,15 @@ func testTypedCalls(t *testing.T, e *env.Env) {
 			Template: batch.TaskTemplateSpec{Spec: batch.TaskSpec{Command: []string{"sleep"}}},
 		},
 	}, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	scale, err := sets.GetScale(t.Context(), set.Name, metav1.GetOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	if scale.Spec.Replicas != 1 || scale.Status.Selector != batch.LabelControllerUID+"="+string(set.UID) {
 		t.Errorf("scale: %v", scale)
 	}
-	check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error { // a controller may write the status
+	kit.Check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error { // a controller may write the status
 		scale, err := sets.GetScale(t.Context(), set.Name, metav1.GetOptions{})
-		check(t, err)
+		kit.Check(t, err)
 		scale.Spec.Replicas = 4
 		_, err = sets.UpdateScale(t.Context(), set.Name, scale, metav1.UpdateOptions{})
 		return err
@@ -174,14 +174,14 @@ func testTypedCalls(t *testing.T, e *env.Env) {
 		t.Errorf("scale of an old version: %v", err)
 	}
 	set, err = sets.Get(t.Context(), set.Name, metav1.GetOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	if *set.Spec.Parallelism != 4 || set.Generation != 2 {
 		t.Errorf("scaled: %v", set)
 	}
 	if !e.Standalone() { // no controller counts the active tasks
 		set.Status.Active = 4
 		_, err = controller.TaskSets(namespace).UpdateStatus(t.Context(), set, metav1.UpdateOptions{})
-		check(t, err)
+		kit.Check(t, err)
 		if scale, err = sets.GetScale(t.Context(), set.Name, metav1.GetOptions{}); err != nil || scale.Status.Replicas != 4 {
 			t.Errorf("scale of a set with 4 active tasks: %v, %v", scale, err)
 		}
@@ -190,74 +190,74 @@ func testTypedCalls(t *testing.T, e *env.Env) {
 }
 
 // testApply applies by apply configurations: each manager owns its fields, takes them back and, when asked to, over.
-func testApply(t *testing.T, e *env.Env) {
+func testApply(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	wire := &scenario.Wire{}
-	queues := env.Client(t, wire.On(e.Admin(t))).BatchV1alpha1().TaskQueues(namespace)
+	queues := kit.Client(t, wire.On(e.Admin(t))).BatchV1alpha1().TaskQueues(namespace)
 	alice, bob := metav1.ApplyOptions{FieldManager: "alice"}, metav1.ApplyOptions{FieldManager: "bob"}
 
 	_, err := queues.Apply(t.Context(), apply.TaskQueue("line", namespace).
 		WithSpec(apply.TaskQueueSpec().WithWeight(2).WithMaxRunningTasks(5)), alice)
-	check(t, err)
+	kit.Check(t, err)
 	heavy := apply.TaskQueue("line", namespace).WithSpec(apply.TaskQueueSpec().WithWeight(9).WithStopPolicy(batch.StopPolicyHold))
 	if _, err := queues.Apply(t.Context(), heavy, bob); !apierrors.IsConflict(err) {
 		t.Errorf("apply of another's field: %v", err)
 	}
 	bob.Force = true
 	queue, err := queues.Apply(t.Context(), heavy, bob)
-	check(t, err)
+	kit.Check(t, err)
 	if *queue.Spec.Weight != 9 || *queue.Spec.MaxRunningTasks != 5 || *queue.Spec.StopPolicy != batch.StopPolicyHold {
 		t.Errorf("applied by both: %v", queue.Spec)
 	}
 	extracted, err := apply.ExtractTaskQueue(queue, "alice")
-	check(t, err)
+	kit.Check(t, err)
 	if extracted.Spec.Weight != nil || *extracted.Spec.MaxRunningTasks != 5 {
 		t.Errorf("alice owns %v", extracted.Spec)
 	}
 	queue, err = queues.Apply(t.Context(), apply.TaskQueue("line", namespace), bob)
-	check(t, err)
+	kit.Check(t, err)
 	if *queue.Spec.Weight != 1 || *queue.Spec.StopPolicy != batch.StopPolicyNone || *queue.Spec.MaxRunningTasks != 5 {
 		t.Errorf("what bob gave up: %v", queue.Spec)
 	}
 
-	tasks := env.Client(t, wire.On(e.Admin(t))).BatchV1alpha1().Tasks(namespace)
+	tasks := kit.Client(t, wire.On(e.Admin(t))).BatchV1alpha1().Tasks(namespace)
 	task, err := tasks.Apply(t.Context(), apply.Task("one", namespace).WithLabels(map[string]string{"app": "web"}).WithSpec(apply.TaskSpec().
 		WithCommand("sleep").WithEnv(apply.EnvVar().WithName("A").WithValue("b")).
 		WithSchedulingGates(apply.TaskSchedulingGate().WithName("later"))), alice)
-	check(t, err)
+	kit.Check(t, err)
 	own, err := apply.ExtractTask(task, "alice")
-	check(t, err)
+	kit.Check(t, err)
 	own.Spec.SchedulingGates = nil
 	task, err = tasks.Apply(t.Context(), own, alice)
-	check(t, err)
+	kit.Check(t, err)
 	if len(task.Spec.SchedulingGates) != 0 || task.Spec.Env[0].Value != "b" || task.Labels["app"] != "web" {
 		t.Errorf("extracted, changed and applied: %v", task)
 	}
-	statuses := env.Client(t, wire.On(e.Controller(t))).BatchV1alpha1().Tasks(namespace)
+	statuses := kit.Client(t, wire.On(e.Controller(t))).BatchV1alpha1().Tasks(namespace)
 	task, err = statuses.ApplyStatus(t.Context(), apply.Task("one", namespace).WithResourceVersion(task.ResourceVersion).
 		WithStatus(apply.TaskStatus().WithProgress("1/2").WithConditions(applymeta.Condition().
 			WithType("example.com/Seen").WithStatus(metav1.ConditionTrue).WithReason("Looked").WithMessage("").WithLastTransitionTime(metav1.Now()))), bob)
-	check(t, err)
+	kit.Check(t, err)
 	if task.Status.Progress != "1/2" || task.Status.Phase != batch.TaskPending || !meta.IsStatusConditionTrue(task.Status.Conditions, "example.com/Seen") {
 		t.Errorf("status applied: %v", task.Status)
 	}
 
 	gated := apply.Task("two", namespace).WithSpec(apply.TaskSpec().WithCommand("sleep").WithSchedulingGates(apply.TaskSchedulingGate().WithName("later")))
 	task, err = tasks.Apply(t.Context(), gated, alice)
-	check(t, err)
+	kit.Check(t, err)
 	again, err := tasks.Apply(t.Context(), gated, alice)
-	check(t, err)
+	kit.Check(t, err)
 	if again.ResourceVersion != task.ResourceVersion {
 		t.Errorf("applied again: %v", again)
 	}
 
-	sets := env.Client(t, wire.On(e.Admin(t))).BatchV1alpha1().TaskSets(namespace)
+	sets := kit.Client(t, wire.On(e.Admin(t))).BatchV1alpha1().TaskSets(namespace)
 	many := apply.TaskSet("many", namespace).WithSpec(apply.TaskSetSpec().WithParallelism(0).WithTemplate(
 		apply.TaskTemplateSpec().WithLabels(map[string]string{"app": "web"}).WithSpec(apply.TaskSpec().WithCommand("sleep"))))
 	_, err = sets.Apply(t.Context(), many, alice)
-	check(t, err)
+	kit.Check(t, err)
 	set, err := sets.Apply(t.Context(), many, alice)
-	check(t, err)
+	kit.Check(t, err)
 	if set.Generation != 1 || set.Spec.Template.Labels["app"] != "web" || set.Spec.Template.Labels[batch.LabelTaskSetName] != "many" {
 		t.Errorf("applied twice: %v", set)
 	}
@@ -272,12 +272,5 @@ func eventually(t *testing.T, f func() bool, otherwise string) {
 	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, timeout, true, func(context.Context) (bool, error) { return f(), nil })
 	if err != nil {
 		t.Fatalf("%v: %s", err, otherwise)
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

@@ -39,16 +39,16 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
 	"github.com/leat-dev/leat/test/clients/scenario"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
-func TestStandalone(t *testing.T) { suite(t, env.Standalone(t)) }
+func TestStandalone(t *testing.T) { suite(t, kit.Standalone(t)) }
 
-func TestAggregated(t *testing.T) { suite(t, env.Aggregated(t)) }
+func TestAggregated(t *testing.T) { suite(t, kit.Aggregated(t)) }
 
-func TestAtServer(t *testing.T) { suite(t, env.Aggregated(t).AtServer()) }
+func TestAtServer(t *testing.T) { suite(t, kit.Aggregated(t).AtServer()) }
 
-func suite(t *testing.T, e *env.Env) {
+func suite(t *testing.T, e *kit.Env) {
 	t.Run("TypedCalls", func(t *testing.T) { testTypedCalls(t, e) })
 	t.Run("Apply", func(t *testing.T) { testApply(t, e) })
 	t.Run("EveryKind", func(t *testing.T) { testEveryKind(t, e) })
@@ -64,23 +64,23 @@ var libraries = []struct {
 	informer        func(t *testing.T, config *rest.Config, namespace string, tweak func(*metav1.ListOptions)) cache.SharedIndexInformer
 }{
 	{"typed", runtime.ContentTypeProtobuf, func(t *testing.T, config *rest.Config, namespace string, tweak func(*metav1.ListOptions)) cache.SharedIndexInformer {
-		return externalversions.NewSharedInformerFactoryWithOptions(env.Client(t, config), 0,
+		return externalversions.NewSharedInformerFactoryWithOptions(kit.Client(t, config), 0,
 			externalversions.WithNamespace(namespace), externalversions.WithTweakListOptions(tweak)).Batch().V1alpha1().Tasks().Informer()
 	}},
 	{"dynamic", runtime.ContentTypeJSON, func(t *testing.T, config *rest.Config, namespace string, tweak func(*metav1.ListOptions)) cache.SharedIndexInformer {
 		client, err := dynamic.NewForConfig(config)
-		check(t, err)
+		kit.Check(t, err)
 		return dynamicinformer.NewFilteredDynamicInformer(client, batch.SchemeGroupVersion.WithResource("tasks"), namespace, 0, nil, tweak).Informer()
 	}},
 	{"metadata", runtime.ContentTypeProtobuf, func(t *testing.T, config *rest.Config, namespace string, tweak func(*metav1.ListOptions)) cache.SharedIndexInformer {
 		client, err := metadata.NewForConfig(config)
-		check(t, err)
+		kit.Check(t, err)
 		return metadatainformer.NewFilteredMetadataInformer(client, batch.SchemeGroupVersion.WithResource("tasks"), namespace, 0, nil, tweak).Informer()
 	}},
 }
 
 // testInformers follows the scenario with an informer of each library, of all tasks of the namespace and of one worker's.
-func testInformers(t *testing.T, e *env.Env, watchList bool) {
+func testInformers(t *testing.T, e *kit.Env, watchList bool) {
 	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, watchList)
 	namespace := e.Namespace(t)
 	var all, bound []*scenario.Objects
@@ -98,7 +98,7 @@ func testInformers(t *testing.T, e *env.Env, watchList bool) {
 		all, bound = append(all, allObjects), append(bound, boundObjects)
 		for informer, objects := range map[cache.SharedIndexInformer]*scenario.Objects{everything: allObjects, workers: boundObjects} {
 			_, err := informer.AddEventHandler(objects.Handler())
-			check(t, err)
+			kit.Check(t, err)
 			start = append(start, func() { go informer.RunWithContext(t.Context()) })
 		}
 	}
@@ -147,10 +147,10 @@ func streamOf(mediaType string) string {
 }
 
 // testEveryKind runs informers of all kinds that can be watched in all namespaces, as a controller does.
-func testEveryKind(t *testing.T, e *env.Env) {
+func testEveryKind(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	wire := &scenario.Wire{}
-	factory := externalversions.NewSharedInformerFactory(env.Client(t, wire.On(e.Controller(t))), 0)
+	factory := externalversions.NewSharedInformerFactory(kit.Client(t, wire.On(e.Controller(t))), 0)
 	informers := factory.Batch().V1alpha1()
 	all := map[string]cache.SharedIndexInformer{
 		"tasks": informers.Tasks().Informer(), "tasksets": informers.TaskSets().Informer(),
@@ -161,22 +161,22 @@ func testEveryKind(t *testing.T, e *env.Env) {
 		t.Fatal(synced.Err)
 	}
 
-	client := env.Client(t, e.Admin(t)).BatchV1alpha1()
+	client := kit.Client(t, e.Admin(t)).BatchV1alpha1()
 	meta := metav1.ObjectMeta{Name: "w-aaaaa"}
 	run := batch.TaskSpec{Command: []string{"sleep"}}
 	_, err := client.Tasks(namespace).Create(t.Context(), &batch.Task{ObjectMeta: meta, Spec: run}, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	_, err = client.TaskSets(namespace).Create(t.Context(), &batch.TaskSet{ObjectMeta: meta, Spec: batch.TaskSetSpec{Template: batch.TaskTemplateSpec{Spec: run}}}, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	_, err = client.TaskQueues(namespace).Create(t.Context(), &batch.TaskQueue{ObjectMeta: meta}, metav1.CreateOptions{})
-	check(t, err)
-	worker := env.Client(t, e.Worker(t, namespace, meta.Name)).BatchV1alpha1()
+	kit.Check(t, err)
+	worker := kit.Client(t, e.Worker(t, namespace, meta.Name)).BatchV1alpha1()
 	_, err = worker.Workers(namespace).Create(t.Context(), &batch.Worker{ObjectMeta: meta}, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	for kind, informer := range all {
 		eventually(t, func() bool {
 			_, found, err := informer.GetStore().GetByKey(namespace + "/" + meta.Name)
-			check(t, err)
+			kit.Check(t, err)
 			return found
 		}, "the informer of "+kind+" has not seen the object")
 	}
@@ -188,9 +188,9 @@ func testEveryKind(t *testing.T, e *env.Env) {
 
 	// Leases are listed instead.
 	_, err = worker.WorkerLeases(namespace).Create(t.Context(), &batch.WorkerLease{ObjectMeta: meta}, metav1.CreateOptions{})
-	check(t, err)
-	leases, err := env.Client(t, e.Controller(t)).BatchV1alpha1().WorkerLeases(namespace).List(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
-	check(t, err)
+	kit.Check(t, err)
+	leases, err := kit.Client(t, e.Controller(t)).BatchV1alpha1().WorkerLeases(namespace).List(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
+	kit.Check(t, err)
 	if len(leases.Items) != 1 || *leases.Items[0].Spec.LeaseDurationSeconds != 40 {
 		t.Errorf("leases: %v", leases.Items)
 	}

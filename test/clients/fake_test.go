@@ -21,6 +21,8 @@ import (
 	"encoding/json"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	applymeta "k8s.io/client-go/applyconfigurations/meta/v1"
@@ -80,41 +82,41 @@ func TestFakes(t *testing.T) {
 func testFake[T metav1.Object, L, A any](t *testing.T, client typedClient[T, L, A], object T, one, two A, extract func(T, string) (A, error)) {
 	ctx := t.Context()
 	created, err := client.Create(ctx, object, metav1.CreateOptions{FieldManager: "one"})
-	check(t, err)
+	kit.Check(t, err)
 	created.SetLabels(map[string]string{"a": "b"})
 	_, err = client.Update(ctx, created, metav1.UpdateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	got, err := client.Get(ctx, object.GetName(), metav1.GetOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	if diff := cmp.Diff(map[string]string{"a": "b"}, got.GetLabels()); diff != "" {
 		t.Errorf("labels: want -, got +:\n%s", diff)
 	}
 
 	_, err = client.Apply(ctx, one, metav1.ApplyOptions{FieldManager: "one"})
-	check(t, err)
+	kit.Check(t, err)
 	applied, err := client.Apply(ctx, two, metav1.ApplyOptions{FieldManager: "two"})
-	check(t, err)
+	kit.Check(t, err)
 	for manager, want := range map[string]A{"one": one, "two": two} {
 		own, err := extract(applied, manager)
-		check(t, err)
+		kit.Check(t, err)
 		if diff := cmp.Diff(document(t, want), document(t, own)); diff != "" {
 			t.Errorf("extracted for %s: want -, got +:\n%s", manager, diff)
 		}
 	}
 	list, err := client.List(ctx, metav1.ListOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	if items, _ := document(t, list)["items"].([]any); len(items) != 2 {
 		t.Errorf("listed: %v", items)
 	}
-	check(t, client.Delete(ctx, object.GetName(), metav1.DeleteOptions{}))
+	kit.Check(t, client.Delete(ctx, object.GetName(), metav1.DeleteOptions{}))
 }
 
 // document returns the object that a value is in JSON.
 func document(t *testing.T, value any) map[string]any {
 	t.Helper()
 	text, err := json.Marshal(value)
-	check(t, err)
+	kit.Check(t, err)
 	var object map[string]any
-	check(t, json.Unmarshal(text, &object))
+	kit.Check(t, json.Unmarshal(text, &object))
 	return object
 }

@@ -21,6 +21,8 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
@@ -60,7 +62,7 @@ func managedOrNone(s *scene, obj *unstructured.Unstructured, manager string, ope
 		if entry.Manager == manager && entry.Operation == operation && entry.Subresource == subresource {
 			mustEqual(s, "the version of managed fields", entry.APIVersion, s.gv.String())
 			set := &fieldpath.Set{}
-			check(s, set.FromJSON(bytes.NewReader(entry.FieldsV1.GetRawBytes())))
+			kit.Check(s, set.FromJSON(bytes.NewReader(entry.FieldsV1.GetRawBytes())))
 			return set
 		}
 	}
@@ -85,26 +87,26 @@ func mustHold(s *scene, fields *fieldpath.Set, path string, has bool) {
 func applyCreatesAndOwns(s *scene) {
 	obj := s.object("a", `{"metadata": {"labels": {"a": "b"}}}`)
 	set(s, obj, s.spec.path, s.spec.one)
-	created := must(s.apply("one", obj))(s)
+	created := kit.Must(s.apply("one", obj))(s)
 	mustHave(s, created, "metadata.generation", `1`)
 	mustHave(s, created, s.spec.path, s.spec.one)
 	fields := managed(s, created, "one", metav1.ManagedFieldsOperationApply, "")
 	mustHold(s, fields, s.spec.path, true)
 	mustHold(s, fields, "metadata.labels.a", true)
-	mustEqual(s, "the object applied twice", must(s.apply("one", obj))(s), created)
+	mustEqual(s, "the object applied twice", kit.Must(s.apply("one", obj))(s), created)
 }
 
 func applyConflicts(s *scene) {
 	obj := s.object("a")
 	set(s, obj, s.spec.path, s.spec.one)
-	must(s.apply("one", obj))(s)
-	must(s.apply("two", obj))(s) // they agree
+	kit.Must(s.apply("one", obj))(s)
+	kit.Must(s.apply("two", obj))(s) // they agree
 	set(s, obj, s.spec.path, s.spec.two)
 	_, err := s.apply("two", obj)
 	mustEqual(s, "the conflicts", conflicting(s, err), []string{"." + s.spec.path})
 	refused(s, err, http.StatusConflict, `"one"`)
 
-	got := must(s.objects.Apply(s.Context(), "a", obj, metav1.ApplyOptions{FieldManager: "two", Force: true}))(s)
+	got := kit.Must(s.objects.Apply(s.Context(), "a", obj, metav1.ApplyOptions{FieldManager: "two", Force: true}))(s)
 	mustHave(s, got, s.spec.path, s.spec.two)
 	mustHave(s, got, "metadata.generation", `2`)
 	mustHold(s, managed(s, got, "two", metav1.ManagedFieldsOperationApply, ""), s.spec.path, true)
@@ -117,15 +119,15 @@ func applyRemoves(s *scene) {
 	bare := s.create("bare")
 	obj := s.object("a", `{"metadata": {"labels": {"a": "b", "c": "d"}}}`)
 	set(s, obj, s.spec.path, s.spec.one)
-	must(s.apply("one", obj))(s)
-	got := must(s.apply("one", s.object("a", `{"metadata": {"labels": {"a": "b"}}}`)))(s)
+	kit.Must(s.apply("one", obj))(s)
+	got := kit.Must(s.apply("one", s.object("a", `{"metadata": {"labels": {"a": "b"}}}`)))(s)
 	mustHave(s, got, "metadata.labels", `{"a": "b"}`)
 	mustEqual(s, s.spec.path, at(got, s.spec.path), at(bare, s.spec.path))
 }
 
 func applyChecksVersion(s *scene) {
-	created := must(s.apply("one", s.object("a")))(s)
-	must(s.mergePatch("a", `{"metadata": {"labels": {"a": "b"}}}`))(s)
+	created := kit.Must(s.apply("one", s.object("a")))(s)
+	kit.Must(s.mergePatch("a", `{"metadata": {"labels": {"a": "b"}}}`))(s)
 	obj := s.object("a")
 	obj.SetResourceVersion(created.GetResourceVersion())
 	set(s, obj, s.spec.path, s.spec.one)
@@ -138,7 +140,7 @@ func applyToMainDoesNotOwnStatus(s *scene) {
 	obj := s.object("a")
 	set(s, obj, s.spec.path, s.spec.one)
 	set(s, obj, s.status.path, s.status.one)
-	created := must(s.apply("one", obj))(s)
+	created := kit.Must(s.apply("one", obj))(s)
 	mustEqual(s, "the status", statusWithoutTimes(created), statusWithoutTimes(plain))
 	mustHold(s, managed(s, created, "one", metav1.ManagedFieldsOperationApply, ""), "status", false)
 
@@ -146,18 +148,18 @@ func applyToMainDoesNotOwnStatus(s *scene) {
 	status := s.object("a")
 	delete(status.Object, "spec")
 	set(s, status, s.status.path, s.status.two)
-	mustHave(s, must(s.apply("two", status, "status"))(s), s.status.path, s.status.two)
-	mustHave(s, must(s.apply("one", obj))(s), s.status.path, s.status.two)
+	mustHave(s, kit.Must(s.apply("two", status, "status"))(s), s.status.path, s.status.two)
+	mustHave(s, kit.Must(s.apply("one", obj))(s), s.status.path, s.status.two)
 }
 
 func applyToStatusOwnsOnlyStatus(s *scene) {
 	main := s.object("a")
 	set(s, main, s.spec.path, s.spec.one)
-	stored := must(s.apply("two", main))(s)
+	stored := kit.Must(s.apply("two", main))(s)
 	obj := s.object("a", `{"metadata": {"labels": {"a": "b"}, "finalizers": ["example.com/one"]}}`)
 	set(s, obj, s.spec.path, s.spec.two)
 	set(s, obj, s.status.path, s.status.one)
-	got := must(s.apply("one", obj, "status"))(s)
+	got := kit.Must(s.apply("one", obj, "status"))(s)
 	mustHave(s, got, s.status.path, s.status.one)
 	for _, field := range []string{"spec", "metadata.labels", "metadata.finalizers", "metadata.generation"} {
 		mustEqual(s, field, at(got, field), at(stored, field))
@@ -169,12 +171,12 @@ func applyToStatusOwnsOnlyStatus(s *scene) {
 
 	// It is not in the way of whom the spec belongs to, who can neither set nor remove the status.
 	set(s, main, s.spec.path, s.spec.two)
-	got = must(s.apply("two", main))(s)
+	got = kit.Must(s.apply("two", main))(s)
 	mustHave(s, got, s.spec.path, s.spec.two)
 	mustHave(s, got, s.status.path, s.status.one)
 	// What it no longer names goes.
 	patch(s, obj, nested(s.status.path, `null`))
-	got = must(s.apply("one", obj, "status"))(s)
+	got = kit.Must(s.apply("one", obj, "status"))(s)
 	mustEqual(s, s.status.path, at(got, s.status.path), at(stored, s.status.path))
 }
 
@@ -183,23 +185,23 @@ func applyToStatusConflicts(s *scene) {
 	obj := s.object("a")
 	delete(obj.Object, "spec")
 	set(s, obj, s.status.path, s.status.one)
-	must(s.apply("one", obj, "status"))(s)
+	kit.Must(s.apply("one", obj, "status"))(s)
 	set(s, obj, s.status.path, s.status.two)
 	_, err := s.apply("two", obj, "status")
 	mustEqual(s, "the conflicts", conflicting(s, err), []string{"." + s.status.path})
-	got := must(s.objects.ApplyStatus(s.Context(), "a", obj, metav1.ApplyOptions{FieldManager: "two", Force: true}))(s)
+	got := kit.Must(s.objects.ApplyStatus(s.Context(), "a", obj, metav1.ApplyOptions{FieldManager: "two", Force: true}))(s)
 	mustHave(s, got, s.status.path, s.status.two)
 	mustHold(s, managed(s, got, "two", metav1.ManagedFieldsOperationApply, "status"), s.status.path, true)
 }
 
 func updatesAreRecorded(s *scene) {
-	obj := must(s.objects.Create(s.Context(), s.object("a"), metav1.CreateOptions{FieldManager: "creator"}))(s)
+	obj := kit.Must(s.objects.Create(s.Context(), s.object("a"), metav1.CreateOptions{FieldManager: "creator"}))(s)
 	mustHold(s, managed(s, obj, "creator", metav1.ManagedFieldsOperationUpdate, ""), "spec", true)
 	set(s, obj, s.spec.path, s.spec.one)
 	if s.status.path != "" {
 		set(s, obj, s.status.path, s.status.one)
 	}
-	obj = must(s.objects.Update(s.Context(), obj, metav1.UpdateOptions{FieldManager: "editor"}))(s)
+	obj = kit.Must(s.objects.Update(s.Context(), obj, metav1.UpdateOptions{FieldManager: "editor"}))(s)
 	fields := managed(s, obj, "editor", metav1.ManagedFieldsOperationUpdate, "")
 	mustHold(s, fields, s.spec.path, true)
 	mustHold(s, fields, "status", false)
@@ -209,7 +211,7 @@ func updatesAreRecorded(s *scene) {
 
 	set(s, obj, s.spec.path, s.spec.two)
 	set(s, obj, s.status.path, s.status.two)
-	obj = must(s.objects.UpdateStatus(s.Context(), obj, metav1.UpdateOptions{FieldManager: "editor"}))(s)
+	obj = kit.Must(s.objects.UpdateStatus(s.Context(), obj, metav1.UpdateOptions{FieldManager: "editor"}))(s)
 	fields = managed(s, obj, "editor", metav1.ManagedFieldsOperationUpdate, "status")
 	mustHold(s, fields, s.status.path, true)
 	mustHold(s, fields, "spec", false)

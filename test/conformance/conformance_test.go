@@ -24,14 +24,14 @@ import (
 
 	"k8s.io/client-go/discovery"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
-func TestStandalone(t *testing.T) { suite(t, env.Standalone(t)) }
+func TestStandalone(t *testing.T) { suite(t, kit.Standalone(t)) }
 
-func TestAggregated(t *testing.T) { suite(t, env.Aggregated(t)) }
+func TestAggregated(t *testing.T) { suite(t, kit.Aggregated(t)) }
 
-func TestAtServer(t *testing.T) { suite(t, env.Aggregated(t).AtServer()) }
+func TestAtServer(t *testing.T) { suite(t, kit.Aggregated(t).AtServer()) }
 
 // rule is what holds for kinds. Its name and a kind's make the name of a namespace, so it is short.
 type rule struct {
@@ -47,7 +47,7 @@ type subresourceRule struct {
 	check func(s *scene, name string, sub subresource)
 }
 
-func suite(t *testing.T, e *env.Env) {
+func suite(t *testing.T, e *kit.Env) {
 	st := newStage(t, e)
 	versions := servedVersions(t, st)
 	t.Run("discovery", func(t *testing.T) {
@@ -89,8 +89,8 @@ func suite(t *testing.T, e *env.Env) {
 
 // servedVersions gives the versions of the group that are served.
 func servedVersions(t *testing.T, st *stage) []string {
-	client := must(discovery.NewDiscoveryClientForConfig(st.config))(t)
-	groups := must(client.ServerGroups())(t)
+	client := kit.Must(discovery.NewDiscoveryClientForConfig(st.config))(t)
+	groups := kit.Must(client.ServerGroups())(t)
 	var versions []string
 	for _, served := range groups.Groups {
 		if served.Name == group {

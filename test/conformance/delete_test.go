@@ -19,6 +19,8 @@ package conformance
 import (
 	"net/http"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -35,7 +37,7 @@ var deleteRules = []rule{
 
 func deleteIsAtOnce(s *scene) {
 	s.create("a")
-	check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](100)}))
+	kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](100)}))
 	s.mustBeGone("a")
 	refused(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{}), http.StatusNotFound, `"a" not found`)
 
@@ -51,7 +53,7 @@ func deleteIsAtOnce(s *scene) {
 
 func deletePreconditions(s *scene) {
 	old := s.create("a")
-	must(s.mergePatch("a", `{"metadata": {"labels": {"a": "b"}}}`))(s)
+	kit.Must(s.mergePatch("a", `{"metadata": {"labels": {"a": "b"}}}`))(s)
 	obj := s.get("a")
 	deleteIf := func(p metav1.Preconditions) error {
 		return s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{Preconditions: &p})
@@ -59,13 +61,13 @@ func deletePreconditions(s *scene) {
 	refused(s, deleteIf(metav1.Preconditions{UID: ptr.To[types.UID]("another")}), http.StatusConflict, "UID")
 	refused(s, deleteIf(metav1.Preconditions{ResourceVersion: ptr.To(old.GetResourceVersion())}), http.StatusConflict, "ResourceVersion")
 	mustEqual(s, "the stored object", s.get("a"), obj)
-	check(s, deleteIf(metav1.Preconditions{UID: ptr.To(obj.GetUID()), ResourceVersion: ptr.To(obj.GetResourceVersion())}))
+	kit.Check(s, deleteIf(metav1.Preconditions{UID: ptr.To(obj.GetUID()), ResourceVersion: ptr.To(obj.GetResourceVersion())}))
 	s.mustBeGone("a")
 }
 
 func finalizersHoldDeletion(s *scene) {
 	s.create("a", `{"metadata": {"finalizers": ["example.com/one", "example.com/two"]}}`)
-	check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{}))
+	kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{}))
 	obj := s.get("a")
 	if obj.GetDeletionTimestamp() == nil {
 		s.Fatal("metadata.deletionTimestamp is not set")
@@ -91,16 +93,16 @@ func propagationPolicies(s *scene) {
 		s.create("a")
 		// Where no garbage collector would ever remove the finalizer, what owns nothing is deleted without one.
 		if s.env.Standalone() && s.resource != "tasksets" {
-			check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{PropagationPolicy: &policy}))
+			kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{PropagationPolicy: &policy}))
 			s.mustBeGone("a")
 			continue
 		}
 		// A dry run, so that no garbage collector is faster.
 		got := s.send(http.MethodDelete, s.path("a")+"?dryRun=All&propagationPolicy="+string(policy), nil).must(s, http.StatusOK)
 		obj := s.object("a")
-		check(s, obj.UnmarshalJSON(got.body))
+		kit.Check(s, obj.UnmarshalJSON(got.body))
 		mustEqual(s, "metadata.finalizers", obj.GetFinalizers(), []string{name})
-		check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}))
+		kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}))
 		s.mustBeGone("a")
 	}
 }
@@ -109,7 +111,7 @@ func deleteCollection(s *scene) {
 	s.create("a", `{"metadata": {"labels": {"group": "one"}}}`)
 	s.create("b", `{"metadata": {"labels": {"group": "one"}, "finalizers": ["example.com/hold"]}}`)
 	s.create("c", `{"metadata": {"labels": {"group": "two"}}}`)
-	check(s, s.objects.DeleteCollection(s.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "group=one"}))
+	kit.Check(s, s.objects.DeleteCollection(s.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "group=one"}))
 	s.mustBeGone("a")
 	if s.get("b").GetDeletionTimestamp() == nil {
 		s.Error("b is not being deleted")
@@ -117,8 +119,8 @@ func deleteCollection(s *scene) {
 	if s.get("c").GetDeletionTimestamp() != nil {
 		s.Error("c is being deleted: it was not selected")
 	}
-	must(s.mergePatch("b", `{"metadata": {"finalizers": null}}`))(s)
+	kit.Must(s.mergePatch("b", `{"metadata": {"finalizers": null}}`))(s)
 	s.mustBeGone("b")
-	check(s, s.objects.DeleteCollection(s.Context(), metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: "metadata.name=c"}))
+	kit.Check(s, s.objects.DeleteCollection(s.Context(), metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: "metadata.name=c"}))
 	s.mustBeGone("c")
 }

@@ -22,6 +22,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/discovery"
@@ -29,8 +31,8 @@ import (
 
 // checkDiscovery holds what discovery says of a version against the table, both ways.
 func checkDiscovery(t *testing.T, st *stage, version string) {
-	client := must(discovery.NewDiscoveryClientForConfig(st.config))(t)
-	list := must(client.ServerResourcesForGroupVersion(group + "/" + version))(t)
+	client := kit.Must(discovery.NewDiscoveryClientForConfig(st.config))(t)
+	list := kit.Must(client.ServerResourcesForGroupVersion(group + "/" + version))(t)
 	served := map[string]metav1.APIResource{}
 	for _, resource := range list.APIResources {
 		served[resource.Name] = resource

@@ -21,6 +21,8 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -64,13 +66,13 @@ func (s *scene) protobuf() *rest.RESTClient {
 	config.APIPath, config.GroupVersion = "/apis", &s.gv
 	config.ContentType, config.AcceptContentTypes = mediaProtobuf, mediaProtobuf
 	config.NegotiatedSerializer = codecs.WithoutConversion()
-	return must(rest.RESTClientFor(config))(s)
+	return kit.Must(rest.RESTClientFor(config))(s)
 }
 
 // typed gives the typed form of an object.
 func typed(s *scene, obj *unstructured.Unstructured) runtime.Object {
 	s.Helper()
-	return must(runtime.Decode(codecs.UniversalDeserializer(), encode(s, obj)))(s)
+	return kit.Must(runtime.Decode(codecs.UniversalDeserializer(), encode(s, obj)))(s)
 }
 
 // untyped gives the form that objects have whose type is not known.
@@ -78,7 +80,7 @@ func untyped(s *scene, obj runtime.Object, gvk schema.GroupVersionKind) *unstruc
 	s.Helper()
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
 	out := &unstructured.Unstructured{}
-	check(s, out.UnmarshalJSON(encode(s, obj)))
+	kit.Check(s, out.UnmarshalJSON(encode(s, obj)))
 	return out
 }
 
@@ -89,16 +91,16 @@ func fromYAML(s *scene, answer response) *unstructured.Unstructured {
 	s.Helper()
 	mustEqual(s, "the content type", answer.header.Get("Content-Type"), mediaYAML)
 	obj := &unstructured.Unstructured{}
-	check(s, obj.UnmarshalJSON(must(yaml.YAMLToJSONStrict(answer.body))(s)))
+	kit.Check(s, obj.UnmarshalJSON(kit.Must(yaml.YAMLToJSONStrict(answer.body))(s)))
 	return obj
 }
 
 func speaksYAML(s *scene) {
-	text := must(yaml.Marshal(s.object("a").Object))(s)
+	text := kit.Must(yaml.Marshal(s.object("a").Object))(s)
 	created := fromYAML(s, s.send(http.MethodPost, s.path(), text, "Content-Type", mediaYAML, "Accept", mediaYAML).must(s, http.StatusCreated))
 	mustEqual(s, "the object created", created, s.get("a"))
 	set(s, created, s.spec.path, s.spec.one)
-	text = must(yaml.Marshal(created.Object))(s)
+	text = kit.Must(yaml.Marshal(created.Object))(s)
 	updated := fromYAML(s, s.send(http.MethodPut, s.path("a"), text, "Content-Type", mediaYAML, "Accept", mediaYAML).must(s, http.StatusOK))
 	mustHave(s, updated, s.spec.path, s.spec.one)
 	mustEqual(s, "the object", fromYAML(s, s.send(http.MethodGet, s.path("a"), nil, "Accept", mediaYAML).must(s, http.StatusOK)), updated)
@@ -108,20 +110,20 @@ func speaksYAML(s *scene) {
 
 func speaksProtobuf(s *scene) {
 	client := s.protobuf()
-	created := must(client.Post().Namespace(s.namespace).Resource(s.resource).Body(typed(s, s.object("a"))).Do(s.Context()).Get())(s)
+	created := kit.Must(client.Post().Namespace(s.namespace).Resource(s.resource).Body(typed(s, s.object("a"))).Do(s.Context()).Get())(s)
 	mustEqual(s, "the object created", untyped(s, created, s.gvk()), s.get("a"))
 	obj := s.get("a")
 	set(s, obj, s.spec.path, s.spec.one)
-	updated := must(client.Put().Namespace(s.namespace).Resource(s.resource).Name("a").Body(typed(s, obj)).Do(s.Context()).Get())(s)
+	updated := kit.Must(client.Put().Namespace(s.namespace).Resource(s.resource).Name("a").Body(typed(s, obj)).Do(s.Context()).Get())(s)
 	obj = s.get("a")
 	mustHave(s, obj, s.spec.path, s.spec.one)
 	mustEqual(s, "the object updated", untyped(s, updated, s.gvk()), obj)
-	got := must(client.Get().Namespace(s.namespace).Resource(s.resource).Name("a").Do(s.Context()).Get())(s)
+	got := kit.Must(client.Get().Namespace(s.namespace).Resource(s.resource).Name("a").Do(s.Context()).Get())(s)
 	mustEqual(s, "the object", untyped(s, got, s.gvk()), obj)
 
-	list := must(client.Get().Namespace(s.namespace).Resource(s.resource).Do(s.Context()).Get())(s)
+	list := kit.Must(client.Get().Namespace(s.namespace).Resource(s.resource).Do(s.Context()).Get())(s)
 	var items []*unstructured.Unstructured
-	check(s, untyped(s, list, s.gv.WithKind(s.kind.kind+"List")).EachListItem(func(item runtime.Object) error {
+	kit.Check(s, untyped(s, list, s.gv.WithKind(s.kind.kind+"List")).EachListItem(func(item runtime.Object) error {
 		item.(*unstructured.Unstructured).SetGroupVersionKind(s.gvk())
 		items = append(items, item.(*unstructured.Unstructured))
 		return nil
@@ -130,7 +132,7 @@ func speaksProtobuf(s *scene) {
 	if s.unwatched {
 		return
 	}
-	w := must(client.Get().Namespace(s.namespace).Resource(s.resource).Param("watch", "true").Watch(s.Context()))(s)
+	w := kit.Must(client.Get().Namespace(s.namespace).Resource(s.resource).Param("watch", "true").Watch(s.Context()))(s)
 	defer w.Stop()
 	event := next(s, w)
 	mustEqual(s, "the event", event.Type, watch.Added)

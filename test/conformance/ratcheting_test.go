@@ -21,6 +21,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,9 +35,9 @@ import (
 // Such an object is written into etcd, past the server.
 func testRatcheting(t *testing.T, st *stage, versions []string) {
 	etcd := st.env.Etcd
-	tls := must(transport.TLSInfo{CertFile: etcd.CertFile, KeyFile: etcd.KeyFile, TrustedCAFile: etcd.CAFile}.ClientConfig())(t)
-	client := must(clientv3.New(clientv3.Config{Endpoints: []string{etcd.Endpoint}, TLS: tls, Context: t.Context()}))(t)
-	t.Cleanup(func() { check(t, client.Close()) })
+	tls := kit.Must(transport.TLSInfo{CertFile: etcd.CertFile, KeyFile: etcd.KeyFile, TrustedCAFile: etcd.CAFile}.ClientConfig())(t)
+	client := kit.Must(clientv3.New(clientv3.Config{Endpoints: []string{etcd.Endpoint}, TLS: tls, Context: t.Context()}))(t)
+	t.Cleanup(func() { kit.Check(t, client.Close()) })
 	for i := range kinds {
 		for _, version := range versions {
 			t.Run(kinds[i].resource+"-"+version, func(t *testing.T) { ratchets(st.scene(t, &kinds[i], version), client) })
@@ -56,19 +58,19 @@ func ratchets(s *scene, etcd *clientv3.Client) {
 	obj.SetLabels(map[string]string{"a": "b"})
 	obj = s.update(obj)
 	mustHave(s, obj, "metadata.labels", `{"a": "b"}`)
-	obj = must(s.mergePatch("a", `{"metadata": {"annotations": {"a": "b"}}}`))(s)
+	obj = kit.Must(s.mergePatch("a", `{"metadata": {"annotations": {"a": "b"}}}`))(s)
 	if s.status.path != "" {
 		mustHave(s, obj, s.status.path, s.status.refused)
-		obj = must(s.mergePatch("a", `{"status": {"conditions": [`+condition+`]}}`, "status"))(s)
+		obj = kit.Must(s.mergePatch("a", `{"status": {"conditions": [`+condition+`]}}`, "status"))(s)
 		mustEqual(s, "status.conditions", s.sent(obj), map[string]any{"Checked": parse[any](s, condition)})
 	}
 
 	// Once it is right it stays right.
-	must(s.mergePatch("a", nested(s.spec.path, s.spec.one)))(s)
+	kit.Must(s.mergePatch("a", nested(s.spec.path, s.spec.one)))(s)
 	_, err := s.mergePatch("a", nested(s.spec.path, s.spec.refused))
 	invalid(s, err, s.spec.refusedPath())
 	if s.status.path != "" {
-		must(s.mergePatch("a", nested(s.status.path, s.status.one), "status"))(s)
+		kit.Must(s.mergePatch("a", nested(s.status.path, s.status.one), "status"))(s)
 		_, err = s.mergePatch("a", nested(s.status.path, s.status.refused), "status")
 		invalid(s, err, s.status.refusedPath())
 	}
@@ -96,13 +98,13 @@ func ratchets(s *scene, etcd *clientv3.Client) {
 // damage changes an object where it is stored, in the version and the form it is stored in.
 func damage(s *scene, etcd *clientv3.Client, name string, change func(*unstructured.Unstructured)) {
 	s.Helper()
-	stored := must(etcd.Get(s.Context(), "/leat/", clientv3.WithPrefix()))(s)
+	stored := kit.Must(etcd.Get(s.Context(), "/leat/", clientv3.WithPrefix()))(s)
 	for _, pair := range stored.Kvs {
 		if !strings.HasSuffix(string(pair.Key), "/"+s.resource+"/"+s.namespace+"/"+name) {
 			continue
 		}
 		decoded, gvk, err := codecs.UniversalDeserializer().Decode(pair.Value, nil, nil)
-		check(s, err)
+		kit.Check(s, err)
 		obj := untyped(s, decoded, *gvk)
 		change(obj)
 		protobuf, ok := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), mediaProtobuf)
@@ -110,7 +112,7 @@ func damage(s *scene, etcd *clientv3.Client, name string, change func(*unstructu
 			s.Fatal("the codecs do not know protobuf")
 		}
 		encoder := codecs.EncoderForVersion(protobuf.Serializer, gvk.GroupVersion())
-		must(etcd.Put(s.Context(), string(pair.Key), string(must(runtime.Encode(encoder, typed(s, obj)))(s))))(s)
+		kit.Must(etcd.Put(s.Context(), string(pair.Key), string(kit.Must(runtime.Encode(encoder, typed(s, obj)))(s))))(s)
 		return
 	}
 	s.Fatalf("etcd holds no %s of the name %s", s.resource, name)

@@ -23,6 +23,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
@@ -44,7 +46,7 @@ var readRules = []rule{
 func (s *scene) names(options metav1.ListOptions) []string {
 	s.Helper()
 	names := []string{}
-	for _, item := range must(s.objects.List(s.Context(), options))(s).Items {
+	for _, item := range kit.Must(s.objects.List(s.Context(), options))(s).Items {
 		names = append(names, item.GetName())
 	}
 	return names
@@ -54,7 +56,7 @@ func listIsGet(s *scene) {
 	s.create("a", `{"metadata": {"labels": {"a": "b"}, "annotations": {"a": "b"}, "finalizers": ["example.com/one"]}}`)
 	last := s.create("b")
 	if s.status.path != "" {
-		last = must(s.mergePatch("b", nested(s.status.path, s.status.one), "status"))(s)
+		last = kit.Must(s.mergePatch("b", nested(s.status.path, s.status.one), "status"))(s)
 	}
 	for _, options := range []metav1.ListOptions{
 		{}, // from etcd, or from a cache that has caught up
@@ -62,14 +64,14 @@ func listIsGet(s *scene) {
 		{ResourceVersion: last.GetResourceVersion(), ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan}, // from the watch cache
 		{ResourceVersion: last.GetResourceVersion(), ResourceVersionMatch: metav1.ResourceVersionMatchExact, Limit: 10},
 	} {
-		list := must(s.objects.List(s.Context(), options))(s)
+		list := kit.Must(s.objects.List(s.Context(), options))(s)
 		mustEqual(s, "the kind of the list", list.GetKind(), s.kind.kind+"List")
 		if len(list.Items) != 2 {
 			s.Fatalf("got %d items, want 2", len(list.Items))
 		}
 		for _, item := range list.Items {
 			mustEqual(s, fmt.Sprintf("%s in the list of %+v", item.GetName(), options), &item, s.get(item.GetName()))
-			cached := must(s.objects.Get(s.Context(), item.GetName(), metav1.GetOptions{ResourceVersion: "0"}))(s)
+			cached := kit.Must(s.objects.Get(s.Context(), item.GetName(), metav1.GetOptions{ResourceVersion: "0"}))(s)
 			mustEqual(s, item.GetName()+" from the cache", &item, cached)
 		}
 	}
@@ -79,12 +81,12 @@ func listsInPieces(s *scene) {
 	for _, name := range []string{"a", "b", "c"} {
 		s.create(name)
 	}
-	first := must(s.objects.List(s.Context(), metav1.ListOptions{Limit: 2}))(s)
+	first := kit.Must(s.objects.List(s.Context(), metav1.ListOptions{Limit: 2}))(s)
 	if len(first.Items) != 2 || first.GetContinue() == "" || first.GetRemainingItemCount() == nil || *first.GetRemainingItemCount() != 1 {
 		s.Fatalf("got %d items, continue %q, remaining %v; want 2, something and 1", len(first.Items), first.GetContinue(), first.GetRemainingItemCount())
 	}
 	s.create("bb") // past the version of the list
-	rest := must(s.objects.List(s.Context(), metav1.ListOptions{Limit: 2, Continue: first.GetContinue()}))(s)
+	rest := kit.Must(s.objects.List(s.Context(), metav1.ListOptions{Limit: 2, Continue: first.GetContinue()}))(s)
 	if len(rest.Items) != 1 || rest.Items[0].GetName() != "c" || rest.GetContinue() != "" || rest.GetResourceVersion() != first.GetResourceVersion() {
 		s.Errorf("the rest is %v at %s, want c at %s", rest.Items, rest.GetResourceVersion(), first.GetResourceVersion())
 	}
@@ -181,7 +183,7 @@ func tables(s *scene) {
 				continue
 			}
 			object := &unstructured.Unstructured{}
-			check(s, object.UnmarshalJSON(row.Object.Raw))
+			kit.Check(s, object.UnmarshalJSON(row.Object.Raw))
 			mustEqual(s, "the kind of a row's object", object.GetKind(), "PartialObjectMetadata")
 			mustEqual(s, "the name of a row's object", object.GetName(), row.Cells[0])
 		}
@@ -196,7 +198,7 @@ func metadataAlone(s *scene) {
 	obj := s.create("a", `{"metadata": {"labels": {"a": "b"}}}`)
 	answer := s.send(http.MethodGet, s.path("a"), nil, "Accept", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").must(s, http.StatusOK)
 	partial := &unstructured.Unstructured{}
-	check(s, partial.UnmarshalJSON(answer.body))
+	kit.Check(s, partial.UnmarshalJSON(answer.body))
 	mustEqual(s, "the kind", partial.GetKind(), "PartialObjectMetadata")
 	mustEqual(s, "the metadata", partial.Object["metadata"], obj.Object["metadata"])
 	mustEqual(s, "the spec", partial.Object["spec"], nil)
@@ -219,8 +221,8 @@ func next(s *scene, w watch.Interface) watch.Event {
 
 func watches(s *scene) {
 	s.create("there")
-	list := must(s.objects.List(s.Context(), metav1.ListOptions{}))(s)
-	w := must(s.objects.Watch(s.Context(), metav1.ListOptions{ResourceVersion: list.GetResourceVersion()}))(s)
+	list := kit.Must(s.objects.List(s.Context(), metav1.ListOptions{}))(s)
+	w := kit.Must(s.objects.Watch(s.Context(), metav1.ListOptions{ResourceVersion: list.GetResourceVersion()}))(s)
 	defer w.Stop()
 	expect := func(kind watch.EventType, want *unstructured.Unstructured) {
 		s.Helper()
@@ -241,17 +243,17 @@ func watches(s *scene) {
 	}
 	created := s.create("a")
 	expect(watch.Added, created)
-	changed := must(s.mergePatch("a", nested(s.spec.path, s.spec.one)))(s)
+	changed := kit.Must(s.mergePatch("a", nested(s.spec.path, s.spec.one)))(s)
 	expect(watch.Modified, changed)
 	if s.status.path != "" {
-		changed = must(s.mergePatch("a", nested(s.status.path, s.status.one), "status"))(s)
+		changed = kit.Must(s.mergePatch("a", nested(s.status.path, s.status.one), "status"))(s)
 		expect(watch.Modified, changed)
 	}
-	check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{}))
+	kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{}))
 	expect(watch.Deleted, changed)
 
 	// A list by watch: what there is, then a bookmark that says so.
-	stream := must(s.objects.Watch(s.Context(), metav1.ListOptions{
+	stream := kit.Must(s.objects.Watch(s.Context(), metav1.ListOptions{
 		SendInitialEvents: new(true), AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
 	}))(s)
 	defer stream.Stop()
@@ -266,16 +268,16 @@ func watches(s *scene) {
 
 	// Selectors hold for watches too: an object that no longer matches is deleted for who watches.
 	for field, value := range s.selectable {
-		fits := must(s.objects.Watch(s.Context(), metav1.ListOptions{FieldSelector: field + "=" + value}))(s)
+		fits := kit.Must(s.objects.Watch(s.Context(), metav1.ListOptions{FieldSelector: field + "=" + value}))(s)
 		defer fits.Stop()
 		if event := next(s, fits); event.Type != watch.Added || event.Object.(*unstructured.Unstructured).GetName() != "there" {
 			s.Errorf("a watch of %s=%s begins with %s of %v", field, value, event.Type, event.Object)
 		}
 	}
-	selected := must(s.objects.Watch(s.Context(), metav1.ListOptions{LabelSelector: "!gone"}))(s)
+	selected := kit.Must(s.objects.Watch(s.Context(), metav1.ListOptions{LabelSelector: "!gone"}))(s)
 	defer selected.Stop()
 	mustEqual(s, "the first event", next(s, selected).Type, watch.Added)
-	must(s.mergePatch("there", `{"metadata": {"labels": {"gone": ""}}}`))(s)
+	kit.Must(s.mergePatch("there", `{"metadata": {"labels": {"gone": ""}}}`))(s)
 	if event := next(s, selected); event.Type != watch.Deleted {
 		s.Errorf("got %s for an object that no longer matches, want %s", event.Type, watch.Deleted)
 	}

@@ -21,6 +21,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -51,7 +53,7 @@ func testScale(t *testing.T, st *stage, versions []string) {
 
 func (s *scene) scale(name string) *unstructured.Unstructured {
 	s.Helper()
-	return must(s.objects.Get(s.Context(), name, metav1.GetOptions{}, "scale"))(s)
+	return kit.Must(s.objects.Get(s.Context(), name, metav1.GetOptions{}, "scale"))(s)
 }
 
 // scaleTo gives a scale to be applied.
@@ -64,14 +66,14 @@ func scaleTo(name string, replicas int64) *unstructured.Unstructured {
 
 func scaleMapsTheSpec(s *scene) {
 	s.create("a", nested(s.spec.path, s.spec.one))
-	obj := must(s.mergePatch("a", nested(s.status.path, s.status.two), "status"))(s)
+	obj := kit.Must(s.mergePatch("a", nested(s.status.path, s.status.two), "status"))(s)
 	scale := s.scale("a")
 	mustHave(s, scale, "spec.replicas", s.spec.one)
 	mustHave(s, scale, "status.replicas", s.status.two)
 	for _, field := range []string{"name", "namespace", "uid", "resourceVersion", "creationTimestamp"} {
 		mustEqual(s, field, at(scale, "metadata."+field), at(obj, "metadata."+field))
 	}
-	selector := must(metav1.LabelSelectorAsSelector(fromUntyped[metav1.LabelSelector](s, at(obj, "spec.selector"))))(s)
+	selector := kit.Must(metav1.LabelSelectorAsSelector(fromUntyped[metav1.LabelSelector](s, at(obj, "spec.selector"))))(s)
 	mustEqual(s, "status.selector", at(scale, "status.selector"), selector.String())
 
 	set(s, scale, "spec.replicas", s.spec.two)
@@ -85,14 +87,14 @@ func scaleMapsTheSpec(s *scene) {
 	mustHave(s, obj, s.status.path, s.status.two)
 	mustHave(s, obj, "metadata.generation", `2`)
 	mustEqual(s, "metadata.labels", obj.GetLabels(), map[string]string(nil))
-	must(s.mergePatch("a", `{"spec": {"replicas": 0}}`, "scale"))(s)
+	kit.Must(s.mergePatch("a", `{"spec": {"replicas": 0}}`, "scale"))(s)
 	mustHave(s, s.get("a"), s.spec.path, `0`)
 }
 
 func scaleGuardsItsWrites(s *scene) {
 	s.create("a")
 	old := s.scale("a")
-	obj := must(s.mergePatch("a", nested(s.spec.path, s.spec.one)))(s)
+	obj := kit.Must(s.mergePatch("a", nested(s.spec.path, s.spec.one)))(s)
 	set(s, old, "spec.replicas", s.spec.two)
 	_, err := s.objects.Update(s.Context(), old, metav1.UpdateOptions{}, "scale")
 	refused(s, err, http.StatusConflict)
@@ -110,11 +112,11 @@ func scaleGuardsItsWrites(s *scene) {
 
 func scaleAppliedOwnsTheField(s *scene) {
 	obj := s.object("a", nested(s.spec.path, s.spec.one))
-	must(s.apply("owner", obj))(s)
+	kit.Must(s.apply("owner", obj))(s)
 	_, err := s.apply("scaler", scaleTo("a", 9), "scale")
 	mustEqual(s, "the conflicts", conflicting(s, err), []string{".spec.replicas"})
 	force := metav1.ApplyOptions{FieldManager: "scaler", Force: true}
-	scale := must(s.objects.Apply(s.Context(), "a", scaleTo("a", 9), force, "scale"))(s)
+	scale := kit.Must(s.objects.Apply(s.Context(), "a", scaleTo("a", 9), force, "scale"))(s)
 	mustHave(s, scale, "spec.replicas", `9`)
 
 	stored := s.get("a")
@@ -129,13 +131,13 @@ func scaleAppliedOwnsTheField(s *scene) {
 	mustEqual(s, "the conflicts", conflicting(s, err), []string{"." + s.spec.path})
 	without := s.object("a")
 	unstructured.RemoveNestedField(without.Object, strings.Split(s.spec.path, ".")...)
-	mustHave(s, must(s.apply("owner", without))(s), s.spec.path, `9`)
-	mustHave(s, must(s.apply("scaler", scaleTo("a", 3), "scale"))(s), "spec.replicas", `3`)
+	mustHave(s, kit.Must(s.apply("owner", without))(s), s.spec.path, `9`)
+	mustHave(s, kit.Must(s.apply("scaler", scaleTo("a", 3), "scale"))(s), "spec.replicas", `3`)
 }
 
 func scaleUpdatedIsRecorded(s *scene) {
 	s.create("a")
-	must(s.objects.Update(s.Context(), scaleTo("a", 4), metav1.UpdateOptions{FieldManager: "scaler"}, "scale"))(s)
+	kit.Must(s.objects.Update(s.Context(), scaleTo("a", 4), metav1.UpdateOptions{FieldManager: "scaler"}, "scale"))(s)
 	fields := managed(s, s.get("a"), "scaler", metav1.ManagedFieldsOperationUpdate, "scale")
 	mustHold(s, fields, s.spec.path, true)
 	mustEqual(s, "how many fields the scaler has", fields.Size(), 1)

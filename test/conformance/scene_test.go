@@ -42,7 +42,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 const group = "batch.leat.dev"
@@ -50,29 +50,29 @@ const group = "batch.leat.dev"
 // stage is an environment with a client that may do all in the group: the rules are about what the server does, not about who
 // may do it.
 type stage struct {
-	env    *env.Env
+	env    *kit.Env
 	config *rest.Config
 	client dynamic.Interface
 	http   *http.Client
 }
 
-func newStage(t *testing.T, e *env.Env) *stage {
+func newStage(t *testing.T, e *kit.Env) *stage {
 	config := e.Admin(t) // who, standalone, may do all
 	if !e.Standalone() {
 		config = e.Person(t, "conformance", "conformance")
-		admin := kubernetes.NewForConfigOrDie(must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t))
-		must(admin.RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
+		admin := kubernetes.NewForConfigOrDie(kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t))
+		kit.Must(admin.RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
 			ObjectMeta: metav1.ObjectMeta{Name: "conformance"},
 			Rules:      []rbacv1.PolicyRule{{APIGroups: []string{group}, Resources: []string{"*"}, Verbs: []string{"*"}}},
 		}, metav1.CreateOptions{}))(t)
-		must(admin.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
+		kit.Must(admin.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Name: "conformance"},
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "conformance"},
 			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "conformance"}},
 		}, metav1.CreateOptions{}))(t)
 		e.AwaitGrant(t, "conformance", "conformance")
 	}
-	return &stage{env: e, config: config, client: must(dynamic.NewForConfig(config))(t), http: must(rest.HTTPClientFor(config))(t)}
+	return &stage{env: e, config: config, client: kit.Must(dynamic.NewForConfig(config))(t), http: kit.Must(rest.HTTPClientFor(config))(t)}
 }
 
 // scene is a kind in one version, in a namespace of its own.
@@ -106,17 +106,17 @@ func (s *scene) object(name string, patches ...string) *unstructured.Unstructure
 // create creates what object gives.
 func (s *scene) create(name string, patches ...string) *unstructured.Unstructured {
 	s.Helper()
-	return must(s.objects.Create(s.Context(), s.object(name, patches...), metav1.CreateOptions{}))(s)
+	return kit.Must(s.objects.Create(s.Context(), s.object(name, patches...), metav1.CreateOptions{}))(s)
 }
 
 func (s *scene) get(name string) *unstructured.Unstructured {
 	s.Helper()
-	return must(s.objects.Get(s.Context(), name, metav1.GetOptions{}))(s)
+	return kit.Must(s.objects.Get(s.Context(), name, metav1.GetOptions{}))(s)
 }
 
 func (s *scene) update(obj *unstructured.Unstructured, subresources ...string) *unstructured.Unstructured {
 	s.Helper()
-	return must(s.objects.Update(s.Context(), obj, metav1.UpdateOptions{}, subresources...))(s)
+	return kit.Must(s.objects.Update(s.Context(), obj, metav1.UpdateOptions{}, subresources...))(s)
 }
 
 // mustBeGone fails unless there is no object of that name.
@@ -141,13 +141,13 @@ type response struct {
 // send sends a request as it is. Header holds pairs of names and values.
 func (s *scene) send(method, path string, body []byte, header ...string) response {
 	s.Helper()
-	request := must(http.NewRequestWithContext(s.Context(), method, s.config.Host+path, bytes.NewReader(body)))(s)
+	request := kit.Must(http.NewRequestWithContext(s.Context(), method, s.config.Host+path, bytes.NewReader(body)))(s)
 	for pair := range slices.Chunk(header, 2) {
 		request.Header.Set(pair[0], pair[1])
 	}
-	answer := must(s.http.Do(request))(s)
+	answer := kit.Must(s.http.Do(request))(s)
 	defer answer.Body.Close()
-	return response{answer.StatusCode, answer.Header, must(io.ReadAll(answer.Body))(s)}
+	return response{answer.StatusCode, answer.Header, kit.Must(io.ReadAll(answer.Body))(s)}
 }
 
 // must fails unless the request had that answer.
@@ -172,7 +172,7 @@ func parse[T any](t testing.TB, text string) T {
 // set sets the field at a path to a JSON value.
 func set(t testing.TB, obj *unstructured.Unstructured, path, value string) {
 	t.Helper()
-	check(t, unstructured.SetNestedField(obj.Object, parse[any](t, value), strings.Split(path, ".")...))
+	kit.Check(t, unstructured.SetNestedField(obj.Object, parse[any](t, value), strings.Split(path, ".")...))
 }
 
 // mustHave fails unless the field at a path has a JSON value.
@@ -210,7 +210,7 @@ func merge(into, patch map[string]any) {
 
 func encode(t testing.TB, value any) []byte {
 	t.Helper()
-	return must(json.Marshal(value))(t)
+	return kit.Must(json.Marshal(value))(t)
 }
 
 // mustEqual fails with the difference, if there is one.
@@ -270,20 +270,4 @@ func conflicting(t testing.TB, err error) []string {
 // mergePatch applies a merge patch in the server.
 func (s *scene) mergePatch(name, patch string, subresources ...string) (*unstructured.Unstructured, error) {
 	return s.objects.Patch(s.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}, subresources...)
-}
-
-// must gives the value, or fails the test.
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

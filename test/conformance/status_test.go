@@ -20,6 +20,8 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -57,7 +59,7 @@ func mainDoesNotWriteStatus(s *scene) {
 	obj := created.DeepCopy()
 	patch(s, obj, status)
 	mustEqual(s, "the object after a PUT", s.update(obj), created)
-	mustEqual(s, "the object after a patch", must(s.mergePatch("a", status))(s), created)
+	mustEqual(s, "the object after a patch", kit.Must(s.mergePatch("a", status))(s), created)
 
 	set(s, created, s.status.path, s.status.one)
 	stored := s.update(created, "status")
@@ -94,8 +96,8 @@ func statusWritesOnlyStatus(s *scene) {
 	}
 	whole := `{"metadata": {"labels": {"a": "c"}, "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}]}, ` +
 		nested(s.spec.path, s.spec.two)[1:]
-	mustEqual(s, "the object after a patch of all but the status", must(s.mergePatch("a", whole, "status"))(s), got)
-	mustEqual(s, "what GET of the status gives", must(s.objects.Get(s.Context(), "a", metav1.GetOptions{}, "status"))(s), got)
+	mustEqual(s, "the object after a patch of all but the status", kit.Must(s.mergePatch("a", whole, "status"))(s), got)
+	mustEqual(s, "what GET of the status gives", kit.Must(s.objects.Get(s.Context(), "a", metav1.GetOptions{}, "status"))(s), got)
 }
 
 func statusNamesItsVersion(s *scene) {
@@ -147,11 +149,11 @@ func conditionsAreValidated(s *scene) {
 
 func conditionsAreMergedByType(s *scene) {
 	s.create("a")
-	obj := must(s.mergePatch("a", `{"status": {"conditions": [`+condition+`]}}`, "status"))(s)
+	obj := kit.Must(s.mergePatch("a", `{"status": {"conditions": [`+condition+`]}}`, "status"))(s)
 	mustEqual(s, "status.conditions", s.sent(obj), map[string]any{"Checked": parse[any](s, condition)})
 	other := `{"type": "Other", "status": "False", "reason": "Seen", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}`
 	text := `{"status": {"conditions": [` + other + `, {"type": "Checked", "message": "again"}]}}`
-	obj = must(s.objects.Patch(s.Context(), "a", types.StrategicMergePatchType, []byte(text), metav1.PatchOptions{}, "status"))(s)
+	obj = kit.Must(s.objects.Patch(s.Context(), "a", types.StrategicMergePatchType, []byte(text), metav1.PatchOptions{}, "status"))(s)
 	again := parse[map[string]any](s, condition)
 	again["message"] = "again"
 	mustEqual(s, "the conditions", s.sent(obj), map[string]any{"Other": parse[any](s, other), "Checked": any(again)})

@@ -20,6 +20,8 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -88,7 +90,7 @@ func (sub subresource) write(s *scene, object, name string) *unstructured.Unstru
 		obj.SetName(object)
 		return obj
 	}
-	obj := must(s.objects.Get(s.Context(), object, metav1.GetOptions{}, name))(s)
+	obj := kit.Must(s.objects.Get(s.Context(), object, metav1.GetOptions{}, name))(s)
 	mustEqual(s, "the kind", obj.GroupVersionKind(), sub.gvk(s))
 	field := sub.updated(s, name)
 	set(s, obj, field.path, field.one)
@@ -142,15 +144,15 @@ func subresourceDryRun(s *scene, name string, sub subresource) {
 	stored, all := s.get("a"), []string{metav1.DryRunAll}
 	obj := sub.write(s, "a", name)
 	if sub.created() {
-		must(s.objects.Create(s.Context(), obj, metav1.CreateOptions{DryRun: all}, name))(s)
+		kit.Must(s.objects.Create(s.Context(), obj, metav1.CreateOptions{DryRun: all}, name))(s)
 	} else {
 		field := sub.updated(s, name)
-		mustHave(s, must(s.objects.Update(s.Context(), obj, metav1.UpdateOptions{DryRun: all}, name))(s), field.path, field.one)
+		mustHave(s, kit.Must(s.objects.Update(s.Context(), obj, metav1.UpdateOptions{DryRun: all}, name))(s), field.path, field.one)
 		text := []byte(nested(field.path, field.one))
-		mustHave(s, must(s.objects.Patch(s.Context(), "a", types.MergePatchType, text, metav1.PatchOptions{DryRun: all}, name))(s), field.path, field.one)
+		mustHave(s, kit.Must(s.objects.Patch(s.Context(), "a", types.MergePatchType, text, metav1.PatchOptions{DryRun: all}, name))(s), field.path, field.one)
 		obj.SetManagedFields(nil)
 		force := metav1.ApplyOptions{FieldManager: "one", Force: true, DryRun: all}
-		mustHave(s, must(s.objects.Apply(s.Context(), "a", obj, force, name))(s), field.path, field.one)
+		mustHave(s, kit.Must(s.objects.Apply(s.Context(), "a", obj, force, name))(s), field.path, field.one)
 	}
 	mustEqual(s, "the stored object", s.get("a"), stored)
 }
@@ -220,11 +222,11 @@ func subresourceEncodings(s *scene, name string, sub subresource) {
 	sub.ready(s, "a")
 	client := s.protobuf()
 	obj := sub.write(s, "a", name)
-	text := must(yaml.Marshal(obj.Object))(s)
+	text := kit.Must(yaml.Marshal(obj.Object))(s)
 	if sub.created() {
 		answer := fromYAML(s, s.send(http.MethodPost, s.path("a", name)+"?dryRun=All", text, "Content-Type", mediaYAML, "Accept", mediaYAML).must(s, http.StatusCreated))
 		mustEqual(s, "the kind of the answer", answer.GetKind(), "Status")
-		got := must(client.Post().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Body(typed(s, obj)).Do(s.Context()).Get())(s)
+		got := kit.Must(client.Post().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Body(typed(s, obj)).Do(s.Context()).Get())(s)
 		status, ok := got.(*metav1.Status)
 		if !ok || status.Status != metav1.StatusSuccess {
 			s.Errorf("the answer is %v, want a Status of %s", got, metav1.StatusSuccess)
@@ -235,9 +237,9 @@ func subresourceEncodings(s *scene, name string, sub subresource) {
 	answer := fromYAML(s, s.send(http.MethodPut, s.path("a", name)+"?dryRun=All", text, "Content-Type", mediaYAML, "Accept", mediaYAML).must(s, http.StatusOK))
 	mustHave(s, answer, field.path, field.one)
 	request := client.Put().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Body(typed(s, obj))
-	mustHave(s, untyped(s, must[runtime.Object](request.Do(s.Context()).Get())(s), sub.gvk(s)), field.path, field.one)
+	mustHave(s, untyped(s, kit.Must[runtime.Object](request.Do(s.Context()).Get())(s), sub.gvk(s)), field.path, field.one)
 	request = client.Get().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name)
-	stored := must(s.objects.Get(s.Context(), "a", metav1.GetOptions{}, name))(s)
+	stored := kit.Must(s.objects.Get(s.Context(), "a", metav1.GetOptions{}, name))(s)
 	mustHave(s, stored, field.path, field.one)
-	mustEqual(s, "what GET gives", untyped(s, must[runtime.Object](request.Do(s.Context()).Get())(s), sub.gvk(s)), stored)
+	mustEqual(s, "what GET gives", untyped(s, kit.Must[runtime.Object](request.Do(s.Context()).Get())(s), sub.gvk(s)), stored)
 }

@@ -32,7 +32,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typedbatch "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testTasks checks what is particular to tasks, by those who do it: people, the scheduler and a worker, with their own rights.
@@ -72,7 +72,7 @@ const (
 // removeGates lets a task of the table be bound.
 func removeGates(s *scene, name string) {
 	s.Helper()
-	must(s.mergePatch(name, `{"spec": {"schedulingGates": null}}`))(s)
+	kit.Must(s.mergePatch(name, `{"spec": {"schedulingGates": null}}`))(s)
 }
 
 // bindTask binds a task of the table.
@@ -80,7 +80,7 @@ func bindTask(s *scene, name string) {
 	s.Helper()
 	removeGates(s, name)
 	binding := s.subresources["binding"].write(s, name, "binding")
-	must(s.objects.Create(s.Context(), binding, metav1.CreateOptions{}, "binding"))(s)
+	kit.Must(s.objects.Create(s.Context(), binding, metav1.CreateOptions{}, "binding"))(s)
 }
 
 // taskScene is a namespace with a registered worker, and the clients of those who deal with tasks.
@@ -93,15 +93,15 @@ type taskScene struct {
 
 func newTaskScene(t *testing.T, st *stage) *taskScene {
 	namespace := st.env.Namespace(t)
-	worker := env.Client(t, st.env.Worker(t, namespace, workerName)).BatchV1alpha1()
-	must(worker.Workers(namespace).Create(t.Context(), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: workerName}}, metav1.CreateOptions{}))(t)
+	worker := kit.Client(t, st.env.Worker(t, namespace, workerName)).BatchV1alpha1()
+	kit.Must(worker.Workers(namespace).Create(t.Context(), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: workerName}}, metav1.CreateOptions{}))(t)
 	person := st.env.Admin(t)
 	return &taskScene{
 		T:          t,
 		config:     person,
 		namespace:  namespace,
-		person:     env.Client(t, person).BatchV1alpha1().Tasks(namespace),
-		controller: env.Client(t, st.env.Controller(t)).BatchV1alpha1().Tasks(namespace),
+		person:     kit.Client(t, person).BatchV1alpha1().Tasks(namespace),
+		controller: kit.Client(t, st.env.Controller(t)).BatchV1alpha1().Tasks(namespace),
 		worker:     worker.Tasks(namespace),
 	}
 }
@@ -113,12 +113,12 @@ func (s *taskScene) create(name string, changes ...func(*batch.Task)) *batch.Tas
 	for _, change := range changes {
 		change(task)
 	}
-	return must(s.person.Create(s.Context(), task, metav1.CreateOptions{}))(s)
+	return kit.Must(s.person.Create(s.Context(), task, metav1.CreateOptions{}))(s)
 }
 
 func (s *taskScene) get(name string) *batch.Task {
 	s.Helper()
-	return must(s.person.Get(s.Context(), name, metav1.GetOptions{}))(s)
+	return kit.Must(s.person.Get(s.Context(), name, metav1.GetOptions{}))(s)
 }
 
 func (s *taskScene) mustBeGone(name string) {
@@ -154,7 +154,7 @@ func (s *taskScene) evict(name string, changes ...func(*batch.Eviction)) error {
 func (s *taskScene) createBound(name string, changes ...func(*batch.Task)) *batch.Task {
 	s.Helper()
 	s.create(name, changes...)
-	check(s, s.bind(name))
+	kit.Check(s, s.bind(name))
 	return s.get(name)
 }
 
@@ -191,7 +191,7 @@ func (s *taskScene) mustBeBound(task *batch.Task, worker, incarnation string) {
 
 func bindingSetsThePair(s *taskScene) {
 	created := s.create("a")
-	answer := must(s.controller.Bind(s.Context(), "a", newBinding(), metav1.CreateOptions{}))(s)
+	answer := kit.Must(s.controller.Bind(s.Context(), "a", newBinding(), metav1.CreateOptions{}))(s)
 	mustEqual(s, "the answer", answer.Status, metav1.StatusSuccess)
 	task := s.get("a")
 	s.mustBeBound(task, workerName, incarnation)
@@ -202,16 +202,16 @@ func bindingSetsThePair(s *taskScene) {
 		s.Errorf("TaskScheduled is %+v, want True with reason %s", scheduled, batch.TaskReasonBound)
 	}
 	mustEqual(s, "metadata.generation", task.Generation, created.Generation) // as for Pods, bound by no change of what is wanted
-	list := must(s.worker.List(s.Context(), metav1.ListOptions{FieldSelector: "spec.workerName=" + workerName}))(s)
+	list := kit.Must(s.worker.List(s.Context(), metav1.ListOptions{FieldSelector: "spec.workerName=" + workerName}))(s)
 	mustEqual(s, "the worker's tasks", list.Items, []batch.Task{*task})
 }
 
 func bindingConflicts(s *taskScene) {
 	s.createBound("bound")
 	task := s.createBound("finished")
-	must(s.report(task, succeeded))(s)
+	kit.Must(s.report(task, succeeded))(s)
 	s.create("deleted", held)
-	check(s, s.person.Delete(s.Context(), "deleted", metav1.DeleteOptions{}))
+	kit.Check(s, s.person.Delete(s.Context(), "deleted", metav1.DeleteOptions{}))
 	s.create("gated", gated)
 	for name, why := range map[string]string{"bound": workerName, "finished": "Succeeded", "deleted": "being deleted", "gated": "example.com/gate"} {
 		before := s.get(name)
@@ -224,7 +224,7 @@ func bindingConflicts(s *taskScene) {
 func bindingPreconditions(s *taskScene) {
 	task := s.create("a", gated)
 	task.Labels, task.Spec.SchedulingGates = map[string]string{"a": "b"}, nil
-	task = must(s.person.Update(s.Context(), task, metav1.UpdateOptions{}))(s)
+	task = kit.Must(s.person.Update(s.Context(), task, metav1.UpdateOptions{}))(s)
 	for _, wrong := range []func(*batch.Binding){
 		func(b *batch.Binding) { b.UID = "another" },
 		func(b *batch.Binding) { b.ResourceVersion = "1" },
@@ -232,7 +232,7 @@ func bindingPreconditions(s *taskScene) {
 		refused(s, s.bind("a", wrong), http.StatusConflict)
 		mustEqual(s, "spec.workerName", s.get("a").Spec.WorkerName, "")
 	}
-	check(s, s.bind("a", func(b *batch.Binding) { b.Name, b.UID, b.ResourceVersion = "a", task.UID, task.ResourceVersion }))
+	kit.Check(s, s.bind("a", func(b *batch.Binding) { b.Name, b.UID, b.ResourceVersion = "a", task.UID, task.ResourceVersion }))
 }
 
 func bindingIsValidated(s *taskScene) {
@@ -275,9 +275,9 @@ func oneBindingWins(s *taskScene) {
 }
 
 func evictionClearsThePair(s *taskScene) {
-	task := must(s.report(s.createBound("a"), running))(s)
+	task := kit.Must(s.report(s.createBound("a"), running))(s)
 	eviction := &batch.Eviction{Reason: "WorkerLost", Message: "it is gone"}
-	answer := must(s.controller.Evict(s.Context(), "a", eviction, metav1.CreateOptions{}))(s)
+	answer := kit.Must(s.controller.Evict(s.Context(), "a", eviction, metav1.CreateOptions{}))(s)
 	mustEqual(s, "the answer", answer.Status, metav1.StatusSuccess)
 	evicted := s.get("a")
 	s.mustBeBound(evicted, "", "")
@@ -295,13 +295,13 @@ func evictionClearsThePair(s *taskScene) {
 		s.Error("TaskScheduled is still True")
 	}
 
-	check(s, s.bind("a", func(b *batch.Binding) { b.Target.Incarnation = "i2" }))
+	kit.Check(s, s.bind("a", func(b *batch.Binding) { b.Target.Incarnation = "i2" }))
 	bound := s.get("a")
 	s.mustBeBound(bound, workerName, "i2")
 	if meta.FindStatusCondition(bound.Status.Conditions, batch.DisruptionTarget) != nil {
 		s.Error("DisruptionTarget has outlived the next binding")
 	}
-	check(s, s.evict("a", func(e *batch.Eviction) { e.Reason = "" }))
+	kit.Check(s, s.evict("a", func(e *batch.Eviction) { e.Reason = "" }))
 	evicted = s.get("a")
 	mustEqual(s, "status.disruptions", evicted.Status.Disruptions, int32(2))
 	mustEqual(s, "the default reason", evicted.Status.State.Waiting.Reason, "Evicted")
@@ -309,9 +309,9 @@ func evictionClearsThePair(s *taskScene) {
 
 func evictionConflicts(s *taskScene) {
 	s.create("unbound")
-	must(s.report(s.createBound("finished"), succeeded))(s)
+	kit.Must(s.report(s.createBound("finished"), succeeded))(s)
 	s.createBound("deleted")
-	check(s, s.person.Delete(s.Context(), "deleted", metav1.DeleteOptions{}))
+	kit.Check(s, s.person.Delete(s.Context(), "deleted", metav1.DeleteOptions{}))
 	for name, why := range map[string]string{"unbound": "not bound", "finished": "Succeeded", "deleted": "being deleted"} {
 		before := s.get(name)
 		refused(s, s.evict(name), http.StatusConflict, why)
@@ -329,7 +329,7 @@ func evictionPreconditions(s *taskScene) {
 	}
 	mustEqual(s, "the task", s.get("a"), task)
 	right := metav1.Preconditions{UID: &task.UID, ResourceVersion: &task.ResourceVersion}
-	check(s, s.evict("a", func(e *batch.Eviction) { e.Name, e.Preconditions = "a", &right }))
+	kit.Check(s, s.evict("a", func(e *batch.Eviction) { e.Name, e.Preconditions = "a", &right }))
 }
 
 func evictionIsValidated(s *taskScene) {
@@ -344,20 +344,20 @@ func mainDoesNotWriteThePair(s *taskScene) {
 	for _, worker := range []string{"", "worker-d3e4f"} {
 		changed := task.DeepCopy()
 		changed.Spec.WorkerName = worker
-		mustEqual(s, "the task", must(s.person.Update(s.Context(), changed, metav1.UpdateOptions{}))(s), task)
+		mustEqual(s, "the task", kit.Must(s.person.Update(s.Context(), changed, metav1.UpdateOptions{}))(s), task)
 	}
 	changed := task.DeepCopy()
 	changed.Status.Incarnation = "i2"
-	mustEqual(s, "the task", must(s.person.Update(s.Context(), changed, metav1.UpdateOptions{}))(s), task)
+	mustEqual(s, "the task", kit.Must(s.person.Update(s.Context(), changed, metav1.UpdateOptions{}))(s), task)
 	changed.Labels = map[string]string{"a": "b"}
-	s.mustBeBound(must(s.person.Update(s.Context(), changed, metav1.UpdateOptions{}))(s), workerName, incarnation)
+	s.mustBeBound(kit.Must(s.person.Update(s.Context(), changed, metav1.UpdateOptions{}))(s), workerName, incarnation)
 }
 
 func fencing(s *taskScene) {
 	bound := s.createBound("a")
-	task := must(s.report(bound, running))(s)
+	task := kit.Must(s.report(bound, running))(s)
 	mustEqual(s, "status.phase", task.Status.Phase, batch.TaskRunning)
-	task = must(s.report(task, func(status *batch.TaskStatus) { status.Attempts = 2 }))(s)
+	task = kit.Must(s.report(task, func(status *batch.TaskStatus) { status.Attempts = 2 }))(s)
 
 	for why, stale := range map[string]func(*batch.TaskStatus){
 		`"i2"`:      func(status *batch.TaskStatus) { status.Incarnation = "i2" },
@@ -382,8 +382,8 @@ func fencing(s *taskScene) {
 	mustEqual(s, "the task", s.get("a"), task)
 
 	// Once it has been evicted, and even bound again, what the first incarnation writes is refused however fresh its version.
-	check(s, s.evict("a"))
-	check(s, s.bind("a", func(b *batch.Binding) { b.Target.Incarnation = "i2" }))
+	kit.Check(s, s.evict("a"))
+	kit.Check(s, s.bind("a", func(b *batch.Binding) { b.Target.Incarnation = "i2" }))
 	fresh := s.get("a")
 	_, err = s.report(fresh, func(status *batch.TaskStatus) { succeeded(status); status.Incarnation = incarnation })
 	refused(s, err, http.StatusConflict, `"i2"`, `"i1"`)
@@ -391,17 +391,17 @@ func fencing(s *taskScene) {
 }
 
 func finalPhase(s *taskScene) {
-	task := must(s.report(s.createBound("a"), running))(s)
+	task := kit.Must(s.report(s.createBound("a"), running))(s)
 	_, err := s.report(task, func(status *batch.TaskStatus) { status.StartTime = nil })
 	invalid(s, err, "status.startTime")
 	_, err = s.report(task, func(status *batch.TaskStatus) { status.Disruptions = 1 })
 	invalid(s, err, "status.disruptions")
-	task = must(s.report(task, succeeded))(s)
+	task = kit.Must(s.report(task, succeeded))(s)
 	for _, phase := range []batch.TaskPhase{batch.TaskPending, batch.TaskRunning, batch.TaskFailed} {
 		_, err = s.report(task, func(status *batch.TaskStatus) { status.Phase = phase })
 		invalid(s, err, "status.phase")
 	}
-	must(s.report(task, func(status *batch.TaskStatus) { status.Progress = "5/5" }))(s)
+	kit.Must(s.report(task, func(status *batch.TaskStatus) { status.Progress = "5/5" }))(s)
 }
 
 func whatMayChange(s *taskScene) {
@@ -411,7 +411,7 @@ func whatMayChange(s *taskScene) {
 	})
 	apply := func(kind types.PatchType, text string) *batch.Task {
 		s.Helper()
-		return must(s.person.Patch(s.Context(), "a", kind, []byte(text), metav1.PatchOptions{}))(s)
+		return kit.Must(s.person.Patch(s.Context(), "a", kind, []byte(text), metav1.PatchOptions{}))(s)
 	}
 	task := apply(types.StrategicMergePatchType, `{"spec": {"schedulingGates": [{"name": "example.com/one", "$patch": "delete"}]}}`)
 	mustEqual(s, "the gates", task.Spec.SchedulingGates, []batch.TaskSchedulingGate{{Name: "example.com/two"}})
@@ -430,7 +430,7 @@ func (s *taskScene) delete(name string, grace int64) {
 	if grace >= 0 {
 		options.GracePeriodSeconds = &grace
 	}
-	check(s, s.person.Delete(s.Context(), name, options))
+	kit.Check(s, s.person.Delete(s.Context(), name, options))
 }
 
 // mustEnd fails unless the task is being deleted with that grace period.
@@ -453,10 +453,10 @@ func gracefulDeletion(s *taskScene) {
 	s.mustEnd("default", 30)
 
 	s.createBound("own", func(task *batch.Task) { task.Spec.TerminationGracePeriodSeconds = ptr.To[int64](300) })
-	check(s, s.person.DeleteCollection(s.Context(), metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: "metadata.name=own"}))
+	kit.Check(s, s.person.DeleteCollection(s.Context(), metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: "metadata.name=own"}))
 	s.mustEnd("own", 300)
 
-	must(s.report(s.createBound("asked"), running))(s)
+	kit.Must(s.report(s.createBound("asked"), running))(s)
 	if err := s.worker.Delete(s.Context(), "asked", metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
 		s.Errorf("a worker that begins to delete a task: got %v, want 403", err)
 	}
@@ -464,9 +464,9 @@ func gracefulDeletion(s *taskScene) {
 	task := s.mustEnd("asked", 600)
 	s.mustBeBound(task, workerName, incarnation)
 	// The worker ends the command, says how it ended, and then ends the task.
-	must(s.report(task, succeeded))(s)
+	kit.Must(s.report(task, succeeded))(s)
 	s.mustEnd("asked", 600)
-	check(s, s.worker.Delete(s.Context(), "asked", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
+	kit.Check(s, s.worker.Delete(s.Context(), "asked", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
 	s.mustBeGone("asked")
 }
 
@@ -482,7 +482,7 @@ func deletionIsOnlyShortened(s *taskScene) {
 	s.mustEnd("a", 300)
 	changed := s.get("a")
 	changed.DeletionTimestamp, changed.DeletionGracePeriodSeconds = nil, nil
-	must(s.person.Update(s.Context(), changed, metav1.UpdateOptions{}))(s)
+	kit.Must(s.person.Update(s.Context(), changed, metav1.UpdateOptions{}))(s)
 	s.mustEnd("a", 300)
 	s.delete("a", 0)
 	s.mustBeGone("a")
@@ -514,7 +514,7 @@ func deletionRightAfterBinding(s *taskScene) {
 
 func deletionAtOnce(s *taskScene) {
 	s.create("unbound")
-	must(s.report(s.createBound("finished"), succeeded))(s)
+	kit.Must(s.report(s.createBound("finished"), succeeded))(s)
 	s.createBound("impatient", func(task *batch.Task) { task.Spec.TerminationGracePeriodSeconds = ptr.To[int64](0) })
 	for _, name := range []string{"unbound", "finished", "impatient"} {
 		s.delete(name, -1)
@@ -529,7 +529,7 @@ func deletionAtOnce(s *taskScene) {
 	s.delete("held", -1)
 	task := s.mustEnd("held", 0)
 	task.Finalizers = nil
-	must(s.person.Update(s.Context(), task, metav1.UpdateOptions{}))(s)
+	kit.Must(s.person.Update(s.Context(), task, metav1.UpdateOptions{}))(s)
 	s.mustBeGone("held")
 }
 
@@ -537,8 +537,8 @@ func secretsWarn(s *taskScene) {
 	warnings := &collected{}
 	config := *s.config
 	config.WarningHandler = warnings
-	tasks := env.Client(s, &config).BatchV1alpha1().Tasks(s.namespace)
-	must(tasks.Create(s.Context(), &batch.Task{
+	tasks := kit.Client(s, &config).BatchV1alpha1().Tasks(s.namespace)
+	kit.Must(tasks.Create(s.Context(), &batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: "a"},
 		Spec:       batch.TaskSpec{Command: []string{"true"}, Env: []batch.EnvVar{{Name: "DB_PASSWORD", Value: "x"}, {Name: "PLAIN", Value: "x"}}},
 	}, metav1.CreateOptions{}))(s)

@@ -21,6 +21,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -54,7 +56,7 @@ func createSetsSystemFields(s *scene) {
 		"deletionTimestamp": "2020-01-01T00:00:00Z", "deletionGracePeriodSeconds": 1,
 		"labels": {"a": "b"}, "annotations": {"a": "b"}
 	}}`)
-	created := must(s.objects.Create(s.Context(), sent, metav1.CreateOptions{}))(s)
+	created := kit.Must(s.objects.Create(s.Context(), sent, metav1.CreateOptions{}))(s)
 	if created.GetUID() == "mine" || created.GetUID() == "" {
 		s.Errorf("metadata.uid is %q", created.GetUID())
 	}
@@ -87,20 +89,20 @@ func exportsAreCreatedAgain(s *scene) {
 		s.live(s, "a")
 	}
 	if s.status.path != "" {
-		must(s.mergePatch("a", nested(s.status.path, s.status.one), "status"))(s)
+		kit.Must(s.mergePatch("a", nested(s.status.path, s.status.one), "status"))(s)
 	}
-	text := must(yaml.Marshal(s.get("a").Object))(s)
+	text := kit.Must(yaml.Marshal(s.get("a").Object))(s)
 	export := func() *unstructured.Unstructured {
 		obj := &unstructured.Unstructured{}
-		check(s, yaml.Unmarshal(text, &obj.Object))
+		kit.Check(s, yaml.Unmarshal(text, &obj.Object))
 		return obj
 	}
-	check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
+	kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
 	s.mustBeGone("a")
 
 	again := export()
 	again.SetResourceVersion("")
-	created := must(s.objects.Create(s.Context(), again, metav1.CreateOptions{}))(s)
+	created := kit.Must(s.objects.Create(s.Context(), again, metav1.CreateOptions{}))(s)
 	// What else differs, the server sets.
 	want := export()
 	unstructured.RemoveNestedField(want.Object, "spec", "workerName")
@@ -112,7 +114,7 @@ func exportsAreCreatedAgain(s *scene) {
 	again = export()
 	again.SetUID("")
 	again.SetResourceVersion("")
-	written := must(s.objects.Update(s.Context(), again, metav1.UpdateOptions{}))(s)
+	written := kit.Must(s.objects.Update(s.Context(), again, metav1.UpdateOptions{}))(s)
 	for _, path := range []string{"spec", "status", "metadata.generation"} {
 		mustEqual(s, path+" written again", at(written, path), at(created, path))
 	}
@@ -191,7 +193,7 @@ func generateName(s *scene) {
 	obj := s.object("", `{"metadata": {"generateName": "made-"}}`)
 	seen := map[string]bool{}
 	for range 3 {
-		name := must(s.objects.Create(s.Context(), obj, metav1.CreateOptions{}))(s).GetName()
+		name := kit.Must(s.objects.Create(s.Context(), obj, metav1.CreateOptions{}))(s).GetName()
 		if rest, ok := strings.CutPrefix(name, "made-"); !ok || len(rest) != 5 || seen[name] {
 			s.Errorf("the name is %q: want one of its own, made- and five characters", name)
 		}
@@ -215,13 +217,13 @@ func generation(s *scene) {
 	mustHave(s, obj, "metadata.generation", `2`)
 	obj.SetGeneration(9)
 	mustHave(s, s.update(obj), "metadata.generation", `2`)
-	mustHave(s, must(s.mergePatch("a", nested(s.spec.path, s.spec.two)))(s), "metadata.generation", `3`)
+	mustHave(s, kit.Must(s.mergePatch("a", nested(s.spec.path, s.spec.two)))(s), "metadata.generation", `3`)
 }
 
 func emptyUpdateWritesNothing(s *scene) {
 	obj := s.create("a")
 	mustEqual(s, "the object", s.update(obj), obj)
-	mustEqual(s, "the object", must(s.mergePatch("a", `{}`))(s), obj)
+	mustEqual(s, "the object", kit.Must(s.mergePatch("a", `{}`))(s), obj)
 	if s.status.path != "" {
 		mustEqual(s, "the object", s.update(obj, "status"), obj)
 	}
@@ -267,7 +269,7 @@ func ownerReferences(s *scene) {
 	created := s.create("a", `{"metadata": {"ownerReferences": `+owners+`}}`)
 	mustHave(s, created, "metadata.ownerReferences", owners)
 	s.create("b")
-	mustHave(s, must(s.mergePatch("b", `{"metadata": {"ownerReferences": `+owners+`}}`))(s), "metadata.ownerReferences", owners)
+	mustHave(s, kit.Must(s.mergePatch("b", `{"metadata": {"ownerReferences": `+owners+`}}`))(s), "metadata.ownerReferences", owners)
 
 	for field, bad := range map[string]string{
 		"metadata.ownerReferences[0].uid":        `[{"apiVersion": "v1", "kind": "Pod", "name": "p"}]`,
@@ -284,29 +286,29 @@ func ownerReferences(s *scene) {
 
 func dryRun(s *scene) {
 	all := []string{metav1.DryRunAll}
-	created := must(s.objects.Create(s.Context(), s.object("new"), metav1.CreateOptions{DryRun: all}))(s)
+	created := kit.Must(s.objects.Create(s.Context(), s.object("new"), metav1.CreateOptions{DryRun: all}))(s)
 	if created.GetUID() == "" {
 		s.Error("the answer has no uid: it is not what would have been created")
 	}
 	s.mustBeGone("new")
-	applied := must(s.objects.Apply(s.Context(), "new", s.object("new"), metav1.ApplyOptions{FieldManager: "one", DryRun: all}))(s)
+	applied := kit.Must(s.objects.Apply(s.Context(), "new", s.object("new"), metav1.ApplyOptions{FieldManager: "one", DryRun: all}))(s)
 	mustHave(s, applied, "metadata.generation", `1`)
 	s.mustBeGone("new")
 
 	stored := s.create("a", `{"metadata": {"labels": {"a": "b"}}}`)
 	changed := stored.DeepCopy()
 	set(s, changed, s.spec.path, s.spec.one)
-	mustHave(s, must(s.objects.Update(s.Context(), changed, metav1.UpdateOptions{DryRun: all}))(s), s.spec.path, s.spec.one)
+	mustHave(s, kit.Must(s.objects.Update(s.Context(), changed, metav1.UpdateOptions{DryRun: all}))(s), s.spec.path, s.spec.one)
 	for _, kind := range []types.PatchType{types.MergePatchType, types.StrategicMergePatchType} {
-		patched := must(s.objects.Patch(s.Context(), "a", kind, []byte(nested(s.spec.path, s.spec.one)), metav1.PatchOptions{DryRun: all}))(s)
+		patched := kit.Must(s.objects.Patch(s.Context(), "a", kind, []byte(nested(s.spec.path, s.spec.one)), metav1.PatchOptions{DryRun: all}))(s)
 		mustHave(s, patched, s.spec.path, s.spec.one)
 	}
 	changed = s.object("a")
 	set(s, changed, s.spec.path, s.spec.one)
 	force := metav1.ApplyOptions{FieldManager: "one", Force: true, DryRun: all}
-	mustHave(s, must(s.objects.Apply(s.Context(), "a", changed, force))(s), s.spec.path, s.spec.one)
-	check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{DryRun: all}))
-	check(s, s.objects.DeleteCollection(s.Context(), metav1.DeleteOptions{DryRun: all}, metav1.ListOptions{}))
+	mustHave(s, kit.Must(s.objects.Apply(s.Context(), "a", changed, force))(s), s.spec.path, s.spec.one)
+	kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{DryRun: all}))
+	kit.Check(s, s.objects.DeleteCollection(s.Context(), metav1.DeleteOptions{DryRun: all}, metav1.ListOptions{}))
 	mustEqual(s, "the stored object", s.get("a"), stored)
 
 	// What would be refused is refused.
@@ -371,7 +373,7 @@ func patches(s *scene) {
 	s.create("a", `{"metadata": {"labels": {"a": "b", "c": "d"}, "finalizers": ["example.com/one"]}}`)
 	apply := func(kind types.PatchType, text string) *unstructured.Unstructured {
 		s.Helper()
-		return must(s.objects.Patch(s.Context(), "a", kind, []byte(text), metav1.PatchOptions{}))(s)
+		return kit.Must(s.objects.Patch(s.Context(), "a", kind, []byte(text), metav1.PatchOptions{}))(s)
 	}
 	obj := apply(types.JSONPatchType, `[{"op": "test", "path": "/metadata/labels/a", "value": "b"}, {"op": "replace", "path": "/metadata/labels/a", "value": "json"}]`)
 	mustHave(s, obj, "metadata.labels", `{"a": "json", "c": "d"}`)

@@ -32,14 +32,14 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // patience is how long anything that must happen may take, on a machine that is busy with other tests.
 const patience = 30 * time.Second
 
 func TestAggregated(t *testing.T) {
-	e := env.Aggregated(t)
+	e := kit.Aggregated(t)
 	suite(t, e)
 	t.Run("Replicas", func(t *testing.T) { testReplicas(t, e) })
 	t.Run("EtcdStall", func(t *testing.T) { testEtcdStall(t, e) })
@@ -47,10 +47,10 @@ func TestAggregated(t *testing.T) {
 }
 
 func TestStandalone(t *testing.T) {
-	suite(t, env.Standalone(t))
+	suite(t, kit.Standalone(t))
 }
 
-func suite(t *testing.T, e *env.Env) {
+func suite(t *testing.T, e *kit.Env) {
 	t.Run("CompareAndSwap", func(t *testing.T) { testCompareAndSwap(t, e) })
 	t.Run("Fencing", func(t *testing.T) { testFencing(t, e) })
 	t.Run("Reads", func(t *testing.T) { testReads(t, e) })
@@ -83,24 +83,24 @@ func newHeldTask(name string) *v1alpha1.Task {
 
 func create(t *testing.T, client typed.TaskInterface, task *v1alpha1.Task) *v1alpha1.Task {
 	t.Helper()
-	return must(client.Create(t.Context(), task, metav1.CreateOptions{}))(t)
+	return kit.Must(client.Create(t.Context(), task, metav1.CreateOptions{}))(t)
 }
 
 func get(t *testing.T, client typed.TaskInterface, name string) *v1alpha1.Task {
 	t.Helper()
-	return must(client.Get(t.Context(), name, metav1.GetOptions{}))(t)
+	return kit.Must(client.Get(t.Context(), name, metav1.GetOptions{}))(t)
 }
 
 // label sets a label of a task, whatever else is written meanwhile.
 func label(t *testing.T, client typed.TaskInterface, name, key, value string) *v1alpha1.Task {
 	t.Helper()
 	patch := []byte(`{"metadata":{"labels":{"` + key + `":"` + value + `"}}}`)
-	return must(client.Patch(t.Context(), name, "application/merge-patch+json", patch, metav1.PatchOptions{}))(t)
+	return kit.Must(client.Patch(t.Context(), name, "application/merge-patch+json", patch, metav1.PatchOptions{}))(t)
 }
 
 func bind(t *testing.T, client typed.TaskInterface, name, worker, incarnation string) {
 	t.Helper()
-	check(t, tryBind(t.Context(), client, name, worker, incarnation))
+	kit.Check(t, tryBind(t.Context(), client, name, worker, incarnation))
 }
 
 func tryBind(ctx context.Context, client typed.TaskInterface, name, worker, incarnation string) error {
@@ -110,7 +110,7 @@ func tryBind(ctx context.Context, client typed.TaskInterface, name, worker, inca
 
 func evict(t *testing.T, client typed.TaskInterface, name string) {
 	t.Helper()
-	check(t, tryEvict(t.Context(), client, name))
+	kit.Check(t, tryEvict(t.Context(), client, name))
 }
 
 func tryEvict(ctx context.Context, client typed.TaskInterface, name string) error {
@@ -151,20 +151,4 @@ func seeded(t *testing.T) *rand.Rand {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("The seed is %d.", seed)
 	return rand.New(rand.NewPCG(seed, 0))
-}
-
-// must gives the value, or fails the test.
-func must[T any](value T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

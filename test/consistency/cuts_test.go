@@ -30,16 +30,16 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // Watchers whose connections are cut again and again, and who go on from where they were, miss nothing and are told nothing twice.
-func testWatchCuts(t *testing.T, e *env.Env) {
+func testWatchCuts(t *testing.T, e *kit.Env) {
 	random := seeded(t)
 	namespace := e.Namespace(t)
 	truth := watchEtcd(t, e, namespace)
 	proxy, through := newProxy(t, e.Admin(t))
-	client := tasks(env.Client(t, through), namespace)
+	client := tasks(kit.Client(t, through), namespace)
 
 	watches := []struct {
 		options metav1.ListOptions
@@ -55,7 +55,7 @@ func testWatchCuts(t *testing.T, e *env.Env) {
 		followers[i] = follow(t, client, watches[i].options, truth.start)
 	}
 
-	person, controller := tasks(env.Client(t, e.Admin(t)), namespace), tasks(env.Client(t, e.Controller(t)), namespace)
+	person, controller := tasks(kit.Client(t, e.Admin(t)), namespace), tasks(kit.Client(t, e.Controller(t)), namespace)
 	writers := make(chan error, 3)
 	for i := range cap(writers) {
 		random := rand.New(rand.NewPCG(random.Uint64(), 0))
@@ -72,7 +72,7 @@ func testWatchCuts(t *testing.T, e *env.Env) {
 	for ended := 0; ended < cap(writers); {
 		select {
 		case err := <-writers:
-			check(t, err)
+			kit.Check(t, err)
 			ended++
 		case <-time.After(time.Duration(random.IntN(40)) * time.Millisecond):
 			if allWatch() && proxy.cut() {

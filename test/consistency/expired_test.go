@@ -33,17 +33,17 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // What etcd has forgotten is 410, from which clients know how to go on.
-func testExpired(t *testing.T, e *env.Env) {
+func testExpired(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	client := tasks(env.Client(t, direct(t, e)), namespace)
+	client := tasks(kit.Client(t, direct(t, e)), namespace)
 	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
 		create(t, client, newHeldTask(name))
 	}
-	page := must(client.List(t.Context(), metav1.ListOptions{Limit: 2}))(t)
+	page := kit.Must(client.List(t.Context(), metav1.ListOptions{Limit: 2}))(t)
 
 	// An informer loses its connection and everything that happens before it has a new one.
 	proxy, through := newProxy(t, direct(t, e))
@@ -56,7 +56,7 @@ func testExpired(t *testing.T, e *env.Env) {
 			return base.RoundTrip(r)
 		})
 	})
-	factory := externalversions.NewSharedInformerFactoryWithOptions(env.Client(t, through), 0, externalversions.WithNamespace(namespace))
+	factory := externalversions.NewSharedInformerFactoryWithOptions(kit.Client(t, through), 0, externalversions.WithNamespace(namespace))
 	lister := factory.Batch().V1alpha1().Tasks().Lister().Tasks(namespace)
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(factory.Shutdown)
@@ -64,7 +64,7 @@ func testExpired(t *testing.T, e *env.Env) {
 	factory.Start(ctx.Done())
 	shown := func() string {
 		all, err := lister.List(labels.Everything())
-		check(t, err)
+		kit.Check(t, err)
 		var names []string
 		for _, task := range all {
 			names = append(names, strings.TrimSuffix(task.Name+"-"+task.Labels["changed"], "-"))
@@ -86,14 +86,14 @@ func testExpired(t *testing.T, e *env.Env) {
 	proxy.close()
 
 	label(t, client, "b", "changed", "changed")
-	check(t, client.Delete(t.Context(), "c", metav1.DeleteOptions{}))
+	kit.Check(t, client.Delete(t.Context(), "c", metav1.DeleteOptions{}))
 	last := create(t, client, newHeldTask("g"))
 	etcd := e.EtcdClient(t)
-	must(etcd.Compact(t.Context(), parse(t, last.ResourceVersion), clientv3.WithCompactPhysical()))(t)
+	kit.Must(etcd.Compact(t.Context(), parse(t, last.ResourceVersion), clientv3.WithCompactPhysical()))(t)
 	restart(t, e) // what the server still has in memory, it may answer from
 
 	t.Run("Watch", func(t *testing.T) {
-		w := must(client.Watch(t.Context(), metav1.ListOptions{ResourceVersion: page.ResourceVersion}))(t)
+		w := kit.Must(client.Watch(t.Context(), metav1.ListOptions{ResourceVersion: page.ResourceVersion}))(t)
 		defer w.Stop()
 		event := <-w.ResultChan()
 		err := apierrors.FromObject(event.Object)
@@ -113,7 +113,7 @@ func testExpired(t *testing.T, e *env.Env) {
 		if !apierrors.IsResourceExpired(err) || !errors.As(err, &status) || status.Status().Continue == "" {
 			t.Fatalf("The second page: %v, want 410 Expired with a token to go on with.", err)
 		}
-		rest := must(client.List(t.Context(), metav1.ListOptions{Continue: status.Status().Continue}))(t)
+		rest := kit.Must(client.List(t.Context(), metav1.ListOptions{Continue: status.Status().Continue}))(t)
 		if want := []string{"d", "e", "f", "g"}; !slices.Equal(names(rest), want) {
 			t.Errorf("The token of the error leads to %v, want %v.", names(rest), want)
 		}

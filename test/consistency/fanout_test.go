@@ -29,22 +29,22 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // A thousand workers of one namespace watch the tasks bound to them, over few connections. Each is told of its own and of no
 // other, and none is cut off.
-func testManyWatchers(t *testing.T, e *env.Env) {
+func testManyWatchers(t *testing.T, e *kit.Env) {
 	const (
 		many           = 1000
 		maxConnections = many / 10
 	)
 	namespace := e.Namespace(t)
 	proxy, through := newProxy(t, e.Admin(t))
-	watching := tasks(env.Client(t, through), namespace)
-	person := tasks(env.Client(t, direct(t, e)), namespace)
-	controller := tasks(env.Client(t, e.Direct(t, controllerUser)), namespace)
-	start := must(person.List(t.Context(), metav1.ListOptions{}))(t).ResourceVersion
+	watching := tasks(kit.Client(t, through), namespace)
+	person := tasks(kit.Client(t, direct(t, e)), namespace)
+	controller := tasks(kit.Client(t, e.Direct(t, controllerUser)), namespace)
+	start := kit.Must(person.List(t.Context(), metav1.ListOptions{}))(t).ResourceVersion
 	each := func(f func(i int) error) {
 		t.Helper()
 		var group errgroup.Group
@@ -52,7 +52,7 @@ func testManyWatchers(t *testing.T, e *env.Env) {
 		for i := range many {
 			group.Go(func() error { return f(i) })
 		}
-		check(t, group.Wait())
+		kit.Check(t, group.Wait())
 	}
 	workerName, taskName := func(i int) string { return fmt.Sprintf("worker-%d", i) }, func(i int) string { return fmt.Sprintf("task-%d", i) }
 

@@ -25,6 +25,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -136,7 +138,7 @@ func (f *follower) told(t *testing.T) (got []observed, watches, lists int) {
 	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	check(t, f.err)
+	kit.Check(t, f.err)
 	return slices.Clone(f.got), f.watches, f.lists
 }
 

@@ -30,7 +30,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // history is what etcd itself tells of the tasks of a namespace, past every server: the truth that servers are compared with.
@@ -50,11 +50,11 @@ type change struct {
 }
 
 // watchEtcd records the history of a namespace that has no tasks yet, until the test ends.
-func watchEtcd(t *testing.T, e *env.Env, namespace string) *history {
+func watchEtcd(t *testing.T, e *kit.Env, namespace string) *history {
 	t.Helper()
 	client := e.EtcdClient(t)
 	prefix := "/leat/tasks/" + namespace + "/"
-	start := must(client.Get(t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithCountOnly()))(t)
+	start := kit.Must(client.Get(t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithCountOnly()))(t)
 	if start.Count > 0 {
 		t.Fatalf("etcd holds %d tasks of namespace %s already", start.Count, namespace)
 	}
@@ -250,5 +250,5 @@ func same(got, want *v1alpha1.Task) error {
 
 func parse(t *testing.T, resourceVersion string) int64 {
 	t.Helper()
-	return must(strconv.ParseInt(resourceVersion, 10, 64))(t)
+	return kit.Must(strconv.ParseInt(resourceVersion, 10, 64))(t)
 }

@@ -31,31 +31,31 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // controllerUser is the controller manager, where it is to be met past the host.
 const controllerUser = "system:serviceaccount:leat-system:leat-controller-manager"
 
 // direct is e.Admin past the host, which takes its time to see that a server is back.
-func direct(t *testing.T, e *env.Env) *rest.Config {
+func direct(t *testing.T, e *kit.Env) *rest.Config {
 	t.Helper()
 	return e.Direct(t, "alice", "leat:admins")
 }
 
 // restart kills the server, starts it and waits until it is reached on all ways.
-func restart(t *testing.T, e *env.Env) {
+func restart(t *testing.T, e *kit.Env) {
 	t.Helper()
-	check(t, e.Server.Restart(t.Context()))
+	kit.Check(t, e.Server.Restart(t.Context()))
 	awaitReached(t, e)
 }
 
-func awaitReached(t *testing.T, e *env.Env) {
+func awaitReached(t *testing.T, e *kit.Env) {
 	t.Helper()
-	check(t, e.Server.WaitReady(t.Context()))
+	kit.Check(t, e.Server.WaitReady(t.Context()))
 	for _, config := range []*rest.Config{e.Admin(t), e.Controller(t)} {
-		client := tasks(env.Client(t, config), metav1.NamespaceAll)
+		client := tasks(kit.Client(t, config), metav1.NamespaceAll)
 		inARow := 0
 		eventually(t, func(ctx context.Context) error {
 			inARow++
@@ -73,12 +73,12 @@ func awaitReached(t *testing.T, e *env.Env) {
 
 // What was acknowledged is there after a process was killed at any moment and started again, deletes too, and a watch goes on from
 // where it was.
-func testKilled(t *testing.T, e *env.Env, process *host.Process) {
+func testKilled(t *testing.T, e *kit.Env, process *host.Process) {
 	random := seeded(t)
 	namespace := e.Namespace(t)
 	truth := watchEtcd(t, e, namespace)
-	person := tasks(env.Client(t, direct(t, e)), namespace)
-	controller := tasks(env.Client(t, e.Direct(t, controllerUser)), namespace)
+	person := tasks(kit.Client(t, direct(t, e)), namespace)
+	controller := tasks(kit.Client(t, e.Direct(t, controllerUser)), namespace)
 	follower := follow(t, person, metav1.ListOptions{}, truth.start)
 
 	writers := make([]*writer, 4)
@@ -96,17 +96,17 @@ func testKilled(t *testing.T, e *env.Env, process *host.Process) {
 			writing.Go(func() { errs[i] = w.writeUntilInDoubt(t.Context()) })
 		}
 		<-time.After(time.Duration(200+random.IntN(600)) * time.Millisecond)
-		check(t, process.Kill())
+		kit.Check(t, process.Kill())
 		writing.Wait()
-		check(t, process.Restart(t.Context()))
-		check(t, e.Server.WaitReady(t.Context()))
-		list := must(person.List(t.Context(), metav1.ListOptions{}))(t)
+		kit.Check(t, process.Restart(t.Context()))
+		kit.Check(t, e.Server.WaitReady(t.Context()))
+		list := kit.Must(person.List(t.Context(), metav1.ListOptions{}))(t)
 		stored := map[string]*v1alpha1.Task{}
 		for i := range list.Items {
 			stored[list.Items[i].Name] = &list.Items[i]
 		}
 		for i, w := range writers {
-			check(t, errs[i])
+			kit.Check(t, errs[i])
 			if err := w.settle(t.Context(), stored); err != nil {
 				t.Fatalf("round %d: %v", round, err)
 			}
@@ -126,7 +126,7 @@ func testKilled(t *testing.T, e *env.Env, process *host.Process) {
 	acknowledged := 0
 	for _, w := range writers {
 		for _, task := range w.written {
-			check(t, same(task, written[task.ResourceVersion]))
+			kit.Check(t, same(task, written[task.ResourceVersion]))
 		}
 		acknowledged += len(w.written)
 	}
@@ -139,9 +139,9 @@ func testKilled(t *testing.T, e *env.Env, process *host.Process) {
 
 	// Nothing was written while the process was down, so nothing is too old to go on from.
 	t.Run("Quiet", func(t *testing.T) {
-		client := tasks(env.Client(t, direct(t, e)), namespace)
+		client := tasks(kit.Client(t, direct(t, e)), namespace)
 		etcd := e.EtcdClient(t)
-		start := must(client.List(t.Context(), metav1.ListOptions{}))(t).ResourceVersion
+		start := kit.Must(client.List(t.Context(), metav1.ListOptions{}))(t).ResourceVersion
 		quiet := follow(t, client, metav1.ListOptions{}, parse(t, start))
 		eventually(t, func(context.Context) error {
 			if _, watches, _ := quiet.told(t); watches == 0 {
@@ -149,9 +149,9 @@ func testKilled(t *testing.T, e *env.Env, process *host.Process) {
 			}
 			return nil
 		})
-		check(t, process.Restart(t.Context()))
-		check(t, e.Server.WaitReady(t.Context()))
-		revision := must(etcd.Get(t.Context(), "/none"))(t).Header.Revision
+		kit.Check(t, process.Restart(t.Context()))
+		kit.Check(t, e.Server.WaitReady(t.Context()))
+		revision := kit.Must(etcd.Get(t.Context(), "/none"))(t).Header.Revision
 		changed := label(t, client, "last", "changed", "true")
 		var since []change
 		for _, c := range truth.until(t, changed.ResourceVersion) {

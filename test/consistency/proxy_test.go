@@ -23,6 +23,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	"k8s.io/client-go/rest"
 )
 
@@ -41,12 +43,12 @@ type proxy struct {
 // newProxy starts a proxy to where the config leads, and gives the config that leads through it.
 func newProxy(t *testing.T, config *rest.Config) (*proxy, *rest.Config) {
 	t.Helper()
-	target := must(url.Parse(config.Host))(t)
-	listener := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	target := kit.Must(url.Parse(config.Host))(t)
+	listener := kit.Must(net.Listen("tcp", "127.0.0.1:0"))(t)
 	p := &proxy{listener: listener, target: target.Host, conns: map[net.Conn]struct{}{}}
 	p.wg.Go(p.run)
 	t.Cleanup(func() {
-		check(t, listener.Close())
+		kit.Check(t, listener.Close())
 		p.close()
 		p.wg.Wait()
 	})

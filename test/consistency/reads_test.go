@@ -28,13 +28,13 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // What a read says of its time is true.
-func testReads(t *testing.T, e *env.Env) {
+func testReads(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	people := env.Client(t, e.Admin(t))
+	people := kit.Client(t, e.Admin(t))
 	client := tasks(people, namespace)
 
 	t.Run("ListAfterWrite", func(t *testing.T) {
@@ -43,8 +43,8 @@ func testReads(t *testing.T, e *env.Env) {
 			if err := listShows(t.Context(), client, written); err != nil {
 				t.Fatal(err)
 			}
-			check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
-			list := must(client.List(t.Context(), metav1.ListOptions{}))(t)
+			kit.Check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
+			list := kit.Must(client.List(t.Context(), metav1.ListOptions{}))(t)
 			if len(list.Items) > 0 {
 				t.Fatalf("After the delete of %s the list still has %v.", written.Name, names(list))
 			}
@@ -54,17 +54,17 @@ func testReads(t *testing.T, e *env.Env) {
 	t.Run("NotOlderThan", func(t *testing.T) {
 		for i := range 20 {
 			written := create(t, client, newHeldTask(fmt.Sprintf("fresh-%d", i)))
-			list := must(client.List(t.Context(), metav1.ListOptions{
+			list := kit.Must(client.List(t.Context(), metav1.ListOptions{
 				ResourceVersion: written.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
 			}))(t)
 			if !slices.Contains(names(list), written.Name) {
 				t.Fatalf("The list not older than the create of %s has %v.", written.Name, names(list))
 			}
-			read := must(client.Get(t.Context(), written.Name, metav1.GetOptions{ResourceVersion: written.ResourceVersion}))(t)
+			read := kit.Must(client.Get(t.Context(), written.Name, metav1.GetOptions{ResourceVersion: written.ResourceVersion}))(t)
 			if read.UID != written.UID {
 				t.Fatalf("%s was read with uid %s, and written with %s.", written.Name, read.UID, written.UID)
 			}
-			check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
+			kit.Check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
 		}
 	})
 
@@ -78,14 +78,14 @@ func testReads(t *testing.T, e *env.Env) {
 			}
 			return err
 		})
-		check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
+		kit.Check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
 	})
 
 	t.Run("Exact", func(t *testing.T) {
 		first := create(t, client, newHeldTask("exact-1"))
 		second := create(t, client, newHeldTask("exact-2"))
 		changed := label(t, client, first.Name, "changed", "true")
-		check(t, client.Delete(t.Context(), second.Name, metav1.DeleteOptions{}))
+		kit.Check(t, client.Delete(t.Context(), second.Name, metav1.DeleteOptions{}))
 		third := create(t, client, newHeldTask("exact-3"))
 		for _, test := range []struct {
 			at      string
@@ -98,14 +98,14 @@ func testReads(t *testing.T, e *env.Env) {
 			{at: third.ResourceVersion, names: []string{"exact-1", "exact-3"}, changed: "true"},
 		} {
 			options := metav1.ListOptions{ResourceVersion: test.at, ResourceVersionMatch: metav1.ResourceVersionMatchExact}
-			list := must(client.List(t.Context(), options))(t)
+			list := kit.Must(client.List(t.Context(), options))(t)
 			if list.ResourceVersion != test.at || !slices.Equal(names(list), test.names) || list.Items[0].Labels["changed"] != test.changed {
 				t.Errorf("The list at exactly %s is of %s and has %v, the first with labels %v; want %v.",
 					test.at, list.ResourceVersion, names(list), list.Items[0].Labels, test.names)
 			}
 		}
-		check(t, client.Delete(t.Context(), "exact-1", metav1.DeleteOptions{}))
-		check(t, client.Delete(t.Context(), "exact-3", metav1.DeleteOptions{}))
+		kit.Check(t, client.Delete(t.Context(), "exact-1", metav1.DeleteOptions{}))
+		kit.Check(t, client.Delete(t.Context(), "exact-3", metav1.DeleteOptions{}))
 	})
 
 	// All pages of a list are of one time, whatever is written between them.
@@ -118,10 +118,10 @@ func testReads(t *testing.T, e *env.Env) {
 		options := metav1.ListOptions{Limit: 3}
 		resourceVersion := ""
 		for page := 0; page == 0 || options.Continue != ""; page++ {
-			list := must(client.List(t.Context(), options))(t)
+			list := kit.Must(client.List(t.Context(), options))(t)
 			if page == 0 {
 				resourceVersion = list.ResourceVersion
-				check(t, client.Delete(t.Context(), "page-9", metav1.DeleteOptions{}))
+				kit.Check(t, client.Delete(t.Context(), "page-9", metav1.DeleteOptions{}))
 				create(t, client, newHeldTask("page-5-and-a-half"))
 			}
 			if list.ResourceVersion != resourceVersion {

@@ -26,19 +26,19 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // Replicas over one etcd are as one server: what is written through one is seen through the other.
-func testReplicas(t *testing.T, e *env.Env) {
+func testReplicas(t *testing.T, e *kit.Env) {
 	random := seeded(t)
 	namespace := e.Namespace(t)
 	truth := watchEtcd(t, e, namespace)
 	other := e.Replica(t)
-	people := [2]typed.TaskInterface{tasks(env.Client(t, direct(t, e)), namespace), tasks(env.Client(t, direct(t, other)), namespace)}
+	people := [2]typed.TaskInterface{tasks(kit.Client(t, direct(t, e)), namespace), tasks(kit.Client(t, direct(t, other)), namespace)}
 	controller := [2]typed.TaskInterface{
-		tasks(env.Client(t, e.Direct(t, controllerUser)), namespace),
-		tasks(env.Client(t, other.Direct(t, controllerUser)), namespace),
+		tasks(kit.Client(t, e.Direct(t, controllerUser)), namespace),
+		tasks(kit.Client(t, other.Direct(t, controllerUser)), namespace),
 	}
 
 	followers := [2]*follower{follow(t, people[0], metav1.ListOptions{}, truth.start), follow(t, people[1], metav1.ListOptions{}, truth.start)}
@@ -50,7 +50,7 @@ func testReplicas(t *testing.T, e *env.Env) {
 		wg.Go(func() { errs[i] = churn(t.Context(), people[i], controller[1-i], random, "shared", 50) })
 	}
 	wg.Wait()
-	check(t, errors.Join(errs...))
+	kit.Check(t, errors.Join(errs...))
 	last := create(t, people[0], newHeldTask("last"))
 	changes := truth.until(t, last.ResourceVersion)
 	for i, f := range followers {
@@ -60,14 +60,14 @@ func testReplicas(t *testing.T, e *env.Env) {
 	t.Run("ListAfterWrite", func(t *testing.T) {
 		for i := range 30 {
 			written := create(t, people[i%2], newHeldTask(fmt.Sprintf("written-%d", i)))
-			check(t, listShows(t.Context(), people[1-i%2], written))
+			kit.Check(t, listShows(t.Context(), people[1-i%2], written))
 		}
 	})
 	t.Run("Update", func(t *testing.T) {
 		read := create(t, people[0], newHeldTask("update"))
 		for range 5 {
 			winner, err := raceToUpdate(t.Context(), read, people[:]...)
-			check(t, err)
+			kit.Check(t, err)
 			want := mark(winner, read)
 			for i := range people {
 				if read = get(t, people[i], read.Name); read.Labels["winner"] != want {
@@ -80,7 +80,7 @@ func testReplicas(t *testing.T, e *env.Env) {
 		for round := range 10 {
 			name := fmt.Sprintf("bind-%d", round)
 			create(t, people[round%2], newTask(name))
-			check(t, raceToBind(t, name, controller[:]...))
+			kit.Check(t, raceToBind(t, name, controller[:]...))
 		}
 	})
 }

@@ -30,28 +30,28 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // While etcd stands still nothing is acknowledged, every client gets an answer in bounded time, and the server says that it is not
 // ready and why. When etcd goes on, all goes on.
-func testEtcdStall(t *testing.T, e *env.Env) {
+func testEtcdStall(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	truth := watchEtcd(t, e, namespace)
-	people := env.Client(t, direct(t, e))
+	people := kit.Client(t, direct(t, e))
 	person := tasks(people, namespace)
 	follower := follow(t, person, metav1.ListOptions{}, truth.start)
 	read := create(t, person, newHeldTask("before"))
-	check(t, listShows(t.Context(), person, read))
+	kit.Check(t, listShows(t.Context(), person, read))
 
-	check(t, e.Etcd.Signal(syscall.SIGSTOP))
-	defer func() { check(t, e.Etcd.Signal(syscall.SIGCONT)) }()
+	kit.Check(t, e.Etcd.Signal(syscall.SIGSTOP))
+	defer func() { kit.Check(t, e.Etcd.Signal(syscall.SIGCONT)) }()
 
 	t.Run("Bounded", func(t *testing.T) {
 		const limit = 2 * time.Second
 		var wg sync.WaitGroup
 		for way, config := range map[string]*rest.Config{"direct": direct(t, e), "aggregated": e.Admin(t)} {
-			client := env.Client(t, config)
+			client := kit.Client(t, config)
 			for name, request := range map[string]func() *rest.Request{
 				"create": func() *rest.Request { return verb(client, "POST", namespace).Body(newHeldTask("stalled-" + way)) },
 				"update": func() *rest.Request { return verb(client, "PUT", namespace).Name("before").Body(read.DeepCopy()) },
@@ -86,7 +86,7 @@ func testEtcdStall(t *testing.T, e *env.Env) {
 		wg.Wait()
 	})
 	t.Run("ReadFromCache", func(t *testing.T) {
-		list := must(person.List(t.Context(), metav1.ListOptions{ResourceVersion: "0"}))(t)
+		list := kit.Must(person.List(t.Context(), metav1.ListOptions{ResourceVersion: "0"}))(t)
 		if len(list.Items) != 1 {
 			t.Errorf("The list at resourceVersion 0 has %v.", names(list))
 		}
@@ -116,8 +116,8 @@ func testEtcdStall(t *testing.T, e *env.Env) {
 	case <-time.After(time.Second):
 	}
 
-	check(t, e.Etcd.Signal(syscall.SIGCONT))
-	check(t, e.Server.WaitReady(t.Context()))
+	kit.Check(t, e.Etcd.Signal(syscall.SIGCONT))
+	kit.Check(t, e.Server.WaitReady(t.Context()))
 	select {
 	case err := <-waited:
 		if _, getErr := person.Get(t.Context(), "waited", metav1.GetOptions{}); err == nil && getErr != nil {
@@ -128,7 +128,7 @@ func testEtcdStall(t *testing.T, e *env.Env) {
 	}
 	awaitReached(t, e)
 	last := create(t, person, newHeldTask("last"))
-	check(t, listShows(t.Context(), person, last))
+	kit.Check(t, listShows(t.Context(), person, last))
 	follower.expect(t, truth.until(t, last.ResourceVersion), all)
 	if _, _, lists := follower.told(t); lists > 0 {
 		t.Errorf("The watcher had to begin again %d times.", lists)

@@ -31,7 +31,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // race has n clients attempt the same at once, and gives the one that won. All others must be refused for the conflict.
@@ -66,11 +66,11 @@ func race(n int, attempt func(i int) error) (int, error) {
 }
 
 // Of 50 clients that update what they all read at one resourceVersion, one wins.
-func testCompareAndSwap(t *testing.T, e *env.Env) {
+func testCompareAndSwap(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	person := tasks(env.Client(t, e.Admin(t)), namespace)
-	another := tasks(env.Client(t, e.Admin(t)), namespace)
-	controller := tasks(env.Client(t, e.Controller(t)), namespace)
+	person := tasks(kit.Client(t, e.Admin(t)), namespace)
+	another := tasks(kit.Client(t, e.Admin(t)), namespace)
+	controller := tasks(kit.Client(t, e.Controller(t)), namespace)
 
 	t.Run("Update", func(t *testing.T) {
 		read := create(t, person, newHeldTask("update"))
@@ -163,11 +163,11 @@ func raceToBind(t *testing.T, name string, clients ...typed.TaskInterface) error
 }
 
 // A worker's start that a task is not bound to any more does not write its status, not even with the newest resourceVersion.
-func testFencing(t *testing.T, e *env.Env) {
+func testFencing(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	people, controllers := env.Client(t, e.Admin(t)), env.Client(t, e.Controller(t))
+	people, controllers := kit.Client(t, e.Admin(t)), kit.Client(t, e.Controller(t))
 	person, controller := tasks(people, namespace), tasks(controllers, namespace)
-	worker := tasks(env.Client(t, e.Worker(t, namespace, "worker-1")), namespace)
+	worker := tasks(kit.Client(t, e.Worker(t, namespace, "worker-1")), namespace)
 
 	t.Run("FormerIncarnation", func(t *testing.T) {
 		create(t, person, newTask("former"))
@@ -189,7 +189,7 @@ func testFencing(t *testing.T, e *env.Env) {
 		bind(t, controller, "attempt", "worker-1", "first")
 		task := get(t, worker, "attempt")
 		task.Status.Attempts = 2
-		task = must(worker.UpdateStatus(t.Context(), task, metav1.UpdateOptions{}))(t)
+		task = kit.Must(worker.UpdateStatus(t.Context(), task, metav1.UpdateOptions{}))(t)
 		task.Status.Attempts = 1
 		if _, err := worker.UpdateStatus(t.Context(), task, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
 			t.Errorf("A status that goes back from attempt 2 to 1: %v, want a conflict.", err)
@@ -219,7 +219,7 @@ func testFencing(t *testing.T, e *env.Env) {
 			case <-due:
 			}
 			evict(t, controller, "raced")
-			check(t, <-written)
+			kit.Check(t, <-written)
 		}
 		last := label(t, person, "raced", "last", "true")
 		running := 0

@@ -30,12 +30,12 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // The rules of a single watch.
-func testWatch(t *testing.T, e *env.Env) {
-	people, controllers := env.Client(t, e.Admin(t)), env.Client(t, e.Controller(t))
+func testWatch(t *testing.T, e *kit.Env) {
+	people, controllers := kit.Client(t, e.Admin(t)), kit.Client(t, e.Controller(t))
 
 	// A task is ADDED to a watch when it begins to match its selector, and DELETED from it when it ceases to.
 	t.Run("Selectors", func(t *testing.T) {
@@ -77,18 +77,18 @@ func testWatch(t *testing.T, e *env.Env) {
 
 		create(t, person, newTask("one"))
 		bind(t, controller, "one", "worker-1", "first")
-		check(t, setPhase(t.Context(), controller, "one", v1alpha1.TaskRunning))
+		kit.Check(t, setPhase(t.Context(), controller, "one", v1alpha1.TaskRunning))
 		label(t, person, "one", "color", "red")
 		label(t, person, "one", "color", "blue")
 		label(t, person, "one", "color", "green")
 		evict(t, controller, "one")
 		bind(t, controller, "one", "worker-1", "second")
-		check(t, setPhase(t.Context(), controller, "one", v1alpha1.TaskSucceeded))
-		check(t, person.Delete(t.Context(), "one", metav1.DeleteOptions{}))
+		kit.Check(t, setPhase(t.Context(), controller, "one", v1alpha1.TaskSucceeded))
+		kit.Check(t, person.Delete(t.Context(), "one", metav1.DeleteOptions{}))
 		two := newHeldTask("two")
 		two.Spec.QueueName = "other"
 		create(t, person, two)
-		check(t, person.Delete(t.Context(), "two", metav1.DeleteOptions{}))
+		kit.Check(t, person.Delete(t.Context(), "two", metav1.DeleteOptions{}))
 		last := label(t, person, create(t, person, newHeldTask("last")).Name, "last", "true")
 
 		changes := truth.until(t, last.ResourceVersion)
@@ -120,16 +120,16 @@ func testWatch(t *testing.T, e *env.Env) {
 		create(t, person, newHeldTask("before"))
 		for i, resourceVersion := range []string{"", "0"} {
 			// A list that is up to date has brought the cache up to date.
-			if list := must(person.List(t.Context(), metav1.ListOptions{}))(t); len(list.Items) != 1 {
+			if list := kit.Must(person.List(t.Context(), metav1.ListOptions{}))(t); len(list.Items) != 1 {
 				t.Fatalf("The list has %v.", names(list))
 			}
-			w := must(person.Watch(t.Context(), metav1.ListOptions{ResourceVersion: resourceVersion}))(t)
+			w := kit.Must(person.Watch(t.Context(), metav1.ListOptions{ResourceVersion: resourceVersion}))(t)
 			expect(t, w, watch.Added, "before")
 			name := fmt.Sprintf("after-%d", i)
 			create(t, person, newHeldTask(name))
 			expect(t, w, watch.Added, name)
 			w.Stop()
-			check(t, person.Delete(t.Context(), name, metav1.DeleteOptions{}))
+			kit.Check(t, person.Delete(t.Context(), name, metav1.DeleteOptions{}))
 		}
 	})
 
@@ -141,7 +141,7 @@ func testWatch(t *testing.T, e *env.Env) {
 		for i := range 10 {
 			newest = create(t, person, newHeldTask(fmt.Sprintf("task-%d", i)))
 		}
-		w := must(person.Watch(t.Context(), metav1.ListOptions{
+		w := kit.Must(person.Watch(t.Context(), metav1.ListOptions{
 			SendInitialEvents: ptr.To(true), ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, AllowWatchBookmarks: true,
 		}))(t)
 		defer w.Stop()
@@ -162,7 +162,7 @@ func testWatch(t *testing.T, e *env.Env) {
 			}
 		}
 		slices.Sort(initial)
-		if list := must(person.List(t.Context(), metav1.ListOptions{}))(t); !slices.Equal(initial, names(list)) {
+		if list := kit.Must(person.List(t.Context(), metav1.ListOptions{}))(t); !slices.Equal(initial, names(list)) {
 			t.Errorf("The initial events were %v, want %v.", initial, names(list))
 		}
 		if parse(t, end.ResourceVersion) < parse(t, newest.ResourceVersion) {
@@ -170,7 +170,7 @@ func testWatch(t *testing.T, e *env.Env) {
 		}
 		label(t, person, "task-3", "live", "true")
 		expect(t, w, watch.Modified, "task-3")
-		check(t, person.Delete(t.Context(), "task-4", metav1.DeleteOptions{}))
+		kit.Check(t, person.Delete(t.Context(), "task-4", metav1.DeleteOptions{}))
 		event := nextChange(t, w)
 		if event.Type == watch.Modified { // a delete may be told in two steps, as of Pods
 			event = nextChange(t, w)
@@ -186,11 +186,11 @@ func testWatch(t *testing.T, e *env.Env) {
 		namespace := e.Namespace(t)
 		person := tasks(people, namespace)
 		create(t, person, newHeldTask("quiet"))
-		start := must(person.List(t.Context(), metav1.ListOptions{}))(t).ResourceVersion
+		start := kit.Must(person.List(t.Context(), metav1.ListOptions{}))(t).ResourceVersion
 		var wg sync.WaitGroup
 		watched := func(allow bool) (got []watch.Event, took time.Duration) {
 			begun := time.Now()
-			w := must(person.Watch(t.Context(), metav1.ListOptions{
+			w := kit.Must(person.Watch(t.Context(), metav1.ListOptions{
 				ResourceVersion: start, AllowWatchBookmarks: allow, TimeoutSeconds: ptr.To[int64](6), FieldSelector: "metadata.name=quiet",
 			}))(t)
 			for event := range w.ResultChan() {
@@ -237,7 +237,7 @@ func testWatch(t *testing.T, e *env.Env) {
 		}
 
 		// Going on from the bookmark shows what came after it and nothing else.
-		w := must(person.Watch(t.Context(), metav1.ListOptions{ResourceVersion: fmt.Sprint(last)}))(t)
+		w := kit.Must(person.Watch(t.Context(), metav1.ListOptions{ResourceVersion: fmt.Sprint(last)}))(t)
 		defer w.Stop()
 		label(t, person, "quiet", "changed", "again")
 		if task := expect(t, w, watch.Modified, "quiet"); task.Labels["changed"] != "again" {

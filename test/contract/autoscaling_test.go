@@ -35,6 +35,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,7 +44,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const metricsGroup = "external.metrics.k8s.io"
@@ -64,14 +66,14 @@ func testTaskSetAutoscaling(t *testing.T, s *scene, value *atomic.Int64) {
 	value.Store(40)
 	set := newTaskSet("set", "true")
 	set.Spec.Completions, set.Spec.Parallelism = new(int32(1000)), new(int32(1))
-	get(s.api.TaskSets(namespace).Create(t.Context(), set, metav1.CreateOptions{}))(t)
+	kit.Must(s.api.TaskSets(namespace).Create(t.Context(), set, metav1.CreateOptions{}))(t)
 
 	everything := autoscalingv2.HPAScalingRules{
 		StabilizationWindowSeconds: new(int32(0)),
 		Policies:                   []autoscalingv2.HPAScalingPolicy{{Type: autoscalingv2.PodsScalingPolicy, Value: 1000, PeriodSeconds: 1}},
 	}
 	scalers := s.cluster.AutoscalingV2().HorizontalPodAutoscalers(namespace)
-	get(scalers.Create(t.Context(), &autoscalingv2.HorizontalPodAutoscaler{
+	kit.Must(scalers.Create(t.Context(), &autoscalingv2.HorizontalPodAutoscaler{
 		ObjectMeta: metav1.ObjectMeta{Name: "set"},
 		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
 			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: batch.GroupVersion.String(), Kind: "TaskSet", Name: "set"},
@@ -92,7 +94,7 @@ func testTaskSetAutoscaling(t *testing.T, s *scene, value *atomic.Int64) {
 		want  int32
 	}{{40, 4}, {75, 8}, {200, 8}, {20, 2}, {0, 1}} {
 		value.Store(step.value)
-		eventually(t, patience, fmt.Sprintf("the parallelism for a metric of %d is %d, as many tasks are active, and the autoscaler is content", step.value, step.want),
+		kit.Eventually(t, fmt.Sprintf("the parallelism for a metric of %d is %d, as many tasks are active, and the autoscaler is content", step.value, step.want),
 			func(ctx context.Context) error {
 				set, err := s.api.TaskSets(namespace).Get(ctx, "set", metav1.GetOptions{})
 				if err != nil {
@@ -108,7 +110,7 @@ func testTaskSetAutoscaling(t *testing.T, s *scene, value *atomic.Int64) {
 				return nil
 			})
 	}
-	must(t, scalers.Delete(t.Context(), "set", metav1.DeleteOptions{}))
+	kit.Check(t, scalers.Delete(t.Context(), "set", metav1.DeleteOptions{}))
 }
 
 // active tells whether an autoscaler can read the scale of its target, and the metric.
@@ -127,17 +129,17 @@ func testWorkerAutoscaling(t *testing.T, s *scene) {
 	const perWorker = 8
 	namespace := s.newNamespace(t, "autoscaling-workers")
 	for _, file := range []string{"worker-pool.yaml", "autoscaler.yaml"} {
-		path := filepath.Join(get(host.RepositoryRoot())(t), "artifacts", "examples", "worker-pool", file)
-		get(s.run(t, s.Host.AdminKubeconfig, "kubectl", "apply", "--namespace="+namespace, "--filename="+path))(t)
+		path := filepath.Join(kit.Must(host.RepositoryRoot())(t), "artifacts", "examples", "worker-pool", file)
+		kit.Must(s.run(t, s.Host.AdminKubeconfig, "kubectl", "apply", "--namespace="+namespace, "--filename="+path))(t)
 	}
 	scalers := s.cluster.AutoscalingV2().HorizontalPodAutoscalers(namespace)
-	get(scalers.Patch(t.Context(), "worker-pool", types.MergePatchType,
+	kit.Must(scalers.Patch(t.Context(), "worker-pool", types.MergePatchType,
 		[]byte(`{"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}`), metav1.PatchOptions{}))(t) // the test does not wait for calm
 	tasks := s.api.Tasks(namespace)
 	follows := func(unfinished int32) {
 		t.Helper()
 		want := max(1, (unfinished+perWorker-1)/perWorker)
-		eventually(t, patience, fmt.Sprintf("there are %d workers for %d tasks", want, unfinished), func(ctx context.Context) error {
+		kit.Eventually(t, fmt.Sprintf("there are %d workers for %d tasks", want, unfinished), func(ctx context.Context) error {
 			pool, err := s.cluster.AppsV1().Deployments(namespace).Get(ctx, "worker-pool", metav1.GetOptions{})
 			if err == nil && *pool.Spec.Replicas != want {
 				scaler, _ := scalers.Get(ctx, "worker-pool", metav1.GetOptions{})
@@ -147,12 +149,12 @@ func testWorkerAutoscaling(t *testing.T, s *scene) {
 		})
 	}
 	for i := range 40 {
-		get(tasks.Create(t.Context(), newTask(fmt.Sprintf("task-%d", i), "exec sleep 600"), metav1.CreateOptions{}))(t)
+		kit.Must(tasks.Create(t.Context(), newTask(fmt.Sprintf("task-%d", i), "exec sleep 600"), metav1.CreateOptions{}))(t)
 	}
 	follows(40)
 	// Tasks that run are no reason to take workers away.
 	s.worker(t, namespace, "worker")
-	eventually(t, patience, "some run", func(ctx context.Context) error {
+	kit.Eventually(t, "some run", func(ctx context.Context) error {
 		list, err := tasks.List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running"})
 		if err == nil && len(list.Items) == 0 {
 			err = errors.New("none does")
@@ -160,10 +162,10 @@ func testWorkerAutoscaling(t *testing.T, s *scene) {
 		return err
 	})
 	for i := 10; i < 40; i++ {
-		must(t, tasks.Delete(t.Context(), fmt.Sprintf("task-%d", i), metav1.DeleteOptions{}))
+		kit.Check(t, tasks.Delete(t.Context(), fmt.Sprintf("task-%d", i), metav1.DeleteOptions{}))
 	}
 	follows(10)
-	must(t, tasks.DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
+	kit.Check(t, tasks.DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
 	follows(0)
 }
 
@@ -196,9 +198,9 @@ func (s *scene) unfinished(namespace string) (int64, error) {
 func serveMetrics(t *testing.T, s *scene, metrics map[string]func(namespace string) (int64, error)) {
 	t.Helper()
 	const service = "metrics.leat-system.svc"
-	ca := get(pki.NewCA("metrics"))(t)
+	ca := kit.Must(pki.NewCA("metrics"))(t)
 	cert, key, err := ca.IssueServer(service)
-	must(t, err)
+	kit.Check(t, err)
 	version := metricsGroup + "/v1beta1"
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		var answer any
@@ -229,12 +231,12 @@ func serveMetrics(t *testing.T, s *scene, metrics map[string]func(namespace stri
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(answer) // a caller that has gone needs no answer
 	}))
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{get(tls.X509KeyPair(cert, key))(t)}}
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{kit.Must(tls.X509KeyPair(cert, key))(t)}}
 	server.StartTLS()
 	t.Cleanup(server.Close)
 
 	manifest := filepath.Join(t.TempDir(), "metrics.yaml")
-	must(t, os.WriteFile(manifest, fmt.Appendf(nil, `
+	kit.Check(t, os.WriteFile(manifest, fmt.Appendf(nil, `
 apiVersion: v1
 kind: Service
 metadata: {name: metrics, namespace: leat-system}
@@ -251,12 +253,12 @@ spec:
   service: {name: metrics, namespace: leat-system, port: %d}
   caBundle: %s
 `, metricsGroup, server.Listener.Addr().(*net.TCPAddr).Port, base64.StdEncoding.EncodeToString(ca.CertPEM())), 0o600))
-	must(t, s.Host.Apply(t.Context(), manifest))
+	kit.Check(t, s.Host.Apply(t.Context(), manifest))
 	t.Cleanup(func() { removed(t, s.Host, manifest) })
 }
 
 // removed deletes what is in a manifest, also at the end of a test.
 func removed(t *testing.T, cp *host.ControlPlane, manifest string) {
 	_, _, err := cp.Kubectl(context.WithoutCancel(t.Context()), cp.AdminKubeconfig, "delete", "--filename", manifest)
-	must(t, err)
+	kit.Check(t, err)
 }

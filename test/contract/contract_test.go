@@ -38,16 +38,14 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const (
@@ -60,7 +58,7 @@ const (
 
 // scene is one host with Leat in it and its controllers at work, which all tests share.
 type scene struct {
-	*env.Env
+	*kit.Env
 	cluster *kubernetes.Clientset
 	api     typed.BatchV1alpha1Interface
 	// managerMetrics is where the controller manager serves its metrics.
@@ -69,17 +67,17 @@ type scene struct {
 
 func TestContract(t *testing.T) {
 	cp := host.ForTest(t, "--controllers=horizontal-pod-autoscaler-controller", "--horizontal-pod-autoscaler-sync-period=1s")
-	e := env.On(t, cp)
-	config := get(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
+	e := kit.On(t, cp)
+	config := kit.Must(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
 	config.QPS = -1
-	port := get(host.FreePort())(t)
+	port := kit.Must(host.FreePort())(t)
 	s := &scene{
-		Env: e, cluster: kubernetes.NewForConfigOrDie(config), api: env.Client(t, e.Admin(t)).BatchV1alpha1(),
+		Env: e, cluster: kubernetes.NewForConfigOrDie(config), api: kit.Client(t, e.Admin(t)).BatchV1alpha1(),
 		managerMetrics: "http://127.0.0.1:" + strconv.Itoa(port) + "/metrics",
 	}
 	e.StartManager(t, "one", "--namespace-sweep-interval="+sweepInterval.String(), "--metrics-bind-address=127.0.0.1:"+strconv.Itoa(port))
 	// The garbage collector and the quota controller look for new APIs only every 30 s, and at their start.
-	must(t, cp.ControllerManager.Restart(t.Context()))
+	kit.Check(t, cp.ControllerManager.Restart(t.Context()))
 
 	t.Run("NamespaceDeletion", func(t *testing.T) { testNamespaceDeletion(t, s) })
 	t.Run("NamespaceSweep", func(t *testing.T) { testNamespaceSweep(t, s) })
@@ -96,47 +94,6 @@ func TestContract(t *testing.T) {
 			},
 		})
 	})
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// get gives the value, or fails the test.
-func get[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		must(t, err)
-		return value
-	}
-}
-
-// eventually fails the test if the condition, which says what is missing yet, does not come true within the timeout.
-func eventually(t testing.TB, timeout time.Duration, what string, condition func(context.Context) error) {
-	t.Helper()
-	var last error
-	start := time.Now()
-	err := wait.PollUntilContextTimeout(t.Context(), pollInterval, timeout, true, func(ctx context.Context) (bool, error) {
-		last = condition(ctx)
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("waiting until %s for %s: %v; last: %v", what, time.Since(start).Round(time.Second), err, last)
-	}
-}
-
-// gone says nil for the error of something that is not found.
-func gone(err error) error {
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil
-	case err == nil:
-		return errors.New("it is still there")
-	}
-	return err
 }
 
 // newTask runs a script of sh.
@@ -172,7 +129,7 @@ func (s *scene) worker(t testing.TB, namespace, name string) *host.Process {
 // newNamespace gives a namespace of that name, which is that of one for each test.
 func (s *scene) newNamespace(t testing.TB, name string) string {
 	t.Helper()
-	get(s.cluster.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(t)
+	kit.Must(s.cluster.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(t)
 	return name
 }
 
@@ -180,7 +137,7 @@ func (s *scene) newNamespace(t testing.TB, name string) string {
 func (s *scene) namespaceGone(ctx context.Context, name string) error {
 	namespace, err := s.cluster.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return gone(err)
+		return kit.Gone(err)
 	}
 	held := []string{string(namespace.Status.Phase)}
 	for _, condition := range namespace.Status.Conditions {
@@ -214,11 +171,11 @@ func (s *scene) stored(ctx context.Context, namespace string) ([]string, error) 
 // orphansDeleted is how many objects of a resource the sweeper says that it has deleted.
 func (s *scene) orphansDeleted(t testing.TB, resource string) float64 {
 	t.Helper()
-	response := get(http.Get(s.managerMetrics))(t)
+	response := kit.Must(http.Get(s.managerMetrics))(t)
 	defer response.Body.Close()
-	for line := range strings.Lines(string(get(io.ReadAll(response.Body))(t))) {
+	for line := range strings.Lines(string(kit.Must(io.ReadAll(response.Body))(t))) {
 		if value, ok := strings.CutPrefix(line, `leat_namespace_orphans_deleted_total{resource="`+resource+`"} `); ok {
-			return get(strconv.ParseFloat(strings.TrimSpace(value), 64))(t)
+			return kit.Must(strconv.ParseFloat(strings.TrimSpace(value), 64))(t)
 		}
 	}
 	return 0
@@ -228,14 +185,14 @@ func (s *scene) orphansDeleted(t testing.TB, resource string) float64 {
 func (s *scene) person(t testing.TB, namespace string) string {
 	t.Helper()
 	user := "person-of-" + namespace
-	get(s.cluster.RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+	kit.Must(s.cluster.RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: user},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "admin"},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
 	}, metav1.CreateOptions{}))(t)
 	config := s.Person(t, user)
-	tasks := env.Client(t, config).BatchV1alpha1().Tasks(namespace)
-	eventually(t, patience, "the host's role includes ours", func(ctx context.Context) error {
+	tasks := kit.Client(t, config).BatchV1alpha1().Tasks(namespace)
+	kit.Eventually(t, "the host's role includes ours", func(ctx context.Context) error {
 		_, err := tasks.List(ctx, metav1.ListOptions{})
 		return err
 	})
@@ -251,7 +208,7 @@ func (s *scene) run(t testing.TB, kubeconfig, program string, args ...string) (o
 // runAt runs kubectl or helm with its caches in a directory. What it printed comes with the error, too.
 func (s *scene) runAt(t testing.TB, home, kubeconfig, program string, args ...string) (output string, err error) {
 	t.Helper()
-	root := get(host.RepositoryRoot())(t)
+	root := kit.Must(host.RepositoryRoot())(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	command := exec.CommandContext(ctx, filepath.Join(root, "bin", "host", program), args...)

@@ -23,12 +23,14 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // testHostEtcd: of tasks nothing is stored with the host: not their specs, nor their status, nor their names.
@@ -44,14 +46,14 @@ func testHostEtcd(t *testing.T, s *scene) {
 		task.Spec.Env = []batch.EnvVar{{Name: "MARKER", Value: marker}}
 		return task
 	}
-	get(s.api.Tasks(namespace).Create(ctx, marked(marker, "true"), metav1.CreateOptions{}))(t)
-	get(s.api.Tasks(namespace).Create(ctx, marked(marker+"-fails", "exit 1"), metav1.CreateOptions{}))(t)
+	kit.Must(s.api.Tasks(namespace).Create(ctx, marked(marker, "true"), metav1.CreateOptions{}))(t)
+	kit.Must(s.api.Tasks(namespace).Create(ctx, marked(marker+"-fails", "exit 1"), metav1.CreateOptions{}))(t)
 	template := marked("", "exit 1")
 	set := newTaskSet("set", "")
 	set.Spec.Template = batch.TaskTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: template.Labels, Annotations: template.Annotations}, Spec: template.Spec}
 	set.Spec.BackoffLimit = new(int32(0))
-	get(s.api.TaskSets(namespace).Create(ctx, set, metav1.CreateOptions{}))(t)
-	eventually(t, patience, "all tasks have ended", func(ctx context.Context) error {
+	kit.Must(s.api.TaskSets(namespace).Create(ctx, set, metav1.CreateOptions{}))(t)
+	kit.Eventually(t, "all tasks have ended", func(ctx context.Context) error {
 		tasks, err := s.api.Tasks(namespace).List(ctx, metav1.ListOptions{FieldSelector: "status.phase!=Pending,status.phase!=Running"})
 		if err == nil && len(tasks.Items) != 3 {
 			err = fmt.Errorf("%d have", len(tasks.Items))
@@ -60,16 +62,16 @@ func testHostEtcd(t *testing.T, s *scene) {
 	})
 
 	// The search finds what is there: where it has to be, and what a test puts where it must not be.
-	if len(get(find(ctx, s.Etcd, marker))(t)) < 4 {
+	if len(kit.Must(find(ctx, s.Etcd, marker))(t)) < 4 {
 		t.Errorf("the marker is not in Leat's own etcd")
 	}
 	maps := s.cluster.CoreV1().ConfigMaps(namespace)
-	get(maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "probe"}, Data: map[string]string{"marker": marker}}, metav1.CreateOptions{}))(t)
+	kit.Must(maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "probe"}, Data: map[string]string{"marker": marker}}, metav1.CreateOptions{}))(t)
 	want := "/registry/configmaps/" + namespace + "/probe"
-	if keys := get(find(ctx, s.Host.Etcd, marker))(t); len(keys) != 1 || keys[0] != want {
+	if keys := kit.Must(find(ctx, s.Host.Etcd, marker))(t); len(keys) != 1 || keys[0] != want {
 		t.Errorf("the host's etcd has the marker in %q, want it in %s only", keys, want)
 	}
-	if keys := get(find(ctx, s.Host.Etcd, "/registry/"+batch.GroupName+"/"))(t); len(keys) != 0 {
+	if keys := kit.Must(find(ctx, s.Host.Etcd, "/registry/"+batch.GroupName+"/"))(t); len(keys) != 0 {
 		t.Errorf("the host's etcd has objects of our group: %q", keys)
 	}
 }

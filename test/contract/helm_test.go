@@ -23,6 +23,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -41,11 +43,11 @@ func testHelm(t *testing.T, s *scene) {
 	chart := filepath.Join("testdata", "set")
 	set := func(t *testing.T, name string) *batch.TaskSet {
 		t.Helper()
-		return get(s.api.TaskSets(namespace).Get(t.Context(), name, metav1.GetOptions{}))(t)
+		return kit.Must(s.api.TaskSets(namespace).Get(t.Context(), name, metav1.GetOptions{}))(t)
 	}
 	ended := func(t *testing.T, name, condition string) {
 		t.Helper()
-		eventually(t, patience, name+" is "+condition, func(ctx context.Context) error {
+		kit.Eventually(t, name+" is "+condition, func(ctx context.Context) error {
 			set, err := s.api.TaskSets(namespace).Get(ctx, name, metav1.GetOptions{})
 			if err == nil && !meta.IsStatusConditionTrue(set.Status.Conditions, condition) {
 				err = fmt.Errorf("its status is %+v", set.Status)
@@ -55,15 +57,15 @@ func testHelm(t *testing.T, s *scene) {
 	}
 
 	t.Run("install, upgrade and roll back, with --wait", func(t *testing.T) {
-		get(helm(t, "install", "good", chart, "--wait", "--timeout=60s"))(t)
+		kit.Must(helm(t, "install", "good", chart, "--wait", "--timeout=60s"))(t)
 		if got := *set(t, "good").Spec.Parallelism; got != 2 {
 			t.Errorf("installed, the parallelism is %d, want 2", got)
 		}
-		get(helm(t, "upgrade", "good", chart, "--wait", "--timeout=60s", "--set=parallelism=3"))(t)
+		kit.Must(helm(t, "upgrade", "good", chart, "--wait", "--timeout=60s", "--set=parallelism=3"))(t)
 		if got := *set(t, "good").Spec.Parallelism; got != 3 {
 			t.Errorf("upgraded, the parallelism is %d, want 3", got)
 		}
-		get(helm(t, "rollback", "good", "1", "--wait", "--timeout=60s"))(t)
+		kit.Must(helm(t, "rollback", "good", "1", "--wait", "--timeout=60s"))(t)
 		if got := *set(t, "good").Spec.Parallelism; got != 2 {
 			t.Errorf("rolled back, the parallelism is %d, want 2", got)
 		}
@@ -71,11 +73,11 @@ func testHelm(t *testing.T, s *scene) {
 
 	t.Run("a set that is complete is waited for no longer", func(t *testing.T) {
 		ended(t, "good", batch.TaskSetComplete)
-		get(helm(t, "upgrade", "good", chart, "--wait", "--timeout=60s", "--set=parallelism=4"))(t)
+		kit.Must(helm(t, "upgrade", "good", chart, "--wait", "--timeout=60s", "--set=parallelism=4"))(t)
 	})
 
 	t.Run("a set that has failed fails the release", func(t *testing.T) {
-		get(helm(t, "install", "bad", chart, "--set=script=exit 3", "--timeout=60s"))(t)
+		kit.Must(helm(t, "install", "bad", chart, "--set=script=exit 3", "--timeout=60s"))(t)
 		ended(t, "bad", batch.TaskSetFailed)
 		output, err := helm(t, "upgrade", "bad", chart, "--set=script=exit 3", "--set=parallelism=3", "--wait", "--timeout=30s")
 		if err == nil || !strings.Contains(err.Error(), "TaskSet/helm/bad") || !strings.Contains(err.Error(), "status: Failed") {
@@ -84,17 +86,17 @@ func testHelm(t *testing.T, s *scene) {
 	})
 
 	t.Run("a hook of our kinds is not waited for, as docs/how-to/gitops.md says", func(t *testing.T) {
-		get(helm(t, "install", "hook", filepath.Join("testdata", "hook"), "--wait", "--timeout=60s"))(t)
-		if task := get(s.api.Tasks(namespace).Get(t.Context(), "hook", metav1.GetOptions{}))(t); task.Status.Phase != batch.TaskPending {
+		kit.Must(helm(t, "install", "hook", filepath.Join("testdata", "hook"), "--wait", "--timeout=60s"))(t)
+		if task := kit.Must(s.api.Tasks(namespace).Get(t.Context(), "hook", metav1.GetOptions{}))(t); task.Status.Phase != batch.TaskPending {
 			t.Errorf("the hook is %s", task.Status.Phase)
 		}
-		get(helm(t, "uninstall", "hook"))(t)
+		kit.Must(helm(t, "uninstall", "hook"))(t)
 	})
 
 	t.Run("uninstall", func(t *testing.T) {
-		get(helm(t, "uninstall", "good", "--wait", "--timeout=60s"))(t)
-		get(helm(t, "uninstall", "bad", "--wait", "--timeout=60s"))(t)
-		sets, queues := get(s.api.TaskSets(namespace).List(t.Context(), metav1.ListOptions{}))(t), get(s.api.TaskQueues(namespace).List(t.Context(), metav1.ListOptions{}))(t)
+		kit.Must(helm(t, "uninstall", "good", "--wait", "--timeout=60s"))(t)
+		kit.Must(helm(t, "uninstall", "bad", "--wait", "--timeout=60s"))(t)
+		sets, queues := kit.Must(s.api.TaskSets(namespace).List(t.Context(), metav1.ListOptions{}))(t), kit.Must(s.api.TaskQueues(namespace).List(t.Context(), metav1.ListOptions{}))(t)
 		if len(sets.Items) != 0 || len(queues.Items) != 0 {
 			t.Errorf("left are %d sets and %d queues", len(sets.Items), len(queues.Items))
 		}

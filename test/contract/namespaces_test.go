@@ -22,12 +22,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // testNamespaceDeletion: the host's namespace controller deletes namespaces with all that works in them. It begins five seconds after
@@ -54,14 +56,14 @@ func testNamespaceDeletion(t *testing.T, s *scene) {
 		}
 	}
 	for _, p := range places {
-		must(t, inParallel(t.Context(), p.tasks, func(ctx context.Context, i int) error {
+		kit.Check(t, inParallel(t.Context(), p.tasks, func(ctx context.Context, i int) error {
 			// One that does not hear that it is to end uses up its grace.
 			task := newTask(fmt.Sprintf("task-%d", i), "trap '' TERM; while :; do sleep 1; done")
 			task.Spec.TerminationGracePeriodSeconds = new(int64(grace))
 			_, err := s.api.Tasks(p.name).Create(ctx, task, metav1.CreateOptions{})
 			return err
 		}))
-		eventually(t, patience, fmt.Sprintf("%d tasks run in %s", p.running, p.name), func(ctx context.Context) error {
+		kit.Eventually(t, fmt.Sprintf("%d tasks run in %s", p.running, p.name), func(ctx context.Context) error {
 			list, err := s.api.Tasks(p.name).List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running"})
 			if err == nil && len(list.Items) != p.running {
 				err = fmt.Errorf("%d do", len(list.Items))
@@ -71,7 +73,7 @@ func testNamespaceDeletion(t *testing.T, s *scene) {
 	}
 
 	for _, worker := range dying {
-		must(t, worker.Kill())
+		kit.Check(t, worker.Kill())
 	}
 	var deletions errgroup.Group
 	for _, p := range places {
@@ -92,9 +94,9 @@ func testNamespaceDeletion(t *testing.T, s *scene) {
 			return nil
 		})
 	}
-	must(t, deletions.Wait())
+	kit.Check(t, deletions.Wait())
 	for _, p := range places {
-		if keys := get(s.stored(t.Context(), p.name))(t); len(keys) != 0 {
+		if keys := kit.Must(s.stored(t.Context(), p.name))(t); len(keys) != 0 {
 			t.Errorf("of namespace %s is left: %q", p.name, keys)
 		}
 	}
@@ -107,29 +109,29 @@ func testNamespaceSweep(t *testing.T, s *scene) {
 	before := s.orphansDeleted(t, "tasks")
 	for _, namespace := range []string{s.newNamespace(t, forced), s.newNamespace(t, kept)} {
 		ctx, api := t.Context(), s.api
-		get(api.Tasks(namespace).Create(ctx, newTask("task", "true"), metav1.CreateOptions{}))(t)
+		kit.Must(api.Tasks(namespace).Create(ctx, newTask("task", "true"), metav1.CreateOptions{}))(t)
 		set := newTaskSet("set", "true")
 		set.Spec.Completions, set.Spec.Parallelism = new(int32(3)), new(int32(3))
-		get(api.TaskSets(namespace).Create(ctx, set, metav1.CreateOptions{}))(t)
-		get(api.TaskQueues(namespace).Create(ctx, &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: "queue"}}, metav1.CreateOptions{}))(t)
+		kit.Must(api.TaskSets(namespace).Create(ctx, set, metav1.CreateOptions{}))(t)
+		kit.Must(api.TaskQueues(namespace).Create(ctx, &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: "queue"}}, metav1.CreateOptions{}))(t)
 	}
 	for _, namespace := range []string{forced, kept} {
-		eventually(t, patience, "there are a set, its tasks, another task and a queue", func(ctx context.Context) error {
+		kit.Eventually(t, "there are a set, its tasks, another task and a queue", func(ctx context.Context) error {
 			return s.holds(ctx, namespace, 6)
 		})
 	}
 	namespaces := s.cluster.CoreV1().Namespaces()
-	must(t, namespaces.Delete(t.Context(), forced, metav1.DeleteOptions{}))
-	namespace := get(namespaces.Get(t.Context(), forced, metav1.GetOptions{}))(t)
+	kit.Check(t, namespaces.Delete(t.Context(), forced, metav1.DeleteOptions{}))
+	namespace := kit.Must(namespaces.Get(t.Context(), forced, metav1.GetOptions{}))(t)
 	namespace.Spec.Finalizers = nil
-	get(namespaces.Finalize(t.Context(), namespace, metav1.UpdateOptions{}))(t)
-	must(t, gone(second(namespaces.Get(t.Context(), forced, metav1.GetOptions{}))))
-	must(t, s.holds(t.Context(), forced, 6))
+	kit.Must(namespaces.Finalize(t.Context(), namespace, metav1.UpdateOptions{}))(t)
+	kit.Check(t, kit.Gone(second(namespaces.Get(t.Context(), forced, metav1.GetOptions{}))))
+	kit.Check(t, s.holds(t.Context(), forced, 6))
 
-	eventually(t, patience, "nothing is left", func(ctx context.Context) error { return s.holds(ctx, forced, 0) })
-	must(t, s.holds(t.Context(), kept, 6))
+	kit.Eventually(t, "nothing is left", func(ctx context.Context) error { return s.holds(ctx, forced, 0) })
+	kit.Check(t, s.holds(t.Context(), kept, 6))
 	// The tasks of the set may go with it before their turn comes.
-	eventually(t, patience, "the deletions are counted", func(context.Context) error {
+	kit.Eventually(t, "the deletions are counted", func(context.Context) error {
 		if n := s.orphansDeleted(t, "tasks") - before; n < 1 || n > 4 {
 			return fmt.Errorf("%v tasks are", n)
 		}
@@ -150,14 +152,14 @@ func (s *scene) holds(ctx context.Context, namespace string, objects int) error 
 func testGarbageCollection(t *testing.T, s *scene) {
 	namespace := s.newNamespace(t, "garbage")
 	ctx, maps := t.Context(), s.cluster.CoreV1().ConfigMaps(namespace)
-	owner := get(s.api.Tasks(namespace).Create(ctx, newTask("owner", "true"), metav1.CreateOptions{}))(t)
-	get(maps.Create(ctx, newConfigMap("owned", ownedBy(owner, batch.GroupVersion.String(), "Task")), metav1.CreateOptions{}))(t)
-	get(maps.Create(ctx, newConfigMap("free"), metav1.CreateOptions{}))(t)
-	must(t, s.api.Tasks(namespace).Delete(ctx, "owner", metav1.DeleteOptions{}))
-	eventually(t, patience, "what the task owned is gone", func(ctx context.Context) error {
-		return gone(second(maps.Get(ctx, "owned", metav1.GetOptions{})))
+	owner := kit.Must(s.api.Tasks(namespace).Create(ctx, newTask("owner", "true"), metav1.CreateOptions{}))(t)
+	kit.Must(maps.Create(ctx, newConfigMap("owned", ownedBy(owner, batch.GroupVersion.String(), "Task")), metav1.CreateOptions{}))(t)
+	kit.Must(maps.Create(ctx, newConfigMap("free"), metav1.CreateOptions{}))(t)
+	kit.Check(t, s.api.Tasks(namespace).Delete(ctx, "owner", metav1.DeleteOptions{}))
+	kit.Eventually(t, "what the task owned is gone", func(ctx context.Context) error {
+		return kit.Gone(second(maps.Get(ctx, "owned", metav1.GetOptions{})))
 	})
-	get(maps.Get(ctx, "free", metav1.GetOptions{}))(t)
+	kit.Must(maps.Get(ctx, "free", metav1.GetOptions{}))(t)
 }
 
 // second is the error of two results.

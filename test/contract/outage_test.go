@@ -28,6 +28,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -80,8 +82,8 @@ var contract = []statement{
 	{
 		name: "other groups are read and written",
 		away: func(t *testing.T, w *ward) {
-			get(w.run(t, w.kubeconfig, "kubectl", "create", "configmap", "written"))(t)
-			if out := get(w.run(t, w.kubeconfig, "kubectl", "get", "configmaps,deployments", "--output=name"))(t); !strings.Contains(out, "configmap/written") {
+			kit.Must(w.run(t, w.kubeconfig, "kubectl", "create", "configmap", "written"))(t)
+			if out := kit.Must(w.run(t, w.kubeconfig, "kubectl", "get", "configmaps,deployments", "--output=name"))(t); !strings.Contains(out, "configmap/written") {
 				t.Errorf("kubectl prints %q", out)
 			}
 		},
@@ -90,10 +92,10 @@ var contract = []statement{
 		name: "our kinds are unavailable, and said to be so",
 		prepare: func(t *testing.T, w *ward) {
 			// A kubectl that has been used before knows the kinds: it keeps what it has discovered.
-			get(w.runAt(t, w.home, w.kubeconfig, "kubectl", "get", "tasks"))(t)
+			kit.Must(w.runAt(t, w.home, w.kubeconfig, "kubectl", "get", "tasks"))(t)
 		},
 		away: func(t *testing.T, w *ward) {
-			eventually(t, notice, "kubectl says so", func(context.Context) error {
+			kit.Eventually(t, "kubectl says so", func(context.Context) error {
 				if _, err := w.runAt(t, w.home, w.kubeconfig, "kubectl", "get", "tasks", "--request-timeout=5s"); err == nil || !strings.Contains(err.Error(), "(ServiceUnavailable)") {
 					return fmt.Errorf("it says %w", err)
 				}
@@ -107,8 +109,8 @@ var contract = []statement{
 	{
 		name: "discovery leaves our kinds out, and no others",
 		away: func(t *testing.T, w *ward) {
-			eventually(t, notice, "kubectl does not know them", func(context.Context) error {
-				out := get(w.run(t, w.kubeconfig, "kubectl", "api-resources", "--output=name"))(t)
+			kit.Eventually(t, "kubectl does not know them", func(context.Context) error {
+				out := kit.Must(w.run(t, w.kubeconfig, "kubectl", "api-resources", "--output=name"))(t)
 				if !strings.Contains(out, "deployments.apps\n") {
 					t.Fatalf("kubectl api-resources prints %q", out)
 				}
@@ -130,40 +132,40 @@ var contract = []statement{
 		name: "garbage of other groups is collected",
 		away: func(t *testing.T, w *ward) {
 			maps := w.cluster.CoreV1().ConfigMaps(w.namespace)
-			owner := get(maps.Create(t.Context(), newConfigMap("owner"), metav1.CreateOptions{}))(t)
-			get(maps.Create(t.Context(), newConfigMap("owned", ownedBy(owner, "v1", "ConfigMap")), metav1.CreateOptions{}))(t)
-			must(t, maps.Delete(t.Context(), "owner", metav1.DeleteOptions{}))
-			eventually(t, patience, "what it owned is gone", func(ctx context.Context) error {
-				return gone(second(maps.Get(ctx, "owned", metav1.GetOptions{})))
+			owner := kit.Must(maps.Create(t.Context(), newConfigMap("owner"), metav1.CreateOptions{}))(t)
+			kit.Must(maps.Create(t.Context(), newConfigMap("owned", ownedBy(owner, "v1", "ConfigMap")), metav1.CreateOptions{}))(t)
+			kit.Check(t, maps.Delete(t.Context(), "owner", metav1.DeleteOptions{}))
+			kit.Eventually(t, "what it owned is gone", func(ctx context.Context) error {
+				return kit.Gone(second(maps.Get(ctx, "owned", metav1.GetOptions{})))
 			})
 		},
 	},
 	{
 		name: "a task outlives its owner until then",
 		prepare: func(t *testing.T, w *ward) {
-			owner := get(w.cluster.CoreV1().ConfigMaps(w.namespace).Create(t.Context(), newConfigMap("task-owner"), metav1.CreateOptions{}))(t)
+			owner := kit.Must(w.cluster.CoreV1().ConfigMaps(w.namespace).Create(t.Context(), newConfigMap("task-owner"), metav1.CreateOptions{}))(t)
 			task := newTask("owned", "true")
 			task.OwnerReferences = []metav1.OwnerReference{ownedBy(owner, "v1", "ConfigMap")}
-			get(w.api.Tasks(w.namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
+			kit.Must(w.api.Tasks(w.namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
 		},
 		away: func(t *testing.T, w *ward) {
-			must(t, w.cluster.CoreV1().ConfigMaps(w.namespace).Delete(t.Context(), "task-owner", metav1.DeleteOptions{}))
+			kit.Check(t, w.cluster.CoreV1().ConfigMaps(w.namespace).Delete(t.Context(), "task-owner", metav1.DeleteOptions{}))
 		},
 		back: func(ctx context.Context, _ *testing.T, w *ward) error {
-			return gone(second(w.api.Tasks(w.namespace).Get(ctx, "owned", metav1.GetOptions{})))
+			return kit.Gone(second(w.api.Tasks(w.namespace).Get(ctx, "owned", metav1.GetOptions{})))
 		},
 	},
 	{
 		name: "nothing is deleted because its owner, one of ours, cannot be seen",
 		prepare: func(t *testing.T, w *ward) {
 			owned := newConfigMap("owned-by-set", ownedBy(w.owner, batch.GroupVersion.String(), "TaskSet"))
-			get(w.cluster.CoreV1().ConfigMaps(w.namespace).Create(t.Context(), owned, metav1.CreateOptions{}))(t)
+			kit.Must(w.cluster.CoreV1().ConfigMaps(w.namespace).Create(t.Context(), owned, metav1.CreateOptions{}))(t)
 		},
 		away: func(t *testing.T, w *ward) {
 			maps := w.cluster.CoreV1().ConfigMaps(w.namespace)
 			// One that the garbage collector has yet to look up the owner of, and one that it is to look at again.
-			get(maps.Create(t.Context(), newConfigMap("owned-by-set-later", ownedBy(w.owner, batch.GroupVersion.String(), "TaskSet")), metav1.CreateOptions{}))(t)
-			get(maps.Patch(t.Context(), "owned-by-set", types.MergePatchType, []byte(`{"data": {"touched": "yes"}}`), metav1.PatchOptions{}))(t)
+			kit.Must(maps.Create(t.Context(), newConfigMap("owned-by-set-later", ownedBy(w.owner, batch.GroupVersion.String(), "TaskSet")), metav1.CreateOptions{}))(t)
+			kit.Must(maps.Patch(t.Context(), "owned-by-set", types.MergePatchType, []byte(`{"data": {"touched": "yes"}}`), metav1.PatchOptions{}))(t)
 		},
 		back: func(ctx context.Context, _ *testing.T, w *ward) error {
 			maps := w.cluster.CoreV1().ConfigMaps(w.namespace)
@@ -173,29 +175,29 @@ var contract = []statement{
 	{
 		name: "quotas of other kinds are kept",
 		prepare: func(t *testing.T, w *ward) {
-			get(w.cluster.CoreV1().ResourceQuotas(w.namespace).Create(t.Context(), &corev1.ResourceQuota{
+			kit.Must(w.cluster.CoreV1().ResourceQuotas(w.namespace).Create(t.Context(), &corev1.ResourceQuota{
 				ObjectMeta: metav1.ObjectMeta{Name: "quota"},
 				Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"count/services": resource.MustParse("1"), "count/tasks." + batch.GroupName: resource.MustParse("10")}},
 			}, metav1.CreateOptions{}))(t)
-			eventually(t, patience, "the host has counted", func(ctx context.Context) error { return w.counted(ctx, 0, 2) })
+			kit.Eventually(t, "the host has counted", func(ctx context.Context) error { return w.counted(ctx, 0, 2) })
 		},
 		away: func(t *testing.T, w *ward) {
 			services := w.cluster.CoreV1().Services(w.namespace)
-			get(services.Create(t.Context(), newService("one"), metav1.CreateOptions{}))(t)
+			kit.Must(services.Create(t.Context(), newService("one"), metav1.CreateOptions{}))(t)
 			_, err := services.Create(t.Context(), newService("two"), metav1.CreateOptions{})
 			if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "exceeded quota") {
 				t.Errorf("past the limit: %v", err)
 			}
-			must(t, services.Delete(t.Context(), "one", metav1.DeleteOptions{}))
-			eventually(t, patience, "the host has counted again", func(ctx context.Context) error { return w.counted(ctx, 0, -1) })
-			get(services.Create(t.Context(), newService("two"), metav1.CreateOptions{}))(t)
+			kit.Check(t, services.Delete(t.Context(), "one", metav1.DeleteOptions{}))
+			kit.Eventually(t, "the host has counted again", func(ctx context.Context) error { return w.counted(ctx, 0, -1) })
+			kit.Must(services.Create(t.Context(), newService("two"), metav1.CreateOptions{}))(t)
 		},
 		back: func(ctx context.Context, _ *testing.T, w *ward) error { return w.counted(ctx, 1, 1) }, // without the task that is collected
 	},
 	{
 		name: "charts without our kinds are installed",
 		away: func(t *testing.T, w *ward) {
-			get(w.run(t, w.kubeconfig, "helm", "install", "plain", filepath.Join("testdata", "plain"), "--wait", "--timeout=30s"))(t)
+			kit.Must(w.run(t, w.kubeconfig, "helm", "install", "plain", filepath.Join("testdata", "plain"), "--wait", "--timeout=30s"))(t)
 		},
 	},
 	{
@@ -218,22 +220,22 @@ var contract = []statement{
 	{
 		name: "a namespace that is deleted waits, and says for what",
 		prepare: func(t *testing.T, w *ward) {
-			get(w.api.Tasks(w.with).Create(t.Context(), newTask("task", "true"), metav1.CreateOptions{}))(t)
+			kit.Must(w.api.Tasks(w.with).Create(t.Context(), newTask("task", "true"), metav1.CreateOptions{}))(t)
 			for _, namespace := range []string{w.with, w.without} {
-				get(w.cluster.CoreV1().ConfigMaps(namespace).Create(t.Context(), newConfigMap("map"), metav1.CreateOptions{}))(t)
+				kit.Must(w.cluster.CoreV1().ConfigMaps(namespace).Create(t.Context(), newConfigMap("map"), metav1.CreateOptions{}))(t)
 			}
 		},
 		away: func(t *testing.T, w *ward) {
 			for _, namespace := range []string{w.with, w.without} {
-				must(t, w.cluster.CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}))
+				kit.Check(t, w.cluster.CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}))
 			}
 			for _, namespace := range []string{w.with, w.without} {
-				eventually(t, patience, "namespace "+namespace+" says what it waits for, and all else in it is gone", func(ctx context.Context) error {
+				kit.Eventually(t, "namespace "+namespace+" says what it waits for, and all else in it is gone", func(ctx context.Context) error {
 					err := w.namespaceGone(ctx, namespace)
 					if err == nil || !strings.Contains(err.Error(), string(corev1.NamespaceDeletionDiscoveryFailure)) || !strings.Contains(err.Error(), "batch.leat.dev/v1alpha1") {
 						return fmt.Errorf("it says %w", err)
 					}
-					return gone(second(w.cluster.CoreV1().ConfigMaps(namespace).Get(ctx, "map", metav1.GetOptions{})))
+					return kit.Gone(second(w.cluster.CoreV1().ConfigMaps(namespace).Get(ctx, "map", metav1.GetOptions{})))
 				})
 			}
 		},
@@ -274,8 +276,8 @@ func testOutage(t *testing.T, s *scene, o outage) {
 	w.kubeconfig = s.person(t, w.namespace)
 	set := newTaskSet("set", "true")
 	set.Spec.Suspend = new(true)
-	w.owner = get(s.api.TaskSets(w.namespace).Create(t.Context(), set, metav1.CreateOptions{}))(t)
-	get(s.api.Tasks(w.namespace).Create(t.Context(), newTask("task", "true"), metav1.CreateOptions{}))(t)
+	w.owner = kit.Must(s.api.TaskSets(w.namespace).Create(t.Context(), set, metav1.CreateOptions{}))(t)
+	kit.Must(s.api.Tasks(w.namespace).Create(t.Context(), newTask("task", "true"), metav1.CreateOptions{}))(t)
 	for _, statement := range contract {
 		if statement.prepare != nil {
 			statement.prepare(t, w)
@@ -283,11 +285,11 @@ func testOutage(t *testing.T, s *scene, o outage) {
 	}
 
 	answers := observe(t, w)
-	must(t, o.begin())
+	kit.Check(t, o.begin())
 	for _, statement := range contract {
 		t.Run(statement.name, func(t *testing.T) { statement.away(t, w) })
 	}
-	must(t, o.end(t.Context()))
+	kit.Check(t, o.end(t.Context()))
 	w.recovers(t)
 	t.Run("what there is is never said not to be there", func(t *testing.T) {
 		for path, codes := range answers() {
@@ -324,7 +326,7 @@ func (w *ward) recovers(t *testing.T) {
 				t.Fatalf("%v: %v", err, missing[statement.name])
 			}
 			t.Logf("as before after %.1f s", took[statement.name].Seconds())
-			must(t, statement.back(t.Context(), t, w))
+			kit.Check(t, statement.back(t.Context(), t, w))
 		})
 	}
 }
@@ -332,7 +334,7 @@ func (w *ward) recovers(t *testing.T) {
 // observe asks for what there is of ours, through the host, until it is asked for the answers: how many of each code, by path.
 func observe(t *testing.T, w *ward) func() map[string]map[int]int {
 	const interval, timeout = 50 * time.Millisecond, 2 * time.Second
-	client := &http.Client{Timeout: timeout, Transport: get(rest.TransportFor(w.adminConfig))(t)}
+	client := &http.Client{Timeout: timeout, Transport: kit.Must(rest.TransportFor(w.adminConfig))(t)}
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	group := "/apis/" + batch.GroupVersion.String()

@@ -38,12 +38,11 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const (
@@ -68,8 +67,8 @@ func seeded(t *testing.T) *rand.Rand {
 
 // deployment is Leat as it is installed to survive: two servers, two controller managers.
 type deployment struct {
-	env      *env.Env
-	replica  *env.Env
+	env      *kit.Env
+	replica  *kit.Env
 	managers []*manager
 	auditLog string
 }
@@ -123,11 +122,11 @@ func (m *manager) keep(ctx context.Context, t *testing.T) {
 func TestAggregated(t *testing.T) {
 	dir := t.TempDir()
 	policy, auditLog := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "audit.log")
-	check(t, os.WriteFile(policy, []byte(auditPolicy), 0o600))
-	e := env.Aggregated(t, "--audit-policy-file="+policy, "--audit-log-path="+auditLog)
+	kit.Check(t, os.WriteFile(policy, []byte(auditPolicy), 0o600))
+	e := kit.Aggregated(t, "--audit-policy-file="+policy, "--audit-log-path="+auditLog)
 	d := &deployment{env: e, replica: e.Replica(t), auditLog: auditLog}
 	for _, name := range []string{"one", "two"} {
-		address := "127.0.0.1:" + strconv.Itoa(must(host.FreePort())(t))
+		address := "127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t))
 		d.managers = append(d.managers, &manager{metrics: "http://" + address + "/metrics", Process: e.StartManager(t, name,
 			"--metrics-bind-address="+address,
 			"--leader-elect-lease-duration=4s", "--leader-elect-renew-deadline=3s", "--leader-elect-retry-period=500ms")})
@@ -173,12 +172,12 @@ type scene struct {
 
 func newScene(t *testing.T, d *deployment, workers int) *scene {
 	t.Helper()
-	s := &scene{T: t, deployment: d, namespace: d.env.Namespace(t), dir: t.TempDir(), api: env.Client(t, d.env.Admin(t)).BatchV1alpha1()}
+	s := &scene{T: t, deployment: d, namespace: d.env.Namespace(t), dir: t.TempDir(), api: kit.Client(t, d.env.Admin(t)).BatchV1alpha1()}
 	s.history = watch(t, d.env, s.namespace)
-	check(t, syscall.Mkfifo(filepath.Join(s.dir, "never"), 0o600))
+	kit.Check(t, syscall.Mkfifo(filepath.Join(s.dir, "never"), 0o600))
 	for i := range workers {
 		// They are spread over the servers.
-		server := []*env.Env{d.env, d.replica}[i%2]
+		server := []*kit.Env{d.env, d.replica}[i%2]
 		name := string(rune('a' + i))
 		s.workers = append(s.workers, d.env.StartWorker(t, server.Worker(t, s.namespace, name), s.namespace, name,
 			[]string{"WORKER=" + name}, "--tasks="+strconv.Itoa(workerTasks), "--lease-duration="+leaseDuration.String()))
@@ -209,7 +208,7 @@ func (s *scene) start(completions, parallelism int32) {
 	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "DIR", Value: s.dir}}
 	set.Spec.Template.Spec.CrashLimit = new(int32(math.MaxInt32)) // workers are killed here, and not by their tasks
 	_, err := s.api.TaskSets(s.namespace).Create(s.Context(), set, metav1.CreateOptions{})
-	check(s.T, err)
+	kit.Check(s.T, err)
 }
 
 func is(condition string) func(*batch.TaskSet) bool {
@@ -224,7 +223,7 @@ func counted(n int32) func(*batch.TaskSet) bool {
 func (s *scene) wait(what string, is func(*batch.TaskSet) bool) *batch.TaskSet {
 	s.Helper()
 	var set *batch.TaskSet
-	eventually(s.T, what, func(ctx context.Context) error {
+	kit.Eventually(s.T, what, func(ctx context.Context) error {
 		var err error
 		if set, err = s.api.TaskSets(s.namespace).Get(ctx, setName, metav1.GetOptions{}); err == nil && !is(set) {
 			err = fmt.Errorf("the status is %+v", set.Status)
@@ -242,14 +241,14 @@ func (s *scene) checkDone(completions int) *account {
 	if want := fmt.Sprintf("0-%d", completions-1); set.Status.CompletedIndexes != want || int(set.Status.Succeeded) != completions || set.Status.Failed != 0 {
 		s.Errorf("the status is %+v, want all of %s and no failure", set.Status, want)
 	}
-	eventually(s.T, "all tasks are gone", func(ctx context.Context) error {
+	kit.Eventually(s.T, "all tasks are gone", func(ctx context.Context) error {
 		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{})
 		if err == nil && len(list.Items) > 0 {
 			err = fmt.Errorf("there are %d, first %s: %+v", len(list.Items), list.Items[0].Name, list.Items[0].Status)
 		}
 		return err
 	})
-	eventually(s.T, "no worker says that it runs anything", func(ctx context.Context) error {
+	kit.Eventually(s.T, "no worker says that it runs anything", func(ctx context.Context) error {
 		list, err := s.api.Workers(s.namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -275,12 +274,12 @@ func (s *scene) checkEffects(a *account) {
 	if violations, err := os.ReadFile(filepath.Join(s.dir, "violations")); !errors.Is(err, os.ErrNotExist) {
 		s.Errorf("commands of an index ran beside each other: %s, %v", violations, err)
 	}
-	effects := must(os.ReadFile(filepath.Join(s.dir, "effects")))(s.T)
+	effects := kit.Must(os.ReadFile(filepath.Join(s.dir, "effects")))(s.T)
 	started, ended := make([]int, len(a.counted)), make([]int, len(a.counted))
 	attempts := map[string]bool{}
 	for line := range strings.Lines(string(effects)) {
 		fields := strings.Fields(line)
-		index := must(strconv.Atoi(fields[1]))(s.T)
+		index := kit.Must(strconv.Atoi(fields[1]))(s.T)
 		if fields[0] == "end" {
 			ended[index]++
 			continue
@@ -348,7 +347,7 @@ func testKilled(t *testing.T, d *deployment) {
 // awaitEmpty waits until no task is bound to a worker.
 func (s *scene) awaitEmpty(worker string) {
 	s.Helper()
-	eventually(s.T, "worker "+worker+" has no tasks", func(ctx context.Context) error {
+	kit.Eventually(s.T, "worker "+worker+" has no tasks", func(ctx context.Context) error {
 		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.workerName=" + worker + ",status.phase!=Succeeded"})
 		if err == nil && len(list.Items) > 0 {
 			err = fmt.Errorf("it has %d", len(list.Items))
@@ -360,19 +359,19 @@ func (s *scene) awaitEmpty(worker string) {
 // restart kills a process and starts it again after a while or, if it is a worker that stays away, once all tasks have been taken from it.
 func (s *scene) restart(victim *host.Process, random *rand.Rand, staysAway bool, worker int) {
 	s.Helper()
-	check(s.T, victim.Kill())
+	kit.Check(s.T, victim.Kill())
 	if staysAway {
 		s.awaitEmpty(string(rune('a' + worker)))
 	} else {
 		pause(time.Duration(random.IntN(500)) * time.Millisecond)
 	}
-	check(s.T, victim.Restart(s.Context()))
+	kit.Check(s.T, victim.Restart(s.Context()))
 }
 
 // leader gives the manager that leads, and the other one.
 func (d *deployment) leader(t *testing.T) (leads, waits *manager) {
 	t.Helper()
-	eventually(t, "there is a leader", func(context.Context) error {
+	kit.Eventually(t, "there is a leader", func(context.Context) error {
 		for i, m := range d.managers {
 			if m.leads() {
 				leads, waits = m, d.managers[1-i]
@@ -422,8 +421,8 @@ func testPaused(t *testing.T, d *deployment) {
 // pauseLeader freezes the leader until the other one has taken over and gone on, and lets it wake.
 func (s *scene) pauseLeader(leads, waits *manager, completions int32) {
 	s.Helper()
-	check(s.T, leads.Signal(syscall.SIGSTOP))
-	eventually(s.T, "the other takes over", func(context.Context) error {
+	kit.Check(s.T, leads.Signal(syscall.SIGSTOP))
+	kit.Eventually(s.T, "the other takes over", func(context.Context) error {
 		if !waits.leads() {
 			return errors.New("it does not")
 		}
@@ -431,8 +430,8 @@ func (s *scene) pauseLeader(leads, waits *manager, completions int32) {
 	})
 	before := s.wait("the set is there", counted(0)).Status.Succeeded
 	s.wait("the other counts", counted(min(before+20, completions)))
-	check(s.T, leads.Signal(syscall.SIGCONT))
-	eventually(s.T, "the one that was paused ends", func(context.Context) error {
+	kit.Check(s.T, leads.Signal(syscall.SIGCONT))
+	kit.Eventually(s.T, "the one that was paused ends", func(context.Context) error {
 		err := leads.Err()
 		switch {
 		case err == nil:
@@ -442,7 +441,7 @@ func (s *scene) pauseLeader(leads, waits *manager, completions int32) {
 		}
 		return nil
 	})
-	check(s.T, leads.Restart(s.Context()))
+	kit.Check(s.T, leads.Restart(s.Context()))
 }
 
 func testStoreKilled(t *testing.T, d *deployment) {
@@ -455,16 +454,16 @@ func testStoreKilled(t *testing.T, d *deployment) {
 		s.wait(fmt.Sprintf("%d indexes are counted", mark), counted(mark))
 		pause(time.Duration(random.IntN(1000)) * time.Millisecond)
 		if n%2 == 0 {
-			check(t, d.env.Etcd.Kill())
+			kit.Check(t, d.env.Etcd.Kill())
 			pause(time.Duration(random.IntN(1000)) * time.Millisecond)
-			check(t, d.env.Etcd.Restart(t.Context()))
+			kit.Check(t, d.env.Etcd.Restart(t.Context()))
 			continue
 		}
-		for _, server := range []*env.Env{d.env, d.replica} {
-			check(t, server.Server.Kill())
+		for _, server := range []*kit.Env{d.env, d.replica} {
+			kit.Check(t, server.Server.Kill())
 		}
-		for _, server := range []*env.Env{d.env, d.replica} {
-			check(t, server.Server.Restart(t.Context()))
+		for _, server := range []*kit.Env{d.env, d.replica} {
+			kit.Check(t, server.Server.Restart(t.Context()))
 		}
 	}
 	a := s.checkDone(completions)
@@ -475,32 +474,3 @@ func testStoreKilled(t *testing.T, d *deployment) {
 
 // pause lets a random time pass, for what happens meanwhile to be anything.
 func pause(d time.Duration) { <-time.After(d) }
-
-func eventually(t *testing.T, what string, f func(context.Context) error) {
-	t.Helper()
-	var last error
-	if err := wait.PollUntilContextTimeout(t.Context(), poll, patience, true, func(ctx context.Context) (bool, error) {
-		err := f(ctx)
-		if ctx.Err() == nil {
-			last = err
-		}
-		return err == nil, nil
-	}); err != nil {
-		t.Fatalf("%s: not within %s: %v", what, patience, last)
-	}
-}
-
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}

@@ -29,8 +29,8 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/transitions"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/transitions"
 )
 
 // history is what etcd itself tells of the tasks and the task sets of a namespace, past every server.
@@ -50,11 +50,11 @@ type change struct {
 }
 
 // watch records the history of a namespace from now on until the test ends, over any restart of etcd.
-func watch(t *testing.T, e *env.Env, namespace string) *history {
+func watch(t *testing.T, e *kit.Env, namespace string) *history {
 	t.Helper()
 	client := e.EtcdClient(t)
 	h := &history{namespace: namespace}
-	now := must(client.Get(t.Context(), "/leat/", clientv3.WithPrefix(), clientv3.WithCountOnly()))(t)
+	now := kit.Must(client.Get(t.Context(), "/leat/", clientv3.WithPrefix(), clientv3.WithCountOnly()))(t)
 	for _, resource := range []string{"tasks", "tasksets"} {
 		prefix := "/leat/" + resource + "/" + namespace + "/"
 		responses := client.Watch(t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithPrevKV(), clientv3.WithRev(now.Header.Revision+1))
@@ -101,7 +101,7 @@ func (h *history) record(response clientv3.WatchResponse) {
 func (h *history) until(t *testing.T, what string, is func(change) bool) []change {
 	t.Helper()
 	var changes []change
-	eventually(t, "etcd tells that "+what, func(context.Context) error {
+	kit.Eventually(t, "etcd tells that "+what, func(context.Context) error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		for _, err := range h.errs {

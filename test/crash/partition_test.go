@@ -31,12 +31,14 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/transitions"
+	"github.com/leat-dev/leat/test/kit/transitions"
 )
 
 // holding is a command that notes its process ID and ends when the test says so to its worker.
@@ -48,18 +50,18 @@ func (s *scene) hold(name string) {
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       batch.TaskSpec{Command: []string{"bash", "-c", holding}, Env: []batch.EnvVar{{Name: "DIR", Value: s.dir}}},
 	}, metav1.CreateOptions{})
-	check(s.T, err)
+	kit.Check(s.T, err)
 }
 
 func (s *scene) letGo(name, worker string) {
 	s.Helper()
-	check(s.T, os.WriteFile(filepath.Join(s.dir, name+"-"+worker+"-go"), nil, 0o600))
+	kit.Check(s.T, os.WriteFile(filepath.Join(s.dir, name+"-"+worker+"-go"), nil, 0o600))
 }
 
 func (s *scene) awaitTask(name, what string, is func(*batch.Task) bool) *batch.Task {
 	s.Helper()
 	var task *batch.Task
-	eventually(s.T, fmt.Sprintf("task %s %s", name, what), func(ctx context.Context) error {
+	kit.Eventually(s.T, fmt.Sprintf("task %s %s", name, what), func(ctx context.Context) error {
 		var err error
 		if task, err = s.api.Tasks(s.namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && !is(task) {
 			err = fmt.Errorf("it is bound to %q, with status %+v", task.Spec.WorkerName, task.Status)
@@ -78,8 +80,8 @@ func runsOn(worker string) func(*batch.Task) bool {
 // alive says whether the command of a task runs at a worker.
 func (s *scene) alive(name, worker string) bool {
 	s.Helper()
-	data := must(os.ReadFile(filepath.Join(s.dir, name+"-"+worker)))(s.T)
-	pid := must(strconv.Atoi(strings.TrimSpace(string(data))))(s.T)
+	data := kit.Must(os.ReadFile(filepath.Join(s.dir, name+"-"+worker)))(s.T)
+	pid := kit.Must(strconv.Atoi(strings.TrimSpace(string(data))))(s.T)
 	err := syscall.Kill(pid, 0)
 	if err != nil && !errors.Is(err, syscall.ESRCH) {
 		s.Fatal(err)
@@ -104,7 +106,7 @@ func testCutOff(t *testing.T, d *deployment) {
 
 	// On a cordoned worker nothing counts as a crash. Else each of its tasks would get a worker of its own next.
 	_, err := s.api.Workers(s.namespace).Patch(t.Context(), "a", types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	link.lose()
 	// This end is reported into the void, and may arrive at any time.
 	s.letGo("ends-meanwhile", "a")
@@ -123,7 +125,7 @@ func testCutOff(t *testing.T, d *deployment) {
 	}
 
 	link.heal()
-	eventually(t, "the worker that returns ends what it runs", func(context.Context) error {
+	kit.Eventually(t, "the worker that returns ends what it runs", func(context.Context) error {
 		if s.alive("runs-on", "a") {
 			return errors.New("it runs")
 		}
@@ -141,7 +143,7 @@ func testCutOff(t *testing.T, d *deployment) {
 			t.Errorf("task %s has succeeded on %s with %d disruptions and %d attempts", name, task.Spec.WorkerName, task.Status.Disruptions, task.Status.Attempts)
 		}
 	}
-	eventually(t, "worker a is well", func(ctx context.Context) error {
+	kit.Eventually(t, "worker a is well", func(ctx context.Context) error {
 		worker, err := s.api.Workers(s.namespace).Get(ctx, "a", metav1.GetOptions{})
 		if err == nil && (len(worker.Spec.Taints) > 0 || worker.Status.RunningTasks != 0) {
 			err = fmt.Errorf("it has taints %v and %d running tasks", worker.Spec.Taints, worker.Status.RunningTasks)
@@ -150,7 +152,7 @@ func testCutOff(t *testing.T, d *deployment) {
 	})
 
 	leads, _ := d.leader(t)
-	eventually(t, "the metrics tell of it", func(context.Context) error {
+	kit.Eventually(t, "the metrics tell of it", func(context.Context) error {
 		page, err := leads.scrape()
 		for _, line := range []string{
 			`leat_lifecycle_evictions_total{reason="WorkerLost"}`,
@@ -204,18 +206,18 @@ func refusedStatus(e *auditv1.Event) bool {
 // audited gives the requests that a worker has made in this namespace, as the server has noted them.
 func (s *scene) audited(worker string, is func(*auditv1.Event) bool) []*auditv1.Event {
 	s.Helper()
-	file := must(os.Open(s.auditLog))(s.T)
+	file := kit.Must(os.Open(s.auditLog))(s.T)
 	defer file.Close()
 	var events []*auditv1.Event
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		e := &auditv1.Event{}
-		check(s.T, json.Unmarshal(lines.Bytes(), e))
+		kit.Check(s.T, json.Unmarshal(lines.Bytes(), e))
 		if e.User.Username == "leat:worker:"+s.namespace+":"+worker && e.ObjectRef != nil && e.ResponseStatus != nil {
 			events = append(events, e)
 		}
 	}
-	check(s.T, lines.Err())
+	kit.Check(s.T, lines.Err())
 	return slices.DeleteFunc(events, func(e *auditv1.Event) bool { return !is(e) })
 }

@@ -22,6 +22,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	"k8s.io/client-go/rest"
 )
 
@@ -41,14 +43,14 @@ type partition struct {
 // between starts a proxy to where the config leads, and gives the config that leads through it.
 func between(t *testing.T, config *rest.Config) (*partition, *rest.Config) {
 	t.Helper()
-	target := must(url.Parse(config.Host))(t)
+	target := kit.Must(url.Parse(config.Host))(t)
 	p := &partition{
-		target: target.Host, listener: must(net.Listen("tcp", "127.0.0.1:0"))(t), conns: map[net.Conn]struct{}{}, open: make(chan struct{}),
+		target: target.Host, listener: kit.Must(net.Listen("tcp", "127.0.0.1:0"))(t), conns: map[net.Conn]struct{}{}, open: make(chan struct{}),
 	}
 	close(p.open)
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
-		check(t, p.listener.Close())
+		kit.Check(t, p.listener.Close())
 		p.mu.Lock()
 		for conn := range p.conns {
 			_ = conn.Close()

@@ -38,8 +38,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // patience is how long all commands of a page may take on a busy machine.
@@ -53,20 +53,20 @@ type clone struct {
 
 func newClone(t *testing.T) *clone {
 	t.Helper()
-	root := must(host.RepositoryRoot())(t)
+	root := kit.Must(host.RepositoryRoot())(t)
 	// The path of a Unix socket is limited, so this is not the directory of the test.
-	dir := must(os.MkdirTemp("", "leat-docs-"))(t)
-	t.Cleanup(func() { check(t, os.RemoveAll(dir)) })
+	dir := kit.Must(os.MkdirTemp("", "leat-docs-"))(t)
+	t.Cleanup(func() { kit.Check(t, os.RemoveAll(dir)) })
 	c := &clone{dir: filepath.Join(dir, "clone"), home: filepath.Join(dir, "home")}
 	for _, name := range []string{filepath.Join(c.dir, "bin"), filepath.Join(c.dir, "config"), filepath.Join(dir, "path"), c.home} {
-		check(t, os.MkdirAll(name, 0o700))
+		kit.Check(t, os.MkdirAll(name, 0o700))
 	}
 	for _, name := range []string{"Makefile", "artifacts"} {
-		check(t, os.Symlink(filepath.Join(root, name), filepath.Join(c.dir, name)))
+		kit.Check(t, os.Symlink(filepath.Join(root, name), filepath.Join(c.dir, name)))
 	}
-	check(t, os.Symlink(env.Program(t, "leat"), filepath.Join(c.dir, "bin", "leat")))
+	kit.Check(t, os.Symlink(kit.Program(t, "leat"), filepath.Join(c.dir, "bin", "leat")))
 	// No image is built: there is no node to run it.
-	check(t, os.WriteFile(filepath.Join(dir, "path", "docker"), []byte("#!/bin/sh\nexit 0\n"), 0o700))
+	kit.Check(t, os.WriteFile(filepath.Join(dir, "path", "docker"), []byte("#!/bin/sh\nexit 0\n"), 0o700))
 	// The tutorial must not see the configuration of the person, or of the make, that runs the test.
 	own := regexp.MustCompile(`^(XDG_.*|KUBECONFIG|HOME|PATH|UP|MAKE.*|MFLAGS)=`)
 	for _, variable := range os.Environ() {
@@ -106,7 +106,7 @@ func (c *clone) run(t *testing.T, script string) string {
 // commands returns the commands of a tutorial, block by block. It fails the test if a block is neither run nor an example of output.
 func commands(t *testing.T, name string) []string {
 	t.Helper()
-	page := string(must(os.ReadFile(filepath.Join(must(host.RepositoryRoot())(t), "docs", "tutorials", name)))(t))
+	page := string(kit.Must(os.ReadFile(filepath.Join(kit.Must(host.RepositoryRoot())(t), "docs", "tutorials", name)))(t))
 	blocks := Blocks(page, "sh")
 	if all := strings.Count(page, fence) / 2; len(blocks)+len(Blocks(page, "text")) != all {
 		t.Errorf("%s has %d blocks, of which %d are commands and %d are output", name, all, len(blocks), len(Blocks(page, "text")))
@@ -139,13 +139,13 @@ func TestLaptopTutorial(t *testing.T) {
 		t.Fatalf("the tutorial does not begin with make run: %q", blocks)
 	}
 	c := newClone(t)
-	c.variables = append(c.variables, fmt.Sprintf("UP=--secure-port=%d", must(host.FreePort())(t)))
+	c.variables = append(c.variables, fmt.Sprintf("UP=--secure-port=%d", kit.Must(host.FreePort())(t)))
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	up := c.command(ctx, blocks[0])
 	var output buffer
 	up.Stdout, up.Stderr = &output, &output
-	check(t, up.Start())
+	kit.Check(t, up.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- up.Wait() }()
 	for deadline := time.Now().Add(patience); !strings.Contains(output.String(), "Leat is up."); time.Sleep(50 * time.Millisecond) {
@@ -179,12 +179,12 @@ func TestClusterTutorial(t *testing.T) {
 	t.Parallel()
 	blocks := commands(t, "cluster.md")
 	cp := host.ForTest(t, "--controllers=*")
-	e := env.On(t, cp)
+	e := kit.On(t, cp)
 	manager := e.StartManager(t, "one")
 	c := newClone(t)
 	c.variables = append(c.variables, "KUBECONFIG="+cp.AdminKubeconfig, "IMAGE=registry.example.com/leat:v0.1.0")
 	c.shadowDefault(t)
-	config := must(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
+	config := kit.Must(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
 	config.QPS = -1
 	admin := kubernetes.NewForConfigOrDie(config)
 	ctx, stop := context.WithCancel(t.Context())
@@ -208,7 +208,7 @@ func TestClusterTutorial(t *testing.T) {
 			started = true
 		}
 		if strings.Contains(block, "kubectl delete -k leat") {
-			check(t, manager.Stop()) // its pods go with the installation
+			kit.Check(t, manager.Stop()) // its pods go with the installation
 		}
 		out := c.run(t, block)
 		if strings.Contains(block, "auth can-i") && !strings.Contains(out, "yes\n") {
@@ -223,10 +223,10 @@ func TestClusterTutorial(t *testing.T) {
 // shadowDefault puts a kustomization in the place of config/default that leaves the Service on the path to the server of the test.
 func (c *clone) shadowDefault(t *testing.T) {
 	t.Helper()
-	dir := filepath.Join(must(filepath.EvalSymlinks(c.dir))(t), "config", "default")
-	check(t, os.MkdirAll(dir, 0o700))
-	base := must(filepath.Rel(dir, filepath.Join(must(host.RepositoryRoot())(t), "config", "default")))(t)
-	check(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), fmt.Appendf(nil, `
+	dir := filepath.Join(kit.Must(filepath.EvalSymlinks(c.dir))(t), "config", "default")
+	kit.Check(t, os.MkdirAll(dir, 0o700))
+	base := kit.Must(filepath.Rel(dir, filepath.Join(kit.Must(host.RepositoryRoot())(t), "config", "default")))(t)
+	kit.Check(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), fmt.Appendf(nil, `
 resources: [%q]
 patches:
 - target: {kind: Service, name: leat-apiserver}
@@ -251,19 +251,4 @@ func pretendReady(ctx context.Context, admin kubernetes.Interface) {
 			}
 		}
 	}, 500*time.Millisecond)
-}
-
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -30,18 +30,18 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 const tasksPath = groupPath + "/namespaces/default/tasks"
 
 // testStrangers: whoever is not known gets health and no more, whatever he says of himself.
-func testStrangers(t *testing.T, e *env.Env) {
+func testStrangers(t *testing.T, e *kit.Env) {
 	someone := e.Direct(t, "someone")
 	foreign := e.Direct(t, "someone")
 	var err error
-	foreign.CertData, foreign.KeyData, err = get(pki.NewCA("stranger"))(t).IssueClient("alice", "leat:admins", "system:masters")
-	must(t, err)
+	foreign.CertData, foreign.KeyData, err = kit.Must(pki.NewCA("stranger"))(t).IssueClient("alice", "leat:admins", "system:masters")
+	kit.Check(t, err)
 
 	t.Run("anonymous gets health only", func(t *testing.T) {
 		for _, path := range []string{"/healthz", "/livez", "/readyz"} {
@@ -91,7 +91,7 @@ func testStrangers(t *testing.T, e *env.Env) {
 
 // stranger is what one who shows nothing is told: with a host, whose roles decide, that anonymous may not; else that one must be
 // known.
-func stranger(e *env.Env) int {
+func stranger(e *kit.Env) int {
 	if e.Standalone() {
 		return http.StatusUnauthorized
 	}
@@ -120,7 +120,7 @@ var roles = map[string]map[string]string{
 }
 
 // testHostRoles: what the host says one may do and what our server lets one do are the same, for every verb of every resource.
-func testHostRoles(t *testing.T, e *env.Env) {
+func testHostRoles(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	for role, allowed := range roles {
 		t.Run(role, func(t *testing.T) {
@@ -128,7 +128,7 @@ func testHostRoles(t *testing.T, e *env.Env) {
 			if role != "none" {
 				grant(t, e, namespace, user, role)
 			}
-			asker, direct := get(kubernetes.NewForConfig(e.Person(t, user)))(t), e.Direct(t, user)
+			asker, direct := kit.Must(kubernetes.NewForConfig(e.Person(t, user)))(t), e.Direct(t, user)
 			verbs := map[string]string{"tasks/log": "get"}
 			for resource, facts := range served {
 				verbs[resource] = facts[0]
@@ -150,15 +150,15 @@ func testHostRoles(t *testing.T, e *env.Env) {
 }
 
 // grant binds a role of the host to a user in the namespace.
-func grant(t testing.TB, e *env.Env, namespace, user, role string) {
+func grant(t testing.TB, e *kit.Env, namespace, user, role string) {
 	t.Helper()
-	get(hostAdmin(t, e).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+	kit.Must(hostAdmin(t, e).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: user},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
 	}, metav1.CreateOptions{}))(t)
-	asker := get(kubernetes.NewForConfig(e.Person(t, user)))(t)
-	eventually(t, patience, "role "+role+" includes ours", func(context.Context) error {
+	asker := kit.Must(kubernetes.NewForConfig(e.Person(t, user)))(t)
+	kit.Eventually(t, "role "+role+" includes ours", func(context.Context) error {
 		if !canI(t, asker, namespace, "get", "tasks") {
 			return fmt.Errorf("%s may not get tasks", user)
 		}
@@ -170,7 +170,7 @@ func grant(t testing.TB, e *env.Env, namespace, user, role string) {
 func canI(t testing.TB, client kubernetes.Interface, namespace, verb, resource string) bool {
 	t.Helper()
 	resource, subresource, _ := strings.Cut(resource, "/")
-	review := get(client.AuthorizationV1().SelfSubjectAccessReviews().Create(t.Context(), &authorizationv1.SelfSubjectAccessReview{
+	review := kit.Must(client.AuthorizationV1().SelfSubjectAccessReviews().Create(t.Context(), &authorizationv1.SelfSubjectAccessReview{
 		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
 			Verb: verb, Group: group, Resource: resource, Subresource: subresource, Namespace: namespace,
 		}},

@@ -38,7 +38,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // webhook is a backend that labels what is created, and denies what is named after it: "deny-<operation>[-<subresource>]".
@@ -49,12 +49,12 @@ type webhook struct {
 
 func startWebhook(t testing.TB) *webhook {
 	t.Helper()
-	ca := get(pki.NewCA("webhook"))(t)
+	ca := kit.Must(pki.NewCA("webhook"))(t)
 	cert, key, err := ca.IssueServer("127.0.0.1")
-	must(t, err)
+	kit.Check(t, err)
 	w := &webhook{ca: ca}
 	w.Server = httptest.NewUnstartedServer(w)
-	w.TLS = &tls.Config{Certificates: []tls.Certificate{get(tls.X509KeyPair(cert, key))(t)}}
+	w.TLS = &tls.Config{Certificates: []tls.Certificate{kit.Must(tls.X509KeyPair(cert, key))(t)}}
 	w.StartTLS()
 	t.Cleanup(w.Close)
 	return w
@@ -196,7 +196,7 @@ func writeManifests(t testing.TB, backend *webhook, suffix string) string {
 	dir := t.TempDir()
 	replacer := strings.NewReplacer("$SUFFIX", suffix, "$URL", backend.URL, "$CA", base64.StdEncoding.EncodeToString(backend.ca.CertPEM()))
 	for plugin, manifest := range manifests {
-		must(t, pki.WriteFile(filepath.Join(dir, plugin, "manifest.yaml"), []byte(replacer.Replace(manifest))))
+		kit.Check(t, pki.WriteFile(filepath.Join(dir, plugin, "manifest.yaml"), []byte(replacer.Replace(manifest))))
 	}
 	return dir
 }
@@ -215,25 +215,25 @@ func admissionConfig(t testing.TB, backend *webhook) string {
 			plugin, kind, filepath.Join(dir, plugin))
 	}
 	file := filepath.Join(dir, "admission.yaml")
-	must(t, pki.WriteFile(file, []byte(config)))
+	kit.Check(t, pki.WriteFile(file, []byte(config)))
 	return file
 }
 
 // applyManifests gives the manifests to the host.
-func applyManifests(t testing.TB, e *env.Env, backend *webhook) {
+func applyManifests(t testing.TB, e *kit.Env, backend *webhook) {
 	t.Helper()
 	dir := writeManifests(t, backend, "")
 	for plugin := range manifests {
-		must(t, e.Host.Apply(t.Context(), filepath.Join(dir, plugin)))
+		kit.Check(t, e.Host.Apply(t.Context(), filepath.Join(dir, plugin)))
 	}
 }
 
-func testWebhooks(t *testing.T, e *env.Env, backend *webhook) {
+func testWebhooks(t *testing.T, e *kit.Env, backend *webhook) {
 	namespace := e.Namespace(t)
 	ctx := t.Context()
-	admin, controller := env.Client(t, e.Admin(t)).BatchV1alpha1(), env.Client(t, e.Controller(t)).BatchV1alpha1()
+	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
 	tasks, sets := admin.Tasks(namespace), admin.TaskSets(namespace)
-	eventually(t, patience, "the webhooks are known", func(ctx context.Context) error {
+	kit.Eventually(t, "the webhooks are known", func(ctx context.Context) error {
 		if _, err := tasks.Create(ctx, newTask("deny-create"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err == nil {
 			return fmt.Errorf("what they deny is created")
 		}
@@ -245,27 +245,27 @@ func testWebhooks(t *testing.T, e *env.Env, backend *webhook) {
 	})
 
 	t.Run("mutate what is created and updated", func(t *testing.T) {
-		task := get(tasks.Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
+		task := kit.Must(tasks.Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
 		if task.Labels["webhook"] != "create" {
 			t.Errorf("labels after the create: %v", task.Labels)
 		}
-		task = get(tasks.Update(ctx, task, metav1.UpdateOptions{}))(t)
+		task = kit.Must(tasks.Update(ctx, task, metav1.UpdateOptions{}))(t)
 		if task.Labels["webhook"] != "update" {
 			t.Errorf("labels after the update: %v", task.Labels)
 		}
-		if set := get(sets.Create(ctx, newTaskSet("set"), metav1.CreateOptions{}))(t); set.Labels["webhook"] != "create" {
+		if set := kit.Must(sets.Create(ctx, newTaskSet("set"), metav1.CreateOptions{}))(t); set.Labels["webhook"] != "create" {
 			t.Errorf("labels of a set: %v", set.Labels)
 		}
 	})
 
 	t.Run("deny what they say with their message", func(t *testing.T) {
 		for _, name := range []string{"deny-update", "deny-delete", "deny-create-binding", "deny-create-eviction", "deny-update-status"} {
-			get(tasks.Create(ctx, newTask(name), metav1.CreateOptions{}))(t)
+			kit.Must(tasks.Create(ctx, newTask(name), metav1.CreateOptions{}))(t)
 		}
 		for _, name := range []string{"deny-create-eviction", "deny-update-status"} {
-			get(controller.Tasks(namespace).Bind(ctx, name, newBinding("worker-1"), metav1.CreateOptions{}))(t)
+			kit.Must(controller.Tasks(namespace).Bind(ctx, name, newBinding("worker-1"), metav1.CreateOptions{}))(t)
 		}
-		get(sets.Create(ctx, newTaskSet("deny-update-scale"), metav1.CreateOptions{}))(t)
+		kit.Must(sets.Create(ctx, newTaskSet("deny-update-scale"), metav1.CreateOptions{}))(t)
 		label := []byte(`{"metadata":{"labels":{"changed":"yes"}}}`)
 		second := func(_ any, err error) error { return err }
 		for what, err := range map[string]error{
@@ -285,7 +285,7 @@ func testWebhooks(t *testing.T, e *env.Env, backend *webhook) {
 				refused(t, err, metav1.StatusReasonForbidden, `admission webhook "deny.example.com" denied the request: there is no `+what)
 			})
 		}
-		if task := get(tasks.Get(ctx, "deny-create-binding", metav1.GetOptions{}))(t); task.Spec.WorkerName != "" {
+		if task := kit.Must(tasks.Get(ctx, "deny-create-binding", metav1.GetOptions{}))(t); task.Spec.WorkerName != "" {
 			t.Errorf("the task whose binding was denied is bound to %q", task.Spec.WorkerName)
 		}
 	})
@@ -307,15 +307,15 @@ func testWebhooks(t *testing.T, e *env.Env, backend *webhook) {
 	})
 }
 
-func testPolicies(t *testing.T, e *env.Env) {
+func testPolicies(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	ctx := t.Context()
-	admin, controller := env.Client(t, e.Admin(t)).BatchV1alpha1(), env.Client(t, e.Controller(t)).BatchV1alpha1()
+	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
 	tasks, sets := admin.Tasks(namespace), admin.TaskSets(namespace)
 	urgent, reboot := newTask("urgent"), newTask("reboot")
 	urgent.Spec.Priority = 101
 	reboot.Spec.Command = []string{"sudo", "reboot"}
-	eventually(t, patience, "the policies are known", func(ctx context.Context) error {
+	kit.Eventually(t, "the policies are known", func(ctx context.Context) error {
 		if _, err := tasks.Create(ctx, reboot, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err == nil {
 			return fmt.Errorf("what they deny is created")
 		}
@@ -330,11 +330,11 @@ func testPolicies(t *testing.T, e *env.Env) {
 		task := newTask("task")
 		task.Labels = map[string]string{"own": "yes"}
 		want := map[string]string{"own": "yes", "applied": "yes", "patched": "yes"}
-		if got := get(tasks.Create(ctx, task, metav1.CreateOptions{}))(t).Labels; fmt.Sprint(got) != fmt.Sprint(want) {
+		if got := kit.Must(tasks.Create(ctx, task, metav1.CreateOptions{}))(t).Labels; fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("the task's labels are %v, want %v", got, want)
 		}
 		delete(want, "own")
-		if got := get(sets.Create(ctx, newTaskSet("set"), metav1.CreateOptions{}))(t).Labels; fmt.Sprint(got) != fmt.Sprint(want) {
+		if got := kit.Must(sets.Create(ctx, newTaskSet("set"), metav1.CreateOptions{}))(t).Labels; fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("the set's labels are %v, want %v", got, want)
 		}
 	})
@@ -342,8 +342,8 @@ func testPolicies(t *testing.T, e *env.Env) {
 	t.Run("deny with their message", func(t *testing.T) {
 		kept := newTask("kept")
 		kept.Annotations = map[string]string{"example.com/keep": "yes"}
-		get(tasks.Create(ctx, kept, metav1.CreateOptions{}))(t)
-		raised := get(tasks.Create(ctx, newTask("raised"), metav1.CreateOptions{}))(t)
+		kit.Must(tasks.Create(ctx, kept, metav1.CreateOptions{}))(t)
+		raised := kit.Must(tasks.Create(ctx, newTask("raised"), metav1.CreateOptions{}))(t)
 		second := func(_ any, err error) error { return err }
 		for message, err := range map[string]error{
 			"priority must be at most 100":     second(tasks.Create(ctx, urgent, metav1.CreateOptions{})),
@@ -353,8 +353,8 @@ func testPolicies(t *testing.T, e *env.Env) {
 		} {
 			t.Run(message, func(t *testing.T) { refused(t, err, metav1.StatusReasonInvalid, message, ".example.com") })
 		}
-		get(controller.Tasks(namespace).Bind(ctx, raised.Name, newBinding("worker-of-ours"), metav1.CreateOptions{}))(t)
-		must(t, tasks.Delete(ctx, "task", metav1.DeleteOptions{}))
+		kit.Must(controller.Tasks(namespace).Bind(ctx, raised.Name, newBinding("worker-of-ours"), metav1.CreateOptions{}))(t)
+		kit.Check(t, tasks.Delete(ctx, "task", metav1.DeleteOptions{}))
 	})
 }
 
@@ -455,19 +455,19 @@ spec:
 
 // testForeignPolicy: policies with parameters that we may not read must not take us down, neither now nor at the next start, and are
 // no more than their failurePolicy says to what they are about.
-func testForeignPolicy(t *testing.T, e *env.Env) {
+func testForeignPolicy(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
 	var closed, open string
 	t.Run("closed", func(t *testing.T) { closed = e.Namespace(t) })
 	t.Run("open", func(t *testing.T) { open = e.Namespace(t) })
 	file := filepath.Join(t.TempDir(), "policy.yaml")
-	must(t, pki.WriteFile(file, []byte(strings.NewReplacer("CLOSED", closed, "OPEN", open).Replace(foreignPolicies))))
-	must(t, e.Host.Apply(ctx, file))
+	kit.Check(t, pki.WriteFile(file, []byte(strings.NewReplacer("CLOSED", closed, "OPEN", open).Replace(foreignPolicies))))
+	kit.Check(t, e.Host.Apply(ctx, file))
 	defer func() {
 		_, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "delete", "--filename", file)
-		must(t, err)
+		kit.Check(t, err)
 	}()
-	admin := env.Client(t, e.Admin(t)).BatchV1alpha1()
+	admin := kit.Client(t, e.Admin(t)).BatchV1alpha1()
 	urgent := newTask("urgent")
 	urgent.Spec.Priority = 101
 	create := func(ctx context.Context, namespace string) error {
@@ -477,10 +477,10 @@ func testForeignPolicy(t *testing.T, e *env.Env) {
 	for _, when := range []string{"now", "after-a-restart"} {
 		t.Run(when, func(t *testing.T) {
 			if when != "now" {
-				must(t, e.Server.Restart(ctx))
+				kit.Check(t, e.Server.Restart(ctx))
 			}
-			eventually(t, patience, "the server has met the policies", func(context.Context) error {
-				log := string(get(os.ReadFile(e.Server.LogFile()))(t))
+			kit.Eventually(t, "the server has met the policies", func(context.Context) error {
+				log := string(kit.Must(os.ReadFile(e.Server.LogFile()))(t))
 				log = log[strings.LastIndex(log, "Serving securely"):]
 				for _, resource := range []string{"configmaps", "secrets"} {
 					if !strings.Contains(log, `cannot list resource \"`+resource+`\"`) {
@@ -492,8 +492,8 @@ func testForeignPolicy(t *testing.T, e *env.Env) {
 			if got := ask(t, anonymous(t, e), http.MethodGet, "/readyz?verbose", ""); got.code != http.StatusOK {
 				t.Errorf("readyz answers %s", got)
 			}
-			get(admin.Tasks(e.Namespace(t)).Create(ctx, newTask(when), metav1.CreateOptions{}))(t)
-			eventually(t, patience, "a policy that fails closed refuses", func(ctx context.Context) error {
+			kit.Must(admin.Tasks(e.Namespace(t)).Create(ctx, newTask(when), metav1.CreateOptions{}))(t)
+			kit.Eventually(t, "a policy that fails closed refuses", func(ctx context.Context) error {
 				err := create(ctx, closed)
 				if err == nil || !strings.Contains(err.Error(), "closed.example.com") || !strings.Contains(err.Error(), "not yet synced") {
 					return fmt.Errorf("a create is answered with %v", err)
@@ -508,18 +508,18 @@ func testForeignPolicy(t *testing.T, e *env.Env) {
 
 	t.Run("once they may be read", func(t *testing.T) {
 		host := hostAdmin(t, e)
-		get(host.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "most"}, Data: map[string]string{"most": "100"}}, metav1.CreateOptions{}))(t)
+		kit.Must(host.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "most"}, Data: map[string]string{"most": "100"}}, metav1.CreateOptions{}))(t)
 		defer func() {
 			_, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "delete", "clusterrole/leat-policy-parameters", "clusterrolebinding/leat-policy-parameters")
-			must(t, errors.Join(err, host.CoreV1().ConfigMaps("default").Delete(ctx, "most", metav1.DeleteOptions{})))
+			kit.Check(t, errors.Join(err, host.CoreV1().ConfigMaps("default").Delete(ctx, "most", metav1.DeleteOptions{})))
 		}()
 		_, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "create", "clusterrole", "leat-policy-parameters", "--verb=list,watch", "--resource=configmaps")
-		must(t, err)
+		kit.Check(t, err)
 		_, _, err = e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "create", "clusterrolebinding", "leat-policy-parameters",
 			"--clusterrole=leat-policy-parameters", "--serviceaccount=leat-system:leat-apiserver")
-		must(t, err)
+		kit.Check(t, err)
 		for _, namespace := range []string{closed, open} {
-			eventually(t, regained, "the policy judges by its parameters", func(ctx context.Context) error {
+			kit.Eventually(t, "the policy judges by its parameters", func(ctx context.Context) error {
 				if err := create(ctx, namespace); err == nil || !strings.Contains(err.Error(), "more than most") {
 					return fmt.Errorf("a create is answered with %v", err)
 				}

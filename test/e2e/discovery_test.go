@@ -29,7 +29,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/client-go/rest"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 const (
@@ -73,11 +73,11 @@ func discover(t testing.TB, config *rest.Config) (*apidiscoveryv2.APIGroupDiscov
 	return nil, fmt.Errorf("there is no group %s", group)
 }
 
-func testServerDiscovery(t *testing.T, e *env.Env) {
+func testServerDiscovery(t *testing.T, e *kit.Env) {
 	direct := e.Direct(t, "reader", "system:authenticated")
 
 	t.Run("aggregated discovery tells all kinds", func(t *testing.T) {
-		found := get(discover(t, direct))(t)
+		found := kit.Must(discover(t, direct))(t)
 		if len(found.Versions) != 1 || found.Versions[0].Version != "v1alpha1" {
 			t.Fatalf("versions are %+v, want v1alpha1 alone", found.Versions)
 		}
@@ -167,12 +167,12 @@ func sorted(words []string) string {
 	return strings.Join(slices.Sorted(slices.Values(words)), " ")
 }
 
-func testHostDiscovery(t *testing.T, e *env.Env) {
+func testHostDiscovery(t *testing.T, e *kit.Env) {
 	reader, direct := e.Person(t, "reader"), e.Direct(t, "reader")
 
 	t.Run("aggregated discovery is the server's own", func(t *testing.T) {
-		want := get(discover(t, direct))(t)
-		eventually(t, patience, "the host tells of our group", func(context.Context) error {
+		want := kit.Must(discover(t, direct))(t)
+		kit.Eventually(t, "the host tells of our group", func(context.Context) error {
 			got, err := discover(t, reader)
 			if err != nil {
 				return err
@@ -188,14 +188,14 @@ func testHostDiscovery(t *testing.T, e *env.Env) {
 	})
 
 	t.Run("OpenAPI v2 has our part", func(t *testing.T) {
-		eventually(t, patience, "the host describes our group", func(context.Context) error {
+		kit.Eventually(t, "the host describes our group", func(context.Context) error {
 			return describes(ask(t, reader, http.MethodGet, "/openapi/v2", "", "Accept", "application/json"))
 		})
 	})
 
 	t.Run("OpenAPI v3 is the server's own", func(t *testing.T) {
 		want := openAPIIndex(t, direct)
-		eventually(t, patience, "the host's index has our entry", func(context.Context) error {
+		kit.Eventually(t, "the host's index has our entry", func(context.Context) error {
 			if got := openAPIIndex(t, reader); got != want {
 				return fmt.Errorf("the host has our group at %q, want %q", got, want)
 			}
@@ -221,7 +221,7 @@ func openAPIIndex(t testing.TB, config *rest.Config) string {
 }
 
 // testServerRestart: a replica that tells something else than its neighbour would make the host merge everything anew, each time.
-func testServerRestart(t *testing.T, e *env.Env) {
+func testServerRestart(t *testing.T, e *kit.Env) {
 	direct := e.Direct(t, "reader", "system:authenticated")
 	tell := func() map[string]answer {
 		told := map[string]answer{"aggregated discovery": ask(t, direct, http.MethodGet, "/apis", "", "Accept", aggregatedV2)}
@@ -231,7 +231,7 @@ func testServerRestart(t *testing.T, e *env.Env) {
 		return told
 	}
 	before := tell()
-	must(t, e.Server.Restart(t.Context()))
+	kit.Check(t, e.Server.Restart(t.Context()))
 	for what, after := range tell() {
 		if before := before[what]; after != before || after.code != http.StatusOK {
 			t.Errorf("%s is other bytes after a restart: %d with %d bytes, before %d with %d", what, after.code, len(after.body), before.code, len(before.body))

@@ -20,7 +20,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -32,22 +31,21 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // TestAggregated runs everything on one host. What breaks the host, or our place in it, comes last.
 func TestAggregated(t *testing.T) {
-	e := env.Aggregated(t)
+	e := kit.Aggregated(t)
 	backend := startWebhook(t)
 	applyManifests(t, e, backend)
 	// The garbage collector and the quota controller look for new APIs only every 30 s, and at their start.
-	must(t, e.Host.ControllerManager.Restart(t.Context()))
+	kit.Check(t, e.Host.ControllerManager.Restart(t.Context()))
 	encrypted := startEncrypted(t, e)
 	suite(t, e, backend)
 	t.Run("Discovery", func(t *testing.T) { testHostDiscovery(t, e) })
@@ -71,13 +69,13 @@ func TestAggregated(t *testing.T) {
 // TestStandalone runs what holds without a host.
 func TestStandalone(t *testing.T) {
 	backend := startWebhook(t)
-	e := env.Standalone(t, "--admission-control-config-file="+admissionConfig(t, backend))
+	e := kit.Standalone(t, "--admission-control-config-file="+admissionConfig(t, backend))
 	suite(t, e, backend)
 	t.Run("ServerRestart", func(t *testing.T) { testServerRestart(t, e) })
 }
 
 // suite is what holds in both environments.
-func suite(t *testing.T, e *env.Env, backend *webhook) {
+func suite(t *testing.T, e *kit.Env, backend *webhook) {
 	t.Run("Informers", func(t *testing.T) { testInformers(t, e) })
 	t.Run("ServerDiscovery", func(t *testing.T) { testServerDiscovery(t, e) })
 	t.Run("Health", func(t *testing.T) { testHealth(t, e) })
@@ -92,47 +90,6 @@ const (
 	// patience is how long the host's controllers may take for one step.
 	patience = 30 * time.Second
 )
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// get gives the value, or fails the test.
-func get[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		must(t, err)
-		return value
-	}
-}
-
-// eventually fails the test if the condition, which says what is missing yet, does not come true within the timeout.
-func eventually(t testing.TB, timeout time.Duration, what string, condition func(context.Context) error) {
-	t.Helper()
-	var last error
-	start := time.Now()
-	err := wait.PollUntilContextTimeout(t.Context(), pollInterval, timeout, true, func(ctx context.Context) (bool, error) {
-		last = condition(ctx)
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("waiting until %s for %s: %v; last: %v", what, time.Since(start).Round(time.Second), err, last)
-	}
-}
-
-// gone says nil for the error of something that is not found.
-func gone(err error) error {
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil
-	case err == nil:
-		return errors.New("it is still there")
-	}
-	return err
-}
 
 // refused fails the test unless the error is of that reason and says all of the texts.
 func refused(t testing.TB, err error, reason metav1.StatusReason, texts ...string) {
@@ -149,14 +106,14 @@ func refused(t testing.TB, err error, reason metav1.StatusReason, texts ...strin
 }
 
 // hostAdmin is whoever sets the host up. It is never used for our own API, where nobody is asked about it.
-func hostAdmin(t testing.TB, e *env.Env) *kubernetes.Clientset {
+func hostAdmin(t testing.TB, e *kit.Env) *kubernetes.Clientset {
 	t.Helper()
-	return get(kubernetes.NewForConfig(hostConfig(t, e)))(t)
+	return kit.Must(kubernetes.NewForConfig(hostConfig(t, e)))(t)
 }
 
-func hostConfig(t testing.TB, e *env.Env) *rest.Config {
+func hostConfig(t testing.TB, e *kit.Env) *rest.Config {
 	t.Helper()
-	config := get(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
+	config := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
 	config.QPS = -1
 	return config
 }
@@ -183,26 +140,26 @@ func newBinding(worker string) *v1alpha1.Binding {
 func incarnationOf(worker string) string { return worker + "-1" }
 
 // boundTask makes a task and binds it to a worker, which need not exist.
-func boundTask(t testing.TB, e *env.Env, namespace, name, worker string) *v1alpha1.Task {
+func boundTask(t testing.TB, e *kit.Env, namespace, name, worker string) *v1alpha1.Task {
 	t.Helper()
-	tasks := env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
-	get(tasks.Create(t.Context(), newTask(name), metav1.CreateOptions{}))(t)
-	controller := env.Client(t, e.Controller(t))
-	get(controller.BatchV1alpha1().Tasks(namespace).Bind(t.Context(), name, newBinding(worker), metav1.CreateOptions{}))(t)
-	return get(tasks.Get(t.Context(), name, metav1.GetOptions{}))(t)
+	tasks := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
+	kit.Must(tasks.Create(t.Context(), newTask(name), metav1.CreateOptions{}))(t)
+	controller := kit.Client(t, e.Controller(t))
+	kit.Must(controller.BatchV1alpha1().Tasks(namespace).Bind(t.Context(), name, newBinding(worker), metav1.CreateOptions{}))(t)
+	return kit.Must(tasks.Get(t.Context(), name, metav1.GetOptions{}))(t)
 }
 
 // deleteNamespace starts the deletion of a namespace.
-func deleteNamespace(t testing.TB, e *env.Env, name string) {
+func deleteNamespace(t testing.TB, e *kit.Env, name string) {
 	t.Helper()
-	must(t, hostAdmin(t, e).CoreV1().Namespaces().Delete(t.Context(), name, metav1.DeleteOptions{}))
+	kit.Check(t, hostAdmin(t, e).CoreV1().Namespaces().Delete(t.Context(), name, metav1.DeleteOptions{}))
 }
 
 // namespaceGone says nil once the namespace is not there, and else what keeps it.
 func namespaceGone(ctx context.Context, host kubernetes.Interface, name string) error {
 	namespace, err := host.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return gone(err)
+		return kit.Gone(err)
 	}
 	var held []string
 	for _, condition := range namespace.Status.Conditions {
@@ -224,7 +181,7 @@ func (a answer) String() string { return fmt.Sprintf("%d %s", a.code, a.body) }
 // ask sends a request with these headers, as pairs, on a connection of its own, and gives the answer, whichever it is.
 func ask(t testing.TB, config *rest.Config, method, path, body string, headers ...string) answer {
 	t.Helper()
-	return get(try(t.Context(), config, method, path, body, headers...))(t)
+	return kit.Must(try(t.Context(), config, method, path, body, headers...))(t)
 }
 
 // try is ask where there may be no answer at all.

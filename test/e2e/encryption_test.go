@@ -30,12 +30,12 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // encrypted is a server of its own data whose encryption at rest was turned on, and then given another key.
 type encrypted struct {
-	*env.Env
+	*kit.Env
 	namespace string
 }
 
@@ -48,12 +48,12 @@ const (
 
 // startEncrypted starts the server in plain text, turns encryption on, and writes a configuration with a new key, which the server
 // looks for once a minute: the test goes on meanwhile.
-func startEncrypted(t *testing.T, e *env.Env) *encrypted {
+func startEncrypted(t *testing.T, e *kit.Env) *encrypted {
 	t.Helper()
 	config := filepath.Join(t.TempDir(), "encryption.yaml")
 	configure := func(providers ...string) {
 		t.Helper()
-		must(t, pki.WriteFile(config, []byte("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n"+
+		kit.Check(t, pki.WriteFile(config, []byte("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n"+
 			"- resources: ['*.batch.leat.dev']\n  providers:\n  - "+strings.Join(providers, "\n  - ")+"\n")))
 	}
 	provider := func(kind, name string) string {
@@ -68,7 +68,7 @@ func startEncrypted(t *testing.T, e *env.Env) *encrypted {
 	}
 
 	configure(provider("secretbox", "first"), "identity: {}")
-	must(t, s.Server.Restart(t.Context()))
+	kit.Check(t, s.Server.Restart(t.Context()))
 	s.create(t, "boxed")
 	if got := s.stored(t, "boxed"); !bytes.HasPrefix(got, []byte("k8s:enc:secretbox:v1:first:")) || bytes.Contains(got, []byte(secret)) {
 		t.Errorf("with encryption etcd holds %q", got)
@@ -82,7 +82,7 @@ func startEncrypted(t *testing.T, e *env.Env) *encrypted {
 func (s *encrypted) test(t *testing.T) {
 	ctx := t.Context()
 	written := []byte("k8s:enc:aescbc:v1:second:")
-	eventually(t, 3*patience, "what is written is encrypted with the new key", func(ctx context.Context) error {
+	kit.Eventually(t, "what is written is encrypted with the new key", func(ctx context.Context) error {
 		if err := s.touch(ctx, t, "plain"); err != nil {
 			return err
 		}
@@ -92,11 +92,11 @@ func (s *encrypted) test(t *testing.T) {
 		return nil
 	})
 	s.readable(t, "plain", "boxed")
-	must(t, s.touch(ctx, t, "boxed"))
-	get(env.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().TaskSets(s.namespace).Create(ctx, newTaskSet(secret), metav1.CreateOptions{}))(t)
+	kit.Check(t, s.touch(ctx, t, "boxed"))
+	kit.Must(kit.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().TaskSets(s.namespace).Create(ctx, newTaskSet(secret), metav1.CreateOptions{}))(t)
 
 	client := s.EtcdClient(t)
-	all := get(client.Get(ctx, encryptedPrefix+"/", clientv3.WithPrefix()))(t)
+	all := kit.Must(client.Get(ctx, encryptedPrefix+"/", clientv3.WithPrefix()))(t)
 	objects := 0
 	for _, kv := range all.Kvs {
 		if !strings.Contains(string(kv.Key), "/"+s.namespace+"/") {
@@ -110,22 +110,22 @@ func (s *encrypted) test(t *testing.T) {
 	if objects != 3 {
 		t.Errorf("etcd holds %d objects, want 3", objects)
 	}
-	must(t, s.Server.Restart(ctx))
+	kit.Check(t, s.Server.Restart(ctx))
 	s.readable(t, "plain", "boxed")
-	must(t, s.Server.Kill())
+	kit.Check(t, s.Server.Kill())
 }
 
 func (s *encrypted) create(t testing.TB, name string) {
 	t.Helper()
 	task := newTask(name)
 	task.Spec.Env = []v1alpha1.EnvVar{{Name: "VALUE", Value: secret}}
-	get(env.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(s.namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
+	kit.Must(kit.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(s.namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
 }
 
 // touch writes a task as it is, which the server stores anew if that is not how it would be stored now.
 func (s *encrypted) touch(ctx context.Context, t testing.TB, name string) error {
 	t.Helper()
-	tasks := env.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(s.namespace)
+	tasks := kit.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(s.namespace)
 	task, err := tasks.Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func (s *encrypted) touch(ctx context.Context, t testing.TB, name string) error 
 // readable fails the test unless these tasks are all that the server lists, with what is secret in them.
 func (s *encrypted) readable(t testing.TB, names ...string) {
 	t.Helper()
-	list := get(env.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(s.namespace).List(t.Context(), metav1.ListOptions{}))(t)
+	list := kit.Must(kit.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(s.namespace).List(t.Context(), metav1.ListOptions{}))(t)
 	found := map[string]bool{}
 	for _, task := range list.Items {
 		found[task.Name] = len(task.Spec.Env) == 1 && task.Spec.Env[0].Value == secret
@@ -152,9 +152,9 @@ func (s *encrypted) readable(t testing.TB, names ...string) {
 // stored is what etcd holds of a task.
 func (s *encrypted) stored(t testing.TB, name string) []byte {
 	t.Helper()
-	client := get(s.Etcd.Client())(t)
+	client := kit.Must(s.Etcd.Client())(t)
 	defer client.Close()
-	response := get(client.Get(t.Context(), encryptedPrefix+"/tasks/"+s.namespace+"/"+name))(t)
+	response := kit.Must(client.Get(t.Context(), encryptedPrefix+"/tasks/"+s.namespace+"/"+name))(t)
 	if len(response.Kvs) != 1 {
 		t.Fatalf("etcd holds no task %s", name)
 	}

@@ -28,16 +28,16 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testFairness: the reviews that our server asks of the host, and the lease of its controllers' leader, do not queue behind requests of
 // people, neither do requests of controllers and workers at our own server: each has the priority that config/base gives it.
-func testFairness(t *testing.T, e *env.Env) {
+func testFairness(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	schemas := hostAdmin(t, e).FlowcontrolV1().FlowSchemas()
 	account := func(name string) *rest.Config {
-		return get(clientcmd.BuildConfigFromFlags("", get(e.Host.ServiceAccountKubeconfig("leat-system", name))(t)))(t)
+		return kit.Must(clientcmd.BuildConfigFromFlags("", kit.Must(e.Host.ServiceAccountKubeconfig("leat-system", name))(t)))(t)
 	}
 	const lease = "/apis/coordination.k8s.io/v1/namespaces/leat-system/leases/leat-controller-manager"
 	tasks := fmt.Sprintf("/apis/batch.leat.dev/v1alpha1/namespaces/%s/tasks", namespace)
@@ -59,10 +59,10 @@ func testFairness(t *testing.T, e *env.Env) {
 		{"a person, at the server", e.Direct(t, "alice", "leat:admins"), tasks, "", "global-default", "global-default"},
 	} {
 		t.Run(test.what, func(t *testing.T) {
-			transport := get(rest.TransportFor(test.config))(t)
+			transport := kit.Must(rest.TransportFor(test.config))(t)
 			var schema *flowcontrolv1.FlowSchema
 			// A server reads them from the host some time after they are applied, and requests of before are everybody's.
-			eventually(t, patience, "it is told apart", func(ctx context.Context) (err error) {
+			kit.Eventually(t, "it is told apart", func(ctx context.Context) (err error) {
 				if schema, err = schemas.Get(ctx, test.schema, metav1.GetOptions{}); err != nil {
 					return err
 				}

@@ -26,7 +26,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 func ownedBy(owner metav1.Object, apiVersion, kind string, blocking bool) []metav1.OwnerReference {
@@ -38,28 +38,28 @@ func ownedBySet(set *v1alpha1.TaskSet, blocking bool) []metav1.OwnerReference {
 }
 
 // testGarbageCollection: the host's garbage collector follows ownerReferences from and to our kinds.
-func testGarbageCollection(t *testing.T, e *env.Env) {
+func testGarbageCollection(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
 	maps := hostAdmin(t, e).CoreV1()
-	admin, controller := env.Client(t, e.Admin(t)).BatchV1alpha1(), env.Client(t, e.Controller(t)).BatchV1alpha1()
+	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
 	set := func(t *testing.T, namespace, name string) *v1alpha1.TaskSet {
-		return get(admin.TaskSets(namespace).Create(t.Context(), newTaskSet(name), metav1.CreateOptions{}))(t)
+		return kit.Must(admin.TaskSets(namespace).Create(t.Context(), newTaskSet(name), metav1.CreateOptions{}))(t)
 	}
 	task := func(t *testing.T, namespace, name string, owners []metav1.OwnerReference) {
 		task := newTask(name)
 		task.OwnerReferences = owners
-		get(controller.Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
+		kit.Must(controller.Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
 	}
 	configMap := func(t *testing.T, namespace, name string, owners []metav1.OwnerReference) *corev1.ConfigMap {
-		return get(maps.ConfigMaps(namespace).Create(t.Context(), &corev1.ConfigMap{
+		return kit.Must(maps.ConfigMaps(namespace).Create(t.Context(), &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Name: name, OwnerReferences: owners},
 		}, metav1.CreateOptions{}))(t)
 	}
 	taskGone := func(t *testing.T, namespace, name string) {
 		t.Helper()
-		eventually(t, patience, "task "+name+" is gone", func(ctx context.Context) error {
+		kit.Eventually(t, "task "+name+" is gone", func(ctx context.Context) error {
 			_, err := admin.Tasks(namespace).Get(ctx, name, metav1.GetOptions{})
-			return gone(err)
+			return kit.Gone(err)
 		})
 	}
 	propagate := func(policy metav1.DeletionPropagation) metav1.DeleteOptions {
@@ -71,11 +71,11 @@ func testGarbageCollection(t *testing.T, e *env.Env) {
 		owner := set(t, namespace, "owner")
 		task(t, namespace, "owned", ownedBySet(owner, true))
 		configMap(t, namespace, "owned", ownedBySet(owner, false))
-		must(t, admin.TaskSets(namespace).Delete(ctx, "owner", metav1.DeleteOptions{}))
+		kit.Check(t, admin.TaskSets(namespace).Delete(ctx, "owner", metav1.DeleteOptions{}))
 		taskGone(t, namespace, "owned")
-		eventually(t, patience, "the ConfigMap is gone", func(ctx context.Context) error {
+		kit.Eventually(t, "the ConfigMap is gone", func(ctx context.Context) error {
 			_, err := maps.ConfigMaps(namespace).Get(ctx, "owned", metav1.GetOptions{})
-			return gone(err)
+			return kit.Gone(err)
 		})
 	})
 
@@ -83,47 +83,47 @@ func testGarbageCollection(t *testing.T, e *env.Env) {
 		namespace := e.Namespace(t)
 		task(t, namespace, "owned", ownedBy(configMap(t, namespace, "owner", nil), "v1", "ConfigMap", false))
 		task(t, namespace, "free", nil)
-		must(t, maps.ConfigMaps(namespace).Delete(ctx, "owner", metav1.DeleteOptions{}))
+		kit.Check(t, maps.ConfigMaps(namespace).Delete(ctx, "owner", metav1.DeleteOptions{}))
 		taskGone(t, namespace, "owned")
-		get(admin.Tasks(namespace).Get(ctx, "free", metav1.GetOptions{}))(t)
+		kit.Must(admin.Tasks(namespace).Get(ctx, "free", metav1.GetOptions{}))(t)
 	})
 
 	t.Run("an owner in the foreground goes after what blocks it", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		owner := set(t, namespace, "owner")
 		task(t, namespace, "blocking", ownedBySet(owner, true))
-		held := get(admin.Tasks(namespace).Get(ctx, "blocking", metav1.GetOptions{}))(t)
+		held := kit.Must(admin.Tasks(namespace).Get(ctx, "blocking", metav1.GetOptions{}))(t)
 		held.Finalizers = []string{"example.com/hold"}
-		held = get(admin.Tasks(namespace).Update(ctx, held, metav1.UpdateOptions{}))(t)
-		must(t, admin.TaskSets(namespace).Delete(ctx, "owner", propagate(metav1.DeletePropagationForeground)))
-		eventually(t, patience, "the task is being deleted", func(ctx context.Context) (err error) {
+		held = kit.Must(admin.Tasks(namespace).Update(ctx, held, metav1.UpdateOptions{}))(t)
+		kit.Check(t, admin.TaskSets(namespace).Delete(ctx, "owner", propagate(metav1.DeletePropagationForeground)))
+		kit.Eventually(t, "the task is being deleted", func(ctx context.Context) (err error) {
 			held, err = admin.Tasks(namespace).Get(ctx, "blocking", metav1.GetOptions{})
 			if err == nil && held.DeletionTimestamp == nil {
 				err = fmt.Errorf("it is not")
 			}
 			return err
 		})
-		if owner := get(admin.TaskSets(namespace).Get(ctx, "owner", metav1.GetOptions{}))(t); owner.DeletionTimestamp == nil {
+		if owner := kit.Must(admin.TaskSets(namespace).Get(ctx, "owner", metav1.GetOptions{}))(t); owner.DeletionTimestamp == nil {
 			t.Error("the owner is not being deleted")
 		}
 		held.Finalizers = nil
-		get(admin.Tasks(namespace).Update(ctx, held, metav1.UpdateOptions{}))(t)
+		kit.Must(admin.Tasks(namespace).Update(ctx, held, metav1.UpdateOptions{}))(t)
 		taskGone(t, namespace, "blocking")
-		eventually(t, patience, "the owner is gone", func(ctx context.Context) error {
+		kit.Eventually(t, "the owner is gone", func(ctx context.Context) error {
 			_, err := admin.TaskSets(namespace).Get(ctx, "owner", metav1.GetOptions{})
-			return gone(err)
+			return kit.Gone(err)
 		})
 	})
 
 	t.Run("orphans stay and forget their owner", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		task(t, namespace, "orphan", ownedBySet(set(t, namespace, "owner"), true))
-		must(t, admin.TaskSets(namespace).Delete(ctx, "owner", propagate(metav1.DeletePropagationOrphan)))
-		eventually(t, patience, "the owner is gone", func(ctx context.Context) error {
+		kit.Check(t, admin.TaskSets(namespace).Delete(ctx, "owner", propagate(metav1.DeletePropagationOrphan)))
+		kit.Eventually(t, "the owner is gone", func(ctx context.Context) error {
 			_, err := admin.TaskSets(namespace).Get(ctx, "owner", metav1.GetOptions{})
-			return gone(err)
+			return kit.Gone(err)
 		})
-		orphan := get(admin.Tasks(namespace).Get(ctx, "orphan", metav1.GetOptions{}))(t)
+		orphan := kit.Must(admin.Tasks(namespace).Get(ctx, "orphan", metav1.GetOptions{}))(t)
 		if len(orphan.OwnerReferences) != 0 || orphan.DeletionTimestamp != nil {
 			t.Errorf("the orphan's owners are %v, its deletion %v", orphan.OwnerReferences, orphan.DeletionTimestamp)
 		}
@@ -132,7 +132,7 @@ func testGarbageCollection(t *testing.T, e *env.Env) {
 	t.Run("who blocks the deletion of an owner must be allowed to", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		grant(t, e, namespace, "editor", "edit")
-		editor := env.Client(t, e.Person(t, "editor")).BatchV1alpha1().Tasks(namespace)
+		editor := kit.Client(t, e.Person(t, "editor")).BatchV1alpha1().Tasks(namespace)
 		owner, core := set(t, namespace, "owner"), configMap(t, namespace, "owner", nil)
 		create := func(ctx context.Context, name string, owners []metav1.OwnerReference) error {
 			task := newTask(name)
@@ -140,29 +140,29 @@ func testGarbageCollection(t *testing.T, e *env.Env) {
 			_, err := editor.Create(ctx, task, metav1.CreateOptions{})
 			return err
 		}
-		must(t, create(ctx, "not-blocking", ownedBySet(owner, false)))
+		kit.Check(t, create(ctx, "not-blocking", ownedBySet(owner, false)))
 		refused(t, create(ctx, "blocks-set", ownedBySet(owner, true)), metav1.StatusReasonForbidden,
 			"blockOwnerDeletion", "finalizers of the owner, TaskSet owner", "tasksets/finalizers")
 		refused(t, create(ctx, "blocks-map", ownedBy(core, "v1", "ConfigMap", true)), metav1.StatusReasonForbidden,
 			"blockOwnerDeletion", "finalizers of the owner, ConfigMap owner", "configmaps/finalizers")
 
 		rbac := hostAdmin(t, e).RbacV1()
-		get(rbac.Roles(namespace).Create(ctx, &rbacv1.Role{
+		kit.Must(rbac.Roles(namespace).Create(ctx, &rbacv1.Role{
 			ObjectMeta: metav1.ObjectMeta{Name: "finalizers"},
 			Rules: []rbacv1.PolicyRule{
 				{APIGroups: []string{group}, Resources: []string{"tasksets/finalizers"}, Verbs: []string{"update"}},
 				{APIGroups: []string{""}, Resources: []string{"configmaps/finalizers"}, Verbs: []string{"update"}},
 			},
 		}, metav1.CreateOptions{}))(t)
-		get(rbac.RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{
+		kit.Must(rbac.RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Name: "finalizers"},
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "finalizers"},
 			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "editor"}},
 		}, metav1.CreateOptions{}))(t)
-		eventually(t, patience, "the grant is known", func(ctx context.Context) error {
+		kit.Eventually(t, "the grant is known", func(ctx context.Context) error {
 			return create(ctx, "blocks-set", ownedBySet(owner, true))
 		})
-		eventually(t, patience, "the grant is known", func(ctx context.Context) error {
+		kit.Eventually(t, "the grant is known", func(ctx context.Context) error {
 			return create(ctx, "blocks-map", ownedBy(core, "v1", "ConfigMap", true))
 		})
 	})

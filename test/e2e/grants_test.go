@@ -31,7 +31,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	rbacclient "k8s.io/client-go/kubernetes/typed/rbac/v1"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 const (
@@ -42,18 +42,18 @@ const (
 )
 
 // testGrants: whatever the server may not do at its host is named, one grant at a time, and it needs no restart once it may.
-func testGrants(t *testing.T, e *env.Env) {
+func testGrants(t *testing.T, e *kit.Env) {
 	const role = "leat:apiserver"
 	ctx := t.Context()
 	rbac := hostAdmin(t, e).RbacV1()
 	// Whoever may read the reasons of checks: their paths are for monitoring.
 	operator := e.Direct(t, "operator", "system:monitoring")
-	shipped := single(get(rbac.ClusterRoles().Get(ctx, role, metav1.GetOptions{}))(t).Rules)
+	shipped := single(kit.Must(rbac.ClusterRoles().Get(ctx, role, metav1.GetOptions{}))(t).Rules)
 	grant := func(rules []rbacv1.PolicyRule) {
 		t.Helper()
-		current := get(rbac.ClusterRoles().Get(ctx, role, metav1.GetOptions{}))(t)
+		current := kit.Must(rbac.ClusterRoles().Get(ctx, role, metav1.GetOptions{}))(t)
 		current.Rules = rules
-		get(rbac.ClusterRoles().Update(ctx, current, metav1.UpdateOptions{}))(t)
+		kit.Must(rbac.ClusterRoles().Update(ctx, current, metav1.UpdateOptions{}))(t)
 	}
 	without := func(i int) []rbacv1.PolicyRule { return slices.Delete(slices.Clone(shipped), i, i+1) }
 	restart := func() <-chan error {
@@ -69,16 +69,16 @@ func testGrants(t *testing.T, e *env.Env) {
 	restarted := restart()
 	started := time.Now()
 	t.Run("at the start", func(t *testing.T) {
-		eventually(t, patience, "the server listens", func(ctx context.Context) error {
+		kit.Eventually(t, "the server listens", func(ctx context.Context) error {
 			_, err := try(ctx, anonymous(t, e), http.MethodGet, "/livez", "")
 			started = time.Now()
 			return err
 		})
-		eventually(t, naming, "readyz and the log name it", func(ctx context.Context) error {
+		kit.Eventually(t, "readyz and the log name it", func(ctx context.Context) error {
 			return errors.Join(named(ctx, t, e, shipped[first], "ClusterRole leat:apiserver"), unready(ctx, t, e, "informer-sync"))
 		})
 		t.Logf("named %s after the server listened", time.Since(started).Round(time.Millisecond))
-		eventually(t, patience, "a create is refused", func(context.Context) error {
+		kit.Eventually(t, "a create is refused", func(context.Context) error {
 			// Until the host's authorities are loaded nobody is known.
 			task := `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"unguarded"},"spec":{"command":["true"]}}`
 			switch got := ask(t, e.Direct(t, "alice", "leat:admins"), http.MethodPost, tasksPath, task); got.code {
@@ -97,7 +97,7 @@ func testGrants(t *testing.T, e *env.Env) {
 		for i, rule := range shipped {
 			t.Run(rule.Verbs[0]+" "+checkOf(rule), func(t *testing.T) {
 				grant(without(i))
-				eventually(t, patience, "it is named, and nothing else", func(ctx context.Context) error {
+				kit.Eventually(t, "it is named, and nothing else", func(ctx context.Context) error {
 					if err := named(ctx, t, e, rule, "ClusterRole leat:apiserver"); err != nil {
 						return err
 					}
@@ -115,7 +115,7 @@ func testGrants(t *testing.T, e *env.Env) {
 		}
 	})
 	grant(shipped)
-	must(t, <-restarted)
+	kit.Check(t, <-restarted)
 	pid := e.Server.PID()
 
 	t.Run("reviews", func(t *testing.T) {
@@ -125,10 +125,10 @@ func testGrants(t *testing.T, e *env.Env) {
 			{Verbs: []string{"create"}, Resources: []string{"tokenreviews"}, APIGroups: []string{"authentication.k8s.io"}},
 			{Verbs: []string{"create"}, Resources: []string{"subjectaccessreviews"}, APIGroups: []string{"authorization.k8s.io"}},
 		} {
-			eventually(t, patience, "it is named", func(ctx context.Context) error { return named(ctx, t, e, rule, "ClusterRole system:auth-delegator") })
+			kit.Eventually(t, "it is named", func(ctx context.Context) error { return named(ctx, t, e, rule, "ClusterRole system:auth-delegator") })
 		}
 		restore()
-		must(t, <-restarted)
+		kit.Check(t, <-restarted)
 		pid = e.Server.PID()
 	})
 
@@ -136,10 +136,10 @@ func testGrants(t *testing.T, e *env.Env) {
 		rule := rbacv1.PolicyRule{Verbs: []string{"get, list, watch"}, APIGroups: []string{""}, Resources: []string{"configmaps/kube-system/extension-apiserver-authentication"}}
 		bindings := rbac.RoleBindings(metav1.NamespaceSystem)
 		const name = "leat:apiserver:authentication-reader"
-		binding := get(bindings.Get(ctx, name, metav1.GetOptions{}))(t)
-		must(t, bindings.Delete(ctx, name, metav1.DeleteOptions{}))
+		binding := kit.Must(bindings.Get(ctx, name, metav1.GetOptions{}))(t)
+		kit.Check(t, bindings.Delete(ctx, name, metav1.DeleteOptions{}))
 		restarted := restart()
-		eventually(t, patience, "it is named", func(ctx context.Context) error {
+		kit.Eventually(t, "it is named", func(ctx context.Context) error {
 			return errors.Join(named(ctx, t, e, rule, "Role extension-apiserver-authentication-reader"), unready(ctx, t, e, "authentication-config"))
 		})
 		if got := ask(t, e.Direct(t, "alice", "leat:admins"), http.MethodGet, tasksPath, ""); got.code != http.StatusForbidden && got.code != http.StatusUnauthorized {
@@ -147,12 +147,12 @@ func testGrants(t *testing.T, e *env.Env) {
 		}
 		pid = e.Server.PID()
 		binding.ResourceVersion, binding.UID = "", ""
-		get(bindings.Create(ctx, binding, metav1.CreateOptions{}))(t)
-		must(t, <-restarted)
+		kit.Must(bindings.Create(ctx, binding, metav1.CreateOptions{}))(t)
+		kit.Check(t, <-restarted)
 	})
 
-	eventually(t, regained, "all is well again", func(ctx context.Context) error {
-		_, err := env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks("default").Create(ctx, newTask("guarded"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	kit.Eventually(t, "all is well again", func(ctx context.Context) error {
+		_, err := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks("default").Create(ctx, newTask("guarded"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return err
 	})
 	if e.Server.PID() != pid || e.Server.Err() != nil {
@@ -181,9 +181,9 @@ func checkOf(rule rbacv1.PolicyRule) string {
 }
 
 // named says nil once readyz fails for want of the rule, and the log says what is missing and the role that grants it.
-func named(ctx context.Context, t testing.TB, e *env.Env, rule rbacv1.PolicyRule, role string) error {
+func named(ctx context.Context, t testing.TB, e *kit.Env, rule rbacv1.PolicyRule, role string) error {
 	t.Helper()
-	log := string(get(os.ReadFile(e.Server.LogFile()))(t))
+	log := string(kit.Must(os.ReadFile(e.Server.LogFile()))(t))
 	want := fmt.Sprintf("may not %s %s: apply %s and its binding", rule.Verbs[0], strings.TrimPrefix(checkOf(rule), "grants/"), role)
 	if !strings.Contains(log, want) {
 		return fmt.Errorf("the log does not say %q", want)
@@ -192,7 +192,7 @@ func named(ctx context.Context, t testing.TB, e *env.Env, rule rbacv1.PolicyRule
 }
 
 // unready says nil once readyz tells anyone that a check fails.
-func unready(ctx context.Context, t testing.TB, e *env.Env, check string) error {
+func unready(ctx context.Context, t testing.TB, e *kit.Env, check string) error {
 	t.Helper()
 	got, err := try(ctx, anonymous(t, e), http.MethodGet, "/readyz", "")
 	if err == nil && (got.code != http.StatusInternalServerError || !strings.Contains(got.body, "[-]"+check+" failed")) {
@@ -204,11 +204,11 @@ func unready(ctx context.Context, t testing.TB, e *env.Env, check string) error 
 // unbind takes a cluster role from the server, and gives what gives it back.
 func unbind(t testing.TB, rbac rbacclient.RbacV1Interface, name string) (restore func()) {
 	t.Helper()
-	binding := get(rbac.ClusterRoleBindings().Get(t.Context(), name, metav1.GetOptions{}))(t)
-	must(t, rbac.ClusterRoleBindings().Delete(t.Context(), name, metav1.DeleteOptions{}))
+	binding := kit.Must(rbac.ClusterRoleBindings().Get(t.Context(), name, metav1.GetOptions{}))(t)
+	kit.Check(t, rbac.ClusterRoleBindings().Delete(t.Context(), name, metav1.DeleteOptions{}))
 	return func() {
 		t.Helper()
 		binding.ResourceVersion, binding.UID = "", ""
-		get(rbac.ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{}))(t)
+		kit.Must(rbac.ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{}))(t)
 	}
 }

@@ -23,10 +23,10 @@ import (
 
 	"k8s.io/client-go/rest"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
-func testHealth(t *testing.T, e *env.Env) {
+func testHealth(t *testing.T, e *kit.Env) {
 	nobody := anonymous(t, e)
 	checks := map[string][]string{
 		"/livez": {"ping", "etcd", "poststarthook/start-apiserver-admission-initializer", "poststarthook/generic-apiserver-start-informers"},
@@ -68,7 +68,7 @@ func testHealth(t *testing.T, e *env.Env) {
 }
 
 // anonymous is whoever shows the server nothing.
-func anonymous(t testing.TB, e *env.Env) *rest.Config {
+func anonymous(t testing.TB, e *kit.Env) *rest.Config {
 	t.Helper()
 	config := e.Direct(t, "nobody")
 	config.CertData, config.KeyData = nil, nil

@@ -32,12 +32,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // hostReviews gives how many reviews, of access and of tokens, the host has answered since it was started.
-func hostReviews(t testing.TB, e *env.Env) int {
+func hostReviews(t testing.TB, e *kit.Env) int {
 	t.Helper()
 	metrics := ask(t, hostConfig(t, e), http.MethodGet, "/metrics", "")
 	if metrics.code != http.StatusOK {
@@ -50,7 +50,7 @@ func hostReviews(t testing.TB, e *env.Env) int {
 			continue
 		}
 		value := strings.TrimSpace(line[strings.LastIndex(line, "}")+1:])
-		total += get(strconv.Atoi(value))(t)
+		total += kit.Must(strconv.Atoi(value))(t)
 	}
 	return total
 }
@@ -67,25 +67,25 @@ func inParallel(ctx context.Context, n int, do func(context.Context, int) error)
 
 // testHostRestart: while the host's API server is away, workers go on, nobody is let in who was not already, and all is
 // well again within a minute of its return, without a restart of ours.
-func testHostRestart(t *testing.T, e *env.Env) {
+func testHostRestart(t *testing.T, e *kit.Env) {
 	const recovery = time.Minute
 	const worker = "worker-1"
 	ctx := t.Context()
 	namespace := e.Namespace(t)
 	task := boundTask(t, e, namespace, "task", worker)
-	admin := env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
-	own := env.Client(t, e.Worker(t, namespace, worker)).BatchV1alpha1().Tasks(namespace)
-	watch := get(own.Watch(ctx, ofWorker(worker)))(t)
+	admin := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
+	own := kit.Client(t, e.Worker(t, namespace, worker)).BatchV1alpha1().Tasks(namespace)
+	watch := kit.Must(own.Watch(ctx, ofWorker(worker)))(t)
 	defer watch.Stop()
 	<-watch.ResultChan()
 	pid := e.Server.PID()
 
-	must(t, e.Host.APIServer.Kill())
+	kit.Check(t, e.Host.APIServer.Kill())
 	if got := ask(t, anonymous(t, e), http.MethodGet, "/readyz", ""); got.code != http.StatusOK {
 		t.Errorf("without the host readyz answers %s", got)
 	}
 	task.Status.Phase = v1alpha1.TaskRunning
-	get(own.UpdateStatus(ctx, task, metav1.UpdateOptions{}))(t)
+	kit.Must(own.UpdateStatus(ctx, task, metav1.UpdateOptions{}))(t)
 	if event := <-watch.ResultChan(); event.Object.(*v1alpha1.Task).Status.Phase != v1alpha1.TaskRunning {
 		t.Errorf("without the host the worker is shown %v", event)
 	}
@@ -94,7 +94,7 @@ func testHostRestart(t *testing.T, e *env.Env) {
 		t.Errorf("without the host, which would have to be asked, it answers %s", got)
 	}
 
-	eventually(t, patience, "creates wait for the host, which must say whether the namespace is being deleted", func(context.Context) error {
+	kit.Eventually(t, "creates wait for the host, which must say whether the namespace is being deleted", func(context.Context) error {
 		got := ask(t, e.Worker(t, namespace, worker), http.MethodPost, groupPath+"/namespaces/"+namespace+"/workers", `{"metadata":{"name":"`+worker+`"}}`)
 		if got.code != http.StatusServiceUnavailable || !strings.Contains(got.body, `"retryAfterSeconds":1`) {
 			return errors.New(got.String())
@@ -102,19 +102,19 @@ func testHostRestart(t *testing.T, e *env.Env) {
 		return nil
 	})
 
-	must(t, e.Host.APIServer.Restart(ctx))
-	eventually(t, recovery, "tasks are listed through the host", func(ctx context.Context) error {
+	kit.Check(t, e.Host.APIServer.Restart(ctx))
+	kit.Eventually(t, "tasks are listed through the host", func(ctx context.Context) error {
 		_, err := admin.List(ctx, metav1.ListOptions{})
 		return err
 	})
-	eventually(t, recovery, "the host is asked again", func(context.Context) error {
+	kit.Eventually(t, "the host is asked again", func(context.Context) error {
 		if got := ask(t, newcomer, http.MethodGet, groupPath+"/namespaces/"+namespace+"/tasks", ""); got.code != http.StatusOK {
 			return fmt.Errorf("it answers %s", got)
 		}
 		return nil
 	})
 	t.Run("new namespaces are seen", func(t *testing.T) {
-		get(env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(e.Namespace(t)).Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
+		kit.Must(kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(e.Namespace(t)).Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
 	})
 	if e.Server.PID() != pid || e.Server.Err() != nil {
 		t.Errorf("the server was started again, or has ended: %v", e.Server.Err())
@@ -123,27 +123,27 @@ func testHostRestart(t *testing.T, e *env.Env) {
 
 // testUninstall: the order of config/base is one in which nothing waits for what was removed before it, even when the server
 // is gone already.
-func testUninstall(t *testing.T, e *env.Env) {
+func testUninstall(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
 	client := hostAdmin(t, e)
 	namespace := e.Namespace(t)
-	get(env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace).Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
-	must(t, e.Server.Stop())
+	kit.Must(kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace).Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
+	kit.Check(t, e.Server.Stop())
 	deleteNamespace(t, e, namespace)
 
-	base := filepath.Join(get(host.RepositoryRoot())(t), "config", "base")
+	base := filepath.Join(kit.Must(host.RepositoryRoot())(t), "config", "base")
 	_, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "delete", "--kustomize", base, "--timeout=60s")
-	must(t, err)
+	kit.Check(t, err)
 	for _, name := range []string{"leat-system", namespace} {
-		eventually(t, time.Minute, "namespace "+name+" is gone", func(ctx context.Context) error { return namespaceGone(ctx, client, name) })
+		kit.Eventually(t, "namespace "+name+" is gone", func(ctx context.Context) error { return namespaceGone(ctx, client, name) })
 	}
 	left, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "get", "--all-namespaces", "--selector=app.kubernetes.io/part-of=leat",
 		"--output=name", "apiservices,clusterroles,clusterrolebindings,roles,rolebindings,services,serviceaccounts,namespaces")
-	must(t, err)
+	kit.Check(t, err)
 	if left != "" {
 		t.Errorf("left behind: %s", left)
 	}
-	list := get(client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{}))(t)
+	list := kit.Must(client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{}))(t)
 	for _, namespace := range list.Items {
 		if namespace.Status.Phase == corev1.NamespaceTerminating {
 			t.Errorf("namespace %s is stuck", namespace.Name)

@@ -29,7 +29,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // mediaTypes is a transport that keeps the media types of all answers.
@@ -50,7 +50,7 @@ func (m *mediaTypes) RoundTrip(request *http.Request) (*http.Response, error) {
 }
 
 // testInformers: unmodified clients list and watch through whatever is in front, in protobuf.
-func testInformers(t *testing.T, e *env.Env) {
+func testInformers(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	config := e.Admin(t)
 	config.ContentType = runtime.ContentTypeProtobuf
@@ -60,16 +60,16 @@ func testInformers(t *testing.T, e *env.Env) {
 		types.RoundTripper = inner
 		return types
 	})
-	client := env.Client(t, config)
+	client := kit.Client(t, config)
 	tasks := client.BatchV1alpha1().Tasks(namespace)
-	get(tasks.Create(t.Context(), newTask("before"), metav1.CreateOptions{}))(t)
+	kit.Must(tasks.Create(t.Context(), newTask("before"), metav1.CreateOptions{}))(t)
 
 	events := make(chan string, 16)
 	ctx, stop := context.WithCancel(t.Context())
 	factory := externalversions.NewSharedInformerFactoryWithOptions(client, 0, externalversions.WithNamespace(namespace))
 	informer := factory.Batch().V1alpha1().Tasks().Informer()
 	name := func(obj any) string { return obj.(*v1alpha1.Task).Name }
-	get(informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	kit.Must(informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { events <- "added " + name(obj) },
 		UpdateFunc: func(_, obj any) { events <- "updated " + name(obj) },
 		DeleteFunc: func(obj any) { events <- "deleted " + name(obj) },
@@ -90,7 +90,7 @@ func testInformers(t *testing.T, e *env.Env) {
 	expect := func(want string) {
 		t.Helper()
 		var got string
-		eventually(t, patience, "an event comes", func(context.Context) error {
+		kit.Eventually(t, "an event comes", func(context.Context) error {
 			select {
 			case got = <-events:
 				return nil
@@ -103,13 +103,13 @@ func testInformers(t *testing.T, e *env.Env) {
 		}
 	}
 	expect("added before")
-	after := get(tasks.Create(t.Context(), newTask("after"), metav1.CreateOptions{}))(t)
+	after := kit.Must(tasks.Create(t.Context(), newTask("after"), metav1.CreateOptions{}))(t)
 	expect("added after")
 	after.Labels = map[string]string{"changed": "yes"}
-	get(tasks.Update(t.Context(), after, metav1.UpdateOptions{}))(t)
+	kit.Must(tasks.Update(t.Context(), after, metav1.UpdateOptions{}))(t)
 	expect("updated after")
 	// As of a Pod, the deletion is marked before it is done.
-	must(t, tasks.Delete(t.Context(), "after", metav1.DeleteOptions{}))
+	kit.Check(t, tasks.Delete(t.Context(), "after", metav1.DeleteOptions{}))
 	expect("updated after")
 	expect("deleted after")
 

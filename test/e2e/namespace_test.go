@@ -28,29 +28,29 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testNamespaceDeletion: the host's namespace controller knows our kinds from discovery alone. It starts five seconds after a
 // namespace is deleted, so both namespaces go at once.
-func testNamespaceDeletion(t *testing.T, e *env.Env) {
-	host, admin := hostAdmin(t, e), env.Client(t, e.Admin(t)).BatchV1alpha1()
+func testNamespaceDeletion(t *testing.T, e *kit.Env) {
+	host, admin := hostAdmin(t, e), kit.Client(t, e.Admin(t)).BatchV1alpha1()
 	ctx := t.Context()
 	var full, held string
 	t.Run("full", func(t *testing.T) { full = e.Namespace(t) })
 	t.Run("held", func(t *testing.T) { held = e.Namespace(t) })
 
-	worker := env.Client(t, e.Worker(t, full, "worker-1")).BatchV1alpha1()
-	get(worker.Workers(full).Create(ctx, newWorker("worker-1"), metav1.CreateOptions{}))(t)
-	get(worker.WorkerLeases(full).Create(ctx, newLease("worker-1"), metav1.CreateOptions{}))(t)
-	get(admin.TaskQueues(full).Create(ctx, &v1alpha1.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: "queue"}}, metav1.CreateOptions{}))(t)
-	get(admin.TaskSets(full).Create(ctx, newTaskSet("set"), metav1.CreateOptions{}))(t)
+	worker := kit.Client(t, e.Worker(t, full, "worker-1")).BatchV1alpha1()
+	kit.Must(worker.Workers(full).Create(ctx, newWorker("worker-1"), metav1.CreateOptions{}))(t)
+	kit.Must(worker.WorkerLeases(full).Create(ctx, newLease("worker-1"), metav1.CreateOptions{}))(t)
+	kit.Must(admin.TaskQueues(full).Create(ctx, &v1alpha1.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: "queue"}}, metav1.CreateOptions{}))(t)
+	kit.Must(admin.TaskSets(full).Create(ctx, newTaskSet("set"), metav1.CreateOptions{}))(t)
 	for i := range 10 {
-		get(admin.Tasks(full).Create(ctx, newTask(fmt.Sprintf("task-%d", i)), metav1.CreateOptions{}))(t)
+		kit.Must(admin.Tasks(full).Create(ctx, newTask(fmt.Sprintf("task-%d", i)), metav1.CreateOptions{}))(t)
 	}
 	finished := boundTask(t, e, full, "finished", "worker-1")
 	finished.Status.Phase = v1alpha1.TaskSucceeded
-	get(worker.Tasks(full).UpdateStatus(ctx, finished, metav1.UpdateOptions{}))(t)
+	kit.Must(worker.Tasks(full).UpdateStatus(ctx, finished, metav1.UpdateOptions{}))(t)
 	if keys := storedIn(t, e, full); len(keys) != 15 {
 		t.Fatalf("the namespace holds %d objects, want 15: %q", len(keys), keys)
 	}
@@ -61,7 +61,7 @@ func testNamespaceDeletion(t *testing.T, e *env.Env) {
 	}
 
 	t.Run("nothing can be created any more", func(t *testing.T) {
-		late := env.Client(t, e.Worker(t, held, "worker-1")).BatchV1alpha1()
+		late := kit.Client(t, e.Worker(t, held, "worker-1")).BatchV1alpha1()
 		for what, create := range map[string]func(context.Context) error{
 			"a task": func(ctx context.Context) error {
 				_, err := admin.Tasks(held).Create(ctx, newTask("late"), metav1.CreateOptions{})
@@ -83,7 +83,7 @@ func testNamespaceDeletion(t *testing.T, e *env.Env) {
 	})
 
 	t.Run("all kinds go with their namespace", func(t *testing.T) {
-		eventually(t, patience, "the namespace is gone", func(ctx context.Context) error { return namespaceGone(ctx, host, full) })
+		kit.Eventually(t, "the namespace is gone", func(ctx context.Context) error { return namespaceGone(ctx, host, full) })
 		if keys := storedIn(t, e, full); len(keys) != 0 {
 			t.Errorf("left behind: %q", keys)
 		}
@@ -94,22 +94,22 @@ func testNamespaceDeletion(t *testing.T, e *env.Env) {
 	// A task that is bound is deleted as a Pod is: its worker is given time. If the worker is no more, the namespace waits until
 	// the task is deleted with a grace period of 0, which the controllers may do.
 	t.Run("a bound task holds its namespace until it is deleted for good", func(t *testing.T) {
-		eventually(t, patience, "the task is being deleted", func(ctx context.Context) error {
+		kit.Eventually(t, "the task is being deleted", func(ctx context.Context) error {
 			task, err := admin.Tasks(held).Get(ctx, "bound", metav1.GetOptions{})
 			if err == nil && task.DeletionTimestamp == nil {
 				err = fmt.Errorf("it is not")
 			}
 			return err
 		})
-		eventually(t, patience, "the namespace says what holds it", func(ctx context.Context) error {
+		kit.Eventually(t, "the namespace says what holds it", func(ctx context.Context) error {
 			if err := namespaceGone(ctx, host, held); err == nil || !strings.Contains(err.Error(), "tasks.batch.leat.dev has 1 resource instances") {
 				return fmt.Errorf("it says %w", err)
 			}
 			return nil
 		})
-		controller := env.Client(t, e.Controller(t)).BatchV1alpha1()
-		must(t, controller.Tasks(held).Delete(ctx, "bound", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
-		eventually(t, patience, "the namespace is gone", func(ctx context.Context) error { return namespaceGone(ctx, host, held) })
+		controller := kit.Client(t, e.Controller(t)).BatchV1alpha1()
+		kit.Check(t, controller.Tasks(held).Delete(ctx, "bound", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+		kit.Eventually(t, "the namespace is gone", func(ctx context.Context) error { return namespaceGone(ctx, host, held) })
 	})
 
 	t.Run("a namespace that never was is not found", func(t *testing.T) {
@@ -119,11 +119,11 @@ func testNamespaceDeletion(t *testing.T, e *env.Env) {
 }
 
 // storedIn gives the keys of all that our etcd holds of a namespace.
-func storedIn(t testing.TB, e *env.Env, namespace string) []string {
+func storedIn(t testing.TB, e *kit.Env, namespace string) []string {
 	t.Helper()
-	client := get(e.Etcd.Client())(t)
+	client := kit.Must(e.Etcd.Client())(t)
 	defer client.Close()
-	response := get(client.Get(t.Context(), "/leat/", clientv3.WithPrefix(), clientv3.WithKeysOnly()))(t)
+	response := kit.Must(client.Get(t.Context(), "/leat/", clientv3.WithPrefix(), clientv3.WithKeysOnly()))(t)
 	var keys []string
 	for _, kv := range response.Kvs {
 		if strings.Contains(string(kv.Key), "/"+namespace+"/") {

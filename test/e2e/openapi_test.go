@@ -24,16 +24,16 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // updateOpenAPI is the variable that has the published documents written anew.
 const updateOpenAPI = "UPDATE_OPENAPI"
 
 // testPublishedOpenAPI: what artifacts/openapi tells of the API, to those who generate clients from it, is what is served.
-func testPublishedOpenAPI(t *testing.T, e *env.Env) {
-	published := filepath.Join(get(host.RepositoryRoot())(t), "artifacts", "openapi")
+func testPublishedOpenAPI(t *testing.T, e *kit.Env) {
+	published := filepath.Join(kit.Must(host.RepositoryRoot())(t), "artifacts", "openapi")
 	for path, name := range map[string]string{
 		"/openapi/v2": "swagger.json",
 		openAPIPath:   filepath.Join("v3", "apis__batch.leat.dev__v1alpha1_openapi.json"),
@@ -45,11 +45,11 @@ func testPublishedOpenAPI(t *testing.T, e *env.Env) {
 			}
 			served, file := unversioned(t, answer.body), filepath.Join(published, name)
 			if os.Getenv(updateOpenAPI) != "" {
-				must(t, os.MkdirAll(filepath.Dir(file), 0o755))
-				must(t, os.WriteFile(file, served, 0o644))
+				kit.Check(t, os.MkdirAll(filepath.Dir(file), 0o755))
+				kit.Check(t, os.WriteFile(file, served, 0o644))
 				return
 			}
-			if !bytes.Equal(served, get(os.ReadFile(file))(t)) {
+			if !bytes.Equal(served, kit.Must(os.ReadFile(file))(t)) {
 				t.Errorf("%s is not what %s answers: write it anew with %s=true, and look at what has changed", file, path, updateOpenAPI)
 			}
 		})
@@ -60,12 +60,12 @@ func testPublishedOpenAPI(t *testing.T, e *env.Env) {
 func unversioned(t testing.TB, document string) []byte {
 	t.Helper()
 	var fields map[string]any
-	must(t, json.Unmarshal([]byte(document), &fields))
+	kit.Check(t, json.Unmarshal([]byte(document), &fields))
 	info, ok := fields["info"].(map[string]any)
 	if !ok {
 		t.Fatalf("there is no info in %.200s", document)
 	}
 	info["version"] = "unversioned"
-	indented := get(json.MarshalIndent(fields, "", "  "))(t)
+	indented := kit.Must(json.MarshalIndent(fields, "", "  "))(t)
 	return append(indented, '\n')
 }

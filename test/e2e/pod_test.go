@@ -31,18 +31,18 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/pkg/apiserver/authentication/pod"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testWorkerPod: a pod of a service account that is meant for it is the worker of its name, by a token that is worth nothing
 // elsewhere and no longer than the pod is there.
-func testWorkerPod(t *testing.T, e *env.Env) {
+func testWorkerPod(t *testing.T, e *kit.Env) {
 	const account, name = "pool", "pool-1"
 	ctx := t.Context()
 	namespace := e.Namespace(t)
 	admin := hostAdmin(t, e)
-	get(admin.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}}, metav1.CreateOptions{}))(t)
-	get(admin.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
+	kit.Must(admin.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}}, metav1.CreateOptions{}))(t)
+	kit.Must(admin.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       corev1.PodSpec{ServiceAccountName: account, Containers: []corev1.Container{{Name: "worker", Image: "worker"}}},
 	}, metav1.CreateOptions{}))(t)
@@ -61,12 +61,12 @@ func testWorkerPod(t *testing.T, e *env.Env) {
 	if got := register(config, name); got.code != http.StatusUnauthorized {
 		t.Errorf("before the service account is granted the role, the server answers %s", got)
 	}
-	get(admin.RbacV1().RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{
+	kit.Must(admin.RbacV1().RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: account},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:worker"},
 		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: namespace, Name: account}},
 	}, metav1.CreateOptions{}))(t)
-	eventually(t, patience, "the pod is a worker", func(context.Context) error {
+	kit.Eventually(t, "the pod is a worker", func(context.Context) error {
 		if got := register(config, name); got.code != http.StatusCreated {
 			return errors.New(got.String())
 		}
@@ -75,8 +75,8 @@ func testWorkerPod(t *testing.T, e *env.Env) {
 
 	boundTask(t, e, namespace, "mine", name)
 	boundTask(t, e, namespace, "of-the-other", "pool-2")
-	tasks := env.Client(t, config).BatchV1alpha1().Tasks(namespace)
-	if list := get(tasks.List(ctx, ofWorker(name)))(t); len(list.Items) != 1 {
+	tasks := kit.Client(t, config).BatchV1alpha1().Tasks(namespace)
+	if list := kit.Must(tasks.List(ctx, ofWorker(name)))(t); len(list.Items) != 1 {
 		t.Errorf("it lists %d tasks, want its own one", len(list.Items))
 	}
 	for what, got := range map[string]answer{
@@ -105,8 +105,8 @@ func testWorkerPod(t *testing.T, e *env.Env) {
 		t.Errorf("to a token that is bound to no pod the server answers %s", got)
 	}
 
-	must(t, admin.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
-	eventually(t, patience, "the token is worth nothing without its pod", func(context.Context) error {
+	kit.Check(t, admin.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+	kit.Eventually(t, "the token is worth nothing without its pod", func(context.Context) error {
 		if got := ask(t, config, http.MethodGet, workers+"/"+name, ""); got.code != http.StatusUnauthorized {
 			return fmt.Errorf("the server answers %s", got)
 		}
@@ -121,7 +121,7 @@ func tokenOf(t testing.TB, host kubernetes.Interface, namespace, account, audien
 	if audience != "" {
 		request.Spec.Audiences = []string{audience}
 	}
-	answer := get(host.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), account, request, metav1.CreateOptions{}))(t)
+	answer := kit.Must(host.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), account, request, metav1.CreateOptions{}))(t)
 	return answer.Status.Token
 }
 

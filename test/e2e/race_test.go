@@ -40,19 +40,19 @@ import (
 
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testNamespaceRace: however far behind the server's informer of namespaces is, nothing is born into a namespace that is being deleted,
 // and the host pays for that by the second and not by the task.
-func testNamespaceRace(t *testing.T, e *env.Env) {
+func testNamespaceRace(t *testing.T, e *kit.Env) {
 	const validity = time.Second
 	ctx := t.Context()
 	host := hostAdmin(t, e)
 	hold := startHoldingProxy(t, e)
 	through := "--kubeconfig=" + hold.kubeconfig
-	tasksOf := func(e *env.Env, namespace string) typed.TaskInterface {
-		return env.Client(t, e.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(namespace)
+	tasksOf := func(e *kit.Env, namespace string) typed.TaskInterface {
+		return kit.Client(t, e.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(namespace)
 	}
 	guarded := e.Replica(t, through)
 
@@ -60,7 +60,7 @@ func testNamespaceRace(t *testing.T, e *env.Env) {
 		const creates = 1000
 		tasks := tasksOf(guarded, e.Namespace(t))
 		before, start := hold.lookups.Load(), time.Now()
-		must(t, inParallel(ctx, creates, func(ctx context.Context, i int) error {
+		kit.Check(t, inParallel(ctx, creates, func(ctx context.Context, i int) error {
 			_, err := tasks.Create(ctx, newTask(fmt.Sprintf("task-%d", i)), metav1.CreateOptions{})
 			return err
 		}))
@@ -74,15 +74,15 @@ func testNamespaceRace(t *testing.T, e *env.Env) {
 
 	namespace := e.Namespace(t)
 	tasks := tasksOf(guarded, namespace)
-	get(tasks.Create(ctx, newTask("known-too"), metav1.CreateOptions{}))(t)
+	kit.Must(tasks.Create(ctx, newTask("known-too"), metav1.CreateOptions{}))(t)
 	// This one goes by its informer alone, and shows that it really is held back.
 	unguarded := tasksOf(e.Replica(t, through, "--disable-admission-plugins=LiveNamespace"), namespace)
-	get(unguarded.Create(ctx, newTask("known"), metav1.CreateOptions{}))(t)
+	kit.Must(unguarded.Create(ctx, newTask("known"), metav1.CreateOptions{}))(t)
 	hold.hold()
 	deleteNamespace(t, e, namespace)
 	deleted := time.Now()
 	var tried, refused, admitted int
-	eventually(t, time.Minute, "the namespace is gone", func(ctx context.Context) error {
+	kit.Eventually(t, "the namespace is gone", func(ctx context.Context) error {
 		started := time.Now()
 		tried++
 		_, err := tasks.Create(ctx, newTask(fmt.Sprintf("late-%d", tried)), metav1.CreateOptions{})
@@ -111,7 +111,7 @@ func testNamespaceRace(t *testing.T, e *env.Env) {
 	if _, err := unguarded.Create(ctx, newTask("orphan"), metav1.CreateOptions{}); err != nil {
 		t.Errorf("by an informer that is held back a create is refused, so that this test shows nothing: %v", err)
 	}
-	must(t, unguarded.Delete(ctx, "orphan", metav1.DeleteOptions{}))
+	kit.Check(t, unguarded.Delete(ctx, "orphan", metav1.DeleteOptions{}))
 }
 
 // holdingProxy is in front of the host, counts who looks namespaces up, and can hold back what watches of namespaces tell.
@@ -125,22 +125,22 @@ type holdingProxy struct {
 	released chan struct{}
 }
 
-func startHoldingProxy(t testing.TB, e *env.Env) *holdingProxy {
+func startHoldingProxy(t testing.TB, e *kit.Env) *holdingProxy {
 	t.Helper()
 	p := &holdingProxy{released: make(chan struct{})}
 	close(p.released)
-	target := get(url.Parse(e.Host.URL))(t)
-	trust := get(rest.TLSConfigFor(rest.AnonymousClientConfig(hostConfig(t, e))))(t)
-	ca := get(pki.NewCA("holding-proxy"))(t)
+	target := kit.Must(url.Parse(e.Host.URL))(t)
+	trust := kit.Must(rest.TLSConfigFor(rest.AnonymousClientConfig(hostConfig(t, e))))(t)
+	ca := kit.Must(pki.NewCA("holding-proxy"))(t)
 	cert, key, err := ca.IssueServer("127.0.0.1")
-	must(t, err)
+	kit.Check(t, err)
 	server := httptest.NewUnstartedServer(&httputil.ReverseProxy{
 		Rewrite:        func(request *httputil.ProxyRequest) { request.SetURL(target) },
 		Transport:      &http.Transport{TLSClientConfig: trust, ForceAttemptHTTP2: true},
 		FlushInterval:  -1,
 		ModifyResponse: p.inspect,
 	})
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{get(tls.X509KeyPair(cert, key))(t)}}
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{kit.Must(tls.X509KeyPair(cert, key))(t)}}
 	server.StartTLS()
 	t.Cleanup(func() {
 		p.release()
@@ -148,12 +148,12 @@ func startHoldingProxy(t testing.TB, e *env.Env) *holdingProxy {
 		server.Close()
 	})
 
-	config := get(clientcmd.LoadFromFile(get(e.Host.ServiceAccountKubeconfig("leat-system", "leat-apiserver"))(t)))(t)
+	config := kit.Must(clientcmd.LoadFromFile(kit.Must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-apiserver"))(t)))(t)
 	for _, cluster := range config.Clusters {
 		cluster.Server, cluster.CertificateAuthorityData = server.URL, ca.CertPEM()
 	}
 	p.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	must(t, clientcmd.WriteToFile(*config, p.kubeconfig))
+	kit.Check(t, clientcmd.WriteToFile(*config, p.kubeconfig))
 	return p
 }
 

@@ -29,24 +29,24 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testShutdown: a server that is asked to end says so first, serves on while that spreads, and then lets go of its watches.
-func testShutdown(t *testing.T, e *env.Env) {
+func testShutdown(t *testing.T, e *kit.Env) {
 	const delay = 5 * time.Second
 	ctx := t.Context()
 	namespace := e.Namespace(t)
 	replica := e.Replica(t, "--shutdown-delay-duration="+delay.String())
 	alice := replica.Direct(t, "alice", "leat:admins")
-	tasks := env.Client(t, alice).BatchV1alpha1().Tasks(namespace)
-	events := get(tasks.Watch(ctx, metav1.ListOptions{}))(t)
+	tasks := kit.Client(t, alice).BatchV1alpha1().Tasks(namespace)
+	events := kit.Must(tasks.Watch(ctx, metav1.ListOptions{}))(t)
 	defer events.Stop()
 
-	must(t, replica.Server.Signal(syscall.SIGTERM))
+	kit.Check(t, replica.Server.Signal(syscall.SIGTERM))
 	start := time.Now()
-	eventually(t, delay, "readyz says that it ends", func(ctx context.Context) error { return unready(ctx, t, replica, "shutdown") })
-	get(tasks.Create(ctx, newTask("late"), metav1.CreateOptions{}))(t)
+	kit.Eventually(t, "readyz says that it ends", func(ctx context.Context) error { return unready(ctx, t, replica, "shutdown") })
+	kit.Must(tasks.Create(ctx, newTask("late"), metav1.CreateOptions{}))(t)
 	if got := ask(t, alice, http.MethodGet, tasksPathOf(namespace), ""); got.code != http.StatusOK {
 		t.Errorf("before the delay is over it answers %s", got)
 	}
@@ -62,8 +62,8 @@ func testShutdown(t *testing.T, e *env.Env) {
 	if held := time.Since(start); held < delay {
 		t.Errorf("the watch ends after %s, before the delay of %s is over", held, delay)
 	}
-	must(t, replica.Server.Stop())
-	log := string(get(os.ReadFile(replica.Server.LogFile()))(t))
+	kit.Check(t, replica.Server.Stop())
+	log := string(kit.Must(os.ReadFile(replica.Server.LogFile()))(t))
 	for _, signal := range []string{"ShutdownInitiated", "AfterShutdownDelayDuration", "NotAcceptingNewRequest", "InFlightRequestsDrained"} {
 		if !strings.Contains(log, fmt.Sprintf("%q", signal)) {
 			t.Errorf("its log does not tell of %s", signal)

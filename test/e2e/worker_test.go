@@ -26,7 +26,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/workerrestriction"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 func newWorker(name string) *v1alpha1.Worker {
@@ -45,31 +45,31 @@ func ofWorker(name string) metav1.ListOptions {
 }
 
 // testWorker: a worker's certificate is enough for its own work, and for nothing else.
-func testWorker(t *testing.T, e *env.Env) {
+func testWorker(t *testing.T, e *kit.Env) {
 	const name, other = "worker-1", "worker-2"
 	namespace := e.Namespace(t)
 	ctx := t.Context()
-	api := env.Client(t, e.Worker(t, namespace, name)).BatchV1alpha1()
+	api := kit.Client(t, e.Worker(t, namespace, name)).BatchV1alpha1()
 	workers, leases, tasks := api.Workers(namespace), api.WorkerLeases(namespace), api.Tasks(namespace)
-	admin := env.Client(t, e.Admin(t)).BatchV1alpha1()
+	admin := kit.Client(t, e.Admin(t)).BatchV1alpha1()
 
 	t.Run("registers itself and renews its lease", func(t *testing.T) {
-		worker := get(workers.Create(ctx, newWorker(name), metav1.CreateOptions{}))(t)
+		worker := kit.Must(workers.Create(ctx, newWorker(name), metav1.CreateOptions{}))(t)
 		worker.Status.Incarnation = incarnationOf(name)
-		worker = get(workers.UpdateStatus(ctx, worker, metav1.UpdateOptions{}))(t)
+		worker = kit.Must(workers.UpdateStatus(ctx, worker, metav1.UpdateOptions{}))(t)
 		worker.Labels = map[string]string{"zone": "a"}
-		get(workers.Update(ctx, worker, metav1.UpdateOptions{}))(t)
-		lease := get(leases.Create(ctx, newLease(name), metav1.CreateOptions{}))(t)
+		kit.Must(workers.Update(ctx, worker, metav1.UpdateOptions{}))(t)
+		lease := kit.Must(leases.Create(ctx, newLease(name), metav1.CreateOptions{}))(t)
 		lease.Spec.RenewTime = new(metav1.NowMicro())
-		get(leases.Update(ctx, lease, metav1.UpdateOptions{}))(t)
-		get(leases.Get(ctx, name, metav1.GetOptions{}))(t)
-		if worker := get(workers.Get(ctx, name, metav1.GetOptions{}))(t); worker.Status.Incarnation != incarnationOf(name) {
+		kit.Must(leases.Update(ctx, lease, metav1.UpdateOptions{}))(t)
+		kit.Must(leases.Get(ctx, name, metav1.GetOptions{}))(t)
+		if worker := kit.Must(workers.Get(ctx, name, metav1.GetOptions{}))(t); worker.Status.Incarnation != incarnationOf(name) {
 			t.Errorf("the worker's incarnation is %q", worker.Status.Incarnation)
 		}
 	})
 
 	t.Run("sees its own tasks and writes their status", func(t *testing.T) {
-		watch := get(tasks.Watch(ctx, ofWorker(name)))(t)
+		watch := kit.Must(tasks.Watch(ctx, ofWorker(name)))(t)
 		defer watch.Stop()
 		boundTask(t, e, namespace, "of-the-other", other)
 		boundTask(t, e, namespace, "mine", name)
@@ -77,20 +77,20 @@ func testWorker(t *testing.T, e *env.Env) {
 		if task, ok := event.Object.(*v1alpha1.Task); !ok || task.Name != "mine" {
 			t.Fatalf("the first event is %s of %v, want one of task mine", event.Type, event.Object)
 		}
-		if list := get(tasks.List(ctx, ofWorker(name)))(t); len(list.Items) != 1 {
+		if list := kit.Must(tasks.List(ctx, ofWorker(name)))(t); len(list.Items) != 1 {
 			t.Errorf("it lists %d tasks, want its own one", len(list.Items))
 		}
-		task := get(tasks.Get(ctx, "mine", metav1.GetOptions{}))(t)
+		task := kit.Must(tasks.Get(ctx, "mine", metav1.GetOptions{}))(t)
 		task.Status.Phase, task.Status.Attempts = v1alpha1.TaskRunning, 1
-		get(tasks.UpdateStatus(ctx, task, metav1.UpdateOptions{}))(t)
+		kit.Must(tasks.UpdateStatus(ctx, task, metav1.UpdateOptions{}))(t)
 	})
 
 	t.Run("gives a task back", func(t *testing.T) {
 		seen := boundTask(t, e, namespace, "given-back", name)
-		get(tasks.Evict(ctx, "given-back", &v1alpha1.Eviction{
+		kit.Must(tasks.Evict(ctx, "given-back", &v1alpha1.Eviction{
 			Reason: "Draining", Preconditions: &metav1.Preconditions{ResourceVersion: &seen.ResourceVersion},
 		}, metav1.CreateOptions{}))(t)
-		task := get(admin.Tasks(namespace).Get(ctx, "given-back", metav1.GetOptions{}))(t)
+		task := kit.Must(admin.Tasks(namespace).Get(ctx, "given-back", metav1.GetOptions{}))(t)
 		if task.Spec.WorkerName != "" || task.Status.Disruptions != 1 {
 			t.Errorf("after the eviction it is bound to %q, with %d disruptions", task.Spec.WorkerName, task.Status.Disruptions)
 		}
@@ -100,23 +100,23 @@ func testWorker(t *testing.T, e *env.Env) {
 
 	t.Run("finishes a deletion", func(t *testing.T) {
 		boundTask(t, e, namespace, "ending", name)
-		must(t, admin.Tasks(namespace).Delete(ctx, "ending", metav1.DeleteOptions{}))
-		must(t, tasks.Delete(ctx, "ending", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+		kit.Check(t, admin.Tasks(namespace).Delete(ctx, "ending", metav1.DeleteOptions{}))
+		kit.Check(t, tasks.Delete(ctx, "ending", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
 		_, err := admin.Tasks(namespace).Get(ctx, "ending", metav1.GetOptions{})
-		must(t, gone(err))
+		kit.Check(t, kit.Gone(err))
 	})
 
 	t.Run("is refused all else", func(t *testing.T) {
-		otherAPI := env.Client(t, e.Worker(t, namespace, other)).BatchV1alpha1()
-		get(otherAPI.Workers(namespace).Create(ctx, newWorker(other), metav1.CreateOptions{}))(t)
-		get(otherAPI.WorkerLeases(namespace).Create(ctx, newLease(other), metav1.CreateOptions{}))(t)
-		get(admin.Tasks(namespace).Create(ctx, newTask("unbound"), metav1.CreateOptions{}))(t)
+		otherAPI := kit.Client(t, e.Worker(t, namespace, other)).BatchV1alpha1()
+		kit.Must(otherAPI.Workers(namespace).Create(ctx, newWorker(other), metav1.CreateOptions{}))(t)
+		kit.Must(otherAPI.WorkerLeases(namespace).Create(ctx, newLease(other), metav1.CreateOptions{}))(t)
+		kit.Must(admin.Tasks(namespace).Create(ctx, newTask("unbound"), metav1.CreateOptions{}))(t)
 		// What another may read is what one that is refused would have to guess.
-		otherWorker := get(otherAPI.Workers(namespace).Get(ctx, other, metav1.GetOptions{}))(t)
-		otherLease := get(otherAPI.WorkerLeases(namespace).Get(ctx, other, metav1.GetOptions{}))(t)
-		otherTask := get(otherAPI.Tasks(namespace).Get(ctx, "of-the-other", metav1.GetOptions{}))(t)
-		own := get(workers.Get(ctx, name, metav1.GetOptions{}))(t)
-		mine := get(tasks.Get(ctx, "mine", metav1.GetOptions{}))(t)
+		otherWorker := kit.Must(otherAPI.Workers(namespace).Get(ctx, other, metav1.GetOptions{}))(t)
+		otherLease := kit.Must(otherAPI.WorkerLeases(namespace).Get(ctx, other, metav1.GetOptions{}))(t)
+		otherTask := kit.Must(otherAPI.Tasks(namespace).Get(ctx, "of-the-other", metav1.GetOptions{}))(t)
+		own := kit.Must(workers.Get(ctx, name, metav1.GetOptions{}))(t)
+		mine := kit.Must(tasks.Get(ctx, "mine", metav1.GetOptions{}))(t)
 		changed := func(change func(*v1alpha1.Worker)) error {
 			worker := own.DeepCopy()
 			change(worker)
@@ -181,7 +181,7 @@ func testWorker(t *testing.T, e *env.Env) {
 
 	t.Run("one that is not named as workers are is refused everything", func(t *testing.T) {
 		for _, user := range []string{"someone", "leat:worker:" + namespace, "leat:worker::" + name, "leat:worker:" + namespace + ":" + name + ":more"} {
-			client := env.Client(t, e.Direct(t, user, "leat:workers"))
+			client := kit.Client(t, e.Direct(t, user, "leat:workers"))
 			_, err := client.BatchV1alpha1().Workers(namespace).Get(ctx, name, metav1.GetOptions{})
 			refused(t, err, metav1.StatusReasonForbidden, "must be named leat:worker:<namespace>:<name>")
 		}
@@ -189,24 +189,24 @@ func testWorker(t *testing.T, e *env.Env) {
 }
 
 // testReviews: what a worker and the controllers do a thousand times costs the host a handful of reviews.
-func testReviews(t *testing.T, e *env.Env) {
+func testReviews(t *testing.T, e *kit.Env) {
 	const tasks, allowed, worker = 1000, 20, "worker-1"
 	namespace := e.Namespace(t)
-	admin := env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
-	controller := env.Client(t, e.Controller(t)).BatchV1alpha1().Tasks(namespace)
-	own := env.Client(t, e.Worker(t, namespace, worker)).BatchV1alpha1().Tasks(namespace)
+	admin := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
+	controller := kit.Client(t, e.Controller(t)).BatchV1alpha1().Tasks(namespace)
+	own := kit.Client(t, e.Worker(t, namespace, worker)).BatchV1alpha1().Tasks(namespace)
 	name := func(i int) string { return fmt.Sprintf("task-%d", i) }
 	each := func(what string, do func(ctx context.Context, i int) error) {
 		t.Helper()
 		before := hostReviews(t, e)
-		must(t, inParallel(t.Context(), tasks, do))
+		kit.Check(t, inParallel(t.Context(), tasks, do))
 		after := hostReviews(t, e)
 		t.Logf("%d × %s: %d host reviews", tasks, what, after-before)
 		if after-before > allowed {
 			t.Errorf("%d × %s cost %d host reviews, allowed are %d", tasks, what, after-before, allowed)
 		}
 	}
-	must(t, inParallel(t.Context(), tasks, func(ctx context.Context, i int) error {
+	kit.Check(t, inParallel(t.Context(), tasks, func(ctx context.Context, i int) error {
 		_, err := admin.Create(ctx, newTask(name(i)), metav1.CreateOptions{})
 		return err
 	}))
@@ -215,7 +215,7 @@ func testReviews(t *testing.T, e *env.Env) {
 		return err
 	})
 	bound := map[string]*v1alpha1.Task{}
-	list := get(own.List(t.Context(), ofWorker(worker)))(t)
+	list := kit.Must(own.List(t.Context(), ofWorker(worker)))(t)
 	for i := range list.Items {
 		bound[list.Items[i].Name] = &list.Items[i]
 	}

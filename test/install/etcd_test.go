@@ -27,29 +27,31 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // TestProbesOfEtcd runs the probes of the manifest as the kubelet does, on a member that is well, full, or hangs.
 func TestProbesOfEtcd(t *testing.T) {
 	root, err := host.RepositoryRoot()
-	check(t, err)
+	kit.Check(t, err)
 	content, err := os.ReadFile(filepath.Join(root, "config", "components", "etcd", "etcd.yaml"))
-	check(t, err)
+	kit.Check(t, err)
 	documents := strings.Split(string(content), "\n---\n")
 	set := slices.IndexFunc(documents, func(document string) bool { return strings.Contains(document, "\nkind: StatefulSet\n") })
 	var etcdSet appsv1.StatefulSet
-	check(t, yaml.Unmarshal([]byte(documents[set]), &etcdSet))
+	kit.Check(t, yaml.Unmarshal([]byte(documents[set]), &etcdSet))
 	container := etcdSet.Spec.Template.Spec.Containers[0]
 
 	dir := t.ArtifactDir()
 	etcd, err := host.StartEtcd(t.Context(), host.EtcdOptions{Dir: dir, Args: []string{"--quota-backend-bytes=1048576"}})
-	check(t, err)
-	t.Cleanup(func() { check(t, etcd.Kill()) })
+	kit.Check(t, err)
+	t.Cleanup(func() { kit.Check(t, etcd.Kill()) })
 	here := strings.NewReplacer("https://localhost:2379", etcd.Endpoint, "/etc/etcd/tls/ca.crt", etcd.CAFile,
 		"/etc/etcd/tls/tls.crt", etcd.CertFile, "/etc/etcd/tls/tls.key", etcd.KeyFile)
 	probe := func(probe *corev1.Probe) error {
@@ -80,17 +82,17 @@ func TestProbesOfEtcd(t *testing.T) {
 
 	expect("is well", true)
 	client, err := etcd.Client()
-	check(t, err)
+	kit.Check(t, err)
 	defer client.Close()
 	for i, full := 0, false; !full; i++ {
 		_, err := client.Put(t.Context(), fmt.Sprintf("key-%d", i), strings.Repeat("x", 64<<10))
 		if full = err != nil && strings.Contains(err.Error(), "database space exceeded"); !full {
-			check(t, err)
+			kit.Check(t, err)
 		}
 	}
 	expect("is full", true)
-	check(t, etcd.Signal(syscall.SIGSTOP))
+	kit.Check(t, etcd.Signal(syscall.SIGSTOP))
 	expect("hangs", false)
-	check(t, etcd.Signal(syscall.SIGCONT))
+	kit.Check(t, etcd.Signal(syscall.SIGCONT))
 	expect("is back", true)
 }

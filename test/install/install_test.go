@@ -28,16 +28,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/controller/certificates"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const (
@@ -64,30 +65,30 @@ plugins:
 func TestInstall(t *testing.T) {
 	dir := t.ArtifactDir()
 	file := filepath.Join(dir, "admission.yaml")
-	check(t, os.WriteFile(file, []byte(admission), 0o600))
+	kit.Check(t, os.WriteFile(file, []byte(admission), 0o600))
 	cp, err := host.Start(t.Context(), host.Options{
 		Dir: dir, APIServerArgs: []string{"--admission-control-config-file=" + file}, ControllerManagerArgs: []string{"--controllers=*"},
 	})
-	check(t, err)
-	t.Cleanup(func() { check(t, cp.Stop()) })
+	kit.Check(t, err)
+	t.Cleanup(func() { kit.Check(t, cp.Stop()) })
 	root, err := host.RepositoryRoot()
-	check(t, err)
+	kit.Check(t, err)
 	all := filepath.Join(root, "config", "default")
 	config, err := clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig)
-	check(t, err)
+	kit.Check(t, err)
 	config.QPS = -1
 	admin := kubernetes.NewForConfigOrDie(config)
 
 	t.Run("nothing in the manifests is unknown, or more than Pod Security allows", func(t *testing.T) {
 		_, stderr, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "apply", "--validate=strict", "--kustomize", all)
-		check(t, err)
+		kit.Check(t, err)
 		if stderr != "" {
 			t.Errorf("the host warns: %s", stderr)
 		}
 	})
 	t.Run("pods are created, though their priority class needs a quota", func(t *testing.T) {
 		for _, component := range []string{"apiserver", "controller-manager", "etcd"} {
-			eventually(t, "there is a pod of "+component, func(ctx context.Context) error {
+			kit.Eventually(t, "there is a pod of "+component, func(ctx context.Context) error {
 				pods, err := admin.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
 				if err == nil && len(pods.Items) == 0 {
 					err = errors.New("there is none")
@@ -102,7 +103,7 @@ func TestInstall(t *testing.T) {
 		issued(t, admin)
 		// What is applied again leaves them alone.
 		before := secrets(t, admin)
-		check(t, cp.Apply(t.Context(), all))
+		kit.Check(t, cp.Apply(t.Context(), all))
 		for name, data := range secrets(t, admin) {
 			if string(data["tls.crt"]) != string(before[name]["tls.crt"]) {
 				t.Errorf("applying the manifests again has changed Secret %s", name)
@@ -111,15 +112,15 @@ func TestInstall(t *testing.T) {
 
 		// One that is lost is issued anew.
 		secret, err := admin.CoreV1().Secrets(namespace).Get(t.Context(), certificates.EtcdSecret, metav1.GetOptions{})
-		check(t, err)
+		kit.Check(t, err)
 		delete(secret.Data, "tls.crt")
 		_, err = admin.CoreV1().Secrets(namespace).Update(t.Context(), secret, metav1.UpdateOptions{})
-		check(t, err)
+		kit.Check(t, err)
 		issued(t, admin)
 	})
 	t.Run("uninstalled in one go", func(t *testing.T) {
 		_, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "--timeout=90s", "--kustomize", all)
-		check(t, err)
+		kit.Check(t, err)
 		_, err = admin.CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{})
 		if !apierrors.IsNotFound(err) {
 			t.Errorf("the namespace is still there: %v", err)
@@ -131,22 +132,22 @@ func TestInstall(t *testing.T) {
 func issue(t *testing.T, cp *host.ControlPlane) {
 	t.Helper()
 	path, err := cp.ServiceAccountKubeconfig(namespace, "leat-controller-manager")
-	check(t, err)
+	kit.Check(t, err)
 	config, err := clientcmd.BuildConfigFromFlags("", path)
-	check(t, err)
+	kit.Check(t, err)
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error)
 	go func() { ended <- certificates.Run(ctx, config, namespace) }()
 	t.Cleanup(func() {
 		stop()
-		check(t, <-ended)
+		kit.Check(t, <-ended)
 	})
 }
 
 // issued waits until all certificates are there and good for what they are for.
 func issued(t *testing.T, admin kubernetes.Interface) {
 	t.Helper()
-	eventually(t, "all certificates are issued", func(context.Context) error {
+	kit.Eventually(t, "all certificates are issued", func(context.Context) error {
 		all := secrets(t, admin)
 		server, client := x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth
 		return errors.Join(
@@ -163,9 +164,9 @@ func deleteNamespace(t *testing.T, admin kubernetes.Interface, name string) {
 	t.Helper()
 	namespaces := admin.CoreV1().Namespaces()
 	_, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-	check(t, err)
-	check(t, namespaces.Delete(t.Context(), name, metav1.DeleteOptions{}))
-	eventually(t, "namespace "+name+" is gone", func(ctx context.Context) error {
+	kit.Check(t, err)
+	kit.Check(t, namespaces.Delete(t.Context(), name, metav1.DeleteOptions{}))
+	kit.Eventually(t, "namespace "+name+" is gone", func(ctx context.Context) error {
 		namespace, err := namespaces.Get(ctx, name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
@@ -174,24 +175,10 @@ func deleteNamespace(t *testing.T, admin kubernetes.Interface, name string) {
 	})
 }
 
-// eventually fails the test if the condition, which returns what is missing yet, does not come true.
-func eventually(t *testing.T, what string, condition func(context.Context) error) {
-	t.Helper()
-	var last error
-	if err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
-		if err := condition(ctx); ctx.Err() == nil {
-			last = err
-		}
-		return last == nil, nil
-	}); err != nil {
-		t.Fatalf("waiting until %s: %v; last: %v", what, err, last)
-	}
-}
-
 func secrets(t *testing.T, admin kubernetes.Interface) map[string]map[string][]byte {
 	t.Helper()
 	list, err := admin.CoreV1().Secrets(namespace).List(t.Context(), metav1.ListOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	data := map[string]map[string][]byte{}
 	for _, secret := range list.Items {
 		data[secret.Name] = secret.Data
@@ -216,11 +203,4 @@ func good(data map[string][]byte, name string, usages ...x509.ExtKeyUsage) error
 		return fmt.Errorf("certificate for %s ends in %s", name, left)
 	}
 	return nil
-}
-
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

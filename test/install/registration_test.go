@@ -34,33 +34,33 @@ import (
 	aggregator "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
 
 	"github.com/leat-dev/leat/pkg/controller/apiservice"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // TestRegistration follows the APIService from before its creation to the uninstallation, with the real programs.
 func TestRegistration(t *testing.T) {
 	cp := host.ForTest(t)
-	e := env.On(t, cp)
+	e := kit.On(t, cp)
 	config, err := clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig)
-	check(t, err)
+	kit.Check(t, err)
 	config.QPS = -1
 	admin := kubernetes.NewForConfigOrDie(config)
 	services := aggregator.NewForConfigOrDie(config).ApiregistrationV1().APIServices()
 	server, err := url.Parse(e.Direct(t, "nobody").Host)
-	check(t, err)
+	kit.Check(t, err)
 
 	// As after "kubectl apply", before the first pod of leat-apiserver is ready.
-	check(t, e.Server.Stop())
-	check(t, services.Delete(t.Context(), apiservice.Name, metav1.DeleteOptions{}))
+	kit.Check(t, e.Server.Stop())
+	kit.Check(t, services.Delete(t.Context(), apiservice.Name, metav1.DeleteOptions{}))
 	_, err = admin.CoreV1().Secrets(namespace).Create(t.Context(), &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: apiservice.Secret}, Data: map[string][]byte{"ca.crt": e.ServingCA.CertPEM()},
 	}, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	// It must outlive its own service account for a while: at the end everything is taken away from it.
 	manager := e.StartManager(t, "one", "--register-service=leat-system/leat-apiserver:"+server.Port(),
 		"--leader-elect-lease-duration=10m", "--leader-elect-renew-deadline=9m")
-	eventually(t, "a manager leads", func(ctx context.Context) error {
+	kit.Eventually(t, "a manager leads", func(ctx context.Context) error {
 		lease, err := admin.CoordinationV1().Leases(namespace).Get(ctx, "leat-controller-manager", metav1.GetOptions{})
 		if err == nil && (lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "") {
 			err = errors.New("nobody does")
@@ -75,13 +75,13 @@ func TestRegistration(t *testing.T) {
 		}
 	})
 	t.Run("when the server is ready", func(t *testing.T) {
-		check(t, e.Server.Restart(t.Context()))
-		eventually(t, "the API is registered", func(ctx context.Context) error {
+		kit.Check(t, e.Server.Restart(t.Context()))
+		kit.Eventually(t, "the API is registered", func(ctx context.Context) error {
 			_, err := services.Get(ctx, apiservice.Name, metav1.GetOptions{})
 			return err
 		})
-		check(t, cp.WaitLeat(t.Context()))
-		eventually(t, "the trial has ended", func(ctx context.Context) error {
+		kit.Check(t, cp.WaitLeat(t.Context()))
+		kit.Eventually(t, "the trial has ended", func(ctx context.Context) error {
 			registered, err := services.Get(ctx, apiservice.Name, metav1.GetOptions{})
 			if err == nil && len(registered.Annotations) > 0 {
 				err = fmt.Errorf("it has the annotations %v", registered.Annotations)
@@ -91,12 +91,12 @@ func TestRegistration(t *testing.T) {
 	})
 	t.Run("longer than the server lives", func(t *testing.T) {
 		before, err := services.Get(t.Context(), apiservice.Name, metav1.GetOptions{})
-		check(t, err)
-		check(t, e.Server.Kill())
+		kit.Check(t, err)
+		kit.Check(t, e.Server.Kill())
 		// What others change is put right, which shows that the controller has looked.
 		_, err = services.Patch(t.Context(), apiservice.Name, types.MergePatchType, []byte(`{"spec": {"groupPriorityMinimum": 2000}}`), metav1.PatchOptions{})
-		check(t, err)
-		eventually(t, "the priority is the controller's again", func(ctx context.Context) error {
+		kit.Check(t, err)
+		kit.Eventually(t, "the priority is the controller's again", func(ctx context.Context) error {
 			now, err := services.Get(ctx, apiservice.Name, metav1.GetOptions{})
 			if err == nil && (now.UID != before.UID || now.Spec.GroupPriorityMinimum != before.Spec.GroupPriorityMinimum) {
 				err = fmt.Errorf("it is %d, of the APIService %s", now.Spec.GroupPriorityMinimum, now.UID)
@@ -107,23 +107,23 @@ func TestRegistration(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "ServiceUnavailable") {
 			t.Errorf("without a server kubectl says %v", err)
 		}
-		check(t, e.Server.Restart(t.Context()))
-		check(t, cp.WaitLeat(t.Context()))
+		kit.Check(t, e.Server.Restart(t.Context()))
+		kit.Check(t, cp.WaitLeat(t.Context()))
 	})
 	t.Run("and is not created again when Leat is uninstalled", func(t *testing.T) {
 		changes, err := services.Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=" + apiservice.Name})
-		check(t, err)
+		kit.Check(t, err)
 		defer changes.Stop()
 		if event := <-changes.ResultChan(); event.Type != watch.Added {
 			t.Fatalf("first the watch shows %v", event)
 		}
 		root, err := host.RepositoryRoot()
-		check(t, err)
+		kit.Check(t, err)
 		_, _, err = cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "--timeout=90s", "--kustomize", filepath.Join(root, "config", "base"))
-		check(t, err)
+		kit.Check(t, err)
 		deleteNamespace(t, admin, "after")
-		check(t, manager.Err()) // so it had the time to do it
-		check(t, manager.Stop())
+		kit.Check(t, manager.Err()) // so it had the time to do it
+		kit.Check(t, manager.Stop())
 		deleted := false
 		for {
 			select {

@@ -30,12 +30,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testBadManifests sends what people mistype. Each answer must name the field and say what is wrong with it, and nothing may be
 // stored.
-func testBadManifests(t *testing.T, e *env.Env) {
+func testBadManifests(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	client := controller(t, e)
 	const strict = `cannot be handled as a Task: strict decoding error: `
@@ -150,13 +150,13 @@ func testBadManifests(t *testing.T, e *env.Env) {
 
 // testBadRequests sends what no client library would: forged, broken and hostile requests. Each must be answered quickly and
 // clearly by a status of 400 to 499, store nothing and leave the server as it was.
-func testBadRequests(t *testing.T, e *env.Env) {
+func testBadRequests(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.with(manifest("Task", "good", "{command: [sleep]}")).run("create -f -")
 	k.with(manifest("Task", "second", "{command: [sleep]}")).run("create -f -")
 	config := e.Admin(t)
 	client, err := rest.HTTPClientFor(config)
-	check(t, err)
+	kit.Check(t, err)
 	tasks := config.Host + "/apis/batch.leat.dev/v1alpha1/namespaces/" + k.namespace + "/tasks"
 	good := tasks + "/good"
 
@@ -170,7 +170,7 @@ func testBadRequests(t *testing.T, e *env.Env) {
 	}
 	token := func(rv int64, start string) string {
 		content, err := json.Marshal(map[string]any{"v": "meta.k8s.io/v1", "rv": rv, "start": start})
-		check(t, err)
+		kit.Check(t, err)
 		return "?limit=1&continue=" + base64.RawURLEncoding.EncodeToString(content)
 	}
 	const depth = 100_000
@@ -239,16 +239,16 @@ func testBadRequests(t *testing.T, e *env.Env) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			request, err := http.NewRequestWithContext(t.Context(), test.method, test.url, strings.NewReader(test.body))
-			check(t, err)
+			kit.Check(t, err)
 			request.Header.Set("Content-Type", test.contentType)
 			begun := time.Now()
 			response, err := client.Do(request)
-			check(t, err)
+			kit.Check(t, err)
 			defer response.Body.Close()
 			body, err := io.ReadAll(response.Body)
-			check(t, err)
+			kit.Check(t, err)
 			var status metav1.Status
-			check(t, json.Unmarshal(body, &status))
+			kit.Check(t, json.Unmarshal(body, &status))
 			expected := false
 			for _, code := range test.status {
 				expected = expected || response.StatusCode == code
@@ -266,5 +266,5 @@ func testBadRequests(t *testing.T, e *env.Env) {
 	}
 	k.says("task.batch.leat.dev/good\ntask.batch.leat.dev/second", "get tk -o name")
 	k.says("1 1", "get tk -o", "jsonpath={.items[*].metadata.generation}")
-	check(t, e.Server.Err())
+	kit.Check(t, e.Server.Err())
 }

@@ -26,13 +26,13 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // immediately is what kubectl says of a deletion that does not wait.
 const immediately = "Immediate deletion does not wait for confirmation that the running resource has been terminated."
 
-func testDelete(t *testing.T, e *env.Env) {
+func testDelete(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	tasks := controller(t, e).Tasks(k.namespace)
 	register(t, e, k.namespace, "w-aaaaa")
@@ -50,7 +50,7 @@ func testDelete(t *testing.T, e *env.Env) {
 	for _, flags := range []string{"", "--now", "--grace-period=60", "--grace-period=0 --force", "--wait=false"} {
 		k.with(manifest("Task", "unbound", "{command: [sleep]}")).run("create -f -")
 		out, _, err := k.try("delete tk unbound " + flags)
-		check(t, err)
+		kit.Check(t, err)
 		if !strings.HasPrefix(strings.Replace(out, "force deleted", "deleted", 1), deleted("unbound")) {
 			t.Errorf("delete %s: %s", flags, out)
 		}
@@ -77,7 +77,7 @@ func testDelete(t *testing.T, e *env.Env) {
 		bind(t, tasks, "bound", "w-aaaaa")
 		k.says(deleted("bound"), "delete tk bound --wait=false "+test.flags)
 		task, err := tasks.Get(t.Context(), "bound", metav1.GetOptions{})
-		check(t, err)
+		kit.Check(t, err)
 		if task.DeletionTimestamp == nil || *task.DeletionGracePeriodSeconds != test.grace {
 			t.Errorf("delete %q: the grace period is %v, want %d", test.flags, ptr.Deref(task.DeletionGracePeriodSeconds, -1), test.grace)
 		}
@@ -86,13 +86,13 @@ func testDelete(t *testing.T, e *env.Env) {
 		if test.grace > 1 {
 			k.run("delete tk bound --wait=false --now")
 			task, err := tasks.Get(t.Context(), "bound", metav1.GetOptions{})
-			check(t, err)
+			kit.Check(t, err)
 			if *task.DeletionGracePeriodSeconds != 1 {
 				t.Errorf("delete %q, then --now: the grace period is %d, want 1", test.flags, *task.DeletionGracePeriodSeconds)
 			}
 		}
 		out, stderr, err := k.try("delete tk bound --grace-period=0 --force")
-		check(t, err)
+		kit.Check(t, err)
 		if !strings.Contains(out, "force deleted") || !strings.Contains(stderr, immediately) {
 			t.Errorf("delete --force: %s %s", out, stderr)
 		}
@@ -104,7 +104,7 @@ func testDelete(t *testing.T, e *env.Env) {
 	bind(t, tasks, "bound", "w-aaaaa")
 	deletes := k.start("delete tk bound -v=6")
 	deletes.watching()
-	check(t, tasks.Delete(t.Context(), "bound", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
+	kit.Check(t, tasks.Delete(t.Context(), "bound", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
 	deletes.end()
 
 	k.refuses(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "bound" not found`}, "delete tk bound")

@@ -23,10 +23,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
-func testDiscovery(t *testing.T, e *env.Env) {
+func testDiscovery(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.shows([]string{
 		"NAME SHORTNAMES APIVERSION NAMESPACED KIND VERBS CATEGORIES",
@@ -75,7 +75,7 @@ func testDiscovery(t *testing.T, e *env.Env) {
 	}
 }
 
-func testExplain(t *testing.T, e *env.Env) {
+func testExplain(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	// The aggregator fetches the document some time after it has begun to serve the group.
 	eventually(t, func() error {
@@ -112,7 +112,7 @@ func testExplain(t *testing.T, e *env.Env) {
 			}
 		}
 	}
-	check(t, json.Unmarshal([]byte(k.run("get --raw /openapi/v3/apis/batch.leat.dev/v1alpha1")), &document))
+	kit.Check(t, json.Unmarshal([]byte(k.run("get --raw /openapi/v3/apis/batch.leat.dev/v1alpha1")), &document))
 	fields := 0
 	for name, schema := range document.Components.Schemas {
 		if !strings.HasPrefix(name, "dev.leat.batch.") {
@@ -133,7 +133,7 @@ func testExplain(t *testing.T, e *env.Env) {
 	}
 }
 
-func testDescribe(t *testing.T, e *env.Env) {
+func testDescribe(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.with(manifest("Task", "one", "{command: [sleep, '1'], queueName: nightly}")).run("create -f -")
 	k.with(manifest("TaskSet", "many", "{completions: 3, parallelism: 0, template: {spec: {command: [sleep, '1']}}}")).run("create -f -")

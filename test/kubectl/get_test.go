@@ -29,26 +29,26 @@ import (
 	"sigs.k8s.io/yaml"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // register registers a worker as it does itself, with room for eight tasks, and not ready: it is given none. Tasks that are bound
 // to a worker that is not there do not stay so where the lifecycle controller runs.
-func register(t testing.TB, e *env.Env, namespace, name string) *batch.Worker {
+func register(t testing.TB, e *kit.Env, namespace, name string) *batch.Worker {
 	t.Helper()
-	workers := env.Client(t, e.Worker(t, namespace, name)).BatchV1alpha1().Workers(namespace)
+	workers := kit.Client(t, e.Worker(t, namespace, name)).BatchV1alpha1().Workers(namespace)
 	worker, err := workers.Create(t.Context(), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	worker.Status.Incarnation = "one"
 	worker.Status.Capacity = batch.ResourceList{batch.ResourceTasks: resource.MustParse("8")}
 	worker.Status.Allocatable = worker.Status.Capacity
 	worker.Status.WorkerInfo.Version = "v1.2.3"
 	worker, err = workers.UpdateStatus(t.Context(), worker, metav1.UpdateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	return worker
 }
 
-func testColumns(t *testing.T, e *env.Env) {
+func testColumns(t *testing.T, e *kit.Env) {
 	t.Run("Tasks", func(t *testing.T) { testTaskColumns(t, e) })
 	t.Run("Workers", func(t *testing.T) { testWorkerColumns(t, e) })
 	if e.Standalone() {
@@ -58,7 +58,7 @@ func testColumns(t *testing.T, e *env.Env) {
 	t.Run("TaskQueues", func(t *testing.T) { testTaskQueueColumns(t, e) })
 }
 
-func testTaskColumns(t *testing.T, e *env.Env) {
+func testTaskColumns(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	tasks := controller(t, e).Tasks(k.namespace)
 	register(t, e, k.namespace, "w-aaaaa")
@@ -98,7 +98,7 @@ func testTaskColumns(t *testing.T, e *env.Env) {
 			name: "crashed", worker: "w-aaaaa", spec: "crashLimit: 1", status: running,
 			then: func() {
 				_, err := tasks.Evict(t.Context(), "crashed", &batch.Eviction{Reason: "WorkerRestarted", WorkerCrashed: true}, metav1.CreateOptions{})
-				check(t, err)
+				kit.Check(t, err)
 			},
 			row: "WorkerCrashed w-aaaaa 137 1 T", wide: "default 0 T T WorkerCrashed",
 		},
@@ -111,7 +111,7 @@ func testTaskColumns(t *testing.T, e *env.Env) {
 			name: "evicted", worker: "w-aaaaa",
 			then: func() {
 				_, err := tasks.Evict(t.Context(), "evicted", &batch.Eviction{Reason: "WorkerLost"}, metav1.CreateOptions{})
-				check(t, err)
+				kit.Check(t, err)
 			},
 			row: "WorkerLost <none> <none> 0 T", wide: "default 0 T <none> WorkerLost",
 		},
@@ -140,7 +140,7 @@ func testTaskColumns(t *testing.T, e *env.Env) {
 		},
 		{
 			name: "terminating", worker: "w-aaaaa", status: running,
-			then: func() { check(t, tasks.Delete(t.Context(), "terminating", metav1.DeleteOptions{})) },
+			then: func() { kit.Check(t, tasks.Delete(t.Context(), "terminating", metav1.DeleteOptions{})) },
 			row:  "Terminating w-aaaaa <none> 1 T", wide: "default 0 T T <none>",
 		},
 		{
@@ -169,7 +169,7 @@ func testTaskColumns(t *testing.T, e *env.Env) {
 	k.shows(wide, "get tk -o wide")
 }
 
-func testTaskSetColumns(t *testing.T, e *env.Env) {
+func testTaskSetColumns(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	sets := controller(t, e).TaskSets(k.namespace)
 	start := metav1.Now()
@@ -214,7 +214,7 @@ func testTaskSetColumns(t *testing.T, e *env.Env) {
 		k.with(manifest("TaskSet", set.name, "{"+set.spec+", template: {spec: {command: [sleep]}}}")).run("create -f -")
 		eventually(t, func() error {
 			object, err := sets.Get(t.Context(), set.name, metav1.GetOptions{})
-			check(t, err)
+			kit.Check(t, err)
 			object.Status = set.status
 			_, err = sets.UpdateStatus(t.Context(), object, metav1.UpdateOptions{})
 			return err
@@ -226,7 +226,7 @@ func testTaskSetColumns(t *testing.T, e *env.Env) {
 	k.shows([]string{"NAME DESIRED AVAILABLE AGE", "running 50 50 T"}, "get tks running --subresource=scale")
 }
 
-func testWorkerColumns(t *testing.T, e *env.Env) {
+func testWorkerColumns(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	workers := controller(t, e).Workers(k.namespace)
 	rows := []string{"NAME STATUS TASKS VERSION AGE"}
@@ -250,7 +250,7 @@ func testWorkerColumns(t *testing.T, e *env.Env) {
 			}}
 		}
 		_, err := workers.UpdateStatus(t.Context(), object, metav1.UpdateOptions{})
-		check(t, err)
+		kit.Check(t, err)
 		if worker.unschedulable {
 			k.says("worker.batch.leat.dev/"+worker.name+" patched", "patch wkr "+worker.name+" --type=merge -p", `{"spec": {"unschedulable": true}}`)
 		}
@@ -263,15 +263,15 @@ func testWorkerColumns(t *testing.T, e *env.Env) {
 		ObjectMeta: metav1.ObjectMeta{Name: "ready-aaaaa"},
 		Spec:       batch.WorkerLeaseSpec{HolderIdentity: "one", RenewTime: ptr.To(metav1.NowMicro())},
 	}
-	client := env.Client(t, e.Worker(t, k.namespace, lease.Name))
+	client := kit.Client(t, e.Worker(t, k.namespace, lease.Name))
 	_, err := client.BatchV1alpha1().WorkerLeases(k.namespace).Create(t.Context(), lease, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	k.shows([]string{"NAME HOLDER RENEWED AGE", "ready-aaaaa one T T"}, "get workerleases")
 }
 
-func testTaskQueueColumns(t *testing.T, e *env.Env) {
+func testTaskQueueColumns(t *testing.T, e *kit.Env) {
 	k := open(t, e)
-	queues, people := controller(t, e).TaskQueues(k.namespace), env.Client(t, e.Admin(t)).BatchV1alpha1().TaskQueues(k.namespace)
+	queues, people := controller(t, e).TaskQueues(k.namespace), kit.Client(t, e.Admin(t)).BatchV1alpha1().TaskQueues(k.namespace)
 	rows := []string{"NAME PENDING RUNNING LIMIT STOP AGE"}
 	for _, queue := range []struct{ name, spec, row string }{
 		{"drained", "{stopPolicy: HoldAndDrain}", "12 3 <none> HoldAndDrain T"},
@@ -281,7 +281,7 @@ func testTaskQueueColumns(t *testing.T, e *env.Env) {
 		k.with(manifest("TaskQueue", queue.name, queue.spec)).run("create -f -")
 		eventually(t, func() error {
 			object, err := people.Get(t.Context(), queue.name, metav1.GetOptions{})
-			check(t, err)
+			kit.Check(t, err)
 			object.Status.Pending, object.Status.Running = 12, 3
 			_, err = queues.UpdateStatus(t.Context(), object, metav1.UpdateOptions{})
 			return err
@@ -292,7 +292,7 @@ func testTaskQueueColumns(t *testing.T, e *env.Env) {
 	k.shows(rows, "get tq -o wide")
 }
 
-func testOutput(t *testing.T, e *env.Env) {
+func testOutput(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.says("", "get tk")
 	if _, stderr, err := k.try("get tk"); err != nil || stderr != fmt.Sprintf("No resources found in %s namespace.\n", k.namespace) {
@@ -303,11 +303,11 @@ func testOutput(t *testing.T, e *env.Env) {
 	k.run("label tk one app=web")
 
 	want, err := controller(t, e).Tasks(k.namespace).Get(t.Context(), "one", metav1.GetOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	for _, format := range []string{"yaml", "json"} {
 		var got batch.Task
 		out := k.run("get tk one --show-managed-fields -o " + format)
-		check(t, yaml.UnmarshalStrict([]byte(out), &got))
+		kit.Check(t, yaml.UnmarshalStrict([]byte(out), &got))
 		if got.APIVersion != "batch.leat.dev/v1alpha1" || got.Kind != "Task" || got.UID != want.UID || got.Spec.Command[1] != "1" ||
 			len(got.ManagedFields) == 0 {
 			t.Errorf("get -o %s:\n%s", format, out)
@@ -316,7 +316,7 @@ func testOutput(t *testing.T, e *env.Env) {
 			metav1.TypeMeta `json:",inline"`
 			Items           []batch.Task `json:"items"`
 		}
-		check(t, yaml.Unmarshal([]byte(k.run("get tk -o "+format)), &list))
+		kit.Check(t, yaml.Unmarshal([]byte(k.run("get tk -o "+format)), &list))
 		if list.Kind != "List" || len(list.Items) != 2 || list.Items[1].Kind != "Task" {
 			t.Errorf("get of a list -o %s: %v", format, list)
 		}
@@ -342,7 +342,7 @@ func testOutput(t *testing.T, e *env.Env) {
 	}
 }
 
-func testSelectors(t *testing.T, e *env.Env) {
+func testSelectors(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	tasks := controller(t, e).Tasks(k.namespace)
 	five(k)
@@ -374,7 +374,7 @@ func testSelectors(t *testing.T, e *env.Env) {
 
 	// Pages come in order, each object once, and are asked for as such.
 	out, log, err := k.try("get tk --chunk-size=2 -v=8 -o name")
-	check(t, err)
+	kit.Check(t, err)
 	if out != "task.batch.leat.dev/t-0\ntask.batch.leat.dev/t-1\ntask.batch.leat.dev/t-2\ntask.batch.leat.dev/t-3\ntask.batch.leat.dev/t-4" {
 		t.Errorf("get in pages:\n%s", out)
 	}
@@ -393,7 +393,7 @@ func testSelectors(t *testing.T, e *env.Env) {
 	}
 }
 
-func testWatch(t *testing.T, e *env.Env) {
+func testWatch(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	tasks := controller(t, e).Tasks(k.namespace)
 	register(t, e, k.namespace, "w-aaaaa")
@@ -416,9 +416,9 @@ func testWatch(t *testing.T, e *env.Env) {
 	report(t, tasks, "one", func(status *batch.TaskStatus) { status.Phase, status.Attempts = batch.TaskRunning, 1 })
 	every.line("MODIFIED one Running w-aaaaa <none> 1 T")
 	selected.line("one Running w-aaaaa <none> 1 T")
-	check(t, tasks.Delete(t.Context(), "one", metav1.DeleteOptions{}))
+	kit.Check(t, tasks.Delete(t.Context(), "one", metav1.DeleteOptions{}))
 	every.line("MODIFIED one Terminating w-aaaaa <none> 1 T")
-	check(t, tasks.Delete(t.Context(), "one", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
+	kit.Check(t, tasks.Delete(t.Context(), "one", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
 	every.line("DELETED one Terminating w-aaaaa <none> 1 T")
 
 	// A watch that a client bounds ends at its bound, as one that it asked for.

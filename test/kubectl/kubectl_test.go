@@ -39,20 +39,20 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
-func TestStandalone(t *testing.T) { suite(t, env.Standalone(t)) }
+func TestStandalone(t *testing.T) { suite(t, kit.Standalone(t)) }
 
-func TestAggregated(t *testing.T) { suite(t, env.Aggregated(t)) }
+func TestAggregated(t *testing.T) { suite(t, kit.Aggregated(t)) }
 
-func TestAtServer(t *testing.T) { suite(t, env.Aggregated(t).AtServer()) }
+func TestAtServer(t *testing.T) { suite(t, kit.Aggregated(t).AtServer()) }
 
-func suite(t *testing.T, e *env.Env) {
+func suite(t *testing.T, e *kit.Env) {
 	for _, area := range []struct {
 		name string
-		test func(*testing.T, *env.Env)
+		test func(*testing.T, *kit.Env)
 	}{
 		{"Discovery", testDiscovery},
 		{"Explain", testExplain},
@@ -83,14 +83,14 @@ const timeout = time.Minute
 // terminal is where a person types kubectl commands.
 type terminal struct {
 	t          testing.TB
-	e          *env.Env
+	e          *kit.Env
 	namespace  string
 	kubeconfig string
 	stdin      string
 }
 
 // open gives the administrator's terminal in a namespace of the test's own.
-func open(t testing.TB, e *env.Env) terminal {
+func open(t testing.TB, e *kit.Env) terminal {
 	t.Helper()
 	namespace := e.Namespace(t)
 	return terminal{t: t, e: e, namespace: namespace, kubeconfig: e.Kubeconfig(t, e.Admin(t), namespace)}
@@ -188,12 +188,12 @@ type session struct {
 func (k terminal) start(line string, more ...string) *session {
 	k.t.Helper()
 	root, err := host.RepositoryRoot()
-	check(k.t, err)
+	kit.Check(k.t, err)
 	command := exec.CommandContext(k.t.Context(), filepath.Join(root, "bin", "host", "kubectl"), append(strings.Fields(line), more...)...)
 	command.Env = append(os.Environ(), "KUBECONFIG="+k.kubeconfig, "KUBECACHEDIR="+k.t.TempDir())
 	reader, writer := io.Pipe()
 	command.Stdout, command.Stderr = writer, writer
-	check(k.t, command.Start())
+	kit.Check(k.t, command.Start())
 	s := &session{t: k.t, name: "kubectl " + line, lines: make(chan string, 10000), ended: make(chan struct{})}
 	go func() {
 		s.err = command.Wait()
@@ -274,22 +274,22 @@ func five(k terminal) {
 }
 
 // controller gives the typed client of the controller manager.
-func controller(t testing.TB, e *env.Env) typed.BatchV1alpha1Interface {
+func controller(t testing.TB, e *kit.Env) typed.BatchV1alpha1Interface {
 	t.Helper()
-	return env.Client(t, e.Controller(t)).BatchV1alpha1()
+	return kit.Client(t, e.Controller(t)).BatchV1alpha1()
 }
 
 // bind binds a task as the scheduler does.
 func bind(t testing.TB, tasks typed.TaskInterface, name, worker string) {
 	t.Helper()
 	_, err := tasks.Bind(t.Context(), name, &batch.Binding{Target: batch.BindingTarget{Name: worker, Incarnation: "one"}}, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 }
 
 // report changes a task's status as its worker does. The scheduler may write between.
 func report(t testing.TB, tasks typed.TaskInterface, name string, change func(*batch.TaskStatus)) {
 	t.Helper()
-	check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error {
+	kit.Check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		task, err := tasks.Get(t.Context(), name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -310,12 +310,5 @@ func eventually(t testing.TB, f func() error) {
 	})
 	if err != nil {
 		t.Fatalf("%v: %v", err, last)
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

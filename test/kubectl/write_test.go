@@ -26,11 +26,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
-func testApply(t *testing.T, e *env.Env) {
+func testApply(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	queue := k.with(manifest("TaskQueue", "line", "{weight: 1}"))
 	queue.says("taskqueue.batch.leat.dev/line created", "apply -f -")
@@ -81,7 +81,7 @@ func testApply(t *testing.T, e *env.Env) {
 		says("taskset.batch.leat.dev/many configured", "apply -f -")
 }
 
-func testServerSideApply(t *testing.T, e *env.Env) {
+func testServerSideApply(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	queue := k.with(manifest("TaskQueue", "line", "{weight: 1}"))
 	queue.says("taskqueue.batch.leat.dev/line serverside-applied", "apply --server-side --field-manager=alice -f -")
@@ -121,7 +121,7 @@ func testServerSideApply(t *testing.T, e *env.Env) {
 		refuses(1, []string{`Apply failed with 1 conflict: conflict with "kubectl" with subresource "scale" using batch.leat.dev/v1alpha1: .spec.parallelism`}, "apply --server-side -f -")
 }
 
-func testReplace(t *testing.T, e *env.Env) {
+func testReplace(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	queue := k.with(manifest("TaskQueue", "line", "{weight: 1}"))
 	queue.says("taskqueue.batch.leat.dev/line created", "create -f -")
@@ -150,7 +150,7 @@ func testReplace(t *testing.T, e *env.Env) {
 	k.says("", "get tk dry --ignore-not-found")
 }
 
-func testPatch(t *testing.T, e *env.Env) {
+func testPatch(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.with(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: a}, {name: b}, {name: c}]}")).run("create -f -")
 	for _, test := range []struct{ kind, patch, path, want string }{
@@ -192,7 +192,7 @@ func testPatch(t *testing.T, e *env.Env) {
 	k.says("true 4", "get tks many -o", "jsonpath={.spec.suspend} {.spec.parallelism}")
 }
 
-func testLabelAndAnnotate(t *testing.T, e *env.Env) {
+func testLabelAndAnnotate(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.with(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
 	k.says("task.batch.leat.dev/one labeled", "label tk one app=web")
@@ -207,7 +207,7 @@ func testLabelAndAnnotate(t *testing.T, e *env.Env) {
 	k.refuses(1, []string{`a valid label must be an empty string or consist of alphanumeric characters`}, "label tk one app=-")
 }
 
-func testScale(t *testing.T, e *env.Env) {
+func testScale(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.with(manifest("TaskSet", "many", "{completions: 30, parallelism: 3, template: {spec: {command: [sleep]}}}")).run("create -f -")
 	k.says("taskset.batch.leat.dev/many scaled", "scale tks many --replicas=7")
@@ -223,10 +223,10 @@ func testScale(t *testing.T, e *env.Env) {
 }
 
 // testExamples applies what a person applies first.
-func testExamples(t *testing.T, e *env.Env) {
+func testExamples(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	root, err := host.RepositoryRoot()
-	check(t, err)
+	kit.Check(t, err)
 	dir := filepath.Join(root, "artifacts", "examples")
 	k.says("task.batch.leat.dev/hello created\ntaskqueue.batch.leat.dev/nightly created\ntaskset.batch.leat.dev/squares created", "apply -f "+dir)
 	k.says("task.batch.leat.dev/hello unchanged\ntaskqueue.batch.leat.dev/nightly unchanged\ntaskset.batch.leat.dev/squares unchanged", "apply -f "+dir)
@@ -240,7 +240,7 @@ func testExamples(t *testing.T, e *env.Env) {
 	})
 }
 
-func testWait(t *testing.T, e *env.Env) {
+func testWait(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	client := controller(t, e)
 	tasks, sets := client.Tasks(k.namespace), client.TaskSets(k.namespace)
@@ -274,7 +274,7 @@ func testWait(t *testing.T, e *env.Env) {
 	waits.watching()
 	eventually(t, func() error {
 		set, err := sets.Get(t.Context(), "many", metav1.GetOptions{})
-		check(t, err)
+		kit.Check(t, err)
 		now := metav1.Now()
 		if set.Status.StartTime == nil {
 			set.Status.StartTime = &now
@@ -291,7 +291,7 @@ func testWait(t *testing.T, e *env.Env) {
 
 	waits = k.start("wait tk one --for=delete -v=6")
 	waits.watching()
-	check(t, tasks.Delete(t.Context(), "one", metav1.DeleteOptions{}))
+	kit.Check(t, tasks.Delete(t.Context(), "one", metav1.DeleteOptions{}))
 	waits.line("task.batch.leat.dev/one condition met")
 	waits.end()
 

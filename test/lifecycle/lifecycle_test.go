@@ -41,8 +41,8 @@ import (
 	"github.com/leat-dev/leat/pkg/controller/lifecycle"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/scheduler"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const (
@@ -53,8 +53,8 @@ const (
 )
 
 func TestStandalone(t *testing.T) {
-	e := env.Standalone(t)
-	client := env.Client(t, e.Controller(t))
+	e := kit.Standalone(t)
+	client := kit.Client(t, e.Controller(t))
 	keepRunning(t, scheduler.New(client).Run)
 	keepRunning(t, lifecycle.New(client, lifecycle.Options{
 		LeaseInterval: 500 * time.Millisecond, FullDisruptionTimeout: silenceTimeout, RemoveAfter: removeAfter,
@@ -85,14 +85,14 @@ func keepRunning(t *testing.T, run func(context.Context) error) {
 // place is a namespace with its workers, and a directory that their tasks leave marks in.
 type place struct {
 	*testing.T
-	env       *env.Env
+	env       *kit.Env
 	namespace string
 	api       typed.BatchV1alpha1Interface
 	dir       string
 }
 
-func newPlace(t *testing.T, e *env.Env) *place {
-	return &place{T: t, env: e, namespace: e.Namespace(t), api: env.Client(t, e.Admin(t)).BatchV1alpha1(), dir: t.TempDir()}
+func newPlace(t *testing.T, e *kit.Env) *place {
+	return &place{T: t, env: e, namespace: e.Namespace(t), api: kit.Client(t, e.Admin(t)).BatchV1alpha1(), dir: t.TempDir()}
 }
 
 // work starts a worker, until the test ends, and waits until it is registered.
@@ -247,7 +247,7 @@ func tolerates(seconds *int64) func(*batch.Task) {
 	}
 }
 
-func testKilled(t *testing.T, e *env.Env) {
+func testKilled(t *testing.T, e *kit.Env) {
 	p := newPlace(t, e)
 	a := p.work("a")
 	p.run("moves", `if first; then exec sleep 3600; fi`)
@@ -272,7 +272,7 @@ func testKilled(t *testing.T, e *env.Env) {
 	p.awaitWorker("b", "well", isWell)
 }
 
-func testFrozen(t *testing.T, e *env.Env) {
+func testFrozen(t *testing.T, e *kit.Env) {
 	p := newPlace(t, e)
 	a := p.work("a")
 	// What the first attempt comes to while the worker is frozen is old news when it wakes.
@@ -301,7 +301,7 @@ func testFrozen(t *testing.T, e *env.Env) {
 	stale.Status.Phase = batch.TaskFailed
 	for _, version := range []string{stale.ResourceVersion, p.task("ended-meanwhile").ResourceVersion} {
 		stale.ResourceVersion = version
-		_, err := env.Client(t, e.Controller(t)).BatchV1alpha1().Tasks(p.namespace).UpdateStatus(t.Context(), stale, metav1.UpdateOptions{})
+		_, err := kit.Client(t, e.Controller(t)).BatchV1alpha1().Tasks(p.namespace).UpdateStatus(t.Context(), stale, metav1.UpdateOptions{})
 		if !apierrors.IsConflict(err) {
 			t.Errorf("a late write: %v; want a conflict", err)
 		}
@@ -327,7 +327,7 @@ func testFrozen(t *testing.T, e *env.Env) {
 	}
 }
 
-func testRestarted(t *testing.T, e *env.Env) {
+func testRestarted(t *testing.T, e *kit.Env) {
 	p := newPlace(t, e)
 	a := p.work("a")
 	p.run("t", `if first; then exec sleep 3600; fi`, tolerates(nil))
@@ -339,7 +339,7 @@ func testRestarted(t *testing.T, e *env.Env) {
 	p.awaitWorker("a", "well", isWell)
 }
 
-func testStopped(t *testing.T, e *env.Env) {
+func testStopped(t *testing.T, e *kit.Env) {
 	p := newPlace(t, e)
 	a := p.work("a", "--drain-timeout=1s", "--labels=disk=ssd", "--taints=slow:PreferNoSchedule", "--capacity=cpu=3,example.com/gpu=1")
 	p.awaitWorker("a", "as its flags say", func(w *batch.Worker) bool {
@@ -363,7 +363,7 @@ func testStopped(t *testing.T, e *env.Env) {
 	}, func() string { return "a worker that was stopped long ago, and its lease, are not removed" })
 }
 
-func testDeleted(t *testing.T, e *env.Env) {
+func testDeleted(t *testing.T, e *kit.Env) {
 	p := newPlace(t, e)
 	a := p.work("a")
 	for _, name := range []string{"before", "after"} {
@@ -378,7 +378,7 @@ func testDeleted(t *testing.T, e *env.Env) {
 	p.awaitGone("after")
 }
 
-func testWorkerDeleted(t *testing.T, e *env.Env) {
+func testWorkerDeleted(t *testing.T, e *kit.Env) {
 	t.Run("that is dead", func(t *testing.T) {
 		p := newPlace(t, e)
 		a := p.work("a")
@@ -404,7 +404,7 @@ func testWorkerDeleted(t *testing.T, e *env.Env) {
 	})
 }
 
-func testTimeToLive(t *testing.T, e *env.Env) {
+func testTimeToLive(t *testing.T, e *kit.Env) {
 	p := newPlace(t, e)
 	p.work("a")
 	ttl := func(seconds int32) func(*batch.Task) {
@@ -419,7 +419,7 @@ func testTimeToLive(t *testing.T, e *env.Env) {
 }
 
 // testFrozenServer: a time in which no worker can give a sign of life is held against none.
-func testFrozenServer(t *testing.T, e *env.Env) {
+func testFrozenServer(t *testing.T, e *kit.Env) {
 	p := newPlace(t, e)
 	p.work("a")
 	p.work("b")

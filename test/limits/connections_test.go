@@ -27,6 +27,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 const (
@@ -57,20 +59,20 @@ func (s *server) tls(t *testing.T, protocol string) *tls.Config {
 	t.Helper()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.config.CAData)
-	own := must(tls.X509KeyPair(s.config.CertData, s.config.KeyData))(t)
+	own := kit.Must(tls.X509KeyPair(s.config.CertData, s.config.KeyData))(t)
 	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{own}, ServerName: "127.0.0.1", NextProtos: []string{protocol}}
 }
 
 // dial connects until the test ends. A window, in bytes, is how much comes in without being read; 0 is what the system gives.
 func (s *server) dial(t *testing.T, protocol string, window int) *tls.Conn {
 	t.Helper()
-	plain := must(net.Dial("tcp", s.address()))(t)
+	plain := kit.Must(net.Dial("tcp", s.address()))(t)
 	t.Cleanup(func() { plain.Close() })
 	if window > 0 {
-		check(t, plain.(*net.TCPConn).SetReadBuffer(window))
+		kit.Check(t, plain.(*net.TCPConn).SetReadBuffer(window))
 	}
 	connection := tls.Client(plain, s.tls(t, protocol))
-	check(t, connection.HandshakeContext(t.Context()))
+	kit.Check(t, connection.HandshakeContext(t.Context()))
 	return connection
 }
 
@@ -102,7 +104,7 @@ func (s *server) testResets(t *testing.T) {
 	flood.Write(frame(ping, 0, 0, make([]byte, 8)))
 	c := s.cost(t, func() {
 		connection := s.dial(t, "h2", 0)
-		check(t, connection.SetDeadline(time.Now().Add(patience)))
+		kit.Check(t, connection.SetDeadline(time.Now().Add(patience)))
 		// It has taken in all of it once it answers the ping at the end, unless it has ended the connection before.
 		end := make(chan string)
 		go func() {
@@ -133,7 +135,7 @@ func (s *server) testResets(t *testing.T) {
 // testIdle leaves connections idle, as many as the system allows: each takes little, and others are answered.
 func (s *server) testIdle(t *testing.T) {
 	var files syscall.Rlimit
-	check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files))
+	kit.Check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files))
 	// With the race detector each takes ten times as much, and the machine may not have that.
 	n := min(int(idle/s.factor), int(files.Cur)/2)
 	config := s.tls(t, "h2")
@@ -142,10 +144,10 @@ func (s *server) testIdle(t *testing.T) {
 	before := s.memory(t, "VmRSS")
 	c := s.cost(t, func() {
 		for range n {
-			connection := must(tls.Dial("tcp", s.address(), config))(t)
+			connection := kit.Must(tls.Dial("tcp", s.address(), config))(t)
 			t.Cleanup(func() { connection.Close() })
 			_, err := io.WriteString(connection, preface)
-			check(t, err)
+			kit.Check(t, err)
 		}
 		s.answers(t)
 	})

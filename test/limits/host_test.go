@@ -20,10 +20,12 @@ import (
 	"net/http"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/leat-dev/leat/test/measure"
+	"github.com/leat-dev/leat/test/kit/measure"
 )
 
 // hostMemory is by how much, in MiB, the host's peak may grow by one of the attacks, which it hands on.
@@ -33,17 +35,17 @@ const hostMemory = 200.0
 // goes on with what is its own.
 func (s *server) testThroughHost(t *testing.T) {
 	namespace, all := s.namespace(t), attacks()
-	host := must(kubernetes.NewForConfig(must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t)))(t)
+	host := kit.Must(kubernetes.NewForConfig(kit.Must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t)))(t)
 	for _, name := range []string{
 		"a body of more than 3 MiB", "a body of untold length", "JSON 100,000 deep", "a million arguments", "protobuf of a million owners", "a compressed body",
 		"a YAML bomb", "a JSON patch of 100,000 operations", "a JSON patch that doubles", "a task of 1.6 MiB",
 		"a label selector of 50,000 values", "a token of another resource", "10,000 types to answer in", "an object larger than etcd's",
 	} {
 		pid := s.env.Host.APIServer.PID()
-		check(t, measure.ResetPeak(pid))
-		before := must(measure.Memory(pid, "VmRSS"))(t)
+		kit.Check(t, measure.ResetPeak(pid))
+		before := kit.Must(measure.Memory(pid, "VmRSS"))(t)
 		s.testRequest(t, namespace, name, all[name])
-		grown := must(measure.Memory(pid, "VmHWM"))(t) - before
+		grown := kit.Must(measure.Memory(pid, "VmHWM"))(t) - before
 		t.Logf("the host took %.0f MiB more", grown)
 		if grown > hostMemory {
 			t.Errorf("after %q the host took %.0f MiB, want %.0f at most", name, grown, hostMemory)

@@ -39,8 +39,8 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/measure"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/measure"
 )
 
 const (
@@ -61,7 +61,7 @@ const (
 
 // TestStandalone attacks "leat up", whose process holds etcd, too.
 func TestStandalone(t *testing.T) {
-	s := newServer(t, env.Standalone(t))
+	s := newServer(t, kit.Standalone(t))
 	t.Run("requests", s.testRequests)
 	t.Run("tokens of other lists", s.testForeignTokens)
 	t.Run("a time to come", s.testFuture)
@@ -73,7 +73,7 @@ func TestStandalone(t *testing.T) {
 // TestAggregated attacks leat-apiserver, which has its etcd elsewhere, through its host. What holds requests to their limits is the same
 // code as standalone.
 func TestAggregated(t *testing.T) {
-	e := env.Aggregated(t)
+	e := kit.Aggregated(t)
 	allowMetrics(t, e)
 	s := newServer(t, e.AtServer())
 	t.Run("stored elsewhere", func(t *testing.T) {
@@ -88,14 +88,14 @@ func TestAggregated(t *testing.T) {
 }
 
 // allowMetrics lets the administrators of Leat read its metrics, which on a host is another's to do.
-func allowMetrics(t *testing.T, e *env.Env) {
+func allowMetrics(t *testing.T, e *kit.Env) {
 	t.Helper()
-	client := must(kubernetes.NewForConfig(must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)))(t).RbacV1()
+	client := kit.Must(kubernetes.NewForConfig(kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)))(t).RbacV1()
 	meta := metav1.ObjectMeta{Name: "limits-metrics"}
-	must(client.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
+	kit.Must(client.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
 		ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}}},
 	}, metav1.CreateOptions{}))(t)
-	must(client.ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
+	kit.Must(client.ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
 		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: meta.Name},
 		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "leat:admins"}},
 	}, metav1.CreateOptions{}))(t)
@@ -103,7 +103,7 @@ func allowMetrics(t *testing.T, e *env.Env) {
 
 // server is the server under attack, as an administrator reaches it.
 type server struct {
-	env    *env.Env
+	env    *kit.Env
 	config *rest.Config
 	// metricsURL is where the server itself tells of itself, to metricsBy.
 	metricsURL string
@@ -118,7 +118,7 @@ type server struct {
 	floor float64
 }
 
-func newServer(t *testing.T, e *env.Env) *server {
+func newServer(t *testing.T, e *kit.Env) *server {
 	s := &server{env: e, etcd: e.EtcdClient(t), factor: 1}
 	s.connect(t)
 	s.metricsURL, s.metricsBy = s.config.Host+"/metrics", s.http
@@ -134,16 +134,16 @@ func (s *server) connect(t *testing.T) {
 	t.Helper()
 	s.config = s.env.Admin(t)
 	s.config.Timeout = patience
-	s.http = must(rest.HTTPClientFor(s.config))(t)
+	s.http = kit.Must(rest.HTTPClientFor(s.config))(t)
 	older := rest.CopyConfig(s.config)
 	older.NextProtos = []string{"http/1.1"}
-	s.http1 = must(rest.HTTPClientFor(older))(t)
-	s.others = must(rest.HTTPClientFor(s.env.Person(t, "bob", "leat:admins")))(t)
-	s.tasks = env.Client(t, s.config)
+	s.http1 = kit.Must(rest.HTTPClientFor(older))(t)
+	s.others = kit.Must(rest.HTTPClientFor(s.env.Person(t, "bob", "leat:admins")))(t)
+	s.tasks = kit.Client(t, s.config)
 }
 
 // throughHost is the same server, as people reach it.
-func (s *server) throughHost(t *testing.T, e *env.Env) *server {
+func (s *server) throughHost(t *testing.T, e *kit.Env) *server {
 	t.Helper()
 	h := *s
 	h.env = e
@@ -188,7 +188,7 @@ func (s *server) measured(t *testing.T, f func()) cost {
 
 func (s *server) restart(t *testing.T) {
 	t.Helper()
-	check(t, s.env.Server.Restart(t.Context()))
+	kit.Check(t, s.env.Server.Restart(t.Context()))
 	s.warm(t)
 }
 
@@ -197,14 +197,14 @@ func (s *server) namespace(t *testing.T) string {
 	t.Helper()
 	namespace := s.env.Namespace(t)
 	task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "target"}, Spec: batch.TaskSpec{Command: []string{"true"}}}
-	must(s.tasks.BatchV1alpha1().Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
+	kit.Must(s.tasks.BatchV1alpha1().Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
 	return namespace
 }
 
 // raceBuild tells whether the program of a process has the race detector.
 func raceBuild(t *testing.T, pid int) bool {
 	t.Helper()
-	info := must(buildinfo.ReadFile(fmt.Sprintf("/proc/%d/exe", pid)))(t)
+	info := kit.Must(buildinfo.ReadFile(fmt.Sprintf("/proc/%d/exe", pid)))(t)
 	for _, setting := range info.Settings {
 		if setting.Key == "-race" {
 			return setting.Value == "true"
@@ -217,7 +217,7 @@ func (s *server) pid() int { return s.env.Server.PID() }
 
 func (s *server) memory(t *testing.T, line string) float64 {
 	t.Helper()
-	return must(measure.Memory(s.pid(), line))(t)
+	return kit.Must(measure.Memory(s.pid(), line))(t)
 }
 
 // cost is what the server's process spent.
@@ -244,10 +244,10 @@ func (s *server) cost(t *testing.T, f func()) cost {
 // spent is cost with all garbage of earlier requests.
 func (s *server) spent(t *testing.T, f func()) cost {
 	t.Helper()
-	check(t, measure.ResetPeak(s.pid()))
-	before := must(measure.CPU(s.pid()))(t)
+	kit.Check(t, measure.ResetPeak(s.pid()))
+	before := kit.Must(measure.CPU(s.pid()))(t)
 	f()
-	cpu := must(measure.CPU(s.pid()))(t) - before
+	cpu := kit.Must(measure.CPU(s.pid()))(t) - before
 	return cost{cpu, s.memory(t, "VmHWM") - s.floor}
 }
 
@@ -259,7 +259,7 @@ func (s *server) allocated(t *testing.T) float64 {
 
 func (s *server) metrics(t *testing.T) measure.Metrics {
 	t.Helper()
-	return must(measure.ReadMetrics(t.Context(), s.metricsBy, s.metricsURL))(t)
+	return kit.Must(measure.ReadMetrics(t.Context(), s.metricsBy, s.metricsURL))(t)
 }
 
 // within fails the test if that is more than a request may cost.
@@ -333,7 +333,7 @@ func (s *server) try(ctx context.Context, r request) (answer, error) {
 
 func (s *server) send(t *testing.T, r request) answer {
 	t.Helper()
-	return must(s.try(t.Context(), r))(t)
+	return kit.Must(s.try(t.Context(), r))(t)
 }
 
 // answers holds the server to answering others, who may be asked to try again a little later.
@@ -341,7 +341,7 @@ func (s *server) answers(t *testing.T) {
 	t.Helper()
 	for _, path := range []string{group + "/namespaces/nobody/tasks?limit=1", "/readyz"} {
 		var got answer
-		check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
+		kit.Check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
 			got = s.send(t, request{path: path, other: true})
 			return got.code != http.StatusTooManyRequests, nil
 		}))
@@ -354,7 +354,7 @@ func (s *server) answers(t *testing.T) {
 // revision is that of the last change of any object.
 func (s *server) revision(t *testing.T) string {
 	t.Helper()
-	last := must(s.etcd.Get(t.Context(), stored, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend),
+	last := kit.Must(s.etcd.Get(t.Context(), stored, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend),
 		clientv3.WithLimit(1), clientv3.WithKeysOnly()))(t)
 	if len(last.Kvs) == 0 {
 		t.Fatal("etcd holds nothing of ours")
@@ -368,20 +368,4 @@ func shorten(text []byte) string {
 		return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(string(text[:600]), "?"), len(text))
 	}
 	return string(text)
-}
-
-// must gives the value, or fails the test.
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

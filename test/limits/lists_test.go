@@ -27,6 +27,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -52,17 +54,17 @@ const envelopeMagic = "k8s\x00"
 func (s *server) target(t *testing.T, namespace string) (task batch.Task, put func(*batch.Task) clientv3.Op) {
 	t.Helper()
 	key := stored + "tasks/" + namespace + "/"
-	found := must(s.etcd.Get(t.Context(), key+"target"))(t)
+	found := kit.Must(s.etcd.Get(t.Context(), key+"target"))(t)
 	if len(found.Kvs) != 1 {
 		t.Fatalf("etcd has no %starget", key)
 	}
 	var envelope runtime.Unknown
-	check(t, envelope.Unmarshal(bytes.TrimPrefix(found.Kvs[0].Value, []byte(envelopeMagic))))
-	check(t, task.Unmarshal(envelope.Raw))
+	kit.Check(t, envelope.Unmarshal(bytes.TrimPrefix(found.Kvs[0].Value, []byte(envelopeMagic))))
+	kit.Check(t, task.Unmarshal(envelope.Raw))
 	return task, func(task *batch.Task) clientv3.Op {
 		t.Helper()
-		envelope.Raw = must(task.Marshal())(t)
-		return clientv3.OpPut(key+task.Name, envelopeMagic+string(must(envelope.Marshal())(t)))
+		envelope.Raw = kit.Must(task.Marshal())(t)
+		return clientv3.OpPut(key+task.Name, envelopeMagic+string(kit.Must(envelope.Marshal())(t)))
 	}
 }
 
@@ -81,7 +83,7 @@ func (s *server) fill(t *testing.T, namespace string) {
 			task.Name, task.UID = name, uuid.NewUUID()
 			puts = append(puts, put(&task))
 		}
-		must(s.etcd.Txn(t.Context()).Then(puts...).Commit())(t)
+		kit.Must(s.etcd.Txn(t.Context()).Then(puts...).Commit())(t)
 	}
 	// A server knows a revision once it has heard of one of its changes: none of its own has two. The last one here is alone as well, so that
 	// a list that has it has all.
@@ -176,7 +178,7 @@ func (s *server) testLargeLists(t *testing.T) {
 			s.fill(t, namespace)
 			s.patchTarget(t, namespace)
 			s.answers(t)
-			check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
+			kit.Check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
 				return s.terminated(t)-before >= float64(readers), nil
 			}))
 		})
@@ -193,10 +195,10 @@ func (s *server) ask(t *testing.T, path string, n int) {
 	for range n {
 		connection := s.dial(t, "http/1.1", smallWindow)
 		_, err := fmt.Fprintf(connection, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, s.address())
-		check(t, err)
+		kit.Check(t, err)
 		// The answer has begun.
 		_, err = io.ReadFull(connection, make([]byte, len("HTTP/1.1 200")))
-		check(t, err)
+		kit.Check(t, err)
 	}
 }
 
@@ -228,12 +230,12 @@ func (s *server) testForeignTokens(t *testing.T) {
 	for _, namespace := range []string{namespace, other} {
 		for _, name := range []string{"a", "z"} {
 			task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: batch.TaskSpec{Command: []string{"true"}}}
-			must(s.tasks.BatchV1alpha1().Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
+			kit.Must(s.tasks.BatchV1alpha1().Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
 		}
 	}
 	token := func(path string) string {
 		var list metav1.PartialObjectMetadataList
-		check(t, json.Unmarshal(s.send(t, request{path: path + "?limit=1"}).body, &list))
+		kit.Check(t, json.Unmarshal(s.send(t, request{path: path + "?limit=1"}).body, &list))
 		if list.Continue == "" {
 			t.Fatalf("%s has no second page", path)
 		}
@@ -255,7 +257,7 @@ func (s *server) testForeignTokens(t *testing.T) {
 				t.Fatalf("it is answered %d: %s", got.code, shorten(got.body))
 			}
 			var list metav1.PartialObjectMetadataList
-			check(t, json.Unmarshal(got.body, &list))
+			kit.Check(t, json.Unmarshal(got.body, &list))
 			if c.some && len(list.Items) == 0 {
 				t.Error("nothing is in it")
 			}
@@ -293,7 +295,7 @@ func (s *server) testFuture(t *testing.T) {
 	})
 	t.Logf("200: %v for %d of them", c, n)
 	s.within(t, c)
-	check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
+	kit.Check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
 		return goroutines() < before+spare, nil
 	}))
 }
@@ -317,12 +319,12 @@ func (s *server) testManyManagers(t *testing.T) {
 			FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:labels":{` + strings.Join(owned, ",") + `}}}`)},
 		})
 	}
-	must(s.etcd.Do(t.Context(), put(&task)))(t)
+	kit.Must(s.etcd.Do(t.Context(), put(&task)))(t)
 	path := group + "/namespaces/" + namespace + "/tasks/target"
 	apply := func(manager int) request {
 		return request{method: http.MethodPatch, contentType: applyType, body: body, path: fmt.Sprintf("%s?fieldManager=manager-%d", path, manager)}
 	}
-	check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
+	kit.Check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
 		return bytes.Contains(s.send(t, request{path: path + "?resourceVersion=0"}).body, []byte("manager-7")), nil
 	}))
 	// The first word of one of them makes of what was written past the server what the server makes of it.

@@ -27,20 +27,20 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // fakeWorker registers a worker that nothing runs behind, with its own rights. It takes no tasks by itself.
 func (s *scene) fakeWorker(name string, endpoint *batch.WorkerEndpoint) {
 	s.Helper()
-	workers := env.Client(s, s.env.Worker(s.T, s.namespace, name)).BatchV1alpha1().Workers(s.namespace)
-	worker := must(workers.Create(s.Context(), &batch.Worker{
+	workers := kit.Client(s, s.env.Worker(s.T, s.namespace, name)).BatchV1alpha1().Workers(s.namespace)
+	worker := kit.Must(workers.Create(s.Context(), &batch.Worker{
 		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: batch.WorkerSpec{Taints: []batch.Taint{{Key: "fake", Effect: batch.TaintEffectNoSchedule}}},
 	}, metav1.CreateOptions{}))(s)
 	worker.Status.Incarnation, worker.Status.Endpoint = "fake", endpoint
-	must(workers.UpdateStatus(s.Context(), worker, metav1.UpdateOptions{}))(s)
+	kit.Must(workers.UpdateStatus(s.Context(), worker, metav1.UpdateOptions{}))(s)
 	s.Cleanup(func() {
-		check(s, s.api.Workers(s.namespace).Delete(context.WithoutCancel(s.Context()), name, metav1.DeleteOptions{}))
+		kit.Check(s, s.api.Workers(s.namespace).Delete(context.WithoutCancel(s.Context()), name, metav1.DeleteOptions{}))
 	})
 }
 
@@ -48,24 +48,24 @@ func (s *scene) fakeWorker(name string, endpoint *batch.WorkerEndpoint) {
 func (s *scene) bindTo(name, worker string) {
 	s.Helper()
 	s.create(name, "true", func(t *batch.Task) { t.Spec.WorkerSelector = map[string]string{"worker": "none"} })
-	must(env.Client(s, s.env.Controller(s.T)).BatchV1alpha1().Tasks(s.namespace).Bind(s.Context(), name, &batch.Binding{
+	kit.Must(kit.Client(s, s.env.Controller(s.T)).BatchV1alpha1().Tasks(s.namespace).Bind(s.Context(), name, &batch.Binding{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: s.namespace}, Target: batch.BindingTarget{Name: worker, Incarnation: "fake"},
 	}, metav1.CreateOptions{}))(s)
 }
 
 // otherEndpoints publishes what a worker might to have the server connect elsewhere.
 func otherEndpoints(s *scene) {
-	ca := must(pki.NewCA("fake"))(s)
+	ca := kit.Must(pki.NewCA("fake"))(s)
 	certPEM, keyPEM, err := ca.IssueServer(batch.WorkerServerName)
-	check(s, err)
-	certificate := must(tls.X509KeyPair(certPEM, keyPEM))(s)
+	kit.Check(s, err)
+	certificate := kit.Must(tls.X509KeyPair(certPEM, keyPEM))(s)
 	redirecting := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, s.env.Direct(s.T, "x").Host+"/version", http.StatusTemporaryRedirect)
 	}))
 	redirecting.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	redirecting.StartTLS()
 	defer redirecting.Close()
-	real := must(s.api.Workers(s.namespace).Get(s.Context(), workerName, metav1.GetOptions{}))(s).Status.Endpoint
+	real := kit.Must(s.api.Workers(s.namespace).Get(s.Context(), workerName, metav1.GetOptions{}))(s).Status.Endpoint
 	for name, test := range map[string]struct {
 		endpoint batch.WorkerEndpoint
 		want     string

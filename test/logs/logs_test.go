@@ -47,8 +47,8 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const (
@@ -59,9 +59,9 @@ const (
 )
 
 func TestStandalone(t *testing.T) {
-	e := env.Standalone(t, "--workers=1")
+	e := kit.Standalone(t, "--workers=1")
 	t.Run("a worker of leat up", func(t *testing.T) {
-		s := &scene{T: t, env: e, namespace: "default", tasks: env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks("default")}
+		s := &scene{T: t, env: e, namespace: "default", tasks: kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks("default")}
 		s.create("hello", "echo hello")
 		s.finished("hello")
 		if got := s.read("hello", nil); got != "hello\n" {
@@ -74,13 +74,13 @@ func TestStandalone(t *testing.T) {
 func TestAggregated(t *testing.T) {
 	dir := t.TempDir()
 	ca, err := pki.NewCA("workers-clients")
-	check(t, err)
+	kit.Check(t, err)
 	cert, key, err := ca.IssueClient(batch.WorkerClientName)
-	check(t, err)
+	kit.Check(t, err)
 	for name, content := range map[string][]byte{"ca.crt": ca.CertPEM(), "tls.crt": cert, "tls.key": key} {
-		check(t, pki.WriteFile(filepath.Join(dir, name), content))
+		kit.Check(t, pki.WriteFile(filepath.Join(dir, name), content))
 	}
-	e := env.Aggregated(t, "--worker-client-certificate="+filepath.Join(dir, "tls.crt"), "--worker-client-key="+filepath.Join(dir, "tls.key"),
+	e := kit.Aggregated(t, "--worker-client-certificate="+filepath.Join(dir, "tls.crt"), "--worker-client-key="+filepath.Join(dir, "tls.key"),
 		"--worker-address-ranges=127.0.0.0/8", "--request-timeout="+requestTimeout.String())
 	e.StartManager(t, "one", "--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms")
 	suite(t, e, filepath.Join(dir, "ca.crt"))
@@ -89,7 +89,7 @@ func TestAggregated(t *testing.T) {
 // scene is a namespace with workers.
 type scene struct {
 	*testing.T
-	env       *env.Env
+	env       *kit.Env
 	namespace string
 	tasks     typed.TaskInterface
 	api       typed.BatchV1alpha1Interface
@@ -98,9 +98,9 @@ type scene struct {
 	dir       string
 }
 
-func suite(t *testing.T, e *env.Env, caFile string) {
+func suite(t *testing.T, e *kit.Env, caFile string) {
 	s := &scene{T: t, env: e, namespace: e.Namespace(t), caFile: caFile, dir: t.TempDir()}
-	s.api = env.Client(t, e.Admin(t)).BatchV1alpha1()
+	s.api = kit.Client(t, e.Admin(t)).BatchV1alpha1()
 	s.tasks = s.api.Tasks(s.namespace)
 	s.worker = s.startWorker(workerName)
 	for _, test := range []struct {
@@ -145,7 +145,7 @@ func (s *scene) create(name, script string, changes ...func(*batch.Task)) *batch
 	for _, change := range changes {
 		change(task)
 	}
-	return must(s.tasks.Create(s.Context(), task, metav1.CreateOptions{}))(s)
+	return kit.Must(s.tasks.Create(s.Context(), task, metav1.CreateOptions{}))(s)
 }
 
 // waitFor is a part of a script that waits until the test makes a file.
@@ -153,7 +153,7 @@ func waitFor(name string) string { return `until [ -e "$DIR/` + name + `" ]; do 
 
 func (s *scene) touch(name string) {
 	s.Helper()
-	check(s, os.WriteFile(filepath.Join(s.dir, name), nil, 0o600))
+	kit.Check(s, os.WriteFile(filepath.Join(s.dir, name), nil, 0o600))
 }
 
 // wait waits until the task is as it should be.
@@ -205,7 +205,7 @@ func (s *scene) read(name string, options *batch.TaskLogOptions) string {
 	if options == nil {
 		options = &batch.TaskLogOptions{}
 	}
-	return string(must(s.stream(s.tasks, name, options))(s))
+	return string(kit.Must(s.stream(s.tasks, name, options))(s))
 }
 
 // refused checks that the log is not read, and that the error has the code and says why.
@@ -266,7 +266,7 @@ func followed(s *scene) {
 		t.Spec.BackoffLimit = ptr.To[int32](0)
 	})
 	s.running("follow", 1)
-	stream := must(s.tasks.GetLogs("follow", &batch.TaskLogOptions{Follow: true}).Stream(s.Context()))(s)
+	stream := kit.Must(s.tasks.GetLogs("follow", &batch.TaskLogOptions{Follow: true}).Stream(s.Context()))(s)
 	defer stream.Close()
 	lines := bufio.NewReader(stream)
 	for i := 1; i <= 3; i++ {
@@ -295,9 +295,9 @@ func overWebsocket(s *scene) {
 	s.running("page", 1)
 	open := func(name, protocol string) (io.Closer, func() ([]byte, error), error) {
 		transport, holder, err := websocket.RoundTripperFor(s.env.Admin(s.T))
-		check(s, err)
+		kit.Check(s, err)
 		request := s.api.RESTClient().Get().Namespace(s.namespace).Resource("tasks").Name(name).SubResource("log").Param("follow", "true")
-		connection, err := websocket.Negotiate(transport, holder, must(http.NewRequestWithContext(s.Context(), http.MethodGet, request.URL().String(), nil))(s), protocol)
+		connection, err := websocket.Negotiate(transport, holder, kit.Must(http.NewRequestWithContext(s.Context(), http.MethodGet, request.URL().String(), nil))(s), protocol)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -316,7 +316,7 @@ func overWebsocket(s *scene) {
 	next := map[string]func() ([]byte, error){}
 	for protocol, encode := range texts {
 		connection, read, err := open("page", protocol)
-		check(s, err)
+		kit.Check(s, err)
 		defer connection.Close()
 		if message, err := read(); err != nil || string(message) != encode("1\n") {
 			s.Fatalf("%s: at first came %q, %v.", protocol, message, err)
@@ -341,21 +341,21 @@ func overWebsocket(s *scene) {
 func kubectl(s *scene) {
 	s.create("raw", "echo 1; "+waitFor("end")+"echo 2")
 	s.running("raw", 1)
-	root := must(host.RepositoryRoot())(s)
+	root := kit.Must(host.RepositoryRoot())(s)
 	path := "/apis/batch.leat.dev/v1alpha1/namespaces/" + s.namespace + "/tasks/raw/log?follow=true&timestamps=true"
 	command := exec.CommandContext(s.Context(), filepath.Join(root, "bin", "host", "kubectl"), "get", "--raw", path,
 		"--kubeconfig="+s.env.Kubeconfig(s.T, s.env.Admin(s.T), s.namespace))
 	var stderr bytes.Buffer
 	command.Stderr = &stderr
-	stdout := must(command.StdoutPipe())(s)
-	check(s, command.Start())
+	stdout := kit.Must(command.StdoutPipe())(s)
+	kit.Check(s, command.Start())
 	lines := bufio.NewReader(stdout)
 	line, err := lines.ReadString('\n')
 	if err != nil || !strings.HasSuffix(line, "Z 1\n") {
 		s.Errorf("The first line is %q, %v.", line, err)
 	}
 	s.touch("end")
-	rest := must(io.ReadAll(lines))(s)
+	rest := kit.Must(io.ReadAll(lines))(s)
 	if err := command.Wait(); err != nil || !strings.HasSuffix(string(rest), "Z 2\n") {
 		s.Errorf("At the end came %q, %v: %s", rest, err, &stderr)
 	}
@@ -365,15 +365,15 @@ func kubectl(s *scene) {
 func goneFollower(s *scene) {
 	s.create("endless", "echo 1; "+waitFor("end"))
 	s.running("endless", 1)
-	worker := must(s.api.Workers(s.namespace).Get(s.Context(), workerName, metav1.GetOptions{}))(s)
+	worker := kit.Must(s.api.Workers(s.namespace).Get(s.Context(), workerName, metav1.GetOptions{}))(s)
 	const readers = 5
 	var stop []context.CancelFunc
 	for range readers {
 		ctx, cancel := context.WithCancel(s.Context())
 		stop = append(stop, cancel)
-		stream := must(s.tasks.GetLogs("endless", &batch.TaskLogOptions{Follow: true}).Stream(ctx))(s)
+		stream := kit.Must(s.tasks.GetLogs("endless", &batch.TaskLogOptions{Follow: true}).Stream(ctx))(s)
 		defer stream.Close()
-		must(io.ReadFull(stream, make([]byte, 2)))(s)
+		kit.Must(io.ReadFull(stream, make([]byte, 2)))(s)
 	}
 	if n := connections(s, worker.Status.Endpoint.Port); n != readers {
 		s.Errorf("The worker has %d connections, want %d.", n, readers)
@@ -394,7 +394,7 @@ func goneFollower(s *scene) {
 func connections(t testing.TB, port int32) int {
 	t.Helper()
 	n := 0
-	for line := range strings.Lines(string(must(os.ReadFile("/proc/net/tcp"))(t))) {
+	for line := range strings.Lines(string(kit.Must(os.ReadFile("/proc/net/tcp"))(t))) {
 		fields := strings.Fields(line)
 		if strings.HasSuffix(fields[1], fmt.Sprintf(":%04X", port)) && fields[3] == "01" {
 			n++
@@ -417,9 +417,9 @@ func longOutput(s *scene) {
 	if message := task.Status.State.Terminated.Message; len(message) > 4096 || !strings.HasSuffix(message, "the end\n") {
 		s.Errorf("The status has %d bytes of it.", len(message))
 	}
-	status := string(must(os.ReadFile(fmt.Sprintf("/proc/%d/status", s.worker.PID())))(s))
+	status := string(kit.Must(os.ReadFile(fmt.Sprintf("/proc/%d/status", s.worker.PID())))(s))
 	peak := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindStringSubmatch(status)
-	if kilobytes := must(strconv.Atoi(peak[1]))(s); kilobytes > 200_000 {
+	if kilobytes := kit.Must(strconv.Atoi(peak[1]))(s); kilobytes > 200_000 {
 		s.Errorf("The worker has taken %d kB of memory.", kilobytes)
 	}
 }
@@ -429,7 +429,7 @@ func members(s *scene) {
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = ptr.To[int32](3), ptr.To[int32](3), ptr.To(batch.IndexedCompletion)
 	set.Spec.Template.Spec.Command = []string{"sh", "-c", "echo index $TASK_INDEX; " + waitFor("end")}
 	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "DIR", Value: s.dir}}
-	must(s.api.TaskSets(s.namespace).Create(s.Context(), set, metav1.CreateOptions{}))(s)
+	kit.Must(s.api.TaskSets(s.namespace).Create(s.Context(), set, metav1.CreateOptions{}))(s)
 	var tasks *batch.TaskList
 	s.eventually("the members run", func(ctx context.Context) (err error) {
 		if tasks, err = s.tasks.List(ctx, metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=set"}); err != nil {
@@ -479,10 +479,10 @@ func access(s *scene) {
 	s.running("secret", 1)
 	defer s.touch("end")
 	for name, client := range map[string]typed.BatchV1alpha1Interface{
-		"the worker itself": env.Client(s, s.env.Worker(s.T, s.namespace, workerName)).BatchV1alpha1(),
-		"another worker":    env.Client(s, s.env.Worker(s.T, s.namespace, "two-abcde")).BatchV1alpha1(),
-		"the controllers":   env.Client(s, s.env.Controller(s.T)).BatchV1alpha1(),
-		"somebody":          env.Client(s, s.env.Person(s.T, "bob")).BatchV1alpha1(),
+		"the worker itself": kit.Client(s, s.env.Worker(s.T, s.namespace, workerName)).BatchV1alpha1(),
+		"another worker":    kit.Client(s, s.env.Worker(s.T, s.namespace, "two-abcde")).BatchV1alpha1(),
+		"the controllers":   kit.Client(s, s.env.Controller(s.T)).BatchV1alpha1(),
+		"somebody":          kit.Client(s, s.env.Person(s.T, "bob")).BatchV1alpha1(),
 	} {
 		if content, err := s.stream(client.Tasks(s.namespace), "secret", &batch.TaskLogOptions{}); !apierrors.IsForbidden(err) {
 			s.Errorf("%s reads %q, %v.", name, content, err)
@@ -498,16 +498,16 @@ func restarted(s *scene) {
 	s.finished("before")
 	s.create("twice", "echo attempt $TASK_ATTEMPT; "+waitFor("end"))
 	s.running("twice", 1)
-	following := must(s.tasks.GetLogs("twice", &batch.TaskLogOptions{Follow: true}).Stream(s.Context()))(s)
+	following := kit.Must(s.tasks.GetLogs("twice", &batch.TaskLogOptions{Follow: true}).Stream(s.Context()))(s)
 	defer following.Close()
 	// On a cordoned worker nothing counts as a crash. Else each of its tasks would get a worker of its own next.
 	s.cordon(true)
-	check(s, s.worker.Kill())
+	kit.Check(s, s.worker.Kill())
 	if content, err := io.ReadAll(following); err == nil {
 		s.Errorf("What was followed until the worker was killed, %q, ended as if it were all.", content)
 	}
 	s.refused("twice", nil, http.StatusServiceUnavailable, "cannot be read from worker "+workerName, "connection refused")
-	check(s, s.worker.Restart(s.Context()))
+	kit.Check(s, s.worker.Restart(s.Context()))
 	s.cordon(false)
 	s.running("twice", 2)
 	for previous, want := range map[bool]string{false: "attempt 2\n", true: "attempt 1\n"} {
@@ -524,7 +524,7 @@ func restarted(s *scene) {
 // cordon lets the worker of the tests take new tasks, or not.
 func (s *scene) cordon(cordoned bool) {
 	patch := fmt.Appendf(nil, `{"spec": {"unschedulable": %t}}`, cordoned)
-	must(s.api.Workers(s.namespace).Patch(s.Context(), workerName, types.MergePatchType, patch, metav1.PatchOptions{}))(s)
+	kit.Must(s.api.Workers(s.namespace).Patch(s.Context(), workerName, types.MergePatchType, patch, metav1.PatchOptions{}))(s)
 }
 
 // removedDirectory has the output of a task removed while it runs: what comes later is kept, and no part is passed for the whole.
@@ -542,7 +542,7 @@ func removedDirectory(s *scene) {
 		}
 		return err
 	})
-	check(s, os.RemoveAll(filepath.Join(s.dir, "logs")))
+	kit.Check(s, os.RemoveAll(filepath.Join(s.dir, "logs")))
 	s.touch("removed")
 	s.finished("cleaned")
 	want := regexp.MustCompile(`^\[leat: the beginning [^\n]+\]\n\[leat: 7 bytes of output are missing here: the file with them was removed\]\nafter\n$`)
@@ -557,7 +557,7 @@ func moved(s *scene) {
 	task := s.running("moving", 1)
 	second := s.startWorker(other)
 	s.cordon(true)
-	must(env.Client(s, s.env.Controller(s.T)).BatchV1alpha1().Tasks(s.namespace).Evict(s.Context(), "moving", &batch.Eviction{
+	kit.Must(kit.Client(s, s.env.Controller(s.T)).BatchV1alpha1().Tasks(s.namespace).Evict(s.Context(), "moving", &batch.Eviction{
 		ObjectMeta: metav1.ObjectMeta{Name: "moving", Namespace: s.namespace}, Reason: "Moved", Preconditions: &metav1.Preconditions{UID: &task.UID},
 	}, metav1.CreateOptions{}))(s)
 	if task := s.running("moving", 2); task.Spec.WorkerName != other {
@@ -570,11 +570,11 @@ func moved(s *scene) {
 	s.touch("end")
 	s.finished("moving")
 
-	check(s, second.Kill())
+	kit.Check(s, second.Kill())
 	s.refused("moving", nil, http.StatusServiceUnavailable, "cannot be read from worker "+other, "its last lines, from the status:\nattempt 2\n")
-	check(s, s.api.Workers(s.namespace).Delete(s.Context(), other, metav1.DeleteOptions{}))
+	kit.Check(s, s.api.Workers(s.namespace).Delete(s.Context(), other, metav1.DeleteOptions{}))
 	s.refused("moving", nil, http.StatusGone, "the log of task moving is gone: worker "+other, "its last lines, from the status:\nattempt 2\n")
-	check(s, second.Restart(s.Context())) // for the cleanup, which expects it to run
+	kit.Check(s, second.Restart(s.Context())) // for the cleanup, which expects it to run
 }
 
 func TestFakeClientsReadLogs(t *testing.T) {
@@ -582,21 +582,5 @@ func TestFakeClientsReadLogs(t *testing.T) {
 	content, err := tasks.GetLogs("x", &batch.TaskLogOptions{}).DoRaw(t.Context())
 	if err != nil || string(content) != "fake logs" {
 		t.Errorf("Read %q, %v.", content, err)
-	}
-}
-
-// must gives the value, or fails the test.
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

@@ -36,7 +36,7 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler"
 	"github.com/leat-dev/leat/pkg/worker/agent"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // described takes the place of a registry and keeps what metrics there are: the labels by name.

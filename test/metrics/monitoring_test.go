@@ -31,14 +31,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/wait"
 	cachermetrics "k8s.io/apiserver/pkg/storage/cacher/metrics"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -47,31 +45,31 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // TestEveryMetricThatIsLookedAtIsServed starts everything and asks for its metrics with the rights that components/metrics gives.
 func TestEveryMetricThatIsLookedAtIsServed(t *testing.T) {
 	const namespace, account = "default", "prometheus"
 	ctx := t.Context()
-	e := env.Aggregated(t)
-	check(t, e.Host.Apply(ctx, filepath.Join(root(t), "config", "components", "metrics", "rbac.yaml")))
-	hostConfig := must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
+	e := kit.Aggregated(t)
+	kit.Check(t, e.Host.Apply(ctx, filepath.Join(root(t), "config", "components", "metrics", "rbac.yaml")))
+	hostConfig := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
 	admin := kubernetes.NewForConfigOrDie(hostConfig)
-	must(admin.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}}, metav1.CreateOptions{}))(t)
+	kit.Must(admin.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}}, metav1.CreateOptions{}))(t)
 	token := func(account string) string {
-		kubeconfig := must(e.Host.ServiceAccountKubeconfig(namespace, account))(t)
-		return must(clientcmd.BuildConfigFromFlags("", kubeconfig))(t).BearerToken
+		kubeconfig := kit.Must(e.Host.ServiceAccountKubeconfig(namespace, account))(t)
+		return kit.Must(clientcmd.BuildConfigFromFlags("", kubeconfig))(t).BearerToken
 	}
-	port := strconv.Itoa(must(host.FreePort())(t))
+	port := strconv.Itoa(kit.Must(host.FreePort())(t))
 	e.StartManager(t, "one", "--metrics-bind-address=0.0.0.0:"+port)
 
 	server := rest.AnonymousClientConfig(e.Direct(t, "nobody"))
 	server.BearerToken = token(account)
 	manager := &rest.Config{Host: "https://127.0.0.1:" + port, BearerToken: token(account), TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
 	for who, config := range map[string]*rest.Config{"leat-apiserver": server, "leat-controller-manager": manager} {
-		eventually(t, who+" refuses whom nobody has given the right", func(ctx context.Context) error {
+		kit.Eventually(t, who+" refuses whom nobody has given the right", func(ctx context.Context) error {
 			stranger := rest.CopyConfig(config)
 			stranger.BearerToken = token("default")
 			if _, err := scrape(ctx, stranger); err == nil || !strings.Contains(err.Error(), "403") {
@@ -80,17 +78,17 @@ func TestEveryMetricThatIsLookedAtIsServed(t *testing.T) {
 			return nil
 		})
 	}
-	must(admin.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+	kit.Must(admin.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "leat:metrics-reader"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:metrics-reader"},
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: account}},
 	}, metav1.CreateOptions{}))(t)
 
 	// Something to count: a metric with labels is there once it has a value.
-	tasks := env.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
-	watch := must(tasks.Watch(ctx, metav1.ListOptions{}))(t)
+	tasks := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
+	watch := kit.Must(tasks.Watch(ctx, metav1.ListOptions{}))(t)
 	defer watch.Stop()
-	must(tasks.Create(ctx, &v1alpha1.Task{
+	kit.Must(tasks.Create(ctx, &v1alpha1.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: "task"}, Spec: v1alpha1.TaskSpec{Command: []string{"true"}},
 	}, metav1.CreateOptions{}))(t)
 	<-watch.ResultChan()
@@ -102,7 +100,7 @@ func TestEveryMetricThatIsLookedAtIsServed(t *testing.T) {
 	cachermetrics.Register()
 	cachermetrics.TerminatedWatchersCounter.WithLabelValues(v1alpha1.GroupName, "tasks").Inc()
 	wanted := lookedAt(t)
-	eventually(t, "all metrics of alerts and dashboard are served", func(ctx context.Context) error {
+	kit.Eventually(t, "all metrics of alerts and dashboard are served", func(ctx context.Context) error {
 		served := ours(t)
 		for _, name := range []string{
 			"up",                                                               // Prometheus' own
@@ -134,8 +132,8 @@ func TestEveryMetricThatIsLookedAtIsServed(t *testing.T) {
 // TestMonitorsFindTheirServices: a ServiceMonitor that selects nothing says so to nobody.
 func TestMonitorsFindTheirServices(t *testing.T) {
 	dir := t.TempDir()
-	config := must(filepath.Rel(dir, filepath.Join(root(t), "config")))(t)
-	check(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(`
+	config := kit.Must(filepath.Rel(dir, filepath.Join(root(t), "config")))(t)
+	kit.Check(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(`
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [`+config+`/default]
@@ -143,7 +141,7 @@ components: [`+config+`/components/monitoring]
 `), 0o600))
 	kubectl := exec.CommandContext(t.Context(), filepath.Join(root(t), "bin", "host", "kubectl"), "kustomize", dir)
 	kubectl.Stderr = os.Stderr
-	manifests := must(kubectl.Output())(t)
+	manifests := kit.Must(kubectl.Output())(t)
 	type object struct {
 		Kind     string
 		Metadata metav1.ObjectMeta
@@ -159,7 +157,7 @@ components: [`+config+`/components/monitoring]
 	dashboard := ""
 	for _, document := range strings.Split(string(manifests), "\n---\n") {
 		var o object
-		check(t, yaml.Unmarshal([]byte(document), &o))
+		kit.Check(t, yaml.Unmarshal([]byte(document), &o))
 		switch o.Kind {
 		case "Service":
 			for _, port := range o.Spec.Ports {
@@ -178,8 +176,8 @@ components: [`+config+`/components/monitoring]
 	}
 	for _, monitor := range monitors {
 		var selector metav1.LabelSelector
-		check(t, json.Unmarshal(monitor.Spec.Selector, &selector))
-		selects := must(metav1.LabelSelectorAsSelector(&selector))(t)
+		kit.Check(t, json.Unmarshal(monitor.Spec.Selector, &selector))
+		selects := kit.Must(metav1.LabelSelectorAsSelector(&selector))(t)
 		for _, endpoint := range monitor.Spec.Endpoints {
 			// The job that alerts name is the Service, which is named as the monitor is.
 			name := monitor.Metadata.Name + "/" + endpoint.Port
@@ -201,7 +199,7 @@ func lookedAt(t *testing.T) map[string]string {
 			}
 		}
 	}
-	check(t, yaml.Unmarshal(read(t, "config", "components", "monitoring", "alerts.yaml"), &alerts))
+	kit.Check(t, yaml.Unmarshal(read(t, "config", "components", "monitoring", "alerts.yaml"), &alerts))
 	names := map[string]string{}
 	for _, group := range alerts.Spec.Groups {
 		for _, rule := range group.Rules {
@@ -216,7 +214,7 @@ func lookedAt(t *testing.T) map[string]string {
 			Targets []struct{ Expr string }
 		}
 	}
-	check(t, json.Unmarshal(read(t, "artifacts", "dashboards", "leat.json"), &dashboard))
+	kit.Check(t, json.Unmarshal(read(t, "artifacts", "dashboards", "leat.json"), &dashboard))
 	for _, panel := range dashboard.Panels {
 		for _, target := range panel.Targets {
 			for _, name := range metricsOf(target.Expr) {
@@ -321,42 +319,12 @@ func scrape(ctx context.Context, config *rest.Config) (string, error) {
 	return string(data), err
 }
 
-func eventually(t *testing.T, what string, condition func(context.Context) error) {
-	t.Helper()
-	var last error
-	if err := wait.PollUntilContextTimeout(t.Context(), 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		err := condition(ctx)
-		if ctx.Err() == nil { // else it says no more than that time is over
-			last = err
-		}
-		return err == nil, nil
-	}); err != nil {
-		t.Fatalf("waiting until %s: %v; last: %v", what, err, last)
-	}
-}
-
 func read(t *testing.T, path ...string) []byte {
 	t.Helper()
-	return must(os.ReadFile(filepath.Join(append([]string{root(t)}, path...)...)))(t)
+	return kit.Must(os.ReadFile(filepath.Join(append([]string{root(t)}, path...)...)))(t)
 }
 
 func root(t *testing.T) string {
 	t.Helper()
-	return must(host.RepositoryRoot())(t)
-}
-
-// must gives the value, or fails the test.
-func must[T any](value T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	return kit.Must(host.RepositoryRoot())(t)
 }

@@ -31,9 +31,11 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	"golang.org/x/sys/unix"
 
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // disk makes each fsync and fdatasync of the processes that it is given take longer, as on a disk that is slow: nothing else they do.
@@ -89,9 +91,9 @@ func become(program, socket string) error {
 // slow makes a command one whose disk is slow, each time it is started, until the test ends.
 func (d *disk) slow(t testing.TB, command host.Command) host.Command {
 	t.Helper()
-	dir := get(os.MkdirTemp("", "leat-disk-"))(t) // the path of a socket must be short
+	dir := kit.Must(os.MkdirTemp("", "leat-disk-"))(t) // the path of a socket must be short
 	socket := filepath.Join(dir, "socket")
-	listener := get(net.ListenUnix("unix", &net.UnixAddr{Name: socket}))(t)
+	listener := kit.Must(net.ListenUnix("unix", &net.UnixAddr{Name: socket}))(t)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -115,12 +117,12 @@ func (d *disk) slow(t testing.TB, command host.Command) host.Command {
 	})
 	t.Cleanup(func() {
 		cancel()
-		check(t, listener.Close())
+		kit.Check(t, listener.Close())
 		serving.Wait()
-		check(t, os.RemoveAll(dir))
+		kit.Check(t, os.RemoveAll(dir))
 	})
 	command.Env = append(command.Env, slowProgram+"="+command.Path, slowSocket+"="+socket)
-	command.Path = get(os.Executable())(t)
+	command.Path = kit.Must(os.Executable())(t)
 	return command
 }
 

@@ -28,7 +28,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testFull fills etcd to its quota, and makes room again.
@@ -41,11 +41,11 @@ func testFull(t *testing.T, s *scene) {
 	e := s.serve(t, store)
 	pid := e.Server.PID()
 	person := e.Direct(t, "alice", "leat:admins")
-	api := env.Client(t, person).BatchV1alpha1()
+	api := kit.Client(t, person).BatchV1alpha1()
 	queues := api.TaskQueues(namespace)
 	f := follow(t, person, namespace)
-	get(queues.Create(ctx, newQueue("small"), metav1.CreateOptions{}))(t)
-	get(queues.Create(ctx, newQueue("deleted-meanwhile"), metav1.CreateOptions{}))(t)
+	kit.Must(queues.Create(ctx, newQueue("small"), metav1.CreateOptions{}))(t)
+	kit.Must(queues.Create(ctx, newQueue("deleted-meanwhile"), metav1.CreateOptions{}))(t)
 
 	var large []string
 	var refused error
@@ -69,23 +69,23 @@ func testFull(t *testing.T, s *scene) {
 	}
 
 	// What does not write is served, and deletions are.
-	get(queues.Get(ctx, "small", metav1.GetOptions{}))(t)
-	if list := get(queues.List(ctx, metav1.ListOptions{}))(t); len(list.Items) != len(large)+2 {
+	kit.Must(queues.Get(ctx, "small", metav1.GetOptions{}))(t)
+	if list := kit.Must(queues.List(ctx, metav1.ListOptions{}))(t); len(list.Items) != len(large)+2 {
 		t.Errorf("The list has %d queues, want %d.", len(list.Items), len(large)+2)
 	}
-	check(t, queues.Delete(ctx, "deleted-meanwhile", metav1.DeleteOptions{}))
+	kit.Check(t, queues.Delete(ctx, "deleted-meanwhile", metav1.DeleteOptions{}))
 	f.await(t, "it has seen the deletion", func() error { return f.agrees(ctx, etcd, namespace) })
-	check(t, e.Server.WaitReady(ctx))
+	kit.Check(t, e.Server.WaitReady(ctx))
 	metrics := scrape(t, s, e)
 	if refusals := metrics.sum("apiserver_request_total", `code="507"`); refusals < 2 {
 		t.Errorf("apiserver_request_total counts %v answers with 507.", refusals)
 	}
 	// Another replica can be started, for it need not write.
-	check(t, s.serve(t, store).Server.Stop())
+	kit.Check(t, s.serve(t, store).Server.Stop())
 
 	// As docs/how-to/etcd.md has it.
 	for _, name := range large[1:] {
-		check(t, queues.Delete(ctx, name, metav1.DeleteOptions{}))
+		kit.Check(t, queues.Delete(ctx, name, metav1.DeleteOptions{}))
 	}
 	if alarms := store.etcdctl(t, []string{"alarm", "list"}); !strings.Contains(alarms, "NOSPACE") {
 		t.Errorf("etcdctl alarm list says %q.", alarms)
@@ -97,14 +97,14 @@ func testFull(t *testing.T, s *scene) {
 			} `json:"header"`
 		}
 	}
-	check(t, json.Unmarshal([]byte(store.etcdctl(t, []string{"endpoint", "status", "--write-out=json"})), &endpoints))
+	kit.Check(t, json.Unmarshal([]byte(store.etcdctl(t, []string{"endpoint", "status", "--write-out=json"})), &endpoints))
 	store.etcdctl(t, []string{"compact", strconv.FormatInt(endpoints[0].Status.Header.Revision, 10)})
 	store.etcdctl(t, []string{"defrag"})
 	if err := patch(ctx); status(err).Code != http.StatusInsufficientStorage {
 		t.Errorf("Before the alarm is disarmed a patch says: %v", err)
 	}
 	store.etcdctl(t, []string{"alarm", "disarm"})
-	eventually(t, "writes are taken", patch)
+	kit.Eventually(t, "writes are taken", patch)
 	f.await(t, "it agrees with the server", func() error { return f.agrees(ctx, etcd, namespace) })
 	if err := e.Server.Err(); err != nil || e.Server.PID() != pid {
 		t.Errorf("The server was restarted: %v", err)

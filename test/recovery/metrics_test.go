@@ -22,19 +22,19 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // page is what a server serves as metrics.
 type page string
 
 // scrape reads the metrics of a server with the rights that are shipped for it.
-func scrape(t testing.TB, s *scene, e *env.Env) page {
+func scrape(t testing.TB, s *scene, e *kit.Env) page {
 	t.Helper()
-	check(t, bind(t.Context(), s, "root", "cluster-admin"))
-	client := env.Client(t, e.Direct(t, "root")).Discovery().RESTClient()
+	kit.Check(t, bind(t.Context(), s, "root", "cluster-admin"))
+	client := kit.Client(t, e.Direct(t, "root")).Discovery().RESTClient()
 	var body []byte
-	eventually(t, "metrics are served", func(ctx context.Context) (err error) {
+	kit.Eventually(t, "metrics are served", func(ctx context.Context) (err error) {
 		body, err = client.Get().AbsPath("/metrics").Do(ctx).Raw()
 		return err
 	})

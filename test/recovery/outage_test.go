@@ -34,7 +34,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testOutage stops an etcd of three members for 10 s, and then takes its majority away, while clients go on asking.
@@ -48,7 +48,7 @@ func testOutage(t *testing.T, s *scene) {
 	etcd := store.client(t)
 	e := s.serve(t, store, collectSoon)
 	person := e.Direct(t, "alice", "leat:admins")
-	api := env.Client(t, person).BatchV1alpha1()
+	api := kit.Client(t, person).BatchV1alpha1()
 	followers := followQueues(t, person, namespace)
 	start := revision(t, etcd) + 1
 
@@ -59,24 +59,24 @@ func testOutage(t *testing.T, s *scene) {
 		{"Stopped",
 			func(t *testing.T) {
 				for _, m := range store.members {
-					check(t, m.Signal(syscall.SIGSTOP))
+					kit.Check(t, m.Signal(syscall.SIGSTOP))
 				}
 			},
 			func(t *testing.T) {
 				for _, m := range store.members {
-					check(t, m.Signal(syscall.SIGCONT))
+					kit.Check(t, m.Signal(syscall.SIGCONT))
 				}
 			},
 		},
 		{"WithoutQuorum",
 			func(t *testing.T) {
 				for _, m := range store.members[1:] {
-					check(t, m.Kill())
+					kit.Check(t, m.Kill())
 				}
 			},
 			func(t *testing.T) {
 				for _, m := range store.members[1:] {
-					check(t, m.Restart(ctx))
+					kit.Check(t, m.Restart(ctx))
 				}
 			},
 		},
@@ -87,11 +87,11 @@ func testOutage(t *testing.T, s *scene) {
 			outage.begin(t)
 			stop := press(t, api, namespace)
 			begun := time.Now()
-			eventually(t, "ten seconds are over, and the server says that it is not ready", func(ctx context.Context) error {
+			kit.Eventually(t, "ten seconds are over, and the server says that it is not ready", func(ctx context.Context) error {
 				if err := e.Server.Err(); err != nil {
 					t.Fatal(err)
 				}
-				answer, err := env.Client(t, person).Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").MaxRetries(0).Do(ctx).Raw()
+				answer, err := kit.Client(t, person).Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").MaxRetries(0).Do(ctx).Raw()
 				if err == nil || !strings.Contains(string(answer), "[-]etcd") {
 					return fmt.Errorf("readyz says %v: %s", err, answer)
 				}
@@ -101,16 +101,16 @@ func testOutage(t *testing.T, s *scene) {
 				return nil
 			})
 			// Reads that ask for no more are served.
-			if list := get(api.TaskQueues(namespace).List(ctx, metav1.ListOptions{ResourceVersion: "0"}))(t); len(list.Items) < 200 {
+			if list := kit.Must(api.TaskQueues(namespace).List(ctx, metav1.ListOptions{ResourceVersion: "0"}))(t); len(list.Items) < 200 {
 				t.Errorf("A list of version 0 has %d queues.", len(list.Items))
 			}
 			// The kubelet has no reason to restart it.
-			get(env.Client(t, person).Discovery().RESTClient().Get().AbsPath("/livez").Param("exclude", "etcd").Do(ctx).Raw())(t)
+			kit.Must(kit.Client(t, person).Discovery().RESTClient().Get().AbsPath("/livez").Param("exclude", "etcd").Do(ctx).Raw())(t)
 			grew := int64(residentBytes(t, e.Server.PID())) - int64(memory)
 			begun = time.Now()
 			outage.end(t)
-			check(t, e.Server.WaitReady(ctx))
-			eventually(t, "writes are taken", func(ctx context.Context) error {
+			kit.Check(t, e.Server.WaitReady(ctx))
+			kit.Eventually(t, "writes are taken", func(ctx context.Context) error {
 				queue := newQueue("after-" + strings.ToLower(outage.name))
 				_, err := api.TaskQueues(namespace).Create(ctx, queue, metav1.CreateOptions{})
 				return err
@@ -132,7 +132,7 @@ func testOutage(t *testing.T, s *scene) {
 			}
 			for _, f := range followers {
 				f.await(t, "it agrees with etcd", func() error { return f.agrees(ctx, etcd, namespace) })
-				check(t, f.sawAll(ctx, etcd, namespace, start))
+				kit.Check(t, f.sawAll(ctx, etcd, namespace, start))
 				if lists := f.lists.Load(); lists != f.kinds() {
 					t.Errorf("A follower has listed %d times, want once of each of %d kinds.", lists, f.kinds())
 				}
@@ -146,14 +146,14 @@ func testOutage(t *testing.T, s *scene) {
 	t.Run("Restored", func(t *testing.T) {
 		snapshot := store.save(t)
 		before := version(t, api, namespace)
-		get(api.TaskQueues(namespace).Create(ctx, newQueue("lost"), metav1.CreateOptions{}))(t)
+		kit.Must(api.TaskQueues(namespace).Create(ctx, newQueue("lost"), metav1.CreateOptions{}))(t)
 		store.restore(t, snapshot, bump...)
-		check(t, e.Server.WaitReady(ctx))
-		check(t, grown(before, version(t, api, namespace)))
+		kit.Check(t, e.Server.WaitReady(ctx))
+		kit.Check(t, grown(before, version(t, api, namespace)))
 		for _, f := range followers {
 			f.await(t, "it agrees with etcd", func() error { return f.agrees(ctx, etcd, namespace) })
 		}
-		if _, err := api.TaskQueues(namespace).Get(ctx, "lost", metav1.GetOptions{}); gone(err) != nil {
+		if _, err := api.TaskQueues(namespace).Get(ctx, "lost", metav1.GetOptions{}); kit.Gone(err) != nil {
 			t.Errorf("What was lost is read: %v", err)
 		}
 	})
@@ -197,8 +197,8 @@ func suffix() string { return strconv.FormatInt(time.Now().UnixNano(), 36) }
 // residentBytes is how much memory a process holds.
 func residentBytes(t testing.TB, pid int) uint64 {
 	t.Helper()
-	fields := strings.Fields(string(get(os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid)))(t)))
-	return get(strconv.ParseUint(fields[1], 10, 64))(t) * uint64(os.Getpagesize())
+	fields := strings.Fields(string(kit.Must(os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid)))(t)))
+	return kit.Must(strconv.ParseUint(fields[1], 10, 64))(t) * uint64(os.Getpagesize())
 }
 
 // sawAll says nil if the follower was shown each change of queues that etcd has made since a revision.
@@ -237,9 +237,9 @@ func followQueues(t testing.TB, config *rest.Config, namespace string) []*follow
 	for range 5 {
 		followers = append(followers, follow(t, config, namespace))
 	}
-	queues := env.Client(t, config).BatchV1alpha1().TaskQueues(namespace)
+	queues := kit.Client(t, config).BatchV1alpha1().TaskQueues(namespace)
 	for i := range 200 {
-		get(queues.Create(t.Context(), newQueue("queue-"+strconv.Itoa(i)), metav1.CreateOptions{}))(t)
+		kit.Must(queues.Create(t.Context(), newQueue("queue-"+strconv.Itoa(i)), metav1.CreateOptions{}))(t)
 	}
 	return followers
 }

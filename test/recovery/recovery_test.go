@@ -18,7 +18,6 @@ limitations under the License.
 package recovery
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -29,13 +28,12 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const (
@@ -46,14 +44,14 @@ const (
 
 // scene is one host, with one Leat behind its aggregator. Other stores get servers of their own.
 type scene struct {
-	*env.Env
+	*kit.Env
 	cluster kubernetes.Interface
 	// store is that of the Leat behind the aggregator.
 	store *store
 }
 
 func TestRecovery(t *testing.T) {
-	e := env.On(t, host.ForTest(t))
+	e := kit.On(t, host.ForTest(t))
 	s := newScene(t, e, storeOf(t, e.Etcd))
 	t.Run("Restore", func(t *testing.T) { testRestore(t, s) })
 	t.Run("RestoreWhatWentSince", func(t *testing.T) { testWentSince(t, s) })
@@ -64,15 +62,15 @@ func TestRecovery(t *testing.T) {
 	t.Run("Stored", func(t *testing.T) { testStored(t, s) })
 }
 
-func newScene(t testing.TB, e *env.Env, store *store) *scene {
+func newScene(t testing.TB, e *kit.Env, store *store) *scene {
 	t.Helper()
-	config := get(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
+	config := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
 	config.QPS = -1
 	return &scene{e, kubernetes.NewForConfigOrDie(config), store}
 }
 
 // serve starts a server over another store, for one test.
-func (s *scene) serve(t testing.TB, store *store, args ...string) *env.Env {
+func (s *scene) serve(t testing.TB, store *store, args ...string) *kit.Env {
 	t.Helper()
 	return s.Replica(t, append([]string{
 		"--etcd-servers=" + strings.Join(store.endpoints(), ","),
@@ -86,7 +84,7 @@ const collectSoon = "--gc-heap-floor=0"
 // documented fails the test unless a page of the documentation has each of the texts: what is done here is what people are told to do.
 func documented(t testing.TB, page string, texts ...string) {
 	t.Helper()
-	content := get(os.ReadFile(filepath.Join(get(host.RepositoryRoot())(t), "docs", page)))(t)
+	content := kit.Must(os.ReadFile(filepath.Join(kit.Must(host.RepositoryRoot())(t), "docs", page)))(t)
 	for _, text := range texts {
 		if !strings.Contains(string(content), text) {
 			t.Errorf("docs/%s does not say %q", page, text)
@@ -96,47 +94,6 @@ func documented(t testing.TB, page string, texts ...string) {
 
 func newQueue(name string) *batch.TaskQueue {
 	return &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: name}}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// get gives the value, or fails the test.
-func get[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-// eventually fails the test if the condition, which says what is missing yet, does not come true.
-func eventually(t testing.TB, what string, condition func(context.Context) error) {
-	t.Helper()
-	var last error
-	begun := time.Now()
-	err := wait.PollUntilContextTimeout(t.Context(), pollInterval, patience, true, func(ctx context.Context) (bool, error) {
-		last = condition(ctx)
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("waiting until %s for %s: %v; last: %v", what, time.Since(begun).Round(time.Second), err, last)
-	}
-}
-
-// gone says nil for the error of something that is not found.
-func gone(err error) error {
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil
-	case err == nil:
-		return errors.New("it is still there")
-	}
-	return err
 }
 
 // status gives what a server has said of a failure.

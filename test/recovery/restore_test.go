@@ -43,7 +43,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testRestore goes back to a backup that was taken under load, while all clients run on.
@@ -51,7 +51,7 @@ func testRestore(t *testing.T, s *scene) {
 	documented(t, "how-to/backup.md", bump...)
 	ctx := t.Context()
 	namespace := s.Namespace(t)
-	api := env.Client(t, s.Admin(t)).BatchV1alpha1()
+	api := kit.Client(t, s.Admin(t)).BatchV1alpha1()
 	store := s.store
 	etcd := store.client(t)
 	manager := s.StartManager(t, "one")
@@ -59,19 +59,19 @@ func testRestore(t *testing.T, s *scene) {
 		s.StartWorker(t, s.Worker(t, namespace, name), namespace, name, nil, "--tasks=8")
 	}
 	// The garbage collector looks for new APIs at its start, and every 30 s.
-	check(t, s.Host.ControllerManager.Restart(ctx))
+	kit.Check(t, s.Host.ControllerManager.Restart(ctx))
 	direct := follow(t, s.Direct(t, "alice", "leat:admins"), namespace)
 	aggregated := follow(t, s.Admin(t), namespace)
 
 	// What owns, and is owned, across the two API servers.
 	configMaps := s.cluster.CoreV1().ConfigMaps(namespace)
-	owner := get(configMaps.Create(ctx, newConfigMap("owner"), metav1.CreateOptions{}))(t)
-	kept := get(api.TaskSets(namespace).Create(ctx, suspended("kept"), metav1.CreateOptions{}))(t)
-	get(configMaps.Create(ctx, newConfigMap("owned-by-kept", ownedBySet(kept)), metav1.CreateOptions{}))(t)
+	owner := kit.Must(configMaps.Create(ctx, newConfigMap("owner"), metav1.CreateOptions{}))(t)
+	kept := kit.Must(api.TaskSets(namespace).Create(ctx, suspended("kept"), metav1.CreateOptions{}))(t)
+	kit.Must(configMaps.Create(ctx, newConfigMap("owned-by-kept", ownedBySet(kept)), metav1.CreateOptions{}))(t)
 	held := newHeldTask("owned-by-map")
 	held.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}}
-	get(api.Tasks(namespace).Create(ctx, held, metav1.CreateOptions{}))(t)
-	deletedSince := get(api.TaskQueues(namespace).Create(ctx, newQueue("deleted-since"), metav1.CreateOptions{}))(t)
+	kit.Must(api.Tasks(namespace).Create(ctx, held, metav1.CreateOptions{}))(t)
+	deletedSince := kit.Must(api.TaskQueues(namespace).Create(ctx, newQueue("deleted-since"), metav1.CreateOptions{}))(t)
 
 	const completions, parallelism = 240, 16
 	w := newWork(t, api, namespace, "work", completions, parallelism)
@@ -83,12 +83,12 @@ func testRestore(t *testing.T, s *scene) {
 	begun := time.Now()
 	snapshot := store.save(t)
 	t.Logf("The snapshot took %s.", time.Since(begun).Round(time.Millisecond))
-	counted := get(api.TaskSets(namespace).Get(ctx, "work", metav1.GetOptions{}))(t).Status.Succeeded
+	counted := kit.Must(api.TaskSets(namespace).Get(ctx, "work", metav1.GetOptions{}))(t).Status.Succeeded
 
 	// All that comes now will be lost.
-	lost := get(api.TaskSets(namespace).Create(ctx, suspended("lost"), metav1.CreateOptions{}))(t)
-	get(configMaps.Create(ctx, newConfigMap("owned-by-lost", ownedBySet(lost)), metav1.CreateOptions{}))(t)
-	check(t, api.TaskQueues(namespace).Delete(ctx, "deleted-since", metav1.DeleteOptions{}))
+	lost := kit.Must(api.TaskSets(namespace).Create(ctx, suspended("lost"), metav1.CreateOptions{}))(t)
+	kit.Must(configMaps.Create(ctx, newConfigMap("owned-by-lost", ownedBySet(lost)), metav1.CreateOptions{}))(t)
+	kit.Check(t, api.TaskQueues(namespace).Delete(ctx, "deleted-since", metav1.DeleteOptions{}))
 	w.await("more indexes are counted", func(set *batch.TaskSet) bool { return set.Status.Succeeded >= counted+60 })
 	short.await("it is complete", complete)
 	writes := stopWriting()
@@ -100,11 +100,11 @@ func testRestore(t *testing.T, s *scene) {
 	pids := []int{s.Server.PID(), manager.PID(), s.Host.APIServer.PID()}
 	begun = time.Now()
 	store.restore(t, snapshot, bump...)
-	check(t, s.Server.WaitReady(ctx))
-	check(t, grown(before, version(t, api, namespace)))
+	kit.Check(t, s.Server.WaitReady(ctx))
+	kit.Check(t, grown(before, version(t, api, namespace)))
 	for _, f := range []*follower{direct, aggregated} {
 		f.await(t, "it agrees with the server", func() error { return f.agrees(ctx, etcd, namespace) })
-		check(t, f.has("deleted-since", deletedSince))
+		kit.Check(t, f.has("deleted-since", deletedSince))
 		if err := f.has("lost", lost); err == nil {
 			t.Error("A follower still has what was lost.")
 		}
@@ -112,20 +112,20 @@ func testRestore(t *testing.T, s *scene) {
 	t.Logf("After %d writes of queues besides, from stopping etcd until all followers agreed it took %s.", writes, time.Since(begun).Round(100*time.Millisecond))
 
 	// What was lost takes with it what it owned on the host, which shows that the collector has seen it; and it alone.
-	eventually(t, "what a lost set owned is collected", func(ctx context.Context) error {
+	kit.Eventually(t, "what a lost set owned is collected", func(ctx context.Context) error {
 		_, err := configMaps.Get(ctx, "owned-by-lost", metav1.GetOptions{})
-		return gone(err)
+		return kit.Gone(err)
 	})
 	w.done(completions)
 	short.done(60)
-	eventually(t, "the followers have come to the end, too", func(ctx context.Context) error {
+	kit.Eventually(t, "the followers have come to the end, too", func(ctx context.Context) error {
 		return errors.Join(direct.agrees(ctx, etcd, namespace), aggregated.agrees(ctx, etcd, namespace))
 	})
-	get(configMaps.Get(ctx, "owned-by-kept", metav1.GetOptions{}))(t)
-	if task := get(api.Tasks(namespace).Get(ctx, "owned-by-map", metav1.GetOptions{}))(t); task.DeletionTimestamp != nil {
+	kit.Must(configMaps.Get(ctx, "owned-by-kept", metav1.GetOptions{}))(t)
+	if task := kit.Must(api.Tasks(namespace).Get(ctx, "owned-by-map", metav1.GetOptions{}))(t); task.DeletionTimestamp != nil {
 		t.Errorf("The task that a ConfigMap owns is being deleted: %+v", task.ObjectMeta)
 	}
-	if set := get(api.TaskSets(namespace).Get(ctx, "kept", metav1.GetOptions{}))(t); set.UID != kept.UID || set.DeletionTimestamp != nil {
+	if set := kit.Must(api.TaskSets(namespace).Get(ctx, "kept", metav1.GetOptions{}))(t); set.UID != kept.UID || set.DeletionTimestamp != nil {
 		t.Errorf("The set that was kept is %+v.", set.ObjectMeta)
 	}
 	for i, pid := range []int{s.Server.PID(), manager.PID(), s.Host.APIServer.PID()} {
@@ -142,26 +142,26 @@ func testWithoutBump(t *testing.T, s *scene) {
 	store := startStore(t, 1)
 	etcd := store.client(t)
 	e := s.serve(t, store)
-	api := env.Client(t, e.Direct(t, "alice", "leat:admins")).BatchV1alpha1()
-	get(api.TaskSets(namespace).Create(ctx, suspended("kept"), metav1.CreateOptions{}))(t)
+	api := kit.Client(t, e.Direct(t, "alice", "leat:admins")).BatchV1alpha1()
+	kit.Must(api.TaskSets(namespace).Create(ctx, suspended("kept"), metav1.CreateOptions{}))(t)
 	f := follow(t, e.Direct(t, "alice", "leat:admins"), namespace)
 	snapshot := store.save(t)
 	var lost *batch.TaskSet
 	for i := range 20 {
-		lost = get(api.TaskSets(namespace).Create(ctx, suspended("lost-"+strconv.Itoa(i)), metav1.CreateOptions{}))(t)
+		lost = kit.Must(api.TaskSets(namespace).Create(ctx, suspended("lost-"+strconv.Itoa(i)), metav1.CreateOptions{}))(t)
 	}
 	f.await(t, "it has seen all", func() error { return f.has("lost", lost) })
 	before := version(t, api, namespace)
 
 	store.restore(t, snapshot)
-	check(t, e.Server.WaitReady(ctx))
+	kit.Check(t, e.Server.WaitReady(ctx))
 	if err := grown(before, revision(t, etcd)); err == nil {
 		t.Errorf("The resourceVersion has grown beyond %d though nothing was added.", before)
 	} else {
 		t.Log(err)
 	}
 	// The server goes on from what it knew: it shows a set that etcd does not hold, to followers, too.
-	if _, err := api.TaskSets(namespace).Get(ctx, lost.Name, metav1.GetOptions{}); gone(err) != nil {
+	if _, err := api.TaskSets(namespace).Get(ctx, lost.Name, metav1.GetOptions{}); kit.Gone(err) != nil {
 		t.Errorf("The lost set is read from etcd: %v", err)
 	}
 	if err := f.has("lost", lost); err != nil {
@@ -179,24 +179,24 @@ func TestStandalone(t *testing.T) {
 	member := []string{"--name=leat", "--initial-cluster=leat=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380"}
 	documented(t, "how-to/backup.md", append(member, bump...)...)
 	ctx := t.Context()
-	e := env.Standalone(t)
-	api := env.Client(t, e.Admin(t)).BatchV1alpha1()
-	kept := get(api.TaskSets("default").Create(ctx, suspended("kept"), metav1.CreateOptions{}))(t)
+	e := kit.Standalone(t)
+	api := kit.Client(t, e.Admin(t)).BatchV1alpha1()
+	kept := kit.Must(api.TaskSets("default").Create(ctx, suspended("kept"), metav1.CreateOptions{}))(t)
 	f := follow(t, e.Admin(t), "default")
 	snapshot := filepath.Join(t.TempDir(), "backup.db")
 	run(t, nil, "etcdctl", "--endpoints=unix://"+filepath.Join(e.DataDir(), "etcd", "run", "etcd.sock"), "snapshot", "save", snapshot)
-	lost := get(api.TaskSets("default").Create(ctx, suspended("lost"), metav1.CreateOptions{}))(t)
+	lost := kit.Must(api.TaskSets("default").Create(ctx, suspended("lost"), metav1.CreateOptions{}))(t)
 	f.await(t, "it has seen the lost", func() error { return f.has("lost", lost) })
 	before := version(t, api, "default")
 
-	check(t, e.Server.Stop())
+	kit.Check(t, e.Server.Stop())
 	data := filepath.Join(e.DataDir(), "etcd")
-	check(t, os.Rename(data, data+"-before"))
+	kit.Check(t, os.Rename(data, data+"-before"))
 	run(t, nil, "etcdutl", slices.Concat([]string{"snapshot", "restore", snapshot, "--data-dir=" + data}, bump, member)...)
-	check(t, e.Server.Restart(ctx))
-	check(t, grown(before, version(t, api, "default")))
+	kit.Check(t, e.Server.Restart(ctx))
+	kit.Check(t, grown(before, version(t, api, "default")))
 	f.await(t, "it agrees with the server", func() error { return f.agrees(ctx, e.EtcdClient(t), "default") })
-	check(t, f.has("kept", kept))
+	kit.Check(t, f.has("kept", kept))
 	if err := f.has("lost", lost); err == nil {
 		t.Error("A follower still has what was lost.")
 	}
@@ -228,7 +228,7 @@ func follow(t testing.TB, config *rest.Config, namespace string) *follower {
 			return next.RoundTrip(request)
 		})
 	})
-	factory := externalversions.NewSharedInformerFactoryWithOptions(env.Client(t, config), 0, externalversions.WithNamespace(namespace))
+	factory := externalversions.NewSharedInformerFactoryWithOptions(kit.Client(t, config), 0, externalversions.WithNamespace(namespace))
 	kinds := factory.Batch().V1alpha1()
 	show := func(obj any) {
 		if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
@@ -246,7 +246,7 @@ func follow(t testing.TB, config *rest.Config, namespace string) *follower {
 		"tasks": kinds.Tasks().Informer(), "tasksets": kinds.TaskSets().Informer(), "taskqueues": kinds.TaskQueues().Informer(), "workers": kinds.Workers().Informer(),
 	} {
 		f.stores[name] = informer.GetStore()
-		get(informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		kit.Must(informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc: show, UpdateFunc: func(_, obj any) { show(obj) }, DeleteFunc: show,
 		}))(t)
 	}
@@ -271,7 +271,7 @@ func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) {
 
 func (f *follower) await(t testing.TB, what string, condition func() error) {
 	t.Helper()
-	eventually(t, "of a follower: "+what, func(context.Context) error { return condition() })
+	kit.Eventually(t, "of a follower: "+what, func(context.Context) error { return condition() })
 }
 
 // has says nil if the follower shows that very object, of whatever kind.
@@ -311,7 +311,7 @@ func (f *follower) agrees(ctx context.Context, etcd *clientv3.Client, namespace 
 func version(t testing.TB, api typed.BatchV1alpha1Interface, namespace string) uint64 {
 	t.Helper()
 	var version uint64
-	eventually(t, "a list is served", func(ctx context.Context) error {
+	kit.Eventually(t, "a list is served", func(ctx context.Context) error {
 		list, err := api.TaskSets(namespace).List(ctx, metav1.ListOptions{})
 		if err == nil {
 			version, err = strconv.ParseUint(list.ResourceVersion, 10, 64)
@@ -324,7 +324,7 @@ func version(t testing.TB, api typed.BatchV1alpha1Interface, namespace string) u
 // revision is etcd's own.
 func revision(t testing.TB, etcd *clientv3.Client) uint64 {
 	t.Helper()
-	return uint64(get(etcd.Get(t.Context(), "any"))(t).Header.Revision)
+	return uint64(kit.Must(etcd.Get(t.Context(), "any"))(t).Header.Revision)
 }
 
 // grown says nil if resourceVersions have gone on growing.
@@ -384,14 +384,14 @@ func newWork(t testing.TB, api typed.BatchV1alpha1Interface, namespace, name str
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = &completions, &parallelism, new(batch.IndexedCompletion)
 	set.Spec.Template.Spec.Command = []string{"sh", "-c", `sleep 0.2; echo "$TASK_INDEX" >>"$FILE"`}
 	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "FILE", Value: w.file}}
-	get(api.TaskSets(namespace).Create(t.Context(), set, metav1.CreateOptions{}))(t)
+	kit.Must(api.TaskSets(namespace).Create(t.Context(), set, metav1.CreateOptions{}))(t)
 	return w
 }
 
 func (w *work) await(what string, condition func(*batch.TaskSet) bool) *batch.TaskSet {
 	w.Helper()
 	var set *batch.TaskSet
-	eventually(w, "of set "+w.name+": "+what, func(ctx context.Context) (err error) {
+	kit.Eventually(w, "of set "+w.name+": "+what, func(ctx context.Context) (err error) {
 		if set, err = w.api.TaskSets(w.namespace).Get(ctx, w.name, metav1.GetOptions{}); err == nil && !condition(set) {
 			err = fmt.Errorf("its status is %+v", set.Status)
 		}
@@ -412,7 +412,7 @@ func (w *work) done(completions int) {
 		w.Errorf("The status of %s is %+v, want %d of %s.", w.name, set.Status, completions, want)
 	}
 	ended := map[string]int{}
-	for line := range strings.Lines(string(get(os.ReadFile(w.file))(w))) {
+	for line := range strings.Lines(string(kit.Must(os.ReadFile(w.file))(w))) {
 		ended[strings.TrimSpace(line)]++
 	}
 	again := 0
@@ -424,7 +424,7 @@ func (w *work) done(completions int) {
 		again += max(0, times-1)
 	}
 	w.Logf("Set %s: %d of %d indexes were done once more after the restore.", w.name, again, completions)
-	eventually(w, "the tasks of "+w.name+" are gone", func(ctx context.Context) error {
+	kit.Eventually(w, "the tasks of "+w.name+" are gone", func(ctx context.Context) error {
 		tasks, err := w.api.Tasks(w.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=" + w.name})
 		if err == nil && len(tasks.Items) > 0 {
 			err = fmt.Errorf("there are %d, first %s: %+v", len(tasks.Items), tasks.Items[0].Name, tasks.Items[0].Status)

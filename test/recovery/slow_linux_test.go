@@ -30,8 +30,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // TestSlowDisk has an etcd that waits for its disk at each sync, while clients go on asking: at first as long as a poor disk takes, then
@@ -42,13 +42,13 @@ func TestSlowDisk(t *testing.T) {
 	var disk disk
 	store := startStoreAs(t, 1, func(command host.Command) host.Command { return disk.slow(t, command) })
 	etcd := store.client(t)
-	e := env.Over(t, host.ForTest(t), &host.Etcd{
+	e := kit.Over(t, host.ForTest(t), &host.Etcd{
 		Process: store.members[0].Process, Endpoint: store.members[0].endpoint, CAFile: store.caFile, CertFile: store.certFile, KeyFile: store.keyFile,
 	}, collectSoon)
 	s := newScene(t, e, store)
 	namespace := s.Namespace(t)
 	person := e.Direct(t, "alice", "leat:admins")
-	api := env.Client(t, person).BatchV1alpha1()
+	api := kit.Client(t, person).BatchV1alpha1()
 	followers := followQueues(t, person, namespace)
 	start := revision(t, etcd) + 1
 
@@ -68,11 +68,11 @@ func TestSlowDisk(t *testing.T) {
 			defer disk.delay.Store(0)
 			stop := pressRecorded(t, api, namespace, phase.timeout)
 			begun := time.Now()
-			eventually(t, fmt.Sprintf("ten seconds are over, and the server says that ready is %t", phase.ready), func(ctx context.Context) error {
+			kit.Eventually(t, fmt.Sprintf("ten seconds are over, and the server says that ready is %t", phase.ready), func(ctx context.Context) error {
 				if err := e.Server.Err(); err != nil {
 					t.Fatal(err)
 				}
-				answer, err := env.Client(t, person).Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").MaxRetries(0).Do(ctx).Raw()
+				answer, err := kit.Client(t, person).Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").MaxRetries(0).Do(ctx).Raw()
 				if ready, etcd := err == nil, strings.Contains(string(answer), "[+]etcd"); ready != phase.ready || etcd != phase.ready {
 					return fmt.Errorf("readyz says %v: %s", err, answer)
 				}
@@ -84,8 +84,8 @@ func TestSlowDisk(t *testing.T) {
 			grew := int64(residentBytes(t, e.Server.PID())) - int64(memory)
 			disk.delay.Store(0)
 			begun = time.Now()
-			check(t, e.Server.WaitReady(ctx))
-			get(api.TaskQueues(namespace).Create(ctx, newQueue("after-"+strings.ToLower(phase.name)), metav1.CreateOptions{}))(t)
+			kit.Check(t, e.Server.WaitReady(ctx))
+			kit.Must(api.TaskQueues(namespace).Create(ctx, newQueue("after-"+strings.ToLower(phase.name)), metav1.CreateOptions{}))(t)
 			resumed := time.Since(begun)
 			done := stop()
 			after := scrape(t, s, e)
@@ -93,7 +93,7 @@ func TestSlowDisk(t *testing.T) {
 			// What was acknowledged is there; how many more are, of which nothing was told, nobody knows.
 			stored := map[string]bool{}
 			prefix := "/leat/taskqueues/" + namespace + "/"
-			for _, kv := range get(etcd.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly()))(t).Kvs {
+			for _, kv := range kit.Must(etcd.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly()))(t).Kvs {
 				stored[strings.TrimPrefix(string(kv.Key), prefix)] = true
 			}
 			for _, name := range done.written {
@@ -152,7 +152,7 @@ func TestSlowDisk(t *testing.T) {
 			}
 			for _, f := range followers {
 				f.await(t, "it agrees with etcd", func() error { return f.agrees(ctx, etcd, namespace) })
-				check(t, f.sawAll(ctx, etcd, namespace, start))
+				kit.Check(t, f.sawAll(ctx, etcd, namespace, start))
 				if lists := f.lists.Load(); lists != f.kinds() {
 					t.Errorf("A follower has listed %d times, want once of each of %d kinds.", lists, f.kinds())
 				}

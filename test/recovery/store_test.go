@@ -29,11 +29,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // store is an etcd of one or more members.
@@ -53,9 +55,9 @@ type member struct {
 func storeOf(t testing.TB, etcd *host.Etcd) *store {
 	t.Helper()
 	s := &store{caFile: etcd.CAFile, certFile: etcd.CertFile, keyFile: etcd.KeyFile, token: "etcd-cluster"}
-	client := get(etcd.Client())(t)
+	client := kit.Must(etcd.Client())(t)
 	defer client.Close()
-	list := get(client.MemberList(t.Context()))(t)
+	list := kit.Must(client.MemberList(t.Context()))(t)
 	s.members = []*member{{
 		Process: etcd.Process, name: list.Members[0].Name, endpoint: etcd.Endpoint, peer: list.Members[0].PeerURLs[0],
 		dataDir: filepath.Join(filepath.Dir(etcd.LogFile()), "etcd-data"),
@@ -72,20 +74,20 @@ func startStore(t testing.TB, n int, args ...string) *store {
 // startStoreAs has each member started as a change of its command has it.
 func startStoreAs(t testing.TB, n int, as func(host.Command) host.Command, args ...string) *store {
 	t.Helper()
-	dir := get(os.MkdirTemp(t.ArtifactDir(), "etcd-"))(t)
-	ca := get(pki.NewCA("etcd"))(t)
+	dir := kit.Must(os.MkdirTemp(t.ArtifactDir(), "etcd-"))(t)
+	ca := kit.Must(pki.NewCA("etcd"))(t)
 	serverCert, serverKey, err := ca.IssueServer("127.0.0.1", "localhost")
-	check(t, err)
+	kit.Check(t, err)
 	clientCert, clientKey, err := ca.IssueClient("leat-test")
-	check(t, err)
+	kit.Check(t, err)
 	file := func(name string, content []byte) string {
 		path := filepath.Join(dir, "pki", name)
-		check(t, pki.WriteFile(path, content))
+		kit.Check(t, pki.WriteFile(path, content))
 		return path
 	}
 	s := &store{token: "leat", caFile: file("ca.crt", ca.CertPEM()), certFile: file("client.crt", clientCert), keyFile: file("client.key", clientKey)}
 	certFile, keyFile := file("server.crt", serverCert), file("server.key", serverKey)
-	address := func() string { return "https://127.0.0.1:" + strconv.Itoa(get(host.FreePort())(t)) }
+	address := func() string { return "https://127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t)) }
 	for i := range n {
 		name := "leat-etcd-" + strconv.Itoa(i)
 		s.members = append(s.members, &member{name: name, endpoint: address(), peer: address(), dataDir: filepath.Join(dir, name, "data")})
@@ -111,10 +113,10 @@ func startStoreAs(t testing.TB, n int, as func(host.Command) host.Command, args 
 			return err
 		})
 	}
-	check(t, starts.Wait())
+	kit.Check(t, starts.Wait())
 	t.Cleanup(func() {
 		for _, m := range s.members {
-			check(t, errors.Join(m.Err(), m.Kill()))
+			kit.Check(t, errors.Join(m.Err(), m.Kill()))
 		}
 	})
 	return s
@@ -122,7 +124,7 @@ func startStoreAs(t testing.TB, n int, as func(host.Command) host.Command, args 
 
 func tool(t testing.TB, name string) string {
 	t.Helper()
-	return filepath.Join(get(host.RepositoryRoot())(t), "bin", "host", name)
+	return filepath.Join(kit.Must(host.RepositoryRoot())(t), "bin", "host", name)
 }
 
 // endpoints are those of some of the members, all if none are named.
@@ -163,8 +165,8 @@ func (s *store) connect(members ...*member) (*clientv3.Client, error) {
 // client connects for one test.
 func (s *store) client(t testing.TB) *clientv3.Client {
 	t.Helper()
-	client := get(s.connect())(t)
-	t.Cleanup(func() { check(t, client.Close()) })
+	client := kit.Must(s.connect())(t)
+	t.Cleanup(func() { kit.Check(t, client.Close()) })
 	return client
 }
 
@@ -203,11 +205,11 @@ var bump = []string{"--bump-revision=1000000000", "--mark-compacted"}
 func (s *store) restore(t testing.TB, snapshot string, flags ...string) {
 	t.Helper()
 	for _, m := range s.members {
-		check(t, m.Stop())
+		kit.Check(t, m.Stop())
 	}
 	s.token += "-restored"
 	for _, m := range s.members {
-		check(t, os.Rename(m.dataDir, m.dataDir+"-before-"+s.token))
+		kit.Check(t, os.Rename(m.dataDir, m.dataDir+"-before-"+s.token))
 		run(t, nil, "etcdutl", append([]string{
 			"snapshot", "restore", snapshot, "--data-dir=" + m.dataDir,
 			"--name=" + m.name, "--initial-cluster=" + s.initialCluster(), "--initial-cluster-token=" + s.token, "--initial-advertise-peer-urls=" + m.peer,
@@ -217,7 +219,7 @@ func (s *store) restore(t testing.TB, snapshot string, flags ...string) {
 	for _, m := range s.members {
 		starts.Go(func() error { return m.Restart(t.Context()) })
 	}
-	check(t, starts.Wait())
+	kit.Check(t, starts.Wait())
 }
 
 func run(t testing.TB, environment []string, name string, args ...string) string {

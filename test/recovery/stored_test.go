@@ -39,7 +39,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 var update = flag.Bool("update", false, "write testdata anew, from what this server stores")
@@ -62,9 +62,9 @@ func recordsFile(encoding string) string { return filepath.Join("testdata", enco
 func testStored(t *testing.T, s *scene) {
 	_, err := s.cluster.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: golden}}, metav1.CreateOptions{})
 	if !apierrors.IsAlreadyExists(err) {
-		check(t, err)
+		kit.Check(t, err)
 	}
-	check(t, bind(t.Context(), s, "root", "cluster-admin"))
+	kit.Check(t, bind(t.Context(), s, "root", "cluster-admin"))
 	for _, encoding := range []string{"protobuf", "json"} {
 		t.Run(encoding, func(t *testing.T) {
 			if *update {
@@ -78,19 +78,19 @@ func testStored(t *testing.T, s *scene) {
 func (s *scene) readRecords(t *testing.T, encoding string) {
 	ctx := t.Context()
 	var records map[string]record
-	check(t, json.Unmarshal(get(os.ReadFile(recordsFile(encoding)))(t), &records))
+	kit.Check(t, json.Unmarshal(kit.Must(os.ReadFile(recordsFile(encoding)))(t), &records))
 	store := startStore(t, 1)
 	etcd := store.client(t)
 	kinds := map[string]int{}
 	for _, key := range slices.Sorted(maps.Keys(records)) {
-		get(etcd.Put(ctx, "/leat/"+key, string(records[key].Value)))(t)
+		kit.Must(etcd.Put(ctx, "/leat/"+key, string(records[key].Value)))(t)
 		kinds[strings.Split(key, "/")[0]]++
 	}
 	if len(kinds) != 5 {
 		t.Fatalf("%s has objects of %v, want all five kinds", recordsFile(encoding), kinds)
 	}
 	e := s.serve(t, store)
-	client := env.Client(t, e.Direct(t, "root")).BatchV1alpha1().RESTClient()
+	client := kit.Client(t, e.Direct(t, "root")).BatchV1alpha1().RESTClient()
 
 	for key, record := range records {
 		served, object := read(t, client, key)
@@ -99,7 +99,7 @@ func (s *scene) readRecords(t *testing.T, encoding string) {
 		}
 		// An update that changes nothing is a write only if the bytes in etcd are not those that this server writes.
 		before := value(t, etcd, key)
-		get(client.Put().AbsPath(path(key)).Body(served).SetHeader("Content-Type", "application/json").Do(ctx).Raw())(t)
+		kit.Must(client.Put().AbsPath(path(key)).Body(served).SetHeader("Content-Type", "application/json").Do(ctx).Raw())(t)
 		after := value(t, etcd, key)
 		switch {
 		case !bytes.HasPrefix(after, []byte("k8s\x00")):
@@ -113,7 +113,7 @@ func (s *scene) readRecords(t *testing.T, encoding string) {
 	}
 	for kind, n := range kinds {
 		var list metav1.PartialObjectMetadataList
-		check(t, json.Unmarshal(get(client.Get().AbsPath("/apis/batch.leat.dev/v1alpha1", kind).Do(ctx).Raw())(t), &list))
+		kit.Check(t, json.Unmarshal(kit.Must(client.Get().AbsPath("/apis/batch.leat.dev/v1alpha1", kind).Do(ctx).Raw())(t), &list))
 		if len(list.Items) != n {
 			t.Errorf("The list of %s has %d, want %d.", kind, len(list.Items), n)
 		}
@@ -133,23 +133,23 @@ func testNewerFields(t *testing.T, etcd *clientv3.Client, client rest.Interface,
 	} else {
 		var task batch.Task
 		var unknown runtime.Unknown
-		check(t, unknown.Unmarshal(stored[4:]))
-		check(t, task.Unmarshal(unknown.Raw))
+		kit.Check(t, unknown.Unmarshal(stored[4:]))
+		kit.Check(t, task.Unmarshal(unknown.Raw))
 		task.Name = "newer"
 		// The tag of field 1000, a string, and its length.
-		unknown.Raw = append(get(task.Marshal())(t), 0xc2, 0x3e, byte(len(marker)))
+		unknown.Raw = append(kit.Must(task.Marshal())(t), 0xc2, 0x3e, byte(len(marker)))
 		unknown.Raw = append(unknown.Raw, marker...)
-		stored = append([]byte("k8s\x00"), get(unknown.Marshal())(t)...)
+		stored = append([]byte("k8s\x00"), kit.Must(unknown.Marshal())(t)...)
 	}
 	if !bytes.Contains(stored, []byte(marker)) {
 		t.Fatalf("there is no such field in %q", stored)
 	}
-	get(etcd.Put(t.Context(), "/leat/"+key, string(stored)))(t)
+	kit.Must(etcd.Put(t.Context(), "/leat/"+key, string(stored)))(t)
 	read(t, client, key)
 	if !bytes.Equal(value(t, etcd, key), stored) {
 		t.Errorf("A read has changed what is stored.")
 	}
-	get(client.Patch(types.MergePatchType).AbsPath(path(key)).Body([]byte(`{"metadata":{"labels":{"example.com/written":"here"}}}`)).Do(t.Context()).Raw())(t)
+	kit.Must(client.Patch(types.MergePatchType).AbsPath(path(key)).Body([]byte(`{"metadata":{"labels":{"example.com/written":"here"}}}`)).Do(t.Context()).Raw())(t)
 	after := value(t, etcd, key)
 	if bytes.Contains(after, []byte(marker)) || !bytes.Contains(after, []byte("example.com/written")) {
 		t.Errorf("After a write etcd holds %q.", after)
@@ -163,14 +163,14 @@ func path(key string) string {
 
 func read(t testing.TB, client rest.Interface, key string) ([]byte, map[string]any) {
 	t.Helper()
-	served := get(client.Get().AbsPath(path(key)).SetHeader("Accept", "application/json").Do(t.Context()).Raw())(t)
+	served := kit.Must(client.Get().AbsPath(path(key)).SetHeader("Accept", "application/json").Do(t.Context()).Raw())(t)
 	return served, decoded(t, served)
 }
 
 func decoded(t testing.TB, data []byte) map[string]any {
 	t.Helper()
 	var object map[string]any
-	check(t, json.Unmarshal(data, &object))
+	kit.Check(t, json.Unmarshal(data, &object))
 	return object
 }
 
@@ -178,12 +178,12 @@ func decoded(t testing.TB, data []byte) map[string]any {
 func plainJSON(t testing.TB, object map[string]any) []byte {
 	t.Helper()
 	delete(object["metadata"].(map[string]any), "resourceVersion")
-	return get(json.MarshalIndent(object, "", " "))(t)
+	return kit.Must(json.MarshalIndent(object, "", " "))(t)
 }
 
 func value(t testing.TB, etcd *clientv3.Client, key string) []byte {
 	t.Helper()
-	response := get(etcd.Get(t.Context(), "/leat/"+key))(t)
+	response := kit.Must(etcd.Get(t.Context(), "/leat/"+key))(t)
 	if len(response.Kvs) != 1 {
 		t.Fatalf("etcd has no %s", key)
 	}
@@ -197,46 +197,46 @@ func (s *scene) writeRecords(t *testing.T, encoding string) {
 	etcd := store.client(t)
 	mediaType := map[string]string{"protobuf": "application/vnd.kubernetes.protobuf", "json": "application/json"}[encoding]
 	e := s.serve(t, store, "--storage-media-type="+mediaType)
-	root := env.Client(t, e.Direct(t, "root")).BatchV1alpha1()
-	agent := env.Client(t, e.Worker(t, golden, "worker")).BatchV1alpha1()
+	root := kit.Client(t, e.Direct(t, "root")).BatchV1alpha1()
+	agent := kit.Client(t, e.Worker(t, golden, "worker")).BatchV1alpha1()
 
 	queue := newQueue("queue")
 	queue.Spec = batch.TaskQueueSpec{Weight: new(int32(3)), MaxRunningTasks: new(int32(20)), MaxPendingTasks: new(int32(1000)), StopPolicy: new(batch.StopPolicyHold)}
-	get(root.TaskQueues(golden).Create(ctx, queue, metav1.CreateOptions{}))(t)
+	kit.Must(root.TaskQueues(golden).Create(ctx, queue, metav1.CreateOptions{}))(t)
 
 	set := suspended("set")
 	set.Labels, set.Annotations = map[string]string{"example.com/label": "x"}, map[string]string{"example.com/note": "ü, two\nlines"}
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = new(int32(100)), new(int32(7)), new(batch.IndexedCompletion)
 	set.Spec.BackoffLimitPerIndex, set.Spec.MaxFailedIndexes = new(int32(2)), new(int32(5))
 	set.Spec.TTLSecondsAfterFinished = new(int32(3600))
-	get(root.TaskSets(golden).Create(ctx, set, metav1.CreateOptions{}))(t)
+	kit.Must(root.TaskSets(golden).Create(ctx, set, metav1.CreateOptions{}))(t)
 
 	worker := &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: "worker", Labels: map[string]string{"disk": "ssd"}}}
 	worker.Spec.Taints = []batch.Taint{{Key: "example.com/dedicated", Value: "yes", Effect: batch.TaintEffectNoSchedule}}
-	worker = get(agent.Workers(golden).Create(ctx, worker, metav1.CreateOptions{}))(t)
+	worker = kit.Must(agent.Workers(golden).Create(ctx, worker, metav1.CreateOptions{}))(t)
 	capacity := batch.ResourceList{batch.ResourceTasks: resource.MustParse("8"), "memory": resource.MustParse("1536Mi")}
 	worker.Status.Capacity, worker.Status.Allocatable, worker.Status.Incarnation = capacity, capacity, "7b0ad4a3-8c67-4b27-a7d7-2c6c1d1f0a01"
 	worker.Status.Conditions = []metav1.Condition{{
 		Type: batch.WorkerReady, Status: metav1.ConditionTrue, Reason: "WorkerReady", LastTransitionTime: metav1.Now(),
 	}}
-	worker = get(agent.Workers(golden).UpdateStatus(ctx, worker, metav1.UpdateOptions{}))(t)
+	worker = kit.Must(agent.Workers(golden).UpdateStatus(ctx, worker, metav1.UpdateOptions{}))(t)
 	lease := &batch.WorkerLease{ObjectMeta: metav1.ObjectMeta{Name: "worker"}, Spec: batch.WorkerLeaseSpec{
 		HolderIdentity: worker.Status.Incarnation, LeaseDurationSeconds: new(int32(40)), RenewTime: new(metav1.NowMicro()),
 	}}
-	get(agent.WorkerLeases(golden).Create(ctx, lease, metav1.CreateOptions{}))(t)
+	kit.Must(agent.WorkerLeases(golden).Create(ctx, lease, metav1.CreateOptions{}))(t)
 
-	get(root.Tasks(golden).Create(ctx, newHeldTask("waiting"), metav1.CreateOptions{}))(t)
+	kit.Must(root.Tasks(golden).Create(ctx, newHeldTask("waiting"), metav1.CreateOptions{}))(t)
 	task := newHeldTask("running")
 	task.Spec.SchedulingGates, task.Spec.QueueName = nil, "queue"
 	task.Spec.Args, task.Spec.Env = []string{"$(A)"}, []batch.EnvVar{{Name: "A", Value: "b"}}
 	task.Spec.ActiveDeadlineSeconds, task.Spec.BackoffLimit = new(int64(600)), new(int32(4))
-	get(root.Tasks(golden).Create(ctx, task, metav1.CreateOptions{}))(t)
+	kit.Must(root.Tasks(golden).Create(ctx, task, metav1.CreateOptions{}))(t)
 	_, err := root.Tasks(golden).Bind(ctx, "running", &batch.Binding{
 		ObjectMeta: metav1.ObjectMeta{Name: "running", Namespace: golden},
 		Target:     batch.BindingTarget{Name: worker.Name, UID: worker.UID, Incarnation: worker.Status.Incarnation},
 	}, metav1.CreateOptions{})
-	check(t, err)
-	eventually(t, "the worker may report", func(ctx context.Context) error {
+	kit.Check(t, err)
+	kit.Eventually(t, "the worker may report", func(ctx context.Context) error {
 		bound, err := agent.Tasks(golden).Get(ctx, "running", metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -249,7 +249,7 @@ func (s *scene) writeRecords(t *testing.T, encoding string) {
 	})
 
 	records := map[string]record{}
-	for _, kv := range get(etcd.Get(ctx, "/leat/", clientv3.WithPrefix()))(t).Kvs {
+	for _, kv := range kit.Must(etcd.Get(ctx, "/leat/", clientv3.WithPrefix()))(t).Kvs {
 		key := strings.TrimPrefix(string(kv.Key), "/leat/")
 		if strings.Count(key, "/") != 2 {
 			t.Fatal(fmt.Errorf("%s is no key of an object in a namespace", kv.Key))
@@ -257,6 +257,6 @@ func (s *scene) writeRecords(t *testing.T, encoding string) {
 		_, object := read(t, root.RESTClient(), key)
 		records[key] = record{Value: kv.Value, Served: plainJSON(t, object)}
 	}
-	check(t, os.MkdirAll("testdata", 0o755))
-	check(t, os.WriteFile(recordsFile(encoding), append(get(json.MarshalIndent(records, "", " "))(t), '\n'), 0o644))
+	kit.Check(t, os.MkdirAll("testdata", 0o755))
+	kit.Check(t, os.WriteFile(recordsFile(encoding), append(kit.Must(json.MarshalIndent(records, "", " "))(t), '\n'), 0o644))
 }

@@ -27,7 +27,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testUndecodable has bytes in etcd that no server can read.
@@ -40,17 +40,17 @@ func testUndecodable(t *testing.T, s *scene) {
 	etcd := store.client(t)
 	e := s.serve(t, store, "--storage-initialization-timeout=5s")
 	person := e.Direct(t, "alice", "leat:admins")
-	api := env.Client(t, person).BatchV1alpha1()
+	api := kit.Client(t, person).BatchV1alpha1()
 	tasks := api.Tasks(namespace)
 	for _, name := range []string{"good", "bad"} {
-		get(tasks.Create(ctx, newHeldTask(name), metav1.CreateOptions{}))(t)
+		kit.Must(tasks.Create(ctx, newHeldTask(name), metav1.CreateOptions{}))(t)
 	}
-	get(api.Tasks(other).Create(ctx, newHeldTask("elsewhere"), metav1.CreateOptions{}))(t)
+	kit.Must(api.Tasks(other).Create(ctx, newHeldTask("elsewhere"), metav1.CreateOptions{}))(t)
 	f := follow(t, person, namespace)
 
 	key := "/leat/tasks/" + namespace + "/bad"
 	broken := func(t *testing.T) {
-		get(etcd.Put(ctx, key, "k8s\x00 no object"))(t)
+		kit.Must(etcd.Put(ctx, key, "k8s\x00 no object"))(t)
 	}
 	told := func(t *testing.T, what string, err error) {
 		t.Helper()
@@ -60,12 +60,12 @@ func testUndecodable(t *testing.T, s *scene) {
 		}
 	}
 	page := metav1.ListOptions{Limit: 500}
-	check(t, bind(ctx, s, "root", "cluster-admin"))
-	root := env.Client(t, e.Direct(t, "root")).BatchV1alpha1().Tasks(namespace)
+	kit.Check(t, bind(ctx, s, "root", "cluster-admin"))
+	root := kit.Client(t, e.Direct(t, "root")).BatchV1alpha1().Tasks(namespace)
 	unread := metav1.DeleteOptions{IgnoreStoreReadErrorWithClusterBreakingPotential: new(true)}
 
 	broken(t)
-	eventually(t, "the server knows of it", func(ctx context.Context) error {
+	kit.Eventually(t, "the server knows of it", func(ctx context.Context) error {
 		_, err := tasks.List(ctx, page)
 		if err == nil {
 			err = fmt.Errorf("a list is served")
@@ -85,12 +85,12 @@ func testUndecodable(t *testing.T, s *scene) {
 		t.Errorf("Of a list as informers make it the server says %+v.", said)
 	}
 	// All else goes on.
-	good := get(tasks.Get(ctx, "good", metav1.GetOptions{}))(t)
+	good := kit.Must(tasks.Get(ctx, "good", metav1.GetOptions{}))(t)
 	good.Labels = map[string]string{"example.com/written": "meanwhile"}
-	get(tasks.Update(ctx, good, metav1.UpdateOptions{}))(t)
-	get(tasks.Create(ctx, newHeldTask("new"), metav1.CreateOptions{}))(t)
-	get(api.Tasks(other).List(ctx, page))(t)
-	get(api.TaskSets(namespace).List(ctx, metav1.ListOptions{}))(t)
+	kit.Must(tasks.Update(ctx, good, metav1.UpdateOptions{}))(t)
+	kit.Must(tasks.Create(ctx, newHeldTask("new"), metav1.CreateOptions{}))(t)
+	kit.Must(api.Tasks(other).List(ctx, page))(t)
+	kit.Must(api.TaskSets(namespace).List(ctx, metav1.ListOptions{}))(t)
 	if err := tasks.Delete(ctx, "bad", unread); !apierrors.IsForbidden(err) {
 		t.Errorf("Of a deletion unread by somebody without that right the server says: %v", err)
 	}
@@ -103,25 +103,25 @@ func testUndecodable(t *testing.T, s *scene) {
 	t.Run("Deleted", func(t *testing.T) {
 		stdout, _, err := e.Kubectl(t, e.Kubeconfig(t, e.Direct(t, "root"), namespace), "", "delete", "--raw",
 			"/apis/batch.leat.dev/v1alpha1/namespaces/"+namespace+"/tasks/bad?"+option+"=true")
-		check(t, err)
+		kit.Check(t, err)
 		t.Log(stdout)
 		f.await(t, "it agrees with the server again", func() error { return f.agrees(ctx, etcd, namespace) })
-		get(tasks.List(ctx, page))(t)
+		kit.Must(tasks.List(ctx, page))(t)
 	})
 	t.Run("DeletedInEtcd", func(t *testing.T) {
 		broken(t)
-		eventually(t, "the server knows of it", func(ctx context.Context) error {
+		kit.Eventually(t, "the server knows of it", func(ctx context.Context) error {
 			if _, err := tasks.List(ctx, page); err == nil {
 				return fmt.Errorf("a list is served")
 			}
 			return nil
 		})
 		// A server that is started now is ready for all that can be read.
-		check(t, e.Server.Restart(ctx))
-		get(tasks.Get(ctx, "good", metav1.GetOptions{}))(t)
+		kit.Check(t, e.Server.Restart(ctx))
+		kit.Must(tasks.Get(ctx, "good", metav1.GetOptions{}))(t)
 		store.etcdctl(t, []string{"del", key})
 		f.await(t, "it agrees with the server again", func() error { return f.agrees(ctx, etcd, namespace) })
-		get(tasks.List(ctx, page))(t)
+		kit.Must(tasks.List(ctx, page))(t)
 	})
 }
 

@@ -25,7 +25,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testWentSince goes back to a backup that holds what was deleted after it, owners with all that they owned, and the former start of a
@@ -34,33 +34,33 @@ func testWentSince(t *testing.T, s *scene) {
 	documented(t, "how-to/backup.md", "kubectl patch lease kube-controller-manager")
 	ctx := t.Context()
 	namespace := s.Namespace(t)
-	api := env.Client(t, s.Admin(t)).BatchV1alpha1()
+	api := kit.Client(t, s.Admin(t)).BatchV1alpha1()
 	tasks, sets, maps := api.Tasks(namespace), api.TaskSets(namespace), s.cluster.CoreV1().ConfigMaps(namespace)
 	s.StartManager(t, "two")
 	s.StartWorker(t, s.Worker(t, namespace, "a"), namespace, "a", nil, "--tasks=4")
 	b := s.StartWorker(t, s.Worker(t, namespace, "b"), namespace, "b", nil, "--tasks=4")
 	incarnation := func() string {
-		return get(api.Workers(namespace).Get(ctx, "b", metav1.GetOptions{}))(t).Status.Incarnation
+		return kit.Must(api.Workers(namespace).Get(ctx, "b", metav1.GetOptions{}))(t).Status.Incarnation
 	}
 
 	ownedByMap := func(name string) metav1.OwnerReference {
-		owner := get(maps.Create(ctx, newConfigMap(name), metav1.CreateOptions{}))(t)
+		owner := kit.Must(maps.Create(ctx, newConfigMap(name), metav1.CreateOptions{}))(t)
 		return metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: name, UID: owner.UID}
 	}
 	newTask := func(name string, owners ...metav1.OwnerReference) {
 		task := newHeldTask(name)
 		task.OwnerReferences = owners
-		get(tasks.Create(ctx, task, metav1.CreateOptions{}))(t)
+		kit.Must(tasks.Create(ctx, task, metav1.CreateOptions{}))(t)
 	}
 	// Of ours: three in a row, and one that another owns, too.
-	root := get(sets.Create(ctx, suspended("root"), metav1.CreateOptions{}))(t)
+	root := kit.Must(sets.Create(ctx, suspended("root"), metav1.CreateOptions{}))(t)
 	middle := suspended("middle")
 	middle.OwnerReferences = []metav1.OwnerReference{ownedBySet(root)}
-	middle = get(sets.Create(ctx, middle, metav1.CreateOptions{}))(t)
+	middle = kit.Must(sets.Create(ctx, middle, metav1.CreateOptions{}))(t)
 	newTask("leaf", ownedBySet(middle))
 	newTask("of-two", ownedBySet(root), ownedByMap("other-owner"))
 	// Across the two API servers.
-	get(maps.Create(ctx, newConfigMap("map-of-root", ownedBySet(root)), metav1.CreateOptions{}))(t)
+	kit.Must(maps.Create(ctx, newConfigMap("map-of-root", ownedBySet(root)), metav1.CreateOptions{}))(t)
 	newTask("of-map", ownedByMap("deleted-map"))
 	const completions = 60
 	deleted := newWork(t, api, namespace, "deleted", completions, 4)
@@ -72,49 +72,49 @@ func testWentSince(t *testing.T, s *scene) {
 
 	// All goes: what the host held for good.
 	for _, name := range []string{"root", "deleted"} {
-		check(t, sets.Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)}))
+		kit.Check(t, sets.Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)}))
 	}
-	check(t, maps.Delete(ctx, "other-owner", metav1.DeleteOptions{}))
-	check(t, maps.Delete(ctx, "deleted-map", metav1.DeleteOptions{}))
-	check(t, b.Restart(ctx))
-	counted := get(sets.Get(ctx, "kept", metav1.GetOptions{}))(t).Status.Succeeded
-	eventually(t, "all that was owned is gone", func(ctx context.Context) error {
+	kit.Check(t, maps.Delete(ctx, "other-owner", metav1.DeleteOptions{}))
+	kit.Check(t, maps.Delete(ctx, "deleted-map", metav1.DeleteOptions{}))
+	kit.Check(t, b.Restart(ctx))
+	counted := kit.Must(sets.Get(ctx, "kept", metav1.GetOptions{}))(t).Status.Succeeded
+	kit.Eventually(t, "all that was owned is gone", func(ctx context.Context) error {
 		var errs []error
 		for _, name := range []string{"leaf", "of-two", "of-map"} {
 			_, err := tasks.Get(ctx, name, metav1.GetOptions{})
-			errs = append(errs, gone(err))
+			errs = append(errs, kit.Gone(err))
 		}
 		for _, name := range []string{"middle", "deleted"} {
 			_, err := sets.Get(ctx, name, metav1.GetOptions{})
-			errs = append(errs, gone(err))
+			errs = append(errs, kit.Gone(err))
 		}
 		_, err := maps.Get(ctx, "map-of-root", metav1.GetOptions{})
 		rest, listErr := tasks.List(ctx, metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=deleted"})
 		if listErr == nil && len(rest.Items) > 0 {
 			listErr = fmt.Errorf("%d tasks of the deleted set are left", len(rest.Items))
 		}
-		return errors.Join(append(errs, gone(err), listErr)...)
+		return errors.Join(append(errs, kit.Gone(err), listErr)...)
 	})
 	kept.await("the new start of the worker has done something", func(set *batch.TaskSet) bool { return set.Status.Succeeded >= counted+20 })
 	started := incarnation()
 
 	// The collector remembers for as long as it runs who is gone, and would not look whether he is back. It has no lease here to take away.
 	for _, m := range s.store.members {
-		check(t, m.Stop())
+		kit.Check(t, m.Stop())
 	}
-	check(t, s.Host.ControllerManager.Restart(ctx))
+	kit.Check(t, s.Host.ControllerManager.Restart(ctx))
 	s.store.restore(t, snapshot, bump...)
-	check(t, s.Server.WaitReady(ctx))
+	kit.Check(t, s.Server.WaitReady(ctx))
 	// The worker is told that it is another: its own past, which does not run.
-	eventually(t, "the worker ends", func(context.Context) error {
+	kit.Eventually(t, "the worker ends", func(context.Context) error {
 		if b.Err() == nil {
 			return errors.New("it runs")
 		}
 		return nil
 	})
 	t.Log(b.Err())
-	check(t, b.Restart(ctx))
-	eventually(t, "the worker that was started again is registered", func(context.Context) error {
+	kit.Check(t, b.Restart(ctx))
+	kit.Eventually(t, "the worker that was started again is registered", func(context.Context) error {
 		if now := incarnation(); now == atBackup || now == started {
 			return fmt.Errorf("it is %s, which was there before", now)
 		}
@@ -122,15 +122,15 @@ func testWentSince(t *testing.T, s *scene) {
 	})
 
 	// What goes on without an owner on the host goes again, which shows that the collector has seen all.
-	eventually(t, "what a deleted ConfigMap owned is collected once more", func(ctx context.Context) error {
+	kit.Eventually(t, "what a deleted ConfigMap owned is collected once more", func(ctx context.Context) error {
 		_, err := tasks.Get(ctx, "of-map", metav1.GetOptions{})
-		return gone(err)
+		return kit.Gone(err)
 	})
 	kept.done(completions)
 	deleted.done(completions)
-	eventually(t, "the owner that is gone is no owner any more of what another owns, too", func(ctx context.Context) error {
+	kit.Eventually(t, "the owner that is gone is no owner any more of what another owns, too", func(ctx context.Context) error {
 		task, err := tasks.Get(ctx, "of-two", metav1.GetOptions{})
-		if gone(err) == nil {
+		if kit.Gone(err) == nil {
 			t.Fatal("It was collected, though its other owner is there.")
 		}
 		if err == nil && len(task.OwnerReferences) != 1 {
@@ -139,12 +139,12 @@ func testWentSince(t *testing.T, s *scene) {
 		return err
 	})
 	for _, name := range []string{"root", "middle"} {
-		if set := get(sets.Get(ctx, name, metav1.GetOptions{}))(t); set.DeletionTimestamp != nil {
+		if set := kit.Must(sets.Get(ctx, name, metav1.GetOptions{}))(t); set.DeletionTimestamp != nil {
 			t.Errorf("Set %s, which is back, is being deleted.", name)
 		}
 	}
-	get(tasks.Get(ctx, "leaf", metav1.GetOptions{}))(t)
-	if _, err := maps.Get(ctx, "map-of-root", metav1.GetOptions{}); gone(err) != nil {
+	kit.Must(tasks.Get(ctx, "leaf", metav1.GetOptions{}))(t)
+	if _, err := maps.Get(ctx, "map-of-root", metav1.GetOptions{}); kit.Gone(err) != nil {
 		t.Errorf("What the host held is back: %v", err)
 	}
 }

@@ -29,7 +29,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	registrybatch "github.com/leat-dev/leat/pkg/registry/batch"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // objects has an object of each kind.
@@ -80,7 +80,7 @@ func call(t *testing.T, config *rest.Config, method, path, contentType string, o
 }
 
 // writerOf is who may create the object "a" of a resource: a worker registers itself.
-func writerOf(t *testing.T, e *env.Env, namespace, resource string) *rest.Config {
+func writerOf(t *testing.T, e *kit.Env, namespace, resource string) *rest.Config {
 	t.Helper()
 	if strings.HasPrefix(resource, "worker") {
 		return e.Worker(t, namespace, "a")
@@ -97,7 +97,7 @@ func withName(object map[string]any, name string) map[string]any {
 }
 
 func TestCBORIsRefusedByDefault(t *testing.T) {
-	e := env.Aggregated(t)
+	e := kit.Aggregated(t)
 	namespace, admin := e.Namespace(t), e.Admin(t)
 	for _, kind := range registrybatch.Kinds {
 		resource := kind.Describe().GroupResource.Resource
@@ -114,7 +114,7 @@ func TestCBORIsRefusedByDefault(t *testing.T) {
 }
 
 func TestAllKindsSpeakCBORWithItsFeatureGate(t *testing.T) {
-	e := env.Aggregated(t, "--feature-gates=kube:CBORServingAndStorage=true")
+	e := kit.Aggregated(t, "--feature-gates=kube:CBORServingAndStorage=true")
 	namespace, admin := e.Namespace(t), e.Admin(t)
 	for _, kind := range registrybatch.Kinds {
 		d := kind.Describe()

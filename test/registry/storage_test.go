@@ -33,7 +33,7 @@ import (
 
 	serveroptions "github.com/leat-dev/leat/pkg/apiserver/options"
 	"github.com/leat-dev/leat/pkg/registry"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // newStorageConfig gives a server's config whose stores are opened as leat-apiserver opens them with these flags, under a prefix

@@ -36,7 +36,7 @@ import (
 	"github.com/leat-dev/leat/pkg/apiserver/scheme"
 	"github.com/leat-dev/leat/pkg/registry"
 	registrybatch "github.com/leat-dev/leat/pkg/registry/batch"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // kind is what upstream's suite must know of a kind.

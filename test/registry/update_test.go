@@ -30,7 +30,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // A patch of a task that is being deleted, with nothing left to wait for, deletes it. If it is gone by then, and there is another of its

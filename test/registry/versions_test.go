@@ -57,7 +57,7 @@ import (
 	generatedopenapi "github.com/leat-dev/leat/pkg/generated/openapi"
 	registrybatch "github.com/leat-dev/leat/pkg/registry/batch"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // v1beta1 is a version that exists in tests alone. It has the types of v1alpha1, so what differs between the two is what the

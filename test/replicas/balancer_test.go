@@ -29,7 +29,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // balancer stands for the Service in front of the replicas: new connections go by turns to those that are ready, and those that are open
@@ -56,14 +56,14 @@ type backend struct {
 // probePeriod is how soon a replica whose readyz has changed is taken out or in, about as long as endpoints take in a cluster.
 const probePeriod = 500 * time.Millisecond
 
-func balance(t *testing.T, replicas ...*env.Env) *balancer {
+func balance(t *testing.T, replicas ...*kit.Env) *balancer {
 	t.Helper()
-	b := &balancer{listener: get(net.Listen("tcp", "127.0.0.1:0"))(t), conns: map[net.Conn]struct{}{}}
+	b := &balancer{listener: kit.Must(net.Listen("tcp", "127.0.0.1:0"))(t), conns: map[net.Conn]struct{}{}}
 	b.port = b.listener.Addr().(*net.TCPAddr).Port
 	ctx, stop := context.WithCancel(t.Context())
 	for _, replica := range replicas {
 		config := anonymous(t, replica)
-		target := &backend{address: get(url.Parse(config.Host))(t).Host}
+		target := &backend{address: kit.Must(url.Parse(config.Host))(t).Host}
 		b.backends = append(b.backends, target)
 		b.probe(ctx, target, config)
 		b.wg.Go(func() {
@@ -82,7 +82,7 @@ func balance(t *testing.T, replicas ...*env.Env) *balancer {
 	b.wg.Go(b.accept)
 	t.Cleanup(func() {
 		stop()
-		must(t, b.listener.Close())
+		kit.Check(t, b.listener.Close())
 		b.mu.Lock()
 		for conn := range b.conns {
 			_ = conn.Close()

@@ -25,12 +25,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/certificates"
+	"github.com/leat-dev/leat/test/kit/certificates"
 )
 
 // forged are the identity headers of somebody who wants to be alice, in the spellings that a careless server might take.
@@ -56,7 +58,7 @@ func testIdentity(t *testing.T, i *installation) {
 	task := `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"who"},"spec":{"command":["true"]}}`
 	all := forged["all of them"]
 
-	foreign := get(pki.NewCA("leat-worker-client-tls-ca"))(t)
+	foreign := kit.Must(pki.NewCA("leat-worker-client-tls-ca"))(t)
 	for what, sender := range map[string]struct {
 		cert, key []byte
 		err       error
@@ -74,7 +76,7 @@ func testIdentity(t *testing.T, i *installation) {
 		"a server's certificate":                                issued(i.Host.ClientCA.IssueServer("someone"))("401"),
 		"a server's certificate, of the aggregator's authority": issued(i.Host.FrontProxyCA.IssueServer("front-proxy-client"))("401"),
 	} {
-		must(t, sender.err)
+		kit.Check(t, sender.err)
 		t.Run(what, func(t *testing.T) {
 			config := showing(anonymous(t, second), sender.cert, sender.key)
 			for headers, claim := range forged {
@@ -87,7 +89,7 @@ func testIdentity(t *testing.T, i *installation) {
 
 	t.Run("the aggregator's own certificate", func(t *testing.T) {
 		cert, key, err := i.Host.FrontProxyCA.IssueClient("front-proxy-client")
-		must(t, err)
+		kit.Check(t, err)
 		got := who(ask(t, showing(anonymous(t, second), cert, key), http.MethodPost, path, task, all...))
 		if got.name != "alice" || !strings.Contains(got.rest, "leat:admins") || !strings.Contains(got.rest, "uid=forged-uid") || !strings.Contains(got.rest, "key=forged-extra") {
 			t.Errorf("it speaks for alice, and counts as %+v", got)
@@ -218,7 +220,7 @@ func ways(t *testing.T, i *installation, user string) []way {
 // allow has somebody edit tasks of the namespace, whichever way he comes.
 func allow(t *testing.T, i *installation, namespace, user string, ways []way) {
 	t.Helper()
-	get(hostAdmin(t, i.Env).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+	kit.Must(hostAdmin(t, i.Env).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: user},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:edit"},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
@@ -236,14 +238,14 @@ func allow(t *testing.T, i *installation, namespace, user string, ways []way) {
 func allowImpersonation(t *testing.T, i *installation, user string) {
 	t.Helper()
 	roles := hostAdmin(t, i.Env).RbacV1()
-	get(roles.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
+	kit.Must(roles.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
 		ObjectMeta: metav1.ObjectMeta{Name: user},
 		Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"users"}, Verbs: []string{"impersonate"}, ResourceNames: []string{"alice"}},
 			{APIGroups: []string{""}, Resources: []string{"groups"}, Verbs: []string{"impersonate"}, ResourceNames: []string{"leat:admins"}},
 		},
 	}, metav1.CreateOptions{}))(t)
-	get(roles.ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
+	kit.Must(roles.ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: user},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: user},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
@@ -256,7 +258,7 @@ func testRevocation(t *testing.T, i *installation) {
 	namespace := i.Namespace(t)
 	ways := ways(t, i, "leaver")
 	allow(t, i, namespace, "leaver", ways)
-	must(t, hostAdmin(t, i.Env).RbacV1().RoleBindings(namespace).Delete(t.Context(), "leaver", metav1.DeleteOptions{}))
+	kit.Check(t, hostAdmin(t, i.Env).RbacV1().RoleBindings(namespace).Delete(t.Context(), "leaver", metav1.DeleteOptions{}))
 	deleted := time.Now()
 	for _, way := range ways {
 		client := tasks(t, way.config, namespace)
@@ -287,5 +289,5 @@ func issued(cert, key []byte, err error) func(want string) sender {
 func apply(t *testing.T, i *installation, manifest string) {
 	t.Helper()
 	_, _, err := i.Kubectl(t, i.Host.AdminKubeconfig, manifest, "apply", "--filename=-")
-	must(t, err)
+	kit.Check(t, err)
 }

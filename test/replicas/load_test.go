@@ -41,7 +41,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // load is many at work in a namespace: half of the requests read, the others create, change and delete tasks, and none waits for another.
@@ -65,7 +65,7 @@ func newLoad(t *testing.T, config *rest.Config, namespace string, perSecond int)
 	t.Helper()
 	l := &load{asked: map[string]int{}, failed: map[string][]error{}, answers: map[string]int{}, written: map[string]bool{}}
 	l.use(t, config, namespace)
-	get((*l.client.Load()).Create(t.Context(), newTask("constant"), metav1.CreateOptions{}))(t)
+	kit.Must((*l.client.Load()).Create(t.Context(), newTask("constant"), metav1.CreateOptions{}))(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	inFlight := make(chan struct{}, perSecond/4)
 	var all sync.WaitGroup
@@ -278,8 +278,8 @@ func (f *follower) see(event watch.EventType, task *v1alpha1.Task) {
 func followRaw(t *testing.T, client typed.TaskInterface) *follower {
 	t.Helper()
 	f := &follower{what: "a watch", seen: map[string]int{}}
-	list := get(client.List(t.Context(), metav1.ListOptions{}))(t)
-	w := get(watchtools.NewRetryWatcherWithContext(t.Context(), list.ResourceVersion, &cache.ListWatch{
+	list := kit.Must(client.List(t.Context(), metav1.ListOptions{}))(t)
+	w := kit.Must(watchtools.NewRetryWatcherWithContext(t.Context(), list.ResourceVersion, &cache.ListWatch{
 		WatchFuncWithContext: client.Watch,
 	}))(t)
 	var last string
@@ -316,9 +316,9 @@ func (f *follower) wrongly(err error) {
 func followInformer(t *testing.T, config *rest.Config, namespace string) *follower {
 	t.Helper()
 	f := &follower{what: "an informer", seen: map[string]int{}}
-	factory := externalversions.NewSharedInformerFactoryWithOptions(env.Client(t, config), 0, externalversions.WithNamespace(namespace))
+	factory := externalversions.NewSharedInformerFactoryWithOptions(kit.Client(t, config), 0, externalversions.WithNamespace(namespace))
 	informer := factory.Batch().V1alpha1().Tasks().Informer()
-	get(informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	kit.Must(informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { f.see(watch.Added, obj.(*v1alpha1.Task)) },
 		UpdateFunc: func(_, obj any) { f.see(watch.Modified, obj.(*v1alpha1.Task)) },
 		DeleteFunc: func(obj any) {

@@ -35,7 +35,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testQuota: the host's own ResourceQuota holds all replicas together to its limits.
@@ -52,9 +52,9 @@ func testQuota(t *testing.T, i *installation) {
 			limits[kind] = 1
 		}
 		quota := newQuota(t, i, namespace, limits)
-		create := func(e *env.Env, kind, name string) error {
-			admin := env.Client(t, e.Direct(t, "alice", "leat:admins")).BatchV1alpha1()
-			worker := env.Client(t, e.Worker(t, namespace, name)).BatchV1alpha1()
+		create := func(e *kit.Env, kind, name string) error {
+			admin := kit.Client(t, e.Direct(t, "alice", "leat:admins")).BatchV1alpha1()
+			worker := kit.Client(t, e.Worker(t, namespace, name)).BatchV1alpha1()
 			meta := metav1.ObjectMeta{Name: name}
 			var err error
 			switch kind {
@@ -72,7 +72,7 @@ func testQuota(t *testing.T, i *installation) {
 		}
 		for n, kind := range kinds {
 			here, there := i.replicas[n%2], i.replicas[(n+1)%2]
-			must(t, create(here, kind, "first"))
+			kit.Check(t, create(here, kind, "first"))
 			want := fmt.Sprintf("exceeded quota: quota, requested: %s=1, used: %[1]s=1, limited: %[1]s=1", counted(kind))
 			// It may remember for a moment that there was room; then it finds that the quota has changed.
 			err := create(there, kind, "second")
@@ -82,12 +82,12 @@ func testQuota(t *testing.T, i *installation) {
 		}
 		quota.eventuallyUsed(limits)
 
-		admin := env.Client(t, i.Admin(t)).BatchV1alpha1()
-		must(t, admin.Tasks(namespace).Delete(ctx, "first", metav1.DeleteOptions{}))
-		must(t, admin.TaskSets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
-		must(t, admin.TaskQueues(namespace).Delete(ctx, "first", metav1.DeleteOptions{}))
+		admin := kit.Client(t, i.Admin(t)).BatchV1alpha1()
+		kit.Check(t, admin.Tasks(namespace).Delete(ctx, "first", metav1.DeleteOptions{}))
+		kit.Check(t, admin.TaskSets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
+		kit.Check(t, admin.TaskQueues(namespace).Delete(ctx, "first", metav1.DeleteOptions{}))
 		quota.eventuallyUsed(map[string]int64{"tasks": 0, "tasksets": 0, "taskqueues": 0, "workers": 1})
-		must(t, create(i.replicas[0], "tasks", "third"))
+		kit.Check(t, create(i.replicas[0], "tasks", "third"))
 	})
 
 	t.Run("a dry run is judged but not charged", func(t *testing.T) {
@@ -96,14 +96,14 @@ func testQuota(t *testing.T, i *installation) {
 		admin := tasks(t, i.Admin(t), namespace)
 		dryRun := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 		for range 3 {
-			get(admin.Create(t.Context(), newTask("dry"), dryRun))(t)
+			kit.Must(admin.Create(t.Context(), newTask("dry"), dryRun))(t)
 		}
 		if used := quota.used("tasks"); used != 0 {
 			t.Errorf("dry runs were charged: used is %d", used)
 		}
-		get(admin.Create(t.Context(), newTask("wet"), metav1.CreateOptions{}))(t)
+		kit.Must(admin.Create(t.Context(), newTask("wet"), metav1.CreateOptions{}))(t)
 		_, err := admin.Create(t.Context(), newTask("dry"), dryRun)
-		must(t, refused(err, metav1.StatusReasonForbidden))
+		kit.Check(t, refused(err, metav1.StatusReasonForbidden))
 	})
 }
 
@@ -163,7 +163,7 @@ func raceForQuota(t *testing.T, i *installation) bool {
 			t.Logf("round %s: the host has counted in the middle: %d creates succeeded", round, created.Load())
 			return false
 		}
-		list := get(clients[1].List(t.Context(), metav1.ListOptions{}))(t)
+		list := kit.Must(clients[1].List(t.Context(), metav1.ListOptions{}))(t)
 		if len(list.Items) != limit || created.Load() != room {
 			t.Errorf("round %s: there are %d tasks and %d creates succeeded, want %d and %d", round, len(list.Items), created.Load(), limit, room)
 		}
@@ -175,9 +175,9 @@ func raceForQuota(t *testing.T, i *installation) bool {
 		most()
 		return false
 	}
-	list := get(clients[0].List(t.Context(), metav1.ListOptions{Limit: deleted}))(t)
+	list := kit.Must(clients[0].List(t.Context(), metav1.ListOptions{Limit: deleted}))(t)
 	for _, task := range list.Items {
-		must(t, clients[1].Delete(t.Context(), task.Name, metav1.DeleteOptions{}))
+		kit.Check(t, clients[1].Delete(t.Context(), task.Name, metav1.DeleteOptions{}))
 	}
 	quota.eventuallyUsed(map[string]int64{"tasks": limit - deleted})
 	undisturbed := race("second", deleted)
@@ -190,8 +190,8 @@ func raceForQuota(t *testing.T, i *installation) bool {
 // countMost watches how many tasks there are, and gives a function that ends it and tells the most that there were at a time.
 func countMost(t *testing.T, client typed.TaskInterface) func() int {
 	t.Helper()
-	list := get(client.List(t.Context(), metav1.ListOptions{}))(t)
-	w := get(client.Watch(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion}))(t)
+	list := kit.Must(client.List(t.Context(), metav1.ListOptions{}))(t)
+	w := kit.Must(client.Watch(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion}))(t)
 	result := make(chan int)
 	go func() {
 		now, most := len(list.Items), len(list.Items)
@@ -231,7 +231,7 @@ func newQuota(t testing.TB, i *installation, namespace string, limits map[string
 		none[name] = 0
 	}
 	client := hostAdmin(t, i.Env).CoreV1().ResourceQuotas(namespace)
-	get(client.Create(t.Context(), &corev1.ResourceQuota{
+	kit.Must(client.Create(t.Context(), &corev1.ResourceQuota{
 		ObjectMeta: metav1.ObjectMeta{Name: "quota"},
 		Spec:       corev1.ResourceQuotaSpec{Hard: hard},
 	}, metav1.CreateOptions{}))(t)
@@ -250,7 +250,7 @@ func newQuota(t testing.TB, i *installation, namespace string, limits map[string
 
 func (q quota) used(resource string) int64 {
 	q.t.Helper()
-	used := get(q.get(q.t.Context()))(q.t).Status.Used[counted(resource)]
+	used := kit.Must(q.get(q.t.Context()))(q.t).Status.Used[counted(resource)]
 	return used.Value()
 }
 
@@ -262,8 +262,8 @@ func (q quota) get(ctx context.Context) (*corev1.ResourceQuota, error) {
 // lowered up to then.
 func (q quota) watchLowered(resource string) func() bool {
 	q.t.Helper()
-	now := get(q.get(q.t.Context()))(q.t)
-	w := get(q.api.Watch(q.t.Context(), metav1.ListOptions{ResourceVersion: now.ResourceVersion}))(q.t)
+	now := kit.Must(q.get(q.t.Context()))(q.t)
+	w := kit.Must(q.api.Watch(q.t.Context(), metav1.ListOptions{ResourceVersion: now.ResourceVersion}))(q.t)
 	var mu sync.Mutex
 	lowered := false
 	go func() {
@@ -281,7 +281,7 @@ func (q quota) watchLowered(resource string) func() bool {
 	}()
 	return func() bool {
 		defer w.Stop()
-		final := get(q.get(q.t.Context()))(q.t)
+		final := kit.Must(q.get(q.t.Context()))(q.t)
 		eventually(q.t, patience, "the watch has seen the quota as it is now", func(context.Context) error {
 			mu.Lock()
 			defer mu.Unlock()

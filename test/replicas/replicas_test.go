@@ -38,25 +38,25 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // installation is Leat as config/ installs it: two replicas behind one Service, which the host's aggregator knows.
 type installation struct {
-	*env.Env
+	*kit.Env
 	// replicas are the servers; the first is the Env's own.
-	replicas []*env.Env
+	replicas []*kit.Env
 	service  *balancer
 }
 
 // TestAggregated runs everything on one host. What changes whom the host trusts comes last.
 func TestAggregated(t *testing.T) {
-	e := env.Aggregated(t)
-	i := &installation{Env: e, replicas: []*env.Env{e, e.Replica(t)}}
+	e := kit.Aggregated(t)
+	i := &installation{Env: e, replicas: []*kit.Env{e, e.Replica(t)}}
 	i.service = balance(t, i.replicas...)
-	must(t, e.Host.RegisterLeat(t.Context(), i.service.port, anonymous(t, e).CAData))
+	kit.Check(t, e.Host.RegisterLeat(t.Context(), i.service.port, anonymous(t, e).CAData))
 	// The quota controller looks for new APIs only every 30 s, and at its start.
-	must(t, e.Host.ControllerManager.Restart(t.Context()))
+	kit.Check(t, e.Host.ControllerManager.Restart(t.Context()))
 
 	t.Run("Identity", func(t *testing.T) { testIdentity(t, i) })
 	t.Run("Revocation", func(t *testing.T) { testRevocation(t, i) })
@@ -85,22 +85,6 @@ const (
 
 var errNotYet = errors.New("not yet")
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// get gives the value, or fails the test.
-func get[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		must(t, err)
-		return value
-	}
-}
-
 // eventually fails the test if the condition, which says what is missing yet, does not come true within the timeout. It gives the time
 // that passed.
 func eventually(t testing.TB, timeout time.Duration, what string, condition func(context.Context) error) time.Duration {
@@ -126,20 +110,20 @@ func refused(err error, reason metav1.StatusReason) error {
 }
 
 // hostAdmin is whoever sets the host up. It is never used for our own API, where nobody is asked about it.
-func hostAdmin(t testing.TB, e *env.Env) *kubernetes.Clientset {
+func hostAdmin(t testing.TB, e *kit.Env) *kubernetes.Clientset {
 	t.Helper()
-	return get(kubernetes.NewForConfig(hostConfig(t, e)))(t)
+	return kit.Must(kubernetes.NewForConfig(hostConfig(t, e)))(t)
 }
 
-func hostConfig(t testing.TB, e *env.Env) *rest.Config {
+func hostConfig(t testing.TB, e *kit.Env) *rest.Config {
 	t.Helper()
-	config := get(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
+	config := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
 	config.QPS = -1
 	return config
 }
 
 // anonymous is whoever shows the server nothing.
-func anonymous(t testing.TB, e *env.Env) *rest.Config {
+func anonymous(t testing.TB, e *kit.Env) *rest.Config {
 	t.Helper()
 	config := e.Direct(t, "nobody")
 	config.CertData, config.KeyData = nil, nil
@@ -156,7 +140,7 @@ func showing(config *rest.Config, cert, key []byte) *rest.Config {
 // tasks is the client of an identity for the tasks of a namespace.
 func tasks(t testing.TB, config *rest.Config, namespace string) typed.TaskInterface {
 	t.Helper()
-	return env.Client(t, config).BatchV1alpha1().Tasks(namespace)
+	return kit.Client(t, config).BatchV1alpha1().Tasks(namespace)
 }
 
 // newTask makes a task that no scheduler takes up.
@@ -175,7 +159,7 @@ func (a answer) String() string { return fmt.Sprintf("%d %s", a.code, a.body) }
 // ask sends a request with these headers, as pairs, on a connection of its own, and gives the answer, whichever it is.
 func ask(t testing.TB, config *rest.Config, method, path, body string, headers ...string) answer {
 	t.Helper()
-	return get(try(t.Context(), config, method, path, body, headers...))(t)
+	return kit.Must(try(t.Context(), config, method, path, body, headers...))(t)
 }
 
 // try is ask where there may be no answer at all.

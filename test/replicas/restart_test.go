@@ -19,6 +19,8 @@ package replicas
 import (
 	"testing"
 	"time"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testRollingRestart: replicas that are replaced one after the other are, to clients behind the aggregator, a server that was never away.
@@ -34,9 +36,9 @@ func testRollingRestart(t *testing.T, i *installation) {
 	load.goesOn(t, 2*perSecond)
 	for n, replica := range i.replicas {
 		stopping := time.Now()
-		must(t, replica.Server.Stop())
+		kit.Check(t, replica.Server.Stop())
 		t.Logf("replica %d ended %s after it was asked to; connections so far: %d", n, time.Since(stopping).Round(100*time.Millisecond), i.service.accepted())
-		must(t, replica.Server.Restart(t.Context()))
+		kit.Check(t, replica.Server.Restart(t.Context()))
 		i.service.serving(t, n, true)
 	}
 	load.goesOn(t, max(2*perSecond, requests-load.count()))

@@ -41,7 +41,7 @@ import (
 	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testReviews: a thousand tasks that the programs themselves schedule, run and count cost the host a handful of reviews: one for each kind of
@@ -51,10 +51,10 @@ func testReviews(t *testing.T, i *installation) {
 	namespace := i.Namespace(t)
 	i.StartManager(t, "reviews")
 	i.StartWorker(t, i.Worker(t, namespace, "worker"), namespace, "worker", nil, "--name=worker", "--namespace="+namespace, "--tasks=64", "--capacity=cpu=64")
-	sets := env.Client(t, i.Admin(t)).BatchV1alpha1().TaskSets(namespace)
+	sets := kit.Client(t, i.Admin(t)).BatchV1alpha1().TaskSets(namespace)
 	run := func(name string, items int32) time.Duration {
 		t.Helper()
-		set := get(sets.Create(t.Context(), &v1alpha1.TaskSet{
+		set := kit.Must(sets.Create(t.Context(), &v1alpha1.TaskSet{
 			ObjectMeta: metav1.ObjectMeta{Name: name},
 			Spec: v1alpha1.TaskSetSpec{
 				Completions: &items, Parallelism: new(int32(100)),
@@ -68,7 +68,7 @@ func testReviews(t *testing.T, i *installation) {
 			set, ok := event.Object.(*v1alpha1.TaskSet)
 			return ok && set.Name == name && set.Status.Succeeded == items, nil
 		})
-		must(t, err)
+		kit.Check(t, err)
 		return time.Since(start)
 	}
 	run("first", 1) // by then the manager leads, and its informers watch
@@ -95,7 +95,7 @@ func hostReviews(t testing.TB, i *installation) int {
 			!strings.Contains(line, `resource="subjectaccessreviews"`) && !strings.Contains(line, `resource="tokenreviews"`) {
 			continue
 		}
-		total += get(strconv.Atoi(strings.TrimSpace(line[strings.LastIndex(line, "}")+1:])))(t)
+		total += kit.Must(strconv.Atoi(strings.TrimSpace(line[strings.LastIndex(line, "}")+1:])))(t)
 	}
 	return total
 }
@@ -107,12 +107,12 @@ func testReviewsAway(t *testing.T, i *installation) {
 	namespace := i.Namespace(t)
 	path := fmt.Sprintf(tasksPath, namespace)
 	reviews := between(t, i.Host.URL)
-	kubeconfig := get(clientcmd.LoadFromFile(get(i.Host.ServiceAccountKubeconfig("leat-system", "leat-apiserver"))(t)))(t)
+	kubeconfig := kit.Must(clientcmd.LoadFromFile(kit.Must(i.Host.ServiceAccountKubeconfig("leat-system", "leat-apiserver"))(t)))(t)
 	for _, cluster := range kubeconfig.Clusters {
 		cluster.Server = reviews.url
 	}
 	file := filepath.Join(t.TempDir(), "kubeconfig")
-	must(t, clientcmd.WriteToFile(*kubeconfig, file))
+	kit.Check(t, clientcmd.WriteToFile(*kubeconfig, file))
 	replica := i.Replica(t, "--authentication-kubeconfig="+file, "--authorization-kubeconfig="+file)
 	worker := replica.Worker(t, namespace, "worker")
 	ownTasks := path + "?fieldSelector=spec.workerName%3Dworker"
@@ -195,16 +195,16 @@ func waitUntil(t *testing.T, when time.Time) {
 }
 
 // byToken is a service account that may edit tasks in its namespace, at the server itself.
-func byToken(t *testing.T, e *env.Env, namespace, name string) *rest.Config {
+func byToken(t *testing.T, e *kit.Env, namespace, name string) *rest.Config {
 	t.Helper()
 	client := hostAdmin(t, e)
-	get(client.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(t)
-	get(client.RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+	kit.Must(client.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(t)
+	kit.Must(client.RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:edit"},
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: name}},
 	}, metav1.CreateOptions{}))(t)
-	token := get(client.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{}))(t)
+	token := kit.Must(client.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{}))(t)
 	config := anonymous(t, e)
 	config.BearerToken = token.Status.Token
 	return config
@@ -227,14 +227,14 @@ type wire struct {
 func between(t *testing.T, server string) *wire {
 	t.Helper()
 	w := &wire{
-		target: get(url.Parse(server))(t).Host, listener: get(net.Listen("tcp", "127.0.0.1:0"))(t),
+		target: kit.Must(url.Parse(server))(t).Host, listener: kit.Must(net.Listen("tcp", "127.0.0.1:0"))(t),
 		conns: map[net.Conn]struct{}{}, open: make(chan struct{}),
 	}
 	w.url = "https://" + w.listener.Addr().String()
 	close(w.open)
 	w.wg.Go(w.accept)
 	t.Cleanup(func() {
-		must(t, w.listener.Close())
+		kit.Check(t, w.listener.Close())
 		w.cut()
 		w.heal()
 		w.wg.Wait()

@@ -35,8 +35,8 @@ import (
 	certutil "k8s.io/client-go/util/cert"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // rotation replaces certificates, of which all but the last step leave the old ones in force.
@@ -56,7 +56,7 @@ func testRotation(t *testing.T, i *installation) {
 	r := &rotation{i, hostAdmin(t, i.Env), anonymous(t, i.Env).CAData}
 	processes := []*host.Process{i.Host.APIServer, i.replicas[0].Server, i.replicas[1].Server}
 	pids := []int{processes[0].PID(), processes[1].PID(), processes[2].PID()}
-	newServing := get(pki.NewCA("new-leat-serving"))(t)
+	newServing := kit.Must(pki.NewCA("new-leat-serving"))(t)
 	both := slices.Concat(r.serving, newServing.CertPEM())
 
 	// Tokens are not signed by what is rotated here; who comes by certificate takes the new one during the overlap.
@@ -80,22 +80,22 @@ func testRotation(t *testing.T, i *installation) {
 
 	t.Run("serving certificate", func(t *testing.T) {
 		start := time.Now()
-		must(t, i.Host.RegisterLeat(ctx, i.service.port, both))
+		kit.Check(t, i.Host.RegisterLeat(ctx, i.service.port, both))
 		cert, key, err := newServing.IssueServer(host.LeatService, "127.0.0.1", "localhost")
-		must(t, err)
+		kit.Check(t, err)
 		write(t, i.ServingKeyFile, key)
 		write(t, i.ServingCertFile, cert)
 		for _, replica := range i.replicas {
-			address := get(url.Parse(anonymous(t, replica).Host))(t).Host
+			address := kit.Must(url.Parse(anonymous(t, replica).Host))(t).Host
 			eventually(t, patience, "the replica shows the new certificate", func(context.Context) error { return shows(address, cert) })
 		}
 		goOn()
-		must(t, i.Host.RegisterLeat(ctx, i.service.port, newServing.CertPEM()))
+		kit.Check(t, i.Host.RegisterLeat(ctx, i.service.port, newServing.CertPEM()))
 		r.serving = newServing.CertPEM()
 		goOn()
 		t.Logf("done in %s", time.Since(start).Round(time.Second))
 
-		end := get(certutil.ParseCertsPEM(cert))(t)[0].NotAfter.Unix()
+		end := kit.Must(certutil.ParseCertsPEM(cert))(t)[0].NotAfter.Unix()
 		for _, replica := range i.replicas {
 			metrics := ask(t, r.at(t, replica, i.Host.ClientCA, "prometheus", "system:monitoring"), http.MethodGet, "/metrics", "")
 			want := fmt.Sprintf("leat_apiserver_certificate_expiration_timestamp_seconds{certificate=\"serving\"} %g\n", float64(end))
@@ -115,11 +115,11 @@ func testRotation(t *testing.T, i *installation) {
 				eventually(t, patience, fmt.Sprintf("the aggregator's word is answered %d", want), answers(config, want, claim...))
 			}
 		}
-		old, renewed := i.Host.FrontProxyCA, get(pki.NewCA("new-front-proxy"))(t)
+		old, renewed := i.Host.FrontProxyCA, kit.Must(pki.NewCA("new-front-proxy"))(t)
 		write(t, i.Host.FrontProxyCAFile, slices.Concat(old.CertPEM(), renewed.CertPEM()))
 		counts(renewed, http.StatusOK)
 		cert, key, err := renewed.IssueClient("front-proxy-client")
-		must(t, err)
+		kit.Check(t, err)
 		before := i.service.accepted()
 		write(t, i.Host.FrontProxyKeyFile, key)
 		write(t, i.Host.FrontProxyCertFile, cert)
@@ -140,11 +140,11 @@ func testRotation(t *testing.T, i *installation) {
 
 	t.Run("client authority", func(t *testing.T) {
 		start := time.Now()
-		old, renewed := i.Host.ClientCA, get(pki.NewCA("new-client-ca"))(t)
+		old, renewed := i.Host.ClientCA, kit.Must(pki.NewCA("new-client-ca"))(t)
 		counts := func(ca *pki.CA, want int) {
 			t.Helper()
 			cert, key, err := ca.IssueClient("alice", "leat:admins")
-			must(t, err)
+			kit.Check(t, err)
 			eventually(t, patience, fmt.Sprintf("the host answers %d", want), answers(showing(atHost, cert, key), want))
 			for _, replica := range i.replicas {
 				config := r.at(t, replica, ca, "alice", "leat:admins")
@@ -155,8 +155,8 @@ func testRotation(t *testing.T, i *installation) {
 		counts(renewed, http.StatusOK)
 		loads[1].use(t, r.at(t, i.replicas[1], renewed, "alice", "leat:admins"), direct)
 		cert, key, err := renewed.IssueClient("admin", "system:masters")
-		must(t, err)
-		r.admin = get(kubernetes.NewForConfig(showing(hostConfig(t, i.Env), cert, key)))(t)
+		kit.Check(t, err)
+		r.admin = kit.Must(kubernetes.NewForConfig(showing(hostConfig(t, i.Env), cert, key)))(t)
 		goOn()
 		write(t, i.Host.ClientCAFile, renewed.CertPEM())
 		r.publish(t, "client-ca-file", renewed.CertPEM())
@@ -191,12 +191,12 @@ func (r *rotation) testEtcd(t *testing.T) {
 	replace := func(ca *pki.CA) {
 		t.Helper()
 		cert, key, err := ca.IssueClient("leat-apiserver")
-		must(t, err)
+		kit.Check(t, err)
 		write(t, r.Etcd.KeyFile, key)
 		write(t, r.Etcd.CertFile, cert)
-		must(t, r.Etcd.Restart(t.Context()))
+		kit.Check(t, r.Etcd.Restart(t.Context()))
 	}
-	ready := func(replica *env.Env, want int) {
+	ready := func(replica *kit.Env, want int) {
 		t.Helper()
 		config := anonymous(t, replica)
 		config.CAData = r.serving
@@ -209,7 +209,7 @@ func (r *rotation) testEtcd(t *testing.T) {
 		})
 		t.Logf("readyz answers %d after %s", want, took.Round(100*time.Millisecond))
 	}
-	replace(get(pki.NewCA("stranger"))(t))
+	replace(kit.Must(pki.NewCA("stranger"))(t))
 	for _, replica := range r.replicas {
 		ready(replica, http.StatusInternalServerError)
 	}
@@ -220,10 +220,10 @@ func (r *rotation) testEtcd(t *testing.T) {
 }
 
 // at is who shows a replica a certificate of that authority.
-func (r *rotation) at(t *testing.T, replica *env.Env, ca *pki.CA, user string, groups ...string) *rest.Config {
+func (r *rotation) at(t *testing.T, replica *kit.Env, ca *pki.CA, user string, groups ...string) *rest.Config {
 	t.Helper()
 	cert, key, err := ca.IssueClient(user, groups...)
-	must(t, err)
+	kit.Check(t, err)
 	config := showing(anonymous(t, replica), cert, key)
 	config.CAData = r.serving
 	return config
@@ -284,5 +284,5 @@ func shows(address string, cert []byte) error {
 
 func write(t *testing.T, file string, data []byte) {
 	t.Helper()
-	must(t, pki.WriteFile(file, data))
+	kit.Check(t, pki.WriteFile(file, data))
 }

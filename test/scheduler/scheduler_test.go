@@ -47,8 +47,8 @@ import (
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/agent"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // workerHost is the host of all workers in the test process.
@@ -60,13 +60,13 @@ const (
 )
 
 func TestStandalone(t *testing.T) {
-	suite(t, env.Standalone(t, "--workers=0"))
+	suite(t, kit.Standalone(t, "--workers=0"))
 }
 
 func TestAggregated(t *testing.T) {
-	e := env.Aggregated(t)
+	e := kit.Aggregated(t)
 	election := []string{"--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms"}
-	port := strconv.Itoa(must(host.FreePort())(t))
+	port := strconv.Itoa(kit.Must(host.FreePort())(t))
 	first := e.StartManager(t, "one", append(election, "--metrics-bind-address=127.0.0.1:"+port)...)
 	suite(t, e)
 	t.Run("metrics", func(t *testing.T) { tellsMetrics(t, port) })
@@ -76,7 +76,7 @@ func TestAggregated(t *testing.T) {
 	})
 }
 
-func suite(t *testing.T, e *env.Env) {
+func suite(t *testing.T, e *kit.Env) {
 	t.Run("queues are served by weight", func(t *testing.T) { servedByWeight(t, newScene(t, e, 8, 8)) })
 	t.Run("hold", func(t *testing.T) { holds(t, newScene(t, e, 4)) })
 	t.Run("hold and drain", func(t *testing.T) { drains(t, newScene(t, e, 4, 4)) })
@@ -89,7 +89,7 @@ func suite(t *testing.T, e *env.Env) {
 
 // scene is a namespace with workers, which have as many cpus as places, and a record of what becomes of its tasks.
 type scene struct {
-	env       *env.Env
+	env       *kit.Env
 	api       typed.BatchV1alpha1Interface
 	namespace string
 	dir       string
@@ -102,10 +102,10 @@ type scene struct {
 	check func() string
 }
 
-func newScene(t *testing.T, e *env.Env, places ...int64) *scene {
+func newScene(t *testing.T, e *kit.Env, places ...int64) *scene {
 	t.Helper()
 	s := &scene{
-		env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: e.Namespace(t), dir: t.TempDir(),
+		env: e, api: kit.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: e.Namespace(t), dir: t.TempDir(),
 		tasks: map[string]*batch.Task{}, check: func() string { return "" },
 	}
 	s.observe(t)
@@ -114,18 +114,18 @@ func newScene(t *testing.T, e *env.Env, places ...int64) *scene {
 	for i, n := range places {
 		name := fmt.Sprintf("w%d-abcde", i)
 		amount := *resource.NewQuantity(n, resource.DecimalSI)
-		w := agent.New(env.Client(t, e.Worker(t, s.namespace, name)), workerHost, agent.Options{
+		w := agent.New(kit.Client(t, e.Worker(t, s.namespace, name)), workerHost, agent.Options{
 			Namespace: s.namespace, Name: name, DrainTimeout: time.Second,
 			Capacity: batch.ResourceList{batch.ResourceTasks: amount, batch.ResourceCPU: amount},
 		})
 		go func() { ended <- w.Run(ctx) }()
 	}
 	t.Cleanup(func() {
-		check(t, s.api.TaskSets(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
-		check(t, s.api.Tasks(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}, metav1.ListOptions{}))
+		kit.Check(t, s.api.TaskSets(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
+		kit.Check(t, s.api.Tasks(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}, metav1.ListOptions{}))
 		stop()
 		for range places {
-			check(t, <-ended)
+			kit.Check(t, <-ended)
 		}
 	})
 	return s
@@ -135,7 +135,7 @@ func newScene(t *testing.T, e *env.Env, places ...int64) *scene {
 // another without an eviction.
 func (s *scene) observe(t *testing.T) {
 	t.Helper()
-	events := must(s.api.Tasks(s.namespace).Watch(context.WithoutCancel(t.Context()), metav1.ListOptions{ResourceVersion: "0"}))(t)
+	events := kit.Must(s.api.Tasks(s.namespace).Watch(context.WithoutCancel(t.Context()), metav1.ListOptions{ResourceVersion: "0"}))(t)
 	done, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -229,12 +229,12 @@ func (s *scene) queue(t *testing.T, name string, change func(*batch.TaskQueueSpe
 	queue := &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	change(&queue.Spec)
 	_, err := s.api.TaskQueues(s.namespace).Create(t.Context(), queue, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 }
 
 func (s *scene) change(t *testing.T, name string, change func(*batch.TaskQueueSpec)) {
 	t.Helper()
-	eventually(t, "the queue is changed", func(ctx context.Context) error {
+	kit.Eventually(t, "the queue is changed", func(ctx context.Context) error {
 		queue, err := s.api.TaskQueues(s.namespace).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -277,7 +277,7 @@ func (s *scene) create(t *testing.T, n int, queue, script string, changes ...fun
 	}
 	wg.Wait()
 	for _, err := range errs {
-		check(t, err)
+		kit.Check(t, err)
 	}
 }
 
@@ -288,25 +288,14 @@ func (s *scene) lines(t *testing.T, file string) []string {
 	t.Helper()
 	content, err := os.ReadFile(s.path(file))
 	if !os.IsNotExist(err) {
-		check(t, err)
+		kit.Check(t, err)
 	}
 	return strings.Fields(string(content))
 }
 
-func eventually(t *testing.T, what string, f func(context.Context) error) {
-	t.Helper()
-	var last error
-	if err := wait.PollUntilContextTimeout(t.Context(), poll, patience, true, func(ctx context.Context) (bool, error) {
-		last = f(ctx)
-		return last == nil, nil
-	}); err != nil {
-		t.Fatalf("%s: not within %s: %v", what, patience, last)
-	}
-}
-
 func (s *scene) eventually(t *testing.T, what string, want int, is func(*batch.Task) bool) {
 	t.Helper()
-	eventually(t, what, func(context.Context) error {
+	kit.Eventually(t, what, func(context.Context) error {
 		if n := s.seen(is); n != want {
 			return fmt.Errorf("it is so of %d tasks, not of %d", n, want)
 		}
@@ -350,7 +339,7 @@ func servedByWeight(t *testing.T, s *scene) {
 func holds(t *testing.T, s *scene) {
 	s.queue(t, "q", stop(batch.StopPolicyNone))
 	s.create(t, 90, "q", "sleep 0.1")
-	eventually(t, "some are started", func(context.Context) error {
+	kit.Eventually(t, "some are started", func(context.Context) error {
 		if n := len(s.started()); n < 20 {
 			return fmt.Errorf("%d are", n)
 		}
@@ -388,7 +377,7 @@ func drains(t *testing.T, s *scene) {
 		rmdir "$DIR/$TASK_NAME"`
 	s.create(t, 6, "q", script)
 	s.create(t, 2, "other", `until [ -e "$DIR/go" ]; do sleep 0.1; done`)
-	eventually(t, "all run", func(context.Context) error {
+	kit.Eventually(t, "all run", func(context.Context) error {
 		if ran := s.lines(t, "ran"); len(ran) != 6 {
 			return fmt.Errorf("%d do", len(ran))
 		}
@@ -402,10 +391,10 @@ func drains(t *testing.T, s *scene) {
 	}
 	s.eventually(t, "all of the queue are back", 6, isBack)
 	s.eventually(t, "those of the other queue go on", 2, func(task *batch.Task) bool { return task.Spec.QueueName == "other" && task.Spec.WorkerName != "" })
-	eventually(t, "the commands are gone", func(context.Context) error {
+	kit.Eventually(t, "the commands are gone", func(context.Context) error {
 		for i := range 6 {
 			pid, err := strconv.Atoi(s.lines(t, fmt.Sprintf("q-%04d.pid", i))[0])
-			check(t, err)
+			kit.Check(t, err)
 			if syscall.Kill(pid, 0) == nil {
 				return fmt.Errorf("process %d is there", pid)
 			}
@@ -418,7 +407,7 @@ func drains(t *testing.T, s *scene) {
 			t.Error(err)
 		}
 	}
-	check(t, os.WriteFile(s.path("go"), nil, 0o600))
+	kit.Check(t, os.WriteFile(s.path("go"), nil, 0o600))
 	s.change(t, "q", stop(batch.StopPolicyNone))
 	s.eventually(t, "all have run to the end, although they may not be tried again", 8, succeeded)
 	if ran := s.lines(t, "ran"); len(ran) != 12 {
@@ -461,7 +450,7 @@ func keepsLimits(t *testing.T, s *scene) {
 	hopeless := s.newTask("hopeless", "cpu", "true")
 	ask("5")(hopeless)
 	_, err := s.api.Tasks(s.namespace).Create(t.Context(), hopeless, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	s.eventually(t, "all have run", 90, succeeded)
 	s.eventually(t, "the one past the limit says so", 1, says("Queue cpu is limited to 4 cpu, and the task requests 5."))
 	s.mu.Lock()
@@ -479,7 +468,7 @@ func tellsStatus(t *testing.T, s *scene) {
 	var queue *batch.TaskQueue
 	status := func(what string, is func(*batch.TaskQueueStatus) bool) {
 		t.Helper()
-		eventually(t, what, func(ctx context.Context) error {
+		kit.Eventually(t, what, func(ctx context.Context) error {
 			var err error
 			if queue, err = s.api.TaskQueues(s.namespace).Get(ctx, "q", metav1.GetOptions{}); err == nil && !is(&queue.Status) {
 				err = fmt.Errorf("the status is %+v", queue.Status)
@@ -488,7 +477,7 @@ func tellsStatus(t *testing.T, s *scene) {
 		})
 	}
 	status("the queue counts", func(status *batch.TaskQueueStatus) bool { return status.Pending == 3 && status.Running == 2 })
-	oldest := must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.workerName=,spec.queueName=q"}))(t).Items[0].CreationTimestamp
+	oldest := kit.Must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.workerName=,spec.queueName=q"}))(t).Items[0].CreationTimestamp
 	if cpu := queue.Status.Used[batch.ResourceCPU]; cpu.String() != "1" || queue.Status.OldestPendingTime.Sub(oldest.Time).Abs() > time.Second {
 		t.Errorf("the status is %+v", queue.Status)
 	}
@@ -498,7 +487,7 @@ func tellsStatus(t *testing.T, s *scene) {
 	kubectl := func(args ...string) string {
 		t.Helper()
 		out, _, err := s.env.Kubectl(t, kubeconfig, "", args...)
-		check(t, err)
+		kit.Check(t, err)
 		return out
 	}
 	kubectl("wait", "--for=condition=Active", "--timeout=30s", "tq/q")
@@ -508,7 +497,7 @@ func tellsStatus(t *testing.T, s *scene) {
 		t.Errorf("kubectl get tq prints %q", fields)
 	}
 	s.change(t, "q", stop(batch.StopPolicyNone))
-	check(t, os.WriteFile(s.path("go"), nil, 0o600))
+	kit.Check(t, os.WriteFile(s.path("go"), nil, 0o600))
 	status("the queue is empty", func(status *batch.TaskQueueStatus) bool {
 		return status.Pending == 0 && status.Running == 0 && status.OldestPendingTime == nil && len(status.Used) == 0
 	})
@@ -516,7 +505,7 @@ func tellsStatus(t *testing.T, s *scene) {
 	// Other queues cost this one nothing.
 	s.create(t, 20, "other", "true")
 	s.eventually(t, "the others have run", 25, succeeded)
-	if queue = must(s.api.TaskQueues(s.namespace).Get(t.Context(), "q", metav1.GetOptions{}))(t); queue.ResourceVersion != at {
+	if queue = kit.Must(s.api.TaskQueues(s.namespace).Get(t.Context(), "q", metav1.GetOptions{}))(t); queue.ResourceVersion != at {
 		t.Errorf("the status was written although nothing has changed: %+v", queue.Status)
 	}
 }
@@ -540,25 +529,25 @@ func pushesBack(t *testing.T, s *scene) {
 			return response, err
 		})
 	})
-	tasks := env.Client(t, config).BatchV1alpha1().Tasks(s.namespace)
+	tasks := kit.Client(t, config).BatchV1alpha1().Tasks(s.namespace)
 	try := func(name, queue string, dryRun ...string) error {
 		_, err := tasks.Create(t.Context(), s.newTask(name, queue, "true"), metav1.CreateOptions{DryRun: dryRun})
 		return err
 	}
 	for i := range 10 {
-		check(t, try(fmt.Sprint("dry-", i), "q", metav1.DryRunAll))
+		kit.Check(t, try(fmt.Sprint("dry-", i), "q", metav1.DryRunAll))
 	}
 	for i := range 5 {
-		eventually(t, "those before are known", func(ctx context.Context) error {
+		kit.Eventually(t, "those before are known", func(ctx context.Context) error {
 			queue, err := s.api.TaskQueues(s.namespace).Get(ctx, "q", metav1.GetOptions{})
 			if err == nil && int(queue.Status.Pending) != i {
 				err = fmt.Errorf("pending is %d", queue.Status.Pending)
 			}
 			return err
 		})
-		check(t, try(fmt.Sprint("t-", i), "q"))
+		kit.Check(t, try(fmt.Sprint("t-", i), "q"))
 	}
-	eventually(t, "a dry run is refused", func(context.Context) error {
+	kit.Eventually(t, "a dry run is refused", func(context.Context) error {
 		err := try("more", "q", metav1.DryRunAll)
 		if err == nil {
 			return fmt.Errorf("it is not")
@@ -576,7 +565,7 @@ func pushesBack(t *testing.T, s *scene) {
 		t.Errorf("Retry-After is %q", retryAfter)
 	}
 	mu.Unlock()
-	check(t, try("elsewhere", "other"))
+	kit.Check(t, try("elsewhere", "other"))
 
 	// kubectl waits until there is room.
 	kubeconfig := s.env.Kubeconfig(t, s.env.Admin(t), s.namespace)
@@ -587,7 +576,7 @@ func pushesBack(t *testing.T, s *scene) {
 		created <- err
 	}()
 	s.change(t, "q", stop(batch.StopPolicyNone))
-	check(t, <-created)
+	kit.Check(t, <-created)
 	s.eventually(t, "all have run", 7, succeeded)
 
 	// A set waits, says so, and completes.
@@ -597,11 +586,11 @@ func pushesBack(t *testing.T, s *scene) {
 	set.Spec.QueueName = "q"
 	set.Spec.Template.Spec = s.newTask("", "q", "sleep 0.1").Spec
 	_, err := s.api.TaskSets(s.namespace).Create(t.Context(), set, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	waitSet := func(condition string) *metav1.Condition {
 		t.Helper()
 		var found *metav1.Condition
-		eventually(t, condition, func(ctx context.Context) error {
+		kit.Eventually(t, condition, func(ctx context.Context) error {
 			set, err := s.api.TaskSets(s.namespace).Get(ctx, "set", metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -631,8 +620,8 @@ func startsLarge(t *testing.T, s *scene) {
 	set.Spec.Template.Spec = s.newTask("", "q", `while ! [ -e "$DIR/told" ]; do sleep 0.1; done; sleep 0.$((3 + TASK_INDEX % 7))`).Spec
 	set.Spec.Template.Spec.Resources.Requests = batch.ResourceList{batch.ResourceCPU: resource.MustParse("1")}
 	_, err := s.api.TaskSets(s.namespace).Create(t.Context(), set, metav1.CreateOptions{})
-	check(t, err)
-	eventually(t, "the workers are full", func(context.Context) error {
+	kit.Check(t, err)
+	kit.Eventually(t, "the workers are full", func(context.Context) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if running := len(s.running("q")); running < 8 {
@@ -643,8 +632,8 @@ func startsLarge(t *testing.T, s *scene) {
 	large := s.newTask("large", "q", "true")
 	large.Spec.Resources.Requests = batch.ResourceList{batch.ResourceCPU: resource.MustParse("4")}
 	_, err = s.api.Tasks(s.namespace).Create(t.Context(), large, metav1.CreateOptions{})
-	check(t, err)
-	eventually(t, "the large one says why it waits", func(context.Context) error {
+	kit.Check(t, err)
+	kit.Eventually(t, "the large one says why it waits", func(context.Context) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		large := s.tasks["large"]
@@ -657,10 +646,10 @@ func startsLarge(t *testing.T, s *scene) {
 		}
 		return nil
 	})
-	check(t, os.WriteFile(filepath.Join(s.dir, "told"), nil, 0o600))
+	kit.Check(t, os.WriteFile(filepath.Join(s.dir, "told"), nil, 0o600))
 	// Meanwhile it is updated all the time, which must not cost it the room that is kept for it.
 	updates := 0
-	eventually(t, "the large one has run", func(ctx context.Context) error {
+	kit.Eventually(t, "the large one has run", func(ctx context.Context) error {
 		if s.seen(func(task *batch.Task) bool { return task.Name == "large" && succeeded(task) }) == 1 {
 			return nil
 		}
@@ -707,7 +696,7 @@ func failsWhatCrashes(t *testing.T, s *scene) {
 	crash := s.newTask("crash", "crash", "sleep 1; touch $DIR/crashed; kill -9 $PPID")
 	crash.Spec.CrashLimit = ptr.To[int32](3)
 	_, err := s.api.Tasks(s.namespace).Create(t.Context(), crash, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	beside := ""
 	s.mu.Lock()
 	s.check = func() string {
@@ -745,9 +734,9 @@ func failsWhatCrashes(t *testing.T, s *scene) {
 }
 
 func tellsMetrics(t *testing.T, port string) {
-	response := must(http.Get("http://127.0.0.1:" + port + "/metrics"))(t)
+	response := kit.Must(http.Get("http://127.0.0.1:" + port + "/metrics"))(t)
 	defer response.Body.Close()
-	body := string(must(io.ReadAll(response.Body))(t))
+	body := string(kit.Must(io.ReadAll(response.Body))(t))
 	for _, want := range []string{
 		`leat_pending_tasks{namespace=`, `leat_running_tasks{namespace=`, `leat_oldest_pending_task_age_seconds{`,
 		`leat_worker_slots{namespace=`, `leat_scheduling_attempt_duration_seconds_count{result="scheduled"} `, `leat_task_binding_duration_seconds_count `,
@@ -775,7 +764,7 @@ func anotherLeader(t *testing.T, s *scene, first, second *host.Process) {
 	s.create(t, tasks, "q", `echo "$TASK_NAME" >> "$DIR/ran"; sleep 0.2`)
 	bound := func(n int) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("%d tasks are started", n), func(context.Context) error {
+		kit.Eventually(t, fmt.Sprintf("%d tasks are started", n), func(context.Context) error {
 			if got := len(s.started()); got < n {
 				return fmt.Errorf("%d are", got)
 			}
@@ -783,12 +772,12 @@ func anotherLeader(t *testing.T, s *scene, first, second *host.Process) {
 		})
 	}
 	bound(20)
-	check(t, first.Signal(syscall.SIGSTOP))
+	kit.Check(t, first.Signal(syscall.SIGSTOP))
 	bound(len(s.started()) + 20) // by the other one
-	check(t, first.Signal(syscall.SIGCONT))
+	kit.Check(t, first.Signal(syscall.SIGCONT))
 	bound(len(s.started()) + 20)
-	check(t, first.Restart(t.Context())) // it has ended when it saw that it was not the leader any more
-	check(t, second.Restart(t.Context()))
+	kit.Check(t, first.Restart(t.Context())) // it has ended when it saw that it was not the leader any more
+	kit.Check(t, second.Restart(t.Context()))
 	bound(len(s.started()) + 20)
 	s.eventually(t, "all have run", tasks, succeeded)
 	if n := len(s.started()); n != tasks {
@@ -796,20 +785,5 @@ func anotherLeader(t *testing.T, s *scene, first, second *host.Process) {
 	}
 	if ran := s.lines(t, "ran"); len(ran) != tasks {
 		t.Errorf("%d commands have run for %d tasks", len(ran), tasks)
-	}
-}
-
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

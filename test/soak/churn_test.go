@@ -38,9 +38,9 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/await"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/measure"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/await"
+	"github.com/leat-dev/leat/test/kit/measure"
 )
 
 const (
@@ -99,7 +99,7 @@ func newChurn(s *stage) *churn {
 	for i := range stayingWorkers + visitingWorkers {
 		name := fmt.Sprintf("instant-%05d", i)
 		c.identity = append(c.identity, &measure.FakeWorker{
-			Client: env.Client(s, s.own(measure.Protobuf(s.through(s.env.Worker(s, s.namespace, name))))), Namespace: s.namespace, Name: name,
+			Client: kit.Client(s, s.own(measure.Protobuf(s.through(s.env.Worker(s, s.namespace, name))))), Namespace: s.namespace, Name: name,
 			Seen:   func(string) { c.record(opAnswer, 0, nil) },
 			Failed: func(err error) { c.record(opAnswer, 0, err) },
 		})

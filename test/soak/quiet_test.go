@@ -26,11 +26,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/leat-dev/leat/test/await"
-	"github.com/leat-dev/leat/test/measure"
+	"github.com/leat-dev/leat/test/kit/await"
+	"github.com/leat-dev/leat/test/kit/measure"
 )
 
 // settleTime is how long connections, watches and garbage may take to go away. What takes longer counts as growth.
@@ -61,7 +63,7 @@ func (s *stage) quiet(before []quiet, at time.Duration, operations int) quiet {
 	})
 	// What does not settle is what the test is about.
 	if !errors.Is(err, await.ErrNotYet) {
-		check(s, err)
+		kit.Check(s, err)
 	}
 	return now
 }
@@ -83,7 +85,7 @@ func (q quiet) falling(earlier quiet) bool {
 func (s *stage) empty() {
 	s.Helper()
 	api := s.client(s.through(s.env.Direct(s, "alice", "leat:admins"))).BatchV1alpha1()
-	check(s, await.Until(s.Context(), patience, func(ctx context.Context) error {
+	kit.Check(s, await.Until(s.Context(), patience, func(ctx context.Context) error {
 		if err := errors.Join(
 			api.TaskSets(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}),
 			api.Tasks(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}, metav1.ListOptions{}),
@@ -108,9 +110,9 @@ func (s *stage) empty() {
 		return nil
 	}))
 	now, err := s.etcd.Get(s.Context(), "/", clientv3.WithCountOnly())
-	check(s, err)
+	kit.Check(s, err)
 	_, err = s.etcd.Compact(s.Context(), now.Header.Revision, clientv3.WithCompactPhysical())
-	check(s, err)
+	kit.Check(s, err)
 }
 
 // look tells how everything is, after garbage was collected.

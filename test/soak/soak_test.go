@@ -29,7 +29,7 @@ import (
 
 	"k8s.io/client-go/util/flowcontrol"
 
-	"github.com/leat-dev/leat/test/await"
+	"github.com/leat-dev/leat/test/kit/await"
 )
 
 var duration = flag.Duration("duration", time.Minute, "how long Leat is kept at work, without the quiet points between")

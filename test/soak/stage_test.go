@@ -35,9 +35,9 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
-	"github.com/leat-dev/leat/test/measure"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
+	"github.com/leat-dev/leat/test/kit/measure"
 )
 
 const (
@@ -64,7 +64,7 @@ type process struct {
 // stage is Leat as config/ installs it: two servers behind one Service.
 type stage struct {
 	*testing.T
-	env       *env.Env
+	env       *kit.Env
 	service   *measure.Service
 	etcd      *clientv3.Client
 	namespace string
@@ -81,27 +81,27 @@ func newStage(t *testing.T) *stage {
 	host.Oracles = nil
 	s := &stage{T: t, dialer: connrotation.NewDialer((&net.Dialer{Timeout: 10 * time.Second}).DialContext)}
 	dir := t.ArtifactDir()
-	ca := must(pki.NewCA("leat-worker-clients"))(t)
+	ca := kit.Must(pki.NewCA("leat-worker-clients"))(t)
 	cert, key, err := ca.IssueClient(batch.WorkerClientName)
-	check(t, err)
+	kit.Check(t, err)
 	caFile, certFile, keyFile := filepath.Join(dir, "workers.crt"), filepath.Join(dir, "worker-client.crt"), filepath.Join(dir, "worker-client.key")
 	for file, content := range map[string][]byte{caFile: ca.CertPEM(), certFile: cert, keyFile: key} {
-		check(t, pki.WriteFile(file, content))
+		kit.Check(t, pki.WriteFile(file, content))
 	}
 	// What is compacted, and when, is up to the test. Shutdown takes less time than shipped, to have it more often.
-	s.env = env.Aggregated(t, "--worker-client-certificate="+certFile, "--worker-client-key="+keyFile, "--worker-address-ranges=127.0.0.0/8",
+	s.env = kit.Aggregated(t, "--worker-client-certificate="+certFile, "--worker-client-key="+keyFile, "--worker-address-ranges=127.0.0.0/8",
 		"--audit-log-path=/dev/null", "--etcd-compaction-interval=0", "--shutdown-delay-duration=2s", "--shutdown-watch-termination-grace-period=2s")
-	replicas := []*env.Env{s.env, s.env.Replica(t)}
-	s.service = must(measure.NewService(addressOf(t, replicas[0]), addressOf(t, replicas[1])))(t)
-	t.Cleanup(func() { check(t, s.service.Close()) })
-	check(t, s.env.Host.RegisterLeat(t.Context(), s.service.Port, s.env.ServingCA.CertPEM()))
-	admin := must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t)
-	check(t, measure.AllowObserver(t.Context(), must(kubernetes.NewForConfig(admin))(t)))
+	replicas := []*kit.Env{s.env, s.env.Replica(t)}
+	s.service = kit.Must(measure.NewService(addressOf(t, replicas[0]), addressOf(t, replicas[1])))(t)
+	t.Cleanup(func() { kit.Check(t, s.service.Close()) })
+	kit.Check(t, s.env.Host.RegisterLeat(t.Context(), s.service.Port, s.env.ServingCA.CertPEM()))
+	admin := kit.Must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t)
+	kit.Check(t, measure.AllowObserver(t.Context(), kit.Must(kubernetes.NewForConfig(admin))(t)))
 	s.etcd, s.namespace = s.env.EtcdClient(t), s.env.Namespace(t)
 
 	for i, replica := range replicas {
 		config := replica.Direct(t, measure.Observer)
-		client := must(rest.HTTPClientFor(config))(t)
+		client := kit.Must(rest.HTTPClientFor(config))(t)
 		s.servers = append(s.servers, &process{
 			Process: replica.Server, name: fmt.Sprintf("leat-apiserver %d", i), asked: true, metrics: config.Host + "/metrics", client: client,
 			collect: func(ctx context.Context) error {
@@ -131,15 +131,15 @@ func newStage(t *testing.T) *stage {
 	return s
 }
 
-func addressOf(t *testing.T, e *env.Env) string {
+func addressOf(t *testing.T, e *kit.Env) string {
 	t.Helper()
-	return must(url.Parse(e.Direct(t, "nobody").Host))(t).Host
+	return kit.Must(url.Parse(e.Direct(t, "nobody").Host))(t).Host
 }
 
 // loopback gives a free address of this machine.
 func loopback(t *testing.T) string {
 	t.Helper()
-	return fmt.Sprintf("127.0.0.1:%d", must(host.FreePort())(t))
+	return fmt.Sprintf("127.0.0.1:%d", kit.Must(host.FreePort())(t))
 }
 
 // through gives the config that leads to the Service.
@@ -152,7 +152,7 @@ func (s *stage) through(config *rest.Config) *rest.Config {
 // client gives the API to a client whose connections are closed at quiet points.
 func (s *stage) client(config *rest.Config) versioned.Interface {
 	s.Helper()
-	return env.Client(s.T, s.own(config))
+	return kit.Client(s.T, s.own(config))
 }
 
 func (s *stage) own(config *rest.Config) *rest.Config {
@@ -169,23 +169,7 @@ func (s *stage) processes() []*process {
 func (s *stage) restart(p *process) {
 	s.Helper()
 	if p.asked {
-		check(s, p.Stop())
+		kit.Check(s, p.Stop())
 	}
-	check(s, p.Restart(s.Context()))
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// must gives the value, or fails the test.
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
+	kit.Check(s, p.Restart(s.Context()))
 }

@@ -38,8 +38,8 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const namespace = "default"
@@ -79,8 +79,8 @@ func TestTasksRunToTheirEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	metrics := "127.0.0.1:" + strconv.Itoa(metricsPort)
-	e := env.Standalone(t, "--workers=2", "--worker-tasks=2", "--metrics-bind-address="+metrics)
-	client := env.Client(t, e.Admin(t))
+	e := kit.Standalone(t, "--workers=2", "--worker-tasks=2", "--metrics-bind-address="+metrics)
+	client := kit.Client(t, e.Admin(t))
 	kubeconfig := filepath.Join(e.DataDir(), "kubeconfig")
 
 	t.Run("the example, by kubectl", func(t *testing.T) {
@@ -173,8 +173,8 @@ func TestTasksRunToTheirEnd(t *testing.T) {
 
 // What a worker has is what tasks can ask for.
 func TestWorkersHaveWhatTheMachineHas(t *testing.T) {
-	e := env.Standalone(t, "--workers=2", "--worker-capacity=example.com/license=3", "--worker-labels=disk=ssd")
-	client := env.Client(t, e.Admin(t))
+	e := kit.Standalone(t, "--workers=2", "--worker-capacity=example.com/license=3", "--worker-labels=disk=ssd")
+	client := kit.Client(t, e.Admin(t))
 	create(t, client, "asks", v1alpha1.TaskSpec{
 		Command: []string{"true"}, WorkerSelector: map[string]string{"disk": "ssd"},
 		Resources: v1alpha1.TaskResources{Requests: v1alpha1.ResourceList{
@@ -196,7 +196,7 @@ func TestWorkersHaveWhatTheMachineHas(t *testing.T) {
 }
 
 func TestKubectlDoesNotWarnOfItsVersion(t *testing.T) {
-	e := env.Standalone(t)
+	e := kit.Standalone(t)
 	out, errOut, err := e.Kubectl(t, filepath.Join(e.DataDir(), "kubeconfig"), "", "version")
 	if err != nil || strings.Contains(out+errOut, "WARNING") || strings.Contains(out+errOut, "error") || !strings.Contains(out, "+leat.") {
 		t.Errorf("kubectl version: %v: %s%s", err, out, errOut)
@@ -206,8 +206,8 @@ func TestKubectlDoesNotWarnOfItsVersion(t *testing.T) {
 func TestRestartKeepsEverything(t *testing.T) {
 	for name, end := range map[string]func(*host.Process) error{"stopped": (*host.Process).Stop, "killed": (*host.Process).Kill} {
 		t.Run(name, func(t *testing.T) {
-			e := env.Standalone(t, "--workers=1", "--worker-tasks=2")
-			client := env.Client(t, e.Admin(t))
+			e := kit.Standalone(t, "--workers=1", "--worker-tasks=2")
+			client := kit.Client(t, e.Admin(t))
 			create(t, client, "finished", v1alpha1.TaskSpec{Command: []string{"true"}})
 			before := waitTask(t, client, "finished", "Succeeded", inPhase(v1alpha1.TaskSucceeded))
 
@@ -249,7 +249,7 @@ func TestRestartKeepsEverything(t *testing.T) {
 
 // There is no garbage collector that finishes what is deleted in its way.
 func TestDeletionInAnyWayIsFinished(t *testing.T) {
-	e := env.Standalone(t, "--workers=1")
+	e := kit.Standalone(t, "--workers=1")
 	kubeconfig := filepath.Join(e.DataDir(), "kubeconfig")
 	for _, cascade := range []string{"background", "foreground", "orphan"} {
 		for kind, manifest := range map[string]string{
@@ -274,8 +274,8 @@ func TestDeletionInAnyWayIsFinished(t *testing.T) {
 }
 
 func TestSampleRunsOnce(t *testing.T) {
-	e := env.Standalone(t, "--workers=1", "--worker-tasks=4", "--sample")
-	client := env.Client(t, e.Admin(t))
+	e := kit.Standalone(t, "--workers=1", "--worker-tasks=4", "--sample")
+	client := kit.Client(t, e.Admin(t))
 	said := func() string {
 		content, err := os.ReadFile(e.Server.LogFile())
 		if err != nil {
@@ -320,7 +320,7 @@ func leat(t *testing.T, args ...string) (output string, err error) {
 }
 
 func TestMistakesAreNamed(t *testing.T) {
-	e := env.Standalone(t)
+	e := kit.Standalone(t)
 	_, port, _ := strings.Cut(strings.TrimPrefix(e.Admin(t).Host, "https://"), ":")
 	garbage := filepath.Join(t.TempDir(), "garbage")
 	if err := os.WriteFile(garbage, []byte("no: [kubeconfig"), 0o600); err != nil {
@@ -364,7 +364,7 @@ current-context: other
 	if err := os.WriteFile(file, []byte(existing), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e := env.Standalone(t, "--kubeconfig="+file)
+	e := kit.Standalone(t, "--kubeconfig="+file)
 	var config, err = clientcmd.LoadFromFile(file)
 	err = wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
 		config, err = clientcmd.LoadFromFile(file)

@@ -23,8 +23,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leat-dev/leat/test/kit"
+
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // killWhileRunning kills what kill kills, each time the set has come some way further.
@@ -53,7 +55,7 @@ func allKilled(t *testing.T, s *scene) {
 	name, dir := s.create(t, counts(completions, 16), script(`sleep 0.2; `+effect))
 	kills := 0
 	s.killWhileRunning(t, name, 4, completions, func() {
-		check(t, s.env.Server.Restart(t.Context()))
+		kit.Check(t, s.env.Server.Restart(t.Context()))
 		kills++
 	})
 	set := s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
@@ -85,12 +87,12 @@ func controllersKilled(t *testing.T, s *scene, managers []*host.Process) {
 		p := managers[turn%2]
 		if turn++; turn%4 == 0 {
 			// A leader that wakes after another has taken over ends by itself, and may be started again.
-			check(t, p.Signal(syscall.SIGSTOP))
+			kit.Check(t, p.Signal(syscall.SIGSTOP))
 			timer := time.NewTimer(5 * time.Second)
 			<-timer.C
-			check(t, p.Signal(syscall.SIGCONT))
+			kit.Check(t, p.Signal(syscall.SIGCONT))
 		}
-		check(t, p.Restart(t.Context()))
+		kit.Check(t, p.Restart(t.Context()))
 	})
 	set := s.wait(t, name, "the set has come to its end", is(batch.TaskSetFailed))
 	if set.Status.Succeeded != completions-failing || set.Status.Failed != failing || reason(set, batch.TaskSetFailed) != "FailedIndexes" {

@@ -37,7 +37,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/utils/ptr"
@@ -46,8 +45,8 @@ import (
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/agent"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // workerHost is the host of all workers in the test process.
@@ -59,14 +58,14 @@ const (
 )
 
 func TestStandalone(t *testing.T) {
-	e := env.Standalone(t, "--workers=2", "--worker-tasks=8")
-	s := &scene{env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: "default"}
+	e := kit.Standalone(t, "--workers=2", "--worker-tasks=8")
+	s := &scene{env: e, api: kit.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: "default"}
 	suite(t, s)
 	t.Run("all killed at once", func(t *testing.T) { allKilled(t, s) })
 }
 
 func TestAggregated(t *testing.T) {
-	e := env.Aggregated(t)
+	e := kit.Aggregated(t)
 	var managers []*host.Process
 	var metrics, probes []string
 	for _, name := range []string{"one", "two"} {
@@ -74,7 +73,7 @@ func TestAggregated(t *testing.T) {
 		managers = append(managers, startManager(t, e, name, "--metrics-bind-address=127.0.0.1:"+metricsPort, "--health-probe-bind-address=127.0.0.1:"+probesPort))
 		metrics, probes = append(metrics, metricsPort), append(probes, probesPort)
 	}
-	s := &scene{env: e, api: env.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: e.Namespace(t)}
+	s := &scene{env: e, api: kit.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: e.Namespace(t)}
 	startWorkers(t, e, s.namespace)
 	suite(t, s)
 	t.Run("health and metrics", func(t *testing.T) {
@@ -105,7 +104,7 @@ func TestAggregated(t *testing.T) {
 			"http://127.0.0.1:" + port + "/metrics": "HTTP request to an HTTPS server", "https://127.0.0.1:" + port + "/metrics": "Unauthorized",
 		} {
 			var answer string
-			eventually(t, url+" answers", func(context.Context) error {
+			kit.Eventually(t, url+" answers", func(context.Context) error {
 				if answer = get(t, url); strings.HasPrefix(answer, "unreachable") {
 					return errors.New(answer)
 				}
@@ -123,7 +122,7 @@ func TestAggregated(t *testing.T) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	return strconv.Itoa(must(host.FreePort())(t))
+	return strconv.Itoa(kit.Must(host.FreePort())(t))
 }
 
 // get gives the body of the answer, of an error too, whoever the server says it is.
@@ -136,16 +135,16 @@ func get(t *testing.T, url string) string {
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	check(t, err)
+	kit.Check(t, err)
 	return string(body)
 }
 
 // startManager starts a controller manager with the rights that config/ ships.
-func startManager(t *testing.T, e *env.Env, name string, args ...string) *host.Process {
+func startManager(t *testing.T, e *kit.Env, name string, args ...string) *host.Process {
 	t.Helper()
-	root := must(host.RepositoryRoot())(t)
-	kubeconfig := must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
-	p := must(host.StartProcess(t.Context(), host.Command{
+	root := kit.Must(host.RepositoryRoot())(t)
+	kubeconfig := kit.Must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
+	p := kit.Must(host.StartProcess(t.Context(), host.Command{
 		Name: "leat-controller-manager-" + name,
 		Path: filepath.Join(root, "bin", "test", "leat-controller-manager"),
 		Args: append([]string{
@@ -158,19 +157,19 @@ func startManager(t *testing.T, e *env.Env, name string, args ...string) *host.P
 		if err := p.Err(); err != nil {
 			t.Error(err)
 		}
-		check(t, p.Kill())
+		kit.Check(t, p.Kill())
 	})
 	return p
 }
 
 // startWorkers runs workers in this process, as clients with a worker's rights.
-func startWorkers(t *testing.T, e *env.Env, namespace string) {
+func startWorkers(t *testing.T, e *kit.Env, namespace string) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error)
 	names := []string{"one-abcde", "two-abcde"}
 	for _, name := range names {
-		w := agent.New(env.Client(t, e.Worker(t, namespace, name)), workerHost, agent.Options{
+		w := agent.New(kit.Client(t, e.Worker(t, namespace, name)), workerHost, agent.Options{
 			Namespace: namespace, Name: name, DrainTimeout: time.Second,
 			Capacity: batch.ResourceList{batch.ResourceTasks: resource.MustParse("8")},
 		})
@@ -179,14 +178,14 @@ func startWorkers(t *testing.T, e *env.Env, namespace string) {
 	t.Cleanup(func() {
 		stop()
 		for range names {
-			check(t, <-ended)
+			kit.Check(t, <-ended)
 		}
 	})
 }
 
 // scene is where a test plays.
 type scene struct {
-	env       *env.Env
+	env       *kit.Env
 	api       typed.BatchV1alpha1Interface
 	namespace string
 }
@@ -218,7 +217,7 @@ func (s *scene) create(t *testing.T, changes ...func(*batch.TaskSet)) (name, dir
 		change(set)
 	}
 	_, err := s.api.TaskSets(s.namespace).Create(t.Context(), set, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	t.Cleanup(func() {
 		err := s.api.TaskSets(s.namespace).Delete(context.WithoutCancel(t.Context()), name, metav1.DeleteOptions{
 			PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
@@ -233,7 +232,7 @@ func (s *scene) create(t *testing.T, changes ...func(*batch.TaskSet)) (name, dir
 // change changes a set, as often as others change it meanwhile.
 func (s *scene) change(t *testing.T, name string, f func(*batch.TaskSet)) {
 	t.Helper()
-	eventually(t, "the set is changed", func(ctx context.Context) error {
+	kit.Eventually(t, "the set is changed", func(ctx context.Context) error {
 		set, err := s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -248,7 +247,7 @@ func (s *scene) change(t *testing.T, name string, f func(*batch.TaskSet)) {
 func (s *scene) wait(t *testing.T, name, what string, is func(*batch.TaskSet) bool) *batch.TaskSet {
 	t.Helper()
 	var set *batch.TaskSet
-	eventually(t, what, func(ctx context.Context) error {
+	kit.Eventually(t, what, func(ctx context.Context) error {
 		var err error
 		if set, err = s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && !is(set) {
 			err = fmt.Errorf("the status is %+v", set.Status)
@@ -262,13 +261,13 @@ func (s *scene) wait(t *testing.T, name, what string, is func(*batch.TaskSet) bo
 func (s *scene) tasks(t *testing.T, name string) []batch.Task {
 	t.Helper()
 	list, err := s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=" + name})
-	check(t, err)
+	kit.Check(t, err)
 	return list.Items
 }
 
 func (s *scene) waitTasks(t *testing.T, name, what string, is func([]batch.Task) bool) {
 	t.Helper()
-	eventually(t, what, func(context.Context) error {
+	kit.Eventually(t, what, func(context.Context) error {
 		if tasks := s.tasks(t, name); !is(tasks) {
 			return fmt.Errorf("there are %d tasks", len(tasks))
 		}
@@ -294,28 +293,17 @@ func reason(set *batch.TaskSet, condition string) string {
 func effects(t *testing.T, dir string) map[int]int {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(dir, "effects"))
-	check(t, err)
+	kit.Check(t, err)
 	seen := map[int]int{}
 	for line := range strings.Lines(string(content)) {
 		index, err := strconv.Atoi(strings.TrimSpace(line))
-		check(t, err)
+		kit.Check(t, err)
 		seen[index]++
 	}
 	return seen
 }
 
 const effect = `echo "$TASK_INDEX" >> "$DIR/effects"`
-
-func eventually(t *testing.T, what string, f func(context.Context) error) {
-	t.Helper()
-	var last error
-	if err := wait.PollUntilContextTimeout(t.Context(), poll, patience, true, func(ctx context.Context) (bool, error) {
-		last = f(ctx)
-		return last == nil, nil
-	}); err != nil {
-		t.Fatalf("%s: not within %s: %v", what, patience, last)
-	}
-}
 
 func suite(t *testing.T, s *scene) {
 	t.Run("each index once", func(t *testing.T) {
@@ -399,7 +387,7 @@ func suite(t *testing.T, s *scene) {
 		if set.Status.StartTime != nil || set.Status.Failed != 0 || reason(set, batch.TaskSetSuspended) != "TaskSetSuspended" {
 			t.Errorf("status: %+v", set.Status)
 		}
-		check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+		kit.Check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
 		s.change(t, name, func(set *batch.TaskSet) { set.Spec.Suspend = ptr.To(false) })
 		set = s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
 		if set.Status.Succeeded != 4 || reason(set, batch.TaskSetSuspended) != "TaskSetResumed" {
@@ -412,7 +400,7 @@ func suite(t *testing.T, s *scene) {
 		scale := func(n int32) {
 			t.Helper()
 			sets := s.api.TaskSets(s.namespace)
-			eventually(t, "the set is scaled", func(ctx context.Context) error {
+			kit.Eventually(t, "the set is scaled", func(ctx context.Context) error {
 				scale, err := sets.GetScale(ctx, name, metav1.GetOptions{})
 				if err != nil {
 					return err
@@ -431,7 +419,7 @@ func suite(t *testing.T, s *scene) {
 		if got, err := s.api.TaskSets(s.namespace).GetScale(t.Context(), name, metav1.GetOptions{}); err != nil || got.Status.Replicas != 2 {
 			t.Errorf("the scale is %+v, %v", got, err)
 		}
-		check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+		kit.Check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
 		if set := s.wait(t, name, "the set is complete", is(batch.TaskSetComplete)); set.Status.Succeeded != 8 || set.Status.Failed != 0 {
 			t.Errorf("status: %+v", set.Status)
 		}
@@ -455,7 +443,7 @@ func suite(t *testing.T, s *scene) {
 			t.Errorf("a set that runs again is answered %v", err)
 		}
 		s.change(t, name, func(set *batch.TaskSet) { set.Spec.TTLSecondsAfterFinished = ptr.To[int32](0) })
-		eventually(t, "it is gone when its time is over", func(ctx context.Context) error {
+		kit.Eventually(t, "it is gone when its time is over", func(ctx context.Context) error {
 			_, err := s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{})
 			if apierrors.IsNotFound(err) {
 				return nil
@@ -470,7 +458,7 @@ func suite(t *testing.T, s *scene) {
 		s.change(t, name, counts(2, 2))
 		s.change(t, name, func(set *batch.TaskSet) { set.Spec.Parallelism = ptr.To[int32](1) })
 		s.wait(t, name, "they are forgotten", func(set *batch.TaskSet) bool { return set.Status.Succeeded == 0 })
-		check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+		kit.Check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
 		if set := s.wait(t, name, "the set is complete", is(batch.TaskSetComplete)); set.Status.CompletedIndexes != "0,1" {
 			t.Errorf("status: %+v", set.Status)
 		}
@@ -527,16 +515,16 @@ func suite(t *testing.T, s *scene) {
 		t.Run("deleted, "+strings.ToLower(string(policy)), func(t *testing.T) {
 			name, dir := s.create(t, counts(20, 3), script(hang))
 			s.wait(t, name, "three tasks run", func(set *batch.TaskSet) bool { return ptr.Deref(set.Status.Ready, 0) == 3 })
-			check(t, s.api.TaskSets(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{PropagationPolicy: &policy}))
+			kit.Check(t, s.api.TaskSets(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{PropagationPolicy: &policy}))
 			if policy != metav1.DeletePropagationOrphan {
 				s.gone(t, name)
 				return
 			}
-			eventually(t, "the set is gone", func(ctx context.Context) error {
+			kit.Eventually(t, "the set is gone", func(ctx context.Context) error {
 				_, err := s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{})
-				return gone(err)
+				return kit.Gone(err)
 			})
-			check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+			kit.Check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
 			s.waitTasks(t, name, "its tasks end by themselves", func(tasks []batch.Task) bool {
 				return len(tasks) == 3 && !slices.ContainsFunc(tasks, func(task batch.Task) bool {
 					return task.Status.Phase != batch.TaskSucceeded || len(task.OwnerReferences) > 0
@@ -561,31 +549,24 @@ func suite(t *testing.T, s *scene) {
 // gone waits until the set and its tasks are gone.
 func (s *scene) gone(t *testing.T, name string) {
 	t.Helper()
-	eventually(t, "the set is gone", func(ctx context.Context) error {
+	kit.Eventually(t, "the set is gone", func(ctx context.Context) error {
 		_, err := s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{})
-		return gone(err)
+		return kit.Gone(err)
 	})
 	s.waitTasks(t, name, "its tasks are gone", none)
 }
 
-func gone(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return fmt.Errorf("it is there, %v", err)
-}
-
 func waitsForQuota(t *testing.T, s *scene) {
-	admin := kubernetes.NewForConfigOrDie(must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t))
+	admin := kubernetes.NewForConfigOrDie(kit.Must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t))
 	quotas := admin.CoreV1().ResourceQuotas(s.namespace)
 	s.waitAll(t)
 	_, err := quotas.Create(t.Context(), &corev1.ResourceQuota{
 		ObjectMeta: metav1.ObjectMeta{Name: "few"},
 		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"count/tasks.batch.leat.dev": resource.MustParse("3")}},
 	}, metav1.CreateOptions{})
-	check(t, err)
-	t.Cleanup(func() { check(t, quotas.Delete(context.WithoutCancel(t.Context()), "few", metav1.DeleteOptions{})) })
-	eventually(t, "the quota is known", func(ctx context.Context) error {
+	kit.Check(t, err)
+	t.Cleanup(func() { kit.Check(t, quotas.Delete(context.WithoutCancel(t.Context()), "few", metav1.DeleteOptions{})) })
+	kit.Eventually(t, "the quota is known", func(ctx context.Context) error {
 		quota, err := quotas.Get(ctx, "few", metav1.GetOptions{})
 		if err == nil && len(quota.Status.Used) == 0 {
 			err = fmt.Errorf("it is not")
@@ -600,7 +581,7 @@ func waitsForQuota(t *testing.T, s *scene) {
 	if tasks := s.tasks(t, name); len(tasks) > 3 {
 		t.Errorf("there are %d tasks", len(tasks))
 	}
-	check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+	kit.Check(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
 	set = s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
 	if is(batch.TaskSetReplicaFailure)(set) || set.Status.Succeeded != 6 {
 		t.Errorf("status: %+v", set.Status)
@@ -610,8 +591,8 @@ func waitsForQuota(t *testing.T, s *scene) {
 // waitAll waits until no task is left of tests before.
 func (s *scene) waitAll(t *testing.T) {
 	t.Helper()
-	check(t, s.api.Tasks(s.namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
-	eventually(t, "all tasks are gone", func(ctx context.Context) error {
+	kit.Check(t, s.api.Tasks(s.namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
+	kit.Eventually(t, "all tasks are gone", func(ctx context.Context) error {
 		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{})
 		if err == nil && len(list.Items) > 0 {
 			err = fmt.Errorf("there are %d", len(list.Items))
@@ -621,10 +602,10 @@ func (s *scene) waitAll(t *testing.T) {
 }
 
 func hasEvents(t *testing.T, s *scene) {
-	admin := kubernetes.NewForConfigOrDie(must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t))
+	admin := kubernetes.NewForConfigOrDie(kit.Must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t))
 	name, _ := s.create(t, counts(50, 10), script("true"))
 	s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
-	eventually(t, "its Event is there", func(ctx context.Context) error {
+	kit.Eventually(t, "its Event is there", func(ctx context.Context) error {
 		list, err := admin.EventsV1().Events(s.namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -643,19 +624,4 @@ func hasEvents(t *testing.T, s *scene) {
 		}
 		return nil
 	})
-}
-
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -35,13 +35,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
-	"github.com/leat-dev/leat/test/host"
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const (
@@ -49,12 +48,12 @@ const (
 	poll     = 50 * time.Millisecond
 )
 
-func TestStandalone(t *testing.T) { suite(t, env.Standalone(t)) }
+func TestStandalone(t *testing.T) { suite(t, kit.Standalone(t)) }
 
-func TestAggregated(t *testing.T) { suite(t, env.Aggregated(t)) }
+func TestAggregated(t *testing.T) { suite(t, kit.Aggregated(t)) }
 
-func suite(t *testing.T, e *env.Env) {
-	s := &scene{env: e, namespace: e.Namespace(t), api: env.Client(t, e.Admin(t)).BatchV1alpha1(), scheduler: env.Client(t, e.Controller(t)).BatchV1alpha1()}
+func suite(t *testing.T, e *kit.Env) {
+	s := &scene{env: e, namespace: e.Namespace(t), api: kit.Client(t, e.Admin(t)).BatchV1alpha1(), scheduler: kit.Client(t, e.Controller(t)).BatchV1alpha1()}
 	w := s.startWorker(t, "nasty-abcde")
 	t.Run("how commands end", func(t *testing.T) { howCommandsEnd(t, s, w) })
 	t.Run("signals", func(t *testing.T) { signals(t, s, w) })
@@ -74,7 +73,7 @@ func suite(t *testing.T, e *env.Env) {
 
 // scene is where the tests play: they are the scheduler.
 type scene struct {
-	env            *env.Env
+	env            *kit.Env
 	namespace      string
 	api, scheduler typed.BatchV1alpha1Interface
 }
@@ -88,9 +87,9 @@ type agent struct {
 func (s *scene) startWorker(t *testing.T, name string) *agent {
 	t.Helper()
 	root, err := host.RepositoryRoot()
-	check(t, err)
+	kit.Check(t, err)
 	port, err := host.FreePort()
-	check(t, err)
+	kit.Check(t, err)
 	w := &agent{name: name, state: t.TempDir(), metrics: fmt.Sprintf("http://127.0.0.1:%d/metrics", port)}
 	w.Process, err = host.StartProcess(t.Context(), host.Command{
 		Name: name,
@@ -99,8 +98,8 @@ func (s *scene) startWorker(t *testing.T, name string) *agent {
 		Env:  append([]string{"KUBECONFIG=" + s.env.Kubeconfig(t, s.env.Worker(t, s.namespace, name), s.namespace), "OF_THE_WORKER=yes"}, host.Oracles...),
 		Dir:  t.ArtifactDir(),
 	})
-	check(t, err)
-	t.Cleanup(func() { check(t, errors.Join(w.Err(), w.Stop())) })
+	kit.Check(t, err)
+	t.Cleanup(func() { kit.Check(t, errors.Join(w.Err(), w.Stop())) })
 	s.ready(t, name, "")
 	return w
 }
@@ -109,7 +108,7 @@ func (s *scene) startWorker(t *testing.T, name string) *agent {
 func (s *scene) ready(t *testing.T, name, earlier string) *batch.Worker {
 	t.Helper()
 	var worker *batch.Worker
-	eventually(t, "worker "+name+" is ready", func(ctx context.Context) (err error) {
+	kit.Eventually(t, "worker "+name+" is ready", func(ctx context.Context) (err error) {
 		worker, err = s.api.Workers(s.namespace).Get(ctx, name, metav1.GetOptions{})
 		if err == nil && (!meta.IsStatusConditionTrue(worker.Status.Conditions, batch.WorkerReady) || worker.Status.Incarnation == earlier) {
 			err = fmt.Errorf("it is not: %+v", worker.Status)
@@ -147,19 +146,19 @@ func (s *scene) create(t *testing.T, changes ...change) (*batch.Task, error) {
 func (s *scene) bind(t *testing.T, task string, to string) {
 	t.Helper()
 	worker, err := s.api.Workers(s.namespace).Get(t.Context(), to, metav1.GetOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	_, err = s.scheduler.Tasks(s.namespace).Bind(t.Context(), task, &batch.Binding{
 		ObjectMeta: metav1.ObjectMeta{Name: task, Namespace: s.namespace},
 		Target:     batch.BindingTarget{Name: to, UID: worker.UID, Incarnation: worker.Status.Incarnation},
 	}, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 }
 
 // start makes a task and gives it to the worker.
 func (s *scene) start(t *testing.T, w *agent, changes ...change) string {
 	t.Helper()
 	task, err := s.create(t, changes...)
-	check(t, err)
+	kit.Check(t, err)
 	s.bind(t, task.Name, w.name)
 	return task.Name
 }
@@ -167,7 +166,7 @@ func (s *scene) start(t *testing.T, w *agent, changes ...change) string {
 func (s *scene) wait(t *testing.T, name, what string, cond func(*batch.Task) bool) *batch.Task {
 	t.Helper()
 	var task *batch.Task
-	eventually(t, what, func(ctx context.Context) (err error) {
+	kit.Eventually(t, what, func(ctx context.Context) (err error) {
 		task, err = s.api.Tasks(s.namespace).Get(ctx, name, metav1.GetOptions{})
 		if err == nil && !cond(task) {
 			err = fmt.Errorf("it is %+v, %+v", task.Status, task.Status.State.Terminated)
@@ -189,7 +188,7 @@ func (s *scene) end(t *testing.T, w *agent, name string) batch.TaskStateTerminat
 	}
 	next := s.start(t, w, command("true"))
 	s.wait(t, next, "the next task succeeds", func(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded })
-	check(t, w.Err())
+	kit.Check(t, w.Err())
 	return end
 }
 
@@ -201,7 +200,7 @@ func (s *scene) run(t *testing.T, w *agent, changes ...change) batch.TaskStateTe
 func howCommandsEnd(t *testing.T, s *scene, w *agent) {
 	dir := t.TempDir()
 	plain := filepath.Join(dir, "plain")
-	check(t, os.WriteFile(plain, []byte("no program"), 0o600))
+	kit.Check(t, os.WriteFile(plain, []byte("no program"), 0o600))
 	deep := filepath.Join("/", strings.Repeat("deep/", 600))
 	for name, tc := range map[string]struct {
 		changes []change
@@ -279,7 +278,7 @@ func handedOver(t *testing.T, s *scene, w *agent) {
 			spec.Command = []string{"sh", "-c", `echo "$(TASK_NAME) $TASK_NAME $(TASK_NAMESPACE) $(TASK_ATTEMPT) $(A)" '$$(A) $(NONE)' "$OF_THE_WORKER [$KUBECONFIG]"; exit 1`}
 			spec.Env = []batch.EnvVar{{Name: "A", Value: "<$(TASK_ATTEMPT)>"}}
 		})
-		check(t, err)
+		kit.Check(t, err)
 		s.bind(t, task.Name, w.name)
 		// With what the worker has, but for its access to the API.
 		want := fmt.Sprintf("%[1]s %[1]s %[2]s 1 <1> $(A) $(NONE) yes []\n", task.Name, s.namespace)
@@ -305,11 +304,11 @@ func marked(t *testing.T, entry string) []int {
 	t.Helper()
 	var pids []int
 	environments, err := filepath.Glob("/proc/[0-9]*/environ")
-	check(t, err)
+	kit.Check(t, err)
 	for _, file := range environments {
 		if text, _ := os.ReadFile(file); bytes.Contains(text, []byte(entry+"\x00")) {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			check(t, err)
+			kit.Check(t, err)
 			pids = append(pids, pid)
 		}
 	}
@@ -333,15 +332,15 @@ func forkBomb(t *testing.T, s *scene, w *agent) {
 			i=$((i+1))
 		done
 		touch "$TASK_PROGRESS_FILE.filled"; sleep 1000`))
-	eventually(t, "the bomb explodes", func(context.Context) error {
+	kit.Eventually(t, "the bomb explodes", func(context.Context) error {
 		if n := len(marked(t, entry)); n < 440 {
 			return fmt.Errorf("%d processes", n)
 		}
 		return nil
 	})
 	seconds := int64(1)
-	check(t, s.api.Tasks(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &seconds}))
-	eventually(t, "the task is gone", func(ctx context.Context) error {
+	kit.Check(t, s.api.Tasks(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &seconds}))
+	kit.Eventually(t, "the task is gone", func(ctx context.Context) error {
 		_, err := s.api.Tasks(s.namespace).Get(ctx, name, metav1.GetOptions{})
 		if !apierrors.IsNotFound(err) {
 			return fmt.Errorf("it is there, %v", err)
@@ -358,7 +357,7 @@ func zombieFarm(t *testing.T, s *scene, w *agent) {
 	entry, mark := withMark(t)
 	name := s.start(t, w, mark, script(`i=0; while [ $i -lt 400 ]; do (setsid sh -c : &); (sh -c : &); i=$((i+1)); done; echo 1/1 >$TASK_PROGRESS_FILE; sleep 1000`))
 	s.wait(t, name, "the farm is full", func(task *batch.Task) bool { return task.Status.Progress == "1/1" })
-	eventually(t, "no child of the worker is a zombie while the task runs", func(context.Context) error {
+	kit.Eventually(t, "no child of the worker is a zombie while the task runs", func(context.Context) error {
 		stats, err := filepath.Glob("/proc/[0-9]*/stat")
 		for _, file := range stats {
 			text, _ := os.ReadFile(file)
@@ -368,8 +367,8 @@ func zombieFarm(t *testing.T, s *scene, w *agent) {
 		}
 		return err
 	})
-	check(t, s.api.Tasks(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](1)}))
-	eventually(t, "all of it ends", func(context.Context) error {
+	kit.Check(t, s.api.Tasks(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](1)}))
+	kit.Eventually(t, "all of it ends", func(context.Context) error {
 		if left := marked(t, entry); len(left) > 0 {
 			return fmt.Errorf("%v is left", left)
 		}
@@ -393,7 +392,7 @@ func progress(t *testing.T, s *scene, w *agent) {
 	gate := filepath.Join(t.TempDir(), "gate")
 	name := s.start(t, w, script(`echo 1/3 >$TASK_PROGRESS_FILE; until [ -e `+gate+` ]; do sleep 0.1; done; echo 3/3 >>$TASK_PROGRESS_FILE`))
 	s.wait(t, name, "it has begun", func(task *batch.Task) bool { return task.Status.Progress == "1/3" && task.Status.State.Running != nil })
-	check(t, os.WriteFile(gate, nil, 0o600))
+	kit.Check(t, os.WriteFile(gate, nil, 0o600))
 	s.end(t, w, name)
 	if task := s.wait(t, name, "it is through", func(*batch.Task) bool { return true }); task.Status.Progress != "3/3" {
 		t.Errorf("progress at the end: %q", task.Status.Progress)
@@ -405,11 +404,11 @@ func flood(t *testing.T, s *scene, w *agent) {
 		t.Errorf("terminated: %+v", end)
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.PID()))
-	check(t, err)
+	kit.Check(t, err)
 	_, rest, _ := strings.Cut(string(status), "VmHWM:")
 	var peak int
 	_, err = fmt.Sscanf(rest, "%d kB", &peak)
-	check(t, err)
+	kit.Check(t, err)
 	t.Logf("the worker had at most %d MB", peak>>10)
 	// Built for tests, it has several times the memory that it has else.
 	if peak>>10 > 400 {
@@ -419,10 +418,10 @@ func flood(t *testing.T, s *scene, w *agent) {
 
 func metrics(t *testing.T, w *agent) {
 	response, err := http.Get(w.metrics)
-	check(t, err)
+	kit.Check(t, err)
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	check(t, err)
+	kit.Check(t, err)
 	for _, want := range []string{
 		"\nleat_worker_running_tasks 0\n", `leat_worker_tasks_finished_total{reason="StartError",result="failed"} `,
 		"\nleat_task_attempts_total ", "\nleat_task_duration_seconds_count{", "\nleat_task_start_latency_seconds_count ",
@@ -446,7 +445,7 @@ func killed(t *testing.T, s *scene, other *agent) {
 		file = filepath.Join(dir, w.name)
 		task = s.start(t, w, script(`echo started >>`+file+`.starts
 			(setsid sh -c 'echo $$ >`+file+`.pid; trap "" TERM; while :; do echo >>`+file+`; sleep 0.02; done' </dev/null >/dev/null 2>&1 &); sleep 1000`))
-		eventually(t, "its grandchild touches the file", func(context.Context) error {
+		kit.Eventually(t, "its grandchild touches the file", func(context.Context) error {
 			text, err := os.ReadFile(file + ".pid")
 			if _, scanErr := fmt.Sscanln(string(text), &daemon); err != nil || scanErr != nil {
 				return errors.Join(err, scanErr)
@@ -459,36 +458,36 @@ func killed(t *testing.T, s *scene, other *agent) {
 	task, file, daemon := start(w)
 	_, otherFile, otherDaemon := start(other)
 	before := s.ready(t, w.name, "")
-	check(t, w.Kill())
+	kit.Check(t, w.Kill())
 	if !alive(daemon) {
 		t.Fatal("the test is void: the grandchild has ended with the worker")
 	}
-	check(t, w.Restart(t.Context()))
+	kit.Check(t, w.Restart(t.Context()))
 	evicted := s.wait(t, task, "the task is given back", func(task *batch.Task) bool { return task.Spec.WorkerName == "" })
 	if alive(daemon) {
 		t.Error("the task is given back while its grandchild is alive")
 	}
-	size := len(must(os.ReadFile(file))(t))
+	size := len(kit.Must(os.ReadFile(file))(t))
 	if condition := meta.FindStatusCondition(evicted.Status.Conditions, batch.DisruptionTarget); condition == nil || condition.Reason != "WorkerRestarted" || evicted.Status.Disruptions != 1 {
 		t.Errorf("status: %+v", evicted.Status)
 	}
 	s.ready(t, w.name, before.Status.Incarnation)
 	s.run(t, w, command("true"))
-	if now := len(must(os.ReadFile(file))(t)); now != size {
+	if now := len(kit.Must(os.ReadFile(file))(t)); now != size {
 		t.Errorf("the file grew from %d to %d", size, now)
 	}
-	if !alive(otherDaemon) || len(must(os.ReadFile(otherFile))(t)) == 0 {
+	if !alive(otherDaemon) || len(kit.Must(os.ReadFile(otherFile))(t)) == 0 {
 		t.Error("what another worker runs has ended")
 	}
 	s.bind(t, task, other.name)
-	eventually(t, "it is started again", func(context.Context) error {
-		if n := strings.Count(string(must(os.ReadFile(file+".starts"))(t)), "started"); n != 2 {
+	kit.Eventually(t, "it is started again", func(context.Context) error {
+		if n := strings.Count(string(kit.Must(os.ReadFile(file+".starts"))(t)), "started"); n != 2 {
 			return fmt.Errorf("%d starts", n)
 		}
 		return nil
 	})
-	check(t, s.api.Tasks(s.namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](1)}, metav1.ListOptions{}))
-	eventually(t, "all ends", func(context.Context) error {
+	kit.Check(t, s.api.Tasks(s.namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](1)}, metav1.ListOptions{}))
+	kit.Eventually(t, "all ends", func(context.Context) error {
 		if alive(otherDaemon) {
 			return errors.New("a grandchild is alive")
 		}
@@ -504,13 +503,13 @@ func killedByTask(t *testing.T, s *scene) {
 	before := s.ready(t, w.name, "")
 	name := s.start(t, w, script("kill -9 $PPID; sleep 1000"), func(spec *batch.TaskSpec) { spec.CrashLimit = ptr.To[int32](limit) })
 	for crashes := int32(1); ; crashes++ {
-		eventually(t, "the worker is killed", func(context.Context) error {
+		kit.Eventually(t, "the worker is killed", func(context.Context) error {
 			if w.Err() == nil {
 				return errors.New("it runs")
 			}
 			return nil
 		})
-		check(t, w.Restart(t.Context()))
+		kit.Check(t, w.Restart(t.Context()))
 		before = s.ready(t, w.name, before.Status.Incarnation)
 		task := s.wait(t, name, "the task is taken from it", func(task *batch.Task) bool {
 			return task.Spec.WorkerName == "" || task.Status.State.Terminated != nil
@@ -530,7 +529,7 @@ func killedByTask(t *testing.T, s *scene) {
 
 	name = s.start(t, w, script("sleep 1000"))
 	s.wait(t, name, "the command runs", func(task *batch.Task) bool { return task.Status.State.Running != nil })
-	check(t, w.Stop())
+	kit.Check(t, w.Stop())
 	if task := s.wait(t, name, "the task is given back", func(task *batch.Task) bool { return task.Spec.WorkerName == "" }); task.Status.WorkerCrashes != 0 {
 		t.Errorf("after a stop in order: status %+v", task.Status)
 	}
@@ -542,8 +541,8 @@ func removedFiles(t *testing.T, s *scene) {
 	gate := filepath.Join(t.TempDir(), "gate")
 	along := s.start(t, w, script(`set -e; echo 1/2 >$TASK_PROGRESS_FILE; until [ -e `+gate+` ]; do sleep 0.1; done; until echo 2/2 >$TASK_PROGRESS_FILE; do sleep 0.1; done`))
 	s.wait(t, along, "it has begun", func(task *batch.Task) bool { return task.Status.Progress == "1/2" })
-	check(t, os.RemoveAll(filepath.Join(w.state, "tasks")))
-	check(t, os.WriteFile(gate, nil, 0o600))
+	kit.Check(t, os.RemoveAll(filepath.Join(w.state, "tasks")))
+	kit.Check(t, os.WriteFile(gate, nil, 0o600))
 	for _, name := range []string{along, s.start(t, w, script(`set -e; echo 2/2 >$TASK_PROGRESS_FILE`))} {
 		end := s.end(t, w, name)
 		if task := s.wait(t, name, "it is through", func(*batch.Task) bool { return true }); end.ExitCode != 0 || task.Status.Progress != "2/2" {
@@ -556,30 +555,4 @@ func alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, rest, _ := strings.Cut(string(stat), ") ")
 	return err == nil && !strings.HasPrefix(rest, "Z")
-}
-
-func eventually(t *testing.T, what string, cond func(context.Context) error) {
-	t.Helper()
-	var last error
-	if err := wait.PollUntilContextTimeout(t.Context(), poll, patience, true, func(ctx context.Context) (bool, error) {
-		last = cond(ctx)
-		return last == nil, nil
-	}); err != nil {
-		t.Fatalf("%s: %v: %v", what, err, last)
-	}
-}
-
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -47,27 +47,27 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	apply "github.com/leat-dev/leat/pkg/generated/applyconfiguration/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/clients/scenario"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
-func TestStandalone(t *testing.T) { suite(t, env.Standalone(t)) }
+func TestStandalone(t *testing.T) { suite(t, kit.Standalone(t)) }
 
-func TestAggregated(t *testing.T) { suite(t, env.Aggregated(t)) }
+func TestAggregated(t *testing.T) { suite(t, kit.Aggregated(t)) }
 
-func suite(t *testing.T, e *env.Env) {
+func suite(t *testing.T, e *kit.Env) {
 	log.SetLogger(klog.Background())
 	scheme := runtime.NewScheme()
-	check(t, clientgoscheme.AddToScheme(scheme))
-	check(t, batch.AddToScheme(scheme))
+	kit.Check(t, clientgoscheme.AddToScheme(scheme))
+	kit.Check(t, batch.AddToScheme(scheme))
 	// The library takes types that it does not know for custom resources, which have no protobuf form.
-	check(t, apiutil.AddToProtobufScheme(batch.AddToScheme))
+	kit.Check(t, apiutil.AddToProtobufScheme(batch.AddToScheme))
 	t.Run("Client", func(t *testing.T) { testClient(t, e, scheme) })
 	t.Run("Manager", func(t *testing.T) { testManager(t, e, scheme) })
 	t.Run("Caches", func(t *testing.T) { testCaches(t, e, scheme) })
 }
 
 // testClient writes in all the ways that the client offers.
-func testClient(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
+func testClient(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	namespace := e.Namespace(t)
 	wire := &scenario.Wire{}
 	admin, controller := newClient(t, wire.On(e.Admin(t)), scheme), newClient(t, wire.On(e.Controller(t)), scheme)
@@ -79,7 +79,7 @@ func testClient(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
 			SchedulingGates: []batch.TaskSchedulingGate{{Name: "later"}}, // until then no scheduler writes to it
 		},
 	}
-	check(t, admin.Create(t.Context(), task))
+	kit.Check(t, admin.Create(t.Context(), task))
 	if task.Status.Phase != batch.TaskPending || task.Spec.QueueName != "default" {
 		t.Errorf("created: %v", task)
 	}
@@ -88,50 +88,50 @@ func testClient(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
 	}
 	before := task.DeepCopy()
 	task.Labels, task.Spec.SchedulingGates = map[string]string{"app": "web"}, nil
-	check(t, admin.Patch(t.Context(), task, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
+	kit.Check(t, admin.Patch(t.Context(), task, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
 	if err := admin.Patch(t.Context(), task, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); !apierrors.IsConflict(err) {
 		t.Errorf("patch of an old version: %v", err)
 	}
 
 	worker := &batch.Worker{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "w-aaaaa"}}
-	check(t, newClient(t, wire.On(e.Worker(t, namespace, worker.Name)), scheme).Create(t.Context(), worker))
-	check(t, controller.SubResource("binding").Create(t.Context(), task, &batch.Binding{Target: batch.BindingTarget{Name: "w-aaaaa", Incarnation: "one"}}))
-	check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(task), task))
+	kit.Check(t, newClient(t, wire.On(e.Worker(t, namespace, worker.Name)), scheme).Create(t.Context(), worker))
+	kit.Check(t, controller.SubResource("binding").Create(t.Context(), task, &batch.Binding{Target: batch.BindingTarget{Name: "w-aaaaa", Incarnation: "one"}}))
+	kit.Check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(task), task))
 	before = task.DeepCopy()
 	task.Status.Progress = "1/2"
-	check(t, controller.Status().Patch(t.Context(), task, client.MergeFrom(before)))
+	kit.Check(t, controller.Status().Patch(t.Context(), task, client.MergeFrom(before)))
 	task.Status.Phase = batch.TaskRunning
-	check(t, controller.Status().Update(t.Context(), task))
+	kit.Check(t, controller.Status().Update(t.Context(), task))
 	if task.Spec.WorkerName != "w-aaaaa" || task.Status.Progress != "1/2" || task.Status.Phase != batch.TaskRunning {
 		t.Errorf("bound, and its status patched and updated: %v", task)
 	}
-	check(t, admin.SubResource("eviction").Create(t.Context(), task, &batch.Eviction{Reason: "Tried"}))
-	check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(task), task))
+	kit.Check(t, admin.SubResource("eviction").Create(t.Context(), task, &batch.Eviction{Reason: "Tried"}))
+	kit.Check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(task), task))
 	if task.Spec.WorkerName != "" || task.Status.Disruptions != 1 {
 		t.Errorf("evicted: %v", task)
 	}
 
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "many"}}
-	check(t, admin.Apply(t.Context(), apply.TaskSet(set.Name, namespace).WithSpec(apply.TaskSetSpec().WithSuspend(true).WithTemplate(
+	kit.Check(t, admin.Apply(t.Context(), apply.TaskSet(set.Name, namespace).WithSpec(apply.TaskSetSpec().WithSuspend(true).WithTemplate(
 		apply.TaskTemplateSpec().WithSpec(apply.TaskSpec().WithCommand("sleep")))), client.FieldOwner("alice")))
 	scale := &autoscalingv1.Scale{}
-	check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error { // a controller may write the status
-		check(t, admin.SubResource("scale").Get(t.Context(), set, scale))
+	kit.Check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error { // a controller may write the status
+		kit.Check(t, admin.SubResource("scale").Get(t.Context(), set, scale))
 		scale.Spec.Replicas = 4
 		return admin.SubResource("scale").Update(t.Context(), set, client.WithSubResourceBody(scale))
 	}))
-	check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(set), set))
+	kit.Check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(set), set))
 	if *set.Spec.Parallelism != 4 {
 		t.Errorf("scaled: %v", set.Spec)
 	}
 
 	var list batch.TaskList
-	check(t, admin.List(t.Context(), &list, client.InNamespace(namespace), client.MatchingLabels{"app": "web"}, client.MatchingFields{"spec.queueName": "default"}, client.Limit(1)))
+	kit.Check(t, admin.List(t.Context(), &list, client.InNamespace(namespace), client.MatchingLabels{"app": "web"}, client.MatchingFields{"spec.queueName": "default"}, client.Limit(1)))
 	if len(list.Items) != 1 || list.Items[0].UID != task.UID {
 		t.Errorf("listed: %v", list.Items)
 	}
-	check(t, admin.Delete(t.Context(), task, client.Preconditions{UID: &task.UID}))
-	check(t, admin.DeleteAllOf(t.Context(), &batch.TaskSet{}, client.InNamespace(namespace)))
+	kit.Check(t, admin.Delete(t.Context(), task, client.Preconditions{UID: &task.UID}))
+	kit.Check(t, admin.DeleteAllOf(t.Context(), &batch.TaskSet{}, client.InNamespace(namespace)))
 	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(set), set); !apierrors.IsNotFound(err) {
 		t.Errorf("deleted with all: %v", err)
 	}
@@ -151,16 +151,16 @@ func testClient(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
 }
 
 // testManager runs a controller that answers each task with a label, over a restart of the server.
-func testManager(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
+func testManager(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	namespace := e.Namespace(t)
 	manager, err := ctrl.NewManager(e.Admin(t), ctrl.Options{
 		Scheme:  scheme,
 		Cache:   cache.Options{DefaultNamespaces: map[string]cache.Config{namespace: {}}},
 		Metrics: server.Options{BindAddress: "0"},
 	})
-	check(t, err)
+	kit.Check(t, err)
 	name := strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
-	check(t, ctrl.NewControllerManagedBy(manager).Named(name).For(&batch.Task{}).Complete(reconcile.Func(
+	kit.Check(t, ctrl.NewControllerManagedBy(manager).Named(name).For(&batch.Task{}).Complete(reconcile.Func(
 		func(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
 			var task batch.Task
 			if err := manager.GetClient().Get(ctx, request.NamespacedName, &task); err != nil {
@@ -181,7 +181,7 @@ func testManager(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
 	reconciled := func(name string) {
 		t.Helper()
 		task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: batch.TaskSpec{Command: []string{"sleep"}}}
-		check(t, direct.Create(t.Context(), task))
+		kit.Check(t, direct.Create(t.Context(), task))
 		err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 			err := direct.Get(ctx, client.ObjectKeyFromObject(task), task)
 			return task.Labels[scenario.Step] == "reconciled", err
@@ -191,15 +191,15 @@ func testManager(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
 		}
 	}
 	reconciled("before")
-	check(t, e.Server.Restart(t.Context()))
+	kit.Check(t, e.Server.Restart(t.Context()))
 	reconciled("after")
 	stop()
-	check(t, <-ended)
+	kit.Check(t, <-ended)
 	e.WaitServed(t)
 }
 
 // testCaches follows the scenario with caches of typed objects, of unstructured ones and of metadata only.
-func testCaches(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
+func testCaches(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	namespace := e.Namespace(t)
 	kind := batch.SchemeGroupVersion.WithKind("Task")
 	generic, partial := &unstructured.Unstructured{}, &metav1.PartialObjectMetadata{}
@@ -222,13 +222,13 @@ func testCaches(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
 		add := func(config *rest.Config, objects *scenario.Objects, options cache.Options) {
 			options.Scheme, options.DefaultNamespaces = scheme, map[string]cache.Config{namespace: {}}
 			informers, err := cache.New(wires[form.name].On(config), options)
-			check(t, err)
+			kit.Check(t, err)
 			start = append(start, func() {
 				go func() { _ = informers.Start(t.Context()) }() // it ends with the test
 				informer, err := informers.GetInformer(t.Context(), form.object)
-				check(t, err)
+				kit.Check(t, err)
 				_, err = informer.AddEventHandler(objects.Handler())
-				check(t, err)
+				kit.Check(t, err)
 			})
 		}
 		allObjects, boundObjects := &scenario.Objects{Name: form.name}, &scenario.Objects{Name: form.name + " of a worker"}
@@ -262,13 +262,6 @@ func testCaches(t *testing.T, e *env.Env, scheme *runtime.Scheme) {
 func newClient(t *testing.T, config *rest.Config, scheme *runtime.Scheme) client.Client {
 	t.Helper()
 	c, err := client.New(config, client.Options{Scheme: scheme})
-	check(t, err)
+	kit.Check(t, err)
 	return c
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -31,7 +31,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/env"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 const (
@@ -47,7 +47,7 @@ const (
 // Run creates, changes, binds, evicts and deletes tasks in the namespace, which must be empty, kills the server, starts it
 // again and goes on. All are informers of the namespace's tasks, Bound those with the field selector spec.workerName=Worker.
 // They are started between, by start: with some tasks there already.
-func Run(t *testing.T, e *env.Env, namespace string, all, bound []*Objects, start func()) {
+func Run(t *testing.T, e *kit.Env, namespace string, all, bound []*Objects, start func()) {
 	t.Helper()
 	// The controller manager's rights suffice for all that happens here. It speaks to the server itself: through the
 	// aggregator it might not reach it for a while after a restart.
@@ -55,13 +55,13 @@ func Run(t *testing.T, e *env.Env, namespace string, all, bound []*Objects, star
 	if !e.Standalone() {
 		config = e.Direct(t, "system:serviceaccount:leat-system:leat-controller-manager")
 	}
-	s := &story{t: t, tasks: env.Client(t, config).BatchV1alpha1().Tasks(namespace), all: all, bound: bound,
+	s := &story{t: t, tasks: kit.Client(t, config).BatchV1alpha1().Tasks(namespace), all: all, bound: bound,
 		tasksNow: map[string]string{}, boundNow: map[string]bool{}}
 
 	// Where a lifecycle controller runs, tasks do not stay with a worker that is not there.
-	_, err := env.Client(t, e.Worker(t, namespace, Worker)).BatchV1alpha1().Workers(namespace).
+	_, err := kit.Client(t, e.Worker(t, namespace, Worker)).BatchV1alpha1().Workers(namespace).
 		Create(t.Context(), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: Worker}}, metav1.CreateOptions{})
-	check(t, err)
+	kit.Check(t, err)
 	s.create("kept")
 	s.create("deleted-before")
 	s.create("bound-before")
@@ -117,7 +117,7 @@ func (s *story) create(name string) {
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{Step: "created"}},
 		Spec:       batch.TaskSpec{Command: []string{"sleep"}},
 	}, metav1.CreateOptions{})
-	check(s.t, err)
+	kit.Check(s.t, err)
 	s.tasksNow[name] = "created"
 }
 
@@ -125,28 +125,28 @@ func (s *story) change(name, step string) {
 	s.t.Helper()
 	_, err := s.tasks.Patch(s.t.Context(), name, types.MergePatchType, fmt.Appendf(nil, `{"metadata": {"labels": {%q: %q}}}`, Step, step),
 		metav1.PatchOptions{})
-	check(s.t, err)
+	kit.Check(s.t, err)
 	s.tasksNow[name] = step
 }
 
 func (s *story) bind(name string) {
 	s.t.Helper()
 	_, err := s.tasks.Bind(s.t.Context(), name, &batch.Binding{Target: batch.BindingTarget{Name: Worker, Incarnation: "one"}}, metav1.CreateOptions{})
-	check(s.t, err)
+	kit.Check(s.t, err)
 	s.boundNow[name] = true
 }
 
 func (s *story) evict(name string) {
 	s.t.Helper()
 	_, err := s.tasks.Evict(s.t.Context(), name, &batch.Eviction{}, metav1.CreateOptions{})
-	check(s.t, err)
+	kit.Check(s.t, err)
 	delete(s.boundNow, name)
 }
 
 func (s *story) delete(name string) {
 	s.t.Helper()
 	now := int64(0)
-	check(s.t, s.tasks.Delete(s.t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &now}))
+	kit.Check(s.t, s.tasks.Delete(s.t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &now}))
 	delete(s.tasksNow, name)
 	delete(s.boundNow, name)
 }
@@ -168,12 +168,5 @@ func (s *story) seen(what string) {
 				s.t.Fatalf("%s has not seen %s: it has %v, want %v; it was told\n%s", objects.Name, what, objects.Now(), expected.want, objects.Told())
 			}
 		}
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

@@ -1,0 +1,70 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package kit
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/leat-dev/leat/test/kit/await"
+)
+
+// Patience is how long Eventually waits. It is far longer than anything takes on an idle machine: a test fails because
+// something does not happen, not because a machine is slow.
+const Patience = 3 * time.Minute
+
+// Check fails the test at once if err is not nil.
+func Check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Must returns a function that returns value, and that fails the test at once if err is not nil. Use it as
+// Must(client.Get(…))(t).
+func Must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		Check(t, err)
+		return value
+	}
+}
+
+// Eventually calls condition until it returns nil. It fails the test with the last error of condition after Patience.
+func Eventually(t testing.TB, what string, condition func(context.Context) error) {
+	t.Helper()
+	start := time.Now()
+	if err := await.Until(t.Context(), Patience, condition); err != nil {
+		t.Fatalf("waited %s until %s: %v", time.Since(start).Round(time.Second), what, err)
+	}
+}
+
+// Gone returns nil if err says that an object does not exist.
+func Gone(err error) error {
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err == nil:
+		return errors.New("the object still exists")
+	}
+	return err
+}

@@ -1,0 +1,87 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package kit
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/standalone/pki"
+)
+
+// shipped gives the arguments that config/base starts a program with, with those given in the place of its own of the same names.
+func shipped(t testing.TB, file string, args ...string) []string {
+	t.Helper()
+	var deployment appsv1.Deployment
+	firstDocument(t, file, &deployment)
+	containers := deployment.Spec.Template.Spec.Containers
+	if len(containers) != 1 || len(containers[0].Args) == 0 {
+		t.Fatalf("config/base/%s does not begin with a Deployment of one container with arguments", file)
+	}
+	kept := without(containers[0].Args, args)
+	for _, arg := range kept {
+		if strings.Contains(arg, "=/") {
+			t.Fatalf("config/base/%s: %s names a file of the image or of a volume: test/kit must put one in its place", file, arg)
+		}
+	}
+	return append(kept, args...)
+}
+
+// without gives the arguments but for those of the same names as others. Of a flag that takes a list each one would count.
+func without(args, others []string) []string {
+	name := func(arg string) string { name, _, _ := strings.Cut(arg, "="); return name }
+	return slices.DeleteFunc(slices.Clone(args), func(arg string) bool {
+		return slices.ContainsFunc(others, func(other string) bool { return name(arg) == name(other) })
+	})
+}
+
+// firstDocument reads the first object of a file of config/base.
+func firstDocument(t testing.TB, file string, into any) {
+	t.Helper()
+	data := Must(os.ReadFile(filepath.Join(root(t), "config", "base", file)))(t)
+	document, _, _ := strings.Cut(string(data), "\n---\n")
+	Check(t, yaml.Unmarshal([]byte(document), into))
+}
+
+// auditPolicy writes the policy that config/base ships to a file and gives its path.
+func (e *Env) auditPolicy(t testing.TB) string {
+	t.Helper()
+	var policy corev1.ConfigMap
+	firstDocument(t, "audit-policy.yaml", &policy)
+	file := filepath.Join(e.dir, "audit-policy.yaml")
+	Check(t, pki.WriteFile(file, []byte(policy.Data["policy.yaml"])))
+	return file
+}
+
+// workerClient issues what the server is known by to workers that trust its authority, and gives the paths.
+func (e *Env) workerClient(t testing.TB) (certFile, keyFile string) {
+	t.Helper()
+	cert, key, err := Must(pki.NewCA("leat-worker-clients"))(t).IssueClient(v1alpha1.WorkerClientName)
+	Check(t, err)
+	certFile, keyFile = filepath.Join(e.dir, "worker-client.crt"), filepath.Join(e.dir, "worker-client.key")
+	Check(t, pki.WriteFile(certFile, cert))
+	Check(t, pki.WriteFile(keyFile, key))
+	return certFile, keyFile
+}

@@ -1,0 +1,164 @@
+//go:build cluster
+
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package live
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/leat-dev/leat/test/kit"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+const deployments = "deployment/leat-apiserver deployment/leat-controller-manager statefulset/leat-etcd"
+
+// manifests writes a kustomization of what the repository ships for this cluster, with a mark on the pods that they are restarted for
+// when it changes, and gives its directory.
+func (c *installation) manifests(t testing.TB, mark string) string {
+	t.Helper()
+	dir := t.TempDir()
+	config := kit.Must(filepath.Rel(dir, filepath.Join(c.root, "config")))(t)
+	var k bytes.Buffer
+	fmt.Fprintf(&k, "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [%s/default]\ncomponents:\n", config)
+	fmt.Fprintf(&k, "- %s/components/%s\n", config, c.metricsComponent(t))
+	if !c.hasStorage(t) {
+		t.Log("no default StorageClass, and no LEAT_VOLUMES: etcd keeps its data in its pod, and there are no backups")
+		fmt.Fprintf(&k, "- %s/components/etcd-ephemeral\n", config)
+	}
+	fmt.Fprintf(&k, "images:\n%s", image("leat", c.image))
+	if c.etcdImage != "" {
+		k.WriteString(image("gcr.io/etcd-development/etcd", c.etcdImage))
+	}
+	fmt.Fprintf(&k, `patches:
+- target: {kind: Deployment}
+  patch: |
+    apiVersion: apps/v1
+    kind: Deployment
+    metadata: {name: every}
+    spec: {template: {metadata: {annotations: {leat-e2e: %s}}}}
+`, mark)
+	kit.Check(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), k.Bytes(), 0o600))
+	return dir
+}
+
+// image is an entry of images in a kustomization.
+func image(name, by string) string {
+	at := strings.LastIndex(by, ":")
+	if at < strings.LastIndex(by, "/") {
+		at = -1
+	}
+	if at < 0 {
+		return fmt.Sprintf("- {name: %s, newName: %s, newTag: latest}\n", name, by)
+	}
+	return fmt.Sprintf("- {name: %s, newName: %s, newTag: %q}\n", name, by[:at], by[at+1:])
+}
+
+// hasStorage tells whether claims for volumes are met.
+func (c *installation) hasStorage(t testing.TB) bool {
+	t.Helper()
+	if c.volumes != "" {
+		return true
+	}
+	for _, class := range kit.Must(c.admin.StorageV1().StorageClasses().List(t.Context(), metav1.ListOptions{}))(t).Items {
+		if class.Annotations["storageclass.kubernetes.io/is-default-class"] == "true" {
+			return true
+		}
+	}
+	return false
+}
+
+// metricsComponent is the one for Prometheus' operator where that is.
+func (c *installation) metricsComponent(t testing.TB) string {
+	t.Helper()
+	if _, err := c.admin.Discovery().ServerResourcesForGroupVersion("monitoring.coreos.com/v1"); err != nil {
+		return "metrics"
+	}
+	return "monitoring"
+}
+
+// testInstall: one command, and everything is there.
+func (c *installation) testInstall(t *testing.T, manifests string) {
+	c.run(t, "apply", "--kustomize="+manifests)
+	c.ready(t)
+}
+
+// ready waits until the API is served and all pods are the new ones.
+func (c *installation) ready(t testing.TB) {
+	t.Helper()
+	for _, name := range strings.Fields(deployments) {
+		c.run(t, "rollout", "status", name, "--namespace="+system, "--timeout="+patience.String())
+	}
+	// The controller managers are ready when the API is registered.
+	c.run(t, "wait", "apiservice/"+apiService, "--for=condition=Available", "--timeout="+patience.String())
+}
+
+// testUpgrade: what is applied again restarts what has changed, and every object stays; so does a set on its way.
+func (c *installation) testUpgrade(t *testing.T, pool string) {
+	sets, tasks := c.client(t).BatchV1alpha1().TaskSets(pool), c.client(t).BatchV1alpha1().Tasks(pool)
+	kit.Must(sets.Create(t.Context(), newSet("over-the-upgrade", 200), metav1.CreateOptions{}))(t)
+	kept := kit.Must(tasks.Create(t.Context(), &v1alpha1.Task{
+		ObjectMeta: metav1.ObjectMeta{Name: "kept"},
+		Spec:       v1alpha1.TaskSpec{Command: []string{"true"}},
+	}, metav1.CreateOptions{}))(t)
+	c.run(t, "apply", "--kustomize="+c.manifests(t, "second"))
+	c.ready(t)
+	if now := kit.Must(tasks.Get(t.Context(), "kept", metav1.GetOptions{}))(t); now.UID != kept.UID {
+		t.Errorf("the task is another than before the upgrade: %s, before %s", now.UID, kept.UID)
+	}
+	c.complete(t, pool, "over-the-upgrade", 200)
+}
+
+// testUninstall: one command, and nothing is left or stuck, though there are objects of ours and workers in a namespace.
+func (c *installation) testUninstall(t *testing.T, manifests string) {
+	c.run(t, "delete", "--kustomize="+manifests, "--timeout="+patience.String())
+	left := c.run(t, "get", "namespaces", "--output=jsonpath={range .items[?(@.status.phase=='Terminating')]}{.metadata.name} {end}")
+	if strings.Contains(left, system) {
+		t.Errorf("namespaces that are stuck: %s", left)
+	}
+	for _, kind := range []string{"apiservice", "clusterrole", "clusterrolebinding", "flowschema"} {
+		if left := c.run(t, "get", kind, "--selector=app.kubernetes.io/part-of=leat", "--output=name"); left != "" {
+			t.Errorf("left behind: %s", left)
+		}
+	}
+	if left := c.run(t, "get", "rolebindings", "--namespace=kube-system", "--selector=app.kubernetes.io/part-of=leat", "--output=name"); left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+	// Namespaces go as ever.
+	name := c.namespace(t, "after")
+	kit.Check(t, c.admin.CoreV1().Namespaces().Delete(t.Context(), name, metav1.DeleteOptions{}))
+	kit.Eventually(t, "a namespace is deleted without Leat", func(ctx context.Context) error {
+		_, err := c.admin.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+		return kit.Gone(err)
+	})
+}
+
+// uninstall removes what a failed test has left.
+func (c *installation) uninstall(t testing.TB, manifests string) {
+	if _, err := c.kubectl(context.WithoutCancel(t.Context()), "delete", "--kustomize="+manifests, "--ignore-not-found", "--timeout="+patience.String()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,175 @@
+//go:build cluster
+
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package live
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509/pkix"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/leat-dev/leat/test/kit"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/util/cert"
+	"k8s.io/client-go/util/keyutil"
+
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
+	"github.com/leat-dev/leat/pkg/controller/certificates"
+)
+
+// testWorkerPool: three pods of the example become workers by their tokens, and run a set to its end. Their image is ours, which has
+// nothing but our programs: what the example brings in is all that they need.
+func (c *installation) testWorkerPool(t *testing.T, namespace string) {
+	dir := t.TempDir()
+	leat := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), "kubeconfig", "--namespace="+namespace, "--token-file=/etc/leat/token")
+	leat.Stderr = os.Stderr
+	kubeconfig := kit.Must(leat.Output())(t)
+	kit.Check(t, os.WriteFile(filepath.Join(dir, "kubeconfig"), kubeconfig, 0o600))
+	secret := kit.Must(c.admin.CoreV1().Secrets(system).Get(t.Context(), certificates.WorkerClientSecret, metav1.GetOptions{}))(t)
+	kit.Check(t, os.WriteFile(filepath.Join(dir, "client-ca.crt"), secret.Data["ca.crt"], 0o600))
+	example := kit.Must(filepath.Rel(dir, filepath.Join(c.root, "artifacts", "examples", "worker-pool")))(t)
+	kit.Check(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(fmt.Sprintf(`
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: %s
+resources: [%s]
+configMapGenerator:
+- name: leat-worker
+  files: [kubeconfig, client-ca.crt]
+images:
+%s%spatches:
+# What the example asks for is more than a small node has beside Leat itself.
+- target: {kind: Deployment}
+  patch: |
+    - {op: replace, path: /spec/template/spec/containers/0/resources/requests, value: {cpu: 50m, memory: 64Mi}}
+    - {op: add, path: /spec/template/spec/containers/0/args/-, value: --client-ca-file=/etc/leat/client-ca.crt}
+`, namespace, example, image("leat", c.image), image("debian", c.image))), 0o600))
+	c.run(t, "apply", "--kustomize="+dir)
+	c.run(t, "rollout", "status", "deployment/worker-pool", "--namespace="+namespace, "--timeout="+patience.String())
+	c.asPerson(t, "wait", "workers", "--all", "--for=condition=Ready", "--namespace="+namespace, "--timeout="+patience.String())
+
+	batch := c.client(t).BatchV1alpha1()
+	// A set deletes tasks that it has counted: who ran them is seen only meanwhile.
+	events := kit.Must(batch.Tasks(namespace).Watch(t.Context(), metav1.ListOptions{}))(t)
+	ran := map[string]int{}
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for event := range events.ResultChan() {
+			if task, ok := event.Object.(*v1alpha1.Task); ok && event.Type == watch.Deleted {
+				ran[task.Spec.WorkerName]++
+			}
+		}
+	})
+	kit.Must(batch.TaskSets(namespace).Create(t.Context(), newSet("many", 300), metav1.CreateOptions{}))(t)
+	c.complete(t, namespace, "many", 300)
+	events.Stop()
+	watching.Wait()
+	t.Logf("tasks by worker: %v", ran)
+	if len(ran) != 3 {
+		t.Errorf("the tasks ran on %d workers, want 3", len(ran))
+	}
+
+	kit.Must(batch.Tasks(namespace).Create(t.Context(), newTask("alone"), metav1.CreateOptions{}))(t)
+	c.asPerson(t, "wait", "task/alone", "--for=jsonpath={.status.phase}=Succeeded", "--namespace="+namespace, "--timeout="+patience.String())
+	path := "/apis/batch.leat.dev/v1alpha1/namespaces/" + namespace + "/tasks/alone/log"
+	if out := c.asPerson(t, "get", "--raw="+path); !strings.Contains(out, "leat-worker") {
+		t.Errorf("the log of a task is %q", out)
+	}
+}
+
+// testOutsideWorker: a process that is not in the cluster becomes a worker as docs/how-to/run-workers.md describes, and runs a task.
+func (c *installation) testOutsideWorker(t *testing.T) {
+	namespace := c.namespace(t, "outside")
+	dir := t.TempDir()
+	key := kit.Must(keyutil.MakeEllipticPrivateKeyPEM())(t)
+	kit.Check(t, os.WriteFile(filepath.Join(dir, "worker.key"), key, 0o600))
+	subject := pkix.Name{Organization: []string{worker.Group}, CommonName: worker.NamePrefix + namespace + ":desk"}
+	request := kit.Must(cert.MakeCSR(kit.Must(keyutil.ParsePrivateKeyPEM(key))(t), &subject, nil, nil))(t)
+	requests := c.admin.CertificatesV1().CertificateSigningRequests()
+	csr := kit.Must(requests.Create(t.Context(), &certificatesv1.CertificateSigningRequest{
+		ObjectMeta: metav1.ObjectMeta{Name: namespace},
+		Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request: request, SignerName: certificatesv1.KubeAPIServerClientSignerName,
+			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageClientAuth}, ExpirationSeconds: new(int32(3600)),
+		},
+	}, metav1.CreateOptions{}))(t)
+	t.Cleanup(func() {
+		kit.Check(t, requests.Delete(context.WithoutCancel(t.Context()), csr.Name, metav1.DeleteOptions{}))
+	})
+	c.run(t, "certificate", "approve", csr.Name)
+	kit.Eventually(t, "the certificate is signed", func(ctx context.Context) error {
+		signed, err := requests.Get(ctx, csr.Name, metav1.GetOptions{})
+		if err == nil && len(signed.Status.Certificate) == 0 {
+			err = fmt.Errorf("it is not: %+v", signed.Status.Conditions)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "worker.crt"), signed.Status.Certificate, 0o600)
+		}
+		return err
+	})
+
+	leat := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), "kubeconfig", "--namespace="+namespace,
+		"--address="+c.forward(t, "service/leat-apiserver", "443"), "--certificate-file=worker.crt", "--key-file=worker.key")
+	leat.Stderr = os.Stderr
+	kubeconfig := filepath.Join(dir, "worker.kubeconfig")
+	kit.Check(t, os.WriteFile(kubeconfig, kit.Must(leat.Output())(t), 0o600))
+	program := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat-worker"), "--kubeconfig="+kubeconfig, "--tasks=2", "--state-dir="+dir)
+	var output bytes.Buffer
+	program.Stdout, program.Stderr = &output, &output
+	program.Cancel = func() error { return program.Process.Signal(syscall.SIGTERM) }
+	kit.Check(t, program.Start())
+	t.Cleanup(func() { // it has been told to go
+		if err := program.Wait(); t.Failed() {
+			t.Logf("leat-worker: %v\n%s", err, output.String())
+		}
+	})
+
+	workers, tasks := c.client(t).BatchV1alpha1().Workers(namespace), c.client(t).BatchV1alpha1().Tasks(namespace)
+	kit.Eventually(t, "it is a worker", func(ctx context.Context) error {
+		_, err := workers.Get(ctx, "desk", metav1.GetOptions{})
+		return err
+	})
+	task := newTask("far")
+	task.Spec.Command = []string{"true"}
+	kit.Must(tasks.Create(t.Context(), task, metav1.CreateOptions{}))(t)
+	c.asPerson(t, "wait", "task/far", "--for=jsonpath={.status.phase}=Succeeded", "--namespace="+namespace, "--timeout="+patience.String())
+}
+
+// complete waits for the end of a set, and checks that every index has been done.
+func (c *installation) complete(t testing.TB, namespace, name string, completions int32) {
+	t.Helper()
+	c.asPerson(t, "wait", "taskset/"+name, "--for=condition=Complete", "--namespace="+namespace, "--timeout="+patience.String())
+	status := kit.Must(c.client(t).BatchV1alpha1().TaskSets(namespace).Get(context.WithoutCancel(t.Context()), name, metav1.GetOptions{}))(t).Status
+	if want := fmt.Sprintf("0-%d", completions-1); status.Succeeded != completions || status.Failed != 0 || status.CompletedIndexes != want {
+		t.Errorf("of set %s %d have succeeded, %d failed, and indexes %q are done; want %d, 0 and %q",
+			name, status.Succeeded, status.Failed, status.CompletedIndexes, completions, want)
+	}
+	t.Logf("set %s of %d took %s", name, completions, status.CompletionTime.Sub(status.StartTime.Time))
+}

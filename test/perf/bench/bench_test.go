@@ -1,0 +1,254 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+func TestSpread(t *testing.T) {
+	for _, test := range []struct {
+		rounds           []float64
+		median, min, max float64
+		text             string
+	}{
+		{[]float64{4}, 4, 4, 4, "4.00"},
+		{[]float64{9, 1, 5}, 5, 1, 9, "5.00 (1.00–9.00)"},
+		{[]float64{100, 300, 200, 1000}, 250, 100, 1000, "250 (100–1000)"},
+	} {
+		s := newSpread(test.rounds)
+		if s.Median != test.median || s.Min != test.min || s.Max != test.max || s.String() != test.text {
+			t.Errorf("%v: got %+v, %q, want %v, %v, %v, %q.", test.rounds, *s, s, test.median, test.min, test.max, test.text)
+		}
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	hundred := make([]time.Duration, 100)
+	for i := range hundred {
+		hundred[i] = time.Duration(i+1) * time.Millisecond
+	}
+	for _, test := range []struct {
+		sorted []time.Duration
+		q      float64
+		want   float64
+	}{
+		{nil, 0.5, 0}, {hundred[:1], 0.99, 1}, {hundred, 0.5, 50}, {hundred, 0.99, 99}, {hundred[:2], 0.99, 2}, {hundred, 1, 100},
+	} {
+		if got := quantile(test.sorted, test.q); got != test.want {
+			t.Errorf("The quantile %v of %d durations is %v, want %v.", test.q, len(test.sorted), got, test.want)
+		}
+	}
+}
+
+func TestEverySubjectComesFirstAndLast(t *testing.T) {
+	for round, want := range [][]string{{"a", "b", "c"}, {"c", "b", "a"}, {"b", "c", "a"}, {"a", "c", "b"}, {"c", "a", "b"}} {
+		if got := rotated([]string{"a", "b", "c"}, round); !reflect.DeepEqual(got, want) {
+			t.Errorf("In round %d the order is %v, want %v.", round, got, want)
+		}
+	}
+}
+
+// sampleResult has one operation of three subjects: Leat needs a quarter of the CRD's time.
+func sampleResult() *result {
+	c := newCollector()
+	for round := range 3 {
+		more := float64(round)
+		c.add(partOperations, string(opCreate), crdLabel, jsonEncoding, values{valueCPU: 4 + more, valueRate: 250})
+		c.add(partOperations, string(opCreate), directLabel, jsonEncoding, values{valueCPU: 1 + more/4, valueRate: 1000 + more})
+		c.add(partOperations, string(opCreate), etcdLabel, "", values{valueRate: 5000})
+	}
+	c.add(partRestart, whatKilled, directLabel, "", values{valueReady: 2, valueObjects: 1000})
+	return &result{Figures: c.collect(), Options: options{Rounds: 3}}
+}
+
+func TestGoals(t *testing.T) {
+	verdicts := map[string]goal{}
+	for _, g := range judge(sampleResult()) {
+		verdicts[g.Goal] = g
+	}
+	for text, want := range map[string]goal{
+		"1. CPU of create, JSON, to the CRD's create: at most 1/3":                              {Reached: "0.25", Verdict: met},
+		"1. CPU of create, protobuf, to the CRD's create: at most 1/4":                          {Verdict: notMeasured},
+		"2. Creates a second, JSON, to etcd's own: at least 25 % (35 % hoped for)":              {Reached: "20.0 %", Verdict: notMet},
+		"6. Tasks that run true, to pods of a Job: at least 100 times as many":                  {Verdict: notMeasured},
+		"8. Ready after a restart with 150,000 tasks: under 5 s":                                {Verdict: notMeasured}, // there were fewer
+		"7. A set of 1,000,000: memory and etcd bounded by parallelism":                         {Verdict: notMeasured + ": go run ./test/perf/load"},
+		"3. 10000 watchers, JSON: none is cut off":                                              {Verdict: notMeasured},
+		"4. 100,000 tasks, unpaged, rv=0, protobuf: peak growth under the list itself + 32 MiB": {Verdict: notMeasured},
+	} {
+		got, ok := verdicts[text]
+		want.Goal = text
+		if !ok || got != want {
+			t.Errorf("%s: got %+v (there: %t), want %+v.", text, got, ok, want)
+		}
+	}
+}
+
+func TestRatios(t *testing.T) {
+	got := map[string]float64{}
+	for _, r := range sampleResult().ratios() {
+		got[r.name] = r.value
+	}
+	want := map[string]float64{
+		"create, Leat, JSON: CPU of the server, to the CRD's": 0.25,
+		"create, Leat, JSON: rate, to the CRD's":              1001. / 250,
+		"create, Leat, JSON: rate, to etcd's":                 1001. / 5000,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("The ratios are %v, want %v.", got, want)
+	}
+	var out strings.Builder
+	sampleResult().printRatios(&out, sampleResult())
+	if !strings.Contains(out.String(), "| 1.00 ") {
+		t.Errorf("Beside itself a run prints:\n%s", &out)
+	}
+}
+
+func TestResultIsReadAgain(t *testing.T) {
+	r := sampleResult()
+	r.Goals = judge(r)
+	data, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "result.json")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := readResult(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(again.ratios(), r.ratios()) || len(again.Goals) != len(r.Goals) {
+		t.Errorf("Read again it is %+v.", again)
+	}
+}
+
+func TestPlotsAreOfWhatWasMeasured(t *testing.T) {
+	dir := t.TempDir()
+	if err := sampleResult().plot(dir); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	if want := []string{"cpu-operations.svg", "rate-operations.svg", "restart.svg"}; !reflect.DeepEqual(names, want) {
+		t.Errorf("The plots are %v, want %v.", names, want)
+	}
+}
+
+// The CRD keeps all that a task says, or it would be less work to serve.
+func TestSchemaOfTheCRDHoldsAllFields(t *testing.T) {
+	crd, err := taskCRD()
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := crd["spec"].(map[string]any)["versions"].([]any)[0].(map[string]any)
+	schema := version["schema"].(map[string]any)["openAPIV3Schema"].(map[string]any)
+	data, err := json.Marshal(newTask("name", "worker"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var task map[string]any
+	if err := json.Unmarshal(data, &task); err != nil {
+		t.Fatal(err)
+	}
+	delete(task, "metadata")
+	for _, path := range missing(schema, task, "") {
+		t.Errorf("The schema does not know %s.", path)
+	}
+	if text, err := json.Marshal(crd); err != nil || strings.Contains(string(text), "$ref") || strings.Contains(string(text), "allOf") {
+		t.Errorf("The schema is not structural (error %v): %s", err, text)
+	}
+	command := schema["properties"].(map[string]any)["spec"].(map[string]any)["properties"].(map[string]any)["queueName"].(map[string]any)
+	if command["default"] != "default" {
+		t.Errorf("The queue has default %v, want that of Leat.", command["default"])
+	}
+}
+
+// missing gives the paths of a value that the schema does not know.
+func missing(schema map[string]any, value any, path string) []string {
+	var paths []string
+	switch value := value.(type) {
+	case map[string]any:
+		properties, _ := schema["properties"].(map[string]any)
+		all, _ := schema["additionalProperties"].(map[string]any)
+		for name, child := range value {
+			of, ok := properties[name].(map[string]any)
+			if !ok {
+				of = all
+			}
+			if of == nil {
+				paths = append(paths, path+"."+name)
+				continue
+			}
+			paths = append(paths, missing(of, child, path+"."+name)...)
+		}
+	case []any:
+		items, ok := schema["items"].(map[string]any)
+		if !ok {
+			return []string{path + "[]"}
+		}
+		for _, child := range value {
+			paths = append(paths, missing(items, child, path+"[]")...)
+		}
+	}
+	return paths
+}
+
+func TestNumbersHaveThreeDigits(t *testing.T) {
+	for x, want := range map[float64]string{0: "0", 1234.5: "1234", 12.34: "12.3", 1.234: "1.23", 0.01234: "0.0123", math.NaN(): ""} {
+		if got := number(x); got != want {
+			t.Errorf("%v is printed as %q, want %q.", x, got, want)
+		}
+	}
+}
+
+// A task in protobuf holds bytes of all values.
+func TestEventIsFoundInAnyEncoding(t *testing.T) {
+	for name, proto := range map[string]bool{jsonEncoding: false, protoEncoding: true} {
+		a := &apiSubject{proto: proto, kind: batch.SchemeGroupVersion.WithKind("Task")}
+		for i := range 200 {
+			task := newTask(strings.Repeat("n", i+1), "worker")
+			task.SetGroupVersionKind(a.kind)
+			task.Status.Progress = fmt.Sprintf("%s%08d", eventMark, i)
+			data, err := a.encode(task)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := eventOf(data); err != nil || got != i {
+				t.Errorf("%s, name of %d letters: found event %d, %v, want %d.", name, i+1, got, err, i)
+			}
+		}
+	}
+}

@@ -1,0 +1,151 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package main
+
+import (
+	"fmt"
+	"math"
+)
+
+// goal is one of docs/reference/performance.md, and what this run has to say of it.
+type goal struct {
+	Goal, Reached, Verdict string
+}
+
+const (
+	met         = "met"
+	notMet      = "not met"
+	notMeasured = "not measured in this run"
+)
+
+// atMost judges a number; NaN is one that was not measured.
+func atMost(text string, reached, limit float64, unit string) goal {
+	switch {
+	case math.IsNaN(reached):
+		return goal{text, "", notMeasured}
+	case reached <= limit:
+		return goal{text, number(reached) + unit, met}
+	}
+	return goal{text, number(reached) + unit, notMet}
+}
+
+// atLeast judges a number that should be large.
+func atLeast(text string, reached, limit float64, unit string) goal {
+	g := atMost(text, -reached, -limit, unit)
+	if g.Verdict != notMeasured {
+		g.Reached = number(reached) + unit
+	}
+	return g
+}
+
+// judge compares with the goals.
+func judge(r *result) []goal {
+	value := func(part, what, subject, encoding, value string) float64 {
+		return r.find(part, what, subject, encoding).median(value)
+	}
+	var goals []goal
+	add := func(g goal) { goals = append(goals, g) }
+	for _, encoding := range []struct {
+		name  string
+		limit float64
+	}{{jsonEncoding, 1. / 3}, {protoEncoding, 1. / 4}} {
+		for _, op := range operations {
+			// A CRD has no binding: an update of its status is the write that comes nearest.
+			other := op
+			if op == opBind {
+				other = opUpdateStatus
+			}
+			add(atMost(fmt.Sprintf("1. CPU of %s, %s, to the CRD's %s: at most 1/%.0f", op, encoding.name, other, 1/encoding.limit),
+				value(partOperations, string(op), directLabel, encoding.name, valueCPU)/value(partOperations, string(other), crdLabel, jsonEncoding, valueCPU), encoding.limit, ""))
+		}
+	}
+	for _, mode := range []listMode{pagedMode, unpagedMode, cachedMode} {
+		crd := value(partLists, mode.name, crdLabel, jsonEncoding, valueCPU)
+		for _, encoding := range []listEncoding{jsonList, protoList} {
+			add(atMost(fmt.Sprintf("1. CPU of an object listed, %s, %s, to the CRD's in JSON: at most 1/8", mode.name, encoding.name),
+				value(partLists, mode.name, directLabel, encoding.name, valueCPU)/crd, 1./8, ""))
+		}
+	}
+	for _, encoding := range []string{jsonEncoding, protoEncoding} {
+		add(atLeast(fmt.Sprintf("2. Creates a second, %s, to etcd's own: at least 25 %% (35 %% hoped for)", encoding),
+			100*value(partOperations, string(opCreate), directLabel, encoding, valueRate)/value(partOperations, string(opCreate), etcdLabel, "", valueRate), 25, " %"))
+	}
+	for _, encoding := range []string{jsonEncoding, protoEncoding} {
+		of := func(watchers int, name string) float64 {
+			return value(partWatches, watchersName(watchers), directLabel, encoding, name)
+		}
+		// Once is too often.
+		most := func(name string) float64 {
+			if f := r.find(partWatches, watchersName(manyWatchers), directLabel, encoding); f != nil {
+				return f.Values[name].Max
+			}
+			return math.NaN()
+		}
+		add(atMost(fmt.Sprintf("3. %d watchers, %s: none is cut off", manyWatchers, encoding), most(valueTerminated), 0, ""))
+		add(atMost(fmt.Sprintf("3. %d watchers, %s: no event is missing", manyWatchers, encoding), most(valueMissing), 0, ""))
+		add(atLeast(fmt.Sprintf("3. %d watchers, %s: 200 events a second, to 5 %%", manyWatchers, encoding), of(manyWatchers, valueRate), 190, "/s"))
+		add(atMost(fmt.Sprintf("3. %d watchers, %s: delivery p99 under 100 ms", manyWatchers, encoding), of(manyWatchers, valueP99), 100, " ms"))
+		add(atMost(fmt.Sprintf("3. CPU of an event from 100 to %d watchers, %s: flat to 20 %%", manyWatchers, encoding),
+			100*math.Abs(of(manyWatchers, valueCPU)/of(100, valueCPU)-1), 20, " %"))
+	}
+	for _, encoding := range []string{jsonEncoding, protoEncoding} {
+		for _, mode := range []listMode{watchListMode, pagedMode, cachedMode, unpagedMode} {
+			// Those whose growth is bounded by a number, and those that are bounded by what they answer.
+			limit, text := 64., "peak growth under 64 MiB"
+			if !mode.paged && !mode.watch {
+				limit, text = 32+value(partMemory, largeName(mode), directLabel, encoding, valueList), "peak growth under the list itself + 32 MiB"
+			}
+			// Fewer objects than the goal is about say nothing of it.
+			of := func(name string) float64 {
+				if value(partMemory, largeName(mode), directLabel, encoding, valueObjects) < largeObjects {
+					return math.NaN()
+				}
+				return value(partMemory, largeName(mode), directLabel, encoding, name)
+			}
+			add(atMost(fmt.Sprintf("4. 100,000 tasks, %s, %s: %s", mode.name, encoding, text), of(valueGrowth), limit, " MiB"))
+			if mode.watch || mode.name == cachedMode.name {
+				add(atMost(fmt.Sprintf("4. 100,000 tasks, %s, %s: first byte under 100 ms", mode.name, encoding), of(valueFirst), 100, " ms"))
+			}
+		}
+	}
+	for _, what := range []string{whatWritten, whatRestarted} {
+		share := value(partMemory, what, directLabel, "", valuePer100k) / value(partMemory, what, crdLabel, "", valuePer100k)
+		if value(partMemory, what, directLabel, "", valueObjects) < largeObjects {
+			share = math.NaN()
+		}
+		add(atMost(fmt.Sprintf("5. RSS for 100,000 tasks, %s, to the CRD's: at most half", what), share, 0.5, ""))
+	}
+	job := value(partLifeCycle, whatSet, withJob, "", valueRate)
+	add(atLeast("6. Tasks that run true, to pods of a Job: at least 100 times as many", value(partLifeCycle, whatSet, withTrue, "", valueRate)/job, 100, ""))
+	add(atLeast("6. Tasks that run true, a second: at least 300", value(partLifeCycle, whatSet, withTrue, "", valueRate), 300, ""))
+	add(atMost("6. Created to started at half that rate: p50 at most 50 ms", value(partLifeCycle, whatLone, withTrue, "", valueP50), 50, " ms"))
+	add(atMost("6. Created to started at half that rate: p99 at most 1 s", value(partLifeCycle, whatLone, withTrue, "", valueP99), 1000, " ms"))
+	add(atMost("6. etcd writes to a task that is shorter than 100 ms: at most 4", value(partLifeCycle, whatSet, withTrue, "", valueWritesOwn), 4, ""))
+	add(goal{"7. A set of 1,000,000: memory and etcd bounded by parallelism", "", notMeasured + ": go run ./test/perf/load"})
+	ready := value(partRestart, whatKilled, directLabel, "", valueReady)
+	if value(partRestart, whatKilled, directLabel, "", valueObjects) < restartObjects {
+		ready = math.NaN()
+	}
+	add(atMost("8. Ready after a restart with 150,000 tasks: under 5 s", ready, 5, " s"))
+	return goals
+}
+
+const (
+	// manyWatchers and restartObjects are what goals are told for.
+	manyWatchers   = 10_000
+	restartObjects = 150_000
+)
