@@ -94,7 +94,6 @@ func (c CompletedConfig) New() (*Server, error) {
 	}
 	group := genericapiserver.NewDefaultAPIGroupInfo(batch.GroupName, scheme.Scheme, runtime.NewParameterCodec(scheme.Scheme), c.ExtraConfig.Codecs)
 	group.NegotiatedSerializer = filters.LimitCodecs(group.NegotiatedSerializer)
-	filters.LimitSharedYAML()
 	group.VersionedResourcesStorageMap = stores.Storage(task.Subresources{
 		Logs: c.ExtraConfig.Logs,
 		GetWorker: func(ctx context.Context, name string) (*batch.Worker, error) {

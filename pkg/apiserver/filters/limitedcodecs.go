@@ -21,14 +21,12 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/util/apihelpers"
 )
 
 const (
@@ -36,8 +34,6 @@ const (
 	// of their protobuf encoding. To encode YAML takes thirty times as long as JSON, and a hundred times the size
 	// in memory. Objects have fewer fields for their size than lists.
 	maxYAMLList, maxYAMLObject = 512 << 10, 1 << 20
-	// rowSize is the approximate size of a table row without its object, in bytes.
-	rowSize = 256
 )
 
 // LimitCodecs returns codecs that apply the limits to decoded JSON, and refuse to encode large objects as YAML. A JSON
@@ -73,12 +69,6 @@ func (d limitedDecoder) Decode(data []byte, defaults *schema.GroupVersionKind, i
 	return d.Decoder.Decode(data, defaults, into)
 }
 
-// LimitSharedYAML limits upstream's codecs of tables and partial metadata. It changes them in place, for all servers of
-// the process, since upstream has no way to give a server codecs of its own for these.
-var LimitSharedYAML = sync.OnceFunc(func() {
-	limitYAML(apihelpers.GetMetaInternalVersionCodecs().SupportedMediaTypes()) // the slice of the codecs, not a copy
-})
-
 // limitYAML replaces the YAML serializer in the list.
 func limitYAML(mediaTypes []runtime.SerializerInfo) {
 	for i := range mediaTypes {
@@ -108,15 +98,6 @@ func (y limitedYAML) Encode(obj runtime.Object, w io.Writer) error {
 func yamlSize(obj runtime.Object) (size, limit int, advice string) {
 	type sized interface{ Size() int }
 	const accept, part = "accept JSON or protobuf", ", or ask for a part with limit"
-	if table, ok := obj.(*metav1.Table); ok {
-		for _, row := range table.Rows {
-			size += rowSize
-			if object, ok := row.Object.Object.(sized); ok {
-				size += object.Size()
-			}
-		}
-		return size, maxYAMLList, accept + part
-	}
 	if object, ok := obj.(sized); ok {
 		size = object.Size()
 	}

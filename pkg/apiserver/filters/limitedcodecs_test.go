@@ -27,7 +27,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apiserver/pkg/util/apihelpers"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/apiserver/scheme"
@@ -37,9 +36,6 @@ func TestYAMLLimits(t *testing.T) {
 	object := v1alpha1.Task{Spec: v1alpha1.TaskSpec{Command: []string{strings.Repeat("a", 10_000)}}}
 	list := func(n int) *v1alpha1.TaskList {
 		return &v1alpha1.TaskList{Items: slices.Repeat([]v1alpha1.Task{object}, n)}
-	}
-	table := func(n int, of runtime.Object) *metav1.Table {
-		return &metav1.Table{Rows: slices.Repeat([]metav1.TableRow{{Object: runtime.RawExtension{Object: of}}}, n)}
 	}
 	for name, test := range map[string]struct {
 		object    runtime.Object
@@ -54,20 +50,12 @@ func TestYAMLLimits(t *testing.T) {
 		"a list":                  {list(50), runtime.ContentTypeYAML, false},
 		"a long list":             {list(60), runtime.ContentTypeYAML, true},
 		"a long list in JSON":     {list(60), runtime.ContentTypeJSON, false},
-		"a table":                 {table(50, &object), runtime.ContentTypeYAML, false},
-		"a long table":            {table(60, &object), runtime.ContentTypeYAML, true},
-		"table without objects":   {table(3000, nil), runtime.ContentTypeYAML, true},
-		"a long table in JSON":    {table(60, &object), runtime.ContentTypeJSON, false},
 		"a long list in protobuf": {list(60), runtime.ContentTypeProtobuf, false},
 		"a status":                {&metav1.Status{Message: strings.Repeat("a", 10_000)}, runtime.ContentTypeYAML, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			codecs := LimitCodecs(scheme.NewCodecs(scheme.Scheme))
-			LimitSharedYAML()
 			version := v1alpha1.SchemeGroupVersion
-			if _, ok := test.object.(*metav1.Table); ok {
-				codecs, version = apihelpers.GetMetaInternalVersionCodecs(), metav1.SchemeGroupVersion
-			}
 			info, ok := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), test.mediaType)
 			if !ok {
 				t.Fatal("the media type is not supported")

@@ -50,6 +50,7 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/utils/clock"
 
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/apiserver"
 	"github.com/leat-dev/leat/pkg/apiserver/admission"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/deniedworker"
@@ -119,7 +120,7 @@ func NewOptions() (*Options, error) {
 		Recommended:     recommended,
 		Server:          server,
 		Logs:            logs.NewOptions(),
-		ControllerUsers: []string{"system:serviceaccount:leat-system:leat-controller-manager"},
+		ControllerUsers: []string{v1alpha1.ControllerUser},
 		Workers:         &workerlogs.Options{},
 		versions:        versions,
 	}, nil
@@ -300,6 +301,7 @@ func buildHandlerChain(handler http.Handler, c *genericapiserver.Config, codecs 
 	handler = task.WithTruncatedLogsAborted(handler)
 	handler = filters.WithBufferedLists(handler)
 	handler = filters.WithBodyLimits(handler, codecs, c.MaxRequestBodyBytes)
+	handler = filters.WithoutTransformedYAML(handler, codecs)
 	handler = filters.WithDeadlineGrace(handler)
 	handler = genericapiserver.DefaultBuildHandlerChain(handler, c)
 	handler = filters.WithSelectorLimits(handler, codecs)
