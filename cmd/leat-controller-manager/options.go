@@ -52,8 +52,6 @@ import (
 )
 
 const (
-	// systemNamespace is where config/ installs Leat.
-	systemNamespace = "leat-system"
 	// leaseName is the name of the lease for leader election.
 	leaseName = "leat-controller-manager"
 )
@@ -88,7 +86,7 @@ func newOptions() *options {
 		sweepInterval:      namespace.DefaultInterval,
 		garbage:            collector.Defaults(200, "128Mi"), // The caches outweigh what a sync allocates.
 		leaderElect:        true,
-		leaseNamespace:     systemNamespace,
+		leaseNamespace:     batch.SystemNamespace,
 		leaseDuration:      15 * time.Second,
 		renewDeadline:      10 * time.Second,
 		retryPeriod:        2 * time.Second,
@@ -110,7 +108,7 @@ func (o *options) flags() cliflag.NamedFlagSets {
 	f.StringVar(&o.schedulingStrategy, "scheduling-strategy", o.schedulingStrategy, "How to choose among the workers that have room for a task: spread chooses the least allocated worker; pack chooses the most allocated one, so that other workers become empty")
 	f.DurationVar(&o.sweepInterval, "namespace-sweep-interval", o.sweepInterval, "Time between two sweeps, which delete objects of Leat whose namespace does not exist")
 	f = sets.FlagSet("certificates")
-	f.BoolVar(&o.manageCertificates, "manage-certificates", o.manageCertificates, "Issue and renew the certificates in the Secrets leat-apiserver-tls, leat-etcd-tls and leat-worker-client-tls of namespace "+systemNamespace+", which must exist. Every replica does this")
+	f.BoolVar(&o.manageCertificates, "manage-certificates", o.manageCertificates, "Issue and renew the certificates in the Secrets leat-apiserver-tls, leat-etcd-tls and leat-worker-client-tls of namespace "+batch.SystemNamespace+", which must exist. Every replica does this")
 	f = sets.FlagSet("registration")
 	f.StringVar(&o.registerService, "register-service", o.registerService, "Service of leat-apiserver to register with the cluster, as NAMESPACE/NAME:PORT, like "+apiservice.DefaultService.String()+". The leader creates the APIService "+apiservice.Name+" when the server is ready for the first time, and maintains it from then on, with the certificate authorities in ca.crt of the Secret "+apiservice.Secret+" in that namespace, and with the ClusterRole "+apiservice.Owner+" as its owner (default: register nothing)")
 	f = sets.FlagSet("leader election")
@@ -217,7 +215,7 @@ func (o *options) run(ctx context.Context) error {
 	group.Go(func() error { return mgr.Start(ctx) })
 	if o.manageCertificates {
 		// The certificates do not depend on the manager: it waits until the API is served, which requires certificates.
-		group.Go(func() error { return certificates.Run(ctx, config, systemNamespace) })
+		group.Go(func() error { return certificates.Run(ctx, config, batch.SystemNamespace) })
 	}
 	return group.Wait()
 }

@@ -30,13 +30,11 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/cert"
 	"k8s.io/klog/v2"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
 const (
-	// workersGroup and workerPrefix identify a worker in a client certificate. workersGroup is its organization, and
-	// its common name is workerPrefix and "<namespace>:<name>".
-	workersGroup = "leat:workers"
-	workerPrefix = "leat:worker:"
 	// maxSlots is how many workers with generated names can share a state directory.
 	maxSlots = 1000
 	// suffixLength is how many random characters make a generated name unique.
@@ -105,8 +103,8 @@ func certificateIdentity(config *rest.Config) (*identity, error) {
 		return nil, fmt.Errorf("the client certificate: %w", err)
 	}
 	subject := certificates[0].Subject
-	rest, ok := strings.CutPrefix(subject.CommonName, workerPrefix)
-	if !ok || !slices.Contains(subject.Organization, workersGroup) {
+	rest, ok := strings.CutPrefix(subject.CommonName, batch.WorkerUserPrefix)
+	if !ok || !slices.Contains(subject.Organization, batch.WorkersGroup) {
 		return nil, nil
 	}
 	namespace, name, _ := strings.Cut(rest, ":")

@@ -91,8 +91,14 @@ func TestMetrics(t *testing.T) {
 		"leat_task_binding_duration_seconds{}":                       4,
 		"leat_task_scheduling_wait_seconds{}":                        4,
 	}
-	f.eventually("the metrics are as they should", func() bool {
-		got := scrape(t, registry)
+	var got map[string]float64
+	defer func() {
+		if t.Failed() {
+			t.Logf("the metrics are %v", got)
+		}
+	}()
+	f.eventually("the metrics are as expected", func() bool {
+		got = scrape(t, registry)
 		for name, value := range want {
 			if v, ok := got[name]; !ok || v < value-1e-9 || v > value+1e-9 {
 				return false
@@ -101,9 +107,6 @@ func TestMetrics(t *testing.T) {
 		age := got["leat_oldest_pending_task_age_seconds{namespace=default,queue=ml}"]
 		return age >= 3600 && age < 3700 && got["leat_scheduling_attempt_duration_seconds{result=unschedulable}"] > 0
 	})
-	if t.Failed() {
-		t.Log(scrape(t, registry))
-	}
 	for name := range scrape(t, registry) {
 		for _, task := range []string{"one", "two", "three", "other"} {
 			if strings.Contains(name, "="+task) {

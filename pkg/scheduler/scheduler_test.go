@@ -35,7 +35,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker/testapi"
+	"github.com/leat-dev/leat/test/kit/testapi"
 )
 
 // fixture is a server with a client for the test and one for the scheduler.
@@ -79,9 +79,19 @@ func (f *fixture) addWorker(w *batch.Worker) {
 	f.t.Helper()
 	created, err := f.test.BatchV1alpha1().Workers(w.Namespace).Create(f.ctx, w.DeepCopy(), metav1.CreateOptions{})
 	f.must(err)
-	created.Status = w.Status
+	created.Status = validStatus(w)
 	_, err = f.test.BatchV1alpha1().Workers(w.Namespace).UpdateStatus(f.ctx, created, metav1.UpdateOptions{})
 	f.must(err)
+}
+
+// validStatus returns the status of a worker with what the server demands and the scheduler does not read.
+func validStatus(w *batch.Worker) batch.WorkerStatus {
+	status := *w.Status.DeepCopy()
+	status.Capacity = status.Allocatable
+	for i := range status.Conditions {
+		status.Conditions[i].LastTransitionTime = metav1.Now()
+	}
+	return status
 }
 
 func (f *fixture) changeWorker(name string, change func(*batch.Worker)) {
@@ -92,6 +102,7 @@ func (f *fixture) changeWorker(name string, change func(*batch.Worker)) {
 	w, err = f.test.BatchV1alpha1().Workers("default").Update(f.ctx, w, metav1.UpdateOptions{})
 	f.must(err)
 	change(w)
+	w.Status = validStatus(w)
 	_, err = f.test.BatchV1alpha1().Workers("default").UpdateStatus(f.ctx, w, metav1.UpdateOptions{})
 	f.must(err)
 }

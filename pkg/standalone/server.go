@@ -38,7 +38,6 @@ import (
 	"github.com/leat-dev/leat/config"
 	leatserver "github.com/leat-dev/leat/pkg/apiserver"
 	"github.com/leat-dev/leat/pkg/apiserver/admission"
-	authorizationworker "github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
 	serveroptions "github.com/leat-dev/leat/pkg/apiserver/options"
 	"github.com/leat-dev/leat/pkg/apiserver/workerlogs"
 	"github.com/leat-dev/leat/pkg/standalone/fakehost"
@@ -49,17 +48,11 @@ import (
 // loopback is the address on which workers serve logs.
 const loopback = "127.0.0.1"
 
-// Identities of the components. config/ binds roles to that of the controllers.
+// adminUser and adminGroup are the identity of the person who started the server.
 const (
-	adminUser      = "admin"
-	adminGroup     = "leat:admins"
-	controllerUser = "system:serviceaccount:leat-system:leat-controller-manager"
-	workersGroup   = authorizationworker.Group
+	adminUser  = "admin"
+	adminGroup = "leat:admins"
 )
-
-func workerUser(namespace, name string) string {
-	return authorizationworker.NamePrefix + namespace + ":" + name
-}
 
 //go:embed roles.yaml
 var roles embed.FS

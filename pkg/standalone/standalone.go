@@ -195,7 +195,7 @@ func startParts(ctx context.Context, options Options, clientFactory *clientFacto
 	workerHost := sandbox.NewHost()
 	for i := range options.Workers {
 		name := fmt.Sprintf("local-%d-%s", i, suffix)
-		client, err := clientFactory.clientset(workerUser(options.Namespace, name), workersGroup)
+		client, err := clientFactory.clientset(v1alpha1.WorkerUser(options.Namespace, name), v1alpha1.WorkersGroup)
 		if err != nil {
 			return releases, err
 		}
@@ -249,7 +249,7 @@ func serveLogs(options Options, store *logs.Store) (*logserver.Server, error) {
 // newControllers returns a manager with the controllers and the scheduler. Unlike leat-controller-manager it elects no
 // leader, records no Events, and collects garbage, because there is no host to do so.
 func newControllers(clientFactory *clientFactory, metricsAddress string) (manager.Manager, error) {
-	config, err := clientFactory.config(controllerUser)
+	config, err := clientFactory.config(v1alpha1.ControllerUser)
 	if err != nil {
 		return nil, err
 	}

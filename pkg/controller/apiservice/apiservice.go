@@ -105,7 +105,7 @@ type Service struct {
 }
 
 // DefaultService is the Service that config/base installs.
-var DefaultService = Service{Namespace: "leat-system", Name: "leat-apiserver", Port: 443}
+var DefaultService = Service{Namespace: batch.SystemNamespace, Name: "leat-apiserver", Port: 443}
 
 // ParseService returns the Service for a value NAMESPACE/NAME:PORT.
 func ParseService(value string) (Service, error) {

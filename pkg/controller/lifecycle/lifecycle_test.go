@@ -38,7 +38,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker/testapi"
+	"github.com/leat-dev/leat/test/kit/testapi"
 )
 
 const namespace = "default"
@@ -900,10 +900,12 @@ func TestChangedTasksOfALostWorkerAreSyncedAtOnce(t *testing.T) {
 func TestTaskThatWaitsForAFinalizerIsIgnored(t *testing.T) {
 	run(t, nil, func(s *fixture) {
 		_, err := s.test.Tasks(namespace).Create(s.Context(), &batch.Task{
-			ObjectMeta: metav1.ObjectMeta{Name: "t", DeletionTimestamp: new(metav1.Now()), DeletionGracePeriodSeconds: new(int64(0))},
-			Spec:       batch.TaskSpec{WorkerName: "never-was"},
+			ObjectMeta: metav1.ObjectMeta{Name: "t", Finalizers: []string{"example.com/wait"}}, Spec: batch.TaskSpec{Command: []string{"true"}},
 		}, metav1.CreateOptions{})
 		s.must(err)
+		_, err = s.test.Tasks(namespace).Bind(s.Context(), "t", &batch.Binding{Target: batch.BindingTarget{Name: "never-was", Incarnation: "never-was-1"}}, metav1.CreateOptions{})
+		s.must(err)
+		s.must(s.test.Tasks(namespace).Delete(s.Context(), "t", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
 		s.advance(10 * time.Minute)
 		if n := s.writes(); n != 0 {
 			t.Errorf("%d writes", n)
@@ -941,21 +943,22 @@ func TestFinishedTasks(t *testing.T) {
 		{name: "finished-in-the-future", ago: -time.Hour, mutate: ttl(60), lasts: time.Minute},
 		{name: "of-a-set", mutate: func(t *batch.Task) {
 			ttl(60)(t)
-			t.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch.leat.dev/v1alpha1", Kind: "TaskSet", Name: "set", Controller: new(true)}}
+			t.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch.leat.dev/v1alpha1", Kind: "TaskSet", Name: "set", UID: "uid", Controller: new(true)}}
 		}, lasts: never},
 		{name: "of-a-kind-of-that-name", mutate: func(t *batch.Task) {
 			ttl(60)(t)
-			t.OwnerReferences = []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "TaskSet", Name: "set", Controller: new(true)}}
+			t.OwnerReferences = []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "TaskSet", Name: "set", UID: "uid", Controller: new(true)}}
 		}, lasts: time.Minute},
 		{name: "of-something-else", mutate: func(t *batch.Task) {
 			ttl(60)(t)
-			t.OwnerReferences = []metav1.OwnerReference{{Kind: "Workflow", Name: "flow", Controller: new(true)}}
+			t.OwnerReferences = []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "Workflow", Name: "flow", UID: "uid", Controller: new(true)}}
 		}, lasts: time.Minute},
 		{name: "incomplete-deletion", mutate: func(t *batch.Task) {
 			t.DeletionTimestamp, t.DeletionGracePeriodSeconds = new(metav1.NewTime(time.Now().Add(20*time.Second))), new(int64(30))
 		}, lasts: 20 * time.Second},
 		{name: "waits-for-a-finalizer", mutate: func(t *batch.Task) {
 			ttl(60)(t)
+			t.Finalizers = []string{"example.com/wait"}
 			t.DeletionTimestamp, t.DeletionGracePeriodSeconds = new(metav1.Now()), new(int64(0))
 		}, lasts: never},
 	} {

@@ -101,11 +101,15 @@ func TestMetricsOfFinishedTasks(t *testing.T) {
 			s.bind("good", "w")
 			s.bind("bad", "w")
 			s.bind("odd", "w")
+			_, err := s.test.Tasks(namespace).Evict(s.Context(), "bad", &batch.Eviction{Reason: "Test"}, metav1.CreateOptions{})
+			s.must(err)
+			_, err = s.test.Tasks(namespace).Bind(s.Context(), "bad", &batch.Binding{Target: batch.BindingTarget{Name: "w", Incarnation: "w-1"}}, metav1.CreateOptions{})
+			s.must(err)
 			s.advance(0)
 		})
 		expectMetrics(s, func() {
 			task := s.task("bad")
-			task.Status.Attempts, task.Status.Disruptions = 4, 1
+			task.Status.Attempts = 4
 			_, err := s.test.Tasks(namespace).UpdateStatus(s.Context(), task, metav1.UpdateOptions{})
 			s.must(err)
 			s.finish("good", batch.TaskSucceeded, batch.TaskReasonCompleted, 10*time.Second)

@@ -25,7 +25,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker/testapi"
+	"github.com/leat-dev/leat/test/kit/testapi"
 )
 
 // BenchmarkShortTasks measures how fast one worker runs commands that end at once, from the binding to the last write,

@@ -41,7 +41,7 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/processtest"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
 	"github.com/leat-dev/leat/pkg/worker/taskrunner"
-	"github.com/leat-dev/leat/pkg/worker/testapi"
+	"github.com/leat-dev/leat/test/kit/testapi"
 )
 
 // testHost is the host of the test process.
@@ -331,7 +331,7 @@ func TestReportsHowATaskEnded(t *testing.T) {
 
 func TestAShortTaskCostsOneWriteAndALongOneTwo(t *testing.T) {
 	f := newFixture(t)
-	w := f.start(func(o *Options) { o.HeartbeatInterval = time.Hour })
+	w := f.start(func(o *Options) { o.HeartbeatInterval, o.AnnounceDelay = time.Hour, 2*time.Second })
 	f.run(w, "short", script("exit 0"))
 	f.awaitFinished("short")
 	if n := w.api.Count("update", "tasks/status"); n != 1 {
@@ -373,8 +373,8 @@ func TestAFailingCommandIsRunAgainUpToItsLimit(t *testing.T) {
 
 func TestDelaysDoubleUpToTheCapAndAreResetByALongRun(t *testing.T) {
 	f := newFixture(t)
-	w := f.start(func(o *Options) { o.BackoffBase, o.BackoffCap = 20*time.Millisecond, 50*time.Millisecond })
-	f.run(w, "t", script("[ $TASK_ATTEMPT != 5 ] || sleep 0.2; exit 1", backoffLimit(5)))
+	w := f.start(func(o *Options) { o.BackoffBase, o.BackoffCap = 200*time.Millisecond, 500*time.Millisecond })
+	f.run(w, "t", script("[ $TASK_ATTEMPT != 5 ] || sleep 1.5; exit 1", backoffLimit(5)))
 	f.awaitFinished("t")
 	var delays []string
 	for _, a := range w.api.Actions() {
@@ -384,7 +384,7 @@ func TestDelaysDoubleUpToTheCapAndAreResetByALongRun(t *testing.T) {
 			}
 		}
 	}
-	if want := []string{"20ms", "40ms", "50ms", "50ms", "20ms"}; !slices.Equal(delays, want) {
+	if want := []string{"200ms", "400ms", "500ms", "500ms", "200ms"}; !slices.Equal(delays, want) {
 		t.Errorf("got delays %q, want %q", delays, want)
 	}
 }
@@ -402,11 +402,15 @@ func TestAttemptsThatDisruptionsEndedAreNoFailures(t *testing.T) {
 	f := newFixture(t)
 	w := f.start()
 	f.create("t", script("exit 1", backoffLimit(2)))
-	task := f.get("t")
-	// Of three attempts two were disrupted and one has failed.
-	task.Status.Attempts, task.Status.Disruptions, task.Status.FailedAttempts = 3, 2, 1
-	_, err := f.test.BatchV1alpha1().Tasks("default").UpdateStatus(f.Context(), task, metav1.UpdateOptions{})
-	f.must(err)
+	// Of three attempts the first fails, and an eviction ends each of the others.
+	for attempts := int32(2); attempts <= 3; attempts++ {
+		f.bind("t", "earlier")
+		task := f.get("t")
+		task.Status.Phase, task.Status.Attempts, task.Status.FailedAttempts = batch.TaskRunning, attempts, 1
+		_, err := f.test.BatchV1alpha1().Tasks("default").UpdateStatus(f.Context(), task, metav1.UpdateOptions{})
+		f.must(err)
+		f.evict("t")
+	}
 	f.bind("t", w.incarnation)
 	if s := f.awaitFinished("t").Status; s.Attempts != 5 || s.FailedAttempts != 3 {
 		t.Errorf("%d attempts, %d of them failed; want 5 and 3: after one failure two more are the limit", s.Attempts, s.FailedAttempts)
@@ -951,8 +955,10 @@ func TestAWorkerThatOthersHaveChangedReportsThatItHasStopped(t *testing.T) {
 
 func TestALeaseThatWasTakenOverIsLeftAlone(t *testing.T) {
 	f := newFixture(t)
-	first := newRegistration(f.server.Client(), testOptions(), "first")
-	second := newRegistration(f.server.Client(), testOptions(), "second")
+	options := testOptions()
+	options.LeaseDuration = time.Minute
+	first := newRegistration(f.server.Client(), options, "first")
+	second := newRegistration(f.server.Client(), options, "second")
 	f.must(first.register(t.Context(), readyCondition))
 	f.must(second.register(t.Context(), readyCondition))
 	if err := first.renewLease(t.Context()); !apierrors.IsConflict(err) {

@@ -30,14 +30,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker/testapi"
+	"github.com/leat-dev/leat/test/kit/testapi"
 )
 
 // newTask creates a task that is bound to worker w by the incarnation.
 func newTask(t *testing.T, api *testapi.Client, incarnation string) *batch.Task {
 	t.Helper()
 	tasks := api.BatchV1alpha1().Tasks("default")
-	_, err := tasks.Create(t.Context(), &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "t", Namespace: "default"}}, metav1.CreateOptions{})
+	_, err := tasks.Create(t.Context(), &batch.Task{
+		ObjectMeta: metav1.ObjectMeta{Name: "t", Namespace: "default"}, Spec: batch.TaskSpec{Command: []string{"true"}},
+	}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
 )
 
@@ -76,7 +77,7 @@ func (*plugin) Validate(_ context.Context, a admission.Attributes, _ admission.O
 func validate(a admission.Attributes) error {
 	namespace, name, ok := worker.Identity(a.GetUserInfo())
 	if !ok {
-		return fmt.Errorf("a user of group %s must be named %s<namespace>:<name>, not %q", worker.Group, worker.NamePrefix, a.GetUserInfo().GetName())
+		return fmt.Errorf("a user of group %s must be named %s<namespace>:<name>, not %q", v1alpha1.WorkersGroup, v1alpha1.WorkerUserPrefix, a.GetUserInfo().GetName())
 	}
 	if a.GetNamespace() != namespace {
 		return fmt.Errorf("worker %s may only write to its own namespace %q", name, namespace)

@@ -32,7 +32,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/leat-dev/leat/apis/batch"
-	"github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
 // Audience is the audience of the tokens that worker pods authenticate with. The host cluster's own API server refuses
@@ -83,8 +83,8 @@ func (p *podAuthenticator) AuthenticateRequest(req *http.Request) (*authenticato
 	}
 	// The delegate may cache its response: do not change it.
 	return &authenticator.Response{Audiences: response.Audiences, User: &user.DefaultInfo{
-		Name:   worker.NamePrefix + namespace + ":" + podNames[0],
-		Groups: []string{worker.Group, user.AllAuthenticated},
+		Name:   v1alpha1.WorkerUser(namespace, podNames[0]),
+		Groups: []string{v1alpha1.WorkersGroup, user.AllAuthenticated},
 		Extra:  response.User.GetExtra(),
 	}}, true, nil
 }

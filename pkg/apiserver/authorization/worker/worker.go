@@ -33,30 +33,25 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-const (
-	// Group is the group of all workers, and the organization in their client certificates.
-	Group = "leat:workers"
-	// NamePrefix is the prefix of the user name of a worker, which is NamePrefix + "<namespace>:<name>".
-	NamePrefix = "leat:worker:"
-	// SelectorField is the field with which a worker must select its own tasks in lists and watches.
-	SelectorField = "spec.workerName"
-)
+// SelectorField is the field with which a worker must select its own tasks in lists and watches.
+const SelectorField = "spec.workerName"
 
 // IsWorker reports whether a user is in the group of workers. Refuse such a user wherever workers are restricted if it
 // has no Identity.
 func IsWorker(u user.Info) bool {
-	return u != nil && slices.Contains(u.GetGroups(), Group)
+	return u != nil && slices.Contains(u.GetGroups(), v1alpha1.WorkersGroup)
 }
 
-// Identity returns the namespace and the name of the user's Worker. ok is false for a user that is not in Group, or
-// whose name is not NamePrefix followed by a valid namespace and a valid object name.
+// Identity returns the namespace and the name of the user's Worker. ok is false for a user that is not in WorkersGroup,
+// or whose name is not WorkerUserPrefix followed by a valid namespace and a valid object name.
 func Identity(u user.Info) (namespace, name string, ok bool) {
 	if !IsWorker(u) {
 		return "", "", false
 	}
-	rest, found := strings.CutPrefix(u.GetName(), NamePrefix)
+	rest, found := strings.CutPrefix(u.GetName(), v1alpha1.WorkerUserPrefix)
 	if !found {
 		return "", "", false
 	}
@@ -107,7 +102,7 @@ func (a *workerAuthorizer) authorize(ctx context.Context, attrs authorizer.Attri
 	}
 	namespace, name, ok := Identity(attrs.GetUser())
 	if !ok {
-		return noOpinion("a user of group %s must be named %s<namespace>:<name>, not %q", Group, NamePrefix, attrs.GetUser().GetName())
+		return noOpinion("a user of group %s must be named %s<namespace>:<name>, not %q", v1alpha1.WorkersGroup, v1alpha1.WorkerUserPrefix, attrs.GetUser().GetName())
 	}
 	switch denied, err := a.denied(ctx, namespace, name); {
 	case err != nil:

@@ -30,13 +30,14 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
 func workerUser(name string, groups ...string) user.Info {
 	return &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}
 }
 
-var own = workerUser("leat:worker:ns:own", Group)
+var own = workerUser("leat:worker:ns:own", v1alpha1.WorkersGroup)
 
 func TestIdentity(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -45,22 +46,22 @@ func TestIdentity(t *testing.T) {
 		ok              bool
 	}{
 		"a worker":                     {own, "ns", "own", true},
-		"a name with dots, as of pods": {workerUser("leat:worker:ns:pool-1.a-x7k2p", Group), "ns", "pool-1.a-x7k2p", true},
+		"a name with dots, as of pods": {workerUser("leat:worker:ns:pool-1.a-x7k2p", v1alpha1.WorkersGroup), "ns", "pool-1.a-x7k2p", true},
 		"nobody":                       {nil, "", "", false},
 		"not in the group":             {workerUser("leat:worker:ns:own"), "", "", false},
 		"in another group":             {workerUser("leat:worker:ns:own", "leat:worker"), "", "", false},
-		"another name":                 {workerUser("system:node:own", Group), "", "", false},
-		"only the prefix":              {workerUser("leat:worker:", Group), "", "", false},
-		"no name":                      {workerUser("leat:worker:ns", Group), "", "", false},
-		"an empty name":                {workerUser("leat:worker:ns:", Group), "", "", false},
-		"an empty namespace":           {workerUser("leat:worker::own", Group), "", "", false},
-		"three parts":                  {workerUser("leat:worker:ns:own:other", Group), "", "", false},
-		"a namespace that is a path":   {workerUser("leat:worker:../ns:own", Group), "", "", false},
-		"a namespace with dots":        {workerUser("leat:worker:n.s:own", Group), "", "", false},
-		"a name that is a path":        {workerUser("leat:worker:ns:own/status", Group), "", "", false},
-		"capitals":                     {workerUser("leat:worker:ns:OWN", Group), "", "", false},
-		"a name that is too long":      {workerUser("leat:worker:ns:"+strings.Repeat("a", 254), Group), "", "", false},
-		"a prefix in capitals":         {workerUser("Leat:worker:ns:own", Group), "", "", false},
+		"another name":                 {workerUser("system:node:own", v1alpha1.WorkersGroup), "", "", false},
+		"only the prefix":              {workerUser("leat:worker:", v1alpha1.WorkersGroup), "", "", false},
+		"no name":                      {workerUser("leat:worker:ns", v1alpha1.WorkersGroup), "", "", false},
+		"an empty name":                {workerUser("leat:worker:ns:", v1alpha1.WorkersGroup), "", "", false},
+		"an empty namespace":           {workerUser("leat:worker::own", v1alpha1.WorkersGroup), "", "", false},
+		"three parts":                  {workerUser("leat:worker:ns:own:other", v1alpha1.WorkersGroup), "", "", false},
+		"a namespace that is a path":   {workerUser("leat:worker:../ns:own", v1alpha1.WorkersGroup), "", "", false},
+		"a namespace with dots":        {workerUser("leat:worker:n.s:own", v1alpha1.WorkersGroup), "", "", false},
+		"a name that is a path":        {workerUser("leat:worker:ns:own/status", v1alpha1.WorkersGroup), "", "", false},
+		"capitals":                     {workerUser("leat:worker:ns:OWN", v1alpha1.WorkersGroup), "", "", false},
+		"a name that is too long":      {workerUser("leat:worker:ns:"+strings.Repeat("a", 254), v1alpha1.WorkersGroup), "", "", false},
+		"a prefix in capitals":         {workerUser("Leat:worker:ns:own", v1alpha1.WorkersGroup), "", "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			namespace, name, ok := Identity(test.user)
@@ -182,7 +183,7 @@ func TestOnlyWhatIsListedIsAllowed(t *testing.T) {
 						if decision, reason, err := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion || reason != "" || err != nil {
 							t.Errorf("%s by another user: got %s (%q, %v), want no opinion without a reason", request, decision, reason, err)
 						}
-						attrs.User = workerUser("someone", Group)
+						attrs.User = workerUser("someone", v1alpha1.WorkersGroup)
 						if decision, _, _ := a.Authorize(t.Context(), attrs); decision != authorizer.DecisionNoOpinion {
 							t.Errorf("%s by a worker without identity: got %s", request, decision)
 						}
@@ -347,7 +348,7 @@ func TestDeniedWorker(t *testing.T) {
 		t.Errorf("non-resource request: got %v", decision)
 	}
 	other := authorizer.AttributesRecord{
-		User: workerUser("leat:worker:ns:other", Group), APIGroup: batch.GroupName, Namespace: "ns", ResourceRequest: true, Verb: "get", Resource: "workers", Name: "other",
+		User: workerUser("leat:worker:ns:other", v1alpha1.WorkersGroup), APIGroup: batch.GroupName, Namespace: "ns", ResourceRequest: true, Verb: "get", Resource: "workers", Name: "other",
 	}
 	if decision, reason, err := a.Authorize(t.Context(), other); decision != authorizer.DecisionAllow || err != nil {
 		t.Errorf("another worker: got %v, %q, %v", decision, reason, err)
