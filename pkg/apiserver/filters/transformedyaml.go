@@ -27,7 +27,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// WithoutTransformedYAML removes the media types that ask for tables or partial metadata in YAML from the Accept header,
+// WithoutTransformedYAML removes media types that ask for tables or partial metadata in YAML from the Accept header,
 // and refuses requests that accept nothing else. Large lists in YAML cost too much, and upstream encodes tables and
 // partial metadata with codecs that all servers of the process share, so LimitCodecs cannot limit them.
 func WithoutTransformedYAML(handler http.Handler, codecs runtime.NegotiatedSerializer) http.Handler {
