@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package kubectl
+package api
 
 import (
 	"encoding/base64"
@@ -33,9 +33,9 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testBadManifests sends what people mistype. Each answer must name the field and say what is wrong with it, and nothing may be
+// testKubectlBadManifests sends what people mistype. Each answer must name the field and say what is wrong with it, and nothing may be
 // stored.
-func testBadManifests(t *testing.T, e *kit.Env) {
+func testKubectlBadManifests(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	client := controller(t, e)
 	const strict = `cannot be handled as a Task: strict decoding error: `
@@ -148,9 +148,9 @@ func testBadManifests(t *testing.T, e *kit.Env) {
 	}
 }
 
-// testBadRequests sends what no client library would: forged, broken and hostile requests. Each must be answered quickly and
+// testKubectlBadRequests sends what no client library would: forged, broken and hostile requests. Each must be answered quickly and
 // clearly by a status of 400 to 499, store nothing and leave the server as it was.
-func testBadRequests(t *testing.T, e *kit.Env) {
+func testKubectlBadRequests(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.with(manifest("Task", "good", "{command: [sleep]}")).run("create -f -")
 	k.with(manifest("Task", "second", "{command: [sleep]}")).run("create -f -")

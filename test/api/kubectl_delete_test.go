@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package kubectl
+package api
 
 import (
 	"fmt"
@@ -32,7 +32,7 @@ import (
 // immediately is what kubectl says of a deletion that does not wait.
 const immediately = "Immediate deletion does not wait for confirmation that the running resource has been terminated."
 
-func testDelete(t *testing.T, e *kit.Env) {
+func testKubectlDelete(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	tasks := controller(t, e).Tasks(k.namespace)
 	register(t, e, k.namespace, "w-aaaaa")

@@ -14,24 +14,17 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package conformance holds every kind and subresource that is served to one set of rules: standalone, through the aggregator, and past it. What is to be
-// known of a kind is an entry in the table in kinds_test.go; a rule is a function over entries.
-package conformance
+package api
 
 import (
 	"slices"
 	"testing"
 
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/test/kit"
 )
-
-func TestStandalone(t *testing.T) { suite(t, kit.Standalone(t)) }
-
-func TestAggregated(t *testing.T) { suite(t, kit.Aggregated(t)) }
-
-func TestAtServer(t *testing.T) { suite(t, kit.Aggregated(t).AtServer()) }
 
 // rule is what holds for kinds. Its name and a kind's make the name of a namespace, so it is short.
 type rule struct {
@@ -47,14 +40,10 @@ type subresourceRule struct {
 	check func(s *scene, name string, sub subresource)
 }
 
-func suite(t *testing.T, e *kit.Env) {
+func testConformance(t *testing.T, e *kit.Env) {
 	st := newStage(t, e)
-	versions := servedVersions(t, st)
-	t.Run("discovery", func(t *testing.T) {
-		for _, version := range versions {
-			t.Run(version, func(t *testing.T) { checkDiscovery(t, st, version) })
-		}
-	})
+	versions := servedVersions(t, st.config)
+	t.Run("discovery", func(t *testing.T) { testAPIResources(t, st.config) })
 	for _, rule := range slices.Concat(writeRules, statusRules, applyRules, deleteRules, readRules, encodingRules) {
 		t.Run(rule.name, func(t *testing.T) {
 			for i := range kinds {
@@ -80,7 +69,7 @@ func suite(t *testing.T, e *kit.Env) {
 			}
 		})
 	}
-	t.Run("scale", func(t *testing.T) { testScale(t, st, versions) })
+	t.Run("scale", func(t *testing.T) { testScaleSubresource(t, st, versions) })
 	t.Run("tasks", func(t *testing.T) { testTasks(t, st) })
 	if !e.Standalone() { // standalone, etcd is inside the server, out of reach
 		t.Run("ratcheting", func(t *testing.T) { testRatcheting(t, st, versions) })
@@ -88,8 +77,8 @@ func suite(t *testing.T, e *kit.Env) {
 }
 
 // servedVersions gives the versions of the group that are served.
-func servedVersions(t *testing.T, st *stage) []string {
-	client := kit.Must(discovery.NewDiscoveryClientForConfig(st.config))(t)
+func servedVersions(t *testing.T, config *rest.Config) []string {
+	client := kit.Must(discovery.NewDiscoveryClientForConfig(config))(t)
 	groups := kit.Must(client.ServerGroups())(t)
 	var versions []string
 	for _, served := range groups.Groups {

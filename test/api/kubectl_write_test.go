@@ -14,9 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package kubectl
+package api
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,7 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-func testApply(t *testing.T, e *kit.Env) {
+func testKubectlApply(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	queue := k.with(manifest("TaskQueue", "line", "{weight: 1}"))
 	queue.says("taskqueue.batch.leat.dev/line created", "apply -f -")
@@ -73,7 +74,7 @@ func testApply(t *testing.T, e *kit.Env) {
 	set.says("taskset.batch.leat.dev/many created", "apply -f -")
 	// The selector and the labels of the template are generated: they must not read as a difference.
 	set.says("taskset.batch.leat.dev/many unchanged", "apply -f -")
-	eventually(t, func() error { // a controller may write the status between the two reads of a diff
+	kit.Eventually(t, "kubectl diff shows no difference", func(context.Context) error { // a controller may write the status between the two reads of a diff
 		_, _, err := set.try("diff -f -")
 		return err
 	})
@@ -81,7 +82,7 @@ func testApply(t *testing.T, e *kit.Env) {
 		says("taskset.batch.leat.dev/many configured", "apply -f -")
 }
 
-func testServerSideApply(t *testing.T, e *kit.Env) {
+func testKubectlServerSideApply(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	queue := k.with(manifest("TaskQueue", "line", "{weight: 1}"))
 	queue.says("taskqueue.batch.leat.dev/line serverside-applied", "apply --server-side --field-manager=alice -f -")
@@ -121,7 +122,7 @@ func testServerSideApply(t *testing.T, e *kit.Env) {
 		refuses(1, []string{`Apply failed with 1 conflict: conflict with "kubectl" with subresource "scale" using batch.leat.dev/v1alpha1: .spec.parallelism`}, "apply --server-side -f -")
 }
 
-func testReplace(t *testing.T, e *kit.Env) {
+func testKubectlReplace(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	queue := k.with(manifest("TaskQueue", "line", "{weight: 1}"))
 	queue.says("taskqueue.batch.leat.dev/line created", "create -f -")
@@ -150,7 +151,7 @@ func testReplace(t *testing.T, e *kit.Env) {
 	k.says("", "get tk dry --ignore-not-found")
 }
 
-func testPatch(t *testing.T, e *kit.Env) {
+func testKubectlPatch(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.with(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: a}, {name: b}, {name: c}]}")).run("create -f -")
 	for _, test := range []struct{ kind, patch, path, want string }{
@@ -192,7 +193,7 @@ func testPatch(t *testing.T, e *kit.Env) {
 	k.says("true 4", "get tks many -o", "jsonpath={.spec.suspend} {.spec.parallelism}")
 }
 
-func testLabelAndAnnotate(t *testing.T, e *kit.Env) {
+func testKubectlLabelAndAnnotate(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.with(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
 	k.says("task.batch.leat.dev/one labeled", "label tk one app=web")
@@ -207,7 +208,7 @@ func testLabelAndAnnotate(t *testing.T, e *kit.Env) {
 	k.refuses(1, []string{`a valid label must be an empty string or consist of alphanumeric characters`}, "label tk one app=-")
 }
 
-func testScale(t *testing.T, e *kit.Env) {
+func testKubectlScale(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.with(manifest("TaskSet", "many", "{completions: 30, parallelism: 3, template: {spec: {command: [sleep]}}}")).run("create -f -")
 	k.says("taskset.batch.leat.dev/many scaled", "scale tks many --replicas=7")
@@ -222,8 +223,8 @@ func testScale(t *testing.T, e *kit.Env) {
 	k.refuses(1, []string{"Error from server ("}, "scale tk one --replicas=1")
 }
 
-// testExamples applies what a person applies first.
-func testExamples(t *testing.T, e *kit.Env) {
+// testKubectlExamples applies what a person applies first.
+func testKubectlExamples(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	root, err := host.RepositoryRoot()
 	kit.Check(t, err)
@@ -232,7 +233,7 @@ func testExamples(t *testing.T, e *kit.Env) {
 	k.says("task.batch.leat.dev/hello unchanged\ntaskqueue.batch.leat.dev/nightly unchanged\ntaskset.batch.leat.dev/squares unchanged", "apply -f "+dir)
 	k.says("Indexed 100 5", "get tks squares -o", "jsonpath={.spec.completionMode} {.spec.completions} {.spec.parallelism}")
 	k.run("delete -f " + dir)
-	eventually(t, func() error { // the set's tasks go after it
+	kit.Eventually(t, "the examples are deleted", func(context.Context) error { // the set's tasks go after it
 		if left := k.run("get tk,tks,tq -o name"); left != "" {
 			return fmt.Errorf("left: %s", left)
 		}
@@ -240,7 +241,7 @@ func testExamples(t *testing.T, e *kit.Env) {
 	})
 }
 
-func testWait(t *testing.T, e *kit.Env) {
+func testKubectlWait(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	client := controller(t, e)
 	tasks, sets := client.Tasks(k.namespace), client.TaskSets(k.namespace)
@@ -272,7 +273,7 @@ func testWait(t *testing.T, e *kit.Env) {
 
 	waits = k.start("wait tks many --for=condition=Complete -v=6")
 	waits.watching()
-	eventually(t, func() error {
+	kit.Eventually(t, "the status of the TaskSet is written", func(context.Context) error {
 		set, err := sets.Get(t.Context(), "many", metav1.GetOptions{})
 		kit.Check(t, err)
 		now := metav1.Now()

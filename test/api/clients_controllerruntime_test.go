@@ -14,9 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package controllerruntime tests Leat with controller-runtime, which most operators are made with: its caches, its client and
-// a manager with a controller, in protobuf and not.
-package controllerruntime
+package api
 
 import (
 	"context"
@@ -46,15 +44,12 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	apply "github.com/leat-dev/leat/pkg/generated/applyconfiguration/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/clients/scenario"
+	"github.com/leat-dev/leat/test/api/scenario"
 	"github.com/leat-dev/leat/test/kit"
 )
 
-func TestStandalone(t *testing.T) { suite(t, kit.Standalone(t)) }
-
-func TestAggregated(t *testing.T) { suite(t, kit.Aggregated(t)) }
-
-func suite(t *testing.T, e *kit.Env) {
+// testControllerRuntime uses Leat as most operators do.
+func testControllerRuntime(t *testing.T, e *kit.Env) {
 	log.SetLogger(klog.Background())
 	scheme := runtime.NewScheme()
 	kit.Check(t, clientgoscheme.AddToScheme(scheme))

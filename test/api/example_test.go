@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package clients
+package api
 
 import (
 	"context"
@@ -123,7 +123,7 @@ func addController(mgr manager.Manager) error {
 		}))
 }
 
-var _ = addController // test/clients/controllerruntime runs one like it
+var _ = addController // testManager runs one like it
 
 func Example() {
 	ctx := context.Background()

@@ -14,11 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package clients tests Leat with the client libraries that programs use: the generated clientset, informers and apply
-// configurations, and client-go's dynamic and metadata clients.
-package clients
+package api
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -38,23 +37,10 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
-	"github.com/leat-dev/leat/test/clients/scenario"
+	"github.com/leat-dev/leat/test/api/scenario"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/await"
 )
-
-func TestStandalone(t *testing.T) { suite(t, kit.Standalone(t)) }
-
-func TestAggregated(t *testing.T) { suite(t, kit.Aggregated(t)) }
-
-func TestAtServer(t *testing.T) { suite(t, kit.Aggregated(t).AtServer()) }
-
-func suite(t *testing.T, e *kit.Env) {
-	t.Run("TypedCalls", func(t *testing.T) { testTypedCalls(t, e) })
-	t.Run("Apply", func(t *testing.T) { testApply(t, e) })
-	t.Run("EveryKind", func(t *testing.T) { testEveryKind(t, e) })
-	t.Run("WatchListInformers", func(t *testing.T) { testInformers(t, e, true) })
-	t.Run("ListAndWatchInformers", func(t *testing.T) { testInformers(t, e, false) })
-}
 
 const watched = ";stream=watch"
 
@@ -146,8 +132,8 @@ func streamOf(mediaType string) string {
 	return watched
 }
 
-// testEveryKind runs informers of all kinds that can be watched in all namespaces, as a controller does.
-func testEveryKind(t *testing.T, e *kit.Env) {
+// testAllKindsInformers runs informers of all kinds that can be watched in all namespaces, as a controller does.
+func testAllKindsInformers(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	wire := &scenario.Wire{}
 	factory := externalversions.NewSharedInformerFactory(kit.Client(t, wire.On(e.Controller(t))), 0)
@@ -174,11 +160,13 @@ func testEveryKind(t *testing.T, e *kit.Env) {
 	_, err = worker.Workers(namespace).Create(t.Context(), &batch.Worker{ObjectMeta: meta}, metav1.CreateOptions{})
 	kit.Check(t, err)
 	for kind, informer := range all {
-		eventually(t, func() bool {
+		kit.Eventually(t, "the informer of "+kind+" has the object", func(context.Context) error {
 			_, found, err := informer.GetStore().GetByKey(namespace + "/" + meta.Name)
-			kit.Check(t, err)
-			return found
-		}, "the informer of "+kind+" has not seen the object")
+			if err == nil && !found {
+				err = await.ErrNotYet
+			}
+			return err
+		})
 	}
 	for _, exchange := range wire.Exchanges() {
 		if exchange.Received != runtime.ContentTypeProtobuf+watched {

@@ -14,13 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package kubectl tests Leat as people meet it: every verb of the real kubectl, and bad input of every sort, against a server
-// behind a host's aggregator and against one that stands alone.
-package kubectl
+package api
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -33,45 +30,38 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/retry"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	typedbatch "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-func TestStandalone(t *testing.T) { suite(t, kit.Standalone(t)) }
-
-func TestAggregated(t *testing.T) { suite(t, kit.Aggregated(t)) }
-
-func TestAtServer(t *testing.T) { suite(t, kit.Aggregated(t).AtServer()) }
-
-func suite(t *testing.T, e *kit.Env) {
+func testKubectl(t *testing.T, e *kit.Env) {
 	for _, area := range []struct {
 		name string
 		test func(*testing.T, *kit.Env)
 	}{
-		{"Discovery", testDiscovery},
-		{"Explain", testExplain},
-		{"Columns", testColumns},
-		{"Output", testOutput},
-		{"Selectors", testSelectors},
-		{"Watch", testWatch},
-		{"Describe", testDescribe},
-		{"Apply", testApply},
-		{"ServerSideApply", testServerSideApply},
-		{"Replace", testReplace},
-		{"Patch", testPatch},
-		{"LabelAndAnnotate", testLabelAndAnnotate},
-		{"Scale", testScale},
-		{"Wait", testWait},
-		{"Delete", testDelete},
-		{"Examples", testExamples},
-		{"BadManifests", testBadManifests},
-		{"BadRequests", testBadRequests},
+		{"Discovery", testKubectlDiscovery},
+		{"Explain", testKubectlExplain},
+		{"Columns", testKubectlColumns},
+		{"Output", testKubectlOutput},
+		{"Selectors", testKubectlSelectors},
+		{"Watch", testKubectlWatch},
+		{"Describe", testKubectlDescribe},
+		{"Apply", testKubectlApply},
+		{"ServerSideApply", testKubectlServerSideApply},
+		{"Replace", testKubectlReplace},
+		{"Patch", testKubectlPatch},
+		{"LabelAndAnnotate", testKubectlLabelAndAnnotate},
+		{"Scale", testKubectlScale},
+		{"Wait", testKubectlWait},
+		{"Delete", testKubectlDelete},
+		{"Examples", testKubectlExamples},
+		{"BadManifests", testKubectlBadManifests},
+		{"BadRequests", testKubectlBadRequests},
 	} {
 		t.Run(area.name, func(t *testing.T) { area.test(t, e) })
 	}
@@ -274,20 +264,20 @@ func five(k terminal) {
 }
 
 // controller gives the typed client of the controller manager.
-func controller(t testing.TB, e *kit.Env) typed.BatchV1alpha1Interface {
+func controller(t testing.TB, e *kit.Env) typedbatch.BatchV1alpha1Interface {
 	t.Helper()
 	return kit.Client(t, e.Controller(t)).BatchV1alpha1()
 }
 
 // bind binds a task as the scheduler does.
-func bind(t testing.TB, tasks typed.TaskInterface, name, worker string) {
+func bind(t testing.TB, tasks typedbatch.TaskInterface, name, worker string) {
 	t.Helper()
 	_, err := tasks.Bind(t.Context(), name, &batch.Binding{Target: batch.BindingTarget{Name: worker, Incarnation: "one"}}, metav1.CreateOptions{})
 	kit.Check(t, err)
 }
 
 // report changes a task's status as its worker does. The scheduler may write between.
-func report(t testing.TB, tasks typed.TaskInterface, name string, change func(*batch.TaskStatus)) {
+func report(t testing.TB, tasks typedbatch.TaskInterface, name string, change func(*batch.TaskStatus)) {
 	t.Helper()
 	kit.Check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		task, err := tasks.Get(t.Context(), name, metav1.GetOptions{})
@@ -298,17 +288,4 @@ func report(t testing.TB, tasks typed.TaskInterface, name string, change func(*b
 		_, err = tasks.UpdateStatus(t.Context(), task, metav1.UpdateOptions{})
 		return err
 	}))
-}
-
-// eventually waits until f gives no error.
-func eventually(t testing.TB, f func() error) {
-	t.Helper()
-	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, timeout, true, func(context.Context) (bool, error) {
-		last = f()
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("%v: %v", err, last)
-	}
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package metrics
+package api
 
 import (
 	"context"
@@ -49,11 +49,10 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// TestEveryMetricThatIsLookedAtIsServed starts everything and asks for its metrics with the rights that components/metrics gives.
-func TestEveryMetricThatIsLookedAtIsServed(t *testing.T) {
+// testMetrics asks all programs for their metrics with the rights that components/metrics gives.
+func testMetrics(t *testing.T, e *kit.Env) {
 	const namespace, account = "default", "prometheus"
 	ctx := t.Context()
-	e := kit.Aggregated(t)
 	kit.Check(t, e.Host.Apply(ctx, filepath.Join(root(t), "config", "components", "metrics", "rbac.yaml")))
 	hostConfig := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
 	admin := kubernetes.NewForConfigOrDie(hostConfig)

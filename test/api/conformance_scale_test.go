@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package conformance
+package api
 
 import (
 	"net/http"
@@ -27,8 +27,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// testScale checks what is particular to scale, for every kind that has it.
-func testScale(t *testing.T, st *stage, versions []string) {
+// testScaleSubresource checks what is particular to scale, for every kind that has it.
+func testScaleSubresource(t *testing.T, st *stage, versions []string) {
 	for _, c := range []struct {
 		name  string
 		check func(*scene)

@@ -14,9 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package kubectl
+package api
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -48,7 +49,7 @@ func register(t testing.TB, e *kit.Env, namespace, name string) *batch.Worker {
 	return worker
 }
 
-func testColumns(t *testing.T, e *kit.Env) {
+func testKubectlColumns(t *testing.T, e *kit.Env) {
 	t.Run("Tasks", func(t *testing.T) { testTaskColumns(t, e) })
 	t.Run("Workers", func(t *testing.T) { testWorkerColumns(t, e) })
 	if e.Standalone() {
@@ -212,7 +213,7 @@ func testTaskSetColumns(t *testing.T, e *kit.Env) {
 		},
 	} {
 		k.with(manifest("TaskSet", set.name, "{"+set.spec+", template: {spec: {command: [sleep]}}}")).run("create -f -")
-		eventually(t, func() error {
+		kit.Eventually(t, "the status of the TaskSet is written", func(context.Context) error {
 			object, err := sets.Get(t.Context(), set.name, metav1.GetOptions{})
 			kit.Check(t, err)
 			object.Status = set.status
@@ -279,7 +280,7 @@ func testTaskQueueColumns(t *testing.T, e *kit.Env) {
 		{"limited", "{maxRunningTasks: 20, stopPolicy: Hold}", "12 3 20 Hold T"},
 	} {
 		k.with(manifest("TaskQueue", queue.name, queue.spec)).run("create -f -")
-		eventually(t, func() error {
+		kit.Eventually(t, "the status of the TaskQueue is written", func(context.Context) error {
 			object, err := people.Get(t.Context(), queue.name, metav1.GetOptions{})
 			kit.Check(t, err)
 			object.Status.Pending, object.Status.Running = 12, 3
@@ -292,7 +293,7 @@ func testTaskQueueColumns(t *testing.T, e *kit.Env) {
 	k.shows(rows, "get tq -o wide")
 }
 
-func testOutput(t *testing.T, e *kit.Env) {
+func testKubectlOutput(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.says("", "get tk")
 	if _, stderr, err := k.try("get tk"); err != nil || stderr != fmt.Sprintf("No resources found in %s namespace.\n", k.namespace) {
@@ -342,7 +343,7 @@ func testOutput(t *testing.T, e *kit.Env) {
 	}
 }
 
-func testSelectors(t *testing.T, e *kit.Env) {
+func testKubectlSelectors(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	tasks := controller(t, e).Tasks(k.namespace)
 	five(k)
@@ -393,7 +394,7 @@ func testSelectors(t *testing.T, e *kit.Env) {
 	}
 }
 
-func testWatch(t *testing.T, e *kit.Env) {
+func testKubectlWatch(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	tasks := controller(t, e).Tasks(k.namespace)
 	register(t, e, k.namespace, "w-aaaaa")

@@ -14,8 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package metrics holds docs/reference/metrics.md to the metrics that the programs register.
-package metrics
+package api
 
 import (
 	"context"

@@ -14,9 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package kubectl
+package api
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -26,7 +27,7 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-func testDiscovery(t *testing.T, e *kit.Env) {
+func testKubectlDiscovery(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.shows([]string{
 		"NAME SHORTNAMES APIVERSION NAMESPACED KIND VERBS CATEGORIES",
@@ -75,10 +76,10 @@ func testDiscovery(t *testing.T, e *kit.Env) {
 	}
 }
 
-func testExplain(t *testing.T, e *kit.Env) {
+func testKubectlExplain(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	// The aggregator fetches the document some time after it has begun to serve the group.
-	eventually(t, func() error {
+	kit.Eventually(t, "kubectl can explain tasks", func(context.Context) error {
 		_, _, err := k.try("explain tasks")
 		return err
 	})
@@ -133,7 +134,7 @@ func testExplain(t *testing.T, e *kit.Env) {
 	}
 }
 
-func testDescribe(t *testing.T, e *kit.Env) {
+func testKubectlDescribe(t *testing.T, e *kit.Env) {
 	k := open(t, e)
 	k.with(manifest("Task", "one", "{command: [sleep, '1'], queueName: nightly}")).run("create -f -")
 	k.with(manifest("TaskSet", "many", "{completions: 3, parallelism: 0, template: {spec: {command: [sleep, '1']}}}")).run("create -f -")

@@ -14,10 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package clients
+package api
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -26,7 +25,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	applymeta "k8s.io/client-go/applyconfigurations/meta/v1"
 	"k8s.io/client-go/util/retry"
@@ -34,12 +32,12 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	apply "github.com/leat-dev/leat/pkg/generated/applyconfiguration/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/clients/scenario"
+	"github.com/leat-dev/leat/test/api/scenario"
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testTypedCalls makes every call of the typed client, in protobuf.
-func testTypedCalls(t *testing.T, e *kit.Env) {
+// testTypedClient makes every call of the typed client, in protobuf.
+func testTypedClient(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	wire := &scenario.Wire{}
 	admin := kit.Client(t, wire.On(e.Admin(t))).BatchV1alpha1()
@@ -189,8 +187,8 @@ func testTypedCalls(t *testing.T, e *kit.Env) {
 	allProtobuf(t, wire, 18)
 }
 
-// testApply applies by apply configurations: each manager owns its fields, takes them back and, when asked to, over.
-func testApply(t *testing.T, e *kit.Env) {
+// testTypedApply applies by apply configurations: each manager owns its fields, takes them back and, when asked to, over.
+func testTypedApply(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	wire := &scenario.Wire{}
 	queues := kit.Client(t, wire.On(e.Admin(t))).BatchV1alpha1().TaskQueues(namespace)
@@ -262,15 +260,4 @@ func testApply(t *testing.T, e *kit.Env) {
 		t.Errorf("applied twice: %v", set)
 	}
 	allProtobuf(t, wire, 10)
-}
-
-// timeout bounds every wait for what takes milliseconds on a machine that is not busy.
-const timeout = time.Minute
-
-func eventually(t *testing.T, f func() bool, otherwise string) {
-	t.Helper()
-	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, timeout, true, func(context.Context) (bool, error) { return f(), nil })
-	if err != nil {
-		t.Fatalf("%v: %s", err, otherwise)
-	}
 }

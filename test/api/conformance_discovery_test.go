@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package conformance
+package api
 
 import (
 	"net/http"
@@ -27,11 +27,19 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
 )
 
+// testAPIResources checks discovery of every served version.
+func testAPIResources(t *testing.T, config *rest.Config) {
+	for _, version := range servedVersions(t, config) {
+		t.Run(version, func(t *testing.T) { checkDiscovery(t, config, version) })
+	}
+}
+
 // checkDiscovery holds what discovery says of a version against the table, both ways.
-func checkDiscovery(t *testing.T, st *stage, version string) {
-	client := kit.Must(discovery.NewDiscoveryClientForConfig(st.config))(t)
+func checkDiscovery(t *testing.T, config *rest.Config, version string) {
+	client := kit.Must(discovery.NewDiscoveryClientForConfig(config))(t)
 	list := kit.Must(client.ServerResourcesForGroupVersion(group + "/" + version))(t)
 	served := map[string]metav1.APIResource{}
 	for _, resource := range list.APIResources {
