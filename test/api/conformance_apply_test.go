@@ -28,39 +28,39 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
-// applyRules are about server-side apply, and about who is recorded to manage what.
+// applyRules are the rules of server-side apply and field ownership.
 var applyRules = []rule{
-	{name: "apply creates and owns what it names", check: applyCreatesAndOwns},
+	{name: "apply creates and owns its fields", check: applyCreatesAndOwns},
 	{name: "apply conflicts and can be forced", check: applyConflicts},
-	{name: "apply removes what it no longer names", check: applyRemoves},
-	{name: "apply of a stale object conflicts", check: applyChecksVersion},
-	{name: "apply to main does not own status", check: applyToMainDoesNotOwnStatus, only: hasStatus},
-	{name: "apply to status owns only status", check: applyToStatusOwnsOnlyStatus, only: hasStatus},
-	{name: "apply to status conflicts", check: applyToStatusConflicts, only: hasStatus},
-	{name: "updates are recorded per subresource", check: updatesAreRecorded},
+	{name: "apply removes dropped fields", check: applyRemovesDroppedFields},
+	{name: "apply of a stale object conflicts", check: applyChecksResourceVersion},
+	{name: "apply to main does not own status", check: applyToMainDoesNotOwnStatus, appliesTo: hasStatus},
+	{name: "apply to status owns only status", check: applyToStatusOwnsOnlyStatus, appliesTo: hasStatus},
+	{name: "apply to status conflicts", check: applyToStatusConflicts, appliesTo: hasStatus},
+	{name: "updates are tracked per subresource", check: updatesAreTracked},
 }
 
-func (s *scene) apply(manager string, obj *unstructured.Unstructured, subresources ...string) (*unstructured.Unstructured, error) {
+func (s *subject) apply(manager string, obj *unstructured.Unstructured, subresources ...string) (*unstructured.Unstructured, error) {
 	return s.objects.Apply(s.Context(), obj.GetName(), obj, metav1.ApplyOptions{FieldManager: manager}, subresources...)
 }
 
-// managed gives the fields that a manager has through a subresource, the main resource's being "". It fails the test if it
-// has none.
-func managed(s *scene, obj *unstructured.Unstructured, manager string, operation metav1.ManagedFieldsOperationType, subresource string) *fieldpath.Set {
+// managedFields returns the fields that a manager owns through a subresource, "" for the main resource. It fails the
+// test if there are none.
+func managedFields(s *subject, obj *unstructured.Unstructured, manager string, operation metav1.ManagedFieldsOperationType, subresource string) *fieldpath.Set {
 	s.Helper()
-	fields := managedOrNone(s, obj, manager, operation, subresource)
+	fields := findManagedFields(s, obj, manager, operation, subresource)
 	if fields == nil {
-		s.Fatalf("%s has nothing by %s through %q: %v", manager, operation, subresource, obj.GetManagedFields())
+		s.Fatalf("%s owns no fields by %s through subresource %q: %v", manager, operation, subresource, obj.GetManagedFields())
 	}
 	return fields
 }
 
-// managedOrNone is managed that gives nil if there are none.
-func managedOrNone(s *scene, obj *unstructured.Unstructured, manager string, operation metav1.ManagedFieldsOperationType, subresource string) *fieldpath.Set {
+// findManagedFields is like managedFields, but returns nil if there are none.
+func findManagedFields(s *subject, obj *unstructured.Unstructured, manager string, operation metav1.ManagedFieldsOperationType, subresource string) *fieldpath.Set {
 	s.Helper()
 	for _, entry := range obj.GetManagedFields() {
 		if entry.Manager == manager && entry.Operation == operation && entry.Subresource == subresource {
-			mustEqual(s, "the version of managed fields", entry.APIVersion, s.gv.String())
+			expectEqual(s, "apiVersion of managedFields", entry.APIVersion, s.gv.String())
 			set := &fieldpath.Set{}
 			kit.Check(s, set.FromJSON(bytes.NewReader(entry.FieldsV1.GetRawBytes())))
 			return set
@@ -69,8 +69,8 @@ func managedOrNone(s *scene, obj *unstructured.Unstructured, manager string, ope
 	return nil
 }
 
-// mustHold fails unless the set holds the field at the path, or does not if has is false.
-func mustHold(s *scene, fields *fieldpath.Set, path string, has bool) {
+// expectOwned checks whether the set has the field at the path, or a field below it.
+func expectOwned(s *subject, fields *fieldpath.Set, path string, want bool) {
 	s.Helper()
 	found := false
 	fields.Iterate(func(p fieldpath.Path) {
@@ -79,142 +79,142 @@ func mustHold(s *scene, fields *fieldpath.Set, path string, has bool) {
 			found = true
 		}
 	})
-	if found != has {
-		s.Errorf("the fields hold %s: %t, want %t: %s", path, found, has, fields)
+	if found != want {
+		s.Errorf("got %s owned: %t, want %t; the owned fields are %s", path, found, want, fields)
 	}
 }
 
-func applyCreatesAndOwns(s *scene) {
+func applyCreatesAndOwns(s *subject) {
 	obj := s.object("a", `{"metadata": {"labels": {"a": "b"}}}`)
-	set(s, obj, s.spec.path, s.spec.one)
+	setField(s, obj, s.spec.path, s.spec.one)
 	created := kit.Must(s.apply("one", obj))(s)
-	mustHave(s, created, "metadata.generation", `1`)
-	mustHave(s, created, s.spec.path, s.spec.one)
-	fields := managed(s, created, "one", metav1.ManagedFieldsOperationApply, "")
-	mustHold(s, fields, s.spec.path, true)
-	mustHold(s, fields, "metadata.labels.a", true)
-	mustEqual(s, "the object applied twice", kit.Must(s.apply("one", obj))(s), created)
+	expectField(s, created, "metadata.generation", `1`)
+	expectField(s, created, s.spec.path, s.spec.one)
+	fields := managedFields(s, created, "one", metav1.ManagedFieldsOperationApply, "")
+	expectOwned(s, fields, s.spec.path, true)
+	expectOwned(s, fields, "metadata.labels.a", true)
+	expectEqual(s, "the object after a second apply", kit.Must(s.apply("one", obj))(s), created)
 }
 
-func applyConflicts(s *scene) {
+func applyConflicts(s *subject) {
 	obj := s.object("a")
-	set(s, obj, s.spec.path, s.spec.one)
+	setField(s, obj, s.spec.path, s.spec.one)
 	kit.Must(s.apply("one", obj))(s)
-	kit.Must(s.apply("two", obj))(s) // they agree
-	set(s, obj, s.spec.path, s.spec.two)
+	kit.Must(s.apply("two", obj))(s) // no conflict: the values are equal
+	setField(s, obj, s.spec.path, s.spec.two)
 	_, err := s.apply("two", obj)
-	mustEqual(s, "the conflicts", conflicting(s, err), []string{"." + s.spec.path})
-	refused(s, err, http.StatusConflict, `"one"`)
+	expectEqual(s, "the conflicting fields", conflictingFields(s, err), []string{"." + s.spec.path})
+	expectError(s, err, http.StatusConflict, `"one"`)
 
 	got := kit.Must(s.objects.Apply(s.Context(), "a", obj, metav1.ApplyOptions{FieldManager: "two", Force: true}))(s)
-	mustHave(s, got, s.spec.path, s.spec.two)
-	mustHave(s, got, "metadata.generation", `2`)
-	mustHold(s, managed(s, got, "two", metav1.ManagedFieldsOperationApply, ""), s.spec.path, true)
-	if fields := managedOrNone(s, got, "one", metav1.ManagedFieldsOperationApply, ""); fields != nil {
-		mustHold(s, fields, s.spec.path, false)
+	expectField(s, got, s.spec.path, s.spec.two)
+	expectField(s, got, "metadata.generation", `2`)
+	expectOwned(s, managedFields(s, got, "two", metav1.ManagedFieldsOperationApply, ""), s.spec.path, true)
+	if fields := findManagedFields(s, got, "one", metav1.ManagedFieldsOperationApply, ""); fields != nil {
+		expectOwned(s, fields, s.spec.path, false)
 	}
 }
 
-func applyRemoves(s *scene) {
+func applyRemovesDroppedFields(s *subject) {
 	bare := s.create("bare")
 	obj := s.object("a", `{"metadata": {"labels": {"a": "b", "c": "d"}}}`)
-	set(s, obj, s.spec.path, s.spec.one)
+	setField(s, obj, s.spec.path, s.spec.one)
 	kit.Must(s.apply("one", obj))(s)
 	got := kit.Must(s.apply("one", s.object("a", `{"metadata": {"labels": {"a": "b"}}}`)))(s)
-	mustHave(s, got, "metadata.labels", `{"a": "b"}`)
-	mustEqual(s, s.spec.path, at(got, s.spec.path), at(bare, s.spec.path))
+	expectField(s, got, "metadata.labels", `{"a": "b"}`)
+	expectEqual(s, s.spec.path, fieldAt(got, s.spec.path), fieldAt(bare, s.spec.path))
 }
 
-func applyChecksVersion(s *scene) {
+func applyChecksResourceVersion(s *subject) {
 	created := kit.Must(s.apply("one", s.object("a")))(s)
 	kit.Must(s.mergePatch("a", `{"metadata": {"labels": {"a": "b"}}}`))(s)
 	obj := s.object("a")
 	obj.SetResourceVersion(created.GetResourceVersion())
-	set(s, obj, s.spec.path, s.spec.one)
+	setField(s, obj, s.spec.path, s.spec.one)
 	_, err := s.apply("one", obj)
-	refused(s, err, http.StatusConflict)
+	expectError(s, err, http.StatusConflict)
 }
 
-func applyToMainDoesNotOwnStatus(s *scene) {
+func applyToMainDoesNotOwnStatus(s *subject) {
 	plain := s.create("plain")
 	obj := s.object("a")
-	set(s, obj, s.spec.path, s.spec.one)
-	set(s, obj, s.status.path, s.status.one)
+	setField(s, obj, s.spec.path, s.spec.one)
+	setField(s, obj, s.status.path, s.status.one)
 	created := kit.Must(s.apply("one", obj))(s)
-	mustEqual(s, "the status", statusWithoutTimes(created), statusWithoutTimes(plain))
-	mustHold(s, managed(s, created, "one", metav1.ManagedFieldsOperationApply, ""), "status", false)
+	expectEqual(s, "the status", statusWithoutTimes(created), statusWithoutTimes(plain))
+	expectOwned(s, managedFields(s, created, "one", metav1.ManagedFieldsOperationApply, ""), "status", false)
 
-	// So it does not stand in the way of whom the status belongs to, nor they in its.
+	// It conflicts with no owner of the status, and none conflicts with it.
 	status := s.object("a")
 	delete(status.Object, "spec")
-	set(s, status, s.status.path, s.status.two)
-	mustHave(s, kit.Must(s.apply("two", status, "status"))(s), s.status.path, s.status.two)
-	mustHave(s, kit.Must(s.apply("one", obj))(s), s.status.path, s.status.two)
+	setField(s, status, s.status.path, s.status.two)
+	expectField(s, kit.Must(s.apply("two", status, "status"))(s), s.status.path, s.status.two)
+	expectField(s, kit.Must(s.apply("one", obj))(s), s.status.path, s.status.two)
 }
 
-func applyToStatusOwnsOnlyStatus(s *scene) {
+func applyToStatusOwnsOnlyStatus(s *subject) {
 	main := s.object("a")
-	set(s, main, s.spec.path, s.spec.one)
+	setField(s, main, s.spec.path, s.spec.one)
 	stored := kit.Must(s.apply("two", main))(s)
 	obj := s.object("a", `{"metadata": {"labels": {"a": "b"}, "finalizers": ["example.com/one"]}}`)
-	set(s, obj, s.spec.path, s.spec.two)
-	set(s, obj, s.status.path, s.status.one)
+	setField(s, obj, s.spec.path, s.spec.two)
+	setField(s, obj, s.status.path, s.status.one)
 	got := kit.Must(s.apply("one", obj, "status"))(s)
-	mustHave(s, got, s.status.path, s.status.one)
+	expectField(s, got, s.status.path, s.status.one)
 	for _, field := range []string{"spec", "metadata.labels", "metadata.finalizers", "metadata.generation"} {
-		mustEqual(s, field, at(got, field), at(stored, field))
+		expectEqual(s, field, fieldAt(got, field), fieldAt(stored, field))
 	}
-	fields := managed(s, got, "one", metav1.ManagedFieldsOperationApply, "status")
-	mustHold(s, fields, s.status.path, true)
-	mustHold(s, fields, "spec", false)
-	mustHold(s, fields, "metadata", false)
+	fields := managedFields(s, got, "one", metav1.ManagedFieldsOperationApply, "status")
+	expectOwned(s, fields, s.status.path, true)
+	expectOwned(s, fields, "spec", false)
+	expectOwned(s, fields, "metadata", false)
 
-	// It is not in the way of whom the spec belongs to, who can neither set nor remove the status.
-	set(s, main, s.spec.path, s.spec.two)
+	// It does not conflict with the owner of the spec, which can neither set nor remove the status.
+	setField(s, main, s.spec.path, s.spec.two)
 	got = kit.Must(s.apply("two", main))(s)
-	mustHave(s, got, s.spec.path, s.spec.two)
-	mustHave(s, got, s.status.path, s.status.one)
-	// What it no longer names goes.
-	patch(s, obj, nested(s.status.path, `null`))
+	expectField(s, got, s.spec.path, s.spec.two)
+	expectField(s, got, s.status.path, s.status.one)
+	// A field that it no longer names is removed.
+	applyMergePatch(s, obj, nestedJSON(s.status.path, `null`))
 	got = kit.Must(s.apply("one", obj, "status"))(s)
-	mustEqual(s, s.status.path, at(got, s.status.path), at(stored, s.status.path))
+	expectEqual(s, s.status.path, fieldAt(got, s.status.path), fieldAt(stored, s.status.path))
 }
 
-func applyToStatusConflicts(s *scene) {
+func applyToStatusConflicts(s *subject) {
 	s.create("a")
 	obj := s.object("a")
 	delete(obj.Object, "spec")
-	set(s, obj, s.status.path, s.status.one)
+	setField(s, obj, s.status.path, s.status.one)
 	kit.Must(s.apply("one", obj, "status"))(s)
-	set(s, obj, s.status.path, s.status.two)
+	setField(s, obj, s.status.path, s.status.two)
 	_, err := s.apply("two", obj, "status")
-	mustEqual(s, "the conflicts", conflicting(s, err), []string{"." + s.status.path})
+	expectEqual(s, "the conflicting fields", conflictingFields(s, err), []string{"." + s.status.path})
 	got := kit.Must(s.objects.ApplyStatus(s.Context(), "a", obj, metav1.ApplyOptions{FieldManager: "two", Force: true}))(s)
-	mustHave(s, got, s.status.path, s.status.two)
-	mustHold(s, managed(s, got, "two", metav1.ManagedFieldsOperationApply, "status"), s.status.path, true)
+	expectField(s, got, s.status.path, s.status.two)
+	expectOwned(s, managedFields(s, got, "two", metav1.ManagedFieldsOperationApply, "status"), s.status.path, true)
 }
 
-func updatesAreRecorded(s *scene) {
+func updatesAreTracked(s *subject) {
 	obj := kit.Must(s.objects.Create(s.Context(), s.object("a"), metav1.CreateOptions{FieldManager: "creator"}))(s)
-	mustHold(s, managed(s, obj, "creator", metav1.ManagedFieldsOperationUpdate, ""), "spec", true)
-	set(s, obj, s.spec.path, s.spec.one)
+	expectOwned(s, managedFields(s, obj, "creator", metav1.ManagedFieldsOperationUpdate, ""), "spec", true)
+	setField(s, obj, s.spec.path, s.spec.one)
 	if s.status.path != "" {
-		set(s, obj, s.status.path, s.status.one)
+		setField(s, obj, s.status.path, s.status.one)
 	}
 	obj = kit.Must(s.objects.Update(s.Context(), obj, metav1.UpdateOptions{FieldManager: "editor"}))(s)
-	fields := managed(s, obj, "editor", metav1.ManagedFieldsOperationUpdate, "")
-	mustHold(s, fields, s.spec.path, true)
-	mustHold(s, fields, "status", false)
+	fields := managedFields(s, obj, "editor", metav1.ManagedFieldsOperationUpdate, "")
+	expectOwned(s, fields, s.spec.path, true)
+	expectOwned(s, fields, "status", false)
 	if s.status.path == "" {
 		return
 	}
 
-	set(s, obj, s.spec.path, s.spec.two)
-	set(s, obj, s.status.path, s.status.two)
+	setField(s, obj, s.spec.path, s.spec.two)
+	setField(s, obj, s.status.path, s.status.two)
 	obj = kit.Must(s.objects.UpdateStatus(s.Context(), obj, metav1.UpdateOptions{FieldManager: "editor"}))(s)
-	fields = managed(s, obj, "editor", metav1.ManagedFieldsOperationUpdate, "status")
-	mustHold(s, fields, s.status.path, true)
-	mustHold(s, fields, "spec", false)
-	mustHold(s, fields, "metadata", false)
-	mustHold(s, managed(s, obj, "editor", metav1.ManagedFieldsOperationUpdate, ""), s.spec.path, true)
+	fields = managedFields(s, obj, "editor", metav1.ManagedFieldsOperationUpdate, "status")
+	expectOwned(s, fields, s.status.path, true)
+	expectOwned(s, fields, "spec", false)
+	expectOwned(s, fields, "metadata", false)
+	expectOwned(s, managedFields(s, obj, "editor", metav1.ManagedFieldsOperationUpdate, ""), s.spec.path, true)
 }

@@ -26,46 +26,46 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// deleteRules are about objects at rest. What is particular to tasks that run is in task_test.go.
+// deleteRules are the rules of deletion. Those of bound tasks are in conformance_task_test.go.
 var deleteRules = []rule{
-	{name: "delete is at once", check: deleteIsAtOnce},
+	{name: "delete is immediate", check: deleteIsImmediate},
 	{name: "delete preconditions", check: deletePreconditions},
 	{name: "finalizers hold deletion", check: finalizersHoldDeletion},
 	{name: "propagation policies", check: propagationPolicies},
 	{name: "deletecollection", check: deleteCollection},
 }
 
-func deleteIsAtOnce(s *scene) {
+func deleteIsImmediate(s *subject) {
 	s.create("a")
 	kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](100)}))
-	s.mustBeGone("a")
-	refused(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{}), http.StatusNotFound, `"a" not found`)
+	s.expectNotFound("a")
+	expectError(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{}), http.StatusNotFound, `"a" not found`)
 
-	again := s.create("a")
-	mustHave(s, again, "metadata.generation", `1`)
-	answer := parse[map[string]any](s, string(s.send(http.MethodDelete, s.path("a"), nil).must(s, http.StatusOK).body))
+	recreated := s.create("a")
+	expectField(s, recreated, "metadata.generation", `1`)
+	response := parseJSON[map[string]any](s, string(s.send(http.MethodDelete, s.path("a"), nil).expect(s, http.StatusOK).body))
 	if s.graceful {
-		mustEqual(s, "the kind of the answer", answer["kind"], any(s.kind.kind))
+		expectEqual(s, "the kind of the response", response["kind"], any(s.kind.kind))
 	} else {
-		mustEqual(s, "the answer", answer["status"], any(metav1.StatusSuccess))
+		expectEqual(s, "status of the response", response["status"], any(metav1.StatusSuccess))
 	}
 }
 
-func deletePreconditions(s *scene) {
+func deletePreconditions(s *subject) {
 	old := s.create("a")
 	kit.Must(s.mergePatch("a", `{"metadata": {"labels": {"a": "b"}}}`))(s)
 	obj := s.get("a")
 	deleteIf := func(p metav1.Preconditions) error {
 		return s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{Preconditions: &p})
 	}
-	refused(s, deleteIf(metav1.Preconditions{UID: ptr.To[types.UID]("another")}), http.StatusConflict, "UID")
-	refused(s, deleteIf(metav1.Preconditions{ResourceVersion: ptr.To(old.GetResourceVersion())}), http.StatusConflict, "ResourceVersion")
-	mustEqual(s, "the stored object", s.get("a"), obj)
+	expectError(s, deleteIf(metav1.Preconditions{UID: ptr.To[types.UID]("another")}), http.StatusConflict, "UID")
+	expectError(s, deleteIf(metav1.Preconditions{ResourceVersion: ptr.To(old.GetResourceVersion())}), http.StatusConflict, "ResourceVersion")
+	expectEqual(s, "the stored object", s.get("a"), obj)
 	kit.Check(s, deleteIf(metav1.Preconditions{UID: ptr.To(obj.GetUID()), ResourceVersion: ptr.To(obj.GetResourceVersion())}))
-	s.mustBeGone("a")
+	s.expectNotFound("a")
 }
 
-func finalizersHoldDeletion(s *scene) {
+func finalizersHoldDeletion(s *subject) {
 	s.create("a", `{"metadata": {"finalizers": ["example.com/one", "example.com/two"]}}`)
 	kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{}))
 	obj := s.get("a")
@@ -73,54 +73,54 @@ func finalizersHoldDeletion(s *scene) {
 		s.Fatal("metadata.deletionTimestamp is not set")
 	}
 	_, err := s.mergePatch("a", `{"metadata": {"finalizers": ["example.com/one", "example.com/two", "example.com/three"]}}`)
-	invalid(s, err, "metadata.finalizers")
+	expectInvalid(s, err, "metadata.finalizers")
 	obj.SetDeletionTimestamp(nil)
 	obj.SetFinalizers([]string{"example.com/two"})
 	if obj = s.update(obj); obj.GetDeletionTimestamp() == nil {
-		s.Fatal("an update has ended the deletion")
+		s.Fatal("an update has removed metadata.deletionTimestamp")
 	}
-	mustHave(s, obj, "metadata.finalizers", `["example.com/two"]`)
+	expectField(s, obj, "metadata.finalizers", `["example.com/two"]`)
 	obj.SetFinalizers(nil)
 	s.update(obj)
-	s.mustBeGone("a")
+	s.expectNotFound("a")
 }
 
-func propagationPolicies(s *scene) {
+func propagationPolicies(s *subject) {
 	for name, policy := range map[string]metav1.DeletionPropagation{
 		metav1.FinalizerDeleteDependents: metav1.DeletePropagationForeground,
 		metav1.FinalizerOrphanDependents: metav1.DeletePropagationOrphan,
 	} {
 		s.create("a")
-		// Where no garbage collector would ever remove the finalizer, what owns nothing is deleted without one.
+		// Standalone mode has no garbage collector to remove the finalizer: kinds that own nothing do not get it.
 		if s.env.Standalone() && s.resource != "tasksets" {
 			kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{PropagationPolicy: &policy}))
-			s.mustBeGone("a")
+			s.expectNotFound("a")
 			continue
 		}
-		// A dry run, so that no garbage collector is faster.
-		got := s.send(http.MethodDelete, s.path("a")+"?dryRun=All&propagationPolicy="+string(policy), nil).must(s, http.StatusOK)
+		// Use a dry run: a garbage collector could delete the object first.
+		got := s.send(http.MethodDelete, s.path("a")+"?dryRun=All&propagationPolicy="+string(policy), nil).expect(s, http.StatusOK)
 		obj := s.object("a")
 		kit.Check(s, obj.UnmarshalJSON(got.body))
-		mustEqual(s, "metadata.finalizers", obj.GetFinalizers(), []string{name})
+		expectEqual(s, "metadata.finalizers", obj.GetFinalizers(), []string{name})
 		kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}))
-		s.mustBeGone("a")
+		s.expectNotFound("a")
 	}
 }
 
-func deleteCollection(s *scene) {
+func deleteCollection(s *subject) {
 	s.create("a", `{"metadata": {"labels": {"group": "one"}}}`)
 	s.create("b", `{"metadata": {"labels": {"group": "one"}, "finalizers": ["example.com/hold"]}}`)
 	s.create("c", `{"metadata": {"labels": {"group": "two"}}}`)
 	kit.Check(s, s.objects.DeleteCollection(s.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "group=one"}))
-	s.mustBeGone("a")
+	s.expectNotFound("a")
 	if s.get("b").GetDeletionTimestamp() == nil {
-		s.Error("b is not being deleted")
+		s.Error("b is selected and is not being deleted")
 	}
 	if s.get("c").GetDeletionTimestamp() != nil {
-		s.Error("c is being deleted: it was not selected")
+		s.Error("c is not selected and is being deleted")
 	}
 	kit.Must(s.mergePatch("b", `{"metadata": {"finalizers": null}}`))(s)
-	s.mustBeGone("b")
+	s.expectNotFound("b")
 	kit.Check(s, s.objects.DeleteCollection(s.Context(), metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: "metadata.name=c"}))
-	s.mustBeGone("c")
+	s.expectNotFound("c")
 }

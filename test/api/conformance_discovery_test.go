@@ -30,14 +30,14 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// testAPIResources checks discovery of every served version.
+// testAPIResources checks discovery of all served versions.
 func testAPIResources(t *testing.T, config *rest.Config) {
 	for _, version := range servedVersions(t, config) {
 		t.Run(version, func(t *testing.T) { checkDiscovery(t, config, version) })
 	}
 }
 
-// checkDiscovery holds what discovery says of a version against the table, both ways.
+// checkDiscovery checks that discovery of a version lists the resources of the table, and no others.
 func checkDiscovery(t *testing.T, config *rest.Config, version string) {
 	client := kit.Must(discovery.NewDiscoveryClientForConfig(config))(t)
 	list := kit.Must(client.ServerResourcesForGroupVersion(group + "/" + version))(t)
@@ -51,12 +51,12 @@ func checkDiscovery(t *testing.T, config *rest.Config, version string) {
 		expected.Insert(name)
 		got, ok := served[name]
 		if !ok {
-			t.Errorf("%s is in the table and not served", name)
+			t.Errorf("%s is in the table and is not served", name)
 			return
 		}
 		slices.Sort(got.Verbs)
 		want.Name, got.StorageVersionHash = name, ""
-		mustEqual(t, name, got, want)
+		expectEqual(t, name, got, want)
 	}
 	for i := range kinds {
 		k := &kinds[i]
@@ -76,15 +76,15 @@ func checkDiscovery(t *testing.T, config *rest.Config, version string) {
 	}
 	for name := range served {
 		if !expected.Has(name) {
-			t.Errorf("%s is served and not in the table: add an entry in kinds_test.go", name)
+			t.Errorf("%s is served and is not in the table: add it to conformance_kinds_test.go", name)
 		}
 	}
 }
 
-// unwatchedRefusesWatch checks that a watch is answered with 405, and that the older path of watches leads nowhere.
-func unwatchedRefusesWatch(s *scene) {
-	const inTime = "?watch=true&timeoutSeconds=1" // so that a watch that is served ends
-	s.send(http.MethodGet, s.path()+inTime, nil).must(s, http.StatusMethodNotAllowed)
-	older := strings.Replace(s.path(), "/"+s.gv.Version+"/", "/"+s.gv.Version+"/watch/", 1)
-	s.send(http.MethodGet, older+inTime, nil).must(s, http.StatusNotFound)
+// unwatchedRefusesWatch checks that a watch fails with 405, and one by the deprecated path /watch/ with 404.
+func unwatchedRefusesWatch(s *subject) {
+	const query = "?watch=true&timeoutSeconds=1" // a watch that is served by mistake ends
+	s.send(http.MethodGet, s.path()+query, nil).expect(s, http.StatusMethodNotAllowed)
+	deprecated := strings.Replace(s.path(), "/"+s.gv.Version+"/", "/"+s.gv.Version+"/watch/", 1)
+	s.send(http.MethodGet, deprecated+query, nil).expect(s, http.StatusNotFound)
 }

@@ -37,7 +37,7 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
 )
 
-// encodingRules are about the media types that a kind speaks, both ways.
+// encodingRules are the rules of media types, in requests and responses.
 var encodingRules = []rule{
 	{name: "YAML", check: speaksYAML},
 	{name: "protobuf", check: speaksProtobuf},
@@ -50,7 +50,7 @@ const (
 	mediaProtobuf = runtime.ContentTypeProtobuf
 )
 
-// codecs are those of all types that are served.
+// codecs has all served types.
 var codecs = func() serializer.CodecFactory {
 	served := runtime.NewScheme()
 	utilruntime.Must(scheme.AddToScheme(served))
@@ -59,8 +59,8 @@ var codecs = func() serializer.CodecFactory {
 	return serializer.NewCodecFactory(served)
 }()
 
-// protobuf gives a client of typed objects that speaks only protobuf.
-func (s *scene) protobuf() *rest.RESTClient {
+// protobuf returns a client of typed objects that sends and accepts only protobuf.
+func (s *subject) protobuf() *rest.RESTClient {
 	s.Helper()
 	config := rest.CopyConfig(s.config)
 	config.APIPath, config.GroupVersion = "/apis", &s.gv
@@ -69,95 +69,95 @@ func (s *scene) protobuf() *rest.RESTClient {
 	return kit.Must(rest.RESTClientFor(config))(s)
 }
 
-// typed gives the typed form of an object.
-func typed(s *scene, obj *unstructured.Unstructured) runtime.Object {
+// toTyped converts an unstructured object to its Go type.
+func toTyped(s *subject, obj *unstructured.Unstructured) runtime.Object {
 	s.Helper()
-	return kit.Must(runtime.Decode(codecs.UniversalDeserializer(), encode(s, obj)))(s)
+	return kit.Must(runtime.Decode(codecs.UniversalDeserializer(), encodeJSON(s, obj)))(s)
 }
 
-// untyped gives the form that objects have whose type is not known.
-func untyped(s *scene, obj runtime.Object, gvk schema.GroupVersionKind) *unstructured.Unstructured {
+// toUnstructured converts a typed object.
+func toUnstructured(s *subject, obj runtime.Object, gvk schema.GroupVersionKind) *unstructured.Unstructured {
 	s.Helper()
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
 	out := &unstructured.Unstructured{}
-	kit.Check(s, out.UnmarshalJSON(encode(s, obj)))
+	kit.Check(s, out.UnmarshalJSON(encodeJSON(s, obj)))
 	return out
 }
 
-func (s *scene) gvk() schema.GroupVersionKind { return s.gv.WithKind(s.kind.kind) }
+func (s *subject) gvk() schema.GroupVersionKind { return s.gv.WithKind(s.kind.kind) }
 
-// fromYAML parses an answer that must be YAML.
-func fromYAML(s *scene, answer response) *unstructured.Unstructured {
+// parseYAML decodes a response that must be YAML.
+func parseYAML(s *subject, r response) *unstructured.Unstructured {
 	s.Helper()
-	mustEqual(s, "the content type", answer.header.Get("Content-Type"), mediaYAML)
+	expectEqual(s, "the content type", r.header.Get("Content-Type"), mediaYAML)
 	obj := &unstructured.Unstructured{}
-	kit.Check(s, obj.UnmarshalJSON(kit.Must(yaml.YAMLToJSONStrict(answer.body))(s)))
+	kit.Check(s, obj.UnmarshalJSON(kit.Must(yaml.YAMLToJSONStrict(r.body))(s)))
 	return obj
 }
 
-func speaksYAML(s *scene) {
+func speaksYAML(s *subject) {
 	text := kit.Must(yaml.Marshal(s.object("a").Object))(s)
-	created := fromYAML(s, s.send(http.MethodPost, s.path(), text, "Content-Type", mediaYAML, "Accept", mediaYAML).must(s, http.StatusCreated))
-	mustEqual(s, "the object created", created, s.get("a"))
-	set(s, created, s.spec.path, s.spec.one)
+	created := parseYAML(s, s.send(http.MethodPost, s.path(), text, "Content-Type", mediaYAML, "Accept", mediaYAML).expect(s, http.StatusCreated))
+	expectEqual(s, "the created object", created, s.get("a"))
+	setField(s, created, s.spec.path, s.spec.one)
 	text = kit.Must(yaml.Marshal(created.Object))(s)
-	updated := fromYAML(s, s.send(http.MethodPut, s.path("a"), text, "Content-Type", mediaYAML, "Accept", mediaYAML).must(s, http.StatusOK))
-	mustHave(s, updated, s.spec.path, s.spec.one)
-	mustEqual(s, "the object", fromYAML(s, s.send(http.MethodGet, s.path("a"), nil, "Accept", mediaYAML).must(s, http.StatusOK)), updated)
-	list := s.send(http.MethodGet, s.path(), nil, "Accept", mediaYAML).must(s, http.StatusOK)
-	mustEqual(s, "the kind of the list", fromYAML(s, list).GetKind(), s.kind.kind+"List")
+	updated := parseYAML(s, s.send(http.MethodPut, s.path("a"), text, "Content-Type", mediaYAML, "Accept", mediaYAML).expect(s, http.StatusOK))
+	expectField(s, updated, s.spec.path, s.spec.one)
+	expectEqual(s, "the object", parseYAML(s, s.send(http.MethodGet, s.path("a"), nil, "Accept", mediaYAML).expect(s, http.StatusOK)), updated)
+	list := s.send(http.MethodGet, s.path(), nil, "Accept", mediaYAML).expect(s, http.StatusOK)
+	expectEqual(s, "the kind of the list", parseYAML(s, list).GetKind(), s.kind.kind+"List")
 }
 
-func speaksProtobuf(s *scene) {
+func speaksProtobuf(s *subject) {
 	client := s.protobuf()
-	created := kit.Must(client.Post().Namespace(s.namespace).Resource(s.resource).Body(typed(s, s.object("a"))).Do(s.Context()).Get())(s)
-	mustEqual(s, "the object created", untyped(s, created, s.gvk()), s.get("a"))
+	created := kit.Must(client.Post().Namespace(s.namespace).Resource(s.resource).Body(toTyped(s, s.object("a"))).Do(s.Context()).Get())(s)
+	expectEqual(s, "the created object", toUnstructured(s, created, s.gvk()), s.get("a"))
 	obj := s.get("a")
-	set(s, obj, s.spec.path, s.spec.one)
-	updated := kit.Must(client.Put().Namespace(s.namespace).Resource(s.resource).Name("a").Body(typed(s, obj)).Do(s.Context()).Get())(s)
+	setField(s, obj, s.spec.path, s.spec.one)
+	updated := kit.Must(client.Put().Namespace(s.namespace).Resource(s.resource).Name("a").Body(toTyped(s, obj)).Do(s.Context()).Get())(s)
 	obj = s.get("a")
-	mustHave(s, obj, s.spec.path, s.spec.one)
-	mustEqual(s, "the object updated", untyped(s, updated, s.gvk()), obj)
+	expectField(s, obj, s.spec.path, s.spec.one)
+	expectEqual(s, "the updated object", toUnstructured(s, updated, s.gvk()), obj)
 	got := kit.Must(client.Get().Namespace(s.namespace).Resource(s.resource).Name("a").Do(s.Context()).Get())(s)
-	mustEqual(s, "the object", untyped(s, got, s.gvk()), obj)
+	expectEqual(s, "the object", toUnstructured(s, got, s.gvk()), obj)
 
 	list := kit.Must(client.Get().Namespace(s.namespace).Resource(s.resource).Do(s.Context()).Get())(s)
 	var items []*unstructured.Unstructured
-	kit.Check(s, untyped(s, list, s.gv.WithKind(s.kind.kind+"List")).EachListItem(func(item runtime.Object) error {
+	kit.Check(s, toUnstructured(s, list, s.gv.WithKind(s.kind.kind+"List")).EachListItem(func(item runtime.Object) error {
 		item.(*unstructured.Unstructured).SetGroupVersionKind(s.gvk())
 		items = append(items, item.(*unstructured.Unstructured))
 		return nil
 	}))
-	mustEqual(s, "the items of the list", items, []*unstructured.Unstructured{obj})
+	expectEqual(s, "the items of the list", items, []*unstructured.Unstructured{obj})
 	if s.unwatched {
 		return
 	}
 	w := kit.Must(client.Get().Namespace(s.namespace).Resource(s.resource).Param("watch", "true").Watch(s.Context()))(s)
 	defer w.Stop()
-	event := next(s, w)
-	mustEqual(s, "the event", event.Type, watch.Added)
-	mustEqual(s, "the object of the event", untyped(s, event.Object, s.gvk()), obj)
+	event := nextEvent(s, w)
+	expectEqual(s, "the event", event.Type, watch.Added)
+	expectEqual(s, "the object of the event", toUnstructured(s, event.Object, s.gvk()), obj)
 }
 
-// protobufIsNeverRefused asks as the host's namespace and garbage collection controllers do: an answer of 406 would leave
-// namespaces behind that never end.
-func protobufIsNeverRefused(s *scene) {
+// protobufIsNeverRefused sends the requests of the host's namespace controller and garbage collector. With 406 in
+// response, namespaces would never be deleted.
+func protobufIsNeverRefused(s *subject) {
 	s.create("a")
 	s.create("b")
-	ask := func(method, path, accept string, code int) {
+	request := func(method, path, accept string, code int) {
 		s.Helper()
-		answer := s.send(method, path, nil, "Accept", accept).must(s, code)
+		answer := s.send(method, path, nil, "Accept", accept).expect(s, code)
 		if !bytes.HasPrefix(answer.body, []byte("k8s\x00")) || !strings.HasPrefix(answer.header.Get("Content-Type"), mediaProtobuf) {
-			s.Errorf("%s %s: the answer is not protobuf, but %q: %q", method, path, answer.header.Get("Content-Type"), answer.body)
+			s.Errorf("%s %s: got content type %q, want protobuf: %q", method, path, answer.header.Get("Content-Type"), answer.body)
 		}
 	}
 	const metadata = mediaProtobuf + ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-	ask(http.MethodGet, s.path(), mediaProtobuf, http.StatusOK)
-	ask(http.MethodGet, s.path("a"), mediaProtobuf, http.StatusOK)
-	ask(http.MethodGet, s.path("a"), metadata, http.StatusOK)
-	ask(http.MethodGet, s.path(), strings.Replace(metadata, "Metadata", "MetadataList", 1), http.StatusOK)
-	ask(http.MethodGet, s.path("absent"), mediaProtobuf, http.StatusNotFound)
-	ask(http.MethodDelete, s.path("a"), mediaProtobuf, http.StatusOK)
-	ask(http.MethodDelete, s.path(), mediaProtobuf, http.StatusOK)
-	s.mustBeGone("b")
+	request(http.MethodGet, s.path(), mediaProtobuf, http.StatusOK)
+	request(http.MethodGet, s.path("a"), mediaProtobuf, http.StatusOK)
+	request(http.MethodGet, s.path("a"), metadata, http.StatusOK)
+	request(http.MethodGet, s.path(), strings.Replace(metadata, "Metadata", "MetadataList", 1), http.StatusOK)
+	request(http.MethodGet, s.path("absent"), mediaProtobuf, http.StatusNotFound)
+	request(http.MethodDelete, s.path("a"), mediaProtobuf, http.StatusOK)
+	request(http.MethodDelete, s.path(), mediaProtobuf, http.StatusOK)
+	s.expectNotFound("b")
 }

@@ -21,87 +21,84 @@ import (
 	"strings"
 )
 
-// kind is what the rules must know of a kind that is served. Objects, values and patches are JSON; patches are merge patches.
+// kind describes a served kind. Objects, values and patches are JSON. Patches are merge patches.
 type kind struct {
 	resource, kind, singular string
 	shortNames, categories   []string
 	unwatched                bool
-	// shortNamed is whether names are DNS labels, of at most 63 characters, and not DNS subdomains.
-	shortNamed bool
-	// graceful is whether a deletion may have two steps. What is deleted is then the answer, and else a Status.
+	// dnsLabelNames is true if names are DNS labels of at most 63 characters, and false if they are DNS subdomains.
+	dnsLabelNames bool
+	// graceful is true if deletion may be graceful. DELETE then returns the object, otherwise a Status.
 	graceful bool
 
-	// object is an object without its metadata, at rest: no controller does anything about it.
+	// object is an object without metadata that no controller changes.
 	object string
-	// spec is a field of the spec that may change.
+	// spec is a mutable field of the spec.
 	spec field
-	// status is a field of the status. Its path is empty where there is no status.
+	// status is a field of the status. Its path is empty if the kind has no status.
 	status field
-	// invalid is what makes the object one that cannot be created.
-	invalid []refusal
-	// immutable is what the object cannot be changed by.
-	immutable []refusal
-	// derived are the types of the conditions that the server sets in each status.
-	derived []string
-	// invalidStatus is what its status cannot be changed by, conditions aside.
-	invalidStatus []refusal
+	// invalid lists patches of object that fail validation on creation.
+	invalid []invalidPatch
+	// immutable lists patches of object that fail validation on update.
+	immutable []invalidPatch
+	// serverConditions lists the types of the conditions that the server sets in each status.
+	serverConditions []string
+	// invalidStatus lists patches of the status that fail validation, besides those of conditions.
+	invalidStatus []invalidPatch
 
-	// live brings an object to where components have written all that they write. Nil if there is nothing but the status.
-	live func(*scene, string)
+	// populate makes an object as components leave it. It is nil if they write nothing but the status.
+	populate func(*subject, string)
 
-	// selectable are the fields that selectors may name, besides metadata.name and metadata.namespace, with the object's
-	// value.
+	// selectable maps the selectable fields, besides metadata.name and metadata.namespace, to the values of object.
 	selectable map[string]string
-	// columns are those of a table, and wide those that it has only when asked for more.
+	// columns are the columns of a table, and wide those of priority 1.
 	columns, wide []string
 
 	subresources map[string]subresource
 }
 
-// field is a field with two values that may follow each other and the object's own, and one that is refused.
+// field is a mutable field, with two valid values and an invalid one.
 type field struct {
 	path     string
 	one, two string
-	refused  string
-	// names is the path that the refusal names, if it is not the field's.
-	names string
+	invalid  string
+	// invalidPath is the field that the error names, if it is not path.
+	invalidPath string
 }
 
-// refusal is a patch that is refused, with the path of the field that the answer names.
-type refusal struct {
-	patch, names string
+// invalidPatch is a patch that fails validation, with the field that the error names.
+type invalidPatch struct {
+	patch, field string
 }
 
-// subresource is what the rules must know of a subresource. It is created, with a body; or read and updated; or only read, as a
-// stream.
+// subresource describes a subresource. It has either only POST, or GET, PUT and PATCH, or only GET, as a stream.
 type subresource struct {
 	apiVersion, kind string // apiVersion is the group's if empty
 	verbs            []string
-	// body is what is created.
+	// body is the object to POST. It is empty if the subresource has no POST.
 	body string
-	// field is what is updated.
+	// field is the field to update. For the status, it is that of the kind.
 	field field
-	// unknown is the path of a field that there is not.
-	unknown string
-	// prepare brings an object into the state in which body can be created.
-	prepare func(*scene, string)
-	// badQueries are parameters that a stream refuses, with the name of the one that is wrong.
-	badQueries map[string]string
+	// unknownField is the path of a field that does not exist.
+	unknownField string
+	// prepare changes an object so that body can be posted. Nil means that no change is needed.
+	prepare func(*subject, string)
+	// invalidQueries maps query parameters that a stream refuses to the name of the invalid one.
+	invalidQueries map[string]string
 }
 
 var (
 	allVerbs       = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 	unwatchedVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update"}
-	partVerbs      = []string{"get", "patch", "update"}
+	updateVerbs    = []string{"get", "patch", "update"}
 	createVerbs    = []string{"create"}
 	getVerbs       = []string{"get"}
 )
 
-// long makes a JSON string of n characters.
-func long(n int) string { return strconv.Quote(strings.Repeat("x", n)) }
+// stringOfLength returns a JSON string of n characters.
+func stringOfLength(n int) string { return strconv.Quote(strings.Repeat("x", n)) }
 
-// kinds is every kind that is served. What is served and not here fails the test of discovery, and so does what is here and
-// not served.
+// kinds lists all served kinds. The test of discovery fails if it has fewer or more.
 var kinds = []kind{
 	{
 		resource: "tasks", kind: "Task", singular: "task", shortNames: []string{"tk"}, graceful: true,
@@ -110,9 +107,9 @@ var kinds = []kind{
 			"tolerations": [{"key": "example.com/t", "operator": "Exists"}],
 			"schedulingGates": [{"name": "example.com/one"}, {"name": "example.com/two"}]
 		}}`,
-		spec:   field{path: "spec.ttlSecondsAfterFinished", one: `100`, two: `200`, refused: `-1`},
-		status: field{path: "status.progress", one: `"1/2"`, two: `"2/2"`, refused: long(65)},
-		invalid: []refusal{
+		spec:   field{path: "spec.ttlSecondsAfterFinished", one: `100`, two: `200`, invalid: `-1`},
+		status: field{path: "status.progress", one: `"1/2"`, two: `"2/2"`, invalid: stringOfLength(65)},
+		invalid: []invalidPatch{
 			{`{"spec": {"command": null}}`, "spec.command"},
 			{`{"spec": {"command": [""]}}`, "spec.command[0]"},
 			{`{"spec": {"command": ["a\u0000b"]}}`, "spec.command[0]"},
@@ -132,7 +129,7 @@ var kinds = []kind{
 			{`{"spec": {"terminationGracePeriodSeconds": -1}}`, "spec.terminationGracePeriodSeconds"},
 			{`{"spec": {"schedulingGates": [{"name": "not valid"}]}}`, "spec.schedulingGates[0].name"},
 		},
-		immutable: []refusal{
+		immutable: []invalidPatch{
 			{`{"spec": {"command": ["false"]}}`, "spec.command"},
 			{`{"spec": {"args": ["x"]}}`, "spec.args"},
 			{`{"spec": {"env": [{"name": "A", "value": "2"}]}}`, "spec.env"},
@@ -146,30 +143,30 @@ var kinds = []kind{
 			{`{"spec": {"tolerations": []}}`, "spec.tolerations"},
 			{`{"spec": {"schedulingGates": [{"name": "example.com/three"}]}}`, "spec.schedulingGates"},
 		},
-		invalidStatus: []refusal{
+		invalidStatus: []invalidPatch{
 			{`{"status": {"phase": "Lost"}}`, "status.phase"},
 			{`{"status": {"phase": null}}`, "status.phase"},
 			{`{"status": {"disruptions": 1}}`, "status.disruptions"},
 			{`{"status": {"state": {"waiting": {}, "running": {}}}}`, "status.state"},
 		},
-		live:       bindTask,
-		derived:    []string{"Reconciling", "TaskScheduled"}, // it has a gate
-		selectable: map[string]string{"spec.workerName": "", "spec.queueName": "default", "status.phase": "Pending"},
-		columns:    []string{"Name", "Status", "Worker", "Exit", "Attempts", "Age"},
-		wide:       []string{"Queue", "Priority", "Wait", "Duration", "Reason"},
+		populate:         bindTask,
+		serverConditions: []string{"Reconciling", "TaskScheduled"}, // TaskScheduled is False: the object has gates
+		selectable:       map[string]string{"spec.workerName": "", "spec.queueName": "default", "status.phase": "Pending"},
+		columns:          []string{"Name", "Status", "Worker", "Exit", "Attempts", "Age"},
+		wide:             []string{"Queue", "Priority", "Wait", "Duration", "Reason"},
 		subresources: map[string]subresource{
-			"status": {kind: "Task", verbs: partVerbs, unknown: "status.bogus"},
+			"status": {kind: "Task", verbs: updateVerbs, unknownField: "status.bogus"},
 			"binding": {
-				kind: "Binding", verbs: createVerbs, unknown: "target.bogus",
+				kind: "Binding", verbs: createVerbs, unknownField: "target.bogus",
 				body: `{"target": {"name": "worker-a1b2c", "incarnation": "i1"}}`, prepare: removeGates,
 			},
 			"eviction": {
-				kind: "Eviction", verbs: createVerbs, unknown: "bogus",
+				kind: "Eviction", verbs: createVerbs, unknownField: "bogus",
 				body: `{"reason": "WorkerLost", "message": "it is gone"}`, prepare: bindTask,
 			},
 			"log": {
 				kind: "Task", verbs: getVerbs,
-				badQueries: map[string]string{
+				invalidQueries: map[string]string{
 					"sinceSeconds=soon": "sinceSeconds", "sinceSeconds=0": "sinceSeconds", "sinceTime=now": "sinceTime", "tailLines=-1": "tailLines",
 					"tailLines=1.5": "tailLines", "limitBytes=0": "limitBytes", "limitBytes=": "limitBytes",
 					"sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z": "sinceTime",
@@ -179,14 +176,14 @@ var kinds = []kind{
 	},
 	{
 		resource: "tasksets", kind: "TaskSet", singular: "taskset", shortNames: []string{"tks"}, categories: []string{"all"},
-		shortNamed: true,
+		dnsLabelNames: true,
 		object: `{"spec": {
 			"suspend": true, "parallelism": 1, "completions": 5, "completionMode": "Indexed",
 			"template": {"metadata": {"labels": {"a": "b"}}, "spec": {"command": ["true"]}}
 		}}`,
-		spec:   field{path: "spec.parallelism", one: `2`, two: `3`, refused: `-1`},
-		status: field{path: "status.active", one: `1`, two: `2`, refused: `-1`},
-		invalid: []refusal{
+		spec:   field{path: "spec.parallelism", one: `2`, two: `3`, invalid: `-1`},
+		status: field{path: "status.active", one: `1`, two: `2`, invalid: `-1`},
+		invalid: []invalidPatch{
 			{`{"spec": {"completions": -1}}`, "spec.completions"},
 			{`{"spec": {"completions": null}}`, "spec.completions"},
 			{`{"spec": {"completionMode": "Sorted"}}`, "spec.completionMode"},
@@ -211,7 +208,7 @@ var kinds = []kind{
 			{`{"spec": {"selector": {"matchLabels": {"a": "b"}}}}`, "spec.selector"},
 			{`{"spec": {"selector": {"matchLabels": {"a": "b", "batch.leat.dev/controller-uid": "u"}}}}`, "spec.selector"},
 		},
-		immutable: []refusal{
+		immutable: []invalidPatch{
 			{`{"spec": {"completions": 6}}`, "spec.completions"},
 			{`{"spec": {"completionMode": "NonIndexed"}}`, "spec.completionMode"},
 			{`{"spec": {"backoffLimitPerIndex": 1}}`, "spec.backoffLimitPerIndex"},
@@ -223,8 +220,8 @@ var kinds = []kind{
 			{`{"spec": {"template": {"spec": {"ttlSecondsAfterFinished": 7}}}}`, "spec.template.spec.ttlSecondsAfterFinished"},
 			{`{"spec": {"template": {"metadata": {"labels": {"a": "c"}}}}}`, "spec.template.metadata"},
 		},
-		derived: []string{"Reconciling"},
-		invalidStatus: []refusal{
+		serverConditions: []string{"Reconciling"},
+		invalidStatus: []invalidPatch{
 			{`{"status": {"completedIndexes": "3-1"}}`, "status.completedIndexes"},
 			{`{"status": {"completedIndexes": "5"}}`, "status.completedIndexes"},
 			{`{"status": {"failedIndexes": "a"}}`, "status.failedIndexes"},
@@ -237,19 +234,19 @@ var kinds = []kind{
 		selectable: map[string]string{"spec.queueName": "default"},
 		columns:    []string{"Name", "Status", "Completions", "Active", "Failed", "Duration", "Age"},
 		subresources: map[string]subresource{
-			"status": {kind: "TaskSet", verbs: partVerbs, unknown: "status.bogus"},
+			"status": {kind: "TaskSet", verbs: updateVerbs, unknownField: "status.bogus"},
 			"scale": {
-				apiVersion: "autoscaling/v1", kind: "Scale", verbs: partVerbs, unknown: "spec.bogus",
-				field: field{path: "spec.replicas", one: `2`, two: `3`, refused: `-1`},
+				apiVersion: "autoscaling/v1", kind: "Scale", verbs: updateVerbs, unknownField: "spec.bogus",
+				field: field{path: "spec.replicas", one: `2`, two: `3`, invalid: `-1`},
 			},
 		},
 	},
 	{
 		resource: "taskqueues", kind: "TaskQueue", singular: "taskqueue", shortNames: []string{"tq"}, categories: []string{"all"},
 		object: `{"spec": {"maxRunningTasks": 5, "resources": {"limits": {"cpu": "10"}}}}`,
-		spec:   field{path: "spec.weight", one: `2`, two: `3`, refused: `0`},
-		status: field{path: "status.pending", one: `1`, two: `2`, refused: `-1`},
-		invalid: []refusal{
+		spec:   field{path: "spec.weight", one: `2`, two: `3`, invalid: `0`},
+		status: field{path: "status.pending", one: `1`, two: `2`, invalid: `-1`},
+		invalid: []invalidPatch{
 			{`{"spec": {"weight": 1000001}}`, "spec.weight"},
 			{`{"spec": {"maxRunningTasks": -1}}`, "spec.maxRunningTasks"},
 			{`{"spec": {"maxPendingTasks": -1}}`, "spec.maxPendingTasks"},
@@ -257,30 +254,30 @@ var kinds = []kind{
 			{`{"spec": {"resources": {"limits": {"memory": "-1"}}}}`, "spec.resources.limits[memory]"},
 			{`{"spec": {"resources": {"limits": {"gpu": "1"}}}}`, "spec.resources.limits[gpu]"},
 		},
-		invalidStatus: []refusal{{`{"status": {"running": -1}}`, "status.running"}},
+		invalidStatus: []invalidPatch{{`{"status": {"running": -1}}`, "status.running"}},
 		columns:       []string{"Name", "Pending", "Running", "Limit", "Stop", "Age"},
 		subresources: map[string]subresource{
-			"status": {kind: "TaskQueue", verbs: partVerbs, unknown: "status.bogus"},
+			"status": {kind: "TaskQueue", verbs: updateVerbs, unknownField: "status.bogus"},
 		},
 	},
 	{
 		resource: "workers", kind: "Worker", singular: "worker", shortNames: []string{"wkr"},
 		object: `{"spec": {"unschedulable": true}}`,
 		spec: field{
-			path:    "spec.taints",
-			one:     `[{"key": "example.com/one", "effect": "NoSchedule"}]`,
-			two:     `[{"key": "example.com/two", "effect": "NoExecute"}]`,
-			refused: `[{"key": "example.com/one", "effect": "Never"}]`,
-			names:   "spec.taints[0].effect",
+			path:        "spec.taints",
+			one:         `[{"key": "example.com/one", "effect": "NoSchedule"}]`,
+			two:         `[{"key": "example.com/two", "effect": "NoExecute"}]`,
+			invalid:     `[{"key": "example.com/one", "effect": "Never"}]`,
+			invalidPath: "spec.taints[0].effect",
 		},
-		status: field{path: "status.runningTasks", one: `1`, two: `2`, refused: `-1`},
-		invalid: []refusal{
+		status: field{path: "status.runningTasks", one: `1`, two: `2`, invalid: `-1`},
+		invalid: []invalidPatch{
 			{`{"spec": {"taints": [{"key": "", "effect": "NoSchedule"}]}}`, "spec.taints[0].key"},
 			{`{"spec": {"taints": [{"key": "a"}]}}`, "spec.taints[0].effect"},
 			{`{"spec": {"taints": [{"key": "a", "value": "not valid", "effect": "NoSchedule"}]}}`, "spec.taints[0].value"},
 			{`{"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]}}`, "spec.taints[1]"},
 		},
-		invalidStatus: []refusal{
+		invalidStatus: []invalidPatch{
 			{`{"status": {"capacity": {"tasks": "-1"}}}`, "status.capacity[tasks]"},
 			{`{"status": {"capacity": {"tasks": "1.5"}}}`, "status.capacity[tasks]"},
 			{`{"status": {"capacity": {"tasks": "1"}, "allocatable": {"tasks": "2"}}}`, "status.allocatable[tasks]"},
@@ -292,14 +289,14 @@ var kinds = []kind{
 		selectable: map[string]string{"spec.unschedulable": "true"},
 		columns:    []string{"Name", "Status", "Tasks", "Version", "Age"},
 		subresources: map[string]subresource{
-			"status": {kind: "Worker", verbs: partVerbs, unknown: "status.bogus"},
+			"status": {kind: "Worker", verbs: updateVerbs, unknownField: "status.bogus"},
 		},
 	},
 	{
 		resource: "workerleases", kind: "WorkerLease", singular: "workerlease", unwatched: true,
 		object:  `{"spec": {"holderIdentity": "i1", "renewTime": "2026-01-01T00:00:00.000000Z"}}`,
-		spec:    field{path: "spec.leaseDurationSeconds", one: `50`, two: `60`, refused: `0`},
-		invalid: []refusal{{`{"spec": {"holderIdentity": ` + long(129) + `}}`, "spec.holderIdentity"}},
+		spec:    field{path: "spec.leaseDurationSeconds", one: `50`, two: `60`, invalid: `0`},
+		invalid: []invalidPatch{{`{"spec": {"holderIdentity": ` + stringOfLength(129) + `}}`, "spec.holderIdentity"}},
 		columns: []string{"Name", "Holder", "Renewed", "Age"},
 	},
 }

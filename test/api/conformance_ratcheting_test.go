@@ -31,72 +31,72 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// testRatcheting checks that an object which an earlier version let in, and this one would not, can still be changed elsewhere.
-// Such an object is written into etcd, past the server.
-func testRatcheting(t *testing.T, st *stage, versions []string) {
-	etcd := st.env.Etcd
+// testRatcheting checks that a stored object with invalid fields can still be updated in other fields: an earlier version
+// with weaker validation may have stored it. The test writes such objects to etcd.
+func testRatcheting(t *testing.T, fx *fixture, versions []string) {
+	etcd := fx.env.Etcd
 	tls := kit.Must(transport.TLSInfo{CertFile: etcd.CertFile, KeyFile: etcd.KeyFile, TrustedCAFile: etcd.CAFile}.ClientConfig())(t)
 	client := kit.Must(clientv3.New(clientv3.Config{Endpoints: []string{etcd.Endpoint}, TLS: tls, Context: t.Context()}))(t)
 	t.Cleanup(func() { kit.Check(t, client.Close()) })
 	for i := range kinds {
 		for _, version := range versions {
-			t.Run(kinds[i].resource+"-"+version, func(t *testing.T) { ratchets(st.scene(t, &kinds[i], version), client) })
+			t.Run(kinds[i].resource+"-"+version, func(t *testing.T) { checkRatcheting(fx.newSubject(t, &kinds[i], version), client) })
 		}
 	}
 }
 
-func ratchets(s *scene, etcd *clientv3.Client) {
+func checkRatcheting(s *subject, etcd *clientv3.Client) {
 	s.create("a")
-	damage(s, etcd, "a", func(obj *unstructured.Unstructured) {
-		set(s, obj, s.spec.path, s.spec.refused)
+	overwriteStored(s, etcd, "a", func(obj *unstructured.Unstructured) {
+		setField(s, obj, s.spec.path, s.spec.invalid)
 		if s.status.path != "" {
-			set(s, obj, s.status.path, s.status.refused)
+			setField(s, obj, s.status.path, s.status.invalid)
 		}
 	})
 	obj := s.get("a")
-	mustHave(s, obj, s.spec.path, s.spec.refused)
+	expectField(s, obj, s.spec.path, s.spec.invalid)
 	obj.SetLabels(map[string]string{"a": "b"})
 	obj = s.update(obj)
-	mustHave(s, obj, "metadata.labels", `{"a": "b"}`)
+	expectField(s, obj, "metadata.labels", `{"a": "b"}`)
 	obj = kit.Must(s.mergePatch("a", `{"metadata": {"annotations": {"a": "b"}}}`))(s)
 	if s.status.path != "" {
-		mustHave(s, obj, s.status.path, s.status.refused)
+		expectField(s, obj, s.status.path, s.status.invalid)
 		obj = kit.Must(s.mergePatch("a", `{"status": {"conditions": [`+condition+`]}}`, "status"))(s)
-		mustEqual(s, "status.conditions", s.sent(obj), map[string]any{"Checked": parse[any](s, condition)})
+		expectEqual(s, "status.conditions", s.clientConditions(obj), map[string]any{"Checked": parseJSON[any](s, condition)})
 	}
 
-	// Once it is right it stays right.
-	kit.Must(s.mergePatch("a", nested(s.spec.path, s.spec.one)))(s)
-	_, err := s.mergePatch("a", nested(s.spec.path, s.spec.refused))
-	invalid(s, err, s.spec.refusedPath())
+	// A field that has become valid cannot become invalid.
+	kit.Must(s.mergePatch("a", nestedJSON(s.spec.path, s.spec.one)))(s)
+	_, err := s.mergePatch("a", nestedJSON(s.spec.path, s.spec.invalid))
+	expectInvalid(s, err, s.spec.errorPath())
 	if s.status.path != "" {
-		kit.Must(s.mergePatch("a", nested(s.status.path, s.status.one), "status"))(s)
-		_, err = s.mergePatch("a", nested(s.status.path, s.status.refused), "status")
-		invalid(s, err, s.status.refusedPath())
+		kit.Must(s.mergePatch("a", nestedJSON(s.status.path, s.status.one), "status"))(s)
+		_, err = s.mergePatch("a", nestedJSON(s.status.path, s.status.invalid), "status")
+		expectInvalid(s, err, s.status.errorPath())
 	}
 
-	// So it is with all else that is refused.
-	for i, refusal := range s.invalid {
+	// The same holds for all other invalid fields.
+	for i, bad := range s.invalid {
 		name := fmt.Sprint("spec-", i)
 		s.create(name)
-		damage(s, etcd, name, func(obj *unstructured.Unstructured) { patch(s, obj, refusal.patch) })
+		overwriteStored(s, etcd, name, func(obj *unstructured.Unstructured) { applyMergePatch(s, obj, bad.patch) })
 		if _, err := s.mergePatch(name, `{"metadata": {"labels": {"a": "b"}}}`); err != nil {
-			s.Errorf("stored with %s: %v", refusal.patch, err)
+			s.Errorf("update of an object that is stored with %s: %v", bad.patch, err)
 		}
 	}
-	for i, refusal := range s.invalidStatus {
+	for i, bad := range s.invalidStatus {
 		name := fmt.Sprint("status-", i)
 		s.create(name)
-		damage(s, etcd, name, func(obj *unstructured.Unstructured) { patch(s, obj, refusal.patch) })
+		overwriteStored(s, etcd, name, func(obj *unstructured.Unstructured) { applyMergePatch(s, obj, bad.patch) })
 		text := []byte(`{"status": {"conditions": [` + condition + `]}}`)
 		if _, err := s.objects.Patch(s.Context(), name, types.StrategicMergePatchType, text, metav1.PatchOptions{}, "status"); err != nil {
-			s.Errorf("stored with %s: %v", refusal.patch, err)
+			s.Errorf("update of an object that is stored with %s: %v", bad.patch, err)
 		}
 	}
 }
 
-// damage changes an object where it is stored, in the version and the form it is stored in.
-func damage(s *scene, etcd *clientv3.Client, name string, change func(*unstructured.Unstructured)) {
+// overwriteStored changes an object in etcd. It keeps the version and the encoding.
+func overwriteStored(s *subject, etcd *clientv3.Client, name string, change func(*unstructured.Unstructured)) {
 	s.Helper()
 	stored := kit.Must(etcd.Get(s.Context(), "/leat/", clientv3.WithPrefix()))(s)
 	for _, pair := range stored.Kvs {
@@ -105,15 +105,15 @@ func damage(s *scene, etcd *clientv3.Client, name string, change func(*unstructu
 		}
 		decoded, gvk, err := codecs.UniversalDeserializer().Decode(pair.Value, nil, nil)
 		kit.Check(s, err)
-		obj := untyped(s, decoded, *gvk)
+		obj := toUnstructured(s, decoded, *gvk)
 		change(obj)
 		protobuf, ok := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), mediaProtobuf)
 		if !ok {
-			s.Fatal("the codecs do not know protobuf")
+			s.Fatal("protobuf is not a supported media type")
 		}
 		encoder := codecs.EncoderForVersion(protobuf.Serializer, gvk.GroupVersion())
-		kit.Must(etcd.Put(s.Context(), string(pair.Key), string(kit.Must(runtime.Encode(encoder, typed(s, obj)))(s))))(s)
+		kit.Must(etcd.Put(s.Context(), string(pair.Key), string(kit.Must(runtime.Encode(encoder, toTyped(s, obj)))(s))))(s)
 		return
 	}
-	s.Fatalf("etcd holds no %s of the name %s", s.resource, name)
+	s.Fatalf("etcd has no key of %s %s", s.resource, name)
 }

@@ -27,16 +27,16 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// testScaleSubresource checks what is particular to scale, for every kind that has it.
-func testScaleSubresource(t *testing.T, st *stage, versions []string) {
+// testScaleSubresource checks the scale of every kind that has one.
+func testScaleSubresource(t *testing.T, fx *fixture, versions []string) {
 	for _, c := range []struct {
 		name  string
-		check func(*scene)
+		check func(*subject)
 	}{
 		{"maps the spec", scaleMapsTheSpec},
-		{"guards its writes", scaleGuardsItsWrites},
-		{"applied owns the field of main", scaleAppliedOwnsTheField},
-		{"updated is recorded", scaleUpdatedIsRecorded},
+		{"checks preconditions", scaleChecksPreconditions},
+		{"apply owns the field of the main resource", scaleApplyOwnsTheField},
+		{"updates are tracked", scaleUpdatesAreTracked},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for i := range kinds {
@@ -44,19 +44,19 @@ func testScaleSubresource(t *testing.T, st *stage, versions []string) {
 					continue
 				}
 				for _, version := range versions {
-					t.Run(kinds[i].resource+"-"+version, func(t *testing.T) { c.check(st.scene(t, &kinds[i], version)) })
+					t.Run(kinds[i].resource+"-"+version, func(t *testing.T) { c.check(fx.newSubject(t, &kinds[i], version)) })
 				}
 			}
 		})
 	}
 }
 
-func (s *scene) scale(name string) *unstructured.Unstructured {
+func (s *subject) scale(name string) *unstructured.Unstructured {
 	s.Helper()
 	return kit.Must(s.objects.Get(s.Context(), name, metav1.GetOptions{}, "scale"))(s)
 }
 
-// scaleTo gives a scale to be applied.
+// scaleTo returns a Scale to apply.
 func scaleTo(name string, replicas int64) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "autoscaling/v1", "kind": "Scale",
@@ -64,93 +64,93 @@ func scaleTo(name string, replicas int64) *unstructured.Unstructured {
 	}}
 }
 
-func scaleMapsTheSpec(s *scene) {
-	s.create("a", nested(s.spec.path, s.spec.one))
-	obj := kit.Must(s.mergePatch("a", nested(s.status.path, s.status.two), "status"))(s)
+func scaleMapsTheSpec(s *subject) {
+	s.create("a", nestedJSON(s.spec.path, s.spec.one))
+	obj := kit.Must(s.mergePatch("a", nestedJSON(s.status.path, s.status.two), "status"))(s)
 	scale := s.scale("a")
-	mustHave(s, scale, "spec.replicas", s.spec.one)
-	mustHave(s, scale, "status.replicas", s.status.two)
+	expectField(s, scale, "spec.replicas", s.spec.one)
+	expectField(s, scale, "status.replicas", s.status.two)
 	for _, field := range []string{"name", "namespace", "uid", "resourceVersion", "creationTimestamp"} {
-		mustEqual(s, field, at(scale, "metadata."+field), at(obj, "metadata."+field))
+		expectEqual(s, field, fieldAt(scale, "metadata."+field), fieldAt(obj, "metadata."+field))
 	}
-	selector := kit.Must(metav1.LabelSelectorAsSelector(fromUntyped[metav1.LabelSelector](s, at(obj, "spec.selector"))))(s)
-	mustEqual(s, "status.selector", at(scale, "status.selector"), selector.String())
+	selector := kit.Must(metav1.LabelSelectorAsSelector(fromUnstructured[metav1.LabelSelector](s, fieldAt(obj, "spec.selector"))))(s)
+	expectEqual(s, "status.selector", fieldAt(scale, "status.selector"), selector.String())
 
-	set(s, scale, "spec.replicas", s.spec.two)
-	set(s, scale, "status.replicas", `99`)
-	patch(s, scale, `{"metadata": {"labels": {"a": "b"}}}`)
+	setField(s, scale, "spec.replicas", s.spec.two)
+	setField(s, scale, "status.replicas", `99`)
+	applyMergePatch(s, scale, `{"metadata": {"labels": {"a": "b"}}}`)
 	scale = s.update(scale, "scale")
-	mustHave(s, scale, "spec.replicas", s.spec.two)
-	mustHave(s, scale, "status.replicas", s.status.two)
+	expectField(s, scale, "spec.replicas", s.spec.two)
+	expectField(s, scale, "status.replicas", s.status.two)
 	obj = s.get("a")
-	mustHave(s, obj, s.spec.path, s.spec.two)
-	mustHave(s, obj, s.status.path, s.status.two)
-	mustHave(s, obj, "metadata.generation", `2`)
-	mustEqual(s, "metadata.labels", obj.GetLabels(), map[string]string(nil))
+	expectField(s, obj, s.spec.path, s.spec.two)
+	expectField(s, obj, s.status.path, s.status.two)
+	expectField(s, obj, "metadata.generation", `2`)
+	expectEqual(s, "metadata.labels", obj.GetLabels(), map[string]string(nil))
 	kit.Must(s.mergePatch("a", `{"spec": {"replicas": 0}}`, "scale"))(s)
-	mustHave(s, s.get("a"), s.spec.path, `0`)
+	expectField(s, s.get("a"), s.spec.path, `0`)
 }
 
-func scaleGuardsItsWrites(s *scene) {
+func scaleChecksPreconditions(s *subject) {
 	s.create("a")
 	old := s.scale("a")
-	obj := kit.Must(s.mergePatch("a", nested(s.spec.path, s.spec.one)))(s)
-	set(s, old, "spec.replicas", s.spec.two)
+	obj := kit.Must(s.mergePatch("a", nestedJSON(s.spec.path, s.spec.one)))(s)
+	setField(s, old, "spec.replicas", s.spec.two)
 	_, err := s.objects.Update(s.Context(), old, metav1.UpdateOptions{}, "scale")
-	refused(s, err, http.StatusConflict)
+	expectError(s, err, http.StatusConflict)
 	scale := s.scale("a")
-	set(s, scale, "spec.replicas", s.spec.two)
+	setField(s, scale, "spec.replicas", s.spec.two)
 	scale.SetUID("another")
 	_, err = s.objects.Update(s.Context(), scale, metav1.UpdateOptions{}, "scale")
-	refused(s, err, http.StatusConflict)
-	s.send(http.MethodPut, s.path("a", "scale"), encode(s, scaleTo("b", 1)), "Content-Type", mediaJSON).must(s, http.StatusBadRequest)
-	s.send(http.MethodPut, s.path("a", "scale"), encode(s, s.object("a")), "Content-Type", mediaJSON).must(s, http.StatusBadRequest)
-	mustEqual(s, "the stored object", s.get("a"), obj)
-	// As for ReplicaSets, a scale without version overwrites.
-	mustHave(s, s.update(scaleTo("a", 7), "scale"), "spec.replicas", `7`)
+	expectError(s, err, http.StatusConflict)
+	s.send(http.MethodPut, s.path("a", "scale"), encodeJSON(s, scaleTo("b", 1)), "Content-Type", mediaJSON).expect(s, http.StatusBadRequest)
+	s.send(http.MethodPut, s.path("a", "scale"), encodeJSON(s, s.object("a")), "Content-Type", mediaJSON).expect(s, http.StatusBadRequest)
+	expectEqual(s, "the stored object", s.get("a"), obj)
+	// A Scale without resourceVersion overwrites, as with ReplicaSets.
+	expectField(s, s.update(scaleTo("a", 7), "scale"), "spec.replicas", `7`)
 }
 
-func scaleAppliedOwnsTheField(s *scene) {
-	obj := s.object("a", nested(s.spec.path, s.spec.one))
+func scaleApplyOwnsTheField(s *subject) {
+	obj := s.object("a", nestedJSON(s.spec.path, s.spec.one))
 	kit.Must(s.apply("owner", obj))(s)
 	_, err := s.apply("scaler", scaleTo("a", 9), "scale")
-	mustEqual(s, "the conflicts", conflicting(s, err), []string{".spec.replicas"})
+	expectEqual(s, "the conflicting fields", conflictingFields(s, err), []string{".spec.replicas"})
 	force := metav1.ApplyOptions{FieldManager: "scaler", Force: true}
 	scale := kit.Must(s.objects.Apply(s.Context(), "a", scaleTo("a", 9), force, "scale"))(s)
-	mustHave(s, scale, "spec.replicas", `9`)
+	expectField(s, scale, "spec.replicas", `9`)
 
 	stored := s.get("a")
-	mustHave(s, stored, s.spec.path, `9`)
-	fields := managed(s, stored, "scaler", metav1.ManagedFieldsOperationApply, "scale")
-	mustHold(s, fields, s.spec.path, true)
-	mustHold(s, fields, "spec.replicas", false)
-	mustEqual(s, "how many fields the scaler has", fields.Size(), 1)
-	mustHold(s, managed(s, stored, "owner", metav1.ManagedFieldsOperationApply, ""), s.spec.path, false)
+	expectField(s, stored, s.spec.path, `9`)
+	fields := managedFields(s, stored, "scaler", metav1.ManagedFieldsOperationApply, "scale")
+	expectOwned(s, fields, s.spec.path, true)
+	expectOwned(s, fields, "spec.replicas", false)
+	expectEqual(s, "the number of fields that the scaler owns", fields.Size(), 1)
+	expectOwned(s, managedFields(s, stored, "owner", metav1.ManagedFieldsOperationApply, ""), s.spec.path, false)
 
 	_, err = s.apply("owner", obj)
-	mustEqual(s, "the conflicts", conflicting(s, err), []string{"." + s.spec.path})
+	expectEqual(s, "the conflicting fields", conflictingFields(s, err), []string{"." + s.spec.path})
 	without := s.object("a")
 	unstructured.RemoveNestedField(without.Object, strings.Split(s.spec.path, ".")...)
-	mustHave(s, kit.Must(s.apply("owner", without))(s), s.spec.path, `9`)
-	mustHave(s, kit.Must(s.apply("scaler", scaleTo("a", 3), "scale"))(s), "spec.replicas", `3`)
+	expectField(s, kit.Must(s.apply("owner", without))(s), s.spec.path, `9`)
+	expectField(s, kit.Must(s.apply("scaler", scaleTo("a", 3), "scale"))(s), "spec.replicas", `3`)
 }
 
-func scaleUpdatedIsRecorded(s *scene) {
+func scaleUpdatesAreTracked(s *subject) {
 	s.create("a")
 	kit.Must(s.objects.Update(s.Context(), scaleTo("a", 4), metav1.UpdateOptions{FieldManager: "scaler"}, "scale"))(s)
-	fields := managed(s, s.get("a"), "scaler", metav1.ManagedFieldsOperationUpdate, "scale")
-	mustHold(s, fields, s.spec.path, true)
-	mustEqual(s, "how many fields the scaler has", fields.Size(), 1)
-	set := s.object("a", nested(s.spec.path, s.spec.two))
-	_, err := s.apply("owner", set)
-	if got := conflicting(s, err); got[len(got)-1] != "."+s.spec.path {
-		s.Errorf("the conflicts are %q, want .%s among them", got, s.spec.path)
+	fields := managedFields(s, s.get("a"), "scaler", metav1.ManagedFieldsOperationUpdate, "scale")
+	expectOwned(s, fields, s.spec.path, true)
+	expectEqual(s, "the number of fields that the scaler owns", fields.Size(), 1)
+	config := s.object("a", nestedJSON(s.spec.path, s.spec.two))
+	_, err := s.apply("owner", config)
+	if got := conflictingFields(s, err); got[len(got)-1] != "."+s.spec.path {
+		s.Errorf("got conflicting fields %q, want .%s among them", got, s.spec.path)
 	}
 }
 
-// fromUntyped gives the typed form of part of an object.
-func fromUntyped[T any](s *scene, value any) *T {
+// fromUnstructured converts part of an unstructured object to its Go type.
+func fromUnstructured[T any](s *subject, value any) *T {
 	s.Helper()
-	typed := parse[T](s, string(encode(s, value)))
+	typed := parseJSON[T](s, string(encodeJSON(s, value)))
 	return &typed
 }

@@ -30,75 +30,75 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// subresourceRules are about every subresource.
+// subresourceRules are the rules of all subresources.
 var subresourceRules = []subresourceRule{
-	{"do not create objects", subresourceOfNothing},
+	{"do not create objects", subresourceDoesNotCreate},
 	{"dry run", subresourceDryRun},
 	{"unknown fields", subresourceUnknownFields},
 	{"invalid values", subresourceInvalidValues},
 	{"encodings", subresourceEncodings},
 }
 
-func (sub subresource) created() bool { return sub.body != "" }
+func (sub subresource) createOnly() bool { return sub.body != "" }
 
-func (sub subresource) streamed() bool { return sub.badQueries != nil }
+func (sub subresource) isStream() bool { return sub.invalidQueries != nil }
 
-// onlyRead checks that a stream is not written, and that the object is as it was.
-func onlyRead(s *scene, name string) {
+// expectReadOnly checks that a stream has only GET, and that other methods do not change the object.
+func expectReadOnly(s *subject, name string) {
 	s.Helper()
 	s.create("a")
 	stored := s.get("a")
 	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
-		s.send(method, s.path("a", name), []byte(`{}`), "Content-Type", mediaJSON).must(s, http.StatusMethodNotAllowed)
+		s.send(method, s.path("a", name), []byte(`{}`), "Content-Type", mediaJSON).expect(s, http.StatusMethodNotAllowed)
 	}
-	mustEqual(s, "the stored object", s.get("a"), stored)
+	expectEqual(s, "the stored object", s.get("a"), stored)
 }
 
-// refusesQueries checks that parameters that are wrong are named.
-func (sub subresource) refusesQueries(s *scene, name string) {
+// expectQueriesRejected checks that errors name the invalid parameter.
+func (sub subresource) expectQueriesRejected(s *subject, name string) {
 	s.Helper()
 	s.create("a")
-	for query, parameter := range sub.badQueries {
+	for query, parameter := range sub.invalidQueries {
 		answer := s.send(http.MethodGet, s.path("a", name)+"?"+query, nil)
 		if answer.code != http.StatusBadRequest && answer.code != http.StatusUnprocessableEntity || !strings.Contains(string(answer.body), parameter) {
-			s.Errorf("%s is answered %d, want 400 or 422 and %s named: %s", query, answer.code, parameter, answer.body)
+			s.Errorf("%s: got %d, want 400 or 422 and an error that names %s: %s", query, answer.code, parameter, answer.body)
 		}
 	}
 }
 
-// updated gives the field that is written through the subresource.
-func (sub subresource) updated(s *scene, name string) field {
+// writableField returns the field that the subresource updates.
+func (sub subresource) writableField(s *subject, name string) field {
 	if name == "status" {
 		return s.status
 	}
 	return sub.field
 }
 
-func (sub subresource) gvk(s *scene) schema.GroupVersionKind {
+func (sub subresource) gvk(s *subject) schema.GroupVersionKind {
 	if sub.apiVersion == "" {
 		return s.gv.WithKind(sub.kind)
 	}
 	return schema.FromAPIVersionAndKind(sub.apiVersion, sub.kind)
 }
 
-// write gives what is written through the subresource of an object: what is created, or what is there with its field set.
-func (sub subresource) write(s *scene, object, name string) *unstructured.Unstructured {
+// payload returns an object to send to the subresource: the body to POST, or the current object with its field set.
+func (sub subresource) payload(s *subject, object, name string) *unstructured.Unstructured {
 	s.Helper()
-	if sub.created() {
-		obj := &unstructured.Unstructured{Object: parse[map[string]any](s, sub.body)}
+	if sub.createOnly() {
+		obj := &unstructured.Unstructured{Object: parseJSON[map[string]any](s, sub.body)}
 		obj.SetGroupVersionKind(sub.gvk(s))
 		obj.SetName(object)
 		return obj
 	}
 	obj := kit.Must(s.objects.Get(s.Context(), object, metav1.GetOptions{}, name))(s)
-	mustEqual(s, "the kind", obj.GroupVersionKind(), sub.gvk(s))
-	field := sub.updated(s, name)
-	set(s, obj, field.path, field.one)
+	expectEqual(s, "the kind", obj.GroupVersionKind(), sub.gvk(s))
+	field := sub.writableField(s, name)
+	setField(s, obj, field.path, field.one)
 	return obj
 }
 
-// ready creates an object whose subresource can be written.
-func (sub subresource) ready(s *scene, name string) {
+// createReady creates an object whose subresource accepts a payload.
+func (sub subresource) createReady(s *subject, name string) {
 	s.Helper()
 	s.create(name)
 	if sub.prepare != nil {
@@ -106,140 +106,140 @@ func (sub subresource) ready(s *scene, name string) {
 	}
 }
 
-func subresourceOfNothing(s *scene, name string, sub subresource) {
-	if sub.streamed() {
+func subresourceDoesNotCreate(s *subject, name string, sub subresource) {
+	if sub.isStream() {
 		_, err := s.objects.Get(s.Context(), "absent", metav1.GetOptions{}, name)
-		refused(s, err, http.StatusNotFound)
-		s.mustBeGone("absent")
+		expectError(s, err, http.StatusNotFound)
+		s.expectNotFound("absent")
 		return
 	}
-	if sub.created() {
-		_, err := s.objects.Create(s.Context(), sub.write(s, "absent", name), metav1.CreateOptions{}, name)
-		refused(s, err, http.StatusNotFound)
+	if sub.createOnly() {
+		_, err := s.objects.Create(s.Context(), sub.payload(s, "absent", name), metav1.CreateOptions{}, name)
+		expectError(s, err, http.StatusNotFound)
 		return
 	}
 	s.create("there")
-	obj := sub.write(s, "there", name)
+	obj := sub.payload(s, "there", name)
 	obj.SetName("absent")
 	obj.SetUID("")
 	_, err := s.objects.Update(s.Context(), obj, metav1.UpdateOptions{}, name)
-	refused(s, err, http.StatusNotFound)
-	_, err = s.mergePatch("absent", nested(sub.updated(s, name).path, sub.updated(s, name).one), name)
-	refused(s, err, http.StatusNotFound)
+	expectError(s, err, http.StatusNotFound)
+	_, err = s.mergePatch("absent", nestedJSON(sub.writableField(s, name).path, sub.writableField(s, name).one), name)
+	expectError(s, err, http.StatusNotFound)
 	obj.SetResourceVersion("")
 	obj.SetManagedFields(nil)
 	_, err = s.apply("one", obj, name)
-	refused(s, err, http.StatusNotFound)
+	expectError(s, err, http.StatusNotFound)
 	_, err = s.objects.Get(s.Context(), "absent", metav1.GetOptions{}, name)
-	refused(s, err, http.StatusNotFound)
-	s.mustBeGone("absent")
+	expectError(s, err, http.StatusNotFound)
+	s.expectNotFound("absent")
 }
 
-func subresourceDryRun(s *scene, name string, sub subresource) {
-	if sub.streamed() {
-		onlyRead(s, name)
+func subresourceDryRun(s *subject, name string, sub subresource) {
+	if sub.isStream() {
+		expectReadOnly(s, name)
 		return
 	}
-	sub.ready(s, "a")
+	sub.createReady(s, "a")
 	stored, all := s.get("a"), []string{metav1.DryRunAll}
-	obj := sub.write(s, "a", name)
-	if sub.created() {
+	obj := sub.payload(s, "a", name)
+	if sub.createOnly() {
 		kit.Must(s.objects.Create(s.Context(), obj, metav1.CreateOptions{DryRun: all}, name))(s)
 	} else {
-		field := sub.updated(s, name)
-		mustHave(s, kit.Must(s.objects.Update(s.Context(), obj, metav1.UpdateOptions{DryRun: all}, name))(s), field.path, field.one)
-		text := []byte(nested(field.path, field.one))
-		mustHave(s, kit.Must(s.objects.Patch(s.Context(), "a", types.MergePatchType, text, metav1.PatchOptions{DryRun: all}, name))(s), field.path, field.one)
+		field := sub.writableField(s, name)
+		expectField(s, kit.Must(s.objects.Update(s.Context(), obj, metav1.UpdateOptions{DryRun: all}, name))(s), field.path, field.one)
+		text := []byte(nestedJSON(field.path, field.one))
+		expectField(s, kit.Must(s.objects.Patch(s.Context(), "a", types.MergePatchType, text, metav1.PatchOptions{DryRun: all}, name))(s), field.path, field.one)
 		obj.SetManagedFields(nil)
 		force := metav1.ApplyOptions{FieldManager: "one", Force: true, DryRun: all}
-		mustHave(s, kit.Must(s.objects.Apply(s.Context(), "a", obj, force, name))(s), field.path, field.one)
+		expectField(s, kit.Must(s.objects.Apply(s.Context(), "a", obj, force, name))(s), field.path, field.one)
 	}
-	mustEqual(s, "the stored object", s.get("a"), stored)
+	expectEqual(s, "the stored object", s.get("a"), stored)
 }
 
-func subresourceUnknownFields(s *scene, name string, sub subresource) {
-	if sub.streamed() {
-		return // parameters that are not known are left alone, as everywhere
+func subresourceUnknownFields(s *subject, name string, sub subresource) {
+	if sub.isStream() {
+		return // unknown query parameters are ignored, as upstream does
 	}
-	sub.ready(s, "a")
+	sub.createReady(s, "a")
 	stored := s.get("a")
-	obj := sub.write(s, "a", name)
-	set(s, obj, sub.unknown, `1`)
+	obj := sub.payload(s, "a", name)
+	setField(s, obj, sub.unknownField, `1`)
 	method := http.MethodPut
-	if sub.created() {
+	if sub.createOnly() {
 		method = http.MethodPost
 	}
 	send := func(validation string) response {
 		s.Helper()
-		return s.send(method, s.path("a", name)+"?dryRun=All&fieldValidation="+validation, encode(s, obj), "Content-Type", mediaJSON)
+		return s.send(method, s.path("a", name)+"?dryRun=All&fieldValidation="+validation, encodeJSON(s, obj), "Content-Type", mediaJSON)
 	}
-	if answer := send("Strict").must(s, http.StatusBadRequest); !strings.Contains(string(answer.body), sub.unknown) {
-		s.Errorf("the answer does not name %s: %s", sub.unknown, answer.body)
+	if answer := send("Strict").expect(s, http.StatusBadRequest); !strings.Contains(string(answer.body), sub.unknownField) {
+		s.Errorf("got an error that does not name %s: %s", sub.unknownField, answer.body)
 	}
-	if answer := send("Warn"); answer.code >= 300 || !strings.Contains(strings.Join(answer.header.Values("Warning"), "\n"), sub.unknown) {
-		s.Errorf("got %d and no warning that names %s: %v", answer.code, sub.unknown, answer.header)
+	if answer := send("Warn"); answer.code >= 300 || !strings.Contains(strings.Join(answer.header.Values("Warning"), "\n"), sub.unknownField) {
+		s.Errorf("got %d without a warning that names %s: %v", answer.code, sub.unknownField, answer.header)
 	}
 	if answer := send("Ignore"); answer.code >= 300 || len(answer.header.Values("Warning")) > 0 {
-		s.Errorf("got %d and warnings %q, want none", answer.code, answer.header.Values("Warning"))
+		s.Errorf("got %d and warnings %q, want success and none", answer.code, answer.header.Values("Warning"))
 	}
-	mustEqual(s, "the stored object", s.get("a"), stored)
+	expectEqual(s, "the stored object", s.get("a"), stored)
 }
 
-func subresourceInvalidValues(s *scene, name string, sub subresource) {
-	if sub.streamed() {
-		sub.refusesQueries(s, name)
+func subresourceInvalidValues(s *subject, name string, sub subresource) {
+	if sub.isStream() {
+		sub.expectQueriesRejected(s, name)
 		return
 	}
-	sub.ready(s, "a")
+	sub.createReady(s, "a")
 	stored := s.get("a")
-	obj := sub.write(s, "a", name)
-	if sub.created() {
+	obj := sub.payload(s, "a", name)
+	if sub.createOnly() {
 		obj.SetName("b")
 		path := s.path("a", name)
-		s.send(http.MethodPost, path, encode(s, obj), "Content-Type", mediaJSON).must(s, http.StatusBadRequest)
-		s.send(http.MethodPost, path, []byte(`{"kind": "Pod", "apiVersion": "v1"}`), "Content-Type", mediaJSON).must(s, http.StatusBadRequest)
+		s.send(http.MethodPost, path, encodeJSON(s, obj), "Content-Type", mediaJSON).expect(s, http.StatusBadRequest)
+		s.send(http.MethodPost, path, []byte(`{"kind": "Pod", "apiVersion": "v1"}`), "Content-Type", mediaJSON).expect(s, http.StatusBadRequest)
 	} else {
-		field := sub.updated(s, name)
-		set(s, obj, field.path, field.refused)
+		field := sub.writableField(s, name)
+		setField(s, obj, field.path, field.invalid)
 		_, err := s.objects.Update(s.Context(), obj, metav1.UpdateOptions{}, name)
-		invalid(s, err, field.refusedPath())
-		_, err = s.mergePatch("a", nested(field.path, field.refused), name)
-		invalid(s, err, field.refusedPath())
+		expectInvalid(s, err, field.errorPath())
+		_, err = s.mergePatch("a", nestedJSON(field.path, field.invalid), name)
+		expectInvalid(s, err, field.errorPath())
 	}
-	mustEqual(s, "the stored object", s.get("a"), stored)
+	expectEqual(s, "the stored object", s.get("a"), stored)
 }
 
-func subresourceEncodings(s *scene, name string, sub subresource) {
-	if sub.streamed() {
-		// What cannot be read, here because nothing runs, is told as any error is.
+func subresourceEncodings(s *subject, name string, sub subresource) {
+	if sub.isStream() {
+		// The task is not bound, so there is no log: the error is encoded as any other.
 		s.create("a")
-		answer := fromYAML(s, s.send(http.MethodGet, s.path("a", name), nil, "Accept", mediaYAML).must(s, http.StatusBadRequest))
-		mustEqual(s, "the kind of the answer", answer.GetKind(), "Status")
+		answer := parseYAML(s, s.send(http.MethodGet, s.path("a", name), nil, "Accept", mediaYAML).expect(s, http.StatusBadRequest))
+		expectEqual(s, "the kind of the response", answer.GetKind(), "Status")
 		err := s.protobuf().Get().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Do(s.Context()).Error()
-		refused(s, err, http.StatusBadRequest)
+		expectError(s, err, http.StatusBadRequest)
 		return
 	}
-	sub.ready(s, "a")
+	sub.createReady(s, "a")
 	client := s.protobuf()
-	obj := sub.write(s, "a", name)
+	obj := sub.payload(s, "a", name)
 	text := kit.Must(yaml.Marshal(obj.Object))(s)
-	if sub.created() {
-		answer := fromYAML(s, s.send(http.MethodPost, s.path("a", name)+"?dryRun=All", text, "Content-Type", mediaYAML, "Accept", mediaYAML).must(s, http.StatusCreated))
-		mustEqual(s, "the kind of the answer", answer.GetKind(), "Status")
-		got := kit.Must(client.Post().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Body(typed(s, obj)).Do(s.Context()).Get())(s)
+	if sub.createOnly() {
+		answer := parseYAML(s, s.send(http.MethodPost, s.path("a", name)+"?dryRun=All", text, "Content-Type", mediaYAML, "Accept", mediaYAML).expect(s, http.StatusCreated))
+		expectEqual(s, "the kind of the response", answer.GetKind(), "Status")
+		got := kit.Must(client.Post().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Body(toTyped(s, obj)).Do(s.Context()).Get())(s)
 		status, ok := got.(*metav1.Status)
 		if !ok || status.Status != metav1.StatusSuccess {
-			s.Errorf("the answer is %v, want a Status of %s", got, metav1.StatusSuccess)
+			s.Errorf("got %v, want a Status of %s", got, metav1.StatusSuccess)
 		}
 		return
 	}
-	field := sub.updated(s, name)
-	answer := fromYAML(s, s.send(http.MethodPut, s.path("a", name)+"?dryRun=All", text, "Content-Type", mediaYAML, "Accept", mediaYAML).must(s, http.StatusOK))
-	mustHave(s, answer, field.path, field.one)
-	request := client.Put().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Body(typed(s, obj))
-	mustHave(s, untyped(s, kit.Must[runtime.Object](request.Do(s.Context()).Get())(s), sub.gvk(s)), field.path, field.one)
+	field := sub.writableField(s, name)
+	answer := parseYAML(s, s.send(http.MethodPut, s.path("a", name)+"?dryRun=All", text, "Content-Type", mediaYAML, "Accept", mediaYAML).expect(s, http.StatusOK))
+	expectField(s, answer, field.path, field.one)
+	request := client.Put().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Body(toTyped(s, obj))
+	expectField(s, toUnstructured(s, kit.Must[runtime.Object](request.Do(s.Context()).Get())(s), sub.gvk(s)), field.path, field.one)
 	request = client.Get().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name)
 	stored := kit.Must(s.objects.Get(s.Context(), "a", metav1.GetOptions{}, name))(s)
-	mustHave(s, stored, field.path, field.one)
-	mustEqual(s, "what GET gives", untyped(s, kit.Must[runtime.Object](request.Do(s.Context()).Get())(s), sub.gvk(s)), stored)
+	expectField(s, stored, field.path, field.one)
+	expectEqual(s, "the object that GET returns", toUnstructured(s, kit.Must[runtime.Object](request.Do(s.Context()).Get())(s), sub.gvk(s)), stored)
 }

@@ -26,32 +26,33 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// rule is what holds for kinds. Its name and a kind's make the name of a namespace, so it is short.
+// rule is a behavior that kinds have in common. Its name is short: it becomes part of the name of a namespace.
 type rule struct {
 	name  string
-	check func(*scene)
-	// only tells the kinds that it is for, all if nil.
-	only func(*kind) bool
+	check func(*subject)
+	// appliesTo reports whether the rule applies to a kind. Nil means that it applies to all.
+	appliesTo func(*kind) bool
 }
 
-// subresourceRule is what holds for subresources.
+// subresourceRule is a behavior that subresources have in common.
 type subresourceRule struct {
 	name  string
-	check func(s *scene, name string, sub subresource)
+	check func(s *subject, name string, sub subresource)
 }
 
+// testConformance checks every kind and subresource, in every served version, against the same rules.
 func testConformance(t *testing.T, e *kit.Env) {
-	st := newStage(t, e)
-	versions := servedVersions(t, st.config)
-	t.Run("discovery", func(t *testing.T) { testAPIResources(t, st.config) })
+	fx := newFixture(t, e)
+	versions := servedVersions(t, fx.config)
+	t.Run("discovery", func(t *testing.T) { testAPIResources(t, fx.config) })
 	for _, rule := range slices.Concat(writeRules, statusRules, applyRules, deleteRules, readRules, encodingRules) {
 		t.Run(rule.name, func(t *testing.T) {
 			for i := range kinds {
-				if rule.only != nil && !rule.only(&kinds[i]) {
+				if rule.appliesTo != nil && !rule.appliesTo(&kinds[i]) {
 					continue
 				}
 				for _, version := range versions {
-					t.Run(kinds[i].resource+"-"+version, func(t *testing.T) { rule.check(st.scene(t, &kinds[i], version)) })
+					t.Run(kinds[i].resource+"-"+version, func(t *testing.T) { rule.check(fx.newSubject(t, &kinds[i], version)) })
 				}
 			}
 		})
@@ -62,21 +63,21 @@ func testConformance(t *testing.T, e *kit.Env) {
 				for name, sub := range kinds[i].subresources {
 					for _, version := range versions {
 						t.Run(kinds[i].resource+"-"+name+"-"+version, func(t *testing.T) {
-							rule.check(st.scene(t, &kinds[i], version), name, sub)
+							rule.check(fx.newSubject(t, &kinds[i], version), name, sub)
 						})
 					}
 				}
 			}
 		})
 	}
-	t.Run("scale", func(t *testing.T) { testScaleSubresource(t, st, versions) })
-	t.Run("tasks", func(t *testing.T) { testTasks(t, st) })
-	if !e.Standalone() { // standalone, etcd is inside the server, out of reach
-		t.Run("ratcheting", func(t *testing.T) { testRatcheting(t, st, versions) })
+	t.Run("scale", func(t *testing.T) { testScaleSubresource(t, fx, versions) })
+	t.Run("tasks", func(t *testing.T) { testTasks(t, fx) })
+	if !e.Standalone() { // the etcd of a standalone server has no network endpoint
+		t.Run("ratcheting", func(t *testing.T) { testRatcheting(t, fx, versions) })
 	}
 }
 
-// servedVersions gives the versions of the group that are served.
+// servedVersions returns the served versions of the group.
 func servedVersions(t *testing.T, config *rest.Config) []string {
 	client := kit.Must(discovery.NewDiscoveryClientForConfig(config))(t)
 	groups := kit.Must(client.ServerGroups())(t)

@@ -33,16 +33,16 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testKubectlBadManifests sends what people mistype. Each answer must name the field and say what is wrong with it, and nothing may be
-// stored.
+// testKubectlBadManifests creates objects with typical mistakes. Each error must name the field and the mistake, and no
+// object may be stored.
 func testKubectlBadManifests(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	client := controller(t, e)
+	k := newTerminal(t, e)
+	client := controllerClient(t, e)
 	const strict = `cannot be handled as a Task: strict decoding error: `
 	const wrongType = `cannot be handled as a Task: json: cannot unmarshal `
 	var manifests strings.Builder
-	var says []string
-	for i, test := range []struct{ kind, spec, says string }{
+	var wants []string
+	for i, test := range []struct{ kind, spec, want string }{
 		{"Task", "{command: [a], comand: [b]}", strict + `unknown field "spec.comand"`},
 		{"Task", "{command: [a], env: [{name: A, vaule: b}]}", strict + `unknown field "spec.env[0].vaule"`},
 		{"Task", "{command: a}", wrongType + `string into Go struct field TaskSpec.spec.command of type []string`},
@@ -99,61 +99,61 @@ func testKubectlBadManifests(t *testing.T, e *kit.Env) {
 	} {
 		name := fmt.Sprintf("bad-%d", i)
 		manifests.WriteString("---\n" + manifest(test.kind, name, test.spec))
-		if strings.HasPrefix(test.says, "spec") {
-			test.says = fmt.Sprintf("Error from server (Invalid): error when creating \"STDIN\": %s.batch.leat.dev %q is invalid: %s", test.kind, name, test.says)
+		if strings.HasPrefix(test.want, "spec") {
+			test.want = fmt.Sprintf("Error from server (Invalid): error when creating \"STDIN\": %s.batch.leat.dev %q is invalid: %s", test.kind, name, test.want)
 		}
-		says = append(says, test.says)
+		wants = append(wants, test.want)
 	}
-	// One kubectl sends them all: after an error it goes on.
-	out, stderr, err := k.with(manifests.String()).try("create -f -")
-	answers := strings.Split(strings.TrimSpace(stderr), "\n")
-	if err == nil || out != "" || len(answers) != len(says) {
-		t.Fatalf("create of %d bad manifests: %v, %s", len(says), err, out)
+	// kubectl continues after an error.
+	out, stderr, err := k.withStdin(manifests.String()).execute("create -f -")
+	errs := strings.Split(strings.TrimSpace(stderr), "\n")
+	if err == nil || out != "" || len(errs) != len(wants) {
+		t.Fatalf("create of %d bad manifests: got %d errors, %v, output %q", len(wants), len(errs), err, out)
 	}
-	for i, want := range says {
-		if !strings.Contains(answers[i], want) {
-			t.Errorf("answered\n%s\nwant in it\n%s", answers[i], want)
+	for i, want := range wants {
+		if !strings.Contains(errs[i], want) {
+			t.Errorf("got\n%s\nwant in it\n%s", errs[i], want)
 		}
 	}
 	if tasks, err := client.Tasks(k.namespace).List(t.Context(), metav1.ListOptions{}); err != nil || len(tasks.Items) > 0 {
-		t.Errorf("bad tasks were stored: %v, %v", tasks, err)
+		t.Errorf("got tasks %v, %v, want none", tasks, err)
 	}
 	if sets, err := client.TaskSets(k.namespace).List(t.Context(), metav1.ListOptions{}); err != nil || len(sets.Items) > 0 {
-		t.Errorf("bad sets were stored: %v, %v", sets, err)
+		t.Errorf("got task sets %v, %v, want none", sets, err)
 	}
 
-	// All that is wrong is told at once.
-	k.with(manifest("Task", "bad", "{backoffLimit: -1, tolerations: [{key: a, tolerationSeconds: 3}]}")).refuses(1, []string{
+	// All mistakes are reported at once.
+	k.withStdin(manifest("Task", "bad", "{backoffLimit: -1, tolerations: [{key: a, tolerationSeconds: 3}]}")).expectFailure(1, []string{
 		"* spec.command: Required value", "* spec.backoffLimit: Invalid value: -1", `* spec.tolerations[0].effect: Invalid value: ""`,
 	}, "create -f -")
 	for _, name := range []string{"Bad", "bad_name", "bad..name", strings.Repeat("a", 254)} {
-		k.with(manifest("Task", name, "{command: [a]}")).refuses(1, []string{"metadata.name: Invalid value: "}, "create -f -")
+		k.withStdin(manifest("Task", name, "{command: [a]}")).expectFailure(1, []string{"metadata.name: Invalid value: "}, "create -f -")
 	}
 
-	// An unknown field is refused unless one says otherwise.
+	// --validate accepts unknown fields.
 	typo := manifest("Task", "typo", "{command: [a], comand: [b]}")
-	out, stderr, err = k.with(typo).try("create --validate=warn -f -")
+	out, stderr, err = k.withStdin(typo).execute("create --validate=warn -f -")
 	if err != nil || out != "task.batch.leat.dev/typo created" || !strings.Contains(stderr, `Warning: unknown field "spec.comand"`) {
 		t.Errorf("create --validate=warn: %s, %s, %v", out, stderr, err)
 	}
 	k.run("delete tk typo")
-	out, stderr, err = k.with(typo).try("create --validate=ignore -f -")
+	out, stderr, err = k.withStdin(typo).execute("create --validate=ignore -f -")
 	if err != nil || out != "task.batch.leat.dev/typo created" || stderr != "" {
 		t.Errorf("create --validate=ignore: %s, %s, %v", out, stderr, err)
 	}
-	// What looks like a secret is stored, with a warning.
-	_, stderr, err = k.with(manifest("Task", "secret", "{command: [a], env: [{name: DB_PASSWORD, value: hunter2}]}")).try("create -f -")
+	// A value that looks like a secret causes a warning.
+	_, stderr, err = k.withStdin(manifest("Task", "secret", "{command: [a], env: [{name: DB_PASSWORD, value: hunter2}]}")).execute("create -f -")
 	if err != nil || !strings.Contains(stderr, "Warning: spec.env[0]: DB_PASSWORD looks like a secret") {
-		t.Errorf("create with a password: %s, %v", stderr, err)
+		t.Errorf("create with a password: got %s, %v, want a warning", stderr, err)
 	}
 }
 
-// testKubectlBadRequests sends what no client library would: forged, broken and hostile requests. Each must be answered quickly and
-// clearly by a status of 400 to 499, store nothing and leave the server as it was.
+// testKubectlBadRequests sends forged, malformed and hostile requests. Each must fail quickly with a clear Status, and
+// neither write an object nor stop the server.
 func testKubectlBadRequests(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	k.with(manifest("Task", "good", "{command: [sleep]}")).run("create -f -")
-	k.with(manifest("Task", "second", "{command: [sleep]}")).run("create -f -")
+	k := newTerminal(t, e)
+	k.withStdin(manifest("Task", "good", "{command: [sleep]}")).run("create -f -")
+	k.withStdin(manifest("Task", "second", "{command: [sleep]}")).run("create -f -")
 	config := e.Admin(t)
 	client, err := rest.HTTPClientFor(config)
 	kit.Check(t, err)
@@ -185,16 +185,16 @@ func testKubectlBadRequests(t *testing.T, e *kit.Env) {
 	for _, test := range []struct {
 		name, method, url, contentType, body string
 		status                               []int
-		says                                 string
+		want                                 string
 	}{
 		{"field twice", "POST", tasks + "?fieldValidation=Strict", asJSON, task(`, "command": ["b"]`), []int{400}, `duplicate field "spec.command"`},
 		{"body over 3 MiB", "POST", tasks, asJSON, task(`, "args": ["` + strings.Repeat("x", 3<<20) + `"]`), []int{413}, "limit is 3145728"},
-		{"more than etcd takes", "POST", tasks, asJSON, task(`, "args": ["` + strings.Repeat("x", 2<<20) + `"]`), []int{422}, "spec: Invalid value: command, args and env must be at most 1048576 bytes together, and are 2097153"},
+		{"more than etcd stores", "POST", tasks, asJSON, task(`, "args": ["` + strings.Repeat("x", 2<<20) + `"]`), []int{422}, "spec: Invalid value: command, args and env must be at most 1048576 bytes together, and are 2097153"},
 		{"deep list", "POST", tasks, asJSON, task(`, "args": ` + deepList), []int{413}, "nested more than 100 deep"},
 		{"deep map in an unknown field", "POST", tasks, asJSON, task(`, "x": ` + deepMap), []int{413}, "nested more than 100 deep"},
 		{"deep YAML", "POST", tasks, asYAML, "apiVersion: batch.leat.dev/v1alpha1\nkind: Task\nmetadata: {name: bad}\nspec: {command: " + deepList + "}", []int{400}, "exceeded max depth"},
 		{"YAML alias bomb", "POST", tasks, asYAML, bomb, []int{400}, "excessive aliasing"},
-		{"nothing", "POST", tasks, asJSON, "", []int{400}, "the object provided is unrecognized (must be of type Task)"},
+		{"empty body", "POST", tasks, asJSON, "", []int{400}, "the object provided is unrecognized (must be of type Task)"},
 		{"half of an object", "POST", tasks, asJSON, `{"apiVersion": `, []int{400}, "the object provided is unrecognized (must be of type Task)"},
 		{"list for object", "POST", tasks, asJSON, "[]", []int{400}, "the object provided is unrecognized (must be of type Task)"},
 		{"another kind", "POST", tasks, asJSON, `{"apiVersion": "batch.leat.dev/v1alpha1", "kind": "TaskSet", "metadata": {"name": "bad"}}`, []int{400}, "cannot be handled as a Task"},
@@ -208,17 +208,17 @@ func testKubectlBadRequests(t *testing.T, e *kit.Env) {
 		{"broken field selector", "GET", tasks + "?fieldSelector=spec..", "", "", []int{400}, "invalid selector: 'spec..'"},
 		{"broken label selector", "GET", tasks + "?labelSelector=a%3Db%3Dc", "", "", []int{400}, "found '=', expected: ',' or 'end of string'"},
 		{"label selector that is no label", "GET", tasks + "?labelSelector=" + url.QueryEscape("a in (b c)"), "", "", []int{400}, "found 'c', expected: ',' or ')'"},
-		{"continue token of nonsense", "GET", tasks + "?limit=1&continue=abc", "", "", []int{400}, "continue key is not valid"},
-		{"continue token that climbs", "GET", tasks + token(1, "../../secrets/x"), "", "", []int{400}, "continue key is not valid"},
+		{"malformed continue token", "GET", tasks + "?limit=1&continue=abc", "", "", []int{400}, "continue key is not valid"},
+		{"continue token with ..", "GET", tasks + token(1, "../../secrets/x"), "", "", []int{400}, "continue key is not valid"},
 		{"continue token of another version of tokens", "GET", tasks + "?limit=1&continue=" + base64.RawURLEncoding.EncodeToString([]byte(`{"v":"meta.k8s.io/v9","rv":1,"start":"x"}`)), "", "", []int{400}, "continue key is not valid"},
 		{"continue token of the future", "GET", tasks + token(1<<40, "good\x00"), "", "", []int{400, 410, 504}, ""},
 		{"limit in words", "GET", tasks + "?limit=few", "", "", []int{400}, `parsing "few": invalid syntax`},
-		{"version in words", "GET", tasks + "?resourceVersion=new", "", "", []int{400}, `resourceVersion: Invalid value: "new"`},
-		{"match of no kind", "GET", tasks + "?resourceVersion=1&resourceVersionMatch=Almost", "", "", []int{422}, `resourceVersionMatch: Unsupported value: "Almost": supported values: "Exact", "NotOlderThan"`},
+		{"resourceVersion in words", "GET", tasks + "?resourceVersion=new", "", "", []int{400}, `resourceVersion: Invalid value: "new"`},
+		{"unknown resourceVersionMatch", "GET", tasks + "?resourceVersion=1&resourceVersionMatch=Almost", "", "", []int{422}, `resourceVersionMatch: Unsupported value: "Almost": supported values: "Exact", "NotOlderThan"`},
 
 		{"half of a patch", "PATCH", good, jsonPatch, "[{", []int{400}, "invalid JSON patch"},
 		{"object for JSON patch", "PATCH", good, jsonPatch, "{}", []int{400}, "error decoding patch"},
-		{"JSON patch of what is not there", "PATCH", good, jsonPatch, `[{"op": "replace", "path": "/spec/nope/x", "value": 1}]`, []int{422}, ""},
+		{"JSON patch of a missing field", "PATCH", good, jsonPatch, `[{"op": "replace", "path": "/spec/nope/x", "value": 1}]`, []int{422}, ""},
 		{"JSON patch whose test fails", "PATCH", good, jsonPatch, `[{"op": "test", "path": "/spec/queueName", "value": "x"}]`, []int{422}, ""},
 		{"JSON patch of many steps", "PATCH", good, jsonPatch, "[" + strings.TrimSuffix(strings.Repeat(`{"op": "test", "path": "/kind", "value": "Task"},`, 10_001), ",") + "]", []int{413}, "a list in the body has more than 1000 items"},
 		{"list for merge patch", "PATCH", good, mergePatch, "[]", []int{400}, "error decoding patch"},
@@ -232,16 +232,16 @@ func testKubectlBadRequests(t *testing.T, e *kit.Env) {
 		{"apply of an unknown field", "PATCH", tasks + "/bad?fieldManager=test", applyPatch, task(`, "comand": ["b"]`), []int{400, 422, 500}, ".spec.comand: field not declared in schema"},
 
 		{"another name", "PUT", good, asJSON, task(""), []int{400}, "the name of the object (bad) does not match the name on the URL (good)"},
-		{"update of nothing", "PUT", tasks + "/bad", asJSON, task(""), []int{404}, `tasks.batch.leat.dev "bad" not found`},
+		{"update of a missing object", "PUT", tasks + "/bad", asJSON, task(""), []int{404}, `tasks.batch.leat.dev "bad" not found`},
 		{"delete of another object", "DELETE", good, asJSON, `{"preconditions": {"uid": "another"}}`, []int{409}, "the UID in the precondition (another) does not match the UID in record"},
-		{"delete of no policy", "DELETE", good, asJSON, `{"propagationPolicy": "Perhaps"}`, []int{422}, `propagationPolicy: Unsupported value: "Perhaps"`},
+		{"unknown deletion policy", "DELETE", good, asJSON, `{"propagationPolicy": "Perhaps"}`, []int{422}, `propagationPolicy: Unsupported value: "Perhaps"`},
 		{"unknown subresource", "POST", good + "/nope", asJSON, "{}", []int{403, 404}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			request, err := http.NewRequestWithContext(t.Context(), test.method, test.url, strings.NewReader(test.body))
 			kit.Check(t, err)
 			request.Header.Set("Content-Type", test.contentType)
-			begun := time.Now()
+			start := time.Now()
 			response, err := client.Do(request)
 			kit.Check(t, err)
 			defer response.Body.Close()
@@ -253,18 +253,18 @@ func testKubectlBadRequests(t *testing.T, e *kit.Env) {
 			for _, code := range test.status {
 				expected = expected || response.StatusCode == code
 			}
-			if !expected || !strings.Contains(status.Message, test.says) || int(status.Code) != response.StatusCode {
-				t.Errorf("answered %d %s, want %d and %q", response.StatusCode, status.Message, test.status, test.says)
+			if !expected || !strings.Contains(status.Message, test.want) || int(status.Code) != response.StatusCode {
+				t.Errorf("got %d %s, want %d and %q", response.StatusCode, status.Message, test.status, test.want)
 			}
-			if took := time.Since(begun); took > 5*time.Second {
-				t.Errorf("answered after %s", took)
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("got a response after %s, want at most 5s", took)
 			}
 			if len(status.Message) > 20_000 {
-				t.Errorf("the message is %d bytes long", len(status.Message))
+				t.Errorf("got a message of %d bytes, want at most 20000", len(status.Message))
 			}
 		})
 	}
-	k.says("task.batch.leat.dev/good\ntask.batch.leat.dev/second", "get tk -o name")
-	k.says("1 1", "get tk -o", "jsonpath={.items[*].metadata.generation}")
+	k.expectOutput("task.batch.leat.dev/good\ntask.batch.leat.dev/second", "get tk -o name")
+	k.expectOutput("1 1", "get tk -o", "jsonpath={.items[*].metadata.generation}")
 	kit.Check(t, e.Server.Err())
 }

@@ -29,40 +29,40 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// immediately is what kubectl says of a deletion that does not wait.
-const immediately = "Immediate deletion does not wait for confirmation that the running resource has been terminated."
+// forceDeletionWarning is the warning of kubectl for an immediate deletion.
+const forceDeletionWarning = "Immediate deletion does not wait for confirmation that the running resource has been terminated."
 
 func testKubectlDelete(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	tasks := controller(t, e).Tasks(k.namespace)
-	register(t, e, k.namespace, "w-aaaaa")
+	k := newTerminal(t, e)
+	tasks := controllerClient(t, e).Tasks(k.namespace)
+	registerWorker(t, e, k.namespace, "w-aaaaa")
 	deleted := func(name string) string {
 		return fmt.Sprintf("task.batch.leat.dev %q deleted from %s namespace", name, k.namespace)
 	}
 	gone := func(name string) {
 		t.Helper()
 		if _, err := tasks.Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			t.Errorf("task %s is still there: %v", name, err)
+			t.Errorf("get of the deleted task %s: got %v, want 404", name, err)
 		}
 	}
 
-	// What nothing runs of goes at once, whatever grace it has.
+	// A task without a process is deleted at once, with any grace period.
 	for _, flags := range []string{"", "--now", "--grace-period=60", "--grace-period=0 --force", "--wait=false"} {
-		k.with(manifest("Task", "unbound", "{command: [sleep]}")).run("create -f -")
-		out, _, err := k.try("delete tk unbound " + flags)
+		k.withStdin(manifest("Task", "unbound", "{command: [sleep]}")).run("create -f -")
+		out, _, err := k.execute("delete tk unbound " + flags)
 		kit.Check(t, err)
 		if !strings.HasPrefix(strings.Replace(out, "force deleted", "deleted", 1), deleted("unbound")) {
-			t.Errorf("delete %s: %s", flags, out)
+			t.Errorf("delete %s: got %s", flags, out)
 		}
 		gone("unbound")
 	}
-	k.with(manifest("Task", "finished", "{command: [sleep]}")).run("create -f -")
-	bind(t, tasks, "finished", "w-aaaaa")
-	report(t, tasks, "finished", func(status *batch.TaskStatus) { status.Phase = batch.TaskSucceeded })
-	k.says(deleted("finished"), "delete tk finished")
+	k.withStdin(manifest("Task", "finished", "{command: [sleep]}")).run("create -f -")
+	bindTo(t, tasks, "finished", "w-aaaaa")
+	updateTaskStatus(t, tasks, "finished", func(status *batch.TaskStatus) { status.Phase = batch.TaskSucceeded })
+	k.expectOutput(deleted("finished"), "delete tk finished")
 	gone("finished")
 
-	// A command that runs is given time, as much as was asked for or its task says.
+	// A bound task has the grace period of the request or of its spec.
 	for _, test := range []struct {
 		flags string
 		grace int64
@@ -73,53 +73,53 @@ func testKubectlDelete(t *testing.T, e *kit.Env) {
 		{"--grace-period=0", 1},
 		{"--grace-period=-1", 40},
 	} {
-		k.with(manifest("Task", "bound", "{command: [sleep], terminationGracePeriodSeconds: 40}")).run("create -f -")
-		bind(t, tasks, "bound", "w-aaaaa")
-		k.says(deleted("bound"), "delete tk bound --wait=false "+test.flags)
+		k.withStdin(manifest("Task", "bound", "{command: [sleep], terminationGracePeriodSeconds: 40}")).run("create -f -")
+		bindTo(t, tasks, "bound", "w-aaaaa")
+		k.expectOutput(deleted("bound"), "delete tk bound --wait=false "+test.flags)
 		task, err := tasks.Get(t.Context(), "bound", metav1.GetOptions{})
 		kit.Check(t, err)
 		if task.DeletionTimestamp == nil || *task.DeletionGracePeriodSeconds != test.grace {
-			t.Errorf("delete %q: the grace period is %v, want %d", test.flags, ptr.Deref(task.DeletionGracePeriodSeconds, -1), test.grace)
+			t.Errorf("delete %q: got grace period %v, want %d", test.flags, ptr.Deref(task.DeletionGracePeriodSeconds, -1), test.grace)
 		}
-		k.shows([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE", "bound Terminating w-aaaaa <none> 0 T"}, "get tk bound")
-		// Impatience shortens it.
+		k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE", "bound Terminating w-aaaaa <none> 0 T"}, "get tk bound")
+		// A second request can shorten the grace period.
 		if test.grace > 1 {
 			k.run("delete tk bound --wait=false --now")
 			task, err := tasks.Get(t.Context(), "bound", metav1.GetOptions{})
 			kit.Check(t, err)
 			if *task.DeletionGracePeriodSeconds != 1 {
-				t.Errorf("delete %q, then --now: the grace period is %d, want 1", test.flags, *task.DeletionGracePeriodSeconds)
+				t.Errorf("delete %q, then --now: got grace period %d, want 1", test.flags, *task.DeletionGracePeriodSeconds)
 			}
 		}
-		out, stderr, err := k.try("delete tk bound --grace-period=0 --force")
+		out, stderr, err := k.execute("delete tk bound --grace-period=0 --force")
 		kit.Check(t, err)
-		if !strings.Contains(out, "force deleted") || !strings.Contains(stderr, immediately) {
-			t.Errorf("delete --force: %s %s", out, stderr)
+		if !strings.Contains(out, "force deleted") || !strings.Contains(stderr, forceDeletionWarning) {
+			t.Errorf("delete --force: got %s %s", out, stderr)
 		}
 		gone("bound")
 	}
 
-	// By default kubectl waits until the worker has ended the command.
-	k.with(manifest("Task", "bound", "{command: [sleep]}")).run("create -f -")
-	bind(t, tasks, "bound", "w-aaaaa")
+	// By default, kubectl waits until the worker has deleted the task.
+	k.withStdin(manifest("Task", "bound", "{command: [sleep]}")).run("create -f -")
+	bindTo(t, tasks, "bound", "w-aaaaa")
 	deletes := k.start("delete tk bound -v=6")
-	deletes.watching()
+	deletes.waitForWatch()
 	kit.Check(t, tasks.Delete(t.Context(), "bound", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
-	deletes.end()
+	deletes.waitForExit()
 
-	k.refuses(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "bound" not found`}, "delete tk bound")
-	k.says("", "delete tk bound --ignore-not-found")
+	k.expectFailure(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "bound" not found`}, "delete tk bound")
+	k.expectOutput("", "delete tk bound --ignore-not-found")
 
-	five(k)
-	k.says(deleted("t-0")+" (server dry run)", "delete tk t-0 --dry-run=server")
-	k.says(deleted("t-1")+"\n"+deleted("t-3"), "delete tk -l parity=1")
-	k.says(deleted("t-2"), "delete tk --field-selector=metadata.name=t-2")
-	k.says(deleted("t-0")+"\n"+deleted("t-4"), "delete tk --all")
-	k.says("", "get tk -o name")
+	createFiveTasks(k)
+	k.expectOutput(deleted("t-0")+" (server dry run)", "delete tk t-0 --dry-run=server")
+	k.expectOutput(deleted("t-1")+"\n"+deleted("t-3"), "delete tk -l parity=1")
+	k.expectOutput(deleted("t-2"), "delete tk --field-selector=metadata.name=t-2")
+	k.expectOutput(deleted("t-0")+"\n"+deleted("t-4"), "delete tk --all")
+	k.expectOutput("", "get tk -o name")
 
-	k.with(manifest("TaskSet", "many", "{parallelism: 0, template: {spec: {command: [sleep]}}}")).run("create -f -")
-	k.with(manifest("TaskQueue", "line", "{}")).run("create -f -")
-	k.says(fmt.Sprintf("taskset.batch.leat.dev %q deleted from %s namespace\ntaskqueue.batch.leat.dev %q deleted from %s namespace",
+	k.withStdin(manifest("TaskSet", "many", "{parallelism: 0, template: {spec: {command: [sleep]}}}")).run("create -f -")
+	k.withStdin(manifest("TaskQueue", "line", "{}")).run("create -f -")
+	k.expectOutput(fmt.Sprintf("taskset.batch.leat.dev %q deleted from %s namespace\ntaskqueue.batch.leat.dev %q deleted from %s namespace",
 		"many", k.namespace, "line", k.namespace), "delete tks/many tq/line")
-	k.says(fmt.Sprintf("worker.batch.leat.dev %q deleted from %s namespace", "w-aaaaa", k.namespace), "delete wkr --all")
+	k.expectOutput(fmt.Sprintf("worker.batch.leat.dev %q deleted from %s namespace", "w-aaaaa", k.namespace), "delete wkr --all")
 }

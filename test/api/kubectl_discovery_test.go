@@ -28,62 +28,62 @@ import (
 )
 
 func testKubectlDiscovery(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	k.shows([]string{
+	k := newTerminal(t, e)
+	k.expectTable([]string{
 		"NAME SHORTNAMES APIVERSION NAMESPACED KIND VERBS CATEGORIES",
 		"taskqueues tq batch.leat.dev/v1alpha1 true TaskQueue create,delete,deletecollection,get,list,patch,update,watch all",
 		"tasks tk batch.leat.dev/v1alpha1 true Task create,delete,deletecollection,get,list,patch,update,watch",
 		"tasksets tks batch.leat.dev/v1alpha1 true TaskSet create,delete,deletecollection,get,list,patch,update,watch all",
-		// Not watched: heartbeats are nobody's event.
+		// Without watch: no component needs events of heartbeats.
 		"workerleases batch.leat.dev/v1alpha1 true WorkerLease create,delete,deletecollection,get,list,patch,update",
 		"workers wkr batch.leat.dev/v1alpha1 true Worker create,delete,deletecollection,get,list,patch,update,watch",
 	}, "api-resources --api-group=batch.leat.dev -o wide")
 	if versions := strings.Fields(k.run("api-versions")); !slices.Contains(versions, "batch.leat.dev/v1alpha1") {
-		t.Errorf("api-versions: %s", versions)
+		t.Errorf("api-versions: got %s, want batch.leat.dev/v1alpha1 among them", versions)
 	}
 
-	k.with(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
-	k.with(manifest("TaskSet", "many", "{parallelism: 0, template: {spec: {command: [sleep]}}}")).run("create -f -")
-	k.with(manifest("TaskQueue", "line", "{}")).run("create -f -")
+	k.withStdin(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
+	k.withStdin(manifest("TaskSet", "many", "{parallelism: 0, template: {spec: {command: [sleep]}}}")).run("create -f -")
+	k.withStdin(manifest("TaskQueue", "line", "{}")).run("create -f -")
 	for _, name := range []string{"task", "tasks", "tk", "tasks.batch.leat.dev", "tasks.v1alpha1.batch.leat.dev"} {
-		k.says("task.batch.leat.dev/one", "get -o name "+name)
+		k.expectOutput("task.batch.leat.dev/one", "get -o name "+name)
 	}
-	k.says("taskset.batch.leat.dev/many\ntaskqueue.batch.leat.dev/line", "get -o name tks,tq")
+	k.expectOutput("taskset.batch.leat.dev/many\ntaskqueue.batch.leat.dev/line", "get -o name tks,tq")
 
-	// A set of a million tasks must not drown it. On a host it fails for the kinds that an administrator of Leat may not see,
-	// and shows the others.
-	out, _, err := k.try("get all -o name")
+	// Tasks are not in the category: a TaskSet can have a million. With a host, kubectl prints the kinds that the user may
+	// list, and fails for the others.
+	out, _, err := k.execute("get all -o name")
 	if out != "taskqueue.batch.leat.dev/line\ntaskset.batch.leat.dev/many" || (err == nil) == e.BehindHost() {
-		t.Errorf("get all: %s, %v", out, err)
+		t.Errorf("get all: got %s, %v", out, err)
 	}
 
 	if !e.BehindHost() {
-		return // a host's API tells what one may do
+		return // only the API of a host has access reviews
 	}
-	k.says("yes", "auth can-i create tasks")
-	k.says("yes", "auth can-i create tasks --subresource=eviction")
-	k.says("yes", "auth can-i patch tasksets --subresource=scale")
-	k.says("yes", "auth can-i create workers") // to deny a name
+	k.expectOutput("yes", "auth can-i create tasks")
+	k.expectOutput("yes", "auth can-i create tasks --subresource=eviction")
+	k.expectOutput("yes", "auth can-i patch tasksets --subresource=scale")
+	k.expectOutput("yes", "auth can-i create workers") // to deny an unregistered name
 	for _, refused := range []string{
 		"create tasks --subresource=binding", "update tasks --subresource=status", "watch workerleases", "list pods",
 	} {
-		if out, _, err := k.try("auth can-i " + refused); err == nil || out != "no" {
-			t.Errorf("auth can-i %s: %s, %v", refused, out, err)
+		if out, _, err := k.execute("auth can-i " + refused); err == nil || out != "no" {
+			t.Errorf("auth can-i %s: got %s, %v, want no", refused, out, err)
 		}
 	}
-	if out := table(k.run("auth can-i --list")); !strings.Contains(out, "\ntasks.batch.leat.dev [] [] [create delete deletecollection get list patch update watch]\n") {
-		t.Errorf("auth can-i --list:\n%s", out)
+	if out := normalizeTable(k.run("auth can-i --list")); !strings.Contains(out, "\ntasks.batch.leat.dev [] [] [create delete deletecollection get list patch update watch]\n") {
+		t.Errorf("auth can-i --list: got\n%s\nwant the verbs of tasks in it", out)
 	}
 }
 
 func testKubectlExplain(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	// The aggregator fetches the document some time after it has begun to serve the group.
+	k := newTerminal(t, e)
+	// The aggregator fetches the OpenAPI document some time after it starts to serve the group.
 	kit.Eventually(t, "kubectl can explain tasks", func(context.Context) error {
-		_, _, err := k.try("explain tasks")
+		_, _, err := k.execute("explain tasks")
 		return err
 	})
-	for _, test := range []struct{ path, says string }{
+	for _, test := range []struct{ path, want string }{
 		{"task", "KIND: Task VERSION: v1alpha1 DESCRIPTION: Task is a command that runs, to completion, on one worker."},
 		{"tks", "KIND: TaskSet VERSION: v1alpha1 DESCRIPTION: TaskSet runs one command many times, as an indexed Job does"},
 		{"wkr", "KIND: Worker VERSION: v1alpha1 DESCRIPTION: Worker is a long-running process that runs the tasks bound to it."},
@@ -100,8 +100,8 @@ func testKubectlExplain(t *testing.T, e *kit.Env) {
 		{"workerleases --recursive", "holderIdentity <string> leaseDurationSeconds <integer> renewTime <string>"},
 		{"tq --recursive", "stopPolicy <string> enum: Hold, HoldAndDrain, None weight <integer>"},
 	} {
-		if out := strings.Join(strings.Fields(k.run("explain "+test.path)), " "); !strings.Contains(out, test.says) {
-			t.Errorf("explain %s: want %q in\n%s", test.path, test.says, out)
+		if out := strings.Join(strings.Fields(k.run("explain "+test.path)), " "); !strings.Contains(out, test.want) {
+			t.Errorf("explain %s: got\n%s\nwant %q in it", test.path, out, test.want)
 		}
 	}
 
@@ -120,27 +120,27 @@ func testKubectlExplain(t *testing.T, e *kit.Env) {
 			continue
 		}
 		if schema.Description == "" {
-			t.Errorf("%s is not explained", name)
+			t.Errorf("%s has no description", name)
 		}
 		for field, property := range schema.Properties {
 			fields++
 			if property.Description == "" {
-				t.Errorf("%s.%s is not explained", name, field)
+				t.Errorf("%s.%s has no description", name, field)
 			}
 		}
 	}
 	if fields < 100 {
-		t.Errorf("the document has %d fields of ours: it is not whole", fields)
+		t.Errorf("got %d fields in the OpenAPI document, want at least 100", fields)
 	}
 }
 
 func testKubectlDescribe(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	k.with(manifest("Task", "one", "{command: [sleep, '1'], queueName: nightly}")).run("create -f -")
-	k.with(manifest("TaskSet", "many", "{completions: 3, parallelism: 0, template: {spec: {command: [sleep, '1']}}}")).run("create -f -")
-	k.with(manifest("TaskQueue", "line", "{weight: 3}")).run("create -f -")
-	register(t, e, k.namespace, "w-aaaaa")
-	for _, test := range []struct{ what, says string }{
+	k := newTerminal(t, e)
+	k.withStdin(manifest("Task", "one", "{command: [sleep, '1'], queueName: nightly}")).run("create -f -")
+	k.withStdin(manifest("TaskSet", "many", "{completions: 3, parallelism: 0, template: {spec: {command: [sleep, '1']}}}")).run("create -f -")
+	k.withStdin(manifest("TaskQueue", "line", "{weight: 3}")).run("create -f -")
+	registerWorker(t, e, k.namespace, "w-aaaaa")
+	for _, test := range []struct{ object, want string }{
 		{"tk one", fmt.Sprintf("Name: one Namespace: %s Labels: <none> Annotations: <none> API Version: batch.leat.dev/v1alpha1 Kind: Task", k.namespace)},
 		{"tk one", "Command: sleep 1 Crash Limit: 5 Queue Name: nightly"},
 		{"tk one", "Phase: Pending"},
@@ -149,12 +149,12 @@ func testKubectlDescribe(t *testing.T, e *kit.Env) {
 		{"wkr w-aaaaa", "Allocatable: Tasks: 8"},
 		{"tk", "Name: one"},
 	} {
-		out := strings.Join(strings.Fields(k.run("describe "+test.what)), " ")
-		for _, want := range []string{test.says, "Events: <none>"} {
+		out := strings.Join(strings.Fields(k.run("describe "+test.object)), " ")
+		for _, want := range []string{test.want, "Events: <none>"} {
 			if !strings.Contains(out, want) {
-				t.Errorf("describe %s: want %q in\n%s", test.what, want, out)
+				t.Errorf("describe %s: got\n%s\nwant %q in it", test.object, out, want)
 			}
 		}
 	}
-	k.refuses(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "two" not found`}, "describe tk two")
+	k.expectFailure(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "two" not found`}, "describe tk two")
 }

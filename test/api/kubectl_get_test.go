@@ -33,9 +33,9 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// register registers a worker as it does itself, with room for eight tasks, and not ready: it is given none. Tasks that are bound
-// to a worker that is not there do not stay so where the lifecycle controller runs.
-func register(t testing.TB, e *kit.Env, namespace, name string) *batch.Worker {
+// registerWorker registers a worker for eight tasks, with the worker's rights. It is not ready, so the scheduler binds no
+// tasks to it. In standalone mode, the lifecycle controller evicts tasks of workers that do not exist.
+func registerWorker(t testing.TB, e *kit.Env, namespace, name string) *batch.Worker {
 	t.Helper()
 	workers := kit.Client(t, e.Worker(t, namespace, name)).BatchV1alpha1().Workers(namespace)
 	worker, err := workers.Create(t.Context(), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
@@ -53,16 +53,16 @@ func testKubectlColumns(t *testing.T, e *kit.Env) {
 	t.Run("Tasks", func(t *testing.T) { testTaskColumns(t, e) })
 	t.Run("Workers", func(t *testing.T) { testWorkerColumns(t, e) })
 	if e.Standalone() {
-		return // the controllers write the statuses of sets and queues there
+		return // in standalone mode, controllers write the status of sets and queues
 	}
 	t.Run("TaskSets", func(t *testing.T) { testTaskSetColumns(t, e) })
 	t.Run("TaskQueues", func(t *testing.T) { testTaskQueueColumns(t, e) })
 }
 
 func testTaskColumns(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	tasks := controller(t, e).Tasks(k.namespace)
-	register(t, e, k.namespace, "w-aaaaa")
+	k := newTerminal(t, e)
+	tasks := controllerClient(t, e).Tasks(k.namespace)
+	registerWorker(t, e, k.namespace, "w-aaaaa")
 	unschedulable := func(status *batch.TaskStatus) {
 		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
 			Type: batch.TaskScheduled, Status: metav1.ConditionFalse, Reason: batch.TaskReasonUnschedulable, Message: "no worker has room",
@@ -83,7 +83,7 @@ func testTaskColumns(t *testing.T, e *kit.Env) {
 
 	rows := []string{"NAME STATUS WORKER EXIT ATTEMPTS AGE"}
 	wide := []string{rows[0] + " QUEUE PRIORITY WAIT DURATION REASON"}
-	// Each task, the row that "get" shows of it and what "-o wide" shows besides.
+	// Row is the row of "get", and wide the additional columns of "get -o wide".
 	for _, task := range []struct {
 		name, spec string
 		worker     string
@@ -153,12 +153,12 @@ func testTaskColumns(t *testing.T, e *kit.Env) {
 		if task.spec != "" {
 			spec = "{command: [sleep], " + task.spec + "}"
 		}
-		k.with(manifest("Task", task.name, spec)).run("create -f -")
+		k.withStdin(manifest("Task", task.name, spec)).run("create -f -")
 		if task.worker != "" {
-			bind(t, tasks, task.name, task.worker)
+			bindTo(t, tasks, task.name, task.worker)
 		}
 		if task.status != nil {
-			report(t, tasks, task.name, task.status)
+			updateTaskStatus(t, tasks, task.name, task.status)
 		}
 		if task.then != nil {
 			task.then()
@@ -166,16 +166,16 @@ func testTaskColumns(t *testing.T, e *kit.Env) {
 		rows = append(rows, task.name+" "+task.row)
 		wide = append(wide, task.name+" "+task.row+" "+task.wide)
 	}
-	k.shows(rows, "get tk")
-	k.shows(wide, "get tk -o wide")
+	k.expectTable(rows, "get tk")
+	k.expectTable(wide, "get tk -o wide")
 }
 
 func testTaskSetColumns(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	sets := controller(t, e).TaskSets(k.namespace)
+	k := newTerminal(t, e)
+	sets := controllerClient(t, e).TaskSets(k.namespace)
 	start := metav1.Now()
 	condition := func(name, reason string) metav1.Condition {
-		return metav1.Condition{Type: name, Status: metav1.ConditionTrue, Reason: reason, Message: "as a test has it", LastTransitionTime: start}
+		return metav1.Condition{Type: name, Status: metav1.ConditionTrue, Reason: reason, Message: "set by the test", LastTransitionTime: start}
 	}
 	rows := []string{"NAME STATUS COMPLETIONS ACTIVE FAILED DURATION AGE"}
 	for _, set := range []struct {
@@ -212,7 +212,7 @@ func testTaskSetColumns(t *testing.T, e *kit.Env) {
 			"Suspended 0/3 0 0 <none> T",
 		},
 	} {
-		k.with(manifest("TaskSet", set.name, "{"+set.spec+", template: {spec: {command: [sleep]}}}")).run("create -f -")
+		k.withStdin(manifest("TaskSet", set.name, "{"+set.spec+", template: {spec: {command: [sleep]}}}")).run("create -f -")
 		kit.Eventually(t, "the status of the TaskSet is written", func(context.Context) error {
 			object, err := sets.Get(t.Context(), set.name, metav1.GetOptions{})
 			kit.Check(t, err)
@@ -222,14 +222,14 @@ func testTaskSetColumns(t *testing.T, e *kit.Env) {
 		})
 		rows = append(rows, set.name+" "+set.row)
 	}
-	k.shows(rows, "get tks")
-	k.shows(rows, "get tks -o wide")
-	k.shows([]string{"NAME DESIRED AVAILABLE AGE", "running 50 50 T"}, "get tks running --subresource=scale")
+	k.expectTable(rows, "get tks")
+	k.expectTable(rows, "get tks -o wide")
+	k.expectTable([]string{"NAME DESIRED AVAILABLE AGE", "running 50 50 T"}, "get tks running --subresource=scale")
 }
 
 func testWorkerColumns(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	workers := controller(t, e).Workers(k.namespace)
+	k := newTerminal(t, e)
+	workers := controllerClient(t, e).Workers(k.namespace)
 	rows := []string{"NAME STATUS TASKS VERSION AGE"}
 	for _, worker := range []struct {
 		name          string
@@ -243,7 +243,7 @@ func testWorkerColumns(t *testing.T, e *kit.Env) {
 		{"ready-aaaaa", metav1.ConditionTrue, false, "Ready 3/8 v1.2.3 T"},
 		{"stopping-aaaaa", metav1.ConditionFalse, false, "NotReady 3/8 v1.2.3 T"},
 	} {
-		object := register(t, e, k.namespace, worker.name)
+		object := registerWorker(t, e, k.namespace, worker.name)
 		object.Status.RunningTasks = 3
 		if worker.ready != "" {
 			object.Status.Conditions = []metav1.Condition{{
@@ -253,12 +253,12 @@ func testWorkerColumns(t *testing.T, e *kit.Env) {
 		_, err := workers.UpdateStatus(t.Context(), object, metav1.UpdateOptions{})
 		kit.Check(t, err)
 		if worker.unschedulable {
-			k.says("worker.batch.leat.dev/"+worker.name+" patched", "patch wkr "+worker.name+" --type=merge -p", `{"spec": {"unschedulable": true}}`)
+			k.expectOutput("worker.batch.leat.dev/"+worker.name+" patched", "patch wkr "+worker.name+" --type=merge -p", `{"spec": {"unschedulable": true}}`)
 		}
 		rows = append(rows, worker.name+" "+worker.row)
 	}
-	k.shows(rows, "get wkr")
-	k.shows(rows, "get wkr -o wide")
+	k.expectTable(rows, "get wkr")
+	k.expectTable(rows, "get wkr -o wide")
 
 	lease := &batch.WorkerLease{
 		ObjectMeta: metav1.ObjectMeta{Name: "ready-aaaaa"},
@@ -267,21 +267,21 @@ func testWorkerColumns(t *testing.T, e *kit.Env) {
 	client := kit.Client(t, e.Worker(t, k.namespace, lease.Name))
 	_, err := client.BatchV1alpha1().WorkerLeases(k.namespace).Create(t.Context(), lease, metav1.CreateOptions{})
 	kit.Check(t, err)
-	k.shows([]string{"NAME HOLDER RENEWED AGE", "ready-aaaaa one T T"}, "get workerleases")
+	k.expectTable([]string{"NAME HOLDER RENEWED AGE", "ready-aaaaa one T T"}, "get workerleases")
 }
 
 func testTaskQueueColumns(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	queues, people := controller(t, e).TaskQueues(k.namespace), kit.Client(t, e.Admin(t)).BatchV1alpha1().TaskQueues(k.namespace)
+	k := newTerminal(t, e)
+	queues, adminQueues := controllerClient(t, e).TaskQueues(k.namespace), kit.Client(t, e.Admin(t)).BatchV1alpha1().TaskQueues(k.namespace)
 	rows := []string{"NAME PENDING RUNNING LIMIT STOP AGE"}
 	for _, queue := range []struct{ name, spec, row string }{
 		{"drained", "{stopPolicy: HoldAndDrain}", "12 3 <none> HoldAndDrain T"},
 		{"free", "{}", "12 3 <none> <none> T"},
 		{"limited", "{maxRunningTasks: 20, stopPolicy: Hold}", "12 3 20 Hold T"},
 	} {
-		k.with(manifest("TaskQueue", queue.name, queue.spec)).run("create -f -")
+		k.withStdin(manifest("TaskQueue", queue.name, queue.spec)).run("create -f -")
 		kit.Eventually(t, "the status of the TaskQueue is written", func(context.Context) error {
-			object, err := people.Get(t.Context(), queue.name, metav1.GetOptions{})
+			object, err := adminQueues.Get(t.Context(), queue.name, metav1.GetOptions{})
 			kit.Check(t, err)
 			object.Status.Pending, object.Status.Running = 12, 3
 			_, err = queues.UpdateStatus(t.Context(), object, metav1.UpdateOptions{})
@@ -289,21 +289,21 @@ func testTaskQueueColumns(t *testing.T, e *kit.Env) {
 		})
 		rows = append(rows, queue.name+" "+queue.row)
 	}
-	k.shows(rows, "get tq")
-	k.shows(rows, "get tq -o wide")
+	k.expectTable(rows, "get tq")
+	k.expectTable(rows, "get tq -o wide")
 }
 
 func testKubectlOutput(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	k.says("", "get tk")
-	if _, stderr, err := k.try("get tk"); err != nil || stderr != fmt.Sprintf("No resources found in %s namespace.\n", k.namespace) {
-		t.Errorf("get tk of none: %q, %v", stderr, err)
+	k := newTerminal(t, e)
+	k.expectOutput("", "get tk")
+	if _, stderr, err := k.execute("get tk"); err != nil || stderr != fmt.Sprintf("No resources found in %s namespace.\n", k.namespace) {
+		t.Errorf("get tk of an empty namespace: got %q, %v", stderr, err)
 	}
-	k.with(manifest("Task", "one", "{command: [sleep, '1'], priority: 2}")).run("create -f -")
-	k.with(manifest("Task", "two", "{command: [sleep, '2'], priority: 1}")).run("create -f -")
+	k.withStdin(manifest("Task", "one", "{command: [sleep, '1'], priority: 2}")).run("create -f -")
+	k.withStdin(manifest("Task", "two", "{command: [sleep, '2'], priority: 1}")).run("create -f -")
 	k.run("label tk one app=web")
 
-	want, err := controller(t, e).Tasks(k.namespace).Get(t.Context(), "one", metav1.GetOptions{})
+	want, err := controllerClient(t, e).Tasks(k.namespace).Get(t.Context(), "one", metav1.GetOptions{})
 	kit.Check(t, err)
 	for _, format := range []string{"yaml", "json"} {
 		var got batch.Task
@@ -311,7 +311,7 @@ func testKubectlOutput(t *testing.T, e *kit.Env) {
 		kit.Check(t, yaml.UnmarshalStrict([]byte(out), &got))
 		if got.APIVersion != "batch.leat.dev/v1alpha1" || got.Kind != "Task" || got.UID != want.UID || got.Spec.Command[1] != "1" ||
 			len(got.ManagedFields) == 0 {
-			t.Errorf("get -o %s:\n%s", format, out)
+			t.Errorf("get -o %s: got\n%s", format, out)
 		}
 		var list struct {
 			metav1.TypeMeta `json:",inline"`
@@ -319,37 +319,37 @@ func testKubectlOutput(t *testing.T, e *kit.Env) {
 		}
 		kit.Check(t, yaml.Unmarshal([]byte(k.run("get tk -o "+format)), &list))
 		if list.Kind != "List" || len(list.Items) != 2 || list.Items[1].Kind != "Task" {
-			t.Errorf("get of a list -o %s: %v", format, list)
+			t.Errorf("get of a list -o %s: got %v", format, list)
 		}
 	}
-	k.says("task.batch.leat.dev/one\ntask.batch.leat.dev/two", "get tk -o name")
-	k.says(`["sleep","1"] default Pending`, "get tk one -o", "jsonpath={.spec.command} {.spec.queueName} {.status.phase}")
-	k.says("one two", "get tk -o", "jsonpath={.items[*].metadata.name}")
-	k.says("30", "get tk one -o", "go-template={{.spec.terminationGracePeriodSeconds}}")
-	k.shows([]string{"N P", "one 2", "two 1"}, "get tk -o custom-columns=N:.metadata.name,P:.spec.priority")
-	k.shows([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE LABELS", "one Pending <none> <none> 0 T app=web"}, "get tk one --show-labels")
-	k.shows([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE APP", "one Pending <none> <none> 0 T web", "two Pending <none> <none> 0 T"}, "get tk -L app")
-	k.shows([]string{"one Pending <none> <none> 0 T", "two Pending <none> <none> 0 T"}, "get tk --no-headers")
-	k.shows([]string{"two Pending <none> <none> 0 T", "one Pending <none> <none> 0 T"}, "get tk --no-headers --sort-by=.spec.priority")
-	k.shows([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE", "one Pending <none> <none> 0 T"}, "get tk one --subresource=status")
-	k.refuses(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "three" not found`}, "get tk three")
-	k.says("", "get tk three --ignore-not-found")
+	k.expectOutput("task.batch.leat.dev/one\ntask.batch.leat.dev/two", "get tk -o name")
+	k.expectOutput(`["sleep","1"] default Pending`, "get tk one -o", "jsonpath={.spec.command} {.spec.queueName} {.status.phase}")
+	k.expectOutput("one two", "get tk -o", "jsonpath={.items[*].metadata.name}")
+	k.expectOutput("30", "get tk one -o", "go-template={{.spec.terminationGracePeriodSeconds}}")
+	k.expectTable([]string{"N P", "one 2", "two 1"}, "get tk -o custom-columns=N:.metadata.name,P:.spec.priority")
+	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE LABELS", "one Pending <none> <none> 0 T app=web"}, "get tk one --show-labels")
+	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE APP", "one Pending <none> <none> 0 T web", "two Pending <none> <none> 0 T"}, "get tk -L app")
+	k.expectTable([]string{"one Pending <none> <none> 0 T", "two Pending <none> <none> 0 T"}, "get tk --no-headers")
+	k.expectTable([]string{"two Pending <none> <none> 0 T", "one Pending <none> <none> 0 T"}, "get tk --no-headers --sort-by=.spec.priority")
+	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE", "one Pending <none> <none> 0 T"}, "get tk one --subresource=status")
+	k.expectFailure(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "three" not found`}, "get tk three")
+	k.expectOutput("", "get tk three --ignore-not-found")
 
-	everywhere := k.run("get tk --all-namespaces --no-headers")
+	all := k.run("get tk --all-namespaces --no-headers")
 	for _, name := range []string{"one", "two"} {
-		if !strings.Contains(table(everywhere), k.namespace+" "+name+" Pending") {
-			t.Errorf("get --all-namespaces lacks %s:\n%s", name, everywhere)
+		if !strings.Contains(normalizeTable(all), k.namespace+" "+name+" Pending") {
+			t.Errorf("get --all-namespaces: got\n%s\nwant task %s in it", all, name)
 		}
 	}
 }
 
 func testKubectlSelectors(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	tasks := controller(t, e).Tasks(k.namespace)
-	five(k)
-	register(t, e, k.namespace, "w-aaaaa")
-	bind(t, tasks, "t-3", "w-aaaaa")
-	report(t, tasks, "t-3", func(status *batch.TaskStatus) { status.Phase = batch.TaskRunning })
+	k := newTerminal(t, e)
+	tasks := controllerClient(t, e).Tasks(k.namespace)
+	createFiveTasks(k)
+	registerWorker(t, e, k.namespace, "w-aaaaa")
+	bindTo(t, tasks, "t-3", "w-aaaaa")
+	updateTaskStatus(t, tasks, "t-3", func(status *batch.TaskStatus) { status.Phase = batch.TaskRunning })
 
 	for selector, want := range map[string]string{
 		"-l parity=0":                        "t-0 t-2 t-4",
@@ -366,18 +366,18 @@ func testKubectlSelectors(t *testing.T, e *kit.Env) {
 		"--field-selector=metadata.namespace=nobody":                           "",
 		"-l parity=1 --field-selector=spec.queueName=q-1,status.phase=Pending": "t-1",
 	} {
-		k.says(want, "get tk "+selector+" -o", "jsonpath={.items[*].metadata.name}")
+		k.expectOutput(want, "get tk "+selector+" -o", "jsonpath={.items[*].metadata.name}")
 	}
-	k.refuses(1, []string{
+	k.expectFailure(1, []string{
 		`Error from server (BadRequest): `,
 		`field label "spec.comand" is not supported by Task: use one of metadata.name, metadata.namespace, spec.queueName, spec.workerName, status.phase`,
 	}, "get tk --field-selector=spec.comand=sleep")
 
-	// Pages come in order, each object once, and are asked for as such.
-	out, log, err := k.try("get tk --chunk-size=2 -v=8 -o name")
+	// kubectl requests pages, and each object is on one of them, in order.
+	out, log, err := k.execute("get tk --chunk-size=2 -v=8 -o name")
 	kit.Check(t, err)
 	if out != "task.batch.leat.dev/t-0\ntask.batch.leat.dev/t-1\ntask.batch.leat.dev/t-2\ntask.batch.leat.dev/t-3\ntask.batch.leat.dev/t-4" {
-		t.Errorf("get in pages:\n%s", out)
+		t.Errorf("get --chunk-size=2: got\n%s\nwant t-0 to t-4", out)
 	}
 	first, next := 0, 0
 	for line := range strings.Lines(log) {
@@ -390,48 +390,48 @@ func testKubectlSelectors(t *testing.T, e *kit.Env) {
 		}
 	}
 	if first != 1 || next != 2 {
-		t.Errorf("5 objects in pages of 2: %d first pages and %d others", first, next)
+		t.Errorf("got %d requests without a continue token and %d with one, want 1 and 2", first, next)
 	}
 }
 
 func testKubectlWatch(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	tasks := controller(t, e).Tasks(k.namespace)
-	register(t, e, k.namespace, "w-aaaaa")
-	k.with(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: later}]}")).run("create -f -")
-	k.with(manifest("Task", "other", "{command: [sleep]}")).run("create -f -")
+	k := newTerminal(t, e)
+	tasks := controllerClient(t, e).Tasks(k.namespace)
+	registerWorker(t, e, k.namespace, "w-aaaaa")
+	k.withStdin(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: later}]}")).run("create -f -")
+	k.withStdin(manifest("Task", "other", "{command: [sleep]}")).run("create -f -")
 
-	every := k.start("get tk -w --output-watch-events")
+	all := k.start("get tk -w --output-watch-events")
 	selected := k.start("get tk -w --field-selector=spec.workerName=w-aaaaa")
 	named := k.start("get tk one -w --watch-only -o", "jsonpath={.spec.workerName}{\"\\n\"}", "-v=6")
-	every.line("EVENT NAME STATUS WORKER EXIT ATTEMPTS AGE")
-	every.line("ADDED one SchedulingGated <none> <none> 0 T")
-	named.watching()
+	all.waitForLine("EVENT NAME STATUS WORKER EXIT ATTEMPTS AGE")
+	all.waitForLine("ADDED one SchedulingGated <none> <none> 0 T")
+	named.waitForWatch()
 
 	k.run("patch tk one --type=merge -p", `{"spec": {"schedulingGates": null}}`)
-	every.line("MODIFIED one Pending <none> <none> 0 T")
-	bind(t, tasks, "one", "w-aaaaa")
-	every.line("MODIFIED one Pending w-aaaaa <none> 0 T")
-	selected.line("one Pending w-aaaaa <none> 0 T")
-	named.line("w-aaaaa")
-	report(t, tasks, "one", func(status *batch.TaskStatus) { status.Phase, status.Attempts = batch.TaskRunning, 1 })
-	every.line("MODIFIED one Running w-aaaaa <none> 1 T")
-	selected.line("one Running w-aaaaa <none> 1 T")
+	all.waitForLine("MODIFIED one Pending <none> <none> 0 T")
+	bindTo(t, tasks, "one", "w-aaaaa")
+	all.waitForLine("MODIFIED one Pending w-aaaaa <none> 0 T")
+	selected.waitForLine("one Pending w-aaaaa <none> 0 T")
+	named.waitForLine("w-aaaaa")
+	updateTaskStatus(t, tasks, "one", func(status *batch.TaskStatus) { status.Phase, status.Attempts = batch.TaskRunning, 1 })
+	all.waitForLine("MODIFIED one Running w-aaaaa <none> 1 T")
+	selected.waitForLine("one Running w-aaaaa <none> 1 T")
 	kit.Check(t, tasks.Delete(t.Context(), "one", metav1.DeleteOptions{}))
-	every.line("MODIFIED one Terminating w-aaaaa <none> 1 T")
+	all.waitForLine("MODIFIED one Terminating w-aaaaa <none> 1 T")
 	kit.Check(t, tasks.Delete(t.Context(), "one", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
-	every.line("DELETED one Terminating w-aaaaa <none> 1 T")
+	all.waitForLine("DELETED one Terminating w-aaaaa <none> 1 T")
 
-	// A watch that a client bounds ends at its bound, as one that it asked for.
-	begun := time.Now()
+	// A watch with timeoutSeconds ends without an error.
+	start := time.Now()
 	out := k.run("get --raw", "/apis/batch.leat.dev/v1alpha1/namespaces/"+k.namespace+"/tasks?watch=true&timeoutSeconds=1")
-	if took := time.Since(begun); took > timeout/2 || !strings.Contains(out, `"type":"ADDED"`) || strings.Contains(out, `"type":"ERROR"`) {
-		t.Errorf("a watch of a second took %s and gave\n%s", took, out)
+	if took := time.Since(start); took > timeout/2 || !strings.Contains(out, `"type":"ADDED"`) || strings.Contains(out, `"type":"ERROR"`) {
+		t.Errorf("watch with timeoutSeconds=1: got, after %s,\n%s", took, out)
 	}
-	// Heartbeats are nobody's event, and on a host not even an administrator's right.
-	refusal := "Error from server (Forbidden): "
+	// Leases have no watch. With a host, not even administrators have the right to it.
+	want := "Error from server (Forbidden): "
 	if e.Standalone() {
-		refusal = "Error from server (MethodNotAllowed): "
+		want = "Error from server (MethodNotAllowed): "
 	}
-	k.refuses(1, []string{refusal}, "get workerleases -w")
+	k.expectFailure(1, []string{want}, "get workerleases -w")
 }

@@ -39,6 +39,7 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
+// testKubectl uses every verb of kubectl, and sends bad input.
 func testKubectl(t *testing.T, e *kit.Env) {
 	for _, area := range []struct {
 		name string
@@ -67,10 +68,10 @@ func testKubectl(t *testing.T, e *kit.Env) {
 	}
 }
 
-// timeout bounds every wait for something that takes milliseconds on a machine that is not busy.
+// timeout limits waits for what takes milliseconds on an idle machine.
 const timeout = time.Minute
 
-// terminal is where a person types kubectl commands.
+// terminal runs kubectl as a user, in a namespace.
 type terminal struct {
 	t          testing.TB
 	e          *kit.Env
@@ -79,79 +80,80 @@ type terminal struct {
 	stdin      string
 }
 
-// open gives the administrator's terminal in a namespace of the test's own.
-func open(t testing.TB, e *kit.Env) terminal {
+// newTerminal returns a terminal of the administrator, in a namespace of the test.
+func newTerminal(t testing.TB, e *kit.Env) terminal {
 	t.Helper()
 	namespace := e.Namespace(t)
 	return terminal{t: t, e: e, namespace: namespace, kubeconfig: e.Kubeconfig(t, e.Admin(t), namespace)}
 }
 
-// as gives the terminal of someone else.
-func (k terminal) as(config *rest.Config) terminal {
+// withUser returns a terminal of another user.
+func (k terminal) withUser(config *rest.Config) terminal {
 	k.t.Helper()
 	k.kubeconfig = k.e.Kubeconfig(k.t, config, k.namespace)
 	return k
 }
 
-// with gives a terminal whose next commands read this on their standard input.
-func (k terminal) with(stdin string) terminal {
+// withStdin returns a terminal whose commands read stdin.
+func (k terminal) withStdin(stdin string) terminal {
 	k.stdin = stdin
 	return k
 }
 
-// run runs kubectl with the words of line and then, as they are, more arguments. It must succeed. What it printed is given
-// without the last newline.
+// run runs kubectl with the words of line and more arguments. It returns the standard output without the last newline. It
+// fails the test at once if kubectl fails.
 func (k terminal) run(line string, more ...string) string {
 	k.t.Helper()
-	out, _, err := k.try(line, more...)
+	out, _, err := k.execute(line, more...)
 	if err != nil {
 		k.t.Fatal(err)
 	}
 	return out
 }
 
-func (k terminal) try(line string, more ...string) (stdout, stderr string, err error) {
+// execute runs kubectl as run does, and returns its outputs and its error.
+func (k terminal) execute(line string, more ...string) (stdout, stderr string, err error) {
 	k.t.Helper()
 	stdout, stderr, err = k.e.Kubectl(k.t, k.kubeconfig, k.stdin, append(strings.Fields(line), more...)...)
 	return strings.TrimSuffix(stdout, "\n"), stderr, err
 }
 
-// says runs kubectl, which must succeed and print exactly this.
-func (k terminal) says(want, line string, more ...string) {
+// expectOutput checks that kubectl succeeds with this standard output.
+func (k terminal) expectOutput(want, line string, more ...string) {
 	k.t.Helper()
 	if got := k.run(line, more...); got != want {
-		k.t.Errorf("kubectl %s %s printed\n%s\nwant\n%s", line, more, got, want)
+		k.t.Errorf("kubectl %s %s: got\n%s\nwant\n%s", line, more, got, want)
 	}
 }
 
-// shows runs kubectl, which must succeed and print a table with exactly these lines, where times are written as "T".
-func (k terminal) shows(want []string, line string, more ...string) {
+// expectTable checks that kubectl succeeds and prints a table with these lines, with "T" in the place of times.
+func (k terminal) expectTable(want []string, line string, more ...string) {
 	k.t.Helper()
-	if got, want := table(k.run(line, more...)), strings.Join(want, "\n"); got != want {
-		k.t.Errorf("kubectl %s %s printed\n%s\nwant\n%s", line, more, got, want)
+	if got, want := normalizeTable(k.run(line, more...)), strings.Join(want, "\n"); got != want {
+		k.t.Errorf("kubectl %s %s: got\n%s\nwant\n%s", line, more, got, want)
 	}
 }
 
-// refuses runs kubectl, which must end with that status and say each of these on its standard error.
-func (k terminal) refuses(status int, says []string, line string, more ...string) {
+// expectFailure checks that kubectl exits with the status and prints each of the texts to standard error.
+func (k terminal) expectFailure(status int, texts []string, line string, more ...string) {
 	k.t.Helper()
-	out, stderr, err := k.try(line, more...)
+	out, stderr, err := k.execute(line, more...)
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != status {
-		k.t.Errorf("kubectl %s %s ended with %v and printed\n%s\nwant exit status %d", line, more, err, out, status)
+		k.t.Errorf("kubectl %s %s: got %v and output\n%s\nwant exit status %d", line, more, err, out, status)
 	}
-	for _, want := range says {
+	for _, want := range texts {
 		if !strings.Contains(stderr, want) {
-			k.t.Errorf("kubectl %s %s said\n%s\nwant %q in it", line, more, stderr, want)
+			k.t.Errorf("kubectl %s %s: got standard error\n%s\nwant %q in it", line, more, stderr, want)
 		}
 	}
 }
 
 var times = regexp.MustCompile(`^(\d+[dhms])+$`)
 
-// table gives a printed table in a form that can be compared: columns one space apart, and times, which depend on how fast the
-// test runs, as "T".
-func table(out string) string {
+// normalizeTable returns a printed table with columns one space apart and "T" in the place of times, which depend on the
+// speed of the test.
+func normalizeTable(out string) string {
 	var lines []string
 	for line := range strings.Lines(out) {
 		words := strings.Fields(line)
@@ -165,16 +167,16 @@ func table(out string) string {
 	return strings.Join(lines, "\n")
 }
 
-// session is a kubectl that runs for as long as it likes.
+// session is a kubectl that runs in the background.
 type session struct {
 	t     testing.TB
 	name  string
-	lines chan string // of both outputs; closed at the end
+	lines chan string // of both outputs; closed after the last
 	ended chan struct{}
-	err   error // how it ended; read after ended
+	err   error // of the process; valid after ended is closed
 }
 
-// start runs kubectl in the background, until the test ends at the latest.
+// start runs kubectl in the background. The end of the test kills it.
 func (k terminal) start(line string, more ...string) *session {
 	k.t.Helper()
 	root, err := host.RepositoryRoot()
@@ -195,48 +197,48 @@ func (k terminal) start(line string, more ...string) *session {
 		for scanner := bufio.NewScanner(reader); scanner.Scan(); {
 			s.lines <- scanner.Text()
 		}
-		_, _ = io.Copy(io.Discard, reader) // what no scanner takes must not hold kubectl back
+		_, _ = io.Copy(io.Discard, reader) // after an error of the scanner, kubectl must not block
 	}()
-	k.t.Cleanup(func() { <-s.ended }) // it writes to its cache until then
+	k.t.Cleanup(func() { <-s.ended }) // until then, it writes to its cache
 	return s
 }
 
-// until reads until a line, as table gives it, matches.
-func (s *session) until(matches func(string) bool) {
+// waitFor reads lines until one matches. Lines are in the form of normalizeTable.
+func (s *session) waitFor(matches func(string) bool) {
 	s.t.Helper()
 	var seen []string
 	last := func() string { return strings.Join(seen[max(0, len(seen)-20):], "\n") }
-	late := time.After(timeout)
+	expired := time.After(timeout)
 	for {
 		select {
 		case line, ok := <-s.lines:
 			if !ok {
-				s.t.Fatalf("%s ended before it printed what was waited for; the last that it printed is\n%s", s.name, last())
+				s.t.Fatalf("%s exited before it printed the expected line; its last lines are\n%s", s.name, last())
 			}
-			seen = append(seen, table(line))
+			seen = append(seen, normalizeTable(line))
 			if matches(seen[len(seen)-1]) {
 				return
 			}
-		case <-late:
-			s.t.Fatalf("%s has not printed what was waited for; the last that it printed is\n%s", s.name, last())
+		case <-expired:
+			s.t.Fatalf("%s has not printed the expected line; its last lines are\n%s", s.name, last())
 		}
 	}
 }
 
-// line reads until this line, as table gives it.
-func (s *session) line(want string) {
+// waitForLine reads until this line, in the form of normalizeTable.
+func (s *session) waitForLine(want string) {
 	s.t.Helper()
-	s.until(func(line string) bool { return line == want })
+	s.waitFor(func(line string) bool { return line == want })
 }
 
-// watching reads until kubectl, at -v=6, has opened a watch.
-func (s *session) watching() {
+// waitForWatch waits until kubectl, which must run with -v=6, has opened a watch.
+func (s *session) waitForWatch() {
 	s.t.Helper()
-	s.until(func(line string) bool { return strings.Contains(line, "watch=true") })
+	s.waitFor(func(line string) bool { return strings.Contains(line, "watch=true") })
 }
 
-// end waits until kubectl has ended by itself, with success.
-func (s *session) end() {
+// waitForExit waits until kubectl has exited with success.
+func (s *session) waitForExit() {
 	s.t.Helper()
 	select {
 	case <-s.ended:
@@ -244,40 +246,40 @@ func (s *session) end() {
 			s.t.Errorf("%s: %v", s.name, s.err)
 		}
 	case <-time.After(timeout):
-		s.t.Fatalf("%s still runs", s.name)
+		s.t.Fatalf("%s has not exited", s.name)
 	}
 }
 
-// manifest gives an object of that kind and name, with a spec in YAML's flow form.
+// manifest returns an object in YAML. The spec is in flow style.
 func manifest(kind, name, spec string) string {
 	return fmt.Sprintf("apiVersion: batch.leat.dev/v1alpha1\nkind: %s\nmetadata: {name: %s}\nspec: %s\n", kind, name, spec)
 }
 
-// five creates the tasks t-0 to t-4, with their parity as a label and in the name of their queue.
-func five(k terminal) {
+// createFiveTasks creates the tasks t-0 to t-4, with their parity in a label and in the name of their queue.
+func createFiveTasks(k terminal) {
 	k.t.Helper()
 	var all strings.Builder
 	for i := range 5 {
 		fmt.Fprintf(&all, "---\napiVersion: batch.leat.dev/v1alpha1\nkind: Task\nmetadata: {name: t-%d, labels: {parity: '%d'}}\nspec: {command: [sleep], queueName: q-%d}\n", i, i%2, i%2)
 	}
-	k.with(all.String()).run("create -f -")
+	k.withStdin(all.String()).run("create -f -")
 }
 
-// controller gives the typed client of the controller manager.
-func controller(t testing.TB, e *kit.Env) typedbatch.BatchV1alpha1Interface {
+// controllerClient returns the client of the controller manager.
+func controllerClient(t testing.TB, e *kit.Env) typedbatch.BatchV1alpha1Interface {
 	t.Helper()
 	return kit.Client(t, e.Controller(t)).BatchV1alpha1()
 }
 
-// bind binds a task as the scheduler does.
-func bind(t testing.TB, tasks typedbatch.TaskInterface, name, worker string) {
+// bindTo binds a task to a worker, as the scheduler does.
+func bindTo(t testing.TB, tasks typedbatch.TaskInterface, name, worker string) {
 	t.Helper()
 	_, err := tasks.Bind(t.Context(), name, &batch.Binding{Target: batch.BindingTarget{Name: worker, Incarnation: "one"}}, metav1.CreateOptions{})
 	kit.Check(t, err)
 }
 
-// report changes a task's status as its worker does. The scheduler may write between.
-func report(t testing.TB, tasks typedbatch.TaskInterface, name string, change func(*batch.TaskStatus)) {
+// updateTaskStatus changes the status of a task. It retries conflicts: the scheduler may write the status, too.
+func updateTaskStatus(t testing.TB, tasks typedbatch.TaskInterface, name string, change func(*batch.TaskStatus)) {
 	t.Helper()
 	kit.Check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		task, err := tasks.Get(t.Context(), name, metav1.GetOptions{})

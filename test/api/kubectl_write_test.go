@@ -32,128 +32,128 @@ import (
 )
 
 func testKubectlApply(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	queue := k.with(manifest("TaskQueue", "line", "{weight: 1}"))
-	queue.says("taskqueue.batch.leat.dev/line created", "apply -f -")
-	queue.says("taskqueue.batch.leat.dev/line unchanged", "apply -f -")
-	queue.says("", "diff -f -")
+	k := newTerminal(t, e)
+	queue := k.withStdin(manifest("TaskQueue", "line", "{weight: 1}"))
+	queue.expectOutput("taskqueue.batch.leat.dev/line created", "apply -f -")
+	queue.expectOutput("taskqueue.batch.leat.dev/line unchanged", "apply -f -")
+	queue.expectOutput("", "diff -f -")
 
-	changed := k.with(manifest("TaskQueue", "line", "{weight: 2, maxRunningTasks: 5}"))
-	out, _, err := changed.try("diff -f -")
+	changed := k.withStdin(manifest("TaskQueue", "line", "{weight: 2, maxRunningTasks: 5}"))
+	out, _, err := changed.execute("diff -f -")
 	if err == nil || !strings.Contains(err.Error(), "exit status 1") {
-		t.Errorf("diff with a difference: %v, want exit status 1", err)
+		t.Errorf("diff of a changed object: got %v, want exit status 1", err)
 	}
 	for _, line := range []string{"\n-  weight: 1\n", "\n+  weight: 2\n", "\n+  maxRunningTasks: 5\n"} {
 		if !strings.Contains(out, line) {
-			t.Errorf("diff printed\n%s\nwant %q in it", out, line)
+			t.Errorf("diff: got\n%s\nwant %q in it", out, line)
 		}
 	}
-	k.says("1", "get tq line -o", "jsonpath={.spec.weight}{.spec.maxRunningTasks}")
+	k.expectOutput("1", "get tq line -o", "jsonpath={.spec.weight}{.spec.maxRunningTasks}")
 
-	changed.says("taskqueue.batch.leat.dev/line configured (server dry run)", "apply --dry-run=server -f -")
-	changed.says("taskqueue.batch.leat.dev/line configured", "apply -f -")
-	k.says("2 5 2", "get tq line -o", "jsonpath={.spec.weight} {.spec.maxRunningTasks} {.metadata.generation}")
-	changed.says("taskqueue.batch.leat.dev/line unchanged", "apply -f -")
-	// What was applied and is no longer there goes; a default takes its place.
-	k.with(manifest("TaskQueue", "line", "{}")).says("taskqueue.batch.leat.dev/line configured", "apply -f -")
-	k.says("1 ", "get tq line -o", "jsonpath={.spec.weight} {.spec.maxRunningTasks}")
+	changed.expectOutput("taskqueue.batch.leat.dev/line configured (server dry run)", "apply --dry-run=server -f -")
+	changed.expectOutput("taskqueue.batch.leat.dev/line configured", "apply -f -")
+	k.expectOutput("2 5 2", "get tq line -o", "jsonpath={.spec.weight} {.spec.maxRunningTasks} {.metadata.generation}")
+	changed.expectOutput("taskqueue.batch.leat.dev/line unchanged", "apply -f -")
+	// A field that is no longer applied is removed, or gets its default.
+	k.withStdin(manifest("TaskQueue", "line", "{}")).expectOutput("taskqueue.batch.leat.dev/line configured", "apply -f -")
+	k.expectOutput("1 ", "get tq line -o", "jsonpath={.spec.weight} {.spec.maxRunningTasks}")
 
-	task := k.with(manifest("Task", "one", "{command: [sleep], env: [{name: A, value: b}], tolerations: [{key: a}]}"))
-	task.says("task.batch.leat.dev/one created", "apply -f -")
-	task.says("task.batch.leat.dev/one unchanged", "apply -f -")
-	task.says("", "diff -f -")
-	k.with(manifest("Task", "one", "{command: [sleep], env: [{name: A, value: b}], tolerations: [{key: a}, {key: b}], activeDeadlineSeconds: 60}")).
-		says("task.batch.leat.dev/one configured", "apply -f -")
-	k.with(manifest("Task", "one", "{command: [awake]}")).refuses(1, []string{
+	task := k.withStdin(manifest("Task", "one", "{command: [sleep], env: [{name: A, value: b}], tolerations: [{key: a}]}"))
+	task.expectOutput("task.batch.leat.dev/one created", "apply -f -")
+	task.expectOutput("task.batch.leat.dev/one unchanged", "apply -f -")
+	task.expectOutput("", "diff -f -")
+	k.withStdin(manifest("Task", "one", "{command: [sleep], env: [{name: A, value: b}], tolerations: [{key: a}, {key: b}], activeDeadlineSeconds: 60}")).
+		expectOutput("task.batch.leat.dev/one configured", "apply -f -")
+	k.withStdin(manifest("Task", "one", "{command: [awake]}")).expectFailure(1, []string{
 		`The Task "one" is invalid: `, "* spec.command: Invalid value: ", "field is immutable",
 		`* spec.tolerations: Forbidden: may be added, not removed: "a" of effect "" is missing`,
 		"* spec.activeDeadlineSeconds: Invalid value: null: must not be removed; it may be at most 60",
 	}, "apply -f -")
 
-	set := k.with(manifest("TaskSet", "many", "{completions: 3, parallelism: 0, template: {spec: {command: [sleep]}}}"))
-	set.says("taskset.batch.leat.dev/many created", "apply -f -")
-	// The selector and the labels of the template are generated: they must not read as a difference.
-	set.says("taskset.batch.leat.dev/many unchanged", "apply -f -")
-	kit.Eventually(t, "kubectl diff shows no difference", func(context.Context) error { // a controller may write the status between the two reads of a diff
-		_, _, err := set.try("diff -f -")
+	set := k.withStdin(manifest("TaskSet", "many", "{completions: 3, parallelism: 0, template: {spec: {command: [sleep]}}}"))
+	set.expectOutput("taskset.batch.leat.dev/many created", "apply -f -")
+	// The generated selector and template labels are no difference.
+	set.expectOutput("taskset.batch.leat.dev/many unchanged", "apply -f -")
+	kit.Eventually(t, "kubectl diff shows no difference", func(context.Context) error { // a controller may update the status between the reads of diff
+		_, _, err := set.execute("diff -f -")
 		return err
 	})
-	k.with(manifest("TaskSet", "many", "{completions: 3, parallelism: 2, template: {spec: {command: [sleep]}}}")).
-		says("taskset.batch.leat.dev/many configured", "apply -f -")
+	k.withStdin(manifest("TaskSet", "many", "{completions: 3, parallelism: 2, template: {spec: {command: [sleep]}}}")).
+		expectOutput("taskset.batch.leat.dev/many configured", "apply -f -")
 }
 
 func testKubectlServerSideApply(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	queue := k.with(manifest("TaskQueue", "line", "{weight: 1}"))
-	queue.says("taskqueue.batch.leat.dev/line serverside-applied", "apply --server-side --field-manager=alice -f -")
-	queue.says("", "diff --server-side --field-manager=alice -f -")
+	k := newTerminal(t, e)
+	queue := k.withStdin(manifest("TaskQueue", "line", "{weight: 1}"))
+	queue.expectOutput("taskqueue.batch.leat.dev/line serverside-applied", "apply --server-side --field-manager=alice -f -")
+	queue.expectOutput("", "diff --server-side --field-manager=alice -f -")
 
-	heavy := k.with(manifest("TaskQueue", "line", "{weight: 9}"))
-	heavy.refuses(1, []string{`Apply failed with 1 conflict: conflict with "alice": .spec.weight`}, "apply --server-side --field-manager=bob -f -")
-	k.says("1", "get tq line -o", "jsonpath={.spec.weight}")
-	heavy.says("taskqueue.batch.leat.dev/line serverside-applied", "apply --server-side --field-manager=bob --force-conflicts -f -")
-	k.says("9", "get tq line -o", "jsonpath={.spec.weight}")
-	k.says("bob", "get tq line --show-managed-fields -o", `jsonpath={.metadata.managedFields[?(@.operation=="Apply")].manager}`)
+	heavy := k.withStdin(manifest("TaskQueue", "line", "{weight: 9}"))
+	heavy.expectFailure(1, []string{`Apply failed with 1 conflict: conflict with "alice": .spec.weight`}, "apply --server-side --field-manager=bob -f -")
+	k.expectOutput("1", "get tq line -o", "jsonpath={.spec.weight}")
+	heavy.expectOutput("taskqueue.batch.leat.dev/line serverside-applied", "apply --server-side --field-manager=bob --force-conflicts -f -")
+	k.expectOutput("9", "get tq line -o", "jsonpath={.spec.weight}")
+	k.expectOutput("bob", "get tq line --show-managed-fields -o", `jsonpath={.metadata.managedFields[?(@.operation=="Apply")].manager}`)
 
-	// Each owns what it applied, in a list by the key of its items.
-	k.with(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: a}, {name: b}]}")).
-		says("task.batch.leat.dev/one serverside-applied", "apply --server-side --field-manager=alice -f -")
-	k.with(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: b}]}")).
-		says("task.batch.leat.dev/one serverside-applied", "apply --server-side --field-manager=alice -f -")
-	k.says("b", "get tk one -o", "jsonpath={.spec.schedulingGates[*].name}")
-	// To apply what there is already writes nothing.
+	// Items of a list have owners, by their key.
+	k.withStdin(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: a}, {name: b}]}")).
+		expectOutput("task.batch.leat.dev/one serverside-applied", "apply --server-side --field-manager=alice -f -")
+	k.withStdin(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: b}]}")).
+		expectOutput("task.batch.leat.dev/one serverside-applied", "apply --server-side --field-manager=alice -f -")
+	k.expectOutput("b", "get tk one -o", "jsonpath={.spec.schedulingGates[*].name}")
+	// An apply without changes writes nothing.
 	version := k.run("get tk one -o", "jsonpath={.metadata.resourceVersion}")
-	k.with(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: b}]}")).
-		says("task.batch.leat.dev/one serverside-applied", "apply --server-side --field-manager=alice -f -")
-	k.says(version, "get tk one -o", "jsonpath={.metadata.resourceVersion}")
+	k.withStdin(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: b}]}")).
+		expectOutput("task.batch.leat.dev/one serverside-applied", "apply --server-side --field-manager=alice -f -")
+	k.expectOutput(version, "get tk one -o", "jsonpath={.metadata.resourceVersion}")
 
-	// What a status says is not of the main resource: applying it does nothing, and owns nothing.
-	k.with(manifest("Task", "two", "{command: [sleep]}\nstatus: {phase: Succeeded, progress: 9/9}")).
-		says("task.batch.leat.dev/two serverside-applied", "apply --server-side --field-manager=alice -f -")
-	k.says("Pending ", "get tk two -o", "jsonpath={.status.phase} {.status.progress}")
+	// An apply to the main resource ignores the status.
+	k.withStdin(manifest("Task", "two", "{command: [sleep]}\nstatus: {phase: Succeeded, progress: 9/9}")).
+		expectOutput("task.batch.leat.dev/two serverside-applied", "apply --server-side --field-manager=alice -f -")
+	k.expectOutput("Pending ", "get tk two -o", "jsonpath={.status.phase} {.status.progress}")
 
-	// From client-side to server-side and on, as people migrate.
-	set := k.with(manifest("TaskSet", "many", "{parallelism: 1, completions: 3, template: {spec: {command: [sleep]}}}"))
+	// Migrate from client-side to server-side apply.
+	set := k.withStdin(manifest("TaskSet", "many", "{parallelism: 1, completions: 3, template: {spec: {command: [sleep]}}}"))
 	set.run("apply -f -")
-	set.says("taskset.batch.leat.dev/many serverside-applied", "apply --server-side -f -")
-	// Whoever scales owns the field.
-	k.says("taskset.batch.leat.dev/many scaled", "scale tks many --replicas=5")
-	k.with(manifest("TaskSet", "many", "{parallelism: 2, completions: 3, template: {spec: {command: [sleep]}}}")).
-		refuses(1, []string{`Apply failed with 1 conflict: conflict with "kubectl" with subresource "scale" using batch.leat.dev/v1alpha1: .spec.parallelism`}, "apply --server-side -f -")
+	set.expectOutput("taskset.batch.leat.dev/many serverside-applied", "apply --server-side -f -")
+	// The client that scales owns the field.
+	k.expectOutput("taskset.batch.leat.dev/many scaled", "scale tks many --replicas=5")
+	k.withStdin(manifest("TaskSet", "many", "{parallelism: 2, completions: 3, template: {spec: {command: [sleep]}}}")).
+		expectFailure(1, []string{`Apply failed with 1 conflict: conflict with "kubectl" with subresource "scale" using batch.leat.dev/v1alpha1: .spec.parallelism`}, "apply --server-side -f -")
 }
 
 func testKubectlReplace(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	queue := k.with(manifest("TaskQueue", "line", "{weight: 1}"))
-	queue.says("taskqueue.batch.leat.dev/line created", "create -f -")
-	queue.refuses(1, []string{`Error from server (AlreadyExists): `, `taskqueues.batch.leat.dev "line" already exists`}, "create -f -")
+	k := newTerminal(t, e)
+	queue := k.withStdin(manifest("TaskQueue", "line", "{weight: 1}"))
+	queue.expectOutput("taskqueue.batch.leat.dev/line created", "create -f -")
+	queue.expectFailure(1, []string{`Error from server (AlreadyExists): `, `taskqueues.batch.leat.dev "line" already exists`}, "create -f -")
 	old := k.run("get tq line -o json")
-	k.with(manifest("TaskQueue", "line", "{weight: 2}")).says("taskqueue.batch.leat.dev/line replaced", "replace -f -")
-	k.says("2 2", "get tq line -o", "jsonpath={.spec.weight} {.metadata.generation}")
-	k.with(old).refuses(1, []string{"Error from server (Conflict): ", "the object has been modified; please apply your changes to the latest version and try again"}, "replace -f -")
-	k.with(manifest("TaskQueue", "row", "{}")).refuses(1, []string{`taskqueues.batch.leat.dev "row" not found`}, "replace -f -")
+	k.withStdin(manifest("TaskQueue", "line", "{weight: 2}")).expectOutput("taskqueue.batch.leat.dev/line replaced", "replace -f -")
+	k.expectOutput("2 2", "get tq line -o", "jsonpath={.spec.weight} {.metadata.generation}")
+	k.withStdin(old).expectFailure(1, []string{"Error from server (Conflict): ", "the object has been modified; please apply your changes to the latest version and try again"}, "replace -f -")
+	k.withStdin(manifest("TaskQueue", "row", "{}")).expectFailure(1, []string{`taskqueues.batch.leat.dev "row" not found`}, "replace -f -")
 
 	uid := k.run("get tq line -o", "jsonpath={.metadata.uid}")
 	out := queue.run("replace --force -f -")
 	if !strings.Contains(out, `taskqueue.batch.leat.dev "line" deleted`) || !strings.HasSuffix(out, "taskqueue.batch.leat.dev/line replaced") {
-		t.Errorf("replace --force: %s", out)
+		t.Errorf("replace --force: got %s", out)
 	}
-	if again := k.run("get tq line -o", "jsonpath={.metadata.uid}"); again == uid {
-		t.Error("replace --force left the old object")
+	if newUID := k.run("get tq line -o", "jsonpath={.metadata.uid}"); newUID == uid {
+		t.Error("replace --force: got the old uid, want a new object")
 	}
 
-	// generateName needs create.
-	named := k.with("apiVersion: batch.leat.dev/v1alpha1\nkind: Task\nmetadata: {generateName: made-}\nspec: {command: [sleep]}\n").run("create -o name -f -")
+	// create supports generateName.
+	named := k.withStdin("apiVersion: batch.leat.dev/v1alpha1\nkind: Task\nmetadata: {generateName: made-}\nspec: {command: [sleep]}\n").run("create -o name -f -")
 	if !strings.HasPrefix(named, "task.batch.leat.dev/made-") {
-		t.Errorf("create with generateName: %s", named)
+		t.Errorf("create with generateName: got %s", named)
 	}
-	k.with(manifest("Task", "dry", "{command: [sleep]}")).says("task.batch.leat.dev/dry created (server dry run)", "create --dry-run=server -f -")
-	k.says("", "get tk dry --ignore-not-found")
+	k.withStdin(manifest("Task", "dry", "{command: [sleep]}")).expectOutput("task.batch.leat.dev/dry created (server dry run)", "create --dry-run=server -f -")
+	k.expectOutput("", "get tk dry --ignore-not-found")
 }
 
 func testKubectlPatch(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	k.with(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: a}, {name: b}, {name: c}]}")).run("create -f -")
+	k := newTerminal(t, e)
+	k.withStdin(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: a}, {name: b}, {name: c}]}")).run("create -f -")
 	for _, test := range []struct{ kind, patch, path, want string }{
 		{"json", `[{"op": "test", "path": "/spec/command/0", "value": "sleep"}, {"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 60}]`, "{.spec.activeDeadlineSeconds}", "60"},
 		{"json", `[{"op": "remove", "path": "/spec/schedulingGates/0"}]`, "{.spec.schedulingGates[*].name}", "b c"},
@@ -163,116 +163,116 @@ func testKubectlPatch(t *testing.T, e *kit.Env) {
 		{"strategic", `{"spec": {"ttlSecondsAfterFinished": null}}`, "{.spec.ttlSecondsAfterFinished}", ""},
 		{"strategic", `{"spec": {"tolerations": [{"key": "a", "operator": "Exists"}]}}`, "{.spec.tolerations[*].key}", "a"},
 	} {
-		k.says("task.batch.leat.dev/one patched", "patch tk one --type="+test.kind+" -p", test.patch)
-		k.says(test.want, "get tk one -o", "jsonpath="+test.path)
+		k.expectOutput("task.batch.leat.dev/one patched", "patch tk one --type="+test.kind+" -p", test.patch)
+		k.expectOutput(test.want, "get tk one -o", "jsonpath="+test.path)
 	}
-	k.says("task.batch.leat.dev/one patched (no change)", "patch tk one --type=merge -p", `{"spec": {"activeDeadlineSeconds": 60}}`)
-	k.refuses(1, []string{`The Task "one" is invalid: spec.activeDeadlineSeconds: Invalid value: 61: must be less than or equal to its former value, 60`},
+	k.expectOutput("task.batch.leat.dev/one patched (no change)", "patch tk one --type=merge -p", `{"spec": {"activeDeadlineSeconds": 60}}`)
+	k.expectFailure(1, []string{`The Task "one" is invalid: spec.activeDeadlineSeconds: Invalid value: 61: must be less than or equal to its former value, 60`},
 		"patch tk one --type=merge -p", `{"spec": {"activeDeadlineSeconds": 61}}`)
-	k.says("task.batch.leat.dev/one patched (no change)", "patch tk one --type=merge -p", `{"spec": {"workerName": "w-aaaaa"}}`)
-	k.refuses(1, []string{`The Task "one" is invalid: spec.schedulingGates[0]: Forbidden: `},
+	k.expectOutput("task.batch.leat.dev/one patched (no change)", "patch tk one --type=merge -p", `{"spec": {"workerName": "w-aaaaa"}}`)
+	k.expectFailure(1, []string{`The Task "one" is invalid: spec.schedulingGates[0]: Forbidden: `},
 		"patch tk one --type=merge -p", `{"spec": {"schedulingGates": [{"name": "d"}]}}`)
-	k.refuses(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "two" not found`}, "patch tk two --type=merge -p", `{}`)
+	k.expectFailure(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "two" not found`}, "patch tk two --type=merge -p", `{}`)
 
-	// A status is for components. The administrator of a host may only read it.
-	status := k.as(e.Controller(t))
-	status.says("task.batch.leat.dev/one patched", "patch tk one --subresource=status --type=merge -p",
+	// Components write the status. With a host, administrators can only read it.
+	status := k.withUser(e.Controller(t))
+	status.expectOutput("task.batch.leat.dev/one patched", "patch tk one --subresource=status --type=merge -p",
 		`{"spec": {"ttlSecondsAfterFinished": 9}, "status": {"progress": "1/2"}}`)
-	k.says("1/2 ", "get tk one -o", "jsonpath={.status.progress} {.spec.ttlSecondsAfterFinished}")
-	k.says("task.batch.leat.dev/one patched (no change)", "patch tk one --type=merge -p", `{"status": {"progress": "2/2"}}`)
-	status.refuses(1, []string{`The Task "one" is invalid: status.phase: Unsupported value: "Done": supported values: "Failed", "Pending", "Running", "Succeeded"`},
+	k.expectOutput("1/2 ", "get tk one -o", "jsonpath={.status.progress} {.spec.ttlSecondsAfterFinished}")
+	k.expectOutput("task.batch.leat.dev/one patched (no change)", "patch tk one --type=merge -p", `{"status": {"progress": "2/2"}}`)
+	status.expectFailure(1, []string{`The Task "one" is invalid: status.phase: Unsupported value: "Done": supported values: "Failed", "Pending", "Running", "Succeeded"`},
 		"patch tk one --subresource=status --type=merge -p", `{"status": {"phase": "Done"}}`)
 	if !e.Standalone() {
-		k.refuses(1, []string{`Error from server (Forbidden): `, `cannot patch resource "tasks/status"`},
+		k.expectFailure(1, []string{`Error from server (Forbidden): `, `cannot patch resource "tasks/status"`},
 			"patch tk one --subresource=status --type=merge -p", `{"status": {"progress": "2/2"}}`)
 	}
 
-	k.with(manifest("TaskSet", "many", "{completions: 3, template: {spec: {command: [sleep]}}}")).run("create -f -")
-	k.says("taskset.batch.leat.dev/many patched", "patch tks many --type=merge -p", `{"spec": {"suspend": true}}`)
-	k.says("scale.autoscaling/many patched", "patch tks many --subresource=scale --type=merge -p", `{"spec": {"replicas": 4}}`)
-	k.says("true 4", "get tks many -o", "jsonpath={.spec.suspend} {.spec.parallelism}")
+	k.withStdin(manifest("TaskSet", "many", "{completions: 3, template: {spec: {command: [sleep]}}}")).run("create -f -")
+	k.expectOutput("taskset.batch.leat.dev/many patched", "patch tks many --type=merge -p", `{"spec": {"suspend": true}}`)
+	k.expectOutput("scale.autoscaling/many patched", "patch tks many --subresource=scale --type=merge -p", `{"spec": {"replicas": 4}}`)
+	k.expectOutput("true 4", "get tks many -o", "jsonpath={.spec.suspend} {.spec.parallelism}")
 }
 
 func testKubectlLabelAndAnnotate(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	k.with(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
-	k.says("task.batch.leat.dev/one labeled", "label tk one app=web")
-	k.says("task.batch.leat.dev/one not labeled", "label tk one app=web")
-	k.refuses(1, []string{"'app' already has a value (web), and --overwrite is false"}, "label tk one app=api")
-	k.says("task.batch.leat.dev/one labeled", "label tk one app=api --overwrite")
-	k.says("task.batch.leat.dev/one annotated", "annotate tk one", "example.com/why=to see")
-	k.says("api to see 1", "get tk one -o", `jsonpath={.metadata.labels.app} {.metadata.annotations.example\.com/why} {.metadata.generation}`)
-	k.says("task.batch.leat.dev/one unlabeled", "label tk one app-")
-	k.says("task.batch.leat.dev/one annotated", "annotate tk --all example.com/why-")
-	k.says(" ", "get tk one -o", `jsonpath={.metadata.labels} {.metadata.annotations}`)
-	k.refuses(1, []string{`a valid label must be an empty string or consist of alphanumeric characters`}, "label tk one app=-")
+	k := newTerminal(t, e)
+	k.withStdin(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
+	k.expectOutput("task.batch.leat.dev/one labeled", "label tk one app=web")
+	k.expectOutput("task.batch.leat.dev/one not labeled", "label tk one app=web")
+	k.expectFailure(1, []string{"'app' already has a value (web), and --overwrite is false"}, "label tk one app=api")
+	k.expectOutput("task.batch.leat.dev/one labeled", "label tk one app=api --overwrite")
+	k.expectOutput("task.batch.leat.dev/one annotated", "annotate tk one", "example.com/why=to see")
+	k.expectOutput("api to see 1", "get tk one -o", `jsonpath={.metadata.labels.app} {.metadata.annotations.example\.com/why} {.metadata.generation}`)
+	k.expectOutput("task.batch.leat.dev/one unlabeled", "label tk one app-")
+	k.expectOutput("task.batch.leat.dev/one annotated", "annotate tk --all example.com/why-")
+	k.expectOutput(" ", "get tk one -o", `jsonpath={.metadata.labels} {.metadata.annotations}`)
+	k.expectFailure(1, []string{`a valid label must be an empty string or consist of alphanumeric characters`}, "label tk one app=-")
 }
 
 func testKubectlScale(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	k.with(manifest("TaskSet", "many", "{completions: 30, parallelism: 3, template: {spec: {command: [sleep]}}}")).run("create -f -")
-	k.says("taskset.batch.leat.dev/many scaled", "scale tks many --replicas=7")
-	k.says("7 2", "get tks many -o", "jsonpath={.spec.parallelism} {.metadata.generation}")
-	k.says("7", "get tks many --subresource=scale -o", "jsonpath={.spec.replicas}")
-	k.says("taskset.batch.leat.dev/many scaled", "scale tks many --current-replicas=7 --replicas=8")
-	k.refuses(1, []string{"Expected replicas to be 7, was 8"}, "scale tks many --current-replicas=7 --replicas=9")
-	k.says("taskset.batch.leat.dev/many scaled", "scale tks many --replicas=0")
-	k.says("0", "get tks many -o", "jsonpath={.spec.parallelism}")
-	k.refuses(1, []string{`tasksets.batch.leat.dev "few" not found`}, "scale tks few --replicas=1")
-	k.with(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
-	k.refuses(1, []string{"Error from server ("}, "scale tk one --replicas=1")
+	k := newTerminal(t, e)
+	k.withStdin(manifest("TaskSet", "many", "{completions: 30, parallelism: 3, template: {spec: {command: [sleep]}}}")).run("create -f -")
+	k.expectOutput("taskset.batch.leat.dev/many scaled", "scale tks many --replicas=7")
+	k.expectOutput("7 2", "get tks many -o", "jsonpath={.spec.parallelism} {.metadata.generation}")
+	k.expectOutput("7", "get tks many --subresource=scale -o", "jsonpath={.spec.replicas}")
+	k.expectOutput("taskset.batch.leat.dev/many scaled", "scale tks many --current-replicas=7 --replicas=8")
+	k.expectFailure(1, []string{"Expected replicas to be 7, was 8"}, "scale tks many --current-replicas=7 --replicas=9")
+	k.expectOutput("taskset.batch.leat.dev/many scaled", "scale tks many --replicas=0")
+	k.expectOutput("0", "get tks many -o", "jsonpath={.spec.parallelism}")
+	k.expectFailure(1, []string{`tasksets.batch.leat.dev "few" not found`}, "scale tks few --replicas=1")
+	k.withStdin(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
+	k.expectFailure(1, []string{"Error from server ("}, "scale tk one --replicas=1")
 }
 
-// testKubectlExamples applies what a person applies first.
+// testKubectlExamples applies and deletes the examples.
 func testKubectlExamples(t *testing.T, e *kit.Env) {
-	k := open(t, e)
+	k := newTerminal(t, e)
 	root, err := host.RepositoryRoot()
 	kit.Check(t, err)
 	dir := filepath.Join(root, "artifacts", "examples")
-	k.says("task.batch.leat.dev/hello created\ntaskqueue.batch.leat.dev/nightly created\ntaskset.batch.leat.dev/squares created", "apply -f "+dir)
-	k.says("task.batch.leat.dev/hello unchanged\ntaskqueue.batch.leat.dev/nightly unchanged\ntaskset.batch.leat.dev/squares unchanged", "apply -f "+dir)
-	k.says("Indexed 100 5", "get tks squares -o", "jsonpath={.spec.completionMode} {.spec.completions} {.spec.parallelism}")
+	k.expectOutput("task.batch.leat.dev/hello created\ntaskqueue.batch.leat.dev/nightly created\ntaskset.batch.leat.dev/squares created", "apply -f "+dir)
+	k.expectOutput("task.batch.leat.dev/hello unchanged\ntaskqueue.batch.leat.dev/nightly unchanged\ntaskset.batch.leat.dev/squares unchanged", "apply -f "+dir)
+	k.expectOutput("Indexed 100 5", "get tks squares -o", "jsonpath={.spec.completionMode} {.spec.completions} {.spec.parallelism}")
 	k.run("delete -f " + dir)
-	kit.Eventually(t, "the examples are deleted", func(context.Context) error { // the set's tasks go after it
+	kit.Eventually(t, "the examples are deleted", func(context.Context) error { // the tasks of the set are deleted after it
 		if left := k.run("get tk,tks,tq -o name"); left != "" {
-			return fmt.Errorf("left: %s", left)
+			return fmt.Errorf("%s exist", left)
 		}
 		return nil
 	})
 }
 
 func testKubectlWait(t *testing.T, e *kit.Env) {
-	k := open(t, e)
-	client := controller(t, e)
+	k := newTerminal(t, e)
+	client := controllerClient(t, e)
 	tasks, sets := client.Tasks(k.namespace), client.TaskSets(k.namespace)
-	register(t, e, k.namespace, "w-aaaaa")
-	k.with(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
-	k.with(manifest("TaskSet", "many", "{completions: 3, parallelism: 0, template: {spec: {command: [sleep]}}}")).run("create -f -")
+	registerWorker(t, e, k.namespace, "w-aaaaa")
+	k.withStdin(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
+	k.withStdin(manifest("TaskSet", "many", "{completions: 3, parallelism: 0, template: {spec: {command: [sleep]}}}")).run("create -f -")
 
-	k.refuses(1, []string{"error: timed out waiting for the condition on tasksets/many"}, "wait tks many --for=condition=Complete --timeout=100ms")
-	k.refuses(1, []string{`tasks.batch.leat.dev "two" not found`}, "wait tk two --for=condition=TaskScheduled --timeout=100ms")
+	k.expectFailure(1, []string{"error: timed out waiting for the condition on tasksets/many"}, "wait tks many --for=condition=Complete --timeout=100ms")
+	k.expectFailure(1, []string{`tasks.batch.leat.dev "two" not found`}, "wait tk two --for=condition=TaskScheduled --timeout=100ms")
 
-	waits := k.start("wait tk one --for=condition=TaskScheduled -v=6")
-	waits.watching()
-	bind(t, tasks, "one", "w-aaaaa")
-	waits.line("task.batch.leat.dev/one condition met")
-	waits.end()
+	waiting := k.start("wait tk one --for=condition=TaskScheduled -v=6")
+	waiting.waitForWatch()
+	bindTo(t, tasks, "one", "w-aaaaa")
+	waiting.waitForLine("task.batch.leat.dev/one condition met")
+	waiting.waitForExit()
 
-	waits = k.start("wait tk one --for=condition=Complete -v=6")
-	waits.watching()
-	report(t, tasks, "one", func(status *batch.TaskStatus) { status.Phase = batch.TaskRunning })
-	report(t, tasks, "one", func(status *batch.TaskStatus) { status.Phase = batch.TaskSucceeded })
-	waits.line("task.batch.leat.dev/one condition met")
-	waits.end()
-	// Its export, which names its worker, makes it wait for one again.
-	out := k.with(k.run("get tk one -o yaml")).run("replace --force -f -")
+	waiting = k.start("wait tk one --for=condition=Complete -v=6")
+	waiting.waitForWatch()
+	updateTaskStatus(t, tasks, "one", func(status *batch.TaskStatus) { status.Phase = batch.TaskRunning })
+	updateTaskStatus(t, tasks, "one", func(status *batch.TaskStatus) { status.Phase = batch.TaskSucceeded })
+	waiting.waitForLine("task.batch.leat.dev/one condition met")
+	waiting.waitForExit()
+	// A task that is replaced by its export is pending and not bound, although the export names the worker.
+	out := k.withStdin(k.run("get tk one -o yaml")).run("replace --force -f -")
 	if !strings.HasSuffix(out, "task.batch.leat.dev/one replaced") {
-		t.Errorf("replace --force by an export: %s", out)
+		t.Errorf("replace --force by an export: got %s", out)
 	}
-	k.says("Pending ", "get tk one -o", "jsonpath={.status.phase} {.spec.workerName}")
+	k.expectOutput("Pending ", "get tk one -o", "jsonpath={.status.phase} {.spec.workerName}")
 
-	waits = k.start("wait tks many --for=condition=Complete -v=6")
-	waits.watching()
+	waiting = k.start("wait tks many --for=condition=Complete -v=6")
+	waiting.waitForWatch()
 	kit.Eventually(t, "the status of the TaskSet is written", func(context.Context) error {
 		set, err := sets.Get(t.Context(), "many", metav1.GetOptions{})
 		kit.Check(t, err)
@@ -287,18 +287,18 @@ func testKubectlWait(t *testing.T, e *kit.Env) {
 		_, err = sets.UpdateStatus(t.Context(), set, metav1.UpdateOptions{})
 		return err
 	})
-	waits.line("taskset.batch.leat.dev/many condition met")
-	waits.end()
+	waiting.waitForLine("taskset.batch.leat.dev/many condition met")
+	waiting.waitForExit()
 
-	waits = k.start("wait tk one --for=delete -v=6")
-	waits.watching()
+	waiting = k.start("wait tk one --for=delete -v=6")
+	waiting.waitForWatch()
 	kit.Check(t, tasks.Delete(t.Context(), "one", metav1.DeleteOptions{}))
-	waits.line("task.batch.leat.dev/one condition met")
-	waits.end()
+	waiting.waitForLine("task.batch.leat.dev/one condition met")
+	waiting.waitForExit()
 
-	waits = k.start("wait tk three --for=create -v=6")
-	waits.until(func(line string) bool { return strings.Contains(line, `tasks/three" status="404 Not Found"`) })
-	k.with(manifest("Task", "three", "{command: [sleep]}")).run("create -f -")
-	waits.line("task.batch.leat.dev/three condition met")
-	waits.end()
+	waiting = k.start("wait tk three --for=create -v=6")
+	waiting.waitFor(func(line string) bool { return strings.Contains(line, `tasks/three" status="404 Not Found"`) })
+	k.withStdin(manifest("Task", "three", "{command: [sleep]}")).run("create -f -")
+	waiting.waitForLine("task.batch.leat.dev/three condition met")
+	waiting.waitForExit()
 }

@@ -47,17 +47,17 @@ import (
 
 const group = "batch.leat.dev"
 
-// stage is an environment with a client that may do all in the group: the rules are about what the server does, not about who
-// may do it.
-type stage struct {
+// fixture is an environment with clients of a user who may do everything in the API group: the rules do not test
+// authorization.
+type fixture struct {
 	env    *kit.Env
 	config *rest.Config
 	client dynamic.Interface
 	http   *http.Client
 }
 
-func newStage(t *testing.T, e *kit.Env) *stage {
-	config := e.Admin(t) // who, standalone, may do all
+func newFixture(t *testing.T, e *kit.Env) *fixture {
+	config := e.Admin(t) // in standalone mode, administrators may do everything
 	if !e.Standalone() {
 		config = e.Person(t, "conformance", "conformance")
 		admin := kubernetes.NewForConfigOrDie(kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t))
@@ -72,13 +72,13 @@ func newStage(t *testing.T, e *kit.Env) *stage {
 		}, metav1.CreateOptions{}))(t)
 		e.AwaitGrant(t, "conformance", "conformance")
 	}
-	return &stage{env: e, config: config, client: kit.Must(dynamic.NewForConfig(config))(t), http: kit.Must(rest.HTTPClientFor(config))(t)}
+	return &fixture{env: e, config: config, client: kit.Must(dynamic.NewForConfig(config))(t), http: kit.Must(rest.HTTPClientFor(config))(t)}
 }
 
-// scene is a kind in one version, in a namespace of its own.
-type scene struct {
+// subject is a kind in one version, with a namespace of its own.
+type subject struct {
 	*testing.T
-	*stage
+	*fixture
 	*kind
 	gv        schema.GroupVersion
 	namespace string
@@ -86,60 +86,60 @@ type scene struct {
 	objects dynamic.ResourceInterface
 }
 
-func (st *stage) scene(t *testing.T, k *kind, version string) *scene {
-	s := &scene{T: t, stage: st, kind: k, gv: schema.GroupVersion{Group: group, Version: version}, namespace: st.env.Namespace(t)}
-	s.objects = st.client.Resource(s.gv.WithResource(k.resource)).Namespace(s.namespace)
+func (fx *fixture) newSubject(t *testing.T, k *kind, version string) *subject {
+	s := &subject{T: t, fixture: fx, kind: k, gv: schema.GroupVersion{Group: group, Version: version}, namespace: fx.env.Namespace(t)}
+	s.objects = fx.client.Resource(s.gv.WithResource(k.resource)).Namespace(s.namespace)
 	return s
 }
 
-// object gives the table's object under that name, with the patches applied.
-func (s *scene) object(name string, patches ...string) *unstructured.Unstructured {
-	obj := &unstructured.Unstructured{Object: parse[map[string]any](s.T, s.kind.object)}
+// object returns the object of the table with a name and patches.
+func (s *subject) object(name string, patches ...string) *unstructured.Unstructured {
+	obj := &unstructured.Unstructured{Object: parseJSON[map[string]any](s.T, s.kind.object)}
 	obj.SetGroupVersionKind(s.gv.WithKind(s.kind.kind))
 	obj.SetName(name)
 	for _, p := range patches {
-		patch(s.T, obj, p)
+		applyMergePatch(s.T, obj, p)
 	}
 	return obj
 }
 
-// create creates what object gives.
-func (s *scene) create(name string, patches ...string) *unstructured.Unstructured {
+// create creates the object that the method object returns.
+func (s *subject) create(name string, patches ...string) *unstructured.Unstructured {
 	s.Helper()
 	return kit.Must(s.objects.Create(s.Context(), s.object(name, patches...), metav1.CreateOptions{}))(s)
 }
 
-func (s *scene) get(name string) *unstructured.Unstructured {
+func (s *subject) get(name string) *unstructured.Unstructured {
 	s.Helper()
 	return kit.Must(s.objects.Get(s.Context(), name, metav1.GetOptions{}))(s)
 }
 
-func (s *scene) update(obj *unstructured.Unstructured, subresources ...string) *unstructured.Unstructured {
+func (s *subject) update(obj *unstructured.Unstructured, subresources ...string) *unstructured.Unstructured {
 	s.Helper()
 	return kit.Must(s.objects.Update(s.Context(), obj, metav1.UpdateOptions{}, subresources...))(s)
 }
 
-// mustBeGone fails unless there is no object of that name.
-func (s *scene) mustBeGone(name string) {
+// expectNotFound checks that the object does not exist.
+func (s *subject) expectNotFound(name string) {
 	s.Helper()
 	_, err := s.objects.Get(s.Context(), name, metav1.GetOptions{})
-	refused(s, err, http.StatusNotFound)
+	expectError(s, err, http.StatusNotFound)
 }
 
-// path gives the path of a resource, an object or a subresource.
-func (s *scene) path(elements ...string) string {
+// path returns the URL path of the resource, an object or a subresource.
+func (s *subject) path(elements ...string) string {
 	return path.Join(append([]string{"/apis", s.gv.String(), "namespaces", s.namespace, s.resource}, elements...)...)
 }
 
-// response is the answer to a raw request.
+// response is the response to a raw request.
 type response struct {
 	code   int
 	header http.Header
 	body   []byte
 }
 
-// send sends a request as it is. Header holds pairs of names and values.
-func (s *scene) send(method, path string, body []byte, header ...string) response {
+// send sends a raw request. The header is a list of names and values.
+func (s *subject) send(method, path string, body []byte, header ...string) response {
 	s.Helper()
 	request := kit.Must(http.NewRequestWithContext(s.Context(), method, s.config.Host+path, bytes.NewReader(body)))(s)
 	for pair := range slices.Chunk(header, 2) {
@@ -150,8 +150,8 @@ func (s *scene) send(method, path string, body []byte, header ...string) respons
 	return response{answer.StatusCode, answer.Header, kit.Must(io.ReadAll(answer.Body))(s)}
 }
 
-// must fails unless the request had that answer.
-func (r response) must(t testing.TB, code int) response {
+// expect fails the test at once if the response has another status code.
+func (r response) expect(t testing.TB, code int) response {
 	t.Helper()
 	if r.code != code {
 		t.Fatalf("got %d, want %d: %s", r.code, code, r.body)
@@ -159,8 +159,8 @@ func (r response) must(t testing.TB, code int) response {
 	return r
 }
 
-// parse parses a JSON value.
-func parse[T any](t testing.TB, text string) T {
+// parseJSON decodes a JSON value.
+func parseJSON[T any](t testing.TB, text string) T {
 	t.Helper()
 	var value T
 	if err := utiljson.Unmarshal([]byte(text), &value); err != nil {
@@ -169,31 +169,31 @@ func parse[T any](t testing.TB, text string) T {
 	return value
 }
 
-// set sets the field at a path to a JSON value.
-func set(t testing.TB, obj *unstructured.Unstructured, path, value string) {
+// setField sets a field to a JSON value.
+func setField(t testing.TB, obj *unstructured.Unstructured, path, value string) {
 	t.Helper()
-	kit.Check(t, unstructured.SetNestedField(obj.Object, parse[any](t, value), strings.Split(path, ".")...))
+	kit.Check(t, unstructured.SetNestedField(obj.Object, parseJSON[any](t, value), strings.Split(path, ".")...))
 }
 
-// mustHave fails unless the field at a path has a JSON value.
-func mustHave(t testing.TB, obj *unstructured.Unstructured, path, value string) {
+// expectField checks that a field has a JSON value.
+func expectField(t testing.TB, obj *unstructured.Unstructured, path, value string) {
 	t.Helper()
-	mustEqual(t, path, at(obj, path), parse[any](t, value))
+	expectEqual(t, path, fieldAt(obj, path), parseJSON[any](t, value))
 }
 
-// at gives the value at a path, nil if there is none.
-func at(obj *unstructured.Unstructured, path string) any {
+// fieldAt returns the value of a field, nil if it is not set.
+func fieldAt(obj *unstructured.Unstructured, path string) any {
 	value, _, _ := unstructured.NestedFieldNoCopy(obj.Object, strings.Split(path, ".")...)
 	return value
 }
 
-// patch applies a JSON merge patch.
-func patch(t testing.TB, obj *unstructured.Unstructured, text string) {
+// applyMergePatch applies a JSON merge patch locally.
+func applyMergePatch(t testing.TB, obj *unstructured.Unstructured, text string) {
 	t.Helper()
-	merge(obj.Object, parse[map[string]any](t, text))
+	mergeMaps(obj.Object, parseJSON[map[string]any](t, text))
 }
 
-func merge(into, patch map[string]any) {
+func mergeMaps(into, patch map[string]any) {
 	for key, value := range patch {
 		part, isMap := value.(map[string]any)
 		old, wasMap := into[key].(map[string]any)
@@ -201,44 +201,45 @@ func merge(into, patch map[string]any) {
 		case value == nil:
 			delete(into, key)
 		case isMap && wasMap:
-			merge(old, part)
+			mergeMaps(old, part)
 		default:
 			into[key] = value
 		}
 	}
 }
 
-func encode(t testing.TB, value any) []byte {
+func encodeJSON(t testing.TB, value any) []byte {
 	t.Helper()
 	return kit.Must(json.Marshal(value))(t)
 }
 
-// mustEqual fails with the difference, if there is one.
-func mustEqual(t testing.TB, what string, got, want any) {
+// expectEqual reports the difference between two values, if there is one.
+func expectEqual(t testing.TB, what string, got, want any) {
 	t.Helper()
 	if !apiequality.Semantic.DeepEqual(got, want) {
-		t.Errorf("%s is not as wanted (- wanted, + got):\n%s", what, diff.Diff(want, got))
+		t.Errorf("%s differs (- want, + got):\n%s", what, diff.Diff(want, got))
 	}
 }
 
-// refused fails unless the answer was an error of that code whose text holds the words.
-func refused(t testing.TB, err error, code int, words ...string) {
+// expectError fails the test at once if err is not a Status with the code. It also checks that the text has the words.
+func expectError(t testing.TB, err error, code int, words ...string) {
 	t.Helper()
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || int(status.Status().Code) != code {
-		t.Fatalf("got %v, want an answer of code %d", err, code)
+		t.Fatalf("got %v, want an error of code %d", err, code)
 	}
 	for _, word := range words {
 		if !strings.Contains(err.Error(), word) {
-			t.Errorf("the answer does not say %q: %v", word, err)
+			t.Errorf("got an error without %q: %v", word, err)
 		}
 	}
 }
 
-// invalid fails unless the answer was 422 and names the field, or, as the checks of labels and of lists do, an element of it.
-func invalid(t testing.TB, err error, field string) {
+// expectInvalid checks that err has code 422 and names the field or an element of it, as validation of labels and lists
+// does.
+func expectInvalid(t testing.TB, err error, field string) {
 	t.Helper()
-	refused(t, err, http.StatusUnprocessableEntity)
+	expectError(t, err, http.StatusUnprocessableEntity)
 	var status apierrors.APIStatus
 	errors.As(err, &status)
 	for _, cause := range status.Status().Details.Causes {
@@ -246,13 +247,14 @@ func invalid(t testing.TB, err error, field string) {
 			return
 		}
 	}
-	t.Errorf("the answer does not name %s: %v", field, err)
+	t.Errorf("got an error that does not name %s: %v", field, err)
 }
 
-// conflicting gives the fields that an answer of 409 names, in order, and fails if it names none.
-func conflicting(t testing.TB, err error) []string {
+// conflictingFields returns the fields that an apply conflict names, in order. It fails the test at once if err is not an
+// apply conflict.
+func conflictingFields(t testing.TB, err error) []string {
 	t.Helper()
-	refused(t, err, http.StatusConflict)
+	expectError(t, err, http.StatusConflict)
 	var status apierrors.APIStatus
 	errors.As(err, &status)
 	fields := map[string]bool{}
@@ -262,12 +264,12 @@ func conflicting(t testing.TB, err error) []string {
 		}
 	}
 	if len(fields) == 0 {
-		t.Fatalf("the answer names no field that another manager has: %v", err)
+		t.Fatalf("got an error that names no conflicting field: %v", err)
 	}
 	return slices.Sorted(maps.Keys(fields))
 }
 
-// mergePatch applies a merge patch in the server.
-func (s *scene) mergePatch(name, patch string, subresources ...string) (*unstructured.Unstructured, error) {
+// mergePatch sends a JSON merge patch to the server.
+func (s *subject) mergePatch(name, patch string, subresources ...string) (*unstructured.Unstructured, error) {
 	return s.objects.Patch(s.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}, subresources...)
 }
