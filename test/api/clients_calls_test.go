@@ -36,28 +36,28 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testTypedClient makes every call of the typed client, in protobuf.
+// testTypedClient makes every call of the typed client, and checks that it uses protobuf.
 func testTypedClient(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	wire := &scenario.Wire{}
-	admin := kit.Client(t, wire.On(e.Admin(t))).BatchV1alpha1()
-	controller := kit.Client(t, wire.On(e.Controller(t))).BatchV1alpha1()
+	traffic := &scenario.Traffic{}
+	admin := kit.Client(t, traffic.Wrap(e.Admin(t))).BatchV1alpha1()
+	controller := kit.Client(t, traffic.Wrap(e.Controller(t))).BatchV1alpha1()
 	tasks := admin.Tasks(namespace)
 
 	task, err := tasks.Create(t.Context(), &batch.Task{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "made-", Labels: map[string]string{"app": "web"}},
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{"app": "web"}},
 		Spec: batch.TaskSpec{
 			Command: []string{"sleep"}, Args: []string{"1"}, Env: []batch.EnvVar{{Name: "A", Value: "ü\n"}},
-			SchedulingGates: []batch.TaskSchedulingGate{{Name: "later"}}, // until then no scheduler writes to it
+			SchedulingGates: []batch.TaskSchedulingGate{{Name: "later"}}, // the scheduler does not write to it before they are removed
 		},
 	}, metav1.CreateOptions{})
 	kit.Check(t, err)
 	if task.Status.Phase != batch.TaskPending || task.Spec.QueueName != "default" || *task.Spec.TerminationGracePeriodSeconds != 30 ||
 		task.Spec.Env[0].Value != "ü\n" {
-		t.Errorf("created: %v", task)
+		t.Errorf("created: got %v", task)
 	}
 	name := task.Name
-	worker := kit.Client(t, wire.On(e.Worker(t, namespace, "w-aaaaa"))).BatchV1alpha1()
+	worker := kit.Client(t, traffic.Wrap(e.Worker(t, namespace, "w-aaaaa"))).BatchV1alpha1()
 	_, err = worker.Workers(namespace).Create(t.Context(), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: "w-aaaaa"}}, metav1.CreateOptions{})
 	kit.Check(t, err)
 	watcher, err := tasks.Watch(t.Context(), metav1.ListOptions{ResourceVersion: task.ResourceVersion, FieldSelector: "metadata.name=" + name})
@@ -70,7 +70,7 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 	task, err = tasks.Patch(t.Context(), name, types.MergePatchType, []byte(`{"spec": {"ttlSecondsAfterFinished": 60, "schedulingGates": null}}`), metav1.PatchOptions{})
 	kit.Check(t, err)
 	if task.Labels["app"] != "api" || *task.Spec.TTLSecondsAfterFinished != 60 || task.Generation != 2 {
-		t.Errorf("patched: %v", task)
+		t.Errorf("patched: got %v", task)
 	}
 
 	bind := func(preconditions metav1.ObjectMeta) error {
@@ -78,21 +78,21 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 			ObjectMeta: preconditions, Target: batch.BindingTarget{Name: "w-aaaaa", Incarnation: "one"},
 		}, metav1.CreateOptions{})
 		if err == nil && status.Status != metav1.StatusSuccess {
-			t.Errorf("bound: %v", status)
+			t.Errorf("bound: got %v", status)
 		}
 		return err
 	}
 	if err := bind(metav1.ObjectMeta{UID: "another"}); !apierrors.IsConflict(err) {
-		t.Errorf("binding of another uid: %v", err)
+		t.Errorf("binding of another uid: got %v", err)
 	}
 	kit.Check(t, bind(metav1.ObjectMeta{UID: task.UID}))
 	if err := bind(metav1.ObjectMeta{}); !apierrors.IsConflict(err) {
-		t.Errorf("second binding: %v", err)
+		t.Errorf("second binding: got %v", err)
 	}
 	task, err = tasks.Get(t.Context(), name, metav1.GetOptions{})
 	kit.Check(t, err)
 	if task.Spec.WorkerName != "w-aaaaa" || task.Status.Incarnation != "one" || !meta.IsStatusConditionTrue(task.Status.Conditions, batch.TaskScheduled) {
-		t.Errorf("bound: %v", task)
+		t.Errorf("bound: got %v", task)
 	}
 
 	running := task.DeepCopy()
@@ -101,10 +101,10 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 	running, err = worker.Tasks(namespace).UpdateStatus(t.Context(), running, metav1.UpdateOptions{})
 	kit.Check(t, err)
 	if running.Status.Phase != batch.TaskRunning {
-		t.Errorf("running: %v", running.Status)
+		t.Errorf("running: got %v", running.Status)
 	}
 	if _, err := worker.Tasks(namespace).UpdateStatus(t.Context(), task, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
-		t.Errorf("update of a status that has changed: %v", err)
+		t.Errorf("update of a status that has changed: got %v", err)
 	}
 
 	evict := func(preconditions *metav1.Preconditions) error {
@@ -112,26 +112,26 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 		return err
 	}
 	if err := evict(&metav1.Preconditions{UID: ptr.To(types.UID("another"))}); !apierrors.IsConflict(err) {
-		t.Errorf("eviction of another uid: %v", err)
+		t.Errorf("eviction of another uid: got %v", err)
 	}
 	if err := evict(&metav1.Preconditions{ResourceVersion: &task.ResourceVersion}); !apierrors.IsConflict(err) {
-		t.Errorf("eviction of an old version: %v", err)
+		t.Errorf("eviction of an old version: got %v", err)
 	}
 	kit.Check(t, evict(&metav1.Preconditions{UID: &task.UID, ResourceVersion: &running.ResourceVersion}))
 	task, err = tasks.Get(t.Context(), name, metav1.GetOptions{})
 	kit.Check(t, err)
 	if task.Spec.WorkerName != "" || task.Status.Phase != batch.TaskPending || task.Status.Disruptions != 1 || task.Status.State.Waiting.Reason != "Tried" {
-		t.Errorf("evicted: %v", task)
+		t.Errorf("evicted: got %v", task)
 	}
 
 	list, err := tasks.List(t.Context(), metav1.ListOptions{LabelSelector: "app=api", FieldSelector: "status.phase=Pending"})
 	kit.Check(t, err)
 	if len(list.Items) != 1 || list.Items[0].Name != name {
-		t.Errorf("listed: %v", list.Items)
+		t.Errorf("listed: got %v", list.Items)
 	}
 	kit.Check(t, tasks.Delete(t.Context(), name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &task.UID}}))
 	kit.Check(t, tasks.DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "app"}))
-	late := time.After(timeout)
+	expired := time.After(timeout)
 	for last := watch.EventType(""); last != watch.Deleted; {
 		select {
 		case event := <-watcher.ResultChan():
@@ -139,8 +139,8 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 				t.Fatalf("watched: %v", event)
 			}
 			last = event.Type
-		case <-late:
-			t.Fatal("the deletion was not seen")
+		case <-expired:
+			t.Fatal("got no event of the deletion")
 		}
 	}
 
@@ -148,7 +148,7 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 	set, err := sets.Create(t.Context(), &batch.TaskSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "many"},
 		Spec: batch.TaskSetSpec{
-			Suspend:  ptr.To(true), // no controller makes tasks of it
+			Suspend:  ptr.To(true), // no controller creates tasks
 			Template: batch.TaskTemplateSpec{Spec: batch.TaskSpec{Command: []string{"sleep"}}},
 		},
 	}, metav1.CreateOptions{})
@@ -156,9 +156,9 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 	scale, err := sets.GetScale(t.Context(), set.Name, metav1.GetOptions{})
 	kit.Check(t, err)
 	if scale.Spec.Replicas != 1 || scale.Status.Selector != batch.LabelControllerUID+"="+string(set.UID) {
-		t.Errorf("scale: %v", scale)
+		t.Errorf("scale: got %v", scale)
 	}
-	kit.Check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error { // a controller may write the status
+	kit.Check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error { // a controller may update the status
 		scale, err := sets.GetScale(t.Context(), set.Name, metav1.GetOptions{})
 		kit.Check(t, err)
 		scale.Spec.Replicas = 4
@@ -169,29 +169,29 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 		ObjectMeta: metav1.ObjectMeta{Name: set.Name, Namespace: namespace, ResourceVersion: set.ResourceVersion},
 		Spec:       autoscalingv1.ScaleSpec{Replicas: 5},
 	}, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
-		t.Errorf("scale of an old version: %v", err)
+		t.Errorf("scale of an old version: got %v", err)
 	}
 	set, err = sets.Get(t.Context(), set.Name, metav1.GetOptions{})
 	kit.Check(t, err)
 	if *set.Spec.Parallelism != 4 || set.Generation != 2 {
-		t.Errorf("scaled: %v", set)
+		t.Errorf("scaled: got %v", set)
 	}
-	if !e.Standalone() { // no controller counts the active tasks
+	if !e.Standalone() { // no controller writes the number of active tasks
 		set.Status.Active = 4
 		_, err = controller.TaskSets(namespace).UpdateStatus(t.Context(), set, metav1.UpdateOptions{})
 		kit.Check(t, err)
 		if scale, err = sets.GetScale(t.Context(), set.Name, metav1.GetOptions{}); err != nil || scale.Status.Replicas != 4 {
-			t.Errorf("scale of a set with 4 active tasks: %v, %v", scale, err)
+			t.Errorf("scale of a set with 4 active tasks: got %v, %v", scale, err)
 		}
 	}
-	allProtobuf(t, wire, 18)
+	expectProtobuf(t, traffic, 18)
 }
 
-// testTypedApply applies by apply configurations: each manager owns its fields, takes them back and, when asked to, over.
+// testTypedApply applies with apply configurations: field managers own fields, force ownership and give up fields.
 func testTypedApply(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	wire := &scenario.Wire{}
-	queues := kit.Client(t, wire.On(e.Admin(t))).BatchV1alpha1().TaskQueues(namespace)
+	traffic := &scenario.Traffic{}
+	queues := kit.Client(t, traffic.Wrap(e.Admin(t))).BatchV1alpha1().TaskQueues(namespace)
 	alice, bob := metav1.ApplyOptions{FieldManager: "alice"}, metav1.ApplyOptions{FieldManager: "bob"}
 
 	_, err := queues.Apply(t.Context(), apply.TaskQueue("line", namespace).
@@ -199,13 +199,13 @@ func testTypedApply(t *testing.T, e *kit.Env) {
 	kit.Check(t, err)
 	heavy := apply.TaskQueue("line", namespace).WithSpec(apply.TaskQueueSpec().WithWeight(9).WithStopPolicy(batch.StopPolicyHold))
 	if _, err := queues.Apply(t.Context(), heavy, bob); !apierrors.IsConflict(err) {
-		t.Errorf("apply of another's field: %v", err)
+		t.Errorf("apply of another's field: got %v", err)
 	}
 	bob.Force = true
 	queue, err := queues.Apply(t.Context(), heavy, bob)
 	kit.Check(t, err)
 	if *queue.Spec.Weight != 9 || *queue.Spec.MaxRunningTasks != 5 || *queue.Spec.StopPolicy != batch.StopPolicyHold {
-		t.Errorf("applied by both: %v", queue.Spec)
+		t.Errorf("applied by both: got %v", queue.Spec)
 	}
 	extracted, err := apply.ExtractTaskQueue(queue, "alice")
 	kit.Check(t, err)
@@ -215,10 +215,10 @@ func testTypedApply(t *testing.T, e *kit.Env) {
 	queue, err = queues.Apply(t.Context(), apply.TaskQueue("line", namespace), bob)
 	kit.Check(t, err)
 	if *queue.Spec.Weight != 1 || *queue.Spec.StopPolicy != batch.StopPolicyNone || *queue.Spec.MaxRunningTasks != 5 {
-		t.Errorf("what bob gave up: %v", queue.Spec)
+		t.Errorf("what bob gave up: got %v", queue.Spec)
 	}
 
-	tasks := kit.Client(t, wire.On(e.Admin(t))).BatchV1alpha1().Tasks(namespace)
+	tasks := kit.Client(t, traffic.Wrap(e.Admin(t))).BatchV1alpha1().Tasks(namespace)
 	task, err := tasks.Apply(t.Context(), apply.Task("one", namespace).WithLabels(map[string]string{"app": "web"}).WithSpec(apply.TaskSpec().
 		WithCommand("sleep").WithEnv(apply.EnvVar().WithName("A").WithValue("b")).
 		WithSchedulingGates(apply.TaskSchedulingGate().WithName("later"))), alice)
@@ -229,15 +229,15 @@ func testTypedApply(t *testing.T, e *kit.Env) {
 	task, err = tasks.Apply(t.Context(), own, alice)
 	kit.Check(t, err)
 	if len(task.Spec.SchedulingGates) != 0 || task.Spec.Env[0].Value != "b" || task.Labels["app"] != "web" {
-		t.Errorf("extracted, changed and applied: %v", task)
+		t.Errorf("extracted, changed and applied: got %v", task)
 	}
-	statuses := kit.Client(t, wire.On(e.Controller(t))).BatchV1alpha1().Tasks(namespace)
+	statuses := kit.Client(t, traffic.Wrap(e.Controller(t))).BatchV1alpha1().Tasks(namespace)
 	task, err = statuses.ApplyStatus(t.Context(), apply.Task("one", namespace).WithResourceVersion(task.ResourceVersion).
 		WithStatus(apply.TaskStatus().WithProgress("1/2").WithConditions(applymeta.Condition().
 			WithType("example.com/Seen").WithStatus(metav1.ConditionTrue).WithReason("Looked").WithMessage("").WithLastTransitionTime(metav1.Now()))), bob)
 	kit.Check(t, err)
 	if task.Status.Progress != "1/2" || task.Status.Phase != batch.TaskPending || !meta.IsStatusConditionTrue(task.Status.Conditions, "example.com/Seen") {
-		t.Errorf("status applied: %v", task.Status)
+		t.Errorf("status applied: got %v", task.Status)
 	}
 
 	gated := apply.Task("two", namespace).WithSpec(apply.TaskSpec().WithCommand("sleep").WithSchedulingGates(apply.TaskSchedulingGate().WithName("later")))
@@ -246,10 +246,10 @@ func testTypedApply(t *testing.T, e *kit.Env) {
 	again, err := tasks.Apply(t.Context(), gated, alice)
 	kit.Check(t, err)
 	if again.ResourceVersion != task.ResourceVersion {
-		t.Errorf("applied again: %v", again)
+		t.Errorf("applied again: got %v", again)
 	}
 
-	sets := kit.Client(t, wire.On(e.Admin(t))).BatchV1alpha1().TaskSets(namespace)
+	sets := kit.Client(t, traffic.Wrap(e.Admin(t))).BatchV1alpha1().TaskSets(namespace)
 	many := apply.TaskSet("many", namespace).WithSpec(apply.TaskSetSpec().WithParallelism(0).WithTemplate(
 		apply.TaskTemplateSpec().WithLabels(map[string]string{"app": "web"}).WithSpec(apply.TaskSpec().WithCommand("sleep"))))
 	_, err = sets.Apply(t.Context(), many, alice)
@@ -257,7 +257,7 @@ func testTypedApply(t *testing.T, e *kit.Env) {
 	set, err := sets.Apply(t.Context(), many, alice)
 	kit.Check(t, err)
 	if set.Generation != 1 || set.Spec.Template.Labels["app"] != "web" || set.Spec.Template.Labels[batch.LabelTaskSetName] != "many" {
-		t.Errorf("applied twice: %v", set)
+		t.Errorf("applied twice: got %v", set)
 	}
-	allProtobuf(t, wire, 10)
+	expectProtobuf(t, traffic, 10)
 }

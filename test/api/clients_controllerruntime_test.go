@@ -48,48 +48,48 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testControllerRuntime uses Leat as most operators do.
+// testControllerRuntime uses the client, a manager with a controller, and caches of controller-runtime.
 func testControllerRuntime(t *testing.T, e *kit.Env) {
 	log.SetLogger(klog.Background())
 	scheme := runtime.NewScheme()
 	kit.Check(t, clientgoscheme.AddToScheme(scheme))
 	kit.Check(t, batch.AddToScheme(scheme))
-	// The library takes types that it does not know for custom resources, which have no protobuf form.
+	// The library requests unknown types in JSON, because custom resources have no protobuf.
 	kit.Check(t, apiutil.AddToProtobufScheme(batch.AddToScheme))
-	t.Run("Client", func(t *testing.T) { testClient(t, e, scheme) })
+	t.Run("Client", func(t *testing.T) { testRuntimeClient(t, e, scheme) })
 	t.Run("Manager", func(t *testing.T) { testManager(t, e, scheme) })
 	t.Run("Caches", func(t *testing.T) { testCaches(t, e, scheme) })
 }
 
-// testClient writes in all the ways that the client offers.
-func testClient(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
+// testRuntimeClient uses all methods of the client.
+func testRuntimeClient(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	namespace := e.Namespace(t)
-	wire := &scenario.Wire{}
-	admin, controller := newClient(t, wire.On(e.Admin(t)), scheme), newClient(t, wire.On(e.Controller(t)), scheme)
+	traffic := &scenario.Traffic{}
+	admin, controller := newRuntimeClient(t, traffic.Wrap(e.Admin(t)), scheme), newRuntimeClient(t, traffic.Wrap(e.Controller(t)), scheme)
 
 	task := &batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "one"},
 		Spec: batch.TaskSpec{
 			Command:         []string{"sleep"},
-			SchedulingGates: []batch.TaskSchedulingGate{{Name: "later"}}, // until then no scheduler writes to it
+			SchedulingGates: []batch.TaskSchedulingGate{{Name: "later"}}, // the scheduler does not write to it before they are removed
 		},
 	}
 	kit.Check(t, admin.Create(t.Context(), task))
 	if task.Status.Phase != batch.TaskPending || task.Spec.QueueName != "default" {
-		t.Errorf("created: %v", task)
+		t.Errorf("created: got %v", task)
 	}
 	if err := admin.Create(t.Context(), &batch.Task{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "bad"}}); !apierrors.IsInvalid(err) {
-		t.Errorf("create of a task without a command: %v", err)
+		t.Errorf("create of a task without a command: got %v", err)
 	}
 	before := task.DeepCopy()
 	task.Labels, task.Spec.SchedulingGates = map[string]string{"app": "web"}, nil
 	kit.Check(t, admin.Patch(t.Context(), task, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
 	if err := admin.Patch(t.Context(), task, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); !apierrors.IsConflict(err) {
-		t.Errorf("patch of an old version: %v", err)
+		t.Errorf("patch of an old version: got %v", err)
 	}
 
 	worker := &batch.Worker{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "w-aaaaa"}}
-	kit.Check(t, newClient(t, wire.On(e.Worker(t, namespace, worker.Name)), scheme).Create(t.Context(), worker))
+	kit.Check(t, newRuntimeClient(t, traffic.Wrap(e.Worker(t, namespace, worker.Name)), scheme).Create(t.Context(), worker))
 	kit.Check(t, controller.SubResource("binding").Create(t.Context(), task, &batch.Binding{Target: batch.BindingTarget{Name: "w-aaaaa", Incarnation: "one"}}))
 	kit.Check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(task), task))
 	before = task.DeepCopy()
@@ -98,54 +98,54 @@ func testClient(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	task.Status.Phase = batch.TaskRunning
 	kit.Check(t, controller.Status().Update(t.Context(), task))
 	if task.Spec.WorkerName != "w-aaaaa" || task.Status.Progress != "1/2" || task.Status.Phase != batch.TaskRunning {
-		t.Errorf("bound, and its status patched and updated: %v", task)
+		t.Errorf("bound, and its status patched and updated: got %v", task)
 	}
 	kit.Check(t, admin.SubResource("eviction").Create(t.Context(), task, &batch.Eviction{Reason: "Tried"}))
 	kit.Check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(task), task))
 	if task.Spec.WorkerName != "" || task.Status.Disruptions != 1 {
-		t.Errorf("evicted: %v", task)
+		t.Errorf("evicted: got %v", task)
 	}
 
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "many"}}
 	kit.Check(t, admin.Apply(t.Context(), apply.TaskSet(set.Name, namespace).WithSpec(apply.TaskSetSpec().WithSuspend(true).WithTemplate(
 		apply.TaskTemplateSpec().WithSpec(apply.TaskSpec().WithCommand("sleep")))), client.FieldOwner("alice")))
 	scale := &autoscalingv1.Scale{}
-	kit.Check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error { // a controller may write the status
+	kit.Check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error { // a controller may update the status
 		kit.Check(t, admin.SubResource("scale").Get(t.Context(), set, scale))
 		scale.Spec.Replicas = 4
 		return admin.SubResource("scale").Update(t.Context(), set, client.WithSubResourceBody(scale))
 	}))
 	kit.Check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(set), set))
 	if *set.Spec.Parallelism != 4 {
-		t.Errorf("scaled: %v", set.Spec)
+		t.Errorf("scaled: got %v", set.Spec)
 	}
 
 	var list batch.TaskList
 	kit.Check(t, admin.List(t.Context(), &list, client.InNamespace(namespace), client.MatchingLabels{"app": "web"}, client.MatchingFields{"spec.queueName": "default"}, client.Limit(1)))
 	if len(list.Items) != 1 || list.Items[0].UID != task.UID {
-		t.Errorf("listed: %v", list.Items)
+		t.Errorf("listed: got %v", list.Items)
 	}
 	kit.Check(t, admin.Delete(t.Context(), task, client.Preconditions{UID: &task.UID}))
 	kit.Check(t, admin.DeleteAllOf(t.Context(), &batch.TaskSet{}, client.InNamespace(namespace)))
 	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(set), set); !apierrors.IsNotFound(err) {
-		t.Errorf("deleted with all: %v", err)
+		t.Errorf("deleted with all: got %v", err)
 	}
 
-	for _, exchange := range wire.Exchanges() {
+	for _, exchange := range traffic.Exchanges() {
 		sent, received := []string{"", runtime.ContentTypeProtobuf}, runtime.ContentTypeProtobuf
 		switch exchange.Sent {
 		case "application/apply-patch+yaml":
-			sent, received = []string{exchange.Sent}, runtime.ContentTypeJSON // the library's choice
+			sent, received = []string{exchange.Sent}, runtime.ContentTypeJSON // the library requests it
 		case "application/merge-patch+json":
 			sent = []string{exchange.Sent}
 		}
 		if !slices.Contains(sent, exchange.Sent) || exchange.Received != received {
-			t.Errorf("%s %s sent %q and was answered in %q", exchange.Method, exchange.Path, exchange.Sent, exchange.Received)
+			t.Errorf("%s %s: sent %q and received %q", exchange.Method, exchange.Path, exchange.Sent, exchange.Received)
 		}
 	}
 }
 
-// testManager runs a controller that answers each task with a label, over a restart of the server.
+// testManager runs a controller that labels each task, and restarts the server.
 func testManager(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	namespace := e.Namespace(t)
 	manager, err := ctrl.NewManager(e.Admin(t), ctrl.Options{
@@ -172,7 +172,7 @@ func testManager(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	ended := make(chan error, 1)
 	go func() { ended <- manager.Start(ctx) }()
 
-	direct := newClient(t, e.Direct(t, "alice", "leat:admins"), scheme)
+	direct := newRuntimeClient(t, e.Direct(t, "alice", "leat:admins"), scheme)
 	reconciled := func(name string) {
 		t.Helper()
 		task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: batch.TaskSpec{Command: []string{"sleep"}}}
@@ -193,7 +193,7 @@ func testManager(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	e.WaitServed(t)
 }
 
-// testCaches follows the scenario with caches of typed objects, of unstructured ones and of metadata only.
+// testCaches runs the scenario with caches of typed, unstructured and metadata-only objects.
 func testCaches(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	namespace := e.Namespace(t)
 	kind := batch.SchemeGroupVersion.WithKind("Task")
@@ -209,27 +209,27 @@ func testCaches(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 		{"metadata", runtime.ContentTypeProtobuf, partial},
 	}
 
-	var all, bound []*scenario.Objects
+	var all, bound []*scenario.Observer
 	var start []func()
-	wires := map[string]*scenario.Wire{}
+	traffic := map[string]*scenario.Traffic{}
 	for _, form := range forms {
-		wires[form.name] = &scenario.Wire{}
-		add := func(config *rest.Config, objects *scenario.Objects, options cache.Options) {
+		traffic[form.name] = &scenario.Traffic{}
+		add := func(config *rest.Config, objects *scenario.Observer, options cache.Options) {
 			options.Scheme, options.DefaultNamespaces = scheme, map[string]cache.Config{namespace: {}}
-			informers, err := cache.New(wires[form.name].On(config), options)
+			informers, err := cache.New(traffic[form.name].Wrap(config), options)
 			kit.Check(t, err)
 			start = append(start, func() {
-				go func() { _ = informers.Start(t.Context()) }() // it ends with the test
+				go func() { _ = informers.Start(t.Context()) }() // until the test ends
 				informer, err := informers.GetInformer(t.Context(), form.object)
 				kit.Check(t, err)
 				_, err = informer.AddEventHandler(objects.Handler())
 				kit.Check(t, err)
 			})
 		}
-		allObjects, boundObjects := &scenario.Objects{Name: form.name}, &scenario.Objects{Name: form.name + " of a worker"}
-		all, bound = append(all, allObjects), append(bound, boundObjects)
-		add(e.Admin(t), allObjects, cache.Options{})
-		add(e.Worker(t, namespace, scenario.Worker), boundObjects, cache.Options{
+		allObserver, boundObserver := &scenario.Observer{Name: form.name}, &scenario.Observer{Name: form.name + " of a worker"}
+		all, bound = append(all, allObserver), append(bound, boundObserver)
+		add(e.Admin(t), allObserver, cache.Options{})
+		add(e.Worker(t, namespace, scenario.Worker), boundObserver, cache.Options{
 			DefaultFieldSelector: fields.OneTermEqualSelector("spec.workerName", scenario.Worker),
 		})
 	}
@@ -240,21 +240,21 @@ func testCaches(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	})
 	for _, form := range forms {
 		watches := 0
-		for _, exchange := range wires[form.name].Exchanges() {
+		for _, exchange := range traffic[form.name].Exchanges() {
 			if exchange.Query.Get("watch") != "" {
 				watches++
 			}
 			if received := strings.TrimSuffix(exchange.Received, ";stream=watch"); received != form.mediaType {
-				t.Errorf("%s: %s %s?%s was answered in %s", form.name, exchange.Method, exchange.Path, exchange.Query.Encode(), received)
+				t.Errorf("%s: %s %s?%s: got %s, want %s", form.name, exchange.Method, exchange.Path, exchange.Query.Encode(), received, form.mediaType)
 			}
 		}
 		if watches < 4 {
-			t.Errorf("%s: %d watches were opened, want two before and two after the restart", form.name, watches)
+			t.Errorf("%s: got %d watches, want at least two before and two after the restart", form.name, watches)
 		}
 	}
 }
 
-func newClient(t *testing.T, config *rest.Config, scheme *runtime.Scheme) client.Client {
+func newRuntimeClient(t *testing.T, config *rest.Config, scheme *runtime.Scheme) client.Client {
 	t.Helper()
 	c, err := client.New(config, client.Options{Scheme: scheme})
 	kit.Check(t, err)

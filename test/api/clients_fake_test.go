@@ -32,7 +32,7 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 )
 
-// typedClient is what the generated client of a kind with objects T, lists L and apply configurations A has.
+// typedClient is the generated client of a kind with objects T, lists L and apply configurations A.
 type typedClient[T, L, A any] interface {
 	Create(context.Context, T, metav1.CreateOptions) (T, error)
 	Get(context.Context, string, metav1.GetOptions) (T, error)
@@ -42,13 +42,14 @@ type typedClient[T, L, A any] interface {
 	Delete(context.Context, string, metav1.DeleteOptions) error
 }
 
-// TestFakes holds that the fake clientset serves every kind, and that server-side apply in it, and Extract, know who owns what.
-func TestFakes(t *testing.T) {
+// TestFakeClientset checks that the fake clientset serves every kind, and tracks field ownership for server-side apply
+// and Extract.
+func TestFakeClientset(t *testing.T) {
 	client := fake.NewClientset().BatchV1alpha1()
 	labels := func(key string) map[string]string { return map[string]string{key: "x"} }
 
 	t.Run("Task", func(t *testing.T) {
-		testFake(t, client.Tasks("ns"), &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "made"}},
+		testFake(t, client.Tasks("ns"), &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "created"}},
 			apply.Task("applied", "ns").WithSpec(apply.TaskSpec().WithSchedulingGates(apply.TaskSchedulingGate().WithName("a"))),
 			apply.Task("applied", "ns").WithSpec(apply.TaskSpec().WithSchedulingGates(apply.TaskSchedulingGate().WithName("b"))),
 			apply.ExtractTask)
@@ -58,27 +59,28 @@ func TestFakes(t *testing.T) {
 			return apply.TaskSet("applied", "ns").WithSpec(apply.TaskSetSpec().WithTemplate(apply.TaskTemplateSpec().WithSpec(
 				apply.TaskSpec().WithEnv(apply.EnvVar().WithName(variable).WithValue("x")))))
 		}
-		testFake(t, client.TaskSets("ns"), &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: "made"}}, config("A"), config("B"), apply.ExtractTaskSet)
+		testFake(t, client.TaskSets("ns"), &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: "created"}}, config("A"), config("B"), apply.ExtractTaskSet)
 	})
 	t.Run("TaskQueue", func(t *testing.T) {
 		config := func(condition string) *apply.TaskQueueApplyConfiguration {
 			return apply.TaskQueue("applied", "ns").WithStatus(apply.TaskQueueStatus().WithConditions(applymeta.Condition().WithType(condition)))
 		}
-		testFake(t, client.TaskQueues("ns"), &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: "made"}}, config("A"), config("B"), apply.ExtractTaskQueue)
+		testFake(t, client.TaskQueues("ns"), &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: "created"}}, config("A"), config("B"), apply.ExtractTaskQueue)
 	})
 	t.Run("Worker", func(t *testing.T) {
 		config := func(condition string) *apply.WorkerApplyConfiguration {
 			return apply.Worker("applied", "ns").WithStatus(apply.WorkerStatus().WithConditions(applymeta.Condition().WithType(condition)))
 		}
-		testFake(t, client.Workers("ns"), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: "made"}}, config("A"), config("B"), apply.ExtractWorker)
+		testFake(t, client.Workers("ns"), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: "created"}}, config("A"), config("B"), apply.ExtractWorker)
 	})
 	t.Run("WorkerLease", func(t *testing.T) {
-		testFake(t, client.WorkerLeases("ns"), &batch.WorkerLease{ObjectMeta: metav1.ObjectMeta{Name: "made"}},
+		testFake(t, client.WorkerLeases("ns"), &batch.WorkerLease{ObjectMeta: metav1.ObjectMeta{Name: "created"}},
 			apply.WorkerLease("applied", "ns").WithLabels(labels("a")), apply.WorkerLease("applied", "ns").WithLabels(labels("b")), apply.ExtractWorkerLease)
 	})
 }
 
-// testFake creates the object, and applies one and two, which set items of one list, to an object named "applied".
+// testFake creates the object. As two field managers, it applies one and two, which set items of the same list, to an
+// object named "applied".
 func testFake[T metav1.Object, L, A any](t *testing.T, client typedClient[T, L, A], object T, one, two A, extract func(T, string) (A, error)) {
 	ctx := t.Context()
 	created, err := client.Create(ctx, object, metav1.CreateOptions{FieldManager: "one"})
@@ -89,7 +91,7 @@ func testFake[T metav1.Object, L, A any](t *testing.T, client typedClient[T, L, 
 	got, err := client.Get(ctx, object.GetName(), metav1.GetOptions{})
 	kit.Check(t, err)
 	if diff := cmp.Diff(map[string]string{"a": "b"}, got.GetLabels()); diff != "" {
-		t.Errorf("labels: want -, got +:\n%s", diff)
+		t.Errorf("labels differ (- want, + got):\n%s", diff)
 	}
 
 	_, err = client.Apply(ctx, one, metav1.ApplyOptions{FieldManager: "one"})
@@ -100,18 +102,18 @@ func testFake[T metav1.Object, L, A any](t *testing.T, client typedClient[T, L, 
 		own, err := extract(applied, manager)
 		kit.Check(t, err)
 		if diff := cmp.Diff(document(t, want), document(t, own)); diff != "" {
-			t.Errorf("extracted for %s: want -, got +:\n%s", manager, diff)
+			t.Errorf("fields of %s differ (- want, + got):\n%s", manager, diff)
 		}
 	}
 	list, err := client.List(ctx, metav1.ListOptions{})
 	kit.Check(t, err)
 	if items, _ := document(t, list)["items"].([]any); len(items) != 2 {
-		t.Errorf("listed: %v", items)
+		t.Errorf("got items %v, want 2", items)
 	}
 	kit.Check(t, client.Delete(ctx, object.GetName(), metav1.DeleteOptions{}))
 }
 
-// document returns the object that a value is in JSON.
+// document converts a value to a JSON object.
 func document(t *testing.T, value any) map[string]any {
 	t.Helper()
 	text, err := json.Marshal(value)

@@ -44,7 +44,7 @@ import (
 
 const watched = ";stream=watch"
 
-// libraries are the ways to make an informer of tasks, and the media type that each speaks.
+// libraries lists the kinds of informers of tasks, with the media type of each.
 var libraries = []struct {
 	name, mediaType string
 	informer        func(t *testing.T, config *rest.Config, namespace string, tweak func(*metav1.ListOptions)) cache.SharedIndexInformer
@@ -65,24 +65,24 @@ var libraries = []struct {
 	}},
 }
 
-// testInformers follows the scenario with an informer of each library, of all tasks of the namespace and of one worker's.
+// testInformers runs the scenario with two informers of each library: of all tasks of the namespace, and of one worker.
 func testInformers(t *testing.T, e *kit.Env, watchList bool) {
 	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, watchList)
 	namespace := e.Namespace(t)
-	var all, bound []*scenario.Objects
+	var all, bound []*scenario.Observer
 	var start []func()
-	wires := map[string]*scenario.Wire{}
+	traffic := map[string]*scenario.Traffic{}
 	for _, library := range libraries {
-		wires[library.name] = &scenario.Wire{}
-		config := wires[library.name].On(e.Admin(t))
+		traffic[library.name] = &scenario.Traffic{}
+		config := traffic[library.name].Wrap(e.Admin(t))
 		everything := library.informer(t, config, namespace, func(*metav1.ListOptions) {})
-		// A worker reaches the server itself, and may ask for its own tasks alone.
-		workers := library.informer(t, wires[library.name].On(e.Worker(t, namespace, scenario.Worker)), namespace, func(o *metav1.ListOptions) {
+		// A worker connects to the server itself, and may list only its own tasks.
+		workers := library.informer(t, traffic[library.name].Wrap(e.Worker(t, namespace, scenario.Worker)), namespace, func(o *metav1.ListOptions) {
 			o.FieldSelector = fields.OneTermEqualSelector("spec.workerName", scenario.Worker).String()
 		})
-		allObjects, boundObjects := &scenario.Objects{Name: library.name}, &scenario.Objects{Name: library.name + " of a worker"}
-		all, bound = append(all, allObjects), append(bound, boundObjects)
-		for informer, objects := range map[cache.SharedIndexInformer]*scenario.Objects{everything: allObjects, workers: boundObjects} {
+		allObserver, boundObserver := &scenario.Observer{Name: library.name}, &scenario.Observer{Name: library.name + " of a worker"}
+		all, bound = append(all, allObserver), append(bound, boundObserver)
+		for informer, objects := range map[cache.SharedIndexInformer]*scenario.Observer{everything: allObserver, workers: boundObserver} {
 			_, err := informer.AddEventHandler(objects.Handler())
 			kit.Check(t, err)
 			start = append(start, func() { go informer.RunWithContext(t.Context()) })
@@ -96,7 +96,7 @@ func testInformers(t *testing.T, e *kit.Env, watchList bool) {
 
 	for _, library := range libraries {
 		lists, early, streams, initial := 0, 0, 0, 0
-		for _, exchange := range wires[library.name].Exchanges() {
+		for _, exchange := range traffic[library.name].Exchanges() {
 			want := library.mediaType
 			switch {
 			case exchange.Query.Get("watch") == "":
@@ -111,20 +111,20 @@ func testInformers(t *testing.T, e *kit.Env, watchList bool) {
 				want += streamOf(want)
 			}
 			if exchange.Received != want {
-				t.Errorf("%s: %s %s?%s was answered in %s, want %s", library.name, exchange.Method, exchange.Path, exchange.Query.Encode(), exchange.Received, want)
+				t.Errorf("%s: %s %s?%s: got %s, want %s", library.name, exchange.Method, exchange.Path, exchange.Query.Encode(), exchange.Received, want)
 			}
 		}
 		switch {
-		// Who is told to come again, as by a server that is starting, lists instead: after the restart that may be.
+		// After the restart, an informer may fall back to a list, for example on 429 of a starting server.
 		case watchList && (initial < 2 || early > 0):
-			t.Errorf("%s: WatchList is on: %d streams with the initial events and, before both informers had one, %d lists were opened", library.name, initial, early)
+			t.Errorf("%s with WatchList: got %d watches with initial events, want at least 2, and %d lists before them, want 0", library.name, initial, early)
 		case !watchList && (lists < 2 || streams < 2 || initial > 0):
-			t.Errorf("%s: WatchList is off: %d lists, %d streams and %d streams with the initial events were opened", library.name, lists, streams, initial)
+			t.Errorf("%s without WatchList: got %d lists, %d watches and %d watches with initial events, want at least 2, at least 2 and 0", library.name, lists, streams, initial)
 		}
 	}
 }
 
-// streamOf gives what the media type of a watch has besides: JSON needs no frames.
+// streamOf returns the parameter of the media type of a watch. JSON has none: it needs no frames.
 func streamOf(mediaType string) string {
 	if mediaType == runtime.ContentTypeJSON {
 		return ""
@@ -132,11 +132,11 @@ func streamOf(mediaType string) string {
 	return watched
 }
 
-// testAllKindsInformers runs informers of all kinds that can be watched in all namespaces, as a controller does.
+// testAllKindsInformers runs informers of all watched kinds in all namespaces, as the controller manager does.
 func testAllKindsInformers(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	wire := &scenario.Wire{}
-	factory := externalversions.NewSharedInformerFactory(kit.Client(t, wire.On(e.Controller(t))), 0)
+	traffic := &scenario.Traffic{}
+	factory := externalversions.NewSharedInformerFactory(kit.Client(t, traffic.Wrap(e.Controller(t))), 0)
 	informers := factory.Batch().V1alpha1()
 	all := map[string]cache.SharedIndexInformer{
 		"tasks": informers.Tasks().Informer(), "tasksets": informers.TaskSets().Informer(),
@@ -168,28 +168,28 @@ func testAllKindsInformers(t *testing.T, e *kit.Env) {
 			return err
 		})
 	}
-	for _, exchange := range wire.Exchanges() {
+	for _, exchange := range traffic.Exchanges() {
 		if exchange.Received != runtime.ContentTypeProtobuf+watched {
-			t.Errorf("%s %s was answered in %s", exchange.Method, exchange.Path, exchange.Received)
+			t.Errorf("%s %s: got %s, want a watch in protobuf", exchange.Method, exchange.Path, exchange.Received)
 		}
 	}
 
-	// Leases are listed instead.
+	// Leases have no watch. They are listed.
 	_, err = worker.WorkerLeases(namespace).Create(t.Context(), &batch.WorkerLease{ObjectMeta: meta}, metav1.CreateOptions{})
 	kit.Check(t, err)
 	leases, err := kit.Client(t, e.Controller(t)).BatchV1alpha1().WorkerLeases(namespace).List(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
 	kit.Check(t, err)
 	if len(leases.Items) != 1 || *leases.Items[0].Spec.LeaseDurationSeconds != 40 {
-		t.Errorf("leases: %v", leases.Items)
+		t.Errorf("got leases %v, want one of 40 seconds", leases.Items)
 	}
 }
 
-// allProtobuf fails unless all that was sent and received, apart from patches, which have formats of their own, was protobuf.
-func allProtobuf(t *testing.T, wire *scenario.Wire, atLeast int) {
+// expectProtobuf checks that all bodies are protobuf. Patches have formats of their own.
+func expectProtobuf(t *testing.T, traffic *scenario.Traffic, atLeast int) {
 	t.Helper()
-	exchanges := wire.Exchanges()
+	exchanges := traffic.Exchanges()
 	if len(exchanges) < atLeast {
-		t.Errorf("only %d exchanges were seen", len(exchanges))
+		t.Errorf("got %d exchanges, want at least %d", len(exchanges), atLeast)
 	}
 	for _, exchange := range exchanges {
 		sent := []string{"", runtime.ContentTypeProtobuf}
@@ -197,7 +197,7 @@ func allProtobuf(t *testing.T, wire *scenario.Wire, atLeast int) {
 			sent = []string{"application/apply-patch+yaml", "application/merge-patch+json"}
 		}
 		if !slices.Contains(sent, exchange.Sent) || !strings.HasPrefix(exchange.Received, runtime.ContentTypeProtobuf) {
-			t.Errorf("%s %s sent %q and was answered in %q", exchange.Method, exchange.Path, exchange.Sent, exchange.Received)
+			t.Errorf("%s %s: sent %q and received %q, want protobuf", exchange.Method, exchange.Path, exchange.Sent, exchange.Received)
 		}
 	}
 }

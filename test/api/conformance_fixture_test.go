@@ -250,8 +250,8 @@ func expectInvalid(t testing.TB, err error, field string) {
 	t.Errorf("got an error that does not name %s: %v", field, err)
 }
 
-// conflictingFields returns the fields that an apply conflict names, in order. It fails the test at once if err is not an
-// apply conflict.
+// conflictingFields returns the fields that an apply conflict names, in order. It fails the test at once if err is not
+// an apply conflict.
 func conflictingFields(t testing.TB, err error) []string {
 	t.Helper()
 	expectError(t, err, http.StatusConflict)

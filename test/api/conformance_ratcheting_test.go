@@ -31,8 +31,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// testRatcheting checks that a stored object with invalid fields can still be updated in other fields: an earlier version
-// with weaker validation may have stored it. The test writes such objects to etcd.
+// testRatcheting checks that a stored object with invalid fields can still be updated in other fields: an earlier
+// version with weaker validation may have stored it. The test writes such objects to etcd.
 func testRatcheting(t *testing.T, fx *fixture, versions []string) {
 	etcd := fx.env.Etcd
 	tls := kit.Must(transport.TLSInfo{CertFile: etcd.CertFile, KeyFile: etcd.KeyFile, TrustedCAFile: etcd.CAFile}.ClientConfig())(t)

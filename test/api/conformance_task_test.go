@@ -489,8 +489,8 @@ func deletionIsOnlyShortened(s *taskSubject) {
 	s.expectNotFound("a")
 }
 
-// deletionRightAfterBinding deletes tasks that may not be bound yet in the server's watch cache. The server's first attempt
-// to delete then conflicts, and the next one must decide again, by the stored task.
+// deletionRightAfterBinding deletes tasks that may not be bound yet in the server's watch cache. The server's first
+// attempt to delete then conflicts, and the next one must decide again, by the stored task.
 func deletionRightAfterBinding(s *taskSubject) {
 	var all sync.WaitGroup
 	for i := range 10 {

@@ -81,8 +81,8 @@ func createSetsSystemFields(s *subject) {
 	s.expectNotFound("b")
 }
 
-// exportedObjectsCanBeCreated checks that an object that components have written can be exported, deleted, and created and
-// updated from the export. "kubectl replace --force" and backup tools do that.
+// exportedObjectsCanBeCreated checks that an object that components have written can be exported, deleted, and created
+// and updated from the export. "kubectl replace --force" and backup tools do that.
 func exportedObjectsCanBeCreated(s *subject) {
 	s.create("a")
 	if s.populate != nil {

@@ -16,9 +16,9 @@ limitations under the License.
 
 // Package api tests what the API promises to every client, for every kind.
 //
-// The suites are Conformance (one set of rules for all kinds and subresources), Kubectl (every verb, and bad input), the
-// client libraries (typed, dynamic, metadata and controller-runtime), and Metrics. They share one environment with a host
-// and one without.
+// The suites are Conformance (one set of rules for all kinds and subresources), Kubectl (every verb, and bad input),
+// the client libraries (typed, dynamic, metadata and controller-runtime) and Metrics. All share one environment with a
+// host and one in standalone mode.
 package api
 
 import (
@@ -30,14 +30,14 @@ import (
 func TestStandalone(t *testing.T) {
 	e := kit.Standalone(t)
 	testRestarts(t, e)
-	testUndisturbed(t, e)
+	testInParallel(t, e)
 }
 
 func TestAggregated(t *testing.T) {
 	e := kit.Aggregated(t)
-	t.Run("Metrics", func(t *testing.T) { testMetrics(t, e) }) // first: it starts controllers, and other suites need none
+	t.Run("Metrics", func(t *testing.T) { testMetrics(t, e) }) // alone: it runs a controller manager
 	testRestarts(t, e)
-	testUndisturbed(t, e)
+	testInParallel(t, e)
 	parallel(t, "AtServer", func(t *testing.T) { testAtServer(t, e.AtServer()) })
 }
 
@@ -48,8 +48,8 @@ func testRestarts(t *testing.T, e *kit.Env) {
 	t.Run("ControllerRuntime", func(t *testing.T) { testControllerRuntime(t, e) })
 }
 
-// testUndisturbed runs the suites that leave the server alone, side by side.
-func testUndisturbed(t *testing.T, e *kit.Env) {
+// testInParallel starts the other suites. They run in parallel after the calling test has returned.
+func testInParallel(t *testing.T, e *kit.Env) {
 	parallel(t, "Conformance", func(t *testing.T) { testConformance(t, e) })
 	parallel(t, "Kubectl", func(t *testing.T) { testKubectl(t, e) })
 	parallel(t, "TypedClient", func(t *testing.T) { testTypedClient(t, e) })
@@ -57,8 +57,8 @@ func testUndisturbed(t *testing.T, e *kit.Env) {
 	parallel(t, "AllKindsInformers", func(t *testing.T) { testAllKindsInformers(t, e) })
 }
 
-// testAtServer tests at a server with a host, past the aggregator, what the aggregator answers itself or passes on in part:
-// discovery, OpenAPI, and bodies that are no objects.
+// testAtServer connects to a server with a host directly. It tests the requests that the aggregator serves itself or
+// may change: discovery, OpenAPI and malformed requests.
 func testAtServer(t *testing.T, e *kit.Env) {
 	t.Run("APIResources", func(t *testing.T) { testAPIResources(t, e.Admin(t)) })
 	t.Run("KubectlDiscovery", func(t *testing.T) { testKubectlDiscovery(t, e) })
@@ -66,7 +66,7 @@ func testAtServer(t *testing.T, e *kit.Env) {
 	t.Run("KubectlBadRequests", func(t *testing.T) { testKubectlBadRequests(t, e) })
 }
 
-// parallel runs a subtest beside those of the other calls, once the test itself has returned.
+// parallel starts a subtest that runs in parallel with others after the calling test has returned.
 func parallel(t *testing.T, name string, f func(*testing.T)) {
 	t.Run(name, func(t *testing.T) {
 		t.Parallel()

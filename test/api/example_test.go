@@ -44,7 +44,7 @@ import (
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
 )
 
-// The functions here are the ones that docs/how-to/go.md shows.
+// docs/how-to/go.md shows these functions.
 
 // runTask creates a task and waits until it has ended.
 func runTask(ctx context.Context, clientset versioned.Interface, namespace string, command ...string) (*batch.Task, error) {
@@ -108,7 +108,7 @@ func addController(mgr manager.Manager) error {
 	if err := batch.AddToScheme(mgr.GetScheme()); err != nil {
 		return err
 	}
-	// Without this, controller-runtime speaks JSON: it takes the kinds for custom resources.
+	// Without this, controller-runtime requests JSON, as it does for custom resources.
 	if err := apiutil.AddToProtobufScheme(batch.AddToScheme); err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func Example() {
 	}
 	fmt.Println("suspended:", *set.Spec.Suspend)
 
-	// In place of a scheduler and a worker.
+	// Act as the scheduler and the worker.
 	clientset.PrependReactor("create", "tasks", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		task := action.(clienttesting.CreateAction).GetObject().(*batch.Task)
 		task.Name, task.Status.Phase = task.GenerateName+"abcde", batch.TaskSucceeded
@@ -165,7 +165,7 @@ func Example() {
 	// example-abcde Succeeded
 }
 
-// TestPageForGoDevelopers holds that the page shows code that is compiled and run here.
+// TestPageForGoDevelopers checks that the code on the page is in this file, which is compiled and run.
 func TestPageForGoDevelopers(t *testing.T) {
 	page, err := os.ReadFile("../../docs/how-to/go.md")
 	if err != nil {
@@ -177,13 +177,13 @@ func TestPageForGoDevelopers(t *testing.T) {
 	}
 	blocks := strings.Split(string(page), "```go\n")[1:]
 	if len(blocks) < 4 {
-		t.Errorf("the page has %d blocks of Go", len(blocks))
+		t.Errorf("got %d blocks of Go on the page, want at least 4", len(blocks))
 	}
 	squeeze := func(text string) string { return strings.Join(strings.Fields(text), " ") }
 	for _, block := range blocks {
 		block, _, _ = strings.Cut(block, "```")
 		if !strings.Contains(squeeze(string(code)), squeeze(block)) {
-			t.Errorf("not in example_test.go:\n%s", block)
+			t.Errorf("got code on the page that is not in example_test.go:\n%s", block)
 		}
 	}
 }

@@ -33,8 +33,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// registerWorker registers a worker for eight tasks, with the worker's rights. It is not ready, so the scheduler binds no
-// tasks to it. In standalone mode, the lifecycle controller evicts tasks of workers that do not exist.
+// registerWorker registers a worker for eight tasks, with the worker's rights. It is not ready, so the scheduler binds
+// no tasks to it. In standalone mode, the lifecycle controller evicts tasks of workers that do not exist.
 func registerWorker(t testing.TB, e *kit.Env, namespace, name string) *batch.Worker {
 	t.Helper()
 	workers := kit.Client(t, e.Worker(t, namespace, name)).BatchV1alpha1().Workers(namespace)

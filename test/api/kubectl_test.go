@@ -100,8 +100,8 @@ func (k terminal) withStdin(stdin string) terminal {
 	return k
 }
 
-// run runs kubectl with the words of line and more arguments. It returns the standard output without the last newline. It
-// fails the test at once if kubectl fails.
+// run runs kubectl with the words of line and more arguments. It returns the standard output without the last newline.
+// It fails the test at once if kubectl fails.
 func (k terminal) run(line string, more ...string) string {
 	k.t.Helper()
 	out, _, err := k.execute(line, more...)
@@ -151,8 +151,8 @@ func (k terminal) expectFailure(status int, texts []string, line string, more ..
 
 var times = regexp.MustCompile(`^(\d+[dhms])+$`)
 
-// normalizeTable returns a printed table with columns one space apart and "T" in the place of times, which depend on the
-// speed of the test.
+// normalizeTable returns a printed table with columns one space apart and "T" in the place of times, which depend on
+// the speed of the test.
 func normalizeTable(out string) string {
 	var lines []string
 	for line := range strings.Lines(out) {

@@ -30,7 +30,7 @@ import (
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/leat-dev/leat/pkg/apiserver"
-	_ "github.com/leat-dev/leat/pkg/controller" // registers what controllers have
+	_ "github.com/leat-dev/leat/pkg/controller" // registers the metrics of controllers
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 	"github.com/leat-dev/leat/pkg/scheduler"
 	"github.com/leat-dev/leat/pkg/worker/agent"
@@ -38,17 +38,17 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// described takes the place of a registry and keeps what metrics there are: the labels by name.
-type described map[string]string
+// descriptions is a prometheus.Registerer that records the labels of metrics by name.
+type descriptions map[string]string
 
-func (d described) Register(c prometheus.Collector) error {
+func (d descriptions) Register(c prometheus.Collector) error {
 	all := make(chan *prometheus.Desc)
 	go func() {
 		defer close(all)
 		c.Describe(all)
 	}()
 	for desc := range all {
-		// A description shows what it is in its text only.
+		// A Desc has no accessors. Its text has the name and the labels.
 		parts := regexp.MustCompile(`fqName: "([^"]*)".*variableLabels: \{([^}]*)\}`).FindStringSubmatch(desc.String())
 		if parts != nil && strings.HasPrefix(parts[1], "leat_") {
 			labels := strings.FieldsFunc(parts[2], func(r rune) bool { return r == ',' || r == ' ' })
@@ -59,27 +59,29 @@ func (d described) Register(c prometheus.Collector) error {
 	return nil
 }
 
-func (d described) MustRegister(all ...prometheus.Collector) {
+func (d descriptions) MustRegister(all ...prometheus.Collector) {
 	for _, c := range all {
-		_ = d.Register(c) // it does not fail
+		_ = d.Register(c) // Register returns no errors
 	}
 }
 
-func (d described) Unregister(prometheus.Collector) bool { return true }
+func (d descriptions) Unregister(prometheus.Collector) bool { return true }
 
-// row is a metric in the page: its name, what it is, its labels and its meaning.
-var row = regexp.MustCompile("(?m)^\\| `(leat_[a-z_]+)` \\| (counter|gauge|histogram) \\|([^|]*)\\|[^|]+\\|$")
+// metricRow matches a metric on the page: its name, type, labels and meaning.
+var metricRow = regexp.MustCompile("(?m)^\\| `(leat_[a-z_]+)` \\| (counter|gauge|histogram) \\|([^|]*)\\|[^|]+\\|$")
 
+// TestAllMetricsAreDocumented checks that docs/reference/metrics.md has the metrics that the programs register, and no
+// others.
 func TestAllMetricsAreDocumented(t *testing.T) {
-	registered := described{}
+	registered := descriptions{}
 	registry, ok := ctrlmetrics.Registry.(prometheus.Collector)
 	if !ok {
 		t.Fatalf("the registry of the controllers is a %T, which does not describe itself", ctrlmetrics.Registry)
 	}
 	registered.MustRegister(registry)
-	ended, cancel := context.WithCancel(t.Context())
+	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := scheduler.New(&fake.Clientset{}, scheduler.WithMetrics(registered)).Run(ended); err != nil {
+	if err := scheduler.New(&fake.Clientset{}, scheduler.WithMetrics(registered)).Run(canceled); err != nil {
 		t.Fatal(err)
 	}
 	agent.New(&fake.Clientset{}, sandbox.NewHost(), agent.Options{Registerer: registered})
@@ -94,7 +96,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	documented := map[string]string{}
-	for _, match := range row.FindAllStringSubmatch(string(page), -1) {
+	for _, match := range metricRow.FindAllStringSubmatch(string(page), -1) {
 		labels := strings.FieldsFunc(match[3], func(r rune) bool { return strings.ContainsRune("`, ", r) })
 		slices.Sort(labels)
 		documented[match[1]] = strings.Join(labels, " ")
@@ -105,7 +107,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 		case !ok:
 			t.Errorf("%s{%s} is not in docs/reference/metrics.md", name, registered[name])
 		case labels != registered[name]:
-			t.Errorf("%s has the labels %q, and in docs/reference/metrics.md %q", name, registered[name], labels)
+			t.Errorf("%s has the labels %q, and %q in docs/reference/metrics.md", name, registered[name], labels)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(documented)) {
@@ -115,7 +117,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 	}
 	for _, name := range regexp.MustCompile("`(leat_[a-z_]+)`").FindAllStringSubmatch(string(page), -1) {
 		if _, ok := registered[name[1]]; !ok {
-			t.Errorf("docs/reference/metrics.md speaks of %s, and nothing registers it", name[1])
+			t.Errorf("docs/reference/metrics.md mentions %s, and nothing registers it", name[1])
 		}
 	}
 }

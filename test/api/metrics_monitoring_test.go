@@ -49,11 +49,12 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// testMetrics asks all programs for their metrics with the rights that components/metrics gives.
+// testMetrics checks that the programs, etcd and the host serve all metrics of alerts and the dashboard to a service
+// account with the rights of components/metrics.
 func testMetrics(t *testing.T, e *kit.Env) {
 	const namespace, account = "default", "prometheus"
 	ctx := t.Context()
-	kit.Check(t, e.Host.Apply(ctx, filepath.Join(root(t), "config", "components", "metrics", "rbac.yaml")))
+	kit.Check(t, e.Host.Apply(ctx, filepath.Join(repositoryRoot(t), "config", "components", "metrics", "rbac.yaml")))
 	hostConfig := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
 	admin := kubernetes.NewForConfigOrDie(hostConfig)
 	kit.Must(admin.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}}, metav1.CreateOptions{}))(t)
@@ -67,12 +68,12 @@ func testMetrics(t *testing.T, e *kit.Env) {
 	server := rest.AnonymousClientConfig(e.Direct(t, "nobody"))
 	server.BearerToken = token(account)
 	manager := &rest.Config{Host: "https://127.0.0.1:" + port, BearerToken: token(account), TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
-	for who, config := range map[string]*rest.Config{"leat-apiserver": server, "leat-controller-manager": manager} {
-		kit.Eventually(t, who+" refuses whom nobody has given the right", func(ctx context.Context) error {
-			stranger := rest.CopyConfig(config)
-			stranger.BearerToken = token("default")
-			if _, err := scrape(ctx, stranger); err == nil || !strings.Contains(err.Error(), "403") {
-				return fmt.Errorf("it answers: %v", err)
+	for name, config := range map[string]*rest.Config{"leat-apiserver": server, "leat-controller-manager": manager} {
+		kit.Eventually(t, name+" refuses a service account without rights", func(ctx context.Context) error {
+			unauthorized := rest.CopyConfig(config)
+			unauthorized.BearerToken = token("default")
+			if _, err := scrape(ctx, unauthorized); err == nil || !strings.Contains(err.Error(), "403") {
+				return fmt.Errorf("got %v, want 403", err)
 			}
 			return nil
 		})
@@ -83,7 +84,7 @@ func testMetrics(t *testing.T, e *kit.Env) {
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: account}},
 	}, metav1.CreateOptions{}))(t)
 
-	// Something to count: a metric with labels is there once it has a value.
+	// Metrics with labels exist only with a value.
 	tasks := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
 	watch := kit.Must(tasks.Watch(ctx, metav1.ListOptions{}))(t)
 	defer watch.Stop()
@@ -95,15 +96,15 @@ func testMetrics(t *testing.T, e *kit.Env) {
 	etcd := &rest.Config{Host: e.Etcd.Endpoint, TLSClientConfig: rest.TLSClientConfig{
 		CAFile: e.Etcd.CAFile, CertFile: e.Etcd.CertFile, KeyFile: e.Etcd.KeyFile,
 	}}
-	// What counts only what goes wrong is registered here as the server does.
+	// Metrics that count faults have no value in the server. This process registers them as the server does.
 	cachermetrics.Register()
 	cachermetrics.TerminatedWatchersCounter.WithLabelValues(v1alpha1.GroupName, "tasks").Inc()
-	wanted := lookedAt(t)
-	kit.Eventually(t, "all metrics of alerts and dashboard are served", func(ctx context.Context) error {
-		served := ours(t)
+	wanted := referencedMetrics(t)
+	kit.Eventually(t, "all metrics of alerts and the dashboard are served", func(ctx context.Context) error {
+		served := documentedSamples(t)
 		for _, name := range []string{
-			"up",                                                               // Prometheus' own
-			"kube_cronjob_created", "kube_cronjob_status_last_successful_time", // kube-state-metrics'
+			"up",                                                               // of Prometheus itself
+			"kube_cronjob_created", "kube_cronjob_status_last_successful_time", // of kube-state-metrics
 		} {
 			served[name] = true
 		}
@@ -112,9 +113,9 @@ func testMetrics(t *testing.T, e *kit.Env) {
 			if err != nil {
 				return err
 			}
-			sampled(text, served)
+			addSampleNames(text, served)
 		}
-		sampled(gathered(t), served)
+		addSampleNames(gatherOwn(t), served)
 		var missing []string
 		for name, where := range wanted {
 			if !served[name] {
@@ -122,23 +123,24 @@ func testMetrics(t *testing.T, e *kit.Env) {
 			}
 		}
 		if slices.Sort(missing); len(missing) > 0 {
-			return fmt.Errorf("nobody serves %q", missing)
+			return fmt.Errorf("got no metrics %q", missing)
 		}
 		return nil
 	})
 }
 
-// TestMonitorsFindTheirServices: a ServiceMonitor that selects nothing says so to nobody.
-func TestMonitorsFindTheirServices(t *testing.T) {
+// TestServiceMonitorsSelectServices checks that every ServiceMonitor selects a Service: one that selects nothing
+// reports no error.
+func TestServiceMonitorsSelectServices(t *testing.T) {
 	dir := t.TempDir()
-	config := kit.Must(filepath.Rel(dir, filepath.Join(root(t), "config")))(t)
+	config := kit.Must(filepath.Rel(dir, filepath.Join(repositoryRoot(t), "config")))(t)
 	kit.Check(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(`
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [`+config+`/default]
 components: [`+config+`/components/monitoring]
 `), 0o600))
-	kubectl := exec.CommandContext(t.Context(), filepath.Join(root(t), "bin", "host", "kubectl"), "kustomize", dir)
+	kubectl := exec.CommandContext(t.Context(), filepath.Join(repositoryRoot(t), "bin", "host", "kubectl"), "kustomize", dir)
 	kubectl.Stderr = os.Stderr
 	manifests := kit.Must(kubectl.Output())(t)
 	type object struct {
@@ -171,25 +173,25 @@ components: [`+config+`/components/monitoring]
 		}
 	}
 	if len(monitors) == 0 || !json.Valid([]byte(dashboard)) {
-		t.Fatalf("there are %d ServiceMonitors, and a dashboard of %d bytes", len(monitors), len(dashboard))
+		t.Fatalf("got %d ServiceMonitors and a dashboard of %d bytes, want both", len(monitors), len(dashboard))
 	}
 	for _, monitor := range monitors {
 		var selector metav1.LabelSelector
 		kit.Check(t, json.Unmarshal(monitor.Spec.Selector, &selector))
 		selects := kit.Must(metav1.LabelSelectorAsSelector(&selector))(t)
 		for _, endpoint := range monitor.Spec.Endpoints {
-			// The job that alerts name is the Service, which is named as the monitor is.
+			// The ServiceMonitor has the name of its Service, which is the value of the label job in alerts.
 			name := monitor.Metadata.Name + "/" + endpoint.Port
 			if set, ok := ports[name]; !ok || !selects.Matches(set) {
-				t.Errorf("ServiceMonitor %s selects %s on port %s; the Service has the labels %v (exists: %t)",
+				t.Errorf("ServiceMonitor %s selects %s on port %s, and the Service has the labels %v (exists: %t)",
 					monitor.Metadata.Name, selects, endpoint.Port, set, ok)
 			}
 		}
 	}
 }
 
-// lookedAt gives the metrics in alerts and dashboard, and where each is looked at.
-func lookedAt(t *testing.T) map[string]string {
+// referencedMetrics returns the metrics of alerts and the dashboard, each with a place that uses it.
+func referencedMetrics(t *testing.T) map[string]string {
 	t.Helper()
 	var alerts struct {
 		Spec struct {
@@ -198,11 +200,11 @@ func lookedAt(t *testing.T) map[string]string {
 			}
 		}
 	}
-	kit.Check(t, yaml.Unmarshal(read(t, "config", "components", "monitoring", "alerts.yaml"), &alerts))
+	kit.Check(t, yaml.Unmarshal(readFile(t, "config", "components", "monitoring", "alerts.yaml"), &alerts))
 	names := map[string]string{}
 	for _, group := range alerts.Spec.Groups {
 		for _, rule := range group.Rules {
-			for _, name := range metricsOf(rule.Expr) {
+			for _, name := range metricNames(rule.Expr) {
 				names[name] = "alert " + rule.Alert
 			}
 		}
@@ -213,33 +215,33 @@ func lookedAt(t *testing.T) map[string]string {
 			Targets []struct{ Expr string }
 		}
 	}
-	kit.Check(t, json.Unmarshal(read(t, "artifacts", "dashboards", "leat.json"), &dashboard))
+	kit.Check(t, json.Unmarshal(readFile(t, "artifacts", "dashboards", "leat.json"), &dashboard))
 	for _, panel := range dashboard.Panels {
 		for _, target := range panel.Targets {
-			for _, name := range metricsOf(target.Expr) {
+			for _, name := range metricNames(target.Expr) {
 				names[name] = "panel " + panel.Title
 			}
 		}
 	}
 	if len(names) < 20 {
-		t.Fatalf("only %d metrics are looked at: the files are not read as they are written", len(names))
+		t.Fatalf("got %d metrics in alerts and the dashboard, want at least 20", len(names))
 	}
 	return names
 }
 
 var (
-	noMetrics = regexp.MustCompile(`"[^"]*"|\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)`)
-	word      = regexp.MustCompile(`[a-zA-Z_:][a-zA-Z0-9_:]*\s*\(?`)
+	nonMetrics = regexp.MustCompile(`"[^"]*"|\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)`)
+	metricName = regexp.MustCompile(`[a-zA-Z_:][a-zA-Z0-9_:]*\s*\(?`)
 )
 
-// metricsOf gives the names of metrics in a PromQL expression, as far as ours go.
-func metricsOf(expr string) []string {
+// metricNames returns the names of the metrics in a PromQL expression. It supports the syntax that our expressions use.
+func metricNames(expr string) []string {
 	var names []string
-	// Strings go first: they may hold what looks like a selector's end.
-	for expr != noMetrics.ReplaceAllString(expr, "") {
-		expr = noMetrics.ReplaceAllString(expr, "")
+	// Remove strings first: they may contain braces.
+	for expr != nonMetrics.ReplaceAllString(expr, "") {
+		expr = nonMetrics.ReplaceAllString(expr, "")
 	}
-	for _, name := range word.FindAllString(expr, -1) {
+	for _, name := range metricName.FindAllString(expr, -1) {
 		name = strings.TrimSpace(name)
 		if !strings.HasSuffix(name, "(") && !slices.Contains([]string{"and", "or", "unless", "bool", "offset"}, name) {
 			names = append(names, name)
@@ -248,7 +250,7 @@ func metricsOf(expr string) []string {
 	return names
 }
 
-func TestMetricsOfExpressions(t *testing.T) {
+func TestMetricNames(t *testing.T) {
 	for expr, want := range map[string][]string{
 		`up{job="a"} == 1`: {"up"},
 		`absent(a_b{x="}"} == 1) or sum by (le, pod) (rate(c[5m])) / d > 1000`:                   {"a_b", "c", "d"},
@@ -256,18 +258,18 @@ func TestMetricsOfExpressions(t *testing.T) {
 		`histogram_quantile(0.99, sum by (le) (rate(h_bucket{verb=~"GET|POST"}[5m])))`:           {"h_bucket"},
 		"sum(rate(i{a=\"b\"}[5m]))\n  / sum(rate(j{a=\"b\",\n  c!=\"d\"}[5m])) > 0.01 - time()":  {"i", "j"},
 	} {
-		if got := metricsOf(expr); !slices.Equal(got, want) {
-			t.Errorf("the metrics of %s are %q, want %q", expr, got, want)
+		if got := metricNames(expr); !slices.Equal(got, want) {
+			t.Errorf("metricNames(%s) = %q, want %q", expr, got, want)
 		}
 	}
 }
 
-// ours gives the names of the samples of all metrics in docs/reference/metrics.md, which TestAllMetricsAreDocumented holds to the programs:
-// many have no value yet where nothing has gone wrong.
-func ours(t *testing.T) map[string]bool {
+// documentedSamples returns the sample names of all metrics in docs/reference/metrics.md. Many have no value in a test,
+// and TestAllMetricsAreDocumented checks that the programs register them.
+func documentedSamples(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
-	for _, match := range row.FindAllStringSubmatch(string(read(t, "docs", "reference", "metrics.md")), -1) {
+	for _, match := range metricRow.FindAllStringSubmatch(string(readFile(t, "docs", "reference", "metrics.md")), -1) {
 		if match[2] == "histogram" {
 			for _, suffix := range []string{"_bucket", "_sum", "_count"} {
 				names[match[1]+suffix] = true
@@ -279,8 +281,8 @@ func ours(t *testing.T) map[string]bool {
 	return names
 }
 
-// sampled adds the names of the samples in a text of metrics.
-func sampled(text string, names map[string]bool) {
+// addSampleNames adds the sample names of metrics in text format to names.
+func addSampleNames(text string, names map[string]bool) {
 	for line := range strings.Lines(text) {
 		if end := strings.IndexAny(line, "{ "); end > 0 && line[0] != '#' {
 			names[line[:end]] = true
@@ -288,15 +290,15 @@ func sampled(text string, names map[string]bool) {
 	}
 }
 
-// gathered is what this process itself has registered as a server does.
-func gathered(t *testing.T) string {
+// gatherOwn returns the metrics of the legacy registry of this process.
+func gatherOwn(t *testing.T) string {
 	t.Helper()
 	response := httptest.NewRecorder()
 	promhttp.HandlerFor(legacyregistry.DefaultGatherer, promhttp.HandlerOpts{}).ServeHTTP(response, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	return response.Body.String()
 }
 
-// scrape gets /metrics as Prometheus does.
+// scrape gets /metrics.
 func scrape(ctx context.Context, config *rest.Config) (string, error) {
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -313,17 +315,17 @@ func scrape(ctx context.Context, config *rest.Config) (string, error) {
 	defer response.Body.Close()
 	data, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s answers %s: %.200s", config.Host, response.Status, data)
+		err = fmt.Errorf("%s: got %s: %.200s", config.Host, response.Status, data)
 	}
 	return string(data), err
 }
 
-func read(t *testing.T, path ...string) []byte {
+func readFile(t *testing.T, path ...string) []byte {
 	t.Helper()
-	return kit.Must(os.ReadFile(filepath.Join(append([]string{root(t)}, path...)...)))(t)
+	return kit.Must(os.ReadFile(filepath.Join(append([]string{repositoryRoot(t)}, path...)...)))(t)
 }
 
-func root(t *testing.T) string {
+func repositoryRoot(t *testing.T) string {
 	t.Helper()
 	return kit.Must(host.RepositoryRoot())(t)
 }

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package scenario is what every client of Leat must see, whichever library it is made with: the same changes, told in full
-// over the end and the return of the server.
+// Package scenario changes tasks and checks that informers of any library report every change, also over a restart of
+// the server.
 package scenario
 
 import (
@@ -35,30 +35,30 @@ import (
 )
 
 const (
-	// Step is the label of a task whose value says which change was its last.
+	// Step is the label of tasks whose value names the last change.
 	Step = "step"
-	// Worker is the name of the worker that tasks are bound to.
+	// Worker is the name of the worker of the bound tasks.
 	Worker = "w-aaaaa"
-	// timeout bounds the wait for what takes milliseconds, or after a restart of the server seconds, on a machine that is
-	// not busy.
+	// timeout limits waits for what takes milliseconds on an idle machine, or seconds after a restart of the server.
 	timeout = time.Minute
 )
 
-// Run creates, changes, binds, evicts and deletes tasks in the namespace, which must be empty, kills the server, starts it
-// again and goes on. All are informers of the namespace's tasks, Bound those with the field selector spec.workerName=Worker.
-// They are started between, by start: with some tasks there already.
-func Run(t *testing.T, e *kit.Env, namespace string, all, bound []*Objects, start func()) {
+// Run creates, changes, binds, evicts and deletes tasks in an empty namespace, restarts the server and continues. The
+// observers in all belong to informers of the namespace's tasks, and those in bound to informers with the field
+// selector spec.workerName=Worker. Run calls start to start the informers when some tasks exist. It fails the test if
+// an informer does not report a change.
+func Run(t *testing.T, e *kit.Env, namespace string, all, bound []*Observer, start func()) {
 	t.Helper()
-	// The controller manager's rights suffice for all that happens here. It speaks to the server itself: through the
-	// aggregator it might not reach it for a while after a restart.
+	// The changes need the rights of the controller manager. They bypass the aggregator, which may not reach the server
+	// for a while after a restart.
 	config := e.Controller(t)
 	if !e.Standalone() {
 		config = e.Direct(t, "system:serviceaccount:leat-system:leat-controller-manager")
 	}
-	s := &story{t: t, tasks: kit.Client(t, config).BatchV1alpha1().Tasks(namespace), all: all, bound: bound,
-		tasksNow: map[string]string{}, boundNow: map[string]bool{}}
+	s := &tasks{t: t, client: kit.Client(t, config).BatchV1alpha1().Tasks(namespace), all: all, bound: bound,
+		existing: map[string]string{}, assigned: map[string]bool{}}
 
-	// Where a lifecycle controller runs, tasks do not stay with a worker that is not there.
+	// In standalone mode, the lifecycle controller evicts tasks of workers that do not exist.
 	_, err := kit.Client(t, e.Worker(t, namespace, Worker)).BatchV1alpha1().Workers(namespace).
 		Create(t.Context(), &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: Worker}}, metav1.CreateOptions{})
 	kit.Check(t, err)
@@ -68,20 +68,20 @@ func Run(t *testing.T, e *kit.Env, namespace string, all, bound []*Objects, star
 	s.bind("bound-before")
 	s.delete("deleted-before")
 	start()
-	s.seen("what there was")
+	s.waitObserved("the existing tasks")
 
 	s.create("new")
-	s.seen("a task that was created")
+	s.waitObserved("a created task")
 	s.change("kept", "changed")
-	s.seen("a task that was changed")
+	s.waitObserved("a changed task")
 	s.bind("new")
-	s.seen("a task that was bound")
+	s.waitObserved("a bound task")
 	s.evict("bound-before")
-	s.seen("a task that was evicted")
+	s.waitObserved("an evicted task")
 	s.delete("new")
-	s.seen("a task that was deleted")
+	s.waitObserved("a deleted task")
 
-	// All of this happens before the informers have found the server again, as likely as not.
+	// These changes likely happen before the informers have reconnected.
 	if err := e.Server.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -90,82 +90,82 @@ func Run(t *testing.T, e *kit.Env, namespace string, all, bound []*Objects, star
 	s.bind("kept")
 	s.delete("bound-before")
 	s.create("bound-before")
-	s.seen("what happened around a restart")
+	s.waitObserved("the changes around a restart")
 	s.change("after", "changed-after")
 	s.delete("kept")
-	s.seen("what happened after a restart")
+	s.waitObserved("the changes after a restart")
 
 	for _, name := range []string{"after", "bound-before"} {
 		s.delete(name)
 	}
-	s.seen("that nothing is left")
+	s.waitObserved("that no tasks exist")
 	e.WaitServed(t)
 }
 
-type story struct {
+type tasks struct {
 	t          *testing.T
-	tasks      typed.TaskInterface
-	all, bound []*Objects
+	client     typed.TaskInterface
+	all, bound []*Observer
 
-	tasksNow map[string]string // by name, the value of their label
-	boundNow map[string]bool
+	existing map[string]string // the value of the label Step by name
+	assigned map[string]bool   // by name
 }
 
-func (s *story) create(name string) {
+func (s *tasks) create(name string) {
 	s.t.Helper()
-	_, err := s.tasks.Create(s.t.Context(), &batch.Task{
+	_, err := s.client.Create(s.t.Context(), &batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{Step: "created"}},
 		Spec:       batch.TaskSpec{Command: []string{"sleep"}},
 	}, metav1.CreateOptions{})
 	kit.Check(s.t, err)
-	s.tasksNow[name] = "created"
+	s.existing[name] = "created"
 }
 
-func (s *story) change(name, step string) {
+func (s *tasks) change(name, step string) {
 	s.t.Helper()
-	_, err := s.tasks.Patch(s.t.Context(), name, types.MergePatchType, fmt.Appendf(nil, `{"metadata": {"labels": {%q: %q}}}`, Step, step),
+	_, err := s.client.Patch(s.t.Context(), name, types.MergePatchType, fmt.Appendf(nil, `{"metadata": {"labels": {%q: %q}}}`, Step, step),
 		metav1.PatchOptions{})
 	kit.Check(s.t, err)
-	s.tasksNow[name] = step
+	s.existing[name] = step
 }
 
-func (s *story) bind(name string) {
+func (s *tasks) bind(name string) {
 	s.t.Helper()
-	_, err := s.tasks.Bind(s.t.Context(), name, &batch.Binding{Target: batch.BindingTarget{Name: Worker, Incarnation: "one"}}, metav1.CreateOptions{})
+	_, err := s.client.Bind(s.t.Context(), name, &batch.Binding{Target: batch.BindingTarget{Name: Worker, Incarnation: "one"}}, metav1.CreateOptions{})
 	kit.Check(s.t, err)
-	s.boundNow[name] = true
+	s.assigned[name] = true
 }
 
-func (s *story) evict(name string) {
+func (s *tasks) evict(name string) {
 	s.t.Helper()
-	_, err := s.tasks.Evict(s.t.Context(), name, &batch.Eviction{}, metav1.CreateOptions{})
+	_, err := s.client.Evict(s.t.Context(), name, &batch.Eviction{}, metav1.CreateOptions{})
 	kit.Check(s.t, err)
-	delete(s.boundNow, name)
+	delete(s.assigned, name)
 }
 
-func (s *story) delete(name string) {
+func (s *tasks) delete(name string) {
 	s.t.Helper()
 	now := int64(0)
-	kit.Check(s.t, s.tasks.Delete(s.t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &now}))
-	delete(s.tasksNow, name)
-	delete(s.boundNow, name)
+	kit.Check(s.t, s.client.Delete(s.t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &now}))
+	delete(s.existing, name)
+	delete(s.assigned, name)
 }
 
-// seen waits until all informers have told of all that happened.
-func (s *story) seen(what string) {
+// waitObserved waits until all informers have reported the current state.
+func (s *tasks) waitObserved(what string) {
 	s.t.Helper()
-	boundNow := maps.Clone(s.tasksNow)
-	maps.DeleteFunc(boundNow, func(name, _ string) bool { return !s.boundNow[name] })
+	assigned := maps.Clone(s.existing)
+	maps.DeleteFunc(assigned, func(name, _ string) bool { return !s.assigned[name] })
 	for _, expected := range []struct {
-		objects []*Objects
-		want    map[string]string
-	}{{s.all, s.tasksNow}, {s.bound, boundNow}} {
-		for _, objects := range expected.objects {
+		observers []*Observer
+		want      map[string]string
+	}{{s.all, s.existing}, {s.bound, assigned}} {
+		for _, o := range expected.observers {
 			err := wait.PollUntilContextTimeout(s.t.Context(), 20*time.Millisecond, timeout, true, func(context.Context) (bool, error) {
-				return maps.Equal(objects.Now(), expected.want), nil
+				return maps.Equal(o.Objects(), expected.want), nil
 			})
 			if err != nil {
-				s.t.Fatalf("%s has not seen %s: it has %v, want %v; it was told\n%s", objects.Name, what, objects.Now(), expected.want, objects.Told())
+				s.t.Fatalf("informer %s has not reported %s: got %v, want %v; its events are\n%s", o.Name, what, o.Objects(), expected.want, o.Events())
 			}
 		}
 	}

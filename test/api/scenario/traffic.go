@@ -26,39 +26,39 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Wire notes what a client and the server send to each other. It is safe for concurrent use.
-type Wire struct {
+// Traffic records the requests of a client and their responses. It is safe for concurrent use.
+type Traffic struct {
 	mu        sync.Mutex
 	exchanges []Exchange
 }
 
-// Exchange is a request and its answer.
+// Exchange is a request and its response.
 type Exchange struct {
 	Method, Path string
 	Query        url.Values
-	// Sent and Received are the media types of what was sent and received, without parameters but stream=watch; empty
-	// where there was nothing.
+	// Sent and Received are the media types of the bodies, without parameters but stream=watch. Sent is empty if the
+	// request has no body.
 	Sent, Received string
 	Status         int
 }
 
-// On gives the configuration of a client whose exchanges are noted.
-func (w *Wire) On(config *rest.Config) *rest.Config {
+// Wrap returns a client configuration whose traffic is recorded.
+func (w *Traffic) Wrap(config *rest.Config) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return roundTripper{w, next} })
 	return config
 }
 
-// Exchanges gives those of the group batch.leat.dev that were answered with success.
-func (w *Wire) Exchanges() []Exchange {
+// Exchanges returns the successful requests of the API group.
+func (w *Traffic) Exchanges() []Exchange {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.exchanges)
 }
 
 type roundTripper struct {
-	wire *Wire
-	next http.RoundTripper
+	traffic *Traffic
+	next    http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -74,13 +74,13 @@ func (r roundTripper) RoundTrip(request *http.Request) (*http.Response, error) {
 	if request.ContentLength != 0 {
 		exchange.Sent = mediaType(request.Header)
 	}
-	r.wire.mu.Lock()
-	defer r.wire.mu.Unlock()
-	r.wire.exchanges = append(r.wire.exchanges, exchange)
+	r.traffic.mu.Lock()
+	defer r.traffic.mu.Unlock()
+	r.traffic.exchanges = append(r.traffic.exchanges, exchange)
 	return response, nil
 }
 
-// mediaType gives the media type without the parameters that say which form of the object is meant.
+// mediaType returns the media type without parameters of the form of the object, such as as=PartialObjectMetadata.
 func mediaType(header http.Header) string {
 	parts := strings.Split(header.Get("Content-Type"), ";")
 	kept := parts[:1]
