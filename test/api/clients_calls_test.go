@@ -54,7 +54,7 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 	kit.Check(t, err)
 	if task.Status.Phase != batch.TaskPending || task.Spec.QueueName != "default" || *task.Spec.TerminationGracePeriodSeconds != 30 ||
 		task.Spec.Env[0].Value != "ü\n" {
-		t.Errorf("created: got %v", task)
+		t.Errorf("created task: got %v, want phase Pending, the values sent and defaults", task)
 	}
 	name := task.Name
 	worker := kit.Client(t, traffic.Wrap(e.Worker(t, namespace, "w-aaaaa"))).BatchV1alpha1()
@@ -70,7 +70,7 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 	task, err = tasks.Patch(t.Context(), name, types.MergePatchType, []byte(`{"spec": {"ttlSecondsAfterFinished": 60, "schedulingGates": null}}`), metav1.PatchOptions{})
 	kit.Check(t, err)
 	if task.Labels["app"] != "api" || *task.Spec.TTLSecondsAfterFinished != 60 || task.Generation != 2 {
-		t.Errorf("patched: got %v", task)
+		t.Errorf("updated and patched task: got %v, want label api, a TTL of 60 and generation 2", task)
 	}
 
 	bind := func(preconditions metav1.ObjectMeta) error {
@@ -78,21 +78,21 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 			ObjectMeta: preconditions, Target: batch.BindingTarget{Name: "w-aaaaa", Incarnation: "one"},
 		}, metav1.CreateOptions{})
 		if err == nil && status.Status != metav1.StatusSuccess {
-			t.Errorf("bound: got %v", status)
+			t.Errorf("binding: got %v, want success", status)
 		}
 		return err
 	}
 	if err := bind(metav1.ObjectMeta{UID: "another"}); !apierrors.IsConflict(err) {
-		t.Errorf("binding of another uid: got %v", err)
+		t.Errorf("binding with another UID: got %v, want a conflict", err)
 	}
 	kit.Check(t, bind(metav1.ObjectMeta{UID: task.UID}))
 	if err := bind(metav1.ObjectMeta{}); !apierrors.IsConflict(err) {
-		t.Errorf("second binding: got %v", err)
+		t.Errorf("second binding: got %v, want a conflict", err)
 	}
 	task, err = tasks.Get(t.Context(), name, metav1.GetOptions{})
 	kit.Check(t, err)
 	if task.Spec.WorkerName != "w-aaaaa" || task.Status.Incarnation != "one" || !meta.IsStatusConditionTrue(task.Status.Conditions, batch.TaskScheduled) {
-		t.Errorf("bound: got %v", task)
+		t.Errorf("bound task: got %v, want the worker, its incarnation and TaskScheduled", task)
 	}
 
 	running := task.DeepCopy()
@@ -101,10 +101,10 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 	running, err = worker.Tasks(namespace).UpdateStatus(t.Context(), running, metav1.UpdateOptions{})
 	kit.Check(t, err)
 	if running.Status.Phase != batch.TaskRunning {
-		t.Errorf("running: got %v", running.Status)
+		t.Errorf("status updated by the worker: got %v, want phase Running", running.Status)
 	}
 	if _, err := worker.Tasks(namespace).UpdateStatus(t.Context(), task, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
-		t.Errorf("update of a status that has changed: got %v", err)
+		t.Errorf("status update with an old resourceVersion: got %v, want a conflict", err)
 	}
 
 	evict := func(preconditions *metav1.Preconditions) error {
@@ -112,22 +112,22 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 		return err
 	}
 	if err := evict(&metav1.Preconditions{UID: ptr.To(types.UID("another"))}); !apierrors.IsConflict(err) {
-		t.Errorf("eviction of another uid: got %v", err)
+		t.Errorf("eviction with another UID: got %v, want a conflict", err)
 	}
 	if err := evict(&metav1.Preconditions{ResourceVersion: &task.ResourceVersion}); !apierrors.IsConflict(err) {
-		t.Errorf("eviction of an old version: got %v", err)
+		t.Errorf("eviction with an old resourceVersion: got %v, want a conflict", err)
 	}
 	kit.Check(t, evict(&metav1.Preconditions{UID: &task.UID, ResourceVersion: &running.ResourceVersion}))
 	task, err = tasks.Get(t.Context(), name, metav1.GetOptions{})
 	kit.Check(t, err)
 	if task.Spec.WorkerName != "" || task.Status.Phase != batch.TaskPending || task.Status.Disruptions != 1 || task.Status.State.Waiting.Reason != "Tried" {
-		t.Errorf("evicted: got %v", task)
+		t.Errorf("evicted task: got %v, want Pending without a worker, one disruption and reason Tried", task)
 	}
 
 	list, err := tasks.List(t.Context(), metav1.ListOptions{LabelSelector: "app=api", FieldSelector: "status.phase=Pending"})
 	kit.Check(t, err)
 	if len(list.Items) != 1 || list.Items[0].Name != name {
-		t.Errorf("listed: got %v", list.Items)
+		t.Errorf("list by selectors: got %v, want the task", list.Items)
 	}
 	kit.Check(t, tasks.Delete(t.Context(), name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &task.UID}}))
 	kit.Check(t, tasks.DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "app"}))
@@ -136,7 +136,7 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 		select {
 		case event := <-watcher.ResultChan():
 			if seen, ok := event.Object.(*batch.Task); !ok || seen.Name != name {
-				t.Fatalf("watched: %v", event)
+				t.Fatalf("got %v, want events of the task", event)
 			}
 			last = event.Type
 		case <-expired:
@@ -156,7 +156,7 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 	scale, err := sets.GetScale(t.Context(), set.Name, metav1.GetOptions{})
 	kit.Check(t, err)
 	if scale.Spec.Replicas != 1 || scale.Status.Selector != batch.LabelControllerUID+"="+string(set.UID) {
-		t.Errorf("scale: got %v", scale)
+		t.Errorf("scale: got %v, want 1 replica and the generated selector", scale)
 	}
 	kit.Check(t, retry.RetryOnConflict(retry.DefaultRetry, func() error { // a controller may update the status
 		scale, err := sets.GetScale(t.Context(), set.Name, metav1.GetOptions{})
@@ -169,19 +169,19 @@ func testTypedClient(t *testing.T, e *kit.Env) {
 		ObjectMeta: metav1.ObjectMeta{Name: set.Name, Namespace: namespace, ResourceVersion: set.ResourceVersion},
 		Spec:       autoscalingv1.ScaleSpec{Replicas: 5},
 	}, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
-		t.Errorf("scale of an old version: got %v", err)
+		t.Errorf("scale with an old resourceVersion: got %v, want a conflict", err)
 	}
 	set, err = sets.Get(t.Context(), set.Name, metav1.GetOptions{})
 	kit.Check(t, err)
 	if *set.Spec.Parallelism != 4 || set.Generation != 2 {
-		t.Errorf("scaled: got %v", set)
+		t.Errorf("scaled set: got %v, want parallelism 4 and generation 2", set)
 	}
 	if !e.Standalone() { // no controller writes the number of active tasks
 		set.Status.Active = 4
 		_, err = controller.TaskSets(namespace).UpdateStatus(t.Context(), set, metav1.UpdateOptions{})
 		kit.Check(t, err)
 		if scale, err = sets.GetScale(t.Context(), set.Name, metav1.GetOptions{}); err != nil || scale.Status.Replicas != 4 {
-			t.Errorf("scale of a set with 4 active tasks: got %v, %v", scale, err)
+			t.Errorf("scale of a set with 4 active tasks: got %v, %v, want 4 replicas", scale, err)
 		}
 	}
 	expectProtobuf(t, traffic, 18)
@@ -199,23 +199,23 @@ func testTypedApply(t *testing.T, e *kit.Env) {
 	kit.Check(t, err)
 	heavy := apply.TaskQueue("line", namespace).WithSpec(apply.TaskQueueSpec().WithWeight(9).WithStopPolicy(batch.StopPolicyHold))
 	if _, err := queues.Apply(t.Context(), heavy, bob); !apierrors.IsConflict(err) {
-		t.Errorf("apply of another's field: got %v", err)
+		t.Errorf("apply of a field of another manager: got %v, want a conflict", err)
 	}
 	bob.Force = true
 	queue, err := queues.Apply(t.Context(), heavy, bob)
 	kit.Check(t, err)
 	if *queue.Spec.Weight != 9 || *queue.Spec.MaxRunningTasks != 5 || *queue.Spec.StopPolicy != batch.StopPolicyHold {
-		t.Errorf("applied by both: got %v", queue.Spec)
+		t.Errorf("spec applied by alice and bob: got %v", queue.Spec)
 	}
 	extracted, err := apply.ExtractTaskQueue(queue, "alice")
 	kit.Check(t, err)
 	if extracted.Spec.Weight != nil || *extracted.Spec.MaxRunningTasks != 5 {
-		t.Errorf("alice owns %v", extracted.Spec)
+		t.Errorf("fields of alice: got %v, want only maxRunningTasks", extracted.Spec)
 	}
 	queue, err = queues.Apply(t.Context(), apply.TaskQueue("line", namespace), bob)
 	kit.Check(t, err)
 	if *queue.Spec.Weight != 1 || *queue.Spec.StopPolicy != batch.StopPolicyNone || *queue.Spec.MaxRunningTasks != 5 {
-		t.Errorf("what bob gave up: got %v", queue.Spec)
+		t.Errorf("spec after bob gave up his fields: got %v, want defaults and the fields of alice", queue.Spec)
 	}
 
 	tasks := kit.Client(t, traffic.Wrap(e.Admin(t))).BatchV1alpha1().Tasks(namespace)
@@ -229,7 +229,7 @@ func testTypedApply(t *testing.T, e *kit.Env) {
 	task, err = tasks.Apply(t.Context(), own, alice)
 	kit.Check(t, err)
 	if len(task.Spec.SchedulingGates) != 0 || task.Spec.Env[0].Value != "b" || task.Labels["app"] != "web" {
-		t.Errorf("extracted, changed and applied: got %v", task)
+		t.Errorf("task extracted, changed and applied: got %v, want no gates and the other fields", task)
 	}
 	statuses := kit.Client(t, traffic.Wrap(e.Controller(t))).BatchV1alpha1().Tasks(namespace)
 	task, err = statuses.ApplyStatus(t.Context(), apply.Task("one", namespace).WithResourceVersion(task.ResourceVersion).
@@ -237,7 +237,7 @@ func testTypedApply(t *testing.T, e *kit.Env) {
 			WithType("example.com/Seen").WithStatus(metav1.ConditionTrue).WithReason("Looked").WithMessage("").WithLastTransitionTime(metav1.Now()))), bob)
 	kit.Check(t, err)
 	if task.Status.Progress != "1/2" || task.Status.Phase != batch.TaskPending || !meta.IsStatusConditionTrue(task.Status.Conditions, "example.com/Seen") {
-		t.Errorf("status applied: got %v", task.Status)
+		t.Errorf("applied status: got %v, want the progress, the condition and phase Pending", task.Status)
 	}
 
 	gated := apply.Task("two", namespace).WithSpec(apply.TaskSpec().WithCommand("sleep").WithSchedulingGates(apply.TaskSchedulingGate().WithName("later")))
@@ -246,7 +246,7 @@ func testTypedApply(t *testing.T, e *kit.Env) {
 	again, err := tasks.Apply(t.Context(), gated, alice)
 	kit.Check(t, err)
 	if again.ResourceVersion != task.ResourceVersion {
-		t.Errorf("applied again: got %v", again)
+		t.Errorf("second apply without changes: got %v, want the old resourceVersion", again)
 	}
 
 	sets := kit.Client(t, traffic.Wrap(e.Admin(t))).BatchV1alpha1().TaskSets(namespace)
@@ -257,7 +257,7 @@ func testTypedApply(t *testing.T, e *kit.Env) {
 	set, err := sets.Apply(t.Context(), many, alice)
 	kit.Check(t, err)
 	if set.Generation != 1 || set.Spec.Template.Labels["app"] != "web" || set.Spec.Template.Labels[batch.LabelTaskSetName] != "many" {
-		t.Errorf("applied twice: got %v", set)
+		t.Errorf("second apply of a set: got %v, want generation 1 and the generated labels", set)
 	}
 	expectProtobuf(t, traffic, 10)
 }

@@ -76,16 +76,16 @@ func testRuntimeClient(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	}
 	kit.Check(t, admin.Create(t.Context(), task))
 	if task.Status.Phase != batch.TaskPending || task.Spec.QueueName != "default" {
-		t.Errorf("created: got %v", task)
+		t.Errorf("created task: got %v, want phase Pending and defaults", task)
 	}
 	if err := admin.Create(t.Context(), &batch.Task{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "bad"}}); !apierrors.IsInvalid(err) {
-		t.Errorf("create of a task without a command: got %v", err)
+		t.Errorf("create of a task without a command: got %v, want 422", err)
 	}
 	before := task.DeepCopy()
 	task.Labels, task.Spec.SchedulingGates = map[string]string{"app": "web"}, nil
 	kit.Check(t, admin.Patch(t.Context(), task, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
 	if err := admin.Patch(t.Context(), task, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); !apierrors.IsConflict(err) {
-		t.Errorf("patch of an old version: got %v", err)
+		t.Errorf("patch with an old resourceVersion: got %v, want a conflict", err)
 	}
 
 	worker := &batch.Worker{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "w-aaaaa"}}
@@ -98,12 +98,12 @@ func testRuntimeClient(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	task.Status.Phase = batch.TaskRunning
 	kit.Check(t, controller.Status().Update(t.Context(), task))
 	if task.Spec.WorkerName != "w-aaaaa" || task.Status.Progress != "1/2" || task.Status.Phase != batch.TaskRunning {
-		t.Errorf("bound, and its status patched and updated: got %v", task)
+		t.Errorf("bound task with a patched and updated status: got %v", task)
 	}
 	kit.Check(t, admin.SubResource("eviction").Create(t.Context(), task, &batch.Eviction{Reason: "Tried"}))
 	kit.Check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(task), task))
 	if task.Spec.WorkerName != "" || task.Status.Disruptions != 1 {
-		t.Errorf("evicted: got %v", task)
+		t.Errorf("evicted task: got %v, want no worker and one disruption", task)
 	}
 
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "many"}}
@@ -117,18 +117,18 @@ func testRuntimeClient(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 	}))
 	kit.Check(t, admin.Get(t.Context(), client.ObjectKeyFromObject(set), set))
 	if *set.Spec.Parallelism != 4 {
-		t.Errorf("scaled: got %v", set.Spec)
+		t.Errorf("scaled set: got %v, want parallelism 4", set.Spec)
 	}
 
 	var list batch.TaskList
 	kit.Check(t, admin.List(t.Context(), &list, client.InNamespace(namespace), client.MatchingLabels{"app": "web"}, client.MatchingFields{"spec.queueName": "default"}, client.Limit(1)))
 	if len(list.Items) != 1 || list.Items[0].UID != task.UID {
-		t.Errorf("listed: got %v", list.Items)
+		t.Errorf("list by selectors: got %v, want the task", list.Items)
 	}
 	kit.Check(t, admin.Delete(t.Context(), task, client.Preconditions{UID: &task.UID}))
 	kit.Check(t, admin.DeleteAllOf(t.Context(), &batch.TaskSet{}, client.InNamespace(namespace)))
 	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(set), set); !apierrors.IsNotFound(err) {
-		t.Errorf("deleted with all: got %v", err)
+		t.Errorf("get after DeleteAllOf: got %v, want 404", err)
 	}
 
 	for _, exchange := range traffic.Exchanges() {
@@ -140,7 +140,7 @@ func testRuntimeClient(t *testing.T, e *kit.Env, scheme *runtime.Scheme) {
 			sent = []string{exchange.Sent}
 		}
 		if !slices.Contains(sent, exchange.Sent) || exchange.Received != received {
-			t.Errorf("%s %s: sent %q and received %q", exchange.Method, exchange.Path, exchange.Sent, exchange.Received)
+			t.Errorf("%s %s: sent %q and received %q, want %q and %q", exchange.Method, exchange.Path, exchange.Sent, exchange.Received, sent, received)
 		}
 	}
 }

@@ -70,7 +70,7 @@ func finalizersHoldDeletion(s *subject) {
 	kit.Check(s, s.objects.Delete(s.Context(), "a", metav1.DeleteOptions{}))
 	obj := s.get("a")
 	if obj.GetDeletionTimestamp() == nil {
-		s.Fatal("metadata.deletionTimestamp is not set")
+		s.Fatal("got no metadata.deletionTimestamp after the deletion")
 	}
 	_, err := s.mergePatch("a", `{"metadata": {"finalizers": ["example.com/one", "example.com/two", "example.com/three"]}}`)
 	expectInvalid(s, err, "metadata.finalizers")

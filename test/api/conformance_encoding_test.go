@@ -50,7 +50,7 @@ const (
 	mediaProtobuf = runtime.ContentTypeProtobuf
 )
 
-// codecs has all served types.
+// codecs are the codecs of all served types.
 var codecs = func() serializer.CodecFactory {
 	served := runtime.NewScheme()
 	utilruntime.Must(scheme.AddToScheme(served))
@@ -146,9 +146,9 @@ func protobufIsNeverRefused(s *subject) {
 	s.create("b")
 	request := func(method, path, accept string, code int) {
 		s.Helper()
-		answer := s.send(method, path, nil, "Accept", accept).expect(s, code)
-		if !bytes.HasPrefix(answer.body, []byte("k8s\x00")) || !strings.HasPrefix(answer.header.Get("Content-Type"), mediaProtobuf) {
-			s.Errorf("%s %s: got content type %q, want protobuf: %q", method, path, answer.header.Get("Content-Type"), answer.body)
+		resp := s.send(method, path, nil, "Accept", accept).expect(s, code)
+		if !bytes.HasPrefix(resp.body, []byte("k8s\x00")) || !strings.HasPrefix(resp.header.Get("Content-Type"), mediaProtobuf) {
+			s.Errorf("%s %s: got content type %q, want protobuf: %q", method, path, resp.header.Get("Content-Type"), resp.body)
 		}
 	}
 	const metadata = mediaProtobuf + ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1"

@@ -145,9 +145,9 @@ func (s *subject) send(method, path string, body []byte, header ...string) respo
 	for pair := range slices.Chunk(header, 2) {
 		request.Header.Set(pair[0], pair[1])
 	}
-	answer := kit.Must(s.http.Do(request))(s)
-	defer answer.Body.Close()
-	return response{answer.StatusCode, answer.Header, kit.Must(io.ReadAll(answer.Body))(s)}
+	resp := kit.Must(s.http.Do(request))(s)
+	defer resp.Body.Close()
+	return response{resp.StatusCode, resp.Header, kit.Must(io.ReadAll(resp.Body))(s)}
 }
 
 // expect fails the test at once if the response has another status code.

@@ -145,8 +145,8 @@ func fieldSelectors(s *subject) {
 // tableOf gets a table.
 func (s *subject) tableOf(path string) metav1.Table {
 	s.Helper()
-	answer := s.send(http.MethodGet, path, nil, "Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").expect(s, http.StatusOK)
-	return parseJSON[metav1.Table](s, string(answer.body))
+	resp := s.send(http.MethodGet, path, nil, "Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").expect(s, http.StatusOK)
+	return parseJSON[metav1.Table](s, string(resp.body))
 }
 
 func tables(s *subject) {
@@ -196,9 +196,9 @@ func tables(s *subject) {
 
 func metadataOnly(s *subject) {
 	obj := s.create("a", `{"metadata": {"labels": {"a": "b"}}}`)
-	answer := s.send(http.MethodGet, s.path("a"), nil, "Accept", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").expect(s, http.StatusOK)
+	resp := s.send(http.MethodGet, s.path("a"), nil, "Accept", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").expect(s, http.StatusOK)
 	partial := &unstructured.Unstructured{}
-	kit.Check(s, partial.UnmarshalJSON(answer.body))
+	kit.Check(s, partial.UnmarshalJSON(resp.body))
 	expectEqual(s, "the kind", partial.GetKind(), "PartialObjectMetadata")
 	expectEqual(s, "the metadata", partial.Object["metadata"], obj.Object["metadata"])
 	expectEqual(s, "the spec", partial.Object["spec"], nil)

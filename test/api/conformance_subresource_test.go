@@ -59,9 +59,9 @@ func (sub subresource) expectQueriesRejected(s *subject, name string) {
 	s.Helper()
 	s.create("a")
 	for query, parameter := range sub.invalidQueries {
-		answer := s.send(http.MethodGet, s.path("a", name)+"?"+query, nil)
-		if answer.code != http.StatusBadRequest && answer.code != http.StatusUnprocessableEntity || !strings.Contains(string(answer.body), parameter) {
-			s.Errorf("%s: got %d, want 400 or 422 and an error that names %s: %s", query, answer.code, parameter, answer.body)
+		resp := s.send(http.MethodGet, s.path("a", name)+"?"+query, nil)
+		if resp.code != http.StatusBadRequest && resp.code != http.StatusUnprocessableEntity || !strings.Contains(string(resp.body), parameter) {
+			s.Errorf("%s: got %d, want 400 or 422 and an error that names %s: %s", query, resp.code, parameter, resp.body)
 		}
 	}
 }
@@ -173,14 +173,14 @@ func subresourceUnknownFields(s *subject, name string, sub subresource) {
 		s.Helper()
 		return s.send(method, s.path("a", name)+"?dryRun=All&fieldValidation="+validation, encodeJSON(s, obj), "Content-Type", mediaJSON)
 	}
-	if answer := send("Strict").expect(s, http.StatusBadRequest); !strings.Contains(string(answer.body), sub.unknownField) {
-		s.Errorf("got an error that does not name %s: %s", sub.unknownField, answer.body)
+	if resp := send("Strict").expect(s, http.StatusBadRequest); !strings.Contains(string(resp.body), sub.unknownField) {
+		s.Errorf("got an error that does not name %s: %s", sub.unknownField, resp.body)
 	}
-	if answer := send("Warn"); answer.code >= 300 || !strings.Contains(strings.Join(answer.header.Values("Warning"), "\n"), sub.unknownField) {
-		s.Errorf("got %d without a warning that names %s: %v", answer.code, sub.unknownField, answer.header)
+	if resp := send("Warn"); resp.code >= 300 || !strings.Contains(strings.Join(resp.header.Values("Warning"), "\n"), sub.unknownField) {
+		s.Errorf("got %d without a warning that names %s: %v", resp.code, sub.unknownField, resp.header)
 	}
-	if answer := send("Ignore"); answer.code >= 300 || len(answer.header.Values("Warning")) > 0 {
-		s.Errorf("got %d and warnings %q, want success and none", answer.code, answer.header.Values("Warning"))
+	if resp := send("Ignore"); resp.code >= 300 || len(resp.header.Values("Warning")) > 0 {
+		s.Errorf("got %d and warnings %q, want success and none", resp.code, resp.header.Values("Warning"))
 	}
 	expectEqual(s, "the stored object", s.get("a"), stored)
 }
@@ -213,8 +213,8 @@ func subresourceEncodings(s *subject, name string, sub subresource) {
 	if sub.isStream() {
 		// The task is not bound, so there is no log: the error is encoded as any other.
 		s.create("a")
-		answer := parseYAML(s, s.send(http.MethodGet, s.path("a", name), nil, "Accept", mediaYAML).expect(s, http.StatusBadRequest))
-		expectEqual(s, "the kind of the response", answer.GetKind(), "Status")
+		resp := parseYAML(s, s.send(http.MethodGet, s.path("a", name), nil, "Accept", mediaYAML).expect(s, http.StatusBadRequest))
+		expectEqual(s, "the kind of the response", resp.GetKind(), "Status")
 		err := s.protobuf().Get().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Do(s.Context()).Error()
 		expectError(s, err, http.StatusBadRequest)
 		return
@@ -224,8 +224,8 @@ func subresourceEncodings(s *subject, name string, sub subresource) {
 	obj := sub.payload(s, "a", name)
 	text := kit.Must(yaml.Marshal(obj.Object))(s)
 	if sub.createOnly() {
-		answer := parseYAML(s, s.send(http.MethodPost, s.path("a", name)+"?dryRun=All", text, "Content-Type", mediaYAML, "Accept", mediaYAML).expect(s, http.StatusCreated))
-		expectEqual(s, "the kind of the response", answer.GetKind(), "Status")
+		resp := parseYAML(s, s.send(http.MethodPost, s.path("a", name)+"?dryRun=All", text, "Content-Type", mediaYAML, "Accept", mediaYAML).expect(s, http.StatusCreated))
+		expectEqual(s, "the kind of the response", resp.GetKind(), "Status")
 		got := kit.Must(client.Post().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Body(toTyped(s, obj)).Do(s.Context()).Get())(s)
 		status, ok := got.(*metav1.Status)
 		if !ok || status.Status != metav1.StatusSuccess {
@@ -234,8 +234,8 @@ func subresourceEncodings(s *subject, name string, sub subresource) {
 		return
 	}
 	field := sub.writableField(s, name)
-	answer := parseYAML(s, s.send(http.MethodPut, s.path("a", name)+"?dryRun=All", text, "Content-Type", mediaYAML, "Accept", mediaYAML).expect(s, http.StatusOK))
-	expectField(s, answer, field.path, field.one)
+	resp := parseYAML(s, s.send(http.MethodPut, s.path("a", name)+"?dryRun=All", text, "Content-Type", mediaYAML, "Accept", mediaYAML).expect(s, http.StatusOK))
+	expectField(s, resp, field.path, field.one)
 	request := client.Put().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Body(toTyped(s, obj))
 	expectField(s, toUnstructured(s, kit.Must[runtime.Object](request.Do(s.Context()).Get())(s), sub.gvk(s)), field.path, field.one)
 	request = client.Get().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name)

@@ -159,7 +159,7 @@ func immutableFields(s *subject) {
 		_, err = s.mergePatch("a", bad.patch)
 		expectInvalid(s, err, bad.field)
 		if strings.Contains(err.Error(), "immutable") && !strings.Contains(err.Error(), "must stay ") {
-			s.Errorf("got an error that does not show the stored value: %v", err)
+			s.Errorf("got an error without the stored value: %v", err)
 		}
 	}
 	expectEqual(s, "the stored object", s.get("a"), created)
@@ -332,9 +332,9 @@ func unknownFields(s *subject) {
 	} {
 		post := func(name, query string, code int) (body, warnings string) {
 			s.Helper()
-			answer := s.send(http.MethodPost, s.path()+query, c.body(name), "Content-Type", mediaJSON).expect(s, code)
+			resp := s.send(http.MethodPost, s.path()+query, c.body(name), "Content-Type", mediaJSON).expect(s, code)
 			unquote := strings.NewReplacer(`\`, "")
-			return unquote.Replace(string(answer.body)), unquote.Replace(strings.Join(answer.header.Values("Warning"), "\n"))
+			return unquote.Replace(string(resp.body)), unquote.Replace(strings.Join(resp.header.Values("Warning"), "\n"))
 		}
 		if body, _ := post("strict", strict, http.StatusBadRequest); !strings.Contains(body, c.want) {
 			s.Errorf("got an error without %s: %s", c.want, body)
@@ -361,9 +361,9 @@ func unknownFields(s *subject) {
 		if request.content == string(types.ApplyYAMLPatchType) {
 			path += "&fieldManager=one&force=true"
 		}
-		answer := s.send(request.method, path, []byte(request.body), "Content-Type", request.content)
-		if answer.code < 400 || !strings.Contains(string(answer.body), "spec.bogus") {
-			s.Errorf("%s %s: got %d, want an error that names spec.bogus: %s", request.method, request.content, answer.code, answer.body)
+		resp := s.send(request.method, path, []byte(request.body), "Content-Type", request.content)
+		if resp.code < 400 || !strings.Contains(string(resp.body), "spec.bogus") {
+			s.Errorf("%s %s: got %d, want an error that names spec.bogus: %s", request.method, request.content, resp.code, resp.body)
 		}
 	}
 	expectEqual(s, "spec.bogus", fieldAt(s.get("a"), "spec.bogus"), nil)

@@ -134,12 +134,12 @@ func testKubectlBadManifests(t *testing.T, e *kit.Env) {
 	typo := manifest("Task", "typo", "{command: [a], comand: [b]}")
 	out, stderr, err = k.withStdin(typo).execute("create --validate=warn -f -")
 	if err != nil || out != "task.batch.leat.dev/typo created" || !strings.Contains(stderr, `Warning: unknown field "spec.comand"`) {
-		t.Errorf("create --validate=warn: %s, %s, %v", out, stderr, err)
+		t.Errorf("create --validate=warn: got %s, %s, %v", out, stderr, err)
 	}
 	k.run("delete tk typo")
 	out, stderr, err = k.withStdin(typo).execute("create --validate=ignore -f -")
 	if err != nil || out != "task.batch.leat.dev/typo created" || stderr != "" {
-		t.Errorf("create --validate=ignore: %s, %s, %v", out, stderr, err)
+		t.Errorf("create --validate=ignore: got %s, %s, %v", out, stderr, err)
 	}
 	// A value that looks like a secret causes a warning.
 	_, stderr, err = k.withStdin(manifest("Task", "secret", "{command: [a], env: [{name: DB_PASSWORD, value: hunter2}]}")).execute("create -f -")
