@@ -152,8 +152,8 @@ func testKubectlBadManifests(t *testing.T, e *kit.Env) {
 // neither write an object nor stop the server.
 func testKubectlBadRequests(t *testing.T, e *kit.Env) {
 	k := newTerminal(t, e)
-	k.withStdin(manifest("Task", "good", "{command: [sleep]}")).run("create -f -")
-	k.withStdin(manifest("Task", "second", "{command: [sleep]}")).run("create -f -")
+	k.create("Task", "good", "{command: [sleep]}")
+	k.create("Task", "second", "{command: [sleep]}")
 	config := e.Admin(t)
 	client, err := rest.HTTPClientFor(config)
 	kit.Check(t, err)

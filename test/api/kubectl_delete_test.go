@@ -48,7 +48,7 @@ func testKubectlDelete(t *testing.T, e *kit.Env) {
 
 	// A task without a process is deleted at once, with any grace period.
 	for _, flags := range []string{"", "--now", "--grace-period=60", "--grace-period=0 --force", "--wait=false"} {
-		k.withStdin(manifest("Task", "unbound", "{command: [sleep]}")).run("create -f -")
+		k.create("Task", "unbound", "{command: [sleep]}")
 		out, _, err := k.execute("delete tk unbound " + flags)
 		kit.Check(t, err)
 		if !strings.HasPrefix(strings.Replace(out, "force deleted", "deleted", 1), deleted("unbound")) {
@@ -56,7 +56,7 @@ func testKubectlDelete(t *testing.T, e *kit.Env) {
 		}
 		gone("unbound")
 	}
-	k.withStdin(manifest("Task", "finished", "{command: [sleep]}")).run("create -f -")
+	k.create("Task", "finished", "{command: [sleep]}")
 	bindTo(t, tasks, "finished", "w-aaaaa")
 	updateTaskStatus(t, tasks, "finished", func(status *batch.TaskStatus) { status.Phase = batch.TaskSucceeded })
 	k.expectOutput(deleted("finished"), "delete tk finished")
@@ -73,7 +73,7 @@ func testKubectlDelete(t *testing.T, e *kit.Env) {
 		{"--grace-period=0", 1},
 		{"--grace-period=-1", 40},
 	} {
-		k.withStdin(manifest("Task", "bound", "{command: [sleep], terminationGracePeriodSeconds: 40}")).run("create -f -")
+		k.create("Task", "bound", "{command: [sleep], terminationGracePeriodSeconds: 40}")
 		bindTo(t, tasks, "bound", "w-aaaaa")
 		k.expectOutput(deleted("bound"), "delete tk bound --wait=false "+test.flags)
 		task, err := tasks.Get(t.Context(), "bound", metav1.GetOptions{})
@@ -100,7 +100,7 @@ func testKubectlDelete(t *testing.T, e *kit.Env) {
 	}
 
 	// By default, kubectl waits until the worker has deleted the task.
-	k.withStdin(manifest("Task", "bound", "{command: [sleep]}")).run("create -f -")
+	k.create("Task", "bound", "{command: [sleep]}")
 	bindTo(t, tasks, "bound", "w-aaaaa")
 	deletes := k.start("delete tk bound -v=6")
 	deletes.waitForWatch()
@@ -117,8 +117,8 @@ func testKubectlDelete(t *testing.T, e *kit.Env) {
 	k.expectOutput(deleted("t-0")+"\n"+deleted("t-4"), "delete tk --all")
 	k.expectOutput("", "get tk -o name")
 
-	k.withStdin(manifest("TaskSet", "many", "{parallelism: 0, template: {spec: {command: [sleep]}}}")).run("create -f -")
-	k.withStdin(manifest("TaskQueue", "line", "{}")).run("create -f -")
+	k.create("TaskSet", "many", "{parallelism: 0, template: {spec: {command: [sleep]}}}")
+	k.create("TaskQueue", "line", "{}")
 	k.expectOutput(fmt.Sprintf("taskset.batch.leat.dev %q deleted from %s namespace\ntaskqueue.batch.leat.dev %q deleted from %s namespace",
 		"many", k.namespace, "line", k.namespace), "delete tks/many tq/line")
 	k.expectOutput(fmt.Sprintf("worker.batch.leat.dev %q deleted from %s namespace", "w-aaaaa", k.namespace), "delete wkr --all")

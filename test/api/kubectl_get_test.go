@@ -153,7 +153,7 @@ func testTaskColumns(t *testing.T, e *kit.Env) {
 		if task.spec != "" {
 			spec = "{command: [sleep], " + task.spec + "}"
 		}
-		k.withStdin(manifest("Task", task.name, spec)).run("create -f -")
+		k.create("Task", task.name, spec)
 		if task.worker != "" {
 			bindTo(t, tasks, task.name, task.worker)
 		}
@@ -212,7 +212,7 @@ func testTaskSetColumns(t *testing.T, e *kit.Env) {
 			"Suspended 0/3 0 0 <none> T",
 		},
 	} {
-		k.withStdin(manifest("TaskSet", set.name, "{"+set.spec+", template: {spec: {command: [sleep]}}}")).run("create -f -")
+		k.create("TaskSet", set.name, "{"+set.spec+", template: {spec: {command: [sleep]}}}")
 		kit.Eventually(t, "the status of the TaskSet is written", func(context.Context) error {
 			object, err := sets.Get(t.Context(), set.name, metav1.GetOptions{})
 			kit.Check(t, err)
@@ -279,7 +279,7 @@ func testTaskQueueColumns(t *testing.T, e *kit.Env) {
 		{"free", "{}", "12 3 <none> <none> T"},
 		{"limited", "{maxRunningTasks: 20, stopPolicy: Hold}", "12 3 20 Hold T"},
 	} {
-		k.withStdin(manifest("TaskQueue", queue.name, queue.spec)).run("create -f -")
+		k.create("TaskQueue", queue.name, queue.spec)
 		kit.Eventually(t, "the status of the TaskQueue is written", func(context.Context) error {
 			object, err := adminQueues.Get(t.Context(), queue.name, metav1.GetOptions{})
 			kit.Check(t, err)
@@ -299,8 +299,8 @@ func testKubectlOutput(t *testing.T, e *kit.Env) {
 	if _, stderr, err := k.execute("get tk"); err != nil || stderr != fmt.Sprintf("No resources found in %s namespace.\n", k.namespace) {
 		t.Errorf("get tk of an empty namespace: got %q, %v", stderr, err)
 	}
-	k.withStdin(manifest("Task", "one", "{command: [sleep, '1'], priority: 2}")).run("create -f -")
-	k.withStdin(manifest("Task", "two", "{command: [sleep, '2'], priority: 1}")).run("create -f -")
+	k.create("Task", "one", "{command: [sleep, '1'], priority: 2}")
+	k.create("Task", "two", "{command: [sleep, '2'], priority: 1}")
 	k.run("label tk one app=web")
 
 	want, err := controllerClient(t, e).Tasks(k.namespace).Get(t.Context(), "one", metav1.GetOptions{})
@@ -398,8 +398,8 @@ func testKubectlWatch(t *testing.T, e *kit.Env) {
 	k := newTerminal(t, e)
 	tasks := controllerClient(t, e).Tasks(k.namespace)
 	registerWorker(t, e, k.namespace, "w-aaaaa")
-	k.withStdin(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: later}]}")).run("create -f -")
-	k.withStdin(manifest("Task", "other", "{command: [sleep]}")).run("create -f -")
+	k.create("Task", "one", "{command: [sleep], schedulingGates: [{name: later}]}")
+	k.create("Task", "other", "{command: [sleep]}")
 
 	all := k.start("get tk -w --output-watch-events")
 	selected := k.start("get tk -w --field-selector=spec.workerName=w-aaaaa")

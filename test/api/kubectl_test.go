@@ -30,8 +30,11 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/yaml"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typedbatch "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
@@ -77,6 +80,7 @@ type terminal struct {
 	e          *kit.Env
 	namespace  string
 	kubeconfig string
+	client     dynamic.Interface
 	stdin      string
 }
 
@@ -84,7 +88,10 @@ type terminal struct {
 func newTerminal(t testing.TB, e *kit.Env) terminal {
 	t.Helper()
 	namespace := e.Namespace(t)
-	return terminal{t: t, e: e, namespace: namespace, kubeconfig: e.Kubeconfig(t, e.Admin(t), namespace)}
+	admin := e.Admin(t)
+	return terminal{
+		t: t, e: e, namespace: namespace, kubeconfig: e.Kubeconfig(t, admin, namespace), client: kit.Must(dynamic.NewForConfig(admin))(t),
+	}
 }
 
 // withUser returns a terminal of another user.
@@ -253,6 +260,15 @@ func (s *session) waitForExit() {
 // manifest returns an object in YAML. The spec is in flow style.
 func manifest(kind, name, spec string) string {
 	return fmt.Sprintf("apiVersion: batch.leat.dev/v1alpha1\nkind: %s\nmetadata: {name: %s}\nspec: %s\n", kind, name, spec)
+}
+
+// create creates an object as the administrator, without a process of kubectl.
+func (k terminal) create(kind, name, spec string) {
+	k.t.Helper()
+	obj := &unstructured.Unstructured{}
+	kit.Check(k.t, yaml.UnmarshalStrict([]byte(manifest(kind, name, spec)), &obj.Object))
+	resource := batch.SchemeGroupVersion.WithResource(strings.ToLower(kind) + "s")
+	kit.Must(k.client.Resource(resource).Namespace(k.namespace).Create(k.t.Context(), obj, metav1.CreateOptions{}))(k.t)
 }
 
 // createFiveTasks creates the tasks t-0 to t-4, with their parity in a label and in the name of their queue.

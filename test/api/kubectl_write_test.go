@@ -153,7 +153,7 @@ func testKubectlReplace(t *testing.T, e *kit.Env) {
 
 func testKubectlPatch(t *testing.T, e *kit.Env) {
 	k := newTerminal(t, e)
-	k.withStdin(manifest("Task", "one", "{command: [sleep], schedulingGates: [{name: a}, {name: b}, {name: c}]}")).run("create -f -")
+	k.create("Task", "one", "{command: [sleep], schedulingGates: [{name: a}, {name: b}, {name: c}]}")
 	for _, test := range []struct{ kind, patch, path, want string }{
 		{"json", `[{"op": "test", "path": "/spec/command/0", "value": "sleep"}, {"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 60}]`, "{.spec.activeDeadlineSeconds}", "60"},
 		{"json", `[{"op": "remove", "path": "/spec/schedulingGates/0"}]`, "{.spec.schedulingGates[*].name}", "b c"},
@@ -187,7 +187,7 @@ func testKubectlPatch(t *testing.T, e *kit.Env) {
 			"patch tk one --subresource=status --type=merge -p", `{"status": {"progress": "2/2"}}`)
 	}
 
-	k.withStdin(manifest("TaskSet", "many", "{completions: 3, template: {spec: {command: [sleep]}}}")).run("create -f -")
+	k.create("TaskSet", "many", "{completions: 3, template: {spec: {command: [sleep]}}}")
 	k.expectOutput("taskset.batch.leat.dev/many patched", "patch tks many --type=merge -p", `{"spec": {"suspend": true}}`)
 	k.expectOutput("scale.autoscaling/many patched", "patch tks many --subresource=scale --type=merge -p", `{"spec": {"replicas": 4}}`)
 	k.expectOutput("true 4", "get tks many -o", "jsonpath={.spec.suspend} {.spec.parallelism}")
@@ -195,7 +195,7 @@ func testKubectlPatch(t *testing.T, e *kit.Env) {
 
 func testKubectlLabelAndAnnotate(t *testing.T, e *kit.Env) {
 	k := newTerminal(t, e)
-	k.withStdin(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
+	k.create("Task", "one", "{command: [sleep]}")
 	k.expectOutput("task.batch.leat.dev/one labeled", "label tk one app=web")
 	k.expectOutput("task.batch.leat.dev/one not labeled", "label tk one app=web")
 	k.expectFailure(1, []string{"'app' already has a value (web), and --overwrite is false"}, "label tk one app=api")
@@ -210,7 +210,7 @@ func testKubectlLabelAndAnnotate(t *testing.T, e *kit.Env) {
 
 func testKubectlScale(t *testing.T, e *kit.Env) {
 	k := newTerminal(t, e)
-	k.withStdin(manifest("TaskSet", "many", "{completions: 30, parallelism: 3, template: {spec: {command: [sleep]}}}")).run("create -f -")
+	k.create("TaskSet", "many", "{completions: 30, parallelism: 3, template: {spec: {command: [sleep]}}}")
 	k.expectOutput("taskset.batch.leat.dev/many scaled", "scale tks many --replicas=7")
 	k.expectOutput("7 2", "get tks many -o", "jsonpath={.spec.parallelism} {.metadata.generation}")
 	k.expectOutput("7", "get tks many --subresource=scale -o", "jsonpath={.spec.replicas}")
@@ -219,7 +219,7 @@ func testKubectlScale(t *testing.T, e *kit.Env) {
 	k.expectOutput("taskset.batch.leat.dev/many scaled", "scale tks many --replicas=0")
 	k.expectOutput("0", "get tks many -o", "jsonpath={.spec.parallelism}")
 	k.expectFailure(1, []string{`tasksets.batch.leat.dev "few" not found`}, "scale tks few --replicas=1")
-	k.withStdin(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
+	k.create("Task", "one", "{command: [sleep]}")
 	k.expectFailure(1, []string{"Error from server ("}, "scale tk one --replicas=1")
 }
 
@@ -246,8 +246,8 @@ func testKubectlWait(t *testing.T, e *kit.Env) {
 	client := controllerClient(t, e)
 	tasks, sets := client.Tasks(k.namespace), client.TaskSets(k.namespace)
 	registerWorker(t, e, k.namespace, "w-aaaaa")
-	k.withStdin(manifest("Task", "one", "{command: [sleep]}")).run("create -f -")
-	k.withStdin(manifest("TaskSet", "many", "{completions: 3, parallelism: 0, template: {spec: {command: [sleep]}}}")).run("create -f -")
+	k.create("Task", "one", "{command: [sleep]}")
+	k.create("TaskSet", "many", "{completions: 3, parallelism: 0, template: {spec: {command: [sleep]}}}")
 
 	k.expectFailure(1, []string{"error: timed out waiting for the condition on tasksets/many"}, "wait tks many --for=condition=Complete --timeout=100ms")
 	k.expectFailure(1, []string{`tasks.batch.leat.dev "two" not found`}, "wait tk two --for=condition=TaskScheduled --timeout=100ms")
@@ -298,7 +298,7 @@ func testKubectlWait(t *testing.T, e *kit.Env) {
 
 	waiting = k.start("wait tk three --for=create -v=6")
 	waiting.waitFor(func(line string) bool { return strings.Contains(line, `tasks/three" status="404 Not Found"`) })
-	k.withStdin(manifest("Task", "three", "{command: [sleep]}")).run("create -f -")
+	k.create("Task", "three", "{command: [sleep]}")
 	waiting.waitForLine("task.batch.leat.dev/three condition met")
 	waiting.waitForExit()
 }
