@@ -96,7 +96,7 @@ func printFailures(ctx context.Context, clientset versioned.Interface, namespace
 	return nil
 }
 
-// hold adds a scheduling gate to a set's tasks, and keeps what others have set.
+// hold suspends a set, and keeps the fields of other managers.
 func hold(ctx context.Context, clientset versioned.Interface, namespace, name string) error {
 	set := apply.TaskSet(name, namespace).WithSpec(apply.TaskSetSpec().WithSuspend(true))
 	_, err := clientset.BatchV1alpha1().TaskSets(namespace).Apply(ctx, set, metav1.ApplyOptions{FieldManager: "example", Force: true})
