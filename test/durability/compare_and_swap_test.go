@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package consistency
+package durability
 
 import (
 	"context"
@@ -29,7 +29,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 
-	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
 )
@@ -73,13 +73,13 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 	controller := tasks(kit.Client(t, e.Controller(t)), namespace)
 
 	t.Run("Update", func(t *testing.T) {
-		read := create(t, person, newHeldTask("update"))
+		read := createTask(t, person, newHeldTask("update"))
 		for round := range 5 {
 			winner, err := raceToUpdate(t.Context(), read, person, another)
 			if err != nil {
 				t.Fatalf("round %d: %v", round, err)
 			}
-			stored := get(t, person, read.Name)
+			stored := getTask(t, person, read.Name)
 			if stored.Labels["winner"] != mark(winner, read) {
 				t.Fatalf("Client %d won, and %q is stored, want %q.", winner, stored.Labels["winner"], mark(winner, read))
 			}
@@ -88,7 +88,7 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 	})
 
 	t.Run("Status", func(t *testing.T) {
-		read := create(t, person, newHeldTask("status"))
+		read := createTask(t, person, newHeldTask("status"))
 		for round := range 5 {
 			winner, err := race(50, func(i int) error {
 				task := read.DeepCopy()
@@ -99,7 +99,7 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 			if err != nil {
 				t.Fatalf("round %d: %v", round, err)
 			}
-			stored := get(t, person, read.Name)
+			stored := getTask(t, person, read.Name)
 			if stored.Status.Progress != mark(winner, read) {
 				t.Fatalf("Client %d won, and the stored status is %q, want %q.", winner, stored.Status.Progress, mark(winner, read))
 			}
@@ -108,8 +108,8 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 	})
 
 	t.Run("Delete", func(t *testing.T) {
-		read := create(t, person, newHeldTask("delete"))
-		written := label(t, person, read.Name, "written", "since")
+		read := createTask(t, person, newHeldTask("delete"))
+		written := labelTask(t, person, read.Name, "written", "since")
 		options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &read.ResourceVersion}}
 		if err := person.Delete(t.Context(), read.Name, options); !apierrors.IsConflict(err) {
 			t.Errorf("A delete of resourceVersion %s of a task at %s: %v, want a conflict.", read.ResourceVersion, written.ResourceVersion, err)
@@ -123,7 +123,7 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 	t.Run("Bind", func(t *testing.T) {
 		for round := range 10 {
 			name := fmt.Sprintf("bind-%d", round)
-			create(t, person, newTask(name))
+			createTask(t, person, newTask(name))
 			if err := raceToBind(t, name, controller); err != nil {
 				t.Fatal(err)
 			}
@@ -132,12 +132,12 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 }
 
 // mark is what a client writes over what it has read. It is never what is there: a write of that changes nothing, and may succeed.
-func mark(i int, read *v1alpha1.Task) string {
+func mark(i int, read *batch.Task) string {
 	return fmt.Sprintf("%d-after-%s", i, read.ResourceVersion)
 }
 
 // raceToUpdate lets 50 clients, spread over those given, update the task from what was read.
-func raceToUpdate(ctx context.Context, read *v1alpha1.Task, clients ...typed.TaskInterface) (int, error) {
+func raceToUpdate(ctx context.Context, read *batch.Task, clients ...typed.TaskInterface) (int, error) {
 	return race(50, func(i int) error {
 		task := read.DeepCopy()
 		task.Labels = map[string]string{"winner": mark(i, read)}
@@ -150,12 +150,12 @@ func raceToUpdate(ctx context.Context, read *v1alpha1.Task, clients ...typed.Tas
 func raceToBind(t *testing.T, name string, clients ...typed.TaskInterface) error {
 	t.Helper()
 	winner, err := race(20, func(i int) error {
-		return tryBind(t.Context(), clients[i%len(clients)], name, fmt.Sprintf("worker-%d", i), fmt.Sprintf("incarnation-%d", i))
+		return tryBindTask(t.Context(), clients[i%len(clients)], name, fmt.Sprintf("worker-%d", i), fmt.Sprintf("incarnation-%d", i))
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	task := get(t, clients[0], name)
+	task := getTask(t, clients[0], name)
 	if task.Spec.WorkerName != fmt.Sprintf("worker-%d", winner) || task.Status.Incarnation != fmt.Sprintf("incarnation-%d", winner) {
 		return fmt.Errorf("%s: scheduler %d won, and it is bound to %q of %q", name, winner, task.Status.Incarnation, task.Spec.WorkerName)
 	}
@@ -170,14 +170,14 @@ func testFencing(t *testing.T, e *kit.Env) {
 	worker := tasks(kit.Client(t, e.Worker(t, namespace, "worker-1")), namespace)
 
 	t.Run("FormerIncarnation", func(t *testing.T) {
-		create(t, person, newTask("former"))
-		bind(t, controller, "former", "worker-1", "first")
-		stale := get(t, worker, "former")
-		evict(t, controller, "former")
-		bind(t, controller, "former", "worker-1", "second")
-		for _, late := range []*v1alpha1.Task{stale, get(t, worker, "former")} {
+		createTask(t, person, newTask("former"))
+		bindTask(t, controller, "former", "worker-1", "first")
+		stale := getTask(t, worker, "former")
+		evictTask(t, controller, "former")
+		bindTask(t, controller, "former", "worker-1", "second")
+		for _, late := range []*batch.Task{stale, getTask(t, worker, "former")} {
 			late.Status.Incarnation = "first"
-			late.Status.Phase = v1alpha1.TaskSucceeded
+			late.Status.Phase = batch.TaskSucceeded
 			if _, err := worker.UpdateStatus(t.Context(), late, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
 				t.Errorf("A status by the first incarnation, of resourceVersion %s: %v, want a conflict.", late.ResourceVersion, err)
 			}
@@ -185,9 +185,9 @@ func testFencing(t *testing.T, e *kit.Env) {
 	})
 
 	t.Run("FormerAttempt", func(t *testing.T) {
-		create(t, person, newTask("attempt"))
-		bind(t, controller, "attempt", "worker-1", "first")
-		task := get(t, worker, "attempt")
+		createTask(t, person, newTask("attempt"))
+		bindTask(t, controller, "attempt", "worker-1", "first")
+		task := getTask(t, worker, "attempt")
 		task.Status.Attempts = 2
 		task = kit.Must(worker.UpdateStatus(t.Context(), task, metav1.UpdateOptions{}))(t)
 		task.Status.Attempts = 1
@@ -201,12 +201,12 @@ func testFencing(t *testing.T, e *kit.Env) {
 		random := seeded(t)
 		namespace := e.Namespace(t)
 		person, controller := tasks(people, namespace), tasks(controllers, namespace)
-		truth := watchEtcd(t, e, namespace)
-		create(t, person, newTask("raced"))
+		truth := recordHistory(t, e, namespace)
+		createTask(t, person, newTask("raced"))
 		const rounds = 20
 		for round := range rounds {
 			incarnation := fmt.Sprintf("incarnation-%d", round)
-			bind(t, controller, "raced", "worker-1", incarnation)
+			bindTask(t, controller, "raced", "worker-1", incarnation)
 			// The eviction comes at any moment after the first write.
 			due, written := make(chan struct{}), make(chan error, 1)
 			begun := sync.OnceFunc(func() {
@@ -218,17 +218,17 @@ func testFencing(t *testing.T, e *kit.Env) {
 				t.Fatalf("The writes ended before the eviction: %v", err)
 			case <-due:
 			}
-			evict(t, controller, "raced")
+			evictTask(t, controller, "raced")
 			kit.Check(t, <-written)
 		}
-		last := label(t, person, "raced", "last", "true")
+		last := labelTask(t, person, "raced", "last", "true")
 		running := 0
 		for _, c := range truth.until(t, last.ResourceVersion) {
-			if c.after.Status.Phase == v1alpha1.TaskRunning {
+			if c.After.Status.Phase == batch.TaskRunning {
 				running++
 			}
-			if err := fenced(c.before, c.after); err != nil {
-				t.Errorf("revision %d: %v", c.revision, err)
+			if err := fenced(c.Before, c.After); err != nil {
+				t.Errorf("revision %d: %v", c.Revision, err)
 			}
 		}
 		if last.Status.Disruptions != rounds || running < rounds {
@@ -241,7 +241,7 @@ func testFencing(t *testing.T, e *kit.Env) {
 // calls wrote after each write.
 func writeUntilFenced(ctx context.Context, client typed.TaskInterface, name, incarnation string, wrote func()) error {
 	n := 0
-	return wait.PollUntilContextTimeout(ctx, time.Microsecond, patience, true, func(ctx context.Context) (bool, error) {
+	return wait.PollUntilContextTimeout(ctx, time.Microsecond, kit.Patience, true, func(ctx context.Context) (bool, error) {
 		n++
 		task, err := client.Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
@@ -249,8 +249,8 @@ func writeUntilFenced(ctx context.Context, client typed.TaskInterface, name, inc
 		}
 		evicted := task.Spec.WorkerName == ""
 		task.Status.Incarnation = incarnation
-		task.Status.Phase = v1alpha1.TaskRunning
-		task.Status.State = v1alpha1.TaskState{Running: &v1alpha1.TaskStateRunning{StartedAt: metav1.Now()}}
+		task.Status.Phase = batch.TaskRunning
+		task.Status.State = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: metav1.Now()}}
 		task.Status.Progress = fmt.Sprintf("%d", n)
 		_, err = client.UpdateStatus(ctx, task, metav1.UpdateOptions{})
 		switch {
@@ -269,11 +269,11 @@ func writeUntilFenced(ctx context.Context, client typed.TaskInterface, name, inc
 }
 
 // fenced checks that worker and incarnation belong together, and that a task nobody runs does not run.
-func fenced(before, after *v1alpha1.Task) error {
+func fenced(before, after *batch.Task) error {
 	switch {
 	case (after.Spec.WorkerName == "") != (after.Status.Incarnation == ""):
 		return fmt.Errorf("it is bound to incarnation %q of worker %q", after.Status.Incarnation, after.Spec.WorkerName)
-	case after.Spec.WorkerName == "" && (after.Status.Phase != v1alpha1.TaskPending || after.Status.State.Running != nil):
+	case after.Spec.WorkerName == "" && (after.Status.Phase != batch.TaskPending || after.Status.State.Running != nil):
 		return fmt.Errorf("nobody runs it, and it is %s with state %+v", after.Status.Phase, after.Status.State)
 	case before != nil && before.Spec.WorkerName != "" && after.Spec.WorkerName != "" && before.Status.Incarnation != after.Status.Incarnation:
 		return fmt.Errorf("it went from incarnation %q to %q without an eviction", before.Status.Incarnation, after.Status.Incarnation)

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package consistency
+package durability
 
 import (
 	"context"
@@ -28,31 +28,33 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
-	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/faultproxy"
+	"github.com/leat-dev/leat/test/kit/history"
 )
 
 // Watchers whose connections are cut again and again, and who go on from where they were, miss nothing and are told nothing twice.
 func testWatchCuts(t *testing.T, e *kit.Env) {
 	random := seeded(t)
 	namespace := e.Namespace(t)
-	truth := watchEtcd(t, e, namespace)
-	proxy, through := newProxy(t, e.Admin(t))
+	truth := recordHistory(t, e, namespace)
+	proxy, through := faultproxy.Between(t, e.Admin(t))
 	client := tasks(kit.Client(t, through), namespace)
 
 	watches := []struct {
 		options metav1.ListOptions
-		selects selector
+		selects history.Selector
 	}{
-		{metav1.ListOptions{}, all},
-		{metav1.ListOptions{LabelSelector: "color=red"}, func(task *v1alpha1.Task) bool { return task.Labels["color"] == "red" }},
-		{metav1.ListOptions{FieldSelector: "status.phase=Running"}, func(task *v1alpha1.Task) bool { return task.Status.Phase == v1alpha1.TaskRunning }},
-		{metav1.ListOptions{FieldSelector: "spec.workerName=worker-1"}, func(task *v1alpha1.Task) bool { return task.Spec.WorkerName == "worker-1" }},
+		{metav1.ListOptions{}, history.All},
+		{metav1.ListOptions{LabelSelector: "color=red"}, func(task *batch.Task) bool { return task.Labels["color"] == "red" }},
+		{metav1.ListOptions{FieldSelector: "status.phase=Running"}, func(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning }},
+		{metav1.ListOptions{FieldSelector: "spec.workerName=worker-1"}, func(task *batch.Task) bool { return task.Spec.WorkerName == "worker-1" }},
 	}
-	followers := make([]*follower, len(watches))
+	watchers := make([]*retryWatcher, len(watches))
 	for i := range watches {
-		followers[i] = follow(t, client, watches[i].options, truth.start)
+		watchers[i] = startRetryWatcher(t, client, watches[i].options, truth.Start)
 	}
 
 	person, controller := tasks(kit.Client(t, e.Admin(t)), namespace), tasks(kit.Client(t, e.Controller(t)), namespace)
@@ -62,10 +64,10 @@ func testWatchCuts(t *testing.T, e *kit.Env) {
 		go func() { writers <- churn(t.Context(), person, controller, random, fmt.Sprintf("writer-%d", i), 100) }()
 	}
 	cuts := 0
-	// allWatch says whether all followers have begun a watch since the last cut: before that there is little to cut.
+	// allWatch says whether all watchers have begun a watch since the last cut: before that there is little to cut.
 	allWatch := func() bool {
-		return !slices.ContainsFunc(followers, func(f *follower) bool {
-			_, watches, _ := f.told(t)
+		return !slices.ContainsFunc(watchers, func(f *retryWatcher) bool {
+			_, watches, _ := f.received(t)
 			return watches <= cuts
 		})
 	}
@@ -75,17 +77,17 @@ func testWatchCuts(t *testing.T, e *kit.Env) {
 			kit.Check(t, err)
 			ended++
 		case <-time.After(time.Duration(random.IntN(40)) * time.Millisecond):
-			if allWatch() && proxy.cut() {
+			if allWatch() && proxy.Cut() {
 				cuts++
 			}
 		}
 	}
-	last := label(t, person, create(t, person, newHeldTask("last")).Name, "color", "red")
+	last := labelTask(t, person, createTask(t, person, newHeldTask("last")).Name, "color", "red")
 
 	changes := truth.until(t, last.ResourceVersion)
 	for i, w := range watches {
-		followers[i].expect(t, changes, w.selects)
-		if _, _, lists := followers[i].told(t); lists > 0 {
+		watchers[i].expect(t, changes, w.selects)
+		if _, _, lists := watchers[i].received(t); lists > 0 {
 			t.Errorf("It took %d lists to go on, want none.", lists)
 		}
 	}
@@ -132,11 +134,11 @@ func changeOnce(ctx context.Context, person, controller typed.TaskInterface, ran
 		patch := fmt.Appendf(nil, `{"metadata":{"labels":{"color":%q,"n":"%d"}}}`, color, random.Uint32())
 		_, err = person.Patch(ctx, name, "application/merge-patch+json", patch, metav1.PatchOptions{})
 	case task.Spec.WorkerName == "":
-		err = tryBind(ctx, controller, name, fmt.Sprintf("worker-%d", random.IntN(3)), fmt.Sprintf("incarnation-%d", random.Uint32()))
+		err = tryBindTask(ctx, controller, name, fmt.Sprintf("worker-%d", random.IntN(3)), fmt.Sprintf("incarnation-%d", random.Uint32()))
 	case dice < 6:
-		err = tryEvict(ctx, controller, name)
+		err = tryEvictTask(ctx, controller, name)
 	default:
-		task.Status.Phase = v1alpha1.TaskRunning
+		task.Status.Phase = batch.TaskRunning
 		task.Status.Attempts++
 		_, err = controller.UpdateStatus(ctx, task, metav1.UpdateOptions{})
 	}

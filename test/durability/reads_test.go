@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package consistency
+package durability
 
 import (
 	"context"
@@ -26,9 +26,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/storage"
 
-	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/history"
 )
 
 // What a read says of its time is true.
@@ -39,26 +40,26 @@ func testReads(t *testing.T, e *kit.Env) {
 
 	t.Run("ListAfterWrite", func(t *testing.T) {
 		for i := range 50 {
-			written := create(t, client, newHeldTask(fmt.Sprintf("written-%d", i)))
+			written := createTask(t, client, newHeldTask(fmt.Sprintf("written-%d", i)))
 			if err := listShows(t.Context(), client, written); err != nil {
 				t.Fatal(err)
 			}
 			kit.Check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
 			list := kit.Must(client.List(t.Context(), metav1.ListOptions{}))(t)
 			if len(list.Items) > 0 {
-				t.Fatalf("After the delete of %s the list still has %v.", written.Name, names(list))
+				t.Fatalf("After the delete of %s the list still has %v.", written.Name, taskNames(list))
 			}
 		}
 	})
 
 	t.Run("NotOlderThan", func(t *testing.T) {
 		for i := range 20 {
-			written := create(t, client, newHeldTask(fmt.Sprintf("fresh-%d", i)))
+			written := createTask(t, client, newHeldTask(fmt.Sprintf("fresh-%d", i)))
 			list := kit.Must(client.List(t.Context(), metav1.ListOptions{
 				ResourceVersion: written.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
 			}))(t)
-			if !slices.Contains(names(list), written.Name) {
-				t.Fatalf("The list not older than the create of %s has %v.", written.Name, names(list))
+			if !slices.Contains(taskNames(list), written.Name) {
+				t.Fatalf("The list not older than the create of %s has %v.", written.Name, taskNames(list))
 			}
 			read := kit.Must(client.Get(t.Context(), written.Name, metav1.GetOptions{ResourceVersion: written.ResourceVersion}))(t)
 			if read.UID != written.UID {
@@ -70,11 +71,11 @@ func testReads(t *testing.T, e *kit.Env) {
 
 	// From the cache, at whatever time: it comes to show the newest state.
 	t.Run("Any", func(t *testing.T) {
-		written := create(t, client, newHeldTask("any"))
-		eventually(t, func(ctx context.Context) error {
+		written := createTask(t, client, newHeldTask("any"))
+		kit.Eventually(t, "a list from the cache has the new task", func(ctx context.Context) error {
 			list, err := client.List(ctx, metav1.ListOptions{ResourceVersion: "0"})
-			if err == nil && !slices.Contains(names(list), written.Name) {
-				err = fmt.Errorf("the list at resourceVersion 0 has %v", names(list))
+			if err == nil && !slices.Contains(taskNames(list), written.Name) {
+				err = fmt.Errorf("the list at resourceVersion 0 has %v", taskNames(list))
 			}
 			return err
 		})
@@ -82,11 +83,11 @@ func testReads(t *testing.T, e *kit.Env) {
 	})
 
 	t.Run("Exact", func(t *testing.T) {
-		first := create(t, client, newHeldTask("exact-1"))
-		second := create(t, client, newHeldTask("exact-2"))
-		changed := label(t, client, first.Name, "changed", "true")
+		first := createTask(t, client, newHeldTask("exact-1"))
+		second := createTask(t, client, newHeldTask("exact-2"))
+		changed := labelTask(t, client, first.Name, "changed", "true")
 		kit.Check(t, client.Delete(t.Context(), second.Name, metav1.DeleteOptions{}))
-		third := create(t, client, newHeldTask("exact-3"))
+		third := createTask(t, client, newHeldTask("exact-3"))
 		for _, test := range []struct {
 			at      string
 			names   []string
@@ -99,9 +100,9 @@ func testReads(t *testing.T, e *kit.Env) {
 		} {
 			options := metav1.ListOptions{ResourceVersion: test.at, ResourceVersionMatch: metav1.ResourceVersionMatchExact}
 			list := kit.Must(client.List(t.Context(), options))(t)
-			if list.ResourceVersion != test.at || !slices.Equal(names(list), test.names) || list.Items[0].Labels["changed"] != test.changed {
+			if list.ResourceVersion != test.at || !slices.Equal(taskNames(list), test.names) || list.Items[0].Labels["changed"] != test.changed {
 				t.Errorf("The list at exactly %s is of %s and has %v, the first with labels %v; want %v.",
-					test.at, list.ResourceVersion, names(list), list.Items[0].Labels, test.names)
+					test.at, list.ResourceVersion, taskNames(list), list.Items[0].Labels, test.names)
 			}
 		}
 		kit.Check(t, client.Delete(t.Context(), "exact-1", metav1.DeleteOptions{}))
@@ -112,7 +113,7 @@ func testReads(t *testing.T, e *kit.Env) {
 	t.Run("Pages", func(t *testing.T) {
 		var want []string
 		for i := range 10 {
-			want = append(want, create(t, client, newHeldTask(fmt.Sprintf("page-%d", i))).Name)
+			want = append(want, createTask(t, client, newHeldTask(fmt.Sprintf("page-%d", i))).Name)
 		}
 		var got []string
 		options := metav1.ListOptions{Limit: 3}
@@ -122,12 +123,12 @@ func testReads(t *testing.T, e *kit.Env) {
 			if page == 0 {
 				resourceVersion = list.ResourceVersion
 				kit.Check(t, client.Delete(t.Context(), "page-9", metav1.DeleteOptions{}))
-				create(t, client, newHeldTask("page-5-and-a-half"))
+				createTask(t, client, newHeldTask("page-5-and-a-half"))
 			}
 			if list.ResourceVersion != resourceVersion {
 				t.Errorf("Page %d is of resourceVersion %s, the first of %s.", page, list.ResourceVersion, resourceVersion)
 			}
-			got = append(got, names(list)...)
+			got = append(got, taskNames(list)...)
 			options.Continue = list.Continue
 		}
 		if !slices.Equal(got, want) {
@@ -136,8 +137,8 @@ func testReads(t *testing.T, e *kit.Env) {
 	})
 
 	t.Run("FromTheFuture", func(t *testing.T) {
-		written := create(t, client, newHeldTask("future"))
-		future := fmt.Sprint(parse(t, written.ResourceVersion) + 1_000_000)
+		written := createTask(t, client, newHeldTask("future"))
+		future := fmt.Sprint(parseVersion(t, written.ResourceVersion) + 1_000_000)
 		err := people.BatchV1alpha1().RESTClient().Get().Namespace(namespace).Resource("tasks").Param("resourceVersion", future).
 			MaxRetries(0).Do(t.Context()).Error()
 		if !apierrors.IsTimeout(err) || !storage.IsTooLargeResourceVersion(err) {
@@ -147,22 +148,14 @@ func testReads(t *testing.T, e *kit.Env) {
 }
 
 // listShows checks that a list made after a write shows it.
-func listShows(ctx context.Context, client typed.TaskInterface, written *v1alpha1.Task) error {
+func listShows(ctx context.Context, client typed.TaskInterface, written *batch.Task) error {
 	list, err := client.List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(list.Items, func(task v1alpha1.Task) bool { return task.Name == written.Name })
+	i := slices.IndexFunc(list.Items, func(task batch.Task) bool { return task.Name == written.Name })
 	if i < 0 {
-		return fmt.Errorf("the list after %s was written has %v", written.Name, names(list))
+		return fmt.Errorf("the list after %s was written has %v", written.Name, taskNames(list))
 	}
-	return same(&list.Items[i], written)
-}
-
-func names(list *v1alpha1.TaskList) []string {
-	var all []string
-	for i := range list.Items {
-		all = append(all, list.Items[i].Name)
-	}
-	return all
+	return history.Same(&list.Items[i], written)
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package consistency
+package durability
 
 import (
 	"context"
@@ -29,9 +29,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
-	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/history"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
@@ -57,7 +58,7 @@ func awaitReached(t *testing.T, e *kit.Env) {
 	for _, config := range []*rest.Config{e.Admin(t), e.Controller(t)} {
 		client := tasks(kit.Client(t, config), metav1.NamespaceAll)
 		inARow := 0
-		eventually(t, func(ctx context.Context) error {
+		kit.Eventually(t, "five requests in a row succeed", func(ctx context.Context) error {
 			inARow++
 			if _, err := client.List(ctx, metav1.ListOptions{Limit: 1}); err != nil {
 				inARow = 0
@@ -73,19 +74,19 @@ func awaitReached(t *testing.T, e *kit.Env) {
 
 // What was acknowledged is there after a process was killed at any moment and started again, deletes too, and a watch goes on from
 // where it was.
-func testKilled(t *testing.T, e *kit.Env, process *host.Process) {
+func testProcessKilled(t *testing.T, e *kit.Env, process *host.Process) {
 	random := seeded(t)
 	namespace := e.Namespace(t)
-	truth := watchEtcd(t, e, namespace)
+	truth := recordHistory(t, e, namespace)
 	person := tasks(kit.Client(t, direct(t, e)), namespace)
 	controller := tasks(kit.Client(t, e.Direct(t, controllerUser)), namespace)
-	follower := follow(t, person, metav1.ListOptions{}, truth.start)
+	watcher := startRetryWatcher(t, person, metav1.ListOptions{}, truth.Start)
 
 	writers := make([]*writer, 4)
 	for i := range writers {
 		writers[i] = &writer{
 			person: person, controller: controller, prefix: fmt.Sprintf("writer-%d", i),
-			random: rand.New(rand.NewPCG(random.Uint64(), 0)), acknowledged: map[string]*v1alpha1.Task{},
+			random: rand.New(rand.NewPCG(random.Uint64(), 0)), acknowledged: map[string]*batch.Task{},
 		}
 	}
 	const rounds = 3
@@ -101,7 +102,7 @@ func testKilled(t *testing.T, e *kit.Env, process *host.Process) {
 		kit.Check(t, process.Restart(t.Context()))
 		kit.Check(t, e.Server.WaitReady(t.Context()))
 		list := kit.Must(person.List(t.Context(), metav1.ListOptions{}))(t)
-		stored := map[string]*v1alpha1.Task{}
+		stored := map[string]*batch.Task{}
 		for i := range list.Items {
 			stored[list.Items[i].Name] = &list.Items[i]
 		}
@@ -115,26 +116,26 @@ func testKilled(t *testing.T, e *kit.Env, process *host.Process) {
 			t.Errorf("round %d: %s is stored, and nobody wrote it", round, name)
 		}
 	}
-	last := create(t, person, newHeldTask("last"))
+	last := createTask(t, person, newHeldTask("last"))
 	changes := truth.until(t, last.ResourceVersion)
-	written := map[string]*v1alpha1.Task{} // by resourceVersion
+	written := map[string]*batch.Task{} // by resourceVersion
 	for _, c := range changes {
-		if c.after != nil {
-			written[c.after.ResourceVersion] = c.after
+		if c.After != nil {
+			written[c.After.ResourceVersion] = c.After
 		}
 	}
 	acknowledged := 0
 	for _, w := range writers {
 		for _, task := range w.written {
-			kit.Check(t, same(task, written[task.ResourceVersion]))
+			kit.Check(t, history.Same(task, written[task.ResourceVersion]))
 		}
 		acknowledged += len(w.written)
 	}
 	if acknowledged < 10*rounds {
 		t.Errorf("Only %d writes were acknowledged over %d rounds: this proves nothing.", acknowledged, rounds)
 	}
-	follower.expect(t, changes, all)
-	_, watches, lists := follower.told(t)
+	watcher.expect(t, changes, history.All)
+	_, watches, lists := watcher.received(t)
 	t.Logf("%d writes were acknowledged; the watcher took %d watches and %d lists.", acknowledged, watches, lists)
 
 	// Nothing was written while the process was down, so nothing is too old to go on from.
@@ -142,9 +143,9 @@ func testKilled(t *testing.T, e *kit.Env, process *host.Process) {
 		client := tasks(kit.Client(t, direct(t, e)), namespace)
 		etcd := e.EtcdClient(t)
 		start := kit.Must(client.List(t.Context(), metav1.ListOptions{}))(t).ResourceVersion
-		quiet := follow(t, client, metav1.ListOptions{}, parse(t, start))
-		eventually(t, func(context.Context) error {
-			if _, watches, _ := quiet.told(t); watches == 0 {
+		quiet := startRetryWatcher(t, client, metav1.ListOptions{}, parseVersion(t, start))
+		kit.Eventually(t, "the watch has started", func(context.Context) error {
+			if _, watches, _ := quiet.received(t); watches == 0 {
 				return fmt.Errorf("no watch was begun")
 			}
 			return nil
@@ -152,15 +153,15 @@ func testKilled(t *testing.T, e *kit.Env, process *host.Process) {
 		kit.Check(t, process.Restart(t.Context()))
 		kit.Check(t, e.Server.WaitReady(t.Context()))
 		revision := kit.Must(etcd.Get(t.Context(), "/none"))(t).Header.Revision
-		changed := label(t, client, "last", "changed", "true")
-		var since []change
+		changed := labelTask(t, client, "last", "changed", "true")
+		var since []history.Change
 		for _, c := range truth.until(t, changed.ResourceVersion) {
-			if c.revision > parse(t, start) {
+			if c.Revision > parseVersion(t, start) {
 				since = append(since, c)
 			}
 		}
-		quiet.expect(t, since, all)
-		if _, _, lists := quiet.told(t); lists > 0 {
+		quiet.expect(t, since, history.All)
+		if _, _, lists := quiet.received(t); lists > 0 {
 			t.Errorf("A watch from %s had to begin again, and etcd was at %d after the restart.", start, revision)
 		}
 	})
@@ -173,8 +174,8 @@ type writer struct {
 	random             *rand.Rand
 	prefix             string
 
-	acknowledged map[string]*v1alpha1.Task // those that are there
-	written      []*v1alpha1.Task          // all that was ever acknowledged, deletes aside
+	acknowledged map[string]*batch.Task // those that are there
+	written      []*batch.Task          // all that was ever acknowledged, deletes aside
 	doubt        *doubt
 }
 
@@ -185,7 +186,7 @@ type doubt struct {
 	err  error
 }
 
-func note(task *v1alpha1.Task) string {
+func note(task *batch.Task) string {
 	return task.Labels["note"] + " " + task.Status.Progress
 }
 
@@ -212,7 +213,7 @@ func (w *writer) writeUntilInDoubt(ctx context.Context) error {
 }
 
 // write makes one write. It gives the task as acknowledged, nil for a delete, and the note that was to be written.
-func (w *writer) write(ctx context.Context, name string) (written *v1alpha1.Task, wanted string, err error) {
+func (w *writer) write(ctx context.Context, name string) (written *batch.Task, wanted string, err error) {
 	value := fmt.Sprint(w.random.Uint32())
 	before := w.acknowledged[name]
 	if before == nil {
@@ -237,7 +238,7 @@ func (w *writer) write(ctx context.Context, name string) (written *v1alpha1.Task
 
 // settle compares the account with what is stored, takes its own tasks out of that, and takes over what became of the write in
 // doubt.
-func (w *writer) settle(ctx context.Context, stored map[string]*v1alpha1.Task) error {
+func (w *writer) settle(ctx context.Context, stored map[string]*batch.Task) error {
 	if doubt := w.doubt; doubt != nil {
 		before, now := w.acknowledged[doubt.name], stored[doubt.name]
 		switch {
@@ -263,7 +264,7 @@ func (w *writer) settle(ctx context.Context, stored map[string]*v1alpha1.Task) e
 		if now.ResourceVersion != task.ResourceVersion {
 			return fmt.Errorf("%s was acknowledged at %s, and is at %s", name, task.ResourceVersion, now.ResourceVersion)
 		}
-		if err := same(now, task); err != nil {
+		if err := history.Same(now, task); err != nil {
 			return err
 		}
 		delete(stored, name)

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package consistency
+package durability
 
 import (
 	"context"
@@ -34,6 +34,7 @@ import (
 
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/faultproxy"
 )
 
 // What etcd has forgotten is 410, from which clients know how to go on.
@@ -41,12 +42,12 @@ func testExpired(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	client := tasks(kit.Client(t, direct(t, e)), namespace)
 	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
-		create(t, client, newHeldTask(name))
+		createTask(t, client, newHeldTask(name))
 	}
 	page := kit.Must(client.List(t.Context(), metav1.ListOptions{Limit: 2}))(t)
 
 	// An informer loses its connection and everything that happens before it has a new one.
-	proxy, through := newProxy(t, direct(t, e))
+	proxy, through := faultproxy.Between(t, direct(t, e))
 	var relists atomic.Int32
 	through.Wrap(func(base http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -74,7 +75,7 @@ func testExpired(t *testing.T, e *kit.Env) {
 	}
 	await := func(want string) {
 		t.Helper()
-		eventually(t, func(context.Context) error {
+		kit.Eventually(t, "the informer has the stored tasks", func(context.Context) error {
 			if got := shown(); got != want {
 				return fmt.Errorf("the informer has %q, want %q", got, want)
 			}
@@ -83,13 +84,13 @@ func testExpired(t *testing.T, e *kit.Env) {
 	}
 	await("a b c d e f")
 	listed := relists.Load()
-	proxy.close()
+	proxy.Close()
 
-	label(t, client, "b", "changed", "changed")
+	labelTask(t, client, "b", "changed", "changed")
 	kit.Check(t, client.Delete(t.Context(), "c", metav1.DeleteOptions{}))
-	last := create(t, client, newHeldTask("g"))
+	last := createTask(t, client, newHeldTask("g"))
 	etcd := e.EtcdClient(t)
-	kit.Must(etcd.Compact(t.Context(), parse(t, last.ResourceVersion), clientv3.WithCompactPhysical()))(t)
+	kit.Must(etcd.Compact(t.Context(), parseVersion(t, last.ResourceVersion), clientv3.WithCompactPhysical()))(t)
 	restart(t, e) // what the server still has in memory, it may answer from
 
 	t.Run("Watch", func(t *testing.T) {
@@ -97,13 +98,13 @@ func testExpired(t *testing.T, e *kit.Env) {
 		defer w.Stop()
 		event := <-w.ResultChan()
 		err := apierrors.FromObject(event.Object)
-		if event.Type != watch.Error || !apierrors.IsResourceExpired(err) || code(err) != http.StatusGone {
+		if event.Type != watch.Error || !apierrors.IsResourceExpired(err) || status(err).Code != http.StatusGone {
 			t.Errorf("A watch from %s has %s: %v, want 410 Expired.", page.ResourceVersion, event.Type, err)
 		}
 	})
 	t.Run("ListExact", func(t *testing.T) {
 		options := metav1.ListOptions{ResourceVersion: page.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchExact}
-		if _, err := client.List(t.Context(), options); !apierrors.IsResourceExpired(err) || code(err) != http.StatusGone {
+		if _, err := client.List(t.Context(), options); !apierrors.IsResourceExpired(err) || status(err).Code != http.StatusGone {
 			t.Errorf("A list at exactly %s: %v, want 410 Expired.", page.ResourceVersion, err)
 		}
 	})
@@ -114,33 +115,20 @@ func testExpired(t *testing.T, e *kit.Env) {
 			t.Fatalf("The second page: %v, want 410 Expired with a token to go on with.", err)
 		}
 		rest := kit.Must(client.List(t.Context(), metav1.ListOptions{Continue: status.Status().Continue}))(t)
-		if want := []string{"d", "e", "f", "g"}; !slices.Equal(names(rest), want) {
-			t.Errorf("The token of the error leads to %v, want %v.", names(rest), want)
+		if want := []string{"d", "e", "f", "g"}; !slices.Equal(taskNames(rest), want) {
+			t.Errorf("The token of the error leads to %v, want %v.", taskNames(rest), want)
 		}
-		if parse(t, rest.ResourceVersion) < parse(t, last.ResourceVersion) {
+		if parseVersion(t, rest.ResourceVersion) < parseVersion(t, last.ResourceVersion) {
 			t.Errorf("The token of the error leads to resourceVersion %s, before the last write at %s.", rest.ResourceVersion, last.ResourceVersion)
 		}
 	})
 	t.Run("Informer", func(t *testing.T) {
-		proxy.open()
+		proxy.Open()
 		await("a b-changed d e f g")
 		if relists.Load() == listed {
 			t.Error("The informer did not list again, and etcd had forgotten what it missed.")
 		}
-		create(t, client, newHeldTask("h"))
+		createTask(t, client, newHeldTask("h"))
 		await("a b-changed d e f g h")
 	})
-}
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// code gives the HTTP status of an error, 0 if it is not the server's.
-func code(err error) int32 {
-	var status apierrors.APIStatus
-	if !errors.As(err, &status) {
-		return 0
-	}
-	return status.Status().Code
 }

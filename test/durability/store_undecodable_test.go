@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package recovery
+package durability
 
 import (
 	"context"
@@ -31,14 +31,14 @@ import (
 )
 
 // testUndecodable has bytes in etcd that no server can read.
-func testUndecodable(t *testing.T, s *scene) {
+func testUndecodable(t *testing.T, c *cluster) {
 	const option = "ignoreStoreReadErrorWithClusterBreakingPotential"
 	documented(t, "how-to/etcd.md", "## An object that cannot be read", option+"=true", "unsafe-delete-ignore-read-errors", "etcdctl del /leat/tasks/")
 	ctx := t.Context()
-	namespace, other := s.Namespace(t), "default"
+	namespace, other := c.Namespace(t), "default"
 	store := startStore(t, 1)
 	etcd := store.client(t)
-	e := s.serve(t, store, "--storage-initialization-timeout=5s")
+	e := c.serve(t, store, "--storage-initialization-timeout=5s")
 	person := e.Direct(t, "alice", "leat:admins")
 	api := kit.Client(t, person).BatchV1alpha1()
 	tasks := api.Tasks(namespace)
@@ -46,7 +46,7 @@ func testUndecodable(t *testing.T, s *scene) {
 		kit.Must(tasks.Create(ctx, newHeldTask(name), metav1.CreateOptions{}))(t)
 	}
 	kit.Must(api.Tasks(other).Create(ctx, newHeldTask("elsewhere"), metav1.CreateOptions{}))(t)
-	f := follow(t, person, namespace)
+	f := startInformers(t, person, namespace)
 
 	key := "/leat/tasks/" + namespace + "/bad"
 	broken := func(t *testing.T) {
@@ -60,7 +60,7 @@ func testUndecodable(t *testing.T, s *scene) {
 		}
 	}
 	page := metav1.ListOptions{Limit: 500}
-	kit.Check(t, bind(ctx, s, "root", "cluster-admin"))
+	kit.Check(t, bindClusterRole(ctx, c, "root", "cluster-admin"))
 	root := kit.Client(t, e.Direct(t, "root")).BatchV1alpha1().Tasks(namespace)
 	unread := metav1.DeleteOptions{IgnoreStoreReadErrorWithClusterBreakingPotential: new(true)}
 
@@ -126,8 +126,8 @@ func testUndecodable(t *testing.T, s *scene) {
 }
 
 // bind gives a person a role of the host, everywhere.
-func bind(ctx context.Context, s *scene, user, role string) error {
-	_, err := s.cluster.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+func bindClusterRole(ctx context.Context, c *cluster, user, role string) error {
+	_, err := c.kube.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: user + "-" + role},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package recovery
+package durability
 
 import (
 	"bytes"
@@ -47,8 +47,8 @@ var update = flag.Bool("update", false, "write testdata anew, from what this ser
 // golden is the namespace of what is stored in testdata.
 const golden = "golden"
 
-// record is an object as an earlier server has stored it, and as it is served.
-type record struct {
+// storedObject is an object as an earlier server has stored it, and as it is served.
+type storedObject struct {
 	// Value is what etcd holds.
 	Value []byte `json:"value"`
 	// Served is the answer to a get, but for its resourceVersion.
@@ -59,25 +59,25 @@ type record struct {
 func recordsFile(encoding string) string { return filepath.Join("testdata", encoding+".json") }
 
 // testStored has objects of all kinds that earlier servers have stored read, served and migrated.
-func testStored(t *testing.T, s *scene) {
-	_, err := s.cluster.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: golden}}, metav1.CreateOptions{})
+func testStored(t *testing.T, c *cluster) {
+	_, err := c.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: golden}}, metav1.CreateOptions{})
 	if !apierrors.IsAlreadyExists(err) {
 		kit.Check(t, err)
 	}
-	kit.Check(t, bind(t.Context(), s, "root", "cluster-admin"))
+	kit.Check(t, bindClusterRole(t.Context(), c, "root", "cluster-admin"))
 	for _, encoding := range []string{"protobuf", "json"} {
 		t.Run(encoding, func(t *testing.T) {
 			if *update {
-				s.writeRecords(t, encoding)
+				c.writeRecords(t, encoding)
 			}
-			s.readRecords(t, encoding)
+			c.readRecords(t, encoding)
 		})
 	}
 }
 
-func (s *scene) readRecords(t *testing.T, encoding string) {
+func (c *cluster) readRecords(t *testing.T, encoding string) {
 	ctx := t.Context()
-	var records map[string]record
+	var records map[string]storedObject
 	kit.Check(t, json.Unmarshal(kit.Must(os.ReadFile(recordsFile(encoding)))(t), &records))
 	store := startStore(t, 1)
 	etcd := store.client(t)
@@ -89,25 +89,25 @@ func (s *scene) readRecords(t *testing.T, encoding string) {
 	if len(kinds) != 5 {
 		t.Fatalf("%s has objects of %v, want all five kinds", recordsFile(encoding), kinds)
 	}
-	e := s.serve(t, store)
+	e := c.serve(t, store)
 	client := kit.Client(t, e.Direct(t, "root")).BatchV1alpha1().RESTClient()
 
 	for key, record := range records {
-		served, object := read(t, client, key)
+		served, object := getObject(t, client, key)
 		if have, want := plainJSON(t, object), plainJSON(t, decoded(t, record.Served)); !bytes.Equal(have, want) {
 			t.Errorf("%s is served as\n%s\nwant\n%s", key, have, want)
 		}
 		// An update that changes nothing is a write only if the bytes in etcd are not those that this server writes.
-		before := value(t, etcd, key)
-		kit.Must(client.Put().AbsPath(path(key)).Body(served).SetHeader("Content-Type", "application/json").Do(ctx).Raw())(t)
-		after := value(t, etcd, key)
+		before := storedValue(t, etcd, key)
+		kit.Must(client.Put().AbsPath(objectPath(key)).Body(served).SetHeader("Content-Type", "application/json").Do(ctx).Raw())(t)
+		after := storedValue(t, etcd, key)
 		switch {
 		case !bytes.HasPrefix(after, []byte("k8s\x00")):
 			t.Errorf("%s is not stored as protobuf after an update: %q", key, after)
 		case encoding == "protobuf" && !bytes.Equal(before, after):
 			t.Errorf("%s is stored in other bytes than before:\n%q\nwant\n%q", key, after, before)
 		}
-		if _, migrated := read(t, client, key); !bytes.Equal(plainJSON(t, migrated), plainJSON(t, object)) {
+		if _, migrated := getObject(t, client, key); !bytes.Equal(plainJSON(t, migrated), plainJSON(t, object)) {
 			t.Errorf("After its migration %s is served as\n%s\nwant\n%s", key, plainJSON(t, migrated), plainJSON(t, object))
 		}
 	}
@@ -123,7 +123,7 @@ func (s *scene) readRecords(t *testing.T, encoding string) {
 
 // testNewerFields has a server read what a newer one has stored: it serves what it knows, leaves what it does not as long as it does not
 // write, and loses it with its first write of that object.
-func testNewerFields(t *testing.T, etcd *clientv3.Client, client rest.Interface, encoding string, records map[string]record) {
+func testNewerFields(t *testing.T, etcd *clientv3.Client, client rest.Interface, encoding string, records map[string]storedObject) {
 	documented(t, "how-to/backup.md", "**Fields that an older server does not know are lost with its first write of the object**")
 	const key, marker = "tasks/" + golden + "/newer", "of-a-newer-version"
 	stored := records["tasks/"+golden+"/waiting"].Value
@@ -145,25 +145,25 @@ func testNewerFields(t *testing.T, etcd *clientv3.Client, client rest.Interface,
 		t.Fatalf("there is no such field in %q", stored)
 	}
 	kit.Must(etcd.Put(t.Context(), "/leat/"+key, string(stored)))(t)
-	read(t, client, key)
-	if !bytes.Equal(value(t, etcd, key), stored) {
+	getObject(t, client, key)
+	if !bytes.Equal(storedValue(t, etcd, key), stored) {
 		t.Errorf("A read has changed what is stored.")
 	}
-	kit.Must(client.Patch(types.MergePatchType).AbsPath(path(key)).Body([]byte(`{"metadata":{"labels":{"example.com/written":"here"}}}`)).Do(t.Context()).Raw())(t)
-	after := value(t, etcd, key)
+	kit.Must(client.Patch(types.MergePatchType).AbsPath(objectPath(key)).Body([]byte(`{"metadata":{"labels":{"example.com/written":"here"}}}`)).Do(t.Context()).Raw())(t)
+	after := storedValue(t, etcd, key)
 	if bytes.Contains(after, []byte(marker)) || !bytes.Contains(after, []byte("example.com/written")) {
 		t.Errorf("After a write etcd holds %q.", after)
 	}
 }
 
-func path(key string) string {
+func objectPath(key string) string {
 	parts := strings.Split(key, "/")
 	return "/apis/batch.leat.dev/v1alpha1/namespaces/" + parts[1] + "/" + parts[0] + "/" + parts[2]
 }
 
-func read(t testing.TB, client rest.Interface, key string) ([]byte, map[string]any) {
+func getObject(t testing.TB, client rest.Interface, key string) ([]byte, map[string]any) {
 	t.Helper()
-	served := kit.Must(client.Get().AbsPath(path(key)).SetHeader("Accept", "application/json").Do(t.Context()).Raw())(t)
+	served := kit.Must(client.Get().AbsPath(objectPath(key)).SetHeader("Accept", "application/json").Do(t.Context()).Raw())(t)
 	return served, decoded(t, served)
 }
 
@@ -181,7 +181,7 @@ func plainJSON(t testing.TB, object map[string]any) []byte {
 	return kit.Must(json.MarshalIndent(object, "", " "))(t)
 }
 
-func value(t testing.TB, etcd *clientv3.Client, key string) []byte {
+func storedValue(t testing.TB, etcd *clientv3.Client, key string) []byte {
 	t.Helper()
 	response := kit.Must(etcd.Get(t.Context(), "/leat/"+key))(t)
 	if len(response.Kvs) != 1 {
@@ -191,12 +191,12 @@ func value(t testing.TB, etcd *clientv3.Client, key string) []byte {
 }
 
 // writeRecords has a server store objects of all kinds, with as many of their fields as it takes.
-func (s *scene) writeRecords(t *testing.T, encoding string) {
+func (c *cluster) writeRecords(t *testing.T, encoding string) {
 	ctx := t.Context()
 	store := startStore(t, 1)
 	etcd := store.client(t)
 	mediaType := map[string]string{"protobuf": "application/vnd.kubernetes.protobuf", "json": "application/json"}[encoding]
-	e := s.serve(t, store, "--storage-media-type="+mediaType)
+	e := c.serve(t, store, "--storage-media-type="+mediaType)
 	root := kit.Client(t, e.Direct(t, "root")).BatchV1alpha1()
 	agent := kit.Client(t, e.Worker(t, golden, "worker")).BatchV1alpha1()
 
@@ -248,14 +248,14 @@ func (s *scene) writeRecords(t *testing.T, encoding string) {
 		return err
 	})
 
-	records := map[string]record{}
+	records := map[string]storedObject{}
 	for _, kv := range kit.Must(etcd.Get(ctx, "/leat/", clientv3.WithPrefix()))(t).Kvs {
 		key := strings.TrimPrefix(string(kv.Key), "/leat/")
 		if strings.Count(key, "/") != 2 {
 			t.Fatal(fmt.Errorf("%s is no key of an object in a namespace", kv.Key))
 		}
-		_, object := read(t, root.RESTClient(), key)
-		records[key] = record{Value: kv.Value, Served: plainJSON(t, object)}
+		_, object := getObject(t, root.RESTClient(), key)
+		records[key] = storedObject{Value: kv.Value, Served: plainJSON(t, object)}
 	}
 	kit.Check(t, os.MkdirAll("testdata", 0o755))
 	kit.Check(t, os.WriteFile(recordsFile(encoding), append(kit.Must(json.MarshalIndent(records, "", " "))(t), '\n'), 0o644))

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package recovery
+package durability
 
 import (
 	"context"
@@ -32,18 +32,18 @@ import (
 )
 
 // testFull fills etcd to its quota, and makes room again.
-func testFull(t *testing.T, s *scene) {
+func testFull(t *testing.T, c *cluster) {
 	documented(t, "how-to/etcd.md", "## etcd is full", "etcdctl compact", "etcdctl defrag", "etcdctl alarm disarm", "InsufficientStorage")
 	ctx := t.Context()
-	namespace := s.Namespace(t)
+	namespace := c.Namespace(t)
 	store := startStore(t, 1, "--quota-backend-bytes="+strconv.Itoa(8<<20))
 	etcd := store.client(t)
-	e := s.serve(t, store)
+	e := c.serve(t, store)
 	pid := e.Server.PID()
 	person := e.Direct(t, "alice", "leat:admins")
 	api := kit.Client(t, person).BatchV1alpha1()
 	queues := api.TaskQueues(namespace)
-	f := follow(t, person, namespace)
+	f := startInformers(t, person, namespace)
 	kit.Must(queues.Create(ctx, newQueue("small"), metav1.CreateOptions{}))(t)
 	kit.Must(queues.Create(ctx, newQueue("deleted-meanwhile"), metav1.CreateOptions{}))(t)
 
@@ -76,12 +76,12 @@ func testFull(t *testing.T, s *scene) {
 	kit.Check(t, queues.Delete(ctx, "deleted-meanwhile", metav1.DeleteOptions{}))
 	f.await(t, "it has seen the deletion", func() error { return f.agrees(ctx, etcd, namespace) })
 	kit.Check(t, e.Server.WaitReady(ctx))
-	metrics := scrape(t, s, e)
+	metrics := scrape(t, c, e)
 	if refusals := metrics.sum("apiserver_request_total", `code="507"`); refusals < 2 {
 		t.Errorf("apiserver_request_total counts %v answers with 507.", refusals)
 	}
 	// Another replica can be started, for it need not write.
-	kit.Check(t, s.serve(t, store).Server.Stop())
+	kit.Check(t, c.serve(t, store).Server.Stop())
 
 	// As docs/how-to/etcd.md has it.
 	for _, name := range large[1:] {

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package consistency
+package durability
 
 import (
 	"context"
@@ -31,17 +31,18 @@ import (
 
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/history"
 )
 
 // While etcd stands still nothing is acknowledged, every client gets an answer in bounded time, and the server says that it is not
 // ready and why. When etcd goes on, all goes on.
 func testEtcdStall(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	truth := watchEtcd(t, e, namespace)
+	truth := recordHistory(t, e, namespace)
 	people := kit.Client(t, direct(t, e))
 	person := tasks(people, namespace)
-	follower := follow(t, person, metav1.ListOptions{}, truth.start)
-	read := create(t, person, newHeldTask("before"))
+	watcher := startRetryWatcher(t, person, metav1.ListOptions{}, truth.Start)
+	read := createTask(t, person, newHeldTask("before"))
 	kit.Check(t, listShows(t.Context(), person, read))
 
 	kit.Check(t, e.Etcd.Signal(syscall.SIGSTOP))
@@ -60,7 +61,7 @@ func testEtcdStall(t *testing.T, e *kit.Env) {
 				"list":   func() *rest.Request { return verb(client, "GET", namespace) },
 			} {
 				wg.Go(func() {
-					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 					defer cancel()
 					ask := func() (time.Duration, error) {
 						begun := time.Now()
@@ -72,7 +73,7 @@ func testEtcdStall(t *testing.T, e *kit.Env) {
 					for tries := 1; tries < 3 && way == "aggregated" && err != nil && strings.Contains(err.Error(), "INTERNAL_ERROR"); tries++ {
 						took, err = ask()
 					}
-					switch code(err) {
+					switch status(err).Code {
 					case http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
 					default:
 						t.Errorf("A %s, %s, said: %v, want a server's error.", name, way, err)
@@ -88,11 +89,11 @@ func testEtcdStall(t *testing.T, e *kit.Env) {
 	t.Run("ReadFromCache", func(t *testing.T) {
 		list := kit.Must(person.List(t.Context(), metav1.ListOptions{ResourceVersion: "0"}))(t)
 		if len(list.Items) != 1 {
-			t.Errorf("The list at resourceVersion 0 has %v.", names(list))
+			t.Errorf("The list at resourceVersion 0 has %v.", taskNames(list))
 		}
 	})
 	t.Run("Readiness", func(t *testing.T) {
-		eventually(t, func(ctx context.Context) error {
+		kit.Eventually(t, "readyz reports the failure of etcd", func(ctx context.Context) error {
 			answer, err := people.Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").MaxRetries(0).Do(ctx).Raw()
 			if err == nil || !strings.Contains(string(answer), "[-]etcd") {
 				return fmt.Errorf("readyz says %v: %s", err, answer)
@@ -123,14 +124,14 @@ func testEtcdStall(t *testing.T, e *kit.Env) {
 		if _, getErr := person.Get(t.Context(), "waited", metav1.GetOptions{}); err == nil && getErr != nil {
 			t.Errorf("The write that waited was acknowledged, and then: %v", getErr)
 		}
-	case <-time.After(patience):
-		t.Errorf("The write that waited did not end within %v after etcd went on.", patience)
+	case <-time.After(kit.Patience):
+		t.Errorf("The write that waited did not end within %v after etcd went on.", kit.Patience)
 	}
 	awaitReached(t, e)
-	last := create(t, person, newHeldTask("last"))
+	last := createTask(t, person, newHeldTask("last"))
 	kit.Check(t, listShows(t.Context(), person, last))
-	follower.expect(t, truth.until(t, last.ResourceVersion), all)
-	if _, _, lists := follower.told(t); lists > 0 {
+	watcher.expect(t, truth.until(t, last.ResourceVersion), history.All)
+	if _, _, lists := watcher.received(t); lists > 0 {
 		t.Errorf("The watcher had to begin again %d times.", lists)
 	}
 }

@@ -14,14 +14,11 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package crash kills, freezes and cuts off every part of Leat in the middle of its work, and holds what has become of the work to what
-// is promised: by the history that etcd tells, and by what the commands have left behind.
-package crash
+package durability
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -42,28 +39,15 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/history"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const (
 	leaseDuration = 4 * time.Second
 	workerTasks   = 8
-	patience      = 2 * time.Minute
 	poll          = 100 * time.Millisecond
 )
-
-var seed = flag.Uint64("seed", 0, "repeat a run with the seed that it has logged; 0 for another one each time")
-
-// seeded gives random numbers that the log of the test tells how to repeat.
-func seeded(t *testing.T) *rand.Rand {
-	t.Helper()
-	n := *seed
-	if n == 0 {
-		n = uint64(time.Now().UnixNano())
-	}
-	t.Logf("Repeat it with -args -seed=%d", n)
-	return rand.New(rand.NewPCG(n, 0))
-}
 
 // deployment is Leat as it is installed to survive: two servers, two controller managers.
 type deployment struct {
@@ -119,11 +103,16 @@ func (m *manager) keep(ctx context.Context, t *testing.T) {
 	}
 }
 
-func TestAggregated(t *testing.T) {
+// auditArgs returns the arguments of a server that logs the writes of workers, and the path of its log.
+func auditArgs(t *testing.T) (args []string, auditLog string) {
+	t.Helper()
 	dir := t.TempDir()
 	policy, auditLog := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "audit.log")
 	kit.Check(t, os.WriteFile(policy, []byte(auditPolicy), 0o600))
-	e := kit.Aggregated(t, "--audit-policy-file="+policy, "--audit-log-path="+auditLog)
+	return []string{"--audit-policy-file=" + policy, "--audit-log-path=" + auditLog}, auditLog
+}
+
+func testCrash(t *testing.T, e *kit.Env, auditLog string) {
 	d := &deployment{env: e, replica: e.Replica(t), auditLog: auditLog}
 	for _, name := range []string{"one", "two"} {
 		address := "127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t))
@@ -140,10 +129,10 @@ func TestAggregated(t *testing.T) {
 		stop()
 		keepers.Wait()
 	})
-	t.Run("everything killed at random", func(t *testing.T) { testKilled(t, d) })
-	t.Run("leader paused", func(t *testing.T) { testPaused(t, d) })
-	t.Run("worker cut off", func(t *testing.T) { testCutOff(t, d) })
-	t.Run("store killed and all servers at once", func(t *testing.T) { testStoreKilled(t, d) })
+	t.Run("RandomKills", func(t *testing.T) { testRandomKills(t, d) })
+	t.Run("LeaderPaused", func(t *testing.T) { testLeaderPaused(t, d) })
+	t.Run("WorkerPartitioned", func(t *testing.T) { testWorkerPartitioned(t, d) })
+	t.Run("StoreKilled", func(t *testing.T) { testStoreKilled(t, d) })
 }
 
 // auditPolicy has the server note what workers write.
@@ -160,20 +149,20 @@ rules:
 `
 
 // scene is a namespace with workers and a set.
-type scene struct {
+type crashTest struct {
 	*testing.T
 	*deployment
 	namespace string
 	dir       string
 	api       typed.BatchV1alpha1Interface
-	history   *history
+	history   *namespaceHistory
 	workers   []*host.Process
 }
 
-func newScene(t *testing.T, d *deployment, workers int) *scene {
+func newCrashTest(t *testing.T, d *deployment, workers int) *crashTest {
 	t.Helper()
-	s := &scene{T: t, deployment: d, namespace: d.env.Namespace(t), dir: t.TempDir(), api: kit.Client(t, d.env.Admin(t)).BatchV1alpha1()}
-	s.history = watch(t, d.env, s.namespace)
+	s := &crashTest{T: t, deployment: d, namespace: d.env.Namespace(t), dir: t.TempDir(), api: kit.Client(t, d.env.Admin(t)).BatchV1alpha1()}
+	s.history = recordHistory(t, d.env, s.namespace)
 	kit.Check(t, syscall.Mkfifo(filepath.Join(s.dir, "never"), 0o600))
 	for i := range workers {
 		// They are spread over the servers.
@@ -200,7 +189,7 @@ echo "end $TASK_INDEX $TASK_ATTEMPT $WORKER $BASHPID" >> "$DIR/effects"
 const setName = "work"
 
 // start creates a set whose commands leave their marks in the directory of the scene.
-func (s *scene) start(completions, parallelism int32) {
+func (s *crashTest) start(completions, parallelism int32) {
 	s.Helper()
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: setName}}
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = &completions, &parallelism, new(batch.IndexedCompletion)
@@ -220,7 +209,7 @@ func counted(n int32) func(*batch.TaskSet) bool {
 	return func(set *batch.TaskSet) bool { return set.Status.Succeeded >= n }
 }
 
-func (s *scene) wait(what string, is func(*batch.TaskSet) bool) *batch.TaskSet {
+func (s *crashTest) wait(what string, is func(*batch.TaskSet) bool) *batch.TaskSet {
 	s.Helper()
 	var set *batch.TaskSet
 	kit.Eventually(s.T, what, func(ctx context.Context) error {
@@ -235,7 +224,7 @@ func (s *scene) wait(what string, is func(*batch.TaskSet) bool) *batch.TaskSet {
 
 // checkDone waits for the end of the set and checks all that is left of it. Of the indexes given by again tasks may have been created
 // after they were counted.
-func (s *scene) checkDone(completions int) *account {
+func (s *crashTest) checkDone(completions int) *account {
 	s.Helper()
 	set := s.wait("the set is complete", is(batch.TaskSetComplete))
 	if want := fmt.Sprintf("0-%d", completions-1); set.Status.CompletedIndexes != want || int(set.Status.Succeeded) != completions || set.Status.Failed != 0 {
@@ -260,8 +249,8 @@ func (s *scene) checkDone(completions int) *account {
 		}
 		return nil
 	})
-	changes := s.history.until(s.T, "the set is complete", func(c change) bool {
-		return c.setNow != nil && c.setNow.Name == setName && is(batch.TaskSetComplete)(c.setNow)
+	changes := s.history.await(s.T, "the set is complete", func(c history.Change) bool {
+		return c.SetAfter != nil && c.SetAfter.Name == setName && is(batch.TaskSetComplete)(c.SetAfter)
 	})
 	a := audit(s.T, changes, setName, completions)
 	s.checkEffects(a)
@@ -269,7 +258,7 @@ func (s *scene) checkDone(completions int) *account {
 }
 
 // checkEffects compares what the commands have left behind with the history.
-func (s *scene) checkEffects(a *account) {
+func (s *crashTest) checkEffects(a *account) {
 	s.Helper()
 	if violations, err := os.ReadFile(filepath.Join(s.dir, "violations")); !errors.Is(err, os.ErrNotExist) {
 		s.Errorf("commands of an index ran beside each other: %s, %v", violations, err)
@@ -305,10 +294,10 @@ func (s *scene) checkEffects(a *account) {
 	s.Logf("%d commands were started for %d indexes, %d of them came to their end once more; there were %d evictions", starts, len(started), again, a.evictions)
 }
 
-func testKilled(t *testing.T, d *deployment) {
+func testRandomKills(t *testing.T, d *deployment) {
 	const completions, kills = 1000, 20
 	random := seeded(t)
-	s := newScene(t, d, 3)
+	s := newCrashTest(t, d, 3)
 	kinds := map[string][]*host.Process{
 		"controller-manager": {d.managers[0].Process, d.managers[1].Process},
 		"worker":             s.workers,
@@ -345,7 +334,7 @@ func testKilled(t *testing.T, d *deployment) {
 }
 
 // awaitEmpty waits until no task is bound to a worker.
-func (s *scene) awaitEmpty(worker string) {
+func (s *crashTest) awaitEmpty(worker string) {
 	s.Helper()
 	kit.Eventually(s.T, "worker "+worker+" has no tasks", func(ctx context.Context) error {
 		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.workerName=" + worker + ",status.phase!=Succeeded"})
@@ -357,7 +346,7 @@ func (s *scene) awaitEmpty(worker string) {
 }
 
 // restart kills a process and starts it again after a while or, if it is a worker that stays away, once all tasks have been taken from it.
-func (s *scene) restart(victim *host.Process, random *rand.Rand, staysAway bool, worker int) {
+func (s *crashTest) restart(victim *host.Process, random *rand.Rand, staysAway bool, worker int) {
 	s.Helper()
 	kit.Check(s.T, victim.Kill())
 	if staysAway {
@@ -401,10 +390,10 @@ func (m *manager) scrape() (string, error) {
 	return string(page), err
 }
 
-func testPaused(t *testing.T, d *deployment) {
+func testLeaderPaused(t *testing.T, d *deployment) {
 	const completions, pauses = 300, 3
 	random := seeded(t)
-	s := newScene(t, d, 2)
+	s := newCrashTest(t, d, 2)
 	s.start(completions, 2*workerTasks+4)
 	for n := range pauses {
 		mark := int32(completions * n / (pauses + 1))
@@ -419,7 +408,7 @@ func testPaused(t *testing.T, d *deployment) {
 }
 
 // pauseLeader freezes the leader until the other one has taken over and gone on, and lets it wake.
-func (s *scene) pauseLeader(leads, waits *manager, completions int32) {
+func (s *crashTest) pauseLeader(leads, waits *manager, completions int32) {
 	s.Helper()
 	kit.Check(s.T, leads.Signal(syscall.SIGSTOP))
 	kit.Eventually(s.T, "the other takes over", func(context.Context) error {
@@ -447,7 +436,7 @@ func (s *scene) pauseLeader(leads, waits *manager, completions int32) {
 func testStoreKilled(t *testing.T, d *deployment) {
 	const completions, rounds = 300, 3
 	random := seeded(t)
-	s := newScene(t, d, 2)
+	s := newCrashTest(t, d, 2)
 	s.start(completions, 2*workerTasks+4)
 	for n := range 2 * rounds {
 		mark := int32(completions * n / (2*rounds + 1))

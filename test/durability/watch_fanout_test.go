@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package consistency
+package durability
 
 import (
 	"fmt"
@@ -28,8 +28,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
-	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/faultproxy"
 )
 
 // A thousand workers of one namespace watch the tasks bound to them, over few connections. Each is told of its own and of no
@@ -40,7 +41,7 @@ func testManyWatchers(t *testing.T, e *kit.Env) {
 		maxConnections = many / 10
 	)
 	namespace := e.Namespace(t)
-	proxy, through := newProxy(t, e.Admin(t))
+	proxy, through := faultproxy.Between(t, e.Admin(t))
 	watching := tasks(kit.Client(t, through), namespace)
 	person := tasks(kit.Client(t, direct(t, e)), namespace)
 	controller := tasks(kit.Client(t, e.Direct(t, controllerUser)), namespace)
@@ -70,7 +71,7 @@ func testManyWatchers(t *testing.T, e *kit.Env) {
 			leave := sync.OnceFunc(told.Done)
 			defer leave()
 			for event := range w.ResultChan() {
-				task, ok := event.Object.(*v1alpha1.Task)
+				task, ok := event.Object.(*batch.Task)
 				switch {
 				case over.Load(): // what comes of the end
 				case ok:
@@ -90,7 +91,7 @@ func testManyWatchers(t *testing.T, e *kit.Env) {
 		if _, err := person.Create(t.Context(), newTask(taskName(i)), metav1.CreateOptions{}); err != nil {
 			return err
 		}
-		return tryBind(t.Context(), controller, taskName(i), workerName(i), "first")
+		return tryBindTask(t.Context(), controller, taskName(i), workerName(i), "first")
 	})
 	all := make(chan struct{})
 	go func() {
@@ -99,7 +100,7 @@ func testManyWatchers(t *testing.T, e *kit.Env) {
 	}()
 	select {
 	case <-all:
-	case <-time.After(patience):
+	case <-time.After(kit.Patience):
 	}
 	over.Store(true)
 	for _, w := range watches {
@@ -120,7 +121,7 @@ func testManyWatchers(t *testing.T, e *kit.Env) {
 	if wrong > 0 {
 		t.Errorf("%d of %d watchers were told wrong.", wrong, many)
 	}
-	if n := proxy.connections(); n > maxConnections {
+	if n := proxy.Accepted(); n > maxConnections {
 		t.Errorf("%d watches took %d connections, want at most %d.", many, n, maxConnections)
 	}
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package crash
+package durability
 
 import (
 	"bufio"
@@ -38,13 +38,15 @@ import (
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit/faultproxy"
+	"github.com/leat-dev/leat/test/kit/history"
 	"github.com/leat-dev/leat/test/kit/transitions"
 )
 
 // holding is a command that notes its process ID and ends when the test says so to its worker.
 const holding = `echo $BASHPID > "$DIR/$TASK_NAME-$WORKER"; exec 8<>"$DIR/never"; until [ -e "$DIR/$TASK_NAME-$WORKER-go" ]; do read -rt 0.05 -u 8; done; exit 0`
 
-func (s *scene) hold(name string) {
+func (s *crashTest) hold(name string) {
 	s.Helper()
 	_, err := s.api.Tasks(s.namespace).Create(s.Context(), &batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -53,12 +55,12 @@ func (s *scene) hold(name string) {
 	kit.Check(s.T, err)
 }
 
-func (s *scene) letGo(name, worker string) {
+func (s *crashTest) letGo(name, worker string) {
 	s.Helper()
 	kit.Check(s.T, os.WriteFile(filepath.Join(s.dir, name+"-"+worker+"-go"), nil, 0o600))
 }
 
-func (s *scene) awaitTask(name, what string, is func(*batch.Task) bool) *batch.Task {
+func (s *crashTest) awaitTask(name, what string, is func(*batch.Task) bool) *batch.Task {
 	s.Helper()
 	var task *batch.Task
 	kit.Eventually(s.T, fmt.Sprintf("task %s %s", name, what), func(ctx context.Context) error {
@@ -78,7 +80,7 @@ func runsOn(worker string) func(*batch.Task) bool {
 }
 
 // alive says whether the command of a task runs at a worker.
-func (s *scene) alive(name, worker string) bool {
+func (s *crashTest) alive(name, worker string) bool {
 	s.Helper()
 	data := kit.Must(os.ReadFile(filepath.Join(s.dir, name+"-"+worker)))(s.T)
 	pid := kit.Must(strconv.Atoi(strings.TrimSpace(string(data))))(s.T)
@@ -91,9 +93,9 @@ func (s *scene) alive(name, worker string) bool {
 
 // A worker that is cut off goes on with its tasks, as a kubelet does. They are given to another one; when the first one returns nothing
 // of what it has to say counts, and it ends what it still runs.
-func testCutOff(t *testing.T, d *deployment) {
-	s := newScene(t, d, 0)
-	link, through := between(t, d.env.Worker(t, s.namespace, "a"))
+func testWorkerPartitioned(t *testing.T, d *deployment) {
+	s := newCrashTest(t, d, 0)
+	link, through := faultproxy.Between(t, d.env.Worker(t, s.namespace, "a"))
 	args := []string{"--tasks=4", "--lease-duration=" + leaseDuration.String()}
 	d.env.StartWorker(t, through, s.namespace, "a", []string{"WORKER=a"}, args...)
 	names := []string{"ends-meanwhile", "runs-on"}
@@ -107,7 +109,7 @@ func testCutOff(t *testing.T, d *deployment) {
 	// On a cordoned worker nothing counts as a crash. Else each of its tasks would get a worker of its own next.
 	_, err := s.api.Workers(s.namespace).Patch(t.Context(), "a", types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
 	kit.Check(t, err)
-	link.lose()
+	link.Lose(true, true)
 	// This end is reported into the void, and may arrive at any time.
 	s.letGo("ends-meanwhile", "a")
 	for _, name := range names {
@@ -124,7 +126,7 @@ func testCutOff(t *testing.T, d *deployment) {
 		t.Errorf("%d writes were refused before the worker had returned", n)
 	}
 
-	link.heal()
+	link.Heal()
 	kit.Eventually(t, "the worker that returns ends what it runs", func(context.Context) error {
 		if s.alive("runs-on", "a") {
 			return errors.New("it runs")
@@ -170,20 +172,20 @@ func testCutOff(t *testing.T, d *deployment) {
 
 	// From when they were taken from it, nothing is stored that the worker wrote.
 	for _, name := range names {
-		changes := s.history.until(t, "the task has succeeded", func(c change) bool {
-			return c.after != nil && c.after.Name == name && c.after.Status.Phase == batch.TaskSucceeded
+		changes := s.history.await(t, "the task has succeeded", func(c history.Change) bool {
+			return c.After != nil && c.After.Name == name && c.After.Status.Phase == batch.TaskSucceeded
 		})
 		taken := false
 		for _, c := range changes {
-			if c.after == nil || c.after.Name != name || c.before == nil {
+			if c.After == nil || c.After.Name != name || c.Before == nil {
 				continue
 			}
-			for _, message := range transitions.Wrong(c.before, c.after) {
-				t.Errorf("revision %d: task %s: %s", c.revision, name, message)
+			for _, message := range transitions.Wrong(c.Before, c.After) {
+				t.Errorf("revision %d: task %s: %s", c.Revision, name, message)
 			}
-			taken = taken || c.before.Spec.WorkerName == "a" && c.after.Spec.WorkerName == ""
-			if taken && (c.after.Spec.WorkerName == "a" || c.after.Status.Incarnation == first[name]) {
-				t.Errorf("revision %d: task %s was taken from a, and is of it again: %+v", c.revision, name, c.after.Status)
+			taken = taken || c.Before.Spec.WorkerName == "a" && c.After.Spec.WorkerName == ""
+			if taken && (c.After.Spec.WorkerName == "a" || c.After.Status.Incarnation == first[name]) {
+				t.Errorf("revision %d: task %s was taken from a, and is of it again: %+v", c.Revision, name, c.After.Status)
 			}
 		}
 		if !taken {
@@ -204,7 +206,7 @@ func refusedStatus(e *auditv1.Event) bool {
 }
 
 // audited gives the requests that a worker has made in this namespace, as the server has noted them.
-func (s *scene) audited(worker string, is func(*auditv1.Event) bool) []*auditv1.Event {
+func (s *crashTest) audited(worker string, is func(*auditv1.Event) bool) []*auditv1.Event {
 	s.Helper()
 	file := kit.Must(os.Open(s.auditLog))(s.T)
 	defer file.Close()

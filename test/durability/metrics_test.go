@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package recovery
+package durability
 
 import (
 	"context"
@@ -29,9 +29,9 @@ import (
 type page string
 
 // scrape reads the metrics of a server with the rights that are shipped for it.
-func scrape(t testing.TB, s *scene, e *kit.Env) page {
+func scrape(t testing.TB, c *cluster, e *kit.Env) page {
 	t.Helper()
-	kit.Check(t, bind(t.Context(), s, "root", "cluster-admin"))
+	kit.Check(t, bindClusterRole(t.Context(), c, "root", "cluster-admin"))
 	client := kit.Client(t, e.Direct(t, "root")).Discovery().RESTClient()
 	var body []byte
 	kit.Eventually(t, "metrics are served", func(ctx context.Context) (err error) {

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package consistency
+package durability
 
 import (
 	"fmt"
@@ -29,81 +29,82 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/ptr"
 
-	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/history"
 )
 
 // The rules of a single watch.
 func testWatch(t *testing.T, e *kit.Env) {
 	people, controllers := kit.Client(t, e.Admin(t)), kit.Client(t, e.Controller(t))
 
-	// A task is ADDED to a watch when it begins to match its selector, and DELETED from it when it ceases to.
+	// A task is ADDED to a watch when it begins to match its history.Selector, and DELETED from it when it ceases to.
 	t.Run("Selectors", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		person, controller := tasks(people, namespace), tasks(controllers, namespace)
-		truth := watchEtcd(t, e, namespace)
+		truth := recordHistory(t, e, namespace)
 		watches := []struct {
 			options metav1.ListOptions
-			selects selector
+			selects history.Selector
 			enters  string // the names that are added, and after a minus deleted, in order
 		}{
 			{metav1.ListOptions{FieldSelector: "spec.workerName=worker-1"},
-				func(task *v1alpha1.Task) bool { return task.Spec.WorkerName == "worker-1" }, "one -one one -one"},
+				func(task *batch.Task) bool { return task.Spec.WorkerName == "worker-1" }, "one -one one -one"},
 			{metav1.ListOptions{FieldSelector: "spec.workerName="},
-				func(task *v1alpha1.Task) bool { return task.Spec.WorkerName == "" }, "one -one one -one two -two"},
+				func(task *batch.Task) bool { return task.Spec.WorkerName == "" }, "one -one one -one two -two"},
 			{metav1.ListOptions{FieldSelector: "spec.workerName!=worker-1"},
-				func(task *v1alpha1.Task) bool { return task.Spec.WorkerName != "worker-1" }, "one -one one -one two -two"},
+				func(task *batch.Task) bool { return task.Spec.WorkerName != "worker-1" }, "one -one one -one two -two"},
 			{metav1.ListOptions{FieldSelector: "status.phase=Running"},
-				func(task *v1alpha1.Task) bool { return task.Status.Phase == v1alpha1.TaskRunning }, "one -one"},
+				func(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning }, "one -one"},
 			{metav1.ListOptions{FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"},
-				func(task *v1alpha1.Task) bool {
-					return task.Status.Phase != v1alpha1.TaskSucceeded && task.Status.Phase != v1alpha1.TaskFailed
+				func(task *batch.Task) bool {
+					return task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed
 				}, "one -one two -two"},
 			{metav1.ListOptions{LabelSelector: "color in (red, blue)"},
-				func(task *v1alpha1.Task) bool { return task.Labels["color"] == "red" || task.Labels["color"] == "blue" }, "one -one"},
+				func(task *batch.Task) bool { return task.Labels["color"] == "red" || task.Labels["color"] == "blue" }, "one -one"},
 			{metav1.ListOptions{FieldSelector: "spec.queueName=other"},
-				func(task *v1alpha1.Task) bool { return task.Spec.QueueName == "other" }, "two -two"},
+				func(task *batch.Task) bool { return task.Spec.QueueName == "other" }, "two -two"},
 			{metav1.ListOptions{FieldSelector: "metadata.name=two"},
-				func(task *v1alpha1.Task) bool { return task.Name == "two" }, "two -two"},
+				func(task *batch.Task) bool { return task.Name == "two" }, "two -two"},
 			{metav1.ListOptions{FieldSelector: "spec.workerName=worker-1", LabelSelector: "color=red"},
-				func(task *v1alpha1.Task) bool {
+				func(task *batch.Task) bool {
 					return task.Spec.WorkerName == "worker-1" && task.Labels["color"] == "red"
 				}, "one -one"},
 		}
-		followers := make([]*follower, len(watches))
+		watchers := make([]*retryWatcher, len(watches))
 		for i := range watches {
-			followers[i] = follow(t, person, watches[i].options, truth.start)
+			watchers[i] = startRetryWatcher(t, person, watches[i].options, truth.Start)
 		}
 
-		create(t, person, newTask("one"))
-		bind(t, controller, "one", "worker-1", "first")
-		kit.Check(t, setPhase(t.Context(), controller, "one", v1alpha1.TaskRunning))
-		label(t, person, "one", "color", "red")
-		label(t, person, "one", "color", "blue")
-		label(t, person, "one", "color", "green")
-		evict(t, controller, "one")
-		bind(t, controller, "one", "worker-1", "second")
-		kit.Check(t, setPhase(t.Context(), controller, "one", v1alpha1.TaskSucceeded))
+		createTask(t, person, newTask("one"))
+		bindTask(t, controller, "one", "worker-1", "first")
+		kit.Check(t, setPhase(t.Context(), controller, "one", batch.TaskRunning))
+		labelTask(t, person, "one", "color", "red")
+		labelTask(t, person, "one", "color", "blue")
+		labelTask(t, person, "one", "color", "green")
+		evictTask(t, controller, "one")
+		bindTask(t, controller, "one", "worker-1", "second")
+		kit.Check(t, setPhase(t.Context(), controller, "one", batch.TaskSucceeded))
 		kit.Check(t, person.Delete(t.Context(), "one", metav1.DeleteOptions{}))
 		two := newHeldTask("two")
 		two.Spec.QueueName = "other"
-		create(t, person, two)
+		createTask(t, person, two)
 		kit.Check(t, person.Delete(t.Context(), "two", metav1.DeleteOptions{}))
-		last := label(t, person, create(t, person, newHeldTask("last")).Name, "last", "true")
+		last := labelTask(t, person, createTask(t, person, newHeldTask("last")).Name, "last", "true")
 
 		changes := truth.until(t, last.ResourceVersion)
 		for i, w := range watches {
 			t.Run(w.options.FieldSelector+w.options.LabelSelector, func(t *testing.T) {
-				followers[i].expect(t, changes, w.selects)
+				watchers[i].expect(t, changes, w.selects)
 				var enters []string
-				got, _, _ := followers[i].told(t)
+				got, _, _ := watchers[i].received(t)
 				for _, o := range got {
 					switch {
-					case o.task == nil || o.task.Name == "last":
-					case o.kind == watch.Added:
-						enters = append(enters, o.task.Name)
-					case o.kind == watch.Deleted:
-						enters = append(enters, "-"+o.task.Name)
+					case o.Task == nil || o.Task.Name == "last":
+					case o.Type == watch.Added:
+						enters = append(enters, o.Task.Name)
+					case o.Type == watch.Deleted:
+						enters = append(enters, "-"+o.Task.Name)
 					}
 				}
 				if strings.Join(enters, " ") != w.enters {
@@ -117,16 +118,16 @@ func testWatch(t *testing.T, e *kit.Env) {
 	t.Run("InitialEvents", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		person := tasks(people, namespace)
-		create(t, person, newHeldTask("before"))
+		createTask(t, person, newHeldTask("before"))
 		for i, resourceVersion := range []string{"", "0"} {
 			// A list that is up to date has brought the cache up to date.
 			if list := kit.Must(person.List(t.Context(), metav1.ListOptions{}))(t); len(list.Items) != 1 {
-				t.Fatalf("The list has %v.", names(list))
+				t.Fatalf("The list has %v.", taskNames(list))
 			}
 			w := kit.Must(person.Watch(t.Context(), metav1.ListOptions{ResourceVersion: resourceVersion}))(t)
 			expect(t, w, watch.Added, "before")
 			name := fmt.Sprintf("after-%d", i)
-			create(t, person, newHeldTask(name))
+			createTask(t, person, newHeldTask(name))
 			expect(t, w, watch.Added, name)
 			w.Stop()
 			kit.Check(t, person.Delete(t.Context(), name, metav1.DeleteOptions{}))
@@ -137,19 +138,19 @@ func testWatch(t *testing.T, e *kit.Env) {
 	t.Run("WatchList", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		person := tasks(people, namespace)
-		var newest *v1alpha1.Task
+		var newest *batch.Task
 		for i := range 10 {
-			newest = create(t, person, newHeldTask(fmt.Sprintf("task-%d", i)))
+			newest = createTask(t, person, newHeldTask(fmt.Sprintf("task-%d", i)))
 		}
 		w := kit.Must(person.Watch(t.Context(), metav1.ListOptions{
 			SendInitialEvents: ptr.To(true), ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, AllowWatchBookmarks: true,
 		}))(t)
 		defer w.Stop()
 		var initial []string
-		var end *v1alpha1.Task
+		var end *batch.Task
 		for end == nil {
 			event := next(t, w)
-			task := event.Object.(*v1alpha1.Task)
+			task := event.Object.(*batch.Task)
 			switch event.Type {
 			case watch.Added:
 				initial = append(initial, task.Name)
@@ -162,20 +163,20 @@ func testWatch(t *testing.T, e *kit.Env) {
 			}
 		}
 		slices.Sort(initial)
-		if list := kit.Must(person.List(t.Context(), metav1.ListOptions{}))(t); !slices.Equal(initial, names(list)) {
-			t.Errorf("The initial events were %v, want %v.", initial, names(list))
+		if list := kit.Must(person.List(t.Context(), metav1.ListOptions{}))(t); !slices.Equal(initial, taskNames(list)) {
+			t.Errorf("The initial events were %v, want %v.", initial, taskNames(list))
 		}
-		if parse(t, end.ResourceVersion) < parse(t, newest.ResourceVersion) {
+		if parseVersion(t, end.ResourceVersion) < parseVersion(t, newest.ResourceVersion) {
 			t.Errorf("The initial events end at %s, before the newest write at %s.", end.ResourceVersion, newest.ResourceVersion)
 		}
-		label(t, person, "task-3", "live", "true")
+		labelTask(t, person, "task-3", "live", "true")
 		expect(t, w, watch.Modified, "task-3")
 		kit.Check(t, person.Delete(t.Context(), "task-4", metav1.DeleteOptions{}))
 		event := nextChange(t, w)
 		if event.Type == watch.Modified { // a delete may be told in two steps, as of Pods
 			event = nextChange(t, w)
 		}
-		if task := event.Object.(*v1alpha1.Task); event.Type != watch.Deleted || task.Name != "task-4" {
+		if task := event.Object.(*batch.Task); event.Type != watch.Deleted || task.Name != "task-4" {
 			t.Errorf("After a delete the watch had %s %s, want DELETED task-4.", event.Type, task.Name)
 		}
 	})
@@ -185,7 +186,7 @@ func testWatch(t *testing.T, e *kit.Env) {
 	t.Run("BookmarksAndTimeout", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		person := tasks(people, namespace)
-		create(t, person, newHeldTask("quiet"))
+		createTask(t, person, newHeldTask("quiet"))
 		start := kit.Must(person.List(t.Context(), metav1.ListOptions{}))(t).ResourceVersion
 		var wg sync.WaitGroup
 		watched := func(allow bool) (got []watch.Event, took time.Duration) {
@@ -202,8 +203,8 @@ func testWatch(t *testing.T, e *kit.Env) {
 		var took time.Duration
 		wg.Go(func() { with, took = watched(true) })
 		wg.Go(func() { without, _ = watched(false) })
-		changed := label(t, person, "quiet", "changed", "true")
-		elsewhere := create(t, tasks(people, namespace), newHeldTask("elsewhere"))
+		changed := labelTask(t, person, "quiet", "changed", "true")
+		elsewhere := createTask(t, tasks(people, namespace), newHeldTask("elsewhere"))
 		wg.Wait()
 
 		if took < 6*time.Second || took > 12*time.Second {
@@ -212,34 +213,34 @@ func testWatch(t *testing.T, e *kit.Env) {
 		var last int64
 		bookmarks := 0
 		for _, event := range with {
-			task, ok := event.Object.(*v1alpha1.Task)
+			task, ok := event.Object.(*batch.Task)
 			if !ok {
 				t.Fatalf("The watch had %s: %v", event.Type, event.Object)
 			}
-			if revision := parse(t, task.ResourceVersion); revision < last {
+			if revision := parseVersion(t, task.ResourceVersion); revision < last {
 				t.Errorf("%s at %d came after %d.", event.Type, revision, last)
 			} else {
 				last = revision
 			}
 			if event.Type == watch.Bookmark {
 				bookmarks++
-				want := &v1alpha1.Task{ObjectMeta: metav1.ObjectMeta{ResourceVersion: task.ResourceVersion}}
+				want := &batch.Task{ObjectMeta: metav1.ObjectMeta{ResourceVersion: task.ResourceVersion}}
 				if !apiequality.Semantic.DeepEqual(task, want) {
 					t.Errorf("A bookmark is %+v, want %+v.", task, want)
 				}
 			}
 		}
-		if bookmarks == 0 || last < parse(t, elsewhere.ResourceVersion) {
+		if bookmarks == 0 || last < parseVersion(t, elsewhere.ResourceVersion) {
 			t.Errorf("%d bookmarks came, the last at %d, want one past %s.", bookmarks, last, elsewhere.ResourceVersion)
 		}
-		if len(without) != 1 || without[0].Type != watch.Modified || without[0].Object.(*v1alpha1.Task).ResourceVersion != changed.ResourceVersion {
+		if len(without) != 1 || without[0].Type != watch.Modified || without[0].Object.(*batch.Task).ResourceVersion != changed.ResourceVersion {
 			t.Errorf("Without bookmarks came %v, want one MODIFIED at %s.", without, changed.ResourceVersion)
 		}
 
 		// Going on from the bookmark shows what came after it and nothing else.
 		w := kit.Must(person.Watch(t.Context(), metav1.ListOptions{ResourceVersion: fmt.Sprint(last)}))(t)
 		defer w.Stop()
-		label(t, person, "quiet", "changed", "again")
+		labelTask(t, person, "quiet", "changed", "again")
 		if task := expect(t, w, watch.Modified, "quiet"); task.Labels["changed"] != "again" {
 			t.Errorf("From the bookmark on came %v first, want what was written after it.", task.Labels)
 		}
@@ -254,12 +255,12 @@ func next(t *testing.T, w watch.Interface) watch.Event {
 		if !ok {
 			t.Fatal("The watch ended.")
 		}
-		if _, ok := event.Object.(*v1alpha1.Task); !ok {
+		if _, ok := event.Object.(*batch.Task); !ok {
 			t.Fatalf("The watch had %s: %v", event.Type, event.Object)
 		}
 		return event
-	case <-time.After(patience):
-		t.Fatalf("No event came within %v.", patience)
+	case <-time.After(kit.Patience):
+		t.Fatalf("No event came within %v.", kit.Patience)
 	}
 	panic("unreachable")
 }
@@ -275,10 +276,10 @@ func nextChange(t *testing.T, w watch.Interface) watch.Event {
 }
 
 // expect waits for the next change, which must be that.
-func expect(t *testing.T, w watch.Interface, kind watch.EventType, name string) *v1alpha1.Task {
+func expect(t *testing.T, w watch.Interface, kind watch.EventType, name string) *batch.Task {
 	t.Helper()
 	event := nextChange(t, w)
-	task := event.Object.(*v1alpha1.Task)
+	task := event.Object.(*batch.Task)
 	if event.Type != kind || task.Name != name {
 		t.Fatalf("The watch had %s %s, want %s %s.", event.Type, task.Name, kind, name)
 	}

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package recovery
+package durability
 
 import (
 	"context"
@@ -38,19 +38,19 @@ import (
 )
 
 // testOutage stops an etcd of three members for 10 s, and then takes its majority away, while clients go on asking.
-func testOutage(t *testing.T, s *scene) {
+func testOutage(t *testing.T, c *cluster) {
 	for _, file := range []string{"../docs/how-to/etcd.md", "../config/base/apiserver.yaml"} {
 		documented(t, file, "/livez?exclude=etcd")
 	}
 	ctx := t.Context()
-	namespace := s.Namespace(t)
+	namespace := c.Namespace(t)
 	store := startStore(t, 3)
 	etcd := store.client(t)
-	e := s.serve(t, store, collectSoon)
+	e := c.serve(t, store, collectOften)
 	person := e.Direct(t, "alice", "leat:admins")
 	api := kit.Client(t, person).BatchV1alpha1()
-	followers := followQueues(t, person, namespace)
-	start := revision(t, etcd) + 1
+	informerSets := startQueueInformers(t, person, namespace)
+	start := etcdRevision(t, etcd) + 1
 
 	for _, outage := range []struct {
 		name       string
@@ -82,7 +82,7 @@ func testOutage(t *testing.T, s *scene) {
 		},
 	} {
 		ok := t.Run(outage.name, func(t *testing.T) {
-			before := scrape(t, s, e)
+			before := scrape(t, c, e)
 			memory := residentBytes(t, e.Server.PID())
 			outage.begin(t)
 			stop := press(t, api, namespace)
@@ -117,7 +117,7 @@ func testOutage(t *testing.T, s *scene) {
 			})
 			resumed := time.Since(begun)
 			done, failed := stop()
-			after := scrape(t, s, e)
+			after := scrape(t, c, e)
 			begins := func(p page) float64 {
 				return p.sum("apiserver_watch_cache_initializations_total", `group="batch.leat.dev"`)
 			}
@@ -130,7 +130,7 @@ func testOutage(t *testing.T, s *scene) {
 			if grew > 200<<20 {
 				t.Errorf("The server grew by %d MiB.", grew>>20)
 			}
-			for _, f := range followers {
+			for _, f := range informerSets {
 				f.await(t, "it agrees with etcd", func() error { return f.agrees(ctx, etcd, namespace) })
 				kit.Check(t, f.sawAll(ctx, etcd, namespace, start))
 				if lists := f.lists.Load(); lists != f.kinds() {
@@ -145,12 +145,12 @@ func testOutage(t *testing.T, s *scene) {
 
 	t.Run("Restored", func(t *testing.T) {
 		snapshot := store.save(t)
-		before := version(t, api, namespace)
+		before := resourceVersion(t, api, namespace)
 		kit.Must(api.TaskQueues(namespace).Create(ctx, newQueue("lost"), metav1.CreateOptions{}))(t)
 		store.restore(t, snapshot, bump...)
 		kit.Check(t, e.Server.WaitReady(ctx))
-		kit.Check(t, grown(before, version(t, api, namespace)))
-		for _, f := range followers {
+		kit.Check(t, grown(before, resourceVersion(t, api, namespace)))
+		for _, f := range informerSets {
 			f.await(t, "it agrees with etcd", func() error { return f.agrees(ctx, etcd, namespace) })
 		}
 		if _, err := api.TaskQueues(namespace).Get(ctx, "lost", metav1.GetOptions{}); kit.Gone(err) != nil {
@@ -202,8 +202,8 @@ func residentBytes(t testing.TB, pid int) uint64 {
 }
 
 // sawAll says nil if the follower was shown each change of queues that etcd has made since a revision.
-func (f *follower) sawAll(ctx context.Context, etcd *clientv3.Client, namespace string, start uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func (f *informerSet) sawAll(ctx context.Context, etcd *clientv3.Client, namespace string, start uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, kit.Patience)
 	defer cancel()
 	prefix := "/leat/taskqueues/" + namespace + "/"
 	now, err := etcd.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend), clientv3.WithLimit(1))
@@ -230,16 +230,16 @@ func (f *follower) sawAll(ctx context.Context, etcd *clientv3.Client, namespace 
 	return fmt.Errorf("the watch of etcd has ended after %d changes: %w", changes, ctx.Err())
 }
 
-// followQueues starts some who follow a namespace, and creates queues there for them to see.
-func followQueues(t testing.TB, config *rest.Config, namespace string) []*follower {
+// startQueueInformers starts some who follow a namespace, and creates queues there for them to see.
+func startQueueInformers(t testing.TB, config *rest.Config, namespace string) []*informerSet {
 	t.Helper()
-	var followers []*follower
+	var informerSets []*informerSet
 	for range 5 {
-		followers = append(followers, follow(t, config, namespace))
+		informerSets = append(informerSets, startInformers(t, config, namespace))
 	}
 	queues := kit.Client(t, config).BatchV1alpha1().TaskQueues(namespace)
 	for i := range 200 {
 		kit.Must(queues.Create(t.Context(), newQueue("queue-"+strconv.Itoa(i)), metav1.CreateOptions{}))(t)
 	}
-	return followers
+	return informerSets
 }

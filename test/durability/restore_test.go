@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package recovery
+package durability
 
 import (
 	"context"
@@ -47,24 +47,24 @@ import (
 )
 
 // testRestore goes back to a backup that was taken under load, while all clients run on.
-func testRestore(t *testing.T, s *scene) {
+func testRestore(t *testing.T, c *cluster) {
 	documented(t, "how-to/backup.md", bump...)
 	ctx := t.Context()
-	namespace := s.Namespace(t)
-	api := kit.Client(t, s.Admin(t)).BatchV1alpha1()
-	store := s.store
+	namespace := c.Namespace(t)
+	api := kit.Client(t, c.Admin(t)).BatchV1alpha1()
+	store := c.store
 	etcd := store.client(t)
-	manager := s.StartManager(t, "one")
+	manager := c.StartManager(t, "one")
 	for _, name := range []string{"a", "b"} {
-		s.StartWorker(t, s.Worker(t, namespace, name), namespace, name, nil, "--tasks=8")
+		c.StartWorker(t, c.Worker(t, namespace, name), namespace, name, nil, "--tasks=8")
 	}
 	// The garbage collector looks for new APIs at its start, and every 30 s.
-	kit.Check(t, s.Host.ControllerManager.Restart(ctx))
-	direct := follow(t, s.Direct(t, "alice", "leat:admins"), namespace)
-	aggregated := follow(t, s.Admin(t), namespace)
+	kit.Check(t, c.Host.ControllerManager.Restart(ctx))
+	direct := startInformers(t, c.Direct(t, "alice", "leat:admins"), namespace)
+	aggregated := startInformers(t, c.Admin(t), namespace)
 
 	// What owns, and is owned, across the two API servers.
-	configMaps := s.cluster.CoreV1().ConfigMaps(namespace)
+	configMaps := c.kube.CoreV1().ConfigMaps(namespace)
 	owner := kit.Must(configMaps.Create(ctx, newConfigMap("owner"), metav1.CreateOptions{}))(t)
 	kept := kit.Must(api.TaskSets(namespace).Create(ctx, suspended("kept"), metav1.CreateOptions{}))(t)
 	kit.Must(configMaps.Create(ctx, newConfigMap("owned-by-kept", ownedBySet(kept)), metav1.CreateOptions{}))(t)
@@ -76,7 +76,7 @@ func testRestore(t *testing.T, s *scene) {
 	const completions, parallelism = 240, 16
 	w := newWork(t, api, namespace, "work", completions, parallelism)
 	short := newWork(t, api, namespace, "ends-before-the-restore", 60, 4)
-	stopWriting := write(t, api, namespace)
+	stopWriting := writeQueues(t, api, namespace)
 
 	w.await("some indexes are counted", func(set *batch.TaskSet) bool { return set.Status.Succeeded >= 30 })
 	short.await("some indexes are counted", func(set *batch.TaskSet) bool { return set.Status.Succeeded >= 5 })
@@ -92,24 +92,24 @@ func testRestore(t *testing.T, s *scene) {
 	w.await("more indexes are counted", func(set *batch.TaskSet) bool { return set.Status.Succeeded >= counted+60 })
 	short.await("it is complete", complete)
 	writes := stopWriting()
-	before := max(direct.newest.Load(), aggregated.newest.Load(), version(t, api, namespace))
-	for _, f := range []*follower{direct, aggregated} {
+	before := max(direct.newest.Load(), aggregated.newest.Load(), resourceVersion(t, api, namespace))
+	for _, f := range []*informerSet{direct, aggregated} {
 		f.await(t, "it has seen the lost", func() error { return f.has("lost", lost) })
 	}
 
-	pids := []int{s.Server.PID(), manager.PID(), s.Host.APIServer.PID()}
+	pids := []int{c.Server.PID(), manager.PID(), c.Host.APIServer.PID()}
 	begun = time.Now()
 	store.restore(t, snapshot, bump...)
-	kit.Check(t, s.Server.WaitReady(ctx))
-	kit.Check(t, grown(before, version(t, api, namespace)))
-	for _, f := range []*follower{direct, aggregated} {
+	kit.Check(t, c.Server.WaitReady(ctx))
+	kit.Check(t, grown(before, resourceVersion(t, api, namespace)))
+	for _, f := range []*informerSet{direct, aggregated} {
 		f.await(t, "it agrees with the server", func() error { return f.agrees(ctx, etcd, namespace) })
 		kit.Check(t, f.has("deleted-since", deletedSince))
 		if err := f.has("lost", lost); err == nil {
 			t.Error("A follower still has what was lost.")
 		}
 	}
-	t.Logf("After %d writes of queues besides, from stopping etcd until all followers agreed it took %s.", writes, time.Since(begun).Round(100*time.Millisecond))
+	t.Logf("After %d writes of queues besides, from stopping etcd until all informerSets agreed it took %s.", writes, time.Since(begun).Round(100*time.Millisecond))
 
 	// What was lost takes with it what it owned on the host, which shows that the collector has seen it; and it alone.
 	kit.Eventually(t, "what a lost set owned is collected", func(ctx context.Context) error {
@@ -118,7 +118,7 @@ func testRestore(t *testing.T, s *scene) {
 	})
 	w.done(completions)
 	short.done(60)
-	kit.Eventually(t, "the followers have come to the end, too", func(ctx context.Context) error {
+	kit.Eventually(t, "the informerSets have come to the end, too", func(ctx context.Context) error {
 		return errors.Join(direct.agrees(ctx, etcd, namespace), aggregated.agrees(ctx, etcd, namespace))
 	})
 	kit.Must(configMaps.Get(ctx, "owned-by-kept", metav1.GetOptions{}))(t)
@@ -128,39 +128,39 @@ func testRestore(t *testing.T, s *scene) {
 	if set := kit.Must(api.TaskSets(namespace).Get(ctx, "kept", metav1.GetOptions{}))(t); set.UID != kept.UID || set.DeletionTimestamp != nil {
 		t.Errorf("The set that was kept is %+v.", set.ObjectMeta)
 	}
-	for i, pid := range []int{s.Server.PID(), manager.PID(), s.Host.APIServer.PID()} {
+	for i, pid := range []int{c.Server.PID(), manager.PID(), c.Host.APIServer.PID()} {
 		if pid != pids[i] {
 			t.Errorf("Process %d was restarted.", pids[i])
 		}
 	}
 }
 
-// testWithoutBump shows that the checks of testRestore fail where the flags are forgotten.
-func testWithoutBump(t *testing.T, s *scene) {
+// testRestoreWithoutBump shows that the checks of testRestore fail where the flags are forgotten.
+func testRestoreWithoutBump(t *testing.T, c *cluster) {
 	ctx := t.Context()
-	namespace := s.Namespace(t)
+	namespace := c.Namespace(t)
 	store := startStore(t, 1)
 	etcd := store.client(t)
-	e := s.serve(t, store)
+	e := c.serve(t, store)
 	api := kit.Client(t, e.Direct(t, "alice", "leat:admins")).BatchV1alpha1()
 	kit.Must(api.TaskSets(namespace).Create(ctx, suspended("kept"), metav1.CreateOptions{}))(t)
-	f := follow(t, e.Direct(t, "alice", "leat:admins"), namespace)
+	f := startInformers(t, e.Direct(t, "alice", "leat:admins"), namespace)
 	snapshot := store.save(t)
 	var lost *batch.TaskSet
 	for i := range 20 {
 		lost = kit.Must(api.TaskSets(namespace).Create(ctx, suspended("lost-"+strconv.Itoa(i)), metav1.CreateOptions{}))(t)
 	}
 	f.await(t, "it has seen all", func() error { return f.has("lost", lost) })
-	before := version(t, api, namespace)
+	before := resourceVersion(t, api, namespace)
 
 	store.restore(t, snapshot)
 	kit.Check(t, e.Server.WaitReady(ctx))
-	if err := grown(before, revision(t, etcd)); err == nil {
+	if err := grown(before, etcdRevision(t, etcd)); err == nil {
 		t.Errorf("The resourceVersion has grown beyond %d though nothing was added.", before)
 	} else {
 		t.Log(err)
 	}
-	// The server goes on from what it knew: it shows a set that etcd does not hold, to followers, too.
+	// The server goes on from what it knew: it shows a set that etcd does not hold, to informerSets, too.
 	if _, err := api.TaskSets(namespace).Get(ctx, lost.Name, metav1.GetOptions{}); kit.Gone(err) != nil {
 		t.Errorf("The lost set is read from etcd: %v", err)
 	}
@@ -174,28 +174,28 @@ func testWithoutBump(t *testing.T, s *scene) {
 	}
 }
 
-// TestStandalone restores what "leat up" had stored, with the name and the address that docs/how-to/backup.md gives its member.
-func TestStandalone(t *testing.T) {
+// testRestoreStandalone restores what "leat up" had stored, with the name and the address that docs/how-to/backup.md gives its member.
+func testRestoreStandalone(t *testing.T, e *kit.Env) {
 	member := []string{"--name=leat", "--initial-cluster=leat=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380"}
 	documented(t, "how-to/backup.md", append(member, bump...)...)
 	ctx := t.Context()
-	e := kit.Standalone(t)
+	namespace := e.Namespace(t)
 	api := kit.Client(t, e.Admin(t)).BatchV1alpha1()
-	kept := kit.Must(api.TaskSets("default").Create(ctx, suspended("kept"), metav1.CreateOptions{}))(t)
-	f := follow(t, e.Admin(t), "default")
+	kept := kit.Must(api.TaskSets(namespace).Create(ctx, suspended("kept"), metav1.CreateOptions{}))(t)
+	f := startInformers(t, e.Admin(t), namespace)
 	snapshot := filepath.Join(t.TempDir(), "backup.db")
 	run(t, nil, "etcdctl", "--endpoints=unix://"+filepath.Join(e.DataDir(), "etcd", "run", "etcd.sock"), "snapshot", "save", snapshot)
-	lost := kit.Must(api.TaskSets("default").Create(ctx, suspended("lost"), metav1.CreateOptions{}))(t)
+	lost := kit.Must(api.TaskSets(namespace).Create(ctx, suspended("lost"), metav1.CreateOptions{}))(t)
 	f.await(t, "it has seen the lost", func() error { return f.has("lost", lost) })
-	before := version(t, api, "default")
+	before := resourceVersion(t, api, namespace)
 
 	kit.Check(t, e.Server.Stop())
 	data := filepath.Join(e.DataDir(), "etcd")
 	kit.Check(t, os.Rename(data, data+"-before"))
 	run(t, nil, "etcdutl", slices.Concat([]string{"snapshot", "restore", snapshot, "--data-dir=" + data}, bump, member)...)
 	kit.Check(t, e.Server.Restart(ctx))
-	kit.Check(t, grown(before, version(t, api, "default")))
-	f.await(t, "it agrees with the server", func() error { return f.agrees(ctx, e.EtcdClient(t), "default") })
+	kit.Check(t, grown(before, resourceVersion(t, api, namespace)))
+	f.await(t, "it agrees with the server", func() error { return f.agrees(ctx, e.EtcdClient(t), namespace) })
 	kit.Check(t, f.has("kept", kept))
 	if err := f.has("lost", lost); err == nil {
 		t.Error("A follower still has what was lost.")
@@ -203,7 +203,7 @@ func TestStandalone(t *testing.T) {
 }
 
 // follower is what a client follows by informers.
-type follower struct {
+type informerSet struct {
 	// newest is the highest resourceVersion it was shown.
 	newest atomic.Uint64
 	// seen has each resourceVersion that it was shown.
@@ -214,11 +214,11 @@ type follower struct {
 }
 
 // kinds is how many kinds it follows.
-func (f *follower) kinds() int64 { return int64(len(f.stores)) }
+func (f *informerSet) kinds() int64 { return int64(len(f.stores)) }
 
-func follow(t testing.TB, config *rest.Config, namespace string) *follower {
+func startInformers(t testing.TB, config *rest.Config, namespace string) *informerSet {
 	t.Helper()
-	f := &follower{stores: map[string]cache.Store{}}
+	f := &informerSet{stores: map[string]cache.Store{}}
 	config = rest.CopyConfig(config)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(request *http.Request) (*http.Response, error) {
@@ -264,18 +264,13 @@ func follow(t testing.TB, config *rest.Config, namespace string) *follower {
 	return f
 }
 
-type roundTripper func(*http.Request) (*http.Response, error)
-
-// RoundTrip implements http.RoundTripper.
-func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
-
-func (f *follower) await(t testing.TB, what string, condition func() error) {
+func (f *informerSet) await(t testing.TB, what string, condition func() error) {
 	t.Helper()
 	kit.Eventually(t, "of a follower: "+what, func(context.Context) error { return condition() })
 }
 
 // has says nil if the follower shows that very object, of whatever kind.
-func (f *follower) has(what string, object metav1.Object) error {
+func (f *informerSet) has(what string, object metav1.Object) error {
 	for _, store := range f.stores {
 		if shown, ok, err := store.GetByKey(object.GetNamespace() + "/" + object.GetName()); err == nil && ok && shown.(metav1.Object).GetUID() == object.GetUID() {
 			return nil
@@ -286,7 +281,7 @@ func (f *follower) has(what string, object metav1.Object) error {
 
 // agrees says nil if the follower shows what etcd holds, each object in the same version. The server is not asked: what it serves from its
 // watch cache may be as wrong.
-func (f *follower) agrees(ctx context.Context, etcd *clientv3.Client, namespace string) error {
+func (f *informerSet) agrees(ctx context.Context, etcd *clientv3.Client, namespace string) error {
 	for kind, store := range f.stores {
 		prefix := "/leat/" + kind + "/" + namespace + "/"
 		stored, err := etcd.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
@@ -308,7 +303,7 @@ func (f *follower) agrees(ctx context.Context, etcd *clientv3.Client, namespace 
 }
 
 // version is the resourceVersion of all there is.
-func version(t testing.TB, api typed.BatchV1alpha1Interface, namespace string) uint64 {
+func resourceVersion(t testing.TB, api typed.BatchV1alpha1Interface, namespace string) uint64 {
 	t.Helper()
 	var version uint64
 	kit.Eventually(t, "a list is served", func(ctx context.Context) error {
@@ -322,7 +317,7 @@ func version(t testing.TB, api typed.BatchV1alpha1Interface, namespace string) u
 }
 
 // revision is etcd's own.
-func revision(t testing.TB, etcd *clientv3.Client) uint64 {
+func etcdRevision(t testing.TB, etcd *clientv3.Client) uint64 {
 	t.Helper()
 	return uint64(kit.Must(etcd.Get(t.Context(), "any"))(t).Header.Revision)
 }
@@ -337,7 +332,7 @@ func grown(before, after uint64) error {
 
 // write creates and deletes queues until stop is called, and stop returns how many were created. It is limited to a rate
 // that leaves a slow machine time for tasks.
-func write(t testing.TB, api typed.BatchV1alpha1Interface, namespace string) (stop func() int) {
+func writeQueues(t testing.TB, api typed.BatchV1alpha1Interface, namespace string) (stop func() int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var writers sync.WaitGroup
@@ -438,13 +433,6 @@ func suspended(name string) *batch.TaskSet {
 	set.Spec.Suspend = new(true)
 	set.Spec.Template.Spec.Command = []string{"true"}
 	return set
-}
-
-// newHeldTask gives a task that no scheduler looks at.
-func newHeldTask(name string) *batch.Task {
-	task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: batch.TaskSpec{Command: []string{"true"}}}
-	task.Spec.SchedulingGates = []batch.TaskSchedulingGate{{Name: "example.com/held"}}
-	return task
 }
 
 func newConfigMap(name string, owners ...metav1.OwnerReference) *corev1.ConfigMap {

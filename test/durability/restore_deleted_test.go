@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package recovery
+package durability
 
 import (
 	"context"
@@ -28,17 +28,17 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testWentSince goes back to a backup that holds what was deleted after it, owners with all that they owned, and the former start of a
+// testRestoreDeleted goes back to a backup that holds what was deleted after it, owners with all that they owned, and the former start of a
 // worker that was started anew after it.
-func testWentSince(t *testing.T, s *scene) {
+func testRestoreDeleted(t *testing.T, c *cluster) {
 	documented(t, "how-to/backup.md", "kubectl patch lease kube-controller-manager")
 	ctx := t.Context()
-	namespace := s.Namespace(t)
-	api := kit.Client(t, s.Admin(t)).BatchV1alpha1()
-	tasks, sets, maps := api.Tasks(namespace), api.TaskSets(namespace), s.cluster.CoreV1().ConfigMaps(namespace)
-	s.StartManager(t, "two")
-	s.StartWorker(t, s.Worker(t, namespace, "a"), namespace, "a", nil, "--tasks=4")
-	b := s.StartWorker(t, s.Worker(t, namespace, "b"), namespace, "b", nil, "--tasks=4")
+	namespace := c.Namespace(t)
+	api := kit.Client(t, c.Admin(t)).BatchV1alpha1()
+	tasks, sets, maps := api.Tasks(namespace), api.TaskSets(namespace), c.kube.CoreV1().ConfigMaps(namespace)
+	c.StartManager(t, "two")
+	c.StartWorker(t, c.Worker(t, namespace, "a"), namespace, "a", nil, "--tasks=4")
+	b := c.StartWorker(t, c.Worker(t, namespace, "b"), namespace, "b", nil, "--tasks=4")
 	incarnation := func() string {
 		return kit.Must(api.Workers(namespace).Get(ctx, "b", metav1.GetOptions{}))(t).Status.Incarnation
 	}
@@ -68,7 +68,7 @@ func testWentSince(t *testing.T, s *scene) {
 	for _, w := range []*work{deleted, kept} {
 		w.await("some indexes are counted", func(set *batch.TaskSet) bool { return set.Status.Succeeded >= 5 })
 	}
-	snapshot, atBackup := s.store.save(t), incarnation()
+	snapshot, atBackup := c.store.save(t), incarnation()
 
 	// All goes: what the host held for good.
 	for _, name := range []string{"root", "deleted"} {
@@ -99,12 +99,12 @@ func testWentSince(t *testing.T, s *scene) {
 	started := incarnation()
 
 	// The collector remembers for as long as it runs who is gone, and would not look whether he is back. It has no lease here to take away.
-	for _, m := range s.store.members {
+	for _, m := range c.store.members {
 		kit.Check(t, m.Stop())
 	}
-	kit.Check(t, s.Host.ControllerManager.Restart(ctx))
-	s.store.restore(t, snapshot, bump...)
-	kit.Check(t, s.Server.WaitReady(ctx))
+	kit.Check(t, c.Host.ControllerManager.Restart(ctx))
+	c.store.restore(t, snapshot, bump...)
+	kit.Check(t, c.Server.WaitReady(ctx))
 	// The worker is told that it is another: its own past, which does not run.
 	kit.Eventually(t, "the worker ends", func(context.Context) error {
 		if b.Err() == nil {

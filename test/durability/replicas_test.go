@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package consistency
+package durability
 
 import (
 	"errors"
@@ -27,13 +27,14 @@ import (
 
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/history"
 )
 
 // Replicas over one etcd are as one server: what is written through one is seen through the other.
 func testReplicas(t *testing.T, e *kit.Env) {
 	random := seeded(t)
 	namespace := e.Namespace(t)
-	truth := watchEtcd(t, e, namespace)
+	truth := recordHistory(t, e, namespace)
 	other := e.Replica(t)
 	people := [2]typed.TaskInterface{tasks(kit.Client(t, direct(t, e)), namespace), tasks(kit.Client(t, direct(t, other)), namespace)}
 	controller := [2]typed.TaskInterface{
@@ -41,7 +42,7 @@ func testReplicas(t *testing.T, e *kit.Env) {
 		tasks(kit.Client(t, other.Direct(t, controllerUser)), namespace),
 	}
 
-	followers := [2]*follower{follow(t, people[0], metav1.ListOptions{}, truth.start), follow(t, people[1], metav1.ListOptions{}, truth.start)}
+	watchers := [2]*retryWatcher{startRetryWatcher(t, people[0], metav1.ListOptions{}, truth.Start), startRetryWatcher(t, people[1], metav1.ListOptions{}, truth.Start)}
 	// Each change of a task may go through the other replica than the one before it did.
 	var wg sync.WaitGroup
 	errs := make([]error, 2)
@@ -51,26 +52,26 @@ func testReplicas(t *testing.T, e *kit.Env) {
 	}
 	wg.Wait()
 	kit.Check(t, errors.Join(errs...))
-	last := create(t, people[0], newHeldTask("last"))
+	last := createTask(t, people[0], newHeldTask("last"))
 	changes := truth.until(t, last.ResourceVersion)
-	for i, f := range followers {
-		t.Run(fmt.Sprintf("Watch-%d", i), func(t *testing.T) { f.expect(t, changes, all) })
+	for i, f := range watchers {
+		t.Run(fmt.Sprintf("Watch-%d", i), func(t *testing.T) { f.expect(t, changes, history.All) })
 	}
 
 	t.Run("ListAfterWrite", func(t *testing.T) {
 		for i := range 30 {
-			written := create(t, people[i%2], newHeldTask(fmt.Sprintf("written-%d", i)))
+			written := createTask(t, people[i%2], newHeldTask(fmt.Sprintf("written-%d", i)))
 			kit.Check(t, listShows(t.Context(), people[1-i%2], written))
 		}
 	})
 	t.Run("Update", func(t *testing.T) {
-		read := create(t, people[0], newHeldTask("update"))
+		read := createTask(t, people[0], newHeldTask("update"))
 		for range 5 {
 			winner, err := raceToUpdate(t.Context(), read, people[:]...)
 			kit.Check(t, err)
 			want := mark(winner, read)
 			for i := range people {
-				if read = get(t, people[i], read.Name); read.Labels["winner"] != want {
+				if read = getTask(t, people[i], read.Name); read.Labels["winner"] != want {
 					t.Fatalf("Replica %d shows that %q won, want %q.", i, read.Labels["winner"], want)
 				}
 			}
@@ -79,7 +80,7 @@ func testReplicas(t *testing.T, e *kit.Env) {
 	t.Run("Bind", func(t *testing.T) {
 		for round := range 10 {
 			name := fmt.Sprintf("bind-%d", round)
-			create(t, people[round%2], newTask(name))
+			createTask(t, people[round%2], newTask(name))
 			kit.Check(t, raceToBind(t, name, controller[:]...))
 		}
 	})

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package recovery
+package durability
 
 import (
 	"context"
@@ -34,23 +34,20 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// TestSlowDisk has an etcd that waits for its disk at each sync, while clients go on asking: at first as long as a poor disk takes, then
+// testSlowDisk has an etcd that waits for its disk at each sync, while clients go on asking: at first as long as a poor disk takes, then
 // longer than anybody waits.
-func TestSlowDisk(t *testing.T) {
+func testSlowDisk(t *testing.T, c *cluster) {
 	documented(t, "how-to/etcd.md", "slow disk", "etcd_request_duration_seconds", "etcd_request_errors_total")
 	ctx := t.Context()
 	var disk disk
 	store := startStoreAs(t, 1, func(command host.Command) host.Command { return disk.slow(t, command) })
 	etcd := store.client(t)
-	e := kit.Over(t, host.ForTest(t), &host.Etcd{
-		Process: store.members[0].Process, Endpoint: store.members[0].endpoint, CAFile: store.caFile, CertFile: store.certFile, KeyFile: store.keyFile,
-	}, collectSoon)
-	s := newScene(t, e, store)
-	namespace := s.Namespace(t)
+	e := c.serve(t, store, collectOften)
+	namespace := c.Namespace(t)
 	person := e.Direct(t, "alice", "leat:admins")
 	api := kit.Client(t, person).BatchV1alpha1()
-	followers := followQueues(t, person, namespace)
-	start := revision(t, etcd) + 1
+	informerSets := startQueueInformers(t, person, namespace)
+	start := etcdRevision(t, etcd) + 1
 
 	for _, phase := range []struct {
 		name  string
@@ -63,7 +60,7 @@ func TestSlowDisk(t *testing.T) {
 		{"Stuck", 6 * time.Second, 2 * time.Second, false},
 	} {
 		t.Run(phase.name, func(t *testing.T) {
-			before, memory, syncs := scrape(t, s, e), residentBytes(t, e.Server.PID()), disk.syncs.Load()
+			before, memory, syncs := scrape(t, c, e), residentBytes(t, e.Server.PID()), disk.syncs.Load()
 			disk.delay.Store(int64(phase.delay))
 			defer disk.delay.Store(0)
 			stop := pressRecorded(t, api, namespace, phase.timeout)
@@ -88,7 +85,7 @@ func TestSlowDisk(t *testing.T) {
 			kit.Must(api.TaskQueues(namespace).Create(ctx, newQueue("after-"+strings.ToLower(phase.name)), metav1.CreateOptions{}))(t)
 			resumed := time.Since(begun)
 			done := stop()
-			after := scrape(t, s, e)
+			after := scrape(t, c, e)
 
 			// What was acknowledged is there; how many more are, of which nothing was told, nobody knows.
 			stored := map[string]bool{}
@@ -150,7 +147,7 @@ func TestSlowDisk(t *testing.T) {
 			if began := changed(initializations, `group="batch.leat.dev"`); before.sum(initializations, `group="batch.leat.dev"`) < 1 || began > 0 {
 				t.Errorf("The server's watch caches have begun anew %v times.", began)
 			}
-			for _, f := range followers {
+			for _, f := range informerSets {
 				f.await(t, "it agrees with etcd", func() error { return f.agrees(ctx, etcd, namespace) })
 				kit.Check(t, f.sawAll(ctx, etcd, namespace, start))
 				if lists := f.lists.Load(); lists != f.kinds() {
