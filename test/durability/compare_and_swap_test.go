@@ -34,7 +34,7 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// race has n clients attempt the same at once, and gives the one that won. All others must be refused for the conflict.
+// race makes n clients attempt the same at once and returns the client that succeeded. All others must get a conflict.
 func race(n int, attempt func(i int) error) (int, error) {
 	start := make(chan struct{})
 	errs := make([]error, n)
@@ -54,18 +54,18 @@ func race(n int, attempt func(i int) error) (int, error) {
 		case err == nil && winner < 0:
 			winner = i
 		case err == nil:
-			wrong = append(wrong, fmt.Errorf("clients %d and %d both won", winner, i))
+			wrong = append(wrong, fmt.Errorf("clients %d and %d both succeeded", winner, i))
 		case !apierrors.IsConflict(err):
-			wrong = append(wrong, fmt.Errorf("client %d was not told of a conflict, but: %w", i, err))
+			wrong = append(wrong, fmt.Errorf("client %d: got %w, want a conflict", i, err))
 		}
 	}
 	if winner < 0 {
-		wrong = append(wrong, errors.New("nobody won"))
+		wrong = append(wrong, errors.New("no client succeeded"))
 	}
 	return winner, errors.Join(wrong...)
 }
 
-// Of 50 clients that update what they all read at one resourceVersion, one wins.
+// testCompareAndSwap tests that one of 50 clients succeeds when all write the resourceVersion that they have read.
 func testCompareAndSwap(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	person := tasks(kit.Client(t, e.Admin(t)), namespace)
@@ -81,7 +81,7 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 			}
 			stored := getTask(t, person, read.Name)
 			if stored.Labels["winner"] != mark(winner, read) {
-				t.Fatalf("Client %d won, and %q is stored, want %q.", winner, stored.Labels["winner"], mark(winner, read))
+				t.Fatalf("client %d succeeded: the stored label is %q, want %q", winner, stored.Labels["winner"], mark(winner, read))
 			}
 			read = stored
 		}
@@ -101,7 +101,7 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 			}
 			stored := getTask(t, person, read.Name)
 			if stored.Status.Progress != mark(winner, read) {
-				t.Fatalf("Client %d won, and the stored status is %q, want %q.", winner, stored.Status.Progress, mark(winner, read))
+				t.Fatalf("client %d succeeded: the stored progress is %q, want %q", winner, stored.Status.Progress, mark(winner, read))
 			}
 			read = stored
 		}
@@ -112,7 +112,7 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 		written := labelTask(t, person, read.Name, "written", "since")
 		options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &read.ResourceVersion}}
 		if err := person.Delete(t.Context(), read.Name, options); !apierrors.IsConflict(err) {
-			t.Errorf("A delete of resourceVersion %s of a task at %s: %v, want a conflict.", read.ResourceVersion, written.ResourceVersion, err)
+			t.Errorf("deleting resourceVersion %s of a task at %s: got %v, want a conflict", read.ResourceVersion, written.ResourceVersion, err)
 		}
 		options.Preconditions.ResourceVersion = &written.ResourceVersion
 		if err := person.Delete(t.Context(), read.Name, options); err != nil {
@@ -131,12 +131,14 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 	})
 }
 
-// mark is what a client writes over what it has read. It is never what is there: a write of that changes nothing, and may succeed.
+// mark returns the value that a client writes. It differs from the stored value, because an update without a change can
+// succeed at any resourceVersion.
 func mark(i int, read *batch.Task) string {
 	return fmt.Sprintf("%d-after-%s", i, read.ResourceVersion)
 }
 
-// raceToUpdate lets 50 clients, spread over those given, update the task from what was read.
+// raceToUpdate makes 50 callers, spread over the clients, update the task that they have read. It returns the caller that
+// succeeded.
 func raceToUpdate(ctx context.Context, read *batch.Task, clients ...typed.TaskInterface) (int, error) {
 	return race(50, func(i int) error {
 		task := read.DeepCopy()
@@ -146,7 +148,8 @@ func raceToUpdate(ctx context.Context, read *batch.Task, clients ...typed.TaskIn
 	})
 }
 
-// raceToBind lets 20 schedulers, spread over the clients, bind the task to a worker each, and checks who is said to have won.
+// raceToBind makes 20 schedulers, spread over the clients, bind the task to different workers. It checks that the stored
+// task is bound to the worker of the scheduler that succeeded.
 func raceToBind(t *testing.T, name string, clients ...typed.TaskInterface) error {
 	t.Helper()
 	winner, err := race(20, func(i int) error {
@@ -157,12 +160,13 @@ func raceToBind(t *testing.T, name string, clients ...typed.TaskInterface) error
 	}
 	task := getTask(t, clients[0], name)
 	if task.Spec.WorkerName != fmt.Sprintf("worker-%d", winner) || task.Status.Incarnation != fmt.Sprintf("incarnation-%d", winner) {
-		return fmt.Errorf("%s: scheduler %d won, and it is bound to %q of %q", name, winner, task.Status.Incarnation, task.Spec.WorkerName)
+		return fmt.Errorf("scheduler %d succeeded: %s is bound to incarnation %q of worker %q", winner, name, task.Status.Incarnation, task.Spec.WorkerName)
 	}
 	return nil
 }
 
-// A worker's start that a task is not bound to any more does not write its status, not even with the newest resourceVersion.
+// testFencing tests that an incarnation of a worker cannot write the status of a task that is no longer bound to it, not
+// even at the newest resourceVersion.
 func testFencing(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	people, controllers := kit.Client(t, e.Admin(t)), kit.Client(t, e.Controller(t))
@@ -179,7 +183,7 @@ func testFencing(t *testing.T, e *kit.Env) {
 			late.Status.Incarnation = "first"
 			late.Status.Phase = batch.TaskSucceeded
 			if _, err := worker.UpdateStatus(t.Context(), late, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
-				t.Errorf("A status by the first incarnation, of resourceVersion %s: %v, want a conflict.", late.ResourceVersion, err)
+				t.Errorf("a status from the first incarnation at resourceVersion %s: got %v, want a conflict", late.ResourceVersion, err)
 			}
 		}
 	})
@@ -192,16 +196,16 @@ func testFencing(t *testing.T, e *kit.Env) {
 		task = kit.Must(worker.UpdateStatus(t.Context(), task, metav1.UpdateOptions{}))(t)
 		task.Status.Attempts = 1
 		if _, err := worker.UpdateStatus(t.Context(), task, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
-			t.Errorf("A status that goes back from attempt 2 to 1: %v, want a conflict.", err)
+			t.Errorf("a status that goes back from attempt 2 to 1: got %v, want a conflict", err)
 		}
 	})
 
-	// The worker writes as fast as it can, always with the newest resourceVersion, while the task is taken from it.
+	// The worker writes at the newest resourceVersion as fast as it can while its task is evicted.
 	t.Run("RacedWithEviction", func(t *testing.T) {
 		random := seeded(t)
 		namespace := e.Namespace(t)
 		person, controller := tasks(people, namespace), tasks(controllers, namespace)
-		truth := recordHistory(t, e, namespace)
+		stored := recordHistory(t, e, namespace)
 		createTask(t, person, newTask("raced"))
 		const rounds = 20
 		for round := range rounds {
@@ -209,13 +213,13 @@ func testFencing(t *testing.T, e *kit.Env) {
 			bindTask(t, controller, "raced", "worker-1", incarnation)
 			// The eviction comes at any moment after the first write.
 			due, written := make(chan struct{}), make(chan error, 1)
-			begun := sync.OnceFunc(func() {
+			started := sync.OnceFunc(func() {
 				time.AfterFunc(time.Duration(random.IntN(30))*time.Millisecond, func() { close(due) })
 			})
-			go func() { written <- writeUntilFenced(t.Context(), controller, "raced", incarnation, begun) }()
+			go func() { written <- writeUntilFenced(t.Context(), controller, "raced", incarnation, started) }()
 			select {
 			case err := <-written:
-				t.Fatalf("The writes ended before the eviction: %v", err)
+				t.Fatalf("the writes ended before the eviction: %v", err)
 			case <-due:
 			}
 			evictTask(t, controller, "raced")
@@ -223,7 +227,7 @@ func testFencing(t *testing.T, e *kit.Env) {
 		}
 		last := labelTask(t, person, "raced", "last", "true")
 		running := 0
-		for _, c := range truth.until(t, last.ResourceVersion) {
+		for _, c := range stored.until(t, last.ResourceVersion) {
 			if c.After.Status.Phase == batch.TaskRunning {
 				running++
 			}
@@ -232,13 +236,13 @@ func testFencing(t *testing.T, e *kit.Env) {
 			}
 		}
 		if last.Status.Disruptions != rounds || running < rounds {
-			t.Errorf("%d evictions are counted as %d, and %d writes of the worker were between them.", rounds, last.Status.Disruptions, running)
+			t.Errorf("got %d disruptions and %d writes of the worker, want %d disruptions and at least as many writes", last.Status.Disruptions, running, rounds)
 		}
 	})
 }
 
-// writeUntilFenced reports the task as running in an incarnation, whatever the task says, until that is refused for another. It
-// calls wrote after each write.
+// writeUntilFenced reports the task as running in the incarnation until the server refuses that because of another
+// incarnation. It calls wrote after each write.
 func writeUntilFenced(ctx context.Context, client typed.TaskInterface, name, incarnation string, wrote func()) error {
 	n := 0
 	return wait.PollUntilContextTimeout(ctx, time.Microsecond, kit.Patience, true, func(ctx context.Context) (bool, error) {
@@ -262,21 +266,22 @@ func writeUntilFenced(ctx context.Context, client typed.TaskInterface, name, inc
 		case apierrors.IsConflict(err) && strings.Contains(err.Error(), incarnation):
 			return true, nil
 		case apierrors.IsConflict(err):
-			return false, nil // the eviction was faster than the write of this resourceVersion
+			return false, nil // the resourceVersion is not the newest
 		}
 		return false, err
 	})
 }
 
-// fenced checks that worker and incarnation belong together, and that a task nobody runs does not run.
+// fenced returns an error if a change leaves a task with a worker but no incarnation or the reverse, leaves it running
+// without a worker, or replaces the incarnation without an eviction.
 func fenced(before, after *batch.Task) error {
 	switch {
 	case (after.Spec.WorkerName == "") != (after.Status.Incarnation == ""):
-		return fmt.Errorf("it is bound to incarnation %q of worker %q", after.Status.Incarnation, after.Spec.WorkerName)
+		return fmt.Errorf("the task has worker %q and incarnation %q, want both or none", after.Spec.WorkerName, after.Status.Incarnation)
 	case after.Spec.WorkerName == "" && (after.Status.Phase != batch.TaskPending || after.Status.State.Running != nil):
-		return fmt.Errorf("nobody runs it, and it is %s with state %+v", after.Status.Phase, after.Status.State)
+		return fmt.Errorf("the task has no worker, phase %s and state %+v, want Pending", after.Status.Phase, after.Status.State)
 	case before != nil && before.Spec.WorkerName != "" && after.Spec.WorkerName != "" && before.Status.Incarnation != after.Status.Incarnation:
-		return fmt.Errorf("it went from incarnation %q to %q without an eviction", before.Status.Incarnation, after.Status.Incarnation)
+		return fmt.Errorf("the incarnation changed from %q to %q without an eviction", before.Status.Incarnation, after.Status.Incarnation)
 	}
 	return nil
 }

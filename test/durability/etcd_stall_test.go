@@ -34,14 +34,14 @@ import (
 	"github.com/leat-dev/leat/test/kit/history"
 )
 
-// While etcd stands still nothing is acknowledged, every client gets an answer in bounded time, and the server says that it is not
-// ready and why. When etcd goes on, all goes on.
+// testEtcdStall tests that while etcd is frozen, no write is acknowledged, each client gets an answer in bounded time, and
+// the server reports that it is not ready and why. When etcd continues, so do the server and its watches.
 func testEtcdStall(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	truth := recordHistory(t, e, namespace)
+	stored := recordHistory(t, e, namespace)
 	people := kit.Client(t, direct(t, e))
 	person := tasks(people, namespace)
-	watcher := startRetryWatcher(t, person, metav1.ListOptions{}, truth.Start)
+	watcher := startRetryWatcher(t, person, metav1.ListOptions{}, stored.Start)
 	read := createTask(t, person, newHeldTask("before"))
 	kit.Check(t, listShows(t.Context(), person, read))
 
@@ -49,6 +49,7 @@ func testEtcdStall(t *testing.T, e *kit.Env) {
 	defer func() { kit.Check(t, e.Etcd.Signal(syscall.SIGCONT)) }()
 
 	t.Run("Bounded", func(t *testing.T) {
+		// An answer within ten times the limit is due to the limit: the server's own timeout is a minute.
 		const limit = 2 * time.Second
 		var wg sync.WaitGroup
 		for way, config := range map[string]*rest.Config{"direct": direct(t, e), "aggregated": e.Admin(t)} {
@@ -63,23 +64,23 @@ func testEtcdStall(t *testing.T, e *kit.Env) {
 				wg.Go(func() {
 					ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 					defer cancel()
-					ask := func() (time.Duration, error) {
-						begun := time.Now()
+					send := func() (time.Duration, error) {
+						start := time.Now()
 						err := request().Param("timeout", limit.String()).MaxRetries(0).Do(ctx).Error()
-						return time.Since(begun), err
+						return time.Since(start), err
 					}
-					took, err := ask()
-					// The host has the same limit as our server, and resets the stream if it has begun to hand on the answer by then.
+					took, err := send()
+					// The host has the same limit as the server. It resets the stream if the limit ends while it forwards the answer.
 					for tries := 1; tries < 3 && way == "aggregated" && err != nil && strings.Contains(err.Error(), "INTERNAL_ERROR"); tries++ {
-						took, err = ask()
+						took, err = send()
 					}
 					switch status(err).Code {
 					case http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
 					default:
-						t.Errorf("A %s, %s, said: %v, want a server's error.", name, way, err)
+						t.Errorf("%s %s: got %v, want an error of the server", way, name, err)
 					}
-					if took > 3*limit {
-						t.Errorf("A %s, %s, took %v, and was to take %v.", name, way, took, limit)
+					if took > 10*limit {
+						t.Errorf("%s %s took %v, want about %v", way, name, took, limit)
 					}
 				})
 			}
@@ -89,29 +90,29 @@ func testEtcdStall(t *testing.T, e *kit.Env) {
 	t.Run("ReadFromCache", func(t *testing.T) {
 		list := kit.Must(person.List(t.Context(), metav1.ListOptions{ResourceVersion: "0"}))(t)
 		if len(list.Items) != 1 {
-			t.Errorf("The list at resourceVersion 0 has %v.", taskNames(list))
+			t.Errorf("the list at resourceVersion 0 has %v, want the one task", taskNames(list))
 		}
 	})
 	t.Run("Readiness", func(t *testing.T) {
 		kit.Eventually(t, "readyz reports the failure of etcd", func(ctx context.Context) error {
 			answer, err := people.Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").MaxRetries(0).Do(ctx).Raw()
 			if err == nil || !strings.Contains(string(answer), "[-]etcd") {
-				return fmt.Errorf("readyz says %v: %s", err, answer)
+				return fmt.Errorf("got %v: %s", err, answer)
 			}
 			return nil
 		})
 	})
 
-	// A write that nobody limits waits, and is done when it can be.
+	// A write without a limit waits for etcd.
 	waited := make(chan error, 1)
 	go func() {
 		waited <- verb(people, "POST", namespace).Body(newHeldTask("waited")).MaxRetries(0).Do(t.Context()).Error()
 	}()
 	select {
 	case err := <-waited:
-		t.Logf("A write without a limit did not wait: %v", err)
+		t.Logf("a write without a limit did not wait: %v", err)
 		if err == nil {
-			t.Error("A write was acknowledged, and etcd stands still.")
+			t.Error("a write was acknowledged while etcd was frozen")
 		}
 		waited <- err
 	case <-time.After(time.Second):
@@ -122,17 +123,17 @@ func testEtcdStall(t *testing.T, e *kit.Env) {
 	select {
 	case err := <-waited:
 		if _, getErr := person.Get(t.Context(), "waited", metav1.GetOptions{}); err == nil && getErr != nil {
-			t.Errorf("The write that waited was acknowledged, and then: %v", getErr)
+			t.Errorf("reading the write that waited and was acknowledged: %v", getErr)
 		}
 	case <-time.After(kit.Patience):
-		t.Errorf("The write that waited did not end within %v after etcd went on.", kit.Patience)
+		t.Errorf("the write that waited did not end within %v after etcd continued", kit.Patience)
 	}
-	awaitReached(t, e)
+	awaitReachable(t, e)
 	last := createTask(t, person, newHeldTask("last"))
 	kit.Check(t, listShows(t.Context(), person, last))
-	watcher.expect(t, truth.until(t, last.ResourceVersion), history.All)
+	watcher.expect(t, stored.until(t, last.ResourceVersion), history.All)
 	if _, _, lists := watcher.received(t); lists > 0 {
-		t.Errorf("The watcher had to begin again %d times.", lists)
+		t.Errorf("the watcher listed %d times, want none", lists)
 	}
 }
 

@@ -18,9 +18,10 @@ package durability
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -36,23 +37,24 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// controllerUser is the controller manager, where it is to be met past the host.
+// controllerUser is the user name of the controller manager.
 const controllerUser = "system:serviceaccount:leat-system:leat-controller-manager"
 
-// direct is e.Admin past the host, which takes its time to see that a server is back.
+// direct returns the config of an administrator who connects to the server itself. The host needs some time to notice
+// that a server is back.
 func direct(t *testing.T, e *kit.Env) *rest.Config {
 	t.Helper()
 	return e.Direct(t, "alice", "leat:admins")
 }
 
-// restart kills the server, starts it and waits until it is reached on all ways.
+// restart kills the server, starts it, and waits until clients reach it, also through the host.
 func restart(t *testing.T, e *kit.Env) {
 	t.Helper()
 	kit.Check(t, e.Server.Restart(t.Context()))
-	awaitReached(t, e)
+	awaitReachable(t, e)
 }
 
-func awaitReached(t *testing.T, e *kit.Env) {
+func awaitReachable(t *testing.T, e *kit.Env) {
 	t.Helper()
 	kit.Check(t, e.Server.WaitReady(t.Context()))
 	for _, config := range []*rest.Config{e.Admin(t), e.Controller(t)} {
@@ -65,22 +67,22 @@ func awaitReached(t *testing.T, e *kit.Env) {
 				return err
 			}
 			if inARow < 5 {
-				return fmt.Errorf("only %d lists in a row", inARow)
+				return fmt.Errorf("%d lists in a row", inARow)
 			}
 			return nil
 		})
 	}
 }
 
-// What was acknowledged is there after a process was killed at any moment and started again, deletes too, and a watch goes on from
-// where it was.
+// testProcessKilled tests that acknowledged writes, deletions among them, survive when the process is killed at any
+// moment and started again, and that a watch continues.
 func testProcessKilled(t *testing.T, e *kit.Env, process *host.Process) {
 	random := seeded(t)
 	namespace := e.Namespace(t)
-	truth := recordHistory(t, e, namespace)
+	stored := recordHistory(t, e, namespace)
 	person := tasks(kit.Client(t, direct(t, e)), namespace)
 	controller := tasks(kit.Client(t, e.Direct(t, controllerUser)), namespace)
-	watcher := startRetryWatcher(t, person, metav1.ListOptions{}, truth.Start)
+	watcher := startRetryWatcher(t, person, metav1.ListOptions{}, stored.Start)
 
 	writers := make([]*writer, 4)
 	for i := range writers {
@@ -94,7 +96,7 @@ func testProcessKilled(t *testing.T, e *kit.Env, process *host.Process) {
 		var writing sync.WaitGroup
 		errs := make([]error, len(writers))
 		for i, w := range writers {
-			writing.Go(func() { errs[i] = w.writeUntilInDoubt(t.Context()) })
+			writing.Go(func() { errs[i] = w.writeUntilUnknown(t.Context()) })
 		}
 		<-time.After(time.Duration(200+random.IntN(600)) * time.Millisecond)
 		kit.Check(t, process.Kill())
@@ -102,22 +104,22 @@ func testProcessKilled(t *testing.T, e *kit.Env, process *host.Process) {
 		kit.Check(t, process.Restart(t.Context()))
 		kit.Check(t, e.Server.WaitReady(t.Context()))
 		list := kit.Must(person.List(t.Context(), metav1.ListOptions{}))(t)
-		stored := map[string]*batch.Task{}
+		served := map[string]*batch.Task{}
 		for i := range list.Items {
-			stored[list.Items[i].Name] = &list.Items[i]
+			served[list.Items[i].Name] = &list.Items[i]
 		}
 		for i, w := range writers {
 			kit.Check(t, errs[i])
-			if err := w.settle(t.Context(), stored); err != nil {
+			if err := w.verify(t.Context(), served); err != nil {
 				t.Fatalf("round %d: %v", round, err)
 			}
 		}
-		for name := range stored {
-			t.Errorf("round %d: %s is stored, and nobody wrote it", round, name)
+		for name := range served {
+			t.Errorf("round %d: %s exists, but no client wrote it", round, name)
 		}
 	}
 	last := createTask(t, person, newHeldTask("last"))
-	changes := truth.until(t, last.ResourceVersion)
+	changes := stored.until(t, last.ResourceVersion)
 	written := map[string]*batch.Task{} // by resourceVersion
 	for _, c := range changes {
 		if c.After != nil {
@@ -132,13 +134,13 @@ func testProcessKilled(t *testing.T, e *kit.Env, process *host.Process) {
 		acknowledged += len(w.written)
 	}
 	if acknowledged < 10*rounds {
-		t.Errorf("Only %d writes were acknowledged over %d rounds: this proves nothing.", acknowledged, rounds)
+		t.Errorf("got %d acknowledged writes in %d rounds, want at least %d: this run proves nothing", acknowledged, rounds, 10*rounds)
 	}
 	watcher.expect(t, changes, history.All)
 	_, watches, lists := watcher.received(t)
-	t.Logf("%d writes were acknowledged; the watcher took %d watches and %d lists.", acknowledged, watches, lists)
+	t.Logf("%d acknowledged writes; the watcher needed %d watches and %d lists", acknowledged, watches, lists)
 
-	// Nothing was written while the process was down, so nothing is too old to go on from.
+	// Without writes while the process is down, the watch continues without a list.
 	t.Run("Quiet", func(t *testing.T) {
 		client := tasks(kit.Client(t, direct(t, e)), namespace)
 		etcd := e.EtcdClient(t)
@@ -146,7 +148,7 @@ func testProcessKilled(t *testing.T, e *kit.Env, process *host.Process) {
 		quiet := startRetryWatcher(t, client, metav1.ListOptions{}, parseVersion(t, start))
 		kit.Eventually(t, "the watch has started", func(context.Context) error {
 			if _, watches, _ := quiet.received(t); watches == 0 {
-				return fmt.Errorf("no watch was begun")
+				return errors.New("it has not")
 			}
 			return nil
 		})
@@ -155,43 +157,44 @@ func testProcessKilled(t *testing.T, e *kit.Env, process *host.Process) {
 		revision := kit.Must(etcd.Get(t.Context(), "/none"))(t).Header.Revision
 		changed := labelTask(t, client, "last", "changed", "true")
 		var since []history.Change
-		for _, c := range truth.until(t, changed.ResourceVersion) {
+		for _, c := range stored.until(t, changed.ResourceVersion) {
 			if c.Revision > parseVersion(t, start) {
 				since = append(since, c)
 			}
 		}
 		quiet.expect(t, since, history.All)
 		if _, _, lists := quiet.received(t); lists > 0 {
-			t.Errorf("A watch from %s had to begin again, and etcd was at %d after the restart.", start, revision)
+			t.Errorf("the watch from %s listed %d times, want none; etcd was at revision %d after the restart", start, lists, revision)
 		}
 	})
-	awaitReached(t, e)
+	awaitReachable(t, e)
 }
 
-// writer writes tasks of its own, one write at a time, and keeps account of what was acknowledged.
+// writer writes tasks that no other client writes, one write at a time, and records what the server acknowledged.
 type writer struct {
 	person, controller typed.TaskInterface
 	random             *rand.Rand
 	prefix             string
 
-	acknowledged map[string]*batch.Task // those that are there
-	written      []*batch.Task          // all that was ever acknowledged, deletes aside
-	doubt        *doubt
+	acknowledged map[string]*batch.Task // those that exist
+	written      []*batch.Task          // all acknowledged creations and updates
+	unknown      *unknownWrite
 }
 
-// doubt is a write that was neither acknowledged nor refused.
-type doubt struct {
+// unknownWrite is a write with an unknown outcome: it was neither acknowledged nor refused.
+type unknownWrite struct {
 	name string
-	note string // that it wrote, empty if it was a delete
-	err  error
+	note string // empty for a deletion
 }
 
+// note returns what a writer has written to a task.
 func note(task *batch.Task) string {
 	return task.Labels["note"] + " " + task.Status.Progress
 }
 
-// writeUntilInDoubt writes until a write's outcome is not known. An error means that the server refused what it could not have.
-func (w *writer) writeUntilInDoubt(ctx context.Context) error {
+// writeUntilUnknown writes until the outcome of a write is unknown. It returns an error if the server refuses a write that
+// must succeed.
+func (w *writer) writeUntilUnknown(ctx context.Context) error {
 	for {
 		name := fmt.Sprintf("%s-%d", w.prefix, w.random.IntN(5))
 		writeCtx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -204,15 +207,15 @@ func (w *writer) writeUntilInDoubt(ctx context.Context) error {
 			w.acknowledged[name] = written
 			w.written = append(w.written, written)
 		case apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err):
-			return fmt.Errorf("only this client writes %s, last at %v: %w", name, w.acknowledged[name], err)
+			return fmt.Errorf("writing %s, which no other client writes, last acknowledged as %v: %w", name, w.acknowledged[name], err)
 		default:
-			w.doubt = &doubt{name: name, note: wanted, err: err}
+			w.unknown = &unknownWrite{name: name, note: wanted}
 			return nil
 		}
 	}
 }
 
-// write makes one write. It gives the task as acknowledged, nil for a delete, and the note that was to be written.
+// write makes one write. It returns the acknowledged task, or nil for a deletion, and the note that it meant to write.
 func (w *writer) write(ctx context.Context, name string) (written *batch.Task, wanted string, err error) {
 	value := fmt.Sprint(w.random.Uint32())
 	before := w.acknowledged[name]
@@ -236,42 +239,42 @@ func (w *writer) write(ctx context.Context, name string) (written *batch.Task, w
 	return written, note(task), err
 }
 
-// settle compares the account with what is stored, takes its own tasks out of that, and takes over what became of the write in
-// doubt.
-func (w *writer) settle(ctx context.Context, stored map[string]*batch.Task) error {
-	if doubt := w.doubt; doubt != nil {
-		before, now := w.acknowledged[doubt.name], stored[doubt.name]
+// verify compares the acknowledged tasks with the tasks that the server returns, and removes them from those. It resolves
+// the write with an unknown outcome.
+func (w *writer) verify(ctx context.Context, served map[string]*batch.Task) error {
+	if write := w.unknown; write != nil {
+		before, now := w.acknowledged[write.name], served[write.name]
 		switch {
-		case doubt.note == "" && now != nil && now.DeletionTimestamp != nil:
-			// A delete is two writes, as of Pods. Who was not told of its end deletes again.
-			if err := w.person.Delete(ctx, doubt.name, metav1.DeleteOptions{}); err != nil {
-				return fmt.Errorf("%s is being deleted, and deleted again: %w", doubt.name, err)
+		case write.note == "" && now != nil && now.DeletionTimestamp != nil:
+			// A deletion is two writes, as for Pods. A client that has no answer repeats it.
+			if err := w.person.Delete(ctx, write.name, metav1.DeleteOptions{}); err != nil {
+				return fmt.Errorf("deleting %s again: %w", write.name, err)
 			}
-			delete(w.acknowledged, doubt.name)
-			delete(stored, doubt.name)
-		case doubt.note == "" && now == nil:
-			delete(w.acknowledged, doubt.name)
-		case now != nil && doubt.note == note(now) && (before == nil || now.ResourceVersion != before.ResourceVersion):
-			w.acknowledged[doubt.name] = now
+			delete(w.acknowledged, write.name)
+			delete(served, write.name)
+		case write.note == "" && now == nil:
+			delete(w.acknowledged, write.name)
+		case now != nil && write.note == note(now) && (before == nil || now.ResourceVersion != before.ResourceVersion):
+			w.acknowledged[write.name] = now
 		}
-		w.doubt = nil
+		w.unknown = nil
 	}
-	for name, task := range maps.All(w.acknowledged) {
-		now := stored[name]
+	for name, task := range w.acknowledged {
+		now := served[name]
 		if now == nil {
-			return fmt.Errorf("%s was acknowledged at %s, and is not there", name, task.ResourceVersion)
+			return fmt.Errorf("%s was acknowledged at resourceVersion %s and does not exist", name, task.ResourceVersion)
 		}
 		if now.ResourceVersion != task.ResourceVersion {
-			return fmt.Errorf("%s was acknowledged at %s, and is at %s", name, task.ResourceVersion, now.ResourceVersion)
+			return fmt.Errorf("%s has resourceVersion %s, want the acknowledged %s", name, now.ResourceVersion, task.ResourceVersion)
 		}
 		if err := history.Same(now, task); err != nil {
 			return err
 		}
-		delete(stored, name)
+		delete(served, name)
 	}
-	for name := range stored {
-		if len(name) > len(w.prefix) && name[:len(w.prefix)] == w.prefix {
-			return fmt.Errorf("the delete of %s was acknowledged, and it is there", name)
+	for name := range served {
+		if strings.HasPrefix(name, w.prefix+"-") {
+			return fmt.Errorf("%s exists after its deletion was acknowledged", name)
 		}
 	}
 	return nil

@@ -32,7 +32,7 @@ import (
 	"github.com/leat-dev/leat/test/kit/history"
 )
 
-// What a read says of its time is true.
+// testReads tests that reads are as fresh, or as old, as they promise.
 func testReads(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	people := kit.Client(t, e.Admin(t))
@@ -47,7 +47,7 @@ func testReads(t *testing.T, e *kit.Env) {
 			kit.Check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
 			list := kit.Must(client.List(t.Context(), metav1.ListOptions{}))(t)
 			if len(list.Items) > 0 {
-				t.Fatalf("After the delete of %s the list still has %v.", written.Name, taskNames(list))
+				t.Fatalf("the list after %s was deleted has %v, want none", written.Name, taskNames(list))
 			}
 		}
 	})
@@ -59,17 +59,17 @@ func testReads(t *testing.T, e *kit.Env) {
 				ResourceVersion: written.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
 			}))(t)
 			if !slices.Contains(taskNames(list), written.Name) {
-				t.Fatalf("The list not older than the create of %s has %v.", written.Name, taskNames(list))
+				t.Fatalf("the list not older than the creation of %s has %v", written.Name, taskNames(list))
 			}
 			read := kit.Must(client.Get(t.Context(), written.Name, metav1.GetOptions{ResourceVersion: written.ResourceVersion}))(t)
 			if read.UID != written.UID {
-				t.Fatalf("%s was read with uid %s, and written with %s.", written.Name, read.UID, written.UID)
+				t.Fatalf("%s has uid %s, want %s", written.Name, read.UID, written.UID)
 			}
 			kit.Check(t, client.Delete(t.Context(), written.Name, metav1.DeleteOptions{}))
 		}
 	})
 
-	// From the cache, at whatever time: it comes to show the newest state.
+	// A list from the cache may be old, but the cache catches up.
 	t.Run("Any", func(t *testing.T) {
 		written := createTask(t, client, newHeldTask("any"))
 		kit.Eventually(t, "a list from the cache has the new task", func(ctx context.Context) error {
@@ -101,7 +101,7 @@ func testReads(t *testing.T, e *kit.Env) {
 			options := metav1.ListOptions{ResourceVersion: test.at, ResourceVersionMatch: metav1.ResourceVersionMatchExact}
 			list := kit.Must(client.List(t.Context(), options))(t)
 			if list.ResourceVersion != test.at || !slices.Equal(taskNames(list), test.names) || list.Items[0].Labels["changed"] != test.changed {
-				t.Errorf("The list at exactly %s is of %s and has %v, the first with labels %v; want %v.",
+				t.Errorf("the list at exactly %s has resourceVersion %s and tasks %v, the first with labels %v; want %v",
 					test.at, list.ResourceVersion, taskNames(list), list.Items[0].Labels, test.names)
 			}
 		}
@@ -109,7 +109,7 @@ func testReads(t *testing.T, e *kit.Env) {
 		kit.Check(t, client.Delete(t.Context(), "exact-3", metav1.DeleteOptions{}))
 	})
 
-	// All pages of a list are of one time, whatever is written between them.
+	// All pages of a list show the same revision, also after writes between them.
 	t.Run("Pages", func(t *testing.T) {
 		var want []string
 		for i := range 10 {
@@ -126,28 +126,28 @@ func testReads(t *testing.T, e *kit.Env) {
 				createTask(t, client, newHeldTask("page-5-and-a-half"))
 			}
 			if list.ResourceVersion != resourceVersion {
-				t.Errorf("Page %d is of resourceVersion %s, the first of %s.", page, list.ResourceVersion, resourceVersion)
+				t.Errorf("page %d has resourceVersion %s, want %s as the first page", page, list.ResourceVersion, resourceVersion)
 			}
 			got = append(got, taskNames(list)...)
 			options.Continue = list.Continue
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("The pages have %v, want %v.", got, want)
+			t.Errorf("the pages have %v, want %v", got, want)
 		}
 	})
 
-	t.Run("FromTheFuture", func(t *testing.T) {
+	t.Run("Future", func(t *testing.T) {
 		written := createTask(t, client, newHeldTask("future"))
 		future := fmt.Sprint(parseVersion(t, written.ResourceVersion) + 1_000_000)
 		err := people.BatchV1alpha1().RESTClient().Get().Namespace(namespace).Resource("tasks").Param("resourceVersion", future).
 			MaxRetries(0).Do(t.Context()).Error()
 		if !apierrors.IsTimeout(err) || !storage.IsTooLargeResourceVersion(err) {
-			t.Errorf("A list at a resourceVersion that is yet to come: %v, want a timeout that says so.", err)
+			t.Errorf("a list at a future resourceVersion: got %v, want a timeout that names the reason", err)
 		}
 	})
 }
 
-// listShows checks that a list made after a write shows it.
+// listShows returns an error unless a new list has the task as it was written.
 func listShows(ctx context.Context, client typed.TaskInterface, written *batch.Task) error {
 	list, err := client.List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -155,7 +155,7 @@ func listShows(ctx context.Context, client typed.TaskInterface, written *batch.T
 	}
 	i := slices.IndexFunc(list.Items, func(task batch.Task) bool { return task.Name == written.Name })
 	if i < 0 {
-		return fmt.Errorf("the list after %s was written has %v", written.Name, taskNames(list))
+		return fmt.Errorf("the list after %s was written lacks it: %v", written.Name, taskNames(list))
 	}
 	return history.Same(&list.Items[i], written)
 }

@@ -30,11 +30,11 @@ import (
 	"github.com/leat-dev/leat/test/kit/history"
 )
 
-// Replicas over one etcd are as one server: what is written through one is seen through the other.
+// testReplicas tests that two replicas over one etcd behave as one server.
 func testReplicas(t *testing.T, e *kit.Env) {
 	random := seeded(t)
 	namespace := e.Namespace(t)
-	truth := recordHistory(t, e, namespace)
+	stored := recordHistory(t, e, namespace)
 	other := e.Replica(t)
 	people := [2]typed.TaskInterface{tasks(kit.Client(t, direct(t, e)), namespace), tasks(kit.Client(t, direct(t, other)), namespace)}
 	controller := [2]typed.TaskInterface{
@@ -42,8 +42,8 @@ func testReplicas(t *testing.T, e *kit.Env) {
 		tasks(kit.Client(t, other.Direct(t, controllerUser)), namespace),
 	}
 
-	watchers := [2]*retryWatcher{startRetryWatcher(t, people[0], metav1.ListOptions{}, truth.Start), startRetryWatcher(t, people[1], metav1.ListOptions{}, truth.Start)}
-	// Each change of a task may go through the other replica than the one before it did.
+	watchers := [2]*retryWatcher{startRetryWatcher(t, people[0], metav1.ListOptions{}, stored.Start), startRetryWatcher(t, people[1], metav1.ListOptions{}, stored.Start)}
+	// Consecutive changes of a task go through different replicas.
 	var wg sync.WaitGroup
 	errs := make([]error, 2)
 	for i := range errs {
@@ -53,7 +53,7 @@ func testReplicas(t *testing.T, e *kit.Env) {
 	wg.Wait()
 	kit.Check(t, errors.Join(errs...))
 	last := createTask(t, people[0], newHeldTask("last"))
-	changes := truth.until(t, last.ResourceVersion)
+	changes := stored.until(t, last.ResourceVersion)
 	for i, f := range watchers {
 		t.Run(fmt.Sprintf("Watch-%d", i), func(t *testing.T) { f.expect(t, changes, history.All) })
 	}
@@ -72,7 +72,7 @@ func testReplicas(t *testing.T, e *kit.Env) {
 			want := mark(winner, read)
 			for i := range people {
 				if read = getTask(t, people[i], read.Name); read.Labels["winner"] != want {
-					t.Fatalf("Replica %d shows that %q won, want %q.", i, read.Labels["winner"], want)
+					t.Fatalf("replica %d: the label is %q, want %q", i, read.Labels["winner"], want)
 				}
 			}
 		}

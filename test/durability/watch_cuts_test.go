@@ -35,11 +35,11 @@ import (
 	"github.com/leat-dev/leat/test/kit/history"
 )
 
-// Watchers whose connections are cut again and again, and who go on from where they were, miss nothing and are told nothing twice.
+// testWatchCuts tests that watchers miss nothing and receive nothing twice when their connections are cut again and again.
 func testWatchCuts(t *testing.T, e *kit.Env) {
 	random := seeded(t)
 	namespace := e.Namespace(t)
-	truth := recordHistory(t, e, namespace)
+	stored := recordHistory(t, e, namespace)
 	proxy, through := faultproxy.Between(t, e.Admin(t))
 	client := tasks(kit.Client(t, through), namespace)
 
@@ -54,7 +54,7 @@ func testWatchCuts(t *testing.T, e *kit.Env) {
 	}
 	watchers := make([]*retryWatcher, len(watches))
 	for i := range watches {
-		watchers[i] = startRetryWatcher(t, client, watches[i].options, truth.Start)
+		watchers[i] = startRetryWatcher(t, client, watches[i].options, stored.Start)
 	}
 
 	person, controller := tasks(kit.Client(t, e.Admin(t)), namespace), tasks(kit.Client(t, e.Controller(t)), namespace)
@@ -64,7 +64,7 @@ func testWatchCuts(t *testing.T, e *kit.Env) {
 		go func() { writers <- churn(t.Context(), person, controller, random, fmt.Sprintf("writer-%d", i), 100) }()
 	}
 	cuts := 0
-	// allWatch says whether all watchers have begun a watch since the last cut: before that there is little to cut.
+	// allWatch reports whether all watchers have started a watch since the last cut. Before that, there is little to cut.
 	allWatch := func() bool {
 		return !slices.ContainsFunc(watchers, func(f *retryWatcher) bool {
 			_, watches, _ := f.received(t)
@@ -84,26 +84,26 @@ func testWatchCuts(t *testing.T, e *kit.Env) {
 	}
 	last := labelTask(t, person, createTask(t, person, newHeldTask("last")).Name, "color", "red")
 
-	changes := truth.until(t, last.ResourceVersion)
+	changes := stored.until(t, last.ResourceVersion)
 	for i, w := range watches {
 		watchers[i].expect(t, changes, w.selects)
 		if _, _, lists := watchers[i].received(t); lists > 0 {
-			t.Errorf("It took %d lists to go on, want none.", lists)
+			t.Errorf("the watcher listed %d times, want none", lists)
 		}
 	}
-	t.Logf("%d changes, %d cuts.", len(changes), cuts)
+	t.Logf("%d changes, %d cuts", len(changes), cuts)
 	if cuts < 10 {
-		t.Errorf("There were only %d cuts: this proves little.", cuts)
+		t.Errorf("got %d cuts, want at least 10: this run proves little", cuts)
 	}
 }
 
-// churn makes n changes of all kinds to the tasks with a prefix, and deletes them in the end.
+// churn makes n changes of all kinds to the tasks with a prefix, and deletes the tasks.
 func churn(ctx context.Context, person, controller typed.TaskInterface, random *rand.Rand, prefix string, n int) error {
 	const many = 5
 	at := func(i int) string { return fmt.Sprintf("%s-%d", prefix, i) }
 	for range n {
 		err := changeOnce(ctx, person, controller, random, at(random.IntN(many)))
-		// Others may write the same tasks: standalone the scheduler does, now and then.
+		// The scheduler or another caller may write the same tasks.
 		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && !apierrors.IsAlreadyExists(err) {
 			return err
 		}

@@ -37,7 +37,7 @@ import (
 	"github.com/leat-dev/leat/test/kit/faultproxy"
 )
 
-// What etcd has forgotten is 410, from which clients know how to go on.
+// testExpired tests that requests for what etcd has compacted get 410, and that informers and paging clients recover.
 func testExpired(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	client := tasks(kit.Client(t, direct(t, e)), namespace)
@@ -46,7 +46,7 @@ func testExpired(t *testing.T, e *kit.Env) {
 	}
 	page := kit.Must(client.List(t.Context(), metav1.ListOptions{Limit: 2}))(t)
 
-	// An informer loses its connection and everything that happens before it has a new one.
+	// The informer is disconnected during the changes below.
 	proxy, through := faultproxy.Between(t, direct(t, e))
 	var relists atomic.Int32
 	through.Wrap(func(base http.RoundTripper) http.RoundTripper {
@@ -91,7 +91,7 @@ func testExpired(t *testing.T, e *kit.Env) {
 	last := createTask(t, client, newHeldTask("g"))
 	etcd := e.EtcdClient(t)
 	kit.Must(etcd.Compact(t.Context(), parseVersion(t, last.ResourceVersion), clientv3.WithCompactPhysical()))(t)
-	restart(t, e) // what the server still has in memory, it may answer from
+	restart(t, e) // so that the watch cache does not have the compacted revisions
 
 	t.Run("Watch", func(t *testing.T) {
 		w := kit.Must(client.Watch(t.Context(), metav1.ListOptions{ResourceVersion: page.ResourceVersion}))(t)
@@ -99,34 +99,34 @@ func testExpired(t *testing.T, e *kit.Env) {
 		event := <-w.ResultChan()
 		err := apierrors.FromObject(event.Object)
 		if event.Type != watch.Error || !apierrors.IsResourceExpired(err) || status(err).Code != http.StatusGone {
-			t.Errorf("A watch from %s has %s: %v, want 410 Expired.", page.ResourceVersion, event.Type, err)
+			t.Errorf("a watch from %s: got %s: %v, want 410 Expired", page.ResourceVersion, event.Type, err)
 		}
 	})
 	t.Run("ListExact", func(t *testing.T) {
 		options := metav1.ListOptions{ResourceVersion: page.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchExact}
 		if _, err := client.List(t.Context(), options); !apierrors.IsResourceExpired(err) || status(err).Code != http.StatusGone {
-			t.Errorf("A list at exactly %s: %v, want 410 Expired.", page.ResourceVersion, err)
+			t.Errorf("a list at exactly %s: got %v, want 410 Expired", page.ResourceVersion, err)
 		}
 	})
 	t.Run("Continue", func(t *testing.T) {
 		_, err := client.List(t.Context(), metav1.ListOptions{Limit: 2, Continue: page.Continue})
 		var status apierrors.APIStatus
 		if !apierrors.IsResourceExpired(err) || !errors.As(err, &status) || status.Status().Continue == "" {
-			t.Fatalf("The second page: %v, want 410 Expired with a token to go on with.", err)
+			t.Fatalf("the second page: got %v, want 410 Expired with a continue token", err)
 		}
 		rest := kit.Must(client.List(t.Context(), metav1.ListOptions{Continue: status.Status().Continue}))(t)
 		if want := []string{"d", "e", "f", "g"}; !slices.Equal(taskNames(rest), want) {
-			t.Errorf("The token of the error leads to %v, want %v.", taskNames(rest), want)
+			t.Errorf("the token of the error continues with %v, want %v", taskNames(rest), want)
 		}
 		if parseVersion(t, rest.ResourceVersion) < parseVersion(t, last.ResourceVersion) {
-			t.Errorf("The token of the error leads to resourceVersion %s, before the last write at %s.", rest.ResourceVersion, last.ResourceVersion)
+			t.Errorf("the token of the error continues at resourceVersion %s, want at least %s, the last write", rest.ResourceVersion, last.ResourceVersion)
 		}
 	})
 	t.Run("Informer", func(t *testing.T) {
 		proxy.Open()
 		await("a b-changed d e f g")
 		if relists.Load() == listed {
-			t.Error("The informer did not list again, and etcd had forgotten what it missed.")
+			t.Error("the informer did not list again after etcd compacted what it missed")
 		}
 		createTask(t, client, newHeldTask("h"))
 		await("a b-changed d e f g h")

@@ -33,8 +33,8 @@ import (
 	"github.com/leat-dev/leat/test/kit/faultproxy"
 )
 
-// A thousand workers of one namespace watch the tasks bound to them, over few connections. Each is told of its own and of no
-// other, and none is cut off.
+// testManyWatchers tests that a thousand watches of the tasks of one worker each, over few connections, receive the events
+// of that worker only, and that none of them ends.
 func testManyWatchers(t *testing.T, e *kit.Env) {
 	const (
 		many           = 1000
@@ -62,27 +62,27 @@ func testManyWatchers(t *testing.T, e *kit.Env) {
 		watches[i], err = watching.Watch(t.Context(), metav1.ListOptions{ResourceVersion: start, FieldSelector: "spec.workerName=" + workerName(i)})
 		return err
 	})
-	var told, ended sync.WaitGroup
+	var received, ended sync.WaitGroup
 	var over atomic.Bool
-	got := make([][]string, many) // what each was told
+	got := make([][]string, many)
 	for i, w := range watches {
-		told.Add(1)
+		received.Add(1)
 		ended.Go(func() {
-			leave := sync.OnceFunc(told.Done)
-			defer leave()
+			done := sync.OnceFunc(received.Done)
+			defer done()
 			for event := range w.ResultChan() {
 				task, ok := event.Object.(*batch.Task)
 				switch {
-				case over.Load(): // what comes of the end
+				case over.Load(): // an error of the end
 				case ok:
 					got[i] = append(got[i], fmt.Sprintf("%s %s", event.Type, task.Name))
 				default:
 					got[i] = append(got[i], fmt.Sprintf("%s %v", event.Type, event.Object))
 				}
-				leave()
+				done()
 			}
 			if !over.Load() {
-				got[i] = append(got[i], "its end")
+				got[i] = append(got[i], "end")
 			}
 		})
 	}
@@ -95,7 +95,7 @@ func testManyWatchers(t *testing.T, e *kit.Env) {
 	})
 	all := make(chan struct{})
 	go func() {
-		told.Wait()
+		received.Wait()
 		close(all)
 	}()
 	select {
@@ -115,13 +115,13 @@ func testManyWatchers(t *testing.T, e *kit.Env) {
 			continue
 		}
 		if wrong++; wrong <= 5 {
-			t.Errorf("The watcher of %s was told %q, want %q.", workerName(i), got[i], want)
+			t.Errorf("the watch of %s: got %q, want %q", workerName(i), got[i], want)
 		}
 	}
 	if wrong > 0 {
-		t.Errorf("%d of %d watchers were told wrong.", wrong, many)
+		t.Errorf("%d of %d watches are wrong", wrong, many)
 	}
 	if n := proxy.Accepted(); n > maxConnections {
-		t.Errorf("%d watches took %d connections, want at most %d.", many, n, maxConnections)
+		t.Errorf("%d watches use %d connections, want at most %d", many, n, maxConnections)
 	}
 }
