@@ -28,25 +28,25 @@ import (
 	"github.com/leat-dev/leat/test/kit/transitions"
 )
 
-// account is what the history of a set amounts to.
+// account is the state of a set after a history.
 type account struct {
 	t *testing.T
-	// bindings and runs of each index: how often a task of it was bound, and how many of its tasks have succeeded.
+	// bindings and succeeded have, for each index, how often its tasks were bound and how many of them succeeded.
 	bindings, succeeded []int
 	evictions           int
-	// again says how many tasks were created for an index that was counted.
+	// again has the number of tasks that were created for an index after it was counted.
 	again map[int]int
 
-	// tasks are those there are, by index.
+	// tasks has the names of the existing tasks by index.
 	tasks map[string][]string
-	// counted says what the stored status counts.
+	// counted has the indexes that the stored status counts.
 	counted []bool
 	done    bool
 }
 
-// audit holds the history of a set to what is promised of it, whoever is killed: a task is given to one worker at a time, and only the
-// incarnation that it was given to writes of it; there is one task of an index at a time; a task is deleted only after it has been
-// counted; and what is counted stays counted, and is not counted twice.
+// audit checks the history of a set: a task is bound to one worker at a time, and only its incarnation writes the status;
+// an index has one task at a time; a task is deleted only after its index is counted; and an index is counted once and
+// stays counted.
 func audit(t *testing.T, changes []history.Change, set string, completions int) *account {
 	t.Helper()
 	a := &account{t: t, bindings: make([]int, completions), succeeded: make([]int, completions), counted: make([]bool, completions),
@@ -54,21 +54,21 @@ func audit(t *testing.T, changes []history.Change, set string, completions int) 
 	for _, c := range changes {
 		switch {
 		case c.SetAfter != nil && c.SetAfter.Name == set:
-			a.takeSet(c.Revision, c.SetAfter)
-		case c.After != nil && c.After.Labels[batch.LabelTaskSetName] == set, c.Before != nil && c.Before.Labels[batch.LabelTaskSetName] == set:
-			a.takeTask(c)
+			a.recordSet(c.Revision, c.SetAfter)
+		case c.Task() != nil && c.Task().Labels[batch.LabelTaskSetName] == set:
+			a.recordTask(c)
 		}
 	}
 	for index, n := range a.succeeded {
-		// A task that was created once more after its index was counted may succeed, too.
+		// A task that was created after its index was counted may succeed as well.
 		if n < 1 || n > 1+a.again[index] {
-			t.Errorf("%d tasks of index %d have succeeded", n, index)
+			t.Errorf("index %d: got %d tasks that succeeded, want 1 and at most %d more", index, n, a.again[index])
 		}
 	}
 	return a
 }
 
-func (a *account) takeSet(revision int64, set *batch.TaskSet) {
+func (a *account) recordSet(revision int64, set *batch.TaskSet) {
 	a.t.Helper()
 	ranges, err := indexes.Parse(set.Status.CompletedIndexes, len(a.counted))
 	if err != nil {
@@ -85,28 +85,25 @@ func (a *account) takeSet(revision int64, set *batch.TaskSet) {
 			a.t.Errorf("revision %d: index %d is no longer counted: %s", revision, i, set.Status.CompletedIndexes)
 		}
 		if !was && now[i] && a.succeeded[i] == 0 {
-			a.t.Errorf("revision %d: index %d is counted, and none of its tasks has succeeded", revision, i)
+			a.t.Errorf("revision %d: index %d is counted, but none of its tasks has succeeded", revision, i)
 		}
 	}
 	if int(set.Status.Succeeded) != indexes.Count(ranges) || set.Status.Failed != 0 {
-		a.t.Errorf("revision %d: %d have succeeded and %d have failed, and the indexes are %s", revision, set.Status.Succeeded, set.Status.Failed, set.Status.CompletedIndexes)
+		a.t.Errorf("revision %d: got %d succeeded and %d failed with completed indexes %s", revision, set.Status.Succeeded, set.Status.Failed, set.Status.CompletedIndexes)
 	}
 	if a.done {
-		a.t.Errorf("revision %d: the set was written to after its end: %+v", revision, set.Status)
+		a.t.Errorf("revision %d: the set was written after its completion: %+v", revision, set.Status)
 	}
-	a.counted, a.done = now, is(batch.TaskSetComplete)(set)
+	a.counted, a.done = now, complete(set)
 }
 
-func (a *account) takeTask(c history.Change) {
+func (a *account) recordTask(c history.Change) {
 	a.t.Helper()
-	task := c.After
-	if task == nil {
-		task = c.Before
-	}
+	task := c.Task()
 	label := task.Labels[batch.LabelCompletionIndex]
 	var index int
 	if _, err := fmt.Sscan(label, &index); err != nil || index >= len(a.counted) {
-		a.t.Fatalf("task %s has the index %q", task.Name, label)
+		a.t.Fatalf("task %s has index %q", task.Name, label)
 	}
 	wrong := func(format string, args ...any) {
 		a.t.Errorf("revision %d: task %s: %s", c.Revision, task.Name, fmt.Sprintf(format, args...))
@@ -123,7 +120,7 @@ func (a *account) takeTask(c history.Change) {
 	case c.After == nil:
 		a.tasks[label] = slices.DeleteFunc(a.tasks[label], func(name string) bool { return name == task.Name })
 		if !a.counted[index] {
-			wrong("it was deleted before it was counted")
+			wrong("it was deleted before its index was counted")
 		}
 	default:
 		for _, message := range transitions.Wrong(c.Before, c.After) {

@@ -33,12 +33,14 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/history"
 	"github.com/leat-dev/leat/test/kit/host"
 )
@@ -46,61 +48,31 @@ import (
 const (
 	leaseDuration = 4 * time.Second
 	workerTasks   = 8
-	poll          = 100 * time.Millisecond
 )
 
-// deployment is Leat as it is installed to survive: two servers, two controller managers.
-type deployment struct {
-	env      *kit.Env
-	replica  *kit.Env
-	managers []*manager
-	auditLog string
-}
-
-// manager is a controller manager. It is started again when it has lost the lease, as it is in a cluster: on a busy machine that can
-// happen to a healthy one.
-type manager struct {
-	*host.Process
-	metrics string // URL
-	// mu is held by whoever is about to end or start the process.
-	mu sync.Mutex
-}
-
-const lostLease = "leader election lost"
-
-func (m *manager) lostLease() bool {
-	err := m.Err()
-	return err != nil && strings.Contains(err.Error(), lostLease)
-}
-
-// hold has the process left to f.
-func (m *manager) hold(f func()) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	f()
-}
-
-// keep starts the manager again as often as need be until ctx is done.
-func (m *manager) keep(ctx context.Context, t *testing.T) {
-	ticker := time.NewTicker(poll)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		if !m.mu.TryLock() {
-			continue
-		}
-		if m.lostLease() {
-			t.Logf("%s has lost the lease and is started again", m.metrics)
-			if err := m.Restart(t.Context()); err != nil && ctx.Err() == nil {
-				t.Error(err)
-			}
-		}
-		m.mu.Unlock()
+// testCrash kills, freezes and cuts off each part of Leat while it works. It checks the history in etcd, and what the
+// commands have written.
+func testCrash(t *testing.T, e *kit.Env, auditLog string) {
+	d := &deployment{env: e, replica: e.Replica(t), auditLog: auditLog}
+	for _, name := range []string{"one", "two"} {
+		address := "127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t))
+		d.managers = append(d.managers, &manager{metrics: "http://" + address + "/metrics", Process: e.StartManager(t, name,
+			"--metrics-bind-address="+address,
+			"--leader-elect-lease-duration=4s", "--leader-elect-renew-deadline=3s", "--leader-elect-retry-period=500ms")})
 	}
+	var restarts sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	for _, m := range d.managers {
+		restarts.Go(func() { m.restartOnLostLease(ctx, t) })
+	}
+	t.Cleanup(func() {
+		stop()
+		restarts.Wait()
+	})
+	t.Run("RandomKills", func(t *testing.T) { testRandomKills(t, d) })
+	t.Run("LeaderPaused", func(t *testing.T) { testLeaderPaused(t, d) })
+	t.Run("WorkerPartitioned", func(t *testing.T) { testWorkerPartitioned(t, d) })
+	t.Run("StoreKilled", func(t *testing.T) { testStoreKilled(t, d) })
 }
 
 // auditArgs returns the arguments of a server that logs the writes of workers, and the path of its log.
@@ -112,30 +84,6 @@ func auditArgs(t *testing.T) (args []string, auditLog string) {
 	return []string{"--audit-policy-file=" + policy, "--audit-log-path=" + auditLog}, auditLog
 }
 
-func testCrash(t *testing.T, e *kit.Env, auditLog string) {
-	d := &deployment{env: e, replica: e.Replica(t), auditLog: auditLog}
-	for _, name := range []string{"one", "two"} {
-		address := "127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t))
-		d.managers = append(d.managers, &manager{metrics: "http://" + address + "/metrics", Process: e.StartManager(t, name,
-			"--metrics-bind-address="+address,
-			"--leader-elect-lease-duration=4s", "--leader-elect-renew-deadline=3s", "--leader-elect-retry-period=500ms")})
-	}
-	var keepers sync.WaitGroup
-	keeping, stop := context.WithCancel(t.Context())
-	for _, m := range d.managers {
-		keepers.Go(func() { m.keep(keeping, t) })
-	}
-	t.Cleanup(func() {
-		stop()
-		keepers.Wait()
-	})
-	t.Run("RandomKills", func(t *testing.T) { testRandomKills(t, d) })
-	t.Run("LeaderPaused", func(t *testing.T) { testLeaderPaused(t, d) })
-	t.Run("WorkerPartitioned", func(t *testing.T) { testWorkerPartitioned(t, d) })
-	t.Run("StoreKilled", func(t *testing.T) { testStoreKilled(t, d) })
-}
-
-// auditPolicy has the server note what workers write.
 const auditPolicy = `
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -148,7 +96,98 @@ rules:
 - level: None
 `
 
-// scene is a namespace with workers and a set.
+// deployment is Leat with two replicas of the server and of the controller manager.
+type deployment struct {
+	env, replica *kit.Env
+	managers     []*manager
+	auditLog     string
+}
+
+// restartServers kills both servers and starts them again.
+func (d *deployment) restartServers(t *testing.T) {
+	t.Helper()
+	servers := []*host.Process{d.env.Server, d.replica.Server}
+	for _, server := range servers {
+		kit.Check(t, server.Kill())
+	}
+	var starts errgroup.Group
+	for _, server := range servers {
+		starts.Go(func() error { return server.Restart(t.Context()) })
+	}
+	kit.Check(t, starts.Wait())
+}
+
+// leader waits for a leader and returns it with the other manager.
+func (d *deployment) leader(t *testing.T) (leader, standby *manager) {
+	t.Helper()
+	kit.Eventually(t, "a controller manager leads", func(context.Context) error {
+		for i, m := range d.managers {
+			if m.leads() {
+				leader, standby = m, d.managers[1-i]
+				return nil
+			}
+		}
+		return errors.New("none leads")
+	})
+	return leader, standby
+}
+
+// manager is a controller manager. On a busy machine a healthy manager may lose its lease. It ends then, and the test
+// starts it again, as a cluster does.
+type manager struct {
+	*host.Process
+	metrics string // URL
+	// mu is held while the process is stopped or started.
+	mu sync.Mutex
+}
+
+func (m *manager) lostLease() bool {
+	err := m.Err()
+	return err != nil && strings.Contains(err.Error(), "leader election lost")
+}
+
+// withLock calls f, which may stop and start the process.
+func (m *manager) withLock(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f()
+}
+
+// restartOnLostLease starts the manager each time that it has lost its lease, until ctx is done.
+func (m *manager) restartOnLostLease(ctx context.Context, t *testing.T) {
+	for await.Pause(ctx, 100*time.Millisecond) {
+		if !m.mu.TryLock() {
+			continue
+		}
+		if m.lostLease() {
+			t.Logf("%s has lost its lease and is started again", m.metrics)
+			if err := m.Restart(t.Context()); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+		m.mu.Unlock()
+	}
+}
+
+// leads reports whether the manager considers itself the leader.
+func (m *manager) leads() bool {
+	metrics, err := m.scrape()
+	return err == nil && strings.Contains(metrics, "\nleader_election_master_status{name=\"leat-controller-manager\"} 1\n")
+}
+
+// scrape returns the metrics of the manager.
+func (m *manager) scrape() (string, error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
+	response, err := client.Get(m.metrics)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	metrics, err := io.ReadAll(response.Body)
+	return string(metrics), err
+}
+
+// crashTest is a namespace with workers and a TaskSet.
 type crashTest struct {
 	*testing.T
 	*deployment
@@ -161,24 +200,26 @@ type crashTest struct {
 
 func newCrashTest(t *testing.T, d *deployment, workers int) *crashTest {
 	t.Helper()
-	s := &crashTest{T: t, deployment: d, namespace: d.env.Namespace(t), dir: t.TempDir(), api: kit.Client(t, d.env.Admin(t)).BatchV1alpha1()}
-	s.history = recordHistory(t, d.env, s.namespace)
-	kit.Check(t, syscall.Mkfifo(filepath.Join(s.dir, "never"), 0o600))
+	c := &crashTest{T: t, deployment: d, namespace: d.env.Namespace(t), dir: t.TempDir(), api: kit.Client(t, d.env.Admin(t)).BatchV1alpha1()}
+	c.history = recordHistory(t, d.env, c.namespace)
+	kit.Check(t, syscall.Mkfifo(filepath.Join(c.dir, "never"), 0o600))
 	for i := range workers {
-		// They are spread over the servers.
+		// Workers use both servers.
 		server := []*kit.Env{d.env, d.replica}[i%2]
-		name := string(rune('a' + i))
-		s.workers = append(s.workers, d.env.StartWorker(t, server.Worker(t, s.namespace, name), s.namespace, name,
+		name := workerName(i)
+		c.workers = append(c.workers, d.env.StartWorker(t, server.Worker(t, c.namespace, name), c.namespace, name,
 			[]string{"WORKER=" + name}, "--tasks="+strconv.Itoa(workerTasks), "--lease-duration="+leaseDuration.String()))
 	}
-	return s
+	return c
 }
 
-// script is the command of each index. It holds a lock of its index as long as its process lives, whatever ends it: whoever does not
-// get the lock runs beside another.
-const script = `
+func workerName(i int) string { return string(rune('a' + i)) }
+
+// indexScript is the command of each index. It holds a lock of its index while its process runs, so that a second command
+// of the index notices the first.
+const indexScript = `
 exec 8<>"$DIR/never" 9>>"$DIR/lock-$TASK_INDEX"
-flock -n 9 || echo "index $TASK_INDEX, attempt $TASK_ATTEMPT on worker $WORKER: it runs elsewhere, too" >> "$DIR/violations"
+flock -n 9 || echo "index $TASK_INDEX, attempt $TASK_ATTEMPT on worker $WORKER: another command of the index runs" >> "$DIR/violations"
 echo "start $TASK_INDEX $TASK_ATTEMPT $WORKER $BASHPID" >> "$DIR/effects"
 seconds=0.$((RANDOM % 3))5
 [ $((RANDOM % 16)) != 0 ] || seconds=3
@@ -188,57 +229,74 @@ echo "end $TASK_INDEX $TASK_ATTEMPT $WORKER $BASHPID" >> "$DIR/effects"
 
 const setName = "work"
 
-// start creates a set whose commands leave their marks in the directory of the scene.
-func (s *crashTest) start(completions, parallelism int32) {
-	s.Helper()
+// createSet creates a set whose commands write to the directory of the test.
+func (c *crashTest) createSet(completions, parallelism int32) {
+	c.Helper()
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: setName}}
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = &completions, &parallelism, new(batch.IndexedCompletion)
-	set.Spec.Template.Spec.Command = []string{"bash", "-c", script}
-	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "DIR", Value: s.dir}}
-	set.Spec.Template.Spec.CrashLimit = new(int32(math.MaxInt32)) // workers are killed here, and not by their tasks
-	_, err := s.api.TaskSets(s.namespace).Create(s.Context(), set, metav1.CreateOptions{})
-	kit.Check(s.T, err)
+	set.Spec.Template.Spec.Command = []string{"bash", "-c", indexScript}
+	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "DIR", Value: c.dir}}
+	set.Spec.Template.Spec.CrashLimit = new(int32(math.MaxInt32)) // the test kills workers, the tasks do not
+	_, err := c.api.TaskSets(c.namespace).Create(c.Context(), set, metav1.CreateOptions{})
+	kit.Check(c.T, err)
 }
 
-func is(condition string) func(*batch.TaskSet) bool {
-	return func(set *batch.TaskSet) bool { return meta.IsStatusConditionTrue(set.Status.Conditions, condition) }
+func complete(set *batch.TaskSet) bool {
+	return meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetComplete)
 }
 
-// counted is a set that has come so far.
-func counted(n int32) func(*batch.TaskSet) bool {
+// succeeded returns a condition that holds once n indexes have succeeded.
+func succeeded(n int32) func(*batch.TaskSet) bool {
 	return func(set *batch.TaskSet) bool { return set.Status.Succeeded >= n }
 }
 
-func (s *crashTest) wait(what string, is func(*batch.TaskSet) bool) *batch.TaskSet {
-	s.Helper()
-	var set *batch.TaskSet
-	kit.Eventually(s.T, what, func(ctx context.Context) error {
-		var err error
-		if set, err = s.api.TaskSets(s.namespace).Get(ctx, setName, metav1.GetOptions{}); err == nil && !is(set) {
-			err = fmt.Errorf("the status is %+v", set.Status)
-		}
-		return err
-	})
-	return set
+func (c *crashTest) awaitSet(what string, condition func(*batch.TaskSet) bool) *batch.TaskSet {
+	c.Helper()
+	return awaitSet(c.T, c.api, c.namespace, setName, what, condition)
 }
 
-// checkDone waits for the end of the set and checks all that is left of it. Of the indexes given by again tasks may have been created
-// after they were counted.
-func (s *crashTest) checkDone(completions int) *account {
-	s.Helper()
-	set := s.wait("the set is complete", is(batch.TaskSetComplete))
-	if want := fmt.Sprintf("0-%d", completions-1); set.Status.CompletedIndexes != want || int(set.Status.Succeeded) != completions || set.Status.Failed != 0 {
-		s.Errorf("the status is %+v, want all of %s and no failure", set.Status, want)
+// awaitSet waits until the condition holds. It fails the test when no index succeeds for kit.Patience: how long all take
+// depends on the machine.
+func awaitSet(t testing.TB, api typed.BatchV1alpha1Interface, namespace, name, what string, condition func(*batch.TaskSet) bool) *batch.TaskSet {
+	t.Helper()
+	for done := int32(-1); ; {
+		var set *batch.TaskSet
+		err := await.Until(t.Context(), kit.Patience, func(ctx context.Context) error {
+			now, err := api.TaskSets(namespace).Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if set = now; !condition(set) && set.Status.Succeeded <= done {
+				return fmt.Errorf("the status is %+v", set.Status)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatalf("waited %s without progress until set %s: %s: %v", kit.Patience, name, what, err)
+		}
+		if condition(set) {
+			return set
+		}
+		done = set.Status.Succeeded
 	}
-	kit.Eventually(s.T, "all tasks are gone", func(ctx context.Context) error {
-		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{})
+}
+
+// checkDone waits until the set is complete, and checks the history of its tasks and what its commands have written.
+func (c *crashTest) checkDone(completions int) *account {
+	c.Helper()
+	set := c.awaitSet("it is complete", complete)
+	if want := fmt.Sprintf("0-%d", completions-1); set.Status.CompletedIndexes != want || int(set.Status.Succeeded) != completions || set.Status.Failed != 0 {
+		c.Errorf("got status %+v, want completed indexes %s and no failure", set.Status, want)
+	}
+	kit.Eventually(c.T, "all tasks are deleted", func(ctx context.Context) error {
+		list, err := c.api.Tasks(c.namespace).List(ctx, metav1.ListOptions{})
 		if err == nil && len(list.Items) > 0 {
-			err = fmt.Errorf("there are %d, first %s: %+v", len(list.Items), list.Items[0].Name, list.Items[0].Status)
+			err = fmt.Errorf("%d are left, the first of them %s: %+v", len(list.Items), list.Items[0].Name, list.Items[0].Status)
 		}
 		return err
 	})
-	kit.Eventually(s.T, "no worker says that it runs anything", func(ctx context.Context) error {
-		list, err := s.api.Workers(s.namespace).List(ctx, metav1.ListOptions{})
+	kit.Eventually(c.T, "all workers are ready and idle", func(ctx context.Context) error {
+		list, err := c.api.Workers(c.namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
 		}
@@ -249,26 +307,26 @@ func (s *crashTest) checkDone(completions int) *account {
 		}
 		return nil
 	})
-	changes := s.history.await(s.T, "the set is complete", func(c history.Change) bool {
-		return c.SetAfter != nil && c.SetAfter.Name == setName && is(batch.TaskSetComplete)(c.SetAfter)
+	changes := c.history.await(c.T, "the set is complete", func(change history.Change) bool {
+		return change.SetAfter != nil && change.SetAfter.Name == setName && complete(change.SetAfter)
 	})
-	a := audit(s.T, changes, setName, completions)
-	s.checkEffects(a)
+	a := audit(c.T, changes, setName, completions)
+	c.checkEffects(a)
 	return a
 }
 
-// checkEffects compares what the commands have left behind with the history.
-func (s *crashTest) checkEffects(a *account) {
-	s.Helper()
-	if violations, err := os.ReadFile(filepath.Join(s.dir, "violations")); !errors.Is(err, os.ErrNotExist) {
-		s.Errorf("commands of an index ran beside each other: %s, %v", violations, err)
+// checkEffects compares what the commands have written with the history.
+func (c *crashTest) checkEffects(a *account) {
+	c.Helper()
+	if violations, err := os.ReadFile(filepath.Join(c.dir, "violations")); !errors.Is(err, os.ErrNotExist) {
+		c.Errorf("two commands of an index ran at once: %s, %v", violations, err)
 	}
-	effects := kit.Must(os.ReadFile(filepath.Join(s.dir, "effects")))(s.T)
+	effects := kit.Must(os.ReadFile(filepath.Join(c.dir, "effects")))(c.T)
 	started, ended := make([]int, len(a.counted)), make([]int, len(a.counted))
 	attempts := map[string]bool{}
 	for line := range strings.Lines(string(effects)) {
 		fields := strings.Fields(line)
-		index := kit.Must(strconv.Atoi(fields[1]))(s.T)
+		index := kit.Must(strconv.Atoi(fields[1]))(c.T)
 		if fields[0] == "end" {
 			ended[index]++
 			continue
@@ -276,31 +334,32 @@ func (s *crashTest) checkEffects(a *account) {
 		started[index]++
 		attempt := fields[1] + "/" + fields[2]
 		if attempts[attempt] {
-			s.Logf("attempt %s of index %s was made twice: the first one was never reported", fields[2], fields[1])
+			c.Logf("attempt %s of index %s was started twice: the worker ended before it reported the first start", fields[2], fields[1])
 		}
 		attempts[attempt] = true
 	}
 	starts, again := 0, 0
 	for index := range started {
 		if ended[index] == 0 {
-			s.Errorf("index %d is counted, and its command never came to its end: it was started %d times", index, started[index])
+			c.Errorf("index %d is counted, but none of its %d commands has ended", index, started[index])
 		}
 		if started[index] > a.bindings[index] {
-			s.Errorf("the command of index %d was started %d times, and given to a worker %d times", index, started[index], a.bindings[index])
+			c.Errorf("index %d: got %d starts of its command, want at most %d, one per binding", index, started[index], a.bindings[index])
 		}
 		starts += started[index]
 		again += max(0, ended[index]-1)
 	}
-	s.Logf("%d commands were started for %d indexes, %d of them came to their end once more; there were %d evictions", starts, len(started), again, a.evictions)
+	c.Logf("%d starts of commands for %d indexes, %d repeated to the end, %d evictions", starts, len(started), again, a.evictions)
 }
 
+// testRandomKills kills a random worker, controller manager or server 20 times while a set runs.
 func testRandomKills(t *testing.T, d *deployment) {
-	const completions, kills = 1000, 20
+	const completions, kills = 600, 20
 	random := seeded(t)
-	s := newCrashTest(t, d, 3)
+	c := newCrashTest(t, d, 3)
 	kinds := map[string][]*host.Process{
 		"controller-manager": {d.managers[0].Process, d.managers[1].Process},
-		"worker":             s.workers,
+		"worker":             c.workers,
 		"apiserver":          {d.env.Server, d.replica.Server},
 	}
 	var order []string
@@ -309,35 +368,35 @@ func testRandomKills(t *testing.T, d *deployment) {
 	}
 	order = order[:kills]
 	random.Shuffle(kills, func(i, j int) { order[i], order[j] = order[j], order[i] })
-	s.start(completions, 3*workerTasks+6)
+	c.createSet(completions, 3*workerTasks+6)
 	count := map[string]int{}
-	begun := time.Now()
+	start := time.Now()
 	for n, kind := range order {
 		mark := int32(completions * n / (kills + 1))
-		s.wait(fmt.Sprintf("%d indexes are counted", mark), counted(mark))
+		c.awaitSet(fmt.Sprintf("%d indexes are counted", mark), succeeded(mark))
 		pause(time.Duration(random.IntN(1000)) * time.Millisecond)
 		which := random.IntN(len(kinds[kind]))
 		count[kind]++
-		restart := func() { s.restart(kinds[kind][which], random, kind == "worker" && count[kind] == 3, which) }
+		restart := func() { c.restart(kinds[kind][which], random, kind == "worker" && count[kind] == 3, which) }
 		if kind == "controller-manager" {
-			d.managers[which].hold(restart)
+			d.managers[which].withLock(restart)
 		} else {
 			restart()
 		}
 	}
-	t.Logf("killed: %v", count)
-	a := s.checkDone(completions)
+	t.Logf("kills: %v", count)
+	a := c.checkDone(completions)
 	if len(a.again) > 0 {
-		t.Errorf("tasks were created for indexes that were counted: %v", a.again)
+		t.Errorf("tasks were created for counted indexes: %v", a.again)
 	}
-	t.Logf("all took %s", time.Since(begun).Round(time.Second))
+	t.Logf("the set took %s", time.Since(start).Round(time.Second))
 }
 
 // awaitEmpty waits until no task is bound to a worker.
-func (s *crashTest) awaitEmpty(worker string) {
-	s.Helper()
-	kit.Eventually(s.T, "worker "+worker+" has no tasks", func(ctx context.Context) error {
-		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.workerName=" + worker + ",status.phase!=Succeeded"})
+func (c *crashTest) awaitEmpty(worker string) {
+	c.Helper()
+	kit.Eventually(c.T, "worker "+worker+" has no tasks", func(ctx context.Context) error {
+		list, err := c.api.Tasks(c.namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.workerName=" + worker + ",status.phase!=Succeeded"})
 		if err == nil && len(list.Items) > 0 {
 			err = fmt.Errorf("it has %d", len(list.Items))
 		}
@@ -345,102 +404,72 @@ func (s *crashTest) awaitEmpty(worker string) {
 	})
 }
 
-// restart kills a process and starts it again after a while or, if it is a worker that stays away, once all tasks have been taken from it.
-func (s *crashTest) restart(victim *host.Process, random *rand.Rand, staysAway bool, worker int) {
-	s.Helper()
-	kit.Check(s.T, victim.Kill())
+// restart kills a process and starts it again, after a random pause or, for a worker that stays away, after all its tasks
+// are evicted.
+func (c *crashTest) restart(process *host.Process, random *rand.Rand, staysAway bool, worker int) {
+	c.Helper()
+	kit.Check(c.T, process.Kill())
 	if staysAway {
-		s.awaitEmpty(string(rune('a' + worker)))
+		c.awaitEmpty(workerName(worker))
 	} else {
 		pause(time.Duration(random.IntN(500)) * time.Millisecond)
 	}
-	kit.Check(s.T, victim.Restart(s.Context()))
+	kit.Check(c.T, process.Restart(c.Context()))
 }
 
-// leader gives the manager that leads, and the other one.
-func (d *deployment) leader(t *testing.T) (leads, waits *manager) {
-	t.Helper()
-	kit.Eventually(t, "there is a leader", func(context.Context) error {
-		for i, m := range d.managers {
-			if m.leads() {
-				leads, waits = m, d.managers[1-i]
-				return nil
-			}
-		}
-		return errors.New("nobody leads")
-	})
-	return leads, waits
-}
-
-// leads says whether the manager holds that it leads.
-func (m *manager) leads() bool {
-	page, err := m.scrape()
-	return err == nil && strings.Contains(page, "\nleader_election_master_status{name=\"leat-controller-manager\"} 1\n")
-}
-
-// scrape gives what the manager serves as metrics.
-func (m *manager) scrape() (string, error) {
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
-	response, err := client.Get(m.metrics)
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	page, err := io.ReadAll(response.Body)
-	return string(page), err
-}
-
+// testLeaderPaused freezes the leader three times until the other controller manager has taken over.
 func testLeaderPaused(t *testing.T, d *deployment) {
 	const completions, pauses = 300, 3
 	random := seeded(t)
-	s := newCrashTest(t, d, 2)
-	s.start(completions, 2*workerTasks+4)
+	c := newCrashTest(t, d, 2)
+	c.createSet(completions, 2*workerTasks+4)
 	for n := range pauses {
 		mark := int32(completions * n / (pauses + 1))
-		s.wait(fmt.Sprintf("%d indexes are counted", mark), counted(mark))
+		c.awaitSet(fmt.Sprintf("%d indexes are counted", mark), succeeded(mark))
 		pause(time.Duration(random.IntN(1000)) * time.Millisecond)
-		leads, waits := d.leader(t)
-		leads.hold(func() { s.pauseLeader(leads, waits, completions) })
+		leader, standby := d.leader(t)
+		leader.withLock(func() { c.pauseLeader(leader, standby, completions) })
 	}
-	a := s.checkDone(completions)
-	// Requests that were on their way are sent by a process that wakes before it knows that it has lost: that is harmless.
-	t.Logf("tasks created for indexes that were counted: %v", a.again)
+	a := c.checkDone(completions)
+	// A process that wakes sends its pending requests before it notices that it has lost the lease. That is harmless.
+	t.Logf("tasks created for counted indexes: %v", a.again)
 }
 
-// pauseLeader freezes the leader until the other one has taken over and gone on, and lets it wake.
-func (s *crashTest) pauseLeader(leads, waits *manager, completions int32) {
-	s.Helper()
-	kit.Check(s.T, leads.Signal(syscall.SIGSTOP))
-	kit.Eventually(s.T, "the other takes over", func(context.Context) error {
-		if !waits.leads() {
-			return errors.New("it does not")
+// pauseLeader freezes the leader until the other manager has taken over and counted, and continues it.
+func (c *crashTest) pauseLeader(leader, standby *manager, completions int32) {
+	c.Helper()
+	kit.Check(c.T, leader.Signal(syscall.SIGSTOP))
+	kit.Eventually(c.T, "the other manager takes over", func(context.Context) error {
+		if !standby.leads() {
+			return errors.New("it does not lead")
 		}
 		return nil
 	})
-	before := s.wait("the set is there", counted(0)).Status.Succeeded
-	s.wait("the other counts", counted(min(before+20, completions)))
-	kit.Check(s.T, leads.Signal(syscall.SIGCONT))
-	kit.Eventually(s.T, "the one that was paused ends", func(context.Context) error {
-		err := leads.Err()
+	before := c.awaitSet("it exists", succeeded(0)).Status.Succeeded
+	c.awaitSet("the other manager counts", succeeded(min(before+20, completions)))
+	kit.Check(c.T, leader.Signal(syscall.SIGCONT))
+	kit.Eventually(c.T, "the manager that was frozen ends", func(context.Context) error {
+		err := leader.Err()
 		switch {
 		case err == nil:
 			return errors.New("it runs")
-		case !leads.lostLease():
-			s.Fatalf("it ended otherwise: %v", err)
+		case !leader.lostLease():
+			c.Fatalf("got %v, want a lost lease", err)
 		}
 		return nil
 	})
-	kit.Check(s.T, leads.Restart(s.Context()))
+	kit.Check(c.T, leader.Restart(c.Context()))
 }
 
+// testStoreKilled kills etcd three times, and both servers at once three times, while a set runs.
 func testStoreKilled(t *testing.T, d *deployment) {
 	const completions, rounds = 300, 3
 	random := seeded(t)
-	s := newCrashTest(t, d, 2)
-	s.start(completions, 2*workerTasks+4)
+	c := newCrashTest(t, d, 2)
+	c.createSet(completions, 2*workerTasks+4)
 	for n := range 2 * rounds {
 		mark := int32(completions * n / (2*rounds + 1))
-		s.wait(fmt.Sprintf("%d indexes are counted", mark), counted(mark))
+		c.awaitSet(fmt.Sprintf("%d indexes are counted", mark), succeeded(mark))
 		pause(time.Duration(random.IntN(1000)) * time.Millisecond)
 		if n%2 == 0 {
 			kit.Check(t, d.env.Etcd.Kill())
@@ -448,18 +477,13 @@ func testStoreKilled(t *testing.T, d *deployment) {
 			kit.Check(t, d.env.Etcd.Restart(t.Context()))
 			continue
 		}
-		for _, server := range []*kit.Env{d.env, d.replica} {
-			kit.Check(t, server.Server.Kill())
-		}
-		for _, server := range []*kit.Env{d.env, d.replica} {
-			kit.Check(t, server.Server.Restart(t.Context()))
-		}
+		d.restartServers(t)
 	}
-	a := s.checkDone(completions)
+	a := c.checkDone(completions)
 	if len(a.again) > 0 {
-		t.Errorf("tasks were created for indexes that were counted: %v", a.again)
+		t.Errorf("tasks were created for counted indexes: %v", a.again)
 	}
 }
 
-// pause lets a random time pass, for what happens meanwhile to be anything.
+// pause waits for a random time, so that a fault comes at any moment.
 func pause(d time.Duration) { <-time.After(d) }

@@ -34,7 +34,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -393,10 +392,6 @@ func (w *work) await(what string, condition func(*batch.TaskSet) bool) *batch.Ta
 		return err
 	})
 	return set
-}
-
-func complete(set *batch.TaskSet) bool {
-	return meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetComplete)
 }
 
 // done waits for the end of the set: each index counted once, and none that was not done.
