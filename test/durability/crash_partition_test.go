@@ -95,7 +95,7 @@ func (c *crashTest) alive(name, worker string) bool {
 // evicted and run on another worker. When it returns, the server refuses its reports and it ends what it still runs.
 func testWorkerPartitioned(t *testing.T, d *deployment) {
 	c := newCrashTest(t, d, 0)
-	link, through := faultproxy.Between(t, d.env.Worker(t, c.namespace, "a"))
+	link, through := faultproxy.Before(t, d.env.Worker(t, c.namespace, "a"))
 	args := []string{"--tasks=4", "--lease-duration=" + leaseDuration.String()}
 	d.env.StartWorker(t, through, c.namespace, "a", []string{"WORKER=a"}, args...)
 	names := []string{"ends-meanwhile", "runs-on"}
@@ -109,7 +109,7 @@ func testWorkerPartitioned(t *testing.T, d *deployment) {
 	// The loss of a cordoned worker is not a crash of its tasks. A task that has crashed a worker would run alone next.
 	_, err := c.api.Workers(c.namespace).Patch(t.Context(), "a", types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
 	kit.Check(t, err)
-	link.Lose(true, true)
+	link.Stall(true, true)
 	// The report of this end is held back until the network is healed.
 	c.release("ends-meanwhile", "a")
 	for _, name := range names {
@@ -126,7 +126,7 @@ func testWorkerPartitioned(t *testing.T, d *deployment) {
 		t.Errorf("%d writes of the worker were refused before it returned, want none", n)
 	}
 
-	link.Heal()
+	link.Resume()
 	kit.Eventually(t, "the worker that returns ends its command", func(context.Context) error {
 		if c.alive("runs-on", "a") {
 			return errors.New("it runs")

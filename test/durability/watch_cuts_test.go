@@ -40,7 +40,7 @@ func testWatchCuts(t *testing.T, e *kit.Env) {
 	random := seeded(t)
 	namespace := e.Namespace(t)
 	stored := recordHistory(t, e, namespace)
-	proxy, through := faultproxy.Between(t, e.Admin(t))
+	proxy, through := faultproxy.Before(t, e.Admin(t))
 	client := tasks(kit.Client(t, through), namespace)
 
 	watches := []struct {
@@ -77,7 +77,7 @@ func testWatchCuts(t *testing.T, e *kit.Env) {
 			kit.Check(t, err)
 			ended++
 		case <-time.After(time.Duration(random.IntN(40)) * time.Millisecond):
-			if allWatch() && proxy.Cut() {
+			if allWatch() && proxy.Close() {
 				cuts++
 			}
 		}

@@ -47,7 +47,7 @@ func testExpired(t *testing.T, e *kit.Env) {
 	page := kit.Must(client.List(t.Context(), metav1.ListOptions{Limit: 2}))(t)
 
 	// The informer is disconnected during the changes below.
-	proxy, through := faultproxy.Between(t, direct(t, e))
+	proxy, through := faultproxy.Before(t, direct(t, e))
 	var relists atomic.Int32
 	through.Wrap(func(base http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -84,7 +84,7 @@ func testExpired(t *testing.T, e *kit.Env) {
 	}
 	await("a b c d e f")
 	listed := relists.Load()
-	proxy.Close()
+	proxy.Refuse()
 
 	labelTask(t, client, "b", "changed", "changed")
 	kit.Check(t, client.Delete(t.Context(), "c", metav1.DeleteOptions{}))
@@ -123,7 +123,7 @@ func testExpired(t *testing.T, e *kit.Env) {
 		}
 	})
 	t.Run("Informer", func(t *testing.T) {
-		proxy.Open()
+		proxy.Accept()
 		await("a b-changed d e f g")
 		if relists.Load() == listed {
 			t.Error("the informer did not list again after etcd compacted what it missed")

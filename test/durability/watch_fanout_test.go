@@ -41,7 +41,7 @@ func testManyWatchers(t *testing.T, e *kit.Env) {
 		maxConnections = many / 10
 	)
 	namespace := e.Namespace(t)
-	proxy, through := faultproxy.Between(t, e.Admin(t))
+	proxy, through := faultproxy.Before(t, e.Admin(t))
 	watching := tasks(kit.Client(t, through), namespace)
 	person := tasks(kit.Client(t, direct(t, e)), namespace)
 	controller := tasks(kit.Client(t, e.Direct(t, controllerUser)), namespace)

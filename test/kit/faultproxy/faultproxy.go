@@ -14,144 +14,165 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package faultproxy is a TCP proxy that fails as networks do.
+// Package faultproxy puts a TCP proxy between clients and servers of a test. The proxy can break connections, refuse new
+// ones, and hold back what is sent, as a network does.
 package faultproxy
 
 import (
 	"net"
 	"net/url"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"k8s.io/client-go/rest"
-
-	"github.com/leat-dev/leat/test/kit"
 )
 
-// Proxy forwards TCP connections. It can reset them, refuse new ones, and hold back what is sent in one direction or in
-// both, as a network that has lost a route does. It is safe for concurrent use.
+// Proxy is a TCP proxy. All methods are safe for concurrent use.
 type Proxy struct {
 	// Address is where the proxy listens, 127.0.0.1:<port>.
 	Address string
 
 	listener net.Listener
 	wg       sync.WaitGroup
-	next     atomic.Int64
 
-	mu       sync.Mutex
-	targets  []string
-	conns    map[net.Conn]struct{}
+	mu      sync.Mutex
+	targets []string
+	next    int
+	conns   map[net.Conn]struct{}
+	// accepted counts the connections that reached a target.
 	accepted int
-	closed   bool
-	// request and response are closed while bytes pass to the target and from it.
-	request, response chan struct{}
+	refusing bool
+	// toTarget and fromTarget are closed while bytes pass in that direction.
+	toTarget, fromTarget chan struct{}
 }
 
-// New starts a proxy until the test ends. It connects to the targets in turn, and skips those that refuse.
+// New starts a proxy that lasts until the test ends. New connections go round-robin to the targets, addresses as
+// net.Dial takes them. A target that does not listen is skipped.
 func New(t testing.TB, targets ...string) *Proxy {
 	t.Helper()
-	listener := kit.Must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := make(chan struct{})
+	close(open)
 	p := &Proxy{
 		Address: listener.Addr().String(), listener: listener, targets: targets, conns: map[net.Conn]struct{}{},
-		request: make(chan struct{}), response: make(chan struct{}),
+		toTarget: open, fromTarget: open,
 	}
-	close(p.request)
-	close(p.response)
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
-		kit.Check(t, listener.Close())
-		p.Close()
-		p.Heal()
+		if err := listener.Close(); err != nil {
+			t.Error(err)
+		}
+		p.Refuse()
+		p.Resume()
 		p.wg.Wait()
 	})
 	return p
 }
 
-// Between starts a proxy to the server of config, and returns it with a config that leads through it.
-func Between(t testing.TB, config *rest.Config) (*Proxy, *rest.Config) {
+// Before starts a proxy to the server of config, and returns it with the configuration of a client that goes through it.
+func Before(t testing.TB, config *rest.Config) (*Proxy, *rest.Config) {
 	t.Helper()
-	p := New(t, kit.Must(url.Parse(config.Host))(t).Host)
-	through := rest.CopyConfig(config)
-	through.Host = "https://" + p.Address
-	return p, through
+	target, err := url.Parse(config.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := New(t, target.Host)
+	return p, p.Through(config)
 }
 
-// SetTargets replaces the targets for new connections.
+// Through returns a copy of config whose host is the proxy.
+func (p *Proxy) Through(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.Host = "https://" + p.Address
+	return config
+}
+
+// SetTargets replaces the targets. Open connections stay.
 func (p *Proxy) SetTargets(targets ...string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.targets = targets
 }
 
-// Accepted returns how many connections the proxy has forwarded so far.
-func (p *Proxy) Accepted() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.accepted
-}
-
-// Cut resets all connections and reports whether there were any. Clients may reconnect at once.
-func (p *Proxy) Cut() bool {
+// Close closes all open connections, as an end of either side does, and reports whether there were any. New ones are
+// accepted at once.
+func (p *Proxy) Close() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for conn := range p.conns {
-		_ = conn.(*net.TCPConn).SetLinger(0)
-		_ = conn.Close()
+		_ = conn.Close() // the other side may have closed it
 	}
 	return len(p.conns) > 0
 }
 
-// Close resets all connections and closes new ones until Open.
-func (p *Proxy) Close() {
+// Reset is Close with a TCP reset.
+func (p *Proxy) Reset() bool {
 	p.mu.Lock()
-	p.closed = true
+	for conn := range p.conns {
+		_ = conn.(*net.TCPConn).SetLinger(0)
+	}
 	p.mu.Unlock()
-	p.Cut()
+	return p.Close()
 }
 
-// Open ends Close.
-func (p *Proxy) Open() {
+// Refuse closes all open connections and every new one, until Accept.
+func (p *Proxy) Refuse() {
+	p.mu.Lock()
+	p.refusing = true
+	p.mu.Unlock()
+	p.Close()
+}
+
+// Accept ends Refuse.
+func (p *Proxy) Accept() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.closed = false
+	p.refusing = false
 }
 
-// Lose holds back what is sent to the target, from it, or both. Connections stay open. Heal delivers what was held
-// back.
-func (p *Proxy) Lose(request, response bool) {
+// Stall holds back what is sent to the targets, from them, or both, until Resume. Connections stay open, and what was
+// sent meanwhile arrives after Resume.
+func (p *Proxy) Stall(toTarget, fromTarget bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if request {
-		p.request = reopened(p.request)
+	if toTarget && passes(p.toTarget) {
+		p.toTarget = make(chan struct{})
 	}
-	if response {
-		p.response = reopened(p.response)
-	}
-}
-
-// reopened returns a gate that is not closed.
-func reopened(gate chan struct{}) chan struct{} {
-	select {
-	case <-gate:
-		return make(chan struct{})
-	default:
-		return gate
+	if fromTarget && passes(p.fromTarget) {
+		p.fromTarget = make(chan struct{})
 	}
 }
 
-// Heal ends Lose.
-func (p *Proxy) Heal() {
+// Resume ends Stall.
+func (p *Proxy) Resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, gate := range []chan struct{}{p.request, p.response} {
-		select {
-		case <-gate:
-		default:
+	for _, gate := range []chan struct{}{p.toTarget, p.fromTarget} {
+		if !passes(gate) {
 			close(gate)
 		}
 	}
+}
+
+// passes reports whether a gate is open.
+func passes(gate chan struct{}) bool {
+	select {
+	case <-gate:
+		return true
+	default:
+		return false
+	}
+}
+
+// Accepted returns the number of connections that have reached a target.
+func (p *Proxy) Accepted() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.accepted
 }
 
 func (p *Proxy) accept() {
@@ -164,35 +185,44 @@ func (p *Proxy) accept() {
 	}
 }
 
-// serve connects to a target and forwards both directions.
+// serve connects a client with a target until either closes its connection.
 func (p *Proxy) serve(client net.Conn) {
-	p.mu.Lock()
-	targets := p.targets
-	p.mu.Unlock()
-	first := int(p.next.Add(1))
-	for i := range targets {
-		server, err := net.DialTimeout("tcp", targets[(first+i)%len(targets)], 2*time.Second)
-		if err != nil {
-			continue
-		}
-		p.mu.Lock()
-		if p.closed {
-			p.mu.Unlock()
-			_ = server.Close()
-			break
-		}
-		p.accepted++
-		p.conns[client], p.conns[server] = struct{}{}, struct{}{}
-		p.mu.Unlock()
-		p.wg.Go(func() { p.forward(server, client, func() chan struct{} { return p.response }) })
-		p.forward(client, server, func() chan struct{} { return p.request })
+	server := p.dial()
+	if server == nil {
+		_ = client.Close()
 		return
 	}
-	_ = client.Close()
+	p.mu.Lock()
+	if p.refusing {
+		p.mu.Unlock()
+		_, _ = client.Close(), server.Close()
+		return
+	}
+	p.accepted++
+	p.conns[client], p.conns[server] = struct{}{}, struct{}{}
+	p.mu.Unlock()
+
+	p.wg.Go(func() { p.copy(client, server, func() chan struct{} { return p.fromTarget }) })
+	p.copy(server, client, func() chan struct{} { return p.toTarget })
 }
 
-// forward copies one direction until either side ends, and closes both. How a connection ends is up to its clients.
-func (p *Proxy) forward(from, to net.Conn, gate func() chan struct{}) {
+// dial connects to the next target that listens. It returns nil if none does.
+func (p *Proxy) dial() net.Conn {
+	p.mu.Lock()
+	targets, first := p.targets, p.next
+	p.next++
+	p.mu.Unlock()
+	for i := range targets {
+		if server, err := net.DialTimeout("tcp", targets[(first+i)%len(targets)], 2*time.Second); err == nil {
+			return server
+		}
+	}
+	return nil
+}
+
+// copy passes bytes on while the gate is open, until either connection ends. It then closes both: how a connection ended
+// is for its clients to find out.
+func (p *Proxy) copy(to, from net.Conn, gate func() chan struct{}) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
