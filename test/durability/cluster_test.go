@@ -24,7 +24,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
@@ -39,12 +38,12 @@ type cluster struct {
 	store *store
 }
 
+// newCluster starts a cluster, in which the user root is an administrator.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	e := kit.Aggregated(t)
-	config := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
-	config.QPS = -1
-	return &cluster{e, kubernetes.NewForConfigOrDie(config), storeOf(t, e.Etcd)}
+	e.BindClusterRole(t, "", "root", "cluster-admin", kit.UserSubject("root"))
+	return &cluster{e, e.HostClient(t), storeOf(t, e.Etcd)}
 }
 
 // serve starts a server over another store until the test ends.

@@ -131,14 +131,14 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 	})
 }
 
-// mark returns the value that a client writes. It differs from the stored value, because an update without a change can
-// succeed at any resourceVersion.
+// mark returns the value that a client writes. It differs from the stored value, because an update without a change
+// can succeed at any resourceVersion.
 func mark(i int, read *batch.Task) string {
 	return fmt.Sprintf("%d-after-%s", i, read.ResourceVersion)
 }
 
-// raceToUpdate makes 50 callers, spread over the clients, update the task that they have read. It returns the caller that
-// succeeded.
+// raceToUpdate makes 50 callers, spread over the clients, update the task that they have read. It returns the caller
+// that succeeded.
 func raceToUpdate(ctx context.Context, read *batch.Task, clients ...typed.TaskInterface) (int, error) {
 	return race(50, func(i int) error {
 		task := read.DeepCopy()
@@ -148,8 +148,8 @@ func raceToUpdate(ctx context.Context, read *batch.Task, clients ...typed.TaskIn
 	})
 }
 
-// raceToBind makes 20 schedulers, spread over the clients, bind the task to different workers. It checks that the stored
-// task is bound to the worker of the scheduler that succeeded.
+// raceToBind makes 20 schedulers, spread over the clients, bind the task to different workers. It checks that the
+// stored task is bound to the worker of the scheduler that succeeded.
 func raceToBind(t *testing.T, name string, clients ...typed.TaskInterface) error {
 	t.Helper()
 	winner, err := race(20, func(i int) error {
@@ -165,8 +165,8 @@ func raceToBind(t *testing.T, name string, clients ...typed.TaskInterface) error
 	return nil
 }
 
-// testFencing tests that an incarnation of a worker cannot write the status of a task that is no longer bound to it, not
-// even at the newest resourceVersion.
+// testFencing tests that an incarnation of a worker cannot write the status of a task that is no longer bound to it,
+// not even at the newest resourceVersion.
 func testFencing(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	people, controllers := kit.Client(t, e.Admin(t)), kit.Client(t, e.Controller(t))

@@ -44,9 +44,9 @@ type account struct {
 	done    bool
 }
 
-// audit checks the history of a set: a task is bound to one worker at a time, and only its incarnation writes the status;
-// an index has one task at a time; a task is deleted only after its index is counted; and an index is counted once and
-// stays counted.
+// audit checks the history of a set: a task is bound to one worker at a time, and only its incarnation writes the
+// status; an index has one task at a time; a task is deleted only after its index is counted; and an index is counted
+// once and stays counted.
 func audit(t *testing.T, changes []history.Change, set string, completions int) *account {
 	t.Helper()
 	a := &account{t: t, bindings: make([]int, completions), succeeded: make([]int, completions), counted: make([]bool, completions),

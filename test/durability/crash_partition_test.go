@@ -199,8 +199,8 @@ func testWorkerPartitioned(t *testing.T, d *deployment) {
 	}
 }
 
-// refusedStatus reports whether the event is a refused write of a task's status: 409 by the incarnation in the task, or 403
-// once the server knows that another worker has the task.
+// refusedStatus reports whether the event is a refused write of a task's status: 409 by the incarnation in the task,
+// or 403 once the server knows that another worker has the task.
 func refusedStatus(e *auditv1.Event) bool {
 	return e.ObjectRef.Subresource == "status" && (e.ResponseStatus.Code == http.StatusConflict || e.ResponseStatus.Code == http.StatusForbidden)
 }

@@ -215,8 +215,8 @@ func newCrashTest(t *testing.T, d *deployment, workers int) *crashTest {
 
 func workerName(i int) string { return string(rune('a' + i)) }
 
-// indexScript is the command of each index. It holds a lock of its index while its process runs, so that a second command
-// of the index notices the first.
+// indexScript is the command of each index. It holds a lock of its index while its process runs, so that a second
+// command of the index notices the first.
 const indexScript = `
 exec 8<>"$DIR/never" 9>>"$DIR/lock-$TASK_INDEX"
 flock -n 9 || echo "index $TASK_INDEX, attempt $TASK_ATTEMPT on worker $WORKER: another command of the index runs" >> "$DIR/violations"
@@ -255,8 +255,8 @@ func (c *crashTest) awaitSet(what string, condition func(*batch.TaskSet) bool) *
 	return awaitSet(c.T, c.api, c.namespace, setName, what, condition)
 }
 
-// awaitSet waits until the condition holds. It fails the test when no index succeeds for kit.Patience: how long all take
-// depends on the machine.
+// awaitSet waits until the condition holds. It fails the test when no index succeeds for kit.Patience: how long all
+// take depends on the machine.
 func awaitSet(t testing.TB, api typed.BatchV1alpha1Interface, namespace, name, what string, condition func(*batch.TaskSet) bool) *batch.TaskSet {
 	t.Helper()
 	for done := int32(-1); ; {
@@ -404,8 +404,8 @@ func (c *crashTest) awaitEmpty(worker string) {
 	})
 }
 
-// restart kills a process and starts it again, after a random pause or, for a worker that stays away, after all its tasks
-// are evicted.
+// restart kills a process and starts it again, after a random pause or, for a worker that stays away, after all its
+// tasks are evicted.
 func (c *crashTest) restart(process *host.Process, random *rand.Rand, staysAway bool, worker int) {
 	c.Helper()
 	kit.Check(c.T, process.Kill())

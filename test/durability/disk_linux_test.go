@@ -38,29 +38,31 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// disk makes each fsync and fdatasync of the processes that it is given take longer, as on a disk that is slow: nothing else they do.
-// The kernel asks us before it begins one (seccomp_unotify(2)), which needs no rights.
-type disk struct {
-	// delay is how much longer, in nanoseconds, from now on.
+// slowDisk delays fsync and fdatasync of processes. The kernel asks the test before each of these system calls
+// (seccomp_unotify(2)), which needs no privileges.
+type slowDisk struct {
+	// delay is the delay of each sync in nanoseconds. It may change at any time.
 	delay atomic.Int64
-	// syncs is how many there were.
+	// syncs counts the syncs.
 	syncs atomic.Int64
 }
 
-// slowProgram names, to this program, the one that it is to become, and slowSocket where it hands over who is asked.
-const slowProgram, slowSocket = "LEAT_TEST_SLOW_PROGRAM", "LEAT_TEST_SLOW_SOCKET"
+// programVariable names the program that the test binary executes instead of the tests, and socketVariable the socket
+// to which it sends its seccomp listener.
+const programVariable, socketVariable = "LEAT_TEST_SLOW_PROGRAM", "LEAT_TEST_SLOW_SOCKET"
 
 func TestMain(m *testing.M) {
-	if program := os.Getenv(slowProgram); program != "" {
-		fmt.Fprintln(os.Stderr, become(program, os.Getenv(slowSocket)))
+	if program := os.Getenv(programVariable); program != "" {
+		fmt.Fprintln(os.Stderr, execSlow(program, os.Getenv(socketVariable)))
 		os.Exit(1)
 	}
 	m.Run()
 }
 
-// become gives this process to the disk behind the socket, and to a program. It returns only if it can not.
-func become(program, socket string) error {
-	// What is filtered is a thread, and the one that calls exec is what the program begins with.
+// execSlow installs a seccomp filter, sends its listener to the socket, and executes the program. It returns only on
+// an error.
+func execSlow(program, socket string) error {
+	// A filter belongs to a thread. The program continues on the thread that calls exec.
 	runtime.LockOSThread()
 	const number = 0 // the offset in struct seccomp_data
 	instructions := []unix.SockFilter{
@@ -74,7 +76,7 @@ func become(program, socket string) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err
 	}
-	asked, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&filter)))
+	listener, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&filter)))
 	if errno != 0 {
 		return fmt.Errorf("seccomp: %w", errno)
 	}
@@ -82,14 +84,14 @@ func become(program, socket string) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := connection.WriteMsgUnix([]byte{0}, unix.UnixRights(int(asked)), nil); err != nil {
+	if _, _, err := connection.WriteMsgUnix([]byte{0}, unix.UnixRights(int(listener)), nil); err != nil {
 		return err
 	}
 	return syscall.Exec(program, append([]string{program}, os.Args[1:]...), os.Environ())
 }
 
-// slow makes a command one whose disk is slow, each time it is started, until the test ends.
-func (d *disk) slow(t testing.TB, command host.Command) host.Command {
+// wrap returns the command with a slow disk, until the test ends. It may be started several times.
+func (d *slowDisk) wrap(t testing.TB, command host.Command) host.Command {
 	t.Helper()
 	dir := kit.Must(os.MkdirTemp("", "leat-disk-"))(t) // the path of a socket must be short
 	socket := filepath.Join(dir, "socket")
@@ -102,15 +104,15 @@ func (d *disk) slow(t testing.TB, command host.Command) host.Command {
 			if err != nil {
 				return // the listener is closed
 			}
-			asked, err := receive(connection)
+			notifications, err := receiveFile(connection)
 			if err != nil {
-				t.Errorf("the process did not hand over who is asked: %v", err)
+				t.Errorf("receiving a seccomp listener: %v", err)
 				continue
 			}
 			serving.Go(func() {
-				defer unix.Close(asked)
-				if err := d.serve(ctx, asked); err != nil {
-					t.Errorf("slowing down a disk: %v", err)
+				defer unix.Close(notifications)
+				if err := d.serve(ctx, notifications); err != nil {
+					t.Errorf("serving a seccomp listener: %v", err)
 				}
 			})
 		}
@@ -121,13 +123,13 @@ func (d *disk) slow(t testing.TB, command host.Command) host.Command {
 		serving.Wait()
 		kit.Check(t, os.RemoveAll(dir))
 	})
-	command.Env = append(command.Env, slowProgram+"="+command.Path, slowSocket+"="+socket)
+	command.Env = append(command.Env, programVariable+"="+command.Path, socketVariable+"="+socket)
 	command.Path = kit.Must(os.Executable())(t)
 	return command
 }
 
-// receive takes a file descriptor.
-func receive(connection *net.UnixConn) (int, error) {
+// receiveFile receives a file descriptor.
+func receiveFile(connection *net.UnixConn) (int, error) {
 	defer connection.Close()
 	message := make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := connection.ReadMsgUnix(make([]byte, 1), message)
@@ -139,7 +141,7 @@ func receive(connection *net.UnixConn) (int, error) {
 		return 0, err
 	}
 	if len(messages) != 1 {
-		return 0, fmt.Errorf("%d messages", len(messages))
+		return 0, fmt.Errorf("got %d control messages, want 1", len(messages))
 	}
 	files, err := unix.ParseUnixRights(&messages[0])
 	if err != nil {
@@ -148,26 +150,26 @@ func receive(connection *net.UnixConn) (int, error) {
 	return files[0], nil
 }
 
-// question and answer are struct seccomp_notif and seccomp_notif_resp.
-type question struct {
+// notification is struct seccomp_notif, and response is struct seccomp_notif_resp.
+type notification struct {
 	id         uint64
 	pid, flags uint32
 	data       [64]byte
 }
 
-type answer struct {
+type response struct {
 	id    uint64
 	value int64
 	errno int32
 	flags uint32
 }
 
-// serve answers questions, each when its time has come, until the process or the context ends.
-func (d *disk) serve(ctx context.Context, asked int) error {
-	var answering sync.WaitGroup
-	defer answering.Wait()
+// serve responds to each notification of a listener after the delay, until the process or the context ends.
+func (d *slowDisk) serve(ctx context.Context, listener int) error {
+	var responses sync.WaitGroup
+	defer responses.Wait()
 	for ctx.Err() == nil {
-		poll := []unix.PollFd{{Fd: int32(asked), Events: unix.POLLIN}}
+		poll := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}
 		if _, err := unix.Poll(poll, 100); err != nil && !errors.Is(err, unix.EINTR) {
 			return err
 		}
@@ -177,22 +179,22 @@ func (d *disk) serve(ctx context.Context, asked int) error {
 		if poll[0].Revents&unix.POLLIN == 0 {
 			continue
 		}
-		var q question
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(asked), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&q))); errno != 0 {
+		var n notification
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&n))); errno != 0 {
 			if errno == unix.ENOENT || errno == unix.EINTR {
-				continue // who asked was killed
+				continue // the process was killed
 			}
 			return errno
 		}
 		d.syncs.Add(1)
-		answering.Go(func() {
+		responses.Go(func() {
 			select {
 			case <-time.After(time.Duration(d.delay.Load())):
 			case <-ctx.Done():
 			}
-			a := answer{id: q.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
-			// Who asked may be gone by now, or have been interrupted, and ask again.
-			_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(asked), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&a)))
+			r := response{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+			// An error means that the process is gone, or that a signal interrupted the call and it is repeated.
+			_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(listener), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
 		})
 	}
 	return nil

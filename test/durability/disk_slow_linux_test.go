@@ -17,7 +17,6 @@ limitations under the License.
 package durability
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -34,185 +33,163 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// testSlowDisk has an etcd that waits for its disk at each sync, while clients go on asking: at first as long as a poor disk takes, then
-// longer than anybody waits.
+// testSlowDisk delays each sync of etcd while clients continue: first as much as a poor disk, then longer than clients
+// wait.
 func testSlowDisk(t *testing.T, c *cluster) {
 	documented(t, "how-to/etcd.md", "slow disk", "etcd_request_duration_seconds", "etcd_request_errors_total")
 	ctx := t.Context()
-	var disk disk
-	store := startStoreAs(t, 1, func(command host.Command) host.Command { return disk.slow(t, command) })
+	var disk slowDisk
+	store := startStoreAs(t, 1, func(command host.Command) host.Command { return disk.wrap(t, command) })
 	etcd := store.client(t)
 	e := c.serve(t, store, collectOften)
 	namespace := c.Namespace(t)
-	person := e.Direct(t, "alice", "leat:admins")
-	api := kit.Client(t, person).BatchV1alpha1()
-	informerSets := startQueueInformers(t, person, namespace)
+	admin := e.Direct(t, "alice", "leat:admins")
+	api := kit.Client(t, admin).BatchV1alpha1()
+	informers := startQueueInformers(t, admin, namespace)
 	start := etcdRevision(t, etcd) + 1
 
 	for _, phase := range []struct {
-		name  string
-		delay time.Duration
-		// timeout is what clients set.
-		timeout time.Duration
+		name    string
+		delay   time.Duration
+		timeout time.Duration // of clients
 		ready   bool
 	}{
 		{"Slow", 300 * time.Millisecond, time.Minute, true},
 		{"Stuck", 6 * time.Second, 2 * time.Second, false},
 	} {
 		t.Run(phase.name, func(t *testing.T) {
-			before, memory, syncs := scrape(t, c, e), residentBytes(t, e.Server.PID()), disk.syncs.Load()
+			before, memory, syncs := scrape(t, e), residentBytes(t, e.Server.PID()), disk.syncs.Load()
 			disk.delay.Store(int64(phase.delay))
 			defer disk.delay.Store(0)
-			stop := pressRecorded(t, api, namespace, phase.timeout)
-			begun := time.Now()
-			kit.Eventually(t, fmt.Sprintf("ten seconds are over, and the server says that ready is %t", phase.ready), func(ctx context.Context) error {
-				if err := e.Server.Err(); err != nil {
-					t.Fatal(err)
-				}
-				answer, err := kit.Client(t, person).Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").MaxRetries(0).Do(ctx).Raw()
-				if ready, etcd := err == nil, strings.Contains(string(answer), "[+]etcd"); ready != phase.ready || etcd != phase.ready {
-					return fmt.Errorf("readyz says %v: %s", err, answer)
-				}
-				if left := 10*time.Second - time.Since(begun); left > 0 {
-					return fmt.Errorf("%s are left", left)
-				}
-				return nil
-			})
-			grew := int64(residentBytes(t, e.Server.PID())) - int64(memory)
+			stop := startRecordedLoad(t, api, namespace, phase.timeout)
+			awaitReadyz(t, e, phase.ready)
+			growth := residentBytes(t, e.Server.PID()) - memory
 			disk.delay.Store(0)
-			begun = time.Now()
+			ended := time.Now()
 			kit.Check(t, e.Server.WaitReady(ctx))
 			kit.Must(api.TaskQueues(namespace).Create(ctx, newQueue("after-"+strings.ToLower(phase.name)), metav1.CreateOptions{}))(t)
-			resumed := time.Since(begun)
-			done := stop()
-			after := scrape(t, c, e)
+			resumed := time.Since(ended)
+			load := stop()
+			after := scrape(t, e)
 
-			// What was acknowledged is there; how many more are, of which nothing was told, nobody knows.
+			// All acknowledged writes are stored. Writes without an answer may be stored as well.
 			stored := map[string]bool{}
 			prefix := "/leat/taskqueues/" + namespace + "/"
 			for _, kv := range kit.Must(etcd.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly()))(t).Kvs {
 				stored[strings.TrimPrefix(string(kv.Key), prefix)] = true
 			}
-			for _, name := range done.written {
+			for _, name := range load.written {
 				if !stored[name] {
-					t.Errorf("The creation of %s was acknowledged, and it is not there.", name)
+					t.Errorf("the creation of %s was acknowledged, but etcd does not have it", name)
 				}
 			}
-			t.Logf("The disk was synced %d times, each %s. %d writes were done, in %s at the most, and failed as %v; %d reads of version 0, in %s at the most; "+
-				"resident memory grew by %d MiB; a write was done %s after the end.", disk.syncs.Load()-syncs, phase.delay, len(done.written),
-				done.slowestWrite.Round(time.Millisecond), done.failed, done.cached, done.slowestRead.Round(time.Millisecond), grew>>20, resumed.Round(10*time.Millisecond))
-			if done.cached == 0 || disk.syncs.Load() == syncs {
-				t.Error("Nothing was read, or nothing written to the disk.")
+			t.Logf("%d syncs, each %s; %d writes succeeded, the slowest in %s, and failed with %v; %d reads from the cache, the slowest in %s; "+
+				"the server grew by %d MiB; a write succeeded %s after the end", disk.syncs.Load()-syncs, phase.delay, len(load.written),
+				load.slowestWrite.Round(time.Millisecond), load.failed, load.cached, load.slowestRead.Round(time.Millisecond), growth>>20, resumed.Round(10*time.Millisecond))
+			if load.cached == 0 || disk.syncs.Load() == syncs {
+				t.Error("got no read from the cache or no sync")
 			}
-			if phase.ready && (len(done.written) == 0 || len(done.failed) > 0) {
-				t.Error("Not all writes were done.")
+			if phase.ready && (len(load.written) == 0 || len(load.failed) > 0) {
+				t.Error("some writes failed, want none")
 			}
-			if !phase.ready && len(done.failed) == 0 {
-				t.Error("No write failed, so this test shows nothing.")
+			if !phase.ready && len(load.failed) == 0 {
+				t.Error("no write failed, so this test proves nothing")
 			}
-			for code, n := range done.failed {
+			for code, n := range load.failed {
 				switch code {
 				case http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
-				case 0: // upstream ends a request whose time is over while it is being answered, without a word
+				case 0: // the server ends a request without an answer if its timeout comes while the answer is written
 					all := 0
-					for _, n := range done.failed {
+					for _, n := range load.failed {
 						all += n
 					}
 					if 4*n > all {
-						t.Errorf("%d of the %d writes that failed were not answered.", n, all)
+						t.Errorf("%d of %d failed writes have no answer, want at most a quarter", n, all)
 					}
 				default:
-					t.Errorf("Writes were refused with %d.", code)
+					t.Errorf("a write failed with %d, want an error of the server", code)
 				}
 			}
-			if grew > 200<<20 {
-				t.Errorf("The server grew by %d MiB.", grew>>20)
+			if growth > maxGrowth {
+				t.Errorf("the server grew by %d MiB", growth>>20)
 			}
 
-			// The metrics say so.
-			changed := func(name, label string) float64 { return after.sum(name, label) - before.sum(name, label) }
+			// The metrics show the slow disk.
+			increase := func(name, label string) float64 { return after.sum(name, label) - before.sum(name, label) }
 			const creates = `operation="create"`
-			mean := changed("etcd_request_duration_seconds_sum", creates) / changed("etcd_request_duration_seconds_count", creates)
-			errors := changed("etcd_request_errors_total", creates)
-			t.Logf("By its metrics a create took etcd %.2fs, and %v failed.", mean, errors)
+			mean := increase("etcd_request_duration_seconds_sum", creates) / increase("etcd_request_duration_seconds_count", creates)
+			errors := increase("etcd_request_errors_total", creates)
+			t.Logf("by the metrics a create took etcd %.2fs, and %v failed", mean, errors)
 			if phase.ready && mean < phase.delay.Seconds() {
-				t.Errorf("That is less than one sync, of %s more.", phase.delay)
+				t.Errorf("the mean is less than the delay of one sync, %s", phase.delay)
 			}
 			if !phase.ready && errors == 0 {
-				t.Error("The metrics do not tell of writes that failed.")
+				t.Error("the metrics do not count the failed writes")
 			}
 
-			// Nobody has begun anew: neither the server, nor any of its clients.
-			const initializations = "apiserver_watch_cache_initializations_total"
-			if began := changed(initializations, `group="batch.leat.dev"`); before.sum(initializations, `group="batch.leat.dev"`) < 1 || began > 0 {
-				t.Errorf("The server's watch caches have begun anew %v times.", began)
+			if initializations := after.cacheInitializations() - before.cacheInitializations(); before.cacheInitializations() < 1 || initializations > 0 {
+				t.Errorf("got %v initializations of watch caches before and %v since, want some and none", before.cacheInitializations(), initializations)
 			}
-			for _, f := range informerSets {
-				f.await(t, "it agrees with etcd", func() error { return f.agrees(ctx, etcd, namespace) })
-				kit.Check(t, f.sawAll(ctx, etcd, namespace, start))
-				if lists := f.lists.Load(); lists != f.kinds() {
-					t.Errorf("A follower has listed %d times, want once of each of %d kinds.", lists, f.kinds())
-				}
-			}
+			expectContinued(t, informers, etcd, namespace, start)
 		})
 	}
 }
 
-// pressure is what clients were told.
-type pressure struct {
+// recordedLoad is what the clients of a load received.
+type recordedLoad struct {
 	mu sync.Mutex
-	// written are the queues whose creation was acknowledged, failed the codes of the others.
+	// written are the queues whose creation was acknowledged. failed counts the other creations by status code.
 	written                   []string
 	failed                    map[int32]int
 	cached                    int
 	slowestWrite, slowestRead time.Duration
 }
 
-// pressRecorded sends writes and reads of both kinds, from many clients, until it is told to stop. It fails the test if a read that asks
-// for no more than what the server has in its memory fails.
-func pressRecorded(t testing.TB, api typed.BatchV1alpha1Interface, namespace string, timeout time.Duration) (stop func() *pressure) {
+// startRecordedLoad sends writes, consistent reads and reads from the cache from 33 clients until stop is called. It
+// fails the test if a read from the cache fails.
+func startRecordedLoad(t testing.TB, api typed.BatchV1alpha1Interface, namespace string, timeout time.Duration) (stop func() *recordedLoad) {
 	t.Helper()
 	ctx := t.Context()
-	p := &pressure{failed: map[int32]int{}}
+	load := &recordedLoad{failed: map[int32]int{}}
 	var clients sync.WaitGroup
 	var over atomic.Bool
-	finish := func() *pressure {
+	stop = func() *recordedLoad {
 		over.Store(true)
 		clients.Wait()
-		return p
+		return load
 	}
 	for n := range 33 {
 		clients.Go(func() {
 			for i := 0; !over.Load(); i++ {
-				begun := time.Now()
+				start := time.Now()
 				switch n % 3 {
 				case 0:
-					queue := newQueue(fmt.Sprintf("pressed-%d-%s-%d", n, suffix(), i))
+					queue := newQueue(fmt.Sprintf("load-%d-%s-%d", n, suffix(), i))
 					err := api.RESTClient().Post().Namespace(namespace).Resource("taskqueues").Body(queue).Param("timeout", timeout.String()).MaxRetries(0).Do(ctx).Error()
-					p.mu.Lock()
+					load.mu.Lock()
 					if err == nil {
-						p.written = append(p.written, queue.Name)
+						load.written = append(load.written, queue.Name)
 					} else {
-						p.failed[status(err).Code]++
+						load.failed[status(err).Code]++
 					}
-					p.slowestWrite = max(p.slowestWrite, time.Since(begun))
-					p.mu.Unlock()
+					load.slowestWrite = max(load.slowestWrite, time.Since(start))
+					load.mu.Unlock()
 				case 1: // it may fail
 					_ = api.RESTClient().Get().Namespace(namespace).Resource("taskqueues").Param("timeout", timeout.String()).MaxRetries(0).Do(ctx).Error()
 				case 2:
 					err := api.RESTClient().Get().Namespace(namespace).Resource("taskqueues").Param("resourceVersion", "0").Param("timeout", "30s").MaxRetries(0).Do(ctx).Error()
-					p.mu.Lock()
-					p.cached++
-					p.slowestRead = max(p.slowestRead, time.Since(begun))
-					p.mu.Unlock()
+					load.mu.Lock()
+					load.cached++
+					load.slowestRead = max(load.slowestRead, time.Since(start))
+					load.mu.Unlock()
 					if err != nil {
-						t.Errorf("A list of version 0 failed: %v", err)
+						t.Errorf("a list at resourceVersion 0: %v", err)
 					}
 				}
 				<-time.After(200 * time.Millisecond)
 			}
 		})
 	}
-	t.Cleanup(func() { finish() })
-	return finish
+	t.Cleanup(func() { stop() })
+	return stop
 }

@@ -35,8 +35,9 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// TestAggregated runs all suites that need the server and its etcd, but no other store. The crash suite comes first: it
-// stops its controller managers, which would evict the tasks that the other suites bind to workers that do not exist.
+// TestAggregated runs all suites that need the server and its etcd, but no other store. The crash suite comes first:
+// it stops its controller managers, which would evict the tasks that the other suites bind to workers that do not
+// exist.
 func TestAggregated(t *testing.T) {
 	t.Parallel()
 	args, auditLog := auditArgs(t)
@@ -67,9 +68,9 @@ func testConsistency(t *testing.T, e *kit.Env) {
 	t.Run("ServerKilled", func(t *testing.T) { testProcessKilled(t, e, e.Server) })
 }
 
-// TestRecovery breaks stores and repairs them as docs/how-to/etcd.md and docs/how-to/backup.md describe. The first two
-// suites restore the store of the shared server. The others wait most of the time and have a store and a server each, so
-// they run in parallel.
+// TestRecovery breaks stores and repairs them as docs/how-to/etcd.md and docs/how-to/backup.md describe. The first
+// two suites restore the store of the shared server. The others wait most of the time and have a store and a server
+// each, so they run in parallel.
 func TestRecovery(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)

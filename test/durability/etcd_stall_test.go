@@ -34,8 +34,8 @@ import (
 	"github.com/leat-dev/leat/test/kit/history"
 )
 
-// testEtcdStall tests that while etcd is frozen, no write is acknowledged, each client gets an answer in bounded time, and
-// the server reports that it is not ready and why. When etcd continues, so do the server and its watches.
+// testEtcdStall tests that while etcd is frozen, no write is acknowledged, each client gets an answer in bounded
+// time, and the server reports that it is not ready and why. When etcd continues, so do the server and its watches.
 func testEtcdStall(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	stored := recordHistory(t, e, namespace)

@@ -192,8 +192,8 @@ func note(task *batch.Task) string {
 	return task.Labels["note"] + " " + task.Status.Progress
 }
 
-// writeUntilUnknown writes until the outcome of a write is unknown. It returns an error if the server refuses a write that
-// must succeed.
+// writeUntilUnknown writes until the outcome of a write is unknown. It returns an error if the server refuses a write
+// that must succeed.
 func (w *writer) writeUntilUnknown(ctx context.Context) error {
 	for {
 		name := fmt.Sprintf("%s-%d", w.prefix, w.random.IntN(5))
@@ -239,8 +239,8 @@ func (w *writer) write(ctx context.Context, name string) (written *batch.Task, w
 	return written, note(task), err
 }
 
-// verify compares the acknowledged tasks with the tasks that the server returns, and removes them from those. It resolves
-// the write with an unknown outcome.
+// verify compares the acknowledged tasks with the tasks that the server returns, and removes them from those. It
+// resolves the write with an unknown outcome.
 func (w *writer) verify(ctx context.Context, served map[string]*batch.Task) error {
 	if write := w.unknown; write != nil {
 		before, now := w.acknowledged[write.name], served[write.name]

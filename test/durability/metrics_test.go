@@ -18,6 +18,8 @@ package durability
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,26 +27,24 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// page is what a server serves as metrics.
-type page string
+// metrics is what a server serves at /metrics.
+type metrics string
 
-// scrape reads the metrics of a server with the rights that are shipped for it.
-func scrape(t testing.TB, c *cluster, e *kit.Env) page {
+func scrape(t testing.TB, e *kit.Env) metrics {
 	t.Helper()
-	kit.Check(t, bindClusterRole(t.Context(), c, "root", "cluster-admin"))
 	client := kit.Client(t, e.Direct(t, "root")).Discovery().RESTClient()
 	var body []byte
 	kit.Eventually(t, "metrics are served", func(ctx context.Context) (err error) {
 		body, err = client.Get().AbsPath("/metrics").Do(ctx).Raw()
 		return err
 	})
-	return page(body)
+	return metrics(body)
 }
 
-// sum adds up the series of a name with a label.
-func (p page) sum(name, label string) float64 {
+// sum returns the sum of the series with the name and the label.
+func (m metrics) sum(name, label string) float64 {
 	var sum float64
-	for line := range strings.Lines(string(p)) {
+	for line := range strings.Lines(string(m)) {
 		series, value, ok := strings.Cut(strings.TrimSpace(line), "} ")
 		if !ok || !strings.HasPrefix(series, name+"{") || !strings.Contains(series, label) {
 			continue
@@ -54,4 +54,16 @@ func (p page) sum(name, label string) float64 {
 		}
 	}
 	return sum
+}
+
+// cacheInitializations returns how often the watch caches of Leat's kinds have been initialized.
+func (m metrics) cacheInitializations() float64 {
+	return m.sum("apiserver_watch_cache_initializations_total", `group="batch.leat.dev"`)
+}
+
+// residentBytes returns the resident memory of a process.
+func residentBytes(t testing.TB, pid int) int64 {
+	t.Helper()
+	fields := strings.Fields(string(kit.Must(os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid)))(t)))
+	return kit.Must(strconv.ParseInt(fields[1], 10, 64))(t) * int64(os.Getpagesize())
 }

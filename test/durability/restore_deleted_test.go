@@ -28,8 +28,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testRestoreDeleted goes back to a backup that holds what was deleted after it, owners with all that they owned, and the former start of a
-// worker that was started anew after it.
+// testRestoreDeleted restores a backup that has what was deleted later: owners together with their dependents, and the
+// former incarnation of a worker.
 func testRestoreDeleted(t *testing.T, c *cluster) {
 	documented(t, "how-to/backup.md", "kubectl patch lease kube-controller-manager")
 	ctx := t.Context()
@@ -45,32 +45,32 @@ func testRestoreDeleted(t *testing.T, c *cluster) {
 
 	ownedByMap := func(name string) metav1.OwnerReference {
 		owner := kit.Must(maps.Create(ctx, newConfigMap(name), metav1.CreateOptions{}))(t)
-		return metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: name, UID: owner.UID}
+		return kit.OwnerReference(owner, "v1", "ConfigMap")
 	}
-	newTask := func(name string, owners ...metav1.OwnerReference) {
+	createOwned := func(name string, owners ...metav1.OwnerReference) {
 		task := newHeldTask(name)
 		task.OwnerReferences = owners
 		kit.Must(tasks.Create(ctx, task, metav1.CreateOptions{}))(t)
 	}
-	// Of ours: three in a row, and one that another owns, too.
-	root := kit.Must(sets.Create(ctx, suspended("root"), metav1.CreateOptions{}))(t)
-	middle := suspended("middle")
+	// A chain of three objects, and a task with two owners.
+	root := kit.Must(sets.Create(ctx, newSuspendedSet("root"), metav1.CreateOptions{}))(t)
+	middle := newSuspendedSet("middle")
 	middle.OwnerReferences = []metav1.OwnerReference{ownedBySet(root)}
 	middle = kit.Must(sets.Create(ctx, middle, metav1.CreateOptions{}))(t)
-	newTask("leaf", ownedBySet(middle))
-	newTask("of-two", ownedBySet(root), ownedByMap("other-owner"))
-	// Across the two API servers.
+	createOwned("leaf", ownedBySet(middle))
+	createOwned("of-two", ownedBySet(root), ownedByMap("other-owner"))
+	// Owners and dependents on different API servers.
 	kit.Must(maps.Create(ctx, newConfigMap("map-of-root", ownedBySet(root)), metav1.CreateOptions{}))(t)
-	newTask("of-map", ownedByMap("deleted-map"))
+	createOwned("of-map", ownedByMap("deleted-map"))
 	const completions = 60
-	deleted := newWork(t, api, namespace, "deleted", completions, 4)
-	kept := newWork(t, api, namespace, "kept", completions, 4)
-	for _, w := range []*work{deleted, kept} {
-		w.await("some indexes are counted", func(set *batch.TaskSet) bool { return set.Status.Succeeded >= 5 })
+	deleted := startSet(t, api, namespace, "deleted", completions, 4)
+	kept := startSet(t, api, namespace, "kept", completions, 4)
+	for _, set := range []*recordedSet{deleted, kept} {
+		set.await("some indexes are counted", succeeded(5))
 	}
 	snapshot, atBackup := c.store.save(t), incarnation()
 
-	// All goes: what the host held for good.
+	// The restore does not bring back what the host has deleted.
 	for _, name := range []string{"root", "deleted"} {
 		kit.Check(t, sets.Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)}))
 	}
@@ -78,7 +78,7 @@ func testRestoreDeleted(t *testing.T, c *cluster) {
 	kit.Check(t, maps.Delete(ctx, "deleted-map", metav1.DeleteOptions{}))
 	kit.Check(t, b.Restart(ctx))
 	counted := kit.Must(sets.Get(ctx, "kept", metav1.GetOptions{}))(t).Status.Succeeded
-	kit.Eventually(t, "all that was owned is gone", func(ctx context.Context) error {
+	kit.Eventually(t, "all dependents are collected", func(ctx context.Context) error {
 		var errs []error
 		for _, name := range []string{"leaf", "of-two", "of-map"} {
 			_, err := tasks.Get(ctx, name, metav1.GetOptions{})
@@ -89,23 +89,24 @@ func testRestoreDeleted(t *testing.T, c *cluster) {
 			errs = append(errs, kit.Gone(err))
 		}
 		_, err := maps.Get(ctx, "map-of-root", metav1.GetOptions{})
-		rest, listErr := tasks.List(ctx, metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=deleted"})
-		if listErr == nil && len(rest.Items) > 0 {
-			listErr = fmt.Errorf("%d tasks of the deleted set are left", len(rest.Items))
+		left, listErr := tasks.List(ctx, metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=deleted"})
+		if listErr == nil && len(left.Items) > 0 {
+			listErr = fmt.Errorf("%d tasks of the deleted set are left", len(left.Items))
 		}
 		return errors.Join(append(errs, kit.Gone(err), listErr)...)
 	})
-	kept.await("the new start of the worker has done something", func(set *batch.TaskSet) bool { return set.Status.Succeeded >= counted+20 })
-	started := incarnation()
+	kept.await("the new incarnation of the worker has run some indexes", succeeded(min(counted+20, completions)))
+	beforeRestore := incarnation()
 
-	// The collector remembers for as long as it runs who is gone, and would not look whether he is back. It has no lease here to take away.
+	// A running collector remembers that owners are absent and would not look again. Its restart needs no change of the
+	// lease here, because the test's controller manager does not use one.
 	for _, m := range c.store.members {
 		kit.Check(t, m.Stop())
 	}
 	kit.Check(t, c.Host.ControllerManager.Restart(ctx))
-	c.store.restore(t, snapshot, bump...)
+	c.store.restore(t, snapshot, bumpFlags...)
 	kit.Check(t, c.Server.WaitReady(ctx))
-	// The worker is told that it is another: its own past, which does not run.
+	// The stored incarnation is the former one, which does not run. The worker ends because it is another one.
 	kit.Eventually(t, "the worker ends", func(context.Context) error {
 		if b.Err() == nil {
 			return errors.New("it runs")
@@ -114,24 +115,24 @@ func testRestoreDeleted(t *testing.T, c *cluster) {
 	})
 	t.Log(b.Err())
 	kit.Check(t, b.Restart(ctx))
-	kit.Eventually(t, "the worker that was started again is registered", func(context.Context) error {
-		if now := incarnation(); now == atBackup || now == started {
-			return fmt.Errorf("it is %s, which was there before", now)
+	kit.Eventually(t, "the worker has registered with a new incarnation", func(context.Context) error {
+		if now := incarnation(); now == atBackup || now == beforeRestore {
+			return fmt.Errorf("the incarnation is %s, which existed before", now)
 		}
 		return nil
 	})
 
-	// What goes on without an owner on the host goes again, which shows that the collector has seen all.
-	kit.Eventually(t, "what a deleted ConfigMap owned is collected once more", func(ctx context.Context) error {
+	// A dependent without its owner is collected again. That shows that the collector has processed the restore.
+	kit.Eventually(t, "the dependent of the deleted ConfigMap is collected again", func(ctx context.Context) error {
 		_, err := tasks.Get(ctx, "of-map", metav1.GetOptions{})
 		return kit.Gone(err)
 	})
-	kept.done(completions)
-	deleted.done(completions)
-	kit.Eventually(t, "the owner that is gone is no owner any more of what another owns, too", func(ctx context.Context) error {
+	kept.expectDone(completions)
+	deleted.expectDone(completions)
+	kit.Eventually(t, "the absent owner is removed from the task with two owners", func(ctx context.Context) error {
 		task, err := tasks.Get(ctx, "of-two", metav1.GetOptions{})
 		if kit.Gone(err) == nil {
-			t.Fatal("It was collected, though its other owner is there.")
+			t.Fatal("the task was collected although its other owner exists")
 		}
 		if err == nil && len(task.OwnerReferences) != 1 {
 			err = fmt.Errorf("its owners are %+v", task.OwnerReferences)
@@ -140,11 +141,11 @@ func testRestoreDeleted(t *testing.T, c *cluster) {
 	})
 	for _, name := range []string{"root", "middle"} {
 		if set := kit.Must(sets.Get(ctx, name, metav1.GetOptions{}))(t); set.DeletionTimestamp != nil {
-			t.Errorf("Set %s, which is back, is being deleted.", name)
+			t.Errorf("the restored set %s is being deleted", name)
 		}
 	}
 	kit.Must(tasks.Get(ctx, "leaf", metav1.GetOptions{}))(t)
 	if _, err := maps.Get(ctx, "map-of-root", metav1.GetOptions{}); kit.Gone(err) != nil {
-		t.Errorf("What the host held is back: %v", err)
+		t.Errorf("a ConfigMap on the host after the restore of its owner: got %v, want NotFound", err)
 	}
 }

@@ -31,7 +31,7 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testFull fills etcd to its quota, and makes room again.
+// testFull fills etcd to its quota and frees space as docs/how-to/etcd.md describes.
 func testFull(t *testing.T, c *cluster) {
 	documented(t, "how-to/etcd.md", "## etcd is full", "etcdctl compact", "etcdctl defrag", "etcdctl alarm disarm", "InsufficientStorage")
 	ctx := t.Context()
@@ -40,12 +40,11 @@ func testFull(t *testing.T, c *cluster) {
 	etcd := store.client(t)
 	e := c.serve(t, store)
 	pid := e.Server.PID()
-	person := e.Direct(t, "alice", "leat:admins")
-	api := kit.Client(t, person).BatchV1alpha1()
-	queues := api.TaskQueues(namespace)
-	f := startInformers(t, person, namespace)
+	admin := e.Direct(t, "alice", "leat:admins")
+	queues := kit.Client(t, admin).BatchV1alpha1().TaskQueues(namespace)
+	informers := startInformers(t, admin, namespace)
 	kit.Must(queues.Create(ctx, newQueue("small"), metav1.CreateOptions{}))(t)
-	kit.Must(queues.Create(ctx, newQueue("deleted-meanwhile"), metav1.CreateOptions{}))(t)
+	kit.Must(queues.Create(ctx, newQueue("deleted"), metav1.CreateOptions{}))(t)
 
 	var large []string
 	var refused error
@@ -56,39 +55,37 @@ func testFull(t *testing.T, c *cluster) {
 			large = append(large, queue.Name)
 		}
 	}
-	t.Logf("After %d objects of 200 KiB: %v", len(large), refused)
+	t.Logf("refused after %d objects of 200 KiB: %v", len(large), refused)
 	patch := func(ctx context.Context) error {
 		_, err := queues.Patch(ctx, "small", types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{"example.com/n":"%d"}}}`, len(large)), metav1.PatchOptions{})
 		return err
 	}
-	for what, err := range map[string]error{"a create": refused, "a patch": patch(ctx)} {
-		if told := status(err); told.Code != http.StatusInsufficientStorage || told.Reason != "InsufficientStorage" ||
-			!strings.Contains(told.Message, "docs/how-to/etcd.md") || !strings.Contains(told.Message, "etcdctl alarm disarm") {
-			t.Errorf("Of %s the server says %+v.", what, told)
+	for what, err := range map[string]error{"create": refused, "patch": patch(ctx)} {
+		if got := status(err); got.Code != http.StatusInsufficientStorage || got.Reason != "InsufficientStorage" ||
+			!strings.Contains(got.Message, "docs/how-to/etcd.md") || !strings.Contains(got.Message, "etcdctl alarm disarm") {
+			t.Errorf("%s: got %+v, want InsufficientStorage with the repair", what, got)
 		}
 	}
 
-	// What does not write is served, and deletions are.
+	// Reads and deletions are served.
 	kit.Must(queues.Get(ctx, "small", metav1.GetOptions{}))(t)
 	if list := kit.Must(queues.List(ctx, metav1.ListOptions{}))(t); len(list.Items) != len(large)+2 {
-		t.Errorf("The list has %d queues, want %d.", len(list.Items), len(large)+2)
+		t.Errorf("the list has %d queues, want %d", len(list.Items), len(large)+2)
 	}
-	kit.Check(t, queues.Delete(ctx, "deleted-meanwhile", metav1.DeleteOptions{}))
-	f.await(t, "it has seen the deletion", func() error { return f.agrees(ctx, etcd, namespace) })
+	kit.Check(t, queues.Delete(ctx, "deleted", metav1.DeleteOptions{}))
+	informers.awaitEtcd(t, etcd, namespace)
 	kit.Check(t, e.Server.WaitReady(ctx))
-	metrics := scrape(t, c, e)
-	if refusals := metrics.sum("apiserver_request_total", `code="507"`); refusals < 2 {
-		t.Errorf("apiserver_request_total counts %v answers with 507.", refusals)
+	if refusals := scrape(t, e).sum("apiserver_request_total", `code="507"`); refusals < 2 {
+		t.Errorf("apiserver_request_total counts %v answers with 507, want at least 2", refusals)
 	}
-	// Another replica can be started, for it need not write.
+	// Another replica can start, because a start writes nothing.
 	kit.Check(t, c.serve(t, store).Server.Stop())
 
-	// As docs/how-to/etcd.md has it.
 	for _, name := range large[1:] {
 		kit.Check(t, queues.Delete(ctx, name, metav1.DeleteOptions{}))
 	}
 	if alarms := store.etcdctl(t, []string{"alarm", "list"}); !strings.Contains(alarms, "NOSPACE") {
-		t.Errorf("etcdctl alarm list says %q.", alarms)
+		t.Errorf("etcdctl alarm list printed %q, want NOSPACE", alarms)
 	}
 	var endpoints []struct {
 		Status struct {
@@ -101,15 +98,15 @@ func testFull(t *testing.T, c *cluster) {
 	store.etcdctl(t, []string{"compact", strconv.FormatInt(endpoints[0].Status.Header.Revision, 10)})
 	store.etcdctl(t, []string{"defrag"})
 	if err := patch(ctx); status(err).Code != http.StatusInsufficientStorage {
-		t.Errorf("Before the alarm is disarmed a patch says: %v", err)
+		t.Errorf("a patch before the alarm is disarmed: got %v, want InsufficientStorage", err)
 	}
 	store.etcdctl(t, []string{"alarm", "disarm"})
-	kit.Eventually(t, "writes are taken", patch)
-	f.await(t, "it agrees with the server", func() error { return f.agrees(ctx, etcd, namespace) })
+	kit.Eventually(t, "writes succeed", patch)
+	informers.awaitEtcd(t, etcd, namespace)
 	if err := e.Server.Err(); err != nil || e.Server.PID() != pid {
-		t.Errorf("The server was restarted: %v", err)
+		t.Errorf("the server was restarted: %v", err)
 	}
-	if lists := f.lists.Load(); lists != f.kinds() {
-		t.Errorf("The follower has listed %d times, want once of each of %d kinds.", lists, f.kinds())
+	if err := informers.listedOnce(); err != nil {
+		t.Error(err)
 	}
 }

@@ -42,7 +42,7 @@ import (
 type store struct {
 	members                   []*member
 	caFile, certFile, keyFile string
-	// token tells the cluster from others, and from what it was before a restore.
+	// token distinguishes the cluster from others, and from its state before a restore.
 	token string
 }
 
@@ -51,7 +51,7 @@ type member struct {
 	name, endpoint, peer, dataDir string
 }
 
-// storeOf gives the etcd that the harness has started.
+// storeOf returns the etcd of an environment as a store.
 func storeOf(t testing.TB, etcd *host.Etcd) *store {
 	t.Helper()
 	s := &store{caFile: etcd.CAFile, certFile: etcd.CertFile, keyFile: etcd.KeyFile, token: "etcd-cluster"}
@@ -65,14 +65,14 @@ func storeOf(t testing.TB, etcd *host.Etcd) *store {
 	return s
 }
 
-// startStore starts an etcd of so many members, for one test. The arguments are etcd's.
+// startStore starts an etcd with n members until the test ends. The arguments are for etcd.
 func startStore(t testing.TB, n int, args ...string) *store {
 	t.Helper()
 	return startStoreAs(t, n, func(command host.Command) host.Command { return command }, args...)
 }
 
-// startStoreAs has each member started as a change of its command has it.
-func startStoreAs(t testing.TB, n int, as func(host.Command) host.Command, args ...string) *store {
+// startStoreAs is startStore with the commands of the members changed.
+func startStoreAs(t testing.TB, n int, change func(host.Command) host.Command, args ...string) *store {
 	t.Helper()
 	dir := kit.Must(os.MkdirTemp(t.ArtifactDir(), "etcd-"))(t)
 	ca := kit.Must(pki.NewCA("etcd"))(t)
@@ -104,7 +104,7 @@ func startStoreAs(t testing.TB, n int, as func(host.Command) host.Command, args 
 			"--peer-client-cert-file=" + s.certFile, "--peer-client-key-file=" + s.keyFile,
 			"--enable-grpc-gateway=false", "--log-level=warn",
 		}, args...)
-		command := as(host.Command{
+		command := change(host.Command{
 			Name: m.name, Path: tool(t, "etcd"), Args: all, Dir: filepath.Join(dir, m.name),
 			Ready: func(ctx context.Context) error { return s.ready(ctx, m) },
 		})
@@ -127,7 +127,7 @@ func tool(t testing.TB, name string) string {
 	return filepath.Join(kit.Must(host.RepositoryRoot())(t), "bin", "host", name)
 }
 
-// endpoints are those of some of the members, all if none are named.
+// endpoints returns the endpoints of the members, or of all members by default.
 func (s *store) endpoints(members ...*member) []string {
 	if len(members) == 0 {
 		members = s.members
@@ -147,7 +147,7 @@ func (s *store) initialCluster() string {
 	return strings.Join(all, ",")
 }
 
-// connect connects to some of the members, all if none are named.
+// connect returns a client of the members, or of all members by default.
 func (s *store) connect(members ...*member) (*clientv3.Client, error) {
 	pair, err := tls.LoadX509KeyPair(s.certFile, s.keyFile)
 	if err != nil {
@@ -162,7 +162,7 @@ func (s *store) connect(members ...*member) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{Endpoints: s.endpoints(members...), TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}})
 }
 
-// client connects for one test.
+// client returns a client of all members until the test ends.
 func (s *store) client(t testing.TB) *clientv3.Client {
 	t.Helper()
 	client := kit.Must(s.connect())(t)
@@ -170,7 +170,7 @@ func (s *store) client(t testing.TB) *clientv3.Client {
 	return client
 }
 
-// ready says nil once the member serves: it knows a leader then.
+// ready returns an error unless the member serves reads, for which it needs a leader.
 func (s *store) ready(ctx context.Context, m *member) error {
 	client, err := s.connect(m)
 	if err != nil {
@@ -181,16 +181,16 @@ func (s *store) ready(ctx context.Context, m *member) error {
 	return err
 }
 
-// etcdctl runs it as people do, on some of the members, all if none are named, and gives what it printed.
+// etcdctl runs etcdctl for the members, or for all members by default, and returns its output.
 func (s *store) etcdctl(t testing.TB, args []string, members ...*member) string {
 	t.Helper()
-	return run(t, []string{
+	return runTool(t, []string{
 		"ETCDCTL_ENDPOINTS=" + strings.Join(s.endpoints(members...), ","),
 		"ETCDCTL_CACERT=" + s.caFile, "ETCDCTL_CERT=" + s.certFile, "ETCDCTL_KEY=" + s.keyFile,
 	}, "etcdctl", args...)
 }
 
-// save takes a snapshot, from one of the members whichever, and gives its file.
+// save takes a snapshot from a member and returns its file.
 func (s *store) save(t testing.TB) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "snapshot.db")
@@ -198,10 +198,11 @@ func (s *store) save(t testing.TB) string {
 	return file
 }
 
-// bump are the flags without which a restored store must not be used.
-var bump = []string{"--bump-revision=1000000000", "--mark-compacted"}
+// bumpFlags are the flags that a restore needs: with them, resourceVersions never decrease and watches start again.
+var bumpFlags = []string{"--bump-revision=1000000000", "--mark-compacted"}
 
-// restore stops all members, gives each the snapshot, and starts them. What they held before stays beside it.
+// restore stops all members, restores the snapshot on each, and starts them. It keeps the former data in another
+// directory.
 func (s *store) restore(t testing.TB, snapshot string, flags ...string) {
 	t.Helper()
 	for _, m := range s.members {
@@ -210,19 +211,26 @@ func (s *store) restore(t testing.TB, snapshot string, flags ...string) {
 	s.token += "-restored"
 	for _, m := range s.members {
 		kit.Check(t, os.Rename(m.dataDir, m.dataDir+"-before-"+s.token))
-		run(t, nil, "etcdutl", append([]string{
+		runTool(t, nil, "etcdutl", append([]string{
 			"snapshot", "restore", snapshot, "--data-dir=" + m.dataDir,
 			"--name=" + m.name, "--initial-cluster=" + s.initialCluster(), "--initial-cluster-token=" + s.token, "--initial-advertise-peer-urls=" + m.peer,
 		}, flags...)...)
 	}
+	s.restart(t, s.members...)
+}
+
+// restart starts members side by side: without a majority, none becomes ready.
+func (s *store) restart(t testing.TB, members ...*member) {
+	t.Helper()
 	var starts errgroup.Group
-	for _, m := range s.members {
+	for _, m := range members {
 		starts.Go(func() error { return m.Restart(t.Context()) })
 	}
 	kit.Check(t, starts.Wait())
 }
 
-func run(t testing.TB, environment []string, name string, args ...string) string {
+// runTool runs a program of bin/host and returns its output.
+func runTool(t testing.TB, environment []string, name string, args ...string) string {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), tool(t, name), args...)
 	command.Env = append(os.Environ(), environment...)

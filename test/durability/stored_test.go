@@ -21,7 +21,6 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -42,29 +41,28 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-var update = flag.Bool("update", false, "write testdata anew, from what this server stores")
+var update = flag.Bool("update", false, "write testdata again from what this server stores")
 
-// golden is the namespace of what is stored in testdata.
+// golden is the namespace of the objects in testdata.
 const golden = "golden"
 
-// storedObject is an object as an earlier server has stored it, and as it is served.
+// storedObject is an object of an earlier server.
 type storedObject struct {
-	// Value is what etcd holds.
+	// Value is the value in etcd.
 	Value []byte `json:"value"`
-	// Served is the answer to a get, but for its resourceVersion.
+	// Served is the object that a get returns, without its resourceVersion.
 	Served json.RawMessage `json:"served"`
 }
 
-// records are in a file for each encoding in etcd, by their keys below the prefix.
-func recordsFile(encoding string) string { return filepath.Join("testdata", encoding+".json") }
+// storedFile returns the file with the objects of an encoding, by their keys below /leat/.
+func storedFile(encoding string) string { return filepath.Join("testdata", encoding+".json") }
 
-// testStored has objects of all kinds that earlier servers have stored read, served and migrated.
+// testStored reads, serves and migrates objects of all kinds that earlier servers have stored.
 func testStored(t *testing.T, c *cluster) {
 	_, err := c.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: golden}}, metav1.CreateOptions{})
 	if !apierrors.IsAlreadyExists(err) {
 		kit.Check(t, err)
 	}
-	kit.Check(t, bindClusterRole(t.Context(), c, "root", "cluster-admin"))
 	for _, encoding := range []string{"protobuf", "json"} {
 		t.Run(encoding, func(t *testing.T) {
 			if *update {
@@ -78,7 +76,7 @@ func testStored(t *testing.T, c *cluster) {
 func (c *cluster) readRecords(t *testing.T, encoding string) {
 	ctx := t.Context()
 	var records map[string]storedObject
-	kit.Check(t, json.Unmarshal(kit.Must(os.ReadFile(recordsFile(encoding)))(t), &records))
+	kit.Check(t, json.Unmarshal(kit.Must(os.ReadFile(storedFile(encoding)))(t), &records))
 	store := startStore(t, 1)
 	etcd := store.client(t)
 	kinds := map[string]int{}
@@ -87,42 +85,42 @@ func (c *cluster) readRecords(t *testing.T, encoding string) {
 		kinds[strings.Split(key, "/")[0]]++
 	}
 	if len(kinds) != 5 {
-		t.Fatalf("%s has objects of %v, want all five kinds", recordsFile(encoding), kinds)
+		t.Fatalf("%s has objects of kinds %v, want all five", storedFile(encoding), kinds)
 	}
 	e := c.serve(t, store)
 	client := kit.Client(t, e.Direct(t, "root")).BatchV1alpha1().RESTClient()
 
 	for key, record := range records {
 		served, object := getObject(t, client, key)
-		if have, want := plainJSON(t, object), plainJSON(t, decoded(t, record.Served)); !bytes.Equal(have, want) {
-			t.Errorf("%s is served as\n%s\nwant\n%s", key, have, want)
+		if got, want := plainJSON(t, object), plainJSON(t, decoded(t, record.Served)); !bytes.Equal(got, want) {
+			t.Errorf("%s: got\n%s\nwant\n%s", key, got, want)
 		}
-		// An update that changes nothing is a write only if the bytes in etcd are not those that this server writes.
+		// An update without a change writes only if this server encodes the object in another way.
 		before := storedValue(t, etcd, key)
 		kit.Must(client.Put().AbsPath(objectPath(key)).Body(served).SetHeader("Content-Type", "application/json").Do(ctx).Raw())(t)
 		after := storedValue(t, etcd, key)
 		switch {
 		case !bytes.HasPrefix(after, []byte("k8s\x00")):
-			t.Errorf("%s is not stored as protobuf after an update: %q", key, after)
+			t.Errorf("%s after an update: etcd has %q, want protobuf", key, after)
 		case encoding == "protobuf" && !bytes.Equal(before, after):
-			t.Errorf("%s is stored in other bytes than before:\n%q\nwant\n%q", key, after, before)
+			t.Errorf("%s after an update: etcd has\n%q\nwant the same as before\n%q", key, after, before)
 		}
 		if _, migrated := getObject(t, client, key); !bytes.Equal(plainJSON(t, migrated), plainJSON(t, object)) {
-			t.Errorf("After its migration %s is served as\n%s\nwant\n%s", key, plainJSON(t, migrated), plainJSON(t, object))
+			t.Errorf("%s after its migration: got\n%s\nwant\n%s", key, plainJSON(t, migrated), plainJSON(t, object))
 		}
 	}
 	for kind, n := range kinds {
 		var list metav1.PartialObjectMetadataList
 		kit.Check(t, json.Unmarshal(kit.Must(client.Get().AbsPath("/apis/batch.leat.dev/v1alpha1", kind).Do(ctx).Raw())(t), &list))
 		if len(list.Items) != n {
-			t.Errorf("The list of %s has %d, want %d.", kind, len(list.Items), n)
+			t.Errorf("the list of %s has %d objects, want %d", kind, len(list.Items), n)
 		}
 	}
 	t.Run("NewerFields", func(t *testing.T) { testNewerFields(t, etcd, client, encoding, records) })
 }
 
-// testNewerFields has a server read what a newer one has stored: it serves what it knows, leaves what it does not as long as it does not
-// write, and loses it with its first write of that object.
+// testNewerFields tests that a server reads objects of a newer server. Fields that it does not know stay in etcd
+// until its first write of the object.
 func testNewerFields(t *testing.T, etcd *clientv3.Client, client rest.Interface, encoding string, records map[string]storedObject) {
 	documented(t, "how-to/backup.md", "**Fields that an older server does not know are lost with its first write of the object**")
 	const key, marker = "tasks/" + golden + "/newer", "of-a-newer-version"
@@ -142,17 +140,17 @@ func testNewerFields(t *testing.T, etcd *clientv3.Client, client rest.Interface,
 		stored = append([]byte("k8s\x00"), kit.Must(unknown.Marshal())(t)...)
 	}
 	if !bytes.Contains(stored, []byte(marker)) {
-		t.Fatalf("there is no such field in %q", stored)
+		t.Fatalf("no newer field in %q", stored)
 	}
 	kit.Must(etcd.Put(t.Context(), "/leat/"+key, string(stored)))(t)
 	getObject(t, client, key)
 	if !bytes.Equal(storedValue(t, etcd, key), stored) {
-		t.Errorf("A read has changed what is stored.")
+		t.Errorf("a read changed the stored object")
 	}
 	kit.Must(client.Patch(types.MergePatchType).AbsPath(objectPath(key)).Body([]byte(`{"metadata":{"labels":{"example.com/written":"here"}}}`)).Do(t.Context()).Raw())(t)
 	after := storedValue(t, etcd, key)
 	if bytes.Contains(after, []byte(marker)) || !bytes.Contains(after, []byte("example.com/written")) {
-		t.Errorf("After a write etcd holds %q.", after)
+		t.Errorf("after a write: etcd has %q, want the label and no newer field", after)
 	}
 }
 
@@ -174,7 +172,7 @@ func decoded(t testing.TB, data []byte) map[string]any {
 	return object
 }
 
-// plainJSON is an object without its resourceVersion.
+// plainJSON returns an object without its resourceVersion.
 func plainJSON(t testing.TB, object map[string]any) []byte {
 	t.Helper()
 	delete(object["metadata"].(map[string]any), "resourceVersion")
@@ -185,12 +183,12 @@ func storedValue(t testing.TB, etcd *clientv3.Client, key string) []byte {
 	t.Helper()
 	response := kit.Must(etcd.Get(t.Context(), "/leat/"+key))(t)
 	if len(response.Kvs) != 1 {
-		t.Fatalf("etcd has no %s", key)
+		t.Fatalf("etcd does not have %s", key)
 	}
 	return response.Kvs[0].Value
 }
 
-// writeRecords has a server store objects of all kinds, with as many of their fields as it takes.
+// writeRecords makes a server store objects of all kinds with most of their fields set, and writes them to testdata.
 func (c *cluster) writeRecords(t *testing.T, encoding string) {
 	ctx := t.Context()
 	store := startStore(t, 1)
@@ -204,7 +202,7 @@ func (c *cluster) writeRecords(t *testing.T, encoding string) {
 	queue.Spec = batch.TaskQueueSpec{Weight: new(int32(3)), MaxRunningTasks: new(int32(20)), MaxPendingTasks: new(int32(1000)), StopPolicy: new(batch.StopPolicyHold)}
 	kit.Must(root.TaskQueues(golden).Create(ctx, queue, metav1.CreateOptions{}))(t)
 
-	set := suspended("set")
+	set := newSuspendedSet("set")
 	set.Labels, set.Annotations = map[string]string{"example.com/label": "x"}, map[string]string{"example.com/note": "ü, two\nlines"}
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = new(int32(100)), new(int32(7)), new(batch.IndexedCompletion)
 	set.Spec.BackoffLimitPerIndex, set.Spec.MaxFailedIndexes = new(int32(2)), new(int32(5))
@@ -236,7 +234,7 @@ func (c *cluster) writeRecords(t *testing.T, encoding string) {
 		Target:     batch.BindingTarget{Name: worker.Name, UID: worker.UID, Incarnation: worker.Status.Incarnation},
 	}, metav1.CreateOptions{})
 	kit.Check(t, err)
-	kit.Eventually(t, "the worker may report", func(ctx context.Context) error {
+	kit.Eventually(t, "the server accepts the worker's report", func(ctx context.Context) error {
 		bound, err := agent.Tasks(golden).Get(ctx, "running", metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -252,11 +250,11 @@ func (c *cluster) writeRecords(t *testing.T, encoding string) {
 	for _, kv := range kit.Must(etcd.Get(ctx, "/leat/", clientv3.WithPrefix()))(t).Kvs {
 		key := strings.TrimPrefix(string(kv.Key), "/leat/")
 		if strings.Count(key, "/") != 2 {
-			t.Fatal(fmt.Errorf("%s is no key of an object in a namespace", kv.Key))
+			t.Fatalf("got key %s, want the key of an object in a namespace", kv.Key)
 		}
 		_, object := getObject(t, root.RESTClient(), key)
 		records[key] = storedObject{Value: kv.Value, Served: plainJSON(t, object)}
 	}
 	kit.Check(t, os.MkdirAll("testdata", 0o755))
-	kit.Check(t, os.WriteFile(recordsFile(encoding), append(kit.Must(json.MarshalIndent(records, "", " "))(t), '\n'), 0o644))
+	kit.Check(t, os.WriteFile(storedFile(encoding), append(kit.Must(json.MarshalIndent(records, "", " "))(t), '\n'), 0o644))
 }

@@ -35,7 +35,8 @@ import (
 	"github.com/leat-dev/leat/test/kit/history"
 )
 
-// testWatchCuts tests that watchers miss nothing and receive nothing twice when their connections are cut again and again.
+// testWatchCuts tests that watchers miss nothing and receive nothing twice when their connections are cut again and
+// again.
 func testWatchCuts(t *testing.T, e *kit.Env) {
 	random := seeded(t)
 	namespace := e.Namespace(t)

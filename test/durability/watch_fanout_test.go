@@ -33,8 +33,8 @@ import (
 	"github.com/leat-dev/leat/test/kit/faultproxy"
 )
 
-// testManyWatchers tests that a thousand watches of the tasks of one worker each, over few connections, receive the events
-// of that worker only, and that none of them ends.
+// testManyWatchers tests that a thousand watches of the tasks of one worker each, over few connections, receive the
+// events of that worker only, and that none of them ends.
 func testManyWatchers(t *testing.T, e *kit.Env) {
 	const (
 		many           = 1000

@@ -181,8 +181,8 @@ func testWatch(t *testing.T, e *kit.Env) {
 		}
 	})
 
-	// A watch ends without an error at its timeout. A bookmark just before that has the current revision, also if no selected
-	// task has changed.
+	// A watch ends without an error at its timeout. A bookmark just before that has the current revision, also if no
+	// selected task has changed.
 	t.Run("BookmarksAndTimeout", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		person := tasks(people, namespace)
