@@ -79,7 +79,7 @@ func testFull(t *testing.T, c *cluster) {
 		t.Errorf("apiserver_request_total counts %v answers with 507, want at least 2", refusals)
 	}
 	// Another replica can start, because a start writes nothing.
-	kit.Check(t, c.serve(t, store).Server.Stop())
+	kit.Check(t, c.serve(t, store).Server.Kill())
 
 	for _, name := range large[1:] {
 		kit.Check(t, queues.Delete(ctx, name, metav1.DeleteOptions{}))
