@@ -50,9 +50,12 @@ const (
 	workerTasks   = 8
 )
 
-// testCrash kills, freezes and cuts off each part of Leat while it works. It checks the history in etcd, and what the
+// TestCrash kills, freezes and cuts off each part of Leat while it works. It checks the history in etcd, and what the
 // commands have written.
-func testCrash(t *testing.T, e *kit.Env, auditLog string) {
+func TestCrash(t *testing.T) {
+	t.Parallel()
+	args, auditLog := auditArgs(t)
+	e := kit.Aggregated(t, args...)
 	d := &deployment{env: e, replica: e.Replica(t), auditLog: auditLog}
 	for _, name := range []string{"one", "two"} {
 		address := "127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t))

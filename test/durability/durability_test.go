@@ -35,39 +35,6 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// TestAggregated runs all suites that need the server and its etcd, but no other store. The crash suite comes first:
-// it stops its controller managers, which would evict the tasks that the other suites bind to workers that do not
-// exist.
-func TestAggregated(t *testing.T) {
-	t.Parallel()
-	args, auditLog := auditArgs(t)
-	e := kit.Aggregated(t, args...)
-	t.Run("Crash", func(t *testing.T) { testCrash(t, e, auditLog) })
-	testConsistency(t, e)
-	t.Run("Replicas", func(t *testing.T) { testReplicas(t, e) })
-	t.Run("EtcdStall", func(t *testing.T) { testEtcdStall(t, e) })
-	t.Run("EtcdKilled", func(t *testing.T) { testProcessKilled(t, e, e.Etcd.Process) })
-}
-
-func TestStandalone(t *testing.T) {
-	t.Parallel()
-	e := kit.Standalone(t)
-	testConsistency(t, e)
-	t.Run("Restore", func(t *testing.T) { testRestoreStandalone(t, e) })
-}
-
-// testConsistency runs the suites that are the same in both environments.
-func testConsistency(t *testing.T, e *kit.Env) {
-	t.Run("CompareAndSwap", func(t *testing.T) { testCompareAndSwap(t, e) })
-	t.Run("Fencing", func(t *testing.T) { testFencing(t, e) })
-	t.Run("Reads", func(t *testing.T) { testReads(t, e) })
-	t.Run("Watch", func(t *testing.T) { testWatch(t, e) })
-	t.Run("WatchCuts", func(t *testing.T) { testWatchCuts(t, e) })
-	t.Run("ManyWatchers", func(t *testing.T) { testManyWatchers(t, e) })
-	t.Run("Expired", func(t *testing.T) { testExpired(t, e) })
-	t.Run("ServerKilled", func(t *testing.T) { testProcessKilled(t, e, e.Server) })
-}
-
 // TestRecovery breaks stores and repairs them as docs/how-to/etcd.md and docs/how-to/backup.md describe. The first
 // two suites restore the store of the shared server. The others wait most of the time and have a store and a server
 // each, so they run in parallel.
@@ -92,6 +59,36 @@ func TestRecovery(t *testing.T) {
 			suite.test(t, c)
 		})
 	}
+}
+
+// TestAggregated needs no controller managers: they would evict the tasks that its suites bind to workers that do not
+// exist.
+func TestAggregated(t *testing.T) {
+	t.Parallel()
+	e := kit.Aggregated(t)
+	testConsistency(t, e)
+	t.Run("Replicas", func(t *testing.T) { testReplicas(t, e) })
+	t.Run("EtcdStall", func(t *testing.T) { testEtcdStall(t, e) })
+	t.Run("EtcdKilled", func(t *testing.T) { testProcessKilled(t, e, e.Etcd.Process) })
+}
+
+func TestStandalone(t *testing.T) {
+	t.Parallel()
+	e := kit.Standalone(t)
+	testConsistency(t, e)
+	t.Run("Restore", func(t *testing.T) { testRestoreStandalone(t, e) })
+}
+
+// testConsistency runs the suites that are the same in both environments.
+func testConsistency(t *testing.T, e *kit.Env) {
+	t.Run("CompareAndSwap", func(t *testing.T) { testCompareAndSwap(t, e) })
+	t.Run("Fencing", func(t *testing.T) { testFencing(t, e) })
+	t.Run("Reads", func(t *testing.T) { testReads(t, e) })
+	t.Run("Watch", func(t *testing.T) { testWatch(t, e) })
+	t.Run("WatchCuts", func(t *testing.T) { testWatchCuts(t, e) })
+	t.Run("ManyWatchers", func(t *testing.T) { testManyWatchers(t, e) })
+	t.Run("Expired", func(t *testing.T) { testExpired(t, e) })
+	t.Run("ServerKilled", func(t *testing.T) { testProcessKilled(t, e, e.Server) })
 }
 
 var seed = flag.Uint64("seed", 0, "the seed of random decisions, as a former run has logged it; 0 for a new one")
