@@ -123,7 +123,7 @@ func testCompareAndSwap(t *testing.T, e *kit.Env) {
 	t.Run("Bind", func(t *testing.T) {
 		for round := range 10 {
 			name := fmt.Sprintf("bind-%d", round)
-			createTask(t, person, newTask(name))
+			createTask(t, person, kit.NewTask(name))
 			if err := raceToBind(t, name, controller); err != nil {
 				t.Fatal(err)
 			}
@@ -174,7 +174,7 @@ func testFencing(t *testing.T, e *kit.Env) {
 	worker := tasks(kit.Client(t, e.Worker(t, namespace, "worker-1")), namespace)
 
 	t.Run("FormerIncarnation", func(t *testing.T) {
-		createTask(t, person, newTask("former"))
+		createTask(t, person, kit.NewTask("former"))
 		bindTask(t, controller, "former", "worker-1", "first")
 		stale := getTask(t, worker, "former")
 		evictTask(t, controller, "former")
@@ -189,7 +189,7 @@ func testFencing(t *testing.T, e *kit.Env) {
 	})
 
 	t.Run("FormerAttempt", func(t *testing.T) {
-		createTask(t, person, newTask("attempt"))
+		createTask(t, person, kit.NewTask("attempt"))
 		bindTask(t, controller, "attempt", "worker-1", "first")
 		task := getTask(t, worker, "attempt")
 		task.Status.Attempts = 2
@@ -206,7 +206,7 @@ func testFencing(t *testing.T, e *kit.Env) {
 		namespace := e.Namespace(t)
 		person, controller := tasks(people, namespace), tasks(controllers, namespace)
 		stored := recordHistory(t, e, namespace)
-		createTask(t, person, newTask("raced"))
+		createTask(t, person, kit.NewTask("raced"))
 		const rounds = 20
 		for round := range rounds {
 			incarnation := fmt.Sprintf("incarnation-%d", round)

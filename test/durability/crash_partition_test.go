@@ -48,10 +48,9 @@ const heldScript = `echo $BASHPID > "$DIR/$TASK_NAME-$WORKER"; exec 8<>"$DIR/nev
 // createHeld creates a task that runs on a worker until release.
 func (c *crashTest) createHeld(name string) {
 	c.Helper()
-	_, err := c.api.Tasks(c.namespace).Create(c.Context(), &batch.Task{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec:       batch.TaskSpec{Command: []string{"bash", "-c", heldScript}, Env: []batch.EnvVar{{Name: "DIR", Value: c.dir}}},
-	}, metav1.CreateOptions{})
+	task := kit.NewTask(name, "bash", "-c", heldScript)
+	task.Spec.Env = []batch.EnvVar{{Name: "DIR", Value: c.dir}}
+	_, err := c.api.Tasks(c.namespace).Create(c.Context(), task, metav1.CreateOptions{})
 	kit.Check(c.T, err)
 }
 

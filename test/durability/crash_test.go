@@ -235,9 +235,8 @@ const setName = "work"
 // createSet creates a set whose commands write to the directory of the test.
 func (c *crashTest) createSet(completions, parallelism int32) {
 	c.Helper()
-	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: setName}}
+	set := kit.NewTaskSet(setName, "bash", "-c", indexScript)
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = &completions, &parallelism, new(batch.IndexedCompletion)
-	set.Spec.Template.Spec.Command = []string{"bash", "-c", indexScript}
 	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "DIR", Value: c.dir}}
 	set.Spec.Template.Spec.CrashLimit = new(int32(math.MaxInt32)) // the test kills workers, the tasks do not
 	_, err := c.api.TaskSets(c.namespace).Create(c.Context(), set, metav1.CreateOptions{})

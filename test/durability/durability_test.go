@@ -122,14 +122,9 @@ func tasks(client versioned.Interface, namespace string) typed.TaskInterface {
 	return client.BatchV1alpha1().Tasks(namespace)
 }
 
-// newTask returns a task that can be bound.
-func newTask(name string) *batch.Task {
-	return &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: batch.TaskSpec{Command: []string{"true"}}}
-}
-
 // newHeldTask returns a task with a scheduling gate, which no scheduler writes to.
 func newHeldTask(name string) *batch.Task {
-	task := newTask(name)
+	task := kit.NewTask(name)
 	task.Spec.SchedulingGates = []batch.TaskSchedulingGate{{Name: "example.com/held"}}
 	return task
 }

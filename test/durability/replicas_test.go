@@ -80,7 +80,7 @@ func testReplicas(t *testing.T, e *kit.Env) {
 	t.Run("Bind", func(t *testing.T) {
 		for round := range 10 {
 			name := fmt.Sprintf("bind-%d", round)
-			createTask(t, people[round%2], newTask(name))
+			createTask(t, people[round%2], kit.NewTask(name))
 			kit.Check(t, raceToBind(t, name, controller[:]...))
 		}
 	})

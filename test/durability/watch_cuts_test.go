@@ -121,7 +121,7 @@ func changeOnce(ctx context.Context, person, controller typed.TaskInterface, ran
 	color := []string{"red", "green"}[random.IntN(2)]
 	task, err := person.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		task = newTask(name)
+		task = kit.NewTask(name)
 		task.Labels = map[string]string{"color": color}
 		_, err = person.Create(ctx, task, metav1.CreateOptions{})
 	}

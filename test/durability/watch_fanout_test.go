@@ -88,7 +88,7 @@ func testManyWatchers(t *testing.T, e *kit.Env) {
 	}
 
 	each(func(i int) error {
-		if _, err := person.Create(t.Context(), newTask(taskName(i)), metav1.CreateOptions{}); err != nil {
+		if _, err := person.Create(t.Context(), kit.NewTask(taskName(i)), metav1.CreateOptions{}); err != nil {
 			return err
 		}
 		return tryBindTask(t.Context(), controller, taskName(i), workerName(i), "first")

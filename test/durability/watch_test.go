@@ -76,7 +76,7 @@ func testWatch(t *testing.T, e *kit.Env) {
 			watchers[i] = startRetryWatcher(t, person, watches[i].options, stored.Start)
 		}
 
-		createTask(t, person, newTask("one"))
+		createTask(t, person, kit.NewTask("one"))
 		bindTask(t, controller, "one", "worker-1", "first")
 		kit.Check(t, setPhase(t.Context(), controller, "one", batch.TaskRunning))
 		labelTask(t, person, "one", "color", "red")
