@@ -19,10 +19,13 @@ package kit
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/test/kit/await"
 )
@@ -67,4 +70,17 @@ func Gone(err error) error {
 		return errors.New("the object still exists")
 	}
 	return err
+}
+
+// Refused returns nil if err is an API error with that reason whose message contains all the texts.
+func Refused(err error, reason metav1.StatusReason, texts ...string) error {
+	if got := apierrors.ReasonForError(err); got != reason {
+		return fmt.Errorf("got error %v (reason %q), want reason %s", err, got, reason)
+	}
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			return fmt.Errorf("got error %q, want one that contains %q", err, text)
+		}
+	}
+	return nil
 }

@@ -74,15 +74,15 @@ type Env struct {
 	args []string
 }
 
-// Aggregated starts a host cluster with leat-apiserver behind it, for one test.
+// Aggregated starts a host cluster and a leat-apiserver behind it, until the test ends. The server has the arguments that
+// config/base ships, except for addresses and files. args come after them and win.
 func Aggregated(t testing.TB, args ...string) *Env {
 	t.Helper()
-	return On(t, host.ForTest(t), args...)
+	return AggregatedOn(t, host.ForTest(t), args...)
 }
 
-// On starts leat-apiserver behind a host cluster that is there, for one test: as config/base starts it, but for addresses and files.
-// The arguments come after those, and win over them.
-func On(t testing.TB, cp *host.ControlPlane, args ...string) *Env {
+// AggregatedOn is Aggregated behind a host cluster that runs already.
+func AggregatedOn(t testing.TB, cp *host.ControlPlane, args ...string) *Env {
 	t.Helper()
 	etcd := Must(host.StartEtcd(t.Context(), host.EtcdOptions{Dir: filepath.Join(t.ArtifactDir(), "leat")}))(t)
 	t.Cleanup(func() {
@@ -90,11 +90,12 @@ func On(t testing.TB, cp *host.ControlPlane, args ...string) *Env {
 			t.Error(err)
 		}
 	})
-	return Over(t, cp, etcd, args...)
+	return AggregatedWithEtcd(t, cp, etcd, args...)
 }
 
-// Over is On over an etcd of the caller's. Its Endpoint may be several addresses, with commas between them.
-func Over(t testing.TB, cp *host.ControlPlane, etcd *host.Etcd, args ...string) *Env {
+// AggregatedWithEtcd is AggregatedOn with an etcd that runs already. Its Endpoint may be several addresses, separated by
+// commas.
+func AggregatedWithEtcd(t testing.TB, cp *host.ControlPlane, etcd *host.Etcd, args ...string) *Env {
 	t.Helper()
 	e := &Env{Host: cp, Etcd: etcd, dir: filepath.Join(t.ArtifactDir(), "leat"), url: cp.URL, clientCA: cp.ClientCA}
 	admin := Must(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)

@@ -49,20 +49,28 @@ func (cp *ControlPlane) UserKubeconfig(user string, groups ...string) (path stri
 		&clientcmdapi.AuthInfo{ClientCertificateData: cert, ClientKeyData: key})
 }
 
-// ServiceAccountKubeconfig writes a kubeconfig with a token of an existing
-// service account, valid for 12 hours, and gives its path.
+// ServiceAccountKubeconfig writes a kubeconfig with a token of an existing service account, valid for 12 hours, and
+// returns its path.
 func (cp *ControlPlane) ServiceAccountKubeconfig(namespace, name string) (path string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	seconds := int64(tokenLifetime.Seconds())
-	request, err := cp.admin.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name, &authenticationv1.TokenRequest{
-		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds},
-	}, metav1.CreateOptions{})
+	token, err := cp.ServiceAccountToken(ctx, namespace, name, authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds})
+	if err != nil {
+		return "", err
+	}
+	return cp.writeKubeconfig("system:serviceaccount:"+namespace+":"+name, &clientcmdapi.AuthInfo{Token: token})
+}
+
+// ServiceAccountToken returns a new token of an existing service account. Without an audience in spec it is for the host
+// itself.
+func (cp *ControlPlane) ServiceAccountToken(ctx context.Context, namespace, name string, spec authenticationv1.TokenRequestSpec) (string, error) {
+	request, err := cp.admin.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name,
+		&authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
 	if err != nil {
 		return "", fmt.Errorf("requesting a token of service account %s/%s: %w", namespace, name, err)
 	}
-	return cp.writeKubeconfig("system:serviceaccount:"+namespace+":"+name,
-		&clientcmdapi.AuthInfo{Token: request.Status.Token})
+	return request.Status.Token, nil
 }
 
 func (cp *ControlPlane) writeKubeconfig(name string, user *clientcmdapi.AuthInfo) (string, error) {
