@@ -1,0 +1,234 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package incluster
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/leat-dev/leat/test/kit"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/controller/certificates"
+	"github.com/leat-dev/leat/test/kit/host"
+)
+
+const systemNamespace = "leat-system"
+
+// admission has the cluster create pods of critical priority classes only where a quota is for them, as GKE does.
+const admission = `
+apiVersion: apiserver.config.k8s.io/v1
+kind: AdmissionConfiguration
+plugins:
+- name: ResourceQuota
+  configuration:
+    apiVersion: apiserver.config.k8s.io/v1
+    kind: ResourceQuotaConfiguration
+    limitedResources:
+    - resource: pods
+      matchScopes:
+      - {scopeName: PriorityClass, operator: In, values: [system-node-critical, system-cluster-critical]}
+`
+
+func TestInstall(t *testing.T) {
+	t.Parallel()
+	dir := t.ArtifactDir()
+	file := filepath.Join(dir, "admission.yaml")
+	kit.Check(t, os.WriteFile(file, []byte(admission), 0o600))
+	cp, err := host.Start(t.Context(), host.Options{
+		Dir: dir, APIServerArgs: []string{"--admission-control-config-file=" + file}, ControllerManagerArgs: []string{"--controllers=*"},
+	})
+	kit.Check(t, err)
+	t.Cleanup(func() { kit.Check(t, cp.Stop()) })
+	root, err := host.RepositoryRoot()
+	kit.Check(t, err)
+	all := filepath.Join(root, "config", "default")
+	config, err := clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig)
+	kit.Check(t, err)
+	config.QPS = -1
+	admin := kubernetes.NewForConfigOrDie(config)
+
+	t.Run("nothing in the manifests is unknown, or more than Pod Security allows", func(t *testing.T) {
+		_, stderr, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "apply", "--validate=strict", "--kustomize", all)
+		kit.Check(t, err)
+		if stderr != "" {
+			t.Errorf("the host warns: %s", stderr)
+		}
+	})
+	t.Run("pods are created, though their priority class needs a quota", func(t *testing.T) {
+		for _, component := range []string{"apiserver", "controller-manager", "etcd"} {
+			kit.Eventually(t, "there is a pod of "+component, func(ctx context.Context) error {
+				pods, err := admin.CoreV1().Pods(systemNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
+				if err == nil && len(pods.Items) == 0 {
+					err = errors.New("there is none")
+				}
+				return err
+			})
+		}
+	})
+	t.Run("namespaces are deleted while no server is there yet", func(t *testing.T) { createAndDeleteNamespace(t, admin, "bystander") })
+	t.Run("certificates are issued, by who is installed to do it", func(t *testing.T) {
+		issue(t, cp)
+		certificatesIssued(t, admin)
+		// What is applied again leaves them alone.
+		before := secrets(t, admin)
+		kit.Check(t, cp.Apply(t.Context(), all))
+		for name, data := range secrets(t, admin) {
+			if string(data["tls.crt"]) != string(before[name]["tls.crt"]) {
+				t.Errorf("applying the manifests again has changed Secret %s", name)
+			}
+		}
+
+		// One that is lost is issued anew.
+		secret, err := admin.CoreV1().Secrets(systemNamespace).Get(t.Context(), certificates.EtcdSecret, metav1.GetOptions{})
+		kit.Check(t, err)
+		delete(secret.Data, "tls.crt")
+		_, err = admin.CoreV1().Secrets(systemNamespace).Update(t.Context(), secret, metav1.UpdateOptions{})
+		kit.Check(t, err)
+		certificatesIssued(t, admin)
+	})
+	t.Run("uninstalled in one go", func(t *testing.T) {
+		_, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "--timeout=90s", "--kustomize", all)
+		kit.Check(t, err)
+		_, err = admin.CoreV1().Namespaces().Get(t.Context(), systemNamespace, metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			t.Errorf("the namespace is still there: %v", err)
+		}
+	})
+	t.Run("Registration", func(t *testing.T) { testRegistration(t, cp) })
+	t.Run("Uninstall", func(t *testing.T) { testUninstall(t, kit.On(t, cp)) })
+}
+
+// issue keeps certificates with the rights of the service account that the manifests give them to, until the test ends.
+func issue(t *testing.T, cp *host.ControlPlane) {
+	t.Helper()
+	path, err := cp.ServiceAccountKubeconfig(systemNamespace, "leat-controller-manager")
+	kit.Check(t, err)
+	config, err := clientcmd.BuildConfigFromFlags("", path)
+	kit.Check(t, err)
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error)
+	go func() { ended <- certificates.Run(ctx, config, systemNamespace) }()
+	t.Cleanup(func() {
+		stop()
+		kit.Check(t, <-ended)
+	})
+}
+
+// certificatesIssued waits until all certificates are there and good for what they are for.
+func certificatesIssued(t *testing.T, admin kubernetes.Interface) {
+	t.Helper()
+	kit.Eventually(t, "all certificates are issued", func(context.Context) error {
+		all := secrets(t, admin)
+		server, client := x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth
+		return errors.Join(
+			good(all[certificates.ServerSecret], "leat-apiserver.leat-system.svc", server),
+			good(all[certificates.EtcdSecret], "leat-etcd.leat-system.svc", server, client),
+			good(all[certificates.EtcdSecret], "leat-etcd-2.leat-etcd.leat-system.svc", server, client),
+			good(all[certificates.WorkerClientSecret], batch.WorkerClientName, client),
+		)
+	})
+}
+
+// createAndDeleteNamespace creates a namespace, deletes it, and waits until it is gone.
+func createAndDeleteNamespace(t *testing.T, admin kubernetes.Interface, name string) {
+	t.Helper()
+	namespaces := admin.CoreV1().Namespaces()
+	_, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	kit.Check(t, err)
+	kit.Check(t, namespaces.Delete(t.Context(), name, metav1.DeleteOptions{}))
+	kit.Eventually(t, "namespace "+name+" is gone", func(ctx context.Context) error {
+		namespace, err := namespaces.Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("it is there: %v, %w", namespace.Status.Conditions, err)
+	})
+}
+
+func secrets(t *testing.T, admin kubernetes.Interface) map[string]map[string][]byte {
+	t.Helper()
+	list, err := admin.CoreV1().Secrets(systemNamespace).List(t.Context(), metav1.ListOptions{})
+	kit.Check(t, err)
+	data := map[string]map[string][]byte{}
+	for _, secret := range list.Items {
+		data[secret.Name] = secret.Data
+	}
+	return data
+}
+
+// good says why the content of a Secret is not a certificate of that name for those usages.
+func good(data map[string][]byte, name string, usages ...x509.ExtKeyUsage) error {
+	pair, err := tls.X509KeyPair(data["tls.crt"], data["tls.key"])
+	if err != nil {
+		return fmt.Errorf("certificate for %s: %w", name, err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(data["ca.crt"])
+	for _, usage := range usages {
+		if _, err := pair.Leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: roots, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+			return fmt.Errorf("certificate for %s: %w", name, err)
+		}
+	}
+	if left := time.Until(pair.Leaf.NotAfter); left < 300*24*time.Hour {
+		return fmt.Errorf("certificate for %s ends in %s", name, left)
+	}
+	return nil
+}
+
+// testUninstall: the order of config/base is one in which nothing waits for what was removed before it, even when the server
+// is gone already.
+func testUninstall(t *testing.T, e *kit.Env) {
+	ctx := t.Context()
+	client := hostAdmin(t, e)
+	namespace := e.Namespace(t)
+	kit.Must(kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace).Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
+	kit.Check(t, e.Server.Stop())
+	deleteNamespace(t, e, namespace)
+
+	base := filepath.Join(kit.Must(host.RepositoryRoot())(t), "config", "base")
+	_, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "delete", "--kustomize", base, "--timeout=60s")
+	kit.Check(t, err)
+	for _, name := range []string{"leat-system", namespace} {
+		kit.Eventually(t, "namespace "+name+" is gone", func(ctx context.Context) error { return namespaceGone(ctx, client, name) })
+	}
+	left, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "get", "--all-namespaces", "--selector=app.kubernetes.io/part-of=leat",
+		"--output=name", "apiservices,clusterroles,clusterrolebindings,roles,rolebindings,services,serviceaccounts,namespaces")
+	kit.Check(t, err)
+	if left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+	list := kit.Must(client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{}))(t)
+	for _, namespace := range list.Items {
+		if namespace.Status.Phase == corev1.NamespaceTerminating {
+			t.Errorf("namespace %s is stuck", namespace.Name)
+		}
+	}
+}
