@@ -33,7 +33,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testStrangers: whoever is not known gets health and no more, whatever he says of himself.
+// testStrangers checks that a client without valid credentials reaches the health endpoints and nothing else, whatever
+// identity its headers claim.
 func testStrangers(t *testing.T, e *kit.Env) {
 	someone := e.Direct(t, "someone")
 	foreign := e.Direct(t, "someone")
@@ -41,62 +42,63 @@ func testStrangers(t *testing.T, e *kit.Env) {
 	foreign.CertData, foreign.KeyData, err = kit.Must(pki.NewCA("stranger"))(t).IssueClient("alice", "leat:admins", "system:masters")
 	kit.Check(t, err)
 
-	t.Run("anonymous gets health only", func(t *testing.T) {
+	t.Run("anonymous requests reach health endpoints only", func(t *testing.T) {
 		for _, path := range []string{"/healthz", "/livez", "/readyz"} {
 			if got := ask(t, anonymous(t, e), http.MethodGet, path, ""); got.code != http.StatusOK {
-				t.Errorf("%s answers %s", path, got)
+				t.Errorf("GET %s: got %s, want 200", path, got)
 			}
 		}
 		paths := []string{"/", "/apis", groupPath, tasksPath("default"), "/openapi/v2", "/openapi/v3", "/metrics", "/debug/pprof/", "/configz", "/flagz"}
 		if e.Standalone() {
-			paths = append(paths, "/version") // which a host's system:public-info-viewer opens to all
+			paths = append(paths, "/version") // on a host, system:public-info-viewer allows it
 		}
 		for _, path := range paths {
-			if got := ask(t, anonymous(t, e), http.MethodGet, path, ""); got.code != stranger(e) {
-				t.Errorf("%s answers %s", path, got)
+			if got := ask(t, anonymous(t, e), http.MethodGet, path, ""); got.code != deniedCode(e) {
+				t.Errorf("GET %s: got %s, want %d", path, got, deniedCode(e))
 			}
 		}
 	})
 
-	t.Run("a certificate of a foreign authority is refused", func(t *testing.T) {
+	t.Run("a certificate of another CA is rejected", func(t *testing.T) {
 		for _, path := range []string{"/version", tasksPath("default")} {
 			if got := ask(t, foreign, http.MethodGet, path, ""); got.code != http.StatusUnauthorized {
-				t.Errorf("%s answers %s", path, got)
+				t.Errorf("GET %s: got %s, want 401", path, got)
 			}
 		}
 	})
 
-	t.Run("identity headers count for nothing", func(t *testing.T) {
+	t.Run("identity headers are ignored", func(t *testing.T) {
 		claim := []string{"X-Remote-User", "alice", "X-Remote-Group", "leat:admins", "X-Remote-Group", "system:masters"}
 		for _, config := range []*rest.Config{anonymous(t, e), foreign} {
 			got := ask(t, config, http.MethodGet, tasksPath("default"), "", claim...)
 			if got.code != http.StatusUnauthorized && !(got.code == http.StatusForbidden && strings.Contains(got.body, `User \"system:anonymous\"`)) {
-				t.Errorf("without a certificate that is known it answers %s", got)
+				t.Errorf("without a valid certificate: got %s, want 401, or 403 for system:anonymous", got)
 			}
 		}
 		if got := ask(t, someone, http.MethodGet, tasksPath("default"), "", claim...); got.code != http.StatusForbidden || !strings.Contains(got.body, `User \"someone\"`) {
-			t.Errorf("to someone it answers %s", got)
+			t.Errorf("as someone: got %s, want 403 for someone", got)
 		}
 	})
 
-	t.Run("impersonation is for who is granted it", func(t *testing.T) {
+	t.Run("impersonation needs a grant", func(t *testing.T) {
 		got := ask(t, someone, http.MethodGet, tasksPath("default"), "", "Impersonate-User", "alice", "Impersonate-Group", "leat:admins")
 		if got.code != http.StatusForbidden || !strings.Contains(got.body, "impersonate") {
-			t.Errorf("it answers %s", got)
+			t.Errorf("got %s, want 403 that names the verb impersonate", got)
 		}
 	})
 }
 
-// stranger is what one who shows nothing is told: with a host, whose roles decide, that anonymous may not; else that one must be
-// known.
-func stranger(e *kit.Env) int {
+// deniedCode returns the status of a denied request without credentials. On a host, system:anonymous is a user that the
+// host's roles deny; standalone, the request is not authenticated.
+func deniedCode(e *kit.Env) int {
 	if e.Standalone() {
 		return http.StatusUnauthorized
 	}
 	return http.StatusForbidden
 }
 
-// roles are what the shipped roles allow, as the host's own roles of their names include them.
+// roles has the verbs that the shipped roles allow, by resource. The host aggregates each into its own role of that
+// name.
 var roles = map[string]map[string]string{
 	"view": {
 		"tasks": "get list watch", "tasksets": "get list watch", "taskqueues": "get list watch", "workers": "get list watch",
@@ -117,7 +119,7 @@ var roles = map[string]map[string]string{
 	"none": {},
 }
 
-// testHostRoles: what the host says one may do and what our server lets one do are the same, for every verb of every resource.
+// testHostRoles checks that an access review of the host and the server itself agree, for every verb of every resource.
 func testHostRoles(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	for role, allowed := range roles {
@@ -135,11 +137,11 @@ func testHostRoles(t *testing.T, e *kit.Env) {
 				for verb := range strings.FieldsSeq(served) {
 					want := strings.Contains(" "+allowed[resource]+" ", " "+verb+" ")
 					if got := canI(t, asker, namespace, verb, resource); got != want {
-						t.Errorf("the host says that %s may %s %s: %t, want %t", role, verb, resource, got, want)
+						t.Errorf("access review of the host: %s may %s %s: got %t, want %t", role, verb, resource, got, want)
 					}
 					got := attempt(t, direct, namespace, verb, resource)
 					if (got.code != http.StatusForbidden) != want {
-						t.Errorf("the server answers %s to %s %s with %s; is it allowed: %t", role, verb, resource, got, want)
+						t.Errorf("%s: %s %s at the server: got %s, want allowed: %t", role, verb, resource, got, want)
 					}
 				}
 			}
@@ -147,7 +149,7 @@ func testHostRoles(t *testing.T, e *kit.Env) {
 	}
 }
 
-// grant binds a role of the host to a user in the namespace.
+// grant binds a ClusterRole of the host to a user in the namespace, and waits until it includes Leat's rules.
 func grant(t testing.TB, e *kit.Env, namespace, user, role string) {
 	t.Helper()
 	kit.Must(hostAdmin(t, e).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
@@ -156,15 +158,15 @@ func grant(t testing.TB, e *kit.Env, namespace, user, role string) {
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
 	}, metav1.CreateOptions{}))(t)
 	asker := kit.Must(kubernetes.NewForConfig(e.Person(t, user)))(t)
-	kit.Eventually(t, "role "+role+" includes ours", func(context.Context) error {
+	kit.Eventually(t, "ClusterRole "+role+" includes the rules for tasks", func(context.Context) error {
 		if !canI(t, asker, namespace, "get", "tasks") {
-			return fmt.Errorf("%s may not get tasks", user)
+			return fmt.Errorf("%s may not get tasks yet", user)
 		}
 		return nil
 	})
 }
 
-// canI is "kubectl auth can-i".
+// canI returns what "kubectl auth can-i" prints.
 func canI(t testing.TB, client kubernetes.Interface, namespace, verb, resource string) bool {
 	t.Helper()
 	resource, subresource, _ := strings.Cut(resource, "/")
@@ -176,7 +178,7 @@ func canI(t testing.TB, client kubernetes.Interface, namespace, verb, resource s
 	return review.Status.Allowed
 }
 
-// attempt does what the verb says to an object that is not there, so that nothing comes of it where it is allowed.
+// attempt sends a request with the verb for an object that does not exist, so that an allowed request changes nothing.
 func attempt(t testing.TB, config *rest.Config, namespace, verb, resource string) answer {
 	t.Helper()
 	resource, subresource, found := strings.Cut(resource, "/")

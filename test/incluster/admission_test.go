@@ -41,7 +41,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// webhook is a backend that labels what is created, and denies what is named after it: "deny-<operation>[-<subresource>]".
+// webhook is a webhook backend. It labels objects, and denies requests for objects with the name
+// "deny-<operation>[-<subresource>]".
 type webhook struct {
 	*httptest.Server
 	ca *pki.CA
@@ -84,15 +85,16 @@ func (w *webhook) ServeHTTP(writer http.ResponseWriter, request *http.Request) {
 	}
 	review.Response, review.Request = verdict, nil
 	writer.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(writer).Encode(review) // a caller that has gone needs no answer
+	_ = json.NewEncoder(writer).Encode(review) // an error means that the client has gone
 }
 
-// manifests are webhooks and policies, by the admission plugin that reads them. They are about namespaces of these tests only.
+// manifests has webhooks and policies by the admission plugin that reads them. They match only the namespaces of these
+// tests.
 var manifests = map[string]string{
 	"MutatingAdmissionWebhook": `
 apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingWebhookConfiguration
-metadata: {name: "e2e.example.com$SUFFIX"}
+metadata: {name: "webhooks.example.com$SUFFIX"}
 webhooks:
 - name: label.example.com
   clientConfig: {url: "$URL/mutate", caBundle: $CA}
@@ -104,7 +106,7 @@ webhooks:
 	"ValidatingAdmissionWebhook": `
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingWebhookConfiguration
-metadata: {name: "e2e.example.com$SUFFIX"}
+metadata: {name: "webhooks.example.com$SUFFIX"}
 webhooks:
 - name: deny.example.com
   clientConfig: {url: "$URL/validate", caBundle: $CA}
@@ -189,8 +191,8 @@ spec: {policyName: "labels.example.com$SUFFIX"}
 `,
 }
 
-// writeManifests writes the manifests for a backend, each plugin's to a directory of its name, and gives the parent of all.
-// The suffix is what names end in.
+// writeManifests writes the manifests for a backend, those of each plugin to a directory with its name. It returns the
+// parent directory. The names of the objects end with suffix.
 func writeManifests(t testing.TB, backend *webhook, suffix string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -201,7 +203,7 @@ func writeManifests(t testing.TB, backend *webhook, suffix string) string {
 	return dir
 }
 
-// admissionConfig writes a configuration of the admission plugins that names the manifests, and gives its path.
+// admissionConfig writes an AdmissionConfiguration that refers to the manifests as static ones, and returns its path.
 func admissionConfig(t testing.TB, backend *webhook) string {
 	t.Helper()
 	dir := writeManifests(t, backend, ".static.k8s.io")
@@ -232,37 +234,38 @@ func applyManifests(t testing.TB, e *kit.Env, backend *webhook) (remove func()) 
 	return func() { kubectl("delete") }
 }
 
+// testWebhooks checks that webhooks mutate and deny requests of every kind, and fail closed.
 func testWebhooks(t *testing.T, e *kit.Env, backend *webhook) {
 	namespace := e.Namespace(t)
 	ctx := t.Context()
 	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
 	tasks, sets := admin.Tasks(namespace), admin.TaskSets(namespace)
-	kit.Eventually(t, "the webhooks are known", func(ctx context.Context) error {
+	kit.Eventually(t, "the server calls the webhooks", func(ctx context.Context) error {
 		if _, err := tasks.Create(ctx, newTask("deny-create"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err == nil {
-			return fmt.Errorf("what they deny is created")
+			return fmt.Errorf("a create that they deny succeeds")
 		}
 		task, err := tasks.Create(ctx, newTask("probe"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err == nil && task.Labels["webhook"] == "" {
-			err = fmt.Errorf("what is created has no label")
+			err = fmt.Errorf("the created task has no label")
 		}
 		return err
 	})
 
-	t.Run("mutate what is created and updated", func(t *testing.T) {
+	t.Run("creates and updates are mutated", func(t *testing.T) {
 		task := kit.Must(tasks.Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
 		if task.Labels["webhook"] != "create" {
-			t.Errorf("labels after the create: %v", task.Labels)
+			t.Errorf("labels after the create: got %v, want webhook=create", task.Labels)
 		}
 		task = kit.Must(tasks.Update(ctx, task, metav1.UpdateOptions{}))(t)
 		if task.Labels["webhook"] != "update" {
-			t.Errorf("labels after the update: %v", task.Labels)
+			t.Errorf("labels after the update: got %v, want webhook=update", task.Labels)
 		}
 		if set := kit.Must(sets.Create(ctx, newTaskSet("set"), metav1.CreateOptions{}))(t); set.Labels["webhook"] != "create" {
-			t.Errorf("labels of a set: %v", set.Labels)
+			t.Errorf("labels of the task set: got %v, want webhook=create", set.Labels)
 		}
 	})
 
-	t.Run("deny what they say with their message", func(t *testing.T) {
+	t.Run("denied requests have the message of the webhook", func(t *testing.T) {
 		for _, name := range []string{"deny-update", "deny-delete", "deny-create-binding", "deny-create-eviction", "deny-update-status"} {
 			kit.Must(tasks.Create(ctx, newTask(name), metav1.CreateOptions{}))(t)
 		}
@@ -289,11 +292,11 @@ func testWebhooks(t *testing.T, e *kit.Env, backend *webhook) {
 			})
 		}
 		if task := kit.Must(tasks.Get(ctx, "deny-create-binding", metav1.GetOptions{}))(t); task.Spec.WorkerName != "" {
-			t.Errorf("the task whose binding was denied is bound to %q", task.Spec.WorkerName)
+			t.Errorf("worker of the task whose binding was denied: got %q, want none", task.Spec.WorkerName)
 		}
 	})
 
-	t.Run("fail closed when there is no answer", func(t *testing.T) {
+	t.Run("an unreachable webhook fails closed", func(t *testing.T) {
 		backend.Close()
 		for what, err := range map[string]error{
 			"create": func() error { _, err := tasks.Create(ctx, newTask("late"), metav1.CreateOptions{}); return err }(),
@@ -310,6 +313,7 @@ func testWebhooks(t *testing.T, e *kit.Env, backend *webhook) {
 	})
 }
 
+// testPolicies checks that admission policies mutate and deny requests.
 func testPolicies(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	ctx := t.Context()
@@ -318,31 +322,31 @@ func testPolicies(t *testing.T, e *kit.Env) {
 	urgent, reboot := newTask("urgent"), newTask("reboot")
 	urgent.Spec.Priority = 101
 	reboot.Spec.Command = []string{"sudo", "reboot"}
-	kit.Eventually(t, "the policies are known", func(ctx context.Context) error {
+	kit.Eventually(t, "the server applies the policies", func(ctx context.Context) error {
 		if _, err := tasks.Create(ctx, reboot, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err == nil {
-			return fmt.Errorf("what they deny is created")
+			return fmt.Errorf("a create that they deny succeeds")
 		}
 		task, err := tasks.Create(ctx, newTask("probe"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err == nil && task.Labels["patched"] == "" {
-			err = fmt.Errorf("what is created has the labels %v", task.Labels)
+			err = fmt.Errorf("labels of the created task: got %v, want patched", task.Labels)
 		}
 		return err
 	})
 
-	t.Run("mutate what is created", func(t *testing.T) {
+	t.Run("creates are mutated", func(t *testing.T) {
 		task := newTask("task")
 		task.Labels = map[string]string{"own": "yes"}
 		want := map[string]string{"own": "yes", "applied": "yes", "patched": "yes"}
 		if got := kit.Must(tasks.Create(ctx, task, metav1.CreateOptions{}))(t).Labels; fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("the task's labels are %v, want %v", got, want)
+			t.Errorf("labels of the task: got %v, want %v", got, want)
 		}
 		delete(want, "own")
 		if got := kit.Must(sets.Create(ctx, newTaskSet("set"), metav1.CreateOptions{}))(t).Labels; fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("the set's labels are %v, want %v", got, want)
+			t.Errorf("labels of the task set: got %v, want %v", got, want)
 		}
 	})
 
-	t.Run("deny with their message", func(t *testing.T) {
+	t.Run("denied requests have the message of the policy", func(t *testing.T) {
 		kept := newTask("kept")
 		kept.Annotations = map[string]string{"example.com/keep": "yes"}
 		kit.Must(tasks.Create(ctx, kept, metav1.CreateOptions{}))(t)
@@ -360,8 +364,8 @@ func testPolicies(t *testing.T, e *kit.Env) {
 	})
 }
 
-// foreignPolicies have parameters that we may not read, or of a kind that nobody knows. Of two, requests for our tasks are the business:
-// in the namespaces CLOSED and OPEN.
+// foreignPolicies are policies of somebody else. Their parameters are of kinds that the server may not read or that do
+// not exist. Two of them match creates of tasks, in the namespaces CLOSED and OPEN.
 const foreignPolicies = `
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
@@ -455,8 +459,8 @@ spec:
   paramRef: {name: most, namespace: default, parameterNotFoundAction: Deny}
 `
 
-// testForeignPolicy: policies with parameters that we may not read must not take us down, neither now nor at the next start, and are
-// no more than their failurePolicy says to what they are about.
+// testForeignPolicy checks that policies with parameters that the server may not read do not make it unready, now or
+// after a restart. The requests that they match are handled by their failurePolicy.
 func testForeignPolicy(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
 	closed, open := newNamespace(t, e, "policy-fails-closed"), newNamespace(t, e, "policy-fails-open")
@@ -479,34 +483,34 @@ func testForeignPolicy(t *testing.T, e *kit.Env) {
 			if when != "now" {
 				kit.Check(t, e.Server.Restart(ctx))
 			}
-			kit.Eventually(t, "the server has met the policies", func(context.Context) error {
+			kit.Eventually(t, "the log names the parameters that the server may not list", func(context.Context) error {
 				log := string(kit.Must(os.ReadFile(e.Server.LogFile()))(t))
 				log = log[strings.LastIndex(log, "Serving securely"):]
 				for _, resource := range []string{"configmaps", "secrets"} {
 					if !strings.Contains(log, `cannot list resource \"`+resource+`\"`) {
-						return fmt.Errorf("its log does not say that it may not list %s", resource)
+						return fmt.Errorf("the log has no failure to list %s", resource)
 					}
 				}
 				return nil
 			})
 			if got := ask(t, anonymous(t, e), http.MethodGet, "/readyz?verbose", ""); got.code != http.StatusOK {
-				t.Errorf("readyz answers %s", got)
+				t.Errorf("GET /readyz: got %s, want 200", got)
 			}
 			kit.Must(admin.Tasks(e.Namespace(t)).Create(ctx, newTask(when), metav1.CreateOptions{}))(t)
-			kit.Eventually(t, "a policy that fails closed refuses", func(ctx context.Context) error {
+			kit.Eventually(t, "the policy that fails closed denies a create", func(ctx context.Context) error {
 				err := create(ctx, closed)
 				if err == nil || !strings.Contains(err.Error(), "closed.example.com") || !strings.Contains(err.Error(), "not yet synced") {
-					return fmt.Errorf("a create is answered with %v", err)
+					return fmt.Errorf("create: got error %v, want one that the policy is not yet synced", err)
 				}
 				return nil
 			})
 			if err := create(ctx, open); err != nil {
-				t.Errorf("a policy that fails open refuses: %v", err)
+				t.Errorf("create under the policy that fails open: got error %v, want none", err)
 			}
 		})
 	}
 
-	t.Run("once they may be read", func(t *testing.T) {
+	t.Run("readable", func(t *testing.T) {
 		host := hostAdmin(t, e)
 		kit.Must(host.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "most"}, Data: map[string]string{"most": "100"}}, metav1.CreateOptions{}))(t)
 		defer func() {
@@ -519,9 +523,9 @@ func testForeignPolicy(t *testing.T, e *kit.Env) {
 			"--clusterrole=leat-policy-parameters", "--serviceaccount=leat-system:leat-apiserver")
 		kit.Check(t, err)
 		for _, namespace := range []string{closed, open} {
-			kit.Eventually(t, "the policy judges by its parameters", func(ctx context.Context) error {
+			kit.Eventually(t, "the policy uses its parameters", func(ctx context.Context) error {
 				if err := create(ctx, namespace); err == nil || !strings.Contains(err.Error(), "more than most") {
-					return fmt.Errorf("a create is answered with %v", err)
+					return fmt.Errorf("create: got error %v, want more than most", err)
 				}
 				return nil
 			})

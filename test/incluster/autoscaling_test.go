@@ -35,8 +35,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,11 +42,14 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const metricsGroup = "external.metrics.k8s.io"
 
+// testTaskSetAutoscaling checks that a HorizontalPodAutoscaler sets the parallelism of a task set by an external
+// metric.
 func testTaskSetAutoscaling(t *testing.T, s *managed, value *atomic.Int64) {
 	namespace := s.Namespace(t)
 	value.Store(40)
@@ -82,7 +83,7 @@ func testTaskSetAutoscaling(t *testing.T, s *managed, value *atomic.Int64) {
 		want  int32
 	}{{40, 4}, {75, 8}, {200, 8}, {20, 2}, {0, 1}} {
 		value.Store(step.value)
-		kit.Eventually(t, fmt.Sprintf("the parallelism for a metric of %d is %d, as many tasks are active, and the autoscaler is content", step.value, step.want),
+		kit.Eventually(t, fmt.Sprintf("a metric of %d sets parallelism and active tasks to %d, and the autoscaler is active", step.value, step.want),
 			func(ctx context.Context) error {
 				set, err := s.api.TaskSets(namespace).Get(ctx, "set", metav1.GetOptions{})
 				if err != nil {
@@ -93,7 +94,7 @@ func testTaskSetAutoscaling(t *testing.T, s *managed, value *atomic.Int64) {
 					return err
 				}
 				if *set.Spec.Parallelism != step.want || set.Status.Active != step.want || scaler.Status.DesiredReplicas != step.want || !active(scaler) {
-					return fmt.Errorf("it is %d, %d tasks are active, the autoscaler says %+v", *set.Spec.Parallelism, set.Status.Active, scaler.Status)
+					return fmt.Errorf("parallelism is %d, %d tasks are active, the status of the autoscaler is %+v", *set.Spec.Parallelism, set.Status.Active, scaler.Status)
 				}
 				return nil
 			})
@@ -101,7 +102,7 @@ func testTaskSetAutoscaling(t *testing.T, s *managed, value *atomic.Int64) {
 	kit.Check(t, scalers.Delete(t.Context(), "set", metav1.DeleteOptions{}))
 }
 
-// active tells whether an autoscaler can read the scale of its target, and the metric.
+// active reports whether an autoscaler can read the scale of its target and the metric.
 func active(scaler *autoscalingv2.HorizontalPodAutoscaler) bool {
 	n := 0
 	for _, condition := range scaler.Status.Conditions {
@@ -112,7 +113,8 @@ func active(scaler *autoscalingv2.HorizontalPodAutoscaler) bool {
 	return n == 2
 }
 
-// testWorkerAutoscaling: the example's autoscaler sets the replicas of the example's Deployment by the tasks that have not finished.
+// testWorkerAutoscaling checks that the autoscaler of the example sets the replicas of the example's Deployment by the
+// number of unfinished tasks.
 func testWorkerAutoscaling(t *testing.T, s *managed) {
 	const perWorker = 8
 	namespace := s.Namespace(t)
@@ -122,16 +124,16 @@ func testWorkerAutoscaling(t *testing.T, s *managed) {
 	}
 	scalers := s.cluster.AutoscalingV2().HorizontalPodAutoscalers(namespace)
 	kit.Must(scalers.Patch(t.Context(), "worker-pool", types.MergePatchType,
-		[]byte(`{"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}`), metav1.PatchOptions{}))(t) // the test does not wait for calm
+		[]byte(`{"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}`), metav1.PatchOptions{}))(t) // the test does not wait five minutes
 	tasks := s.api.Tasks(namespace)
 	follows := func(unfinished int32) {
 		t.Helper()
 		want := max(1, (unfinished+perWorker-1)/perWorker)
-		kit.Eventually(t, fmt.Sprintf("there are %d workers for %d tasks", want, unfinished), func(ctx context.Context) error {
+		kit.Eventually(t, fmt.Sprintf("the Deployment has %d replicas for %d tasks", want, unfinished), func(ctx context.Context) error {
 			pool, err := s.cluster.AppsV1().Deployments(namespace).Get(ctx, "worker-pool", metav1.GetOptions{})
 			if err == nil && *pool.Spec.Replicas != want {
 				scaler, _ := scalers.Get(ctx, "worker-pool", metav1.GetOptions{})
-				err = fmt.Errorf("there are %d; the autoscaler says %+v", *pool.Spec.Replicas, scaler.Status)
+				err = fmt.Errorf("it has %d replicas; the status of the autoscaler is %+v", *pool.Spec.Replicas, scaler.Status)
 			}
 			return err
 		})
@@ -140,12 +142,12 @@ func testWorkerAutoscaling(t *testing.T, s *managed) {
 		kit.Must(tasks.Create(t.Context(), newShellTask(fmt.Sprintf("task-%d", i), "exec sleep 600"), metav1.CreateOptions{}))(t)
 	}
 	follows(40)
-	// Tasks that run are no reason to take workers away.
+	// Running tasks count as well as pending tasks.
 	s.worker(t, namespace, "worker")
-	kit.Eventually(t, "some run", func(ctx context.Context) error {
+	kit.Eventually(t, "a task is running", func(ctx context.Context) error {
 		list, err := tasks.List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running"})
 		if err == nil && len(list.Items) == 0 {
-			err = errors.New("none does")
+			err = errors.New("no task is running")
 		}
 		return err
 	})
@@ -157,7 +159,7 @@ func testWorkerAutoscaling(t *testing.T, s *managed) {
 	follows(0)
 }
 
-// unfinished is what docs/how-to/autoscale.md has Prometheus compute from the metrics of the scheduler.
+// unfinished computes from the metrics of the scheduler what docs/how-to/autoscale.md lets Prometheus compute.
 func (s *managed) unfinished(namespace string) (int64, error) {
 	response, err := http.Get(s.managerMetrics)
 	if err != nil {
@@ -223,7 +225,7 @@ func serveMetrics(t *testing.T, s *managed) (pendingFiles *atomic.Int64) {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(answer) // a caller that has gone needs no answer
+		_ = json.NewEncoder(w).Encode(answer) // an error means that the client has gone
 	}))
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{kit.Must(tls.X509KeyPair(cert, key))(t)}}
 	server.StartTLS()
@@ -248,7 +250,7 @@ spec:
   caBundle: %s
 `, metricsGroup, server.Listener.Addr().(*net.TCPAddr).Port, base64.StdEncoding.EncodeToString(ca.CertPEM())), 0o600))
 	kit.Check(t, s.Host.Apply(t.Context(), manifest))
-	t.Cleanup(func() { removed(t, s.Host, manifest) })
+	t.Cleanup(func() { deleteManifest(t, s.Host, manifest) })
 	kit.Eventually(t, "the host serves the metrics", func(ctx context.Context) error {
 		got, err := try(ctx, hostConfig(t, s.Env), http.MethodGet, "/apis/"+version, "")
 		if err == nil && got.code != http.StatusOK {
@@ -259,8 +261,8 @@ spec:
 	return pendingFiles
 }
 
-// removed deletes what is in a manifest, also at the end of a test.
-func removed(t *testing.T, cp *host.ControlPlane, manifest string) {
+// deleteManifest deletes the objects of a manifest. It also works in a cleanup of the test.
+func deleteManifest(t *testing.T, cp *host.ControlPlane, manifest string) {
 	_, _, err := cp.Kubectl(context.WithoutCancel(t.Context()), cp.AdminKubeconfig, "delete", "--filename", manifest)
 	kit.Check(t, err)
 }

@@ -22,21 +22,21 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// testNamespaceDeletion: the host's namespace controller deletes namespaces with all that works in them. It begins five seconds after
-// it is asked to, so all go at once. On a quiet machine each takes its tasks' grace and 10 s at most; the log has what it took.
+// testNamespaceDeletion checks that namespaces with running tasks and workers can be deleted, also if a worker is dead.
+// The namespace controller starts five seconds after the deletion, so the test deletes all namespaces at once. On an
+// idle machine each takes the grace period of its tasks and at most 10 s more; the log has the times.
 func testNamespaceDeletion(t *testing.T, s *managed) {
 	const grace = 2 // seconds
-	places := []struct {
+	namespaces := []struct {
 		name                            string
 		tasks, running, workers, killed int
 	}{
@@ -46,7 +46,7 @@ func testNamespaceDeletion(t *testing.T, s *managed) {
 		{name: "of-500", tasks: 500, running: 8, workers: 2, killed: 1},
 	}
 	var dying []*host.Process
-	for _, p := range places {
+	for _, p := range namespaces {
 		newNamespace(t, s.Env, p.name)
 		for i := range p.workers {
 			worker := s.worker(t, p.name, fmt.Sprintf("worker-%d", i))
@@ -55,18 +55,18 @@ func testNamespaceDeletion(t *testing.T, s *managed) {
 			}
 		}
 	}
-	for _, p := range places {
+	for _, p := range namespaces {
 		kit.Check(t, inParallel(t.Context(), 8, p.tasks, func(ctx context.Context, i int) error {
-			// One that does not hear that it is to end uses up its grace.
+			// A command that ignores SIGTERM uses its whole grace period.
 			task := newShellTask(fmt.Sprintf("task-%d", i), "trap '' TERM; while :; do sleep 1; done")
 			task.Spec.TerminationGracePeriodSeconds = new(int64(grace))
 			_, err := s.api.Tasks(p.name).Create(ctx, task, metav1.CreateOptions{})
 			return err
 		}))
-		kit.Eventually(t, fmt.Sprintf("%d tasks run in %s", p.running, p.name), func(ctx context.Context) error {
+		kit.Eventually(t, fmt.Sprintf("%d tasks are running in %s", p.running, p.name), func(ctx context.Context) error {
 			list, err := s.api.Tasks(p.name).List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running"})
 			if err == nil && len(list.Items) != p.running {
-				err = fmt.Errorf("%d do", len(list.Items))
+				err = fmt.Errorf("%d tasks are running", len(list.Items))
 			}
 			return err
 		})
@@ -76,7 +76,7 @@ func testNamespaceDeletion(t *testing.T, s *managed) {
 		kit.Check(t, worker.Kill())
 	}
 	var deletions errgroup.Group
-	for _, p := range places {
+	for _, p := range namespaces {
 		deletions.Go(func() error {
 			begun, last := time.Now(), error(nil)
 			if err := s.cluster.CoreV1().Namespaces().Delete(t.Context(), p.name, metav1.DeleteOptions{}); err != nil {
@@ -95,15 +95,15 @@ func testNamespaceDeletion(t *testing.T, s *managed) {
 		})
 	}
 	kit.Check(t, deletions.Wait())
-	for _, p := range places {
+	for _, p := range namespaces {
 		if keys := kit.Must(storedKeys(t.Context(), s.Env, p.name))(t); len(keys) != 0 {
-			t.Errorf("of namespace %s is left: %q", p.name, keys)
+			t.Errorf("keys of namespace %s in etcd: got %q, want none", p.name, keys)
 		}
 	}
 }
 
-// testNamespaceSweep: what is in a namespace that somebody has finalized by force, past the controller that would have emptied it, is
-// found and deleted, and nothing else.
+// testNamespaceSweep checks that the sweeper deletes the objects of a namespace that was finalized by force, before the
+// namespace controller emptied it, and no other objects.
 func testNamespaceSweep(t *testing.T, s *managed) {
 	const forced, kept = "forced", "kept"
 	before := s.orphansDeleted(t, "tasks")
@@ -116,7 +116,7 @@ func testNamespaceSweep(t *testing.T, s *managed) {
 		kit.Must(api.TaskQueues(namespace).Create(ctx, &v1alpha1.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: "queue"}}, metav1.CreateOptions{}))(t)
 	}
 	for _, namespace := range []string{forced, kept} {
-		kit.Eventually(t, "there are a set, its tasks, another task and a queue", func(ctx context.Context) error {
+		kit.Eventually(t, "there are a task set, its tasks, another task and a queue", func(ctx context.Context) error {
 			return s.holds(ctx, namespace, 6)
 		})
 	}
@@ -128,22 +128,22 @@ func testNamespaceSweep(t *testing.T, s *managed) {
 	kit.Check(t, kit.Gone(second(namespaces.Get(t.Context(), forced, metav1.GetOptions{}))))
 	kit.Check(t, s.holds(t.Context(), forced, 6))
 
-	kit.Eventually(t, "nothing is left", func(ctx context.Context) error { return s.holds(ctx, forced, 0) })
+	kit.Eventually(t, "nothing is left of the namespace", func(ctx context.Context) error { return s.holds(ctx, forced, 0) })
 	kit.Check(t, s.holds(t.Context(), kept, 6))
-	// The tasks of the set may go with it before their turn comes.
-	kit.Eventually(t, "the deletions are counted", func(context.Context) error {
+	// The controller of the task set may delete its tasks before the sweeper does.
+	kit.Eventually(t, "the metric counts the deletions", func(context.Context) error {
 		if n := s.orphansDeleted(t, "tasks") - before; n < 1 || n > 4 {
-			return fmt.Errorf("%v tasks are", n)
+			return fmt.Errorf("it counts %v tasks, want 1 to 4", n)
 		}
 		return nil
 	})
 }
 
-// holds says nil if our etcd has so many objects of a namespace.
+// holds returns an error unless Leat's etcd has that number of objects of a namespace.
 func (s *managed) holds(ctx context.Context, namespace string, objects int) error {
 	keys, err := storedKeys(ctx, s.Env, namespace)
 	if err == nil && len(keys) != objects {
-		err = fmt.Errorf("there are %d objects in %s: %q", len(keys), namespace, keys)
+		err = fmt.Errorf("namespace %s has %d objects, want %d: %q", namespace, len(keys), objects, keys)
 	}
 	return err
 }

@@ -41,10 +41,10 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// sweepInterval is the shortest time between two searches for orphans.
+// sweepInterval is the minimum time between two sweeps for orphans.
 const sweepInterval = 2 * time.Second
 
-// scene is one host with Leat in it and its controllers at work, which all tests share.
+// managed is an Env with a running controller manager.
 type managed struct {
 	*kit.Env
 	cluster *kubernetes.Clientset
@@ -53,6 +53,7 @@ type managed struct {
 	managerMetrics string
 }
 
+// testControllers runs the suites that need the controller manager.
 func testControllers(t *testing.T, e *kit.Env) {
 	port := kit.Must(host.FreePort())(t)
 	s := &managed{
@@ -81,13 +82,13 @@ func testControllers(t *testing.T, e *kit.Env) {
 	kit.Check(t, manager.Stop()) // so that it releases its lease
 }
 
-// worker starts a real worker in a namespace.
+// worker starts a leat-worker in a namespace.
 func (s *managed) worker(t testing.TB, namespace, name string) *host.Process {
 	t.Helper()
 	return s.StartWorker(t, s.Worker(t, namespace, name), namespace, name, nil, "--tasks=4")
 }
 
-// orphansDeleted is how many objects of a resource the sweeper says that it has deleted.
+// orphansDeleted returns how many objects of a resource the sweeper has deleted, by its metric.
 func (s *managed) orphansDeleted(t testing.TB, resource string) float64 {
 	t.Helper()
 	response := kit.Must(http.Get(s.managerMetrics))(t)
@@ -100,7 +101,8 @@ func (s *managed) orphansDeleted(t testing.TB, resource string) float64 {
 	return 0
 }
 
-// person gives the kubeconfig of somebody with the host's role "admin" in a namespace, which includes ours, and in no other.
+// person returns the kubeconfig of a user with the host's ClusterRole "admin" in one namespace. The host aggregates the
+// rules of Leat into that role.
 func (s *managed) person(t testing.TB, namespace string) string {
 	t.Helper()
 	user := "person-of-" + namespace
@@ -111,20 +113,20 @@ func (s *managed) person(t testing.TB, namespace string) string {
 	}, metav1.CreateOptions{}))(t)
 	config := s.Person(t, user)
 	tasks := kit.Client(t, config).BatchV1alpha1().Tasks(namespace)
-	kit.Eventually(t, "the host's role includes ours", func(ctx context.Context) error {
+	kit.Eventually(t, "the role of the host includes the rules for tasks", func(ctx context.Context) error {
 		_, err := tasks.List(ctx, metav1.ListOptions{})
 		return err
 	})
 	return s.Kubeconfig(t, config, namespace)
 }
 
-// run runs kubectl or helm as people do for the first time, without anything in their caches.
+// run runs kubectl or helm with empty caches.
 func (s *managed) run(t testing.TB, kubeconfig, program string, args ...string) (output string, err error) {
 	t.Helper()
 	return s.runAt(t, t.TempDir(), kubeconfig, program, args...)
 }
 
-// runAt runs kubectl or helm with its caches in a directory. What it printed comes with the error, too.
+// runAt runs kubectl or helm with its caches in the directory home. The error contains the output, too.
 func (s *managed) runAt(t testing.TB, home, kubeconfig, program string, args ...string) (output string, err error) {
 	t.Helper()
 	root := kit.Must(host.RepositoryRoot())(t)

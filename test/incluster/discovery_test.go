@@ -39,7 +39,7 @@ const (
 	statusVerbs  = "get patch update"
 )
 
-// served is what discovery must tell of each resource: its verbs, then its short names.
+// served has the verbs and the short names of each resource.
 var served = map[string][2]string{
 	"tasks":             {everyVerb, "tk"},
 	"tasks/binding":     {"create", ""},
@@ -55,46 +55,47 @@ var served = map[string][2]string{
 	"workerleases":      {"create delete deletecollection get list patch update", ""},
 }
 
-// discover gives what the server at config tells of our group, and nil where it tells nothing.
+// discover returns the aggregated discovery of Leat's group by a server.
 func discover(t testing.TB, config *rest.Config) (*apidiscoveryv2.APIGroupDiscovery, error) {
 	t.Helper()
 	got := ask(t, config, http.MethodGet, "/apis", "", "Accept", aggregatedV2)
 	var list apidiscoveryv2.APIGroupDiscoveryList
 	if err := json.Unmarshal([]byte(got.body), &list); got.code != http.StatusOK || err != nil {
-		return nil, fmt.Errorf("GET /apis answers %d %q", got.code, got.body)
+		return nil, fmt.Errorf("GET /apis: got %d %q, want 200", got.code, got.body)
 	}
 	for i := range list.Items {
 		if list.Items[i].Name == group {
 			return &list.Items[i], nil
 		}
 	}
-	return nil, fmt.Errorf("there is no group %s", group)
+	return nil, fmt.Errorf("discovery has no group %s", group)
 }
 
+// testServerDiscovery checks discovery, OpenAPI and the version at the server itself.
 func testServerDiscovery(t *testing.T, e *kit.Env) {
 	direct := e.Direct(t, "reader", "system:authenticated")
 
-	t.Run("aggregated discovery tells all kinds", func(t *testing.T) {
+	t.Run("aggregated discovery has all kinds", func(t *testing.T) {
 		found := kit.Must(discover(t, direct))(t)
 		if len(found.Versions) != 1 || found.Versions[0].Version != "v1alpha1" {
-			t.Fatalf("versions are %+v, want v1alpha1 alone", found.Versions)
+			t.Fatalf("versions: got %+v, want only v1alpha1", found.Versions)
 		}
 		got := map[string][2]string{}
 		for _, resource := range found.Versions[0].Resources {
 			if resource.Scope != apidiscoveryv2.ScopeNamespace {
-				t.Errorf("the scope of %s is %q, want Namespaced", resource.Resource, resource.Scope)
+				t.Errorf("scope of %s: got %q, want Namespaced", resource.Resource, resource.Scope)
 			}
 			got[resource.Resource] = [2]string{sorted(resource.Verbs), sorted(resource.ShortNames)}
 			for _, sub := range resource.Subresources {
 				got[resource.Resource+"/"+sub.Subresource] = [2]string{sorted(sub.Verbs)}
 			}
 			if inAll := slices.Contains(resource.Categories, "all"); inAll != (resource.Resource == "tasksets" || resource.Resource == "taskqueues") {
-				t.Errorf("whether %s is in category all is %t", resource.Resource, inAll)
+				t.Errorf("%s in category all: got %t, want the opposite", resource.Resource, inAll)
 			}
 		}
 		for resource, want := range served {
 			if got[resource] != want {
-				t.Errorf("%s has verbs and short names %q, want %q", resource, got[resource], want)
+				t.Errorf("verbs and short names of %s: got %q, want %q", resource, got[resource], want)
 			}
 		}
 	})
@@ -102,25 +103,25 @@ func testServerDiscovery(t *testing.T, e *kit.Env) {
 	t.Run("OpenAPI describes all kinds", func(t *testing.T) {
 		for _, path := range []string{"/openapi/v2", openAPIPath} {
 			document := ask(t, direct, http.MethodGet, path, "", "Accept", "application/json")
-			if err := describes(document); err != nil {
+			if err := checkOpenAPI(document); err != nil {
 				t.Errorf("%s: %v", path, err)
 			}
 		}
 	})
 
-	t.Run("the version is told to whoever is known", func(t *testing.T) {
+	t.Run("authenticated users can read the version", func(t *testing.T) {
 		got := ask(t, direct, http.MethodGet, "/version", "")
 		var info struct{ Minor, GitVersion string }
 		if err := json.Unmarshal([]byte(got.body), &info); got.code != http.StatusOK || err != nil || info.Minor == "" || info.GitVersion == "" {
-			t.Errorf("GET /version answers %d %s", got.code, got.body)
+			t.Errorf("GET /version: got %s, want 200 with the version", got)
 		}
 	})
 }
 
-// describes says what an OpenAPI document, of either version, lacks.
-func describes(document answer) error {
+// checkOpenAPI returns an error if an OpenAPI document, v2 or v3, lacks a kind or a path of Leat.
+func checkOpenAPI(document answer) error {
 	if document.code != http.StatusOK {
-		return fmt.Errorf("it answers %d %s", document.code, document.body)
+		return fmt.Errorf("got %s, want 200", document)
 	}
 	type schema struct {
 		Kinds []struct{ Group, Version, Kind string } `json:"x-kubernetes-group-version-kind"`
@@ -145,7 +146,7 @@ func describes(document answer) error {
 	}
 	for _, kind := range []string{"Task", "TaskList", "TaskSet", "TaskSetList", "TaskQueue", "TaskQueueList", "Worker", "WorkerList", "WorkerLease", "WorkerLeaseList", "Binding", "Eviction"} {
 		if !kinds[kind] {
-			return fmt.Errorf("it does not describe %s", kind)
+			return fmt.Errorf("it lacks the kind %s", kind)
 		}
 	}
 	for resource := range served {
@@ -155,7 +156,7 @@ func describes(document answer) error {
 			path += "/{name}/" + sub
 		}
 		if got.Paths[path] == nil {
-			return fmt.Errorf("it does not describe %s", path)
+			return fmt.Errorf("it lacks the path %s", path)
 		}
 	}
 	return nil
@@ -165,47 +166,48 @@ func sorted(words []string) string {
 	return strings.Join(slices.Sorted(slices.Values(words)), " ")
 }
 
+// testHostDiscovery checks that the aggregator serves the discovery and the OpenAPI documents of the server.
 func testHostDiscovery(t *testing.T, e *kit.Env) {
 	reader, direct := e.Person(t, "reader"), e.Direct(t, "reader")
 
-	t.Run("aggregated discovery is the server's own", func(t *testing.T) {
+	t.Run("aggregated discovery is that of the server", func(t *testing.T) {
 		want := kit.Must(discover(t, direct))(t)
-		kit.Eventually(t, "the host tells of our group", func(context.Context) error {
+		kit.Eventually(t, "the discovery of the host has the resources of the server", func(context.Context) error {
 			got, err := discover(t, reader)
 			if err != nil {
 				return err
 			}
 			if len(got.Versions) != 1 || got.Versions[0].Freshness != apidiscoveryv2.DiscoveryFreshnessCurrent {
-				return fmt.Errorf("its versions are %+v", got.Versions)
+				return fmt.Errorf("versions: got %+v, want one that is current", got.Versions)
 			}
 			if !apiequality.Semantic.DeepEqual(got.Versions[0].Resources, want.Versions[0].Resources) {
-				return fmt.Errorf("its resources are %+v, want %+v", got.Versions[0].Resources, want.Versions[0].Resources)
+				return fmt.Errorf("resources: got %+v, want %+v", got.Versions[0].Resources, want.Versions[0].Resources)
 			}
 			return nil
 		})
 	})
 
-	t.Run("OpenAPI v2 has our part", func(t *testing.T) {
-		kit.Eventually(t, "the host describes our group", func(context.Context) error {
-			return describes(ask(t, reader, http.MethodGet, "/openapi/v2", "", "Accept", "application/json"))
+	t.Run("OpenAPI v2 includes the group", func(t *testing.T) {
+		kit.Eventually(t, "the OpenAPI document of the host includes the group", func(context.Context) error {
+			return checkOpenAPI(ask(t, reader, http.MethodGet, "/openapi/v2", "", "Accept", "application/json"))
 		})
 	})
 
-	t.Run("OpenAPI v3 is the server's own", func(t *testing.T) {
+	t.Run("OpenAPI v3 is that of the server", func(t *testing.T) {
 		want := openAPIIndex(t, direct)
-		kit.Eventually(t, "the host's index has our entry", func(context.Context) error {
+		kit.Eventually(t, "the OpenAPI index of the host has the entry of the server", func(context.Context) error {
 			if got := openAPIIndex(t, reader); got != want {
-				return fmt.Errorf("the host has our group at %q, want %q", got, want)
+				return fmt.Errorf("URL of the group: got %q, want %q", got, want)
 			}
 			return nil
 		})
 		if host, own := ask(t, reader, http.MethodGet, want, ""), ask(t, direct, http.MethodGet, want, ""); host != own {
-			t.Errorf("the host answers %d with %d bytes, the server %d with %d", host.code, len(host.body), own.code, len(own.body))
+			t.Errorf("answer of the host: %d with %d bytes, of the server: %d with %d bytes; want the same", host.code, len(host.body), own.code, len(own.body))
 		}
 	})
 }
 
-// openAPIIndex gives the address of our group's OpenAPI v3 document, which holds a hash of it.
+// openAPIIndex returns the URL of the OpenAPI v3 document of Leat's group. It contains a hash of the document.
 func openAPIIndex(t testing.TB, config *rest.Config) string {
 	t.Helper()
 	got := ask(t, config, http.MethodGet, "/openapi/v3", "")
@@ -213,26 +215,27 @@ func openAPIIndex(t testing.TB, config *rest.Config) string {
 		Paths map[string]struct{ ServerRelativeURL string }
 	}
 	if err := json.Unmarshal([]byte(got.body), &index); got.code != http.StatusOK || err != nil {
-		t.Fatalf("GET /openapi/v3 answers %d %s", got.code, got.body)
+		t.Fatalf("GET /openapi/v3: got %s, want an index", got)
 	}
 	return index.Paths[strings.TrimPrefix(groupPath, "/")].ServerRelativeURL
 }
 
-// testServerRestart: a replica that tells something else than its neighbour would make the host merge everything anew, each time.
+// testServerRestart checks that discovery and OpenAPI are the same bytes after a restart. If replicas served different
+// bytes, the host would merge its documents again each time it asks another replica.
 func testServerRestart(t *testing.T, e *kit.Env) {
 	direct := e.Direct(t, "reader", "system:authenticated")
-	tell := func() map[string]answer {
-		told := map[string]answer{"aggregated discovery": ask(t, direct, http.MethodGet, "/apis", "", "Accept", aggregatedV2)}
+	read := func() map[string]answer {
+		documents := map[string]answer{"aggregated discovery": ask(t, direct, http.MethodGet, "/apis", "", "Accept", aggregatedV2)}
 		for _, path := range []string{"/apis", groupPath, "/openapi/v2", "/openapi/v3", openAPIPath} {
-			told[path] = ask(t, direct, http.MethodGet, path, "", "Accept", "application/json")
+			documents[path] = ask(t, direct, http.MethodGet, path, "", "Accept", "application/json")
 		}
-		return told
+		return documents
 	}
-	before := tell()
+	before := read()
 	kit.Check(t, e.Server.Restart(t.Context()))
-	for what, after := range tell() {
+	for what, after := range read() {
 		if before := before[what]; after != before || after.code != http.StatusOK {
-			t.Errorf("%s is other bytes after a restart: %d with %d bytes, before %d with %d", what, after.code, len(after.body), before.code, len(before.body))
+			t.Errorf("%s after a restart: %d with %d bytes, before: %d with %d bytes; want the same bytes", what, after.code, len(after.body), before.code, len(before.body))
 		}
 	}
 }

@@ -16,6 +16,6 @@ limitations under the License.
 
 // Package incluster tests what Leat and the Kubernetes cluster it is installed in do with each other: discovery,
 // admission, authorization, garbage collection, quotas, autoscaling, the outage of either side, several replicas, and
-// installation. The cluster is a real control plane without nodes. Leat has the arguments, roles and service accounts of
-// config/. README.md names the tests.
+// installation. The cluster is a real control plane without nodes. Leat has the arguments, roles and service accounts
+// of config/. README.md names the tests.
 package incluster

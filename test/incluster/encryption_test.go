@@ -33,21 +33,21 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// encrypted is a server of its own data whose encryption at rest was turned on, and then given another key.
+// encrypted is a server with data of its own. Its encryption at rest is turned on, and later uses another key.
 type encrypted struct {
 	*kit.Env
 	namespace string
 }
 
 const (
-	// encryptedPrefix is where it keeps its data.
+	// encryptedPrefix is the prefix of its keys in etcd.
 	encryptedPrefix = "/encrypted"
-	// secret is in all that it keeps.
+	// secret is part of all its objects.
 	secret = "correct-horse-battery-staple"
 )
 
-// startEncrypted starts the server in plain text, turns encryption on, and writes a configuration with a new key, which the server
-// looks for once a minute: the test goes on meanwhile.
+// startEncrypted starts the server without encryption, turns encryption on, and writes a configuration with a new key.
+// The server reads its configuration once a minute, so encrypted.test checks the new key later.
 func startEncrypted(t *testing.T, e *kit.Env) *encrypted {
 	t.Helper()
 	config := filepath.Join(t.TempDir(), "encryption.yaml")
@@ -64,30 +64,30 @@ func startEncrypted(t *testing.T, e *kit.Env) *encrypted {
 	s := &encrypted{e.Replica(t, "--etcd-prefix="+encryptedPrefix, "--encryption-provider-config="+config, "--encryption-provider-config-automatic-reload=true"), e.Namespace(t)}
 	s.create(t, "plain")
 	if got := s.stored(t, "plain"); !bytes.Contains(got, []byte(secret)) {
-		t.Errorf("without encryption the secret is not found in what etcd holds: %q", got)
+		t.Errorf("value in etcd without encryption: got %q, want it to contain the secret", got)
 	}
 
 	configure(provider("secretbox", "first"), "identity: {}")
 	kit.Check(t, s.Server.Restart(t.Context()))
 	s.create(t, "boxed")
 	if got := s.stored(t, "boxed"); !bytes.HasPrefix(got, []byte("k8s:enc:secretbox:v1:first:")) || bytes.Contains(got, []byte(secret)) {
-		t.Errorf("with encryption etcd holds %q", got)
+		t.Errorf("value in etcd with encryption: got %q, want it encrypted", got)
 	}
 	s.readable(t, "plain", "boxed")
 	configure(provider("aescbc", "second"), provider("secretbox", "first"), "identity: {}")
 	return s
 }
 
-// test waits until the new key is in use, and ends the server.
+// test waits until the server uses the new key, checks all values in etcd, and stops the server.
 func (s *encrypted) test(t *testing.T) {
 	ctx := t.Context()
 	written := []byte("k8s:enc:aescbc:v1:second:")
-	kit.Eventually(t, "what is written is encrypted with the new key", func(ctx context.Context) error {
+	kit.Eventually(t, "writes are encrypted with the new key", func(ctx context.Context) error {
 		if err := s.touch(ctx, t, "plain"); err != nil {
 			return err
 		}
 		if got := s.stored(t, "plain"); !bytes.HasPrefix(got, written) {
-			return fmt.Errorf("etcd holds %.40q", got)
+			return fmt.Errorf("value in etcd: got %.40q, want prefix %q", got, written)
 		}
 		return nil
 	})
@@ -104,11 +104,11 @@ func (s *encrypted) test(t *testing.T) {
 		}
 		objects++
 		if !bytes.HasPrefix(kv.Value, written) || bytes.Contains(kv.Value, []byte(secret)) {
-			t.Errorf("of %s etcd holds %q", kv.Key, kv.Value)
+			t.Errorf("value of %s in etcd: got %q, want it encrypted with the new key", kv.Key, kv.Value)
 		}
 	}
 	if objects != 3 {
-		t.Errorf("etcd holds %d objects, want 3", objects)
+		t.Errorf("objects in etcd: got %d, want 3", objects)
 	}
 	kit.Check(t, s.Server.Restart(ctx))
 	s.readable(t, "plain", "boxed")
@@ -122,7 +122,7 @@ func (s *encrypted) create(t testing.TB, name string) {
 	kit.Must(kit.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(s.namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
 }
 
-// touch writes a task as it is, which the server stores anew if that is not how it would be stored now.
+// touch updates a task without a change. The server stores it again if the stored value is stale.
 func (s *encrypted) touch(ctx context.Context, t testing.TB, name string) error {
 	t.Helper()
 	tasks := kit.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(s.namespace)
@@ -134,7 +134,7 @@ func (s *encrypted) touch(ctx context.Context, t testing.TB, name string) error 
 	return err
 }
 
-// readable fails the test unless these tasks are all that the server lists, with what is secret in them.
+// readable fails the test unless the server lists these tasks with their secret.
 func (s *encrypted) readable(t testing.TB, names ...string) {
 	t.Helper()
 	list := kit.Must(kit.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(s.namespace).List(t.Context(), metav1.ListOptions{}))(t)
@@ -144,19 +144,19 @@ func (s *encrypted) readable(t testing.TB, names ...string) {
 	}
 	for _, name := range names {
 		if !found[name] {
-			t.Errorf("task %s cannot be read: %v", name, found)
+			t.Errorf("task %s is missing or has no secret: got %v", name, found)
 		}
 	}
 }
 
-// stored is what etcd holds of a task.
+// stored returns the value of a task in etcd.
 func (s *encrypted) stored(t testing.TB, name string) []byte {
 	t.Helper()
 	client := kit.Must(s.Etcd.Client())(t)
 	defer client.Close()
 	response := kit.Must(client.Get(t.Context(), encryptedPrefix+"/tasks/"+s.namespace+"/"+name))(t)
 	if len(response.Kvs) != 1 {
-		t.Fatalf("etcd holds no task %s", name)
+		t.Fatalf("etcd has no task %s", name)
 	}
 	return response.Kvs[0].Value
 }

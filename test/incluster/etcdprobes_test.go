@@ -27,17 +27,16 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// TestProbesOfEtcd runs the probes of the manifest as the kubelet does, on a member that is well, full, or hangs.
-func TestProbesOfEtcd(t *testing.T) {
+// TestEtcdProbes runs the probes of the etcd manifest as the kubelet does, on a member that is healthy, full, or hangs.
+func TestEtcdProbes(t *testing.T) {
 	t.Parallel()
 	root, err := host.RepositoryRoot()
 	kit.Check(t, err)
@@ -60,9 +59,9 @@ func TestProbesOfEtcd(t *testing.T) {
 		defer cancel()
 		command := probe.Exec.Command
 		run := exec.CommandContext(ctx, filepath.Join(root, "bin", "host", command[0]), command[1:]...)
-		run.Env = []string{} // not that of the test
+		run.Env = []string{} // without the environment of the test
 		for _, variable := range container.Env {
-			// etcdctl fails if a variable and a flag set the same.
+			// etcdctl fails if a variable and a flag set the same option.
 			if strings.HasPrefix(variable.Name, "ETCDCTL_") {
 				run.Env = append(run.Env, variable.Name+"="+here.Replace(variable.Value))
 			}
@@ -72,16 +71,16 @@ func TestProbesOfEtcd(t *testing.T) {
 		}
 		return nil
 	}
-	expect := func(what string, well bool) {
+	expect := func(state string, healthy bool) {
 		t.Helper()
 		for name, p := range map[string]*corev1.Probe{"startup": container.StartupProbe, "liveness": container.LivenessProbe, "readiness": container.ReadinessProbe} {
-			if err := probe(p); (err == nil) != well {
-				t.Errorf("the %s probe of a member that %s: %v", name, what, err)
+			if err := probe(p); (err == nil) != healthy {
+				t.Errorf("%s probe of a member that %s: got error %v, want success: %t", name, state, err, healthy)
 			}
 		}
 	}
 
-	expect("is well", true)
+	expect("is healthy", true)
 	client, err := etcd.Client()
 	kit.Check(t, err)
 	defer client.Close()
@@ -95,5 +94,5 @@ func TestProbesOfEtcd(t *testing.T) {
 	kit.Check(t, etcd.Signal(syscall.SIGSTOP))
 	expect("hangs", false)
 	kit.Check(t, etcd.Signal(syscall.SIGCONT))
-	expect("is back", true)
+	expect("is resumed", true)
 }

@@ -31,8 +31,9 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testFairness: the reviews that our server asks of the host, and the lease of its controllers' leader, do not queue behind requests of
-// people, neither do requests of controllers and workers at our own server: each has the priority that config/base gives it.
+// testFairness checks that requests of Leat's programs do not queue behind requests of users: the server's reviews and
+// the leader's lease at the host, and requests of controllers and workers at the server have the priority levels that
+// config/base assigns.
 func testFairness(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	schemas := hostAdmin(t, e).FlowcontrolV1().FlowSchemas()
@@ -42,27 +43,27 @@ func testFairness(t *testing.T, e *kit.Env) {
 	const lease = "/apis/coordination.k8s.io/v1/namespaces/leat-system/leases/leat-controller-manager"
 	tasks := fmt.Sprintf("/apis/batch.leat.dev/v1alpha1/namespaces/%s/tasks", namespace)
 	for _, test := range []struct {
-		what         string
+		name         string
 		config       *rest.Config
 		path, body   string
 		schema, want string
 	}{
-		{"a review of access", account("leat-apiserver"), "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+		{"access review", account("leat-apiserver"), "/apis/authorization.k8s.io/v1/subjectaccessreviews",
 			`{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview","spec":{"user":"alice","nonResourceAttributes":{"path":"/","verb":"get"}}}`,
 			"leat-system-requests", "leader-election"},
-		{"a review of a token", account("leat-apiserver"), "/apis/authentication.k8s.io/v1/tokenreviews",
+		{"token review", account("leat-apiserver"), "/apis/authentication.k8s.io/v1/tokenreviews",
 			`{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"none"}}`, "leat-system-requests", "leader-election"},
-		{"the leader's lease", account("leat-controller-manager"), lease, "", "leat-system-requests", "leader-election"},
-		{"a controller, at the server", e.AtServer().Controller(t), tasks, "", "leat-controllers", "workload-high"},
-		{"a controller, at the host", e.Controller(t), tasks, "", "leat-controllers", "workload-high"},
-		{"a worker", e.Worker(t, namespace, "worker"), tasks + "?fieldSelector=spec.workerName%3Dworker", "", "leat-workers", "workload-high"},
-		{"a person, at the server", e.Direct(t, "alice", "leat:admins"), tasks, "", "global-default", "global-default"},
+		{"leader election lease", account("leat-controller-manager"), lease, "", "leat-system-requests", "leader-election"},
+		{"controller at the server", e.AtServer().Controller(t), tasks, "", "leat-controllers", "workload-high"},
+		{"controller at the host", e.Controller(t), tasks, "", "leat-controllers", "workload-high"},
+		{"worker", e.Worker(t, namespace, "worker"), tasks + "?fieldSelector=spec.workerName%3Dworker", "", "leat-workers", "workload-high"},
+		{"user at the server", e.Direct(t, "alice", "leat:admins"), tasks, "", "global-default", "global-default"},
 	} {
-		t.Run(test.what, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			transport := kit.Must(rest.TransportFor(test.config))(t)
 			var schema *flowcontrolv1.FlowSchema
-			// A server reads them from the host some time after they are applied, and requests of before are everybody's.
-			kit.Eventually(t, "it is told apart", func(ctx context.Context) (err error) {
+			// The servers read flow schemas some time after they are applied. Until then requests match the catch-all schema.
+			kit.Eventually(t, "the request matches its flow schema", func(ctx context.Context) (err error) {
 				if schema, err = schemas.Get(ctx, test.schema, metav1.GetOptions{}); err != nil {
 					return err
 				}
@@ -81,12 +82,12 @@ func testFairness(t *testing.T, e *kit.Env) {
 				}
 				defer response.Body.Close()
 				if got := response.Header.Get(flowcontrolv1.ResponseHeaderMatchedFlowSchemaUID); got != string(schema.UID) {
-					return fmt.Errorf("an answer of %s is of the flow schema %q, want that of %s, %s", response.Status, got, test.schema, schema.UID)
+					return fmt.Errorf("flow schema of a request with answer %s: got %q, want %s with UID %s", response.Status, got, test.schema, schema.UID)
 				}
 				return nil
 			})
 			if got := schema.Spec.PriorityLevelConfiguration.Name; got != test.want {
-				t.Errorf("its priority is %s, want %s", got, test.want)
+				t.Errorf("priority level: got %s, want %s", got, test.want)
 			}
 		})
 	}

@@ -18,7 +18,7 @@ package incluster
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,7 +37,8 @@ func ownedBySet(set *v1alpha1.TaskSet, blocking bool) []metav1.OwnerReference {
 	return ownedBy(set, v1alpha1.GroupVersion.String(), "TaskSet", blocking)
 }
 
-// testGarbageCollection: the host's garbage collector follows ownerReferences from and to our kinds.
+// testGarbageCollection checks that the host's garbage collector follows owner references from and to Leat's kinds, and
+// that Leat enforces the right to block the deletion of an owner.
 func testGarbageCollection(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
 	maps := hostAdmin(t, e).CoreV1()
@@ -55,7 +56,7 @@ func testGarbageCollection(t *testing.T, e *kit.Env) {
 	}
 	taskGone := func(t *testing.T, namespace, name string) {
 		t.Helper()
-		kit.Eventually(t, "task "+name+" is gone", func(ctx context.Context) error {
+		kit.Eventually(t, "task "+name+" is deleted", func(ctx context.Context) error {
 			_, err := admin.Tasks(namespace).Get(ctx, name, metav1.GetOptions{})
 			return kit.Gone(err)
 		})
@@ -64,20 +65,20 @@ func testGarbageCollection(t *testing.T, e *kit.Env) {
 		return metav1.DeleteOptions{PropagationPolicy: &policy}
 	}
 
-	t.Run("what a task set owns goes with it", func(t *testing.T) {
+	t.Run("dependents of a task set are deleted", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		owner := set(t, namespace, "owner")
 		task(t, namespace, "owned", ownedBySet(owner, true))
 		configMap(t, namespace, "owned", ownedBySet(owner, false))
 		kit.Check(t, admin.TaskSets(namespace).Delete(ctx, "owner", metav1.DeleteOptions{}))
 		taskGone(t, namespace, "owned")
-		kit.Eventually(t, "the ConfigMap is gone", func(ctx context.Context) error {
+		kit.Eventually(t, "the ConfigMap is deleted", func(ctx context.Context) error {
 			_, err := maps.ConfigMaps(namespace).Get(ctx, "owned", metav1.GetOptions{})
 			return kit.Gone(err)
 		})
 	})
 
-	t.Run("a task that a ConfigMap owns goes with it", func(t *testing.T) {
+	t.Run("a task with a ConfigMap as owner is deleted", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		task(t, namespace, "owned", ownedBy(configMap(t, namespace, "owner", nil), "v1", "ConfigMap", false))
 		task(t, namespace, "free", nil)
@@ -86,19 +87,19 @@ func testGarbageCollection(t *testing.T, e *kit.Env) {
 		kit.Must(admin.Tasks(namespace).Get(ctx, "free", metav1.GetOptions{}))(t)
 	})
 
-	t.Run("what a task owns goes with it", func(t *testing.T) {
+	t.Run("dependents of a task are deleted", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		owner := kit.Must(admin.Tasks(namespace).Create(ctx, newTask("owner"), metav1.CreateOptions{}))(t)
 		configMap(t, namespace, "owned", ownedBy(owner, v1alpha1.GroupVersion.String(), "Task", false))
 		configMap(t, namespace, "free", nil)
 		kit.Check(t, admin.Tasks(namespace).Delete(ctx, "owner", metav1.DeleteOptions{}))
-		kit.Eventually(t, "what the task owned is gone", func(ctx context.Context) error {
+		kit.Eventually(t, "the dependent of the task is deleted", func(ctx context.Context) error {
 			return kit.Gone(second(maps.ConfigMaps(namespace).Get(ctx, "owned", metav1.GetOptions{})))
 		})
 		kit.Must(maps.ConfigMaps(namespace).Get(ctx, "free", metav1.GetOptions{}))(t)
 	})
 
-	t.Run("an owner in the foreground goes after what blocks it", func(t *testing.T) {
+	t.Run("foreground deletion waits for blocking dependents", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		owner := set(t, namespace, "owner")
 		task(t, namespace, "blocking", ownedBySet(owner, true))
@@ -109,37 +110,37 @@ func testGarbageCollection(t *testing.T, e *kit.Env) {
 		kit.Eventually(t, "the task is being deleted", func(ctx context.Context) (err error) {
 			held, err = admin.Tasks(namespace).Get(ctx, "blocking", metav1.GetOptions{})
 			if err == nil && held.DeletionTimestamp == nil {
-				err = fmt.Errorf("it is not")
+				err = errors.New("it has no deletion timestamp")
 			}
 			return err
 		})
 		if owner := kit.Must(admin.TaskSets(namespace).Get(ctx, "owner", metav1.GetOptions{}))(t); owner.DeletionTimestamp == nil {
-			t.Error("the owner is not being deleted")
+			t.Error("the owner has no deletion timestamp")
 		}
 		held.Finalizers = nil
 		kit.Must(admin.Tasks(namespace).Update(ctx, held, metav1.UpdateOptions{}))(t)
 		taskGone(t, namespace, "blocking")
-		kit.Eventually(t, "the owner is gone", func(ctx context.Context) error {
+		kit.Eventually(t, "the owner is deleted", func(ctx context.Context) error {
 			_, err := admin.TaskSets(namespace).Get(ctx, "owner", metav1.GetOptions{})
 			return kit.Gone(err)
 		})
 	})
 
-	t.Run("orphans stay and forget their owner", func(t *testing.T) {
+	t.Run("orphans stay without owner references", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		task(t, namespace, "orphan", ownedBySet(set(t, namespace, "owner"), true))
 		kit.Check(t, admin.TaskSets(namespace).Delete(ctx, "owner", propagate(metav1.DeletePropagationOrphan)))
-		kit.Eventually(t, "the owner is gone", func(ctx context.Context) error {
+		kit.Eventually(t, "the owner is deleted", func(ctx context.Context) error {
 			_, err := admin.TaskSets(namespace).Get(ctx, "owner", metav1.GetOptions{})
 			return kit.Gone(err)
 		})
 		orphan := kit.Must(admin.Tasks(namespace).Get(ctx, "orphan", metav1.GetOptions{}))(t)
 		if len(orphan.OwnerReferences) != 0 || orphan.DeletionTimestamp != nil {
-			t.Errorf("the orphan's owners are %v, its deletion %v", orphan.OwnerReferences, orphan.DeletionTimestamp)
+			t.Errorf("orphan: got owners %v and deletion timestamp %v, want none", orphan.OwnerReferences, orphan.DeletionTimestamp)
 		}
 	})
 
-	t.Run("who blocks the deletion of an owner must be allowed to", func(t *testing.T) {
+	t.Run("blocking the deletion of an owner needs a grant", func(t *testing.T) {
 		namespace := e.Namespace(t)
 		grant(t, e, namespace, "editor", "edit")
 		editor := kit.Client(t, e.Person(t, "editor")).BatchV1alpha1().Tasks(namespace)
@@ -169,10 +170,10 @@ func testGarbageCollection(t *testing.T, e *kit.Env) {
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "finalizers"},
 			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "editor"}},
 		}, metav1.CreateOptions{}))(t)
-		kit.Eventually(t, "the grant is known", func(ctx context.Context) error {
+		kit.Eventually(t, "the grant takes effect", func(ctx context.Context) error {
 			return create(ctx, "blocks-set", ownedBySet(owner, true))
 		})
-		kit.Eventually(t, "the grant is known", func(ctx context.Context) error {
+		kit.Eventually(t, "the grant takes effect", func(ctx context.Context) error {
 			return create(ctx, "blocks-map", ownedBy(core, "v1", "ConfigMap", true))
 		})
 	})

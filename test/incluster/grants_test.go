@@ -34,19 +34,13 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-const (
-	// naming is how soon what is missing must be named, from the start of the server.
-	naming = 10 * time.Second
-	// regained is how soon informers try again what they were refused: they wait longer from time to time, up to half a minute.
-	regained = 90 * time.Second
-)
-
-// testGrants: whatever the server may not do at its host is named, one grant at a time, and it needs no restart once it may.
+// testGrants takes each right that the server has at its host away. It checks that readyz and the log name what is
+// missing, and that the server needs no restart once the right is back.
 func testGrants(t *testing.T, e *kit.Env) {
 	const role = "leat:apiserver"
 	ctx := t.Context()
 	rbac := hostAdmin(t, e).RbacV1()
-	// Whoever may read the reasons of checks: their paths are for monitoring.
+	// The paths of single checks, which have the reasons, are for monitoring.
 	operator := e.Direct(t, "operator", "system:monitoring")
 	shipped := single(kit.Must(rbac.ClusterRoles().Get(ctx, role, metav1.GetOptions{}))(t).Rules)
 	grant := func(rules []rbacv1.PolicyRule) {
@@ -73,18 +67,18 @@ func testGrants(t *testing.T, e *kit.Env) {
 			started = time.Now()
 			return err
 		})
-		kit.Eventually(t, "readyz and the log name it", func(ctx context.Context) error {
+		kit.Eventually(t, "readyz and the log name the missing rule", func(ctx context.Context) error {
 			return errors.Join(named(ctx, t, e, shipped[first], "ClusterRole leat:apiserver"), unready(ctx, t, e, "informer-sync"))
 		})
 		t.Logf("named %s after the server listened", time.Since(started).Round(time.Millisecond))
-		kit.Eventually(t, "a create is refused", func(context.Context) error {
-			// Until the host's authorities are loaded nobody is known.
+		kit.Eventually(t, "a create is denied", func(context.Context) error {
+			// Before the server has loaded the CAs of the host, it authenticates nobody.
 			task := `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"unguarded"},"spec":{"command":["true"]}}`
 			switch got := ask(t, e.Direct(t, "alice", "leat:admins"), http.MethodPost, tasksPath("default"), task); got.code {
 			case http.StatusForbidden:
 				return nil
 			case http.StatusCreated:
-				t.Fatalf("a create, which webhooks might have refused, is answered with %s", got)
+				t.Fatalf("create before webhooks are known: got %s, want 403", got)
 				return nil
 			default:
 				return errors.New(got.String())
@@ -92,7 +86,7 @@ func testGrants(t *testing.T, e *kit.Env) {
 		})
 	})
 
-	// The first verbs of all resources are taken away at once, then the second ones: each check is about a resource.
+	// Each round takes away one verb of every resource. A resource has one check, so the checks tell the rules apart.
 	t.Run("each", func(t *testing.T) {
 		for round := 0; ; round++ {
 			kept, removed := deal(shipped, round)
@@ -117,7 +111,7 @@ func testGrants(t *testing.T, e *kit.Env) {
 					got := ask(t, operator, http.MethodGet, "/readyz/"+checkOf(rule), "")
 					want := "may not " + rule.Verbs[0] + " " + strings.TrimPrefix(checkOf(rule), "grants/") + ": apply ClusterRole leat:apiserver "
 					if !strings.Contains(got.body, want) {
-						t.Errorf("the path of the check answers %s, want %q", got, want)
+						t.Errorf("GET /readyz/%s: got %s, want %q", checkOf(rule), got, want)
 					}
 				})
 			}
@@ -134,7 +128,7 @@ func testGrants(t *testing.T, e *kit.Env) {
 			{Verbs: []string{"create"}, Resources: []string{"tokenreviews"}, APIGroups: []string{"authentication.k8s.io"}},
 			{Verbs: []string{"create"}, Resources: []string{"subjectaccessreviews"}, APIGroups: []string{"authorization.k8s.io"}},
 		} {
-			kit.Eventually(t, "it is named", func(ctx context.Context) error { return named(ctx, t, e, rule, "ClusterRole system:auth-delegator") })
+			kit.Eventually(t, "readyz and the log name the missing rule", func(ctx context.Context) error { return named(ctx, t, e, rule, "ClusterRole system:auth-delegator") })
 		}
 		restore()
 		kit.Check(t, <-restarted)
@@ -148,11 +142,11 @@ func testGrants(t *testing.T, e *kit.Env) {
 		binding := kit.Must(bindings.Get(ctx, name, metav1.GetOptions{}))(t)
 		kit.Check(t, bindings.Delete(ctx, name, metav1.DeleteOptions{}))
 		restarted := restart()
-		kit.Eventually(t, "it is named", func(ctx context.Context) error {
+		kit.Eventually(t, "readyz and the log name the missing rule", func(ctx context.Context) error {
 			return errors.Join(named(ctx, t, e, rule, "Role extension-apiserver-authentication-reader"), unready(ctx, t, e, "authentication-config"))
 		})
 		if got := ask(t, e.Direct(t, "alice", "leat:admins"), http.MethodGet, tasksPath("default"), ""); got.code != http.StatusForbidden && got.code != http.StatusUnauthorized {
-			t.Errorf("to a certificate of an authority that it does not know yet the server answers %s", got)
+			t.Errorf("certificate of a CA that the server has not loaded: got %s, want 401 or 403", got)
 		}
 		pid = e.Server.PID()
 		binding.ResourceVersion, binding.UID = "", ""
@@ -160,16 +154,16 @@ func testGrants(t *testing.T, e *kit.Env) {
 		kit.Check(t, <-restarted)
 	})
 
-	kit.Eventually(t, "all is well again", func(ctx context.Context) error {
+	kit.Eventually(t, "a create succeeds", func(ctx context.Context) error {
 		_, err := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks("default").Create(ctx, newTask("guarded"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return err
 	})
 	if e.Server.PID() != pid || e.Server.Err() != nil {
-		t.Errorf("the server was started again, or has ended: %v", e.Server.Err())
+		t.Errorf("the server has restarted or exited: %v", e.Server.Err())
 	}
 }
 
-// single takes rules apart, into one for each verb of each resource.
+// single splits rules into one for each verb of each resource.
 func single(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
 	var all []rbacv1.PolicyRule
 	for _, rule := range rules {
@@ -197,23 +191,23 @@ func deal(rules []rbacv1.PolicyRule, round int) (kept, removed []rbacv1.PolicyRu
 	return kept, removed
 }
 
-// checkOf is the check of readyz that is about a rule.
+// checkOf returns the name of the readyz check for a rule.
 func checkOf(rule rbacv1.PolicyRule) string {
 	return strings.TrimSuffix("grants/"+rule.Resources[0]+"."+rule.APIGroups[0], ".")
 }
 
-// named says nil once readyz fails for want of the rule, and the log says what is missing and the role that grants it.
+// named returns nil if the check for the rule fails and the log has the missing right and the role that grants it.
 func named(ctx context.Context, t testing.TB, e *kit.Env, rule rbacv1.PolicyRule, role string) error {
 	t.Helper()
 	log := string(kit.Must(os.ReadFile(e.Server.LogFile()))(t))
 	want := fmt.Sprintf("may not %s %s: apply %s and its binding", rule.Verbs[0], strings.TrimPrefix(checkOf(rule), "grants/"), role)
 	if !strings.Contains(log, want) {
-		return fmt.Errorf("the log does not say %q", want)
+		return fmt.Errorf("the log lacks %q", want)
 	}
 	return unready(ctx, t, e, checkOf(rule))
 }
 
-// unready says nil once readyz tells anyone that a check fails.
+// unready returns nil if readyz shows to anonymous clients that a check fails.
 func unready(ctx context.Context, t testing.TB, e *kit.Env, check string) error {
 	t.Helper()
 	got, err := try(ctx, anonymous(t, e), http.MethodGet, "/readyz", "")
@@ -223,7 +217,7 @@ func unready(ctx context.Context, t testing.TB, e *kit.Env, check string) error 
 	return err
 }
 
-// unbind takes a cluster role from the server, and gives what gives it back.
+// unbind deletes the ClusterRoleBinding of the server with that name. restore creates it again.
 func unbind(t testing.TB, rbac rbacclient.RbacV1Interface, name string) (restore func()) {
 	t.Helper()
 	binding := kit.Must(rbac.ClusterRoleBindings().Get(t.Context(), name, metav1.GetOptions{}))(t)

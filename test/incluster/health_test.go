@@ -24,6 +24,7 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
+// testHealth checks the health endpoints and the access to metrics.
 func testHealth(t *testing.T, e *kit.Env) {
 	nobody := anonymous(t, e)
 	checks := map[string][]string{
@@ -37,30 +38,30 @@ func testHealth(t *testing.T, e *kit.Env) {
 			"grants/subjectaccessreviews.authorization.k8s.io", "grants/configmaps/kube-system/extension-apiserver-authentication")
 	}
 	for path, checks := range checks {
-		t.Run(path+" names its checks", func(t *testing.T) {
+		t.Run(path+" lists its checks", func(t *testing.T) {
 			got := ask(t, nobody, http.MethodGet, path+"?verbose", "")
 			if got.code != http.StatusOK {
-				t.Fatalf("it answers %s", got)
+				t.Fatalf("got %s, want 200", got)
 			}
 			for _, check := range checks {
 				if !strings.Contains(got.body, "[+]"+check+" ok\n") {
-					t.Errorf("no check %s in\n%s", check, got.body)
+					t.Errorf("check %s: want it ok, got\n%s", check, got.body)
 				}
 			}
 		})
 	}
 
-	t.Run("metrics are for who may read them", func(t *testing.T) {
+	t.Run("metrics need a grant", func(t *testing.T) {
 		reader := e.Direct(t, "prometheus", "system:monitoring")
 		if e.Standalone() {
 			reader = e.Admin(t)
 		}
 		got := ask(t, reader, http.MethodGet, "/metrics", "")
 		if got.code != http.StatusOK || !strings.Contains(got.body, "\napiserver_request_total{") {
-			t.Errorf("it answers %d with %d bytes", got.code, len(got.body))
+			t.Errorf("got %d with %d bytes, want 200 with metrics", got.code, len(got.body))
 		}
 		if got := ask(t, e.Direct(t, "someone"), http.MethodGet, "/metrics", ""); got.code != http.StatusForbidden {
-			t.Errorf("to someone it answers %s", got)
+			t.Errorf("as someone: got %s, want 403", got)
 		}
 	})
 }

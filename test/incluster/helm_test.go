@@ -23,15 +23,15 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit"
 )
 
-// testHelm: helm 4 handles a chart with our kinds as it does others', by the rights of a person who has the host's role admin.
+// testHelm checks that Helm 4 handles a chart with Leat's kinds as it handles others, for a user with the host's
+// ClusterRole admin.
 func testHelm(t *testing.T, s *managed) {
 	namespace := s.Namespace(t)
 	kubeconfig := s.person(t, namespace)
@@ -59,36 +59,37 @@ func testHelm(t *testing.T, s *managed) {
 	t.Run("install, upgrade and roll back, with --wait", func(t *testing.T) {
 		kit.Must(helm(t, "install", "good", chart, "--wait", "--timeout=60s"))(t)
 		if got := *set(t, "good").Spec.Parallelism; got != 2 {
-			t.Errorf("installed, the parallelism is %d, want 2", got)
+			t.Errorf("parallelism after the installation: got %d, want 2", got)
 		}
 		kit.Must(helm(t, "upgrade", "good", chart, "--wait", "--timeout=60s", "--set=parallelism=3"))(t)
 		if got := *set(t, "good").Spec.Parallelism; got != 3 {
-			t.Errorf("upgraded, the parallelism is %d, want 3", got)
+			t.Errorf("parallelism after the upgrade: got %d, want 3", got)
 		}
 		kit.Must(helm(t, "rollback", "good", "1", "--wait", "--timeout=60s"))(t)
 		if got := *set(t, "good").Spec.Parallelism; got != 2 {
-			t.Errorf("rolled back, the parallelism is %d, want 2", got)
+			t.Errorf("parallelism after the rollback: got %d, want 2", got)
 		}
 	})
 
-	t.Run("a set that is complete is waited for no longer", func(t *testing.T) {
+	t.Run("a complete task set is ready", func(t *testing.T) {
 		ended(t, "good", v1alpha1.TaskSetComplete)
 		kit.Must(helm(t, "upgrade", "good", chart, "--wait", "--timeout=60s", "--set=parallelism=4"))(t)
 	})
 
-	t.Run("a set that has failed fails the release", func(t *testing.T) {
+	t.Run("a failed task set fails the release", func(t *testing.T) {
 		kit.Must(helm(t, "install", "bad", chart, "--set=script=exit 3", "--timeout=60s"))(t)
 		ended(t, "bad", v1alpha1.TaskSetFailed)
 		output, err := helm(t, "upgrade", "bad", chart, "--set=script=exit 3", "--set=parallelism=3", "--wait", "--timeout=30s")
 		if err == nil || !strings.Contains(err.Error(), "TaskSet/"+namespace+"/bad") || !strings.Contains(err.Error(), "status: Failed") {
-			t.Errorf("it says %q (%v), want that TaskSet/%s/bad has failed", output, err, namespace)
+			t.Errorf("helm upgrade: got output %q and error %v, want that TaskSet/%s/bad failed", output, err, namespace)
 		}
 	})
 
-	t.Run("a hook of our kinds is not waited for, as docs/how-to/gitops.md says", func(t *testing.T) {
+	t.Run("helm does not wait for a task that is a hook", func(t *testing.T) {
+		// docs/how-to/gitops.md says so.
 		kit.Must(helm(t, "install", "hook", filepath.Join("testdata", "hook"), "--wait", "--timeout=60s"))(t)
 		if task := kit.Must(s.api.Tasks(namespace).Get(t.Context(), "hook", metav1.GetOptions{}))(t); task.Status.Phase != v1alpha1.TaskPending {
-			t.Errorf("the hook is %s", task.Status.Phase)
+			t.Errorf("phase of the hook: got %s, want Pending", task.Status.Phase)
 		}
 		kit.Must(helm(t, "uninstall", "hook"))(t)
 	})
@@ -98,7 +99,7 @@ func testHelm(t *testing.T, s *managed) {
 		kit.Must(helm(t, "uninstall", "bad", "--wait", "--timeout=60s"))(t)
 		sets, queues := kit.Must(s.api.TaskSets(namespace).List(t.Context(), metav1.ListOptions{}))(t), kit.Must(s.api.TaskQueues(namespace).List(t.Context(), metav1.ListOptions{}))(t)
 		if len(sets.Items) != 0 || len(queues.Items) != 0 {
-			t.Errorf("left are %d sets and %d queues", len(sets.Items), len(queues.Items))
+			t.Errorf("got %d task sets and %d task queues, want none", len(sets.Items), len(queues.Items))
 		}
 	})
 }

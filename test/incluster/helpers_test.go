@@ -28,9 +28,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -93,8 +92,8 @@ func inParallel(ctx context.Context, workers, n int, do func(context.Context, in
 	return group.Wait()
 }
 
-// hostConfig returns the identity that sets the host up. It is of system:masters, for which the host asks no authorizer:
-// do not use it for the requests that a test is about.
+// hostConfig returns the identity that sets the host up. It is of system:masters, for which the host asks no
+// authorizer: do not use it for the requests that a test is about.
 func hostConfig(t testing.TB, e *kit.Env) *rest.Config {
 	t.Helper()
 	config := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)

@@ -23,17 +23,16 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// testHostEtcd: of tasks nothing is stored with the host: not their specs, nor their status, nor their names.
+// testHostEtcd checks that the host's etcd has nothing of tasks: no spec, no status and no name.
 func testHostEtcd(t *testing.T, s *managed) {
 	const marker = "written-into-tasks-only"
 	namespace := s.Namespace(t)
@@ -53,30 +52,30 @@ func testHostEtcd(t *testing.T, s *managed) {
 	set.Spec.Template = v1alpha1.TaskTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: template.Labels, Annotations: template.Annotations}, Spec: template.Spec}
 	set.Spec.BackoffLimit = new(int32(0))
 	kit.Must(s.api.TaskSets(namespace).Create(ctx, set, metav1.CreateOptions{}))(t)
-	kit.Eventually(t, "all tasks have ended", func(ctx context.Context) error {
+	kit.Eventually(t, "all tasks have finished", func(ctx context.Context) error {
 		tasks, err := s.api.Tasks(namespace).List(ctx, metav1.ListOptions{FieldSelector: "status.phase!=Pending,status.phase!=Running"})
 		if err == nil && len(tasks.Items) != 3 {
-			err = fmt.Errorf("%d have", len(tasks.Items))
+			err = fmt.Errorf("%d tasks have finished", len(tasks.Items))
 		}
 		return err
 	})
 
-	// The search finds what is there: where it has to be, and what a test puts where it must not be.
+	// First show that the search works: it finds the tasks in Leat's etcd and a ConfigMap in the host's.
 	if len(kit.Must(find(ctx, s.Etcd, marker))(t)) < 4 {
-		t.Errorf("the marker is not in Leat's own etcd")
+		t.Errorf("Leat's etcd has the marker in fewer than 4 keys")
 	}
 	maps := s.cluster.CoreV1().ConfigMaps(namespace)
 	kit.Must(maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "probe"}, Data: map[string]string{"marker": marker}}, metav1.CreateOptions{}))(t)
 	want := "/registry/configmaps/" + namespace + "/probe"
 	if keys := kit.Must(find(ctx, s.Host.Etcd, marker))(t); len(keys) != 1 || keys[0] != want {
-		t.Errorf("the host's etcd has the marker in %q, want it in %s only", keys, want)
+		t.Errorf("keys with the marker in the host's etcd: got %q, want only %s", keys, want)
 	}
 	if keys := kit.Must(find(ctx, s.Host.Etcd, "/registry/"+v1alpha1.GroupName+"/"))(t); len(keys) != 0 {
-		t.Errorf("the host's etcd has objects of our group: %q", keys)
+		t.Errorf("keys of Leat's group in the host's etcd: got %q, want none", keys)
 	}
 }
 
-// find gives the keys of an etcd that hold a text, in the key or in its value.
+// find returns the keys of an etcd that contain a text, in the key or in the value.
 func find(ctx context.Context, etcd *host.Etcd, text string) (keys []string, err error) {
 	client, err := etcd.Client()
 	if err != nil {

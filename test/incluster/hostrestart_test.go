@@ -31,8 +31,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testHostRestart: while the host's API server is away, workers go on, nobody is let in who was not already, and all is
-// well again within a minute of its return, without a restart of ours.
+// testHostRestart checks that workers continue while the host's API server is down, that the server denies clients
+// which it has not authorized before, and that it recovers without a restart.
 func testHostRestart(t *testing.T, e *kit.Env) {
 	const recovery = time.Minute
 	const worker = "worker-1"
@@ -48,19 +48,19 @@ func testHostRestart(t *testing.T, e *kit.Env) {
 
 	kit.Check(t, e.Host.APIServer.Kill())
 	if got := ask(t, anonymous(t, e), http.MethodGet, "/readyz", ""); got.code != http.StatusOK {
-		t.Errorf("without the host readyz answers %s", got)
+		t.Errorf("GET /readyz without the host: got %s, want 200", got)
 	}
 	task.Status.Phase = v1alpha1.TaskRunning
 	kit.Must(own.UpdateStatus(ctx, task, metav1.UpdateOptions{}))(t)
 	if event := <-watch.ResultChan(); event.Object.(*v1alpha1.Task).Status.Phase != v1alpha1.TaskRunning {
-		t.Errorf("without the host the worker is shown %v", event)
+		t.Errorf("event for the worker without the host: got %v, want the task Running", event)
 	}
 	newcomer := e.Direct(t, "newcomer", "leat:admins")
 	if got := ask(t, newcomer, http.MethodGet, groupPath+"/namespaces/"+namespace+"/tasks", ""); got.code != http.StatusForbidden && got.code != http.StatusInternalServerError {
-		t.Errorf("without the host, which would have to be asked, it answers %s", got)
+		t.Errorf("new user without the host: got %s, want 403 or 500", got)
 	}
 
-	kit.Eventually(t, "creates wait for the host, which must say whether the namespace is being deleted", func(context.Context) error {
+	kit.Eventually(t, "creates are unavailable, because only the host knows whether the namespace is being deleted", func(context.Context) error {
 		got := ask(t, e.Worker(t, namespace, worker), http.MethodPost, groupPath+"/namespaces/"+namespace+"/workers", `{"metadata":{"name":"`+worker+`"}}`)
 		if got.code != http.StatusServiceUnavailable || !strings.Contains(got.body, `"retryAfterSeconds":1`) {
 			return errors.New(got.String())
@@ -69,20 +69,20 @@ func testHostRestart(t *testing.T, e *kit.Env) {
 	})
 
 	kit.Check(t, e.Host.APIServer.Restart(ctx))
-	kit.Eventually(t, "tasks are listed through the host", func(ctx context.Context) error {
+	kit.Eventually(t, "a list through the host succeeds", func(ctx context.Context) error {
 		_, err := admin.List(ctx, metav1.ListOptions{})
 		return err
 	})
-	kit.Eventually(t, "the host is asked again", func(context.Context) error {
+	kit.Eventually(t, "the server authorizes the new user", func(context.Context) error {
 		if got := ask(t, newcomer, http.MethodGet, groupPath+"/namespaces/"+namespace+"/tasks", ""); got.code != http.StatusOK {
-			return fmt.Errorf("it answers %s", got)
+			return fmt.Errorf("got %s, want 200", got)
 		}
 		return nil
 	})
-	t.Run("new namespaces are seen", func(t *testing.T) {
+	t.Run("creates in new namespaces succeed", func(t *testing.T) {
 		kit.Must(kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(e.Namespace(t)).Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
 	})
 	if e.Server.PID() != pid || e.Server.Err() != nil {
-		t.Errorf("the server was started again, or has ended: %v", e.Server.Err())
+		t.Errorf("the server has restarted or exited: %v", e.Server.Err())
 	}
 }

@@ -25,18 +25,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/certificates"
 )
 
-// forged are the identity headers of somebody who wants to be alice, in the spellings that a careless server might take.
+// forged has identity headers of a client that pretends to be alice, in spellings that a careless server might accept.
 var forged = map[string][]string{
 	"user":         {"X-Remote-User", "alice"},
 	"group":        {"X-Remote-Group", "leat:admins", "X-Remote-Group", "system:masters"},
@@ -49,40 +48,41 @@ var forged = map[string][]string{
 	"other models": {"X-Forwarded-User", "alice", "X-Remote-Name", "alice", "Remote-User", "alice", "X-Forwarded-Groups", "leat:admins"},
 }
 
-// testIdentity: nobody is taken for another but by the aggregator's word, whatever certificate and headers he shows.
+// testIdentity checks that the server believes identity headers only from the aggregator, whatever certificate and
+// headers a client sends.
 func testIdentity(t *testing.T, i *replicated) {
 	namespace := i.Namespace(t)
-	tellWho(t, i, namespace)
+	denyWithIdentity(t, i, namespace)
 	path := tasksPath(namespace)
-	allow(t, i, namespace, "someone", ways(t, i, "someone"))
+	allow(t, i, namespace, "someone", routes(t, i, "someone"))
 	second := i.replicas[1]
 	task := `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"who"},"spec":{"command":["true"]}}`
 	all := forged["all of them"]
 
 	foreign := kit.Must(pki.NewCA("leat-worker-client-tls-ca"))(t)
-	for what, sender := range map[string]struct {
+	for what, credential := range map[string]struct {
 		cert, key []byte
 		err       error
 		want      string
 	}{
-		"nothing":                                               {want: "403 system:anonymous"},
-		"a certificate of the host's authority":                 senderOf(i.Host.ClientCA.IssueClient("someone"))("someone"),
-		"a worker's certificate":                                senderOf(i.Host.ClientCA.IssueClient("leat:worker:"+namespace+":w", "leat:workers"))("403 leat:worker:" + namespace + ":w"),
-		"the aggregator's name of another authority":            senderOf(i.Host.ClientCA.IssueClient("front-proxy-client"))("403 front-proxy-client"),
-		"a name that the aggregator does not have":              senderOf(i.Host.FrontProxyCA.IssueClient("kubelet"))("401"),
-		"a certificate of an authority of ours":                 senderOf(foreign.IssueClient("batch.leat.dev:worker-client", "leat:admins"))("401"),
-		"the aggregator's name, signed by itself":               senderOf(certificates.SelfSigned("front-proxy-client"))("401"),
-		"an aggregator's certificate that has ended":            senderOf(certificates.Expired(i.Host.FrontProxyCA, "front-proxy-client"))("401"),
-		"a person's certificate that has ended":                 senderOf(certificates.Expired(i.Host.ClientCA, "someone"))("401"),
-		"a server's certificate":                                senderOf(i.Host.ClientCA.IssueServer("someone"))("401"),
-		"a server's certificate, of the aggregator's authority": senderOf(i.Host.FrontProxyCA.IssueServer("front-proxy-client"))("401"),
+		"no certificate":                                 {want: "403 system:anonymous"},
+		"certificate of the host's client CA":            credentialOf(i.Host.ClientCA.IssueClient("someone"))("someone"),
+		"certificate of a worker":                        credentialOf(i.Host.ClientCA.IssueClient("leat:worker:"+namespace+":w", "leat:workers"))("403 leat:worker:" + namespace + ":w"),
+		"the aggregator's name, signed by the client CA": credentialOf(i.Host.ClientCA.IssueClient("front-proxy-client"))("403 front-proxy-client"),
+		"another name, signed by the front-proxy CA":     credentialOf(i.Host.FrontProxyCA.IssueClient("kubelet"))("401"),
+		"certificate of the worker client CA":            credentialOf(foreign.IssueClient("batch.leat.dev:worker-client", "leat:admins"))("401"),
+		"the aggregator's name, self-signed":             credentialOf(certificates.SelfSigned("front-proxy-client"))("401"),
+		"expired certificate of the aggregator":          credentialOf(certificates.Expired(i.Host.FrontProxyCA, "front-proxy-client"))("401"),
+		"expired client certificate":                     credentialOf(certificates.Expired(i.Host.ClientCA, "someone"))("401"),
+		"serving certificate of the client CA":           credentialOf(i.Host.ClientCA.IssueServer("someone"))("401"),
+		"serving certificate of the front-proxy CA":      credentialOf(i.Host.FrontProxyCA.IssueServer("front-proxy-client"))("401"),
 	} {
-		kit.Check(t, sender.err)
+		kit.Check(t, credential.err)
 		t.Run(what, func(t *testing.T) {
-			config := showing(anonymous(t, second), sender.cert, sender.key)
+			config := withCertificate(anonymous(t, second), credential.cert, credential.key)
 			for headers, claim := range forged {
-				if got := who(ask(t, config, http.MethodPost, path, task, claim...)); got.name != sender.want || got.gained() {
-					t.Errorf("claiming by %s, it counts as %+v, want %q", headers, got, sender.want)
+				if got := identityOf(ask(t, config, http.MethodPost, path, task, claim...)); got.name != credential.want || got.forged() {
+					t.Errorf("headers %s: got identity %+v, want %q", headers, got, credential.want)
 				}
 			}
 		})
@@ -91,64 +91,66 @@ func testIdentity(t *testing.T, i *replicated) {
 	t.Run("the aggregator's own certificate", func(t *testing.T) {
 		cert, key, err := i.Host.FrontProxyCA.IssueClient("front-proxy-client")
 		kit.Check(t, err)
-		got := who(ask(t, showing(anonymous(t, second), cert, key), http.MethodPost, path, task, all...))
+		got := identityOf(ask(t, withCertificate(anonymous(t, second), cert, key), http.MethodPost, path, task, all...))
 		if got.name != "alice" || !strings.Contains(got.rest, "leat:admins") || !strings.Contains(got.rest, "uid=forged-uid") || !strings.Contains(got.rest, "key=forged-extra") {
-			t.Errorf("it speaks for alice, and counts as %+v", got)
+			t.Errorf("got identity %+v, want alice with the forged groups, UID and extra", got)
 		}
 	})
 
-	t.Run("headers of a person do not pass the aggregator", func(t *testing.T) {
+	t.Run("the aggregator drops identity headers of clients", func(t *testing.T) {
 		for headers, claim := range forged {
-			if got := who(ask(t, i.Person(t, "someone"), http.MethodPost, path, task, claim...)); got.name != "someone" || got.gained() {
-				t.Errorf("claiming by %s, someone counts as %+v", headers, got)
+			if got := identityOf(ask(t, i.Person(t, "someone"), http.MethodPost, path, task, claim...)); got.name != "someone" || got.forged() {
+				t.Errorf("headers %s: got identity %+v, want someone", headers, got)
 			}
 		}
 	})
 
-	t.Run("impersonation is for who is granted it", func(t *testing.T) {
+	t.Run("impersonation needs a grant", func(t *testing.T) {
 		act := []string{"Impersonate-User", "alice", "Impersonate-Group", "leat:admins"}
 		for where, config := range map[string]*rest.Config{"at the server": second.Direct(t, "someone"), "through the aggregator": i.Person(t, "someone")} {
 			if got := ask(t, config, http.MethodPost, path, task, act...); got.code != http.StatusForbidden || !strings.Contains(got.body, "impersonate") {
-				t.Errorf("%s it answers %s", where, got)
+				t.Errorf("%s: got %s, want 403 that names the verb impersonate", where, got)
 			}
 		}
 		allowImpersonation(t, i, "deputy")
 		for where, config := range map[string]*rest.Config{"at the server": second.Direct(t, "deputy"), "through the aggregator": i.Person(t, "deputy")} {
-			kit.Eventually(t, "the deputy may act as alice "+where, func(ctx context.Context) error {
+			kit.Eventually(t, "the deputy may impersonate alice "+where, func(ctx context.Context) error {
 				got, err := try(ctx, config, http.MethodPost, path, task, act...)
 				if err != nil {
 					return err
 				}
-				if identity := who(got); identity.name != "alice" || !strings.Contains(identity.rest, "leat:admins") {
-					return fmt.Errorf("it counts as %+v", identity)
+				if identity := identityOf(got); identity.name != "alice" || !strings.Contains(identity.rest, "leat:admins") {
+					return fmt.Errorf("got identity %+v, want alice of leat:admins", identity)
 				}
 				return nil
 			})
-			// Of a group that was not granted nothing comes, and forged headers do not become what is impersonated.
+			// Impersonating another group is denied, and forged headers are not part of the impersonated identity.
 			if got := ask(t, config, http.MethodPost, path, task, append([]string{"Impersonate-Group", "system:masters"}, act...)...); got.code != http.StatusForbidden || !strings.Contains(got.body, "impersonate") {
-				t.Errorf("%s, as one of system:masters, it answers %s", where, got)
+				t.Errorf("%s, impersonating system:masters: got %s, want 403", where, got)
 			}
-			got := who(ask(t, config, http.MethodPost, path, task, append([]string{"Impersonate-User", "alice"}, forged["group"]...)...))
-			if got.name != "403 alice" || got.gained() {
-				t.Errorf("%s, as alice without groups, it counts as %+v", where, got)
+			got := identityOf(ask(t, config, http.MethodPost, path, task, append([]string{"Impersonate-User", "alice"}, forged["group"]...)...))
+			if got.name != "403 alice" || got.forged() {
+				t.Errorf("%s, impersonating alice without groups: got identity %+v, want 403 alice", where, got)
 			}
 		}
 	})
 }
 
-// identity is who the server took somebody for: a name, and what else belongs to it. The name of who was refused is preceded by the status.
+// identity is the identity that the server took a client for: the user name, and its groups, UID and extra. If the
+// request was denied before admission, name is the status code and the user name.
 type identity struct{ name, rest string }
 
-// gained tells whether anything of what was forged counts.
-func (i identity) gained() bool {
+// forged reports whether the server believed any forged header.
+func (i identity) forged() bool {
 	return strings.Contains(i.rest, "leat:admins") || strings.Contains(i.rest, "system:masters") || strings.Contains(i.rest, "forged")
 }
 
-const tell = "you are "
+// identityPrefix starts the messages of denyWithIdentity.
+const identityPrefix = "you are "
 
-// who reads an answer to a create in a namespace that tellWho was called for.
-func who(a answer) identity {
-	if _, told, found := strings.Cut(a.body, tell); found {
+// identityOf returns the identity from an answer to a create of a task under the policy of denyWithIdentity.
+func identityOf(a answer) identity {
+	if _, told, found := strings.Cut(a.body, identityPrefix); found {
 		told, _, _ = strings.Cut(told, `"`)
 		name, more, _ := strings.Cut(told, " ")
 		return identity{name, more}
@@ -158,13 +160,13 @@ func who(a answer) identity {
 		told, _, _ = strings.Cut(told, `\"`)
 		name += " " + told
 	} else if a.code < 400 {
-		return identity{name, "and nothing forged was refused: " + a.body}
+		return identity{name, "the create succeeded: " + a.body}
 	}
 	return identity{name: name}
 }
 
-// tellWho has each create of a task in the namespace refused with who it is that asks, by a policy of the host's.
-func tellWho(t *testing.T, i *replicated, namespace string) {
+// denyWithIdentity applies a policy that denies creates of tasks in the namespace with the identity of the client.
+func denyWithIdentity(t *testing.T, i *replicated, namespace string) {
 	t.Helper()
 	const manifest = `
 apiVersion: admissionregistration.k8s.io/v1
@@ -190,52 +192,53 @@ spec:
   validationActions: [Deny]
   matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %[1]s}}}
 `
-	apply(t, i, fmt.Sprintf(manifest, namespace, tell))
+	apply(t, i, fmt.Sprintf(manifest, namespace, identityPrefix))
 	for _, replica := range i.replicas {
 		admin := tasksOf(t, replica.Direct(t, "alice", "leat:admins"), namespace)
-		kit.Eventually(t, "the policy is in force", func(ctx context.Context) error {
+		kit.Eventually(t, "the policy takes effect", func(ctx context.Context) error {
 			_, err := admin.Create(ctx, newTask("who"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-			if err == nil || !strings.Contains(err.Error(), tell+"alice") {
-				return fmt.Errorf("a create is answered: %v", err)
+			if err == nil || !strings.Contains(err.Error(), identityPrefix+"alice") {
+				return fmt.Errorf("create: got error %v, want one with %s", err, identityPrefix+"alice")
 			}
 			return nil
 		})
 	}
 }
 
-// way is how somebody reaches our API. What a server remembers of him it remembers by his certificate.
-type way struct {
+// route is a way of a user to the API, with a certificate of its own. What a server caches of a user, it caches by
+// certificate.
+type route struct {
 	what   string
 	config *rest.Config
 }
 
-func ways(t *testing.T, i *replicated, user string) []way {
+func routes(t *testing.T, i *replicated, user string) []route {
 	t.Helper()
-	return []way{
+	return []route{
 		{"through the aggregator", i.Person(t, user)},
 		{"at the first replica", i.replicas[0].Direct(t, user)},
 		{"at the second replica", i.replicas[1].Direct(t, user)},
 	}
 }
 
-// allow has somebody edit tasks of the namespace, whichever way he comes.
-func allow(t *testing.T, i *replicated, namespace, user string, ways []way) {
+// allow grants a user the role leat:edit in the namespace, and waits until it takes effect on all routes.
+func allow(t *testing.T, i *replicated, namespace, user string, routes []route) {
 	t.Helper()
 	kit.Must(hostAdmin(t, i.Env).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: user},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:edit"},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
 	}, metav1.CreateOptions{}))(t)
-	for _, way := range ways {
-		client := tasksOf(t, way.config, namespace)
-		kit.Eventually(t, user+" may list tasks "+way.what, func(ctx context.Context) error {
+	for _, route := range routes {
+		client := tasksOf(t, route.config, namespace)
+		kit.Eventually(t, user+" may list tasks "+route.what, func(ctx context.Context) error {
 			_, err := client.List(ctx, metav1.ListOptions{})
 			return err
 		})
 	}
 }
 
-// allowImpersonation has somebody act as alice of the administrators.
+// allowImpersonation grants a user to impersonate alice of the group leat:admins.
 func allowImpersonation(t *testing.T, i *replicated, user string) {
 	t.Helper()
 	roles := hostAdmin(t, i.Env).RbacV1()
@@ -253,40 +256,41 @@ func allowImpersonation(t *testing.T, i *replicated, user string) {
 	}, metav1.CreateOptions{}))(t)
 }
 
-// testRevocation: a server may remember that someone was allowed for ten seconds, and for no longer, whichever way he comes.
+// testRevocation checks that a revoked grant has no effect after the ten seconds that servers cache reviews, on all routes.
 func testRevocation(t *testing.T, i *replicated) {
 	const cached, margin = 10 * time.Second, 5 * time.Second
 	namespace := i.Namespace(t)
-	ways := ways(t, i, "leaver")
-	allow(t, i, namespace, "leaver", ways)
+	routes := routes(t, i, "leaver")
+	allow(t, i, namespace, "leaver", routes)
 	kit.Check(t, hostAdmin(t, i.Env).RbacV1().RoleBindings(namespace).Delete(t.Context(), "leaver", metav1.DeleteOptions{}))
 	deleted := time.Now()
-	for _, way := range ways {
-		client := tasksOf(t, way.config, namespace)
+	for _, route := range routes {
+		client := tasksOf(t, route.config, namespace)
 		err := await.Until(t.Context(), cached+margin-time.Since(deleted), func(ctx context.Context) error {
 			if _, err := client.List(ctx, metav1.ListOptions{}); err == nil {
-				return errors.New("tasks are listed still")
+				return errors.New("a list succeeds")
 			} else if err := checkReason(err, metav1.StatusReasonForbidden); err != nil {
 				t.Fatal(err)
 			}
 			return nil
 		})
 		if err != nil {
-			t.Fatalf("the grant is not revoked %s after %s: %v", way.what, time.Since(deleted).Round(100*time.Millisecond), err)
+			t.Fatalf("the grant has an effect %s after %s: %v", route.what, time.Since(deleted).Round(100*time.Millisecond), err)
 		}
-		t.Logf("Refused %s after %s.", way.what, time.Since(deleted).Round(100*time.Millisecond))
+		t.Logf("denied %s after %s", route.what, time.Since(deleted).Round(100*time.Millisecond))
 	}
 }
 
-type sender = struct {
+// credential is a certificate and the identity that the server must see.
+type credential = struct {
 	cert, key []byte
 	err       error
 	want      string
 }
 
-// senderOf takes what an authority gives, for who shows it to count as what is wanted.
-func senderOf(cert, key []byte, err error) func(want string) sender {
-	return func(want string) sender { return sender{cert, key, err, want} }
+// credentialOf returns a function that adds the wanted identity to a certificate. Its arguments are the results of a CA.
+func credentialOf(cert, key []byte, err error) func(want string) credential {
+	return func(want string) credential { return credential{cert, key, err, want} }
 }
 
 // apply applies a manifest as the host's administrator.

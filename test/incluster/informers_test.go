@@ -32,7 +32,7 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// mediaTypes is a transport that keeps the media types of all answers.
+// mediaTypes is a transport that records the media types of all answers.
 type mediaTypes struct {
 	http.RoundTripper
 	mu   sync.Mutex
@@ -49,7 +49,7 @@ func (m *mediaTypes) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// testInformers: unmodified clients list and watch through whatever is in front, in protobuf.
+// testInformers checks that generated informers list and watch in protobuf, with an aggregator in between or without.
 func testInformers(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	config := e.Admin(t)
@@ -84,22 +84,22 @@ func testInformers(t *testing.T, e *kit.Env) {
 	defer stop()
 	for kind, informer := range kinds {
 		if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
-			t.Errorf("the informer of %s did not sync", kind)
+			t.Errorf("the informer of %s has not synced", kind)
 		}
 	}
 	expect := func(want string) {
 		t.Helper()
 		var got string
-		kit.Eventually(t, "an event comes", func(context.Context) error {
+		kit.Eventually(t, "there is an event", func(context.Context) error {
 			select {
 			case got = <-events:
 				return nil
 			default:
-				return fmt.Errorf("none has, %q is awaited", want)
+				return fmt.Errorf("no event, want %q", want)
 			}
 		})
 		if got != want {
-			t.Errorf("the event is %q, want %q", got, want)
+			t.Errorf("event: got %q, want %q", got, want)
 		}
 	}
 	expect("added before")
@@ -108,7 +108,7 @@ func testInformers(t *testing.T, e *kit.Env) {
 	after.Labels = map[string]string{"changed": "yes"}
 	kit.Must(tasks.Update(t.Context(), after, metav1.UpdateOptions{}))(t)
 	expect("updated after")
-	// As of a Pod, the deletion is marked before it is done.
+	// A deletion of a task, like one of a Pod, first sets the deletion timestamp.
 	kit.Check(t, tasks.Delete(t.Context(), "after", metav1.DeleteOptions{}))
 	expect("updated after")
 	expect("deleted after")
@@ -117,7 +117,7 @@ func testInformers(t *testing.T, e *kit.Env) {
 	defer types.mu.Unlock()
 	for mediaType := range types.seen {
 		if mediaType != runtime.ContentTypeProtobuf && mediaType != runtime.ContentTypeProtobuf+";stream=watch" {
-			t.Errorf("an answer came as %s", mediaType)
+			t.Errorf("media type of an answer: got %s, want protobuf", mediaType)
 		}
 	}
 }

@@ -27,8 +27,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,12 +35,14 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/controller/certificates"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const systemNamespace = "leat-system"
 
-// admission has the cluster create pods of critical priority classes only where a quota is for them, as GKE does.
+// admission lets the host create pods of critical priority classes only in namespaces with a quota for them, as GKE
+// does.
 const admission = `
 apiVersion: apiserver.config.k8s.io/v1
 kind: AdmissionConfiguration
@@ -57,6 +57,7 @@ plugins:
       - {scopeName: PriorityClass, operator: In, values: [system-node-critical, system-cluster-critical]}
 `
 
+// TestInstall applies, checks and deletes the manifests of config/, with all controllers of the host.
 func TestInstall(t *testing.T) {
 	t.Parallel()
 	dir := t.ArtifactDir()
@@ -75,38 +76,38 @@ func TestInstall(t *testing.T) {
 	config.QPS = -1
 	admin := kubernetes.NewForConfigOrDie(config)
 
-	t.Run("nothing in the manifests is unknown, or more than Pod Security allows", func(t *testing.T) {
+	t.Run("strict validation and Pod Security have no warnings", func(t *testing.T) {
 		_, stderr, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "apply", "--validate=strict", "--kustomize", all)
 		kit.Check(t, err)
 		if stderr != "" {
-			t.Errorf("the host warns: %s", stderr)
+			t.Errorf("warnings of kubectl apply: got %s, want none", stderr)
 		}
 	})
-	t.Run("pods are created, though their priority class needs a quota", func(t *testing.T) {
+	t.Run("pods of critical priority are created", func(t *testing.T) {
 		for _, component := range []string{"apiserver", "controller-manager", "etcd"} {
 			kit.Eventually(t, "there is a pod of "+component, func(ctx context.Context) error {
 				pods, err := admin.CoreV1().Pods(systemNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
 				if err == nil && len(pods.Items) == 0 {
-					err = errors.New("there is none")
+					err = errors.New("there is no pod")
 				}
 				return err
 			})
 		}
 	})
-	t.Run("namespaces are deleted while no server is there yet", func(t *testing.T) { createAndDeleteNamespace(t, admin, "bystander") })
-	t.Run("certificates are issued, by who is installed to do it", func(t *testing.T) {
+	t.Run("namespaces can be deleted before a server runs", func(t *testing.T) { createAndDeleteNamespace(t, admin, "bystander") })
+	t.Run("certificates are issued by the installed service account", func(t *testing.T) {
 		issue(t, cp)
 		certificatesIssued(t, admin)
-		// What is applied again leaves them alone.
+		// Applying the manifests again does not change them.
 		before := secrets(t, admin)
 		kit.Check(t, cp.Apply(t.Context(), all))
 		for name, data := range secrets(t, admin) {
 			if string(data["tls.crt"]) != string(before[name]["tls.crt"]) {
-				t.Errorf("applying the manifests again has changed Secret %s", name)
+				t.Errorf("Secret %s changed when the manifests were applied again", name)
 			}
 		}
 
-		// One that is lost is issued anew.
+		// A lost certificate is issued again.
 		secret, err := admin.CoreV1().Secrets(systemNamespace).Get(t.Context(), certificates.EtcdSecret, metav1.GetOptions{})
 		kit.Check(t, err)
 		delete(secret.Data, "tls.crt")
@@ -114,19 +115,19 @@ func TestInstall(t *testing.T) {
 		kit.Check(t, err)
 		certificatesIssued(t, admin)
 	})
-	t.Run("uninstalled in one go", func(t *testing.T) {
+	t.Run("kubectl delete removes everything", func(t *testing.T) {
 		_, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "--timeout=90s", "--kustomize", all)
 		kit.Check(t, err)
 		_, err = admin.CoreV1().Namespaces().Get(t.Context(), systemNamespace, metav1.GetOptions{})
 		if !apierrors.IsNotFound(err) {
-			t.Errorf("the namespace is still there: %v", err)
+			t.Errorf("get the namespace: got error %v, want not found", err)
 		}
 	})
 	t.Run("Registration", func(t *testing.T) { testRegistration(t, cp) })
 	t.Run("Uninstall", func(t *testing.T) { testUninstall(t, kit.On(t, cp)) })
 }
 
-// issue keeps certificates with the rights of the service account that the manifests give them to, until the test ends.
+// issue runs the certificate controller with the service account of the controller manager until the test ends.
 func issue(t *testing.T, cp *host.ControlPlane) {
 	t.Helper()
 	path, err := cp.ServiceAccountKubeconfig(systemNamespace, "leat-controller-manager")
@@ -142,17 +143,17 @@ func issue(t *testing.T, cp *host.ControlPlane) {
 	})
 }
 
-// certificatesIssued waits until all certificates are there and good for what they are for.
+// certificatesIssued waits until all certificates exist and are valid for their use.
 func certificatesIssued(t *testing.T, admin kubernetes.Interface) {
 	t.Helper()
 	kit.Eventually(t, "all certificates are issued", func(context.Context) error {
 		all := secrets(t, admin)
 		server, client := x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth
 		return errors.Join(
-			good(all[certificates.ServerSecret], "leat-apiserver.leat-system.svc", server),
-			good(all[certificates.EtcdSecret], "leat-etcd.leat-system.svc", server, client),
-			good(all[certificates.EtcdSecret], "leat-etcd-2.leat-etcd.leat-system.svc", server, client),
-			good(all[certificates.WorkerClientSecret], batch.WorkerClientName, client),
+			checkCertificate(all[certificates.ServerSecret], "leat-apiserver.leat-system.svc", server),
+			checkCertificate(all[certificates.EtcdSecret], "leat-etcd.leat-system.svc", server, client),
+			checkCertificate(all[certificates.EtcdSecret], "leat-etcd-2.leat-etcd.leat-system.svc", server, client),
+			checkCertificate(all[certificates.WorkerClientSecret], batch.WorkerClientName, client),
 		)
 	})
 }
@@ -164,12 +165,12 @@ func createAndDeleteNamespace(t *testing.T, admin kubernetes.Interface, name str
 	_, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	kit.Check(t, err)
 	kit.Check(t, namespaces.Delete(t.Context(), name, metav1.DeleteOptions{}))
-	kit.Eventually(t, "namespace "+name+" is gone", func(ctx context.Context) error {
+	kit.Eventually(t, "namespace "+name+" is deleted", func(ctx context.Context) error {
 		namespace, err := namespaces.Get(ctx, name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("it is there: %v, %w", namespace.Status.Conditions, err)
+		return fmt.Errorf("the namespace exists: %v, %w", namespace.Status.Conditions, err)
 	})
 }
 
@@ -184,8 +185,8 @@ func secrets(t *testing.T, admin kubernetes.Interface) map[string]map[string][]b
 	return data
 }
 
-// good says why the content of a Secret is not a certificate of that name for those usages.
-func good(data map[string][]byte, name string, usages ...x509.ExtKeyUsage) error {
+// checkCertificate returns an error unless a Secret has a certificate of that name for those usages.
+func checkCertificate(data map[string][]byte, name string, usages ...x509.ExtKeyUsage) error {
 	pair, err := tls.X509KeyPair(data["tls.crt"], data["tls.key"])
 	if err != nil {
 		return fmt.Errorf("certificate for %s: %w", name, err)
@@ -198,13 +199,13 @@ func good(data map[string][]byte, name string, usages ...x509.ExtKeyUsage) error
 		}
 	}
 	if left := time.Until(pair.Leaf.NotAfter); left < 300*24*time.Hour {
-		return fmt.Errorf("certificate for %s ends in %s", name, left)
+		return fmt.Errorf("certificate for %s expires in %s, want at least 300 days", name, left)
 	}
 	return nil
 }
 
-// testUninstall: the order of config/base is one in which nothing waits for what was removed before it, even when the server
-// is gone already.
+// testUninstall checks that kubectl delete of config/base leaves nothing behind, even if the server has stopped before:
+// no object waits for another that was deleted before it.
 func testUninstall(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
 	client := hostAdmin(t, e)
@@ -217,18 +218,18 @@ func testUninstall(t *testing.T, e *kit.Env) {
 	_, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "delete", "--kustomize", base, "--timeout=60s")
 	kit.Check(t, err)
 	for _, name := range []string{"leat-system", namespace} {
-		kit.Eventually(t, "namespace "+name+" is gone", func(ctx context.Context) error { return namespaceGone(ctx, client, name) })
+		kit.Eventually(t, "namespace "+name+" is deleted", func(ctx context.Context) error { return namespaceGone(ctx, client, name) })
 	}
 	left, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "get", "--all-namespaces", "--selector=app.kubernetes.io/part-of=leat",
 		"--output=name", "apiservices,clusterroles,clusterrolebindings,roles,rolebindings,services,serviceaccounts,namespaces")
 	kit.Check(t, err)
 	if left != "" {
-		t.Errorf("left behind: %s", left)
+		t.Errorf("objects left behind: got %s, want none", left)
 	}
 	list := kit.Must(client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{}))(t)
 	for _, namespace := range list.Items {
 		if namespace.Status.Phase == corev1.NamespaceTerminating {
-			t.Errorf("namespace %s is stuck", namespace.Name)
+			t.Errorf("namespace %s is still terminating", namespace.Name)
 		}
 	}
 }

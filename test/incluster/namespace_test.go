@@ -30,8 +30,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testNamespaceController: the host's namespace controller knows our kinds from discovery alone. It starts five seconds after a
-// namespace is deleted, so both namespaces go at once.
+// testNamespaceController checks that the host's namespace controller deletes objects of all Leat's kinds, which it
+// knows only from discovery. It starts five seconds after the deletion, so the test deletes both namespaces at once.
 func testNamespaceController(t *testing.T, e *kit.Env) {
 	host, admin := hostAdmin(t, e), kit.Client(t, e.Admin(t)).BatchV1alpha1()
 	ctx := t.Context()
@@ -49,7 +49,7 @@ func testNamespaceController(t *testing.T, e *kit.Env) {
 	finished.Status.Phase = v1alpha1.TaskSucceeded
 	kit.Must(worker.Tasks(full).UpdateStatus(ctx, finished, metav1.UpdateOptions{}))(t)
 	if keys := kit.Must(storedKeys(ctx, e, full))(t); len(keys) != 15 {
-		t.Fatalf("the namespace holds %d objects, want 15: %q", len(keys), keys)
+		t.Fatalf("objects in the namespace: got %d, want 15: %q", len(keys), keys)
 	}
 
 	boundTask(t, e, held, "bound", "worker-that-died")
@@ -57,7 +57,7 @@ func testNamespaceController(t *testing.T, e *kit.Env) {
 		deleteNamespace(t, e, namespace)
 	}
 
-	t.Run("nothing can be created any more", func(t *testing.T) {
+	t.Run("creates are denied", func(t *testing.T) {
 		late := kit.Client(t, e.Worker(t, held, "worker-1")).BatchV1alpha1()
 		for what, create := range map[string]func(context.Context) error{
 			"a task": func(ctx context.Context) error {
@@ -74,42 +74,42 @@ func testNamespaceController(t *testing.T, e *kit.Env) {
 			},
 		} {
 			if err := create(ctx); !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || !apierrors.IsForbidden(err) {
-				t.Errorf("%s: %v, want it refused because the namespace is being terminated", what, err)
+				t.Errorf("create of %s: got error %v, want that the namespace is being terminated", what, err)
 			}
 		}
 	})
 
-	t.Run("all kinds go with their namespace", func(t *testing.T) {
-		kit.Eventually(t, "the namespace is gone", func(ctx context.Context) error { return namespaceGone(ctx, host, full) })
+	t.Run("objects of all kinds are deleted", func(t *testing.T) {
+		kit.Eventually(t, "the namespace is deleted", func(ctx context.Context) error { return namespaceGone(ctx, host, full) })
 		if keys := kit.Must(storedKeys(ctx, e, full))(t); len(keys) != 0 {
-			t.Errorf("left behind: %q", keys)
+			t.Errorf("keys of the namespace: got %q, want none", keys)
 		}
 		_, err := admin.Tasks(full).Create(ctx, newTask("late"), metav1.CreateOptions{})
 		expectReason(t, err, metav1.StatusReasonNotFound, fmt.Sprintf("namespaces %q not found", full))
 	})
 
-	// A task that is bound is deleted as a Pod is: its worker is given time. If the worker is no more, the namespace waits until
-	// the task is deleted with a grace period of 0, which the controllers may do.
-	t.Run("a bound task holds its namespace until it is deleted for good", func(t *testing.T) {
-		kit.Eventually(t, "the task is being deleted", func(ctx context.Context) error {
+	// A bound task is deleted like a Pod: its worker gets a grace period. If the worker is dead, the namespace waits until
+	// the task is deleted with a grace period of 0, which controllers may do.
+	t.Run("the namespace waits for a bound task", func(t *testing.T) {
+		kit.Eventually(t, "the task has a deletion timestamp", func(ctx context.Context) error {
 			task, err := admin.Tasks(held).Get(ctx, "bound", metav1.GetOptions{})
 			if err == nil && task.DeletionTimestamp == nil {
-				err = fmt.Errorf("it is not")
+				err = fmt.Errorf("it has none")
 			}
 			return err
 		})
-		kit.Eventually(t, "the namespace says what holds it", func(ctx context.Context) error {
+		kit.Eventually(t, "a condition of the namespace names the resource", func(ctx context.Context) error {
 			if err := namespaceGone(ctx, host, held); err == nil || !strings.Contains(err.Error(), "tasks.batch.leat.dev has 1 resource instances") {
-				return fmt.Errorf("it says %w", err)
+				return fmt.Errorf("got %w", err)
 			}
 			return nil
 		})
 		controller := kit.Client(t, e.Controller(t)).BatchV1alpha1()
 		kit.Check(t, controller.Tasks(held).Delete(ctx, "bound", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
-		kit.Eventually(t, "the namespace is gone", func(ctx context.Context) error { return namespaceGone(ctx, host, held) })
+		kit.Eventually(t, "the namespace is deleted", func(ctx context.Context) error { return namespaceGone(ctx, host, held) })
 	})
 
-	t.Run("a namespace that never was is not found", func(t *testing.T) {
+	t.Run("a create in a namespace that never existed is not found", func(t *testing.T) {
 		_, err := admin.Tasks("never-was").Create(ctx, newTask("task"), metav1.CreateOptions{})
 		expectReason(t, err, metav1.StatusReasonNotFound, `namespaces "never-was" not found`)
 	})

@@ -28,10 +28,11 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// updateOpenAPI is the variable that has the published documents written anew.
+// updateOpenAPI is the environment variable that makes the test write the published documents.
 const updateOpenAPI = "UPDATE_OPENAPI"
 
-// testPublishedOpenAPI: what artifacts/openapi tells of the API, to those who generate clients from it, is what is served.
+// testPublishedOpenAPI checks that the documents in artifacts/openapi, which are for generators of clients, are those
+// that the server serves.
 func testPublishedOpenAPI(t *testing.T, e *kit.Env) {
 	published := filepath.Join(kit.Must(host.RepositoryRoot())(t), "artifacts", "openapi")
 	for path, name := range map[string]string{
@@ -41,7 +42,7 @@ func testPublishedOpenAPI(t *testing.T, e *kit.Env) {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			answer := ask(t, e.Direct(t, "reader"), http.MethodGet, path, "", "Accept", "application/json")
 			if answer.code != http.StatusOK {
-				t.Fatalf("it answers %s", answer)
+				t.Fatalf("GET %s: got %s, want 200", path, answer)
 			}
 			served, file := unversioned(t, answer.body), filepath.Join(published, name)
 			if os.Getenv(updateOpenAPI) != "" {
@@ -50,20 +51,20 @@ func testPublishedOpenAPI(t *testing.T, e *kit.Env) {
 				return
 			}
 			if !bytes.Equal(served, kit.Must(os.ReadFile(file))(t)) {
-				t.Errorf("%s is not what %s answers: write it anew with %s=true, and look at what has changed", file, path, updateOpenAPI)
+				t.Errorf("%s differs from %s of the server: run the test with %s=true and review the change", file, path, updateOpenAPI)
 			}
 		})
 	}
 }
 
-// unversioned is a document as it is published: indented, and without the version of the build.
+// unversioned returns a document as it is published: indented and without the version of the build.
 func unversioned(t testing.TB, document string) []byte {
 	t.Helper()
 	var fields map[string]any
 	kit.Check(t, json.Unmarshal([]byte(document), &fields))
 	info, ok := fields["info"].(map[string]any)
 	if !ok {
-		t.Fatalf("there is no info in %.200s", document)
+		t.Fatalf("the document has no info: %.200s", document)
 	}
 	info["version"] = "unversioned"
 	indented := kit.Must(json.MarshalIndent(fields, "", "  "))(t)

@@ -38,18 +38,18 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testQuota: the host's own ResourceQuota holds all replicas together to its limits.
+// testQuota checks that a ResourceQuota of the host limits all replicas together.
 func testQuota(t *testing.T, i *replicated) {
-	t.Run("creates at once at both replicas never exceed the limit and reach it", func(t *testing.T) {
+	t.Run("concurrent creates at both replicas reach the limit and never exceed it", func(t *testing.T) {
 		t.Parallel()
 		testQuotaRace(t, i)
 	})
 
-	t.Run("each kind is counted and refused past its limit by the other replica", func(t *testing.T) {
+	t.Run("each kind is counted, and denied past its limit by the other replica", func(t *testing.T) {
 		t.Parallel()
 		namespace := i.Namespace(t)
 		ctx := t.Context()
-		// Of all kinds but leases: the host counts what it can watch, and nobody watches heartbeats.
+		// All kinds but leases: the host counts what it can watch, and leases cannot be watched.
 		kinds := []string{"tasks", "tasksets", "taskqueues", "workers"}
 		limits := map[string]int64{}
 		for _, kind := range kinds {
@@ -78,10 +78,10 @@ func testQuota(t *testing.T, i *replicated) {
 			here, there := i.replicas[n%2], i.replicas[(n+1)%2]
 			kit.Check(t, create(here, kind, "first"))
 			want := fmt.Sprintf("exceeded quota: quota, requested: %s=1, used: %[1]s=1, limited: %[1]s=1", counted(kind))
-			// It may remember for a moment that there was room; then it finds that the quota has changed.
+			// The replica may have an old quota in its cache. Then its update of the quota conflicts, and it reads the new one.
 			err := create(there, kind, "second")
 			if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), want) {
-				t.Errorf("the second of the %s: error %v, want one that says %q", kind, err, want)
+				t.Errorf("second create of %s: got error %v, want %q", kind, err, want)
 			}
 		}
 		quota.eventuallyUsed(limits)
@@ -94,7 +94,7 @@ func testQuota(t *testing.T, i *replicated) {
 		kit.Check(t, create(i.replicas[0], "tasks", "third"))
 	})
 
-	t.Run("a dry run is judged but not charged", func(t *testing.T) {
+	t.Run("a dry run is checked but not charged", func(t *testing.T) {
 		t.Parallel()
 		namespace := i.Namespace(t)
 		quota := newQuota(t, i, namespace, map[string]int64{"tasks": 1})
@@ -104,7 +104,7 @@ func testQuota(t *testing.T, i *replicated) {
 			kit.Must(admin.Create(t.Context(), newTask("dry"), dryRun))(t)
 		}
 		if used := quota.used("tasks"); used != 0 {
-			t.Errorf("dry runs were charged: used is %d", used)
+			t.Errorf("used after dry runs: got %d, want 0", used)
 		}
 		kit.Must(admin.Create(t.Context(), newTask("wet"), metav1.CreateOptions{}))(t)
 		_, err := admin.Create(t.Context(), newTask("dry"), dryRun)
@@ -112,9 +112,9 @@ func testQuota(t *testing.T, i *replicated) {
 	})
 }
 
-// testQuotaRace runs the race again if the host has counted in the middle of it: upstream's quota controller counts what
-// its cache holds, and takes back what admission has charged for a task that its cache does not hold yet. Then more
-// tasks are created than the limit allows, as of Pods.
+// testQuotaRace runs the race again if the host recounted in the middle of it. The quota controller counts the
+// objects in its cache, so it reverts a charge of admission for a task that is not in its cache yet. Then more tasks
+// than the limit can be created. That is also so for Pods.
 func testQuotaRace(t *testing.T, i *replicated) {
 	const attempts = 5
 	for range attempts {
@@ -122,10 +122,10 @@ func testQuotaRace(t *testing.T, i *replicated) {
 			return
 		}
 	}
-	t.Errorf("the host has counted in the middle of each of %d races, so nothing was shown", attempts)
+	t.Errorf("the host recounted in the middle of each of %d races, so the test shows nothing", attempts)
 }
 
-// raceForQuota reports whether the host left the counting to admission.
+// raceForQuota reports whether admission alone changed the count, so that the race shows something.
 func raceForQuota(t *testing.T, i *replicated) bool {
 	const limit, creators, deleted = 10, 50, 4
 	namespace := i.Namespace(t)
@@ -142,7 +142,7 @@ func raceForQuota(t *testing.T, i *replicated) bool {
 		var all sync.WaitGroup
 		for n := range creators {
 			all.Go(func() {
-				// A create that lost the race says so, and may be tried again: at the other replica the next time.
+				// A create that lost the race fails with a conflict or is denied. The retry goes to the other replica.
 				err := wait.PollUntilContextTimeout(t.Context(), pollInterval, patience, true, func(ctx context.Context) (bool, error) {
 					n++
 					_, err := clients[n%len(clients)].Create(ctx, newTask(fmt.Sprintf("%s-%d", round, n)), metav1.CreateOptions{})
@@ -165,15 +165,15 @@ func raceForQuota(t *testing.T, i *replicated) bool {
 		}
 		all.Wait()
 		if lowered() {
-			t.Logf("round %s: the host has counted in the middle: %d creates succeeded", round, created.Load())
+			t.Logf("round %s: the host recounted in the middle: %d creates succeeded", round, created.Load())
 			return false
 		}
 		list := kit.Must(clients[1].List(t.Context(), metav1.ListOptions{}))(t)
 		if len(list.Items) != limit || created.Load() != room {
-			t.Errorf("round %s: there are %d tasks and %d creates succeeded, want %d and %d", round, len(list.Items), created.Load(), limit, room)
+			t.Errorf("round %s: got %d tasks and %d successful creates, want %d and %d", round, len(list.Items), created.Load(), limit, room)
 		}
 		quota.eventuallyUsed(map[string]int64{"tasks": limit})
-		t.Logf("%d creators for room for %d: %d creates were refused on the way", creators, room, refusals.Load())
+		t.Logf("%d creators for %d tasks: %d creates failed first", creators, room, refusals.Load())
 		return true
 	}
 	if !race("first", limit) {
@@ -187,12 +187,13 @@ func raceForQuota(t *testing.T, i *replicated) bool {
 	quota.eventuallyUsed(map[string]int64{"tasks": limit - deleted})
 	undisturbed := race("second", deleted)
 	if n := most(); undisturbed && n != limit {
-		t.Errorf("a watch has seen up to %d tasks at a time, want %d", n, limit)
+		t.Errorf("maximum number of tasks at a time: got %d, want %d", n, limit)
 	}
 	return undisturbed
 }
 
-// countMost watches how many tasks there are, and gives a function that ends it and tells the most that there were at a time.
+// countMost watches the tasks of a namespace. The returned function stops the watch and returns the maximum number of
+// tasks at a time.
 func countMost(t *testing.T, client typed.TaskInterface) func() int {
 	t.Helper()
 	list := kit.Must(client.List(t.Context(), metav1.ListOptions{}))(t)
@@ -223,11 +224,12 @@ type quota struct {
 	api corev1client.ResourceQuotaInterface
 }
 
+// counted returns the name of the count of a resource in a quota.
 func counted(resource string) corev1.ResourceName {
 	return corev1.ResourceName("count/" + resource + ".batch.leat.dev")
 }
 
-// newQuota limits the counts of resources, and waits until the host and all replicas have taken it up: before, nothing is refused.
+// newQuota limits the counts of resources, and waits until the host and all replicas enforce the quota.
 func newQuota(t testing.TB, i *replicated, namespace string, limits map[string]int64) quota {
 	t.Helper()
 	hard, none := corev1.ResourceList{}, map[string]int64{}
@@ -242,7 +244,7 @@ func newQuota(t testing.TB, i *replicated, namespace string, limits map[string]i
 	}, metav1.CreateOptions{}))(t)
 	q := quota{t, client}
 	q.eventuallyUsed(none)
-	// A replica hears of it a moment later. While it lists quotas with nothing used it refuses; then it judges.
+	// A replica knows the quota a moment later. It denies creates until it has a quota with a status.
 	for _, replica := range i.replicas {
 		admin := tasksOf(t, replica.Direct(t, "alice", "leat:admins"), namespace)
 		kit.Eventually(t, "the replica knows the quota", func(ctx context.Context) error {
@@ -287,11 +289,11 @@ func (q quota) watchLowered(resource string) func() bool {
 	return func() bool {
 		defer w.Stop()
 		final := kit.Must(q.get(q.t.Context()))(q.t)
-		kit.Eventually(q.t, "the watch has seen the quota as it is now", func(context.Context) error {
+		kit.Eventually(q.t, "the watch is up to date", func(context.Context) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if order, err := resourceversion.CompareResourceVersion(now.ResourceVersion, final.ResourceVersion); err != nil || order < 0 {
-				return fmt.Errorf("it has seen version %s, and that is %s (%v)", now.ResourceVersion, final.ResourceVersion, err)
+				return fmt.Errorf("it has resource version %s, want %s (%v)", now.ResourceVersion, final.ResourceVersion, err)
 			}
 			return nil
 		})
@@ -303,14 +305,14 @@ func (q quota) watchLowered(resource string) func() bool {
 
 func (q quota) eventuallyUsed(want map[string]int64) {
 	q.t.Helper()
-	kit.Eventually(q.t, fmt.Sprintf("the host has counted %v", want), func(ctx context.Context) error {
+	kit.Eventually(q.t, fmt.Sprintf("the quota counts %v", want), func(ctx context.Context) error {
 		quota, err := q.get(ctx)
 		if err != nil {
 			return err
 		}
 		for name, want := range want {
 			if used, found := quota.Status.Used[counted(name)]; !found || used.Value() != want {
-				return fmt.Errorf("used is %v", quota.Status.Used)
+				return fmt.Errorf("used: got %v", quota.Status.Used)
 			}
 		}
 		return nil

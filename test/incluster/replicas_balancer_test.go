@@ -18,6 +18,7 @@ package incluster
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -32,8 +33,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// balancer stands for the Service in front of the replicas: new connections go by turns to those that are ready, and those that are open
-// stay where they are, as kube-proxy has it.
+// balancer is a load balancer that behaves like a Service: it spreads new connections over the ready replicas, and does
+// not move open connections.
 type balancer struct {
 	port     int
 	listener net.Listener
@@ -45,17 +46,18 @@ type balancer struct {
 	conns map[net.Conn]struct{}
 }
 
-// backend is a replica.
+// backend is a replica behind the load balancer.
 type backend struct {
 	address string
-	// ready and accepted are guarded by balancer.mu: whether it is among the endpoints, and how many connections were led to it.
+	// balancer.mu guards these fields. ready is whether the backend is an endpoint, accepted is its number of connections.
 	ready    bool
 	accepted int
 }
 
-// probePeriod is how soon a replica whose readyz has changed is taken out or in, about as long as endpoints take in a cluster.
+// probePeriod is the time between two readiness probes.
 const probePeriod = 500 * time.Millisecond
 
+// balance starts a load balancer for the replicas.
 func balance(t *testing.T, replicas ...*kit.Env) *balancer {
 	t.Helper()
 	b := &balancer{listener: kit.Must(net.Listen("tcp", "127.0.0.1:0"))(t), conns: map[net.Conn]struct{}{}}
@@ -93,7 +95,7 @@ func balance(t *testing.T, replicas ...*kit.Env) *balancer {
 	return b
 }
 
-// probe asks a replica whether it is ready, as its kubelet does: whichever certificate it shows.
+// probe updates the readiness of a replica. Like the kubelet, it accepts any certificate.
 func (b *balancer) probe(ctx context.Context, target *backend, config *rest.Config) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -109,7 +111,7 @@ func (b *balancer) accept() {
 	for {
 		client, err := b.listener.Accept()
 		if err != nil {
-			return // the test is over
+			return // the listener is closed
 		}
 		server, err := net.Dial("tcp", b.choose())
 		if err != nil {
@@ -124,7 +126,7 @@ func (b *balancer) accept() {
 	}
 }
 
-// choose gives the address of a replica that is ready, or one that nobody listens on.
+// choose returns the address of a ready replica, or one where nothing listens.
 func (b *balancer) choose() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -139,18 +141,19 @@ func (b *balancer) choose() string {
 	return "127.0.0.1:" + strconv.Itoa(discard)
 }
 
-// discard is the port of a service that machines have long ceased to run.
+// discard is the port of the discard protocol, which machines no longer serve.
 const discard = 9
 
+// pass copies from one connection to the other, and closes both.
 func (b *balancer) pass(from, to net.Conn) {
-	_, _ = io.Copy(to, from) // however it ends, it has ended
+	_, _ = io.Copy(to, from) // either side may close the connection
 	b.mu.Lock()
 	delete(b.conns, from)
 	b.mu.Unlock()
 	_, _ = from.Close(), to.Close()
 }
 
-// accepted is how many connections were led to each replica.
+// accepted returns the number of connections of each replica.
 func (b *balancer) accepted() []int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -161,10 +164,10 @@ func (b *balancer) accepted() []int {
 	return all
 }
 
-// serving waits until the replica is among the endpoints, or is not.
-func (b *balancer) serving(t *testing.T, i int, want bool) {
+// waitReady waits until the readiness of a replica is as wanted.
+func (b *balancer) waitReady(t *testing.T, i int, want bool) {
 	t.Helper()
-	kit.Eventually(t, "the balancer has taken note", func(context.Context) error {
+	kit.Eventually(t, fmt.Sprintf("readiness of replica %d is %t", i, want), func(context.Context) error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.backends[i].ready != want {

@@ -44,27 +44,29 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// load is many at work in a namespace: half of the requests read, the others create, change and delete tasks, and none waits for another.
+// load sends requests to a namespace at a fixed rate. Half of them read, the others create, change and delete tasks.
+// They do not wait for each other.
 type load struct {
 	client atomic.Pointer[typed.TaskInterface]
 	stop   func()
 
 	mu sync.Mutex
-	// asked is how many reads and writes there were; failed are those that client-go gave up.
-	asked  map[string]int
-	failed map[string][]error
-	// answers counts what came over the wire but a success, by verb: client-go tries again by itself what it is asked to.
+	// requests counts reads and writes, failed has the errors of those that client-go did not retry any more.
+	requests map[string]int
+	failed   map[string][]error
+	// answers counts unsuccessful answers on the wire by verb, including those that client-go retried.
 	answers map[string]int
-	// written are the changes that were acknowledged, as events name them.
+	// written has the acknowledged changes, by the name that change returns.
 	written map[string]bool
-	// fresh are tasks to change next, changed those to delete next.
+	// fresh has the tasks to change next, changed those to delete next.
 	fresh, changed []string
 }
 
+// newLoad starts a load. It ends with stop, or with the test.
 func newLoad(t *testing.T, config *rest.Config, namespace string, perSecond int) *load {
 	t.Helper()
-	l := &load{asked: map[string]int{}, failed: map[string][]error{}, answers: map[string]int{}, written: map[string]bool{}}
-	l.use(t, config, namespace)
+	l := &load{requests: map[string]int{}, failed: map[string][]error{}, answers: map[string]int{}, written: map[string]bool{}}
+	l.setClient(t, config, namespace)
 	kit.Must((*l.client.Load()).Create(t.Context(), newTask("constant"), metav1.CreateOptions{}))(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	inFlight := make(chan struct{}, perSecond/4)
@@ -78,7 +80,7 @@ func newLoad(t *testing.T, config *rest.Config, namespace string, perSecond int)
 				return
 			case <-ticker.C:
 			}
-			// A machine that cannot keep the pace is not asked for ever more at a time.
+			// Skip requests on a machine that is too slow for the rate.
 			select {
 			case inFlight <- struct{}{}:
 			default:
@@ -86,7 +88,7 @@ func newLoad(t *testing.T, config *rest.Config, namespace string, perSecond int)
 			}
 			all.Go(func() {
 				defer func() { <-inFlight }()
-				l.act(context.WithoutCancel(ctx), n) // what has begun ends, whether the load goes on or not
+				l.request(context.WithoutCancel(ctx), n) // a started request is not canceled
 			})
 		}
 	})
@@ -98,23 +100,23 @@ func newLoad(t *testing.T, config *rest.Config, namespace string, perSecond int)
 	return l
 }
 
-// use has the load go on as another, or another way.
-func (l *load) use(t *testing.T, config *rest.Config, namespace string) {
+// setClient changes the identity or the address that the load uses.
+func (l *load) setClient(t *testing.T, config *rest.Config, namespace string) {
 	t.Helper()
 	config = rest.CopyConfig(config)
 	config.Timeout = time.Minute
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &tally{next, l} })
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &countingTransport{next, l} })
 	client := tasksOf(t, config, namespace)
 	l.client.Store(&client)
 }
 
-// tally is a transport that counts answers other than successes.
-type tally struct {
+// countingTransport counts unsuccessful answers.
+type countingTransport struct {
 	next http.RoundTripper
 	load *load
 }
 
-func (c *tally) RoundTrip(request *http.Request) (*http.Response, error) {
+func (c *countingTransport) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := c.next.RoundTrip(request)
 	what := ""
 	switch {
@@ -132,9 +134,10 @@ func (c *tally) RoundTrip(request *http.Request) (*http.Response, error) {
 }
 
 // WrappedRoundTripper implements utilnet.RoundTripperWrapper.
-func (c *tally) WrappedRoundTripper() http.RoundTripper { return c.next }
+func (c *countingTransport) WrappedRoundTripper() http.RoundTripper { return c.next }
 
-func (l *load) act(ctx context.Context, n int) {
+// request sends the nth request.
+func (l *load) request(ctx context.Context, n int) {
 	client := *l.client.Load()
 	var err error
 	kind := "read"
@@ -149,13 +152,14 @@ func (l *load) act(ctx context.Context, n int) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.asked[kind]++
+	l.requests[kind]++
 	if err != nil {
 		l.failed[kind] = append(l.failed[kind], err)
 	}
 }
 
-// write changes or deletes a task if there are more than a few, and else creates one. Of a write that failed nothing is expected.
+// write deletes or changes a task if there are more than a few, and otherwise creates one. The effect of a failed write
+// is unknown.
 func (l *load) write(ctx context.Context, client typed.TaskInterface, n int) error {
 	const few = 10
 	if name := l.take(&l.changed, few); name != "" {
@@ -179,6 +183,7 @@ func (l *load) write(ctx context.Context, client typed.TaskInterface, n int) err
 	return err
 }
 
+// take removes the first name from a list with more than a few names. Otherwise it returns an empty name.
 func (l *load) take(from *[]string, few int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -190,6 +195,7 @@ func (l *load) take(from *[]string, few int) string {
 	return name
 }
 
+// acknowledged records a change and adds the task to the list next.
 func (l *load) acknowledged(event watch.EventType, task *v1alpha1.Task, next *[]string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -199,7 +205,7 @@ func (l *load) acknowledged(event watch.EventType, task *v1alpha1.Task, next *[]
 	}
 }
 
-// change names a change of a task. The version of a deletion is told to watchers only.
+// change returns a name for a change of a task. Only watchers learn the resource version of a deletion.
 func change(event watch.EventType, task *v1alpha1.Task) string {
 	if event == watch.Deleted {
 		return fmt.Sprintf("%s %s", event, task.Name)
@@ -207,40 +213,40 @@ func change(event watch.EventType, task *v1alpha1.Task) string {
 	return fmt.Sprintf("%s %s at %s", event, task.Name, task.ResourceVersion)
 }
 
-// count is how many requests have been answered so far.
+// count returns the number of finished requests.
 func (l *load) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.asked["read"] + l.asked["write"]
+	return l.requests["read"] + l.requests["write"]
 }
 
-// goesOn waits for a number of requests more.
-func (l *load) goesOn(t *testing.T, n int) {
+// awaitRequests waits for n more requests.
+func (l *load) awaitRequests(t *testing.T, n int) {
 	t.Helper()
-	// A part at a time: how long all of it takes depends on the machine.
+	// Wait for a part at a time, because the time for all of them depends on the machine.
 	const part = 500
 	for before, done := l.count(), 0; done < n; {
 		done = min(done+part, n)
-		kit.Eventually(t, "the load goes on", func(context.Context) error {
+		kit.Eventually(t, "the requests have finished", func(context.Context) error {
 			if now := l.count(); now < before+done {
-				return fmt.Errorf("%d of %d requests have ended", now-before, n)
+				return fmt.Errorf("%d of %d requests have finished", now-before, n)
 			}
 			return nil
 		})
 	}
 }
 
-// expect fails the test for a read that failed, be it for a while only, and for a write that failed otherwise than so that its sender
-// would try again.
-func (l *load) expect(t *testing.T) {
+// check fails the test if a read failed, even if client-go retried it, or if a write failed with an error that
+// clients do not retry.
+func (l *load) check(t *testing.T) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t.Logf("%d reads, %d failed; %d writes, %d failed", l.asked["read"], len(l.failed["read"]), l.asked["write"], len(l.failed["write"]))
+	t.Logf("%d reads, %d failed; %d writes, %d failed", l.requests["read"], len(l.failed["read"]), l.requests["write"], len(l.failed["write"]))
 	for _, answer := range slices.Sorted(maps.Keys(l.answers)) {
 		t.Logf("on the wire: %s, %d times", answer, l.answers[answer])
 		if strings.HasPrefix(answer, http.MethodGet) {
-			t.Errorf("a read was refused, if only for a while: %s", answer)
+			t.Errorf("unsuccessful answer to a read: %s", answer)
 		}
 	}
 	for _, err := range l.failed["read"] {
@@ -249,32 +255,33 @@ func (l *load) expect(t *testing.T) {
 	for _, err := range l.failed["write"] {
 		t.Logf("a write failed: %v", err)
 		if !retriable(err) {
-			t.Errorf("a client would not try that again: %#v", err)
+			t.Errorf("clients do not retry this error of a write: %#v", err)
 		}
 	}
 }
 
+// retriable reports whether clients retry after this error.
 func retriable(err error) bool {
 	return apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
 		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err)
 }
 
-// follower keeps what a watch has shown.
+// follower records the events of a watch or an informer.
 type follower struct {
 	what string
 	mu   sync.Mutex
 	seen map[string]int
-	// wrong is what a watch must not do.
+	// wrong has violations of the guarantees of a watch.
 	wrong []error
 }
 
-func (f *follower) see(event watch.EventType, task *v1alpha1.Task) {
+func (f *follower) observe(event watch.EventType, task *v1alpha1.Task) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.seen[change(event, task)]++
 }
 
-// followRaw watches as a client does that keeps the last version, and goes on from there where a watch has ended.
+// followRaw watches with a client that resumes from the last resource version when a watch ends.
 func followRaw(t *testing.T, client typed.TaskInterface) *follower {
 	t.Helper()
 	f := &follower{what: "a watch", seen: map[string]int{}}
@@ -289,14 +296,14 @@ func followRaw(t *testing.T, client typed.TaskInterface) *follower {
 		for event := range w.ResultChan() {
 			task, ok := event.Object.(*v1alpha1.Task)
 			if !ok {
-				f.wrongly(fmt.Errorf("event %s: %w", event.Type, apierrors.FromObject(event.Object)))
+				f.addWrong(fmt.Errorf("event %s: %w", event.Type, apierrors.FromObject(event.Object)))
 				continue
 			}
 			if len(task.ResourceVersion) < len(last) || len(task.ResourceVersion) == len(last) && task.ResourceVersion <= last {
-				f.wrongly(fmt.Errorf("%s after version %s", change(event.Type, task), last))
+				f.addWrong(fmt.Errorf("%s after version %s", change(event.Type, task), last))
 			}
 			last = task.ResourceVersion
-			f.see(event.Type, task)
+			f.observe(event.Type, task)
 		}
 	}()
 	t.Cleanup(func() {
@@ -306,27 +313,27 @@ func followRaw(t *testing.T, client typed.TaskInterface) *follower {
 	return f
 }
 
-func (f *follower) wrongly(err error) {
+func (f *follower) addWrong(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.wrong = append(f.wrong, err)
 }
 
-// followInformer watches as controllers do.
+// followInformer watches with an informer, like controllers.
 func followInformer(t *testing.T, config *rest.Config, namespace string) *follower {
 	t.Helper()
 	f := &follower{what: "an informer", seen: map[string]int{}}
 	factory := externalversions.NewSharedInformerFactoryWithOptions(kit.Client(t, config), 0, externalversions.WithNamespace(namespace))
 	informer := factory.Batch().V1alpha1().Tasks().Informer()
 	kit.Must(informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { f.see(watch.Added, obj.(*v1alpha1.Task)) },
-		UpdateFunc: func(_, obj any) { f.see(watch.Modified, obj.(*v1alpha1.Task)) },
+		AddFunc:    func(obj any) { f.observe(watch.Added, obj.(*v1alpha1.Task)) },
+		UpdateFunc: func(_, obj any) { f.observe(watch.Modified, obj.(*v1alpha1.Task)) },
 		DeleteFunc: func(obj any) {
 			if task, ok := obj.(*v1alpha1.Task); ok {
-				f.see(watch.Deleted, task)
+				f.observe(watch.Deleted, task)
 				return
 			}
-			f.wrongly(errors.New("a deletion was found out by a list only"))
+			f.addWrong(errors.New("the informer missed a deletion until it listed again"))
 		},
 	}))(t)
 	ctx, stop := context.WithCancel(t.Context())
@@ -341,10 +348,10 @@ func followInformer(t *testing.T, config *rest.Config, namespace string) *follow
 	return f
 }
 
-// expect waits until all that was written has been seen, and fails the test unless it was once.
-func (f *follower) expect(t *testing.T, written map[string]bool) {
+// check waits until the follower has all written changes, and fails the test unless it has each once.
+func (f *follower) check(t *testing.T, written map[string]bool) {
 	t.Helper()
-	kit.Eventually(t, f.what+" has seen all changes", func(context.Context) error {
+	kit.Eventually(t, f.what+" has all changes", func(context.Context) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		var missing []string
@@ -354,7 +361,7 @@ func (f *follower) expect(t *testing.T, written map[string]bool) {
 			}
 		}
 		if len(missing) > 0 {
-			return fmt.Errorf("it has not shown %s", strings.Join(missing, ", "))
+			return fmt.Errorf("missing: %s", strings.Join(missing, ", "))
 		}
 		return nil
 	})
@@ -362,11 +369,11 @@ func (f *follower) expect(t *testing.T, written map[string]bool) {
 	defer f.mu.Unlock()
 	for change, times := range f.seen {
 		if times != 1 {
-			t.Errorf("%s has shown %d times: %s", f.what, times, change)
+			t.Errorf("%s: got %d events, want 1: %s", f.what, times, change)
 		}
 	}
 	for _, err := range f.wrong {
 		t.Errorf("%s: %v", f.what, err)
 	}
-	t.Logf("%s has seen all of %d changes, each once", f.what, len(written))
+	t.Logf("%s has all %d changes, each once", f.what, len(written))
 }

@@ -24,16 +24,16 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// replicated is Leat as config/ installs it: two replicas behind one Service, which the host's aggregator knows.
+// replicated is an installation with two replicas behind one Service, as config/ has it.
 type replicated struct {
 	*kit.Env
-	// replicas are the servers; the first is the Env's own.
+	// replicas has the servers. The first is that of Env.
 	replicas []*kit.Env
 	service  *balancer
 }
 
-// testReplicas adds a replica and a load balancer to the installation. What changes the certificates that the host
-// trusts comes last.
+// testReplicas adds a replica and a load balancer, and runs the suites that need them. Rotation comes last, because it
+// replaces the CAs of the host.
 func testReplicas(t *testing.T, e *kit.Env) {
 	i := &replicated{Env: e, replicas: []*kit.Env{e, e.Replica(t)}}
 	i.service = balance(t, i.replicas...)
@@ -50,8 +50,8 @@ func testReplicas(t *testing.T, e *kit.Env) {
 	t.Run("Rotation", func(t *testing.T) { testRotation(t, i) })
 }
 
-// showing gives the config with another certificate.
-func showing(config *rest.Config, cert, key []byte) *rest.Config {
+// withCertificate returns the config with another certificate.
+func withCertificate(config *rest.Config, cert, key []byte) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.CertData, config.KeyData = cert, key
 	return config

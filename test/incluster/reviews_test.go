@@ -41,8 +41,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testProgramReviews: a thousand tasks that the programs themselves schedule, run and count cost the host a handful of reviews: one for each kind of
-// request in ten seconds, however many requests there are.
+// testProgramReviews checks that the host answers few reviews while the programs run a thousand tasks: one for each
+// kind of request in ten seconds, however many requests there are.
 func testProgramReviews(t *testing.T, i *replicated) {
 	const items, allowed, swift = 1000, 20, 15 * time.Second
 	namespace := i.Namespace(t)
@@ -68,21 +68,21 @@ func testProgramReviews(t *testing.T, i *replicated) {
 		kit.Check(t, err)
 		return time.Since(start)
 	}
-	run("first", 1) // by then the manager leads, and its informers watch
+	run("first", 1) // waits until the manager leads and its informers have synced
 	before := hostReviews(t, i.Env)
 	took := run("set", items)
 	cost := hostReviews(t, i.Env) - before
 	t.Logf("%d tasks in %s: %d reviews by the host", items, took.Round(time.Second), cost)
-	// Answers are kept for ten seconds: a machine that is not swift has to ask again.
+	// Servers cache reviews for ten seconds, so a slow machine needs more of them.
 	if limit := allowed * max(1, took.Seconds()/swift.Seconds()); float64(cost) > limit {
-		t.Errorf("%d tasks in %s cost %d reviews by the host, allowed are %.0f", items, took, cost, limit)
+		t.Errorf("reviews by the host for %d tasks in %s: got %d, want at most %.0f", items, took, cost, limit)
 	}
 }
 
-// testReviewsAway: while the host, who would have to be asked, is slow or away, nobody is let in but who was let in ten seconds ago; what
-// the server decides by itself goes on; and all is well again as soon as the host answers.
+// testReviewsAway checks the server while reviews by the host are slow or fail: it allows only what it has allowed
+// within the last ten seconds, it still authorizes workers by itself, and it recovers as soon as the host answers.
 func testReviewsAway(t *testing.T, i *replicated) {
-	for fault, begin := range map[string]func(*wire){"slow": (*wire).stall, "failing": (*wire).cut} {
+	for fault, begin := range map[string]func(*faultProxy){"slow": (*faultProxy).stall, "failing": (*faultProxy).cut} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
 			testReviewFault(t, i, begin)
@@ -91,11 +91,11 @@ func testReviewsAway(t *testing.T, i *replicated) {
 }
 
 // testReviewFault is testReviewsAway for one fault. The fault affects only a replica of its own.
-func testReviewFault(t *testing.T, i *replicated, begin func(*wire)) {
+func testReviewFault(t *testing.T, i *replicated, begin func(*faultProxy)) {
 	const cached = 10 * time.Second
 	namespace := i.Namespace(t)
 	path := tasksPath(namespace)
-	reviews := between(t, i.Host.URL)
+	reviews := newFaultProxy(t, i.Host.URL)
 	kubeconfig := kit.Must(clientcmd.LoadFromFile(kit.Must(i.Host.ServiceAccountKubeconfig("leat-system", "leat-apiserver"))(t)))(t)
 	for _, cluster := range kubeconfig.Clusters {
 		cluster.Server = reviews.url
@@ -109,7 +109,7 @@ func testReviewFault(t *testing.T, i *replicated, begin func(*wire)) {
 	known := map[string]*rest.Config{"a certificate": replica.Direct(t, "alice", "leat:admins"), "a token": byToken(t, replica, namespace, "known")}
 	newcomers := map[string]*rest.Config{"a certificate": replica.Direct(t, "alice", "leat:admins"), "a token": byToken(t, replica, namespace, "newcomer")}
 	for _, config := range known {
-		kit.Eventually(t, "who is known is let in", lists(config, path))
+		kit.Eventually(t, "the known client is allowed", lists(config, path))
 	}
 	begin(reviews)
 	since := time.Now()
@@ -118,9 +118,9 @@ func testReviewFault(t *testing.T, i *replicated, begin func(*wire)) {
 		all.Go(func() {
 			got, err := try(t.Context(), config, http.MethodGet, path, "")
 			if err != nil || got.code < 400 {
-				t.Errorf("a newcomer with %s is answered %s, %v", with, got, err)
+				t.Errorf("new client with %s: got %s and error %v, want an error code", with, got, err)
 			}
-			t.Logf("after %s a newcomer with %s was answered %s", time.Since(since).Round(time.Second), with, got)
+			t.Logf("after %s the new client with %s got %s", time.Since(since).Round(time.Second), with, got)
 		})
 	}
 	for with, config := range known {
@@ -130,35 +130,35 @@ func testReviewFault(t *testing.T, i *replicated, begin func(*wire)) {
 				got, err := try(t.Context(), config, http.MethodGet, path, "")
 				switch {
 				case err != nil:
-					t.Errorf("who is known by %s is answered %v", with, err)
+					t.Errorf("known client with %s: got error %v, want an answer", with, err)
 					return
 				case got.code < 400 && asked > cached:
-					t.Errorf("who is known by %s was let in %s after the last review", with, asked.Round(time.Second))
+					t.Errorf("known client with %s: allowed %s after the last review, want denied", with, asked.Round(time.Second))
 				case got.code < 400:
 					waitUntil(t, since.Add(cached+time.Second))
 					continue
 				}
-				t.Logf("%s after it was known, who came with %s was answered %s", asked.Round(time.Second), with, got)
+				t.Logf("%s after the last review the known client with %s got %s", asked.Round(time.Second), with, got)
 				return
 			}
 		})
 	}
 	if got := ask(t, worker, http.MethodGet, ownTasks, ""); got.code != http.StatusOK {
-		t.Errorf("a worker is answered %s", got)
+		t.Errorf("worker: got %s, want 200", got)
 	}
 	if got := ask(t, anonymous(t, replica), http.MethodGet, "/readyz", ""); got.code != http.StatusOK {
-		t.Errorf("it says of itself %s", got)
+		t.Errorf("GET /readyz: got %s, want 200", got)
 	}
 	all.Wait()
 	reviews.heal()
 	for with, config := range newcomers {
 		start := time.Now()
-		kit.Eventually(t, "a newcomer is let in", lists(config, path))
-		t.Logf("a newcomer with %s is let in %s after the host is back", with, time.Since(start).Round(100*time.Millisecond))
+		kit.Eventually(t, "the new client is allowed", lists(config, path))
+		t.Logf("the new client with %s is allowed %s after the host is back", with, time.Since(start).Round(100*time.Millisecond))
 	}
 }
 
-// lists tells whether somebody may list tasks.
+// lists returns a condition that is met when the client may list tasks.
 func lists(config *rest.Config, path string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		got, err := try(ctx, config, http.MethodGet, path, "")
@@ -169,10 +169,10 @@ func lists(config *rest.Config, path string) func(context.Context) error {
 	}
 }
 
-// waitUntil waits for a time of the day.
+// waitUntil waits for a point in time.
 func waitUntil(t *testing.T, when time.Time) {
 	t.Helper()
-	kit.Eventually(t, "it is time", func(context.Context) error {
+	kit.Eventually(t, "the time has come", func(context.Context) error {
 		if time.Now().Before(when) {
 			return errNotYet
 		}
@@ -180,7 +180,8 @@ func waitUntil(t *testing.T, when time.Time) {
 	})
 }
 
-// byToken is a service account that may edit tasks in its namespace, at the server itself.
+// byToken returns a client of the server with the token of a new service account, which may edit tasks in its
+// namespace.
 func byToken(t *testing.T, e *kit.Env, namespace, name string) *rest.Config {
 	t.Helper()
 	client := hostAdmin(t, e)
@@ -196,8 +197,8 @@ func byToken(t *testing.T, e *kit.Env, namespace, name string) *rest.Config {
 	return config
 }
 
-// wire is a TCP proxy to a server that can hold up what goes through it, in both directions, or cut it.
-type wire struct {
+// faultProxy is a TCP proxy that can delay the data of both directions, or close connections.
+type faultProxy struct {
 	url      string
 	target   string
 	listener net.Listener
@@ -206,13 +207,14 @@ type wire struct {
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
 	down  bool
-	// open is closed while bytes go through.
+	// open is closed while data passes.
 	open chan struct{}
 }
 
-func between(t *testing.T, server string) *wire {
+// newFaultProxy starts a proxy to a server.
+func newFaultProxy(t *testing.T, server string) *faultProxy {
 	t.Helper()
-	w := &wire{
+	w := &faultProxy{
 		target: kit.Must(url.Parse(server))(t).Host, listener: kit.Must(net.Listen("tcp", "127.0.0.1:0"))(t),
 		conns: map[net.Conn]struct{}{}, open: make(chan struct{}),
 	}
@@ -228,11 +230,11 @@ func between(t *testing.T, server string) *wire {
 	return w
 }
 
-func (w *wire) accept() {
+func (w *faultProxy) accept() {
 	for {
 		client, err := w.listener.Accept()
 		if err != nil {
-			return // the test is over
+			return // the listener is closed
 		}
 		server, err := net.Dial("tcp", w.target)
 		w.mu.Lock()
@@ -250,8 +252,8 @@ func (w *wire) accept() {
 	}
 }
 
-// pass hands on what comes from one side until either ends.
-func (w *wire) pass(from, to net.Conn) {
+// pass copies from one connection to the other until either is closed.
+func (w *faultProxy) pass(from, to net.Conn) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
@@ -274,15 +276,15 @@ func (w *wire) pass(from, to net.Conn) {
 	_, _ = from.Close(), to.Close()
 }
 
-// stall has nothing go through until heal, which lets it all.
-func (w *wire) stall() {
+// stall delays all data until heal.
+func (w *faultProxy) stall() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.open = make(chan struct{})
 }
 
-// cut ends all connections, and new ones at once, until heal.
-func (w *wire) cut() {
+// cut closes all connections, and new ones at once, until heal.
+func (w *faultProxy) cut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.down = true
@@ -291,7 +293,8 @@ func (w *wire) cut() {
 	}
 }
 
-func (w *wire) heal() {
+// heal ends the faults.
+func (w *faultProxy) heal() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.down = false

@@ -39,17 +39,17 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// rotation replaces certificates, of which all but the last step leave the old ones in force.
+// rotation is the state of a rotation of certificates.
 type rotation struct {
 	*replicated
-	// admin is the host's administrator, by a certificate that is in force.
+	// admin is a client of the host with a valid certificate.
 	admin *kubernetes.Clientset
-	// serving are the authorities by which clients know our server.
+	// serving has the CAs of the servers' certificates.
 	serving []byte
 }
 
-// testRotation: every authority and every certificate is replaced while people work and watch, with an overlap, until the old ones are
-// worth nothing. Nothing is started again, and no request fails.
+// testRotation replaces every CA and every certificate under load, with an overlap, until the old ones are invalid. It
+// checks that no process restarts and no request fails.
 func testRotation(t *testing.T, i *replicated) {
 	const perSecond = 40
 	ctx := t.Context()
@@ -59,20 +59,21 @@ func testRotation(t *testing.T, i *replicated) {
 	newServing := kit.Must(pki.NewCA("new-leat-serving"))(t)
 	both := slices.Concat(r.serving, newServing.CertPEM())
 
-	// Tokens are not signed by what is rotated here; who comes by certificate takes the new one during the overlap.
+	// One load uses a token, which the rotation does not affect. The other uses a certificate, and changes it during the
+	// overlap.
 	throughHost, direct := newNamespace(t, i.Env, "rotation-through-host"), newNamespace(t, i.Env, "rotation-direct")
 	people := byToken(t, i.Env, throughHost, "people")
 	atHost := i.Person(t, "whoever")
 	people.Host, people.CAData = atHost.Host, atHost.CAData
-	kit.Eventually(t, "people may list", lists(people, tasksPath(throughHost)))
+	kit.Eventually(t, "the service account may list", lists(people, tasksPath(throughHost)))
 	followers := []*follower{followInformer(t, people, throughHost), followRaw(t, tasksOf(t, people, throughHost))}
 	worker := i.replicas[1].Direct(t, "alice", "leat:admins")
 	worker.CAData = both
 	loads := []*load{newLoad(t, people, throughHost, perSecond), newLoad(t, worker, direct, perSecond)}
-	goOn := func() {
+	awaitLoad := func() {
 		t.Helper()
 		for _, load := range loads {
-			load.goesOn(t, perSecond)
+			load.awaitRequests(t, perSecond)
 		}
 	}
 
@@ -85,12 +86,12 @@ func testRotation(t *testing.T, i *replicated) {
 		write(t, i.ServingCertFile, cert)
 		for _, replica := range i.replicas {
 			address := kit.Must(url.Parse(anonymous(t, replica).Host))(t).Host
-			kit.Eventually(t, "the replica shows the new certificate", func(context.Context) error { return shows(address, cert) })
+			kit.Eventually(t, "the replica serves the new certificate", func(context.Context) error { return shows(address, cert) })
 		}
-		goOn()
+		awaitLoad()
 		kit.Check(t, i.Host.RegisterLeat(ctx, i.service.port, newServing.CertPEM()))
 		r.serving = newServing.CertPEM()
-		goOn()
+		awaitLoad()
 		t.Logf("done in %s", time.Since(start).Round(time.Second))
 
 		end := kit.Must(certutil.ParseCertsPEM(cert))(t)[0].NotAfter.Unix()
@@ -98,7 +99,7 @@ func testRotation(t *testing.T, i *replicated) {
 			metrics := ask(t, r.at(t, replica, i.Host.ClientCA, "prometheus", "system:monitoring"), http.MethodGet, "/metrics", "")
 			want := fmt.Sprintf("leat_apiserver_certificate_expiration_timestamp_seconds{certificate=\"serving\"} %g\n", float64(end))
 			if !strings.Contains(metrics.body, want) || !strings.Contains(metrics.body, "\napiserver_client_certificate_expiration_seconds_count ") {
-				t.Errorf("metrics: %d, without %q or without the ends of clients' certificates", metrics.code, want)
+				t.Errorf("metrics: got %d without %q or without the expiration of client certificates", metrics.code, want)
 			}
 		}
 	})
@@ -106,85 +107,86 @@ func testRotation(t *testing.T, i *replicated) {
 	t.Run("front-proxy authority", func(t *testing.T) {
 		start := time.Now()
 		claim := []string{"X-Remote-User", "alice", "X-Remote-Group", "leat:admins"}
-		counts := func(ca *pki.CA, want int) {
+		expectCode := func(ca *pki.CA, want int) {
 			t.Helper()
 			for _, replica := range i.replicas {
 				config := r.at(t, replica, ca, "front-proxy-client")
-				kit.Eventually(t, fmt.Sprintf("the aggregator's word is answered %d", want), answers(config, want, claim...))
+				kit.Eventually(t, fmt.Sprintf("requests of the aggregator get %d", want), answers(config, want, claim...))
 			}
 		}
 		old, renewed := i.Host.FrontProxyCA, kit.Must(pki.NewCA("new-front-proxy"))(t)
 		write(t, i.Host.FrontProxyCAFile, slices.Concat(old.CertPEM(), renewed.CertPEM()))
-		counts(renewed, http.StatusOK)
+		expectCode(renewed, http.StatusOK)
 		cert, key, err := renewed.IssueClient("front-proxy-client")
 		kit.Check(t, err)
 		before := i.service.accepted()
 		write(t, i.Host.FrontProxyKeyFile, key)
 		write(t, i.Host.FrontProxyCertFile, cert)
-		kit.Eventually(t, "the aggregator has come anew", func(context.Context) error {
+		kit.Eventually(t, "the aggregator has a new connection", func(context.Context) error {
 			if slices.Equal(i.service.accepted(), before) {
 				return errNotYet
 			}
 			return nil
 		})
-		goOn()
+		awaitLoad()
 		write(t, i.Host.FrontProxyCAFile, renewed.CertPEM())
 		r.publish(t, "requestheader-client-ca-file", renewed.CertPEM())
-		counts(old, http.StatusUnauthorized)
-		counts(renewed, http.StatusOK)
-		goOn()
+		expectCode(old, http.StatusUnauthorized)
+		expectCode(renewed, http.StatusOK)
+		awaitLoad()
 		t.Logf("done in %s", time.Since(start).Round(time.Second))
 	})
 
 	t.Run("client authority", func(t *testing.T) {
 		start := time.Now()
 		old, renewed := i.Host.ClientCA, kit.Must(pki.NewCA("new-client-ca"))(t)
-		counts := func(ca *pki.CA, want int) {
+		expectCode := func(ca *pki.CA, want int) {
 			t.Helper()
 			cert, key, err := ca.IssueClient("alice", "leat:admins")
 			kit.Check(t, err)
-			kit.Eventually(t, fmt.Sprintf("the host answers %d", want), answers(showing(atHost, cert, key), want))
+			kit.Eventually(t, fmt.Sprintf("clients of the host get %d", want), answers(withCertificate(atHost, cert, key), want))
 			for _, replica := range i.replicas {
 				config := r.at(t, replica, ca, "alice", "leat:admins")
-				kit.Eventually(t, fmt.Sprintf("the replica answers %d", want), answers(config, want))
+				kit.Eventually(t, fmt.Sprintf("clients of the replica get %d", want), answers(config, want))
 			}
 		}
 		write(t, i.Host.ClientCAFile, slices.Concat(old.CertPEM(), renewed.CertPEM()))
-		counts(renewed, http.StatusOK)
-		loads[1].use(t, r.at(t, i.replicas[1], renewed, "alice", "leat:admins"), direct)
+		expectCode(renewed, http.StatusOK)
+		loads[1].setClient(t, r.at(t, i.replicas[1], renewed, "alice", "leat:admins"), direct)
 		cert, key, err := renewed.IssueClient("admin", "system:masters")
 		kit.Check(t, err)
-		r.admin = kit.Must(kubernetes.NewForConfig(showing(hostConfig(t, i.Env), cert, key)))(t)
-		goOn()
+		r.admin = kit.Must(kubernetes.NewForConfig(withCertificate(hostConfig(t, i.Env), cert, key)))(t)
+		awaitLoad()
 		write(t, i.Host.ClientCAFile, renewed.CertPEM())
 		r.publish(t, "client-ca-file", renewed.CertPEM())
-		counts(old, http.StatusUnauthorized)
-		counts(renewed, http.StatusOK)
-		goOn()
+		expectCode(old, http.StatusUnauthorized)
+		expectCode(renewed, http.StatusOK)
+		awaitLoad()
 		t.Logf("done in %s", time.Since(start).Round(time.Second))
 	})
 
 	for n, load := range loads {
 		load.stop()
-		load.expect(t)
+		load.check(t)
 		if len(load.failed["write"]) > 0 {
-			t.Errorf("writes of load %d failed", n)
+			t.Errorf("failed writes of load %d: got %d, want none", n, len(load.failed["write"]))
 		}
 	}
 	for _, follower := range followers {
-		follower.expect(t, loads[0].written)
+		follower.check(t, loads[0].written)
 	}
 
 	t.Run("client certificate for etcd", func(t *testing.T) { r.testEtcd(t) })
 
 	for n, process := range processes {
 		if process.PID() != pids[n] || process.Err() != nil {
-			t.Errorf("%s was started again, or has ended: %v", process.LogFile(), process.Err())
+			t.Errorf("%s: the process has restarted or exited: %v", process.LogFile(), process.Err())
 		}
 	}
 }
 
-// testEtcd shows that what etcd is shown is read at each connection, by what becomes of a certificate that etcd does not know.
+// testEtcd checks that the servers read their client certificate for etcd at each connection: with one of an unknown CA
+// they become unready.
 func (r *rotation) testEtcd(t *testing.T) {
 	replace := func(ca *pki.CA) {
 		t.Helper()
@@ -199,14 +201,14 @@ func (r *rotation) testEtcd(t *testing.T) {
 		config := anonymous(t, replica)
 		config.CAData = r.serving
 		start := time.Now()
-		kit.Eventually(t, fmt.Sprintf("readyz answers %d", want), func(ctx context.Context) error {
+		kit.Eventually(t, fmt.Sprintf("GET /readyz gets %d", want), func(ctx context.Context) error {
 			got, err := try(ctx, config, http.MethodGet, "/readyz", "")
 			if err == nil && got.code != want {
 				err = errors.New(got.String())
 			}
 			return err
 		})
-		t.Logf("readyz answers %d after %s", want, time.Since(start).Round(100*time.Millisecond))
+		t.Logf("GET /readyz gets %d after %s", want, time.Since(start).Round(100*time.Millisecond))
 	}
 	replace(kit.Must(pki.NewCA("stranger"))(t))
 	for _, replica := range r.replicas {
@@ -218,18 +220,18 @@ func (r *rotation) testEtcd(t *testing.T) {
 	}
 }
 
-// at is who shows a replica a certificate of that authority.
+// at returns a client of a replica with a certificate of that CA.
 func (r *rotation) at(t *testing.T, replica *kit.Env, ca *pki.CA, user string, groups ...string) *rest.Config {
 	t.Helper()
 	cert, key, err := ca.IssueClient(user, groups...)
 	kit.Check(t, err)
-	config := showing(anonymous(t, replica), cert, key)
+	config := withCertificate(anonymous(t, replica), cert, key)
 	config.CAData = r.serving
 	return config
 }
 
-// publish leaves the host's servers no other authorities than those, in what the host tells them: it only adds what it is given, and
-// what is no longer to count has to be taken away by hand.
+// publish removes all other CAs from the ConfigMap that the host publishes to extension servers. The host itself only
+// adds CAs to it.
 func (r *rotation) publish(t *testing.T, key string, authorities []byte) {
 	t.Helper()
 	client := r.admin.CoreV1().ConfigMaps(metav1.NamespaceSystem)
@@ -240,7 +242,7 @@ func (r *rotation) publish(t *testing.T, key string, authorities []byte) {
 			return err
 		}
 		if bytes.Equal(bytes.TrimSpace([]byte(config.Data[key])), bytes.TrimSpace(authorities)) {
-			// It may be writing down still what it had before.
+			// The host may still add the old CAs again.
 			if kept++; kept > 10 {
 				return nil
 			}
@@ -253,7 +255,7 @@ func (r *rotation) publish(t *testing.T, key string, authorities []byte) {
 	})
 }
 
-// answers tells whether a list of tasks is answered so.
+// answers returns a condition that is met when a list of tasks gets that code.
 func answers(config *rest.Config, want int, headers ...string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		got, err := try(ctx, config, http.MethodGet, tasksPath("default"), "", headers...)
@@ -264,7 +266,7 @@ func answers(config *rest.Config, want int, headers ...string) func(context.Cont
 	}
 }
 
-// shows tells whether a server serves with that certificate.
+// shows returns an error unless a server serves that certificate.
 func shows(address string, cert []byte) error {
 	conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
 	if err != nil {

@@ -32,7 +32,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testShutdown: a server that is asked to end says so first, serves on while that spreads, and then lets go of its watches.
+// testShutdown checks a graceful shutdown: the server is unready first, serves requests during the delay, and then ends
+// its watches.
 func testShutdown(t *testing.T, e *kit.Env) {
 	const delay = 5 * time.Second
 	ctx := t.Context()
@@ -45,28 +46,28 @@ func testShutdown(t *testing.T, e *kit.Env) {
 
 	kit.Check(t, replica.Server.Signal(syscall.SIGTERM))
 	start := time.Now()
-	kit.Eventually(t, "readyz says that it ends", func(ctx context.Context) error { return unready(ctx, t, replica, "shutdown") })
+	kit.Eventually(t, "readyz fails because of the shutdown", func(ctx context.Context) error { return unready(ctx, t, replica, "shutdown") })
 	kit.Must(tasks.Create(ctx, newTask("late"), metav1.CreateOptions{}))(t)
 	if got := ask(t, alice, http.MethodGet, tasksPath(namespace), ""); got.code != http.StatusOK {
-		t.Errorf("before the delay is over it answers %s", got)
+		t.Errorf("list during the delay: got %s, want 200", got)
 	}
 	if took := time.Since(start); took > delay {
-		t.Logf("it was asked for %s, longer than the delay: all this says is that it answers", took)
+		t.Logf("the requests took %s, longer than the delay, so they show only that the server answers", took)
 	}
 	if event := <-events.ResultChan(); event.Type != watch.Added {
-		t.Errorf("the watch says %v", event)
+		t.Errorf("event of the watch: got %v, want added", event)
 	}
 	for event := range events.ResultChan() {
-		t.Errorf("the watch ends with %v", event)
+		t.Errorf("last event of the watch: got %v, want none", event)
 	}
 	if held := time.Since(start); held < delay {
-		t.Errorf("the watch ends after %s, before the delay of %s is over", held, delay)
+		t.Errorf("the watch ended after %s, want at least the delay of %s", held, delay)
 	}
 	kit.Check(t, replica.Server.Stop())
 	log := string(kit.Must(os.ReadFile(replica.Server.LogFile()))(t))
 	for _, signal := range []string{"ShutdownInitiated", "AfterShutdownDelayDuration", "NotAcceptingNewRequest", "InFlightRequestsDrained"} {
 		if !strings.Contains(log, fmt.Sprintf("%q", signal)) {
-			t.Errorf("its log does not tell of %s", signal)
+			t.Errorf("the log lacks %s", signal)
 		}
 	}
 }

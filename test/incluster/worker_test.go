@@ -40,11 +40,12 @@ func newLease(name string) *v1alpha1.WorkerLease {
 	}
 }
 
+// ofWorker returns options for the tasks of a worker.
 func ofWorker(name string) metav1.ListOptions {
 	return metav1.ListOptions{FieldSelector: "spec.workerName=" + name}
 }
 
-// testWorker: a worker's certificate is enough for its own work, and for nothing else.
+// testWorker checks that the certificate of a worker allows its own work and nothing else.
 func testWorker(t *testing.T, e *kit.Env) {
 	const name, other = "worker-1", "worker-2"
 	namespace := e.Namespace(t)
@@ -64,41 +65,41 @@ func testWorker(t *testing.T, e *kit.Env) {
 		kit.Must(leases.Update(ctx, lease, metav1.UpdateOptions{}))(t)
 		kit.Must(leases.Get(ctx, name, metav1.GetOptions{}))(t)
 		if worker := kit.Must(workers.Get(ctx, name, metav1.GetOptions{}))(t); worker.Status.Incarnation != incarnationOf(name) {
-			t.Errorf("the worker's incarnation is %q", worker.Status.Incarnation)
+			t.Errorf("incarnation of the worker: got %q, want %q", worker.Status.Incarnation, incarnationOf(name))
 		}
 	})
 
-	t.Run("sees its own tasks and writes their status", func(t *testing.T) {
+	t.Run("watches its tasks and updates their status", func(t *testing.T) {
 		watch := kit.Must(tasks.Watch(ctx, ofWorker(name)))(t)
 		defer watch.Stop()
 		boundTask(t, e, namespace, "of-the-other", other)
 		boundTask(t, e, namespace, "mine", name)
 		event := <-watch.ResultChan()
 		if task, ok := event.Object.(*v1alpha1.Task); !ok || task.Name != "mine" {
-			t.Fatalf("the first event is %s of %v, want one of task mine", event.Type, event.Object)
+			t.Fatalf("first event: got %s of %v, want one of task mine", event.Type, event.Object)
 		}
 		if list := kit.Must(tasks.List(ctx, ofWorker(name)))(t); len(list.Items) != 1 {
-			t.Errorf("it lists %d tasks, want its own one", len(list.Items))
+			t.Errorf("listed tasks: got %d, want 1", len(list.Items))
 		}
 		task := kit.Must(tasks.Get(ctx, "mine", metav1.GetOptions{}))(t)
 		task.Status.Phase, task.Status.Attempts = v1alpha1.TaskRunning, 1
 		kit.Must(tasks.UpdateStatus(ctx, task, metav1.UpdateOptions{}))(t)
 	})
 
-	t.Run("gives a task back", func(t *testing.T) {
-		seen := boundTask(t, e, namespace, "given-back", name)
-		kit.Must(tasks.Evict(ctx, "given-back", &v1alpha1.Eviction{
+	t.Run("evicts its task", func(t *testing.T) {
+		seen := boundTask(t, e, namespace, "evicted", name)
+		kit.Must(tasks.Evict(ctx, "evicted", &v1alpha1.Eviction{
 			Reason: "Draining", Preconditions: &metav1.Preconditions{ResourceVersion: &seen.ResourceVersion},
 		}, metav1.CreateOptions{}))(t)
-		task := kit.Must(admin.Tasks(namespace).Get(ctx, "given-back", metav1.GetOptions{}))(t)
+		task := kit.Must(admin.Tasks(namespace).Get(ctx, "evicted", metav1.GetOptions{}))(t)
 		if task.Spec.WorkerName != "" || task.Status.Disruptions != 1 {
-			t.Errorf("after the eviction it is bound to %q, with %d disruptions", task.Spec.WorkerName, task.Status.Disruptions)
+			t.Errorf("evicted task: got worker %q and %d disruptions, want none and 1", task.Spec.WorkerName, task.Status.Disruptions)
 		}
-		_, err := tasks.Get(ctx, "given-back", metav1.GetOptions{})
+		_, err := tasks.Get(ctx, "evicted", metav1.GetOptions{})
 		expectReason(t, err, metav1.StatusReasonForbidden)
 	})
 
-	t.Run("finishes a deletion", func(t *testing.T) {
+	t.Run("finishes the deletion of its task", func(t *testing.T) {
 		boundTask(t, e, namespace, "ending", name)
 		kit.Check(t, admin.Tasks(namespace).Delete(ctx, "ending", metav1.DeleteOptions{}))
 		kit.Check(t, tasks.Delete(ctx, "ending", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
@@ -106,12 +107,12 @@ func testWorker(t *testing.T, e *kit.Env) {
 		kit.Check(t, kit.Gone(err))
 	})
 
-	t.Run("is refused all else", func(t *testing.T) {
+	t.Run("is denied everything else", func(t *testing.T) {
 		otherAPI := kit.Client(t, e.Worker(t, namespace, other)).BatchV1alpha1()
 		kit.Must(otherAPI.Workers(namespace).Create(ctx, newWorker(other), metav1.CreateOptions{}))(t)
 		kit.Must(otherAPI.WorkerLeases(namespace).Create(ctx, newLease(other), metav1.CreateOptions{}))(t)
 		kit.Must(admin.Tasks(namespace).Create(ctx, newTask("unbound"), metav1.CreateOptions{}))(t)
-		// What another may read is what one that is refused would have to guess.
+		// The objects of the other worker, so that the requests are denied and not just wrong.
 		otherWorker := kit.Must(otherAPI.Workers(namespace).Get(ctx, other, metav1.GetOptions{}))(t)
 		otherLease := kit.Must(otherAPI.WorkerLeases(namespace).Get(ctx, other, metav1.GetOptions{}))(t)
 		otherTask := kit.Must(otherAPI.Tasks(namespace).Get(ctx, "of-the-other", metav1.GetOptions{}))(t)
@@ -141,10 +142,10 @@ func testWorker(t *testing.T, e *kit.Env) {
 			"another's task: update status":   second(tasks.UpdateStatus(ctx, otherTask, metav1.UpdateOptions{})),
 			"another's task: evict":           second(tasks.Evict(ctx, "of-the-other", &v1alpha1.Eviction{}, metav1.CreateOptions{})),
 			"another's task: delete":          tasks.Delete(ctx, "of-the-other", now),
-			"its task: evict unseen":          second(tasks.Evict(ctx, "mine", &v1alpha1.Eviction{}, metav1.CreateOptions{})),
+			"its task: evict unconditionally": second(tasks.Evict(ctx, "mine", &v1alpha1.Eviction{}, metav1.CreateOptions{})),
 			"an unbound task: get":            second(tasks.Get(ctx, "unbound", metav1.GetOptions{})),
 			"an unbound task: bind":           second(tasks.Bind(ctx, "unbound", newBinding(name), metav1.CreateOptions{})),
-			"its task: delete unasked":        tasks.Delete(ctx, "mine", now),
+			"its task: delete undeleted":      tasks.Delete(ctx, "mine", now),
 			"its task: update":                second(tasks.Update(ctx, mine, metav1.UpdateOptions{})),
 			"its task: patch":                 second(tasks.Patch(ctx, "mine", types.MergePatchType, status, metav1.PatchOptions{})),
 			"its task: patch status":          second(tasks.Patch(ctx, "mine", types.MergePatchType, status, metav1.PatchOptions{}, "status")),
@@ -178,7 +179,7 @@ func testWorker(t *testing.T, e *kit.Env) {
 		}
 	})
 
-	t.Run("one that is not named as workers are is refused everything", func(t *testing.T) {
+	t.Run("a malformed user name is denied", func(t *testing.T) {
 		for _, user := range []string{"someone", "leat:worker:" + namespace, "leat:worker::" + name, "leat:worker:" + namespace + ":" + name + ":more"} {
 			client := kit.Client(t, e.Direct(t, user, "leat:workers"))
 			_, err := client.BatchV1alpha1().Workers(namespace).Get(ctx, name, metav1.GetOptions{})
@@ -187,7 +188,7 @@ func testWorker(t *testing.T, e *kit.Env) {
 	})
 }
 
-// testReviews: what a worker and the controllers do a thousand times costs the host a handful of reviews.
+// testReviews checks that many requests of a worker and of the controllers cost the host a few reviews.
 func testReviews(t *testing.T, e *kit.Env) {
 	const tasks, allowed, worker = 200, 20, "worker-1"
 	namespace := e.Namespace(t)
@@ -202,7 +203,7 @@ func testReviews(t *testing.T, e *kit.Env) {
 		after := hostReviews(t, e)
 		t.Logf("%d × %s: %d host reviews", tasks, what, after-before)
 		if after-before > allowed {
-			t.Errorf("%d × %s cost %d host reviews, allowed are %d", tasks, what, after-before, allowed)
+			t.Errorf("host reviews for %d × %s: got %d, want at most %d", tasks, what, after-before, allowed)
 		}
 	}
 	kit.Check(t, inParallel(t.Context(), 4, tasks, func(ctx context.Context, i int) error {
@@ -221,7 +222,7 @@ func testReviews(t *testing.T, e *kit.Env) {
 	each("status writes by a worker", func(ctx context.Context, i int) error {
 		task := bound[name(i)]
 		if task == nil {
-			return fmt.Errorf("the worker was not shown %s", name(i))
+			return fmt.Errorf("the list of the worker lacks %s", name(i))
 		}
 		task.Status.Phase = v1alpha1.TaskSucceeded
 		_, err := own.UpdateStatus(ctx, task, metav1.UpdateOptions{})

@@ -34,8 +34,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testWorkerPod: a pod of a service account that is meant for it is the worker of its name, by a token that is worth nothing
-// elsewhere and no longer than the pod is there.
+// testWorkerPod checks that a pod is the worker with its name if its service account has the role leat:worker. Its
+// token is bound to the pod and to Leat's audience.
 func testWorkerPod(t *testing.T, e *kit.Env) {
 	const account, name = "pool", "pool-1"
 	ctx := t.Context()
@@ -59,14 +59,14 @@ func testWorkerPod(t *testing.T, e *kit.Env) {
 	}
 
 	if got := register(config, name); got.code != http.StatusUnauthorized {
-		t.Errorf("before the service account is granted the role, the server answers %s", got)
+		t.Errorf("service account without the role: got %s, want 401", got)
 	}
 	kit.Must(admin.RbacV1().RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: account},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:worker"},
 		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: namespace, Name: account}},
 	}, metav1.CreateOptions{}))(t)
-	kit.Eventually(t, "the pod is a worker", func(context.Context) error {
+	kit.Eventually(t, "the pod can register its worker", func(context.Context) error {
 		if got := register(config, name); got.code != http.StatusCreated {
 			return errors.New(got.String())
 		}
@@ -77,7 +77,7 @@ func testWorkerPod(t *testing.T, e *kit.Env) {
 	boundTask(t, e, namespace, "of-the-other", "pool-2")
 	tasks := kit.Client(t, config).BatchV1alpha1().Tasks(namespace)
 	if list := kit.Must(tasks.List(ctx, ofWorker(name)))(t); len(list.Items) != 1 {
-		t.Errorf("it lists %d tasks, want its own one", len(list.Items))
+		t.Errorf("listed tasks: got %d, want 1", len(list.Items))
 	}
 	for what, got := range map[string]answer{
 		"another name":              register(config, "pool-2"),
@@ -86,35 +86,35 @@ func testWorkerPod(t *testing.T, e *kit.Env) {
 		"another namespace's tasks": ask(t, config, http.MethodGet, tasksPath("default")+"?fieldSelector=spec.workerName="+name, ""),
 	} {
 		if got.code != http.StatusForbidden {
-			t.Errorf("to %s the server answers %s", what, got)
+			t.Errorf("%s: got %s, want 403", what, got)
 		}
 	}
 	atHost := rest.AnonymousClientConfig(hostConfig(t, e))
 	atHost.BearerToken = config.BearerToken
 	if got := ask(t, atHost, http.MethodGet, "/api", ""); got.code != http.StatusUnauthorized {
-		t.Errorf("to the token the host itself answers %s", got)
+		t.Errorf("the token at the host: got %s, want 401", got)
 	}
-	// It is the same account, but not a worker.
+	// A token for the host is the same service account, but no worker.
 	if got := register(as("", bound), name+"-b"); got.code != http.StatusForbidden {
-		t.Errorf("to the account, which may register workers and nothing else, the server answers %s", got)
+		t.Errorf("register with a token for the host: got %s, want 403", got)
 	}
 	if got := ask(t, as("", bound), http.MethodGet, tasksPath(namespace)+"/mine", ""); got.code != http.StatusForbidden {
-		t.Errorf("to the account, by a token for the host, the server answers %s", got)
+		t.Errorf("get a task with a token for the host: got %s, want 403", got)
 	}
 	if got := register(as(pod.Audience, nil), name+"-c"); got.code != http.StatusUnauthorized {
-		t.Errorf("to a token that is bound to no pod the server answers %s", got)
+		t.Errorf("token that is not bound to a pod: got %s, want 401", got)
 	}
 
 	kit.Check(t, admin.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
-	kit.Eventually(t, "the token is worth nothing without its pod", func(context.Context) error {
+	kit.Eventually(t, "the token is invalid after the deletion of the pod", func(context.Context) error {
 		if got := ask(t, config, http.MethodGet, workers+"/"+name, ""); got.code != http.StatusUnauthorized {
-			return fmt.Errorf("the server answers %s", got)
+			return fmt.Errorf("got %s, want 401", got)
 		}
 		return nil
 	})
 }
 
-// tokenOf is a token of the service account, for the host itself if there is no audience.
+// tokenOf returns a token of a service account. An empty audience is that of the host.
 func tokenOf(t testing.TB, host kubernetes.Interface, namespace, account, audience string, bound *authenticationv1.BoundObjectReference) string {
 	t.Helper()
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}
