@@ -70,7 +70,7 @@ func TestAggregated(t *testing.T) {
 	encrypted := startEncrypted(t, e)
 
 	suite(t, e, backend)
-	// Admission of a policy that matches deletions needs the namespace, which the sweeper's objects no longer have.
+	// While a policy matches deletions, admission denies those of the sweeper, because their namespace does not exist.
 	deleteManifests()
 	t.Run("Roles", func(t *testing.T) { testHostRoles(t, e) })
 	t.Run("PublishedOpenAPI", func(t *testing.T) { testPublishedOpenAPI(t, e) })

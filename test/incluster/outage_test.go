@@ -59,6 +59,8 @@ type outageEnv struct {
 	home        string // has the caches of a kubectl that has been used before
 	owner       *v1alpha1.TaskSet
 	adminConfig *rest.Config
+	// undiscovered is closed once discovery lacks the kinds of Leat, or the test of that has failed.
+	undiscovered chan struct{}
 }
 
 // outageCase is a row of docs/reference/outages.md.
@@ -104,6 +106,7 @@ var outageCases = []outageCase{
 	{
 		name: "discovery lacks only the kinds of Leat",
 		during: func(t *testing.T, w *outageEnv) {
+			defer close(w.undiscovered)
 			kit.Eventually(t, "kubectl does not list the kinds", func(context.Context) error {
 				out := kit.Must(w.run(t, w.kubeconfig, "kubectl", "api-resources", "--output=name"))(t)
 				if !strings.Contains(out, "deployments.apps\n") {
@@ -192,23 +195,18 @@ var outageCases = []outageCase{
 	{
 		name: "charts without kinds of Leat can be installed",
 		during: func(t *testing.T, w *outageEnv) {
+			w.awaitUndiscovered(t) // before that, Helm waits long for a server that hangs
 			kit.Must(w.run(t, w.kubeconfig, "helm", "install", "plain", filepath.Join("testdata", "plain"), "--wait", "--timeout=30s"))(t)
 		},
 	},
 	{
 		name: "charts with kinds of Leat fail and leave no release",
 		during: func(t *testing.T, w *outageEnv) {
-			// Once discovery lacks the kinds, Helm cannot know if they exist.
-			kit.Eventually(t, "helm does not know the kinds", func(context.Context) error {
-				_, err := w.run(t, w.kubeconfig, "helm", "install", "chart", filepath.Join("testdata", "set"))
-				if err == nil {
-					t.Fatal("helm install succeeds, want an error")
-				}
-				if !strings.Contains(err.Error(), "unable to build kubernetes objects from release manifest") {
-					return fmt.Errorf("helm install: got error %w, want one about the manifest", err)
-				}
-				return nil
-			})
+			w.awaitUndiscovered(t) // after that, Helm does not know whether the kinds exist
+			if _, err := w.run(t, w.kubeconfig, "helm", "install", "chart", filepath.Join("testdata", "set")); err == nil ||
+				!strings.Contains(err.Error(), "unable to build kubernetes objects from release manifest") {
+				t.Errorf("helm install: got error %v, want one about the manifest", err)
+			}
 			if _, err := w.run(t, w.kubeconfig, "helm", "status", "chart"); err == nil || !strings.Contains(err.Error(), "release: not found") {
 				t.Errorf("helm status: got error %v, want that the release is not found", err)
 			}
@@ -246,6 +244,19 @@ var outageCases = []outageCase{
 	},
 }
 
+// awaitUndiscovered waits until discovery lacks the kinds of Leat.
+func (w *outageEnv) awaitUndiscovered(t *testing.T) {
+	t.Helper()
+	kit.Eventually(t, "the case about discovery has ended", func(context.Context) error {
+		select {
+		case <-w.undiscovered:
+			return nil
+		default:
+			return errNotYet
+		}
+	})
+}
+
 func newService(name string) *corev1.Service {
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -272,7 +283,7 @@ func testOutage(t *testing.T, s *managed, o outage) {
 	name := strings.ToLower(t.Name()[strings.LastIndex(t.Name(), "/")+1:])
 	w := &outageEnv{
 		managed: s, namespace: newNamespace(t, s.Env, name), with: newNamespace(t, s.Env, name+"-with"), without: newNamespace(t, s.Env, name+"-without"),
-		adminConfig: s.Admin(t), home: t.TempDir(),
+		adminConfig: s.Admin(t), home: t.TempDir(), undiscovered: make(chan struct{}),
 	}
 	w.kubeconfig = s.person(t, w.namespace)
 	set := newTaskSet("set")

@@ -45,7 +45,7 @@ func testQuota(t *testing.T, i *replicated) {
 		testQuotaRace(t, i)
 	})
 
-	t.Run("each kind is counted, and denied past its limit by the other replica", func(t *testing.T) {
+	t.Run("each kind is counted and denied past its limit by the other replica", func(t *testing.T) {
 		t.Parallel()
 		namespace := i.Namespace(t)
 		ctx := t.Context()
