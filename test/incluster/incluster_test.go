@@ -30,14 +30,14 @@ import (
 const maxParallel = "16"
 
 func TestMain(m *testing.M) {
-	flag.Parse()
 	if err := flag.Set("test.parallel", maxParallel); err != nil {
 		panic(err)
 	}
+	flag.Parse() // -parallel wins
 	os.Exit(m.Run())
 }
 
-// subtest is a test of a group that runs at once.
+// subtest is a test of a parallel group.
 type subtest struct {
 	name string
 	run  func(*testing.T)
