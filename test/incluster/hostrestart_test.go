@@ -23,7 +23,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -34,7 +33,6 @@ import (
 // testHostRestart checks that workers continue while the host's API server is down, that the server denies clients
 // which it has not authorized before, and that it recovers without a restart.
 func testHostRestart(t *testing.T, e *kit.Env) {
-	const recovery = time.Minute
 	const worker = "worker-1"
 	ctx := t.Context()
 	namespace := e.Namespace(t)
