@@ -256,7 +256,8 @@ func allowImpersonation(t *testing.T, i *replicated, user string) {
 	}, metav1.CreateOptions{}))(t)
 }
 
-// testRevocation checks that a revoked grant has no effect after the ten seconds that servers cache reviews, on all routes.
+// testRevocation checks that a revoked grant has no effect after the ten seconds that servers cache reviews, on all
+// routes.
 func testRevocation(t *testing.T, i *replicated) {
 	const cached, margin = 10 * time.Second, 5 * time.Second
 	namespace := i.Namespace(t)
@@ -288,7 +289,8 @@ type credential = struct {
 	want      string
 }
 
-// credentialOf returns a function that adds the wanted identity to a certificate. Its arguments are the results of a CA.
+// credentialOf returns a function that adds the wanted identity to a certificate. Its arguments are the results of a
+// CA.
 func credentialOf(cert, key []byte, err error) func(want string) credential {
 	return func(want string) credential { return credential{cert, key, err, want} }
 }
