@@ -66,7 +66,7 @@ soak: host test-programs ## Run Leat under load for DURATION, and check that not
 
 .PHONY: e2e
 e2e: host test-programs ## Test Leat on a real control plane, with the arguments, roles and accounts of config/
-	$(GO) test -race -p 1 -timeout 30m ./test/e2e ./test/replicas ./test/contract ./test/install ./test/kit/host ./test/api
+	$(GO) test -race -p 1 -timeout 30m ./test/incluster ./test/kit/host ./test/api
 
 .PHONY: e2e-cluster
 e2e-cluster: build ## Install, test and remove Leat on the cluster of KUBECONFIG: see hack/e2e-cluster.sh

@@ -1,0 +1,21 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package incluster tests what Leat and the Kubernetes cluster it is installed in do with each other: discovery,
+// admission, authorization, garbage collection, quotas, autoscaling, the outage of either side, several replicas, and
+// installation. The cluster is a real control plane without nodes. Leat has the arguments, roles and service accounts
+// of config/. README.md names the tests.
+package incluster
