@@ -181,10 +181,13 @@ func (s *Sweeper) delete(ctx context.Context, namespace string, objects []object
 					PropagationPolicy: new(metav1.DeletePropagationBackground),
 				})
 			})
-			if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			switch {
+			case namespaceMissing(err):
+				return fmt.Errorf("deleting %s %s/%s: a policy or webhook for deletions selects by namespace, which admission does not find: "+
+					"remove %s from it until the object is deleted: %w", o.resource, namespace, o.name, batch.GroupName, err)
+			case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
 				return nil // The object is gone, and another may have its name.
-			}
-			if err != nil {
+			case err != nil:
 				return fmt.Errorf("deleting %s %s/%s: %w", o.resource, namespace, o.name, err)
 			}
 			deleted.Add(1)
@@ -197,4 +200,11 @@ func (s *Sweeper) delete(ctx context.Context, namespace string, objects []object
 		klog.FromContext(ctx).Info("Deleted objects of missing namespace", "namespace", namespace, "deleted", deleted.Load(), "found", len(objects))
 	}
 	return err
+}
+
+// namespaceMissing reports whether an error says that the namespace, not the object in it, does not exist.
+func namespaceMissing(err error) bool {
+	status := apierrors.APIStatus(nil)
+	return apierrors.IsNotFound(err) && errors.As(err, &status) && status.Status().Details != nil &&
+		status.Status().Details.Kind == "namespaces"
 }

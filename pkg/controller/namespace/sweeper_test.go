@@ -172,6 +172,7 @@ func TestSweepOutcomes(t *testing.T) {
 	}{
 		"a list fails":                {list: errCut, fails: "listing tasks: connection refused"},
 		"a delete fails":              {del: errCut, fails: "deleting tasks ns/a: connection refused"},
+		"a policy hides the object":   {del: gone, fails: "deleting tasks ns/a: a policy or webhook for deletions selects by namespace"},
 		"an object is gone already":   {del: apierrors.NewNotFound(batch.Resource("tasks"), "a")},
 		"an object was created again": {del: apierrors.NewConflict(batch.Resource("tasks"), "a", errors.New("the UID differs"))},
 	} {
