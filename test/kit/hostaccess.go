@@ -26,9 +26,9 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// HostConfig returns the configuration of the administrator of the host cluster, without a rate limit of its own. The
-// administrator is in system:masters, so no authorizer sees his requests: use it to prepare a test, not for what the test
-// is about.
+// HostConfig returns the configuration of the administrator of the host cluster, without a client-side rate limit. The
+// administrator is in system:masters, whose requests no authorizer sees: use it to prepare a test, not for what the test is
+// about.
 func (e *Env) HostConfig(t testing.TB) *rest.Config {
 	t.Helper()
 	config := Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
@@ -42,11 +42,11 @@ func (e *Env) HostClient(t testing.TB) *kubernetes.Clientset {
 	return Must(kubernetes.NewForConfig(e.HostConfig(t)))(t)
 }
 
-// Anonymous returns the configuration of a client without credentials, straight at the server. For another address use
+// Anonymous returns the configuration of a client without credentials at the server itself. For another address use
 // rest.AnonymousClientConfig.
 func (e *Env) Anonymous(t testing.TB) *rest.Config {
 	t.Helper()
-	return rest.AnonymousClientConfig(&rest.Config{Host: e.directURL, TLSClientConfig: rest.TLSClientConfig{CAData: e.directCA}, QPS: -1})
+	return &rest.Config{Host: e.directURL, TLSClientConfig: rest.TLSClientConfig{CAData: e.directCA}, QPS: -1}
 }
 
 // BindClusterRole creates a binding of a cluster role on the host, in one namespace, or in all if namespace is empty. It
