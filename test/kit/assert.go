@@ -30,8 +30,8 @@ import (
 	"github.com/leat-dev/leat/test/kit/await"
 )
 
-// Patience is how long Eventually waits. It is far longer than anything takes on an idle machine, so a test fails because
-// something does not happen, not because a machine is slow.
+// Patience is how long Eventually waits. It is far longer than anything takes on an idle machine, so a test fails
+// because something does not happen, not because a machine is slow.
 const Patience = 3 * time.Minute
 
 // Check fails the test at once if err is not nil.

@@ -27,8 +27,8 @@ import (
 )
 
 // HostConfig returns the configuration of the administrator of the host cluster, without a client-side rate limit. The
-// administrator is in system:masters, whose requests no authorizer sees: use it to prepare a test, not for what the test is
-// about.
+// administrator is in system:masters, whose requests no authorizer sees: use it to prepare a test, not for what the
+// test is about.
 func (e *Env) HostConfig(t testing.TB) *rest.Config {
 	t.Helper()
 	config := Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
@@ -49,8 +49,8 @@ func (e *Env) Anonymous(t testing.TB) *rest.Config {
 	return &rest.Config{Host: e.directURL, TLSClientConfig: rest.TLSClientConfig{CAData: e.directCA}, QPS: -1}
 }
 
-// BindClusterRole creates a binding of a cluster role on the host, in one namespace, or in all if namespace is empty. It
-// does not wait until the authorizers have seen it.
+// BindClusterRole creates a binding of a cluster role on the host, in one namespace, or in all if namespace is empty.
+// It does not wait until the authorizers have seen it.
 func (e *Env) BindClusterRole(t testing.TB, namespace, name, clusterRole string, subjects ...rbacv1.Subject) {
 	t.Helper()
 	rbac := e.HostClient(t).RbacV1()

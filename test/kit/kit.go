@@ -74,8 +74,8 @@ type Env struct {
 	args []string
 }
 
-// Aggregated starts a host cluster and a leat-apiserver behind it, until the test ends. The server has the arguments that
-// config/base ships, except for addresses and files. args come after them and win.
+// Aggregated starts a host cluster and a leat-apiserver behind it, until the test ends. The server has the arguments
+// that config/base ships, except for addresses and files. args come after them and win.
 func Aggregated(t testing.TB, args ...string) *Env {
 	t.Helper()
 	return AggregatedOn(t, host.ForTest(t), args...)
@@ -93,8 +93,8 @@ func AggregatedOn(t testing.TB, cp *host.ControlPlane, args ...string) *Env {
 	return AggregatedWithEtcd(t, cp, etcd, args...)
 }
 
-// AggregatedWithEtcd is AggregatedOn with an etcd that runs already. Its Endpoint may be several addresses, separated by
-// commas.
+// AggregatedWithEtcd is AggregatedOn with an etcd that runs already. Its Endpoint may be several addresses, separated
+// by commas.
 func AggregatedWithEtcd(t testing.TB, cp *host.ControlPlane, etcd *host.Etcd, args ...string) *Env {
 	t.Helper()
 	e := &Env{Host: cp, Etcd: etcd, dir: filepath.Join(t.ArtifactDir(), "leat"), url: cp.URL, clientCA: cp.ClientCA}
@@ -129,8 +129,8 @@ func AggregatedWithEtcd(t testing.TB, cp *host.ControlPlane, etcd *host.Etcd, ar
 	return e
 }
 
-// AwaitGrant waits until the host lets a user create tasks in all namespaces. The authorizer of the host sees a new binding
-// only after a moment.
+// AwaitGrant waits until the host lets a user create tasks in all namespaces. The authorizer of the host sees a new
+// binding only after a moment.
 func (e *Env) AwaitGrant(t testing.TB, user string, groups ...string) {
 	t.Helper()
 	reviews := e.HostClient(t).AuthorizationV1().SubjectAccessReviews()
@@ -198,8 +198,8 @@ func (e *Env) start(t testing.TB, name string, args []string) {
 	})
 }
 
-// WaitServed waits until users reach the API and discovery has it. After a restart of the server a host needs a moment to
-// notice.
+// WaitServed waits until users reach the API and discovery has it. After a restart of the server a host needs a moment
+// to notice.
 func (e *Env) WaitServed(t testing.TB) {
 	t.Helper()
 	if e.BehindHost() {
@@ -292,7 +292,8 @@ func Client(t testing.TB, config *rest.Config) versioned.Interface {
 	return Must(versioned.NewForConfig(config))(t)
 }
 
-// Namespace returns the name of a namespace for this test only. With a host Namespace creates it, and does not delete it.
+// Namespace returns the name of a namespace for this test only. With a host Namespace creates it, and does not delete
+// it.
 func (e *Env) Namespace(t testing.TB) string {
 	t.Helper()
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))

@@ -47,9 +47,9 @@ func Program(t testing.TB, name string) string {
 	return path
 }
 
-// StartManager starts a leat-controller-manager on a host cluster until the test ends. It has the rights of config/ and the
-// arguments of config/base, except for addresses: it connects to the server itself, and serves metrics and health at free
-// ports. args come last and win. The test fails if the process ends by itself.
+// StartManager starts a leat-controller-manager on a host cluster until the test ends. It has the rights of config/ and
+// the arguments of config/base, except for addresses: it connects to the server itself, and serves metrics and health
+// at free ports. args come last and win. The test fails if the process ends by itself.
 func (e *Env) StartManager(t testing.TB, name string, args ...string) *host.Process {
 	t.Helper()
 	kubeconfig := Must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)

@@ -50,8 +50,8 @@ func shipped(t testing.TB, file string, args ...string) []string {
 	return append(kept, args...)
 }
 
-// without returns the arguments whose names are not those of others. A flag that is a list would otherwise get the values
-// of both.
+// without returns the arguments whose names are not those of others. A flag that is a list would otherwise get the
+// values of both.
 func without(args, others []string) []string {
 	name := func(arg string) string { name, _, _ := strings.Cut(arg, "="); return name }
 	return slices.DeleteFunc(slices.Clone(args), func(arg string) bool {

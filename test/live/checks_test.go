@@ -158,8 +158,8 @@ func (c *installation) testQuota(t *testing.T) {
 		}, metav1.CreateOptions{})
 		return err
 	}
-	// The quota controller discovers a new API within 30 s, but recounts a quota that it could not count only after 5 minutes.
-	// So create the quota again until it is counted.
+	// The quota controller discovers a new API within 30 s, but recounts a quota that it could not count only after 5
+	// minutes. So create the quota again until it is counted.
 	var made time.Time
 	kit.Eventually(t, "the quota controller knows our kinds", func(ctx context.Context) error {
 		quota, err := quotas.Get(ctx, "quota", metav1.GetOptions{})
@@ -205,7 +205,8 @@ func (c *installation) testQuota(t *testing.T) {
 	used(0)
 }
 
-// testGarbageCollection: the garbage collector of the cluster follows owner references from our kinds to its own, and back.
+// testGarbageCollection: the garbage collector of the cluster follows owner references from our kinds to its own, and
+// back.
 func (c *installation) testGarbageCollection(t *testing.T) {
 	namespace := c.namespace(t, "garbage")
 	maps, batch := c.admin.CoreV1().ConfigMaps(namespace), c.client(t).BatchV1alpha1()

@@ -17,8 +17,8 @@ limitations under the License.
 */
 
 // Package live tests an installation of Leat on a real cluster, from its first day to its last. Run it with "make
-// e2e-cluster": KUBECONFIG names the cluster, and the tests change it. The administrator of the kubeconfig installs Leat.
-// Another user, by impersonation, uses it.
+// e2e-cluster": KUBECONFIG names the cluster, and the tests change it. The administrator of the kubeconfig installs
+// Leat. Another user, by impersonation, uses it.
 package live
 
 import (
@@ -184,8 +184,8 @@ func (c *installation) namespace(t testing.TB, purpose string) string {
 	return name
 }
 
-// report writes the state and the logs of a failed installation to a file. In the output of the test they would hide the
-// failure.
+// report writes the state and the logs of a failed installation to a file. In the output of the test they would hide
+// the failure.
 func (c *installation) report(t testing.TB) {
 	file := kit.Must(os.CreateTemp("", "leat-e2e-cluster-*.txt"))(t)
 	for _, args := range [][]string{

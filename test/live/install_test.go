@@ -36,8 +36,8 @@ import (
 
 const deployments = "deployment/leat-apiserver deployment/leat-controller-manager statefulset/leat-etcd"
 
-// manifests writes a kustomization of config/ for this cluster and returns its directory. A change of mark, an annotation of
-// the pods, restarts them.
+// manifests writes a kustomization of config/ for this cluster and returns its directory. A change of mark, an
+// annotation of the pods, restarts them.
 func (c *installation) manifests(t testing.TB, mark string) string {
 	t.Helper()
 	dir := t.TempDir()

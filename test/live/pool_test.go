@@ -104,8 +104,8 @@ images:
 	}
 }
 
-// testOutsideWorker: a process outside of the cluster becomes a worker, as docs/how-to/run-workers.md describes, and runs a
-// task.
+// testOutsideWorker: a process outside of the cluster becomes a worker, as docs/how-to/run-workers.md describes, and
+// runs a task.
 func (c *installation) testOutsideWorker(t *testing.T) {
 	namespace := c.namespace(t, "outside")
 	dir := t.TempDir()

@@ -43,8 +43,8 @@ import (
 	"github.com/leat-dev/leat/test/docs"
 )
 
-// testRestore: the commands of docs/how-to/backup.md create and restore a backup under load. No write that was acknowledged
-// before the backup is lost, only etcd restarts, and workers continue.
+// testRestore: the commands of docs/how-to/backup.md create and restore a backup under load. No write that was
+// acknowledged before the backup is lost, only etcd restarts, and workers continue.
 func (c *installation) testRestore(t *testing.T, pool string) {
 	if !c.hasStorage(t) {
 		t.Log("not tested: etcd keeps its data in its pod, so there are no backups")
@@ -115,8 +115,8 @@ func (c *installation) testRestore(t *testing.T, pool string) {
 	}
 }
 
-// documented runs the code blocks of docs/how-to/backup.md that contain the texts, in their order and in one shell, and returns
-// the output.
+// documented runs the code blocks of docs/how-to/backup.md that contain the texts, in their order and in one shell, and
+// returns the output.
 func (c *installation) documented(t testing.TB, dir string, texts ...string) string {
 	t.Helper()
 	blocks := docs.Blocks(string(kit.Must(os.ReadFile(filepath.Join(c.root, "docs", "how-to", "backup.md")))(t)), "sh")

@@ -52,8 +52,8 @@ const (
 	work = 1000
 )
 
-// testRollout: users who create, read, change, delete and watch through the API server of the cluster do not notice that all our
-// pods are replaced. A running set completes.
+// testRollout: users who create, read, change, delete and watch through the API server of the cluster do not notice
+// that all our pods are replaced. A running set completes.
 func (c *installation) testRollout(t *testing.T, pool string) {
 	namespace := c.namespace(t, "rollout")
 	tasks := c.client(t).BatchV1alpha1().Tasks(namespace)
@@ -111,8 +111,8 @@ func (c *installation) testRollout(t *testing.T, pool string) {
 			t.Errorf("a write failed with an error that is not retriable: %v", err)
 		}
 	}
-	// A write fails if its connection ends while the request is in flight. On an overloaded machine requests are in flight for
-	// long, so the limit holds only if the pace was kept.
+	// A write fails if its connection ends while the request is in flight. On an overloaded machine requests are in flight
+	// for long, so the limit holds only if the pace was kept.
 	if failed, all := len(traffic.failedWrites), len(traffic.writes); pace > 0.9*perSecond && failed*1000 >= all {
 		t.Errorf("got %d failed writes of %d, want less than 0.1 %%", failed, all)
 	}
@@ -169,8 +169,8 @@ func (r *traffic) user(ctx context.Context, tasks client.TaskInterface, user str
 			return true
 		}
 	}
-	// write sends a write until it succeeds, and records its event. done reports whether the error of a retry means that an
-	// earlier attempt succeeded.
+	// write sends a write until it succeeds, and records its event. done reports whether the error of a retry means that
+	// an earlier attempt succeeded.
 	write := func(do func(context.Context) (*v1alpha1.Task, error), done func(error) bool, event func(*v1alpha1.Task) string) {
 		for retry := false; ; retry = true {
 			var task *v1alpha1.Task

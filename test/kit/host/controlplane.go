@@ -41,8 +41,8 @@ import (
 // frontProxy is the only common name whose client may send the identity of another user in headers.
 const frontProxy = "front-proxy-client"
 
-// serviceCIDR has the addresses of Services of type ClusterIP. Nothing listens on them. The first is that of the Service
-// kubernetes.
+// serviceCIDR has the addresses of Services of type ClusterIP. Nothing listens on them. The first is that of the
+// Service kubernetes.
 const serviceCIDR, kubernetesIP = "10.0.0.0/24", "10.0.0.1"
 
 // controllers are the controllers that handle objects of an aggregated API, and those that they need.
@@ -75,8 +75,8 @@ type ControlPlane struct {
 	APIServer, ControllerManager *Process
 	// URL is the address of kube-apiserver, https://127.0.0.1:<port>.
 	URL string
-	// AdminKubeconfig is the kubeconfig of a user in system:masters, whose requests no authorizer sees. Use it to prepare a
-	// test, not for what the test is about.
+	// AdminKubeconfig is the kubeconfig of a user in system:masters, whose requests no authorizer sees. Use it to prepare
+	// a test, not for what the test is about.
 	AdminKubeconfig string
 	// ClientCA signs the certificates of users. FrontProxyCA signs the client certificate of the aggregator, whose common
 	// name is front-proxy-client.
@@ -95,8 +95,8 @@ type ControlPlane struct {
 // Otherwise the caller must call Stop.
 //
 // Admission plugins and feature gates have their defaults. The authorizers are Node and RBAC. The quota controller
-// recounts every 5 s. The garbage collector and the quota controller look for new APIs every 30 s, which no flag changes:
-// restart ControllerManager if they must look at once.
+// recounts every 5 s. The garbage collector and the quota controller look for new APIs every 30 s, which no flag
+// changes: restart ControllerManager if they must look at once.
 func Start(ctx context.Context, options Options) (cp *ControlPlane, err error) {
 	cp = &ControlPlane{dir: options.Dir}
 	defer func() {
@@ -307,8 +307,8 @@ func (cp *ControlPlane) startControllerManager(ctx context.Context, options Opti
 	return err
 }
 
-// waitBootstrapped waits for the objects that kube-apiserver creates after it is ready and that an extension server needs
-// to start.
+// waitBootstrapped waits for the objects that kube-apiserver creates after it is ready and that an extension server
+// needs to start.
 func (cp *ControlPlane) waitBootstrapped(ctx context.Context) error {
 	const namespace, name, key = metav1.NamespaceSystem, "extension-apiserver-authentication", "requestheader-client-ca-file"
 	err := wait.PollUntilContextTimeout(ctx, pollInterval, startTimeout, true, func(ctx context.Context) (bool, error) {

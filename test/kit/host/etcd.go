@@ -40,8 +40,8 @@ type EtcdOptions struct {
 	Args []string
 }
 
-// Etcd is a running etcd with one member. It syncs every write to disk, and serves only clients with a certificate of its
-// own authority.
+// Etcd is a running etcd with one member. It syncs every write to disk, and serves only clients with a certificate of
+// its own authority.
 type Etcd struct {
 	// Process is the server. It keeps its data and its address over Restart.
 	*Process

@@ -14,9 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package host runs a real Kubernetes control plane on loopback for tests: etcd, kube-apiserver with its aggregator, and
-// kube-controller-manager, of the same version as our Kubernetes libraries. There are no nodes: kube-apiserver reaches a
-// Leat server on this machine through a Service of type ExternalName (RegisterLeat).
+// Package host runs a real Kubernetes control plane on loopback for tests: etcd, kube-apiserver with its aggregator,
+// and kube-controller-manager, of the same version as our Kubernetes libraries. There are no nodes: kube-apiserver
+// reaches a Leat server on this machine through a Service of type ExternalName (RegisterLeat).
 //
 // Everything listens on 127.0.0.1 and ends with the process that started it. The parts can be used alone: StartEtcd for
 // tests without a host, StartProcess for any other program that a test stops, kills and restarts.
@@ -37,8 +37,8 @@ var Oracles = []string{
 	"KUBE_WATCHLIST_INCONSISTENCY_DETECTOR=true",
 }
 
-// RepositoryRoot returns the absolute path of the repository around the working directory. A test runs in the directory of
-// its package.
+// RepositoryRoot returns the absolute path of the repository around the working directory. A test runs in the directory
+// of its package.
 func RepositoryRoot() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {

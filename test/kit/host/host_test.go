@@ -66,8 +66,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestControlPlane runs all tests of one control plane, because each takes seconds to start. The tests that kill parts of
-// it come last.
+// TestControlPlane runs all tests of one control plane, because each takes seconds to start. The tests that kill parts
+// of it come last.
 func TestControlPlane(t *testing.T) {
 	cp := ForTest(t)
 	t.Run("Version", cp.testVersion)
@@ -100,8 +100,8 @@ func (cp *ControlPlane) testVersion(t *testing.T) {
 	}
 }
 
-// testRoles: the service accounts of config/base have the rights that they need, and no more. The aggregated roles admin,
-// edit and view include ours.
+// testRoles: the service accounts of config/base have the rights that they need, and no more. The aggregated roles
+// admin, edit and view include ours.
 func (cp *ControlPlane) testRoles(t *testing.T) {
 	if err := cp.InstallLeat(t.Context()); err != nil {
 		t.Fatal(err)
@@ -196,8 +196,8 @@ func (cp *ControlPlane) bindRole(t *testing.T, name, clusterRole string, subject
 }
 
 // canI reports whether the user of the kubeconfig may do something. The resource is
-// <resource>[/<subresource>][.<group>][=<name>]. "kubectl auth can-i" would refuse resources that discovery does not have,
-// and there is no Leat server yet.
+// <resource>[/<subresource>][.<group>][=<name>]. "kubectl auth can-i" would refuse resources that discovery does not
+// have, and there is no Leat server yet.
 func (cp *ControlPlane) canI(t *testing.T, kubeconfig, verb, resource, namespace string) bool {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)

@@ -101,8 +101,8 @@ func (cp *ControlPlane) Kubectl(ctx context.Context, kubeconfig string, args ...
 	return out.String(), errOut.String(), nil
 }
 
-// Apply runs "kubectl apply" as the administrator. manifests is a directory with a kustomization, a directory of files, or
-// a file.
+// Apply runs "kubectl apply" as the administrator. manifests is a directory with a kustomization, a directory of files,
+// or a file.
 func (cp *ControlPlane) Apply(ctx context.Context, manifests string) error {
 	flag := "--filename"
 	if _, err := os.Stat(filepath.Join(manifests, "kustomization.yaml")); err == nil {

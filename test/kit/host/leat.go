@@ -62,9 +62,9 @@ func (cp *ControlPlane) InstallLeat(ctx context.Context) error {
 	return err
 }
 
-// RegisterLeat creates an APIService like that of leat-controller-manager. It points to a server on port of 127.0.0.1 that
-// has a certificate for LeatService, signed by caBundle (PEM). RegisterLeat returns when the API is served (WaitLeat). Call
-// InstallLeat first. RegisterLeat may be called again for another port.
+// RegisterLeat creates an APIService like that of leat-controller-manager. It points to a server on port of 127.0.0.1
+// that has a certificate for LeatService, signed by caBundle (PEM). RegisterLeat returns when the API is served
+// (WaitLeat). Call InstallLeat first. RegisterLeat may be called again for another port.
 func (cp *ControlPlane) RegisterLeat(ctx context.Context, port int, caBundle []byte) error {
 	owner, err := cp.admin.RbacV1().ClusterRoles().Get(ctx, apiservice.Owner, metav1.GetOptions{})
 	if err != nil {

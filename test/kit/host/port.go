@@ -27,8 +27,8 @@ import (
 	"syscall"
 )
 
-// Ports lie below the node ports of Kubernetes (30000) and the ephemeral ports of the kernel (32768), so that a port stays
-// free while the process that uses it restarts.
+// Ports lie below the node ports of Kubernetes (30000) and the ephemeral ports of the kernel (32768), so that a port
+// stays free while the process that uses it restarts.
 const firstPort, ports = 20000, 10000
 
 // FreePort returns a TCP port of 127.0.0.1 that nobody listens on. It returns the port to no other caller, in other

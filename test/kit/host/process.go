@@ -65,8 +65,8 @@ type Command struct {
 }
 
 // Process is a started program that can be stopped, killed and restarted with the same arguments. Its stdout and stderr
-// are appended to LogFile. It has its own process group. On Linux it is killed when the process that started it ends for
-// any reason. All methods are safe for concurrent use, except two calls of Restart.
+// are appended to LogFile. It has its own process group. On Linux it is killed when the process that started it ends
+// for any reason. All methods are safe for concurrent use, except two calls of Restart.
 type Process struct {
 	command Command
 
@@ -82,8 +82,8 @@ type run struct {
 	asked   bool          // the test asked it to end; guarded by Process.mu
 }
 
-// StartProcess starts a program and waits until it is ready. StartProcess kills it, and returns an error with the end of
-// its log, if it is not ready after two minutes, if it exits, or if ctx ends. ctx limits the start only.
+// StartProcess starts a program and waits until it is ready. StartProcess kills it, and returns an error with the end
+// of its log, if it is not ready after two minutes, if it exits, or if ctx ends. ctx limits the start only.
 func StartProcess(ctx context.Context, command Command) (*Process, error) {
 	if err := os.MkdirAll(command.Dir, 0o700); err != nil {
 		return nil, err
@@ -125,9 +125,9 @@ func (p *Process) Kill() error {
 	return p.end(syscall.SIGKILL)
 }
 
-// Stop sends SIGTERM and returns when the process has ended. If it has not ended within its grace, Stop sends SIGKILL and
-// returns an error. Stop sends no second SIGTERM to a process that got a signal before: many programs exit at once on a
-// second signal.
+// Stop sends SIGTERM and returns when the process has ended. If it has not ended within its grace, Stop sends SIGKILL
+// and returns an error. Stop sends no second SIGTERM to a process that got a signal before: many programs exit at once
+// on a second signal.
 func (p *Process) Stop() error {
 	p.mu.Lock()
 	asked := p.current.asked
@@ -164,8 +164,8 @@ func (p *Process) Restart(ctx context.Context) error {
 	return p.start(ctx)
 }
 
-// Err returns nil while the process runs and after an expected end. Otherwise it returns an error with the exit status and
-// the end of the log.
+// Err returns nil while the process runs and after an expected end. Otherwise it returns an error with the exit status
+// and the end of the log.
 func (p *Process) Err() error {
 	current := p.run()
 	select {

@@ -31,8 +31,8 @@ const (
 	quotaPeriod = 100 * time.Millisecond
 )
 
-// LimitCPU limits the CPU time of a process like the limit of a container does: it creates a cgroup and moves the process to
-// it. It needs root. free moves the process back and removes the cgroup.
+// LimitCPU limits the CPU time of a process like the limit of a container does: it creates a cgroup and moves the
+// process to it. It needs root. free moves the process back and removes the cgroup.
 func LimitCPU(name string, pid int, processors float64) (free func() error, err error) {
 	parent, quotaFile := filepath.Join(cgroupRoot, "cpu"), "cpu.cfs_quota_us"
 	quota := strconv.FormatInt(int64(processors*float64(quotaPeriod.Microseconds())), 10)

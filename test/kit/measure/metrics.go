@@ -88,8 +88,8 @@ func (m Metrics) Sum(name string) float64 {
 	return sum
 }
 
-// Quantile estimates a quantile of a histogram without other labels, like histogram_quantile of Prometheus. It returns 0
-// for an empty histogram.
+// Quantile estimates a quantile of a histogram without other labels, like histogram_quantile of Prometheus. It returns
+// 0 for an empty histogram.
 func (m Metrics) Quantile(name string, q float64) float64 {
 	type bucket struct{ bound, count float64 }
 	var buckets []bucket

@@ -27,8 +27,8 @@ import (
 // Observer is the user that AllowObserver allows to read metrics and profiles.
 const Observer = "observer"
 
-// AllowObserver allows Observer to read the metrics and profiles of leat-apiserver. client must be the administrator of the
-// host.
+// AllowObserver allows Observer to read the metrics and profiles of leat-apiserver. client must be the administrator of
+// the host.
 func AllowObserver(ctx context.Context, client kubernetes.Interface) error {
 	rbac := client.RbacV1()
 	if _, err := rbac.ClusterRoles().Create(ctx, &rbacv1.ClusterRole{

@@ -26,14 +26,14 @@ import (
 	"time"
 )
 
-// WriteCPUProfile writes the CPU profile of a server over the next d, rounded to seconds, to a file. The client needs the
-// verb get on the path /debug/pprof/profile.
+// WriteCPUProfile writes the CPU profile of a server over the next d, rounded to seconds, to a file. The client needs
+// the verb get on the path /debug/pprof/profile.
 func WriteCPUProfile(ctx context.Context, client *http.Client, server string, d time.Duration, file string) error {
 	return download(ctx, client, fmt.Sprintf("%s/debug/pprof/profile?seconds=%.0f", server, max(1, d.Seconds())), file)
 }
 
-// WriteHeapProfile writes the heap profile of a server after a garbage collection to a file. The client needs the verb get
-// on the path /debug/pprof/heap.
+// WriteHeapProfile writes the heap profile of a server after a garbage collection to a file. The client needs the verb
+// get on the path /debug/pprof/heap.
 func WriteHeapProfile(ctx context.Context, client *http.Client, server, file string) error {
 	return download(ctx, client, server+"/debug/pprof/heap?gc=1", file)
 }

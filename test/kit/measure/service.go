@@ -27,8 +27,8 @@ import (
 	"time"
 )
 
-// Service is a TCP proxy that replaces a Kubernetes Service. New connections go round-robin to the servers that are ready.
-// Open connections stay.
+// Service is a TCP proxy that replaces a Kubernetes Service. New connections go round-robin to the servers that are
+// ready. Open connections stay.
 type Service struct {
 	// Address is 127.0.0.1:<Port>.
 	Address string
@@ -53,7 +53,8 @@ type target struct {
 // probePeriod is the time between two probes. It is about the delay of endpoints in a cluster.
 const probePeriod = 500 * time.Millisecond
 
-// NewService starts a Service for servers, as <IP address>:<port>, that serve /readyz with TLS. The caller must close it.
+// NewService starts a Service for servers, as <IP address>:<port>, that serve /readyz with TLS. The caller must close
+// it.
 func NewService(addresses ...string) (*Service, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

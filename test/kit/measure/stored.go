@@ -53,8 +53,9 @@ func FindStored(ctx context.Context, client *clientv3.Client, namespace, name st
 	}
 }
 
-// CopyStored writes copies 1 to n-1 of a stored object, copy 0, to etcd. unique returns the parts that differ between the
-// copies, the name first. A part must have the same length in all copies, and the object must contain each part once.
+// CopyStored writes copies 1 to n-1 of a stored object, copy 0, to etcd. unique returns the parts that differ between
+// the copies, the name first. A part must have the same length in all copies, and the object must contain each part
+// once.
 func CopyStored(ctx context.Context, client *clientv3.Client, key string, value []byte, n int, unique func(i int) [][]byte) error {
 	template := unique(0)
 	for i, part := range unique(1) {

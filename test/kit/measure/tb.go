@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package measure is for programs that measure Leat: a testing.TB outside of "go test", the CPU and memory of processes,
-// metrics, profiles, and workers that run nothing.
+// Package measure is for programs that measure Leat: a testing.TB outside of "go test", the CPU and memory of
+// processes, metrics, profiles, and workers that run nothing.
 package measure
 
 import (
@@ -26,8 +26,8 @@ import (
 	"testing"
 )
 
-// TB is a testing.TB for programs, so that they can use test/kit. It implements only the methods that the kit calls. It is
-// not safe for concurrent use.
+// TB is a testing.TB for programs, so that they can use test/kit. It implements only the methods that the kit calls. It
+// is not safe for concurrent use.
 type TB struct {
 	testing.TB // nil, so other methods panic
 	name       string
@@ -37,8 +37,8 @@ type TB struct {
 	err        error
 }
 
-// NewTB returns a TB of the program name. Environments of the kit end with ctx or with End. Their data and logs are in dir,
-// an absolute path.
+// NewTB returns a TB of the program name. Environments of the kit end with ctx or with End. Their data and logs are in
+// dir, an absolute path.
 func NewTB(ctx context.Context, name, dir string) *TB {
 	return &TB{name: name, ctx: ctx, dir: dir}
 }

@@ -40,8 +40,8 @@ type FakeWorker struct {
 	Namespace, Name string
 	// Duration is the time from the assignment of a task to its reported end.
 	Duration time.Duration
-	// Pace is called before each status write, if it is not nil. After an error the status is not written. Pace must be safe
-	// for concurrent use.
+	// Pace is called before each status write, if it is not nil. After an error the status is not written. Pace must be
+	// safe for concurrent use.
 	Pace func(context.Context) error
 	// Seen is called with the name of each task that the worker sees. It must be safe for concurrent use.
 	Seen func(name string)

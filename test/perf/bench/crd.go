@@ -31,8 +31,8 @@ import (
 const crdGroup = "bench.leat.dev"
 
 // taskCRD returns a CustomResourceDefinition of the Task with the published schema, the same selectable fields and
-// subresources, and the columns that a JSON path can express. It has no validation beyond the schema, which makes the CRD
-// cheaper.
+// subresources, and the columns that a JSON path can express. It has no validation beyond the schema, which makes the
+// CRD cheaper.
 func taskCRD() (map[string]any, error) {
 	root, err := host.RepositoryRoot()
 	if err != nil {

@@ -152,8 +152,8 @@ func (b *bench) runSet(client versioned.Interface, namespace, name string, tasks
 	return time.Since(begun).Seconds()
 }
 
-// loneTasks creates tasks at a rate. It measures the time from the request until a watcher sees that the task has started. The
-// watcher may see a short command only after its end.
+// loneTasks creates tasks at a rate. It measures the time from the request until a watcher sees that the task has
+// started. The watcher may see a short command only after its end.
 func (b *bench) loneTasks(client versioned.Interface, namespace string, rate float64) values {
 	api := client.BatchV1alpha1().Tasks(namespace)
 	list, err := api.List(b.scene.Context(), metav1.ListOptions{})

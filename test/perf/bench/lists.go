@@ -294,10 +294,12 @@ type page struct {
 	token string
 }
 
-// continueToken matches the token in the metadata of a list. They are before the items, or after them in a list of a CRD.
+// continueToken matches the token in the metadata of a list. They are before the items, or after them in a list of a
+// CRD.
 var continueToken = regexp.MustCompile(`"continue":"([^"]*)"`)
 
-// readList decodes a response in any encoding. It counts the items only if count is set, because decoding all JSON is slow.
+// readList decodes a response in any encoding. It counts the items only if count is set, because decoding all JSON is
+// slow.
 func readList(s *apiSubject, data []byte, count bool) (page, error) {
 	if s.proto {
 		list := &batch.TaskList{}
@@ -319,8 +321,8 @@ func readList(s *apiSubject, data []byte, count bool) (page, error) {
 	return p, err
 }
 
-// seed writes tasks of a namespace to the etcd of a subject. They are copies of one that the server stored, each with its own
-// name, UID and digest.
+// seed writes tasks of a namespace to the etcd of a subject. They are copies of one that the server stored, each with
+// its own name, UID and digest.
 func (b *bench) seed(label, namespace string, n int) {
 	const name = "seed-00000000"
 	s := b.scene.tasks(label, false, namespace, 1)

@@ -15,8 +15,8 @@ limitations under the License.
 */
 
 // The bench command compares Leat with its alternatives in one run on one machine: the same Task as a
-// CustomResourceDefinition and Pods, both on a real kube-apiserver, and etcd itself. The programs run as processes with TLS,
-// fsync, managed fields, validation, priority and fairness, and the audit policy of Leat.
+// CustomResourceDefinition and Pods, both on a real kube-apiserver, and etcd itself. The programs run as processes with
+// TLS, fsync, managed fields, validation, priority and fairness, and the audit policy of Leat.
 //
 //	make build host
 //	go run ./test/perf/bench --help

@@ -76,7 +76,8 @@ func (b *bench) measureAmong() {
 	}
 }
 
-// operateRound runs each operation for n objects of each subject, and calls add with the values, except in the warm-up round.
+// operateRound runs each operation for n objects of each subject, and calls add with the values, except in the warm-up
+// round.
 func (b *bench) operateRound(subjects []subject, round int, prefix string, n int, add func(operation, subject, values)) {
 	if round == warmUp {
 		n = min(n, 10*b.Clients)

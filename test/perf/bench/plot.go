@@ -32,8 +32,8 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// plot writes an SVG plot for each measured part, with a bar for each median and a line from the minimum to the maximum of the
-// rounds.
+// plot writes an SVG plot for each measured part, with a bar for each median and a line from the minimum to the maximum
+// of the rounds.
 func (r *result) plot(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

@@ -169,8 +169,8 @@ func (c *collector) collect() []*figure {
 	return c.figures
 }
 
-// quantile returns the smallest duration, in milliseconds, that is at least as long as the share q of the sorted durations. It
-// returns 0 if there are none.
+// quantile returns the smallest duration, in milliseconds, that is at least as long as the share q of the sorted
+// durations. It returns 0 if there are none.
 func quantile(sorted []time.Duration, q float64) float64 {
 	if len(sorted) == 0 {
 		return 0
@@ -192,8 +192,8 @@ func cpuValues(v values, before, after counters, servers []string, n float64) {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// rotated returns the order of subjects in a round. Every other round is reversed, and each pair of rounds starts with another
-// subject.
+// rotated returns the order of subjects in a round. Every other round is reversed, and each pair of rounds starts with
+// another subject.
 func rotated[T any](all []T, round int) []T {
 	at := max(round, 0) / 2 % len(all)
 	order := slices.Concat(all[at:], all[:at])

@@ -59,8 +59,8 @@ const (
 	whatKilled     = "kill -9"
 )
 
-// measureStorage fills the stores and measures memory and restarts. It restarts each server empty and full, so that the memory
-// of earlier parts does not count.
+// measureStorage fills the stores and measures memory and restarts. It restarts each server empty and full, so that the
+// memory of earlier parts does not count.
 func (b *bench) measureStorage() {
 	servers := []struct {
 		label   string
@@ -132,8 +132,8 @@ func (b *bench) steadyRSS(label string) float64 {
 	return b.memory(label, "VmRSS")
 }
 
-// restart kills and starts a server. It returns the seconds until the server is ready and until it serves a list from its
-// cache. The list is empty, of another namespace, so that its size does not count.
+// restart kills and starts a server. It returns the seconds until the server is ready and until it serves a list from
+// its cache. The list is empty, of another namespace, so that its size does not count.
 func (b *bench) restart(label string, process *host.Process) (ready, first float64) {
 	b.scene.Check(process.Kill())
 	begun := time.Now()
@@ -178,8 +178,8 @@ func (b *bench) measureGrowth(n int) {
 	}
 }
 
-// measureCrowd lists very many objects of Leat with many clients at once, in both modes of informers. It measures the growth
-// of memory and the time until all clients have their lists.
+// measureCrowd lists very many objects of Leat with many clients at once, in both modes of informers. It measures the
+// growth of memory and the time until all clients have their lists.
 func (b *bench) measureCrowd(n int) {
 	for _, mode := range []listMode{watchListMode, pagedMode} {
 		before := b.memory(directLabel, "VmRSS")

@@ -85,8 +85,8 @@ const (
 	valueIdle       = "idle cpu ms per second"
 )
 
-// watch measures events with many watchers of a subject. The CPU time is that of an event and its write, without the time that
-// the server uses for the same watchers without events.
+// watch measures events with many watchers of a subject. The CPU time is that of an event and its write, without the
+// time that the server uses for the same watchers without events.
 func (b *bench) watch(s *apiSubject, watchers int, prefix string) values {
 	events := int(eventTime.Seconds()) * b.EventRate
 	// Concurrent writes to one task would conflict, and retries cost more.
@@ -298,8 +298,8 @@ func (w *streams) read(body io.Reader, proto bool) error {
 	}
 }
 
-// eventMark precedes the eight digits of the number of an event, in the progress of its task. It has several bytes, because in
-// protobuf any single byte may be a length.
+// eventMark precedes the eight digits of the number of an event, in the progress of its task. It has several bytes,
+// because in protobuf any single byte may be a length.
 const eventMark = "event/"
 
 // eventOf returns the number of an event.

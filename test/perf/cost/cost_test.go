@@ -46,9 +46,9 @@ const (
 	// cpuBudget is the CPU time of a request, three times the documented limit. Quadratic work takes at least ten times as
 	// much.
 	cpuBudget = 3 * time.Second * slowdown
-	// allocationBudget is the number of bytes that a request may allocate. The documented limit is 100 MiB at a time, which
-	// a test cannot measure from outside. It is less than the allocations, because encoders and decoders release one copy
-	// after the other.
+	// allocationBudget is the number of bytes that a request may allocate. The documented limit is 100 MiB at a time,
+	// which a test cannot measure from outside. It is less than the allocations, because encoders and decoders release one
+	// copy after the other.
 	allocationBudget = 5 * 100 << 20
 	// refusalBudget is the CPU time of a request that is refused because it is too long.
 	refusalBudget = cpuBudget / 4
@@ -58,13 +58,13 @@ const (
 const (
 	noticeable      = 100 * time.Millisecond * slowdown
 	noticeableBytes = 64 << 20
-	// margin is the factor by which the cost may grow faster than the length, so that linear cost passes and quadratic cost
+	// margin is how much faster than the length the cost may grow. With it linear cost passes and quadratic cost
 	// fails.
 	margin = 2
 	// someText is the length of most texts without -all. Cost that grows with a text grows with a shorter one too.
 	someText = 64 << 10
-	// attempts is how often an expensive request is sent. The cheapest attempt counts, because garbage collection and other
-	// work add to some.
+	// attempts is how often an expensive request is sent. The cheapest attempt counts, because garbage collection and
+	// other work add to some.
 	attempts = 3
 )
 
@@ -106,8 +106,8 @@ func (p *prober) prepare(g growth, n int) prepared {
 	return prepared{g, n, method, path, body}
 }
 
-// fit returns the request with n items or characters, or with as many as fit into a body. Its body is nil if the encoding
-// cannot represent the value.
+// fit returns the request with n items or characters, or with as many as fit into a body. Its body is nil if the
+// encoding cannot represent the value.
 func (p *prober) fit(g growth, n int) prepared {
 	limit := maxBody
 	if g.encoding == inYAML {
@@ -153,8 +153,8 @@ func (p *prober) within(r prepared) spent {
 	return got
 }
 
-// probe grows a field to n items or characters, or to as many as the server accepts. Then it grows the field further by each
-// of the factors.
+// probe grows a field to n items or characters, or to as many as the server accepts. Then it grows the field further by
+// each of the factors.
 func (p *prober) probe(g growth, n int, over ...int) {
 	r := p.fit(g, n)
 	if r.body == nil {
@@ -208,8 +208,8 @@ func (p *prober) compare(r prepared, got spent) {
 	}
 }
 
-// chosen returns some of the ways to grow a field of small objects, others for each turn. Each encoding and each verb is
-// among them.
+// chosen returns some of the ways to grow a field of small objects, others for each turn. Each encoding and each verb
+// is among them.
 func chosen(all map[string][]way, turn int) []way {
 	ways := map[string][]way{}
 	for encoding, of := range all {
@@ -249,8 +249,8 @@ func (p *prober) probeAll(e endpoint, at place, ways map[string][]way) {
 	}
 }
 
-// probeSome grows a field in each encoding, with each verb and with all values, but not in all combinations. A field that
-// another endpoint has too grows in only one of the endpoints in several ways.
+// probeSome grows a field in each encoding, with each verb and with all values, but not in all combinations. A field
+// that another endpoint has too grows in only one of the endpoints in several ways.
 func (p *prober) probeSome(e endpoint, at place, ways map[string][]way, turn int) {
 	fillings := variants(at.of)
 	names := slices.Sorted(maps.Keys(fillings))
@@ -280,11 +280,12 @@ func (p *prober) probeSome(e endpoint, at place, ways map[string][]way, turn int
 	}
 }
 
-// TestRequestsCostWhatTheirLengthDoes grows each list, map and text of each kind to the accepted length and beyond, with
-// valid and invalid values. No request may exceed its budget, and no cost above the noise may grow faster than the length.
+// TestRequestsCostWhatTheirLengthDoes grows each list, map and text of each kind to the accepted length and beyond,
+// with valid and invalid values. No request may exceed its budget, and no cost above the noise may grow faster than the
+// length.
 //
-// Each field grows in each encoding and with each verb, but not in all combinations. Another -seed has other combinations,
-// and -all has all.
+// Each field grows in each encoding and with each verb, but not in all combinations. Another -seed has other
+// combinations, and -all has all.
 func TestRequestsCostWhatTheirLengthDoes(t *testing.T) {
 	handler, scheme := inprocess.Serve(t, "--feature-gates=kube:CBORServingAndStorage=true")
 	p := &prober{T: t, server: &server{handler: handler, codecs: serializer.NewCodecFactory(scheme)}, grown: sets.New[string]()}

@@ -18,6 +18,6 @@ limitations under the License.
 
 package cost
 
-// slowdown is the factor by which the race detector multiplies CPU time. Its documentation says two to ten. It is more for
+// slowdown is how much the race detector multiplies CPU time. Its documentation says two to ten. It is more for
 // code that mostly moves memory, such as a decoder.
 const slowdown = 10

@@ -275,7 +275,8 @@ func (s *server) encode(e endpoint, encoding string, value any) []byte {
 	return data
 }
 
-// request returns the request whose body has the value in the field. The body is nil if the encoding cannot represent it.
+// request returns the request whose body has the value in the field. The body is nil if the encoding cannot represent
+// it.
 func (s *server) request(e endpoint, w way, p place, value any) (method, path string, body []byte) {
 	method, path = http.MethodPatch, e.resource+"/"+w.stored
 	if e.subresource != "" {

@@ -50,7 +50,8 @@ const (
 	pageSize     = 500
 )
 
-// objectives are the objectives of docs/reference/reliability-tests.md for the 99th percentile, in the order of the output.
+// objectives are the objectives of docs/reference/reliability-tests.md for the 99th percentile, in the order of the
+// output.
 var objectives = []struct {
 	kind  string
 	bound time.Duration

@@ -60,7 +60,8 @@ type hostResult struct {
 	FailedGets int
 }
 
-// hostMeter measures the load of the host: its processes, its etcd, the latency of a GET, and the traffic to leat-apiserver.
+// hostMeter measures the load of the host: its processes, its etcd, the latency of a GET, and the traffic to
+// leat-apiserver.
 type hostMeter struct {
 	etcd      *clientv3.Client
 	endpoint  string
@@ -120,7 +121,8 @@ func startHostMeter(s *measure.TB, e *kit.Env) *hostMeter {
 	return m
 }
 
-// direct returns the configuration of a user at the server itself, so that only controllers of the host use the aggregator.
+// direct returns the configuration of a user at the server itself, so that only controllers of the host use the
+// aggregator.
 func direct(s *measure.TB, e *kit.Env) *rest.Config {
 	return measure.Protobuf(e.Direct(s, "alice", "leat:admins"))
 }

@@ -14,9 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// The load command runs one large TaskSet and measures the throughput, the latency, and the CPU and memory of all processes.
-// It is a benchmark, not a test. The programs run as processes with a real etcd that syncs, behind a real host cluster. Only
-// the workers are goroutines of this command: they report each task as succeeded as soon as they see it.
+// The load command runs one large TaskSet and measures the throughput, the latency, and the CPU and memory of all
+// processes. It is a benchmark, not a test. The programs run as processes with a real etcd that syncs, behind a real
+// host cluster. Only the workers are goroutines of this command: they report each task as succeeded as soon as they see
+// it.
 //
 //	make build host
 //	go run ./test/perf/load --completions=100000

@@ -69,7 +69,8 @@ type result struct {
 	// StartP50Milliseconds and StartP99Milliseconds are quantiles of the time from the request to create a task of the set
 	// until the controller sees that it has started or, as here, finished.
 	StartP50Milliseconds, StartP99Milliseconds float64
-	// Probes is the number of probes. Their latency is the time from the request to create a task until its worker sees it.
+	// Probes is the number of probes. Their latency is the time from the request to create a task until its worker sees
+	// it.
 	Probes                                     int
 	ProbeP50Milliseconds, ProbeP99Milliseconds float64
 	// Failures is the number of failed requests of workers and probes.

@@ -147,8 +147,8 @@ func (o *options) play(s *measure.TB) *result {
 	return r
 }
 
-// startReplicas starts the replicas, and a Service if there are several, and limits their CPU. It returns all servers, and
-// the arguments that the controller manager needs to reach them.
+// startReplicas starts the replicas, and a Service if there are several, and limits their CPU. It returns all servers,
+// and the arguments that the controller manager needs to reach them.
 func (o *options) startReplicas(s *measure.TB, e *kit.Env) (servers []*kit.Env, managerArgs []string) {
 	servers = []*kit.Env{e}
 	for range o.replicas - 1 {
