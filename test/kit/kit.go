@@ -20,12 +20,10 @@ limitations under the License.
 package kit
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -323,17 +321,11 @@ func (e *Env) Kubeconfig(t testing.TB, config *rest.Config, namespace string) st
 // stderr.
 func (e *Env) Kubectl(t testing.TB, kubeconfig, stdin string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
-	command := exec.CommandContext(t.Context(), filepath.Join(root(t), "bin", "host", "kubectl"), args...)
-	command.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "KUBECACHEDIR="+filepath.Join(e.dir, "kubectl-cache"))
-	command.Stdin = strings.NewReader(stdin)
-	var out, errOut bytes.Buffer
-	command.Stdout, command.Stderr = &out, &errOut
-	if err = command.Run(); err != nil {
-		err = fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, errOut.String())
-	}
-	return out.String(), errOut.String(), err
+	program := filepath.Join(root(t), "bin", "host", "kubectl")
+	return host.RunKubectl(t.Context(), program, kubeconfig, filepath.Join(e.dir, "kubectl-cache"), stdin, args...)
 }
 
+// root returns the directory of the repository.
 func root(t testing.TB) string {
 	t.Helper()
 	return Must(host.RepositoryRoot())(t)

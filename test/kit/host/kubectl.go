@@ -91,12 +91,18 @@ func (cp *ControlPlane) writeKubeconfig(name string, user *clientcmdapi.AuthInfo
 // Kubectl runs the real kubectl, with a discovery cache of this control plane, and returns its output. If it fails, err
 // contains stderr.
 func (cp *ControlPlane) Kubectl(ctx context.Context, kubeconfig string, args ...string) (stdout, stderr string, err error) {
+	return RunKubectl(ctx, cp.kubectl, kubeconfig, filepath.Join(cp.dir, "kubectl-cache"), "", args...)
+}
+
+// RunKubectl runs a kubectl with a kubeconfig, a directory for its discovery cache, and standard input. It returns the
+// output. If kubectl fails, err contains stderr.
+func RunKubectl(ctx context.Context, program, kubeconfig, cacheDir, stdin string, args ...string) (stdout, stderr string, err error) {
 	var out, errOut bytes.Buffer
-	cmd := exec.CommandContext(ctx, cp.kubectl, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "KUBECACHEDIR="+filepath.Join(cp.dir, "kubectl-cache"))
-	cmd.Stdout, cmd.Stderr = &out, &errOut
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "KUBECACHEDIR="+cacheDir)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errOut
 	if err := cmd.Run(); err != nil {
-		return out.String(), errOut.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errOut.String()))
+		return out.String(), errOut.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, errOut.String())
 	}
 	return out.String(), errOut.String(), nil
 }
