@@ -226,7 +226,12 @@ func (e *Env) BehindHost() bool { return !e.Standalone() && e.url != e.directURL
 // it.
 func (e *Env) Namespace(t testing.TB) string {
 	t.Helper()
-	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	name := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-' // "TestA/B_c#01" has characters that a namespace cannot have
+	}, strings.ToLower(t.Name()))
 	name = strings.Trim(name[max(0, len(name)-50):], "-") + "-" + strconv.FormatInt(int64(os.Getpid()), 36)
 	if e.Standalone() {
 		return name
