@@ -107,6 +107,7 @@ func kubectl(ctx context.Context, stdin string, args ...string) (string, error) 
 	return strings.TrimSuffix(string(out), "\n"), err
 }
 
+// check fails the test at once if err is not nil.
 func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -114,12 +115,13 @@ func check(t *testing.T, err error) {
 	}
 }
 
+// manifest returns an object of Leat in YAML.
 func manifest(kind, name, spec string) string {
 	return fmt.Sprintf("apiVersion: batch.leat.dev/v1alpha1\nkind: %s\nmetadata: {name: %s}\nspec: %s\n", kind, name, spec)
 }
 
 func TestOldKubectl(t *testing.T) {
-	says := func(want, stdin string, args ...string) {
+	expect := func(want, stdin string, args ...string) {
 		t.Helper()
 		out, err := kubectl(t.Context(), stdin, args...)
 		check(t, err)
@@ -128,19 +130,19 @@ func TestOldKubectl(t *testing.T) {
 		}
 	}
 	good := manifest("Task", "kubectl-good", "{command: [sleep, '1']}")
-	says("task.batch.leat.dev/kubectl-good created", good, "apply", "-f", "-")
-	says("task.batch.leat.dev/kubectl-good unchanged", good, "apply", "-f", "-")
-	says("task.batch.leat.dev/kubectl-bad created", manifest("Task", "kubectl-bad", "{command: ['false']}"), "create", "-f", "-")
-	says("task.batch.leat.dev/kubectl-good condition met", "", "wait", "tk/kubectl-good", "--for=condition=Complete", "--timeout=2m")
-	says("task.batch.leat.dev/kubectl-bad condition met", "", "wait", "tk/kubectl-bad", "--for=condition=Failed", "--timeout=2m")
-	says("Succeeded", "", "get", "tk", "kubectl-good", "-o", "jsonpath={.status.phase}")
-	says("task.batch.leat.dev/kubectl-good labeled", "", "label", "tk", "kubectl-good", "a=b")
-	says("task.batch.leat.dev/kubectl-good", "", "get", "tk", "-l", "a=b", "-o", "name")
-	says("task.batch.leat.dev/kubectl-good patched", "", "patch", "tk", "kubectl-good", "--type=merge", "-p", `{"spec": {"ttlSecondsAfterFinished": 3600}}`)
+	expect("task.batch.leat.dev/kubectl-good created", good, "apply", "-f", "-")
+	expect("task.batch.leat.dev/kubectl-good unchanged", good, "apply", "-f", "-")
+	expect("task.batch.leat.dev/kubectl-bad created", manifest("Task", "kubectl-bad", "{command: ['false']}"), "create", "-f", "-")
+	expect("task.batch.leat.dev/kubectl-good condition met", "", "wait", "tk/kubectl-good", "--for=condition=Complete", "--timeout=2m")
+	expect("task.batch.leat.dev/kubectl-bad condition met", "", "wait", "tk/kubectl-bad", "--for=condition=Failed", "--timeout=2m")
+	expect("Succeeded", "", "get", "tk", "kubectl-good", "-o", "jsonpath={.status.phase}")
+	expect("task.batch.leat.dev/kubectl-good labeled", "", "label", "tk", "kubectl-good", "a=b")
+	expect("task.batch.leat.dev/kubectl-good", "", "get", "tk", "-l", "a=b", "-o", "name")
+	expect("task.batch.leat.dev/kubectl-good patched", "", "patch", "tk", "kubectl-good", "--type=merge", "-p", `{"spec": {"ttlSecondsAfterFinished": 3600}}`)
 	out, err := kubectl(t.Context(), "", "explain", "tasks.spec.command")
 	check(t, err)
 	if !strings.Contains(out, "command is the program to run") {
-		t.Errorf("explain: %s", out)
+		t.Errorf("explain: got %s, want the description of command", out)
 	}
 
 	// An exported task that was bound can be created again, and runs again.
@@ -149,13 +151,13 @@ func TestOldKubectl(t *testing.T) {
 	out, err = kubectl(t.Context(), export, "replace", "--force", "-f", "-")
 	check(t, err)
 	if !strings.HasSuffix(out, "task.batch.leat.dev/kubectl-good replaced") {
-		t.Errorf("replaced by its export: %s", out)
+		t.Errorf("replace with an export: got %s, want the task to be replaced", out)
 	}
-	says("task.batch.leat.dev/kubectl-good condition met", "", "wait", "tk/kubectl-good", "--for=condition=Complete", "--timeout=2m")
+	expect("task.batch.leat.dev/kubectl-good condition met", "", "wait", "tk/kubectl-good", "--for=condition=Complete", "--timeout=2m")
 
 	set := manifest("TaskSet", "kubectl-set", "{completions: 3, parallelism: 2, template: {spec: {command: ['true']}}}")
-	says("taskset.batch.leat.dev/kubectl-set serverside-applied", set, "apply", "--server-side", "-f", "-")
-	says("taskset.batch.leat.dev/kubectl-set condition met", "", "wait", "tks/kubectl-set", "--for=condition=Complete", "--timeout=2m")
+	expect("taskset.batch.leat.dev/kubectl-set serverside-applied", set, "apply", "--server-side", "-f", "-")
+	expect("taskset.batch.leat.dev/kubectl-set condition met", "", "wait", "tks/kubectl-set", "--for=condition=Complete", "--timeout=2m")
 
 	// A watch shows the existing task, then its deletion.
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
@@ -172,16 +174,16 @@ func TestOldKubectl(t *testing.T) {
 			n, err := stdout.Read(buffer)
 			seen += string(buffer[:n])
 			if err != nil {
-				t.Fatalf("watched: %s: %v", seen, err)
+				t.Fatalf("got events %s and error %v, want %s", seen, err, word)
 			}
 		}
 	}
 	await("ADDED")
-	says(`task.batch.leat.dev "kubectl-good" deleted`+"\n"+`task.batch.leat.dev "kubectl-bad" deleted`, "", "delete", "tk", "kubectl-good", "kubectl-bad")
+	expect(`task.batch.leat.dev "kubectl-good" deleted`+"\n"+`task.batch.leat.dev "kubectl-bad" deleted`, "", "delete", "tk", "kubectl-good", "kubectl-bad")
 	await("DELETED")
 	cancel()
-	_ = watch.Wait() // it was killed
-	says(`taskset.batch.leat.dev "kubectl-set" deleted`, "", "delete", "tks", "kubectl-set")
+	_ = watch.Wait() // cancel killed it
+	expect(`taskset.batch.leat.dev "kubectl-set" deleted`, "", "delete", "tks", "kubectl-set")
 }
 
 // newClient returns a client of controller-runtime.
@@ -217,7 +219,7 @@ func TestKstatus(t *testing.T) {
 			return err == nil && got.Status == want, err
 		})
 		if err != nil {
-			t.Errorf("%s %s is not %s: %v: %+v", object.GetKind(), object.GetName(), want, err, got)
+			t.Errorf("%s %s: got %+v, error %v; want %s", object.GetKind(), object.GetName(), got, err, want)
 		}
 	}
 	command := func(command ...any) map[string]any { return map[string]any{"command": command} }
@@ -267,7 +269,7 @@ func TestFlux(t *testing.T) {
 	check(t, err)
 	for _, entry := range changes.Entries {
 		if entry.Action != ssa.CreatedAction {
-			t.Errorf("%s: %s, want created", entry.Subject, entry.Action)
+			t.Errorf("%s: got %s, want created", entry.Subject, entry.Action)
 		}
 	}
 	check(t, manager.Wait(good(), options))
@@ -275,13 +277,13 @@ func TestFlux(t *testing.T) {
 	task.SetGroupVersionKind(good()[1].GroupVersionKind())
 	check(t, c.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "flux-good"}, &task))
 	if phase, _, _ := unstructured.NestedString(task.Object, "status", "phase"); phase != "Succeeded" {
-		t.Errorf("the wait is over, and the task is %s", phase)
+		t.Errorf("after the wait: got phase %s, want Succeeded", phase)
 	}
 	changes, err = manager.ApplyAll(t.Context(), good(), ssa.DefaultApplyOptions())
 	check(t, err)
 	for _, entry := range changes.Entries {
 		if entry.Action != ssa.UnchangedAction {
-			t.Errorf("applied again: %s: %s, want unchanged", entry.Subject, entry.Action)
+			t.Errorf("applied again: %s: got %s, want unchanged", entry.Subject, entry.Action)
 		}
 	}
 
@@ -289,7 +291,7 @@ func TestFlux(t *testing.T) {
 	_, err = manager.ApplyAll(t.Context(), bad, ssa.DefaultApplyOptions())
 	check(t, err)
 	if err := manager.Wait(bad, options); err == nil || !strings.Contains(err.Error(), "Task/default/flux-bad status: 'Failed'") {
-		t.Errorf("wait for a task that fails: got %v, want that it has failed", err)
+		t.Errorf("wait for a task that fails: got %v, want an error with its status Failed", err)
 	}
 
 	all := append(good(), bad...)

@@ -30,8 +30,8 @@ import (
 	"github.com/leat-dev/leat/test/kit/await"
 )
 
-// Patience is how long Eventually waits. It is far longer than anything takes on an idle machine: a test fails because
-// something does not happen, not because a machine is slow.
+// Patience is how long Eventually waits. It is far longer than anything takes on an idle machine, so a test fails
+// because something does not happen, not because a machine is slow.
 const Patience = 3 * time.Minute
 
 // Check fails the test at once if err is not nil.
@@ -61,7 +61,7 @@ func Eventually(t testing.TB, what string, condition func(context.Context) error
 	}
 }
 
-// Gone returns nil if err says that an object does not exist.
+// Gone returns nil if err is a NotFound error. It returns an error if err is nil, since then the object still exists.
 func Gone(err error) error {
 	switch {
 	case apierrors.IsNotFound(err):

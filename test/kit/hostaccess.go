@@ -21,14 +21,15 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	rbacapply "k8s.io/client-go/applyconfigurations/rbac/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// HostConfig returns the configuration of the administrator of the host cluster, without a rate limit of its own. The
-// administrator is in system:masters, so no authorizer sees his requests: use it to prepare a test, not for what the test
-// is about.
+// HostConfig returns the configuration of the administrator of the host cluster, without a client-side rate limit. The
+// administrator is in system:masters, whose requests no authorizer sees: use it to prepare a test, not for what the
+// test is about.
 func (e *Env) HostConfig(t testing.TB) *rest.Config {
 	t.Helper()
 	config := Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
@@ -42,27 +43,34 @@ func (e *Env) HostClient(t testing.TB) *kubernetes.Clientset {
 	return Must(kubernetes.NewForConfig(e.HostConfig(t)))(t)
 }
 
-// Anonymous returns the configuration of a client without credentials, straight at the server. For another address use
+// Anonymous returns the configuration of a client without credentials at the server itself. For another address use
 // rest.AnonymousClientConfig.
 func (e *Env) Anonymous(t testing.TB) *rest.Config {
 	t.Helper()
-	return rest.AnonymousClientConfig(&rest.Config{Host: e.directURL, TLSClientConfig: rest.TLSClientConfig{CAData: e.directCA}, QPS: -1})
+	return &rest.Config{Host: e.directURL, TLSClientConfig: rest.TLSClientConfig{CAData: e.directCA}, QPS: -1}
 }
 
-// BindClusterRole creates a binding of a cluster role on the host, in one namespace, or in all if namespace is empty. It
-// does not wait until the authorizers have seen it.
+// BindClusterRole binds a cluster role on the host, in one namespace, or in all if namespace is empty. It replaces the
+// subjects of an existing binding. It does not wait until the authorizers have seen the binding.
 func (e *Env) BindClusterRole(t testing.TB, namespace, name, clusterRole string, subjects ...rbacv1.Subject) {
 	t.Helper()
-	rbac := e.HostClient(t).RbacV1()
-	meta := metav1.ObjectMeta{Name: name}
-	ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: clusterRole}
+	rbac, options := e.HostClient(t).RbacV1(), metav1.ApplyOptions{FieldManager: "leat-test", Force: true}
+	ref := rbacapply.RoleRef().WithAPIGroup(rbacv1.GroupName).WithKind("ClusterRole").WithName(clusterRole)
+	var all []*rbacapply.SubjectApplyConfiguration
+	for _, s := range subjects {
+		subject := rbacapply.Subject().WithAPIGroup(s.APIGroup).WithKind(s.Kind).WithName(s.Name)
+		if s.Namespace != "" {
+			subject.WithNamespace(s.Namespace)
+		}
+		all = append(all, subject)
+	}
 	var err error
 	if namespace == "" {
-		binding := &rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}
-		_, err = rbac.ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{})
+		binding := rbacapply.ClusterRoleBinding(name).WithRoleRef(ref).WithSubjects(all...)
+		_, err = rbac.ClusterRoleBindings().Apply(t.Context(), binding, options)
 	} else {
-		binding := &rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}
-		_, err = rbac.RoleBindings(namespace).Create(t.Context(), binding, metav1.CreateOptions{})
+		binding := rbacapply.RoleBinding(name, namespace).WithRoleRef(ref).WithSubjects(all...)
+		_, err = rbac.RoleBindings(namespace).Apply(t.Context(), binding, options)
 	}
 	Check(t, err)
 }

@@ -38,8 +38,8 @@ type Response struct {
 func (r Response) String() string { return fmt.Sprintf("%d %s", r.Code, r.Body) }
 
 // Do sends one HTTP/1.1 request with the credentials of config, on a connection of its own, and returns the response,
-// whatever its status. The headers are pairs of a name and a value. A body is sent as JSON. Do fails the test at once if
-// there is no response.
+// whatever its status. The headers are pairs of a name and a value. A body is sent as JSON. Do fails the test at once
+// if there is no response.
 func Do(t testing.TB, config *rest.Config, method, path, body string, headers ...string) Response {
 	t.Helper()
 	return Must(TryDo(t.Context(), config, method, path, body, headers...))(t)

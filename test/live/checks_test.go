@@ -41,57 +41,57 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// testPeople: who is admin of a namespace, by the cluster's own role, has our kinds there, and only there.
-func (c *installation) testPeople(t *testing.T) {
+// testUsers: a user with the cluster role admin in a namespace may use our kinds there, and only there.
+func (c *installation) testUsers(t *testing.T) {
 	namespace := "--namespace=" + c.namespace(t, "people")
-	kit.Eventually(t, "our roles are part of the cluster's", func(ctx context.Context) error {
-		_, err := c.kubectl(ctx, "--as="+person, "auth", "can-i", "create", "taskqueues."+group, namespace)
+	kit.Eventually(t, "the cluster role admin includes ours", func(ctx context.Context) error {
+		_, err := c.kubectl(ctx, "--as="+testUser, "auth", "can-i", "create", "taskqueues."+group, namespace)
 		return err
 	})
 	for verb, resource := range map[string]string{"delete": "tasksets." + group, "get": "tasks/log." + group, "update": "workers." + group} {
-		c.asPerson(t, "auth", "can-i", verb, resource, namespace)
+		c.runAsUser(t, "auth", "can-i", verb, resource, namespace)
 	}
 	for what, args := range map[string][]string{
 		"another namespace": {"create", "tasks." + group, "--namespace=default"},
 		"bind":              {"create", "tasks." + group, "--subresource=binding", namespace},
 	} {
-		if out, err := c.kubectl(t.Context(), append([]string{"--as=" + person, "auth", "can-i"}, args...)...); err == nil {
-			t.Errorf("%s: the person may: %s", what, out)
+		if out, err := c.kubectl(t.Context(), append([]string{"--as=" + testUser, "auth", "can-i"}, args...)...); err == nil {
+			t.Errorf("%s: got %q, want no", what, out)
 		}
 	}
-	if out := c.asPerson(t, "get", "tasks,tasksets,taskqueues,workers", namespace, "--output=name"); out != "" {
-		t.Errorf("an empty namespace holds %s", out)
+	if out := c.runAsUser(t, "get", "tasks,tasksets,taskqueues,workers", namespace, "--output=name"); out != "" {
+		t.Errorf("get in an empty namespace: got %s, want nothing", out)
 	}
-	out := c.asPerson(t, "api-resources", "--api-group="+group, "--output=name")
+	out := c.runAsUser(t, "api-resources", "--api-group="+group, "--output=name")
 	for _, want := range []string{"tasks", "tasksets", "taskqueues", "workers", "workerleases"} {
 		if !strings.Contains(out, want+"."+group+"\n") {
-			t.Errorf("api-resources does not tell of %s: %s", want, out)
+			t.Errorf("api-resources: got %s, want %s too", out, want)
 		}
 	}
-	c.asPerson(t, "create", "--filename="+c.root+"/artifacts/examples/taskset.yaml", namespace)
-	if out := c.asPerson(t, "get", "tasksets", namespace); !strings.Contains(out, "COMPLETIONS") || !strings.Contains(out, "squares") {
-		t.Errorf("get tasksets shows %s", out)
+	c.runAsUser(t, "create", "--filename="+c.root+"/artifacts/examples/taskset.yaml", namespace)
+	if out := c.runAsUser(t, "get", "tasksets", namespace); !strings.Contains(out, "COMPLETIONS") || !strings.Contains(out, "squares") {
+		t.Errorf("get tasksets: got %s, want the column COMPLETIONS and the set squares", out)
 	}
 }
 
-// testOpenAPI: the cluster describes our kinds as its own.
+// testOpenAPI: the OpenAPI documents of the cluster include our kinds.
 func (c *installation) testOpenAPI(t *testing.T) {
-	if out := c.asPerson(t, "explain", "tasksets.spec.completions"); !strings.Contains(out, "completions <integer>") {
-		t.Errorf("explain says %s", out)
+	if out := c.runAsUser(t, "explain", "tasksets.spec.completions"); !strings.Contains(out, "completions <integer>") {
+		t.Errorf("explain: got %s, want the type of completions", out)
 	}
 	if out := c.run(t, "get", "--raw=/openapi/v3"); !strings.Contains(out, `"apis/batch.leat.dev/v1alpha1"`) {
-		t.Error("OpenAPI v3 has no entry of our group")
+		t.Error("OpenAPI v3 does not include our group")
 	}
-	kit.Eventually(t, "OpenAPI v2 has our part", func(ctx context.Context) error {
+	kit.Eventually(t, "OpenAPI v2 includes our group", func(ctx context.Context) error {
 		out, err := c.kubectl(ctx, "get", "--raw=/openapi/v2")
 		if err == nil && !strings.Contains(out, "/apis/batch.leat.dev/v1alpha1/namespaces/{namespace}/tasksets") {
-			err = errors.New("it has none")
+			err = errors.New("it does not include the path of tasksets")
 		}
 		return err
 	})
 }
 
-// testMetrics: who has the role for it reads the metrics of our programs; nobody else does.
+// testMetrics: only service accounts with the role leat:metrics-reader may read the metrics of our programs.
 func (c *installation) testMetrics(t *testing.T) {
 	namespace := c.namespace(t, "metrics")
 	accounts := c.admin.CoreV1().ServiceAccounts(namespace)
@@ -108,7 +108,7 @@ func (c *installation) testMetrics(t *testing.T) {
 	t.Cleanup(func() {
 		kit.Check(t, c.admin.RbacV1().ClusterRoleBindings().Delete(context.WithoutCancel(t.Context()), binding.Name, metav1.DeleteOptions{}))
 	})
-	// Of the controller managers any may answer, and only the one that leads has more to tell than that it does.
+	// Any controller manager may respond. Only the leader has metrics other than those of leader election.
 	for target, metric := range map[string]string{
 		"service/leat-apiserver 443":           "apiserver_request_total",
 		"service/leat-controller-manager 8443": "leader_election_master_status",
@@ -121,31 +121,31 @@ func (c *installation) testMetrics(t *testing.T) {
 			}))(t)
 			data, err := client.Get().AbsPath("/metrics").DoRaw(ctx)
 			if err == nil && !strings.Contains(string(data), metric) {
-				err = fmt.Errorf("%s is not among its metrics", metric)
+				err = fmt.Errorf("the metrics do not include %s", metric)
 			}
 			return err
 		}
-		kit.Eventually(t, target+" tells its metrics", func(ctx context.Context) error { return scrape(ctx, reader) })
+		kit.Eventually(t, target+" serves its metrics", func(ctx context.Context) error { return scrape(ctx, reader) })
 		if err := scrape(t.Context(), stranger); !apierrors.IsForbidden(err) {
-			t.Errorf("%s answers one without the role %v, want it forbidden", target, err)
+			t.Errorf("%s without the role: got error %v, want Forbidden", target, err)
 		}
 	}
 }
 
-// forward gives an address of this machine that leads to a port of our namespace, until the test ends.
+// forward forwards a local port to a port in our namespace until the test ends, and returns its URL.
 func (c *installation) forward(t testing.TB, target ...string) string {
 	t.Helper()
 	command := c.command(t.Context(), "port-forward", "--namespace="+system, target[0], ":"+target[1])
 	stdout := kit.Must(command.StdoutPipe())(t)
 	kit.Check(t, command.Start())
-	t.Cleanup(func() { _ = command.Wait() }) // it has been killed
+	t.Cleanup(func() { _ = command.Wait() }) // the end of the context killed it
 	line := kit.Must(bufio.NewReader(stdout).ReadString('\n'))(t)
 	_, rest, _ := strings.Cut(line, "127.0.0.1:")
 	port, _, _ := strings.Cut(rest, " ")
 	return "https://127.0.0.1:" + port
 }
 
-// testQuota: the cluster's ResourceQuota counts our kinds.
+// testQuota: a ResourceQuota counts our kinds.
 func (c *installation) testQuota(t *testing.T) {
 	const limit = 3
 	namespace := c.namespace(t, "quota")
@@ -158,7 +158,8 @@ func (c *installation) testQuota(t *testing.T) {
 		}, metav1.CreateOptions{})
 		return err
 	}
-	// The quota controller learns of a new API within 30 s, but looks again at quotas that it could not count only after 5 minutes.
+	// The quota controller discovers a new API within 30 s, but recounts a quota that it could not count only after 5
+	// minutes. So create the quota again until it is counted.
 	var made time.Time
 	kit.Eventually(t, "the quota controller knows our kinds", func(ctx context.Context) error {
 		quota, err := quotas.Get(ctx, "quota", metav1.GetOptions{})
@@ -172,7 +173,7 @@ func (c *installation) testQuota(t *testing.T) {
 			made, err = time.Now(), create(ctx)
 		}
 		if err == nil {
-			err = errors.New("it has counted nothing")
+			err = errors.New("the quota has no status.used")
 		}
 		return err
 	})
@@ -184,7 +185,7 @@ func (c *installation) testQuota(t *testing.T) {
 				return err
 			}
 			if got, ok := quota.Status.Used[counted]; !ok || got.Value() != want {
-				return fmt.Errorf("it counts %v", quota.Status.Used)
+				return fmt.Errorf("got status.used %v", quota.Status.Used)
 			}
 			return nil
 		})
@@ -193,18 +194,19 @@ func (c *installation) testQuota(t *testing.T) {
 	kit.Eventually(t, "creates are refused past the limit", func(ctx context.Context) error {
 		_, err := tasks.Create(ctx, newTask(""), metav1.CreateOptions{})
 		if err == nil || !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "exceeded quota") {
-			return fmt.Errorf("the create answers %v", err)
+			return fmt.Errorf("got error %v, want Forbidden", err)
 		}
 		return nil
 	})
 	if list := kit.Must(tasks.List(t.Context(), metav1.ListOptions{}))(t); len(list.Items) != limit {
-		t.Errorf("there are %d tasks, want %d", len(list.Items), limit)
+		t.Errorf("got %d tasks, want %d", len(list.Items), limit)
 	}
 	kit.Check(t, tasks.DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
 	used(0)
 }
 
-// testGarbageCollection: the cluster's collector follows owners from its kinds to ours and back.
+// testGarbageCollection: the garbage collector of the cluster follows owner references from our kinds to its own, and
+// back.
 func (c *installation) testGarbageCollection(t *testing.T) {
 	namespace := c.namespace(t, "garbage")
 	maps, batch := c.admin.CoreV1().ConfigMaps(namespace), c.client(t).BatchV1alpha1()
@@ -221,17 +223,17 @@ func (c *installation) testGarbageCollection(t *testing.T) {
 
 	kit.Check(t, maps.Delete(t.Context(), "owner", metav1.DeleteOptions{}))
 	kit.Check(t, batch.TaskSets(namespace).Delete(t.Context(), "owner", metav1.DeleteOptions{}))
-	kit.Eventually(t, "the task goes with its ConfigMap", func(ctx context.Context) error {
+	kit.Eventually(t, "the task is deleted after its ConfigMap", func(ctx context.Context) error {
 		_, err := batch.Tasks(namespace).Get(ctx, "owned", metav1.GetOptions{})
 		return kit.Gone(err)
 	})
-	kit.Eventually(t, "the ConfigMap goes with its set", func(ctx context.Context) error {
+	kit.Eventually(t, "the ConfigMap is deleted after its set", func(ctx context.Context) error {
 		_, err := maps.Get(ctx, "owned", metav1.GetOptions{})
 		return kit.Gone(err)
 	})
 }
 
-// testNamespaceDeletion: our objects go with their namespace, and hold it no longer than that.
+// testNamespaceDeletion: our objects are deleted with their namespace, and do not block its deletion.
 func (c *installation) testNamespaceDeletion(t *testing.T) {
 	namespace := c.namespace(t, "gone")
 	batch := c.client(t).BatchV1alpha1()
@@ -247,7 +249,7 @@ func (c *installation) testNamespaceDeletion(t *testing.T) {
 	})
 }
 
-// newTask gives a task that a worker of any image can run; its name is the server's to choose if it is empty.
+// newTask returns a task whose command is in our image. If name is empty, the server generates one.
 func newTask(name string) *v1alpha1.Task {
 	task := &v1alpha1.Task{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.TaskSpec{Command: []string{"/opt/leat/leat-worker", "--version"}}}
 	if name == "" {
@@ -256,7 +258,7 @@ func newTask(name string) *v1alpha1.Task {
 	return task
 }
 
-// newSet gives a set of such tasks.
+// newSet returns a set of such tasks.
 func newSet(name string, completions int32) *v1alpha1.TaskSet {
 	return &v1alpha1.TaskSet{
 		ObjectMeta: metav1.ObjectMeta{Name: name},

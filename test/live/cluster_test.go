@@ -16,8 +16,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package cluster tests a whole installation on the cluster that KUBECONFIG names, which the tests change: run them by "make
-// e2e-cluster". The administrator of that kubeconfig installs Leat; whoever uses it then is another, by impersonation.
+// Package live tests an installation of Leat on a real cluster, from its first day to its last. Run it with "make
+// e2e-cluster": KUBECONFIG names the cluster, and the tests change it. The administrator of the kubeconfig installs
+// Leat. Another user, by impersonation, uses it.
 package live
 
 import (
@@ -52,24 +53,24 @@ const (
 	system     = "leat-system"
 	group      = "batch.leat.dev"
 	apiService = "v1alpha1.batch.leat.dev"
-	// person has the cluster's own role admin in the namespaces of the tests, and nothing else.
-	person = "leat-e2e-alice"
-	// patience is for what takes seconds on a quiet machine, and much longer on one that does all else, too.
+	// testUser has the cluster role admin in the namespaces of the tests, and no other role.
+	testUser = "leat-e2e-alice"
+	// patience is the timeout for what takes seconds on an idle machine and much longer on a busy one.
 	patience = 10 * time.Minute
 )
 
-// installation is what the tests know of the cluster.
+// installation is Leat on the cluster of KUBECONFIG.
 type installation struct {
 	admin  kubernetes.Interface
 	config *rest.Config
 	root   string
-	// image holds our programs, etcdImage etcd; what config/default names if empty.
+	// image has our programs, etcdImage has etcd. An empty etcdImage means that of config/default.
 	image, etcdImage string
-	// volumes is a directory of the only node, for volumes in a cluster that makes none itself.
+	// volumes is a directory on the only node, for a cluster without a provisioner of volumes.
 	volumes string
 }
 
-// TestCluster goes the way of an installation from its first to its last day.
+// TestCluster installs Leat, uses, restarts, upgrades and restores it, and uninstalls it.
 func TestCluster(t *testing.T) {
 	c := &installation{
 		root:  kit.Must(host.RepositoryRoot())(t),
@@ -77,13 +78,13 @@ func TestCluster(t *testing.T) {
 	}
 	file := os.Getenv("KUBECONFIG")
 	if file == "" || c.image == "" {
-		t.Fatal("KUBECONFIG must name a cluster that Leat can be installed in and removed from, and LEAT_IMAGE an image that its nodes can get")
+		t.Fatal("set KUBECONFIG to a cluster without Leat, and LEAT_IMAGE to an image that its nodes can pull")
 	}
 	c.config = kit.Must(clientcmd.BuildConfigFromFlags("", file))(t)
 	c.config.QPS = -1
 	c.admin = kit.Must(kubernetes.NewForConfig(c.config))(t)
 	if _, err := c.admin.CoreV1().Namespaces().Get(t.Context(), system, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		t.Fatalf("namespace %s: %v; want none: these tests install Leat, and delete it with all its objects", system, err)
+		t.Fatalf("namespace %s: got error %v, want NotFound: this test installs Leat, and deletes it with all its objects", system, err)
 	}
 	if c.volumes != "" {
 		c.makeVolumes(t, "etcd", "backup")
@@ -94,7 +95,7 @@ func TestCluster(t *testing.T) {
 		c.report(t)
 		return
 	}
-	t.Run("People", func(t *testing.T) { c.testPeople(t) })
+	t.Run("Users", func(t *testing.T) { c.testUsers(t) })
 	t.Run("OpenAPI", func(t *testing.T) { c.testOpenAPI(t) })
 	t.Run("Metrics", func(t *testing.T) { c.testMetrics(t) })
 	t.Run("Quota", func(t *testing.T) { c.testQuota(t) })
@@ -113,7 +114,7 @@ func TestCluster(t *testing.T) {
 	t.Run("Uninstall", func(t *testing.T) { c.testUninstall(t, manifests) })
 }
 
-// command is kubectl, as the administrator.
+// command returns a command that runs kubectl as the administrator.
 func (c *installation) command(ctx context.Context, args ...string) *exec.Cmd {
 	program, err := exec.LookPath("kubectl")
 	if err != nil {
@@ -122,7 +123,7 @@ func (c *installation) command(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, program, args...)
 }
 
-// kubectl runs kubectl, and gives what it printed.
+// kubectl runs kubectl as the administrator and returns its output.
 func (c *installation) kubectl(ctx context.Context, args ...string) (string, error) {
 	command := c.command(ctx, args...)
 	var stdout, stderr bytes.Buffer
@@ -133,26 +134,27 @@ func (c *installation) kubectl(ctx context.Context, args ...string) (string, err
 	return stdout.String(), nil
 }
 
+// run is kubectl for a command that must succeed.
 func (c *installation) run(t testing.TB, args ...string) string {
 	t.Helper()
 	return kit.Must(c.kubectl(t.Context(), args...))(t)
 }
 
-// asPerson runs kubectl as the person.
-func (c *installation) asPerson(t testing.TB, args ...string) string {
+// runAsUser runs kubectl as testUser.
+func (c *installation) runAsUser(t testing.TB, args ...string) string {
 	t.Helper()
-	return c.run(t, append([]string{"--as=" + person}, args...)...)
+	return c.run(t, append([]string{"--as=" + testUser}, args...)...)
 }
 
-// client is our API by way of the cluster's API server, as the person.
+// client returns a client of our API for testUser. Its requests go through the API server of the cluster.
 func (c *installation) client(t testing.TB) versioned.Interface {
 	t.Helper()
 	config := rest.CopyConfig(c.config)
-	config.Impersonate = rest.ImpersonationConfig{UserName: person}
+	config.Impersonate = rest.ImpersonationConfig{UserName: testUser}
 	return kit.Must(versioned.NewForConfig(config))(t)
 }
 
-// namespace makes a namespace, with the person as its admin, until the tests end.
+// namespace creates a namespace with testUser as its admin, until the test ends.
 func (c *installation) namespace(t testing.TB, purpose string) string {
 	t.Helper()
 	name := "leat-e2e-" + purpose + "-" + strconv.FormatInt(time.Now().UnixMilli(), 36)
@@ -164,13 +166,13 @@ func (c *installation) namespace(t testing.TB, purpose string) string {
 		}
 	})
 	kit.Must(c.admin.RbacV1().RoleBindings(name).Create(t.Context(), &rbacv1.RoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: person},
+		ObjectMeta: metav1.ObjectMeta{Name: testUser},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "admin"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: person}},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: testUser}},
 	}, metav1.CreateOptions{}))(t)
-	kit.Eventually(t, "the cluster's API server has heard of the binding", func(ctx context.Context) error {
+	kit.Eventually(t, "the authorizer of the cluster sees the binding", func(ctx context.Context) error {
 		review, err := c.admin.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
-			Spec: authorizationv1.SubjectAccessReviewSpec{User: person, ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Spec: authorizationv1.SubjectAccessReviewSpec{User: testUser, ResourceAttributes: &authorizationv1.ResourceAttributes{
 				Namespace: name, Verb: "create", Resource: "pods",
 			}},
 		}, metav1.CreateOptions{})
@@ -182,7 +184,8 @@ func (c *installation) namespace(t testing.TB, purpose string) string {
 	return name
 }
 
-// report writes what the cluster says of an installation that failed into a file: there it does not hide what failed.
+// report writes the state and the logs of a failed installation to a file. In the output of the test they would hide
+// the failure.
 func (c *installation) report(t testing.TB) {
 	file := kit.Must(os.CreateTemp("", "leat-e2e-cluster-*.txt"))(t)
 	for _, args := range [][]string{
@@ -196,5 +199,5 @@ func (c *installation) report(t testing.TB) {
 		fmt.Fprintf(file, "kubectl %s: %v\n%s\n", strings.Join(args, " "), err, out)
 	}
 	kit.Check(t, file.Close())
-	t.Logf("what the cluster says of it: %s", file.Name())
+	t.Logf("the state of the cluster and the logs are in %s", file.Name())
 }

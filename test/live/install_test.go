@@ -36,8 +36,8 @@ import (
 
 const deployments = "deployment/leat-apiserver deployment/leat-controller-manager statefulset/leat-etcd"
 
-// manifests writes a kustomization of what the repository ships for this cluster, with a mark on the pods that they are restarted for
-// when it changes, and gives its directory.
+// manifests writes a kustomization of config/ for this cluster and returns its directory. A change of mark, an
+// annotation of the pods, restarts them.
 func (c *installation) manifests(t testing.TB, mark string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -46,7 +46,7 @@ func (c *installation) manifests(t testing.TB, mark string) string {
 	fmt.Fprintf(&k, "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [%s/default]\ncomponents:\n", config)
 	fmt.Fprintf(&k, "- %s/components/%s\n", config, c.metricsComponent(t))
 	if !c.hasStorage(t) {
-		t.Log("no default StorageClass, and no LEAT_VOLUMES: etcd keeps its data in its pod, and there are no backups")
+		t.Log("no default StorageClass and no LEAT_VOLUMES: etcd keeps its data in its pod, and the backup is not tested")
 		fmt.Fprintf(&k, "- %s/components/etcd-ephemeral\n", config)
 	}
 	fmt.Fprintf(&k, "images:\n%s", image("leat", c.image))
@@ -65,7 +65,7 @@ func (c *installation) manifests(t testing.TB, mark string) string {
 	return dir
 }
 
-// image is an entry of images in a kustomization.
+// image returns an entry of the list images in a kustomization.
 func image(name, by string) string {
 	at := strings.LastIndex(by, ":")
 	if at < strings.LastIndex(by, "/") {
@@ -77,7 +77,7 @@ func image(name, by string) string {
 	return fmt.Sprintf("- {name: %s, newName: %s, newTag: %q}\n", name, by[:at], by[at+1:])
 }
 
-// hasStorage tells whether claims for volumes are met.
+// hasStorage reports whether the cluster can bind claims for volumes.
 func (c *installation) hasStorage(t testing.TB) bool {
 	t.Helper()
 	if c.volumes != "" {
@@ -91,7 +91,7 @@ func (c *installation) hasStorage(t testing.TB) bool {
 	return false
 }
 
-// metricsComponent is the one for Prometheus' operator where that is.
+// metricsComponent returns the component for the Prometheus operator, if the cluster has it, or the one without.
 func (c *installation) metricsComponent(t testing.TB) string {
 	t.Helper()
 	if _, err := c.admin.Discovery().ServerResourcesForGroupVersion("monitoring.coreos.com/v1"); err != nil {
@@ -100,23 +100,23 @@ func (c *installation) metricsComponent(t testing.TB) string {
 	return "monitoring"
 }
 
-// testInstall: one command, and everything is there.
+// testInstall: one command installs Leat.
 func (c *installation) testInstall(t *testing.T, manifests string) {
 	c.run(t, "apply", "--kustomize="+manifests)
 	c.ready(t)
 }
 
-// ready waits until the API is served and all pods are the new ones.
+// ready waits until the API is served and all rollouts are complete.
 func (c *installation) ready(t testing.TB) {
 	t.Helper()
 	for _, name := range strings.Fields(deployments) {
 		c.run(t, "rollout", "status", name, "--namespace="+system, "--timeout="+patience.String())
 	}
-	// The controller managers are ready when the API is registered.
+	// A controller manager is ready before it has registered the API.
 	c.run(t, "wait", "apiservice/"+apiService, "--for=condition=Available", "--timeout="+patience.String())
 }
 
-// testUpgrade: what is applied again restarts what has changed, and every object stays; so does a set on its way.
+// testUpgrade: changed manifests restart the pods. All objects stay, and a running set completes.
 func (c *installation) testUpgrade(t *testing.T, pool string) {
 	sets, tasks := c.client(t).BatchV1alpha1().TaskSets(pool), c.client(t).BatchV1alpha1().Tasks(pool)
 	kit.Must(sets.Create(t.Context(), newSet("over-the-upgrade", 200), metav1.CreateOptions{}))(t)
@@ -127,27 +127,27 @@ func (c *installation) testUpgrade(t *testing.T, pool string) {
 	c.run(t, "apply", "--kustomize="+c.manifests(t, "second"))
 	c.ready(t)
 	if now := kit.Must(tasks.Get(t.Context(), "kept", metav1.GetOptions{}))(t); now.UID != kept.UID {
-		t.Errorf("the task is another than before the upgrade: %s, before %s", now.UID, kept.UID)
+		t.Errorf("after the upgrade: got UID %s of the task, want %s", now.UID, kept.UID)
 	}
 	c.complete(t, pool, "over-the-upgrade", 200)
 }
 
-// testUninstall: one command, and nothing is left or stuck, though there are objects of ours and workers in a namespace.
+// testUninstall: one command uninstalls Leat, even though namespaces contain our objects and workers. Nothing remains.
 func (c *installation) testUninstall(t *testing.T, manifests string) {
 	c.run(t, "delete", "--kustomize="+manifests, "--timeout="+patience.String())
 	left := c.run(t, "get", "namespaces", "--output=jsonpath={range .items[?(@.status.phase=='Terminating')]}{.metadata.name} {end}")
 	if strings.Contains(left, system) {
-		t.Errorf("namespaces that are stuck: %s", left)
+		t.Errorf("got namespaces %sin phase Terminating, want none of Leat", left)
 	}
 	for _, kind := range []string{"apiservice", "clusterrole", "clusterrolebinding", "flowschema"} {
 		if left := c.run(t, "get", kind, "--selector=app.kubernetes.io/part-of=leat", "--output=name"); left != "" {
-			t.Errorf("left behind: %s", left)
+			t.Errorf("after the uninstallation: got %s, want nothing", left)
 		}
 	}
 	if left := c.run(t, "get", "rolebindings", "--namespace=kube-system", "--selector=app.kubernetes.io/part-of=leat", "--output=name"); left != "" {
-		t.Errorf("left behind: %s", left)
+		t.Errorf("after the uninstallation: got %s, want nothing", left)
 	}
-	// Namespaces go as ever.
+	// The deletion of namespaces works as before.
 	name := c.namespace(t, "after")
 	kit.Check(t, c.admin.CoreV1().Namespaces().Delete(t.Context(), name, metav1.DeleteOptions{}))
 	kit.Eventually(t, "a namespace is deleted without Leat", func(ctx context.Context) error {
@@ -156,7 +156,7 @@ func (c *installation) testUninstall(t *testing.T, manifests string) {
 	})
 }
 
-// uninstall removes what a failed test has left.
+// uninstall deletes what a failed test leaves.
 func (c *installation) uninstall(t testing.TB, manifests string) {
 	if _, err := c.kubectl(context.WithoutCancel(t.Context()), "delete", "--kustomize="+manifests, "--ignore-not-found", "--timeout="+patience.String()); err != nil {
 		t.Error(err)

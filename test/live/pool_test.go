@@ -44,8 +44,8 @@ import (
 	"github.com/leat-dev/leat/pkg/controller/certificates"
 )
 
-// testWorkerPool: three pods of the example become workers by their tokens, and run a set to its end. Their image is ours, which has
-// nothing but our programs: what the example brings in is all that they need.
+// testWorkerPool: three pods of the example become workers with their tokens, and run a set. Their image has only our
+// programs, so the example mounts everything that they need.
 func (c *installation) testWorkerPool(t *testing.T, namespace string) {
 	dir := t.TempDir()
 	leat := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), "kubeconfig", "--namespace="+namespace, "--token-file=/etc/leat/token")
@@ -65,7 +65,7 @@ configMapGenerator:
   files: [kubeconfig, client-ca.crt]
 images:
 %s%spatches:
-# What the example asks for is more than a small node has beside Leat itself.
+# The requests of the example are too large for a small node that also runs Leat.
 - target: {kind: Deployment}
   patch: |
     - {op: replace, path: /spec/template/spec/containers/0/resources/requests, value: {cpu: 50m, memory: 64Mi}}
@@ -73,10 +73,10 @@ images:
 `, namespace, example, image("leat", c.image), image("debian", c.image))), 0o600))
 	c.run(t, "apply", "--kustomize="+dir)
 	c.run(t, "rollout", "status", "deployment/worker-pool", "--namespace="+namespace, "--timeout="+patience.String())
-	c.asPerson(t, "wait", "workers", "--all", "--for=condition=Ready", "--namespace="+namespace, "--timeout="+patience.String())
+	c.runAsUser(t, "wait", "workers", "--all", "--for=condition=Ready", "--namespace="+namespace, "--timeout="+patience.String())
 
 	batch := c.client(t).BatchV1alpha1()
-	// A set deletes tasks that it has counted: who ran them is seen only meanwhile.
+	// A set deletes the tasks that it has counted, so only a watch sees their workers.
 	events := kit.Must(batch.Tasks(namespace).Watch(t.Context(), metav1.ListOptions{}))(t)
 	ran := map[string]int{}
 	var watching sync.WaitGroup
@@ -93,18 +93,19 @@ images:
 	watching.Wait()
 	t.Logf("tasks by worker: %v", ran)
 	if len(ran) != 3 {
-		t.Errorf("the tasks ran on %d workers, want 3", len(ran))
+		t.Errorf("got tasks on %d workers, want 3", len(ran))
 	}
 
 	kit.Must(batch.Tasks(namespace).Create(t.Context(), newTask("alone"), metav1.CreateOptions{}))(t)
-	c.asPerson(t, "wait", "task/alone", "--for=jsonpath={.status.phase}=Succeeded", "--namespace="+namespace, "--timeout="+patience.String())
+	c.runAsUser(t, "wait", "task/alone", "--for=jsonpath={.status.phase}=Succeeded", "--namespace="+namespace, "--timeout="+patience.String())
 	path := "/apis/batch.leat.dev/v1alpha1/namespaces/" + namespace + "/tasks/alone/log"
-	if out := c.asPerson(t, "get", "--raw="+path); !strings.Contains(out, "leat-worker") {
-		t.Errorf("the log of a task is %q", out)
+	if out := c.runAsUser(t, "get", "--raw="+path); !strings.Contains(out, "leat-worker") {
+		t.Errorf("log of a task: got %q, want the version of leat-worker", out)
 	}
 }
 
-// testOutsideWorker: a process that is not in the cluster becomes a worker as docs/how-to/run-workers.md describes, and runs a task.
+// testOutsideWorker: a process outside of the cluster becomes a worker, as docs/how-to/run-workers.md describes, and
+// runs a task.
 func (c *installation) testOutsideWorker(t *testing.T) {
 	namespace := c.namespace(t, "outside")
 	dir := t.TempDir()
@@ -127,7 +128,7 @@ func (c *installation) testOutsideWorker(t *testing.T) {
 	kit.Eventually(t, "the certificate is signed", func(ctx context.Context) error {
 		signed, err := requests.Get(ctx, csr.Name, metav1.GetOptions{})
 		if err == nil && len(signed.Status.Certificate) == 0 {
-			err = fmt.Errorf("it is not: %+v", signed.Status.Conditions)
+			err = fmt.Errorf("got conditions %+v and no certificate", signed.Status.Conditions)
 		}
 		if err == nil {
 			err = os.WriteFile(filepath.Join(dir, "worker.crt"), signed.Status.Certificate, 0o600)
@@ -145,30 +146,30 @@ func (c *installation) testOutsideWorker(t *testing.T) {
 	program.Stdout, program.Stderr = &output, &output
 	program.Cancel = func() error { return program.Process.Signal(syscall.SIGTERM) }
 	kit.Check(t, program.Start())
-	t.Cleanup(func() { // it has been told to go
+	t.Cleanup(func() { // the end of the context sent SIGTERM
 		if err := program.Wait(); t.Failed() {
 			t.Logf("leat-worker: %v\n%s", err, output.String())
 		}
 	})
 
 	workers, tasks := c.client(t).BatchV1alpha1().Workers(namespace), c.client(t).BatchV1alpha1().Tasks(namespace)
-	kit.Eventually(t, "it is a worker", func(ctx context.Context) error {
+	kit.Eventually(t, "the process has registered as a worker", func(ctx context.Context) error {
 		_, err := workers.Get(ctx, "desk", metav1.GetOptions{})
 		return err
 	})
 	task := newTask("far")
 	task.Spec.Command = []string{"true"}
 	kit.Must(tasks.Create(t.Context(), task, metav1.CreateOptions{}))(t)
-	c.asPerson(t, "wait", "task/far", "--for=jsonpath={.status.phase}=Succeeded", "--namespace="+namespace, "--timeout="+patience.String())
+	c.runAsUser(t, "wait", "task/far", "--for=jsonpath={.status.phase}=Succeeded", "--namespace="+namespace, "--timeout="+patience.String())
 }
 
-// complete waits for the end of a set, and checks that every index has been done.
+// complete waits until a set is complete, and checks that every index has succeeded.
 func (c *installation) complete(t testing.TB, namespace, name string, completions int32) {
 	t.Helper()
-	c.asPerson(t, "wait", "taskset/"+name, "--for=condition=Complete", "--namespace="+namespace, "--timeout="+patience.String())
+	c.runAsUser(t, "wait", "taskset/"+name, "--for=condition=Complete", "--namespace="+namespace, "--timeout="+patience.String())
 	status := kit.Must(c.client(t).BatchV1alpha1().TaskSets(namespace).Get(context.WithoutCancel(t.Context()), name, metav1.GetOptions{}))(t).Status
 	if want := fmt.Sprintf("0-%d", completions-1); status.Succeeded != completions || status.Failed != 0 || status.CompletedIndexes != want {
-		t.Errorf("of set %s %d have succeeded, %d failed, and indexes %q are done; want %d, 0 and %q",
+		t.Errorf("set %s: got %d succeeded, %d failed and completed indexes %q; want %d, 0 and %q",
 			name, status.Succeeded, status.Failed, status.CompletedIndexes, completions, want)
 	}
 	t.Logf("set %s of %d took %s", name, completions, status.CompletionTime.Sub(status.StartTime.Time))

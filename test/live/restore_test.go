@@ -43,11 +43,11 @@ import (
 	"github.com/leat-dev/leat/test/docs"
 )
 
-// testRestore: the commands of docs/how-to/backup.md take a backup while people and workers work, and go back to it. Nothing that was
-// acknowledged before it is lost, nobody but etcd is restarted, and workers go on.
+// testRestore: the commands of docs/how-to/backup.md create and restore a backup under load. No write that was
+// acknowledged before the backup is lost, only etcd restarts, and workers continue.
 func (c *installation) testRestore(t *testing.T, pool string) {
 	if !c.hasStorage(t) {
-		t.Log("there are no backups where etcd keeps its data in its pod")
+		t.Log("not tested: etcd keeps its data in its pod, so there are no backups")
 		return
 	}
 	sets, tasks := c.client(t).BatchV1alpha1().TaskSets(pool), c.client(t).BatchV1alpha1().Tasks(pool)
@@ -66,7 +66,7 @@ func (c *installation) testRestore(t *testing.T, pool string) {
 	kit.Must(tasks.Create(t.Context(), heldTask("lost"), metav1.CreateOptions{}))(t)
 	writes.more(t, 50)
 
-	// The kustomization that Leat is installed by is that of a directory as people have it.
+	// The commands of the page expect the kustomization in a directory leat.
 	installed := c.manifests(t, "second")
 	dir := t.TempDir()
 	kit.Check(t, os.Mkdir(filepath.Join(dir, "leat"), 0o700))
@@ -75,13 +75,13 @@ func (c *installation) testRestore(t *testing.T, pool string) {
 	running, start := c.containers(t, pool), time.Now()
 	c.documented(t, dir, "SNAPSHOT=backup-before", "cat >>kustomization.yaml")
 	c.run(t, "rollout", "status", "statefulset/leat-etcd", "--namespace="+system, "--timeout="+patience.String())
-	kit.Eventually(t, "the API answers", func(ctx context.Context) error {
+	kit.Eventually(t, "the API serves the restored data", func(ctx context.Context) error {
 		list, err := tasks.List(ctx, metav1.ListOptions{Limit: 1})
 		if err != nil {
 			return err
 		}
 		if version := kit.Must(strconv.ParseInt(list.ResourceVersion, 10, 64))(t); version < 1_000_000_000 {
-			return fmt.Errorf("its resourceVersion is %d", version)
+			return fmt.Errorf("got resourceVersion %d, want at least 1,000,000,000", version)
 		}
 		return nil
 	})
@@ -96,26 +96,27 @@ func (c *installation) testRestore(t *testing.T, pool string) {
 		present[task.Name] = true
 	}
 	after := writes.all()[since:]
-	t.Logf("etcd was replaced in %s; %d creates were acknowledged before the backup, %d until etcd was stopped, %d when it was back",
+	t.Logf("restored etcd in %s; acknowledged creates: %d before the backup, %d from then until etcd stopped, %d after the restore",
 		restored.Round(time.Second), len(before), since-len(before), len(after))
 	for _, name := range slices.Concat(before, after) {
 		if !present[name] {
-			t.Errorf("task %s, whose creation was acknowledged, is lost", name)
+			t.Errorf("task %s is lost, but its creation was acknowledged", name)
 		}
 	}
 	if present["lost"] {
-		t.Error("a task that was created after the backup is there: it was not restored")
+		t.Error("a task that was created after the backup exists: the backup was not restored")
 	}
 	c.complete(t, pool, "over-the-restore", 600)
 	if now := c.containers(t, pool); !slices.Equal(running, now) {
-		t.Errorf("containers that run are %v, and were %v", now, running)
+		t.Errorf("got running containers %v, want %v", now, running)
 	}
-	if told := c.documented(t, dir, "kubectl exec leat-etcd-0 --namespace=leat-system -- etcdctl endpoint status"); !regexp.MustCompile(`"Revision" : 1\d{9}\n`).MatchString(told) {
-		t.Errorf("the revision is not above 1,000,000,000: %s", told)
+	if status := c.documented(t, dir, "kubectl exec leat-etcd-0 --namespace=leat-system -- etcdctl endpoint status"); !regexp.MustCompile(`"Revision" : 1\d{9}\n`).MatchString(status) {
+		t.Errorf("got endpoint status %s, want a revision above 1,000,000,000", status)
 	}
 }
 
-// documented runs the commands of the blocks of docs/how-to/backup.md that hold these texts, one after the other, in one shell, and gives what they print.
+// documented runs the code blocks of docs/how-to/backup.md that contain the texts, in their order and in one shell, and
+// returns the output.
 func (c *installation) documented(t testing.TB, dir string, texts ...string) string {
 	t.Helper()
 	blocks := docs.Blocks(string(kit.Must(os.ReadFile(filepath.Join(c.root, "docs", "how-to", "backup.md")))(t)), "sh")
@@ -123,7 +124,7 @@ func (c *installation) documented(t testing.TB, dir string, texts ...string) str
 	for _, text := range texts {
 		at := slices.IndexFunc(blocks, func(block string) bool { return strings.Contains(block, text) })
 		if at < 0 {
-			t.Fatalf("docs/how-to/backup.md has no commands with %q", text)
+			t.Fatalf("docs/how-to/backup.md has no code block with %q", text)
 		}
 		script += blocks[at]
 	}
@@ -141,7 +142,7 @@ func (c *installation) documented(t testing.TB, dir string, texts ...string) str
 	return string(out)
 }
 
-// containers tells of all pods that a restore is to leave alone, and how many times their containers were restarted.
+// containers returns the containers that a restore must not restart, with their restart counts.
 func (c *installation) containers(t testing.TB, pool string) []string {
 	t.Helper()
 	var all []string
@@ -149,7 +150,7 @@ func (c *installation) containers(t testing.TB, pool string) []string {
 		for _, pod := range kit.Must(c.admin.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{}))(t).Items {
 			component := pod.Labels["app.kubernetes.io/component"]
 			if pod.Status.Phase != corev1.PodRunning || pod.DeletionTimestamp != nil || component == "etcd" || component == "etcd-maintenance" {
-				continue // those that are being deleted were replaced before
+				continue // a pod that is being deleted was replaced before
 			}
 			for _, status := range pod.Status.ContainerStatuses {
 				all = append(all, fmt.Sprintf("%s/%s restarted %d times", pod.Name, status.Name, status.RestartCount))
@@ -160,13 +161,13 @@ func (c *installation) containers(t testing.TB, pool string) []string {
 	return all
 }
 
-// acknowledged are tasks of whose creation somebody was told.
+// acknowledged has the names of tasks whose creation the server has acknowledged.
 type acknowledged struct {
 	mu    sync.Mutex
 	names []string
 }
 
-// create creates one task after the other until the context ends. While etcd is away that fails.
+// create creates tasks sequentially until the context ends. It ignores errors, because etcd is away for a while.
 func (a *acknowledged) create(ctx context.Context, tasks client.TaskInterface, prefix string) {
 	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
@@ -190,31 +191,31 @@ func (a *acknowledged) all() []string {
 	return slices.Clone(a.names)
 }
 
-// more waits until so many more have been acknowledged.
+// more waits until n more creates are acknowledged.
 func (a *acknowledged) more(t testing.TB, n int) {
 	t.Helper()
 	before := len(a.all())
 	kit.Eventually(t, "creates are acknowledged", func(context.Context) error {
 		if got := len(a.all()) - before; got < n {
-			return fmt.Errorf("%d of %d have been", got, n)
+			return fmt.Errorf("got %d, want %d", got, n)
 		}
 		return nil
 	})
 }
 
-// heldTask gives a task that no scheduler looks at.
+// heldTask returns a task with a scheduling gate.
 func heldTask(name string) *v1alpha1.Task {
 	task := newTask(name)
 	task.Spec.SchedulingGates = []v1alpha1.TaskSchedulingGate{{Name: "example.com/held"}}
 	return task
 }
 
-// makeVolumes makes volumes that any claim without a class may have, each in a directory of the only node, until the tests end.
+// makeVolumes creates volumes for claims without a class, each in a directory of the only node, until the test ends.
 func (c *installation) makeVolumes(t testing.TB, names ...string) {
 	t.Helper()
 	nodes := kit.Must(c.admin.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{}))(t).Items
 	if len(nodes) != 1 {
-		t.Fatalf("the cluster has %d nodes; LEAT_VOLUMES is for those that have one", len(nodes))
+		t.Fatalf("got %d nodes, want 1 with LEAT_VOLUMES", len(nodes))
 	}
 	volumes := c.admin.CoreV1().PersistentVolumes()
 	for _, name := range names {

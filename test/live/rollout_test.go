@@ -43,17 +43,17 @@ import (
 )
 
 const (
-	// users send a request each every 100 ms, if the one before has been answered: 100 a second together.
+	// Each user sends a request every 100 ms, after the response to the previous one: 100 a second together.
 	users, perSecond = 10, 100
 	pause            = users * time.Second / perSecond
-	// calm is how many requests are answered before and after: enough for 0.1 % of the writes to be some.
+	// calm is the number of requests before and after the rollout, so that 0.1 % of the writes are more than one.
 	calm = 2500
-	// work is how many tasks a set has, one after the other: all the time, and without taking the processors from all else.
+	// work is the number of sequential tasks in the set: enough for the whole rollout, with little CPU time at once.
 	work = 1000
 )
 
-// testRollout: people who create, read, change and delete through the cluster's API server, and watch, do not notice that all our pods
-// are replaced; and a set goes on.
+// testRollout: users who create, read, change, delete and watch through the API server of the cluster do not notice
+// that all our pods are replaced. A running set completes.
 func (c *installation) testRollout(t *testing.T, pool string) {
 	namespace := c.namespace(t, "rollout")
 	tasks := c.client(t).BatchV1alpha1().Tasks(namespace)
@@ -78,7 +78,7 @@ func (c *installation) testRollout(t *testing.T, pool string) {
 	traffic, start := &traffic{}, time.Now()
 	for i := range users {
 		working.Go(func() {
-			// One after the other, as people who do not know of each other.
+			// Spread the first requests over the interval.
 			select {
 			case <-time.After(time.Duration(i) * pause / users):
 				traffic.user(load, tasks, fmt.Sprintf("user-%d", i))
@@ -86,20 +86,20 @@ func (c *installation) testRollout(t *testing.T, pool string) {
 			}
 		})
 	}
-	traffic.goesOn(t)
+	traffic.more(t)
 	for _, name := range []string{"deployment/leat-apiserver", "deployment/leat-controller-manager"} {
 		c.run(t, "rollout", "restart", name, "--namespace="+system)
 	}
 	c.ready(t)
 	c.run(t, append([]string{"wait", "--for=delete", "--namespace=" + system, "--timeout=" + patience.String()}, old...)...)
 	replaced := time.Since(start)
-	traffic.goesOn(t)
+	traffic.more(t)
 	end()
 	working.Wait()
 
 	took := time.Since(start)
 	pace := float64(traffic.reads+len(traffic.writes)) / took.Seconds()
-	t.Logf("all pods were replaced in %s; in %s there were %d reads and %d writes, %.0f a second, the slowest took %s; %d reads and %d writes failed",
+	t.Logf("replaced all pods in %s; in %s %d reads and %d writes, %.0f a second, the slowest in %s; %d reads and %d writes failed",
 		replaced.Round(time.Second), took.Round(time.Second), traffic.reads, len(traffic.writes), pace,
 		traffic.slowest.Round(time.Millisecond), len(traffic.failedReads), len(traffic.failedWrites))
 	for _, err := range traffic.failedReads {
@@ -108,15 +108,15 @@ func (c *installation) testRollout(t *testing.T, pool string) {
 	for _, err := range traffic.failedWrites {
 		t.Logf("a write failed: %v%s", err, causes(err))
 		if !retriable(err) {
-			t.Errorf("it could not simply be sent again: %v", err)
+			t.Errorf("a write failed with an error that is not retriable: %v", err)
 		}
 	}
-	// A write that meets the end of its connection on the way fails: how many do is a question of how long the way is. On a machine
-	// that does not keep the pace, it is as long as one has to wait for a processor.
+	// A write fails if its connection ends while the request is in flight. On an overloaded machine requests are in flight
+	// for long, so the limit holds only if the pace was kept.
 	if failed, all := len(traffic.failedWrites), len(traffic.writes); pace > 0.9*perSecond && failed*1000 >= all {
-		t.Errorf("%d of %d writes failed, which is 0.1 %% or more", failed, all)
+		t.Errorf("got %d failed writes of %d, want less than 0.1 %%", failed, all)
 	}
-	kit.Eventually(t, "the watch has told of every write", func(context.Context) error { return seen.lacks(traffic.writes) })
+	kit.Eventually(t, "the watch has sent an event for every write", func(context.Context) error { return seen.lacks(traffic.writes) })
 	watcher.Stop()
 	watching.Wait()
 	if seen.err != nil {
@@ -125,23 +125,23 @@ func (c *installation) testRollout(t *testing.T, pool string) {
 	t.Logf("%d events, over %d connections", len(seen.times), begun.Load())
 	for event, times := range seen.times {
 		if times != 1 {
-			t.Errorf("the watch told %d times of %s", times, event)
+			t.Errorf("%s: got %d events, want 1", event, times)
 		}
 	}
 	c.complete(t, pool, set.Name, work)
 }
 
-// traffic is what users have done.
+// traffic records the requests of users.
 type traffic struct {
 	mu                        sync.Mutex
 	reads                     int
-	writes                    []string // the events that a watch must tell of
+	writes                    []string // the events that a watch must send
 	failedReads, failedWrites []error
 	slowest                   time.Duration
 }
 
-// goesOn waits until some more requests have been answered.
-func (r *traffic) goesOn(t testing.TB) {
+// more waits for the responses to calm more requests.
+func (r *traffic) more(t testing.TB) {
 	t.Helper()
 	answered := func() int {
 		r.mu.Lock()
@@ -149,15 +149,15 @@ func (r *traffic) goesOn(t testing.TB) {
 		return r.reads + len(r.writes)
 	}
 	before := answered()
-	kit.Eventually(t, "requests are answered", func(context.Context) error {
+	kit.Eventually(t, "requests get responses", func(context.Context) error {
 		if more := answered() - before; more < calm {
-			return fmt.Errorf("%d of %d have been", more, calm)
+			return fmt.Errorf("got %d, want %d", more, calm)
 		}
 		return nil
 	})
 }
 
-// user works on one task after the other until the context ends.
+// user creates, reads, changes and deletes tasks sequentially until the context ends.
 func (r *traffic) user(ctx context.Context, tasks client.TaskInterface, user string) {
 	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
@@ -169,9 +169,10 @@ func (r *traffic) user(ctx context.Context, tasks client.TaskInterface, user str
 			return true
 		}
 	}
-	// write sends a write until it has been done, and gives the event that follows from it.
+	// write sends a write until it succeeds, and records its event. done reports whether the error of a retry means that
+	// an earlier attempt succeeded.
 	write := func(do func(context.Context) (*v1alpha1.Task, error), done func(error) bool, event func(*v1alpha1.Task) string) {
-		for again := false; ; again = true {
+		for retry := false; ; retry = true {
 			var task *v1alpha1.Task
 			err := r.timed(ctx, func(ctx context.Context) (err error) {
 				task, err = do(ctx)
@@ -181,7 +182,7 @@ func (r *traffic) user(ctx context.Context, tasks client.TaskInterface, user str
 			switch {
 			case err == nil:
 				r.writes = append(r.writes, event(task))
-			case again && done(err): // the first one was, and its answer was lost
+			case retry && done(err): // an earlier attempt succeeded, and its response was lost
 				r.writes = append(r.writes, event(nil))
 				err = nil
 			default:
@@ -246,7 +247,7 @@ func (r *traffic) user(ctx context.Context, tasks client.TaskInterface, user str
 	}
 }
 
-// timed sends a request that goes on when no more are sent.
+// timed sends a request and records its duration. The end of ctx does not cancel the request.
 func (r *traffic) timed(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
@@ -264,13 +265,13 @@ func changed(task *v1alpha1.Task) string {
 	return "revision " + task.ResourceVersion + " of " + task.Name
 }
 
-// retriable tells whether a client that gets this error may send its request again as it is.
+// retriable reports whether a client may retry the request after this error.
 func retriable(err error) bool {
 	return apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
 		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsHTTP2ConnectionLost(err) || utilnet.IsProbableEOF(err)
 }
 
-// causes is what an error says of its causes.
+// causes returns the messages of the causes of an API error.
 func causes(err error) string {
 	var text string
 	if status := apierrors.APIStatus(nil); errors.As(err, &status) && status.Status().Details != nil {
@@ -281,10 +282,10 @@ func causes(err error) string {
 	return text
 }
 
-// history is what a watch has told.
+// history records the events of a watch.
 type history struct {
 	mu    sync.Mutex
-	times map[string]int // by event, as traffic names them
+	times map[string]int // by event, with the names of traffic
 	err   error
 }
 
@@ -305,7 +306,7 @@ func (h *history) follow(events <-chan watch.Event) {
 	}
 }
 
-// lacks says which of the events have not been told of.
+// lacks returns an error if an event is missing.
 func (h *history) lacks(events []string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package faultproxy puts a TCP proxy between clients and servers of a test. The proxy can break connections, refuse new
-// ones, and hold back what is sent, as a network does.
+// Package faultproxy puts a TCP proxy between clients and servers of a test. The proxy can break connections, refuse
+// new ones, and hold back what is sent, as a network does.
 package faultproxy
 
 import (
@@ -73,7 +73,8 @@ func New(t testing.TB, targets ...string) *Proxy {
 	return p
 }
 
-// Before starts a proxy to the server of config, and returns it with the configuration of a client that goes through it.
+// Before starts a proxy to the server of config, and returns it with the configuration of a client that goes through
+// it.
 func Before(t testing.TB, config *rest.Config) (*Proxy, *rest.Config) {
 	t.Helper()
 	target, err := url.Parse(config.Host)
@@ -220,8 +221,8 @@ func (p *Proxy) dial() net.Conn {
 	return nil
 }
 
-// copy passes bytes on while the gate is open, until either connection ends. It then closes both: how a connection ended
-// is for its clients to find out.
+// copy passes bytes on while the gate is open, until either connection ends. It then closes both: how a connection
+// ended is for its clients to find out.
 func (p *Proxy) copy(to, from net.Conn, gate func() chan struct{}) {
 	buffer := make([]byte, 32<<10)
 	for {

@@ -35,11 +35,10 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// tokenLifetime is that of service accounts' tokens: longer than any test.
+// tokenLifetime is the lifetime of the tokens in kubeconfigs, longer than any test.
 const tokenLifetime = 12 * time.Hour
 
-// UserKubeconfig writes a kubeconfig with a client certificate of user, in
-// groups, and gives its path.
+// UserKubeconfig writes a kubeconfig with a client certificate of user, in groups, and returns its path.
 func (cp *ControlPlane) UserKubeconfig(user string, groups ...string) (path string, err error) {
 	cert, key, err := cp.ClientCA.IssueClient(user, groups...)
 	if err != nil {
@@ -62,9 +61,11 @@ func (cp *ControlPlane) ServiceAccountKubeconfig(namespace, name string) (path s
 	return cp.writeKubeconfig("system:serviceaccount:"+namespace+":"+name, &clientcmdapi.AuthInfo{Token: token})
 }
 
-// ServiceAccountToken returns a new token of an existing service account. Without an audience in spec it is for the host
-// itself.
-func (cp *ControlPlane) ServiceAccountToken(ctx context.Context, namespace, name string, spec authenticationv1.TokenRequestSpec) (string, error) {
+// ServiceAccountToken returns a new token of an existing service account. Without an audience in spec the token is for
+// the host itself.
+func (cp *ControlPlane) ServiceAccountToken(
+	ctx context.Context, namespace, name string, spec authenticationv1.TokenRequestSpec,
+) (string, error) {
 	request, err := cp.admin.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name,
 		&authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
 	if err != nil {
@@ -87,21 +88,27 @@ func (cp *ControlPlane) writeKubeconfig(name string, user *clientcmdapi.AuthInfo
 	return path, pki.WriteFile(path, data)
 }
 
-// Kubectl runs the real kubectl. Its cache is this control plane's own. If it
-// fails, err holds stderr as well.
+// Kubectl runs the real kubectl, with a discovery cache of this control plane, and returns its output. If it fails, err
+// contains stderr.
 func (cp *ControlPlane) Kubectl(ctx context.Context, kubeconfig string, args ...string) (stdout, stderr string, err error) {
+	return RunKubectl(ctx, cp.kubectl, kubeconfig, filepath.Join(cp.dir, "kubectl-cache"), "", args...)
+}
+
+// RunKubectl runs a kubectl with a kubeconfig, a directory for its discovery cache, and standard input. It returns the
+// output. If kubectl fails, err contains stderr.
+func RunKubectl(ctx context.Context, program, kubeconfig, cacheDir, stdin string, args ...string) (stdout, stderr string, err error) {
 	var out, errOut bytes.Buffer
-	cmd := exec.CommandContext(ctx, cp.kubectl, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "KUBECACHEDIR="+filepath.Join(cp.dir, "kubectl-cache"))
-	cmd.Stdout, cmd.Stderr = &out, &errOut
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "KUBECACHEDIR="+cacheDir)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errOut
 	if err := cmd.Run(); err != nil {
-		return out.String(), errOut.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errOut.String()))
+		return out.String(), errOut.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, errOut.String())
 	}
 	return out.String(), errOut.String(), nil
 }
 
-// Apply applies manifests as the administrator: a directory with a
-// kustomization, a directory of files, or one file.
+// Apply runs "kubectl apply" as the administrator. manifests is a directory with a kustomization, a directory of files,
+// or a file.
 func (cp *ControlPlane) Apply(ctx context.Context, manifests string) error {
 	flag := "--filename"
 	if _, err := os.Stat(filepath.Join(manifests, "kustomization.yaml")); err == nil {

@@ -42,7 +42,7 @@ func TestSpread(t *testing.T) {
 	} {
 		s := newSpread(test.rounds)
 		if s.Median != test.median || s.Min != test.min || s.Max != test.max || s.String() != test.text {
-			t.Errorf("%v: got %+v, %q, want %v, %v, %v, %q.", test.rounds, *s, s, test.median, test.min, test.max, test.text)
+			t.Errorf("%v: got %+v, %q, want %v, %v, %v, %q", test.rounds, *s, s, test.median, test.min, test.max, test.text)
 		}
 	}
 }
@@ -60,7 +60,7 @@ func TestQuantile(t *testing.T) {
 		{nil, 0.5, 0}, {hundred[:1], 0.99, 1}, {hundred, 0.5, 50}, {hundred, 0.99, 99}, {hundred[:2], 0.99, 2}, {hundred, 1, 100},
 	} {
 		if got := quantile(test.sorted, test.q); got != test.want {
-			t.Errorf("The quantile %v of %d durations is %v, want %v.", test.q, len(test.sorted), got, test.want)
+			t.Errorf("quantile %v of %d durations: got %v, want %v", test.q, len(test.sorted), got, test.want)
 		}
 	}
 }
@@ -68,12 +68,12 @@ func TestQuantile(t *testing.T) {
 func TestEverySubjectComesFirstAndLast(t *testing.T) {
 	for round, want := range [][]string{{"a", "b", "c"}, {"c", "b", "a"}, {"b", "c", "a"}, {"a", "c", "b"}, {"c", "a", "b"}} {
 		if got := rotated([]string{"a", "b", "c"}, round); !reflect.DeepEqual(got, want) {
-			t.Errorf("In round %d the order is %v, want %v.", round, got, want)
+			t.Errorf("round %d: got order %v, want %v", round, got, want)
 		}
 	}
 }
 
-// sampleResult has one operation of three subjects: Leat needs a quarter of the CRD's time.
+// sampleResult returns a result with one operation of three subjects. Leat uses a quarter of the CPU time of the CRD.
 func sampleResult() *result {
 	c := newCollector()
 	for round := range 3 {
@@ -104,7 +104,7 @@ func TestGoals(t *testing.T) {
 		got, ok := verdicts[text]
 		want.Goal = text
 		if !ok || got != want {
-			t.Errorf("%s: got %+v (there: %t), want %+v.", text, got, ok, want)
+			t.Errorf("%s: got %+v (found: %t), want %+v", text, got, ok, want)
 		}
 	}
 }
@@ -120,12 +120,12 @@ func TestRatios(t *testing.T) {
 		"create, Leat, JSON: rate, to etcd's":                 1001. / 5000,
 	}
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("The ratios are %v, want %v.", got, want)
+		t.Errorf("got ratios %v, want %v", got, want)
 	}
 	var out strings.Builder
 	sampleResult().printRatios(&out, sampleResult())
 	if !strings.Contains(out.String(), "| 1.00 ") {
-		t.Errorf("Beside itself a run prints:\n%s", &out)
+		t.Errorf("got this comparison of a run with itself:\n%s", &out)
 	}
 }
 
@@ -145,11 +145,11 @@ func TestResultIsReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(again.ratios(), r.ratios()) || len(again.Goals) != len(r.Goals) {
-		t.Errorf("Read again it is %+v.", again)
+		t.Errorf("got %+v after writing and reading", again)
 	}
 }
 
-func TestPlotsAreOfWhatWasMeasured(t *testing.T) {
+func TestPlotWritesMeasuredPartsOnly(t *testing.T) {
 	dir := t.TempDir()
 	if err := sampleResult().plot(dir); err != nil {
 		t.Fatal(err)
@@ -163,12 +163,12 @@ func TestPlotsAreOfWhatWasMeasured(t *testing.T) {
 		names = append(names, entry.Name())
 	}
 	if want := []string{"cpu-operations.svg", "rate-operations.svg", "restart.svg"}; !reflect.DeepEqual(names, want) {
-		t.Errorf("The plots are %v, want %v.", names, want)
+		t.Errorf("got plots %v, want %v", names, want)
 	}
 }
 
-// The CRD keeps all that a task says, or it would be less work to serve.
-func TestSchemaOfTheCRDHoldsAllFields(t *testing.T) {
+// TestSchemaOfTheCRDHasAllFields: the CRD must not prune fields, or it would have less work than Leat.
+func TestSchemaOfTheCRDHasAllFields(t *testing.T) {
 	crd, err := taskCRD()
 	if err != nil {
 		t.Fatal(err)
@@ -185,18 +185,18 @@ func TestSchemaOfTheCRDHoldsAllFields(t *testing.T) {
 	}
 	delete(task, "metadata")
 	for _, path := range missing(schema, task, "") {
-		t.Errorf("The schema does not know %s.", path)
+		t.Errorf("the schema has no %s", path)
 	}
 	if text, err := json.Marshal(crd); err != nil || strings.Contains(string(text), "$ref") || strings.Contains(string(text), "allOf") {
-		t.Errorf("The schema is not structural (error %v): %s", err, text)
+		t.Errorf("the schema is not structural (error %v): %s", err, text)
 	}
 	command := schema["properties"].(map[string]any)["spec"].(map[string]any)["properties"].(map[string]any)["queueName"].(map[string]any)
 	if command["default"] != "default" {
-		t.Errorf("The queue has default %v, want that of Leat.", command["default"])
+		t.Errorf("got default %v of spec.queueName, want that of Leat", command["default"])
 	}
 }
 
-// missing gives the paths of a value that the schema does not know.
+// missing returns the paths of a value that the schema does not have.
 func missing(schema map[string]any, value any, path string) []string {
 	var paths []string
 	switch value := value.(type) {
@@ -229,12 +229,12 @@ func missing(schema map[string]any, value any, path string) []string {
 func TestNumbersHaveThreeDigits(t *testing.T) {
 	for x, want := range map[float64]string{0: "0", 1234.5: "1234", 12.34: "12.3", 1.234: "1.23", 0.01234: "0.0123", math.NaN(): ""} {
 		if got := number(x); got != want {
-			t.Errorf("%v is printed as %q, want %q.", x, got, want)
+			t.Errorf("number(%v): got %q, want %q", x, got, want)
 		}
 	}
 }
 
-// A task in protobuf holds bytes of all values.
+// TestEventIsFoundInAnyEncoding: a task in protobuf may contain any byte.
 func TestEventIsFoundInAnyEncoding(t *testing.T) {
 	for name, proto := range map[string]bool{jsonEncoding: false, protoEncoding: true} {
 		a := &apiSubject{proto: proto, kind: batch.SchemeGroupVersion.WithKind("Task")}
@@ -247,7 +247,7 @@ func TestEventIsFoundInAnyEncoding(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got, err := eventOf(data); err != nil || got != i {
-				t.Errorf("%s, name of %d letters: found event %d, %v, want %d.", name, i+1, got, err, i)
+				t.Errorf("%s, name of %d letters: got event %d, error %v, want %d", name, i+1, got, err, i)
 			}
 		}
 	}

@@ -27,11 +27,12 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// crdGroup is where the host serves the same Task from a CustomResourceDefinition.
+// crdGroup is the API group of the CustomResourceDefinition.
 const crdGroup = "bench.leat.dev"
 
-// taskCRD makes a CustomResourceDefinition of the Task: the published schema, the same selectable fields and subresources, and the
-// columns that a path can tell. Rules that go beyond the schema are missing, which costs a CRD nothing.
+// taskCRD returns a CustomResourceDefinition of the Task with the published schema, the same selectable fields and
+// subresources, and the columns that a JSON path can express. It has no validation beyond the schema, which makes the
+// CRD cheaper.
 func taskCRD() (map[string]any, error) {
 	root, err := host.RepositoryRoot()
 	if err != nil {
@@ -79,7 +80,7 @@ func taskCRD() (map[string]any, error) {
 	}, nil
 }
 
-// structural writes a published schema as CRDs must have it: without references, and without what only clients use.
+// structural converts a published schema to a structural schema: without references and without extensions for clients.
 func structural(schemas map[string]map[string]any, schema map[string]any) (map[string]any, error) {
 	if all, ok := schema["allOf"].([]any); ok && len(all) == 1 {
 		schema = all[0].(map[string]any)
@@ -91,7 +92,7 @@ func structural(schemas map[string]map[string]any, schema map[string]any) (map[s
 		}
 		target, ok := schemas[name]
 		if !ok {
-			return nil, fmt.Errorf("the published schema refers to %q, which it does not hold", name)
+			return nil, fmt.Errorf("the published schema has no %q, to which it refers", name)
 		}
 		return structural(schemas, target)
 	}
@@ -102,7 +103,7 @@ func structural(schemas map[string]map[string]any, schema map[string]any) (map[s
 		case "type", "format", "description", "required", "enum", "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type":
 			result[key] = value
 		case "default":
-			// Generators of CRDs write no empty ones.
+			// Generators of CRDs omit empty defaults.
 			if value != "" {
 				result[key] = value
 			}
@@ -111,7 +112,7 @@ func structural(schemas map[string]map[string]any, schema map[string]any) (map[s
 		case "properties":
 			properties := map[string]any{}
 			for name, property := range value.(map[string]any) {
-				// The server itself knows metadata.
+				// The server adds the schema of metadata.
 				if name == "metadata" {
 					continue
 				}

@@ -21,7 +21,7 @@ import (
 	"math"
 )
 
-// goal is one of docs/reference/performance.md, and what this run has to say of it.
+// goal is a goal of docs/reference/performance.md and the result of this run.
 type goal struct {
 	Goal, Reached, Verdict string
 }
@@ -32,7 +32,7 @@ const (
 	notMeasured = "not measured in this run"
 )
 
-// atMost judges a number; NaN is one that was not measured.
+// atMost returns the verdict for a number with an upper limit. NaN means not measured.
 func atMost(text string, reached, limit float64, unit string) goal {
 	switch {
 	case math.IsNaN(reached):
@@ -43,7 +43,7 @@ func atMost(text string, reached, limit float64, unit string) goal {
 	return goal{text, number(reached) + unit, notMet}
 }
 
-// atLeast judges a number that should be large.
+// atLeast returns the verdict for a number with a lower limit.
 func atLeast(text string, reached, limit float64, unit string) goal {
 	g := atMost(text, -reached, -limit, unit)
 	if g.Verdict != notMeasured {
@@ -52,7 +52,7 @@ func atLeast(text string, reached, limit float64, unit string) goal {
 	return g
 }
 
-// judge compares with the goals.
+// judge compares a result with the goals.
 func judge(r *result) []goal {
 	value := func(part, what, subject, encoding, value string) float64 {
 		return r.find(part, what, subject, encoding).median(value)
@@ -64,7 +64,7 @@ func judge(r *result) []goal {
 		limit float64
 	}{{jsonEncoding, 1. / 3}, {protoEncoding, 1. / 4}} {
 		for _, op := range operations {
-			// A CRD has no binding: an update of its status is the write that comes nearest.
+			// A CRD has no binding. An update of the status is the most similar write.
 			other := op
 			if op == opBind {
 				other = opUpdateStatus
@@ -88,7 +88,7 @@ func judge(r *result) []goal {
 		of := func(watchers int, name string) float64 {
 			return value(partWatches, watchersName(watchers), directLabel, encoding, name)
 		}
-		// Once is too often.
+		// The goal holds for each round, so the maximum counts.
 		most := func(name string) float64 {
 			if f := r.find(partWatches, watchersName(manyWatchers), directLabel, encoding); f != nil {
 				return f.Values[name].Max
@@ -104,12 +104,12 @@ func judge(r *result) []goal {
 	}
 	for _, encoding := range []string{jsonEncoding, protoEncoding} {
 		for _, mode := range []listMode{watchListMode, pagedMode, cachedMode, unpagedMode} {
-			// Those whose growth is bounded by a number, and those that are bounded by what they answer.
+			// The limit is a number for pages and watches, and depends on the size of the response for whole lists.
 			limit, text := 64., "peak growth under 64 MiB"
 			if !mode.paged && !mode.watch {
 				limit, text = 32+value(partMemory, largeName(mode), directLabel, encoding, valueList), "peak growth under the list itself + 32 MiB"
 			}
-			// Fewer objects than the goal is about say nothing of it.
+			// A run with fewer objects than in the goal does not measure it.
 			of := func(name string) float64 {
 				if value(partMemory, largeName(mode), directLabel, encoding, valueObjects) < largeObjects {
 					return math.NaN()
@@ -145,7 +145,7 @@ func judge(r *result) []goal {
 }
 
 const (
-	// manyWatchers and restartObjects are what goals are told for.
+	// manyWatchers and restartObjects are the sizes in the goals.
 	manyWatchers   = 10_000
 	restartObjects = 150_000
 )

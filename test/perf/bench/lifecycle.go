@@ -42,11 +42,12 @@ import (
 )
 
 const (
-	// fakeWorkers and realWorkers have room for parallelism tasks together, each sort.
+	// fakeWorkers and realWorkers are numbers of workers. Together they have a capacity of fakeParallelism and
+	// realParallelism tasks.
 	fakeWorkers, realWorkers = 20, 4
 	fakeParallelism          = 200
 	realParallelism          = 64
-	// loneTime is how long lone tasks come in at half the rate that the set has reached.
+	// loneTime is how long tasks outside of a set are created, at half the rate of the set.
 	loneTime    = 20 * time.Second
 	lifePoll    = 100 * time.Millisecond
 	jobPods     = 50
@@ -55,7 +56,7 @@ const (
 	warmUpTasks = 200
 )
 
-// Names of values of the life cycle, and what was done.
+// Names of values and of measurements of the life cycle.
 const (
 	valueWritesTask = "etcd writes a task"
 	valueWritesOwn  = "of them to the task"
@@ -69,27 +70,27 @@ const (
 	withJob  = "Job of Kubernetes"
 )
 
-// measureLifeCycle runs sets of tasks with both sorts of workers, and a Job if there is a cluster.
+// measureLifeCycle runs sets of tasks with both kinds of workers, and a Job if there is a cluster.
 func (b *bench) measureLifeCycle() {
 	manager := b.scene.env.StartManager(b.scene, "bench")
-	b.liveWith(withNone, manager)
-	b.liveWith(withTrue, manager)
+	b.measureWorkers(withNone, manager)
+	b.measureWorkers(withTrue, manager)
 	b.scene.Check(manager.Kill())
 	if b.Cluster != "" {
 		b.measureJob()
 	}
 }
 
-// liveWith runs a set to its end, and lone tasks after it.
-func (b *bench) liveWith(workers string, manager *host.Process) {
+// measureWorkers runs a set and then tasks outside of a set with one kind of worker.
+func (b *bench) measureWorkers(workers string, manager *host.Process) {
 	name, parallelism, start := "bench-none", fakeParallelism, b.startFakeWorkers
 	if workers == withTrue {
 		name, parallelism, start = "bench-true", realParallelism, b.startRealWorkers
 	}
-	b.scene.makeNamespace(name)
+	b.scene.createNamespace(name)
 	stop, pids := start(name)
 	defer stop()
-	client := kit.Client(b.scene, measure.Protobuf(b.scene.past))
+	client := kit.Client(b.scene, measure.Protobuf(b.scene.direct))
 	b.runSet(client, name, "warm-up", min(b.Tasks, warmUpTasks), parallelism)
 
 	pids = append(pids, manager.PID())
@@ -119,7 +120,7 @@ func (b *bench) liveWith(workers string, manager *host.Process) {
 	b.note("%s: lone tasks at %.0f/s: created to started p50 %.0f ms, p99 %.0f ms", workers, v[valueRate], v[valueP50], v[valueP99])
 }
 
-// runSet runs a set until it is complete and its tasks are collected, and tells how many seconds that took.
+// runSet runs a set until it is complete and its tasks are deleted, and returns the time in seconds.
 func (b *bench) runSet(client versioned.Interface, namespace, name string, tasks, parallelism int) float64 {
 	api := client.BatchV1alpha1()
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -134,12 +135,12 @@ func (b *bench) runSet(client versioned.Interface, namespace, name string, tasks
 		set, err = api.TaskSets(namespace).Get(b.scene.Context(), name, metav1.GetOptions{})
 		b.scene.Check(err)
 		if meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetFailed) {
-			b.scene.Fatalf("the set has failed: %+v", set.Status)
+			b.scene.Fatalf("the set failed: %+v", set.Status)
 		}
 		complete = meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetComplete)
 	}
 	if int(set.Status.Succeeded) != tasks {
-		b.scene.Fatalf("the set of %d is complete with %d successes", tasks, set.Status.Succeeded)
+		b.scene.Fatalf("the set is complete: got %d succeeded tasks, want %d", set.Status.Succeeded, tasks)
 	}
 	for left := 1; left > 0; {
 		list, err := api.Tasks(namespace).List(b.scene.Context(), metav1.ListOptions{})
@@ -151,8 +152,8 @@ func (b *bench) runSet(client versioned.Interface, namespace, name string, tasks
 	return time.Since(begun).Seconds()
 }
 
-// loneTasks creates tasks at a rate, and tells how long each took from the request that creates it until a watcher sees that its
-// command was started. A short command may be seen at its end only.
+// loneTasks creates tasks at a rate. It measures the time from the request until a watcher sees that the task has
+// started. The watcher may see a short command only after its end.
 func (b *bench) loneTasks(client versioned.Interface, namespace string, rate float64) values {
 	api := client.BatchV1alpha1().Tasks(namespace)
 	list, err := api.List(b.scene.Context(), metav1.ListOptions{})
@@ -216,12 +217,12 @@ func (b *bench) loneTasks(client versioned.Interface, namespace string, rate flo
 	select {
 	case <-all:
 	case <-time.After(time.Minute):
-		b.scene.Fatalf("a minute after the last of %d lone tasks %d have not started", total, len(sent))
+		b.scene.Fatalf("%d of %d tasks have not started a minute after the last was created", len(sent), total)
 	}
 	b.scene.await("the end of lone tasks", func(ctx context.Context) error {
 		list, err := api.List(ctx, metav1.ListOptions{})
 		if err == nil && len(list.Items) > 0 {
-			err = fmt.Errorf("%d are left", len(list.Items))
+			err = fmt.Errorf("got %d tasks, want 0", len(list.Items))
 		}
 		return err
 	})
@@ -235,7 +236,7 @@ func (b *bench) loneTasks(client versioned.Interface, namespace string, rate flo
 	}
 }
 
-// startFakeWorkers starts workers that report each task as done as soon as they see it. stop ends them.
+// startFakeWorkers starts workers that report each task as succeeded as soon as they see it. stop ends them.
 func (b *bench) startFakeWorkers(namespace string) (stop func(), pids []int) {
 	ctx, cancel := context.WithCancel(b.scene.Context())
 	ended := make(chan error, fakeWorkers)
@@ -273,7 +274,7 @@ func (b *bench) startRealWorkers(namespace string) (stop func(), pids []int) {
 	}, pids
 }
 
-// measureJob runs the same as a Job on the cluster that was given.
+// measureJob runs a Job on the cluster of --cluster.
 func (b *bench) measureJob() {
 	config, err := clientcmd.BuildConfigFromFlags("", b.Cluster)
 	b.scene.Check(err)
@@ -299,7 +300,7 @@ func (b *bench) measureJob() {
 	}()
 	for job.Status.Succeeded < jobPods {
 		if job.Status.Failed > 0 || time.Since(begun) > jobTimeout {
-			b.scene.Fatalf("the Job has %d pods that succeeded and %d that failed after %s", job.Status.Succeeded, job.Status.Failed, time.Since(begun))
+			b.scene.Fatalf("the Job has %d succeeded and %d failed pods after %s", job.Status.Succeeded, job.Status.Failed, time.Since(begun))
 		}
 		b.scene.pause(lifePoll)
 		job, err = jobs.Get(ctx, job.Name, metav1.GetOptions{})

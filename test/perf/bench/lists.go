@@ -44,13 +44,13 @@ import (
 
 const (
 	listNamespace = "bench-list"
-	// listObjects are how many objects the lists have that subjects are compared by, at most.
+	// listObjects is the maximum number of objects in lists that are compared between subjects.
 	listObjects = 10_000
-	// listsPerRound make enough processor time to be read from /proc.
+	// listsPerRound is enough for a CPU time that /proc can resolve.
 	listsPerRound = 3
 )
 
-// listMode is a way to ask for a list.
+// listMode is a way to request a list.
 type listMode struct {
 	name  string
 	query url.Values
@@ -67,7 +67,7 @@ var (
 	}}
 )
 
-// listEncoding is how the answer is written.
+// listEncoding is the encoding of a response.
 type listEncoding struct {
 	name, accept, compression string
 	proto                     bool
@@ -80,10 +80,10 @@ var (
 	tableList = listEncoding{name: "Table", accept: "application/json;as=Table;v=v1;g=meta.k8s.io"}
 )
 
-// measureLists lists the same number of objects of each subject in all ways.
+// measureLists lists the same number of objects of each subject in all modes and encodings.
 func (b *bench) measureLists() {
 	n := min(b.Objects, listObjects)
-	b.scene.makeNamespace(listNamespace)
+	b.scene.createNamespace(listNamespace)
 	subjects := []string{crdLabel, directLabel, aggregated}
 	modes, encodings := []listMode{pagedMode, unpagedMode, cachedMode, watchListMode}, []listEncoding{gzipList, jsonList, protoList, tableList}
 	if b.Quick {
@@ -116,19 +116,19 @@ func (b *bench) measureLists() {
 	}
 }
 
-// Names of values of lists. Bytes and processor time are an object's.
+// Names of values of lists. Bytes and CPU time are per object.
 const (
 	valueFirst = "first byte ms"
 	valueWhole = "whole ms"
 )
 
-// list measures lists of n objects, one after the other; or only checks that there are so many.
+// list measures sequential lists of n objects. With check it only checks the number of objects.
 func (b *bench) list(s *apiSubject, mode listMode, encoding listEncoding, n int, check bool) values {
 	if check {
 		got, err := fetch(b.scene.Context(), s, mode, encoding, true)
 		b.scene.Check(err)
 		if got.items != n {
-			b.scene.Fatalf("%s, %s, %s lists %d objects, not %d", s.label(), mode.name, encoding.name, got.items, n)
+			b.scene.Fatalf("%s, %s, %s: got %d objects, want %d", s.label(), mode.name, encoding.name, got.items, n)
 		}
 		return nil
 	}
@@ -152,17 +152,18 @@ func (b *bench) list(s *apiSubject, mode listMode, encoding listEncoding, n int,
 	return v
 }
 
-// fetched is a list that was read.
+// fetched is a list that fetch has read.
 type fetched struct {
-	// first is from the request to the first byte of its answer, whole to the last: of all pages, without the time between them.
+	// first is the time from the request to the first byte of the response, and whole the time to the last byte. whole
+	// includes all pages, but not the time between them.
 	first, whole time.Duration
-	// bytes are those that travelled.
+	// bytes is the number of bytes on the wire.
 	bytes int64
-	// items are counted only if that was asked for.
+	// items is the number of objects, if fetch was called with count.
 	items int
 }
 
-// fetch reads a whole list. What is not looked into is not kept.
+// fetch reads a whole list. It keeps only the pages that it must decode.
 func fetch(ctx context.Context, s *apiSubject, mode listMode, encoding listEncoding, count bool) (*fetched, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -181,7 +182,7 @@ func fetch(ctx context.Context, s *apiSubject, mode listMode, encoding listEncod
 		if err != nil {
 			return nil, err
 		}
-		body := &counting{reader: response.Body}
+		body := &countingReader{reader: response.Body}
 		var page []byte
 		switch {
 		case mode.watch:
@@ -192,7 +193,7 @@ func fetch(ctx context.Context, s *apiSubject, mode listMode, encoding listEncod
 			_, err = io.Copy(io.Discard, body)
 		}
 		result.whole += time.Since(begun)
-		_ = response.Body.Close() // all that counts is read
+		_ = response.Body.Close() // everything needed has been read
 		if err != nil {
 			return nil, err
 		}
@@ -219,10 +220,10 @@ func fetch(ctx context.Context, s *apiSubject, mode listMode, encoding listEncod
 	}
 }
 
-// errBusy is the error of a request that is to be sent again later.
-var errBusy = errors.New("the server has too much to do")
+// errBusy is the error of a response 429. The client must retry later.
+var errBusy = errors.New("the server is overloaded")
 
-// send asks for a list or a watch.
+// send requests a list or a watch.
 func send(ctx context.Context, client *http.Client, url, accept, compression string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -239,8 +240,8 @@ func send(ctx context.Context, client *http.Client, url, accept, compression str
 	}
 	if response.StatusCode != http.StatusOK {
 		defer response.Body.Close()
-		body, _ := io.ReadAll(io.LimitReader(response.Body, 1000)) // the status is the news
-		err := fmt.Errorf("%s answers %s: %s", url, response.Status, body)
+		body, _ := io.ReadAll(io.LimitReader(response.Body, 1000)) // the status matters more
+		err := fmt.Errorf("GET %s: %s: %s", url, response.Status, body)
 		if response.StatusCode == http.StatusTooManyRequests {
 			err = errors.Join(err, errBusy)
 		}
@@ -249,14 +250,14 @@ func send(ctx context.Context, client *http.Client, url, accept, compression str
 	return response, nil
 }
 
-// counting counts what is read, and notes when the first of it came.
-type counting struct {
+// countingReader counts bytes and records the time of the first.
+type countingReader struct {
 	reader io.Reader
 	n      int64
 	first  time.Time
 }
 
-func (c *counting) Read(p []byte) (int, error) {
+func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.reader.Read(p)
 	if n > 0 && c.n == 0 {
 		c.first = time.Now()
@@ -273,7 +274,7 @@ func decompress(data []byte) ([]byte, error) {
 	return io.ReadAll(reader)
 }
 
-// readInitial reads a watch until what is stored has come, and counts that.
+// readInitial reads a watch until the bookmark after the initial events, and returns their number.
 func readInitial(body io.Reader, proto bool) (int, error) {
 	reader := bufio.NewReaderSize(body, 64<<10)
 	for n := 0; ; n++ {
@@ -287,16 +288,18 @@ func readInitial(body io.Reader, proto bool) (int, error) {
 	}
 }
 
-// page is what matters of an answer.
+// page has the decoded fields of a response.
 type page struct {
 	items int
 	token string
 }
 
-// continueToken is in the metadata of a list, which come before its items, or after them in the list of a CRD.
+// continueToken matches the token in the metadata of a list. They are before the items, or after them in a list of a
+// CRD.
 var continueToken = regexp.MustCompile(`"continue":"([^"]*)"`)
 
-// readList reads an answer in any encoding. Items are counted only if that was asked for: reading all JSON takes long.
+// readList decodes a response in any encoding. It counts the items only if count is set, because decoding all JSON is
+// slow.
 func readList(s *apiSubject, data []byte, count bool) (page, error) {
 	if s.proto {
 		list := &batch.TaskList{}
@@ -318,8 +321,8 @@ func readList(s *apiSubject, data []byte, count bool) (page, error) {
 	return p, err
 }
 
-// seed fills the namespace with tasks at the etcd of a subject. They are copies of one that the server has stored, each with a name, a
-// uid and a digest of its own.
+// seed writes tasks of a namespace to the etcd of a subject. They are copies of one that the server stored, each with
+// its own name, UID and digest.
 func (b *bench) seed(label, namespace string, n int) {
 	const name = "seed-00000000"
 	s := b.scene.tasks(label, false, namespace, 1)
@@ -330,16 +333,15 @@ func (b *bench) seed(label, namespace string, n int) {
 	var original metav1.PartialObjectMetadata
 	b.scene.Check(json.Unmarshal(answer, &original))
 	key, value := b.scene.stored(s.etcd(), namespace, name)
-	own := func(i int) [][]byte {
+	unique := func(i int) [][]byte {
 		name, uid := fmt.Sprintf("seed-%08d", i), fmt.Appendf(nil, "00000000-0000-4000-8000-%012d", i)
 		if i == 0 {
 			uid = []byte(original.UID)
 		}
 		return [][]byte{[]byte(name), uid, []byte(digest(name))}
 	}
-	b.scene.Check(measure.CopyStored(b.scene.Context(), b.scene.stores[s.etcd()], key, value, n, own))
-	// The last is there for readers of the cache too.
-	b.scene.await("the cache", func(ctx context.Context) error {
+	b.scene.Check(measure.CopyStored(b.scene.Context(), b.scene.stores[s.etcd()], key, value, n, unique))
+	b.scene.await("the last task in the watch cache", func(ctx context.Context) error {
 		response, err := send(ctx, s.clients[0], fmt.Sprintf("%s/seed-%08d?resourceVersion=0", s.collection, n-1), kruntime.ContentTypeJSON, "")
 		if err == nil {
 			_ = response.Body.Close()
@@ -348,7 +350,7 @@ func (b *bench) seed(label, namespace string, n int) {
 	})
 }
 
-// unseed empties the namespace.
+// unseed deletes all tasks of a namespace from the etcd of a subject.
 func (b *bench) unseed(label, namespace string) {
 	s := b.scene.tasks(label, false, namespace, 1)
 	var list metav1.PartialObjectMetadataList
@@ -360,19 +362,19 @@ func (b *bench) unseed(label, namespace string) {
 	prefix := strings.TrimSuffix(key, list.Items[0].Name)
 	_, err := b.scene.stores[s.etcd()].Delete(b.scene.Context(), prefix, clientv3.WithPrefix())
 	b.scene.Check(err)
-	b.scene.await("the cache", func(context.Context) error {
+	b.scene.await("an empty watch cache", func(context.Context) error {
 		got, err := fetch(b.scene.Context(), s, cachedMode, jsonList, true)
 		if err == nil && got.items > 0 {
-			err = fmt.Errorf("%d objects are left", got.items)
+			err = fmt.Errorf("got %d objects, want 0", got.items)
 		}
 		return err
 	})
 }
 
-// configOf gives the person's way to a subject.
+// configOf returns the configuration of clients of a subject.
 func (b *bench) configOf(s *apiSubject) *rest.Config {
 	if s.label() == directLabel {
-		return b.scene.past
+		return b.scene.direct
 	}
-	return b.scene.through
+	return b.scene.aggregated
 }

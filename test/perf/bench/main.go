@@ -14,9 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// The bench program measures Leat beside what one would take instead, in one run on one machine: the same Task as a
-// CustomResourceDefinition and Pods on a real kube-apiserver, and etcd itself. The programs are the real ones as processes, with TLS,
-// fsync, managed fields, validation, priority and fairness, and Leat's audit policy on.
+// The bench command compares Leat with its alternatives in one run on one machine: the same Task as a
+// CustomResourceDefinition and Pods, both on a real kube-apiserver, and etcd itself. The programs run as processes with
+// TLS, fsync, managed fields, validation, priority and fairness, and the audit policy of Leat.
 //
 //	make build host
 //	go run ./test/perf/bench --help
@@ -52,10 +52,10 @@ const (
 	partGrowth     = "growth"
 )
 
-// parts are in the order in which they run: from an empty store to a full one.
+// parts are the parts in their order, from an empty store to a full one.
 var parts = []string{partOperations, partWatches, partLifeCycle, partLists, partMemory, partRestart, partGrowth}
 
-// options are the flags. They are part of the result.
+// options are the flags. The result contains them.
 type options struct {
 	Only       []string
 	Quick      bool
@@ -85,32 +85,33 @@ type bench struct {
 	begun     time.Time
 }
 
-const usage = `Measures Leat beside a CRD and Pods on a real kube-apiserver, and beside etcd itself, in one run on this machine.
+const usage = `Compares Leat with a CRD and Pods on a real kube-apiserver, and with etcd itself, in one run on this machine.
 
-  make build host                      the programs that are measured
-  go run ./test/perf/bench                  everything; an hour at most
+  make build host                      build the programs
+  go run ./test/perf/bench             run everything, in at most an hour
   go run ./test/perf/bench --only=operations --operations=500
-                                       one part, small
+                                       run one small part
   go run ./test/perf/bench --quick --against=earlier.json
-                                       ratios only, beside those of an earlier --json
+                                       print ratios only, with those of an earlier --json
 
-Subjects: CRD (the same Task, schema, selectable fields, served by kube-apiserver), Pod (built in), Leat (its server itself),
-"Leat, aggregated" (through the host's aggregator), etcd (the transactions alone, of the size that Leat stores). All take turns, operation
-by operation; the order changes from round to round. A round before the first is not counted. Values are medians over the rounds, with
-the least and the most. Processor time is that of a whole process, from /proc, read a quarter of a second after the last answer. One
-request that fails ends the run, with what was measured until then, but for writes among many watchers, which are counted.
+Subjects: CRD (the same Task, with its schema and selectable fields, served by kube-apiserver), Pod (built in), Leat (the
+server itself), "Leat, aggregated" (through the aggregator of the host), etcd (only the transactions, with values of the
+same size). The subjects take turns after each operation, in another order in each round. A warm-up round is not counted.
+Values are medians over the rounds, with minimum and maximum. CPU time is that of a whole process, from /proc, read a
+quarter of a second after the last response. A failed request ends the run, and the results until then are printed.
+Failed writes with many watchers are counted instead.
 
 Parts, for --only:
   operations   create, get, bind, patch and update status, delete
-  watches      one event at a time among many watchers by spec.workerName
-  lifecycle    a TaskSet from its creation until all is collected, by workers that run "true" and by such that run nothing; with
-               --cluster also a Job of Kubernetes
-  lists        paged, unpaged, from the cache and consistent, WatchList; JSON (compressed, as clients ask for it by default, and
-               not), protobuf, Table
-  memory       RSS for --objects stored objects, and what lists of up to 100,000 of them add, to one client and to 50 at once. The
-               objects are written to etcd as copies of one that the server itself has stored
-  restart      with memory, always: kill -9 until ready with --objects objects, and until the first list is answered
-  growth       with memory, always: the operations again, among --objects objects
+  watches      single events with many watchers by spec.workerName
+  lifecycle    a TaskSet from its creation until all of it is deleted, with workers that run "true" and with workers that run
+               nothing; with --cluster also a Job of Kubernetes
+  lists        paginated, unpaginated, from the cache and consistent, WatchList; JSON (compressed, the default of clients, and
+               uncompressed), protobuf, Table
+  memory       RSS with --objects stored objects, and its growth by lists of up to 100,000 of them, for one client and for 50
+               at once. The objects are written to etcd as copies of one that the server stored
+  restart      always with memory: the time from kill -9 with --objects objects until ready and until the first list
+  growth       always with memory: the operations again, with --objects stored objects
 
 Flags:
 `
@@ -121,38 +122,38 @@ func main() {
 		o.Only = strings.Split(value, ",")
 		for _, part := range o.Only {
 			if !slices.Contains(parts, part) {
-				return fmt.Errorf("%q is none of %s", part, strings.Join(parts, ", "))
+				return fmt.Errorf("%q: must be one of %s", part, strings.Join(parts, ", "))
 			}
 		}
 		return nil
 	})
-	flag.BoolVar(&o.Quick, "quick", false, "Two minutes: operations, a few lists and watchers, one round, and print ratios only. Goes with none of the sizes")
-	flag.IntVar(&o.Rounds, "rounds", 3, "How often each measurement of operations, lists and watches is repeated")
-	flag.IntVar(&o.Clients, "clients", 32, "Clients that send operations at the same time, each with a connection of its own")
-	flag.IntVar(&o.Operations, "operations", 2000, "Objects that each operation is done to, of each subject in each round")
-	flag.IntVar(&o.Objects, "objects", 150_000, "Stored objects for memory and restart; lists are of 10,000 of them at most, where they are compared")
+	flag.BoolVar(&o.Quick, "quick", false, "Run operations, a few lists and watchers in one round, in two minutes, and print ratios only. It replaces the sizes")
+	flag.IntVar(&o.Rounds, "rounds", 3, "Rounds of operations, lists and watches")
+	flag.IntVar(&o.Clients, "clients", 32, "Concurrent clients that send operations, each with its own connection")
+	flag.IntVar(&o.Operations, "operations", 2000, "Objects of each subject in each round. Each operation runs once per object")
+	flag.IntVar(&o.Objects, "objects", 150_000, "Stored objects for memory and restart. Lists that are compared have at most 10,000")
 	o.Watchers = []int{1, 100, 1000}
-	flag.Func("watchers", "Numbers of watchers, separated by commas (default 1,100,1000; the goal is told for 10000 too)", func(value string) error {
+	flag.Func("watchers", "Numbers of watchers, separated by commas (default 1,100,1000; a goal is for 10000)", func(value string) error {
 		o.Watchers = nil
 		for text := range strings.SplitSeq(value, ",") {
 			n, err := strconv.Atoi(text)
 			if err != nil || n < 1 {
-				return fmt.Errorf("%q: numbers of 1 and more, as in 100,1000", text)
+				return fmt.Errorf("%q: must be a number greater than 0, as in 100,1000", text)
 			}
 			o.Watchers = append(o.Watchers, n)
 		}
 		return nil
 	})
-	flag.IntVar(&o.EventRate, "event-rate", 200, "Events a second among the watchers")
+	flag.IntVar(&o.EventRate, "event-rate", 200, "Events a second for all watchers together")
 	flag.IntVar(&o.Tasks, "tasks", 10_000, "Tasks of each TaskSet of the life cycle")
-	flag.StringVar(&o.Cluster, "cluster", os.Getenv("KUBECONFIG"), "Kubeconfig of a cluster with a kubelet, for the Job beside the life cycle (default $KUBECONFIG)")
-	flag.StringVar(&o.JobImage, "job-image", "localhost/noop:1", "Image of the Job's containers, which must be there: it is never pulled")
+	flag.StringVar(&o.Cluster, "cluster", os.Getenv("KUBECONFIG"), "Kubeconfig of a cluster with a kubelet, for the Job in lifecycle (default $KUBECONFIG)")
+	flag.StringVar(&o.JobImage, "job-image", "localhost/noop:1", "Image of the containers of the Job. It must be on the nodes, because it is never pulled")
 	flag.StringVar(&o.programs, "programs", "bin", "Directory with leat-apiserver, leat-controller-manager and leat-worker")
-	flag.StringVar(&o.dir, "dir", "", "Directory for data and logs, which are kept (default: one of its own, which is removed)")
-	flag.StringVar(&o.json, "json", "", "File that everything is also written to, as JSON")
-	flag.StringVar(&o.plots, "plots", "", "Directory that plots are written to, as SVG")
-	flag.StringVar(&o.profiles, "cpu-profiles", "", "Directory that CPU profiles go to: of each operation of the last round, of the server that it is sent to. That round costs more for it")
-	flag.StringVar(&o.against, "against", "", "JSON of an earlier run, whose ratios are printed beside those of this one; with --quick")
+	flag.StringVar(&o.dir, "dir", "", "Directory for data and logs, which are kept (default: a temporary directory, which is removed)")
+	flag.StringVar(&o.json, "json", "", "File for the results as JSON")
+	flag.StringVar(&o.plots, "plots", "", "Directory for plots as SVG")
+	flag.StringVar(&o.profiles, "cpu-profiles", "", "Directory for CPU profiles of the server, one for each operation of the last round. The profiles make that round slower")
+	flag.StringVar(&o.against, "against", "", "JSON of an earlier run, whose ratios are printed too. It needs --quick")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
@@ -170,15 +171,15 @@ func main() {
 	}
 }
 
-// complete checks the flags, and puts in what --quick stands for.
+// complete validates the flags and sets those that --quick replaces.
 func (o *options) complete(args []string) error {
 	switch {
 	case len(args) > 0:
-		return fmt.Errorf("arguments %q: there are only flags: see --help", args)
+		return fmt.Errorf("unexpected arguments %q: see --help", args)
 	case o.Rounds < 1 || o.Clients < 1 || o.Operations < 1 || o.Objects < 1 || o.EventRate < 1 || o.Tasks < 1:
 		return errors.New("--rounds, --clients, --operations, --objects, --event-rate and --tasks must be more than 0")
 	case o.against != "" && !o.Quick:
-		return errors.New("--against is for --quick, which prints ratios: the JSON of two whole runs can be compared as they are")
+		return errors.New("--against needs --quick: compare the JSON of two whole runs instead")
 	}
 	if o.Quick {
 		o.Rounds, o.Operations, o.Objects, o.Watchers = 1, 800, listObjects, []int{100}
@@ -213,16 +214,16 @@ func run(ctx context.Context, o options) (err error) {
 	if err := os.Setenv("LEAT_TEST_PROGRAMS", o.programs); err != nil {
 		return err
 	}
-	// What makes servers check themselves is for tests.
+	// The oracles are for tests. They would slow the servers down.
 	host.Oracles = nil
-	stage := measure.NewStage(ctx, "bench", o.dir)
+	tb := measure.NewTB(ctx, "bench", o.dir)
 	b := &bench{options: o, collector: newCollector(), begun: time.Now()}
 	func() {
-		defer stage.End()
-		b.play(stage)
+		defer tb.End()
+		b.play(tb)
 	}()
-	// What was measured until a failure is told all the same, and that it is not all.
-	failed := stage.Err()
+	// After a failure, print the results so far, with a note that they are incomplete.
+	failed := tb.Err()
 	if failed != nil {
 		b.result.Failure = failed.Error()
 	}
@@ -257,16 +258,16 @@ func readResult(file string) (*result, error) {
 	}
 	r := &result{}
 	if err := json.Unmarshal(data, r); err != nil {
-		return nil, fmt.Errorf("%s is not what --json writes: %w", file, err)
+		return nil, fmt.Errorf("%s: not a file of --json: %w", file, err)
 	}
 	return r, nil
 }
 
 // play runs the parts.
-func (b *bench) play(stage *measure.Stage) {
+func (b *bench) play(tb *measure.TB) {
 	b.result = &result{Began: b.begun.UTC(), Machine: thisMachine(), Options: b.options, Bytes: map[string]int{}}
 	b.note("starting a host and Leat")
-	b.scene = setUp(stage)
+	b.scene = setUp(tb)
 	b.result.Versions = b.scene.versions()
 	b.idle()
 	for _, part := range []struct {
@@ -283,14 +284,14 @@ func (b *bench) play(stage *measure.Stage) {
 			part.run()
 		}
 	}
-	// They go together: the stores are filled once.
+	// These parts run together, because the stores are filled once.
 	if slices.Contains(b.Only, partMemory) || slices.Contains(b.Only, partRestart) || slices.Contains(b.Only, partGrowth) {
 		b.note("%s, %s and %s", partMemory, partRestart, partGrowth)
 		b.measureStorage()
 	}
 }
 
-// idle measures what processes need when nothing happens.
+// idle measures the CPU time of all processes without requests.
 func (b *bench) idle() {
 	const seconds = 5
 	before := b.scene.count()
@@ -300,7 +301,7 @@ func (b *bench) idle() {
 	delete(b.result.IdleCPU, valueCPU)
 }
 
-// note tells on standard error what goes on.
+// note prints the progress to stderr.
 func (b *bench) note(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%6.0fs  %s\n", time.Since(b.begun).Seconds(), fmt.Sprintf(format, args...))
 }

@@ -33,16 +33,16 @@ import (
 )
 
 const (
-	// settleTime is what servers get to end what a phase has caused, such as telling watchers, before its processor time is read.
+	// settleTime is the time that servers have for pending work, such as watch events, before their CPU time is read.
 	settleTime = 250 * time.Millisecond
 	warmUp     = -1
-	// amongOperations are as many as tell what other objects cost.
+	// amongOperations is enough to see the influence of other objects.
 	amongOperations = 1000
-	// profileTime is less than operations take.
+	// profileTime is shorter than the operations.
 	profileTime = 2 * time.Second
 )
 
-// measureOperations does each operation to as many objects of each subject, operation by operation, one subject after the other.
+// measureOperations runs each operation for the same number of objects of each subject, one subject after the other.
 func (b *bench) measureOperations() {
 	subjects := []subject{
 		b.scene.tasks(crdLabel, false, namespace, b.Clients),
@@ -54,7 +54,7 @@ func (b *bench) measureOperations() {
 		b.scene.tasks(aggregated, true, namespace, b.Clients),
 	}
 	if b.Quick {
-		// What ratios are made of.
+		// The ratios need only these.
 		subjects = []subject{subjects[0], subjects[3], subjects[4]}
 	}
 	subjects = append(subjects, &etcdSubject{client: b.scene.stores[leatEtcd], value: b.sampleSizes(), revisions: map[string]int64{}})
@@ -65,7 +65,7 @@ func (b *bench) measureOperations() {
 	}
 }
 
-// measureAmong repeats operations, of Leat and of the CRD in JSON, where as many objects are stored as there are now.
+// measureAmong repeats the operations of Leat and of the CRD in JSON, with the objects that are stored now.
 func (b *bench) measureAmong() {
 	subjects := []subject{b.scene.tasks(crdLabel, false, namespace, b.Clients), b.scene.tasks(directLabel, false, namespace, b.Clients)}
 	for round := warmUp; round < b.Rounds; round++ {
@@ -76,7 +76,8 @@ func (b *bench) measureAmong() {
 	}
 }
 
-// operateRound does each operation to n objects of each subject, and hands on what was measured, unless it is to warm up.
+// operateRound runs each operation for n objects of each subject, and calls add with the values, except in the warm-up
+// round.
 func (b *bench) operateRound(subjects []subject, round int, prefix string, n int, add func(operation, subject, values)) {
 	if round == warmUp {
 		n = min(n, 10*b.Clients)
@@ -84,7 +85,7 @@ func (b *bench) operateRound(subjects []subject, round int, prefix string, n int
 	last, prefixes := map[subject][][]byte{}, map[subject]string{}
 	for i, s := range subjects {
 		last[s] = make([][]byte, n)
-		// All share a namespace, and some a store.
+		// Subjects share a namespace, and some share a store.
 		prefixes[s] = fmt.Sprintf("%s-%c-%d", prefix, 'a'+i, round+1)
 	}
 	for _, op := range operations {
@@ -105,11 +106,11 @@ func (b *bench) operateRound(subjects []subject, round int, prefix string, n int
 	}
 }
 
-// profile begins a profile of the server that an operation is sent to. What it gives waits for the end.
+// profile starts a CPU profile of the server of the subject. The returned function waits for its end.
 func (b *bench) profile(s subject, op operation) func() {
-	config := b.scene.through
+	config := b.scene.aggregated
 	if s.label() == directLabel {
-		config = b.scene.past
+		config = b.scene.direct
 	}
 	client, err := rest.HTTPClientFor(config)
 	b.scene.Check(err)
@@ -124,7 +125,7 @@ func (b *bench) profile(s subject, op operation) func() {
 	}
 }
 
-// sampleSizes makes one task at Leat and one of the CRD, notes how large they are, and gives what Leat stores.
+// sampleSizes creates one task in Leat and one of the CRD, records their sizes, and returns the value that Leat stores.
 func (b *bench) sampleSizes() string {
 	const name = "sample"
 	for _, label := range []string{crdLabel, directLabel} {
@@ -145,8 +146,8 @@ func (b *bench) sampleSizes() string {
 	return ""
 }
 
-// operate does one operation to all objects with all clients, and tells what that took. Any request that fails ends the run: its
-// figures would be those of failures.
+// operate runs one operation for all objects with all clients, and returns the values. A failed request ends the run,
+// because the values would be those of failures.
 func (b *bench) operate(s subject, op operation, prefix string, last [][]byte) (values, bool) {
 	name := func(i int) string { return fmt.Sprintf("%s-%06d", prefix, i) }
 	bodies := make([][]byte, len(last))
@@ -160,7 +161,7 @@ func (b *bench) operate(s subject, op operation, prefix string, last [][]byte) (
 		bodies[i] = body
 		sent += len(body)
 	}
-	// The garbage of the phase before is not this one's.
+	// Do not collect the garbage of the previous phase in this one.
 	runtime.GC()
 
 	took := make([]time.Duration, len(bodies))
@@ -211,7 +212,7 @@ func (b *bench) operate(s subject, op operation, prefix string, last [][]byte) (
 	return v, true
 }
 
-// answerToKeep is what the next request is made from: a binding does not answer with the object.
+// answerToKeep returns the argument last of the next prepare. The response of a binding is not the object.
 func answerToKeep(op operation, last, answer []byte) []byte {
 	if op == opBind {
 		return last

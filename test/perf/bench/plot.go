@@ -32,15 +32,15 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// plot writes a plot, as SVG, of each part that was measured: bars for what is compared, with lines from the least to the most of the
-// rounds.
+// plot writes an SVG plot for each measured part, with a bar for each median and a line from the minimum to the maximum
+// of the rounds.
 func (r *result) plot(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	for _, p := range []struct {
 		file, title, part, value string
-		// log has a scale of powers of ten, for values that are far apart.
+		// log selects a logarithmic scale, for values of different magnitudes.
 		log bool
 	}{
 		{"cpu-operations.svg", "CPU of the server, ms a request", partOperations, valueCPU, false},
@@ -59,7 +59,8 @@ func (r *result) plot(dir string) error {
 	return nil
 }
 
-// bars draws one value of a part: a group for each thing that was done, a colour for each subject. It draws nothing if there is none.
+// bars writes a plot of one value of a part, with a group for each measurement and a colour for each subject. It writes
+// nothing if the value was not measured.
 func (r *result) bars(file, title, part, value string, log bool) error {
 	var groups, series []string
 	place := func(all *[]string, name string) int {
@@ -73,7 +74,7 @@ func (r *result) bars(file, title, part, value string, log bool) error {
 	}
 	bySeries := map[int]map[int]*spread{}
 	for _, f := range r.Figures {
-		// More than these cannot be told apart; tables have the others.
+		// More encodings would not be distinguishable. The tables have all.
 		if f.Part != part || f.Values[value] == nil || f.Encoding == gzipList.name || f.Encoding == tableList.name {
 			continue
 		}
@@ -96,7 +97,7 @@ func (r *result) bars(file, title, part, value string, log bool) error {
 	}
 	p.NominalX(groups...)
 	p.X.Min, p.X.Max, p.Y.Min = -0.5, float64(len(groups))-0.5, 0
-	// Room for the legend.
+	// Leave space for the legend.
 	room := 0.1 + 0.08*float64(len(series))
 	if log {
 		p.Y.Scale, p.Y.Tick.Marker, p.Y.Min = plot.LogScale{}, plot.LogTicks{}, 1
@@ -107,7 +108,7 @@ func (r *result) bars(file, title, part, value string, log bool) error {
 	return p.Save(vg.Length(max(6, 1.5*float64(len(groups))))*vg.Inch, 4*vg.Inch, file)
 }
 
-// barSeries draws the bars of one subject, each beside those of the others, with a line from the least to the most.
+// barSeries draws the bars of one subject, each with a line from the minimum to the maximum.
 type barSeries struct {
 	color  color.Color
 	at, of float64

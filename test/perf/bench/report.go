@@ -27,7 +27,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// columns are those of the table of a part.
+// columns are the columns of the table of each part.
 var columns = map[string][]string{
 	partOperations: {
 		valueRate, valueP50, valueP99, valueCPU, cpuOfPrefix + hostServer, cpuOfPrefix + leatServer, cpuOfPrefix + hostEtcd, cpuOfPrefix + leatEtcd,
@@ -43,13 +43,13 @@ var columns = map[string][]string{
 	partLists:   {valueFirst, valueWhole, valueCPU, cpuOfPrefix + hostServer, cpuOfPrefix + leatServer, cpuOfPrefix + hostEtcd, cpuOfPrefix + leatEtcd, valueReceived},
 }
 
-// print writes a table for each part, and the goals.
+// print prints a table for each part, and the goals.
 func (r *result) print(out io.Writer) {
 	m := r.Machine
 	fmt.Fprintf(out, "Machine: %d cores of %s, %d MiB, Linux %s. Began %s, took %.0f s. %d clients, %d rounds: median (least–most).\n",
 		m.Cores, m.CPU, m.MemoryMiB, m.Kernel, r.Began.Format("2006-01-02 15:04 MST"), r.Seconds, r.Options.Clients, r.Options.Rounds)
 	if r.Failure != "" {
-		fmt.Fprintln(out, "The run has failed before its end: what follows is not all.")
+		fmt.Fprintln(out, "The run failed before its end: the results are incomplete.")
 	}
 	fmt.Fprintf(out, "Versions: %s.\n", joined(r.Versions, func(name string) string { return name + " " + r.Versions[name] }))
 	fmt.Fprintf(out, "Idle, CPU ms a second: %s.\n", joined(r.IdleCPU, func(name string) string {
@@ -70,7 +70,7 @@ func (r *result) print(out io.Writer) {
 	for _, g := range r.Goals {
 		fmt.Fprintf(table, "| %s\t| %s\t| %s\t|\n", g.Goal, g.Reached, g.Verdict)
 	}
-	_ = table.Flush() // to a terminal
+	_ = table.Flush() // an error of the terminal is not interesting
 }
 
 func printPart(out io.Writer, part string, figures []*figure) {
@@ -91,7 +91,7 @@ func printPart(out io.Writer, part string, figures []*figure) {
 		}
 		fmt.Fprintln(table, "\t|")
 	}
-	_ = table.Flush() // to a terminal
+	_ = table.Flush() // an error of the terminal is not interesting
 }
 
 func joined[T any](all map[string]T, text func(string) string) string {
@@ -103,13 +103,13 @@ func joined[T any](all map[string]T, text func(string) string) string {
 	return strings.Join(texts, ", ")
 }
 
-// ratio is one value as a share of another's.
+// ratio is the quotient of two values.
 type ratio struct {
 	name  string
 	value float64
 }
 
-// ratios are ours to the CRD's, and to etcd's own.
+// ratios returns the ratios of values of Leat to those of the CRD and of etcd.
 func (r *result) ratios() []ratio {
 	var all []ratio
 	for _, f := range r.Figures {
@@ -135,7 +135,7 @@ func (r *result) ratios() []ratio {
 	return all
 }
 
-// printRatios writes the ratios, beside those of an earlier run.
+// printRatios prints the ratios, and those of an earlier run if there is one.
 func (r *result) printRatios(out io.Writer, earlier *result) {
 	before := map[string]float64{}
 	if earlier != nil {
@@ -153,13 +153,13 @@ func (r *result) printRatios(out io.Writer, earlier *result) {
 		}
 		fmt.Fprintf(table, "| %s\t| %s\t| %s\t| %.2f\t|\n", now.name, number(now.value), number(old), now.value/old)
 	}
-	_ = table.Flush() // to a terminal
+	_ = table.Flush() // an error of the terminal is not interesting
 }
 
-// versions asks the servers for theirs.
+// versions returns the versions of the servers.
 func (s *scene) versions() map[string]string {
 	all := map[string]string{}
-	for name, config := range map[string]*rest.Config{leatServer: s.past, hostServer: s.through} {
+	for name, config := range map[string]*rest.Config{leatServer: s.direct, hostServer: s.aggregated} {
 		client, err := rest.HTTPClientFor(config)
 		s.Check(err)
 		var version struct{ GitVersion, GoVersion string }

@@ -28,7 +28,7 @@ import (
 	"time"
 )
 
-// spread is what the rounds have shown of one value.
+// spread has one value in all rounds.
 type spread struct {
 	Median, Min, Max float64
 	Rounds           []float64
@@ -45,12 +45,12 @@ func newSpread(rounds []float64) *spread {
 	return s
 }
 
-// values are what one round has shown, by name.
+// values are the values of one round, by name.
 type values map[string]float64
 
-// Names of values. Processor time is in milliseconds and is also given for each process, as "cpu ms of <process>".
+// Names of values. CPU time is in milliseconds. The CPU time of each process is "cpu ms of <process>".
 const (
-	valueCPU      = "server cpu ms" // a request or event, of the processes that serve the subject
+	valueCPU      = "server cpu ms" // per request or event, of the processes that serve the subject
 	valueRate     = "per second"
 	valueP50      = "p50 ms"
 	valueP99      = "p99 ms"
@@ -60,30 +60,30 @@ const (
 	cpuOfPrefix   = "cpu ms of "
 )
 
-// figure is one thing that was measured.
+// figure is the result of one measurement.
 type figure struct {
-	// Part is the part of the program, one of parts.
+	// Part is one of parts.
 	Part string
-	// What was done, to what Subject, in which Encoding.
+	// What is the name of the operation or mode. Subject and Encoding are those of the subject.
 	What, Subject string
 	Encoding      string `json:",omitempty"`
 	Values        map[string]*spread
 }
 
-// result is what a run has shown.
+// result is the result of a run.
 type result struct {
 	Began    time.Time
 	Seconds  float64
 	Machine  machine
 	Versions map[string]string
 	Options  options
-	// IdleCPU is milliseconds a second, by process, before anything was done.
+	// IdleCPU is the CPU time in ms a second by process, before the first request.
 	IdleCPU values
-	// Bytes of an object: as JSON, and as each etcd has it.
+	// Bytes are the sizes of an object as JSON and in each etcd.
 	Bytes   map[string]int
 	Figures []*figure
 	Goals   []goal
-	// Failure is why the run ended before its end; empty if it did not.
+	// Failure is the error that ended the run early, if any.
 	Failure string `json:",omitempty"`
 }
 
@@ -93,7 +93,7 @@ type machine struct {
 	MemoryMiB   int
 }
 
-// thisMachine tells where the figures are from.
+// thisMachine returns the machine that runs this command.
 func thisMachine() machine {
 	m := machine{Cores: runtime.NumCPU(), CPU: "unknown"}
 	if data, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -114,7 +114,7 @@ func thisMachine() machine {
 	return m
 }
 
-// find gives the figure, or nil if it was not measured.
+// find returns a figure, or nil if it was not measured.
 func (r *result) find(part, what, subject, encoding string) *figure {
 	for _, f := range r.Figures {
 		if f.Part == part && f.What == what && f.Subject == subject && f.Encoding == encoding {
@@ -124,7 +124,7 @@ func (r *result) find(part, what, subject, encoding string) *figure {
 	return nil
 }
 
-// median gives that of a value, or NaN if it was not measured.
+// median returns the median of a value, or NaN if it was not measured.
 func (f *figure) median(name string) float64 {
 	if f == nil || f.Values[name] == nil {
 		return math.NaN()
@@ -132,7 +132,7 @@ func (f *figure) median(name string) float64 {
 	return f.Values[name].Median
 }
 
-// collector puts rounds together.
+// collector combines the values of rounds.
 type collector struct {
 	figures []*figure
 	rounds  map[*figure][]values
@@ -140,7 +140,7 @@ type collector struct {
 
 func newCollector() *collector { return &collector{rounds: map[*figure][]values{}} }
 
-// add takes in what a round has shown.
+// add records the values of a round.
 func (c *collector) add(part, what, subject, encoding string, v values) {
 	i := slices.IndexFunc(c.figures, func(f *figure) bool {
 		return f.Part == part && f.What == what && f.Subject == subject && f.Encoding == encoding
@@ -152,7 +152,7 @@ func (c *collector) add(part, what, subject, encoding string, v values) {
 	c.rounds[c.figures[i]] = append(c.rounds[c.figures[i]], v)
 }
 
-// collect gives the figures, in the order of their first rounds.
+// collect returns the figures in the order of their first rounds.
 func (c *collector) collect() []*figure {
 	for _, f := range c.figures {
 		byName := map[string][]float64{}
@@ -169,7 +169,8 @@ func (c *collector) collect() []*figure {
 	return c.figures
 }
 
-// quantile gives that of durations in milliseconds, the smallest that so large a share of them does not pass; 0 if there are none.
+// quantile returns the smallest duration, in milliseconds, that is at least as long as the share q of the sorted
+// durations. It returns 0 if there are none.
 func quantile(sorted []time.Duration, q float64) float64 {
 	if len(sorted) == 0 {
 		return 0
@@ -178,8 +179,7 @@ func quantile(sorted []time.Duration, q float64) float64 {
 	return float64(sorted[min(max(i, 0), len(sorted)-1)].Microseconds()) / 1000
 }
 
-// cpuValues gives the milliseconds of processor time of each process between two counts, in units of n, and that of the
-// servers together.
+// cpuValues sets the CPU time of each process between two counts, divided by n, and the sum of the servers.
 func cpuValues(v values, before, after counters, servers []string, n float64) {
 	for process, cpu := range after.cpu {
 		v[cpuOfPrefix+process] = milliseconds(cpu-before.cpu[process]) / n
@@ -192,7 +192,8 @@ func cpuValues(v values, before, after counters, servers []string, n float64) {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// rotated gives the order of subjects in a round: every other round runs backwards, and each pair of rounds begins with another.
+// rotated returns the order of subjects in a round. Every other round is reversed, and each pair of rounds starts with
+// another subject.
 func rotated[T any](all []T, round int) []T {
 	at := max(round, 0) / 2 % len(all)
 	order := slices.Concat(all[at:], all[:at])
@@ -202,7 +203,7 @@ func rotated[T any](all []T, round int) []T {
 	return order
 }
 
-// number prints with three digits that count.
+// number formats x with three significant digits.
 func number(x float64) string {
 	switch size := math.Abs(x); {
 	case math.IsNaN(x):
@@ -218,7 +219,7 @@ func number(x float64) string {
 	}
 }
 
-// String gives the median, and what the rounds ranged over if there were several.
+// String returns the median, and the range if there are several rounds.
 func (s *spread) String() string {
 	if s == nil {
 		return ""
@@ -229,7 +230,7 @@ func (s *spread) String() string {
 	return fmt.Sprintf("%s (%s–%s)", number(s.Median), number(s.Min), number(s.Max))
 }
 
-// compareParts orders figures as parts come.
+// compareParts orders figures like parts.
 func compareParts(a, b *figure) int {
 	return cmp.Compare(slices.Index(parts, a.Part), slices.Index(parts, b.Part))
 }

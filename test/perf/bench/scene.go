@@ -32,17 +32,16 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/measure"
 )
 
-// Processes, as results name them.
+// Names of processes in results.
 const (
 	leatServer = "leat-apiserver"
 	leatEtcd   = "etcd of Leat"
@@ -54,7 +53,7 @@ const (
 
 var processes = []string{leatServer, leatEtcd, hostServer, hostEtcd, hostManage, thisOne}
 
-// Subjects, as results name them.
+// Names of subjects in results.
 const (
 	crdLabel    = "CRD"
 	podLabel    = "Pod"
@@ -63,33 +62,29 @@ const (
 	etcdLabel   = "etcd"
 )
 
-// person is who sends all requests: one whom RBAC allows them, as programs are, and whom priority and fairness counts.
-const person = "bench"
+// user sends all requests. RBAC allows them, and priority and fairness counts them, like those of a real program.
+const user = "bench"
 
-// namespace is where single objects are.
+// namespace is the namespace of single objects.
 const namespace = "bench"
 
-// scene is everything that runs.
+// scene is a running environment with its clients.
 type scene struct {
-	*measure.Stage
+	*measure.TB
 	env  *kit.Env
 	host *kubernetes.Clientset
-	// past and through are the person's ways to Leat: past the host, and through its aggregator, where the CRD and Pods are too.
-	past, through *rest.Config
-	stores        map[string]*clientv3.Client
+	// direct leads to the server of Leat itself. aggregated leads to the host, which also serves the CRD and Pods.
+	direct, aggregated *rest.Config
+	stores             map[string]*clientv3.Client
 }
 
-// setUp starts the host and Leat, and makes the CRD and who may use it.
-func setUp(stage *measure.Stage) *scene {
-	s := &scene{Stage: stage}
-	// The person is a controller to Leat: the host, where it may do a thing to all tasks, is not asked about each of them.
-	s.env = kit.Aggregated(s, "--controller-users=system:serviceaccount:leat-system:leat-controller-manager,"+person)
-	admin, err := clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig)
-	s.Check(err)
-	admin.QPS = -1
-	s.host, err = kubernetes.NewForConfig(admin)
-	s.Check(err)
-	s.past, s.through = s.env.Direct(s, person), s.env.Person(s, person)
+// setUp starts the host and Leat, creates the CRD, and allows user to use everything.
+func setUp(tb *measure.TB) *scene {
+	s := &scene{TB: tb}
+	// The server reviews requests of a controller once for all tasks, and not for each name.
+	s.env = kit.Aggregated(s, "--controller-users=system:serviceaccount:leat-system:leat-controller-manager,"+user)
+	s.host = s.env.HostClient(s)
+	s.direct, s.aggregated = s.env.Direct(s, user), s.env.Person(s, user)
 	client, err := s.env.Host.Etcd.Client()
 	s.Check(err)
 	s.Cleanup(func() { s.Check(client.Close()) })
@@ -101,9 +96,8 @@ func setUp(stage *measure.Stage) *scene {
 	s.Check(err)
 	s.Check(s.host.RESTClient().Post().AbsPath("/apis/apiextensions.k8s.io/v1/customresourcedefinitions").
 		SetHeader("Content-Type", runtime.ContentTypeJSON).Body(data).Do(s.Context()).Error())
-	rbac := s.host.RbacV1()
-	_, err = rbac.ClusterRoles().Create(s.Context(), &rbacv1.ClusterRole{
-		ObjectMeta: metav1.ObjectMeta{Name: person},
+	_, err = s.host.RbacV1().ClusterRoles().Create(s.Context(), &rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: user},
 		Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{batch.GroupName, crdGroup}, Resources: []string{"*"}, Verbs: []string{"*"}},
 			{APIGroups: []string{""}, Resources: []string{"pods", "pods/status", "pods/binding"}, Verbs: []string{"*"}},
@@ -111,16 +105,11 @@ func setUp(stage *measure.Stage) *scene {
 		},
 	}, metav1.CreateOptions{})
 	s.Check(err)
-	_, err = rbac.ClusterRoleBindings().Create(s.Context(), &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: person},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: person},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: person}},
-	}, metav1.CreateOptions{})
-	s.Check(err)
-	s.makeNamespace(namespace)
-	// Pods must have an account, which a controller makes. The garbage collector learns of the CRD when it starts.
+	s.env.BindClusterRole(s, "", user, user, kit.UserSubject(user))
+	s.createNamespace(namespace)
+	// The garbage collector discovers the CRD when it starts.
 	s.Check(s.env.Host.ControllerManager.Restart(s.Context()))
-	s.await("the account of Pods", func(ctx context.Context) error {
+	s.await("the service account of Pods", func(ctx context.Context) error {
 		_, err := s.host.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{})
 		return err
 	})
@@ -131,12 +120,12 @@ func setUp(stage *measure.Stage) *scene {
 	return s
 }
 
-// awaitCollectors waits until the host's controllers watch the tasks of the CRD and of Leat alike: on a cluster they always do.
+// awaitCollectors waits until controllers of the host watch the tasks of the CRD and of Leat, as they do in a cluster.
 func (s *scene) awaitCollectors() {
-	for group, config := range map[string]*rest.Config{crdGroup: s.through, batch.GroupName: s.past} {
+	for group, config := range map[string]*rest.Config{crdGroup: s.aggregated, batch.GroupName: s.direct} {
 		client, err := rest.HTTPClientFor(config)
 		s.Check(err)
-		s.await("watches of the host's controllers of "+group, func(ctx context.Context) error {
+		s.await("watches of the host's controllers on "+group, func(ctx context.Context) error {
 			metrics, err := measure.ReadMetrics(ctx, client, config.Host+"/metrics")
 			if err != nil {
 				return err
@@ -147,45 +136,34 @@ func (s *scene) awaitCollectors() {
 					return nil
 				}
 			}
-			return errors.New("there are none")
+			return errors.New("there is no watch")
 		})
 	}
 }
 
-func (s *scene) makeNamespace(name string) {
+// createNamespace creates a namespace if it does not exist.
+func (s *scene) createNamespace(name string) {
 	_, err := s.host.CoreV1().Namespaces().Create(s.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	if !apierrors.IsAlreadyExists(err) {
 		s.Check(err)
 	}
 }
 
-// await waits up to three minutes until f succeeds.
-func (s *scene) await(what string, f func(context.Context) error) {
-	var last error
-	err := wait.PollUntilContextTimeout(s.Context(), 500*time.Millisecond, 3*time.Minute, true, func(ctx context.Context) (bool, error) {
-		err := f(ctx)
-		if err != nil && ctx.Err() == nil {
-			last = err
-		}
-		return err == nil, nil
-	})
-	if err != nil {
-		s.Fatalf("waiting for %s: %v; the last look said: %v", what, err, last)
+// await waits up to three minutes until condition returns nil.
+func (s *scene) await(what string, condition func(context.Context) error) {
+	if err := await.Until(s.Context(), 3*time.Minute, condition); err != nil {
+		s.Fatalf("waiting for %s: %v", what, err)
 	}
 }
 
-// pause lets time pass.
+// pause waits for d.
 func (s *scene) pause(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-s.Context().Done():
+	if !await.Pause(s.Context(), d) {
 		s.Fatal(s.Context().Err())
 	}
 }
 
-// pid is that of a process now: those that were started again have another.
+// pid returns the current PID of a process. A restart changes it.
 func (s *scene) pid(process string) int {
 	switch process {
 	case leatServer:
@@ -202,13 +180,14 @@ func (s *scene) pid(process string) int {
 	return os.Getpid()
 }
 
-// counters are what runs on all the time.
+// counters are values that only grow, at one time.
 type counters struct {
 	at        time.Time
 	cpu       map[string]time.Duration
 	revisions map[string]int64
 }
 
+// count reads the counters.
 func (s *scene) count() counters {
 	c := counters{at: time.Now(), cpu: map[string]time.Duration{}, revisions: map[string]int64{}}
 	for _, process := range processes {
@@ -224,34 +203,34 @@ func (s *scene) count() counters {
 	return c
 }
 
-// taskWrites tells how many changes of tasks Leat has heard of from its etcd.
+// taskWrites returns how many events of tasks leat-apiserver has received from etcd.
 func (s *scene) taskWrites() float64 {
-	client, err := rest.HTTPClientFor(s.past)
+	client, err := rest.HTTPClientFor(s.direct)
 	s.Check(err)
-	metrics, err := measure.ReadMetrics(s.Context(), client, s.past.Host+"/metrics")
+	metrics, err := measure.ReadMetrics(s.Context(), client, s.direct.Host+"/metrics")
 	s.Check(err)
 	for key, n := range metrics {
 		if strings.HasPrefix(key, "apiserver_storage_events_received_total{") && measure.Label(key, "resource") == "tasks" {
 			return n
 		}
 	}
-	s.Fatal("leat-apiserver does not tell how many changes of tasks there were")
+	s.Fatal("leat-apiserver has no metric apiserver_storage_events_received_total for tasks")
 	return 0
 }
 
-// taskURL is that of the tasks of a namespace at a server, in a group.
+// taskURL returns the URL of the tasks of a namespace in an API group.
 func taskURL(config *rest.Config, group, namespace string) string {
 	return fmt.Sprintf("%s/apis/%s/%s/namespaces/%s/tasks", config.Host, group, batch.SchemeGroupVersion.Version, namespace)
 }
 
-// tasks gives a subject that has tasks in a namespace.
+// tasks returns a subject whose objects are tasks in a namespace.
 func (s *scene) tasks(label string, proto bool, namespace string, clients int) *apiSubject {
-	config, group, servers, store := s.past, batch.GroupName, []string{leatServer}, leatEtcd
+	config, group, servers, store := s.direct, batch.GroupName, []string{leatServer}, leatEtcd
 	switch label {
 	case crdLabel:
-		config, group, servers, store = s.through, crdGroup, []string{hostServer}, hostEtcd
+		config, group, servers, store = s.aggregated, crdGroup, []string{hostServer}, hostEtcd
 	case aggregated:
-		config, servers = s.through, []string{leatServer, hostServer}
+		config, servers = s.aggregated, []string{leatServer, hostServer}
 	}
 	connections, err := newClients(config, clients)
 	s.Check(err)
@@ -262,7 +241,7 @@ func (s *scene) tasks(label string, proto bool, namespace string, clients int) *
 	}
 	a.kind.Group = group
 	if label == crdLabel {
-		// Nothing else would set it.
+		// A CRD has no binding that would set the worker.
 		a.newObject = func(name string) runtime.Object { return newTask(name, workerOf(name)) }
 		return a
 	}
@@ -277,7 +256,7 @@ func (s *scene) tasks(label string, proto bool, namespace string, clients int) *
 	return a
 }
 
-// workerOf is where a task goes: one of a thousand workers.
+// workerOf returns the worker of a task, one of a thousand.
 func workerOf(name string) string {
 	n := 0
 	for _, c := range name {
@@ -286,14 +265,14 @@ func workerOf(name string) string {
 	return fmt.Sprintf("worker-%03d", n)
 }
 
-// pods gives the subject that is Pods, which the host has built in.
+// pods returns the subject whose objects are Pods of the host.
 func (s *scene) pods(proto bool, clients int) *apiSubject {
-	connections, err := newClients(s.through, clients)
+	connections, err := newClients(s.aggregated, clients)
 	s.Check(err)
 	a := &apiSubject{
 		name: podLabel, processes: []string{hostServer}, store: hostEtcd, proto: proto, clients: connections,
 		kind:       corev1.SchemeGroupVersion.WithKind("Pod"),
-		collection: fmt.Sprintf("%s/api/v1/namespaces/%s/pods", s.through.Host, namespace),
+		collection: fmt.Sprintf("%s/api/v1/namespaces/%s/pods", s.aggregated.Host, namespace),
 		newObject:  func(name string) runtime.Object { return newPod(name) },
 		started:    startedPodPatch, finished: finishPod,
 	}
@@ -306,14 +285,14 @@ func (s *scene) pods(proto bool, clients int) *apiSubject {
 	return a
 }
 
-// stored gives the key and the value of an object in etcd.
+// stored returns the key and the value of an object in etcd.
 func (s *scene) stored(store, namespace, name string) (key string, value []byte) {
 	key, value, err := measure.FindStored(s.Context(), s.stores[store], namespace, name)
 	s.Check(err)
 	return key, value
 }
 
-// get reads what one page of a server holds, for what is not measured.
+// get sends a GET request that is not measured, and decodes the JSON of the response.
 func (s *scene) get(client *http.Client, url string, into any) {
 	request, err := http.NewRequestWithContext(s.Context(), http.MethodGet, url, nil)
 	s.Check(err)
@@ -321,7 +300,7 @@ func (s *scene) get(client *http.Client, url string, into any) {
 	s.Check(err)
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		s.Fatalf("%s answers %s", url, response.Status)
+		s.Fatalf("GET %s: %s", url, response.Status)
 	}
 	s.Check(json.NewDecoder(response.Body).Decode(into))
 }

@@ -30,15 +30,15 @@ import (
 )
 
 const (
-	// largeNamespace holds what the goals are told for; more objects are beside, in restNamespace.
+	// largeNamespace has the objects of the goals. Further objects are in restNamespace.
 	largeNamespace = "bench-large"
 	restNamespace  = "bench-rest"
 	largeObjects   = 100_000
-	// steadyTime and steadyShare are how long, and how closely, memory must stay the same to count; steadyLimit is when it counts anyway.
+	// Memory is steady when it changes by at most steadyShare within steadyTime, and after steadyLimit in any case.
 	steadyTime  = 10 * time.Second
 	steadyShare = 0.01
 	steadyLimit = 90 * time.Second
-	// crowd is how many clients list very many objects at the same time, as informers do that all begin anew.
+	// crowd is the number of clients that list very many objects at the same time, like informers after a restart.
 	crowd = 50
 )
 
@@ -59,8 +59,8 @@ const (
 	whatKilled     = "kill -9"
 )
 
-// measureStorage fills the stores and measures memory and restarts. Each server is started anew, empty and full: what it has needed
-// before does not count.
+// measureStorage fills the stores and measures memory and restarts. It restarts each server empty and full, so that the
+// memory of earlier parts does not count.
 func (b *bench) measureStorage() {
 	servers := []struct {
 		label   string
@@ -73,8 +73,8 @@ func (b *bench) measureStorage() {
 		b.collector.add(partMemory, whatEmpty, server.label, "", values{valueRSS: empty[server.label], valuePeak: b.memory(server.label, "VmHWM")})
 	}
 	large := min(b.Objects, largeObjects)
-	b.scene.makeNamespace(largeNamespace)
-	b.scene.makeNamespace(restNamespace)
+	b.scene.createNamespace(largeNamespace)
+	b.scene.createNamespace(restNamespace)
 	for _, server := range servers {
 		b.note("writing %d objects for %s", b.Objects, server.label)
 		b.seed(server.label, largeNamespace, large)
@@ -95,7 +95,7 @@ func (b *bench) measureStorage() {
 	b.measureAmong()
 }
 
-// stored notes what the server has now, with all objects.
+// stored records the memory of a server with all objects.
 func (b *bench) stored(label, what string, empty float64) {
 	rss := b.steadyRSS(label)
 	v := values{
@@ -105,6 +105,7 @@ func (b *bench) stored(label, what string, empty float64) {
 	b.note("%s, %s: %.0f MiB, %.0f MiB per 100,000", label, what, rss, v[valuePer100k])
 }
 
+// serverOf returns the server process of a subject.
 func serverOf(label string) string {
 	if label == crdLabel {
 		return hostServer
@@ -112,13 +113,14 @@ func serverOf(label string) string {
 	return leatServer
 }
 
-func (b *bench) memory(label, line string) float64 {
-	mib, err := measure.Memory(b.scene.pid(serverOf(label)), line)
+// memory returns a field of /proc/PID/status of the server of a subject, in MiB.
+func (b *bench) memory(label, field string) float64 {
+	mib, err := measure.Memory(b.scene.pid(serverOf(label)), field)
 	b.scene.Check(err)
 	return mib
 }
 
-// steadyRSS waits until memory stays the same, and gives it.
+// steadyRSS waits until the memory of a server is steady, and returns it.
 func (b *bench) steadyRSS(label string) float64 {
 	begun, since, level := time.Now(), time.Now(), b.memory(label, "VmRSS")
 	for time.Since(since) < steadyTime && time.Since(begun) < steadyLimit {
@@ -130,15 +132,15 @@ func (b *bench) steadyRSS(label string) float64 {
 	return b.memory(label, "VmRSS")
 }
 
-// restart kills a server and starts it, and tells in seconds how long it took until it said that it is ready and until a list was
-// answered from its cache: an empty one, of another namespace, so that its size does not count.
+// restart kills and starts a server. It returns the seconds until the server is ready and until it serves a list from
+// its cache. The list is empty, of another namespace, so that its size does not count.
 func (b *bench) restart(label string, process *host.Process) (ready, first float64) {
 	b.scene.Check(process.Kill())
 	begun := time.Now()
 	b.scene.Check(process.Restart(b.scene.Context()))
 	ready = time.Since(begun).Seconds()
 	b.scene.await("the first list", func(ctx context.Context) error {
-		// The connections before are gone.
+		// Older connections are broken.
 		s := b.scene.tasks(label, false, namespace, 1)
 		response, err := send(ctx, s.clients[0], s.collection+"?resourceVersion=0", jsonList.accept, "")
 		if err == nil {
@@ -149,7 +151,7 @@ func (b *bench) restart(label string, process *host.Process) (ready, first float
 	return ready, time.Since(begun).Seconds()
 }
 
-// measureGrowth lists very many objects of Leat, and tells what that adds to the memory of the server.
+// measureGrowth measures how much the memory of Leat grows with a list of very many objects.
 func (b *bench) measureGrowth(n int) {
 	cases := []struct {
 		mode     listMode
@@ -176,8 +178,8 @@ func (b *bench) measureGrowth(n int) {
 	}
 }
 
-// measureCrowd has a crowd list very many objects of Leat at the same time, in both ways that informers do, and tells what that adds to the
-// memory of the server, and how long it takes until all have their lists.
+// measureCrowd lists very many objects of Leat with many clients at once, in both modes of informers. It measures the
+// growth of memory and the time until all clients have their lists.
 func (b *bench) measureCrowd(n int) {
 	for _, mode := range []listMode{watchListMode, pagedMode} {
 		before := b.memory(directLabel, "VmRSS")
@@ -195,7 +197,7 @@ func (b *bench) measureCrowd(n int) {
 						return
 					}
 					refused.Add(1)
-					b.scene.pause(time.Second) // as the server asks for, and all informers do
+					b.scene.pause(time.Second) // the Retry-After of the server, which informers respect
 				}
 			})
 		}
@@ -211,9 +213,10 @@ func (b *bench) measureCrowd(n int) {
 			valueGrowth: b.memory(directLabel, "VmHWM") - before, valueRefused: float64(refused.Load()),
 		}
 		b.collector.add(partMemory, fmt.Sprintf("%s, of many, to %d clients", mode.name, crowd), directLabel, protoEncoding, v)
-		b.note("%s of %d objects to %d clients at once: all after %.1f s, %.0f times told to ask again, memory grew by %.0f MiB", mode.name, n, crowd, elapsed.Seconds(),
+		b.note("%s of %d objects to %d clients at once: all after %.1f s, %.0f responses 429, memory grew by %.0f MiB", mode.name, n, crowd, elapsed.Seconds(),
 			v[valueRefused], v[valueGrowth])
 	}
 }
 
+// largeName returns the name of measurements of measureGrowth.
 func largeName(mode listMode) string { return mode.name + ", of many" }

@@ -41,7 +41,7 @@ import (
 	leatscheme "github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
 )
 
-// operation is one request to one object.
+// operation is a kind of request for one object.
 type operation string
 
 const (
@@ -53,22 +53,22 @@ const (
 	opDelete       operation = "delete"
 )
 
-// operations are in the order in which they can be done to an object.
+// operations are all operations, in an order that works for one object.
 var operations = []operation{opCreate, opGet, opBind, opPatchStatus, opUpdateStatus, opDelete}
 
-// subject is something that is measured by the same operations as the others.
+// subject is one of the systems that are compared by the same operations.
 type subject interface {
-	// label and encoding tell it from the others.
+	// label and encoding identify the subject.
 	label() string
 	encoding() string
-	// servers are the processes whose processor time counts, and etcd the one whose writes do.
+	// servers returns the processes whose CPU time counts, and etcd the store whose writes count.
 	servers() []string
 	etcd() string
-	// prepare gives the body of a request, before the clock runs; nothing at all if the subject has no such operation. last is the
-	// last answer to an operation on the object, and the body of creating it if there is none.
+	// prepare returns the body of a request. Its time is not measured. ok is false if the subject does not have the
+	// operation. last is the last response for the object, nil before the first.
 	prepare(op operation, name string, last []byte) (body []byte, ok bool, err error)
-	// do does it. The answer is kept for the next prepare.
-	do(ctx context.Context, client int, op operation, name string, body []byte) (answer []byte, err error)
+	// do sends the request. The response is the argument last of the next prepare.
+	do(ctx context.Context, client int, op operation, name string, body []byte) (response []byte, err error)
 }
 
 const (
@@ -76,13 +76,13 @@ const (
 	protoEncoding = "protobuf"
 )
 
-// startedAt is the time in all objects, so that all are of one size.
+// startedAt is the time in all objects, so that all have the same size.
 var startedAt = metav1.Unix(1893456000, 0)
 
-// digest makes the objects of one kind differ, as those of a real installation do, or they would be compressed to nothing.
+// digest returns data that differs between objects, as in a real installation. Equal objects would compress too well.
 func digest(name string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(name))) }
 
-// newTask is the task of every measurement, about 1.4 kB of JSON as it is stored.
+// newTask returns the task of all measurements. It has about 1.4 kB as stored JSON.
 func newTask(name, worker string) *batch.Task {
 	grace, backoff, ttl := int64(30), int32(3), int32(3600)
 	return &batch.Task{
@@ -112,9 +112,9 @@ type apiSubject struct {
 	collection string
 	clients    []*http.Client
 	newObject  func(name string) runtime.Object
-	// bindTo gives the body of a binding; nil if there is none.
+	// bindTo returns the body of a binding. It is nil if the resource has no binding.
 	bindTo func(name string) runtime.Object
-	// started and finished are what a worker reports.
+	// started is the status patch of a started task. finished sets the status of a finished task.
 	started  string
 	finished func(runtime.Object)
 }
@@ -137,7 +137,7 @@ func (a *apiSubject) mediaType() string {
 	return runtime.ContentTypeJSON
 }
 
-// codecs know the tasks of Leat and the kinds of the host.
+// codecs returns the codecs for the kind.
 func (a *apiSubject) codecs() runtime.NegotiatedSerializer {
 	if a.kind.Group == "" {
 		return scheme.Codecs
@@ -151,7 +151,7 @@ func (a *apiSubject) encode(obj runtime.Object) ([]byte, error) {
 	}
 	info, ok := runtime.SerializerInfoForMediaType(a.codecs().SupportedMediaTypes(), runtime.ContentTypeProtobuf)
 	if !ok {
-		return nil, errors.New("the client has no protobuf")
+		return nil, errors.New("the scheme has no protobuf serializer")
 	}
 	return runtime.Encode(info.Serializer, obj)
 }
@@ -221,15 +221,15 @@ func (a *apiSubject) do(ctx context.Context, client int, op operation, name stri
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode/100 != 2 {
-		err = fmt.Errorf("%s %s answers %s: %.300q", method, url, response.Status, answer)
+		err = fmt.Errorf("%s %s: %s: %.300q", method, url, response.Status, answer)
 	}
 	return answer, err
 }
 
-// userAgent is what managed fields name.
+// userAgent becomes the manager in managed fields.
 const userAgent = "leat-bench/1"
 
-// newClients gives clients with a connection each, as so many programs would have.
+// newClients returns n clients with one connection each, like n programs.
 func newClients(config *rest.Config, n int) ([]*http.Client, error) {
 	tlsConfig, err := rest.TLSConfigFor(config)
 	if err != nil {
@@ -239,7 +239,7 @@ func newClients(config *rest.Config, n int) ([]*http.Client, error) {
 	for i := range clients {
 		clients[i] = &http.Client{Transport: &http.Transport{
 			TLSClientConfig: tlsConfig.Clone(), ForceAttemptHTTP2: true,
-			// The bytes are counted as they travel; who wants them compressed says so.
+			// Count the bytes on the wire. Requests for a compressed response set the header themselves.
 			DisableCompression: true,
 		}}
 	}
@@ -265,7 +265,7 @@ func finishPod(obj runtime.Object) {
 	}
 }
 
-// newPod says as a Pod what the task says.
+// newPod returns a Pod with the same content as newTask.
 func newPod(name string) *corev1.Pod {
 	task := newTask(name, "")
 	pod := &corev1.Pod{ObjectMeta: task.ObjectMeta, Spec: corev1.PodSpec{
@@ -281,7 +281,7 @@ func newPod(name string) *corev1.Pod {
 	return pod
 }
 
-// etcdSubject does to etcd itself what an API server does there, with an object of the size that Leat stores.
+// etcdSubject sends the transactions of an API server to etcd, with a value of the size that Leat stores.
 type etcdSubject struct {
 	client *clientv3.Client
 	value  string
@@ -298,7 +298,7 @@ func (*etcdSubject) etcd() string      { return leatEtcd }
 func (e *etcdSubject) prepare(op operation, name string, _ []byte) ([]byte, bool, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	// The revision that the transaction is guarded by.
+	// The transaction compares the revision.
 	return []byte(strconv.FormatInt(e.revisions[name], 10)), op != opBind, nil
 }
 
@@ -307,7 +307,7 @@ func (e *etcdSubject) do(ctx context.Context, _ int, op operation, name string, 
 	if op == opGet {
 		response, err := e.client.Get(ctx, key)
 		if err == nil && len(response.Kvs) != 1 {
-			err = fmt.Errorf("%s is not there", key)
+			err = fmt.Errorf("%s does not exist", key)
 		}
 		return nil, err
 	}
@@ -329,7 +329,7 @@ func (e *etcdSubject) do(ctx context.Context, _ int, op operation, name string, 
 		return nil, err
 	}
 	if !response.Succeeded {
-		return nil, fmt.Errorf("%s %s: somebody else has written at revision %d", op, key, revision)
+		return nil, fmt.Errorf("%s %s: the key has another revision than %d", op, key, revision)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -45,15 +45,15 @@ const (
 	watchersPerConnection = 100
 	eventTime             = 10 * time.Second
 	idleWatchTime         = 5 * time.Second
-	// lateTime is how long after the last write an event may come at most.
+	// lateTime is the maximum time between the last write and its event.
 	lateTime = 10 * time.Second
-	// fewestTasks are there however few watchers there are.
+	// fewestTasks is the minimum number of tasks.
 	fewestTasks = 256
-	// openers open watches at the same time.
+	// openers is the number of goroutines that open watches.
 	openers = 16
 )
 
-// measureWatches has many watchers, each of the tasks of one worker, and one event at a time that one of them has asked for.
+// measureWatches opens many watches, each on the tasks of one worker, and writes tasks. Each event is for one watcher.
 func (b *bench) measureWatches() {
 	rounds := b.Rounds
 	for _, watchers := range b.Watchers {
@@ -85,11 +85,11 @@ const (
 	valueIdle       = "idle cpu ms per second"
 )
 
-// watch measures events among watchers of a subject. Its processor time is that of an event, the write that makes it included, less
-// what the server needs with the same watchers and no event.
+// watch measures events with many watchers of a subject. The CPU time is that of an event and its write, without the
+// time that the server uses for the same watchers without events.
 func (b *bench) watch(s *apiSubject, watchers int, prefix string) values {
 	events := int(eventTime.Seconds()) * b.EventRate
-	// Writes to one task at the same time would have to be done again, and cost more.
+	// Concurrent writes to one task would conflict, and retries cost more.
 	tasks := min(max(watchers, fewestTasks), events)
 	name := func(i int) string { return fmt.Sprintf("%s-%06d", prefix, i) }
 	worker := func(i int) string { return name(i % watchers) }
@@ -117,7 +117,7 @@ func (b *bench) watch(s *apiSubject, watchers int, prefix string) values {
 		return err
 	}
 
-	// Each watcher has as many tasks, up to as many as there are events.
+	// All watchers have the same number of tasks. There are at most as many tasks as events.
 	each("task", tasks, func(client, i int) error {
 		task := newTask(name(i), "")
 		task.SetGroupVersionKind(s.kind)
@@ -156,7 +156,7 @@ func (b *bench) watch(s *apiSubject, watchers int, prefix string) values {
 	rss := b.memory(s.label(), "VmRSS")
 	before := b.scene.count()
 
-	// Writes start at their time, however long those before take.
+	// A write starts at its time, even if earlier writes are still running.
 	begun := time.Now()
 	due := make(chan int, events)
 	var writers sync.WaitGroup
@@ -169,7 +169,7 @@ func (b *bench) watch(s *apiSubject, watchers int, prefix string) values {
 				if err := do(client, opPatchStatus, name(i%tasks), body); err != nil {
 					failed.Add(1)
 					if failed.Load() == 1 {
-						b.note("%s: a write failed, and more may: %v", s.label(), err)
+						b.note("%s: the first failed write: %v", s.label(), err)
 					}
 				}
 			}
@@ -192,10 +192,10 @@ func (b *bench) watch(s *apiSubject, watchers int, prefix string) values {
 	}
 	b.scene.pause(settleTime)
 	after := b.scene.count()
-	if strange := streams.strange.Load(); strange != nil {
-		b.scene.Fatalf("%s %s: a watcher was sent what was not made: %s", s.label(), s.encoding(), *strange)
+	if unexpected := streams.unexpected.Load(); unexpected != nil {
+		b.scene.Fatalf("%s %s: a watcher got an event without a write: %s", s.label(), s.encoding(), *unexpected)
 	}
-	if why := streams.why.Load(); why != nil {
+	if why := streams.cutError.Load(); why != nil {
 		b.note("%s %s: the first watcher that was cut off: %v", s.label(), s.encoding(), *why)
 	}
 	delivered, cut := streams.delivered.Load(), streams.cut.Load()
@@ -219,22 +219,22 @@ func (b *bench) watch(s *apiSubject, watchers int, prefix string) values {
 	return v
 }
 
-// streams are watches that are open.
+// streams are open watches.
 type streams struct {
 	ended     sync.WaitGroup
 	over      atomic.Bool
 	delivered atomic.Int64
 	cut       atomic.Int64
 	bytes     atomic.Int64
-	// why is what the first that was cut off has seen, and strange what came that was not made.
-	why     atomic.Pointer[error]
-	strange atomic.Pointer[string]
-	// sent and arrived are of each event; arrived in nanoseconds since sent, 0 for those that have not.
+	// cutError is the error of the first watch that was cut off. unexpected is an event that no write caused.
+	cutError   atomic.Pointer[error]
+	unexpected atomic.Pointer[string]
+	// sent has the time of the write of each event, and arrived the nanoseconds from then until the event, or 0.
 	sent    []time.Time
 	arrived []atomic.Int64
 }
 
-// open opens watches and returns when the server has answered all.
+// open opens watches and returns when the server has responded to all.
 func (w *streams) open(ctx context.Context, s *apiSubject, connections []*http.Client, watchers int, worker func(int) string, from string) error {
 	errs := make([]error, openers)
 	var next atomic.Int64
@@ -254,10 +254,10 @@ func (w *streams) open(ctx context.Context, s *apiSubject, connections []*http.C
 				}
 				w.ended.Go(func() {
 					defer response.Body.Close()
-					// A stream that is read to its end has been cut off, unless it is the end of the measurement.
+					// Before the end of the measurement, the end of a stream means that it was cut off.
 					if err := w.read(response.Body, s.proto); !w.over.Load() {
 						w.cut.Add(1)
-						w.why.CompareAndSwap(nil, &err)
+						w.cutError.CompareAndSwap(nil, &err)
 					}
 				})
 			}
@@ -274,7 +274,7 @@ func watchMediaType(proto bool) string {
 	return kruntime.ContentTypeJSON
 }
 
-// read takes in events until the stream ends, which is an error always.
+// read reads events until the stream ends, which is always an error.
 func (w *streams) read(body io.Reader, proto bool) error {
 	reader := bufio.NewReaderSize(body, 4096)
 	for {
@@ -286,10 +286,10 @@ func (w *streams) read(body io.Reader, proto bool) error {
 		w.bytes.Add(int64(len(frame)))
 		i, err := eventOf(frame)
 		if err != nil && bytes.Contains(frame, []byte(watch.Error)) {
-			return fmt.Errorf("the server says: %.300q", frame)
+			return fmt.Errorf("got an error event: %.300q", frame)
 		}
 		if err != nil || i >= len(w.sent) {
-			w.strange.CompareAndSwap(nil, new(fmt.Sprintf("%.2000q", frame)))
+			w.unexpected.CompareAndSwap(nil, new(fmt.Sprintf("%.2000q", frame)))
 			continue
 		}
 		if w.arrived[i].CompareAndSwap(0, int64(now.Sub(w.sent[i]))) {
@@ -298,20 +298,20 @@ func (w *streams) read(body io.Reader, proto bool) error {
 	}
 }
 
-// eventMark comes before the eight digits of an event's number, in the progress of its task. In protobuf any single byte may also be a
-// length.
+// eventMark precedes the eight digits of the number of an event, in the progress of its task. It has several bytes,
+// because in protobuf any single byte may be a length.
 const eventMark = "event/"
 
-// eventOf finds the number of an event in what a watcher is sent.
+// eventOf returns the number of an event.
 func eventOf(frame []byte) (int, error) {
 	_, rest, ok := bytes.Cut(frame, []byte(eventMark))
 	if !ok || len(rest) < 8 {
-		return 0, errors.New("there is no number")
+		return 0, errors.New("the event has no number")
 	}
 	return strconv.Atoi(string(rest[:8]))
 }
 
-// readFrame reads an event as the server has framed it: a line of JSON, or protobuf with its length before.
+// readFrame reads the frame of an event: a line of JSON, or a length followed by protobuf.
 func readFrame(reader *bufio.Reader, proto bool) ([]byte, error) {
 	if !proto {
 		return reader.ReadBytes('\n')

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package cost holds the server to work that grows with the length of a request, and no faster.
+// Package cost checks that the work of the server for a request grows at most linearly with the length of the request.
 package cost
 
 import (
@@ -37,48 +37,50 @@ import (
 )
 
 var (
-	seed = flag.Int("seed", 0, "which ways of writing each field is grown in, and what it is filled with")
-	all  = flag.Bool("all", false, "grow each field in every way, with everything")
+	seed = flag.Int("seed", 0, "selects the requests in which each field grows, and its values")
+	all  = flag.Bool("all", false, "grow each field in all requests, with all values")
 )
 
-// What docs/reference/limits.md promises of one request, with room for machines that are slower than those it speaks of.
+// The budgets of a request come from docs/reference/limits.md, with a margin for slower machines.
 const (
-	// cpuBudget is how much processor time a request may take: three times what is promised. What is quadratic takes ten
-	// times as much at least.
+	// cpuBudget is the CPU time of a request, three times the documented limit. Quadratic work takes at least ten times as
+	// much.
 	cpuBudget = 3 * time.Second * slowdown
-	// allocationBudget is how many bytes a request may allocate. What it holds at a time, at most 100 MiB, cannot be
-	// measured from outside: it is less, since encoders and decoders let go of one copy after the other.
+	// allocationBudget is the number of bytes that a request may allocate. The documented limit is 100 MiB at a time,
+	// which a test cannot measure from outside. It is less than the allocations, because encoders and decoders release one
+	// copy after the other.
 	allocationBudget = 5 * 100 << 20
-	// refusalBudget is how much processor time a request may take that is longer than what is accepted.
+	// refusalBudget is the CPU time of a request that is refused because it is too long.
 	refusalBudget = cpuBudget / 4
 )
 
-// Growth is looked at where it can be told from noise.
+// Growth is compared only where the cost is above the noise.
 const (
 	noticeable      = 100 * time.Millisecond * slowdown
 	noticeableBytes = 64 << 20
-	// margin is by how much more than its length the cost of a request may grow: between that and its square.
+	// margin is how much faster than the length the cost may grow. With it linear cost passes and quadratic cost
+	// fails.
 	margin = 2
-	// someText is how many characters most texts have, unless all are sent: what grows with them grows with fewer, too.
+	// someText is the length of most texts without -all. Cost that grows with a text grows with a shorter one too.
 	someText = 64 << 10
-	// attempts is how often a request is sent that seems to be too dear. The least counts: garbage is collected, and
-	// other work done, now and then.
+	// attempts is how often an expensive request is sent. The cheapest attempt counts, because garbage collection and
+	// other work add to some.
 	attempts = 3
 )
 
-// namedLimit is how an answer says how many items or bytes are accepted.
+// namedLimit matches the number of accepted items or bytes in the message of an error.
 var namedLimit = regexp.MustCompile(`(?:at most|more than) (\d+) (?:items|bytes|characters)`)
 
-// prober grows the fields and judges what that costs.
+// prober sends requests with growing fields and checks their cost.
 type prober struct {
 	*testing.T
 	*server
-	requests, accepted, refused, compared, unwritten int
-	dearest                                          []string
-	grown                                            sets.Set[string] // fields that are grown in several ways
+	requests, accepted, refused, compared, unencodable int
+	costs                                              []string         // of all requests, formatted
+	grown                                              sets.Set[string] // fields that have grown in several requests
 }
 
-// growth is a field that is grown in one way.
+// growth is a field that grows with one kind of value in one kind of request.
 type growth struct {
 	endpoint
 	way
@@ -104,14 +106,14 @@ func (p *prober) prepare(g growth, n int) prepared {
 	return prepared{g, n, method, path, body}
 }
 
-// fit returns the request with n items or characters, or with as many as fit into a body. It has no body if that
-// cannot be written.
+// fit returns the request with n items or characters, or with as many as fit into a body. Its body is nil if the
+// encoding cannot represent the value.
 func (p *prober) fit(g growth, n int) prepared {
 	limit := maxBody
 	if g.encoding == inYAML {
 		limit = maxYAML
 	}
-	for range 4 { // what is around them does not become shorter
+	for range 4 { // the rest of the body keeps its length, so one division is not enough
 		if r := p.prepare(g, n); len(r.body) <= limit {
 			return r
 		} else {
@@ -121,7 +123,7 @@ func (p *prober) fit(g growth, n int) prepared {
 	return prepared{}
 }
 
-// cost sends a request until it is within the budgets, or was sent often enough.
+// cost sends a request until it is within the budgets, at most attempts times.
 func (p *prober) cost(r prepared, cpu time.Duration, bytes uint64) spent {
 	best := spent{cpu: 1 << 62}
 	for range attempts {
@@ -137,30 +139,31 @@ func (p *prober) cost(r prepared, cpu time.Duration, bytes uint64) spent {
 	return best
 }
 
-// within sends a request and holds it to the budgets.
+// within sends a request and checks the budgets.
 func (p *prober) within(r prepared) spent {
 	got := p.cost(r, cpuBudget, allocationBudget)
 	if got.code < http.StatusBadRequest {
 		p.accepted++
 	}
 	if got.cpu > cpuBudget || got.bytes > allocationBudget {
-		p.Errorf("%s takes %v and %d MiB, and is answered %d: %.300s", r, got.cpu, got.bytes>>20, got.code, got.says)
+		p.Errorf("%s: got %v of CPU time and %d MiB, want at most %v and %d MiB; the response is %d: %.300s",
+			r, got.cpu, got.bytes>>20, cpuBudget, allocationBudget>>20, got.code, got.says)
 	}
-	p.dearest = append(p.dearest, fmt.Sprintf("%6d ms %4d MiB %d %s", got.cpu.Milliseconds(), got.bytes>>20, got.code, r))
+	p.costs = append(p.costs, fmt.Sprintf("%6d ms %4d MiB %d %s", got.cpu.Milliseconds(), got.bytes>>20, got.code, r))
 	return got
 }
 
-// probe grows a field to n items or characters, or to as many as are accepted, and for each of the factors to so many
-// times as much.
+// probe grows a field to n items or characters, or to as many as the server accepts. Then it grows the field further by
+// each of the factors.
 func (p *prober) probe(g growth, n int, over ...int) {
 	r := p.fit(g, n)
 	if r.body == nil {
-		p.unwritten++
+		p.unencodable++
 		return
 	}
 	got := p.within(r)
 	if m := namedLimit.FindStringSubmatch(got.says); m != nil {
-		// More than the kind accepts can be refused before the rest of it is looked at.
+		// The server may have refused the request for this limit before any other work.
 		if limit, err := strconv.Atoi(m[1]); err == nil && limit < r.n {
 			r = p.prepare(g, limit)
 			got = p.within(r)
@@ -173,24 +176,25 @@ func (p *prober) probe(g growth, n int, over ...int) {
 		r := p.prepare(g, r.n*factor)
 		got := p.cost(r, refusalBudget, allocationBudget)
 		if got.code != http.StatusRequestEntityTooLarge {
-			// It is refused for another reason, or is no longer than what is accepted, and may cost what that may.
+			// The length is not the reason of the response, so the budgets of accepted requests apply.
 			p.within(r)
 			continue
 		}
 		p.refused++
 		if got.cpu > refusalBudget || got.bytes > allocationBudget {
-			p.Errorf("%s is refused after %v and %d MiB: %.300s", r, got.cpu, got.bytes>>20, got.says)
+			p.Errorf("%s: got %v of CPU time and %d MiB until the refusal, want at most %v and %d MiB: %.300s",
+				r, got.cpu, got.bytes>>20, refusalBudget, allocationBudget>>20, got.says)
 		}
 	}
 }
 
-// compare holds what a request has cost to what one with a half and one with a quarter of the items do.
+// compare compares the cost of a request with that of requests with a half and with a quarter of the items.
 func (p *prober) compare(r prepared, got spent) {
 	p.compared++
 	for _, factor := range []int{2, 4} {
 		part := p.cost(p.prepare(r.growth, r.n/factor), cpuBudget, allocationBudget)
 		if part.code != got.code {
-			continue // other work is done
+			continue // the server does other work
 		}
 		cpu := time.Duration(factor) * margin * max(part.cpu, noticeable/4)
 		bytes := uint64(factor) * margin * max(part.bytes, noticeableBytes/4)
@@ -198,12 +202,14 @@ func (p *prober) compare(r prepared, got spent) {
 			got = p.cost(r, cpu, bytes)
 		}
 		if got.cpu > cpu || got.bytes > bytes {
-			p.Errorf("%s takes %v and %d MiB, with 1/%d of them %v and %d MiB", r, got.cpu, got.bytes>>20, factor, part.cpu, part.bytes>>20)
+			p.Errorf("%s: got %v of CPU time and %d MiB, but %v and %d MiB with 1/%d of the items: want linear growth",
+				r, got.cpu, got.bytes>>20, part.cpu, part.bytes>>20, factor)
 		}
 	}
 }
 
-// chosen returns the ways in which a field of small objects is grown, in turn: each encoding and each verb is among them.
+// chosen returns some of the ways to grow a field of small objects, others for each turn. Each encoding and each verb
+// is among them.
 func chosen(all map[string][]way, turn int) []way {
 	ways := map[string][]way{}
 	for encoding, of := range all {
@@ -213,25 +219,25 @@ func chosen(all map[string][]way, turn int) []way {
 			}
 		}
 	}
-	var hand []way
+	var some []way
 	has := map[string]bool{}
 	for _, encoding := range encodings {
 		if of := ways[encoding]; len(of) > 0 {
 			w := of[turn%len(of)]
-			hand = append(hand, w)
+			some = append(some, w)
 			has[w.verb] = true
 		}
 	}
-	for i := range ways[inJSON] { // in which there are all verbs
+	for i := range ways[inJSON] { // JSON has all verbs
 		if w := ways[inJSON][(turn+i)%len(ways[inJSON])]; !has[w.verb] {
-			hand = append(hand, w)
+			some = append(some, w)
 			has[w.verb] = true
 		}
 	}
-	return hand
+	return some
 }
 
-// probeAll grows a field in all ways, with everything.
+// probeAll grows a field in all ways and with all values.
 func (p *prober) probeAll(e endpoint, at place, ways map[string][]way) {
 	fillings := variants(at.of)
 	for _, encoding := range encodings {
@@ -243,30 +249,30 @@ func (p *prober) probeAll(e endpoint, at place, ways map[string][]way) {
 	}
 }
 
-// probeSome grows a field in each encoding, by each verb, and with everything, but not in all ways. Fields that an
-// endpoint before has had are grown in one way.
+// probeSome grows a field in each encoding, with each verb and with all values, but not in all combinations. A field
+// that another endpoint has too grows in only one of the endpoints in several ways.
 func (p *prober) probeSome(e endpoint, at place, ways map[string][]way, turn int) {
 	fillings := variants(at.of)
 	names := slices.Sorted(maps.Keys(fillings))
-	hand := chosen(ways, turn)
-	count := max(len(hand), len(names))
+	some := chosen(ways, turn)
+	count := max(len(some), len(names))
 	if shared := strings.TrimPrefix(at.String(), "spec.template."); !p.grown.Has(shared) {
 		p.grown.Insert(shared)
-	} else { // the metadata of all kinds, and tasks in sets, are the same
+	} else { // all kinds have the same metadata, and the template of a set is a task
 		count = 1
-		hand = slices.Concat(hand[turn%len(hand):], hand[:turn%len(hand)])
+		some = slices.Concat(some[turn%len(some):], some[:turn%len(some)])
 	}
 	for i := range count {
-		w := hand[i%len(hand)]
-		variant := names[(turn/len(hand)+i)%len(names)]
+		w := some[i%len(some)]
+		variant := names[(turn/len(some)+i)%len(names)]
 		n := at.most(w.mediaType)
 		var over []int
 		if i == turn%count && (!at.isText() || turn%4 == 0) {
-			over = []int{2 << (turn / len(hand) % 2)}
+			over = []int{2 << (turn / len(some) % 2)}
 		} else if at.isText() {
 			n = min(n, someText)
 		}
-		// What is merged costs most where there is most to merge it with.
+		// A merge is most expensive with a large stored object.
 		if !at.isText() && turn%2 == 0 && i == (turn+1)%count && slices.Contains(e.stored, large) {
 			w.stored = large
 		}
@@ -274,11 +280,12 @@ func (p *prober) probeSome(e endpoint, at place, ways map[string][]way, turn int
 	}
 }
 
-// TestRequestsCostWhatTheirLengthDoes grows each list, map and text of each kind to what is accepted, valid and invalid,
-// and beyond. None may cost more than the budget, nor, where that can be told from noise, grow faster than its length.
+// TestRequestsCostWhatTheirLengthDoes grows each list, map and text of each kind to the accepted length and beyond,
+// with valid and invalid values. No request may exceed its budget, and no cost above the noise may grow faster than the
+// length.
 //
-// Each field is written in each encoding and by each verb, not in all pairs of them: another seed has other pairs, and
-// -all has all of them.
+// Each field grows in each encoding and with each verb, but not in all combinations. Another -seed has other
+// combinations, and -all has all.
 func TestRequestsCostWhatTheirLengthDoes(t *testing.T) {
 	handler, scheme := inprocess.Serve(t, "--feature-gates=kube:CBORServingAndStorage=true")
 	p := &prober{T: t, server: &server{handler: handler, codecs: serializer.NewCodecFactory(scheme)}, grown: sets.New[string]()}
@@ -294,21 +301,21 @@ func TestRequestsCostWhatTheirLengthDoes(t *testing.T) {
 				p.probeSome(e, place, ways, turn)
 			}
 		}
-		t.Logf("%s of a %s: %d requests, %v with what it takes to write them", e, e.kind, p.requests-requests, processorTime()-before)
+		t.Logf("%s of a %s: %d requests, %v of CPU time including their encoding", e, e.kind, p.requests-requests, processorTime()-before)
 	}
-	slices.Sort(p.dearest)
-	slices.Reverse(p.dearest)
-	t.Logf("%d requests, of which %d are accepted, %d refused by their length, and %d compared with less; %d that cannot be written",
-		p.requests, p.accepted, p.refused, p.compared, p.unwritten)
-	for _, d := range p.dearest[:20] {
-		t.Log(d)
+	slices.Sort(p.costs)
+	slices.Reverse(p.costs)
+	t.Logf("%d requests: %d accepted, %d refused for their length, %d compared with shorter ones; %d values cannot be encoded",
+		p.requests, p.accepted, p.refused, p.compared, p.unencodable)
+	for _, line := range p.costs[:20] {
+		t.Log(line)
 	}
 	if p.accepted < p.requests/20 {
-		t.Errorf("of %d requests only %d are accepted: the objects are not what the server takes", p.requests, p.accepted)
+		t.Errorf("got %d accepted requests of %d, want at least 5 %%: the objects are not valid", p.accepted, p.requests)
 	}
 }
 
-// store creates the objects that requests are about.
+// store creates the objects that the requests change.
 func (p *prober) store() {
 	send := func(e endpoint, path string, o object, name string) {
 		p.Helper()
@@ -320,7 +327,7 @@ func (p *prober) store() {
 		}
 		metadata["name"], metadata["namespace"] = name, namespace
 		if got := p.send(http.MethodPost, path, runtime.ContentTypeJSON, p.encode(e, inJSON, o)); got.code != http.StatusCreated {
-			p.Fatalf("creating %s of %s is answered %d: %.500s", name, path, got.code, got.says)
+			p.Fatalf("creating %s in %s: got %d, want %d: %.500s", name, path, got.code, http.StatusCreated, got.says)
 		}
 	}
 	for _, e := range endpoints() {
@@ -337,7 +344,7 @@ func (p *prober) store() {
 	}
 }
 
-// enlarged returns an object of the kind that is about half as large as may be stored.
+// enlarged returns an object of the kind that has about half of the size that etcd accepts.
 func enlarged(e endpoint) object {
 	o := e.valid()
 	names := func(n int, prefix string) []any {

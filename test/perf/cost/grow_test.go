@@ -32,7 +32,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// object is an object, or a part of one, as JSON has it.
+// object is a JSON object.
 type object = map[string]any
 
 // place is a field that can grow.
@@ -95,7 +95,7 @@ func with(in any, path []string, value any) any {
 	return fields
 }
 
-// item returns an item of a list of the type, which is like others or is told apart by its number.
+// item returns an item of a list of the type. text is its key or one of its fields, if it has a string.
 func item(of reflect.Type, text string) any {
 	switch of {
 	case reflect.TypeFor[metav1.Condition]():
@@ -128,7 +128,7 @@ func item(of reflect.Type, text string) any {
 	return object{}
 }
 
-// variants returns what makes a value of the type with n items or characters, by what is peculiar about it.
+// variants returns functions that make a value of the type with n items or characters. The keys describe the values.
 func variants(of reflect.Type) map[string]func(n int) any {
 	list := func(f func(i int) any) func(int) any {
 		return func(n int) any {
@@ -188,14 +188,14 @@ func variants(of reflect.Type) map[string]func(n int) any {
 		}
 	case reflect.String:
 		return map[string]func(int) any{"letters": repeat("%s", "a"), "accents": repeat("%s", "é"), "numbers": repeat("%s1", "1,"), "dashes": repeat("%s", "-"),
-			"indexes": func(n int) any { return indexes(n) }, "NUL": func(n int) any { return strings.Repeat("\x00", n/6) }} // which JSON writes with six
+			"indexes": func(n int) any { return indexes(n) }, "NUL": func(n int) any { return strings.Repeat("\x00", n/6) }} // six characters in JSON
 	case reflect.Struct: // times
 		return map[string]func(int) any{"letters": repeat("%s", "a"), "decimals": repeat("2026-01-01T00:00:00.%sZ", "1")}
 	}
 	return map[string]func(int) any{"digits": number, "text": repeat("%s", "1")}
 }
 
-// indexes returns a list of indexes, none next to another.
+// indexes returns a list of indexes without two that are adjacent.
 func indexes(n int) string {
 	var b strings.Builder
 	for i := 0; b.Len() < n; i += 2 {
@@ -213,7 +213,7 @@ func descending(n int) string {
 	return strings.TrimSuffix(b.String(), ",") + "}"
 }
 
-// isText reports whether the field grows by characters, and not by items.
+// isText reports whether the field grows in characters and not in items.
 func (p place) isText() bool {
 	switch p.of {
 	case reflect.TypeFor[metav1.FieldsV1]():
@@ -224,11 +224,11 @@ func (p place) isText() bool {
 	return p.of.Kind() != reflect.Slice && p.of.Kind() != reflect.Map
 }
 
-// most returns how many items or characters the limits on bodies accept in a field, written with the media type.
+// most returns how many items or characters of a field the limits on bodies accept with the media type.
 func (p place) most(mediaType string) int {
 	switch {
 	case p.isText():
-		return 2<<20 - 64 // with what is around it
+		return 2<<20 - 64 // leaves room for the rest of the body
 	case p.of.Kind() != reflect.Slice:
 		return 10_000
 	case mediaType == string(types.StrategicMergePatchType):

@@ -18,5 +18,5 @@ limitations under the License.
 
 package cost
 
-// slowdown is one: without the race detector nothing multiplies processor time.
+// slowdown is 1 without the race detector.
 const slowdown = 1

@@ -18,6 +18,6 @@ limitations under the License.
 
 package cost
 
-// slowdown is by how much the race detector multiplies processor time: by two to ten, as its documentation says, and by
-// more where most of the work is to move memory, as in a decoder.
+// slowdown is how much the race detector multiplies CPU time. Its documentation says two to ten. It is more for
+// code that mostly moves memory, such as a decoder.
 const slowdown = 10

@@ -41,14 +41,14 @@ import (
 const (
 	group     = "/apis/batch.leat.dev/v1alpha1"
 	namespace = "cost"
-	// maxBody and maxYAML are how long a body may be, and one in YAML.
+	// maxBody and maxYAML are the maximum lengths of a body in any encoding and in YAML.
 	maxBody, maxYAML = 3 << 20, 256 << 10
 )
 
-// The names of stored objects. Nothing but setup changes them: all that is measured is dryRun.
+// The names of stored objects. They never change, because all measured requests are dry runs.
 const (
-	small = "small" // as few fields as there can be
-	large = "large" // about half of what etcd takes
+	small = "small" // only required fields
+	large = "large" // about half of the size that etcd accepts
 	bound = "bound" // small, and bound to a worker
 )
 
@@ -62,7 +62,7 @@ const (
 	deleteCollection = "deletecollection"
 )
 
-// endpoint is where a body is sent, and what it is there.
+// endpoint is a resource or subresource and the kind of the bodies that it accepts.
 type endpoint struct {
 	resource, subresource string
 	of                    runtime.Object
@@ -71,7 +71,7 @@ type endpoint struct {
 	verbs                 []string
 	stored                []string // the objects that are changed
 	valid                 func() object
-	// fields is the only field that is grown, with all in it: all if it is empty.
+	// fields is the only top-level field whose fields grow. If it is empty, all fields grow.
 	fields string
 }
 
@@ -86,7 +86,7 @@ func (e endpoint) String() string {
 func (e endpoint) places() []place {
 	var all []place
 	for _, p := range places(reflect.TypeOf(e.of).Elem(), nil) {
-		// Its own subresource takes the status; elsewhere only create reads it, to no effect.
+		// The status grows at its own subresource. Elsewhere only create decodes it, and ignores it.
 		if e.fields == "" || p.path[0] == e.fields {
 			all = append(all, p)
 		}
@@ -94,7 +94,7 @@ func (e endpoint) places() []place {
 	return all
 }
 
-// endpoints returns everything that reads a body.
+// endpoints returns all endpoints that read a body.
 func endpoints() []endpoint {
 	emptySpec := func() object { return object{} }
 	task := func() object { return object{"spec": object{"command": []any{"true"}}} }
@@ -157,7 +157,7 @@ const (
 
 var encodings = []string{inJSON, inYAML, inProtobuf, inCBOR}
 
-// way is how a body is sent.
+// way is a verb, an encoding with its media type, and the stored object that the request changes.
 type way struct{ verb, encoding, mediaType, stored string }
 
 func (w way) String() string {
@@ -170,7 +170,7 @@ func (e endpoint) ways() map[string][]way {
 	for _, verb := range e.verbs {
 		stored := e.stored
 		if verb == create && e.subresource == "" {
-			stored = stored[:1] // there is nothing that it changes
+			stored = stored[:1] // create changes no stored object
 		}
 		for _, name := range stored {
 			add := func(encoding, mediaType string) {
@@ -196,7 +196,7 @@ func (e endpoint) ways() map[string][]way {
 	return all
 }
 
-// spent is what a request has cost, and its answer.
+// spent is the cost of a request and its response.
 type spent struct {
 	cpu   time.Duration
 	bytes uint64
@@ -204,7 +204,7 @@ type spent struct {
 	says  string
 }
 
-// processorTime returns what the process has used so far. etcd is another process.
+// processorTime returns the CPU time that this process has used. etcd is another process.
 func processorTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -213,7 +213,7 @@ func processorTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// allocated returns how many bytes the process has allocated so far.
+// allocated returns the number of bytes that this process has allocated since its start.
 func allocated() uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(sample)
@@ -241,19 +241,19 @@ func (s *server) send(method, path, contentType string, body []byte) spent {
 	return got
 }
 
-// encode returns an object, or a part of one, in the encoding: nil if it cannot be written.
+// encode returns an object, or a part of one, in the encoding. It returns nil if the encoding cannot represent it.
 func (s *server) encode(e endpoint, encoding string, value any) []byte {
 	data, err := json.Marshal(value)
 	if err != nil {
-		panic(err) // it is our own
+		panic(err) // a bug of this test
 	}
 	switch encoding {
-	case inYAML: // of which JSON is a part, but not after a comment
+	case inYAML: // JSON is valid YAML; the comment prevents that the server parses it as JSON
 		return append([]byte("# YAML\n"), data...)
 	case inProtobuf:
 		typed := reflect.New(reflect.TypeOf(e.of).Elem()).Interface().(runtime.Object)
 		if json.Unmarshal(data, typed) != nil {
-			return nil // no such object can be written
+			return nil // the type cannot represent the value
 		}
 		info, _ := runtime.SerializerInfoForMediaType(s.codecs.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
 		body, err := runtime.Encode(s.codecs.EncoderForVersion(info.Serializer, e.version), typed)
@@ -264,7 +264,7 @@ func (s *server) encode(e endpoint, encoding string, value any) []byte {
 	case inCBOR:
 		var plain any
 		if json.Unmarshal(data, &plain) != nil {
-			return nil // a number that has no end
+			return nil // a number that is too long
 		}
 		body, err := direct.Marshal(plain)
 		if err != nil {
@@ -275,7 +275,8 @@ func (s *server) encode(e endpoint, encoding string, value any) []byte {
 	return data
 }
 
-// request returns the request whose body has the value in the field: no body if that cannot be written.
+// request returns the request whose body has the value in the field. The body is nil if the encoding cannot represent
+// it.
 func (s *server) request(e endpoint, w way, p place, value any) (method, path string, body []byte) {
 	method, path = http.MethodPatch, e.resource+"/"+w.stored
 	if e.subresource != "" {
@@ -306,7 +307,7 @@ func (s *server) request(e endpoint, w way, p place, value any) (method, path st
 		query += "&fieldManager=cost&force=true"
 		content = with(object{"apiVersion": e.version.String(), "kind": e.kind}, p.path, value)
 	case w.mediaType == string(types.JSONPatchType):
-		parent := min(2, len(p.path)) // metadata, spec and status are there
+		parent := min(2, len(p.path)) // metadata, spec and status exist
 		content = []any{object{"op": "add", "path": "/" + strings.Join(p.path[:parent], "/"), "value": with(nil, p.path[parent:], value)}}
 	default:
 		content = with(object{}, p.path, value)

@@ -42,7 +42,7 @@ const (
 	callWhole = "list, whole"
 	callWatch = "watch, from the request until the event"
 
-	// callInterval is the time between two lives of a task: three writes, each seen by a watch, and one get of a stored one.
+	// callInterval is the time between two series of calls: three writes, each observed by a watch, and one get.
 	callInterval = 200 * time.Millisecond
 	// listInterval is the time from the end of a list to the next one.
 	listInterval = time.Second
@@ -50,22 +50,23 @@ const (
 	pageSize     = 500
 )
 
-// bounds are those of docs/reference/reliability-tests.md for the 99th percentile, by kind of call, in the order in which they are printed.
-var bounds = []struct {
+// objectives are the objectives of docs/reference/reliability-tests.md for the 99th percentile, in the order of the
+// output.
+var objectives = []struct {
 	kind  string
 	bound time.Duration
 }{
 	{callWrite, time.Second}, {callGet, time.Second}, {callPages, 30 * time.Second}, {callWhole, 30 * time.Second}, {callWatch, time.Second},
 }
 
-// latency is how long calls of a kind took.
+// latency summarizes the latencies of one kind of call.
 type latency struct {
 	Kind                                                                 string
 	N                                                                    int
 	P50Milliseconds, P99Milliseconds, MaxMilliseconds, BoundMilliseconds float64
 }
 
-// calls are those of people beside the set.
+// calls are requests of users while the set runs.
 type calls struct {
 	tasks     typed.TaskInterface
 	rest      rest.Interface
@@ -75,15 +76,15 @@ type calls struct {
 
 	mu   sync.Mutex
 	took map[string][]time.Duration
-	sent map[string]time.Time // of writes that the watch has not shown, by the name of the task and the event
-	n    int                  // tasks that were created
+	sent map[string]time.Time // of writes without an event yet, by the name of the task and the type of the event
+	n    int                  // number of created tasks
 }
 
-// run calls until ctx ends.
+// run sends requests until ctx ends.
 func (c *calls) run(ctx context.Context) {
 	c.took, c.sent = map[string][]time.Duration{}, map[string]time.Time{}
 	var all sync.WaitGroup
-	all.Go(func() { c.every(ctx, callInterval, func(n int) { all.Go(func() { c.life(ctx, n) }) }) })
+	all.Go(func() { c.every(ctx, callInterval, func(n int) { all.Go(func() { c.writeAndGet(ctx, n) }) }) })
 	all.Go(func() { c.every(ctx, listInterval, func(n int) { c.list(ctx, n) }) })
 	for ctx.Err() == nil {
 		c.follow(ctx)
@@ -105,7 +106,7 @@ func (c *calls) every(ctx context.Context, interval time.Duration, f func(n int)
 	}
 }
 
-// call does something and notes how long it took, unless it has failed.
+// call calls f, and records its latency if it succeeds.
 func (c *calls) call(ctx context.Context, kind string, f func() error) bool {
 	begun := time.Now()
 	err := f()
@@ -115,18 +116,18 @@ func (c *calls) call(ctx context.Context, kind string, f func() error) bool {
 		}
 		return false
 	}
-	c.note(kind, time.Since(begun))
+	c.record(kind, time.Since(begun))
 	return true
 }
 
-func (c *calls) note(kind string, took time.Duration) {
+func (c *calls) record(kind string, took time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.took[kind] = append(c.took[kind], took)
 }
 
-// life is that of a task which no worker is there for.
-func (c *calls) life(ctx context.Context, n int) {
+// writeAndGet creates, patches and deletes a task that fits no worker, and gets another task.
+func (c *calls) writeAndGet(ctx context.Context, n int) {
 	name := fmt.Sprintf("called-%d", n)
 	write := func(event watch.EventType, f func() error) bool {
 		c.mu.Lock()
@@ -156,7 +157,7 @@ func (c *calls) life(ctx context.Context, n int) {
 	write(watch.Deleted, func() error { return c.tasks.Delete(ctx, name, metav1.DeleteOptions{}) })
 }
 
-// follow watches what is called until the watch or ctx ends.
+// follow watches the tasks of writeAndGet until the watch or ctx ends.
 func (c *calls) follow(ctx context.Context) {
 	w, err := c.tasks.Watch(ctx, metav1.ListOptions{LabelSelector: callLabel + "=yes"})
 	if err != nil {
@@ -181,11 +182,11 @@ func (c *calls) follow(ctx context.Context) {
 	}
 }
 
-// list reads all tasks of the namespace, by turns in pages and whole.
+// list lists all tasks of the namespace, alternately in pages and unpaginated.
 func (c *calls) list(ctx context.Context, n int) {
 	if n%2 == 1 {
 		c.call(ctx, callWhole, func() error {
-			// Who decodes it at the end shares the processors with the servers.
+			// Do not decode the list, because that would use CPU time that the servers need.
 			stream, err := c.rest.Get().Namespace(c.namespace).Resource("tasks").Stream(ctx)
 			if err != nil {
 				return err
@@ -209,12 +210,12 @@ func (c *calls) list(ctx context.Context, n int) {
 	})
 }
 
-// latencies tells of all kinds.
+// latencies returns the latencies of all kinds of calls.
 func (c *calls) latencies() []latency {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []latency
-	for _, b := range bounds {
+	for _, b := range objectives {
 		took := c.took[b.kind]
 		if len(took) == 0 {
 			continue
@@ -228,7 +229,7 @@ func (c *calls) latencies() []latency {
 	return all
 }
 
-// at gives a quantile, in milliseconds, of what is sorted; 0 if there is nothing.
+// at returns a quantile, in milliseconds, of sorted durations. It returns 0 if there are none.
 func at(took []time.Duration, q float64) float64 {
 	if len(took) == 0 {
 		return 0
@@ -236,15 +237,15 @@ func at(took []time.Duration, q float64) float64 {
 	return float64(took[min(len(took)-1, int(q*float64(len(took))))].Microseconds()) / 1000
 }
 
-// printCalls tells how long people have waited.
+// printCalls prints the latencies of calls.
 func (r *result) printCalls(out io.Writer) {
-	fmt.Fprintf(out, "\ncalls of people beside %d stored tasks:\n\n", r.Stored)
+	fmt.Fprintf(out, "\ncalls with %d stored tasks:\n\n", r.Stored)
 	table := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
-	fmt.Fprintln(table, "| call\t| n\t| p50 ms\t| p99 ms\t| most ms\t| objective, p99\t|\n|---\t|---\t|---\t|---\t|---\t|---\t|")
+	fmt.Fprintln(table, "| call\t| n\t| p50 ms\t| p99 ms\t| max ms\t| objective, p99\t|\n|---\t|---\t|---\t|---\t|---\t|---\t|")
 	for _, l := range r.Calls {
 		fmt.Fprintf(table, "| %s\t| %d\t| %.0f\t| %.0f\t| %.0f\t| %.0f\t|\n", l.Kind, l.N, l.P50Milliseconds, l.P99Milliseconds, l.MaxMilliseconds, l.BoundMilliseconds)
 	}
-	_ = table.Flush() // to a terminal
+	_ = table.Flush() // an error of the terminal is not interesting
 }
 
 func storedName(i int) string { return fmt.Sprintf("stored-%08d", i) }

@@ -31,9 +31,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
@@ -47,27 +45,29 @@ const (
 	getInterval = 20 * time.Millisecond
 )
 
-// hostResult is what the host's share is, in one phase.
+// hostResult has the values of the host in one phase.
 type hostResult struct {
 	Seconds float64
-	// EtcdWrites are revisions of the host's etcd.
+	// EtcdWrites is the number of new revisions of the etcd of the host.
 	EtcdWrites int64
-	// By process.
+	// CPUMilliseconds and RSSMiB are the CPU time and the memory by process.
 	CPUMilliseconds, RSSMiB map[string]float64
-	// Of a ConfigMap, from the host.
+	// GetP50Milliseconds and GetP99Milliseconds are latencies of a GET of a ConfigMap.
 	GetP50Milliseconds, GetP99Milliseconds float64
-	// What crosses the aggregator, as TLS has it: from leat-apiserver, and to it.
+	// FromServerKiB and ToServerKiB are the encrypted traffic between the aggregator and leat-apiserver.
 	FromServerKiB, ToServerKiB float64
-	// FailedGets counts GETs that failed.
+	// FailedGets is the number of failed GETs.
 	FailedGets int
 }
 
-// hostMeter measures what a run costs the host: by its processes, its etcd, a client of its own, and between it and leat-apiserver.
+// hostMeter measures the load of the host: its processes, its etcd, the latency of a GET, and the traffic to
+// leat-apiserver.
 type hostMeter struct {
 	etcd      *clientv3.Client
 	endpoint  string
 	processes []*process
-	configs   func(context.Context) error
+	// get gets a ConfigMap of the host.
+	get func(context.Context) error
 
 	fromServer, toServer atomic.Int64
 	cancel               context.CancelFunc
@@ -81,12 +81,9 @@ type hostMeter struct {
 	cpu      map[string]time.Duration
 }
 
-// startHostMeter puts a relay between the aggregator and leat-apiserver.
-func startHostMeter(s *measure.Stage, e *kit.Env) *hostMeter {
-	admin, err := clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig)
-	s.Check(err)
-	admin.QPS = -1
-	maps := kubernetes.NewForConfigOrDie(admin).CoreV1().ConfigMaps(metav1.NamespaceSystem)
+// startHostMeter starts a proxy between the aggregator and leat-apiserver that counts bytes.
+func startHostMeter(s *measure.TB, e *kit.Env) *hostMeter {
+	maps := e.HostClient(s).CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	client, err := e.Host.Etcd.Client()
 	s.Check(err)
 	s.Cleanup(func() { s.Check(client.Close()) })
@@ -96,20 +93,20 @@ func startHostMeter(s *measure.Stage, e *kit.Env) *hostMeter {
 			{Name: "kube-apiserver", pid: e.Host.APIServer.PID()}, {Name: "kube-controller-manager", pid: e.Host.ControllerManager.PID()},
 			{Name: "etcd of the host", pid: e.Host.Etcd.PID()},
 		},
-		configs: func(ctx context.Context) error {
+		get: func(ctx context.Context) error {
 			_, err := maps.Get(ctx, "extension-apiserver-authentication", metav1.GetOptions{})
 			return err
 		},
 	}
-	server := e.Direct(s, "nobody")
+	server := e.Anonymous(s)
 	port, err := host.FreePort()
 	s.Check(err)
 	listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 	s.Check(err)
 	s.Cleanup(func() { s.Check(listener.Close()) })
-	go m.relay(listener, server.Host)
+	go m.proxy(listener, server.Host)
 	s.Check(e.Host.RegisterLeat(s.Context(), port, server.CAData))
-	// Connections that are open go past the relay.
+	// Connections that are open already bypass the proxy.
 	s.Check(e.Host.APIServer.Restart(s.Context()))
 	s.Check(e.Host.ControllerManager.Restart(s.Context()))
 	for _, p := range m.processes {
@@ -124,12 +121,13 @@ func startHostMeter(s *measure.Stage, e *kit.Env) *hostMeter {
 	return m
 }
 
-// direct is a person who goes past the aggregator, so that only the host's own controllers cross it.
-func direct(s *measure.Stage, e *kit.Env) *rest.Config {
+// direct returns the configuration of a user at the server itself, so that only controllers of the host use the
+// aggregator.
+func direct(s *measure.TB, e *kit.Env) *rest.Config {
 	return measure.Protobuf(e.Direct(s, "alice", "leat:admins"))
 }
 
-func (m *hostMeter) relay(listener net.Listener, url string) {
+func (m *hostMeter) proxy(listener net.Listener, url string) {
 	for {
 		client, err := listener.Accept()
 		if err != nil {
@@ -137,11 +135,11 @@ func (m *hostMeter) relay(listener net.Listener, url string) {
 		}
 		server, err := net.Dial("tcp", url[len("https://"):])
 		if err != nil {
-			_ = client.Close() // the aggregator tries again
+			_ = client.Close() // the aggregator retries
 			continue
 		}
 		pass := func(to, from net.Conn, count *atomic.Int64) {
-			_, _ = io.Copy(&counted{to, count}, from) // either end may go first
+			_, _ = io.Copy(&countingWriter{to, count}, from) // either end may close its connection first
 			_ = to.Close()
 			_ = from.Close()
 		}
@@ -150,13 +148,13 @@ func (m *hostMeter) relay(listener net.Listener, url string) {
 	}
 }
 
-// counted counts what is written.
-type counted struct {
+// countingWriter counts the bytes that are written.
+type countingWriter struct {
 	io.Writer
 	n *atomic.Int64
 }
 
-func (c *counted) Write(data []byte) (int, error) {
+func (c *countingWriter) Write(data []byte) (int, error) {
 	n, err := c.Writer.Write(data)
 	c.n.Add(int64(n))
 	return n, err
@@ -187,7 +185,7 @@ func (m *hostMeter) begin(ctx context.Context) error {
 				return
 			}
 			begun := time.Now()
-			if err := m.configs(ctx); err == nil {
+			if err := m.get(ctx); err == nil {
 				m.took = append(m.took, time.Since(begun))
 			} else if ctx.Err() == nil {
 				m.failed++
@@ -206,7 +204,7 @@ func (m *hostMeter) end(ctx context.Context) (*hostResult, error) {
 		return nil, err
 	}
 	if len(m.took) == 0 {
-		return nil, errors.New("no GET of the host has succeeded")
+		return nil, errors.New("all GETs of a ConfigMap failed")
 	}
 	slices.Sort(m.took)
 	r := &hostResult{
@@ -243,10 +241,10 @@ func (m *hostMeter) idle(ctx context.Context) (*hostResult, error) {
 	return m.end(ctx)
 }
 
-// printHost tells how it was before and during the run.
+// printHost prints the values of the host before and during the run.
 func (r *result) printHost(out io.Writer) {
 	before, during, tasks := r.HostBefore, r.HostDuring, float64(r.Completions)
-	fmt.Fprintf(out, "\nthe host, for %.0f s without tasks and for the %.0f s of the run:\n\n", before.Seconds, during.Seconds)
+	fmt.Fprintf(out, "\nthe host, %.0f s without tasks and the %.0f s of the run:\n\n", before.Seconds, during.Seconds)
 	table := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
 	row := func(name, format string, before, during float64, perTask bool) {
 		fmt.Fprintf(table, "| %s\t| "+format+"\t| "+format+"\t| ", name, before, during)
@@ -270,5 +268,5 @@ func (r *result) printHost(out io.Writer) {
 	row("GETs that failed", "%.0f", float64(before.FailedGets), float64(during.FailedGets), false)
 	row("from leat-apiserver through the aggregator, KiB", "%.0f", before.FromServerKiB, during.FromServerKiB, true)
 	row("to leat-apiserver through the aggregator, KiB", "%.0f", before.ToServerKiB, during.ToServerKiB, true)
-	_ = table.Flush() // to a terminal
+	_ = table.Flush() // an error of the terminal is not interesting
 }

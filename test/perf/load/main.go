@@ -14,9 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// The load program runs one task set to its end with workers that do nothing, and tells what that costs: a bench, not a test. The
-// programs are the real ones as processes, on a real etcd that syncs and behind a real host cluster; only the workers are goroutines of
-// this program, which report each task as succeeded as soon as they see it.
+// The load command runs one large TaskSet and measures the throughput, the latency, and the CPU and memory of all
+// processes. It is a benchmark, not a test. The programs run as processes with a real etcd that syncs, behind a real
+// host cluster. Only the workers are goroutines of this command: they report each task as succeeded as soon as they see
+// it.
 //
 //	make build host
 //	go run ./test/perf/load --completions=100000
@@ -57,21 +58,21 @@ type options struct {
 func main() {
 	var o options
 	flag.IntVar(&o.completions, "completions", 1_000_000, "Completions of the task set")
-	flag.IntVar(&o.parallelism, "parallelism", 200, "Parallelism of the task set, and how many tasks all workers together have room for")
-	flag.IntVar(&o.workers, "workers", 20, "Number of workers, each with a watch and an identity of its own")
-	flag.DurationVar(&o.taskDuration, "task-duration", 0, "How long a task runs; with more than 0 the rate is at most the parallelism divided by it")
-	flag.DurationVar(&o.compactionInterval, "etcd-compaction-interval", 5*time.Minute, "The flag of leat-apiserver: old revisions are kept in etcd for one to two intervals")
+	flag.IntVar(&o.parallelism, "parallelism", 200, "Parallelism of the task set, and the capacity of all workers together, in tasks")
+	flag.IntVar(&o.workers, "workers", 20, "Number of workers, each with its own watch and client certificate")
+	flag.DurationVar(&o.taskDuration, "task-duration", 0, "Duration of a task. The rate is at most the parallelism divided by it")
+	flag.DurationVar(&o.compactionInterval, "etcd-compaction-interval", 5*time.Minute, "Flag of leat-apiserver: etcd keeps old revisions for one to two intervals")
 	flag.DurationVar(&o.interval, "interval", 10*time.Second, "Time between two lines of output")
 	flag.StringVar(&o.programs, "programs", "bin", "Directory with leat-apiserver and leat-controller-manager")
-	flag.StringVar(&o.dir, "dir", "", "Directory for data and logs, which are kept (default: one of its own, which is removed)")
-	flag.StringVar(&o.json, "json", "", "File that the result is also written to, as JSON")
-	flag.StringVar(&o.profile, "cpu-profile", "", "File that half a minute's CPU profile of leat-apiserver is written to, as the set runs")
-	flag.BoolVar(&o.host, "host", false, "Tell what the run costs the host: its processes, its etcd, its latency, and what crosses its aggregator, before and during")
-	flag.IntVar(&o.stored, "stored", 0, "Number of finished tasks that are stored before the set starts, in its namespace")
-	flag.Float64Var(&o.share, "share", 0, "Hold the set to this share, like 0.7, of the rate that a smaller one has reached before it (default: as fast as it goes)")
-	flag.BoolVar(&o.calls, "calls", false, "Have people write, get, list and watch beside the set, through the host, and tell how long that takes")
-	flag.IntVar(&o.replicas, "replicas", 1, "Number of leat-apiservers: workers are spread over them, all others come by a Service in front of them")
-	flag.Float64Var(&o.serverCPUs, "server-cpus", 0, "Share of a processor that each leat-apiserver is held to, like 0.3, as the limit of a container does; needs root (default: none)")
+	flag.StringVar(&o.dir, "dir", "", "Directory for data and logs, which are kept (default: a temporary directory, which is removed)")
+	flag.StringVar(&o.json, "json", "", "File for the result as JSON")
+	flag.StringVar(&o.profile, "cpu-profile", "", "File for a CPU profile of leat-apiserver over 30 s while the set runs")
+	flag.BoolVar(&o.host, "host", false, "Also measure the host before and during the run: its processes, its etcd, its latency, and the traffic of its aggregator")
+	flag.IntVar(&o.stored, "stored", 0, "Number of finished tasks that are stored in the namespace before the set starts")
+	flag.Float64Var(&o.share, "share", 0, "Limit the rate of the set to this share, like 0.7, of the rate that a smaller set reached before (default: no limit)")
+	flag.BoolVar(&o.calls, "calls", false, "Also write, get, list and watch tasks through the host while the set runs, and measure the latency")
+	flag.IntVar(&o.replicas, "replicas", 1, "Number of leat-apiservers. Workers are spread over them. Other clients use a Service")
+	flag.Float64Var(&o.serverCPUs, "server-cpus", 0, "CPU limit of each leat-apiserver, like 0.3. It needs root (default: no limit)")
 	flag.Parse()
 	if err := o.validate(flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -88,17 +89,17 @@ func main() {
 func (o *options) validate(args []string) error {
 	switch {
 	case len(args) > 0:
-		return fmt.Errorf("arguments %q: there are only flags: see --help", args)
+		return fmt.Errorf("unexpected arguments %q: see --help", args)
 	case o.completions < 1 || o.workers < 1 || o.interval <= 0:
 		return errors.New("--completions, --workers and --interval must be more than 0")
 	case o.parallelism < o.workers:
-		return fmt.Errorf("--parallelism=%d: must be at least --workers=%d: each has room for one task or more", o.parallelism, o.workers)
+		return fmt.Errorf("--parallelism=%d: must be at least --workers=%d, because each worker has a capacity of at least one task", o.parallelism, o.workers)
 	case o.replicas < 1 || o.stored < 0 || o.serverCPUs < 0:
 		return errors.New("--replicas must be more than 0, --stored and --server-cpus must not be negative")
 	case o.share < 0 || o.share > 1:
 		return fmt.Errorf("--share=%g: must be from 0 to 1", o.share)
 	case o.host && o.replicas > 1:
-		return errors.New("--host measures what one replica costs the host: leave --replicas out")
+		return errors.New("--host measures one replica: omit --replicas")
 	case o.taskDuration < 0 || o.compactionInterval < 0:
 		return errors.New("--task-duration and --etcd-compaction-interval must not be negative")
 	}
@@ -118,9 +119,9 @@ func (o *options) run(ctx context.Context) (err error) {
 	if err := os.Setenv("LEAT_TEST_PROGRAMS", o.programs); err != nil {
 		return err
 	}
-	// What makes servers check themselves keeps every object for ever.
+	// The mutation detector, one of the oracles, keeps every object in memory.
 	host.Oracles = nil
-	s := measure.NewStage(ctx, "load", o.dir)
+	s := measure.NewTB(ctx, "load", o.dir)
 	var r *result
 	func() {
 		defer s.End()

@@ -27,22 +27,20 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/measure"
 )
 
-// serverName is that of the first leat-apiserver, which those of the others begin with.
+// serverName is the name of the first leat-apiserver, and the prefix of the names of its replicas.
 const serverName = "leat-apiserver"
 
-// process is what one process needs.
+// process has the CPU time and memory of a process.
 type process struct {
 	Name                string
 	CPUMillisecondsTask float64
-	// Processors is how much of them it has used, of one as 1.
+	// Processors is the average number of used CPUs.
 	Processors float64
 	PeakRSSMiB float64
 
@@ -50,7 +48,7 @@ type process struct {
 	before time.Duration
 }
 
-// sample is how things are at a moment.
+// sample has the values at one time.
 type sample struct {
 	Seconds      float64
 	Completed    int
@@ -60,7 +58,7 @@ type sample struct {
 	EtcdWrites   int64
 }
 
-// result is what a run has shown.
+// result is the result of a run.
 type result struct {
 	Completions, Parallelism, Workers              int
 	TaskDurationSeconds, CompactionIntervalSeconds float64
@@ -68,25 +66,28 @@ type result struct {
 	Seconds           float64
 	TasksPerSecond    float64
 	EtcdWritesPerTask float64
-	// From the request to create a task of the set until the controller sees that it has started or, as here, finished.
+	// StartP50Milliseconds and StartP99Milliseconds are quantiles of the time from the request to create a task of the set
+	// until the controller sees that it has started or, as here, finished.
 	StartP50Milliseconds, StartP99Milliseconds float64
-	// From the request to create a lone task until its worker sees it.
+	// Probes is the number of probes. Their latency is the time from the request to create a task until its worker sees
+	// it.
 	Probes                                     int
 	ProbeP50Milliseconds, ProbeP99Milliseconds float64
-	// Failures are requests of workers and probes that failed.
+	// Failures is the number of failed requests of workers and probes.
 	Failures  int
 	Processes []*process
-	// Requests are those that leat-apiserver has served for each task.
+	// Requests are the requests to leat-apiserver per task.
 	Requests []request
 	Samples  []sample
-	// Stored tasks were there before. PeakTasksPerSecond is there with --share only, and Calls with --calls.
+	// Stored is the number of tasks that were stored before the run. PeakTasksPerSecond needs --share, and Calls needs
+	// --calls.
 	Stored             int       `json:",omitempty"`
 	PeakTasksPerSecond float64   `json:",omitempty"`
 	Calls              []latency `json:",omitempty"`
-	// Replicas are leat-apiservers, each with so many processors; no limit is 0.
+	// Replicas is the number of leat-apiservers, and ServerCPUs the CPU limit of each. No limit is 0.
 	Replicas   int
 	ServerCPUs float64 `json:",omitempty"`
-	// HostBefore and HostDuring are there with --host only.
+	// HostBefore and HostDuring need --host.
 	HostBefore, HostDuring *hostResult `json:",omitempty"`
 }
 
@@ -111,7 +112,7 @@ func (r *result) print(out io.Writer) {
 	fmt.Fprintf(out, "\n%d completions at parallelism %d, %d workers, in %.0f s: %.0f tasks/s, %.2f etcd writes a task\n",
 		r.Completions, r.Parallelism, r.Workers, r.Seconds, r.TasksPerSecond, r.EtcdWritesPerTask)
 	if r.PeakTasksPerSecond > 0 {
-		fmt.Fprintf(out, "that is %.0f %% of the %.0f tasks/s of a set that nothing held back\n", 100*r.TasksPerSecond/r.PeakTasksPerSecond, r.PeakTasksPerSecond)
+		fmt.Fprintf(out, "that is %.0f %% of the %.0f tasks/s of a set without a limit\n", 100*r.TasksPerSecond/r.PeakTasksPerSecond, r.PeakTasksPerSecond)
 	}
 	if r.Replicas > 1 || r.ServerCPUs > 0 {
 		total, used := 0.0, []string{}
@@ -121,13 +122,13 @@ func (r *result) print(out io.Writer) {
 				used = append(used, fmt.Sprintf("%.0f %%", 100*p.Processors))
 			}
 		}
-		held := "to no share"
+		limit := "without a CPU limit"
 		if r.ServerCPUs > 0 {
-			held = fmt.Sprintf("each to %.0f %%", 100*r.ServerCPUs)
+			limit = fmt.Sprintf("each limited to %.0f %% of a CPU", 100*r.ServerCPUs)
 		}
-		fmt.Fprintf(out, "%d replicas of leat-apiserver, held %s of a processor, used %s: %.2f ms a task together\n", r.Replicas, held, strings.Join(used, " and "), total)
+		fmt.Fprintf(out, "%d replicas of leat-apiserver, %s, used %s: %.2f ms a task together\n", r.Replicas, limit, strings.Join(used, " and "), total)
 	}
-	fmt.Fprintf(out, "created → started, as the controller sees it: p50 %.0f ms, p99 %.0f ms; %d lone tasks beside: p50 %.0f ms, p99 %.0f ms\n\n",
+	fmt.Fprintf(out, "created → started, as the controller sees it: p50 %.0f ms, p99 %.0f ms; %d probes: p50 %.0f ms, p99 %.0f ms\n\n",
 		r.StartP50Milliseconds, r.StartP99Milliseconds, r.Probes, r.ProbeP50Milliseconds, r.ProbeP99Milliseconds)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(table, "process\tCPU ms/task\tpeak RSS MiB\t")
@@ -147,19 +148,19 @@ func (r *result) print(out io.Writer) {
 	for _, s := range quarters {
 		fmt.Fprintf(table, "%.0f\t", s.EtcdMiB)
 	}
-	fmt.Fprint(table, "\nof that in use\t\t\t")
+	fmt.Fprint(table, "\nin use\t\t\t")
 	for _, s := range quarters {
 		fmt.Fprintf(table, "%.0f\t", s.EtcdInUseMiB)
 	}
 	fmt.Fprintln(table)
-	_ = table.Flush() // to a terminal
+	_ = table.Flush() // an error of the terminal is not interesting
 	fmt.Fprintln(out, "\nrequests to leat-apiserver, per task:")
 	for _, request := range r.Requests {
 		fmt.Fprintf(out, "  %6.3f  %s\n", request.PerTask, request.Name)
 	}
 }
 
-// quarters gives the samples at 25, 50, 75 and 100 % of the time.
+// quarters returns the samples at 25, 50, 75 and 100 % of the time.
 func (r *result) quarters() []sample {
 	var quarters []sample
 	for i := range 4 {
@@ -189,7 +190,7 @@ func (m *meter) sample(ctx context.Context, at time.Duration, completed int) (sa
 	return s, nil
 }
 
-// end puts what was needed in all, for so many tasks, into the result.
+// end adds the differences since begin to the result. Some of them are divided by the number of tasks.
 func (m *meter) end(ctx context.Context, r *result, tasks float64) error {
 	status, err := m.etcd.Status(ctx, m.endpoint)
 	if err != nil {
@@ -211,7 +212,7 @@ func (m *meter) end(ctx context.Context, r *result, tasks float64) error {
 	return nil
 }
 
-// requests gives what the server has served between two scrapes, for each task.
+// requests returns the requests between two scrapes of the metrics, per task.
 func requests(before, after measure.Metrics, tasks float64) []request {
 	sums := map[string]float64{}
 	for key, value := range after {
@@ -234,16 +235,14 @@ func requests(before, after measure.Metrics, tasks float64) []request {
 	return all
 }
 
-// observer reads what the leat-apiservers tell of themselves.
+// observer reads the metrics and profiles of the leat-apiservers.
 type observer struct {
 	client *http.Client
 	urls   []string
 }
 
-func (o *options) observer(s *measure.Stage, servers []*kit.Env) *observer {
-	admin, err := clientcmd.BuildConfigFromFlags("", servers[0].Host.AdminKubeconfig)
-	s.Check(err)
-	s.Check(measure.AllowObserver(s.Context(), kubernetes.NewForConfigOrDie(admin)))
+func (o *options) observer(s *measure.TB, servers []*kit.Env) *observer {
+	s.Check(measure.AllowObserver(s.Context(), servers[0].HostClient(s)))
 	client, err := rest.HTTPClientFor(servers[0].Direct(s, measure.Observer))
 	s.Check(err)
 	all := &observer{client: client}
@@ -253,8 +252,8 @@ func (o *options) observer(s *measure.Stage, servers []*kit.Env) *observer {
 	return all
 }
 
-// metrics gives the sums over all servers.
-func (o *observer) metrics(s *measure.Stage) measure.Metrics {
+// metrics returns the sums of the metrics of all servers.
+func (o *observer) metrics(s *measure.TB) measure.Metrics {
 	sums := measure.Metrics{}
 	for _, url := range o.urls {
 		metrics, err := measure.ReadMetrics(s.Context(), o.client, url+"/metrics")

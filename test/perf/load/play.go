@@ -45,14 +45,14 @@ import (
 
 const (
 	setName = "load"
-	// probeInterval is the time between two lone tasks whose way to a worker is measured.
+	// probeInterval is the time between two probes.
 	probeInterval = time.Second
 	pollInterval  = 200 * time.Millisecond
 	storeTimeout  = 2 * time.Minute
 )
 
-// play starts everything, runs the set and measures.
-func (o *options) play(s *measure.Stage) *result {
+// play starts all programs, runs the set and measures.
+func (o *options) play(s *measure.TB) *result {
 	e := kit.Aggregated(s, "--etcd-compaction-interval="+o.compactionInterval.String())
 	servers, managerArgs := o.startReplicas(s, e)
 	var atHost *hostMeter
@@ -96,7 +96,7 @@ func (o *options) play(s *measure.Stage) *result {
 		s.Check(m.begin(s.Context()))
 		o.follow(s, api.TaskSets(namespace), "peak", max(1, o.completions/5), m, first, failures, begun)
 		r.PeakTasksPerSecond = float64(max(1, o.completions/5)) / time.Since(begun).Seconds()
-		pace.hold(o.share * r.PeakTasksPerSecond)
+		pace.limit(o.share * r.PeakTasksPerSecond)
 	}
 	var idle *hostResult
 	if atHost != nil {
@@ -147,9 +147,9 @@ func (o *options) play(s *measure.Stage) *result {
 	return r
 }
 
-// startReplicas starts as many servers as there are to be, with a Service in front of them if there are several, and holds each to its share of
-// a processor. It gives all servers, and how the controller manager reaches them.
-func (o *options) startReplicas(s *measure.Stage, e *kit.Env) (servers []*kit.Env, managerArgs []string) {
+// startReplicas starts the replicas, and a Service if there are several, and limits their CPU. It returns all servers,
+// and the arguments that the controller manager needs to reach them.
+func (o *options) startReplicas(s *measure.TB, e *kit.Env) (servers []*kit.Env, managerArgs []string) {
 	servers = []*kit.Env{e}
 	for range o.replicas - 1 {
 		servers = append(servers, e.Replica(s))
@@ -175,8 +175,8 @@ func (o *options) startReplicas(s *measure.Stage, e *kit.Env) (servers []*kit.En
 	return servers, managerArgs
 }
 
-// createSet creates a set and tells when.
-func (o *options) createSet(s *measure.Stage, sets typed.TaskSetInterface, name string, completions int) time.Time {
+// createSet creates a set and returns the time after its creation.
+func (o *options) createSet(s *measure.TB, sets typed.TaskSetInterface, name string, completions int) time.Time {
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	set.Spec.Completions, set.Spec.Parallelism = new(int32(completions)), new(int32(o.parallelism))
 	set.Spec.CompletionMode = new(batch.IndexedCompletion)
@@ -186,8 +186,8 @@ func (o *options) createSet(s *measure.Stage, sets typed.TaskSetInterface, name 
 	return time.Now()
 }
 
-// store has one task done, and stores copies of it, past the servers.
-func store(s *measure.Stage, etcd *clientv3.Client, tasks typed.TaskInterface, namespace string, n int) {
+// store runs one task and writes copies of it to etcd.
+func store(s *measure.TB, etcd *clientv3.Client, tasks typed.TaskInterface, namespace string, n int) {
 	_, err := tasks.Create(s.Context(), &batch.Task{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: storedName(0), Labels: map[string]string{"app": "render", "team": "pictures"},
@@ -201,7 +201,7 @@ func store(s *measure.Stage, etcd *clientv3.Client, tasks typed.TaskInterface, n
 	var uid types.UID
 	await := func(what, name string, done func(*batch.Task) bool) {
 		if err := wait.PollUntilContextTimeout(s.Context(), pollInterval, storeTimeout, true, func(ctx context.Context) (bool, error) {
-			// From the cache of the server.
+			// Read from the watch cache.
 			task, err := tasks.Get(ctx, name, metav1.GetOptions{ResourceVersion: "0"})
 			if apierrors.IsNotFound(err) {
 				return false, nil
@@ -215,7 +215,7 @@ func store(s *measure.Stage, etcd *clientv3.Client, tasks typed.TaskInterface, n
 			s.Fatalf("waiting for %s: %v", what, err)
 		}
 	}
-	await("the task that is to be copied", storedName(0), func(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded })
+	await("the task to copy", storedName(0), func(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded })
 	key, value, err := measure.FindStored(s.Context(), etcd, namespace, storedName(0))
 	s.Check(err)
 	original := uid
@@ -226,15 +226,15 @@ func store(s *measure.Stage, etcd *clientv3.Client, tasks typed.TaskInterface, n
 		return [][]byte{[]byte(storedName(i)), fmt.Appendf(nil, "00000000-0000-4000-8000-%012d", i)}
 	}))
 	await("the last copy", storedName(n-1), func(*batch.Task) bool { return true })
-	fmt.Printf("%d tasks are stored, of %d bytes each\n", n, len(value))
+	fmt.Printf("stored %d tasks of %d bytes each\n", n, len(value))
 }
 
-// pace holds all workers together to a rate, if there is one.
+// pace limits the rate of all workers together, after limit was called.
 type pace struct {
 	limiter atomic.Pointer[flowcontrol.RateLimiter]
 }
 
-func (p *pace) hold(perSecond float64) {
+func (p *pace) limit(perSecond float64) {
 	limiter := flowcontrol.NewTokenBucketRateLimiter(float32(perSecond), 1)
 	p.limiter.Store(&limiter)
 }
@@ -246,8 +246,8 @@ func (p *pace) wait(ctx context.Context) error {
 	return nil
 }
 
-// startWorkers starts workers which together have room for the parallelism and for probes.
-func (o *options) startWorkers(s *measure.Stage, servers []*kit.Env, namespace string, pace *pace, seen func(string), failed func(error)) {
+// startWorkers starts workers whose capacity is enough for the parallelism and for probes.
+func (o *options) startWorkers(s *measure.TB, servers []*kit.Env, namespace string, pace *pace, seen func(string), failed func(error)) {
 	ctx, cancel := context.WithCancel(s.Context())
 	ended := make(chan error, o.workers)
 	for i := range o.workers {
@@ -267,8 +267,8 @@ func (o *options) startWorkers(s *measure.Stage, servers []*kit.Env, namespace s
 	})
 }
 
-// follow prints how the set gets on until it has ended.
-func (o *options) follow(s *measure.Stage, sets typed.TaskSetInterface, name string, completions int, m *meter, r *result, failures *failures, begun time.Time) {
+// follow prints and records samples until the set is complete.
+func (o *options) follow(s *measure.TB, sets typed.TaskSetInterface, name string, completions int, m *meter, r *result, failures *failures, begun time.Time) {
 	fmt.Println(header)
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
@@ -282,7 +282,7 @@ func (o *options) follow(s *measure.Stage, sets typed.TaskSetInterface, name str
 		set, err := sets.Get(s.Context(), name, metav1.GetOptions{})
 		s.Check(err)
 		if meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetFailed) {
-			s.Fatalf("the task set has failed: %+v", set.Status)
+			s.Fatalf("the task set failed: %+v", set.Status)
 		}
 		complete := meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetComplete)
 		if time.Now().Before(due) && !complete {
@@ -303,7 +303,7 @@ func (o *options) follow(s *measure.Stage, sets typed.TaskSetInterface, name str
 	}
 }
 
-// probes are lone tasks that come in beside those of the set.
+// probes are tasks outside the set. They measure the time from the request to create a task until its worker sees it.
 type probes struct {
 	mu   sync.Mutex
 	sent map[string]time.Time
@@ -334,7 +334,7 @@ func (p *probes) send(ctx context.Context, tasks typed.TaskInterface, failed fun
 	}
 }
 
-// arrived takes in that a worker has seen a task.
+// arrived records that a worker has seen a task.
 func (p *probes) arrived(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -344,7 +344,7 @@ func (p *probes) arrived(name string) {
 	}
 }
 
-// quantile gives, in milliseconds, how long the way to a worker took.
+// quantile returns a quantile of the latencies in milliseconds.
 func (p *probes) quantile(q float64) float64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -352,7 +352,7 @@ func (p *probes) quantile(q float64) float64 {
 	return at(p.took, q)
 }
 
-// failures counts requests of this program that failed, and keeps the last.
+// failures counts the failed requests of this program and keeps the last error.
 type failures struct {
 	n    atomic.Int64
 	last atomic.Pointer[error]
@@ -363,7 +363,7 @@ func (f *failures) add(err error) {
 	f.last.Store(&err)
 }
 
-// begin takes in where everything starts from.
+// begin records the current values, which end subtracts.
 func (m *meter) begin(ctx context.Context) error {
 	status, err := m.etcd.Status(ctx, m.endpoint)
 	if err != nil {
@@ -378,7 +378,7 @@ func (m *meter) begin(ctx context.Context) error {
 	return nil
 }
 
-// meter reads what processes and etcd need.
+// meter measures processes and etcd.
 type meter struct {
 	etcd      *clientv3.Client
 	endpoint  string
