@@ -14,8 +14,6 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package chaos runs all of Leat as real processes, has everything go wrong at random that can, and holds what clients were told, what
-// became of the work, and what the store has, to what is promised. See docs/concepts/reliability.md.
 package chaos
 
 import (
@@ -49,7 +47,7 @@ import (
 var (
 	seedFlag = flag.Uint64("seed", 0, "repeat the faults and the calls of a run by the seed that it has printed; 0 for another one each time")
 	seeds    = flag.Int("seeds", 1, "how many runs there are, of one seed after the other")
-	duration = flag.Duration("duration", time.Minute, "how long things go wrong, in each run")
+	duration = flag.Duration("duration", time.Minute, "how long faults are injected in each run of TestChaos, and how long TestSoak applies load")
 	members  = flag.Int("members", 0, "how many members etcd has: 1, 3, or 0 for what the seed says")
 )
 
@@ -58,6 +56,7 @@ const searchLimit = 2 * time.Minute
 
 // TestChaos holds everything to all promises at once.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	first := *seedFlag
 	if first == 0 {
 		first = uint64(time.Now().UnixMilli())
@@ -74,7 +73,7 @@ func run(t *testing.T, seed uint64) {
 		size = []int{1, 3}[seed%2]
 	}
 	t.Logf("Seed %d, etcd of %d. Repeat it with: go test -v ./test/chaos -run TestChaos -args -seed=%d -members=%d -duration=%s", seed, size, seed, size, *duration)
-	s := newStage(t, seed, size)
+	s := newCluster(t, seed, size)
 	kit.Check(t, syscall.Mkfifo(filepath.Join(s.dir, "never"), 0o600))
 	etcd := kit.Must(s.store.client())(t)
 	defer etcd.Close()
@@ -95,7 +94,7 @@ func run(t *testing.T, seed uint64) {
 	recorder := &recorder{}
 	clients := s.clients(seed, recorder)
 	employer := newEmployer(s, through(s.servers[0].env.Direct(t, "alice", "leat:admins"), s.service))
-	injector := &injector{stage: s, truth: history, counts: map[string]int{}}
+	injector := &injector{cluster: s, truth: history, counts: map[string]int{}}
 	var foreground sync.WaitGroup
 	for _, c := range clients {
 		foreground.Go(func() { c.run(trouble) })
@@ -183,7 +182,7 @@ func run(t *testing.T, seed uint64) {
 }
 
 // clients are one or two on each way to a server.
-func (s *stage) clients(seed uint64, r *recorder) []*client {
+func (s *cluster) clients(seed uint64, r *recorder) []*client {
 	e := s.servers[0].env
 	person := e.Direct(s, "alice", "leat:admins")
 	var all []*client
@@ -197,7 +196,7 @@ func (s *stage) clients(seed uint64, r *recorder) []*client {
 }
 
 // watchers are some of each kind of selector, on each way to a server.
-func (s *stage) watchers(seed uint64, from int64) []*watcher {
+func (s *cluster) watchers(seed uint64, from int64) []*watcher {
 	e := s.servers[0].env
 	person := e.Direct(s, "alice", "leat:admins")
 	first, second := through(person, s.servers[0].clients), through(person, s.servers[1].clients)
@@ -226,7 +225,7 @@ func (s *stage) watchers(seed uint64, from int64) []*watcher {
 }
 
 // settle waits until all processes are ready, and reads all objects once more.
-func (s *stage) settle(r *recorder, clients []*client) {
+func (s *cluster) settle(r *recorder, clients []*client) {
 	s.Helper()
 	for _, m := range s.store.members {
 		kit.Check(s, m.WaitReady(s.Context()))
@@ -255,7 +254,7 @@ func (s *stage) settle(r *recorder, clients []*client) {
 }
 
 // compareMembers holds the members of etcd to having the same.
-func (s *stage) compareMembers(etcd *clientv3.Client) (wrong []string) {
+func (s *cluster) compareMembers(etcd *clientv3.Client) (wrong []string) {
 	hashes := map[string][]string{}
 	err := await.Until(s.Context(), patience, func(ctx context.Context) error {
 		clear(hashes)
@@ -284,7 +283,7 @@ func (s *stage) compareMembers(etcd *clientv3.Client) (wrong []string) {
 
 // searchLogs looks for what processes of ours say when they find themselves wrong: the race detector's reports, panics, and those of upstream's
 // oracles, which panic.
-func (s *stage) searchLogs() (wrong []string) {
+func (s *cluster) searchLogs() (wrong []string) {
 	s.logs(func(path, line string) {
 		for _, alarm := range []string{"DATA RACE", "Observed a panic", "fatal error: ", "panic: "} {
 			if strings.Contains(line, alarm) {
@@ -296,7 +295,7 @@ func (s *stage) searchLogs() (wrong []string) {
 }
 
 // logs gives each line that processes of ours have logged.
-func (s *stage) logs(take func(path, line string)) {
+func (s *cluster) logs(take func(path, line string)) {
 	kit.Check(s, filepath.WalkDir(s.keeper.dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !strings.HasPrefix(entry.Name(), "leat-") || filepath.Ext(path) != ".log" {
 			return nil // among what goes away meanwhile there is no log
@@ -317,7 +316,7 @@ func (s *stage) logs(take func(path, line string)) {
 
 // reasons are the moments from which on servers need not know the past: etcd was compacted, or a server has filled its watch cache, as its
 // log tells: when it started, or when etcd was compacted past what it had heard of.
-func (s *stage) reasons(changes []change) []forgotten {
+func (s *cluster) reasons(changes []change) []forgotten {
 	s.store.mu.Lock()
 	all := slices.Clone(s.store.forgotten)
 	s.store.mu.Unlock()

@@ -66,6 +66,9 @@ type Options struct {
 	// EtcdArgs, APIServerArgs and ControllerManagerArgs come after our own and
 	// win over them, but for lists, which they extend ("--controllers=*").
 	EtcdArgs, APIServerArgs, ControllerManagerArgs []string
+	// WithoutOracles starts kube-apiserver, and kit what runs on this control
+	// plane, without Oracles, which hold every object that they have seen.
+	WithoutOracles bool
 }
 
 // ControlPlane is a running control plane. Its methods are safe for concurrent
@@ -91,6 +94,7 @@ type ControlPlane struct {
 	ClientCAFile, FrontProxyCAFile, FrontProxyCertFile, FrontProxyKeyFile string
 
 	dir     string
+	oracles []string
 	kubectl string
 	serving *authority
 	admin   *kubernetes.Clientset
@@ -104,7 +108,10 @@ type ControlPlane struct {
 // and the quota controller look for new APIs every 30 s, which cannot be
 // changed: restart ControllerManager to have them look at once.
 func Start(ctx context.Context, options Options) (cp *ControlPlane, err error) {
-	cp = &ControlPlane{dir: options.Dir}
+	cp = &ControlPlane{dir: options.Dir, oracles: Oracles}
+	if options.WithoutOracles {
+		cp.oracles = nil
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, cp.Stop())
@@ -130,6 +137,10 @@ func Start(ctx context.Context, options Options) (cp *ControlPlane, err error) {
 	}
 	return cp, cp.startControllerManager(ctx, options, serviceAccountKey)
 }
+
+// Oracles returns the environment variables that servers on this control plane
+// start with: the variable Oracles, or nothing.
+func (cp *ControlPlane) Oracles() []string { return cp.oracles }
 
 // Stop kills what runs. It fails if something could not be killed or had ended
 // before without being asked to: with Oracles on, that is how a control plane
@@ -234,7 +245,7 @@ func (cp *ControlPlane) startAPIServer(ctx context.Context, options Options, ser
 		Name: "kube-apiserver",
 		Path: program,
 		Dir:  cp.dir,
-		Env:  Oracles,
+		Env:  cp.oracles,
 		Args: append([]string{
 			"--bind-address=127.0.0.1",
 			"--secure-port=" + strconv.Itoa(port),

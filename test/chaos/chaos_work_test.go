@@ -55,7 +55,7 @@ mark end
 
 // employer creates one set after the other and waits until each is complete.
 type employer struct {
-	*stage
+	*cluster
 	sets      typed.TaskSetInterface
 	reconnect func()
 
@@ -63,9 +63,9 @@ type employer struct {
 	names []string
 }
 
-func newEmployer(s *stage, config *rest.Config) *employer {
+func newEmployer(s *cluster, config *rest.Config) *employer {
 	config, reconnect := reconnecting(config)
-	return &employer{stage: s, reconnect: reconnect, sets: kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().TaskSets(s.work)}
+	return &employer{cluster: s, reconnect: reconnect, sets: kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().TaskSets(s.work)}
 }
 
 // run creates sets until ctx is done. The last one may be unfinished.

@@ -14,14 +14,13 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package soak
+package chaos
 
 import (
 	"context"
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"path/filepath"
 	"testing"
 	"time"
@@ -43,13 +42,10 @@ import (
 const (
 	realWorkers = 2
 	realTasks   = 4
-	// patience is how long anything may take that must happen, on a busy machine.
-	patience = 3 * time.Minute
-	poll     = 100 * time.Millisecond
 )
 
-// process is one of those whose growth is judged.
-type process struct {
+// measuredProcess is one of those whose growth is judged.
+type measuredProcess struct {
 	*host.Process
 	name string
 	// metrics is where it tells client of itself.
@@ -61,25 +57,23 @@ type process struct {
 	asked bool
 }
 
-// stage is Leat as config/ installs it: two servers behind one Service.
-type stage struct {
+// soakCluster is Leat as config/ installs it: two servers behind one Service.
+type soakCluster struct {
 	*testing.T
 	env       *kit.Env
 	service   *measure.Service
 	etcd      *clientv3.Client
 	namespace string
 
-	servers, workers []*process
-	manager          *process
+	servers, workers []*measuredProcess
+	manager          *measuredProcess
 	// dialer makes the connections of the test's own clients, which are closed at quiet points.
 	dialer *connrotation.Dialer
 }
 
-func newStage(t *testing.T) *stage {
+func newSoakCluster(t *testing.T) *soakCluster {
 	t.Helper()
-	// What makes servers check themselves keeps every object for ever.
-	host.Oracles = nil
-	s := &stage{T: t, dialer: connrotation.NewDialer((&net.Dialer{Timeout: 10 * time.Second}).DialContext)}
+	s := &soakCluster{T: t, dialer: connrotation.NewDialer((&net.Dialer{Timeout: 10 * time.Second}).DialContext)}
 	dir := t.ArtifactDir()
 	ca := kit.Must(pki.NewCA("leat-worker-clients"))(t)
 	cert, key, err := ca.IssueClient(batch.WorkerClientName)
@@ -89,10 +83,13 @@ func newStage(t *testing.T) *stage {
 		kit.Check(t, pki.WriteFile(file, content))
 	}
 	// What is compacted, and when, is up to the test. Shutdown takes less time than shipped, to have it more often.
-	s.env = kit.Aggregated(t, "--worker-client-certificate="+certFile, "--worker-client-key="+keyFile, "--worker-address-ranges=127.0.0.0/8",
+	// The oracles keep every object forever.
+	cp := kit.Must(host.Start(t.Context(), host.Options{Dir: dir, WithoutOracles: true}))(t)
+	t.Cleanup(func() { kit.Check(t, cp.Stop()) })
+	s.env = kit.On(t, cp, "--worker-client-certificate="+certFile, "--worker-client-key="+keyFile, "--worker-address-ranges=127.0.0.0/8",
 		"--audit-log-path=/dev/null", "--etcd-compaction-interval=0", "--shutdown-delay-duration=2s", "--shutdown-watch-termination-grace-period=2s")
 	replicas := []*kit.Env{s.env, s.env.Replica(t)}
-	s.service = kit.Must(measure.NewService(addressOf(t, replicas[0]), addressOf(t, replicas[1])))(t)
+	s.service = kit.Must(measure.NewService(addressOf(replicas[0].Direct(t, "nobody")), addressOf(replicas[1].Direct(t, "nobody"))))(t)
 	t.Cleanup(func() { kit.Check(t, s.service.Close()) })
 	kit.Check(t, s.env.Host.RegisterLeat(t.Context(), s.service.Port, s.env.ServingCA.CertPEM()))
 	admin := kit.Must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t)
@@ -102,7 +99,7 @@ func newStage(t *testing.T) *stage {
 	for i, replica := range replicas {
 		config := replica.Direct(t, measure.Observer)
 		client := kit.Must(rest.HTTPClientFor(config))(t)
-		s.servers = append(s.servers, &process{
+		s.servers = append(s.servers, &measuredProcess{
 			Process: replica.Server, name: fmt.Sprintf("leat-apiserver %d", i), asked: true, metrics: config.Host + "/metrics", client: client,
 			collect: func(ctx context.Context) error {
 				return measure.WriteHeapProfile(ctx, client, config.Host, filepath.Join(dir, fmt.Sprintf("heap-%d.pprof", i)))
@@ -110,7 +107,7 @@ func newStage(t *testing.T) *stage {
 		})
 	}
 	address := loopback(t)
-	s.manager = &process{
+	s.manager = &measuredProcess{
 		name: "leat-controller-manager", asked: true, metrics: "http://" + address + "/metrics", client: http.DefaultClient,
 		Process: s.env.StartManager(t, "one", "--leat-server=https://"+s.service.Address, "--metrics-bind-address="+address,
 			"--leader-elect-lease-duration=8s", "--leader-elect-renew-deadline=6s", "--leader-elect-retry-period=1s",
@@ -119,7 +116,7 @@ func newStage(t *testing.T) *stage {
 	}
 	for i := range realWorkers {
 		name, address := fmt.Sprintf("real-%d", i), loopback(t)
-		s.workers = append(s.workers, &process{
+		s.workers = append(s.workers, &measuredProcess{
 			name: "leat-worker " + name, metrics: "http://" + address + "/metrics", client: http.DefaultClient,
 			Process: s.env.StartWorker(t, s.through(s.env.Worker(t, s.namespace, name)), s.namespace, name, nil,
 				"--client-ca-file="+caFile, "--metrics-bind-address="+address, "--state-dir="+filepath.Join(dir, name), "--labels=soak=real",
@@ -131,11 +128,6 @@ func newStage(t *testing.T) *stage {
 	return s
 }
 
-func addressOf(t *testing.T, e *kit.Env) string {
-	t.Helper()
-	return kit.Must(url.Parse(e.Direct(t, "nobody").Host))(t).Host
-}
-
 // loopback gives a free address of this machine.
 func loopback(t *testing.T) string {
 	t.Helper()
@@ -143,30 +135,30 @@ func loopback(t *testing.T) string {
 }
 
 // through gives the config that leads to the Service.
-func (s *stage) through(config *rest.Config) *rest.Config {
+func (s *soakCluster) through(config *rest.Config) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.Host = "https://" + s.service.Address
 	return config
 }
 
 // client gives the API to a client whose connections are closed at quiet points.
-func (s *stage) client(config *rest.Config) versioned.Interface {
+func (s *soakCluster) client(config *rest.Config) versioned.Interface {
 	s.Helper()
 	return kit.Client(s.T, s.own(config))
 }
 
-func (s *stage) own(config *rest.Config) *rest.Config {
+func (s *soakCluster) own(config *rest.Config) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.Dial, config.QPS = s.dialer.DialContext, -1
 	return config
 }
 
-func (s *stage) processes() []*process {
-	return append(append(append([]*process{}, s.servers...), s.manager), s.workers...)
+func (s *soakCluster) processes() []*measuredProcess {
+	return append(append(append([]*measuredProcess{}, s.servers...), s.manager), s.workers...)
 }
 
 // restart ends a process and starts it.
-func (s *stage) restart(p *process) {
+func (s *soakCluster) restart(p *measuredProcess) {
 	s.Helper()
 	if p.asked {
 		kit.Check(s, p.Stop())

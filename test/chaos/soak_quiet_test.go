@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package soak
+package chaos
 
 import (
 	"context"
@@ -39,7 +39,7 @@ import (
 const settleTime = 30 * time.Second
 
 // quiet waits until nothing is stored and nothing goes on, or goes away any more, and tells how everything is then.
-func (s *stage) quiet(before []quiet, at time.Duration, operations int) quiet {
+func (s *soakCluster) quiet(before []quiet, at time.Duration, operations int) quiet {
 	s.Helper()
 	s.empty()
 	s.dialer.CloseAll()
@@ -82,7 +82,7 @@ func (q quiet) falling(earlier quiet) bool {
 }
 
 // empty deletes all that clients and workers of the test's own have left, and has etcd forget it.
-func (s *stage) empty() {
+func (s *soakCluster) empty() {
 	s.Helper()
 	api := s.client(s.through(s.env.Direct(s, "alice", "leat:admins"))).BatchV1alpha1()
 	kit.Check(s, await.Until(s.Context(), patience, func(ctx context.Context) error {
@@ -116,7 +116,7 @@ func (s *stage) empty() {
 }
 
 // look tells how everything is, after garbage was collected.
-func (s *stage) look(ctx context.Context) (quiet, error) {
+func (s *soakCluster) look(ctx context.Context) (quiet, error) {
 	var now quiet
 	for _, p := range s.processes() {
 		f, err := p.look(ctx)
@@ -137,7 +137,7 @@ func (s *stage) look(ctx context.Context) (quiet, error) {
 	return now, nil
 }
 
-func (p *process) look(ctx context.Context) (figures, error) {
+func (p *measuredProcess) look(ctx context.Context) (figures, error) {
 	f := figures{process: p.name, pid: p.PID()}
 	metrics, err := p.collected(ctx)
 	if err != nil {
@@ -173,7 +173,7 @@ func (p *process) look(ctx context.Context) (figures, error) {
 
 // collected returns the metrics of a process that has collected its garbage twice: what has a finalizer, or was in a
 // pool, goes with the second collection.
-func (p *process) collected(ctx context.Context) (measure.Metrics, error) {
+func (p *measuredProcess) collected(ctx context.Context) (measure.Metrics, error) {
 	const collections, done = 2, "go_gc_cycles_total_gc_cycles_total"
 	if p.collect != nil {
 		for range collections {

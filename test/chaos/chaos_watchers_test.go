@@ -41,7 +41,7 @@ import (
 // watcher watches tasks, and whenever the watch ends it watches again from the last resourceVersion it was told of. Told that this is too
 // old, it begins again with a list.
 type watcher struct {
-	*stage
+	*cluster
 	name, namespace string
 	options         metav1.ListOptions
 	selects         selector
@@ -57,9 +57,9 @@ type watcher struct {
 	err     error
 }
 
-func newWatcher(s *stage, name, namespace string, config *rest.Config, options metav1.ListOptions, selects selector, from int64, random *rand.Rand) *watcher {
+func newWatcher(s *cluster, name, namespace string, config *rest.Config, options metav1.ListOptions, selects selector, from int64, random *rand.Rand) *watcher {
 	config, reconnect := reconnecting(config)
-	w := &watcher{stage: s, name: name, namespace: namespace, options: options, selects: selects, reconnect: reconnect, random: random}
+	w := &watcher{cluster: s, name: name, namespace: namespace, options: options, selects: selects, reconnect: reconnect, random: random}
 	w.client = kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().Tasks(namespace)
 	w.options.ResourceVersion, w.options.AllowWatchBookmarks = strconv.FormatInt(from, 10), true
 	return w

@@ -14,13 +14,10 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package soak keeps Leat at work for as long as one likes, while programs are started again and everything comes and goes, and looks whether
-// anything grows: between two pieces of work all is deleted, and what is left then must be what was left before.
-package soak
+package chaos
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"strings"
 	"testing"
@@ -32,8 +29,6 @@ import (
 	"github.com/leat-dev/leat/test/kit/await"
 )
 
-var duration = flag.Duration("duration", time.Minute, "how long Leat is kept at work, without the quiet points between")
-
 const (
 	// share of the highest rate is what is held.
 	share = 0.7
@@ -44,11 +39,12 @@ const (
 // TestSoak finds the highest rate and then holds a part of it. The first quiet point comes after that search: by then everything has
 // been used, and what is kept for good is there.
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	search := min(20*time.Second, *duration/4)
 	// A quiet point takes about a minute: a short run has few of them, but two at least.
 	interval := min(max((*duration-search)/8, 40*time.Second), 5*time.Minute)
 	intervals := max(2, int((*duration-search)/interval))
-	s := newStage(t)
+	s := newSoakCluster(t)
 	c := newChurn(s)
 	begun := time.Now()
 	c.during(search, nil)
@@ -99,8 +95,8 @@ func TestSoak(t *testing.T) {
 
 // plan says what is started again in an interval: often the second worker and the second server, and the controller manager so early that it
 // can be judged afterwards. The first of each goes on from the beginning to the end.
-func plan(s *stage, i, intervals int) []*process {
-	var victims []*process
+func plan(s *soakCluster, i, intervals int) []*measuredProcess {
+	var victims []*measuredProcess
 	if i%2 == 0 {
 		victims = append(victims, s.workers[1])
 	}
@@ -114,7 +110,7 @@ func plan(s *stage, i, intervals int) []*process {
 }
 
 // during has everybody at work for a while, and meanwhile starts some processes again, one after the other.
-func (c *churn) during(d time.Duration, victims []*process) {
+func (c *churn) during(d time.Duration, victims []*measuredProcess) {
 	c.Helper()
 	ctx, cancel := context.WithTimeout(c.Context(), d)
 	defer cancel()

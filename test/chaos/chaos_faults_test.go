@@ -56,7 +56,7 @@ type fault struct {
 
 // injector has things go wrong in three places at a time: in the store, at the servers, and where work is done.
 type injector struct {
-	*stage
+	*cluster
 	truth *truth
 
 	mu     sync.Mutex

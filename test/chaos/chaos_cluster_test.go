@@ -65,8 +65,8 @@ func newKeeper(t testing.TB, seed uint64) *keeper {
 // ArtifactDir is where all processes have their files.
 func (k *keeper) ArtifactDir() string { return k.dir }
 
-// stage is all of Leat as it is installed to survive, with a link at each place where a network is.
-type stage struct {
+// cluster is all of Leat as it is installed to survive, with a link at each place where a network is.
+type cluster struct {
 	*keeper
 	store    *store
 	host     *host.ControlPlane
@@ -110,10 +110,10 @@ type worker struct {
 	link *link
 }
 
-func newStage(t testing.TB, seed uint64, members int) *stage {
+func newCluster(t testing.TB, seed uint64, members int) *cluster {
 	t.Helper()
 	k := newKeeper(t, seed)
-	s := &stage{keeper: k, notes: map[string]int{}}
+	s := &cluster{keeper: k, notes: map[string]int{}}
 	k.Cleanup(func() {
 		if k.Failed() && len(s.diary) > 0 {
 			k.Logf("What went wrong on purpose:\n%s", strings.Join(s.diary, "\n"))
@@ -209,7 +209,7 @@ func reconnecting(config *rest.Config) (*rest.Config, func()) {
 }
 
 // processes are all of Leat's, and those of its store.
-func (s *stage) processes() []*process {
+func (s *cluster) processes() []*process {
 	var all []*process
 	for _, server := range s.servers {
 		all = append(all, server.process)
@@ -225,14 +225,14 @@ func (s *stage) processes() []*process {
 }
 
 // violated notes that a promise was broken.
-func (s *stage) violated(format string, args ...any) {
+func (s *cluster) violated(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.wrong = append(s.wrong, fmt.Sprintf(format, args...))
 }
 
 // tell writes a line of the diary: at once to whoever follows the run, or else after what the run found, if that is wrong.
-func (s *stage) tell(format string, args ...any) {
+func (s *cluster) tell(format string, args ...any) {
 	if testing.Verbose() {
 		s.Logf(format, args...)
 		return
@@ -243,16 +243,16 @@ func (s *stage) tell(format string, args ...any) {
 }
 
 // noted counts something that may happen.
-func (s *stage) noted(what string) {
+func (s *cluster) noted(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.notes[what]++
 }
 
-func (s *stage) since() time.Duration { return time.Since(s.begun) }
+func (s *cluster) since() time.Duration { return time.Since(s.begun) }
 
 // supervise starts processes again that end, as a cluster does, until ctx is done. An end that is not designed breaks a promise.
-func (s *stage) supervise(ctx context.Context) {
+func (s *cluster) supervise(ctx context.Context) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
 	for {
@@ -279,7 +279,7 @@ func (s *stage) supervise(ctx context.Context) {
 }
 
 // restart starts a process that has ended until it runs, as a cluster does: what it needs may be away.
-func (s *stage) restart(p *process) {
+func (s *cluster) restart(p *process) {
 	begun, failures := time.Now(), 0
 	for time.Since(begun) < patience {
 		err := p.Restart(s.Context())

@@ -69,7 +69,7 @@ func (r *recorder) all() []call {
 
 // client makes one call after the other, on objects that others use too, and records them.
 type client struct {
-	*stage
+	*cluster
 	id        int
 	way       string
 	rest      rest.Interface
@@ -81,12 +81,12 @@ type client struct {
 	read map[string]*batch.Task
 }
 
-func newClient(s *stage, id int, way string, config *rest.Config, seed uint64, r *recorder) *client {
+func newClient(s *cluster, id int, way string, config *rest.Config, seed uint64, r *recorder) *client {
 	config, reconnect := reconnecting(config)
 	if id%2 == 1 {
 		config.ContentType = runtime.ContentTypeProtobuf
 	}
-	c := &client{stage: s, id: id, way: way, reconnect: reconnect, recorder: r, read: map[string]*batch.Task{}, random: rand.New(rand.NewPCG(seed, uint64(1000+id)))}
+	c := &client{cluster: s, id: id, way: way, reconnect: reconnect, recorder: r, read: map[string]*batch.Task{}, random: rand.New(rand.NewPCG(seed, uint64(1000+id)))}
 	c.rest = kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().RESTClient()
 	return c
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package soak
+package chaos
 
 import (
 	"context"
@@ -44,8 +44,8 @@ import (
 )
 
 const (
-	completions = 20
-	parallelism = 20
+	churnCompletions = 20
+	churnParallelism = 20
 	// stayingWorkers are instant workers between two quiet points; the visiting ones come and go meanwhile.
 	stayingWorkers, visitingWorkers = 6, 3
 	instantTasks                    = 20
@@ -76,7 +76,7 @@ var kinds = []string{
 
 // churn is everybody at work: people and programs by the host and by the Service, and workers.
 type churn struct {
-	*stage
+	*soakCluster
 	people   []versioned.Interface
 	identity []*measure.FakeWorker // the staying ones first
 
@@ -91,8 +91,8 @@ type churn struct {
 	last   map[string]error
 }
 
-func newChurn(s *stage) *churn {
-	c := &churn{stage: s, took: map[string][]time.Duration{}, failed: map[string]int{}, last: map[string]error{}}
+func newChurn(s *soakCluster) *churn {
+	c := &churn{soakCluster: s, took: map[string][]time.Duration{}, failed: map[string]int{}, last: map[string]error{}}
 	c.people = []versioned.Interface{
 		s.client(s.env.Admin(s)), s.client(measure.Protobuf(s.through(s.env.Direct(s, "alice", "leat:admins")))),
 	}
@@ -178,7 +178,7 @@ func (c *churn) record(kind string, took time.Duration, err error) {
 	c.took[kind] = append(c.took[kind], took)
 	switch kind {
 	case opSet:
-		c.done.Add(completions)
+		c.done.Add(churnCompletions)
 	case opDelivery, opJoin, opLeave, opAnswer:
 		// It is told of in other words, or has a pace of its own.
 	default:
@@ -190,12 +190,12 @@ func (c *churn) name(prefix string) string { return fmt.Sprintf("%s-%d", prefix,
 
 // set has a set done from its creation to its deletion.
 func (c *churn) set(ctx context.Context, client versioned.Interface) error {
-	if err := c.take(ctx, completions); err != nil {
+	if err := c.take(ctx, churnCompletions); err != nil {
 		return err
 	}
 	sets := client.BatchV1alpha1().TaskSets(c.namespace)
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: c.name("set")}}
-	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = new(int32(completions)), new(int32(parallelism)), new(batch.IndexedCompletion)
+	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = new(int32(churnCompletions)), new(int32(churnParallelism)), new(batch.IndexedCompletion)
 	set.Spec.Template.Spec.Command = []string{"true"}
 	err := c.call(ctx, opCreate, func() error {
 		_, err := sets.Create(ctx, set, metav1.CreateOptions{})
