@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package access
+package security
 
 import (
 	"context"
@@ -49,6 +49,7 @@ func TestStandalone(t *testing.T) {
 	})
 	t.Run("Files", func(t *testing.T) { testFiles(t, e, access) })
 	t.Run("Websockets", func(t *testing.T) { testWebsocketLogs(t, e, "default", "ended", "hello") })
+	t.Run("Denied", func(t *testing.T) { testDenied(t, e) })
 }
 
 func testFiles(t *testing.T, e *kit.Env, access string) {

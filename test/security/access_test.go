@@ -14,9 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package access tries to get past who may do what: as somebody else, on other paths, through connections that are kept open, by names
-// that begin alike, and by what is left lying about. All of it is real servers, asked on the wire.
-package access
+package security
 
 import (
 	"bufio"
@@ -43,25 +41,28 @@ import (
 const (
 	groupPath = "/apis/batch.leat.dev/v1alpha1"
 	// patience is how long anything may take on a machine that has other things to do.
-	patience     = time.Minute
-	pollInterval = 50 * time.Millisecond
+	patience = 2 * time.Minute
 	// marked is in what nobody here may read.
 	marked = "marked-correct-horse-battery-staple"
 )
 
-// TestAggregated runs everything on one host.
+// TestAggregated runs all suites on one cluster.
 func TestAggregated(t *testing.T) {
 	e := kit.Aggregated(t)
-	t.Run("Spoofing", func(t *testing.T) { testSpoofing(t, e) })
-	t.Run("Paths", func(t *testing.T) { testPaths(t, e) })
+	// First, because budgets count from the memory of a server that has done nothing.
+	t.Run("Limits", func(t *testing.T) { testLimits(t, e) })
+	// Their controller managers would change the objects of other suites.
 	t.Run("TLS", func(t *testing.T) { testTLS(t, e) })
 	t.Run("Secrets", func(t *testing.T) { testSecrets(t, e) })
-	t.Run("Upgrades", func(t *testing.T) { testUpgrades(t, e) })
-	t.Run("Websockets", func(t *testing.T) { testWebsockets(t, e) })
-	t.Run("Addresses", func(t *testing.T) { testAddresses(t, e) })
-	t.Run("WorkerFields", func(t *testing.T) { testWorkerFields(t, e) })
-	t.Run("Prefixes", func(t *testing.T) { testPrefixes(t, e) })
-	t.Run("Denied", func(t *testing.T) { testDenied(t, e) })
+	for name, suite := range map[string]func(*testing.T, *kit.Env){
+		"Spoofing": testSpoofing, "Paths": testPaths, "Upgrades": testUpgrades, "Websockets": testWebsockets, "Addresses": testAddresses,
+		"WorkerFields": testWorkerFields, "Prefixes": testPrefixes, "Denied": testDenied,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			suite(t, e)
+		})
+	}
 }
 
 // port is a server as clients reach it.
@@ -124,30 +125,81 @@ func ask(t testing.TB, config *rest.Config, method, target string, headers ...st
 // post is ask for the creation of an object.
 func post(t testing.TB, config *rest.Config, target, body string, headers ...string) answer {
 	t.Helper()
+	return send(t, config, http.MethodPost, creation(config, target, body, headers...))
+}
+
+// creation is the request for the creation of an object.
+func creation(config *rest.Config, target, body string, headers ...string) string {
 	headers = append([]string{"Content-Type: application/json", fmt.Sprintf("Content-Length: %d", len(body))}, headers...)
-	return send(t, config, http.MethodPost, head(config, http.MethodPost, target, headers...)+body)
+	return head(config, http.MethodPost, target, headers...) + body
 }
 
 func send(t testing.TB, config *rest.Config, method, request string) answer {
 	t.Helper()
 	connection := dial(t, config)
 	defer connection.Close()
+	got, _ := exchange(connection, bufio.NewReader(connection), method, request)
+	return got
+}
+
+// exchange sends a request and reads its answer. It reports whether the connection can be used for another request.
+func exchange(connection io.Writer, in *bufio.Reader, method, request string) (got answer, reusable bool) {
 	// A server may answer, and close, before it has read all: its answer is what counts.
 	_, writeErr := io.WriteString(connection, request)
-	response, err := http.ReadResponse(bufio.NewReader(connection), &http.Request{Method: method})
+	response, err := http.ReadResponse(in, &http.Request{Method: method})
 	if err != nil {
-		return answer{0, fmt.Sprint("no answer: ", writeErr, err)}
+		return answer{0, fmt.Sprint("no answer: ", writeErr, err)}, false
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusSwitchingProtocols {
-		return answer{response.StatusCode, "and speaks " + response.Header.Get("Upgrade")}
+		return answer{response.StatusCode, "and speaks " + response.Header.Get("Upgrade")}, false
 	}
+	const most = 1 << 20
 	var body bytes.Buffer
-	_, err = io.Copy(&body, io.LimitReader(response.Body, 1<<20))
+	n, err := io.Copy(&body, io.LimitReader(response.Body, most))
 	if err != nil {
 		fmt.Fprintf(&body, " … %v", err)
 	}
-	return answer{response.StatusCode, body.String()}
+	return answer{response.StatusCode, body.String()}, writeErr == nil && err == nil && n < most && !response.Close && in.Buffered() == 0
+}
+
+// persistent sends the requests of one identity over one connection. When the server has closed it, the next request opens another.
+type persistent struct {
+	config     *rest.Config
+	connection *tls.Conn
+	in         *bufio.Reader
+}
+
+func (p *persistent) send(t testing.TB, method, request string) answer {
+	t.Helper()
+	for {
+		opened := p.connection == nil
+		if opened {
+			p.connection = dial(t, p.config)
+			p.in = bufio.NewReader(p.connection)
+		}
+		kit.Check(t, p.connection.SetDeadline(time.Now().Add(patience)))
+		got, reusable := exchange(p.connection, p.in, method, request)
+		if !reusable {
+			p.connection.Close() // the server has closed it, or what it sends next belongs to no request
+			p.connection = nil
+		}
+		if got.code != 0 || opened {
+			return got
+		}
+	}
+}
+
+// ask sends a request without a body and without further headers.
+func (p *persistent) ask(t testing.TB, method, target string) answer {
+	t.Helper()
+	return p.send(t, method, head(p.config, method, target))
+}
+
+// post is ask for the creation of an object.
+func (p *persistent) post(t testing.TB, target, body string, headers ...string) answer {
+	t.Helper()
+	return p.send(t, http.MethodPost, creation(p.config, target, body, headers...))
 }
 
 // http2Client speaks HTTP/2 as that identity, and nothing else.

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package access
+package security
 
 import (
 	"context"
@@ -65,7 +65,7 @@ func nobody(t *testing.T, port port) {
 		atServer := port.name == "at the server" && path != "/version" && path != "/version/"
 		return slices.Contains(public, path) && (method == "GET" || atServer)
 	}
-	inspector, anonymous := port.as(t, "inspector"), port.anonymous(t)
+	inspector, anonymous := port.as(t, "inspector"), &persistent{config: port.anonymous(t)}
 	var index struct{ Paths []string }
 	kit.Eventually(t, "the inspector sees all paths", func(context.Context) error {
 		got := ask(t, inspector, "GET", "/")
@@ -86,7 +86,7 @@ func nobody(t *testing.T, port port) {
 	}
 	for _, path := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(index.Paths, more)))) {
 		for _, method := range methods {
-			got := ask(t, anonymous, method, path)
+			got := anonymous.ask(t, method, path)
 			want := open(method, path)
 			if opened := got.code != 0 && got.code < 400; opened != want || opened && strings.HasSuffix(path, "z") && method != "HEAD" && got.body != "ok" {
 				t.Errorf("to %s %s nobody is answered %s; is it open to all: %t", method, path, got, want)
@@ -127,6 +127,7 @@ func tricks(t *testing.T, port port, mine, others string) {
 		"/apis/batch.leat.dev%2fv1alpha1", "https://other.example.com" + groupPath,
 	}
 	for name, config := range map[string]*rest.Config{"the insider": insider, "nobody": port.anonymous(t)} {
+		connection := &persistent{config: config}
 		for i, prefix := range prefixes {
 			for _, path := range paths {
 				target := prefix + strings.NewReplacer("M", mine, "O", others).Replace(path)
@@ -138,12 +139,12 @@ func tricks(t *testing.T, port port, mine, others string) {
 					var got answer
 					switch method {
 					case "POST":
-						got = post(t, config, target, task)
+						got = connection.post(t, target, taskJSON)
 					case "PATCH":
 						const patch = `{"metadata":{"labels":{"a":"b"}}}`
-						got = send(t, config, method, head(config, method, target, "Content-Type: application/merge-patch+json", "Content-Length: 33")+patch)
+						got = connection.send(t, method, head(config, method, target, "Content-Type: application/merge-patch+json", "Content-Length: 33")+patch)
 					default:
-						got = ask(t, config, method, target)
+						got = connection.ask(t, method, target)
 					}
 					// A list of his own that selects another namespace is his to read, and empty.
 					own := path == "/namespaces/M/tasks?fieldSelector=metadata.namespace%3DO" && name == "the insider"

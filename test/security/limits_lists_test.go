@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package limits
+package security
 
 import (
 	"bytes"
@@ -97,7 +97,7 @@ func (s *server) fill(t *testing.T, namespace string) {
 // testLargeLists reads large lists in all forms, and has readers who do not read.
 func (s *server) testLargeLists(t *testing.T) {
 	namespace := s.namespace(t)
-	tasks := group + "/namespaces/" + namespace + "/tasks"
+	tasks := groupPath + "/namespaces/" + namespace + "/tasks"
 	s.fill(t, namespace)
 	all := s.some(large) + 1
 	repeated := func(form, separator string, n int) string {
@@ -124,7 +124,7 @@ func (s *server) testLargeLists(t *testing.T) {
 		{"10,000 values", request{path: tasks + "?labelSelector=a+notin+(" + repeated("v%d", ",", 10_000) + ")"}, all},
 	} {
 		t.Run(a.name, func(t *testing.T) {
-			var got answer
+			var got response
 			c := s.measured(t, func() { got = s.send(t, a.request) })
 			t.Logf("%d: %v for %d KiB", got.code, c, len(got.body)>>10)
 			s.within(t, c)
@@ -150,7 +150,7 @@ func (s *server) testLargeLists(t *testing.T) {
 	readers := s.some(readers)
 	for name, accept := range map[string]string{"all of them in YAML": yamlType, "a table in YAML": "application/yaml;as=Table;g=meta.k8s.io;v=v1"} {
 		t.Run(name, func(t *testing.T) {
-			var got answer
+			var got response
 			c := s.measured(t, func() { got = s.send(t, request{path: tasks, accept: accept}) })
 			t.Logf("%d: %v: %s", got.code, c, shorten(got.body))
 			s.within(t, c)
@@ -189,7 +189,7 @@ func (s *server) testLargeLists(t *testing.T) {
 	})
 }
 
-// ask opens connections that ask for something and do not read the answer, until the test ends.
+// ask opens connections that ask for something and do not read the response, until the test ends.
 func (s *server) ask(t *testing.T, path string, n int) {
 	t.Helper()
 	for range n {
@@ -215,7 +215,7 @@ func (s *server) terminated(t *testing.T) float64 {
 func (s *server) patchTarget(t *testing.T, namespace string) {
 	t.Helper()
 	got := s.send(t, request{
-		method: http.MethodPatch, path: group + "/namespaces/" + namespace + "/tasks/target", contentType: mergePatchType,
+		method: http.MethodPatch, path: groupPath + "/namespaces/" + namespace + "/tasks/target", contentType: mergePatchType,
 		body: []byte(`{"metadata":{"labels":{"changed":"` + string(uuid.NewUUID()) + `"}}}`),
 	})
 	if got.code != http.StatusOK {
@@ -241,7 +241,7 @@ func (s *server) testForeignTokens(t *testing.T) {
 		}
 		return list.Continue
 	}
-	inNamespace, inAll := token(group+"/namespaces/"+namespace+"/tasks"), token(group+"/tasks")
+	inNamespace, inAll := token(groupPath+"/namespaces/"+namespace+"/tasks"), token(groupPath+"/tasks")
 	for name, c := range map[string]struct {
 		path, token string
 		some        bool
@@ -252,7 +252,7 @@ func (s *server) testForeignTokens(t *testing.T) {
 		"of tasks, for workers in a place": {"/namespaces/" + namespace + "/workers", inNamespace, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := s.send(t, request{path: group + c.path + "?limit=100&continue=" + c.token})
+			got := s.send(t, request{path: groupPath + c.path + "?limit=100&continue=" + c.token})
 			if got.code != http.StatusOK {
 				t.Fatalf("it is answered %d: %s", got.code, shorten(got.body))
 			}
@@ -320,7 +320,7 @@ func (s *server) testManyManagers(t *testing.T) {
 		})
 	}
 	kit.Must(s.etcd.Do(t.Context(), put(&task)))(t)
-	path := group + "/namespaces/" + namespace + "/tasks/target"
+	path := groupPath + "/namespaces/" + namespace + "/tasks/target"
 	apply := func(manager int) request {
 		return request{method: http.MethodPatch, contentType: applyType, body: body, path: fmt.Sprintf("%s?fieldManager=manager-%d", path, manager)}
 	}
@@ -342,7 +342,7 @@ func (s *server) testManyManagers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := s.revision(t)
-			var got answer
+			var got response
 			spent := s.measured(t, func() { got = s.send(t, c.request) })
 			t.Logf("%d: %v with %d managers of 9,000 labels", got.code, spent, managers)
 			s.within(t, spent)

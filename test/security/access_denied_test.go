@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package access
+package security
 
 import (
 	"context"
@@ -30,11 +30,6 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
 )
-
-func TestDeniedStandalone(t *testing.T) {
-	e := kit.Standalone(t, "--workers=0")
-	t.Run("Denied", func(t *testing.T) { testDenied(t, e) })
-}
 
 // testDenied: once the name of a worker is denied its credentials are worth nothing, and nothing but the word of an administrator
 // changes that.

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package limits
+package security
 
 import (
 	"bytes"
@@ -26,6 +26,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -46,13 +47,13 @@ const (
 type attack struct {
 	request
 	code int
-	// says are parts of the answer, which name what is wrong, or what would be accepted.
+	// says are parts of the response, which name what is wrong, or what would be accepted.
 	says []string
 }
 
 // attacks are the requests that are refused, or do nothing. NAMESPACE in a path stands for one with a task "target".
-func attacks() map[string]attack {
-	const tasks, target = group + "/namespaces/NAMESPACE/tasks", group + "/namespaces/NAMESPACE/tasks/target"
+var attacks = sync.OnceValue(func() map[string]attack {
+	const tasks, target = groupPath + "/namespaces/NAMESPACE/tasks", groupPath + "/namespaces/NAMESPACE/tasks/target"
 	post := func(contentType string, body []byte) request {
 		return request{method: http.MethodPost, path: tasks, contentType: contentType, body: body}
 	}
@@ -97,7 +98,7 @@ func attacks() map[string]attack {
 		"an apply patch of more than 3 MiB": {patch(applyType, string(large)), 413, []string{"limit is 3145728"}},
 		"DeleteOptions of more than 3 MiB":  {request{method: http.MethodDelete, path: target, contentType: jsonType, body: large}, 413, []string{"limit is 3145728"}},
 		"DeleteOptions for many, of 3 MiB":  {request{method: http.MethodDelete, path: tasks, contentType: jsonType, body: large}, 413, []string{"limit is 3145728"}},
-		"an object larger than etcd's":      {post(jsonType, []byte(task(`"args":["`+strings.Repeat("a", 2<<20)+`"]`))), 422, []string{"at most 1048576 bytes together"}},
+		"an object larger than etcd's":      {post(jsonType, []byte(taskWith(`"args":["`+strings.Repeat("a", 2<<20)+`"]`))), 422, []string{"at most 1048576 bytes together"}},
 		"managers of 90,000 fields":         {post(jsonType, []byte(withMeta(`"managedFields":[{"manager":"m","operation":"Update","apiVersion":"batch.leat.dev/v1alpha1","fieldsType":"FieldsV1","fieldsV1":{`+values(`"f:metadata%06d":{}`, ",", 90_000)+`}}]`))), 413, []string{"an object in the body has more than 10000 fields"}},
 		"annotations of 2 MiB":              {post(jsonType, []byte(withMeta(`"annotations":{"a":"`+strings.Repeat("a", 2<<20)+`"}`))), 422, []string{"metadata.annotations: Too long: may not be more than 262144 bytes"}},
 		"finalizers of 2 MiB":               {post(jsonType, []byte(withMeta(`"finalizers":[`+values(`"example.com/%020d"`, ",", 60_000)+`]`))), 413, []string{"a list in the body has more than 10000 items: metadata.finalizers"}},
@@ -107,21 +108,21 @@ func attacks() map[string]attack {
 		"a name of nearly 3 MiB": {post(jsonType, []byte(`{"metadata":{"name":"`+strings.Repeat("a", 3<<20-1000)+`"},"spec":{"command":["true"]}}`)), 413, []string{"a string in the body has more than 2097152 bytes"}},
 
 		// Many small things in a body that is just small enough.
-		"a million arguments":        {post(jsonType, []byte(task(`"args":[`+repeated(`""`, ",", 1_000_000)+`]`))), 413, []string{"a list in the body has more than 100000 items: spec.args"}},
+		"a million arguments":        {post(jsonType, []byte(taskWith(`"args":[`+repeated(`""`, ",", 1_000_000)+`]`))), 413, []string{"a list in the body has more than 100000 items: spec.args"}},
 		"700,000 owners":             {post(jsonType, []byte(withMeta(`"ownerReferences":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 1000 items: metadata.ownerReferences"}},
 		"700,000 managers":           {post(jsonType, []byte(withMeta(`"managedFields":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 1000 items: metadata.managedFields"}},
-		"700,000 tolerations":        {post(jsonType, []byte(task(`"tolerations":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 10000 objects"}},
+		"700,000 tolerations":        {post(jsonType, []byte(taskWith(`"tolerations":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 10000 objects"}},
 		"200,000 labels":             {post(jsonType, []byte(withMeta(`"labels":{`+values(`"%06d":""`, ",", 200_000)+`}`))), 413, []string{"an object in the body has more than 10000 fields"}},
-		"200,000 fields of no kind":  {post(jsonType, []byte(task(values(`"%06d":0`, ",", 200_000)))), 413, []string{"an object in the body has more than 10000 fields"}},
-		"a field 150,000 times":      {post(jsonType, []byte(task(values(`"priority":1%05d`, ",", 150_000)))), 413, []string{"an object in the body has more than 10000 fields"}},
-		"300,000 fields and items":   {post(jsonType, []byte(task(`"x":[`+repeated("["+repeated("1", ",", 30_000)+"]", ",", 10)+`]`))), 413, []string{"the body has more than 200000 fields and items"}},
+		"200,000 fields of no kind":  {post(jsonType, []byte(taskWith(values(`"%06d":0`, ",", 200_000)))), 413, []string{"an object in the body has more than 10000 fields"}},
+		"a field 150,000 times":      {post(jsonType, []byte(taskWith(values(`"priority":1%05d`, ",", 150_000)))), 413, []string{"an object in the body has more than 10000 fields"}},
+		"300,000 fields and items":   {post(jsonType, []byte(taskWith(`"x":[`+repeated("["+repeated("1", ",", 30_000)+"]", ",", 10)+`]`))), 413, []string{"the body has more than 200000 fields and items"}},
 		"a million items in YAML":    {post(yamlType, []byte("metadata: {name: attack}\nspec: {command: ["+repeated("a", ",", 1_000_000)+"]}")), 413, []string{"YAML of more than 262144 bytes: send JSON"}},
 		"600,000 lines of YAML":      {post(yamlType, []byte("metadata: {name: attack}\nspec:\n command:\n"+repeated(" - a", "\n", 600_000))), 413, []string{"YAML of more than 262144 bytes: send JSON"}},
 		"a million items in applied": {patch(applyType, applied("spec: {command: ["+repeated("a", ",", 1_000_000)+"]}")), 413, []string{"YAML of more than 262144 bytes: send JSON"}},
 
 		// Depth.
-		"JSON 100,000 deep":                 {post(jsonType, []byte(task(`"x":`+deepObject))), 413, []string{"nested more than 100 deep"}},
-		"JSON lists 100,000 deep":           {post(jsonType, []byte(task(`"command":`+deepList))), 413, []string{"nested more than 100 deep"}},
+		"JSON 100,000 deep":                 {post(jsonType, []byte(taskWith(`"x":`+deepObject))), 413, []string{"nested more than 100 deep"}},
+		"JSON lists 100,000 deep":           {post(jsonType, []byte(taskWith(`"command":`+deepList))), 413, []string{"nested more than 100 deep"}},
 		"JSON 100,000 deep and never ended": {post(jsonType, []byte(strings.Repeat("[", 100_000))), 413, []string{"nested more than 100 deep"}},
 		"YAML 100,000 deep":                 {post(yamlType, []byte("spec: "+deepList)), 400, []string{"exceeded max depth of 10000"}},
 		"YAML blocks 100,000 deep":          {post(yamlType, []byte(strings.Repeat("- ", 100_000))), 400, []string{"exceeded max depth of 10000"}},
@@ -133,7 +134,7 @@ func attacks() map[string]attack {
 			deep(`{"f:a":`, "{}", "}", 9_000)+`}]`))), 413, []string{"nested more than 100 deep"}},
 
 		// Lists of objects, where one is expected.
-		"a list of 10,000 tasks":         {post(jsonType, []byte(listed("TaskList", "["+repeated(task(`"args":["a"]`), ",", 10_000)+"]"))), 400, []string{"TaskList"}},
+		"a list of 10,000 tasks":         {post(jsonType, []byte(listed("TaskList", "["+repeated(taskWith(`"args":["a"]`), ",", 10_000)+"]"))), 400, []string{"TaskList"}},
 		"a list of 10,001 tasks":         {post(jsonType, []byte(listed("TaskList", "["+repeated("{}", ",", 10_001)+"]"))), 413, []string{"a list in the body has more than 10000 objects"}},
 		"a list of 10,000 tasks in YAML": {post(yamlType, []byte(listed("TaskList", "\n"+repeated("- spec: {command: [a]}", "\n", 10_000)))), 400, []string{"TaskList"}},
 		"a List of 10,000 tasks in YAML": {post(yamlType, []byte("apiVersion: v1\nkind: List\nitems:\n"+repeated("- spec: {command: [a]}", "\n", 10_000))), 400, []string{"List"}},
@@ -182,12 +183,12 @@ func attacks() map[string]attack {
 		"a YAML of 3 MiB of one string":     {post(yamlType, []byte("spec: \""+strings.Repeat("\\x41", 3<<18-10)+"\"")), 413, []string{"YAML of more than 262144 bytes: send JSON"}},
 
 		// Errors, names and quantities.
-		"4,096 variables of one name": {post(jsonType, []byte(task(`"env":[`+repeated(`{"name":"N","value":"a"}`, ",", 4096)+`]`))), 422,
+		"4,096 variables of one name": {post(jsonType, []byte(taskWith(`"env":[`+repeated(`{"name":"N","value":"a"}`, ",", 4096)+`]`))), 422,
 			[]string{"spec.env[1].name: Duplicate value", "4079 more errors are not shown"}},
-		"9,999 bad requests":              {post(jsonType, []byte(task(`"resources":{"requests":{`+values(`"bad-%d":"1"`, ",", 9_999)+`}}`))), 422, []string{"9983 more errors are not shown"}},
+		"9,999 bad requests":              {post(jsonType, []byte(taskWith(`"resources":{"requests":{`+values(`"bad-%d":"1"`, ",", 9_999)+`}}`))), 422, []string{"9983 more errors are not shown"}},
 		"10,000 bad labels":               {post(jsonType, []byte(withMeta(`"labels":{`+values(`"bad=%d":"="`, ",", 10_000)+`}`))), 422, []string{"more errors are not shown"}},
-		"a quantity of 2,000,000 digits":  {post(jsonType, []byte(task(`"resources":{"requests":{"cpu":"`+strings.Repeat("1", 2_000_000)+`"}}`))), 400, []string{"cpu: the quantity"}},
-		"a quantity of a large exponent":  {post(jsonType, []byte(task(`"resources":{"requests":{"cpu":"1e999999999"}}`))), 400, []string{"cpu: the exponent"}},
+		"a quantity of 2,000,000 digits":  {post(jsonType, []byte(taskWith(`"resources":{"requests":{"cpu":"`+strings.Repeat("1", 2_000_000)+`"}}`))), 400, []string{"cpu: the quantity"}},
+		"a quantity of a large exponent":  {post(jsonType, []byte(taskWith(`"resources":{"requests":{"cpu":"1e999999999"}}`))), 400, []string{"cpu: the exponent"}},
 		"a patched quantity of that size": {patch(jsonPatchType, `[{"op":"add","path":"/spec/resources/requests","value":{"cpu":"1e999999999"}}]`), 422, nil},
 
 		// As much as is accepted, and not stored.
@@ -200,9 +201,9 @@ func attacks() map[string]attack {
 			r.path = strings.Replace(r.path, "/tasks", "/tasksets", 1)
 			return r
 		}(), 201, nil},
-		"65,536 arguments":               {dry(post(jsonType, []byte(task(`"args":[`+repeated(`"a"`, ",", 65_536)+`]`)))), 201, nil},
-		"4,096 variables":                {dry(post(jsonType, []byte(task(`"env":[`+values(`{"name":"N%d","value":"a"}`, ",", 4096)+`]`)))), 201, []string{"N4095"}},
-		"10,000 unknown fields, 90 deep": {dry(post(jsonType, []byte(task(values(`"f%d":`+deep(`{"a":`, "1", "}", 18), ",", 9_000))))), 201, nil},
+		"65,536 arguments":               {dry(post(jsonType, []byte(taskWith(`"args":[`+repeated(`"a"`, ",", 65_536)+`]`)))), 201, nil},
+		"4,096 variables":                {dry(post(jsonType, []byte(taskWith(`"env":[`+values(`{"name":"N%d","value":"a"}`, ",", 4096)+`]`)))), 201, []string{"N4095"}},
+		"10,000 unknown fields, 90 deep": {dry(post(jsonType, []byte(taskWith(values(`"f%d":`+deep(`{"a":`, "1", "}", 18), ",", 9_000))))), 201, nil},
 		"YAML of 256 KiB":                {dry(post(yamlType, []byte("metadata: {name: attack}\nspec: {command: [a], args: ["+repeated("a", ",", 65_536)+"]}"))), 201, nil},
 		"10,000 finalizers":              {dry(post(jsonType, []byte(withMeta(`"finalizers":[`+values(`"example.com/%d"`, ",", 10_000)+`]`)))), 201, nil},
 		"1,000 operations":               {dry(patch(jsonPatchType, "["+repeated(`{"op":"add","path":"/metadata/labels","value":{"a":"b"}}`, ",", 1_000)+"]")), 200, nil},
@@ -224,12 +225,12 @@ func attacks() map[string]attack {
 
 		// Addresses and headers.
 		"an address of 900,000 characters": {request{path: target + strings.Repeat("a", 900_000)}, 404, []string{"not found"}},
-		"an address of 2 MiB":              {request{http1: true, path: group + "/" + strings.Repeat("a", 2<<20)}, 431, []string{"Request Header Fields Too Large"}},
+		"an address of 2 MiB":              {request{http1: true, path: groupPath + "/" + strings.Repeat("a", 2<<20)}, 431, []string{"Request Header Fields Too Large"}},
 		"a header of 2 MiB":                {request{http1: true, path: tasks, header: http.Header{"X-A": {strings.Repeat("a", 2<<20)}}}, 431, []string{"Request Header Fields Too Large"}},
 		"30,000 headers":                   {request{http1: true, path: tasks, header: http.Header{"X-A": slices.Repeat([]string{"a"}, 30_000)}}, 200, []string{"TaskList"}},
 		"100,000 parameters":               {list(values("a%d", "&", 100_000)), 200, []string{"TaskList"}},
 	}
-}
+})
 
 // listed is a list with those items, in JSON or YAML.
 func listed(kind, items string) string {
@@ -239,8 +240,8 @@ func listed(kind, items string) string {
 	return "apiVersion: batch.leat.dev/v1alpha1\nkind: " + kind + "\nitems:" + items
 }
 
-// task is one with more in its spec.
-func task(spec string) string {
+// taskWith is one with more in its spec.
+func taskWith(spec string) string {
 	return `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"attack"},"spec":{` + spec + `,"command":["true"]}}`
 }
 
@@ -324,7 +325,7 @@ func (s *server) testRequest(t *testing.T, namespace, name string, a attack) {
 		}
 		a.path = strings.ReplaceAll(a.path, "NAMESPACE", namespace)
 		before := s.revision(t)
-		var got answer
+		var got response
 		c := s.measured(t, func() {
 			var err error
 			got, err = s.try(t.Context(), a.request)

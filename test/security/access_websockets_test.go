@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package access
+package security
 
 import (
 	"bufio"
@@ -151,7 +151,7 @@ func overWebSocket(t testing.TB, config *rest.Config, target string, headers ...
 	}
 	var all strings.Builder
 	for {
-		text, end, err := frame(in)
+		text, end, err := webSocketFrame(in)
 		if err != nil {
 			return answer{response.StatusCode, fmt.Sprintf("%s … %v", all.String(), err)}
 		}
@@ -161,8 +161,8 @@ func overWebSocket(t testing.TB, config *rest.Config, target string, headers ...
 	}
 }
 
-// frame reads what a server sends at a time, and whether it is its last word.
-func frame(in io.Reader) (text []byte, end bool, err error) {
+// webSocketFrame reads what a server sends at a time, and whether it is its last word.
+func webSocketFrame(in io.Reader) (text []byte, end bool, err error) {
 	const last, code16, code64 = 8, 126, 127
 	var start [2]byte
 	if _, err = io.ReadFull(in, start[:]); err != nil {

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package limits
+package security
 
 import (
 	"bytes"
@@ -81,8 +81,8 @@ func (s *server) testConnections(t *testing.T) {
 	t.Run("idle connections", s.testIdle)
 }
 
-// frame is one of HTTP/2.
-func frame(kind, flags byte, stream uint32, payload []byte) []byte {
+// http2Frame is one of HTTP/2.
+func http2Frame(kind, flags byte, stream uint32, payload []byte) []byte {
 	head := []byte{byte(len(payload) >> 16), byte(len(payload) >> 8), byte(len(payload)), kind, flags}
 	return append(binary.BigEndian.AppendUint32(head, stream), payload...)
 }
@@ -91,17 +91,17 @@ func frame(kind, flags byte, stream uint32, payload []byte) []byte {
 func (s *server) testResets(t *testing.T) {
 	const headers, reset, endBoth, cancel = 1, 3, 0x4 | 0x1, 8
 	const ping = 6
-	path := group + "/namespaces/nobody/tasks"
+	path := groupPath + "/namespaces/nobody/tasks"
 	// GET and https are in the table that comes with the protocol; the path and the authority are told.
 	fields := append([]byte{0x82, 0x87, 0x04, byte(len(path))}, path...)
 	fields = append(append(fields, 0x01, byte(len(s.address()))), s.address()...)
 	flood := bytes.NewBufferString(preface)
 	n := int(resets / s.factor)
 	for i := range uint32(n) {
-		flood.Write(frame(headers, endBoth, 2*i+1, fields))
-		flood.Write(frame(reset, 0, 2*i+1, binary.BigEndian.AppendUint32(nil, cancel)))
+		flood.Write(http2Frame(headers, endBoth, 2*i+1, fields))
+		flood.Write(http2Frame(reset, 0, 2*i+1, binary.BigEndian.AppendUint32(nil, cancel)))
 	}
-	flood.Write(frame(ping, 0, 0, make([]byte, 8)))
+	flood.Write(http2Frame(ping, 0, 0, make([]byte, 8)))
 	c := s.cost(t, func() {
 		connection := s.dial(t, "h2", 0)
 		kit.Check(t, connection.SetDeadline(time.Now().Add(patience)))

@@ -14,9 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package limits attacks the server with requests that are too large, too deep or too many. Each must be answered plainly, within a budget
-// of processor time and memory, must store nothing, and must leave the server as it was for everybody else.
-package limits
+package security
 
 import (
 	"bytes"
@@ -51,16 +49,13 @@ const (
 	raceFactor = 10
 	// raceShare is by how much less of many things it is given.
 	raceShare = 4
-	// patience is how long an answer may take on a machine that is busy.
-	patience = 2 * time.Minute
-	// group is where the API is.
-	group = "/apis/batch.leat.dev/v1alpha1"
 	// stored is where the server keeps its objects in etcd.
 	stored = "/leat/"
 )
 
-// TestStandalone attacks "leat up", whose process holds etcd, too.
-func TestStandalone(t *testing.T) {
+// TestStandaloneLimits attacks "leat up", whose process holds etcd, too. It has an installation of its own: floods and large lists would
+// disturb others, and budgets of one process leave no room for workers and controllers.
+func TestStandaloneLimits(t *testing.T) {
 	s := newServer(t, kit.Standalone(t))
 	t.Run("requests", s.testRequests)
 	t.Run("tokens of other lists", s.testForeignTokens)
@@ -70,10 +65,9 @@ func TestStandalone(t *testing.T) {
 	t.Run("connections", s.testConnections)
 }
 
-// TestAggregated attacks leat-apiserver, which has its etcd elsewhere, through its host. What holds requests to their limits is the same
+// testLimits attacks leat-apiserver, which has its etcd elsewhere, through its host. What holds requests to their limits is the same
 // code as standalone.
-func TestAggregated(t *testing.T) {
-	e := kit.Aggregated(t)
+func testLimits(t *testing.T, e *kit.Env) {
 	allowMetrics(t, e)
 	s := newServer(t, e.AtServer())
 	t.Run("stored elsewhere", func(t *testing.T) {
@@ -164,7 +158,7 @@ func (s *server) some(n int) int {
 func (s *server) warm(t *testing.T) {
 	t.Helper()
 	s.answers(t)
-	s.send(t, request{path: group + "/namespaces/nobody/tasks", accept: tableType})
+	s.send(t, request{path: groupPath + "/namespaces/nobody/tasks", accept: tableType})
 	s.allocated(t)
 	s.floor = s.memory(t, "VmRSS")
 }
@@ -285,14 +279,14 @@ type request struct {
 }
 
 // answer is what came back.
-type answer struct {
+type response struct {
 	code   int
 	header http.Header
 	body   []byte
 }
 
 // try sends a request and reads the answer. An error is a connection that broke, or an answer that never came.
-func (s *server) try(ctx context.Context, r request) (answer, error) {
+func (s *server) try(ctx context.Context, r request) (response, error) {
 	var body io.Reader
 	if r.body != nil {
 		body = bytes.NewReader(r.body)
@@ -305,7 +299,7 @@ func (s *server) try(ctx context.Context, r request) (answer, error) {
 	}
 	out, err := http.NewRequestWithContext(ctx, r.method, s.config.Host+r.path, body)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	for key, values := range r.header {
 		out.Header[key] = values
@@ -324,14 +318,14 @@ func (s *server) try(ctx context.Context, r request) (answer, error) {
 	}
 	in, err := client.Do(out)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	defer in.Body.Close()
 	text, err := io.ReadAll(in.Body)
-	return answer{in.StatusCode, in.Header, text}, err
+	return response{in.StatusCode, in.Header, text}, err
 }
 
-func (s *server) send(t *testing.T, r request) answer {
+func (s *server) send(t *testing.T, r request) response {
 	t.Helper()
 	return kit.Must(s.try(t.Context(), r))(t)
 }
@@ -339,8 +333,8 @@ func (s *server) send(t *testing.T, r request) answer {
 // answers holds the server to answering others, who may be asked to try again a little later.
 func (s *server) answers(t *testing.T) {
 	t.Helper()
-	for _, path := range []string{group + "/namespaces/nobody/tasks?limit=1", "/readyz"} {
-		var got answer
+	for _, path := range []string{groupPath + "/namespaces/nobody/tasks?limit=1", "/readyz"} {
+		var got response
 		kit.Check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
 			got = s.send(t, request{path: path, other: true})
 			return got.code != http.StatusTooManyRequests, nil
