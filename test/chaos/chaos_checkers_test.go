@@ -31,16 +31,16 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// says fails the test unless one of the messages has that in it, or there is none if nothing is wanted.
-func says(t *testing.T, wrong []string, want string) {
+// expect fails the test unless a message contains want. An empty want means that there must be no message.
+func expect(t *testing.T, wrong []string, want string) {
 	t.Helper()
 	got := strings.Join(wrong, "\n")
 	if want == "" && got != "" || !strings.Contains(got, want) {
-		t.Errorf("It says %q, want %q.", got, want)
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
-// task gives a task of a value as it was at a revision.
+// task returns a task with a value at a revision.
 func task(name, value string, revision int64, set ...func(*batch.Task)) *batch.Task {
 	task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: strconv.FormatInt(revision, 10), Labels: map[string]string{valueLabel: value}}}
 	for _, set := range set {
@@ -51,10 +51,10 @@ func task(name, value string, revision int64, set ...func(*batch.Task)) *batch.T
 
 func deleting(task *batch.Task) { task.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
 
-// What a server with a bug would have clients see is seen by the search, by the comparison with etcd, or by both.
-func TestRegistersSeeWhatIsWrong(t *testing.T) {
-	at := func(begun, ended int, c call) call {
-		c.name, c.begun, c.ended = "a", time.Duration(begun), time.Duration(ended)
+// A faulty answer of a server is detected by the search, by the comparison with etcd, or by both.
+func TestCheckRegistersDetectsFaults(t *testing.T) {
+	at := func(start, end int, c call) call {
+		c.name, c.start, c.end = "a", time.Duration(start), time.Duration(end)
 		return c
 	}
 	history := []change{
@@ -67,17 +67,17 @@ func TestRegistersSeeWhatIsWrong(t *testing.T) {
 	right := []call{
 		at(1, 4, call{kind: creates, value: "v1", revision: 5, outcome: ok}),
 		at(5, 8, call{kind: gets, value: "v1", revision: 5, outcome: ok}),
-		at(6, 12, call{kind: updates, value: "v2", expected: 5, outcome: unknown}), // and it was done, later than it ended
+		at(6, 12, call{kind: updates, value: "v2", expected: 5, outcome: unknown}), // and it was stored after the timeout
 		at(9, 11, call{kind: gets, value: "v1", revision: 5, outcome: ok}),
 		at(13, 15, call{kind: updates, value: "v2b", expected: 5, outcome: conflict}),
 		at(16, 17, call{kind: gets, value: "v2", revision: 7, outcome: ok}),
 		at(18, 20, call{kind: deletes, expected: 7, outcome: ok}),
-		at(19, 20, call{kind: deletes, expected: 7, outcome: unknown}), // by somebody else
+		at(19, 20, call{kind: deletes, expected: 7, outcome: unknown}), // of another client
 		at(21, 22, call{kind: gets, outcome: notFound}),
-		at(21, 22, call{kind: getsCached, value: "v1", revision: 5, outcome: ok}), // as old as it may be
+		at(21, 22, call{kind: getsCached, value: "v1", revision: 5, outcome: ok}), // a cached read may be old
 		at(23, 25, call{kind: creates, value: "v3", revision: 12, outcome: ok}),
 		at(26, 27, call{kind: creates, value: "v4", outcome: exists}),
-		at(28, 29, call{kind: patches, value: "v5", outcome: unknown}), // and it was not done
+		at(28, 29, call{kind: patches, value: "v5", outcome: unknown}), // and it was not stored
 	}
 	edit := func(i int, f func(*call)) func([]call, []change) ([]call, []change) {
 		return func(calls []call, changes []change) ([]call, []change) {
@@ -94,41 +94,41 @@ func TestRegistersSeeWhatIsWrong(t *testing.T) {
 		plant      func([]call, []change) ([]call, []change)
 	}{
 		{"nothing", "", func(calls []call, changes []change) ([]call, []change) { return calls, changes }},
-		{"a lost write", "that was acknowledged is lost", func(calls []call, changes []change) ([]call, []change) { return calls, changes[:4] }},
+		{"a lost write", "an acknowledged write is lost", func(calls []call, changes []change) ([]call, []change) { return calls, changes[:4] }},
 		{"a lost write that the history has", search, add(at(30, 31, call{kind: gets, outcome: notFound}))},
-		{"a lost delete", "a delete that was acknowledged is lost", add(at(30, 31, call{kind: deletes, expected: 12, outcome: ok}))},
-		{"a delete done twice", "was deleted twice", edit(7, func(c *call) { c.outcome = ok })},
+		{"a lost delete", "an acknowledged delete is lost", add(at(30, 31, call{kind: deletes, expected: 12, outcome: ok}))},
+		{"a delete acknowledged twice", "was deleted twice", edit(7, func(c *call) { c.outcome = ok })},
 		{"a stale read", search, edit(5, func(c *call) { c.value, c.revision = "v1", 5 })},
 		{"a stale read after a delete", search, edit(8, func(c *call) { c.outcome, c.value, c.revision = ok, "v2", 7 })},
-		{"a stale list", search, add(call{kind: lists, begun: 21, ended: 22, revision: 11, outcome: ok, items: map[string]item{"a": {"v2", 7}}})},
-		{"a list of now", "", add(call{kind: lists, begun: 21, ended: 22, revision: 11, outcome: ok})},
+		{"a stale list", search, add(call{kind: lists, start: 21, end: 22, revision: 11, outcome: ok, items: map[string]item{"a": {"v2", 7}}})},
+		{"a list of now", "", add(call{kind: lists, start: 21, end: 22, revision: 11, outcome: ok})},
 		{"a read of the future", search, edit(1, func(c *call) { c.value, c.revision = "v3", 12 })},
-		{"a read of what never was", "a read of what never was", edit(5, func(c *call) { c.value = "v9" })},
-		{"a cached read of what never was", "a read of what never was", edit(9, func(c *call) { c.value = "v9" })},
-		{"two that won", search, edit(4, func(c *call) { c.outcome, c.revision = ok, 8 })},
-		{"two that won, as the history has it", search, func(calls []call, changes []change) ([]call, []change) {
+		{"a read of a state that never existed", "a read of a state that never existed", edit(5, func(c *call) { c.value = "v9" })},
+		{"a cached read of what never was", "a read of a state that never existed", edit(9, func(c *call) { c.value = "v9" })},
+		{"two updates of a revision", search, edit(4, func(c *call) { c.outcome, c.revision = ok, 8 })},
+		{"two updates of a revision, which the history has", search, func(calls []call, changes []change) ([]call, []change) {
 			calls[4].outcome, calls[4].revision = ok, 8
 			changes[2].before = task("a", "v2b", 8)
 			return calls, slices.Insert(changes, 2, changed(8, task("a", "v2", 7), task("a", "v2b", 8)))
 		}},
 		{"a conflict without one", search, add(at(30, 31, call{kind: updates, value: "v6", expected: 12, outcome: conflict}))},
-		{"a refused write that was done", "refused and yet done", edit(10, func(c *call) { c.outcome, c.revision = exists, 0 })},
+		{"a refused write that was stored", "a refused write was stored", edit(10, func(c *call) { c.outcome, c.revision = exists, 0 })},
 		{"a write with another's revision", "with another revision", edit(10, func(c *call) { c.revision = 13 })},
 		{"a create of what is there", search, edit(11, func(c *call) { c.outcome = notFound })},
 		{"a write that ended what was marked", "", add(at(20, 21, call{kind: deletes, expected: 9, finishes: true, outcome: ok}))},
-		{"a delete of nobody's", "nobody asked for it", func(calls []call, changes []change) ([]call, []change) {
+		{"a delete without a request", "deleted at revision 14 without a request", func(calls []call, changes []change) ([]call, []change) {
 			return calls, append(changes, changed(14, task("a", "v3", 12), nil))
 		}},
-		{"a write of nobody's", "is of nobody", func(calls []call, changes []change) ([]call, []change) {
+		{"a write without a request", "was written without a request", func(calls []call, changes []change) ([]call, []change) {
 			return calls, append(changes, changed(14, task("a", "v3", 12), task("a", "w", 14)))
 		}},
-		{"a write done twice", "was written at revision", func(calls []call, changes []change) ([]call, []change) {
+		{"a write stored twice", "was written at revision", func(calls []call, changes []change) ([]call, []change) {
 			return calls, append(changes, changed(14, task("a", "v3", 12), task("a", "v1", 14)))
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			calls, changes := test.plant(slices.Clone(right), slices.Clone(history))
-			says(t, checkRegisters(calls, changes, time.Minute), test.want)
+			expect(t, checkRegisters(calls, changes, time.Minute), test.want)
 		})
 	}
 }
@@ -137,33 +137,33 @@ func changed(revision int64, before, after *batch.Task) change {
 	return change{revision: revision, before: before, after: after}
 }
 
-func TestListsSeeWhatIsWrong(t *testing.T) {
+func TestCheckListsDetectsFaults(t *testing.T) {
 	history := []change{
 		{revision: 5, after: task("a", "v1", 5)},
 		{revision: 6, after: task("b", "v2", 6)},
 		{revision: 8, before: task("a", "v1", 5)},
 	}
-	write := call{kind: creates, name: "b", value: "v2", revision: 6, outcome: ok, begun: 3, ended: 6}
+	write := call{kind: creates, name: "b", value: "v2", revision: 6, outcome: ok, start: 3, end: 6}
 	both := map[string]item{"a": {"v1", 5}, "b": {"v2", 6}}
 	for _, test := range []struct {
 		name, want string
 		list       call
 	}{
-		{"now", "", call{kind: lists, revision: 9, items: map[string]item{"b": {"v2", 6}}}},
-		{"of then, cached", "", call{kind: listsCache, revision: 5, items: map[string]item{"a": {"v1", 5}}}},
-		{"of then, to be up to date", "older than what was known", call{kind: lists, revision: 5, items: map[string]item{"a": {"v1", 5}}}},
-		{"what is gone", "a is", call{kind: lists, revision: 8, items: both}},
-		{"not all", "is not in a list", call{kind: listsCache, revision: 7, items: map[string]item{"b": {"v2", 6}}}},
-		{"what never was", "b is", call{kind: lists, revision: 8, items: map[string]item{"b": {"v3", 6}}}},
+		{"a current list", "", call{kind: lists, revision: 9, items: map[string]item{"b": {"v2", 6}}}},
+		{"an old list from the cache", "", call{kind: listsCache, revision: 5, items: map[string]item{"a": {"v1", 5}}}},
+		{"an old consistent list", "older than revision 6", call{kind: lists, revision: 5, items: map[string]item{"a": {"v1", 5}}}},
+		{"a deleted object", "list has a as", call{kind: lists, revision: 8, items: both}},
+		{"a missing object", "list lacks a", call{kind: listsCache, revision: 7, items: map[string]item{"b": {"v2", 6}}}},
+		{"a state that never existed", "list has b as", call{kind: lists, revision: 8, items: map[string]item{"b": {"v3", 6}}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			test.list.outcome, test.list.begun, test.list.ended = ok, 7, 8
-			says(t, checkLists([]call{test.list, write}, history), test.want)
+			test.list.outcome, test.list.start, test.list.end = ok, 7, 8
+			expect(t, checkLists([]call{test.list, write}, history), test.want)
 		})
 	}
 }
 
-func TestWatchesSeeWhatIsWrong(t *testing.T) {
+func TestCheckWatchDetectsFaults(t *testing.T) {
 	colored := func(name, color string) *batch.Task {
 		return &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"color": color}}}
 	}
@@ -177,7 +177,7 @@ func TestWatchesSeeWhatIsWrong(t *testing.T) {
 		{revision: 6, before: colored("a", "red")},
 		{revision: 7, after: colored("c", "red")},
 	}
-	right := []told{
+	right := []received{
 		{kind: watch.Added, revision: 1, task: colored("a", "red")},
 		{kind: watch.Added, revision: 3, task: colored("b", "red")},
 		{kind: watch.Bookmark, revision: 3},
@@ -186,70 +186,70 @@ func TestWatchesSeeWhatIsWrong(t *testing.T) {
 		{kind: watch.Deleted, revision: 6, task: colored("a", "red")},
 		{kind: watch.Added, revision: 7, task: colored("c", "red")},
 	}
-	list := func(revision int64, tasks ...*batch.Task) told {
-		o := told{kind: listed, revision: revision}
+	list := func(revision int64, tasks ...*batch.Task) received {
+		l := received{kind: listed, revision: revision}
 		for _, task := range tasks {
-			o.list = append(o.list, *task)
+			l.list = append(l.list, *task)
 		}
-		return o
+		return l
 	}
 	for _, test := range []struct {
 		name, want string
-		plant      func([]told) []told
+		plant      func([]received) []received
 	}{
-		{"nothing", "", func(got []told) []told { return got }},
-		{"a list after a break", "", func(got []told) []told {
-			return append([]told{list(4, colored("a", "red"), colored("b", "red"))}, got[4:]...)
+		{"nothing", "", func(got []received) []received { return got }},
+		{"a list after a break", "", func(got []received) []received {
+			return append([]received{list(4, colored("a", "red"), colored("b", "red"))}, got[4:]...)
 		}},
-		{"an event missed", "ADDED 3 b came", func(got []told) []told { return got[1:] }},
-		{"an event missed before a bookmark", "BOOKMARK 3 came and ADDED 3 b had not", func(got []told) []told { return slices.Delete(got, 1, 2) }},
-		{"the last event missed", "1 of 6 events never came", func(got []told) []told { return got[:6] }},
-		{"a duplicate", "nothing more should have", func(got []told) []told { return append(got, got[6]) }},
-		{"a duplicate after a resume", "MODIFIED 4 a came instead", func(got []told) []told { return slices.Insert(got, 4, got[3]) }},
-		{"out of order", "came instead of", func(got []told) []told {
+		{"an event missed", "got ADDED 3 b", func(got []received) []received { return got[1:] }},
+		{"an event missed before a bookmark", "BOOKMARK 3 without ADDED 3 b", func(got []received) []received { return slices.Delete(got, 1, 2) }},
+		{"the last event missed", "1 of 6 events are missing", func(got []received) []received { return got[:6] }},
+		{"a duplicate", "unexpected ADDED 7 c", func(got []received) []received { return append(got, got[6]) }},
+		{"a duplicate after a resume", "got MODIFIED 4 a, want", func(got []received) []received { return slices.Insert(got, 4, got[3]) }},
+		{"out of order", "got DELETED 5 b, want MODIFIED 4 a", func(got []received) []received {
 			got[3], got[4] = got[4], got[3]
 			return got
 		}},
-		{"a bookmark that goes back", "came after revision 3", func(got []told) []told {
+		{"a bookmark that goes back", "BOOKMARK 2 after revision 3", func(got []received) []received {
 			got[2].revision = 2
 			return got
 		}},
-		{"a wrong selector: too much", "ADDED 2 b came instead of", func(got []told) []told {
-			return slices.Insert(got, 1, told{kind: watch.Added, revision: 2, task: colored("b", "green")})
+		{"a wrong selector: too much", "got ADDED 2 b, want", func(got []received) []received {
+			return slices.Insert(got, 1, received{kind: watch.Added, revision: 2, task: colored("b", "green")})
 		}},
-		{"a wrong selector: not told that it left", "came instead of DELETED 5 b", func(got []told) []told { return slices.Delete(got, 4, 5) }},
-		{"wrong content", "was told as", func(got []told) []told {
+		{"a wrong selector: no event when a task stops to match", "got DELETED 6 a, want DELETED 5 b", func(got []received) []received { return slices.Delete(got, 4, 5) }},
+		{"wrong content", "MODIFIED 4 a: got", func(got []received) []received {
 			got[3].task = colored("a", "blue")
 			return got
 		}},
-		{"a list that lacks a task", "has 1 tasks, want 2", func(got []told) []told { return append([]told{list(4, colored("a", "red"))}, got[4:]...) }},
+		{"a list that lacks a task", "has 1 tasks, want 2", func(got []received) []received { return append([]received{list(4, colored("a", "red"))}, got[4:]...) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var wrong []string
 			if err := checkWatch(changes, red, test.plant(slices.Clone(right))); err != nil {
 				wrong = append(wrong, err.Error())
 			}
-			says(t, wrong, test.want)
+			expect(t, wrong, test.want)
 		})
 	}
 }
 
-func TestExpiredSeesWhatIsWrong(t *testing.T) {
+func TestCheckExpiredDetectsFaults(t *testing.T) {
 	at := func(second int64) time.Time { return time.Unix(second, 0) }
-	reasons := []forgotten{{before: 10, at: at(5)}}
-	says(t, checkExpired([]expired{{from: 9, at: at(6)}}, reasons), "")
-	says(t, checkExpired([]expired{{from: 9, at: at(4)}}, reasons), "nothing was forgotten")
-	says(t, checkExpired([]expired{{from: 10, at: at(6)}}, reasons), "nothing was forgotten")
+	reasons := []horizon{{before: 10, at: at(5)}}
+	expect(t, checkExpired([]expired{{from: 9, at: at(6)}}, reasons), "")
+	expect(t, checkExpired([]expired{{from: 9, at: at(4)}}, reasons), "without a reason")
+	expect(t, checkExpired([]expired{{from: 10, at: at(6)}}, reasons), "without a reason")
 
-	// A server that filled its cache at 60 had what was heard of before 75, and nobody was refused for that before 45.
-	changes := []change{{revision: 20, told: at(40)}, {revision: 30, told: at(70)}, {revision: 40, told: at(80)}, {revision: 50, told: at(90)}}
-	reasons = []forgotten{filled(changes, at(60))}
-	says(t, checkExpired([]expired{{from: 39, at: at(61)}}, reasons), "")
-	says(t, checkExpired([]expired{{from: 39, at: at(44)}}, reasons), "nothing was forgotten")
-	says(t, checkExpired([]expired{{from: 40, at: at(95)}}, reasons), "nothing was forgotten")
+	// A cache that was initialized at 60 has the changes that were observed up to 75, and answers 410 from 45 on.
+	changes := []change{{revision: 20, observed: at(40)}, {revision: 30, observed: at(70)}, {revision: 40, observed: at(80)}, {revision: 50, observed: at(90)}}
+	reasons = []horizon{filled(changes, at(60))}
+	expect(t, checkExpired([]expired{{from: 39, at: at(61)}}, reasons), "")
+	expect(t, checkExpired([]expired{{from: 39, at: at(44)}}, reasons), "without a reason")
+	expect(t, checkExpired([]expired{{from: 40, at: at(95)}}, reasons), "without a reason")
 }
 
-func TestAccountsSeeWhatIsWrong(t *testing.T) {
+func TestCheckSetDetectsFaults(t *testing.T) {
 	const completions = 2
 	second := func(n int64) time.Time { return time.Unix(n, 0) }
 	index := func(index string, worker, incarnation string, disruptions, attempts int32, phase batch.TaskPhase) *batch.Task {
@@ -266,7 +266,7 @@ func TestAccountsSeeWhatIsWrong(t *testing.T) {
 		}
 		return set
 	}
-	zero := []*batch.Task{ // what becomes of the task of index 0, one of which a worker is lost
+	zero := []*batch.Task{ // the states of the task of index 0, which loses a worker
 		nil, index("0", "", "", 0, 0, batch.TaskPending), index("0", "a", "a1", 0, 0, batch.TaskPending), index("0", "a", "a1", 0, 1, batch.TaskRunning),
 		index("0", "", "", 1, 1, batch.TaskPending), index("0", "b", "b1", 1, 1, batch.TaskPending), index("0", "b", "b1", 1, 2, batch.TaskRunning),
 		index("0", "b", "b1", 1, 2, batch.TaskSucceeded),
@@ -275,7 +275,7 @@ func TestAccountsSeeWhatIsWrong(t *testing.T) {
 	right := func() (changes []change) {
 		add := func(c change) {
 			c.revision = int64(len(changes) + 1)
-			c.told = second(c.revision)
+			c.observed = second(c.revision)
 			changes = append(changes, c)
 		}
 		for _, tasks := range [][]*batch.Task{zero, one} { // revisions 1 to 7 and 8 to 10
@@ -283,10 +283,10 @@ func TestAccountsSeeWhatIsWrong(t *testing.T) {
 				add(change{before: tasks[i], after: tasks[i+1]})
 			}
 		}
-		add(change{setNow: status("0", 1, false)})  // 11
-		add(change{before: zero[len(zero)-1]})      // 12
-		add(change{setNow: status("0,1", 2, true)}) // 13
-		add(change{before: one[len(one)-1]})        // 14
+		add(change{setAfter: status("0", 1, false)})  // 11
+		add(change{before: zero[len(zero)-1]})        // 12
+		add(change{setAfter: status("0,1", 2, true)}) // 13
+		add(change{before: one[len(one)-1]})          // 14
 		return changes
 	}
 	effects := []effect{
@@ -298,37 +298,37 @@ func TestAccountsSeeWhatIsWrong(t *testing.T) {
 		plant      func([]change, []effect) ([]change, []effect)
 	}{
 		{"nothing", "", func(c []change, e []effect) ([]change, []effect) { return c, e }},
-		{"a late start of who it was taken from", "", func(c []change, e []effect) ([]change, []effect) {
+		{"a late start on the worker it was evicted from", "", func(c []change, e []effect) ([]change, []effect) {
 			e[0].at = second(20)
 			return c, e
 		}},
-		{"an index counted twice", "2 have succeeded and 0 have failed, and the indexes are 0", func(c []change, e []effect) ([]change, []effect) {
-			c[10].setNow = status("0", 2, false)
+		{"an index counted twice", "succeeded is 2 and failed is 0, but the completed indexes are 0", func(c []change, e []effect) ([]change, []effect) {
+			c[10].setAfter = status("0", 2, false)
 			return c, e
 		}},
-		{"an index done twice", "2 tasks of index 1 have succeeded", func(c []change, e []effect) ([]change, []effect) {
+		{"an index that succeeded twice", "2 tasks of index 1 have succeeded", func(c []change, e []effect) ([]change, []effect) {
 			again := []change{c[9], c[9]}
 			again[0].before, again[0].after = c[9].after, c[9].before
 			return slices.Insert(c, 10, again...), e
 		}},
-		{"an index that is not done", "none of its tasks has succeeded", func(c []change, e []effect) ([]change, []effect) { return slices.Delete(c, 6, 7), e }},
+		{"an index counted without success", "none of its tasks succeeded", func(c []change, e []effect) ([]change, []effect) { return slices.Delete(c, 6, 7), e }},
 		{"an index that is not counted any more", "is no longer counted", func(c []change, e []effect) ([]change, []effect) {
-			c[12].setNow = status("1", 1, true)
+			c[12].setAfter = status("1", 1, true)
 			return c, e
 		}},
 		{"an index lost", "index 1 is not counted in the end", func(c []change, e []effect) ([]change, []effect) {
-			c[12].setNow = status("0", 1, true)
+			c[12].setAfter = status("0", 1, true)
 			return c, e
 		}},
 		{"a task lost", "deleted before it was counted", func(c []change, e []effect) ([]change, []effect) {
 			c[10], c[11] = c[11], c[10]
 			return c, e
 		}},
-		{"a set that does not end", "it is not complete", func(c []change, e []effect) ([]change, []effect) {
-			c[12].setNow = status("0,1", 2, false)
+		{"a set that does not complete", "not complete", func(c []change, e []effect) ([]change, []effect) {
+			c[12].setAfter = status("0,1", 2, false)
 			return c, e
 		}},
-		{"a set written to after its end", "after its end", func(c []change, e []effect) ([]change, []effect) {
+		{"a set written after completion", "after completion", func(c []change, e []effect) ([]change, []effect) {
 			c[13] = c[12]
 			return c, e
 		}},
@@ -341,37 +341,37 @@ func TestAccountsSeeWhatIsWrong(t *testing.T) {
 			c[6].before = c[5].after
 			return c, e
 		}},
-		{"a report by who it was taken from", "bound to nobody", func(c []change, e []effect) ([]change, []effect) {
+		{"a report of the worker it was evicted from", "bound to nobody", func(c []change, e []effect) ([]change, []effect) {
 			c[4].after = index("0", "", "", 1, 1, batch.TaskSucceeded)
 			return c, e
 		}},
 		{"two tasks of an index", "has several tasks", func(c []change, e []effect) ([]change, []effect) { return slices.Insert(c, 1, c[0]), e }},
-		{"a final state that is none", "it was Succeeded and is Running", func(c []change, e []effect) ([]change, []effect) {
+		{"a final phase that changes", "it was Succeeded and is Running", func(c []change, e []effect) ([]change, []effect) {
 			c[6].before = index("0", "b", "b1", 1, 2, batch.TaskSucceeded)
 			c[6].after = index("0", "b", "b1", 1, 2, batch.TaskRunning)
 			return c, e
 		}},
-		{"a start after the end", "had its end at", func(c []change, e []effect) ([]change, []effect) {
+		{"a start after success", "after it succeeded at", func(c []change, e []effect) ([]change, []effect) {
 			e[3].at = second(11)
 			return c, e
 		}},
-		{"a start of what was not given", "was started 2 times, and given to a worker 1 times", func(c []change, e []effect) ([]change, []effect) { return c, append(e, e[3]) }},
-		{"a command that never ended", "never came to its end", func(c []change, e []effect) ([]change, []effect) { return c, e[:4] }},
+		{"a start without a binding", "started 2 times, but the index was bound 1 times", func(c []change, e []effect) ([]change, []effect) { return c, append(e, e[3]) }},
+		{"a command that never ended", "its command never ended", func(c []change, e []effect) ([]change, []effect) { return c, e[:4] }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			changes, effects := test.plant(right(), slices.Clone(effects))
-			says(t, checkSet(changes, effects, "s", completions).wrong, test.want)
+			expect(t, checkSet(changes, effects, "s", completions).wrong, test.want)
 		})
 	}
 }
 
-func TestEffectsAreRead(t *testing.T) {
+func TestParseEffects(t *testing.T) {
 	got, err := parseEffects("start 1 s-1 a 5000001\nend 1 s-1 a 6000000\n")
 	want := []effect{{index: 1, task: "s-1", worker: "a", at: time.UnixMicro(5000001)}, {ends: true, index: 1, task: "s-1", worker: "a", at: time.UnixMicro(6000000)}}
 	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("%v, %v, want %v", got, err, want)
+		t.Errorf("got %v, %v, want %v", got, err, want)
 	}
 	if _, err := parseEffects("start 1\n"); err == nil {
-		t.Error("half a line was read")
+		t.Error("an incomplete line was parsed")
 	}
 }

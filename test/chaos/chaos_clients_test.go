@@ -42,14 +42,15 @@ import (
 )
 
 const (
-	// callTimeout is when a client gives a call up.
+	// callTimeout bounds a call.
 	callTimeout = 6 * time.Second
-	// objects are used at a time; others take their place after a while, so that no history grows too long for the search.
+	// objects is the number of objects in use at a time. A new generation replaces them, so that no history becomes too
+	// long for the search.
 	objects    = 5
 	generation = 30 * time.Second
 )
 
-// recorder keeps all calls.
+// recorder records all calls.
 type recorder struct {
 	mu    sync.Mutex
 	calls []call
@@ -67,26 +68,26 @@ func (r *recorder) all() []call {
 	return slices.Clone(r.calls)
 }
 
-// client makes one call after the other, on objects that others use too, and records them.
+// client makes one call after the other on objects that it shares with other clients, and records them.
 type client struct {
 	*cluster
 	id        int
-	way       string
+	path      string // to the server, for messages
 	rest      rest.Interface
 	reconnect func()
 	random    *rand.Rand
 	recorder  *recorder
 	count     int
-	// read are the objects as they were seen last.
+	// read has the last state of each object that the client has read.
 	read map[string]*batch.Task
 }
 
-func newClient(s *cluster, id int, way string, config *rest.Config, seed uint64, r *recorder) *client {
+func newClient(s *cluster, id int, path string, config *rest.Config, seed uint64, r *recorder) *client {
 	config, reconnect := reconnecting(config)
 	if id%2 == 1 {
 		config.ContentType = runtime.ContentTypeProtobuf
 	}
-	c := &client{cluster: s, id: id, way: way, reconnect: reconnect, recorder: r, read: map[string]*batch.Task{}, random: rand.New(rand.NewPCG(seed, uint64(1000+id)))}
+	c := &client{cluster: s, id: id, path: path, reconnect: reconnect, recorder: r, read: map[string]*batch.Task{}, random: rand.New(rand.NewPCG(seed, uint64(1000+id)))}
 	c.rest = kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().RESTClient()
 	return c
 }
@@ -130,13 +131,13 @@ func (c *client) request(verb, name string) *rest.Request {
 func (c *client) do(made call, request *rest.Request, into *batch.Task) outcome {
 	ctx, cancel := context.WithTimeout(c.Context(), callTimeout)
 	defer cancel()
-	made.client, made.through, made.begun = c.id, c.way, c.since()
+	made.client, made.through, made.start = c.id, c.path, c.since()
 	result := request.Do(ctx)
 	err := result.Error()
 	if err == nil && into != nil {
 		err = result.Into(into)
 	}
-	made.ended = c.since()
+	made.end = c.since()
 	made.outcome = c.judge(made, err)
 	if err != nil {
 		made.answer = err.Error()
@@ -147,7 +148,7 @@ func (c *client) do(made call, request *rest.Request, into *batch.Task) outcome 
 	if made.outcome == ok && into != nil {
 		value, revision := valueOf(into)
 		if made.kind != gets && made.kind != getsCached && value != made.value {
-			c.violated("an answer has the value %q: %s", value, made)
+			c.violated("got value %q: %s", value, made)
 		}
 		made.value, made.revision = value, revision
 		if period := into.DeletionGracePeriodSeconds; made.expected != 0 || made.kind == patches {
@@ -161,7 +162,7 @@ func (c *client) do(made call, request *rest.Request, into *batch.Task) outcome 
 	return made.outcome
 }
 
-// keep notes what is known of the object now.
+// keep updates the last known state of the object.
 func (c *client) keep(made call, task *batch.Task) {
 	switch {
 	case made.outcome == ok && made.kind == deletes, made.outcome == notFound:
@@ -169,13 +170,13 @@ func (c *client) keep(made call, task *batch.Task) {
 	case made.outcome == ok && task != nil:
 		c.read[made.name] = task
 	case made.outcome == conflict, made.outcome == exists:
-		if c.random.IntN(4) > 0 { // else it is tried again with what is known, in vain
+		if c.random.IntN(4) > 0 { // otherwise the next update conflicts again
 			c.get(made.name, false)
 		}
 	}
 }
 
-// judge says what an error means for what was asked.
+// judge returns the outcome of a call by its error.
 func (c *client) judge(made call, err error) outcome {
 	switch {
 	case err == nil:
@@ -186,7 +187,7 @@ func (c *client) judge(made call, err error) outcome {
 			status = s
 		}
 		if status == nil || status.Status().Details == nil || status.Status().Details.Name != made.name {
-			c.violated("a 404 that is of no object: whoever collects garbage would believe it: %s: %v", made, err)
+			c.violated("404 that does not name the object, which would mislead a garbage collector: %s: %v", made, err)
 			return unknown
 		}
 		return notFound
@@ -198,13 +199,13 @@ func (c *client) judge(made call, err error) outcome {
 		return refused
 	}
 	if !apierrors.IsInternalError(err) && apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
-		c.reconnect() // no server has said that
+		c.reconnect() // not an answer of a server
 		await.Pause(c.Context(), time.Duration(c.random.IntN(500))*time.Millisecond)
 	}
 	return unknown
 }
 
-// cause says in few words why nobody knows what became of a request.
+// cause returns a short reason for an unknown outcome.
 func cause(ctx context.Context, err error) string {
 	switch reason := apierrors.ReasonForError(err); {
 	case ctx.Err() != nil:
@@ -212,10 +213,10 @@ func cause(ctx context.Context, err error) string {
 	case reason != metav1.StatusReasonUnknown:
 		return string(reason)
 	}
-	return "no connection, or it broke"
+	return "connection failed"
 }
 
-// value is what nobody else writes, and this client only once.
+// value returns a new value that no client has written.
 func (c *client) value() string {
 	c.count++
 	return fmt.Sprintf("%d-%d", c.id, c.count)
@@ -234,7 +235,7 @@ func (c *client) get(name string, cached bool) {
 func (c *client) create(name string) {
 	task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{valueLabel: c.value(), "color": c.color()}}}
 	task.Spec.Command = []string{"true"}
-	// Nobody but clients writes what no scheduler looks at.
+	// The scheduler must not write these tasks.
 	task.Spec.SchedulingGates = []batch.TaskSchedulingGate{{Name: "example.com/held"}}
 	c.do(call{kind: creates, name: name, value: task.Labels[valueLabel]}, c.request(http.MethodPost, "").Body(task), &batch.Task{})
 }
@@ -260,9 +261,9 @@ func (c *client) remove(name string, read *batch.Task) {
 	c.do(call{kind: deletes, name: name, expected: revision}, c.request(http.MethodDelete, name).Body(options), nil)
 }
 
-// list lists all objects, in pages or at once.
+// list lists all objects at once or in pages.
 func (c *client) list(revision string, paged bool) {
-	made := call{kind: lists, client: c.id, through: c.way, begun: c.since(), outcome: ok, items: map[string]item{}}
+	made := call{kind: lists, client: c.id, through: c.path, start: c.since(), outcome: ok, items: map[string]item{}}
 	options := metav1.ListOptions{ResourceVersion: revision}
 	if revision != "" {
 		made.kind = listsCache
@@ -284,7 +285,7 @@ func (c *client) list(revision string, paged bool) {
 		}
 		revision, _ := strconv.ParseInt(page.ResourceVersion, 10, 64)
 		if made.revision != 0 && revision != made.revision {
-			c.violated("a page is of revision %d, and the one before of %d", revision, made.revision)
+			c.violated("page at revision %d after a page at revision %d", revision, made.revision)
 		}
 		made.revision = revision
 		for i := range page.Items {
@@ -296,6 +297,6 @@ func (c *client) list(revision string, paged bool) {
 		}
 		options.ResourceVersion = ""
 	}
-	made.ended = c.since()
+	made.end = c.since()
 	c.recorder.add(made)
 }

@@ -38,12 +38,12 @@ const (
 	leaseDuration = 4 * time.Second
 	workerTasks   = 4
 	workers       = 3
-	// patience is how long anything may take that must happen, on a busy machine and after all faults.
+	// patience bounds the wait for anything that must happen, on a busy machine and after all faults.
 	patience = 5 * time.Minute
 	poll     = 100 * time.Millisecond
 )
 
-// keeper is a test whose files are kept if it fails.
+// keeper is a test that keeps its files when it fails.
 type keeper struct {
 	testing.TB
 	dir string
@@ -54,7 +54,7 @@ func newKeeper(t testing.TB, seed uint64) *keeper {
 	k := &keeper{t, kit.Must(os.MkdirTemp("", fmt.Sprintf("leat-chaos-%d-", seed)))(t)}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("The logs are in %s", k.dir)
+			t.Logf("logs: %s", k.dir)
 			return
 		}
 		kit.Check(t, os.RemoveAll(k.dir))
@@ -62,10 +62,10 @@ func newKeeper(t testing.TB, seed uint64) *keeper {
 	return k
 }
 
-// ArtifactDir is where all processes have their files.
+// ArtifactDir returns the directory of the files of all processes.
 func (k *keeper) ArtifactDir() string { return k.dir }
 
-// cluster is all of Leat as it is installed to survive, with a link at each place where a network is.
+// cluster is a highly available installation of Leat, with a link in the place of each network connection.
 type cluster struct {
 	*keeper
 	store    *store
@@ -73,34 +73,34 @@ type cluster struct {
 	servers  []*server
 	managers []*process
 	workers  []*worker
-	// service leads to any server: it is what the host's aggregator and the controller managers know.
+	// service leads to any server. The host's aggregator, the controller managers and the workers use it.
 	service *link
-	// registers is the namespace of objects that clients write, work that of task sets.
+	// registers is the namespace of the objects that clients write, and work that of the task sets.
 	registers, work string
-	dir             string // of what commands write
+	dir             string // where commands write their marks
 
-	begun time.Time
+	start time.Time
 
-	mu    sync.Mutex
-	wrong []string
-	notes map[string]int
-	diary []string
+	mu     sync.Mutex
+	wrong  []string
+	notes  map[string]int
+	faults []string
 }
 
-// process is one that is started again when it ends.
+// process is a process that supervise restarts when it ends.
 type process struct {
 	*host.Process
 	name string
-	// mu is held by whoever is about to end, freeze or start it.
+	// mu is held while the process is being stopped, frozen or started.
 	mu sync.Mutex
-	// mayEnd tells whether an end that nobody asked for is one that it is designed for.
+	// mayEnd reports whether the process is designed to end with this error. Nil means never.
 	mayEnd func(error) bool
 }
 
 type server struct {
 	*process
 	env *kit.Env
-	// clients leads clients to this server; etcd leads it to the members.
+	// clients leads clients to this server, and etcd leads the server to each etcd member.
 	clients *link
 	etcd    []*link
 }
@@ -115,8 +115,8 @@ func newCluster(t testing.TB, seed uint64, members int) *cluster {
 	k := newKeeper(t, seed)
 	s := &cluster{keeper: k, notes: map[string]int{}}
 	k.Cleanup(func() {
-		if k.Failed() && len(s.diary) > 0 {
-			k.Logf("What went wrong on purpose:\n%s", strings.Join(s.diary, "\n"))
+		if k.Failed() && len(s.faults) > 0 {
+			k.Logf("injected faults:\n%s", strings.Join(s.faults, "\n"))
 		}
 	})
 	s.dir = k.dir + "/effects"
@@ -137,7 +137,7 @@ func newCluster(t testing.TB, seed uint64, members int) *cluster {
 		servers := strings.Join(endpoints, ",")
 		if i == 0 {
 			e = kit.Over(k, s.host, &host.Etcd{Endpoint: servers, CAFile: s.store.caFile, CertFile: s.store.certFile, KeyFile: s.store.keyFile, CA: s.store.ca},
-				// What is compacted, and when, is up to the faults. Shutdown takes less time than shipped, to have it more often.
+				// Faults compact etcd. A shutdown is shorter than by default, so that there are more of them.
 				"--etcd-compaction-interval=0", "--shutdown-delay-duration=2s", "--shutdown-watch-termination-grace-period=2s", "--audit-log-path=/dev/null")
 			server.env = e
 		} else {
@@ -168,11 +168,11 @@ func newCluster(t testing.TB, seed uint64, members int) *cluster {
 			through(e.Worker(k, s.work, name), l), s.work, name, []string{"WORKER=" + name, "DIR=" + s.dir},
 			fmt.Sprintf("--tasks=%d", workerTasks), "--lease-duration="+leaseDuration.String())}})
 	}
-	s.begun = time.Now()
+	s.start = time.Now()
 	return s
 }
 
-// namespace gives one with a name of its own.
+// namespace creates a namespace whose name has the suffix.
 func namespace(k *keeper, e *kit.Env, suffix string) string {
 	return e.Namespace(named{k, k.Name() + suffix})
 }
@@ -187,20 +187,20 @@ func (n named) Name() string { return n.name }
 func addressOf(config *rest.Config) string {
 	u, err := url.Parse(config.Host)
 	if err != nil {
-		panic(err) // it is of this program
+		panic(err) // kit made the URL
 	}
 	return u.Host
 }
 
-// through gives the config that leads over a link.
+// through returns a config that connects over the link.
 func through(config *rest.Config, l *link) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.Host = "https://" + l.address
 	return config
 }
 
-// reconnecting gives the config of a client that has its own connections, and what closes them: a client that gets no answer tries
-// another connection, as people do.
+// reconnecting returns a config with its own connections and a function that closes them. A client that gets no answer
+// calls it to use a new connection.
 func reconnecting(config *rest.Config) (*rest.Config, func()) {
 	config = rest.CopyConfig(config)
 	dialer := connrotation.NewDialer((&net.Dialer{Timeout: 5 * time.Second}).DialContext)
@@ -208,7 +208,7 @@ func reconnecting(config *rest.Config) (*rest.Config, func()) {
 	return config, dialer.CloseAll
 }
 
-// processes are all of Leat's, and those of its store.
+// processes returns all processes of Leat and of its store.
 func (s *cluster) processes() []*process {
 	var all []*process
 	for _, server := range s.servers {
@@ -224,34 +224,35 @@ func (s *cluster) processes() []*process {
 	return all
 }
 
-// violated notes that a promise was broken.
+// violated records that a promise was broken.
 func (s *cluster) violated(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.wrong = append(s.wrong, fmt.Sprintf(format, args...))
 }
 
-// tell writes a line of the diary: at once to whoever follows the run, or else after what the run found, if that is wrong.
-func (s *cluster) tell(format string, args ...any) {
+// logFault logs an injected fault: at once with -v, and otherwise at the end of a failed run.
+func (s *cluster) logFault(format string, args ...any) {
 	if testing.Verbose() {
 		s.Logf(format, args...)
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.diary = append(s.diary, fmt.Sprintf(format, args...))
+	s.faults = append(s.faults, fmt.Sprintf(format, args...))
 }
 
-// noted counts something that may happen.
+// noted counts an event that is unusual and breaks no promise.
 func (s *cluster) noted(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.notes[what]++
 }
 
-func (s *cluster) since() time.Duration { return time.Since(s.begun) }
+func (s *cluster) since() time.Duration { return time.Since(s.start) }
 
-// supervise starts processes again that end, as a cluster does, until ctx is done. An end that is not designed breaks a promise.
+// supervise restarts processes that end, as a kubelet does, until ctx is done. An end that a process is not designed
+// for breaks a promise.
 func (s *cluster) supervise(ctx context.Context) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
@@ -267,9 +268,9 @@ func (s *cluster) supervise(ctx context.Context) {
 			}
 			if err := p.Err(); err != nil && ctx.Err() == nil {
 				if p.mayEnd != nil && p.mayEnd(err) {
-					s.noted(p.name + " ended as it is designed to, and was started again")
+					s.noted(p.name + " ended as designed, and was restarted")
 				} else {
-					s.violated("%s ended by itself: %v", p.name, err)
+					s.violated("%s ended unexpectedly: %v", p.name, err)
 				}
 				s.restart(p)
 			}
@@ -278,17 +279,17 @@ func (s *cluster) supervise(ctx context.Context) {
 	}
 }
 
-// restart starts a process that has ended until it runs, as a cluster does: what it needs may be away.
+// restart starts a process until it runs, as a kubelet does: its dependencies may be down.
 func (s *cluster) restart(p *process) {
-	begun, failures := time.Now(), 0
-	for time.Since(begun) < patience {
+	start, failures := time.Now(), 0
+	for time.Since(start) < patience {
 		err := p.Restart(s.Context())
 		if err == nil || s.Context().Err() != nil {
 			return
 		}
-		s.noted(p.name + " did not start at once")
+		s.noted(p.name + " failed to start at first")
 		if failures++; failures == 1 {
-			s.tell("%s: %s did not start at once: %.300s", s.since().Round(time.Second), p.name, err)
+			s.logFault("%s: %s failed to start at first: %.300s", s.since().Round(time.Second), p.name, err)
 		}
 	}
 	s.violated("%s did not start within %s", p.name, patience)

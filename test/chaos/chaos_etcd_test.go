@@ -39,32 +39,33 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// store is the servers' etcd, of one or several members.
+// store is the etcd of the servers, with one or several members.
 type store struct {
 	members []*member
 	ca      *pki.CA
 	caFile  string
-	// certFile and keyFile are what its clients show.
+	// certFile and keyFile are the credentials of clients.
 	certFile, keyFile string
 	tls               *tls.Config
-	// mu guards what was forgotten.
-	mu        sync.Mutex
-	forgotten []forgotten
+	// mu guards horizons, which has the compactions.
+	mu       sync.Mutex
+	horizons []horizon
 }
 
-// member is one etcd. It syncs what it writes.
+// member is a member of etcd. It syncs its writes to disk.
 type member struct {
 	*process
 	address string // of clients, 127.0.0.1:<port>
 	// peers leads the other members to this one.
 	peers *link
-	// disk holds its data on a file system of its own, nil where none can be made.
+	// disk is the file system of its data, or nil where the test cannot mount one.
 	disk *disk
 }
 
-// diskBytes is room for the segments of the log that etcd keeps and reserves (64 MiB each, six at most), and for the data.
+// diskBytes fits the segments of the log that etcd keeps and preallocates (64 MiB each, at most six), and the data.
 const diskBytes = 768 << 20
 
+// startStore starts an etcd of size members until the test ends.
 func startStore(t testing.TB, dir string, size int) *store {
 	t.Helper()
 	ca := kit.Must(pki.NewCA("chaos-etcd"))(t)
@@ -94,7 +95,7 @@ func startStore(t testing.TB, dir string, size int) *store {
 		initial = append(initial, fmt.Sprintf("m%d=https://%s", i, m.peers.address))
 		s.members = append(s.members, m)
 	}
-	// A member without room on its disk ends by itself.
+	// A member exits when its disk is full.
 	full := func(err error) bool { return strings.Contains(err.Error(), "no space left on device") }
 	var starting sync.WaitGroup
 	errs := make([]error, size)
@@ -108,7 +109,6 @@ func startStore(t testing.TB, dir string, size int) *store {
 			}
 		}
 		url := "https://" + m.address
-		// Reads of its own state need no quorum, so that it is ready as soon as it serves.
 		health := &http.Client{Transport: &http.Transport{TLSClientConfig: s.tls, DisableKeepAlives: true}, Timeout: 2 * time.Second}
 		starting.Go(func() {
 			m.process = &process{name: "member " + strconv.Itoa(i), mayEnd: full}
@@ -121,7 +121,7 @@ func startStore(t testing.TB, dir string, size int) *store {
 					"--initial-cluster=" + strings.Join(initial, ","),
 					"--client-cert-auth", "--trusted-ca-file=" + s.caFile, "--cert-file=" + serverCert, "--key-file=" + serverKey,
 					"--peer-client-cert-auth", "--peer-trusted-ca-file=" + s.caFile, "--peer-cert-file=" + serverCert, "--peer-key-file=" + serverKey,
-					// The certificate of the server is of no client; members show that of the client to each other.
+					// The server certificate is not valid for clients, so members use the client certificate for each other.
 					"--peer-client-cert-file=" + s.certFile, "--peer-client-key-file=" + s.keyFile,
 					"--enable-grpc-gateway=false", "--log-level=warn", "--snapshot-count=20000",
 				},
@@ -155,7 +155,7 @@ func startStore(t testing.TB, dir string, size int) *store {
 	return s
 }
 
-// client connects to all members, or to those given. The caller closes it.
+// client returns a client of all members, or of the given ones. The caller closes it.
 func (s *store) client(members ...*member) (*clientv3.Client, error) {
 	if len(members) == 0 {
 		members = s.members
@@ -164,23 +164,24 @@ func (s *store) client(members ...*member) (*clientv3.Client, error) {
 	for _, m := range members {
 		endpoints = append(endpoints, "https://"+m.address)
 	}
-	// A member that is frozen is given up soon.
+	// Keepalives detect frozen members.
 	return clientv3.New(clientv3.Config{Endpoints: endpoints, TLS: s.tls, DialTimeout: 5 * time.Second, DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second})
 }
 
-// forget notes that from a time on a server need not know anything before a revision.
-func (s *store) forget(before int64, at time.Time) {
+// compacted records a compaction: servers may answer 410 to revisions before it from now on.
+func (s *store) compacted(before int64, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.forgotten = append(s.forgotten, forgotten{before, at})
+	s.horizons = append(s.horizons, horizon{before, at})
 }
 
-// disk is a file system of its own on which a member has its data: one that can be filled, and stopped.
+// disk is a file system with the data of a member. It can be filled and frozen.
 type disk struct {
 	dir, ballast string
 }
 
-// mount makes a file system in a file and mounts it until the test ends. It gives nil where that is not allowed.
+// mount creates a file system in a file and mounts it until the test ends. It returns nil without the permission to
+// mount.
 func mount(t testing.TB, dir string) *disk {
 	t.Helper()
 	kit.Check(t, os.MkdirAll(dir, 0o700))
@@ -191,7 +192,7 @@ func mount(t testing.TB, dir string) *disk {
 	kit.Check(t, os.Truncate(image, diskBytes))
 	for _, command := range [][]string{{"mkfs.ext4", "-q", "-F", "-m", "0", image}, {"mount", "-o", "loop", image, dir}} {
 		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
-			t.Logf("No disk can be filled or stopped here: %v: %v: %s", command, err, out)
+			t.Logf("skipping faults of the disk: %v: %v: %s", command, err, out)
 			return nil
 		}
 	}
@@ -203,9 +204,9 @@ func mount(t testing.TB, dir string) *disk {
 	return &disk{dir: dir, ballast: filepath.Join(dir, "ballast")}
 }
 
-// fill leaves no room on the disk.
+// fill fills the disk.
 func (d *disk) fill() error {
-	// What is left after the largest piece is filled by smaller ones.
+	// Smaller files fill what the larger ones left.
 	for size := int64(diskBytes); size >= 4096; size /= 2 {
 		for n := 0; ; n++ {
 			file := fmt.Sprintf("%s-%d-%d", d.ballast, size, n)
@@ -218,7 +219,7 @@ func (d *disk) fill() error {
 	return nil
 }
 
-// free undoes fill.
+// free removes the files of fill.
 func (d *disk) free() error {
 	files, err := filepath.Glob(d.ballast + "*")
 	for _, file := range files {
@@ -229,7 +230,8 @@ func (d *disk) free() error {
 	return err
 }
 
-// stutter stops the disk for a while, several times. It is one command, so that nothing stays stopped whatever ends this program.
+// stutter freezes the disk several times for a while. A single command does it, so that the disk is not left frozen
+// when this process is killed.
 func (d *disk) stutter(stop, run time.Duration, times int) error {
 	script := fmt.Sprintf(`for i in $(seq %d); do fsfreeze --freeze "$0" && sleep %.3f; fsfreeze --unfreeze "$0"; sleep %.3f; done`, times, stop.Seconds(), run.Seconds())
 	out, err := exec.Command("sh", "-c", script, d.dir).CombinedOutput()

@@ -36,34 +36,36 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// draw is what chance decides of a fault. Each fault takes one, whatever it makes of it, so that a seed gives the same faults again.
+// draw has the random numbers of a fault. Each fault consumes one draw, whatever it uses of it, so that a seed repeats
+// the same faults.
 type draw struct {
 	victim, way int
 	fraction    float64
 }
 
+// between returns a random duration.
 func (d draw) between(least, most time.Duration) time.Duration {
 	return least + time.Duration(d.fraction*float64(most-least)).Round(time.Millisecond)
 }
 
-// fault is something that goes wrong, until it is right again.
+// fault is a kind of fault, including its recovery.
 type fault struct {
 	kind   string
 	weight int
-	// do makes the fault and undoes it. What it says tells who was hit, and for how long.
+	// do injects the fault and recovers from it. It returns the victim and the duration, for the log.
 	do func(ctx context.Context, d draw) (what string, err error)
 }
 
-// injector has things go wrong in three places at a time: in the store, at the servers, and where work is done.
+// injector injects faults into the store, the servers and the workers at the same time.
 type injector struct {
 	*cluster
-	truth *truth
+	history *etcdHistory
 
 	mu     sync.Mutex
 	counts map[string]int
 }
 
-// run has things go wrong until ctx is done, and leaves nothing that is wrong.
+// run injects faults until ctx is done. It returns after the last fault has recovered.
 func (i *injector) run(ctx context.Context, seed uint64) {
 	var lanes sync.WaitGroup
 	for n, faults := range [][]fault{i.storeFaults(), i.serverFaults(), i.workFaults()} {
@@ -84,9 +86,9 @@ func (i *injector) lane(ctx context.Context, faults []fault, random *rand.Rand) 
 			dice -= faults[n].weight
 		}
 		d := draw{random.IntN(1 << 16), random.IntN(1 << 16), random.Float64()}
-		begun := i.since()
+		start := i.since()
 		what, err := faults[n].do(ctx, d)
-		i.tell("%6s to %s: %s: %s", begun.Round(100*time.Millisecond), i.since().Round(100*time.Millisecond), faults[n].kind, what)
+		i.logFault("%6s to %s: %s: %s", start.Round(100*time.Millisecond), i.since().Round(100*time.Millisecond), faults[n].kind, what)
 		if err != nil {
 			i.violated("%s: %s: %v", faults[n].kind, what, err)
 		}
@@ -96,8 +98,8 @@ func (i *injector) lane(ctx context.Context, faults []fault, random *rand.Rand) 
 	}
 }
 
-// away keeps a process away for a while, and starts it again.
-func (i *injector) away(p *process, d time.Duration) error {
+// kill kills a process, and restarts it after d.
+func (i *injector) kill(p *process, d time.Duration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.Kill(); err != nil {
@@ -108,18 +110,18 @@ func (i *injector) away(p *process, d time.Duration) error {
 	return nil
 }
 
-// frozen stops a process for a while.
-func (i *injector) frozen(p *process, d time.Duration) error {
+// freeze stops a process with SIGSTOP for d.
+func (i *injector) freeze(p *process, d time.Duration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
-		return nil // it ended by itself just now, which is seen elsewhere
+		return nil // it ended just now, which supervise notices
 	}
 	await.Pause(i.Context(), d)
 	return p.Signal(syscall.SIGCONT)
 }
 
-// disturb breaks the connections of links, or has them lose what is sent for a while.
+// disturb resets the connections of links, or drops their packets for a while.
 func (i *injector) disturb(d draw, links ...*link) string {
 	span, what := d.between(200*time.Millisecond, 5*time.Second), ""
 	switch d.way % 4 {
@@ -129,28 +131,29 @@ func (i *injector) disturb(d draw, links ...*link) string {
 		}
 		return "cut"
 	case 1:
-		what = "both ways lost"
-		i.lose(span, true, true, links)
+		what = "both directions lost"
+		i.drop(span, true, true, links)
 	case 2:
 		what = "half-open, nothing arrives"
-		i.lose(span, true, false, links)
+		i.drop(span, true, false, links)
 	case 3:
 		what = "half-open, nothing is answered"
-		i.lose(span, false, true, links)
+		i.drop(span, false, true, links)
 	}
 	return fmt.Sprintf("%s for %s", what, span)
 }
 
-func (i *injector) lose(d time.Duration, there, back bool, links []*link) {
+// drop drops packets in one direction or both for d.
+func (i *injector) drop(d time.Duration, there, back bool, links []*link) {
 	for _, l := range links {
-		l.lose(there, back)
+		l.block(there, back)
 	}
 	await.Pause(i.Context(), d)
 	for _, l := range links {
-		if d%2 == 0 { // what was sent meanwhile is lost for ever, or arrives late
+		if d%2 == 0 { // data sent meanwhile is lost; otherwise it arrives late
 			l.cut()
 		}
-		l.heal()
+		l.unblock()
 	}
 }
 
@@ -164,17 +167,17 @@ func (i *injector) storeFaults() []fault {
 		{"etcd killed", 4, func(_ context.Context, d draw) (string, error) {
 			m, _ := one(d)
 			span := d.between(0, 2*time.Second)
-			return fmt.Sprintf("%s for %s", m.name, span), i.away(m.process, span)
+			return fmt.Sprintf("%s for %s", m.name, span), i.kill(m.process, span)
 		}},
 		{"etcd frozen", 3, func(_ context.Context, d draw) (string, error) {
 			m, name := one(d)
 			span := d.between(200*time.Millisecond, 4*time.Second)
-			return fmt.Sprintf("%s for %s", name, span), i.frozen(m.process, span)
+			return fmt.Sprintf("%s for %s", name, span), i.freeze(m.process, span)
 		}},
 		{"etcd compacted", 2, func(ctx context.Context, d draw) (string, error) { return i.compact(d) }},
 		{"etcd defragmented", 1, func(_ context.Context, d draw) (string, error) {
 			m, name := one(d)
-			return name, i.ask(func(ctx context.Context, client *clientv3.Client) error {
+			return name, i.maintain(func(ctx context.Context, client *clientv3.Client) error {
 				_, err := client.Defragment(ctx, "https://"+m.address)
 				return err
 			})
@@ -186,7 +189,7 @@ func (i *injector) storeFaults() []fault {
 			fault{"etcd member away", 2, func(_ context.Context, d draw) (string, error) {
 				m, name := one(d)
 				span := d.between(4*time.Second, 9*time.Second)
-				return fmt.Sprintf("%s for %s", name, span), i.away(m.process, span)
+				return fmt.Sprintf("%s for %s", name, span), i.kill(m.process, span)
 			}},
 			fault{"etcd peers disturbed", 2, func(_ context.Context, d draw) (string, error) {
 				m, name := one(d)
@@ -204,8 +207,8 @@ func (i *injector) storeFaults() []fault {
 	return faults
 }
 
-// ask asks something of etcd. That it does not answer in time is its good right.
-func (i *injector) ask(f func(context.Context, *clientv3.Client) error) error {
+// maintain calls f with a client of etcd. During other faults, f may fail.
+func (i *injector) maintain(f func(context.Context, *clientv3.Client) error) error {
 	client, err := i.store.client()
 	if err != nil {
 		return err
@@ -213,19 +216,20 @@ func (i *injector) ask(f func(context.Context, *clientv3.Client) error) error {
 	ctx, cancel := context.WithTimeout(i.Context(), 10*time.Second)
 	defer cancel()
 	if err := f(ctx, client); err != nil {
-		i.noted("etcd did not do at once what it was asked: " + rpctypes.Error(err).Error())
+		i.noted("etcd maintenance failed: " + rpctypes.Error(err).Error())
 	}
 	return client.Close()
 }
 
+// compact compacts etcd up to a recent revision that the history has reached.
 func (i *injector) compact(d draw) (string, error) {
-	// Not past what was recorded: that would be lost.
-	revision := i.truth.reached() - int64(d.way%200)
-	if revision <= i.truth.start {
+	// The history must be recorded before it is compacted.
+	revision := i.history.reached() - int64(d.way%200)
+	if revision <= i.history.start {
 		return "nothing", nil
 	}
-	i.store.forget(revision, time.Now())
-	return fmt.Sprintf("up to %d", revision), i.ask(func(ctx context.Context, client *clientv3.Client) error {
+	i.store.compacted(revision, time.Now())
+	return fmt.Sprintf("up to %d", revision), i.maintain(func(ctx context.Context, client *clientv3.Client) error {
 		_, err := client.Compact(ctx, revision)
 		if errors.Is(err, rpctypes.ErrCompacted) {
 			err = nil
@@ -234,9 +238,10 @@ func (i *injector) compact(d draw) (string, error) {
 	})
 }
 
+// moveLeader transfers the leadership of etcd to another member.
 func (i *injector) moveLeader(d draw) (what string, err error) {
-	what = "nobody leads"
-	err = i.ask(func(ctx context.Context, client *clientv3.Client) error {
+	what = "no leader"
+	err = i.maintain(func(ctx context.Context, client *clientv3.Client) error {
 		for n, m := range i.store.members {
 			status, err := client.Status(ctx, "https://"+m.address)
 			if err != nil || status.Leader != status.Header.MemberId {
@@ -261,7 +266,7 @@ func (i *injector) moveLeader(d draw) (what string, err error) {
 	return what, err
 }
 
-// fill leaves a member no room on its disk for a while. If it ends of that, it is started again until it can run.
+// fill fills the disk of a member for a while. If the member ends, supervise restarts it until it can run.
 func (i *injector) fill(m *member, d draw) (string, error) {
 	span := d.between(500*time.Millisecond, 4*time.Second)
 	if err := m.disk.fill(); err != nil {
@@ -283,12 +288,12 @@ func (i *injector) serverFaults() []fault {
 		{"server killed", 4, func(_ context.Context, d draw) (string, error) {
 			s, name := one(d)
 			span := d.between(0, 2*time.Second)
-			return fmt.Sprintf("%s for %s", name, span), i.away(s.process, span)
+			return fmt.Sprintf("%s for %s", name, span), i.kill(s.process, span)
 		}},
 		{"server frozen", 3, func(_ context.Context, d draw) (string, error) {
 			s, name := one(d)
 			span := d.between(200*time.Millisecond, 5*time.Second)
-			return fmt.Sprintf("%s for %s", name, span), i.frozen(s.process, span)
+			return fmt.Sprintf("%s for %s", name, span), i.freeze(s.process, span)
 		}},
 		{"server's clients disturbed", 4, func(_ context.Context, d draw) (string, error) {
 			s, name := one(d)
@@ -320,7 +325,7 @@ func (i *injector) serverFaults() []fault {
 	}
 }
 
-// replace ends a process as a rollout does, and starts it again.
+// replace stops a process as a rollout does, and starts it again.
 func (i *injector) replace(p *process) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -331,7 +336,7 @@ func (i *injector) replace(p *process) error {
 	return nil
 }
 
-// rotate replaces the certificate that servers serve with, while they run.
+// rotate replaces the serving certificate of the running servers, and waits until both use it.
 func (i *injector) rotate() error {
 	e := i.servers[0].env
 	cert, key, err := e.ServingCA.IssueServer(host.LeatService, "127.0.0.1", "localhost")
@@ -351,10 +356,10 @@ func (i *injector) rotate() error {
 			if err != nil {
 				return err
 			}
-			shown := conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Raw
+			served := conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Raw
 			_ = conn.Close()
-			if !bytes.Equal(shown, block.Bytes) {
-				return fmt.Errorf("%s shows the old certificate", s.name)
+			if !bytes.Equal(served, block.Bytes) {
+				return fmt.Errorf("%s serves with the old certificate", s.name)
 			}
 		}
 		return nil
@@ -367,23 +372,23 @@ func (i *injector) workFaults() []fault {
 	return []fault{
 		{"manager killed", 3, func(_ context.Context, d draw) (string, error) {
 			span := d.between(0, 3*time.Second)
-			return fmt.Sprintf("%s for %s", manager(d).name, span), i.away(manager(d), span)
+			return fmt.Sprintf("%s for %s", manager(d).name, span), i.kill(manager(d), span)
 		}},
 		{"manager frozen", 2, func(_ context.Context, d draw) (string, error) {
 			span := d.between(time.Second, 12*time.Second)
-			return fmt.Sprintf("%s for %s", manager(d).name, span), i.frozen(manager(d), span)
+			return fmt.Sprintf("%s for %s", manager(d).name, span), i.freeze(manager(d), span)
 		}},
 		{"worker killed", 4, func(_ context.Context, d draw) (string, error) {
 			span := d.between(0, time.Second)
-			return fmt.Sprintf("%s for %s", worker(d).name, span), i.away(worker(d).process, span)
+			return fmt.Sprintf("%s for %s", worker(d).name, span), i.kill(worker(d).process, span)
 		}},
 		{"worker away", 1, func(_ context.Context, d draw) (string, error) {
 			span := d.between(leaseDuration, 2*leaseDuration)
-			return fmt.Sprintf("%s for %s", worker(d).name, span), i.away(worker(d).process, span)
+			return fmt.Sprintf("%s for %s", worker(d).name, span), i.kill(worker(d).process, span)
 		}},
 		{"worker frozen", 3, func(_ context.Context, d draw) (string, error) {
 			span := d.between(200*time.Millisecond, 2*leaseDuration)
-			return fmt.Sprintf("%s for %s", worker(d).name, span), i.frozen(worker(d).process, span)
+			return fmt.Sprintf("%s for %s", worker(d).name, span), i.freeze(worker(d).process, span)
 		}},
 		{"worker disturbed", 3, func(_ context.Context, d draw) (string, error) {
 			return worker(d).name + " " + i.disturb(d, worker(d).link), nil

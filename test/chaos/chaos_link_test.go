@@ -26,8 +26,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// link is a TCP proxy that can do what networks do: break connections, and lose what is sent in one direction or in both while
-// connections stay as they are. What was sent meanwhile arrives when it heals, late as it is.
+// link is a TCP proxy with the faults of a network. It resets connections, or blocks one direction or both while
+// connections stay open. Blocked data arrives when the link is unblocked.
 type link struct {
 	address string // 127.0.0.1:<port>
 
@@ -38,11 +38,12 @@ type link struct {
 	mu      sync.Mutex
 	targets []string
 	conns   map[net.Conn]struct{}
-	// there and back are closed while bytes go through, to the target and from it.
+	// there and back are closed channels while data flows to the target and from it.
 	there, back chan struct{}
 }
 
-// newLink starts a proxy to the targets by turns, or to those of them that listen, until the test ends.
+// newLink starts a proxy that connects to the targets in turn, until the test ends. It skips targets that do not
+// listen.
 func newLink(t testing.TB, targets ...string) *link {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -54,13 +55,13 @@ func newLink(t testing.TB, targets ...string) *link {
 	t.Cleanup(func() {
 		kit.Check(t, listener.Close())
 		l.cut()
-		l.heal()
+		l.unblock()
 		l.wg.Wait()
 	})
 	return l
 }
 
-// aim sets the targets of one that was started before they were known.
+// aim sets the targets of a link.
 func (l *link) aim(targets ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -71,7 +72,7 @@ func (l *link) accept() {
 	for {
 		client, err := l.listener.Accept()
 		if err != nil {
-			return // the test is over
+			return // the listener is closed
 		}
 		l.wg.Go(func() { l.connect(client) })
 	}
@@ -90,15 +91,15 @@ func (l *link) connect(client net.Conn) {
 		l.mu.Lock()
 		l.conns[client], l.conns[server] = struct{}{}, struct{}{}
 		l.mu.Unlock()
-		l.wg.Go(func() { l.pass(server, client, func() chan struct{} { return l.back }) })
-		l.pass(client, server, func() chan struct{} { return l.there })
+		l.wg.Go(func() { l.copy(server, client, func() chan struct{} { return l.back }) })
+		l.copy(client, server, func() chan struct{} { return l.there })
 		return
 	}
 	_ = client.Close()
 }
 
-// pass hands on what comes from one side until either ends. How is its clients' business.
-func (l *link) pass(from, to net.Conn, gate func() chan struct{}) {
+// copy copies data from one connection to the other until either is closed, and then closes both.
+func (l *link) copy(from, to net.Conn, gate func() chan struct{}) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
@@ -122,7 +123,7 @@ func (l *link) pass(from, to net.Conn, gate func() chan struct{}) {
 	l.mu.Unlock()
 }
 
-// cut breaks all connections with a reset. New ones may be made at once.
+// cut resets all connections. Clients can connect again at once.
 func (l *link) cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -132,8 +133,8 @@ func (l *link) cut() {
 	}
 }
 
-// lose loses what is sent to the target, what is sent from it, or both, until it is healed.
-func (l *link) lose(there, back bool) {
+// block blocks data to the target, data from it, or both, until unblock.
+func (l *link) block(there, back bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if there {
@@ -144,7 +145,8 @@ func (l *link) lose(there, back bool) {
 	}
 }
 
-func (l *link) heal() {
+// unblock lets data flow in both directions.
+func (l *link) unblock() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, gate := range []chan struct{}{l.there, l.back} {

@@ -32,14 +32,14 @@ type kind string
 
 const (
 	creates    kind = "create"
-	updates    kind = "update" // of the resourceVersion that was read
-	patches    kind = "patch"  // of whatever is there
-	deletes    kind = "delete" // of the resourceVersion that was read
+	updates    kind = "update" // with the resourceVersion of the last read
+	patches    kind = "patch"  // without a resourceVersion
+	deletes    kind = "delete" // with the resourceVersion of the last read
 	gets       kind = "get"
 	getsCached kind = "get rv=0"
 	lists      kind = "list"
 	listsCache kind = "list rv=0"
-	// marks is a write of nobody's that leaves the value: a delete is two, of which the first one says that the object is being deleted.
+	// marks is the first of the two writes of a delete, which sets deletionTimestamp and keeps the value.
 	marks kind = "mark"
 )
 
@@ -50,29 +50,29 @@ const (
 	conflict outcome = "conflict"
 	notFound outcome = "not found"
 	exists   outcome = "exists"
-	// refused is any other answer that says that nothing was done.
+	// refused is any other answer that rules out a write.
 	refused outcome = "refused"
-	// unknown is no answer, or one that does not say whether anything was done.
+	// unknown is no answer, or an answer that leaves open whether the write happened.
 	unknown outcome = "unknown"
 )
 
-// call is one request of a client, with its answer.
+// call is a request of a client with its answer.
 type call struct {
 	client int
 	kind   kind
 	name   string // empty for lists
-	// value is what was to be written, or what was read. No value is written twice.
+	// value is the value written or read. No value is written twice.
 	value string
-	// expected is the resourceVersion that an update or a delete was to be of.
+	// expected is the resourceVersion in an update or a delete.
 	expected int64
-	// finishes tells of a delete that it was an update or a patch of what was being deleted, with nothing left to wait for: it is not
-	// stored, but ends the object, as its answer says.
+	// finishes marks a delete that was an update or a patch of an object that is being deleted. Without finalizers, the
+	// server deletes the object instead of storing it.
 	finishes bool
 	// revision is the resourceVersion of the answer.
 	revision        int64
-	begun, ended    time.Duration // since the start of the run
+	start, end      time.Duration // since the start of the run
 	outcome         outcome
-	items           map[string]item // what a list had
+	items           map[string]item // of a list
 	answer, through string
 }
 
@@ -84,20 +84,20 @@ type item struct {
 
 func (c call) String() string {
 	return fmt.Sprintf("client %d, %s %s %q of %d from %s to %s through %s: %s %d %s", c.client, c.kind, c.name, c.value, c.expected,
-		c.begun.Round(time.Millisecond), c.ended.Round(time.Millisecond), c.through, c.outcome, c.revision, c.answer)
+		c.start.Round(time.Millisecond), c.end.Round(time.Millisecond), c.through, c.outcome, c.revision, c.answer)
 }
 
 // valueLabel holds the value of an object.
 const valueLabel = "value"
 
-// version is what an object was at a revision.
+// version is the state of an object at a revision.
 type version struct {
 	revision, previous int64 // previous is 0 if there was none
 	present, deleting  bool
 	value              string
 }
 
-// versions gives the history of each task by its name.
+// versions returns the history of each task by name.
 func versions(changes []change) map[string][]version {
 	all := map[string][]version{}
 	for _, c := range changes {
@@ -116,9 +116,9 @@ func versions(changes []change) map[string][]version {
 	return all
 }
 
-// checkRegisters holds what clients were told of single objects, and by lists that must be up to date, to two things: the history that
-// etcd tells, and linearizability as a compare-and-swap register by resourceVersion, which is checked without that history but for what
-// became of requests whose outcome nobody was told. No search may take longer than the limit.
+// checkRegisters checks the calls on each object, and the consistent lists, in two ways. It compares them with the
+// history in etcd. It also searches for a linearization of a compare-and-swap register by resourceVersion, which uses the
+// history only to resolve unknown outcomes. The limit bounds each search.
 func checkRegisters(calls []call, changes []change, limit time.Duration) (wrong []string) {
 	histories := versions(changes)
 	byName := map[string][]call{}
@@ -152,31 +152,32 @@ func checkRegisters(calls []call, changes []change, limit time.Duration) (wrong 
 		result := porcupine.CheckOperationsTimeout(register, operations, limit)
 		switch result {
 		case porcupine.Illegal:
-			wrong = append(wrong, fmt.Sprintf("%s: its %d operations are not linearizable as a register", name, len(operations)))
+			wrong = append(wrong, fmt.Sprintf("%s: %d operations are not linearizable as a register", name, len(operations)))
 		case porcupine.Unknown:
-			wrong = append(wrong, fmt.Sprintf("%s: whether its %d operations are linearizable was not found out within %s", name, len(operations), limit))
+			wrong = append(wrong, fmt.Sprintf("%s: linearizability of %d operations is unknown after %s", name, len(operations), limit))
 		}
 	}
 	slices.Sort(wrong)
 	return wrong
 }
 
-// around tells whether a list was made at a time when the object was in use: lists before and after say the same again and again.
+// around reports whether a list overlaps the time in which the object was in use. Lists before and after all return the
+// same.
 func around(list call, calls []call) bool {
-	first, last := calls[0].begun, calls[len(calls)-1].ended
+	first, last := calls[0].start, calls[len(calls)-1].end
 	for _, c := range calls {
-		first, last = min(first, c.begun), max(last, c.ended)
+		first, last = min(first, c.start), max(last, c.end)
 	}
-	return list.ended >= first && list.begun <= last
+	return list.end >= first && list.start <= last
 }
 
-// resolve compares the calls on one object with its history, and gives them for the search: those of which nothing is known become writes
-// at the revision that the history has of them, at any time after they were begun, or nothing.
+// resolve compares the calls on one object with its history, and returns the operations for the search. A call with an
+// unknown outcome becomes a write at its revision in the history, at any time after its start, or is left out.
 func resolve(name string, calls []call, history []version) (operations []porcupine.Operation, wrong []string) {
-	say := func(format string, args ...any) { wrong = append(wrong, name+": "+fmt.Sprintf(format, args...)) }
+	fail := func(format string, args ...any) { wrong = append(wrong, name+": "+fmt.Sprintf(format, args...)) }
 	written := map[string]version{} // by value
 	present := map[int64]version{}
-	ends := map[int64]bool{} // deletes, by the revision that they ended
+	ends := map[int64]bool{} // revisions that a delete ended
 	marked := map[int64]int64{}
 	last := ""
 	for _, v := range history {
@@ -187,30 +188,30 @@ func resolve(name string, calls []call, history []version) (operations []porcupi
 		present[v.revision] = v
 		if v.value != last {
 			if other, twice := written[v.value]; twice {
-				say("value %q was written at revision %d and again at %d", v.value, other.revision, v.revision)
+				fail("value %q was written at revision %d and again at %d", v.value, other.revision, v.revision)
 			}
 			written[v.value], last = v, v.value
 			continue
 		}
-		// Whoever began to delete it.
-		begun := time.Duration(0)
+		// The mark can be no earlier than the first delete of its revision.
+		start := time.Duration(0)
 		for _, c := range calls {
-			if v.deleting && c.kind == deletes && c.expected == v.previous && (begun == 0 || c.begun < begun) {
-				begun = c.begun
+			if v.deleting && c.kind == deletes && c.expected == v.previous && (start == 0 || c.start < start) {
+				start = c.start
 			}
 		}
 		marked[v.previous] = v.revision
-		operations = append(operations, operation(call{kind: marks, name: name, revision: v.revision, begun: begun, outcome: unknown}))
+		operations = append(operations, operation(call{kind: marks, name: name, revision: v.revision, start: start, outcome: unknown}))
 	}
-	// ended gives the revision at which what was to be deleted was, if it was.
-	ended := func(expected int64) (int64, bool) {
+	// deletedAt returns the last revision of the object that a delete of the expected revision ended, if any.
+	deletedAt := func(expected int64) (int64, bool) {
 		if ends[expected] {
 			return expected, true
 		}
 		mark, isMarked := marked[expected]
 		return mark, isMarked && ends[mark]
 	}
-	asked, claimed := map[int64]bool{}, map[int64]bool{}
+	requested, claimed := map[int64]bool{}, map[int64]bool{}
 	acknowledged := map[int64]bool{}
 	for _, c := range calls {
 		v, known := written[c.value]
@@ -218,34 +219,34 @@ func resolve(name string, calls []call, history []version) (operations []porcupi
 		case creates, updates, patches:
 			switch {
 			case c.outcome == ok && !known:
-				say("a write that was acknowledged is lost: %s", c)
+				fail("an acknowledged write is lost: %s", c)
 			case c.outcome == ok && v.revision != c.revision:
-				say("a write was acknowledged with another revision than %d: %s", v.revision, c)
+				fail("a write at revision %d was acknowledged with another revision: %s", v.revision, c)
 			case c.outcome == unknown && known:
 				c.revision = v.revision
 			case c.outcome == unknown:
 				continue
 			case c.outcome != ok && known:
-				say("a write was refused and yet done at revision %d: %s", v.revision, c)
+				fail("a refused write was stored at revision %d: %s", v.revision, c)
 			}
 			delete(written, c.value)
 		case deletes:
-			at, gone := ended(c.expected)
-			asked[at] = true
+			at, gone := deletedAt(c.expected)
+			requested[at] = true
 			if c.outcome != ok {
 				break
 			}
 			claimed[at] = true
 			if !gone {
-				say("a delete that was acknowledged is lost: %s", c)
+				fail("an acknowledged delete is lost: %s", c)
 			}
 			if acknowledged[c.expected] && !c.finishes {
-				say("revision %d was deleted twice: %s", c.expected, c)
+				fail("revision %d was deleted twice: %s", c.expected, c)
 			}
 			acknowledged[c.expected] = acknowledged[c.expected] || !c.finishes
 		case gets, getsCached:
 			if v, known := present[c.revision]; c.outcome == ok && (!known || v.value != c.value) {
-				say("a read of what never was, there was %q: %s", v.value, c)
+				fail("a read of a state that never existed, the revision has %q: %s", v.value, c)
 			}
 		}
 		if c.kind == getsCached || c.outcome == refused || c.outcome == unknown && (c.kind == gets || c.kind == deletes) {
@@ -253,38 +254,40 @@ func resolve(name string, calls []call, history []version) (operations []porcupi
 		}
 		operations = append(operations, operation(c))
 	}
-	// What was deleted, and nobody was told so.
+	// Deletes whose outcome is unknown.
 	for at := range ends {
-		if !asked[at] {
-			say("it was deleted at revision %d, and nobody asked for it", at)
+		if !requested[at] {
+			fail("deleted at revision %d without a request", at)
 		}
 		if !claimed[at] {
 			operations = append(operations, operation(call{kind: deletes, name: name, expected: at, outcome: unknown}))
 		}
 	}
 	for value, v := range written {
-		say("value %q at revision %d is of nobody", value, v.revision)
+		fail("value %q at revision %d was written without a request", value, v.revision)
 	}
 	return operations, wrong
 }
 
+// operation returns the operation of a call for the search.
 func operation(c call) porcupine.Operation {
-	o := porcupine.Operation{ClientId: c.client, Input: c, Call: int64(c.begun), Return: int64(c.ended)}
+	o := porcupine.Operation{ClientId: c.client, Input: c, Call: int64(c.start), Return: int64(c.end)}
 	if c.outcome == unknown {
 		o.Return = math.MaxInt64
 	}
 	return o
 }
 
-// register is an object: a value that is replaced only by who knows its revision, or by who does not ask for it.
+// object is the state of a register.
 type object struct {
 	present  bool
 	value    string
 	revision int64
-	// unmarked is what its revision was before it was marked, if that was the last write.
+	// unmarked is the revision before the mark, if the last write was a mark.
 	unmarked int64
 }
 
+// register is a register whose updates and deletes compare the revision.
 var register = porcupine.Model{
 	Init: func() any { return object{} },
 	Step: func(state, input, _ any) (bool, any) {
@@ -302,10 +305,10 @@ var register = porcupine.Model{
 		case c.outcome == exists:
 			return c.kind == creates && s.present, s
 		case c.outcome == conflict && c.kind == updates:
-			// Who updates what is gone is told so, or that it is another object than the one that was read.
+			// An update of a deleted object is a conflict too if an object of the same name was created meanwhile.
 			return !s.present || s.revision != c.expected, s
 		case c.outcome == conflict && c.kind == patches:
-			return true, s // others were faster again and again
+			return true, s // the server has run out of retries
 		case c.outcome == conflict && c.kind == deletes:
 			return s.present && s.revision != c.expected, s
 		case !done:
@@ -319,7 +322,7 @@ var register = porcupine.Model{
 		case c.kind == patches:
 			return s.present && later, next
 		case c.kind == deletes:
-			// Of several that were at it at the same time, all are told that it is gone.
+			// Of several concurrent deletes, all may be acknowledged.
 			before := s.unmarked != 0 && s.unmarked == c.expected
 			s.present = s.present && s.revision != c.expected && !before
 			return !s.present && (before || s.revision == c.expected && (was || c.finishes)), s
@@ -328,8 +331,8 @@ var register = porcupine.Model{
 	},
 }
 
-// checkLists holds each list to the state at its revision, and those that must be up to date to what was acknowledged before they were
-// asked for.
+// checkLists compares each list with the state at its revision. A consistent list must also be no older than any
+// revision that a client had seen before the start of the list.
 func checkLists(calls []call, changes []change) (wrong []string) {
 	type acknowledged struct {
 		at       time.Duration
@@ -337,12 +340,12 @@ func checkLists(calls []call, changes []change) (wrong []string) {
 	}
 	var known []acknowledged
 	ordered := slices.Clone(calls)
-	slices.SortFunc(ordered, func(a, b call) int { return int(a.ended - b.ended) })
+	slices.SortFunc(ordered, func(a, b call) int { return int(a.end - b.end) })
 	newest := int64(0)
 	for _, c := range ordered {
 		if c.outcome == ok && c.revision > newest {
 			newest = c.revision
-			known = append(known, acknowledged{c.ended, newest})
+			known = append(known, acknowledged{c.end, newest})
 		}
 	}
 	before := func(at time.Duration) int64 {
@@ -352,10 +355,10 @@ func checkLists(calls []call, changes []change) (wrong []string) {
 		}
 		return known[i-1].revision
 	}
-	asked := slices.DeleteFunc(ordered, func(c call) bool { return c.outcome != ok || c.kind != lists && c.kind != listsCache })
-	slices.SortFunc(asked, func(a, b call) int { return int(a.revision - b.revision) })
+	checked := slices.DeleteFunc(ordered, func(c call) bool { return c.outcome != ok || c.kind != lists && c.kind != listsCache })
+	slices.SortFunc(checked, func(a, b call) int { return int(a.revision - b.revision) })
 	state, next := map[string]item{}, 0
-	for _, c := range asked {
+	for _, c := range checked {
 		for ; next < len(changes) && changes[next].revision <= c.revision; next++ {
 			change := changes[next]
 			switch task := change.task(); {
@@ -368,23 +371,23 @@ func checkLists(calls []call, changes []change) (wrong []string) {
 		}
 		for name, found := range c.items {
 			if state[name] != found {
-				wrong = append(wrong, fmt.Sprintf("%s is %+v in a list, and was %+v: %s", name, found, state[name], c))
+				wrong = append(wrong, fmt.Sprintf("list has %s as %+v, want %+v: %s", name, found, state[name], c))
 			}
 		}
 		for name, there := range state {
 			if _, found := c.items[name]; !found {
-				wrong = append(wrong, fmt.Sprintf("%s, %+v, is not in a list: %s", name, there, c))
+				wrong = append(wrong, fmt.Sprintf("list lacks %s, %+v: %s", name, there, c))
 			}
 		}
-		if c.kind == lists && c.revision < before(c.begun) {
-			wrong = append(wrong, fmt.Sprintf("a list is older than what was known before it, revision %d: %s", before(c.begun), c))
+		if c.kind == lists && c.revision < before(c.start) {
+			wrong = append(wrong, fmt.Sprintf("a list is older than revision %d, which a client had seen before: %s", before(c.start), c))
 		}
 	}
 	return wrong
 }
 
-// valueOf is the value and the revision of a task that was read.
+// valueOf returns the value and the revision of a task.
 func valueOf(task *batch.Task) (string, int64) {
-	revision, _ := strconv.ParseInt(task.ResourceVersion, 10, 64) // 0 is never the revision of anything
+	revision, _ := strconv.ParseInt(task.ResourceVersion, 10, 64) // no object has revision 0
 	return task.Labels[valueLabel], revision
 }

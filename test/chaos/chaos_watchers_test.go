@@ -38,8 +38,8 @@ import (
 	"github.com/leat-dev/leat/test/kit/await"
 )
 
-// watcher watches tasks, and whenever the watch ends it watches again from the last resourceVersion it was told of. Told that this is too
-// old, it begins again with a list.
+// watcher watches tasks. Whenever the watch ends, it continues from the last resourceVersion that it received. After a
+// 410 it lists and continues from the list.
 type watcher struct {
 	*cluster
 	name, namespace string
@@ -48,10 +48,10 @@ type watcher struct {
 	client          typed.TaskInterface
 	reconnect       func()
 	random          *rand.Rand
-	changes         []change // that it was held to
+	changes         []change // the argument of verify
 
 	mu      sync.Mutex
-	got     []told
+	got     []received
 	watches int
 	expired []expired
 	err     error
@@ -75,11 +75,11 @@ func (w *watcher) run(ctx context.Context) {
 	}
 }
 
-// once watches until the watch ends. Errors in reaching the server are what a watcher is there to get over.
+// once watches until the watch ends. It ignores errors of the connection, which run retries.
 func (w *watcher) once(ctx context.Context) {
 	seconds := int64(5 + w.random.IntN(20))
 	w.options.TimeoutSeconds = &seconds
-	// A server that should have ended it and did not is not there any more.
+	// A server that does not end the watch in time is down.
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds+5)*time.Second)
 	defer cancel()
 	stream, err := w.client.Watch(ctx, w.options)
@@ -98,20 +98,21 @@ func (w *watcher) once(ctx context.Context) {
 		}
 		task, is := event.Object.(*batch.Task)
 		if !is {
-			w.fail(fmt.Errorf("a %s came with a %T", event.Type, event.Object))
+			w.fail(fmt.Errorf("%s with a %T", event.Type, event.Object))
 			return
 		}
-		o := told{kind: event.Type}
+		e := received{kind: event.Type}
 		if event.Type != watch.Bookmark {
-			o.task = task
+			e.task = task
 		}
-		w.add(o, task.ResourceVersion)
+		w.add(e, task.ResourceVersion)
 	}
 	if ctx.Err() != nil {
 		w.reconnect()
 	}
 }
 
+// failed handles the error of a watch: it lists again if the resourceVersion is too old.
 func (w *watcher) failed(ctx context.Context, err error) {
 	if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
 		if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
@@ -128,19 +129,19 @@ func (w *watcher) failed(ctx context.Context, err error) {
 	w.mu.Lock()
 	w.expired = append(w.expired, expired{from, at})
 	w.mu.Unlock()
-	w.add(told{kind: listed, list: list.Items}, list.ResourceVersion)
+	w.add(received{kind: listed, list: list.Items}, list.ResourceVersion)
 }
 
-func (w *watcher) add(o told, resourceVersion string) {
+func (w *watcher) add(e received, resourceVersion string) {
 	var err error
-	if o.revision, err = strconv.ParseInt(resourceVersion, 10, 64); err != nil {
-		w.fail(fmt.Errorf("a %s came with resourceVersion %q", o.kind, resourceVersion))
+	if e.revision, err = strconv.ParseInt(resourceVersion, 10, 64); err != nil {
+		w.fail(fmt.Errorf("%s with resourceVersion %q", e.kind, resourceVersion))
 		return
 	}
 	w.options.ResourceVersion = resourceVersion
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.got = append(w.got, o)
+	w.got = append(w.got, e)
 }
 
 func (w *watcher) fail(err error) {
@@ -149,7 +150,7 @@ func (w *watcher) fail(err error) {
 	w.err = errors.Join(w.err, err)
 }
 
-// position is the revision of what it was told last.
+// position returns the revision that the watcher received last.
 func (w *watcher) position() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -159,9 +160,9 @@ func (w *watcher) position() int64 {
 	return w.got[len(w.got)-1].revision
 }
 
-// await waits until it was told of the last of those changes, or ought to have been: if it is not, verify sees that.
+// await waits until the watcher has received the last of the changes, or patience is over, which verify reports.
 func (w *watcher) await(ctx context.Context, changes []change) {
-	if want := due(changes, w.selects); len(want) > 0 {
+	if want := expectedEvents(changes, w.selects); len(want) > 0 {
 		_ = await.Until(ctx, patience, func(context.Context) error {
 			if w.position() < want[len(want)-1].revision {
 				return await.ErrNotYet
@@ -171,10 +172,10 @@ func (w *watcher) await(ctx context.Context, changes []change) {
 	}
 }
 
-// verify holds all it was told, once it has ended, to those changes.
-func (w *watcher) verify(changes []change, reasons []forgotten) (wrong []string) {
-	if len(due(changes, w.selects)) == 0 {
-		return []string{w.name + ": nothing was selected, which proves nothing"}
+// verify compares all that the watcher received with the changes. The watcher must have ended.
+func (w *watcher) verify(changes []change, reasons []horizon) (wrong []string) {
+	if len(expectedEvents(changes, w.selects)) == 0 {
+		return []string{w.name + ": no change matches the selector, which proves nothing"}
 	}
 	w.changes = changes
 	if w.err != nil {

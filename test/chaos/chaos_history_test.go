@@ -34,16 +34,16 @@ import (
 	"github.com/leat-dev/leat/test/kit/await"
 )
 
-// change is one revision of a task, or of a task set, as etcd itself tells of it. What was not there before, or is not after, is nil.
+// change is one revision of a task or of a task set in etcd. The object before a creation and after a deletion is nil.
 type change struct {
 	revision int64
-	// told is when this program heard of it: no earlier than it came to be.
-	told              time.Time
-	before, after     *batch.Task
-	setBefore, setNow *batch.TaskSet
+	// observed is when this process received the change, which is not before etcd committed it.
+	observed            time.Time
+	before, after       *batch.Task
+	setBefore, setAfter *batch.TaskSet
 }
 
-// task is the task that changed, nil if it was a set.
+// task returns the task that changed, or nil if a set changed.
 func (c change) task() *batch.Task {
 	if c.after != nil {
 		return c.after
@@ -51,34 +51,35 @@ func (c change) task() *batch.Task {
 	return c.before
 }
 
-// truth records the history of namespaces past every server, from etcd: what all that servers say is compared with.
-type truth struct {
+// etcdHistory records the changes of namespaces from etcd, past all servers. The checks compare the answers of the
+// servers with it.
+type etcdHistory struct {
 	start int64 // the revision before the first change
 
 	mu       sync.Mutex
 	changes  []change
-	position int64 // up to here all is recorded
+	position int64 // the revision up to which the record is complete
 	err      error
 }
 
-// record begins to record the tasks and the task sets of those namespaces until ctx is done.
-func record(ctx context.Context, client *clientv3.Client, namespaces ...string) (*truth, error) {
+// record starts to record the tasks and the task sets of the namespaces, until ctx is done.
+func record(ctx context.Context, client *clientv3.Client, namespaces ...string) (*etcdHistory, error) {
 	now, err := client.Get(ctx, "/leat/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 	if err != nil {
 		return nil, err
 	}
-	h := &truth{start: now.Header.Revision, position: now.Header.Revision}
+	h := &etcdHistory{start: now.Header.Revision, position: now.Header.Revision}
 	ours := func(key string) bool {
 		parts := strings.Split(key, "/")
 		return len(parts) == 5 && (parts[2] == "tasks" || parts[2] == "tasksets") && slices.Contains(namespaces, parts[3])
 	}
 	go func() {
 		for ctx.Err() == nil && h.failed() == nil {
-			// A member without a leader ends the watch, so that another one is asked.
+			// A member without a leader ends the watch, so that the client asks another one.
 			watch, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 			from := h.reached() + 1
 			for response := range client.Watch(watch, "/leat/task", clientv3.WithPrefix(), clientv3.WithPrevKV(), clientv3.WithRev(from), clientv3.WithProgressNotify()) {
-				h.take(response, ours)
+				h.add(response, ours)
 			}
 			cancel()
 		}
@@ -86,18 +87,18 @@ func record(ctx context.Context, client *clientv3.Client, namespaces ...string) 
 	return h, nil
 }
 
-func (h *truth) take(response clientv3.WatchResponse, ours func(string) bool) {
+func (h *etcdHistory) add(response clientv3.WatchResponse, ours func(string) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if errors.Is(response.Err(), rpctypes.ErrCompacted) {
-		h.err = errors.New("the ground truth is lost: etcd was compacted past what was recorded of it")
+		h.err = errors.New("the history is incomplete: etcd was compacted past the recorded revision")
 		return
 	}
 	for _, event := range response.Events {
 		if event.Kv.ModRevision <= h.position || !ours(string(event.Kv.Key)) {
 			continue
 		}
-		c := change{revision: event.Kv.ModRevision, told: time.Now()}
+		c := change{revision: event.Kv.ModRevision, observed: time.Now()}
 		put := func(data []byte, revision int64, task **batch.Task, set **batch.TaskSet) {
 			obj, _, err := scheme.Codecs.UniversalDeserializer().Decode(data, nil, nil)
 			if err != nil {
@@ -114,7 +115,7 @@ func (h *truth) take(response clientv3.WatchResponse, ours func(string) bool) {
 			put(event.PrevKv.Value, event.PrevKv.ModRevision, &c.before, &c.setBefore)
 		}
 		if event.Type == clientv3.EventTypePut {
-			put(event.Kv.Value, c.revision, &c.after, &c.setNow)
+			put(event.Kv.Value, c.revision, &c.after, &c.setAfter)
 		}
 		h.changes = append(h.changes, c)
 	}
@@ -125,14 +126,14 @@ func (h *truth) take(response clientv3.WatchResponse, ours func(string) bool) {
 	}
 }
 
-func (h *truth) reached() int64 {
+func (h *etcdHistory) reached() int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.position
 }
 
-// await waits until all up to a revision is recorded.
-func (h *truth) await(ctx context.Context, revision int64) error {
+// await waits until the record is complete up to a revision.
+func (h *etcdHistory) await(ctx context.Context, revision int64) error {
 	err := await.Until(ctx, patience, func(context.Context) error {
 		if h.failed() == nil && h.reached() < revision {
 			return await.ErrNotYet
@@ -142,21 +143,21 @@ func (h *truth) await(ctx context.Context, revision int64) error {
 	return errors.Join(err, h.failed())
 }
 
-func (h *truth) failed() error {
+func (h *etcdHistory) failed() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.err
 }
 
-// of gives the changes in a namespace so far, in their order.
-func (h *truth) of(namespace string) []change {
+// of returns the recorded changes of a namespace, in order.
+func (h *etcdHistory) of(namespace string) []change {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(h.changes), func(c change) bool {
 		if task := c.task(); task != nil {
 			return task.Namespace != namespace
 		}
-		set := c.setNow
+		set := c.setAfter
 		if set == nil {
 			set = c.setBefore
 		}
@@ -164,7 +165,7 @@ func (h *truth) of(namespace string) []change {
 	})
 }
 
-// upTo gives those of the changes that are no later than a revision.
+// upTo returns the changes up to a revision.
 func upTo(revision int64, changes []change) []change {
 	later := slices.IndexFunc(changes, func(c change) bool { return c.revision > revision })
 	if later < 0 {

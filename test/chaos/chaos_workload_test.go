@@ -44,7 +44,7 @@ const (
 	parallelism = workers*workerTasks + 3
 )
 
-// script is the command of each index: it tells when it starts and when it ends.
+// script is the command of each index. It appends a mark to the file of the set when it starts and when it ends.
 const script = `
 exec 8<>"$DIR/never"
 mark() { echo "$1 $TASK_INDEX $TASK_NAME $WORKER ${EPOCHREALTIME/[.,]/}" >> "$DIR/$SET"; }
@@ -53,8 +53,8 @@ read -rt "0.$((RANDOM % 6))5" -u 8
 mark end
 `
 
-// employer creates one set after the other and waits until each is complete.
-type employer struct {
+// workload creates one task set after the other, each when the one before is complete.
+type workload struct {
 	*cluster
 	sets      typed.TaskSetInterface
 	reconnect func()
@@ -63,27 +63,28 @@ type employer struct {
 	names []string
 }
 
-func newEmployer(s *cluster, config *rest.Config) *employer {
+func newWorkload(s *cluster, config *rest.Config) *workload {
 	config, reconnect := reconnecting(config)
-	return &employer{cluster: s, reconnect: reconnect, sets: kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().TaskSets(s.work)}
+	return &workload{cluster: s, reconnect: reconnect, sets: kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().TaskSets(s.work)}
 }
 
-// run creates sets until ctx is done. The last one may be unfinished.
-func (e *employer) run(ctx context.Context) {
+// run creates sets until ctx is done. The last set may be incomplete then.
+func (e *workload) run(ctx context.Context) {
 	for n := 0; ctx.Err() == nil; n++ {
 		name := fmt.Sprintf("set-%d", n)
 		e.create(ctx, name)
-		_ = await.Until(ctx, 24*time.Hour, e.complete(name)) // if it ends, the run is over
+		_ = await.Until(ctx, 24*time.Hour, e.complete(name)) // the only error is the end of ctx
 	}
 }
 
-func (e *employer) create(ctx context.Context, name string) {
+// create creates a set and remembers its name.
+func (e *workload) create(ctx context.Context, name string) {
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = new(int32(completions)), new(int32(parallelism)), new(batch.IndexedCompletion)
 	set.Spec.Template.Spec.Command = []string{"bash", "-c", script}
 	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "SET", Value: name}}
-	set.Spec.Template.Spec.CrashLimit = new(int32(math.MaxInt32)) // workers are killed here, and not by their tasks
-	// It is asked for until it is there: that it is there already is as good.
+	set.Spec.Template.Spec.CrashLimit = new(int32(math.MaxInt32)) // faults kill the workers, not the tasks
+	// An earlier try may have created it without an answer.
 	err := await.Until(ctx, patience, func(ctx context.Context) error {
 		_, err := e.sets.Create(ctx, set, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
@@ -98,7 +99,8 @@ func (e *employer) create(ctx context.Context, name string) {
 	}
 }
 
-func (e *employer) complete(name string) func(context.Context) error {
+// complete returns a condition that is nil once the set is complete.
+func (e *workload) complete(name string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
@@ -116,8 +118,8 @@ func (e *employer) complete(name string) func(context.Context) error {
 	}
 }
 
-// verify waits for the end of all sets, and holds each to its history and to what its commands have left behind.
-func (e *employer) verify(ctx context.Context, history func() []change) (accounts []*account, wrong []string) {
+// verify waits until all sets are complete, and compares each with its history and with the marks of its commands.
+func (e *workload) verify(ctx context.Context, history func() []change) (checks []*setCheck, wrong []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, name := range e.names {
@@ -132,17 +134,17 @@ func (e *employer) verify(ctx context.Context, history func() []change) (account
 		if err != nil {
 			wrong = append(wrong, err.Error())
 		}
-		// What servers say is so when etcd has it; what etcd has is heard of some time later.
+		// The history learns of a change some time after the servers.
 		_ = await.Until(ctx, patience, func(context.Context) error {
 			for _, c := range history() {
-				if c.setNow != nil && c.setNow.Name == name && meta.IsStatusConditionTrue(c.setNow.Status.Conditions, batch.TaskSetComplete) {
+				if c.setAfter != nil && c.setAfter.Name == name && meta.IsStatusConditionTrue(c.setAfter.Status.Conditions, batch.TaskSetComplete) {
 					return nil
 				}
 			}
 			return await.ErrNotYet
 		})
-		a := checkSet(history(), effects, name, completions)
-		accounts, wrong = append(accounts, a), append(wrong, a.wrong...)
+		check := checkSet(history(), effects, name, completions)
+		checks, wrong = append(checks, check), append(wrong, check.wrong...)
 	}
-	return accounts, wrong
+	return checks, wrong
 }
