@@ -22,5 +22,5 @@ limitations under the License.
 // TestSoak applies load while processes restart. It stops the load several times, deletes everything, and compares the
 // memory, the goroutines, the open files and the keys of each process with those of its first idle point.
 //
-// The tests whose names end in SeesWhatIsWrong show that the checks of both notice planted faults.
+// The tests whose names contain Detects show that the checks of both notice planted faults.
 package chaos

@@ -46,14 +46,15 @@ import (
 const (
 	churnCompletions = 20
 	churnParallelism = 20
-	// stayingWorkers are instant workers between two quiet points; the visiting ones come and go meanwhile.
+	// stayingWorkers is the number of instant workers that run between two idle points. The visiting ones restart
+	// meanwhile.
 	stayingWorkers, visitingWorkers = 6, 3
 	instantTasks                    = 20
 	visit                           = 3 * time.Second
 	pageSize                        = 50
 )
 
-// Kinds of calls.
+// Kinds of calls in the summary.
 const (
 	opCreate   = "create"
 	opPatch    = "patch"
@@ -74,16 +75,16 @@ var kinds = []string{
 	opCreate, opPatch, opDelete, opGet, opPage, opLog, opWatch, opDelivery, opInformer, opJoin, opLeave, opSet, opAnswer,
 }
 
-// churn is everybody at work: people and programs by the host and by the Service, and workers.
+// churn applies load: clients through the host and through the Service, and workers.
 type churn struct {
 	*soakCluster
-	people   []versioned.Interface
-	identity []*measure.FakeWorker // the staying ones first
+	clients []versioned.Interface
+	workers []*measure.FakeWorker // the staying ones first
 
-	// pace, if it is there, holds everybody back; done is what was done: completions of sets and calls of clients.
+	// pace limits the rate of operations if it is not nil. done counts them: completions of sets and calls of clients.
 	pace flowcontrol.RateLimiter
 	done atomic.Int64
-	n    atomic.Int64 // of names
+	n    atomic.Int64 // of the last name
 
 	mu     sync.Mutex
 	took   map[string][]time.Duration
@@ -93,12 +94,12 @@ type churn struct {
 
 func newChurn(s *soakCluster) *churn {
 	c := &churn{soakCluster: s, took: map[string][]time.Duration{}, failed: map[string]int{}, last: map[string]error{}}
-	c.people = []versioned.Interface{
+	c.clients = []versioned.Interface{
 		s.client(s.env.Admin(s)), s.client(measure.Protobuf(s.through(s.env.Direct(s, "alice", "leat:admins")))),
 	}
 	for i := range stayingWorkers + visitingWorkers {
 		name := fmt.Sprintf("instant-%05d", i)
-		c.identity = append(c.identity, &measure.FakeWorker{
+		c.workers = append(c.workers, &measure.FakeWorker{
 			Client: kit.Client(s, s.own(measure.Protobuf(s.through(s.env.Worker(s, s.namespace, name))))), Namespace: s.namespace, Name: name,
 			Seen:   func(string) { c.record(opAnswer, 0, nil) },
 			Failed: func(err error) { c.record(opAnswer, 0, err) },
@@ -107,36 +108,36 @@ func newChurn(s *soakCluster) *churn {
 	return c
 }
 
-// run has everybody at work until ctx ends, and comes back when all have stopped.
+// run applies load until ctx is done, and returns when all clients and workers have stopped.
 func (c *churn) run(ctx context.Context) {
 	var all sync.WaitGroup
-	again := func(f func(context.Context, versioned.Interface) error) {
-		for _, person := range c.people {
+	repeat := func(f func(context.Context, versioned.Interface) error) {
+		for _, client := range c.clients {
 			all.Go(func() {
 				for ctx.Err() == nil {
-					// Of what has failed, the call has told.
-					if err := f(ctx, person); err != nil {
+					// The call has recorded its error.
+					if err := f(ctx, client); err != nil {
 						await.Pause(ctx, poll)
 					}
 				}
 			})
 		}
 	}
-	again(c.set)
-	again(c.single)
-	again(c.single)
-	again(c.pages)
-	again(c.watch)
-	again(c.inform)
-	again(c.readLog)
-	for i, w := range c.identity {
+	repeat(c.runSet)
+	repeat(c.runTask)
+	repeat(c.runTask)
+	repeat(c.listPages)
+	repeat(c.watchTask)
+	repeat(c.runInformer)
+	repeat(c.readLog)
+	for i, w := range c.workers {
 		all.Go(func() {
 			for ctx.Err() == nil {
 				life, end := ctx, context.CancelFunc(func() {})
 				if i >= stayingWorkers {
 					life, end = context.WithTimeout(ctx, visit)
 				}
-				c.work(ctx, life, w)
+				c.runWorker(ctx, life, w)
 				end()
 				await.Pause(ctx, poll)
 			}
@@ -145,8 +146,8 @@ func (c *churn) run(ctx context.Context) {
 	all.Wait()
 }
 
-// take waits until so much may be done. All of it is asked for at once: who needs much waits no longer for each than who needs little.
-func (c *churn) take(ctx context.Context, n int) error {
+// wait waits for n tokens of the pace. It requests them at once, so that the wait for a token does not depend on n.
+func (c *churn) wait(ctx context.Context, n int) error {
 	if c.pace == nil {
 		return ctx.Err()
 	}
@@ -157,16 +158,17 @@ func (c *churn) take(ctx context.Context, n int) error {
 	return all.Wait()
 }
 
-// call does something and notes how long it took.
+// call calls f and records its duration or its error.
 func (c *churn) call(ctx context.Context, kind string, f func() error) error {
-	begun := time.Now()
+	start := time.Now()
 	err := f()
-	if err == nil || ctx.Err() == nil { // otherwise it is the end that has come in between
-		c.record(kind, time.Since(begun), err)
+	if err == nil || ctx.Err() == nil { // otherwise the end of the load has canceled the call
+		c.record(kind, time.Since(start), err)
 	}
 	return err
 }
 
+// record records a call of a kind.
 func (c *churn) record(kind string, took time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -180,7 +182,7 @@ func (c *churn) record(kind string, took time.Duration, err error) {
 	case opSet:
 		c.done.Add(churnCompletions)
 	case opDelivery, opJoin, opLeave, opAnswer:
-		// It is told of in other words, or has a pace of its own.
+		// These are parts of other operations, or do not wait for the pace.
 	default:
 		c.done.Add(1)
 	}
@@ -188,9 +190,9 @@ func (c *churn) record(kind string, took time.Duration, err error) {
 
 func (c *churn) name(prefix string) string { return fmt.Sprintf("%s-%d", prefix, c.n.Add(1)) }
 
-// set has a set done from its creation to its deletion.
-func (c *churn) set(ctx context.Context, client versioned.Interface) error {
-	if err := c.take(ctx, churnCompletions); err != nil {
+// runSet creates a set, waits until it is complete, and deletes it.
+func (c *churn) runSet(ctx context.Context, client versioned.Interface) error {
+	if err := c.wait(ctx, churnCompletions); err != nil {
 		return err
 	}
 	sets := client.BatchV1alpha1().TaskSets(c.namespace)
@@ -218,7 +220,7 @@ func (c *churn) set(ctx context.Context, client versioned.Interface) error {
 	}))
 }
 
-// task makes one that only workers of that kind may run.
+// task returns a task that only workers with the label soak=worker can run.
 func (c *churn) task(prefix, worker string) *batch.Task {
 	return &batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: c.name(prefix), Labels: map[string]string{"soak": prefix}},
@@ -226,8 +228,8 @@ func (c *churn) task(prefix, worker string) *batch.Task {
 	}
 }
 
-// single is a task's life without a worker.
-func (c *churn) single(ctx context.Context, client versioned.Interface) error {
+// runTask creates, reads, patches and deletes a task that no worker runs.
+func (c *churn) runTask(ctx context.Context, client versioned.Interface) error {
 	tasks, task := client.BatchV1alpha1().Tasks(c.namespace), c.task("single", "none")
 	patched := &batch.Task{}
 	for _, step := range []struct {
@@ -240,14 +242,14 @@ func (c *churn) single(ctx context.Context, client versioned.Interface) error {
 			patched, err = tasks.Patch(ctx, task.Name, types.MergePatchType, []byte(`{"metadata":{"annotations":{"example.com/a":"b"}}}`), metav1.PatchOptions{})
 			return err
 		}},
-		// From the cache of any server, as soon as that has it.
+		// From the cache of either server, once it has reached the revision.
 		{opGet, func() error {
 			_, err := tasks.Get(ctx, task.Name, metav1.GetOptions{ResourceVersion: patched.ResourceVersion})
 			return err
 		}},
 		{opDelete, func() error { return tasks.Delete(ctx, task.Name, metav1.DeleteOptions{}) }},
 	} {
-		if err := c.take(ctx, 1); err != nil {
+		if err := c.wait(ctx, 1); err != nil {
 			return err
 		}
 		if err := c.call(ctx, step.kind, step.do); err != nil {
@@ -257,10 +259,10 @@ func (c *churn) single(ctx context.Context, client versioned.Interface) error {
 	return nil
 }
 
-// pages reads a list to its end.
-func (c *churn) pages(ctx context.Context, client versioned.Interface) error {
+// listPages reads all pages of a list.
+func (c *churn) listPages(ctx context.Context, client versioned.Interface) error {
 	for token := ""; ; {
-		if err := c.take(ctx, 1); err != nil {
+		if err := c.wait(ctx, 1); err != nil {
 			return err
 		}
 		var list *batch.TaskList
@@ -277,9 +279,9 @@ func (c *churn) pages(ctx context.Context, client versioned.Interface) error {
 	}
 }
 
-// watch opens a watch and sees what becomes of a task.
-func (c *churn) watch(ctx context.Context, client versioned.Interface) error {
-	if err := c.take(ctx, 1); err != nil {
+// watchTask watches a task while it creates, patches and deletes it.
+func (c *churn) watchTask(ctx context.Context, client versioned.Interface) error {
+	if err := c.wait(ctx, 1); err != nil {
 		return err
 	}
 	tasks, task := client.BatchV1alpha1().Tasks(c.namespace), c.task("watched", "none")
@@ -304,32 +306,32 @@ func (c *churn) watch(ctx context.Context, client versioned.Interface) error {
 		}},
 		{opDelete, watch.Deleted, func() error { return tasks.Delete(ctx, task.Name, metav1.DeleteOptions{}) }},
 	} {
-		if err := c.take(ctx, 1); err != nil {
+		if err := c.wait(ctx, 1); err != nil {
 			return err
 		}
-		begun := time.Now()
+		start := time.Now()
 		if err := c.call(ctx, step.kind, step.do); err != nil {
 			return err
 		}
-		for told := false; !told; {
+		for received := false; !received; {
 			select {
 			case event, open := <-w.ResultChan():
 				if !open {
-					return errors.New("the watch has ended") // its server has
+					return errors.New("the watch ended") // its server has stopped
 				}
-				told = event.Type == step.want
+				received = event.Type == step.want
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 		}
-		c.record(opDelivery, time.Since(begun), nil)
+		c.record(opDelivery, time.Since(start), nil)
 	}
 	return nil
 }
 
-// inform has an informer for a while.
-func (c *churn) inform(ctx context.Context, client versioned.Interface) error {
-	if err := c.take(ctx, 1); err != nil {
+// runInformer runs an informer for a visit.
+func (c *churn) runInformer(ctx context.Context, client versioned.Interface) error {
+	if err := c.wait(ctx, 1); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, visit)
@@ -350,9 +352,9 @@ func (c *churn) inform(ctx context.Context, client versioned.Interface) error {
 	return err
 }
 
-// readLog has a real worker run something, and reads what it has printed.
+// readLog creates a task for a real worker, and reads its log.
 func (c *churn) readLog(ctx context.Context, client versioned.Interface) error {
-	if err := c.take(ctx, 1); err != nil {
+	if err := c.wait(ctx, 1); err != nil {
 		return err
 	}
 	tasks, task := client.BatchV1alpha1().Tasks(c.namespace), c.task("printing", "real")
@@ -368,7 +370,7 @@ func (c *churn) readLog(ctx context.Context, client versioned.Interface) error {
 	}); err != nil {
 		return err
 	}
-	if err := c.take(ctx, 1); err != nil {
+	if err := c.wait(ctx, 1); err != nil {
 		return err
 	}
 	return errors.Join(c.call(ctx, opLog, func() error {
@@ -379,29 +381,29 @@ func (c *churn) readLog(ctx context.Context, client versioned.Interface) error {
 		defer stream.Close()
 		text, err := io.ReadAll(stream)
 		if err == nil && string(text) != "hello\n" {
-			err = fmt.Errorf("the log is %q", text)
+			err = fmt.Errorf("got log %q, want hello", text)
 		}
 		return err
 	}), c.call(ctx, opDelete, func() error { return tasks.Delete(ctx, task.Name, metav1.DeleteOptions{}) }))
 }
 
-// work has a worker register, answer tasks for a life, and leave.
-func (c *churn) work(ctx, life context.Context, w *measure.FakeWorker) {
+// runWorker registers a worker, completes tasks until life is done, and deletes the Worker.
+func (c *churn) runWorker(ctx, life context.Context, w *measure.FakeWorker) {
 	err := c.call(ctx, opJoin, func() error { return w.Register(ctx, instantTasks) })
 	if err == nil {
-		_ = w.Run(life) // ends with it
+		_ = w.Run(life) // the only error is the end of life
 	}
 	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	api := c.people[1].BatchV1alpha1()
+	api := c.clients[1].BatchV1alpha1()
 	_ = c.call(leaving, opLeave, func() error {
 		err := api.Workers(c.namespace).Delete(leaving, w.Name, metav1.DeleteOptions{})
 		if apierrors.IsNotFound(err) {
-			return nil // it has not come far
+			return nil // it had not registered
 		}
 		return err
 	})
-	// The controllers delete its lease. Before that, it cannot come back.
+	// The controllers delete its lease. Before that, it cannot register again.
 	_ = await.Until(leaving, patience, func(leaving context.Context) error {
 		_, err := api.WorkerLeases(c.namespace).Get(leaving, w.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -411,7 +413,7 @@ func (c *churn) work(ctx, life context.Context, w *measure.FakeWorker) {
 	})
 }
 
-// summary tells, by kind, what was done.
+// summary returns a table of the calls by kind, and the numbers of failed calls and of all calls.
 func (c *churn) summary() (table string, failed, calls int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -44,20 +44,20 @@ const (
 	realTasks   = 4
 )
 
-// measuredProcess is one of those whose growth is judged.
+// measuredProcess is a process whose growth TestSoak judges.
 type measuredProcess struct {
 	*host.Process
 	name string
-	// metrics is where it tells client of itself.
+	// metrics is the URL of its metrics for client.
 	metrics string
 	client  *http.Client
-	// collect has it collect its garbage. Without it, it is asked for metrics until it has.
+	// collect makes it collect its garbage. If it is nil, reading metrics allocates until it does.
 	collect func(context.Context) error
-	// asked is whether it is asked to end when it is started again. Else it is killed.
-	asked bool
+	// graceful makes restart stop it with SIGTERM instead of killing it.
+	graceful bool
 }
 
-// soakCluster is Leat as config/ installs it: two servers behind one Service.
+// soakCluster is Leat as config/ installs it, with two servers behind one Service.
 type soakCluster struct {
 	*testing.T
 	env       *kit.Env
@@ -67,7 +67,7 @@ type soakCluster struct {
 
 	servers, workers []*measuredProcess
 	manager          *measuredProcess
-	// dialer makes the connections of the test's own clients, which are closed at quiet points.
+	// dialer opens the connections of the clients of the test, which idle closes.
 	dialer *connrotation.Dialer
 }
 
@@ -82,7 +82,7 @@ func newSoakCluster(t *testing.T) *soakCluster {
 	for file, content := range map[string][]byte{caFile: ca.CertPEM(), certFile: cert, keyFile: key} {
 		kit.Check(t, pki.WriteFile(file, content))
 	}
-	// What is compacted, and when, is up to the test. Shutdown takes less time than shipped, to have it more often.
+	// empty compacts etcd. A shutdown is shorter than by default, so that there are more of them.
 	// The oracles keep every object forever.
 	cp := kit.Must(host.Start(t.Context(), host.Options{Dir: dir, WithoutOracles: true}))(t)
 	t.Cleanup(func() { kit.Check(t, cp.Stop()) })
@@ -100,7 +100,7 @@ func newSoakCluster(t *testing.T) *soakCluster {
 		config := replica.Direct(t, measure.Observer)
 		client := kit.Must(rest.HTTPClientFor(config))(t)
 		s.servers = append(s.servers, &measuredProcess{
-			Process: replica.Server, name: fmt.Sprintf("leat-apiserver %d", i), asked: true, metrics: config.Host + "/metrics", client: client,
+			Process: replica.Server, name: fmt.Sprintf("leat-apiserver %d", i), graceful: true, metrics: config.Host + "/metrics", client: client,
 			collect: func(ctx context.Context) error {
 				return measure.WriteHeapProfile(ctx, client, config.Host, filepath.Join(dir, fmt.Sprintf("heap-%d.pprof", i)))
 			},
@@ -108,10 +108,10 @@ func newSoakCluster(t *testing.T) *soakCluster {
 	}
 	address := loopback(t)
 	s.manager = &measuredProcess{
-		name: "leat-controller-manager", asked: true, metrics: "http://" + address + "/metrics", client: http.DefaultClient,
+		name: "leat-controller-manager", graceful: true, metrics: "http://" + address + "/metrics", client: http.DefaultClient,
 		Process: s.env.StartManager(t, "one", "--leat-server=https://"+s.service.Address, "--metrics-bind-address="+address,
 			"--leader-elect-lease-duration=8s", "--leader-elect-renew-deadline=6s", "--leader-elect-retry-period=1s",
-			// It is asked for its metrics until it has collected its garbage, which is to come soon.
+			// A low limit makes it collect its garbage after few reads of its metrics.
 			"--gc-heap-floor=0"),
 	}
 	for i := range realWorkers {
@@ -121,32 +121,33 @@ func newSoakCluster(t *testing.T) *soakCluster {
 			Process: s.env.StartWorker(t, s.through(s.env.Worker(t, s.namespace, name)), s.namespace, name, nil,
 				"--client-ca-file="+caFile, "--metrics-bind-address="+address, "--state-dir="+filepath.Join(dir, name), "--labels=soak=real",
 				fmt.Sprintf("--tasks=%d", realTasks), "--lease-duration=8s",
-				// What is kept of output has a limit, which is to be reached before the first quiet point.
+				// The kept logs must reach their limit before the first idle point.
 				"--log-max-size-per-task=16Ki", "--log-max-total-size=64Ki"),
 		})
 	}
 	return s
 }
 
-// loopback gives a free address of this machine.
+// loopback returns a free loopback address.
 func loopback(t *testing.T) string {
 	t.Helper()
 	return fmt.Sprintf("127.0.0.1:%d", kit.Must(host.FreePort())(t))
 }
 
-// through gives the config that leads to the Service.
+// through returns a config that connects to the Service.
 func (s *soakCluster) through(config *rest.Config) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.Host = "https://" + s.service.Address
 	return config
 }
 
-// client gives the API to a client whose connections are closed at quiet points.
+// client returns a client whose connections idle closes.
 func (s *soakCluster) client(config *rest.Config) versioned.Interface {
 	s.Helper()
 	return kit.Client(s.T, s.own(config))
 }
 
+// own returns a config whose connections idle closes.
 func (s *soakCluster) own(config *rest.Config) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.Dial, config.QPS = s.dialer.DialContext, -1
@@ -157,10 +158,10 @@ func (s *soakCluster) processes() []*measuredProcess {
 	return append(append(append([]*measuredProcess{}, s.servers...), s.manager), s.workers...)
 }
 
-// restart ends a process and starts it.
+// restart stops or kills a process, and starts it again.
 func (s *soakCluster) restart(p *measuredProcess) {
 	s.Helper()
-	if p.asked {
+	if p.graceful {
 		kit.Check(s, p.Stop())
 	}
 	kit.Check(s, p.Restart(s.Context()))

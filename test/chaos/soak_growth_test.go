@@ -22,63 +22,62 @@ import (
 	"time"
 )
 
-// What counts as no growth, from the first quiet point of a process to the last. All that churn brings with it is gone at a quiet point, so
-// what is left over grows with what was done, if anything does.
+// Limits of what a process may have gained from its first idle point to its last. At an idle point all objects of the
+// load are deleted, so what a leak leaves behind grows with the number of operations.
 const (
-	// files and goroutines may differ by which connections happen to be open: those of the host move from one replica to another.
+	// Connections of the host move from one replica to the other, with their files and goroutines.
 	filesSlack      = 10
 	goroutinesSlack = 40
-	// goroutinesPerWatch is what a watch that came to this process from another brings with it, at most.
+	// goroutinesPerWatch bounds the goroutines of a watch that moved to this process.
 	goroutinesPerWatch = 10
-	// heapSlack is how much the heap differs from one quiet point to the next though nothing is kept: pools, maps that have grown.
+	// heapSlack is the noise of the heap: pools, and maps that have grown.
 	heapSlack = 6 << 20
-	// heapAnswers is what a server comes to remember of who may do what, 8,192 answers of the host with their questions, and of the like.
+	// heapAnswers bounds the caches of a server for answers of the host, such as 8,192 SubjectAccessReviews.
 	heapAnswers = 16 << 20
-	// heapPerOperation is less than the least that an operation could leave behind at each time: an entry of a map.
+	// heapPerOperation is less than the smallest leak of an operation, an entry of a map.
 	heapPerOperation = 64
-	// heapPerEvent is what a server keeps of a change for watches that were cut off, for a while and up to a number of changes: the object as
-	// it was and as it is, 4 KiB here.
+	// heapPerEvent bounds the memory of an event in the watch cache: the old and the new object, 4 KiB here. The watch
+	// cache keeps a bounded number of events for some time.
 	heapPerEvent = 8 << 10
-	// residentFactor is how much more than the heap the operating system may have given.
+	// residentFactor is the ratio of resident memory to heap.
 	residentFactor = 4
 	residentShare  = 0.5
-	// etcdSlack is what etcd's file has in use for itself, by chance.
+	// etcdSlack is the noise of the space in use in etcd's file.
 	etcdSlack = 4 << 20
-	// etcdPerOperation is less than any key takes.
+	// etcdPerOperation is less than the size of any key.
 	etcdPerOperation = 32
 )
 
-// figures are those of one life of a process at a quiet point.
-type figures struct {
+// measurement is a measurement of a process at an idle point.
+type measurement struct {
 	process string
 	pid     int
-	// race tells whether the program was built with the race detector, which takes memory for itself.
+	// race reports whether the program was built with the race detector, which uses memory for itself.
 	race              bool
 	files, goroutines int
-	// heap is what the last collection of garbage found alive, and resident what the process has of the machine, in
-	// bytes. The live heap has no garbage that is not swept yet.
+	// heap is the live heap after the last garbage collection, and resident the resident memory, in bytes.
 	heap, resident int64
-	// watches are requests that stay open, and events the changes that are kept for watches to come, of a server.
+	// watches counts the open long-running requests of a server, and events the events in its watch caches.
 	watches, events int
 }
 
-// quiet is how everything is when nothing is done and nothing is stored that was not at the beginning.
-type quiet struct {
+// idlePoint is a measurement of all processes while there is no load and all objects of the load are deleted.
+type idlePoint struct {
 	at         time.Duration
 	operations int
-	processes  []figures
-	// keys are those that Leat has in etcd, inUse what they and etcd take of its file, in bytes, after compaction.
+	processes  []measurement
+	// keys is the number of keys in etcd, and inUse the space in use in its file after compaction, in bytes.
 	keys  int
 	inUse int64
 }
 
-// growth tells what has grown. A process that was started again begins anew; of one with a single quiet point nothing can be said. judged
-// counts the lives that something could be said of, by process.
-func growth(points []quiet) (grown []string, judged map[string]int) {
+// growth compares the first idle point of each process with its last, and returns what has grown. A restarted process
+// counts as another process. judged counts the processes with two idle points or more, by name.
+func growth(points []idlePoint) (grown []string, judged map[string]int) {
 	judged = map[string]int{}
 	exceeds := func(what, unit string, first, last, limit int64) {
 		if last > limit {
-			grown = append(grown, fmt.Sprintf("%s: %d %s at the first quiet point and %d at the last, where at most %d is no growth", what, first, unit, last, limit))
+			grown = append(grown, fmt.Sprintf("%s: %d %s at the first idle point and %d at the last, want at most %d", what, first, unit, last, limit))
 		}
 	}
 	type life struct {
@@ -86,7 +85,7 @@ func growth(points []quiet) (grown []string, judged map[string]int) {
 		pid  int
 	}
 	var lives []life
-	samples, operations := map[life][]figures{}, map[life][]int{}
+	samples, operations := map[life][]measurement{}, map[life][]int{}
 	for _, point := range points {
 		for _, f := range point.processes {
 			l := life{f.process, f.pid}

@@ -23,13 +23,13 @@ import (
 	"time"
 )
 
-// steady gives quiet points of a run in which nothing is kept, with what differs by chance: 6,000 operations between two of them.
-func steady() []quiet {
-	var points []quiet
+// steady returns the idle points of a run without leaks, with noise, and with 6,000 operations between two of them.
+func steady() []idlePoint {
+	var points []idlePoint
 	for i := range 10 {
 		wobble := []int64{0, 1, -1, 2, 0, -2, 1, 0, 2, -1}[i]
-		p := quiet{at: time.Duration(i) * time.Minute, operations: 6000 * (i + 1), keys: 7, inUse: 1<<20 + 100_000*wobble}
-		for _, f := range []figures{
+		p := idlePoint{at: time.Duration(i) * time.Minute, operations: 6000 * (i + 1), keys: 7, inUse: 1<<20 + 100_000*wobble}
+		for _, f := range []measurement{
 			{process: "leat-apiserver", pid: 10, files: 40, goroutines: 900, heap: 80 << 20, resident: 300 << 20, watches: 50, events: 50_000},
 			{process: "leat-controller-manager", pid: 20, files: 14, goroutines: 150, heap: 20 << 20, resident: 90 << 20},
 			{process: "leat-worker", pid: 30 + i/5, files: 12, goroutines: 40, heap: 4 << 20, resident: 40 << 20},
@@ -45,29 +45,29 @@ func steady() []quiet {
 	return points
 }
 
-func TestGrowthSees(t *testing.T) {
-	server := func(p *quiet) *figures { return &p.processes[0] }
+func TestGrowthDetectsLeaks(t *testing.T) {
+	server := func(p *idlePoint) *measurement { return &p.processes[0] }
 	for name, test := range map[string]struct {
-		// leak changes what was measured at each point; done is how many operations there were since the first.
-		leak func(p *quiet, done int)
+		// leak changes a measurement. done is the number of operations since the first idle point.
+		leak func(p *idlePoint, done int)
 		want string
 	}{
-		"nothing where there is nothing":               {func(*quiet, int) {}, ""},
-		"no leak in answers that are remembered":       {func(p *quiet, done int) { server(p).heap += min(15<<20, 1000*int64(done)) }, ""},
-		"a file left open by one in 4,000 operations":  {func(p *quiet, done int) { server(p).files += done / 4000 }, "leat-apiserver, process 10: 40 open files"},
-		"a goroutine left by one in 1,000 operations":  {func(p *quiet, done int) { server(p).goroutines += done / 1000 }, "900 goroutines"},
-		"600 bytes left by each operation":             {func(p *quiet, done int) { server(p).heap += 600 * int64(done) }, "bytes of heap"},
-		"an object left by one in 4 operations":        {func(p *quiet, done int) { server(p).heap += 2500 * int64(done/4) }, "bytes of heap"},
-		"memory that is none of Go's":                  {func(p *quiet, done int) { server(p).resident += 8000 * int64(done) }, "bytes resident"},
-		"a leak of the controllers":                    {func(p *quiet, done int) { p.processes[1].heap += 300 * int64(done) }, "leat-controller-manager, process 20"},
-		"a leak of a worker that was started again":    {func(p *quiet, done int) { p.processes[2].files += done / 1000 }, "leat-worker, process 31"},
-		"a key that nobody deletes":                    {func(p *quiet, done int) { p.keys += min(1, done) }, "etcd: 7 keys"},
-		"revisions that are not compacted":             {func(p *quiet, done int) { p.inUse += 500 * int64(done) }, "etcd: 1048576 bytes in use"},
-		"no leak in what is kept for watches to come":  {func(p *quiet, done int) { server(p).events += done; server(p).heap += 6000 * int64(done) }, ""},
-		"a leak beside it":                             {func(p *quiet, done int) { server(p).events += done / 10; server(p).heap += 6000 * int64(done) }, "bytes of heap"},
-		"no leak in watches that came from elsewhere":  {func(p *quiet, done int) { server(p).watches += done / 600; server(p).goroutines += done / 120 }, ""},
-		"no leak in memory that the race detector has": {func(p *quiet, done int) { server(p).race = true; server(p).resident += 8000 * int64(done) }, ""},
-		"no leak in a process that was started again": {func(p *quiet, done int) {
+		"nothing":                                {func(*idlePoint, int) {}, ""},
+		"no leak in cached answers":              {func(p *idlePoint, done int) { server(p).heap += min(15<<20, 1000*int64(done)) }, ""},
+		"a file every 4,000 operations":          {func(p *idlePoint, done int) { server(p).files += done / 4000 }, "leat-apiserver, process 10: 40 open files"},
+		"a goroutine every 1,000 operations":     {func(p *idlePoint, done int) { server(p).goroutines += done / 1000 }, "900 goroutines"},
+		"600 bytes every operation":              {func(p *idlePoint, done int) { server(p).heap += 600 * int64(done) }, "bytes of heap"},
+		"an object every 4 operations":           {func(p *idlePoint, done int) { server(p).heap += 2500 * int64(done/4) }, "bytes of heap"},
+		"memory outside of the Go heap":          {func(p *idlePoint, done int) { server(p).resident += 8000 * int64(done) }, "bytes resident"},
+		"a leak of the controllers":              {func(p *idlePoint, done int) { p.processes[1].heap += 300 * int64(done) }, "leat-controller-manager, process 20"},
+		"a leak of a restarted worker":           {func(p *idlePoint, done int) { p.processes[2].files += done / 1000 }, "leat-worker, process 31"},
+		"a key that is not deleted":              {func(p *idlePoint, done int) { p.keys += min(1, done) }, "etcd: 7 keys"},
+		"revisions that are not compacted":       {func(p *idlePoint, done int) { p.inUse += 500 * int64(done) }, "etcd: 1048576 bytes in use"},
+		"no leak in the watch cache":             {func(p *idlePoint, done int) { server(p).events += done; server(p).heap += 6000 * int64(done) }, ""},
+		"a leak beside the watch cache":          {func(p *idlePoint, done int) { server(p).events += done / 10; server(p).heap += 6000 * int64(done) }, "bytes of heap"},
+		"no leak in watches that moved here":     {func(p *idlePoint, done int) { server(p).watches += done / 600; server(p).goroutines += done / 120 }, ""},
+		"no leak in memory of the race detector": {func(p *idlePoint, done int) { server(p).race = true; server(p).resident += 8000 * int64(done) }, ""},
+		"no leak in a restarted process": {func(p *idlePoint, done int) {
 			if done > 20_000 {
 				server(p).pid, server(p).goroutines = 11, 2000
 			}
@@ -80,14 +80,14 @@ func TestGrowthSees(t *testing.T) {
 			}
 			grown, judged := growth(points)
 			if judged["leat-apiserver"] == 0 || judged["leat-controller-manager"] == 0 || judged["leat-worker"] == 0 || judged["etcd"] == 0 {
-				t.Errorf("only of %v anything could be said", judged)
+				t.Errorf("only %v were judged", judged)
 			}
 			if test.want == "" && len(grown) > 0 || test.want != "" && !slices.ContainsFunc(grown, func(g string) bool { return strings.Contains(g, test.want) }) {
-				t.Errorf("what has grown is %q; want %q", grown, test.want)
+				t.Errorf("got %q, want %q", grown, test.want)
 			}
 		})
 	}
 	if _, judged := growth(steady()[:1]); len(judged) > 0 {
-		t.Errorf("of one point something is said: %v", judged)
+		t.Errorf("%v were judged by a single idle point", judged)
 	}
 }

@@ -30,87 +30,87 @@ import (
 )
 
 const (
-	// share of the highest rate is what is held.
+	// share is the share of the peak rate that TestSoak applies.
 	share = 0.7
-	// failures of all calls, at most: those that meet the end of a server on their way.
+	// failures is the share of calls that may fail, because a server stops meanwhile.
 	failures = 0.02
 )
 
-// TestSoak finds the highest rate and then holds a part of it. The first quiet point comes after that search: by then everything has
-// been used, and what is kept for good is there.
+// TestSoak measures the peak rate, and then applies a share of it. The first idle point follows the measurement of the
+// peak rate, when all caches and pools are filled.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	search := min(20*time.Second, *duration/4)
-	// A quiet point takes about a minute: a short run has few of them, but two at least.
+	// An idle point takes up to a minute: a short run has few of them, but at least two intervals.
 	interval := min(max((*duration-search)/8, 40*time.Second), 5*time.Minute)
 	intervals := max(2, int((*duration-search)/interval))
 	s := newSoakCluster(t)
 	c := newChurn(s)
-	begun := time.Now()
-	c.during(search, nil)
-	peak := float64(c.done.Load()) / time.Since(begun).Seconds()
+	start := time.Now()
+	c.loadFor(search, nil)
+	peak := float64(c.done.Load()) / time.Since(start).Seconds()
 	c.pace = flowcontrol.NewTokenBucketRateLimiter(float32(share*peak), max(1, int(share*peak)/10))
-	points := []quiet{s.quiet(nil, time.Since(begun), int(c.done.Load()))}
-	t.Logf("At most %.0f completions and calls a second; %.0f from now on, %d times for %s", peak, share*peak, intervals, interval.Round(time.Second))
+	points := []idlePoint{s.idle(nil, time.Since(start), int(c.done.Load()))}
+	t.Logf("peak rate %.0f operations/s; applying %.0f operations/s for %d intervals of %s", peak, share*peak, intervals, interval.Round(time.Second))
 
 	restarts := map[string]int{}
-	var working time.Duration
+	var loaded time.Duration
 	held := -c.done.Load()
 	for i := range intervals {
-		victims := plan(s, i, intervals)
-		again := time.Now()
-		c.during(interval, victims)
-		working += time.Since(again)
-		for _, p := range victims {
+		restarted := toRestart(s, i, intervals)
+		start := time.Now()
+		c.loadFor(interval, restarted)
+		loaded += time.Since(start)
+		for _, p := range restarted {
 			restarts[p.name]++
 		}
-		points = append(points, s.quiet(points, time.Since(begun), int(c.done.Load())))
+		points = append(points, s.idle(points, time.Since(start), int(c.done.Load())))
 	}
 	held += c.done.Load()
 
 	grown, judged := growth(points)
 	calls, failed, all := c.summary()
-	t.Logf("\n%s\n%s\nDone: %d completions and calls, %.0f a second of %.0f at most. Started again: %v. Judged: %v. Grown: %d",
-		samples(points), columns("call\tn\tfailed\tp50 ms\tp99 ms\tmost ms\tlast failure\n"+calls), c.done.Load(), float64(held)/working.Seconds(), peak, restarts, judged, len(grown))
+	t.Logf("\n%s\n%s\n%d operations, %.0f/s of a peak of %.0f/s; restarts: %v; judged: %v; grown: %d",
+		samples(points), columns("call\tn\tfailed\tp50 ms\tp99 ms\tmost ms\tlast failure\n"+calls), c.done.Load(), float64(held)/loaded.Seconds(), peak, restarts, judged, len(grown))
 	for _, what := range grown {
 		t.Error(what)
 	}
 	for _, name := range []string{s.servers[0].name, s.manager.name, s.workers[0].name, "etcd"} {
 		if judged[name] == 0 {
-			t.Errorf("of %s nothing could be said: there were not two quiet points", name)
+			t.Errorf("%s has fewer than two idle points", name)
 		}
 	}
 	if points[0].processes[0].events == 0 {
-		t.Error("the server does not tell how many changes it keeps: the names of its metrics have changed")
+		t.Error("no events in the watch caches of the server: were its metrics renamed?")
 	}
 	if float64(failed) > failures*float64(all) {
-		t.Errorf("%d of %d calls failed; at most %.0f %% meet the end of a server", failed, all, 100*failures)
+		t.Errorf("%d of %d calls failed, want at most %.0f %%", failed, all, 100*failures)
 	}
 	for _, kind := range kinds {
 		if len(c.took[kind]) == 0 {
-			t.Errorf("nothing was shown of: %s", kind)
+			t.Errorf("no successful call: %s", kind)
 		}
 	}
 }
 
-// plan says what is started again in an interval: often the second worker and the second server, and the controller manager so early that it
-// can be judged afterwards. The first of each goes on from the beginning to the end.
-func plan(s *soakCluster, i, intervals int) []*measuredProcess {
-	var victims []*measuredProcess
+// toRestart returns the processes to restart in an interval: often the second worker and the second server, and the
+// controller manager early enough to be judged afterwards. The first server and the first worker never restart.
+func toRestart(s *soakCluster, i, intervals int) []*measuredProcess {
+	var processes []*measuredProcess
 	if i%2 == 0 {
-		victims = append(victims, s.workers[1])
+		processes = append(processes, s.workers[1])
 	}
 	if i%3 == 0 {
-		victims = append(victims, s.servers[1])
+		processes = append(processes, s.servers[1])
 	}
 	if i%3 == 1 && 2*i < intervals {
-		victims = append(victims, s.manager)
+		processes = append(processes, s.manager)
 	}
-	return victims
+	return processes
 }
 
-// during has everybody at work for a while, and meanwhile starts some processes again, one after the other.
-func (c *churn) during(d time.Duration, victims []*measuredProcess) {
+// loadFor applies load for d, and meanwhile restarts processes, one after the other.
+func (c *churn) loadFor(d time.Duration, restarted []*measuredProcess) {
 	c.Helper()
 	ctx, cancel := context.WithTimeout(c.Context(), d)
 	defer cancel()
@@ -119,7 +119,7 @@ func (c *churn) during(d time.Duration, victims []*measuredProcess) {
 		defer close(ended)
 		c.run(ctx)
 	}()
-	for _, p := range victims {
+	for _, p := range restarted {
 		if await.Pause(ctx, d/5) {
 			c.restart(p)
 		}
@@ -127,10 +127,10 @@ func (c *churn) during(d time.Duration, victims []*measuredProcess) {
 	<-ended
 }
 
-// samples tells of all quiet points.
-func samples(points []quiet) string {
+// samples returns a table of all idle points.
+func samples(points []idlePoint) string {
 	var lines strings.Builder
-	lines.WriteString("time\toperations\tprocess\tPID\tfiles\tgoroutines\theap MiB\tRSS MiB\twatches\tevents kept\n")
+	lines.WriteString("time\toperations\tprocess\tPID\tfiles\tgoroutines\theap MiB\tRSS MiB\twatches\tevents\n")
 	mib := func(n int64) float64 { return float64(n) / (1 << 20) }
 	for _, p := range points {
 		for _, f := range p.processes {

@@ -35,24 +35,24 @@ import (
 	"github.com/leat-dev/leat/test/kit/measure"
 )
 
-// settleTime is how long connections, watches and garbage may take to go away. What takes longer counts as growth.
+// settleTime bounds the wait until connections, watches and garbage are gone. What takes longer counts as growth.
 const settleTime = 30 * time.Second
 
-// quiet waits until nothing is stored and nothing goes on, or goes away any more, and tells how everything is then.
-func (s *soakCluster) quiet(before []quiet, at time.Duration, operations int) quiet {
+// idle deletes all objects, waits until the measurements neither fall nor exceed the limits of growth, and returns them.
+func (s *soakCluster) idle(before []idlePoint, at time.Duration, operations int) idlePoint {
 	s.Helper()
 	s.empty()
 	s.dialer.CloseAll()
-	var now quiet
+	var now idlePoint
 	err := await.Until(s.Context(), settleTime, func(ctx context.Context) error {
-		// A look is not to end halfway.
-		looked, err := s.look(context.WithoutCancel(ctx))
+		// The end of settleTime must not interrupt a measurement.
+		measured, err := s.measure(context.WithoutCancel(ctx))
 		if err != nil {
 			return err
 		}
-		looked.at, looked.operations = at, operations
+		measured.at, measured.operations = at, operations
 		last := now
-		now = looked
+		now = measured
 		if now.falling(last) {
 			return await.ErrNotYet
 		}
@@ -61,19 +61,19 @@ func (s *soakCluster) quiet(before []quiet, at time.Duration, operations int) qu
 		}
 		return nil
 	})
-	// What does not settle is what the test is about.
+	// TestSoak reports what does not settle.
 	if !errors.Is(err, await.ErrNotYet) {
 		kit.Check(s, err)
 	}
 	return now
 }
 
-// falling tells whether some things went away since an earlier look, if there was one.
-func (q quiet) falling(earlier quiet) bool {
+// falling reports whether anything has decreased since an earlier measurement, or whether there is none.
+func (p idlePoint) falling(earlier idlePoint) bool {
 	if earlier.processes == nil {
 		return true
 	}
-	for i, now := range q.processes {
+	for i, now := range p.processes {
 		if before := earlier.processes[i]; now.files < before.files || now.goroutines < before.goroutines {
 			return true
 		}
@@ -81,7 +81,7 @@ func (q quiet) falling(earlier quiet) bool {
 	return false
 }
 
-// empty deletes all that clients and workers of the test's own have left, and has etcd forget it.
+// empty deletes all objects of the load, and compacts etcd.
 func (s *soakCluster) empty() {
 	s.Helper()
 	api := s.client(s.through(s.env.Direct(s, "alice", "leat:admins"))).BatchV1alpha1()
@@ -105,7 +105,7 @@ func (s *soakCluster) empty() {
 			return err
 		}
 		if n := len(sets.Items) + len(tasks.Items) + len(leases.Items) - len(s.workers); n != 0 {
-			return fmt.Errorf("%d objects are left", n)
+			return fmt.Errorf("%d objects still exist", n)
 		}
 		return nil
 	}))
@@ -115,11 +115,11 @@ func (s *soakCluster) empty() {
 	kit.Check(s, err)
 }
 
-// look tells how everything is, after garbage was collected.
-func (s *soakCluster) look(ctx context.Context) (quiet, error) {
-	var now quiet
+// measure measures all processes after they have collected their garbage.
+func (s *soakCluster) measure(ctx context.Context) (idlePoint, error) {
+	var now idlePoint
 	for _, p := range s.processes() {
-		f, err := p.look(ctx)
+		f, err := p.measure(ctx)
 		if err != nil {
 			return now, fmt.Errorf("%s: %w", p.name, err)
 		}
@@ -137,8 +137,8 @@ func (s *soakCluster) look(ctx context.Context) (quiet, error) {
 	return now, nil
 }
 
-func (p *measuredProcess) look(ctx context.Context) (figures, error) {
-	f := figures{process: p.name, pid: p.PID()}
+func (p *measuredProcess) measure(ctx context.Context) (measurement, error) {
+	f := measurement{process: p.name, pid: p.PID()}
 	metrics, err := p.collected(ctx)
 	if err != nil {
 		return f, err
@@ -171,8 +171,8 @@ func (p *measuredProcess) look(ctx context.Context) (figures, error) {
 	return f, nil
 }
 
-// collected returns the metrics of a process that has collected its garbage twice: what has a finalizer, or was in a
-// pool, goes with the second collection.
+// collected returns the metrics of a process after two garbage collections. The second one frees objects with
+// finalizers and objects in pools.
 func (p *measuredProcess) collected(ctx context.Context) (measure.Metrics, error) {
 	const collections, done = 2, "go_gc_cycles_total_gc_cycles_total"
 	if p.collect != nil {
