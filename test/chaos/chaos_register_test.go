@@ -117,8 +117,8 @@ func versions(changes []change) map[string][]version {
 }
 
 // checkRegisters checks the calls on each object, and the consistent lists, in two ways. It compares them with the
-// history in etcd. It also searches for a linearization of a compare-and-swap register by resourceVersion, which uses the
-// history only to resolve unknown outcomes. The limit bounds each search.
+// history in etcd. It also searches for a linearization of a compare-and-swap register by resourceVersion, where the
+// history only resolves unknown outcomes. The limit bounds each search.
 func checkRegisters(calls []call, changes []change, limit time.Duration) (wrong []string) {
 	histories := versions(changes)
 	byName := map[string][]call{}

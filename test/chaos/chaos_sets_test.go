@@ -83,8 +83,8 @@ func (a *setCheck) fail(format string, args ...any) {
 
 // checkSet compares the history of a set and the marks of its commands with the promises: a task is bound to one worker
 // at a time, and only the incarnation that it is bound to reports on it. An index has one task at a time. A task is
-// deleted only after it was counted. A counted index succeeded, is counted once, and stays counted. In the end all indexes
-// are counted. No command of an index starts afterwards, except on a worker from which the index was evicted.
+// deleted only after it was counted. A counted index succeeded, is counted once, and stays counted. In the end all
+// indexes are counted. No command of an index starts afterwards, except on a worker from which the index was evicted.
 func checkSet(changes []change, effects []effect, set string, completions int) *setCheck {
 	a := &setCheck{
 		set: set, completions: completions, bindings: make([]int, completions), succeeded: make([]int, completions), recreated: make([]int, completions),

@@ -38,7 +38,8 @@ import (
 // settleTime bounds the wait until connections, watches and garbage are gone. What takes longer counts as growth.
 const settleTime = 30 * time.Second
 
-// idle deletes all objects, waits until the measurements neither fall nor exceed the limits of growth, and returns them.
+// idle deletes all objects, waits until the measurements neither fall nor exceed the limits of growth, and returns
+// them.
 func (s *soakCluster) idle(before []idlePoint, at time.Duration, operations int) idlePoint {
 	s.Helper()
 	s.empty()

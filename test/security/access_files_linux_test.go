@@ -36,8 +36,8 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// TestStandalone is about what "leat up", with a worker in it, and a worker beside it write, as a careless user starts them: what they
-// make is theirs alone whatever his umask is.
+// TestStandalone runs the suites on "leat up" with a worker. The umask is 0, as a careless user may have it: no file may
+// be accessible to other users nevertheless.
 func TestStandalone(t *testing.T) {
 	before := syscall.Umask(0)
 	defer syscall.Umask(before)
@@ -52,17 +52,18 @@ func TestStandalone(t *testing.T) {
 	t.Run("Denied", func(t *testing.T) { testDenied(t, e) })
 }
 
+// testFiles checks the mode of all files that "leat up", a leat-worker and the CLI write.
 func testFiles(t *testing.T, e *kit.Env, access string) {
 	namespace := e.Namespace(t)
 	state := filepath.Join(t.TempDir(), "state")
 	e.StartWorker(t, e.Worker(t, namespace, "one"), namespace, "one", nil, "--state-dir="+state, "--client-ca-file="+filepath.Join(e.DataDir(), "pki", "ca.crt"))
-	// Where a task runs, a directory for its files is told it; of what it makes itself, its own umask decides.
+	// The files of the tasks themselves are subject to their own umask.
 	for _, namespace := range []string{namespace, "default"} {
 		tasks := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace)
 		for name, script := range map[string]string{"ended": "echo hello; exit 1", "running": "echo hello; exec sleep 1000"} {
 			kit.Must(tasks.Create(t.Context(), &v1alpha1.Task{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.TaskSpec{Command: []string{"sh", "-c", script}}}, metav1.CreateOptions{}))(t)
 		}
-		kit.Eventually(t, "the tasks have begun", func(ctx context.Context) error {
+		kit.Eventually(t, "the tasks have started", func(ctx context.Context) error {
 			list, err := tasks.List(ctx, metav1.ListOptions{})
 			for _, task := range list.Items {
 				if phase := task.Status.Phase; phase != map[string]v1alpha1.TaskPhase{"ended": v1alpha1.TaskFailed, "running": v1alpha1.TaskRunning}[task.Name] {
@@ -79,7 +80,7 @@ func testFiles(t *testing.T, e *kit.Env, access string) {
 	for _, dir := range []string{e.DataDir(), filepath.Dir(access), state, home} {
 		kit.Check(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
-				return nil // etcd renames and removes
+				return nil // etcd renames and removes files
 			}
 			if err != nil {
 				return err
@@ -100,28 +101,28 @@ func testFiles(t *testing.T, e *kit.Env, access string) {
 			}
 			seen[kind]++
 			if info.Mode().Perm()&0o077 != 0 {
-				t.Errorf("%s %s is open to others: %s", kind, path, info.Mode())
+				t.Errorf("%s %s has mode %s, want no access for others", kind, path, info.Mode())
 			}
 			return nil
 		}))
 	}
 	if seen["directory"] < 5 || seen["file"] < 5 || seen["socket"] == 0 {
-		t.Errorf("only %v were found", seen)
+		t.Errorf("found only %v", seen)
 	}
 	for _, path := range []string{access, filepath.Join(e.DataDir(), "pki", "ca.key"), filepath.Join(state, "logs"), filepath.Join(home, ".local", "state", "leat")} {
 		if _, err := os.Stat(path); err != nil {
 			t.Error(err)
 		}
 	}
-	// What else the programs have open in the file system: in the directory for temporary files, for one.
+	// Open files elsewhere, for example in the directory for temporary files.
 	for _, path := range opened(t, e.Server) {
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 && strings.HasPrefix(path, os.TempDir()) {
-			t.Errorf("the server has %s open, which is open to others: %s", path, info.Mode())
+			t.Errorf("open file %s of the server has mode %s, want no access for others", path, info.Mode())
 		}
 	}
 }
 
-// personalFiles has somebody type commands, and gives the directory where all is that they leave behind.
+// personalFiles runs commands of the CLI, and returns the home directory with the files that they write.
 func personalFiles(t *testing.T, e *kit.Env, kubeconfig string) string {
 	t.Helper()
 	home := filepath.Join(t.TempDir(), "home")
@@ -137,7 +138,7 @@ func personalFiles(t *testing.T, e *kit.Env, kubeconfig string) string {
 	return home
 }
 
-// opened are the files that a process has open.
+// opened returns the open files of a process.
 func opened(t *testing.T, process *host.Process) []string {
 	t.Helper()
 	dir := fmt.Sprintf("/proc/%d/fd", process.PID())

@@ -32,7 +32,7 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testPaths: however a path is written, it opens nothing that the plain path does not.
+// testPaths checks that no spelling of a path gets more than the plain path.
 func testPaths(t *testing.T, e *kit.Env) {
 	var mine, others string
 	t.Run("mine", func(t *testing.T) { mine = e.Namespace(t) })
@@ -45,21 +45,22 @@ func testPaths(t *testing.T, e *kit.Env) {
 	grant(t, e, "", "inspector", "inspector", user("inspector"))
 
 	for _, port := range ports(e) {
-		t.Run("nobody "+port.name, func(t *testing.T) { nobody(t, port) })
-		t.Run("tricks "+port.name, func(t *testing.T) { tricks(t, port, mine, others) })
+		t.Run("anonymous "+port.name, func(t *testing.T) { anonymousPaths(t, port) })
+		t.Run("spellings "+port.name, func(t *testing.T) { spellings(t, port, mine, others) })
 	}
 	if one := kit.Must(admin.Tasks(others).Get(t.Context(), "one", metav1.GetOptions{}))(t); one.DeletionTimestamp != nil || len(one.Labels) > 0 {
-		t.Errorf("the task of the others was changed: %v", one.ObjectMeta)
+		t.Errorf("the task in the other namespace was changed: %v", one.ObjectMeta)
 	}
 	if list := kit.Must(admin.Tasks(others).List(t.Context(), metav1.ListOptions{}))(t); len(list.Items) != 1 {
-		t.Errorf("the others have %d tasks, want the one of before", len(list.Items))
+		t.Errorf("got %d tasks in the other namespace, want 1", len(list.Items))
 	}
 }
 
-// nobody asks for all paths that the server says it has, and for more, by all methods.
-func nobody(t *testing.T, port port) {
+// anonymousPaths requests all paths in the index of the server, and more, with all methods and without credentials.
+func anonymousPaths(t *testing.T, port port) {
 	methods := []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND"}
-	// What a host opens to all, by the role system:public-info-viewer. Our server asks nobody about its health, whatever the method.
+	// The role system:public-info-viewer of the host allows these to everyone. Our server does not authorize health
+	// checks, with any method.
 	public := []string{"/healthz", "/livez", "/readyz", "/version", "/version/"}
 	open := func(method, path string) bool {
 		atServer := port.name == "at the server" && path != "/version" && path != "/version/"
@@ -76,7 +77,7 @@ func nobody(t *testing.T, port port) {
 	})
 	for _, path := range []string{"/apis/batch.leat.dev/v1alpha1", "/metrics", "/openapi/v3"} {
 		if !slices.Contains(index.Paths, path) {
-			t.Errorf("the server names the paths %q, and not %s", index.Paths, path)
+			t.Errorf("got paths %q, want %s among them", index.Paths, path)
 		}
 	}
 	more := []string{
@@ -89,22 +90,22 @@ func nobody(t *testing.T, port port) {
 			got := anonymous.ask(t, method, path)
 			want := open(method, path)
 			if opened := got.code != 0 && got.code < 400; opened != want || opened && strings.HasSuffix(path, "z") && method != "HEAD" && got.body != "ok" {
-				t.Errorf("to %s %s nobody is answered %s; is it open to all: %t", method, path, got, want)
+				t.Errorf("%s %s without credentials: got %s, want public access %t", method, path, got, want)
 			}
 		}
 	}
 }
 
-// tricks asks for what others have, as somebody who may edit a namespace of his own, and as nobody.
-func tricks(t *testing.T, port port, mine, others string) {
+// spellings requests objects of another namespace, as a user who may edit one namespace, and without credentials.
+func spellings(t *testing.T, port port, mine, others string) {
 	insider := port.as(t, "insider")
-	kit.Eventually(t, "the insider reads his own", func(context.Context) error {
+	kit.Eventually(t, "the insider may read its namespace", func(context.Context) error {
 		if got := ask(t, insider, "GET", tasksPath(mine)+"/own"); got.code != http.StatusOK || !strings.Contains(got.body, marked) {
 			return errors.New(got.String())
 		}
 		return nil
 	})
-	// M is his namespace, O the others'.
+	// M is the namespace of the insider, O the other one.
 	paths := []string{
 		"/namespaces/O/tasks", "/namespaces/O/tasks/one", "/tasks", "/watch/tasks?timeoutSeconds=1", "/watch/namespaces/O/tasks?timeoutSeconds=1", "/namespaces/O/tasks?watch=true&timeoutSeconds=1",
 		"/namespaces/O/tasks/one/", "/namespaces/O//tasks/one", "//namespaces/O/tasks/one", "/namespaces//O/tasks/one", "/namespaces/O/tasks//one",
@@ -126,14 +127,14 @@ func tricks(t *testing.T, port port, mine, others string) {
 		groupPath, "/" + groupPath, "/healthz/.." + groupPath, "/apis/../apis/batch.leat.dev/v1alpha1", "/apis/./batch.leat.dev/v1alpha1", "/APIS/batch.leat.dev/v1alpha1", "/apis/BATCH.leat.dev/v1alpha1",
 		"/apis/batch.leat.dev%2fv1alpha1", "https://other.example.com" + groupPath,
 	}
-	for name, config := range map[string]*rest.Config{"the insider": insider, "nobody": port.anonymous(t)} {
+	for name, config := range map[string]*rest.Config{"the insider": insider, "anonymous": port.anonymous(t)} {
 		connection := &persistent{config: config}
 		for i, prefix := range prefixes {
 			for _, path := range paths {
 				target := prefix + strings.NewReplacer("M", mine, "O", others).Replace(path)
 				for _, method := range []string{"GET", "DELETE", "PATCH", "POST"} {
-					// How a path is read depends on neither the method nor who asks.
-					if i > 0 && (method != "GET" || name == "nobody") {
+					// The path is parsed before the method and the identity matter.
+					if i > 0 && (method != "GET" || name == "anonymous") {
 						continue
 					}
 					var got answer
@@ -146,13 +147,13 @@ func tricks(t *testing.T, port port, mine, others string) {
 					default:
 						got = connection.ask(t, method, target)
 					}
-					// A list of his own that selects another namespace is his to read, and empty.
+					// A list of its namespace that selects another one is allowed, and empty.
 					own := path == "/namespaces/M/tasks?fieldSelector=metadata.namespace%3DO" && name == "the insider"
 					if got.code < 400 && !own {
-						t.Errorf("to %s %.200s %s is answered %s", method, target, name, got)
+						t.Errorf("%s %.200s by %s: got %s, want an error", method, target, name, got)
 					}
 					if strings.Contains(got.body, marked) {
-						t.Errorf("to %s %.200s %s is told the secret", method, target, name)
+						t.Errorf("%s %.200s by %s: the answer has the secret", method, target, name)
 					}
 				}
 			}

@@ -34,7 +34,7 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// kinds are all resources that are kept, some of which begin as others do, each with the rest of an object.
+// kinds has all stored resources, with the rest of an object of each. Some names are prefixes of others.
 var kinds = map[string]map[string]any{
 	"tasks":        {"kind": "Task", "spec": map[string]any{"command": []any{"true"}}},
 	"tasksets":     {"kind": "TaskSet", "spec": map[string]any{"template": map[string]any{"spec": map[string]any{"command": []any{"true"}}}}},
@@ -43,13 +43,13 @@ var kinds = map[string]map[string]any{
 	"workerleases": {"kind": "WorkerLease"},
 }
 
-// testPrefixes: what etcd keeps side by side, since one key begins as the other does, never mixes.
+// testPrefixes checks that keys in etcd with a common prefix never mix: in lists, watches and deletions.
 func testPrefixes(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
 	base := fmt.Sprint("p", e.Server.PID())
 	namespaces := []string{base, base + "-b", base + "b"}
 	namesOf := func(resource string) []string {
-		if resource == "tasksets" { // whose tasks' names begin with theirs
+		if resource == "tasksets" { // the names of their tasks start with theirs
 			return []string{"a", "a-b", "ab", "tasks"}
 		}
 		return []string{"a", "a-b", "a.b", "a.b.c", "ab", "tasks"}
@@ -71,7 +71,7 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 	watches := map[[2]string]watch.Interface{}
 	for resource := range kinds {
 		for _, namespace := range namespaces {
-			if resource == "workerleases" { // which nobody can watch
+			if resource == "workerleases" { // no watch
 				continue
 			}
 			from := kit.Must(of(resource, namespace).List(ctx, metav1.ListOptions{}))(t)
@@ -90,10 +90,10 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 		}
 	}
 
-	// holds fails the test unless what is kept under the resource and namespace are objects of those names, however they are listed.
+	// holds fails the test unless all kinds of lists return exactly the objects of these names.
 	holds := func(resource, namespace string, names ...string) {
 		t.Helper()
-		for how, options := range map[string]metav1.ListOptions{"by etcd": {}, "by the cache": {ResourceVersion: "0"}, "in pages": {Limit: 1}} {
+		for how, options := range map[string]metav1.ListOptions{"from etcd": {}, "from the cache": {ResourceVersion: "0"}, "in pages": {Limit: 1}} {
 			kit.Eventually(t, fmt.Sprintf("%s of %s are %q, listed %s", resource, namespace, names, how), func(ctx context.Context) error {
 				var found []string
 				for {
@@ -103,7 +103,7 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 					}
 					for _, item := range list.Items {
 						if item.GetNamespace() != namespace || item.GetKind() != kinds[resource]["kind"] {
-							t.Errorf("among the %s of %s is %s %s/%s", resource, namespace, item.GetKind(), item.GetNamespace(), item.GetName())
+							t.Errorf("list of %s of %s has %s %s/%s", resource, namespace, item.GetKind(), item.GetNamespace(), item.GetName())
 						}
 						found = append(found, item.GetName())
 					}
@@ -112,7 +112,7 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 					}
 				}
 				if slices.Sort(found); !slices.Equal(found, names) {
-					return fmt.Errorf("they are %q", found)
+					return fmt.Errorf("got %q", found)
 				}
 				return nil
 			})
@@ -122,10 +122,10 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 		for _, namespace := range namespaces {
 			holds(resource, namespace, namesOf(resource)...)
 			if list := kit.Must(of(resource, namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=a"}))(t); len(list.Items) != 1 || list.Items[0].GetName() != "a" {
-				t.Errorf("%d %s of %s are named a", len(list.Items), resource, namespace)
+				t.Errorf("got %d %s of %s named a, want 1", len(list.Items), resource, namespace)
 			}
 		}
-		// Where a list goes on is told by its server, and somebody may take it elsewhere.
+		// A client may use a continue token with another namespace.
 		token := kit.Must(of(resource, base).List(ctx, metav1.ListOptions{Limit: 1}))(t).GetContinue()
 		for _, namespace := range namespaces[1:] {
 			list, err := of(resource, namespace).List(ctx, metav1.ListOptions{Limit: 100, Continue: token})
@@ -134,7 +134,7 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 			}
 			for _, item := range list.Items {
 				if item.GetNamespace() != namespace || item.GetKind() != kinds[resource]["kind"] {
-					t.Errorf("a list of %s of %s that goes on in %s holds %s/%s", resource, base, namespace, item.GetNamespace(), item.GetName())
+					t.Errorf("list of %s of %s, continued in %s, has %s/%s", resource, base, namespace, item.GetNamespace(), item.GetName())
 				}
 			}
 		}
@@ -158,15 +158,15 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 		for due[watch.Added]+due[watch.Deleted] > 0 {
 			event, open := <-watched.ResultChan()
 			object, ok := event.Object.(*unstructured.Unstructured)
-			// One that is deleted may be marked before: MODIFIED.
+			// A delete may set deletionTimestamp first, which is a MODIFIED event.
 			if due[event.Type]--; !open || !ok || object.GetNamespace() != namespace || object.GetKind() != kinds[resource]["kind"] || event.Type != watch.Modified && due[event.Type] < 0 {
-				t.Fatalf("the watch of %s of %s tells of %s %v", resource, namespace, event.Type, event.Object)
+				t.Fatalf("watch of %s of %s: unexpected %s %v", resource, namespace, event.Type, event.Object)
 			}
 		}
 		watched.Stop()
 		for event := range watched.ResultChan() {
-			if event.Type != watch.Error { // that it was stopped
-				t.Errorf("the watch of %s of %s tells of %s %v, which is one too many", resource, namespace, event.Type, event.Object)
+			if event.Type != watch.Error { // the watch was stopped
+				t.Errorf("watch of %s of %s: unexpected %s %v at the end", resource, namespace, event.Type, event.Object)
 			}
 		}
 	}

@@ -41,27 +41,27 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// everything is an audit policy that leaves nothing out.
-const everything = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: RequestResponse\n"
+// auditEverything is an audit policy that records all requests with their bodies.
+const auditEverything = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: RequestResponse\n"
 
-// talkative is as much as clients log without the bodies of what they send and are sent, which are whole tasks: from 8 on client-go
-// logs those. Our server logs no bodies at any level, but for those that it sends to the host, in which tokens are hidden.
-const talkative = "--v=7"
+// verbosity is the highest level at which client-go does not log bodies, which are whole tasks. Our server logs no bodies
+// at any level, except for those that it sends to the host, without the tokens in them.
+const verbosity = "--v=7"
 
-// testSecrets: what is secret is in no log, however much the server logs.
+// testSecrets checks that no secret is in any log, even at the highest verbosity of the server.
 func testSecrets(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
 	namespace := e.Namespace(t)
 	dir := t.TempDir()
 	policy, audit := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "audit.log")
-	kit.Check(t, pki.WriteFile(policy, []byte(everything)))
-	askWebhook(t, e, namespace)
+	kit.Check(t, pki.WriteFile(policy, []byte(auditEverything)))
+	registerWebhook(t, e, namespace)
 	server := e.Replica(t, "--v=10", "--audit-policy-file="+policy, "--audit-log-path="+audit)
-	manager := server.StartManager(t, "talkative", "--leader-elect=false", talkative)
+	manager := server.StartManager(t, "verbose", "--leader-elect=false", verbosity)
 	worker := server.StartWorker(t, server.Worker(t, namespace, "one"), namespace, "one", []string{"MARK=marked-in-the-environment-of-the-worker"},
-		talkative, "--state-dir="+t.TempDir(), "--client-ca-file="+e.Host.ClientCAFile)
+		verbosity, "--state-dir="+t.TempDir(), "--client-ca-file="+e.Host.ClientCAFile)
 
-	// Each of them carries something else, so that a log that has it says where it is from.
+	// Each field has a marker of its own, so that a marker in a log identifies its source.
 	admin := kit.Client(t, server.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(namespace)
 	one := newTask("one")
 	one.Spec = v1alpha1.TaskSpec{
@@ -70,38 +70,38 @@ func testSecrets(t *testing.T, e *kit.Env) {
 		Env:     []v1alpha1.EnvVar{{Name: "PASSWORD", Value: "marked-in-env"}},
 	}
 	kit.Must(admin.Create(ctx, one, metav1.CreateOptions{}))(t)
-	kit.Eventually(t, "the task has ended", func(ctx context.Context) error {
+	kit.Eventually(t, "the task has succeeded", func(ctx context.Context) error {
 		task, err := admin.Get(ctx, "one", metav1.GetOptions{})
 		if err != nil || task.Status.Phase == v1alpha1.TaskSucceeded {
 			return err
 		}
-		return fmt.Errorf("it is %s", task.Status.Phase)
+		return fmt.Errorf("got phase %s", task.Status.Phase)
 	})
 	kit.Must(admin.Patch(ctx, "one", types.MergePatchType, []byte(`{"metadata":{"annotations":{"secret":"marked-in-a-patch"}}}`), metav1.PatchOptions{}))(t)
 	_, err := admin.Patch(ctx, "one", types.MergePatchType, []byte(`{"spec":{"env":[{"name":"A","value":"marked-in-a-patch-that-is-refused"}]}}`), metav1.PatchOptions{})
 	if err == nil {
-		t.Error("the environment of a task that has ended was changed")
+		t.Error("the environment of a finished task was changed")
 	}
 	_, err = admin.Patch(ctx, "one", types.MergePatchType, []byte(`{"spec":{"env":"marked-in-a-patch-that-is-none"}}`), metav1.PatchOptions{})
 	if err == nil {
-		t.Error("a text was taken for an environment")
+		t.Error("a string was accepted as an environment")
 	}
 	alice := server.Direct(t, "alice", "leat:admins")
 	if got := post(t, alice, tasksPath(namespace), `{"metadata":{"name":"a"},"spec":{"command":["true"],"unknown":"marked-in-a-field-that-is-unknown"}}`); got.code != http.StatusCreated {
-		t.Errorf("an unknown field is answered %s", got)
+		t.Errorf("unknown field: got %s, want 201", got)
 	}
 	post(t, alice, tasksPath(namespace), `{"spec": marked-in-a-body-that-is-broken`)
 
 	account := rbacv1.Subject{Kind: "ServiceAccount", Namespace: namespace, Name: "default"}
 	grant(t, e, namespace, "account", "leat:view", account)
 	var token string
-	kit.Eventually(t, "there is an account", func(ctx context.Context) (err error) {
+	kit.Eventually(t, "the service account exists", func(ctx context.Context) (err error) {
 		token, err = tokenOf(ctx, hostAdmin(t, e), namespace, "default", "", nil)
 		return err
 	})
 	bearing := rest.AnonymousClientConfig(server.Direct(t, "x"))
 	bearing.BearerToken = token
-	kit.Eventually(t, "the token is believed", func(context.Context) error {
+	kit.Eventually(t, "the token is accepted", func(context.Context) error {
 		if got := ask(t, bearing, "GET", tasksPath(namespace)+"/one"); got.code != http.StatusOK {
 			return errors.New(got.String())
 		}
@@ -110,17 +110,17 @@ func testSecrets(t *testing.T, e *kit.Env) {
 	for _, credential := range []string{"Bearer marked-token", "Basic " + base64.StdEncoding.EncodeToString([]byte("marked:password")), "Bearer " + token + "marked-end"} {
 		anonymous := rest.AnonymousClientConfig(bearing)
 		if got := ask(t, anonymous, "GET", tasksPath(namespace), "Authorization: "+credential); got.code != http.StatusUnauthorized && got.code != http.StatusForbidden {
-			t.Errorf("to a credential of nobody it answers %s", got)
+			t.Errorf("invalid credentials: got %s, want 401 or 403", got)
 		}
 	}
 	ask(t, bearing, "GET", tasksPath(namespace), "Cookie: session=marked-in-a-cookie", "X-Api-Key: marked-in-a-header")
 	kit.Check(t, server.Server.Kill())
 
-	_, signature, _ := strings.Cut(token, ".") // the head is the same for all
+	_, signature, _ := strings.Cut(token, ".") // the header is the same in all tokens
 	markers := map[string]string{
 		"a token":                  signature[:40],
 		"the end of a token":       token[len(token)-40:],
-		"a token of nobody":        "marked-token",
+		"an invalid token":         "marked-token",
 		"a password":               base64.StdEncoding.EncodeToString([]byte("marked:password")),
 		"a cookie":                 "marked-in-a-cookie",
 		"a header":                 "marked-in-a-header",
@@ -138,21 +138,21 @@ func testSecrets(t *testing.T, e *kit.Env) {
 		"a body that is broken":    "marked-in-a-body-that-is-broken",
 	}
 	if info := kit.Must(os.Stat(audit))(t); info.Mode().Perm() != 0o600 {
-		t.Errorf("the audit log is open to others: %s", info.Mode())
+		t.Errorf("the audit log has mode %s, want 0600", info.Mode())
 	}
-	// Who has every body written to the audit log has them there.
+	// With this policy, the audit log has all bodies.
 	bodies := sets.New("env", "a command", "an argument", "a patch", "a patch that is refused", "a patch that is none")
 	for name, file := range map[string]string{"the server": server.Server.LogFile(), "the manager": manager.LogFile(), "the worker": worker.LogFile(), "the audit log": audit} {
 		log := undumped(kit.Must(os.ReadFile(file))(t))
 		if name == "the server" && !(bytes.Contains(log, []byte(`"token":"…"`)) && bytes.Contains(log, []byte(`{"kind":"AdmissionReview",…}`))) {
-			t.Error("the server logs nothing of what it asks the host and webhooks: is it at -v=10?")
+			t.Error("the server logs no requests to the host and to webhooks: is its verbosity 10?")
 		}
 		for what, marker := range markers {
 			at := bytes.Index(log, []byte(marker))
 			switch {
 			case name == "the audit log" && bodies.Has(what):
 				if at < 0 {
-					t.Errorf("%s of all bodies has not %s", name, what)
+					t.Errorf("%s lacks %s", name, what)
 				}
 			case at >= 0:
 				t.Errorf("%s has %s: %q", name, what, log[max(0, at-300):min(len(log), at+100)])
@@ -161,8 +161,9 @@ func testSecrets(t *testing.T, e *kit.Env) {
 	}
 }
 
-// askWebhook has our server ask a webhook about each write of the namespace. There is none, and it goes on without.
-func askWebhook(t *testing.T, e *kit.Env, namespace string) {
+// registerWebhook makes our server call a webhook for each write in the namespace. Nothing serves the webhook, and its
+// failures are ignored.
+func registerWebhook(t *testing.T, e *kit.Env, namespace string) {
 	t.Helper()
 	kit.Must(hostAdmin(t, e).AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(t.Context(), &admissionregistrationv1.ValidatingWebhookConfiguration{
 		ObjectMeta: metav1.ObjectMeta{Name: "nobody"},
@@ -181,13 +182,13 @@ func askWebhook(t *testing.T, e *kit.Env, namespace string) {
 	}, metav1.CreateOptions{}))(t)
 }
 
-// dumped is a line of a body that is logged in hexadecimal, and what of it can be read as text.
+// dumped matches a line of a hexadecimal dump of a body. Its group is the readable text.
 var dumped = regexp.MustCompile(`(?m)^\t?[0-9a-f]{8}  [0-9a-f ]{49} \|(.*)\|\n`)
 
-// undumped is the log with the text of dumped bodies in one piece.
+// undumped returns the log with each dumped body as continuous text.
 func undumped(log []byte) []byte { return dumped.ReplaceAll(log, []byte("$1")) }
 
-// keyLine is a line in the middle of a key's file.
+// keyLine returns a line from the middle of a key file.
 func keyLine(t *testing.T, file string) string {
 	t.Helper()
 	lines := strings.Split(string(kit.Must(os.ReadFile(file))(t)), "\n")

@@ -38,24 +38,25 @@ import (
 	"github.com/leat-dev/leat/test/kit/certificates"
 )
 
-// What a request shows comes in these kinds, which the headers of claims mean different things to.
+// Kinds of credentials. The headers of a claim have another effect for each.
 const (
-	// known is whoever has an identity of his own and no right to act as others.
+	// known is a valid identity without the right to impersonate.
 	known = iota
-	// deputy may act as alice, with all that is claimed of her below.
+	// deputy may impersonate alice with the groups, the UID and the extra of the claims below.
 	deputy
-	// aggregator speaks for others.
+	// aggregator is the identity whose X-Remote headers the server accepts.
 	aggregator
-	// refused shows what nobody believes.
+	// refused is an invalid credential.
 	refused
 )
 
-// senders are what somebody can show. Who that is, without any headers, follows: a name, groups and what else there is, or a status;
-// where no policy tells, why he is refused and his name. The two ports differ in nothing.
+// senders returns all kinds of credentials, with the identity that the server must derive from each on both ports:
+// name, groups and further attributes, or a status code. For workers, whose requests never reach the policy, it is the
+// reason of the refusal.
 func senders(t *testing.T, e *kit.Env, namespace string) []sender {
 	admin := hostAdmin(t, e)
 	workerClients := kit.Must(pki.NewCA("leat-worker-clients"))(t)
-	strangers := kit.Must(pki.NewCA("host-client-ca"))(t) // of the same name, and not it
+	strangers := kit.Must(pki.NewCA("host-client-ca"))(t) // another CA of the same name
 	account := kit.Must(admin.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "pool"}}, metav1.CreateOptions{}))(t)
 	token := func(audience string, bound *authenticationv1.BoundObjectReference) credential {
 		return func(config *rest.Config) error {
@@ -81,26 +82,26 @@ func senders(t *testing.T, e *kit.Env, namespace string) []sender {
 		{"a deputy's certificate", deputy, "deputy [system:authenticated]", certificate(client.IssueClient("deputy"))},
 		{"a certificate of groups", known, "someone [one system:authenticated two]", certificate(client.IssueClient("someone", "one", "two"))},
 		{"a worker's certificate", known, "403 a worker may not create tasks: " + worker, certificate(client.IssueClient(worker, "leat:workers"))},
-		{"a certificate by the aggregator's name", known, "front-proxy-client [system:authenticated]", certificate(client.IssueClient("front-proxy-client"))},
+		{"a certificate with the aggregator's name", known, "front-proxy-client [system:authenticated]", certificate(client.IssueClient("front-proxy-client"))},
 		{"the aggregator's certificate", aggregator, "401", certificate(e.Host.FrontProxyCA.IssueClient("front-proxy-client"))},
-		{"another name by the aggregator's authority", refused, "401", certificate(e.Host.FrontProxyCA.IssueClient("kubelet", "system:masters"))},
+		{"another name of the aggregator's CA", refused, "401", certificate(e.Host.FrontProxyCA.IssueClient("kubelet", "system:masters"))},
 		{"an expired person's certificate", refused, "401", certificate(certificates.Expired(client, "someone"))},
 		{"an expired aggregator's certificate", refused, "401", certificate(certificates.Expired(e.Host.FrontProxyCA, "front-proxy-client"))},
-		{"a server's certificate of the clients' authority", refused, "401", certificate(client.IssueServer("someone"))},
-		{"an authority of the same name", refused, "401", certificate(strangers.IssueClient("alice", "leat:admins"))},
-		{"etcd's authority", refused, "401", certificate(e.Etcd.CA.IssueClient("alice", "leat:admins"))},
-		{"the authority of our servers", refused, "401", certificate(e.ServingCA.IssueClient("alice", "leat:admins"))},
-		{"the authority that workers know us by", refused, "401", certificate(workerClients.IssueClient(v1alpha1.WorkerClientName))},
+		{"a serving certificate of the client CA", refused, "401", certificate(client.IssueServer("someone"))},
+		{"a CA of the same name", refused, "401", certificate(strangers.IssueClient("alice", "leat:admins"))},
+		{"the CA of etcd", refused, "401", certificate(e.Etcd.CA.IssueClient("alice", "leat:admins"))},
+		{"the serving CA of Leat", refused, "401", certificate(e.ServingCA.IssueClient("alice", "leat:admins"))},
+		{"the CA of worker clients", refused, "401", certificate(workerClients.IssueClient(v1alpha1.WorkerClientName))},
 		{"an account's token", known, serviceAccount, token("", nil)},
 		{"an account's token of a pod", known, serviceAccount + " authentication.kubernetes.io/pod-name=pool-1 authentication.kubernetes.io/pod-uid=" + string(running.UID), token("", inPod)},
-		{"an account's token for others", refused, "401", token("https://example.com", nil)},
-		{"a worker's token of no pod", refused, "401", token(pod.Audience, nil)},
-		{"a token of nobody", refused, "401", bearer("marked")},
-		{"a token that is signed by nobody", refused, "401", bearer("eyJhbGciOiJub25lIn0.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6a3ViZS1zeXN0ZW06ZGVmYXVsdCJ9.")},
+		{"an account's token for another audience", refused, "401", token("https://example.com", nil)},
+		{"a worker's token without a pod", refused, "401", token(pod.Audience, nil)},
+		{"a malformed token", refused, "401", bearer("marked")},
+		{"an unsigned token", refused, "401", bearer("eyJhbGciOiJub25lIn0.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6a3ViZS1zeXN0ZW06ZGVmYXVsdCJ9.")},
 	}
 }
 
-// sender is one who shows something.
+// sender is a credential, with the identity that it must have.
 type sender struct {
 	name string
 	kind int
@@ -108,8 +109,8 @@ type sender struct {
 	credential
 }
 
-// counts tells who the sender is taken for with that claim.
-func (s sender) counts(c claim) string {
+// expected returns the identity of the sender with a claim.
+func (s sender) expected(c claim) string {
 	is, name, found := strings.Cut(s.is, ": ")
 	if !found {
 		name, _, _ = strings.Cut(s.is, " [")
@@ -119,7 +120,7 @@ func (s sender) counts(c claim) string {
 		return c.aggregator
 	case s.kind == deputy && c.deputy != "":
 		return c.deputy
-	case c.asks && s.kind == known:
+	case c.impersonates && s.kind == known:
 		if !slices.ContainsFunc(c.headers, func(header string) bool { return strings.HasPrefix(strings.ToLower(header), "impersonate-user:") }) {
 			return "400"
 		}
@@ -128,26 +129,26 @@ func (s sender) counts(c claim) string {
 	return is
 }
 
-// decisive are the claims that are made over HTTP/2, too: there, headers come to the server another way.
+// decisive has the claims that are made over HTTP/2 as well, where the server parses headers differently.
 var decisive = []string{
 	"nothing", "a user", "groups", "all", "all in capitals", "two users", "a worker",
-	"acting as a user", "acting as all of her", "acting as of masters, last", "acting as a group of nobody", "both",
+	"acting as a user", "acting with all attributes", "acting as masters, last", "acting as a group without a user", "both",
 }
 
-// claim is what somebody says of himself.
+// claim is a set of identity headers.
 type claim struct {
 	name    string
 	headers []string
-	// asks tells whether it is impersonation that is asked for.
-	asks bool
-	// deputy is what the deputy becomes: "" is himself.
+	// impersonates reports whether the headers request impersonation.
+	impersonates bool
+	// deputy is the identity of the deputy with these headers. Empty means its own.
 	deputy string
-	// aggregator is who the aggregator speaks for.
+	// aggregator is the identity of a request of the aggregator with these headers.
 	aggregator string
 }
 
-// claims are what somebody says of himself, and who he is then to whom: the deputy, the aggregator. To everyone else forged headers
-// mean nothing, and impersonation is refused.
+// claims has all claims, with the identities of the deputy and of the aggregator. For all other senders, X-Remote headers
+// have no effect, and impersonation is refused.
 var claims = []claim{
 	{name: "nothing", aggregator: "401"},
 	{name: "a user", headers: []string{"X-Remote-User: alice"}, aggregator: "alice [system:authenticated]"},
@@ -175,57 +176,57 @@ var claims = []claim{
 	{name: "headers of the connection", headers: []string{"Connection: X-Remote-User, X-Remote-Group, Authorization", "X-Remote-User: alice"}, aggregator: "alice [system:authenticated]"},
 	{name: "a worker", headers: []string{"X-Remote-User: leat:worker:default:one", "X-Remote-Group: leat:workers"}, aggregator: `403 worker one may only write to its own namespace "default"`},
 
-	{name: "acting as a user", headers: []string{"Impersonate-User: alice"}, asks: true, deputy: "alice [system:authenticated]", aggregator: "401"},
+	{name: "acting as a user", headers: []string{"Impersonate-User: alice"}, impersonates: true, deputy: "alice [system:authenticated]", aggregator: "401"},
 	{
-		name:       "acting as all of her",
-		headers:    []string{"Impersonate-User: alice", "Impersonate-Group: leat:admins", "Impersonate-Uid: 7", "Impersonate-Extra-Key: value"},
-		asks:       true,
-		deputy:     "alice [leat:admins system:authenticated] uid=7 key=value",
-		aggregator: "401",
+		name:         "acting with all attributes",
+		headers:      []string{"Impersonate-User: alice", "Impersonate-Group: leat:admins", "Impersonate-Uid: 7", "Impersonate-Extra-Key: value"},
+		impersonates: true,
+		deputy:       "alice [leat:admins system:authenticated] uid=7 key=value",
+		aggregator:   "401",
 	},
-	{name: "acting in small letters", headers: []string{"impersonate-user: alice", "impersonate-group: leat:admins"}, asks: true, deputy: "alice [leat:admins system:authenticated]", aggregator: "401"},
-	{name: "acting by underscores", headers: []string{"Impersonate_User: alice", "Impersonate_Group: leat:admins"}, aggregator: "401"},
-	{name: "acting as another", headers: []string{"Impersonate-User: bob"}, asks: true, deputy: "403 deputy", aggregator: "401"},
-	{name: "acting as of masters", headers: []string{"Impersonate-User: alice", "Impersonate-Group: system:masters"}, asks: true, deputy: "403 deputy", aggregator: "401"},
-	{name: "acting as of masters, last", headers: []string{"Impersonate-User: alice", "Impersonate-Group: leat:admins", "Impersonate-Group: system:masters"}, asks: true, deputy: "403 deputy", aggregator: "401"},
-	{name: "acting by another UID", headers: []string{"Impersonate-User: alice", "Impersonate-Uid: 8"}, asks: true, deputy: "403 deputy", aggregator: "401"},
-	{name: "acting by another extra", headers: []string{"Impersonate-User: alice", "Impersonate-Extra-Key: other"}, asks: true, deputy: "403 deputy", aggregator: "401"},
-	{name: "acting as a worker", headers: []string{"Impersonate-User: leat:worker:default:one", "Impersonate-Group: leat:workers"}, asks: true, deputy: "403 deputy", aggregator: "401"},
-	{name: "acting as a group of nobody", headers: []string{"Impersonate-Group: leat:admins"}, asks: true, deputy: "400", aggregator: "401"},
+	{name: "acting in small letters", headers: []string{"impersonate-user: alice", "impersonate-group: leat:admins"}, impersonates: true, deputy: "alice [leat:admins system:authenticated]", aggregator: "401"},
+	{name: "acting with underscores", headers: []string{"Impersonate_User: alice", "Impersonate_Group: leat:admins"}, aggregator: "401"},
+	{name: "acting as another", headers: []string{"Impersonate-User: bob"}, impersonates: true, deputy: "403 deputy", aggregator: "401"},
+	{name: "acting as masters", headers: []string{"Impersonate-User: alice", "Impersonate-Group: system:masters"}, impersonates: true, deputy: "403 deputy", aggregator: "401"},
+	{name: "acting as masters, last", headers: []string{"Impersonate-User: alice", "Impersonate-Group: leat:admins", "Impersonate-Group: system:masters"}, impersonates: true, deputy: "403 deputy", aggregator: "401"},
+	{name: "acting with another UID", headers: []string{"Impersonate-User: alice", "Impersonate-Uid: 8"}, impersonates: true, deputy: "403 deputy", aggregator: "401"},
+	{name: "acting with another extra", headers: []string{"Impersonate-User: alice", "Impersonate-Extra-Key: other"}, impersonates: true, deputy: "403 deputy", aggregator: "401"},
+	{name: "acting as a worker", headers: []string{"Impersonate-User: leat:worker:default:one", "Impersonate-Group: leat:workers"}, impersonates: true, deputy: "403 deputy", aggregator: "401"},
+	{name: "acting as a group without a user", headers: []string{"Impersonate-Group: leat:admins"}, impersonates: true, deputy: "400", aggregator: "401"},
 	{
-		name:       "both",
-		headers:    []string{"X-Remote-User: bob", "X-Remote-Group: system:masters", "X-Remote-Uid: 8", "Impersonate-User: alice"},
-		asks:       true,
-		deputy:     "alice [system:authenticated]",
-		aggregator: "alice [system:authenticated]",
+		name:         "both",
+		headers:      []string{"X-Remote-User: bob", "X-Remote-Group: system:masters", "X-Remote-Uid: 8", "Impersonate-User: alice"},
+		impersonates: true,
+		deputy:       "alice [system:authenticated]",
+		aggregator:   "alice [system:authenticated]",
 	},
 	{
-		name:       "both, by one who may not",
-		headers:    []string{"X-Remote-User: bob", "Impersonate-User: alice"},
-		asks:       true,
-		deputy:     "alice [system:authenticated]",
-		aggregator: "403 bob",
+		name:         "both, without the right",
+		headers:      []string{"X-Remote-User: bob", "Impersonate-User: alice"},
+		impersonates: true,
+		deputy:       "alice [system:authenticated]",
+		aggregator:   "403 bob",
 	},
 }
 
-// testSpoofing: whoever shows whatever, and says whatever he is, is taken for who he is, on both ports alike.
+// testSpoofing checks the identity of each credential with each claim, on both ports.
 func testSpoofing(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	// Everyone gets as far as the policy, which tells him who he is.
+	// Everyone may create tasks, so that each request reaches the policy that returns the identity.
 	grant(t, e, namespace, "everyone", "leat:edit", group("system:authenticated"), group("system:unauthenticated"))
 	role(t, e, "deputy",
 		impersonate("", "users", "alice"), impersonate("", "groups", "leat:admins"),
 		impersonate("authentication.k8s.io", "uids", "7"), impersonate("authentication.k8s.io", "userextras/key", "value"))
 	grant(t, e, "", "deputy", "deputy", user("deputy"))
-	tellWho(t, e, namespace)
+	returnIdentity(t, e, namespace)
 	all := senders(t, e, namespace)
 
 	for _, port := range ports(e) {
 		t.Run(port.name, func(t *testing.T) {
 			granted := port.as(t, "deputy")
-			kit.Eventually(t, "the grants are known", func(context.Context) error {
-				if got := who(post(t, granted, tasksPath(namespace), taskJSON, "Impersonate-User: alice", "Impersonate-Uid: 7", "Impersonate-Extra-Key: value")); got != "alice [system:authenticated] uid=7 key=value" {
-					return fmt.Errorf("the deputy counts as %s", got)
+			kit.Eventually(t, "the grants are in force", func(context.Context) error {
+				if got := identityOf(post(t, granted, tasksPath(namespace), taskJSON, "Impersonate-User: alice", "Impersonate-Uid: 7", "Impersonate-Extra-Key: value")); got != "alice [system:authenticated] uid=7 key=value" {
+					return fmt.Errorf("the deputy is %s", got)
 				}
 				return nil
 			})
@@ -234,15 +235,15 @@ func testSpoofing(t *testing.T, e *kit.Env) {
 				kit.Check(t, sender.credential(config))
 				older, newer := &persistent{config: config}, http2Client(t, config)
 				for _, claim := range claims {
-					want := sender.counts(claim)
-					if got := who(older.post(t, tasksPath(namespace), taskJSON, claim.headers...)); got != want {
-						t.Errorf("%s, claiming %s, counts as %s, want %s", sender.name, claim.name, got, want)
+					want := sender.expected(claim)
+					if got := identityOf(older.post(t, tasksPath(namespace), taskJSON, claim.headers...)); got != want {
+						t.Errorf("%s, claiming %s: got %s, want %s", sender.name, claim.name, got, want)
 					}
 					if !slices.Contains(decisive, claim.name) {
 						continue
 					}
-					if got := who(postHTTP2(t, newer, config, tasksPath(namespace), taskJSON, claim.headers...)); got != want {
-						t.Errorf("%s, claiming %s over HTTP/2, counts as %s, want %s", sender.name, claim.name, got, want)
+					if got := identityOf(postHTTP2(t, newer, config, tasksPath(namespace), taskJSON, claim.headers...)); got != want {
+						t.Errorf("%s, claiming %s over HTTP/2: got %s, want %s", sender.name, claim.name, got, want)
 					}
 				}
 			}
@@ -251,25 +252,25 @@ func testSpoofing(t *testing.T, e *kit.Env) {
 }
 
 const (
-	taskJSON = `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"who"},"spec":{"command":["true"]}}`
-	tell     = "you are "
+	taskJSON       = `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"who"},"spec":{"command":["true"]}}`
+	identityPrefix = "you are "
 )
 
-// credentialID names the certificate or token, differently each time.
+// credentialID matches the ID of a certificate or token, which differs each time.
 var credentialID = regexp.MustCompile(` authentication\.kubernetes\.io/credential-id=\S+`)
 
-// restricted is what a worker is told, whom no policy sees.
+// restricted matches the errors of workers, which admission refuses before the policy.
 var restricted = regexp.MustCompile(`is forbidden: (a worker may not create tasks|worker \w+ may only write to its own namespace \\"\w+\\")`)
 
-// who reads from the answer to a create in the namespace of tellWho who the server took the sender for.
-func who(a answer) string {
-	if _, told, found := strings.Cut(a.body, tell); found {
-		told, _, _ = strings.Cut(told, `"`)
-		return credentialID.ReplaceAllString(told, "")
+// identityOf returns the identity in the answer to a create in the namespace of returnIdentity.
+func identityOf(a answer) string {
+	if _, identity, found := strings.Cut(a.body, identityPrefix); found {
+		identity, _, _ = strings.Cut(identity, `"`)
+		return credentialID.ReplaceAllString(identity, "")
 	}
-	if _, told, found := strings.Cut(a.body, `User \"`); found {
-		told, _, _ = strings.Cut(told, `\"`)
-		return fmt.Sprint(a.code, " ", told)
+	if _, identity, found := strings.Cut(a.body, `User \"`); found {
+		identity, _, _ = strings.Cut(identity, `\"`)
+		return fmt.Sprint(a.code, " ", identity)
 	}
 	if match := restricted.FindStringSubmatch(a.body); match != nil {
 		return fmt.Sprint(a.code, " ", strings.ReplaceAll(match[1], `\"`, `"`))
@@ -280,14 +281,14 @@ func who(a answer) string {
 	return a.String()
 }
 
-// tellWho has each create of a task in the namespace refused with who it is that asks, by a policy of the host's, which our server
-// evaluates: name, sorted groups, UID and extra.
-func tellWho(t *testing.T, e *kit.Env, namespace string) {
+// returnIdentity creates a policy on the host that refuses each create of a task in the namespace. Our server evaluates
+// it. The message is the identity of the requester: name, sorted groups, UID and extra.
+func returnIdentity(t *testing.T, e *kit.Env, namespace string) {
 	t.Helper()
 	const manifest = `
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
-metadata: {name: tell-who}
+metadata: {name: return-identity}
 spec:
   failurePolicy: Fail
   matchConstraints:
@@ -302,19 +303,19 @@ spec:
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicyBinding
-metadata: {name: tell-who}
+metadata: {name: return-identity}
 spec:
-  policyName: tell-who
+  policyName: return-identity
   validationActions: [Deny]
   matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %[1]s}}}
 `
-	_, _, err := e.Kubectl(t, e.Host.AdminKubeconfig, fmt.Sprintf(manifest, namespace, tell), "apply", "--filename=-")
+	_, _, err := e.Kubectl(t, e.Host.AdminKubeconfig, fmt.Sprintf(manifest, namespace, identityPrefix), "apply", "--filename=-")
 	kit.Check(t, err)
 	for _, port := range ports(e) {
 		config := port.as(t, "alice")
 		kit.Eventually(t, "the policy is in force", func(context.Context) error {
-			if got := who(post(t, config, tasksPath(namespace)+"?dryRun=All", taskJSON)); got != "alice [system:authenticated]" {
-				return fmt.Errorf("alice counts as %s", got)
+			if got := identityOf(post(t, config, tasksPath(namespace)+"?dryRun=All", taskJSON)); got != "alice [system:authenticated]" {
+				return fmt.Errorf("alice is %s", got)
 			}
 			return nil
 		})
@@ -325,7 +326,7 @@ func impersonate(apiGroup, resource, name string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{APIGroups: []string{apiGroup}, Resources: []string{resource}, Verbs: []string{"impersonate"}, ResourceNames: []string{name}}
 }
 
-// credential is what is shown with a request.
+// credential sets the credentials of a config.
 type credential func(*rest.Config) error
 
 func nothing(*rest.Config) error { return nil }
@@ -344,7 +345,7 @@ func bearer(token string) credential {
 	}
 }
 
-// tokenOf is a token of the service account, for the host itself if there is no audience.
+// tokenOf returns a token of the service account. An empty audience means the host.
 func tokenOf(ctx context.Context, host kubernetes.Interface, namespace, account, audience string, bound *authenticationv1.BoundObjectReference) (string, error) {
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}
 	if audience != "" {

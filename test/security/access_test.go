@@ -40,18 +40,18 @@ import (
 
 const (
 	groupPath = "/apis/batch.leat.dev/v1alpha1"
-	// patience is how long anything may take on a machine that has other things to do.
+	// patience bounds the wait for an answer, on a busy machine.
 	patience = 2 * time.Minute
-	// marked is in what nobody here may read.
+	// marked is in every object that the requesters may not read.
 	marked = "marked-correct-horse-battery-staple"
 )
 
-// TestAggregated runs all suites on one cluster.
+// TestAggregated runs all suites on one cluster, with Leat behind its aggregator.
 func TestAggregated(t *testing.T) {
 	e := kit.Aggregated(t)
-	// First, because budgets count from the memory of a server that has done nothing.
+	// First, because the memory budget is relative to the memory of an unused server.
 	t.Run("Limits", func(t *testing.T) { testLimits(t, e) })
-	// Their controller managers would change the objects of other suites.
+	// These start controller managers, which would change the objects of parallel suites.
 	t.Run("TLS", func(t *testing.T) { testTLS(t, e) })
 	t.Run("Secrets", func(t *testing.T) { testSecrets(t, e) })
 	for name, suite := range map[string]func(*testing.T, *kit.Env){
@@ -65,19 +65,19 @@ func TestAggregated(t *testing.T) {
 	}
 }
 
-// port is a server as clients reach it.
+// port is a path to the API.
 type port struct {
 	name string
-	// as gives somebody's access: his certificate is of the host's client authority.
+	// as returns the config of a user with a certificate of the host's client CA.
 	as func(t testing.TB, user string, groups ...string) *rest.Config
 }
 
-// ports are the two ways to our API: each must hold by itself.
+// ports returns the two paths to the API. Each must be secure by itself.
 func ports(e *kit.Env) []port {
 	return []port{{"through the aggregator", e.Person}, {"at the server", e.Direct}}
 }
 
-// anonymous is nobody that can be known.
+// anonymous returns a config without credentials.
 func (p port) anonymous(t testing.TB) *rest.Config {
 	t.Helper()
 	config := p.as(t, "nobody")
@@ -85,7 +85,7 @@ func (p port) anonymous(t testing.TB) *rest.Config {
 	return config
 }
 
-// answer is what a server said to one request.
+// answer is the status and the body of a response. The code is 0 if the connection was closed without a response.
 type answer struct {
 	code int
 	body string
@@ -93,7 +93,7 @@ type answer struct {
 
 func (a answer) String() string { return fmt.Sprintf("%d %.300s", a.code, a.body) }
 
-// dial opens a connection as that identity, which ends with the test, and speaks HTTP/1.1 on it.
+// dial opens a connection for HTTP/1.1 with the credentials of config, until the test ends.
 func dial(t testing.TB, config *rest.Config) *tls.Conn {
 	t.Helper()
 	settings := kit.Must(rest.TLSConfigFor(config))(t)
@@ -101,12 +101,12 @@ func dial(t testing.TB, config *rest.Config) *tls.Conn {
 	address := strings.TrimPrefix(config.Host, "https://")
 	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: patience}, Config: settings}
 	connection := kit.Must(dialer.DialContext(t.Context(), "tcp", address))(t).(*tls.Conn)
-	t.Cleanup(func() { connection.Close() }) // most are closed by the server before
+	t.Cleanup(func() { connection.Close() }) // most are closed already
 	kit.Check(t, connection.SetDeadline(time.Now().Add(patience)))
 	return connection
 }
 
-// head is a request without a body, byte for byte as it goes over the wire: clients' libraries would tidy it.
+// head returns the bytes of a request without a body. Client libraries would normalize the target and the headers.
 func head(config *rest.Config, method, target string, headers ...string) string {
 	lines := []string{method + " " + target + " HTTP/1.1", "Host: " + strings.TrimPrefix(config.Host, "https://")}
 	if config.BearerToken != "" {
@@ -115,20 +115,19 @@ func head(config *rest.Config, method, target string, headers ...string) string 
 	return strings.Join(append(lines, headers...), "\r\n") + "\r\n\r\n"
 }
 
-// ask sends a request, headers as whole lines, on a connection of its own, and gives the answer. A connection that is closed without
-// one is the answer 0.
+// ask sends a request on a connection of its own, with headers as whole lines, and returns the answer.
 func ask(t testing.TB, config *rest.Config, method, target string, headers ...string) answer {
 	t.Helper()
 	return send(t, config, method, head(config, method, target, append(headers, "Connection: close")...))
 }
 
-// post is ask for the creation of an object.
+// post is like ask, for the creation of an object.
 func post(t testing.TB, config *rest.Config, target, body string, headers ...string) answer {
 	t.Helper()
 	return send(t, config, http.MethodPost, creation(config, target, body, headers...))
 }
 
-// creation is the request for the creation of an object.
+// creation returns the bytes of a request that creates an object.
 func creation(config *rest.Config, target, body string, headers ...string) string {
 	headers = append([]string{"Content-Type: application/json", fmt.Sprintf("Content-Length: %d", len(body))}, headers...)
 	return head(config, http.MethodPost, target, headers...) + body
@@ -142,9 +141,9 @@ func send(t testing.TB, config *rest.Config, method, request string) answer {
 	return got
 }
 
-// exchange sends a request and reads its answer. It reports whether the connection can be used for another request.
+// exchange sends a request and reads its answer. It also reports whether the connection can be reused.
 func exchange(connection io.Writer, in *bufio.Reader, method, request string) (got answer, reusable bool) {
-	// A server may answer, and close, before it has read all: its answer is what counts.
+	// The server may answer and close the connection before it has read the whole request.
 	_, writeErr := io.WriteString(connection, request)
 	response, err := http.ReadResponse(in, &http.Request{Method: method})
 	if err != nil {
@@ -152,24 +151,25 @@ func exchange(connection io.Writer, in *bufio.Reader, method, request string) (g
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusSwitchingProtocols {
-		return answer{response.StatusCode, "and speaks " + response.Header.Get("Upgrade")}, false
+		return answer{response.StatusCode, "upgraded to " + response.Header.Get("Upgrade")}, false
 	}
-	const most = 1 << 20
+	const maxBytes = 1 << 20
 	var body bytes.Buffer
-	n, err := io.Copy(&body, io.LimitReader(response.Body, most))
+	n, err := io.Copy(&body, io.LimitReader(response.Body, maxBytes))
 	if err != nil {
 		fmt.Fprintf(&body, " … %v", err)
 	}
-	return answer{response.StatusCode, body.String()}, writeErr == nil && err == nil && n < most && !response.Close && in.Buffered() == 0
+	return answer{response.StatusCode, body.String()}, writeErr == nil && err == nil && n < maxBytes && !response.Close && in.Buffered() == 0
 }
 
-// persistent sends the requests of one identity over one connection. When the server has closed it, the next request opens another.
+// persistent sends the requests of a client over one connection, and opens another when the server closes it.
 type persistent struct {
 	config     *rest.Config
 	connection *tls.Conn
 	in         *bufio.Reader
 }
 
+// send sends a request. It retries once if the server has closed a reused connection.
 func (p *persistent) send(t testing.TB, method, request string) answer {
 	t.Helper()
 	for {
@@ -181,7 +181,7 @@ func (p *persistent) send(t testing.TB, method, request string) answer {
 		kit.Check(t, p.connection.SetDeadline(time.Now().Add(patience)))
 		got, reusable := exchange(p.connection, p.in, method, request)
 		if !reusable {
-			p.connection.Close() // the server has closed it, or what it sends next belongs to no request
+			p.connection.Close() // an unread rest would be taken for the next answer
 			p.connection = nil
 		}
 		if got.code != 0 || opened {
@@ -190,19 +190,19 @@ func (p *persistent) send(t testing.TB, method, request string) answer {
 	}
 }
 
-// ask sends a request without a body and without further headers.
+// ask sends a request without a body.
 func (p *persistent) ask(t testing.TB, method, target string) answer {
 	t.Helper()
 	return p.send(t, method, head(p.config, method, target))
 }
 
-// post is ask for the creation of an object.
+// post sends a request that creates an object.
 func (p *persistent) post(t testing.TB, target, body string, headers ...string) answer {
 	t.Helper()
 	return p.send(t, http.MethodPost, creation(p.config, target, body, headers...))
 }
 
-// http2Client speaks HTTP/2 as that identity, and nothing else.
+// http2Client returns a client that uses HTTP/2 only, with the credentials of config.
 func http2Client(t testing.TB, config *rest.Config) *http.Client {
 	t.Helper()
 	settings := kit.Must(rest.TLSConfigFor(config))(t)
@@ -212,7 +212,7 @@ func http2Client(t testing.TB, config *rest.Config) *http.Client {
 	return &http.Client{Transport: transport, Timeout: patience}
 }
 
-// postHTTP2 is post over HTTP/2.
+// postHTTP2 is like post, over HTTP/2.
 func postHTTP2(t testing.TB, client *http.Client, config *rest.Config, target, body string, headers ...string) answer {
 	t.Helper()
 	request := kit.Must(http.NewRequestWithContext(t.Context(), http.MethodPost, config.Host+target, strings.NewReader(body)))(t)
@@ -226,12 +226,13 @@ func postHTTP2(t testing.TB, client *http.Client, config *rest.Config, target, b
 	response := kit.Must(client.Do(request))(t)
 	defer response.Body.Close()
 	if response.ProtoMajor != 2 {
-		t.Fatalf("the server speaks %s", response.Proto)
+		t.Fatalf("got protocol %s, want HTTP/2", response.Proto)
 	}
 	return answer{response.StatusCode, string(kit.Must(io.ReadAll(response.Body))(t))}
 }
 
-// hostAdmin is whoever sets the host up. It is never used for our own API, where nobody is asked about it.
+// hostAdmin returns a client of system:masters, to set up the host. Authorizers never see it, so no test uses it for
+// Leat's API.
 func hostAdmin(t testing.TB, e *kit.Env) *kubernetes.Clientset {
 	t.Helper()
 	config := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
@@ -239,7 +240,7 @@ func hostAdmin(t testing.TB, e *kit.Env) *kubernetes.Clientset {
 	return kit.Must(kubernetes.NewForConfig(config))(t)
 }
 
-// grant binds a cluster role to the subjects, in a namespace, or everywhere without one.
+// grant binds a cluster role to subjects in a namespace, or in all namespaces if it is empty.
 func grant(t testing.TB, e *kit.Env, namespace, name, role string, subjects ...rbacv1.Subject) {
 	t.Helper()
 	rbac := hostAdmin(t, e).RbacV1()
@@ -252,7 +253,7 @@ func grant(t testing.TB, e *kit.Env, namespace, name, role string, subjects ...r
 	kit.Must(rbac.RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{}))(t)
 }
 
-// role makes a cluster role.
+// role creates a cluster role.
 func role(t testing.TB, e *kit.Env, name string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
 	kit.Must(hostAdmin(t, e).RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules}, metav1.CreateOptions{}))(t)
@@ -266,6 +267,7 @@ func group(name string) rbacv1.Subject {
 	return rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: name}
 }
 
+// newTask returns a task with the marker in its environment.
 func newTask(name string) *v1alpha1.Task {
 	return &v1alpha1.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: name},

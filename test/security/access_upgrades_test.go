@@ -36,18 +36,18 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// upgrades are the ways to ask for another protocol on a connection.
+// upgrades has the headers that request another protocol on a connection.
 var upgrades = map[string][]string{
-	"a websocket":       {"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="},
-	"a page's":          webSocket,
-	"a websocket of us": {"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol: v5.channel.k8s.io"},
-	"SPDY":              {"Connection: Upgrade", "Upgrade: SPDY/3.1"},
-	"HTTP/2":            {"Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"},
-	"what is unknown":   {"Connection: upgrade", "Upgrade: leat/1"},
-	"nothing":           {"Connection: Upgrade"},
+	"a websocket":         {"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="},
+	"a page's websocket":  webSocket,
+	"a channel websocket": {"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol: v5.channel.k8s.io"},
+	"SPDY":                {"Connection: Upgrade", "Upgrade: SPDY/3.1"},
+	"HTTP/2":              {"Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"},
+	"an unknown protocol": {"Connection: upgrade", "Upgrade: leat/1"},
+	"no protocol":         {"Connection: Upgrade"},
 }
 
-// testUpgrades: a connection that somebody asks to make a tunnel of is worth no more than he is.
+// testUpgrades checks that upgraded and ambiguous requests never get past authorization.
 func testUpgrades(t *testing.T, e *kit.Env) {
 	var mine, others string
 	t.Run("mine", func(t *testing.T) { mine = e.Namespace(t) })
@@ -60,7 +60,7 @@ func testUpgrades(t *testing.T, e *kit.Env) {
 	for _, port := range ports(e) {
 		t.Run(port.name, func(t *testing.T) {
 			known := port.as(t, "tunneller")
-			kit.Eventually(t, "he may read his own", func(context.Context) error {
+			kit.Eventually(t, "the user may read its namespace", func(context.Context) error {
 				if got := ask(t, known, "GET", tasksPath(mine)+"/own"); got.code != http.StatusOK {
 					return errors.New(got.String())
 				}
@@ -72,19 +72,19 @@ func testUpgrades(t *testing.T, e *kit.Env) {
 						tasksPath(others) + "/one", tasksPath(others) + "/one/log?follow=true", tasksPath(others) + "?watch=true&timeoutSeconds=1", tasksPath(others) + "/one/exec", tasksPath(others) + "/one/status",
 						"/metrics", "/proxy", strings.TrimPrefix(e.AtServer().Direct(t, "x").Host, "https://"),
 					} {
-						for who, config := range map[string]*rest.Config{"he": known, "nobody": port.anonymous(t)} {
+						for who, config := range map[string]*rest.Config{"the user": known, "anonymous": port.anonymous(t)} {
 							if got := ask(t, config, method, target, headers...); got.code != 0 && got.code < 400 {
-								t.Errorf("asking by %s %s for %s, %s is answered %s", method, target, what, who, got)
+								t.Errorf("%s %s with upgrade to %s by %s: got %s, want an error", method, target, what, who, got)
 							}
 						}
 					}
-					// What follows on the connection of one that came to nothing is no word of the aggregator's.
+					// After a failed upgrade, the next request on the connection must not pass as one of the aggregator.
 					for _, target := range []string{tasksPath(mine) + "/own", tasksPath(mine) + "/own/log", tasksPath(mine) + "/none", groupPath + "/namespaces/" + mine + "/unknown"} {
 						smuggle(t, known, fmt.Sprintf("%s %s for %s", method, target, what), head(known, method, target, headers...), tasksPath(others)+"/one")
 					}
 				}
 			}
-			// Two requests that a proxy and a server may tell apart differently.
+			// Requests whose end a proxy and a server may see at different places.
 			for what, request := range map[string]string{
 				"two lengths":            head(known, "POST", tasksPath(mine), "Content-Length: 4", "Content-Length: 0"),
 				"a length and chunks":    head(known, "POST", tasksPath(mine), "Content-Length: 4", "Transfer-Encoding: chunked") + "0\r\n\r\n",
@@ -100,8 +100,8 @@ func testUpgrades(t *testing.T, e *kit.Env) {
 	}
 }
 
-// smuggle sends a request, and after it, on the same connection, one for what he may not read, which says that he is an administrator.
-// Whatever is answered, the secret is not in it.
+// smuggle sends a request, and then, on the same connection, a request for a forbidden target with the identity headers
+// of an administrator. No answer may have the marker.
 func smuggle(t *testing.T, config *rest.Config, what, request, target string) {
 	t.Helper()
 	connection := dial(t, config)
@@ -115,39 +115,39 @@ func smuggle(t *testing.T, config *rest.Config, what, request, target string) {
 		if err != nil {
 			return
 		}
-		body, _ := io.ReadAll(io.LimitReader(response.Body, 1<<20)) // what was read is what counts
+		body, _ := io.ReadAll(io.LimitReader(response.Body, 1<<20)) // an incomplete body may have the marker as well
 		if response.StatusCode == http.StatusSwitchingProtocols || strings.Contains(string(body), marked) {
-			t.Errorf("after %s he is answered %d %.300s", what, response.StatusCode, body)
+			t.Errorf("after %s: got %d %.300s", what, response.StatusCode, body)
 			return
 		}
 	}
 }
 
-// testAddresses: a worker cannot have the server dial what is near to the server, however the address is written.
+// testAddresses checks that no spelling of an address makes the server dial its own machine for the log of a worker.
 func testAddresses(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	listener := kit.Must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	var dialled atomic.Int32
+	var dialed atomic.Int32
 	go func() {
 		for {
 			connection, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			dialled.Add(1)
+			dialed.Add(1)
 			connection.Close()
 		}
 	}()
 	t.Cleanup(func() { listener.Close() })
-	port := int32(listener.Addr().(*net.TCPAddr).Port)
+	logPort := int32(listener.Addr().(*net.TCPAddr).Port)
 	bundle := kit.Must(pki.NewCA("worker"))(t).CertPEM()
 	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
-	worker := kit.Client(t, e.Worker(t, namespace, "dialled")).BatchV1alpha1().Workers(namespace)
-	own := kit.Must(worker.Create(t.Context(), &v1alpha1.Worker{ObjectMeta: metav1.ObjectMeta{Name: "dialled"}}, metav1.CreateOptions{}))(t)
-	own.Status.Incarnation = "dialled-1"
+	worker := kit.Client(t, e.Worker(t, namespace, "dialed")).BatchV1alpha1().Workers(namespace)
+	own := kit.Must(worker.Create(t.Context(), &v1alpha1.Worker{ObjectMeta: metav1.ObjectMeta{Name: "dialed"}}, metav1.CreateOptions{}))(t)
+	own.Status.Incarnation = "dialed-1"
 	own = kit.Must(worker.UpdateStatus(t.Context(), own, metav1.UpdateOptions{}))(t)
 	kit.Must(admin.Tasks(namespace).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
-	kit.Must(controller.Tasks(namespace).Bind(t.Context(), "one", &v1alpha1.Binding{Target: v1alpha1.BindingTarget{Name: "dialled", Incarnation: "dialled-1"}}, metav1.CreateOptions{}))(t)
+	kit.Must(controller.Tasks(namespace).Bind(t.Context(), "one", &v1alpha1.Binding{Target: v1alpha1.BindingTarget{Name: "dialed", Incarnation: "dialed-1"}}, metav1.CreateOptions{}))(t)
 
 	published := 0
 	for _, address := range []string{
@@ -157,24 +157,24 @@ func testAddresses(t *testing.T, e *kit.Env) {
 		"127.0.0.1:1", "user@127.0.0.1", "127.0.0.1/", "127.0.0.1#", "127.0.0.1?", `127.0.0.1\`, "127.0.0.1\r\nX: y", "127.0.0.1 ", "%31%32%37.0.0.1", "①②⑦.0.0.1", "/etc/passwd", "unix:/run/x.sock",
 	} {
 		changed := own.DeepCopy()
-		changed.Status.Endpoint = &v1alpha1.WorkerEndpoint{Host: address, Port: port, CABundle: bundle}
+		changed.Status.Endpoint = &v1alpha1.WorkerEndpoint{Host: address, Port: logPort, CABundle: bundle}
 		updated, err := worker.UpdateStatus(t.Context(), changed, metav1.UpdateOptions{})
 		if err != nil {
-			continue // refused as soon as it is said
+			continue // refused by validation
 		}
 		own = updated
 		published++
-		for _, way := range ports(e) {
-			got := ask(t, way.as(t, "alice", "leat:admins"), "GET", tasksPath(namespace)+"/one/log")
+		for _, port := range ports(e) {
+			got := ask(t, port.as(t, "alice", "leat:admins"), "GET", tasksPath(namespace)+"/one/log")
 			if got.code != http.StatusServiceUnavailable {
-				t.Errorf("for the log at %q %s the server answers %s", address, way.name, got)
+				t.Errorf("log at address %q %s: got %s, want 503", address, port.name, got)
 			}
 		}
 	}
 	if published < 10 {
-		t.Errorf("only %d of the addresses could be published", published)
+		t.Errorf("got %d published addresses, want at least 10", published)
 	}
-	if n := dialled.Load(); n > 0 {
-		t.Errorf("the server dialled its own machine %d times", n)
+	if n := dialed.Load(); n > 0 {
+		t.Errorf("the server dialed its own machine %d times", n)
 	}
 }

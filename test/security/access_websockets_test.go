@@ -36,12 +36,12 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// webSocket is how a browser asks for one: a server takes none that does not say which page it is of.
+// webSocket has the headers of a browser. Servers refuse a websocket without Origin.
 var webSocket = []string{
 	"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Origin: https://leat.example.com",
 }
 
-// testWebsockets: what may be watched may be watched over a websocket, and nothing else may, whatever is said beside.
+// testWebsockets checks that a websocket allows the same watches as other requests, and no more with any headers.
 func testWebsockets(t *testing.T, e *kit.Env) {
 	var mine, others string
 	t.Run("mine", func(t *testing.T) { mine = e.Namespace(t) })
@@ -54,32 +54,32 @@ func testWebsockets(t *testing.T, e *kit.Env) {
 	grant(t, e, mine, "watcher", "leat:edit", user("watcher"), rbacv1.Subject{Kind: "ServiceAccount", Namespace: mine, Name: "default"})
 	const watch = "?watch=true&timeoutSeconds=1"
 	var token string
-	kit.Eventually(t, "there is an account", func(ctx context.Context) (err error) {
+	kit.Eventually(t, "the service account exists", func(ctx context.Context) (err error) {
 		token, err = tokenOf(ctx, hostAdmin(t, e), mine, "default", "", nil)
 		return err
 	})
 
 	for _, port := range ports(e) {
 		t.Run(port.name, func(t *testing.T) {
-			known, nobody := port.as(t, "watcher"), port.anonymous(t)
-			kit.Eventually(t, "he may read his own", func(context.Context) error {
+			known, anonymous := port.as(t, "watcher"), port.anonymous(t)
+			kit.Eventually(t, "the user may read its namespace", func(context.Context) error {
 				if got := ask(t, known, "GET", tasksPath(mine)+"/own"); got.code != http.StatusOK {
 					return errors.New(got.String())
 				}
 				return nil
 			})
-			// A page cannot set headers, and has its token among the protocols.
+			// A page cannot set the header Authorization. It sends its token as a protocol.
 			for what, c := range map[string]struct {
 				config  *rest.Config
 				headers []string
 			}{
-				"by his certificate":      {known, nil},
-				"by the account's token":  {nobody, protocolOf(token)},
-				"claiming to be somebody": {known, []string{"X-Remote-User: alice", "X-Remote-Group: leat:admins"}},
+				"with a certificate":       {known, nil},
+				"with the account's token": {anonymous, protocolOf(token)},
+				"with identity headers":    {known, []string{"X-Remote-User: alice", "X-Remote-Group: leat:admins"}},
 			} {
 				got := overWebSocket(t, c.config, tasksPath(mine)+watch, c.headers...)
 				if got.code != http.StatusSwitchingProtocols || !strings.Contains(got.body, `"type":"ADDED"`) || !strings.Contains(got.body, `"name":"own"`) || strings.Contains(got.body, marked) {
-					t.Errorf("his own watch %s is answered %s", what, got)
+					t.Errorf("allowed watch %s: got %s", what, got)
 				}
 			}
 			for _, target := range []string{
@@ -87,56 +87,57 @@ func testWebsockets(t *testing.T, e *kit.Env) {
 				tasksPath(others) + "/one", tasksPath(others) + "/one/log", tasksPath(others) + "/one/log?follow=true",
 			} {
 				for what, headers := range map[string][]string{
-					"nothing":                    nil,
-					"headers of the aggregator":  {"X-Remote-User: alice", "X-Remote-Group: leat:admins"},
-					"whom he acts for":           {"Impersonate-User: alice", "Impersonate-Group: leat:admins"},
-					"the token of an account":    protocolOf(token),
-					"a token of nobody":          protocolOf("marked"),
-					"a token that nobody signed": protocolOf("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9."),
+					"nothing":                 nil,
+					"identity headers":        {"X-Remote-User: alice", "X-Remote-Group: leat:admins"},
+					"impersonation headers":   {"Impersonate-User: alice", "Impersonate-Group: leat:admins"},
+					"the token of an account": protocolOf(token),
+					"a malformed token":       protocolOf("marked"),
+					"an unsigned token":       protocolOf("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9."),
 				} {
-					for who, config := range map[string]*rest.Config{"he": known, "nobody": nobody} {
+					for who, config := range map[string]*rest.Config{"the user": known, "anonymous": anonymous} {
 						got := overWebSocket(t, config, target, headers...)
 						if got.code != http.StatusForbidden && got.code != http.StatusUnauthorized || strings.Contains(got.body, marked) {
-							t.Errorf("%s, with %s, asking for %s, is answered %s", who, what, target, got)
+							t.Errorf("%s with %s for %s: got %s, want 401 or 403", who, what, target, got)
 						}
 					}
 				}
 			}
 		})
 	}
-	// The aggregator speaks for others over a websocket, too.
+	// The aggregator may set the identity over a websocket as well.
 	aggregator := port{"", e.Direct}.anonymous(t)
 	kit.Check(t, certificate(e.Host.FrontProxyCA.IssueClient("front-proxy-client"))(aggregator))
 	for name, want := range map[string]int{"watcher": http.StatusSwitchingProtocols, "somebody": http.StatusForbidden} {
 		if got := overWebSocket(t, aggregator, tasksPath(mine)+watch, "X-Remote-User: "+name); got.code != want {
-			t.Errorf("the aggregator, for %s, is answered %s", name, got)
+			t.Errorf("the aggregator for %s: got %s, want %d", name, got, want)
 		}
 	}
 }
 
-// testWebsocketLogs: a log is read over a websocket by whom it may be read by otherwise.
+// testWebsocketLogs checks that reading a log over a websocket needs the same rights as otherwise.
 func testWebsocketLogs(t *testing.T, e *kit.Env, namespace, task, want string) {
 	target := tasksPath(namespace) + "/" + task + "/log"
 	if got := overWebSocket(t, e.Admin(t), target); got.code != http.StatusSwitchingProtocols || !strings.Contains(got.body, want) {
-		t.Errorf("an administrator is answered %s", got)
+		t.Errorf("administrator: got %s, want the log", got)
 	}
 	forged := []string{"X-Remote-User: alice", "X-Remote-Group: leat:admins"}
-	for who, config := range map[string]*rest.Config{"somebody": e.Direct(t, "somebody"), "nobody": port{"", e.Direct}.anonymous(t)} {
+	for who, config := range map[string]*rest.Config{"a user": e.Direct(t, "somebody"), "anonymous": port{"", e.Direct}.anonymous(t)} {
 		for _, headers := range [][]string{nil, forged, {"Impersonate-User: alice", "Impersonate-Group: leat:admins"}, protocolOf("marked")} {
 			got := overWebSocket(t, config, target, headers...)
 			if got.code != http.StatusForbidden && got.code != http.StatusUnauthorized || strings.Contains(got.body, want) {
-				t.Errorf("%s, with %q, is answered %s", who, headers, got)
+				t.Errorf("%s with %q: got %s, want 401 or 403", who, headers, got)
 			}
 		}
 	}
 }
 
-// protocolOf is how a page shows a token.
+// protocolOf returns the header with which a page sends a token.
 func protocolOf(token string) []string {
 	return []string{"Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io." + base64.RawURLEncoding.EncodeToString([]byte(token)) + ", binary.k8s.io"}
 }
 
-// overWebSocket asks for a websocket, and gives all that comes over it until the server ends it, or the answer if there is none.
+// overWebSocket opens a websocket, and returns all data until the server closes it, or the answer if the server refuses
+// the websocket.
 func overWebSocket(t testing.TB, config *rest.Config, target string, headers ...string) answer {
 	t.Helper()
 	connection := dial(t, config)
@@ -161,14 +162,14 @@ func overWebSocket(t testing.TB, config *rest.Config, target string, headers ...
 	}
 }
 
-// webSocketFrame reads what a server sends at a time, and whether it is its last word.
+// webSocketFrame reads a frame, and reports whether it closes the websocket.
 func webSocketFrame(in io.Reader) (text []byte, end bool, err error) {
 	const last, code16, code64 = 8, 126, 127
 	var start [2]byte
 	if _, err = io.ReadFull(in, start[:]); err != nil {
 		return nil, false, err
 	}
-	length := uint64(start[1]) // nothing from a server is masked
+	length := uint64(start[1]) // frames of a server are not masked
 	switch length {
 	case code16:
 		var more uint16

@@ -33,8 +33,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testWorkerFields: whatever a worker writes with the status of its task, the rest of the task stays as it is. Each field that a task
-// has is written anew, one at a time. That no field is forgotten is up to pkg/apiserver/admission/workerrestriction.
+// testWorkerFields checks that a status update of a worker changes nothing but the status of its task. It changes each
+// field of a task, one at a time. The tests of pkg/apiserver/admission/workerrestriction check that no field is missing.
 func testWorkerFields(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
@@ -52,7 +52,7 @@ func testWorkerFields(t *testing.T, e *kit.Env) {
 	kit.Must(admin.Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
 	kit.Must(controller.Tasks(namespace).Bind(t.Context(), "full", &v1alpha1.Binding{Target: v1alpha1.BindingTarget{Name: "one", Incarnation: "one-1"}}, metav1.CreateOptions{}))(t)
 
-	// stored is all of the task but its status and what each write changes.
+	// stored returns the whole task, and the task without the status and the fields that each write changes.
 	stored := func() (whole, rest map[string]any) {
 		body := []byte(ask(t, e.Direct(t, "alice", "leat:admins"), "GET", tasksPath(namespace)+"/full").body)
 		kit.Check(t, json.Unmarshal(body, &whole))
@@ -75,15 +75,15 @@ func testWorkerFields(t *testing.T, e *kit.Env) {
 			accepted++
 		}
 		if _, after := stored(); !reflect.DeepEqual(after, before) {
-			t.Fatalf("a worker changed %s of its task, and was answered %s", strings.Join(path, "."), got)
+			t.Fatalf("a worker changed %s of its task: got %s", strings.Join(path, "."), got)
 		}
 	}
 	if tried < 20 || accepted < 10 {
-		t.Errorf("only %d fields were tried, and %d writes accepted", tried, accepted)
+		t.Errorf("got %d writes, %d of them accepted, want at least 20 and 10", tried, accepted)
 	}
 }
 
-// paths are those of all values in an object.
+// paths returns the paths of all values in an object.
 func paths(value any, at []string) [][]string {
 	var all [][]string
 	switch value := value.(type) {
@@ -101,7 +101,7 @@ func paths(value any, at []string) [][]string {
 	return all
 }
 
-// alter changes the value there.
+// alter returns the object with the value at the path changed.
 func alter(value any, path []string) any {
 	switch value := value.(type) {
 	case map[string]any:
@@ -109,7 +109,7 @@ func alter(value any, path []string) any {
 		return value
 	case []any:
 		var i int
-		_, _ = fmt.Sscan(path[0], &i) // as paths has written it
+		_, _ = fmt.Sscan(path[0], &i) // paths has formatted it
 		value[i] = alter(value[i], path[1:])
 		return value
 	case float64:

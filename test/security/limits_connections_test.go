@@ -32,29 +32,29 @@ import (
 )
 
 const (
-	// idle is how many connections are left idle, if so many files may be open.
+	// idle is the number of idle connections, if the limit of open files allows them.
 	idle = 10_000
-	// idleMemory is what memory one of them may take, in KiB.
+	// idleMemory is the memory budget of an idle connection, in KiB.
 	idleMemory = 100.0
-	// resets is how many requests a flood begins and takes back.
+	// resets is the number of requests that a flood starts and resets.
 	resets = 20_000
-	// smallWindow is the buffer of a connection that is not read, in bytes.
+	// smallWindow is the receive buffer of a connection that is not read, in bytes.
 	smallWindow = 4 << 10
-	// interval is that at which conditions are looked at.
+	// interval is the poll interval of conditions.
 	interval = 100 * time.Millisecond
-	// preface is what a client of HTTP/2 begins with: its name for itself, and no settings.
+	// preface is the connection preface of an HTTP/2 client with empty settings.
 	preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 )
 
 func (s *server) address() string {
 	address, err := url.Parse(s.config.Host)
 	if err != nil {
-		panic(err) // it is our own
+		panic(err) // kit made the URL
 	}
 	return address.Host
 }
 
-// tls is how to connect as the administrator.
+// tls returns a TLS config with the credentials of the administrator.
 func (s *server) tls(t *testing.T, protocol string) *tls.Config {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -63,7 +63,7 @@ func (s *server) tls(t *testing.T, protocol string) *tls.Config {
 	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{own}, ServerName: "127.0.0.1", NextProtos: []string{protocol}}
 }
 
-// dial connects until the test ends. A window, in bytes, is how much comes in without being read; 0 is what the system gives.
+// dial opens a connection until the test ends. The window is its receive buffer in bytes, or 0 for the default.
 func (s *server) dial(t *testing.T, protocol string, window int) *tls.Conn {
 	t.Helper()
 	plain := kit.Must(net.Dial("tcp", s.address()))(t)
@@ -81,18 +81,18 @@ func (s *server) testConnections(t *testing.T) {
 	t.Run("idle connections", s.testIdle)
 }
 
-// http2Frame is one of HTTP/2.
+// http2Frame returns the bytes of an HTTP/2 frame.
 func http2Frame(kind, flags byte, stream uint32, payload []byte) []byte {
 	head := []byte{byte(len(payload) >> 16), byte(len(payload) >> 8), byte(len(payload)), kind, flags}
 	return append(binary.BigEndian.AppendUint32(head, stream), payload...)
 }
 
-// testResets begins requests and takes each back at once, so that none counts as open.
+// testResets starts requests and resets each at once, so that none counts as a concurrent stream.
 func (s *server) testResets(t *testing.T) {
 	const headers, reset, endBoth, cancel = 1, 3, 0x4 | 0x1, 8
 	const ping = 6
 	path := groupPath + "/namespaces/nobody/tasks"
-	// GET and https are in the table that comes with the protocol; the path and the authority are told.
+	// HPACK: GET and https are in the static table, the path and the authority are literals.
 	fields := append([]byte{0x82, 0x87, 0x04, byte(len(path))}, path...)
 	fields = append(append(fields, 0x01, byte(len(s.address()))), s.address()...)
 	flood := bytes.NewBufferString(preface)
@@ -105,7 +105,7 @@ func (s *server) testResets(t *testing.T) {
 	c := s.cost(t, func() {
 		connection := s.dial(t, "h2", 0)
 		kit.Check(t, connection.SetDeadline(time.Now().Add(patience)))
-		// It has taken in all of it once it answers the ping at the end, unless it has ended the connection before.
+		// The server answers the ping at the end when it has read the flood, unless it closes the connection before.
 		end := make(chan string)
 		go func() {
 			head := make([]byte, 9)
@@ -115,28 +115,28 @@ func (s *server) testResets(t *testing.T) {
 					return
 				}
 				if head[3] == ping {
-					end <- "it has answered the ping"
+					end <- "answered the ping"
 					return
 				}
 				io.CopyN(io.Discard, connection, int64(head[0])<<16|int64(head[1])<<8|int64(head[2]))
 			}
 		}()
 		written, err := connection.Write(flood.Bytes())
-		t.Logf("%d of %d bytes were taken: %v; %s", written, flood.Len(), err, <-end)
+		t.Logf("wrote %d of %d bytes: %v; %s", written, flood.Len(), err, <-end)
 		s.answers(t)
 		connection.Close()
 	})
 	t.Logf("200: %v for %d resets", c, n)
 	if limit := memoryBudget * s.factor; c.memory > limit {
-		t.Errorf("it took %.0f MiB, want %.0f at most", c.memory, limit)
+		t.Errorf("took %.0f MiB, want at most %.0f", c.memory, limit)
 	}
 }
 
-// testIdle leaves connections idle, as many as the system allows: each takes little, and others are answered.
+// testIdle opens many idle connections. Each must stay within its budget, and others must be served.
 func (s *server) testIdle(t *testing.T) {
 	var files syscall.Rlimit
 	kit.Check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files))
-	// With the race detector each takes ten times as much, and the machine may not have that.
+	// With the race detector, the machine may not have the memory for all.
 	n := min(int(idle/s.factor), int(files.Cur)/2)
 	config := s.tls(t, "h2")
 	config.Certificates = nil
@@ -154,6 +154,6 @@ func (s *server) testIdle(t *testing.T) {
 	each := (s.memory(t, "VmRSS") - before) * 1024 / float64(n)
 	t.Logf("200: %v for %d connections, %.0f KiB each", c, n, each)
 	if limit := idleMemory * s.factor; each > limit {
-		t.Errorf("each takes %.0f KiB, want %.0f at most", each, limit)
+		t.Errorf("a connection takes %.0f KiB, want at most %.0f", each, limit)
 	}
 }

@@ -28,11 +28,11 @@ import (
 	"github.com/leat-dev/leat/test/kit/measure"
 )
 
-// hostMemory is by how much, in MiB, the host's peak may grow by one of the attacks, which it hands on.
+// hostMemory is the budget of the host's peak memory for an attack that it forwards, in MiB.
 const hostMemory = 200.0
 
-// testThroughHost has the host hand on attacks of each kind: what a person reads names the limit, as the server itself does, and the host
-// goes on with what is its own.
+// testThroughHost sends an attack of each kind through the host. The answer must name the limit as the answer of the
+// server itself does, and the host must keep serving its own API.
 func (s *server) testThroughHost(t *testing.T) {
 	namespace, all := s.namespace(t), attacks()
 	host := kit.Must(kubernetes.NewForConfig(kit.Must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t)))(t)
@@ -46,14 +46,14 @@ func (s *server) testThroughHost(t *testing.T) {
 		before := kit.Must(measure.Memory(pid, "VmRSS"))(t)
 		s.testRequest(t, namespace, name, all[name])
 		grown := kit.Must(measure.Memory(pid, "VmHWM"))(t) - before
-		t.Logf("the host took %.0f MiB more", grown)
+		t.Logf("the host took %.0f MiB", grown)
 		if grown > hostMemory {
-			t.Errorf("after %q the host took %.0f MiB, want %.0f at most", name, grown, hostMemory)
+			t.Errorf("after %q: the host took %.0f MiB, want at most %.0f", name, grown, hostMemory)
 		}
 		for _, path := range []string{"/readyz", "/api/v1/namespaces", "/apis/apps/v1/deployments"} {
 			code := 0
 			if err := host.RESTClient().Get().AbsPath(path).Do(t.Context()).StatusCode(&code).Error(); err != nil || code != http.StatusOK {
-				t.Errorf("after %q the host answers %s by %d: %v", name, path, code, err)
+				t.Errorf("after %q: host path %s: got %d, %v, want 200", name, path, code, err)
 			}
 		}
 	}

@@ -39,24 +39,25 @@ import (
 )
 
 const (
-	// large is how many objects a list has that is large.
+	// large is the number of objects in a large list.
 	large = 10_000
-	// readers are how many there are who do not read what they asked for.
+	// readers is the number of clients that do not read the answer.
 	readers = 20
-	// readerMemory is what memory one of them may hold, in MiB: a list of that size, or what a watch has waiting.
+	// readerMemory is the memory budget of one of them, in MiB: for a large list, or for the buffer of a watch.
 	readerMemory = 30.0
 )
 
-// envelopeMagic is what objects in etcd begin with.
+// envelopeMagic is the prefix of objects in etcd.
 const envelopeMagic = "k8s\x00"
 
-// target reads the task "target" of a namespace from etcd, and gives how to write others like it past the server.
+// target returns the task "target" of a namespace, read from etcd, and a function that returns the etcd operation to
+// store a task.
 func (s *server) target(t *testing.T, namespace string) (task batch.Task, put func(*batch.Task) clientv3.Op) {
 	t.Helper()
-	key := stored + "tasks/" + namespace + "/"
+	key := storagePrefix + "tasks/" + namespace + "/"
 	found := kit.Must(s.etcd.Get(t.Context(), key+"target"))(t)
 	if len(found.Kvs) != 1 {
-		t.Fatalf("etcd has no %starget", key)
+		t.Fatalf("etcd has no key %starget", key)
 	}
 	var envelope runtime.Unknown
 	kit.Check(t, envelope.Unmarshal(bytes.TrimPrefix(found.Kvs[0].Value, []byte(envelopeMagic))))
@@ -68,7 +69,7 @@ func (s *server) target(t *testing.T, namespace string) (task batch.Task, put fu
 	}
 }
 
-// fill writes tasks into a namespace past the server, which need not be paid for here.
+// fill stores tasks in a namespace directly in etcd, which is cheaper than through the server.
 func (s *server) fill(t *testing.T, namespace string) {
 	t.Helper()
 	task, put := s.target(t, namespace)
@@ -85,8 +86,8 @@ func (s *server) fill(t *testing.T, namespace string) {
 		}
 		kit.Must(s.etcd.Txn(t.Context()).Then(puts...).Commit())(t)
 	}
-	// A server knows a revision once it has heard of one of its changes: none of its own has two. The last one here is alone as well, so that
-	// a list that has it has all.
+	// The watch cache considers a revision complete after its first event, because the server writes one object a
+	// revision. The last task has a revision of its own, so that a list that has it has all tasks.
 	last := len(names) - 1
 	for part := range slices.Chunk(names[:last], 100) {
 		write(part)
@@ -94,7 +95,7 @@ func (s *server) fill(t *testing.T, namespace string) {
 	write(names[last:])
 }
 
-// testLargeLists reads large lists in all forms, and has readers who do not read.
+// testLargeLists reads large lists in all encodings, and with clients that do not read the answer.
 func (s *server) testLargeLists(t *testing.T) {
 	namespace := s.namespace(t)
 	tasks := groupPath + "/namespaces/" + namespace + "/tasks"
@@ -110,7 +111,7 @@ func (s *server) testLargeLists(t *testing.T) {
 	for _, a := range []struct {
 		name string
 		request
-		want int // none: whatever it is
+		want int // number of objects; 0 to skip the check
 	}{
 		{"JSON", request{path: tasks, accept: jsonType}, all},
 		{"YAML", request{path: tasks + "?limit=1000", accept: yamlType}, 1000},
@@ -129,20 +130,20 @@ func (s *server) testLargeLists(t *testing.T) {
 			t.Logf("%d: %v for %d KiB", got.code, c, len(got.body)>>10)
 			s.within(t, c)
 			if got.code != http.StatusOK {
-				t.Fatalf("it is answered %d: %s", got.code, shorten(got.body))
+				t.Fatalf("got %d, want 200: %s", got.code, shorten(got.body))
 			}
 			separator := `"creationTimestamp"`
 			switch {
 			case a.accept == protobufType:
-				separator = "\x12\x00\x1a" // no generateName, then the namespace
+				separator = "\x12\x00\x1a" // empty generateName, then the namespace
 			case a.accept == yamlType:
 				separator = "creationTimestamp:"
 			}
 			if found := bytes.Count(got.body, []byte(separator)); a.want > 0 && found != a.want {
-				t.Errorf("it has %d objects, want %d", found, a.want)
+				t.Errorf("got %d objects, want %d", found, a.want)
 			}
 			if a.want == 0 && got.header.Get("Content-Encoding") != "gzip" {
-				t.Error("it is not compressed")
+				t.Error("the answer is not compressed")
 			}
 			s.answers(t)
 		})
@@ -155,26 +156,26 @@ func (s *server) testLargeLists(t *testing.T) {
 			t.Logf("%d: %v: %s", got.code, c, shorten(got.body))
 			s.within(t, c)
 			if got.code != http.StatusNotAcceptable || !bytes.Contains(unfolded(got.body), []byte("accept JSON or protobuf, or ask for a part with limit")) {
-				t.Errorf("it is answered %d: %s", got.code, shorten(got.body))
+				t.Errorf("got %d, want 406 that names the alternatives: %s", got.code, shorten(got.body))
 			}
 			s.answers(t)
 		})
 	}
 	t.Run("slow readers of a list", func(t *testing.T) {
 		c := s.cost(t, func() {
-			s.ask(t, tasks, readers)
+			s.openUnread(t, tasks, readers)
 			s.answers(t)
 		})
 		t.Logf("200: %v for %d readers", c, readers)
 		if each, limit := c.memory/float64(readers), readerMemory*s.factor; each > limit {
-			t.Errorf("a reader who does not read takes %.0f MiB, want %.0f at most", each, limit)
+			t.Errorf("a slow reader takes %.0f MiB, want at most %.0f", each, limit)
 		}
 	})
 	t.Run("slow readers of a watch", func(t *testing.T) {
 		before := s.terminated(t)
 		c := s.cost(t, func() {
-			s.ask(t, tasks+"?watch=true", readers)
-			// More changes than any buffer takes: who does not read them is let go, and nobody waits.
+			s.openUnread(t, tasks+"?watch=true", readers)
+			// More events than any buffer holds: the server terminates slow watchers, and no other client waits.
 			s.fill(t, namespace)
 			s.patchTarget(t, namespace)
 			s.answers(t)
@@ -184,34 +185,34 @@ func (s *server) testLargeLists(t *testing.T) {
 		})
 		t.Logf("200: %v for %d readers", c, readers)
 		if each, limit := c.memory/float64(readers), readerMemory*s.factor; each > limit {
-			t.Errorf("a reader who does not read takes %.0f MiB, want %.0f at most", each, limit)
+			t.Errorf("a slow reader takes %.0f MiB, want at most %.0f", each, limit)
 		}
 	})
 }
 
-// ask opens connections that ask for something and do not read the response, until the test ends.
-func (s *server) ask(t *testing.T, path string, n int) {
+// openUnread opens connections that request a path and do not read the answer, until the test ends.
+func (s *server) openUnread(t *testing.T, path string, n int) {
 	t.Helper()
 	for range n {
 		connection := s.dial(t, "http/1.1", smallWindow)
 		_, err := fmt.Fprintf(connection, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, s.address())
 		kit.Check(t, err)
-		// The answer has begun.
+		// The server has started to answer.
 		_, err = io.ReadFull(connection, make([]byte, len("HTTP/1.1 200")))
 		kit.Check(t, err)
 	}
 }
 
-// unfolded is text with one space in the place of each break that YAML makes.
+// unfolded returns the text with a space in the place of each line break of YAML.
 func unfolded(text []byte) []byte { return bytes.Join(bytes.Fields(text), []byte(" ")) }
 
-// terminated is how many watchers the server has let go because they did not read.
+// terminated returns the number of watchers that the server has terminated because they were slow.
 func (s *server) terminated(t *testing.T) float64 {
 	t.Helper()
 	return s.metrics(t).Sum("apiserver_terminated_watchers_total")
 }
 
-// patchTarget changes the target.
+// patchTarget changes the task "target".
 func (s *server) patchTarget(t *testing.T, namespace string) {
 	t.Helper()
 	got := s.send(t, request{
@@ -219,11 +220,11 @@ func (s *server) patchTarget(t *testing.T, namespace string) {
 		body: []byte(`{"metadata":{"labels":{"changed":"` + string(uuid.NewUUID()) + `"}}}`),
 	})
 	if got.code != http.StatusOK {
-		t.Fatalf("a patch is answered %d: %s", got.code, shorten(got.body))
+		t.Fatalf("patch: got %d, want 200: %s", got.code, shorten(got.body))
 	}
 }
 
-// testForeignTokens continues lists by tokens of others: nothing comes out that is not of the list asked for.
+// testForeignTokens continues lists with tokens of other lists. The answer may only have objects of the requested list.
 func (s *server) testForeignTokens(t *testing.T) {
 	namespace, other := s.namespace(t), ""
 	t.Run("other", func(t *testing.T) { other = s.namespace(t) })
@@ -254,24 +255,24 @@ func (s *server) testForeignTokens(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got := s.send(t, request{path: groupPath + c.path + "?limit=100&continue=" + c.token})
 			if got.code != http.StatusOK {
-				t.Fatalf("it is answered %d: %s", got.code, shorten(got.body))
+				t.Fatalf("got %d, want 200: %s", got.code, shorten(got.body))
 			}
 			var list metav1.PartialObjectMetadataList
 			kit.Check(t, json.Unmarshal(got.body, &list))
 			if c.some && len(list.Items) == 0 {
-				t.Error("nothing is in it")
+				t.Error("the list is empty")
 			}
 			for _, item := range list.Items {
 				if item.Namespace != other || !strings.HasSuffix(c.path, "/tasks") {
-					t.Errorf("%s of namespace %s is in it", item.Name, item.Namespace)
+					t.Errorf("the list has %s of namespace %s", item.Name, item.Namespace)
 				}
 			}
 		})
 	}
 }
 
-// testFuture has many wait for a time to come, by a token: the server looks whether it comes, for three seconds, serves others meanwhile, and
-// keeps nothing of it.
+// testFuture sends many requests with tokens of a future revision. The server waits for the revision for three seconds,
+// serves others meanwhile, and leaves no goroutine behind.
 func (s *server) testFuture(t *testing.T) {
 	const n, spare = 100, 50
 	future := attacks()["a token from the future"]
@@ -289,7 +290,7 @@ func (s *server) testFuture(t *testing.T) {
 		s.answers(t)
 		for range n {
 			if code := <-codes; code != future.code {
-				t.Errorf("it is answered %d, want %d", code, future.code)
+				t.Errorf("got %d, want %d", code, future.code)
 			}
 		}
 	})
@@ -300,7 +301,8 @@ func (s *server) testFuture(t *testing.T) {
 	}))
 }
 
-// testManyManagers has as many managers of the same fields as etcd takes: one more, or another word of one of them, is within the budget.
+// testManyManagers applies to a task with as many managers of the same fields as etcd can store. A further manager, and
+// another apply of one of them, must be within the budget.
 func (s *server) testManyManagers(t *testing.T) {
 	const managers = 8
 	namespace := s.namespace(t)
@@ -327,9 +329,9 @@ func (s *server) testManyManagers(t *testing.T) {
 	kit.Check(t, wait.PollUntilContextTimeout(t.Context(), interval, patience, true, func(context.Context) (bool, error) {
 		return bytes.Contains(s.send(t, request{path: path + "?resourceVersion=0"}).body, []byte("manager-7")), nil
 	}))
-	// The first word of one of them makes of what was written past the server what the server makes of it.
+	// The first apply normalizes what the test has stored directly in etcd.
 	if got := s.send(t, apply(0)); got.code != http.StatusOK {
-		t.Fatalf("a manager is answered %d: %s", got.code, shorten(got.body))
+		t.Fatalf("apply: got %d, want 200: %s", got.code, shorten(got.body))
 	}
 	for name, c := range map[string]struct {
 		request
@@ -347,10 +349,10 @@ func (s *server) testManyManagers(t *testing.T) {
 			t.Logf("%d: %v with %d managers of 9,000 labels", got.code, spent, managers)
 			s.within(t, spent)
 			if got.code != c.code || !bytes.Contains(unfolded(got.body), []byte(c.says)) {
-				t.Errorf("it is answered %d, want %d with %q: %s", got.code, c.code, c.says, shorten(got.body))
+				t.Errorf("got %d, want %d with %q: %s", got.code, c.code, c.says, shorten(got.body))
 			}
 			if after := s.revision(t); after != before {
-				t.Errorf("it has changed what is stored: %s; before: %s", after, before)
+				t.Errorf("etcd changed: got %s, want %s", after, before)
 			}
 			s.answers(t)
 		})

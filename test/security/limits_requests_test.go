@@ -43,15 +43,16 @@ const (
 	strategicType  = "application/strategic-merge-patch+json"
 )
 
-// attack is a request, and how it must be answered.
+// attack is a request with the answer that it must get.
 type attack struct {
 	request
 	code int
-	// says are parts of the response, which name what is wrong, or what would be accepted.
+	// says has parts of the answer, which name the limit or the accepted values.
 	says []string
 }
 
-// attacks are the requests that are refused, or do nothing. NAMESPACE in a path stands for one with a task "target".
+// attacks returns requests that are refused or do not change anything. NAMESPACE in a path stands for a namespace with
+// a task "target".
 var attacks = sync.OnceValue(func() map[string]attack {
 	const tasks, target = groupPath + "/namespaces/NAMESPACE/tasks", groupPath + "/namespaces/NAMESPACE/tasks/target"
 	post := func(contentType string, body []byte) request {
@@ -232,7 +233,7 @@ var attacks = sync.OnceValue(func() map[string]attack {
 	}
 })
 
-// listed is a list with those items, in JSON or YAML.
+// listed returns a list with the items, in JSON or YAML.
 func listed(kind, items string) string {
 	if strings.HasPrefix(items, "[") {
 		return `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"` + kind + `","items":` + items + `}`
@@ -240,17 +241,17 @@ func listed(kind, items string) string {
 	return "apiVersion: batch.leat.dev/v1alpha1\nkind: " + kind + "\nitems:" + items
 }
 
-// taskWith is one with more in its spec.
+// taskWith returns a task with further fields in its spec.
 func taskWith(spec string) string {
 	return `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"attack"},"spec":{` + spec + `,"command":["true"]}}`
 }
 
-// withMeta is a task with more in its metadata.
+// withMeta returns a task with further fields in its metadata.
 func withMeta(meta string) string {
 	return `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"attack",` + meta + `},"spec":{"command":["true"]}}`
 }
 
-// applied is the target, with more in it.
+// applied returns an apply patch of the target with further fields.
 func applied(more string) string {
 	if !strings.HasPrefix(more, "metadata:") {
 		more = "metadata: {name: target}\n" + more
@@ -258,7 +259,7 @@ func applied(more string) string {
 	return "apiVersion: batch.leat.dev/v1alpha1\nkind: Task\n" + more
 }
 
-// bomb is YAML that grows tenfold in each of its lines.
+// bomb returns YAML whose aliases expand tenfold in each line.
 func bomb(before string) string {
 	b := strings.Builder{}
 	b.WriteString(before + "a0: &a0 [lol,lol,lol,lol,lol,lol,lol,lol,lol,lol]\n")
@@ -278,7 +279,7 @@ func compressed(data []byte) []byte {
 	return b.Bytes()
 }
 
-// protobufTask is a task in the envelope that the server expects around protobuf.
+// protobufTask returns an encoded task in the envelope of Kubernetes protobuf.
 func protobufTask() []byte {
 	object := []byte{0x0a, 0x08, 0x0a, 0x06}
 	return enveloped(append(append(object, "attack"...), 0x12, 0x06, 0x22, 0x04, 't', 'r', 'u', 'e'))
@@ -293,15 +294,15 @@ func enveloped(object []byte) []byte {
 	return append([]byte("k8s\x00"), data...)
 }
 
-// overlong is a task whose metadata claims to be 2 GiB.
+// overlong returns an encoded task whose metadata has a length of 2 GiB.
 func overlong() []byte {
 	return enveloped(binary.AppendUvarint([]byte{0x0a}, 2<<30))
 }
 
-// nestedGroups opens a group of an unknown field a million times.
+// nestedGroups returns an encoded task with a million nested groups of an unknown field.
 func nestedGroups() []byte { return enveloped(bytes.Repeat([]byte{0x7b}, 1_000_000)) }
 
-// protobufOwners is a task with that many empty owner references, of two bytes each.
+// protobufOwners returns an encoded task with n empty owner references of two bytes each.
 func protobufOwners(n int) []byte {
 	meta := append([]byte{0x0a, 0x06}, "attack"...)
 	meta = append(meta, bytes.Repeat([]byte{0x6a, 0x00}, n)...)
@@ -317,11 +318,11 @@ func (s *server) testRequests(t *testing.T) {
 	}
 }
 
-// testRequest sends an attack: it is answered as it must be, within the budget, and changes nothing.
+// testRequest sends an attack. Its answer must be as expected and within the budget, and etcd must not change.
 func (s *server) testRequest(t *testing.T, namespace, name string, a attack) {
 	t.Run(name, func(t *testing.T) {
 		if a.code == 0 {
-			t.Fatal("there is no such attack")
+			t.Fatal("unknown attack")
 		}
 		a.path = strings.ReplaceAll(a.path, "NAMESPACE", namespace)
 		before := s.revision(t)
@@ -336,15 +337,15 @@ func (s *server) testRequest(t *testing.T, namespace, name string, a attack) {
 		t.Logf("%d: %v: %s", got.code, c, shorten(got.body))
 		s.within(t, c)
 		if got.code != a.code {
-			t.Errorf("it is answered %d, want %d: %s", got.code, a.code, shorten(got.body))
+			t.Errorf("got %d, want %d: %s", got.code, a.code, shorten(got.body))
 		}
 		for _, part := range a.says {
 			if !bytes.Contains(got.body, []byte(part)) {
-				t.Errorf("the answer does not say %q: %s", part, shorten(got.body))
+				t.Errorf("the answer lacks %q: %s", part, shorten(got.body))
 			}
 		}
 		if after := s.revision(t); after != before {
-			t.Errorf("it has changed what is stored: %s; before: %s", after, before)
+			t.Errorf("etcd changed: got %s, want %s", after, before)
 		}
 		s.answers(t)
 	})

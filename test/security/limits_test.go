@@ -42,35 +42,35 @@ import (
 )
 
 const (
-	// cpuBudget and memoryBudget (MiB) are what one request may cost the server's process.
+	// cpuBudget and memoryBudget (in MiB) are the budgets of a request in the process of the server.
 	cpuBudget    = time.Second
 	memoryBudget = 100.0
-	// raceFactor is how much more processor time and memory a program takes that was built with the race detector.
+	// raceFactor is the factor of CPU time and memory of a program with the race detector.
 	raceFactor = 10
-	// raceShare is by how much less of many things it is given.
+	// raceShare divides the number of objects for a program with the race detector.
 	raceShare = 4
-	// stored is where the server keeps its objects in etcd.
-	stored = "/leat/"
+	// storagePrefix is the prefix of the objects of the server in etcd.
+	storagePrefix = "/leat/"
 )
 
-// TestStandaloneLimits attacks "leat up", whose process holds etcd, too. It has an installation of its own: floods and large lists would
-// disturb others, and budgets of one process leave no room for workers and controllers.
+// TestStandaloneLimits attacks "leat up", whose process has etcd as well. It has a server of its own: floods and large
+// lists would disturb other suites, and the budgets do not cover workers and controllers.
 func TestStandaloneLimits(t *testing.T) {
 	s := newServer(t, kit.Standalone(t))
 	t.Run("requests", s.testRequests)
 	t.Run("tokens of other lists", s.testForeignTokens)
-	t.Run("a time to come", s.testFuture)
+	t.Run("future revision", s.testFuture)
 	t.Run("many managers", s.testManyManagers)
 	t.Run("large lists", s.testLargeLists)
 	t.Run("connections", s.testConnections)
 }
 
-// testLimits attacks leat-apiserver, which has its etcd elsewhere, through its host. What holds requests to their limits is the same
-// code as standalone.
+// testLimits sends attacks to leat-apiserver, directly and through its host. A few of each kind are enough, because the
+// limits are the same code as in standalone mode.
 func testLimits(t *testing.T, e *kit.Env) {
 	allowMetrics(t, e)
 	s := newServer(t, e.AtServer())
-	t.Run("stored elsewhere", func(t *testing.T) {
+	t.Run("separate etcd", func(t *testing.T) {
 		namespace, all := s.namespace(t), attacks()
 		for _, name := range []string{"a task of 1.6 MiB", "10,000 labels, applied", "1,000 operations"} {
 			s.testRequest(t, namespace, name, all[name])
@@ -81,7 +81,7 @@ func testLimits(t *testing.T, e *kit.Env) {
 	t.Run("tokens of other lists", h.testForeignTokens)
 }
 
-// allowMetrics lets the administrators of Leat read its metrics, which on a host is another's to do.
+// allowMetrics allows the administrators of Leat to read metrics, which leat:admin does not include.
 func allowMetrics(t *testing.T, e *kit.Env) {
 	t.Helper()
 	client := kit.Must(kubernetes.NewForConfig(kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)))(t).RbacV1()
@@ -95,27 +95,27 @@ func allowMetrics(t *testing.T, e *kit.Env) {
 	}, metav1.CreateOptions{}))(t)
 }
 
-// server is the server under attack, as an administrator reaches it.
+// server is the server under attack, with clients of an administrator.
 type server struct {
 	env    *kit.Env
 	config *rest.Config
-	// metricsURL is where the server itself tells of itself, to metricsBy.
-	metricsURL string
-	metricsBy  *http.Client
-	// http speaks HTTP/2, and http1 does not; others are somebody else.
+	// metricsURL is the URL of the metrics of the server, for metricsClient.
+	metricsURL    string
+	metricsClient *http.Client
+	// http uses HTTP/2, http1 uses HTTP/1.1, and others is another user.
 	http, http1, others *http.Client
 	tasks               versioned.Interface
 	etcd                *clientv3.Client
-	// factor widens budgets for a program with the race detector.
+	// factor multiplies budgets: 1, or raceFactor with the race detector.
 	factor float64
-	// floor is what memory it had when nothing had been asked of it, in MiB.
+	// floor is the resident memory of the unused server, in MiB.
 	floor float64
 }
 
 func newServer(t *testing.T, e *kit.Env) *server {
 	s := &server{env: e, etcd: e.EtcdClient(t), factor: 1}
 	s.connect(t)
-	s.metricsURL, s.metricsBy = s.config.Host+"/metrics", s.http
+	s.metricsURL, s.metricsClient = s.config.Host+"/metrics", s.http
 	if raceBuild(t, s.pid()) {
 		s.factor = raceFactor
 	}
@@ -123,7 +123,7 @@ func newServer(t *testing.T, e *kit.Env) *server {
 	return s
 }
 
-// connect makes the clients.
+// connect creates the clients.
 func (s *server) connect(t *testing.T) {
 	t.Helper()
 	s.config = s.env.Admin(t)
@@ -136,7 +136,7 @@ func (s *server) connect(t *testing.T) {
 	s.tasks = kit.Client(t, s.config)
 }
 
-// throughHost is the same server, as people reach it.
+// throughHost returns the same server with clients that connect to its host.
 func (s *server) throughHost(t *testing.T, e *kit.Env) *server {
 	t.Helper()
 	h := *s
@@ -146,7 +146,7 @@ func (s *server) throughHost(t *testing.T, e *kit.Env) *server {
 	return &h
 }
 
-// some is a share of n, for what takes a program with the race detector ten times as long.
+// some returns n, or a share of it with the race detector.
 func (s *server) some(n int) int {
 	if s.factor > 1 {
 		return n / raceShare
@@ -154,7 +154,7 @@ func (s *server) some(n int) int {
 	return n
 }
 
-// warm has the server make what the first requests make and all later ones share, and sees what memory it has then.
+// warm sends requests that initialize what later requests share, and measures floor.
 func (s *server) warm(t *testing.T) {
 	t.Helper()
 	s.answers(t)
@@ -163,17 +163,17 @@ func (s *server) warm(t *testing.T) {
 	s.floor = s.memory(t, "VmRSS")
 }
 
-// measured is the cost of a request that can be repeated. If it seems to take too much memory it is sent to a server that has just been
-// started, too, which has no garbage of others.
+// measured returns the cost of a request that can be repeated. If it exceeds the memory budget, the garbage of earlier
+// requests may be the cause, and measured repeats it on a restarted server.
 func (s *server) measured(t *testing.T, f func()) cost {
 	t.Helper()
 	costOf := s.cost
 	if s.factor > 1 {
-		costOf = s.spent // the budget is wide, and metrics take longer than most requests
+		costOf = s.spent // reading metrics takes longer than most requests
 	}
 	c := costOf(t, f)
 	if c.memory > memoryBudget*s.factor {
-		t.Logf("%v with the garbage of others: once more", c)
+		t.Logf("%v with the garbage of earlier requests; repeating it", c)
 		s.restart(t)
 		c = s.cost(t, f)
 	}
@@ -186,7 +186,7 @@ func (s *server) restart(t *testing.T) {
 	s.warm(t)
 }
 
-// namespace makes a namespace for the test with a task "target" in it.
+// namespace creates a namespace for the test with a task "target".
 func (s *server) namespace(t *testing.T) string {
 	t.Helper()
 	namespace := s.env.Namespace(t)
@@ -195,7 +195,7 @@ func (s *server) namespace(t *testing.T) string {
 	return namespace
 }
 
-// raceBuild tells whether the program of a process has the race detector.
+// raceBuild reports whether the program of a process has the race detector.
 func raceBuild(t *testing.T, pid int) bool {
 	t.Helper()
 	info := kit.Must(buildinfo.ReadFile(fmt.Sprintf("/proc/%d/exe", pid)))(t)
@@ -209,15 +209,16 @@ func raceBuild(t *testing.T, pid int) bool {
 
 func (s *server) pid() int { return s.env.Server.PID() }
 
+// memory returns a line of the status of the process, such as VmRSS, in MiB.
 func (s *server) memory(t *testing.T, line string) float64 {
 	t.Helper()
 	return kit.Must(measure.Memory(s.pid(), line))(t)
 }
 
-// cost is what the server's process spent.
+// cost is what the process of the server spent.
 type cost struct {
 	cpu time.Duration
-	// memory is by how much its peak was above what it had at the start of all tests, or what it allocated in all if that is less, in MiB.
+	// memory is its peak above floor, or all that it allocated if that is less, in MiB.
 	memory float64
 }
 
@@ -225,8 +226,8 @@ func (c cost) String() string {
 	return fmt.Sprintf("%d ms CPU, %.0f MiB", c.cpu.Milliseconds(), c.memory)
 }
 
-// cost tells what the server spends while f runs. It counts all that the server does then, and what garbage earlier requests have left,
-// unless f allocates less than that: it is never too low.
+// cost returns what the server spends while f runs. It includes everything that the server does meanwhile, and garbage
+// of earlier requests unless f allocates less, so it is never too low.
 func (s *server) cost(t *testing.T, f func()) cost {
 	t.Helper()
 	allocated := s.allocated(t)
@@ -235,7 +236,7 @@ func (s *server) cost(t *testing.T, f func()) cost {
 	return c
 }
 
-// spent is cost with all garbage of earlier requests.
+// spent returns the cost including all garbage of earlier requests.
 func (s *server) spent(t *testing.T, f func()) cost {
 	t.Helper()
 	kit.Check(t, measure.ResetPeak(s.pid()))
@@ -245,7 +246,7 @@ func (s *server) spent(t *testing.T, f func()) cost {
 	return cost{cpu, s.memory(t, "VmHWM") - s.floor}
 }
 
-// allocated is how much memory the server has ever asked for, in MiB.
+// allocated returns the memory that the server has allocated since its start, in MiB.
 func (s *server) allocated(t *testing.T) float64 {
 	t.Helper()
 	return s.metrics(t)["go_memstats_alloc_bytes_total"] / (1 << 20)
@@ -253,39 +254,39 @@ func (s *server) allocated(t *testing.T) float64 {
 
 func (s *server) metrics(t *testing.T) measure.Metrics {
 	t.Helper()
-	return kit.Must(measure.ReadMetrics(t.Context(), s.metricsBy, s.metricsURL))(t)
+	return kit.Must(measure.ReadMetrics(t.Context(), s.metricsClient, s.metricsURL))(t)
 }
 
-// within fails the test if that is more than a request may cost.
+// within fails the test if the cost exceeds the budget of a request.
 func (s *server) within(t *testing.T, c cost) {
 	t.Helper()
 	if limit := time.Duration(float64(cpuBudget) * s.factor); c.cpu > limit {
-		t.Errorf("it took %v of processor time, want %v at most", c.cpu, limit)
+		t.Errorf("took %v of CPU time, want at most %v", c.cpu, limit)
 	}
 	if limit := memoryBudget * s.factor; c.memory > limit {
-		t.Errorf("it took %.0f MiB, want %.0f at most", c.memory, limit)
+		t.Errorf("took %.0f MiB, want at most %.0f", c.memory, limit)
 	}
 }
 
-// request is one that is sent as it is.
+// request is an HTTP request.
 type request struct {
-	method, path                  string // GET, unless it is said
-	contentType, accept, encoding string // none unless they are said
+	method, path                  string // GET if method is empty
+	contentType, accept, encoding string // headers, if not empty
 	header                        http.Header
 	body                          []byte
-	chunked                       bool // the length is not told beforehand
+	chunked                       bool // without Content-Length
 	http1                         bool // over HTTP/1.1
-	other                         bool // by somebody else
+	other                         bool // by another user
 }
 
-// answer is what came back.
+// response is an HTTP response with its body.
 type response struct {
 	code   int
 	header http.Header
 	body   []byte
 }
 
-// try sends a request and reads the answer. An error is a connection that broke, or an answer that never came.
+// try sends a request and reads the response. It returns an error if the connection failed.
 func (s *server) try(ctx context.Context, r request) (response, error) {
 	var body io.Reader
 	if r.body != nil {
@@ -330,7 +331,7 @@ func (s *server) send(t *testing.T, r request) response {
 	return kit.Must(s.try(t.Context(), r))(t)
 }
 
-// answers holds the server to answering others, who may be asked to try again a little later.
+// answers checks that the server answers another user. The user may have to retry after a 429.
 func (s *server) answers(t *testing.T) {
 	t.Helper()
 	for _, path := range []string{groupPath + "/namespaces/nobody/tasks?limit=1", "/readyz"} {
@@ -340,23 +341,23 @@ func (s *server) answers(t *testing.T) {
 			return got.code != http.StatusTooManyRequests, nil
 		}))
 		if got.code != http.StatusOK {
-			t.Fatalf("afterwards, %s is answered %d: %s", path, got.code, shorten(got.body))
+			t.Fatalf("%s afterwards: got %d, want 200: %s", path, got.code, shorten(got.body))
 		}
 	}
 }
 
-// revision is that of the last change of any object.
+// revision describes the stored objects: their number and the revision of the last change.
 func (s *server) revision(t *testing.T) string {
 	t.Helper()
-	last := kit.Must(s.etcd.Get(t.Context(), stored, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend),
+	last := kit.Must(s.etcd.Get(t.Context(), storagePrefix, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend),
 		clientv3.WithLimit(1), clientv3.WithKeysOnly()))(t)
 	if len(last.Kvs) == 0 {
-		t.Fatal("etcd holds nothing of ours")
+		t.Fatal("etcd has no objects of Leat")
 	}
 	return fmt.Sprintf("%d objects, the last change %d", last.Count, last.Kvs[0].ModRevision)
 }
 
-// shorten gives the beginning of a message, which holds what the request had in it.
+// shorten returns the start of a message, which may repeat a large request.
 func shorten(text []byte) string {
 	if len(text) > 600 {
 		return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(string(text[:600]), "?"), len(text))
