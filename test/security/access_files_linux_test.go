@@ -36,8 +36,8 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// TestStandalone runs the suites on "leat up" with a worker. The umask is 0, as a careless user may have it: no file may
-// be accessible to other users nevertheless.
+// TestStandalone runs the suites on "leat up" with a worker. The umask is 0, which a careless user may have, but no
+// file may be accessible to other users.
 func TestStandalone(t *testing.T) {
 	before := syscall.Umask(0)
 	defer syscall.Umask(before)

@@ -44,8 +44,8 @@ import (
 // auditEverything is an audit policy that records all requests with their bodies.
 const auditEverything = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: RequestResponse\n"
 
-// verbosity is the highest level at which client-go does not log bodies, which are whole tasks. Our server logs no bodies
-// at any level, except for those that it sends to the host, without the tokens in them.
+// verbosity is the highest level at which client-go does not log bodies, which are whole tasks. Our server logs no
+// bodies at any level, except for those that it sends to the host, without the tokens in them.
 const verbosity = "--v=7"
 
 // testSecrets checks that no secret is in any log, even at the highest verbosity of the server.

@@ -147,8 +147,8 @@ type claim struct {
 	aggregator string
 }
 
-// claims has all claims, with the identities of the deputy and of the aggregator. For all other senders, X-Remote headers
-// have no effect, and impersonation is refused.
+// claims has all claims, with the identities of the deputy and of the aggregator. For all other senders, X-Remote
+// headers have no effect, and impersonation is refused.
 var claims = []claim{
 	{name: "nothing", aggregator: "401"},
 	{name: "a user", headers: []string{"X-Remote-User: alice"}, aggregator: "alice [system:authenticated]"},

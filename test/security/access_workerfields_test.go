@@ -34,7 +34,7 @@ import (
 )
 
 // testWorkerFields checks that a status update of a worker changes nothing but the status of its task. It changes each
-// field of a task, one at a time. The tests of pkg/apiserver/admission/workerrestriction check that no field is missing.
+// field of a task, one at a time. The tests of pkg/apiserver/admission/workerrestriction check that none is missing.
 func testWorkerFields(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
