@@ -19,15 +19,18 @@ package kit
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/test/kit/await"
 )
 
-// Patience is how long Eventually waits. It is far longer than anything takes on an idle machine: a test fails because
+// Patience is how long Eventually waits. It is far longer than anything takes on an idle machine, so a test fails because
 // something does not happen, not because a machine is slow.
 const Patience = 3 * time.Minute
 
@@ -58,7 +61,7 @@ func Eventually(t testing.TB, what string, condition func(context.Context) error
 	}
 }
 
-// Gone returns nil if err says that an object does not exist.
+// Gone returns nil if err is a NotFound error. It returns an error if err is nil, since then the object still exists.
 func Gone(err error) error {
 	switch {
 	case apierrors.IsNotFound(err):
@@ -67,4 +70,17 @@ func Gone(err error) error {
 		return errors.New("the object still exists")
 	}
 	return err
+}
+
+// Refused returns nil if err is an API error with that reason whose message contains all the texts.
+func Refused(err error, reason metav1.StatusReason, texts ...string) error {
+	if got := apierrors.ReasonForError(err); got != reason {
+		return fmt.Errorf("got error %v (reason %q), want reason %s", err, got, reason)
+	}
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			return fmt.Errorf("got error %q, want one that contains %q", err, text)
+		}
+	}
+	return nil
 }

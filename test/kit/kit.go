@@ -14,8 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package env starts Leat for tests as people start it: the real programs as processes, on a real etcd, reached only over TLS
-// and by identities with the rights that config/ ships. There are two environments, and most tests run in both.
+// Package kit starts Leat for tests like an installation does: the real programs as processes, a real etcd, TLS
+// everywhere, and clients whose rights are those of config/. There are two environments, and most tests run in both:
+// Aggregated, behind the API server of a host cluster, and Standalone, "leat up".
 package kit
 
 import (
@@ -35,7 +36,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -51,38 +51,38 @@ import (
 
 // Env is a running Leat.
 type Env struct {
-	// Host is the host cluster, nil standalone.
+	// Host is the host cluster. It is nil in standalone mode.
 	Host *host.ControlPlane
-	// Etcd is the server's own etcd, nil standalone, where it is part of the server.
+	// Etcd is the etcd of the server. It is nil in standalone mode, where the server embeds it.
 	Etcd *host.Etcd
 	// Server is leat-apiserver, or "leat up".
 	Server *host.Process
-	// ServingCertFile and ServingKeyFile are what leat-apiserver serves with, all replicas alike.
+	// ServingCertFile and ServingKeyFile hold the serving certificate of leat-apiserver and of its replicas.
 	ServingCertFile, ServingKeyFile string
-	// ServingCA has issued that certificate. It is nil standalone.
+	// ServingCA issued that certificate. It is nil in standalone mode.
 	ServingCA *pki.CA
 
 	dir string
-	// url is where people reach the API: the host's API server, or the server itself.
+	// url is the address of the API for users: the API server of the host, or the server itself.
 	url string
 	ca  []byte
-	// directURL is where workers reach the API: the server itself.
+	// directURL is the address of the API for workers: the server itself.
 	directURL string
 	directCA  []byte
 	clientCA  *pki.CA
-	// args are those of leat-apiserver.
+	// args are the arguments of leat-apiserver.
 	args []string
 }
 
-// Aggregated starts a host cluster with leat-apiserver behind it, for one test.
+// Aggregated starts a host cluster and a leat-apiserver behind it, until the test ends. The server has the arguments that
+// config/base ships, except for addresses and files. args come after them and win.
 func Aggregated(t testing.TB, args ...string) *Env {
 	t.Helper()
-	return On(t, host.ForTest(t), args...)
+	return AggregatedOn(t, host.ForTest(t), args...)
 }
 
-// On starts leat-apiserver behind a host cluster that is there, for one test: as config/base starts it, but for addresses and files.
-// The arguments come after those, and win over them.
-func On(t testing.TB, cp *host.ControlPlane, args ...string) *Env {
+// AggregatedOn is Aggregated behind a host cluster that runs already.
+func AggregatedOn(t testing.TB, cp *host.ControlPlane, args ...string) *Env {
 	t.Helper()
 	etcd := Must(host.StartEtcd(t.Context(), host.EtcdOptions{Dir: filepath.Join(t.ArtifactDir(), "leat")}))(t)
 	t.Cleanup(func() {
@@ -90,17 +90,17 @@ func On(t testing.TB, cp *host.ControlPlane, args ...string) *Env {
 			t.Error(err)
 		}
 	})
-	return Over(t, cp, etcd, args...)
+	return AggregatedWithEtcd(t, cp, etcd, args...)
 }
 
-// Over is On over an etcd of the caller's. Its Endpoint may be several addresses, with commas between them.
-func Over(t testing.TB, cp *host.ControlPlane, etcd *host.Etcd, args ...string) *Env {
+// AggregatedWithEtcd is AggregatedOn with an etcd that runs already. Its Endpoint may be several addresses, separated by
+// commas.
+func AggregatedWithEtcd(t testing.TB, cp *host.ControlPlane, etcd *host.Etcd, args ...string) *Env {
 	t.Helper()
 	e := &Env{Host: cp, Etcd: etcd, dir: filepath.Join(t.ArtifactDir(), "leat"), url: cp.URL, clientCA: cp.ClientCA}
-	admin := Must(clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig))(t)
-	e.ca = admin.CAData
+	e.ca = e.HostConfig(t).CAData
 
-	Check(t, cp.Apply(t.Context(), filepath.Join(root(t), "config", "base")))
+	Check(t, cp.InstallLeat(t.Context()))
 	account := Must(cp.ServiceAccountKubeconfig("leat-system", "leat-apiserver"))(t)
 	serving := Must(pki.NewCA("leat-serving"))(t)
 	cert, key, err := serving.IssueServer(host.LeatService, "127.0.0.1", "localhost")
@@ -124,23 +124,16 @@ func Over(t testing.TB, cp *host.ControlPlane, etcd *host.Etcd, args ...string) 
 	e.start(t, "leat-apiserver", e.args)
 	Check(t, cp.RegisterLeat(t.Context(), port, serving.CertPEM()))
 
-	// People who run Leat are those whom its role is bound to, as the installation guide has it.
-	client := kubernetes.NewForConfigOrDie(admin)
-	_, err = client.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "leat-admins"},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:admin"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: adminGroup}},
-	}, metav1.CreateOptions{})
-	Check(t, err)
+	e.BindClusterRole(t, "", "leat-admins", "leat:admin", GroupSubject(adminGroup)) // as in the installation guide
 	e.AwaitGrant(t, adminUser, adminGroup)
 	return e
 }
 
-// AwaitGrant waits until the host knows that a person may create tasks anywhere: it hears of bindings by a watch.
+// AwaitGrant waits until the host lets a user create tasks in all namespaces. The authorizer of the host sees a new binding
+// only after a moment.
 func (e *Env) AwaitGrant(t testing.TB, user string, groups ...string) {
 	t.Helper()
-	admin := Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
-	reviews := kubernetes.NewForConfigOrDie(admin).AuthorizationV1().SubjectAccessReviews()
+	reviews := e.HostClient(t).AuthorizationV1().SubjectAccessReviews()
 	Check(t, await.Until(t.Context(), time.Minute, func(ctx context.Context) error {
 		review, err := reviews.Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: user, Groups: groups,
@@ -153,8 +146,8 @@ func (e *Env) AwaitGrant(t testing.TB, user string, groups ...string) {
 	}))
 }
 
-// Replica starts one more leat-apiserver over the same etcd, for one test. The host's aggregator does not know of it: it is
-// reached through Direct and Worker. The arguments take the place of those of the first of the same names.
+// Replica starts another leat-apiserver with the same etcd, until the test ends. It has the arguments of the first, and
+// args replaces those with the same names. The aggregator does not use the replica: reach it with Direct and Worker.
 func (e *Env) Replica(t testing.TB, args ...string) *Env {
 	t.Helper()
 	port := Must(host.FreePort())(t)
@@ -165,7 +158,7 @@ func (e *Env) Replica(t testing.TB, args ...string) *Env {
 	return &replica
 }
 
-// Standalone starts "leat up" for one test: the API only, unless the arguments ask for a number of workers.
+// Standalone starts "leat up" until the test ends. It serves the API only, unless args has --workers.
 func Standalone(t testing.TB, args ...string) *Env {
 	t.Helper()
 	port := Must(host.FreePort())(t)
@@ -184,7 +177,7 @@ func Standalone(t testing.TB, args ...string) *Env {
 	return e
 }
 
-// start runs one of our programs until the test ends.
+// start starts the server until the test ends.
 func (e *Env) start(t testing.TB, name string, args []string) {
 	t.Helper()
 	ready := Must(kubernetes.NewForConfig(&rest.Config{Host: e.directURL, TLSClientConfig: rest.TLSClientConfig{CAData: e.directCA}}))(t)
@@ -209,7 +202,8 @@ func (e *Env) start(t testing.TB, name string, args []string) {
 	})
 }
 
-// WaitServed waits until people reach the API and discovery names it: a host notices some time after a restart that the server is back.
+// WaitServed waits until users reach the API and discovery has it. After a restart of the server a host needs a moment to
+// notice.
 func (e *Env) WaitServed(t testing.TB) {
 	t.Helper()
 	if e.BehindHost() {
@@ -217,7 +211,7 @@ func (e *Env) WaitServed(t testing.TB) {
 	}
 }
 
-// AtServer is the same installation to those who go past the host, to the server itself.
+// AtServer returns the same environment for users who connect to the server itself and not to the host.
 func (e *Env) AtServer() *Env {
 	at := *e
 	at.url, at.ca = e.directURL, e.directCA
@@ -226,28 +220,28 @@ func (e *Env) AtServer() *Env {
 
 const adminUser, adminGroup = "alice", "leat:admins"
 
-// grace is how long a cluster lets our server end by itself: terminationGracePeriodSeconds of its Deployment.
+// grace is terminationGracePeriodSeconds of the Deployment of leat-apiserver.
 const grace = 90 * time.Second
 
-// DataDir is the data directory of "leat up".
+// DataDir returns the data directory of "leat up".
 func (e *Env) DataDir() string { return filepath.Join(e.dir, "data") }
 
-// Standalone tells whether there is no host cluster.
+// Standalone reports whether there is no host cluster.
 func (e *Env) Standalone() bool { return e.Host == nil }
 
-// BehindHost tells whether people reach the API through a host cluster, which serves them other kinds, too.
+// BehindHost reports whether users reach the API through a host cluster, which serves other kinds too.
 func (e *Env) BehindHost() bool { return !e.Standalone() && e.url != e.directURL }
 
-// Admin is a person who runs Leat: role leat:admin, in all namespaces.
+// Admin returns the configuration of a user with the role leat:admin in all namespaces.
 func (e *Env) Admin(t testing.TB) *rest.Config { return e.Person(t, adminUser, adminGroup) }
 
-// Person is whoever the test says, with the rights that the groups give.
+// Person returns the configuration of a user, at the host cluster if there is one.
 func (e *Env) Person(t testing.TB, user string, groups ...string) *rest.Config {
 	t.Helper()
 	return e.certificate(t, e.url, e.ca, user, groups...)
 }
 
-// Controller is the controller manager, scheduler included.
+// Controller returns the configuration of leat-controller-manager, which includes the scheduler.
 func (e *Env) Controller(t testing.TB) *rest.Config {
 	t.Helper()
 	if e.Standalone() {
@@ -260,13 +254,13 @@ func (e *Env) Controller(t testing.TB) *rest.Config {
 	return config
 }
 
-// Worker is the worker of that name, which reaches the server directly.
+// Worker returns the configuration of a worker. It connects to the server itself.
 func (e *Env) Worker(t testing.TB, namespace, name string) *rest.Config {
 	t.Helper()
 	return e.certificate(t, e.directURL, e.directCA, "leat:worker:"+namespace+":"+name, "leat:workers")
 }
 
-// Direct gives the same identity at the server itself, past the host.
+// Direct returns the configuration of a user at the server itself.
 func (e *Env) Direct(t testing.TB, user string, groups ...string) *rest.Config {
 	t.Helper()
 	return e.certificate(t, e.directURL, e.directCA, user, groups...)
@@ -279,14 +273,14 @@ func (e *Env) certificate(t testing.TB, url string, ca []byte, user string, grou
 	return &rest.Config{Host: url, TLSClientConfig: rest.TLSClientConfig{CAData: ca, CertData: cert, KeyData: key}, QPS: -1}
 }
 
-// EtcdClient connects to the server's own etcd, past the server: for what a test compares with, not for what it is about.
+// EtcdClient returns a client of the etcd of the server, until the test ends.
 func (e *Env) EtcdClient(t testing.TB) *clientv3.Client {
 	t.Helper()
 	var client *clientv3.Client
 	if e.Standalone() {
 		socket := filepath.Join(e.dir, "data", "etcd", "run", "etcd.sock")
 		if _, err := os.Stat(socket); err != nil {
-			t.Fatalf("the etcd inside leat up: %v: its path may be too long for a socket: give a shorter TMPDIR or -outputdir", err)
+			t.Fatalf("the socket of the etcd in leat up: %v: its path may be too long: set a shorter TMPDIR or -outputdir", err)
 		}
 		client = Must(clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + socket}}))(t)
 	} else {
@@ -296,13 +290,13 @@ func (e *Env) EtcdClient(t testing.TB) *clientv3.Client {
 	return client
 }
 
-// Client gives the typed client of an identity.
+// Client returns a typed client with config.
 func Client(t testing.TB, config *rest.Config) versioned.Interface {
 	t.Helper()
 	return Must(versioned.NewForConfig(config))(t)
 }
 
-// Namespace gives a namespace of the test's own. On a host it is a real one, and its name is free again some time after the test.
+// Namespace returns the name of a namespace for this test only. With a host Namespace creates it, and does not delete it.
 func (e *Env) Namespace(t testing.TB) string {
 	t.Helper()
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
@@ -310,13 +304,12 @@ func (e *Env) Namespace(t testing.TB) string {
 	if e.Standalone() {
 		return name
 	}
-	client := kubernetes.NewForConfigOrDie(Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t))
-	_, err := client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-	Check(t, err)
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	Must(e.HostClient(t).CoreV1().Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}))(t)
 	return name
 }
 
-// Kubeconfig writes a kubeconfig of that identity, with the namespace as its default, and gives its path.
+// Kubeconfig writes a kubeconfig with config and a default namespace, and returns its path.
 func (e *Env) Kubeconfig(t testing.TB, config *rest.Config, namespace string) string {
 	t.Helper()
 	file := clientcmdapi.NewConfig()
@@ -329,8 +322,8 @@ func (e *Env) Kubeconfig(t testing.TB, config *rest.Config, namespace string) st
 	return path
 }
 
-// Kubectl runs the real kubectl with that kubeconfig and standard input, and gives what it printed. The error, if it failed,
-// holds its standard error.
+// Kubectl runs the real kubectl with a kubeconfig and standard input, and returns its output. If it fails, err contains
+// stderr.
 func (e *Env) Kubectl(t testing.TB, kubeconfig, stdin string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), filepath.Join(root(t), "bin", "host", "kubectl"), args...)

@@ -29,10 +29,11 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// programsVariable names the directory with the programs under test, if they are not those that "make test-programs" builds.
+// programsVariable is the environment variable with the directory of the programs under test. The default is bin/test,
+// where "make test-programs" builds them.
 const programsVariable = "LEAT_TEST_PROGRAMS"
 
-// Program is the path of one of our programs.
+// Program returns the path of one of our programs.
 func Program(t testing.TB, name string) string {
 	t.Helper()
 	dir := os.Getenv(programsVariable)
@@ -46,9 +47,9 @@ func Program(t testing.TB, name string) string {
 	return path
 }
 
-// StartManager starts a leat-controller-manager with the rights that config/ ships, until the test ends, on a host cluster; it reaches
-// the server itself. It is started as config/base does, but for addresses: without flags for them, those of metrics and health are any
-// that are free. The arguments win over those. It fails the test if the process ends without being asked to.
+// StartManager starts a leat-controller-manager on a host cluster until the test ends. It has the rights of config/ and the
+// arguments of config/base, except for addresses: it connects to the server itself, and serves metrics and health at free
+// ports. args come last and win. The test fails if the process ends by itself.
 func (e *Env) StartManager(t testing.TB, name string, args ...string) *host.Process {
 	t.Helper()
 	kubeconfig := Must(e.Host.ServiceAccountKubeconfig("leat-system", "leat-controller-manager"))(t)
@@ -58,20 +59,20 @@ func (e *Env) StartManager(t testing.TB, name string, args ...string) *host.Proc
 		Args: append(shipped(t, "controller-manager.yaml",
 			"--kubeconfig="+kubeconfig, "--leat-server="+e.directURL, "--v=2",
 			"--metrics-bind-address=127.0.0.1:0", "--health-probe-bind-address=127.0.0.1:0",
-			"--register-service=", // the environment is registered already
+			"--register-service=", // kit has created the APIService
 		), args...),
 		Env: e.Host.Oracles(), Dir: e.dir,
 	}))(t)
-	endWith(t, p)
+	killAtEnd(t, p)
 	return p
 }
 
-// StartWorker starts a leat-worker that reaches the API by config, an identity of Worker, until the test ends, and waits until it is
-// registered. Its commands have its environment.
+// StartWorker starts a leat-worker until the test ends, and waits until it is registered. config comes from Worker. The
+// environment is that of the worker and of its commands, in addition to the environment of the test.
 func (e *Env) StartWorker(t testing.TB, config *rest.Config, namespace, name string, environment []string, args ...string) *host.Process {
 	t.Helper()
 	workers := Client(t, e.Admin(t)).BatchV1alpha1().Workers(namespace)
-	before := ""
+	last := ""
 	p := Must(host.StartProcess(t.Context(), host.Command{
 		Name: "leat-worker-" + name,
 		Path: Program(t, "leat-worker"),
@@ -82,19 +83,19 @@ func (e *Env) StartWorker(t testing.TB, config *rest.Config, namespace, name str
 			if err != nil {
 				return err
 			}
-			if worker.Status.Incarnation == before {
-				return errors.New("the worker has not registered")
+			if worker.Status.Incarnation == last {
+				return errors.New("the worker has not registered since its start")
 			}
-			before = worker.Status.Incarnation
+			last = worker.Status.Incarnation
 			return nil
 		},
 	}))(t)
-	endWith(t, p)
+	killAtEnd(t, p)
 	return p
 }
 
-// endWith kills a process at the end of the test, which fails if it has ended before.
-func endWith(t testing.TB, p *host.Process) {
+// killAtEnd kills a process when the test ends. The test fails if the process has ended by itself.
+func killAtEnd(t testing.TB, p *host.Process) {
 	t.Cleanup(func() {
 		if err := errors.Join(p.Err(), p.Kill()); err != nil {
 			t.Error(err)

@@ -31,25 +31,27 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// shipped gives the arguments that config/base starts a program with, with those given in the place of its own of the same names.
+// shipped returns the arguments that config/base has for a program. args replaces those with the same names.
 func shipped(t testing.TB, file string, args ...string) []string {
 	t.Helper()
 	var deployment appsv1.Deployment
 	firstDocument(t, file, &deployment)
 	containers := deployment.Spec.Template.Spec.Containers
 	if len(containers) != 1 || len(containers[0].Args) == 0 {
-		t.Fatalf("config/base/%s does not begin with a Deployment of one container with arguments", file)
+		t.Fatalf("config/base/%s: got a first document with %d containers, want a Deployment of one container with arguments",
+			file, len(containers))
 	}
 	kept := without(containers[0].Args, args)
 	for _, arg := range kept {
 		if strings.Contains(arg, "=/") {
-			t.Fatalf("config/base/%s: %s names a file of the image or of a volume: test/kit must put one in its place", file, arg)
+			t.Fatalf("config/base/%s: %s names a file of the image or of a volume: test/kit must replace it", file, arg)
 		}
 	}
 	return append(kept, args...)
 }
 
-// without gives the arguments but for those of the same names as others. Of a flag that takes a list each one would count.
+// without returns the arguments whose names are not those of others. A flag that is a list would otherwise get the values
+// of both.
 func without(args, others []string) []string {
 	name := func(arg string) string { name, _, _ := strings.Cut(arg, "="); return name }
 	return slices.DeleteFunc(slices.Clone(args), func(arg string) bool {
@@ -57,7 +59,7 @@ func without(args, others []string) []string {
 	})
 }
 
-// firstDocument reads the first object of a file of config/base.
+// firstDocument reads the first object of a file in config/base.
 func firstDocument(t testing.TB, file string, into any) {
 	t.Helper()
 	data := Must(os.ReadFile(filepath.Join(root(t), "config", "base", file)))(t)
@@ -65,7 +67,7 @@ func firstDocument(t testing.TB, file string, into any) {
 	Check(t, yaml.Unmarshal([]byte(document), into))
 }
 
-// auditPolicy writes the policy that config/base ships to a file and gives its path.
+// auditPolicy writes the audit policy of config/base to a file and returns its path.
 func (e *Env) auditPolicy(t testing.TB) string {
 	t.Helper()
 	var policy corev1.ConfigMap
@@ -75,7 +77,7 @@ func (e *Env) auditPolicy(t testing.TB) string {
 	return file
 }
 
-// workerClient issues what the server is known by to workers that trust its authority, and gives the paths.
+// workerClient issues the client certificate that leat-apiserver presents to workers, and returns its paths.
 func (e *Env) workerClient(t testing.TB) (certFile, keyFile string) {
 	t.Helper()
 	cert, key, err := Must(pki.NewCA("leat-worker-clients"))(t).IssueClient(v1alpha1.WorkerClientName)

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package await waits for conditions, and for time to pass.
+// Package await waits for conditions and for time to pass.
 package await
 
 import (
@@ -23,19 +23,20 @@ import (
 	"time"
 )
 
-// ErrNotYet is the answer of who has nothing to say but that it is not so yet.
+// ErrNotYet is the error of a condition that does not hold yet and has no details.
 var ErrNotYet = errors.New("not yet")
 
-// interval is the time between two questions.
+// interval is the time between two calls of a condition.
 const interval = 100 * time.Millisecond
 
-// Until asks until the answer is nil. It gives the last answer if that takes longer than the limit, or ctx ends.
-func Until(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+// Until calls condition until it returns nil. It returns the last error of condition when the timeout has passed or ctx
+// ends.
+func Until(ctx context.Context, timeout time.Duration, condition func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	last := ErrNotYet
 	for {
-		if err := f(ctx); err == nil {
+		if err := condition(ctx); err == nil {
 			return nil
 		} else if ctx.Err() == nil {
 			last = err
@@ -46,7 +47,7 @@ func Until(ctx context.Context, limit time.Duration, f func(context.Context) err
 	}
 }
 
-// Pause waits for d and reports whether ctx is still alive.
+// Pause waits until d has passed or ctx ends. It reports whether d has passed.
 func Pause(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():

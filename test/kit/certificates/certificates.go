@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package certificates makes those that no authority of ours would issue, for tests of who is let in.
+// Package certificates issues client certificates that Leat's own authorities would not issue, for tests of
+// authentication.
 package certificates
 
 import (
@@ -34,7 +35,7 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// Expired is a client certificate of the authority that ended a minute ago, and its key, in PEM.
+// Expired returns a client certificate of the authority that expired a minute ago, and its key, in PEM.
 func Expired(ca *pki.CA, name string) (cert, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -43,7 +44,7 @@ func Expired(ca *pki.CA, name string) (cert, key []byte, err error) {
 	return Issue(ca, private, client(name, time.Now().Add(-time.Minute)))
 }
 
-// SelfSigned is a client certificate that vouches for itself, and its key, in PEM.
+// SelfSigned returns a self-signed client certificate and its key, in PEM.
 func SelfSigned(name string) (cert, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -53,8 +54,8 @@ func SelfSigned(name string) (cert, key []byte, err error) {
 	return sign(template, template, private, private)
 }
 
-// Issue has the authority sign what it would not make by itself, and gives it and its key, in PEM. The serial number and the usage of the
-// key are filled in.
+// Issue signs the template with the key of the authority, and returns the certificate and its key, in PEM. It sets the
+// serial number and the key usage.
 func Issue(ca *pki.CA, private crypto.Signer, template *x509.Certificate) (cert, key []byte, err error) {
 	signer, err := keyutil.ParsePrivateKeyPEM(ca.KeyPEM())
 	if err != nil {

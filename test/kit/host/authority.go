@@ -22,7 +22,7 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// authority is a CA with a directory for its own certificate and those it issues.
+// authority is a CA with a directory for its certificate and the certificates that it issues.
 type authority struct {
 	*pki.CA
 	dir    string
@@ -38,7 +38,7 @@ func newAuthority(dir, commonName string) (*authority, error) {
 	return a, pki.WriteFile(a.caFile, ca.CertPEM())
 }
 
-// server writes a serving certificate for loopback and the given other names.
+// server writes a serving certificate for loopback addresses and the other names.
 func (a *authority) server(file string, names ...string) (certFile, keyFile string, err error) {
 	cert, key, err := a.IssueServer(append([]string{"127.0.0.1", "localhost"}, names...)...)
 	if err != nil {

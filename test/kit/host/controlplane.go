@@ -38,14 +38,14 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// frontProxy is the only name whose certificates may carry another's identity.
+// frontProxy is the only common name whose client may send the identity of another user in headers.
 const frontProxy = "front-proxy-client"
 
-// serviceCIDR is where Services of type ClusterIP get addresses, which lead
-// nowhere; the first is the Service kubernetes.
+// serviceCIDR has the addresses of Services of type ClusterIP. Nothing listens on them. The first is that of the Service
+// kubernetes.
 const serviceCIDR, kubernetesIP = "10.0.0.0/24", "10.0.0.1"
 
-// controllers are those that an aggregated API meets, and those they need.
+// controllers are the controllers that handle objects of an aggregated API, and those that they need.
 var controllers = []string{
 	"clusterrole-aggregation-controller",
 	"garbage-collector-controller",
@@ -56,41 +56,36 @@ var controllers = []string{
 	"serviceaccount-token-controller",
 }
 
-// Options say how to start a control plane.
+// Options configure a control plane.
 type Options struct {
 	// BinDir holds the programs; bin/host of the repository if empty.
 	BinDir string
-	// Dir takes data, certificates, kubeconfigs and logs. Required; empty or yet
-	// to be made.
+	// Dir is the directory for data, certificates, kubeconfigs and logs. It is required, and must be empty or not exist.
 	Dir string
-	// EtcdArgs, APIServerArgs and ControllerManagerArgs come after our own and
-	// win over them, but for lists, which they extend ("--controllers=*").
+	// EtcdArgs, APIServerArgs and ControllerManagerArgs come after the arguments of Start and win. Lists are extended
+	// ("--controllers=*").
 	EtcdArgs, APIServerArgs, ControllerManagerArgs []string
-	// WithoutOracles starts kube-apiserver, and kit what runs on this control
-	// plane, without Oracles, which hold every object that they have seen.
+	// WithoutOracles starts kube-apiserver without Oracles, which keep every object forever. The package kit starts
+	// servers on this control plane without them as well.
 	WithoutOracles bool
 }
 
-// ControlPlane is a running control plane. Its methods are safe for concurrent
-// use.
+// ControlPlane is a running control plane. Its methods are safe for concurrent use.
 type ControlPlane struct {
-	// Etcd is the host's. A Leat server may use it too, with a prefix of its own
-	// (the host's is /registry).
+	// Etcd is the etcd of kube-apiserver, which uses the prefix /registry. A Leat server may use it with another prefix.
 	Etcd *Etcd
-	// APIServer and ControllerManager keep their addresses over Restart.
+	// APIServer and ControllerManager are the processes. They keep their addresses over Restart.
 	APIServer, ControllerManager *Process
-	// URL is kube-apiserver's, https://127.0.0.1:<port>.
+	// URL is the address of kube-apiserver, https://127.0.0.1:<port>.
 	URL string
-	// AdminKubeconfig is for setting tests up. It is of system:masters, whom no
-	// authorizer is asked about: what a test is about must not be done with it.
+	// AdminKubeconfig is the kubeconfig of a user in system:masters, whose requests no authorizer sees. Use it to prepare a
+	// test, not for what the test is about.
 	AdminKubeconfig string
-	// ClientCA signs people's certificates. FrontProxyCA signs the aggregator's,
-	// and any other forges identity headers; the name allowed is
-	// front-proxy-client.
+	// ClientCA signs the certificates of users. FrontProxyCA signs the client certificate of the aggregator, whose common
+	// name is front-proxy-client.
 	ClientCA, FrontProxyCA *pki.CA
-	// ClientCAFile and FrontProxyCAFile hold the authorities that kube-apiserver
-	// trusts; FrontProxyCertFile and FrontProxyKeyFile are what its aggregator
-	// shows. It takes up what is written to them while it runs.
+	// ClientCAFile and FrontProxyCAFile hold the authorities that kube-apiserver trusts. FrontProxyCertFile and
+	// FrontProxyKeyFile hold the client certificate of its aggregator. kube-apiserver reloads these files.
 	ClientCAFile, FrontProxyCAFile, FrontProxyCertFile, FrontProxyKeyFile string
 
 	dir     string
@@ -100,13 +95,12 @@ type ControlPlane struct {
 	admin   *kubernetes.Clientset
 }
 
-// Start starts a control plane and waits until it serves. ctx bounds the start
-// only. On an error nothing is left running; otherwise call Stop.
+// Start starts a control plane and waits until it is ready. ctx limits the start only. After an error nothing runs.
+// Otherwise the caller must call Stop.
 //
-// Admission plugins and feature gates are upstream's defaults, authorization is
-// Node and RBAC. The quota controller recounts every 5 s. The garbage collector
-// and the quota controller look for new APIs every 30 s, which cannot be
-// changed: restart ControllerManager to have them look at once.
+// Admission plugins and feature gates have their defaults. The authorizers are Node and RBAC. The quota controller
+// recounts every 5 s. The garbage collector and the quota controller look for new APIs every 30 s, which no flag changes:
+// restart ControllerManager if they must look at once.
 func Start(ctx context.Context, options Options) (cp *ControlPlane, err error) {
 	cp = &ControlPlane{dir: options.Dir, oracles: Oracles}
 	if options.WithoutOracles {
@@ -138,13 +132,11 @@ func Start(ctx context.Context, options Options) (cp *ControlPlane, err error) {
 	return cp, cp.startControllerManager(ctx, options, serviceAccountKey)
 }
 
-// Oracles returns the environment variables that servers on this control plane
-// start with: the variable Oracles, or nothing.
+// Oracles returns the environment variables with which servers on this control plane start: Oracles, or none.
 func (cp *ControlPlane) Oracles() []string { return cp.oracles }
 
-// Stop kills what runs. It fails if something could not be killed or had ended
-// before without being asked to: with Oracles on, that is how a control plane
-// reports that it found itself wrong.
+// Stop kills all processes. It returns an error if one could not be killed or had ended before: with Oracles, a program
+// that finds a violation in itself ends.
 func (cp *ControlPlane) Stop() error {
 	processes := []*Process{cp.ControllerManager, cp.APIServer}
 	if cp.Etcd != nil {
@@ -159,10 +151,8 @@ func (cp *ControlPlane) Stop() error {
 	return errors.Join(errs...)
 }
 
-// ForTest starts a control plane for one test, in a few seconds, and stops it at the
-// test's end. What goes wrong fails the test: missing programs too, and any
-// process that ended by itself. Run "go test -artifacts" to keep the logs. The
-// arguments are for kube-controller-manager.
+// ForTest starts a control plane until the test ends. Every failure fails the test, also missing programs and processes
+// that end by themselves. "go test -artifacts" keeps the logs. The arguments are for kube-controller-manager.
 func ForTest(t testing.TB, controllerManagerArgs ...string) *ControlPlane {
 	t.Helper()
 	cp, err := Start(t.Context(), Options{Dir: t.ArtifactDir(), ControllerManagerArgs: controllerManagerArgs})
@@ -177,7 +167,7 @@ func ForTest(t testing.TB, controllerManagerArgs ...string) *ControlPlane {
 	return cp
 }
 
-// EtcdForTest starts an etcd for one test, as ForTest does a control plane.
+// EtcdForTest starts an etcd until the test ends, like ForTest.
 func EtcdForTest(t testing.TB) *Etcd {
 	t.Helper()
 	etcd, err := StartEtcd(t.Context(), EtcdOptions{Dir: t.ArtifactDir()})
@@ -232,7 +222,7 @@ func (cp *ControlPlane) startAPIServer(ctx context.Context, options Options, ser
 	if err != nil {
 		return err
 	}
-	config.QPS = -1 // a person's limit, and the server has its own
+	config.QPS = -1
 	if cp.admin, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
@@ -313,7 +303,7 @@ func (cp *ControlPlane) startControllerManager(ctx context.Context, options Opti
 			"--authorization-kubeconfig=" + kubeconfig,
 			"--leader-elect=false",
 			"--controllers=" + strings.Join(controllers, ","),
-			// Each controller with the rights it has on a real cluster, not all with all.
+			// Each controller has only the rights that it has in a real cluster.
 			"--use-service-account-credentials",
 			"--service-account-private-key-file=" + serviceAccountKey,
 			"--root-ca-file=" + cp.serving.caFile,
@@ -327,8 +317,8 @@ func (cp *ControlPlane) startControllerManager(ctx context.Context, options Opti
 	return err
 }
 
-// waitBootstrapped waits for what kube-apiserver makes only after it is ready
-// and an extension server cannot start without.
+// waitBootstrapped waits for the objects that kube-apiserver creates after it is ready and that an extension server needs
+// to start.
 func (cp *ControlPlane) waitBootstrapped(ctx context.Context) error {
 	const namespace, name, key = metav1.NamespaceSystem, "extension-apiserver-authentication", "requestheader-client-ca-file"
 	err := wait.PollUntilContextTimeout(ctx, pollInterval, startTimeout, true, func(ctx context.Context) (bool, error) {

@@ -29,28 +29,27 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// EtcdOptions say how to start an etcd.
+// EtcdOptions configure an etcd.
 type EtcdOptions struct {
 	// BinDir holds the program; bin/host of the repository if empty.
 	BinDir string
-	// Dir takes data, certificates and the log. Required; made if need be. An
-	// etcd that was started in it before goes on with its data, on other ports.
+	// Dir is the directory for data, certificates and the log. It is required, and created if it does not exist. Data in
+	// it is kept; the ports are new at every start.
 	Dir string
-	// Args come after our own and win over them ("--quota-backend-bytes=...").
+	// Args come after the arguments of StartEtcd and win ("--quota-backend-bytes=...").
 	Args []string
 }
 
-// Etcd is a running etcd of one member, which syncs every write to disk and
-// serves only clients with a certificate of its own authority.
+// Etcd is a running etcd with one member. It syncs every write to disk, and serves only clients with a certificate of its
+// own authority.
 type Etcd struct {
-	// Process is the server. After Kill and Restart it has its data and its
-	// address still.
+	// Process is the server. It keeps its data and its address over Restart.
 	*Process
 	// Endpoint is its address, https://127.0.0.1:<port>.
 	Endpoint string
 	// CAFile, CertFile and KeyFile are what a client needs.
 	CAFile, CertFile, KeyFile string
-	// CA is the authority of servers and clients alike.
+	// CA issues the certificates of the server and of clients.
 	CA *pki.CA
 }
 
@@ -113,7 +112,7 @@ func StartEtcd(ctx context.Context, options EtcdOptions) (*Etcd, error) {
 			"--peer-trusted-ca-file=" + certificates.caFile,
 			"--peer-cert-file=" + serverCert,
 			"--peer-key-file=" + serverKey,
-			// It would dial etcd with the serving certificate, which is no client's.
+			// The gateway would dial etcd with the serving certificate, which is not valid for clients.
 			"--enable-grpc-gateway=false",
 			"--log-level=warn",
 		}, options.Args...),
@@ -125,7 +124,7 @@ func StartEtcd(ctx context.Context, options EtcdOptions) (*Etcd, error) {
 	return etcd, nil
 }
 
-// Client connects to etcd. The caller closes it.
+// Client returns a client of etcd. The caller must close it.
 func (e *Etcd) Client() (*clientv3.Client, error) {
 	config, err := e.tlsConfig()
 	if err != nil {
@@ -142,7 +141,7 @@ func (e *Etcd) tlsConfig() (*tls.Config, error) {
 	return clientTLS(e.CA, e.CertFile, e.KeyFile)
 }
 
-// clientTLS trusts ca and presents the given certificate.
+// clientTLS returns a configuration that trusts ca and presents the certificate.
 func clientTLS(ca *pki.CA, certFile, keyFile string) (*tls.Config, error) {
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
@@ -156,7 +155,7 @@ func clientTLS(ca *pki.CA, certFile, keyFile string) (*tls.Config, error) {
 	return config, nil
 }
 
-// trusting presents nothing and trusts ca.
+// trusting returns a configuration that trusts ca and presents no certificate.
 func trusting(ca *pki.CA) (*tls.Config, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca.CertPEM()) {

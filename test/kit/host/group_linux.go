@@ -18,7 +18,7 @@ package host
 
 import "syscall"
 
-// ownGroup keeps a terminal's signals from a child and ends it with its parent.
+// ownGroup keeps the signals of a terminal from a child, and kills the child when its parent ends.
 func ownGroup() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

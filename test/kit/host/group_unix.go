@@ -20,7 +20,7 @@ package host
 
 import "syscall"
 
-// ownGroup keeps a terminal's signals from a child.
+// ownGroup keeps the signals of a terminal from a child.
 func ownGroup() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true}
 }

@@ -14,15 +14,12 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package host runs a real Kubernetes control plane on loopback, for tests that
-// need to see Leat from its host's side: etcd, kube-apiserver with its
-// aggregator on, and kube-controller-manager, of the version our libraries come
-// from. There are no nodes; kube-apiserver reaches a Leat server in the test's
-// own process through a Service of type ExternalName (RegisterLeat).
+// Package host runs a real Kubernetes control plane on loopback for tests: etcd, kube-apiserver with its aggregator, and
+// kube-controller-manager, of the same version as our Kubernetes libraries. There are no nodes: kube-apiserver reaches a
+// Leat server on this machine through a Service of type ExternalName (RegisterLeat).
 //
-// Everything listens on 127.0.0.1 and ends with the process that started it.
-// The parts stand alone: StartEtcd for tests that need no host, StartProcess for
-// any other program that a test wants to stop, kill and start again.
+// Everything listens on 127.0.0.1 and ends with the process that started it. The parts can be used alone: StartEtcd for
+// tests without a host, StartProcess for any other program that a test stops, kills and restarts.
 package host
 
 import (
@@ -31,19 +28,17 @@ import (
 	"path/filepath"
 )
 
-// Oracles are environment variables that make servers built on k8s.io/apiserver
-// and client-go check themselves as they run: the watch cache against etcd, shared
-// objects for mutation, and WatchList against LIST. A server that finds itself
-// wrong panics or says so in its log. Start sets them on kube-apiserver; set
-// them on every other server under test.
+// Oracles are environment variables that make programs built on k8s.io/apiserver and client-go check themselves: the
+// watch cache against etcd, shared objects for mutation, and WatchList against LIST. A program that finds a violation
+// panics or logs it. Start sets them on kube-apiserver. Set them on every other server under test.
 var Oracles = []string{
 	"KUBE_WATCHCACHE_CONSISTENCY_CHECKER=true",
 	"KUBE_CACHE_MUTATION_DETECTOR=true",
 	"KUBE_WATCHLIST_INCONSISTENCY_DETECTOR=true",
 }
 
-// RepositoryRoot is the absolute path of the repository that holds the working
-// directory, which for a test is its package's.
+// RepositoryRoot returns the absolute path of the repository around the working directory. A test runs in the directory of
+// its package.
 func RepositoryRoot() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
@@ -61,7 +56,7 @@ func RepositoryRoot() (string, error) {
 	}
 }
 
-// binary is the path of one of the programs that hack/host/build.sh builds.
+// binary returns the path of one of the programs that hack/host/build.sh builds.
 func binary(binDir, name string) (string, error) {
 	if binDir == "" {
 		root, err := RepositoryRoot()

@@ -39,13 +39,15 @@ import (
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/leat-dev/leat/pkg/controller/apiservice"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/kit/await"
 )
 
 // parentDir, when set, makes the test program a parent for TestNothingOutlivesItsParent.
@@ -64,18 +66,19 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A control plane takes a while to start, so one serves all that can share it;
-// what breaks it comes last.
+// TestControlPlane runs all tests of one control plane, because each takes seconds to start. The tests that kill parts of
+// it come last.
 func TestControlPlane(t *testing.T) {
 	cp := ForTest(t)
-	t.Run("says the version of our libraries", cp.testVersion)
-	t.Run("holds the service accounts of config/base to their roles", cp.testRoles)
-	t.Run("reaches a server in this process through the aggregator", cp.testAggregator)
-	t.Run("recounts quotas and finishes namespaces", cp.testControllers)
-	t.Run("keeps its data when etcd is killed", cp.testEtcdKilled)
-	t.Run("comes back when kube-apiserver is killed", cp.testAPIServerKilled)
+	t.Run("Version", cp.testVersion)
+	t.Run("RolesOfConfig", cp.testRoles)
+	t.Run("Aggregator", cp.testAggregator)
+	t.Run("QuotasAndNamespaces", cp.testControllers)
+	t.Run("EtcdKilled", cp.testEtcdKilled)
+	t.Run("APIServerKilled", cp.testAPIServerKilled)
 }
 
+// testVersion: the programs have the version of our libraries.
 func (cp *ControlPlane) testVersion(t *testing.T) {
 	stdout, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "version", "--output=json")
 	if err != nil {
@@ -97,15 +100,14 @@ func (cp *ControlPlane) testVersion(t *testing.T) {
 	}
 }
 
+// testRoles: the service accounts of config/base have the rights that they need, and no more. The aggregated roles admin,
+// edit and view include ours.
 func (cp *ControlPlane) testRoles(t *testing.T) {
-	root, err := RepositoryRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cp.Apply(t.Context(), filepath.Join(root, "config", "base")); err != nil {
+	if err := cp.InstallLeat(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 
+	var err error
 	kubeconfigs := map[string]string{}
 	for _, name := range []string{"leat-apiserver", "leat-controller-manager"} {
 		if kubeconfigs[name], err = cp.ServiceAccountKubeconfig("leat-system", name); err != nil {
@@ -121,13 +123,9 @@ func (cp *ControlPlane) testRoles(t *testing.T) {
 		if kubeconfigs[user], err = cp.UserKubeconfig(user); err != nil {
 			t.Fatal(err)
 		}
-		_, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig,
-			"create", "rolebinding", user, "--namespace=default", "--user="+user, "--clusterrole="+person)
-		if err != nil {
-			t.Fatal(err)
-		}
+		cp.bindRole(t, user, person, rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user})
 	}
-	// The host's own roles take ours in a moment after they were applied.
+	// A controller of the host adds our roles to its own a moment after they are applied.
 	waitUntil(t, "role view includes leat:view", func(context.Context) error {
 		if !cp.canI(t, kubeconfigs["person-of-view"], "get", "tasks.batch.leat.dev", "default") {
 			return errors.New("it does not grant to get tasks")
@@ -135,16 +133,12 @@ func (cp *ControlPlane) testRoles(t *testing.T) {
 		return nil
 	})
 
-	for resource, want := range map[string]string{"namespaces": "yes", "nodes": "no"} {
-		stdout, _, err := cp.Kubectl(t.Context(), kubeconfigs["leat-apiserver"], "auth", "can-i", "list", resource)
-		if got := strings.TrimSpace(stdout); got != want || (want == "yes") != (err == nil) {
-			t.Errorf("kubectl auth can-i list %s = %q, %v; want %s", resource, got, err, want)
-		}
-	}
 	for _, test := range []struct {
 		who, verb, resource, namespace string
 		want                           bool
 	}{
+		{"leat-apiserver", "list", "namespaces", "", true},
+		{"leat-apiserver", "list", "nodes", "", false},
 		{"leat-apiserver", "watch", "namespaces", "", true},
 		{"leat-apiserver", "get", "namespaces", "", true},
 		{"leat-apiserver", "list", "mutatingadmissionpolicies.admissionregistration.k8s.io", "", true},
@@ -183,14 +177,27 @@ func (cp *ControlPlane) testRoles(t *testing.T) {
 		{"person-of-view", "get", "tasks.batch.leat.dev", "kube-system", false},
 	} {
 		if got := cp.canI(t, kubeconfigs[test.who], test.verb, test.resource, test.namespace); got != test.want {
-			t.Errorf("may %s %s %s in %q: %t, want %t", test.who, test.verb, test.resource, test.namespace, got, test.want)
+			t.Errorf("%s %s %s in namespace %q: got allowed %t, want %t", test.who, test.verb, test.resource, test.namespace, got, test.want)
 		}
 	}
 }
 
-// canI asks the host what kubeconfig's user may do, as "kubectl auth can-i" does;
-// but that asks only for what discovery knows, and there is no Leat server yet.
-// The resource is <resource>[/<subresource>][.<group>][=<name>].
+// bindRole binds a cluster role to the subject in namespace default.
+func (cp *ControlPlane) bindRole(t *testing.T, name, clusterRole string, subject rbacv1.Subject) {
+	t.Helper()
+	_, err := cp.admin.RbacV1().RoleBindings("default").Create(t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: clusterRole},
+		Subjects:   []rbacv1.Subject{subject},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// canI reports whether the user of the kubeconfig may do something. The resource is
+// <resource>[/<subresource>][.<group>][=<name>]. "kubectl auth can-i" would refuse resources that discovery does not have,
+// and there is no Leat server yet.
 func (cp *ControlPlane) canI(t *testing.T, kubeconfig, verb, resource, namespace string) bool {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
@@ -215,6 +222,7 @@ func (cp *ControlPlane) canI(t *testing.T, kubeconfig, verb, resource, namespace
 	return review.Status.Allowed
 }
 
+// testAggregator: the aggregator forwards requests to the server of the last registration.
 func (cp *ControlPlane) testAggregator(t *testing.T) {
 	ca, err := pki.NewCA("leat-serving-ca")
 	if err != nil {
@@ -222,12 +230,16 @@ func (cp *ControlPlane) testAggregator(t *testing.T) {
 	}
 	user := make(chan string, 1)
 	server := stubServer(t, ca, cp.FrontProxyCA, user)
-	// An API without a server would keep every namespace from being deleted.
+	// An API without a server prevents the deletion of every namespace.
 	defer func() {
-		if _, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "apiservice", "v1alpha1.batch.leat.dev"); err != nil {
+		err := cp.admin.RESTClient().Delete().AbsPath("/apis/apiregistration.k8s.io/v1/apiservices", apiservice.Name).Do(t.Context()).Error()
+		if err != nil {
 			t.Error(err)
 		}
 	}()
+	if err := cp.InstallLeat(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := cp.RegisterLeat(t.Context(), port(t, server), ca.CertPEM()); err != nil {
 		t.Fatal(err)
 	}
@@ -236,19 +248,15 @@ func (cp *ControlPlane) testAggregator(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = cp.Kubectl(t.Context(), cp.AdminKubeconfig,
-		"create", "rolebinding", "some-group", "--namespace=default", "--group=some-group", "--clusterrole=leat:view")
-	if err != nil {
-		t.Fatal(err)
-	}
+	cp.bindRole(t, "some-group", "leat:view", rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "some-group"})
 	if _, _, err := cp.Kubectl(t.Context(), someone, "get", "tasks.batch.leat.dev", "--namespace=default"); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := <-user, "someone"; got != want {
-		t.Errorf("the aggregator told of user %q, want %q", got, want)
+		t.Errorf("X-Remote-User: got %q, want %q", got, want)
 	}
 
-	// A second registration moves to another server with another authority.
+	// A second registration points to another server with another authority.
 	server.Close()
 	if ca, err = pki.NewCA("another-serving-ca"); err != nil {
 		t.Fatal(err)
@@ -258,8 +266,8 @@ func (cp *ControlPlane) testAggregator(t *testing.T) {
 	}
 }
 
-// stubServer answers as a Leat server without tasks would, and only to the
-// aggregator. It tells on users who asked, unless one is waiting there already.
+// stubServer serves what a Leat server without tasks serves, and only to the aggregator. It sends the names of users of
+// requests to the channel, unless the channel is full.
 func stubServer(t *testing.T, ca, clients *pki.CA, users chan<- string) *httptest.Server {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -318,6 +326,7 @@ func port(t *testing.T, server *httptest.Server) int {
 	return server.Listener.Addr().(*net.TCPAddr).Port
 }
 
+// testControllers: the quota controller recounts, and the namespace controller finalizes namespaces.
 func (cp *ControlPlane) testControllers(t *testing.T) {
 	ctx := t.Context()
 	const namespace = "short-lived"
@@ -333,14 +342,14 @@ func (cp *ControlPlane) testControllers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// kube-root-ca.crt, from the root certificate publisher, is the one.
+	// The root certificate publisher creates the ConfigMap kube-root-ca.crt.
 	waitUntil(t, "the quota controller counts 1 ConfigMap", func(ctx context.Context) error {
 		quota, err := cp.admin.CoreV1().ResourceQuotas(namespace).Get(ctx, "quota", metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
 		if used := quota.Status.Used[counted]; used.Value() != 1 {
-			return fmt.Errorf("used is %s", used.String())
+			return fmt.Errorf("got used %s", used.String())
 		}
 		return nil
 	})
@@ -353,7 +362,7 @@ func (cp *ControlPlane) testControllers(t *testing.T) {
 			return err
 		}
 		if len(namespaces.Items) != 0 {
-			return fmt.Errorf("it is %s", namespaces.Items[0].Status.Phase)
+			return fmt.Errorf("got phase %s", namespaces.Items[0].Status.Phase)
 		}
 		return nil
 	})
@@ -376,7 +385,7 @@ func (cp *ControlPlane) testEtcdKilled(t *testing.T) {
 	}
 	kept, err := cp.admin.CoreV1().ConfigMaps("default").Get(ctx, "kept", metav1.GetOptions{})
 	if err != nil || kept.Data["key"] != "value" {
-		t.Errorf("after the restart: %v, %v; want the data written before", kept, err)
+		t.Errorf("after the restart: got %v, error %v; want the data written before", kept, err)
 	}
 }
 
@@ -386,7 +395,7 @@ func (cp *ControlPlane) testAPIServerKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	if cp.APIServer.PID() == before {
-		t.Error("kube-apiserver is the same process as before")
+		t.Error("kube-apiserver has the same PID as before")
 	}
 	if _, err := cp.admin.CoreV1().Namespaces().Get(t.Context(), "default", metav1.GetOptions{}); err != nil {
 		t.Error(err)
@@ -414,7 +423,7 @@ func TestEtcdKeepsDataWhenKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(got.Kvs) != 1 || string(got.Kvs[0].Value) != "value" {
-		t.Errorf("after kill and restart: %v, want the value written before", got.Kvs)
+		t.Errorf("after kill and restart: got %v, want the value written before", got.Kvs)
 	}
 }
 
@@ -448,7 +457,7 @@ func TestEtcdServesOnlyItsOwnClients(t *testing.T) {
 func TestMissingProgramsNameTheCommand(t *testing.T) {
 	_, err := Start(t.Context(), Options{BinDir: t.TempDir(), Dir: t.TempDir()})
 	if err == nil || !strings.Contains(err.Error(), "make host") || !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("Start without programs: %v; want an error that says to run make host", err)
+		t.Errorf("Start without programs: got %v, want an error that names make host", err)
 	}
 }
 
@@ -461,7 +470,7 @@ func TestProcessThatFailsShowsItsLog(t *testing.T) {
 	command.Ready = func(context.Context) error { return errors.New("still starting") }
 	_, err := StartProcess(t.Context(), command)
 	if err == nil || !strings.Contains(err.Error(), "the reason") || !strings.Contains(err.Error(), "exit status 3") {
-		t.Errorf("StartProcess: %v; want the exit status and the log", err)
+		t.Errorf("StartProcess: got %v, want an error with the exit status and the log", err)
 	}
 }
 
@@ -477,7 +486,7 @@ func TestProcessThatIsNeverReadyIsKilled(t *testing.T) {
 	}
 	_, err := StartProcess(ctx, command)
 	if err == nil || !strings.Contains(err.Error(), "still starting") {
-		t.Errorf("StartProcess: %v; want what Ready said last", err)
+		t.Errorf("StartProcess: got %v, want an error with the last error of Ready", err)
 	}
 	data, err := os.ReadFile(filepath.Join(dir, "pid"))
 	if err != nil {
@@ -486,17 +495,17 @@ func TestProcessThatIsNeverReadyIsKilled(t *testing.T) {
 	waitUntilGone(t, strings.TrimSpace(string(data)))
 }
 
-func TestProcessTellsEndsNobodyAskedFor(t *testing.T) {
+func TestErrReportsUnexpectedEndsOnly(t *testing.T) {
 	process, err := StartProcess(t.Context(), shell(t.TempDir(), "echo going; exit 4"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-process.life().done
+	<-process.run().done
 	if err := process.Kill(); err != nil {
 		t.Error(err)
 	}
 	if err := process.Err(); err == nil || !strings.Contains(err.Error(), "exit status 4") || !strings.Contains(err.Error(), "going") {
-		t.Errorf("Err after an exit of its own, and Kill: %v; want the status and the log", err)
+		t.Errorf("Err after an unexpected exit, and Kill: got %v, want an error with the status and the log", err)
 	}
 
 	process, err = StartProcess(t.Context(), shell(t.TempDir(), "exec sleep 600"))
@@ -504,24 +513,24 @@ func TestProcessTellsEndsNobodyAskedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := process.Err(); err != nil {
-		t.Errorf("Err while it runs: %v", err)
+		t.Errorf("Err while it runs: got %v, want nil", err)
 	}
 	if err := process.Kill(); err != nil {
 		t.Error(err)
 	}
 	if err := process.Err(); err != nil {
-		t.Errorf("Err after Kill: %v; want nil", err)
+		t.Errorf("Err after Kill: got %v, want nil", err)
 	}
 }
 
-// TestStop stops a process that has got a signal before, and takes half a second to end by itself.
-func TestStop(t *testing.T) {
+// TestStopAfterAnotherSignal stops a process that got a signal before, and that takes half a second to end by itself.
+func TestStopAfterAnotherSignal(t *testing.T) {
 	for name, before := range map[string]struct {
 		signal syscall.Signal
-		logs   string // once it has got the signal
+		logs   string // after the signal
 	}{
-		"a frozen process":                 {syscall.SIGSTOP, "running"},
-		"one that was asked to end before": {syscall.SIGTERM, "asked 1"},
+		"SIGSTOP": {syscall.SIGSTOP, "running"},
+		"SIGTERM": {syscall.SIGTERM, "asked 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -549,7 +558,7 @@ func TestStop(t *testing.T) {
 				t.Error(err)
 			}
 			if log := process.logTail(); !strings.Contains(log, "ended") || strings.Contains(log, "asked 2") {
-				t.Errorf("log %q; want the process to have been asked once, and to have ended by itself", log)
+				t.Errorf("got log %q, want one SIGTERM and an end without SIGKILL", log)
 			}
 		})
 	}
@@ -568,7 +577,7 @@ func TestNothingOutlivesItsParent(t *testing.T) {
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	child := strings.TrimSpace(line)
 	if _, notNumber := strconv.Atoi(child); err != nil || notNumber != nil {
-		t.Fatalf("the parent said %q, %v; want its child's process ID", line, err)
+		t.Fatalf("the parent printed %q, error %v; want the process ID of its child", line, err)
 	}
 	if err := parent.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -588,30 +597,24 @@ func TestFreePortsDiffer(t *testing.T) {
 	}
 	slices.Sort(got)
 	if distinct := slices.Compact(slices.Clone(got)); len(distinct) != len(got) {
-		t.Errorf("some port was given twice: %v", got)
+		t.Errorf("a port was returned twice: %v", got)
 	}
 }
 
 func waitUntil(t *testing.T, what string, condition func(context.Context) error) {
 	t.Helper()
-	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), pollInterval, time.Minute, true, func(ctx context.Context) (bool, error) {
-		last = condition(ctx)
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("waiting until %s: %v; last: %v", what, err, last)
+	if err := await.Until(t.Context(), time.Minute, condition); err != nil {
+		t.Fatalf("waiting until %s: %v", what, err)
 	}
 }
 
-// waitUntilGone waits for the end of a process that is not ours to wait for. A
-// zombie, whom only its new parent can bury, is gone.
+// waitUntilGone waits for the end of a process that is not a child of this one. A zombie has ended.
 func waitUntilGone(t *testing.T, pid string) {
 	t.Helper()
 	waitUntil(t, "process "+pid+" is gone", func(context.Context) error {
 		state, err := exec.Command("ps", "-o", "state=", "-p", pid).Output()
 		if s := strings.TrimSpace(string(state)); err == nil && s != "" && !strings.HasPrefix(s, "Z") {
-			return fmt.Errorf("its state is %s", s)
+			return fmt.Errorf("got state %s", s)
 		}
 		return nil
 	})

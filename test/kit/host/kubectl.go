@@ -35,11 +35,10 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 )
 
-// tokenLifetime is that of service accounts' tokens: longer than any test.
+// tokenLifetime is the lifetime of the tokens in kubeconfigs, longer than any test.
 const tokenLifetime = 12 * time.Hour
 
-// UserKubeconfig writes a kubeconfig with a client certificate of user, in
-// groups, and gives its path.
+// UserKubeconfig writes a kubeconfig with a client certificate of user, in groups, and returns its path.
 func (cp *ControlPlane) UserKubeconfig(user string, groups ...string) (path string, err error) {
 	cert, key, err := cp.ClientCA.IssueClient(user, groups...)
 	if err != nil {
@@ -49,20 +48,30 @@ func (cp *ControlPlane) UserKubeconfig(user string, groups ...string) (path stri
 		&clientcmdapi.AuthInfo{ClientCertificateData: cert, ClientKeyData: key})
 }
 
-// ServiceAccountKubeconfig writes a kubeconfig with a token of an existing
-// service account, valid for 12 hours, and gives its path.
+// ServiceAccountKubeconfig writes a kubeconfig with a token of an existing service account, valid for 12 hours, and
+// returns its path.
 func (cp *ControlPlane) ServiceAccountKubeconfig(namespace, name string) (path string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	seconds := int64(tokenLifetime.Seconds())
-	request, err := cp.admin.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name, &authenticationv1.TokenRequest{
-		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds},
-	}, metav1.CreateOptions{})
+	token, err := cp.ServiceAccountToken(ctx, namespace, name, authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds})
+	if err != nil {
+		return "", err
+	}
+	return cp.writeKubeconfig("system:serviceaccount:"+namespace+":"+name, &clientcmdapi.AuthInfo{Token: token})
+}
+
+// ServiceAccountToken returns a new token of an existing service account. Without an audience in spec the token is for
+// the host itself.
+func (cp *ControlPlane) ServiceAccountToken(
+	ctx context.Context, namespace, name string, spec authenticationv1.TokenRequestSpec,
+) (string, error) {
+	request, err := cp.admin.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name,
+		&authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
 	if err != nil {
 		return "", fmt.Errorf("requesting a token of service account %s/%s: %w", namespace, name, err)
 	}
-	return cp.writeKubeconfig("system:serviceaccount:"+namespace+":"+name,
-		&clientcmdapi.AuthInfo{Token: request.Status.Token})
+	return request.Status.Token, nil
 }
 
 func (cp *ControlPlane) writeKubeconfig(name string, user *clientcmdapi.AuthInfo) (string, error) {
@@ -79,8 +88,8 @@ func (cp *ControlPlane) writeKubeconfig(name string, user *clientcmdapi.AuthInfo
 	return path, pki.WriteFile(path, data)
 }
 
-// Kubectl runs the real kubectl. Its cache is this control plane's own. If it
-// fails, err holds stderr as well.
+// Kubectl runs the real kubectl, with a discovery cache of this control plane, and returns its output. If it fails, err
+// contains stderr.
 func (cp *ControlPlane) Kubectl(ctx context.Context, kubeconfig string, args ...string) (stdout, stderr string, err error) {
 	var out, errOut bytes.Buffer
 	cmd := exec.CommandContext(ctx, cp.kubectl, args...)
@@ -92,8 +101,8 @@ func (cp *ControlPlane) Kubectl(ctx context.Context, kubeconfig string, args ...
 	return out.String(), errOut.String(), nil
 }
 
-// Apply applies manifests as the administrator: a directory with a
-// kustomization, a directory of files, or one file.
+// Apply runs "kubectl apply" as the administrator. manifests is a directory with a kustomization, a directory of files, or
+// a file.
 func (cp *ControlPlane) Apply(ctx context.Context, manifests string) error {
 	flag := "--filename"
 	if _, err := os.Stat(filepath.Join(manifests, "kustomization.yaml")); err == nil {

@@ -27,13 +27,12 @@ import (
 	"syscall"
 )
 
-// Ports given out lie below the node ports of Kubernetes (30000) and the ports
-// that the kernel gives to outgoing connections (32768): so a port stays free
-// while the process that had it is being restarted.
+// Ports lie below the node ports of Kubernetes (30000) and the ephemeral ports of the kernel (32768), so that a port stays
+// free while the process that uses it restarts.
 const firstPort, ports = 20000, 10000
 
-// FreePort gives a TCP port of 127.0.0.1 that nobody listens on. It is kept from
-// every other caller, in other test processes too, until this process ends.
+// FreePort returns a TCP port of 127.0.0.1 that nobody listens on. It returns the port to no other caller, in other
+// processes too, until this process ends.
 func FreePort() (int, error) {
 	locks := filepath.Join(os.TempDir(), "leat-host-ports")
 	if err := os.MkdirAll(locks, 0o700); err != nil {
@@ -57,8 +56,8 @@ func FreePort() (int, error) {
 	return 0, fmt.Errorf("100 ports tried at random from %d to %d were all taken", firstPort, firstPort+ports-1)
 }
 
-// reserve takes a lock file for the rest of this process's life. The descriptor
-// is left open on purpose: its close, at exit, is what frees the lock.
+// reserve locks a file until this process ends, and reports whether it could. It leaves the descriptor open on purpose,
+// because closing it would release the lock.
 func reserve(path string) (bool, error) {
 	fd, err := syscall.Open(path, syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {

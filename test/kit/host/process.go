@@ -38,10 +38,9 @@ import (
 )
 
 const (
-	// startTimeout bounds one start, on a machine that is busy with other tests.
+	// startTimeout limits one start. The machine may be busy with other tests.
 	startTimeout = 2 * time.Minute
-	// stopTimeout is how long Stop lets a process end by itself, unless its
-	// command says otherwise.
+	// stopTimeout is the default of Command.Grace.
 	stopTimeout  = 20 * time.Second
 	pollInterval = 100 * time.Millisecond
 	logTailBytes = 4096
@@ -49,28 +48,25 @@ const (
 
 // Command is a program for StartProcess to run.
 type Command struct {
-	// Name is the process's in errors, and its log file's: <Dir>/<Name>.log.
+	// Name identifies the process in errors. Its log is <Dir>/<Name>.log.
 	Name string
 	// Path of the program, and its arguments.
 	Path string
 	Args []string
-	// Env is added to the environment of this process, as "NAME=value".
+	// Env has variables, as "NAME=value", in addition to those of this process.
 	Env []string
-	// Dir is where the log goes, and the program's working directory. It is made
-	// if need be.
+	// Dir is the directory of the log and the working directory of the program. It is created if it does not exist.
 	Dir string
-	// Ready says nil once the program serves; until then it is asked ten times a
-	// second. Nil counts as ready at once.
+	// Ready returns nil once the program serves. It is called ten times a second. If Ready is nil, the program is ready at
+	// once.
 	Ready func(context.Context) error
-	// Grace is how long Stop lets it end by itself; 20 s if zero.
+	// Grace is how long Stop waits before it sends SIGKILL, 20 s by default.
 	Grace time.Duration
 }
 
-// Process is a program that was started and can be stopped, killed and started
-// again with the same arguments. It writes stdout and stderr to LogFile,
-// appending over restarts; it is in a process group of its own; and it is killed
-// when the process that started it ends in whatever way (on Linux). All methods
-// are safe for concurrent use; Restart against Restart is the caller's to avoid.
+// Process is a started program that can be stopped, killed and restarted with the same arguments. Its stdout and stderr
+// are appended to LogFile. It has its own process group. On Linux it is killed when the process that started it ends for
+// any reason. All methods are safe for concurrent use, except two calls of Restart.
 type Process struct {
 	command Command
 
@@ -78,17 +74,16 @@ type Process struct {
 	current *run
 }
 
-// run is one life of a Process.
+// run is the time from one start of a Process to its end.
 type run struct {
 	process *os.Process
 	done    chan struct{} // closed at its end
-	err     error         // how it ended; read after done
-	asked   bool          // its end was asked for; guarded by Process.mu
+	err     error         // of Wait; read it after done
+	asked   bool          // the test asked it to end; guarded by Process.mu
 }
 
-// StartProcess runs a program and waits until it is ready. If it is not within
-// two minutes, when ctx ends, or when the program exits, it is killed, and the
-// error holds the end of its log. ctx bounds the start only.
+// StartProcess starts a program and waits until it is ready. StartProcess kills it, and returns an error with the end of
+// its log, if it is not ready after two minutes, if it exits, or if ctx ends. ctx limits the start only.
 func StartProcess(ctx context.Context, command Command) (*Process, error) {
 	if err := os.MkdirAll(command.Dir, 0o700); err != nil {
 		return nil, err
@@ -100,18 +95,18 @@ func StartProcess(ctx context.Context, command Command) (*Process, error) {
 	return p, nil
 }
 
-// LogFile is the path of the process's log.
+// LogFile returns the path of the log.
 func (p *Process) LogFile() string {
 	return filepath.Join(p.command.Dir, p.command.Name+".log")
 }
 
-// PID is the process ID of the current life, or of the last one.
+// PID returns the process ID of the current run, or of the last one.
 func (p *Process) PID() int {
-	return p.life().process.Pid
+	return p.run().process.Pid
 }
 
-// Signal sends sig. SIGSTOP freezes the process and SIGCONT wakes it; after
-// SIGTERM, SIGINT or SIGKILL its end counts as asked for.
+// Signal sends sig. SIGSTOP freezes the process and SIGCONT wakes it. After SIGTERM, SIGINT or SIGKILL the end of the
+// process is expected: Err returns nil.
 func (p *Process) Signal(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -125,16 +120,14 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	return nil
 }
 
-// Kill ends the process with SIGKILL and returns when it is gone. A process that
-// is gone already is none the worse for it.
+// Kill sends SIGKILL and returns when the process has ended. It does nothing if the process has ended already.
 func (p *Process) Kill() error {
 	return p.end(syscall.SIGKILL)
 }
 
-// Stop ends the process with SIGTERM, and with SIGKILL if it has not ended
-// within its grace, which is an error. It returns when the process is gone. One
-// that was asked to end before is waited for: at a second signal many programs
-// drop everything.
+// Stop sends SIGTERM and returns when the process has ended. If it has not ended within its grace, Stop sends SIGKILL and
+// returns an error. Stop sends no second SIGTERM to a process that got a signal before: many programs exit at once on a
+// second signal.
 func (p *Process) Stop() error {
 	p.mu.Lock()
 	asked := p.current.asked
@@ -142,7 +135,7 @@ func (p *Process) Stop() error {
 	if asked {
 		return p.end(syscall.SIGCONT)
 	}
-	return p.end(syscall.SIGTERM, syscall.SIGCONT) // a frozen process sees SIGTERM only once it is awake
+	return p.end(syscall.SIGTERM, syscall.SIGCONT) // a frozen process handles SIGTERM only after SIGCONT
 }
 
 func (p *Process) end(signals ...syscall.Signal) error {
@@ -151,20 +144,19 @@ func (p *Process) end(signals ...syscall.Signal) error {
 			return err
 		}
 	}
-	life := p.life()
+	current := p.run()
 	grace := cmp.Or(p.command.Grace, stopTimeout)
 	select {
-	case <-life.done:
+	case <-current.done:
 		return nil
 	case <-time.After(grace):
 	}
 	err := p.Signal(syscall.SIGKILL)
-	<-life.done
+	<-current.done
 	return errors.Join(p.failure(fmt.Errorf("did not end within %s of %s", grace, signals[0])), err)
 }
 
-// Restart kills the process if it runs, starts it again and waits until it is
-// ready, as StartProcess does.
+// Restart kills the process if it runs, starts it again and waits until it is ready, like StartProcess.
 func (p *Process) Restart(ctx context.Context) error {
 	if err := p.Kill(); err != nil {
 		return err
@@ -172,36 +164,36 @@ func (p *Process) Restart(ctx context.Context) error {
 	return p.start(ctx)
 }
 
-// Err is nil while the process runs and after an end that was asked for, and
-// otherwise tells how it ended and the end of its log.
+// Err returns nil while the process runs and after an expected end. Otherwise it returns an error with the exit status and
+// the end of the log.
 func (p *Process) Err() error {
-	life := p.life()
+	current := p.run()
 	select {
-	case <-life.done:
+	case <-current.done:
 	default:
 		return nil
 	}
 	p.mu.Lock()
-	asked := life.asked
+	asked := current.asked
 	p.mu.Unlock()
 	if asked {
 		return nil
 	}
-	return p.failure(exited(life))
+	return p.failure(exited(current))
 }
 
-// WaitReady waits until the process is ready: after SIGCONT, or after something
-// it depends on was away. It is bounded as StartProcess is, but kills nothing.
+// WaitReady waits until the process is ready, for example after SIGCONT or an outage of another program. It fails like
+// StartProcess, but kills nothing.
 func (p *Process) WaitReady(ctx context.Context) error {
 	if p.command.Ready == nil {
 		return nil
 	}
-	life := p.life()
+	current := p.run()
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, pollInterval, startTimeout, true, func(ctx context.Context) (bool, error) {
 		select {
-		case <-life.done:
-			return false, exited(life)
+		case <-current.done:
+			return false, exited(current)
 		default:
 		}
 		last = p.command.Ready(ctx)
@@ -217,7 +209,7 @@ func (p *Process) WaitReady(ctx context.Context) error {
 	}
 }
 
-func (p *Process) life() *run {
+func (p *Process) run() *run {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.current
@@ -234,11 +226,10 @@ func (p *Process) start(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = ownGroup()
 
-	life := &run{done: make(chan struct{})}
+	next := &run{done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// The kernel takes the end of the forking thread, not of the whole
-		// program, for the parent's death: keep the thread as long as the child.
+		// Pdeathsig fires when the thread that forked ends, not when the program does. Keep the thread as long as the child.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer log.Close()
@@ -246,16 +237,16 @@ func (p *Process) start(ctx context.Context) error {
 			started <- err
 			return
 		}
-		life.process = cmd.Process
+		next.process = cmd.Process
 		started <- nil
-		life.err = cmd.Wait()
-		close(life.done)
+		next.err = cmd.Wait()
+		close(next.done)
 	}()
 	if err := <-started; err != nil {
 		return fmt.Errorf("starting %s: %w", p.command.Name, err)
 	}
 	p.mu.Lock()
-	p.current = life
+	p.current = next
 	p.mu.Unlock()
 
 	if err := p.WaitReady(ctx); err != nil {
@@ -264,16 +255,16 @@ func (p *Process) start(ctx context.Context) error {
 	return nil
 }
 
-func exited(life *run) error {
-	if life.err == nil {
-		return errors.New("exited with status 0 though it should have kept running")
+func exited(r *run) error {
+	if r.err == nil {
+		return errors.New("exited unexpectedly with status 0")
 	}
-	return fmt.Errorf("exited: %w", life.err)
+	return fmt.Errorf("exited: %w", r.err)
 }
 
-// failure is err with the process's name and the end of its log.
+// failure returns err with the name of the process and the end of its log.
 func (p *Process) failure(err error) error {
-	return fmt.Errorf("%s: %w; its log %s ends:\n%s", p.command.Name, err, p.LogFile(), p.logTail())
+	return fmt.Errorf("%s: %w; the log %s ends with:\n%s", p.command.Name, err, p.LogFile(), p.logTail())
 }
 
 func (p *Process) logTail() string {
@@ -290,9 +281,8 @@ func (p *Process) logTail() string {
 	return strings.TrimSpace(string(log))
 }
 
-// answersOK makes a Command.Ready of an HTTPS address that answers 200 when its
-// server is ready. Each look is a new connection: the last one may lead to a
-// process that was killed.
+// answersOK returns a Command.Ready that succeeds when a GET of url returns 200. Each request has its own connection,
+// because an open one may lead to a process that was killed.
 func answersOK(url string, config *tls.Config) func(context.Context) error {
 	client := &http.Client{
 		Timeout:   5 * time.Second,
@@ -309,8 +299,8 @@ func answersOK(url string, config *tls.Config) func(context.Context) error {
 		}
 		defer response.Body.Close()
 		if response.StatusCode != http.StatusOK {
-			body, _ := io.ReadAll(io.LimitReader(response.Body, 1024)) // the status is the news
-			return fmt.Errorf("%s answers %s: %s", url, response.Status, body)
+			body, _ := io.ReadAll(io.LimitReader(response.Body, 1024)) // the status matters more
+			return fmt.Errorf("GET %s: %s: %s", url, response.Status, body)
 		}
 		return nil
 	}

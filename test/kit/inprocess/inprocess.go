@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package inprocess runs the server in the process of a test, so that its handlers can be called and measured without a
-// connection.
+// Package inprocess runs leat-apiserver in the process of a test, so that a test can call its handlers without a
+// connection, and measure them.
 package inprocess
 
 import (
@@ -49,8 +49,8 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// Serve runs a server with the flags on an empty host until the test ends, and returns its whole chain of handlers and
-// its scheme. Every request is alice's, who may do everything.
+// Serve runs a server with the flags, without a host, until the test ends. It returns the full handler chain and the
+// scheme. Every request is authenticated as alice and allowed.
 func Serve(tb testing.TB, flags ...string) (http.Handler, *runtime.Scheme) {
 	tb.Helper()
 	check := func(err error) {

@@ -26,25 +26,25 @@ import (
 )
 
 const (
-	controlGroups = "/sys/fs/cgroup"
-	// quotaPeriod is that of containers.
+	cgroupRoot = "/sys/fs/cgroup"
+	// quotaPeriod is the default period of container runtimes.
 	quotaPeriod = 100 * time.Millisecond
 )
 
-// LimitCPU holds a process to a share of a processor, as a container's limit does, in a control group of that name which must not exist yet.
-// It needs root. Free lets the process go and removes the group.
+// LimitCPU limits the CPU time of a process like the limit of a container does: it creates a cgroup and moves the process to
+// it. It needs root. free moves the process back and removes the cgroup.
 func LimitCPU(name string, pid int, processors float64) (free func() error, err error) {
-	parent, quotaFile := filepath.Join(controlGroups, "cpu"), "cpu.cfs_quota_us"
+	parent, quotaFile := filepath.Join(cgroupRoot, "cpu"), "cpu.cfs_quota_us"
 	quota := strconv.FormatInt(int64(processors*float64(quotaPeriod.Microseconds())), 10)
-	if _, err := os.Stat(filepath.Join(controlGroups, "cgroup.controllers")); err == nil { // version 2
-		parent, quotaFile, quota = controlGroups, "cpu.max", fmt.Sprintf("%s %d", quota, quotaPeriod.Microseconds())
+	if _, err := os.Stat(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil { // version 2
+		parent, quotaFile, quota = cgroupRoot, "cpu.max", fmt.Sprintf("%s %d", quota, quotaPeriod.Microseconds())
 		if err := write(parent, "cgroup.subtree_control", "+cpu"); err != nil {
 			return nil, err
 		}
 	}
 	group := filepath.Join(parent, name)
 	if err := os.Mkdir(group, 0o755); err != nil {
-		return nil, fmt.Errorf("holding a process to a share of a processor needs root, and control groups that may be written: %w", err)
+		return nil, fmt.Errorf("limiting the CPU of a process needs root and writable cgroups: %w", err)
 	}
 	err = write(group, quotaFile, quota)
 	if err == nil && quotaFile != "cpu.max" {
@@ -62,7 +62,7 @@ func LimitCPU(name string, pid int, processors float64) (free func() error, err 
 	return free, nil
 }
 
-// write writes into a file that is there.
+// write writes to an existing file.
 func write(dir, file, text string) error {
 	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0)
 	if err != nil {

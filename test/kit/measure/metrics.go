@@ -28,10 +28,10 @@ import (
 	"strings"
 )
 
-// Metrics is a page of metrics: values by names with labels, as they are printed.
+// Metrics has the values of a metrics page by series, as "name{label="value"}".
 type Metrics map[string]float64
 
-// ReadMetrics reads such a page.
+// ReadMetrics requests a metrics page.
 func ReadMetrics(ctx context.Context, client *http.Client, url string) (Metrics, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -43,7 +43,7 @@ func ReadMetrics(ctx context.Context, client *http.Client, url string) (Metrics,
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s", url, response.Status)
+		return nil, fmt.Errorf("GET %s: %s", url, response.Status)
 	}
 	values := Metrics{}
 	lines := bufio.NewScanner(response.Body)
@@ -67,7 +67,7 @@ func cutLast(s, separator string) (before, after string, ok bool) {
 	return s[:i], s[i+len(separator):], true
 }
 
-// Label gives the value of a label of a name as it is printed.
+// Label returns the value of a label of a series.
 func Label(name, label string) string {
 	_, rest, ok := strings.Cut(name, label+`="`)
 	if !ok {
@@ -77,7 +77,7 @@ func Label(name, label string) string {
 	return value
 }
 
-// Sum gives the sum of all values of a name, whatever their labels.
+// Sum returns the sum of all series of a metric.
 func (m Metrics) Sum(name string) float64 {
 	sum := m[name]
 	for key, value := range m {
@@ -88,7 +88,8 @@ func (m Metrics) Sum(name string) float64 {
 	return sum
 }
 
-// Quantile estimates one from a histogram without labels, as Prometheus does; 0 if it is empty.
+// Quantile estimates a quantile of a histogram without other labels, like histogram_quantile of Prometheus. It returns 0
+// for an empty histogram.
 func (m Metrics) Quantile(name string, q float64) float64 {
 	type bucket struct{ bound, count float64 }
 	var buckets []bucket

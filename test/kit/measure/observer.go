@@ -24,10 +24,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// Observer is who may read the metrics and the profiles of leat-apiserver, once AllowObserver has been called.
+// Observer is the user that AllowObserver allows to read metrics and profiles.
 const Observer = "observer"
 
-// AllowObserver grants Observer its rights. The client is the host's administrator.
+// AllowObserver allows Observer to read the metrics and profiles of leat-apiserver. client must be the administrator of the
+// host.
 func AllowObserver(ctx context.Context, client kubernetes.Interface) error {
 	rbac := client.RbacV1()
 	if _, err := rbac.ClusterRoles().Create(ctx, &rbacv1.ClusterRole{

@@ -24,16 +24,16 @@ import (
 	"time"
 )
 
-// clockTick is the unit of times in /proc: the kernel shows them in hundredths of a second, whatever it counts in.
+// clockTick is the unit of times in /proc, USER_HZ. It is 10 ms on all architectures that Leat supports.
 const clockTick = 10 * time.Millisecond
 
-// CPU gives the processor time that a process has used, all its threads together, to 10 ms.
+// CPU returns the CPU time that all threads of a process have used, with a resolution of 10 ms.
 func CPU(pid int) (time.Duration, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
-	// The name, in parentheses, may hold anything; user and system time are the 12th and 13th field after it.
+	// The name in parentheses may contain spaces. User and system time are the 12th and 13th field after it.
 	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
 	var ticks int64
 	for _, field := range fields[11:13] {
@@ -46,27 +46,27 @@ func CPU(pid int) (time.Duration, error) {
 	return time.Duration(ticks) * clockTick, nil
 }
 
-// Memory gives a line of the status of a process, in MiB: VmRSS is what it has now, VmHWM the most it had.
-func Memory(pid int, line string) (float64, error) {
+// Memory returns a field of /proc/PID/status in MiB: VmRSS is the resident memory, VmHWM its peak.
+func Memory(pid int, field string) (float64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	for text := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(text, line+":"); ok {
+		if rest, ok := strings.CutPrefix(text, field+":"); ok {
 			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
 			return kib / 1024, err
 		}
 	}
-	return 0, fmt.Errorf("/proc/%d/status has no %s", pid, line)
+	return 0, fmt.Errorf("/proc/%d/status has no %s", pid, field)
 }
 
-// ResetPeak has VmHWM of a process start from what it has now.
+// ResetPeak resets VmHWM of a process to its VmRSS.
 func ResetPeak(pid int) error {
 	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
 }
 
-// Files counts the open file descriptors of a process.
+// Files returns the number of open file descriptors of a process.
 func Files(pid int) (int, error) {
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	return len(entries), err

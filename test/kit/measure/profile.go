@@ -26,14 +26,14 @@ import (
 	"time"
 )
 
-// WriteCPUProfile writes a server's CPU profile of the next d, rounded to seconds, into a file. Whoever asks needs "get" on the path
-// /debug/pprof/profile.
+// WriteCPUProfile writes the CPU profile of a server over the next d, rounded to seconds, to a file. The client needs the
+// verb get on the path /debug/pprof/profile.
 func WriteCPUProfile(ctx context.Context, client *http.Client, server string, d time.Duration, file string) error {
 	return download(ctx, client, fmt.Sprintf("%s/debug/pprof/profile?seconds=%.0f", server, max(1, d.Seconds())), file)
 }
 
-// WriteHeapProfile has a server collect its garbage, and writes what is alive then into a file. Whoever asks needs "get" on the path
-// /debug/pprof/heap.
+// WriteHeapProfile writes the heap profile of a server after a garbage collection to a file. The client needs the verb get
+// on the path /debug/pprof/heap.
 func WriteHeapProfile(ctx context.Context, client *http.Client, server, file string) error {
 	return download(ctx, client, server+"/debug/pprof/heap?gc=1", file)
 }
@@ -49,7 +49,7 @@ func download(ctx context.Context, client *http.Client, url, file string) (err e
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", url, response.Status)
+		return fmt.Errorf("GET %s: %s", url, response.Status)
 	}
 	out, err := os.Create(file)
 	if err != nil {

@@ -27,10 +27,10 @@ import (
 	"time"
 )
 
-// Service stands for a Service in front of servers: new connections go by turns to those that are ready, and those that are open stay
-// where they are.
+// Service is a TCP proxy that replaces a Kubernetes Service. New connections go round-robin to the servers that are ready.
+// Open connections stay.
 type Service struct {
-	// Address is 127.0.0.1 and a port, Port that port.
+	// Address is 127.0.0.1:<Port>.
 	Address string
 	Port    int
 
@@ -50,10 +50,10 @@ type target struct {
 	ready   atomic.Bool
 }
 
-// probePeriod is how soon a server that has become ready, or is so no more, is taken in or out, about as long as endpoints take in a cluster.
+// probePeriod is the time between two probes. It is about the delay of endpoints in a cluster.
 const probePeriod = 500 * time.Millisecond
 
-// NewService starts one for servers, each at an IP address and a port, that serve /readyz by TLS. Close ends it.
+// NewService starts a Service for servers, as <IP address>:<port>, that serve /readyz with TLS. The caller must close it.
 func NewService(addresses ...string) (*Service, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -92,7 +92,7 @@ func NewService(addresses ...string) (*Service, error) {
 	return s, nil
 }
 
-// Close ends all connections and waits for their end.
+// Close closes all connections and waits until they have ended.
 func (s *Service) Close() error {
 	s.stop()
 	err := s.listener.Close()
@@ -105,13 +105,13 @@ func (s *Service) Close() error {
 	return err
 }
 
-// probe asks a server whether it is ready, as its kubelet does: whichever certificate it shows.
+// probe requests /readyz like a kubelet, which does not verify the certificate.
 func (t *target) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+t.address+"/readyz", nil)
 	if err != nil {
-		return // it is no address
+		return // not an address
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}
 	response, err := transport.RoundTrip(request)
@@ -143,7 +143,7 @@ func (s *Service) connect(client net.Conn) {
 }
 
 func (s *Service) pass(to, from net.Conn) {
-	_, _ = io.Copy(to, from) // however it ends, it has ended
+	_, _ = io.Copy(to, from) // how it ended is for the clients to find out
 	_, _ = to.Close(), from.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -25,7 +25,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// FindStored gives the key and the value of an object in etcd, whatever its kind.
+// FindStored returns the key and the value of an object of any kind in etcd.
 func FindStored(ctx context.Context, client *clientv3.Client, namespace, name string) (key string, value []byte, err error) {
 	suffix := "/" + namespace + "/" + name
 	for from := "/"; ; {
@@ -42,32 +42,33 @@ func FindStored(ctx context.Context, client *clientv3.Client, namespace, name st
 				return "", nil, err
 			}
 			if len(found.Kvs) == 0 {
-				return "", nil, fmt.Errorf("%s has been deleted meanwhile", kv.Key)
+				return "", nil, fmt.Errorf("%s was deleted between two requests", kv.Key)
 			}
 			return string(kv.Key), found.Kvs[0].Value, nil
 		}
 		if !response.More {
-			return "", nil, fmt.Errorf("etcd holds no %s", suffix)
+			return "", nil, fmt.Errorf("etcd has no key that ends with %s", suffix)
 		}
 		from = string(response.Kvs[len(response.Kvs)-1].Key) + "\x00"
 	}
 }
 
-// CopyStored fills etcd with copies of an object that is stored as the one of index 0, up to index n-1. Own gives what each has for itself,
-// its name first, always of the same lengths. The object must hold each of its own once.
-func CopyStored(ctx context.Context, client *clientv3.Client, key string, value []byte, n int, own func(i int) [][]byte) error {
-	template := own(0)
-	for i, part := range own(1) {
+// CopyStored writes copies 1 to n-1 of a stored object, copy 0, to etcd. unique returns the parts that differ between the
+// copies, the name first. A part must have the same length in all copies, and the object must contain each part once.
+func CopyStored(ctx context.Context, client *clientv3.Client, key string, value []byte, n int, unique func(i int) [][]byte) error {
+	template := unique(0)
+	for i, part := range unique(1) {
 		if len(part) != len(template[i]) || bytes.Count(value, template[i]) != 1 {
-			return fmt.Errorf("%s has %s %d times, where once was expected", key, template[i], bytes.Count(value, template[i]))
+			return fmt.Errorf("%s contains %s %d times, want once", key, template[i], bytes.Count(value, template[i]))
 		}
 	}
 	prefix := strings.TrimSuffix(key, string(template[0]))
 	for i := 1; i < n; {
 		var puts []clientv3.Op
-		// A server knows a revision once it has heard of one of its changes: the last is alone, so that a list that has it has all.
+		// A watch cache is at a revision as soon as it has one of the changes of that revision. The last copy has its own
+		// transaction, so that a list with the last copy has all.
 		for end := max(n-1, i+1); i < end && len(puts) < 100; i++ {
-			copied, parts := value, own(i)
+			copied, parts := value, unique(i)
 			for part, text := range parts {
 				copied = bytes.Replace(copied, template[part], text, 1)
 			}

@@ -33,25 +33,26 @@ import (
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
 )
 
-// FakeWorker is a worker that runs nothing: as leat-worker does it watches its tasks, and writes the status of each once.
+// FakeWorker is a worker that runs nothing. Like leat-worker it watches its tasks. It writes the status of each once.
 type FakeWorker struct {
-	// Client has the identity of that worker.
+	// Client has the credentials of the worker.
 	Client          versioned.Interface
 	Namespace, Name string
-	// Duration is how long a task is said to run.
+	// Duration is the time from the assignment of a task to its reported end.
 	Duration time.Duration
-	// Pace, if it is not nil, is waited for before each answer, by many goroutines. An error gives the answer up.
+	// Pace is called before each status write, if it is not nil. After an error the status is not written. Pace must be safe
+	// for concurrent use.
 	Pace func(context.Context) error
-	// Seen is told of each task that is answered, by many goroutines.
+	// Seen is called with the name of each task that the worker sees. It must be safe for concurrent use.
 	Seen func(name string)
-	// Failed is told why a task could not be answered, by many goroutines.
+	// Failed is called with each error of a request. It must be safe for concurrent use.
 	Failed func(error)
 
 	incarnation string
 	wg          sync.WaitGroup
 }
 
-// Protobuf gives the config as leat-worker has it.
+// Protobuf returns a copy of config with the content types of leat-worker.
 func Protobuf(config *rest.Config) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.ContentType = runtime.ContentTypeProtobuf
@@ -59,7 +60,7 @@ func Protobuf(config *rest.Config) *rest.Config {
 	return config
 }
 
-// Register makes the Worker, with room for so many tasks, and its lease. It comes before Run.
+// Register creates the Worker, with a capacity of that many tasks, and its lease. Call it before Run.
 func (w *FakeWorker) Register(ctx context.Context, tasks int) error {
 	api := w.Client.BatchV1alpha1()
 	worker, err := api.Workers(w.Namespace).Create(ctx, &batch.Worker{ObjectMeta: metav1.ObjectMeta{Name: w.Name}}, metav1.CreateOptions{})
@@ -82,24 +83,24 @@ func (w *FakeWorker) renewed(lease *batch.WorkerLease) *batch.WorkerLease {
 	return lease
 }
 
-// Run answers tasks until ctx ends.
+// Run reports each task of the worker as succeeded, until ctx ends.
 func (w *FakeWorker) Run(ctx context.Context) error {
 	tasks := informers.NewTypedFilteredTaskInformer(w.Client, w.Namespace, 0, nil, func(o *metav1.ListOptions) {
 		o.FieldSelector = "spec.workerName=" + w.Name + ",status.phase!=Succeeded,status.phase!=Failed"
 	})
 	if _, err := tasks.AddTypedEventHandler(informers.TaskHandlerFuncs{
-		AddFunc: func(task *batch.Task) { w.wg.Go(func() { w.answer(ctx, task) }) },
+		AddFunc: func(task *batch.Task) { w.wg.Go(func() { w.complete(ctx, task) }) },
 	}); err != nil {
 		return err
 	}
 	w.wg.Go(func() { tasks.RunWithContext(ctx) })
-	w.wg.Go(func() { w.keep(ctx) })
+	w.wg.Go(func() { w.renewLease(ctx) })
 	w.wg.Wait()
 	return nil
 }
 
-// keep renews the lease.
-func (w *FakeWorker) keep(ctx context.Context) {
+// renewLease renews the lease every 10 s.
+func (w *FakeWorker) renewLease(ctx context.Context) {
 	leases := w.Client.BatchV1alpha1().WorkerLeases(w.Namespace)
 	ticker := time.NewTicker(10 * time.Second)
 	defer ticker.Stop()
@@ -117,9 +118,10 @@ func (w *FakeWorker) keep(ctx context.Context) {
 	}
 }
 
-func (w *FakeWorker) answer(ctx context.Context, task *batch.Task) {
+// complete writes the status of a succeeded task. It retries after errors that a retry may fix.
+func (w *FakeWorker) complete(ctx context.Context, task *batch.Task) {
 	w.Seen(task.Name)
-	begun := metav1.Now()
+	started := metav1.Now()
 	if w.Duration > 0 {
 		timer := time.NewTimer(w.Duration)
 		defer timer.Stop()
@@ -132,11 +134,11 @@ func (w *FakeWorker) answer(ctx context.Context, task *batch.Task) {
 	if w.Pace != nil && w.Pace(ctx) != nil {
 		return
 	}
-	ended := metav1.Now()
+	finished := metav1.Now()
 	task = task.DeepCopy()
 	s := &task.Status
-	s.Phase, s.Attempts, s.StartTime, s.CompletionTime = batch.TaskSucceeded, s.Attempts+1, &begun, &ended
-	s.State = batch.TaskState{Terminated: &batch.TaskStateTerminated{Reason: batch.TaskReasonCompleted, StartedAt: begun, FinishedAt: ended}}
+	s.Phase, s.Attempts, s.StartTime, s.CompletionTime = batch.TaskSucceeded, s.Attempts+1, &started, &finished
+	s.State = batch.TaskState{Terminated: &batch.TaskStateTerminated{Reason: batch.TaskReasonCompleted, StartedAt: started, FinishedAt: finished}}
 	for {
 		_, err := w.Client.BatchV1alpha1().Tasks(w.Namespace).UpdateStatus(ctx, task, metav1.UpdateOptions{})
 		w.report(ctx, err)

@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package transitions holds changes of tasks, as etcd tells of them, to the rules of docs/concepts/task-life.md.
+// Package transitions checks the changes of a task, as etcd records them, against the rules of
+// docs/concepts/task-life.md.
 package transitions
 
 import (
@@ -23,34 +24,35 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// Wrong says what is wrong with a change of a task from one revision to the next, if anything is.
-func Wrong(before, after *batch.Task) (wrong []string) {
-	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+// Wrong returns the rules that a change of a task from one revision to the next violates.
+func Wrong(before, after *batch.Task) (violations []string) {
+	violation := func(format string, args ...any) { violations = append(violations, fmt.Sprintf(format, args...)) }
 	from, to := before.Spec.WorkerName, after.Spec.WorkerName
 	b, s := &before.Status, &after.Status
 	switch {
 	case from == "" && to == "":
 		if s.Incarnation != "" || s.Phase != batch.TaskPending {
-			say("it is %s of incarnation %q and bound to nobody", s.Phase, s.Incarnation)
+			violation("it is bound to nobody, with phase %s and incarnation %q", s.Phase, s.Incarnation)
 		}
 	case from == "":
 		if s.Incarnation == "" || s.Disruptions != b.Disruptions {
-			say("it was bound to %s, incarnation %q, with %d disruptions after %d", to, s.Incarnation, s.Disruptions, b.Disruptions)
+			violation("it was bound to %s, incarnation %q, with %d disruptions after %d", to, s.Incarnation, s.Disruptions, b.Disruptions)
 		}
 	case to == "":
 		if s.Incarnation != "" || s.Disruptions != b.Disruptions+1 || s.Phase != batch.TaskPending {
-			say("it was taken from %s, and is %s of incarnation %q with %d disruptions after %d", from, s.Phase, s.Incarnation, s.Disruptions, b.Disruptions)
+			violation("it was evicted from %s, and has phase %s, incarnation %q, and %d disruptions after %d",
+				from, s.Phase, s.Incarnation, s.Disruptions, b.Disruptions)
 		}
 	case from != to || b.Incarnation != s.Incarnation:
-		say("it went from %s, incarnation %s, to %s, incarnation %s, without an eviction", from, b.Incarnation, to, s.Incarnation)
+		violation("it went from %s, incarnation %s, to %s, incarnation %s, without an eviction", from, b.Incarnation, to, s.Incarnation)
 	case s.Disruptions != b.Disruptions:
-		say("it has %d disruptions after %d, and stayed where it was", s.Disruptions, b.Disruptions)
+		violation("it has %d disruptions after %d, but was not evicted", s.Disruptions, b.Disruptions)
 	}
 	if s.Attempts < b.Attempts {
-		say("it has %d attempts after %d", s.Attempts, b.Attempts)
+		violation("it has %d attempts after %d", s.Attempts, b.Attempts)
 	}
 	if (b.Phase == batch.TaskSucceeded || b.Phase == batch.TaskFailed) && s.Phase != b.Phase {
-		say("it was %s and is %s", b.Phase, s.Phase)
+		violation("it was %s and is %s", b.Phase, s.Phase)
 	}
-	return wrong
+	return violations
 }

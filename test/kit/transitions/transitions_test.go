@@ -25,7 +25,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// TestWrongTransitionsAreSeen holds the rules to changes that must not be, and to some that may.
+// TestWrongTransitionsAreSeen checks the rules with changes that they forbid and with some that they allow.
 func TestWrongTransitionsAreSeen(t *testing.T) {
 	bound := func(worker, incarnation string, disruptions, attempts int32, phase batch.TaskPhase) *batch.Task {
 		task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "t"}, Spec: batch.TaskSpec{WorkerName: worker}}
@@ -36,21 +36,21 @@ func TestWrongTransitionsAreSeen(t *testing.T) {
 		before, after *batch.Task
 		want          string
 	}{
-		"a binding":                {bound("", "", 0, 0, batch.TaskPending), bound("a", "a1", 0, 0, batch.TaskPending), ""},
-		"a start":                  {bound("a", "a1", 0, 0, batch.TaskPending), bound("a", "a1", 0, 1, batch.TaskRunning), ""},
-		"an end":                   {bound("a", "a1", 0, 1, batch.TaskRunning), bound("a", "a1", 0, 1, batch.TaskSucceeded), ""},
-		"an eviction":              {bound("a", "a1", 0, 1, batch.TaskRunning), bound("", "", 1, 1, batch.TaskPending), ""},
-		"two bindings":             {bound("a", "a1", 0, 0, batch.TaskPending), bound("b", "b1", 0, 0, batch.TaskPending), "without an eviction"},
-		"another incarnation":      {bound("a", "a1", 0, 0, batch.TaskPending), bound("a", "a2", 0, 1, batch.TaskRunning), "without an eviction"},
-		"an end of the unbound":    {bound("", "", 1, 1, batch.TaskPending), bound("", "", 1, 1, batch.TaskSucceeded), "bound to nobody"},
-		"an eviction not counted":  {bound("a", "a1", 0, 1, batch.TaskRunning), bound("", "", 0, 1, batch.TaskPending), "taken from a"},
-		"attempts that are forgot": {bound("a", "a1", 0, 2, batch.TaskRunning), bound("a", "a1", 0, 1, batch.TaskRunning), "1 attempts after 2"},
-		"a second end":             {bound("a", "a1", 0, 1, batch.TaskSucceeded), bound("a", "a1", 0, 1, batch.TaskFailed), "it was Succeeded"},
+		"a binding":              {bound("", "", 0, 0, batch.TaskPending), bound("a", "a1", 0, 0, batch.TaskPending), ""},
+		"a start":                {bound("a", "a1", 0, 0, batch.TaskPending), bound("a", "a1", 0, 1, batch.TaskRunning), ""},
+		"an end":                 {bound("a", "a1", 0, 1, batch.TaskRunning), bound("a", "a1", 0, 1, batch.TaskSucceeded), ""},
+		"an eviction":            {bound("a", "a1", 0, 1, batch.TaskRunning), bound("", "", 1, 1, batch.TaskPending), ""},
+		"two bindings":           {bound("a", "a1", 0, 0, batch.TaskPending), bound("b", "b1", 0, 0, batch.TaskPending), "without an eviction"},
+		"another incarnation":    {bound("a", "a1", 0, 0, batch.TaskPending), bound("a", "a2", 0, 1, batch.TaskRunning), "without an eviction"},
+		"an end while unbound":   {bound("", "", 1, 1, batch.TaskPending), bound("", "", 1, 1, batch.TaskSucceeded), "bound to nobody"},
+		"an uncounted eviction":  {bound("a", "a1", 0, 1, batch.TaskRunning), bound("", "", 0, 1, batch.TaskPending), "evicted from a"},
+		"attempts that decrease": {bound("a", "a1", 0, 2, batch.TaskRunning), bound("a", "a1", 0, 1, batch.TaskRunning), "1 attempts after 2"},
+		"a second end":           {bound("a", "a1", 0, 1, batch.TaskSucceeded), bound("a", "a1", 0, 1, batch.TaskFailed), "it was Succeeded"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := strings.Join(Wrong(c.before, c.after), "; ")
 			if c.want == "" && got != "" || !strings.Contains(got, c.want) {
-				t.Errorf("it says %q, want %q", got, c.want)
+				t.Errorf("got violations %q, want %q", got, c.want)
 			}
 		})
 	}

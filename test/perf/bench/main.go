@@ -215,7 +215,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	// What makes servers check themselves is for tests.
 	host.Oracles = nil
-	stage := measure.NewStage(ctx, "bench", o.dir)
+	stage := measure.NewTB(ctx, "bench", o.dir)
 	b := &bench{options: o, collector: newCollector(), begun: time.Now()}
 	func() {
 		defer stage.End()
@@ -263,7 +263,7 @@ func readResult(file string) (*result, error) {
 }
 
 // play runs the parts.
-func (b *bench) play(stage *measure.Stage) {
+func (b *bench) play(stage *measure.TB) {
 	b.result = &result{Began: b.begun.UTC(), Machine: thisMachine(), Options: b.options, Bytes: map[string]int{}}
 	b.note("starting a host and Leat")
 	b.scene = setUp(stage)

@@ -71,7 +71,7 @@ const namespace = "bench"
 
 // scene is everything that runs.
 type scene struct {
-	*measure.Stage
+	*measure.TB
 	env  *kit.Env
 	host *kubernetes.Clientset
 	// past and through are the person's ways to Leat: past the host, and through its aggregator, where the CRD and Pods are too.
@@ -80,8 +80,8 @@ type scene struct {
 }
 
 // setUp starts the host and Leat, and makes the CRD and who may use it.
-func setUp(stage *measure.Stage) *scene {
-	s := &scene{Stage: stage}
+func setUp(tb *measure.TB) *scene {
+	s := &scene{TB: tb}
 	// The person is a controller to Leat: the host, where it may do a thing to all tasks, is not asked about each of them.
 	s.env = kit.Aggregated(s, "--controller-users=system:serviceaccount:leat-system:leat-controller-manager,"+person)
 	admin, err := clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig)

@@ -82,7 +82,7 @@ type hostMeter struct {
 }
 
 // startHostMeter puts a relay between the aggregator and leat-apiserver.
-func startHostMeter(s *measure.Stage, e *kit.Env) *hostMeter {
+func startHostMeter(s *measure.TB, e *kit.Env) *hostMeter {
 	admin, err := clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig)
 	s.Check(err)
 	admin.QPS = -1
@@ -125,7 +125,7 @@ func startHostMeter(s *measure.Stage, e *kit.Env) *hostMeter {
 }
 
 // direct is a person who goes past the aggregator, so that only the host's own controllers cross it.
-func direct(s *measure.Stage, e *kit.Env) *rest.Config {
+func direct(s *measure.TB, e *kit.Env) *rest.Config {
 	return measure.Protobuf(e.Direct(s, "alice", "leat:admins"))
 }
 

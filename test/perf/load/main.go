@@ -120,7 +120,7 @@ func (o *options) run(ctx context.Context) (err error) {
 	}
 	// What makes servers check themselves keeps every object for ever.
 	host.Oracles = nil
-	s := measure.NewStage(ctx, "load", o.dir)
+	s := measure.NewTB(ctx, "load", o.dir)
 	var r *result
 	func() {
 		defer s.End()

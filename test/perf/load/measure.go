@@ -240,7 +240,7 @@ type observer struct {
 	urls   []string
 }
 
-func (o *options) observer(s *measure.Stage, servers []*kit.Env) *observer {
+func (o *options) observer(s *measure.TB, servers []*kit.Env) *observer {
 	admin, err := clientcmd.BuildConfigFromFlags("", servers[0].Host.AdminKubeconfig)
 	s.Check(err)
 	s.Check(measure.AllowObserver(s.Context(), kubernetes.NewForConfigOrDie(admin)))
@@ -254,7 +254,7 @@ func (o *options) observer(s *measure.Stage, servers []*kit.Env) *observer {
 }
 
 // metrics gives the sums over all servers.
-func (o *observer) metrics(s *measure.Stage) measure.Metrics {
+func (o *observer) metrics(s *measure.TB) measure.Metrics {
 	sums := measure.Metrics{}
 	for _, url := range o.urls {
 		metrics, err := measure.ReadMetrics(s.Context(), o.client, url+"/metrics")

@@ -52,7 +52,7 @@ const (
 )
 
 // play starts everything, runs the set and measures.
-func (o *options) play(s *measure.Stage) *result {
+func (o *options) play(s *measure.TB) *result {
 	e := kit.Aggregated(s, "--etcd-compaction-interval="+o.compactionInterval.String())
 	servers, managerArgs := o.startReplicas(s, e)
 	var atHost *hostMeter
@@ -149,7 +149,7 @@ func (o *options) play(s *measure.Stage) *result {
 
 // startReplicas starts as many servers as there are to be, with a Service in front of them if there are several, and holds each to its share of
 // a processor. It gives all servers, and how the controller manager reaches them.
-func (o *options) startReplicas(s *measure.Stage, e *kit.Env) (servers []*kit.Env, managerArgs []string) {
+func (o *options) startReplicas(s *measure.TB, e *kit.Env) (servers []*kit.Env, managerArgs []string) {
 	servers = []*kit.Env{e}
 	for range o.replicas - 1 {
 		servers = append(servers, e.Replica(s))
@@ -176,7 +176,7 @@ func (o *options) startReplicas(s *measure.Stage, e *kit.Env) (servers []*kit.En
 }
 
 // createSet creates a set and tells when.
-func (o *options) createSet(s *measure.Stage, sets typed.TaskSetInterface, name string, completions int) time.Time {
+func (o *options) createSet(s *measure.TB, sets typed.TaskSetInterface, name string, completions int) time.Time {
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	set.Spec.Completions, set.Spec.Parallelism = new(int32(completions)), new(int32(o.parallelism))
 	set.Spec.CompletionMode = new(batch.IndexedCompletion)
@@ -187,7 +187,7 @@ func (o *options) createSet(s *measure.Stage, sets typed.TaskSetInterface, name 
 }
 
 // store has one task done, and stores copies of it, past the servers.
-func store(s *measure.Stage, etcd *clientv3.Client, tasks typed.TaskInterface, namespace string, n int) {
+func store(s *measure.TB, etcd *clientv3.Client, tasks typed.TaskInterface, namespace string, n int) {
 	_, err := tasks.Create(s.Context(), &batch.Task{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: storedName(0), Labels: map[string]string{"app": "render", "team": "pictures"},
@@ -247,7 +247,7 @@ func (p *pace) wait(ctx context.Context) error {
 }
 
 // startWorkers starts workers which together have room for the parallelism and for probes.
-func (o *options) startWorkers(s *measure.Stage, servers []*kit.Env, namespace string, pace *pace, seen func(string), failed func(error)) {
+func (o *options) startWorkers(s *measure.TB, servers []*kit.Env, namespace string, pace *pace, seen func(string), failed func(error)) {
 	ctx, cancel := context.WithCancel(s.Context())
 	ended := make(chan error, o.workers)
 	for i := range o.workers {
@@ -268,7 +268,7 @@ func (o *options) startWorkers(s *measure.Stage, servers []*kit.Env, namespace s
 }
 
 // follow prints how the set gets on until it has ended.
-func (o *options) follow(s *measure.Stage, sets typed.TaskSetInterface, name string, completions int, m *meter, r *result, failures *failures, begun time.Time) {
+func (o *options) follow(s *measure.TB, sets typed.TaskSetInterface, name string, completions int, m *meter, r *result, failures *failures, begun time.Time) {
 	fmt.Println(header)
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
