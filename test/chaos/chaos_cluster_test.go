@@ -31,6 +31,7 @@ import (
 	"k8s.io/client-go/util/connrotation"
 
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/faultproxy"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
@@ -65,7 +66,7 @@ func newKeeper(t testing.TB, seed uint64) *keeper {
 // ArtifactDir returns the directory of the files of all processes.
 func (k *keeper) ArtifactDir() string { return k.dir }
 
-// cluster is a highly available installation of Leat, with a link in the place of each network connection.
+// cluster is a highly available installation of Leat, with a proxy in the place of each network connection.
 type cluster struct {
 	*keeper
 	store    *store
@@ -74,7 +75,7 @@ type cluster struct {
 	managers []*process
 	workers  []*worker
 	// service leads to any server. The host's aggregator, the controller managers and the workers use it.
-	service *link
+	service *faultproxy.Proxy
 	// registers is the namespace of the objects that clients write, and work that of the task sets.
 	registers, work string
 	dir             string // where commands write their marks
@@ -101,13 +102,13 @@ type server struct {
 	*process
 	env *kit.Env
 	// clients leads clients to this server, and etcd leads the server to each etcd member.
-	clients *link
-	etcd    []*link
+	clients *faultproxy.Proxy
+	etcd    []*faultproxy.Proxy
 }
 
 type worker struct {
 	*process
-	link *link
+	proxy *faultproxy.Proxy
 }
 
 func newCluster(t testing.TB, seed uint64, members int) *cluster {
@@ -130,9 +131,9 @@ func newCluster(t testing.TB, seed uint64, members int) *cluster {
 		server := &server{}
 		var endpoints []string
 		for _, m := range s.store.members {
-			l := newLink(k, m.address)
-			server.etcd = append(server.etcd, l)
-			endpoints = append(endpoints, "https://"+l.address)
+			proxy := faultproxy.New(k, m.address)
+			server.etcd = append(server.etcd, proxy)
+			endpoints = append(endpoints, "https://"+proxy.Address)
 		}
 		servers := strings.Join(endpoints, ",")
 		if i == 0 {
@@ -144,11 +145,15 @@ func newCluster(t testing.TB, seed uint64, members int) *cluster {
 			server.env = e.Replica(k, "--etcd-servers="+servers)
 		}
 		server.process = &process{Process: server.env.Server, name: fmt.Sprintf("server %d", i)}
-		server.clients = newLink(k, addressOf(server.env.Direct(k, "nobody")))
+		server.clients = faultproxy.New(k, addressOf(server.env.Direct(k, "nobody")))
 		s.servers = append(s.servers, server)
 	}
-	s.service = newLink(k, addressOf(s.servers[0].env.Direct(k, "nobody")), addressOf(s.servers[1].env.Direct(k, "nobody")))
-	_, port, err := net.SplitHostPort(s.service.address)
+	var addresses []string
+	for _, server := range s.servers {
+		addresses = append(addresses, addressOf(server.env.Direct(k, "nobody")))
+	}
+	s.service = faultproxy.New(k, addresses...)
+	_, port, err := net.SplitHostPort(s.service.Address)
 	kit.Check(k, err)
 	var number int
 	_, err = fmt.Sscan(port, &number)
@@ -156,16 +161,16 @@ func newCluster(t testing.TB, seed uint64, members int) *cluster {
 	kit.Check(k, s.host.RegisterLeat(k.Context(), number, e.ServingCA.CertPEM()))
 
 	for _, name := range []string{"one", "two"} {
-		s.managers = append(s.managers, &process{name: "manager " + name, Process: e.StartManager(k, name, "--leat-server=https://"+s.service.address,
+		s.managers = append(s.managers, &process{name: "manager " + name, Process: e.StartManager(k, name, "--leat-server=https://"+s.service.Address,
 			"--leader-elect-lease-duration=8s", "--leader-elect-renew-deadline=6s", "--leader-elect-retry-period=1s"),
 			mayEnd: func(err error) bool { return strings.Contains(err.Error(), "leader election lost") }})
 	}
 	s.registers, s.work = namespace(k, e, "Registers"), namespace(k, e, "Work")
 	for i := range workers {
 		name := string(rune('a' + i))
-		l := newLink(k, s.service.targets...)
-		s.workers = append(s.workers, &worker{link: l, process: &process{name: "worker " + name, Process: e.StartWorker(k,
-			through(e.Worker(k, s.work, name), l), s.work, name, []string{"WORKER=" + name, "DIR=" + s.dir},
+		proxy := faultproxy.New(k, addresses...)
+		s.workers = append(s.workers, &worker{proxy: proxy, process: &process{name: "worker " + name, Process: e.StartWorker(k,
+			proxy.Through(e.Worker(k, s.work, name)), s.work, name, []string{"WORKER=" + name, "DIR=" + s.dir},
 			fmt.Sprintf("--tasks=%d", workerTasks), "--lease-duration="+leaseDuration.String())}})
 	}
 	s.start = time.Now()
@@ -190,13 +195,6 @@ func addressOf(config *rest.Config) string {
 		panic(err) // kit made the URL
 	}
 	return u.Host
-}
-
-// through returns a config that connects over the link.
-func through(config *rest.Config, l *link) *rest.Config {
-	config = rest.CopyConfig(config)
-	config.Host = "https://" + l.address
-	return config
 }
 
 // reconnecting returns a config with its own connections and a function that closes them. A client that gets no answer

@@ -36,6 +36,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/kit/faultproxy"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
@@ -57,7 +58,7 @@ type member struct {
 	*process
 	address string // of clients, 127.0.0.1:<port>
 	// peers leads the other members to this one.
-	peers *link
+	peers *faultproxy.Proxy
 	// disk is the file system of its data, or nil where the test cannot mount one.
 	disk *disk
 }
@@ -88,11 +89,11 @@ func startStore(t testing.TB, dir string, size int) *store {
 	program := filepath.Join(kit.Must(host.RepositoryRoot())(t), "bin", "host", "etcd")
 	var initial, listen []string
 	for i := range size {
-		m := &member{address: "127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t)), peers: newLink(t)}
+		m := &member{address: "127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t)), peers: faultproxy.New(t)}
 		peer := "127.0.0.1:" + strconv.Itoa(kit.Must(host.FreePort())(t))
-		m.peers.aim(peer)
+		m.peers.SetTargets(peer)
 		listen = append(listen, "https://"+peer)
-		initial = append(initial, fmt.Sprintf("m%d=https://%s", i, m.peers.address))
+		initial = append(initial, fmt.Sprintf("m%d=https://%s", i, m.peers.Address))
 		s.members = append(s.members, m)
 	}
 	// A member exits when its disk is full.
@@ -117,7 +118,7 @@ func startStore(t testing.TB, dir string, size int) *store {
 				Args: []string{
 					"--name=m" + strconv.Itoa(i), "--data-dir=" + data,
 					"--listen-client-urls=" + url, "--advertise-client-urls=" + url,
-					"--listen-peer-urls=" + listen[i], "--initial-advertise-peer-urls=https://" + m.peers.address,
+					"--listen-peer-urls=" + listen[i], "--initial-advertise-peer-urls=https://" + m.peers.Address,
 					"--initial-cluster=" + strings.Join(initial, ","),
 					"--client-cert-auth", "--trusted-ca-file=" + s.caFile, "--cert-file=" + serverCert, "--key-file=" + serverKey,
 					"--peer-client-cert-auth", "--peer-trusted-ca-file=" + s.caFile, "--peer-cert-file=" + serverCert, "--peer-key-file=" + serverKey,

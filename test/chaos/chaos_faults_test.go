@@ -33,6 +33,7 @@ import (
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/test/kit/await"
+	"github.com/leat-dev/leat/test/kit/faultproxy"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
@@ -121,39 +122,39 @@ func (i *injector) freeze(p *process, d time.Duration) error {
 	return p.Signal(syscall.SIGCONT)
 }
 
-// disturb resets the connections of links, or drops their packets for a while.
-func (i *injector) disturb(d draw, links ...*link) string {
+// disturb resets the connections of proxies, or stalls them for a while.
+func (i *injector) disturb(d draw, proxies ...*faultproxy.Proxy) string {
 	span, what := d.between(200*time.Millisecond, 5*time.Second), ""
 	switch d.way % 4 {
 	case 0:
-		for _, l := range links {
-			l.cut()
+		for _, p := range proxies {
+			p.Reset()
 		}
 		return "cut"
 	case 1:
 		what = "both directions lost"
-		i.drop(span, true, true, links)
+		i.stall(span, true, true, proxies)
 	case 2:
 		what = "half-open, nothing arrives"
-		i.drop(span, true, false, links)
+		i.stall(span, true, false, proxies)
 	case 3:
 		what = "half-open, nothing is answered"
-		i.drop(span, false, true, links)
+		i.stall(span, false, true, proxies)
 	}
 	return fmt.Sprintf("%s for %s", what, span)
 }
 
-// drop drops packets in one direction or both for d.
-func (i *injector) drop(d time.Duration, there, back bool, links []*link) {
-	for _, l := range links {
-		l.block(there, back)
+// stall stalls the proxies in one direction or both for d.
+func (i *injector) stall(d time.Duration, toTarget, fromTarget bool, proxies []*faultproxy.Proxy) {
+	for _, p := range proxies {
+		p.Stall(toTarget, fromTarget)
 	}
 	await.Pause(i.Context(), d)
-	for _, l := range links {
+	for _, p := range proxies {
 		if d%2 == 0 { // data sent meanwhile is lost; otherwise it arrives late
-			l.cut()
+			p.Reset()
 		}
-		l.unblock()
+		p.Resume()
 	}
 }
 
@@ -391,7 +392,7 @@ func (i *injector) workFaults() []fault {
 			return fmt.Sprintf("%s for %s", worker(d).name, span), i.freeze(worker(d).process, span)
 		}},
 		{"worker disturbed", 3, func(_ context.Context, d draw) (string, error) {
-			return worker(d).name + " " + i.disturb(d, worker(d).link), nil
+			return worker(d).name + " " + i.disturb(d, worker(d).proxy), nil
 		}},
 	}
 }

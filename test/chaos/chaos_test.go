@@ -42,6 +42,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit/await"
+	"github.com/leat-dev/leat/test/kit/faultproxy"
 )
 
 var (
@@ -93,7 +94,7 @@ func run(t *testing.T, seed uint64) {
 	defer endFaults()
 	recorder := &recorder{}
 	clients := s.clients(seed, recorder)
-	sets := newWorkload(s, through(s.servers[0].env.Direct(t, "alice", "leat:admins"), s.service))
+	sets := newWorkload(s, s.service.Through(s.servers[0].env.Direct(t, "alice", "leat:admins")))
 	injector := &injector{cluster: s, history: history, counts: map[string]int{}}
 	var foreground sync.WaitGroup
 	for _, c := range clients {
@@ -188,10 +189,10 @@ func (s *cluster) clients(seed uint64, r *recorder) []*client {
 	person := e.Direct(s, "alice", "leat:admins")
 	var all []*client
 	for _, path := range []struct {
-		name string
-		link *link
+		name  string
+		proxy *faultproxy.Proxy
 	}{{"server 0", s.servers[0].clients}, {"server 1", s.servers[1].clients}, {"server 0", s.servers[0].clients}, {"server 1", s.servers[1].clients}, {"service", s.service}} {
-		all = append(all, newClient(s, len(all), path.name, through(person, path.link), seed, r))
+		all = append(all, newClient(s, len(all), path.name, path.proxy.Through(person), seed, r))
 	}
 	return append(all, newClient(s, len(all), "host", e.Admin(s), seed, r))
 }
@@ -200,8 +201,8 @@ func (s *cluster) clients(seed uint64, r *recorder) []*client {
 func (s *cluster) watchers(seed uint64, from int64) []*watcher {
 	e := s.servers[0].env
 	person := e.Direct(s, "alice", "leat:admins")
-	first, second := through(person, s.servers[0].clients), through(person, s.servers[1].clients)
-	service, host := through(person, s.service), e.Admin(s)
+	first, second := s.servers[0].clients.Through(person), s.servers[1].clients.Through(person)
+	service, host := s.service.Through(person), e.Admin(s)
 	all := func(*batch.Task) bool { return true }
 	red := func(task *batch.Task) bool { return task.Labels["color"] == "red" }
 	notGreen := func(task *batch.Task) bool { return task.Labels["color"] != "green" }

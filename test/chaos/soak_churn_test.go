@@ -78,8 +78,9 @@ var kinds = []string{
 // churn applies load: clients through the host and through the Service, and workers.
 type churn struct {
 	*soakCluster
-	clients []versioned.Interface
-	workers []*measure.FakeWorker // the staying ones first
+	clients     []versioned.Interface
+	controllers versioned.Interface   // with the rights of the controller manager
+	fakeWorkers []*measure.FakeWorker // the staying ones first
 
 	// pace limits the rate of operations if it is not nil. done counts them: completions of sets and calls of clients.
 	pace flowcontrol.RateLimiter
@@ -93,13 +94,13 @@ type churn struct {
 }
 
 func newChurn(s *soakCluster) *churn {
-	c := &churn{soakCluster: s, took: map[string][]time.Duration{}, failed: map[string]int{}, last: map[string]error{}}
+	c := &churn{soakCluster: s, controllers: s.client(s.env.Controller(s)), took: map[string][]time.Duration{}, failed: map[string]int{}, last: map[string]error{}}
 	c.clients = []versioned.Interface{
 		s.client(s.env.Admin(s)), s.client(measure.Protobuf(s.through(s.env.Direct(s, "alice", "leat:admins")))),
 	}
 	for i := range stayingWorkers + visitingWorkers {
 		name := fmt.Sprintf("instant-%05d", i)
-		c.workers = append(c.workers, &measure.FakeWorker{
+		c.fakeWorkers = append(c.fakeWorkers, &measure.FakeWorker{
 			Client: kit.Client(s, s.own(measure.Protobuf(s.through(s.env.Worker(s, s.namespace, name))))), Namespace: s.namespace, Name: name,
 			Seen:   func(string) { c.record(opAnswer, 0, nil) },
 			Failed: func(err error) { c.record(opAnswer, 0, err) },
@@ -130,7 +131,7 @@ func (c *churn) run(ctx context.Context) {
 	repeat(c.watchTask)
 	repeat(c.runInformer)
 	repeat(c.readLog)
-	for i, w := range c.workers {
+	for i, w := range c.fakeWorkers {
 		all.Go(func() {
 			for ctx.Err() == nil {
 				life, end := ctx, context.CancelFunc(func() {})
@@ -403,9 +404,13 @@ func (c *churn) runWorker(ctx, life context.Context, w *measure.FakeWorker) {
 		}
 		return err
 	})
-	// The controllers delete its lease. Before that, it cannot register again.
+	// The worker can register again when the controllers have deleted its lease, which they do every 10 s. At the end of
+	// the load nothing registers again, and the test deletes the lease in their name.
 	_ = await.Until(leaving, patience, func(leaving context.Context) error {
 		_, err := api.WorkerLeases(c.namespace).Get(leaving, w.Name, metav1.GetOptions{})
+		if ctx.Err() != nil {
+			err = c.controllers.BatchV1alpha1().WorkerLeases(c.namespace).Delete(leaving, w.Name, metav1.DeleteOptions{})
+		}
 		if apierrors.IsNotFound(err) {
 			return nil
 		}

@@ -41,9 +41,9 @@ const (
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	search := min(20*time.Second, *duration/4)
-	// An idle point takes up to a minute: a short run has few of them, but at least two intervals.
-	interval := min(max((*duration-search)/8, 40*time.Second), 5*time.Minute)
-	intervals := max(2, int((*duration-search)/interval))
+	// An idle point takes up to half a minute: a short run has few of them, but at least three.
+	intervals := max(2, int((*duration-search)/min(max((*duration-search)/8, 50*time.Second), 5*time.Minute)))
+	interval := (*duration - search) / time.Duration(intervals)
 	s := newSoakCluster(t)
 	c := newChurn(s)
 	start := time.Now()
