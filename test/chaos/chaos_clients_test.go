@@ -27,8 +27,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -38,6 +36,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/await"
 )
 

@@ -31,11 +31,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/faultproxy"
 	"github.com/leat-dev/leat/test/kit/host"
 )

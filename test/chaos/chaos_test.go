@@ -35,12 +35,11 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/faultproxy"
 )

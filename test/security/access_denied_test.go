@@ -133,7 +133,7 @@ func testDenied(t *testing.T, e *kit.Env) {
 		return
 	}
 	// The deletion of the namespace deletes the Worker.
-	kit.Check(t, hostAdmin(t, e).CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}))
+	kit.Check(t, e.HostClient(t).CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}))
 	if err := admin.Workers(namespace).Delete(t.Context(), "stolen", metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		t.Error(err)
 	}

@@ -40,9 +40,9 @@ func testPaths(t *testing.T, e *kit.Env) {
 	admin := kit.Client(t, e.Admin(t)).BatchV1alpha1()
 	kit.Must(admin.Tasks(mine).Create(t.Context(), newTask("own"), metav1.CreateOptions{}))(t)
 	kit.Must(admin.Tasks(others).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
-	grant(t, e, mine, "insider", "leat:edit", user("insider"))
+	e.BindClusterRole(t, mine, "insider", "leat:edit", kit.UserSubject("insider"))
 	role(t, e, "inspector", rbacv1.PolicyRule{NonResourceURLs: []string{"*"}, Verbs: []string{"*"}})
-	grant(t, e, "", "inspector", "inspector", user("inspector"))
+	e.BindClusterRole(t, "", "inspector", "inspector", kit.UserSubject("inspector"))
 
 	for _, port := range ports(e) {
 		t.Run("anonymous "+port.name, func(t *testing.T) { anonymousPaths(t, port) })

@@ -55,10 +55,10 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 		return []string{"a", "a-b", "a.b", "a.b.c", "ab", "tasks"}
 	}
 	for _, namespace := range namespaces {
-		kit.Must(hostAdmin(t, e).CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}))(t)
+		kit.Must(e.HostClient(t).CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}))(t)
 	}
 	role(t, e, "keeper", rbacv1.PolicyRule{APIGroups: []string{"batch.leat.dev"}, Resources: []string{"*"}, Verbs: []string{"*"}})
-	grant(t, e, "", "keeper", "keeper", user("keeper"))
+	e.BindClusterRole(t, "", "keeper", "keeper", kit.UserSubject("keeper"))
 	client := kit.Must(dynamic.NewForConfig(e.Direct(t, "keeper")))(t)
 	of := func(resource, namespace string) dynamic.ResourceInterface {
 		return client.Resource(schema.GroupVersionResource{Group: "batch.leat.dev", Version: "v1alpha1", Resource: resource}).Namespace(namespace)

@@ -93,10 +93,10 @@ func testSecrets(t *testing.T, e *kit.Env) {
 	post(t, alice, tasksPath(namespace), `{"spec": marked-in-a-body-that-is-broken`)
 
 	account := rbacv1.Subject{Kind: "ServiceAccount", Namespace: namespace, Name: "default"}
-	grant(t, e, namespace, "account", "leat:view", account)
+	e.BindClusterRole(t, namespace, "account", "leat:view", account)
 	var token string
 	kit.Eventually(t, "the service account exists", func(ctx context.Context) (err error) {
-		token, err = tokenOf(ctx, hostAdmin(t, e), namespace, "default", "", nil)
+		token, err = tokenOf(ctx, e.HostClient(t), namespace, "default", "", nil)
 		return err
 	})
 	bearing := rest.AnonymousClientConfig(server.Direct(t, "x"))
@@ -165,7 +165,7 @@ func testSecrets(t *testing.T, e *kit.Env) {
 // failures are ignored.
 func registerWebhook(t *testing.T, e *kit.Env, namespace string) {
 	t.Helper()
-	kit.Must(hostAdmin(t, e).AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(t.Context(), &admissionregistrationv1.ValidatingWebhookConfiguration{
+	kit.Must(e.HostClient(t).AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(t.Context(), &admissionregistrationv1.ValidatingWebhookConfiguration{
 		ObjectMeta: metav1.ObjectMeta{Name: "nobody"},
 		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
 			Name:                    "nobody.example.com",

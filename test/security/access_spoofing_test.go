@@ -54,7 +54,7 @@ const (
 // name, groups and further attributes, or a status code. For workers, whose requests never reach the policy, it is the
 // reason of the refusal.
 func senders(t *testing.T, e *kit.Env, namespace string) []sender {
-	admin := hostAdmin(t, e)
+	admin := e.HostClient(t)
 	workerClients := kit.Must(pki.NewCA("leat-worker-clients"))(t)
 	strangers := kit.Must(pki.NewCA("host-client-ca"))(t) // another CA of the same name
 	account := kit.Must(admin.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "pool"}}, metav1.CreateOptions{}))(t)
@@ -65,7 +65,7 @@ func senders(t *testing.T, e *kit.Env, namespace string) []sender {
 			return err
 		}
 	}
-	grant(t, e, namespace, "pool", "leat:worker", rbacv1.Subject{Kind: "ServiceAccount", Namespace: namespace, Name: "pool"})
+	e.BindClusterRole(t, namespace, "pool", "leat:worker", rbacv1.Subject{Kind: "ServiceAccount", Namespace: namespace, Name: "pool"})
 	running := kit.Must(admin.CoreV1().Pods(namespace).Create(t.Context(), &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "pool-1"},
 		Spec:       corev1.PodSpec{ServiceAccountName: "pool", Containers: []corev1.Container{{Name: "worker", Image: "worker"}}},
@@ -213,11 +213,11 @@ var claims = []claim{
 func testSpoofing(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	// Everyone may create tasks, so that each request reaches the policy that returns the identity.
-	grant(t, e, namespace, "everyone", "leat:edit", group("system:authenticated"), group("system:unauthenticated"))
+	e.BindClusterRole(t, namespace, "everyone", "leat:edit", kit.GroupSubject("system:authenticated"), kit.GroupSubject("system:unauthenticated"))
 	role(t, e, "deputy",
 		impersonate("", "users", "alice"), impersonate("", "groups", "leat:admins"),
 		impersonate("authentication.k8s.io", "uids", "7"), impersonate("authentication.k8s.io", "userextras/key", "value"))
-	grant(t, e, "", "deputy", "deputy", user("deputy"))
+	e.BindClusterRole(t, "", "deputy", "deputy", kit.UserSubject("deputy"))
 	returnIdentity(t, e, namespace)
 	all := senders(t, e, namespace)
 

@@ -30,9 +30,7 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
@@ -231,40 +229,10 @@ func postHTTP2(t testing.TB, client *http.Client, config *rest.Config, target, b
 	return answer{response.StatusCode, string(kit.Must(io.ReadAll(response.Body))(t))}
 }
 
-// hostAdmin returns a client of system:masters, to set up the host. Authorizers never see it, so no test uses it for
-// Leat's API.
-func hostAdmin(t testing.TB, e *kit.Env) *kubernetes.Clientset {
-	t.Helper()
-	config := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
-	config.QPS = -1
-	return kit.Must(kubernetes.NewForConfig(config))(t)
-}
-
-// grant binds a cluster role to subjects in a namespace, or in all namespaces if it is empty.
-func grant(t testing.TB, e *kit.Env, namespace, name, role string, subjects ...rbacv1.Subject) {
-	t.Helper()
-	rbac := hostAdmin(t, e).RbacV1()
-	ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}
-	meta := metav1.ObjectMeta{Name: name}
-	if namespace == "" {
-		kit.Must(rbac.ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{}))(t)
-		return
-	}
-	kit.Must(rbac.RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{}))(t)
-}
-
 // role creates a cluster role.
 func role(t testing.TB, e *kit.Env, name string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
-	kit.Must(hostAdmin(t, e).RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules}, metav1.CreateOptions{}))(t)
-}
-
-func user(name string) rbacv1.Subject {
-	return rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}
-}
-
-func group(name string) rbacv1.Subject {
-	return rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: name}
+	kit.Must(e.HostClient(t).RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules}, metav1.CreateOptions{}))(t)
 }
 
 // newTask returns a task with the marker in its environment.

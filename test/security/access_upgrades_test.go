@@ -55,7 +55,7 @@ func testUpgrades(t *testing.T, e *kit.Env) {
 	admin := kit.Client(t, e.Admin(t)).BatchV1alpha1()
 	kit.Must(admin.Tasks(mine).Create(t.Context(), &v1alpha1.Task{ObjectMeta: metav1.ObjectMeta{Name: "own"}, Spec: v1alpha1.TaskSpec{Command: []string{"true"}}}, metav1.CreateOptions{}))(t)
 	kit.Must(admin.Tasks(others).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
-	grant(t, e, mine, "tunneller", "leat:edit", user("tunneller"))
+	e.BindClusterRole(t, mine, "tunneller", "leat:edit", kit.UserSubject("tunneller"))
 
 	for _, port := range ports(e) {
 		t.Run(port.name, func(t *testing.T) {

@@ -51,11 +51,11 @@ func testWebsockets(t *testing.T, e *kit.Env) {
 	own.Spec.Env = nil
 	kit.Must(admin.Tasks(mine).Create(t.Context(), own, metav1.CreateOptions{}))(t)
 	kit.Must(admin.Tasks(others).Create(t.Context(), newTask("one"), metav1.CreateOptions{}))(t)
-	grant(t, e, mine, "watcher", "leat:edit", user("watcher"), rbacv1.Subject{Kind: "ServiceAccount", Namespace: mine, Name: "default"})
+	e.BindClusterRole(t, mine, "watcher", "leat:edit", kit.UserSubject("watcher"), rbacv1.Subject{Kind: "ServiceAccount", Namespace: mine, Name: "default"})
 	const watch = "?watch=true&timeoutSeconds=1"
 	var token string
 	kit.Eventually(t, "the service account exists", func(ctx context.Context) (err error) {
-		token, err = tokenOf(ctx, hostAdmin(t, e), mine, "default", "", nil)
+		token, err = tokenOf(ctx, e.HostClient(t), mine, "default", "", nil)
 		return err
 	})
 

@@ -45,7 +45,7 @@ func testWorkerFields(t *testing.T, e *kit.Env) {
 	kit.Must(workers.UpdateStatus(t.Context(), worker, metav1.UpdateOptions{}))(t)
 	task := newTask("full")
 	task.Labels, task.Annotations, task.Finalizers = map[string]string{"a": "b"}, map[string]string{"c": "d"}, []string{"example.com/keep"}
-	owner := kit.Must(hostAdmin(t, e).CoreV1().ConfigMaps(namespace).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "owner"}}, metav1.CreateOptions{}))(t)
+	owner := kit.Must(e.HostClient(t).CoreV1().ConfigMaps(namespace).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "owner"}}, metav1.CreateOptions{}))(t)
 	task.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}}
 	task.Spec.Args, task.Spec.WorkingDir, task.Spec.Priority, task.Spec.WorkerSelector = []string{"x"}, "/", 3, map[string]string{"pool": "a"}
 	task.Spec.ActiveDeadlineSeconds, task.Spec.TTLSecondsAfterFinished, task.Spec.BackoffLimit = new(int64(1000)), new(int32(1000)), new(int32(3))

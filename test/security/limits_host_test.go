@@ -21,10 +21,6 @@ import (
 	"testing"
 
 	"github.com/leat-dev/leat/test/kit"
-
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
-
 	"github.com/leat-dev/leat/test/kit/measure"
 )
 
@@ -35,7 +31,7 @@ const hostMemory = 200.0
 // server itself does, and the host must keep serving its own API.
 func (s *server) testThroughHost(t *testing.T) {
 	namespace, all := s.namespace(t), attacks()
-	host := kit.Must(kubernetes.NewForConfig(kit.Must(clientcmd.BuildConfigFromFlags("", s.env.Host.AdminKubeconfig))(t)))(t)
+	host := s.env.HostClient(t)
 	for _, name := range []string{
 		"a body of more than 3 MiB", "a body of untold length", "JSON 100,000 deep", "a million arguments", "protobuf of a million owners", "a compressed body",
 		"a YAML bomb", "a JSON patch of 100,000 operations", "a JSON patch that doubles", "a task of 1.6 MiB",

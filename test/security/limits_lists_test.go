@@ -27,8 +27,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -36,6 +34,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 const (

@@ -31,9 +31,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
@@ -84,15 +82,9 @@ func testLimits(t *testing.T, e *kit.Env) {
 // allowMetrics allows the administrators of Leat to read metrics, which leat:admin does not include.
 func allowMetrics(t *testing.T, e *kit.Env) {
 	t.Helper()
-	client := kit.Must(kubernetes.NewForConfig(kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)))(t).RbacV1()
-	meta := metav1.ObjectMeta{Name: "limits-metrics"}
-	kit.Must(client.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
-		ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}}},
-	}, metav1.CreateOptions{}))(t)
-	kit.Must(client.ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
-		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: meta.Name},
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "leat:admins"}},
-	}, metav1.CreateOptions{}))(t)
+	name := "limits-metrics"
+	role(t, e, name, rbacv1.PolicyRule{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}})
+	e.BindClusterRole(t, "", name, name, kit.GroupSubject("leat:admins"))
 }
 
 // server is the server under attack, with clients of an administrator.
