@@ -102,7 +102,7 @@ func (s *server) testResets(t *testing.T) {
 		flood.Write(http2Frame(reset, 0, 2*i+1, binary.BigEndian.AppendUint32(nil, cancel)))
 	}
 	flood.Write(http2Frame(ping, 0, 0, make([]byte, 8)))
-	c := s.cost(t, func() {
+	c := s.measured(t, func() {
 		connection := s.dial(t, "h2", 0)
 		kit.Check(t, connection.SetDeadline(time.Now().Add(patience)))
 		// The server answers the ping at the end when it has read the flood, unless it closes the connection before.
