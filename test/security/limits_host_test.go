@@ -33,7 +33,7 @@ func (s *server) testThroughHost(t *testing.T) {
 	namespace, all := s.namespace(t), attacks()
 	host := s.env.HostClient(t)
 	for _, name := range []string{
-		"a body of more than 3 MiB", "a body of untold length", "JSON 100,000 deep", "a million arguments", "protobuf of a million owners", "a compressed body",
+		"a body of more than 3 MiB", "a body of unknown length", "JSON 100,000 deep", "a million arguments", "protobuf of a million owners", "a compressed body",
 		"a YAML bomb", "a JSON patch of 100,000 operations", "a JSON patch that doubles", "a task of 1.6 MiB",
 		"a label selector of 50,000 values", "a token of another resource", "10,000 types to answer in", "an object larger than etcd's",
 	} {

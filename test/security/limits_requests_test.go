@@ -93,7 +93,7 @@ var attacks = sync.OnceValue(func() map[string]attack {
 	return map[string]attack{
 		// Size of the body.
 		"a body of more than 3 MiB":         {post(jsonType, large), 413, []string{"limit is 3145728"}},
-		"a body of untold length":           {func() request { r := post(jsonType, large); r.chunked = true; return r }(), 413, []string{"limit is 3145728"}},
+		"a body of unknown length":          {func() request { r := post(jsonType, large); r.chunked = true; return r }(), 413, []string{"limit is 3145728"}},
 		"a PUT of more than 3 MiB":          {request{method: http.MethodPut, path: target, contentType: jsonType, body: large}, 413, []string{"limit is 3145728"}},
 		"a patch of more than 3 MiB":        {patch(mergePatchType, string(large)), 413, []string{"limit is 3145728"}},
 		"an apply patch of more than 3 MiB": {patch(applyType, string(large)), 413, []string{"limit is 3145728"}},
@@ -114,7 +114,7 @@ var attacks = sync.OnceValue(func() map[string]attack {
 		"700,000 managers":           {post(jsonType, []byte(withMeta(`"managedFields":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 1000 items: metadata.managedFields"}},
 		"700,000 tolerations":        {post(jsonType, []byte(taskWith(`"tolerations":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 10000 objects"}},
 		"200,000 labels":             {post(jsonType, []byte(withMeta(`"labels":{`+values(`"%06d":""`, ",", 200_000)+`}`))), 413, []string{"an object in the body has more than 10000 fields"}},
-		"200,000 fields of no kind":  {post(jsonType, []byte(taskWith(values(`"%06d":0`, ",", 200_000)))), 413, []string{"an object in the body has more than 10000 fields"}},
+		"200,000 unknown fields":     {post(jsonType, []byte(taskWith(values(`"%06d":0`, ",", 200_000)))), 413, []string{"an object in the body has more than 10000 fields"}},
 		"a field 150,000 times":      {post(jsonType, []byte(taskWith(values(`"priority":1%05d`, ",", 150_000)))), 413, []string{"an object in the body has more than 10000 fields"}},
 		"300,000 fields and items":   {post(jsonType, []byte(taskWith(`"x":[`+repeated("["+repeated("1", ",", 30_000)+"]", ",", 10)+`]`))), 413, []string{"the body has more than 200000 fields and items"}},
 		"a million items in YAML":    {post(yamlType, []byte("metadata: {name: attack}\nspec: {command: ["+repeated("a", ",", 1_000_000)+"]}")), 413, []string{"YAML of more than 262144 bytes: send JSON"}},
@@ -144,7 +144,7 @@ var attacks = sync.OnceValue(func() map[string]attack {
 		// Continue tokens.
 		"a token of garbage":            {list("limit=1&continue=%00%ff"), 400, []string{"invalid continue token"}},
 		"a token that is no object":     {list("limit=1&continue=" + token("garbage")), 400, []string{"invalid continue token"}},
-		"a token of no version":         {list("limit=1&continue=" + token(`{"v":"v9","rv":1,"start":"a"}`)), 400, []string{"invalid continue token", "does not recognize this encoded version"}},
+		"a token of an unknown version": {list("limit=1&continue=" + token(`{"v":"v9","rv":1,"start":"a"}`)), 400, []string{"invalid continue token", "does not recognize this encoded version"}},
 		"a token without revision":      {list("limit=1&continue=" + token(`{"v":"meta.k8s.io/v1","start":"a"}`)), 400, []string{"invalid continue token", "resourceVersion"}},
 		"a token without start":         {list("limit=1&continue=" + token(`{"v":"meta.k8s.io/v1","rv":1}`)), 400, []string{"invalid continue token", "start key empty"}},
 		"a token above its namespace":   {list("limit=1&continue=" + token(`{"v":"meta.k8s.io/v1","rv":-1,"start":"../a"}`)), 400, []string{"invalid continue token"}},
