@@ -116,7 +116,7 @@ func TestCheckRegistersDetectsFaults(t *testing.T) {
 		{"a write with another's revision", "with another revision", edit(10, func(c *call) { c.revision = 13 })},
 		{"a create of what is there", search, edit(11, func(c *call) { c.outcome = notFound })},
 		{"a write that ended what was marked", "", add(at(20, 21, call{kind: deletes, expected: 9, finishes: true, outcome: ok}))},
-		{"a delete without a request", "deleted at revision 14 without a request", func(calls []call, changes []change) ([]call, []change) {
+		{"a delete without a request", "revision 12 was deleted without a request", func(calls []call, changes []change) ([]call, []change) {
 			return calls, append(changes, changed(14, task("a", "v3", 12), nil))
 		}},
 		{"a write without a request", "was written without a request", func(calls []call, changes []change) ([]call, []change) {

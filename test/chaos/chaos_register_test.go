@@ -257,7 +257,7 @@ func resolve(name string, calls []call, history []version) (operations []porcupi
 	// Deletes whose outcome is unknown.
 	for at := range ends {
 		if !requested[at] {
-			fail("deleted at revision %d without a request", at)
+			fail("revision %d was deleted without a request", at)
 		}
 		if !claimed[at] {
 			operations = append(operations, operation(call{kind: deletes, name: name, expected: at, outcome: unknown}))
