@@ -108,7 +108,7 @@ var attacks = sync.OnceValue(func() map[string]attack {
 		"a name of 1 MiB":        {post(jsonType, []byte(`{"metadata":{"name":"`+strings.Repeat("a", 1<<20)+`"},"spec":{"command":["true"]}}`)), 422, []string{"metadata.name: Invalid value"}},
 		"a name of nearly 3 MiB": {post(jsonType, []byte(`{"metadata":{"name":"`+strings.Repeat("a", 3<<20-1000)+`"},"spec":{"command":["true"]}}`)), 413, []string{"a string in the body has more than 2097152 bytes"}},
 
-		// Many small things in a body that is just small enough.
+		// Many small items in a body that is just small enough.
 		"a million arguments":        {post(jsonType, []byte(taskWith(`"args":[`+repeated(`""`, ",", 1_000_000)+`]`))), 413, []string{"a list in the body has more than 100000 items: spec.args"}},
 		"700,000 owners":             {post(jsonType, []byte(withMeta(`"ownerReferences":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 1000 items: metadata.ownerReferences"}},
 		"700,000 managers":           {post(jsonType, []byte(withMeta(`"managedFields":[`+repeated(`{}`, ",", 700_000)+`]`))), 413, []string{"a list in the body has more than 1000 items: metadata.managedFields"}},
@@ -192,7 +192,7 @@ var attacks = sync.OnceValue(func() map[string]attack {
 		"a quantity of a large exponent":  {post(jsonType, []byte(taskWith(`"resources":{"requests":{"cpu":"1e999999999"}}`))), 400, []string{"cpu: the exponent"}},
 		"a patched quantity of that size": {patch(jsonPatchType, `[{"op":"add","path":"/spec/resources/requests","value":{"cpu":"1e999999999"}}]`), 422, nil},
 
-		// As much as is accepted, and not stored.
+		// The largest accepted requests, as dry runs.
 		"10,000 labels": {dry(post(jsonType, []byte(withMeta(`"labels":{`+values(`"l%d":""`, ",", 10_000)+`}`)))), 201, []string{"l9999"}},
 		"10,000 labels, applied": {dry(patch(applyType, `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"target","labels":{`+
 			values(`"l%d":""`, ",", 10_000)+`}}}`)), 200, []string{"l9999"}},
