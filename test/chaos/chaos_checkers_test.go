@@ -101,21 +101,21 @@ func TestCheckRegistersDetectsFaults(t *testing.T) {
 		{"a stale read", search, edit(5, func(c *call) { c.value, c.revision = "v1", 5 })},
 		{"a stale read after a delete", search, edit(8, func(c *call) { c.outcome, c.value, c.revision = ok, "v2", 7 })},
 		{"a stale list", search, add(call{kind: lists, start: 21, end: 22, revision: 11, outcome: ok, items: map[string]item{"a": {"v2", 7}}})},
-		{"a list of now", "", add(call{kind: lists, start: 21, end: 22, revision: 11, outcome: ok})},
+		{"a current list", "", add(call{kind: lists, start: 21, end: 22, revision: 11, outcome: ok})},
 		{"a read of the future", search, edit(1, func(c *call) { c.value, c.revision = "v3", 12 })},
 		{"a read of a state that never existed", "a read of a state that never existed", edit(5, func(c *call) { c.value = "v9" })},
-		{"a cached read of what never was", "a read of a state that never existed", edit(9, func(c *call) { c.value = "v9" })},
+		{"a cached read of a state that never existed", "a read of a state that never existed", edit(9, func(c *call) { c.value = "v9" })},
 		{"two updates of a revision", search, edit(4, func(c *call) { c.outcome, c.revision = ok, 8 })},
 		{"two updates of a revision, which the history has", search, func(calls []call, changes []change) ([]call, []change) {
 			calls[4].outcome, calls[4].revision = ok, 8
 			changes[2].before = task("a", "v2b", 8)
 			return calls, slices.Insert(changes, 2, changed(8, task("a", "v2", 7), task("a", "v2b", 8)))
 		}},
-		{"a conflict without one", search, add(at(30, 31, call{kind: updates, value: "v6", expected: 12, outcome: conflict}))},
+		{"a conflict without a concurrent write", search, add(at(30, 31, call{kind: updates, value: "v6", expected: 12, outcome: conflict}))},
 		{"a refused write that was stored", "a refused write was stored", edit(10, func(c *call) { c.outcome, c.revision = exists, 0 })},
 		{"a write with another's revision", "with another revision", edit(10, func(c *call) { c.revision = 13 })},
-		{"a create of what is there", search, edit(11, func(c *call) { c.outcome = notFound })},
-		{"a write that ended what was marked", "", add(at(20, 21, call{kind: deletes, expected: 9, finishes: true, outcome: ok}))},
+		{"a not-found answer to a create", search, edit(11, func(c *call) { c.outcome = notFound })},
+		{"a write that completes a delete", "", add(at(20, 21, call{kind: deletes, expected: 9, finishes: true, outcome: ok}))},
 		{"a delete without a request", "revision 12 was deleted without a request", func(calls []call, changes []change) ([]call, []change) {
 			return calls, append(changes, changed(14, task("a", "v3", 12), nil))
 		}},
@@ -198,7 +198,7 @@ func TestCheckWatchDetectsFaults(t *testing.T) {
 		plant      func([]received) []received
 	}{
 		{"nothing", "", func(got []received) []received { return got }},
-		{"a list after a break", "", func(got []received) []received {
+		{"a list after an expired watch", "", func(got []received) []received {
 			return append([]received{list(4, colored("a", "red"), colored("b", "red"))}, got[4:]...)
 		}},
 		{"an event missed", "got ADDED 3 b", func(got []received) []received { return got[1:] }},
@@ -217,7 +217,7 @@ func TestCheckWatchDetectsFaults(t *testing.T) {
 		{"a wrong selector: too much", "got ADDED 2 b, want", func(got []received) []received {
 			return slices.Insert(got, 1, received{kind: watch.Added, revision: 2, task: colored("b", "green")})
 		}},
-		{"a wrong selector: no event when a task stops to match", "got DELETED 6 a, want DELETED 5 b", func(got []received) []received { return slices.Delete(got, 4, 5) }},
+		{"a wrong selector: no event when a task stops matching", "got DELETED 6 a, want DELETED 5 b", func(got []received) []received { return slices.Delete(got, 4, 5) }},
 		{"wrong content", "MODIFIED 4 a: got", func(got []received) []received {
 			got[3].task = colored("a", "blue")
 			return got
@@ -312,7 +312,7 @@ func TestCheckSetDetectsFaults(t *testing.T) {
 			return slices.Insert(c, 10, again...), e
 		}},
 		{"an index counted without success", "none of its tasks succeeded", func(c []change, e []effect) ([]change, []effect) { return slices.Delete(c, 6, 7), e }},
-		{"an index that is not counted any more", "is no longer counted", func(c []change, e []effect) ([]change, []effect) {
+		{"an index that is no longer counted", "is no longer counted", func(c []change, e []effect) ([]change, []effect) {
 			c[12].setAfter = status("1", 1, true)
 			return c, e
 		}},

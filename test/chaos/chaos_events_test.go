@@ -45,8 +45,8 @@ func (e received) String() string {
 
 type selector func(*batch.Task) bool
 
-// expectedEvents returns the events of a watch with the selector. A task is added when it starts to match, and deleted
-// when it stops to match.
+// expectedEvents returns the events of a watch with the selector. A task is added when it starts matching, and deleted
+// when it stops matching.
 func expectedEvents(changes []change, selects selector) []received {
 	var all []received
 	for _, c := range changes {
