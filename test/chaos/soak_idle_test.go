@@ -37,6 +37,9 @@ import (
 // settleTime bounds the wait until connections, watches and garbage are gone. What takes longer counts as growth.
 const settleTime = 30 * time.Second
 
+// filesNoise and goroutinesNoise are the differences between two measurements, a second apart, when nothing changes.
+const filesNoise, goroutinesNoise = 1, 5
+
 // idle deletes all objects, waits until the measurements neither fall nor exceed the limits of growth, and returns
 // them.
 func (s *soakCluster) idle(before []idlePoint, at time.Duration, operations int) idlePoint {
@@ -68,13 +71,14 @@ func (s *soakCluster) idle(before []idlePoint, at time.Duration, operations int)
 	return now
 }
 
-// falling reports whether anything has decreased since an earlier measurement, or whether there is none.
+// falling reports whether files or goroutines have decreased by more than noise since an earlier measurement, or
+// whether there is none.
 func (p idlePoint) falling(earlier idlePoint) bool {
 	if earlier.processes == nil {
 		return true
 	}
 	for i, now := range p.processes {
-		if before := earlier.processes[i]; now.files < before.files || now.goroutines < before.goroutines {
+		if before := earlier.processes[i]; now.files < before.files-filesNoise || now.goroutines < before.goroutines-goroutinesNoise {
 			return true
 		}
 	}

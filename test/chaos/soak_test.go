@@ -54,24 +54,27 @@ func TestSoak(t *testing.T) {
 	t.Logf("peak rate %.0f operations/s; applying %.0f operations/s for %d intervals of %s", peak, share*peak, intervals, interval.Round(time.Second))
 
 	restarts := map[string]int{}
-	var loaded time.Duration
+	var loaded, idled time.Duration
 	held := -c.done.Load()
 	for i := range intervals {
 		restarted := toRestart(s, i, intervals)
-		start := time.Now()
+		loadStart := time.Now()
 		c.loadFor(interval, restarted)
-		loaded += time.Since(start)
+		loaded += time.Since(loadStart)
 		for _, p := range restarted {
 			restarts[p.name]++
 		}
+		idleStart := time.Now()
 		points = append(points, s.idle(points, time.Since(start), int(c.done.Load())))
+		idled += time.Since(idleStart)
 	}
 	held += c.done.Load()
 
 	grown, judged := growth(points)
 	calls, failed, all := c.summary()
-	t.Logf("\n%s\n%s\n%d operations, %.0f/s of a peak of %.0f/s; restarts: %v; judged: %v; grown: %d",
-		samples(points), columns("call\tn\tfailed\tp50 ms\tp99 ms\tmost ms\tlast failure\n"+calls), c.done.Load(), float64(held)/loaded.Seconds(), peak, restarts, judged, len(grown))
+	t.Logf("\n%s\n%s\n%d operations, %.0f/s of a peak of %.0f/s; restarts: %v; judged: %v; grown: %d; %s under load and %s idle",
+		samples(points), columns("call\tn\tfailed\tp50 ms\tp99 ms\tmost ms\tlast failure\n"+calls), c.done.Load(), float64(held)/loaded.Seconds(), peak, restarts, judged, len(grown),
+		loaded.Round(time.Second), idled.Round(time.Second))
 	for _, what := range grown {
 		t.Error(what)
 	}
