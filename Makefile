@@ -53,7 +53,7 @@ SEEDS ?= 1
 
 .PHONY: chaos
 chaos: host test-programs ## Inject random faults and check Leat's guarantees. DURATION, SEED, SEEDS
-	$(GO) test -v -count=1 -timeout 0 ./test/chaos -args -duration=$(DURATION) -seed=$(SEED) -seeds=$(SEEDS)
+	$(GO) test -v -count=1 -timeout 0 ./test/chaos -skip TestSoak -args -duration=$(DURATION) -seed=$(SEED) -seeds=$(SEEDS)
 
 .PHONY: clients
 clients: test-programs ## Install and test an old kubectl, Flux, and clients in Python and JavaScript
@@ -62,7 +62,7 @@ clients: test-programs ## Install and test an old kubectl, Flux, and clients in 
 
 .PHONY: soak
 soak: host test-programs ## Run Leat under load for DURATION, and check that nothing grows
-	$(GO) test -v -count=1 -timeout 0 ./test/soak -run TestSoak -args -duration=$(DURATION)
+	$(GO) test -v -count=1 -timeout 0 ./test/chaos -run TestSoak -args -duration=$(DURATION)
 
 .PHONY: e2e
 e2e: host test-programs ## Test Leat on a real control plane, with the arguments, roles and accounts of config/

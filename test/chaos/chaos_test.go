@@ -14,8 +14,6 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package chaos runs all of Leat as real processes, has everything go wrong at random that can, and holds what clients were told, what
-// became of the work, and what the store has, to what is promised. See docs/concepts/reliability.md.
 package chaos
 
 import (
@@ -37,27 +35,28 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/await"
+	"github.com/leat-dev/leat/test/kit/faultproxy"
 )
 
 var (
-	seedFlag = flag.Uint64("seed", 0, "repeat the faults and the calls of a run by the seed that it has printed; 0 for another one each time")
-	seeds    = flag.Int("seeds", 1, "how many runs there are, of one seed after the other")
-	duration = flag.Duration("duration", time.Minute, "how long things go wrong, in each run")
-	members  = flag.Int("members", 0, "how many members etcd has: 1, 3, or 0 for what the seed says")
+	seedFlag = flag.Uint64("seed", 0, "seed of the first run of TestChaos, which repeats its faults and calls; 0 for a random one")
+	seeds    = flag.Int("seeds", 1, "number of runs of TestChaos, each with the next seed")
+	duration = flag.Duration("duration", time.Minute, "how long faults are injected in each run of TestChaos, and how long TestSoak applies load")
+	members  = flag.Int("members", 0, "number of etcd members: 1, 3, or 0 to choose by the seed")
 )
 
-// searchLimit is how long the search for an order of the calls on one object may take.
+// searchLimit bounds the search for a linearization of the calls on one object.
 const searchLimit = 2 * time.Minute
 
-// TestChaos holds everything to all promises at once.
+// TestChaos injects faults under load and checks every promise of docs/concepts/reliability.md.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	first := *seedFlag
 	if first == 0 {
 		first = uint64(time.Now().UnixMilli())
@@ -73,8 +72,8 @@ func run(t *testing.T, seed uint64) {
 	if size == 0 {
 		size = []int{1, 3}[seed%2]
 	}
-	t.Logf("Seed %d, etcd of %d. Repeat it with: go test -v ./test/chaos -run TestChaos -args -seed=%d -members=%d -duration=%s", seed, size, seed, size, *duration)
-	s := newStage(t, seed, size)
+	t.Logf("seed %d, %d etcd members; repeat it with: go test -v ./test/chaos -run TestChaos -args -seed=%d -members=%d -duration=%s", seed, size, seed, size, *duration)
+	s := newCluster(t, seed, size)
 	kit.Check(t, syscall.Mkfifo(filepath.Join(s.dir, "never"), 0o600))
 	etcd := kit.Must(s.store.client())(t)
 	defer etcd.Close()
@@ -90,31 +89,31 @@ func run(t *testing.T, seed uint64) {
 	for _, w := range watchers {
 		watching.Go(func() { w.run(watch) })
 	}
-	trouble, calm := context.WithTimeout(ctx, *duration)
-	defer calm()
+	underFault, endFaults := context.WithTimeout(ctx, *duration)
+	defer endFaults()
 	recorder := &recorder{}
 	clients := s.clients(seed, recorder)
-	employer := newEmployer(s, through(s.servers[0].env.Direct(t, "alice", "leat:admins"), s.service))
-	injector := &injector{stage: s, truth: history, counts: map[string]int{}}
+	sets := newWorkload(s, s.service.Through(s.servers[0].env.Direct(t, "alice", "leat:admins")))
+	injector := &injector{cluster: s, history: history, counts: map[string]int{}}
 	var foreground sync.WaitGroup
 	for _, c := range clients {
-		foreground.Go(func() { c.run(trouble) })
+		foreground.Go(func() { c.run(underFault) })
 	}
-	foreground.Go(func() { employer.run(trouble) })
-	injector.run(trouble, seed)
+	foreground.Go(func() { sets.run(underFault) })
+	injector.run(underFault, seed)
 	foreground.Wait()
 
-	// Nothing is wrong any more: whatever was begun comes to its end, and all is as it was promised.
+	// All faults are over: everything that was started completes, and all promises hold.
 	s.settle(recorder, clients)
-	accounts, wrong := employer.verify(ctx, func() []change { return history.of(s.work) })
-	// reached waits until the history has all until now, and gives the revision of that.
+	checks, wrong := sets.verify(ctx, func() []change { return history.of(s.work) })
+	// reached waits until the history is complete up to now, and returns the current revision.
 	reached := func() int64 {
 		revision := kit.Must(etcd.Put(t.Context(), "/leat/tasks-are-over", ""))(t).Header.Revision
 		kit.Check(t, history.await(ctx, revision))
 		return revision
 	}
 	revision := reached()
-	// What comes later, as tasks go after their set, is told to each watcher for as long as it watches.
+	// Later events, such as the deletion of the tasks of a set, may or may not reach a watcher before it stops.
 	for _, w := range watchers {
 		w.await(ctx, upTo(revision, history.of(w.namespace)))
 	}
@@ -130,7 +129,7 @@ func run(t *testing.T, seed uint64) {
 	wrong = append(wrong, checkLists(calls, registers)...)
 	wrong = append(wrong, checkRegisters(calls, registers, searchLimit)...)
 	wrong = append(wrong, s.compareMembers(etcd)...)
-	for _, m := range s.managers { // while they are started again if they have lost the lease
+	for _, m := range s.managers { // supervise still restarts those that have lost their lease
 		m.mu.Lock()
 		kit.Check(t, m.Kill())
 		m.mu.Unlock()
@@ -143,9 +142,9 @@ func run(t *testing.T, seed uint64) {
 	s.mu.Unlock()
 
 	planted := 0
-	if len(wrong) == 0 && len(accounts) > 0 {
-		a := accounts[0]
-		planted, wrong = plant(rand.New(rand.NewPCG(seed, 3000)), calls, registers, work, watchers, a.effects, a.set)
+	if len(wrong) == 0 && len(checks) > 0 {
+		check := checks[0]
+		planted, wrong = plant(rand.New(rand.NewPCG(seed, 3000)), calls, registers, work, watchers, check.effects, check.set)
 	}
 
 	var page strings.Builder
@@ -158,50 +157,51 @@ func run(t *testing.T, seed uint64) {
 	for _, note := range slices.Sorted(maps.Keys(s.notes)) {
 		fmt.Fprintf(report, "note\t%s\t%d\n", note, s.notes[note])
 	}
-	evictions, starts, repeated, late := 0, 0, 0, 0
-	for _, a := range accounts {
-		evictions, starts, repeated, late = evictions+a.evictions, starts+a.starts, repeated+a.repeated, late+a.late
+	evictions, starts, restarted, late := 0, 0, 0, 0
+	for _, check := range checks {
+		evictions, starts = evictions+check.evictions, starts+check.starts
+		restarted, late = restarted+check.restarted, late+check.late
 	}
-	told, watches, begunAgain := 0, 0, 0
+	received, watches, relists := 0, 0, 0
 	for _, w := range watchers {
-		told, watches, begunAgain = told+len(w.got), watches+w.watches, begunAgain+len(w.expired)
+		received, watches, relists = received+len(w.got), watches+w.watches, relists+len(w.expired)
 	}
 	objects := versions(registers)
-	fmt.Fprintf(report, "checked\tobjects, and their revisions\t%d\t%d\n", len(objects), len(registers))
-	fmt.Fprintf(report, "checked\twatchers: told, watches, lists to begin again\t%d\t%d\t%d\n", told, watches, begunAgain)
-	fmt.Fprintf(report, "checked\tsets: indexes, commands started, started again, evictions, late\t%d\t%d\t%d\t%d\t%d\n", len(accounts)*completions, starts, repeated, evictions, late)
-	fmt.Fprintf(report, "checked\tbugs planted into all this, and seen\t%d\n", planted)
+	fmt.Fprintf(report, "checked\tobjects, revisions\t%d\t%d\n", len(objects), len(registers))
+	fmt.Fprintf(report, "checked\twatchers: events, watches, relists\t%d\t%d\t%d\n", received, watches, relists)
+	fmt.Fprintf(report, "checked\tsets: indexes, commands started, restarted, evictions, late starts\t%d\t%d\t%d\t%d\t%d\n", len(checks)*completions, starts, restarted, evictions, late)
+	fmt.Fprintf(report, "checked\tplanted faults detected\t%d\n", planted)
 	fmt.Fprintf(report, "violations\t\t%d\n", len(wrong))
 	kit.Check(t, report.Flush())
 	t.Log(page.String())
 	for _, message := range wrong {
 		t.Errorf("seed %d: %s", seed, message)
 	}
-	if len(calls) == 0 || len(accounts) == 0 || len(injector.counts) == 0 {
-		t.Error("Nothing was called, done or broken: this proves nothing.")
+	if len(calls) == 0 || len(checks) == 0 || len(injector.counts) == 0 {
+		t.Error("no calls, no sets or no faults: the run proves nothing")
 	}
 }
 
-// clients are one or two on each way to a server.
-func (s *stage) clients(seed uint64, r *recorder) []*client {
+// clients returns one or two clients on each path to a server.
+func (s *cluster) clients(seed uint64, r *recorder) []*client {
 	e := s.servers[0].env
 	person := e.Direct(s, "alice", "leat:admins")
 	var all []*client
-	for _, way := range []struct {
-		name string
-		link *link
+	for _, path := range []struct {
+		name  string
+		proxy *faultproxy.Proxy
 	}{{"server 0", s.servers[0].clients}, {"server 1", s.servers[1].clients}, {"server 0", s.servers[0].clients}, {"server 1", s.servers[1].clients}, {"service", s.service}} {
-		all = append(all, newClient(s, len(all), way.name, through(person, way.link), seed, r))
+		all = append(all, newClient(s, len(all), path.name, path.proxy.Through(person), seed, r))
 	}
 	return append(all, newClient(s, len(all), "host", e.Admin(s), seed, r))
 }
 
-// watchers are some of each kind of selector, on each way to a server.
-func (s *stage) watchers(seed uint64, from int64) []*watcher {
+// watchers returns watchers with each kind of selector, on each path to a server.
+func (s *cluster) watchers(seed uint64, from int64) []*watcher {
 	e := s.servers[0].env
 	person := e.Direct(s, "alice", "leat:admins")
-	first, second := through(person, s.servers[0].clients), through(person, s.servers[1].clients)
-	service, host := through(person, s.service), e.Admin(s)
+	first, second := s.servers[0].clients.Through(person), s.servers[1].clients.Through(person)
+	service, host := s.service.Through(person), e.Admin(s)
 	all := func(*batch.Task) bool { return true }
 	red := func(task *batch.Task) bool { return task.Labels["color"] == "red" }
 	notGreen := func(task *batch.Task) bool { return task.Labels["color"] != "green" }
@@ -214,19 +214,19 @@ func (s *stage) watchers(seed uint64, from int64) []*watcher {
 	}
 	random := func(n uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 2000+n)) }
 	return []*watcher{
-		newWatcher(s, "objects of server 0", s.registers, first, metav1.ListOptions{}, all, from, random(0)),
-		newWatcher(s, "red objects of server 1", s.registers, second, metav1.ListOptions{LabelSelector: "color=red"}, red, from, random(1)),
-		newWatcher(s, "objects that are not green of the service", s.registers, service, metav1.ListOptions{LabelSelector: "color!=green"}, notGreen, from, random(2)),
-		newWatcher(s, "unbound red objects of the host", s.registers, host, metav1.ListOptions{FieldSelector: "spec.workerName=", LabelSelector: "color=red"}, red, from, random(3)),
-		newWatcher(s, "tasks of worker a of server 1", s.work, second, metav1.ListOptions{FieldSelector: "spec.workerName=a"}, bound("a"), from, random(4)),
-		newWatcher(s, "tasks of worker b of the service", s.work, service, metav1.ListOptions{FieldSelector: "spec.workerName=b"}, bound("b"), from, random(5)),
-		newWatcher(s, "tasks that run of server 0", s.work, first, metav1.ListOptions{FieldSelector: "status.phase=Running"}, running, from, random(6)),
-		newWatcher(s, "unfinished tasks of the host", s.work, host, metav1.ListOptions{FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"}, unfinished, from, random(7)),
+		newWatcher(s, "objects at server 0", s.registers, first, metav1.ListOptions{}, all, from, random(0)),
+		newWatcher(s, "red objects at server 1", s.registers, second, metav1.ListOptions{LabelSelector: "color=red"}, red, from, random(1)),
+		newWatcher(s, "objects at the service that are not green", s.registers, service, metav1.ListOptions{LabelSelector: "color!=green"}, notGreen, from, random(2)),
+		newWatcher(s, "unbound red objects at the host", s.registers, host, metav1.ListOptions{FieldSelector: "spec.workerName=", LabelSelector: "color=red"}, red, from, random(3)),
+		newWatcher(s, "tasks of worker a at server 1", s.work, second, metav1.ListOptions{FieldSelector: "spec.workerName=a"}, bound("a"), from, random(4)),
+		newWatcher(s, "tasks of worker b at the service", s.work, service, metav1.ListOptions{FieldSelector: "spec.workerName=b"}, bound("b"), from, random(5)),
+		newWatcher(s, "running tasks at server 0", s.work, first, metav1.ListOptions{FieldSelector: "status.phase=Running"}, running, from, random(6)),
+		newWatcher(s, "unfinished tasks at the host", s.work, host, metav1.ListOptions{FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"}, unfinished, from, random(7)),
 	}
 }
 
-// settle waits until all processes are ready, and reads all objects once more.
-func (s *stage) settle(r *recorder, clients []*client) {
+// settle waits until all servers are ready, and reads each object once more through both of them.
+func (s *cluster) settle(r *recorder, clients []*client) {
 	s.Helper()
 	for _, m := range s.store.members {
 		kit.Check(s, m.WaitReady(s.Context()))
@@ -254,8 +254,8 @@ func (s *stage) settle(r *recorder, clients []*client) {
 	}
 }
 
-// compareMembers holds the members of etcd to having the same.
-func (s *stage) compareMembers(etcd *clientv3.Client) (wrong []string) {
+// compareMembers checks that all etcd members store the same data.
+func (s *cluster) compareMembers(etcd *clientv3.Client) (wrong []string) {
 	hashes := map[string][]string{}
 	err := await.Until(s.Context(), patience, func(ctx context.Context) error {
 		clear(hashes)
@@ -274,17 +274,17 @@ func (s *stage) compareMembers(etcd *clientv3.Client) (wrong []string) {
 		return nil
 	})
 	if err != nil {
-		return []string{fmt.Sprintf("the members of etcd could not be compared: %v", err)}
+		return []string{fmt.Sprintf("failed to compare the etcd members: %v", err)}
 	}
 	if len(hashes) > 1 {
-		wrong = append(wrong, fmt.Sprintf("the members of etcd differ: %v", hashes))
+		wrong = append(wrong, fmt.Sprintf("etcd members differ: %v", hashes))
 	}
 	return wrong
 }
 
-// searchLogs looks for what processes of ours say when they find themselves wrong: the race detector's reports, panics, and those of upstream's
-// oracles, which panic.
-func (s *stage) searchLogs() (wrong []string) {
+// searchLogs returns the reports of the race detector and the panics in the logs of our processes. The oracles of
+// upstream panic as well.
+func (s *cluster) searchLogs() (wrong []string) {
 	s.logs(func(path, line string) {
 		for _, alarm := range []string{"DATA RACE", "Observed a panic", "fatal error: ", "panic: "} {
 			if strings.Contains(line, alarm) {
@@ -295,11 +295,11 @@ func (s *stage) searchLogs() (wrong []string) {
 	return wrong
 }
 
-// logs gives each line that processes of ours have logged.
-func (s *stage) logs(take func(path, line string)) {
+// logs calls visit with each line of the logs of our processes.
+func (s *cluster) logs(visit func(path, line string)) {
 	kit.Check(s, filepath.WalkDir(s.keeper.dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !strings.HasPrefix(entry.Name(), "leat-") || filepath.Ext(path) != ".log" {
-			return nil // among what goes away meanwhile there is no log
+			return nil // files that disappear meanwhile are no logs
 		}
 		file, err := os.Open(path)
 		if err != nil {
@@ -309,21 +309,22 @@ func (s *stage) logs(take func(path, line string)) {
 		lines := bufio.NewScanner(file)
 		lines.Buffer(nil, 1<<20)
 		for lines.Scan() {
-			take(path, lines.Text())
+			visit(path, lines.Text())
 		}
 		return lines.Err()
 	}))
 }
 
-// reasons are the moments from which on servers need not know the past: etcd was compacted, or a server has filled its watch cache, as its
-// log tells: when it started, or when etcd was compacted past what it had heard of.
-func (s *stage) reasons(changes []change) []forgotten {
+// reasons returns the moments from which servers may answer 410 to old revisions: compactions of etcd, and
+// initializations of a watch cache, which servers log. A server initializes its watch cache when it starts, and when
+// etcd was compacted past the revision that the server had reached.
+func (s *cluster) reasons(changes []change) []horizon {
 	s.store.mu.Lock()
-	all := slices.Clone(s.store.forgotten)
+	all := slices.Clone(s.store.horizons)
 	s.store.mu.Unlock()
 	s.logs(func(_, line string) {
 		if strings.HasPrefix(line, "I") && strings.HasSuffix(line, `"Caches populated" type="<unspecified>" reflector="storage/cacher.go:/tasks"`) {
-			at, err := time.ParseInLocation("2006 I0102 15:04:05.000000", fmt.Sprint(s.begun.Year(), " ", line[:len("I0102 15:04:05.000000")]), time.Local)
+			at, err := time.ParseInLocation("2006 I0102 15:04:05.000000", fmt.Sprint(s.start.Year(), " ", line[:len("I0102 15:04:05.000000")]), time.Local)
 			kit.Check(s, err)
 			all = append(all, filled(changes, at))
 		}
@@ -331,19 +332,20 @@ func (s *stage) reasons(changes []change) []forgotten {
 	return all
 }
 
-// filled is that a server filled its watch cache at a time: from what was stored some time before, which was heard of here some time later.
-func filled(changes []change, at time.Time) forgotten {
+// filled returns the horizon of a server that initialized its watch cache at a time. Logs, the cache and this process
+// learn of a change at different times, within the margin.
+func filled(changes []change, at time.Time) horizon {
 	const margin = 15 * time.Second
-	f := forgotten{before: math.MaxInt64, at: at.Add(-margin)}
+	f := horizon{before: math.MaxInt64, at: at.Add(-margin)}
 	for _, c := range changes {
-		if c.told.After(at.Add(margin)) {
+		if c.observed.After(at.Add(margin)) {
 			f.before = min(f.before, c.revision)
 		}
 	}
 	return f
 }
 
-// tabulate writes how many calls had which outcome.
+// tabulate writes the number of calls by kind and outcome.
 func tabulate(report *tabwriter.Writer, calls []call) {
 	outcomes := []outcome{ok, conflict, notFound, exists, refused, unknown}
 	counts := map[kind]map[outcome]int{}

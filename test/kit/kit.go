@@ -175,9 +175,13 @@ func Standalone(t testing.TB, args ...string) *Env {
 func (e *Env) start(t testing.TB, name string, args []string) {
 	t.Helper()
 	ready := Must(kubernetes.NewForConfig(&rest.Config{Host: e.directURL, TLSClientConfig: rest.TLSClientConfig{CAData: e.directCA}}))(t)
+	oracles := host.Oracles
+	if e.Host != nil {
+		oracles = e.Host.Oracles()
+	}
 	var err error
 	e.Server, err = host.StartProcess(t.Context(), host.Command{
-		Name: name, Path: Program(t, name), Args: args, Env: host.Oracles, Dir: e.dir,
+		Name: name, Path: Program(t, name), Args: args, Env: oracles, Dir: e.dir,
 		Ready: func(ctx context.Context) error {
 			return ready.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 		},

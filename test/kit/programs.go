@@ -61,7 +61,7 @@ func (e *Env) StartManager(t testing.TB, name string, args ...string) *host.Proc
 			"--metrics-bind-address=127.0.0.1:0", "--health-probe-bind-address=127.0.0.1:0",
 			"--register-service=", // kit has created the APIService
 		), args...),
-		Env: host.Oracles, Dir: e.dir,
+		Env: e.Host.Oracles(), Dir: e.dir,
 	}))(t)
 	killAtEnd(t, p)
 	return p

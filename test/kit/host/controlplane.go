@@ -65,6 +65,9 @@ type Options struct {
 	// EtcdArgs, APIServerArgs and ControllerManagerArgs come after the arguments of Start and win. Lists are extended
 	// ("--controllers=*").
 	EtcdArgs, APIServerArgs, ControllerManagerArgs []string
+	// WithoutOracles starts kube-apiserver without Oracles, which keep every object forever. The package kit starts
+	// servers on this control plane without them as well.
+	WithoutOracles bool
 }
 
 // ControlPlane is a running control plane. Its methods are safe for concurrent use.
@@ -86,6 +89,7 @@ type ControlPlane struct {
 	ClientCAFile, FrontProxyCAFile, FrontProxyCertFile, FrontProxyKeyFile string
 
 	dir     string
+	oracles []string
 	kubectl string
 	serving *authority
 	admin   *kubernetes.Clientset
@@ -98,7 +102,10 @@ type ControlPlane struct {
 // recounts every 5 s. The garbage collector and the quota controller look for new APIs every 30 s, which no flag
 // changes: restart ControllerManager if they must look at once.
 func Start(ctx context.Context, options Options) (cp *ControlPlane, err error) {
-	cp = &ControlPlane{dir: options.Dir}
+	cp = &ControlPlane{dir: options.Dir, oracles: Oracles}
+	if options.WithoutOracles {
+		cp.oracles = nil
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, cp.Stop())
@@ -124,6 +131,9 @@ func Start(ctx context.Context, options Options) (cp *ControlPlane, err error) {
 	}
 	return cp, cp.startControllerManager(ctx, options, serviceAccountKey)
 }
+
+// Oracles returns the environment variables with which servers on this control plane start: Oracles, or none.
+func (cp *ControlPlane) Oracles() []string { return cp.oracles }
 
 // Stop kills all processes. It returns an error if one could not be killed or had ended before: with Oracles, a program
 // that finds a violation in itself ends.
@@ -225,7 +235,7 @@ func (cp *ControlPlane) startAPIServer(ctx context.Context, options Options, ser
 		Name: "kube-apiserver",
 		Path: program,
 		Dir:  cp.dir,
-		Env:  Oracles,
+		Env:  cp.oracles,
 		Args: append([]string{
 			"--bind-address=127.0.0.1",
 			"--secure-port=" + strconv.Itoa(port),

@@ -1,0 +1,377 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package chaos
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// expect fails the test unless a message contains want. An empty want means that there must be no message.
+func expect(t *testing.T, wrong []string, want string) {
+	t.Helper()
+	got := strings.Join(wrong, "\n")
+	if want == "" && got != "" || !strings.Contains(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// task returns a task with a value at a revision.
+func task(name, value string, revision int64, set ...func(*batch.Task)) *batch.Task {
+	task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: strconv.FormatInt(revision, 10), Labels: map[string]string{valueLabel: value}}}
+	for _, set := range set {
+		set(task)
+	}
+	return task
+}
+
+func deleting(task *batch.Task) { task.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
+
+// A faulty answer of a server is detected by the search, by the comparison with etcd, or by both.
+func TestCheckRegistersDetectsFaults(t *testing.T) {
+	at := func(start, end int, c call) call {
+		c.name, c.start, c.end = "a", time.Duration(start), time.Duration(end)
+		return c
+	}
+	history := []change{
+		{revision: 5, after: task("a", "v1", 5)},
+		{revision: 7, before: task("a", "v1", 5), after: task("a", "v2", 7)},
+		{revision: 9, before: task("a", "v2", 7), after: task("a", "v2", 9, deleting)},
+		{revision: 10, before: task("a", "v2", 9, deleting)},
+		{revision: 12, after: task("a", "v3", 12)},
+	}
+	right := []call{
+		at(1, 4, call{kind: creates, value: "v1", revision: 5, outcome: ok}),
+		at(5, 8, call{kind: gets, value: "v1", revision: 5, outcome: ok}),
+		at(6, 12, call{kind: updates, value: "v2", expected: 5, outcome: unknown}), // and it was stored after the timeout
+		at(9, 11, call{kind: gets, value: "v1", revision: 5, outcome: ok}),
+		at(13, 15, call{kind: updates, value: "v2b", expected: 5, outcome: conflict}),
+		at(16, 17, call{kind: gets, value: "v2", revision: 7, outcome: ok}),
+		at(18, 20, call{kind: deletes, expected: 7, outcome: ok}),
+		at(19, 20, call{kind: deletes, expected: 7, outcome: unknown}), // of another client
+		at(21, 22, call{kind: gets, outcome: notFound}),
+		at(21, 22, call{kind: getsCached, value: "v1", revision: 5, outcome: ok}), // a cached read may be old
+		at(23, 25, call{kind: creates, value: "v3", revision: 12, outcome: ok}),
+		at(26, 27, call{kind: creates, value: "v4", outcome: exists}),
+		at(28, 29, call{kind: patches, value: "v5", outcome: unknown}), // and it was not stored
+	}
+	edit := func(i int, f func(*call)) func([]call, []change) ([]call, []change) {
+		return func(calls []call, changes []change) ([]call, []change) {
+			f(&calls[i])
+			return calls, changes
+		}
+	}
+	add := func(c call) func([]call, []change) ([]call, []change) {
+		return func(calls []call, changes []change) ([]call, []change) { return append(calls, c), changes }
+	}
+	const search = "not linearizable"
+	for _, test := range []struct {
+		name, want string
+		plant      func([]call, []change) ([]call, []change)
+	}{
+		{"nothing", "", func(calls []call, changes []change) ([]call, []change) { return calls, changes }},
+		{"a lost write", "an acknowledged write is lost", func(calls []call, changes []change) ([]call, []change) { return calls, changes[:4] }},
+		{"a lost write that the history has", search, add(at(30, 31, call{kind: gets, outcome: notFound}))},
+		{"a lost delete", "an acknowledged delete is lost", add(at(30, 31, call{kind: deletes, expected: 12, outcome: ok}))},
+		{"a delete acknowledged twice", "was deleted twice", edit(7, func(c *call) { c.outcome = ok })},
+		{"a stale read", search, edit(5, func(c *call) { c.value, c.revision = "v1", 5 })},
+		{"a stale read after a delete", search, edit(8, func(c *call) { c.outcome, c.value, c.revision = ok, "v2", 7 })},
+		{"a stale list", search, add(call{kind: lists, start: 21, end: 22, revision: 11, outcome: ok, items: map[string]item{"a": {"v2", 7}}})},
+		{"a current list", "", add(call{kind: lists, start: 21, end: 22, revision: 11, outcome: ok})},
+		{"a read of the future", search, edit(1, func(c *call) { c.value, c.revision = "v3", 12 })},
+		{"a read of a state that never existed", "a read of a state that never existed", edit(5, func(c *call) { c.value = "v9" })},
+		{"a cached read of a state that never existed", "a read of a state that never existed", edit(9, func(c *call) { c.value = "v9" })},
+		{"two updates of a revision", search, edit(4, func(c *call) { c.outcome, c.revision = ok, 8 })},
+		{"two updates of a revision, which the history has", search, func(calls []call, changes []change) ([]call, []change) {
+			calls[4].outcome, calls[4].revision = ok, 8
+			changes[2].before = task("a", "v2b", 8)
+			return calls, slices.Insert(changes, 2, changed(8, task("a", "v2", 7), task("a", "v2b", 8)))
+		}},
+		{"a conflict without a concurrent write", search, add(at(30, 31, call{kind: updates, value: "v6", expected: 12, outcome: conflict}))},
+		{"a refused write that was stored", "a refused write was stored", edit(10, func(c *call) { c.outcome, c.revision = exists, 0 })},
+		{"a write with another's revision", "with another revision", edit(10, func(c *call) { c.revision = 13 })},
+		{"a not-found answer to a create", search, edit(11, func(c *call) { c.outcome = notFound })},
+		{"a write that completes a delete", "", add(at(20, 21, call{kind: deletes, expected: 9, finishes: true, outcome: ok}))},
+		{"a delete without a request", "revision 12 was deleted without a request", func(calls []call, changes []change) ([]call, []change) {
+			return calls, append(changes, changed(14, task("a", "v3", 12), nil))
+		}},
+		{"a write without a request", "was written without a request", func(calls []call, changes []change) ([]call, []change) {
+			return calls, append(changes, changed(14, task("a", "v3", 12), task("a", "w", 14)))
+		}},
+		{"a write stored twice", "was written at revision", func(calls []call, changes []change) ([]call, []change) {
+			return calls, append(changes, changed(14, task("a", "v3", 12), task("a", "v1", 14)))
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			calls, changes := test.plant(slices.Clone(right), slices.Clone(history))
+			expect(t, checkRegisters(calls, changes, time.Minute), test.want)
+		})
+	}
+}
+
+func changed(revision int64, before, after *batch.Task) change {
+	return change{revision: revision, before: before, after: after}
+}
+
+func TestCheckListsDetectsFaults(t *testing.T) {
+	history := []change{
+		{revision: 5, after: task("a", "v1", 5)},
+		{revision: 6, after: task("b", "v2", 6)},
+		{revision: 8, before: task("a", "v1", 5)},
+	}
+	write := call{kind: creates, name: "b", value: "v2", revision: 6, outcome: ok, start: 3, end: 6}
+	both := map[string]item{"a": {"v1", 5}, "b": {"v2", 6}}
+	for _, test := range []struct {
+		name, want string
+		list       call
+	}{
+		{"a current list", "", call{kind: lists, revision: 9, items: map[string]item{"b": {"v2", 6}}}},
+		{"an old list from the cache", "", call{kind: listsCache, revision: 5, items: map[string]item{"a": {"v1", 5}}}},
+		{"an old consistent list", "older than revision 6", call{kind: lists, revision: 5, items: map[string]item{"a": {"v1", 5}}}},
+		{"a deleted object", "list has a as", call{kind: lists, revision: 8, items: both}},
+		{"a missing object", "list lacks a", call{kind: listsCache, revision: 7, items: map[string]item{"b": {"v2", 6}}}},
+		{"a state that never existed", "list has b as", call{kind: lists, revision: 8, items: map[string]item{"b": {"v3", 6}}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.list.outcome, test.list.start, test.list.end = ok, 7, 8
+			expect(t, checkLists([]call{test.list, write}, history), test.want)
+		})
+	}
+}
+
+func TestCheckWatchDetectsFaults(t *testing.T) {
+	colored := func(name, color string) *batch.Task {
+		return &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"color": color}}}
+	}
+	red := func(task *batch.Task) bool { return task.Labels["color"] == "red" }
+	changes := []change{
+		{revision: 1, after: colored("a", "red")},
+		{revision: 2, after: colored("b", "green")},
+		{revision: 3, before: colored("b", "green"), after: colored("b", "red")},
+		{revision: 4, before: colored("a", "red"), after: colored("a", "red")},
+		{revision: 5, before: colored("b", "red"), after: colored("b", "green")},
+		{revision: 6, before: colored("a", "red")},
+		{revision: 7, after: colored("c", "red")},
+	}
+	right := []received{
+		{kind: watch.Added, revision: 1, task: colored("a", "red")},
+		{kind: watch.Added, revision: 3, task: colored("b", "red")},
+		{kind: watch.Bookmark, revision: 3},
+		{kind: watch.Modified, revision: 4, task: colored("a", "red")},
+		{kind: watch.Deleted, revision: 5, task: colored("b", "red")},
+		{kind: watch.Deleted, revision: 6, task: colored("a", "red")},
+		{kind: watch.Added, revision: 7, task: colored("c", "red")},
+	}
+	list := func(revision int64, tasks ...*batch.Task) received {
+		l := received{kind: listed, revision: revision}
+		for _, task := range tasks {
+			l.list = append(l.list, *task)
+		}
+		return l
+	}
+	for _, test := range []struct {
+		name, want string
+		plant      func([]received) []received
+	}{
+		{"nothing", "", func(got []received) []received { return got }},
+		{"a list after an expired watch", "", func(got []received) []received {
+			return append([]received{list(4, colored("a", "red"), colored("b", "red"))}, got[4:]...)
+		}},
+		{"an event missed", "got ADDED 3 b", func(got []received) []received { return got[1:] }},
+		{"an event missed before a bookmark", "BOOKMARK 3 without ADDED 3 b", func(got []received) []received { return slices.Delete(got, 1, 2) }},
+		{"the last event missed", "1 of 6 events are missing", func(got []received) []received { return got[:6] }},
+		{"a duplicate", "unexpected ADDED 7 c", func(got []received) []received { return append(got, got[6]) }},
+		{"a duplicate after a resume", "got MODIFIED 4 a, want", func(got []received) []received { return slices.Insert(got, 4, got[3]) }},
+		{"out of order", "got DELETED 5 b, want MODIFIED 4 a", func(got []received) []received {
+			got[3], got[4] = got[4], got[3]
+			return got
+		}},
+		{"a bookmark that goes back", "BOOKMARK 2 after revision 3", func(got []received) []received {
+			got[2].revision = 2
+			return got
+		}},
+		{"a wrong selector: too much", "got ADDED 2 b, want", func(got []received) []received {
+			return slices.Insert(got, 1, received{kind: watch.Added, revision: 2, task: colored("b", "green")})
+		}},
+		{"a wrong selector: no event when a task stops matching", "got DELETED 6 a, want DELETED 5 b", func(got []received) []received { return slices.Delete(got, 4, 5) }},
+		{"wrong content", "MODIFIED 4 a: got", func(got []received) []received {
+			got[3].task = colored("a", "blue")
+			return got
+		}},
+		{"a list that lacks a task", "has 1 tasks, want 2", func(got []received) []received { return append([]received{list(4, colored("a", "red"))}, got[4:]...) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var wrong []string
+			if err := checkWatch(changes, red, test.plant(slices.Clone(right))); err != nil {
+				wrong = append(wrong, err.Error())
+			}
+			expect(t, wrong, test.want)
+		})
+	}
+}
+
+func TestCheckExpiredDetectsFaults(t *testing.T) {
+	at := func(second int64) time.Time { return time.Unix(second, 0) }
+	reasons := []horizon{{before: 10, at: at(5)}}
+	expect(t, checkExpired([]expired{{from: 9, at: at(6)}}, reasons), "")
+	expect(t, checkExpired([]expired{{from: 9, at: at(4)}}, reasons), "without a reason")
+	expect(t, checkExpired([]expired{{from: 10, at: at(6)}}, reasons), "without a reason")
+
+	// A cache that was initialized at 60 has the changes that were observed up to 75, and answers 410 from 45 on.
+	changes := []change{{revision: 20, observed: at(40)}, {revision: 30, observed: at(70)}, {revision: 40, observed: at(80)}, {revision: 50, observed: at(90)}}
+	reasons = []horizon{filled(changes, at(60))}
+	expect(t, checkExpired([]expired{{from: 39, at: at(61)}}, reasons), "")
+	expect(t, checkExpired([]expired{{from: 39, at: at(44)}}, reasons), "without a reason")
+	expect(t, checkExpired([]expired{{from: 40, at: at(95)}}, reasons), "without a reason")
+}
+
+func TestCheckSetDetectsFaults(t *testing.T) {
+	const completions = 2
+	second := func(n int64) time.Time { return time.Unix(n, 0) }
+	index := func(index string, worker, incarnation string, disruptions, attempts int32, phase batch.TaskPhase) *batch.Task {
+		task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "s-" + index, UID: types.UID(index)}, Spec: batch.TaskSpec{WorkerName: worker}}
+		task.Labels = map[string]string{batch.LabelTaskSetName: "s", batch.LabelCompletionIndex: index}
+		task.Status.Incarnation, task.Status.Disruptions, task.Status.Attempts, task.Status.Phase = incarnation, disruptions, attempts, phase
+		return task
+	}
+	status := func(indexes string, succeeded int32, done bool) *batch.TaskSet {
+		set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: "s"}}
+		set.Status.CompletedIndexes, set.Status.Succeeded = indexes, succeeded
+		if done {
+			set.Status.Conditions = []metav1.Condition{{Type: batch.TaskSetComplete, Status: metav1.ConditionTrue}}
+		}
+		return set
+	}
+	zero := []*batch.Task{ // the states of the task of index 0, which loses a worker
+		nil, index("0", "", "", 0, 0, batch.TaskPending), index("0", "a", "a1", 0, 0, batch.TaskPending), index("0", "a", "a1", 0, 1, batch.TaskRunning),
+		index("0", "", "", 1, 1, batch.TaskPending), index("0", "b", "b1", 1, 1, batch.TaskPending), index("0", "b", "b1", 1, 2, batch.TaskRunning),
+		index("0", "b", "b1", 1, 2, batch.TaskSucceeded),
+	}
+	one := []*batch.Task{nil, index("1", "", "", 0, 0, batch.TaskPending), index("1", "a", "a1", 0, 0, batch.TaskPending), index("1", "a", "a1", 0, 1, batch.TaskSucceeded)}
+	right := func() (changes []change) {
+		add := func(c change) {
+			c.revision = int64(len(changes) + 1)
+			c.observed = second(c.revision)
+			changes = append(changes, c)
+		}
+		for _, tasks := range [][]*batch.Task{zero, one} { // revisions 1 to 7 and 8 to 10
+			for i := range tasks[1:] {
+				add(change{before: tasks[i], after: tasks[i+1]})
+			}
+		}
+		add(change{setAfter: status("0", 1, false)})  // 11
+		add(change{before: zero[len(zero)-1]})        // 12
+		add(change{setAfter: status("0,1", 2, true)}) // 13
+		add(change{before: one[len(one)-1]})          // 14
+		return changes
+	}
+	effects := []effect{
+		{index: 0, worker: "a", at: second(3)}, {index: 0, worker: "b", at: second(6)}, {ends: true, index: 0, worker: "b", at: second(7)},
+		{index: 1, worker: "a", at: second(9)}, {ends: true, index: 1, worker: "a", at: second(10)},
+	}
+	for _, test := range []struct {
+		name, want string
+		plant      func([]change, []effect) ([]change, []effect)
+	}{
+		{"nothing", "", func(c []change, e []effect) ([]change, []effect) { return c, e }},
+		{"a late start on the worker it was evicted from", "", func(c []change, e []effect) ([]change, []effect) {
+			e[0].at = second(20)
+			return c, e
+		}},
+		{"an index counted twice", "succeeded is 2 and failed is 0, but the completed indexes are 0", func(c []change, e []effect) ([]change, []effect) {
+			c[10].setAfter = status("0", 2, false)
+			return c, e
+		}},
+		{"an index that succeeded twice", "2 tasks of index 1 have succeeded", func(c []change, e []effect) ([]change, []effect) {
+			again := []change{c[9], c[9]}
+			again[0].before, again[0].after = c[9].after, c[9].before
+			return slices.Insert(c, 10, again...), e
+		}},
+		{"an index counted without success", "none of its tasks succeeded", func(c []change, e []effect) ([]change, []effect) { return slices.Delete(c, 6, 7), e }},
+		{"an index that is no longer counted", "is no longer counted", func(c []change, e []effect) ([]change, []effect) {
+			c[12].setAfter = status("1", 1, true)
+			return c, e
+		}},
+		{"an index lost", "index 1 is not counted in the end", func(c []change, e []effect) ([]change, []effect) {
+			c[12].setAfter = status("0", 1, true)
+			return c, e
+		}},
+		{"a task lost", "deleted before it was counted", func(c []change, e []effect) ([]change, []effect) {
+			c[10], c[11] = c[11], c[10]
+			return c, e
+		}},
+		{"a set that does not complete", "not complete", func(c []change, e []effect) ([]change, []effect) {
+			c[12].setAfter = status("0,1", 2, false)
+			return c, e
+		}},
+		{"a set written after completion", "after completion", func(c []change, e []effect) ([]change, []effect) {
+			c[13] = c[12]
+			return c, e
+		}},
+		{"two incarnations at once", "without an eviction", func(c []change, e []effect) ([]change, []effect) {
+			c[6].after = index("0", "b", "b2", 1, 2, batch.TaskSucceeded)
+			return c, e
+		}},
+		{"an attempt of two incarnations", "attempt 1 is reported by incarnation b1 after a1", func(c []change, e []effect) ([]change, []effect) {
+			c[5].after = index("0", "b", "b1", 1, 1, batch.TaskRunning)
+			c[6].before = c[5].after
+			return c, e
+		}},
+		{"a report of the worker it was evicted from", "bound to nobody", func(c []change, e []effect) ([]change, []effect) {
+			c[4].after = index("0", "", "", 1, 1, batch.TaskSucceeded)
+			return c, e
+		}},
+		{"two tasks of an index", "has several tasks", func(c []change, e []effect) ([]change, []effect) { return slices.Insert(c, 1, c[0]), e }},
+		{"a final phase that changes", "it was Succeeded and is Running", func(c []change, e []effect) ([]change, []effect) {
+			c[6].before = index("0", "b", "b1", 1, 2, batch.TaskSucceeded)
+			c[6].after = index("0", "b", "b1", 1, 2, batch.TaskRunning)
+			return c, e
+		}},
+		{"a start after success", "after it succeeded at", func(c []change, e []effect) ([]change, []effect) {
+			e[3].at = second(11)
+			return c, e
+		}},
+		{"a start without a binding", "started 2 times, but the index was bound 1 times", func(c []change, e []effect) ([]change, []effect) { return c, append(e, e[3]) }},
+		{"a command that never ended", "its command never ended", func(c []change, e []effect) ([]change, []effect) { return c, e[:4] }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			changes, effects := test.plant(right(), slices.Clone(effects))
+			expect(t, checkSet(changes, effects, "s", completions).wrong, test.want)
+		})
+	}
+}
+
+func TestParseEffects(t *testing.T) {
+	got, err := parseEffects("start 1 s-1 a 5000001\nend 1 s-1 a 6000000\n")
+	want := []effect{{index: 1, task: "s-1", worker: "a", at: time.UnixMicro(5000001)}, {ends: true, index: 1, task: "s-1", worker: "a", at: time.UnixMicro(6000000)}}
+	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+	if _, err := parseEffects("start 1\n"); err == nil {
+		t.Error("an incomplete line was parsed")
+	}
+}
