@@ -87,7 +87,7 @@ func testExplain(t *testing.T, e *kit.Env) {
 		{"tks", "KIND: TaskSet VERSION: v1alpha1 DESCRIPTION: TaskSet runs one command many times, as an indexed Job does"},
 		{"wkr", "KIND: Worker VERSION: v1alpha1 DESCRIPTION: Worker is a long-running process that runs the tasks bound to it."},
 		{"workerleases", "KIND: WorkerLease VERSION: v1alpha1 DESCRIPTION: WorkerLease is renewed by the worker of the same name"},
-		{"tq", "KIND: TaskQueue VERSION: v1alpha1 DESCRIPTION: TaskQueue says how the tasks that name it share the workers"},
+		{"tq", "KIND: TaskQueue VERSION: v1alpha1 DESCRIPTION: TaskQueue configures how the tasks that name it share the workers"},
 		{"task.spec.command", "FIELD: command <[]string> DESCRIPTION: command is the program to run, looked up on the worker's PATH"},
 		{"task.status.state.terminated.exitCode", "128 plus the signal's number when a signal ended it"},
 		{"task.status.phase", "ENUM: Failed Pending Running Succeeded DESCRIPTION: phase is a summary"},
