@@ -24,9 +24,9 @@ import (
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
-// Task is a command that runs, to completion, on one worker. The command runs in the filesystem, and with the identity
-// and the environment, of the worker process that the task is bound to: whoever may create tasks in a namespace can run
-// commands on the workers of that namespace.
+// Task is a command that runs, to completion, on one worker. It runs with the filesystem, the user and the environment
+// of the worker process. Anyone who may create tasks in a namespace can therefore run commands on the workers of that
+// namespace.
 type Task struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
@@ -43,9 +43,9 @@ type TaskList struct {
 	Items []Task
 }
 
-// TaskSpec is what to run and where it may run. Once the task exists only schedulingGates (removed, never added),
-// activeDeadlineSeconds (set or shortened), tolerations (added), crashLimit, ttlSecondsAfterFinished and, while the task
-// waits for a worker, priority and queueName can be changed.
+// TaskSpec describes the command and the worker that it needs. After creation, these fields can be changed:
+// schedulingGates (remove only), activeDeadlineSeconds (set or shorten), tolerations (add only), crashLimit,
+// ttlSecondsAfterFinished, and, until the task is bound to a worker, priority and queueName.
 type TaskSpec struct {
 	QueueName                     string
 	WorkerName                    string
@@ -65,51 +65,56 @@ type TaskSpec struct {
 	CrashLimit                    *int32
 }
 
-// EnvVar is a variable in the environment of the command.
+// EnvVar is an environment variable of the command.
 type EnvVar struct {
 	Name  string
 	Value string
 }
 
-// ResourceName names something that workers have and tasks use: "cpu", "memory", "tasks" (places for tasks on a worker;
-// each task takes one), or an extended name with a domain, like "example.com/gpu".
+// ResourceName is the name of a resource that workers offer and tasks request: "cpu", "memory", "tasks" (the number of
+// tasks on a worker; each task takes one), or an extended resource name with a domain, such as "example.com/gpu".
 type ResourceName string
 
+// The resources of every worker: ResourceCPU in cores, ResourceMemory in bytes, and ResourceTasks, the number of tasks
+// that it runs at the same time.
 const (
 	ResourceCPU    ResourceName = "cpu"
 	ResourceMemory ResourceName = "memory"
 	ResourceTasks  ResourceName = "tasks"
 )
 
-// ResourceList is an amount of each named resource.
+// ResourceList is a set of (resource name, quantity) pairs.
 type ResourceList map[ResourceName]resource.Quantity
 
-// TaskResources is what a task asks of a worker.
+// TaskResources describes the compute resources that a task needs.
 type TaskResources struct {
 	Requests ResourceList
 }
 
-// TaintEffect is what a taint does to tasks that do not tolerate it.
+// TaintEffect is the effect of a taint on tasks that do not tolerate it.
 type TaintEffect string
 
+// The valid values of TaintEffect.
 const (
 	TaintEffectNoSchedule       TaintEffect = "NoSchedule"
 	TaintEffectPreferNoSchedule TaintEffect = "PreferNoSchedule"
 	TaintEffectNoExecute        TaintEffect = "NoExecute"
 )
 
-// TaintWorkerUnreachable is the key of the taint put on a worker whose lease has run out.
+// TaintWorkerUnreachable is the key of the taint that is added to a worker when its lease has expired.
 const TaintWorkerUnreachable = "batch.leat.dev/unreachable"
 
-// TolerationOperator is how a toleration's value relates to a taint's.
+// TolerationOperator is the relationship between the value of a toleration and the value of a taint.
 type TolerationOperator string
 
+// The valid values of TolerationOperator.
 const (
 	TolerationOpExists TolerationOperator = "Exists"
 	TolerationOpEqual  TolerationOperator = "Equal"
 )
 
-// Toleration lets a task be bound to, or stay on, workers with any taint that matches the triple <key,value,effect>.
+// Toleration allows a task to be bound to, and to stay on, workers with any taint that matches the triple
+// <key,value,effect>.
 type Toleration struct {
 	Key               string
 	Operator          TolerationOperator
@@ -118,14 +123,15 @@ type Toleration struct {
 	TolerationSeconds *int64
 }
 
-// TaskSchedulingGate holds a task back from being bound.
+// TaskSchedulingGate prevents the scheduler from binding a task.
 type TaskSchedulingGate struct {
 	Name string
 }
 
-// TaskPhase is a summary of where a task is in its life.
+// TaskPhase is a summary of where a task is in its lifecycle.
 type TaskPhase string
 
+// The valid values of TaskPhase.
 const (
 	TaskPending   TaskPhase = "Pending"
 	TaskRunning   TaskPhase = "Running"
@@ -133,6 +139,7 @@ const (
 	TaskFailed    TaskPhase = "Failed"
 )
 
+// The types and reasons of the conditions of a task, and the reasons of its terminated state.
 const (
 	TaskScheduled              = "TaskScheduled"
 	TaskReasonBound            = "Bound"
@@ -150,7 +157,7 @@ const (
 	TaskReasonWorkerCrashed    = "WorkerCrashed"
 )
 
-// TaskStatus is what is known of the run of a task.
+// TaskStatus is the most recently observed status of a task.
 type TaskStatus struct {
 	Phase          TaskPhase
 	Conditions     []metav1.Condition
@@ -165,25 +172,25 @@ type TaskStatus struct {
 	FailedAttempts int32
 }
 
-// TaskState is where the command of a task is now. At most one member is set.
+// TaskState is the current state of a command. At most one of its members is set.
 type TaskState struct {
 	Waiting    *TaskStateWaiting
 	Running    *TaskStateRunning
 	Terminated *TaskStateTerminated
 }
 
-// TaskStateWaiting says why a command is not running.
+// TaskStateWaiting is the state of a command that is waiting to be started.
 type TaskStateWaiting struct {
 	Reason  string
 	Message string
 }
 
-// TaskStateRunning says since when a command runs.
+// TaskStateRunning is the state of a running command.
 type TaskStateRunning struct {
 	StartedAt metav1.Time
 }
 
-// TaskStateTerminated says how a command ended.
+// TaskStateTerminated is the state of a command that has ended.
 type TaskStateTerminated struct {
 	ExitCode   int32
 	Signal     int32
@@ -195,15 +202,16 @@ type TaskStateTerminated struct {
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
-// Binding binds a task to a worker. It is created at the binding subresource of the task: at once spec.workerName and
-// status.incarnation are set. A task that is bound, finished, being deleted or gated is a conflict.
+// Binding binds a task to a worker. Create it at the binding subresource of the task: the server then sets
+// spec.workerName and status.incarnation. If the task is bound, finished, being deleted or gated, the server responds
+// with a conflict.
 type Binding struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
 	Target BindingTarget
 }
 
-// BindingTarget names one start of one worker.
+// BindingTarget identifies one process of a worker.
 type BindingTarget struct {
 	Name        string
 	UID         types.UID
@@ -212,9 +220,10 @@ type BindingTarget struct {
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
-// Eviction takes a task from its worker. It is created at the eviction subresource of the task: at once spec.workerName
-// and status.incarnation are cleared, the task is Pending again and its disruptions are counted. A task that is finished
-// or not bound is a conflict.
+// Eviction removes a task from its worker. Create it at the eviction subresource of the task: the server then clears
+// spec.workerName and status.incarnation, sets the phase to Pending and increments status.disruptions. An eviction with
+// workerCrashed that reaches spec.crashLimit makes the task fail instead. If the task is finished, being deleted or not
+// bound, the server responds with a conflict.
 type Eviction struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
@@ -226,7 +235,7 @@ type Eviction struct {
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
-// TaskLogOptions say which part of the output of a task is read at the log subresource.
+// TaskLogOptions are the query parameters of the log subresource of a task.
 type TaskLogOptions struct {
 	metav1.TypeMeta
 	Follow       bool
@@ -240,8 +249,9 @@ type TaskLogOptions struct {
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
-// TaskSet runs one command many times, as an indexed Job does: a set of a million completions is one object, and tasks
-// exist for at most parallelism indexes, and a short queue of ready ones, at a time.
+// TaskSet runs one command many times, as an indexed Job does. A set of a million completions is one object. Tasks
+// exist only for the indexes that are running, at most parallelism, for those that have finished and are not counted
+// yet, and for the latest 100 failures.
 type TaskSet struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
@@ -258,15 +268,18 @@ type TaskSetList struct {
 	Items []TaskSet
 }
 
-// CompletionMode is how the tasks of a set are told apart.
+// CompletionMode specifies how task completions of a set are tracked.
 type CompletionMode string
 
+// The valid values of CompletionMode.
 const (
 	NonIndexedCompletion CompletionMode = "NonIndexed"
 	IndexedCompletion    CompletionMode = "Indexed"
 )
 
-// TaskSetSpec is what a task set should do.
+// TaskSetSpec describes how a set runs its tasks. After creation, completionMode, backoffLimitPerIndex,
+// taskFailurePolicy, successPolicy, selector, items, indexNumbers and, except for its spec.priority, template are
+// immutable.
 type TaskSetSpec struct {
 	Parallelism             *int32
 	Completions             *int32
@@ -287,22 +300,23 @@ type TaskSetSpec struct {
 	IndexNumbers            *IndexNumbers
 }
 
-// IndexNumbers are the numbers of the indexes of a set: a list, or a first number and a step.
+// IndexNumbers specifies the numbers of the indexes of a set, either as a list or as a first number and a step.
 type IndexNumbers struct {
 	First *int32
 	Step  *int32
 	List  []int32
 }
 
-// TaskTemplateSpec is the task that a set creates.
+// TaskTemplateSpec describes the tasks that a set creates.
 type TaskTemplateSpec struct {
 	metav1.ObjectMeta
 	Spec TaskSpec
 }
 
-// TaskFailurePolicyAction is what happens when a rule matches a failed task.
+// TaskFailurePolicyAction specifies what happens when a rule matches a failed task.
 type TaskFailurePolicyAction string
 
+// The valid values of TaskFailurePolicyAction.
 const (
 	TaskFailurePolicyActionFailTaskSet TaskFailurePolicyAction = "FailTaskSet"
 	TaskFailurePolicyActionFailIndex   TaskFailurePolicyAction = "FailIndex"
@@ -310,55 +324,59 @@ const (
 	TaskFailurePolicyActionCount       TaskFailurePolicyAction = "Count"
 )
 
-// TaskFailurePolicyOnExitCodesOperator is how an exit code relates to the values of a rule.
+// TaskFailurePolicyOnExitCodesOperator is the relationship between an exit code and the values of a rule.
 type TaskFailurePolicyOnExitCodesOperator string
 
+// The valid values of TaskFailurePolicyOnExitCodesOperator.
 const (
 	TaskFailurePolicyOnExitCodesOpIn    TaskFailurePolicyOnExitCodesOperator = "In"
 	TaskFailurePolicyOnExitCodesOpNotIn TaskFailurePolicyOnExitCodesOperator = "NotIn"
 )
 
-// TaskFailurePolicy says what failed tasks mean.
+// TaskFailurePolicy describes how failed tasks are handled.
 type TaskFailurePolicy struct {
 	Rules []TaskFailurePolicyRule
 }
 
-// TaskFailurePolicyRule matches a failed task by its exit code or by its conditions. One of onExitCodes and
-// onTaskConditions must be set.
+// TaskFailurePolicyRule describes which failed tasks it matches and what happens to them. Exactly one of onExitCodes
+// and onTaskConditions must be set.
 type TaskFailurePolicyRule struct {
 	Action           TaskFailurePolicyAction
 	OnExitCodes      *TaskFailurePolicyOnExitCodesRequirement
 	OnTaskConditions []TaskFailurePolicyOnTaskConditionsPattern
 }
 
-// TaskFailurePolicyOnExitCodesRequirement matches a failed task by exit code.
+// TaskFailurePolicyOnExitCodesRequirement matches failed tasks by exit code.
 type TaskFailurePolicyOnExitCodesRequirement struct {
 	Operator TaskFailurePolicyOnExitCodesOperator
 	Values   []int32
 }
 
-// TaskFailurePolicyOnTaskConditionsPattern matches a failed task by one of its conditions.
+// TaskFailurePolicyOnTaskConditionsPattern matches failed tasks by a condition.
 type TaskFailurePolicyOnTaskConditionsPattern struct {
 	Type   string
 	Status metav1.ConditionStatus
 }
 
-// SuccessPolicy says when a set succeeds before all its indexes have.
+// SuccessPolicy describes when a set succeeds before all its indexes have succeeded.
 type SuccessPolicy struct {
 	Rules []SuccessPolicyRule
 }
 
-// SuccessPolicyRule is met when enough of the named indexes have succeeded. At least one member must be set.
+// SuccessPolicyRule describes the indexes that must succeed for the set to succeed. At least one of its fields must be
+// set.
 type SuccessPolicyRule struct {
 	SucceededIndexes *string
 	SucceededCount   *int32
 }
 
+// The labels that a task has from its set: the name and the UID of the set.
 const (
 	LabelTaskSetName   = "batch.leat.dev/taskset-name"
 	LabelControllerUID = "batch.leat.dev/controller-uid"
 )
 
+// The types and reasons of the conditions of a set.
 const (
 	TaskSetComplete           = "Complete"
 	TaskSetFailed             = "Failed"
@@ -369,9 +387,10 @@ const (
 	TaskSetReasonNotStarted   = "NotStarted"
 )
 
+// TaskSetReasonCancelled is the reason of the conditions of a set with spec.cancelled.
 const TaskSetReasonCancelled = "Cancelled"
 
-// TaskSetStatus is how far a set has come.
+// TaskSetStatus is the most recently observed status of a set.
 type TaskSetStatus struct {
 	Active           int32
 	Ready            *int32
@@ -405,14 +424,14 @@ type WorkerList struct {
 	Items []Worker
 }
 
-// WorkerSpec is what others want of a worker.
+// WorkerSpec describes the desired state of a worker.
 type WorkerSpec struct {
 	Unschedulable bool
 	Taints        []Taint
 	Denied        bool
 }
 
-// Taint keeps tasks that do not tolerate it away from a worker.
+// Taint has an effect on all tasks that do not tolerate it.
 type Taint struct {
 	Key       string
 	Value     string
@@ -420,11 +439,11 @@ type Taint struct {
 	TimeAdded *metav1.Time
 }
 
-// WorkerReady is the type of the condition that is True while a worker takes and runs tasks, False while it says that it
-// cannot, and Unknown once its lease has run out.
+// WorkerReady is the type of the condition that is True while the worker accepts and runs tasks, False when it reports
+// that it cannot, and Unknown once its lease has expired.
 const WorkerReady = "Ready"
 
-// WorkerStatus is what a worker says of itself.
+// WorkerStatus is the state that a worker reports.
 type WorkerStatus struct {
 	Capacity     ResourceList
 	Allocatable  ResourceList
@@ -444,7 +463,7 @@ type WorkerInfo struct {
 	BootID   string
 }
 
-// WorkerEndpoint is where a worker serves logs, by TLS.
+// WorkerEndpoint is the address at which a worker serves logs over TLS.
 type WorkerEndpoint struct {
 	Host     string
 	Port     int32
@@ -453,8 +472,8 @@ type WorkerEndpoint struct {
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
-// WorkerLease is renewed by the worker of the same name as a sign of life. It cannot be watched: heartbeats are nobody's
-// event.
+// WorkerLease is renewed by the worker of the same name as its heartbeat. It cannot be watched, because no component
+// reacts to single heartbeats.
 type WorkerLease struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
@@ -470,7 +489,7 @@ type WorkerLeaseList struct {
 	Items []WorkerLease
 }
 
-// WorkerLeaseSpec is who holds a lease, and since when.
+// WorkerLeaseSpec describes the holder of a lease and the time of its renewal.
 type WorkerLeaseSpec struct {
 	HolderIdentity       string
 	LeaseDurationSeconds *int32
@@ -479,8 +498,8 @@ type WorkerLeaseSpec struct {
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
-// TaskQueue says how the tasks that name it share the workers of their namespace. A queue that tasks name but that has no
-// object behaves as one with default values.
+// TaskQueue configures how the tasks that name it share the workers of their namespace. A queue that tasks name and
+// that has no TaskQueue object has the default values.
 type TaskQueue struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
@@ -497,16 +516,17 @@ type TaskQueueList struct {
 	Items []TaskQueue
 }
 
-// StopPolicy is whether a queue starts tasks.
+// StopPolicy determines whether the tasks of a queue are started.
 type StopPolicy string
 
+// The valid values of StopPolicy.
 const (
 	StopPolicyNone         StopPolicy = "None"
 	StopPolicyHold         StopPolicy = "Hold"
 	StopPolicyHoldAndDrain StopPolicy = "HoldAndDrain"
 )
 
-// TaskQueueSpec is a queue's share and limits.
+// TaskQueueSpec describes the share and the limits of a queue.
 type TaskQueueSpec struct {
 	Weight          *int32
 	MaxRunningTasks *int32
@@ -515,12 +535,12 @@ type TaskQueueSpec struct {
 	StopPolicy      *StopPolicy
 }
 
-// TaskQueueResources limit what the running tasks of a queue may request.
+// TaskQueueResources describes the limits of the resources that the running tasks of a queue request.
 type TaskQueueResources struct {
 	Limits ResourceList
 }
 
-// TaskQueueStatus is what waits and runs in a queue.
+// TaskQueueStatus is the most recently observed status of a queue.
 type TaskQueueStatus struct {
 	Pending           int32
 	Running           int32

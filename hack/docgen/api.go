@@ -304,7 +304,7 @@ func fieldRow(field *ast.Field, local map[string]bool) string {
 	if _, ok := value(markers, "required"); ok {
 		notes = append(notes, "required")
 	}
-	if text, ok := value(markers, "default"); ok {
+	if text, ok := value(markers, "default"); ok && !strings.Contains(doc, "Defaults to ") {
 		notes = append(notes, "default `"+strings.Trim(text, `"`)+"`")
 	}
 	for _, limit := range []struct{ marker, text string }{
@@ -362,7 +362,7 @@ func typeName(expr ast.Expr, local map[string]bool) string {
 // withoutName returns the documentation of a constant without its Go name.
 func withoutName(c constant) string {
 	text := c.doc
-	for _, start := range []string{" is the type of the condition that is ", " means ", " is the reason of ", " is ", " "} {
+	for _, start := range []string{" is the type of the condition that is ", " means that ", " means ", " is the reason of ", " is ", " "} {
 		rest, ok := strings.CutPrefix(text, c.name+start)
 		if !ok {
 			continue

@@ -36,12 +36,12 @@ var otherReasons = []struct {
 	reasons []reason
 }{
 	{"Reasons of evictions: `DisruptionTarget` of a task", []reason{
-		{"WorkerLost", "The worker gives no sign of life, or its Worker does not exist. Counts as a crash if the command ran."},
+		{"WorkerLost", "The lease of the worker has expired, or its Worker does not exist. Counts as a crash if the command ran."},
 		{"WorkerRestarted", "The worker has restarted. Counts as a crash if the command ran."},
 		{"WorkerStopped", "The worker was stopped before the task had finished."},
 		{"WorkerResourcePressure", "The worker could not start the command, because it lacked descriptors, processes, memory or disk space."},
 		{"WorkerDenied", "The worker is denied."},
-		{"TaintEviction", "The worker has a `NoExecute` taint that the task does not tolerate, or not any more."},
+		{"TaintEviction", "The worker has a `NoExecute` taint that the task does not tolerate, or no longer tolerates."},
 		{"TaskQueueStopped", "The queue is drained (`stopPolicy: HoldAndDrain`)."},
 		{"Evicted", "The default, for evictions without a reason."},
 	}},
@@ -49,7 +49,7 @@ var otherReasons = []struct {
 		{"BackOff", "The command has failed and starts again after a delay."},
 	}},
 	{"Reasons of `Ready` of a worker", []reason{
-		{"WorkerReady", "True: the worker takes tasks."},
+		{"WorkerReady", "True: the worker accepts tasks."},
 		{"Draining", "False: the worker ends its tasks, and then stops."},
 		{"Stopped", "False: the worker has stopped."},
 		{"WorkerStatusUnknown", "Unknown: the lease has expired."},
@@ -60,7 +60,7 @@ var otherReasons = []struct {
 		{"TooManyProcesses", "Processes are short."},
 		{"OutOfMemory", "Memory is short."},
 		{"NoSpace", "Disk space is short."},
-		{"SufficientResources", "False: nothing is short any more."},
+		{"SufficientResources", "False: the worker has enough of all of them."},
 	}},
 	{"Reasons of `Active` of a queue", []reason{
 		{"Ready", "True: the queue starts tasks."},

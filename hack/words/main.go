@@ -42,16 +42,6 @@ import (
 
 // notYet lists the rooms that are not clean. It only shrinks: clean a room, then remove its line. Do not add any.
 var notYet = []string{
-	"README.md",
-	"SECURITY.md",
-	"apis/batch/types.go",
-	"apis/batch/v1alpha1/types_task.go",
-	"apis/batch/v1alpha1/types_tasklog.go",
-	"apis/batch/v1alpha1/types_taskqueue.go",
-	"apis/batch/v1alpha1/types_taskset.go",
-	"apis/batch/v1alpha1/types_worker.go",
-	"docs",
-	"pkg/cli/explain.go",
 	"test",
 }
 
@@ -75,6 +65,15 @@ var dialect = []struct {
 	{word(`(is|are|was|were) told`), `name the actor and use the active voice`},
 	{word(`(of|by) which`), `start a new sentence, or write "whose" or "with which"`},
 	{word(`what is (said|asked|wanted|meant|there)`), `name the thing: the value, the request, the object`},
+	{word(`(is known of|what is known)`), `name the state, the cache or the record`},
+	{word(`g(iv(e|es|en|ing)|ave)( (it|them|tasks))? back`), `write "evict", "release" or "restore"`},
+	{word(`(told|tells?( (it|them|these))?) apart`), `write "distinguish"`},
+	{word(`lets? (in|through)`), `write "admit", "accept" or "allow"`},
+	{word(`(tried|tries) again`), `write "retry"`},
+	{word(`signs? of life`), `write "heartbeat"`},
+	{word(`since when`), `write "the time since", "the start of" or "the duration"`},
+	{word(`as ever`), `write "as usual" or "as before"`},
+	{word(`in vain`), `write "without success", or name the result`},
 }
 
 func word(pattern string) *regexp.Regexp { return regexp.MustCompile(`(?i)\b(` + pattern + `)\b`) }

@@ -43,27 +43,27 @@ import (
 )
 
 const (
-	// explainedWorkers is how many workers are told of one by one.
+	// explainedWorkers is the maximum number of workers that are listed.
 	explainedWorkers = 10
-	// explainedCauses is how many causes of failure are shown.
+	// explainedCauses is the maximum number of causes of failure that are listed.
 	explainedCauses = 5
 )
 
-const explainLong = `Say why a task or a set is where it is.
+const explainLong = `Explain the state of a task or a set.
 
-Of a task that waits: what the scheduler says, the state of its queue and its place there, and what keeps each worker from taking it.
-Of one that runs or has ended: where, since when, how often it was tried, how it ended and what it printed last. Of a set: how far
-it is, what has failed and why, and what holds up the rest. --index, or SET/INDEX, shows one index of a set.
+For a task that waits: the message of the scheduler, the state of its queue, its place in the queue, and the reasons why workers
+cannot run it. For a task that runs or has ended: its worker, its times and attempts, how it ended, and the end of its output. For
+a set: its progress, its failures, and why its tasks wait. --index, or SET/INDEX, selects one index of a set.
 
-Failures of a set are grouped by cause: the reason, the exit code, and the last line of output, without regard to numbers in it.
+Failures of a set are grouped by cause: the reason, the exit code, and the last line of output, ignoring numbers in it.
 
-Fields of the API are explained by kubectl explain tk, kubectl explain tks.`
+For the fields of the API, see kubectl explain tk and kubectl explain tks.`
 
 func (f *factory) newExplainCommand() *cobra.Command {
 	var index string
 	command := &cobra.Command{
 		Use: "explain NAME", GroupID: groupLook,
-		Short: "Say why a task waits, or how it has ended",
+		Short: "Explain why a task waits or how it ended",
 		Long:  explainLong,
 		Example: `  leat explain @latest
   leat explain task/hello
@@ -101,11 +101,11 @@ func (f *factory) newExplainCommand() *cobra.Command {
 			return errors.Join(err, e.out.Flush())
 		},
 	}
-	command.Flags().StringVar(&index, "index", "", "Of a set: only this index")
+	command.Flags().StringVar(&index, "index", "", "Explain only this index of a set")
 	return command
 }
 
-// explainer says why something is where it is.
+// explainer prints the explanation of a task, a set or an index.
 type explainer struct {
 	*factory
 	s   *session
@@ -120,7 +120,7 @@ func (e *explainer) title(format string, args ...any) {
 	fmt.Fprintf(e.out, format+"\n", args...)
 }
 
-// line says one thing, under a word that says what it is about.
+// line prints a line in two columns. about is the topic.
 func (e *explainer) line(about, format string, args ...any) {
 	fmt.Fprintf(e.out, "  %s\t%s\n", about, sanitize.Line(fmt.Sprintf(format, args...)))
 }
@@ -138,7 +138,7 @@ func (e *explainer) task(ctx context.Context, task *batch.Task) error {
 	case task.Status.Phase.Finished():
 		e.ended(task)
 	case task.DeletionTimestamp != nil:
-		e.title("%s is being deleted, for %s: its command has %s to end.", r, e.since(task.DeletionTimestamp),
+		e.title("%s is being deleted, for %s. Its command has %s to end.", r, e.since(task.DeletionTimestamp),
 			age(time.Duration(ptr.Deref(task.DeletionGracePeriodSeconds, 0))*time.Second))
 		if task.Spec.WorkerName != "" {
 			e.line("Worker", "%s", task.Spec.WorkerName)
@@ -177,7 +177,7 @@ func (e *explainer) ended(task *batch.Task) {
 	if end := task.Status.State.Terminated; end != nil && end.Message != "" {
 		about := "Last lines"
 		if end.Reason == batch.TaskReasonWorkerCrashed {
-			about = "Message" // nobody has seen the end of the output
+			about = "Message" // the end of the output is unknown
 		}
 		e.output(about, end.Message)
 	}
@@ -186,7 +186,7 @@ func (e *explainer) ended(task *batch.Task) {
 	}
 }
 
-// tries tells where a task ran and how often.
+// tries prints the worker of a task, and the numbers of its attempts and disruptions.
 func (e *explainer) tries(task *batch.Task) {
 	if task.Spec.WorkerName != "" {
 		e.line("Worker", "%s", task.Spec.WorkerName)
@@ -197,12 +197,12 @@ func (e *explainer) tries(task *batch.Task) {
 	if task.Status.Disruptions > 0 {
 		why := ""
 		if c := meta.FindStatusCondition(task.Status.Conditions, batch.DisruptionTarget); c != nil {
-			why = fmt.Sprintf("; the last time: %s: %s", c.Reason, c.Message)
+			why = fmt.Sprintf("; most recently: %s: %s", c.Reason, c.Message)
 		}
-		e.line("Disruptions", "taken from its worker %s%s", times(int(task.Status.Disruptions)), why)
+		e.line("Disruptions", "evicted from its worker %s%s", times(int(task.Status.Disruptions)), why)
 	}
 	if n := task.Status.WorkerCrashes; n > 0 {
-		e.line("Crashes", "its worker was lost or restarted %s while it ran, of at most %d: it runs alone on a worker since",
+		e.line("Crashes", "its worker was lost or restarted %s while it ran, of at most %d; it now runs alone on a worker",
 			times(int(n)), ptr.Deref(task.Spec.CrashLimit, 0))
 	}
 }
@@ -214,7 +214,7 @@ func times(n int) string {
 	return fmt.Sprintf("%d times", n)
 }
 
-// output shows the last lines of an output.
+// output prints the last lines of an output.
 func (e *explainer) output(about, text string) {
 	lines := sanitize.Lines(text)
 	lines = lines[max(0, len(lines)-10):]
@@ -235,7 +235,7 @@ func (e *explainer) bound(ctx context.Context, task *batch.Task) {
 	case state.Waiting != nil:
 		e.title("%s waits on its worker: %s: %s", r, state.Waiting.Reason, state.Waiting.Message)
 	default:
-		e.title("%s is bound to its worker and not started there yet.", r)
+		e.title("%s is bound to its worker, and has not started there yet.", r)
 	}
 	e.tries(task)
 	if task.Status.Progress != "" {
@@ -247,9 +247,9 @@ func (e *explainer) bound(ctx context.Context, task *batch.Task) {
 	worker, err := e.s.api.Workers(e.s.namespace).Get(ctx, task.Spec.WorkerName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		e.line("Problem", "there is no worker %s any more: the task is given to another one soon", task.Spec.WorkerName)
+		e.line("Problem", "worker %s does not exist: the task will be evicted and scheduled again", task.Spec.WorkerName)
 	case err == nil && !meta.IsStatusConditionTrue(worker.Status.Conditions, batch.WorkerReady):
-		e.line("Problem", "the worker is not ready: if it does not return, the task is given to another one")
+		e.line("Problem", "the worker is not ready: unless it recovers, the task will be evicted and scheduled again")
 	}
 }
 
@@ -261,7 +261,7 @@ func (e *explainer) pending(ctx context.Context, task *batch.Task) error {
 		for _, gate := range task.Spec.SchedulingGates {
 			gates = append(gates, gate.Name)
 		}
-		e.line("Gates", "held until these are removed from spec.schedulingGates: %s", strings.Join(gates, ", "))
+		e.line("Gates", "the task waits until these are removed from spec.schedulingGates: %s", strings.Join(gates, ", "))
 		return nil
 	}
 	if c := meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled); c != nil && c.Status == metav1.ConditionFalse {
@@ -280,7 +280,7 @@ func (e *explainer) pending(ctx context.Context, task *batch.Task) error {
 	return e.workers(ctx, task, all)
 }
 
-// queue tells whether the queue lets tasks start, and the place of the task in it.
+// queue prints the state of the queue of a waiting task, and the place of the task in it.
 func (e *explainer) queue(ctx context.Context, task *batch.Task, all []batch.Task) error {
 	name := task.Spec.QueueName
 	used := loads(all, byQueue)[name]
@@ -301,7 +301,7 @@ func (e *explainer) queue(ctx context.Context, task *batch.Task, all []batch.Tas
 	}
 	place := fmt.Sprintf("%d of %d in its queue, by priority, then age", before+1, total)
 	if len(others) > 0 {
-		place += fmt.Sprintf("; %s of the namespace have tasks that wait too, and take turns by weight", pluralQueues(len(others)))
+		place += fmt.Sprintf("; %s with waiting tasks in the namespace, which take turns by weight", pluralQueues(len(others)))
 	}
 	e.line("Place", "%s", place)
 	return nil
@@ -314,14 +314,14 @@ func pluralQueues(n int) string {
 	return fmt.Sprintf("%d other queues", n)
 }
 
-// queueState says what a queue lets start.
+// queueState returns a description of what stops or limits the tasks of a queue.
 func queueState(queue *batch.TaskQueue, used load, task *batch.Task) string {
 	var parts []string
 	switch ptr.Deref(queue.Spec.StopPolicy, batch.StopPolicyNone) {
 	case batch.StopPolicyHold:
 		parts = append(parts, "held: it starts no tasks until spec.stopPolicy is None")
 	case batch.StopPolicyHoldAndDrain:
-		parts = append(parts, "drained: it ends its tasks and starts none until spec.stopPolicy is None")
+		parts = append(parts, "drained: it evicts its tasks and starts none until spec.stopPolicy is None")
 	}
 	if limit := queue.Spec.MaxRunningTasks; limit != nil {
 		text := fmt.Sprintf("%d of at most %d tasks run", used.tasks, *limit)
@@ -334,7 +334,7 @@ func queueState(queue *batch.TaskQueue, used load, task *batch.Task) string {
 	}
 	for _, name := range sortedKeys(queue.Spec.Resources.Limits) {
 		limit, taken, wanted := queue.Spec.Resources.Limits[name], used.requests[name], task.Spec.Resources.Requests[name]
-		text := fmt.Sprintf("%s of %s %s taken", taken.String(), limit.String(), name)
+		text := fmt.Sprintf("%s of %s %s in use", taken.String(), limit.String(), name)
 		sum := taken.DeepCopy()
 		sum.Add(wanted)
 		if sum.Cmp(limit) > 0 {
@@ -345,14 +345,14 @@ func queueState(queue *batch.TaskQueue, used load, task *batch.Task) string {
 	return strings.Join(parts, "; ")
 }
 
-// workers tells of each worker whether it could take the task.
+// workers prints how many workers could run the task now, and the reasons why the others could not.
 func (e *explainer) workers(ctx context.Context, task *batch.Task, all []batch.Task) error {
 	list, err := e.s.api.Workers(e.s.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
 	if len(list.Items) == 0 {
-		e.line("Workers", "namespace %s has none: start one with leat-worker, or run the task where workers are", e.s.namespace)
+		e.line("Workers", "namespace %s has none: start one with leat-worker, or create the task in a namespace with workers", e.s.namespace)
 		return nil
 	}
 	able := 0
@@ -378,7 +378,7 @@ func (e *explainer) workers(ctx context.Context, task *batch.Task, all []batch.T
 	return nil
 }
 
-// unfinished lists the tasks of the namespace that wait or run.
+// unfinished returns the tasks of the namespace that wait or run.
 func (s *session) unfinished(ctx context.Context) ([]batch.Task, error) {
 	list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: unfinished})
 	if err != nil {
@@ -398,13 +398,13 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 	case final != nil:
 		e.title("%s %s", r, describeEnd(final))
 	case set.Spec.Cancelled:
-		e.title("%s is cancelled, and its commands are being ended.", r)
+		e.title("%s is cancelled. Its commands are being ended.", r)
 	case set.DeletionTimestamp != nil:
-		e.title("%s is being deleted, for %s, and is there until its commands have ended.", r, e.since(set.DeletionTimestamp))
+		e.title("%s is being deleted, for %s. It remains until its commands have ended.", r, e.since(set.DeletionTimestamp))
 	case ptr.Deref(set.Spec.Suspend, false):
 		e.title("%s is suspended: it starts nothing until %s resume %s.", r, e.program, r)
 	case snapshot.Running == 0 && set.Status.StartTime == nil:
-		e.title("%s was not looked at by its controller yet: does leat-controller-manager run?", r)
+		e.title("%s has not been started by its controller: is leat-controller-manager running?", r)
 	default:
 		e.title("%s runs, for %s.", r, e.since(set.Status.StartTime))
 	}
@@ -425,7 +425,7 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 		e.line("Failed", "%s%s", describeIndexes(set, failed), itemsOf(set, failed))
 	}
 	if set.Status.IndexFailures != "" && final == nil {
-		e.line("To be retried", "%s (index:failures)", sanitize.Truncate(set.Status.IndexFailures, 100))
+		e.line("Will retry", "%s (index:failures)", sanitize.Truncate(set.Status.IndexFailures, 100))
 	}
 	if c := meta.FindStatusCondition(set.Status.Conditions, batch.TaskSetReplicaFailure); c != nil && c.Status == metav1.ConditionTrue && final == nil {
 		e.line("Problem", "tasks cannot be created: %s", c.Message)
@@ -436,7 +436,7 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 	return e.tasksOfSet(ctx, set, final)
 }
 
-// retries shows what has come of the set over all its retries, if there are any.
+// retries prints the total progress of a set and its retries, if it has any.
 func (e *explainer) retries(ctx context.Context, set *batch.TaskSet) error {
 	all, err := e.s.retriesOf(ctx, set)
 	if err == nil && all != nil {
@@ -445,7 +445,7 @@ func (e *explainer) retries(ctx context.Context, set *batch.TaskSet) error {
 	return err
 }
 
-// tasksOfSet shows why tasks have failed, and what one of those that wait waits for.
+// tasksOfSet prints the causes of failures, and explains the oldest task that waits.
 func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, final *metav1.Condition) error {
 	list, err := e.s.api.Tasks(e.s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelControllerUID + "=" + string(set.UID)})
 	if err != nil {
@@ -481,7 +481,7 @@ func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, final *m
 		}
 	}
 	if failed := int(set.Status.Failed); kept > 0 && failed > kept {
-		e.line("", "(the causes are those of %d failed tasks that are kept, of %d)", kept, failed)
+		e.line("", "(causes of the %d failed tasks that are kept, of %d)", kept, failed)
 	}
 	switch {
 	case final != nil && len(causes) > 0:
@@ -493,11 +493,11 @@ func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, final *m
 		return nil
 	}
 	e.title("")
-	e.title("%s for a worker. The one that waits longest:", pluralWait(waiting))
+	e.title("%s for a worker. The oldest one:", pluralWait(waiting))
 	return e.pending(ctx, first)
 }
 
-// index explains one index of a set: by its task if that is there, else by the status of the set.
+// index explains an index of a set, from its task if that exists, otherwise from the status of the set.
 func (e *explainer) index(ctx context.Context, found object) error {
 	set, index := found.set, *found.index
 	tasks, err := e.s.tasksOfIndex(ctx, found)
@@ -510,9 +510,9 @@ func (e *explainer) index(ctx context.Context, found object) error {
 	r, final := found.ref(), finishedSet(set)
 	switch {
 	case isIn(set.Status.CompletedIndexes, index):
-		e.title("%s has succeeded. Its task was deleted when it was counted, with what it printed.", r)
+		e.title("%s has succeeded. Its task was deleted with its output after it was counted.", r)
 	case isIn(ptr.Deref(set.Status.FailedIndexes, ""), index):
-		e.title("%s has failed. Its task is gone, with what it printed: only the last 100 failures of a set are kept.", r)
+		e.title("%s has failed. Its task was deleted with its output: only the last 100 failures of a set are kept.", r)
 	case final != nil:
 		e.title("%s has no task, and has not succeeded: the set has ended: %s: %s", r, final.Reason, final.Message)
 	case ptr.Deref(set.Spec.Suspend, false):
@@ -521,7 +521,7 @@ func (e *explainer) index(ctx context.Context, found object) error {
 		e.title("%s has no task yet: at most %d run at a time, the lowest indexes first.", r, ptr.Deref(set.Spec.Parallelism, 1))
 	}
 	if n := failuresOf(set, index); n > 0 && final == nil {
-		e.line("Failures", "%d; it is tried again after a pause that doubles with each", n)
+		e.line("Failures", "%d; the index is retried after a delay that doubles with each failure", n)
 	}
 	if index < len(set.Spec.Items) {
 		e.line("Item", "%q", sanitize.Truncate(set.Spec.Items[index], 100))
@@ -530,7 +530,7 @@ func (e *explainer) index(ctx context.Context, found object) error {
 	return nil
 }
 
-// tasksOfIndex lists the tasks of an index of a set, the newest first.
+// tasksOfIndex returns the tasks of an index of a set, newest first.
 func (s *session) tasksOfIndex(ctx context.Context, found object) ([]batch.Task, error) {
 	selector := labels.Set{batch.LabelControllerUID: string(found.set.UID), batch.LabelCompletionIndex: strconv.Itoa(*found.index)}
 	list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: selector.String()})
@@ -538,7 +538,7 @@ func (s *session) tasksOfIndex(ctx context.Context, found object) ([]batch.Task,
 		return nil, err
 	}
 	slices.SortFunc(list.Items, func(a, b batch.Task) int {
-		// Two of one second are told apart by how many had failed before.
+		// Creation times are whole seconds. Order tasks of the same second by the number of failures before them.
 		return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), failuresBefore(&b)-failuresBefore(&a))
 	})
 	return list.Items, nil
@@ -549,7 +549,7 @@ func failuresBefore(task *batch.Task) int {
 	return n
 }
 
-// failuresOf returns how often an index has failed that is not given up.
+// failuresOf returns the number of failures of an index that will be retried.
 func failuresOf(set *batch.TaskSet, index int) int {
 	counts, _ := indexes.ParseCounts(set.Status.IndexFailures, maxCompletions)
 	for _, c := range counts {
@@ -567,7 +567,7 @@ func pluralWait(n int) string {
 	return fmt.Sprintf("%d of its tasks wait", n)
 }
 
-// averageRate returns how many indexes have succeeded per second since the start of the set.
+// averageRate returns the number of successes per second since the start of the set.
 func averageRate(set *batch.TaskSet, now time.Time) float64 {
 	if set.Status.StartTime == nil {
 		return 0

@@ -369,7 +369,7 @@ func (w *follower) reportWaiting(ctx context.Context) {
 	}
 	w.mu.Unlock()
 	for _, m := range waiting {
-		// After an error the next tick tries again.
+		// After an error, the next tick retries.
 		if why, err := m.waitingReason(ctx); err == nil {
 			m.reportReason(why)
 		}

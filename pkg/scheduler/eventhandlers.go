@@ -93,7 +93,7 @@ func (st *state) setTask(obj *batch.Task) {
 
 // isTaskUpdated reports whether an update of an unbound task changes something that decides where and when it may be
 // scheduled. Any other update, for example the scheduler's own report in the status, only replaces the object: the task
-// keeps its reservation, the time since when it is unschedulable, and its backoff. The priority does not count: it only
+// keeps its reservation, the time since it is unschedulable, and its backoff. The priority does not count: it only
 // moves the task within its class.
 func (st *state) isTaskUpdated(t *task, obj *batch.Task) bool {
 	old := t.Object

@@ -31,20 +31,20 @@ import (
 // +leat:subresource:binding=BindingREST
 // +leat:subresource:eviction=EvictionREST
 // +leat:subresource:log=LogREST
-// +leat:column:name=Status,type=string,func=StatusColumn,description=The phase of the task, or the reason that says more than the phase does.
+// +leat:column:name=Status,type=string,func=StatusColumn,description=The phase of the task, or a more specific reason.
 // +leat:column:name=Worker,type=string,path=spec.workerName,description=The worker that the task is bound to.
 // +leat:column:name=Exit,type=string,func=ExitColumn,description=The exit code of the command, or the signal that ended it.
-// +leat:column:name=Attempts,type=integer,path=status.attempts,description=How often the command has been started.
+// +leat:column:name=Attempts,type=integer,path=status.attempts,description=The number of times that the command has been started.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the task was created.
 // +leat:column:name=Queue,type=string,priority=1,path=spec.queueName,description=The queue that the task waits in.
 // +leat:column:name=Priority,type=integer,priority=1,path=spec.priority,description=The priority of the task within its namespace.
 // +leat:column:name=Wait,type=string,priority=1,func=WaitColumn,description=The time from creation to the first start of the command.
 // +leat:column:name=Duration,type=string,priority=1,func=DurationColumn,description=The time from the first start of the command to its end.
-// +leat:column:name=Reason,type=string,priority=1,func=ReasonColumn,description=Why the task is in the state it is in.
+// +leat:column:name=Reason,type=string,priority=1,func=ReasonColumn,description=The reason for the current state of the task.
 
-// Task is a command that runs, to completion, on one worker. The command runs in the filesystem, and with the identity
-// and the environment, of the worker process that the task is bound to: whoever may create tasks in a namespace can run
-// commands on the workers of that namespace.
+// Task is a command that runs, to completion, on one worker. It runs with the filesystem, the user and the environment
+// of the worker process. Anyone who may create tasks in a namespace can therefore run commands on the workers of that
+// namespace.
 type Task struct {
 	metav1.TypeMeta `json:",inline"`
 	// Standard object's metadata.
@@ -54,11 +54,11 @@ type Task struct {
 	// +k8s:subfield(name)=+k8s:format=k8s-long-name
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
-	// spec is what to run and where it may run.
+	// spec is the specification of the desired behavior of the task.
 	Spec TaskSpec `json:"spec" protobuf:"bytes,2,opt,name=spec"`
 
-	// status is what is known of the run. It is written by the worker that the task is bound to and by the
-	// scheduler, through the status subresource.
+	// status is the most recently observed status of the task. The scheduler writes it until the task is bound, then the
+	// worker does.
 	// +optional
 	Status TaskStatus `json:"status,omitempty" protobuf:"bytes,3,opt,name=status"`
 }
@@ -76,12 +76,13 @@ type TaskList struct {
 	Items []Task `json:"items" protobuf:"bytes,2,rep,name=items"`
 }
 
-// TaskSpec is what to run and where it may run. Once the task exists only schedulingGates (removed, never added),
-// activeDeadlineSeconds (set or shortened), tolerations (added), crashLimit, ttlSecondsAfterFinished and, while the task
-// waits for a worker, priority and queueName can be changed.
+// TaskSpec describes the command and the worker that it needs. After creation, these fields can be changed:
+// schedulingGates (remove only), activeDeadlineSeconds (set or shorten), tolerations (add only), crashLimit,
+// ttlSecondsAfterFinished, and, until the task is bound to a worker, priority and queueName.
 type TaskSpec struct {
-	// queueName is the TaskQueue, in the task's namespace, that the task waits in. A queue without an object behaves
-	// as one with default values. It can be changed while the task is not bound to a worker.
+	// queueName is the name of the TaskQueue, in the namespace of the task, that the task waits in. A queue without a
+	// TaskQueue object has the default values. It can be changed until the task is bound to a worker. Defaults to
+	// "default".
 	// +optional
 	// +default="default"
 	// +k8s:optional
@@ -90,24 +91,24 @@ type TaskSpec struct {
 	// +leat:selectable
 	QueueName string `json:"queueName,omitempty" protobuf:"bytes,1,opt,name=queueName"`
 
-	// workerName is the worker that the task is bound to, empty while it waits. It is set only through the binding
-	// subresource and cleared only through the eviction subresource.
+	// workerName is the name of the worker that the task is bound to. It is empty while the task waits. Only the binding
+	// subresource sets it, and only the eviction subresource clears it.
 	// +optional
 	// +k8s:optional
 	// +leat:selectable:trigger
 	WorkerName string `json:"workerName,omitempty" protobuf:"bytes,2,opt,name=workerName"`
 
-	// priority orders the tasks that wait: a higher value goes first. It can be changed while the task is not bound to
-	// a worker.
+	// priority is the importance of the task among the waiting tasks of its namespace. Tasks with higher values are
+	// scheduled first. It can be changed until the task is bound to a worker. Defaults to 0.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=-1000000000
 	// +k8s:maximum=1000000000
 	Priority int32 `json:"priority,omitempty" protobuf:"varint,3,opt,name=priority"`
 
-	// command is the program to run, looked up on the worker's PATH unless it holds a slash, and its first
-	// arguments. No shell is involved. References $(NAME) are expanded from the task's environment; $$ yields a
-	// single $, and a reference to an unknown name stays as it is.
+	// command is the program to run, looked up on the worker's PATH unless it contains a slash, and its first arguments.
+	// It is not run in a shell. References $(NAME) are expanded from the environment of the task. $$ becomes a single $. A
+	// reference to an unknown variable is left unchanged.
 	// +required
 	// +listType=atomic
 	// +k8s:required
@@ -116,7 +117,7 @@ type TaskSpec struct {
 	// +k8s:immutable
 	Command []string `json:"command" protobuf:"bytes,4,rep,name=command"`
 
-	// args are further arguments, appended to command and expanded as command is.
+	// args are arguments that are appended to command. References are expanded as in command.
 	// +optional
 	// +listType=atomic
 	// +k8s:optional
@@ -125,8 +126,8 @@ type TaskSpec struct {
 	// +k8s:immutable
 	Args []string `json:"args,omitempty" protobuf:"bytes,5,rep,name=args"`
 
-	// env are variables set for the command, on top of the worker's own environment. Values are stored and shown as
-	// they are: keep secrets in the worker's environment or files.
+	// env is a list of environment variables to set in the command, in addition to those of the worker. Values are stored
+	// and shown as plain text. Keep secrets in the environment or the files of the worker instead.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -140,19 +141,19 @@ type TaskSpec struct {
 	// +k8s:immutable
 	Env []EnvVar `json:"env,omitempty" patchStrategy:"merge" patchMergeKey:"name" protobuf:"bytes,6,rep,name=env"`
 
-	// workingDir is the directory the command starts in, the worker's own by default.
+	// workingDir is the directory in which the command starts. Defaults to the directory of the worker.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=4096
 	// +k8s:immutable
 	WorkingDir string `json:"workingDir,omitempty" protobuf:"bytes,7,opt,name=workingDir"`
 
-	// resources is what the task asks of a worker.
+	// resources are the compute resources that the task needs.
 	// +optional
 	// +k8s:immutable
 	Resources TaskResources `json:"resources,omitempty" protobuf:"bytes,8,opt,name=resources"`
 
-	// workerSelector are labels that a worker must have for the task to be bound to it.
+	// workerSelector is a selector which must match the labels of a worker for the task to be bound to that worker.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxProperties=64
@@ -161,7 +162,8 @@ type TaskSpec struct {
 	// +k8s:immutable
 	WorkerSelector map[string]string `json:"workerSelector,omitempty" protobuf:"bytes,9,rep,name=workerSelector"`
 
-	// tolerations let the task run on workers with matching taints. Tolerations can be added, not removed.
+	// tolerations allow the task to be bound to workers with matching taints. Tolerations can be added later, but not
+	// removed.
 	// +optional
 	// +listType=atomic
 	// +k8s:optional
@@ -169,16 +171,18 @@ type TaskSpec struct {
 	// +k8s:maxItems=64
 	Tolerations []Toleration `json:"tolerations,omitempty" protobuf:"bytes,10,rep,name=tolerations"`
 
-	// activeDeadlineSeconds is how long the task may run, in seconds from its startTime, over all attempts. Past it
-	// the command is ended and the task fails with reason DeadlineExceeded. It can be set or shortened later.
+	// activeDeadlineSeconds is the time in seconds, relative to status.startTime, that all attempts of the task may take
+	// together. After that time, the command is terminated and the task fails with reason DeadlineExceeded. It can be set
+	// or shortened later. If unset, there is no deadline.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=1
 	// +k8s:maximum=2147483647
 	ActiveDeadlineSeconds *int64 `json:"activeDeadlineSeconds,omitempty" protobuf:"varint,11,opt,name=activeDeadlineSeconds"`
 
-	// backoffLimit is how often a command that failed is started again, on the same worker and with a growing delay,
-	// before the task fails. Starts that a lost worker cost are not counted.
+	// backoffLimit is the number of times that a failed command is started again, on the same worker and after an
+	// exponentially growing delay, before the task is marked as failed. Attempts that were interrupted because a worker
+	// was lost do not count. Defaults to 0.
 	// +optional
 	// +default=0
 	// +k8s:optional
@@ -186,8 +190,8 @@ type TaskSpec struct {
 	// +k8s:immutable
 	BackoffLimit *int32 `json:"backoffLimit,omitempty" protobuf:"varint,12,opt,name=backoffLimit"`
 
-	// terminationGracePeriodSeconds is the time between SIGTERM and SIGKILL, in seconds, when the command is ended
-	// before it has finished. Zero kills at once.
+	// terminationGracePeriodSeconds is the time in seconds between SIGTERM and SIGKILL when the command is terminated
+	// before it has finished. Zero sends SIGKILL at once. Defaults to 30.
 	// +optional
 	// +default=30
 	// +k8s:optional
@@ -196,14 +200,15 @@ type TaskSpec struct {
 	// +k8s:immutable
 	TerminationGracePeriodSeconds *int64 `json:"terminationGracePeriodSeconds,omitempty" protobuf:"varint,13,opt,name=terminationGracePeriodSeconds"`
 
-	// ttlSecondsAfterFinished is when a finished task is deleted, in seconds after it has finished. Unset: never.
+	// ttlSecondsAfterFinished limits the lifetime of a task that has finished. The task is deleted that many seconds after
+	// its completionTime. Zero deletes it at once. If unset, it is not deleted automatically.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty" protobuf:"varint,14,opt,name=ttlSecondsAfterFinished"`
 
-	// schedulingGates hold the task back from being bound while any is left. They can be set only when the task is
-	// created, and only be removed after.
+	// schedulingGates are gates that prevent the scheduler from binding the task until all of them are removed. They can
+	// be set only when the task is created. Later, they can only be removed.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -216,9 +221,9 @@ type TaskSpec struct {
 	// +k8s:update=NoAddItem
 	SchedulingGates []TaskSchedulingGate `json:"schedulingGates,omitempty" patchStrategy:"merge" patchMergeKey:"name" protobuf:"bytes,15,rep,name=schedulingGates"`
 
-	// crashLimit is how many times the worker may be lost or restart while the command runs before the task fails with
-	// reason WorkerCrashed. Drains, taints, scaling in and evictions by people are not counted. Set it to 2147483647
-	// to lift the limit.
+	// crashLimit is the number of times that the worker may be lost or restarted while the command runs before the task
+	// fails with reason WorkerCrashed. Drains, taints, scale-downs and evictions by users do not count. Set it to
+	// 2147483647 to disable the limit. Defaults to 5.
 	// +optional
 	// +default=5
 	// +k8s:optional
@@ -226,127 +231,130 @@ type TaskSpec struct {
 	CrashLimit *int32 `json:"crashLimit,omitempty" protobuf:"varint,16,opt,name=crashLimit"`
 }
 
-// EnvVar is a variable in the environment of the command.
+// EnvVar is an environment variable of the command.
 type EnvVar struct {
-	// name of the variable: any printable ASCII characters except '='.
+	// name of the variable. It may consist of any printable ASCII characters except '='.
 	// +required
 	// +k8s:required
 	// +k8s:maxLength=4096
 	Name string `json:"name" protobuf:"bytes,1,opt,name=name"`
 
-	// value of the variable. References $(NAME) are expanded from the variables before it in the list.
+	// value of the variable. References $(NAME) are expanded from the variables before it in the list. Defaults to "".
 	// +optional
 	// +k8s:optional
 	Value string `json:"value,omitempty" protobuf:"bytes,2,opt,name=value"`
 }
 
-// ResourceName names something that workers have and tasks use: "cpu", "memory", "tasks" (places for tasks on a worker;
-// each task takes one), or an extended name with a domain, like "example.com/gpu".
+// ResourceName is the name of a resource that workers offer and tasks request: "cpu", "memory", "tasks" (the number of
+// tasks on a worker; each task takes one), or an extended resource name with a domain, such as "example.com/gpu".
 type ResourceName string
 
 const (
-	// ResourceCPU is processor time, in cores (500m = half a core).
+	// ResourceCPU is CPU, in cores (500m = .5 cores).
 	ResourceCPU ResourceName = "cpu"
 	// ResourceMemory is memory, in bytes.
 	ResourceMemory ResourceName = "memory"
-	// ResourceTasks is how many tasks a worker runs at a time.
+	// ResourceTasks is the number of tasks that a worker runs at the same time.
 	ResourceTasks ResourceName = "tasks"
 )
 
-// ResourceList is an amount of each named resource.
+// ResourceList is a set of (resource name, quantity) pairs.
 type ResourceList map[ResourceName]resource.Quantity
 
-// TaskResources is what a task asks of a worker.
+// TaskResources describes the compute resources that a task needs.
 type TaskResources struct {
-	// requests is how much of each resource must be free on a worker for the task to be bound to it.
+	// requests are the amounts of resources that a worker must have free for the task to be bound to it.
 	// +optional
 	// +k8s:optional
 	Requests ResourceList `json:"requests,omitempty" protobuf:"bytes,1,rep,name=requests,casttype=ResourceList,castkey=ResourceName"`
 }
 
-// TaintEffect is what a taint does to tasks that do not tolerate it.
+// TaintEffect is the effect of a taint on tasks that do not tolerate it.
 // +enum
 // +k8s:enum
 type TaintEffect string
 
 const (
-	// TaintEffectNoSchedule keeps new tasks away.
+	// TaintEffectNoSchedule does not allow new tasks on the worker.
 	TaintEffectNoSchedule TaintEffect = "NoSchedule"
-	// TaintEffectPreferNoSchedule keeps new tasks away while another worker has room.
+	// TaintEffectPreferNoSchedule allows new tasks on the worker only if no other worker has room for them.
 	TaintEffectPreferNoSchedule TaintEffect = "PreferNoSchedule"
-	// TaintEffectNoExecute keeps new tasks away and evicts those that are bound.
+	// TaintEffectNoExecute does not allow new tasks on the worker, and evicts the tasks that are bound to it.
 	TaintEffectNoExecute TaintEffect = "NoExecute"
 )
 
-// TaintWorkerUnreachable is the key of the taint put on a worker whose lease has run out.
+// TaintWorkerUnreachable is the key of the taint that is added to a worker when its lease has expired.
 const TaintWorkerUnreachable = "batch.leat.dev/unreachable"
 
-// TolerationOperator is how a toleration's value relates to a taint's.
+// TolerationOperator is the relationship between the value of a toleration and the value of a taint.
 // +enum
 // +k8s:enum
 type TolerationOperator string
 
 const (
-	// TolerationOpExists matches any value.
+	// TolerationOpExists matches all values.
 	TolerationOpExists TolerationOperator = "Exists"
-	// TolerationOpEqual matches the same value.
+	// TolerationOpEqual matches the equal value.
 	TolerationOpEqual TolerationOperator = "Equal"
 )
 
-// Toleration lets a task be bound to, or stay on, workers with any taint that matches the triple <key,value,effect>.
+// Toleration allows a task to be bound to, and to stay on, workers with any taint that matches the triple
+// <key,value,effect>.
 type Toleration struct {
-	// key is the taint key that the toleration applies to. Empty means all taint keys; operator must then be Exists.
+	// key is the taint key that the toleration applies to. Empty matches all taint keys. If the key is empty, operator
+	// must be Exists.
 	// +optional
 	// +k8s:optional
 	// +k8s:format=k8s-label-key
 	Key string `json:"key,omitempty" protobuf:"bytes,1,opt,name=key"`
 
-	// operator is how value relates to the taint's value: Exists or Equal (the default).
+	// operator is the relationship between value and the value of the taint: Exists or Equal. Defaults to Equal.
 	// +optional
 	// +k8s:optional
 	Operator TolerationOperator `json:"operator,omitempty" protobuf:"bytes,2,opt,name=operator,casttype=TolerationOperator"`
 
-	// value is the taint value that the toleration matches. It must be empty with operator Exists.
+	// value is the taint value that the toleration matches. If operator is Exists, value must be empty.
 	// +optional
 	// +k8s:optional
 	// +k8s:format=k8s-label-value
 	Value string `json:"value,omitempty" protobuf:"bytes,3,opt,name=value"`
 
-	// effect is the taint effect to match. Empty matches all effects.
+	// effect is the taint effect that the toleration matches: NoSchedule, PreferNoSchedule or NoExecute. Empty matches all
+	// effects.
 	// +optional
 	// +k8s:optional
 	Effect TaintEffect `json:"effect,omitempty" protobuf:"bytes,4,opt,name=effect,casttype=TaintEffect"`
 
-	// tolerationSeconds is how long a NoExecute taint is tolerated, in seconds. Unset: for ever; zero and negative
-	// values: not at all. effect must be NoExecute.
+	// tolerationSeconds is the time in seconds that a NoExecute taint is tolerated before the task is evicted. If unset,
+	// the taint is tolerated forever. Zero and negative values evict the task at once. effect must be NoExecute.
 	// +optional
 	// +k8s:optional
 	TolerationSeconds *int64 `json:"tolerationSeconds,omitempty" protobuf:"varint,5,opt,name=tolerationSeconds"`
 }
 
-// TaskSchedulingGate holds a task back from being bound.
+// TaskSchedulingGate prevents the scheduler from binding a task.
 type TaskSchedulingGate struct {
-	// name of the gate. It must be unique within the task.
+	// name of the scheduling gate. It must be unique within the task.
 	// +required
 	// +k8s:required
 	// +k8s:format=k8s-label-key
 	Name string `json:"name" protobuf:"bytes,1,opt,name=name"`
 }
 
-// TaskPhase is a summary of where a task is in its life.
+// TaskPhase is a summary of where a task is in its lifecycle.
 // +enum
 // +k8s:enum
 type TaskPhase string
 
 const (
-	// TaskPending means the command is not running: the task waits for a worker, for its worker to start it, or to be
-	// started again.
+	// TaskPending means that the command is not running: the task waits for a worker, for its worker to start it, or for
+	// its next attempt.
 	TaskPending TaskPhase = "Pending"
-	// TaskRunning means the command has been started on the worker, or waits there to be started again.
+	// TaskRunning means that the command has been started on the worker, or waits there for its next attempt.
 	TaskRunning TaskPhase = "Running"
-	// TaskSucceeded means the command ended with exit code 0. It is final.
+	// TaskSucceeded means that the command has exited with code 0. It is final.
 	TaskSucceeded TaskPhase = "Succeeded"
-	// TaskFailed means the command ended otherwise, as often as backoffLimit allows, or was ended. It is final.
+	// TaskFailed means that the command has failed more often than backoffLimit allows, or was terminated. It is final.
 	TaskFailed TaskPhase = "Failed"
 )
 
@@ -355,48 +363,48 @@ const (
 	TaskScheduled = "TaskScheduled"
 	// TaskReasonBound is the reason of TaskScheduled=True.
 	TaskReasonBound = "Bound"
-	// TaskReasonUnschedulable is the reason of TaskScheduled=False when no worker can take the task now.
+	// TaskReasonUnschedulable is the reason of TaskScheduled=False when no worker can run the task at the moment.
 	TaskReasonUnschedulable = "Unschedulable"
-	// TaskReasonSchedulingGated is the reason of TaskScheduled=False while spec.schedulingGates are left.
+	// TaskReasonSchedulingGated is the reason of TaskScheduled=False while the task has spec.schedulingGates.
 	TaskReasonSchedulingGated = "SchedulingGated"
-	// DisruptionTarget is the type of the condition that is True when a task was ended for a reason that is not its own,
-	// such as a lost worker.
+	// DisruptionTarget is the type of the condition that is True when a task was interrupted by a disruption, such as a
+	// lost worker.
 	DisruptionTarget = "DisruptionTarget"
-	// TaskReconciling is the type of the condition that is True until the task ends. The server sets it, as it does
-	// TaskComplete, TaskFailure and TaskStalled, whenever the phase changes.
+	// TaskReconciling is the type of the condition that is True until the task has finished. The server sets it,
+	// TaskComplete, TaskFailure and TaskStalled whenever the phase changes.
 	TaskReconciling = "Reconciling"
 	// TaskComplete is the type of the condition that is True once the task has succeeded. It is final.
 	TaskComplete = "Complete"
 	// TaskFailure is the type of the condition that is True once the task has failed. It is final.
 	TaskFailure = "Failed"
-	// TaskStalled is the type of the condition that is True with TaskFailure, by the convention of kstatus.
+	// TaskStalled is the type of the condition that is True with TaskFailure, as the convention of kstatus requires.
 	TaskStalled = "Stalled"
 
 	// TaskReasonCompleted is the reason of a terminated state with exit code 0.
 	TaskReasonCompleted = "Completed"
-	// TaskReasonError is the reason of a terminated state with another exit code, or a signal.
+	// TaskReasonError is the reason of a terminated state with a signal or an exit code other than 0.
 	TaskReasonError = "Error"
 	// TaskReasonStartError is the reason of a terminated state when the command could not be started.
 	TaskReasonStartError = "StartError"
-	// TaskReasonOOMKilled is the reason of a terminated state when the command was killed because memory ran out.
+	// TaskReasonOOMKilled is the reason of a terminated state when the command was killed because it ran out of memory.
 	TaskReasonOOMKilled = "OOMKilled"
-	// TaskReasonDeadlineExceeded is the reason of a terminated state past activeDeadlineSeconds.
+	// TaskReasonDeadlineExceeded is the reason of a terminated state when activeDeadlineSeconds has passed.
 	TaskReasonDeadlineExceeded = "DeadlineExceeded"
-	// TaskReasonWorkerCrashed is the reason of a terminated state when the worker was lost or restarted crashLimit
-	// times while the command ran.
+	// TaskReasonWorkerCrashed is the reason of a terminated state when the worker was lost or restarted crashLimit times
+	// while the command ran.
 	TaskReasonWorkerCrashed = "WorkerCrashed"
 )
 
-// TaskStatus is what is known of the run of a task.
+// TaskStatus is the most recently observed status of a task.
 type TaskStatus struct {
-	// phase is a summary of where the task is in its life.
+	// phase is a summary of where the task is in its lifecycle: Pending, Running, Succeeded or Failed.
 	// +optional
 	// +k8s:required
 	// +leat:selectable
 	Phase TaskPhase `json:"phase,omitempty" protobuf:"bytes,1,opt,name=phase,casttype=TaskPhase"`
 
-	// conditions say more of the state: TaskScheduled, DisruptionTarget, and by the phase Reconciling, Complete, Failed and
-	// Stalled.
+	// conditions are the latest observations of the state of the task: TaskScheduled, DisruptionTarget, and, derived from
+	// the phase, Reconciling, Complete, Failed and Stalled.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -408,133 +416,134 @@ type TaskStatus struct {
 	// +k8s:maxItems=64
 	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type" protobuf:"bytes,2,rep,name=conditions"`
 
-	// state is where the command is now: waiting, running, or terminated. At most one of its members is set.
+	// state is the current state of the command: waiting, running, or terminated. At most one of its members is set.
 	// +optional
 	State TaskState `json:"state,omitempty" protobuf:"bytes,3,opt,name=state"`
 
-	// incarnation identifies the start of the worker process that the task was bound to. A write of another
-	// incarnation is refused as a conflict. Only the binding and eviction subresources change it.
+	// incarnation identifies the worker process that the task was bound to. A status update with another incarnation is
+	// rejected with a conflict. Only the binding and eviction subresources change it.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=128
 	Incarnation string `json:"incarnation,omitempty" protobuf:"bytes,4,opt,name=incarnation"`
 
-	// attempts is how often the command has been started. It never goes back.
+	// attempts is the number of times that the command has been started. It never decreases.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Attempts int32 `json:"attempts,omitempty" protobuf:"varint,5,opt,name=attempts"`
 
-	// disruptions is how often the task was taken from a worker before it had finished.
+	// disruptions is the number of times that the task was removed from a worker before it had finished.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Disruptions int32 `json:"disruptions,omitempty" protobuf:"varint,6,opt,name=disruptions"`
 
-	// startTime is when the command was first started.
+	// startTime is the time at which the command was first started.
 	// +optional
 	// +k8s:optional
 	StartTime *metav1.Time `json:"startTime,omitempty" protobuf:"bytes,7,opt,name=startTime"`
 
-	// completionTime is when the task reached its final phase.
+	// completionTime is the time at which the task reached its final phase.
 	// +optional
 	// +k8s:optional
 	CompletionTime *metav1.Time `json:"completionTime,omitempty" protobuf:"bytes,8,opt,name=completionTime"`
 
-	// progress is what the command says of its progress, as "N/M".
+	// progress is the progress that the command reports, in the form "N/M".
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=64
 	Progress string `json:"progress,omitempty" protobuf:"bytes,9,opt,name=progress"`
 
-	// workerCrashes is how many times the worker was lost or restarted while the command ran. Only the eviction
-	// subresource counts it.
+	// workerCrashes is the number of times that the worker was lost or restarted while the command ran. Only the eviction
+	// subresource increments it.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	WorkerCrashes int32 `json:"workerCrashes,omitempty" protobuf:"varint,10,opt,name=workerCrashes"`
 
-	// failedAttempts is how many starts of the command have failed. backoffLimit bounds it. A start that a disruption
-	// ended is not counted, and an eviction keeps the count.
+	// failedAttempts is the number of attempts that failed. spec.backoffLimit limits it. Attempts that a disruption
+	// interrupted do not count. An eviction does not reset it.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	FailedAttempts int32 `json:"failedAttempts,omitempty" protobuf:"varint,11,opt,name=failedAttempts"`
 }
 
-// TaskState is where the command of a task is now. At most one member is set.
+// TaskState is the current state of a command. At most one of its members is set.
 type TaskState struct {
-	// waiting says why the command is not running yet, or not running again yet.
+	// waiting is set while the command waits for its first or its next attempt.
 	// +optional
 	// +k8s:optional
 	// +k8s:zeroOrOneOfMember
 	Waiting *TaskStateWaiting `json:"waiting,omitempty" protobuf:"bytes,1,opt,name=waiting"`
 
-	// running says since when the command runs.
+	// running is set while the command runs.
 	// +optional
 	// +k8s:optional
 	// +k8s:zeroOrOneOfMember
 	Running *TaskStateRunning `json:"running,omitempty" protobuf:"bytes,2,opt,name=running"`
 
-	// terminated says how the command ended.
+	// terminated is set once the command has ended.
 	// +optional
 	// +k8s:optional
 	// +k8s:zeroOrOneOfMember
 	Terminated *TaskStateTerminated `json:"terminated,omitempty" protobuf:"bytes,3,opt,name=terminated"`
 }
 
-// TaskStateWaiting says why a command is not running.
+// TaskStateWaiting is the state of a command that is waiting to be started.
 type TaskStateWaiting struct {
-	// reason is one word in CamelCase.
+	// reason is the reason why the command is not running, one word in CamelCase.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=1024
 	Reason string `json:"reason,omitempty" protobuf:"bytes,1,opt,name=reason"`
 
-	// message is for people.
+	// message is a human-readable message about why the command is not running.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=32768
 	Message string `json:"message,omitempty" protobuf:"bytes,2,opt,name=message"`
 }
 
-// TaskStateRunning says since when a command runs.
+// TaskStateRunning is the state of a running command.
 type TaskStateRunning struct {
-	// startedAt is when this attempt was started.
+	// startedAt is the time at which this attempt was started.
 	// +optional
 	StartedAt metav1.Time `json:"startedAt,omitempty" protobuf:"bytes,1,opt,name=startedAt"`
 }
 
-// TaskStateTerminated says how a command ended.
+// TaskStateTerminated is the state of a command that has ended.
 type TaskStateTerminated struct {
 	// exitCode is the exit status of the command; 128 plus the signal's number when a signal ended it.
 	// +k8s:optional
 	ExitCode int32 `json:"exitCode" protobuf:"varint,1,opt,name=exitCode"`
 
-	// signal is the number of the signal that ended the command, if one did.
+	// signal is the number of the signal that ended the command, or 0.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Signal int32 `json:"signal,omitempty" protobuf:"varint,2,opt,name=signal"`
 
-	// reason is one word in CamelCase: Completed, Error, StartError, OOMKilled, DeadlineExceeded, WorkerCrashed.
+	// reason is the reason why the command ended, one word in CamelCase: Completed, Error, StartError, OOMKilled,
+	// DeadlineExceeded or WorkerCrashed.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=1024
 	Reason string `json:"reason,omitempty" protobuf:"bytes,3,opt,name=reason"`
 
-	// message holds the last lines of the command's output when it failed, at most 4 KiB of them, or why it could not
-	// be started.
+	// message is the end of the output of a command that failed, at most 4 KiB, or the error with which it could not be
+	// started.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=32768
 	Message string `json:"message,omitempty" protobuf:"bytes,4,opt,name=message"`
 
-	// startedAt is when this attempt was started.
+	// startedAt is the time at which this attempt was started.
 	// +optional
 	StartedAt metav1.Time `json:"startedAt,omitempty" protobuf:"bytes,5,opt,name=startedAt"`
 
-	// finishedAt is when this attempt ended.
+	// finishedAt is the time at which this attempt ended.
 	// +optional
 	FinishedAt metav1.Time `json:"finishedAt,omitempty" protobuf:"bytes,6,opt,name=finishedAt"`
 }
@@ -542,19 +551,20 @@ type TaskStateTerminated struct {
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +k8s:isSubresource="/binding"
 
-// Binding binds a task to a worker. It is created at the binding subresource of the task: at once spec.workerName and
-// status.incarnation are set. A task that is bound, finished, being deleted or gated is a conflict.
+// Binding binds a task to a worker. Create it at the binding subresource of the task: the server then sets
+// spec.workerName and status.incarnation. If the task is bound, finished, being deleted or gated, the server responds
+// with a conflict.
 type Binding struct {
 	metav1.TypeMeta `json:",inline"`
-	// Standard object's metadata. The name is the task's; uid and resourceVersion, if set, must be those of the task.
+	// Standard object's metadata. The name is that of the task. uid and resourceVersion, if set, must match the task.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
-	// target is the worker to bind to.
+	// target is the worker to bind the task to.
 	Target BindingTarget `json:"target" protobuf:"bytes,2,opt,name=target"`
 }
 
-// BindingTarget names one start of one worker.
+// BindingTarget identifies one process of a worker.
 type BindingTarget struct {
 	// name of the worker.
 	// +required
@@ -562,12 +572,12 @@ type BindingTarget struct {
 	// +k8s:format=k8s-long-name
 	Name string `json:"name" protobuf:"bytes,1,opt,name=name"`
 
-	// uid of the worker, as it was when the decision was made.
+	// uid is the UID of the worker at the time of the scheduling decision.
 	// +optional
 	// +k8s:optional
 	UID types.UID `json:"uid,omitempty" protobuf:"bytes,2,opt,name=uid,casttype=k8s.io/apimachinery/pkg/types.UID"`
 
-	// incarnation is the worker's status.incarnation, as it was when the decision was made.
+	// incarnation is the status.incarnation of the worker at the time of the scheduling decision.
 	// +required
 	// +k8s:required
 	// +k8s:maxLength=128
@@ -577,36 +587,37 @@ type BindingTarget struct {
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +k8s:isSubresource="/eviction"
 
-// Eviction takes a task from its worker. It is created at the eviction subresource of the task: at once spec.workerName
-// and status.incarnation are cleared, the task is Pending again and its disruptions are counted. An eviction with
-// workerCrashed that reaches the task's crashLimit makes it fail instead. A task that is finished, being deleted or not
-// bound is a conflict.
+// Eviction removes a task from its worker. Create it at the eviction subresource of the task: the server then clears
+// spec.workerName and status.incarnation, sets the phase to Pending and increments status.disruptions. An eviction with
+// workerCrashed that reaches spec.crashLimit makes the task fail instead. If the task is finished, being deleted or not
+// bound, the server responds with a conflict.
 type Eviction struct {
 	metav1.TypeMeta `json:",inline"`
-	// Standard object's metadata. The name is the task's.
+	// Standard object's metadata. The name is that of the task.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
-	// reason is one word in CamelCase, kept as the reason of the task's DisruptionTarget condition.
+	// reason is one word in CamelCase. It becomes the reason of the DisruptionTarget condition of the task. Defaults to
+	// "Evicted".
 	// +optional
 	// +default="Evicted"
 	// +k8s:optional
 	// +k8s:maxLength=1024
 	Reason string `json:"reason,omitempty" protobuf:"bytes,2,opt,name=reason"`
 
-	// message is for people, kept as the message of the task's DisruptionTarget condition.
+	// message is a human-readable message. It becomes the message of the DisruptionTarget condition of the task.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=32768
 	Message string `json:"message,omitempty" protobuf:"bytes,3,opt,name=message"`
 
-	// preconditions, if set, must hold for the task to be evicted.
+	// preconditions must be fulfilled for the task to be evicted.
 	// +optional
 	// +k8s:optional
 	Preconditions *metav1.Preconditions `json:"preconditions,omitempty" protobuf:"bytes,4,opt,name=preconditions"`
 
-	// workerCrashed reports that the worker was lost or restarted while the command of the task ran. It is counted in
-	// status.workerCrashes; the eviction that reaches spec.crashLimit makes the task fail instead.
+	// workerCrashed reports that the worker was lost or restarted while the command ran. It increments
+	// status.workerCrashes. The eviction that reaches spec.crashLimit makes the task fail instead.
 	// +optional
 	// +k8s:optional
 	WorkerCrashed bool `json:"workerCrashed,omitempty" protobuf:"varint,5,opt,name=workerCrashed"`

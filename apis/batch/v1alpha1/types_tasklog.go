@@ -24,61 +24,65 @@ import (
 // +k8s:conversion-gen:explicit-from=net/url.Values
 // +k8s:isSubresource="/log"
 
-// TaskLogOptions say which part of the output of a task is read at the log subresource. They are parameters of the query.
+// TaskLogOptions are the query parameters of the log subresource of a task.
 type TaskLogOptions struct {
 	metav1.TypeMeta `json:",inline"`
 
-	// follow goes on until the attempt ends or limitBytes are sent: what the command prints is sent as it comes.
+	// follow streams the output until the attempt ends or limitBytes are sent. Defaults to false.
 	// +optional
 	// +k8s:optional
 	Follow bool `json:"follow,omitempty" protobuf:"varint,1,opt,name=follow"`
 
-	// previous reads the attempt before the one that runs or ran last.
+	// previous returns the output of the attempt before the current or last one. Defaults to false.
 	// +optional
 	// +k8s:optional
 	Previous bool `json:"previous,omitempty" protobuf:"varint,2,opt,name=previous"`
 
-	// sinceSeconds leaves out the lines that are older than so many seconds. Only one of sinceSeconds and sinceTime may be given.
+	// sinceSeconds is the maximum age in seconds of the lines to return. At most one of sinceSeconds and sinceTime may be
+	// set.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=1
 	// +k8s:zeroOrOneOfMember
 	SinceSeconds *int64 `json:"sinceSeconds,omitempty" protobuf:"varint,3,opt,name=sinceSeconds"`
 
-	// sinceTime leaves out the lines that are older, as RFC 3339 writes times. Only one of sinceSeconds and sinceTime may be given.
+	// sinceTime is an RFC 3339 timestamp from which to return lines. At most one of sinceSeconds and sinceTime may be set.
 	// +optional
 	// +k8s:optional
 	// +k8s:zeroOrOneOfMember
 	SinceTime *metav1.Time `json:"sinceTime,omitempty" protobuf:"bytes,4,opt,name=sinceTime"`
 
-	// timestamps begins every line with the time at which it was read from the command, as RFC 3339 writes it, and a space.
+	// timestamps adds the RFC 3339 timestamp at which the worker read the line to the beginning of every line. Defaults to
+	// false.
 	// +optional
 	// +k8s:optional
 	Timestamps bool `json:"timestamps,omitempty" protobuf:"varint,5,opt,name=timestamps"`
 
-	// tailLines begins so many lines before the end. Unset: with the first line that is kept.
+	// tailLines is the number of lines from the end of the output to return. If unset, the output starts with the first
+	// line that is stored.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	TailLines *int64 `json:"tailLines,omitempty" protobuf:"varint,6,opt,name=tailLines"`
 
-	// limitBytes ends the answer after so many bytes, timestamps included, perhaps within a line.
+	// limitBytes is the number of bytes after which the response ends, including timestamps. It may end within a line. If
+	// unset, there is no limit.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=1
 	LimitBytes *int64 `json:"limitBytes,omitempty" protobuf:"varint,7,opt,name=limitBytes"`
 }
 
-// taskLogOptionsDocs are the comments of the fields, for the API's description of the query.
+// taskLogOptionsDocs holds the comments of the fields for the OpenAPI description of the query parameters.
 var taskLogOptionsDocs = map[string]string{
-	"follow":       "follow goes on until the attempt ends or limitBytes are sent: what the command prints is sent as it comes.",
-	"previous":     "previous reads the attempt before the one that runs or ran last.",
-	"sinceSeconds": "sinceSeconds leaves out the lines that are older than so many seconds. Only one of sinceSeconds and sinceTime may be given.",
-	"sinceTime":    "sinceTime leaves out the lines that are older, as RFC 3339 writes times. Only one of sinceSeconds and sinceTime may be given.",
-	"timestamps":   "timestamps begins every line with the time at which it was read from the command, as RFC 3339 writes it, and a space.",
-	"tailLines":    "tailLines begins so many lines before the end. Unset: with the first line that is kept.",
-	"limitBytes":   "limitBytes ends the answer after so many bytes, timestamps included, perhaps within a line.",
+	"follow":       "follow streams the output until the attempt ends or limitBytes are sent. Defaults to false.",
+	"previous":     "previous returns the output of the attempt before the current or last one. Defaults to false.",
+	"sinceSeconds": "sinceSeconds is the maximum age in seconds of the lines to return. At most one of sinceSeconds and sinceTime may be set.",
+	"sinceTime":    "sinceTime is an RFC 3339 timestamp from which to return lines. At most one of sinceSeconds and sinceTime may be set.",
+	"timestamps":   "timestamps adds the RFC 3339 timestamp at which the worker read the line to the beginning of every line. Defaults to false.",
+	"tailLines":    "tailLines is the number of lines from the end of the output to return. If unset, the output starts with the first line that is stored.",
+	"limitBytes":   "limitBytes is the number of bytes after which the response ends, including timestamps. It may end within a line. If unset, there is no limit.",
 }
 
-// SwaggerDoc says what the fields are.
+// SwaggerDoc returns the descriptions of the fields by their JSON names.
 func (TaskLogOptions) SwaggerDoc() map[string]string { return taskLogOptionsDocs }

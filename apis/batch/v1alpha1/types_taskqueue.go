@@ -24,14 +24,14 @@ import (
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +k8s:supportsSubresource="/status"
 // +leat:resource:plural=taskqueues,short=tq,categories=all
-// +leat:column:name=Pending,type=integer,path=status.pending,description=How many tasks of the queue wait for a worker.
-// +leat:column:name=Running,type=integer,path=status.running,description=How many tasks of the queue are bound to a worker and have not finished.
-// +leat:column:name=Limit,type=string,func=LimitColumn,description=How many tasks of the queue may run at a time.
+// +leat:column:name=Pending,type=integer,path=status.pending,description=The number of tasks of the queue that wait for a worker.
+// +leat:column:name=Running,type=integer,path=status.running,description=The number of tasks of the queue that are bound to a worker and unfinished.
+// +leat:column:name=Limit,type=string,func=LimitColumn,description=The maximum number of tasks of the queue that run at any given time.
 // +leat:column:name=Stop,type=string,func=StopColumn,description=Whether the queue is held or drained.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the queue was created.
 
-// TaskQueue says how the tasks that name it share the workers of their namespace. A queue that tasks name but that has no
-// object behaves as one with default values.
+// TaskQueue configures how the tasks that name it share the workers of their namespace. A queue that tasks name and
+// that has no TaskQueue object has the default values.
 type TaskQueue struct {
 	metav1.TypeMeta `json:",inline"`
 	// Standard object's metadata.
@@ -41,11 +41,11 @@ type TaskQueue struct {
 	// +k8s:subfield(name)=+k8s:format=k8s-long-name
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
-	// spec is the queue's share and limits.
+	// spec is the specification of the share and the limits of the queue.
 	// +optional
 	Spec TaskQueueSpec `json:"spec,omitempty" protobuf:"bytes,2,opt,name=spec"`
 
-	// status is what waits and runs.
+	// status is the most recently observed status of the queue.
 	// +optional
 	Status TaskQueueStatus `json:"status,omitempty" protobuf:"bytes,3,opt,name=status"`
 }
@@ -63,23 +63,24 @@ type TaskQueueList struct {
 	Items []TaskQueue `json:"items" protobuf:"bytes,2,rep,name=items"`
 }
 
-// StopPolicy is whether a queue starts tasks.
+// StopPolicy determines whether the tasks of a queue are started.
 // +enum
 // +k8s:enum
 type StopPolicy string
 
 const (
-	// StopPolicyNone lets tasks start.
+	// StopPolicyNone starts tasks.
 	StopPolicyNone StopPolicy = "None"
-	// StopPolicyHold starts no more tasks; those that run go on.
+	// StopPolicyHold starts no new tasks. Tasks that are running continue.
 	StopPolicyHold StopPolicy = "Hold"
-	// StopPolicyHoldAndDrain starts no more tasks and ends those that run.
+	// StopPolicyHoldAndDrain starts no new tasks, and evicts the tasks that are running.
 	StopPolicyHoldAndDrain StopPolicy = "HoldAndDrain"
 )
 
-// TaskQueueSpec is a queue's share and limits.
+// TaskQueueSpec describes the share and the limits of a queue.
 type TaskQueueSpec struct {
-	// weight is the queue's part, relative to the other queues of the namespace, when there is more to run than room.
+	// weight is the share of the queue, relative to the other queues of the namespace, while there are more tasks than the
+	// workers can run. Defaults to 1.
 	// +optional
 	// +default=1
 	// +k8s:optional
@@ -87,63 +88,66 @@ type TaskQueueSpec struct {
 	// +k8s:maximum=1000000
 	Weight *int32 `json:"weight,omitempty" protobuf:"varint,1,opt,name=weight"`
 
-	// maxRunningTasks is how many tasks of the queue may be bound and unfinished at a time. Unset: no limit.
+	// maxRunningTasks is the maximum number of tasks of the queue that are bound to a worker and unfinished at any given
+	// time. If unset, there is no limit.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	MaxRunningTasks *int32 `json:"maxRunningTasks,omitempty" protobuf:"varint,2,opt,name=maxRunningTasks"`
 
-	// resources limit what the running tasks of the queue may request together.
+	// resources are the limits of the resources that the running tasks of the queue request.
 	// +optional
 	Resources TaskQueueResources `json:"resources,omitempty" protobuf:"bytes,3,opt,name=resources"`
 
-	// maxPendingTasks is how many tasks of the queue may wait; past it, creating a task is answered 429 with a time to
-	// wait. It may be overshot by the creates in flight on each server. Unset: no limit.
+	// maxPendingTasks is the maximum number of tasks of the queue that wait. If the queue is full, the server responds to
+	// the creation of a task with status 429 and Retry-After. Concurrent requests to several servers may exceed it
+	// slightly. If unset, there is no limit.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	MaxPendingTasks *int32 `json:"maxPendingTasks,omitempty" protobuf:"varint,4,opt,name=maxPendingTasks"`
 
-	// stopPolicy is whether the queue starts tasks: None (the default), Hold, HoldAndDrain.
+	// stopPolicy determines whether the tasks of the queue are started: None, Hold or HoldAndDrain. Defaults to None.
 	// +optional
 	// +default="None"
 	// +k8s:optional
 	StopPolicy *StopPolicy `json:"stopPolicy,omitempty" protobuf:"bytes,5,opt,name=stopPolicy,casttype=StopPolicy"`
 }
 
-// TaskQueueResources limit what the running tasks of a queue may request.
+// TaskQueueResources describes the limits of the resources that the running tasks of a queue request.
 type TaskQueueResources struct {
-	// limits is how much of each resource the running tasks may request together. A resource without a limit is free.
+	// limits are the maximum amounts of resources that the running tasks of the queue may request together. A resource
+	// that is not listed has no limit.
 	// +optional
 	// +k8s:optional
 	Limits ResourceList `json:"limits,omitempty" protobuf:"bytes,1,rep,name=limits,casttype=ResourceList,castkey=ResourceName"`
 }
 
-// TaskQueueStatus is what waits and runs in a queue.
+// TaskQueueStatus is the most recently observed status of a queue.
 type TaskQueueStatus struct {
-	// pending is how many tasks wait for a worker.
+	// pending is the number of tasks that wait for a worker.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Pending int32 `json:"pending,omitempty" protobuf:"varint,1,opt,name=pending"`
 
-	// running is how many tasks are bound to a worker and have not finished.
+	// running is the number of tasks that are bound to a worker and unfinished.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Running int32 `json:"running,omitempty" protobuf:"varint,2,opt,name=running"`
 
-	// used is what the running tasks request together.
+	// used is the sum of the resources that the running tasks request.
 	// +optional
 	// +k8s:optional
 	Used ResourceList `json:"used,omitempty" protobuf:"bytes,3,rep,name=used,casttype=ResourceList,castkey=ResourceName"`
 
-	// oldestPendingTime is when the oldest task that waits was created.
+	// oldestPendingTime is the creation time of the oldest task that waits.
 	// +optional
 	// +k8s:optional
 	OldestPendingTime *metav1.Time `json:"oldestPendingTime,omitempty" protobuf:"bytes,4,opt,name=oldestPendingTime"`
 
-	// conditions are the state of the queue: Active.
+	// conditions are the latest observations of the state of the queue: Active.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

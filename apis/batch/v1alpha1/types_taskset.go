@@ -29,14 +29,15 @@ import (
 // +leat:resource:plural=tasksets,short=tks,categories=all
 // +leat:scale:spec=spec.parallelism,status=status.active,selector=spec.selector
 // +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the set is complete, failed, suspended or running.
-// +leat:column:name=Completions,type=string,func=CompletionsColumn,description=How many indexes have succeeded, of how many.
-// +leat:column:name=Active,type=integer,path=status.active,description=How many tasks of the set exist and have not finished.
-// +leat:column:name=Failed,type=integer,path=status.failed,description=How many tasks of the set have failed.
+// +leat:column:name=Completions,type=string,func=CompletionsColumn,description=The number of indexes that have succeeded, and the total number.
+// +leat:column:name=Active,type=integer,path=status.active,description=The number of tasks of the set that are unfinished.
+// +leat:column:name=Failed,type=integer,path=status.failed,description=The number of tasks of the set that have failed.
 // +leat:column:name=Duration,type=string,func=DurationColumn,description=The time from the start of the set to its completion.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the set was created.
 
-// TaskSet runs one command many times, as an indexed Job does: a set of a million completions is one object, and tasks
-// exist for at most parallelism indexes, and a short queue of ready ones, at a time.
+// TaskSet runs one command many times, as an indexed Job does. A set of a million completions is one object. Tasks
+// exist only for the indexes that are running, at most parallelism, for those that have finished and are not counted
+// yet, and for the latest 100 failures.
 type TaskSet struct {
 	metav1.TypeMeta `json:",inline"`
 	// Standard object's metadata.
@@ -46,10 +47,10 @@ type TaskSet struct {
 	// +k8s:subfield(name)=+k8s:format=k8s-short-name
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
-	// spec is what the set should do.
+	// spec is the specification of the desired behavior of the set.
 	Spec TaskSetSpec `json:"spec" protobuf:"bytes,2,opt,name=spec"`
 
-	// status is how far the set has come.
+	// status is the most recently observed status of the set.
 	// +optional
 	Status TaskSetStatus `json:"status,omitempty" protobuf:"bytes,3,opt,name=status"`
 }
@@ -67,100 +68,106 @@ type TaskSetList struct {
 	Items []TaskSet `json:"items" protobuf:"bytes,2,rep,name=items"`
 }
 
-// CompletionMode is how the tasks of a set are told apart.
+// CompletionMode specifies how task completions of a set are tracked.
 // +enum
 // +k8s:enum
 type CompletionMode string
 
 const (
-	// NonIndexedCompletion means the set is complete once as many tasks have succeeded as completions says.
+	// NonIndexedCompletion means that the set is complete when completions tasks have succeeded. All completions are
+	// alike.
 	NonIndexedCompletion CompletionMode = "NonIndexed"
-	// IndexedCompletion means each task has an index from 0 to completions-1 and the set is complete once there has been
-	// one successful task for each.
+	// IndexedCompletion means that each task has an index from 0 to completions-1, and that the set is complete when one
+	// task of each index has succeeded.
 	IndexedCompletion CompletionMode = "Indexed"
 )
 
-// TaskSetSpec is what a task set should do.
+// TaskSetSpec describes how a set runs its tasks. After creation, completionMode, backoffLimitPerIndex,
+// taskFailurePolicy, successPolicy, selector, items, indexNumbers and, except for its spec.priority, template are
+// immutable.
 type TaskSetSpec struct {
-	// parallelism is how many tasks of the set run at a time, at most.
+	// parallelism is the maximum number of tasks that the set runs at any given time. Defaults to 1.
 	// +optional
 	// +default=1
 	// +k8s:optional
 	// +k8s:minimum=0
 	Parallelism *int32 `json:"parallelism,omitempty" protobuf:"varint,1,opt,name=parallelism"`
 
-	// completions is how many tasks must succeed. Unset, with parallelism set, any task that succeeds signals that the
-	// set is done. It defaults to 1 when parallelism is unset too. It can be changed only together with parallelism, to the
-	// same value, in Indexed mode.
+	// completions is the number of tasks that must succeed. If it is unset and parallelism is set, the success of any task
+	// completes the set. Defaults to 1 if parallelism is unset too. It can be changed only in Indexed mode, together with
+	// parallelism and to the same value.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Completions *int32 `json:"completions,omitempty" protobuf:"varint,2,opt,name=completions"`
 
-	// completionMode is how tasks are told apart: NonIndexed (the default) or Indexed.
+	// completionMode specifies how task completions are tracked: NonIndexed or Indexed. Defaults to NonIndexed.
 	// +optional
 	// +default="NonIndexed"
 	// +k8s:optional
 	// +k8s:immutable
 	CompletionMode *CompletionMode `json:"completionMode,omitempty" protobuf:"bytes,3,opt,name=completionMode,casttype=CompletionMode"`
 
-	// backoffLimit is how many failed tasks make the set fail. It defaults to 6, or to 2147483647 when
-	// backoffLimitPerIndex is set.
+	// backoffLimit is the number of failed tasks after which one more failure makes the set fail. Defaults to 6, or to
+	// 2147483647 if backoffLimitPerIndex is set.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	BackoffLimit *int32 `json:"backoffLimit,omitempty" protobuf:"varint,4,opt,name=backoffLimit"`
 
-	// backoffLimitPerIndex is how many failed tasks of one index make that index fail, while others go on. Only in
-	// Indexed mode.
+	// backoffLimitPerIndex is the number of failed tasks of one index after which one more failure makes this index fail.
+	// Other indexes continue. It can be set only in Indexed mode.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	// +k8s:immutable
 	BackoffLimitPerIndex *int32 `json:"backoffLimitPerIndex,omitempty" protobuf:"varint,5,opt,name=backoffLimitPerIndex"`
 
-	// maxFailedIndexes is how many failed indexes make the set fail. Only with backoffLimitPerIndex.
+	// maxFailedIndexes is the number of failed indexes after which one more makes the set fail. It can be set only if
+	// backoffLimitPerIndex is set.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	MaxFailedIndexes *int32 `json:"maxFailedIndexes,omitempty" protobuf:"varint,6,opt,name=maxFailedIndexes"`
 
-	// taskFailurePolicy says what a failed task means, by its exit code or its conditions. Without a rule that matches it
+	// taskFailurePolicy specifies how failed tasks are handled, by exit code or condition. A failure that no rule matches
 	// counts towards backoffLimit.
 	// +optional
 	// +k8s:optional
 	// +k8s:immutable
 	TaskFailurePolicy *TaskFailurePolicy `json:"taskFailurePolicy,omitempty" protobuf:"bytes,7,opt,name=taskFailurePolicy"`
 
-	// successPolicy says when the set succeeds before all indexes have. Only in Indexed mode.
+	// successPolicy specifies when the set succeeds before all indexes have succeeded. It can be set only in Indexed mode.
 	// +optional
 	// +k8s:optional
 	// +k8s:immutable
 	SuccessPolicy *SuccessPolicy `json:"successPolicy,omitempty" protobuf:"bytes,8,opt,name=successPolicy"`
 
-	// activeDeadlineSeconds is how long the set may be active, in seconds from its startTime. Past it the set fails with
-	// reason DeadlineExceeded.
+	// activeDeadlineSeconds is the time in seconds, relative to status.startTime, that the set may be continuously active.
+	// After that time, the set fails with reason DeadlineExceeded. Suspending the set resets the time. If unset, there is
+	// no deadline.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=1
 	// +k8s:maximum=2147483647
 	ActiveDeadlineSeconds *int64 `json:"activeDeadlineSeconds,omitempty" protobuf:"varint,9,opt,name=activeDeadlineSeconds"`
 
-	// ttlSecondsAfterFinished is when a finished set is deleted, with its tasks, in seconds after it has finished. Unset:
-	// never.
+	// ttlSecondsAfterFinished limits the lifetime of a set that has finished. The set and its tasks are deleted that many
+	// seconds after it has finished. Zero deletes them at once. If unset, they are not deleted automatically.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty" protobuf:"varint,10,opt,name=ttlSecondsAfterFinished"`
 
-	// suspend, when true, ends the tasks of the set that run and starts no more until it is false again.
+	// suspend specifies whether the set is suspended. While it is true, the running tasks of the set are deleted and no
+	// new ones are created. Defaults to false.
 	// +optional
 	// +default=false
 	// +k8s:optional
 	Suspend *bool `json:"suspend,omitempty" protobuf:"varint,11,opt,name=suspend"`
 
-	// queueName is the queue of all tasks of the set. The template must not name another. It can be changed while no task
-	// of the set runs, has succeeded or has failed; the tasks that wait follow.
+	// queueName is the queue of all tasks of the set. The template must not specify another. It can be changed while no
+	// task of the set is running, has succeeded or has failed. Waiting tasks move to the new queue. Defaults to "default".
 	// +optional
 	// +default="default"
 	// +k8s:optional
@@ -169,21 +176,21 @@ type TaskSetSpec struct {
 	// +leat:selectable
 	QueueName string `json:"queueName,omitempty" protobuf:"bytes,12,opt,name=queueName"`
 
-	// selector matches the tasks of the set. It is generated; leave it unset.
+	// selector is a label query that matches the tasks of the set. The server generates it. Leave it unset.
 	// +optional
 	// +k8s:optional
 	// +k8s:immutable
 	Selector *metav1.LabelSelector `json:"selector,omitempty" protobuf:"bytes,13,opt,name=selector"`
 
-	// template is the task that is created for each index. Its spec.priority can be changed as queueName can, all else
-	// cannot.
+	// template describes the tasks that are created. spec.priority can be changed while queueName can be. Everything else
+	// is immutable.
 	// +required
 	Template TaskTemplateSpec `json:"template" protobuf:"bytes,14,opt,name=template"`
 
-	// items are what the tasks of a set work on, one for each index, such as the lines of a file. The task of index i
-	// finds item i in its variable TASK_ITEM, and as $(TASK_ITEM) in its command. completions default to how many items
-	// there are, and must be as many. At most 100000 items, of 65536 bytes each, and 1 MiB together when each
-	// is a line. Only in Indexed mode.
+	// items are the inputs of the tasks, one per index, such as the lines of a file. The task of index i has item i in its
+	// variable TASK_ITEM, which its command can refer to as $(TASK_ITEM). completions defaults to the number of items, and
+	// must equal it. At most 100000 items of 65536 bytes each are allowed. All items, with one byte added for each, and
+	// command, args and env of the template must not exceed 1 MiB together. It can be set only in Indexed mode.
 	// +optional
 	// +listType=atomic
 	// +k8s:optional
@@ -193,36 +200,36 @@ type TaskSetSpec struct {
 	// +k8s:immutable
 	Items []string `json:"items,omitempty" protobuf:"bytes,15,rep,name=items"`
 
-	// cancelled, once true, ends the tasks of the set and makes it fail with reason Cancelled. The set stays, with what
-	// has succeeded and failed until then. It cannot be set to false again.
+	// cancelled ends the running tasks of the set and makes it fail with reason Cancelled. The set remains, with the
+	// successes and failures until then. Once true, it cannot be set to false.
 	// +optional
 	// +k8s:optional
 	Cancelled bool `json:"cancelled,omitempty" protobuf:"varint,16,opt,name=cancelled"`
 
-	// indexNumbers say which number the task of each index finds in its variable TASK_INDEX. Unset, it is the index.
-	// JOB_COMPLETION_INDEX is the index in any case. Only in Indexed mode.
+	// indexNumbers specifies the number that each index has in the variable TASK_INDEX of its task. Defaults to the index.
+	// JOB_COMPLETION_INDEX is always the index. It can be set only in Indexed mode.
 	// +optional
 	// +k8s:optional
 	// +k8s:immutable
 	IndexNumbers *IndexNumbers `json:"indexNumbers,omitempty" protobuf:"bytes,17,opt,name=indexNumbers"`
 }
 
-// IndexNumbers are the numbers of the indexes of a set: a list, or a first number and a step.
+// IndexNumbers specifies the numbers of the indexes of a set, either as a list or as a first number and a step.
 type IndexNumbers struct {
-	// first is the number of index 0. It defaults to 0.
+	// first is the number of index 0. Defaults to 0.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	First *int32 `json:"first,omitempty" protobuf:"varint,1,opt,name=first"`
 
-	// step is how much the number grows from each index to the next. It defaults to 1.
+	// step is the difference between the numbers of an index and the next. Defaults to 1.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=1
 	Step *int32 `json:"step,omitempty" protobuf:"varint,2,opt,name=step"`
 
-	// list are the numbers of all indexes, ascending: one for each, in place of first and step. At most 10000.
-	// completions default to how many there are, and must be as many.
+	// list contains the numbers of all indexes in ascending order. It replaces first and step. completions defaults to the
+	// length of the list, and must equal it. At most 10000 numbers are allowed.
 	// +optional
 	// +listType=atomic
 	// +k8s:optional
@@ -232,47 +239,48 @@ type IndexNumbers struct {
 	List []int32 `json:"list,omitempty" protobuf:"varint,3,rep,name=list"`
 }
 
-// TaskTemplateSpec is the task that a set creates.
+// TaskTemplateSpec describes the tasks that a set creates.
 type TaskTemplateSpec struct {
-	// Labels and annotations of the tasks.
+	// metadata contains the labels and annotations of the tasks.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
-	// spec of the tasks.
+	// spec is the specification of the tasks.
 	Spec TaskSpec `json:"spec" protobuf:"bytes,2,opt,name=spec"`
 }
 
-// TaskFailurePolicyAction is what happens when a rule matches a failed task.
+// TaskFailurePolicyAction specifies what happens when a rule matches a failed task.
 // +enum
 // +k8s:enum
 type TaskFailurePolicyAction string
 
 const (
-	// TaskFailurePolicyActionFailTaskSet fails the whole set and ends its tasks.
+	// TaskFailurePolicyActionFailTaskSet makes the set fail, and ends its running tasks.
 	TaskFailurePolicyActionFailTaskSet TaskFailurePolicyAction = "FailTaskSet"
-	// TaskFailurePolicyActionFailIndex fails the task's index, with no further try. Only with backoffLimitPerIndex.
+	// TaskFailurePolicyActionFailIndex makes the index of the task fail without further retries. It can be used only if
+	// backoffLimitPerIndex is set.
 	TaskFailurePolicyActionFailIndex TaskFailurePolicyAction = "FailIndex"
-	// TaskFailurePolicyActionIgnore does not count the failure; the index is tried again.
+	// TaskFailurePolicyActionIgnore does not count the failure, and creates a replacement task.
 	TaskFailurePolicyActionIgnore TaskFailurePolicyAction = "Ignore"
-	// TaskFailurePolicyActionCount counts the failure, as without a rule.
+	// TaskFailurePolicyActionCount counts the failure towards the limits, as without a rule.
 	TaskFailurePolicyActionCount TaskFailurePolicyAction = "Count"
 )
 
-// TaskFailurePolicyOnExitCodesOperator is how an exit code relates to the values of a rule.
+// TaskFailurePolicyOnExitCodesOperator is the relationship between an exit code and the values of a rule.
 // +enum
 // +k8s:enum
 type TaskFailurePolicyOnExitCodesOperator string
 
 const (
-	// TaskFailurePolicyOnExitCodesOpIn matches exit codes in values.
+	// TaskFailurePolicyOnExitCodesOpIn matches exit codes that are in values.
 	TaskFailurePolicyOnExitCodesOpIn TaskFailurePolicyOnExitCodesOperator = "In"
-	// TaskFailurePolicyOnExitCodesOpNotIn matches exit codes not in values. Code 0 never matches.
+	// TaskFailurePolicyOnExitCodesOpNotIn matches exit codes that are not in values. Exit code 0 never matches.
 	TaskFailurePolicyOnExitCodesOpNotIn TaskFailurePolicyOnExitCodesOperator = "NotIn"
 )
 
-// TaskFailurePolicy says what failed tasks mean.
+// TaskFailurePolicy describes how failed tasks are handled.
 type TaskFailurePolicy struct {
-	// rules are tried in order; the first that matches decides.
+	// rules are evaluated in order. The first rule that matches a failed task determines the action.
 	// +required
 	// +listType=atomic
 	// +k8s:required
@@ -281,21 +289,21 @@ type TaskFailurePolicy struct {
 	Rules []TaskFailurePolicyRule `json:"rules" protobuf:"bytes,1,rep,name=rules"`
 }
 
-// TaskFailurePolicyRule matches a failed task by its exit code or by its conditions. One of onExitCodes and
-// onTaskConditions must be set.
+// TaskFailurePolicyRule describes which failed tasks it matches and what happens to them. Exactly one of onExitCodes
+// and onTaskConditions must be set.
 type TaskFailurePolicyRule struct {
-	// action is what happens when the rule matches.
+	// action is what happens when the rule matches: FailTaskSet, FailIndex, Ignore or Count.
 	// +required
 	// +k8s:required
 	Action TaskFailurePolicyAction `json:"action" protobuf:"bytes,1,opt,name=action"`
 
-	// onExitCodes matches by exit code.
+	// onExitCodes matches tasks by exit code.
 	// +optional
 	// +k8s:optional
 	// +k8s:unionMember
 	OnExitCodes *TaskFailurePolicyOnExitCodesRequirement `json:"onExitCodes,omitempty" protobuf:"bytes,2,opt,name=onExitCodes"`
 
-	// onTaskConditions matches by conditions; one that matches is enough.
+	// onTaskConditions matches tasks by condition. The rule matches if any of the patterns does.
 	// +optional
 	// +listType=atomic
 	// +k8s:optional
@@ -305,14 +313,14 @@ type TaskFailurePolicyRule struct {
 	OnTaskConditions []TaskFailurePolicyOnTaskConditionsPattern `json:"onTaskConditions,omitempty" protobuf:"bytes,3,rep,name=onTaskConditions"`
 }
 
-// TaskFailurePolicyOnExitCodesRequirement matches a failed task by exit code.
+// TaskFailurePolicyOnExitCodesRequirement matches failed tasks by exit code.
 type TaskFailurePolicyOnExitCodesRequirement struct {
-	// operator is In or NotIn.
+	// operator is the relationship between the exit code and values: In or NotIn.
 	// +required
 	// +k8s:required
 	Operator TaskFailurePolicyOnExitCodesOperator `json:"operator" protobuf:"bytes,1,opt,name=operator"`
 
-	// values are exit codes, ascending and without duplicates. 0 is not allowed with In.
+	// values is the list of exit codes, in ascending order and without duplicates. 0 is not allowed with operator In.
 	// +required
 	// +listType=set
 	// +k8s:required
@@ -321,7 +329,7 @@ type TaskFailurePolicyOnExitCodesRequirement struct {
 	Values []int32 `json:"values" protobuf:"varint,2,rep,name=values"`
 }
 
-// TaskFailurePolicyOnTaskConditionsPattern matches a failed task by one of its conditions.
+// TaskFailurePolicyOnTaskConditionsPattern matches failed tasks by a condition.
 type TaskFailurePolicyOnTaskConditionsPattern struct {
 	// type of the condition.
 	// +required
@@ -329,16 +337,16 @@ type TaskFailurePolicyOnTaskConditionsPattern struct {
 	// +k8s:format=k8s-label-key
 	Type string `json:"type" protobuf:"bytes,1,opt,name=type"`
 
-	// status of the condition, True by default.
+	// status of the condition. Defaults to True.
 	// +optional
 	// +default="True"
 	// +k8s:optional
 	Status metav1.ConditionStatus `json:"status,omitempty" protobuf:"bytes,2,opt,name=status,casttype=k8s.io/apimachinery/pkg/apis/meta/v1.ConditionStatus"`
 }
 
-// SuccessPolicy says when a set succeeds before all its indexes have.
+// SuccessPolicy describes when a set succeeds before all its indexes have succeeded.
 type SuccessPolicy struct {
-	// rules are tried in order; the first that is met makes the set succeed.
+	// rules are evaluated in order. The set succeeds when one of them is met.
 	// +required
 	// +listType=atomic
 	// +k8s:required
@@ -347,16 +355,17 @@ type SuccessPolicy struct {
 	Rules []SuccessPolicyRule `json:"rules" protobuf:"bytes,1,rep,name=rules"`
 }
 
-// SuccessPolicyRule is met when enough of the named indexes have succeeded. At least one member must be set.
+// SuccessPolicyRule describes the indexes that must succeed for the set to succeed. At least one of its fields must be
+// set.
 type SuccessPolicyRule struct {
-	// succeededIndexes are the indexes that must have succeeded, all of them unless succeededCount says how many:
-	// numbers and ranges, ascending, like "1,3-5,7".
+	// succeededIndexes are the indexes that must succeed: all of them, or succeededCount of them if that is set. The
+	// format is numbers and ranges in ascending order, such as "1,3-5,7".
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=65536
 	SucceededIndexes *string `json:"succeededIndexes,omitempty" protobuf:"bytes,1,opt,name=succeededIndexes"`
 
-	// succeededCount is how many indexes, of succeededIndexes or of all, must have succeeded.
+	// succeededCount is the number of indexes that must succeed, of succeededIndexes if that is set, otherwise of all.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=1
@@ -366,18 +375,18 @@ type SuccessPolicyRule struct {
 const (
 	// LabelTaskSetName is the label of a task with the name of its set.
 	LabelTaskSetName = "batch.leat.dev/taskset-name"
-	// LabelControllerUID is the label of a task with the uid of its set, by which the set selects its tasks.
+	// LabelControllerUID is the label of a task with the UID of its set. The selector of the set matches it.
 	LabelControllerUID = "batch.leat.dev/controller-uid"
-	// LabelCompletionIndex is the label of a task with the index of its set that it runs.
+	// LabelCompletionIndex is the label of a task with its index in the set.
 	LabelCompletionIndex = "batch.leat.dev/completion-index"
-	// AnnotationIndexFailureCount is the annotation of a task with how many tasks of the same index had failed before it
-	// was created, not counting those that the failure policy ignores.
+	// AnnotationIndexFailureCount is the annotation of a task with the number of tasks of the same index that had failed
+	// when it was created, without those that the failure policy ignores.
 	AnnotationIndexFailureCount = "batch.leat.dev/index-failure-count"
-	// LabelRetryOf is the label of a task or a set that runs another one again, with the uid of that one. A retry of a
-	// retry has the uid of the first of all.
+	// LabelRetryOf is the label of a task or set that retries another, with the UID of the other. A retry of a retry has
+	// the UID of the original.
 	LabelRetryOf = "batch.leat.dev/retry-of-uid"
-	// AnnotationRetryOf is the annotation of a task or a set that runs another one again, with the name of that one. A
-	// retry of a retry has the name of the first of all.
+	// AnnotationRetryOf is the annotation of a task or set that retries another, with the name of the other. A retry of a
+	// retry has the name of the original.
 	AnnotationRetryOf = "batch.leat.dev/retry-of"
 )
 
@@ -386,41 +395,43 @@ const (
 	TaskSetComplete = "Complete"
 	// TaskSetFailed is the type of the condition that is True once the set has failed. It is final.
 	TaskSetFailed = "Failed"
-	// TaskSetStalled is the type of the condition that is True with Failed, by the convention of kstatus: what waits for objects of any
-	// kind, as "helm --wait" does, learns from it that a set has failed.
+	// TaskSetStalled is the type of the condition that is True with Failed, as the convention of kstatus requires. Tools
+	// that wait for objects of any kind, such as "helm --wait", use it to detect that a set has failed.
 	TaskSetStalled = "Stalled"
-	// TaskSetReconciling is the type of the condition that is True until the set is started, and while it is suspended. The
-	// server sets it, by startTime.
+	// TaskSetReconciling is the type of the condition that is True until the set is started, and while it is suspended.
+	// The server derives it from startTime.
 	TaskSetReconciling = "Reconciling"
 	// TaskSetSuspended is the type of the condition that is True while the set is suspended.
 	TaskSetSuspended = "Suspended"
-	// TaskSetFailureTarget is the type of the condition that is True once the set is bound to fail and its tasks end.
+	// TaskSetFailureTarget is the type of the condition that is True once the set is going to fail, before its tasks have
+	// ended.
 	TaskSetFailureTarget = "FailureTarget"
-	// TaskSetSuccessCriteriaMet is the type of the condition that is True once the set is bound to succeed and its tasks
-	// end.
+	// TaskSetSuccessCriteriaMet is the type of the condition that is True once the set is going to succeed, before its
+	// tasks have ended.
 	TaskSetSuccessCriteriaMet = "SuccessCriteriaMet"
-	// TaskSetReplicaFailure is the type of the condition that is True while tasks of the set cannot be created, by a quota
-	// or a full queue say, as of a ReplicaSet. The message is the server's.
+	// TaskSetReplicaFailure is the type of the condition that is True while tasks of the set cannot be created, for
+	// example because of a quota or a full queue. The message is the error of the server.
 	TaskSetReplicaFailure = "ReplicaFailure"
 )
 
-// The reasons of conditions of a set. Those of FailureTarget and Failed, and of SuccessCriteriaMet and Complete, are the same.
+// The reasons of the conditions of a set. FailureTarget and Failed have the same reasons, and so do SuccessCriteriaMet
+// and Complete.
 const (
-	// TaskSetReasonTaskFailurePolicy means a task failed and a rule of taskFailurePolicy with action FailTaskSet matched.
+	// TaskSetReasonTaskFailurePolicy means that a failed task matched a rule of taskFailurePolicy with action FailTaskSet.
 	TaskSetReasonTaskFailurePolicy = "TaskFailurePolicy"
-	// TaskSetReasonBackoffLimitExceeded means more tasks failed than backoffLimit allows.
+	// TaskSetReasonBackoffLimitExceeded means that more tasks failed than backoffLimit allows.
 	TaskSetReasonBackoffLimitExceeded = "BackoffLimitExceeded"
-	// TaskSetReasonDeadlineExceeded means the set was active longer than activeDeadlineSeconds.
+	// TaskSetReasonDeadlineExceeded means that the set was active longer than activeDeadlineSeconds.
 	TaskSetReasonDeadlineExceeded = "DeadlineExceeded"
-	// TaskSetReasonMaxFailedIndexesExceeded means more indexes failed than maxFailedIndexes allows.
+	// TaskSetReasonMaxFailedIndexesExceeded means that more indexes failed than maxFailedIndexes allows.
 	TaskSetReasonMaxFailedIndexesExceeded = "MaxFailedIndexesExceeded"
-	// TaskSetReasonCancelled means spec.cancelled was set.
+	// TaskSetReasonCancelled means that spec.cancelled was set.
 	TaskSetReasonCancelled = "Cancelled"
-	// TaskSetReasonFailedIndexes means all indexes have ended and some have failed.
+	// TaskSetReasonFailedIndexes means that all indexes have ended and that some have failed.
 	TaskSetReasonFailedIndexes = "FailedIndexes"
-	// TaskSetReasonSuccessPolicy means a rule of successPolicy is met.
+	// TaskSetReasonSuccessPolicy means that a rule of successPolicy is met.
 	TaskSetReasonSuccessPolicy = "SuccessPolicy"
-	// TaskSetReasonCompletionsReached means as many tasks have succeeded as completions says.
+	// TaskSetReasonCompletionsReached means that the number of succeeded tasks has reached completions.
 	TaskSetReasonCompletionsReached = "CompletionsReached"
 	// TaskSetReasonSuspended is the reason of Suspended=True.
 	TaskSetReasonSuspended = "TaskSetSuspended"
@@ -432,60 +443,61 @@ const (
 	TaskSetReasonNotStarted = "NotStarted"
 )
 
-// TaskSetStatus is how far a set has come.
+// TaskSetStatus is the most recently observed status of a set.
 type TaskSetStatus struct {
-	// active is how many tasks of the set exist, have not finished and are not being deleted.
+	// active is the number of tasks of the set that are unfinished and not being deleted.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Active int32 `json:"active,omitempty" protobuf:"varint,1,opt,name=active"`
 
-	// ready is how many of the active tasks run.
+	// ready is the number of active tasks that are running.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Ready *int32 `json:"ready,omitempty" protobuf:"varint,2,opt,name=ready"`
 
-	// succeeded is how many indexes have succeeded.
+	// succeeded is the number of indexes that have succeeded.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Succeeded int32 `json:"succeeded,omitempty" protobuf:"varint,3,opt,name=succeeded"`
 
-	// failed is how many tasks have failed.
+	// failed is the number of tasks that have failed.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Failed int32 `json:"failed,omitempty" protobuf:"varint,4,opt,name=failed"`
 
-	// terminating is how many tasks of the set are being deleted and have not finished.
+	// terminating is the number of tasks of the set that are being deleted and unfinished.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Terminating *int32 `json:"terminating,omitempty" protobuf:"varint,5,opt,name=terminating"`
 
-	// completedIndexes are the indexes that have succeeded: numbers and ranges, ascending, like "1,3-5,7".
+	// completedIndexes are the indexes that have succeeded, as numbers and ranges in ascending order, such as "1,3-5,7".
 	// +optional
 	// +k8s:optional
 	CompletedIndexes string `json:"completedIndexes,omitempty" protobuf:"bytes,6,opt,name=completedIndexes"`
 
-	// failedIndexes are the indexes that have failed, written as completedIndexes. Set only with backoffLimitPerIndex.
+	// failedIndexes are the indexes that have failed, in the format of completedIndexes. It is set only if
+	// backoffLimitPerIndex is set.
 	// +optional
 	// +k8s:optional
 	FailedIndexes *string `json:"failedIndexes,omitempty" protobuf:"bytes,7,opt,name=failedIndexes"`
 
-	// startTime is when the set was started, or resumed last.
+	// startTime is the time at which the set was started or last resumed.
 	// +optional
 	// +k8s:optional
 	StartTime *metav1.Time `json:"startTime,omitempty" protobuf:"bytes,8,opt,name=startTime"`
 
-	// completionTime is when the set became complete. It is not set when the set fails.
+	// completionTime is the time at which the set succeeded. It is not set if the set fails.
 	// +optional
 	// +k8s:optional
 	CompletionTime *metav1.Time `json:"completionTime,omitempty" protobuf:"bytes,9,opt,name=completionTime"`
 
-	// conditions are the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget, SuccessCriteriaMet,
-	// ReplicaFailure, Reconciling.
+	// conditions are the latest observations of the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget,
+	// SuccessCriteriaMet, ReplicaFailure and Reconciling.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -496,9 +508,9 @@ type TaskSetStatus struct {
 	// +k8s:listMapKey=type
 	// +k8s:maxItems=64
 	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type" protobuf:"bytes,10,rep,name=conditions"`
-	// indexFailures are the indexes that have failed and are to be tried again, each with how many of its tasks have been
-	// counted in failed: pairs, ascending by index, like "3:1,17:2". By them a failed task is counted once, whenever the
-	// controller is interrupted. An index that has succeeded, or failed for good, is not among them.
+	// indexFailures are the indexes that have failed and will be retried, each with the number of its tasks that are
+	// counted in failed. The format is pairs in ascending order, such as "3:1,17:2". The controller uses it to count each
+	// failed task exactly once, even if it is interrupted. Indexes that have succeeded or finally failed are not listed.
 	// +optional
 	// +k8s:optional
 	IndexFailures string `json:"indexFailures,omitempty" protobuf:"bytes,11,opt,name=indexFailures"`

@@ -24,8 +24,8 @@ import (
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +k8s:supportsSubresource="/status"
 // +leat:resource:plural=workers,short=wkr
-// +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the worker is ready, and whether it takes new tasks.
-// +leat:column:name=Tasks,type=string,func=TasksColumn,description=How many tasks the worker runs, of how many it can run at a time.
+// +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the worker is ready, and whether it accepts new tasks.
+// +leat:column:name=Tasks,type=string,func=TasksColumn,description=The number of tasks that the worker runs, and the maximum number.
 // +leat:column:name=Version,type=string,path=status.workerInfo.version,description=The version of the worker program.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the worker was registered.
 
@@ -39,11 +39,11 @@ type Worker struct {
 	// +k8s:subfield(name)=+k8s:format=k8s-long-name
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
-	// spec is what others want of the worker.
+	// spec is the desired state of the worker, set by administrators and controllers.
 	// +optional
 	Spec WorkerSpec `json:"spec,omitempty" protobuf:"bytes,2,opt,name=spec"`
 
-	// status is what the worker says of itself.
+	// status is the state that the worker reports.
 	// +optional
 	Status WorkerStatus `json:"status,omitempty" protobuf:"bytes,3,opt,name=status"`
 }
@@ -61,15 +61,16 @@ type WorkerList struct {
 	Items []Worker `json:"items" protobuf:"bytes,2,rep,name=items"`
 }
 
-// WorkerSpec is what others want of a worker.
+// WorkerSpec describes the desired state of a worker.
 type WorkerSpec struct {
-	// unschedulable keeps new tasks away. Tasks that are bound go on.
+	// unschedulable prevents new tasks from being bound to the worker. Tasks that are bound to it continue. Defaults to
+	// false.
 	// +optional
 	// +k8s:optional
 	// +leat:selectable
 	Unschedulable bool `json:"unschedulable,omitempty" protobuf:"varint,1,opt,name=unschedulable"`
 
-	// taints keep tasks that do not tolerate them away.
+	// taints are the taints of the worker. They apply to tasks that do not tolerate them.
 	// +optional
 	// +listType=atomic
 	// +k8s:optional
@@ -80,15 +81,15 @@ type WorkerSpec struct {
 	// +k8s:maxItems=64
 	Taints []Taint `json:"taints,omitempty" protobuf:"bytes,2,rep,name=taints"`
 
-	// denied takes all rights from the credentials of the worker, for example when its key was stolen: its requests are
-	// refused and it is bound no tasks. A denied worker is kept, however long it is silent, and cannot be deleted while
-	// its namespace exists.
+	// denied revokes the credentials of the worker, for example after its key was stolen: its requests are rejected and no
+	// tasks are bound to it. A denied worker is not removed when its lease expires, and cannot be deleted while its
+	// namespace exists. Defaults to false.
 	// +optional
 	// +k8s:optional
 	Denied bool `json:"denied,omitempty" protobuf:"varint,3,opt,name=denied"`
 }
 
-// Taint keeps tasks that do not tolerate it away from a worker.
+// Taint has an effect on all tasks that do not tolerate it.
 type Taint struct {
 	// key of the taint.
 	// +required
@@ -102,38 +103,39 @@ type Taint struct {
 	// +k8s:format=k8s-label-value
 	Value string `json:"value,omitempty" protobuf:"bytes,2,opt,name=value"`
 
-	// effect on tasks that do not tolerate the taint.
+	// effect of the taint on tasks that do not tolerate it: NoSchedule, PreferNoSchedule or NoExecute.
 	// +required
 	// +k8s:required
 	Effect TaintEffect `json:"effect" protobuf:"bytes,3,opt,name=effect,casttype=TaintEffect"`
 
-	// timeAdded is when the taint was added; tolerationSeconds count from it.
+	// timeAdded is the time at which the taint was added. tolerationSeconds is relative to it.
 	// +optional
 	// +k8s:optional
 	TimeAdded *metav1.Time `json:"timeAdded,omitempty" protobuf:"bytes,4,opt,name=timeAdded"`
 }
 
-// WorkerReady is the type of the condition that is True while a worker takes and runs tasks, False while it says that it
-// cannot, and Unknown once its lease has run out.
+// WorkerReady is the type of the condition that is True while the worker accepts and runs tasks, False when it reports
+// that it cannot, and Unknown once its lease has expired.
 const WorkerReady = "Ready"
 
-// WorkerResourcePressure is the type of the condition that is True while a worker lacks what it needs to start commands:
-// file descriptors, processes, memory or disk space. It takes fewer tasks then. The reason names what is short.
+// WorkerResourcePressure is the type of the condition that is True while the worker is short of what it needs to start
+// commands: file descriptors, processes, memory or disk space. It accepts fewer tasks then. The reason names the
+// resource.
 const WorkerResourcePressure = "ResourcePressure"
 
-// WorkerStatus is what a worker says of itself.
+// WorkerStatus is the state that a worker reports.
 type WorkerStatus struct {
-	// capacity is all that the worker has.
+	// capacity is the total amount of resources of the worker.
 	// +optional
 	// +k8s:optional
 	Capacity ResourceList `json:"capacity,omitempty" protobuf:"bytes,1,rep,name=capacity,casttype=ResourceList,castkey=ResourceName"`
 
-	// allocatable is what of it tasks may use.
+	// allocatable is the amount of resources that are available for tasks.
 	// +optional
 	// +k8s:optional
 	Allocatable ResourceList `json:"allocatable,omitempty" protobuf:"bytes,2,rep,name=allocatable,casttype=ResourceList,castkey=ResourceName"`
 
-	// conditions are the state of the worker: Ready.
+	// conditions are the latest observations of the state of the worker: Ready and ResourcePressure.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -145,13 +147,13 @@ type WorkerStatus struct {
 	// +k8s:maxItems=64
 	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type" protobuf:"bytes,3,rep,name=conditions"`
 
-	// incarnation identifies this start of the worker process. A process that starts sets a new one.
+	// incarnation identifies the process of the worker. Each process sets a new one when it starts.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=128
 	Incarnation string `json:"incarnation,omitempty" protobuf:"bytes,4,opt,name=incarnation"`
 
-	// runningTasks is how many tasks the worker runs, as it last said.
+	// runningTasks is the number of tasks that the worker last reported as running.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
@@ -161,7 +163,7 @@ type WorkerStatus struct {
 	// +optional
 	WorkerInfo WorkerInfo `json:"workerInfo,omitempty" protobuf:"bytes,6,opt,name=workerInfo"`
 
-	// endpoint is where the worker serves the logs of its tasks. Unset: it serves none.
+	// endpoint is the address at which the worker serves the logs of its tasks. If unset, the worker serves no logs.
 	// +optional
 	// +k8s:optional
 	Endpoint *WorkerEndpoint `json:"endpoint,omitempty" protobuf:"bytes,7,opt,name=endpoint"`
@@ -175,32 +177,32 @@ type WorkerInfo struct {
 	// +k8s:maxLength=256
 	Version string `json:"version,omitempty" protobuf:"bytes,1,opt,name=version"`
 
-	// os is the operating system, as Go names it: "linux".
+	// os is the operating system, as named by Go, such as "linux".
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=256
 	OS string `json:"os,omitempty" protobuf:"bytes,2,opt,name=os"`
 
-	// arch is the processor architecture, as Go names it: "amd64".
+	// arch is the processor architecture, as named by Go, such as "amd64".
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=256
 	Arch string `json:"arch,omitempty" protobuf:"bytes,3,opt,name=arch"`
 
-	// hostname of the worker's machine or container.
+	// hostname of the machine or container of the worker.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=256
 	Hostname string `json:"hostname,omitempty" protobuf:"bytes,4,opt,name=hostname"`
 
-	// bootID identifies the start of the worker's machine.
+	// bootID identifies the boot of the machine.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=256
 	BootID string `json:"bootID,omitempty" protobuf:"bytes,5,opt,name=bootID"`
 }
 
-// WorkerEndpoint is where a worker serves logs, by TLS.
+// WorkerEndpoint is the address at which a worker serves logs over TLS.
 type WorkerEndpoint struct {
 	// host is a DNS name or an IP address that the API server can reach.
 	// +required
@@ -215,8 +217,8 @@ type WorkerEndpoint struct {
 	// +k8s:maximum=65535
 	Port int32 `json:"port" protobuf:"varint,2,opt,name=port"`
 
-	// caBundle is the certificates, in PEM and at most 16 KiB, that the certificate of the worker is verified with, for the
-	// name leat-worker. A worker makes a certificate of its own at each start.
+	// caBundle is a PEM-encoded CA bundle of at most 16 KiB that verifies the serving certificate of the worker, which is
+	// issued for the name leat-worker. A worker generates a new certificate each time it starts.
 	// +required
 	// +k8s:required
 	CABundle []byte `json:"caBundle" protobuf:"bytes,3,opt,name=caBundle"`
@@ -231,8 +233,8 @@ type WorkerEndpoint struct {
 // +leat:column:name=Renewed,type=date,func=RenewedColumn,description=The time since the lease was renewed.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the lease was created.
 
-// WorkerLease is renewed by the worker of the same name as a sign of life. It cannot be watched: heartbeats are nobody's
-// event.
+// WorkerLease is renewed by the worker of the same name as its heartbeat. It cannot be watched, because no component
+// reacts to single heartbeats.
 type WorkerLease struct {
 	metav1.TypeMeta `json:",inline"`
 	// Standard object's metadata.
@@ -242,7 +244,7 @@ type WorkerLease struct {
 	// +k8s:subfield(name)=+k8s:format=k8s-long-name
 	metav1.ObjectMeta `json:"metadata,omitempty" protobuf:"bytes,1,opt,name=metadata"`
 
-	// spec is who holds the lease, and since when.
+	// spec is the holder of the lease and the time of its renewal.
 	// +optional
 	Spec WorkerLeaseSpec `json:"spec,omitempty" protobuf:"bytes,2,opt,name=spec"`
 }
@@ -260,22 +262,23 @@ type WorkerLeaseList struct {
 	Items []WorkerLease `json:"items" protobuf:"bytes,2,rep,name=items"`
 }
 
-// WorkerLeaseSpec is who holds a lease, and since when.
+// WorkerLeaseSpec describes the holder of a lease and the time of its renewal.
 type WorkerLeaseSpec struct {
-	// holderIdentity is the incarnation of the worker.
+	// holderIdentity is the incarnation of the worker that renews the lease.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=128
 	HolderIdentity string `json:"holderIdentity,omitempty" protobuf:"bytes,1,opt,name=holderIdentity"`
 
-	// leaseDurationSeconds is how long the worker counts as alive after renewTime, in seconds.
+	// leaseDurationSeconds is the time in seconds after renewTime for which the worker is considered alive. Defaults to
+	// 40.
 	// +optional
 	// +default=40
 	// +k8s:optional
 	// +k8s:minimum=1
 	LeaseDurationSeconds *int32 `json:"leaseDurationSeconds,omitempty" protobuf:"varint,2,opt,name=leaseDurationSeconds"`
 
-	// renewTime is when the worker renewed the lease last.
+	// renewTime is the time at which the worker last renewed the lease.
 	// +optional
 	// +k8s:optional
 	RenewTime *metav1.MicroTime `json:"renewTime,omitempty" protobuf:"bytes,3,opt,name=renewTime"`

@@ -90,7 +90,7 @@ type healthTracker struct {
 	mu       sync.Mutex
 	listedAt time.Time
 	observed map[cache.ObjectName]*observation
-	// disrupted holds since when all workers of a namespace have been late, for namespaces in full disruption.
+	// disrupted holds the start of the full disruption of a namespace: the time since which all its workers are late.
 	disrupted map[string]time.Time
 }
 
@@ -260,7 +260,7 @@ func (h *healthTracker) confirm(now time.Time, name cache.ObjectName, lease *bat
 	return true
 }
 
-// disruptedSince returns since when all workers of a namespace have been late. It reports false if one is on time.
+// disruptedSince returns the time since which all workers of a namespace are late. It reports false if one is on time.
 func (h *healthTracker) disruptedSince(namespace string) (since time.Time, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -160,7 +160,7 @@ func schema_leat_apis_batch_v1alpha1_Binding(ref common.ReferenceCallback) commo
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "Binding binds a task to a worker. It is created at the binding subresource of the task: at once spec.workerName and status.incarnation are set. A task that is bound, finished, being deleted or gated is a conflict.",
+				Description: "Binding binds a task to a worker. Create it at the binding subresource of the task: the server then sets spec.workerName and status.incarnation. If the task is bound, finished, being deleted or gated, the server responds with a conflict.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -179,14 +179,14 @@ func schema_leat_apis_batch_v1alpha1_Binding(ref common.ReferenceCallback) commo
 					},
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Standard object's metadata. The name is the task's; uid and resourceVersion, if set, must be those of the task.",
+							Description: "Standard object's metadata. The name is that of the task. uid and resourceVersion, if set, must match the task.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(metav1.ObjectMeta{}.OpenAPIModelName()),
 						},
 					},
 					"target": {
 						SchemaProps: spec.SchemaProps{
-							Description: "target is the worker to bind to.",
+							Description: "target is the worker to bind the task to.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.BindingTarget{}.OpenAPIModelName()),
 						},
@@ -204,7 +204,7 @@ func schema_leat_apis_batch_v1alpha1_BindingTarget(ref common.ReferenceCallback)
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "BindingTarget names one start of one worker.",
+				Description: "BindingTarget identifies one process of a worker.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"name": {
@@ -217,14 +217,14 @@ func schema_leat_apis_batch_v1alpha1_BindingTarget(ref common.ReferenceCallback)
 					},
 					"uid": {
 						SchemaProps: spec.SchemaProps{
-							Description: "uid of the worker, as it was when the decision was made.",
+							Description: "uid is the UID of the worker at the time of the scheduling decision.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"incarnation": {
 						SchemaProps: spec.SchemaProps{
-							Description: "incarnation is the worker's status.incarnation, as it was when the decision was made.",
+							Description: "incarnation is the status.incarnation of the worker at the time of the scheduling decision.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -241,12 +241,12 @@ func schema_leat_apis_batch_v1alpha1_EnvVar(ref common.ReferenceCallback) common
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "EnvVar is a variable in the environment of the command.",
+				Description: "EnvVar is an environment variable of the command.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"name": {
 						SchemaProps: spec.SchemaProps{
-							Description: "name of the variable: any printable ASCII characters except '='.",
+							Description: "name of the variable. It may consist of any printable ASCII characters except '='.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -254,7 +254,7 @@ func schema_leat_apis_batch_v1alpha1_EnvVar(ref common.ReferenceCallback) common
 					},
 					"value": {
 						SchemaProps: spec.SchemaProps{
-							Description: "value of the variable. References $(NAME) are expanded from the variables before it in the list.",
+							Description: "value of the variable. References $(NAME) are expanded from the variables before it in the list. Defaults to \"\".",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -270,7 +270,7 @@ func schema_leat_apis_batch_v1alpha1_Eviction(ref common.ReferenceCallback) comm
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "Eviction takes a task from its worker. It is created at the eviction subresource of the task: at once spec.workerName and status.incarnation are cleared, the task is Pending again and its disruptions are counted. An eviction with workerCrashed that reaches the task's crashLimit makes it fail instead. A task that is finished, being deleted or not bound is a conflict.",
+				Description: "Eviction removes a task from its worker. Create it at the eviction subresource of the task: the server then clears spec.workerName and status.incarnation, sets the phase to Pending and increments status.disruptions. An eviction with workerCrashed that reaches spec.crashLimit makes the task fail instead. If the task is finished, being deleted or not bound, the server responds with a conflict.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -289,14 +289,14 @@ func schema_leat_apis_batch_v1alpha1_Eviction(ref common.ReferenceCallback) comm
 					},
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Standard object's metadata. The name is the task's.",
+							Description: "Standard object's metadata. The name is that of the task.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(metav1.ObjectMeta{}.OpenAPIModelName()),
 						},
 					},
 					"reason": {
 						SchemaProps: spec.SchemaProps{
-							Description: "reason is one word in CamelCase, kept as the reason of the task's DisruptionTarget condition.",
+							Description: "reason is one word in CamelCase. It becomes the reason of the DisruptionTarget condition of the task. Defaults to \"Evicted\".",
 							Default:     "Evicted",
 							Type:        []string{"string"},
 							Format:      "",
@@ -304,20 +304,20 @@ func schema_leat_apis_batch_v1alpha1_Eviction(ref common.ReferenceCallback) comm
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Description: "message is for people, kept as the message of the task's DisruptionTarget condition.",
+							Description: "message is a human-readable message. It becomes the message of the DisruptionTarget condition of the task.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"preconditions": {
 						SchemaProps: spec.SchemaProps{
-							Description: "preconditions, if set, must hold for the task to be evicted.",
+							Description: "preconditions must be fulfilled for the task to be evicted.",
 							Ref:         ref(metav1.Preconditions{}.OpenAPIModelName()),
 						},
 					},
 					"workerCrashed": {
 						SchemaProps: spec.SchemaProps{
-							Description: "workerCrashed reports that the worker was lost or restarted while the command of the task ran. It is counted in status.workerCrashes; the eviction that reaches spec.crashLimit makes the task fail instead.",
+							Description: "workerCrashed reports that the worker was lost or restarted while the command ran. It increments status.workerCrashes. The eviction that reaches spec.crashLimit makes the task fail instead.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
@@ -334,19 +334,19 @@ func schema_leat_apis_batch_v1alpha1_IndexNumbers(ref common.ReferenceCallback) 
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "IndexNumbers are the numbers of the indexes of a set: a list, or a first number and a step.",
+				Description: "IndexNumbers specifies the numbers of the indexes of a set, either as a list or as a first number and a step.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"first": {
 						SchemaProps: spec.SchemaProps{
-							Description: "first is the number of index 0. It defaults to 0.",
+							Description: "first is the number of index 0. Defaults to 0.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"step": {
 						SchemaProps: spec.SchemaProps{
-							Description: "step is how much the number grows from each index to the next. It defaults to 1.",
+							Description: "step is the difference between the numbers of an index and the next. Defaults to 1.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -358,7 +358,7 @@ func schema_leat_apis_batch_v1alpha1_IndexNumbers(ref common.ReferenceCallback) 
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "list are the numbers of all indexes, ascending: one for each, in place of first and step. At most 10000. completions default to how many there are, and must be as many.",
+							Description: "list contains the numbers of all indexes in ascending order. It replaces first and step. completions defaults to the length of the list, and must equal it. At most 10000 numbers are allowed.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -380,7 +380,7 @@ func schema_leat_apis_batch_v1alpha1_SuccessPolicy(ref common.ReferenceCallback)
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "SuccessPolicy says when a set succeeds before all its indexes have.",
+				Description: "SuccessPolicy describes when a set succeeds before all its indexes have succeeded.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"rules": {
@@ -390,7 +390,7 @@ func schema_leat_apis_batch_v1alpha1_SuccessPolicy(ref common.ReferenceCallback)
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "rules are tried in order; the first that is met makes the set succeed.",
+							Description: "rules are evaluated in order. The set succeeds when one of them is met.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -414,19 +414,19 @@ func schema_leat_apis_batch_v1alpha1_SuccessPolicyRule(ref common.ReferenceCallb
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "SuccessPolicyRule is met when enough of the named indexes have succeeded. At least one member must be set.",
+				Description: "SuccessPolicyRule describes the indexes that must succeed for the set to succeed. At least one of its fields must be set.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"succeededIndexes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "succeededIndexes are the indexes that must have succeeded, all of them unless succeededCount says how many: numbers and ranges, ascending, like \"1,3-5,7\".",
+							Description: "succeededIndexes are the indexes that must succeed: all of them, or succeededCount of them if that is set. The format is numbers and ranges in ascending order, such as \"1,3-5,7\".",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"succeededCount": {
 						SchemaProps: spec.SchemaProps{
-							Description: "succeededCount is how many indexes, of succeededIndexes or of all, must have succeeded.",
+							Description: "succeededCount is the number of indexes that must succeed, of succeededIndexes if that is set, otherwise of all.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -441,7 +441,7 @@ func schema_leat_apis_batch_v1alpha1_Taint(ref common.ReferenceCallback) common.
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "Taint keeps tasks that do not tolerate it away from a worker.",
+				Description: "Taint has an effect on all tasks that do not tolerate it.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"key": {
@@ -461,7 +461,7 @@ func schema_leat_apis_batch_v1alpha1_Taint(ref common.ReferenceCallback) common.
 					},
 					"effect": {
 						SchemaProps: spec.SchemaProps{
-							Description: "effect on tasks that do not tolerate the taint.\n\nPossible enum values:\n - `\"NoExecute\"` keeps new tasks away and evicts those that are bound.\n - `\"NoSchedule\"` keeps new tasks away.\n - `\"PreferNoSchedule\"` keeps new tasks away while another worker has room.",
+							Description: "effect of the taint on tasks that do not tolerate it: NoSchedule, PreferNoSchedule or NoExecute.\n\nPossible enum values:\n - `\"NoExecute\"` does not allow new tasks on the worker, and evicts the tasks that are bound to it.\n - `\"NoSchedule\"` does not allow new tasks on the worker.\n - `\"PreferNoSchedule\"` allows new tasks on the worker only if no other worker has room for them.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -470,7 +470,7 @@ func schema_leat_apis_batch_v1alpha1_Taint(ref common.ReferenceCallback) common.
 					},
 					"timeAdded": {
 						SchemaProps: spec.SchemaProps{
-							Description: "timeAdded is when the taint was added; tolerationSeconds count from it.",
+							Description: "timeAdded is the time at which the taint was added. tolerationSeconds is relative to it.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -487,7 +487,7 @@ func schema_leat_apis_batch_v1alpha1_Task(ref common.ReferenceCallback) common.O
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "Task is a command that runs, to completion, on one worker. The command runs in the filesystem, and with the identity and the environment, of the worker process that the task is bound to: whoever may create tasks in a namespace can run commands on the workers of that namespace.",
+				Description: "Task is a command that runs, to completion, on one worker. It runs with the filesystem, the user and the environment of the worker process. Anyone who may create tasks in a namespace can therefore run commands on the workers of that namespace.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -513,14 +513,14 @@ func schema_leat_apis_batch_v1alpha1_Task(ref common.ReferenceCallback) common.O
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Description: "spec is what to run and where it may run.",
+							Description: "spec is the specification of the desired behavior of the task.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskSpec{}.OpenAPIModelName()),
 						},
 					},
 					"status": {
 						SchemaProps: spec.SchemaProps{
-							Description: "status is what is known of the run. It is written by the worker that the task is bound to and by the scheduler, through the status subresource.",
+							Description: "status is the most recently observed status of the task. The scheduler writes it until the task is bound, then the worker does.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskStatus{}.OpenAPIModelName()),
 						},
@@ -538,7 +538,7 @@ func schema_leat_apis_batch_v1alpha1_TaskFailurePolicy(ref common.ReferenceCallb
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskFailurePolicy says what failed tasks mean.",
+				Description: "TaskFailurePolicy describes how failed tasks are handled.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"rules": {
@@ -548,7 +548,7 @@ func schema_leat_apis_batch_v1alpha1_TaskFailurePolicy(ref common.ReferenceCallb
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "rules are tried in order; the first that matches decides.",
+							Description: "rules are evaluated in order. The first rule that matches a failed task determines the action.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -572,12 +572,12 @@ func schema_leat_apis_batch_v1alpha1_TaskFailurePolicyOnExitCodesRequirement(ref
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskFailurePolicyOnExitCodesRequirement matches a failed task by exit code.",
+				Description: "TaskFailurePolicyOnExitCodesRequirement matches failed tasks by exit code.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"operator": {
 						SchemaProps: spec.SchemaProps{
-							Description: "operator is In or NotIn.\n\nPossible enum values:\n - `\"In\"` matches exit codes in values.\n - `\"NotIn\"` matches exit codes not in values. Code 0 never matches.",
+							Description: "operator is the relationship between the exit code and values: In or NotIn.\n\nPossible enum values:\n - `\"In\"` matches exit codes that are in values.\n - `\"NotIn\"` matches exit codes that are not in values. Exit code 0 never matches.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -591,7 +591,7 @@ func schema_leat_apis_batch_v1alpha1_TaskFailurePolicyOnExitCodesRequirement(ref
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "values are exit codes, ascending and without duplicates. 0 is not allowed with In.",
+							Description: "values is the list of exit codes, in ascending order and without duplicates. 0 is not allowed with operator In.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -614,7 +614,7 @@ func schema_leat_apis_batch_v1alpha1_TaskFailurePolicyOnTaskConditionsPattern(re
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskFailurePolicyOnTaskConditionsPattern matches a failed task by one of its conditions.",
+				Description: "TaskFailurePolicyOnTaskConditionsPattern matches failed tasks by a condition.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"type": {
@@ -627,7 +627,7 @@ func schema_leat_apis_batch_v1alpha1_TaskFailurePolicyOnTaskConditionsPattern(re
 					},
 					"status": {
 						SchemaProps: spec.SchemaProps{
-							Description: "status of the condition, True by default.",
+							Description: "status of the condition. Defaults to True.",
 							Default:     "True",
 							Type:        []string{"string"},
 							Format:      "",
@@ -644,12 +644,12 @@ func schema_leat_apis_batch_v1alpha1_TaskFailurePolicyRule(ref common.ReferenceC
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskFailurePolicyRule matches a failed task by its exit code or by its conditions. One of onExitCodes and onTaskConditions must be set.",
+				Description: "TaskFailurePolicyRule describes which failed tasks it matches and what happens to them. Exactly one of onExitCodes and onTaskConditions must be set.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"action": {
 						SchemaProps: spec.SchemaProps{
-							Description: "action is what happens when the rule matches.\n\nPossible enum values:\n - `\"Count\"` counts the failure, as without a rule.\n - `\"FailIndex\"` fails the task's index, with no further try. Only with backoffLimitPerIndex.\n - `\"FailTaskSet\"` fails the whole set and ends its tasks.\n - `\"Ignore\"` does not count the failure; the index is tried again.",
+							Description: "action is what happens when the rule matches: FailTaskSet, FailIndex, Ignore or Count.\n\nPossible enum values:\n - `\"Count\"` counts the failure towards the limits, as without a rule.\n - `\"FailIndex\"` makes the index of the task fail without further retries. It can be used only if backoffLimitPerIndex is set.\n - `\"FailTaskSet\"` makes the set fail, and ends its running tasks.\n - `\"Ignore\"` does not count the failure, and creates a replacement task.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -658,7 +658,7 @@ func schema_leat_apis_batch_v1alpha1_TaskFailurePolicyRule(ref common.ReferenceC
 					},
 					"onExitCodes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "onExitCodes matches by exit code.",
+							Description: "onExitCodes matches tasks by exit code.",
 							Ref:         ref(v1alpha1.TaskFailurePolicyOnExitCodesRequirement{}.OpenAPIModelName()),
 						},
 					},
@@ -669,7 +669,7 @@ func schema_leat_apis_batch_v1alpha1_TaskFailurePolicyRule(ref common.ReferenceC
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "onTaskConditions matches by conditions; one that matches is enough.",
+							Description: "onTaskConditions matches tasks by condition. The rule matches if any of the patterns does.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -743,7 +743,7 @@ func schema_leat_apis_batch_v1alpha1_TaskLogOptions(ref common.ReferenceCallback
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskLogOptions say which part of the output of a task is read at the log subresource. They are parameters of the query.",
+				Description: "TaskLogOptions are the query parameters of the log subresource of a task.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -762,48 +762,48 @@ func schema_leat_apis_batch_v1alpha1_TaskLogOptions(ref common.ReferenceCallback
 					},
 					"follow": {
 						SchemaProps: spec.SchemaProps{
-							Description: "follow goes on until the attempt ends or limitBytes are sent: what the command prints is sent as it comes.",
+							Description: "follow streams the output until the attempt ends or limitBytes are sent. Defaults to false.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
 					},
 					"previous": {
 						SchemaProps: spec.SchemaProps{
-							Description: "previous reads the attempt before the one that runs or ran last.",
+							Description: "previous returns the output of the attempt before the current or last one. Defaults to false.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
 					},
 					"sinceSeconds": {
 						SchemaProps: spec.SchemaProps{
-							Description: "sinceSeconds leaves out the lines that are older than so many seconds. Only one of sinceSeconds and sinceTime may be given.",
+							Description: "sinceSeconds is the maximum age in seconds of the lines to return. At most one of sinceSeconds and sinceTime may be set.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
 					},
 					"sinceTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "sinceTime leaves out the lines that are older, as RFC 3339 writes times. Only one of sinceSeconds and sinceTime may be given.",
+							Description: "sinceTime is an RFC 3339 timestamp from which to return lines. At most one of sinceSeconds and sinceTime may be set.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
 					"timestamps": {
 						SchemaProps: spec.SchemaProps{
-							Description: "timestamps begins every line with the time at which it was read from the command, as RFC 3339 writes it, and a space.",
+							Description: "timestamps adds the RFC 3339 timestamp at which the worker read the line to the beginning of every line. Defaults to false.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
 					},
 					"tailLines": {
 						SchemaProps: spec.SchemaProps{
-							Description: "tailLines begins so many lines before the end. Unset: with the first line that is kept.",
+							Description: "tailLines is the number of lines from the end of the output to return. If unset, the output starts with the first line that is stored.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
 					},
 					"limitBytes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "limitBytes ends the answer after so many bytes, timestamps included, perhaps within a line.",
+							Description: "limitBytes is the number of bytes after which the response ends, including timestamps. It may end within a line. If unset, there is no limit.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -820,7 +820,7 @@ func schema_leat_apis_batch_v1alpha1_TaskQueue(ref common.ReferenceCallback) com
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskQueue says how the tasks that name it share the workers of their namespace. A queue that tasks name but that has no object behaves as one with default values.",
+				Description: "TaskQueue configures how the tasks that name it share the workers of their namespace. A queue that tasks name and that has no TaskQueue object has the default values.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -846,14 +846,14 @@ func schema_leat_apis_batch_v1alpha1_TaskQueue(ref common.ReferenceCallback) com
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Description: "spec is the queue's share and limits.",
+							Description: "spec is the specification of the share and the limits of the queue.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskQueueSpec{}.OpenAPIModelName()),
 						},
 					},
 					"status": {
 						SchemaProps: spec.SchemaProps{
-							Description: "status is what waits and runs.",
+							Description: "status is the most recently observed status of the queue.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskQueueStatus{}.OpenAPIModelName()),
 						},
@@ -920,12 +920,12 @@ func schema_leat_apis_batch_v1alpha1_TaskQueueResources(ref common.ReferenceCall
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskQueueResources limit what the running tasks of a queue may request.",
+				Description: "TaskQueueResources describes the limits of the resources that the running tasks of a queue request.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"limits": {
 						SchemaProps: spec.SchemaProps{
-							Description: "limits is how much of each resource the running tasks may request together. A resource without a limit is free.",
+							Description: "limits are the maximum amounts of resources that the running tasks of the queue may request together. A resource that is not listed has no limit.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -949,12 +949,12 @@ func schema_leat_apis_batch_v1alpha1_TaskQueueSpec(ref common.ReferenceCallback)
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskQueueSpec is a queue's share and limits.",
+				Description: "TaskQueueSpec describes the share and the limits of a queue.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"weight": {
 						SchemaProps: spec.SchemaProps{
-							Description: "weight is the queue's part, relative to the other queues of the namespace, when there is more to run than room.",
+							Description: "weight is the share of the queue, relative to the other queues of the namespace, while there are more tasks than the workers can run. Defaults to 1.",
 							Default:     1,
 							Type:        []string{"integer"},
 							Format:      "int32",
@@ -962,28 +962,28 @@ func schema_leat_apis_batch_v1alpha1_TaskQueueSpec(ref common.ReferenceCallback)
 					},
 					"maxRunningTasks": {
 						SchemaProps: spec.SchemaProps{
-							Description: "maxRunningTasks is how many tasks of the queue may be bound and unfinished at a time. Unset: no limit.",
+							Description: "maxRunningTasks is the maximum number of tasks of the queue that are bound to a worker and unfinished at any given time. If unset, there is no limit.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"resources": {
 						SchemaProps: spec.SchemaProps{
-							Description: "resources limit what the running tasks of the queue may request together.",
+							Description: "resources are the limits of the resources that the running tasks of the queue request.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskQueueResources{}.OpenAPIModelName()),
 						},
 					},
 					"maxPendingTasks": {
 						SchemaProps: spec.SchemaProps{
-							Description: "maxPendingTasks is how many tasks of the queue may wait; past it, creating a task is answered 429 with a time to wait. It may be overshot by the creates in flight on each server. Unset: no limit.",
+							Description: "maxPendingTasks is the maximum number of tasks of the queue that wait. If the queue is full, the server responds to the creation of a task with status 429 and Retry-After. Concurrent requests to several servers may exceed it slightly. If unset, there is no limit.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"stopPolicy": {
 						SchemaProps: spec.SchemaProps{
-							Description: "stopPolicy is whether the queue starts tasks: None (the default), Hold, HoldAndDrain.\n\nPossible enum values:\n - `\"Hold\"` starts no more tasks; those that run go on.\n - `\"HoldAndDrain\"` starts no more tasks and ends those that run.\n - `\"None\"` lets tasks start.",
+							Description: "stopPolicy determines whether the tasks of the queue are started: None, Hold or HoldAndDrain. Defaults to None.\n\nPossible enum values:\n - `\"Hold\"` starts no new tasks. Tasks that are running continue.\n - `\"HoldAndDrain\"` starts no new tasks, and evicts the tasks that are running.\n - `\"None\"` starts tasks.",
 							Default:     "None",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1002,26 +1002,26 @@ func schema_leat_apis_batch_v1alpha1_TaskQueueStatus(ref common.ReferenceCallbac
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskQueueStatus is what waits and runs in a queue.",
+				Description: "TaskQueueStatus is the most recently observed status of a queue.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"pending": {
 						SchemaProps: spec.SchemaProps{
-							Description: "pending is how many tasks wait for a worker.",
+							Description: "pending is the number of tasks that wait for a worker.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"running": {
 						SchemaProps: spec.SchemaProps{
-							Description: "running is how many tasks are bound to a worker and have not finished.",
+							Description: "running is the number of tasks that are bound to a worker and unfinished.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"used": {
 						SchemaProps: spec.SchemaProps{
-							Description: "used is what the running tasks request together.",
+							Description: "used is the sum of the resources that the running tasks request.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -1035,7 +1035,7 @@ func schema_leat_apis_batch_v1alpha1_TaskQueueStatus(ref common.ReferenceCallbac
 					},
 					"oldestPendingTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "oldestPendingTime is when the oldest task that waits was created.",
+							Description: "oldestPendingTime is the creation time of the oldest task that waits.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -1051,7 +1051,7 @@ func schema_leat_apis_batch_v1alpha1_TaskQueueStatus(ref common.ReferenceCallbac
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions are the state of the queue: Active.",
+							Description: "conditions are the latest observations of the state of the queue: Active.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1074,12 +1074,12 @@ func schema_leat_apis_batch_v1alpha1_TaskResources(ref common.ReferenceCallback)
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskResources is what a task asks of a worker.",
+				Description: "TaskResources describes the compute resources that a task needs.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"requests": {
 						SchemaProps: spec.SchemaProps{
-							Description: "requests is how much of each resource must be free on a worker for the task to be bound to it.",
+							Description: "requests are the amounts of resources that a worker must have free for the task to be bound to it.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -1103,12 +1103,12 @@ func schema_leat_apis_batch_v1alpha1_TaskSchedulingGate(ref common.ReferenceCall
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskSchedulingGate holds a task back from being bound.",
+				Description: "TaskSchedulingGate prevents the scheduler from binding a task.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"name": {
 						SchemaProps: spec.SchemaProps{
-							Description: "name of the gate. It must be unique within the task.",
+							Description: "name of the scheduling gate. It must be unique within the task.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1125,7 +1125,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSet(ref common.ReferenceCallback) commo
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskSet runs one command many times, as an indexed Job does: a set of a million completions is one object, and tasks exist for at most parallelism indexes, and a short queue of ready ones, at a time.",
+				Description: "TaskSet runs one command many times, as an indexed Job does. A set of a million completions is one object. Tasks exist only for the indexes that are running, at most parallelism, for those that have finished and are not counted yet, and for the latest 100 failures.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -1151,14 +1151,14 @@ func schema_leat_apis_batch_v1alpha1_TaskSet(ref common.ReferenceCallback) commo
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Description: "spec is what the set should do.",
+							Description: "spec is the specification of the desired behavior of the set.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskSetSpec{}.OpenAPIModelName()),
 						},
 					},
 					"status": {
 						SchemaProps: spec.SchemaProps{
-							Description: "status is how far the set has come.",
+							Description: "status is the most recently observed status of the set.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskSetStatus{}.OpenAPIModelName()),
 						},
@@ -1226,12 +1226,12 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskSetSpec is what a task set should do.",
+				Description: "TaskSetSpec describes how a set runs its tasks. After creation, completionMode, backoffLimitPerIndex, taskFailurePolicy, successPolicy, selector, items, indexNumbers and, except for its spec.priority, template are immutable.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"parallelism": {
 						SchemaProps: spec.SchemaProps{
-							Description: "parallelism is how many tasks of the set run at a time, at most.",
+							Description: "parallelism is the maximum number of tasks that the set runs at any given time. Defaults to 1.",
 							Default:     1,
 							Type:        []string{"integer"},
 							Format:      "int32",
@@ -1239,14 +1239,14 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 					},
 					"completions": {
 						SchemaProps: spec.SchemaProps{
-							Description: "completions is how many tasks must succeed. Unset, with parallelism set, any task that succeeds signals that the set is done. It defaults to 1 when parallelism is unset too. It can be changed only together with parallelism, to the same value, in Indexed mode.",
+							Description: "completions is the number of tasks that must succeed. If it is unset and parallelism is set, the success of any task completes the set. Defaults to 1 if parallelism is unset too. It can be changed only in Indexed mode, together with parallelism and to the same value.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"completionMode": {
 						SchemaProps: spec.SchemaProps{
-							Description: "completionMode is how tasks are told apart: NonIndexed (the default) or Indexed.\n\nPossible enum values:\n - `\"Indexed\"` means each task has an index from 0 to completions-1 and the set is complete once there has been one successful task for each.\n - `\"NonIndexed\"` means the set is complete once as many tasks have succeeded as completions says.",
+							Description: "completionMode specifies how task completions are tracked: NonIndexed or Indexed. Defaults to NonIndexed.\n\nPossible enum values:\n - `\"Indexed\"` means that each task has an index from 0 to completions-1, and that the set is complete when one task of each index has succeeded.\n - `\"NonIndexed\"` means that the set is complete when completions tasks have succeeded. All completions are alike.",
 							Default:     "NonIndexed",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1255,54 +1255,54 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 					},
 					"backoffLimit": {
 						SchemaProps: spec.SchemaProps{
-							Description: "backoffLimit is how many failed tasks make the set fail. It defaults to 6, or to 2147483647 when backoffLimitPerIndex is set.",
+							Description: "backoffLimit is the number of failed tasks after which one more failure makes the set fail. Defaults to 6, or to 2147483647 if backoffLimitPerIndex is set.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"backoffLimitPerIndex": {
 						SchemaProps: spec.SchemaProps{
-							Description: "backoffLimitPerIndex is how many failed tasks of one index make that index fail, while others go on. Only in Indexed mode.",
+							Description: "backoffLimitPerIndex is the number of failed tasks of one index after which one more failure makes this index fail. Other indexes continue. It can be set only in Indexed mode.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"maxFailedIndexes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "maxFailedIndexes is how many failed indexes make the set fail. Only with backoffLimitPerIndex.",
+							Description: "maxFailedIndexes is the number of failed indexes after which one more makes the set fail. It can be set only if backoffLimitPerIndex is set.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"taskFailurePolicy": {
 						SchemaProps: spec.SchemaProps{
-							Description: "taskFailurePolicy says what a failed task means, by its exit code or its conditions. Without a rule that matches it counts towards backoffLimit.",
+							Description: "taskFailurePolicy specifies how failed tasks are handled, by exit code or condition. A failure that no rule matches counts towards backoffLimit.",
 							Ref:         ref(v1alpha1.TaskFailurePolicy{}.OpenAPIModelName()),
 						},
 					},
 					"successPolicy": {
 						SchemaProps: spec.SchemaProps{
-							Description: "successPolicy says when the set succeeds before all indexes have. Only in Indexed mode.",
+							Description: "successPolicy specifies when the set succeeds before all indexes have succeeded. It can be set only in Indexed mode.",
 							Ref:         ref(v1alpha1.SuccessPolicy{}.OpenAPIModelName()),
 						},
 					},
 					"activeDeadlineSeconds": {
 						SchemaProps: spec.SchemaProps{
-							Description: "activeDeadlineSeconds is how long the set may be active, in seconds from its startTime. Past it the set fails with reason DeadlineExceeded.",
+							Description: "activeDeadlineSeconds is the time in seconds, relative to status.startTime, that the set may be continuously active. After that time, the set fails with reason DeadlineExceeded. Suspending the set resets the time. If unset, there is no deadline.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
 					},
 					"ttlSecondsAfterFinished": {
 						SchemaProps: spec.SchemaProps{
-							Description: "ttlSecondsAfterFinished is when a finished set is deleted, with its tasks, in seconds after it has finished. Unset: never.",
+							Description: "ttlSecondsAfterFinished limits the lifetime of a set that has finished. The set and its tasks are deleted that many seconds after it has finished. Zero deletes them at once. If unset, they are not deleted automatically.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"suspend": {
 						SchemaProps: spec.SchemaProps{
-							Description: "suspend, when true, ends the tasks of the set that run and starts no more until it is false again.",
+							Description: "suspend specifies whether the set is suspended. While it is true, the running tasks of the set are deleted and no new ones are created. Defaults to false.",
 							Default:     false,
 							Type:        []string{"boolean"},
 							Format:      "",
@@ -1310,7 +1310,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 					},
 					"queueName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "queueName is the queue of all tasks of the set. The template must not name another. It can be changed while no task of the set runs, has succeeded or has failed; the tasks that wait follow.",
+							Description: "queueName is the queue of all tasks of the set. The template must not specify another. It can be changed while no task of the set is running, has succeeded or has failed. Waiting tasks move to the new queue. Defaults to \"default\".",
 							Default:     "default",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1318,13 +1318,13 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 					},
 					"selector": {
 						SchemaProps: spec.SchemaProps{
-							Description: "selector matches the tasks of the set. It is generated; leave it unset.",
+							Description: "selector is a label query that matches the tasks of the set. The server generates it. Leave it unset.",
 							Ref:         ref(metav1.LabelSelector{}.OpenAPIModelName()),
 						},
 					},
 					"template": {
 						SchemaProps: spec.SchemaProps{
-							Description: "template is the task that is created for each index. Its spec.priority can be changed as queueName can, all else cannot.",
+							Description: "template describes the tasks that are created. spec.priority can be changed while queueName can be. Everything else is immutable.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskTemplateSpec{}.OpenAPIModelName()),
 						},
@@ -1336,7 +1336,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "items are what the tasks of a set work on, one for each index, such as the lines of a file. The task of index i finds item i in its variable TASK_ITEM, and as $(TASK_ITEM) in its command. completions default to how many items there are, and must be as many. At most 100000 items, of 65536 bytes each, and 1 MiB together when each is a line. Only in Indexed mode.",
+							Description: "items are the inputs of the tasks, one per index, such as the lines of a file. The task of index i has item i in its variable TASK_ITEM, which its command can refer to as $(TASK_ITEM). completions defaults to the number of items, and must equal it. At most 100000 items of 65536 bytes each are allowed. All items, with one byte added for each, and command, args and env of the template must not exceed 1 MiB together. It can be set only in Indexed mode.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1350,14 +1350,14 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 					},
 					"cancelled": {
 						SchemaProps: spec.SchemaProps{
-							Description: "cancelled, once true, ends the tasks of the set and makes it fail with reason Cancelled. The set stays, with what has succeeded and failed until then. It cannot be set to false again.",
+							Description: "cancelled ends the running tasks of the set and makes it fail with reason Cancelled. The set remains, with the successes and failures until then. Once true, it cannot be set to false.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
 					},
 					"indexNumbers": {
 						SchemaProps: spec.SchemaProps{
-							Description: "indexNumbers say which number the task of each index finds in its variable TASK_INDEX. Unset, it is the index. JOB_COMPLETION_INDEX is the index in any case. Only in Indexed mode.",
+							Description: "indexNumbers specifies the number that each index has in the variable TASK_INDEX of its task. Defaults to the index. JOB_COMPLETION_INDEX is always the index. It can be set only in Indexed mode.",
 							Ref:         ref(v1alpha1.IndexNumbers{}.OpenAPIModelName()),
 						},
 					},
@@ -1374,67 +1374,67 @@ func schema_leat_apis_batch_v1alpha1_TaskSetStatus(ref common.ReferenceCallback)
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskSetStatus is how far a set has come.",
+				Description: "TaskSetStatus is the most recently observed status of a set.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"active": {
 						SchemaProps: spec.SchemaProps{
-							Description: "active is how many tasks of the set exist, have not finished and are not being deleted.",
+							Description: "active is the number of tasks of the set that are unfinished and not being deleted.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"ready": {
 						SchemaProps: spec.SchemaProps{
-							Description: "ready is how many of the active tasks run.",
+							Description: "ready is the number of active tasks that are running.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"succeeded": {
 						SchemaProps: spec.SchemaProps{
-							Description: "succeeded is how many indexes have succeeded.",
+							Description: "succeeded is the number of indexes that have succeeded.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"failed": {
 						SchemaProps: spec.SchemaProps{
-							Description: "failed is how many tasks have failed.",
+							Description: "failed is the number of tasks that have failed.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"terminating": {
 						SchemaProps: spec.SchemaProps{
-							Description: "terminating is how many tasks of the set are being deleted and have not finished.",
+							Description: "terminating is the number of tasks of the set that are being deleted and unfinished.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"completedIndexes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "completedIndexes are the indexes that have succeeded: numbers and ranges, ascending, like \"1,3-5,7\".",
+							Description: "completedIndexes are the indexes that have succeeded, as numbers and ranges in ascending order, such as \"1,3-5,7\".",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"failedIndexes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "failedIndexes are the indexes that have failed, written as completedIndexes. Set only with backoffLimitPerIndex.",
+							Description: "failedIndexes are the indexes that have failed, in the format of completedIndexes. It is set only if backoffLimitPerIndex is set.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"startTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "startTime is when the set was started, or resumed last.",
+							Description: "startTime is the time at which the set was started or last resumed.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
 					"completionTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "completionTime is when the set became complete. It is not set when the set fails.",
+							Description: "completionTime is the time at which the set succeeded. It is not set if the set fails.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -1450,7 +1450,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetStatus(ref common.ReferenceCallback)
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions are the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget, SuccessCriteriaMet, ReplicaFailure, Reconciling.",
+							Description: "conditions are the latest observations of the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget, SuccessCriteriaMet, ReplicaFailure and Reconciling.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1463,7 +1463,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetStatus(ref common.ReferenceCallback)
 					},
 					"indexFailures": {
 						SchemaProps: spec.SchemaProps{
-							Description: "indexFailures are the indexes that have failed and are to be tried again, each with how many of its tasks have been counted in failed: pairs, ascending by index, like \"3:1,17:2\". By them a failed task is counted once, whenever the controller is interrupted. An index that has succeeded, or failed for good, is not among them.",
+							Description: "indexFailures are the indexes that have failed and will be retried, each with the number of its tasks that are counted in failed. The format is pairs in ascending order, such as \"3:1,17:2\". The controller uses it to count each failed task exactly once, even if it is interrupted. Indexes that have succeeded or finally failed are not listed.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1480,12 +1480,12 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskSpec is what to run and where it may run. Once the task exists only schedulingGates (removed, never added), activeDeadlineSeconds (set or shortened), tolerations (added), crashLimit, ttlSecondsAfterFinished and, while the task waits for a worker, priority and queueName can be changed.",
+				Description: "TaskSpec describes the command and the worker that it needs. After creation, these fields can be changed: schedulingGates (remove only), activeDeadlineSeconds (set or shorten), tolerations (add only), crashLimit, ttlSecondsAfterFinished, and, until the task is bound to a worker, priority and queueName.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"queueName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "queueName is the TaskQueue, in the task's namespace, that the task waits in. A queue without an object behaves as one with default values. It can be changed while the task is not bound to a worker.",
+							Description: "queueName is the name of the TaskQueue, in the namespace of the task, that the task waits in. A queue without a TaskQueue object has the default values. It can be changed until the task is bound to a worker. Defaults to \"default\".",
 							Default:     "default",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1493,14 +1493,14 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 					},
 					"workerName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "workerName is the worker that the task is bound to, empty while it waits. It is set only through the binding subresource and cleared only through the eviction subresource.",
+							Description: "workerName is the name of the worker that the task is bound to. It is empty while the task waits. Only the binding subresource sets it, and only the eviction subresource clears it.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"priority": {
 						SchemaProps: spec.SchemaProps{
-							Description: "priority orders the tasks that wait: a higher value goes first. It can be changed while the task is not bound to a worker.",
+							Description: "priority is the importance of the task among the waiting tasks of its namespace. Tasks with higher values are scheduled first. It can be changed until the task is bound to a worker. Defaults to 0.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -1512,7 +1512,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "command is the program to run, looked up on the worker's PATH unless it holds a slash, and its first arguments. No shell is involved. References $(NAME) are expanded from the task's environment; $$ yields a single $, and a reference to an unknown name stays as it is.",
+							Description: "command is the program to run, looked up on the worker's PATH unless it contains a slash, and its first arguments. It is not run in a shell. References $(NAME) are expanded from the environment of the task. $$ becomes a single $. A reference to an unknown variable is left unchanged.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1531,7 +1531,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "args are further arguments, appended to command and expanded as command is.",
+							Description: "args are arguments that are appended to command. References are expanded as in command.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1555,7 +1555,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "env are variables set for the command, on top of the worker's own environment. Values are stored and shown as they are: keep secrets in the worker's environment or files.",
+							Description: "env is a list of environment variables to set in the command, in addition to those of the worker. Values are stored and shown as plain text. Keep secrets in the environment or the files of the worker instead.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1568,21 +1568,21 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 					},
 					"workingDir": {
 						SchemaProps: spec.SchemaProps{
-							Description: "workingDir is the directory the command starts in, the worker's own by default.",
+							Description: "workingDir is the directory in which the command starts. Defaults to the directory of the worker.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"resources": {
 						SchemaProps: spec.SchemaProps{
-							Description: "resources is what the task asks of a worker.",
+							Description: "resources are the compute resources that the task needs.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskResources{}.OpenAPIModelName()),
 						},
 					},
 					"workerSelector": {
 						SchemaProps: spec.SchemaProps{
-							Description: "workerSelector are labels that a worker must have for the task to be bound to it.",
+							Description: "workerSelector is a selector which must match the labels of a worker for the task to be bound to that worker.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -1602,7 +1602,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "tolerations let the task run on workers with matching taints. Tolerations can be added, not removed.",
+							Description: "tolerations allow the task to be bound to workers with matching taints. Tolerations can be added later, but not removed.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1615,14 +1615,14 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 					},
 					"activeDeadlineSeconds": {
 						SchemaProps: spec.SchemaProps{
-							Description: "activeDeadlineSeconds is how long the task may run, in seconds from its startTime, over all attempts. Past it the command is ended and the task fails with reason DeadlineExceeded. It can be set or shortened later.",
+							Description: "activeDeadlineSeconds is the time in seconds, relative to status.startTime, that all attempts of the task may take together. After that time, the command is terminated and the task fails with reason DeadlineExceeded. It can be set or shortened later. If unset, there is no deadline.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
 					},
 					"backoffLimit": {
 						SchemaProps: spec.SchemaProps{
-							Description: "backoffLimit is how often a command that failed is started again, on the same worker and with a growing delay, before the task fails. Starts that a lost worker cost are not counted.",
+							Description: "backoffLimit is the number of times that a failed command is started again, on the same worker and after an exponentially growing delay, before the task is marked as failed. Attempts that were interrupted because a worker was lost do not count. Defaults to 0.",
 							Default:     0,
 							Type:        []string{"integer"},
 							Format:      "int32",
@@ -1630,7 +1630,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 					},
 					"terminationGracePeriodSeconds": {
 						SchemaProps: spec.SchemaProps{
-							Description: "terminationGracePeriodSeconds is the time between SIGTERM and SIGKILL, in seconds, when the command is ended before it has finished. Zero kills at once.",
+							Description: "terminationGracePeriodSeconds is the time in seconds between SIGTERM and SIGKILL when the command is terminated before it has finished. Zero sends SIGKILL at once. Defaults to 30.",
 							Default:     30,
 							Type:        []string{"integer"},
 							Format:      "int64",
@@ -1638,7 +1638,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 					},
 					"ttlSecondsAfterFinished": {
 						SchemaProps: spec.SchemaProps{
-							Description: "ttlSecondsAfterFinished is when a finished task is deleted, in seconds after it has finished. Unset: never.",
+							Description: "ttlSecondsAfterFinished limits the lifetime of a task that has finished. The task is deleted that many seconds after its completionTime. Zero deletes it at once. If unset, it is not deleted automatically.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -1655,7 +1655,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "schedulingGates hold the task back from being bound while any is left. They can be set only when the task is created, and only be removed after.",
+							Description: "schedulingGates are gates that prevent the scheduler from binding the task until all of them are removed. They can be set only when the task is created. Later, they can only be removed.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1668,7 +1668,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 					},
 					"crashLimit": {
 						SchemaProps: spec.SchemaProps{
-							Description: "crashLimit is how many times the worker may be lost or restart while the command runs before the task fails with reason WorkerCrashed. Drains, taints, scaling in and evictions by people are not counted. Set it to 2147483647 to lift the limit.",
+							Description: "crashLimit is the number of times that the worker may be lost or restarted while the command runs before the task fails with reason WorkerCrashed. Drains, taints, scale-downs and evictions by users do not count. Set it to 2147483647 to disable the limit. Defaults to 5.",
 							Default:     5,
 							Type:        []string{"integer"},
 							Format:      "int32",
@@ -1687,24 +1687,24 @@ func schema_leat_apis_batch_v1alpha1_TaskState(ref common.ReferenceCallback) com
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskState is where the command of a task is now. At most one member is set.",
+				Description: "TaskState is the current state of a command. At most one of its members is set.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"waiting": {
 						SchemaProps: spec.SchemaProps{
-							Description: "waiting says why the command is not running yet, or not running again yet.",
+							Description: "waiting is set while the command waits for its first or its next attempt.",
 							Ref:         ref(v1alpha1.TaskStateWaiting{}.OpenAPIModelName()),
 						},
 					},
 					"running": {
 						SchemaProps: spec.SchemaProps{
-							Description: "running says since when the command runs.",
+							Description: "running is set while the command runs.",
 							Ref:         ref(v1alpha1.TaskStateRunning{}.OpenAPIModelName()),
 						},
 					},
 					"terminated": {
 						SchemaProps: spec.SchemaProps{
-							Description: "terminated says how the command ended.",
+							Description: "terminated is set once the command has ended.",
 							Ref:         ref(v1alpha1.TaskStateTerminated{}.OpenAPIModelName()),
 						},
 					},
@@ -1720,12 +1720,12 @@ func schema_leat_apis_batch_v1alpha1_TaskStateRunning(ref common.ReferenceCallba
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskStateRunning says since when a command runs.",
+				Description: "TaskStateRunning is the state of a running command.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"startedAt": {
 						SchemaProps: spec.SchemaProps{
-							Description: "startedAt is when this attempt was started.",
+							Description: "startedAt is the time at which this attempt was started.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -1741,7 +1741,7 @@ func schema_leat_apis_batch_v1alpha1_TaskStateTerminated(ref common.ReferenceCal
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskStateTerminated says how a command ended.",
+				Description: "TaskStateTerminated is the state of a command that has ended.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"exitCode": {
@@ -1754,34 +1754,34 @@ func schema_leat_apis_batch_v1alpha1_TaskStateTerminated(ref common.ReferenceCal
 					},
 					"signal": {
 						SchemaProps: spec.SchemaProps{
-							Description: "signal is the number of the signal that ended the command, if one did.",
+							Description: "signal is the number of the signal that ended the command, or 0.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"reason": {
 						SchemaProps: spec.SchemaProps{
-							Description: "reason is one word in CamelCase: Completed, Error, StartError, OOMKilled, DeadlineExceeded, WorkerCrashed.",
+							Description: "reason is the reason why the command ended, one word in CamelCase: Completed, Error, StartError, OOMKilled, DeadlineExceeded or WorkerCrashed.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Description: "message holds the last lines of the command's output when it failed, at most 4 KiB of them, or why it could not be started.",
+							Description: "message is the end of the output of a command that failed, at most 4 KiB, or the error with which it could not be started.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"startedAt": {
 						SchemaProps: spec.SchemaProps{
-							Description: "startedAt is when this attempt was started.",
+							Description: "startedAt is the time at which this attempt was started.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
 					"finishedAt": {
 						SchemaProps: spec.SchemaProps{
-							Description: "finishedAt is when this attempt ended.",
+							Description: "finishedAt is the time at which this attempt ended.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -1798,19 +1798,19 @@ func schema_leat_apis_batch_v1alpha1_TaskStateWaiting(ref common.ReferenceCallba
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskStateWaiting says why a command is not running.",
+				Description: "TaskStateWaiting is the state of a command that is waiting to be started.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"reason": {
 						SchemaProps: spec.SchemaProps{
-							Description: "reason is one word in CamelCase.",
+							Description: "reason is the reason why the command is not running, one word in CamelCase.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Description: "message is for people.",
+							Description: "message is a human-readable message about why the command is not running.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1825,12 +1825,12 @@ func schema_leat_apis_batch_v1alpha1_TaskStatus(ref common.ReferenceCallback) co
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskStatus is what is known of the run of a task.",
+				Description: "TaskStatus is the most recently observed status of a task.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"phase": {
 						SchemaProps: spec.SchemaProps{
-							Description: "phase is a summary of where the task is in its life.\n\nPossible enum values:\n - `\"Failed\"` means the command ended otherwise, as often as backoffLimit allows, or was ended. It is final.\n - `\"Pending\"` means the command is not running: the task waits for a worker, for its worker to start it, or to be started again.\n - `\"Running\"` means the command has been started on the worker, or waits there to be started again.\n - `\"Succeeded\"` means the command ended with exit code 0. It is final.",
+							Description: "phase is a summary of where the task is in its lifecycle: Pending, Running, Succeeded or Failed.\n\nPossible enum values:\n - `\"Failed\"` means that the command has failed more often than backoffLimit allows, or was terminated. It is final.\n - `\"Pending\"` means that the command is not running: the task waits for a worker, for its worker to start it, or for its next attempt.\n - `\"Running\"` means that the command has been started on the worker, or waits there for its next attempt.\n - `\"Succeeded\"` means that the command has exited with code 0. It is final.",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"Failed", "Pending", "Running", "Succeeded"},
@@ -1848,7 +1848,7 @@ func schema_leat_apis_batch_v1alpha1_TaskStatus(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions say more of the state: TaskScheduled, DisruptionTarget, and by the phase Reconciling, Complete, Failed and Stalled.",
+							Description: "conditions are the latest observations of the state of the task: TaskScheduled, DisruptionTarget, and, derived from the phase, Reconciling, Complete, Failed and Stalled.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1861,61 +1861,61 @@ func schema_leat_apis_batch_v1alpha1_TaskStatus(ref common.ReferenceCallback) co
 					},
 					"state": {
 						SchemaProps: spec.SchemaProps{
-							Description: "state is where the command is now: waiting, running, or terminated. At most one of its members is set.",
+							Description: "state is the current state of the command: waiting, running, or terminated. At most one of its members is set.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskState{}.OpenAPIModelName()),
 						},
 					},
 					"incarnation": {
 						SchemaProps: spec.SchemaProps{
-							Description: "incarnation identifies the start of the worker process that the task was bound to. A write of another incarnation is refused as a conflict. Only the binding and eviction subresources change it.",
+							Description: "incarnation identifies the worker process that the task was bound to. A status update with another incarnation is rejected with a conflict. Only the binding and eviction subresources change it.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"attempts": {
 						SchemaProps: spec.SchemaProps{
-							Description: "attempts is how often the command has been started. It never goes back.",
+							Description: "attempts is the number of times that the command has been started. It never decreases.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"disruptions": {
 						SchemaProps: spec.SchemaProps{
-							Description: "disruptions is how often the task was taken from a worker before it had finished.",
+							Description: "disruptions is the number of times that the task was removed from a worker before it had finished.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"startTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "startTime is when the command was first started.",
+							Description: "startTime is the time at which the command was first started.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
 					"completionTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "completionTime is when the task reached its final phase.",
+							Description: "completionTime is the time at which the task reached its final phase.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
 					"progress": {
 						SchemaProps: spec.SchemaProps{
-							Description: "progress is what the command says of its progress, as \"N/M\".",
+							Description: "progress is the progress that the command reports, in the form \"N/M\".",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"workerCrashes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "workerCrashes is how many times the worker was lost or restarted while the command ran. Only the eviction subresource counts it.",
+							Description: "workerCrashes is the number of times that the worker was lost or restarted while the command ran. Only the eviction subresource increments it.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"failedAttempts": {
 						SchemaProps: spec.SchemaProps{
-							Description: "failedAttempts is how many starts of the command have failed. backoffLimit bounds it. A start that a disruption ended is not counted, and an eviction keeps the count.",
+							Description: "failedAttempts is the number of attempts that failed. spec.backoffLimit limits it. Attempts that a disruption interrupted do not count. An eviction does not reset it.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -1932,19 +1932,19 @@ func schema_leat_apis_batch_v1alpha1_TaskTemplateSpec(ref common.ReferenceCallba
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskTemplateSpec is the task that a set creates.",
+				Description: "TaskTemplateSpec describes the tasks that a set creates.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Labels and annotations of the tasks.",
+							Description: "metadata contains the labels and annotations of the tasks.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(metav1.ObjectMeta{}.OpenAPIModelName()),
 						},
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Description: "spec of the tasks.",
+							Description: "spec is the specification of the tasks.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.TaskSpec{}.OpenAPIModelName()),
 						},
@@ -1962,19 +1962,19 @@ func schema_leat_apis_batch_v1alpha1_Toleration(ref common.ReferenceCallback) co
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "Toleration lets a task be bound to, or stay on, workers with any taint that matches the triple <key,value,effect>.",
+				Description: "Toleration allows a task to be bound to, and to stay on, workers with any taint that matches the triple <key,value,effect>.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"key": {
 						SchemaProps: spec.SchemaProps{
-							Description: "key is the taint key that the toleration applies to. Empty means all taint keys; operator must then be Exists.",
+							Description: "key is the taint key that the toleration applies to. Empty matches all taint keys. If the key is empty, operator must be Exists.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"operator": {
 						SchemaProps: spec.SchemaProps{
-							Description: "operator is how value relates to the taint's value: Exists or Equal (the default).\n\nPossible enum values:\n - `\"Equal\"` matches the same value.\n - `\"Exists\"` matches any value.",
+							Description: "operator is the relationship between value and the value of the taint: Exists or Equal. Defaults to Equal.\n\nPossible enum values:\n - `\"Equal\"` matches the equal value.\n - `\"Exists\"` matches all values.",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"Equal", "Exists"},
@@ -1982,14 +1982,14 @@ func schema_leat_apis_batch_v1alpha1_Toleration(ref common.ReferenceCallback) co
 					},
 					"value": {
 						SchemaProps: spec.SchemaProps{
-							Description: "value is the taint value that the toleration matches. It must be empty with operator Exists.",
+							Description: "value is the taint value that the toleration matches. If operator is Exists, value must be empty.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"effect": {
 						SchemaProps: spec.SchemaProps{
-							Description: "effect is the taint effect to match. Empty matches all effects.\n\nPossible enum values:\n - `\"NoExecute\"` keeps new tasks away and evicts those that are bound.\n - `\"NoSchedule\"` keeps new tasks away.\n - `\"PreferNoSchedule\"` keeps new tasks away while another worker has room.",
+							Description: "effect is the taint effect that the toleration matches: NoSchedule, PreferNoSchedule or NoExecute. Empty matches all effects.\n\nPossible enum values:\n - `\"NoExecute\"` does not allow new tasks on the worker, and evicts the tasks that are bound to it.\n - `\"NoSchedule\"` does not allow new tasks on the worker.\n - `\"PreferNoSchedule\"` allows new tasks on the worker only if no other worker has room for them.",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"NoExecute", "NoSchedule", "PreferNoSchedule"},
@@ -1997,7 +1997,7 @@ func schema_leat_apis_batch_v1alpha1_Toleration(ref common.ReferenceCallback) co
 					},
 					"tolerationSeconds": {
 						SchemaProps: spec.SchemaProps{
-							Description: "tolerationSeconds is how long a NoExecute taint is tolerated, in seconds. Unset: for ever; zero and negative values: not at all. effect must be NoExecute.",
+							Description: "tolerationSeconds is the time in seconds that a NoExecute taint is tolerated before the task is evicted. If unset, the taint is tolerated forever. Zero and negative values evict the task at once. effect must be NoExecute.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -2038,14 +2038,14 @@ func schema_leat_apis_batch_v1alpha1_Worker(ref common.ReferenceCallback) common
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Description: "spec is what others want of the worker.",
+							Description: "spec is the desired state of the worker, set by administrators and controllers.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.WorkerSpec{}.OpenAPIModelName()),
 						},
 					},
 					"status": {
 						SchemaProps: spec.SchemaProps{
-							Description: "status is what the worker says of itself.",
+							Description: "status is the state that the worker reports.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.WorkerStatus{}.OpenAPIModelName()),
 						},
@@ -2062,7 +2062,7 @@ func schema_leat_apis_batch_v1alpha1_WorkerEndpoint(ref common.ReferenceCallback
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "WorkerEndpoint is where a worker serves logs, by TLS.",
+				Description: "WorkerEndpoint is the address at which a worker serves logs over TLS.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"host": {
@@ -2083,7 +2083,7 @@ func schema_leat_apis_batch_v1alpha1_WorkerEndpoint(ref common.ReferenceCallback
 					},
 					"caBundle": {
 						SchemaProps: spec.SchemaProps{
-							Description: "caBundle is the certificates, in PEM and at most 16 KiB, that the certificate of the worker is verified with, for the name leat-worker. A worker makes a certificate of its own at each start.",
+							Description: "caBundle is a PEM-encoded CA bundle of at most 16 KiB that verifies the serving certificate of the worker, which is issued for the name leat-worker. A worker generates a new certificate each time it starts.",
 							Type:        []string{"string"},
 							Format:      "byte",
 						},
@@ -2111,28 +2111,28 @@ func schema_leat_apis_batch_v1alpha1_WorkerInfo(ref common.ReferenceCallback) co
 					},
 					"os": {
 						SchemaProps: spec.SchemaProps{
-							Description: "os is the operating system, as Go names it: \"linux\".",
+							Description: "os is the operating system, as named by Go, such as \"linux\".",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"arch": {
 						SchemaProps: spec.SchemaProps{
-							Description: "arch is the processor architecture, as Go names it: \"amd64\".",
+							Description: "arch is the processor architecture, as named by Go, such as \"amd64\".",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"hostname": {
 						SchemaProps: spec.SchemaProps{
-							Description: "hostname of the worker's machine or container.",
+							Description: "hostname of the machine or container of the worker.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"bootID": {
 						SchemaProps: spec.SchemaProps{
-							Description: "bootID identifies the start of the worker's machine.",
+							Description: "bootID identifies the boot of the machine.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -2147,7 +2147,7 @@ func schema_leat_apis_batch_v1alpha1_WorkerLease(ref common.ReferenceCallback) c
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "WorkerLease is renewed by the worker of the same name as a sign of life. It cannot be watched: heartbeats are nobody's event.",
+				Description: "WorkerLease is renewed by the worker of the same name as its heartbeat. It cannot be watched, because no component reacts to single heartbeats.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -2173,7 +2173,7 @@ func schema_leat_apis_batch_v1alpha1_WorkerLease(ref common.ReferenceCallback) c
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Description: "spec is who holds the lease, and since when.",
+							Description: "spec is the holder of the lease and the time of its renewal.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.WorkerLeaseSpec{}.OpenAPIModelName()),
 						},
@@ -2240,19 +2240,19 @@ func schema_leat_apis_batch_v1alpha1_WorkerLeaseSpec(ref common.ReferenceCallbac
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "WorkerLeaseSpec is who holds a lease, and since when.",
+				Description: "WorkerLeaseSpec describes the holder of a lease and the time of its renewal.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"holderIdentity": {
 						SchemaProps: spec.SchemaProps{
-							Description: "holderIdentity is the incarnation of the worker.",
+							Description: "holderIdentity is the incarnation of the worker that renews the lease.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"leaseDurationSeconds": {
 						SchemaProps: spec.SchemaProps{
-							Description: "leaseDurationSeconds is how long the worker counts as alive after renewTime, in seconds.",
+							Description: "leaseDurationSeconds is the time in seconds after renewTime for which the worker is considered alive. Defaults to 40.",
 							Default:     40,
 							Type:        []string{"integer"},
 							Format:      "int32",
@@ -2260,7 +2260,7 @@ func schema_leat_apis_batch_v1alpha1_WorkerLeaseSpec(ref common.ReferenceCallbac
 					},
 					"renewTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "renewTime is when the worker renewed the lease last.",
+							Description: "renewTime is the time at which the worker last renewed the lease.",
 							Ref:         ref(metav1.MicroTime{}.OpenAPIModelName()),
 						},
 					},
@@ -2326,12 +2326,12 @@ func schema_leat_apis_batch_v1alpha1_WorkerSpec(ref common.ReferenceCallback) co
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "WorkerSpec is what others want of a worker.",
+				Description: "WorkerSpec describes the desired state of a worker.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"unschedulable": {
 						SchemaProps: spec.SchemaProps{
-							Description: "unschedulable keeps new tasks away. Tasks that are bound go on.",
+							Description: "unschedulable prevents new tasks from being bound to the worker. Tasks that are bound to it continue. Defaults to false.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
@@ -2343,7 +2343,7 @@ func schema_leat_apis_batch_v1alpha1_WorkerSpec(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "taints keep tasks that do not tolerate them away.",
+							Description: "taints are the taints of the worker. They apply to tasks that do not tolerate them.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -2356,7 +2356,7 @@ func schema_leat_apis_batch_v1alpha1_WorkerSpec(ref common.ReferenceCallback) co
 					},
 					"denied": {
 						SchemaProps: spec.SchemaProps{
-							Description: "denied takes all rights from the credentials of the worker, for example when its key was stolen: its requests are refused and it is bound no tasks. A denied worker is kept, however long it is silent, and cannot be deleted while its namespace exists.",
+							Description: "denied revokes the credentials of the worker, for example after its key was stolen: its requests are rejected and no tasks are bound to it. A denied worker is not removed when its lease expires, and cannot be deleted while its namespace exists. Defaults to false.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
@@ -2373,12 +2373,12 @@ func schema_leat_apis_batch_v1alpha1_WorkerStatus(ref common.ReferenceCallback) 
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "WorkerStatus is what a worker says of itself.",
+				Description: "WorkerStatus is the state that a worker reports.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"capacity": {
 						SchemaProps: spec.SchemaProps{
-							Description: "capacity is all that the worker has.",
+							Description: "capacity is the total amount of resources of the worker.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -2392,7 +2392,7 @@ func schema_leat_apis_batch_v1alpha1_WorkerStatus(ref common.ReferenceCallback) 
 					},
 					"allocatable": {
 						SchemaProps: spec.SchemaProps{
-							Description: "allocatable is what of it tasks may use.",
+							Description: "allocatable is the amount of resources that are available for tasks.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -2416,7 +2416,7 @@ func schema_leat_apis_batch_v1alpha1_WorkerStatus(ref common.ReferenceCallback) 
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions are the state of the worker: Ready.",
+							Description: "conditions are the latest observations of the state of the worker: Ready and ResourcePressure.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -2429,14 +2429,14 @@ func schema_leat_apis_batch_v1alpha1_WorkerStatus(ref common.ReferenceCallback) 
 					},
 					"incarnation": {
 						SchemaProps: spec.SchemaProps{
-							Description: "incarnation identifies this start of the worker process. A process that starts sets a new one.",
+							Description: "incarnation identifies the process of the worker. Each process sets a new one when it starts.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"runningTasks": {
 						SchemaProps: spec.SchemaProps{
-							Description: "runningTasks is how many tasks the worker runs, as it last said.",
+							Description: "runningTasks is the number of tasks that the worker last reported as running.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -2450,7 +2450,7 @@ func schema_leat_apis_batch_v1alpha1_WorkerStatus(ref common.ReferenceCallback) 
 					},
 					"endpoint": {
 						SchemaProps: spec.SchemaProps{
-							Description: "endpoint is where the worker serves the logs of its tasks. Unset: it serves none.",
+							Description: "endpoint is the address at which the worker serves the logs of its tasks. If unset, the worker serves no logs.",
 							Ref:         ref(v1alpha1.WorkerEndpoint{}.OpenAPIModelName()),
 						},
 					},

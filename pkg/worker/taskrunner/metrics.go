@@ -74,7 +74,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 		}, []string{"outcome"})),
 		returned: register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leat_worker_tasks_returned_total",
-			Help: "Tasks that were given back because the worker could not start their commands, " +
+			Help: "Tasks that the worker evicted because it lacked the resources to start their commands, " +
 				"by reason (TooManyOpenFiles, TooManyProcesses, OutOfMemory, NoSpace).",
 		}, []string{"reason"})),
 	}

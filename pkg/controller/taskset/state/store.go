@@ -52,8 +52,8 @@ type taskEvent struct {
 	at time.Time
 }
 
-// setsOfName is what is known of the sets of one name. There may be several, because the tasks of a deleted set may be
-// left when another set takes its name.
+// setsOfName holds the states of the sets of one name. There may be several, because tasks of a deleted set may remain
+// when another set has its name.
 type setsOfName struct {
 	// observed is the set of that name that exists, nil if none does.
 	observed *batch.TaskSet

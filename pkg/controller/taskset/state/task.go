@@ -175,7 +175,7 @@ func (t *TrackedTask) NeedsDeletion() bool { return !t.gone && !t.deletionReques
 // HasDeletionTimestamp reports whether the task is being deleted.
 func (t *TrackedTask) HasDeletionTimestamp() bool { return t.deletionTimestamp }
 
-// observe updates the task. It ignores an event that is older than what is known: a finished task never starts again.
+// observe updates the task. It ignores an event that is older than the state: a finished task never starts again.
 func (t *TrackedTask) observe(task *batch.Task) {
 	if t.phase.Finished() && !task.Status.Phase.Finished() {
 		return

@@ -21,11 +21,11 @@ package v1alpha1
 // EnvVarApplyConfiguration represents a declarative configuration of the EnvVar type for use
 // with apply.
 //
-// EnvVar is a variable in the environment of the command.
+// EnvVar is an environment variable of the command.
 type EnvVarApplyConfiguration struct {
-	// name of the variable: any printable ASCII characters except '='.
+	// name of the variable. It may consist of any printable ASCII characters except '='.
 	Name *string `json:"name,omitempty"`
-	// value of the variable. References $(NAME) are expanded from the variables before it in the list.
+	// value of the variable. References $(NAME) are expanded from the variables before it in the list. Defaults to "".
 	Value *string `json:"value,omitempty"`
 }
 

@@ -21,14 +21,14 @@ package v1alpha1
 // IndexNumbersApplyConfiguration represents a declarative configuration of the IndexNumbers type for use
 // with apply.
 //
-// IndexNumbers are the numbers of the indexes of a set: a list, or a first number and a step.
+// IndexNumbers specifies the numbers of the indexes of a set, either as a list or as a first number and a step.
 type IndexNumbersApplyConfiguration struct {
-	// first is the number of index 0. It defaults to 0.
+	// first is the number of index 0. Defaults to 0.
 	First *int32 `json:"first,omitempty"`
-	// step is how much the number grows from each index to the next. It defaults to 1.
+	// step is the difference between the numbers of an index and the next. Defaults to 1.
 	Step *int32 `json:"step,omitempty"`
-	// list are the numbers of all indexes, ascending: one for each, in place of first and step. At most 10000.
-	// completions default to how many there are, and must be as many.
+	// list contains the numbers of all indexes in ascending order. It replaces first and step. completions defaults to the
+	// length of the list, and must equal it. At most 10000 numbers are allowed.
 	List []int32 `json:"list,omitempty"`
 }
 

@@ -21,9 +21,9 @@ package v1alpha1
 // SuccessPolicyApplyConfiguration represents a declarative configuration of the SuccessPolicy type for use
 // with apply.
 //
-// SuccessPolicy says when a set succeeds before all its indexes have.
+// SuccessPolicy describes when a set succeeds before all its indexes have succeeded.
 type SuccessPolicyApplyConfiguration struct {
-	// rules are tried in order; the first that is met makes the set succeed.
+	// rules are evaluated in order. The set succeeds when one of them is met.
 	Rules []SuccessPolicyRuleApplyConfiguration `json:"rules,omitempty"`
 }
 

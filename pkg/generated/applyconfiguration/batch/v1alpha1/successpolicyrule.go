@@ -21,12 +21,13 @@ package v1alpha1
 // SuccessPolicyRuleApplyConfiguration represents a declarative configuration of the SuccessPolicyRule type for use
 // with apply.
 //
-// SuccessPolicyRule is met when enough of the named indexes have succeeded. At least one member must be set.
+// SuccessPolicyRule describes the indexes that must succeed for the set to succeed. At least one of its fields must be
+// set.
 type SuccessPolicyRuleApplyConfiguration struct {
-	// succeededIndexes are the indexes that must have succeeded, all of them unless succeededCount says how many:
-	// numbers and ranges, ascending, like "1,3-5,7".
+	// succeededIndexes are the indexes that must succeed: all of them, or succeededCount of them if that is set. The
+	// format is numbers and ranges in ascending order, such as "1,3-5,7".
 	SucceededIndexes *string `json:"succeededIndexes,omitempty"`
-	// succeededCount is how many indexes, of succeededIndexes or of all, must have succeeded.
+	// succeededCount is the number of indexes that must succeed, of succeededIndexes if that is set, otherwise of all.
 	SucceededCount *int32 `json:"succeededCount,omitempty"`
 }
 

@@ -26,15 +26,15 @@ import (
 // TaintApplyConfiguration represents a declarative configuration of the Taint type for use
 // with apply.
 //
-// Taint keeps tasks that do not tolerate it away from a worker.
+// Taint has an effect on all tasks that do not tolerate it.
 type TaintApplyConfiguration struct {
 	// key of the taint.
 	Key *string `json:"key,omitempty"`
 	// value of the taint.
 	Value *string `json:"value,omitempty"`
-	// effect on tasks that do not tolerate the taint.
+	// effect of the taint on tasks that do not tolerate it: NoSchedule, PreferNoSchedule or NoExecute.
 	Effect *batchv1alpha1.TaintEffect `json:"effect,omitempty"`
-	// timeAdded is when the taint was added; tolerationSeconds count from it.
+	// timeAdded is the time at which the taint was added. tolerationSeconds is relative to it.
 	TimeAdded *v1.Time `json:"timeAdded,omitempty"`
 }
 

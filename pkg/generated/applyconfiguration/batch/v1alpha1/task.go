@@ -30,18 +30,18 @@ import (
 // TaskApplyConfiguration represents a declarative configuration of the Task type for use
 // with apply.
 //
-// Task is a command that runs, to completion, on one worker. The command runs in the filesystem, and with the identity
-// and the environment, of the worker process that the task is bound to: whoever may create tasks in a namespace can run
-// commands on the workers of that namespace.
+// Task is a command that runs, to completion, on one worker. It runs with the filesystem, the user and the environment
+// of the worker process. Anyone who may create tasks in a namespace can therefore run commands on the workers of that
+// namespace.
 type TaskApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
 	// Standard object's metadata.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec is what to run and where it may run.
+	// spec is the specification of the desired behavior of the task.
 	Spec *TaskSpecApplyConfiguration `json:"spec,omitempty"`
-	// status is what is known of the run. It is written by the worker that the task is bound to and by the
-	// scheduler, through the status subresource.
+	// status is the most recently observed status of the task. The scheduler writes it until the task is bound, then the
+	// worker does.
 	Status *TaskStatusApplyConfiguration `json:"status,omitempty"`
 }
 

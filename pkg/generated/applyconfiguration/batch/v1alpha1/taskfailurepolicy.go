@@ -21,9 +21,9 @@ package v1alpha1
 // TaskFailurePolicyApplyConfiguration represents a declarative configuration of the TaskFailurePolicy type for use
 // with apply.
 //
-// TaskFailurePolicy says what failed tasks mean.
+// TaskFailurePolicy describes how failed tasks are handled.
 type TaskFailurePolicyApplyConfiguration struct {
-	// rules are tried in order; the first that matches decides.
+	// rules are evaluated in order. The first rule that matches a failed task determines the action.
 	Rules []TaskFailurePolicyRuleApplyConfiguration `json:"rules,omitempty"`
 }
 

@@ -25,11 +25,11 @@ import (
 // TaskFailurePolicyOnExitCodesRequirementApplyConfiguration represents a declarative configuration of the TaskFailurePolicyOnExitCodesRequirement type for use
 // with apply.
 //
-// TaskFailurePolicyOnExitCodesRequirement matches a failed task by exit code.
+// TaskFailurePolicyOnExitCodesRequirement matches failed tasks by exit code.
 type TaskFailurePolicyOnExitCodesRequirementApplyConfiguration struct {
-	// operator is In or NotIn.
+	// operator is the relationship between the exit code and values: In or NotIn.
 	Operator *batchv1alpha1.TaskFailurePolicyOnExitCodesOperator `json:"operator,omitempty"`
-	// values are exit codes, ascending and without duplicates. 0 is not allowed with In.
+	// values is the list of exit codes, in ascending order and without duplicates. 0 is not allowed with operator In.
 	Values []int32 `json:"values,omitempty"`
 }
 

@@ -25,11 +25,11 @@ import (
 // TaskFailurePolicyOnTaskConditionsPatternApplyConfiguration represents a declarative configuration of the TaskFailurePolicyOnTaskConditionsPattern type for use
 // with apply.
 //
-// TaskFailurePolicyOnTaskConditionsPattern matches a failed task by one of its conditions.
+// TaskFailurePolicyOnTaskConditionsPattern matches failed tasks by a condition.
 type TaskFailurePolicyOnTaskConditionsPatternApplyConfiguration struct {
 	// type of the condition.
 	Type *string `json:"type,omitempty"`
-	// status of the condition, True by default.
+	// status of the condition. Defaults to True.
 	Status *v1.ConditionStatus `json:"status,omitempty"`
 }
 

@@ -25,14 +25,14 @@ import (
 // TaskFailurePolicyRuleApplyConfiguration represents a declarative configuration of the TaskFailurePolicyRule type for use
 // with apply.
 //
-// TaskFailurePolicyRule matches a failed task by its exit code or by its conditions. One of onExitCodes and
-// onTaskConditions must be set.
+// TaskFailurePolicyRule describes which failed tasks it matches and what happens to them. Exactly one of onExitCodes
+// and onTaskConditions must be set.
 type TaskFailurePolicyRuleApplyConfiguration struct {
-	// action is what happens when the rule matches.
+	// action is what happens when the rule matches: FailTaskSet, FailIndex, Ignore or Count.
 	Action *batchv1alpha1.TaskFailurePolicyAction `json:"action,omitempty"`
-	// onExitCodes matches by exit code.
+	// onExitCodes matches tasks by exit code.
 	OnExitCodes *TaskFailurePolicyOnExitCodesRequirementApplyConfiguration `json:"onExitCodes,omitempty"`
-	// onTaskConditions matches by conditions; one that matches is enough.
+	// onTaskConditions matches tasks by condition. The rule matches if any of the patterns does.
 	OnTaskConditions []TaskFailurePolicyOnTaskConditionsPatternApplyConfiguration `json:"onTaskConditions,omitempty"`
 }
 

@@ -30,16 +30,16 @@ import (
 // TaskQueueApplyConfiguration represents a declarative configuration of the TaskQueue type for use
 // with apply.
 //
-// TaskQueue says how the tasks that name it share the workers of their namespace. A queue that tasks name but that has no
-// object behaves as one with default values.
+// TaskQueue configures how the tasks that name it share the workers of their namespace. A queue that tasks name and
+// that has no TaskQueue object has the default values.
 type TaskQueueApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
 	// Standard object's metadata.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec is the queue's share and limits.
+	// spec is the specification of the share and the limits of the queue.
 	Spec *TaskQueueSpecApplyConfiguration `json:"spec,omitempty"`
-	// status is what waits and runs.
+	// status is the most recently observed status of the queue.
 	Status *TaskQueueStatusApplyConfiguration `json:"status,omitempty"`
 }
 

@@ -25,9 +25,10 @@ import (
 // TaskQueueResourcesApplyConfiguration represents a declarative configuration of the TaskQueueResources type for use
 // with apply.
 //
-// TaskQueueResources limit what the running tasks of a queue may request.
+// TaskQueueResources describes the limits of the resources that the running tasks of a queue request.
 type TaskQueueResourcesApplyConfiguration struct {
-	// limits is how much of each resource the running tasks may request together. A resource without a limit is free.
+	// limits are the maximum amounts of resources that the running tasks of the queue may request together. A resource
+	// that is not listed has no limit.
 	Limits *batchv1alpha1.ResourceList `json:"limits,omitempty"`
 }
 

@@ -25,18 +25,21 @@ import (
 // TaskQueueSpecApplyConfiguration represents a declarative configuration of the TaskQueueSpec type for use
 // with apply.
 //
-// TaskQueueSpec is a queue's share and limits.
+// TaskQueueSpec describes the share and the limits of a queue.
 type TaskQueueSpecApplyConfiguration struct {
-	// weight is the queue's part, relative to the other queues of the namespace, when there is more to run than room.
+	// weight is the share of the queue, relative to the other queues of the namespace, while there are more tasks than the
+	// workers can run. Defaults to 1.
 	Weight *int32 `json:"weight,omitempty"`
-	// maxRunningTasks is how many tasks of the queue may be bound and unfinished at a time. Unset: no limit.
+	// maxRunningTasks is the maximum number of tasks of the queue that are bound to a worker and unfinished at any given
+	// time. If unset, there is no limit.
 	MaxRunningTasks *int32 `json:"maxRunningTasks,omitempty"`
-	// resources limit what the running tasks of the queue may request together.
+	// resources are the limits of the resources that the running tasks of the queue request.
 	Resources *TaskQueueResourcesApplyConfiguration `json:"resources,omitempty"`
-	// maxPendingTasks is how many tasks of the queue may wait; past it, creating a task is answered 429 with a time to
-	// wait. It may be overshot by the creates in flight on each server. Unset: no limit.
+	// maxPendingTasks is the maximum number of tasks of the queue that wait. If the queue is full, the server responds to
+	// the creation of a task with status 429 and Retry-After. Concurrent requests to several servers may exceed it
+	// slightly. If unset, there is no limit.
 	MaxPendingTasks *int32 `json:"maxPendingTasks,omitempty"`
-	// stopPolicy is whether the queue starts tasks: None (the default), Hold, HoldAndDrain.
+	// stopPolicy determines whether the tasks of the queue are started: None, Hold or HoldAndDrain. Defaults to None.
 	StopPolicy *batchv1alpha1.StopPolicy `json:"stopPolicy,omitempty"`
 }
 

@@ -27,17 +27,17 @@ import (
 // TaskQueueStatusApplyConfiguration represents a declarative configuration of the TaskQueueStatus type for use
 // with apply.
 //
-// TaskQueueStatus is what waits and runs in a queue.
+// TaskQueueStatus is the most recently observed status of a queue.
 type TaskQueueStatusApplyConfiguration struct {
-	// pending is how many tasks wait for a worker.
+	// pending is the number of tasks that wait for a worker.
 	Pending *int32 `json:"pending,omitempty"`
-	// running is how many tasks are bound to a worker and have not finished.
+	// running is the number of tasks that are bound to a worker and unfinished.
 	Running *int32 `json:"running,omitempty"`
-	// used is what the running tasks request together.
+	// used is the sum of the resources that the running tasks request.
 	Used *batchv1alpha1.ResourceList `json:"used,omitempty"`
-	// oldestPendingTime is when the oldest task that waits was created.
+	// oldestPendingTime is the creation time of the oldest task that waits.
 	OldestPendingTime *v1.Time `json:"oldestPendingTime,omitempty"`
-	// conditions are the state of the queue: Active.
+	// conditions are the latest observations of the state of the queue: Active.
 	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 }
 

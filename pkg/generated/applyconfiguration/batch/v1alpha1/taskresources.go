@@ -25,9 +25,9 @@ import (
 // TaskResourcesApplyConfiguration represents a declarative configuration of the TaskResources type for use
 // with apply.
 //
-// TaskResources is what a task asks of a worker.
+// TaskResources describes the compute resources that a task needs.
 type TaskResourcesApplyConfiguration struct {
-	// requests is how much of each resource must be free on a worker for the task to be bound to it.
+	// requests are the amounts of resources that a worker must have free for the task to be bound to it.
 	Requests *batchv1alpha1.ResourceList `json:"requests,omitempty"`
 }
 

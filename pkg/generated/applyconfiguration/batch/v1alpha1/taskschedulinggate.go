@@ -21,9 +21,9 @@ package v1alpha1
 // TaskSchedulingGateApplyConfiguration represents a declarative configuration of the TaskSchedulingGate type for use
 // with apply.
 //
-// TaskSchedulingGate holds a task back from being bound.
+// TaskSchedulingGate prevents the scheduler from binding a task.
 type TaskSchedulingGateApplyConfiguration struct {
-	// name of the gate. It must be unique within the task.
+	// name of the scheduling gate. It must be unique within the task.
 	Name *string `json:"name,omitempty"`
 }
 

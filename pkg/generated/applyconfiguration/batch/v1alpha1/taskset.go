@@ -30,16 +30,17 @@ import (
 // TaskSetApplyConfiguration represents a declarative configuration of the TaskSet type for use
 // with apply.
 //
-// TaskSet runs one command many times, as an indexed Job does: a set of a million completions is one object, and tasks
-// exist for at most parallelism indexes, and a short queue of ready ones, at a time.
+// TaskSet runs one command many times, as an indexed Job does. A set of a million completions is one object. Tasks
+// exist only for the indexes that are running, at most parallelism, for those that have finished and are not counted
+// yet, and for the latest 100 failures.
 type TaskSetApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
 	// Standard object's metadata.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec is what the set should do.
+	// spec is the specification of the desired behavior of the set.
 	Spec *TaskSetSpecApplyConfiguration `json:"spec,omitempty"`
-	// status is how far the set has come.
+	// status is the most recently observed status of the set.
 	Status *TaskSetStatusApplyConfiguration `json:"status,omitempty"`
 }
 

@@ -26,55 +26,60 @@ import (
 // TaskSetSpecApplyConfiguration represents a declarative configuration of the TaskSetSpec type for use
 // with apply.
 //
-// TaskSetSpec is what a task set should do.
+// TaskSetSpec describes how a set runs its tasks. After creation, completionMode, backoffLimitPerIndex,
+// taskFailurePolicy, successPolicy, selector, items, indexNumbers and, except for its spec.priority, template are
+// immutable.
 type TaskSetSpecApplyConfiguration struct {
-	// parallelism is how many tasks of the set run at a time, at most.
+	// parallelism is the maximum number of tasks that the set runs at any given time. Defaults to 1.
 	Parallelism *int32 `json:"parallelism,omitempty"`
-	// completions is how many tasks must succeed. Unset, with parallelism set, any task that succeeds signals that the
-	// set is done. It defaults to 1 when parallelism is unset too. It can be changed only together with parallelism, to the
-	// same value, in Indexed mode.
+	// completions is the number of tasks that must succeed. If it is unset and parallelism is set, the success of any task
+	// completes the set. Defaults to 1 if parallelism is unset too. It can be changed only in Indexed mode, together with
+	// parallelism and to the same value.
 	Completions *int32 `json:"completions,omitempty"`
-	// completionMode is how tasks are told apart: NonIndexed (the default) or Indexed.
+	// completionMode specifies how task completions are tracked: NonIndexed or Indexed. Defaults to NonIndexed.
 	CompletionMode *batchv1alpha1.CompletionMode `json:"completionMode,omitempty"`
-	// backoffLimit is how many failed tasks make the set fail. It defaults to 6, or to 2147483647 when
-	// backoffLimitPerIndex is set.
+	// backoffLimit is the number of failed tasks after which one more failure makes the set fail. Defaults to 6, or to
+	// 2147483647 if backoffLimitPerIndex is set.
 	BackoffLimit *int32 `json:"backoffLimit,omitempty"`
-	// backoffLimitPerIndex is how many failed tasks of one index make that index fail, while others go on. Only in
-	// Indexed mode.
+	// backoffLimitPerIndex is the number of failed tasks of one index after which one more failure makes this index fail.
+	// Other indexes continue. It can be set only in Indexed mode.
 	BackoffLimitPerIndex *int32 `json:"backoffLimitPerIndex,omitempty"`
-	// maxFailedIndexes is how many failed indexes make the set fail. Only with backoffLimitPerIndex.
+	// maxFailedIndexes is the number of failed indexes after which one more makes the set fail. It can be set only if
+	// backoffLimitPerIndex is set.
 	MaxFailedIndexes *int32 `json:"maxFailedIndexes,omitempty"`
-	// taskFailurePolicy says what a failed task means, by its exit code or its conditions. Without a rule that matches it
+	// taskFailurePolicy specifies how failed tasks are handled, by exit code or condition. A failure that no rule matches
 	// counts towards backoffLimit.
 	TaskFailurePolicy *TaskFailurePolicyApplyConfiguration `json:"taskFailurePolicy,omitempty"`
-	// successPolicy says when the set succeeds before all indexes have. Only in Indexed mode.
+	// successPolicy specifies when the set succeeds before all indexes have succeeded. It can be set only in Indexed mode.
 	SuccessPolicy *SuccessPolicyApplyConfiguration `json:"successPolicy,omitempty"`
-	// activeDeadlineSeconds is how long the set may be active, in seconds from its startTime. Past it the set fails with
-	// reason DeadlineExceeded.
+	// activeDeadlineSeconds is the time in seconds, relative to status.startTime, that the set may be continuously active.
+	// After that time, the set fails with reason DeadlineExceeded. Suspending the set resets the time. If unset, there is
+	// no deadline.
 	ActiveDeadlineSeconds *int64 `json:"activeDeadlineSeconds,omitempty"`
-	// ttlSecondsAfterFinished is when a finished set is deleted, with its tasks, in seconds after it has finished. Unset:
-	// never.
+	// ttlSecondsAfterFinished limits the lifetime of a set that has finished. The set and its tasks are deleted that many
+	// seconds after it has finished. Zero deletes them at once. If unset, they are not deleted automatically.
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
-	// suspend, when true, ends the tasks of the set that run and starts no more until it is false again.
+	// suspend specifies whether the set is suspended. While it is true, the running tasks of the set are deleted and no
+	// new ones are created. Defaults to false.
 	Suspend *bool `json:"suspend,omitempty"`
-	// queueName is the queue of all tasks of the set. The template must not name another. It can be changed while no task
-	// of the set runs, has succeeded or has failed; the tasks that wait follow.
+	// queueName is the queue of all tasks of the set. The template must not specify another. It can be changed while no
+	// task of the set is running, has succeeded or has failed. Waiting tasks move to the new queue. Defaults to "default".
 	QueueName *string `json:"queueName,omitempty"`
-	// selector matches the tasks of the set. It is generated; leave it unset.
+	// selector is a label query that matches the tasks of the set. The server generates it. Leave it unset.
 	Selector *v1.LabelSelectorApplyConfiguration `json:"selector,omitempty"`
-	// template is the task that is created for each index. Its spec.priority can be changed as queueName can, all else
-	// cannot.
+	// template describes the tasks that are created. spec.priority can be changed while queueName can be. Everything else
+	// is immutable.
 	Template *TaskTemplateSpecApplyConfiguration `json:"template,omitempty"`
-	// items are what the tasks of a set work on, one for each index, such as the lines of a file. The task of index i
-	// finds item i in its variable TASK_ITEM, and as $(TASK_ITEM) in its command. completions default to how many items
-	// there are, and must be as many. At most 100000 items, of 65536 bytes each, and 1 MiB together when each
-	// is a line. Only in Indexed mode.
+	// items are the inputs of the tasks, one per index, such as the lines of a file. The task of index i has item i in its
+	// variable TASK_ITEM, which its command can refer to as $(TASK_ITEM). completions defaults to the number of items, and
+	// must equal it. At most 100000 items of 65536 bytes each are allowed. All items, with one byte added for each, and
+	// command, args and env of the template must not exceed 1 MiB together. It can be set only in Indexed mode.
 	Items []string `json:"items,omitempty"`
-	// cancelled, once true, ends the tasks of the set and makes it fail with reason Cancelled. The set stays, with what
-	// has succeeded and failed until then. It cannot be set to false again.
+	// cancelled ends the running tasks of the set and makes it fail with reason Cancelled. The set remains, with the
+	// successes and failures until then. Once true, it cannot be set to false.
 	Cancelled *bool `json:"cancelled,omitempty"`
-	// indexNumbers say which number the task of each index finds in its variable TASK_INDEX. Unset, it is the index.
-	// JOB_COMPLETION_INDEX is the index in any case. Only in Indexed mode.
+	// indexNumbers specifies the number that each index has in the variable TASK_INDEX of its task. Defaults to the index.
+	// JOB_COMPLETION_INDEX is always the index. It can be set only in Indexed mode.
 	IndexNumbers *IndexNumbersApplyConfiguration `json:"indexNumbers,omitempty"`
 }
 

@@ -26,32 +26,33 @@ import (
 // TaskSetStatusApplyConfiguration represents a declarative configuration of the TaskSetStatus type for use
 // with apply.
 //
-// TaskSetStatus is how far a set has come.
+// TaskSetStatus is the most recently observed status of a set.
 type TaskSetStatusApplyConfiguration struct {
-	// active is how many tasks of the set exist, have not finished and are not being deleted.
+	// active is the number of tasks of the set that are unfinished and not being deleted.
 	Active *int32 `json:"active,omitempty"`
-	// ready is how many of the active tasks run.
+	// ready is the number of active tasks that are running.
 	Ready *int32 `json:"ready,omitempty"`
-	// succeeded is how many indexes have succeeded.
+	// succeeded is the number of indexes that have succeeded.
 	Succeeded *int32 `json:"succeeded,omitempty"`
-	// failed is how many tasks have failed.
+	// failed is the number of tasks that have failed.
 	Failed *int32 `json:"failed,omitempty"`
-	// terminating is how many tasks of the set are being deleted and have not finished.
+	// terminating is the number of tasks of the set that are being deleted and unfinished.
 	Terminating *int32 `json:"terminating,omitempty"`
-	// completedIndexes are the indexes that have succeeded: numbers and ranges, ascending, like "1,3-5,7".
+	// completedIndexes are the indexes that have succeeded, as numbers and ranges in ascending order, such as "1,3-5,7".
 	CompletedIndexes *string `json:"completedIndexes,omitempty"`
-	// failedIndexes are the indexes that have failed, written as completedIndexes. Set only with backoffLimitPerIndex.
+	// failedIndexes are the indexes that have failed, in the format of completedIndexes. It is set only if
+	// backoffLimitPerIndex is set.
 	FailedIndexes *string `json:"failedIndexes,omitempty"`
-	// startTime is when the set was started, or resumed last.
+	// startTime is the time at which the set was started or last resumed.
 	StartTime *v1.Time `json:"startTime,omitempty"`
-	// completionTime is when the set became complete. It is not set when the set fails.
+	// completionTime is the time at which the set succeeded. It is not set if the set fails.
 	CompletionTime *v1.Time `json:"completionTime,omitempty"`
-	// conditions are the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget, SuccessCriteriaMet,
-	// ReplicaFailure, Reconciling.
+	// conditions are the latest observations of the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget,
+	// SuccessCriteriaMet, ReplicaFailure and Reconciling.
 	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
-	// indexFailures are the indexes that have failed and are to be tried again, each with how many of its tasks have been
-	// counted in failed: pairs, ascending by index, like "3:1,17:2". By them a failed task is counted once, whenever the
-	// controller is interrupted. An index that has succeeded, or failed for good, is not among them.
+	// indexFailures are the indexes that have failed and will be retried, each with the number of its tasks that are
+	// counted in failed. The format is pairs in ascending order, such as "3:1,17:2". The controller uses it to count each
+	// failed task exactly once, even if it is interrupted. Indexes that have succeeded or finally failed are not listed.
 	IndexFailures *string `json:"indexFailures,omitempty"`
 }
 

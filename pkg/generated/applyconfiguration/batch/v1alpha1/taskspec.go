@@ -21,53 +21,58 @@ package v1alpha1
 // TaskSpecApplyConfiguration represents a declarative configuration of the TaskSpec type for use
 // with apply.
 //
-// TaskSpec is what to run and where it may run. Once the task exists only schedulingGates (removed, never added),
-// activeDeadlineSeconds (set or shortened), tolerations (added), crashLimit, ttlSecondsAfterFinished and, while the task
-// waits for a worker, priority and queueName can be changed.
+// TaskSpec describes the command and the worker that it needs. After creation, these fields can be changed:
+// schedulingGates (remove only), activeDeadlineSeconds (set or shorten), tolerations (add only), crashLimit,
+// ttlSecondsAfterFinished, and, until the task is bound to a worker, priority and queueName.
 type TaskSpecApplyConfiguration struct {
-	// queueName is the TaskQueue, in the task's namespace, that the task waits in. A queue without an object behaves
-	// as one with default values. It can be changed while the task is not bound to a worker.
+	// queueName is the name of the TaskQueue, in the namespace of the task, that the task waits in. A queue without a
+	// TaskQueue object has the default values. It can be changed until the task is bound to a worker. Defaults to
+	// "default".
 	QueueName *string `json:"queueName,omitempty"`
-	// workerName is the worker that the task is bound to, empty while it waits. It is set only through the binding
-	// subresource and cleared only through the eviction subresource.
+	// workerName is the name of the worker that the task is bound to. It is empty while the task waits. Only the binding
+	// subresource sets it, and only the eviction subresource clears it.
 	WorkerName *string `json:"workerName,omitempty"`
-	// priority orders the tasks that wait: a higher value goes first. It can be changed while the task is not bound to
-	// a worker.
+	// priority is the importance of the task among the waiting tasks of its namespace. Tasks with higher values are
+	// scheduled first. It can be changed until the task is bound to a worker. Defaults to 0.
 	Priority *int32 `json:"priority,omitempty"`
-	// command is the program to run, looked up on the worker's PATH unless it holds a slash, and its first
-	// arguments. No shell is involved. References $(NAME) are expanded from the task's environment; $$ yields a
-	// single $, and a reference to an unknown name stays as it is.
+	// command is the program to run, looked up on the worker's PATH unless it contains a slash, and its first arguments.
+	// It is not run in a shell. References $(NAME) are expanded from the environment of the task. $$ becomes a single $. A
+	// reference to an unknown variable is left unchanged.
 	Command []string `json:"command,omitempty"`
-	// args are further arguments, appended to command and expanded as command is.
+	// args are arguments that are appended to command. References are expanded as in command.
 	Args []string `json:"args,omitempty"`
-	// env are variables set for the command, on top of the worker's own environment. Values are stored and shown as
-	// they are: keep secrets in the worker's environment or files.
+	// env is a list of environment variables to set in the command, in addition to those of the worker. Values are stored
+	// and shown as plain text. Keep secrets in the environment or the files of the worker instead.
 	Env []EnvVarApplyConfiguration `json:"env,omitempty"`
-	// workingDir is the directory the command starts in, the worker's own by default.
+	// workingDir is the directory in which the command starts. Defaults to the directory of the worker.
 	WorkingDir *string `json:"workingDir,omitempty"`
-	// resources is what the task asks of a worker.
+	// resources are the compute resources that the task needs.
 	Resources *TaskResourcesApplyConfiguration `json:"resources,omitempty"`
-	// workerSelector are labels that a worker must have for the task to be bound to it.
+	// workerSelector is a selector which must match the labels of a worker for the task to be bound to that worker.
 	WorkerSelector map[string]string `json:"workerSelector,omitempty"`
-	// tolerations let the task run on workers with matching taints. Tolerations can be added, not removed.
+	// tolerations allow the task to be bound to workers with matching taints. Tolerations can be added later, but not
+	// removed.
 	Tolerations []TolerationApplyConfiguration `json:"tolerations,omitempty"`
-	// activeDeadlineSeconds is how long the task may run, in seconds from its startTime, over all attempts. Past it
-	// the command is ended and the task fails with reason DeadlineExceeded. It can be set or shortened later.
+	// activeDeadlineSeconds is the time in seconds, relative to status.startTime, that all attempts of the task may take
+	// together. After that time, the command is terminated and the task fails with reason DeadlineExceeded. It can be set
+	// or shortened later. If unset, there is no deadline.
 	ActiveDeadlineSeconds *int64 `json:"activeDeadlineSeconds,omitempty"`
-	// backoffLimit is how often a command that failed is started again, on the same worker and with a growing delay,
-	// before the task fails. Starts that a lost worker cost are not counted.
+	// backoffLimit is the number of times that a failed command is started again, on the same worker and after an
+	// exponentially growing delay, before the task is marked as failed. Attempts that were interrupted because a worker
+	// was lost do not count. Defaults to 0.
 	BackoffLimit *int32 `json:"backoffLimit,omitempty"`
-	// terminationGracePeriodSeconds is the time between SIGTERM and SIGKILL, in seconds, when the command is ended
-	// before it has finished. Zero kills at once.
+	// terminationGracePeriodSeconds is the time in seconds between SIGTERM and SIGKILL when the command is terminated
+	// before it has finished. Zero sends SIGKILL at once. Defaults to 30.
 	TerminationGracePeriodSeconds *int64 `json:"terminationGracePeriodSeconds,omitempty"`
-	// ttlSecondsAfterFinished is when a finished task is deleted, in seconds after it has finished. Unset: never.
+	// ttlSecondsAfterFinished limits the lifetime of a task that has finished. The task is deleted that many seconds after
+	// its completionTime. Zero deletes it at once. If unset, it is not deleted automatically.
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
-	// schedulingGates hold the task back from being bound while any is left. They can be set only when the task is
-	// created, and only be removed after.
+	// schedulingGates are gates that prevent the scheduler from binding the task until all of them are removed. They can
+	// be set only when the task is created. Later, they can only be removed.
 	SchedulingGates []TaskSchedulingGateApplyConfiguration `json:"schedulingGates,omitempty"`
-	// crashLimit is how many times the worker may be lost or restart while the command runs before the task fails with
-	// reason WorkerCrashed. Drains, taints, scaling in and evictions by people are not counted. Set it to 2147483647
-	// to lift the limit.
+	// crashLimit is the number of times that the worker may be lost or restarted while the command runs before the task
+	// fails with reason WorkerCrashed. Drains, taints, scale-downs and evictions by users do not count. Set it to
+	// 2147483647 to disable the limit. Defaults to 5.
 	CrashLimit *int32 `json:"crashLimit,omitempty"`
 }
 

@@ -21,13 +21,13 @@ package v1alpha1
 // TaskStateApplyConfiguration represents a declarative configuration of the TaskState type for use
 // with apply.
 //
-// TaskState is where the command of a task is now. At most one member is set.
+// TaskState is the current state of a command. At most one of its members is set.
 type TaskStateApplyConfiguration struct {
-	// waiting says why the command is not running yet, or not running again yet.
+	// waiting is set while the command waits for its first or its next attempt.
 	Waiting *TaskStateWaitingApplyConfiguration `json:"waiting,omitempty"`
-	// running says since when the command runs.
+	// running is set while the command runs.
 	Running *TaskStateRunningApplyConfiguration `json:"running,omitempty"`
-	// terminated says how the command ended.
+	// terminated is set once the command has ended.
 	Terminated *TaskStateTerminatedApplyConfiguration `json:"terminated,omitempty"`
 }
 

@@ -25,9 +25,9 @@ import (
 // TaskStateRunningApplyConfiguration represents a declarative configuration of the TaskStateRunning type for use
 // with apply.
 //
-// TaskStateRunning says since when a command runs.
+// TaskStateRunning is the state of a running command.
 type TaskStateRunningApplyConfiguration struct {
-	// startedAt is when this attempt was started.
+	// startedAt is the time at which this attempt was started.
 	StartedAt *v1.Time `json:"startedAt,omitempty"`
 }
 

@@ -25,20 +25,21 @@ import (
 // TaskStateTerminatedApplyConfiguration represents a declarative configuration of the TaskStateTerminated type for use
 // with apply.
 //
-// TaskStateTerminated says how a command ended.
+// TaskStateTerminated is the state of a command that has ended.
 type TaskStateTerminatedApplyConfiguration struct {
 	// exitCode is the exit status of the command; 128 plus the signal's number when a signal ended it.
 	ExitCode *int32 `json:"exitCode,omitempty"`
-	// signal is the number of the signal that ended the command, if one did.
+	// signal is the number of the signal that ended the command, or 0.
 	Signal *int32 `json:"signal,omitempty"`
-	// reason is one word in CamelCase: Completed, Error, StartError, OOMKilled, DeadlineExceeded, WorkerCrashed.
+	// reason is the reason why the command ended, one word in CamelCase: Completed, Error, StartError, OOMKilled,
+	// DeadlineExceeded or WorkerCrashed.
 	Reason *string `json:"reason,omitempty"`
-	// message holds the last lines of the command's output when it failed, at most 4 KiB of them, or why it could not
-	// be started.
+	// message is the end of the output of a command that failed, at most 4 KiB, or the error with which it could not be
+	// started.
 	Message *string `json:"message,omitempty"`
-	// startedAt is when this attempt was started.
+	// startedAt is the time at which this attempt was started.
 	StartedAt *v1.Time `json:"startedAt,omitempty"`
-	// finishedAt is when this attempt ended.
+	// finishedAt is the time at which this attempt ended.
 	FinishedAt *v1.Time `json:"finishedAt,omitempty"`
 }
 

@@ -21,11 +21,11 @@ package v1alpha1
 // TaskStateWaitingApplyConfiguration represents a declarative configuration of the TaskStateWaiting type for use
 // with apply.
 //
-// TaskStateWaiting says why a command is not running.
+// TaskStateWaiting is the state of a command that is waiting to be started.
 type TaskStateWaitingApplyConfiguration struct {
-	// reason is one word in CamelCase.
+	// reason is the reason why the command is not running, one word in CamelCase.
 	Reason *string `json:"reason,omitempty"`
-	// message is for people.
+	// message is a human-readable message about why the command is not running.
 	Message *string `json:"message,omitempty"`
 }
 

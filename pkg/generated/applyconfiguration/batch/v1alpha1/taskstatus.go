@@ -27,33 +27,33 @@ import (
 // TaskStatusApplyConfiguration represents a declarative configuration of the TaskStatus type for use
 // with apply.
 //
-// TaskStatus is what is known of the run of a task.
+// TaskStatus is the most recently observed status of a task.
 type TaskStatusApplyConfiguration struct {
-	// phase is a summary of where the task is in its life.
+	// phase is a summary of where the task is in its lifecycle: Pending, Running, Succeeded or Failed.
 	Phase *batchv1alpha1.TaskPhase `json:"phase,omitempty"`
-	// conditions say more of the state: TaskScheduled, DisruptionTarget, and by the phase Reconciling, Complete, Failed and
-	// Stalled.
+	// conditions are the latest observations of the state of the task: TaskScheduled, DisruptionTarget, and, derived from
+	// the phase, Reconciling, Complete, Failed and Stalled.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
-	// state is where the command is now: waiting, running, or terminated. At most one of its members is set.
+	// state is the current state of the command: waiting, running, or terminated. At most one of its members is set.
 	State *TaskStateApplyConfiguration `json:"state,omitempty"`
-	// incarnation identifies the start of the worker process that the task was bound to. A write of another
-	// incarnation is refused as a conflict. Only the binding and eviction subresources change it.
+	// incarnation identifies the worker process that the task was bound to. A status update with another incarnation is
+	// rejected with a conflict. Only the binding and eviction subresources change it.
 	Incarnation *string `json:"incarnation,omitempty"`
-	// attempts is how often the command has been started. It never goes back.
+	// attempts is the number of times that the command has been started. It never decreases.
 	Attempts *int32 `json:"attempts,omitempty"`
-	// disruptions is how often the task was taken from a worker before it had finished.
+	// disruptions is the number of times that the task was removed from a worker before it had finished.
 	Disruptions *int32 `json:"disruptions,omitempty"`
-	// startTime is when the command was first started.
+	// startTime is the time at which the command was first started.
 	StartTime *metav1.Time `json:"startTime,omitempty"`
-	// completionTime is when the task reached its final phase.
+	// completionTime is the time at which the task reached its final phase.
 	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
-	// progress is what the command says of its progress, as "N/M".
+	// progress is the progress that the command reports, in the form "N/M".
 	Progress *string `json:"progress,omitempty"`
-	// workerCrashes is how many times the worker was lost or restarted while the command ran. Only the eviction
-	// subresource counts it.
+	// workerCrashes is the number of times that the worker was lost or restarted while the command ran. Only the eviction
+	// subresource increments it.
 	WorkerCrashes *int32 `json:"workerCrashes,omitempty"`
-	// failedAttempts is how many starts of the command have failed. backoffLimit bounds it. A start that a disruption
-	// ended is not counted, and an eviction keeps the count.
+	// failedAttempts is the number of attempts that failed. spec.backoffLimit limits it. Attempts that a disruption
+	// interrupted do not count. An eviction does not reset it.
 	FailedAttempts *int32 `json:"failedAttempts,omitempty"`
 }
 

@@ -27,11 +27,11 @@ import (
 // TaskTemplateSpecApplyConfiguration represents a declarative configuration of the TaskTemplateSpec type for use
 // with apply.
 //
-// TaskTemplateSpec is the task that a set creates.
+// TaskTemplateSpec describes the tasks that a set creates.
 type TaskTemplateSpecApplyConfiguration struct {
-	// Labels and annotations of the tasks.
+	// metadata contains the labels and annotations of the tasks.
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec of the tasks.
+	// spec is the specification of the tasks.
 	Spec *TaskSpecApplyConfiguration `json:"spec,omitempty"`
 }
 

@@ -25,18 +25,21 @@ import (
 // TolerationApplyConfiguration represents a declarative configuration of the Toleration type for use
 // with apply.
 //
-// Toleration lets a task be bound to, or stay on, workers with any taint that matches the triple <key,value,effect>.
+// Toleration allows a task to be bound to, and to stay on, workers with any taint that matches the triple
+// <key,value,effect>.
 type TolerationApplyConfiguration struct {
-	// key is the taint key that the toleration applies to. Empty means all taint keys; operator must then be Exists.
+	// key is the taint key that the toleration applies to. Empty matches all taint keys. If the key is empty, operator
+	// must be Exists.
 	Key *string `json:"key,omitempty"`
-	// operator is how value relates to the taint's value: Exists or Equal (the default).
+	// operator is the relationship between value and the value of the taint: Exists or Equal. Defaults to Equal.
 	Operator *batchv1alpha1.TolerationOperator `json:"operator,omitempty"`
-	// value is the taint value that the toleration matches. It must be empty with operator Exists.
+	// value is the taint value that the toleration matches. If operator is Exists, value must be empty.
 	Value *string `json:"value,omitempty"`
-	// effect is the taint effect to match. Empty matches all effects.
+	// effect is the taint effect that the toleration matches: NoSchedule, PreferNoSchedule or NoExecute. Empty matches all
+	// effects.
 	Effect *batchv1alpha1.TaintEffect `json:"effect,omitempty"`
-	// tolerationSeconds is how long a NoExecute taint is tolerated, in seconds. Unset: for ever; zero and negative
-	// values: not at all. effect must be NoExecute.
+	// tolerationSeconds is the time in seconds that a NoExecute taint is tolerated before the task is evicted. If unset,
+	// the taint is tolerated forever. Zero and negative values evict the task at once. effect must be NoExecute.
 	TolerationSeconds *int64 `json:"tolerationSeconds,omitempty"`
 }
 

@@ -36,9 +36,9 @@ type WorkerApplyConfiguration struct {
 	// Standard object's metadata.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec is what others want of the worker.
+	// spec is the desired state of the worker, set by administrators and controllers.
 	Spec *WorkerSpecApplyConfiguration `json:"spec,omitempty"`
-	// status is what the worker says of itself.
+	// status is the state that the worker reports.
 	Status *WorkerStatusApplyConfiguration `json:"status,omitempty"`
 }
 

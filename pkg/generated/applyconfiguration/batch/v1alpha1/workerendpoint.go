@@ -21,14 +21,14 @@ package v1alpha1
 // WorkerEndpointApplyConfiguration represents a declarative configuration of the WorkerEndpoint type for use
 // with apply.
 //
-// WorkerEndpoint is where a worker serves logs, by TLS.
+// WorkerEndpoint is the address at which a worker serves logs over TLS.
 type WorkerEndpointApplyConfiguration struct {
 	// host is a DNS name or an IP address that the API server can reach.
 	Host *string `json:"host,omitempty"`
 	// port is a TCP port.
 	Port *int32 `json:"port,omitempty"`
-	// caBundle is the certificates, in PEM and at most 16 KiB, that the certificate of the worker is verified with, for the
-	// name leat-worker. A worker makes a certificate of its own at each start.
+	// caBundle is a PEM-encoded CA bundle of at most 16 KiB that verifies the serving certificate of the worker, which is
+	// issued for the name leat-worker. A worker generates a new certificate each time it starts.
 	CABundle []byte `json:"caBundle,omitempty"`
 }
 

@@ -25,13 +25,13 @@ package v1alpha1
 type WorkerInfoApplyConfiguration struct {
 	// version of the worker program.
 	Version *string `json:"version,omitempty"`
-	// os is the operating system, as Go names it: "linux".
+	// os is the operating system, as named by Go, such as "linux".
 	OS *string `json:"os,omitempty"`
-	// arch is the processor architecture, as Go names it: "amd64".
+	// arch is the processor architecture, as named by Go, such as "amd64".
 	Arch *string `json:"arch,omitempty"`
-	// hostname of the worker's machine or container.
+	// hostname of the machine or container of the worker.
 	Hostname *string `json:"hostname,omitempty"`
-	// bootID identifies the start of the worker's machine.
+	// bootID identifies the boot of the machine.
 	BootID *string `json:"bootID,omitempty"`
 }
 

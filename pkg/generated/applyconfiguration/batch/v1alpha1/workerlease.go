@@ -30,14 +30,14 @@ import (
 // WorkerLeaseApplyConfiguration represents a declarative configuration of the WorkerLease type for use
 // with apply.
 //
-// WorkerLease is renewed by the worker of the same name as a sign of life. It cannot be watched: heartbeats are nobody's
-// event.
+// WorkerLease is renewed by the worker of the same name as its heartbeat. It cannot be watched, because no component
+// reacts to single heartbeats.
 type WorkerLeaseApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
 	// Standard object's metadata.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec is who holds the lease, and since when.
+	// spec is the holder of the lease and the time of its renewal.
 	Spec *WorkerLeaseSpecApplyConfiguration `json:"spec,omitempty"`
 }
 

@@ -25,13 +25,14 @@ import (
 // WorkerLeaseSpecApplyConfiguration represents a declarative configuration of the WorkerLeaseSpec type for use
 // with apply.
 //
-// WorkerLeaseSpec is who holds a lease, and since when.
+// WorkerLeaseSpec describes the holder of a lease and the time of its renewal.
 type WorkerLeaseSpecApplyConfiguration struct {
-	// holderIdentity is the incarnation of the worker.
+	// holderIdentity is the incarnation of the worker that renews the lease.
 	HolderIdentity *string `json:"holderIdentity,omitempty"`
-	// leaseDurationSeconds is how long the worker counts as alive after renewTime, in seconds.
+	// leaseDurationSeconds is the time in seconds after renewTime for which the worker is considered alive. Defaults to
+	// 40.
 	LeaseDurationSeconds *int32 `json:"leaseDurationSeconds,omitempty"`
-	// renewTime is when the worker renewed the lease last.
+	// renewTime is the time at which the worker last renewed the lease.
 	RenewTime *v1.MicroTime `json:"renewTime,omitempty"`
 }
 

@@ -21,15 +21,16 @@ package v1alpha1
 // WorkerSpecApplyConfiguration represents a declarative configuration of the WorkerSpec type for use
 // with apply.
 //
-// WorkerSpec is what others want of a worker.
+// WorkerSpec describes the desired state of a worker.
 type WorkerSpecApplyConfiguration struct {
-	// unschedulable keeps new tasks away. Tasks that are bound go on.
+	// unschedulable prevents new tasks from being bound to the worker. Tasks that are bound to it continue. Defaults to
+	// false.
 	Unschedulable *bool `json:"unschedulable,omitempty"`
-	// taints keep tasks that do not tolerate them away.
+	// taints are the taints of the worker. They apply to tasks that do not tolerate them.
 	Taints []TaintApplyConfiguration `json:"taints,omitempty"`
-	// denied takes all rights from the credentials of the worker, for example when its key was stolen: its requests are
-	// refused and it is bound no tasks. A denied worker is kept, however long it is silent, and cannot be deleted while
-	// its namespace exists.
+	// denied revokes the credentials of the worker, for example after its key was stolen: its requests are rejected and no
+	// tasks are bound to it. A denied worker is not removed when its lease expires, and cannot be deleted while its
+	// namespace exists. Defaults to false.
 	Denied *bool `json:"denied,omitempty"`
 }
 

@@ -26,21 +26,21 @@ import (
 // WorkerStatusApplyConfiguration represents a declarative configuration of the WorkerStatus type for use
 // with apply.
 //
-// WorkerStatus is what a worker says of itself.
+// WorkerStatus is the state that a worker reports.
 type WorkerStatusApplyConfiguration struct {
-	// capacity is all that the worker has.
+	// capacity is the total amount of resources of the worker.
 	Capacity *batchv1alpha1.ResourceList `json:"capacity,omitempty"`
-	// allocatable is what of it tasks may use.
+	// allocatable is the amount of resources that are available for tasks.
 	Allocatable *batchv1alpha1.ResourceList `json:"allocatable,omitempty"`
-	// conditions are the state of the worker: Ready.
+	// conditions are the latest observations of the state of the worker: Ready and ResourcePressure.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
-	// incarnation identifies this start of the worker process. A process that starts sets a new one.
+	// incarnation identifies the process of the worker. Each process sets a new one when it starts.
 	Incarnation *string `json:"incarnation,omitempty"`
-	// runningTasks is how many tasks the worker runs, as it last said.
+	// runningTasks is the number of tasks that the worker last reported as running.
 	RunningTasks *int32 `json:"runningTasks,omitempty"`
 	// workerInfo describes the worker process and its machine.
 	WorkerInfo *WorkerInfoApplyConfiguration `json:"workerInfo,omitempty"`
-	// endpoint is where the worker serves the logs of its tasks. Unset: it serves none.
+	// endpoint is the address at which the worker serves the logs of its tasks. If unset, the worker serves no logs.
 	Endpoint *WorkerEndpointApplyConfiguration `json:"endpoint,omitempty"`
 }
 
