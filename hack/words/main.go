@@ -16,20 +16,15 @@ limitations under the License.
 
 // The words command fails when comments or documents are not in the field's language: comment lines over 120 columns,
 // words of a dialect that readers must translate, and exported declarations without a doc comment.
-//
-//	words             checks all files that git tracks
-//	words -packages   reads import paths from standard input and prints those outside notYet
+// It checks all files that git tracks.
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io"
 	"log"
 	"os"
 	"os/exec"
@@ -39,11 +34,6 @@ import (
 	"strings"
 	"unicode/utf8"
 )
-
-// notYet lists the rooms that are not clean. It only shrinks: clean a room, then remove its line. Do not add any.
-var notYet = []string{
-	"test",
-}
 
 // maxColumns is the maximum length of a comment line in characters. A tab counts as one.
 const maxColumns = 120
@@ -79,14 +69,6 @@ var dialect = []struct {
 func word(pattern string) *regexp.Regexp { return regexp.MustCompile(`(?i)\b(` + pattern + `)\b`) }
 
 func main() {
-	packages := flag.Bool("packages", false, "filter import paths on standard input")
-	flag.Parse()
-	if *packages {
-		if err := filterPackages(os.Stdin, os.Stdout); err != nil {
-			log.Fatal(err)
-		}
-		return
-	}
 	list := exec.Command("git", "ls-files", "-z")
 	list.Stderr = os.Stderr
 	out, err := list.Output()
@@ -95,9 +77,6 @@ func main() {
 	}
 	failed := false
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
-		if listed(name, notYet) {
-			continue
-		}
 		content, err := os.ReadFile(name)
 		if os.IsNotExist(err) {
 			continue // deleted, and not committed yet
@@ -117,22 +96,6 @@ func main() {
 	if failed {
 		os.Exit(1)
 	}
-}
-
-// filterPackages copies the import paths of packages outside notYet.
-func filterPackages(in io.Reader, out io.Writer) error {
-	lines := bufio.NewScanner(in)
-	for lines.Scan() {
-		if name := strings.TrimPrefix(lines.Text(), "github.com/leat-dev/leat/"); !listed(name, notYet) {
-			fmt.Fprintln(out, lines.Text())
-		}
-	}
-	return lines.Err()
-}
-
-// listed reports whether the list has the file or a folder above it.
-func listed(name string, rooms []string) bool {
-	return slices.ContainsFunc(rooms, func(room string) bool { return name == room || strings.HasPrefix(name, room+"/") })
 }
 
 // fault is a violation in a line of a file.

@@ -17,7 +17,6 @@ limitations under the License.
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -114,31 +113,5 @@ func TestDialect(t *testing.T) {
 		if got := len(checkWords([]line{{number: 1, text: text}})) > 0; got != refused {
 			t.Errorf("%q is refused: %t, want %t", text, got, refused)
 		}
-	}
-}
-
-func TestListed(t *testing.T) {
-	rooms := []string{"artifacts", "pkg/cli/explain.go"}
-	for name, want := range map[string]bool{
-		"artifacts": true, "artifacts/a.yaml": true, "artifacts2/a.yaml": false, "pkg/cli/explain.go": true, "pkg/cli/run.go": false, "pkg/cli": false,
-	} {
-		if got := listed(name, rooms); got != want {
-			t.Errorf("%s is listed: %t, want %t", name, got, want)
-		}
-	}
-}
-
-func TestFilterPackages(t *testing.T) {
-	var out bytes.Buffer
-	in := "github.com/leat-dev/leat/hack/words\ngithub.com/leat-dev/leat/test/cli\n"
-	if err := filterPackages(strings.NewReader(in), &out); err != nil || out.String() != "github.com/leat-dev/leat/hack/words\n" {
-		t.Errorf("got %q, %v", out.String(), err)
-	}
-}
-
-// The list must not name rooms that are gone, and must stay sorted, so that merges see double entries.
-func TestNotYetIsSorted(t *testing.T) {
-	if !slices.IsSorted(notYet) || len(slices.Compact(slices.Clone(notYet))) != len(notYet) {
-		t.Errorf("notYet is not sorted or has duplicates: %q", notYet)
 	}
 }

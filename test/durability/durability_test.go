@@ -166,7 +166,7 @@ func tryEvictTask(ctx context.Context, client typed.TaskInterface, name string) 
 	return err
 }
 
-// setPhase updates the phase of a task, and tries again after a conflict.
+// setPhase updates the phase of a task, and retries after a conflict.
 func setPhase(ctx context.Context, client typed.TaskInterface, name string, phase batch.TaskPhase) error {
 	for {
 		task, err := client.Get(ctx, name, metav1.GetOptions{})

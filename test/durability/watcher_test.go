@@ -73,7 +73,7 @@ func startRetryWatcher(t *testing.T, client typed.TaskInterface, options metav1.
 	return w
 }
 
-// watchOnce watches until the watch ends. It ignores errors in reaching the server: the next watch tries again.
+// watchOnce watches until the watch ends. It ignores errors in reaching the server: the next watch retries.
 func (w *retryWatcher) watchOnce(ctx context.Context) {
 	stream, err := w.client.Watch(ctx, w.options)
 	if err != nil {

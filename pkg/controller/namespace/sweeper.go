@@ -202,7 +202,7 @@ func (s *Sweeper) delete(ctx context.Context, namespace string, objects []object
 	return err
 }
 
-// namespaceMissing reports whether an error says that the namespace, not the object in it, does not exist.
+// namespaceMissing reports whether an error is about the namespace, not about the object in it.
 func namespaceMissing(err error) bool {
 	status := apierrors.APIStatus(nil)
 	return apierrors.IsNotFound(err) && errors.As(err, &status) && status.Status().Details != nil &&

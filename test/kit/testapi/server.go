@@ -217,8 +217,8 @@ func internalObject(obj runtime.Object) (runtime.Object, metav1.Object, error) {
 	return internal, m, err
 }
 
-// versionedObject returns an object of a storage in the version of the client, without kind and apiVersion, as clients decode
-// it.
+// versionedObject returns an object of a storage in the version of the client, without kind and apiVersion, as clients
+// decode it.
 func versionedObject(obj runtime.Object, err error) (runtime.Object, error) {
 	if _, ok := obj.(*metav1.Status); ok || err != nil {
 		return obj, err
