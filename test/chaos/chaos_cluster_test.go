@@ -137,7 +137,7 @@ func newCluster(t testing.TB, seed uint64, members int) *cluster {
 		}
 		servers := strings.Join(endpoints, ",")
 		if i == 0 {
-			e = kit.Over(k, s.host, &host.Etcd{Endpoint: servers, CAFile: s.store.caFile, CertFile: s.store.certFile, KeyFile: s.store.keyFile, CA: s.store.ca},
+			e = kit.AggregatedWithEtcd(k, s.host, &host.Etcd{Endpoint: servers, CAFile: s.store.caFile, CertFile: s.store.certFile, KeyFile: s.store.keyFile, CA: s.store.ca},
 				// Faults compact etcd. A shutdown is shorter than by default, so that there are more of them.
 				"--etcd-compaction-interval=0", "--shutdown-delay-duration=2s", "--shutdown-watch-termination-grace-period=2s", "--audit-log-path=/dev/null")
 			server.env = e

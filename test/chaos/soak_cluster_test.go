@@ -86,7 +86,7 @@ func newSoakCluster(t *testing.T) *soakCluster {
 	// The oracles keep every object forever.
 	cp := kit.Must(host.Start(t.Context(), host.Options{Dir: dir, WithoutOracles: true}))(t)
 	t.Cleanup(func() { kit.Check(t, cp.Stop()) })
-	s.env = kit.On(t, cp, "--worker-client-certificate="+certFile, "--worker-client-key="+keyFile, "--worker-address-ranges=127.0.0.0/8",
+	s.env = kit.AggregatedOn(t, cp, "--worker-client-certificate="+certFile, "--worker-client-key="+keyFile, "--worker-address-ranges=127.0.0.0/8",
 		"--audit-log-path=/dev/null", "--etcd-compaction-interval=0", "--shutdown-delay-duration=2s", "--shutdown-watch-termination-grace-period=2s")
 	replicas := []*kit.Env{s.env, s.env.Replica(t)}
 	s.service = kit.Must(measure.NewService(addressOf(replicas[0].Direct(t, "nobody")), addressOf(replicas[1].Direct(t, "nobody"))))(t)

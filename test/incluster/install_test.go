@@ -124,7 +124,7 @@ func TestInstall(t *testing.T) {
 		}
 	})
 	t.Run("Registration", func(t *testing.T) { testRegistration(t, cp) })
-	t.Run("Uninstall", func(t *testing.T) { testUninstall(t, kit.On(t, cp)) })
+	t.Run("Uninstall", func(t *testing.T) { testUninstall(t, kit.AggregatedOn(t, cp)) })
 }
 
 // issue runs the certificate controller with the service account of the controller manager until the test ends.

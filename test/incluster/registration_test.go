@@ -41,7 +41,7 @@ import (
 // testRegistration checks when the controller manager creates the APIService, and that it does not create it again
 // after the uninstallation.
 func testRegistration(t *testing.T, cp *host.ControlPlane) {
-	e := kit.On(t, cp)
+	e := kit.AggregatedOn(t, cp)
 	config, err := clientcmd.BuildConfigFromFlags("", cp.AdminKubeconfig)
 	kit.Check(t, err)
 	config.QPS = -1
