@@ -40,7 +40,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	client "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/docs"
+	"github.com/leat-dev/leat/test/kit/pages"
 )
 
 // testRestore: the commands of docs/how-to/backup.md take a backup while people and workers work, and go back to it. Nothing that was
@@ -118,7 +118,7 @@ func (c *installation) testRestore(t *testing.T, pool string) {
 // documented runs the commands of the blocks of docs/how-to/backup.md that hold these texts, one after the other, in one shell, and gives what they print.
 func (c *installation) documented(t testing.TB, dir string, texts ...string) string {
 	t.Helper()
-	blocks := docs.Blocks(string(kit.Must(os.ReadFile(filepath.Join(c.root, "docs", "how-to", "backup.md")))(t)), "sh")
+	blocks := pages.Blocks(string(kit.Must(os.ReadFile(filepath.Join(c.root, "docs", "how-to", "backup.md")))(t)), "sh")
 	script := "shopt -s expand_aliases\nset -e\n"
 	for _, text := range texts {
 		at := slices.IndexFunc(blocks, func(block string) bool { return strings.Contains(block, text) })

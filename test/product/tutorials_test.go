@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package docs
+package product
 
 import (
 	"bytes"
@@ -40,10 +40,11 @@ import (
 
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
+	"github.com/leat-dev/leat/test/kit/pages"
 )
 
-// patience is how long all commands of a page may take on a busy machine.
-const patience = 10 * time.Minute
+// tutorialTimeout is how long all commands of a page may take on a busy machine.
+const tutorialTimeout = 10 * time.Minute
 
 // clone is a directory that looks like a clone of the repository in which everything is built.
 type clone struct {
@@ -92,7 +93,7 @@ func (c *clone) command(ctx context.Context, script string) *exec.Cmd {
 // run runs a script to its end, and returns what it prints.
 func (c *clone) run(t *testing.T, script string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), tutorialTimeout)
 	defer cancel()
 	start := time.Now()
 	out, err := c.command(ctx, script).CombinedOutput()
@@ -107,9 +108,9 @@ func (c *clone) run(t *testing.T, script string) string {
 func commands(t *testing.T, name string) []string {
 	t.Helper()
 	page := string(kit.Must(os.ReadFile(filepath.Join(kit.Must(host.RepositoryRoot())(t), "docs", "tutorials", name)))(t))
-	blocks := Blocks(page, "sh")
-	if all := strings.Count(page, fence) / 2; len(blocks)+len(Blocks(page, "text")) != all {
-		t.Errorf("%s has %d blocks, of which %d are commands and %d are output", name, all, len(blocks), len(Blocks(page, "text")))
+	blocks := pages.Blocks(page, "sh")
+	if all := strings.Count(page, pages.Fence) / 2; len(blocks)+len(pages.Blocks(page, "text")) != all {
+		t.Errorf("%s has %d blocks, of which %d are commands and %d are output", name, all, len(blocks), len(pages.Blocks(page, "text")))
 	}
 	return blocks
 }
@@ -148,7 +149,7 @@ func TestLaptopTutorial(t *testing.T) {
 	kit.Check(t, up.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- up.Wait() }()
-	for deadline := time.Now().Add(patience); !strings.Contains(output.String(), "Leat is up."); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(tutorialTimeout); !strings.Contains(output.String(), "Leat is up."); time.Sleep(50 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			t.Fatalf("make run: %v: %s", err, output.String())

@@ -14,8 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package scheduler tests queues and the scheduler with everything real: servers, controllers, workers and the commands they run.
-package scheduler
+package product
 
 import (
 	"context"
@@ -44,55 +43,44 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker/agent"
-	"github.com/leat-dev/leat/pkg/worker/sandbox"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// workerHost is the host of all workers in the test process.
-var workerHost = sandbox.NewHost()
-
-const (
-	patience = 3 * time.Minute
-	poll     = 50 * time.Millisecond
-)
-
-func TestStandalone(t *testing.T) {
-	suite(t, kit.Standalone(t, "--workers=0"))
+func schedulerStandalone(t *testing.T, e *kit.Env) {
+	for _, test := range []struct {
+		name  string
+		run   func(*schedulerSuite, *testing.T)
+		slots []int64
+	}{
+		{"queues are served by weight", (*schedulerSuite).servedByWeight, []int64{8, 8}},
+		{"hold", (*schedulerSuite).holds, []int64{4}},
+		{"limits", (*schedulerSuite).keepsLimits, []int64{8}},
+		{"a large task among small ones", (*schedulerSuite).startsLarge, []int64{4, 4}},
+		{"a task that takes its worker down", (*schedulerSuite).failsWhatCrashes, nil},
+		{"hold and drain", (*schedulerSuite).drains, []int64{4, 4}},
+		{"status", (*schedulerSuite).tellsStatus, []int64{3}},
+		{"too many pending tasks", (*schedulerSuite).pushesBack, []int64{4}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			test.run(newSchedulerSuite(t, e, test.slots...), t)
+		})
+	}
 }
 
-func TestAggregated(t *testing.T) {
-	e := kit.Aggregated(t)
-	election := []string{"--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms"}
-	port := strconv.Itoa(kit.Must(host.FreePort())(t))
-	first := e.StartManager(t, "one", append(election, "--metrics-bind-address=127.0.0.1:"+port)...)
-	suite(t, e)
-	t.Run("metrics", func(t *testing.T) { tellsMetrics(t, port) })
-	t.Run("another leader", func(t *testing.T) {
-		second := e.StartManager(t, "two", election...)
-		anotherLeader(t, newScene(t, e, 4), first, second)
-	})
-}
-
-func suite(t *testing.T, e *kit.Env) {
-	t.Run("queues are served by weight", func(t *testing.T) { servedByWeight(t, newScene(t, e, 8, 8)) })
-	t.Run("hold", func(t *testing.T) { holds(t, newScene(t, e, 4)) })
-	t.Run("hold and drain", func(t *testing.T) { drains(t, newScene(t, e, 4, 4)) })
-	t.Run("limits", func(t *testing.T) { keepsLimits(t, newScene(t, e, 8)) })
-	t.Run("status", func(t *testing.T) { tellsStatus(t, newScene(t, e, 3)) })
-	t.Run("too many pending tasks", func(t *testing.T) { pushesBack(t, newScene(t, e, 4)) })
-	t.Run("a large task among small ones", func(t *testing.T) { startsLarge(t, newScene(t, e, 4, 4)) })
-	t.Run("a task that takes its worker down", func(t *testing.T) { failsWhatCrashes(t, newScene(t, e)) })
+// schedulerAggregated runs what a host may change: the rights for bindings, evictions and status, kubectl, and the answer to too many
+// tasks.
+func schedulerAggregated(t *testing.T, e *kit.Env) {
+	t.Run("hold and drain", func(t *testing.T) { newSchedulerSuite(t, e, 4, 4).drains(t) })
+	t.Run("status", func(t *testing.T) { newSchedulerSuite(t, e, 3).tellsStatus(t) })
+	t.Run("too many pending tasks", func(t *testing.T) { newSchedulerSuite(t, e, 4).pushesBack(t) })
 }
 
 // scene is a namespace with workers, which have as many cpus as places, and a record of what becomes of its tasks.
-type scene struct {
-	env       *kit.Env
-	api       typed.BatchV1alpha1Interface
-	namespace string
-	dir       string
+type schedulerSuite struct {
+	fixture
+	dir string
 
 	mu     sync.Mutex
 	tasks  map[string]*batch.Task
@@ -102,38 +90,29 @@ type scene struct {
 	check func() string
 }
 
-func newScene(t *testing.T, e *kit.Env, places ...int64) *scene {
+func newSchedulerSuite(t *testing.T, e *kit.Env, places ...int64) *schedulerSuite {
 	t.Helper()
-	s := &scene{
-		env: e, api: kit.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: e.Namespace(t), dir: t.TempDir(),
-		tasks: map[string]*batch.Task{}, check: func() string { return "" },
+	s := &schedulerSuite{
+		fixture: newFixture(t, e, e.Namespace(t)), dir: t.TempDir(), tasks: map[string]*batch.Task{}, check: func() string { return "" },
 	}
 	s.observe(t)
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan error)
+	capacities := map[string]batch.ResourceList{}
 	for i, n := range places {
-		name := fmt.Sprintf("w%d-abcde", i)
 		amount := *resource.NewQuantity(n, resource.DecimalSI)
-		w := agent.New(kit.Client(t, e.Worker(t, s.namespace, name)), workerHost, agent.Options{
-			Namespace: s.namespace, Name: name, DrainTimeout: time.Second,
-			Capacity: batch.ResourceList{batch.ResourceTasks: amount, batch.ResourceCPU: amount},
-		})
-		go func() { ended <- w.Run(ctx) }()
+		capacities[fmt.Sprintf("w%d-abcde", i)] = batch.ResourceList{batch.ResourceTasks: amount, batch.ResourceCPU: amount}
 	}
+	s.startAgents(t, capacities)
 	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
 		kit.Check(t, s.api.TaskSets(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
 		kit.Check(t, s.api.Tasks(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}, metav1.ListOptions{}))
-		stop()
-		for range places {
-			kit.Check(t, <-ended)
-		}
 	})
 	return s
 }
 
 // observe follows the tasks of the namespace by a watch of its own, and notes what must never be: a task given from one worker to
 // another without an eviction.
-func (s *scene) observe(t *testing.T) {
+func (s *schedulerSuite) observe(t *testing.T) {
 	t.Helper()
 	events := kit.Must(s.api.Tasks(s.namespace).Watch(context.WithoutCancel(t.Context()), metav1.ListOptions{ResourceVersion: "0"}))(t)
 	done, stopped := make(chan struct{}), make(chan struct{})
@@ -163,13 +142,13 @@ func (s *scene) observe(t *testing.T) {
 	})
 }
 
-func (s *scene) note(wrong string) {
+func (s *schedulerSuite) note(wrong string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.wrong = append(s.wrong, wrong)
 }
 
-func (s *scene) take(event watch.EventType, task *batch.Task) {
+func (s *schedulerSuite) take(event watch.EventType, task *batch.Task) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.tasks[task.Name]
@@ -191,9 +170,9 @@ func (s *scene) take(event watch.EventType, task *batch.Task) {
 }
 
 // running gives the tasks of a queue that are bound and not finished. It is called by check, or with mu locked.
-func (s *scene) running(queue string) (tasks []*batch.Task) {
+func (s *schedulerSuite) running(queue string) (tasks []*batch.Task) {
 	for _, task := range s.tasks {
-		if task.Spec.QueueName == queue && task.Spec.WorkerName != "" && !finished(task) {
+		if task.Spec.QueueName == queue && task.Spec.WorkerName != "" && !task.Status.Phase.Finished() {
 			tasks = append(tasks, task)
 		}
 	}
@@ -201,7 +180,7 @@ func (s *scene) running(queue string) (tasks []*batch.Task) {
 }
 
 // seen counts the tasks that the watch shows and that are as asked.
-func (s *scene) seen(is func(*batch.Task) bool) (n int) {
+func (s *schedulerSuite) seen(is func(*batch.Task) bool) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, task := range s.tasks {
@@ -212,19 +191,13 @@ func (s *scene) seen(is func(*batch.Task) bool) (n int) {
 	return n
 }
 
-func (s *scene) started() []*batch.Task {
+func (s *schedulerSuite) started() []*batch.Task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.starts)
 }
 
-func finished(task *batch.Task) bool {
-	return task.Status.Phase.Finished()
-}
-
-func succeeded(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded }
-
-func (s *scene) queue(t *testing.T, name string, change func(*batch.TaskQueueSpec)) {
+func (s *schedulerSuite) queue(t *testing.T, name string, change func(*batch.TaskQueueSpec)) {
 	t.Helper()
 	queue := &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	change(&queue.Spec)
@@ -232,7 +205,7 @@ func (s *scene) queue(t *testing.T, name string, change func(*batch.TaskQueueSpe
 	kit.Check(t, err)
 }
 
-func (s *scene) change(t *testing.T, name string, change func(*batch.TaskQueueSpec)) {
+func (s *schedulerSuite) change(t *testing.T, name string, change func(*batch.TaskQueueSpec)) {
 	t.Helper()
 	kit.Eventually(t, "the queue is changed", func(ctx context.Context) error {
 		queue, err := s.api.TaskQueues(s.namespace).Get(ctx, name, metav1.GetOptions{})
@@ -245,12 +218,12 @@ func (s *scene) change(t *testing.T, name string, change func(*batch.TaskQueueSp
 	})
 }
 
-func stop(policy batch.StopPolicy) func(*batch.TaskQueueSpec) {
+func withStopPolicy(policy batch.StopPolicy) func(*batch.TaskQueueSpec) {
 	return func(spec *batch.TaskQueueSpec) { spec.StopPolicy = &policy }
 }
 
 // newTask makes a task that runs a shell script, which finds a directory of the test in $DIR.
-func (s *scene) newTask(name, queue, script string) *batch.Task {
+func (s *schedulerSuite) newTask(name, queue, script string) *batch.Task {
 	return &batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: batch.TaskSpec{
@@ -260,7 +233,7 @@ func (s *scene) newTask(name, queue, script string) *batch.Task {
 }
 
 // create creates tasks, eight at a time.
-func (s *scene) create(t *testing.T, n int, queue, script string, changes ...func(*batch.Task)) {
+func (s *schedulerSuite) create(t *testing.T, n int, queue, script string, changes ...func(*batch.Task)) {
 	t.Helper()
 	var wg sync.WaitGroup
 	errs := make([]error, n)
@@ -281,10 +254,10 @@ func (s *scene) create(t *testing.T, n int, queue, script string, changes ...fun
 	}
 }
 
-func (s *scene) path(file string) string { return filepath.Join(s.dir, file) }
+func (s *schedulerSuite) path(file string) string { return filepath.Join(s.dir, file) }
 
 // lines gives what the scripts have written to a file.
-func (s *scene) lines(t *testing.T, file string) []string {
+func (s *schedulerSuite) lines(t *testing.T, file string) []string {
 	t.Helper()
 	content, err := os.ReadFile(s.path(file))
 	if !os.IsNotExist(err) {
@@ -293,7 +266,7 @@ func (s *scene) lines(t *testing.T, file string) []string {
 	return strings.Fields(string(content))
 }
 
-func (s *scene) eventually(t *testing.T, what string, want int, is func(*batch.Task) bool) {
+func (s *schedulerSuite) eventually(t *testing.T, what string, want int, is func(*batch.Task) bool) {
 	t.Helper()
 	kit.Eventually(t, what, func(context.Context) error {
 		if n := s.seen(is); n != want {
@@ -310,7 +283,7 @@ func says(message string) func(*batch.Task) bool {
 	}
 }
 
-func servedByWeight(t *testing.T, s *scene) {
+func (s *schedulerSuite) servedByWeight(t *testing.T) {
 	for name, weight := range map[string]int32{"one": 1, "three": 3} {
 		s.queue(t, name, func(spec *batch.TaskQueueSpec) {
 			spec.Weight, spec.StopPolicy = &weight, ptr.To(batch.StopPolicyHold)
@@ -322,9 +295,9 @@ func servedByWeight(t *testing.T, s *scene) {
 		t.Fatalf("%d tasks were started while their queues were held", n)
 	}
 	for _, name := range []string{"one", "three"} {
-		s.change(t, name, stop(batch.StopPolicyNone))
+		s.change(t, name, withStopPolicy(batch.StopPolicyNone))
 	}
-	s.eventually(t, "all have run", 300, succeeded)
+	s.eventually(t, "all have run", 300, isSucceeded)
 	starts, n := s.started()[16:240], 0 // the first queue was let go a moment earlier
 	for _, task := range starts {
 		if task.Spec.QueueName == "one" {
@@ -336,8 +309,8 @@ func servedByWeight(t *testing.T, s *scene) {
 	}
 }
 
-func holds(t *testing.T, s *scene) {
-	s.queue(t, "q", stop(batch.StopPolicyNone))
+func (s *schedulerSuite) holds(t *testing.T) {
+	s.queue(t, "q", withStopPolicy(batch.StopPolicyNone))
 	s.create(t, 90, "q", "sleep 0.1")
 	kit.Eventually(t, "some are started", func(context.Context) error {
 		if n := len(s.started()); n < 20 {
@@ -345,9 +318,9 @@ func holds(t *testing.T, s *scene) {
 		}
 		return nil
 	})
-	s.change(t, "q", stop(batch.StopPolicyHold))
+	s.change(t, "q", withStopPolicy(batch.StopPolicyHold))
 	held := time.Now()
-	s.eventually(t, "those that run end", 0, func(task *batch.Task) bool { return task.Spec.WorkerName != "" && !finished(task) })
+	s.eventually(t, "those that run end", 0, func(task *batch.Task) bool { return task.Spec.WorkerName != "" && !task.Status.Phase.Finished() })
 	n := len(s.started())
 	if n > 60 {
 		t.Errorf("%d tasks were started", n)
@@ -362,12 +335,12 @@ func holds(t *testing.T, s *scene) {
 			t.Errorf("%s was started at %s, the queue was held at %s", task.Name, at, held)
 		}
 	}
-	s.change(t, "q", stop(batch.StopPolicyNone))
-	s.eventually(t, "all have run", 90, succeeded)
+	s.change(t, "q", withStopPolicy(batch.StopPolicyNone))
+	s.eventually(t, "all have run", 90, isSucceeded)
 }
 
-func drains(t *testing.T, s *scene) {
-	s.queue(t, "q", stop(batch.StopPolicyNone))
+func (s *schedulerSuite) drains(t *testing.T) {
+	s.queue(t, "q", withStopPolicy(batch.StopPolicyNone))
 	// Two that run a task at a time would meet in its directory.
 	const script = `mkdir "$DIR/$TASK_NAME" || echo "$TASK_NAME" >> "$DIR/met"
 		echo $$$$ > "$DIR/$TASK_NAME.pid"
@@ -383,7 +356,7 @@ func drains(t *testing.T, s *scene) {
 		}
 		return nil
 	})
-	s.change(t, "q", stop(batch.StopPolicyHoldAndDrain))
+	s.change(t, "q", withStopPolicy(batch.StopPolicyHoldAndDrain))
 	isBack := func(task *batch.Task) bool {
 		d := meta.FindStatusCondition(task.Status.Conditions, batch.DisruptionTarget)
 		return task.Spec.QueueName == "q" && task.Spec.WorkerName == "" && task.Status.Phase == batch.TaskPending && task.Status.Disruptions == 1 &&
@@ -407,9 +380,9 @@ func drains(t *testing.T, s *scene) {
 			t.Error(err)
 		}
 	}
-	kit.Check(t, os.WriteFile(s.path("go"), nil, 0o600))
-	s.change(t, "q", stop(batch.StopPolicyNone))
-	s.eventually(t, "all have run to the end, although they may not be tried again", 8, succeeded)
+	touch(t, s.path("go"))
+	s.change(t, "q", withStopPolicy(batch.StopPolicyNone))
+	s.eventually(t, "all have run to the end, although they may not be tried again", 8, isSucceeded)
 	if ran := s.lines(t, "ran"); len(ran) != 12 {
 		t.Errorf("there were %d starts, want two of each task: %q", len(ran), ran)
 	}
@@ -418,7 +391,7 @@ func drains(t *testing.T, s *scene) {
 	}
 }
 
-func keepsLimits(t *testing.T, s *scene) {
+func (s *schedulerSuite) keepsLimits(t *testing.T) {
 	most := map[string]int{}
 	s.mu.Lock()
 	s.check = func() string {
@@ -451,7 +424,7 @@ func keepsLimits(t *testing.T, s *scene) {
 	ask("5")(hopeless)
 	_, err := s.api.Tasks(s.namespace).Create(t.Context(), hopeless, metav1.CreateOptions{})
 	kit.Check(t, err)
-	s.eventually(t, "all have run", 90, succeeded)
+	s.eventually(t, "all have run", 90, isSucceeded)
 	s.eventually(t, "the one past the limit says so", 1, says("Queue cpu is limited to 4 cpu, and the task requests 5."))
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -460,7 +433,7 @@ func keepsLimits(t *testing.T, s *scene) {
 	}
 }
 
-func tellsStatus(t *testing.T, s *scene) {
+func (s *schedulerSuite) tellsStatus(t *testing.T) {
 	s.queue(t, "q", func(spec *batch.TaskQueueSpec) { spec.MaxRunningTasks = ptr.To[int32](2) })
 	s.create(t, 5, "q", `until [ -e "$DIR/go" ]; do sleep 0.1; done`, func(task *batch.Task) {
 		task.Spec.Resources.Requests = batch.ResourceList{batch.ResourceCPU: resource.MustParse("500m")}
@@ -491,26 +464,26 @@ func tellsStatus(t *testing.T, s *scene) {
 		return out
 	}
 	kubectl("wait", "--for=condition=Active", "--timeout=30s", "tq/q")
-	s.change(t, "q", stop(batch.StopPolicyHold))
+	s.change(t, "q", withStopPolicy(batch.StopPolicyHold))
 	kubectl("wait", "--for=condition=Active=false", "--timeout=30s", "tq/q")
 	if fields := strings.Fields(kubectl("get", "tq", "q", "--no-headers")); len(fields) != 6 || !slices.Equal(fields[:5], []string{"q", "3", "2", "2", "Hold"}) {
 		t.Errorf("kubectl get tq prints %q", fields)
 	}
-	s.change(t, "q", stop(batch.StopPolicyNone))
-	kit.Check(t, os.WriteFile(s.path("go"), nil, 0o600))
+	s.change(t, "q", withStopPolicy(batch.StopPolicyNone))
+	touch(t, s.path("go"))
 	status("the queue is empty", func(status *batch.TaskQueueStatus) bool {
 		return status.Pending == 0 && status.Running == 0 && status.OldestPendingTime == nil && len(status.Used) == 0
 	})
 	at := queue.ResourceVersion
 	// Other queues cost this one nothing.
 	s.create(t, 20, "other", "true")
-	s.eventually(t, "the others have run", 25, succeeded)
+	s.eventually(t, "the others have run", 25, isSucceeded)
 	if queue = kit.Must(s.api.TaskQueues(s.namespace).Get(t.Context(), "q", metav1.GetOptions{}))(t); queue.ResourceVersion != at {
 		t.Errorf("the status was written although nothing has changed: %+v", queue.Status)
 	}
 }
 
-func pushesBack(t *testing.T, s *scene) {
+func (s *schedulerSuite) pushesBack(t *testing.T) {
 	s.queue(t, "q", func(spec *batch.TaskQueueSpec) {
 		spec.MaxPendingTasks, spec.StopPolicy = ptr.To[int32](5), ptr.To(batch.StopPolicyHold)
 	})
@@ -518,7 +491,7 @@ func pushesBack(t *testing.T, s *scene) {
 	var retryAfter string
 	config := rest.CopyConfig(s.env.Admin(t))
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		return transport(func(request *http.Request) (*http.Response, error) {
+		return roundTripper(func(request *http.Request) (*http.Response, error) {
 			response, err := next.RoundTrip(request)
 			if err == nil && response.StatusCode == http.StatusTooManyRequests {
 				mu.Lock()
@@ -575,9 +548,9 @@ func pushesBack(t *testing.T, s *scene) {
 			"spec":{"queueName":"q","command":["true"]}}`, s.namespace), "create", "-f", "-")
 		created <- err
 	}()
-	s.change(t, "q", stop(batch.StopPolicyNone))
+	s.change(t, "q", withStopPolicy(batch.StopPolicyNone))
 	kit.Check(t, <-created)
-	s.eventually(t, "all have run", 7, succeeded)
+	s.eventually(t, "all have run", 7, isSucceeded)
 
 	// A set waits, says so, and completes.
 	s.change(t, "q", func(spec *batch.TaskQueueSpec) { spec.MaxRunningTasks = ptr.To[int32](2) })
@@ -608,11 +581,11 @@ func pushesBack(t *testing.T, s *scene) {
 	waitSet(batch.TaskSetComplete)
 }
 
-type transport func(*http.Request) (*http.Response, error)
+type roundTripper func(*http.Request) (*http.Response, error)
 
-func (f transport) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
+func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
 
-func startsLarge(t *testing.T, s *scene) {
+func (s *schedulerSuite) startsLarge(t *testing.T) {
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: "small"}}
 	set.Spec.Parallelism, set.Spec.Completions = ptr.To[int32](16), ptr.To[int32](100_000)
 	set.Spec.QueueName = "q"
@@ -646,11 +619,11 @@ func startsLarge(t *testing.T, s *scene) {
 		}
 		return nil
 	})
-	kit.Check(t, os.WriteFile(filepath.Join(s.dir, "told"), nil, 0o600))
+	touch(t, s.path("told"))
 	// Meanwhile it is updated all the time, which must not cost it the room that is kept for it.
 	updates := 0
 	kit.Eventually(t, "the large one has run", func(ctx context.Context) error {
-		if s.seen(func(task *batch.Task) bool { return task.Name == "large" && succeeded(task) }) == 1 {
+		if s.seen(func(task *batch.Task) bool { return task.Name == "large" && isSucceeded(task) }) == 1 {
 			return nil
 		}
 		updates++
@@ -663,13 +636,13 @@ func startsLarge(t *testing.T, s *scene) {
 }
 
 // supervise starts a worker that is started again whenever it ends, as systemd or a kubelet does.
-func (s *scene) supervise(t *testing.T, name string, places int) {
+func (s *schedulerSuite) supervise(t *testing.T, name string, places int) {
 	t.Helper()
 	process := s.env.StartWorker(t, s.env.Worker(t, s.namespace, name), s.namespace, name, nil, fmt.Sprintf("--tasks=%d", places), "--state-dir="+t.TempDir())
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() {
-		ended <- wait.PollUntilContextCancel(ctx, poll, true, func(ctx context.Context) (bool, error) {
+		ended <- wait.PollUntilContextCancel(ctx, 50*time.Millisecond, true, func(ctx context.Context) (bool, error) {
 			if process.Err() == nil {
 				return false, nil
 			}
@@ -687,12 +660,12 @@ func (s *scene) supervise(t *testing.T, name string, places int) {
 
 // failsWhatCrashes: a task that kills its worker, whichever it is, fails in the end. Tasks that ran beside it when it did so first are
 // not counted with it again.
-func failsWhatCrashes(t *testing.T, s *scene) {
+func (s *schedulerSuite) failsWhatCrashes(t *testing.T) {
 	for i := range 2 {
 		s.supervise(t, fmt.Sprintf("supervised-%d", i), 4)
 	}
 	s.create(t, 4, "innocent", "until [ -e $DIR/crashed ]; do sleep 0.5; done; sleep 1")
-	s.eventually(t, "the innocent run", 4, func(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning })
+	s.eventually(t, "the innocent run", 4, isRunning)
 	crash := s.newTask("crash", "crash", "sleep 1; touch $DIR/crashed; kill -9 $PPID")
 	crash.Spec.CrashLimit = ptr.To[int32](3)
 	_, err := s.api.Tasks(s.namespace).Create(t.Context(), crash, metav1.CreateOptions{})
@@ -703,7 +676,7 @@ func failsWhatCrashes(t *testing.T, s *scene) {
 		for _, task := range s.tasks {
 			for _, other := range s.tasks {
 				if task != other && task.Status.WorkerCrashes > 0 && task.Spec.WorkerName != "" && task.Spec.WorkerName == other.Spec.WorkerName &&
-					!finished(task) && !finished(other) {
+					!task.Status.Phase.Finished() && !other.Status.Phase.Finished() {
 					return fmt.Sprintf("%s runs beside %s, whose worker has crashed", other.Name, task.Name)
 				}
 			}
@@ -715,7 +688,7 @@ func failsWhatCrashes(t *testing.T, s *scene) {
 	}
 	s.mu.Unlock()
 	s.eventually(t, "it has failed", 1, func(task *batch.Task) bool { return task.Name == "crash" && task.Status.Phase == batch.TaskFailed })
-	s.eventually(t, "the innocent have succeeded", 4, succeeded)
+	s.eventually(t, "the innocent have succeeded", 4, isSucceeded)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, task := range s.tasks {
@@ -733,7 +706,7 @@ func failsWhatCrashes(t *testing.T, s *scene) {
 	}
 }
 
-func tellsMetrics(t *testing.T, port string) {
+func schedulerMetrics(t *testing.T, port string) {
 	response := kit.Must(http.Get("http://127.0.0.1:" + port + "/metrics"))(t)
 	defer response.Body.Close()
 	body := string(kit.Must(io.ReadAll(response.Body))(t))
@@ -750,7 +723,7 @@ func tellsMetrics(t *testing.T, port string) {
 
 // The leader is killed, and frozen for longer than its lease: another takes over, and whatever the first still sends when it wakes, no task
 // is bound twice and no limit exceeded.
-func anotherLeader(t *testing.T, s *scene, first, second *host.Process) {
+func (s *schedulerSuite) anotherLeader(t *testing.T, first, second *host.Process) {
 	s.mu.Lock()
 	s.check = func() string {
 		if n := len(s.running("q")); n > 3 {
@@ -779,7 +752,7 @@ func anotherLeader(t *testing.T, s *scene, first, second *host.Process) {
 	kit.Check(t, first.Restart(t.Context())) // it has ended when it saw that it was not the leader any more
 	kit.Check(t, second.Restart(t.Context()))
 	bound(len(s.started()) + 20)
-	s.eventually(t, "all have run", tasks, succeeded)
+	s.eventually(t, "all have run", tasks, isSucceeded)
 	if n := len(s.started()); n != tasks {
 		t.Errorf("there were %d bindings of %d tasks", n, tasks)
 	}

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package taskset
+package product
 
 import (
 	"fmt"
@@ -30,12 +30,12 @@ import (
 )
 
 // killWhileRunning kills what kill kills, each time the set has come some way further.
-func (s *scene) killWhileRunning(t *testing.T, name string, times int, completions int32, kill func()) {
+func (s *taskSetSuite) killWhileRunning(t *testing.T, name string, times int, completions int32, kill func()) {
 	t.Helper()
 	for n := range times {
 		// From one kill to the next some tasks must come to their end.
 		mark := completions * int32(n) / int32(times+1)
-		s.wait(t, name, fmt.Sprintf("%d indexes are complete", mark), func(set *batch.TaskSet) bool { return set.Status.Succeeded >= mark })
+		s.waitForTaskSet(t, name, fmt.Sprintf("%d indexes are complete", mark), func(set *batch.TaskSet) bool { return set.Status.Succeeded >= mark })
 		delay := time.NewTimer(time.Duration(rand.IntN(500)) * time.Millisecond)
 		<-delay.C
 		kill()
@@ -50,15 +50,15 @@ func checkAllCounted(t *testing.T, set *batch.TaskSet, completions int32) {
 }
 
 // Everything is in the process that is killed, workers included: what ran then runs again.
-func allKilled(t *testing.T, s *scene) {
+func (s *taskSetSuite) allKilled(t *testing.T) {
 	const completions = 300
-	name, dir := s.create(t, counts(completions, 16), script(`sleep 0.2; `+effect))
+	name, dir := s.create(t, counts(completions, 16), runsScript(`sleep 0.2; `+effect))
 	kills := 0
 	s.killWhileRunning(t, name, 4, completions, func() {
 		kit.Check(t, s.env.Server.Restart(t.Context()))
 		kills++
 	})
-	set := s.wait(t, name, "the set is complete", is(batch.TaskSetComplete))
+	set := s.waitForTaskSet(t, name, "the set is complete", is(batch.TaskSetComplete))
 	checkAllCounted(t, set, completions)
 	if set.Status.Failed != 0 {
 		t.Errorf("%d tasks have failed", set.Status.Failed)
@@ -77,9 +77,9 @@ func allKilled(t *testing.T, s *scene) {
 }
 
 // The controllers are killed and frozen, and workers go on: no command runs twice, and each failure is counted once.
-func controllersKilled(t *testing.T, s *scene, managers []*host.Process) {
+func (s *taskSetSuite) controllersKilled(t *testing.T, managers []*host.Process) {
 	const completions = 300
-	name, dir := s.create(t, counts(completions, 16), script(effect+`; sleep 0.2; [ $((TASK_INDEX % 20)) != 13 ]`),
+	name, dir := s.create(t, counts(completions, 16), runsScript(effect+`; sleep 0.2; [ $((TASK_INDEX % 20)) != 13 ]`),
 		func(set *batch.TaskSet) { n := int32(0); set.Spec.BackoffLimitPerIndex = &n })
 	const failing = completions / 20
 	turn := 0
@@ -94,7 +94,7 @@ func controllersKilled(t *testing.T, s *scene, managers []*host.Process) {
 		}
 		kit.Check(t, p.Restart(t.Context()))
 	})
-	set := s.wait(t, name, "the set has come to its end", is(batch.TaskSetFailed))
+	set := s.waitForTaskSet(t, name, "the set has come to its end", is(batch.TaskSetFailed))
 	if set.Status.Succeeded != completions-failing || set.Status.Failed != failing || reason(set, batch.TaskSetFailed) != "FailedIndexes" {
 		t.Errorf("status: %+v", set.Status)
 	}

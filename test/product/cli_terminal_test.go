@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package cli
+package product
 
 import (
 	"fmt"
@@ -29,8 +29,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
 // screen is the other side of a terminal.
@@ -43,7 +41,7 @@ type screen struct {
 }
 
 // terminal runs the program on a terminal of its own, which it controls. end waits for it and gives its exit code.
-func (s *scene) terminal(t *testing.T, args ...string) (on *screen, end func() int) {
+func (s *cliSuite) terminal(t *testing.T, args ...string) (on *screen, end func() int) {
 	t.Helper()
 	master := kit.Must(os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0))(t)
 	fd := int(master.Fd())
@@ -99,7 +97,7 @@ func (s *scene) terminal(t *testing.T, args ...string) (on *screen, end func() i
 func (s *screen) expect(t *testing.T, pattern string) {
 	t.Helper()
 	expression := regexp.MustCompile(pattern)
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(commandTimeout)
 	defer timeout.Stop()
 	for {
 		s.mu.Lock()
@@ -128,7 +126,7 @@ func (s *screen) send(t *testing.T, keys string) {
 
 const question = `is not done\. d: detach and let it go on, c: cancel it, Enter: go on watching\? `
 
-func interruptedTerminal(t *testing.T, s *scene) {
+func (s *cliSuite) interruptedTerminal(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		act     func(*testing.T, *screen)
@@ -169,7 +167,7 @@ func interruptedTerminal(t *testing.T, s *scene) {
 	}
 }
 
-func progressOnTerminal(t *testing.T, s *scene) {
+func (s *cliSuite) progressOnTerminal(t *testing.T) {
 	on, end := s.terminal(t, "run", "--name=bar", "--array=30%10", "--wait", "--", "sleep", "0.7")
 	on.expect(t, `░ 0/30 done, 0 failed, \d+ running, \d+ pending`)
 	on.expect(t, `█.*/30 done, 0 failed, .*, [0-9.]+/s, \d+s left`)
@@ -185,5 +183,5 @@ func progressOnTerminal(t *testing.T, s *scene) {
 	if code := end(); code != 0 {
 		t.Errorf("the exit code is %d", code)
 	}
-	s.task(t, "hinted", "is done", func(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded })
+	s.waitForTask(t, "hinted", "is done", isSucceeded)
 }

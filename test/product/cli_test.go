@@ -14,9 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package cli tests the commands that people type: the real program as a process, on a terminal and without, against everything
-// real.
-package cli
+package product
 
 import (
 	"bytes"
@@ -35,34 +33,20 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker/agent"
-	"github.com/leat-dev/leat/pkg/worker/sandbox"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// workerHost is the host of all workers in the test process.
-var workerHost = sandbox.NewHost()
+const commandTimeout = time.Minute
 
-const (
-	patience = time.Minute
-	poll     = 50 * time.Millisecond
-)
-
-// scene is a namespace with workers, and a person in it.
-type scene struct {
-	env              *kit.Env
-	api              typed.BatchV1alpha1Interface
-	namespace        string
+// cliSuite is a namespace with two workers, and a person in it.
+type cliSuite struct {
+	fixture
 	bin              string // directory with the program under all its names
 	kubeconfig       string // of a person who may edit
 	adminConfig      string // of one who runs Leat
@@ -70,47 +54,83 @@ type scene struct {
 	directory, state string
 }
 
-func TestStandalone(t *testing.T) {
-	e := kit.Standalone(t, "--workers=2", "--worker-tasks=8")
-	s := newScene(t, e, "default", e.Admin(t))
-	suite(t, s)
-	t.Run("commands start where you are", func(t *testing.T) { startsHere(t, s) })
-	t.Run("the server of leat up is found", func(t *testing.T) { findsLocalServer(t, s) })
-	t.Run("a queue that is held is told", func(t *testing.T) { explainsQueue(t, s) })
+// cliStandalone uses the workers of leat up.
+func cliStandalone(t *testing.T, e *kit.Env) {
+	s := newCLISuite(t, e, "default", e.Admin(t))
+	s.run(t, []cliCase{
+		{"one task ends with its exit code", (*cliSuite).oneTask},
+		{"what is deleted as soon as it ends", (*cliSuite).deletedAtOnce},
+		{"what a command prints", (*cliSuite).prints},
+		{"an array is one object", (*cliSuite).arrayIsOneObject},
+		{"some of an array fail and are tried again", (*cliSuite).retriesFailed},
+		{"a set suspended and resumed", (*cliSuite).suspends},
+		{"cancelled", (*cliSuite).cancels},
+		{"a cancelled set keeps its record", (*cliSuite).cancelKeepsTheRecord},
+		{"the queue and the priority of what waits change", (*cliSuite).updates},
+		{"a worker drained", (*cliSuite).drains},
+		{"interrupted without a terminal", (*cliSuite).interruptedPlain},
+		{"each line of a file", (*cliSuite).eachLine},
+		{"several are waited for", (*cliSuite).waitsForSeveral},
+		{"why nothing starts", (*cliSuite).saysWhyNothingStarts},
+		{"an ignored signal stays ignored", (*cliSuite).ignoresHangup},
+		{"input that nobody reads", (*cliSuite).unreadInput},
+		{"why a task waits", (*cliSuite).explainsWaiting},
+		{"long lines of many tasks", (*cliSuite).longLines},
+		{"interrupted on a terminal", (*cliSuite).interruptedTerminal},
+		{"progress on a terminal", (*cliSuite).progressOnTerminal},
+		{"top", (*cliSuite).top},
+		{"what does not exist", (*cliSuite).unknownNames},
+		{"completion of names", (*cliSuite).completes},
+		{"commands start where you are", (*cliSuite).startsHere},
+		{"the server of leat up is found", (*cliSuite).findsLocalServer},
+		{"a queue that is held is told", (*cliSuite).explainsQueue},
+	})
 }
 
-func TestAggregated(t *testing.T) {
-	e := kit.Aggregated(t)
-	namespace := e.Namespace(t)
-	e.StartManager(t, "one")
-	startWorkers(t, e, namespace)
+// cliAggregated runs what a host changes: rights, watches and logs through the aggregator, garbage collection and kubectl.
+func cliAggregated(t *testing.T, e *kit.Env) {
+	f := newFixture(t, e, e.Namespace(t))
+	f.startAgents(t, map[string]batch.ResourceList{"one-abcde": slots(8), "two-abcde": slots(8)})
 	// A person who has the role edit in the namespace, as its users have.
-	admin := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
-	kit.Must(kubernetes.NewForConfigOrDie(admin).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+	kit.Must(hostAdmin(t, e).RbacV1().RoleBindings(f.namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "bob"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "bob"}},
 	}, metav1.CreateOptions{}))(t)
 	bob := e.Person(t, "bob")
-	s := newScene(t, e, namespace, bob)
+	s := newCLISuite(t, e, f.namespace, bob)
 	kit.Eventually(t, "bob may list", func(ctx context.Context) error {
-		_, err := kit.Client(t, bob).BatchV1alpha1().TaskSets(namespace).List(ctx, metav1.ListOptions{})
+		_, err := kit.Client(t, bob).BatchV1alpha1().TaskSets(f.namespace).List(ctx, metav1.ListOptions{})
 		return err
 	})
-	suite(t, s)
-	t.Run("as a plugin of kubectl", func(t *testing.T) { isPlugin(t, s) })
-	t.Run("what is not allowed is told", func(t *testing.T) {
-		got := s.leat(t, "cordon", s.workers[0])
-		got.expect(t, 1, "", `^Error from server \(Forbidden\): workers\.batch\.leat\.dev "one-abcde" is forbidden: User "bob" cannot patch`)
+	s.run(t, []cliCase{
+		{"one task ends with its exit code", (*cliSuite).oneTask},
+		{"what a command prints", (*cliSuite).prints},
+		{"some of an array fail and are tried again", (*cliSuite).retriesFailed},
+		{"a set suspended and resumed", (*cliSuite).suspends},
+		{"a worker drained", (*cliSuite).drains},
+		{"as a plugin of kubectl", (*cliSuite).isPlugin},
+		{"what is not allowed is told", func(s *cliSuite, t *testing.T) {
+			got := s.leat(t, "cordon", "one-abcde")
+			got.expect(t, 1, "", `^Error from server \(Forbidden\): workers\.batch\.leat\.dev "one-abcde" is forbidden: User "bob" cannot patch`)
+		}},
 	})
 }
 
-func newScene(t *testing.T, e *kit.Env, namespace string, person *rest.Config) *scene {
-	t.Helper()
-	s := &scene{
-		env: e, api: kit.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: namespace,
-		bin: t.TempDir(), directory: t.TempDir(), state: t.TempDir(),
+type cliCase struct {
+	name string
+	run  func(*cliSuite, *testing.T)
+}
+
+func (s *cliSuite) run(t *testing.T, cases []cliCase) {
+	for _, test := range cases {
+		t.Run(test.name, func(t *testing.T) { test.run(s, t) })
 	}
+}
+
+func newCLISuite(t *testing.T, e *kit.Env, namespace string, person *rest.Config) *cliSuite {
+	t.Helper()
+	s := &cliSuite{fixture: newFixture(t, e, namespace), bin: t.TempDir(), directory: t.TempDir(), state: t.TempDir()}
 	s.kubeconfig, s.adminConfig = e.Kubeconfig(t, person, namespace), e.Kubeconfig(t, e.Admin(t), namespace)
 	program := kit.Program(t, "leat")
 	for _, name := range []string{"leat", "kubectl-leat", "kubectl_complete-leat"} {
@@ -135,27 +155,6 @@ func newScene(t *testing.T, e *kit.Env, namespace string, person *rest.Config) *
 	return s
 }
 
-// startWorkers runs workers in this process, as clients with a worker's rights.
-func startWorkers(t *testing.T, e *kit.Env, namespace string) {
-	t.Helper()
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan error)
-	names := []string{"one-abcde", "two-abcde"}
-	for _, name := range names {
-		w := agent.New(kit.Client(t, e.Worker(t, namespace, name)), workerHost, agent.Options{
-			Namespace: namespace, Name: name, DrainTimeout: time.Second,
-			Capacity: batch.ResourceList{batch.ResourceTasks: resource.MustParse("8")},
-		})
-		go func() { ended <- w.Run(ctx) }()
-	}
-	t.Cleanup(func() {
-		stop()
-		for range names {
-			kit.Check(t, <-ended)
-		}
-	})
-}
-
 // result is what a command printed and how it ended.
 type result struct {
 	line, out, errOut string
@@ -170,9 +169,9 @@ func (r result) expect(t *testing.T, code int, out, errOut string) {
 	}
 }
 
-func (s *scene) command(t *testing.T, args ...string) *exec.Cmd {
+func (s *cliSuite) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), patience)
+	ctx, stop := context.WithTimeout(t.Context(), commandTimeout)
 	t.Cleanup(stop)
 	command := exec.CommandContext(ctx, filepath.Join(s.bin, "leat"), args...)
 	command.Dir = s.directory
@@ -196,13 +195,13 @@ func finish(t *testing.T, command *exec.Cmd, wait func() error) result {
 }
 
 // leat runs the program without a terminal.
-func (s *scene) leat(t *testing.T, args ...string) result {
+func (s *cliSuite) leat(t *testing.T, args ...string) result {
 	t.Helper()
 	command := s.command(t, args...)
 	return finish(t, command, command.Run)
 }
 
-func (s *scene) leatWith(t *testing.T, stdin string, args ...string) result {
+func (s *cliSuite) leatWith(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
 	command := s.command(t, args...)
 	command.Stdin = strings.NewReader(stdin)
@@ -210,86 +209,16 @@ func (s *scene) leatWith(t *testing.T, stdin string, args ...string) result {
 }
 
 // admin runs it as someone who runs Leat.
-func (s *scene) admin(t *testing.T, args ...string) result {
+func (s *cliSuite) admin(t *testing.T, args ...string) result {
 	t.Helper()
 	return s.leat(t, append([]string{"--kubeconfig", s.adminConfig}, args...)...)
 }
 
-func (s *scene) set(t *testing.T, name, what string, is func(*batch.TaskSet) bool) *batch.TaskSet {
-	t.Helper()
-	var set *batch.TaskSet
-	kit.Eventually(t, "set "+name+": "+what, func(ctx context.Context) error {
-		var err error
-		if set, err = s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && !is(set) {
-			err = fmt.Errorf("%+v", set.Status)
-		}
-		return err
-	})
-	return set
-}
-
-func (s *scene) task(t *testing.T, name, what string, is func(*batch.Task) bool) *batch.Task {
-	t.Helper()
-	var task *batch.Task
-	kit.Eventually(t, "task "+name+": "+what, func(ctx context.Context) error {
-		var err error
-		if task, err = s.api.Tasks(s.namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && !is(task) {
-			err = fmt.Errorf("%+v", task.Status)
-		}
-		return err
-	})
-	return task
-}
-
-func running(n int32) func(*batch.TaskSet) bool {
+func haveReady(n int32) func(*batch.TaskSet) bool {
 	return func(set *batch.TaskSet) bool { return ptr.Deref(set.Status.Ready, 0) == n }
 }
 
-func runs(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning }
-
-// suite runs in both environments what differs between them, and the rest, which the client alone decides, in the faster one.
-func suite(t *testing.T, s *scene) {
-	tests := []struct {
-		name string
-		run  func(*testing.T, *scene)
-	}{
-		{"one task ends with its exit code", oneTask},
-		{"what is deleted as soon as it ends", deletedAtOnce},
-		{"what a command prints", prints},
-		{"an array is one object", arrayIsOneObject},
-		{"some of an array fail and are tried again", retriesFailed},
-		{"a set suspended and resumed", suspends},
-		{"cancelled", cancels},
-		{"a cancelled set keeps its record", cancelKeepsTheRecord},
-		{"the queue and the priority of what waits change", updates},
-		{"a worker drained", drains},
-		{"interrupted without a terminal", interruptedPlain},
-	}
-	if s.env.Standalone() {
-		tests = append(tests, []struct {
-			name string
-			run  func(*testing.T, *scene)
-		}{
-			{"each line of a file", eachLine},
-			{"several are waited for", waitsForSeveral},
-			{"why nothing starts", saysWhyNothingStarts},
-			{"an ignored signal stays ignored", ignoresHangup},
-			{"input that nobody reads", unreadInput},
-			{"why a task waits", explainsWaiting},
-			{"long lines of many tasks", longLines},
-			{"interrupted on a terminal", interruptedTerminal},
-			{"progress on a terminal", progressOnTerminal},
-			{"top", top},
-			{"what does not exist", unknownNames},
-			{"completion of names", completes},
-		}...)
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
-	}
-}
-
-func oneTask(t *testing.T, s *scene) {
+func (s *cliSuite) oneTask(t *testing.T) {
 	s.leat(t, "run", "--name=succeeds", "--wait", "--", "true").
 		expect(t, 0, `^task\.batch\.leat\.dev/succeeds created\n$`, `1/1 done, 0 failed.*\ntask/succeeds has succeeded in `)
 	s.leat(t, "run", "--name=fails", "--wait", "--", "sh", "-c", "echo out of luck; exit 42").
@@ -311,7 +240,7 @@ func oneTask(t *testing.T, s *scene) {
 }
 
 // The end of what is gone as soon as it has ended is not missed.
-func deletedAtOnce(t *testing.T, s *scene) {
+func (s *cliSuite) deletedAtOnce(t *testing.T) {
 	for range 5 {
 		s.leat(t, "run", "--ttl=0s", "--wait", "--", "sh", "-c", "exit 42").expect(t, 42, "created", `task/\S+ has failed in .*: exit code 42\n$`)
 	}
@@ -319,7 +248,7 @@ func deletedAtOnce(t *testing.T, s *scene) {
 	s.leat(t, "run", "--ttl=0s", "--array=3", "--wait", "--", "false").expect(t, 1, "created", `has failed: 0 of 3 succeeded`)
 }
 
-func waitsForSeveral(t *testing.T, s *scene) {
+func (s *cliSuite) waitsForSeveral(t *testing.T) {
 	s.leat(t, "run", "--name=good", "--", "sleep", "1").expect(t, 0, "", "")
 	s.leat(t, "run", "--name=good-set", "--array=2", "--", "sleep", "1").expect(t, 0, "", "")
 	s.leat(t, "run", "--name=bad", "--", "sh", "-c", "exit 7").expect(t, 0, "", "")
@@ -328,7 +257,7 @@ func waitsForSeveral(t *testing.T, s *scene) {
 	s.leat(t, "wait", "good", "nothing").expect(t, 1, "^$", `no set and no task is named "nothing"`)
 }
 
-func saysWhyNothingStarts(t *testing.T, s *scene) {
+func (s *cliSuite) saysWhyNothingStarts(t *testing.T) {
 	kit.Must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
 		ObjectMeta: metav1.ObjectMeta{Name: "narrow"}, Spec: batch.TaskQueueSpec{MaxPendingTasks: ptr.To[int32](0)},
 	}, metav1.CreateOptions{}))(t)
@@ -358,14 +287,14 @@ func saysWhyNothingStarts(t *testing.T, s *scene) {
 }
 
 // As under nohup.
-func ignoresHangup(t *testing.T, s *scene) {
+func (s *cliSuite) ignoresHangup(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	command := s.command(t, "run", "--name=stays", "--wait", "--", "sh", "-c", "while ! [ -e "+mark+" ]; do sleep 0.05; done")
 	command.Args = append([]string{"sh", "-c", `trap '' HUP; exec "$@"`, "sh", command.Path}, command.Args[1:]...)
 	command.Path = kit.Must(exec.LookPath("sh"))(t)
 	got := finish(t, command, func() error {
 		kit.Check(t, command.Start())
-		s.task(t, "stays", "runs", runs)
+		s.waitForTask(t, "stays", "runs", isRunning)
 		kit.Check(t, command.Process.Signal(syscall.SIGHUP))
 		kit.Check(t, os.WriteFile(mark, nil, 0o600))
 		return command.Wait()
@@ -373,13 +302,13 @@ func ignoresHangup(t *testing.T, s *scene) {
 	got.expect(t, 0, "created", "task/stays has succeeded")
 }
 
-func unreadInput(t *testing.T, s *scene) {
+func (s *cliSuite) unreadInput(t *testing.T) {
 	s.leatWith(t, "data\n", "run", "--wait", "--", "cat").expect(t, 0, "created", "^warning: standard input is not empty, but tasks do not read it")
 	s.leat(t, "run", "--wait", "--", "cat").expect(t, 0, "created", "^0/1 done")
 }
 
 // The workers of leat up see the files of who runs a command.
-func startsHere(t *testing.T, s *scene) {
+func (s *cliSuite) startsHere(t *testing.T) {
 	kit.Check(t, os.MkdirAll(filepath.Join(s.directory, "below"), 0o700))
 	here := func(args ...string) result {
 		command := s.command(t, append([]string{"run", "--logs"}, args...)...)
@@ -399,7 +328,7 @@ func startsHere(t *testing.T, s *scene) {
 	}
 }
 
-func prints(t *testing.T, s *scene) {
+func (s *cliSuite) prints(t *testing.T) {
 	if s.env.Standalone() {
 		s.leat(t, "run", "--name=prints", "--logs", "--", "sh", "-c", "echo one; sleep 0.3; echo two >&2").
 			expect(t, 0, `^one\ntwo\n$`, `task\.batch\.leat\.dev/prints created`)
@@ -419,13 +348,13 @@ func prints(t *testing.T, s *scene) {
 	s.leat(t, "cancel", "not-yet").expect(t, 0, `^task\.batch\.leat\.dev/not-yet cancelled and deleted\n$`, "^$")
 }
 
-func arrayIsOneObject(t *testing.T, s *scene) {
+func (s *cliSuite) arrayIsOneObject(t *testing.T) {
 	begin := time.Now()
 	s.leat(t, "run", "--name=large", "--array=0-99999%4", "--", "true").expect(t, 0, `^taskset\.batch\.leat\.dev/large created\n$`, `^$`)
 	if took := time.Since(begin); took > 10*time.Second {
 		t.Errorf("making a set of 100,000 took %s", took)
 	}
-	s.set(t, "large", "some are done", func(set *batch.TaskSet) bool { return set.Status.Succeeded > 10 })
+	s.waitForTaskSet(t, "large", "some are done", func(set *batch.TaskSet) bool { return set.Status.Succeeded > 10 })
 	list := kit.Must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=large"}))(t)
 	if len(list.Items) > 200 {
 		t.Errorf("there are %d tasks", len(list.Items))
@@ -442,7 +371,7 @@ func arrayIsOneObject(t *testing.T, s *scene) {
 	}
 }
 
-func retriesFailed(t *testing.T, s *scene) {
+func (s *cliSuite) retriesFailed(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	got := s.leat(t, "run", "--name=some", "--array=0-19%8", "--env=MARK="+mark, "--wait", "--", "sh", "-c",
 		`case $TASK_INDEX in 3|17) test -e $MARK-$(JOB_COMPLETION_INDEX) || { touch $MARK-$(TASK_INDEX); echo not yet; exit 5; };; esac`)
@@ -471,7 +400,7 @@ func retriesFailed(t *testing.T, s *scene) {
 		expect(t, 0, "", "again is complete: 2 of 2 succeeded")
 }
 
-func eachLine(t *testing.T, s *scene) {
+func (s *cliSuite) eachLine(t *testing.T) {
 	dir := t.TempDir()
 	lines := "one\n\ntwo words\n$(TASK_NAME) $HOME $$ 'x'\n-flag\n"
 	file := filepath.Join(dir, "lines")
@@ -492,7 +421,7 @@ func eachLine(t *testing.T, s *scene) {
 	s.leatWith(t, "a\nb\n", "run", "--name=bad-lines", "--each-line=-", "--wait", "--", "test", "a", "=").
 		expect(t, 1, "created", `Failed: index 1 \(item "b"\)`)
 	s.leat(t, "retry", "bad-lines").expect(t, 0, `bad-lines-retry-1 created`, "^$")
-	set := s.set(t, "bad-lines-retry-1", "is there", func(*batch.TaskSet) bool { return true })
+	set := s.waitForTaskSet(t, "bad-lines-retry-1", "is there", func(*batch.TaskSet) bool { return true })
 	if len(set.Spec.Items) != 1 || set.Spec.Items[0] != "b" {
 		t.Errorf("the items to be tried again are %q", set.Spec.Items)
 	}
@@ -502,15 +431,15 @@ func eachLine(t *testing.T, s *scene) {
 	s.leat(t, "logs", "numbered-retry-1").expect(t, 0, `^\[numbered-retry-1/1\] 1 1 b\n$`, "^$")
 }
 
-func suspends(t *testing.T, s *scene) {
+func (s *cliSuite) suspends(t *testing.T) {
 	s.leat(t, "run", "--name=pauses", "--array=4%2", "--", "sleep", "600").expect(t, 0, "", "")
-	s.set(t, "pauses", "two run", running(2))
+	s.waitForTaskSet(t, "pauses", "two run", haveReady(2))
 	s.leat(t, "suspend", "@latest").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses suspended\n$`, "^$")
-	s.set(t, "pauses", "none runs", running(0))
+	s.waitForTaskSet(t, "pauses", "none runs", haveReady(0))
 	s.leat(t, "suspend", "pauses").expect(t, 0, `is suspended already`, "^$")
 	s.leat(t, "explain", "pauses").expect(t, 0, `^taskset/pauses is suspended: it starts nothing until leat resume taskset/pauses\.\n`, "^$")
 	s.leat(t, "resume", "tks/pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses resumed\n$`, "^$")
-	s.set(t, "pauses", "two run again", running(2))
+	s.waitForTaskSet(t, "pauses", "two run again", haveReady(2))
 	s.leat(t, "resume", "pauses", "nothing").expect(t, 1, `is not suspended`, `no set is named "nothing" in namespace`)
 	s.leat(t, "cancel", "--now", "pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses cancelled \(0 of 4 had succeeded\)\n$`, "^$")
 	s.leat(t, "delete", "pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses deleted\n$`, "^$")
@@ -518,16 +447,16 @@ func suspends(t *testing.T, s *scene) {
 	s.leat(t, "wait", "@latest").expect(t, 1, "^$", `^error: @latest was taskset/pauses, and is deleted\n$`)
 }
 
-func cancels(t *testing.T, s *scene) {
+func (s *cliSuite) cancels(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	s.leat(t, "run", "--name=ends", "--", "sh", "-c", `trap 'touch `+mark+`; exit 0' TERM; while :; do sleep 0.05; done`).expect(t, 0, "", "")
-	s.task(t, "ends", "runs", runs)
+	s.waitForTask(t, "ends", "runs", isRunning)
 	s.leat(t, "cancel", "ends").expect(t, 0, `^task\.batch\.leat\.dev/ends cancelled and deleted\n$`, "^$")
 	if _, err := os.Stat(mark); err != nil {
 		t.Error("the command got no time to end:", err)
 	}
 	s.leat(t, "run", "--name=stubborn", "--array=2", "--", "sh", "-c", `trap '' TERM; echo $$$$ > `+mark+`; while :; do sleep 0.05; done`).expect(t, 0, "", "")
-	s.set(t, "stubborn", "both run", running(2))
+	s.waitForTaskSet(t, "stubborn", "both run", haveReady(2))
 	begin := time.Now()
 	s.leat(t, "cancel", "--now", "stubborn").expect(t, 0, "cancelled", "^$")
 	if took := time.Since(begin); took > 20*time.Second {
@@ -544,10 +473,10 @@ func cancels(t *testing.T, s *scene) {
 }
 
 // cancelKeepsTheRecord cancels a set of which some have succeeded and some have failed, and runs the rest.
-func cancelKeepsTheRecord(t *testing.T, s *scene) {
+func (s *cliSuite) cancelKeepsTheRecord(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	s.leat(t, "run", "--name=kept", "--array=8%4", "--", "sh", "-c", `case $TASK_INDEX in 0|1) ;; 2) echo broken; exit 4;; *) test -e `+mark+` || sleep 600;; esac`).expect(t, 0, "", "")
-	s.set(t, "kept", "three have ended and four run", func(set *batch.TaskSet) bool { return set.Status.CompletedIndexes == "0,1" && running(4)(set) })
+	s.waitForTaskSet(t, "kept", "three have ended and four run", func(set *batch.TaskSet) bool { return set.Status.CompletedIndexes == "0,1" && haveReady(4)(set) })
 	s.leat(t, "update", "kept", "--priority=3").expect(t, 1, "^$", `spec\.template\.spec\.priority: Invalid value: 3`)
 	s.leat(t, "cancel", "kept").expect(t, 0, `^taskset\.batch\.leat\.dev/kept cancelled \(2 of 8 had succeeded\)\n$`, "^$")
 	s.leat(t, "cancel", "kept").expect(t, 1, "^$", `taskset/kept has ended \(Cancelled\): there is nothing to cancel; leat delete taskset/kept deletes it`)
@@ -561,7 +490,7 @@ func cancelKeepsTheRecord(t *testing.T, s *scene) {
 }
 
 // updates changes the priority and the queue of what waits.
-func updates(t *testing.T, s *scene) {
+func (s *cliSuite) updates(t *testing.T) {
 	s.leat(t, "run", "--name=late", "--array=2", "--cpu=4000", "--", "true").expect(t, 0, "", "")
 	s.leat(t, "update", "late", "--priority=5", "--queue=evening").expect(t, 0, `^taskset\.batch\.leat\.dev/late updated\n$`, "^$")
 	kit.Eventually(t, "the tasks follow", func(ctx context.Context) error {
@@ -576,7 +505,7 @@ func updates(t *testing.T, s *scene) {
 }
 
 // longLines shows lines of many tasks that are longer than any buffer.
-func longLines(t *testing.T, s *scene) {
+func (s *cliSuite) longLines(t *testing.T) {
 	got := s.leat(t, "run", "--name=long", "--array=8", "--logs", "--", "sh", "-c", `for i in 1 2 3; do head -c 200000 /dev/zero | tr '\0' $TASK_INDEX; echo; done; sleep 1`)
 	if got.code != 0 {
 		t.Errorf("exit code %d: %s", got.code, got.errOut)
@@ -593,9 +522,9 @@ func longLines(t *testing.T, s *scene) {
 	}
 }
 
-func explainsWaiting(t *testing.T, s *scene) {
+func (s *cliSuite) explainsWaiting(t *testing.T) {
 	s.leat(t, "run", "--name=huge", "--cpu=4000", "--worker-selector=disk=none", "--", "true").expect(t, 0, "", "")
-	s.task(t, "huge", "is told why it waits", func(task *batch.Task) bool {
+	s.waitForTask(t, "huge", "is told why it waits", func(task *batch.Task) bool {
 		return meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled) != nil
 	})
 	s.leat(t, "run", "--name=urgent", "--cpu=4000", "--priority=7", "--", "true").expect(t, 0, "", "")
@@ -606,7 +535,7 @@ func explainsWaiting(t *testing.T, s *scene) {
 	s.leat(t, "cancel", "huge", "task/urgent").expect(t, 0, `huge cancelled and deleted\n.*urgent cancelled and deleted\n`, "^$")
 }
 
-func explainsQueue(t *testing.T, s *scene) {
+func (s *cliSuite) explainsQueue(t *testing.T) {
 	kit.Must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
 		ObjectMeta: metav1.ObjectMeta{Name: "night"},
 		Spec:       batch.TaskQueueSpec{MaxRunningTasks: ptr.To[int32](0), StopPolicy: ptr.To(batch.StopPolicyHold)},
@@ -617,9 +546,9 @@ func explainsQueue(t *testing.T, s *scene) {
 	s.leat(t, "cancel", "held").expect(t, 0, "cancelled", "^$")
 }
 
-func drains(t *testing.T, s *scene) {
+func (s *cliSuite) drains(t *testing.T) {
 	s.leat(t, "run", "--name=moves", "--array=6", "--", "sleep", "600").expect(t, 0, "", "")
-	s.set(t, "moves", "all run", running(6))
+	s.waitForTaskSet(t, "moves", "all run", haveReady(6))
 	name := s.workers[0]
 	s.admin(t, "drain", name).expect(t, 0, `^worker\.batch\.leat\.dev/`+name+` cordoned\nworker\.batch\.leat\.dev/`+name+` drained\n$`, `3/3 done`)
 	kit.Eventually(t, "all are elsewhere", func(ctx context.Context) error {
@@ -649,24 +578,24 @@ func drains(t *testing.T, s *scene) {
 	s.leat(t, "cancel", "--now", "moves").expect(t, 0, "cancelled", "^$")
 }
 
-func interruptedPlain(t *testing.T, s *scene) {
+func (s *cliSuite) interruptedPlain(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{"int": syscall.SIGINT, "term": syscall.SIGTERM} {
 		command := s.command(t, "run", "--name=goes-on-"+name, "--array=2", "--wait", "--", "sleep", "600")
 		got := finish(t, command, func() error {
 			kit.Check(t, command.Start())
-			s.set(t, "goes-on-"+name, "both run", running(2))
+			s.waitForTaskSet(t, "goes-on-"+name, "both run", haveReady(2))
 			kit.Check(t, command.Process.Signal(sig))
 			return command.Wait()
 		})
 		got.expect(t, 128+int(sig), "created", `\nDetached: taskset/goes-on-`+name+` goes on\. Come back with: leat wait taskset/goes-on-`+name+`\n$`)
-		s.set(t, "goes-on-"+name, "both still run", running(2))
+		s.waitForTaskSet(t, "goes-on-"+name, "both still run", haveReady(2))
 		s.leat(t, "cancel", "--now", "goes-on-"+name).expect(t, 0, "cancelled", "^$")
 	}
 }
 
-func top(t *testing.T, s *scene) {
+func (s *cliSuite) top(t *testing.T) {
 	s.leat(t, "run", "--name=shown", "--array=5%2", "--", "sleep", "600").expect(t, 0, "", "")
-	s.set(t, "shown", "two run", running(2))
+	s.waitForTaskSet(t, "shown", "two run", haveReady(2))
 	s.leat(t, "top").expect(t, 0, `(?s)^Namespace \S+: 2 of 2 workers ready, 2 tasks bound, 0 pending\n\nQUEUE .*\ndefault +1 +2 +none +0 .*\nWORKER .*`+
 		s.workers[0]+` +Ready +1/8 .*\nSET .*\nshown +Running +0/5 +0 +2 +3 +- +-\n`, "^$")
 	screen, end := s.terminal(t, "top", "--interval=200ms")
@@ -685,7 +614,7 @@ func top(t *testing.T, s *scene) {
 	s.leat(t, "cancel", "--now", "shown").expect(t, 0, "cancelled", "^$")
 }
 
-func unknownNames(t *testing.T, s *scene) {
+func (s *cliSuite) unknownNames(t *testing.T) {
 	for _, args := range [][]string{{"logs", "nothing/3"}, {"explain", "nothing/3"}, {"suspend", "nothing"}} {
 		s.leat(t, args...).expect(t, 1, "^$", `^error: no set is named "nothing" in namespace "`+s.namespace+`": kubectl get tks lists what there is; -n names another namespace\n$`)
 	}
@@ -699,7 +628,7 @@ func unknownNames(t *testing.T, s *scene) {
 	s.leat(t, "version").expect(t, 0, `^Client Version: v\S+\nServer Version: v\S+\n$`, "^$")
 }
 
-func completes(t *testing.T, s *scene) {
+func (s *cliSuite) completes(t *testing.T) {
 	s.leat(t, "run", "--name=completed", "--", "true").expect(t, 0, "", "")
 	s.leat(t, "__complete", "logs", "task/comp").expect(t, 0, `^task/completed\n:4\n`, "")
 	s.leat(t, "__complete", "wait", "@").expect(t, 0, `^@latest\n`, "")
@@ -707,7 +636,7 @@ func completes(t *testing.T, s *scene) {
 	s.leat(t, "__complete", "run", "--arr").expect(t, 0, `^--array`, "")
 }
 
-func findsLocalServer(t *testing.T, s *scene) {
+func (s *cliSuite) findsLocalServer(t *testing.T) {
 	data := t.TempDir()
 	kit.Check(t, os.Mkdir(filepath.Join(data, "leat"), 0o700))
 	kit.Check(t, os.Symlink(filepath.Join(s.env.DataDir(), "kubeconfig"), filepath.Join(data, "leat", "kubeconfig")))
@@ -716,7 +645,7 @@ func findsLocalServer(t *testing.T, s *scene) {
 	finish(t, command, command.Run).expect(t, 0, "created", "has succeeded")
 }
 
-func isPlugin(t *testing.T, s *scene) {
+func (s *cliSuite) isPlugin(t *testing.T) {
 	kubectl := filepath.Join(kit.Must(host.RepositoryRoot())(t), "bin", "host", "kubectl")
 	run := func(args ...string) result {
 		command := s.command(t, args...)

@@ -14,8 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package worker tests what commands can do to a worker, and what becomes of them: the real program, under a real server.
-package worker
+package product
 
 import (
 	"bytes"
@@ -43,89 +42,68 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-const (
-	patience = 2 * time.Minute
-	poll     = 50 * time.Millisecond
-)
+// workerSuite binds tasks to workers itself: its environment has no scheduler.
+type workerSuite struct {
+	fixture
+	scheduler typed.BatchV1alpha1Interface
+}
 
-func TestStandalone(t *testing.T) { suite(t, kit.Standalone(t)) }
-
-func TestAggregated(t *testing.T) { suite(t, kit.Aggregated(t)) }
-
-func suite(t *testing.T, e *kit.Env) {
-	s := &scene{env: e, namespace: e.Namespace(t), api: kit.Client(t, e.Admin(t)).BatchV1alpha1(), scheduler: kit.Client(t, e.Controller(t)).BatchV1alpha1()}
+func TestWorker(t *testing.T) {
+	t.Parallel()
+	e := kit.Standalone(t)
+	s := &workerSuite{fixture: newFixture(t, e, e.Namespace(t)), scheduler: kit.Client(t, e.Controller(t)).BatchV1alpha1()}
 	w := s.startWorker(t, "nasty-abcde")
-	t.Run("how commands end", func(t *testing.T) { howCommandsEnd(t, s, w) })
-	t.Run("signals", func(t *testing.T) { signals(t, s, w) })
-	t.Run("refused", func(t *testing.T) { refused(t, s) })
-	t.Run("what is handed over", func(t *testing.T) { handedOver(t, s, w) })
-	t.Run("a command that ignores SIGTERM", func(t *testing.T) { stubborn(t, s, w) })
-	t.Run("a fork bomb", func(t *testing.T) { forkBomb(t, s, w) })
-	t.Run("a farm of zombies", func(t *testing.T) { zombieFarm(t, s, w) })
-	t.Run("a daemon", func(t *testing.T) { daemon(t, s, w) })
-	t.Run("progress", func(t *testing.T) { progress(t, s, w) })
-	t.Run("a gigabyte of output", func(t *testing.T) { flood(t, s, w) })
-	t.Run("metrics", func(t *testing.T) { metrics(t, w) })
-	t.Run("killed", func(t *testing.T) { killed(t, s, w) })
-	t.Run("killed by its task", func(t *testing.T) { killedByTask(t, s) })
-	t.Run("files that somebody removes", func(t *testing.T) { removedFiles(t, s) })
+	t.Run("how commands end", func(t *testing.T) { s.howCommandsEnd(t, w) })
+	t.Run("signals", func(t *testing.T) { s.signals(t, w) })
+	t.Run("refused", s.refused)
+	t.Run("what is handed over", func(t *testing.T) { s.handedOver(t, w) })
+	t.Run("a command that ignores SIGTERM", func(t *testing.T) { s.stubborn(t, w) })
+	t.Run("a fork bomb", func(t *testing.T) { s.forkBomb(t, w) })
+	t.Run("a farm of zombies", func(t *testing.T) { s.zombieFarm(t, w) })
+	t.Run("a daemon", func(t *testing.T) { s.daemon(t, w) })
+	t.Run("progress", func(t *testing.T) { s.progress(t, w) })
+	t.Run("a gigabyte of output", func(t *testing.T) { s.flood(t, w) })
+	t.Run("metrics", func(t *testing.T) { workerMetrics(t, w) })
+	t.Run("killed", func(t *testing.T) { s.killed(t, w) })
+	t.Run("killed by its task", s.killedByTask)
+	t.Run("files that somebody removes", s.removedFiles)
 }
 
-// scene is where the tests play: they are the scheduler.
-type scene struct {
-	env            *kit.Env
-	namespace      string
-	api, scheduler typed.BatchV1alpha1Interface
-}
-
-// agent is a worker process.
-type agent struct {
+// workerProcess is a worker with a state directory and metrics of its own.
+type workerProcess struct {
 	*host.Process
 	name, state, metrics string
 }
 
-func (s *scene) startWorker(t *testing.T, name string) *agent {
+func (s *workerSuite) startWorker(t *testing.T, name string) *workerProcess {
 	t.Helper()
-	root, err := host.RepositoryRoot()
-	kit.Check(t, err)
-	port, err := host.FreePort()
-	kit.Check(t, err)
-	w := &agent{name: name, state: t.TempDir(), metrics: fmt.Sprintf("http://127.0.0.1:%d/metrics", port)}
-	w.Process, err = host.StartProcess(t.Context(), host.Command{
-		Name: name,
-		Path: filepath.Join(root, "bin", "test", "leat-worker"),
-		Args: []string{"--tasks=4", "--v=2", "--state-dir=" + w.state, fmt.Sprintf("--metrics-bind-address=127.0.0.1:%d", port)},
-		Env:  append([]string{"KUBECONFIG=" + s.env.Kubeconfig(t, s.env.Worker(t, s.namespace, name), s.namespace), "OF_THE_WORKER=yes"}, host.Oracles...),
-		Dir:  t.ArtifactDir(),
-	})
-	kit.Check(t, err)
+	port := kit.Must(host.FreePort())(t)
+	w := &workerProcess{name: name, state: t.TempDir(), metrics: fmt.Sprintf("http://127.0.0.1:%d/metrics", port)}
+	config := s.env.Worker(t, s.namespace, name)
+	environment := append([]string{"KUBECONFIG=" + s.env.Kubeconfig(t, config, s.namespace), "OF_THE_WORKER=yes"}, host.Oracles...)
+	w.Process = s.env.StartWorker(t, config, s.namespace, name, environment,
+		"--tasks=4", "--state-dir="+w.state, fmt.Sprintf("--metrics-bind-address=127.0.0.1:%d", port))
 	t.Cleanup(func() { kit.Check(t, errors.Join(w.Err(), w.Stop())) })
 	s.ready(t, name, "")
 	return w
 }
 
 // ready waits until the worker is ready, in another incarnation than that.
-func (s *scene) ready(t *testing.T, name, earlier string) *batch.Worker {
+func (s *workerSuite) ready(t *testing.T, name, earlier string) *batch.Worker {
 	t.Helper()
-	var worker *batch.Worker
-	kit.Eventually(t, "worker "+name+" is ready", func(ctx context.Context) (err error) {
-		worker, err = s.api.Workers(s.namespace).Get(ctx, name, metav1.GetOptions{})
-		if err == nil && (!meta.IsStatusConditionTrue(worker.Status.Conditions, batch.WorkerReady) || worker.Status.Incarnation == earlier) {
-			err = fmt.Errorf("it is not: %+v", worker.Status)
-		}
-		return err
+	return s.waitForWorker(t, name, "is ready", func(worker *batch.Worker) bool {
+		return meta.IsStatusConditionTrue(worker.Status.Conditions, batch.WorkerReady) && worker.Status.Incarnation != earlier
 	})
-	return worker
 }
 
-type change func(*batch.TaskSpec)
+type taskChange func(*batch.TaskSpec)
 
 // script is a command for a shell, as it stands.
-func script(text string) change {
+func shell(text string) taskChange {
 	return func(spec *batch.TaskSpec) { spec.Command = []string{"sh", "-c", strings.ReplaceAll(text, "$", "$$")} }
 }
 
-func command(argv ...string) change {
+func command(argv ...string) taskChange {
 	return func(spec *batch.TaskSpec) { spec.Command = argv }
 }
 
@@ -134,7 +112,7 @@ func ends(spec *batch.TaskSpec) {
 	spec.ActiveDeadlineSeconds, spec.TerminationGracePeriodSeconds = ptr.To[int64](1), ptr.To[int64](1)
 }
 
-func (s *scene) create(t *testing.T, changes ...change) (*batch.Task, error) {
+func (s *workerSuite) create(t *testing.T, changes ...taskChange) (*batch.Task, error) {
 	t.Helper()
 	task := &batch.Task{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-"}}
 	for _, c := range changes {
@@ -143,7 +121,7 @@ func (s *scene) create(t *testing.T, changes ...change) (*batch.Task, error) {
 	return s.api.Tasks(s.namespace).Create(t.Context(), task, metav1.CreateOptions{})
 }
 
-func (s *scene) bind(t *testing.T, task string, to string) {
+func (s *workerSuite) bind(t *testing.T, task string, to string) {
 	t.Helper()
 	worker, err := s.api.Workers(s.namespace).Get(t.Context(), to, metav1.GetOptions{})
 	kit.Check(t, err)
@@ -155,7 +133,7 @@ func (s *scene) bind(t *testing.T, task string, to string) {
 }
 
 // start makes a task and gives it to the worker.
-func (s *scene) start(t *testing.T, w *agent, changes ...change) string {
+func (s *workerSuite) start(t *testing.T, w *workerProcess, changes ...taskChange) string {
 	t.Helper()
 	task, err := s.create(t, changes...)
 	kit.Check(t, err)
@@ -163,23 +141,10 @@ func (s *scene) start(t *testing.T, w *agent, changes ...change) string {
 	return task.Name
 }
 
-func (s *scene) wait(t *testing.T, name, what string, cond func(*batch.Task) bool) *batch.Task {
-	t.Helper()
-	var task *batch.Task
-	kit.Eventually(t, what, func(ctx context.Context) (err error) {
-		task, err = s.api.Tasks(s.namespace).Get(ctx, name, metav1.GetOptions{})
-		if err == nil && !cond(task) {
-			err = fmt.Errorf("it is %+v, %+v", task.Status, task.Status.State.Terminated)
-		}
-		return err
-	})
-	return task
-}
-
 // end waits until the task has finished, and checks that the worker goes on.
-func (s *scene) end(t *testing.T, w *agent, name string) batch.TaskStateTerminated {
+func (s *workerSuite) end(t *testing.T, w *workerProcess, name string) batch.TaskStateTerminated {
 	t.Helper()
-	task := s.wait(t, name, "the task finishes", func(task *batch.Task) bool {
+	task := s.waitForTask(t, name, "the task finishes", func(task *batch.Task) bool {
 		return task.Status.Phase.Finished()
 	})
 	end := *task.Status.State.Terminated
@@ -187,37 +152,37 @@ func (s *scene) end(t *testing.T, w *agent, name string) batch.TaskStateTerminat
 		t.Errorf("phase %s, terminated %+v", task.Status.Phase, end)
 	}
 	next := s.start(t, w, command("true"))
-	s.wait(t, next, "the next task succeeds", func(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded })
+	s.waitForTask(t, next, "the next task succeeds", func(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded })
 	kit.Check(t, w.Err())
 	return end
 }
 
-func (s *scene) run(t *testing.T, w *agent, changes ...change) batch.TaskStateTerminated {
+func (s *workerSuite) run(t *testing.T, w *workerProcess, changes ...taskChange) batch.TaskStateTerminated {
 	t.Helper()
 	return s.end(t, w, s.start(t, w, changes...))
 }
 
-func howCommandsEnd(t *testing.T, s *scene, w *agent) {
+func (s *workerSuite) howCommandsEnd(t *testing.T, w *workerProcess) {
 	dir := t.TempDir()
 	plain := filepath.Join(dir, "plain")
 	kit.Check(t, os.WriteFile(plain, []byte("no program"), 0o600))
 	deep := filepath.Join("/", strings.Repeat("deep/", 600))
 	for name, tc := range map[string]struct {
-		changes []change
+		changes []taskChange
 		code    int32
 		reason  string
 		message string
 	}{
-		"success":                   {[]change{command("true")}, 0, batch.TaskReasonCompleted, ""},
-		"failure":                   {[]change{script("echo out; echo err >&2; exit 42")}, 42, batch.TaskReasonError, "out\nerr\n"},
-		"no such program":           {[]change{command("no-such-program", "x")}, 127, batch.TaskReasonStartError, "no-such-program"},
-		"no such file":              {[]change{command("/no/such/file")}, 127, batch.TaskReasonStartError, "/no/such/file"},
-		"not executable":            {[]change{command(plain)}, 126, batch.TaskReasonStartError, plain + ": permission denied"},
-		"a directory":               {[]change{command(dir)}, 126, batch.TaskReasonStartError, dir},
-		"no such working directory": {[]change{command("true"), func(spec *batch.TaskSpec) { spec.WorkingDir = deep }}, 126, batch.TaskReasonStartError, "workingDir: stat /deep/deep"},
-		"bytes that are no text":    {[]change{script(`printf 'a\377\376\200b\n'; exit 1`)}, 1, batch.TaskReasonError, "a\uFFFDb\n"},
-		"output closed":             {[]change{script(`exec >&- 2>&-; sleep 0.3; exit 5`)}, 5, batch.TaskReasonError, ""},
-		"out of time":               {[]change{script(`sleep 1000`), ends}, 143, batch.TaskReasonDeadlineExceeded, ""},
+		"success":                   {[]taskChange{command("true")}, 0, batch.TaskReasonCompleted, ""},
+		"failure":                   {[]taskChange{shell("echo out; echo err >&2; exit 42")}, 42, batch.TaskReasonError, "out\nerr\n"},
+		"no such program":           {[]taskChange{command("no-such-program", "x")}, 127, batch.TaskReasonStartError, "no-such-program"},
+		"no such file":              {[]taskChange{command("/no/such/file")}, 127, batch.TaskReasonStartError, "/no/such/file"},
+		"not executable":            {[]taskChange{command(plain)}, 126, batch.TaskReasonStartError, plain + ": permission denied"},
+		"a directory":               {[]taskChange{command(dir)}, 126, batch.TaskReasonStartError, dir},
+		"no such working directory": {[]taskChange{command("true"), func(spec *batch.TaskSpec) { spec.WorkingDir = deep }}, 126, batch.TaskReasonStartError, "workingDir: stat /deep/deep"},
+		"bytes that are no text":    {[]taskChange{shell(`printf 'a\377\376\200b\n'; exit 1`)}, 1, batch.TaskReasonError, "a\uFFFDb\n"},
+		"output closed":             {[]taskChange{shell(`exec >&- 2>&-; sleep 0.3; exit 5`)}, 5, batch.TaskReasonError, ""},
+		"out of time":               {[]taskChange{shell(`sleep 1000`), ends}, 143, batch.TaskReasonDeadlineExceeded, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			end := s.run(t, w, tc.changes...)
@@ -228,17 +193,17 @@ func howCommandsEnd(t *testing.T, s *scene, w *agent) {
 	}
 }
 
-func signals(t *testing.T, s *scene, w *agent) {
+func (s *workerSuite) signals(t *testing.T, w *workerProcess) {
 	for _, signal := range []int32{1, 2, 3, 6, 8, 9, 10, 11, 12, 13, 14, 15} {
-		end := s.run(t, w, script(fmt.Sprintf("ulimit -c 0; kill -%d $$; sleep 1000", signal)))
+		end := s.run(t, w, shell(fmt.Sprintf("ulimit -c 0; kill -%d $$; sleep 1000", signal)))
 		if end.Signal != signal || end.ExitCode != 128+signal || end.Reason != batch.TaskReasonError {
 			t.Errorf("signal %d: terminated: %+v", signal, end)
 		}
 	}
 }
 
-func refused(t *testing.T, s *scene) {
-	for name, c := range map[string]change{
+func (s *workerSuite) refused(t *testing.T) {
+	for name, c := range map[string]taskChange{
 		"NUL in the command": command("echo", "a\x00b"),
 		"NUL in env": func(spec *batch.TaskSpec) {
 			spec.Command, spec.Env = []string{"env"}, []batch.EnvVar{{Name: "A", Value: "\x00"}}
@@ -254,9 +219,9 @@ func refused(t *testing.T, s *scene) {
 	}
 }
 
-func handedOver(t *testing.T, s *scene, w *agent) {
+func (s *workerSuite) handedOver(t *testing.T, w *workerProcess) {
 	t.Run("a MiB of environment", func(t *testing.T) {
-		end := s.run(t, w, script(`[ ${#V0} = 65000 ] && [ ${#V15} = 65000 ]`), func(spec *batch.TaskSpec) {
+		end := s.run(t, w, shell(`[ ${#V0} = 65000 ] && [ ${#V15} = 65000 ]`), func(spec *batch.TaskSpec) {
 			for i := range 16 {
 				spec.Env = append(spec.Env, batch.EnvVar{Name: fmt.Sprint("V", i), Value: strings.Repeat("x", 65000)})
 			}
@@ -288,9 +253,9 @@ func handedOver(t *testing.T, s *scene, w *agent) {
 	})
 }
 
-func stubborn(t *testing.T, s *scene, w *agent) {
+func (s *workerSuite) stubborn(t *testing.T, w *workerProcess) {
 	begun := time.Now()
-	end := s.run(t, w, script(`trap '' TERM; (trap '' TERM; sleep 1000) & while :; do sleep 0.1; done`), ends)
+	end := s.run(t, w, shell(`trap '' TERM; (trap '' TERM; sleep 1000) & while :; do sleep 0.1; done`), ends)
 	if end.ExitCode != 137 || end.Signal != 9 || end.Reason != batch.TaskReasonDeadlineExceeded {
 		t.Errorf("terminated: %+v", end)
 	}
@@ -316,15 +281,15 @@ func marked(t *testing.T, entry string) []int {
 }
 
 // withMark sets a variable by which the test finds the processes of a task.
-func withMark(t *testing.T) (entry string, c change) {
+func withMark(t *testing.T) (entry string, c taskChange) {
 	mark := fmt.Sprintf("%s-%d", strings.ReplaceAll(t.Name(), "/", "-"), os.Getpid())
 	return "TEST_MARK=" + mark, func(spec *batch.TaskSpec) { spec.Env = append(spec.Env, batch.EnvVar{Name: "TEST_MARK", Value: mark}) }
 }
 
-func forkBomb(t *testing.T, s *scene, w *agent) {
+func (s *workerSuite) forkBomb(t *testing.T, w *workerProcess) {
 	entry, mark := withMark(t)
 	// 400 processes, and 40 that start others all the time, half of them in sessions of their own.
-	name := s.start(t, w, mark, script(`
+	name := s.start(t, w, mark, shell(`
 		i=0; while [ $i -lt 200 ]; do sleep 1000 & (setsid sleep 1000 &) ; i=$((i+1)); done
 		i=0; while [ $i -lt 20 ]; do
 			sh -c 'while :; do sleep 0.3 & sleep 0.2; done' &
@@ -340,23 +305,17 @@ func forkBomb(t *testing.T, s *scene, w *agent) {
 	})
 	seconds := int64(1)
 	kit.Check(t, s.api.Tasks(s.namespace).Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &seconds}))
-	kit.Eventually(t, "the task is gone", func(ctx context.Context) error {
-		_, err := s.api.Tasks(s.namespace).Get(ctx, name, metav1.GetOptions{})
-		if !apierrors.IsNotFound(err) {
-			return fmt.Errorf("it is there, %v", err)
-		}
-		return nil
-	})
+	s.waitForTaskGone(t, name)
 	if left := marked(t, entry); len(left) > 0 {
 		t.Errorf("%d processes are left: %v", len(left), left)
 	}
 	s.run(t, w, command("true"))
 }
 
-func zombieFarm(t *testing.T, s *scene, w *agent) {
+func (s *workerSuite) zombieFarm(t *testing.T, w *workerProcess) {
 	entry, mark := withMark(t)
-	name := s.start(t, w, mark, script(`i=0; while [ $i -lt 400 ]; do (setsid sh -c : &); (sh -c : &); i=$((i+1)); done; echo 1/1 >$TASK_PROGRESS_FILE; sleep 1000`))
-	s.wait(t, name, "the farm is full", func(task *batch.Task) bool { return task.Status.Progress == "1/1" })
+	name := s.start(t, w, mark, shell(`i=0; while [ $i -lt 400 ]; do (setsid sh -c : &); (sh -c : &); i=$((i+1)); done; echo 1/1 >$TASK_PROGRESS_FILE; sleep 1000`))
+	s.waitForTask(t, name, "the farm is full", func(task *batch.Task) bool { return task.Status.Progress == "1/1" })
 	kit.Eventually(t, "no child of the worker is a zombie while the task runs", func(context.Context) error {
 		stats, err := filepath.Glob("/proc/[0-9]*/stat")
 		for _, file := range stats {
@@ -377,9 +336,9 @@ func zombieFarm(t *testing.T, s *scene, w *agent) {
 	s.run(t, w, command("true"))
 }
 
-func daemon(t *testing.T, s *scene, w *agent) {
+func (s *workerSuite) daemon(t *testing.T, w *workerProcess) {
 	entry, mark := withMark(t)
-	end := s.run(t, w, mark, script(`(setsid sh -c 'trap "" TERM HUP; while :; do sleep 0.1; done' </dev/null >/dev/null 2>&1 &)`))
+	end := s.run(t, w, mark, shell(`(setsid sh -c 'trap "" TERM HUP; while :; do sleep 0.1; done' </dev/null >/dev/null 2>&1 &)`))
 	if end.ExitCode != 0 {
 		t.Errorf("terminated: %+v", end)
 	}
@@ -388,19 +347,19 @@ func daemon(t *testing.T, s *scene, w *agent) {
 	}
 }
 
-func progress(t *testing.T, s *scene, w *agent) {
+func (s *workerSuite) progress(t *testing.T, w *workerProcess) {
 	gate := filepath.Join(t.TempDir(), "gate")
-	name := s.start(t, w, script(`echo 1/3 >$TASK_PROGRESS_FILE; until [ -e `+gate+` ]; do sleep 0.1; done; echo 3/3 >>$TASK_PROGRESS_FILE`))
-	s.wait(t, name, "it has begun", func(task *batch.Task) bool { return task.Status.Progress == "1/3" && task.Status.State.Running != nil })
+	name := s.start(t, w, shell(`echo 1/3 >$TASK_PROGRESS_FILE; until [ -e `+gate+` ]; do sleep 0.1; done; echo 3/3 >>$TASK_PROGRESS_FILE`))
+	s.waitForTask(t, name, "it has begun", func(task *batch.Task) bool { return task.Status.Progress == "1/3" && task.Status.State.Running != nil })
 	kit.Check(t, os.WriteFile(gate, nil, 0o600))
 	s.end(t, w, name)
-	if task := s.wait(t, name, "it is through", func(*batch.Task) bool { return true }); task.Status.Progress != "3/3" {
+	if task := s.waitForTask(t, name, "it is through", func(*batch.Task) bool { return true }); task.Status.Progress != "3/3" {
 		t.Errorf("progress at the end: %q", task.Status.Progress)
 	}
 }
 
-func flood(t *testing.T, s *scene, w *agent) {
-	if end := s.run(t, w, script(`yes 0123456789012345678901234567890123456789012345678901234567890 | head -c 1000000000`)); end.ExitCode != 0 {
+func (s *workerSuite) flood(t *testing.T, w *workerProcess) {
+	if end := s.run(t, w, shell(`yes 0123456789012345678901234567890123456789012345678901234567890 | head -c 1000000000`)); end.ExitCode != 0 {
 		t.Errorf("terminated: %+v", end)
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.PID()))
@@ -416,7 +375,7 @@ func flood(t *testing.T, s *scene, w *agent) {
 	}
 }
 
-func metrics(t *testing.T, w *agent) {
+func workerMetrics(t *testing.T, w *workerProcess) {
 	response, err := http.Get(w.metrics)
 	kit.Check(t, err)
 	defer response.Body.Close()
@@ -437,13 +396,13 @@ func metrics(t *testing.T, w *agent) {
 }
 
 // killed kills a worker whose task has left its process group, while another worker does the same.
-func killed(t *testing.T, s *scene, other *agent) {
+func (s *workerSuite) killed(t *testing.T, other *workerProcess) {
 	w := s.startWorker(t, "killed-abcde")
 	dir := t.TempDir()
-	start := func(w *agent) (task string, file string, daemon int) {
+	start := func(w *workerProcess) (task string, file string, daemon int) {
 		t.Helper()
 		file = filepath.Join(dir, w.name)
-		task = s.start(t, w, script(`echo started >>`+file+`.starts
+		task = s.start(t, w, shell(`echo started >>`+file+`.starts
 			(setsid sh -c 'echo $$ >`+file+`.pid; trap "" TERM; while :; do echo >>`+file+`; sleep 0.02; done' </dev/null >/dev/null 2>&1 &); sleep 1000`))
 		kit.Eventually(t, "its grandchild touches the file", func(context.Context) error {
 			text, err := os.ReadFile(file + ".pid")
@@ -463,7 +422,7 @@ func killed(t *testing.T, s *scene, other *agent) {
 		t.Fatal("the test is void: the grandchild has ended with the worker")
 	}
 	kit.Check(t, w.Restart(t.Context()))
-	evicted := s.wait(t, task, "the task is given back", func(task *batch.Task) bool { return task.Spec.WorkerName == "" })
+	evicted := s.waitForTask(t, task, "the task is given back", func(task *batch.Task) bool { return task.Spec.WorkerName == "" })
 	if alive(daemon) {
 		t.Error("the task is given back while its grandchild is alive")
 	}
@@ -497,11 +456,11 @@ func killed(t *testing.T, s *scene, other *agent) {
 
 // killedByTask has a task kill its worker, faster than its start is reported, until that counts against it. A worker that stops does
 // not count.
-func killedByTask(t *testing.T, s *scene) {
+func (s *workerSuite) killedByTask(t *testing.T) {
 	const limit = 2
 	w := s.startWorker(t, "crashing-abcde")
 	before := s.ready(t, w.name, "")
-	name := s.start(t, w, script("kill -9 $PPID; sleep 1000"), func(spec *batch.TaskSpec) { spec.CrashLimit = ptr.To[int32](limit) })
+	name := s.start(t, w, shell("kill -9 $PPID; sleep 1000"), func(spec *batch.TaskSpec) { spec.CrashLimit = ptr.To[int32](limit) })
 	for crashes := int32(1); ; crashes++ {
 		kit.Eventually(t, "the worker is killed", func(context.Context) error {
 			if w.Err() == nil {
@@ -511,7 +470,7 @@ func killedByTask(t *testing.T, s *scene) {
 		})
 		kit.Check(t, w.Restart(t.Context()))
 		before = s.ready(t, w.name, before.Status.Incarnation)
-		task := s.wait(t, name, "the task is taken from it", func(task *batch.Task) bool {
+		task := s.waitForTask(t, name, "the task is taken from it", func(task *batch.Task) bool {
 			return task.Spec.WorkerName == "" || task.Status.State.Terminated != nil
 		})
 		if task.Status.WorkerCrashes != crashes {
@@ -527,25 +486,25 @@ func killedByTask(t *testing.T, s *scene) {
 	}
 	s.run(t, w, command("true"))
 
-	name = s.start(t, w, script("sleep 1000"))
-	s.wait(t, name, "the command runs", func(task *batch.Task) bool { return task.Status.State.Running != nil })
+	name = s.start(t, w, shell("sleep 1000"))
+	s.waitForTask(t, name, "the command runs", func(task *batch.Task) bool { return task.Status.State.Running != nil })
 	kit.Check(t, w.Stop())
-	if task := s.wait(t, name, "the task is given back", func(task *batch.Task) bool { return task.Spec.WorkerName == "" }); task.Status.WorkerCrashes != 0 {
+	if task := s.waitForTask(t, name, "the task is given back", func(task *batch.Task) bool { return task.Spec.WorkerName == "" }); task.Status.WorkerCrashes != 0 {
 		t.Errorf("after a stop in order: status %+v", task.Status)
 	}
 }
 
 // removedFiles has the worker's own files removed while it runs. No task fails by that.
-func removedFiles(t *testing.T, s *scene) {
+func (s *workerSuite) removedFiles(t *testing.T) {
 	w := s.startWorker(t, "cleaned-abcde")
 	gate := filepath.Join(t.TempDir(), "gate")
-	along := s.start(t, w, script(`set -e; echo 1/2 >$TASK_PROGRESS_FILE; until [ -e `+gate+` ]; do sleep 0.1; done; until echo 2/2 >$TASK_PROGRESS_FILE; do sleep 0.1; done`))
-	s.wait(t, along, "it has begun", func(task *batch.Task) bool { return task.Status.Progress == "1/2" })
+	along := s.start(t, w, shell(`set -e; echo 1/2 >$TASK_PROGRESS_FILE; until [ -e `+gate+` ]; do sleep 0.1; done; until echo 2/2 >$TASK_PROGRESS_FILE; do sleep 0.1; done`))
+	s.waitForTask(t, along, "it has begun", func(task *batch.Task) bool { return task.Status.Progress == "1/2" })
 	kit.Check(t, os.RemoveAll(filepath.Join(w.state, "tasks")))
 	kit.Check(t, os.WriteFile(gate, nil, 0o600))
-	for _, name := range []string{along, s.start(t, w, script(`set -e; echo 2/2 >$TASK_PROGRESS_FILE`))} {
+	for _, name := range []string{along, s.start(t, w, shell(`set -e; echo 2/2 >$TASK_PROGRESS_FILE`))} {
 		end := s.end(t, w, name)
-		if task := s.wait(t, name, "it is through", func(*batch.Task) bool { return true }); end.ExitCode != 0 || task.Status.Progress != "2/2" {
+		if task := s.waitForTask(t, name, "it is through", func(*batch.Task) bool { return true }); end.ExitCode != 0 || task.Status.Progress != "2/2" {
 			t.Errorf("progress at the end: %q, terminated %+v", task.Status.Progress, end)
 		}
 	}
