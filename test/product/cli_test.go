@@ -42,56 +42,59 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
+// commandTimeout bounds a command, and the wait for a text on its terminal.
 const commandTimeout = time.Minute
 
-// cliSuite is a namespace with two workers, and a person in it.
+// cliSuite runs the command leat as a user of a namespace with two workers.
 type cliSuite struct {
 	fixture
-	bin              string // directory with the program under all its names
-	kubeconfig       string // of a person who may edit
-	adminConfig      string // of one who runs Leat
-	workers          []string
-	directory, state string
+	bin         string // directory with the program under all its names
+	kubeconfig  string // of a user with the role edit
+	adminConfig string // of an administrator
+	workers     []string
+	directory   string // working directory and home of the commands
+	state       string // XDG_STATE_HOME of the commands
 }
 
-// cliStandalone uses the workers of leat up.
+// cliStandalone runs all cases on the workers of leat up.
 func cliStandalone(t *testing.T, e *kit.Env) {
 	s := newCLISuite(t, e, "default", e.Admin(t))
 	s.run(t, []cliCase{
-		{"one task ends with its exit code", (*cliSuite).oneTask},
-		{"what is deleted as soon as it ends", (*cliSuite).deletedAtOnce},
-		{"what a command prints", (*cliSuite).prints},
+		{"run returns the exit code of the task", (*cliSuite).oneTask},
+		{"run sees the result of tasks with a TTL of zero", (*cliSuite).deletedAtOnce},
+		{"output", (*cliSuite).prints},
 		{"an array is one object", (*cliSuite).arrayIsOneObject},
-		{"some of an array fail and are tried again", (*cliSuite).retriesFailed},
-		{"a set suspended and resumed", (*cliSuite).suspends},
-		{"cancelled", (*cliSuite).cancels},
-		{"a cancelled set keeps its record", (*cliSuite).cancelKeepsTheRecord},
-		{"the queue and the priority of what waits change", (*cliSuite).updates},
-		{"a worker drained", (*cliSuite).drains},
-		{"interrupted without a terminal", (*cliSuite).interruptedPlain},
+		{"failed indexes are retried", (*cliSuite).retriesFailed},
+		{"suspend and resume", (*cliSuite).suspends},
+		{"cancel", (*cliSuite).cancels},
+		{"a cancelled set keeps its results", (*cliSuite).cancelKeepsResults},
+		{"update queue and priority of pending tasks", (*cliSuite).updates},
+		{"drain", (*cliSuite).drains},
+		{"interrupt without a terminal", (*cliSuite).interruptWithoutTerminal},
 		{"each line of a file", (*cliSuite).eachLine},
-		{"several are waited for", (*cliSuite).waitsForSeveral},
-		{"why nothing starts", (*cliSuite).saysWhyNothingStarts},
+		{"wait for several names", (*cliSuite).waitsForSeveral},
+		{"run shows why nothing starts", (*cliSuite).showsWhyNothingStarts},
 		{"an ignored signal stays ignored", (*cliSuite).ignoresHangup},
-		{"input that nobody reads", (*cliSuite).unreadInput},
-		{"why a task waits", (*cliSuite).explainsWaiting},
+		{"unread standard input", (*cliSuite).unreadInput},
+		{"explain a pending task", (*cliSuite).explainsPendingTask},
 		{"long lines of many tasks", (*cliSuite).longLines},
-		{"interrupted on a terminal", (*cliSuite).interruptedTerminal},
+		{"interrupt on a terminal", (*cliSuite).interruptOnTerminal},
 		{"progress on a terminal", (*cliSuite).progressOnTerminal},
 		{"top", (*cliSuite).top},
-		{"what does not exist", (*cliSuite).unknownNames},
-		{"completion of names", (*cliSuite).completes},
-		{"commands start where you are", (*cliSuite).startsHere},
-		{"the server of leat up is found", (*cliSuite).findsLocalServer},
-		{"a queue that is held is told", (*cliSuite).explainsQueue},
+		{"unknown names", (*cliSuite).unknownNames},
+		{"shell completion", (*cliSuite).completes},
+		{"tasks start in the working directory", (*cliSuite).startsInWorkingDirectory},
+		{"leat up is found without a kubeconfig", (*cliSuite).findsLocalServer},
+		{"explain a held queue", (*cliSuite).explainsHeldQueue},
 	})
 }
 
-// cliAggregated runs what a host changes: rights, watches and logs through the aggregator, garbage collection and kubectl.
+// cliAggregated runs the cases that a host cluster can change: rights, watches and logs through the aggregator, garbage
+// collection, and the plugin of kubectl.
 func cliAggregated(t *testing.T, e *kit.Env) {
 	f := newFixture(t, e, e.Namespace(t))
 	f.startAgents(t, map[string]batch.ResourceList{"one-abcde": slots(8), "two-abcde": slots(8)})
-	// A person who has the role edit in the namespace, as its users have.
+	// As an administrator of a cluster does for the users of a namespace.
 	kit.Must(hostAdmin(t, e).RbacV1().RoleBindings(f.namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "bob"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
@@ -99,18 +102,18 @@ func cliAggregated(t *testing.T, e *kit.Env) {
 	}, metav1.CreateOptions{}))(t)
 	bob := e.Person(t, "bob")
 	s := newCLISuite(t, e, f.namespace, bob)
-	kit.Eventually(t, "bob may list", func(ctx context.Context) error {
+	kit.Eventually(t, "bob may list task sets", func(ctx context.Context) error {
 		_, err := kit.Client(t, bob).BatchV1alpha1().TaskSets(f.namespace).List(ctx, metav1.ListOptions{})
 		return err
 	})
 	s.run(t, []cliCase{
-		{"one task ends with its exit code", (*cliSuite).oneTask},
-		{"what a command prints", (*cliSuite).prints},
-		{"some of an array fail and are tried again", (*cliSuite).retriesFailed},
-		{"a set suspended and resumed", (*cliSuite).suspends},
-		{"a worker drained", (*cliSuite).drains},
-		{"as a plugin of kubectl", (*cliSuite).isPlugin},
-		{"what is not allowed is told", func(s *cliSuite, t *testing.T) {
+		{"run returns the exit code of the task", (*cliSuite).oneTask},
+		{"output", (*cliSuite).prints},
+		{"failed indexes are retried", (*cliSuite).retriesFailed},
+		{"suspend and resume", (*cliSuite).suspends},
+		{"drain", (*cliSuite).drains},
+		{"kubectl plugin", (*cliSuite).runsAsPlugin},
+		{"forbidden", func(s *cliSuite, t *testing.T) {
 			got := s.leat(t, "cordon", "one-abcde")
 			got.expect(t, 1, "", `^Error from server \(Forbidden\): workers\.batch\.leat\.dev "one-abcde" is forbidden: User "bob" cannot patch`)
 		}},
@@ -136,7 +139,7 @@ func newCLISuite(t *testing.T, e *kit.Env, namespace string, person *rest.Config
 	for _, name := range []string{"leat", "kubectl-leat", "kubectl_complete-leat"} {
 		kit.Check(t, os.Symlink(program, filepath.Join(s.bin, name)))
 	}
-	kit.Eventually(t, "the workers are ready", func(ctx context.Context) error {
+	kit.Eventually(t, "two workers are ready", func(ctx context.Context) error {
 		list, err := s.api.Workers(namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -148,27 +151,28 @@ func newCLISuite(t *testing.T, e *kit.Env, namespace string, person *rest.Config
 			}
 		}
 		if len(s.workers) < 2 {
-			return fmt.Errorf("ready: %q", s.workers)
+			return fmt.Errorf("only %q are ready", s.workers)
 		}
 		return nil
 	})
 	return s
 }
 
-// result is what a command printed and how it ended.
+// result is the output and the exit code of a command.
 type result struct {
 	line, out, errOut string
 	code              int
 }
 
-// expect compares the exit code, and what was printed with patterns, which may match any part.
+// expect fails the test if the exit code differs, or if a pattern matches no part of the output.
 func (r result) expect(t *testing.T, code int, out, errOut string) {
 	t.Helper()
 	if r.code != code || !regexp.MustCompile(out).MatchString(r.out) || !regexp.MustCompile(errOut).MatchString(r.errOut) {
-		t.Errorf("%s: exit code %d, expected %d\nstdout, expected %s\n%s\nstderr, expected %s\n%s", r.line, r.code, code, out, r.out, errOut, r.errOut)
+		t.Errorf("%s: got exit code %d, want %d\nstdout, want %s, got:\n%s\nstderr, want %s, got:\n%s", r.line, r.code, code, out, r.out, errOut, r.errOut)
 	}
 }
 
+// command returns a command without a terminal. It is killed after commandTimeout.
 func (s *cliSuite) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), commandTimeout)
@@ -176,11 +180,12 @@ func (s *cliSuite) command(t *testing.T, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, filepath.Join(s.bin, "leat"), args...)
 	command.Dir = s.directory
 	command.Env = append(os.Environ(), "KUBECONFIG="+s.kubeconfig, "XDG_STATE_HOME="+s.state, "HOME="+s.directory, "TERM=xterm", "NO_COLOR=1")
-	// Of its own, so that /dev/tty is not that of whoever runs the test.
+	// In a new session, /dev/tty is not the terminal of the test.
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return command
 }
 
+// finish returns the result of a command. wait runs the command to its end.
 func finish(t *testing.T, command *exec.Cmd, wait func() error) result {
 	t.Helper()
 	r := result{line: strings.Join(command.Args[1:], " ")}
@@ -194,13 +199,14 @@ func finish(t *testing.T, command *exec.Cmd, wait func() error) result {
 	return r
 }
 
-// leat runs the program without a terminal.
+// leat runs the program to its end, without a terminal.
 func (s *cliSuite) leat(t *testing.T, args ...string) result {
 	t.Helper()
 	command := s.command(t, args...)
 	return finish(t, command, command.Run)
 }
 
+// leatWith is leat with standard input.
 func (s *cliSuite) leatWith(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
 	command := s.command(t, args...)
@@ -208,12 +214,13 @@ func (s *cliSuite) leatWith(t *testing.T, stdin string, args ...string) result {
 	return finish(t, command, command.Run)
 }
 
-// admin runs it as someone who runs Leat.
+// admin is leat with the kubeconfig of an administrator.
 func (s *cliSuite) admin(t *testing.T, args ...string) result {
 	t.Helper()
 	return s.leat(t, append([]string{"--kubeconfig", s.adminConfig}, args...)...)
 }
 
+// haveReady returns a condition that holds when n tasks of a set run.
 func haveReady(n int32) func(*batch.TaskSet) bool {
 	return func(set *batch.TaskSet) bool { return ptr.Deref(set.Status.Ready, 0) == n }
 }
@@ -239,7 +246,7 @@ func (s *cliSuite) oneTask(t *testing.T) {
 	s.leat(t, "wait", "dry").expect(t, 1, "^$", `no set and no task is named "dry"`)
 }
 
-// The end of what is gone as soon as it has ended is not missed.
+// deletedAtOnce waits for tasks that are deleted as soon as they finish: the watch must not miss their result.
 func (s *cliSuite) deletedAtOnce(t *testing.T) {
 	for range 5 {
 		s.leat(t, "run", "--ttl=0s", "--wait", "--", "sh", "-c", "exit 42").expect(t, 42, "created", `task/\S+ has failed in .*: exit code 42\n$`)
@@ -257,7 +264,7 @@ func (s *cliSuite) waitsForSeveral(t *testing.T) {
 	s.leat(t, "wait", "good", "nothing").expect(t, 1, "^$", `no set and no task is named "nothing"`)
 }
 
-func (s *cliSuite) saysWhyNothingStarts(t *testing.T) {
+func (s *cliSuite) showsWhyNothingStarts(t *testing.T) {
 	kit.Must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
 		ObjectMeta: metav1.ObjectMeta{Name: "narrow"}, Spec: batch.TaskQueueSpec{MaxPendingTasks: ptr.To[int32](0)},
 	}, metav1.CreateOptions{}))(t)
@@ -280,13 +287,13 @@ func (s *cliSuite) saysWhyNothingStarts(t *testing.T) {
 		on.expect(t, question)
 		on.send(t, "d\n")
 		if code := end(); code != 130 {
-			t.Errorf("%s: exit code %d", name, code)
+			t.Errorf("%s: got exit code %d, want 130", name, code)
 		}
 		s.leat(t, "cancel", "--now", name).expect(t, 0, "cancelled", "^$")
 	}
 }
 
-// As under nohup.
+// ignoresHangup ignores SIGHUP, as nohup does.
 func (s *cliSuite) ignoresHangup(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	command := s.command(t, "run", "--name=stays", "--wait", "--", "sh", "-c", "while ! [ -e "+mark+" ]; do sleep 0.05; done")
@@ -307,8 +314,8 @@ func (s *cliSuite) unreadInput(t *testing.T) {
 	s.leat(t, "run", "--wait", "--", "cat").expect(t, 0, "created", "^0/1 done")
 }
 
-// The workers of leat up see the files of who runs a command.
-func (s *cliSuite) startsHere(t *testing.T) {
+// startsInWorkingDirectory relies on the workers of leat up, which share the files of the user.
+func (s *cliSuite) startsInWorkingDirectory(t *testing.T) {
 	kit.Check(t, os.MkdirAll(filepath.Join(s.directory, "below"), 0o700))
 	here := func(args ...string) result {
 		command := s.command(t, append([]string{"run", "--logs"}, args...)...)
@@ -320,11 +327,11 @@ func (s *cliSuite) startsHere(t *testing.T) {
 	here("--workdir=below", "--", "pwd").expect(t, 0, "^"+s.directory+"/below\n$", "^The command starts in "+s.directory+"/below of the worker\\.\n")
 	here("--workdir=/", "--", "pwd").expect(t, 0, "^/\n$", "created")
 	if got := here("--workdir=", "--", "pwd"); got.code != 0 || got.out == s.directory+"\n" {
-		t.Errorf("--workdir= starts in %q: %s", got.out, got.errOut)
+		t.Errorf("--workdir=: the task starts in %q: %s", got.out, got.errOut)
 	}
-	// A kubeconfig without the mark, as that of a cluster.
+	// This kubeconfig has no mark of leat up, like that of a cluster.
 	if got := s.leat(t, "run", "--logs", "--", "pwd"); got.code != 0 || got.out == s.directory+"\n" {
-		t.Errorf("with another kubeconfig it starts in %q: %s", got.out, got.errOut)
+		t.Errorf("with a kubeconfig without the mark, the task starts in %q: %s", got.out, got.errOut)
 	}
 }
 
@@ -339,7 +346,7 @@ func (s *cliSuite) prints(t *testing.T) {
 		s.leat(t, "run", "--name=prints-all", "--array=6%2", "--logs", "--", "sh", "-c", "echo I am $(TASK_INDEX); sleep 0.5").
 			expect(t, 0, `(?s)^(\[prints-all/\d\] I am \d\n){6}$`, `taskset/prints-all is complete`)
 	} else {
-		// These workers serve no logs: what failed is shown from its status.
+		// These workers serve no logs: the last lines come from the status of the failed task.
 		s.leat(t, "run", "--name=prints", "--wait", "--", "sh", "-c", "echo the end; exit 1").expect(t, 1, "", "")
 		s.leat(t, "logs", "prints").expect(t, 0, `^the end\n$`, `^The output of task/prints cannot be read: worker \S+ serves no logs: .*\. Its last lines, from its status:\n$`)
 	}
@@ -352,22 +359,22 @@ func (s *cliSuite) arrayIsOneObject(t *testing.T) {
 	begin := time.Now()
 	s.leat(t, "run", "--name=large", "--array=0-99999%4", "--", "true").expect(t, 0, `^taskset\.batch\.leat\.dev/large created\n$`, `^$`)
 	if took := time.Since(begin); took > 10*time.Second {
-		t.Errorf("making a set of 100,000 took %s", took)
+		t.Errorf("creating a set of 100,000 took %s", took)
 	}
-	s.waitForTaskSet(t, "large", "some are done", func(set *batch.TaskSet) bool { return set.Status.Succeeded > 10 })
+	s.waitForTaskSet(t, "large", "some have succeeded", func(set *batch.TaskSet) bool { return set.Status.Succeeded > 10 })
 	list := kit.Must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=large"}))(t)
 	if len(list.Items) > 200 {
-		t.Errorf("there are %d tasks", len(list.Items))
+		t.Errorf("got %d tasks at a time, want at most 200", len(list.Items))
 	}
 	s.leat(t, "explain", "@latest").expect(t, 0, `^taskset/large runs, for [^\n]*\n  Indexes +\d+ of 100000 succeeded, 0 failed`, "^$")
-	// One request makes the set and one watches it.
+	// One request creates the set, and one watches it.
 	got := s.leat(t, "cancel", "@latest")
 	got.expect(t, 0, `^taskset\.batch\.leat\.dev/large cancelled \(\d+ of 100000 had succeeded\)\n$`, "^$")
 	got = s.leat(t, "run", "--v=6", "--name=few", "--array=30", "--wait", "--", "true")
 	got.expect(t, 0, "created", "taskset/few is complete: 30 of 30 succeeded")
 	requests := regexp.MustCompile(`verb="?(\w+)"? url="?[^"]*/apis/batch\.leat\.dev/`).FindAllStringSubmatch(got.errOut, -1)
 	if len(requests) != 2 || requests[0][1] != "POST" || requests[1][1] != "GET" {
-		t.Errorf("the requests are %q:\n%s", requests, got.errOut)
+		t.Errorf("got the requests %q, want one POST and one GET:\n%s", requests, got.errOut)
 	}
 }
 
@@ -380,7 +387,7 @@ func (s *cliSuite) retriesFailed(t *testing.T) {
 	s.leat(t, "wait", "some").expect(t, 1, "^$", "18 of 20")
 	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some has failed: FailedIndexes: .*  Failed +indexes 3,17\n.*  2 failed +exit code 5 \(indexes 3,17\)\n  Like index 3 +\| not yet\n.*Next +leat logs taskset/some; leat retry taskset/some\n$`, "^$")
 	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `18 tasks have succeeded and are gone, with what they printed: indexes 0-2,4-16,18,19\.\n$`)
-	// Where workers serve no logs, the end of the output comes from the status, and that is said.
+	// Where workers serve no logs, the last lines come from the status, and a line on standard error tells so.
 	s.leat(t, "logs", "some/17").expect(t, 0, `^\[some/17\] not yet\n$`, `^$|^The output of task/some-17-\S+ cannot be read: [^\n]*\n$`)
 	s.leat(t, "logs", "some", "--index=4,17").expect(t, 0, `^\[some/17\] not yet\n$`, `1 task has succeeded and is gone, with what it printed: index 4\.\n$`)
 	s.leat(t, "logs", "some/20").expect(t, 2, `^$`, `taskset/some has no index 20: its indexes go from 0 to 19`)
@@ -390,12 +397,12 @@ func (s *cliSuite) retriesFailed(t *testing.T) {
 	s.leat(t, "wait", "taskset/some/4").expect(t, 0, "^$", `taskset/some/4 has succeeded\n`)
 	s.leat(t, "suspend", "some/3").expect(t, 2, "^$", `only whole sets can be suspended and resumed`)
 	s.leat(t, "cancel", "some").expect(t, 1, "^$", `^error: taskset/some has ended \(Failed\): there is nothing to cancel; leat delete taskset/some deletes it\n$`)
-	// The indexes that failed find their marks now: they are the ones they were.
+	// Retried indexes keep their numbers: those that failed find their marks now.
 	s.leat(t, "retry", "@latest", "--index=0,17", "--wait").expect(t, 0, `^taskset\.batch\.leat\.dev/some-retry-1 created \(1 index of 20\)\n$`,
 		`(?s)^Left out index 0, which has not failed: --all runs it again nevertheless\.\n.*some-retry-1 is complete: 1 of 1 succeeded.*\nOver all retries of taskset/some: 19 of 20 have succeeded in all \(some 18, some-retry-1 1\); not yet: index 3\n$`)
 	s.leat(t, "explain", "some").expect(t, 0, `  Retries +19 of 20 have succeeded in all \(some 18, some-retry-1 1\); not yet: index 3\n`, "^$")
 	s.leat(t, "retry", "--failed", "some-retry-1").expect(t, 0, "nothing has failed", "^$")
-	// A limit for each index.
+	// --backoff-limit counts per index.
 	s.leat(t, "run", "--name=again", "--array=2", "--backoff-limit=1", "--wait", "--", "sh", "-c", `test $TASK_INDEX = 0 || test -e `+mark+` || { touch `+mark+`; exit 1; }`).
 		expect(t, 0, "", "again is complete: 2 of 2 succeeded")
 }
@@ -409,7 +416,7 @@ func (s *cliSuite) eachLine(t *testing.T) {
 		expect(t, 0, "created", `^Left out 1 empty line of .*/lines\.\n`)
 	for i, want := range []string{"one", "two words", "$(TASK_NAME) $HOME $$ 'x'", "-flag"} {
 		if got, err := os.ReadFile(fmt.Sprintf("%s/%d", dir, i)); err != nil || string(got) != want+"|"+want+"\n" {
-			t.Errorf("line %d came as %q, %v", i, got, err)
+			t.Errorf("line %d: the task printed %q, %v", i, got, err)
 		}
 	}
 	s.leatWith(t, "a\nb\n", "run", "--name=stdin", "--each-line=-", "--wait", "--", "touch", dir+"/{}.done").expect(t, 0, "created", "2 of 2 succeeded")
@@ -421,11 +428,11 @@ func (s *cliSuite) eachLine(t *testing.T) {
 	s.leatWith(t, "a\nb\n", "run", "--name=bad-lines", "--each-line=-", "--wait", "--", "test", "a", "=").
 		expect(t, 1, "created", `Failed: index 1 \(item "b"\)`)
 	s.leat(t, "retry", "bad-lines").expect(t, 0, `bad-lines-retry-1 created`, "^$")
-	set := s.waitForTaskSet(t, "bad-lines-retry-1", "is there", func(*batch.TaskSet) bool { return true })
+	set := s.waitForTaskSet(t, "bad-lines-retry-1", "exists", func(*batch.TaskSet) bool { return true })
 	if len(set.Spec.Items) != 1 || set.Spec.Items[0] != "b" {
-		t.Errorf("the items to be tried again are %q", set.Spec.Items)
+		t.Errorf("got the items %q, want only b", set.Spec.Items)
 	}
-	// The index of an item is what it was.
+	// A retried item keeps its index.
 	s.leatWith(t, "a\nb\n", "run", "--name=numbered", "--each-line=-", "--wait", "--", "sh", "-c", `echo $TASK_INDEX $JOB_COMPLETION_INDEX {}; test {} = a`).expect(t, 1, "created", "")
 	s.leat(t, "retry", "numbered", "--wait").expect(t, 1, "created", `Failed: index 1 \(item "b"\)`)
 	s.leat(t, "logs", "numbered-retry-1").expect(t, 0, `^\[numbered-retry-1/1\] 1 1 b\n$`, "^$")
@@ -435,7 +442,7 @@ func (s *cliSuite) suspends(t *testing.T) {
 	s.leat(t, "run", "--name=pauses", "--array=4%2", "--", "sleep", "600").expect(t, 0, "", "")
 	s.waitForTaskSet(t, "pauses", "two run", haveReady(2))
 	s.leat(t, "suspend", "@latest").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses suspended\n$`, "^$")
-	s.waitForTaskSet(t, "pauses", "none runs", haveReady(0))
+	s.waitForTaskSet(t, "pauses", "no task runs", haveReady(0))
 	s.leat(t, "suspend", "pauses").expect(t, 0, `is suspended already`, "^$")
 	s.leat(t, "explain", "pauses").expect(t, 0, `^taskset/pauses is suspended: it starts nothing until leat resume taskset/pauses\.\n`, "^$")
 	s.leat(t, "resume", "tks/pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses resumed\n$`, "^$")
@@ -453,10 +460,10 @@ func (s *cliSuite) cancels(t *testing.T) {
 	s.waitForTask(t, "ends", "runs", isRunning)
 	s.leat(t, "cancel", "ends").expect(t, 0, `^task\.batch\.leat\.dev/ends cancelled and deleted\n$`, "^$")
 	if _, err := os.Stat(mark); err != nil {
-		t.Error("the command got no time to end:", err)
+		t.Error("the command was not terminated gracefully:", err)
 	}
 	s.leat(t, "run", "--name=stubborn", "--array=2", "--", "sh", "-c", `trap '' TERM; echo $$$$ > `+mark+`; while :; do sleep 0.05; done`).expect(t, 0, "", "")
-	s.waitForTaskSet(t, "stubborn", "both run", haveReady(2))
+	s.waitForTaskSet(t, "stubborn", "both tasks run", haveReady(2))
 	begin := time.Now()
 	s.leat(t, "cancel", "--now", "stubborn").expect(t, 0, "cancelled", "^$")
 	if took := time.Since(begin); took > 20*time.Second {
@@ -464,7 +471,7 @@ func (s *cliSuite) cancels(t *testing.T) {
 	}
 	s.leat(t, "explain", "stubborn").expect(t, 0, `^taskset/stubborn was cancelled\n`, "^$")
 	pid := kit.Must(strconv.Atoi(strings.TrimSpace(string(kit.Must(os.ReadFile(mark))(t)))))(t)
-	kit.Eventually(t, "the commands are dead", func(context.Context) error {
+	kit.Eventually(t, "the commands have ended", func(context.Context) error {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("process %d: %v", pid, err)
 		}
@@ -472,8 +479,8 @@ func (s *cliSuite) cancels(t *testing.T) {
 	})
 }
 
-// cancelKeepsTheRecord cancels a set of which some have succeeded and some have failed, and runs the rest.
-func (s *cliSuite) cancelKeepsTheRecord(t *testing.T) {
+// cancelKeepsResults cancels a set whose tasks have partly succeeded and partly failed, and retries the rest.
+func (s *cliSuite) cancelKeepsResults(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	s.leat(t, "run", "--name=kept", "--array=8%4", "--", "sh", "-c", `case $TASK_INDEX in 0|1) ;; 2) echo broken; exit 4;; *) test -e `+mark+` || sleep 600;; esac`).expect(t, 0, "", "")
 	s.waitForTaskSet(t, "kept", "three have ended and four run", func(set *batch.TaskSet) bool { return set.Status.CompletedIndexes == "0,1" && haveReady(4)(set) })
@@ -489,14 +496,14 @@ func (s *cliSuite) cancelKeepsTheRecord(t *testing.T) {
 	s.leat(t, "delete", "kept", "kept-retry-1").expect(t, 0, `kept deleted\n.*kept-retry-1 deleted\n`, "^$")
 }
 
-// updates changes the priority and the queue of what waits.
+// updates changes the queue and the priority of a set. Its pending tasks follow.
 func (s *cliSuite) updates(t *testing.T) {
 	s.leat(t, "run", "--name=late", "--array=2", "--cpu=4000", "--", "true").expect(t, 0, "", "")
 	s.leat(t, "update", "late", "--priority=5", "--queue=evening").expect(t, 0, `^taskset\.batch\.leat\.dev/late updated\n$`, "^$")
-	kit.Eventually(t, "the tasks follow", func(ctx context.Context) error {
+	kit.Eventually(t, "the tasks have moved to the queue", func(ctx context.Context) error {
 		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=late", FieldSelector: "spec.queueName=evening"})
 		if err == nil && (len(list.Items) != 2 || list.Items[0].Spec.Priority != 5) {
-			err = fmt.Errorf("%d are in the queue", len(list.Items))
+			err = fmt.Errorf("got %d tasks in the queue", len(list.Items))
 		}
 		return err
 	})
@@ -504,11 +511,11 @@ func (s *cliSuite) updates(t *testing.T) {
 	s.leat(t, "cancel", "late").expect(t, 0, "cancelled", "^$")
 }
 
-// longLines shows lines of many tasks that are longer than any buffer.
+// longLines prints lines that are longer than any buffer, from eight tasks at a time: they must not mix.
 func (s *cliSuite) longLines(t *testing.T) {
 	got := s.leat(t, "run", "--name=long", "--array=8", "--logs", "--", "sh", "-c", `for i in 1 2 3; do head -c 200000 /dev/zero | tr '\0' $TASK_INDEX; echo; done; sleep 1`)
 	if got.code != 0 {
-		t.Errorf("exit code %d: %s", got.code, got.errOut)
+		t.Errorf("got exit code %d: %s", got.code, got.errOut)
 	}
 	count := 0
 	for line := range strings.Lines(got.out) {
@@ -518,13 +525,13 @@ func (s *cliSuite) longLines(t *testing.T) {
 		}
 	}
 	if count != 24 {
-		t.Errorf("%d lines, expected 24: %s", count, got.errOut)
+		t.Errorf("got %d lines, want 24: %s", count, got.errOut)
 	}
 }
 
-func (s *cliSuite) explainsWaiting(t *testing.T) {
+func (s *cliSuite) explainsPendingTask(t *testing.T) {
 	s.leat(t, "run", "--name=huge", "--cpu=4000", "--worker-selector=disk=none", "--", "true").expect(t, 0, "", "")
-	s.waitForTask(t, "huge", "is told why it waits", func(task *batch.Task) bool {
+	s.waitForTask(t, "huge", "has the condition Scheduled", func(task *batch.Task) bool {
 		return meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled) != nil
 	})
 	s.leat(t, "run", "--name=urgent", "--cpu=4000", "--priority=7", "--", "true").expect(t, 0, "", "")
@@ -535,7 +542,7 @@ func (s *cliSuite) explainsWaiting(t *testing.T) {
 	s.leat(t, "cancel", "huge", "task/urgent").expect(t, 0, `huge cancelled and deleted\n.*urgent cancelled and deleted\n`, "^$")
 }
 
-func (s *cliSuite) explainsQueue(t *testing.T) {
+func (s *cliSuite) explainsHeldQueue(t *testing.T) {
 	kit.Must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
 		ObjectMeta: metav1.ObjectMeta{Name: "night"},
 		Spec:       batch.TaskQueueSpec{MaxRunningTasks: ptr.To[int32](0), StopPolicy: ptr.To(batch.StopPolicyHold)},
@@ -548,13 +555,13 @@ func (s *cliSuite) explainsQueue(t *testing.T) {
 
 func (s *cliSuite) drains(t *testing.T) {
 	s.leat(t, "run", "--name=moves", "--array=6", "--", "sleep", "600").expect(t, 0, "", "")
-	s.waitForTaskSet(t, "moves", "all run", haveReady(6))
+	s.waitForTaskSet(t, "moves", "six tasks run", haveReady(6))
 	name := s.workers[0]
 	s.admin(t, "drain", name).expect(t, 0, `^worker\.batch\.leat\.dev/`+name+` cordoned\nworker\.batch\.leat\.dev/`+name+` drained\n$`, `3/3 done`)
-	kit.Eventually(t, "all are elsewhere", func(ctx context.Context) error {
+	kit.Eventually(t, "all tasks run on the other worker", func(ctx context.Context) error {
 		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.workerName=" + s.workers[1] + ",status.phase=Running"})
 		if err == nil && len(list.Items) != 6 {
-			err = fmt.Errorf("%d run there", len(list.Items))
+			err = fmt.Errorf("got %d tasks, want 6", len(list.Items))
 		}
 		return err
 	})
@@ -578,17 +585,17 @@ func (s *cliSuite) drains(t *testing.T) {
 	s.leat(t, "cancel", "--now", "moves").expect(t, 0, "cancelled", "^$")
 }
 
-func (s *cliSuite) interruptedPlain(t *testing.T) {
+func (s *cliSuite) interruptWithoutTerminal(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{"int": syscall.SIGINT, "term": syscall.SIGTERM} {
 		command := s.command(t, "run", "--name=goes-on-"+name, "--array=2", "--wait", "--", "sleep", "600")
 		got := finish(t, command, func() error {
 			kit.Check(t, command.Start())
-			s.waitForTaskSet(t, "goes-on-"+name, "both run", haveReady(2))
+			s.waitForTaskSet(t, "goes-on-"+name, "both tasks run", haveReady(2))
 			kit.Check(t, command.Process.Signal(sig))
 			return command.Wait()
 		})
 		got.expect(t, 128+int(sig), "created", `\nDetached: taskset/goes-on-`+name+` goes on\. Come back with: leat wait taskset/goes-on-`+name+`\n$`)
-		s.waitForTaskSet(t, "goes-on-"+name, "both still run", haveReady(2))
+		s.waitForTaskSet(t, "goes-on-"+name, "both tasks still run", haveReady(2))
 		s.leat(t, "cancel", "--now", "goes-on-"+name).expect(t, 0, "cancelled", "^$")
 	}
 }
@@ -603,13 +610,13 @@ func (s *cliSuite) top(t *testing.T) {
 	screen.expect(t, `, 0/s ended`)
 	screen.send(t, "\x03")
 	if code := end(); code != 0 {
-		t.Errorf("top ended with exit code %d", code)
+		t.Errorf("top: got exit code %d after Ctrl-C, want 0", code)
 	}
 	screen, end = s.terminal(t, "top")
 	screen.expect(t, `shown +Running +0/5`)
 	screen.send(t, "q")
 	if code := end(); code != 0 {
-		t.Errorf("top ended by q with exit code %d", code)
+		t.Errorf("top: got exit code %d after q, want 0", code)
 	}
 	s.leat(t, "cancel", "--now", "shown").expect(t, 0, "cancelled", "^$")
 }
@@ -645,7 +652,7 @@ func (s *cliSuite) findsLocalServer(t *testing.T) {
 	finish(t, command, command.Run).expect(t, 0, "created", "has succeeded")
 }
 
-func (s *cliSuite) isPlugin(t *testing.T) {
+func (s *cliSuite) runsAsPlugin(t *testing.T) {
 	kubectl := filepath.Join(kit.Must(host.RepositoryRoot())(t), "bin", "host", "kubectl")
 	run := func(args ...string) result {
 		command := s.command(t, args...)

@@ -28,6 +28,7 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
@@ -35,6 +36,7 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
+// TestStandalone runs the suites against one leat up.
 func TestStandalone(t *testing.T) {
 	t.Parallel()
 	metrics := "127.0.0.1:" + freePort(t)
@@ -54,10 +56,12 @@ func TestStandalone(t *testing.T) {
 	})
 }
 
+// TestAggregated runs the suites against one host cluster, with two controller managers. The first one leads while the
+// suites run. Then the managers are frozen and killed.
 func TestAggregated(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	ca := kit.Must(pki.NewCA("workers-clients"))(t)
+	ca := kit.Must(pki.NewCA("worker-clients"))(t)
 	cert, key, err := ca.IssueClient(batch.WorkerClientName)
 	kit.Check(t, err)
 	for name, content := range map[string][]byte{"ca.crt": ca.CertPEM(), "tls.crt": cert, "tls.key": key} {
@@ -67,12 +71,10 @@ func TestAggregated(t *testing.T) {
 		"--worker-address-ranges=127.0.0.0/8", "--request-timeout="+requestTimeout.String())
 	one := startManager(t, e, "one")
 	kit.Eventually(t, "the first manager leads", func(ctx context.Context) error {
-		if leaderHolder(ctx, t, e) == "" {
-			return errors.New("no manager does")
-		}
-		return nil
+		_, err := leader(ctx, t, e)
+		return err
 	})
-	two := startManager(t, e, "two", "--leat-server=") // through the aggregator
+	two := startManager(t, e, "two", "--leat-server=") // without the flag, it connects through the aggregator
 	t.Run("Together", func(t *testing.T) {
 		runSuites(t, map[string]func(*testing.T){
 			"CLI":       func(t *testing.T) { cliAggregated(t, e) },
@@ -83,14 +85,14 @@ func TestAggregated(t *testing.T) {
 	})
 	t.Run("health and metrics", func(t *testing.T) { healthAndMetrics(t, one, two) })
 	t.Run("metrics of the scheduler", func(t *testing.T) { schedulerMetrics(t, one.metrics) })
-	t.Run("metrics are not for all", func(t *testing.T) { metricsAreAuthorized(t, e) })
-	t.Run("another leader", func(t *testing.T) { newSchedulerSuite(t, e, 4).anotherLeader(t, one.Process, two.Process) })
+	t.Run("metrics are authorized", func(t *testing.T) { metricsAreAuthorized(t, e) })
+	t.Run("frozen leader", func(t *testing.T) { newSchedulerSuite(t, e, 4).frozenLeader(t, one.Process, two.Process) })
 	t.Run("controllers killed", func(t *testing.T) {
-		newTaskSetSuite(t, e).controllersKilled(t, []*host.Process{one.Process, two.Process})
+		newTaskSetSuite(t, e).controllersKilled(t, []manager{one, two})
 	})
 }
 
-// runSuites runs suites side by side.
+// runSuites runs suites side by side, until all have ended.
 func runSuites(t *testing.T, suites map[string]func(*testing.T)) {
 	for name, run := range suites {
 		t.Run(name, func(t *testing.T) {
@@ -106,7 +108,7 @@ type manager struct {
 	metrics, health string
 }
 
-// startManager starts a manager that takes over within seconds when the leader is gone.
+// startManager starts a manager that takes over within seconds of the end of the leader.
 func startManager(t *testing.T, e *kit.Env, name string, args ...string) manager {
 	t.Helper()
 	m := manager{metrics: freePort(t), health: freePort(t)}
@@ -117,38 +119,42 @@ func startManager(t *testing.T, e *kit.Env, name string, args ...string) manager
 	return m
 }
 
-// leaderHolder returns the holder of the managers' lease, "" if there is none.
-func leaderHolder(ctx context.Context, t *testing.T, e *kit.Env) string {
+// leader returns the identity of the manager that holds the lease.
+func leader(ctx context.Context, t *testing.T, e *kit.Env) (string, error) {
 	t.Helper()
 	lease, err := hostAdmin(t, e).CoordinationV1().Leases("leat-system").Get(ctx, "leat-controller-manager", metav1.GetOptions{})
-	if err != nil || lease.Spec.HolderIdentity == nil {
-		return ""
+	if err != nil {
+		return "", err
 	}
-	return *lease.Spec.HolderIdentity
+	if holder := ptr.Deref(lease.Spec.HolderIdentity, ""); holder != "" {
+		return holder, nil
+	}
+	return "", errors.New("no manager holds the lease")
 }
 
-// healthAndMetrics checks that all managers answer, and that only the one that leads has reconciled.
+// healthAndMetrics checks that all managers serve health and metrics, and that only the leader has reconciled.
 func healthAndMetrics(t *testing.T, managers ...manager) {
 	leading := 0
 	for _, m := range managers {
 		for _, path := range []string{"/healthz", "/readyz"} {
 			if answer := get(t, "http://127.0.0.1:"+m.health+path); answer != "ok" {
-				t.Errorf("%s says %q", path, answer)
+				t.Errorf("%s: got %q, want ok", path, answer)
 			}
 		}
 		answer := get(t, "http://127.0.0.1:"+m.metrics+"/metrics")
 		if !strings.Contains(answer, "\nleader_election_master_status{") {
-			t.Errorf("/metrics has no status of the election: %s", answer)
+			t.Errorf("/metrics has no leader_election_master_status: %s", answer)
 		}
 		if strings.Contains(answer, `controller_runtime_reconcile_total{controller="taskset",result="`) {
 			leading++
 		}
 	}
 	if leading != 1 {
-		t.Errorf("%d of %d managers reconciled sets, expected one", leading, len(managers))
+		t.Errorf("%d of %d managers have reconciled sets, want one", leading, len(managers))
 	}
 }
 
+// metricsAreAuthorized serves metrics on all addresses: they are refused over HTTP, and without a token.
 func metricsAreAuthorized(t *testing.T, e *kit.Env) {
 	port := freePort(t)
 	e.StartManager(t, "three", "--metrics-bind-address=0.0.0.0:"+port, "--health-probe-bind-address=0")
@@ -163,7 +169,7 @@ func metricsAreAuthorized(t *testing.T, e *kit.Env) {
 			return nil
 		})
 		if !strings.Contains(answer, want) {
-			t.Errorf("%s does not say %q: %s", url, want, answer)
+			t.Errorf("%s: want %q, got %s", url, want, answer)
 		}
 	}
 }
@@ -173,7 +179,7 @@ func freePort(t *testing.T) string {
 	return strconv.Itoa(kit.Must(host.FreePort())(t))
 }
 
-// get gives the body of the answer, of an error too, whoever the server says it is.
+// get returns the body of a response, whatever its status and the certificate of the server.
 func get(t *testing.T, url string) string {
 	t.Helper()
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
