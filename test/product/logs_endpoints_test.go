@@ -31,7 +31,7 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// fakeWorker registers a worker that nothing runs behind, with its own rights. It takes no tasks by itself.
+// fakeWorker registers a worker without a process, with the rights of a worker. A taint keeps tasks away from it.
 func (s *logsSuite) fakeWorker(t *testing.T, name string, endpoint *batch.WorkerEndpoint) {
 	t.Helper()
 	workers := kit.Client(t, s.env.Worker(t, s.namespace, name)).BatchV1alpha1().Workers(s.namespace)
@@ -45,7 +45,7 @@ func (s *logsSuite) fakeWorker(t *testing.T, name string, endpoint *batch.Worker
 	})
 }
 
-// bindTo creates a task and binds it to the worker, who says that it runs.
+// bindTo creates a task and binds it to a fake worker.
 func (s *logsSuite) bindTo(t *testing.T, name, worker string) {
 	t.Helper()
 	s.create(t, name, "true", func(task *batch.Task) { task.Spec.WorkerSelector = map[string]string{"worker": "none"} })
@@ -54,8 +54,8 @@ func (s *logsSuite) bindTo(t *testing.T, name, worker string) {
 	}, metav1.CreateOptions{}))(t)
 }
 
-// otherEndpoints publishes what a worker might to have the server connect elsewhere.
-func (s *logsSuite) otherEndpoints(t *testing.T) {
+// falseEndpoints publishes endpoints with which a worker might make the server connect elsewhere.
+func (s *logsSuite) falseEndpoints(t *testing.T) {
 	ca := kit.Must(pki.NewCA("fake"))(t)
 	certPEM, keyPEM, err := ca.IssueServer(batch.WorkerServerName)
 	kit.Check(t, err)
@@ -83,7 +83,7 @@ func (s *logsSuite) otherEndpoints(t *testing.T) {
 		s.bindTo(t, name, name+"-abcde")
 		s.refused(t, name, nil, http.StatusServiceUnavailable, "the log of task "+name+" cannot be read from worker "+name+"-abcde", test.want)
 	}
-	// One that takes over what a real worker publishes has its server's answer, which is about its own task only.
+	// With the endpoint of a real worker, the server gets an answer of that worker, about its own tasks only.
 	s.fakeWorker(t, "copy-abcde", real)
 	s.bindTo(t, "copy", "copy-abcde")
 	s.refused(t, "copy", nil, http.StatusBadRequest, "worker copy-abcde has not started it")

@@ -50,18 +50,18 @@ import (
 )
 
 const (
-	// requestTimeout is that of the aggregated server: what is followed goes on for longer.
+	// requestTimeout is that of the aggregated server. A log may be followed for longer.
 	requestTimeout = 10 * time.Second
 	logsWorker     = "one-abcde"
 )
 
-// logsSuite is a namespace with a worker that serves logs.
+// logsSuite reads logs in a namespace with a worker that serves them.
 type logsSuite struct {
 	fixture
 	tasks  typed.TaskInterface
 	caFile string
 	worker *host.Process
-	dir    string
+	dir    string // $DIR of the scripts of a case
 }
 
 type logsCase struct {
@@ -69,34 +69,35 @@ type logsCase struct {
 	run  func(*logsSuite, *testing.T)
 }
 
-// logsStandalone reads from the server. caFile has the authority that issues the server's client certificate.
+// logsStandalone reads from the server.
 func logsStandalone(t *testing.T, e *kit.Env) {
 	newLogsSuite(t, e, filepath.Join(e.DataDir(), "pki", "ca.crt")).run(t, slices.Concat(logsCases, []logsCase{
-		{"a task that prints for ever", (*logsSuite).longOutput},
-		{"members of a set", (*logsSuite).members},
-		{"a directory that somebody removes", (*logsSuite).removedDirectory},
-		{"a task that has moved, and a worker that is gone", (*logsSuite).moved},
+		{"endless output", (*logsSuite).longOutput},
+		{"tasks of a set", (*logsSuite).tasksOfSet},
+		{"removed log directory", (*logsSuite).removedDirectory},
+		{"moved task and deleted worker", (*logsSuite).moved},
 	}))
 }
 
-// logsAggregated reads through the host's aggregator.
+// logsAggregated reads through the aggregator of the host. caFile has the authority of the client certificate that the
+// server shows to workers.
 func logsAggregated(t *testing.T, e *kit.Env, caFile string) {
 	newLogsSuite(t, e, caFile).run(t, slices.Concat(logsCases, []logsCase{
-		{"a task is followed for longer than other requests may take", (*logsSuite).followedForLong},
-		{"a worker that is killed and restarted", (*logsSuite).restarted},
+		{"follow for longer than --request-timeout", (*logsSuite).followedForLong},
+		{"killed and restarted worker", (*logsSuite).restarted},
 	}))
 }
 
 // logsCases run in both environments.
 var logsCases = []logsCase{
-	{"a finished task", (*logsSuite).finishedTask},
-	{"a task that runs is followed", (*logsSuite).followed},
+	{"finished task", (*logsSuite).finishedTask},
+	{"follow a running task", (*logsSuite).followed},
 	{"kubectl", (*logsSuite).kubectl},
-	{"a page of a browser", (*logsSuite).overWebsocket},
-	{"a follower that goes away", (*logsSuite).goneFollower},
-	{"what cannot be read says why", (*logsSuite).notReadable},
-	{"endpoints that are not a worker's", (*logsSuite).otherEndpoints},
-	{"who may read", (*logsSuite).access},
+	{"websocket", (*logsSuite).overWebsocket},
+	{"disconnected follower", (*logsSuite).disconnectedFollower},
+	{"unreadable logs", (*logsSuite).unreadable},
+	{"false endpoints", (*logsSuite).falseEndpoints},
+	{"authorization", (*logsSuite).authorization},
 }
 
 func newLogsSuite(t *testing.T, e *kit.Env, caFile string) *logsSuite {
@@ -117,14 +118,14 @@ func (s *logsSuite) run(t *testing.T, cases []logsCase) {
 	}
 }
 
-// logsOfBuiltInWorker reads the log of a worker of leat up.
+// logsOfBuiltInWorker reads a log from a worker inside leat up.
 func logsOfBuiltInWorker(t *testing.T, e *kit.Env) {
 	s := &logsSuite{fixture: newFixture(t, e, "default")}
 	s.tasks = s.api.Tasks(s.namespace)
 	s.create(t, "prints-hello", "echo hello")
 	s.finished(t, "prints-hello")
 	if got := s.read(t, "prints-hello", nil); got != "hello\n" {
-		t.Errorf("Read %q.", got)
+		t.Errorf("read %q", got)
 	}
 }
 
@@ -134,7 +135,7 @@ func (s *logsSuite) startWorker(t *testing.T, name string, args ...string) *host
 		append([]string{"--client-ca-file=" + s.caFile, "--state-dir=" + s.dir, "--labels=worker=" + name, "--tasks=8"}, args...)...)
 }
 
-// create creates a task that runs a shell script, which finds a directory of the test in $DIR.
+// create creates a task that runs a shell script. $DIR is the directory of the case.
 func (s *logsSuite) create(t *testing.T, name, script string, changes ...func(*batch.Task)) *batch.Task {
 	t.Helper()
 	task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: batch.TaskSpec{
@@ -147,9 +148,10 @@ func (s *logsSuite) create(t *testing.T, name, script string, changes ...func(*b
 	return kit.Must(s.tasks.Create(t.Context(), task, metav1.CreateOptions{}))(t)
 }
 
-// waitFor is a part of a script that waits until the test makes a file.
+// waitFor returns a part of a script that waits until the test creates a file in $DIR.
 func waitFor(name string) string { return `until [ -e "$DIR/` + name + `" ]; do sleep 0.05; done; ` }
 
+// touch creates a file for waitFor.
 func (s *logsSuite) touch(t *testing.T, name string) {
 	t.Helper()
 	touch(t, filepath.Join(s.dir, name))
@@ -162,9 +164,12 @@ func (s *logsSuite) finished(t *testing.T, name string) *batch.Task {
 
 func (s *logsSuite) running(t *testing.T, name string, attempt int32) *batch.Task {
 	t.Helper()
-	return s.waitForTask(t, name, "runs", func(task *batch.Task) bool { return task.Status.State.Running != nil && task.Status.Attempts == attempt })
+	return s.waitForTask(t, name, "runs", func(task *batch.Task) bool {
+		return task.Status.State.Running != nil && task.Status.Attempts == attempt
+	})
 }
 
+// stream returns the whole log.
 func (s *logsSuite) stream(t *testing.T, tasks typed.TaskInterface, name string, options *batch.TaskLogOptions) ([]byte, error) {
 	stream, err := tasks.GetLogs(name, options).Stream(t.Context())
 	if err != nil {
@@ -174,7 +179,7 @@ func (s *logsSuite) stream(t *testing.T, tasks typed.TaskInterface, name string,
 	return io.ReadAll(stream)
 }
 
-// read reads the log.
+// read returns the whole log, and fails the test at once on an error.
 func (s *logsSuite) read(t *testing.T, name string, options *batch.TaskLogOptions) string {
 	t.Helper()
 	if options == nil {
@@ -183,8 +188,8 @@ func (s *logsSuite) read(t *testing.T, name string, options *batch.TaskLogOption
 	return string(kit.Must(s.stream(t, s.tasks, name, options))(t))
 }
 
-// refused checks that the log is not read, and that the error has the code and says why.
-func (s *logsSuite) refused(t *testing.T, name string, options *batch.TaskLogOptions, code int32, says ...string) {
+// refused fails the test if reading the log does not fail with this code and a message with these words.
+func (s *logsSuite) refused(t *testing.T, name string, options *batch.TaskLogOptions, code int32, words ...string) {
 	t.Helper()
 	if options == nil {
 		options = &batch.TaskLogOptions{}
@@ -192,12 +197,12 @@ func (s *logsSuite) refused(t *testing.T, name string, options *batch.TaskLogOpt
 	content, err := s.stream(t, s.tasks, name, options)
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || status.Status().Code != code {
-		t.Errorf("The log of %s: %v, want %d. %s", name, err, code, content)
+		t.Errorf("log of %s: got error %v, want code %d; content %q", name, err, code, content)
 		return
 	}
-	for _, word := range says {
+	for _, word := range words {
 		if !strings.Contains(err.Error(), word) {
-			t.Errorf("The log of %s: %q does not say %q.", name, err, word)
+			t.Errorf("log of %s: got error %q, want it to have %q", name, err, word)
 		}
 	}
 }
@@ -218,12 +223,12 @@ func (s *logsSuite) finishedTask(t *testing.T) {
 		{batch.TaskLogOptions{Timestamps: true, TailLines: ptr.To[int64](2)}, `^\S+Z two\n\S+Z three$`},
 	} {
 		if got := s.read(t, "done", &test.options); !regexp.MustCompile(test.want).MatchString(got) {
-			t.Errorf("With %+v %q was read, want %s.", test.options, got, test.want)
+			t.Errorf("with options %+v: read %q, want %s", test.options, got, test.want)
 		}
 	}
 	stamp, _, _ := strings.Cut(s.read(t, "done", &batch.TaskLogOptions{Timestamps: true}), " ")
 	if at, err := time.Parse(time.RFC3339, stamp); err != nil || time.Since(at) > kit.Patience || time.Since(at) < 0 {
-		t.Errorf("The time of the first line is %s: %v.", stamp, err)
+		t.Errorf("got the timestamp %s of the first line: %v", stamp, err)
 	}
 	s.refused(t, "done", &batch.TaskLogOptions{Previous: true}, http.StatusBadRequest, "no previous attempt at task done")
 	s.refused(t, "absent", nil, http.StatusNotFound, `"absent" not found`)
@@ -232,7 +237,7 @@ func (s *logsSuite) finishedTask(t *testing.T) {
 	s.create(t, "silent", "true")
 	s.finished(t, "silent")
 	if got := s.read(t, "silent", &batch.TaskLogOptions{Follow: true}); got != "" {
-		t.Errorf("A task that prints nothing has the log %q.", got)
+		t.Errorf("a task without output: read %q", got)
 	}
 }
 
@@ -246,21 +251,21 @@ func (s *logsSuite) followed(t *testing.T) {
 	lines := bufio.NewReader(stream)
 	for i := 1; i <= 3; i++ {
 		if line, err := lines.ReadString('\n'); err != nil || line != fmt.Sprintln(i) {
-			t.Fatalf("Line %d is %q, %v.", i, line, err)
+			t.Fatalf("line %d: read %q, %v", i, line, err)
 		}
 		if i == 1 {
 			s.touch(t, "second")
 		}
 	}
 	if task := s.running(t, "follow", 1); task.Status.State.Terminated != nil {
-		t.Error("The task has ended before it was told to.")
+		t.Error("the task has ended early")
 	}
 	s.touch(t, "end")
 	if rest, err := io.ReadAll(lines); err != nil || string(rest) != "4" {
-		t.Errorf("At the end came %q, %v.", rest, err)
+		t.Errorf("last line: read %q, %v", rest, err)
 	}
 	if task := s.finished(t, "follow"); task.Status.State.Terminated.Message != "1\n2\n3\n4" {
-		t.Errorf("The status has %q.", task.Status.State.Terminated.Message)
+		t.Errorf("got the message %q in the status", task.Status.State.Terminated.Message)
 	}
 }
 
@@ -268,11 +273,11 @@ func (s *logsSuite) followedForLong(t *testing.T) {
 	s.create(t, "follow-long", fmt.Sprintf("echo 1; sleep %d; echo 2", int(requestTimeout.Seconds())+1))
 	s.running(t, "follow-long", 1)
 	if got := s.read(t, "follow-long", &batch.TaskLogOptions{Follow: true}); got != "1\n2\n" {
-		t.Errorf("Read %q.", got)
+		t.Errorf("read %q", got)
 	}
 }
 
-// Browsers follow over a websocket: what comes is told as it comes, to its end.
+// overWebsocket follows a log as browsers do: each line arrives as it is printed, and the connection closes at the end.
 func (s *logsSuite) overWebsocket(t *testing.T) {
 	s.create(t, "page", "echo 1; "+waitFor("end")+"echo 2")
 	s.running(t, "page", 1)
@@ -285,7 +290,7 @@ func (s *logsSuite) overWebsocket(t *testing.T) {
 			return nil, nil, err
 		}
 		return connection, func() ([]byte, error) {
-			for { // first of all comes an empty one, which shows that the server is there
+			for { // the first message is empty and only shows that the server is there
 				if _, message, err := connection.ReadMessage(); err != nil || len(message) > 0 {
 					return message, err
 				}
@@ -302,25 +307,25 @@ func (s *logsSuite) overWebsocket(t *testing.T) {
 		kit.Check(t, err)
 		defer connection.Close()
 		if message, err := read(); err != nil || string(message) != encode("1\n") {
-			t.Fatalf("%s: at first came %q, %v.", protocol, message, err)
+			t.Fatalf("%s: first message: got %q, %v", protocol, message, err)
 		}
 		next[protocol] = read
 	}
 	s.touch(t, "end")
 	for protocol, encode := range texts {
 		if message, err := next[protocol](); err != nil || string(message) != encode("2\n") {
-			t.Errorf("%s: then came %q, %v.", protocol, message, err)
+			t.Errorf("%s: second message: got %q, %v", protocol, message, err)
 		}
 		if message, err := next[protocol](); err == nil || !strings.Contains(err.Error(), "close 1000 (normal)") {
-			t.Errorf("%s: at the end came %q, %v.", protocol, message, err)
+			t.Errorf("%s: end: got %q, %v", protocol, message, err)
 		}
 	}
 	if _, _, err := open("nothing", "binary.k8s.io"); err == nil || !strings.Contains(err.Error(), `tasks.batch.leat.dev "nothing" not found`) {
-		t.Errorf("The log of no task: %v", err)
+		t.Errorf("log of a task that does not exist: got %v", err)
 	}
 }
 
-// kubectl streams, too: what comes is shown as it comes.
+// kubectl follows a log: each line arrives as it is printed.
 func (s *logsSuite) kubectl(t *testing.T) {
 	s.create(t, "raw", "echo 1; "+waitFor("end")+"echo 2")
 	s.running(t, "raw", 1)
@@ -335,17 +340,17 @@ func (s *logsSuite) kubectl(t *testing.T) {
 	lines := bufio.NewReader(stdout)
 	line, err := lines.ReadString('\n')
 	if err != nil || !strings.HasSuffix(line, "Z 1\n") {
-		t.Errorf("The first line is %q, %v.", line, err)
+		t.Errorf("first line: read %q, %v", line, err)
 	}
 	s.touch(t, "end")
 	rest := kit.Must(io.ReadAll(lines))(t)
 	if err := command.Wait(); err != nil || !strings.HasSuffix(string(rest), "Z 2\n") {
-		t.Errorf("At the end came %q, %v: %s", rest, err, &stderr)
+		t.Errorf("rest: read %q, %v: %s", rest, err, &stderr)
 	}
 }
 
-// goneFollower checks that a connection to the worker ends with that of the client.
-func (s *logsSuite) goneFollower(t *testing.T) {
+// disconnectedFollower checks that the connection to the worker ends with that of the client.
+func (s *logsSuite) disconnectedFollower(t *testing.T) {
 	s.create(t, "endless", "echo 1; "+waitFor("end"))
 	s.running(t, "endless", 1)
 	worker := kit.Must(s.api.Workers(s.namespace).Get(t.Context(), logsWorker, metav1.GetOptions{}))(t)
@@ -359,21 +364,21 @@ func (s *logsSuite) goneFollower(t *testing.T) {
 		kit.Must(io.ReadFull(stream, make([]byte, 2)))(t)
 	}
 	if n := connections(t, worker.Status.Endpoint.Port); n != readers {
-		t.Errorf("The worker has %d connections, want %d.", n, readers)
+		t.Errorf("the worker has %d connections, want %d", n, readers)
 	}
 	for _, cancel := range stop {
 		cancel()
 	}
-	kit.Eventually(t, "the connections end", func(context.Context) error {
+	kit.Eventually(t, "the connections to the worker end", func(context.Context) error {
 		if n := connections(t, worker.Status.Endpoint.Port); n > 0 {
-			return fmt.Errorf("there are %d", n)
+			return fmt.Errorf("got %d", n)
 		}
 		return nil
 	})
 	s.touch(t, "end")
 }
 
-// connections counts the connections that are open to the local port.
+// connections returns the number of established connections of a local port.
 func connections(t testing.TB, port int32) int {
 	t.Helper()
 	n := 0
@@ -386,45 +391,45 @@ func connections(t testing.TB, port int32) int {
 	return n
 }
 
-// longOutput checks that output without end costs the worker neither its memory nor its disk.
+// longOutput checks that output without end exhausts neither the memory nor the disk of the worker.
 func (s *logsSuite) longOutput(t *testing.T) {
 	const size = 300 << 20
 	s.create(t, "long", fmt.Sprintf("yes 0123456789abcdef0123456789abcde | head -c %d; echo; echo the end; exit 1", size))
 	task := s.finished(t, "long")
 	if got := s.read(t, "long", &batch.TaskLogOptions{TailLines: ptr.To[int64](2)}); !strings.HasSuffix(got, "\nthe end\n") {
-		t.Errorf("The last lines are %q.", got)
+		t.Errorf("last lines: read %q", got)
 	}
 	if got := len(s.read(t, "long", nil)); got < 7<<20 || got > 10<<20 {
-		t.Errorf("%d bytes are kept.", got)
+		t.Errorf("read %d bytes, want 7 to 10 MiB", got)
 	}
 	if message := task.Status.State.Terminated.Message; len(message) > 4096 || !strings.HasSuffix(message, "the end\n") {
-		t.Errorf("The status has %d bytes of it.", len(message))
+		t.Errorf("got a message of %d bytes in the status, want the last 4 KiB", len(message))
 	}
 	status := string(kit.Must(os.ReadFile(fmt.Sprintf("/proc/%d/status", s.worker.PID())))(t))
 	peak := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindStringSubmatch(status)
 	if kilobytes := kit.Must(strconv.Atoi(peak[1]))(t); kilobytes > 200_000 {
-		t.Errorf("The worker has taken %d kB of memory.", kilobytes)
+		t.Errorf("the worker used up to %d kB of memory, want at most 200000", kilobytes)
 	}
 }
 
-func (s *logsSuite) members(t *testing.T) {
+func (s *logsSuite) tasksOfSet(t *testing.T) {
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: "set"}}
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = ptr.To[int32](3), ptr.To[int32](3), ptr.To(batch.IndexedCompletion)
 	set.Spec.Template.Spec.Command = []string{"sh", "-c", "echo index $TASK_INDEX; " + waitFor("end")}
 	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "DIR", Value: s.dir}}
 	kit.Must(s.api.TaskSets(s.namespace).Create(t.Context(), set, metav1.CreateOptions{}))(t)
 	var tasks *batch.TaskList
-	kit.Eventually(t, "the members run", func(ctx context.Context) (err error) {
+	kit.Eventually(t, "the tasks run", func(ctx context.Context) (err error) {
 		if tasks, err = s.tasks.List(ctx, metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=set"}); err != nil {
 			return err
 		}
 		for _, task := range tasks.Items {
 			if task.Status.State.Running == nil {
-				return fmt.Errorf("%s does not", task.Name)
+				return fmt.Errorf("%s does not run", task.Name)
 			}
 		}
 		if len(tasks.Items) != 3 {
-			return fmt.Errorf("there are %d", len(tasks.Items))
+			return fmt.Errorf("got %d tasks", len(tasks.Items))
 		}
 		return nil
 	})
@@ -434,13 +439,13 @@ func (s *logsSuite) members(t *testing.T) {
 	}
 	for i := range 3 {
 		if !seen[fmt.Sprintf("index %d\n", i)] {
-			t.Errorf("Index %d is not among %v.", i, seen)
+			t.Errorf("no log of index %d: read %v", i, seen)
 		}
 	}
 	s.touch(t, "end")
 }
 
-func (s *logsSuite) notReadable(t *testing.T) {
+func (s *logsSuite) unreadable(t *testing.T) {
 	s.create(t, "unbound", "true", func(task *batch.Task) { task.Spec.WorkerSelector = map[string]string{"worker": "none"} })
 	s.waitForTask(t, "unbound", "cannot be scheduled", func(t *batch.Task) bool {
 		return meta.FindStatusCondition(t.Status.Conditions, batch.TaskScheduled) != nil
@@ -449,7 +454,7 @@ func (s *logsSuite) notReadable(t *testing.T) {
 	s.create(t, "unstartable", "true", func(task *batch.Task) { task.Spec.Command = []string{"/no/such/program"} })
 	s.finished(t, "unstartable")
 	if got := s.read(t, "unstartable", nil); got != "" {
-		t.Errorf("A command that was not found has printed %q.", got)
+		t.Errorf("a command that does not exist: read %q", got)
 	}
 
 	s.fakeWorker(t, "without-abcde", nil)
@@ -457,22 +462,22 @@ func (s *logsSuite) notReadable(t *testing.T) {
 	s.refused(t, "without", nil, http.StatusServiceUnavailable, "worker without-abcde serves no logs: start it with --client-ca-file")
 }
 
-func (s *logsSuite) access(t *testing.T) {
+func (s *logsSuite) authorization(t *testing.T) {
 	s.create(t, "secret", "echo secret; "+waitFor("end"))
 	s.running(t, "secret", 1)
 	defer s.touch(t, "end")
 	for name, client := range map[string]typed.BatchV1alpha1Interface{
-		"the worker itself": kit.Client(t, s.env.Worker(t, s.namespace, logsWorker)).BatchV1alpha1(),
-		"another worker":    kit.Client(t, s.env.Worker(t, s.namespace, "two-abcde")).BatchV1alpha1(),
-		"the controllers":   kit.Client(t, s.env.Controller(t)).BatchV1alpha1(),
-		"somebody":          kit.Client(t, s.env.Person(t, "bob")).BatchV1alpha1(),
+		"the worker itself":    kit.Client(t, s.env.Worker(t, s.namespace, logsWorker)).BatchV1alpha1(),
+		"another worker":       kit.Client(t, s.env.Worker(t, s.namespace, "two-abcde")).BatchV1alpha1(),
+		"the controllers":      kit.Client(t, s.env.Controller(t)).BatchV1alpha1(),
+		"a user without roles": kit.Client(t, s.env.Person(t, "bob")).BatchV1alpha1(),
 	} {
 		if content, err := s.stream(t, client.Tasks(s.namespace), "secret", &batch.TaskLogOptions{}); !apierrors.IsForbidden(err) {
-			t.Errorf("%s reads %q, %v.", name, content, err)
+			t.Errorf("%s: read %q, %v, want 403", name, content, err)
 		}
 	}
 	if got := s.read(t, "secret", nil); got != "secret\n" {
-		t.Errorf("An administrator reads %q.", got)
+		t.Errorf("an administrator: read %q", got)
 	}
 }
 
@@ -483,11 +488,11 @@ func (s *logsSuite) restarted(t *testing.T) {
 	s.running(t, "twice", 1)
 	following := kit.Must(s.tasks.GetLogs("twice", &batch.TaskLogOptions{Follow: true}).Stream(t.Context()))(t)
 	defer following.Close()
-	// On a cordoned worker nothing counts as a crash. Else each of its tasks would get a worker of its own next.
+	// The end of a cordoned worker does not count as a crash. After a crash, a task runs alone on a worker.
 	s.cordon(t, true)
 	kit.Check(t, s.worker.Kill())
 	if content, err := io.ReadAll(following); err == nil {
-		t.Errorf("What was followed until the worker was killed, %q, ended as if it were all.", content)
+		t.Errorf("following until the worker was killed: read %q without an error", content)
 	}
 	s.refused(t, "twice", nil, http.StatusServiceUnavailable, "cannot be read from worker "+logsWorker, "connection refused")
 	kit.Check(t, s.worker.Restart(t.Context()))
@@ -495,22 +500,22 @@ func (s *logsSuite) restarted(t *testing.T) {
 	s.running(t, "twice", 2)
 	for previous, want := range map[bool]string{false: "attempt 2\n", true: "attempt 1\n"} {
 		if got := s.read(t, "twice", &batch.TaskLogOptions{Previous: previous}); got != want {
-			t.Errorf("Previous %t: read %q, want %q.", previous, got, want)
+			t.Errorf("previous %t: read %q, want %q", previous, got, want)
 		}
 	}
 	if got := s.read(t, "before", nil); got != "before\n" {
-		t.Errorf("Of a task that finished before, %q is left.", got)
+		t.Errorf("task that finished before the restart: read %q", got)
 	}
 	s.touch(t, "end")
 }
 
-// cordon lets the worker of the tests take new tasks, or not.
+// cordon cordons or uncordons the worker of the suite.
 func (s *logsSuite) cordon(t *testing.T, cordoned bool) {
 	patch := fmt.Appendf(nil, `{"spec": {"unschedulable": %t}}`, cordoned)
 	kit.Must(s.api.Workers(s.namespace).Patch(t.Context(), logsWorker, types.MergePatchType, patch, metav1.PatchOptions{}))(t)
 }
 
-// removedDirectory has the output of a task removed while it runs: what comes later is kept, and no part is passed for the whole.
+// removedDirectory removes the output of a task while the task runs: later output is kept, and a line names the gap.
 func (s *logsSuite) removedDirectory(t *testing.T) {
 	const other = "three-abcde"
 	s.startWorker(t, other)
@@ -518,10 +523,10 @@ func (s *logsSuite) removedDirectory(t *testing.T) {
 		t.Spec.WorkerSelector = map[string]string{"worker": other}
 	})
 	s.running(t, "cleaned", 1)
-	kit.Eventually(t, "its output is kept", func(context.Context) error {
+	kit.Eventually(t, "the worker has the output", func(context.Context) error {
 		content, err := s.stream(t, s.tasks, "cleaned", &batch.TaskLogOptions{})
 		if err == nil && string(content) != "before\n" {
-			err = fmt.Errorf("it is %q", content)
+			err = fmt.Errorf("read %q", content)
 		}
 		return err
 	})
@@ -530,7 +535,7 @@ func (s *logsSuite) removedDirectory(t *testing.T) {
 	s.finished(t, "cleaned")
 	want := regexp.MustCompile(`^\[leat: the beginning [^\n]+\]\n\[leat: 7 bytes of output are missing here: the file with them was removed\]\nafter\n$`)
 	if got := s.read(t, "cleaned", nil); !want.MatchString(got) {
-		t.Errorf("Read %q.", got)
+		t.Errorf("read %q", got)
 	}
 }
 
@@ -544,10 +549,10 @@ func (s *logsSuite) moved(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: "moving", Namespace: s.namespace}, Reason: "Moved", Preconditions: &metav1.Preconditions{UID: &task.UID},
 	}, metav1.CreateOptions{}))(t)
 	if task := s.running(t, "moving", 2); task.Spec.WorkerName != other {
-		t.Fatalf("The task has moved to %s.", task.Spec.WorkerName)
+		t.Fatalf("got the task on %s, want it on two-abcde", task.Spec.WorkerName)
 	}
 	if got := s.read(t, "moving", nil); got != "attempt 2\n" {
-		t.Errorf("Read %q.", got)
+		t.Errorf("read %q", got)
 	}
 	s.refused(t, "moving", &batch.TaskLogOptions{Previous: true}, http.StatusGone, "attempt 1: another worker ran it")
 	s.touch(t, "end")
@@ -557,13 +562,13 @@ func (s *logsSuite) moved(t *testing.T) {
 	s.refused(t, "moving", nil, http.StatusServiceUnavailable, "cannot be read from worker "+other, "its last lines, from the status:\nattempt 2\n")
 	kit.Check(t, s.api.Workers(s.namespace).Delete(t.Context(), other, metav1.DeleteOptions{}))
 	s.refused(t, "moving", nil, http.StatusGone, "the log of task moving is gone: worker "+other, "its last lines, from the status:\nattempt 2\n")
-	kit.Check(t, second.Restart(t.Context())) // for the cleanup, which expects it to run
+	kit.Check(t, second.Restart(t.Context())) // so that the worker runs at the end of the test
 }
 
 func TestFakeClientsReadLogs(t *testing.T) {
 	tasks := fake.NewClientset().BatchV1alpha1().Tasks("ns")
 	content, err := tasks.GetLogs("x", &batch.TaskLogOptions{}).DoRaw(t.Context())
 	if err != nil || string(content) != "fake logs" {
-		t.Errorf("Read %q, %v.", content, err)
+		t.Errorf("read %q, %v", content, err)
 	}
 }
