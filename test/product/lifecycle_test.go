@@ -47,7 +47,8 @@ const (
 	removeAfter    = 5 * time.Second
 )
 
-// TestLifecycle has its scheduler and its lifecycle controller, with short times, in the process of the test.
+// TestLifecycle kills, freezes, restarts and stops workers. The scheduler and the lifecycle controller run in the test
+// process, with short times.
 func TestLifecycle(t *testing.T) {
 	t.Parallel()
 	e := kit.Standalone(t)
@@ -79,7 +80,7 @@ func TestLifecycle(t *testing.T) {
 	t.Run("frozen server", func(t *testing.T) { testFrozenServer(t, e) })
 }
 
-// keepRunning runs a part of the controller manager until the test ends.
+// keepRunning runs a controller until the test ends.
 func keepRunning(t *testing.T, run func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -92,7 +93,7 @@ func keepRunning(t *testing.T, run func(context.Context) error) {
 	})
 }
 
-// place is a namespace with its workers, and a directory that their tasks leave marks in.
+// lifecycleSuite is a namespace with workers, and the working directory of their tasks.
 type lifecycleSuite struct {
 	fixture
 	dir string
@@ -103,44 +104,45 @@ func newLifecycleSuite(t *testing.T, e *kit.Env) *lifecycleSuite {
 }
 
 // startWorker starts a worker until the test ends. Its namespace comes from its certificate, whatever its kubeconfig has.
-func (p *lifecycleSuite) startWorker(t *testing.T, name string, args ...string) *host.Process {
+func (s *lifecycleSuite) startWorker(t *testing.T, name string, args ...string) *host.Process {
 	t.Helper()
-	config := p.env.Worker(t, p.namespace, name)
-	return p.env.StartWorker(t, config, p.namespace, name, nil, append([]string{
-		"--kubeconfig=" + p.env.Kubeconfig(t, config, "default"), "--state-dir=" + t.TempDir(), "--tasks=4", "--lease-duration=" + leaseDuration.String(),
+	config := s.env.Worker(t, s.namespace, name)
+	return s.env.StartWorker(t, config, s.namespace, name, nil, append([]string{
+		"--kubeconfig=" + s.env.Kubeconfig(t, config, "default"), "--state-dir=" + t.TempDir(), "--tasks=4", "--lease-duration=" + leaseDuration.String(),
 	}, args...)...)
 }
 
-func (p *lifecycleSuite) mark(name string) string { return filepath.Join(p.dir, name) }
+// mark returns the path of a file in the working directory of the tasks.
+func (s *lifecycleSuite) mark(name string) string { return filepath.Join(s.dir, name) }
 
-// run creates a task that runs a shell script, in which "first" is a command that succeeds at the first attempt only.
-func (p *lifecycleSuite) run(t *testing.T, name, script string, mutate ...func(*batch.Task)) {
+// run creates a task that runs a shell script. In the script, "first" succeeds at the first attempt only.
+func (s *lifecycleSuite) run(t *testing.T, name, script string, mutate ...func(*batch.Task)) {
 	t.Helper()
 	script = "first() { [ \"$TASK_ATTEMPT\" = 1 ]; }\n" + script
 	task := &batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec:       batch.TaskSpec{Command: []string{"sh", "-c", script}, WorkingDir: p.dir},
+		Spec:       batch.TaskSpec{Command: []string{"sh", "-c", script}, WorkingDir: s.dir},
 	}
 	for _, m := range mutate {
 		m(task)
 	}
-	_, err := p.api.Tasks(p.namespace).Create(t.Context(), task, metav1.CreateOptions{})
+	_, err := s.api.Tasks(s.namespace).Create(t.Context(), task, metav1.CreateOptions{})
 	kit.Check(t, err)
 }
 
-func (p *lifecycleSuite) task(t *testing.T, name string) *batch.Task {
+func (s *lifecycleSuite) task(t *testing.T, name string) *batch.Task {
 	t.Helper()
-	task, err := p.api.Tasks(p.namespace).Get(t.Context(), name, metav1.GetOptions{})
+	task, err := s.api.Tasks(s.namespace).Get(t.Context(), name, metav1.GetOptions{})
 	kit.Check(t, err)
 	return task
 }
 
-func (p *lifecycleSuite) awaitPhase(t *testing.T, name string, phase batch.TaskPhase) *batch.Task {
+func (s *lifecycleSuite) waitForPhase(t *testing.T, name string, phase batch.TaskPhase) *batch.Task {
 	t.Helper()
-	return p.waitForTask(t, name, string(phase), func(t *batch.Task) bool { return t.Status.Phase == phase })
+	return s.waitForTask(t, name, "is "+string(phase), func(t *batch.Task) bool { return t.Status.Phase == phase })
 }
 
-// readyCondition is the status and the reason of the worker's Ready condition.
+// readyCondition returns the status and the reason of the condition Ready.
 func readyCondition(w *batch.Worker) string {
 	c := meta.FindStatusCondition(w.Status.Conditions, batch.WorkerReady)
 	if c == nil {
@@ -159,9 +161,10 @@ func isLost(w *batch.Worker) bool {
 	return unreachable(w) && readyCondition(w) == "Unknown WorkerStatusUnknown"
 }
 
-func isWell(w *batch.Worker) bool { return !unreachable(w) && readyCondition(w) == "True WorkerReady" }
+func isReady(w *batch.Worker) bool { return !unreachable(w) && readyCondition(w) == "True WorkerReady" }
 
-func disrupted(task *batch.Task) string {
+// disruptionReason returns the reason of the condition DisruptionTarget.
+func disruptionReason(task *batch.Task) string {
 	c := meta.FindStatusCondition(task.Status.Conditions, batch.DisruptionTarget)
 	if c == nil {
 		return ""
@@ -169,14 +172,16 @@ func disrupted(task *batch.Task) string {
 	return c.Reason
 }
 
-func (p *lifecycleSuite) checkRun(t *testing.T, task *batch.Task, worker string, attempts, disruptions int32) {
+// checkRun fails the test if a task is on another worker, or has other counts.
+func (s *lifecycleSuite) checkRun(t *testing.T, task *batch.Task, worker string, attempts, disruptions int32) {
 	t.Helper()
 	if task.Spec.WorkerName != worker || task.Status.Attempts != attempts || task.Status.Disruptions != disruptions {
-		t.Errorf("task %s is on worker %q with %d attempts and %d disruptions; want worker %q, %d and %d", task.Name,
+		t.Errorf("task %s: got worker %q, %d attempts and %d disruptions, want worker %q, %d and %d", task.Name,
 			task.Spec.WorkerName, task.Status.Attempts, task.Status.Disruptions, worker, attempts, disruptions)
 	}
 }
 
+// tolerates makes a task stay on an unreachable worker, forever if seconds is nil.
 func tolerates(seconds *int64) func(*batch.Task) {
 	return func(t *batch.Task) {
 		t.Spec.Tolerations = []batch.Toleration{{
@@ -186,202 +191,202 @@ func tolerates(seconds *int64) func(*batch.Task) {
 }
 
 func testKilled(t *testing.T, e *kit.Env) {
-	p := newLifecycleSuite(t, e)
-	a := p.startWorker(t, "a")
-	p.run(t, "moves", `if first; then exec sleep 3600; fi`)
-	p.run(t, "has-failed-before", `case $TASK_ATTEMPT in 1) exec sleep 3600;; 2) exit 1;; esac`, func(task *batch.Task) { task.Spec.BackoffLimit = new(int32(1)) })
-	p.run(t, "tolerates", `exec sleep 3600`, tolerates(nil))
+	s := newLifecycleSuite(t, e)
+	a := s.startWorker(t, "a")
+	s.run(t, "moves", `if first; then exec sleep 3600; fi`)
+	s.run(t, "has-failed-before", `case $TASK_ATTEMPT in 1) exec sleep 3600;; 2) exit 1;; esac`, func(task *batch.Task) { task.Spec.BackoffLimit = new(int32(1)) })
+	s.run(t, "tolerates", `exec sleep 3600`, tolerates(nil))
 	for _, name := range []string{"moves", "has-failed-before", "tolerates"} {
-		p.awaitPhase(t, name, batch.TaskRunning)
+		s.waitForPhase(t, name, batch.TaskRunning)
 	}
-	p.startWorker(t, "b")
+	s.startWorker(t, "b")
 	kit.Check(t, a.Kill())
-	p.waitForWorker(t, "a", "lost", isLost)
+	s.waitForWorker(t, "a", "is lost", isLost)
 
-	p.checkRun(t, p.awaitPhase(t, "moves", batch.TaskSucceeded), "b", 2, 1)
+	s.checkRun(t, s.waitForPhase(t, "moves", batch.TaskSucceeded), "b", 2, 1)
 	for _, name := range []string{"moves", "has-failed-before"} {
-		if n := p.task(t, name).Status.WorkerCrashes; n != 1 {
-			t.Errorf("%s counts %d crashes of its worker, ran on one", name, n)
+		if n := s.task(t, name).Status.WorkerCrashes; n != 1 {
+			t.Errorf("%s: got %d crashes of its worker, want 1", name, n)
 		}
 	}
-	// Its first retry is the one that backoffLimit allows: what the lost worker cost was not.
-	p.checkRun(t, p.awaitPhase(t, "has-failed-before", batch.TaskSucceeded), "b", 3, 1)
-	p.checkRun(t, p.task(t, "tolerates"), "a", 1, 0)
-	p.waitForWorker(t, "b", "well", isWell)
+	// Disruptions do not count for backoffLimit: the retry after exit code 1 is the first one.
+	s.checkRun(t, s.waitForPhase(t, "has-failed-before", batch.TaskSucceeded), "b", 3, 1)
+	s.checkRun(t, s.task(t, "tolerates"), "a", 1, 0)
+	s.waitForWorker(t, "b", "is ready", isReady)
 }
 
 func testFrozen(t *testing.T, e *kit.Env) {
-	p := newLifecycleSuite(t, e)
-	a := p.startWorker(t, "a")
-	// What the first attempt comes to while the worker is frozen is old news when it wakes.
-	p.run(t, "ended-meanwhile", `if first; then until [ -e frozen ]; do sleep 0.05; done; touch ended; exit 7; fi; until [ -e go ]; do sleep 0.05; done`)
-	p.run(t, "runs-still", `if first; then echo $$$$ >pid; exec sleep 3600; fi; until [ -e go ]; do sleep 0.05; done`)
-	p.awaitPhase(t, "ended-meanwhile", batch.TaskRunning)
-	p.awaitPhase(t, "runs-still", batch.TaskRunning)
-	stale := p.task(t, "ended-meanwhile")
-	p.startWorker(t, "b")
+	s := newLifecycleSuite(t, e)
+	a := s.startWorker(t, "a")
+	// The first attempt ends while the worker is frozen. When the worker wakes, its report is too late.
+	s.run(t, "ended-meanwhile", `if first; then until [ -e frozen ]; do sleep 0.05; done; touch ended; exit 7; fi; until [ -e go ]; do sleep 0.05; done`)
+	s.run(t, "runs-still", `if first; then echo $$$$ >pid; exec sleep 3600; fi; until [ -e go ]; do sleep 0.05; done`)
+	s.waitForPhase(t, "ended-meanwhile", batch.TaskRunning)
+	s.waitForPhase(t, "runs-still", batch.TaskRunning)
+	stale := s.task(t, "ended-meanwhile")
+	s.startWorker(t, "b")
 
-	// On a cordoned worker nothing counts as a crash. Else each of its tasks would get a worker of its own next.
-	_, err := p.api.Workers(p.namespace).Patch(t.Context(), "a", types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
+	// The end of a cordoned worker does not count as a crash. After a crash, a task runs alone on a worker.
+	_, err := s.api.Workers(s.namespace).Patch(t.Context(), "a", types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
 	kit.Check(t, err)
 	kit.Check(t, a.Signal(syscall.SIGSTOP))
-	touch(t, p.mark("frozen"))
+	touch(t, s.mark("frozen"))
 	kit.Eventually(t, "the command of the frozen worker has ended", func(context.Context) error {
-		_, err := os.Stat(p.mark("ended"))
+		_, err := os.Stat(s.mark("ended"))
 		return err
 	})
 	for _, name := range []string{"ended-meanwhile", "runs-still"} {
-		task := p.waitForTask(t, name, "running on b", func(t *batch.Task) bool {
+		task := s.waitForTask(t, name, "runs on b", func(t *batch.Task) bool {
 			return t.Spec.WorkerName == "b" && t.Status.Phase == batch.TaskRunning && t.Status.Attempts == 2
 		})
-		p.checkRun(t, task, "b", 2, 1)
+		s.checkRun(t, task, "b", 2, 1)
 	}
-	p.waitForWorker(t, "a", "lost", isLost)
+	s.waitForWorker(t, "a", "is lost", isLost)
 
-	// The controller's rights are wider than the worker's, and no help: what was written by a binding that is over is refused.
+	// A report for an earlier binding is a conflict, whatever the rights of the client.
 	stale.Status.Phase = batch.TaskFailed
-	for _, version := range []string{stale.ResourceVersion, p.task(t, "ended-meanwhile").ResourceVersion} {
+	for _, version := range []string{stale.ResourceVersion, s.task(t, "ended-meanwhile").ResourceVersion} {
 		stale.ResourceVersion = version
-		_, err := kit.Client(t, e.Controller(t)).BatchV1alpha1().Tasks(p.namespace).UpdateStatus(t.Context(), stale, metav1.UpdateOptions{})
+		_, err := kit.Client(t, e.Controller(t)).BatchV1alpha1().Tasks(s.namespace).UpdateStatus(t.Context(), stale, metav1.UpdateOptions{})
 		if !apierrors.IsConflict(err) {
-			t.Errorf("a late write: %v; want a conflict", err)
+			t.Errorf("report for an earlier binding: got %v, want a conflict", err)
 		}
 	}
 
 	kit.Check(t, a.Signal(syscall.SIGCONT))
-	p.waitForWorker(t, "a", "well again", isWell)
-	content, err := os.ReadFile(p.mark("pid"))
+	s.waitForWorker(t, "a", "is ready again", isReady)
+	content, err := os.ReadFile(s.mark("pid"))
 	kit.Check(t, err)
 	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
 	kit.Check(t, err)
-	kit.Eventually(t, "the process of a task that was given away has ended", func(context.Context) error {
+	kit.Eventually(t, "the woken worker has killed the process of the moved task", func(context.Context) error {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("process %d: %v", pid, err)
 		}
 		return nil
 	})
 	for _, name := range []string{"ended-meanwhile", "runs-still"} {
-		if task := p.task(t, name); task.Status.Phase != batch.TaskRunning || task.Status.State.Running == nil {
-			t.Errorf("%s: the worker that woke has changed it: %+v", name, task.Status)
+		if task := s.task(t, name); task.Status.Phase != batch.TaskRunning || task.Status.State.Running == nil {
+			t.Errorf("%s: the woken worker has changed the status to %+v", name, task.Status)
 		}
 	}
-	touch(t, p.mark("go"))
+	touch(t, s.mark("go"))
 	for _, name := range []string{"ended-meanwhile", "runs-still"} {
-		p.checkRun(t, p.awaitPhase(t, name, batch.TaskSucceeded), "b", 2, 1)
+		s.checkRun(t, s.waitForPhase(t, name, batch.TaskSucceeded), "b", 2, 1)
 	}
 }
 
 func testRestarted(t *testing.T, e *kit.Env) {
-	p := newLifecycleSuite(t, e)
-	a := p.startWorker(t, "a")
-	p.run(t, "t", `if first; then exec sleep 3600; fi`, tolerates(nil))
-	p.awaitPhase(t, "t", batch.TaskRunning)
+	s := newLifecycleSuite(t, e)
+	a := s.startWorker(t, "a")
+	s.run(t, "t", `if first; then exec sleep 3600; fi`, tolerates(nil))
+	s.waitForPhase(t, "t", batch.TaskRunning)
 	kit.Check(t, a.Restart(t.Context()))
-	task := p.awaitPhase(t, "t", batch.TaskSucceeded)
-	p.checkRun(t, task, "a", 2, 1)
-	p.waitForWorker(t, "a", "well", isWell)
+	task := s.waitForPhase(t, "t", batch.TaskSucceeded)
+	s.checkRun(t, task, "a", 2, 1)
+	s.waitForWorker(t, "a", "is ready", isReady)
 }
 
 func testStopped(t *testing.T, e *kit.Env) {
-	p := newLifecycleSuite(t, e)
-	a := p.startWorker(t, "a", "--drain-timeout=1s", "--labels=disk=ssd", "--taints=slow:PreferNoSchedule", "--capacity=cpu=3,example.com/gpu=1")
-	p.waitForWorker(t, "a", "as its flags say", func(w *batch.Worker) bool {
+	s := newLifecycleSuite(t, e)
+	a := s.startWorker(t, "a", "--drain-timeout=1s", "--labels=disk=ssd", "--taints=slow:PreferNoSchedule", "--capacity=cpu=3,example.com/gpu=1")
+	s.waitForWorker(t, "a", "is as its flags demand", func(w *batch.Worker) bool {
 		cpu, gpu, tasks := w.Status.Allocatable["cpu"], w.Status.Allocatable["example.com/gpu"], w.Status.Allocatable["tasks"]
 		return w.Labels["disk"] == "ssd" && len(w.Spec.Taints) == 1 && w.Spec.Taints[0].Key == "slow" && cpu.Value() == 3 && gpu.Value() == 1 && tasks.Value() == 4
 	})
-	p.run(t, "stubborn", `trap '' TERM; until [ -e go ]; do sleep 0.05; done`)
-	p.awaitPhase(t, "stubborn", batch.TaskRunning)
+	s.run(t, "stubborn", `trap '' TERM; until [ -e go ]; do sleep 0.05; done`)
+	s.waitForPhase(t, "stubborn", batch.TaskRunning)
 	kit.Check(t, a.Stop())
-	task := p.awaitPhase(t, "stubborn", batch.TaskPending)
-	if p.checkRun(t, task, "", 1, 1); disrupted(task) != "WorkerStopped" {
-		t.Errorf("DisruptionTarget is %q, want WorkerStopped", disrupted(task))
+	task := s.waitForPhase(t, "stubborn", batch.TaskPending)
+	if s.checkRun(t, task, "", 1, 1); disruptionReason(task) != "WorkerStopped" {
+		t.Errorf("got reason %q of DisruptionTarget, want WorkerStopped", disruptionReason(task))
 	}
-	p.waitForWorker(t, "a", "known to be stopped", func(w *batch.Worker) bool { return readyCondition(w) == "False Stopped" })
+	s.waitForWorker(t, "a", "is stopped", func(w *batch.Worker) bool { return readyCondition(w) == "False Stopped" })
 
-	// In time it is lost like any other, and then removed.
-	kit.Eventually(t, "a worker that was stopped long ago, and its lease, are removed", func(ctx context.Context) error {
-		_, worker := p.api.Workers(p.namespace).Get(ctx, "a", metav1.GetOptions{})
-		_, lease := p.api.WorkerLeases(p.namespace).Get(ctx, "a", metav1.GetOptions{})
+	// A stopped worker is lost after a time, and then removed.
+	kit.Eventually(t, "the stopped worker and its lease are removed", func(ctx context.Context) error {
+		_, worker := s.api.Workers(s.namespace).Get(ctx, "a", metav1.GetOptions{})
+		_, lease := s.api.WorkerLeases(s.namespace).Get(ctx, "a", metav1.GetOptions{})
 		return errors.Join(kit.Gone(worker), kit.Gone(lease))
 	})
 }
 
 func testDeleted(t *testing.T, e *kit.Env) {
-	p := newLifecycleSuite(t, e)
-	a := p.startWorker(t, "a")
+	s := newLifecycleSuite(t, e)
+	a := s.startWorker(t, "a")
 	for _, name := range []string{"before", "after"} {
-		p.run(t, name, `exec sleep 3600`, tolerates(nil), func(task *batch.Task) { task.Spec.TerminationGracePeriodSeconds = new(int64(1)) })
-		p.awaitPhase(t, name, batch.TaskRunning)
+		s.run(t, name, `exec sleep 3600`, tolerates(nil), func(task *batch.Task) { task.Spec.TerminationGracePeriodSeconds = new(int64(1)) })
+		s.waitForPhase(t, name, batch.TaskRunning)
 	}
 	kit.Check(t, a.Kill())
-	kit.Check(t, p.api.Tasks(p.namespace).Delete(t.Context(), "before", metav1.DeleteOptions{}))
-	p.waitForTaskGone(t, "before")
-	p.waitForWorker(t, "a", "lost", isLost)
-	kit.Check(t, p.api.Tasks(p.namespace).Delete(t.Context(), "after", metav1.DeleteOptions{}))
-	p.waitForTaskGone(t, "after")
+	kit.Check(t, s.api.Tasks(s.namespace).Delete(t.Context(), "before", metav1.DeleteOptions{}))
+	s.waitForTaskGone(t, "before")
+	s.waitForWorker(t, "a", "is lost", isLost)
+	kit.Check(t, s.api.Tasks(s.namespace).Delete(t.Context(), "after", metav1.DeleteOptions{}))
+	s.waitForTaskGone(t, "after")
 }
 
 func testDeadWorkerDeleted(t *testing.T, e *kit.Env) {
-	p := newLifecycleSuite(t, e)
-	a := p.startWorker(t, "a")
-	p.run(t, "bound", `if first; then exec sleep 3600; fi`, tolerates(nil))
-	p.run(t, "terminating", `exec sleep 3600`, tolerates(nil), func(task *batch.Task) { task.Spec.TerminationGracePeriodSeconds = new(int64(1)) })
-	p.awaitPhase(t, "bound", batch.TaskRunning)
-	p.awaitPhase(t, "terminating", batch.TaskRunning)
-	p.startWorker(t, "b")
+	s := newLifecycleSuite(t, e)
+	a := s.startWorker(t, "a")
+	s.run(t, "bound", `if first; then exec sleep 3600; fi`, tolerates(nil))
+	s.run(t, "terminating", `exec sleep 3600`, tolerates(nil), func(task *batch.Task) { task.Spec.TerminationGracePeriodSeconds = new(int64(1)) })
+	s.waitForPhase(t, "bound", batch.TaskRunning)
+	s.waitForPhase(t, "terminating", batch.TaskRunning)
+	s.startWorker(t, "b")
 	kit.Check(t, a.Kill())
-	// As the deletion of a namespace does, of everything at a time.
-	kit.Check(t, p.api.Tasks(p.namespace).Delete(t.Context(), "terminating", metav1.DeleteOptions{}))
-	kit.Check(t, p.api.Workers(p.namespace).Delete(t.Context(), "a", metav1.DeleteOptions{}))
-	p.checkRun(t, p.awaitPhase(t, "bound", batch.TaskSucceeded), "b", 2, 1)
-	p.waitForTaskGone(t, "terminating")
+	// The deletion of a namespace deletes both at once, too.
+	kit.Check(t, s.api.Tasks(s.namespace).Delete(t.Context(), "terminating", metav1.DeleteOptions{}))
+	kit.Check(t, s.api.Workers(s.namespace).Delete(t.Context(), "a", metav1.DeleteOptions{}))
+	s.checkRun(t, s.waitForPhase(t, "bound", batch.TaskSucceeded), "b", 2, 1)
+	s.waitForTaskGone(t, "terminating")
 }
 
 func testLiveWorkerDeleted(t *testing.T, e *kit.Env) {
-	p := newLifecycleSuite(t, e)
-	p.startWorker(t, "a")
-	kit.Check(t, p.api.Workers(p.namespace).Delete(t.Context(), "a", metav1.DeleteOptions{}))
-	p.waitForWorker(t, "a", "registered again", isWell)
-	p.run(t, "t", `exit 0`)
-	p.awaitPhase(t, "t", batch.TaskSucceeded)
+	s := newLifecycleSuite(t, e)
+	s.startWorker(t, "a")
+	kit.Check(t, s.api.Workers(s.namespace).Delete(t.Context(), "a", metav1.DeleteOptions{}))
+	s.waitForWorker(t, "a", "is registered again", isReady)
+	s.run(t, "t", `exit 0`)
+	s.waitForPhase(t, "t", batch.TaskSucceeded)
 }
 
 func testTimeToLive(t *testing.T, e *kit.Env) {
-	p := newLifecycleSuite(t, e)
-	p.startWorker(t, "a")
+	s := newLifecycleSuite(t, e)
+	s.startWorker(t, "a")
 	ttl := func(seconds int32) func(*batch.Task) {
 		return func(task *batch.Task) { task.Spec.TTLSecondsAfterFinished = &seconds }
 	}
-	p.run(t, "kept", `exit 0`)
-	p.run(t, "at-once", `exit 0`, ttl(0))
-	p.run(t, "soon", `exit 1`, ttl(2))
-	p.waitForTaskGone(t, "at-once")
-	p.waitForTaskGone(t, "soon")
-	p.awaitPhase(t, "kept", batch.TaskSucceeded)
+	s.run(t, "kept", `exit 0`)
+	s.run(t, "at-once", `exit 0`, ttl(0))
+	s.run(t, "soon", `exit 1`, ttl(2))
+	s.waitForTaskGone(t, "at-once")
+	s.waitForTaskGone(t, "soon")
+	s.waitForPhase(t, "kept", batch.TaskSucceeded)
 }
 
-// testFrozenServer: a time in which no worker can give a sign of life is held against none.
+// testFrozenServer freezes the server for longer than leases last: no worker is lost for missing heartbeats.
 func testFrozenServer(t *testing.T, e *kit.Env) {
-	p := newLifecycleSuite(t, e)
-	p.startWorker(t, "a")
-	p.startWorker(t, "b")
-	p.run(t, "t", `until [ -e go ]; do sleep 0.05; done`)
-	p.awaitPhase(t, "t", batch.TaskRunning)
+	s := newLifecycleSuite(t, e)
+	s.startWorker(t, "a")
+	s.startWorker(t, "b")
+	s.run(t, "t", `until [ -e go ]; do sleep 0.05; done`)
+	s.waitForPhase(t, "t", batch.TaskRunning)
 	kit.Check(t, e.Server.Signal(syscall.SIGSTOP))
-	<-time.After(3 * leaseDuration)
+	<-time.After(3 * leaseDuration) // without a server, there is no condition to wait for
 	kit.Check(t, e.Server.Signal(syscall.SIGCONT))
 	kit.Check(t, e.Server.WaitReady(t.Context()))
 	renewed := metav1.NowMicro()
 	for _, name := range []string{"a", "b"} {
 		kit.Eventually(t, "the lease of "+name+" is renewed", func(ctx context.Context) error {
-			lease, err := p.api.WorkerLeases(p.namespace).Get(ctx, name, metav1.GetOptions{})
+			lease, err := s.api.WorkerLeases(s.namespace).Get(ctx, name, metav1.GetOptions{})
 			if err == nil && !lease.Spec.RenewTime.After(renewed.Add(leaseDuration)) {
-				err = fmt.Errorf("it was at %s", lease.Spec.RenewTime)
+				err = fmt.Errorf("got renewTime %s", lease.Spec.RenewTime)
 			}
 			return err
 		})
-		p.waitForWorker(t, name, "well", isWell)
+		s.waitForWorker(t, name, "is ready", isReady)
 	}
-	touch(t, p.mark("go"))
-	p.checkRun(t, p.awaitPhase(t, "t", batch.TaskSucceeded), p.task(t, "t").Spec.WorkerName, 1, 0)
+	touch(t, s.mark("go"))
+	s.checkRun(t, s.waitForPhase(t, "t", batch.TaskSucceeded), s.task(t, "t").Spec.WorkerName, 1, 0)
 }
