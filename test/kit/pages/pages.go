@@ -19,10 +19,10 @@ package pages
 
 import "strings"
 
-// Fence begins and ends a block.
+// Fence opens and closes a block.
 const Fence = "```"
 
-// Blocks returns the fenced blocks of a page in a language, without the indentation that a block in a list has.
+// Blocks returns the fenced blocks of a page in a language, without the indentation of blocks in lists.
 func Blocks(page, language string) []string {
 	var blocks []string
 	indent, inside, wanted := "", false, false
