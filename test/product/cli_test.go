@@ -89,8 +89,8 @@ func cliStandalone(t *testing.T, e *kit.Env) {
 	})
 }
 
-// cliAggregated runs the cases that a host cluster can change: rights, watches and logs through the aggregator, garbage
-// collection, and the plugin of kubectl.
+// cliAggregated runs the cases that a host cluster can change: rights, watches and logs through the aggregator,
+// garbage collection, and the plugin of kubectl.
 func cliAggregated(t *testing.T, e *kit.Env) {
 	f := newFixture(t, e, e.Namespace(t))
 	f.startAgents(t, map[string]batch.ResourceList{"one-abcde": slots(8), "two-abcde": slots(8)})

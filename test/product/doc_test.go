@@ -14,11 +14,13 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package product tests what a person gets: commands, tutorials, logs, task sets, queues and workers, and what becomes of
-// tasks whose workers die. Everything is real: servers, controllers, scheduler, workers and the commands that they run.
+// Package product tests what a person gets: commands, tutorials, logs, task sets, queues and workers, and what becomes
+// of tasks whose workers die. Everything is real: servers, controllers, scheduler, workers and the commands that they
+// run.
 //
-// TestStandalone and TestAggregated each start one environment that most suites share; a suite has namespaces and workers
-// of its own. Suites that stop the server, or that must be the only scheduler, have an environment of their own.
+// TestStandalone and TestAggregated each start one environment that most suites share; a suite has namespaces and
+// workers of its own. Suites that stop the server, or that must be the only scheduler, have an environment of their
+// own.
 package product
 
 import (

@@ -103,7 +103,8 @@ func newLifecycleSuite(t *testing.T, e *kit.Env) *lifecycleSuite {
 	return &lifecycleSuite{newFixture(t, e, e.Namespace(t)), t.TempDir()}
 }
 
-// startWorker starts a worker until the test ends. Its namespace comes from its certificate, whatever its kubeconfig has.
+// startWorker starts a worker until the test ends. Its namespace comes from its certificate, whatever its kubeconfig
+// has.
 func (s *lifecycleSuite) startWorker(t *testing.T, name string, args ...string) *host.Process {
 	t.Helper()
 	config := s.env.Worker(t, s.namespace, name)

@@ -277,7 +277,8 @@ func (s *logsSuite) followedForLong(t *testing.T) {
 	}
 }
 
-// overWebsocket follows a log as browsers do: each line arrives as it is printed, and the connection closes at the end.
+// overWebsocket follows a log as browsers do: each line arrives as it is printed, and the connection closes at the
+// end.
 func (s *logsSuite) overWebsocket(t *testing.T) {
 	s.create(t, "page", "echo 1; "+waitFor("end")+"echo 2")
 	s.running(t, "page", 1)

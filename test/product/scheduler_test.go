@@ -70,8 +70,8 @@ func schedulerStandalone(t *testing.T, e *kit.Env) {
 	}
 }
 
-// schedulerAggregated runs the cases that a host cluster can change: the rights to bind, to evict and to write the status
-// of queues, kubectl, and the 429 for too many tasks.
+// schedulerAggregated runs the cases that a host cluster can change: the rights to bind, to evict and to write the
+// status of queues, kubectl, and the 429 for too many tasks.
 func schedulerAggregated(t *testing.T, e *kit.Env) {
 	t.Run("hold and drain", func(t *testing.T) { newSchedulerSuite(t, e, 4, 4).drainsQueue(t) })
 	t.Run("status", func(t *testing.T) { newSchedulerSuite(t, e, 3).reportsStatus(t) })
@@ -731,8 +731,8 @@ func schedulerMetrics(t *testing.T, port string) {
 	}
 }
 
-// frozenLeader freezes the leader until the other manager has taken over, wakes it, and then restarts both. No task may be
-// bound twice, and no limit exceeded, whatever the first manager still sends when it wakes.
+// frozenLeader freezes the leader until the other manager has taken over, wakes it, and then restarts both. No task
+// may be bound twice, and no limit exceeded, whatever the first manager still sends when it wakes.
 func (s *schedulerSuite) frozenLeader(t *testing.T, first, second *host.Process) {
 	s.mu.Lock()
 	s.invariant = func() string {

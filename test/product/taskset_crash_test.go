@@ -76,8 +76,8 @@ func (s *taskSetSuite) allKilled(t *testing.T) {
 	s.waitForTasks(t, name, "the tasks are gone", noTasks)
 }
 
-// controllersKilled kills the managers by turns, and freezes the leader once, while workers continue: no command may run
-// twice, and each failure counts once.
+// controllersKilled kills the managers by turns, and freezes the leader once, while workers continue: no command may
+// run twice, and each failure counts once.
 func (s *taskSetSuite) controllersKilled(t *testing.T, managers []manager) {
 	const completions = 300
 	name, dir := s.create(t, indexed(completions, 16), runsScript(recordRun+`; sleep 0.2; [ $((TASK_INDEX % 20)) != 13 ]`),

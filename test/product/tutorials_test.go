@@ -104,7 +104,8 @@ func (c *clone) run(t *testing.T, script string) string {
 	return string(out)
 }
 
-// commands returns the commands of a tutorial, block by block. It fails the test if a block is neither commands nor output.
+// commands returns the commands of a tutorial, block by block. It fails the test if a block is neither commands nor
+// output.
 func commands(t *testing.T, name string) []string {
 	t.Helper()
 	page := string(kit.Must(os.ReadFile(filepath.Join(kit.Must(host.RepositoryRoot())(t), "docs", "tutorials", name)))(t))
@@ -175,8 +176,8 @@ func TestLaptopTutorial(t *testing.T) {
 	}
 }
 
-// TestClusterTutorial runs the tutorial against a control plane without nodes: the test reports pods as ready, and runs the
-// programs as processes.
+// TestClusterTutorial runs the tutorial against a control plane without nodes: the test reports pods as ready, and
+// runs the programs as processes.
 func TestClusterTutorial(t *testing.T) {
 	t.Parallel()
 	blocks := commands(t, "cluster.md")

@@ -461,8 +461,8 @@ func (s *workerSuite) killed(t *testing.T, other *workerProcess) {
 	})
 }
 
-// killedByTask runs a task that kills its worker faster than the worker can report the start. The crashes count until the
-// task fails. The end of a worker that is stopped does not count.
+// killedByTask runs a task that kills its worker faster than the worker can report the start. The crashes count until
+// the task fails. The end of a worker that is stopped does not count.
 func (s *workerSuite) killedByTask(t *testing.T) {
 	const limit = 2
 	w := s.startWorker(t, "crashing-abcde")
