@@ -318,6 +318,7 @@ func (s *upSuite) namesMistakes(t *testing.T) {
 		"unknown flag":             {[]string{"--wrokers=3"}, "unknown flag"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			output, err := leat(t, append([]string{"up"}, test.args...)...)
 			if err == nil || !strings.Contains(output, test.want) {
 				t.Errorf("leat up %s: got %v, output %q, want a failure with %q", strings.Join(test.args, " "), err, output, test.want)
