@@ -146,6 +146,7 @@ func (s *cliSuite) interruptOnTerminal(t *testing.T) {
 		}, true, `Detached`, "600"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			name := "asked-" + test.name
 			on, end := s.terminal(t, "run", "--name="+name, "--array=2", "--wait", "--", "sleep", test.command)
 			on.expect(t, `0/2 done, 0 failed, 2 running, 0 pending`)

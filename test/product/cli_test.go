@@ -281,15 +281,18 @@ func (s *cliSuite) showsWhyNothingStarts(t *testing.T) {
 		"why-held":   {[]string{"--array=2", "--hold"}, `taskset/why-held waits: it is suspended: leat resume taskset/why-held starts it`},
 		"why-create": {[]string{"--array=2", "--queue=narrow"}, `taskset/why-create waits: its tasks cannot be created: .*narrow`},
 	} {
-		on, end := s.terminal(t, append(append([]string{"run", "--name=" + name, "--wait"}, test.args...), "--", "true")...)
-		on.expect(t, test.want)
-		on.send(t, "\x03")
-		on.expect(t, question)
-		on.send(t, "d\n")
-		if code := end(); code != 130 {
-			t.Errorf("%s: got exit code %d, want 130", name, code)
-		}
-		s.leat(t, "cancel", "--now", name).expect(t, 0, "cancelled", "^$")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			on, end := s.terminal(t, append(append([]string{"run", "--name=" + name, "--wait"}, test.args...), "--", "true")...)
+			on.expect(t, test.want)
+			on.send(t, "\x03")
+			on.expect(t, question)
+			on.send(t, "d\n")
+			if code := end(); code != 130 {
+				t.Errorf("got exit code %d, want 130", code)
+			}
+			s.leat(t, "cancel", "--now", name).expect(t, 0, "cancelled", "^$")
+		})
 	}
 }
 
