@@ -54,8 +54,8 @@ func taskSetStandalone(t *testing.T, e *kit.Env) {
 	s.inParallel(t, slices.Concat(taskSetCases, []taskSetCase{
 		{"failed indexes do not stop the others", (*taskSetSuite).failedIndexes},
 		{"a failed index is retried", (*taskSetSuite).retriedFailure},
-		{"an exit code fails the set (taskFailurePolicy)", (*taskSetSuite).failurePolicy},
-		{"enough indexes complete the set (successPolicy)", (*taskSetSuite).successPolicy},
+		{"an exit code fails the set", (*taskSetSuite).failurePolicy},
+		{"enough indexes complete the set", (*taskSetSuite).successPolicy},
 		{"suspend and resume", (*taskSetSuite).suspended},
 		{"scale", (*taskSetSuite).scaled},
 		{"cancel", (*taskSetSuite).cancelled},
