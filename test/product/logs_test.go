@@ -188,6 +188,18 @@ func (s *logsSuite) read(t *testing.T, name string, options *batch.TaskLogOption
 	return string(kit.Must(s.stream(t, s.tasks, name, options))(t))
 }
 
+// waitForLog waits until the log is as wanted: a task may run before its output is there.
+func (s *logsSuite) waitForLog(t *testing.T, name string, options *batch.TaskLogOptions, want string) {
+	t.Helper()
+	kit.Eventually(t, fmt.Sprintf("the log of %s is %q", name, want), func(context.Context) error {
+		content, err := s.stream(t, s.tasks, name, options)
+		if err == nil && string(content) != want {
+			err = fmt.Errorf("read %q", content)
+		}
+		return err
+	})
+}
+
 // refused fails the test if reading the log does not fail with this code and a message with these words.
 func (s *logsSuite) refused(t *testing.T, name string, options *batch.TaskLogOptions, code int32, words ...string) {
 	t.Helper()
@@ -436,7 +448,14 @@ func (s *logsSuite) tasksOfSet(t *testing.T) {
 	})
 	seen := map[string]bool{}
 	for _, task := range tasks.Items {
-		seen[s.read(t, task.Name, nil)] = true
+		kit.Eventually(t, task.Name+" has output", func(context.Context) error {
+			content, err := s.stream(t, s.tasks, task.Name, &batch.TaskLogOptions{})
+			if err == nil && len(content) == 0 {
+				err = errors.New("it has none")
+			}
+			seen[string(content)] = true
+			return err
+		})
 	}
 	for i := range 3 {
 		if !seen[fmt.Sprintf("index %d\n", i)] {
@@ -477,9 +496,7 @@ func (s *logsSuite) authorization(t *testing.T) {
 			t.Errorf("%s: read %q, %v, want 403", name, content, err)
 		}
 	}
-	if got := s.read(t, "secret", nil); got != "secret\n" {
-		t.Errorf("an administrator: read %q", got)
-	}
+	s.waitForLog(t, "secret", &batch.TaskLogOptions{}, "secret\n")
 }
 
 func (s *logsSuite) restarted(t *testing.T) {
@@ -487,6 +504,7 @@ func (s *logsSuite) restarted(t *testing.T) {
 	s.finished(t, "before")
 	s.create(t, "twice", "echo attempt $TASK_ATTEMPT; "+waitFor("end"))
 	s.running(t, "twice", 1)
+	s.waitForLog(t, "twice", &batch.TaskLogOptions{}, "attempt 1\n")
 	following := kit.Must(s.tasks.GetLogs("twice", &batch.TaskLogOptions{Follow: true}).Stream(t.Context()))(t)
 	defer following.Close()
 	// The end of a cordoned worker does not count as a crash. After a crash, a task runs alone on a worker.
@@ -500,9 +518,7 @@ func (s *logsSuite) restarted(t *testing.T) {
 	s.cordon(t, false)
 	s.running(t, "twice", 2)
 	for previous, want := range map[bool]string{false: "attempt 2\n", true: "attempt 1\n"} {
-		if got := s.read(t, "twice", &batch.TaskLogOptions{Previous: previous}); got != want {
-			t.Errorf("previous %t: read %q, want %q", previous, got, want)
-		}
+		s.waitForLog(t, "twice", &batch.TaskLogOptions{Previous: previous}, want)
 	}
 	if got := s.read(t, "before", nil); got != "before\n" {
 		t.Errorf("task that finished before the restart: read %q", got)
@@ -519,18 +535,15 @@ func (s *logsSuite) cordon(t *testing.T, cordoned bool) {
 // removedDirectory removes the output of a task while the task runs: later output is kept, and a line names the gap.
 func (s *logsSuite) removedDirectory(t *testing.T) {
 	const other = "three-abcde"
+	t.Cleanup(func() { // after its process has ended, so that no later task is bound to it
+		kit.Check(t, s.api.Workers(s.namespace).Delete(context.WithoutCancel(t.Context()), other, metav1.DeleteOptions{}))
+	})
 	s.startWorker(t, other)
 	s.create(t, "cleaned", "echo before; "+waitFor("removed")+"echo after", func(t *batch.Task) {
 		t.Spec.WorkerSelector = map[string]string{"worker": other}
 	})
 	s.running(t, "cleaned", 1)
-	kit.Eventually(t, "the worker has the output", func(context.Context) error {
-		content, err := s.stream(t, s.tasks, "cleaned", &batch.TaskLogOptions{})
-		if err == nil && string(content) != "before\n" {
-			err = fmt.Errorf("read %q", content)
-		}
-		return err
-	})
+	s.waitForLog(t, "cleaned", &batch.TaskLogOptions{}, "before\n")
 	kit.Check(t, os.RemoveAll(filepath.Join(s.dir, "logs")))
 	s.touch(t, "removed")
 	s.finished(t, "cleaned")
@@ -552,9 +565,7 @@ func (s *logsSuite) moved(t *testing.T) {
 	if task := s.running(t, "moving", 2); task.Spec.WorkerName != other {
 		t.Fatalf("got the task on %s, want it on two-abcde", task.Spec.WorkerName)
 	}
-	if got := s.read(t, "moving", nil); got != "attempt 2\n" {
-		t.Errorf("read %q", got)
-	}
+	s.waitForLog(t, "moving", &batch.TaskLogOptions{}, "attempt 2\n")
 	s.refused(t, "moving", &batch.TaskLogOptions{Previous: true}, http.StatusGone, "attempt 1: another worker ran it")
 	s.touch(t, "end")
 	s.finished(t, "moving")

@@ -266,6 +266,10 @@ metadata: {name: NAME}
 			kit.Check(t, err)
 		})
 	}
+	// The other suites expect no pending tasks in this namespace.
+	kit.Check(t, s.api.Tasks(s.namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{
+		LabelSelector: v1alpha1.LabelTaskSetName + "=x-orphan",
+	}))
 }
 
 // output returns the output of leat up.
