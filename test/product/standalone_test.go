@@ -65,7 +65,6 @@ func up(t *testing.T, e *kit.Env, metrics string) {
 	t.Run("workers share the resources of the machine", s.sharesResources)
 	t.Run("kubectl does not warn about the version", s.kubectlDoesNotWarn)
 	t.Run("deletion with any propagation policy", s.finishesDeletion)
-	t.Run("errors name the flag", s.namesMistakes)
 }
 
 func (s *upSuite) runsTasks(t *testing.T, metrics string) {
@@ -300,15 +299,16 @@ func leat(t *testing.T, args ...string) (output string, err error) {
 	return string(out), err
 }
 
-func (s *upSuite) namesMistakes(t *testing.T) {
-	_, port, _ := strings.Cut(strings.TrimPrefix(s.env.Admin(t).Host, "https://"), ":")
+// upErrors starts leat up with invalid flags, and with the port and the data directory of another one.
+func upErrors(t *testing.T, e *kit.Env) {
+	_, port, _ := strings.Cut(strings.TrimPrefix(e.Admin(t).Host, "https://"), ":")
 	garbage := filepath.Join(t.TempDir(), "garbage")
 	kit.Check(t, os.WriteFile(garbage, []byte("no: [kubeconfig"), 0o600))
 	for name, test := range map[string]struct {
 		args []string
 		want string
 	}{
-		"data directory in use":    {[]string{"--data-dir=" + s.env.DataDir(), "--secure-port=0"}, s.env.DataDir()},
+		"data directory in use":    {[]string{"--data-dir=" + e.DataDir(), "--secure-port=0"}, e.DataDir()},
 		"port in use":              {[]string{"--data-dir=" + t.TempDir(), "--secure-port=" + port}, "choose another --secure-port"},
 		"port out of range":        {[]string{"--data-dir=" + t.TempDir(), "--secure-port=70000"}, "from 0 to 65535"},
 		"negative workers":         {[]string{"--data-dir=" + t.TempDir(), "--workers=-1"}, "0 or more"},
@@ -322,7 +322,6 @@ func (s *upSuite) namesMistakes(t *testing.T) {
 		"unknown flag":             {[]string{"--wrokers=3"}, "unknown flag"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			output, err := leat(t, append([]string{"up"}, test.args...)...)
 			if err == nil || !strings.Contains(output, test.want) {
 				t.Errorf("leat up %s: got %v, output %q, want a failure with %q", strings.Join(test.args, " "), err, output, test.want)
