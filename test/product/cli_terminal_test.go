@@ -25,10 +25,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // screen is the master of a pseudoterminal, with everything that was written to the terminal.
