@@ -93,7 +93,7 @@ func cliStandalone(t *testing.T, e *kit.Env) {
 // garbage collection, and the plugin of kubectl.
 func cliAggregated(t *testing.T, e *kit.Env) {
 	f := newFixture(t, e, e.Namespace(t))
-	f.startAgents(t, map[string]batch.ResourceList{"one-abcde": slots(8), "two-abcde": slots(8)})
+	f.startWorkers(t, map[string][]string{"one-abcde": {"--tasks=8"}, "two-abcde": {"--tasks=8"}})
 	// As an administrator of a cluster does for the users of a namespace.
 	kit.Must(hostAdmin(t, e).RbacV1().RoleBindings(f.namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "bob"},
@@ -326,7 +326,7 @@ func (s *cliSuite) startsInWorkingDirectory(t *testing.T) {
 		return finish(t, command, command.Run)
 	}
 	here("--", "pwd").expect(t, 0, "^"+s.directory+"\n$", "created")
-	here("--array=1", "--", "pwd").expect(t, 0, `\] `+s.directory+"\n$", "created")
+	here("--array=1", "--", "sh", "-c", "pwd; sleep 1").expect(t, 0, `\] `+s.directory+"\n$", "created")
 	here("--workdir=below", "--", "pwd").expect(t, 0, "^"+s.directory+"/below\n$", "^The command starts in "+s.directory+"/below of the worker\\.\n")
 	here("--workdir=/", "--", "pwd").expect(t, 0, "^/\n$", "created")
 	if got := here("--workdir=", "--", "pwd"); got.code != 0 || got.out == s.directory+"\n" {

@@ -18,20 +18,17 @@ package product
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"testing"
-	"time"
 
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker/agent"
-	"github.com/leat-dev/leat/pkg/worker/sandbox"
 	"github.com/leat-dev/leat/test/kit"
 )
 
@@ -102,31 +99,17 @@ func (f *fixture) waitForWorker(t *testing.T, name, what string, condition func(
 	return worker
 }
 
-// sandboxes is shared by all agents of the test process.
-var sandboxes = sandbox.NewHost()
-
-// startAgents runs workers in the test process until the test ends, with the rights of workers. They serve no logs.
-func (f *fixture) startAgents(t *testing.T, capacities map[string]batch.ResourceList) {
+// startWorkers starts a worker with these flags for each name, until the test ends. The workers serve no logs.
+//
+// They are processes of their own. Inside the test process, their reaper would reap the commands of other tests that have
+// a session of their own.
+func (f *fixture) startWorkers(t *testing.T, workers map[string][]string) {
 	t.Helper()
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan error)
-	for name, capacity := range capacities {
-		w := agent.New(kit.Client(t, f.env.Worker(t, f.namespace, name)), sandboxes, agent.Options{
-			Namespace: f.namespace, Name: name, DrainTimeout: time.Second, Capacity: capacity,
-		})
-		go func() { ended <- w.Run(ctx) }()
+	for name, flags := range workers {
+		process := f.env.StartWorker(t, f.env.Worker(t, f.namespace, name), f.namespace, name, nil,
+			append([]string{"--state-dir=" + t.TempDir(), "--drain-timeout=1s"}, flags...)...)
+		t.Cleanup(func() { kit.Check(t, errors.Join(process.Err(), process.Stop())) })
 	}
-	t.Cleanup(func() {
-		stop()
-		for range capacities {
-			kit.Check(t, <-ended)
-		}
-	})
-}
-
-// slots returns the capacity of a worker that runs n tasks at a time.
-func slots(n int64) batch.ResourceList {
-	return batch.ResourceList{batch.ResourceTasks: *resource.NewQuantity(n, resource.DecimalSI)}
 }
 
 // hostAdmin returns a client of the host cluster with all rights.

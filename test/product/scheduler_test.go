@@ -98,12 +98,11 @@ func newSchedulerSuite(t *testing.T, e *kit.Env, slots ...int64) *schedulerSuite
 		fixture: newFixture(t, e, e.Namespace(t)), dir: t.TempDir(), tasks: map[string]*batch.Task{}, invariant: func() string { return "" },
 	}
 	s.observe(t)
-	capacities := map[string]batch.ResourceList{}
+	workers := map[string][]string{}
 	for i, n := range slots {
-		amount := *resource.NewQuantity(n, resource.DecimalSI)
-		capacities[fmt.Sprintf("w%d-abcde", i)] = batch.ResourceList{batch.ResourceTasks: amount, batch.ResourceCPU: amount}
+		workers[fmt.Sprintf("w%d-abcde", i)] = []string{fmt.Sprintf("--tasks=%d", n), fmt.Sprintf("--capacity=cpu=%d", n)}
 	}
-	s.startAgents(t, capacities)
+	s.startWorkers(t, workers)
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
 		kit.Check(t, s.api.TaskSets(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))

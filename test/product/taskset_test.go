@@ -44,7 +44,7 @@ type taskSetSuite struct{ fixture }
 func newTaskSetSuite(t *testing.T, e *kit.Env) *taskSetSuite {
 	t.Helper()
 	s := &taskSetSuite{newFixture(t, e, e.Namespace(t))}
-	s.startAgents(t, map[string]batch.ResourceList{"one-abcde": slots(32), "two-abcde": slots(32)})
+	s.startWorkers(t, map[string][]string{"one-abcde": {"--tasks=32"}, "two-abcde": {"--tasks=32"}})
 	return s
 }
 
