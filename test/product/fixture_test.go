@@ -99,10 +99,10 @@ func (f *fixture) waitForWorker(t *testing.T, name, what string, condition func(
 	return worker
 }
 
-// startWorkers starts a worker with these flags for each name, until the test ends. The workers serve no logs.
+// startWorkers starts a worker for each name, with these flags, until the test ends. The workers serve no logs.
 //
-// They are processes of their own. Inside the test process, their reaper would reap the commands of other tests that have
-// a session of their own.
+// They are processes of their own. Inside the test process, their reaper would reap the commands of other tests that
+// have a session of their own.
 func (f *fixture) startWorkers(t *testing.T, workers map[string][]string) {
 	t.Helper()
 	for name, flags := range workers {
