@@ -40,7 +40,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	client "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/test/docs"
+	"github.com/leat-dev/leat/test/kit/pages"
 )
 
 // testRestore: the commands of docs/how-to/backup.md create and restore a backup under load. No write that was
@@ -119,7 +119,7 @@ func (c *installation) testRestore(t *testing.T, pool string) {
 // returns the output.
 func (c *installation) documented(t testing.TB, dir string, texts ...string) string {
 	t.Helper()
-	blocks := docs.Blocks(string(kit.Must(os.ReadFile(filepath.Join(c.root, "docs", "how-to", "backup.md")))(t)), "sh")
+	blocks := pages.Blocks(string(kit.Must(os.ReadFile(filepath.Join(c.root, "docs", "how-to", "backup.md")))(t)), "sh")
 	script := "shopt -s expand_aliases\nset -e\n"
 	for _, text := range texts {
 		at := slices.IndexFunc(blocks, func(block string) bool { return strings.Contains(block, text) })

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package logs
+package product
 
 import (
 	"context"
@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -30,42 +31,42 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// fakeWorker registers a worker that nothing runs behind, with its own rights. It takes no tasks by itself.
-func (s *scene) fakeWorker(name string, endpoint *batch.WorkerEndpoint) {
-	s.Helper()
-	workers := kit.Client(s, s.env.Worker(s.T, s.namespace, name)).BatchV1alpha1().Workers(s.namespace)
-	worker := kit.Must(workers.Create(s.Context(), &batch.Worker{
+// fakeWorker registers a worker without a process, with the rights of a worker. A taint keeps tasks away from it.
+func (s *logsSuite) fakeWorker(t *testing.T, name string, endpoint *batch.WorkerEndpoint) {
+	t.Helper()
+	workers := kit.Client(t, s.env.Worker(t, s.namespace, name)).BatchV1alpha1().Workers(s.namespace)
+	worker := kit.Must(workers.Create(t.Context(), &batch.Worker{
 		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: batch.WorkerSpec{Taints: []batch.Taint{{Key: "fake", Effect: batch.TaintEffectNoSchedule}}},
-	}, metav1.CreateOptions{}))(s)
+	}, metav1.CreateOptions{}))(t)
 	worker.Status.Incarnation, worker.Status.Endpoint = "fake", endpoint
-	kit.Must(workers.UpdateStatus(s.Context(), worker, metav1.UpdateOptions{}))(s)
-	s.Cleanup(func() {
-		kit.Check(s, s.api.Workers(s.namespace).Delete(context.WithoutCancel(s.Context()), name, metav1.DeleteOptions{}))
+	kit.Must(workers.UpdateStatus(t.Context(), worker, metav1.UpdateOptions{}))(t)
+	t.Cleanup(func() {
+		kit.Check(t, s.api.Workers(s.namespace).Delete(context.WithoutCancel(t.Context()), name, metav1.DeleteOptions{}))
 	})
 }
 
-// bindTo creates a task and binds it to the worker, who says that it runs.
-func (s *scene) bindTo(name, worker string) {
-	s.Helper()
-	s.create(name, "true", func(t *batch.Task) { t.Spec.WorkerSelector = map[string]string{"worker": "none"} })
-	kit.Must(kit.Client(s, s.env.Controller(s.T)).BatchV1alpha1().Tasks(s.namespace).Bind(s.Context(), name, &batch.Binding{
+// bindTo creates a task and binds it to a fake worker.
+func (s *logsSuite) bindTo(t *testing.T, name, worker string) {
+	t.Helper()
+	s.create(t, name, "true", func(task *batch.Task) { task.Spec.WorkerSelector = map[string]string{"worker": "none"} })
+	kit.Must(kit.Client(t, s.env.Controller(t)).BatchV1alpha1().Tasks(s.namespace).Bind(t.Context(), name, &batch.Binding{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: s.namespace}, Target: batch.BindingTarget{Name: worker, Incarnation: "fake"},
-	}, metav1.CreateOptions{}))(s)
+	}, metav1.CreateOptions{}))(t)
 }
 
-// otherEndpoints publishes what a worker might to have the server connect elsewhere.
-func otherEndpoints(s *scene) {
-	ca := kit.Must(pki.NewCA("fake"))(s)
+// falseEndpoints publishes endpoints with which a worker might make the server connect elsewhere.
+func (s *logsSuite) falseEndpoints(t *testing.T) {
+	ca := kit.Must(pki.NewCA("fake"))(t)
 	certPEM, keyPEM, err := ca.IssueServer(batch.WorkerServerName)
-	kit.Check(s, err)
-	certificate := kit.Must(tls.X509KeyPair(certPEM, keyPEM))(s)
+	kit.Check(t, err)
+	certificate := kit.Must(tls.X509KeyPair(certPEM, keyPEM))(t)
 	redirecting := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, s.env.Direct(s.T, "x").Host+"/version", http.StatusTemporaryRedirect)
+		http.Redirect(w, r, s.env.Direct(t, "x").Host+"/version", http.StatusTemporaryRedirect)
 	}))
 	redirecting.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	redirecting.StartTLS()
 	defer redirecting.Close()
-	real := kit.Must(s.api.Workers(s.namespace).Get(s.Context(), workerName, metav1.GetOptions{}))(s).Status.Endpoint
+	real := kit.Must(s.api.Workers(s.namespace).Get(t.Context(), logsWorker, metav1.GetOptions{}))(t).Status.Endpoint
 	for name, test := range map[string]struct {
 		endpoint batch.WorkerEndpoint
 		want     string
@@ -78,12 +79,12 @@ func otherEndpoints(s *scene) {
 			batch.WorkerEndpoint{Host: "127.0.0.1", Port: int32(redirecting.Listener.Addr().(*net.TCPAddr).Port), CABundle: ca.CertPEM()}, "the worker responded with status 307",
 		},
 	} {
-		s.fakeWorker(name+"-abcde", &test.endpoint)
-		s.bindTo(name, name+"-abcde")
-		s.refused(name, nil, http.StatusServiceUnavailable, "the log of task "+name+" cannot be read from worker "+name+"-abcde", test.want)
+		s.fakeWorker(t, name+"-abcde", &test.endpoint)
+		s.bindTo(t, name, name+"-abcde")
+		s.refused(t, name, nil, http.StatusServiceUnavailable, "the log of task "+name+" cannot be read from worker "+name+"-abcde", test.want)
 	}
-	// One that takes over what a real worker publishes has its server's answer, which is about its own task only.
-	s.fakeWorker("copy-abcde", real)
-	s.bindTo("copy", "copy-abcde")
-	s.refused("copy", nil, http.StatusBadRequest, "worker copy-abcde has not started it")
+	// With the endpoint of a real worker, the server gets an answer of that worker, about its own tasks only.
+	s.fakeWorker(t, "copy-abcde", real)
+	s.bindTo(t, "copy", "copy-abcde")
+	s.refused(t, "copy", nil, http.StatusBadRequest, "worker copy-abcde has not started it")
 }

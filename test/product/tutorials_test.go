@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package docs
+package product
 
 import (
 	"bytes"
@@ -40,12 +40,13 @@ import (
 
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
+	"github.com/leat-dev/leat/test/kit/pages"
 )
 
-// patience is how long all commands of a page may take on a busy machine.
-const patience = 10 * time.Minute
+// tutorialTimeout bounds each script of a page, on a busy machine.
+const tutorialTimeout = 10 * time.Minute
 
-// clone is a directory that looks like a clone of the repository in which everything is built.
+// clone is a directory that looks like a clone of the repository after a build.
 type clone struct {
 	dir, home string
 	variables []string
@@ -54,7 +55,7 @@ type clone struct {
 func newClone(t *testing.T) *clone {
 	t.Helper()
 	root := kit.Must(host.RepositoryRoot())(t)
-	// The path of a Unix socket is limited, so this is not the directory of the test.
+	// The directory of the test would make the path of the etcd socket too long.
 	dir := kit.Must(os.MkdirTemp("", "leat-docs-"))(t)
 	t.Cleanup(func() { kit.Check(t, os.RemoveAll(dir)) })
 	c := &clone{dir: filepath.Join(dir, "clone"), home: filepath.Join(dir, "home")}
@@ -65,16 +66,16 @@ func newClone(t *testing.T) *clone {
 		kit.Check(t, os.Symlink(filepath.Join(root, name), filepath.Join(c.dir, name)))
 	}
 	kit.Check(t, os.Symlink(kit.Program(t, "leat"), filepath.Join(c.dir, "bin", "leat")))
-	// No image is built: there is no node to run it.
+	// docker does nothing: no image is built, and no node would run it.
 	kit.Check(t, os.WriteFile(filepath.Join(dir, "path", "docker"), []byte("#!/bin/sh\nexit 0\n"), 0o700))
-	// The tutorial must not see the configuration of the person, or of the make, that runs the test.
+	// The commands must not see the configuration of the user or of the make that runs the test.
 	own := regexp.MustCompile(`^(XDG_.*|KUBECONFIG|HOME|PATH|UP|MAKE.*|MFLAGS)=`)
 	for _, variable := range os.Environ() {
 		if !own.MatchString(variable) {
 			c.variables = append(c.variables, variable)
 		}
 	}
-	c.variables = append(c.variables, "HOME="+c.home, "GO=true", // everything is built
+	c.variables = append(c.variables, "HOME="+c.home, "GO=true", // nothing is built
 		"PATH="+strings.Join([]string{filepath.Join(dir, "path"), filepath.Join(root, "bin", "host"), os.Getenv("PATH")}, string(os.PathListSeparator)))
 	return c
 }
@@ -89,10 +90,10 @@ func (c *clone) command(ctx context.Context, script string) *exec.Cmd {
 	return command
 }
 
-// run runs a script to its end, and returns what it prints.
+// run runs a script to its end, and returns its output.
 func (c *clone) run(t *testing.T, script string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), tutorialTimeout)
 	defer cancel()
 	start := time.Now()
 	out, err := c.command(ctx, script).CombinedOutput()
@@ -103,18 +104,19 @@ func (c *clone) run(t *testing.T, script string) string {
 	return string(out)
 }
 
-// commands returns the commands of a tutorial, block by block. It fails the test if a block is neither run nor an example of output.
+// commands returns the commands of a tutorial, block by block. It fails the test if a block is neither commands nor
+// output.
 func commands(t *testing.T, name string) []string {
 	t.Helper()
 	page := string(kit.Must(os.ReadFile(filepath.Join(kit.Must(host.RepositoryRoot())(t), "docs", "tutorials", name)))(t))
-	blocks := Blocks(page, "sh")
-	if all := strings.Count(page, fence) / 2; len(blocks)+len(Blocks(page, "text")) != all {
-		t.Errorf("%s has %d blocks, of which %d are commands and %d are output", name, all, len(blocks), len(Blocks(page, "text")))
+	blocks := pages.Blocks(page, "sh")
+	if all := strings.Count(page, pages.Fence) / 2; len(blocks)+len(pages.Blocks(page, "text")) != all {
+		t.Errorf("%s has %d blocks, but %d with commands and %d with output", name, all, len(blocks), len(pages.Blocks(page, "text")))
 	}
 	return blocks
 }
 
-// buffer is a buffer for a process and a test.
+// buffer is a bytes.Buffer that a process writes and a test reads.
 type buffer struct {
 	mutex sync.Mutex
 	bytes bytes.Buffer
@@ -132,6 +134,7 @@ func (b *buffer) String() string {
 	return b.bytes.String()
 }
 
+// TestLaptopTutorial runs the tutorial with leat up, in a clone.
 func TestLaptopTutorial(t *testing.T) {
 	t.Parallel()
 	blocks := commands(t, "laptop.md")
@@ -148,7 +151,7 @@ func TestLaptopTutorial(t *testing.T) {
 	kit.Check(t, up.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- up.Wait() }()
-	for deadline := time.Now().Add(patience); !strings.Contains(output.String(), "Leat is up."); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(tutorialTimeout); !strings.Contains(output.String(), "Leat is up."); time.Sleep(50 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			t.Fatalf("make run: %v: %s", err, output.String())
@@ -159,7 +162,7 @@ func TestLaptopTutorial(t *testing.T) {
 		}
 	}
 
-	// The blocks are typed into one terminal.
+	// All other blocks are for one terminal.
 	out := c.run(t, strings.Join(blocks[1:], "\n"))
 	for _, want := range []string{"hello\n", "I like banana\n", "the set has failed\n", "check-retry-1", "taskset.batch.leat.dev/squares condition met\n"} {
 		if !strings.Contains(out, want) {
@@ -167,14 +170,14 @@ func TestLaptopTutorial(t *testing.T) {
 		}
 	}
 	stop()
-	<-ended // the error is that of a process that was stopped
+	<-ended // ignore the error: the process was interrupted
 	if !strings.Contains(output.String(), "Stopped. Everything is kept in") {
-		t.Errorf("make run printed at its end: %s", output.String())
+		t.Errorf("make run has no farewell in its output: %s", output.String())
 	}
 }
 
-// TestClusterTutorial runs the tutorial against the control plane of a cluster, without nodes: pods are said to be ready, and the
-// programs run as processes of the test.
+// TestClusterTutorial runs the tutorial against a control plane without nodes: the test reports pods as ready, and
+// runs the programs as processes.
 func TestClusterTutorial(t *testing.T) {
 	t.Parallel()
 	blocks := commands(t, "cluster.md")
@@ -200,7 +203,7 @@ func TestClusterTutorial(t *testing.T) {
 	started := false
 	for _, block := range blocks {
 		if !started && strings.Contains(block, "kubectl apply -k workers") {
-			// The pods of the worker pool would be these workers.
+			// These are the workers of the pool.
 			for _, name := range []string{"worker-pool-a", "worker-pool-b"} {
 				e.StartWorker(t, e.Worker(t, "render", name), "render", name, nil,
 					"--tasks=8", "--state-dir="+t.TempDir(), "--client-ca-file="+cp.ClientCAFile, "--log-address=127.0.0.1")
@@ -208,11 +211,11 @@ func TestClusterTutorial(t *testing.T) {
 			started = true
 		}
 		if strings.Contains(block, "kubectl delete -k leat") {
-			kit.Check(t, manager.Stop()) // its pods go with the installation
+			kit.Check(t, manager.Stop()) // as its pods end with the installation
 		}
 		out := c.run(t, block)
 		if strings.Contains(block, "auth can-i") && !strings.Contains(out, "yes\n") {
-			t.Errorf("alice may not: %s", out)
+			t.Errorf("alice has no rights: %s", out)
 		}
 	}
 	if !started {
@@ -220,7 +223,7 @@ func TestClusterTutorial(t *testing.T) {
 	}
 }
 
-// shadowDefault puts a kustomization in the place of config/default that leaves the Service on the path to the server of the test.
+// shadowDefault replaces config/default in the clone by an overlay that keeps the Service on the server of the test.
 func (c *clone) shadowDefault(t *testing.T) {
 	t.Helper()
 	dir := filepath.Join(kit.Must(filepath.EvalSymlinks(c.dir))(t), "config", "default")
@@ -242,11 +245,11 @@ func pretendReady(ctx context.Context, admin kubernetes.Interface) {
 	wait.UntilWithContext(ctx, func(ctx context.Context) {
 		pods, err := admin.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
 		if err != nil {
-			return // asked again
+			return // retried
 		}
 		for _, pod := range pods.Items {
 			if !slices.ContainsFunc(pod.Status.Conditions, isReady) {
-				// A pod that is gone, or has changed, is patched the next time.
+				// A pod that was deleted or updated meanwhile is patched the next time.
 				_, _ = admin.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, []byte(status), metav1.PatchOptions{}, "status")
 			}
 		}

@@ -14,9 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package cli tests the commands that people type: the real program as a process, on a terminal and without, against everything
-// real.
-package cli
+package product
 
 import (
 	"bytes"
@@ -35,88 +33,113 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker/agent"
-	"github.com/leat-dev/leat/pkg/worker/sandbox"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// workerHost is the host of all workers in the test process.
-var workerHost = sandbox.NewHost()
+// commandTimeout bounds a command, and the wait for a text on its terminal.
+const commandTimeout = time.Minute
 
-const (
-	patience = time.Minute
-	poll     = 50 * time.Millisecond
-)
-
-// scene is a namespace with workers, and a person in it.
-type scene struct {
-	env              *kit.Env
-	api              typed.BatchV1alpha1Interface
-	namespace        string
-	bin              string // directory with the program under all its names
-	kubeconfig       string // of a person who may edit
-	adminConfig      string // of one who runs Leat
-	workers          []string
-	directory, state string
+// cliSuite runs the command leat as a user of a namespace with two workers.
+type cliSuite struct {
+	fixture
+	bin         string // directory with the program under all its names
+	kubeconfig  string // of a user with the role edit
+	adminConfig string // of an administrator
+	workers     []string
+	directory   string // working directory and home of the commands
+	state       string // XDG_STATE_HOME of the commands
 }
 
-func TestStandalone(t *testing.T) {
-	e := kit.Standalone(t, "--workers=2", "--worker-tasks=8")
-	s := newScene(t, e, "default", e.Admin(t))
-	suite(t, s)
-	t.Run("commands start where you are", func(t *testing.T) { startsHere(t, s) })
-	t.Run("the server of leat up is found", func(t *testing.T) { findsLocalServer(t, s) })
-	t.Run("a queue that is held is told", func(t *testing.T) { explainsQueue(t, s) })
+// cliStandalone runs all cases on the workers of leat up.
+func cliStandalone(t *testing.T, e *kit.Env) {
+	s := newCLISuite(t, e, "default", e.Admin(t))
+	s.run(t, []cliCase{
+		{"run returns the exit code of the task", (*cliSuite).oneTask},
+		{"run sees the result of tasks with a TTL of zero", (*cliSuite).deletedAtOnce},
+		{"output", (*cliSuite).prints},
+		{"an array is one object", (*cliSuite).arrayIsOneObject},
+		{"failed indexes are retried", (*cliSuite).retriesFailed},
+		{"suspend and resume", (*cliSuite).suspends},
+		{"cancel", (*cliSuite).cancels},
+		{"a cancelled set keeps its results", (*cliSuite).cancelKeepsResults},
+		{"update queue and priority of pending tasks", (*cliSuite).updates},
+		{"drain", (*cliSuite).drains},
+		{"interrupt without a terminal", (*cliSuite).interruptWithoutTerminal},
+		{"each line of a file", (*cliSuite).eachLine},
+		{"wait for several names", (*cliSuite).waitsForSeveral},
+		{"run shows why nothing starts", (*cliSuite).showsWhyNothingStarts},
+		{"an ignored signal stays ignored", (*cliSuite).ignoresHangup},
+		{"unread standard input", (*cliSuite).unreadInput},
+		{"explain a pending task", (*cliSuite).explainsPendingTask},
+		{"long lines of many tasks", (*cliSuite).longLines},
+		{"interrupt on a terminal", (*cliSuite).interruptOnTerminal},
+		{"progress on a terminal", (*cliSuite).progressOnTerminal},
+		{"top", (*cliSuite).top},
+		{"unknown names", (*cliSuite).unknownNames},
+		{"shell completion", (*cliSuite).completes},
+		{"tasks start in the working directory", (*cliSuite).startsInWorkingDirectory},
+		{"leat up is found without a kubeconfig", (*cliSuite).findsLocalServer},
+		{"explain a held queue", (*cliSuite).explainsHeldQueue},
+	})
 }
 
-func TestAggregated(t *testing.T) {
-	e := kit.Aggregated(t)
-	namespace := e.Namespace(t)
-	e.StartManager(t, "one")
-	startWorkers(t, e, namespace)
-	// A person who has the role edit in the namespace, as its users have.
-	admin := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
-	kit.Must(kubernetes.NewForConfigOrDie(admin).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+// cliAggregated runs the cases that a host cluster can change: rights, watches and logs through the aggregator,
+// garbage collection, and the plugin of kubectl.
+func cliAggregated(t *testing.T, e *kit.Env) {
+	f := newFixture(t, e, e.Namespace(t))
+	f.startWorkers(t, map[string][]string{"one-abcde": {"--tasks=8"}, "two-abcde": {"--tasks=8"}})
+	// As an administrator of a cluster does for the users of a namespace.
+	kit.Must(hostAdmin(t, e).RbacV1().RoleBindings(f.namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "bob"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "bob"}},
 	}, metav1.CreateOptions{}))(t)
 	bob := e.Person(t, "bob")
-	s := newScene(t, e, namespace, bob)
-	kit.Eventually(t, "bob may list", func(ctx context.Context) error {
-		_, err := kit.Client(t, bob).BatchV1alpha1().TaskSets(namespace).List(ctx, metav1.ListOptions{})
+	s := newCLISuite(t, e, f.namespace, bob)
+	kit.Eventually(t, "bob may list task sets", func(ctx context.Context) error {
+		_, err := kit.Client(t, bob).BatchV1alpha1().TaskSets(f.namespace).List(ctx, metav1.ListOptions{})
 		return err
 	})
-	suite(t, s)
-	t.Run("as a plugin of kubectl", func(t *testing.T) { isPlugin(t, s) })
-	t.Run("what is not allowed is told", func(t *testing.T) {
-		got := s.leat(t, "cordon", s.workers[0])
-		got.expect(t, 1, "", `^Error from server \(Forbidden\): workers\.batch\.leat\.dev "one-abcde" is forbidden: User "bob" cannot patch`)
+	s.run(t, []cliCase{
+		{"run returns the exit code of the task", (*cliSuite).oneTask},
+		{"output", (*cliSuite).prints},
+		{"failed indexes are retried", (*cliSuite).retriesFailed},
+		{"suspend and resume", (*cliSuite).suspends},
+		{"drain", (*cliSuite).drains},
+		{"kubectl plugin", (*cliSuite).runsAsPlugin},
+		{"forbidden", func(s *cliSuite, t *testing.T) {
+			got := s.leat(t, "cordon", "one-abcde")
+			got.expect(t, 1, "", `^Error from server \(Forbidden\): workers\.batch\.leat\.dev "one-abcde" is forbidden: User "bob" cannot patch`)
+		}},
 	})
 }
 
-func newScene(t *testing.T, e *kit.Env, namespace string, person *rest.Config) *scene {
-	t.Helper()
-	s := &scene{
-		env: e, api: kit.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: namespace,
-		bin: t.TempDir(), directory: t.TempDir(), state: t.TempDir(),
+type cliCase struct {
+	name string
+	run  func(*cliSuite, *testing.T)
+}
+
+func (s *cliSuite) run(t *testing.T, cases []cliCase) {
+	for _, test := range cases {
+		t.Run(test.name, func(t *testing.T) { test.run(s, t) })
 	}
+}
+
+func newCLISuite(t *testing.T, e *kit.Env, namespace string, person *rest.Config) *cliSuite {
+	t.Helper()
+	s := &cliSuite{fixture: newFixture(t, e, namespace), bin: t.TempDir(), directory: t.TempDir(), state: t.TempDir()}
 	s.kubeconfig, s.adminConfig = e.Kubeconfig(t, person, namespace), e.Kubeconfig(t, e.Admin(t), namespace)
 	program := kit.Program(t, "leat")
 	for _, name := range []string{"leat", "kubectl-leat", "kubectl_complete-leat"} {
 		kit.Check(t, os.Symlink(program, filepath.Join(s.bin, name)))
 	}
-	kit.Eventually(t, "the workers are ready", func(ctx context.Context) error {
+	kit.Eventually(t, "two workers are ready", func(ctx context.Context) error {
 		list, err := s.api.Workers(namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -128,60 +151,41 @@ func newScene(t *testing.T, e *kit.Env, namespace string, person *rest.Config) *
 			}
 		}
 		if len(s.workers) < 2 {
-			return fmt.Errorf("ready: %q", s.workers)
+			return fmt.Errorf("only %q are ready", s.workers)
 		}
 		return nil
 	})
 	return s
 }
 
-// startWorkers runs workers in this process, as clients with a worker's rights.
-func startWorkers(t *testing.T, e *kit.Env, namespace string) {
-	t.Helper()
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan error)
-	names := []string{"one-abcde", "two-abcde"}
-	for _, name := range names {
-		w := agent.New(kit.Client(t, e.Worker(t, namespace, name)), workerHost, agent.Options{
-			Namespace: namespace, Name: name, DrainTimeout: time.Second,
-			Capacity: batch.ResourceList{batch.ResourceTasks: resource.MustParse("8")},
-		})
-		go func() { ended <- w.Run(ctx) }()
-	}
-	t.Cleanup(func() {
-		stop()
-		for range names {
-			kit.Check(t, <-ended)
-		}
-	})
-}
-
-// result is what a command printed and how it ended.
+// result is the output and the exit code of a command.
 type result struct {
 	line, out, errOut string
 	code              int
 }
 
-// expect compares the exit code, and what was printed with patterns, which may match any part.
+// expect fails the test if the exit code differs, or if a pattern matches no part of the output.
 func (r result) expect(t *testing.T, code int, out, errOut string) {
 	t.Helper()
 	if r.code != code || !regexp.MustCompile(out).MatchString(r.out) || !regexp.MustCompile(errOut).MatchString(r.errOut) {
-		t.Errorf("%s: exit code %d, expected %d\nstdout, expected %s\n%s\nstderr, expected %s\n%s", r.line, r.code, code, out, r.out, errOut, r.errOut)
+		t.Errorf("%s: got exit code %d, want %d\nstdout, want %s, got:\n%s\nstderr, want %s, got:\n%s", r.line, r.code, code, out, r.out, errOut, r.errOut)
 	}
 }
 
-func (s *scene) command(t *testing.T, args ...string) *exec.Cmd {
+// command returns a command without a terminal. It is killed after commandTimeout.
+func (s *cliSuite) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), patience)
+	ctx, stop := context.WithTimeout(t.Context(), commandTimeout)
 	t.Cleanup(stop)
 	command := exec.CommandContext(ctx, filepath.Join(s.bin, "leat"), args...)
 	command.Dir = s.directory
 	command.Env = append(os.Environ(), "KUBECONFIG="+s.kubeconfig, "XDG_STATE_HOME="+s.state, "HOME="+s.directory, "TERM=xterm", "NO_COLOR=1")
-	// Of its own, so that /dev/tty is not that of whoever runs the test.
+	// In a new session, /dev/tty is not the terminal of the test.
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return command
 }
 
+// finish returns the result of a command. wait runs the command to its end.
 func finish(t *testing.T, command *exec.Cmd, wait func() error) result {
 	t.Helper()
 	r := result{line: strings.Join(command.Args[1:], " ")}
@@ -195,101 +199,33 @@ func finish(t *testing.T, command *exec.Cmd, wait func() error) result {
 	return r
 }
 
-// leat runs the program without a terminal.
-func (s *scene) leat(t *testing.T, args ...string) result {
+// leat runs the program to its end, without a terminal.
+func (s *cliSuite) leat(t *testing.T, args ...string) result {
 	t.Helper()
 	command := s.command(t, args...)
 	return finish(t, command, command.Run)
 }
 
-func (s *scene) leatWith(t *testing.T, stdin string, args ...string) result {
+// leatWith is leat with standard input.
+func (s *cliSuite) leatWith(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
 	command := s.command(t, args...)
 	command.Stdin = strings.NewReader(stdin)
 	return finish(t, command, command.Run)
 }
 
-// admin runs it as someone who runs Leat.
-func (s *scene) admin(t *testing.T, args ...string) result {
+// admin is leat with the kubeconfig of an administrator.
+func (s *cliSuite) admin(t *testing.T, args ...string) result {
 	t.Helper()
 	return s.leat(t, append([]string{"--kubeconfig", s.adminConfig}, args...)...)
 }
 
-func (s *scene) set(t *testing.T, name, what string, is func(*batch.TaskSet) bool) *batch.TaskSet {
-	t.Helper()
-	var set *batch.TaskSet
-	kit.Eventually(t, "set "+name+": "+what, func(ctx context.Context) error {
-		var err error
-		if set, err = s.api.TaskSets(s.namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && !is(set) {
-			err = fmt.Errorf("%+v", set.Status)
-		}
-		return err
-	})
-	return set
-}
-
-func (s *scene) task(t *testing.T, name, what string, is func(*batch.Task) bool) *batch.Task {
-	t.Helper()
-	var task *batch.Task
-	kit.Eventually(t, "task "+name+": "+what, func(ctx context.Context) error {
-		var err error
-		if task, err = s.api.Tasks(s.namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && !is(task) {
-			err = fmt.Errorf("%+v", task.Status)
-		}
-		return err
-	})
-	return task
-}
-
-func running(n int32) func(*batch.TaskSet) bool {
+// haveReady returns a condition that holds when n tasks of a set run.
+func haveReady(n int32) func(*batch.TaskSet) bool {
 	return func(set *batch.TaskSet) bool { return ptr.Deref(set.Status.Ready, 0) == n }
 }
 
-func runs(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning }
-
-// suite runs in both environments what differs between them, and the rest, which the client alone decides, in the faster one.
-func suite(t *testing.T, s *scene) {
-	tests := []struct {
-		name string
-		run  func(*testing.T, *scene)
-	}{
-		{"one task ends with its exit code", oneTask},
-		{"what is deleted as soon as it ends", deletedAtOnce},
-		{"what a command prints", prints},
-		{"an array is one object", arrayIsOneObject},
-		{"some of an array fail and are tried again", retriesFailed},
-		{"a set suspended and resumed", suspends},
-		{"cancelled", cancels},
-		{"a cancelled set keeps its record", cancelKeepsTheRecord},
-		{"the queue and the priority of what waits change", updates},
-		{"a worker drained", drains},
-		{"interrupted without a terminal", interruptedPlain},
-	}
-	if s.env.Standalone() {
-		tests = append(tests, []struct {
-			name string
-			run  func(*testing.T, *scene)
-		}{
-			{"each line of a file", eachLine},
-			{"several are waited for", waitsForSeveral},
-			{"why nothing starts", saysWhyNothingStarts},
-			{"an ignored signal stays ignored", ignoresHangup},
-			{"input that nobody reads", unreadInput},
-			{"why a task waits", explainsWaiting},
-			{"long lines of many tasks", longLines},
-			{"interrupted on a terminal", interruptedTerminal},
-			{"progress on a terminal", progressOnTerminal},
-			{"top", top},
-			{"what does not exist", unknownNames},
-			{"completion of names", completes},
-		}...)
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
-	}
-}
-
-func oneTask(t *testing.T, s *scene) {
+func (s *cliSuite) oneTask(t *testing.T) {
 	s.leat(t, "run", "--name=succeeds", "--wait", "--", "true").
 		expect(t, 0, `^task\.batch\.leat\.dev/succeeds created\n$`, `1/1 done, 0 failed.*\ntask/succeeds has succeeded in `)
 	s.leat(t, "run", "--name=fails", "--wait", "--", "sh", "-c", "echo out of luck; exit 42").
@@ -310,8 +246,8 @@ func oneTask(t *testing.T, s *scene) {
 	s.leat(t, "wait", "dry").expect(t, 1, "^$", `no set and no task is named "dry"`)
 }
 
-// The end of what is gone as soon as it has ended is not missed.
-func deletedAtOnce(t *testing.T, s *scene) {
+// deletedAtOnce waits for tasks that are deleted as soon as they finish: the watch must not miss their result.
+func (s *cliSuite) deletedAtOnce(t *testing.T) {
 	for range 5 {
 		s.leat(t, "run", "--ttl=0s", "--wait", "--", "sh", "-c", "exit 42").expect(t, 42, "created", `task/\S+ has failed in .*: exit code 42\n$`)
 	}
@@ -319,7 +255,7 @@ func deletedAtOnce(t *testing.T, s *scene) {
 	s.leat(t, "run", "--ttl=0s", "--array=3", "--wait", "--", "false").expect(t, 1, "created", `has failed: 0 of 3 succeeded`)
 }
 
-func waitsForSeveral(t *testing.T, s *scene) {
+func (s *cliSuite) waitsForSeveral(t *testing.T) {
 	s.leat(t, "run", "--name=good", "--", "sleep", "1").expect(t, 0, "", "")
 	s.leat(t, "run", "--name=good-set", "--array=2", "--", "sleep", "1").expect(t, 0, "", "")
 	s.leat(t, "run", "--name=bad", "--", "sh", "-c", "exit 7").expect(t, 0, "", "")
@@ -328,7 +264,7 @@ func waitsForSeveral(t *testing.T, s *scene) {
 	s.leat(t, "wait", "good", "nothing").expect(t, 1, "^$", `no set and no task is named "nothing"`)
 }
 
-func saysWhyNothingStarts(t *testing.T, s *scene) {
+func (s *cliSuite) showsWhyNothingStarts(t *testing.T) {
 	kit.Must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
 		ObjectMeta: metav1.ObjectMeta{Name: "narrow"}, Spec: batch.TaskQueueSpec{MaxPendingTasks: ptr.To[int32](0)},
 	}, metav1.CreateOptions{}))(t)
@@ -345,27 +281,30 @@ func saysWhyNothingStarts(t *testing.T, s *scene) {
 		"why-held":   {[]string{"--array=2", "--hold"}, `taskset/why-held waits: it is suspended: leat resume taskset/why-held starts it`},
 		"why-create": {[]string{"--array=2", "--queue=narrow"}, `taskset/why-create waits: its tasks cannot be created: .*narrow`},
 	} {
-		on, end := s.terminal(t, append(append([]string{"run", "--name=" + name, "--wait"}, test.args...), "--", "true")...)
-		on.expect(t, test.want)
-		on.send(t, "\x03")
-		on.expect(t, question)
-		on.send(t, "d\n")
-		if code := end(); code != 130 {
-			t.Errorf("%s: exit code %d", name, code)
-		}
-		s.leat(t, "cancel", "--now", name).expect(t, 0, "cancelled", "^$")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			on, end := s.terminal(t, append(append([]string{"run", "--name=" + name, "--wait"}, test.args...), "--", "true")...)
+			on.expect(t, test.want)
+			on.send(t, "\x03")
+			on.expect(t, question)
+			on.send(t, "d\n")
+			if code := end(); code != 130 {
+				t.Errorf("got exit code %d, want 130", code)
+			}
+			s.leat(t, "cancel", "--now", name).expect(t, 0, "cancelled", "^$")
+		})
 	}
 }
 
-// As under nohup.
-func ignoresHangup(t *testing.T, s *scene) {
+// ignoresHangup ignores SIGHUP, as nohup does.
+func (s *cliSuite) ignoresHangup(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	command := s.command(t, "run", "--name=stays", "--wait", "--", "sh", "-c", "while ! [ -e "+mark+" ]; do sleep 0.05; done")
 	command.Args = append([]string{"sh", "-c", `trap '' HUP; exec "$@"`, "sh", command.Path}, command.Args[1:]...)
 	command.Path = kit.Must(exec.LookPath("sh"))(t)
 	got := finish(t, command, func() error {
 		kit.Check(t, command.Start())
-		s.task(t, "stays", "runs", runs)
+		s.waitForTask(t, "stays", "runs", isRunning)
 		kit.Check(t, command.Process.Signal(syscall.SIGHUP))
 		kit.Check(t, os.WriteFile(mark, nil, 0o600))
 		return command.Wait()
@@ -373,13 +312,13 @@ func ignoresHangup(t *testing.T, s *scene) {
 	got.expect(t, 0, "created", "task/stays has succeeded")
 }
 
-func unreadInput(t *testing.T, s *scene) {
+func (s *cliSuite) unreadInput(t *testing.T) {
 	s.leatWith(t, "data\n", "run", "--wait", "--", "cat").expect(t, 0, "created", "^warning: standard input is not empty, but tasks do not read it")
 	s.leat(t, "run", "--wait", "--", "cat").expect(t, 0, "created", "^0/1 done")
 }
 
-// The workers of leat up see the files of who runs a command.
-func startsHere(t *testing.T, s *scene) {
+// startsInWorkingDirectory relies on the workers of leat up, which share the files of the user.
+func (s *cliSuite) startsInWorkingDirectory(t *testing.T) {
 	kit.Check(t, os.MkdirAll(filepath.Join(s.directory, "below"), 0o700))
 	here := func(args ...string) result {
 		command := s.command(t, append([]string{"run", "--logs"}, args...)...)
@@ -387,19 +326,19 @@ func startsHere(t *testing.T, s *scene) {
 		return finish(t, command, command.Run)
 	}
 	here("--", "pwd").expect(t, 0, "^"+s.directory+"\n$", "created")
-	here("--array=1", "--", "pwd").expect(t, 0, `\] `+s.directory+"\n$", "created")
+	here("--array=1", "--", "sh", "-c", "pwd; sleep 1").expect(t, 0, `\] `+s.directory+"\n$", "created")
 	here("--workdir=below", "--", "pwd").expect(t, 0, "^"+s.directory+"/below\n$", "^The command starts in "+s.directory+"/below of the worker\\.\n")
 	here("--workdir=/", "--", "pwd").expect(t, 0, "^/\n$", "created")
 	if got := here("--workdir=", "--", "pwd"); got.code != 0 || got.out == s.directory+"\n" {
-		t.Errorf("--workdir= starts in %q: %s", got.out, got.errOut)
+		t.Errorf("--workdir=: the task starts in %q: %s", got.out, got.errOut)
 	}
-	// A kubeconfig without the mark, as that of a cluster.
+	// This kubeconfig has no mark of leat up, like that of a cluster.
 	if got := s.leat(t, "run", "--logs", "--", "pwd"); got.code != 0 || got.out == s.directory+"\n" {
-		t.Errorf("with another kubeconfig it starts in %q: %s", got.out, got.errOut)
+		t.Errorf("with a kubeconfig without the mark, the task starts in %q: %s", got.out, got.errOut)
 	}
 }
 
-func prints(t *testing.T, s *scene) {
+func (s *cliSuite) prints(t *testing.T) {
 	if s.env.Standalone() {
 		s.leat(t, "run", "--name=prints", "--logs", "--", "sh", "-c", "echo one; sleep 0.3; echo two >&2").
 			expect(t, 0, `^one\ntwo\n$`, `task\.batch\.leat\.dev/prints created`)
@@ -410,7 +349,7 @@ func prints(t *testing.T, s *scene) {
 		s.leat(t, "run", "--name=prints-all", "--array=6%2", "--logs", "--", "sh", "-c", "echo I am $(TASK_INDEX); sleep 0.5").
 			expect(t, 0, `(?s)^(\[prints-all/\d\] I am \d\n){6}$`, `taskset/prints-all is complete`)
 	} else {
-		// These workers serve no logs: what failed is shown from its status.
+		// These workers serve no logs: the last lines come from the status of the failed task.
 		s.leat(t, "run", "--name=prints", "--wait", "--", "sh", "-c", "echo the end; exit 1").expect(t, 1, "", "")
 		s.leat(t, "logs", "prints").expect(t, 0, `^the end\n$`, `^The output of task/prints cannot be read: worker \S+ serves no logs: .*\. Its last lines, from its status:\n$`)
 	}
@@ -419,30 +358,30 @@ func prints(t *testing.T, s *scene) {
 	s.leat(t, "cancel", "not-yet").expect(t, 0, `^task\.batch\.leat\.dev/not-yet cancelled and deleted\n$`, "^$")
 }
 
-func arrayIsOneObject(t *testing.T, s *scene) {
+func (s *cliSuite) arrayIsOneObject(t *testing.T) {
 	begin := time.Now()
 	s.leat(t, "run", "--name=large", "--array=0-99999%4", "--", "true").expect(t, 0, `^taskset\.batch\.leat\.dev/large created\n$`, `^$`)
 	if took := time.Since(begin); took > 10*time.Second {
-		t.Errorf("making a set of 100,000 took %s", took)
+		t.Errorf("creating a set of 100,000 took %s", took)
 	}
-	s.set(t, "large", "some are done", func(set *batch.TaskSet) bool { return set.Status.Succeeded > 10 })
+	s.waitForTaskSet(t, "large", "some have succeeded", func(set *batch.TaskSet) bool { return set.Status.Succeeded > 10 })
 	list := kit.Must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=large"}))(t)
 	if len(list.Items) > 200 {
-		t.Errorf("there are %d tasks", len(list.Items))
+		t.Errorf("got %d tasks at a time, want at most 200", len(list.Items))
 	}
 	s.leat(t, "explain", "@latest").expect(t, 0, `^taskset/large runs, for [^\n]*\n  Indexes +\d+ of 100000 succeeded, 0 failed`, "^$")
-	// One request makes the set and one watches it.
+	// One request creates the set, and one watches it.
 	got := s.leat(t, "cancel", "@latest")
 	got.expect(t, 0, `^taskset\.batch\.leat\.dev/large cancelled \(\d+ of 100000 had succeeded\)\n$`, "^$")
 	got = s.leat(t, "run", "--v=6", "--name=few", "--array=30", "--wait", "--", "true")
 	got.expect(t, 0, "created", "taskset/few is complete: 30 of 30 succeeded")
 	requests := regexp.MustCompile(`verb="?(\w+)"? url="?[^"]*/apis/batch\.leat\.dev/`).FindAllStringSubmatch(got.errOut, -1)
 	if len(requests) != 2 || requests[0][1] != "POST" || requests[1][1] != "GET" {
-		t.Errorf("the requests are %q:\n%s", requests, got.errOut)
+		t.Errorf("got the requests %q, want one POST and one GET:\n%s", requests, got.errOut)
 	}
 }
 
-func retriesFailed(t *testing.T, s *scene) {
+func (s *cliSuite) retriesFailed(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	got := s.leat(t, "run", "--name=some", "--array=0-19%8", "--env=MARK="+mark, "--wait", "--", "sh", "-c",
 		`case $TASK_INDEX in 3|17) test -e $MARK-$(JOB_COMPLETION_INDEX) || { touch $MARK-$(TASK_INDEX); echo not yet; exit 5; };; esac`)
@@ -451,7 +390,7 @@ func retriesFailed(t *testing.T, s *scene) {
 	s.leat(t, "wait", "some").expect(t, 1, "^$", "18 of 20")
 	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some has failed: FailedIndexes: .*  Failed +indexes 3,17\n.*  2 failed +exit code 5 \(indexes 3,17\)\n  Like index 3 +\| not yet\n.*Next +leat logs taskset/some; leat retry taskset/some\n$`, "^$")
 	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `18 tasks have succeeded and are gone, with what they printed: indexes 0-2,4-16,18,19\.\n$`)
-	// Where workers serve no logs, the end of the output comes from the status, and that is said.
+	// Where workers serve no logs, the last lines come from the status, and a line on standard error tells so.
 	s.leat(t, "logs", "some/17").expect(t, 0, `^\[some/17\] not yet\n$`, `^$|^The output of task/some-17-\S+ cannot be read: [^\n]*\n$`)
 	s.leat(t, "logs", "some", "--index=4,17").expect(t, 0, `^\[some/17\] not yet\n$`, `1 task has succeeded and is gone, with what it printed: index 4\.\n$`)
 	s.leat(t, "logs", "some/20").expect(t, 2, `^$`, `taskset/some has no index 20: its indexes go from 0 to 19`)
@@ -461,17 +400,17 @@ func retriesFailed(t *testing.T, s *scene) {
 	s.leat(t, "wait", "taskset/some/4").expect(t, 0, "^$", `taskset/some/4 has succeeded\n`)
 	s.leat(t, "suspend", "some/3").expect(t, 2, "^$", `only whole sets can be suspended and resumed`)
 	s.leat(t, "cancel", "some").expect(t, 1, "^$", `^error: taskset/some has ended \(Failed\): there is nothing to cancel; leat delete taskset/some deletes it\n$`)
-	// The indexes that failed find their marks now: they are the ones they were.
+	// Retried indexes keep their numbers: those that failed find their marks now.
 	s.leat(t, "retry", "@latest", "--index=0,17", "--wait").expect(t, 0, `^taskset\.batch\.leat\.dev/some-retry-1 created \(1 index of 20\)\n$`,
 		`(?s)^Left out index 0, which has not failed: --all runs it again nevertheless\.\n.*some-retry-1 is complete: 1 of 1 succeeded.*\nOver all retries of taskset/some: 19 of 20 have succeeded in all \(some 18, some-retry-1 1\); not yet: index 3\n$`)
 	s.leat(t, "explain", "some").expect(t, 0, `  Retries +19 of 20 have succeeded in all \(some 18, some-retry-1 1\); not yet: index 3\n`, "^$")
 	s.leat(t, "retry", "--failed", "some-retry-1").expect(t, 0, "nothing has failed", "^$")
-	// A limit for each index.
+	// --backoff-limit counts per index.
 	s.leat(t, "run", "--name=again", "--array=2", "--backoff-limit=1", "--wait", "--", "sh", "-c", `test $TASK_INDEX = 0 || test -e `+mark+` || { touch `+mark+`; exit 1; }`).
 		expect(t, 0, "", "again is complete: 2 of 2 succeeded")
 }
 
-func eachLine(t *testing.T, s *scene) {
+func (s *cliSuite) eachLine(t *testing.T) {
 	dir := t.TempDir()
 	lines := "one\n\ntwo words\n$(TASK_NAME) $HOME $$ 'x'\n-flag\n"
 	file := filepath.Join(dir, "lines")
@@ -480,7 +419,7 @@ func eachLine(t *testing.T, s *scene) {
 		expect(t, 0, "created", `^Left out 1 empty line of .*/lines\.\n`)
 	for i, want := range []string{"one", "two words", "$(TASK_NAME) $HOME $$ 'x'", "-flag"} {
 		if got, err := os.ReadFile(fmt.Sprintf("%s/%d", dir, i)); err != nil || string(got) != want+"|"+want+"\n" {
-			t.Errorf("line %d came as %q, %v", i, got, err)
+			t.Errorf("line %d: the task printed %q, %v", i, got, err)
 		}
 	}
 	s.leatWith(t, "a\nb\n", "run", "--name=stdin", "--each-line=-", "--wait", "--", "touch", dir+"/{}.done").expect(t, 0, "created", "2 of 2 succeeded")
@@ -492,25 +431,25 @@ func eachLine(t *testing.T, s *scene) {
 	s.leatWith(t, "a\nb\n", "run", "--name=bad-lines", "--each-line=-", "--wait", "--", "test", "a", "=").
 		expect(t, 1, "created", `Failed: index 1 \(item "b"\)`)
 	s.leat(t, "retry", "bad-lines").expect(t, 0, `bad-lines-retry-1 created`, "^$")
-	set := s.set(t, "bad-lines-retry-1", "is there", func(*batch.TaskSet) bool { return true })
+	set := s.waitForTaskSet(t, "bad-lines-retry-1", "exists", func(*batch.TaskSet) bool { return true })
 	if len(set.Spec.Items) != 1 || set.Spec.Items[0] != "b" {
-		t.Errorf("the items to be tried again are %q", set.Spec.Items)
+		t.Errorf("got the items %q, want only b", set.Spec.Items)
 	}
-	// The index of an item is what it was.
+	// A retried item keeps its index.
 	s.leatWith(t, "a\nb\n", "run", "--name=numbered", "--each-line=-", "--wait", "--", "sh", "-c", `echo $TASK_INDEX $JOB_COMPLETION_INDEX {}; test {} = a`).expect(t, 1, "created", "")
 	s.leat(t, "retry", "numbered", "--wait").expect(t, 1, "created", `Failed: index 1 \(item "b"\)`)
 	s.leat(t, "logs", "numbered-retry-1").expect(t, 0, `^\[numbered-retry-1/1\] 1 1 b\n$`, "^$")
 }
 
-func suspends(t *testing.T, s *scene) {
+func (s *cliSuite) suspends(t *testing.T) {
 	s.leat(t, "run", "--name=pauses", "--array=4%2", "--", "sleep", "600").expect(t, 0, "", "")
-	s.set(t, "pauses", "two run", running(2))
+	s.waitForTaskSet(t, "pauses", "two run", haveReady(2))
 	s.leat(t, "suspend", "@latest").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses suspended\n$`, "^$")
-	s.set(t, "pauses", "none runs", running(0))
+	s.waitForTaskSet(t, "pauses", "no task runs", haveReady(0))
 	s.leat(t, "suspend", "pauses").expect(t, 0, `is suspended already`, "^$")
 	s.leat(t, "explain", "pauses").expect(t, 0, `^taskset/pauses is suspended: it starts nothing until leat resume taskset/pauses\.\n`, "^$")
 	s.leat(t, "resume", "tks/pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses resumed\n$`, "^$")
-	s.set(t, "pauses", "two run again", running(2))
+	s.waitForTaskSet(t, "pauses", "two run again", haveReady(2))
 	s.leat(t, "resume", "pauses", "nothing").expect(t, 1, `is not suspended`, `no set is named "nothing" in namespace`)
 	s.leat(t, "cancel", "--now", "pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses cancelled \(0 of 4 had succeeded\)\n$`, "^$")
 	s.leat(t, "delete", "pauses").expect(t, 0, `^taskset\.batch\.leat\.dev/pauses deleted\n$`, "^$")
@@ -518,16 +457,16 @@ func suspends(t *testing.T, s *scene) {
 	s.leat(t, "wait", "@latest").expect(t, 1, "^$", `^error: @latest was taskset/pauses, and is deleted\n$`)
 }
 
-func cancels(t *testing.T, s *scene) {
+func (s *cliSuite) cancels(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	s.leat(t, "run", "--name=ends", "--", "sh", "-c", `trap 'touch `+mark+`; exit 0' TERM; while :; do sleep 0.05; done`).expect(t, 0, "", "")
-	s.task(t, "ends", "runs", runs)
+	s.waitForTask(t, "ends", "runs", isRunning)
 	s.leat(t, "cancel", "ends").expect(t, 0, `^task\.batch\.leat\.dev/ends cancelled and deleted\n$`, "^$")
 	if _, err := os.Stat(mark); err != nil {
-		t.Error("the command got no time to end:", err)
+		t.Error("the command was not terminated gracefully:", err)
 	}
 	s.leat(t, "run", "--name=stubborn", "--array=2", "--", "sh", "-c", `trap '' TERM; echo $$$$ > `+mark+`; while :; do sleep 0.05; done`).expect(t, 0, "", "")
-	s.set(t, "stubborn", "both run", running(2))
+	s.waitForTaskSet(t, "stubborn", "both tasks run", haveReady(2))
 	begin := time.Now()
 	s.leat(t, "cancel", "--now", "stubborn").expect(t, 0, "cancelled", "^$")
 	if took := time.Since(begin); took > 20*time.Second {
@@ -535,7 +474,7 @@ func cancels(t *testing.T, s *scene) {
 	}
 	s.leat(t, "explain", "stubborn").expect(t, 0, `^taskset/stubborn was cancelled\n`, "^$")
 	pid := kit.Must(strconv.Atoi(strings.TrimSpace(string(kit.Must(os.ReadFile(mark))(t)))))(t)
-	kit.Eventually(t, "the commands are dead", func(context.Context) error {
+	kit.Eventually(t, "the commands have ended", func(context.Context) error {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("process %d: %v", pid, err)
 		}
@@ -543,11 +482,11 @@ func cancels(t *testing.T, s *scene) {
 	})
 }
 
-// cancelKeepsTheRecord cancels a set of which some have succeeded and some have failed, and runs the rest.
-func cancelKeepsTheRecord(t *testing.T, s *scene) {
+// cancelKeepsResults cancels a set whose tasks have partly succeeded and partly failed, and retries the rest.
+func (s *cliSuite) cancelKeepsResults(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	s.leat(t, "run", "--name=kept", "--array=8%4", "--", "sh", "-c", `case $TASK_INDEX in 0|1) ;; 2) echo broken; exit 4;; *) test -e `+mark+` || sleep 600;; esac`).expect(t, 0, "", "")
-	s.set(t, "kept", "three have ended and four run", func(set *batch.TaskSet) bool { return set.Status.CompletedIndexes == "0,1" && running(4)(set) })
+	s.waitForTaskSet(t, "kept", "three have ended and four run", func(set *batch.TaskSet) bool { return set.Status.CompletedIndexes == "0,1" && haveReady(4)(set) })
 	s.leat(t, "update", "kept", "--priority=3").expect(t, 1, "^$", `spec\.template\.spec\.priority: Invalid value: 3`)
 	s.leat(t, "cancel", "kept").expect(t, 0, `^taskset\.batch\.leat\.dev/kept cancelled \(2 of 8 had succeeded\)\n$`, "^$")
 	s.leat(t, "cancel", "kept").expect(t, 1, "^$", `taskset/kept has ended \(Cancelled\): there is nothing to cancel; leat delete taskset/kept deletes it`)
@@ -560,14 +499,14 @@ func cancelKeepsTheRecord(t *testing.T, s *scene) {
 	s.leat(t, "delete", "kept", "kept-retry-1").expect(t, 0, `kept deleted\n.*kept-retry-1 deleted\n`, "^$")
 }
 
-// updates changes the priority and the queue of what waits.
-func updates(t *testing.T, s *scene) {
+// updates changes the queue and the priority of a set. Its pending tasks follow.
+func (s *cliSuite) updates(t *testing.T) {
 	s.leat(t, "run", "--name=late", "--array=2", "--cpu=4000", "--", "true").expect(t, 0, "", "")
 	s.leat(t, "update", "late", "--priority=5", "--queue=evening").expect(t, 0, `^taskset\.batch\.leat\.dev/late updated\n$`, "^$")
-	kit.Eventually(t, "the tasks follow", func(ctx context.Context) error {
+	kit.Eventually(t, "the tasks have moved to the queue", func(ctx context.Context) error {
 		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelTaskSetName + "=late", FieldSelector: "spec.queueName=evening"})
 		if err == nil && (len(list.Items) != 2 || list.Items[0].Spec.Priority != 5) {
-			err = fmt.Errorf("%d are in the queue", len(list.Items))
+			err = fmt.Errorf("got %d tasks in the queue", len(list.Items))
 		}
 		return err
 	})
@@ -575,11 +514,11 @@ func updates(t *testing.T, s *scene) {
 	s.leat(t, "cancel", "late").expect(t, 0, "cancelled", "^$")
 }
 
-// longLines shows lines of many tasks that are longer than any buffer.
-func longLines(t *testing.T, s *scene) {
+// longLines prints lines that are longer than any buffer, from eight tasks at a time: they must not mix.
+func (s *cliSuite) longLines(t *testing.T) {
 	got := s.leat(t, "run", "--name=long", "--array=8", "--logs", "--", "sh", "-c", `for i in 1 2 3; do head -c 200000 /dev/zero | tr '\0' $TASK_INDEX; echo; done; sleep 1`)
 	if got.code != 0 {
-		t.Errorf("exit code %d: %s", got.code, got.errOut)
+		t.Errorf("got exit code %d: %s", got.code, got.errOut)
 	}
 	count := 0
 	for line := range strings.Lines(got.out) {
@@ -589,13 +528,13 @@ func longLines(t *testing.T, s *scene) {
 		}
 	}
 	if count != 24 {
-		t.Errorf("%d lines, expected 24: %s", count, got.errOut)
+		t.Errorf("got %d lines, want 24: %s", count, got.errOut)
 	}
 }
 
-func explainsWaiting(t *testing.T, s *scene) {
+func (s *cliSuite) explainsPendingTask(t *testing.T) {
 	s.leat(t, "run", "--name=huge", "--cpu=4000", "--worker-selector=disk=none", "--", "true").expect(t, 0, "", "")
-	s.task(t, "huge", "is told why it waits", func(task *batch.Task) bool {
+	s.waitForTask(t, "huge", "has the condition Scheduled", func(task *batch.Task) bool {
 		return meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled) != nil
 	})
 	s.leat(t, "run", "--name=urgent", "--cpu=4000", "--priority=7", "--", "true").expect(t, 0, "", "")
@@ -606,7 +545,7 @@ func explainsWaiting(t *testing.T, s *scene) {
 	s.leat(t, "cancel", "huge", "task/urgent").expect(t, 0, `huge cancelled and deleted\n.*urgent cancelled and deleted\n`, "^$")
 }
 
-func explainsQueue(t *testing.T, s *scene) {
+func (s *cliSuite) explainsHeldQueue(t *testing.T) {
 	kit.Must(s.api.TaskQueues(s.namespace).Create(t.Context(), &batch.TaskQueue{
 		ObjectMeta: metav1.ObjectMeta{Name: "night"},
 		Spec:       batch.TaskQueueSpec{MaxRunningTasks: ptr.To[int32](0), StopPolicy: ptr.To(batch.StopPolicyHold)},
@@ -617,15 +556,15 @@ func explainsQueue(t *testing.T, s *scene) {
 	s.leat(t, "cancel", "held").expect(t, 0, "cancelled", "^$")
 }
 
-func drains(t *testing.T, s *scene) {
+func (s *cliSuite) drains(t *testing.T) {
 	s.leat(t, "run", "--name=moves", "--array=6", "--", "sleep", "600").expect(t, 0, "", "")
-	s.set(t, "moves", "all run", running(6))
+	s.waitForTaskSet(t, "moves", "six tasks run", haveReady(6))
 	name := s.workers[0]
 	s.admin(t, "drain", name).expect(t, 0, `^worker\.batch\.leat\.dev/`+name+` cordoned\nworker\.batch\.leat\.dev/`+name+` drained\n$`, `3/3 done`)
-	kit.Eventually(t, "all are elsewhere", func(ctx context.Context) error {
+	kit.Eventually(t, "all tasks run on the other worker", func(ctx context.Context) error {
 		list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.workerName=" + s.workers[1] + ",status.phase=Running"})
 		if err == nil && len(list.Items) != 6 {
-			err = fmt.Errorf("%d run there", len(list.Items))
+			err = fmt.Errorf("got %d tasks, want 6", len(list.Items))
 		}
 		return err
 	})
@@ -649,24 +588,24 @@ func drains(t *testing.T, s *scene) {
 	s.leat(t, "cancel", "--now", "moves").expect(t, 0, "cancelled", "^$")
 }
 
-func interruptedPlain(t *testing.T, s *scene) {
+func (s *cliSuite) interruptWithoutTerminal(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{"int": syscall.SIGINT, "term": syscall.SIGTERM} {
 		command := s.command(t, "run", "--name=goes-on-"+name, "--array=2", "--wait", "--", "sleep", "600")
 		got := finish(t, command, func() error {
 			kit.Check(t, command.Start())
-			s.set(t, "goes-on-"+name, "both run", running(2))
+			s.waitForTaskSet(t, "goes-on-"+name, "both tasks run", haveReady(2))
 			kit.Check(t, command.Process.Signal(sig))
 			return command.Wait()
 		})
 		got.expect(t, 128+int(sig), "created", `\nDetached: taskset/goes-on-`+name+` goes on\. Come back with: leat wait taskset/goes-on-`+name+`\n$`)
-		s.set(t, "goes-on-"+name, "both still run", running(2))
+		s.waitForTaskSet(t, "goes-on-"+name, "both tasks still run", haveReady(2))
 		s.leat(t, "cancel", "--now", "goes-on-"+name).expect(t, 0, "cancelled", "^$")
 	}
 }
 
-func top(t *testing.T, s *scene) {
+func (s *cliSuite) top(t *testing.T) {
 	s.leat(t, "run", "--name=shown", "--array=5%2", "--", "sleep", "600").expect(t, 0, "", "")
-	s.set(t, "shown", "two run", running(2))
+	s.waitForTaskSet(t, "shown", "two run", haveReady(2))
 	s.leat(t, "top").expect(t, 0, `(?s)^Namespace \S+: 2 of 2 workers ready, 2 tasks bound, 0 pending\n\nQUEUE .*\ndefault +1 +2 +none +0 .*\nWORKER .*`+
 		s.workers[0]+` +Ready +1/8 .*\nSET .*\nshown +Running +0/5 +0 +2 +3 +- +-\n`, "^$")
 	screen, end := s.terminal(t, "top", "--interval=200ms")
@@ -674,18 +613,18 @@ func top(t *testing.T, s *scene) {
 	screen.expect(t, `, 0/s ended`)
 	screen.send(t, "\x03")
 	if code := end(); code != 0 {
-		t.Errorf("top ended with exit code %d", code)
+		t.Errorf("top: got exit code %d after Ctrl-C, want 0", code)
 	}
 	screen, end = s.terminal(t, "top")
 	screen.expect(t, `shown +Running +0/5`)
 	screen.send(t, "q")
 	if code := end(); code != 0 {
-		t.Errorf("top ended by q with exit code %d", code)
+		t.Errorf("top: got exit code %d after q, want 0", code)
 	}
 	s.leat(t, "cancel", "--now", "shown").expect(t, 0, "cancelled", "^$")
 }
 
-func unknownNames(t *testing.T, s *scene) {
+func (s *cliSuite) unknownNames(t *testing.T) {
 	for _, args := range [][]string{{"logs", "nothing/3"}, {"explain", "nothing/3"}, {"suspend", "nothing"}} {
 		s.leat(t, args...).expect(t, 1, "^$", `^error: no set is named "nothing" in namespace "`+s.namespace+`": kubectl get tks lists what there is; -n names another namespace\n$`)
 	}
@@ -699,7 +638,7 @@ func unknownNames(t *testing.T, s *scene) {
 	s.leat(t, "version").expect(t, 0, `^Client Version: v\S+\nServer Version: v\S+\n$`, "^$")
 }
 
-func completes(t *testing.T, s *scene) {
+func (s *cliSuite) completes(t *testing.T) {
 	s.leat(t, "run", "--name=completed", "--", "true").expect(t, 0, "", "")
 	s.leat(t, "__complete", "logs", "task/comp").expect(t, 0, `^task/completed\n:4\n`, "")
 	s.leat(t, "__complete", "wait", "@").expect(t, 0, `^@latest\n`, "")
@@ -707,7 +646,7 @@ func completes(t *testing.T, s *scene) {
 	s.leat(t, "__complete", "run", "--arr").expect(t, 0, `^--array`, "")
 }
 
-func findsLocalServer(t *testing.T, s *scene) {
+func (s *cliSuite) findsLocalServer(t *testing.T) {
 	data := t.TempDir()
 	kit.Check(t, os.Mkdir(filepath.Join(data, "leat"), 0o700))
 	kit.Check(t, os.Symlink(filepath.Join(s.env.DataDir(), "kubeconfig"), filepath.Join(data, "leat", "kubeconfig")))
@@ -716,7 +655,7 @@ func findsLocalServer(t *testing.T, s *scene) {
 	finish(t, command, command.Run).expect(t, 0, "created", "has succeeded")
 }
 
-func isPlugin(t *testing.T, s *scene) {
+func (s *cliSuite) runsAsPlugin(t *testing.T) {
 	kubectl := filepath.Join(kit.Must(host.RepositoryRoot())(t), "bin", "host", "kubectl")
 	run := func(args ...string) result {
 		command := s.command(t, args...)

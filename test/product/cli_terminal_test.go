@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package cli
+package product
 
 import (
 	"fmt"
@@ -25,25 +25,23 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit"
 )
 
-// screen is the other side of a terminal.
+// screen is the master of a pseudoterminal, with everything that was written to the terminal.
 type screen struct {
 	master *os.File
 	mu     sync.Mutex
 	text   []byte
-	from   int // what was expected already
-	grown  chan struct{}
+	from   int           // end of the last match
+	grown  chan struct{} // receives when text has grown
 }
 
-// terminal runs the program on a terminal of its own, which it controls. end waits for it and gives its exit code.
-func (s *scene) terminal(t *testing.T, args ...string) (on *screen, end func() int) {
+// terminal starts the program on a terminal that it controls. end waits for the program and returns its exit code.
+func (s *cliSuite) terminal(t *testing.T, args ...string) (on *screen, end func() int) {
 	t.Helper()
 	master := kit.Must(os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0))(t)
 	fd := int(master.Fd())
@@ -95,11 +93,11 @@ func (s *scene) terminal(t *testing.T, args ...string) (on *screen, end func() i
 	return on, end
 }
 
-// expect waits until the pattern is on the screen, after what was expected before.
+// expect waits until the pattern appears after the last match.
 func (s *screen) expect(t *testing.T, pattern string) {
 	t.Helper()
 	expression := regexp.MustCompile(pattern)
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(commandTimeout)
 	defer timeout.Stop()
 	for {
 		s.mu.Lock()
@@ -115,12 +113,12 @@ func (s *screen) expect(t *testing.T, pattern string) {
 		select {
 		case <-s.grown:
 		case <-timeout.C:
-			t.Fatalf("%s does not appear: %q", pattern, text[max(0, len(text)-2000):])
+			t.Fatalf("%s does not appear; the screen ends with %q", pattern, text[max(0, len(text)-2000):])
 		}
 	}
 }
 
-// send types.
+// send types keys.
 func (s *screen) send(t *testing.T, keys string) {
 	t.Helper()
 	kit.Must(s.master.WriteString(keys))(t)
@@ -128,7 +126,7 @@ func (s *screen) send(t *testing.T, keys string) {
 
 const question = `is not done\. d: detach and let it go on, c: cancel it, Enter: go on watching\? `
 
-func interruptedTerminal(t *testing.T, s *scene) {
+func (s *cliSuite) interruptOnTerminal(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		act     func(*testing.T, *screen)
@@ -148,6 +146,7 @@ func interruptedTerminal(t *testing.T, s *scene) {
 		}, true, `Detached`, "600"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			name := "asked-" + test.name
 			on, end := s.terminal(t, "run", "--name="+name, "--array=2", "--wait", "--", "sleep", test.command)
 			on.expect(t, `0/2 done, 0 failed, 2 running, 0 pending`)
@@ -156,11 +155,11 @@ func interruptedTerminal(t *testing.T, s *scene) {
 			test.act(t, on)
 			on.expect(t, test.last)
 			if code := end(); code != 130 {
-				t.Errorf("the exit code is %d", code)
+				t.Errorf("got exit code %d", code)
 			}
 			set := kit.Must(s.api.TaskSets(s.namespace).Get(t.Context(), name, metav1.GetOptions{}))(t)
 			if set.Spec.Cancelled == test.goes {
-				t.Errorf("the set is cancelled: %t", set.Spec.Cancelled)
+				t.Errorf("got spec.cancelled %t, want %t", set.Spec.Cancelled, !test.goes)
 			}
 			if test.goes {
 				s.leat(t, "cancel", "--now", name).expect(t, 0, "cancelled", "^$")
@@ -169,21 +168,21 @@ func interruptedTerminal(t *testing.T, s *scene) {
 	}
 }
 
-func progressOnTerminal(t *testing.T, s *scene) {
+func (s *cliSuite) progressOnTerminal(t *testing.T) {
 	on, end := s.terminal(t, "run", "--name=bar", "--array=30%10", "--wait", "--", "sleep", "0.7")
 	on.expect(t, `░ 0/30 done, 0 failed, \d+ running, \d+ pending`)
 	on.expect(t, `█.*/30 done, 0 failed, .*, [0-9.]+/s, \d+s left`)
 	on.expect(t, `30/30 done, 0 failed after \d+s`)
 	on.expect(t, `taskset/bar is complete: 30 of 30 succeeded in `)
 	if code := end(); code != 0 {
-		t.Errorf("the exit code is %d", code)
+		t.Errorf("got exit code %d", code)
 	}
-	// Without --wait it is said how to follow.
+	// Without --wait, run names the commands that follow the task.
 	on, end = s.terminal(t, "run", "--name=hinted", "--", "true")
 	on.expect(t, `task\.batch\.leat\.dev/hinted created`)
 	on.expect(t, `leat wait @latest shows its progress, leat logs -f @latest what it prints\.`)
 	if code := end(); code != 0 {
-		t.Errorf("the exit code is %d", code)
+		t.Errorf("got exit code %d", code)
 	}
-	s.task(t, "hinted", "is done", func(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded })
+	s.waitForTask(t, "hinted", "has succeeded", isSucceeded)
 }

@@ -14,8 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package scheduler tests queues and the scheduler with everything real: servers, controllers, workers and the commands they run.
-package scheduler
+package product
 
 import (
 	"context"
@@ -44,96 +43,77 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/worker/agent"
-	"github.com/leat-dev/leat/pkg/worker/sandbox"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// workerHost is the host of all workers in the test process.
-var workerHost = sandbox.NewHost()
-
-const (
-	patience = 3 * time.Minute
-	poll     = 50 * time.Millisecond
-)
-
-func TestStandalone(t *testing.T) {
-	suite(t, kit.Standalone(t, "--workers=0"))
+// schedulerStandalone runs all cases side by side, each with a namespace and workers of its own.
+func schedulerStandalone(t *testing.T, e *kit.Env) {
+	for _, test := range []struct {
+		name  string
+		run   func(*schedulerSuite, *testing.T)
+		slots []int64
+	}{
+		{"queues share by weight", (*schedulerSuite).sharesByWeight, []int64{8, 8}},
+		{"hold", (*schedulerSuite).holdsQueue, []int64{4}},
+		{"limits", (*schedulerSuite).enforcesLimits, []int64{8}},
+		{"a large task starts among small ones", (*schedulerSuite).startsLargeTask, []int64{4, 4}},
+		{"a task that crashes its workers", (*schedulerSuite).failsCrashingTask, nil},
+		{"hold and drain", (*schedulerSuite).drainsQueue, []int64{4, 4}},
+		{"status", (*schedulerSuite).reportsStatus, []int64{3}},
+		{"too many pending tasks", (*schedulerSuite).refusesTooManyTasks, []int64{4}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			test.run(newSchedulerSuite(t, e, test.slots...), t)
+		})
+	}
 }
 
-func TestAggregated(t *testing.T) {
-	e := kit.Aggregated(t)
-	election := []string{"--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms"}
-	port := strconv.Itoa(kit.Must(host.FreePort())(t))
-	first := e.StartManager(t, "one", append(election, "--metrics-bind-address=127.0.0.1:"+port)...)
-	suite(t, e)
-	t.Run("metrics", func(t *testing.T) { tellsMetrics(t, port) })
-	t.Run("another leader", func(t *testing.T) {
-		second := e.StartManager(t, "two", election...)
-		anotherLeader(t, newScene(t, e, 4), first, second)
-	})
+// schedulerAggregated runs the cases that a host cluster can change: the rights to bind, to evict and to write the
+// status of queues, kubectl, and the 429 for too many tasks.
+func schedulerAggregated(t *testing.T, e *kit.Env) {
+	t.Run("hold and drain", func(t *testing.T) { newSchedulerSuite(t, e, 4, 4).drainsQueue(t) })
+	t.Run("status", func(t *testing.T) { newSchedulerSuite(t, e, 3).reportsStatus(t) })
+	t.Run("too many pending tasks", func(t *testing.T) { newSchedulerSuite(t, e, 4).refusesTooManyTasks(t) })
 }
 
-func suite(t *testing.T, e *kit.Env) {
-	t.Run("queues are served by weight", func(t *testing.T) { servedByWeight(t, newScene(t, e, 8, 8)) })
-	t.Run("hold", func(t *testing.T) { holds(t, newScene(t, e, 4)) })
-	t.Run("hold and drain", func(t *testing.T) { drains(t, newScene(t, e, 4, 4)) })
-	t.Run("limits", func(t *testing.T) { keepsLimits(t, newScene(t, e, 8)) })
-	t.Run("status", func(t *testing.T) { tellsStatus(t, newScene(t, e, 3)) })
-	t.Run("too many pending tasks", func(t *testing.T) { pushesBack(t, newScene(t, e, 4)) })
-	t.Run("a large task among small ones", func(t *testing.T) { startsLarge(t, newScene(t, e, 4, 4)) })
-	t.Run("a task that takes its worker down", func(t *testing.T) { failsWhatCrashes(t, newScene(t, e)) })
+// schedulerSuite is a namespace with workers, and a watch on its tasks that checks invariants.
+type schedulerSuite struct {
+	fixture
+	dir string
+
+	mu         sync.Mutex
+	tasks      map[string]*batch.Task
+	bindings   []*batch.Task // the tasks at their bindings, in the order of the server
+	violations []string
+	// invariant is called after each event with mu locked. It returns a violation, or "".
+	invariant func() string
 }
 
-// scene is a namespace with workers, which have as many cpus as places, and a record of what becomes of its tasks.
-type scene struct {
-	env       *kit.Env
-	api       typed.BatchV1alpha1Interface
-	namespace string
-	dir       string
-
-	mu     sync.Mutex
-	tasks  map[string]*batch.Task
-	starts []*batch.Task // at each binding, in the order of the server
-	wrong  []string
-	// check is asked after each event whether all is well.
-	check func() string
-}
-
-func newScene(t *testing.T, e *kit.Env, places ...int64) *scene {
+// newSchedulerSuite starts a worker for each number of slots. The worker has as many CPUs.
+func newSchedulerSuite(t *testing.T, e *kit.Env, slots ...int64) *schedulerSuite {
 	t.Helper()
-	s := &scene{
-		env: e, api: kit.Client(t, e.Admin(t)).BatchV1alpha1(), namespace: e.Namespace(t), dir: t.TempDir(),
-		tasks: map[string]*batch.Task{}, check: func() string { return "" },
+	s := &schedulerSuite{
+		fixture: newFixture(t, e, e.Namespace(t)), dir: t.TempDir(), tasks: map[string]*batch.Task{}, invariant: func() string { return "" },
 	}
 	s.observe(t)
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan error)
-	for i, n := range places {
-		name := fmt.Sprintf("w%d-abcde", i)
-		amount := *resource.NewQuantity(n, resource.DecimalSI)
-		w := agent.New(kit.Client(t, e.Worker(t, s.namespace, name)), workerHost, agent.Options{
-			Namespace: s.namespace, Name: name, DrainTimeout: time.Second,
-			Capacity: batch.ResourceList{batch.ResourceTasks: amount, batch.ResourceCPU: amount},
-		})
-		go func() { ended <- w.Run(ctx) }()
+	workers := map[string][]string{}
+	for i, n := range slots {
+		workers[fmt.Sprintf("w%d-abcde", i)] = []string{fmt.Sprintf("--tasks=%d", n), fmt.Sprintf("--capacity=cpu=%d", n)}
 	}
+	s.startWorkers(t, workers)
 	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
 		kit.Check(t, s.api.TaskSets(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
 		kit.Check(t, s.api.Tasks(s.namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}, metav1.ListOptions{}))
-		stop()
-		for range places {
-			kit.Check(t, <-ended)
-		}
 	})
 	return s
 }
 
-// observe follows the tasks of the namespace by a watch of its own, and notes what must never be: a task given from one worker to
+// observe watches the tasks of the namespace until the test ends. It fails the test if a task moves from one worker to
 // another without an eviction.
-func (s *scene) observe(t *testing.T) {
+func (s *schedulerSuite) observe(t *testing.T) {
 	t.Helper()
 	events := kit.Must(s.api.Tasks(s.namespace).Watch(context.WithoutCancel(t.Context()), metav1.ListOptions{ResourceVersion: "0"}))(t)
 	done, stopped := make(chan struct{}), make(chan struct{})
@@ -147,35 +127,36 @@ func (s *scene) observe(t *testing.T) {
 			default:
 			}
 			if !ok {
-				s.note(fmt.Sprintf("the watch ended with %+v", event.Object))
+				s.violated(fmt.Sprintf("the watch ended with %+v", event.Object))
 				continue
 			}
-			s.take(event.Type, task)
+			s.update(event.Type, task)
 		}
 	}()
 	t.Cleanup(func() {
 		close(stopped)
 		events.Stop()
 		<-done
-		for _, wrong := range s.wrong {
-			t.Error(wrong)
+		for _, violation := range s.violations {
+			t.Error(violation)
 		}
 	})
 }
 
-func (s *scene) note(wrong string) {
+func (s *schedulerSuite) violated(violation string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.wrong = append(s.wrong, wrong)
+	s.violations = append(s.violations, violation)
 }
 
-func (s *scene) take(event watch.EventType, task *batch.Task) {
+// update records an event of the watch, and checks the invariants.
+func (s *schedulerSuite) update(event watch.EventType, task *batch.Task) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.tasks[task.Name]
 	if before != nil && before.UID == task.UID && before.Spec.WorkerName != "" && task.Spec.WorkerName != "" &&
 		(before.Spec.WorkerName != task.Spec.WorkerName || before.Status.Incarnation != task.Status.Incarnation) {
-		s.wrong = append(s.wrong, fmt.Sprintf("task %s went from worker %s to %s", task.Name, before.Spec.WorkerName, task.Spec.WorkerName))
+		s.violations = append(s.violations, fmt.Sprintf("task %s moved from worker %s to %s without an eviction", task.Name, before.Spec.WorkerName, task.Spec.WorkerName))
 	}
 	if event == watch.Deleted {
 		delete(s.tasks, task.Name)
@@ -183,48 +164,43 @@ func (s *scene) take(event watch.EventType, task *batch.Task) {
 	}
 	s.tasks[task.Name] = task
 	if task.Spec.WorkerName != "" && (before == nil || before.Spec.WorkerName == "") {
-		s.starts = append(s.starts, task)
+		s.bindings = append(s.bindings, task)
 	}
-	if wrong := s.check(); wrong != "" {
-		s.wrong = append(s.wrong, wrong)
+	if violation := s.invariant(); violation != "" {
+		s.violations = append(s.violations, violation)
 	}
 }
 
-// running gives the tasks of a queue that are bound and not finished. It is called by check, or with mu locked.
-func (s *scene) running(queue string) (tasks []*batch.Task) {
+// running returns the tasks of a queue that are bound and not finished. Call it with mu locked.
+func (s *schedulerSuite) running(queue string) (tasks []*batch.Task) {
 	for _, task := range s.tasks {
-		if task.Spec.QueueName == queue && task.Spec.WorkerName != "" && !finished(task) {
+		if task.Spec.QueueName == queue && task.Spec.WorkerName != "" && !task.Status.Phase.Finished() {
 			tasks = append(tasks, task)
 		}
 	}
 	return tasks
 }
 
-// seen counts the tasks that the watch shows and that are as asked.
-func (s *scene) seen(is func(*batch.Task) bool) (n int) {
+// count returns how many of the observed tasks meet a condition.
+func (s *schedulerSuite) count(condition func(*batch.Task) bool) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, task := range s.tasks {
-		if is(task) {
+		if condition(task) {
 			n++
 		}
 	}
 	return n
 }
 
-func (s *scene) started() []*batch.Task {
+// bound returns the tasks at their bindings, one for each, in the order of the server.
+func (s *schedulerSuite) bound() []*batch.Task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.starts)
+	return slices.Clone(s.bindings)
 }
 
-func finished(task *batch.Task) bool {
-	return task.Status.Phase.Finished()
-}
-
-func succeeded(task *batch.Task) bool { return task.Status.Phase == batch.TaskSucceeded }
-
-func (s *scene) queue(t *testing.T, name string, change func(*batch.TaskQueueSpec)) {
+func (s *schedulerSuite) queue(t *testing.T, name string, change func(*batch.TaskQueueSpec)) {
 	t.Helper()
 	queue := &batch.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	change(&queue.Spec)
@@ -232,9 +208,10 @@ func (s *scene) queue(t *testing.T, name string, change func(*batch.TaskQueueSpe
 	kit.Check(t, err)
 }
 
-func (s *scene) change(t *testing.T, name string, change func(*batch.TaskQueueSpec)) {
+// change updates the spec of a queue. It tries again after a conflict.
+func (s *schedulerSuite) change(t *testing.T, name string, change func(*batch.TaskQueueSpec)) {
 	t.Helper()
-	kit.Eventually(t, "the queue is changed", func(ctx context.Context) error {
+	kit.Eventually(t, "the queue is updated", func(ctx context.Context) error {
 		queue, err := s.api.TaskQueues(s.namespace).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -245,12 +222,13 @@ func (s *scene) change(t *testing.T, name string, change func(*batch.TaskQueueSp
 	})
 }
 
-func stop(policy batch.StopPolicy) func(*batch.TaskQueueSpec) {
+// withStopPolicy returns a change of the stop policy of a queue.
+func withStopPolicy(policy batch.StopPolicy) func(*batch.TaskQueueSpec) {
 	return func(spec *batch.TaskQueueSpec) { spec.StopPolicy = &policy }
 }
 
-// newTask makes a task that runs a shell script, which finds a directory of the test in $DIR.
-func (s *scene) newTask(name, queue, script string) *batch.Task {
+// newTask returns a task that runs a shell script. $DIR is the directory of the test.
+func (s *schedulerSuite) newTask(name, queue, script string) *batch.Task {
 	return &batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: batch.TaskSpec{
@@ -259,8 +237,8 @@ func (s *scene) newTask(name, queue, script string) *batch.Task {
 	}
 }
 
-// create creates tasks, eight at a time.
-func (s *scene) create(t *testing.T, n int, queue, script string, changes ...func(*batch.Task)) {
+// create creates n tasks, eight at a time.
+func (s *schedulerSuite) create(t *testing.T, n int, queue, script string, changes ...func(*batch.Task)) {
 	t.Helper()
 	var wg sync.WaitGroup
 	errs := make([]error, n)
@@ -281,10 +259,10 @@ func (s *scene) create(t *testing.T, n int, queue, script string, changes ...fun
 	}
 }
 
-func (s *scene) path(file string) string { return filepath.Join(s.dir, file) }
+func (s *schedulerSuite) path(file string) string { return filepath.Join(s.dir, file) }
 
-// lines gives what the scripts have written to a file.
-func (s *scene) lines(t *testing.T, file string) []string {
+// lines returns the words that scripts have written to a file of the directory.
+func (s *schedulerSuite) lines(t *testing.T, file string) []string {
 	t.Helper()
 	content, err := os.ReadFile(s.path(file))
 	if !os.IsNotExist(err) {
@@ -293,83 +271,85 @@ func (s *scene) lines(t *testing.T, file string) []string {
 	return strings.Fields(string(content))
 }
 
-func (s *scene) eventually(t *testing.T, what string, want int, is func(*batch.Task) bool) {
+// waitForTasks waits until a condition holds for a number of tasks.
+func (s *schedulerSuite) waitForTasks(t *testing.T, what string, want int, condition func(*batch.Task) bool) {
 	t.Helper()
 	kit.Eventually(t, what, func(context.Context) error {
-		if n := s.seen(is); n != want {
-			return fmt.Errorf("it is so of %d tasks, not of %d", n, want)
+		if n := s.count(condition); n != want {
+			return fmt.Errorf("got %d tasks, want %d", n, want)
 		}
 		return nil
 	})
 }
 
-func says(message string) func(*batch.Task) bool {
+// unschedulable returns a condition that holds for a task which waits with this message.
+func unschedulable(message string) func(*batch.Task) bool {
 	return func(task *batch.Task) bool {
 		c := meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled)
 		return c != nil && c.Status == metav1.ConditionFalse && c.Reason == batch.TaskReasonUnschedulable && c.Message == message
 	}
 }
 
-func servedByWeight(t *testing.T, s *scene) {
+func (s *schedulerSuite) sharesByWeight(t *testing.T) {
 	for name, weight := range map[string]int32{"one": 1, "three": 3} {
 		s.queue(t, name, func(spec *batch.TaskQueueSpec) {
 			spec.Weight, spec.StopPolicy = &weight, ptr.To(batch.StopPolicyHold)
 		})
 	}
-	s.create(t, 75, "one", "sleep 0.1") // the older ones
+	s.create(t, 75, "one", "sleep 0.1") // older than those of the other queue
 	s.create(t, 225, "three", "sleep 0.1")
-	if n := len(s.started()); n > 0 {
-		t.Fatalf("%d tasks were started while their queues were held", n)
+	if n := len(s.bound()); n > 0 {
+		t.Fatalf("got %d bindings while the queues were held, want none", n)
 	}
 	for _, name := range []string{"one", "three"} {
-		s.change(t, name, stop(batch.StopPolicyNone))
+		s.change(t, name, withStopPolicy(batch.StopPolicyNone))
 	}
-	s.eventually(t, "all have run", 300, succeeded)
-	starts, n := s.started()[16:240], 0 // the first queue was let go a moment earlier
-	for _, task := range starts {
+	s.waitForTasks(t, "all have succeeded", 300, isSucceeded)
+	bindings, n := s.bound()[16:240], 0 // queue one was released a moment earlier
+	for _, task := range bindings {
 		if task.Spec.QueueName == "one" {
 			n++
 		}
 	}
-	if share := float64(n) / float64(len(starts)); share < 0.20 || share > 0.30 {
-		t.Errorf("the queue of weight 1 beside one of weight 3 had %.2f of the starts", share)
+	if share := float64(n) / float64(len(bindings)); share < 0.20 || share > 0.30 {
+		t.Errorf("the queue of weight 1 beside one of weight 3 has a share of %.2f, want 0.25", share)
 	}
 }
 
-func holds(t *testing.T, s *scene) {
-	s.queue(t, "q", stop(batch.StopPolicyNone))
+func (s *schedulerSuite) holdsQueue(t *testing.T) {
+	s.queue(t, "q", withStopPolicy(batch.StopPolicyNone))
 	s.create(t, 90, "q", "sleep 0.1")
-	kit.Eventually(t, "some are started", func(context.Context) error {
-		if n := len(s.started()); n < 20 {
-			return fmt.Errorf("%d are", n)
+	kit.Eventually(t, "20 tasks are bound", func(context.Context) error {
+		if n := len(s.bound()); n < 20 {
+			return fmt.Errorf("got %d", n)
 		}
 		return nil
 	})
-	s.change(t, "q", stop(batch.StopPolicyHold))
+	s.change(t, "q", withStopPolicy(batch.StopPolicyHold))
 	held := time.Now()
-	s.eventually(t, "those that run end", 0, func(task *batch.Task) bool { return task.Spec.WorkerName != "" && !finished(task) })
-	n := len(s.started())
+	s.waitForTasks(t, "no task runs", 0, func(task *batch.Task) bool { return task.Spec.WorkerName != "" && !task.Status.Phase.Finished() })
+	n := len(s.bound())
 	if n > 60 {
-		t.Errorf("%d tasks were started", n)
+		t.Errorf("got %d bindings, want those of before the hold only", n)
 	}
-	s.eventually(t, "the others say why they wait", 90-n, says("Queue q is held (stopPolicy Hold)."))
-	if again := len(s.started()); again != n {
-		t.Errorf("%d more tasks were started while the queue was held", again-n)
+	s.waitForTasks(t, "the other tasks have the reason", 90-n, unschedulable("Queue q is held (stopPolicy Hold)."))
+	if again := len(s.bound()); again != n {
+		t.Errorf("got %d bindings while the queue was held, want none", again-n)
 	}
-	for _, task := range s.started() {
+	for _, task := range s.bound() {
 		at := meta.FindStatusCondition(task.Status.Conditions, batch.TaskScheduled).LastTransitionTime
-		if at.Sub(held) > time.Second { // times have whole seconds
-			t.Errorf("%s was started at %s, the queue was held at %s", task.Name, at, held)
+		if at.Sub(held) > time.Second { // timestamps have whole seconds
+			t.Errorf("%s was bound at %s, after the queue was held at %s", task.Name, at, held)
 		}
 	}
-	s.change(t, "q", stop(batch.StopPolicyNone))
-	s.eventually(t, "all have run", 90, succeeded)
+	s.change(t, "q", withStopPolicy(batch.StopPolicyNone))
+	s.waitForTasks(t, "all have succeeded", 90, isSucceeded)
 }
 
-func drains(t *testing.T, s *scene) {
-	s.queue(t, "q", stop(batch.StopPolicyNone))
-	// Two that run a task at a time would meet in its directory.
-	const script = `mkdir "$DIR/$TASK_NAME" || echo "$TASK_NAME" >> "$DIR/met"
+func (s *schedulerSuite) drainsQueue(t *testing.T) {
+	s.queue(t, "q", withStopPolicy(batch.StopPolicyNone))
+	// If a task ran twice at a time, mkdir would fail.
+	const script = `mkdir "$DIR/$TASK_NAME" || echo "$TASK_NAME" >> "$DIR/twice"
 		echo $$$$ > "$DIR/$TASK_NAME.pid"
 		echo "$TASK_NAME" >> "$DIR/ran"
 		trap 'rmdir "$DIR/$TASK_NAME"; exit 1' TERM
@@ -377,51 +357,51 @@ func drains(t *testing.T, s *scene) {
 		rmdir "$DIR/$TASK_NAME"`
 	s.create(t, 6, "q", script)
 	s.create(t, 2, "other", `until [ -e "$DIR/go" ]; do sleep 0.1; done`)
-	kit.Eventually(t, "all run", func(context.Context) error {
+	kit.Eventually(t, "six commands run", func(context.Context) error {
 		if ran := s.lines(t, "ran"); len(ran) != 6 {
-			return fmt.Errorf("%d do", len(ran))
+			return fmt.Errorf("got %d", len(ran))
 		}
 		return nil
 	})
-	s.change(t, "q", stop(batch.StopPolicyHoldAndDrain))
-	isBack := func(task *batch.Task) bool {
+	s.change(t, "q", withStopPolicy(batch.StopPolicyHoldAndDrain))
+	isEvicted := func(task *batch.Task) bool {
 		d := meta.FindStatusCondition(task.Status.Conditions, batch.DisruptionTarget)
 		return task.Spec.QueueName == "q" && task.Spec.WorkerName == "" && task.Status.Phase == batch.TaskPending && task.Status.Disruptions == 1 &&
 			d != nil && d.Reason == "TaskQueueStopped"
 	}
-	s.eventually(t, "all of the queue are back", 6, isBack)
-	s.eventually(t, "those of the other queue go on", 2, func(task *batch.Task) bool { return task.Spec.QueueName == "other" && task.Spec.WorkerName != "" })
-	kit.Eventually(t, "the commands are gone", func(context.Context) error {
+	s.waitForTasks(t, "all tasks of the queue are evicted", 6, isEvicted)
+	s.waitForTasks(t, "the tasks of the other queue stay bound", 2, func(task *batch.Task) bool { return task.Spec.QueueName == "other" && task.Spec.WorkerName != "" })
+	kit.Eventually(t, "the commands have ended", func(context.Context) error {
 		for i := range 6 {
 			pid, err := strconv.Atoi(s.lines(t, fmt.Sprintf("q-%04d.pid", i))[0])
 			kit.Check(t, err)
 			if syscall.Kill(pid, 0) == nil {
-				return fmt.Errorf("process %d is there", pid)
+				return fmt.Errorf("process %d exists", pid)
 			}
 		}
 		return nil
 	})
-	// What was killed could not clear up.
+	// A command that was killed could not remove its directory.
 	for i := range 6 {
 		if err := os.Remove(s.path(fmt.Sprintf("q-%04d", i))); err != nil && !os.IsNotExist(err) {
 			t.Error(err)
 		}
 	}
-	kit.Check(t, os.WriteFile(s.path("go"), nil, 0o600))
-	s.change(t, "q", stop(batch.StopPolicyNone))
-	s.eventually(t, "all have run to the end, although they may not be tried again", 8, succeeded)
+	touch(t, s.path("go"))
+	s.change(t, "q", withStopPolicy(batch.StopPolicyNone))
+	s.waitForTasks(t, "all have succeeded, though a failure would not be retried", 8, isSucceeded)
 	if ran := s.lines(t, "ran"); len(ran) != 12 {
-		t.Errorf("there were %d starts, want two of each task: %q", len(ran), ran)
+		t.Errorf("got %d starts, want two of each task: %q", len(ran), ran)
 	}
-	if met := s.lines(t, "met"); len(met) > 0 {
-		t.Errorf("tasks ran twice at a time: %q", met)
+	if twice := s.lines(t, "twice"); len(twice) > 0 {
+		t.Errorf("these tasks ran twice at a time: %q", twice)
 	}
 }
 
-func keepsLimits(t *testing.T, s *scene) {
+func (s *schedulerSuite) enforcesLimits(t *testing.T) {
 	most := map[string]int{}
 	s.mu.Lock()
-	s.check = func() string {
+	s.invariant = func() string {
 		few, cpu := len(s.running("few")), int64(0)
 		for _, task := range s.running("cpu") {
 			amount := task.Spec.Resources.Requests[batch.ResourceCPU]
@@ -447,20 +427,20 @@ func keepsLimits(t *testing.T, s *scene) {
 	for _, amount := range []string{"1", "2", "3"} {
 		s.create(t, 10, "cpu", "sleep 0.1", ask(amount), func(task *batch.Task) { task.Name += "-" + amount })
 	}
-	hopeless := s.newTask("hopeless", "cpu", "true")
-	ask("5")(hopeless)
-	_, err := s.api.Tasks(s.namespace).Create(t.Context(), hopeless, metav1.CreateOptions{})
+	unsatisfiable := s.newTask("unsatisfiable", "cpu", "true")
+	ask("5")(unsatisfiable)
+	_, err := s.api.Tasks(s.namespace).Create(t.Context(), unsatisfiable, metav1.CreateOptions{})
 	kit.Check(t, err)
-	s.eventually(t, "all have run", 90, succeeded)
-	s.eventually(t, "the one past the limit says so", 1, says("Queue cpu is limited to 4 cpu, and the task requests 5."))
+	s.waitForTasks(t, "all have succeeded", 90, isSucceeded)
+	s.waitForTasks(t, "the task over the limit has the reason", 1, unschedulable("Queue cpu is limited to 4 cpu, and the task requests 5."))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if most["few"] != 3 || most["cpu"] != 4 {
-		t.Errorf("the limits were not made use of: at most %v", most)
+		t.Errorf("got at most %v, want the limits reached", most)
 	}
 }
 
-func tellsStatus(t *testing.T, s *scene) {
+func (s *schedulerSuite) reportsStatus(t *testing.T) {
 	s.queue(t, "q", func(spec *batch.TaskQueueSpec) { spec.MaxRunningTasks = ptr.To[int32](2) })
 	s.create(t, 5, "q", `until [ -e "$DIR/go" ]; do sleep 0.1; done`, func(task *batch.Task) {
 		task.Spec.Resources.Requests = batch.ResourceList{batch.ResourceCPU: resource.MustParse("500m")}
@@ -476,12 +456,12 @@ func tellsStatus(t *testing.T, s *scene) {
 			return err
 		})
 	}
-	status("the queue counts", func(status *batch.TaskQueueStatus) bool { return status.Pending == 3 && status.Running == 2 })
+	status("the status has the counts", func(status *batch.TaskQueueStatus) bool { return status.Pending == 3 && status.Running == 2 })
 	oldest := kit.Must(s.api.Tasks(s.namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.workerName=,spec.queueName=q"}))(t).Items[0].CreationTimestamp
 	if cpu := queue.Status.Used[batch.ResourceCPU]; cpu.String() != "1" || queue.Status.OldestPendingTime.Sub(oldest.Time).Abs() > time.Second {
 		t.Errorf("the status is %+v", queue.Status)
 	}
-	s.eventually(t, "the tasks say why they wait", 3, says("Queue q runs 2 of at most 2 tasks."))
+	s.waitForTasks(t, "the tasks have the reason", 3, unschedulable("Queue q runs 2 of at most 2 tasks."))
 
 	kubeconfig := s.env.Kubeconfig(t, s.env.Admin(t), s.namespace)
 	kubectl := func(args ...string) string {
@@ -491,26 +471,26 @@ func tellsStatus(t *testing.T, s *scene) {
 		return out
 	}
 	kubectl("wait", "--for=condition=Active", "--timeout=30s", "tq/q")
-	s.change(t, "q", stop(batch.StopPolicyHold))
+	s.change(t, "q", withStopPolicy(batch.StopPolicyHold))
 	kubectl("wait", "--for=condition=Active=false", "--timeout=30s", "tq/q")
 	if fields := strings.Fields(kubectl("get", "tq", "q", "--no-headers")); len(fields) != 6 || !slices.Equal(fields[:5], []string{"q", "3", "2", "2", "Hold"}) {
-		t.Errorf("kubectl get tq prints %q", fields)
+		t.Errorf("kubectl get tq printed %q", fields)
 	}
-	s.change(t, "q", stop(batch.StopPolicyNone))
-	kit.Check(t, os.WriteFile(s.path("go"), nil, 0o600))
+	s.change(t, "q", withStopPolicy(batch.StopPolicyNone))
+	touch(t, s.path("go"))
 	status("the queue is empty", func(status *batch.TaskQueueStatus) bool {
 		return status.Pending == 0 && status.Running == 0 && status.OldestPendingTime == nil && len(status.Used) == 0
 	})
-	at := queue.ResourceVersion
-	// Other queues cost this one nothing.
+	// Tasks of other queues cause no write of this status.
+	version := queue.ResourceVersion
 	s.create(t, 20, "other", "true")
-	s.eventually(t, "the others have run", 25, succeeded)
-	if queue = kit.Must(s.api.TaskQueues(s.namespace).Get(t.Context(), "q", metav1.GetOptions{}))(t); queue.ResourceVersion != at {
-		t.Errorf("the status was written although nothing has changed: %+v", queue.Status)
+	s.waitForTasks(t, "the others have succeeded", 25, isSucceeded)
+	if queue = kit.Must(s.api.TaskQueues(s.namespace).Get(t.Context(), "q", metav1.GetOptions{}))(t); queue.ResourceVersion != version {
+		t.Errorf("the status was written although it has not changed: %+v", queue.Status)
 	}
 }
 
-func pushesBack(t *testing.T, s *scene) {
+func (s *schedulerSuite) refusesTooManyTasks(t *testing.T) {
 	s.queue(t, "q", func(spec *batch.TaskQueueSpec) {
 		spec.MaxPendingTasks, spec.StopPolicy = ptr.To[int32](5), ptr.To(batch.StopPolicyHold)
 	})
@@ -518,13 +498,13 @@ func pushesBack(t *testing.T, s *scene) {
 	var retryAfter string
 	config := rest.CopyConfig(s.env.Admin(t))
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		return transport(func(request *http.Request) (*http.Response, error) {
+		return roundTripper(func(request *http.Request) (*http.Response, error) {
 			response, err := next.RoundTrip(request)
 			if err == nil && response.StatusCode == http.StatusTooManyRequests {
 				mu.Lock()
 				retryAfter = response.Header.Get("Retry-After")
 				mu.Unlock()
-				response.Header.Del("Retry-After") // the client is not to try again
+				response.Header.Del("Retry-After") // so that the client does not retry
 			}
 			return response, err
 		})
@@ -538,10 +518,10 @@ func pushesBack(t *testing.T, s *scene) {
 		kit.Check(t, try(fmt.Sprint("dry-", i), "q", metav1.DryRunAll))
 	}
 	for i := range 5 {
-		kit.Eventually(t, "those before are known", func(ctx context.Context) error {
+		kit.Eventually(t, "the status counts the earlier tasks", func(ctx context.Context) error {
 			queue, err := s.api.TaskQueues(s.namespace).Get(ctx, "q", metav1.GetOptions{})
 			if err == nil && int(queue.Status.Pending) != i {
-				err = fmt.Errorf("pending is %d", queue.Status.Pending)
+				err = fmt.Errorf("got pending %d, want %d", queue.Status.Pending, i)
 			}
 			return err
 		})
@@ -550,24 +530,24 @@ func pushesBack(t *testing.T, s *scene) {
 	kit.Eventually(t, "a dry run is refused", func(context.Context) error {
 		err := try("more", "q", metav1.DryRunAll)
 		if err == nil {
-			return fmt.Errorf("it is not")
+			return errors.New("it is accepted")
 		}
 		if !apierrors.IsTooManyRequests(err) || !strings.Contains(err.Error(), "queue q has 5 pending tasks of at most 5 (maxPendingTasks)") {
-			t.Fatalf("got %v", err)
+			t.Fatalf("a task over the limit: got %v", err)
 		}
 		return nil
 	})
 	if err := try("more", "q"); !apierrors.IsTooManyRequests(err) {
-		t.Errorf("a sixth task: %v", err)
+		t.Errorf("a sixth task: got %v, want status 429", err)
 	}
 	mu.Lock()
 	if seconds, err := strconv.Atoi(retryAfter); err != nil || seconds < 1 || seconds > 5 {
-		t.Errorf("Retry-After is %q", retryAfter)
+		t.Errorf("got Retry-After %q, want 1 to 5 seconds", retryAfter)
 	}
 	mu.Unlock()
 	kit.Check(t, try("elsewhere", "other"))
 
-	// kubectl waits until there is room.
+	// kubectl retries until the task is accepted.
 	kubeconfig := s.env.Kubeconfig(t, s.env.Admin(t), s.namespace)
 	created := make(chan error)
 	go func() {
@@ -575,11 +555,11 @@ func pushesBack(t *testing.T, s *scene) {
 			"spec":{"queueName":"q","command":["true"]}}`, s.namespace), "create", "-f", "-")
 		created <- err
 	}()
-	s.change(t, "q", stop(batch.StopPolicyNone))
+	s.change(t, "q", withStopPolicy(batch.StopPolicyNone))
 	kit.Check(t, <-created)
-	s.eventually(t, "all have run", 7, succeeded)
+	s.waitForTasks(t, "all have succeeded", 7, isSucceeded)
 
-	// A set waits, says so, and completes.
+	// A set retries, with a condition, and completes.
 	s.change(t, "q", func(spec *batch.TaskQueueSpec) { spec.MaxRunningTasks = ptr.To[int32](2) })
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: "set"}}
 	set.Spec.Parallelism, set.Spec.Completions = ptr.To[int32](20), ptr.To[int32](40)
@@ -603,29 +583,30 @@ func pushesBack(t *testing.T, s *scene) {
 		return found
 	}
 	if failure := waitSet(batch.TaskSetReplicaFailure); !strings.Contains(failure.Message, "queue q has ") || failure.Reason != "FailedCreate" {
-		t.Errorf("the condition of the set is %+v", failure)
+		t.Errorf("got the condition %+v", failure)
 	}
 	waitSet(batch.TaskSetComplete)
 }
 
-type transport func(*http.Request) (*http.Response, error)
+// roundTripper is a function as an http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
 
-func (f transport) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
+func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
 
-func startsLarge(t *testing.T, s *scene) {
+func (s *schedulerSuite) startsLargeTask(t *testing.T) {
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: "small"}}
 	set.Spec.Parallelism, set.Spec.Completions = ptr.To[int32](16), ptr.To[int32](100_000)
 	set.Spec.QueueName = "q"
-	// They do not end before the large one has said why it waits, and then not together.
-	set.Spec.Template.Spec = s.newTask("", "q", `while ! [ -e "$DIR/told" ]; do sleep 0.1; done; sleep 0.$((3 + TASK_INDEX % 7))`).Spec
+	// The small tasks run until the large one has its reason, and then end one after another.
+	set.Spec.Template.Spec = s.newTask("", "q", `while ! [ -e "$DIR/reported" ]; do sleep 0.1; done; sleep 0.$((3 + TASK_INDEX % 7))`).Spec
 	set.Spec.Template.Spec.Resources.Requests = batch.ResourceList{batch.ResourceCPU: resource.MustParse("1")}
 	_, err := s.api.TaskSets(s.namespace).Create(t.Context(), set, metav1.CreateOptions{})
 	kit.Check(t, err)
-	kit.Eventually(t, "the workers are full", func(context.Context) error {
+	kit.Eventually(t, "the small tasks fill the workers", func(context.Context) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if running := len(s.running("q")); running < 8 {
-			return fmt.Errorf("%d tasks run", running)
+			return fmt.Errorf("got %d running tasks, want 8", running)
 		}
 		return nil
 	})
@@ -633,12 +614,12 @@ func startsLarge(t *testing.T, s *scene) {
 	large.Spec.Resources.Requests = batch.ResourceList{batch.ResourceCPU: resource.MustParse("4")}
 	_, err = s.api.Tasks(s.namespace).Create(t.Context(), large, metav1.CreateOptions{})
 	kit.Check(t, err)
-	kit.Eventually(t, "the large one says why it waits", func(context.Context) error {
+	kit.Eventually(t, "the large task has the reason", func(context.Context) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		large := s.tasks["large"]
 		if large == nil {
-			return errors.New("it has not been seen")
+			return errors.New("it has not been observed")
 		}
 		c := meta.FindStatusCondition(large.Status.Conditions, batch.TaskScheduled)
 		if c == nil || c.Status != metav1.ConditionFalse || !strings.HasPrefix(c.Message, "0/2 workers are available: 2 had insufficient cpu") {
@@ -646,11 +627,11 @@ func startsLarge(t *testing.T, s *scene) {
 		}
 		return nil
 	})
-	kit.Check(t, os.WriteFile(filepath.Join(s.dir, "told"), nil, 0o600))
-	// Meanwhile it is updated all the time, which must not cost it the room that is kept for it.
+	touch(t, s.path("reported"))
+	// Updates of the large task must not release the reservation for it.
 	updates := 0
-	kit.Eventually(t, "the large one has run", func(ctx context.Context) error {
-		if s.seen(func(task *batch.Task) bool { return task.Name == "large" && succeeded(task) }) == 1 {
+	kit.Eventually(t, "the large task has succeeded", func(ctx context.Context) error {
+		if s.count(func(task *batch.Task) bool { return task.Name == "large" && isSucceeded(task) }) == 1 {
 			return nil
 		}
 		updates++
@@ -658,23 +639,23 @@ func startsLarge(t *testing.T, s *scene) {
 		if _, err := s.api.Tasks(s.namespace).Patch(ctx, "large", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 			return err
 		}
-		return fmt.Errorf("it has not, after %d updates", updates)
+		return fmt.Errorf("it waits after %d updates", updates)
 	})
 }
 
-// supervise starts a worker that is started again whenever it ends, as systemd or a kubelet does.
-func (s *scene) supervise(t *testing.T, name string, places int) {
+// supervise starts a worker, and restarts it whenever it ends, as systemd or a kubelet does.
+func (s *schedulerSuite) supervise(t *testing.T, name string, slots int) {
 	t.Helper()
-	process := s.env.StartWorker(t, s.env.Worker(t, s.namespace, name), s.namespace, name, nil, fmt.Sprintf("--tasks=%d", places), "--state-dir="+t.TempDir())
+	process := s.env.StartWorker(t, s.env.Worker(t, s.namespace, name), s.namespace, name, nil, fmt.Sprintf("--tasks=%d", slots), "--state-dir="+t.TempDir())
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() {
-		ended <- wait.PollUntilContextCancel(ctx, poll, true, func(ctx context.Context) (bool, error) {
+		ended <- wait.PollUntilContextCancel(ctx, 50*time.Millisecond, true, func(ctx context.Context) (bool, error) {
 			if process.Err() == nil {
 				return false, nil
 			}
 			if err := process.Restart(ctx); err != nil && ctx.Err() == nil {
-				t.Log(err) // it may have ended again before it was ready
+				t.Log(err) // it may end again before it is ready
 			}
 			return false, nil
 		})
@@ -685,25 +666,25 @@ func (s *scene) supervise(t *testing.T, name string, places int) {
 	})
 }
 
-// failsWhatCrashes: a task that kills its worker, whichever it is, fails in the end. Tasks that ran beside it when it did so first are
-// not counted with it again.
-func failsWhatCrashes(t *testing.T, s *scene) {
+// failsCrashingTask runs a task that kills each of its workers, until it fails. A task that ran beside it at the first
+// crash must not run beside it again, and so counts at most one crash.
+func (s *schedulerSuite) failsCrashingTask(t *testing.T) {
 	for i := range 2 {
 		s.supervise(t, fmt.Sprintf("supervised-%d", i), 4)
 	}
 	s.create(t, 4, "innocent", "until [ -e $DIR/crashed ]; do sleep 0.5; done; sleep 1")
-	s.eventually(t, "the innocent run", 4, func(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning })
+	s.waitForTasks(t, "the innocent tasks run", 4, isRunning)
 	crash := s.newTask("crash", "crash", "sleep 1; touch $DIR/crashed; kill -9 $PPID")
 	crash.Spec.CrashLimit = ptr.To[int32](3)
 	_, err := s.api.Tasks(s.namespace).Create(t.Context(), crash, metav1.CreateOptions{})
 	kit.Check(t, err)
 	beside := ""
 	s.mu.Lock()
-	s.check = func() string {
+	s.invariant = func() string {
 		for _, task := range s.tasks {
 			for _, other := range s.tasks {
 				if task != other && task.Status.WorkerCrashes > 0 && task.Spec.WorkerName != "" && task.Spec.WorkerName == other.Spec.WorkerName &&
-					!finished(task) && !finished(other) {
+					!task.Status.Phase.Finished() && !other.Status.Phase.Finished() {
 					return fmt.Sprintf("%s runs beside %s, whose worker has crashed", other.Name, task.Name)
 				}
 			}
@@ -714,26 +695,27 @@ func failsWhatCrashes(t *testing.T, s *scene) {
 		return ""
 	}
 	s.mu.Unlock()
-	s.eventually(t, "it has failed", 1, func(task *batch.Task) bool { return task.Name == "crash" && task.Status.Phase == batch.TaskFailed })
-	s.eventually(t, "the innocent have succeeded", 4, succeeded)
+	s.waitForTasks(t, "the crashing task has failed", 1, func(task *batch.Task) bool { return task.Name == "crash" && task.Status.Phase == batch.TaskFailed })
+	s.waitForTasks(t, "the innocent tasks have succeeded", 4, isSucceeded)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, task := range s.tasks {
 		switch end := task.Status.State.Terminated; {
 		case task.Name == "crash":
 			if task.Status.WorkerCrashes != 3 || end.Reason != batch.TaskReasonWorkerCrashed || task.Spec.WorkerName == "" {
-				t.Errorf("the task that crashes is %+v", task.Status)
+				t.Errorf("the crashing task: got status %+v", task.Status)
 			}
 		case task.Status.WorkerCrashes > 1:
-			t.Errorf("%s was counted %d times", task.Name, task.Status.WorkerCrashes)
+			t.Errorf("%s counts %d crashes, want at most 1", task.Name, task.Status.WorkerCrashes)
 		}
 	}
 	if beside == "" {
-		t.Error("nothing ran beside the task when it crashed first: the test shows nothing")
+		t.Error("the test proves nothing: no task ran beside the crashing task at its first crash")
 	}
 }
 
-func tellsMetrics(t *testing.T, port string) {
+// schedulerMetrics checks the metrics of the manager that led during schedulerAggregated.
+func schedulerMetrics(t *testing.T, port string) {
 	response := kit.Must(http.Get("http://127.0.0.1:" + port + "/metrics"))(t)
 	defer response.Body.Close()
 	body := string(kit.Must(io.ReadAll(response.Body))(t))
@@ -743,18 +725,18 @@ func tellsMetrics(t *testing.T, port string) {
 		`leat_task_scheduling_wait_seconds_count `, `leat_task_requeues_total{reason="TaskQueueStopped"} 6`, `leat_queue_evictions_total 6`,
 	} {
 		if !strings.Contains(body, "\n"+want) {
-			t.Errorf("/metrics does not say %s", want)
+			t.Errorf("/metrics has no %s", want)
 		}
 	}
 }
 
-// The leader is killed, and frozen for longer than its lease: another takes over, and whatever the first still sends when it wakes, no task
-// is bound twice and no limit exceeded.
-func anotherLeader(t *testing.T, s *scene, first, second *host.Process) {
+// frozenLeader freezes the leader until the other manager has taken over, wakes it, and then restarts both. No task
+// may be bound twice, and no limit exceeded, whatever the first manager still sends when it wakes.
+func (s *schedulerSuite) frozenLeader(t *testing.T, first, second *host.Process) {
 	s.mu.Lock()
-	s.check = func() string {
+	s.invariant = func() string {
 		if n := len(s.running("q")); n > 3 {
-			return fmt.Sprintf("%d tasks run", n)
+			return fmt.Sprintf("%d tasks run, and at most 3 may", n)
 		}
 		return ""
 	}
@@ -762,28 +744,28 @@ func anotherLeader(t *testing.T, s *scene, first, second *host.Process) {
 	s.queue(t, "q", func(spec *batch.TaskQueueSpec) { spec.MaxRunningTasks = ptr.To[int32](3) })
 	const tasks = 240
 	s.create(t, tasks, "q", `echo "$TASK_NAME" >> "$DIR/ran"; sleep 0.2`)
-	bound := func(n int) {
+	waitForBindings := func(n int) {
 		t.Helper()
-		kit.Eventually(t, fmt.Sprintf("%d tasks are started", n), func(context.Context) error {
-			if got := len(s.started()); got < n {
-				return fmt.Errorf("%d are", got)
+		kit.Eventually(t, fmt.Sprintf("%d tasks are bound", n), func(context.Context) error {
+			if got := len(s.bound()); got < n {
+				return fmt.Errorf("got %d", got)
 			}
 			return nil
 		})
 	}
-	bound(20)
+	waitForBindings(20)
 	kit.Check(t, first.Signal(syscall.SIGSTOP))
-	bound(len(s.started()) + 20) // by the other one
+	waitForBindings(len(s.bound()) + 20) // by the other manager
 	kit.Check(t, first.Signal(syscall.SIGCONT))
-	bound(len(s.started()) + 20)
-	kit.Check(t, first.Restart(t.Context())) // it has ended when it saw that it was not the leader any more
+	waitForBindings(len(s.bound()) + 20)
+	kit.Check(t, first.Restart(t.Context())) // it has exited because it lost the lease
 	kit.Check(t, second.Restart(t.Context()))
-	bound(len(s.started()) + 20)
-	s.eventually(t, "all have run", tasks, succeeded)
-	if n := len(s.started()); n != tasks {
-		t.Errorf("there were %d bindings of %d tasks", n, tasks)
+	waitForBindings(len(s.bound()) + 20)
+	s.waitForTasks(t, "all have succeeded", tasks, isSucceeded)
+	if n := len(s.bound()); n != tasks {
+		t.Errorf("got %d bindings of %d tasks", n, tasks)
 	}
 	if ran := s.lines(t, "ran"); len(ran) != tasks {
-		t.Errorf("%d commands have run for %d tasks", len(ran), tasks)
+		t.Errorf("got %d commands for %d tasks", len(ran), tasks)
 	}
 }

@@ -14,26 +14,27 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package docs reads the pages of docs/, and tests the commands on them.
-package docs
+// Package pages reads the pages of docs/.
+package pages
 
 import "strings"
 
-const fence = "```"
+// Fence opens and closes a block.
+const Fence = "```"
 
-// Blocks returns the fenced blocks of a page in a language, without the indentation that a block in a list has.
+// Blocks returns the fenced blocks of a page in a language, without the indentation of blocks in lists.
 func Blocks(page, language string) []string {
 	var blocks []string
 	indent, inside, wanted := "", false, false
 	for line := range strings.Lines(page) {
 		text := strings.TrimLeft(line, " ")
 		switch {
-		case !inside && strings.HasPrefix(text, fence):
+		case !inside && strings.HasPrefix(text, Fence):
 			inside, indent = true, line[:len(line)-len(text)]
-			if wanted = strings.TrimSpace(text) == fence+language; wanted {
+			if wanted = strings.TrimSpace(text) == Fence+language; wanted {
 				blocks = append(blocks, "")
 			}
-		case inside && strings.TrimSpace(text) == fence:
+		case inside && strings.TrimSpace(text) == Fence:
 			inside = false
 		case inside && wanted:
 			blocks[len(blocks)-1] += strings.TrimPrefix(line, indent)
