@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package registry
+package api
 
 import (
 	"bytes"
@@ -32,8 +32,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// objects has an object of each kind.
-var objects = map[string]map[string]any{
+// registryObjects are valid objects, by resource.
+var registryObjects = map[string]map[string]any{
 	"tasks": {"kind": "Task", "spec": map[string]any{"command": []any{"true"}}},
 	"tasksets": {"kind": "TaskSet", "spec": map[string]any{
 		"completions": 3, "template": map[string]any{"spec": map[string]any{"command": []any{"true"}}},
@@ -43,8 +43,9 @@ var objects = map[string]map[string]any{
 	"workerleases": {"kind": "WorkerLease", "spec": map[string]any{"holderIdentity": "i"}},
 }
 
-// call sends an object, if there is one, as CBOR, and gives the answer.
-func call(t *testing.T, config *rest.Config, method, path, contentType string, object any) (*http.Response, []byte) {
+// registryCall sends a request that accepts CBOR and returns the response with its body. A non-nil object is the body of
+// the request, in CBOR. The caller closes the body of the response to a watch.
+func registryCall(t *testing.T, config *rest.Config, method, path, contentType string, object any) (*http.Response, []byte) {
 	t.Helper()
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -79,8 +80,9 @@ func call(t *testing.T, config *rest.Config, method, path, contentType string, o
 	return response, answer
 }
 
-// writerOf is who may create the object "a" of a resource: a worker registers itself.
-func writerOf(t *testing.T, e *kit.Env, namespace, resource string) *rest.Config {
+// registryWriter returns the credentials of a client that may create the object "a" of a resource. For Workers and
+// WorkerLeases, it is the worker itself.
+func registryWriter(t *testing.T, e *kit.Env, namespace, resource string) *rest.Config {
 	t.Helper()
 	if strings.HasPrefix(resource, "worker") {
 		return e.Worker(t, namespace, "a")
@@ -88,7 +90,7 @@ func writerOf(t *testing.T, e *kit.Env, namespace, resource string) *rest.Config
 	return e.Admin(t)
 }
 
-func withName(object map[string]any, name string) map[string]any {
+func registryWithName(object map[string]any, name string) map[string]any {
 	named := map[string]any{"apiVersion": "batch.leat.dev/v1alpha1", "metadata": map[string]any{"name": name}}
 	for key, value := range object {
 		named[key] = value
@@ -101,27 +103,27 @@ func TestCBORIsRefusedByDefault(t *testing.T) {
 	namespace, admin := e.Namespace(t), e.Admin(t)
 	for _, kind := range registrybatch.Kinds {
 		resource := kind.Describe().GroupResource.Resource
-		writer := writerOf(t, e, namespace, resource)
-		if response, answer := call(t, admin, http.MethodGet, namespace+"/"+resource, "", nil); response.StatusCode != http.StatusNotAcceptable {
-			t.Errorf("%s: reading CBOR: %s: %s", resource, response.Status, answer)
+		writer := registryWriter(t, e, namespace, resource)
+		if response, answer := registryCall(t, admin, http.MethodGet, namespace+"/"+resource, "", nil); response.StatusCode != http.StatusNotAcceptable {
+			t.Errorf("%s: get with CBOR: got %s, want 406: %s", resource, response.Status, answer)
 		}
-		response, answer := call(t, writer, http.MethodPost, namespace+"/"+resource, "application/cbor", withName(objects[resource], "a"))
-		// Which of the two is found out first is upstream's affair.
+		response, answer := registryCall(t, writer, http.MethodPost, namespace+"/"+resource, "application/cbor", registryWithName(registryObjects[resource], "a"))
+		// Upstream's handlers decide which of the two headers they check first.
 		if response.StatusCode != http.StatusUnsupportedMediaType && response.StatusCode != http.StatusNotAcceptable {
-			t.Errorf("%s: writing CBOR: %s: %s", resource, response.Status, answer)
+			t.Errorf("%s: create with CBOR: got %s, want 415 or 406: %s", resource, response.Status, answer)
 		}
 	}
 }
 
-func TestAllKindsSpeakCBORWithItsFeatureGate(t *testing.T) {
+func TestAllKindsServeCBORWithItsFeatureGate(t *testing.T) {
 	e := kit.Aggregated(t, "--feature-gates=kube:CBORServingAndStorage=true")
 	namespace, admin := e.Namespace(t), e.Admin(t)
 	for _, kind := range registrybatch.Kinds {
 		d := kind.Describe()
 		resource := d.GroupResource.Resource
-		object, ok := objects[resource]
+		object, ok := registryObjects[resource]
 		if !ok {
-			t.Errorf("%s: add an object to objects", resource)
+			t.Errorf("%s: add an object to registryObjects", resource)
 			continue
 		}
 		t.Run(resource, func(t *testing.T) {
@@ -129,7 +131,7 @@ func TestAllKindsSpeakCBORWithItsFeatureGate(t *testing.T) {
 			read := func(response *http.Response, answer []byte, status int) map[string]any {
 				t.Helper()
 				if response.StatusCode != status || response.Header.Get("Content-Type") != "application/cbor" {
-					t.Fatalf("%s of type %s: %s", response.Status, response.Header.Get("Content-Type"), answer)
+					t.Fatalf("got %s of type %s, want %d of application/cbor: %s", response.Status, response.Header.Get("Content-Type"), status, answer)
 				}
 				var object map[string]any
 				if err := direct.Unmarshal(answer, &object); err != nil {
@@ -137,37 +139,37 @@ func TestAllKindsSpeakCBORWithItsFeatureGate(t *testing.T) {
 				}
 				return object
 			}
-			writer := writerOf(t, e, namespace, resource)
-			response, answer := call(t, writer, http.MethodPost, path, "application/cbor", withName(object, "a"))
+			writer := registryWriter(t, e, namespace, resource)
+			response, answer := registryCall(t, writer, http.MethodPost, path, "application/cbor", registryWithName(object, "a"))
 			created := read(response, answer, http.StatusCreated)
 			if created["kind"] != object["kind"] {
-				t.Errorf("created a %v", created["kind"])
+				t.Errorf("created kind: got %v, want %v", created["kind"], object["kind"])
 			}
-			response, answer = call(t, admin, http.MethodGet, path, "", nil)
+			response, answer = registryCall(t, admin, http.MethodGet, path, "", nil)
 			list := read(response, answer, http.StatusOK)
 			if items, _ := list["items"].([]any); len(items) != 1 {
-				t.Errorf("listed %v", list)
+				t.Errorf("list: got %v, want one item", list)
 			}
 			created["metadata"].(map[string]any)["labels"] = map[string]any{"a": "b"}
-			response, answer = call(t, writer, http.MethodPut, path+"/a", "application/cbor", created)
+			response, answer = registryCall(t, writer, http.MethodPut, path+"/a", "application/cbor", created)
 			if labels := read(response, answer, http.StatusOK)["metadata"].(map[string]any)["labels"]; fmt.Sprint(labels) != "map[a:b]" {
-				t.Errorf("updated labels are %v", labels)
+				t.Errorf("updated labels: got %v, want map[a:b]", labels)
 			}
 			if resource == "tasks" {
-				response, answer = call(t, admin, http.MethodPatch, path+"/a?fieldManager=m&force=true", "application/apply-patch+cbor", map[string]any{
+				response, answer = registryCall(t, admin, http.MethodPatch, path+"/a?fieldManager=m&force=true", "application/apply-patch+cbor", map[string]any{
 					"apiVersion": "batch.leat.dev/v1alpha1", "kind": object["kind"], "metadata": map[string]any{"labels": map[string]any{"a": "c"}},
 				})
 				if labels := read(response, answer, http.StatusOK)["metadata"].(map[string]any)["labels"]; fmt.Sprint(labels) != "map[a:c]" {
-					t.Errorf("applied labels are %v", labels)
+					t.Errorf("applied labels: got %v, want map[a:c]", labels)
 				}
 			}
 			if d.Unwatched {
 				return
 			}
-			response, _ = call(t, admin, http.MethodGet, path+"?watch=true", "", nil)
+			response, _ = registryCall(t, admin, http.MethodGet, path+"?watch=true", "", nil)
 			defer response.Body.Close()
 			if contentType := response.Header.Get("Content-Type"); response.StatusCode != http.StatusOK || contentType != "application/cbor-seq" {
-				t.Fatalf("watching: %s of type %s", response.Status, contentType)
+				t.Fatalf("watch: got %s of type %s, want 200 of application/cbor-seq", response.Status, contentType)
 			}
 			event := make([]byte, 64<<10)
 			n, err := response.Body.Read(event)
@@ -175,7 +177,7 @@ func TestAllKindsSpeakCBORWithItsFeatureGate(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !bytes.Contains(event[:n], []byte("ADDED")) {
-				t.Errorf("the first event is %q", event[:n])
+				t.Errorf("first event: got %q, want ADDED", event[:n])
 			}
 		})
 	}

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package registry
+package api
 
 import (
 	"bytes"
@@ -87,7 +87,7 @@ func serveTwoVersions(t *testing.T, etcd *host.Etcd) dynamic.Interface {
 	t.Helper()
 	scheme := newSchemeOfTwoVersions()
 	codecs := serializer.NewCodecFactory(scheme)
-	config := newStorageConfig(t, etcd, scheme)
+	config := newRegistryConfig(t, etcd, scheme)
 	config.ExternalAddress = "127.0.0.1:443"
 	config.LoopbackClientConfig = &rest.Config{}
 	config.Authorization.Authorizer = authorizerfactory.NewAlwaysAllowAuthorizer()
@@ -223,7 +223,7 @@ func (s twoVersions) stored(t *testing.T, resource, name string) string {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	prefix := path.Join(etcdPrefix(strings.Split(t.Name(), "/")[0]), resource, "n", name)
+	prefix := path.Join(registryEtcdPrefix(strings.Split(t.Name(), "/")[0]), resource, "n", name)
 	response, err := client.Get(t.Context(), prefix)
 	if err != nil {
 		t.Fatal(err)
