@@ -40,7 +40,9 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
 // Server holds objects and serves the clients that Client returns. It is safe for concurrent use.
@@ -150,16 +152,13 @@ func (s *Server) list(resource, namespace string, opts metav1.ListOptions) (runt
 			items = append(items, obj.DeepCopyObject())
 		}
 	}
-	var list runtime.Object
-	switch resource {
-	case "tasks":
-		list = &batch.TaskList{}
-	case "workers":
-		list = &batch.WorkerList{}
-	case "taskqueues":
-		list = &batch.TaskQueueList{}
-	default:
-		list = &batch.WorkerLeaseList{}
+	at := slices.IndexFunc(kinds.All, func(kind kinds.Kind) bool { return kind.Resource == resource })
+	if at < 0 {
+		return nil, apierrors.NewBadRequest("unknown resource " + resource)
+	}
+	list, err := scheme.Scheme.New(batch.SchemeGroupVersion.WithKind(kinds.All[at].Name + "List"))
+	if err != nil {
+		return nil, err
 	}
 	list.(metav1.ListInterface).SetResourceVersion(strconv.FormatInt(s.version, 10))
 	return list, meta.SetList(list, items)
