@@ -71,6 +71,9 @@ openapi-gen --go-header-file $header --output-dir $generated/openapi --output-pk
 openapi-gen --go-header-file $header --output-dir test/api/internal/v1test --output-pkg $test_version \
   --output-file zz_generated.openapi.go --output-model-name-file zz_generated.model_name.go --report-filename /dev/null \
   "${readonly_packages[@]/#/--readonly-pkg=}" --readonly-pkg=k8s.io/apimachinery/pkg/apis/meta/v1 $test_version
+# The definitions of upstream's types are in the document above, under their model names.
+sed -i 's|"k8s\.io/apimachinery/pkg/apis/meta/v1\.\([A-Z]\w*\)"|"io.k8s.apimachinery.pkg.apis.meta.v1.\1"|g
+  s|"k8s\.io/apimachinery/pkg/api/resource\.Quantity"|"io.k8s.apimachinery.pkg.api.resource.Quantity"|g' test/api/internal/v1test/zz_generated.openapi.go
 
 echo "generate: clientset, listers, informers, apply configurations"
 # Apply configurations take the structure of types from the OpenAPI document. The generator looks up a type by its Go

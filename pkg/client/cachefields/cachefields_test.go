@@ -217,6 +217,9 @@ func directories(t *testing.T, patterns []string) []string {
 			t.Fatalf("no directory matches %s: %v", pattern, err)
 		}
 		for _, dir := range found {
+			if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+				continue
+			}
 			dirs = append(dirs, strings.TrimPrefix(filepath.ToSlash(dir), "../../"))
 		}
 	}

@@ -98,7 +98,7 @@ func schema_test_api_internal_v1test_Binding(ref common.ReferenceCallback) commo
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"),
 						},
 					},
 					"target": {
@@ -112,7 +112,7 @@ func schema_test_api_internal_v1test_Binding(ref common.ReferenceCallback) commo
 			},
 		},
 		Dependencies: []string{
-			BindingTarget{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"},
+			BindingTarget{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
 	}
 }
 
@@ -198,7 +198,7 @@ func schema_test_api_internal_v1test_Eviction(ref common.ReferenceCallback) comm
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"),
 						},
 					},
 					"reason": {
@@ -216,7 +216,7 @@ func schema_test_api_internal_v1test_Eviction(ref common.ReferenceCallback) comm
 					},
 					"preconditions": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Preconditions"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Preconditions"),
 						},
 					},
 					"workerCrashed": {
@@ -229,7 +229,7 @@ func schema_test_api_internal_v1test_Eviction(ref common.ReferenceCallback) comm
 			},
 		},
 		Dependencies: []string{
-			"k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta", "k8s.io/apimachinery/pkg/apis/meta/v1.Preconditions"},
+			"io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", "io.k8s.apimachinery.pkg.apis.meta.v1.Preconditions"},
 	}
 }
 
@@ -361,7 +361,7 @@ func schema_test_api_internal_v1test_Taint(ref common.ReferenceCallback) common.
 					},
 					"timeAdded": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Time"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),
 						},
 					},
 				},
@@ -369,7 +369,7 @@ func schema_test_api_internal_v1test_Taint(ref common.ReferenceCallback) common.
 			},
 		},
 		Dependencies: []string{
-			"k8s.io/apimachinery/pkg/apis/meta/v1.Time"},
+			"io.k8s.apimachinery.pkg.apis.meta.v1.Time"},
 	}
 }
 
@@ -396,7 +396,7 @@ func schema_test_api_internal_v1test_Task(ref common.ReferenceCallback) common.O
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"),
 						},
 					},
 					"spec": {
@@ -416,7 +416,7 @@ func schema_test_api_internal_v1test_Task(ref common.ReferenceCallback) common.O
 			},
 		},
 		Dependencies: []string{
-			TaskSpec{}.OpenAPIModelName(), TaskStatus{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"},
+			TaskSpec{}.OpenAPIModelName(), TaskStatus{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
 	}
 }
 
@@ -606,7 +606,7 @@ func schema_test_api_internal_v1test_TaskList(ref common.ReferenceCallback) comm
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ListMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"),
 						},
 					},
 					"items": {
@@ -626,7 +626,7 @@ func schema_test_api_internal_v1test_TaskList(ref common.ReferenceCallback) comm
 			},
 		},
 		Dependencies: []string{
-			Task{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ListMeta"},
+			Task{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"},
 	}
 }
 
@@ -670,7 +670,7 @@ func schema_test_api_internal_v1test_TaskLogOptions(ref common.ReferenceCallback
 					},
 					"sinceTime": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Time"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),
 						},
 					},
 					"timestamps": {
@@ -695,7 +695,7 @@ func schema_test_api_internal_v1test_TaskLogOptions(ref common.ReferenceCallback
 			},
 		},
 		Dependencies: []string{
-			"k8s.io/apimachinery/pkg/apis/meta/v1.Time"},
+			"io.k8s.apimachinery.pkg.apis.meta.v1.Time"},
 	}
 }
 
@@ -722,7 +722,7 @@ func schema_test_api_internal_v1test_TaskQueue(ref common.ReferenceCallback) com
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"),
 						},
 					},
 					"spec": {
@@ -741,7 +741,7 @@ func schema_test_api_internal_v1test_TaskQueue(ref common.ReferenceCallback) com
 			},
 		},
 		Dependencies: []string{
-			TaskQueueSpec{}.OpenAPIModelName(), TaskQueueStatus{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"},
+			TaskQueueSpec{}.OpenAPIModelName(), TaskQueueStatus{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
 	}
 }
 
@@ -768,7 +768,7 @@ func schema_test_api_internal_v1test_TaskQueueList(ref common.ReferenceCallback)
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ListMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"),
 						},
 					},
 					"items": {
@@ -788,7 +788,7 @@ func schema_test_api_internal_v1test_TaskQueueList(ref common.ReferenceCallback)
 			},
 		},
 		Dependencies: []string{
-			TaskQueue{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ListMeta"},
+			TaskQueue{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"},
 	}
 }
 
@@ -805,7 +805,7 @@ func schema_test_api_internal_v1test_TaskQueueResources(ref common.ReferenceCall
 								Allows: true,
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
-										Ref: ref("k8s.io/apimachinery/pkg/api/resource.Quantity"),
+										Ref: ref("io.k8s.apimachinery.pkg.api.resource.Quantity"),
 									},
 								},
 							},
@@ -815,7 +815,7 @@ func schema_test_api_internal_v1test_TaskQueueResources(ref common.ReferenceCall
 			},
 		},
 		Dependencies: []string{
-			"k8s.io/apimachinery/pkg/api/resource.Quantity"},
+			"io.k8s.apimachinery.pkg.api.resource.Quantity"},
 	}
 }
 
@@ -892,7 +892,7 @@ func schema_test_api_internal_v1test_TaskQueueStatus(ref common.ReferenceCallbac
 								Allows: true,
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
-										Ref: ref("k8s.io/apimachinery/pkg/api/resource.Quantity"),
+										Ref: ref("io.k8s.apimachinery.pkg.api.resource.Quantity"),
 									},
 								},
 							},
@@ -900,7 +900,7 @@ func schema_test_api_internal_v1test_TaskQueueStatus(ref common.ReferenceCallbac
 					},
 					"oldestPendingTime": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Time"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),
 						},
 					},
 					"conditions": {
@@ -919,7 +919,7 @@ func schema_test_api_internal_v1test_TaskQueueStatus(ref common.ReferenceCallbac
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
-										Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Condition"),
+										Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Condition"),
 									},
 								},
 							},
@@ -929,7 +929,7 @@ func schema_test_api_internal_v1test_TaskQueueStatus(ref common.ReferenceCallbac
 			},
 		},
 		Dependencies: []string{
-			"k8s.io/apimachinery/pkg/api/resource.Quantity", "k8s.io/apimachinery/pkg/apis/meta/v1.Condition", "k8s.io/apimachinery/pkg/apis/meta/v1.Time"},
+			"io.k8s.apimachinery.pkg.api.resource.Quantity", "io.k8s.apimachinery.pkg.apis.meta.v1.Condition", "io.k8s.apimachinery.pkg.apis.meta.v1.Time"},
 	}
 }
 
@@ -946,7 +946,7 @@ func schema_test_api_internal_v1test_TaskResources(ref common.ReferenceCallback)
 								Allows: true,
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
-										Ref: ref("k8s.io/apimachinery/pkg/api/resource.Quantity"),
+										Ref: ref("io.k8s.apimachinery.pkg.api.resource.Quantity"),
 									},
 								},
 							},
@@ -956,7 +956,7 @@ func schema_test_api_internal_v1test_TaskResources(ref common.ReferenceCallback)
 			},
 		},
 		Dependencies: []string{
-			"k8s.io/apimachinery/pkg/api/resource.Quantity"},
+			"io.k8s.apimachinery.pkg.api.resource.Quantity"},
 	}
 }
 
@@ -1003,7 +1003,7 @@ func schema_test_api_internal_v1test_TaskSet(ref common.ReferenceCallback) commo
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"),
 						},
 					},
 					"spec": {
@@ -1023,7 +1023,7 @@ func schema_test_api_internal_v1test_TaskSet(ref common.ReferenceCallback) commo
 			},
 		},
 		Dependencies: []string{
-			TaskSetSpec{}.OpenAPIModelName(), TaskSetStatus{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"},
+			TaskSetSpec{}.OpenAPIModelName(), TaskSetStatus{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
 	}
 }
 
@@ -1050,7 +1050,7 @@ func schema_test_api_internal_v1test_TaskSetList(ref common.ReferenceCallback) c
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ListMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"),
 						},
 					},
 					"items": {
@@ -1070,7 +1070,7 @@ func schema_test_api_internal_v1test_TaskSetList(ref common.ReferenceCallback) c
 			},
 		},
 		Dependencies: []string{
-			TaskSet{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ListMeta"},
+			TaskSet{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"},
 	}
 }
 
@@ -1158,7 +1158,7 @@ func schema_test_api_internal_v1test_TaskSetSpec(ref common.ReferenceCallback) c
 					},
 					"selector": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.LabelSelector"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"),
 						},
 					},
 					"template": {
@@ -1201,7 +1201,7 @@ func schema_test_api_internal_v1test_TaskSetSpec(ref common.ReferenceCallback) c
 			},
 		},
 		Dependencies: []string{
-			IndexNumbers{}.OpenAPIModelName(), SuccessPolicy{}.OpenAPIModelName(), TaskFailurePolicy{}.OpenAPIModelName(), TaskTemplateSpec{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.LabelSelector"},
+			IndexNumbers{}.OpenAPIModelName(), SuccessPolicy{}.OpenAPIModelName(), TaskFailurePolicy{}.OpenAPIModelName(), TaskTemplateSpec{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"},
 	}
 }
 
@@ -1255,12 +1255,12 @@ func schema_test_api_internal_v1test_TaskSetStatus(ref common.ReferenceCallback)
 					},
 					"startTime": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Time"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),
 						},
 					},
 					"completionTime": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Time"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),
 						},
 					},
 					"conditions": {
@@ -1279,7 +1279,7 @@ func schema_test_api_internal_v1test_TaskSetStatus(ref common.ReferenceCallback)
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
-										Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Condition"),
+										Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Condition"),
 									},
 								},
 							},
@@ -1295,7 +1295,7 @@ func schema_test_api_internal_v1test_TaskSetStatus(ref common.ReferenceCallback)
 			},
 		},
 		Dependencies: []string{
-			"k8s.io/apimachinery/pkg/apis/meta/v1.Condition", "k8s.io/apimachinery/pkg/apis/meta/v1.Time"},
+			"io.k8s.apimachinery.pkg.apis.meta.v1.Condition", "io.k8s.apimachinery.pkg.apis.meta.v1.Time"},
 	}
 }
 
@@ -1526,14 +1526,14 @@ func schema_test_api_internal_v1test_TaskStateRunning(ref common.ReferenceCallba
 				Properties: map[string]spec.Schema{
 					"startedAt": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Time"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),
 						},
 					},
 				},
 			},
 		},
 		Dependencies: []string{
-			"k8s.io/apimachinery/pkg/apis/meta/v1.Time"},
+			"io.k8s.apimachinery.pkg.apis.meta.v1.Time"},
 	}
 }
 
@@ -1570,12 +1570,12 @@ func schema_test_api_internal_v1test_TaskStateTerminated(ref common.ReferenceCal
 					},
 					"startedAt": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Time"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),
 						},
 					},
 					"finishedAt": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Time"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),
 						},
 					},
 				},
@@ -1583,7 +1583,7 @@ func schema_test_api_internal_v1test_TaskStateTerminated(ref common.ReferenceCal
 			},
 		},
 		Dependencies: []string{
-			"k8s.io/apimachinery/pkg/apis/meta/v1.Time"},
+			"io.k8s.apimachinery.pkg.apis.meta.v1.Time"},
 	}
 }
 
@@ -1641,7 +1641,7 @@ func schema_test_api_internal_v1test_TaskStatus(ref common.ReferenceCallback) co
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
-										Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Condition"),
+										Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Condition"),
 									},
 								},
 							},
@@ -1673,12 +1673,12 @@ func schema_test_api_internal_v1test_TaskStatus(ref common.ReferenceCallback) co
 					},
 					"startTime": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Time"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),
 						},
 					},
 					"completionTime": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Time"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),
 						},
 					},
 					"progress": {
@@ -1703,7 +1703,7 @@ func schema_test_api_internal_v1test_TaskStatus(ref common.ReferenceCallback) co
 			},
 		},
 		Dependencies: []string{
-			TaskState{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.Condition", "k8s.io/apimachinery/pkg/apis/meta/v1.Time"},
+			TaskState{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.Condition", "io.k8s.apimachinery.pkg.apis.meta.v1.Time"},
 	}
 }
 
@@ -1716,7 +1716,7 @@ func schema_test_api_internal_v1test_TaskTemplateSpec(ref common.ReferenceCallba
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"),
 						},
 					},
 					"spec": {
@@ -1730,7 +1730,7 @@ func schema_test_api_internal_v1test_TaskTemplateSpec(ref common.ReferenceCallba
 			},
 		},
 		Dependencies: []string{
-			TaskSpec{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"},
+			TaskSpec{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
 	}
 }
 
@@ -1803,7 +1803,7 @@ func schema_test_api_internal_v1test_Worker(ref common.ReferenceCallback) common
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"),
 						},
 					},
 					"spec": {
@@ -1822,7 +1822,7 @@ func schema_test_api_internal_v1test_Worker(ref common.ReferenceCallback) common
 			},
 		},
 		Dependencies: []string{
-			WorkerSpec{}.OpenAPIModelName(), WorkerStatus{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"},
+			WorkerSpec{}.OpenAPIModelName(), WorkerStatus{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
 	}
 }
 
@@ -1924,7 +1924,7 @@ func schema_test_api_internal_v1test_WorkerLease(ref common.ReferenceCallback) c
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"),
 						},
 					},
 					"spec": {
@@ -1937,7 +1937,7 @@ func schema_test_api_internal_v1test_WorkerLease(ref common.ReferenceCallback) c
 			},
 		},
 		Dependencies: []string{
-			WorkerLeaseSpec{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"},
+			WorkerLeaseSpec{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
 	}
 }
 
@@ -1964,7 +1964,7 @@ func schema_test_api_internal_v1test_WorkerLeaseList(ref common.ReferenceCallbac
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ListMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"),
 						},
 					},
 					"items": {
@@ -1984,7 +1984,7 @@ func schema_test_api_internal_v1test_WorkerLeaseList(ref common.ReferenceCallbac
 			},
 		},
 		Dependencies: []string{
-			WorkerLease{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ListMeta"},
+			WorkerLease{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"},
 	}
 }
 
@@ -2009,14 +2009,14 @@ func schema_test_api_internal_v1test_WorkerLeaseSpec(ref common.ReferenceCallbac
 					},
 					"renewTime": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.MicroTime"),
+							Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime"),
 						},
 					},
 				},
 			},
 		},
 		Dependencies: []string{
-			"k8s.io/apimachinery/pkg/apis/meta/v1.MicroTime"},
+			"io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime"},
 	}
 }
 
@@ -2043,7 +2043,7 @@ func schema_test_api_internal_v1test_WorkerList(ref common.ReferenceCallback) co
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
 							Default: map[string]interface{}{},
-							Ref:     ref("k8s.io/apimachinery/pkg/apis/meta/v1.ListMeta"),
+							Ref:     ref("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"),
 						},
 					},
 					"items": {
@@ -2063,7 +2063,7 @@ func schema_test_api_internal_v1test_WorkerList(ref common.ReferenceCallback) co
 			},
 		},
 		Dependencies: []string{
-			Worker{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/apis/meta/v1.ListMeta"},
+			Worker{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"},
 	}
 }
 
@@ -2123,7 +2123,7 @@ func schema_test_api_internal_v1test_WorkerStatus(ref common.ReferenceCallback) 
 								Allows: true,
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
-										Ref: ref("k8s.io/apimachinery/pkg/api/resource.Quantity"),
+										Ref: ref("io.k8s.apimachinery.pkg.api.resource.Quantity"),
 									},
 								},
 							},
@@ -2136,7 +2136,7 @@ func schema_test_api_internal_v1test_WorkerStatus(ref common.ReferenceCallback) 
 								Allows: true,
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
-										Ref: ref("k8s.io/apimachinery/pkg/api/resource.Quantity"),
+										Ref: ref("io.k8s.apimachinery.pkg.api.resource.Quantity"),
 									},
 								},
 							},
@@ -2158,7 +2158,7 @@ func schema_test_api_internal_v1test_WorkerStatus(ref common.ReferenceCallback) 
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
-										Ref: ref("k8s.io/apimachinery/pkg/apis/meta/v1.Condition"),
+										Ref: ref("io.k8s.apimachinery.pkg.apis.meta.v1.Condition"),
 									},
 								},
 							},
@@ -2191,6 +2191,6 @@ func schema_test_api_internal_v1test_WorkerStatus(ref common.ReferenceCallback) 
 			},
 		},
 		Dependencies: []string{
-			WorkerEndpoint{}.OpenAPIModelName(), WorkerInfo{}.OpenAPIModelName(), "k8s.io/apimachinery/pkg/api/resource.Quantity", "k8s.io/apimachinery/pkg/apis/meta/v1.Condition"},
+			WorkerEndpoint{}.OpenAPIModelName(), WorkerInfo{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.api.resource.Quantity", "io.k8s.apimachinery.pkg.apis.meta.v1.Condition"},
 	}
 }
