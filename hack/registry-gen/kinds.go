@@ -198,7 +198,7 @@ func readVersion(pkg, first *types.Package) (*version, error) {
 	for _, owner := range slices.Sorted(maps.Keys(markers)) {
 		for _, m := range markers[owner] {
 			if !m.used {
-				errs = append(errs, m.errorf("stands neither on a kind nor on a field that one reaches through structs alone"))
+				errs = append(errs, m.errorf("is neither on a kind nor on a field that is reached through structs alone"))
 			}
 		}
 	}

@@ -182,6 +182,16 @@ func TestReadersReadOnlyKeptFields(t *testing.T) {
 		all = append(all, c.ReadBy...)
 	}
 	exports := exportData(t, directories(t, all))
+	for _, dir := range directories(t, all) {
+		for _, read := range readsOfTasks(t, "../../"+dir, exports) {
+			if !slices.ContainsFunc(all, func(pattern string) bool {
+				match, err := path.Match(pattern, dir+"/"+read.file)
+				return err == nil && match
+			}) {
+				t.Errorf("%s/%s reads tasks: add it to ReadBy of its cache", dir, read.file)
+			}
+		}
+	}
 	for _, c := range Caches {
 		t.Run(c.Name, func(t *testing.T) {
 			reads := 0

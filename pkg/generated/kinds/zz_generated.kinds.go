@@ -22,7 +22,7 @@ limitations under the License.
 // Package kinds lists the kinds of the group batch.leat.dev for clients and the server.
 package kinds
 
-// Kind is what is known of a kind without its types.
+// Kind describes a kind of the API.
 type Kind struct {
 	// Name is the kind, like "Task".
 	Name string

@@ -286,7 +286,12 @@ func TestTheListOfKindsAgreesWithTheResources(t *testing.T) {
 		if d.GroupResource.Resource != kind.Resource || d.Namespaced != kind.Namespaced || d.Unwatched == kind.Watched {
 			t.Errorf("got %+v, want %+v", kind, d)
 		}
-		if main := served[kind.Resource]; main.(rest.SingularNameProvider).GetSingularName() != kind.Singular ||
+		main := served[kind.Resource]
+		if main == nil {
+			t.Errorf("%s is not served", kind.Resource)
+			continue
+		}
+		if main.(rest.SingularNameProvider).GetSingularName() != kind.Singular ||
 			!slices.Equal(main.(rest.ShortNamesProvider).ShortNames(), kind.ShortNames) {
 			t.Errorf("%s: the names are not those of the storage", kind.Name)
 		}
