@@ -37,9 +37,9 @@ limitations under the License.
 // type Rules, the types of the subresources, with a field Store, and the functions of the columns, of type
 // func(*<internal type>) any.
 //
-// For types whose memory layout is equal to that of the internal type, conversion-gen casts pointers instead of copying.
-// zz_generated.layout.go beside the types holds an assertion for each of them: if a type changes and the code is not
-// generated again, it does not compile.
+// If a type has the same memory layout as the internal type, conversion-gen casts pointers instead of copying.
+// zz_generated.layout.go beside the types asserts these layouts: if a type changes and the code is not generated again,
+// it does not compile.
 package main
 
 import (

@@ -140,9 +140,9 @@ func (s strategy[T, L]) ValidateUpdate(ctx context.Context, obj, old runtime.Obj
 	return append(errs, validator.ValidateChange(ctx, object, stored)...)
 }
 
-// ValidateDeclaratively implements rest.DeclarativeValidationStrategy. errs are the errors of the domain rules, which name
-// the fields as the first version does. If they are too many, it skips declarative validation. All returned errors name
-// the fields as the version of the request does.
+// ValidateDeclaratively implements rest.DeclarativeValidationStrategy. errs are the errors of the domain rules, which
+// name the fields as the first version does. If they are too many, it skips declarative validation. The returned errors
+// name the fields as the version of the request does.
 func (s strategy[T, L]) ValidateDeclaratively(ctx context.Context, obj, old runtime.Object, errs field.ErrorList, op operation.Type,
 	config rest.DeclarativeValidationConfig) field.ErrorList {
 	s.resource.requestedVersion(ctx).rename(errs)

@@ -43,8 +43,8 @@ var registryObjects = map[string]map[string]any{
 	"workerleases": {"kind": "WorkerLease", "spec": map[string]any{"holderIdentity": "i"}},
 }
 
-// registryCall sends a request that accepts CBOR and returns the response with its body. A non-nil object is the body of
-// the request, in CBOR. The caller closes the body of the response to a watch.
+// registryCall sends a request that accepts CBOR and returns the response with its body. A non-nil object is sent as
+// CBOR. The caller closes the body of the response to a watch.
 func registryCall(t *testing.T, config *rest.Config, method, path, contentType string, object any) (*http.Response, []byte) {
 	t.Helper()
 	client, err := rest.HTTPClientFor(config)
@@ -98,8 +98,9 @@ func registryWithName(object map[string]any, name string) map[string]any {
 	return named
 }
 
-func TestCBORIsRefusedByDefault(t *testing.T) {
-	e := kit.Aggregated(t)
+func TestCBORIsRefusedByDefault(t *testing.T) { testCBORIsRefusedByDefault(t, kit.Aggregated(t)) }
+
+func testCBORIsRefusedByDefault(t *testing.T, e *kit.Env) {
 	namespace, admin := e.Namespace(t), e.Admin(t)
 	for _, kind := range registrybatch.Kinds {
 		resource := kind.Describe().GroupResource.Resource

@@ -37,8 +37,8 @@ import (
 
 // The tests in the files registry_*_test.go run the stores of all kinds in this process, on an etcd with fsync.
 
-// newRegistryConfig returns the configuration of a server whose stores are those of leat-apiserver with the given flags.
-// Their prefix in etcd is the name of the test.
+// newRegistryConfig returns the configuration of a server with the stores of leat-apiserver with the given flags. Their
+// prefix in etcd is the name of the test.
 func newRegistryConfig(t *testing.T, etcd *host.Etcd, scheme *runtime.Scheme, args ...string) *genericapiserver.RecommendedConfig {
 	t.Helper()
 	options, err := serveroptions.NewOptions()

@@ -81,8 +81,8 @@ type twoVersions struct {
 	stop func()
 }
 
-// serveVersions serves v1alpha1, or both versions, to everyone, over one set of stores. A server of both versions stores
-// v1test, as JSON, because upstream prefers a version that is not alpha, and v1test has no protobuf.
+// serveVersions serves v1alpha1, or both versions, to everyone, over one set of stores. A server of both versions
+// stores v1test, as JSON: upstream prefers a version that is not alpha, and v1test has no protobuf.
 func serveVersions(t *testing.T, etcd *host.Etcd, both bool) twoVersions {
 	t.Helper()
 	scheme, args := leatscheme.New(), []string(nil)
@@ -396,7 +396,8 @@ func workerNameIn(version schema.GroupVersion) string {
 	return "spec.workerName"
 }
 
-// testWatch watches tasks in both versions at once, without and with the field that the watch cache indexes watchers by.
+// testWatch watches tasks in both versions at once, without and with the field that the watch cache indexes watchers
+// by.
 func (s twoVersions) testWatch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -31,8 +31,8 @@ import (
 )
 
 // quotaResources returns the resources that ResourceQuota charges as count/<resource>.batch.leat.dev, and those that it
-// ignores: the host's quota controller never counts a kind that cannot be watched, and ResourceQuota would refuse all its
-// objects in a namespace whose quota names it.
+// ignores. It ignores kinds that cannot be watched: the host's quota controller never counts them, and ResourceQuota
+// would refuse all their objects in a namespace whose quota names them.
 func quotaResources() (counted []schema.GroupResource, ignored map[schema.GroupResource]struct{}) {
 	ignored = map[schema.GroupResource]struct{}{}
 	for _, kind := range kinds.All {
