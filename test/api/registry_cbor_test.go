@@ -28,20 +28,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/client-go/rest"
 
-	registrybatch "github.com/leat-dev/leat/pkg/registry/batch"
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 	"github.com/leat-dev/leat/test/kit"
 )
-
-// registryObjects are valid objects, by resource.
-var registryObjects = map[string]map[string]any{
-	"tasks": {"kind": "Task", "spec": map[string]any{"command": []any{"true"}}},
-	"tasksets": {"kind": "TaskSet", "spec": map[string]any{
-		"completions": 3, "template": map[string]any{"spec": map[string]any{"command": []any{"true"}}},
-	}},
-	"taskqueues":   {"kind": "TaskQueue", "spec": map[string]any{"weight": 3}},
-	"workers":      {"kind": "Worker", "spec": map[string]any{"unschedulable": true}},
-	"workerleases": {"kind": "WorkerLease", "spec": map[string]any{"holderIdentity": "i"}},
-}
 
 // registryCall sends a request that accepts CBOR and returns the response with its body. A non-nil object is sent as
 // CBOR. The caller closes the body of the response to a watch.
@@ -80,6 +70,16 @@ func registryCall(t *testing.T, config *rest.Config, method, path, contentType s
 	return response, answer
 }
 
+// registryContent returns the object "a" of a kind.
+func registryContent(t *testing.T, kind kinds.Kind) map[string]any {
+	t.Helper()
+	content, ok := registryContents[kind.Resource]
+	if !ok {
+		t.Fatalf("%s: add an object to registryContents", kind.Resource)
+	}
+	return versionedObject(v1alpha1.SchemeGroupVersion, kind.Name, "a", content).Object
+}
+
 // registryWriter returns the credentials of a client that may create the object "a" of a resource. For Workers and
 // WorkerLeases, it is the worker itself.
 func registryWriter(t *testing.T, e *kit.Env, namespace, resource string) *rest.Config {
@@ -90,25 +90,17 @@ func registryWriter(t *testing.T, e *kit.Env, namespace, resource string) *rest.
 	return e.Admin(t)
 }
 
-func registryWithName(object map[string]any, name string) map[string]any {
-	named := map[string]any{"apiVersion": "batch.leat.dev/v1alpha1", "metadata": map[string]any{"name": name}}
-	for key, value := range object {
-		named[key] = value
-	}
-	return named
-}
-
 func TestCBORIsRefusedByDefault(t *testing.T) { testCBORIsRefusedByDefault(t, kit.Aggregated(t)) }
 
 func testCBORIsRefusedByDefault(t *testing.T, e *kit.Env) {
 	namespace, admin := e.Namespace(t), e.Admin(t)
-	for _, kind := range registrybatch.Kinds {
-		resource := kind.Describe().GroupResource.Resource
+	for _, kind := range kinds.All {
+		resource := kind.Resource
 		writer := registryWriter(t, e, namespace, resource)
 		if response, answer := registryCall(t, admin, http.MethodGet, namespace+"/"+resource, "", nil); response.StatusCode != http.StatusNotAcceptable {
 			t.Errorf("%s: get with CBOR: got %s, want 406: %s", resource, response.Status, answer)
 		}
-		response, answer := registryCall(t, writer, http.MethodPost, namespace+"/"+resource, "application/cbor", registryWithName(registryObjects[resource], "a"))
+		response, answer := registryCall(t, writer, http.MethodPost, namespace+"/"+resource, "application/cbor", registryContent(t, kind))
 		// Upstream's handlers decide which of the two headers they check first.
 		if response.StatusCode != http.StatusUnsupportedMediaType && response.StatusCode != http.StatusNotAcceptable {
 			t.Errorf("%s: create with CBOR: got %s, want 415 or 406: %s", resource, response.Status, answer)
@@ -119,14 +111,8 @@ func testCBORIsRefusedByDefault(t *testing.T, e *kit.Env) {
 func TestAllKindsServeCBORWithItsFeatureGate(t *testing.T) {
 	e := kit.Aggregated(t, "--feature-gates=kube:CBORServingAndStorage=true")
 	namespace, admin := e.Namespace(t), e.Admin(t)
-	for _, kind := range registrybatch.Kinds {
-		d := kind.Describe()
-		resource := d.GroupResource.Resource
-		object, ok := registryObjects[resource]
-		if !ok {
-			t.Errorf("%s: add an object to registryObjects", resource)
-			continue
-		}
+	for _, kind := range kinds.All {
+		resource := kind.Resource
 		t.Run(resource, func(t *testing.T) {
 			path := namespace + "/" + resource
 			read := func(response *http.Response, answer []byte, status int) map[string]any {
@@ -141,10 +127,10 @@ func TestAllKindsServeCBORWithItsFeatureGate(t *testing.T) {
 				return object
 			}
 			writer := registryWriter(t, e, namespace, resource)
-			response, answer := registryCall(t, writer, http.MethodPost, path, "application/cbor", registryWithName(object, "a"))
+			response, answer := registryCall(t, writer, http.MethodPost, path, "application/cbor", registryContent(t, kind))
 			created := read(response, answer, http.StatusCreated)
-			if created["kind"] != object["kind"] {
-				t.Errorf("created kind: got %v, want %v", created["kind"], object["kind"])
+			if created["kind"] != kind.Name {
+				t.Errorf("created kind: got %v, want %v", created["kind"], kind.Name)
 			}
 			response, answer = registryCall(t, admin, http.MethodGet, path, "", nil)
 			list := read(response, answer, http.StatusOK)
@@ -158,13 +144,13 @@ func TestAllKindsServeCBORWithItsFeatureGate(t *testing.T) {
 			}
 			if resource == "tasks" {
 				response, answer = registryCall(t, admin, http.MethodPatch, path+"/a?fieldManager=m&force=true", "application/apply-patch+cbor", map[string]any{
-					"apiVersion": "batch.leat.dev/v1alpha1", "kind": object["kind"], "metadata": map[string]any{"labels": map[string]any{"a": "c"}},
+					"apiVersion": "batch.leat.dev/v1alpha1", "kind": kind.Name, "metadata": map[string]any{"labels": map[string]any{"a": "c"}},
 				})
 				if labels := read(response, answer, http.StatusOK)["metadata"].(map[string]any)["labels"]; fmt.Sprint(labels) != "map[a:c]" {
 					t.Errorf("applied labels: got %v, want map[a:c]", labels)
 				}
 			}
-			if d.Unwatched {
+			if !kind.Watched {
 				return
 			}
 			response, _ = registryCall(t, admin, http.MethodGet, path+"?watch=true", "", nil)
