@@ -233,9 +233,9 @@ func TestVersionsMustAgree(t *testing.T) {
 		want          []string
 	}{
 		{"a kind less", asIs, replace("// +leat:resource:plural=gates\n// +leat:scale:spec=spec.lanes,status=status.lanes,selector=spec.selector\n", "",
-			"// +leat:selectable\n\tGuests", "\n\tGuests"), []string{"version v2 must have", "kind Gate"}},
+			"// +leat:selectable\n\tGuests", "\n\tGuests", ",owns=Gate", ""), []string{"version v2 must have", "kind Gate"}},
 		{"a kind more", replace("// +leat:resource:plural=gates\n// +leat:scale:spec=spec.lanes,status=status.lanes,selector=spec.selector\n", "",
-			"// +leat:selectable\n\tGuests", "\n\tGuests"), asIs, []string{"version v1 must have", "kind Gate"}},
+			"// +leat:selectable\n\tGuests", "\n\tGuests", ",owns=Gate", ""), asIs, []string{"version v1 must have", "kind Gate"}},
 		{"another plural", asIs, replace("plural=gates", "plural=doors"), []string{"version v2 must have", "kind Gate"}},
 		{"another scope", asIs, replace("// +genclient:nonNamespaced\n", ""), []string{"version v2 must have", "kind Gate", "namespaced false"}},
 		{"a selectable field less", asIs, replace("// +leat:selectable\n\tKind", "\n\tKind"), []string{"version v2 must have", "kind Ride", "spec.kind"}},
