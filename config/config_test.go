@@ -31,6 +31,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	yamlutil "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
+
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
 // manifests are the RBAC objects of this package, by kind and name.
@@ -188,6 +190,29 @@ func TestSharpVerbsAreHeldByFew(t *testing.T) {
 	} {
 		if got := read.holders(test.verb, test.resource); !slices.Equal(got, test.want) {
 			t.Errorf("%s %s is granted by %v, want %v", test.verb, test.resource, got, test.want)
+		}
+	}
+}
+
+func TestRolesNameEveryKindAndSubresource(t *testing.T) {
+	read := readRBAC(t)
+	for _, kind := range kinds.All {
+		if holders := read.holders("get", kind.Resource); !slices.Contains(holders, "ClusterRole/leat:admin") {
+			t.Errorf("get %s is granted by %v, want leat:admin among them", kind.Resource, holders)
+		}
+		for _, verb := range []string{"list", "delete"} { // The sweeper deletes objects of missing namespaces.
+			if holders := read.holders(verb, kind.Resource); !slices.Contains(holders, "ClusterRole/leat:controller-manager") {
+				t.Errorf("%s %s is granted by %v, want leat:controller-manager among them", verb, kind.Resource, holders)
+			}
+		}
+		for _, subresource := range kind.Subresources {
+			named := false
+			for _, verb := range []string{"get", "create", "update", "patch"} {
+				named = named || len(read.holders(verb, kind.Resource+"/"+subresource)) > 0
+			}
+			if !named {
+				t.Errorf("no role grants %s/%s", kind.Resource, subresource)
+			}
 		}
 	}
 }

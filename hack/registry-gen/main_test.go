@@ -33,8 +33,8 @@ var update = flag.Bool("update", false, "write the golden files instead of compa
 
 const header = "../boilerplate.go.txt"
 
-// park writes the test group to a new directory, one version for each edit of types.go. It returns the directory and
-// the import paths of the versions. The directory is in the module, so that imports resolve.
+// park writes the test group to a new directory: the internal types, and one version for each edit of types.go. It
+// returns the directory and the import paths of the versions. The directory is in the module, so that imports resolve.
 func park(t *testing.T, edits ...func(text string) string) (string, []string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("testdata", "park-")
@@ -46,6 +46,14 @@ func park(t *testing.T, edits ...func(text string) string) (string, []string) {
 			t.Error(err)
 		}
 	})
+	internal := filepath.Join(dir, "internal/park")
+	if err := os.MkdirAll(internal, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(read(t, "testdata/park/v1/types.go"), "package v1", "package park", 1)
+	if err := os.WriteFile(filepath.Join(internal, "types.go"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	var paths []string
 	for i, edit := range edits {
 		version := fmt.Sprintf("v%d", i+1)
@@ -55,7 +63,7 @@ func park(t *testing.T, edits ...func(text string) string) (string, []string) {
 		}
 		for _, name := range []string{"doc.go", "types.go"} {
 			text := strings.ReplaceAll(read(t, "testdata/park/v1/"+name), "package v1", "package "+version)
-			text = strings.ReplaceAll(text, "testdata/park/registry", filepath.ToSlash(dir)+"/registry")
+			text = strings.ReplaceAll(text, "testdata/park", filepath.ToSlash(dir))
 			if name == "types.go" {
 				text = edit(text)
 			}
@@ -101,16 +109,26 @@ func loadAll(t *testing.T, groups [][]string) types.Universe {
 	return universe
 }
 
+// differing is an edit of the second version: it moves and renames fields, and has another column.
+var differing = replace(
+	"\t// +leat:selectable:trigger\n\tPark string `json:\"park,omitempty\"`\n", "\tPlace RidePlace `json:\"place\"`\n",
+	"// RideStatus has", "// RidePlace is new.\ntype RidePlace struct {\n\t// +leat:selectable:trigger\n\t// +leat:internal:path=spec.park\n\tPark string `json:\"park\"`\n}\n\n// RideStatus has",
+	"\tCars     *int32                `json:\"cars,omitempty\"`", "\t// +leat:internal:path=spec.cars\n\tWagons *int32 `json:\"wagons,omitempty\"`",
+	"spec=spec.cars", "spec=spec.wagons",
+	"// +leat:column:name=Open,", "// +leat:column:name=Park,type=string,path=spec.place.park,description=Where it is.\n// +leat:column:name=Open,",
+)
+
 func TestOutputIsGolden(t *testing.T) {
-	dir, paths := park(t, asIs, asIs)
+	dir, paths := park(t, asIs, differing)
+	kinds := module + "/hack/registry-gen/" + filepath.ToSlash(dir) + "/kinds"
 	// The second run reads packages that already have generated files.
 	for range 2 {
-		if err := run(header, paths); err != nil {
+		if err := run(header, kinds, "", paths); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{
-			"v1/zz_generated.fieldlabels.go", "v2/zz_generated.fieldlabels.go",
-			"registry/zz_generated.resources.go", "registry/zz_generated.rest.go",
+			"v1/zz_generated.fieldlabels.go", "v2/zz_generated.fieldlabels.go", "v1/zz_generated.layout.go", "v2/zz_generated.layout.go",
+			"registry/zz_generated.resources.go", "registry/zz_generated.rest.go", "kinds/zz_generated.kinds.go",
 		} {
 			got := []byte(strings.ReplaceAll(read(t, filepath.Join(dir, name)), filepath.ToSlash(dir), "testdata/park"))
 			golden := "testdata/park/golden/" + strings.ReplaceAll(name, "/", "_") + ".golden"
@@ -121,6 +139,19 @@ func TestOutputIsGolden(t *testing.T) {
 			} else if want := []byte(read(t, golden)); !bytes.Equal(got, want) {
 				t.Errorf("%s differs from %s; run the test with -update and look at the difference. It is:\n%s", name, golden, got)
 			}
+		}
+	}
+}
+
+func TestOutputPackageKeepsTheRulesPackages(t *testing.T) {
+	dir, paths := park(t, asIs, differing)
+	if err := run(header, "", module+"/hack/registry-gen/"+filepath.ToSlash(dir)+"/elsewhere", paths); err != nil {
+		t.Fatal(err)
+	}
+	got := read(t, filepath.Join(dir, "elsewhere/zz_generated.resources.go"))
+	for _, want := range []string{"package elsewhere", filepath.ToSlash(dir) + "/registry/ride\""} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got no %q in:\n%s", want, got)
 		}
 	}
 }
@@ -137,7 +168,7 @@ func TestMistakesAreErrorsWithTheirPlace(t *testing.T) {
 		{"unknown marker without a space", replace("// +leat:selectable\n", "//+leat:select\n"), "+leat:select\n", "unknown marker"},
 		{"unknown marker on what is no kind", replace("// Hours is", "// +leat:columns:x=y\n// Hours is"), "+leat:columns", "unknown marker"},
 		{"unknown key", replace(",short=rd|r", ",shrot=rd"), "shrot", `"shrot" must be one of`},
-		{"repeated key", replace(",short=rd|r", ",short=rd,short=r"), "short=rd,", `"short" must be one of ["plural" "short?" "categories?"], once`},
+		{"repeated key", replace(",short=rd|r", ",short=rd,short=r"), "short=rd,", `"short" must be one of ["plural" "short?" "categories?" "owns?"], once`},
 		{"key without a value", replace("plural=rides", "plural="), "plural=", `with =<value>`},
 		{"argument where none belongs", replace("// +leat:selectable\n", "// +leat:selectable:yes\n"), "selectable:yes", `"yes" must be one of []`},
 		{"missing key", replace(",description=The kind of ride.", ""), kindColumn, "needs description=<value>"},
@@ -162,6 +193,7 @@ func TestMistakesAreErrorsWithTheirPlace(t *testing.T) {
 		{"neither func nor path", replace(kindColumn, "type=string"), "name=Kind", "either path= or func="},
 		{"priority that is no number", replace("priority=1", "priority=low"), "priority=low", "priority=low must be a number"},
 		{"scale of a list", replace("spec=spec.cars", "spec=spec.names"), "spec=spec.names", `spec takes one of ["*int32" "int32"]`},
+		{"internal path to nothing", replace("\tNames", "\t// +leat:internal:path=spec.label\n\tNames"), "internal:path=spec.label", "RideSpec has no field label"},
 		{"scale's status to nothing", replace("status=status.running", "status=status.cars"), "status=status.cars", "RideStatus has no field cars"},
 	}
 	var dirs []string
@@ -187,6 +219,13 @@ func TestMistakesAreErrorsWithTheirPlace(t *testing.T) {
 	}
 }
 
+func TestOwnedKindsMustExist(t *testing.T) {
+	_, paths := park(t, replace("owns=Gate", "owns=Door"))
+	if _, err := readGroup(loadAll(t, [][]string{paths}), paths); err == nil || !strings.Contains(err.Error(), "owns=Door is no kind of version v1") {
+		t.Errorf("got %v, want an error that names owns=Door", err)
+	}
+}
+
 func TestVersionsMustAgree(t *testing.T) {
 	cases := []struct {
 		name          string
@@ -194,13 +233,16 @@ func TestVersionsMustAgree(t *testing.T) {
 		want          []string
 	}{
 		{"a kind less", asIs, replace("// +leat:resource:plural=gates\n// +leat:scale:spec=spec.lanes,status=status.lanes,selector=spec.selector\n", "",
-			"// +leat:selectable\n\tGuests", "\n\tGuests"), []string{"version v2 must have", "kind Gate"}},
+			"// +leat:selectable\n\tGuests", "\n\tGuests", ",owns=Gate", ""), []string{"version v2 must have", "kind Gate"}},
 		{"a kind more", replace("// +leat:resource:plural=gates\n// +leat:scale:spec=spec.lanes,status=status.lanes,selector=spec.selector\n", "",
-			"// +leat:selectable\n\tGuests", "\n\tGuests"), asIs, []string{"version v1 must have", "kind Gate"}},
+			"// +leat:selectable\n\tGuests", "\n\tGuests", ",owns=Gate", ""), asIs, []string{"version v1 must have", "kind Gate"}},
 		{"another plural", asIs, replace("plural=gates", "plural=doors"), []string{"version v2 must have", "kind Gate"}},
 		{"another scope", asIs, replace("// +genclient:nonNamespaced\n", ""), []string{"version v2 must have", "kind Gate", "namespaced false"}},
 		{"a selectable field less", asIs, replace("// +leat:selectable\n\tKind", "\n\tKind"), []string{"version v2 must have", "kind Ride", "spec.kind"}},
 		{"another trigger", asIs, replace("selectable:trigger", "selectable"), []string{"version v2 must have", "kind Ride", `trigger "spec.park"`}},
+		{"a renamed column field without its internal path", asIs, replace("\tKind RideKind `json:\"kind\"`", "\tSort RideKind `json:\"sort\"`", "path=spec.kind", "path=spec.sort"),
+			[]string{"RideSpec has no field sort internally", "+leat:internal"}},
+		{"another subresource", asIs, replace("subresource:ticket", "subresource:pass"), []string{"version v2 must have", "kind Ride", "subresources map[ticket"}},
 		{"another scale", asIs, replace("status=status.running", "status=spec.height"), []string{"version v2 must have", "kind Ride", "status:o.Status.Running"}},
 	}
 	var groups [][]string
@@ -221,7 +263,7 @@ func TestVersionsMustAgree(t *testing.T) {
 	}
 }
 
-func TestPackagesMustSayWhatTheyAre(t *testing.T) {
+func TestPackagesMustHaveTheirMarkers(t *testing.T) {
 	tags := []string{"+groupName=", "+k8s:conversion-gen=", "+leat:registry-gen="}
 	var groups [][]string
 	for _, tag := range tags {
@@ -241,7 +283,7 @@ func TestPackagesMustSayWhatTheyAre(t *testing.T) {
 }
 
 func TestPathsMustBeGiven(t *testing.T) {
-	if err := run(header, nil); err == nil || !strings.Contains(err.Error(), "import paths") {
+	if err := run(header, "", "", nil); err == nil || !strings.Contains(err.Error(), "import paths") {
 		t.Errorf("got %v, want an error that asks for import paths", err)
 	}
 }

@@ -32,12 +32,13 @@ const (
 
 // forms lists the keys of each marker. Optional keys end with a question mark. "*" stands for any key.
 var forms = map[string][]string{
-	"resource":           {"plural", "short?", "categories?"},
+	"resource":           {"plural", "short?", "categories?", "owns?"},
 	"subresource":        {"*"},
 	"scale":              {"spec", "status", "selector"},
 	"column":             {"name", "type", "priority?", "path?", "func?", "description"},
 	"selectable":         {},
 	"selectable:trigger": {},
+	"internal":           {"path"},
 }
 
 // marker is a comment line that begins with the prefix.
@@ -59,7 +60,7 @@ func parseMarker(text, position string) (*marker, error) {
 	}
 	keys, known := forms[m.name]
 	if !known {
-		return nil, m.errorf("unknown marker; known are column, resource, scale, selectable, selectable:trigger and subresource")
+		return nil, m.errorf("unknown marker; known are column, internal, resource, scale, selectable, selectable:trigger and subresource")
 	}
 	for rest != "" {
 		key, value, _ := strings.Cut(rest, "=")

@@ -29,6 +29,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
 // Kinds in names of objects. kindUnspecified means a task or a set.
@@ -55,11 +56,8 @@ func (r ref) String() string {
 // full returns the name with the API group, as kubectl prints it.
 func (r ref) full() string { return r.kind + "." + batch.GroupName + "/" + r.name }
 
-var kindNames = map[string][]string{
-	kindTask:   {"task", "tasks", "tk"},
-	kindSet:    {"taskset", "tasksets", "tks"},
-	kindWorker: {"worker", "workers", "wkr"},
-}
+// namedKinds are the kinds whose objects a command can name.
+var namedKinds = []string{kindTask, kindSet, kindWorker}
 
 // parseRef parses NAME and KIND/NAME. The kind may be a plural, a short name, or have the API group.
 func parseRef(text string) (ref, error) {
@@ -82,9 +80,11 @@ func parseRef(text string) (ref, error) {
 // kindOf returns the kind with the given singular, plural or short name, kindUnspecified if there is none.
 func kindOf(word string) string {
 	word = strings.TrimSuffix(strings.ToLower(word), "."+batch.GroupName)
-	for kind, names := range kindNames {
-		if slices.Contains(names, word) {
-			return kind
+	for _, kind := range kinds.All {
+		if word == kind.Singular || word == kind.Resource || slices.Contains(kind.ShortNames, word) {
+			if slices.Contains(namedKinds, kind.Singular) {
+				return kind.Singular
+			}
 		}
 	}
 	return kindUnspecified

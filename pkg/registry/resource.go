@@ -56,6 +56,9 @@ type Resource[T, L any] struct {
 	Trigger string
 	// Columns are the columns of a table after the name.
 	Columns []Column[T]
+	// Versions are the differences of versions from the first one, by name of the version. All other paths and columns
+	// are those of the first version.
+	Versions map[string]Version[T]
 	// Scale maps the scale subresource. Nil if there is none.
 	Scale *Scale[T]
 }
@@ -83,10 +86,18 @@ type Column[T any] struct {
 	Cell func(*T) any
 }
 
+// Version is what differs in a version.
+type Version[T any] struct {
+	// Paths are the paths of moved and renamed fields, by their path in the first version.
+	Paths map[string]string
+	// Columns are the columns of a table after the name. Nil if they are those of the first version.
+	Columns []Column[T]
+}
+
 // Scale maps autoscaling/v1 Scale to fields of a kind.
 type Scale[T any] struct {
-	// ReplicasPath is the path of the field that Replicas and SetReplicas access.
-	ReplicasPath []string
+	// ReplicasPath is the path, in the first version, of the field that Replicas and SetReplicas access.
+	ReplicasPath string
 	// Replicas returns the desired number.
 	Replicas func(*T) int32
 	// SetReplicas sets the desired number.
@@ -116,7 +127,7 @@ type Description struct {
 	Fields []string
 	// Trigger is the label of the field that the watch cache indexes watchers by.
 	Trigger string
-	// Columns are the definitions of all columns, including the name.
+	// Columns are the definitions of all columns of the first version, including the name.
 	Columns []metav1.TableColumnDefinition
 }
 
@@ -130,7 +141,7 @@ func (r Resource[T, L]) Describe() Description {
 		HasScale:      r.Scale != nil,
 		Fields:        r.fieldLabels(),
 		Trigger:       r.Trigger,
-		Columns:       r.columnDefinitions(),
+		Columns:       columnDefinitions(r.Columns),
 	}
 }
 

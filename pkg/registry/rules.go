@@ -20,7 +20,6 @@ import (
 	"context"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
 // The domain rules of a kind are a value that implements any of the interfaces below. The strategies implement what all
@@ -43,8 +42,8 @@ type UpdatePreparer[T any] interface {
 // FieldResetter names the fields of the spec that only the server sets and that UpdatePreparer restores. Field managers
 // do not own them.
 type FieldResetter interface {
-	// ResetFields returns the paths of the fields.
-	ResetFields() []fieldpath.Path
+	// ResetFields returns the paths of the fields in the first version, like "spec.workerName".
+	ResetFields() []string
 }
 
 // StatusPreparer changes a status before it is validated.

@@ -166,12 +166,8 @@ func (o *scaledObject[T, L]) UpdatedObject(ctx context.Context, stored runtime.O
 		return nil, apierrors.NewInternalError(fmt.Errorf("no RequestInfo found in the context"))
 	}
 	paths := managedfields.ResourcePathMappings{}
-	path := make(fieldpath.Path, 0, len(resource.Scale.ReplicasPath))
-	for i := range resource.Scale.ReplicasPath {
-		path = append(path, fieldpath.PathElement{FieldName: &resource.Scale.ReplicasPath[i]})
-	}
 	for _, version := range o.rest.scheme.PrioritizedVersionsForGroup(resource.GroupResource.Group) {
-		paths[version.String()] = path
+		paths[version.String()] = resource.Versions[version.Version].fieldPath(resource.Scale.ReplicasPath)
 	}
 	managers := managedfields.NewScaleHandler(meta.ManagedFields,
 		schema.GroupVersion{Group: request.APIGroup, Version: request.APIVersion}, paths)

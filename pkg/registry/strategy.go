@@ -61,9 +61,9 @@ func (s strategy[T, L]) Canonicalize(runtime.Object) {}
 // GetResetFields implements rest.ResetFieldsStrategy. The main resource writes neither the status nor the fields that
 // only the server sets.
 func (s strategy[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	var paths []fieldpath.Path
+	var paths []string
 	if s.resource.Status != nil {
-		paths = append(paths, fieldpath.MakePathOrDie("status"))
+		paths = append(paths, "status")
 	}
 	if resetter, ok := s.rules.(FieldResetter); ok {
 		paths = append(paths, resetter.ResetFields()...)
@@ -74,11 +74,15 @@ func (s strategy[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set
 	return s.inAllVersions(paths...)
 }
 
-// inAllVersions returns the set of the fields for each served version of the group.
-func (s strategy[T, L]) inAllVersions(paths ...fieldpath.Path) map[fieldpath.APIVersion]*fieldpath.Set {
-	set := fieldpath.NewSet(paths...)
+// inAllVersions returns the set of the fields for each served version of the group. The arguments are the paths in the
+// first version.
+func (s strategy[T, L]) inAllVersions(paths ...string) map[fieldpath.APIVersion]*fieldpath.Set {
 	sets := map[fieldpath.APIVersion]*fieldpath.Set{}
 	for _, version := range s.Scheme.PrioritizedVersionsForGroup(s.resource.GroupResource.Group) {
+		set := fieldpath.NewSet()
+		for _, path := range paths {
+			set.Insert(s.resource.Versions[version.Version].fieldPath(path))
+		}
 		sets[fieldpath.APIVersion(version.String())] = set
 	}
 	return sets
@@ -136,10 +140,12 @@ func (s strategy[T, L]) ValidateUpdate(ctx context.Context, obj, old runtime.Obj
 	return append(errs, validator.ValidateChange(ctx, object, stored)...)
 }
 
-// ValidateDeclaratively implements rest.DeclarativeValidationStrategy. errs are the errors of the domain rules. If they
-// are too many, it skips declarative validation.
+// ValidateDeclaratively implements rest.DeclarativeValidationStrategy. errs are the errors of the domain rules, which
+// name the fields as the first version does. If they are too many, it skips declarative validation. The returned errors
+// name the fields as the version of the request does.
 func (s strategy[T, L]) ValidateDeclaratively(ctx context.Context, obj, old runtime.Object, errs field.ErrorList, op operation.Type,
 	config rest.DeclarativeValidationConfig) field.ErrorList {
+	s.resource.requestedVersion(ctx).rename(errs)
 	if len(errs) <= maxErrors {
 		errs = s.DeclarativeValidation.ValidateDeclaratively(ctx, obj, old, errs, op, config)
 	}
@@ -224,7 +230,7 @@ func (s statusStrategy[T, L]) AllowUnconditionalUpdate(context.Context) bool { r
 
 // GetResetFields implements rest.ResetFieldsStrategy. The status subresource writes only the status.
 func (s statusStrategy[T, L]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	return s.inAllVersions(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
+	return s.inAllVersions("metadata", "spec")
 }
 
 // PrepareForUpdate implements rest.RESTUpdateStrategy.

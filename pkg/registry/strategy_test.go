@@ -88,9 +88,7 @@ func (rules) DeletionGracePeriod(queue *batch.TaskQueue, requested *int64) (int6
 	return 2 * ptr.Deref(requested, 20), queue.Name == "ended"
 }
 
-func (rules) ResetFields() []fieldpath.Path {
-	return []fieldpath.Path{fieldpath.MakePathOrDie("spec", "weight")}
-}
+func (rules) ResetFields() []string { return []string{"spec.weight"} }
 
 func above9(value int32, path string) field.ErrorList {
 	if value > 9 {

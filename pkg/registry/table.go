@@ -50,25 +50,26 @@ func Between(from, to *metav1.Time) any {
 	return duration.HumanDuration(max(0, to.Sub(from.Time)))
 }
 
-func (r Resource[T, L]) columnDefinitions() []metav1.TableColumnDefinition {
-	definitions := make([]metav1.TableColumnDefinition, 0, len(r.Columns)+1)
+func columnDefinitions[T any](columns []Column[T]) []metav1.TableColumnDefinition {
+	definitions := make([]metav1.TableColumnDefinition, 0, len(columns)+1)
 	definitions = append(definitions, metav1.TableColumnDefinition{
 		Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"],
 	})
-	for _, column := range r.Columns {
+	for _, column := range columns {
 		definitions = append(definitions, column.TableColumnDefinition)
 	}
 	return definitions
 }
 
-// ConvertToTable implements rest.TableConvertor for objects and lists of the kind.
-func (r Resource[T, L]) ConvertToTable(_ context.Context, object, options runtime.Object) (*metav1.Table, error) {
-	table := &metav1.Table{}
+// ConvertToTable implements rest.TableConvertor for objects and lists of the kind. The columns are those of the version
+// of the request.
+func (r Resource[T, L]) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
+	table, columns := &metav1.Table{}, r.columns(ctx)
 	if options, ok := options.(*metav1.TableOptions); !ok || !options.NoHeaders {
-		table.ColumnDefinitions = r.columnDefinitions()
+		table.ColumnDefinitions = columnDefinitions(columns)
 	}
 	if !meta.IsListType(object) {
-		row, err := r.row(object)
+		row, err := r.row(object, columns)
 		if err != nil {
 			return nil, err
 		}
@@ -85,21 +86,21 @@ func (r Resource[T, L]) ConvertToTable(_ context.Context, object, options runtim
 	table.RemainingItemCount = list.GetRemainingItemCount()
 	table.Rows = make([]metav1.TableRow, 0, meta.LenList(object))
 	err = meta.EachListItem(object, func(item runtime.Object) error {
-		row, err := r.row(item)
+		row, err := r.row(item, columns)
 		table.Rows = append(table.Rows, row)
 		return err
 	})
 	return table, err
 }
 
-func (r Resource[T, L]) row(obj runtime.Object) (metav1.TableRow, error) {
+func (r Resource[T, L]) row(obj runtime.Object, columns []Column[T]) (metav1.TableRow, error) {
 	object, ok := any(obj).(*T)
 	if !ok {
 		return metav1.TableRow{}, unexpected[T](obj)
 	}
-	cells := make([]any, 0, len(r.Columns)+1)
+	cells := make([]any, 0, len(columns)+1)
 	cells = append(cells, r.Meta(object).Name)
-	for _, column := range r.Columns {
+	for _, column := range columns {
 		cell := column.Cell(object)
 		if cell == "" {
 			cell = None

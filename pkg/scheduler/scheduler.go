@@ -22,6 +22,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -35,6 +36,7 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/client/cachefields"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/scheduler/queue"
@@ -173,10 +175,9 @@ func (s *Scheduler) watch(ctx context.Context, wg *sync.WaitGroup) ([]toolscache
 	})
 	workers := informers.NewTypedWorkerInformer(s.client, metav1.NamespaceAll, 0, nil)
 	queues := informers.NewTypedTaskQueueInformer(s.client, metav1.NamespaceAll, 0, nil)
-	for _, informer := range []toolscache.SharedInformer{tasks, workers, queues} {
-		if err := informer.SetTransform(trim); err != nil {
-			return nil, err
-		}
+	if err := errors.Join(tasks.SetTransform(cachefields.UnfinishedTask), workers.SetTransform(cachefields.WithoutManagedFields),
+		queues.SetTransform(cachefields.WithoutManagedFields)); err != nil {
+		return nil, err
 	}
 	setQueue := func(q *batch.TaskQueue) {
 		s.state.setQueue(q)
@@ -388,25 +389,6 @@ func parallelize[T any](items []T, f func(T) bool) bool {
 	}
 	wg.Wait()
 	return !slices.Contains(done, false)
-}
-
-// trim removes the fields that the scheduler never reads. Status updates do not write the spec, so the server keeps
-// them.
-func trim(obj any) (any, error) {
-	switch o := obj.(type) {
-	case *batch.Task:
-		o.ManagedFields = nil
-		o.Spec.Command, o.Spec.Args, o.Spec.Env = nil, nil, nil
-	case *batch.Worker:
-		o.ManagedFields = nil
-	case *batch.TaskQueue:
-		o.ManagedFields = nil
-	case toolscache.DeletedFinalStateUnknown:
-		return obj, nil
-	default:
-		return nil, fmt.Errorf("unexpected object %T in an informer of tasks, workers or queues", obj)
-	}
-	return obj, nil
 }
 
 // signal sends to ch without blocking. It does nothing if ch already holds a signal.

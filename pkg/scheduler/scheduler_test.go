@@ -504,22 +504,3 @@ func stacks() string {
 	buf := make([]byte, 1<<20)
 	return string(buf[:runtime.Stack(buf, true)])
 }
-
-func TestInformersDropCommands(t *testing.T) {
-	task := newTask("t", func(t *batch.Task) {
-		t.Spec.Args, t.Spec.Env = []string{"x"}, []batch.EnvVar{{Name: "A"}}
-		t.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "m"}}
-		t.Spec.Priority = 3
-	})
-	got, err := trim(task)
-	if err != nil {
-		t.Fatal(err)
-	}
-	trimmed := got.(*batch.Task)
-	if trimmed.Spec.Command != nil || trimmed.Spec.Args != nil || trimmed.Spec.Env != nil || trimmed.ManagedFields != nil {
-		t.Errorf("got %+v", trimmed)
-	}
-	if trimmed.Spec.Priority != 3 {
-		t.Error("the priority is lost")
-	}
-}

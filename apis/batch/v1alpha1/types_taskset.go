@@ -26,7 +26,7 @@ import (
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +k8s:supportsSubresource="/status"
 // +k8s:supportsSubresource="/scale"
-// +leat:resource:plural=tasksets,short=tks,categories=all
+// +leat:resource:plural=tasksets,short=tks,categories=all,owns=Task
 // +leat:scale:spec=spec.parallelism,status=status.active,selector=spec.selector
 // +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the set is complete, failed, suspended or running.
 // +leat:column:name=Completions,type=string,func=CompletionsColumn,description=The number of indexes that have succeeded, and the total number.

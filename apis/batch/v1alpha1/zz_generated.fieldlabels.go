@@ -33,7 +33,7 @@ func init() {
 	localSchemeBuilder.Register(addFieldLabelConversions)
 }
 
-// addFieldLabelConversions says which fields the field selectors of each kind may name.
+// addFieldLabelConversions registers the fields that the field selectors of each kind may name.
 func addFieldLabelConversions(scheme *runtime.Scheme) error {
 	for kind, supported := range map[string][]string{
 		"Task":        {"metadata.name", "metadata.namespace", "spec.queueName", "spec.workerName", "status.phase"},

@@ -27,33 +27,38 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/livenamespace"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
-// countedResources are the resources that ResourceQuota charges as count/<resource>.batch.leat.dev.
-var countedResources = []schema.GroupResource{
-	batch.Resource("tasks"),
-	batch.Resource("tasksets"),
-	batch.Resource("workers"),
-	batch.Resource("taskqueues"),
-}
-
-// ignoredResources are the resources that ResourceQuota ignores. Leases cannot be watched, so the host's quota
-// controller never counts them, and ResourceQuota would refuse all leases in a namespace whose quota names them.
-var ignoredResources = map[schema.GroupResource]struct{}{
-	batch.Resource("workerleases"): {},
+// quotaResources returns the resources that ResourceQuota charges as count/<resource>.batch.leat.dev, and those that it
+// ignores. It ignores kinds that cannot be watched: the host's quota controller never counts them, and ResourceQuota
+// would refuse all their objects in a namespace whose quota names them.
+func quotaResources() (counted []schema.GroupResource, ignored map[schema.GroupResource]struct{}) {
+	ignored = map[schema.GroupResource]struct{}{}
+	for _, kind := range kinds.All {
+		switch resource := batch.Resource(kind.Resource); {
+		case !kind.Namespaced:
+		case kind.Watched:
+			counted = append(counted, resource)
+		default:
+			ignored[resource] = struct{}{}
+		}
+	}
+	return counted, ignored
 }
 
 // Initializers returns the initializers of our plugins. They must run after the generic admission initializer, as they
 // do in options.AdmissionOptions.ApplyTo. LiveNamespace reads namespaces from the host.
 func Initializers(counts *queuelimit.Counts, host corev1client.NamespacesGetter) []admission.PluginInitializer {
-	evaluators := make([]quota.Evaluator, 0, len(countedResources))
-	for _, resource := range countedResources {
+	counted, ignored := quotaResources()
+	evaluators := make([]quota.Evaluator, 0, len(counted))
+	for _, resource := range counted {
 		// Admission only increments usage, so the evaluators need no lister. The host's quota controller
 		// computes usage.
 		evaluators = append(evaluators, generic.NewObjectCountEvaluator(resource, nil, ""))
 	}
 	return []admission.PluginInitializer{
-		quotaInitializer{generic.NewConfiguration(evaluators, ignoredResources)}, manifestsInitializer{}, queuelimit.Initializer(counts),
+		quotaInitializer{generic.NewConfiguration(evaluators, ignored)}, manifestsInitializer{}, queuelimit.Initializer(counts),
 		livenamespace.Initializer(host),
 	}
 }

@@ -28,9 +28,10 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/apiserver/scheme"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
 var maximum = regexp.MustCompile(`\+k8s:max(Items|Length|Bytes|Properties)=(\d+)`)
@@ -78,10 +79,12 @@ func maxima(t *testing.T) map[string]map[string]struct{ own, item int } {
 // any encoding.
 func TestBodyLimitsAcceptWhatTypesAccept(t *testing.T) {
 	all, seen := maxima(t), 0
-	for kind, object := range map[string]runtime.Object{
-		"Task": &v1alpha1.Task{}, "TaskSet": &v1alpha1.TaskSet{}, "TaskQueue": &v1alpha1.TaskQueue{}, "Worker": &v1alpha1.Worker{},
-		"WorkerLease": &v1alpha1.WorkerLease{}, "Binding": &v1alpha1.Binding{}, "Eviction": &v1alpha1.Eviction{},
-	} {
+	bodies := []string{"Binding", "Eviction"}
+	for _, kind := range kinds.All {
+		bodies = append(bodies, kind.Name)
+	}
+	for _, kind := range bodies {
+		object := must(scheme.Scheme.New(v1alpha1.SchemeGroupVersion.WithKind(kind)))(t)
 		object.GetObjectKind().SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind(kind))
 		var walk func(value reflect.Value, path string)
 		walk = func(value reflect.Value, path string) {

@@ -35,6 +35,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/apiserver/scheme"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
 // subresourceKinds are the kinds of the bodies of subresources that differ from the kind of the resource.
@@ -56,9 +57,9 @@ func requestedKind(req *http.Request) schema.GroupVersionKind {
 	if kind, ok := subresourceKinds[info.Subresource]; ok {
 		return kind
 	}
-	for kind := range scheme.Scheme.KnownTypes(v1alpha1.SchemeGroupVersion) {
-		if strings.ToLower(kind)+"s" == info.Resource {
-			return v1alpha1.SchemeGroupVersion.WithKind(kind)
+	for _, kind := range kinds.All {
+		if kind.Resource == info.Resource {
+			return v1alpha1.SchemeGroupVersion.WithKind(kind.Name)
 		}
 	}
 	return schema.GroupVersionKind{}

@@ -17,15 +17,19 @@ limitations under the License.
 package storage
 
 import (
+	"slices"
+
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
 
-	registry "github.com/leat-dev/leat/pkg/registry/batch"
+	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
 // WithoutGarbageCollection returns a getter whose stores ignore propagationPolicy for kinds that own nothing:
-// standalone mode has no garbage collector to remove the finalizers. The TaskSet controller removes those of TaskSets.
+// standalone mode has no garbage collector to remove the finalizers. The controller of a kind that owns others removes
+// those of its objects.
 func WithoutGarbageCollection(getter generic.RESTOptionsGetter) generic.RESTOptionsGetter {
 	return withoutGarbageCollection{getter}
 }
@@ -37,7 +41,10 @@ type withoutGarbageCollection struct {
 // GetRESTOptions implements generic.RESTOptionsGetter.
 func (g withoutGarbageCollection) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
 	options, err := g.RESTOptionsGetter.GetRESTOptions(resource, example)
-	if resource != registry.TaskSets.GroupResource {
+	owns := slices.ContainsFunc(kinds.All, func(kind kinds.Kind) bool {
+		return batch.Resource(kind.Resource) == resource && len(kind.Owns) > 0
+	})
+	if !owns {
 		options.EnableGarbageCollection = false
 	}
 	return options, err

@@ -38,7 +38,7 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/controller/internal/cachefields"
+	"github.com/leat-dev/leat/pkg/client/cachefields"
 	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
@@ -138,7 +138,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel()
 
-	if err := c.workers.SetTransform(cachefields.Worker); err != nil {
+	if err := c.workers.SetTransform(cachefields.WithoutManagedFields); err != nil {
 		return err
 	}
 	if err := c.tasks.SetTransform(cachefields.BoundTask); err != nil {

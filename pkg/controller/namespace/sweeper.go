@@ -40,6 +40,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
 	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
 const (
@@ -53,8 +54,21 @@ const (
 	pageSize, concurrentDeletes = 500, 8
 )
 
-// resources are all resources of Leat. All are namespaced. TaskSets come first, because their controller creates Tasks.
-var resources = []string{"tasksets", "tasks", "taskqueues", "workers", "workerleases"}
+// resources are the resources of all namespaced kinds. Owners come first, because their controllers create other
+// objects.
+var resources = func() []string {
+	var owners, others []string
+	for _, kind := range kinds.All {
+		switch {
+		case !kind.Namespaced:
+		case len(kind.Owns) > 0:
+			owners = append(owners, kind.Resource)
+		default:
+			others = append(others, kind.Resource)
+		}
+	}
+	return append(owners, others...)
+}()
 
 // Sweeper deletes objects of Leat whose namespace does not exist.
 type Sweeper struct {

@@ -37,7 +37,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/controller/internal/cachefields"
+	"github.com/leat-dev/leat/pkg/client/cachefields"
 	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 )

@@ -44,7 +44,8 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/fuzzer"
 	"github.com/leat-dev/leat/apis/batch/install"
-	"github.com/leat-dev/leat/pkg/registry"
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
 )
 
@@ -80,7 +81,7 @@ func open(t *testing.T, scheme *runtime.Scheme) (*Stores, map[schema.GroupResour
 		t.Fatal(err)
 	}
 	byResource := map[schema.GroupResource]*genericregistry.Store{}
-	for _, s := range []*registry.Stores{stores.Tasks, stores.TaskQueues, stores.TaskSets, stores.Workers, stores.WorkerLeases} {
+	for _, s := range stores.All() {
 		byResource[s.Store.DefaultQualifiedResource] = s.Store
 	}
 	if len(byResource) != len(Kinds) {
@@ -273,5 +274,38 @@ func TestEveryVersionServesEveryKind(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func TestTheListOfKindsAgreesWithTheResources(t *testing.T) {
+	stores, _, _ := open(t, newScheme())
+	served := stores.Storage(task.Subresources{})[v1alpha1.SchemeGroupVersion.Version]
+	paths := map[string]bool{}
+	for i, kind := range kinds.All {
+		d := Kinds[i].Describe()
+		if d.GroupResource.Resource != kind.Resource || d.Namespaced != kind.Namespaced || d.Unwatched == kind.Watched {
+			t.Errorf("got %+v, want %+v", kind, d)
+		}
+		main := served[kind.Resource]
+		if main == nil {
+			t.Errorf("%s is not served", kind.Resource)
+			continue
+		}
+		if main.(rest.SingularNameProvider).GetSingularName() != kind.Singular ||
+			!slices.Equal(main.(rest.ShortNamesProvider).ShortNames(), kind.ShortNames) {
+			t.Errorf("%s: the names are not those of the storage", kind.Name)
+		}
+		paths[kind.Resource] = true
+		for _, subresource := range kind.Subresources {
+			paths[kind.Resource+"/"+subresource] = true
+		}
+	}
+	for path := range served {
+		if !paths[path] {
+			t.Errorf("the list of kinds has no %s", path)
+		}
+	}
+	if len(kinds.All) != len(Kinds) || len(paths) != len(served) {
+		t.Errorf("got %d kinds with %d paths, want %d with %d", len(kinds.All), len(paths), len(Kinds), len(served))
 	}
 }

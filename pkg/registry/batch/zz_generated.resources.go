@@ -256,7 +256,7 @@ var TaskSets = registry.Resource[batch.TaskSet, batch.TaskSetList]{
 		},
 	},
 	Scale: &registry.Scale[batch.TaskSet]{
-		ReplicasPath: []string{"spec", "parallelism"},
+		ReplicasPath: "spec.parallelism",
 		Replicas: func(o *batch.TaskSet) int32 {
 			if o.Spec.Parallelism == nil {
 				return 0

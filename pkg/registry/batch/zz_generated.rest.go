@@ -41,7 +41,7 @@ type Stores struct {
 	Tasks, TaskQueues, TaskSets, Workers, WorkerLeases *registry.Stores
 }
 
-// NewStores opens the store of each kind, which all versions share. An error names the kind.
+// NewStores opens the store of each kind, which all versions share. Errors name the kind.
 func NewStores(scheme *runtime.Scheme, getter generic.RESTOptionsGetter) (*Stores, error) {
 	s := &Stores{}
 	var err error
@@ -63,7 +63,12 @@ func NewStores(scheme *runtime.Scheme, getter generic.RESTOptionsGetter) (*Store
 	return s, nil
 }
 
-// Storage returns the storages by version and path. The arguments create the subresources of the kinds that have any.
+// All returns the stores of all kinds.
+func (s *Stores) All() []*registry.Stores {
+	return []*registry.Stores{s.Tasks, s.TaskQueues, s.TaskSets, s.Workers, s.WorkerLeases}
+}
+
+// Storage returns the storages by version and path. The arguments create the subresources that are written by hand.
 func (s *Stores) Storage(tasks task.Subresources) map[string]map[string]rest.Storage {
 	return map[string]map[string]rest.Storage{
 		"v1alpha1": {

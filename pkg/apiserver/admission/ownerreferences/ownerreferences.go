@@ -36,6 +36,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
 // PluginName is the name of the plugin.
@@ -162,13 +163,28 @@ func (p *plugin) mappings(ctx context.Context, u user.Info, ref metav1.OwnerRefe
 		return nil, err
 	}
 	if gv.Group == batch.GroupName {
-		resource, _ := meta.UnsafeGuessKindToResource(gv.WithKind(ref.Kind))
-		return []*meta.RESTMapping{{Resource: resource, Scope: meta.RESTScopeNamespace}}, nil
+		return []*meta.RESTMapping{ownMapping(gv.WithKind(ref.Kind))}, nil
 	}
 	if err := p.authorize(ctx, finalizersOf(u, schema.GroupVersionResource{Group: "*", Version: "*", Resource: "*"}, "*")); err == nil {
 		return nil, nil
 	}
 	return p.mapper.RESTMappings(gv.WithKind(ref.Kind).GroupKind(), gv.Version)
+}
+
+// ownMapping returns the resource and the scope of a kind of our group. It guesses them for an unknown kind.
+func ownMapping(gvk schema.GroupVersionKind) *meta.RESTMapping {
+	resource, _ := meta.UnsafeGuessKindToResource(gvk)
+	mapping := &meta.RESTMapping{Resource: resource, Scope: meta.RESTScopeNamespace}
+	for _, kind := range kinds.All {
+		if kind.Name != gvk.Kind {
+			continue
+		}
+		mapping.Resource.Resource = kind.Resource
+		if !kind.Namespaced {
+			mapping.Scope = meta.RESTScopeRoot
+		}
+	}
+	return mapping
 }
 
 func finalizersOf(u user.Info, resource schema.GroupVersionResource, name string) authorizer.AttributesRecord {

@@ -36,6 +36,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
 // granted allows the listed requests, in the form "<verb> <resource>.<group> <namespace>/<name>", and records all
@@ -156,9 +157,12 @@ func TestValidateInitialization(t *testing.T) {
 	}
 }
 
-// TestMappingsOfOurKinds compares the guessed resources with the served ones.
 func TestMappingsOfOurKinds(t *testing.T) {
-	for kind, want := range map[string]string{"Task": "tasks", "TaskSet": "tasksets", "Worker": "workers", "WorkerLease": "workerleases", "TaskQueue": "taskqueues"} {
+	want := map[string]string{"Unknown": "unknowns"}
+	for _, kind := range kinds.All {
+		want[kind.Name] = kind.Resource
+	}
+	for kind, want := range want {
 		mappings, err := (&plugin{}).mappings(t.Context(), nil, ref(v1alpha1.SchemeGroupVersion.String(), kind, true))
 		if err != nil || len(mappings) != 1 || mappings[0].Resource != v1alpha1.SchemeGroupVersion.WithResource(want) {
 			t.Errorf("%s: got %v (%v), want %s", kind, mappings, err, want)

@@ -31,6 +31,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 )
 
 func workerUser(name string, groups ...string) user.Info {
@@ -148,10 +149,14 @@ func TestOnlyWhatIsListedIsAllowed(t *testing.T) {
 		}
 	}
 
+	var served []string
+	for _, kind := range kinds.All {
+		served = append(served, kind.Resource)
+	}
 	a := newAuthorizer(tasks(t))
 	seen := map[string]bool{}
 	for _, verb := range []string{"create", "get", "list", "watch", "update", "patch", "delete", "deletecollection", "proxy", "bind", "impersonate", "*"} {
-		for _, resource := range []string{"tasks", "tasksets", "workers", "workerleases", "taskqueues", "*"} {
+		for _, resource := range append(served, "*") {
 			for _, subresource := range []string{"", "status", "binding", "eviction", "log", "scale", "finalizers", "*"} {
 				for _, namespace := range []string{"ns", "other", ""} {
 					for _, name := range []string{

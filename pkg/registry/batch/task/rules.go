@@ -28,7 +28,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/warning"
-	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/pkg/registry"
@@ -57,9 +56,7 @@ func (Rules) PrepareForUpdate(ctx context.Context, task, old *batch.Task) {
 }
 
 // ResetFields implements registry.FieldResetter.
-func (Rules) ResetFields() []fieldpath.Path {
-	return []fieldpath.Path{fieldpath.MakePathOrDie("spec", "workerName")}
-}
+func (Rules) ResetFields() []string { return []string{"spec.workerName"} }
 
 // resetWorkerName sets spec.workerName to the stored value, and warns if another one was sent.
 func resetWorkerName(ctx context.Context, task *batch.Task, stored string) {

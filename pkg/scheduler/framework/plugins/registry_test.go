@@ -17,7 +17,10 @@ limitations under the License.
 package plugins
 
 import (
+	"os"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -154,6 +157,93 @@ func TestAWorkerThatAcceptsNoTasksPassesForNoTask(t *testing.T) {
 		})
 		if accepts != passes {
 			t.Errorf("worker %q: AcceptsTasks returns %v, and that it passes for some task is %v", workerName, accepts, passes)
+		}
+	}
+}
+
+// TestEveryFieldThatAFilterReadsIsSigned sets one field of a task at a time. A filter that reads the field decides
+// differently then, so the signature must differ, too.
+func TestEveryFieldThatAFilterReadsIsSigned(t *testing.T) {
+	filters, checked := NewFilters(), 0
+	for baseName, mutate := range tasks {
+		eachField(reflect.TypeFor[batch.Task](), func(path []int, name string) {
+			base := newTask(mutate)
+			changed := newTask(func(t *batch.Task) {
+				mutate(t)
+				setField(reflect.ValueOf(t).Elem(), path)
+			})
+			checked++
+			if filters.Sign(base) != filters.Sign(changed) {
+				return
+			}
+			for workerName, mutateWorker := range workers {
+				worker := newWorker(mutateWorker)
+				for _, plugin := range filters {
+					if plugin.Filter(base, worker) != plugin.Filter(changed, worker) {
+						t.Errorf("%s reads %s and does not sign it: task %q, worker %q", plugin.Name(), name, baseName, workerName)
+					}
+				}
+			}
+		})
+	}
+	if checked < 300 {
+		t.Errorf("checked only %d fields", checked)
+	}
+}
+
+// eachField calls visit for each field below a struct, with its index in each struct.
+func eachField(of reflect.Type, visit func(path []int, name string)) {
+	var walk func(of reflect.Type, path []int, name string)
+	walk = func(of reflect.Type, path []int, name string) {
+		for i := range of.NumField() {
+			field := of.Field(i)
+			at, called := append(slices.Clone(path), i), name+"."+field.Name
+			if field.Type.Kind() == reflect.Struct && field.Type != reflect.TypeFor[metav1.Time]() {
+				walk(field.Type, at, called)
+			} else {
+				visit(at, called)
+			}
+		}
+	}
+	walk(of, nil, of.Name())
+}
+
+// setField sets the field at a path to a value that is not zero.
+func setField(v reflect.Value, path []int) {
+	v = v.FieldByIndex(path)
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString("a")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int32, reflect.Int64:
+		v.SetInt(v.Int() + 1)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+	case reflect.Map:
+		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		key.SetString("a")
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(key, value)
+	case reflect.Struct: // a time
+		v.Set(reflect.ValueOf(metav1.Unix(1, 0)))
+	}
+}
+
+func TestEveryFilterIsInTheList(t *testing.T) {
+	listed := map[string]bool{}
+	for _, plugin := range NewFilters() {
+		listed[strings.ToLower(plugin.Name())] = true
+	}
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if entry.IsDir() && !listed[entry.Name()] {
+			t.Errorf("NewFilters does not return the filter of the folder %s", entry.Name())
 		}
 	}
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// +k8s:conversion-gen=github.com/leat-dev/leat/hack/registry-gen/testdata/park
+// +k8s:conversion-gen=github.com/leat-dev/leat/hack/registry-gen/testdata/park/internal/park
 // +leat:registry-gen=github.com/leat-dev/leat/hack/registry-gen/testdata/park/registry
 // +groupName=park.leat.dev
 

@@ -21,7 +21,7 @@ import (
 )
 
 // +genclient
-// +leat:resource:plural=rides,short=rd|r,categories=all|fun
+// +leat:resource:plural=rides,short=rd|r,categories=all|fun,owns=Gate
 // +leat:subresource:ticket=TicketREST
 // +leat:scale:spec=spec.cars,status=status.running,selector=spec.selector
 // +leat:column:name=State,type=string,func=StateColumn,description=What the ride does, "waiting" or "moving".

@@ -13,8 +13,9 @@ WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 See the License for the specific language governing permissions and
 limitations under the License.
 */
-// Package cachefields defines which fields of tasks the caches of the controllers keep. A cache may hold hundreds of
-// thousands of tasks, so it keeps only the fields that its controller reads.
+
+// Package cachefields defines which fields of tasks the caches of the controllers and the scheduler keep. A cache may
+// hold hundreds of thousands of tasks, so it keeps only the fields that are read.
 //
 // Each cache is a row of Caches. The tests check that its transform keeps the fields of the row and no others, and that
 // the files that use the cache read no other field.
@@ -38,7 +39,7 @@ type Cache struct {
 	Transform cache.TransformFunc
 	// Keeps are the paths of the fields that the transform keeps. A path includes all fields below it.
 	Keeps []string
-	// ReadBy are the Go files that read tasks of the cache, as patterns relative to pkg/controller.
+	// ReadBy are the Go files that read tasks of the cache, as patterns relative to pkg.
 	ReadBy []string
 }
 
@@ -54,7 +55,7 @@ var Caches = []Cache{
 			"status.phase", "status.completionTime", "status.conditions.type", "status.conditions.status",
 			"status.state.terminated.exitCode", "status.state.terminated.finishedAt",
 		},
-		ReadBy: []string{"taskset/*.go", "taskset/state/*.go"},
+		ReadBy: []string{"controller/taskset/*.go", "controller/taskset/state/*.go"},
 	},
 	{
 		Name: "bound tasks", Transform: BoundTask,
@@ -64,7 +65,10 @@ var Caches = []Cache{
 			"spec.workerName", "spec.tolerations",
 			"status.phase", "status.conditions", // only TaskScheduled
 		},
-		ReadBy: []string{"lifecycle/lifecycle.go", "lifecycle/tasks.go", "lifecycle/workers.go", "lifecycle/health.go"},
+		ReadBy: []string{
+			"controller/lifecycle/lifecycle.go", "controller/lifecycle/tasks.go", "controller/lifecycle/workers.go",
+			"controller/lifecycle/health.go",
+		},
 	},
 	{
 		Name: "finished tasks", Transform: FinishedTask,
@@ -74,7 +78,20 @@ var Caches = []Cache{
 			"status.phase", "status.attempts", "status.disruptions", "status.startTime", "status.completionTime",
 			"status.state.terminated.reason",
 		},
-		ReadBy: []string{"lifecycle/finished.go", "lifecycle/metrics.go"},
+		ReadBy: []string{"controller/lifecycle/finished.go", "controller/lifecycle/metrics.go"},
+	},
+	{
+		Name: "unfinished tasks of the scheduler", Transform: UnfinishedTask,
+		Keeps: []string{
+			"metadata", // except managedFields
+			"spec.queueName", "spec.workerName", "spec.priority", "spec.resources", "spec.workerSelector", "spec.tolerations",
+			"spec.schedulingGates",
+			"status", // The scheduler writes it as a whole.
+		},
+		ReadBy: []string{
+			"scheduler/*.go", "scheduler/cache/*.go", "scheduler/queue/*.go", "scheduler/reservation/*.go", "scheduler/framework/*.go",
+			"scheduler/framework/plugins/*/*.go",
+		},
 	},
 }
 
@@ -150,10 +167,28 @@ func FinishedTask(obj any) (any, error) {
 	return task, nil
 }
 
-// Worker removes the managed fields of a Worker. All else is kept, because the lifecycle controller updates Workers.
-func Worker(obj any) (any, error) {
-	if worker, ok := obj.(*batch.Worker); ok {
-		worker.ManagedFields = nil
+// UnfinishedTask keeps the fields that the scheduler reads. Status updates do not write the spec, so the server keeps
+// the others.
+func UnfinishedTask(obj any) (any, error) {
+	switch task := obj.(type) {
+	case *batch.Task:
+		spec := &task.Spec
+		task.ManagedFields = nil
+		task.Spec = batch.TaskSpec{
+			QueueName: spec.QueueName, WorkerName: spec.WorkerName, Priority: spec.Priority, Resources: spec.Resources,
+			WorkerSelector: spec.WorkerSelector, Tolerations: spec.Tolerations, SchedulingGates: spec.SchedulingGates,
+		}
+		return task, nil
+	case cache.DeletedFinalStateUnknown:
+		return obj, nil
+	}
+	return nil, fmt.Errorf("unexpected object %T in an informer of tasks", obj)
+}
+
+// WithoutManagedFields removes the managed fields of an object. It keeps everything else.
+func WithoutManagedFields(obj any) (any, error) {
+	if object, ok := obj.(metav1.Object); ok {
+		object.SetManagedFields(nil)
 	}
 	return obj, nil
 }

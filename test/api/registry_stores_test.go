@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package registry
+package api
 
 import (
 	"context"
@@ -39,26 +39,26 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// kind is what upstream's suite must know of a kind.
-type kind struct {
+// registryKind is the test data of a kind for upstream's suite.
+type registryKind struct {
 	store func(*registrybatch.Stores) *registry.Stores
-	// valid has all defaults, and a name.
+	// valid has a name, and all default values.
 	valid runtime.Object
-	// invalid may not be created.
+	// invalid are objects that cannot be created.
 	invalid []runtime.Object
-	// update is a change that is allowed, badUpdates are not.
+	// update is a registryChange that is allowed, badUpdates are not.
 	update     tester.UpdateFunc
 	badUpdates []tester.UpdateFunc
-	// graceful, where there is such, is an object whose deletion takes the grace period, in seconds.
+	// graceful is an object whose deletion has a grace period, in seconds. Nil if the kind has none.
 	graceful runtime.Object
 	grace    int64
-	// forget, where there is such, removes what two creates of the same object must not share.
+	// forget removes what two creates of the same object must not share. Nil if there is nothing.
 	forget func(runtime.Object)
-	// selects and ignores are selectors of the valid object called foo1.
+	// selects are field selectors that match the valid object with the name foo1. Those of ignores do not match it.
 	selects, ignores []fields.Set
 }
 
-func change[T runtime.Object](f func(T)) tester.UpdateFunc {
+func registryChange[T runtime.Object](f func(T)) tester.UpdateFunc {
 	return func(object runtime.Object) runtime.Object {
 		object = object.DeepCopyObject()
 		f(object.(T))
@@ -67,44 +67,44 @@ func change[T runtime.Object](f func(T)) tester.UpdateFunc {
 }
 
 var (
-	named     = metav1.ObjectMeta{Name: "foo"}
-	validTask = &batch.Task{
-		ObjectMeta: named,
+	registryMeta = metav1.ObjectMeta{Name: "foo"}
+	registryTask = &batch.Task{
+		ObjectMeta: registryMeta,
 		Spec: batch.TaskSpec{
 			QueueName: "default", Command: []string{"true"}, BackoffLimit: ptr.To[int32](0), TerminationGracePeriodSeconds: ptr.To[int64](30),
 			SchedulingGates: []batch.TaskSchedulingGate{{Name: "example.com/gate"}}, CrashLimit: ptr.To[int32](5),
 		},
 		Status: batch.TaskStatus{Phase: batch.TaskPending},
 	}
-	validSet = &batch.TaskSet{ObjectMeta: named, Spec: batch.TaskSetSpec{
+	registryTaskSet = &batch.TaskSet{ObjectMeta: registryMeta, Spec: batch.TaskSetSpec{
 		Parallelism: ptr.To[int32](1), Completions: ptr.To[int32](3), CompletionMode: ptr.To(batch.IndexedCompletion), BackoffLimit: ptr.To[int32](6),
 		Suspend: ptr.To(false), QueueName: "default", Template: batch.TaskTemplateSpec{Spec: batch.TaskSpec{
 			QueueName: "default", Command: []string{"true"}, BackoffLimit: ptr.To[int32](0), TerminationGracePeriodSeconds: ptr.To[int64](30),
 			CrashLimit: ptr.To[int32](5),
 		}},
 	}}
-	validQueue = &batch.TaskQueue{ObjectMeta: named, Spec: batch.TaskQueueSpec{Weight: ptr.To[int32](1), StopPolicy: ptr.To(batch.StopPolicyNone)}}
-	validLease = &batch.WorkerLease{ObjectMeta: named, Spec: batch.WorkerLeaseSpec{HolderIdentity: "i", LeaseDurationSeconds: ptr.To[int32](40)}}
+	registryTaskQueue   = &batch.TaskQueue{ObjectMeta: registryMeta, Spec: batch.TaskQueueSpec{Weight: ptr.To[int32](1), StopPolicy: ptr.To(batch.StopPolicyNone)}}
+	registryWorkerLease = &batch.WorkerLease{ObjectMeta: registryMeta, Spec: batch.WorkerLeaseSpec{HolderIdentity: "i", LeaseDurationSeconds: ptr.To[int32](40)}}
 )
 
-var kinds = map[string]kind{
+var registryKinds = map[string]registryKind{
 	"tasks": {
 		store: func(s *registrybatch.Stores) *registry.Stores { return s.Tasks },
-		valid: validTask,
+		valid: registryTask,
 		invalid: []runtime.Object{
-			change(func(task *batch.Task) { task.Spec.Command = nil })(validTask),
-			change(func(task *batch.Task) { task.Spec.Priority = 1_000_000_001 })(validTask),
-			change(func(task *batch.Task) { task.Spec.Tolerations = []batch.Toleration{{Effect: "Never"}} })(validTask),
+			registryChange(func(task *batch.Task) { task.Spec.Command = nil })(registryTask),
+			registryChange(func(task *batch.Task) { task.Spec.Priority = 1_000_000_001 })(registryTask),
+			registryChange(func(task *batch.Task) { task.Spec.Tolerations = []batch.Toleration{{Effect: "Never"}} })(registryTask),
 		},
-		update: change(func(task *batch.Task) { task.Spec.SchedulingGates = nil }),
+		update: registryChange(func(task *batch.Task) { task.Spec.SchedulingGates = nil }),
 		badUpdates: []tester.UpdateFunc{
-			change(func(task *batch.Task) { task.Spec.Command = []string{"false"} }),
-			change(func(task *batch.Task) { task.Spec.BackoffLimit = ptr.To[int32](3) }),
-			change(func(task *batch.Task) {
+			registryChange(func(task *batch.Task) { task.Spec.Command = []string{"false"} }),
+			registryChange(func(task *batch.Task) { task.Spec.BackoffLimit = ptr.To[int32](3) }),
+			registryChange(func(task *batch.Task) {
 				task.Spec.SchedulingGates = append(task.Spec.SchedulingGates, batch.TaskSchedulingGate{Name: "example.com/other"})
 			}),
 		},
-		graceful: change(func(task *batch.Task) { task.Spec.WorkerName = "w" })(validTask),
+		graceful: registryChange(func(task *batch.Task) { task.Spec.WorkerName = "w" })(registryTask),
 		grace:    30,
 		selects: []fields.Set{
 			{"metadata.name": "foo1"}, {"spec.workerName": ""}, {"spec.queueName": "default"}, {"status.phase": "Pending", "spec.workerName": ""},
@@ -113,17 +113,17 @@ var kinds = map[string]kind{
 	},
 	"tasksets": {
 		store: func(s *registrybatch.Stores) *registry.Stores { return s.TaskSets },
-		valid: validSet,
+		valid: registryTaskSet,
 		invalid: []runtime.Object{
-			change(func(set *batch.TaskSet) { set.Spec.Completions = nil })(validSet),
-			change(func(set *batch.TaskSet) { set.Spec.Template.Spec.Command = nil })(validSet),
-			change(func(set *batch.TaskSet) { set.Spec.Parallelism = ptr.To[int32](-1) })(validSet),
+			registryChange(func(set *batch.TaskSet) { set.Spec.Completions = nil })(registryTaskSet),
+			registryChange(func(set *batch.TaskSet) { set.Spec.Template.Spec.Command = nil })(registryTaskSet),
+			registryChange(func(set *batch.TaskSet) { set.Spec.Parallelism = ptr.To[int32](-1) })(registryTaskSet),
 		},
-		update: change(func(set *batch.TaskSet) { set.Spec.Parallelism, set.Spec.Suspend = ptr.To[int32](2), ptr.To(true) }),
+		update: registryChange(func(set *batch.TaskSet) { set.Spec.Parallelism, set.Spec.Suspend = ptr.To[int32](2), ptr.To(true) }),
 		badUpdates: []tester.UpdateFunc{
-			change(func(set *batch.TaskSet) { set.Spec.Template.Spec.Command = []string{"false"} }),
-			change(func(set *batch.TaskSet) { set.Spec.Completions = ptr.To[int32](4) }),
-			change(func(set *batch.TaskSet) { set.Spec.Template.Spec.TTLSecondsAfterFinished = ptr.To[int32](7) }),
+			registryChange(func(set *batch.TaskSet) { set.Spec.Template.Spec.Command = []string{"false"} }),
+			registryChange(func(set *batch.TaskSet) { set.Spec.Completions = ptr.To[int32](4) }),
+			registryChange(func(set *batch.TaskSet) { set.Spec.Template.Spec.TTLSecondsAfterFinished = ptr.To[int32](7) }),
 		},
 		// The selector holds the uid, and the condition the time.
 		forget: func(object runtime.Object) {
@@ -136,39 +136,39 @@ var kinds = map[string]kind{
 	},
 	"taskqueues": {
 		store: func(s *registrybatch.Stores) *registry.Stores { return s.TaskQueues },
-		valid: validQueue,
+		valid: registryTaskQueue,
 		invalid: []runtime.Object{
-			change(func(queue *batch.TaskQueue) { queue.Spec.Weight = ptr.To[int32](0) })(validQueue),
-			change(func(queue *batch.TaskQueue) { queue.Spec.StopPolicy = ptr.To(batch.StopPolicy("Halt")) })(validQueue),
-			change(func(queue *batch.TaskQueue) {
+			registryChange(func(queue *batch.TaskQueue) { queue.Spec.Weight = ptr.To[int32](0) })(registryTaskQueue),
+			registryChange(func(queue *batch.TaskQueue) { queue.Spec.StopPolicy = ptr.To(batch.StopPolicy("Halt")) })(registryTaskQueue),
+			registryChange(func(queue *batch.TaskQueue) {
 				queue.Spec.Resources.Limits = batch.ResourceList{"gpu": resource.MustParse("1")}
-			})(validQueue),
+			})(registryTaskQueue),
 		},
-		update:     change(func(queue *batch.TaskQueue) { queue.Spec.MaxRunningTasks = ptr.To[int32](7) }),
-		badUpdates: []tester.UpdateFunc{change(func(queue *batch.TaskQueue) { queue.Spec.MaxRunningTasks = ptr.To[int32](-7) })},
+		update:     registryChange(func(queue *batch.TaskQueue) { queue.Spec.MaxRunningTasks = ptr.To[int32](7) }),
+		badUpdates: []tester.UpdateFunc{registryChange(func(queue *batch.TaskQueue) { queue.Spec.MaxRunningTasks = ptr.To[int32](-7) })},
 		selects:    []fields.Set{{"metadata.name": "foo1"}},
 		ignores:    []fields.Set{{"metadata.name": "foo2"}},
 	},
 	"workers": {
 		store: func(s *registrybatch.Stores) *registry.Stores { return s.Workers },
-		valid: &batch.Worker{ObjectMeta: named},
+		valid: &batch.Worker{ObjectMeta: registryMeta},
 		invalid: []runtime.Object{
-			&batch.Worker{ObjectMeta: named, Spec: batch.WorkerSpec{Taints: []batch.Taint{{Key: "a b", Effect: batch.TaintEffectNoSchedule}}}},
-			&batch.Worker{ObjectMeta: named, Spec: batch.WorkerSpec{Taints: []batch.Taint{{Key: "a"}}}},
+			&batch.Worker{ObjectMeta: registryMeta, Spec: batch.WorkerSpec{Taints: []batch.Taint{{Key: "a b", Effect: batch.TaintEffectNoSchedule}}}},
+			&batch.Worker{ObjectMeta: registryMeta, Spec: batch.WorkerSpec{Taints: []batch.Taint{{Key: "a"}}}},
 		},
-		update:     change(func(worker *batch.Worker) { worker.Spec.Unschedulable = true }),
-		badUpdates: []tester.UpdateFunc{change(func(worker *batch.Worker) { worker.Spec.Taints = []batch.Taint{{Effect: "Never"}} })},
+		update:     registryChange(func(worker *batch.Worker) { worker.Spec.Unschedulable = true }),
+		badUpdates: []tester.UpdateFunc{registryChange(func(worker *batch.Worker) { worker.Spec.Taints = []batch.Taint{{Effect: "Never"}} })},
 		selects:    []fields.Set{{"metadata.name": "foo1"}, {"spec.unschedulable": "false"}},
 		ignores:    []fields.Set{{"spec.unschedulable": "true"}},
 	},
 	"workerleases": {
 		store:   func(s *registrybatch.Stores) *registry.Stores { return s.WorkerLeases },
-		valid:   validLease,
-		invalid: []runtime.Object{change(func(lease *batch.WorkerLease) { lease.Spec.LeaseDurationSeconds = ptr.To[int32](0) })(validLease)},
-		update: change(func(lease *batch.WorkerLease) {
+		valid:   registryWorkerLease,
+		invalid: []runtime.Object{registryChange(func(lease *batch.WorkerLease) { lease.Spec.LeaseDurationSeconds = ptr.To[int32](0) })(registryWorkerLease)},
+		update: registryChange(func(lease *batch.WorkerLease) {
 			lease.Spec.RenewTime = ptr.To(metav1.NewMicroTime(metav1.Unix(1, 5000).Time))
 		}),
-		badUpdates: []tester.UpdateFunc{change(func(lease *batch.WorkerLease) { lease.Spec.LeaseDurationSeconds = ptr.To[int32](-1) })},
+		badUpdates: []tester.UpdateFunc{registryChange(func(lease *batch.WorkerLease) { lease.Spec.LeaseDurationSeconds = ptr.To[int32](-1) })},
 		selects:    []fields.Set{{"metadata.name": "foo1"}},
 		ignores:    []fields.Set{{"metadata.name": "foo2"}},
 	},
@@ -176,14 +176,14 @@ var kinds = map[string]kind{
 
 func TestStores(t *testing.T) {
 	etcd := host.EtcdForTest(t)
-	if len(kinds) != len(registrybatch.Kinds) {
-		t.Errorf("there are %d kinds, and entries for %d", len(registrybatch.Kinds), len(kinds))
+	if len(registryKinds) != len(registrybatch.Kinds) {
+		t.Errorf("got entries for %d kinds, want %d", len(registryKinds), len(registrybatch.Kinds))
 	}
 	for _, k := range registrybatch.Kinds {
 		resource := k.Describe().GroupResource.Resource
-		kind, ok := kinds[resource]
+		kind, ok := registryKinds[resource]
 		if !ok {
-			t.Errorf("%s: add an entry to kinds", resource)
+			t.Errorf("%s: add an entry to registryKinds", resource)
 			continue
 		}
 		for name, flag := range map[string]string{"cached": "--watch-cache=true", "uncached": "--watch-cache=false"} {
@@ -192,9 +192,9 @@ func TestStores(t *testing.T) {
 	}
 }
 
-func (k kind) test(t *testing.T, etcd *host.Etcd, flag string) {
-	t.Parallel() // most of the time is spent waiting for events that must not come
-	// The suite writes to what it is given, and kinds are tested twice at the same time.
+func (k registryKind) test(t *testing.T, etcd *host.Etcd, flag string) {
+	t.Parallel() // The suite mostly waits for events that must not come.
+	// The suite changes its objects, and two tests of a kind run at a time.
 	k.valid, k.invalid = k.valid.DeepCopyObject(), slices.Clone(k.invalid)
 	for i := range k.invalid {
 		k.invalid[i] = k.invalid[i].DeepCopyObject()
@@ -202,7 +202,7 @@ func (k kind) test(t *testing.T, etcd *host.Etcd, flag string) {
 	if k.graceful != nil {
 		k.graceful = k.graceful.DeepCopyObject()
 	}
-	// Every test of the suite has stores of its own: it leaves objects behind.
+	// Each test of the suite has stores of its own, because it leaves objects behind.
 	run := func(name string, test func(*tester.Tester)) {
 		t.Run(name, func(t *testing.T) {
 			store := k.open(t, etcd, flag)
@@ -222,7 +222,7 @@ func (k kind) test(t *testing.T, etcd *host.Etcd, flag string) {
 	run("get", func(tester *tester.Tester) { tester.TestGet(k.valid) })
 	run("list", func(tester *tester.Tester) { tester.TestList(k.valid) })
 	run("watch", func(tester *tester.Tester) {
-		labelled := change(func(o metav1Object) {
+		labelled := registryChange(func(o registryObject) {
 			o.SetLabels(map[string]string{"a": "b"})
 			o.SetName("foo1")
 			o.SetNamespace("test")
@@ -234,27 +234,27 @@ func (k kind) test(t *testing.T, etcd *host.Etcd, flag string) {
 	}
 }
 
-// metav1Object is an object with metadata.
-type metav1Object interface {
+// registryObject is an object with metadata.
+type registryObject interface {
 	runtime.Object
 	metav1.Object
 }
 
-func (k kind) open(t *testing.T, etcd *host.Etcd, flag string) *genericregistry.Store {
+func (k registryKind) open(t *testing.T, etcd *host.Etcd, flag string) *genericregistry.Store {
 	t.Helper()
 	return k.openAll(t, etcd, flag).Store
 }
 
-// openAll gives all storages of the kind.
-func (k kind) openAll(t *testing.T, etcd *host.Etcd, flag string) *registry.Stores {
+// openAll returns all storages of the kind.
+func (k registryKind) openAll(t *testing.T, etcd *host.Etcd, flag string) *registry.Stores {
 	t.Helper()
-	config := newStorageConfig(t, etcd, scheme.Scheme, flag)
-	stores, err := registrybatch.NewStores(scheme.Scheme, watchingFromNow(config.RESTOptionsGetter))
+	config := newRegistryConfig(t, etcd, scheme.Scheme, flag)
+	stores, err := registrybatch.NewStores(scheme.Scheme, registryWatchingFromNow(config.RESTOptionsGetter))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		for _, kind := range kinds {
+		for _, kind := range registryKinds {
 			kind.store(stores).Store.Destroy()
 		}
 	})
@@ -263,7 +263,7 @@ func (k kind) openAll(t *testing.T, etcd *host.Etcd, flag string) *registry.Stor
 	if err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
 		return store.ReadinessCheck() == nil, nil
 	}); err != nil {
-		t.Fatalf("the watch cache does not get ready: %v", store.ReadinessCheck())
+		t.Fatalf("the watch cache does not become ready: %v", store.ReadinessCheck())
 	}
 	return own
 }

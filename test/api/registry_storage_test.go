@@ -14,8 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package registry tests the stores of all kinds in this process, on a real etcd that syncs every write.
-package registry
+package api
 
 import (
 	"context"
@@ -36,9 +35,11 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// newStorageConfig gives a server's config whose stores are opened as leat-apiserver opens them with these flags, under a prefix
-// that is the test's name.
-func newStorageConfig(t *testing.T, etcd *host.Etcd, scheme *runtime.Scheme, args ...string) *genericapiserver.RecommendedConfig {
+// The tests in the files registry_*_test.go run the stores of all kinds in this process, on an etcd with fsync.
+
+// newRegistryConfig returns the configuration of a server with the stores of leat-apiserver with the given flags. Their
+// prefix in etcd is the name of the test.
+func newRegistryConfig(t *testing.T, etcd *host.Etcd, scheme *runtime.Scheme, args ...string) *genericapiserver.RecommendedConfig {
 	t.Helper()
 	options, err := serveroptions.NewOptions()
 	if err != nil {
@@ -50,7 +51,7 @@ func newStorageConfig(t *testing.T, etcd *host.Etcd, scheme *runtime.Scheme, arg
 	}
 	err = flags.Parse(append([]string{
 		"--etcd-servers=" + etcd.Endpoint, "--etcd-cafile=" + etcd.CAFile, "--etcd-certfile=" + etcd.CertFile, "--etcd-keyfile=" + etcd.KeyFile,
-		"--etcd-prefix=" + etcdPrefix(t.Name()),
+		"--etcd-prefix=" + registryEtcdPrefix(t.Name()),
 	}, args...))
 	if err != nil {
 		t.Fatal(err)
@@ -63,19 +64,19 @@ func newStorageConfig(t *testing.T, etcd *host.Etcd, scheme *runtime.Scheme, arg
 	return config
 }
 
-func etcdPrefix(test string) string { return "/" + test }
+func registryEtcdPrefix(test string) string { return "/" + test }
 
-// watchingFromNow lets the stores' watches, which upstream's suite begins at the first revision of an empty etcd, begin where etcd
-// is.
-func watchingFromNow(getter generic.RESTOptionsGetter) generic.RESTOptionsGetter {
+// registryWatchingFromNow returns a getter whose stores start every watch at the current revision. Upstream's suite
+// starts its watches at revision 1, because it expects an empty etcd.
+func registryWatchingFromNow(getter generic.RESTOptionsGetter) generic.RESTOptionsGetter {
 	return registry.Decorate(getter, func(store storage.Interface, _ *storagebackend.ConfigForResource) storage.Interface {
-		return fromNow{store}
+		return registryWatchFromNow{store}
 	})
 }
 
-type fromNow struct{ storage.Interface }
+type registryWatchFromNow struct{ storage.Interface }
 
-func (s fromNow) Watch(ctx context.Context, key string, options storage.ListOptions) (watch.Interface, error) {
+func (s registryWatchFromNow) Watch(ctx context.Context, key string, options storage.ListOptions) (watch.Interface, error) {
 	revision, err := s.GetCurrentResourceVersion(ctx)
 	if err != nil {
 		return nil, err

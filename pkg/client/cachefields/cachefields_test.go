@@ -13,6 +13,7 @@ WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 See the License for the specific language governing permissions and
 limitations under the License.
 */
+
 package cachefields
 
 import (
@@ -180,11 +181,21 @@ func TestReadersReadOnlyKeptFields(t *testing.T) {
 	for _, c := range Caches {
 		all = append(all, c.ReadBy...)
 	}
-	exports := exportData(t, directories(all))
+	exports := exportData(t, directories(t, all))
+	for _, dir := range directories(t, all) {
+		for _, read := range readsOfTasks(t, "../../"+dir, exports) {
+			if !slices.ContainsFunc(all, func(pattern string) bool {
+				match, err := path.Match(pattern, dir+"/"+read.file)
+				return err == nil && match
+			}) {
+				t.Errorf("%s/%s reads tasks: add it to ReadBy of its cache", dir, read.file)
+			}
+		}
+	}
 	for _, c := range Caches {
 		t.Run(c.Name, func(t *testing.T) {
 			reads := 0
-			for _, dir := range directories(c.ReadBy) {
+			for _, dir := range directories(t, c.ReadBy) {
 				for _, read := range readsOfTasks(t, "../../"+dir, exports) {
 					if !slices.ContainsFunc(c.ReadBy, func(pattern string) bool {
 						match, err := path.Match(pattern, dir+"/"+read.file)
@@ -206,11 +217,21 @@ func TestReadersReadOnlyKeptFields(t *testing.T) {
 	}
 }
 
-// directories returns the directories of patterns.
-func directories(patterns []string) []string {
+// directories returns the directories of patterns, relative to pkg.
+func directories(t *testing.T, patterns []string) []string {
+	t.Helper()
 	var dirs []string
 	for _, pattern := range patterns {
-		dirs = append(dirs, path.Dir(pattern))
+		found, err := filepath.Glob("../../" + path.Dir(pattern))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("no directory matches %s: %v", pattern, err)
+		}
+		for _, dir := range found {
+			if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+				continue
+			}
+			dirs = append(dirs, strings.TrimPrefix(filepath.ToSlash(dir), "../../"))
+		}
 	}
 	slices.Sort(dirs)
 	return slices.Compact(dirs)

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package registry
+package api
 
 import (
 	"context"
@@ -33,16 +33,16 @@ import (
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// A patch of a task that is being deleted, with nothing left to wait for, deletes it. If it is gone by then, and there is another of its
-// name, that one stays.
+// TestUpdatesEndOnlyWhatTheyHaveSeen patches a task whose deletion waits for nothing more, which deletes it. If another
+// task has replaced it meanwhile, that one must stay.
 func TestUpdatesEndOnlyWhatTheyHaveSeen(t *testing.T) {
 	etcd := host.EtcdForTest(t)
-	stores := kinds["tasks"].openAll(t, etcd, "--watch-cache=false")
+	stores := registryKinds["tasks"].openAll(t, etcd, "--watch-cache=false")
 	backend := stores.Store.Storage.Storage
 	for _, test := range []struct {
 		name string
 		rest rest.Storage
-		// replaced says whether there is another task by the time of the deletion.
+		// replaced is set if another task of the same name exists at the time of the deletion.
 		replaced bool
 	}{
 		{"of the object", stores.Main(), false},
@@ -54,7 +54,7 @@ func TestUpdatesEndOnlyWhatTheyHaveSeen(t *testing.T) {
 			ctx := genericapirequest.WithRequestInfo(genericapirequest.WithNamespace(t.Context(), "test"),
 				&genericapirequest.RequestInfo{APIGroup: "batch.leat.dev", APIVersion: "v1alpha1", Resource: "tasks", Verb: "patch"})
 			task := func(uid types.UID) *batch.Task {
-				task := kinds["tasks"].valid.DeepCopyObject().(*batch.Task)
+				task := registryKinds["tasks"].valid.DeepCopyObject().(*batch.Task)
 				task.Name, task.Namespace, task.UID = "one", "test", uid
 				return task
 			}
@@ -87,9 +87,9 @@ func TestUpdatesEndOnlyWhatTheyHaveSeen(t *testing.T) {
 			must(backend.Get(ctx, key, storage.GetOptions{IgnoreNotFound: true}, there))
 			switch {
 			case test.replaced && (there.UID != "another" || !apierrors.IsConflict(err)):
-				t.Errorf("the patch says %v, and the task is %q; want a conflict, and the other one", err, there.UID)
+				t.Errorf("the patch returns %v, and the stored task is %q; want a conflict, and the other task", err, there.UID)
 			case !test.replaced && (there.UID != "" || err != nil):
-				t.Errorf("the patch says %v, and the task is %q; want it gone", err, there.UID)
+				t.Errorf("the patch returns %v, and the stored task is %q; want no error, and no task", err, there.UID)
 			}
 			if there.UID != "" {
 				must(remove())
