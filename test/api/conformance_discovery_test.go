@@ -58,8 +58,8 @@ func checkDiscovery(t *testing.T, config *rest.Config, version string) {
 		want.Name, got.StorageVersionHash = name, ""
 		expectEqual(t, name, got, want)
 	}
-	for i := range kinds {
-		k := &kinds[i]
+	for i := range conformanceKinds {
+		k := &conformanceKinds[i]
 		verbs := allVerbs
 		if k.unwatched {
 			verbs = unwatchedVerbs

@@ -98,8 +98,8 @@ var (
 // stringOfLength returns a JSON string of n characters.
 func stringOfLength(n int) string { return strconv.Quote(strings.Repeat("x", n)) }
 
-// kinds lists all served kinds. The test of discovery fails if it has fewer or more.
-var kinds = []kind{
+// conformanceKinds lists all served kinds. The test of discovery fails if it has fewer or more.
+var conformanceKinds = []kind{
 	{
 		resource: "tasks", kind: "Task", singular: "task", shortNames: []string{"tk"}, graceful: true,
 		object: `{"spec": {

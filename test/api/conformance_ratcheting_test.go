@@ -38,9 +38,9 @@ func testRatcheting(t *testing.T, fx *fixture, versions []string) {
 	tls := kit.Must(transport.TLSInfo{CertFile: etcd.CertFile, KeyFile: etcd.KeyFile, TrustedCAFile: etcd.CAFile}.ClientConfig())(t)
 	client := kit.Must(clientv3.New(clientv3.Config{Endpoints: []string{etcd.Endpoint}, TLS: tls, Context: t.Context()}))(t)
 	t.Cleanup(func() { kit.Check(t, client.Close()) })
-	for i := range kinds {
+	for i := range conformanceKinds {
 		for _, version := range versions {
-			t.Run(kinds[i].resource+"-"+version, func(t *testing.T) { checkRatcheting(fx.newSubject(t, &kinds[i], version), client) })
+			t.Run(conformanceKinds[i].resource+"-"+version, func(t *testing.T) { checkRatcheting(fx.newSubject(t, &conformanceKinds[i], version), client) })
 		}
 	}
 }

@@ -39,12 +39,12 @@ func testScaleSubresource(t *testing.T, fx *fixture, versions []string) {
 		{"updates are tracked", scaleUpdatesAreTracked},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for i := range kinds {
-				if _, ok := kinds[i].subresources["scale"]; !ok {
+			for i := range conformanceKinds {
+				if _, ok := conformanceKinds[i].subresources["scale"]; !ok {
 					continue
 				}
 				for _, version := range versions {
-					t.Run(kinds[i].resource+"-"+version, func(t *testing.T) { c.check(fx.newSubject(t, &kinds[i], version)) })
+					t.Run(conformanceKinds[i].resource+"-"+version, func(t *testing.T) { c.check(fx.newSubject(t, &conformanceKinds[i], version)) })
 				}
 			}
 		})

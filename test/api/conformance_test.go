@@ -26,7 +26,7 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// rule is a behavior that kinds have in common. Its name is short: it becomes part of the name of a namespace.
+// rule is a behavior that all kinds have in common. Its name is short: it becomes part of the name of a namespace.
 type rule struct {
 	name  string
 	check func(*subject)
@@ -47,23 +47,23 @@ func testConformance(t *testing.T, e *kit.Env) {
 	t.Run("discovery", func(t *testing.T) { testAPIResources(t, fx.config) })
 	for _, rule := range slices.Concat(writeRules, statusRules, applyRules, deleteRules, readRules, encodingRules) {
 		t.Run(rule.name, func(t *testing.T) {
-			for i := range kinds {
-				if rule.appliesTo != nil && !rule.appliesTo(&kinds[i]) {
+			for i := range conformanceKinds {
+				if rule.appliesTo != nil && !rule.appliesTo(&conformanceKinds[i]) {
 					continue
 				}
 				for _, version := range versions {
-					t.Run(kinds[i].resource+"-"+version, func(t *testing.T) { rule.check(fx.newSubject(t, &kinds[i], version)) })
+					t.Run(conformanceKinds[i].resource+"-"+version, func(t *testing.T) { rule.check(fx.newSubject(t, &conformanceKinds[i], version)) })
 				}
 			}
 		})
 	}
 	for _, rule := range subresourceRules {
 		t.Run("subresources "+rule.name, func(t *testing.T) {
-			for i := range kinds {
-				for name, sub := range kinds[i].subresources {
+			for i := range conformanceKinds {
+				for name, sub := range conformanceKinds[i].subresources {
 					for _, version := range versions {
-						t.Run(kinds[i].resource+"-"+name+"-"+version, func(t *testing.T) {
-							rule.check(fx.newSubject(t, &kinds[i], version), name, sub)
+						t.Run(conformanceKinds[i].resource+"-"+name+"-"+version, func(t *testing.T) {
+							rule.check(fx.newSubject(t, &conformanceKinds[i], version), name, sub)
 						})
 					}
 				}

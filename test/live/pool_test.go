@@ -40,7 +40,6 @@ import (
 	"k8s.io/client-go/util/keyutil"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/apiserver/authorization/worker"
 	"github.com/leat-dev/leat/pkg/controller/certificates"
 )
 
@@ -111,7 +110,7 @@ func (c *installation) testOutsideWorker(t *testing.T) {
 	dir := t.TempDir()
 	key := kit.Must(keyutil.MakeEllipticPrivateKeyPEM())(t)
 	kit.Check(t, os.WriteFile(filepath.Join(dir, "worker.key"), key, 0o600))
-	subject := pkix.Name{Organization: []string{worker.Group}, CommonName: worker.NamePrefix + namespace + ":desk"}
+	subject := pkix.Name{Organization: []string{v1alpha1.WorkersGroup}, CommonName: v1alpha1.WorkerUser(namespace, "desk")}
 	request := kit.Must(cert.MakeCSR(kit.Must(keyutil.ParsePrivateKeyPEM(key))(t), &subject, nil, nil))(t)
 	requests := c.admin.CertificatesV1().CertificateSigningRequests()
 	csr := kit.Must(requests.Create(t.Context(), &certificatesv1.CertificateSigningRequest{

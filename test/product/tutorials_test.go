@@ -182,7 +182,7 @@ func TestClusterTutorial(t *testing.T) {
 	t.Parallel()
 	blocks := commands(t, "cluster.md")
 	cp := host.ForTest(t, "--controllers=*")
-	e := kit.On(t, cp)
+	e := kit.AggregatedOn(t, cp)
 	manager := e.StartManager(t, "one")
 	c := newClone(t)
 	c.variables = append(c.variables, "KUBECONFIG="+cp.AdminKubeconfig, "IMAGE=registry.example.com/leat:v0.1.0")
