@@ -208,7 +208,7 @@ func (s *schedulerSuite) queue(t *testing.T, name string, change func(*batch.Tas
 	kit.Check(t, err)
 }
 
-// change updates the spec of a queue. It tries again after a conflict.
+// change updates the spec of a queue. It retries after a conflict.
 func (s *schedulerSuite) change(t *testing.T, name string, change func(*batch.TaskQueueSpec)) {
 	t.Helper()
 	kit.Eventually(t, "the queue is updated", func(ctx context.Context) error {

@@ -140,7 +140,7 @@ func (s *taskSetSuite) create(t *testing.T, changes ...func(*batch.TaskSet)) (na
 	return name, dir
 }
 
-// change updates a set. It tries again after a conflict.
+// change updates a set. It retries after a conflict.
 func (s *taskSetSuite) change(t *testing.T, name string, f func(*batch.TaskSet)) {
 	t.Helper()
 	kit.Eventually(t, "the set is updated", func(ctx context.Context) error {

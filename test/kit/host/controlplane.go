@@ -152,7 +152,8 @@ func (cp *ControlPlane) Stop() error {
 }
 
 // ForTest starts a control plane until the test ends. Every failure fails the test, also missing programs and processes
-// that end by themselves. Its etcd does not sync writes to disk. "go test -artifacts" keeps the logs. The arguments are for kube-controller-manager.
+// that end by themselves. Its etcd does not sync writes to disk. "go test -artifacts" keeps the logs. The arguments are
+// for kube-controller-manager.
 func ForTest(t testing.TB, controllerManagerArgs ...string) *ControlPlane {
 	t.Helper()
 	// Processes are killed, but the machine keeps its power: what the host's etcd has written is not lost without fsync.
