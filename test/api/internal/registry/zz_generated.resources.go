@@ -65,7 +65,7 @@ var Tasks = registry.Resource[batch.Task, batch.TaskList]{
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Status", Type: "string",
-				Description: "The phase of the task, or the reason that says more than the phase does.",
+				Description: "The phase of the task, or a more specific reason.",
 			},
 			Cell: task.StatusColumn,
 		},
@@ -86,7 +86,7 @@ var Tasks = registry.Resource[batch.Task, batch.TaskList]{
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Attempts", Type: "integer",
-				Description: "How often the command has been started.",
+				Description: "The number of times that the command has been started.",
 			},
 			Cell: func(o *batch.Task) any { return int64(o.Status.Attempts) },
 		},
@@ -128,7 +128,7 @@ var Tasks = registry.Resource[batch.Task, batch.TaskList]{
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Reason", Type: "string", Priority: 1,
-				Description: "Why the task is in the state it is in.",
+				Description: "The reason for the current state of the task.",
 			},
 			Cell: task.ReasonColumn,
 		},
@@ -140,7 +140,7 @@ var Tasks = registry.Resource[batch.Task, batch.TaskList]{
 				{
 					TableColumnDefinition: metav1.TableColumnDefinition{
 						Name: "Status", Type: "string",
-						Description: "The phase of the task, or the reason that says more than the phase does.",
+						Description: "The phase of the task, or a more specific reason.",
 					},
 					Cell: task.StatusColumn,
 				},
@@ -161,7 +161,7 @@ var Tasks = registry.Resource[batch.Task, batch.TaskList]{
 				{
 					TableColumnDefinition: metav1.TableColumnDefinition{
 						Name: "Disruptions", Type: "integer",
-						Description: "How often the command has been started.",
+						Description: "The number of times that the command has been started.",
 					},
 					Cell: func(o *batch.Task) any { return int64(o.Status.Disruptions) },
 				},
@@ -203,7 +203,7 @@ var Tasks = registry.Resource[batch.Task, batch.TaskList]{
 				{
 					TableColumnDefinition: metav1.TableColumnDefinition{
 						Name: "Reason", Type: "string", Priority: 1,
-						Description: "Why the task is in the state it is in.",
+						Description: "The reason for the current state of the task.",
 					},
 					Cell: task.ReasonColumn,
 				},
@@ -233,21 +233,21 @@ var TaskQueues = registry.Resource[batch.TaskQueue, batch.TaskQueueList]{
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Pending", Type: "integer",
-				Description: "How many tasks of the queue wait for a worker.",
+				Description: "The number of tasks of the queue that wait for a worker.",
 			},
 			Cell: func(o *batch.TaskQueue) any { return int64(o.Status.Pending) },
 		},
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Running", Type: "integer",
-				Description: "How many tasks of the queue are bound to a worker and have not finished.",
+				Description: "The number of tasks of the queue that are bound to a worker and unfinished.",
 			},
 			Cell: func(o *batch.TaskQueue) any { return int64(o.Status.Running) },
 		},
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Limit", Type: "string",
-				Description: "How many tasks of the queue may run at a time.",
+				Description: "The maximum number of tasks of the queue that run at any given time.",
 			},
 			Cell: taskqueue.LimitColumn,
 		},
@@ -299,21 +299,21 @@ var TaskSets = registry.Resource[batch.TaskSet, batch.TaskSetList]{
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Completions", Type: "string",
-				Description: "How many indexes have succeeded, of how many.",
+				Description: "The number of indexes that have succeeded, and the total number.",
 			},
 			Cell: taskset.CompletionsColumn,
 		},
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Active", Type: "integer",
-				Description: "How many tasks of the set exist and have not finished.",
+				Description: "The number of tasks of the set that are unfinished.",
 			},
 			Cell: func(o *batch.TaskSet) any { return int64(o.Status.Active) },
 		},
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Failed", Type: "integer",
-				Description: "How many tasks of the set have failed.",
+				Description: "The number of tasks of the set that have failed.",
 			},
 			Cell: func(o *batch.TaskSet) any { return int64(o.Status.Failed) },
 		},
@@ -374,14 +374,14 @@ var Workers = registry.Resource[batch.Worker, batch.WorkerList]{
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Status", Type: "string",
-				Description: "Whether the worker is ready, and whether it takes new tasks.",
+				Description: "Whether the worker is ready, and whether it accepts new tasks.",
 			},
 			Cell: worker.StatusColumn,
 		},
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Tasks", Type: "string",
-				Description: "How many tasks the worker runs, of how many it can run at a time.",
+				Description: "The number of tasks that the worker runs, and the maximum number.",
 			},
 			Cell: worker.TasksColumn,
 		},

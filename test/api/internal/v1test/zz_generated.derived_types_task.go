@@ -33,16 +33,16 @@ import (
 // +leat:subresource:binding=BindingREST
 // +leat:subresource:eviction=EvictionREST
 // +leat:subresource:log=LogREST
-// +leat:column:name=Status,type=string,func=StatusColumn,description=The phase of the task, or the reason that says more than the phase does.
+// +leat:column:name=Status,type=string,func=StatusColumn,description=The phase of the task, or a more specific reason.
 // +leat:column:name=Worker,type=string,path=spec.assignment.workerName,description=The worker that the task is bound to.
 // +leat:column:name=Exit,type=string,func=ExitColumn,description=The exit code of the command, or the signal that ended it.
-// +leat:column:name=Disruptions,type=integer,path=status.disruptions,description=How often the command has been started.
+// +leat:column:name=Disruptions,type=integer,path=status.disruptions,description=The number of times that the command has been started.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the task was created.
 // +leat:column:name=Queue,type=string,priority=1,path=spec.queueName,description=The queue that the task waits in.
 // +leat:column:name=Priority,type=integer,priority=1,path=spec.priority,description=The priority of the task within its namespace.
 // +leat:column:name=Wait,type=string,priority=1,func=WaitColumn,description=The time from creation to the first start of the command.
 // +leat:column:name=Duration,type=string,priority=1,func=DurationColumn,description=The time from the first start of the command to its end.
-// +leat:column:name=Reason,type=string,priority=1,func=ReasonColumn,description=Why the task is in the state it is in.
+// +leat:column:name=Reason,type=string,priority=1,func=ReasonColumn,description=The reason for the current state of the task.
 
 type Task struct {
 	metav1.TypeMeta `json:",inline"`

@@ -64,13 +64,13 @@ type TaskLogOptions struct {
 }
 
 var taskLogOptionsDocs = map[string]string{
-	"follow":       "follow goes on until the attempt ends or limitBytes are sent: what the command prints is sent as it comes.",
-	"previous":     "previous reads the attempt before the one that runs or ran last.",
-	"sinceSeconds": "sinceSeconds leaves out the lines that are older than so many seconds. Only one of sinceSeconds and sinceTime may be given.",
-	"sinceTime":    "sinceTime leaves out the lines that are older, as RFC 3339 writes times. Only one of sinceSeconds and sinceTime may be given.",
-	"timestamps":   "timestamps begins every line with the time at which it was read from the command, as RFC 3339 writes it, and a space.",
-	"tailLines":    "tailLines begins so many lines before the end. Unset: with the first line that is kept.",
-	"limitBytes":   "limitBytes ends the answer after so many bytes, timestamps included, perhaps within a line.",
+	"follow":       "follow streams the output until the attempt ends or limitBytes are sent. Defaults to false.",
+	"previous":     "previous returns the output of the attempt before the current or last one. Defaults to false.",
+	"sinceSeconds": "sinceSeconds is the maximum age in seconds of the lines to return. At most one of sinceSeconds and sinceTime may be set.",
+	"sinceTime":    "sinceTime is an RFC 3339 timestamp from which to return lines. At most one of sinceSeconds and sinceTime may be set.",
+	"timestamps":   "timestamps adds the RFC 3339 timestamp at which the worker read the line to the beginning of every line. Defaults to false.",
+	"tailLines":    "tailLines is the number of lines from the end of the output to return. If unset, the output starts with the first line that is stored.",
+	"limitBytes":   "limitBytes is the number of bytes after which the response ends, including timestamps. It may end within a line. If unset, there is no limit.",
 }
 
 func (TaskLogOptions) SwaggerDoc() map[string]string { return taskLogOptionsDocs }

@@ -26,9 +26,9 @@ import (
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +k8s:supportsSubresource="/status"
 // +leat:resource:plural=taskqueues,short=tq,categories=all
-// +leat:column:name=Pending,type=integer,path=status.pending,description=How many tasks of the queue wait for a worker.
-// +leat:column:name=Running,type=integer,path=status.running,description=How many tasks of the queue are bound to a worker and have not finished.
-// +leat:column:name=Limit,type=string,func=LimitColumn,description=How many tasks of the queue may run at a time.
+// +leat:column:name=Pending,type=integer,path=status.pending,description=The number of tasks of the queue that wait for a worker.
+// +leat:column:name=Running,type=integer,path=status.running,description=The number of tasks of the queue that are bound to a worker and unfinished.
+// +leat:column:name=Limit,type=string,func=LimitColumn,description=The maximum number of tasks of the queue that run at any given time.
 // +leat:column:name=Stop,type=string,func=StopColumn,description=Whether the queue is held or drained.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the queue was created.
 

@@ -31,9 +31,9 @@ import (
 // +leat:resource:plural=tasksets,short=tks,categories=all,owns=Task
 // +leat:scale:spec=spec.maxActive,status=status.active,selector=spec.selector
 // +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the set is complete, failed, suspended or running.
-// +leat:column:name=Completions,type=string,func=CompletionsColumn,description=How many indexes have succeeded, of how many.
-// +leat:column:name=Active,type=integer,path=status.active,description=How many tasks of the set exist and have not finished.
-// +leat:column:name=Failed,type=integer,path=status.failed,description=How many tasks of the set have failed.
+// +leat:column:name=Completions,type=string,func=CompletionsColumn,description=The number of indexes that have succeeded, and the total number.
+// +leat:column:name=Active,type=integer,path=status.active,description=The number of tasks of the set that are unfinished.
+// +leat:column:name=Failed,type=integer,path=status.failed,description=The number of tasks of the set that have failed.
 // +leat:column:name=Duration,type=string,func=DurationColumn,description=The time from the start of the set to its completion.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the set was created.
 

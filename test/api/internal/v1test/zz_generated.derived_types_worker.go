@@ -26,8 +26,8 @@ import (
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +k8s:supportsSubresource="/status"
 // +leat:resource:plural=workers,short=wkr
-// +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the worker is ready, and whether it takes new tasks.
-// +leat:column:name=Tasks,type=string,func=TasksColumn,description=How many tasks the worker runs, of how many it can run at a time.
+// +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the worker is ready, and whether it accepts new tasks.
+// +leat:column:name=Tasks,type=string,func=TasksColumn,description=The number of tasks that the worker runs, and the maximum number.
 // +leat:column:name=Version,type=string,path=status.workerInfo.version,description=The version of the worker program.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the worker was registered.
 
