@@ -26,9 +26,9 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit/history"
 )
 
 // expect fails the test unless a message contains want. An empty want means that there must be no message.
@@ -57,12 +57,12 @@ func TestCheckRegistersDetectsFaults(t *testing.T) {
 		c.name, c.start, c.end = "a", time.Duration(start), time.Duration(end)
 		return c
 	}
-	history := []change{
-		{revision: 5, after: task("a", "v1", 5)},
-		{revision: 7, before: task("a", "v1", 5), after: task("a", "v2", 7)},
-		{revision: 9, before: task("a", "v2", 7), after: task("a", "v2", 9, deleting)},
-		{revision: 10, before: task("a", "v2", 9, deleting)},
-		{revision: 12, after: task("a", "v3", 12)},
+	recorded := []history.Change{
+		{Revision: 5, After: task("a", "v1", 5)},
+		{Revision: 7, Before: task("a", "v1", 5), After: task("a", "v2", 7)},
+		{Revision: 9, Before: task("a", "v2", 7), After: task("a", "v2", 9, deleting)},
+		{Revision: 10, Before: task("a", "v2", 9, deleting)},
+		{Revision: 12, After: task("a", "v3", 12)},
 	}
 	right := []call{
 		at(1, 4, call{kind: creates, value: "v1", revision: 5, outcome: ok}),
@@ -79,23 +79,25 @@ func TestCheckRegistersDetectsFaults(t *testing.T) {
 		at(26, 27, call{kind: creates, value: "v4", outcome: exists}),
 		at(28, 29, call{kind: patches, value: "v5", outcome: unknown}), // and it was not stored
 	}
-	edit := func(i int, f func(*call)) func([]call, []change) ([]call, []change) {
-		return func(calls []call, changes []change) ([]call, []change) {
+	edit := func(i int, f func(*call)) func([]call, []history.Change) ([]call, []history.Change) {
+		return func(calls []call, changes []history.Change) ([]call, []history.Change) {
 			f(&calls[i])
 			return calls, changes
 		}
 	}
-	add := func(c call) func([]call, []change) ([]call, []change) {
-		return func(calls []call, changes []change) ([]call, []change) { return append(calls, c), changes }
+	add := func(c call) func([]call, []history.Change) ([]call, []history.Change) {
+		return func(calls []call, changes []history.Change) ([]call, []history.Change) {
+			return append(calls, c), changes
+		}
 	}
 	const search = "not linearizable"
 	for _, test := range []struct {
 		name, want string
-		plant      func([]call, []change) ([]call, []change)
+		plant      func([]call, []history.Change) ([]call, []history.Change)
 	}{
-		{"nothing", "", func(calls []call, changes []change) ([]call, []change) { return calls, changes }},
-		{"a lost write", "an acknowledged write is lost", func(calls []call, changes []change) ([]call, []change) { return calls, changes[:4] }},
-		{"a lost write that the history has", search, add(at(30, 31, call{kind: gets, outcome: notFound}))},
+		{"nothing", "", func(calls []call, changes []history.Change) ([]call, []history.Change) { return calls, changes }},
+		{"a lost write", "an acknowledged write is lost", func(calls []call, changes []history.Change) ([]call, []history.Change) { return calls, changes[:4] }},
+		{"a lost write that the recorded has", search, add(at(30, 31, call{kind: gets, outcome: notFound}))},
 		{"a lost delete", "an acknowledged delete is lost", add(at(30, 31, call{kind: deletes, expected: 12, outcome: ok}))},
 		{"a delete acknowledged twice", "was deleted twice", edit(7, func(c *call) { c.outcome = ok })},
 		{"a stale read", search, edit(5, func(c *call) { c.value, c.revision = "v1", 5 })},
@@ -106,9 +108,9 @@ func TestCheckRegistersDetectsFaults(t *testing.T) {
 		{"a read of a state that never existed", "a read of a state that never existed", edit(5, func(c *call) { c.value = "v9" })},
 		{"a cached read of a state that never existed", "a read of a state that never existed", edit(9, func(c *call) { c.value = "v9" })},
 		{"two updates of a revision", search, edit(4, func(c *call) { c.outcome, c.revision = ok, 8 })},
-		{"two updates of a revision, which the history has", search, func(calls []call, changes []change) ([]call, []change) {
+		{"two updates of a revision, which the recorded has", search, func(calls []call, changes []history.Change) ([]call, []history.Change) {
 			calls[4].outcome, calls[4].revision = ok, 8
-			changes[2].before = task("a", "v2b", 8)
+			changes[2].Before = task("a", "v2b", 8)
 			return calls, slices.Insert(changes, 2, changed(8, task("a", "v2", 7), task("a", "v2b", 8)))
 		}},
 		{"a conflict without a concurrent write", search, add(at(30, 31, call{kind: updates, value: "v6", expected: 12, outcome: conflict}))},
@@ -116,32 +118,32 @@ func TestCheckRegistersDetectsFaults(t *testing.T) {
 		{"a write with another's revision", "with another revision", edit(10, func(c *call) { c.revision = 13 })},
 		{"a not-found answer to a create", search, edit(11, func(c *call) { c.outcome = notFound })},
 		{"a write that completes a delete", "", add(at(20, 21, call{kind: deletes, expected: 9, finishes: true, outcome: ok}))},
-		{"a delete without a request", "revision 12 was deleted without a request", func(calls []call, changes []change) ([]call, []change) {
+		{"a delete without a request", "revision 12 was deleted without a request", func(calls []call, changes []history.Change) ([]call, []history.Change) {
 			return calls, append(changes, changed(14, task("a", "v3", 12), nil))
 		}},
-		{"a write without a request", "was written without a request", func(calls []call, changes []change) ([]call, []change) {
+		{"a write without a request", "was written without a request", func(calls []call, changes []history.Change) ([]call, []history.Change) {
 			return calls, append(changes, changed(14, task("a", "v3", 12), task("a", "w", 14)))
 		}},
-		{"a write stored twice", "was written at revision", func(calls []call, changes []change) ([]call, []change) {
+		{"a write stored twice", "was written at revision", func(calls []call, changes []history.Change) ([]call, []history.Change) {
 			return calls, append(changes, changed(14, task("a", "v3", 12), task("a", "v1", 14)))
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			calls, changes := test.plant(slices.Clone(right), slices.Clone(history))
+			calls, changes := test.plant(slices.Clone(right), slices.Clone(recorded))
 			expect(t, checkRegisters(calls, changes, time.Minute), test.want)
 		})
 	}
 }
 
-func changed(revision int64, before, after *batch.Task) change {
-	return change{revision: revision, before: before, after: after}
+func changed(revision int64, before, after *batch.Task) history.Change {
+	return history.Change{Revision: revision, Before: before, After: after}
 }
 
 func TestCheckListsDetectsFaults(t *testing.T) {
-	history := []change{
-		{revision: 5, after: task("a", "v1", 5)},
-		{revision: 6, after: task("b", "v2", 6)},
-		{revision: 8, before: task("a", "v1", 5)},
+	recorded := []history.Change{
+		{Revision: 5, After: task("a", "v1", 5)},
+		{Revision: 6, After: task("b", "v2", 6)},
+		{Revision: 8, Before: task("a", "v1", 5)},
 	}
 	write := call{kind: creates, name: "b", value: "v2", revision: 6, outcome: ok, start: 3, end: 6}
 	both := map[string]item{"a": {"v1", 5}, "b": {"v2", 6}}
@@ -158,78 +160,7 @@ func TestCheckListsDetectsFaults(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.list.outcome, test.list.start, test.list.end = ok, 7, 8
-			expect(t, checkLists([]call{test.list, write}, history), test.want)
-		})
-	}
-}
-
-func TestCheckWatchDetectsFaults(t *testing.T) {
-	colored := func(name, color string) *batch.Task {
-		return &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"color": color}}}
-	}
-	red := func(task *batch.Task) bool { return task.Labels["color"] == "red" }
-	changes := []change{
-		{revision: 1, after: colored("a", "red")},
-		{revision: 2, after: colored("b", "green")},
-		{revision: 3, before: colored("b", "green"), after: colored("b", "red")},
-		{revision: 4, before: colored("a", "red"), after: colored("a", "red")},
-		{revision: 5, before: colored("b", "red"), after: colored("b", "green")},
-		{revision: 6, before: colored("a", "red")},
-		{revision: 7, after: colored("c", "red")},
-	}
-	right := []received{
-		{kind: watch.Added, revision: 1, task: colored("a", "red")},
-		{kind: watch.Added, revision: 3, task: colored("b", "red")},
-		{kind: watch.Bookmark, revision: 3},
-		{kind: watch.Modified, revision: 4, task: colored("a", "red")},
-		{kind: watch.Deleted, revision: 5, task: colored("b", "red")},
-		{kind: watch.Deleted, revision: 6, task: colored("a", "red")},
-		{kind: watch.Added, revision: 7, task: colored("c", "red")},
-	}
-	list := func(revision int64, tasks ...*batch.Task) received {
-		l := received{kind: listed, revision: revision}
-		for _, task := range tasks {
-			l.list = append(l.list, *task)
-		}
-		return l
-	}
-	for _, test := range []struct {
-		name, want string
-		plant      func([]received) []received
-	}{
-		{"nothing", "", func(got []received) []received { return got }},
-		{"a list after an expired watch", "", func(got []received) []received {
-			return append([]received{list(4, colored("a", "red"), colored("b", "red"))}, got[4:]...)
-		}},
-		{"an event missed", "got ADDED 3 b", func(got []received) []received { return got[1:] }},
-		{"an event missed before a bookmark", "BOOKMARK 3 without ADDED 3 b", func(got []received) []received { return slices.Delete(got, 1, 2) }},
-		{"the last event missed", "1 of 6 events are missing", func(got []received) []received { return got[:6] }},
-		{"a duplicate", "unexpected ADDED 7 c", func(got []received) []received { return append(got, got[6]) }},
-		{"a duplicate after a resume", "got MODIFIED 4 a, want", func(got []received) []received { return slices.Insert(got, 4, got[3]) }},
-		{"out of order", "got DELETED 5 b, want MODIFIED 4 a", func(got []received) []received {
-			got[3], got[4] = got[4], got[3]
-			return got
-		}},
-		{"a bookmark that goes back", "BOOKMARK 2 after revision 3", func(got []received) []received {
-			got[2].revision = 2
-			return got
-		}},
-		{"a wrong selector: too much", "got ADDED 2 b, want", func(got []received) []received {
-			return slices.Insert(got, 1, received{kind: watch.Added, revision: 2, task: colored("b", "green")})
-		}},
-		{"a wrong selector: no event when a task stops matching", "got DELETED 6 a, want DELETED 5 b", func(got []received) []received { return slices.Delete(got, 4, 5) }},
-		{"wrong content", "MODIFIED 4 a: got", func(got []received) []received {
-			got[3].task = colored("a", "blue")
-			return got
-		}},
-		{"a list that lacks a task", "has 1 tasks, want 2", func(got []received) []received { return append([]received{list(4, colored("a", "red"))}, got[4:]...) }},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			var wrong []string
-			if err := checkWatch(changes, red, test.plant(slices.Clone(right))); err != nil {
-				wrong = append(wrong, err.Error())
-			}
-			expect(t, wrong, test.want)
+			expect(t, checkLists([]call{test.list, write}, recorded), test.want)
 		})
 	}
 }
@@ -242,7 +173,7 @@ func TestCheckExpiredDetectsFaults(t *testing.T) {
 	expect(t, checkExpired([]expired{{from: 10, at: at(6)}}, reasons), "without a reason")
 
 	// A cache that was initialized at 60 has the changes that were observed up to 75, and answers 410 from 45 on.
-	changes := []change{{revision: 20, observed: at(40)}, {revision: 30, observed: at(70)}, {revision: 40, observed: at(80)}, {revision: 50, observed: at(90)}}
+	changes := []history.Change{{Revision: 20, Received: at(40)}, {Revision: 30, Received: at(70)}, {Revision: 40, Received: at(80)}, {Revision: 50, Received: at(90)}}
 	reasons = []horizon{filled(changes, at(60))}
 	expect(t, checkExpired([]expired{{from: 39, at: at(61)}}, reasons), "")
 	expect(t, checkExpired([]expired{{from: 39, at: at(44)}}, reasons), "without a reason")
@@ -272,21 +203,21 @@ func TestCheckSetDetectsFaults(t *testing.T) {
 		index("0", "b", "b1", 1, 2, batch.TaskSucceeded),
 	}
 	one := []*batch.Task{nil, index("1", "", "", 0, 0, batch.TaskPending), index("1", "a", "a1", 0, 0, batch.TaskPending), index("1", "a", "a1", 0, 1, batch.TaskSucceeded)}
-	right := func() (changes []change) {
-		add := func(c change) {
-			c.revision = int64(len(changes) + 1)
-			c.observed = second(c.revision)
+	right := func() (changes []history.Change) {
+		add := func(c history.Change) {
+			c.Revision = int64(len(changes) + 1)
+			c.Received = second(c.Revision)
 			changes = append(changes, c)
 		}
 		for _, tasks := range [][]*batch.Task{zero, one} { // revisions 1 to 7 and 8 to 10
 			for i := range tasks[1:] {
-				add(change{before: tasks[i], after: tasks[i+1]})
+				add(history.Change{Before: tasks[i], After: tasks[i+1]})
 			}
 		}
-		add(change{setAfter: status("0", 1, false)})  // 11
-		add(change{before: zero[len(zero)-1]})        // 12
-		add(change{setAfter: status("0,1", 2, true)}) // 13
-		add(change{before: one[len(one)-1]})          // 14
+		add(history.Change{SetAfter: status("0", 1, false)})  // 11
+		add(history.Change{Before: zero[len(zero)-1]})        // 12
+		add(history.Change{SetAfter: status("0,1", 2, true)}) // 13
+		add(history.Change{Before: one[len(one)-1]})          // 14
 		return changes
 	}
 	effects := []effect{
@@ -295,68 +226,68 @@ func TestCheckSetDetectsFaults(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name, want string
-		plant      func([]change, []effect) ([]change, []effect)
+		plant      func([]history.Change, []effect) ([]history.Change, []effect)
 	}{
-		{"nothing", "", func(c []change, e []effect) ([]change, []effect) { return c, e }},
-		{"a late start on the worker it was evicted from", "", func(c []change, e []effect) ([]change, []effect) {
+		{"nothing", "", func(c []history.Change, e []effect) ([]history.Change, []effect) { return c, e }},
+		{"a late start on the worker it was evicted from", "", func(c []history.Change, e []effect) ([]history.Change, []effect) {
 			e[0].at = second(20)
 			return c, e
 		}},
-		{"an index counted twice", "succeeded is 2 and failed is 0, but the completed indexes are 0", func(c []change, e []effect) ([]change, []effect) {
-			c[10].setAfter = status("0", 2, false)
+		{"an index counted twice", "succeeded is 2 and failed is 0, but the completed indexes are 0", func(c []history.Change, e []effect) ([]history.Change, []effect) {
+			c[10].SetAfter = status("0", 2, false)
 			return c, e
 		}},
-		{"an index that succeeded twice", "2 tasks of index 1 have succeeded", func(c []change, e []effect) ([]change, []effect) {
-			again := []change{c[9], c[9]}
-			again[0].before, again[0].after = c[9].after, c[9].before
+		{"an index that succeeded twice", "2 tasks of index 1 have succeeded", func(c []history.Change, e []effect) ([]history.Change, []effect) {
+			again := []history.Change{c[9], c[9]}
+			again[0].Before, again[0].After = c[9].After, c[9].Before
 			return slices.Insert(c, 10, again...), e
 		}},
-		{"an index counted without success", "none of its tasks succeeded", func(c []change, e []effect) ([]change, []effect) { return slices.Delete(c, 6, 7), e }},
-		{"an index that is no longer counted", "is no longer counted", func(c []change, e []effect) ([]change, []effect) {
-			c[12].setAfter = status("1", 1, true)
+		{"an index counted without success", "none of its tasks succeeded", func(c []history.Change, e []effect) ([]history.Change, []effect) { return slices.Delete(c, 6, 7), e }},
+		{"an index that is no longer counted", "is no longer counted", func(c []history.Change, e []effect) ([]history.Change, []effect) {
+			c[12].SetAfter = status("1", 1, true)
 			return c, e
 		}},
-		{"an index lost", "index 1 is not counted in the end", func(c []change, e []effect) ([]change, []effect) {
-			c[12].setAfter = status("0", 1, true)
+		{"an index lost", "index 1 is not counted in the end", func(c []history.Change, e []effect) ([]history.Change, []effect) {
+			c[12].SetAfter = status("0", 1, true)
 			return c, e
 		}},
-		{"a task lost", "deleted before it was counted", func(c []change, e []effect) ([]change, []effect) {
+		{"a task lost", "deleted before it was counted", func(c []history.Change, e []effect) ([]history.Change, []effect) {
 			c[10], c[11] = c[11], c[10]
 			return c, e
 		}},
-		{"a set that does not complete", "not complete", func(c []change, e []effect) ([]change, []effect) {
-			c[12].setAfter = status("0,1", 2, false)
+		{"a set that does not complete", "not complete", func(c []history.Change, e []effect) ([]history.Change, []effect) {
+			c[12].SetAfter = status("0,1", 2, false)
 			return c, e
 		}},
-		{"a set written after completion", "after completion", func(c []change, e []effect) ([]change, []effect) {
+		{"a set written after completion", "after completion", func(c []history.Change, e []effect) ([]history.Change, []effect) {
 			c[13] = c[12]
 			return c, e
 		}},
-		{"two incarnations at once", "without an eviction", func(c []change, e []effect) ([]change, []effect) {
-			c[6].after = index("0", "b", "b2", 1, 2, batch.TaskSucceeded)
+		{"two incarnations at once", "without an eviction", func(c []history.Change, e []effect) ([]history.Change, []effect) {
+			c[6].After = index("0", "b", "b2", 1, 2, batch.TaskSucceeded)
 			return c, e
 		}},
-		{"an attempt of two incarnations", "attempt 1 is reported by incarnation b1 after a1", func(c []change, e []effect) ([]change, []effect) {
-			c[5].after = index("0", "b", "b1", 1, 1, batch.TaskRunning)
-			c[6].before = c[5].after
+		{"an attempt of two incarnations", "attempt 1 is reported by incarnation b1 after a1", func(c []history.Change, e []effect) ([]history.Change, []effect) {
+			c[5].After = index("0", "b", "b1", 1, 1, batch.TaskRunning)
+			c[6].Before = c[5].After
 			return c, e
 		}},
-		{"a report of the worker it was evicted from", "bound to nobody", func(c []change, e []effect) ([]change, []effect) {
-			c[4].after = index("0", "", "", 1, 1, batch.TaskSucceeded)
+		{"a report of the worker it was evicted from", "bound to nobody", func(c []history.Change, e []effect) ([]history.Change, []effect) {
+			c[4].After = index("0", "", "", 1, 1, batch.TaskSucceeded)
 			return c, e
 		}},
-		{"two tasks of an index", "has several tasks", func(c []change, e []effect) ([]change, []effect) { return slices.Insert(c, 1, c[0]), e }},
-		{"a final phase that changes", "it was Succeeded and is Running", func(c []change, e []effect) ([]change, []effect) {
-			c[6].before = index("0", "b", "b1", 1, 2, batch.TaskSucceeded)
-			c[6].after = index("0", "b", "b1", 1, 2, batch.TaskRunning)
+		{"two tasks of an index", "has several tasks", func(c []history.Change, e []effect) ([]history.Change, []effect) { return slices.Insert(c, 1, c[0]), e }},
+		{"a final phase that changes", "it was Succeeded and is Running", func(c []history.Change, e []effect) ([]history.Change, []effect) {
+			c[6].Before = index("0", "b", "b1", 1, 2, batch.TaskSucceeded)
+			c[6].After = index("0", "b", "b1", 1, 2, batch.TaskRunning)
 			return c, e
 		}},
-		{"a start after success", "after it succeeded at", func(c []change, e []effect) ([]change, []effect) {
+		{"a start after success", "after it succeeded at", func(c []history.Change, e []effect) ([]history.Change, []effect) {
 			e[3].at = second(11)
 			return c, e
 		}},
-		{"a start without a binding", "started 2 times, but the index was bound 1 times", func(c []change, e []effect) ([]change, []effect) { return c, append(e, e[3]) }},
-		{"a command that never ended", "its command never ended", func(c []change, e []effect) ([]change, []effect) { return c, e[:4] }},
+		{"a start without a binding", "started 2 times, but the index was bound 1 times", func(c []history.Change, e []effect) ([]history.Change, []effect) { return c, append(e, e[3]) }},
+		{"a command that never ended", "its command never ended", func(c []history.Change, e []effect) ([]history.Change, []effect) { return c, e[:4] }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			changes, effects := test.plant(right(), slices.Clone(effects))

@@ -34,6 +34,7 @@ import (
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/faultproxy"
+	"github.com/leat-dev/leat/test/kit/history"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
@@ -60,7 +61,7 @@ type fault struct {
 // injector injects faults into the store, the servers and the workers at the same time.
 type injector struct {
 	*cluster
-	history *etcdHistory
+	etcdHistory *history.Recorder
 
 	mu     sync.Mutex
 	counts map[string]int
@@ -225,8 +226,8 @@ func (i *injector) maintain(f func(context.Context, *clientv3.Client) error) err
 // compact compacts etcd up to a recent revision that the history has reached.
 func (i *injector) compact(d draw) (string, error) {
 	// The history must be recorded before it is compacted.
-	revision := i.history.reached() - int64(d.way%200)
-	if revision <= i.history.start {
+	revision := i.etcdHistory.Position() - int64(d.way%200)
+	if revision <= i.etcdHistory.Start {
 		return "nothing", nil
 	}
 	i.store.compacted(revision, time.Now())

@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit/history"
 )
 
 // plantLimit bounds the search in a history with a planted fault.
@@ -31,7 +32,7 @@ const plantLimit = 20 * time.Second
 
 // plant plants one fault after the other into the records of a run that has passed all checks. It returns the number of
 // faults, and those that the checks do not detect: for these, the run proves nothing.
-func plant(random *rand.Rand, calls []call, registers, work []change, watchers []*watcher, effects []effect, set string) (planted int, undetected []string) {
+func plant(random *rand.Rand, calls []call, registers, work []history.Change, watchers []*watcher, effects []effect, set string) (planted int, undetected []string) {
 	detect := func(fault string, detected bool) {
 		planted++
 		if !detected {
@@ -41,7 +42,7 @@ func plant(random *rand.Rand, calls []call, registers, work []change, watchers [
 	if c, i := anyOf(random, calls, func(c call) bool {
 		return c.outcome == ok && (c.kind == creates || c.kind == updates || c.kind == patches)
 	}); i >= 0 {
-		lost := slices.DeleteFunc(slices.Clone(registers), func(change change) bool { return change.revision == c.revision })
+		lost := slices.DeleteFunc(slices.Clone(registers), func(change history.Change) bool { return change.Revision == c.revision })
 		detect("a lost write", len(checkRegisters(about(calls, c.name), lost, plantLimit)) > 0)
 	}
 	histories := versions(registers)
@@ -74,23 +75,23 @@ func plant(random *rand.Rand, calls []call, registers, work []change, watchers [
 	for _, w := range watchers {
 		got := w.got
 		// A list repeats the event right before it.
-		if _, i := anyOf(random, got, func(e received) bool { return e.task != nil }); i >= 0 && (i+1 == len(got) || got[i+1].kind != listed) {
-			detect("an event missed by the watcher of "+w.name, checkWatch(w.changes, w.selects, slices.Delete(slices.Clone(got), i, i+1)) != nil)
-			detect("a duplicate event of the watcher of "+w.name, checkWatch(w.changes, w.selects, slices.Insert(slices.Clone(got), i, got[i])) != nil)
+		if _, i := anyOf(random, got, func(e history.Observation) bool { return e.Task != nil }); i >= 0 && (i+1 == len(got) || got[i+1].Type != history.Listed) {
+			detect("an event missed by the watcher of "+w.name, history.CheckWatch(w.changes, w.selects, slices.Delete(slices.Clone(got), i, i+1)) != nil)
+			detect("a duplicate event of the watcher of "+w.name, history.CheckWatch(w.changes, w.selects, slices.Insert(slices.Clone(got), i, got[i])) != nil)
 		}
-		if _, i := anyOf(random, got, func(e received) bool { return e.kind == watch.Modified }); i > 0 && got[i-1].task != nil {
+		if _, i := anyOf(random, got, func(e history.Observation) bool { return e.Type == watch.Modified }); i > 0 && got[i-1].Task != nil {
 			swapped := slices.Clone(got)
 			swapped[i-1], swapped[i] = swapped[i], swapped[i-1]
-			detect("two swapped events of the watcher of "+w.name, checkWatch(w.changes, w.selects, swapped) != nil)
+			detect("two swapped events of the watcher of "+w.name, history.CheckWatch(w.changes, w.selects, swapped) != nil)
 		}
 	}
-	if c, i := anyOf(random, work, func(c change) bool {
-		return c.after != nil && c.before != nil && c.after.Labels[batch.LabelTaskSetName] == set && c.after.Status.Phase == batch.TaskSucceeded && c.before.Status.Phase != batch.TaskSucceeded
+	if c, i := anyOf(random, work, func(c history.Change) bool {
+		return c.After != nil && c.Before != nil && c.After.Labels[batch.LabelTaskSetName] == set && c.After.Status.Phase == batch.TaskSucceeded && c.Before.Status.Phase != batch.TaskSucceeded
 	}); i >= 0 {
 		detect("an index counted without success", len(checkSet(slices.Delete(slices.Clone(work), i, i+1), effects, set, completions).wrong) > 0)
 		other := slices.Clone(work)
-		other[i].after = c.after.DeepCopy()
-		other[i].after.Status.Incarnation = "another"
+		other[i].After = c.After.DeepCopy()
+		other[i].After.Status.Incarnation = "another"
 		detect("a report by another incarnation", len(checkSet(other, effects, set, completions).wrong) > 0)
 	}
 	return planted, undetected

@@ -26,6 +26,7 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit/history"
 )
 
 type kind string
@@ -98,20 +99,20 @@ type version struct {
 }
 
 // versions returns the history of each task by name.
-func versions(changes []change) map[string][]version {
+func versions(changes []history.Change) map[string][]version {
 	all := map[string][]version{}
 	for _, c := range changes {
-		if c.task() == nil {
+		if c.Task() == nil {
 			continue
 		}
-		v := version{revision: c.revision}
-		if c.before != nil {
-			v.previous, _ = strconv.ParseInt(c.before.ResourceVersion, 10, 64)
+		v := version{revision: c.Revision}
+		if c.Before != nil {
+			v.previous, _ = strconv.ParseInt(c.Before.ResourceVersion, 10, 64)
 		}
-		if c.after != nil {
-			v.present, v.value, v.deleting = true, c.after.Labels[valueLabel], c.after.DeletionTimestamp != nil
+		if c.After != nil {
+			v.present, v.value, v.deleting = true, c.After.Labels[valueLabel], c.After.DeletionTimestamp != nil
 		}
-		all[c.task().Name] = append(all[c.task().Name], v)
+		all[c.Task().Name] = append(all[c.Task().Name], v)
 	}
 	return all
 }
@@ -119,7 +120,7 @@ func versions(changes []change) map[string][]version {
 // checkRegisters checks the calls on each object, and the consistent lists, in two ways. It compares them with the
 // history in etcd. It also searches for a linearization of a compare-and-swap register by resourceVersion, where the
 // history only resolves unknown outcomes. The limit bounds each search.
-func checkRegisters(calls []call, changes []change, limit time.Duration) (wrong []string) {
+func checkRegisters(calls []call, changes []history.Change, limit time.Duration) (wrong []string) {
 	histories := versions(changes)
 	byName := map[string][]call{}
 	var consistent []call
@@ -333,7 +334,7 @@ var register = porcupine.Model{
 
 // checkLists compares each list with the state at its revision. A consistent list must also be no older than any
 // revision that a client had seen before the start of the list.
-func checkLists(calls []call, changes []change) (wrong []string) {
+func checkLists(calls []call, changes []history.Change) (wrong []string) {
 	type acknowledged struct {
 		at       time.Duration
 		revision int64
@@ -359,14 +360,14 @@ func checkLists(calls []call, changes []change) (wrong []string) {
 	slices.SortFunc(checked, func(a, b call) int { return int(a.revision - b.revision) })
 	state, next := map[string]item{}, 0
 	for _, c := range checked {
-		for ; next < len(changes) && changes[next].revision <= c.revision; next++ {
+		for ; next < len(changes) && changes[next].Revision <= c.revision; next++ {
 			change := changes[next]
-			switch task := change.task(); {
+			switch task := change.Task(); {
 			case task == nil:
-			case change.after == nil:
+			case change.After == nil:
 				delete(state, task.Name)
 			default:
-				state[task.Name] = item{task.Labels[valueLabel], change.revision}
+				state[task.Name] = item{task.Labels[valueLabel], change.Revision}
 			}
 		}
 		for name, found := range c.items {

@@ -27,6 +27,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit/history"
 	"github.com/leat-dev/leat/test/kit/transitions"
 )
 
@@ -85,7 +86,7 @@ func (a *setCheck) fail(format string, args ...any) {
 // at a time, and only the incarnation that it is bound to reports on it. An index has one task at a time. A task is
 // deleted only after it was counted. A counted index succeeded, is counted once, and stays counted. In the end all
 // indexes are counted. No command of an index starts afterwards, except on a worker from which the index was evicted.
-func checkSet(changes []change, effects []effect, set string, completions int) *setCheck {
+func checkSet(changes []history.Change, effects []effect, set string, completions int) *setCheck {
 	a := &setCheck{
 		set: set, completions: completions, bindings: make([]int, completions), succeeded: make([]int, completions), recreated: make([]int, completions),
 		counted: make([]bool, completions), tasks: make([][]string, completions), succeededAt: make([]time.Time, completions),
@@ -93,9 +94,9 @@ func checkSet(changes []change, effects []effect, set string, completions int) *
 	}
 	for _, c := range changes {
 		switch {
-		case c.setAfter != nil && c.setAfter.Name == set:
-			a.observeSet(c.revision, c.setAfter)
-		case c.task() != nil && c.task().Labels[batch.LabelTaskSetName] == set:
+		case c.SetAfter != nil && c.SetAfter.Name == set:
+			a.observeSet(c.Revision, c.SetAfter)
+		case c.Task() != nil && c.Task().Labels[batch.LabelTaskSetName] == set:
 			a.observeTask(c)
 		}
 	}
@@ -146,10 +147,10 @@ func (a *setCheck) observeSet(revision int64, set *batch.TaskSet) {
 }
 
 // observeTask checks a change of a task of the set.
-func (a *setCheck) observeTask(c change) {
-	task := c.task()
+func (a *setCheck) observeTask(c history.Change) {
+	task := c.Task()
 	wrong := func(format string, args ...any) {
-		a.fail("revision %d: task %s: %s", c.revision, task.Name, fmt.Sprintf(format, args...))
+		a.fail("revision %d: task %s: %s", c.Revision, task.Name, fmt.Sprintf(format, args...))
 	}
 	index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex])
 	if err != nil || index < 0 || index >= a.completions {
@@ -157,7 +158,7 @@ func (a *setCheck) observeTask(c change) {
 		return
 	}
 	switch {
-	case c.before == nil:
+	case c.Before == nil:
 		a.tasks[index] = append(a.tasks[index], task.Name)
 		if len(a.tasks[index]) > 1 {
 			wrong("its index has several tasks: %s", strings.Join(a.tasks[index], ", "))
@@ -166,16 +167,16 @@ func (a *setCheck) observeTask(c change) {
 			a.recreated[index]++
 			a.succeededAt[index] = time.Time{}
 		}
-	case c.after == nil:
+	case c.After == nil:
 		a.tasks[index] = slices.DeleteFunc(a.tasks[index], func(name string) bool { return name == task.Name })
 		if !a.counted[index] {
 			wrong("deleted before it was counted")
 		}
 	default:
-		for _, message := range transitions.Wrong(c.before, c.after) {
+		for _, message := range transitions.Wrong(c.Before, c.After) {
 			wrong("%s", message)
 		}
-		from, to := c.before.Spec.WorkerName, c.after.Spec.WorkerName
+		from, to := c.Before.Spec.WorkerName, c.After.Spec.WorkerName
 		switch {
 		case from == "" && to != "":
 			a.bindings[index]++
@@ -188,20 +189,20 @@ func (a *setCheck) observeTask(c change) {
 		case to != "":
 			a.observeReport(c, wrong)
 		}
-		if c.after.Status.Phase == batch.TaskSucceeded && c.before.Status.Phase != batch.TaskSucceeded {
+		if c.After.Status.Phase == batch.TaskSucceeded && c.Before.Status.Phase != batch.TaskSucceeded {
 			a.succeeded[index]++
-			a.succeededAt[index] = c.observed
+			a.succeededAt[index] = c.Received
 		}
 	}
 }
 
 // observeReport checks that only the incarnation that started an attempt reports on it.
-func (a *setCheck) observeReport(c change, wrong func(string, ...any)) {
-	before, after := c.before.Status, c.after.Status
+func (a *setCheck) observeReport(c history.Change, wrong func(string, ...any)) {
+	before, after := c.Before.Status, c.After.Status
 	if after.Attempts == before.Attempts && after.Phase == before.Phase {
 		return
 	}
-	attempt := fmt.Sprintf("%s/%s/%d", c.after.Name, c.after.UID, after.Attempts)
+	attempt := fmt.Sprintf("%s/%s/%d", c.After.Name, c.After.UID, after.Attempts)
 	switch reporter := a.reporters[attempt]; {
 	case reporter == "":
 		a.reporters[attempt] = after.Incarnation

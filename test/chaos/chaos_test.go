@@ -42,6 +42,7 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/faultproxy"
+	"github.com/leat-dev/leat/test/kit/history"
 )
 
 var (
@@ -79,11 +80,11 @@ func run(t *testing.T, seed uint64) {
 	defer etcd.Close()
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
-	history := kit.Must(record(ctx, etcd, s.registers, s.work))(t)
+	etcdHistory := kit.Must(history.Record(ctx, etcd, s.registers, s.work))(t)
 
 	var background, watching sync.WaitGroup
 	background.Go(func() { s.supervise(ctx) })
-	watchers := s.watchers(seed, history.start)
+	watchers := s.watchers(seed, etcdHistory.Start)
 	watch, unwatch := context.WithCancel(ctx)
 	defer unwatch()
 	for _, w := range watchers {
@@ -94,7 +95,7 @@ func run(t *testing.T, seed uint64) {
 	recorder := &recorder{}
 	clients := s.clients(seed, recorder)
 	sets := newWorkload(s, s.service.Through(s.servers[0].env.Direct(t, "alice", "leat:admins")))
-	injector := &injector{cluster: s, history: history, counts: map[string]int{}}
+	injector := &injector{cluster: s, etcdHistory: etcdHistory, counts: map[string]int{}}
 	var foreground sync.WaitGroup
 	for _, c := range clients {
 		foreground.Go(func() { c.run(underFault) })
@@ -105,25 +106,25 @@ func run(t *testing.T, seed uint64) {
 
 	// All faults are over: everything that was started completes, and all promises hold.
 	s.settle(recorder, clients)
-	checks, wrong := sets.verify(ctx, func() []change { return history.of(s.work) })
+	checks, wrong := sets.verify(ctx, func() []history.Change { return etcdHistory.Changes(s.work) })
 	// reached waits until the history is complete up to now, and returns the current revision.
 	reached := func() int64 {
 		revision := kit.Must(etcd.Put(t.Context(), "/leat/tasks-are-over", ""))(t).Header.Revision
-		kit.Check(t, history.await(ctx, revision))
+		kit.Check(t, etcdHistory.Await(ctx, patience, revision))
 		return revision
 	}
 	revision := reached()
 	// Later events, such as the deletion of the tasks of a set, may or may not reach a watcher before it stops.
 	for _, w := range watchers {
-		w.await(ctx, upTo(revision, history.of(w.namespace)))
+		w.await(ctx, history.UpTo(revision, etcdHistory.Changes(w.namespace)))
 	}
 	unwatch()
 	watching.Wait()
 	reached()
-	registers, work := history.of(s.registers), history.of(s.work)
+	registers, work := etcdHistory.Changes(s.registers), etcdHistory.Changes(s.work)
 	reasons := s.reasons(slices.Concat(registers, work))
 	for _, w := range watchers {
-		wrong = append(wrong, w.verify(upTo(max(revision, w.position()), history.of(w.namespace)), reasons)...)
+		wrong = append(wrong, w.verify(history.UpTo(max(revision, w.position()), etcdHistory.Changes(w.namespace)), reasons)...)
 	}
 	calls := recorder.all()
 	wrong = append(wrong, checkLists(calls, registers)...)
@@ -205,7 +206,7 @@ func (s *cluster) watchers(seed uint64, from int64) []*watcher {
 	all := func(*batch.Task) bool { return true }
 	red := func(task *batch.Task) bool { return task.Labels["color"] == "red" }
 	notGreen := func(task *batch.Task) bool { return task.Labels["color"] != "green" }
-	bound := func(worker string) selector {
+	bound := func(worker string) history.Selector {
 		return func(task *batch.Task) bool { return task.Spec.WorkerName == worker }
 	}
 	running := func(task *batch.Task) bool { return task.Status.Phase == batch.TaskRunning }
@@ -318,7 +319,7 @@ func (s *cluster) logs(visit func(path, line string)) {
 // reasons returns the moments from which servers may answer 410 to old revisions: compactions of etcd, and
 // initializations of a watch cache, which servers log. A server initializes its watch cache when it starts, and when
 // etcd was compacted past the revision that the server had reached.
-func (s *cluster) reasons(changes []change) []horizon {
+func (s *cluster) reasons(changes []history.Change) []horizon {
 	s.store.mu.Lock()
 	all := slices.Clone(s.store.horizons)
 	s.store.mu.Unlock()
@@ -334,12 +335,12 @@ func (s *cluster) reasons(changes []change) []horizon {
 
 // filled returns the horizon of a server that initialized its watch cache at a time. Logs, the cache and this process
 // learn of a change at different times, within the margin.
-func filled(changes []change, at time.Time) horizon {
+func filled(changes []history.Change, at time.Time) horizon {
 	const margin = 15 * time.Second
 	f := horizon{before: math.MaxInt64, at: at.Add(-margin)}
 	for _, c := range changes {
-		if c.observed.After(at.Add(margin)) {
-			f.before = min(f.before, c.revision)
+		if c.Received.After(at.Add(margin)) {
+			f.before = min(f.before, c.Revision)
 		}
 	}
 	return f

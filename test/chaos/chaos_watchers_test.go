@@ -35,6 +35,7 @@ import (
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/await"
+	"github.com/leat-dev/leat/test/kit/history"
 )
 
 // watcher watches tasks. Whenever the watch ends, it continues from the last resourceVersion that it received. After a
@@ -43,20 +44,20 @@ type watcher struct {
 	*cluster
 	name, namespace string
 	options         metav1.ListOptions
-	selects         selector
+	selects         history.Selector
 	client          typed.TaskInterface
 	reconnect       func()
 	random          *rand.Rand
-	changes         []change // the argument of verify
+	changes         []history.Change // the argument of verify
 
 	mu      sync.Mutex
-	got     []received
+	got     []history.Observation
 	watches int
 	expired []expired
 	err     error
 }
 
-func newWatcher(s *cluster, name, namespace string, config *rest.Config, options metav1.ListOptions, selects selector, from int64, random *rand.Rand) *watcher {
+func newWatcher(s *cluster, name, namespace string, config *rest.Config, options metav1.ListOptions, selects history.Selector, from int64, random *rand.Rand) *watcher {
 	config, reconnect := reconnecting(config)
 	w := &watcher{cluster: s, name: name, namespace: namespace, options: options, selects: selects, reconnect: reconnect, random: random}
 	w.client = kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().Tasks(namespace)
@@ -100,9 +101,9 @@ func (w *watcher) once(ctx context.Context) {
 			w.fail(fmt.Errorf("%s with a %T", event.Type, event.Object))
 			return
 		}
-		e := received{kind: event.Type}
+		e := history.Observation{Type: event.Type}
 		if event.Type != watch.Bookmark {
-			e.task = task
+			e.Task = task
 		}
 		w.add(e, task.ResourceVersion)
 	}
@@ -128,13 +129,13 @@ func (w *watcher) failed(ctx context.Context, err error) {
 	w.mu.Lock()
 	w.expired = append(w.expired, expired{from, at})
 	w.mu.Unlock()
-	w.add(received{kind: listed, list: list.Items}, list.ResourceVersion)
+	w.add(history.Observation{Type: history.Listed, List: list.Items}, list.ResourceVersion)
 }
 
-func (w *watcher) add(e received, resourceVersion string) {
+func (w *watcher) add(e history.Observation, resourceVersion string) {
 	var err error
-	if e.revision, err = strconv.ParseInt(resourceVersion, 10, 64); err != nil {
-		w.fail(fmt.Errorf("%s with resourceVersion %q", e.kind, resourceVersion))
+	if e.Revision, err = strconv.ParseInt(resourceVersion, 10, 64); err != nil {
+		w.fail(fmt.Errorf("%s with resourceVersion %q", e.Type, resourceVersion))
 		return
 	}
 	w.options.ResourceVersion = resourceVersion
@@ -156,14 +157,14 @@ func (w *watcher) position() int64 {
 	if len(w.got) == 0 {
 		return 0
 	}
-	return w.got[len(w.got)-1].revision
+	return w.got[len(w.got)-1].Revision
 }
 
 // await waits until the watcher has received the last of the changes, or patience is over, which verify reports.
-func (w *watcher) await(ctx context.Context, changes []change) {
-	if want := expectedEvents(changes, w.selects); len(want) > 0 {
+func (w *watcher) await(ctx context.Context, changes []history.Change) {
+	if want := history.Events(changes, w.selects); len(want) > 0 {
 		_ = await.Until(ctx, patience, func(context.Context) error {
-			if w.position() < want[len(want)-1].revision {
+			if w.position() < want[len(want)-1].Revision {
 				return await.ErrNotYet
 			}
 			return nil
@@ -172,15 +173,15 @@ func (w *watcher) await(ctx context.Context, changes []change) {
 }
 
 // verify compares all that the watcher received with the changes. The watcher must have ended.
-func (w *watcher) verify(changes []change, reasons []horizon) (wrong []string) {
-	if len(expectedEvents(changes, w.selects)) == 0 {
-		return []string{w.name + ": no change matches the selector, which proves nothing"}
+func (w *watcher) verify(changes []history.Change, reasons []horizon) (wrong []string) {
+	if len(history.Events(changes, w.selects)) == 0 {
+		return []string{w.name + ": no change matches the history.Selector, which proves nothing"}
 	}
 	w.changes = changes
 	if w.err != nil {
 		wrong = append(wrong, fmt.Sprintf("watcher %s: %v", w.name, w.err))
 	}
-	if err := checkWatch(changes, w.selects, w.got); err != nil {
+	if err := history.CheckWatch(changes, w.selects, w.got); err != nil {
 		wrong = append(wrong, fmt.Sprintf("watcher %s, over %d watches and %d lists: %v", w.name, w.watches, len(w.expired), err))
 	}
 	for _, message := range checkExpired(w.expired, reasons) {

@@ -36,6 +36,7 @@ import (
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/await"
+	"github.com/leat-dev/leat/test/kit/history"
 )
 
 const (
@@ -118,7 +119,7 @@ func (e *workload) complete(name string) func(context.Context) error {
 }
 
 // verify waits until all sets are complete, and compares each with its history and with the marks of its commands.
-func (e *workload) verify(ctx context.Context, history func() []change) (checks []*setCheck, wrong []string) {
+func (e *workload) verify(ctx context.Context, changes func() []history.Change) (checks []*setCheck, wrong []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, name := range e.names {
@@ -135,14 +136,14 @@ func (e *workload) verify(ctx context.Context, history func() []change) (checks 
 		}
 		// The history learns of a change some time after the servers.
 		_ = await.Until(ctx, patience, func(context.Context) error {
-			for _, c := range history() {
-				if c.setAfter != nil && c.setAfter.Name == name && meta.IsStatusConditionTrue(c.setAfter.Status.Conditions, batch.TaskSetComplete) {
+			for _, c := range changes() {
+				if c.SetAfter != nil && c.SetAfter.Name == name && meta.IsStatusConditionTrue(c.SetAfter.Status.Conditions, batch.TaskSetComplete) {
 					return nil
 				}
 			}
 			return await.ErrNotYet
 		})
-		check := checkSet(history(), effects, name, completions)
+		check := checkSet(changes(), effects, name, completions)
 		checks, wrong = append(checks, check), append(wrong, check.wrong...)
 	}
 	return checks, wrong
