@@ -21,8 +21,6 @@ import (
 	"encoding/json"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	applymeta "k8s.io/client-go/applyconfigurations/meta/v1"
@@ -30,6 +28,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	apply "github.com/leat-dev/leat/pkg/generated/applyconfiguration/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // typedClient is the generated client of a kind with objects T, lists L and apply configurations A.

@@ -37,6 +37,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 	"github.com/leat-dev/leat/test/api/scenario"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/await"
@@ -137,10 +138,11 @@ func testAllKindsInformers(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
 	traffic := &scenario.Traffic{}
 	factory := externalversions.NewSharedInformerFactory(kit.Client(t, traffic.Wrap(e.Controller(t))), 0)
-	informers := factory.Batch().V1alpha1()
-	all := map[string]cache.SharedIndexInformer{
-		"tasks": informers.Tasks().Informer(), "tasksets": informers.TaskSets().Informer(),
-		"taskqueues": informers.TaskQueues().Informer(), "workers": informers.Workers().Informer(),
+	all := map[string]cache.SharedIndexInformer{}
+	for _, kind := range kinds.All {
+		if kind.Watched {
+			all[kind.Resource] = kit.Must(factory.ForResource(batch.SchemeGroupVersion.WithResource(kind.Resource)))(t).Informer()
+		}
 	}
 	factory.StartWithContext(t.Context())
 	if synced := factory.WaitForCacheSyncWithContext(t.Context()); synced.Err != nil {

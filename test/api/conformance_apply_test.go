@@ -21,11 +21,11 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // applyRules are the rules of server-side apply and field ownership.

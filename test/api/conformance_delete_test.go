@@ -19,11 +19,11 @@ package api
 import (
 	"net/http"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // deleteRules are the rules of deletion. Those of bound tasks are in conformance_task_test.go.

@@ -22,12 +22,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testAPIResources checks discovery of all served versions.

@@ -21,8 +21,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -35,6 +33,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // encodingRules are the rules of media types, in requests and responses.

@@ -21,14 +21,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testRatcheting checks that a stored object with invalid fields can still be updated in other fields: an earlier

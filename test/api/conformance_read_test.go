@@ -23,11 +23,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // readRules are the rules of GET, LIST and WATCH.

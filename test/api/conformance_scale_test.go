@@ -21,10 +21,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testScaleSubresource checks the scale of every kind that has one.

@@ -20,11 +20,11 @@ import (
 	"net/http"
 	"slices"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // statusRules are the rules of the status subresource.

@@ -21,13 +21,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
+
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // writeRules are the rules of create, update and patch of the main resource.

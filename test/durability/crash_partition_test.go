@@ -30,13 +30,12 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/faultproxy"
 	"github.com/leat-dev/leat/test/kit/history"
 	"github.com/leat-dev/leat/test/kit/transitions"

@@ -31,10 +31,9 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	"golang.org/x/sys/unix"
 
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 

@@ -32,7 +32,9 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 	"github.com/leat-dev/leat/test/kit"
 )
 
@@ -74,11 +76,12 @@ func startInformers(t testing.TB, config *rest.Config, namespace string) *inform
 		for newest := s.newest.Load(); version > newest && !s.newest.CompareAndSwap(newest, version); newest = s.newest.Load() {
 		}
 	}
-	kinds := factory.Batch().V1alpha1()
-	for name, informer := range map[string]cache.SharedIndexInformer{
-		"tasks": kinds.Tasks().Informer(), "tasksets": kinds.TaskSets().Informer(), "taskqueues": kinds.TaskQueues().Informer(), "workers": kinds.Workers().Informer(),
-	} {
-		s.stores[name] = informer.GetStore()
+	for _, kind := range kinds.All {
+		if !kind.Watched {
+			continue
+		}
+		informer := kit.Must(factory.ForResource(batch.SchemeGroupVersion.WithResource(kind.Resource)))(t).Informer()
+		s.stores[kind.Resource] = informer.GetStore()
 		kit.Must(informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc: receive, UpdateFunc: func(_, obj any) { receive(obj) }, DeleteFunc: receive,
 		}))(t)

@@ -29,6 +29,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/informers/externalversions"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 	"github.com/leat-dev/leat/test/kit"
 )
 
@@ -74,15 +75,16 @@ func testInformers(t *testing.T, e *kit.Env) {
 		UpdateFunc: func(_, obj any) { events <- "updated " + name(obj) },
 		DeleteFunc: func(obj any) { events <- "deleted " + name(obj) },
 	}))(t)
-	kinds := map[string]cache.SharedIndexInformer{
-		"tasksets":   factory.Batch().V1alpha1().TaskSets().Informer(),
-		"taskqueues": factory.Batch().V1alpha1().TaskQueues().Informer(),
-		"workers":    factory.Batch().V1alpha1().Workers().Informer(),
+	informers := map[string]cache.SharedIndexInformer{}
+	for _, kind := range kinds.All {
+		if kind.Watched {
+			informers[kind.Resource] = kit.Must(factory.ForResource(v1alpha1.SchemeGroupVersion.WithResource(kind.Resource)))(t).Informer()
+		}
 	}
 	factory.Start(ctx.Done())
 	defer factory.Shutdown()
 	defer stop()
-	for kind, informer := range kinds {
+	for kind, informer := range informers {
 		if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
 			t.Errorf("the informer of %s has not synced", kind)
 		}

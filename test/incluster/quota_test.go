@@ -35,6 +35,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 	"github.com/leat-dev/leat/test/kit"
 )
 
@@ -50,10 +51,12 @@ func testQuota(t *testing.T, i *replicated) {
 		namespace := i.Namespace(t)
 		ctx := t.Context()
 		// All kinds but leases: the host counts what it can watch, and leases cannot be watched.
-		kinds := []string{"tasks", "tasksets", "taskqueues", "workers"}
+		var resources []string
 		limits := map[string]int64{}
-		for _, kind := range kinds {
-			limits[kind] = 1
+		for _, kind := range kinds.All {
+			if kind.Watched {
+				resources, limits[kind.Resource] = append(resources, kind.Resource), 1
+			}
 		}
 		quota := newQuota(t, i, namespace, limits)
 		create := func(e *kit.Env, kind, name string) error {
@@ -71,10 +74,12 @@ func testQuota(t *testing.T, i *replicated) {
 				_, err = admin.TaskQueues(namespace).Create(ctx, &v1alpha1.TaskQueue{ObjectMeta: meta}, metav1.CreateOptions{})
 			case "workers":
 				_, err = worker.Workers(namespace).Create(ctx, &v1alpha1.Worker{ObjectMeta: meta}, metav1.CreateOptions{})
+			default:
+				err = fmt.Errorf("add an object of %s to the test", kind)
 			}
 			return err
 		}
-		for n, kind := range kinds {
+		for n, kind := range resources {
 			here, there := i.replicas[n%2], i.replicas[(n+1)%2]
 			kit.Check(t, create(here, kind, "first"))
 			want := fmt.Sprintf("exceeded quota: quota, requested: %s=1, used: %[1]s=1, limited: %[1]s=1", counted(kind))

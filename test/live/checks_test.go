@@ -27,8 +27,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -39,6 +37,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/kinds"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testUsers: a user with the cluster role admin in a namespace may use our kinds there, and only there.
@@ -63,9 +63,9 @@ func (c *installation) testUsers(t *testing.T) {
 		t.Errorf("get in an empty namespace: got %s, want nothing", out)
 	}
 	out := c.runAsUser(t, "api-resources", "--api-group="+group, "--output=name")
-	for _, want := range []string{"tasks", "tasksets", "taskqueues", "workers", "workerleases"} {
-		if !strings.Contains(out, want+"."+group+"\n") {
-			t.Errorf("api-resources: got %s, want %s too", out, want)
+	for _, kind := range kinds.All {
+		if !strings.Contains(out, kind.Resource+"."+group+"\n") {
+			t.Errorf("api-resources: got %s, want %s too", out, kind.Resource)
 		}
 	}
 	c.runAsUser(t, "create", "--filename="+c.root+"/artifacts/examples/taskset.yaml", namespace)

@@ -34,8 +34,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -46,6 +44,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 

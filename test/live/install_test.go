@@ -27,11 +27,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 const deployments = "deployment/leat-apiserver deployment/leat-controller-manager statefulset/leat-etcd"

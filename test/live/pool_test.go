@@ -31,8 +31,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
@@ -41,6 +39,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/controller/certificates"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 // testWorkerPool: three pods of the example become workers with their tokens, and run a set. Their image has only our

@@ -28,8 +28,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leat-dev/leat/test/kit"
-
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,6 +38,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	client "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/test/kit"
 )
 
 const (

@@ -31,11 +31,12 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// kinds has all stored resources, with the rest of an object of each. Some names are prefixes of others.
-var kinds = map[string]map[string]any{
+// storedObjects holds an object without metadata for each resource. Some resources are prefixes of others.
+var storedObjects = map[string]map[string]any{
 	"tasks":        {"kind": "Task", "spec": map[string]any{"command": []any{"true"}}},
 	"tasksets":     {"kind": "TaskSet", "spec": map[string]any{"template": map[string]any{"spec": map[string]any{"command": []any{"true"}}}}},
 	"taskqueues":   {"kind": "TaskQueue"},
@@ -46,6 +47,11 @@ var kinds = map[string]map[string]any{
 // testPrefixes checks that keys in etcd with a common prefix never mix: in lists, watches and deletions.
 func testPrefixes(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
+	for _, kind := range kinds.All {
+		if storedObjects[kind.Resource] == nil {
+			t.Errorf("add an object of %s to storedObjects", kind.Resource)
+		}
+	}
 	base := fmt.Sprint("p", e.Server.PID())
 	namespaces := []string{base, base + "-b", base + "b"}
 	namesOf := func(resource string) []string {
@@ -69,7 +75,7 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 	})
 
 	watches := map[[2]string]watch.Interface{}
-	for resource := range kinds {
+	for resource := range storedObjects {
 		for _, namespace := range namespaces {
 			if resource == "workerleases" { // no watch
 				continue
@@ -78,7 +84,7 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 			watches[[2]string{resource, namespace}] = kit.Must(of(resource, namespace).Watch(ctx, metav1.ListOptions{ResourceVersion: from.GetResourceVersion()}))(t)
 		}
 	}
-	for resource, rest := range kinds {
+	for resource, rest := range storedObjects {
 		for _, namespace := range namespaces {
 			for _, name := range namesOf(resource) {
 				object := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "batch.leat.dev/v1alpha1", "metadata": map[string]any{"name": name}}}
@@ -90,7 +96,7 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 		}
 	}
 
-	// holds fails the test unless all kinds of lists return exactly the objects of these names.
+	// holds fails the test unless all storedObjects of lists return exactly the objects of these names.
 	holds := func(resource, namespace string, names ...string) {
 		t.Helper()
 		for how, options := range map[string]metav1.ListOptions{"from etcd": {}, "from the cache": {ResourceVersion: "0"}, "in pages": {Limit: 1}} {
@@ -102,7 +108,7 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 						return err
 					}
 					for _, item := range list.Items {
-						if item.GetNamespace() != namespace || item.GetKind() != kinds[resource]["kind"] {
+						if item.GetNamespace() != namespace || item.GetKind() != storedObjects[resource]["kind"] {
 							t.Errorf("list of %s of %s has %s %s/%s", resource, namespace, item.GetKind(), item.GetNamespace(), item.GetName())
 						}
 						found = append(found, item.GetName())
@@ -118,7 +124,7 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 			})
 		}
 	}
-	for resource := range kinds {
+	for resource := range storedObjects {
 		for _, namespace := range namespaces {
 			holds(resource, namespace, namesOf(resource)...)
 			if list := kit.Must(of(resource, namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=a"}))(t); len(list.Items) != 1 || list.Items[0].GetName() != "a" {
@@ -133,7 +139,7 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 				continue
 			}
 			for _, item := range list.Items {
-				if item.GetNamespace() != namespace || item.GetKind() != kinds[resource]["kind"] {
+				if item.GetNamespace() != namespace || item.GetKind() != storedObjects[resource]["kind"] {
 					t.Errorf("list of %s of %s, continued in %s, has %s/%s", resource, base, namespace, item.GetNamespace(), item.GetName())
 				}
 			}
@@ -141,10 +147,10 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 	}
 
 	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64(0)), PropagationPolicy: new(metav1.DeletePropagationBackground)}
-	for i, resource := range slices.Sorted(maps.Keys(kinds)) {
+	for i, resource := range slices.Sorted(maps.Keys(storedObjects)) {
 		kit.Check(t, of(resource, base+"-b").Delete(ctx, "a", now))
 		kit.Check(t, of(resource, base).DeleteCollection(ctx, now, metav1.ListOptions{}))
-		for _, other := range slices.Sorted(maps.Keys(kinds))[i+1:] {
+		for _, other := range slices.Sorted(maps.Keys(storedObjects))[i+1:] {
 			holds(other, base, namesOf(other)...)
 		}
 		holds(resource, base)
@@ -159,7 +165,7 @@ func testPrefixes(t *testing.T, e *kit.Env) {
 			event, open := <-watched.ResultChan()
 			object, ok := event.Object.(*unstructured.Unstructured)
 			// A delete may set deletionTimestamp first, which is a MODIFIED event.
-			if due[event.Type]--; !open || !ok || object.GetNamespace() != namespace || object.GetKind() != kinds[resource]["kind"] || event.Type != watch.Modified && due[event.Type] < 0 {
+			if due[event.Type]--; !open || !ok || object.GetNamespace() != namespace || object.GetKind() != storedObjects[resource]["kind"] || event.Type != watch.Modified && due[event.Type] < 0 {
 				t.Fatalf("watch of %s of %s: unexpected %s %v", resource, namespace, event.Type, event.Object)
 			}
 		}

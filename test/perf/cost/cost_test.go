@@ -33,6 +33,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/sets"
 
+	"github.com/leat-dev/leat/pkg/generated/kinds"
 	"github.com/leat-dev/leat/test/kit/inprocess"
 )
 
@@ -277,6 +278,14 @@ func (p *prober) probeSome(e endpoint, at place, ways map[string][]way, turn int
 			w.stored = large
 		}
 		p.probe(growth{e, w, at, variant, fillings[variant]}, n, over...)
+	}
+}
+
+func TestEndpointsCoverEveryKind(t *testing.T) {
+	for _, kind := range kinds.All {
+		if !slices.ContainsFunc(endpoints(), func(e endpoint) bool { return e.resource == kind.Resource && e.subresource == "" }) {
+			t.Errorf("endpoints lacks %s", kind.Resource)
+		}
 	}
 }
 
