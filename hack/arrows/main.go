@@ -52,7 +52,7 @@ var arrows = []struct {
 	{"pkg/apiserver/storage", []string{"apis", "pkg/generated/kinds", "pkg/registry"}},
 	{"pkg/apiserver/hostaccess", []string{"apis", "pkg/apiserver/admission"}},
 	{"pkg/apiserver", []string{"apis", "pkg/registry", "pkg/generated/kinds", "pkg/generated/openapi"}},
-	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client/cachefields", "pkg/generated"}},
+	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client/cachefields", "pkg/client/request", "pkg/generated"}},
 	// The parts of the scheduler import the framework and not each other; package scheduler puts them together. As in
 	// kube-scheduler, plugins import the framework and the framework does not import plugins.
 	{"pkg/scheduler/framework", []string{"apis/batch/v1alpha1"}},
@@ -67,8 +67,8 @@ var arrows = []struct {
 	{"pkg/worker/logserver", []string{"apis/batch/v1alpha1", "pkg/generated", "pkg/worker/logs"}},
 	{"pkg/worker/process", []string{"pkg/worker/cgroup", "pkg/worker/logs", "pkg/worker/pressure", "pkg/worker/reaper"}},
 	{"pkg/worker/sandbox", []string{"apis/batch/v1alpha1", "pkg/worker/cgroup", "pkg/worker/pressure", "pkg/worker/process", "pkg/worker/reaper"}},
-	{"pkg/worker/taskrunner", []string{"apis/batch/v1alpha1", "pkg/generated", "pkg/worker/logs", "pkg/worker/pressure", "pkg/worker/process", "pkg/worker/sandbox"}},
-	{"pkg/worker/agent", []string{"apis/batch/v1alpha1", "pkg/generated", "pkg/worker/logs", "pkg/worker/pressure", "pkg/worker/process", "pkg/worker/sandbox", "pkg/worker/taskrunner"}},
+	{"pkg/worker/taskrunner", []string{"apis/batch/v1alpha1", "pkg/client/request", "pkg/generated", "pkg/worker/logs", "pkg/worker/pressure", "pkg/worker/process", "pkg/worker/sandbox"}},
+	{"pkg/worker/agent", []string{"apis/batch/v1alpha1", "pkg/client/request", "pkg/generated", "pkg/worker/logs", "pkg/worker/pressure", "pkg/worker/process", "pkg/worker/sandbox", "pkg/worker/taskrunner"}},
 	{"pkg/worker", []string{"apis/batch/v1alpha1", "pkg/generated"}},
 	{"pkg/client", []string{"apis/batch/v1alpha1"}},
 	// The CLI explains with the scheduler's filters why a worker cannot run a task.

@@ -94,8 +94,8 @@ const (
 	trialTimeout, trialInterval = 2 * time.Minute, 5 * time.Minute
 	// pendingInterval and registeredInterval are the times between two syncs before and after the registration.
 	pendingInterval, registeredInterval = 2 * time.Second, 10 * time.Second
-	// requestTimeout is the timeout of one sync.
-	requestTimeout = 10 * time.Second
+	// syncTimeout is the timeout of one sync.
+	syncTimeout = 10 * time.Second
 )
 
 // Service is the Service of leat-apiserver.
@@ -198,7 +198,7 @@ func (c *Controller) logResult(ctx context.Context, err error) bool {
 
 // sync takes one action of the table in the package documentation. It returns nil if the server is registered.
 func (c *Controller) sync(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
 	owner, err := c.owner(ctx)
 	if err != nil {

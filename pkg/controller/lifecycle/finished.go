@@ -32,6 +32,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/client/cachefields"
+	"github.com/leat-dev/leat/pkg/client/request"
 	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
@@ -98,7 +99,7 @@ func (f *finishedTasks) sync(ctx context.Context, name cache.ObjectName) (time.D
 	if left := time.Until(d.at); left > 0 {
 		return left, nil
 	}
-	_, err := reconcile.Request(ctx, func(ctx context.Context) (any, error) {
+	_, err := request.Do(ctx, func(ctx context.Context) (any, error) {
 		return nil, f.client.BatchV1alpha1().Tasks(name.Namespace).Delete(ctx, name.Name, metav1.DeleteOptions{
 			GracePeriodSeconds: new(int64),
 			// The time to live may have changed since it was evaluated.

@@ -39,6 +39,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/client/cachefields"
+	"github.com/leat-dev/leat/pkg/client/request"
 	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
@@ -192,7 +193,7 @@ func (c *Controller) Run(ctx context.Context) error {
 // expired lease is confirmed by a read before the worker is marked as lost.
 func (c *Controller) listLeases(ctx context.Context) {
 	start := time.Now()
-	leases, err := reconcile.Request(ctx, func(ctx context.Context) (*batch.WorkerLeaseList, error) {
+	leases, err := request.Do(ctx, func(ctx context.Context) (*batch.WorkerLeaseList, error) {
 		return c.client.BatchV1alpha1().WorkerLeases(metav1.NamespaceAll).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 	})
 	recordLeaseList(start, err)

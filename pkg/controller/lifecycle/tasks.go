@@ -29,7 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
+	"github.com/leat-dev/leat/pkg/client/request"
 )
 
 const (
@@ -84,7 +84,7 @@ func (c *Controller) syncTask(ctx context.Context, name cache.ObjectName) (time.
 	}
 	tasks := c.client.BatchV1alpha1().Tasks(name.Namespace)
 	logger := klog.FromContext(ctx)
-	_, err = reconcile.Request(ctx, func(ctx context.Context) (any, error) {
+	_, err = request.Do(ctx, func(ctx context.Context) (any, error) {
 		if d.action == remove {
 			logger.Info("Removing task whose worker cannot stop it", "task", name, "worker", task.Spec.WorkerName)
 			return nil, tasks.Delete(ctx, name.Name, metav1.DeleteOptions{

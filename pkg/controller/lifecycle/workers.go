@@ -30,7 +30,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
+	"github.com/leat-dev/leat/pkg/client/request"
 )
 
 const (
@@ -57,7 +57,7 @@ func (c *Controller) syncWorker(ctx context.Context, name cache.ObjectName) (tim
 	case worker == nil:
 		return 0, c.removeLease(ctx, name, seen)
 	case health == expired:
-		lease, err := reconcile.Request(ctx, func(ctx context.Context) (*batch.WorkerLease, error) {
+		lease, err := request.Do(ctx, func(ctx context.Context) (*batch.WorkerLease, error) {
 			return c.client.BatchV1alpha1().WorkerLeases(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 		})
 		switch {
@@ -96,7 +96,7 @@ func (c *Controller) markLost(ctx context.Context, worker *batch.Worker, seen ob
 		return nil
 	}
 	klog.FromContext(ctx).Info("Deleting worker that has been lost for too long", "worker", name)
-	_, err = reconcile.Request(ctx, func(ctx context.Context) (any, error) {
+	_, err = request.Do(ctx, func(ctx context.Context) (any, error) {
 		return nil, c.client.BatchV1alpha1().Workers(worker.Namespace).Delete(ctx, worker.Name, metav1.DeleteOptions{
 			Preconditions: &metav1.Preconditions{UID: &worker.UID, ResourceVersion: &worker.ResourceVersion},
 		})
@@ -125,7 +125,7 @@ func (c *Controller) markUnreachable(ctx context.Context, worker *batch.Worker, 
 			Type: batch.WorkerReady, Status: metav1.ConditionUnknown, Reason: reason, Message: message,
 		})
 		marked = true
-		if worker, err = reconcile.Request(ctx, func(ctx context.Context) (*batch.Worker, error) {
+		if worker, err = request.Do(ctx, func(ctx context.Context) (*batch.Worker, error) {
 			return workers.UpdateStatus(ctx, next, metav1.UpdateOptions{})
 		}); err != nil {
 			return marked, err
@@ -137,7 +137,7 @@ func (c *Controller) markUnreachable(ctx context.Context, worker *batch.Worker, 
 			Key: batch.TaintWorkerUnreachable, Effect: batch.TaintEffectNoExecute, TimeAdded: new(metav1.Now()),
 		})
 		marked = true
-		_, err = reconcile.Request(ctx, func(ctx context.Context) (*batch.Worker, error) {
+		_, err = request.Do(ctx, func(ctx context.Context) (*batch.Worker, error) {
 			return workers.Update(ctx, next, metav1.UpdateOptions{})
 		})
 		if err == nil {
@@ -155,7 +155,7 @@ func (c *Controller) removeTaint(ctx context.Context, worker *batch.Worker) erro
 	}
 	next := worker.DeepCopy()
 	next.Spec.Taints = slices.DeleteFunc(next.Spec.Taints, func(t batch.Taint) bool { return isUnreachable(&t) })
-	_, err := reconcile.Request(ctx, func(ctx context.Context) (*batch.Worker, error) {
+	_, err := request.Do(ctx, func(ctx context.Context) (*batch.Worker, error) {
 		return c.client.BatchV1alpha1().Workers(worker.Namespace).Update(ctx, next, metav1.UpdateOptions{})
 	})
 	if err == nil {
@@ -173,7 +173,7 @@ func (c *Controller) removeLease(ctx context.Context, name cache.ObjectName, see
 	if registered, err := c.registered(ctx, name); err != nil || registered {
 		return err
 	}
-	_, err := reconcile.Request(ctx, func(ctx context.Context) (any, error) {
+	_, err := request.Do(ctx, func(ctx context.Context) (any, error) {
 		return nil, c.client.BatchV1alpha1().WorkerLeases(name.Namespace).Delete(ctx, name.Name, metav1.DeleteOptions{
 			Preconditions: &metav1.Preconditions{UID: &seen.heartbeat.uid},
 		})
@@ -183,7 +183,7 @@ func (c *Controller) removeLease(ctx context.Context, name cache.ObjectName, see
 
 // registered reports whether a Worker of that name exists. It asks the server, because the informer may lag behind.
 func (c *Controller) registered(ctx context.Context, name cache.ObjectName) (bool, error) {
-	_, err := reconcile.Request(ctx, func(ctx context.Context) (*batch.Worker, error) {
+	_, err := request.Do(ctx, func(ctx context.Context) (*batch.Worker, error) {
 		return c.client.BatchV1alpha1().Workers(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 	})
 	if apierrors.IsNotFound(err) {

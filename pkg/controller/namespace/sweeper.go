@@ -38,6 +38,7 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/client/request"
 	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
 	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 	"github.com/leat-dev/leat/pkg/generated/kinds"
@@ -149,7 +150,7 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 func (s *Sweeper) list(ctx context.Context, resource, namespace string, visit func(*metav1.PartialObjectMetadata)) error {
 	options := metav1.ListOptions{Limit: pageSize}
 	for {
-		page, err := reconcile.Request(ctx, func(ctx context.Context) (*metav1.PartialObjectMetadataList, error) {
+		page, err := request.Do(ctx, func(ctx context.Context) (*metav1.PartialObjectMetadataList, error) {
 			return s.objects.Resource(batch.SchemeGroupVersion.WithResource(resource)).Namespace(namespace).List(ctx, options)
 		})
 		if err != nil {
@@ -166,7 +167,7 @@ func (s *Sweeper) list(ctx context.Context, resource, namespace string, visit fu
 
 // isGone reports whether a namespace does not exist. It reads from the server, not from a cache.
 func (s *Sweeper) isGone(ctx context.Context, name string) (bool, error) {
-	_, err := reconcile.Request(ctx, func(ctx context.Context) (any, error) {
+	_, err := request.Do(ctx, func(ctx context.Context) (any, error) {
 		return s.cluster.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 	})
 	if err == nil {
@@ -189,7 +190,7 @@ func (s *Sweeper) delete(ctx context.Context, namespace string, objects []object
 	group.SetLimit(concurrentDeletes)
 	for _, o := range objects {
 		group.Go(func() error {
-			_, err := reconcile.Request(groupCtx, func(ctx context.Context) (any, error) {
+			_, err := request.Do(groupCtx, func(ctx context.Context) (any, error) {
 				return nil, s.objects.Resource(batch.SchemeGroupVersion.WithResource(o.resource)).Namespace(namespace).Delete(ctx, o.name, metav1.DeleteOptions{
 					Preconditions:     &metav1.Preconditions{UID: &o.uid},
 					PropagationPolicy: new(metav1.DeletePropagationBackground),

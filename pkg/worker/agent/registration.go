@@ -35,9 +35,9 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/client/request"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/worker/pressure"
-	"github.com/leat-dev/leat/pkg/worker/taskrunner"
 )
 
 // ErrSuperseded is returned by Run when another process has registered under the worker's name. Run has killed its
@@ -82,11 +82,11 @@ func newRegistration(client versioned.Interface, options Options, incarnation st
 // register creates the Worker and its lease, or takes over those of an earlier process, and publishes the incarnation.
 func (g *registration) register(ctx context.Context, ready metav1.Condition) error {
 	workers := g.client.BatchV1alpha1().Workers(g.options.Namespace)
-	worker, err := taskrunner.WithTimeout(ctx, &batch.Worker{
-		ObjectMeta: metav1.ObjectMeta{Name: g.options.Name, Namespace: g.options.Namespace, Labels: g.options.Labels},
-		Spec:       batch.WorkerSpec{Taints: g.options.Taints},
-	}, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
-		return workers.Create(ctx, w, metav1.CreateOptions{})
+	worker, err := request.Do(ctx, func(ctx context.Context) (*batch.Worker, error) {
+		return workers.Create(ctx, &batch.Worker{
+			ObjectMeta: metav1.ObjectMeta{Name: g.options.Name, Namespace: g.options.Namespace, Labels: g.options.Labels},
+			Spec:       batch.WorkerSpec{Taints: g.options.Taints},
+		}, metav1.CreateOptions{})
 	})
 	if apierrors.IsAlreadyExists(err) {
 		worker, err = g.readWorker(ctx)
@@ -101,8 +101,8 @@ func (g *registration) register(ctx context.Context, ready metav1.Condition) err
 			maps.Copy(labels, g.options.Labels)
 			if !maps.Equal(labels, worker.Labels) {
 				worker.Labels = labels
-				worker, err = taskrunner.WithTimeout(ctx, worker, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
-					return workers.Update(ctx, w, metav1.UpdateOptions{})
+				worker, err = request.Do(ctx, func(ctx context.Context) (*batch.Worker, error) {
+					return workers.Update(ctx, worker, metav1.UpdateOptions{})
 				})
 			}
 		}
@@ -123,8 +123,8 @@ func (g *registration) register(ctx context.Context, ready metav1.Condition) err
 func (g *registration) renewLease(ctx context.Context) error {
 	leases := g.client.BatchV1alpha1().WorkerLeases(g.options.Namespace)
 	if g.lease == nil {
-		lease, err := taskrunner.WithTimeout(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.WorkerLease, error) {
-			return leases.Get(ctx, name, metav1.GetOptions{})
+		lease, err := request.Do(ctx, func(ctx context.Context) (*batch.WorkerLease, error) {
+			return leases.Get(ctx, g.options.Name, metav1.GetOptions{})
 		})
 		switch {
 		case apierrors.IsNotFound(err):
@@ -140,11 +140,11 @@ func (g *registration) renewLease(ctx context.Context) error {
 	duration := int32(g.options.LeaseDuration / time.Second)
 	next := g.lease.DeepCopy()
 	next.Spec = batch.WorkerLeaseSpec{HolderIdentity: g.incarnation, LeaseDurationSeconds: &duration, RenewTime: &now}
-	stored, err := taskrunner.WithTimeout(ctx, next, func(ctx context.Context, l *batch.WorkerLease) (*batch.WorkerLease, error) {
-		if l.UID == "" {
-			return leases.Create(ctx, l, metav1.CreateOptions{})
+	stored, err := request.Do(ctx, func(ctx context.Context) (*batch.WorkerLease, error) {
+		if next.UID == "" {
+			return leases.Create(ctx, next, metav1.CreateOptions{})
 		}
-		return leases.Update(ctx, l, metav1.UpdateOptions{})
+		return leases.Update(ctx, next, metav1.UpdateOptions{})
 	})
 	if err != nil {
 		g.lease = nil // somebody may have changed or deleted it: read it again
@@ -173,8 +173,8 @@ func (g *registration) updateStatus(ctx context.Context, ready metav1.Condition,
 	if equality.Semantic.DeepEqual(next.Status, g.worker.Status) {
 		return nil
 	}
-	stored, err := taskrunner.WithTimeout(ctx, next, func(ctx context.Context, w *batch.Worker) (*batch.Worker, error) {
-		return g.client.BatchV1alpha1().Workers(g.options.Namespace).UpdateStatus(ctx, w, metav1.UpdateOptions{})
+	stored, err := request.Do(ctx, func(ctx context.Context) (*batch.Worker, error) {
+		return g.client.BatchV1alpha1().Workers(g.options.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{})
 	})
 	if err != nil {
 		return fmt.Errorf("updating the worker's status: %w", err)
@@ -185,8 +185,8 @@ func (g *registration) updateStatus(ctx context.Context, ready metav1.Condition,
 
 // readWorker reads the Worker. It returns ErrSuperseded if another process has registered it.
 func (g *registration) readWorker(ctx context.Context) (*batch.Worker, error) {
-	worker, err := taskrunner.WithTimeout(ctx, g.options.Name, func(ctx context.Context, name string) (*batch.Worker, error) {
-		return g.client.BatchV1alpha1().Workers(g.options.Namespace).Get(ctx, name, metav1.GetOptions{})
+	worker, err := request.Do(ctx, func(ctx context.Context) (*batch.Worker, error) {
+		return g.client.BatchV1alpha1().Workers(g.options.Namespace).Get(ctx, g.options.Name, metav1.GetOptions{})
 	})
 	if err == nil && g.registered && worker.Status.Incarnation != g.incarnation {
 		return nil, ErrSuperseded

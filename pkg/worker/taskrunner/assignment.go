@@ -28,11 +28,9 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/client/request"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 )
-
-// requestTimeout bounds each request to the server.
-const requestTimeout = 15 * time.Second
 
 // errLost is returned for a task that no longer belongs to this worker: it was deleted or evicted.
 var errLost = errors.New("the task is no longer bound to this incarnation of the worker")
@@ -147,7 +145,7 @@ func (a assignment) withRetry(
 		if stale {
 			// Read right before the write, not before the pause: a task that others keep changing would be stale again.
 			var latest *batch.Task
-			latest, err = WithTimeout(ctx, task, func(ctx context.Context, _ *batch.Task) (*batch.Task, error) {
+			latest, err = request.Do(ctx, func(ctx context.Context) (*batch.Task, error) {
 				return a.tasks.Get(ctx, a.name, metav1.GetOptions{})
 			})
 			switch {
@@ -161,7 +159,7 @@ func (a assignment) withRetry(
 			}
 		}
 		if err == nil {
-			stored, err = WithTimeout(ctx, task, send)
+			stored, err = request.Do(ctx, func(ctx context.Context) (*batch.Task, error) { return send(ctx, task) })
 		}
 		switch {
 		case err == nil:
@@ -186,11 +184,4 @@ func (a assignment) withRetry(
 		timer.Stop()
 		return nil, err
 	}
-}
-
-// WithTimeout calls send with a context that expires after requestTimeout.
-func WithTimeout[In, Out any](ctx context.Context, in In, send func(context.Context, In) (Out, error)) (Out, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	return send(ctx, in)
 }

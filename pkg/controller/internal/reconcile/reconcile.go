@@ -26,12 +26,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-const (
-	// MinRetryDelay and MaxRetryDelay bound the delay after a failed sync.
-	MinRetryDelay, MaxRetryDelay = 50 * time.Millisecond, 30 * time.Second
-	// RequestTimeout is the timeout of each request.
-	RequestTimeout = 15 * time.Second
-)
+// MinRetryDelay and MaxRetryDelay bound the delay after a failed sync.
+const MinRetryDelay, MaxRetryDelay = 50 * time.Millisecond, 30 * time.Second
 
 // Func syncs the object with that key. It returns the time after which to sync the object again even if nothing
 // changes, zero for never.
@@ -93,11 +89,4 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// Request calls send with a context that ends after RequestTimeout.
-func Request[T any](ctx context.Context, send func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
-	defer cancel()
-	return send(ctx)
 }

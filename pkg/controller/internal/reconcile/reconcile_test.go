@@ -81,15 +81,3 @@ func TestPeriodically(t *testing.T) {
 		}
 	})
 }
-
-func TestRequestTimesOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		_, err := Request(t.Context(), func(ctx context.Context) (any, error) {
-			<-ctx.Done()
-			return nil, ctx.Err()
-		})
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("the error is %v, want %v", err, context.DeadlineExceeded)
-		}
-	})
-}
