@@ -898,14 +898,17 @@ func TestChangedTasksOfALostWorkerAreSyncedAtOnce(t *testing.T) {
 }
 
 func TestTaskThatWaitsForAFinalizerIsIgnored(t *testing.T) {
-	run(t, nil, func(s *fixture) {
+	prepare := func(s *fixture) {
 		_, err := s.test.Tasks(namespace).Create(s.Context(), &batch.Task{
 			ObjectMeta: metav1.ObjectMeta{Name: "t", Finalizers: []string{"example.com/wait"}}, Spec: batch.TaskSpec{Command: []string{"true"}},
 		}, metav1.CreateOptions{})
 		s.must(err)
-		_, err = s.test.Tasks(namespace).Bind(s.Context(), "t", &batch.Binding{Target: batch.BindingTarget{Name: "never-was", Incarnation: "never-was-1"}}, metav1.CreateOptions{})
+		binding := &batch.Binding{Target: batch.BindingTarget{Name: "never-was", Incarnation: "never-was-1"}}
+		_, err = s.test.Tasks(namespace).Bind(s.Context(), "t", binding, metav1.CreateOptions{})
 		s.must(err)
 		s.must(s.test.Tasks(namespace).Delete(s.Context(), "t", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+	}
+	run(t, prepare, func(s *fixture) {
 		s.advance(10 * time.Minute)
 		if n := s.writes(); n != 0 {
 			t.Errorf("%d writes", n)
