@@ -122,7 +122,7 @@ func (c *cluster) readRecords(t *testing.T, encoding string) {
 // testNewerFields tests that a server reads objects of a newer server. Fields that it does not know stay in etcd
 // until its first write of the object.
 func testNewerFields(t *testing.T, etcd *clientv3.Client, client rest.Interface, encoding string, records map[string]storedObject) {
-	documented(t, "how-to/backup.md", "**Fields that an older server does not know are lost with its first write of the object**")
+	documented(t, "how-to/backup.md", "**An older server removes fields that it does not know with its first write of an object**")
 	const key, marker = "tasks/" + golden + "/newer", "of-a-newer-version"
 	stored := records["tasks/"+golden+"/waiting"].Value
 	if encoding == "json" {
