@@ -400,9 +400,9 @@ func TestACommandThatSucceedsInTheEnd(t *testing.T) {
 
 func TestAttemptsThatDisruptionsEndedAreNoFailures(t *testing.T) {
 	f := newFixture(t)
-	w := f.start()
 	f.create("t", script("exit 1", backoffLimit(2)))
-	// Of three attempts the first fails, and an eviction ends each of the others.
+	// Of three attempts the first fails, and an eviction ends each of the others. The worker starts after them: it would
+	// evict a task of an earlier incarnation itself.
 	for attempts := int32(2); attempts <= 3; attempts++ {
 		f.bind("t", "earlier")
 		task := f.get("t")
@@ -411,6 +411,7 @@ func TestAttemptsThatDisruptionsEndedAreNoFailures(t *testing.T) {
 		f.must(err)
 		f.evict("t")
 	}
+	w := f.start()
 	f.bind("t", w.incarnation)
 	if s := f.awaitFinished("t").Status; s.Attempts != 5 || s.FailedAttempts != 3 {
 		t.Errorf("%d attempts, %d of them failed; want 5 and 3: after one failure two more are the limit", s.Attempts, s.FailedAttempts)
