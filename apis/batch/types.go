@@ -63,6 +63,9 @@ type TaskSpec struct {
 	TTLSecondsAfterFinished       *int32
 	SchedulingGates               []TaskSchedulingGate
 	CrashLimit                    *int32
+	Indexes                       string
+	Items                         []string
+	IndexNumbers                  *IndexNumbers
 }
 
 // EnvVar is an environment variable of the command.
@@ -159,17 +162,20 @@ const (
 
 // TaskStatus is the most recently observed status of a task.
 type TaskStatus struct {
-	Phase          TaskPhase
-	Conditions     []metav1.Condition
-	State          TaskState
-	Incarnation    string
-	Attempts       int32
-	Disruptions    int32
-	StartTime      *metav1.Time
-	CompletionTime *metav1.Time
-	Progress       string
-	WorkerCrashes  int32
-	FailedAttempts int32
+	Phase            TaskPhase
+	Conditions       []metav1.Condition
+	State            TaskState
+	Incarnation      string
+	Attempts         int32
+	Disruptions      int32
+	StartTime        *metav1.Time
+	CompletionTime   *metav1.Time
+	Progress         string
+	WorkerCrashes    int32
+	FailedAttempts   int32
+	CompletedCount   int32
+	IndexLimit       *int32
+	BusyMilliseconds int64
 }
 
 // TaskState is the current state of a command. At most one of its members is set.
@@ -245,6 +251,8 @@ type TaskLogOptions struct {
 	Timestamps   bool
 	TailLines    *int64
 	LimitBytes   *int64
+	Indexes      string
+	Prefix       bool
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
@@ -298,6 +306,12 @@ type TaskSetSpec struct {
 	Items                   []string
 	Cancelled               bool
 	IndexNumbers            *IndexNumbers
+	Chunking                *TaskSetChunking
+}
+
+// TaskSetChunking specifies how indexes whose commands are short are combined in one task.
+type TaskSetChunking struct {
+	MaxIndexes *int32
 }
 
 // IndexNumbers specifies the numbers of the indexes of a set, either as a list or as a first number and a step.
@@ -461,7 +475,11 @@ type WorkerInfo struct {
 	Arch     string
 	Hostname string
 	BootID   string
+	Features []WorkerFeature
 }
+
+// WorkerFeature is an optional feature of the API that a worker supports.
+type WorkerFeature string
 
 // WorkerEndpoint is the address at which a worker serves logs over TLS.
 type WorkerEndpoint struct {

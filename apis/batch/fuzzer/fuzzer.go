@@ -46,6 +46,10 @@ func Funcs(runtimeserializer.CodecFactory) []any {
 				fillPointer(c, &spec.Completions)
 			}
 		},
+		func(chunking *batch.TaskSetChunking, c randfill.Continue) {
+			c.FillNoCustom(chunking)
+			fillPointer(c, &chunking.MaxIndexes)
+		},
 		func(pattern *batch.TaskFailurePolicyOnTaskConditionsPattern, c randfill.Continue) {
 			c.FillNoCustom(pattern)
 			fill(c, &pattern.Status)

@@ -85,3 +85,30 @@ func Subtract(a, b []Range) []Range {
 
 // Intersect returns the indexes that are both in a and in b.
 func Intersect(a, b []Range) []Range { return Subtract(a, Subtract(a, b)) }
+
+// At returns the index at a position, counted from 0 over all ranges. The position must be less than Count(ranges).
+func At(ranges []Range, position int) int {
+	for _, r := range ranges {
+		if size := r.Last - r.First + 1; position >= size {
+			position -= size
+			continue
+		}
+		return r.First + position
+	}
+	panic("indexes: position out of range")
+}
+
+// Slice returns the indexes at the positions from from to to-1, counted from 0 over all ranges. Positions at the end of
+// the ranges and after it have no indexes.
+func Slice(ranges []Range, from, to int) []Range {
+	var slice []Range
+	at := 0
+	for _, r := range ranges {
+		first, last := max(r.First, r.First+from-at), min(r.Last, r.First+to-1-at)
+		if first <= last {
+			slice = append(slice, Range{first, last})
+		}
+		at += r.Last - r.First + 1
+	}
+	return slice
+}

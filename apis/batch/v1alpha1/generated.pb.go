@@ -86,6 +86,8 @@ func (m *TaskSchedulingGate) Reset() { *m = TaskSchedulingGate{} }
 
 func (m *TaskSet) Reset() { *m = TaskSet{} }
 
+func (m *TaskSetChunking) Reset() { *m = TaskSetChunking{} }
+
 func (m *TaskSetList) Reset() { *m = TaskSetList{} }
 
 func (m *TaskSetSpec) Reset() { *m = TaskSetSpec{} }
@@ -744,6 +746,19 @@ func (m *TaskLogOptions) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i--
+	if m.Prefix {
+		dAtA[i] = 1
+	} else {
+		dAtA[i] = 0
+	}
+	i--
+	dAtA[i] = 0x48
+	i -= len(m.Indexes)
+	copy(dAtA[i:], m.Indexes)
+	i = encodeVarintGenerated(dAtA, i, uint64(len(m.Indexes)))
+	i--
+	dAtA[i] = 0x42
 	if m.LimitBytes != nil {
 		i = encodeVarintGenerated(dAtA, i, uint64(*m.LimitBytes))
 		i--
@@ -1222,6 +1237,34 @@ func (m *TaskSet) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+func (m *TaskSetChunking) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *TaskSetChunking) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *TaskSetChunking) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.MaxIndexes != nil {
+		i = encodeVarintGenerated(dAtA, i, uint64(*m.MaxIndexes))
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
 func (m *TaskSetList) Marshal() (dAtA []byte, err error) {
 	size := m.Size()
 	dAtA = make([]byte, size)
@@ -1289,6 +1332,20 @@ func (m *TaskSetSpec) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if m.Chunking != nil {
+		{
+			size, err := m.Chunking.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintGenerated(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x92
+	}
 	if m.IndexNumbers != nil {
 		{
 			size, err := m.IndexNumbers.MarshalToSizedBuffer(dAtA[:i])
@@ -1545,6 +1602,38 @@ func (m *TaskSpec) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if m.IndexNumbers != nil {
+		{
+			size, err := m.IndexNumbers.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintGenerated(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x9a
+	}
+	if len(m.Items) > 0 {
+		for iNdEx := len(m.Items) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.Items[iNdEx])
+			copy(dAtA[i:], m.Items[iNdEx])
+			i = encodeVarintGenerated(dAtA, i, uint64(len(m.Items[iNdEx])))
+			i--
+			dAtA[i] = 0x1
+			i--
+			dAtA[i] = 0x92
+		}
+	}
+	i -= len(m.Indexes)
+	copy(dAtA[i:], m.Indexes)
+	i = encodeVarintGenerated(dAtA, i, uint64(len(m.Indexes)))
+	i--
+	dAtA[i] = 0x1
+	i--
+	dAtA[i] = 0x8a
 	if m.CrashLimit != nil {
 		i = encodeVarintGenerated(dAtA, i, uint64(*m.CrashLimit))
 		i--
@@ -1891,6 +1980,17 @@ func (m *TaskStatus) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i = encodeVarintGenerated(dAtA, i, uint64(m.BusyMilliseconds))
+	i--
+	dAtA[i] = 0x70
+	if m.IndexLimit != nil {
+		i = encodeVarintGenerated(dAtA, i, uint64(*m.IndexLimit))
+		i--
+		dAtA[i] = 0x68
+	}
+	i = encodeVarintGenerated(dAtA, i, uint64(m.CompletedCount))
+	i--
+	dAtA[i] = 0x60
 	i = encodeVarintGenerated(dAtA, i, uint64(m.FailedAttempts))
 	i--
 	dAtA[i] = 0x58
@@ -2171,6 +2271,15 @@ func (m *WorkerInfo) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if len(m.Features) > 0 {
+		for iNdEx := len(m.Features) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.Features[iNdEx])
+			copy(dAtA[i:], m.Features[iNdEx])
+			i = encodeVarintGenerated(dAtA, i, uint64(len(m.Features[iNdEx])))
+			i--
+			dAtA[i] = 0x32
+		}
+	}
 	i -= len(m.BootID)
 	copy(dAtA[i:], m.BootID)
 	i = encodeVarintGenerated(dAtA, i, uint64(len(m.BootID)))
@@ -2820,6 +2929,9 @@ func (m *TaskLogOptions) Size() (n int) {
 	if m.LimitBytes != nil {
 		n += 1 + sovGenerated(uint64(*m.LimitBytes))
 	}
+	l = len(m.Indexes)
+	n += 1 + l + sovGenerated(uint64(l))
+	n += 2
 	return n
 }
 
@@ -2971,6 +3083,18 @@ func (m *TaskSet) Size() (n int) {
 	return n
 }
 
+func (m *TaskSetChunking) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.MaxIndexes != nil {
+		n += 1 + sovGenerated(uint64(*m.MaxIndexes))
+	}
+	return n
+}
+
 func (m *TaskSetList) Size() (n int) {
 	if m == nil {
 		return 0
@@ -3047,6 +3171,10 @@ func (m *TaskSetSpec) Size() (n int) {
 	n += 3
 	if m.IndexNumbers != nil {
 		l = m.IndexNumbers.Size()
+		n += 2 + l + sovGenerated(uint64(l))
+	}
+	if m.Chunking != nil {
+		l = m.Chunking.Size()
 		n += 2 + l + sovGenerated(uint64(l))
 	}
 	return n
@@ -3160,6 +3288,18 @@ func (m *TaskSpec) Size() (n int) {
 	if m.CrashLimit != nil {
 		n += 2 + sovGenerated(uint64(*m.CrashLimit))
 	}
+	l = len(m.Indexes)
+	n += 2 + l + sovGenerated(uint64(l))
+	if len(m.Items) > 0 {
+		for _, s := range m.Items {
+			l = len(s)
+			n += 2 + l + sovGenerated(uint64(l))
+		}
+	}
+	if m.IndexNumbers != nil {
+		l = m.IndexNumbers.Size()
+		n += 2 + l + sovGenerated(uint64(l))
+	}
 	return n
 }
 
@@ -3259,6 +3399,11 @@ func (m *TaskStatus) Size() (n int) {
 	n += 1 + l + sovGenerated(uint64(l))
 	n += 1 + sovGenerated(uint64(m.WorkerCrashes))
 	n += 1 + sovGenerated(uint64(m.FailedAttempts))
+	n += 1 + sovGenerated(uint64(m.CompletedCount))
+	if m.IndexLimit != nil {
+		n += 1 + sovGenerated(uint64(*m.IndexLimit))
+	}
+	n += 1 + sovGenerated(uint64(m.BusyMilliseconds))
 	return n
 }
 
@@ -3342,6 +3487,12 @@ func (m *WorkerInfo) Size() (n int) {
 	n += 1 + l + sovGenerated(uint64(l))
 	l = len(m.BootID)
 	n += 1 + l + sovGenerated(uint64(l))
+	if len(m.Features) > 0 {
+		for _, s := range m.Features {
+			l = len(s)
+			n += 1 + l + sovGenerated(uint64(l))
+		}
+	}
 	return n
 }
 
@@ -3668,6 +3819,8 @@ func (this *TaskLogOptions) String() string {
 		`Timestamps:` + fmt.Sprintf("%v", this.Timestamps) + `,`,
 		`TailLines:` + valueToStringGenerated(this.TailLines) + `,`,
 		`LimitBytes:` + valueToStringGenerated(this.LimitBytes) + `,`,
+		`Indexes:` + fmt.Sprintf("%v", this.Indexes) + `,`,
+		`Prefix:` + fmt.Sprintf("%v", this.Prefix) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -3805,6 +3958,16 @@ func (this *TaskSet) String() string {
 	}, "")
 	return s
 }
+func (this *TaskSetChunking) String() string {
+	if this == nil {
+		return "nil"
+	}
+	s := strings.Join([]string{`&TaskSetChunking{`,
+		`MaxIndexes:` + valueToStringGenerated(this.MaxIndexes) + `,`,
+		`}`,
+	}, "")
+	return s
+}
 func (this *TaskSetList) String() string {
 	if this == nil {
 		return "nil"
@@ -3843,6 +4006,7 @@ func (this *TaskSetSpec) String() string {
 		`Items:` + fmt.Sprintf("%v", this.Items) + `,`,
 		`Cancelled:` + fmt.Sprintf("%v", this.Cancelled) + `,`,
 		`IndexNumbers:` + strings.Replace(this.IndexNumbers.String(), "IndexNumbers", "IndexNumbers", 1) + `,`,
+		`Chunking:` + strings.Replace(this.Chunking.String(), "TaskSetChunking", "TaskSetChunking", 1) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -3918,6 +4082,9 @@ func (this *TaskSpec) String() string {
 		`TTLSecondsAfterFinished:` + valueToStringGenerated(this.TTLSecondsAfterFinished) + `,`,
 		`SchedulingGates:` + repeatedStringForSchedulingGates + `,`,
 		`CrashLimit:` + valueToStringGenerated(this.CrashLimit) + `,`,
+		`Indexes:` + fmt.Sprintf("%v", this.Indexes) + `,`,
+		`Items:` + fmt.Sprintf("%v", this.Items) + `,`,
+		`IndexNumbers:` + strings.Replace(this.IndexNumbers.String(), "IndexNumbers", "IndexNumbers", 1) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -3991,6 +4158,9 @@ func (this *TaskStatus) String() string {
 		`Progress:` + fmt.Sprintf("%v", this.Progress) + `,`,
 		`WorkerCrashes:` + fmt.Sprintf("%v", this.WorkerCrashes) + `,`,
 		`FailedAttempts:` + fmt.Sprintf("%v", this.FailedAttempts) + `,`,
+		`CompletedCount:` + fmt.Sprintf("%v", this.CompletedCount) + `,`,
+		`IndexLimit:` + valueToStringGenerated(this.IndexLimit) + `,`,
+		`BusyMilliseconds:` + fmt.Sprintf("%v", this.BusyMilliseconds) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -4054,6 +4224,7 @@ func (this *WorkerInfo) String() string {
 		`Arch:` + fmt.Sprintf("%v", this.Arch) + `,`,
 		`Hostname:` + fmt.Sprintf("%v", this.Hostname) + `,`,
 		`BootID:` + fmt.Sprintf("%v", this.BootID) + `,`,
+		`Features:` + fmt.Sprintf("%v", this.Features) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -6252,6 +6423,58 @@ func (m *TaskLogOptions) Unmarshal(dAtA []byte) error {
 				}
 			}
 			m.LimitBytes = &v
+		case 8:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Indexes", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Indexes = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 9:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Prefix", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Prefix = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])
@@ -7591,6 +7814,76 @@ func (m *TaskSet) Unmarshal(dAtA []byte) error {
 	}
 	return nil
 }
+func (m *TaskSetChunking) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowGenerated
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: TaskSetChunking: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: TaskSetChunking: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field MaxIndexes", wireType)
+			}
+			var v int32
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.MaxIndexes = &v
+		default:
+			iNdEx = preIndex
+			skippy, err := skipGenerated(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
 func (m *TaskSetList) Unmarshal(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
@@ -8189,6 +8482,42 @@ func (m *TaskSetSpec) Unmarshal(dAtA []byte) error {
 				m.IndexNumbers = &IndexNumbers{}
 			}
 			if err := m.IndexNumbers.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 18:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Chunking", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Chunking == nil {
+				m.Chunking = &TaskSetChunking{}
+			}
+			if err := m.Chunking.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -9133,6 +9462,106 @@ func (m *TaskSpec) Unmarshal(dAtA []byte) error {
 				}
 			}
 			m.CrashLimit = &v
+		case 17:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Indexes", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Indexes = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 18:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Items", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Items = append(m.Items, string(dAtA[iNdEx:postIndex]))
+			iNdEx = postIndex
+		case 19:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field IndexNumbers", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.IndexNumbers == nil {
+				m.IndexNumbers = &IndexNumbers{}
+			}
+			if err := m.IndexNumbers.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])
@@ -10067,6 +10496,64 @@ func (m *TaskStatus) Unmarshal(dAtA []byte) error {
 					break
 				}
 			}
+		case 12:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field CompletedCount", wireType)
+			}
+			m.CompletedCount = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.CompletedCount |= int32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 13:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field IndexLimit", wireType)
+			}
+			var v int32
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.IndexLimit = &v
+		case 14:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field BusyMilliseconds", wireType)
+			}
+			m.BusyMilliseconds = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.BusyMilliseconds |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])
@@ -10874,6 +11361,38 @@ func (m *WorkerInfo) Unmarshal(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.BootID = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 6:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Features", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Features = append(m.Features, WorkerFeature(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex

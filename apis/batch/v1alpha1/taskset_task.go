@@ -19,12 +19,15 @@ package v1alpha1
 import (
 	"hash/fnv"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
 )
 
 // Variables with the index of a task: that of Jobs and Leat's own.
@@ -67,11 +70,45 @@ func taskName(set string, uid types.UID, index, failures int) string {
 // NewTask returns the task of an index of a set, after a number of failed tasks. The task may share memory with the
 // template. The TaskSet controller creates it. The server validates it before it accepts a set.
 func NewTask(set *TaskSet, index, failures int) *Task {
+	task := newTask(set, index, failures)
+	task.Labels[LabelCompletionIndex] = strconv.Itoa(index)
+	var item *string
+	if index < len(set.Spec.Items) {
+		item = &set.Spec.Items[index]
+	}
+	task.Spec.Env = indexEnv(index, set.Spec.IndexNumbers.Number(index), item, set.Spec.Template.Spec.Env)
+	return task
+}
+
+// NewChunk returns a task of a set that runs the indexes in the ranges, of which none has failed. The task may share
+// memory with the template. The TaskSet controller creates it.
+func NewChunk(set *TaskSet, ranges []indexes.Range) *Task {
+	first := ranges[0].First
+	task := newTask(set, first, 0)
+	task.Labels[LabelFirstCompletionIndex] = strconv.Itoa(first)
+	task.Spec.Indexes = indexes.Format(ranges)
+	task.Spec.IndexNumbers = set.Spec.IndexNumbers
+	listed := set.Spec.IndexNumbers != nil && len(set.Spec.IndexNumbers.List) > 0
+	if listed {
+		task.Spec.IndexNumbers = &IndexNumbers{}
+	}
+	for _, r := range ranges {
+		if len(set.Spec.Items) > 0 {
+			task.Spec.Items = append(task.Spec.Items, set.Spec.Items[r.First:r.Last+1]...)
+		}
+		if listed {
+			task.Spec.IndexNumbers.List = append(task.Spec.IndexNumbers.List, set.Spec.IndexNumbers.List[r.First:r.Last+1]...)
+		}
+	}
+	return task
+}
+
+// newTask returns a task of a set without what depends on its indexes, except for the name, which has the first index.
+func newTask(set *TaskSet, first, failures int) *Task {
 	template := &set.Spec.Template
-	number := strconv.Itoa(index)
 	task := &Task{
 		ObjectMeta: metav1.ObjectMeta{
-			Name:            taskName(set.Name, set.UID, index, failures),
+			Name:            taskName(set.Name, set.UID, first, failures),
 			Namespace:       set.Namespace,
 			Labels:          maps.Clone(template.Labels),
 			Annotations:     template.Annotations,
@@ -82,9 +119,10 @@ func NewTask(set *TaskSet, index, failures int) *Task {
 	if task.Labels == nil {
 		task.Labels = map[string]string{}
 	}
+	delete(task.Labels, LabelCompletionIndex)
+	delete(task.Labels, LabelFirstCompletionIndex)
 	task.Labels[LabelTaskSetName] = set.Name
 	task.Labels[LabelControllerUID] = string(set.UID)
-	task.Labels[LabelCompletionIndex] = number
 	if _, own := template.Annotations[AnnotationIndexFailureCount]; own || failures > 0 {
 		task.Annotations = maps.Clone(template.Annotations)
 		if task.Annotations == nil {
@@ -98,18 +136,65 @@ func NewTask(set *TaskSet, index, failures int) *Task {
 	task.Spec.QueueName = set.Spec.QueueName
 	// The controller must count the task before it is deleted, so the TTL must not delete it.
 	task.Spec.TTLSecondsAfterFinished = nil
-	// Put them first, so that other variables can refer to them.
-	env := make([]EnvVar, 0, len(template.Spec.Env)+3)
+	return task
+}
+
+// indexEnv returns the variables of an index, followed by those of the template, which override them. They are first, so
+// that other variables can refer to them. item is nil if the set has no items.
+func indexEnv(index, number int, item *string, template []EnvVar) []EnvVar {
+	env := make([]EnvVar, 0, len(template)+3)
 	add := func(name, value string) {
-		if !slices.ContainsFunc(template.Spec.Env, func(v EnvVar) bool { return v.Name == name }) {
+		if !slices.ContainsFunc(template, func(v EnvVar) bool { return v.Name == name }) {
 			env = append(env, EnvVar{Name: name, Value: value})
 		}
 	}
-	if index < len(set.Spec.Items) {
-		add(itemVariable, escapeItem.Replace(set.Spec.Items[index]))
+	if item != nil {
+		add(itemVariable, escapeItem.Replace(*item))
 	}
-	add(jobIndexVariable, number)
-	add(indexVariable, strconv.Itoa(set.Spec.IndexNumbers.Number(index)))
-	task.Spec.Env = append(env, template.Spec.Env...)
-	return task
+	add(jobIndexVariable, strconv.Itoa(index))
+	add(indexVariable, strconv.Itoa(number))
+	return append(env, template...)
+}
+
+// IndexRanges returns the indexes of a task with spec.indexes, nil for any other. The server accepts only tasks whose
+// indexes can be parsed.
+func (t *Task) IndexRanges() []indexes.Range {
+	ranges, err := indexes.Parse(t.Spec.Indexes, math.MaxInt32)
+	if err != nil {
+		return nil
+	}
+	return ranges
+}
+
+// AtIndex returns the task as it would be if it were that of one of its indexes only: with the name and the environment
+// that NewTask gives it. position is the position of the index in ranges, which are those of IndexRanges. The result
+// shares memory with the task.
+func (t *Task) AtIndex(ranges []indexes.Range, position int) *Task {
+	index := indexes.At(ranges, position)
+	number := 0
+	if numbers := t.Spec.IndexNumbers; numbers != nil && len(numbers.List) > 0 {
+		number = numbers.Number(position)
+	} else {
+		number = numbers.Number(index)
+	}
+	var item *string
+	if position < len(t.Spec.Items) {
+		item = &t.Spec.Items[position]
+	}
+	alone := *t
+	alone.Name = nameAtIndex(t.Name, ranges[0].First, index)
+	alone.Spec.Env = indexEnv(index, number, item, t.Spec.Env)
+	alone.Spec.Indexes, alone.Spec.Items, alone.Spec.IndexNumbers = "", nil, nil
+	return &alone
+}
+
+// nameAtIndex returns the name of the task of an index alone, from the name of a task whose first index is first. Only
+// the index differs. The name of a task that was not created for a set gets the index as suffix.
+func nameAtIndex(name string, first, index int) string {
+	if end := len(name) - suffixLength - 1; end > 0 && name[end] == '-' {
+		if set, ok := strings.CutSuffix(name[:end], "-"+strconv.Itoa(first)); ok {
+			return set + "-" + strconv.Itoa(index) + name[end:]
+		}
+	}
+	return name + "-" + strconv.Itoa(index)
 }

@@ -35,6 +35,7 @@ import (
 // +leat:column:name=Worker,type=string,path=spec.workerName,description=The worker that the task is bound to.
 // +leat:column:name=Exit,type=string,func=ExitColumn,description=The exit code of the command, or the signal that ended it.
 // +leat:column:name=Attempts,type=integer,path=status.attempts,description=The number of times that the command has been started.
+// +leat:column:name=Indexes,type=string,func=IndexesColumn,description=The number of indexes of the task that have succeeded and the number of all.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the task was created.
 // +leat:column:name=Queue,type=string,priority=1,path=spec.queueName,description=The queue that the task waits in.
 // +leat:column:name=Priority,type=integer,priority=1,path=spec.priority,description=The priority of the task within its namespace.
@@ -229,6 +230,33 @@ type TaskSpec struct {
 	// +k8s:optional
 	// +k8s:minimum=1
 	CrashLimit *int32 `json:"crashLimit,omitempty" protobuf:"varint,16,opt,name=crashLimit"`
+
+	// indexes are the completion indexes that the task runs, as numbers and ranges in ascending order, such as
+	// "4-67,70". The worker runs the command once for each index, one after the other, and stops after the first that
+	// fails. At most 1000 indexes in 64 ranges are allowed, and backoffLimit must be 0. If unset, the command runs once.
+	// The TaskSet controller sets it.
+	// +optional
+	// +k8s:optional
+	// +k8s:maxLength=2048
+	// +k8s:immutable
+	Indexes string `json:"indexes,omitempty" protobuf:"bytes,17,opt,name=indexes"`
+
+	// items are the items of indexes, in the same order, if the set has items. Each index has its item in the variable
+	// TASK_ITEM.
+	// +optional
+	// +listType=atomic
+	// +k8s:optional
+	// +k8s:listType=atomic
+	// +k8s:maxItems=1000
+	// +k8s:immutable
+	Items []string `json:"items,omitempty" protobuf:"bytes,18,rep,name=items"`
+
+	// indexNumbers specifies the number that each of indexes has in the variable TASK_INDEX. The list, if there is one,
+	// has the numbers of indexes, in the same order. Defaults to the index.
+	// +optional
+	// +k8s:optional
+	// +k8s:immutable
+	IndexNumbers *IndexNumbers `json:"indexNumbers,omitempty" protobuf:"bytes,19,opt,name=indexNumbers"`
 }
 
 // EnvVar is an environment variable of the command.
@@ -427,7 +455,8 @@ type TaskStatus struct {
 	// +k8s:maxLength=128
 	Incarnation string `json:"incarnation,omitempty" protobuf:"bytes,4,opt,name=incarnation"`
 
-	// attempts is the number of times that the command has been started. It never decreases.
+	// attempts is the number of times that the command has been started, for the current index in a task with
+	// spec.indexes. It never decreases for an index.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
@@ -468,6 +497,27 @@ type TaskStatus struct {
 	// +k8s:optional
 	// +k8s:minimum=0
 	FailedAttempts int32 `json:"failedAttempts,omitempty" protobuf:"varint,11,opt,name=failedAttempts"`
+
+	// completedCount is the number of indexes that have succeeded, in a task with spec.indexes: the first so many of them.
+	// The index after those is the one that runs or, in phase Failed, has failed. It never decreases.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	CompletedCount int32 `json:"completedCount,omitempty" protobuf:"varint,12,opt,name=completedCount"`
+
+	// indexLimit is the number of indexes that the task may run, in a task with spec.indexes: the first so many of them.
+	// The others are released, and run in other tasks. Once set, it never increases. If unset, the task may run all.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=1
+	IndexLimit *int32 `json:"indexLimit,omitempty" protobuf:"varint,13,opt,name=indexLimit"`
+
+	// busyMilliseconds is the time in milliseconds that the ended commands of the task ran, together: that of the last
+	// attempt, or those of all indexes that have ended.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	BusyMilliseconds int64 `json:"busyMilliseconds,omitempty" protobuf:"varint,14,opt,name=busyMilliseconds"`
 }
 
 // TaskState is the current state of a command. At most one of its members is set.

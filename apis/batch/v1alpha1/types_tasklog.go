@@ -71,6 +71,18 @@ type TaskLogOptions struct {
 	// +k8s:optional
 	// +k8s:minimum=1
 	LimitBytes *int64 `json:"limitBytes,omitempty" protobuf:"varint,7,opt,name=limitBytes"`
+
+	// indexes are the indexes whose output to return, of a task with spec.indexes, in the format of that field. If unset,
+	// the output of all indexes is returned, in the order in which they ran. The other options apply to each index.
+	// +optional
+	// +k8s:optional
+	// +k8s:maxLength=2048
+	Indexes string `json:"indexes,omitempty" protobuf:"bytes,8,opt,name=indexes"`
+
+	// prefix adds the index and a space to the beginning of every line, of a task with spec.indexes. Defaults to false.
+	// +optional
+	// +k8s:optional
+	Prefix bool `json:"prefix,omitempty" protobuf:"varint,9,opt,name=prefix"`
 }
 
 // taskLogOptionsDocs holds the comments of the fields for the OpenAPI description of the query parameters.
@@ -82,6 +94,9 @@ var taskLogOptionsDocs = map[string]string{
 	"timestamps":   "timestamps adds the RFC 3339 timestamp at which the worker read the line to the beginning of every line. Defaults to false.",
 	"tailLines":    "tailLines is the number of lines from the end of the output to return. If unset, the output starts with the first line that is stored.",
 	"limitBytes":   "limitBytes is the number of bytes after which the response ends, including timestamps. It may end within a line. If unset, there is no limit.",
+	"indexes": "indexes are the indexes whose output to return, of a task with spec.indexes, in the format of that field. " +
+		"If unset, the output of all indexes is returned, in the order in which they ran. The other options apply to each index.",
+	"prefix": "prefix adds the index and a space to the beginning of every line, of a task with spec.indexes. Defaults to false.",
 }
 
 // SwaggerDoc returns the descriptions of the fields by their JSON names.

@@ -212,6 +212,26 @@ type TaskSetSpec struct {
 	// +k8s:optional
 	// +k8s:immutable
 	IndexNumbers *IndexNumbers `json:"indexNumbers,omitempty" protobuf:"bytes,17,opt,name=indexNumbers"`
+
+	// chunking specifies how indexes whose commands are short are combined in one task. It has an effect only in Indexed
+	// mode.
+	// +optional
+	// +k8s:optional
+	Chunking *TaskSetChunking `json:"chunking,omitempty" protobuf:"bytes,18,opt,name=chunking"`
+}
+
+// TaskSetChunking specifies how indexes are combined in one task. The controller learns how long the commands of the
+// set run. If that is at most half a second, it creates tasks with as many indexes as run for about a second, one after
+// the other. Each index still has its own process, environment, log and exit code, and is counted by itself.
+type TaskSetChunking struct {
+	// maxIndexes is the maximum number of indexes in one task, at most 1000. 1 creates a task for each index. Defaults to
+	// 1000.
+	// +optional
+	// +default=1000
+	// +k8s:optional
+	// +k8s:minimum=1
+	// +k8s:maximum=1000
+	MaxIndexes *int32 `json:"maxIndexes,omitempty" protobuf:"varint,1,opt,name=maxIndexes"`
 }
 
 // IndexNumbers specifies the numbers of the indexes of a set, either as a list or as a first number and a step.
@@ -377,8 +397,10 @@ const (
 	LabelTaskSetName = "batch.leat.dev/taskset-name"
 	// LabelControllerUID is the label of a task with the UID of its set. The selector of the set matches it.
 	LabelControllerUID = "batch.leat.dev/controller-uid"
-	// LabelCompletionIndex is the label of a task with its index in the set.
+	// LabelCompletionIndex is the label of a task with its index in the set. A task with several indexes does not have it.
 	LabelCompletionIndex = "batch.leat.dev/completion-index"
+	// LabelFirstCompletionIndex is the label of a task with several indexes, with the first of them.
+	LabelFirstCompletionIndex = "batch.leat.dev/first-completion-index"
 	// AnnotationIndexFailureCount is the annotation of a task with the number of tasks of the same index that had failed
 	// when it was created, without those that the failure policy ignores.
 	AnnotationIndexFailureCount = "batch.leat.dev/index-failure-count"

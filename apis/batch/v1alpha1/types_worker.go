@@ -200,7 +200,22 @@ type WorkerInfo struct {
 	// +k8s:optional
 	// +k8s:maxLength=256
 	BootID string `json:"bootID,omitempty" protobuf:"bytes,5,opt,name=bootID"`
+
+	// features are the optional features of the API that the worker supports: chunks, to run tasks with spec.indexes.
+	// +optional
+	// +listType=set
+	// +k8s:optional
+	// +k8s:listType=set
+	// +k8s:maxItems=64
+	// +k8s:eachVal=+k8s:maxLength=64
+	Features []WorkerFeature `json:"features,omitempty" protobuf:"bytes,6,rep,name=features,casttype=WorkerFeature"`
 }
+
+// WorkerFeature is an optional feature of the API that a worker supports.
+type WorkerFeature string
+
+// WorkerFeatureChunks is the feature to run tasks with spec.indexes. Such tasks are bound only to workers that have it.
+const WorkerFeatureChunks WorkerFeature = "chunks"
 
 // WorkerEndpoint is the address at which a worker serves logs over TLS.
 type WorkerEndpoint struct {

@@ -133,6 +133,12 @@ func SetObjectDefaults_TaskSet(in *TaskSet) {
 		var ptrVar1 int32 = 5
 		in.Spec.Template.Spec.CrashLimit = &ptrVar1
 	}
+	if in.Spec.Chunking != nil {
+		if in.Spec.Chunking.MaxIndexes == nil {
+			var ptrVar1 int32 = 1000
+			in.Spec.Chunking.MaxIndexes = &ptrVar1
+		}
+	}
 }
 
 func SetObjectDefaults_TaskSetList(in *TaskSetList) {

@@ -92,6 +92,8 @@ var (
 	_ [unsafe.Offsetof(TaskLogOptions{}.Timestamps)]struct{}                        = [unsafe.Offsetof(batch.TaskLogOptions{}.Timestamps)]struct{}{}
 	_ [unsafe.Offsetof(TaskLogOptions{}.TailLines)]struct{}                         = [unsafe.Offsetof(batch.TaskLogOptions{}.TailLines)]struct{}{}
 	_ [unsafe.Offsetof(TaskLogOptions{}.LimitBytes)]struct{}                        = [unsafe.Offsetof(batch.TaskLogOptions{}.LimitBytes)]struct{}{}
+	_ [unsafe.Offsetof(TaskLogOptions{}.Indexes)]struct{}                           = [unsafe.Offsetof(batch.TaskLogOptions{}.Indexes)]struct{}{}
+	_ [unsafe.Offsetof(TaskLogOptions{}.Prefix)]struct{}                            = [unsafe.Offsetof(batch.TaskLogOptions{}.Prefix)]struct{}{}
 	_ [unsafe.Sizeof(TaskQueue{})]struct{}                                          = [unsafe.Sizeof(batch.TaskQueue{})]struct{}{}
 	_ [unsafe.Offsetof(TaskQueue{}.TypeMeta)]struct{}                               = [unsafe.Offsetof(batch.TaskQueue{}.TypeMeta)]struct{}{}
 	_ [unsafe.Offsetof(TaskQueue{}.ObjectMeta)]struct{}                             = [unsafe.Offsetof(batch.TaskQueue{}.ObjectMeta)]struct{}{}
@@ -124,6 +126,8 @@ var (
 	_ [unsafe.Offsetof(TaskSet{}.ObjectMeta)]struct{}                               = [unsafe.Offsetof(batch.TaskSet{}.ObjectMeta)]struct{}{}
 	_ [unsafe.Offsetof(TaskSet{}.Spec)]struct{}                                     = [unsafe.Offsetof(batch.TaskSet{}.Spec)]struct{}{}
 	_ [unsafe.Offsetof(TaskSet{}.Status)]struct{}                                   = [unsafe.Offsetof(batch.TaskSet{}.Status)]struct{}{}
+	_ [unsafe.Sizeof(TaskSetChunking{})]struct{}                                    = [unsafe.Sizeof(batch.TaskSetChunking{})]struct{}{}
+	_ [unsafe.Offsetof(TaskSetChunking{}.MaxIndexes)]struct{}                       = [unsafe.Offsetof(batch.TaskSetChunking{}.MaxIndexes)]struct{}{}
 	_ [unsafe.Sizeof(TaskSetList{})]struct{}                                        = [unsafe.Sizeof(batch.TaskSetList{})]struct{}{}
 	_ [unsafe.Offsetof(TaskSetList{}.TypeMeta)]struct{}                             = [unsafe.Offsetof(batch.TaskSetList{}.TypeMeta)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetList{}.ListMeta)]struct{}                             = [unsafe.Offsetof(batch.TaskSetList{}.ListMeta)]struct{}{}
@@ -146,6 +150,7 @@ var (
 	_ [unsafe.Offsetof(TaskSetSpec{}.Items)]struct{}                                = [unsafe.Offsetof(batch.TaskSetSpec{}.Items)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetSpec{}.Cancelled)]struct{}                            = [unsafe.Offsetof(batch.TaskSetSpec{}.Cancelled)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetSpec{}.IndexNumbers)]struct{}                         = [unsafe.Offsetof(batch.TaskSetSpec{}.IndexNumbers)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetSpec{}.Chunking)]struct{}                             = [unsafe.Offsetof(batch.TaskSetSpec{}.Chunking)]struct{}{}
 	_ [unsafe.Sizeof(TaskSetStatus{})]struct{}                                      = [unsafe.Sizeof(batch.TaskSetStatus{})]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.Active)]struct{}                             = [unsafe.Offsetof(batch.TaskSetStatus{}.Active)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.Ready)]struct{}                              = [unsafe.Offsetof(batch.TaskSetStatus{}.Ready)]struct{}{}
@@ -175,6 +180,9 @@ var (
 	_ [unsafe.Offsetof(TaskSpec{}.TTLSecondsAfterFinished)]struct{}                 = [unsafe.Offsetof(batch.TaskSpec{}.TTLSecondsAfterFinished)]struct{}{}
 	_ [unsafe.Offsetof(TaskSpec{}.SchedulingGates)]struct{}                         = [unsafe.Offsetof(batch.TaskSpec{}.SchedulingGates)]struct{}{}
 	_ [unsafe.Offsetof(TaskSpec{}.CrashLimit)]struct{}                              = [unsafe.Offsetof(batch.TaskSpec{}.CrashLimit)]struct{}{}
+	_ [unsafe.Offsetof(TaskSpec{}.Indexes)]struct{}                                 = [unsafe.Offsetof(batch.TaskSpec{}.Indexes)]struct{}{}
+	_ [unsafe.Offsetof(TaskSpec{}.Items)]struct{}                                   = [unsafe.Offsetof(batch.TaskSpec{}.Items)]struct{}{}
+	_ [unsafe.Offsetof(TaskSpec{}.IndexNumbers)]struct{}                            = [unsafe.Offsetof(batch.TaskSpec{}.IndexNumbers)]struct{}{}
 	_ [unsafe.Sizeof(TaskState{})]struct{}                                          = [unsafe.Sizeof(batch.TaskState{})]struct{}{}
 	_ [unsafe.Offsetof(TaskState{}.Waiting)]struct{}                                = [unsafe.Offsetof(batch.TaskState{}.Waiting)]struct{}{}
 	_ [unsafe.Offsetof(TaskState{}.Running)]struct{}                                = [unsafe.Offsetof(batch.TaskState{}.Running)]struct{}{}
@@ -203,6 +211,9 @@ var (
 	_ [unsafe.Offsetof(TaskStatus{}.Progress)]struct{}                              = [unsafe.Offsetof(batch.TaskStatus{}.Progress)]struct{}{}
 	_ [unsafe.Offsetof(TaskStatus{}.WorkerCrashes)]struct{}                         = [unsafe.Offsetof(batch.TaskStatus{}.WorkerCrashes)]struct{}{}
 	_ [unsafe.Offsetof(TaskStatus{}.FailedAttempts)]struct{}                        = [unsafe.Offsetof(batch.TaskStatus{}.FailedAttempts)]struct{}{}
+	_ [unsafe.Offsetof(TaskStatus{}.CompletedCount)]struct{}                        = [unsafe.Offsetof(batch.TaskStatus{}.CompletedCount)]struct{}{}
+	_ [unsafe.Offsetof(TaskStatus{}.IndexLimit)]struct{}                            = [unsafe.Offsetof(batch.TaskStatus{}.IndexLimit)]struct{}{}
+	_ [unsafe.Offsetof(TaskStatus{}.BusyMilliseconds)]struct{}                      = [unsafe.Offsetof(batch.TaskStatus{}.BusyMilliseconds)]struct{}{}
 	_ [unsafe.Sizeof(TaskTemplateSpec{})]struct{}                                   = [unsafe.Sizeof(batch.TaskTemplateSpec{})]struct{}{}
 	_ [unsafe.Offsetof(TaskTemplateSpec{}.ObjectMeta)]struct{}                      = [unsafe.Offsetof(batch.TaskTemplateSpec{}.ObjectMeta)]struct{}{}
 	_ [unsafe.Offsetof(TaskTemplateSpec{}.Spec)]struct{}                            = [unsafe.Offsetof(batch.TaskTemplateSpec{}.Spec)]struct{}{}
@@ -227,6 +238,7 @@ var (
 	_ [unsafe.Offsetof(WorkerInfo{}.Arch)]struct{}                                  = [unsafe.Offsetof(batch.WorkerInfo{}.Arch)]struct{}{}
 	_ [unsafe.Offsetof(WorkerInfo{}.Hostname)]struct{}                              = [unsafe.Offsetof(batch.WorkerInfo{}.Hostname)]struct{}{}
 	_ [unsafe.Offsetof(WorkerInfo{}.BootID)]struct{}                                = [unsafe.Offsetof(batch.WorkerInfo{}.BootID)]struct{}{}
+	_ [unsafe.Offsetof(WorkerInfo{}.Features)]struct{}                              = [unsafe.Offsetof(batch.WorkerInfo{}.Features)]struct{}{}
 	_ [unsafe.Sizeof(WorkerLease{})]struct{}                                        = [unsafe.Sizeof(batch.WorkerLease{})]struct{}{}
 	_ [unsafe.Offsetof(WorkerLease{}.TypeMeta)]struct{}                             = [unsafe.Offsetof(batch.WorkerLease{}.TypeMeta)]struct{}{}
 	_ [unsafe.Offsetof(WorkerLease{}.ObjectMeta)]struct{}                           = [unsafe.Offsetof(batch.WorkerLease{}.ObjectMeta)]struct{}{}

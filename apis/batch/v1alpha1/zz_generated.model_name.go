@@ -137,6 +137,11 @@ func (in TaskSet) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TaskSetChunking) OpenAPIModelName() string {
+	return "dev.leat.batch.v1alpha1.TaskSetChunking"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in TaskSetList) OpenAPIModelName() string {
 	return "dev.leat.batch.v1alpha1.TaskSetList"
 }

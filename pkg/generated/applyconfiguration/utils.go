@@ -66,6 +66,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &batchv1alpha1.TaskSchedulingGateApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TaskSet"):
 		return &batchv1alpha1.TaskSetApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TaskSetChunking"):
+		return &batchv1alpha1.TaskSetChunkingApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TaskSetSpec"):
 		return &batchv1alpha1.TaskSetSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TaskSetStatus"):

@@ -57,6 +57,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.TaskResources{}.OpenAPIModelName():                            schema_leat_apis_batch_v1alpha1_TaskResources(ref),
 		v1alpha1.TaskSchedulingGate{}.OpenAPIModelName():                       schema_leat_apis_batch_v1alpha1_TaskSchedulingGate(ref),
 		v1alpha1.TaskSet{}.OpenAPIModelName():                                  schema_leat_apis_batch_v1alpha1_TaskSet(ref),
+		v1alpha1.TaskSetChunking{}.OpenAPIModelName():                          schema_leat_apis_batch_v1alpha1_TaskSetChunking(ref),
 		v1alpha1.TaskSetList{}.OpenAPIModelName():                              schema_leat_apis_batch_v1alpha1_TaskSetList(ref),
 		v1alpha1.TaskSetSpec{}.OpenAPIModelName():                              schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref),
 		v1alpha1.TaskSetStatus{}.OpenAPIModelName():                            schema_leat_apis_batch_v1alpha1_TaskSetStatus(ref),
@@ -808,6 +809,20 @@ func schema_leat_apis_batch_v1alpha1_TaskLogOptions(ref common.ReferenceCallback
 							Format:      "int64",
 						},
 					},
+					"indexes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "indexes are the indexes whose output to return, of a task with spec.indexes, in the format of that field. If unset, the output of all indexes is returned, in the order in which they ran. The other options apply to each index.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"prefix": {
+						SchemaProps: spec.SchemaProps{
+							Description: "prefix adds the index and a space to the beginning of every line, of a task with spec.indexes. Defaults to false.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
 				},
 			},
 		},
@@ -1172,6 +1187,27 @@ func schema_leat_apis_batch_v1alpha1_TaskSet(ref common.ReferenceCallback) commo
 	}
 }
 
+func schema_leat_apis_batch_v1alpha1_TaskSetChunking(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TaskSetChunking specifies how indexes are combined in one task. The controller learns how long the commands of the set run. If that is at most half a second, it creates tasks with as many indexes as run for about a second, one after the other. Each index still has its own process, environment, log and exit code, and is counted by itself.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"maxIndexes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "maxIndexes is the maximum number of indexes in one task, at most 1000. 1 creates a task for each index. Defaults to 1000.",
+							Default:     1000,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
 func schema_leat_apis_batch_v1alpha1_TaskSetList(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -1361,12 +1397,18 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 							Ref:         ref(v1alpha1.IndexNumbers{}.OpenAPIModelName()),
 						},
 					},
+					"chunking": {
+						SchemaProps: spec.SchemaProps{
+							Description: "chunking specifies how indexes whose commands are short are combined in one task. It has an effect only in Indexed mode.",
+							Ref:         ref(v1alpha1.TaskSetChunking{}.OpenAPIModelName()),
+						},
+					},
 				},
 				Required: []string{"template"},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.IndexNumbers{}.OpenAPIModelName(), v1alpha1.SuccessPolicy{}.OpenAPIModelName(), v1alpha1.TaskFailurePolicy{}.OpenAPIModelName(), v1alpha1.TaskTemplateSpec{}.OpenAPIModelName(), metav1.LabelSelector{}.OpenAPIModelName()},
+			v1alpha1.IndexNumbers{}.OpenAPIModelName(), v1alpha1.SuccessPolicy{}.OpenAPIModelName(), v1alpha1.TaskFailurePolicy{}.OpenAPIModelName(), v1alpha1.TaskSetChunking{}.OpenAPIModelName(), v1alpha1.TaskTemplateSpec{}.OpenAPIModelName(), metav1.LabelSelector{}.OpenAPIModelName()},
 	}
 }
 
@@ -1674,12 +1716,44 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 							Format:      "int32",
 						},
 					},
+					"indexes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "indexes are the completion indexes that the task runs, as numbers and ranges in ascending order, such as \"4-67,70\". The worker runs the command once for each index, one after the other, and stops after the first that fails. At most 1000 indexes in 64 ranges are allowed, and backoffLimit must be 0. If unset, the command runs once. The TaskSet controller sets it.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"items": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "items are the items of indexes, in the same order, if the set has items. Each index has its item in the variable TASK_ITEM.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"indexNumbers": {
+						SchemaProps: spec.SchemaProps{
+							Description: "indexNumbers specifies the number that each of indexes has in the variable TASK_INDEX. The list, if there is one, has the numbers of indexes, in the same order. Defaults to the index.",
+							Ref:         ref(v1alpha1.IndexNumbers{}.OpenAPIModelName()),
+						},
+					},
 				},
 				Required: []string{"command"},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.EnvVar{}.OpenAPIModelName(), v1alpha1.TaskResources{}.OpenAPIModelName(), v1alpha1.TaskSchedulingGate{}.OpenAPIModelName(), v1alpha1.Toleration{}.OpenAPIModelName()},
+			v1alpha1.EnvVar{}.OpenAPIModelName(), v1alpha1.IndexNumbers{}.OpenAPIModelName(), v1alpha1.TaskResources{}.OpenAPIModelName(), v1alpha1.TaskSchedulingGate{}.OpenAPIModelName(), v1alpha1.Toleration{}.OpenAPIModelName()},
 	}
 }
 
@@ -1875,7 +1949,7 @@ func schema_leat_apis_batch_v1alpha1_TaskStatus(ref common.ReferenceCallback) co
 					},
 					"attempts": {
 						SchemaProps: spec.SchemaProps{
-							Description: "attempts is the number of times that the command has been started. It never decreases.",
+							Description: "attempts is the number of times that the command has been started, for the current index in a task with spec.indexes. It never decreases for an index.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -1918,6 +1992,27 @@ func schema_leat_apis_batch_v1alpha1_TaskStatus(ref common.ReferenceCallback) co
 							Description: "failedAttempts is the number of attempts that failed. spec.backoffLimit limits it. Attempts that a disruption interrupted do not count. An eviction does not reset it.",
 							Type:        []string{"integer"},
 							Format:      "int32",
+						},
+					},
+					"completedCount": {
+						SchemaProps: spec.SchemaProps{
+							Description: "completedCount is the number of indexes that have succeeded, in a task with spec.indexes: the first so many of them. The index after those is the one that runs or, in phase Failed, has failed. It never decreases.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"indexLimit": {
+						SchemaProps: spec.SchemaProps{
+							Description: "indexLimit is the number of indexes that the task may run, in a task with spec.indexes: the first so many of them. The others are released, and run in other tasks. Once set, it never increases. If unset, the task may run all.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"busyMilliseconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "busyMilliseconds is the time in milliseconds that the ended commands of the task ran, together: that of the last attempt, or those of all indexes that have ended.",
+							Type:        []string{"integer"},
+							Format:      "int64",
 						},
 					},
 				},
@@ -2135,6 +2230,25 @@ func schema_leat_apis_batch_v1alpha1_WorkerInfo(ref common.ReferenceCallback) co
 							Description: "bootID identifies the boot of the machine.",
 							Type:        []string{"string"},
 							Format:      "",
+						},
+					},
+					"features": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "features are the optional features of the API that the worker supports: chunks, to run tasks with spec.indexes.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
 						},
 					},
 				},

@@ -280,6 +280,13 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: dev.leat.batch.v1alpha1.TaskSetStatus
       default: {}
+- name: dev.leat.batch.v1alpha1.TaskSetChunking
+  map:
+    fields:
+    - name: maxIndexes
+      type:
+        scalar: numeric
+      default: 1000
 - name: dev.leat.batch.v1alpha1.TaskSetSpec
   map:
     fields:
@@ -295,6 +302,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: cancelled
       type:
         scalar: boolean
+    - name: chunking
+      type:
+        namedType: dev.leat.batch.v1alpha1.TaskSetChunking
     - name: completionMode
       type:
         scalar: string
@@ -417,6 +427,18 @@ var schemaYAML = typed.YAMLObject(`types:
           elementRelationship: associative
           keys:
           - name
+    - name: indexNumbers
+      type:
+        namedType: dev.leat.batch.v1alpha1.IndexNumbers
+    - name: indexes
+      type:
+        scalar: string
+    - name: items
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
     - name: priority
       type:
         scalar: numeric
@@ -515,6 +537,12 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: attempts
       type:
         scalar: numeric
+    - name: busyMilliseconds
+      type:
+        scalar: numeric
+    - name: completedCount
+      type:
+        scalar: numeric
     - name: completionTime
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
@@ -535,6 +563,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: incarnation
       type:
         scalar: string
+    - name: indexLimit
+      type:
+        scalar: numeric
     - name: phase
       type:
         scalar: string
@@ -624,6 +655,12 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: bootID
       type:
         scalar: string
+    - name: features
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
     - name: hostname
       type:
         scalar: string

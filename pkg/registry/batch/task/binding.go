@@ -154,6 +154,10 @@ func evict(task *batch.Task, eviction *batch.Eviction, now metav1.Time) error {
 			return nil
 		}
 	}
+	if task.Spec.Indexes != "" {
+		// Other tasks run the indexes that have not started. This one runs its current index again.
+		task.Status.IndexLimit = ptr.To(min(task.Status.CompletedCount+1, indexCount(task)))
+	}
 	task.Spec.WorkerName = ""
 	task.Status.Incarnation = ""
 	task.Status.Phase = batch.TaskPending

@@ -83,3 +83,12 @@ func WaitColumn(task *batch.Task) any {
 func DurationColumn(task *batch.Task) any {
 	return registry.Between(task.Status.StartTime, task.Status.CompletionTime)
 }
+
+// IndexesColumn returns how many indexes have succeeded and how many the task may run, like 37/64. It is empty for a task
+// without indexes.
+func IndexesColumn(task *batch.Task) any {
+	if task.Spec.Indexes == "" {
+		return ""
+	}
+	return fmt.Sprintf("%d/%d", task.Status.CompletedCount, indexCount(task))
+}

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"sync/atomic"
 
@@ -35,6 +36,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	"github.com/leat-dev/leat/pkg/registry"
 )
 
@@ -106,6 +108,9 @@ func (r *LogREST) Get(ctx context.Context, name string, obj runtime.Object) (run
 		return nil, err
 	}
 	task := found.(*batch.Task)
+	if err := checkLogIndexes(task, options); err != nil {
+		return nil, err
+	}
 	if task.Spec.WorkerName == "" {
 		return nil, apierrors.NewBadRequest(unboundMessage(task))
 	}
@@ -121,6 +126,26 @@ func (r *LogREST) Get(ctx context.Context, name string, obj runtime.Object) (run
 			fmt.Sprintf("worker %s serves no logs: start it with --client-ca-file; what it keeps is in its --log-dir, in the files %s.*.log", worker.Name, task.UID)))
 	}
 	return &logStream{source: r.logs, task: task, worker: worker, options: options}, nil
+}
+
+// checkLogIndexes returns an error if the options name indexes that the task does not run.
+func checkLogIndexes(task *batch.Task, options *batch.TaskLogOptions) error {
+	if options.Indexes == "" {
+		return nil
+	}
+	asked, err := indexes.Parse(options.Indexes, math.MaxInt32)
+	switch {
+	case err != nil:
+		return apierrors.NewBadRequest(fmt.Sprintf("indexes: %v", err))
+	case task.Spec.Indexes == "":
+		return apierrors.NewBadRequest(fmt.Sprintf("indexes: %q: task %s does not have several indexes: leave it out", options.Indexes, task.Name))
+	}
+	own, err := indexes.Parse(task.Spec.Indexes, math.MaxInt32)
+	if other := indexes.Subtract(asked, own); err == nil && len(other) > 0 {
+		return apierrors.NewBadRequest(fmt.Sprintf("indexes: %q: task %s runs the indexes %s, and not %s",
+			options.Indexes, task.Name, task.Spec.Indexes, indexes.Format(other)))
+	}
+	return nil
 }
 
 // unboundMessage returns the message for a task without log that is not bound to a worker.

@@ -101,6 +101,7 @@ func ValidateSpec(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
 		errs = append(errs, field.Invalid(path, field.OmitValueType{}, fmt.Sprintf(
 			"command, args and env must be at most %d bytes together, and are %d: pass more in a file that workers can read", maxText, size)))
 	}
+	errs = append(errs, validateIndexes(spec, path)...)
 	errs = append(errs, resources.Validate(spec.Resources.Requests, path.Child("resources", "requests"),
 		batch.ResourceCPU, batch.ResourceMemory)...)
 	for i, toleration := range spec.Tolerations {
@@ -119,14 +120,14 @@ func ValidateSpec(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
 	return errs
 }
 
-// maxText bounds command, args and env together, in bytes. As for Secrets, larger objects do not fit into etcd. Linux
+// maxText bounds command, args, env and items together, in bytes. As for Secrets, larger objects do not fit into etcd. Linux
 // accepts little more.
 const maxText = 1 << 20
 
-// TextSize returns the size of command, args and env together, in bytes.
+// TextSize returns the size of command, args, env and items together, in bytes.
 func TextSize(spec *batch.TaskSpec) int {
 	size := 0
-	for _, list := range [][]string{spec.Command, spec.Args} {
+	for _, list := range [][]string{spec.Command, spec.Args, spec.Items} {
 		for _, text := range list {
 			size += len(text)
 		}
@@ -208,13 +209,20 @@ func tolerates(list []batch.Toleration, toleration batch.Toleration) bool {
 }
 
 // FenceStatus implements registry.StatusFencer. It refuses a write by another incarnation than the one that the task is
-// bound to, and a write with fewer attempts, which is stale.
+// bound to, and a write that is stale: with a smaller completedCount, with fewer attempts at the same index, or with a
+// greater indexLimit.
 func (Rules) FenceStatus(_ context.Context, task, old *batch.Task) error {
 	switch {
 	case task.Status.Incarnation != old.Status.Incarnation:
 		return apierrors.NewConflict(batch.Resource("tasks"), old.Name, fmt.Errorf(
 			"the task is bound to incarnation %q, not %q: read it again", old.Status.Incarnation, task.Status.Incarnation))
-	case task.Status.Attempts < old.Status.Attempts:
+	case task.Status.CompletedCount < old.Status.CompletedCount:
+		return apierrors.NewConflict(batch.Resource("tasks"), old.Name, fmt.Errorf(
+			"the completedCount of the task is %d, past %d: read it again", old.Status.CompletedCount, task.Status.CompletedCount))
+	case old.Status.IndexLimit != nil && (task.Status.IndexLimit == nil || *task.Status.IndexLimit > *old.Status.IndexLimit):
+		return apierrors.NewConflict(batch.Resource("tasks"), old.Name, fmt.Errorf(
+			"the indexLimit of the task is %d, and it never increases: read it again", *old.Status.IndexLimit))
+	case task.Status.CompletedCount == old.Status.CompletedCount && task.Status.Attempts < old.Status.Attempts:
 		return apierrors.NewConflict(batch.Resource("tasks"), old.Name, fmt.Errorf(
 			"the task is at attempt %d, past %d: read it again", old.Status.Attempts, task.Status.Attempts))
 	}
@@ -226,8 +234,10 @@ func Finished(task *batch.Task) bool {
 	return task.Status.Phase == batch.TaskSucceeded || task.Status.Phase == batch.TaskFailed
 }
 
-// ValidateStatus implements registry.StatusValidator. Declarative validation covers all fields.
-func (Rules) ValidateStatus(context.Context, *batch.Task) field.ErrorList { return nil }
+// ValidateStatus implements registry.StatusValidator. See validateIndexStatus.
+func (Rules) ValidateStatus(_ context.Context, task *batch.Task) field.ErrorList {
+	return validateIndexStatus(task, field.NewPath("status"))
+}
 
 // ValidateStatusChange implements registry.StatusValidator. A final phase must not change, and neither must the counts
 // that only evictions increment.

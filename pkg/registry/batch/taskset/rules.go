@@ -251,6 +251,16 @@ func validateTemplate(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList
 	if template.Spec.WorkerName != "" {
 		errs = append(errs, field.Forbidden(path.Child("spec", "workerName"), "must be unset: each task is bound after it is created"))
 	}
+	const generated = "must be unset: the controller sets it in the tasks of the set"
+	if template.Spec.Indexes != "" {
+		errs = append(errs, field.Forbidden(path.Child("spec", "indexes"), generated))
+	}
+	if len(template.Spec.Items) > 0 {
+		errs = append(errs, field.Forbidden(path.Child("spec", "items"), generated+"; use items of the set"))
+	}
+	if template.Spec.IndexNumbers != nil {
+		errs = append(errs, field.Forbidden(path.Child("spec", "indexNumbers"), generated+"; use indexNumbers of the set"))
+	}
 	return append(errs, task.ValidateSpec(&template.Spec, path.Child("spec"))...)
 }
 

@@ -92,6 +92,13 @@ var Tasks = registry.Resource[batch.Task, batch.TaskList]{
 		},
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
+				Name: "Indexes", Type: "string",
+				Description: "The number of indexes of the task that have succeeded and the number of all.",
+			},
+			Cell: task.IndexesColumn,
+		},
+		{
+			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Age", Type: "date",
 				Description: "The time since the task was created.",
 			},
@@ -164,6 +171,13 @@ var Tasks = registry.Resource[batch.Task, batch.TaskList]{
 						Description: "The number of times that the command has been started.",
 					},
 					Cell: func(o *batch.Task) any { return int64(o.Status.Disruptions) },
+				},
+				{
+					TableColumnDefinition: metav1.TableColumnDefinition{
+						Name: "Indexes", Type: "string",
+						Description: "The number of indexes of the task that have succeeded and the number of all.",
+					},
+					Cell: task.IndexesColumn,
 				},
 				{
 					TableColumnDefinition: metav1.TableColumnDefinition{

@@ -37,6 +37,7 @@ import (
 // +leat:column:name=Worker,type=string,path=spec.assignment.workerName,description=The worker that the task is bound to.
 // +leat:column:name=Exit,type=string,func=ExitColumn,description=The exit code of the command, or the signal that ended it.
 // +leat:column:name=Disruptions,type=integer,path=status.disruptions,description=The number of times that the command has been started.
+// +leat:column:name=Indexes,type=string,func=IndexesColumn,description=The number of indexes of the task that have succeeded and the number of all.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the task was created.
 // +leat:column:name=Queue,type=string,priority=1,path=spec.queueName,description=The queue that the task waits in.
 // +leat:column:name=Priority,type=integer,priority=1,path=spec.priority,description=The priority of the task within its namespace.
@@ -182,6 +183,25 @@ type TaskSpec struct {
 	// +k8s:optional
 	// +k8s:minimum=1
 	CrashLimit *int32 `json:"crashLimit,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	// +k8s:maxLength=2048
+	// +k8s:immutable
+	Indexes string `json:"indexes,omitempty"`
+
+	// +optional
+	// +listType=atomic
+	// +k8s:optional
+	// +k8s:listType=atomic
+	// +k8s:maxItems=1000
+	// +k8s:immutable
+	Items []string `json:"items,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	// +k8s:immutable
+	IndexNumbers *IndexNumbers `json:"indexNumbers,omitempty"`
 }
 
 type EnvVar struct {
@@ -350,6 +370,21 @@ type TaskStatus struct {
 	// +k8s:optional
 	// +k8s:minimum=0
 	FailedAttempts int32 `json:"failedAttempts,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	CompletedCount int32 `json:"completedCount,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=1
+	IndexLimit *int32 `json:"indexLimit,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	BusyMilliseconds int64 `json:"busyMilliseconds,omitempty"`
 }
 
 type TaskState struct {

@@ -163,6 +163,19 @@ type TaskSetSpec struct {
 	// +k8s:optional
 	// +k8s:immutable
 	IndexNumbers *IndexNumbers `json:"indexNumbers,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	Chunking *TaskSetChunking `json:"chunking,omitempty"`
+}
+
+type TaskSetChunking struct {
+	// +optional
+	// +default=1000
+	// +k8s:optional
+	// +k8s:minimum=1
+	// +k8s:maximum=1000
+	MaxIndexes *int32 `json:"maxIndexes,omitempty"`
 }
 
 type IndexNumbers struct {
@@ -290,6 +303,7 @@ const (
 	LabelTaskSetName            = "batch.leat.dev/taskset-name"
 	LabelControllerUID          = "batch.leat.dev/controller-uid"
 	LabelCompletionIndex        = "batch.leat.dev/completion-index"
+	LabelFirstCompletionIndex   = "batch.leat.dev/first-completion-index"
 	AnnotationIndexFailureCount = "batch.leat.dev/index-failure-count"
 	LabelRetryOf                = "batch.leat.dev/retry-of-uid"
 	AnnotationRetryOf           = "batch.leat.dev/retry-of"

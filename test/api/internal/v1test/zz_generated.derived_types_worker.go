@@ -163,7 +163,19 @@ type WorkerInfo struct {
 	// +k8s:optional
 	// +k8s:maxLength=256
 	BootID string `json:"bootID,omitempty"`
+
+	// +optional
+	// +listType=set
+	// +k8s:optional
+	// +k8s:listType=set
+	// +k8s:maxItems=64
+	// +k8s:eachVal=+k8s:maxLength=64
+	Features []WorkerFeature `json:"features,omitempty"`
 }
+
+type WorkerFeature string
+
+const WorkerFeatureChunks WorkerFeature = "chunks"
 
 type WorkerEndpoint struct {
 	// +required

@@ -83,6 +83,8 @@ var (
 	_ [unsafe.Offsetof(TaskLogOptions{}.Timestamps)]struct{}                        = [unsafe.Offsetof(batch.TaskLogOptions{}.Timestamps)]struct{}{}
 	_ [unsafe.Offsetof(TaskLogOptions{}.TailLines)]struct{}                         = [unsafe.Offsetof(batch.TaskLogOptions{}.TailLines)]struct{}{}
 	_ [unsafe.Offsetof(TaskLogOptions{}.LimitBytes)]struct{}                        = [unsafe.Offsetof(batch.TaskLogOptions{}.LimitBytes)]struct{}{}
+	_ [unsafe.Offsetof(TaskLogOptions{}.Indexes)]struct{}                           = [unsafe.Offsetof(batch.TaskLogOptions{}.Indexes)]struct{}{}
+	_ [unsafe.Offsetof(TaskLogOptions{}.Prefix)]struct{}                            = [unsafe.Offsetof(batch.TaskLogOptions{}.Prefix)]struct{}{}
 	_ [unsafe.Sizeof(TaskQueue{})]struct{}                                          = [unsafe.Sizeof(batch.TaskQueue{})]struct{}{}
 	_ [unsafe.Offsetof(TaskQueue{}.TypeMeta)]struct{}                               = [unsafe.Offsetof(batch.TaskQueue{}.TypeMeta)]struct{}{}
 	_ [unsafe.Offsetof(TaskQueue{}.ObjectMeta)]struct{}                             = [unsafe.Offsetof(batch.TaskQueue{}.ObjectMeta)]struct{}{}
@@ -110,6 +112,8 @@ var (
 	_ [unsafe.Offsetof(TaskResources{}.Requests)]struct{}                           = [unsafe.Offsetof(batch.TaskResources{}.Requests)]struct{}{}
 	_ [unsafe.Sizeof(TaskSchedulingGate{})]struct{}                                 = [unsafe.Sizeof(batch.TaskSchedulingGate{})]struct{}{}
 	_ [unsafe.Offsetof(TaskSchedulingGate{}.Name)]struct{}                          = [unsafe.Offsetof(batch.TaskSchedulingGate{}.Name)]struct{}{}
+	_ [unsafe.Sizeof(TaskSetChunking{})]struct{}                                    = [unsafe.Sizeof(batch.TaskSetChunking{})]struct{}{}
+	_ [unsafe.Offsetof(TaskSetChunking{}.MaxIndexes)]struct{}                       = [unsafe.Offsetof(batch.TaskSetChunking{}.MaxIndexes)]struct{}{}
 	_ [unsafe.Sizeof(TaskSetStatus{})]struct{}                                      = [unsafe.Sizeof(batch.TaskSetStatus{})]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.Active)]struct{}                             = [unsafe.Offsetof(batch.TaskSetStatus{}.Active)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.Ready)]struct{}                              = [unsafe.Offsetof(batch.TaskSetStatus{}.Ready)]struct{}{}
@@ -150,6 +154,9 @@ var (
 	_ [unsafe.Offsetof(TaskStatus{}.Progress)]struct{}                              = [unsafe.Offsetof(batch.TaskStatus{}.Progress)]struct{}{}
 	_ [unsafe.Offsetof(TaskStatus{}.WorkerCrashes)]struct{}                         = [unsafe.Offsetof(batch.TaskStatus{}.WorkerCrashes)]struct{}{}
 	_ [unsafe.Offsetof(TaskStatus{}.FailedAttempts)]struct{}                        = [unsafe.Offsetof(batch.TaskStatus{}.FailedAttempts)]struct{}{}
+	_ [unsafe.Offsetof(TaskStatus{}.CompletedCount)]struct{}                        = [unsafe.Offsetof(batch.TaskStatus{}.CompletedCount)]struct{}{}
+	_ [unsafe.Offsetof(TaskStatus{}.IndexLimit)]struct{}                            = [unsafe.Offsetof(batch.TaskStatus{}.IndexLimit)]struct{}{}
+	_ [unsafe.Offsetof(TaskStatus{}.BusyMilliseconds)]struct{}                      = [unsafe.Offsetof(batch.TaskStatus{}.BusyMilliseconds)]struct{}{}
 	_ [unsafe.Sizeof(Toleration{})]struct{}                                         = [unsafe.Sizeof(batch.Toleration{})]struct{}{}
 	_ [unsafe.Offsetof(Toleration{}.Key)]struct{}                                   = [unsafe.Offsetof(batch.Toleration{}.Key)]struct{}{}
 	_ [unsafe.Offsetof(Toleration{}.Operator)]struct{}                              = [unsafe.Offsetof(batch.Toleration{}.Operator)]struct{}{}
@@ -171,6 +178,7 @@ var (
 	_ [unsafe.Offsetof(WorkerInfo{}.Arch)]struct{}                                  = [unsafe.Offsetof(batch.WorkerInfo{}.Arch)]struct{}{}
 	_ [unsafe.Offsetof(WorkerInfo{}.Hostname)]struct{}                              = [unsafe.Offsetof(batch.WorkerInfo{}.Hostname)]struct{}{}
 	_ [unsafe.Offsetof(WorkerInfo{}.BootID)]struct{}                                = [unsafe.Offsetof(batch.WorkerInfo{}.BootID)]struct{}{}
+	_ [unsafe.Offsetof(WorkerInfo{}.Features)]struct{}                              = [unsafe.Offsetof(batch.WorkerInfo{}.Features)]struct{}{}
 	_ [unsafe.Sizeof(WorkerLease{})]struct{}                                        = [unsafe.Sizeof(batch.WorkerLease{})]struct{}{}
 	_ [unsafe.Offsetof(WorkerLease{}.TypeMeta)]struct{}                             = [unsafe.Offsetof(batch.WorkerLease{}.TypeMeta)]struct{}{}
 	_ [unsafe.Offsetof(WorkerLease{}.ObjectMeta)]struct{}                           = [unsafe.Offsetof(batch.WorkerLease{}.ObjectMeta)]struct{}{}

@@ -142,6 +142,11 @@ func (in TaskSet) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TaskSetChunking) OpenAPIModelName() string {
+	return "dev.leat.batch.v1test.TaskSetChunking"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in TaskSetList) OpenAPIModelName() string {
 	return "dev.leat.batch.v1test.TaskSetList"
 }

@@ -52,6 +52,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		TaskResources{}.OpenAPIModelName():                            schema_test_api_internal_v1test_TaskResources(ref),
 		TaskSchedulingGate{}.OpenAPIModelName():                       schema_test_api_internal_v1test_TaskSchedulingGate(ref),
 		TaskSet{}.OpenAPIModelName():                                  schema_test_api_internal_v1test_TaskSet(ref),
+		TaskSetChunking{}.OpenAPIModelName():                          schema_test_api_internal_v1test_TaskSetChunking(ref),
 		TaskSetList{}.OpenAPIModelName():                              schema_test_api_internal_v1test_TaskSetList(ref),
 		TaskSetSpec{}.OpenAPIModelName():                              schema_test_api_internal_v1test_TaskSetSpec(ref),
 		TaskSetStatus{}.OpenAPIModelName():                            schema_test_api_internal_v1test_TaskSetStatus(ref),
@@ -691,6 +692,18 @@ func schema_test_api_internal_v1test_TaskLogOptions(ref common.ReferenceCallback
 							Format: "int64",
 						},
 					},
+					"indexes": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"prefix": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"boolean"},
+							Format: "",
+						},
+					},
 				},
 			},
 		},
@@ -1027,6 +1040,25 @@ func schema_test_api_internal_v1test_TaskSet(ref common.ReferenceCallback) commo
 	}
 }
 
+func schema_test_api_internal_v1test_TaskSetChunking(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Type: []string{"object"},
+				Properties: map[string]spec.Schema{
+					"maxIndexes": {
+						SchemaProps: spec.SchemaProps{
+							Default: 1000,
+							Type:    []string{"integer"},
+							Format:  "int32",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
 func schema_test_api_internal_v1test_TaskSetList(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -1196,12 +1228,17 @@ func schema_test_api_internal_v1test_TaskSetSpec(ref common.ReferenceCallback) c
 							Ref: ref(IndexNumbers{}.OpenAPIModelName()),
 						},
 					},
+					"chunking": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref(TaskSetChunking{}.OpenAPIModelName()),
+						},
+					},
 				},
 				Required: []string{"template"},
 			},
 		},
 		Dependencies: []string{
-			IndexNumbers{}.OpenAPIModelName(), SuccessPolicy{}.OpenAPIModelName(), TaskFailurePolicy{}.OpenAPIModelName(), TaskTemplateSpec{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"},
+			IndexNumbers{}.OpenAPIModelName(), SuccessPolicy{}.OpenAPIModelName(), TaskFailurePolicy{}.OpenAPIModelName(), TaskSetChunking{}.OpenAPIModelName(), TaskTemplateSpec{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"},
 	}
 }
 
@@ -1480,12 +1517,41 @@ func schema_test_api_internal_v1test_TaskSpec(ref common.ReferenceCallback) comm
 							Format:  "int32",
 						},
 					},
+					"indexes": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"items": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"indexNumbers": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref(IndexNumbers{}.OpenAPIModelName()),
+						},
+					},
 				},
 				Required: []string{"command"},
 			},
 		},
 		Dependencies: []string{
-			EnvVar{}.OpenAPIModelName(), TaskAssignment{}.OpenAPIModelName(), TaskResources{}.OpenAPIModelName(), TaskSchedulingGate{}.OpenAPIModelName(), Toleration{}.OpenAPIModelName()},
+			EnvVar{}.OpenAPIModelName(), IndexNumbers{}.OpenAPIModelName(), TaskAssignment{}.OpenAPIModelName(), TaskResources{}.OpenAPIModelName(), TaskSchedulingGate{}.OpenAPIModelName(), Toleration{}.OpenAPIModelName()},
 	}
 }
 
@@ -1699,6 +1765,24 @@ func schema_test_api_internal_v1test_TaskStatus(ref common.ReferenceCallback) co
 							Format: "int32",
 						},
 					},
+					"completedCount": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"integer"},
+							Format: "int32",
+						},
+					},
+					"indexLimit": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"integer"},
+							Format: "int32",
+						},
+					},
+					"busyMilliseconds": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"integer"},
+							Format: "int64",
+						},
+					},
 				},
 			},
 		},
@@ -1893,6 +1977,24 @@ func schema_test_api_internal_v1test_WorkerInfo(ref common.ReferenceCallback) co
 						SchemaProps: spec.SchemaProps{
 							Type:   []string{"string"},
 							Format: "",
+						},
+					},
+					"features": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
 						},
 					},
 				},

@@ -81,6 +81,9 @@ type TaskSetSpecApplyConfiguration struct {
 	// indexNumbers specifies the number that each index has in the variable TASK_INDEX of its task. Defaults to the index.
 	// JOB_COMPLETION_INDEX is always the index. It can be set only in Indexed mode.
 	IndexNumbers *IndexNumbersApplyConfiguration `json:"indexNumbers,omitempty"`
+	// chunking specifies how indexes whose commands are short are combined in one task. It has an effect only in Indexed
+	// mode.
+	Chunking *TaskSetChunkingApplyConfiguration `json:"chunking,omitempty"`
 }
 
 // TaskSetSpecApplyConfiguration constructs a declarative configuration of the TaskSetSpec type for use with
@@ -224,5 +227,13 @@ func (b *TaskSetSpecApplyConfiguration) WithCancelled(value bool) *TaskSetSpecAp
 // If called multiple times, the IndexNumbers field is set to the value of the last call.
 func (b *TaskSetSpecApplyConfiguration) WithIndexNumbers(value *IndexNumbersApplyConfiguration) *TaskSetSpecApplyConfiguration {
 	b.IndexNumbers = value
+	return b
+}
+
+// WithChunking sets the Chunking field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Chunking field is set to the value of the last call.
+func (b *TaskSetSpecApplyConfiguration) WithChunking(value *TaskSetChunkingApplyConfiguration) *TaskSetSpecApplyConfiguration {
+	b.Chunking = value
 	return b
 }

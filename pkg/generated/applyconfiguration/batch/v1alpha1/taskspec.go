@@ -74,6 +74,17 @@ type TaskSpecApplyConfiguration struct {
 	// fails with reason WorkerCrashed. Drains, taints, scale-downs and evictions by users do not count. Set it to
 	// 2147483647 to disable the limit. Defaults to 5.
 	CrashLimit *int32 `json:"crashLimit,omitempty"`
+	// indexes are the completion indexes that the task runs, as numbers and ranges in ascending order, such as
+	// "4-67,70". The worker runs the command once for each index, one after the other, and stops after the first that
+	// fails. At most 1000 indexes in 64 ranges are allowed, and backoffLimit must be 0. If unset, the command runs once.
+	// The TaskSet controller sets it.
+	Indexes *string `json:"indexes,omitempty"`
+	// items are the items of indexes, in the same order, if the set has items. Each index has its item in the variable
+	// TASK_ITEM.
+	Items []string `json:"items,omitempty"`
+	// indexNumbers specifies the number that each of indexes has in the variable TASK_INDEX. The list, if there is one,
+	// has the numbers of indexes, in the same order. Defaults to the index.
+	IndexNumbers *IndexNumbersApplyConfiguration `json:"indexNumbers,omitempty"`
 }
 
 // TaskSpecApplyConfiguration constructs a declarative configuration of the TaskSpec type for use with
@@ -232,5 +243,31 @@ func (b *TaskSpecApplyConfiguration) WithSchedulingGates(values ...*TaskScheduli
 // If called multiple times, the CrashLimit field is set to the value of the last call.
 func (b *TaskSpecApplyConfiguration) WithCrashLimit(value int32) *TaskSpecApplyConfiguration {
 	b.CrashLimit = &value
+	return b
+}
+
+// WithIndexes sets the Indexes field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Indexes field is set to the value of the last call.
+func (b *TaskSpecApplyConfiguration) WithIndexes(value string) *TaskSpecApplyConfiguration {
+	b.Indexes = &value
+	return b
+}
+
+// WithItems adds the given value to the Items field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Items field.
+func (b *TaskSpecApplyConfiguration) WithItems(values ...string) *TaskSpecApplyConfiguration {
+	for i := range values {
+		b.Items = append(b.Items, values[i])
+	}
+	return b
+}
+
+// WithIndexNumbers sets the IndexNumbers field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the IndexNumbers field is set to the value of the last call.
+func (b *TaskSpecApplyConfiguration) WithIndexNumbers(value *IndexNumbersApplyConfiguration) *TaskSpecApplyConfiguration {
+	b.IndexNumbers = value
 	return b
 }

@@ -39,7 +39,8 @@ type TaskStatusApplyConfiguration struct {
 	// incarnation identifies the worker process that the task was bound to. A status update with another incarnation is
 	// rejected with a conflict. Only the binding and eviction subresources change it.
 	Incarnation *string `json:"incarnation,omitempty"`
-	// attempts is the number of times that the command has been started. It never decreases.
+	// attempts is the number of times that the command has been started, for the current index in a task with
+	// spec.indexes. It never decreases for an index.
 	Attempts *int32 `json:"attempts,omitempty"`
 	// disruptions is the number of times that the task was removed from a worker before it had finished.
 	Disruptions *int32 `json:"disruptions,omitempty"`
@@ -55,6 +56,15 @@ type TaskStatusApplyConfiguration struct {
 	// failedAttempts is the number of attempts that failed. spec.backoffLimit limits it. Attempts that a disruption
 	// interrupted do not count. An eviction does not reset it.
 	FailedAttempts *int32 `json:"failedAttempts,omitempty"`
+	// completedCount is the number of indexes that have succeeded, in a task with spec.indexes: the first so many of them.
+	// The index after those is the one that runs or, in phase Failed, has failed. It never decreases.
+	CompletedCount *int32 `json:"completedCount,omitempty"`
+	// indexLimit is the number of indexes that the task may run, in a task with spec.indexes: the first so many of them.
+	// The others are released, and run in other tasks. Once set, it never increases. If unset, the task may run all.
+	IndexLimit *int32 `json:"indexLimit,omitempty"`
+	// busyMilliseconds is the time in milliseconds that the ended commands of the task ran, together: that of the last
+	// attempt, or those of all indexes that have ended.
+	BusyMilliseconds *int64 `json:"busyMilliseconds,omitempty"`
 }
 
 // TaskStatusApplyConfiguration constructs a declarative configuration of the TaskStatus type for use with
@@ -153,5 +163,29 @@ func (b *TaskStatusApplyConfiguration) WithWorkerCrashes(value int32) *TaskStatu
 // If called multiple times, the FailedAttempts field is set to the value of the last call.
 func (b *TaskStatusApplyConfiguration) WithFailedAttempts(value int32) *TaskStatusApplyConfiguration {
 	b.FailedAttempts = &value
+	return b
+}
+
+// WithCompletedCount sets the CompletedCount field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the CompletedCount field is set to the value of the last call.
+func (b *TaskStatusApplyConfiguration) WithCompletedCount(value int32) *TaskStatusApplyConfiguration {
+	b.CompletedCount = &value
+	return b
+}
+
+// WithIndexLimit sets the IndexLimit field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the IndexLimit field is set to the value of the last call.
+func (b *TaskStatusApplyConfiguration) WithIndexLimit(value int32) *TaskStatusApplyConfiguration {
+	b.IndexLimit = &value
+	return b
+}
+
+// WithBusyMilliseconds sets the BusyMilliseconds field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the BusyMilliseconds field is set to the value of the last call.
+func (b *TaskStatusApplyConfiguration) WithBusyMilliseconds(value int64) *TaskStatusApplyConfiguration {
+	b.BusyMilliseconds = &value
 	return b
 }

@@ -18,6 +18,10 @@ limitations under the License.
 
 package v1alpha1
 
+import (
+	batchv1alpha1 "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
 // WorkerInfoApplyConfiguration represents a declarative configuration of the WorkerInfo type for use
 // with apply.
 //
@@ -33,6 +37,8 @@ type WorkerInfoApplyConfiguration struct {
 	Hostname *string `json:"hostname,omitempty"`
 	// bootID identifies the boot of the machine.
 	BootID *string `json:"bootID,omitempty"`
+	// features are the optional features of the API that the worker supports: chunks, to run tasks with spec.indexes.
+	Features []batchv1alpha1.WorkerFeature `json:"features,omitempty"`
 }
 
 // WorkerInfoApplyConfiguration constructs a declarative configuration of the WorkerInfo type for use with
@@ -78,5 +84,15 @@ func (b *WorkerInfoApplyConfiguration) WithHostname(value string) *WorkerInfoApp
 // If called multiple times, the BootID field is set to the value of the last call.
 func (b *WorkerInfoApplyConfiguration) WithBootID(value string) *WorkerInfoApplyConfiguration {
 	b.BootID = &value
+	return b
+}
+
+// WithFeatures adds the given value to the Features field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Features field.
+func (b *WorkerInfoApplyConfiguration) WithFeatures(values ...batchv1alpha1.WorkerFeature) *WorkerInfoApplyConfiguration {
+	for i := range values {
+		b.Features = append(b.Features, values[i])
+	}
 	return b
 }
