@@ -41,7 +41,6 @@ import (
 	"github.com/leat-dev/leat/test/kit/await"
 )
 
-
 // outage makes the server unavailable and available again.
 type outage struct {
 	begin func() error
