@@ -53,7 +53,10 @@ var edits = []edit{
 	},
 	{"types_task.go", `path=spec\.workerName,`, "path=spec.assignment.workerName,"},
 	// The column Disruptions replaces Attempts.
-	{"types_task.go", `name=Attempts,type=integer,path=status\.attempts,`, "name=Disruptions,type=integer,path=status.disruptions,"},
+	{
+		"types_task.go", `name=Attempts,type=integer,path=status\.attempts,description=.*`,
+		"name=Disruptions,type=integer,path=status.disruptions,description=The number of times that the task has been evicted.",
+	},
 	// spec.parallelism becomes spec.maxActive.
 	{"types_taskset.go", `\tParallelism \*int32 .*`, "\t// +leat:internal:path=spec.parallelism\n\tMaxActive *int32 `json:\"maxActive,omitempty\"`"},
 	{"types_taskset.go", `spec=spec\.parallelism`, "spec=spec.maxActive"},

@@ -20,7 +20,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -300,24 +299,11 @@ func gatherOwn(t *testing.T) string {
 
 // scrape gets /metrics.
 func scrape(ctx context.Context, config *rest.Config) (string, error) {
-	client, err := rest.HTTPClientFor(config)
-	if err != nil {
-		return "", err
+	got, err := kit.TryDo(ctx, config, http.MethodGet, "/metrics", "")
+	if err == nil && got.Code != http.StatusOK {
+		err = fmt.Errorf("%s: got %.200s", config.Host, got)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, config.Host+"/metrics", nil)
-	if err != nil {
-		return "", err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	data, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: got %s: %.200s", config.Host, response.Status, data)
-	}
-	return string(data), err
+	return got.Body, err
 }
 
 func readFile(t *testing.T, path ...string) []byte {

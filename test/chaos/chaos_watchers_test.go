@@ -27,10 +27,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 
-	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
@@ -91,23 +89,12 @@ func (w *watcher) once(ctx context.Context) {
 	w.mu.Lock()
 	w.watches++
 	w.mu.Unlock()
-	for event := range stream.ResultChan() {
-		if event.Type == watch.Error {
-			w.failed(ctx, apierrors.FromObject(event.Object))
-			return
-		}
-		task, is := event.Object.(*batch.Task)
-		if !is {
-			w.fail(fmt.Errorf("%s with a %T", event.Type, event.Object))
-			return
-		}
-		e := history.Observation{Type: event.Type}
-		if event.Type != watch.Bookmark {
-			e.Task = task
-		}
-		w.add(e, task.ResourceVersion)
-	}
-	if ctx.Err() != nil {
+	switch status, err := apierrors.APIStatus(nil), history.Receive(stream, w.add); {
+	case errors.As(err, &status):
+		w.failed(ctx, err)
+	case err != nil:
+		w.fail(err)
+	case ctx.Err() != nil:
 		w.reconnect()
 	}
 }

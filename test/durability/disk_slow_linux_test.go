@@ -115,7 +115,7 @@ func testSlowDisk(t *testing.T, c *cluster) {
 			}
 
 			// The metrics show the slow disk.
-			increase := func(name, label string) float64 { return after.sum(name, label) - before.sum(name, label) }
+			increase := func(name, label string) float64 { return after.Sum(name, label) - before.Sum(name, label) }
 			const creates = `operation="create"`
 			mean := increase("etcd_request_duration_seconds_sum", creates) / increase("etcd_request_duration_seconds_count", creates)
 			errors := increase("etcd_request_errors_total", creates)
@@ -127,8 +127,8 @@ func testSlowDisk(t *testing.T, c *cluster) {
 				t.Error("the metrics do not count the failed writes")
 			}
 
-			if initializations := after.cacheInitializations() - before.cacheInitializations(); before.cacheInitializations() < 1 || initializations > 0 {
-				t.Errorf("got %v initializations of watch caches before and %v since, want some and none", before.cacheInitializations(), initializations)
+			if initializations := cacheInitializations(after) - cacheInitializations(before); cacheInitializations(before) < 1 || initializations > 0 {
+				t.Errorf("got %v initializations of watch caches before and %v since, want some and none", cacheInitializations(before), initializations)
 			}
 			expectContinued(t, informers, etcd, namespace, start)
 		})

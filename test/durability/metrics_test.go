@@ -18,52 +18,34 @@ package durability
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"testing"
 
+	"k8s.io/client-go/rest"
+
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/measure"
 )
 
-// metrics is what a server serves at /metrics.
-type metrics string
-
-func scrape(t testing.TB, e *kit.Env) metrics {
+// scrape returns the metrics of a server. It waits until the server responds.
+func scrape(t testing.TB, e *kit.Env) measure.Metrics {
 	t.Helper()
-	client := kit.Client(t, e.Direct(t, "root")).Discovery().RESTClient()
-	var body []byte
+	config := e.Direct(t, "root")
+	client := kit.Must(rest.HTTPClientFor(config))(t)
+	var metrics measure.Metrics
 	kit.Eventually(t, "metrics are served", func(ctx context.Context) (err error) {
-		body, err = client.Get().AbsPath("/metrics").Do(ctx).Raw()
+		metrics, err = measure.ReadMetrics(ctx, client, config.Host+"/metrics")
 		return err
 	})
-	return metrics(body)
-}
-
-// sum returns the sum of the series with the name and the label.
-func (m metrics) sum(name, label string) float64 {
-	var sum float64
-	for line := range strings.Lines(string(m)) {
-		series, value, ok := strings.Cut(strings.TrimSpace(line), "} ")
-		if !ok || !strings.HasPrefix(series, name+"{") || !strings.Contains(series, label) {
-			continue
-		}
-		if n, err := strconv.ParseFloat(value, 64); err == nil {
-			sum += n
-		}
-	}
-	return sum
+	return metrics
 }
 
 // cacheInitializations returns how often the watch caches of Leat's kinds have been initialized.
-func (m metrics) cacheInitializations() float64 {
-	return m.sum("apiserver_watch_cache_initializations_total", `group="batch.leat.dev"`)
+func cacheInitializations(m measure.Metrics) float64 {
+	return m.Sum("apiserver_watch_cache_initializations_total", `group="batch.leat.dev"`)
 }
 
 // residentBytes returns the resident memory of a process.
 func residentBytes(t testing.TB, pid int) int64 {
 	t.Helper()
-	fields := strings.Fields(string(kit.Must(os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid)))(t)))
-	return kit.Must(strconv.ParseInt(fields[1], 10, 64))(t) * int64(os.Getpagesize())
+	return int64(kit.Must(measure.Memory(pid, "VmRSS"))(t) * (1 << 20))
 }

@@ -75,7 +75,7 @@ func testFull(t *testing.T, c *cluster) {
 	kit.Check(t, queues.Delete(ctx, "deleted", metav1.DeleteOptions{}))
 	informers.awaitEtcd(t, etcd, namespace)
 	kit.Check(t, e.Server.WaitReady(ctx))
-	if refusals := scrape(t, e).sum("apiserver_request_total", `code="507"`); refusals < 2 {
+	if refusals := scrape(t, e).Sum("apiserver_request_total", `code="507"`); refusals < 2 {
 		t.Errorf("apiserver_request_total counts %v answers with 507, want at least 2", refusals)
 	}
 	// Another replica can start, because a start writes nothing.

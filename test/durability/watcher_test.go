@@ -18,6 +18,7 @@ package durability
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -28,9 +29,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/apimachinery/pkg/watch"
 
-	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/await"
@@ -84,21 +83,11 @@ func (w *retryWatcher) watchOnce(ctx context.Context) {
 	w.mu.Lock()
 	w.watches++
 	w.mu.Unlock()
-	for event := range stream.ResultChan() {
-		if event.Type == watch.Error {
-			w.listIfExpired(ctx, apierrors.FromObject(event.Object))
-			return
-		}
-		task, ok := event.Object.(*batch.Task)
-		if !ok {
-			w.fail(fmt.Errorf("got a %s event with a %T, want a task", event.Type, event.Object))
-			return
-		}
-		o := history.Observation{Type: event.Type}
-		if event.Type != watch.Bookmark {
-			o.Task = task
-		}
-		w.add(o, task.ResourceVersion)
+	switch status, err := apierrors.APIStatus(nil), history.Receive(stream, w.add); {
+	case errors.As(err, &status):
+		w.listIfExpired(ctx, err)
+	case err != nil:
+		w.fail(err)
 	}
 }
 

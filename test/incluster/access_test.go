@@ -44,7 +44,7 @@ func testStrangers(t *testing.T, e *kit.Env) {
 
 	t.Run("anonymous requests reach health endpoints only", func(t *testing.T) {
 		for _, path := range []string{"/healthz", "/livez", "/readyz"} {
-			if got := ask(t, anonymous(t, e), http.MethodGet, path, ""); got.code != http.StatusOK {
+			if got := kit.Do(t, e.Anonymous(t), http.MethodGet, path, ""); got.Code != http.StatusOK {
 				t.Errorf("GET %s: got %s, want 200", path, got)
 			}
 		}
@@ -53,7 +53,7 @@ func testStrangers(t *testing.T, e *kit.Env) {
 			paths = append(paths, "/version") // on a host, system:public-info-viewer allows it
 		}
 		for _, path := range paths {
-			if got := ask(t, anonymous(t, e), http.MethodGet, path, ""); got.code != deniedCode(e) {
+			if got := kit.Do(t, e.Anonymous(t), http.MethodGet, path, ""); got.Code != deniedCode(e) {
 				t.Errorf("GET %s: got %s, want %d", path, got, deniedCode(e))
 			}
 		}
@@ -61,7 +61,7 @@ func testStrangers(t *testing.T, e *kit.Env) {
 
 	t.Run("a certificate of another CA is rejected", func(t *testing.T) {
 		for _, path := range []string{"/version", tasksPath("default")} {
-			if got := ask(t, foreign, http.MethodGet, path, ""); got.code != http.StatusUnauthorized {
+			if got := kit.Do(t, foreign, http.MethodGet, path, ""); got.Code != http.StatusUnauthorized {
 				t.Errorf("GET %s: got %s, want 401", path, got)
 			}
 		}
@@ -69,20 +69,20 @@ func testStrangers(t *testing.T, e *kit.Env) {
 
 	t.Run("identity headers are ignored", func(t *testing.T) {
 		claim := []string{"X-Remote-User", "alice", "X-Remote-Group", "leat:admins", "X-Remote-Group", "system:masters"}
-		for _, config := range []*rest.Config{anonymous(t, e), foreign} {
-			got := ask(t, config, http.MethodGet, tasksPath("default"), "", claim...)
-			if got.code != http.StatusUnauthorized && !(got.code == http.StatusForbidden && strings.Contains(got.body, `User \"system:anonymous\"`)) {
+		for _, config := range []*rest.Config{e.Anonymous(t), foreign} {
+			got := kit.Do(t, config, http.MethodGet, tasksPath("default"), "", claim...)
+			if got.Code != http.StatusUnauthorized && !(got.Code == http.StatusForbidden && strings.Contains(got.Body, `User \"system:anonymous\"`)) {
 				t.Errorf("without a valid certificate: got %s, want 401, or 403 for system:anonymous", got)
 			}
 		}
-		if got := ask(t, someone, http.MethodGet, tasksPath("default"), "", claim...); got.code != http.StatusForbidden || !strings.Contains(got.body, `User \"someone\"`) {
+		if got := kit.Do(t, someone, http.MethodGet, tasksPath("default"), "", claim...); got.Code != http.StatusForbidden || !strings.Contains(got.Body, `User \"someone\"`) {
 			t.Errorf("as someone: got %s, want 403 for someone", got)
 		}
 	})
 
 	t.Run("impersonation needs a grant", func(t *testing.T) {
-		got := ask(t, someone, http.MethodGet, tasksPath("default"), "", "Impersonate-User", "alice", "Impersonate-Group", "leat:admins")
-		if got.code != http.StatusForbidden || !strings.Contains(got.body, "impersonate") {
+		got := kit.Do(t, someone, http.MethodGet, tasksPath("default"), "", "Impersonate-User", "alice", "Impersonate-Group", "leat:admins")
+		if got.Code != http.StatusForbidden || !strings.Contains(got.Body, "impersonate") {
 			t.Errorf("got %s, want 403 that names the verb impersonate", got)
 		}
 	})
@@ -140,7 +140,7 @@ func testHostRoles(t *testing.T, e *kit.Env) {
 						t.Errorf("access review of the host: %s may %s %s: got %t, want %t", role, verb, resource, got, want)
 					}
 					got := attempt(t, direct, namespace, verb, resource)
-					if (got.code != http.StatusForbidden) != want {
+					if (got.Code != http.StatusForbidden) != want {
 						t.Errorf("%s: %s %s at the server: got %s, want allowed: %t", role, verb, resource, got, want)
 					}
 				}
@@ -152,7 +152,7 @@ func testHostRoles(t *testing.T, e *kit.Env) {
 // grant binds a ClusterRole of the host to a user in the namespace, and waits until it includes Leat's rules.
 func grant(t testing.TB, e *kit.Env, namespace, user, role string) {
 	t.Helper()
-	kit.Must(hostAdmin(t, e).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+	kit.Must(e.HostClient(t).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: user},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
@@ -179,7 +179,7 @@ func canI(t testing.TB, client kubernetes.Interface, namespace, verb, resource s
 }
 
 // attempt sends a request with the verb for an object that does not exist, so that an allowed request changes nothing.
-func attempt(t testing.TB, config *rest.Config, namespace, verb, resource string) answer {
+func attempt(t testing.TB, config *rest.Config, namespace, verb, resource string) kit.Response {
 	t.Helper()
 	resource, subresource, found := strings.Cut(resource, "/")
 	all := groupPath + "/namespaces/" + namespace + "/" + resource
@@ -189,25 +189,25 @@ func attempt(t testing.TB, config *rest.Config, namespace, verb, resource string
 	}
 	switch verb {
 	case "get":
-		return ask(t, config, http.MethodGet, one, "")
+		return kit.Do(t, config, http.MethodGet, one, "")
 	case "list":
-		return ask(t, config, http.MethodGet, all, "")
+		return kit.Do(t, config, http.MethodGet, all, "")
 	case "watch":
-		return ask(t, config, http.MethodGet, all+"?watch=true&resourceVersion=none", "")
+		return kit.Do(t, config, http.MethodGet, all+"?watch=true&resourceVersion=none", "")
 	case "create":
 		if found {
-			return ask(t, config, http.MethodPost, one, "{}")
+			return kit.Do(t, config, http.MethodPost, one, "{}")
 		}
-		return ask(t, config, http.MethodPost, all, "{}")
+		return kit.Do(t, config, http.MethodPost, all, "{}")
 	case "update":
-		return ask(t, config, http.MethodPut, one, "{}")
+		return kit.Do(t, config, http.MethodPut, one, "{}")
 	case "patch":
-		return ask(t, config, http.MethodPatch, one, "{}", "Content-Type", "application/merge-patch+json")
+		return kit.Do(t, config, http.MethodPatch, one, "{}", "Content-Type", "application/merge-patch+json")
 	case "delete":
-		return ask(t, config, http.MethodDelete, one, "")
+		return kit.Do(t, config, http.MethodDelete, one, "")
 	case "deletecollection":
-		return ask(t, config, http.MethodDelete, all+"?fieldSelector=metadata.name%3Dnone", "")
+		return kit.Do(t, config, http.MethodDelete, all+"?fieldSelector=metadata.name%3Dnone", "")
 	}
 	t.Fatalf("unknown verb %q", verb)
-	return answer{}
+	return kit.Response{}
 }

@@ -241,10 +241,10 @@ func testWebhooks(t *testing.T, e *kit.Env, backend *webhook) {
 	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
 	tasks, sets := admin.Tasks(namespace), admin.TaskSets(namespace)
 	kit.Eventually(t, "the server calls the webhooks", func(ctx context.Context) error {
-		if _, err := tasks.Create(ctx, newTask("deny-create"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err == nil {
+		if _, err := tasks.Create(ctx, kit.NewTask("deny-create"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err == nil {
 			return fmt.Errorf("a create that they deny succeeds")
 		}
-		task, err := tasks.Create(ctx, newTask("probe"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		task, err := tasks.Create(ctx, kit.NewTask("probe"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err == nil && task.Labels["webhook"] == "" {
 			err = fmt.Errorf("the created task has no label")
 		}
@@ -252,7 +252,7 @@ func testWebhooks(t *testing.T, e *kit.Env, backend *webhook) {
 	})
 
 	t.Run("creates and updates are mutated", func(t *testing.T) {
-		task := kit.Must(tasks.Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
+		task := kit.Must(tasks.Create(ctx, kit.NewTask("task"), metav1.CreateOptions{}))(t)
 		if task.Labels["webhook"] != "create" {
 			t.Errorf("labels after the create: got %v, want webhook=create", task.Labels)
 		}
@@ -260,22 +260,22 @@ func testWebhooks(t *testing.T, e *kit.Env, backend *webhook) {
 		if task.Labels["webhook"] != "update" {
 			t.Errorf("labels after the update: got %v, want webhook=update", task.Labels)
 		}
-		if set := kit.Must(sets.Create(ctx, newTaskSet("set"), metav1.CreateOptions{}))(t); set.Labels["webhook"] != "create" {
+		if set := kit.Must(sets.Create(ctx, kit.NewTaskSet("set"), metav1.CreateOptions{}))(t); set.Labels["webhook"] != "create" {
 			t.Errorf("labels of the task set: got %v, want webhook=create", set.Labels)
 		}
 	})
 
 	t.Run("denied requests have the message of the webhook", func(t *testing.T) {
 		for _, name := range []string{"deny-update", "deny-delete", "deny-create-binding", "deny-create-eviction", "deny-update-status"} {
-			kit.Must(tasks.Create(ctx, newTask(name), metav1.CreateOptions{}))(t)
+			kit.Must(tasks.Create(ctx, kit.NewTask(name), metav1.CreateOptions{}))(t)
 		}
 		for _, name := range []string{"deny-create-eviction", "deny-update-status"} {
 			kit.Must(controller.Tasks(namespace).Bind(ctx, name, newBinding("worker-1"), metav1.CreateOptions{}))(t)
 		}
-		kit.Must(sets.Create(ctx, newTaskSet("deny-update-scale"), metav1.CreateOptions{}))(t)
+		kit.Must(sets.Create(ctx, kit.NewTaskSet("deny-update-scale"), metav1.CreateOptions{}))(t)
 		label := []byte(`{"metadata":{"labels":{"changed":"yes"}}}`)
 		for what, err := range map[string]error{
-			"CREATE tasks":          second(tasks.Create(ctx, newTask("deny-create"), metav1.CreateOptions{})),
+			"CREATE tasks":          second(tasks.Create(ctx, kit.NewTask("deny-create"), metav1.CreateOptions{})),
 			"UPDATE tasks":          second(tasks.Patch(ctx, "deny-update", types.MergePatchType, label, metav1.PatchOptions{})),
 			"DELETE tasks":          tasks.Delete(ctx, "deny-delete", metav1.DeleteOptions{}),
 			"CREATE tasks/binding":  second(controller.Tasks(namespace).Bind(ctx, "deny-create-binding", newBinding("worker-1"), metav1.CreateOptions{})),
@@ -299,7 +299,7 @@ func testWebhooks(t *testing.T, e *kit.Env, backend *webhook) {
 	t.Run("an unreachable webhook fails closed", func(t *testing.T) {
 		backend.Close()
 		for what, err := range map[string]error{
-			"create": func() error { _, err := tasks.Create(ctx, newTask("late"), metav1.CreateOptions{}); return err }(),
+			"create": func() error { _, err := tasks.Create(ctx, kit.NewTask("late"), metav1.CreateOptions{}); return err }(),
 			"bind": func() error {
 				_, err := controller.Tasks(namespace).Bind(ctx, "task", newBinding("worker-1"), metav1.CreateOptions{})
 				return err
@@ -319,14 +319,14 @@ func testPolicies(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
 	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
 	tasks, sets := admin.Tasks(namespace), admin.TaskSets(namespace)
-	urgent, reboot := newTask("urgent"), newTask("reboot")
+	urgent, reboot := kit.NewTask("urgent"), kit.NewTask("reboot")
 	urgent.Spec.Priority = 101
 	reboot.Spec.Command = []string{"sudo", "reboot"}
 	kit.Eventually(t, "the server applies the policies", func(ctx context.Context) error {
 		if _, err := tasks.Create(ctx, reboot, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err == nil {
 			return fmt.Errorf("a create that they deny succeeds")
 		}
-		task, err := tasks.Create(ctx, newTask("probe"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		task, err := tasks.Create(ctx, kit.NewTask("probe"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err == nil && task.Labels["patched"] == "" {
 			err = fmt.Errorf("labels of the created task: got %v, want patched", task.Labels)
 		}
@@ -334,23 +334,23 @@ func testPolicies(t *testing.T, e *kit.Env) {
 	})
 
 	t.Run("creates are mutated", func(t *testing.T) {
-		task := newTask("task")
+		task := kit.NewTask("task")
 		task.Labels = map[string]string{"own": "yes"}
 		want := map[string]string{"own": "yes", "applied": "yes", "patched": "yes"}
 		if got := kit.Must(tasks.Create(ctx, task, metav1.CreateOptions{}))(t).Labels; fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("labels of the task: got %v, want %v", got, want)
 		}
 		delete(want, "own")
-		if got := kit.Must(sets.Create(ctx, newTaskSet("set"), metav1.CreateOptions{}))(t).Labels; fmt.Sprint(got) != fmt.Sprint(want) {
+		if got := kit.Must(sets.Create(ctx, kit.NewTaskSet("set"), metav1.CreateOptions{}))(t).Labels; fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("labels of the task set: got %v, want %v", got, want)
 		}
 	})
 
 	t.Run("denied requests have the message of the policy", func(t *testing.T) {
-		kept := newTask("kept")
+		kept := kit.NewTask("kept")
 		kept.Annotations = map[string]string{"example.com/keep": "yes"}
 		kit.Must(tasks.Create(ctx, kept, metav1.CreateOptions{}))(t)
-		raised := kit.Must(tasks.Create(ctx, newTask("raised"), metav1.CreateOptions{}))(t)
+		raised := kit.Must(tasks.Create(ctx, kit.NewTask("raised"), metav1.CreateOptions{}))(t)
 		for message, err := range map[string]error{
 			"priority must be at most 100":     second(tasks.Create(ctx, urgent, metav1.CreateOptions{})),
 			"command sudo is not for everyone": second(tasks.Create(ctx, reboot, metav1.CreateOptions{})),
@@ -472,7 +472,7 @@ func testForeignPolicy(t *testing.T, e *kit.Env) {
 		kit.Check(t, err)
 	}()
 	admin := kit.Client(t, e.Admin(t)).BatchV1alpha1()
-	urgent := newTask("urgent")
+	urgent := kit.NewTask("urgent")
 	urgent.Spec.Priority = 101
 	create := func(ctx context.Context, namespace string) error {
 		_, err := admin.Tasks(namespace).Create(ctx, urgent, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
@@ -493,10 +493,10 @@ func testForeignPolicy(t *testing.T, e *kit.Env) {
 				}
 				return nil
 			})
-			if got := ask(t, anonymous(t, e), http.MethodGet, "/readyz?verbose", ""); got.code != http.StatusOK {
+			if got := kit.Do(t, e.Anonymous(t), http.MethodGet, "/readyz?verbose", ""); got.Code != http.StatusOK {
 				t.Errorf("GET /readyz: got %s, want 200", got)
 			}
-			kit.Must(admin.Tasks(e.Namespace(t)).Create(ctx, newTask(when), metav1.CreateOptions{}))(t)
+			kit.Must(admin.Tasks(e.Namespace(t)).Create(ctx, kit.NewTask(when), metav1.CreateOptions{}))(t)
 			kit.Eventually(t, "the policy that fails closed denies a create", func(ctx context.Context) error {
 				err := create(ctx, closed)
 				if err == nil || !strings.Contains(err.Error(), "closed.example.com") || !strings.Contains(err.Error(), "not yet synced") {
@@ -511,7 +511,7 @@ func testForeignPolicy(t *testing.T, e *kit.Env) {
 	}
 
 	t.Run("readable", func(t *testing.T) {
-		host := hostAdmin(t, e)
+		host := e.HostClient(t)
 		kit.Must(host.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "most"}, Data: map[string]string{"most": "100"}}, metav1.CreateOptions{}))(t)
 		defer func() {
 			_, _, err := e.Host.Kubectl(ctx, e.Host.AdminKubeconfig, "delete", "clusterrole/leat-policy-parameters", "clusterrolebinding/leat-policy-parameters")

@@ -53,7 +53,7 @@ const metricsGroup = "external.metrics.k8s.io"
 func testTaskSetAutoscaling(t *testing.T, s *managed, value *atomic.Int64) {
 	namespace := s.Namespace(t)
 	value.Store(40)
-	set := newTaskSet("set")
+	set := kit.NewTaskSet("set")
 	set.Spec.Completions, set.Spec.Parallelism = new(int32(1000)), new(int32(1))
 	kit.Must(s.api.TaskSets(namespace).Create(t.Context(), set, metav1.CreateOptions{}))(t)
 
@@ -139,7 +139,7 @@ func testWorkerAutoscaling(t *testing.T, s *managed) {
 		})
 	}
 	for i := range 40 {
-		kit.Must(tasks.Create(t.Context(), newShellTask(fmt.Sprintf("task-%d", i), "exec sleep 600"), metav1.CreateOptions{}))(t)
+		kit.Must(tasks.Create(t.Context(), kit.NewTask(fmt.Sprintf("task-%d", i), "sh", "-c", "exec sleep 600"), metav1.CreateOptions{}))(t)
 	}
 	follows(40)
 	// Running tasks count as well as pending tasks.
@@ -252,8 +252,8 @@ spec:
 	kit.Check(t, s.Host.Apply(t.Context(), manifest))
 	t.Cleanup(func() { deleteManifest(t, s.Host, manifest) })
 	kit.Eventually(t, "the host serves the metrics", func(ctx context.Context) error {
-		got, err := try(ctx, hostConfig(t, s.Env), http.MethodGet, "/apis/"+version, "")
-		if err == nil && got.code != http.StatusOK {
+		got, err := kit.TryDo(ctx, s.Env.HostConfig(t), http.MethodGet, "/apis/"+version, "")
+		if err == nil && got.Code != http.StatusOK {
 			err = errors.New(got.String())
 		}
 		return err

@@ -58,7 +58,7 @@ func testNamespaceDeletion(t *testing.T, s *managed) {
 	for _, p := range namespaces {
 		kit.Check(t, inParallel(t.Context(), 8, p.tasks, func(ctx context.Context, i int) error {
 			// A command that ignores SIGTERM uses its whole grace period.
-			task := newShellTask(fmt.Sprintf("task-%d", i), "trap '' TERM; while :; do sleep 1; done")
+			task := kit.NewTask(fmt.Sprintf("task-%d", i), "sh", "-c", "trap '' TERM; while :; do sleep 1; done")
 			task.Spec.TerminationGracePeriodSeconds = new(int64(grace))
 			_, err := s.api.Tasks(p.name).Create(ctx, task, metav1.CreateOptions{})
 			return err
@@ -82,7 +82,7 @@ func testNamespaceDeletion(t *testing.T, s *managed) {
 			if err := s.cluster.CoreV1().Namespaces().Delete(t.Context(), p.name, metav1.DeleteOptions{}); err != nil {
 				return err
 			}
-			err := wait.PollUntilContextTimeout(t.Context(), pollInterval, patience, true, func(ctx context.Context) (bool, error) {
+			err := wait.PollUntilContextTimeout(t.Context(), pollInterval, kit.Patience, true, func(ctx context.Context) (bool, error) {
 				last = namespaceGone(ctx, s.cluster, p.name)
 				return last == nil, nil
 			})
@@ -109,8 +109,8 @@ func testNamespaceSweep(t *testing.T, s *managed) {
 	before := s.orphansDeleted(t, "tasks")
 	for _, namespace := range []string{newNamespace(t, s.Env, forced), newNamespace(t, s.Env, kept)} {
 		ctx, api := t.Context(), s.api
-		kit.Must(api.Tasks(namespace).Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
-		set := newTaskSet("set")
+		kit.Must(api.Tasks(namespace).Create(ctx, kit.NewTask("task"), metav1.CreateOptions{}))(t)
+		set := kit.NewTaskSet("set")
 		set.Spec.Completions, set.Spec.Parallelism = new(int32(3)), new(int32(3))
 		kit.Must(api.TaskSets(namespace).Create(ctx, set, metav1.CreateOptions{}))(t)
 		kit.Must(api.TaskQueues(namespace).Create(ctx, &v1alpha1.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: "queue"}}, metav1.CreateOptions{}))(t)

@@ -57,7 +57,7 @@ type managed struct {
 func testControllers(t *testing.T, e *kit.Env) {
 	port := kit.Must(host.FreePort())(t)
 	s := &managed{
-		Env: e, cluster: hostAdmin(t, e), api: kit.Client(t, e.Admin(t)).BatchV1alpha1(),
+		Env: e, cluster: e.HostClient(t), api: kit.Client(t, e.Admin(t)).BatchV1alpha1(),
 		managerMetrics: "http://127.0.0.1:" + strconv.Itoa(port) + "/metrics",
 	}
 	manager := e.StartManager(t, "one", "--namespace-sweep-interval="+sweepInterval.String(), "--metrics-bind-address=127.0.0.1:"+strconv.Itoa(port))

@@ -58,10 +58,10 @@ var served = map[string][2]string{
 // discover returns the aggregated discovery of Leat's group by a server.
 func discover(t testing.TB, config *rest.Config) (*apidiscoveryv2.APIGroupDiscovery, error) {
 	t.Helper()
-	got := ask(t, config, http.MethodGet, "/apis", "", "Accept", aggregatedV2)
+	got := kit.Do(t, config, http.MethodGet, "/apis", "", "Accept", aggregatedV2)
 	var list apidiscoveryv2.APIGroupDiscoveryList
-	if err := json.Unmarshal([]byte(got.body), &list); got.code != http.StatusOK || err != nil {
-		return nil, fmt.Errorf("GET /apis: got %d %q, want 200", got.code, got.body)
+	if err := json.Unmarshal([]byte(got.Body), &list); got.Code != http.StatusOK || err != nil {
+		return nil, fmt.Errorf("GET /apis: got %d %q, want 200", got.Code, got.Body)
 	}
 	for i := range list.Items {
 		if list.Items[i].Name == group {
@@ -102,7 +102,7 @@ func testServerDiscovery(t *testing.T, e *kit.Env) {
 
 	t.Run("OpenAPI describes all kinds", func(t *testing.T) {
 		for _, path := range []string{"/openapi/v2", openAPIPath} {
-			document := ask(t, direct, http.MethodGet, path, "", "Accept", "application/json")
+			document := kit.Do(t, direct, http.MethodGet, path, "", "Accept", "application/json")
 			if err := checkOpenAPI(document); err != nil {
 				t.Errorf("%s: %v", path, err)
 			}
@@ -110,17 +110,17 @@ func testServerDiscovery(t *testing.T, e *kit.Env) {
 	})
 
 	t.Run("authenticated users can read the version", func(t *testing.T) {
-		got := ask(t, direct, http.MethodGet, "/version", "")
+		got := kit.Do(t, direct, http.MethodGet, "/version", "")
 		var info struct{ Minor, GitVersion string }
-		if err := json.Unmarshal([]byte(got.body), &info); got.code != http.StatusOK || err != nil || info.Minor == "" || info.GitVersion == "" {
+		if err := json.Unmarshal([]byte(got.Body), &info); got.Code != http.StatusOK || err != nil || info.Minor == "" || info.GitVersion == "" {
 			t.Errorf("GET /version: got %s, want 200 with the version", got)
 		}
 	})
 }
 
 // checkOpenAPI returns an error if an OpenAPI document, v2 or v3, lacks a kind or a path of Leat.
-func checkOpenAPI(document answer) error {
-	if document.code != http.StatusOK {
+func checkOpenAPI(document kit.Response) error {
+	if document.Code != http.StatusOK {
 		return fmt.Errorf("got %s, want 200", document)
 	}
 	type schema struct {
@@ -131,7 +131,7 @@ func checkOpenAPI(document answer) error {
 		Definitions map[string]schema
 		Components  struct{ Schemas map[string]schema }
 	}
-	if err := json.Unmarshal([]byte(document.body), &got); err != nil {
+	if err := json.Unmarshal([]byte(document.Body), &got); err != nil {
 		return err
 	}
 	kinds := map[string]bool{}
@@ -189,7 +189,7 @@ func testHostDiscovery(t *testing.T, e *kit.Env) {
 
 	t.Run("OpenAPI v2 includes the group", func(t *testing.T) {
 		kit.Eventually(t, "the OpenAPI document of the host includes the group", func(context.Context) error {
-			return checkOpenAPI(ask(t, reader, http.MethodGet, "/openapi/v2", "", "Accept", "application/json"))
+			return checkOpenAPI(kit.Do(t, reader, http.MethodGet, "/openapi/v2", "", "Accept", "application/json"))
 		})
 	})
 
@@ -201,8 +201,8 @@ func testHostDiscovery(t *testing.T, e *kit.Env) {
 			}
 			return nil
 		})
-		if host, own := ask(t, reader, http.MethodGet, want, ""), ask(t, direct, http.MethodGet, want, ""); host != own {
-			t.Errorf("answer of the host: %d with %d bytes, of the server: %d with %d bytes; want the same", host.code, len(host.body), own.code, len(own.body))
+		if host, own := kit.Do(t, reader, http.MethodGet, want, ""), kit.Do(t, direct, http.MethodGet, want, ""); host != own {
+			t.Errorf("answer of the host: %d with %d bytes, of the server: %d with %d bytes; want the same", host.Code, len(host.Body), own.Code, len(own.Body))
 		}
 	})
 }
@@ -210,11 +210,11 @@ func testHostDiscovery(t *testing.T, e *kit.Env) {
 // openAPIIndex returns the URL of the OpenAPI v3 document of Leat's group. It contains a hash of the document.
 func openAPIIndex(t testing.TB, config *rest.Config) string {
 	t.Helper()
-	got := ask(t, config, http.MethodGet, "/openapi/v3", "")
+	got := kit.Do(t, config, http.MethodGet, "/openapi/v3", "")
 	var index struct {
 		Paths map[string]struct{ ServerRelativeURL string }
 	}
-	if err := json.Unmarshal([]byte(got.body), &index); got.code != http.StatusOK || err != nil {
+	if err := json.Unmarshal([]byte(got.Body), &index); got.Code != http.StatusOK || err != nil {
 		t.Fatalf("GET /openapi/v3: got %s, want an index", got)
 	}
 	return index.Paths[strings.TrimPrefix(groupPath, "/")].ServerRelativeURL
@@ -224,18 +224,18 @@ func openAPIIndex(t testing.TB, config *rest.Config) string {
 // bytes, the host would merge its documents again each time it asks another replica.
 func testServerRestart(t *testing.T, e *kit.Env) {
 	direct := e.Direct(t, "reader", "system:authenticated")
-	read := func() map[string]answer {
-		documents := map[string]answer{"aggregated discovery": ask(t, direct, http.MethodGet, "/apis", "", "Accept", aggregatedV2)}
+	read := func() map[string]kit.Response {
+		documents := map[string]kit.Response{"aggregated discovery": kit.Do(t, direct, http.MethodGet, "/apis", "", "Accept", aggregatedV2)}
 		for _, path := range []string{"/apis", groupPath, "/openapi/v2", "/openapi/v3", openAPIPath} {
-			documents[path] = ask(t, direct, http.MethodGet, path, "", "Accept", "application/json")
+			documents[path] = kit.Do(t, direct, http.MethodGet, path, "", "Accept", "application/json")
 		}
 		return documents
 	}
 	before := read()
 	kit.Check(t, e.Server.Restart(t.Context()))
 	for what, after := range read() {
-		if before := before[what]; after != before || after.code != http.StatusOK {
-			t.Errorf("%s after a restart: %d with %d bytes, before: %d with %d bytes; want the same bytes", what, after.code, len(after.body), before.code, len(before.body))
+		if before := before[what]; after != before || after.Code != http.StatusOK {
+			t.Errorf("%s after a restart: %d with %d bytes, before: %d with %d bytes; want the same bytes", what, after.Code, len(after.Body), before.Code, len(before.Body))
 		}
 	}
 }

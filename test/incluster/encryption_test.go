@@ -93,7 +93,7 @@ func (s *encrypted) test(t *testing.T) {
 	})
 	s.readable(t, "plain", "boxed")
 	kit.Check(t, s.touch(ctx, t, "boxed"))
-	kit.Must(kit.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().TaskSets(s.namespace).Create(ctx, newTaskSet(secret), metav1.CreateOptions{}))(t)
+	kit.Must(kit.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().TaskSets(s.namespace).Create(ctx, kit.NewTaskSet(secret), metav1.CreateOptions{}))(t)
 
 	client := s.EtcdClient(t)
 	all := kit.Must(client.Get(ctx, encryptedPrefix+"/", clientv3.WithPrefix()))(t)
@@ -117,7 +117,7 @@ func (s *encrypted) test(t *testing.T) {
 
 func (s *encrypted) create(t testing.TB, name string) {
 	t.Helper()
-	task := newTask(name)
+	task := kit.NewTask(name)
 	task.Spec.Env = []v1alpha1.EnvVar{{Name: "VALUE", Value: secret}}
 	kit.Must(kit.Client(t, s.Direct(t, "alice", "leat:admins")).BatchV1alpha1().Tasks(s.namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
 }

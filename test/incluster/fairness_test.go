@@ -36,7 +36,7 @@ import (
 // config/base assigns.
 func testFairness(t *testing.T, e *kit.Env) {
 	namespace := e.Namespace(t)
-	schemas := hostAdmin(t, e).FlowcontrolV1().FlowSchemas()
+	schemas := e.HostClient(t).FlowcontrolV1().FlowSchemas()
 	account := func(name string) *rest.Config {
 		return kit.Must(clientcmd.BuildConfigFromFlags("", kit.Must(e.Host.ServiceAccountKubeconfig("leat-system", name))(t)))(t)
 	}

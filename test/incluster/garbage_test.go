@@ -41,13 +41,13 @@ func ownedBySet(set *v1alpha1.TaskSet, blocking bool) []metav1.OwnerReference {
 // that Leat enforces the right to block the deletion of an owner.
 func testGarbageCollection(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
-	maps := hostAdmin(t, e).CoreV1()
+	maps := e.HostClient(t).CoreV1()
 	admin, controller := kit.Client(t, e.Admin(t)).BatchV1alpha1(), kit.Client(t, e.Controller(t)).BatchV1alpha1()
 	set := func(t *testing.T, namespace, name string) *v1alpha1.TaskSet {
-		return kit.Must(admin.TaskSets(namespace).Create(t.Context(), newTaskSet(name), metav1.CreateOptions{}))(t)
+		return kit.Must(admin.TaskSets(namespace).Create(t.Context(), kit.NewTaskSet(name), metav1.CreateOptions{}))(t)
 	}
 	task := func(t *testing.T, namespace, name string, owners []metav1.OwnerReference) {
-		task := newTask(name)
+		task := kit.NewTask(name)
 		task.OwnerReferences = owners
 		kit.Must(controller.Tasks(namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
 	}
@@ -89,7 +89,7 @@ func testGarbageCollection(t *testing.T, e *kit.Env) {
 
 	t.Run("dependents of a task are deleted", func(t *testing.T) {
 		namespace := e.Namespace(t)
-		owner := kit.Must(admin.Tasks(namespace).Create(ctx, newTask("owner"), metav1.CreateOptions{}))(t)
+		owner := kit.Must(admin.Tasks(namespace).Create(ctx, kit.NewTask("owner"), metav1.CreateOptions{}))(t)
 		configMap(t, namespace, "owned", ownedBy(owner, v1alpha1.GroupVersion.String(), "Task", false))
 		configMap(t, namespace, "free", nil)
 		kit.Check(t, admin.Tasks(namespace).Delete(ctx, "owner", metav1.DeleteOptions{}))
@@ -146,7 +146,7 @@ func testGarbageCollection(t *testing.T, e *kit.Env) {
 		editor := kit.Client(t, e.Person(t, "editor")).BatchV1alpha1().Tasks(namespace)
 		owner, core := set(t, namespace, "owner"), configMap(t, namespace, "owner", nil)
 		create := func(ctx context.Context, name string, owners []metav1.OwnerReference) error {
-			task := newTask(name)
+			task := kit.NewTask(name)
 			task.OwnerReferences = owners
 			_, err := editor.Create(ctx, task, metav1.CreateOptions{})
 			return err
@@ -157,7 +157,7 @@ func testGarbageCollection(t *testing.T, e *kit.Env) {
 		expectReason(t, create(ctx, "blocks-map", ownedBy(core, "v1", "ConfigMap", true)), metav1.StatusReasonForbidden,
 			"blockOwnerDeletion", "finalizers of the owner, ConfigMap owner", "configmaps/finalizers")
 
-		rbac := hostAdmin(t, e).RbacV1()
+		rbac := e.HostClient(t).RbacV1()
 		kit.Must(rbac.Roles(namespace).Create(ctx, &rbacv1.Role{
 			ObjectMeta: metav1.ObjectMeta{Name: "finalizers"},
 			Rules: []rbacv1.PolicyRule{

@@ -39,7 +39,7 @@ import (
 func testGrants(t *testing.T, e *kit.Env) {
 	const role = "leat:apiserver"
 	ctx := t.Context()
-	rbac := hostAdmin(t, e).RbacV1()
+	rbac := e.HostClient(t).RbacV1()
 	// The paths of single checks, which have the reasons, are for monitoring.
 	operator := e.Direct(t, "operator", "system:monitoring")
 	shipped := single(kit.Must(rbac.ClusterRoles().Get(ctx, role, metav1.GetOptions{}))(t).Rules)
@@ -63,7 +63,7 @@ func testGrants(t *testing.T, e *kit.Env) {
 	started := time.Now()
 	t.Run("at the start", func(t *testing.T) {
 		kit.Eventually(t, "the server listens", func(ctx context.Context) error {
-			_, err := try(ctx, anonymous(t, e), http.MethodGet, "/livez", "")
+			_, err := kit.TryDo(ctx, e.Anonymous(t), http.MethodGet, "/livez", "")
 			started = time.Now()
 			return err
 		})
@@ -74,7 +74,7 @@ func testGrants(t *testing.T, e *kit.Env) {
 		kit.Eventually(t, "a create is denied", func(context.Context) error {
 			// Before the server has loaded the CAs of the host, it authenticates nobody.
 			task := `{"apiVersion":"batch.leat.dev/v1alpha1","kind":"Task","metadata":{"name":"unguarded"},"spec":{"command":["true"]}}`
-			switch got := ask(t, e.Direct(t, "alice", "leat:admins"), http.MethodPost, tasksPath("default"), task); got.code {
+			switch got := kit.Do(t, e.Direct(t, "alice", "leat:admins"), http.MethodPost, tasksPath("default"), task); got.Code {
 			case http.StatusForbidden:
 				return nil
 			case http.StatusCreated:
@@ -100,17 +100,17 @@ func testGrants(t *testing.T, e *kit.Env) {
 						return err
 					}
 				}
-				ready := ask(t, anonymous(t, e), http.MethodGet, "/readyz", "")
-				if n := strings.Count(ready.body, "[-]grants/"); n != len(removed) {
+				ready := kit.Do(t, e.Anonymous(t), http.MethodGet, "/readyz", "")
+				if n := strings.Count(ready.Body, "[-]grants/"); n != len(removed) {
 					return fmt.Errorf("%d checks of grants fail, want %d: %s", n, len(removed), ready)
 				}
 				return nil
 			})
 			for _, rule := range removed {
 				t.Run(rule.Verbs[0]+" "+checkOf(rule), func(t *testing.T) {
-					got := ask(t, operator, http.MethodGet, "/readyz/"+checkOf(rule), "")
+					got := kit.Do(t, operator, http.MethodGet, "/readyz/"+checkOf(rule), "")
 					want := "may not " + rule.Verbs[0] + " " + strings.TrimPrefix(checkOf(rule), "grants/") + ": apply ClusterRole leat:apiserver "
-					if !strings.Contains(got.body, want) {
+					if !strings.Contains(got.Body, want) {
 						t.Errorf("GET /readyz/%s: got %s, want %q", checkOf(rule), got, want)
 					}
 				})
@@ -145,7 +145,7 @@ func testGrants(t *testing.T, e *kit.Env) {
 		kit.Eventually(t, "readyz and the log name the missing rule", func(ctx context.Context) error {
 			return errors.Join(named(ctx, t, e, rule, "Role extension-apiserver-authentication-reader"), unready(ctx, t, e, "authentication-config"))
 		})
-		if got := ask(t, e.Direct(t, "alice", "leat:admins"), http.MethodGet, tasksPath("default"), ""); got.code != http.StatusForbidden && got.code != http.StatusUnauthorized {
+		if got := kit.Do(t, e.Direct(t, "alice", "leat:admins"), http.MethodGet, tasksPath("default"), ""); got.Code != http.StatusForbidden && got.Code != http.StatusUnauthorized {
 			t.Errorf("certificate of a CA that the server has not loaded: got %s, want 401 or 403", got)
 		}
 		pid = e.Server.PID()
@@ -155,7 +155,7 @@ func testGrants(t *testing.T, e *kit.Env) {
 	})
 
 	kit.Eventually(t, "a create succeeds", func(ctx context.Context) error {
-		_, err := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks("default").Create(ctx, newTask("guarded"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		_, err := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks("default").Create(ctx, kit.NewTask("guarded"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return err
 	})
 	if e.Server.PID() != pid || e.Server.Err() != nil {
@@ -210,8 +210,8 @@ func named(ctx context.Context, t testing.TB, e *kit.Env, rule rbacv1.PolicyRule
 // unready returns nil if readyz shows to anonymous clients that a check fails.
 func unready(ctx context.Context, t testing.TB, e *kit.Env, check string) error {
 	t.Helper()
-	got, err := try(ctx, anonymous(t, e), http.MethodGet, "/readyz", "")
-	if err == nil && (got.code != http.StatusInternalServerError || !strings.Contains(got.body, "[-]"+check+" failed")) {
+	got, err := kit.TryDo(ctx, e.Anonymous(t), http.MethodGet, "/readyz", "")
+	if err == nil && (got.Code != http.StatusInternalServerError || !strings.Contains(got.Body, "[-]"+check+" failed")) {
 		err = errors.New(got.String())
 	}
 	return err

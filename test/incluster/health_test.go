@@ -26,7 +26,7 @@ import (
 
 // testHealth checks the health endpoints and the access to metrics.
 func testHealth(t *testing.T, e *kit.Env) {
-	nobody := anonymous(t, e)
+	nobody := e.Anonymous(t)
 	checks := map[string][]string{
 		"/livez": {"ping", "etcd", "poststarthook/start-apiserver-admission-initializer", "poststarthook/generic-apiserver-start-informers"},
 		"/readyz": {"ping", "etcd", "etcd-readiness", "informer-sync", "poststarthook/start-apiserver-admission-initializer",
@@ -39,13 +39,13 @@ func testHealth(t *testing.T, e *kit.Env) {
 	}
 	for path, checks := range checks {
 		t.Run(path+" lists its checks", func(t *testing.T) {
-			got := ask(t, nobody, http.MethodGet, path+"?verbose", "")
-			if got.code != http.StatusOK {
+			got := kit.Do(t, nobody, http.MethodGet, path+"?verbose", "")
+			if got.Code != http.StatusOK {
 				t.Fatalf("got %s, want 200", got)
 			}
 			for _, check := range checks {
-				if !strings.Contains(got.body, "[+]"+check+" ok\n") {
-					t.Errorf("check %s: want it ok, got\n%s", check, got.body)
+				if !strings.Contains(got.Body, "[+]"+check+" ok\n") {
+					t.Errorf("check %s: want it ok, got\n%s", check, got.Body)
 				}
 			}
 		})
@@ -56,11 +56,11 @@ func testHealth(t *testing.T, e *kit.Env) {
 		if e.Standalone() {
 			reader = e.Admin(t)
 		}
-		got := ask(t, reader, http.MethodGet, "/metrics", "")
-		if got.code != http.StatusOK || !strings.Contains(got.body, "\napiserver_request_total{") {
-			t.Errorf("got %d with %d bytes, want 200 with metrics", got.code, len(got.body))
+		got := kit.Do(t, reader, http.MethodGet, "/metrics", "")
+		if got.Code != http.StatusOK || !strings.Contains(got.Body, "\napiserver_request_total{") {
+			t.Errorf("got %d with %d bytes, want 200 with metrics", got.Code, len(got.Body))
 		}
-		if got := ask(t, e.Direct(t, "someone"), http.MethodGet, "/metrics", ""); got.code != http.StatusForbidden {
+		if got := kit.Do(t, e.Direct(t, "someone"), http.MethodGet, "/metrics", ""); got.Code != http.StatusForbidden {
 			t.Errorf("as someone: got %s, want 403", got)
 		}
 	})

@@ -18,12 +18,7 @@ package incluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,15 +26,14 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/measure"
 )
 
 const (
@@ -56,25 +50,10 @@ const (
 // tasksPath returns the path of the tasks of a namespace.
 func tasksPath(namespace string) string { return groupPath + "/namespaces/" + namespace + "/tasks" }
 
-var errNotYet = errors.New("not yet")
-
-// checkReason returns an error unless err has that reason and contains all texts.
-func checkReason(err error, reason metav1.StatusReason, texts ...string) error {
-	if apierrors.ReasonForError(err) != reason {
-		return fmt.Errorf("got error %v, want one of reason %s that contains %q", err, reason, texts)
-	}
-	for _, text := range texts {
-		if !strings.Contains(err.Error(), text) {
-			return fmt.Errorf("got error %q, want it to contain %q", err, text)
-		}
-	}
-	return nil
-}
-
 // expectReason fails the test unless err has that reason and contains all texts.
 func expectReason(t testing.TB, err error, reason metav1.StatusReason, texts ...string) {
 	t.Helper()
-	if err := checkReason(err, reason, texts...); err != nil {
+	if err := kit.Refused(err, reason, texts...); err != nil {
 		t.Error(err)
 	}
 }
@@ -92,54 +71,10 @@ func inParallel(ctx context.Context, workers, n int, do func(context.Context, in
 	return group.Wait()
 }
 
-// hostConfig returns the identity that sets the host up. It is of system:masters, for which the host asks no
-// authorizer: do not use it for the requests that a test is about.
-func hostConfig(t testing.TB, e *kit.Env) *rest.Config {
-	t.Helper()
-	config := kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)
-	config.QPS = -1
-	return config
-}
-
-// hostAdmin returns the client of hostConfig.
-func hostAdmin(t testing.TB, e *kit.Env) *kubernetes.Clientset {
-	t.Helper()
-	return kit.Must(kubernetes.NewForConfig(hostConfig(t, e)))(t)
-}
-
-// anonymous returns a client of the server without credentials.
-func anonymous(t testing.TB, e *kit.Env) *rest.Config {
-	t.Helper()
-	config := e.Direct(t, "nobody")
-	config.CertData, config.KeyData = nil, nil
-	return config
-}
-
 // tasksOf returns the client of an identity for the tasks of a namespace.
 func tasksOf(t testing.TB, config *rest.Config, namespace string) typed.TaskInterface {
 	t.Helper()
 	return kit.Client(t, config).BatchV1alpha1().Tasks(namespace)
-}
-
-func newTask(name string) *v1alpha1.Task {
-	return &v1alpha1.Task{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec:       v1alpha1.TaskSpec{Command: []string{"true"}},
-	}
-}
-
-// newShellTask returns a task that runs a script of sh.
-func newShellTask(name, script string) *v1alpha1.Task {
-	task := newTask(name)
-	task.Spec.Command = []string{"sh", "-c", script}
-	return task
-}
-
-func newTaskSet(name string) *v1alpha1.TaskSet {
-	return &v1alpha1.TaskSet{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec:       v1alpha1.TaskSetSpec{Template: v1alpha1.TaskTemplateSpec{Spec: newTask("").Spec}},
-	}
 }
 
 func newConfigMap(name string, owners ...metav1.OwnerReference) *corev1.ConfigMap {
@@ -157,7 +92,7 @@ func incarnationOf(worker string) string { return worker + "-1" }
 func boundTask(t testing.TB, e *kit.Env, namespace, name, worker string) *v1alpha1.Task {
 	t.Helper()
 	tasks := tasksOf(t, e.Admin(t), namespace)
-	kit.Must(tasks.Create(t.Context(), newTask(name), metav1.CreateOptions{}))(t)
+	kit.Must(tasks.Create(t.Context(), kit.NewTask(name), metav1.CreateOptions{}))(t)
 	kit.Must(tasksOf(t, e.Controller(t), namespace).Bind(t.Context(), name, newBinding(worker), metav1.CreateOptions{}))(t)
 	return kit.Must(tasks.Get(t.Context(), name, metav1.GetOptions{}))(t)
 }
@@ -166,14 +101,14 @@ func boundTask(t testing.TB, e *kit.Env, namespace, name, worker string) *v1alph
 func newNamespace(t testing.TB, e *kit.Env, name string) string {
 	t.Helper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	kit.Must(hostAdmin(t, e).CoreV1().Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}))(t)
+	kit.Must(e.HostClient(t).CoreV1().Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}))(t)
 	return name
 }
 
 // deleteNamespace starts the deletion of a namespace.
 func deleteNamespace(t testing.TB, e *kit.Env, name string) {
 	t.Helper()
-	kit.Check(t, hostAdmin(t, e).CoreV1().Namespaces().Delete(t.Context(), name, metav1.DeleteOptions{}))
+	kit.Check(t, e.HostClient(t).CoreV1().Namespaces().Delete(t.Context(), name, metav1.DeleteOptions{}))
 }
 
 // namespaceGone returns nil if the namespace does not exist. Otherwise the error has the conditions that it waits for.
@@ -214,61 +149,9 @@ func storedKeys(ctx context.Context, e *kit.Env, namespace string) ([]string, er
 // hostReviews returns how many reviews of access and of tokens the host has answered since it started.
 func hostReviews(t testing.TB, e *kit.Env) int {
 	t.Helper()
-	metrics := ask(t, hostConfig(t, e), http.MethodGet, "/metrics", "")
-	if metrics.code != http.StatusOK {
-		t.Fatalf("the host's metrics: got %s, want 200", metrics)
-	}
-	total := 0
-	for line := range strings.Lines(metrics.body) {
-		if !strings.HasPrefix(line, "apiserver_request_total{") ||
-			!strings.Contains(line, `resource="subjectaccessreviews"`) && !strings.Contains(line, `resource="tokenreviews"`) {
-			continue
-		}
-		total += kit.Must(strconv.Atoi(strings.TrimSpace(line[strings.LastIndex(line, "}")+1:])))(t)
-	}
-	return total
-}
-
-// answer is the response to a request.
-type answer struct {
-	code int
-	body string
-}
-
-func (a answer) String() string { return fmt.Sprintf("%d %s", a.code, a.body) }
-
-// ask sends a request on a connection of its own and returns the answer, whatever its code. The headers are pairs of a
-// name, which is sent as it is, and a value.
-func ask(t testing.TB, config *rest.Config, method, path, body string, headers ...string) answer {
-	t.Helper()
-	return kit.Must(try(t.Context(), config, method, path, body, headers...))(t)
-}
-
-// try is ask for servers that may not answer.
-func try(ctx context.Context, config *rest.Config, method, path, body string, headers ...string) (answer, error) {
-	request, err := http.NewRequestWithContext(ctx, method, config.Host+path, strings.NewReader(body))
-	if err != nil {
-		return answer{}, err
-	}
-	if body != "" {
-		request.Header.Set("Content-Type", "application/json")
-	}
-	for pair := range slices.Chunk(headers, 2) {
-		request.Header[pair[0]] = append(request.Header[pair[0]], pair[1])
-	}
-	tls, err := rest.TLSConfigFor(config)
-	if err != nil {
-		return answer{}, err
-	}
-	transport, err := rest.HTTPWrappersForConfig(config, &http.Transport{TLSClientConfig: tls, DisableKeepAlives: true})
-	if err != nil {
-		return answer{}, err
-	}
-	response, err := transport.RoundTrip(request)
-	if err != nil {
-		return answer{}, err
-	}
-	defer response.Body.Close()
-	data, err := io.ReadAll(response.Body)
-	return answer{response.StatusCode, string(data)}, err
+	config := e.HostConfig(t)
+	client := kit.Must(rest.HTTPClientFor(config))(t)
+	metrics := kit.Must(measure.ReadMetrics(t.Context(), client, config.Host+"/metrics"))(t)
+	const requests = "apiserver_request_total"
+	return int(metrics.Sum(requests, `resource="subjectaccessreviews"`) + metrics.Sum(requests, `resource="tokenreviews"`))
 }

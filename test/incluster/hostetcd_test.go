@@ -40,7 +40,7 @@ func testHostEtcd(t *testing.T, s *managed) {
 	s.worker(t, namespace, "worker")
 
 	marked := func(name, script string) *v1alpha1.Task {
-		task := newShellTask(name, "echo "+marker+" | tee /dev/stderr; "+script)
+		task := kit.NewTask(name, "sh", "-c", "echo "+marker+" | tee /dev/stderr; "+script)
 		task.Labels, task.Annotations = map[string]string{"example.com/label": marker}, map[string]string{"example.com/note": marker}
 		task.Spec.Env = []v1alpha1.EnvVar{{Name: "MARKER", Value: marker}}
 		return task
@@ -48,7 +48,7 @@ func testHostEtcd(t *testing.T, s *managed) {
 	kit.Must(s.api.Tasks(namespace).Create(ctx, marked(marker, "true"), metav1.CreateOptions{}))(t)
 	kit.Must(s.api.Tasks(namespace).Create(ctx, marked(marker+"-fails", "exit 1"), metav1.CreateOptions{}))(t)
 	template := marked("", "exit 1")
-	set := newTaskSet("set")
+	set := kit.NewTaskSet("set")
 	set.Spec.Template = v1alpha1.TaskTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: template.Labels, Annotations: template.Annotations}, Spec: template.Spec}
 	set.Spec.BackoffLimit = new(int32(0))
 	kit.Must(s.api.TaskSets(namespace).Create(ctx, set, metav1.CreateOptions{}))(t)

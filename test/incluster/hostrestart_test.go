@@ -45,7 +45,7 @@ func testHostRestart(t *testing.T, e *kit.Env) {
 	pid := e.Server.PID()
 
 	kit.Check(t, e.Host.APIServer.Kill())
-	if got := ask(t, anonymous(t, e), http.MethodGet, "/readyz", ""); got.code != http.StatusOK {
+	if got := kit.Do(t, e.Anonymous(t), http.MethodGet, "/readyz", ""); got.Code != http.StatusOK {
 		t.Errorf("GET /readyz without the host: got %s, want 200", got)
 	}
 	task.Status.Phase = v1alpha1.TaskRunning
@@ -54,13 +54,13 @@ func testHostRestart(t *testing.T, e *kit.Env) {
 		t.Errorf("event for the worker without the host: got %v, want the task Running", event)
 	}
 	newcomer := e.Direct(t, "newcomer", "leat:admins")
-	if got := ask(t, newcomer, http.MethodGet, groupPath+"/namespaces/"+namespace+"/tasks", ""); got.code != http.StatusForbidden && got.code != http.StatusInternalServerError {
+	if got := kit.Do(t, newcomer, http.MethodGet, groupPath+"/namespaces/"+namespace+"/tasks", ""); got.Code != http.StatusForbidden && got.Code != http.StatusInternalServerError {
 		t.Errorf("new user without the host: got %s, want 403 or 500", got)
 	}
 
 	kit.Eventually(t, "creates are unavailable, because only the host knows whether the namespace is being deleted", func(context.Context) error {
-		got := ask(t, e.Worker(t, namespace, worker), http.MethodPost, groupPath+"/namespaces/"+namespace+"/workers", `{"metadata":{"name":"`+worker+`"}}`)
-		if got.code != http.StatusServiceUnavailable || !strings.Contains(got.body, `"retryAfterSeconds":1`) {
+		got := kit.Do(t, e.Worker(t, namespace, worker), http.MethodPost, groupPath+"/namespaces/"+namespace+"/workers", `{"metadata":{"name":"`+worker+`"}}`)
+		if got.Code != http.StatusServiceUnavailable || !strings.Contains(got.Body, `"retryAfterSeconds":1`) {
 			return errors.New(got.String())
 		}
 		return nil
@@ -72,13 +72,13 @@ func testHostRestart(t *testing.T, e *kit.Env) {
 		return err
 	})
 	kit.Eventually(t, "the server authorizes the new user", func(context.Context) error {
-		if got := ask(t, newcomer, http.MethodGet, groupPath+"/namespaces/"+namespace+"/tasks", ""); got.code != http.StatusOK {
+		if got := kit.Do(t, newcomer, http.MethodGet, groupPath+"/namespaces/"+namespace+"/tasks", ""); got.Code != http.StatusOK {
 			return fmt.Errorf("got %s, want 200", got)
 		}
 		return nil
 	})
 	t.Run("creates in new namespaces succeed", func(t *testing.T) {
-		kit.Must(kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(e.Namespace(t)).Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
+		kit.Must(kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(e.Namespace(t)).Create(ctx, kit.NewTask("task"), metav1.CreateOptions{}))(t)
 	})
 	if e.Server.PID() != pid || e.Server.Err() != nil {
 		t.Errorf("the server has restarted or exited: %v", e.Server.Err())

@@ -79,9 +79,9 @@ func testIdentity(t *testing.T, i *replicated) {
 	} {
 		kit.Check(t, credential.err)
 		t.Run(what, func(t *testing.T) {
-			config := withCertificate(anonymous(t, second), credential.cert, credential.key)
+			config := withCertificate(second.Anonymous(t), credential.cert, credential.key)
 			for headers, claim := range forged {
-				if got := identityOf(ask(t, config, http.MethodPost, path, task, claim...)); got.name != credential.want || got.forged() {
+				if got := identityOf(kit.Do(t, config, http.MethodPost, path, task, claim...)); got.name != credential.want || got.forged() {
 					t.Errorf("headers %s: got identity %+v, want %q", headers, got, credential.want)
 				}
 			}
@@ -91,7 +91,7 @@ func testIdentity(t *testing.T, i *replicated) {
 	t.Run("the aggregator's own certificate", func(t *testing.T) {
 		cert, key, err := i.Host.FrontProxyCA.IssueClient("front-proxy-client")
 		kit.Check(t, err)
-		got := identityOf(ask(t, withCertificate(anonymous(t, second), cert, key), http.MethodPost, path, task, all...))
+		got := identityOf(kit.Do(t, withCertificate(second.Anonymous(t), cert, key), http.MethodPost, path, task, all...))
 		if got.name != "alice" || !strings.Contains(got.rest, "leat:admins") || !strings.Contains(got.rest, "uid=forged-uid") || !strings.Contains(got.rest, "key=forged-extra") {
 			t.Errorf("got identity %+v, want alice with the forged groups, UID and extra", got)
 		}
@@ -99,7 +99,7 @@ func testIdentity(t *testing.T, i *replicated) {
 
 	t.Run("the aggregator drops identity headers of clients", func(t *testing.T) {
 		for headers, claim := range forged {
-			if got := identityOf(ask(t, i.Person(t, "someone"), http.MethodPost, path, task, claim...)); got.name != "someone" || got.forged() {
+			if got := identityOf(kit.Do(t, i.Person(t, "someone"), http.MethodPost, path, task, claim...)); got.name != "someone" || got.forged() {
 				t.Errorf("headers %s: got identity %+v, want someone", headers, got)
 			}
 		}
@@ -108,14 +108,14 @@ func testIdentity(t *testing.T, i *replicated) {
 	t.Run("impersonation needs a grant", func(t *testing.T) {
 		act := []string{"Impersonate-User", "alice", "Impersonate-Group", "leat:admins"}
 		for where, config := range map[string]*rest.Config{"at the server": second.Direct(t, "someone"), "through the aggregator": i.Person(t, "someone")} {
-			if got := ask(t, config, http.MethodPost, path, task, act...); got.code != http.StatusForbidden || !strings.Contains(got.body, "impersonate") {
+			if got := kit.Do(t, config, http.MethodPost, path, task, act...); got.Code != http.StatusForbidden || !strings.Contains(got.Body, "impersonate") {
 				t.Errorf("%s: got %s, want 403 that names the verb impersonate", where, got)
 			}
 		}
 		allowImpersonation(t, i, "deputy")
 		for where, config := range map[string]*rest.Config{"at the server": second.Direct(t, "deputy"), "through the aggregator": i.Person(t, "deputy")} {
 			kit.Eventually(t, "the deputy may impersonate alice "+where, func(ctx context.Context) error {
-				got, err := try(ctx, config, http.MethodPost, path, task, act...)
+				got, err := kit.TryDo(ctx, config, http.MethodPost, path, task, act...)
 				if err != nil {
 					return err
 				}
@@ -125,10 +125,10 @@ func testIdentity(t *testing.T, i *replicated) {
 				return nil
 			})
 			// Impersonating another group is denied, and forged headers are not part of the impersonated identity.
-			if got := ask(t, config, http.MethodPost, path, task, append([]string{"Impersonate-Group", "system:masters"}, act...)...); got.code != http.StatusForbidden || !strings.Contains(got.body, "impersonate") {
+			if got := kit.Do(t, config, http.MethodPost, path, task, append([]string{"Impersonate-Group", "system:masters"}, act...)...); got.Code != http.StatusForbidden || !strings.Contains(got.Body, "impersonate") {
 				t.Errorf("%s, impersonating system:masters: got %s, want 403", where, got)
 			}
-			got := identityOf(ask(t, config, http.MethodPost, path, task, append([]string{"Impersonate-User", "alice"}, forged["group"]...)...))
+			got := identityOf(kit.Do(t, config, http.MethodPost, path, task, append([]string{"Impersonate-User", "alice"}, forged["group"]...)...))
 			if got.name != "403 alice" || got.forged() {
 				t.Errorf("%s, impersonating alice without groups: got identity %+v, want 403 alice", where, got)
 			}
@@ -149,18 +149,18 @@ func (i identity) forged() bool {
 const identityPrefix = "you are "
 
 // identityOf returns the identity from an answer to a create of a task under the policy of denyWithIdentity.
-func identityOf(a answer) identity {
-	if _, told, found := strings.Cut(a.body, identityPrefix); found {
+func identityOf(a kit.Response) identity {
+	if _, told, found := strings.Cut(a.Body, identityPrefix); found {
 		told, _, _ = strings.Cut(told, `"`)
 		name, more, _ := strings.Cut(told, " ")
 		return identity{name, more}
 	}
-	name := fmt.Sprint(a.code)
-	if _, told, found := strings.Cut(a.body, `User \"`); found {
+	name := fmt.Sprint(a.Code)
+	if _, told, found := strings.Cut(a.Body, `User \"`); found {
 		told, _, _ = strings.Cut(told, `\"`)
 		name += " " + told
-	} else if a.code < 400 {
-		return identity{name, "the create succeeded: " + a.body}
+	} else if a.Code < 400 {
+		return identity{name, "the create succeeded: " + a.Body}
 	}
 	return identity{name: name}
 }
@@ -196,7 +196,7 @@ spec:
 	for _, replica := range i.replicas {
 		admin := tasksOf(t, replica.Direct(t, "alice", "leat:admins"), namespace)
 		kit.Eventually(t, "the policy takes effect", func(ctx context.Context) error {
-			_, err := admin.Create(ctx, newTask("who"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+			_, err := admin.Create(ctx, kit.NewTask("who"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 			if err == nil || !strings.Contains(err.Error(), identityPrefix+"alice") {
 				return fmt.Errorf("create: got error %v, want one with %s", err, identityPrefix+"alice")
 			}
@@ -224,7 +224,7 @@ func routes(t *testing.T, i *replicated, user string) []route {
 // allow grants a user the role leat:edit in the namespace, and waits until it takes effect on all routes.
 func allow(t *testing.T, i *replicated, namespace, user string, routes []route) {
 	t.Helper()
-	kit.Must(hostAdmin(t, i.Env).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+	kit.Must(i.Env.HostClient(t).RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: user},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "leat:edit"},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
@@ -241,7 +241,7 @@ func allow(t *testing.T, i *replicated, namespace, user string, routes []route) 
 // allowImpersonation grants a user to impersonate alice of the group leat:admins.
 func allowImpersonation(t *testing.T, i *replicated, user string) {
 	t.Helper()
-	roles := hostAdmin(t, i.Env).RbacV1()
+	roles := i.Env.HostClient(t).RbacV1()
 	kit.Must(roles.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
 		ObjectMeta: metav1.ObjectMeta{Name: user},
 		Rules: []rbacv1.PolicyRule{
@@ -263,14 +263,14 @@ func testRevocation(t *testing.T, i *replicated) {
 	namespace := i.Namespace(t)
 	routes := routes(t, i, "leaver")
 	allow(t, i, namespace, "leaver", routes)
-	kit.Check(t, hostAdmin(t, i.Env).RbacV1().RoleBindings(namespace).Delete(t.Context(), "leaver", metav1.DeleteOptions{}))
+	kit.Check(t, i.Env.HostClient(t).RbacV1().RoleBindings(namespace).Delete(t.Context(), "leaver", metav1.DeleteOptions{}))
 	deleted := time.Now()
 	for _, route := range routes {
 		client := tasksOf(t, route.config, namespace)
 		err := await.Until(t.Context(), cached+margin-time.Since(deleted), func(ctx context.Context) error {
 			if _, err := client.List(ctx, metav1.ListOptions{}); err == nil {
 				return errors.New("a list succeeds")
-			} else if err := checkReason(err, metav1.StatusReasonForbidden); err != nil {
+			} else if err := kit.Refused(err, metav1.StatusReasonForbidden); err != nil {
 				t.Fatal(err)
 			}
 			return nil

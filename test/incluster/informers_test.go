@@ -63,7 +63,7 @@ func testInformers(t *testing.T, e *kit.Env) {
 	})
 	client := kit.Client(t, config)
 	tasks := client.BatchV1alpha1().Tasks(namespace)
-	kit.Must(tasks.Create(t.Context(), newTask("before"), metav1.CreateOptions{}))(t)
+	kit.Must(tasks.Create(t.Context(), kit.NewTask("before"), metav1.CreateOptions{}))(t)
 
 	events := make(chan string, 16)
 	ctx, stop := context.WithCancel(t.Context())
@@ -105,7 +105,7 @@ func testInformers(t *testing.T, e *kit.Env) {
 		}
 	}
 	expect("added before")
-	after := kit.Must(tasks.Create(t.Context(), newTask("after"), metav1.CreateOptions{}))(t)
+	after := kit.Must(tasks.Create(t.Context(), kit.NewTask("after"), metav1.CreateOptions{}))(t)
 	expect("added after")
 	after.Labels = map[string]string{"changed": "yes"}
 	kit.Must(tasks.Update(t.Context(), after, metav1.UpdateOptions{}))(t)

@@ -208,9 +208,9 @@ func checkCertificate(data map[string][]byte, name string, usages ...x509.ExtKey
 // no object waits for another that was deleted before it.
 func testUninstall(t *testing.T, e *kit.Env) {
 	ctx := t.Context()
-	client := hostAdmin(t, e)
+	client := e.HostClient(t)
 	namespace := e.Namespace(t)
-	kit.Must(kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace).Create(ctx, newTask("task"), metav1.CreateOptions{}))(t)
+	kit.Must(kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(namespace).Create(ctx, kit.NewTask("task"), metav1.CreateOptions{}))(t)
 	kit.Check(t, e.Server.Stop())
 	deleteNamespace(t, e, namespace)
 

@@ -48,7 +48,7 @@ import (
 func testNamespaceRace(t *testing.T, e *kit.Env) {
 	const validity = time.Second // of a look-up
 	ctx := t.Context()
-	host := hostAdmin(t, e)
+	host := e.HostClient(t)
 	hold := startHoldingProxy(t, e)
 	through := "--kubeconfig=" + hold.kubeconfig
 	tasksAt := func(e *kit.Env, namespace string) typed.TaskInterface {
@@ -61,7 +61,7 @@ func testNamespaceRace(t *testing.T, e *kit.Env) {
 		tasks := tasksAt(guarded, e.Namespace(t))
 		before, start := hold.lookups.Load(), time.Now()
 		kit.Check(t, inParallel(ctx, 4, creates, func(ctx context.Context, i int) error {
-			_, err := tasks.Create(ctx, newTask(fmt.Sprintf("task-%d", i)), metav1.CreateOptions{})
+			_, err := tasks.Create(ctx, kit.NewTask(fmt.Sprintf("task-%d", i)), metav1.CreateOptions{})
 			return err
 		}))
 		took, lookups := time.Since(start), hold.lookups.Load()-before
@@ -74,10 +74,10 @@ func testNamespaceRace(t *testing.T, e *kit.Env) {
 
 	namespace := e.Namespace(t)
 	tasks := tasksAt(guarded, namespace)
-	kit.Must(tasks.Create(ctx, newTask("known-too"), metav1.CreateOptions{}))(t)
+	kit.Must(tasks.Create(ctx, kit.NewTask("known-too"), metav1.CreateOptions{}))(t)
 	// This server uses its informer alone. It shows that the proxy does hold events back.
 	unguarded := tasksAt(e.Replica(t, through, "--disable-admission-plugins=LiveNamespace"), namespace)
-	kit.Must(unguarded.Create(ctx, newTask("known"), metav1.CreateOptions{}))(t)
+	kit.Must(unguarded.Create(ctx, kit.NewTask("known"), metav1.CreateOptions{}))(t)
 	hold.hold()
 	deleteNamespace(t, e, namespace)
 	deleted := time.Now()
@@ -85,7 +85,7 @@ func testNamespaceRace(t *testing.T, e *kit.Env) {
 	kit.Eventually(t, "the namespace is deleted", func(ctx context.Context) error {
 		started := time.Now()
 		tried++
-		_, err := tasks.Create(ctx, newTask(fmt.Sprintf("late-%d", tried)), metav1.CreateOptions{})
+		_, err := tasks.Create(ctx, kit.NewTask(fmt.Sprintf("late-%d", tried)), metav1.CreateOptions{})
 		switch {
 		case err == nil && started.After(deleted.Add(validity)):
 			t.Errorf("a create succeeds that was sent %s after the deletion of the namespace", started.Sub(deleted))
@@ -105,10 +105,10 @@ func testNamespaceRace(t *testing.T, e *kit.Env) {
 	if keys := kit.Must(storedKeys(ctx, e, namespace))(t); len(keys) != 0 {
 		t.Errorf("keys of the deleted namespace: got %q, want none", keys)
 	}
-	if _, err := tasks.Create(ctx, newTask("late"), metav1.CreateOptions{}); !apierrors.IsNotFound(err) {
+	if _, err := tasks.Create(ctx, kit.NewTask("late"), metav1.CreateOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("create in the deleted namespace: got error %v, want not found", err)
 	}
-	if _, err := unguarded.Create(ctx, newTask("orphan"), metav1.CreateOptions{}); err != nil {
+	if _, err := unguarded.Create(ctx, kit.NewTask("orphan"), metav1.CreateOptions{}); err != nil {
 		t.Errorf("create at the server with the late informer: got error %v, want none: the proxy held nothing back", err)
 	}
 	kit.Check(t, unguarded.Delete(ctx, "orphan", metav1.DeleteOptions{}))
@@ -131,7 +131,7 @@ func startHoldingProxy(t testing.TB, e *kit.Env) *holdingProxy {
 	p := &holdingProxy{released: make(chan struct{})}
 	close(p.released)
 	target := kit.Must(url.Parse(e.Host.URL))(t)
-	trust := kit.Must(rest.TLSConfigFor(rest.AnonymousClientConfig(hostConfig(t, e))))(t)
+	trust := kit.Must(rest.TLSConfigFor(rest.AnonymousClientConfig(e.HostConfig(t))))(t)
 	ca := kit.Must(pki.NewCA("holding-proxy"))(t)
 	cert, key, err := ca.IssueServer("127.0.0.1")
 	kit.Check(t, err)

@@ -33,7 +33,7 @@ import (
 // testNamespaceController checks that the host's namespace controller deletes objects of all Leat's kinds, which it
 // knows only from discovery. It starts five seconds after the deletion, so the test deletes both namespaces at once.
 func testNamespaceController(t *testing.T, e *kit.Env) {
-	host, admin := hostAdmin(t, e), kit.Client(t, e.Admin(t)).BatchV1alpha1()
+	host, admin := e.HostClient(t), kit.Client(t, e.Admin(t)).BatchV1alpha1()
 	ctx := t.Context()
 	full, held := newNamespace(t, e, "full"), newNamespace(t, e, "held")
 
@@ -41,9 +41,9 @@ func testNamespaceController(t *testing.T, e *kit.Env) {
 	kit.Must(worker.Workers(full).Create(ctx, newWorker("worker-1"), metav1.CreateOptions{}))(t)
 	kit.Must(worker.WorkerLeases(full).Create(ctx, newLease("worker-1"), metav1.CreateOptions{}))(t)
 	kit.Must(admin.TaskQueues(full).Create(ctx, &v1alpha1.TaskQueue{ObjectMeta: metav1.ObjectMeta{Name: "queue"}}, metav1.CreateOptions{}))(t)
-	kit.Must(admin.TaskSets(full).Create(ctx, newTaskSet("set"), metav1.CreateOptions{}))(t)
+	kit.Must(admin.TaskSets(full).Create(ctx, kit.NewTaskSet("set"), metav1.CreateOptions{}))(t)
 	for i := range 10 {
-		kit.Must(admin.Tasks(full).Create(ctx, newTask(fmt.Sprintf("task-%d", i)), metav1.CreateOptions{}))(t)
+		kit.Must(admin.Tasks(full).Create(ctx, kit.NewTask(fmt.Sprintf("task-%d", i)), metav1.CreateOptions{}))(t)
 	}
 	finished := boundTask(t, e, full, "finished", "worker-1")
 	finished.Status.Phase = v1alpha1.TaskSucceeded
@@ -61,11 +61,11 @@ func testNamespaceController(t *testing.T, e *kit.Env) {
 		late := kit.Client(t, e.Worker(t, held, "worker-1")).BatchV1alpha1()
 		for what, create := range map[string]func(context.Context) error{
 			"a task": func(ctx context.Context) error {
-				_, err := admin.Tasks(held).Create(ctx, newTask("late"), metav1.CreateOptions{})
+				_, err := admin.Tasks(held).Create(ctx, kit.NewTask("late"), metav1.CreateOptions{})
 				return err
 			},
 			"a task set": func(ctx context.Context) error {
-				_, err := admin.TaskSets(held).Create(ctx, newTaskSet("late"), metav1.CreateOptions{})
+				_, err := admin.TaskSets(held).Create(ctx, kit.NewTaskSet("late"), metav1.CreateOptions{})
 				return err
 			},
 			"a worker": func(ctx context.Context) error {
@@ -84,7 +84,7 @@ func testNamespaceController(t *testing.T, e *kit.Env) {
 		if keys := kit.Must(storedKeys(ctx, e, full))(t); len(keys) != 0 {
 			t.Errorf("keys of the namespace: got %q, want none", keys)
 		}
-		_, err := admin.Tasks(full).Create(ctx, newTask("late"), metav1.CreateOptions{})
+		_, err := admin.Tasks(full).Create(ctx, kit.NewTask("late"), metav1.CreateOptions{})
 		expectReason(t, err, metav1.StatusReasonNotFound, fmt.Sprintf("namespaces %q not found", full))
 	})
 
@@ -110,7 +110,7 @@ func testNamespaceController(t *testing.T, e *kit.Env) {
 	})
 
 	t.Run("a create in a namespace that never existed is not found", func(t *testing.T) {
-		_, err := admin.Tasks("never-was").Create(ctx, newTask("task"), metav1.CreateOptions{})
+		_, err := admin.Tasks("never-was").Create(ctx, kit.NewTask("task"), metav1.CreateOptions{})
 		expectReason(t, err, metav1.StatusReasonNotFound, `namespaces "never-was" not found`)
 	})
 }

@@ -40,11 +40,11 @@ func testPublishedOpenAPI(t *testing.T, e *kit.Env) {
 		openAPIPath:   filepath.Join("v3", "apis__batch.leat.dev__v1alpha1_openapi.json"),
 	} {
 		t.Run(filepath.Base(name), func(t *testing.T) {
-			answer := ask(t, e.Direct(t, "reader"), http.MethodGet, path, "", "Accept", "application/json")
-			if answer.code != http.StatusOK {
+			answer := kit.Do(t, e.Direct(t, "reader"), http.MethodGet, path, "", "Accept", "application/json")
+			if answer.Code != http.StatusOK {
 				t.Fatalf("GET %s: got %s, want 200", path, answer)
 			}
-			served, file := unversioned(t, answer.body), filepath.Join(published, name)
+			served, file := unversioned(t, answer.Body), filepath.Join(published, name)
 			if os.Getenv(updateOpenAPI) != "" {
 				kit.Check(t, os.MkdirAll(filepath.Dir(file), 0o755))
 				kit.Check(t, os.WriteFile(file, served, 0o644))

@@ -38,10 +38,8 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/await"
 )
-
-// recovery is the time after the return of the server within which everything is as before.
-const recovery = time.Minute
 
 // outage makes the server unavailable and available again.
 type outage struct {
@@ -142,7 +140,7 @@ var outageCases = []outageCase{
 		name: "a task is garbage collected after the outage",
 		setup: func(t *testing.T, w *outageEnv) {
 			owner := kit.Must(w.cluster.CoreV1().ConfigMaps(w.namespace).Create(t.Context(), newConfigMap("task-owner"), metav1.CreateOptions{}))(t)
-			task := newTask("owned")
+			task := kit.NewTask("owned")
 			task.OwnerReferences = ownedBy(owner, "v1", "ConfigMap", false)
 			kit.Must(w.api.Tasks(w.namespace).Create(t.Context(), task, metav1.CreateOptions{}))(t)
 		},
@@ -219,7 +217,7 @@ var outageCases = []outageCase{
 	{
 		name: "a deleted namespace waits and has a condition",
 		setup: func(t *testing.T, w *outageEnv) {
-			kit.Must(w.api.Tasks(w.with).Create(t.Context(), newTask("task"), metav1.CreateOptions{}))(t)
+			kit.Must(w.api.Tasks(w.with).Create(t.Context(), kit.NewTask("task"), metav1.CreateOptions{}))(t)
 			for _, namespace := range []string{w.with, w.without} {
 				kit.Must(w.cluster.CoreV1().ConfigMaps(namespace).Create(t.Context(), newConfigMap("map"), metav1.CreateOptions{}))(t)
 			}
@@ -252,7 +250,7 @@ func (w *outageEnv) awaitUndiscovered(t *testing.T) {
 		case <-w.undiscovered:
 			return nil
 		default:
-			return errNotYet
+			return await.ErrNotYet
 		}
 	})
 }
@@ -286,10 +284,10 @@ func testOutage(t *testing.T, s *managed, o outage) {
 		adminConfig: s.Admin(t), home: t.TempDir(), undiscovered: make(chan struct{}),
 	}
 	w.kubeconfig = s.person(t, w.namespace)
-	set := newTaskSet("set")
+	set := kit.NewTaskSet("set")
 	set.Spec.Suspend = new(true)
 	w.owner = kit.Must(s.api.TaskSets(w.namespace).Create(t.Context(), set, metav1.CreateOptions{}))(t)
-	kit.Must(s.api.Tasks(w.namespace).Create(t.Context(), newTask("task"), metav1.CreateOptions{}))(t)
+	kit.Must(s.api.Tasks(w.namespace).Create(t.Context(), kit.NewTask("task"), metav1.CreateOptions{}))(t)
 	for _, c := range outageCases {
 		if c.setup != nil {
 			c.setup(t, w)
@@ -319,7 +317,7 @@ func testOutage(t *testing.T, s *managed, o outage) {
 func (w *outageEnv) checkRecovery(t *testing.T) {
 	returned := time.Now()
 	took, missing := map[string]time.Duration{}, map[string]error{}
-	err := wait.PollUntilContextTimeout(t.Context(), time.Second, recovery, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), time.Second, kit.Patience, true, func(ctx context.Context) (bool, error) {
 		for _, c := range outageCases {
 			if c.after == nil || took[c.name] > 0 {
 				continue

@@ -66,9 +66,9 @@ func testQuota(t *testing.T, i *replicated) {
 			var err error
 			switch kind {
 			case "tasks":
-				_, err = admin.Tasks(namespace).Create(ctx, newTask(name), metav1.CreateOptions{})
+				_, err = admin.Tasks(namespace).Create(ctx, kit.NewTask(name), metav1.CreateOptions{})
 			case "tasksets":
-				template := v1alpha1.TaskTemplateSpec{Spec: newTask("").Spec}
+				template := v1alpha1.TaskTemplateSpec{Spec: kit.NewTask("").Spec}
 				_, err = admin.TaskSets(namespace).Create(ctx, &v1alpha1.TaskSet{ObjectMeta: meta, Spec: v1alpha1.TaskSetSpec{Template: template}}, metav1.CreateOptions{})
 			case "taskqueues":
 				_, err = admin.TaskQueues(namespace).Create(ctx, &v1alpha1.TaskQueue{ObjectMeta: meta}, metav1.CreateOptions{})
@@ -106,13 +106,13 @@ func testQuota(t *testing.T, i *replicated) {
 		admin := tasksOf(t, i.Admin(t), namespace)
 		dryRun := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 		for range 3 {
-			kit.Must(admin.Create(t.Context(), newTask("dry"), dryRun))(t)
+			kit.Must(admin.Create(t.Context(), kit.NewTask("dry"), dryRun))(t)
 		}
 		if used := quota.used("tasks"); used != 0 {
 			t.Errorf("used after dry runs: got %d, want 0", used)
 		}
-		kit.Must(admin.Create(t.Context(), newTask("wet"), metav1.CreateOptions{}))(t)
-		_, err := admin.Create(t.Context(), newTask("dry"), dryRun)
+		kit.Must(admin.Create(t.Context(), kit.NewTask("wet"), metav1.CreateOptions{}))(t)
+		_, err := admin.Create(t.Context(), kit.NewTask("dry"), dryRun)
 		expectReason(t, err, metav1.StatusReasonForbidden)
 	})
 }
@@ -150,7 +150,7 @@ func raceForQuota(t *testing.T, i *replicated) bool {
 				// A create that lost the race fails with a conflict or is denied. The retry goes to the other replica.
 				err := wait.PollUntilContextTimeout(t.Context(), pollInterval, patience, true, func(ctx context.Context) (bool, error) {
 					n++
-					_, err := clients[n%len(clients)].Create(ctx, newTask(fmt.Sprintf("%s-%d", round, n)), metav1.CreateOptions{})
+					_, err := clients[n%len(clients)].Create(ctx, kit.NewTask(fmt.Sprintf("%s-%d", round, n)), metav1.CreateOptions{})
 					switch {
 					case err == nil:
 						created.Add(1)
@@ -242,7 +242,7 @@ func newQuota(t testing.TB, i *replicated, namespace string, limits map[string]i
 		hard[counted(name)] = *resource.NewQuantity(limit, resource.DecimalSI)
 		none[name] = 0
 	}
-	client := hostAdmin(t, i.Env).CoreV1().ResourceQuotas(namespace)
+	client := i.Env.HostClient(t).CoreV1().ResourceQuotas(namespace)
 	kit.Must(client.Create(t.Context(), &corev1.ResourceQuota{
 		ObjectMeta: metav1.ObjectMeta{Name: "quota"},
 		Spec:       corev1.ResourceQuotaSpec{Hard: hard},
@@ -253,7 +253,7 @@ func newQuota(t testing.TB, i *replicated, namespace string, limits map[string]i
 	for _, replica := range i.replicas {
 		admin := tasksOf(t, replica.Direct(t, "alice", "leat:admins"), namespace)
 		kit.Eventually(t, "the replica knows the quota", func(ctx context.Context) error {
-			_, err := admin.Create(ctx, newTask("probe"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+			_, err := admin.Create(ctx, kit.NewTask("probe"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 			return err
 		})
 	}

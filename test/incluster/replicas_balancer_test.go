@@ -31,6 +31,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/await"
 )
 
 // balancer is a load balancer that behaves like a Service: it spreads new connections over the ready replicas, and does
@@ -64,7 +65,7 @@ func balance(t *testing.T, replicas ...*kit.Env) *balancer {
 	b.port = b.listener.Addr().(*net.TCPAddr).Port
 	ctx, stop := context.WithCancel(t.Context())
 	for _, replica := range replicas {
-		config := anonymous(t, replica)
+		config := replica.Anonymous(t)
 		target := &backend{address: kit.Must(url.Parse(config.Host))(t).Host}
 		b.backends = append(b.backends, target)
 		b.probe(ctx, target, config)
@@ -101,10 +102,10 @@ func (b *balancer) probe(ctx context.Context, target *backend, config *rest.Conf
 	defer cancel()
 	config = rest.CopyConfig(config)
 	config.CAData, config.Insecure = nil, true
-	got, err := try(ctx, config, http.MethodGet, "/readyz", "")
+	got, err := kit.TryDo(ctx, config, http.MethodGet, "/readyz", "")
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	target.ready = err == nil && got.code == http.StatusOK
+	target.ready = err == nil && got.Code == http.StatusOK
 }
 
 func (b *balancer) accept() {
@@ -171,7 +172,7 @@ func (b *balancer) waitReady(t *testing.T, i int, want bool) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.backends[i].ready != want {
-			return errNotYet
+			return await.ErrNotYet
 		}
 		return nil
 	})

@@ -67,7 +67,7 @@ func newLoad(t *testing.T, config *rest.Config, namespace string, perSecond int)
 	t.Helper()
 	l := &load{requests: map[string]int{}, failed: map[string][]error{}, answers: map[string]int{}, written: map[string]bool{}}
 	l.setClient(t, config, namespace)
-	kit.Must((*l.client.Load()).Create(t.Context(), newTask("constant"), metav1.CreateOptions{}))(t)
+	kit.Must((*l.client.Load()).Create(t.Context(), kit.NewTask("constant"), metav1.CreateOptions{}))(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	inFlight := make(chan struct{}, perSecond/4)
 	var all sync.WaitGroup
@@ -176,7 +176,7 @@ func (l *load) write(ctx context.Context, client typed.TaskInterface, n int) err
 		}
 		return err
 	}
-	task, err := client.Create(ctx, newTask(fmt.Sprintf("task-%d", n)), metav1.CreateOptions{})
+	task, err := client.Create(ctx, kit.NewTask(fmt.Sprintf("task-%d", n)), metav1.CreateOptions{})
 	if err == nil {
 		l.acknowledged(watch.Added, task, &l.fresh)
 	}

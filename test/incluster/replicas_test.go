@@ -37,7 +37,7 @@ type replicated struct {
 func testReplicas(t *testing.T, e *kit.Env) {
 	i := &replicated{Env: e, replicas: []*kit.Env{e, e.Replica(t)}}
 	i.service = balance(t, i.replicas...)
-	kit.Check(t, e.Host.RegisterLeat(t.Context(), i.service.port, anonymous(t, e).CAData))
+	kit.Check(t, e.Host.RegisterLeat(t.Context(), i.service.port, e.Anonymous(t).CAData))
 
 	together(t, "Together",
 		subtest{"Identity", func(t *testing.T) { testIdentity(t, i) }},

@@ -39,23 +39,28 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/await"
+	"github.com/leat-dev/leat/test/kit/measure"
 )
 
-// testProgramReviews checks that the host answers few reviews while the programs run a thousand tasks: one for each
-// kind of request in ten seconds, however many requests there are.
+// testProgramReviews checks that a server asks its host for few reviews while the programs run a thousand tasks through
+// it: one for each kind of request in ten seconds, however many requests there are. The server is a replica of its own,
+// because other tests use the rest.
 func testProgramReviews(t *testing.T, i *replicated) {
 	const items, allowed, swift = 1000, 20, 15 * time.Second
 	namespace := i.Namespace(t)
-	i.StartManager(t, "reviews")
-	i.StartWorker(t, i.Worker(t, namespace, "worker"), namespace, "worker", nil, "--name=worker", "--namespace="+namespace, "--tasks=64", "--capacity=cpu=64")
-	sets := kit.Client(t, i.Admin(t)).BatchV1alpha1().TaskSets(namespace)
+	replica := i.Replica(t)
+	replica.StartManager(t, "reviews")
+	replica.StartWorker(t, replica.Worker(t, namespace, "worker"), namespace, "worker", nil, "--name=worker", "--namespace="+namespace, "--tasks=64", "--capacity=cpu=64")
+	admin := replica.Direct(t, "reviewed", "leat:admins")
+	sets := kit.Client(t, admin).BatchV1alpha1().TaskSets(namespace)
 	run := func(name string, items int32) time.Duration {
 		t.Helper()
 		set := kit.Must(sets.Create(t.Context(), &v1alpha1.TaskSet{
 			ObjectMeta: metav1.ObjectMeta{Name: name},
 			Spec: v1alpha1.TaskSetSpec{
 				Completions: &items, Parallelism: new(int32(100)),
-				Template: v1alpha1.TaskTemplateSpec{Spec: newTask("").Spec},
+				Template: v1alpha1.TaskTemplateSpec{Spec: kit.NewTask("").Spec},
 			},
 		}, metav1.CreateOptions{}))(t)
 		start := time.Now()
@@ -69,14 +74,27 @@ func testProgramReviews(t *testing.T, i *replicated) {
 		return time.Since(start)
 	}
 	run("first", 1) // waits until the manager leads and its informers have synced
-	before := hostReviews(t, i.Env)
+	metrics := replica.Direct(t, "prometheus", "system:monitoring")
+	before := requestedReviews(t, metrics)
 	took := run("set", items)
-	cost := hostReviews(t, i.Env) - before
+	cost := requestedReviews(t, metrics) - before
 	t.Logf("%d tasks in %s: %d reviews by the host", items, took.Round(time.Second), cost)
 	// Servers cache reviews for ten seconds, so a slow machine needs more of them.
 	if limit := allowed * max(1, took.Seconds()/swift.Seconds()); float64(cost) > limit {
 		t.Errorf("reviews by the host for %d tasks in %s: got %d, want at most %.0f", items, took, cost, limit)
 	}
+}
+
+// requestedReviews returns how many reviews of access and of tokens a server has requested from its host since it
+// started. The client must connect to the server itself.
+func requestedReviews(t *testing.T, client *rest.Config) int {
+	t.Helper()
+	metrics := kit.Must(measure.ReadMetrics(t.Context(), kit.Must(rest.HTTPClientFor(client))(t), client.Host+"/metrics"))(t)
+	access := metrics.Sum("apiserver_delegated_authz_request_total")
+	if access == 0 {
+		t.Fatal("the server has requested no review of access: its metrics do not count them")
+	}
+	return int(access + metrics.Sum("apiserver_delegated_authn_request_total"))
 }
 
 // testReviewsAway checks the server while reviews by the host are slow or fail: it allows only what it has allowed
@@ -116,8 +134,8 @@ func testReviewFault(t *testing.T, i *replicated, begin func(*faultProxy)) {
 	var all sync.WaitGroup
 	for with, config := range newcomers {
 		all.Go(func() {
-			got, err := try(t.Context(), config, http.MethodGet, path, "")
-			if err != nil || got.code < 400 {
+			got, err := kit.TryDo(t.Context(), config, http.MethodGet, path, "")
+			if err != nil || got.Code < 400 {
 				t.Errorf("new client with %s: got %s and error %v, want an error code", with, got, err)
 			}
 			t.Logf("after %s the new client with %s got %s", time.Since(since).Round(time.Second), with, got)
@@ -127,14 +145,14 @@ func testReviewFault(t *testing.T, i *replicated, begin func(*faultProxy)) {
 		all.Go(func() {
 			for range 3 {
 				asked := time.Since(since)
-				got, err := try(t.Context(), config, http.MethodGet, path, "")
+				got, err := kit.TryDo(t.Context(), config, http.MethodGet, path, "")
 				switch {
 				case err != nil:
 					t.Errorf("known client with %s: got error %v, want an answer", with, err)
 					return
-				case got.code < 400 && asked > cached:
+				case got.Code < 400 && asked > cached:
 					t.Errorf("known client with %s: allowed %s after the last review, want denied", with, asked.Round(time.Second))
-				case got.code < 400:
+				case got.Code < 400:
 					waitUntil(t, since.Add(cached+time.Second))
 					continue
 				}
@@ -143,10 +161,10 @@ func testReviewFault(t *testing.T, i *replicated, begin func(*faultProxy)) {
 			}
 		})
 	}
-	if got := ask(t, worker, http.MethodGet, ownTasks, ""); got.code != http.StatusOK {
+	if got := kit.Do(t, worker, http.MethodGet, ownTasks, ""); got.Code != http.StatusOK {
 		t.Errorf("worker: got %s, want 200", got)
 	}
-	if got := ask(t, anonymous(t, replica), http.MethodGet, "/readyz", ""); got.code != http.StatusOK {
+	if got := kit.Do(t, replica.Anonymous(t), http.MethodGet, "/readyz", ""); got.Code != http.StatusOK {
 		t.Errorf("GET /readyz: got %s, want 200", got)
 	}
 	all.Wait()
@@ -161,8 +179,8 @@ func testReviewFault(t *testing.T, i *replicated, begin func(*faultProxy)) {
 // lists returns a condition that is met when the client may list tasks.
 func lists(config *rest.Config, path string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		got, err := try(ctx, config, http.MethodGet, path, "")
-		if err == nil && got.code != http.StatusOK {
+		got, err := kit.TryDo(ctx, config, http.MethodGet, path, "")
+		if err == nil && got.Code != http.StatusOK {
 			err = errors.New(got.String())
 		}
 		return err
@@ -174,7 +192,7 @@ func waitUntil(t *testing.T, when time.Time) {
 	t.Helper()
 	kit.Eventually(t, "the time has come", func(context.Context) error {
 		if time.Now().Before(when) {
-			return errNotYet
+			return await.ErrNotYet
 		}
 		return nil
 	})
@@ -184,7 +202,7 @@ func waitUntil(t *testing.T, when time.Time) {
 // namespace.
 func byToken(t *testing.T, e *kit.Env, namespace, name string) *rest.Config {
 	t.Helper()
-	client := hostAdmin(t, e)
+	client := e.HostClient(t)
 	kit.Must(client.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(t)
 	kit.Must(client.RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -192,7 +210,7 @@ func byToken(t *testing.T, e *kit.Env, namespace, name string) *rest.Config {
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: name}},
 	}, metav1.CreateOptions{}))(t)
 	token := kit.Must(client.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{}))(t)
-	config := anonymous(t, e)
+	config := e.Anonymous(t)
 	config.BearerToken = token.Status.Token
 	return config
 }

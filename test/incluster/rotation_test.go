@@ -36,6 +36,7 @@ import (
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
@@ -53,7 +54,7 @@ type rotation struct {
 func testRotation(t *testing.T, i *replicated) {
 	const perSecond = 40
 	ctx := t.Context()
-	r := &rotation{i, hostAdmin(t, i.Env), anonymous(t, i.Env).CAData}
+	r := &rotation{i, i.Env.HostClient(t), i.Env.Anonymous(t).CAData}
 	processes := []*host.Process{i.Host.APIServer, i.replicas[0].Server, i.replicas[1].Server}
 	pids := []int{processes[0].PID(), processes[1].PID(), processes[2].PID()}
 	newServing := kit.Must(pki.NewCA("new-leat-serving"))(t)
@@ -85,7 +86,7 @@ func testRotation(t *testing.T, i *replicated) {
 		write(t, i.ServingKeyFile, key)
 		write(t, i.ServingCertFile, cert)
 		for _, replica := range i.replicas {
-			address := kit.Must(url.Parse(anonymous(t, replica).Host))(t).Host
+			address := kit.Must(url.Parse(replica.Anonymous(t).Host))(t).Host
 			kit.Eventually(t, "the replica serves the new certificate", func(context.Context) error { return shows(address, cert) })
 		}
 		awaitLoad()
@@ -96,10 +97,10 @@ func testRotation(t *testing.T, i *replicated) {
 
 		end := kit.Must(certutil.ParseCertsPEM(cert))(t)[0].NotAfter.Unix()
 		for _, replica := range i.replicas {
-			metrics := ask(t, r.at(t, replica, i.Host.ClientCA, "prometheus", "system:monitoring"), http.MethodGet, "/metrics", "")
+			metrics := kit.Do(t, r.at(t, replica, i.Host.ClientCA, "prometheus", "system:monitoring"), http.MethodGet, "/metrics", "")
 			want := fmt.Sprintf("leat_apiserver_certificate_expiration_timestamp_seconds{certificate=\"serving\"} %g\n", float64(end))
-			if !strings.Contains(metrics.body, want) || !strings.Contains(metrics.body, "\napiserver_client_certificate_expiration_seconds_count ") {
-				t.Errorf("metrics: got %d without %q or without the expiration of client certificates", metrics.code, want)
+			if !strings.Contains(metrics.Body, want) || !strings.Contains(metrics.Body, "\napiserver_client_certificate_expiration_seconds_count ") {
+				t.Errorf("metrics: got %d without %q or without the expiration of client certificates", metrics.Code, want)
 			}
 		}
 	})
@@ -124,7 +125,7 @@ func testRotation(t *testing.T, i *replicated) {
 		write(t, i.Host.FrontProxyCertFile, cert)
 		kit.Eventually(t, "the aggregator has a new connection", func(context.Context) error {
 			if slices.Equal(i.service.accepted(), before) {
-				return errNotYet
+				return await.ErrNotYet
 			}
 			return nil
 		})
@@ -155,7 +156,7 @@ func testRotation(t *testing.T, i *replicated) {
 		loads[1].setClient(t, r.at(t, i.replicas[1], renewed, "alice", "leat:admins"), direct)
 		cert, key, err := renewed.IssueClient("admin", "system:masters")
 		kit.Check(t, err)
-		r.admin = kit.Must(kubernetes.NewForConfig(withCertificate(hostConfig(t, i.Env), cert, key)))(t)
+		r.admin = kit.Must(kubernetes.NewForConfig(withCertificate(i.Env.HostConfig(t), cert, key)))(t)
 		awaitLoad()
 		write(t, i.Host.ClientCAFile, renewed.CertPEM())
 		r.publish(t, "client-ca-file", renewed.CertPEM())
@@ -198,12 +199,12 @@ func (r *rotation) testEtcd(t *testing.T) {
 	}
 	ready := func(replica *kit.Env, want int) {
 		t.Helper()
-		config := anonymous(t, replica)
+		config := replica.Anonymous(t)
 		config.CAData = r.serving
 		start := time.Now()
 		kit.Eventually(t, fmt.Sprintf("GET /readyz gets %d", want), func(ctx context.Context) error {
-			got, err := try(ctx, config, http.MethodGet, "/readyz", "")
-			if err == nil && got.code != want {
+			got, err := kit.TryDo(ctx, config, http.MethodGet, "/readyz", "")
+			if err == nil && got.Code != want {
 				err = errors.New(got.String())
 			}
 			return err
@@ -225,7 +226,7 @@ func (r *rotation) at(t *testing.T, replica *kit.Env, ca *pki.CA, user string, g
 	t.Helper()
 	cert, key, err := ca.IssueClient(user, groups...)
 	kit.Check(t, err)
-	config := withCertificate(anonymous(t, replica), cert, key)
+	config := withCertificate(replica.Anonymous(t), cert, key)
 	config.CAData = r.serving
 	return config
 }
@@ -246,20 +247,20 @@ func (r *rotation) publish(t *testing.T, key string, authorities []byte) {
 			if kept++; kept > 10 {
 				return nil
 			}
-			return errNotYet
+			return await.ErrNotYet
 		}
 		kept = 0
 		config.Data[key] = string(authorities)
 		_, err = client.Update(ctx, config, metav1.UpdateOptions{})
-		return errors.Join(errNotYet, err)
+		return errors.Join(await.ErrNotYet, err)
 	})
 }
 
 // answers returns a condition that is met when a list of tasks gets that code.
 func answers(config *rest.Config, want int, headers ...string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		got, err := try(ctx, config, http.MethodGet, tasksPath("default"), "", headers...)
-		if err == nil && got.code != want {
+		got, err := kit.TryDo(ctx, config, http.MethodGet, tasksPath("default"), "", headers...)
+		if err == nil && got.Code != want {
 			err = errors.New(got.String())
 		}
 		return err
@@ -278,7 +279,7 @@ func shows(address string, cert []byte) error {
 		return err
 	}
 	if !conn.ConnectionState().PeerCertificates[0].Equal(want[0]) {
-		return errNotYet
+		return await.ErrNotYet
 	}
 	return nil
 }

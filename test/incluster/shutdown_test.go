@@ -47,8 +47,8 @@ func testShutdown(t *testing.T, e *kit.Env) {
 	kit.Check(t, replica.Server.Signal(syscall.SIGTERM))
 	start := time.Now()
 	kit.Eventually(t, "readyz fails because of the shutdown", func(ctx context.Context) error { return unready(ctx, t, replica, "shutdown") })
-	kit.Must(tasks.Create(ctx, newTask("late"), metav1.CreateOptions{}))(t)
-	if got := ask(t, alice, http.MethodGet, tasksPath(namespace), ""); got.code != http.StatusOK {
+	kit.Must(tasks.Create(ctx, kit.NewTask("late"), metav1.CreateOptions{}))(t)
+	if got := kit.Do(t, alice, http.MethodGet, tasksPath(namespace), ""); got.Code != http.StatusOK {
 		t.Errorf("list during the delay: got %s, want 200", got)
 	}
 	if took := time.Since(start); took > delay {

@@ -111,7 +111,7 @@ func testWorker(t *testing.T, e *kit.Env) {
 		otherAPI := kit.Client(t, e.Worker(t, namespace, other)).BatchV1alpha1()
 		kit.Must(otherAPI.Workers(namespace).Create(ctx, newWorker(other), metav1.CreateOptions{}))(t)
 		kit.Must(otherAPI.WorkerLeases(namespace).Create(ctx, newLease(other), metav1.CreateOptions{}))(t)
-		kit.Must(admin.Tasks(namespace).Create(ctx, newTask("unbound"), metav1.CreateOptions{}))(t)
+		kit.Must(admin.Tasks(namespace).Create(ctx, kit.NewTask("unbound"), metav1.CreateOptions{}))(t)
 		// The objects of the other worker, so that the requests are denied and not just wrong.
 		otherWorker := kit.Must(otherAPI.Workers(namespace).Get(ctx, other, metav1.GetOptions{}))(t)
 		otherLease := kit.Must(otherAPI.WorkerLeases(namespace).Get(ctx, other, metav1.GetOptions{}))(t)
@@ -149,7 +149,7 @@ func testWorker(t *testing.T, e *kit.Env) {
 			"its task: update":                second(tasks.Update(ctx, mine, metav1.UpdateOptions{})),
 			"its task: patch":                 second(tasks.Patch(ctx, "mine", types.MergePatchType, status, metav1.PatchOptions{})),
 			"its task: patch status":          second(tasks.Patch(ctx, "mine", types.MergePatchType, status, metav1.PatchOptions{}, "status")),
-			"tasks: create":                   second(tasks.Create(ctx, newTask("new"), metav1.CreateOptions{})),
+			"tasks: create":                   second(tasks.Create(ctx, kit.NewTask("new"), metav1.CreateOptions{})),
 			"tasks: list":                     second(tasks.List(ctx, metav1.ListOptions{})),
 			"tasks: list another's":           second(tasks.List(ctx, ofWorker(other))),
 			"tasks: list unbound":             second(tasks.List(ctx, ofWorker(""))),
@@ -207,7 +207,7 @@ func testReviews(t *testing.T, e *kit.Env) {
 		}
 	}
 	kit.Check(t, inParallel(t.Context(), 4, tasks, func(ctx context.Context, i int) error {
-		_, err := admin.Create(ctx, newTask(name(i)), metav1.CreateOptions{})
+		_, err := admin.Create(ctx, kit.NewTask(name(i)), metav1.CreateOptions{})
 		return err
 	}))
 	each("binds by the controller", func(ctx context.Context, i int) error {

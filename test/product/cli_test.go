@@ -95,7 +95,7 @@ func cliAggregated(t *testing.T, e *kit.Env) {
 	f := newFixture(t, e, e.Namespace(t))
 	f.startWorkers(t, map[string][]string{"one-abcde": {"--tasks=8"}, "two-abcde": {"--tasks=8"}})
 	// As an administrator of a cluster does for the users of a namespace.
-	kit.Must(hostAdmin(t, e).RbacV1().RoleBindings(f.namespace).Create(t.Context(), &rbacv1.RoleBinding{
+	kit.Must(e.HostClient(t).RbacV1().RoleBindings(f.namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "bob"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "bob"}},

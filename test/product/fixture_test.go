@@ -24,8 +24,6 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
@@ -110,12 +108,6 @@ func (f *fixture) startWorkers(t *testing.T, workers map[string][]string) {
 			append([]string{"--state-dir=" + t.TempDir(), "--drain-timeout=1s"}, flags...)...)
 		t.Cleanup(func() { kit.Check(t, errors.Join(process.Err(), process.Stop())) })
 	}
-}
-
-// hostAdmin returns a client of the host cluster with all rights.
-func hostAdmin(t *testing.T, e *kit.Env) kubernetes.Interface {
-	t.Helper()
-	return kit.Must(kubernetes.NewForConfig(kit.Must(clientcmd.BuildConfigFromFlags("", e.Host.AdminKubeconfig))(t)))(t)
 }
 
 // touch creates an empty file.

@@ -123,7 +123,7 @@ func startManager(t *testing.T, e *kit.Env, name string, args ...string) manager
 // leader returns the identity of the manager that holds the lease.
 func leader(ctx context.Context, t *testing.T, e *kit.Env) (string, error) {
 	t.Helper()
-	lease, err := hostAdmin(t, e).CoordinationV1().Leases("leat-system").Get(ctx, "leat-controller-manager", metav1.GetOptions{})
+	lease, err := e.HostClient(t).CoordinationV1().Leases("leat-system").Get(ctx, "leat-controller-manager", metav1.GetOptions{})
 	if err != nil {
 		return "", err
 	}

@@ -437,7 +437,7 @@ func (s *taskSetSuite) waitForGone(t *testing.T, name string) {
 }
 
 func (s *taskSetSuite) waitsForQuota(t *testing.T) {
-	admin := hostAdmin(t, s.env)
+	admin := s.env.HostClient(t)
 	quotas := admin.CoreV1().ResourceQuotas(s.namespace)
 	_, err := quotas.Create(t.Context(), &corev1.ResourceQuota{
 		ObjectMeta: metav1.ObjectMeta{Name: "few"},
@@ -468,7 +468,7 @@ func (s *taskSetSuite) waitsForQuota(t *testing.T) {
 }
 
 func (s *taskSetSuite) hasEvents(t *testing.T) {
-	admin := hostAdmin(t, s.env)
+	admin := s.env.HostClient(t)
 	name, _ := s.create(t, indexed(50, 10), runsScript("true"))
 	s.waitForTaskSet(t, name, "the set is complete", isTrue(batch.TaskSetComplete))
 	kit.Eventually(t, "the set has its Event", func(ctx context.Context) error {

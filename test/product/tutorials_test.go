@@ -39,6 +39,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/host"
 	"github.com/leat-dev/leat/test/kit/pages"
 )
@@ -151,16 +152,17 @@ func TestLaptopTutorial(t *testing.T) {
 	kit.Check(t, up.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- up.Wait() }()
-	for deadline := time.Now().Add(tutorialTimeout); !strings.Contains(output.String(), "Leat is up."); time.Sleep(50 * time.Millisecond) {
+	kit.Check(t, await.Until(ctx, tutorialTimeout, func(context.Context) error {
 		select {
 		case err := <-ended:
 			t.Fatalf("make run: %v: %s", err, output.String())
 		default:
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("make run does not come up: %s", output.String())
+		if !strings.Contains(output.String(), "Leat is up.") {
+			return fmt.Errorf("make run does not come up: %s", output.String())
 		}
-	}
+		return nil
+	}))
 
 	// All other blocks are for one terminal.
 	out := c.run(t, strings.Join(blocks[1:], "\n"))

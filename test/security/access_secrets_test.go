@@ -29,6 +29,8 @@ import (
 	"strings"
 	"testing"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -96,7 +98,7 @@ func testSecrets(t *testing.T, e *kit.Env) {
 	e.BindClusterRole(t, namespace, "account", "leat:view", account)
 	var token string
 	kit.Eventually(t, "the service account exists", func(ctx context.Context) (err error) {
-		token, err = tokenOf(ctx, e.HostClient(t), namespace, "default", "", nil)
+		token, err = e.Host.ServiceAccountToken(ctx, namespace, "default", authenticationv1.TokenRequestSpec{})
 		return err
 	})
 	bearing := rest.AnonymousClientConfig(server.Direct(t, "x"))

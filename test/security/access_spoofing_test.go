@@ -28,7 +28,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -58,9 +57,9 @@ func senders(t *testing.T, e *kit.Env, namespace string) []sender {
 	workerClients := kit.Must(pki.NewCA("leat-worker-clients"))(t)
 	strangers := kit.Must(pki.NewCA("host-client-ca"))(t) // another CA of the same name
 	account := kit.Must(admin.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "pool"}}, metav1.CreateOptions{}))(t)
-	token := func(audience string, bound *authenticationv1.BoundObjectReference) credential {
+	token := func(bound *authenticationv1.BoundObjectReference, audiences ...string) credential {
 		return func(config *rest.Config) error {
-			token, err := tokenOf(t.Context(), admin, namespace, "pool", audience, bound)
+			token, err := e.Host.ServiceAccountToken(t.Context(), namespace, "pool", authenticationv1.TokenRequestSpec{Audiences: audiences, BoundObjectRef: bound})
 			config.BearerToken = token
 			return err
 		}
@@ -92,10 +91,10 @@ func senders(t *testing.T, e *kit.Env, namespace string) []sender {
 		{"the CA of etcd", refused, "401", certificate(e.Etcd.CA.IssueClient("alice", "leat:admins"))},
 		{"the serving CA of Leat", refused, "401", certificate(e.ServingCA.IssueClient("alice", "leat:admins"))},
 		{"the CA of worker clients", refused, "401", certificate(workerClients.IssueClient(v1alpha1.WorkerClientName))},
-		{"an account's token", known, serviceAccount, token("", nil)},
-		{"an account's token of a pod", known, serviceAccount + " authentication.kubernetes.io/pod-name=pool-1 authentication.kubernetes.io/pod-uid=" + string(running.UID), token("", inPod)},
-		{"an account's token for another audience", refused, "401", token("https://example.com", nil)},
-		{"a worker's token without a pod", refused, "401", token(pod.Audience, nil)},
+		{"an account's token", known, serviceAccount, token(nil)},
+		{"an account's token of a pod", known, serviceAccount + " authentication.kubernetes.io/pod-name=pool-1 authentication.kubernetes.io/pod-uid=" + string(running.UID), token(inPod)},
+		{"an account's token for another audience", refused, "401", token(nil, "https://example.com")},
+		{"a worker's token without a pod", refused, "401", token(nil, pod.Audience)},
 		{"a malformed token", refused, "401", bearer("marked")},
 		{"an unsigned token", refused, "401", bearer("eyJhbGciOiJub25lIn0.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6a3ViZS1zeXN0ZW06ZGVmYXVsdCJ9.")},
 	}
@@ -343,17 +342,4 @@ func bearer(token string) credential {
 		config.BearerToken = token
 		return nil
 	}
-}
-
-// tokenOf returns a token of the service account. An empty audience means the host.
-func tokenOf(ctx context.Context, host kubernetes.Interface, namespace, account, audience string, bound *authenticationv1.BoundObjectReference) (string, error) {
-	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}
-	if audience != "" {
-		request.Spec.Audiences = []string{audience}
-	}
-	answer, err := host.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account, request, metav1.CreateOptions{})
-	if err != nil {
-		return "", err
-	}
-	return answer.Status.Token, nil
 }

@@ -29,6 +29,8 @@ import (
 	"strings"
 	"testing"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -55,7 +57,7 @@ func testWebsockets(t *testing.T, e *kit.Env) {
 	const watch = "?watch=true&timeoutSeconds=1"
 	var token string
 	kit.Eventually(t, "the service account exists", func(ctx context.Context) (err error) {
-		token, err = tokenOf(ctx, e.HostClient(t), mine, "default", "", nil)
+		token, err = e.Host.ServiceAccountToken(ctx, mine, "default", authenticationv1.TokenRequestSpec{})
 		return err
 	})
 

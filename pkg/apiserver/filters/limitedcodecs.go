@@ -85,12 +85,16 @@ type limitedYAML struct{ runtime.Serializer }
 // Encode implements runtime.Encoder.
 func (y limitedYAML) Encode(obj runtime.Object, w io.Writer) error {
 	if size, limit, advice := yamlSize(obj); size > limit {
-		return &apierrors.StatusError{ErrStatus: metav1.Status{
-			Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
-			Message: fmt.Sprintf("the response has more than %d bytes and is too large for YAML: %s", limit, advice),
-		}}
+		return notAcceptable("the response has more than %d bytes and is too large for YAML: %s", limit, advice)
 	}
 	return y.Serializer.Encode(obj, w)
+}
+
+func notAcceptable(format string, args ...any) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
+		Message: fmt.Sprintf(format, args...),
+	}}
 }
 
 // yamlSize returns the approximate size of an object in protobuf, its limit for YAML, and advice for clients if the

@@ -21,10 +21,7 @@ import (
 	"slices"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // WithoutTransformedYAML removes media types that ask for tables or partial metadata in YAML from the Accept header,
@@ -36,10 +33,7 @@ func WithoutTransformedYAML(handler http.Handler, codecs runtime.NegotiatedSeria
 			clauses := strings.Split(accept, ",")
 			switch served := slices.DeleteFunc(slices.Clone(clauses), isTransformedYAML); {
 			case len(served) == 0:
-				writeError(w, req, codecs, &apierrors.StatusError{ErrStatus: metav1.Status{
-					Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
-					Message: "tables and partial metadata are not encoded as YAML: accept JSON or protobuf",
-				}})
+				writeError(w, req, codecs, notAcceptable("tables and partial metadata are not encoded as YAML: accept JSON or protobuf"))
 				return
 			case len(served) < len(clauses):
 				req.Header.Set("Accept", strings.Join(served, ","))

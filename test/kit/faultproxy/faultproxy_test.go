@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"context"
+
 	"github.com/leat-dev/leat/test/kit/await"
 )
 

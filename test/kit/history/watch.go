@@ -20,6 +20,7 @@ import (
 	"fmt"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/watch"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -43,6 +44,26 @@ func (o Observation) String() string {
 		return fmt.Sprintf("%s %d", o.Type, o.Revision)
 	}
 	return fmt.Sprintf("%s %d %s", o.Type, o.Revision, o.Task.Name)
+}
+
+// Receive calls receive with each event of a stream, and the resourceVersion of its object, until the stream ends. It
+// returns the error that the server sent, as an API error, or that an object is not a task.
+func Receive(stream watch.Interface, receive func(o Observation, resourceVersion string)) error {
+	for event := range stream.ResultChan() {
+		if event.Type == watch.Error {
+			return apierrors.FromObject(event.Object)
+		}
+		task, ok := event.Object.(*batch.Task)
+		if !ok {
+			return fmt.Errorf("got a %s event with a %T, want a task", event.Type, event.Object)
+		}
+		o := Observation{Type: event.Type}
+		if event.Type != watch.Bookmark {
+			o.Task = task
+		}
+		receive(o, task.ResourceVersion)
+	}
+	return nil
 }
 
 // Selector reports whether a watch selects the task.

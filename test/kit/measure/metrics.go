@@ -77,11 +77,12 @@ func Label(name, label string) string {
 	return value
 }
 
-// Sum returns the sum of all series of a metric.
-func (m Metrics) Sum(name string) float64 {
-	sum := m[name]
-	for key, value := range m {
-		if strings.HasPrefix(key, name+"{") {
+// Sum returns the sum of the series of a metric that have all the labels, such as `code="507"`.
+func (m Metrics) Sum(name string, labels ...string) float64 {
+	var sum float64
+	for series, value := range m {
+		if (series == name || strings.HasPrefix(series, name+"{")) &&
+			!slices.ContainsFunc(labels, func(label string) bool { return !strings.Contains(series, label) }) {
 			sum += value
 		}
 	}

@@ -110,10 +110,8 @@ func (s *memoryStorage) Delete(ctx context.Context, key string, out runtime.Obje
 	if stored == nil {
 		return storage.NewKeyNotFoundError(key, 0)
 	}
-	if preconditions != nil {
-		if err := preconditions.Check(key, stored); err != nil {
-			return err
-		}
+	if err := preconditions.Check(key, stored); err != nil {
+		return err
 	}
 	if err := validate(ctx, stored.DeepCopyObject()); err != nil {
 		return err

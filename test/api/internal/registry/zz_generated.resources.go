@@ -168,7 +168,7 @@ var Tasks = registry.Resource[batch.Task, batch.TaskList]{
 				{
 					TableColumnDefinition: metav1.TableColumnDefinition{
 						Name: "Disruptions", Type: "integer",
-						Description: "The number of times that the command has been started.",
+						Description: "The number of times that the task has been evicted.",
 					},
 					Cell: func(o *batch.Task) any { return int64(o.Status.Disruptions) },
 				},

@@ -36,7 +36,7 @@ import (
 // +leat:column:name=Status,type=string,func=StatusColumn,description=The phase of the task, or a more specific reason.
 // +leat:column:name=Worker,type=string,path=spec.assignment.workerName,description=The worker that the task is bound to.
 // +leat:column:name=Exit,type=string,func=ExitColumn,description=The exit code of the command, or the signal that ended it.
-// +leat:column:name=Disruptions,type=integer,path=status.disruptions,description=The number of times that the command has been started.
+// +leat:column:name=Disruptions,type=integer,path=status.disruptions,description=The number of times that the task has been evicted.
 // +leat:column:name=Indexes,type=string,func=IndexesColumn,description=The number of indexes of the task that have succeeded and the number of all.
 // +leat:column:name=Age,type=date,path=metadata.creationTimestamp,description=The time since the task was created.
 // +leat:column:name=Queue,type=string,priority=1,path=spec.queueName,description=The queue that the task waits in.
