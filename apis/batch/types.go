@@ -406,17 +406,18 @@ const TaskSetReasonCancelled = "Cancelled"
 
 // TaskSetStatus is the most recently observed status of a set.
 type TaskSetStatus struct {
-	Active           int32
-	Ready            *int32
-	Succeeded        int32
-	Failed           int32
-	Terminating      *int32
-	CompletedIndexes string
-	FailedIndexes    *string
-	StartTime        *metav1.Time
-	CompletionTime   *metav1.Time
-	Conditions       []metav1.Condition
-	IndexFailures    string
+	Active             int32
+	Ready              *int32
+	Succeeded          int32
+	Failed             int32
+	Terminating        *int32
+	CompletedIndexes   string
+	FailedIndexes      *string
+	StartTime          *metav1.Time
+	CompletionTime     *metav1.Time
+	Conditions         []metav1.Condition
+	IndexFailures      string
+	MedianMilliseconds int64
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object

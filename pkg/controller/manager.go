@@ -99,7 +99,10 @@ func NewManager(config *rest.Config, options manager.Options) (manager.Manager, 
 	shared := true // The controllers do not modify cached objects.
 	options.Cache = ctrlcache.Options{
 		DefaultTransform: ctrlcache.TransformStripManagedFields(), DefaultUnsafeDisableDeepCopy: &shared,
-		ByObject: map[client.Object]ctrlcache.ByObject{&batch.Task{}: {Label: controlledTasks, Transform: cachefields.TaskSetTask}},
+		ByObject: map[client.Object]ctrlcache.ByObject{
+			&batch.Task{}:   {Label: controlledTasks, Transform: cachefields.TaskSetTask},
+			&batch.Worker{}: {Transform: cachefields.TaskSetWorker},
+		},
 	}
 	return manager.New(config, options)
 }
@@ -115,7 +118,7 @@ func newScheme() *runtime.Scheme {
 // newMapper returns a mapper for the watched kinds, so that the manager starts without discovery.
 func newMapper() meta.RESTMapper {
 	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{batch.SchemeGroupVersion})
-	for _, kind := range []string{"Task", "TaskSet"} {
+	for _, kind := range []string{"Task", "TaskSet", "Worker"} {
 		mapper.Add(batch.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
 	return mapper
@@ -179,6 +182,7 @@ func addTaskSets(mgr manager.Manager, client versioned.Interface, options Option
 	return errors.Join(
 		c.Watch(source.Kind(mgr.GetCache(), &batch.TaskSet{}, setHandler(sets))),
 		c.Watch(source.Kind(mgr.GetCache(), &batch.Task{}, taskHandler(sets))),
+		c.Watch(source.Kind(mgr.GetCache(), &batch.Worker{}, workerHandler(sets))),
 	)
 }
 
@@ -221,6 +225,21 @@ func taskHandler(sets *taskset.Controller) handler.TypedEventHandler[*batch.Task
 			enqueue(q, e.ObjectOld, e.ObjectNew)
 		},
 		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*batch.Task], q queue) { enqueue(q, e.Object, nil) },
+	}
+}
+
+// workerHandler returns a handler that passes events of workers to the controller. They reconcile nothing.
+func workerHandler(sets *taskset.Controller) handler.TypedEventHandler[*batch.Worker, ctrlreconcile.Request] {
+	return handler.TypedFuncs[*batch.Worker, ctrlreconcile.Request]{
+		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*batch.Worker], _ queue) {
+			sets.ObserveWorker(e.Object, false)
+		},
+		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[*batch.Worker], _ queue) {
+			sets.ObserveWorker(e.ObjectNew, false)
+		},
+		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*batch.Worker], _ queue) {
+			sets.ObserveWorker(e.Object, true)
+		},
 	}
 }
 

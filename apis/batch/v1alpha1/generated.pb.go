@@ -1505,6 +1505,9 @@ func (m *TaskSetStatus) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i = encodeVarintGenerated(dAtA, i, uint64(m.MedianMilliseconds))
+	i--
+	dAtA[i] = 0x60
 	i -= len(m.IndexFailures)
 	copy(dAtA[i:], m.IndexFailures)
 	i = encodeVarintGenerated(dAtA, i, uint64(len(m.IndexFailures)))
@@ -3217,6 +3220,7 @@ func (m *TaskSetStatus) Size() (n int) {
 	}
 	l = len(m.IndexFailures)
 	n += 1 + l + sovGenerated(uint64(l))
+	n += 1 + sovGenerated(uint64(m.MedianMilliseconds))
 	return n
 }
 
@@ -4032,6 +4036,7 @@ func (this *TaskSetStatus) String() string {
 		`CompletionTime:` + strings.Replace(fmt.Sprintf("%v", this.CompletionTime), "Time", "v1.Time", 1) + `,`,
 		`Conditions:` + repeatedStringForConditions + `,`,
 		`IndexFailures:` + fmt.Sprintf("%v", this.IndexFailures) + `,`,
+		`MedianMilliseconds:` + fmt.Sprintf("%v", this.MedianMilliseconds) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -8871,6 +8876,25 @@ func (m *TaskSetStatus) Unmarshal(dAtA []byte) error {
 			}
 			m.IndexFailures = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		case 12:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field MedianMilliseconds", wireType)
+			}
+			m.MedianMilliseconds = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.MedianMilliseconds |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])

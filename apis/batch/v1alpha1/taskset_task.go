@@ -26,6 +26,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 )
@@ -101,6 +102,21 @@ func NewChunk(set *TaskSet, ranges []indexes.Range) *Task {
 		}
 	}
 	return task
+}
+
+// DefaultMaxIndexes is the default of spec.chunking.maxIndexes.
+const DefaultMaxIndexes = 1000
+
+// MaxIndexes returns the maximum number of indexes in a task of the set. It is 1 if a task cannot have several: without
+// completions, and if the worker has to retry failed commands.
+func (s *TaskSet) MaxIndexes() int {
+	switch {
+	case s.Spec.Completions == nil || ptr.Deref(s.Spec.Template.Spec.BackoffLimit, 0) != 0:
+		return 1
+	case s.Spec.Chunking == nil:
+		return DefaultMaxIndexes
+	}
+	return int(ptr.Deref(s.Spec.Chunking.MaxIndexes, DefaultMaxIndexes))
 }
 
 // newTask returns a task of a set without what depends on its indexes, except for the name, which has the first index.

@@ -213,8 +213,8 @@ type TaskSetSpec struct {
 	// +k8s:immutable
 	IndexNumbers *IndexNumbers `json:"indexNumbers,omitempty" protobuf:"bytes,17,opt,name=indexNumbers"`
 
-	// chunking specifies how indexes whose commands are short are combined in one task. It has an effect only in Indexed
-	// mode.
+	// chunking specifies how indexes whose commands are short are combined in one task. It has an effect only if
+	// completions is set.
 	// +optional
 	// +k8s:optional
 	Chunking *TaskSetChunking `json:"chunking,omitempty" protobuf:"bytes,18,opt,name=chunking"`
@@ -536,4 +536,11 @@ type TaskSetStatus struct {
 	// +optional
 	// +k8s:optional
 	IndexFailures string `json:"indexFailures,omitempty" protobuf:"bytes,11,opt,name=indexFailures"`
+
+	// medianMilliseconds is the median of the time in milliseconds that the commands of the set ran, of those that have
+	// ended last. It is set once at least 8 have ended.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	MedianMilliseconds int64 `json:"medianMilliseconds,omitempty" protobuf:"varint,12,opt,name=medianMilliseconds"`
 }

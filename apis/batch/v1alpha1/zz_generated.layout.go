@@ -163,6 +163,7 @@ var (
 	_ [unsafe.Offsetof(TaskSetStatus{}.CompletionTime)]struct{}                     = [unsafe.Offsetof(batch.TaskSetStatus{}.CompletionTime)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.Conditions)]struct{}                         = [unsafe.Offsetof(batch.TaskSetStatus{}.Conditions)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.IndexFailures)]struct{}                      = [unsafe.Offsetof(batch.TaskSetStatus{}.IndexFailures)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetStatus{}.MedianMilliseconds)]struct{}                 = [unsafe.Offsetof(batch.TaskSetStatus{}.MedianMilliseconds)]struct{}{}
 	_ [unsafe.Sizeof(TaskSpec{})]struct{}                                           = [unsafe.Sizeof(batch.TaskSpec{})]struct{}{}
 	_ [unsafe.Offsetof(TaskSpec{}.QueueName)]struct{}                               = [unsafe.Offsetof(batch.TaskSpec{}.QueueName)]struct{}{}
 	_ [unsafe.Offsetof(TaskSpec{}.WorkerName)]struct{}                              = [unsafe.Offsetof(batch.TaskSpec{}.WorkerName)]struct{}{}

@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
@@ -51,7 +52,8 @@ var Caches = []Cache{
 			"metadata.name", "metadata.namespace", "metadata.uid", "metadata.resourceVersion", "metadata.creationTimestamp",
 			"metadata.deletionTimestamp", "metadata.ownerReferences",
 			"metadata.labels", "metadata.annotations", // only those in taskSetLabels and taskSetAnnotations
-			"spec.workerName", "spec.queueName", "spec.priority",
+			"spec.workerName", "spec.queueName", "spec.priority", "spec.indexes",
+			"status.completedCount", "status.indexLimit", "status.busyMilliseconds", "status.workerCrashes",
 			"status.phase", "status.completionTime", "status.conditions.type", "status.conditions.status",
 			"status.state.terminated.exitCode", "status.state.terminated.finishedAt",
 		},
@@ -114,14 +116,37 @@ func TaskSetTask(obj any) (any, error) {
 			OwnerReferences: task.OwnerReferences,
 			Labels:          selectKeys(task.Labels, taskSetLabels), Annotations: selectKeys(task.Annotations, taskSetAnnotations),
 		},
-		Spec:   batch.TaskSpec{WorkerName: task.Spec.WorkerName, QueueName: task.Spec.QueueName, Priority: task.Spec.Priority},
-		Status: batch.TaskStatus{Phase: task.Status.Phase, CompletionTime: task.Status.CompletionTime},
+		Spec: batch.TaskSpec{
+			WorkerName: task.Spec.WorkerName, QueueName: task.Spec.QueueName, Priority: task.Spec.Priority, Indexes: task.Spec.Indexes,
+		},
+		Status: batch.TaskStatus{
+			Phase: task.Status.Phase, CompletionTime: task.Status.CompletionTime, CompletedCount: task.Status.CompletedCount,
+			IndexLimit: task.Status.IndexLimit, BusyMilliseconds: task.Status.BusyMilliseconds, WorkerCrashes: task.Status.WorkerCrashes,
+		},
 	}
 	for _, condition := range task.Status.Conditions {
 		trimmed.Status.Conditions = append(trimmed.Status.Conditions, metav1.Condition{Type: condition.Type, Status: condition.Status})
 	}
 	if terminated := task.Status.State.Terminated; terminated != nil {
 		trimmed.Status.State.Terminated = &batch.TaskStateTerminated{ExitCode: terminated.ExitCode, FinishedAt: terminated.FinishedAt}
+	}
+	return trimmed, nil
+}
+
+// TaskSetWorker keeps the fields that the TaskSet controller reads of a worker. It does not change other objects.
+func TaskSetWorker(obj any) (any, error) {
+	worker, ok := obj.(*batch.Worker)
+	if !ok {
+		return obj, nil
+	}
+	trimmed := &batch.Worker{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: worker.Name, Namespace: worker.Namespace, UID: worker.UID, ResourceVersion: worker.ResourceVersion,
+		},
+		Status: batch.WorkerStatus{WorkerInfo: batch.WorkerInfo{Features: worker.Status.WorkerInfo.Features}},
+	}
+	if ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady); ready != nil {
+		trimmed.Status.Conditions = []metav1.Condition{{Type: ready.Type, Status: ready.Status}}
 	}
 	return trimmed, nil
 }

@@ -38,7 +38,7 @@ func (s *syncContext) adopt(ctx context.Context) error {
 	var errs []error
 	checked := false
 	for uid, task := range s.state.Orphans {
-		if state.CompletionIndex(task) < 0 || task.DeletionTimestamp != nil {
+		if len(state.IndexesOf(task)) == 0 || task.DeletionTimestamp != nil {
 			continue
 		}
 		if !checked {

@@ -97,6 +97,7 @@ func BenchmarkReconcile(b *testing.B) {
 					ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: testSet, UID: types.UID(strconv.Itoa(api.version)), ResourceVersion: strconv.Itoa(api.version)},
 					Spec: batch.TaskSetSpec{
 						Completions: ptr.To(size.completions), Parallelism: ptr.To(size.parallelism), CompletionMode: ptr.To(batch.IndexedCompletion),
+						Chunking: &batch.TaskSetChunking{MaxIndexes: ptr.To[int32](1)},
 					},
 				}
 				api.set.Spec.Template.Spec.Command = []string{"true"}

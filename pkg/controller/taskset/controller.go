@@ -78,6 +78,7 @@ type Controller struct {
 	collectGarbage bool
 	clock          clock.PassiveClock
 	store          *state.Store
+	workers        workers
 	slots          chan struct{}
 }
 
@@ -107,7 +108,7 @@ func (c *Controller) ObserveSet(set *batch.TaskSet, deleted bool) types.Namespac
 
 // ObserveTask records a task that was added (old is nil), updated, or deleted (task is nil), and returns the names of
 // the sets to reconcile. The events of one task must arrive in order. Of the spec, the controller reads only
-// workerName, queueName and priority.
+// workerName, queueName, priority and indexes.
 func (c *Controller) ObserveTask(old, task *batch.Task) []types.NamespacedName {
 	var keys []types.NamespacedName
 	var owner types.UID
@@ -124,6 +125,11 @@ func (c *Controller) ObserveTask(old, task *batch.Task) []types.NamespacedName {
 		}
 	}
 	return keys
+}
+
+// ObserveWorker records a worker that was added, updated or deleted.
+func (c *Controller) ObserveWorker(worker *batch.Worker, deleted bool) {
+	c.workers.observe(worker, deleted)
 }
 
 // Reconcile syncs the sets of that name. It returns the time after which to reconcile again even if nothing changes,

@@ -102,7 +102,7 @@ func TestAFailureIsCountedAfterItsTaskIsDeleted(t *testing.T) {
 
 func (w *world) expectCreated(index, failures int) {
 	w.t.Helper()
-	if w.created[state.TaskToCreate{Index: index, FailureCount: failures}] != 1 {
+	if w.created[creation{index, failures}] != 1 {
 		w.t.Fatalf("the tasks created for index %d and others are %v", index, w.created)
 	}
 }
@@ -173,7 +173,7 @@ func TestWaitingTasksFollowTheQueueAndPriorityOfTheirSet(t *testing.T) {
 		found := map[int]state.QueueOrder{}
 		for _, task := range w.tasks {
 			if task.DeletionTimestamp == nil {
-				found[state.CompletionIndex(task)] = state.QueueOrderOf(&task.Spec)
+				found[firstIndex(task)] = state.QueueOrderOf(&task.Spec)
 			}
 		}
 		return found
@@ -346,6 +346,7 @@ func TestTasksOfASetWithItems(t *testing.T) {
 
 func TestCountedTasksAreDeleted(t *testing.T) {
 	w := startWorld(t, newSpec(completions(300), parallelism(150), backoffLimit(1000)))
+	w.advance(time.Second) // until the controller stops learning how long the commands run
 	for index := range 150 {
 		code := int32(0)
 		if index < 120 {
@@ -737,7 +738,7 @@ func TestDeletedTasksAreReplaced(t *testing.T) {
 	w.endTask(w.task(0), 143)
 	w.expectActive(0, 1, 2)
 	w.expect(wantStatus{active: 3, started: true})
-	if n := w.created[state.TaskToCreate{Index: 0, FailureCount: 0}]; n != 2 {
+	if n := w.created[creation{0, 0}]; n != 2 {
 		t.Errorf("index 0 was created %d times", n)
 	}
 }
@@ -776,7 +777,7 @@ func TestLostResponsesAreHarmless(t *testing.T) {
 	}
 	for s, n := range w.created {
 		if n != 1 {
-			t.Errorf("index %d was created %d times", s.Index, n)
+			t.Errorf("index %d was created %d times", s.index, n)
 		}
 	}
 }
@@ -868,8 +869,8 @@ func TestTasksThatFinishBeforeTheirDeletionCount(t *testing.T) {
 		t.Errorf("completed are %q", completed)
 	}
 	w.expectActive(0, 1, 2)
-	if w.created[state.TaskToCreate{Index: 3, FailureCount: 0}] != 1 {
-		t.Errorf("index 3 was created %d times", w.created[state.TaskToCreate{Index: 3, FailureCount: 0}])
+	if w.created[creation{3, 0}] != 1 {
+		t.Errorf("index 3 was created %d times", w.created[creation{3, 0}])
 	}
 }
 

@@ -18,6 +18,7 @@ package taskset
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -32,7 +33,8 @@ import (
 )
 
 // TestKilledAtAnyRequestCountsOnce runs sets to completion while the controller is killed repeatedly, before a request
-// or between its effect and its response, and while events arrive late.
+// or between its effect and its response, and while events arrive late. In the modes with chunks, workers report
+// progress, release indexes and are lost.
 func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 	const completions = 40
 	modes := map[string]func(*batch.TaskSetSpec){
@@ -49,7 +51,12 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 			}}}
 		},
 	}
+	for mode, change := range maps.Clone(modes) {
+		modes["chunks, "+mode] = change
+	}
 	for mode, change := range modes {
+		chunks := strings.HasPrefix(mode, "chunks, ")
+		perIndex, ignores := strings.HasSuffix(mode, "limit per index"), strings.HasSuffix(mode, "ignored failures")
 		for seed := range uint64(60) {
 			t.Run(fmt.Sprintf("%s/%d", mode, seed), func(t *testing.T) {
 				random := rand.New(rand.NewPCG(seed, 1))
@@ -57,9 +64,12 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 				spec := batch.TaskSetSpec{Completions: ptr.To[int32](completions), Parallelism: ptr.To[int32](1 + random.Int32N(12))}
 				change(&spec)
 				w.create(spec)
-				kills, ran, ignored := 0, map[string]int{}, 0
+				if chunks {
+					w.sets[testSet].Status.MedianMilliseconds = 10
+				}
+				kills, ran, ignored, chunked := 0, map[string]int{}, 0, 0
 				w.inject = func(verb, resource string) (before, after error) {
-					if verb == "get" || random.IntN(15) > 0 || kills > 40 {
+					if odds := map[bool]int{false: 15, true: 5}[chunks]; verb == "get" || random.IntN(odds) > 0 || kills > 40 {
 						return nil, nil
 					}
 					kills++
@@ -71,11 +81,11 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 				// fails returns how often an index fails: never, once, twice or always.
 				fails := func(index int) int {
 					switch {
-					case index%11 == 4 && mode != "limit per index":
+					case index%11 == 4 && !perIndex:
 						return 2
 					case index%7 == 3:
 						return 1
-					case index%7 == 5 && mode == "limit per index":
+					case index%7 == 5 && perIndex:
 						return 1000
 					}
 					return 0
@@ -91,15 +101,20 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 						w.now = w.now.Add(time.Duration(random.IntN(3000)) * time.Millisecond)
 					case 2:
 						for _, task := range sortedTasks(w) {
-							if task.Status.Phase != batch.TaskPending || random.IntN(3) > 0 {
+							if task.Status.Phase.Finished() || random.IntN(3) > 0 {
 								continue
 							}
 							ran[task.Name+string(task.UID)]++
-							index, code := state.CompletionIndex(task), int32(0)
+							if task.Spec.Indexes != "" {
+								chunked++
+								w.runChunk(task, random, func(index int) bool { return fails(index) > 0 })
+								continue
+							}
+							index, code := firstIndex(task), int32(0)
 							if state.FailureCount(task) < fails(index) {
 								code = 1
 							}
-							if mode == "ignored failures" && code == 0 && random.IntN(5) == 0 {
+							if ignores && code == 0 && random.IntN(5) == 0 {
 								code = 7
 								ignored++
 							}
@@ -121,7 +136,7 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 				failedIndexes, failed := 0, 0
 				for index := range completions {
 					n := fails(index)
-					if mode == "limit per index" && n > 1 {
+					if perIndex && n > 1 {
 						n = 2
 						failedIndexes++
 					} else {
@@ -147,11 +162,14 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 					t.Errorf("the set is not %s: %+v", want, status)
 				}
 				for s, n := range w.created {
-					if n > 1 && mode != "ignored failures" {
-						t.Errorf("%d tasks were created for index %d with failure count %d", n, s.Index, s.FailureCount)
+					if n > 1 && !ignores && !(chunks && s.failures == 0) {
+						t.Errorf("%d tasks were created for index %d with failure count %d", n, s.index, s.failures)
 					}
 				}
-				if mode == "ignored failures" {
+				if chunks && chunked == 0 {
+					t.Error("there was no chunk")
+				}
+				if ignores && !chunks {
 					retries := 0
 					for _, n := range w.created {
 						retries += n - 1
@@ -169,6 +187,40 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 			})
 		}
 	}
+}
+
+// runChunk does with a chunk what a worker may do: it completes some of its indexes and then reports that, releases
+// indexes, is lost, or finishes the task.
+func (w *world) runChunk(task *batch.Task, random *rand.Rand, fails func(index int) bool) {
+	task = task.DeepCopy()
+	ranges, status := task.IndexRanges(), &task.Status
+	count := ptr.Deref(status.IndexLimit, int32(indexes.Count(ranges)))
+	stopAt := status.CompletedCount + random.Int32N(count-status.CompletedCount+1)
+	for status.CompletedCount < stopAt && !fails(indexes.At(ranges, int(status.CompletedCount))) {
+		status.CompletedCount++
+	}
+	status.BusyMilliseconds = 10 * int64(status.CompletedCount)
+	switch {
+	case status.CompletedCount < stopAt:
+		w.endTask(task, 1)
+		return
+	case status.CompletedCount == count, status.CompletedCount > 0 && task.DeletionTimestamp != nil:
+		status.CompletedCount-- // endTask adds it
+		w.endTask(task, 0)
+		return
+	case task.DeletionTimestamp != nil:
+		w.removeTask(task)
+		return
+	}
+	task.Spec.WorkerName, status.Phase = "worker", batch.TaskRunning
+	switch random.IntN(4) {
+	case 0:
+		status.IndexLimit = ptr.To(status.CompletedCount + 1)
+	case 1:
+		status.IndexLimit = ptr.To(status.CompletedCount + 1)
+		task.Spec.WorkerName, status.Phase = "", batch.TaskPending
+	}
+	w.putTask(task)
 }
 
 // sortedTasks returns all tasks, ordered by name.

@@ -28,6 +28,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 )
@@ -48,7 +49,7 @@ func (s *syncContext) createTasks(ctx context.Context, toCreate []state.TaskToCr
 				errs[i] = errStale
 				return
 			}
-			task := batch.NewTask(s.set, toCreate[i].Index, toCreate[i].FailureCount)
+			task := s.newTask(toCreate[i])
 			requested[i] = s.clock.Now()
 			created[i], errs[i] = tasks.Create(ctx, task, metav1.CreateOptions{})
 			recordCreation(toCreate[i], errs[i])
@@ -60,9 +61,9 @@ func (s *syncContext) createTasks(ctx context.Context, toCreate []state.TaskToCr
 		for i, task := range created {
 			if task != nil && errs[i] == nil {
 				s.state.ObserveCreated(task, requested[i])
-			} else {
-				s.state.Release(toCreate[i])
 			}
+			// A task that existed already may have fewer indexes.
+			s.state.Release(toCreate[i])
 		}
 		toCreate = toCreate[n:]
 		if err := errors.Join(ctx.Err(), errors.Join(errs...)); err != nil {
@@ -77,6 +78,14 @@ func (s *syncContext) createTasks(ctx context.Context, toCreate []state.TaskToCr
 	}
 	s.state.Sync.CreateFailures, s.state.Sync.CreateBackoffUntil, s.state.Sync.CreateError = 0, time.Time{}, ""
 	return nil
+}
+
+// newTask returns a task to create.
+func (s *syncContext) newTask(task state.TaskToCreate) *batch.Task {
+	if indexes.Count(task.Indexes) > 1 {
+		return batch.NewChunk(s.set, task.Indexes)
+	}
+	return batch.NewTask(s.set, task.Indexes[0].First, task.FailureCount)
 }
 
 // getExisting returns a task of this set that exists already: it was created, but the informer has not shown it yet.

@@ -21,6 +21,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -36,6 +37,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/client/cachefields"
 	"github.com/leat-dev/leat/pkg/controller/taskset/state"
@@ -65,8 +67,11 @@ type world struct {
 	tasks   map[string]*batch.Task
 	// events are the watch events that are not delivered yet, in order.
 	events []event
-	// created counts the tasks that were created, by index and failure count.
-	created map[state.TaskToCreate]int
+	// created counts the tasks that were created, by their first index and failure count.
+	created map[creation]int
+	// chunks makes the controller create chunks from the start: the stored median is short. The worker of a chunk
+	// releases all indexes but the first, so that each index is the only one of a task when the world is idle.
+	chunks bool
 	// inject, if set, may return errors for a request: before it has an effect, or after.
 	inject func(verb, resource string) (before, after error)
 	// admit, if set, mutates created tasks, as a webhook may.
@@ -79,6 +84,17 @@ type world struct {
 	collect   bool
 	recorder  *recorder
 	requeueAt time.Time
+}
+
+// creation identifies the tasks that run an index after a number of failures.
+type creation struct{ index, failures int }
+
+// firstIndex returns the first index of a task, -1 without one.
+func firstIndex(task *batch.Task) int {
+	if ranges := state.IndexesOf(task); len(ranges) > 0 {
+		return ranges[0].First
+	}
+	return -1
 }
 
 type event struct {
@@ -94,7 +110,7 @@ func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC),
 		sets: map[string]*batch.TaskSet{}, tasks: map[string]*batch.Task{},
-		created: map[state.TaskToCreate]int{}, requests: map[string]int{}, recorder: &recorder{},
+		created: map[creation]int{}, requests: map[string]int{}, recorder: &recorder{},
 	}
 	w.startController()
 	return w
@@ -199,7 +215,7 @@ func (w *world) handle(action clienttesting.Action) (runtime.Object, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.created[state.TaskToCreate{Index: state.CompletionIndex(task), FailureCount: state.FailureCount(task)}]++
+		w.created[creation{firstIndex(task), state.FailureCount(task)}]++
 		return w.putTask(task), nil
 	case clienttesting.UpdateActionImpl:
 		set := a.Object.DeepCopyObject().(*batch.TaskSet)
@@ -347,17 +363,43 @@ func (w *world) reconcile() error {
 // syncUntilIdle delivers all events and syncs until the controller has nothing to do at this time.
 func (w *world) syncUntilIdle() {
 	w.t.Helper()
+	start := w.version
 	for range 10_000 {
 		w.deliver(len(w.events))
 		err := w.reconcile()
 		if err != nil {
 			w.t.Fatal(err)
 		}
+		if w.splitChunks(start) {
+			continue
+		}
 		if len(w.events) == 0 && (w.requeueAt.IsZero() || w.requeueAt.After(w.now.Add(time.Millisecond))) {
 			return
 		}
 	}
 	w.t.Fatal("the controller does not become idle")
+}
+
+// splitChunks releases all indexes of chunks but the first one, as a worker does whose command runs for long. Of the tasks
+// that were created since a version, it deletes those whose index follows a released one, so that the indexes start in
+// ascending order. It reports whether it has changed something.
+func (w *world) splitChunks(since int) bool {
+	released := math.MaxInt
+	for _, task := range w.tasks {
+		if w.chunks && task.Spec.Indexes != "" && task.Status.IndexLimit == nil && task.DeletionTimestamp == nil {
+			task = task.DeepCopy()
+			task.Status.IndexLimit = ptr.To[int32](1)
+			w.putTask(task)
+			released = min(released, indexes.At(task.IndexRanges(), 1))
+		}
+	}
+	for _, task := range w.tasks {
+		var version int
+		if _, err := fmt.Sscanf(string(task.UID), "task-%d", &version); err == nil && version >= since && firstIndex(task) > released {
+			w.removeTask(task)
+		}
+	}
+	return released < math.MaxInt
 }
 
 // advance advances the clock and syncs whenever the controller has requested it.
@@ -390,6 +432,9 @@ func (w *world) create(spec batch.TaskSetSpec) {
 	})
 	if err != nil {
 		w.t.Fatal(err)
+	}
+	if w.chunks {
+		set.Status.MedianMilliseconds = 10
 	}
 	w.putSet(set)
 }
@@ -431,7 +476,7 @@ func (w *world) set() *batch.TaskSet { return w.sets[testSet] }
 func (w *world) task(index int) *batch.Task {
 	w.t.Helper()
 	for _, task := range w.tasks {
-		if state.CompletionIndex(task) == index && task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed {
+		if firstIndex(task) == index && task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed {
 			return task.DeepCopy()
 		}
 	}
@@ -444,7 +489,7 @@ func (w *world) active() []int {
 	active := []int{}
 	for _, task := range w.tasks {
 		if task.DeletionTimestamp == nil && task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed {
-			active = append(active, state.CompletionIndex(task))
+			active = append(active, firstIndex(task))
 		}
 	}
 	slices.Sort(active)
@@ -456,27 +501,27 @@ func (w *world) phase(phase batch.TaskPhase) []int {
 	found := []int{}
 	for _, task := range w.tasks {
 		if task.Status.Phase == phase {
-			found = append(found, state.CompletionIndex(task))
+			found = append(found, firstIndex(task))
 		}
 	}
 	slices.Sort(found)
 	return found
 }
 
-// run binds the tasks of the indexes and starts them.
-func (w *world) run(indexes ...int) {
+// run binds the tasks of indexes and starts them.
+func (w *world) run(of ...int) {
 	w.t.Helper()
-	for _, index := range indexes {
+	for _, index := range of {
 		task := w.task(index)
 		task.Spec.WorkerName, task.Status.Phase = "worker", batch.TaskRunning
 		w.putTask(task)
 	}
 }
 
-// end finishes the tasks of the indexes with that exit code.
-func (w *world) end(exitCode int32, indexes ...int) {
+// end finishes the tasks of indexes with that exit code.
+func (w *world) end(exitCode int32, of ...int) {
 	w.t.Helper()
-	for _, index := range indexes {
+	for _, index := range of {
 		w.endTask(w.task(index), exitCode)
 	}
 }
@@ -486,6 +531,9 @@ func (w *world) endTask(task *batch.Task, exitCode int32) {
 	task.Spec.WorkerName, task.Status.Phase = "worker", batch.TaskSucceeded
 	if exitCode != 0 {
 		task.Status.Phase = batch.TaskFailed
+	}
+	if task.Spec.Indexes != "" && exitCode == 0 {
+		task.Status.CompletedCount++
 	}
 	task.Status.CompletionTime = &metav1.Time{Time: w.now}
 	task.Status.State.Terminated = &batch.TaskStateTerminated{ExitCode: exitCode, FinishedAt: metav1.Time{Time: w.now}}

@@ -17,10 +17,13 @@ limitations under the License.
 package taskset
 
 import (
+	"math"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/ptr"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/controller/internal/metrics"
 	"github.com/leat-dev/leat/pkg/controller/taskset/state"
@@ -40,6 +43,11 @@ var (
 		Help: "Finished tasks that were counted in the status of their task set.",
 	}, []string{"completion_mode", "result"})
 
+	indexesFinished = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: metrics.FinishedIndexesTotal,
+		Help: "Indexes of task sets that have succeeded or failed, as counted in the status of their task set.",
+	}, []string{"result"})
+
 	tasksCreated = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: metrics.TaskSetTaskCreationsTotal,
 		Help: "Requests to create a task of a task set, by reason: new for the first task of an index, retry after a failure of the index.",
@@ -54,7 +62,7 @@ var (
 )
 
 func init() {
-	ctrlmetrics.Registry.MustRegister(setsFinished, tasksCounted, tasksCreated, startDuration)
+	ctrlmetrics.Registry.MustRegister(setsFinished, tasksCounted, indexesFinished, tasksCreated, startDuration)
 }
 
 // completionMode returns the value of the label completion_mode.
@@ -72,6 +80,8 @@ func (s *syncContext) recordMetrics(before, after *batch.TaskSet) {
 		}
 		tasksCounted.WithLabelValues(mode, result).Inc()
 	}
+	indexesFinished.WithLabelValues(metrics.Succeeded).Add(float64(max(0, after.Status.Succeeded-before.Status.Succeeded)))
+	indexesFinished.WithLabelValues(metrics.Failed).Add(float64(max(0, failedIndexes(after)-failedIndexes(before))))
 	if final := state.FinishedCondition(after); final != nil && state.FinishedCondition(before) == nil {
 		result := metrics.Succeeded
 		if final.Type == batch.TaskSetFailed {
@@ -79,6 +89,15 @@ func (s *syncContext) recordMetrics(before, after *batch.TaskSet) {
 		}
 		setsFinished.WithLabelValues(mode, result, final.Reason).Inc()
 	}
+}
+
+// failedIndexes returns how many indexes of a set have failed for good.
+func failedIndexes(set *batch.TaskSet) int {
+	ranges, err := indexes.Parse(ptr.Deref(set.Status.FailedIndexes, ""), math.MaxInt32)
+	if err != nil {
+		return 0
+	}
+	return indexes.Count(ranges)
 }
 
 // recordCreation records a request to create a task.

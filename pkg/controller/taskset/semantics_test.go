@@ -497,18 +497,21 @@ func TestSemanticsOfJobSpec(t *testing.T) {
 			},
 		},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t)
-			w.create(test.spec)
-			w.syncUntilIdle()
-			test.do(w)
-			w.expect(test.want)
-			if w.set().Status.CompletionTime != nil || len(test.want.conditions) == 0 {
-				return
-			}
-			// A new controller must get the same result.
-			w.startController()
-			w.expect(test.want)
-		})
+		for mode, chunks := range map[string]bool{"": false, "/chunks": true} {
+			t.Run(test.name+mode, func(t *testing.T) {
+				w := newWorld(t)
+				w.chunks = chunks
+				w.create(test.spec)
+				w.syncUntilIdle()
+				test.do(w)
+				w.expect(test.want)
+				if w.set().Status.CompletionTime != nil || len(test.want.conditions) == 0 {
+					return
+				}
+				// A new controller must get the same result.
+				w.startController()
+				w.expect(test.want)
+			})
+		}
 	}
 }

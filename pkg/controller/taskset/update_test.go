@@ -110,7 +110,7 @@ func (w *world) randomStep(random *rand.Rand, stopped *bool) {
 			switch unfinished := task.Status.Phase != batch.TaskSucceeded && task.Status.Phase != batch.TaskFailed; {
 			case !unfinished:
 			case random.IntN(3) == 0 && task.DeletionTimestamp == nil:
-				w.run(state.CompletionIndex(task))
+				w.run(firstIndex(task))
 			case random.IntN(2) == 0:
 				w.endTask(task, random.Int32N(4)/3)
 			}

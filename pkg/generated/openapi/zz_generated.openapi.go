@@ -1399,7 +1399,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 					},
 					"chunking": {
 						SchemaProps: spec.SchemaProps{
-							Description: "chunking specifies how indexes whose commands are short are combined in one task. It has an effect only in Indexed mode.",
+							Description: "chunking specifies how indexes whose commands are short are combined in one task. It has an effect only if completions is set.",
 							Ref:         ref(v1alpha1.TaskSetChunking{}.OpenAPIModelName()),
 						},
 					},
@@ -1508,6 +1508,13 @@ func schema_leat_apis_batch_v1alpha1_TaskSetStatus(ref common.ReferenceCallback)
 							Description: "indexFailures are the indexes that have failed and will be retried, each with the number of its tasks that are counted in failed. The format is pairs in ascending order, such as \"3:1,17:2\". The controller uses it to count each failed task exactly once, even if it is interrupted. Indexes that have succeeded or finally failed are not listed.",
 							Type:        []string{"string"},
 							Format:      "",
+						},
+					},
+					"medianMilliseconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "medianMilliseconds is the median of the time in milliseconds that the commands of the set ran, of those that have ended last. It is set once at least 8 have ended.",
+							Type:        []string{"integer"},
+							Format:      "int64",
 						},
 					},
 				},

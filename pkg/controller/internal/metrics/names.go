@@ -23,6 +23,7 @@ const (
 	// Metrics of the TaskSet controller.
 	TaskSetsFinishedTotal           = "leat_tasksets_finished_total"
 	TaskSetTasksFinishedTotal       = "leat_taskset_tasks_finished_total"
+	FinishedIndexesTotal            = "leat_finished_indexes_total"
 	TaskSetTaskCreationsTotal       = "leat_taskset_task_creations_total"
 	TaskSetTaskStartDurationSeconds = "leat_taskset_task_start_duration_seconds"
 
@@ -47,6 +48,7 @@ const (
 var Names = []string{
 	TaskSetsFinishedTotal,
 	TaskSetTasksFinishedTotal,
+	FinishedIndexesTotal,
 	TaskSetTaskCreationsTotal,
 	TaskSetTaskStartDurationSeconds,
 	TasksFinishedTotal,

@@ -97,6 +97,11 @@ func (b *failureBackoff) forget(index int) {
 	delete(b.readyAt, index)
 }
 
+// isEmpty reports whether no index has failed in a row or is in backoff.
+func (b *failureBackoff) isEmpty() bool {
+	return len(b.consecutiveFailures) == 0 && len(b.readyAt) == 0
+}
+
 // earliest returns the earlier of two times. The zero time is never.
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
@@ -32,7 +33,7 @@ func (s *TaskSet) CountFinished(now time.Time) {
 		}
 	}
 	slices.SortFunc(s.finished, func(a, b *TrackedTask) int {
-		return cmp.Or(a.finishedAt.Compare(b.finishedAt), cmp.Compare(a.Index, b.Index), cmp.Compare(a.failureCount, b.failureCount),
+		return cmp.Or(a.finishedAt.Compare(b.finishedAt), cmp.Compare(a.Index(), b.Index()), cmp.Compare(a.failureCount, b.failureCount),
 			cmp.Compare(a.UID, b.UID))
 	})
 	for _, t := range s.finished {
@@ -42,62 +43,93 @@ func (s *TaskSet) CountFinished(now time.Time) {
 	s.finished = s.finished[:0]
 }
 
-// countTask counts a finished task, by the second table of TaskState.
+// countTask counts a finished task, by the second table of TaskState. The successes of a chunk are counted already.
 func (s *TaskSet) countTask(t *TrackedTask) {
+	index := t.Index()
 	if t.Succeeded() {
 		s.backoff.recordSuccess(t.finishedAt)
-		if s.isDone(t.Index) {
+		switch {
+		case t.chunk:
+			s.transition(t, Counted)
+		case s.isDone(index):
 			s.flush(t)
-			return
+		default:
+			s.completeIndexes(t.indexes)
+			s.transition(t, Counted)
 		}
-		s.completeIndex(t.Index)
-		s.transition(t, Counted)
 		return
 	}
+	if t.completedCount > 0 {
+		// The indexes before this one have succeeded earlier.
+		s.backoff.recordSuccess(t.finishedAt.Add(-1))
+	}
 	switch {
-	case s.failureDecided || s.isDone(t.Index) || t.failureCount < s.failures[t.Index]:
-		if !s.isDone(t.Index) && t.failureCount+1 == s.failures[t.Index] {
+	case s.failureDecided || s.isDone(index) || t.failureCount < s.failures[index]:
+		if !s.isDone(index) && t.failureCount+1 == s.failures[index] {
 			s.recordBackoff(t)
 		}
-		s.flush(t)
+		if t.completedCount > 0 {
+			s.transition(t, Counted)
+		} else {
+			s.flush(t)
+		}
 	case t.deletionTimestamp || t.deletionRequested:
+		s.alone.add(index)
 		s.transition(t, Discarded)
 	default:
 		s.countFailure(t)
 	}
 }
 
-// completeIndex marks an index as completed.
-func (s *TaskSet) completeIndex(index int) {
-	s.completed.add(index)
-	delete(s.failures, index)
-	s.backoff.forget(index)
-	for i := range s.successRules {
-		s.successRules[i].recordSuccess(index)
+// completeIndexes marks indexes as completed, except those that are done.
+func (s *TaskSet) completeIndexes(ranges []indexes.Range) {
+	for _, r := range ranges {
+		for _, o := range s.open(r) {
+			s.completeRange(o)
+		}
 	}
-	if s.extraHolders[index] > 0 {
-		s.duplicates = append(s.duplicates, s.activeTasksOf(index)...)
+}
+
+// completeRange marks the indexes of a range as completed. None of them may be done.
+func (s *TaskSet) completeRange(r indexes.Range) {
+	s.completed.addRange(r)
+	s.pending.removeRange(r)
+	s.alone.removeRange(r)
+	for i := range s.successRules {
+		s.successRules[i].recordSuccess(r)
+	}
+	if len(s.failures) == 0 && len(s.extraHolders) == 0 && s.backoff.isEmpty() {
+		return
+	}
+	for index := r.First; index <= r.Last; index++ {
+		delete(s.failures, index)
+		s.backoff.forget(index)
+		if s.extraHolders[index] > 0 {
+			s.duplicates = append(s.duplicates, s.activeTasksOf(index)...)
+		}
 	}
 }
 
 // countFailure counts a failed task as the failure policy has it.
 func (s *TaskSet) countFailure(t *TrackedTask) {
 	action, message := matchFailurePolicy(s.failurePolicy, t.failed)
+	index := t.Index()
 	s.recordBackoff(t)
 	if action == batch.TaskFailurePolicyActionIgnore {
+		s.alone.add(index)
 		s.transition(t, Ignored)
 		return
 	}
 	s.failed++
-	s.failures[t.Index] = t.failureCount + 1
+	s.failures[index] = t.failureCount + 1
 	if action == batch.TaskFailurePolicyActionFailTaskSet && s.policyFailure == "" {
 		s.policyFailure = message
 	}
 	if limit := s.backoffLimitPerIndex; limit != nil &&
 		(action == batch.TaskFailurePolicyActionFailIndex || t.failureCount >= int(*limit)) {
-		s.failedIndexes.add(t.Index)
-		delete(s.failures, t.Index)
-		s.backoff.forget(t.Index)
+		s.failedIndexes.add(index)
+		delete(s.failures, index)
+		s.backoff.forget(index)
 	}
 	s.transition(t, Counted)
 }
@@ -106,7 +138,7 @@ func (s *TaskSet) countFailure(t *TrackedTask) {
 func (s *TaskSet) recordBackoff(t *TrackedTask) {
 	if !t.backoffRecorded {
 		t.backoffRecorded = true
-		s.backoff.recordFailure(t.Index, t.failureCount, t.finishedAt, s.backoffLimitPerIndex != nil)
+		s.backoff.recordFailure(t.Index(), t.failureCount, t.finishedAt, s.backoffLimitPerIndex != nil)
 	}
 }
 
@@ -142,7 +174,8 @@ func (s *TaskSet) flush(t *TrackedTask) {
 
 // isWorthRetaining reports whether a task has failed and its index has not succeeded since.
 func (s *TaskSet) isWorthRetaining(t *TrackedTask) bool {
-	return !t.Succeeded() && t.Index >= 0 && t.Index < s.indexEnd && !s.completed.has(t.Index)
+	index := t.Index()
+	return !t.Succeeded() && index >= 0 && index < s.indexEnd && !s.completed.has(index)
 }
 
 // Finish records that the set has finished: nothing counts any more.

@@ -29,6 +29,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
@@ -111,6 +112,9 @@ func newSimulation(t *testing.T, data []byte) *simulation {
 	}}}
 	s.model.counts = counts{map[int]bool{}, map[int]bool{}, map[int]int{}, 0}
 	s.model.stored, s.model.deletionRequested = s.model.counts.clone(), map[types.UID]bool{}
+	if s.next(2) == 0 {
+		s.set.Status.MedianMilliseconds = 10
+	}
 	s.load()
 	return s
 }
@@ -127,24 +131,33 @@ func (s *simulation) next(n int) int {
 
 // step applies one event and returns what it was.
 func (s *simulation) step() string {
-	switch s.next(14) {
+	switch s.next(15) {
 	case 0, 1:
-		for _, task := range s.state.Reserve(1 + s.next(4)) {
+		for _, task := range s.state.Reserve(1+s.next(4), 1+s.next(6)) {
 			if s.next(8) == 0 {
 				s.state.Release(task)
 				continue
 			}
-			created := s.newTask(task.Index, task.FailureCount)
+			created := s.newTask(task.Indexes[0].First, task.FailureCount)
+			if indexes.Count(task.Indexes) > 1 {
+				created = s.newChunk(task.Indexes)
+			}
 			s.state.ObserveCreated(created, s.now)
 			s.observed(created)
 		}
 		return "create"
 	case 2:
-		s.put(s.newTask(s.next(14)-1, s.next(3)))
+		if s.next(3) == 0 {
+			first := s.next(10)
+			s.put(s.newChunk([]indexes.Range{{First: first, Last: first + s.next(3)}, {First: first + 4, Last: first + 4 + s.next(3)}}))
+		} else {
+			s.put(s.newTask(s.next(14)-1, s.next(3)))
+		}
 		return "a user creates a task"
 	case 3, 4:
 		if task := s.unfinished(); task != nil {
 			task.Spec.WorkerName, task.Status.Phase = "worker", batch.TaskRunning
+			s.progress(task)
 			s.put(task)
 		}
 		return "start"
@@ -153,6 +166,17 @@ func (s *simulation) step() string {
 			s.finish(task)
 		}
 		return "finish"
+	case 13:
+		if task := s.unfinished(); task != nil && task.Spec.WorkerName != "" {
+			// An eviction.
+			task.Spec.WorkerName, task.Status.Phase = "", batch.TaskPending
+			task.Status.WorkerCrashes += int32(s.next(2))
+			if task.Spec.Indexes != "" {
+				task.Status.IndexLimit = ptr.To(task.Status.CompletedCount + 1)
+			}
+			s.put(task)
+		}
+		return "evict"
 	case 8:
 		if task := s.any(); task != nil && s.next(2) == 0 {
 			task.DeletionTimestamp = &metav1.Time{Time: s.now}
@@ -203,6 +227,9 @@ func (s *simulation) load() {
 	maps.DeleteFunc(s.model.failures, func(index, _ int) bool { return index >= s.end() })
 	s.model.finished, s.model.seen = map[types.UID]*modelTask{}, map[types.UID]bool{}
 	for _, task := range s.tasks {
+		s.completed(task)
+	}
+	for _, task := range s.tasks {
 		s.observed(task)
 	}
 }
@@ -231,8 +258,32 @@ func (s *simulation) newTask(index, failureCount int) *batch.Task {
 	return task
 }
 
+// newChunk returns a task with several indexes.
+func (s *simulation) newChunk(ranges []indexes.Range) *batch.Task {
+	task := s.newTask(-1, 0)
+	task.Spec.Indexes = indexes.Format(ranges)
+	return task
+}
+
+// progress completes indexes of a chunk, but not the last one, and may release indexes.
+func (s *simulation) progress(task *batch.Task) {
+	if task.Spec.Indexes == "" {
+		return
+	}
+	status := &task.Status
+	count := ptr.Deref(status.IndexLimit, int32(indexes.Count(task.IndexRanges())))
+	status.CompletedCount += int32(s.next(int(count - status.CompletedCount)))
+	if s.next(3) == 0 {
+		status.IndexLimit = ptr.To(status.CompletedCount + 1 + int32(s.next(int(count-status.CompletedCount))))
+	}
+}
+
 func (s *simulation) finish(task *batch.Task) {
 	code := int32([]int{0, 0, 0, 1, 1, ignoredExitCode}[s.next(6)])
+	s.progress(task)
+	if task.Spec.Indexes != "" && code == 0 {
+		task.Status.CompletedCount++
+	}
 	task.Status.Phase = batch.TaskSucceeded
 	if code != 0 {
 		task.Status.Phase = batch.TaskFailed
@@ -282,7 +333,8 @@ func (s *simulation) choose(tasks []*batch.Task) *batch.Task {
 // observed lets the model observe a task.
 func (s *simulation) observed(task *batch.Task) {
 	m := &s.model
-	index, failureCount := CompletionIndex(task), FailureCount(task)
+	s.completed(task)
+	index, failureCount := s.index(task), FailureCount(task)
 	if !s.done(index) && failureCount > m.failures[index] {
 		m.failed += failureCount - m.failures[index]
 		m.failures[index] = failureCount
@@ -294,6 +346,25 @@ func (s *simulation) observed(task *batch.Task) {
 		m.seen[task.UID] = true
 		m.finished[task.UID] = &modelTask{index, failureCount, task, task.Status.CompletionTime.Time}
 	}
+}
+
+// completed lets the model count the indexes of a chunk that have succeeded.
+func (s *simulation) completed(task *batch.Task) {
+	for position := range int(task.Status.CompletedCount) {
+		if index := indexes.At(task.IndexRanges(), position); !s.done(index) {
+			s.model.completed[index] = true
+			delete(s.model.failures, index)
+		}
+	}
+}
+
+// index returns the index that a task runs, or that has failed, -1 without one.
+func (s *simulation) index(task *batch.Task) int {
+	ranges := IndexesOf(task)
+	if completed := int(task.Status.CompletedCount); completed < indexes.Count(ranges) {
+		return indexes.At(ranges, completed)
+	}
+	return -1
 }
 
 func (s *simulation) done(index int) bool {
@@ -318,6 +389,8 @@ func (s *simulation) countModel() {
 		deleted := t.task.DeletionTimestamp != nil || m.deletionRequested[t.task.UID]
 		switch succeeded := t.task.Status.Phase == batch.TaskSucceeded; {
 		case s.done(t.index):
+		case succeeded && t.task.Spec.Indexes != "":
+			// The indexes that have succeeded were counted as they were observed. The next one is released.
 		case succeeded:
 			m.completed[t.index] = true
 			delete(m.failures, t.index)

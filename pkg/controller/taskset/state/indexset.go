@@ -86,46 +86,51 @@ func (s *indexSet) has(i int) bool {
 
 // add adds i and reports whether it was missing.
 func (s *indexSet) add(i int) bool {
-	p := s.search(i)
-	if p < len(s.ranges) && s.ranges[p].First <= i {
-		return false
-	}
-	s.size++
-	joinsLeft := p > 0 && s.ranges[p-1].Last == i-1
-	joinsRight := p < len(s.ranges) && s.ranges[p].First == i+1
-	switch {
-	case joinsLeft && joinsRight:
-		s.ranges[p-1].Last = s.ranges[p].Last
-		s.ranges = slices.Delete(s.ranges, p, p+1)
-	case joinsLeft:
-		s.ranges[p-1].Last = i
-	case joinsRight:
-		s.ranges[p].First = i
-	default:
-		s.ranges = slices.Insert(s.ranges, p, indexes.Range{First: i, Last: i})
-	}
-	return true
+	missing := !s.has(i)
+	s.addRange(indexes.Range{First: i, Last: i})
+	return missing
 }
 
-// remove removes i and reports whether it was there.
-func (s *indexSet) remove(i int) bool {
-	p := s.search(i)
-	if p == len(s.ranges) || s.ranges[p].First > i {
-		return false
+// addRange adds all indexes of a range.
+func (s *indexSet) addRange(r indexes.Range) {
+	from := s.search(r.First - 1) // the first range that overlaps or touches r
+	to := from
+	for ; to < len(s.ranges) && s.ranges[to].First <= r.Last+1; to++ {
+		s.size -= sizeOf(s.ranges[to])
+		r.First, r.Last = min(r.First, s.ranges[to].First), max(r.Last, s.ranges[to].Last)
 	}
-	s.size--
-	switch r := s.ranges[p]; {
-	case r.First == r.Last:
-		s.ranges = slices.Delete(s.ranges, p, p+1)
-	case r.First == i:
-		s.ranges[p].First++
-	case r.Last == i:
-		s.ranges[p].Last--
-	default:
-		s.ranges[p].First = i + 1
-		s.ranges = slices.Insert(s.ranges, p, indexes.Range{First: r.First, Last: i - 1})
+	s.size += sizeOf(r)
+	s.ranges = slices.Replace(s.ranges, from, to, r)
+}
+
+// remove removes i.
+func (s *indexSet) remove(i int) { s.removeRange(indexes.Range{First: i, Last: i}) }
+
+// removeRange removes all indexes of a range.
+func (s *indexSet) removeRange(r indexes.Range) {
+	from := s.search(r.First)
+	to, rest := from, make([]indexes.Range, 0, 2)
+	for ; to < len(s.ranges) && s.ranges[to].First <= r.Last; to++ {
+		before := indexes.Range{First: s.ranges[to].First, Last: r.First - 1}
+		after := indexes.Range{First: r.Last + 1, Last: s.ranges[to].Last}
+		s.size -= sizeOf(s.ranges[to])
+		for _, part := range []indexes.Range{before, after} {
+			if part.First <= part.Last {
+				rest = append(rest, part)
+				s.size += sizeOf(part)
+			}
+		}
 	}
-	return true
+	s.ranges = slices.Replace(s.ranges, from, to, rest...)
+}
+
+// within returns the indexes of the set that are in a range.
+func (s *indexSet) within(r indexes.Range) []indexes.Range {
+	var found []indexes.Range
+	for p := s.search(r.First); p < len(s.ranges) && s.ranges[p].First <= r.Last; p++ {
+		found = append(found, indexes.Range{First: max(r.First, s.ranges[p].First), Last: min(r.Last, s.ranges[p].Last)})
+	}
+	return found
 }
 
 // pop removes and returns the smallest index. It reports false if the set is empty.
@@ -137,3 +142,6 @@ func (s *indexSet) pop() (int, bool) {
 	s.remove(i)
 	return i, true
 }
+
+// sizeOf returns how many indexes a range has.
+func sizeOf(r indexes.Range) int { return r.Last - r.First + 1 }

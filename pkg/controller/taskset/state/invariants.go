@@ -39,7 +39,7 @@ func (s *TaskSet) CheckInvariants() error {
 		}
 	}
 	var active, ready, terminating int32
-	holders := map[int]int{}
+	holders, placed := map[int]int{}, [placements]int{}
 	for t := range all {
 		switch t.state {
 		case Waiting:
@@ -50,8 +50,21 @@ func (s *TaskSet) CheckInvariants() error {
 		case Terminating:
 			terminating++
 		}
-		if t.state.holdsIndex() {
-			holders[t.Index]++
+		if !slices.Equal(t.held, t.holds()) {
+			return fmt.Errorf("task %s in state %s holds %v, want %v", t.UID, t.state, t.held, t.holds())
+		}
+		for _, r := range t.held {
+			for index := r.First; index <= r.Last; index++ {
+				holders[index]++
+			}
+		}
+		placed[t.placement]++
+		if want := s.placementOf(t); (t.placement <= bound || want <= bound) && t.placement != want {
+			return fmt.Errorf("the placement of task %s is %d, want %d", t.UID, t.placement, want)
+		}
+		if completed := indexes.Slice(t.indexes, 0, t.completedCount); t.completedCount != t.countedCount ||
+			len(indexes.Subtract(indexes.Below(completed, s.indexEnd), union(s.completed.ranges, s.failedIndexes.ranges))) > 0 {
+			return fmt.Errorf("task %s has completed %v, of which %d are counted and %s are completed", t.UID, completed, t.countedCount, &s.completed)
 		}
 		if list, listed := lists[t.state]; listed {
 			if n := len(slices.DeleteFunc(slices.Clone(list), func(other *TrackedTask) bool { return other != t })); n != 1 {
@@ -67,6 +80,9 @@ func (s *TaskSet) CheckInvariants() error {
 	}
 	if active != s.active || ready != s.ready || terminating != s.terminating {
 		return fmt.Errorf("active %d, ready %d, terminating %d; want %d, %d, %d", s.active, s.ready, s.terminating, active, ready, terminating)
+	}
+	if placed[notActive] = s.placed[notActive]; placed != s.placed { // tasks that are gone are not active either
+		return fmt.Errorf("tasks by placement are %v, want %v", s.placed, placed)
 	}
 	var held indexSet
 	extra := map[int]int{}

@@ -120,10 +120,12 @@ func newSuccessRules(policy *batch.SuccessPolicy, limit int, completed *indexSet
 	return rules
 }
 
-// recordSuccess counts index i, which must not have succeeded before.
-func (r *successRule) recordSuccess(i int) {
-	if r.indexes == nil || r.indexes.has(i) {
-		r.succeeded++
+// recordSuccess counts the indexes of a range, none of which may have succeeded before.
+func (r *successRule) recordSuccess(succeeded indexes.Range) {
+	if r.indexes == nil {
+		r.succeeded += sizeOf(succeeded)
+	} else {
+		r.succeeded += indexes.Count(r.indexes.within(succeeded))
 	}
 }
 

@@ -19,24 +19,35 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
 )
 
-// Reserve returns at most n tasks to create now, in ascending order of their indexes. The caller must call
-// ObserveCreated or Release for each.
-func (s *TaskSet) Reserve(n int) []TaskToCreate {
+// Reserve returns at most n tasks to create now, in ascending order of their indexes. maxIndexes is the maximum number
+// of indexes in a task. The caller must call ObserveCreated or Release for each.
+func (s *TaskSet) Reserve(n, maxIndexes int) []TaskToCreate {
 	var tasks []TaskToCreate
-	for len(tasks) < n {
-		index, ok := s.pending.pop()
-		if !ok {
-			break
+	for len(tasks) < n && s.pending.size > 0 {
+		size := s.chunkSize(maxIndexes)
+		task := TaskToCreate{Indexes: s.takeChunk(size)}
+		if len(task.Indexes) == 0 {
+			index, _ := s.pending.pop()
+			if size > 1 {
+				s.alone.add(index) // or its task would be merged, and created again
+			}
+			task = TaskToCreate{Indexes: []indexes.Range{{First: index, Last: index}}, FailureCount: s.failures[index]}
 		}
-		tasks = append(tasks, TaskToCreate{Index: index, FailureCount: s.failures[index]})
+		tasks = append(tasks, task)
 	}
 	return tasks
 }
 
-// Release makes the index of a reserved task pending again.
-func (s *TaskSet) Release(task TaskToCreate) { s.updatePending(task.Index) }
+// Release makes the indexes of a reserved task pending again, except those that a task holds.
+func (s *TaskSet) Release(task TaskToCreate) {
+	for _, r := range task.Indexes {
+		s.updatePending(r)
+	}
+}
 
 // EndBackoffs makes the indexes pending whose own backoff has ended. It returns when the next backoff of an index ends,
 // zero if there is none.
@@ -47,7 +58,7 @@ func (s *TaskSet) EndBackoffs(now time.Time) (next time.Time) {
 			continue
 		}
 		delete(s.backoff.readyAt, index)
-		s.updatePending(index)
+		s.updatePending(indexes.Range{First: index, Last: index})
 	}
 	return next
 }
@@ -90,7 +101,7 @@ func (s *TaskSet) ActiveTasksForRemoval(n int, except []*TrackedTask) []*Tracked
 		return 0
 	}
 	slices.SortFunc(tasks, func(a, b *TrackedTask) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(b.Index, a.Index))
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(b.Index(), a.Index()))
 	})
 	return tasks[:n]
 }
@@ -99,7 +110,7 @@ func (s *TaskSet) ActiveTasksForRemoval(n int, except []*TrackedTask) []*Tracked
 func (s *TaskSet) activeTasksOf(index int) []*TrackedTask {
 	var tasks []*TrackedTask
 	for _, t := range s.tasks {
-		if t.Index == index && t.state.Active() {
+		if t.state.Active() && indexes.Contains(t.held, index) {
 			tasks = append(tasks, t)
 		}
 	}
@@ -129,7 +140,7 @@ func (s *TaskSet) TasksToStop(now time.Time) (tasks []*TrackedTask, retryAt time
 		}
 		readyAt := s.backoff.until()
 		if s.backoffLimitPerIndex != nil {
-			readyAt = s.backoff.readyAt[t.Index]
+			readyAt = s.backoff.readyAt[t.Index()]
 		}
 		if readyAt.After(now) {
 			retryAt = earliest(retryAt, readyAt)
@@ -148,11 +159,19 @@ func (s *TaskSet) duplicatesToStop() []*TrackedTask {
 		if !t.state.Active() || seen[t] {
 			return true
 		}
-		if !s.isDone(t.Index) && !s.isOutdated(t) && len(s.activeTasksOf(t.Index))-stopping[t.Index] < 2 {
+		stop := s.isSuperfluous(t) || s.isOutdated(t)
+		for index := range s.extraHolders {
+			stop = stop || indexes.Contains(t.held, index) && len(s.activeTasksOf(index))-stopping[index] >= 2
+		}
+		if !stop {
 			return true
 		}
 		seen[t] = true
-		stopping[t.Index]++
+		for _, r := range t.held {
+			for index := r.First; index <= r.Last; index++ {
+				stopping[index]++
+			}
+		}
 		return false
 	})
 	return slices.Clone(s.duplicates)

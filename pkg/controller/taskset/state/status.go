@@ -65,6 +65,9 @@ func (s *TaskSet) MatchedSuccessRule() (rule int, matched bool) {
 func (s *TaskSet) FillCounters(status *batch.TaskSetStatus) {
 	status.Active, status.Ready, status.Terminating = s.active, ptr.To(s.ready), ptr.To(s.terminating)
 	status.Succeeded, status.Failed = int32(s.completed.size), s.failed
+	if median := s.durations.median(); median > 0 {
+		status.MedianMilliseconds = max(1, median.Milliseconds())
+	}
 }
 
 // FillIndexes sets the indexes in the status.

@@ -16,10 +16,12 @@ limitations under the License.
 package state
 
 import (
+	"fmt"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
@@ -53,6 +55,11 @@ import (
 //	failed while it was being deleted                              Discarded
 //	failed, the failure policy ignores it                          Ignored     backoff
 //	failed                                                         Counted     backoff; the index may have failed
+//
+// A task with several indexes is a chunk. Its indexes leave it one by one: those that have succeeded are counted as soon
+// as they are observed, those that it has released are pending again. What is said above about the index of a task holds
+// for the index that a chunk runs, or that has failed. A chunk with successes is Counted before it is Retained or
+// ToDelete, whatever becomes of its failure, because the status that counts the successes must be stored first.
 //
 // Other steps of a sync move tasks as follows.
 //
@@ -124,9 +131,15 @@ func QueueOrderOfSet(set *batch.TaskSet) QueueOrder {
 
 // TaskToCreate is a task to create.
 type TaskToCreate struct {
-	Index int
+	// Indexes are the indexes that the task runs: one, or several of which none has failed.
+	Indexes []indexes.Range
 	// FailureCount is how many tasks of the index have been counted as failed.
 	FailureCount int
+}
+
+// String returns the indexes and the failure count, like "4-67 after 0 failures".
+func (t TaskToCreate) String() string {
+	return fmt.Sprintf("%s after %d failures", indexes.Format(t.Indexes), t.FailureCount)
 }
 
 // TrackedTask is a task of a set, with what the controller needs to know of it.
@@ -134,8 +147,16 @@ type TrackedTask struct {
 	UID             types.UID
 	Name            string
 	ResourceVersion string
-	// Index is the completion index, -1 without one.
-	Index int
+
+	// indexes are the indexes that the task was created for: none, one, or those of a chunk.
+	indexes []indexes.Range
+	chunk   bool
+	// completedCount is how many indexes of a chunk have succeeded, and indexCount how many it may run.
+	completedCount, indexCount int
+	// countedCount is how many of completedCount are counted in the set.
+	countedCount int
+	// held are the indexes for which no other task may be created. Only hold changes it.
+	held []indexes.Range
 
 	state TaskState
 	// phase is the phase that was observed last.
@@ -148,7 +169,14 @@ type TrackedTask struct {
 	failed *batch.Task
 	// bound reports whether the task has a worker.
 	bound bool
-	order QueueOrder
+	// crashed reports whether a worker has crashed while it ran the task.
+	crashed bool
+	// busy is how long the ended commands of the task ran, together. measured reports whether it was evaluated.
+	busy     time.Duration
+	measured bool
+	// placement is what the task counts as in the counters of bound and unbound tasks.
+	placement placement
+	order     QueueOrder
 	// requestedOrder is the order in the request to create the task, if the server stored another one.
 	requestedOrder *QueueOrder
 	// deletionTimestamp reports whether the task has one, and deletionRequested whether the controller has requested
@@ -160,6 +188,40 @@ type TrackedTask struct {
 	backoffRecorded bool
 	// requestedAt is when the controller requested the task, zero once the task is observed to have started.
 	requestedAt time.Time
+}
+
+// newTrackedTask returns a task that was observed for the first time.
+func newTrackedTask(task *batch.Task) *TrackedTask {
+	ranges := IndexesOf(task)
+	return &TrackedTask{
+		UID: task.UID, Name: task.Name, indexes: ranges, chunk: task.Spec.Indexes != "", indexCount: indexes.Count(ranges),
+		failureCount: FailureCount(task),
+	}
+}
+
+// Index returns the index that the task runs, or that has failed: of a chunk the one after those that have succeeded. It
+// returns -1 if there is none.
+func (t *TrackedTask) Index() int {
+	if t.completedCount >= t.indexCount {
+		return -1
+	}
+	return indexes.At(t.indexes, t.completedCount)
+}
+
+// holds returns the indexes that the task holds in its state: of a chunk those that it has not completed or released. A
+// finished chunk has released all indexes but the one that has failed.
+func (t *TrackedTask) holds() []indexes.Range {
+	switch {
+	case !t.state.holdsIndex():
+		return nil
+	case !t.chunk:
+		return t.indexes
+	case t.phase == batch.TaskSucceeded:
+		return nil
+	case t.phase == batch.TaskFailed:
+		return indexes.Slice(t.indexes, t.completedCount, min(t.completedCount+1, t.indexCount))
+	}
+	return indexes.Slice(t.indexes, t.completedCount, t.indexCount)
 }
 
 // State returns the state of the task.
@@ -182,6 +244,15 @@ func (t *TrackedTask) observe(task *batch.Task) {
 	}
 	t.phase, t.ResourceVersion = task.Status.Phase, task.ResourceVersion
 	t.bound, t.order = task.Spec.WorkerName != "", QueueOrderOf(&task.Spec)
+	t.crashed = task.Status.WorkerCrashes > 0
+	t.busy = time.Duration(task.Status.BusyMilliseconds) * time.Millisecond
+	if t.chunk {
+		t.completedCount = max(t.completedCount, int(task.Status.CompletedCount))
+		if limit := task.Status.IndexLimit; limit != nil {
+			t.indexCount = min(t.indexCount, int(*limit))
+		}
+		t.completedCount = min(t.completedCount, t.indexCount)
+	}
 	t.deletionTimestamp = task.DeletionTimestamp != nil
 	if t.phase.Finished() {
 		t.finishedAt = finishTime(task)

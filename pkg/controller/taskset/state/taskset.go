@@ -71,7 +71,19 @@ type TaskSet struct {
 	failurePolicy        *batch.TaskFailurePolicy
 	successRules         []successRule
 
+	// items are the items of the set, nil without any.
+	items []string
+
 	completed, failedIndexes, pending, held indexSet
+	// alone are indexes that must not run in a chunk: a task of theirs has failed without being counted, a worker has
+	// crashed while it ran them, or no other index fits beside them. It is kept in memory only.
+	alone indexSet
+	// durations are the durations of commands that have ended.
+	durations durations
+	// learningSince is when the controller began to learn how long the commands run, zero until then. boundOnce reports
+	// whether a task was bound since.
+	learningSince time.Time
+	boundOnce     bool
 	// extraHolders counts the tasks that hold an index besides the first one. There are none unless users create tasks.
 	extraHolders map[int]int
 	// failures counts the failures of indexes that are neither completed nor failed.
@@ -84,6 +96,8 @@ type TaskSet struct {
 	policyFailure string
 
 	active, ready, terminating int32
+	// placed counts active tasks by their placement.
+	placed [placements]int
 
 	// The lists hold the tasks in the state of that name. Tasks that have left the state are removed when the list is
 	// next used.
@@ -104,7 +118,7 @@ func newTaskSet(uid types.UID, backoff ExponentialBackoff) *TaskSet {
 // Load starts again from the stored status of the set and the tasks that were observed.
 func (s *TaskSet) Load(set *batch.TaskSet) error {
 	spec, status := &set.Spec, &set.Status
-	s.indexEnd, s.order = indexEndOf(set), QueueOrderOfSet(set)
+	s.indexEnd, s.order, s.items = indexEndOf(set), QueueOrderOfSet(set), spec.Items
 	s.backoffLimitPerIndex = spec.BackoffLimitPerIndex
 	s.failurePolicy = spec.TaskFailurePolicy
 	completed, err := indexes.Parse(status.CompletedIndexes, maxIndex)
@@ -132,11 +146,12 @@ func (s *TaskSet) Load(set *batch.TaskSet) error {
 		}
 	}
 	s.failed, s.policyFailure = status.Failed, ""
+	s.durations.stored = time.Duration(status.MedianMilliseconds) * time.Millisecond
 	s.failureDecided = FinishedCondition(set) != nil
 	if target := TargetCondition(set); target != nil && target.Reason != batch.TaskSetReasonCancelled {
 		s.failureDecided = true
 	}
-	s.active, s.ready, s.terminating = 0, 0, 0
+	s.active, s.ready, s.terminating, s.placed = 0, 0, 0, [placements]int{}
 	s.finished, s.counted, s.ignoredFailures, s.retainedFailures, s.toDelete, s.duplicates = nil, nil, nil, nil, nil, nil
 	s.loaded = true
 	for index := range s.backoff.readyAt {
@@ -145,7 +160,10 @@ func (s *TaskSet) Load(set *batch.TaskSet) error {
 		}
 	}
 	for _, t := range s.tasks {
-		t.state = Absent
+		t.state, t.held, t.countedCount, t.placement = Absent, nil, 0, notActive
+		s.countCompleted(t) // before failures are counted, whatever the order of the tasks
+	}
+	for _, t := range s.tasks {
 		s.applyObserved(t)
 	}
 	return nil
@@ -177,7 +195,7 @@ func (s *TaskSet) Observe(uid types.UID, task *batch.Task) {
 		}
 		return
 	case t == nil:
-		t = &TrackedTask{UID: uid, Name: task.Name, Index: CompletionIndex(task), failureCount: FailureCount(task)}
+		t = newTrackedTask(task)
 		s.tasks[uid] = t
 	}
 	t.observe(task)
@@ -199,18 +217,56 @@ func (s *TaskSet) ObserveCreated(task *batch.Task, requestedAt time.Time) {
 
 // applyObserved moves a task to the state that was observed.
 func (s *TaskSet) applyObserved(t *TrackedTask) {
+	s.countCompleted(t)
+	if t.crashed && t.chunk {
+		// The worker may have been at any of them.
+		for _, r := range t.indexes {
+			s.alone.addRange(r)
+		}
+	}
 	s.transition(t, t.observedState())
+	s.hold(t)
+	s.place(t)
+	s.measure(t)
+	index := t.Index()
 	if t.state.Active() {
-		s.backoff.recordStart(t.Index)
+		s.backoff.recordStart(index)
 	}
 	// The failures before this task have happened, even if none of them was counted.
-	if !s.failureDecided && !s.isDone(t.Index) && t.failureCount > s.failures[t.Index] {
-		s.failed += int32(t.failureCount - s.failures[t.Index])
-		s.failures[t.Index] = t.failureCount
+	if !s.failureDecided && !s.isDone(index) && t.failureCount > s.failures[index] {
+		s.failed += int32(t.failureCount - s.failures[index])
+		s.failures[index] = t.failureCount
 	}
-	if t.state.Active() && (s.isDone(t.Index) || s.extraHolders[t.Index] > 0 || s.isOutdated(t)) {
+	if t.state.Active() && (s.isSuperfluous(t) || s.hasOtherHolders(t) || s.isOutdated(t)) {
 		s.duplicates = append(s.duplicates, t)
 	}
+}
+
+// countCompleted counts the indexes of a chunk that have succeeded since the last call.
+func (s *TaskSet) countCompleted(t *TrackedTask) {
+	if t.completedCount > t.countedCount {
+		s.completeIndexes(indexes.Slice(t.indexes, t.countedCount, t.completedCount))
+		t.countedCount = t.completedCount
+	}
+}
+
+// isSuperfluous reports whether the index that an active task runs needs no more tasks. A chunk that waits for a worker
+// is superfluous, too, if the set has become so small that one of its indexes is past the end.
+func (s *TaskSet) isSuperfluous(t *TrackedTask) bool {
+	if s.isDone(t.Index()) {
+		return true
+	}
+	return !t.bound && t.held[len(t.held)-1].Last >= s.indexEnd
+}
+
+// hasOtherHolders reports whether another task holds an index of the task.
+func (s *TaskSet) hasOtherHolders(t *TrackedTask) bool {
+	for index := range s.extraHolders {
+		if indexes.Contains(t.held, index) {
+			return true
+		}
+	}
+	return false
 }
 
 // Tasks returns all tasks that exist.
@@ -219,13 +275,16 @@ func (s *TaskSet) Tasks() []*TrackedTask { return slices.Collect(maps.Values(s.t
 // HasTasks reports whether a task of the set exists.
 func (s *TaskSet) HasTasks() bool { return len(s.tasks) > 0 }
 
-// CompletionIndex returns the completion index of a task of a set, -1 without one.
-func CompletionIndex(task *batch.Task) int {
+// IndexesOf returns the completion indexes of a task of a set, nil without any.
+func IndexesOf(task *batch.Task) []indexes.Range {
+	if task.Spec.Indexes != "" {
+		return task.IndexRanges()
+	}
 	index, err := strconv.ParseInt(task.Labels[batch.LabelCompletionIndex], 10, 32)
 	if err != nil || index < 0 {
-		return -1
+		return nil
 	}
-	return int(index)
+	return []indexes.Range{{First: int(index), Last: int(index)}}
 }
 
 // FailureCount returns how many tasks of the index had been counted as failed when the task was created.

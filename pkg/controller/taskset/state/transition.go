@@ -15,7 +15,11 @@ limitations under the License.
 */
 package state
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
+)
 
 // transition moves a task to another state. Only transition, and Load when it starts again, change the state of a task,
 // the counters and lists of tasks, and which indexes are held.
@@ -45,20 +49,43 @@ func (s *TaskSet) transition(t *TrackedTask, to TaskState) {
 	case ToDelete:
 		s.toDelete = append(s.toDelete, t)
 	}
-	switch {
-	case from.holdsIndex() == to.holdsIndex():
-	case to.holdsIndex():
-		if !s.held.add(t.Index) {
-			s.extraHolders[t.Index]++
+	s.hold(t)
+	s.place(t)
+}
+
+// hold updates the indexes that a task holds. Indexes that it no longer holds are pending again unless they are done.
+func (s *TaskSet) hold(t *TrackedTask) {
+	before, after := t.held, t.holds()
+	if slices.Equal(before, after) {
+		return
+	}
+	t.held = after
+	for _, r := range indexes.Subtract(after, before) {
+		for _, other := range s.held.within(r) {
+			for index := other.First; index <= other.Last; index++ {
+				s.extraHolders[index]++
+			}
 		}
-		s.pending.remove(t.Index)
-	case s.extraHolders[t.Index] > 1:
-		s.extraHolders[t.Index]--
-	case s.extraHolders[t.Index] == 1:
-		delete(s.extraHolders, t.Index)
-	default:
-		s.held.remove(t.Index)
-		s.updatePending(t.Index)
+		s.held.addRange(r)
+		s.pending.removeRange(r)
+	}
+	for _, r := range indexes.Subtract(before, after) {
+		if len(s.extraHolders) == 0 {
+			s.held.removeRange(r)
+			s.updatePending(r)
+			continue
+		}
+		for index := r.First; index <= r.Last; index++ {
+			switch {
+			case s.extraHolders[index] > 1:
+				s.extraHolders[index]--
+			case s.extraHolders[index] == 1:
+				delete(s.extraHolders, index)
+			default:
+				s.held.remove(index)
+				s.updatePending(indexes.Range{First: index, Last: index})
+			}
+		}
 	}
 }
 
@@ -89,13 +116,29 @@ func (s *TaskSet) retain(t *TrackedTask) {
 	}
 }
 
-// updatePending makes an index pending unless it is done, held or in backoff.
-func (s *TaskSet) updatePending(index int) {
-	if s.held.has(index) || s.isDone(index) || s.backoff.isWaiting(index) {
-		s.pending.remove(index)
-	} else {
-		s.pending.add(index)
+// updatePending makes the indexes of a range pending unless they are done, held or in backoff.
+func (s *TaskSet) updatePending(r indexes.Range) {
+	s.pending.removeRange(r)
+	open := s.open(r)
+	for _, o := range open {
+		for _, free := range indexes.Subtract([]indexes.Range{o}, s.held.within(o)) {
+			s.pending.addRange(free)
+		}
 	}
+	for index := range s.backoff.readyAt {
+		if r.First <= index && index <= r.Last {
+			s.pending.remove(index)
+		}
+	}
+}
+
+// open returns the indexes of a range that are not done.
+func (s *TaskSet) open(r indexes.Range) []indexes.Range {
+	r.First, r.Last = max(r.First, 0), min(r.Last, s.indexEnd-1)
+	if r.First > r.Last {
+		return nil
+	}
+	return indexes.Subtract([]indexes.Range{r}, union(s.completed.within(r), s.failedIndexes.within(r)))
 }
 
 // isDone reports whether an index needs no more tasks.

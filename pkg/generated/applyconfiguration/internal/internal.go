@@ -381,6 +381,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: indexFailures
       type:
         scalar: string
+    - name: medianMilliseconds
+      type:
+        scalar: numeric
     - name: ready
       type:
         scalar: numeric

@@ -75,7 +75,8 @@ func storedBytes(set *batch.TaskSet) (int, error) {
 //
 // Indexes are started in ascending order. Of those below the last started one, at most parallelism are neither
 // completed nor failed: they are running or wait to be retried. Completed indexes are stored as ranges, which these
-// indexes and the failed ones interrupt.
+// indexes and the failed ones interrupt. The indexes of a chunk that has ended may wait for the next task, and the
+// controller sees to it that there are at most two ranges of open indexes for each task.
 func maxListBytes(set *batch.TaskSet) int {
 	spec, status := &set.Spec, &set.Status
 	indexes := int(ptr.Deref(spec.Completions, math.MaxInt32))
@@ -94,7 +95,11 @@ func maxListBytes(set *batch.TaskSet) int {
 	if ofIndex > 0 {
 		counted = min(open, failures)
 	}
-	completed := 2 * (open + failed + 1) // first and last index of each range
+	gaps := open
+	if chunked(spec) {
+		gaps = min(indexes, 2*open+1)
+	}
+	completed := 2 * (gaps + failed + 1) // first and last index of each range
 	listed := min(indexes-counted, completed+failed)
 	number := digits(max(0, indexes-1)) + len(",")
 	total := listed * number
@@ -104,6 +109,12 @@ func maxListBytes(set *batch.TaskSet) int {
 		total += counted * (number + len(":") + min(digits(ofIndex), digits(failures/counted)+1))
 	}
 	return max(total, len(status.CompletedIndexes)+len(ptr.Deref(status.FailedIndexes, ""))+len(status.IndexFailures))
+}
+
+// chunked reports whether a task of the set may have several indexes.
+func chunked(spec *batch.TaskSetSpec) bool {
+	return spec.Completions != nil && ptr.Deref(spec.Template.Spec.BackoffLimit, 0) == 0 &&
+		(spec.Chunking == nil || ptr.Deref(spec.Chunking.MaxIndexes, v1alpha1.DefaultMaxIndexes) > 1)
 }
 
 func digits(n int) int { return len(strconv.Itoa(n)) }

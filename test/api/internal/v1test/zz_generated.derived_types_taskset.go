@@ -390,4 +390,9 @@ type TaskSetStatus struct {
 	// +optional
 	// +k8s:optional
 	IndexFailures string `json:"indexFailures,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	MedianMilliseconds int64 `json:"medianMilliseconds,omitempty"`
 }

@@ -126,6 +126,7 @@ var (
 	_ [unsafe.Offsetof(TaskSetStatus{}.CompletionTime)]struct{}                     = [unsafe.Offsetof(batch.TaskSetStatus{}.CompletionTime)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.Conditions)]struct{}                         = [unsafe.Offsetof(batch.TaskSetStatus{}.Conditions)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.IndexFailures)]struct{}                      = [unsafe.Offsetof(batch.TaskSetStatus{}.IndexFailures)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetStatus{}.MedianMilliseconds)]struct{}                 = [unsafe.Offsetof(batch.TaskSetStatus{}.MedianMilliseconds)]struct{}{}
 	_ [unsafe.Sizeof(TaskState{})]struct{}                                          = [unsafe.Sizeof(batch.TaskState{})]struct{}{}
 	_ [unsafe.Offsetof(TaskState{}.Waiting)]struct{}                                = [unsafe.Offsetof(batch.TaskState{}.Waiting)]struct{}{}
 	_ [unsafe.Offsetof(TaskState{}.Running)]struct{}                                = [unsafe.Offsetof(batch.TaskState{}.Running)]struct{}{}

@@ -1328,6 +1328,12 @@ func schema_test_api_internal_v1test_TaskSetStatus(ref common.ReferenceCallback)
 							Format: "",
 						},
 					},
+					"medianMilliseconds": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"integer"},
+							Format: "int64",
+						},
+					},
 				},
 			},
 		},

@@ -3342,6 +3342,37 @@ func Validate_TaskSetStatus(
 		errs = append(errs, fn(fldPath.Child("indexFailures"), &obj.IndexFailures, oldVal, oldObj != nil)...)
 	}
 
+	{ // field TaskSetStatus.MedianMilliseconds
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *int64,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.Minimum(ctx, op, fldPath, obj, oldObj, 0); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetStatus) *int64 {
+				return &oldObj.MedianMilliseconds
+			})
+		errs = append(errs, fn(fldPath.Child("medianMilliseconds"), &obj.MedianMilliseconds, oldVal, oldObj != nil)...)
+	}
+
 	return errs
 }
 

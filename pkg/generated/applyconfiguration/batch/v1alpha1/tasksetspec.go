@@ -81,8 +81,8 @@ type TaskSetSpecApplyConfiguration struct {
 	// indexNumbers specifies the number that each index has in the variable TASK_INDEX of its task. Defaults to the index.
 	// JOB_COMPLETION_INDEX is always the index. It can be set only in Indexed mode.
 	IndexNumbers *IndexNumbersApplyConfiguration `json:"indexNumbers,omitempty"`
-	// chunking specifies how indexes whose commands are short are combined in one task. It has an effect only in Indexed
-	// mode.
+	// chunking specifies how indexes whose commands are short are combined in one task. It has an effect only if
+	// completions is set.
 	Chunking *TaskSetChunkingApplyConfiguration `json:"chunking,omitempty"`
 }
 

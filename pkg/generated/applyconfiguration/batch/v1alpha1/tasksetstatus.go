@@ -54,6 +54,9 @@ type TaskSetStatusApplyConfiguration struct {
 	// counted in failed. The format is pairs in ascending order, such as "3:1,17:2". The controller uses it to count each
 	// failed task exactly once, even if it is interrupted. Indexes that have succeeded or finally failed are not listed.
 	IndexFailures *string `json:"indexFailures,omitempty"`
+	// medianMilliseconds is the median of the time in milliseconds that the commands of the set ran, of those that have
+	// ended last. It is set once at least 8 have ended.
+	MedianMilliseconds *int64 `json:"medianMilliseconds,omitempty"`
 }
 
 // TaskSetStatusApplyConfiguration constructs a declarative configuration of the TaskSetStatus type for use with
@@ -152,5 +155,13 @@ func (b *TaskSetStatusApplyConfiguration) WithConditions(values ...*metav1.Condi
 // If called multiple times, the IndexFailures field is set to the value of the last call.
 func (b *TaskSetStatusApplyConfiguration) WithIndexFailures(value string) *TaskSetStatusApplyConfiguration {
 	b.IndexFailures = &value
+	return b
+}
+
+// WithMedianMilliseconds sets the MedianMilliseconds field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the MedianMilliseconds field is set to the value of the last call.
+func (b *TaskSetStatusApplyConfiguration) WithMedianMilliseconds(value int64) *TaskSetStatusApplyConfiguration {
+	b.MedianMilliseconds = &value
 	return b
 }
