@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/pkg/worker/attempt"
 )
 
 func logSettingsOf(t *testing.T, args ...string) *logSettings {
@@ -69,7 +70,7 @@ func TestWhereLogsAreKept(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer store.Close()
-			log := store.Create("uid", 1)
+			log := store.Create(attempt.ID{Task: "uid", Index: attempt.NoIndex, Number: 1})
 			_, _ = log.Write([]byte("x"))
 			log.Close()
 			if files, _ := filepath.Glob(filepath.Join(test.want, "uid.1.0.log")); (len(files) == 1) != (test.want != "") {

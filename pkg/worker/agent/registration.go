@@ -75,6 +75,7 @@ func newRegistration(client versioned.Interface, options Options, incarnation st
 			Arch:     runtime.GOARCH,
 			Hostname: hostname,
 			BootID:   strings.TrimSpace(string(bootID)),
+			Features: []batch.WorkerFeature{batch.WorkerFeatureChunks},
 		},
 	}
 }

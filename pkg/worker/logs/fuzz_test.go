@@ -17,24 +17,25 @@ limitations under the License.
 package logs
 
 import (
-	"fmt"
 	"testing"
+
+	"github.com/leat-dev/leat/pkg/worker/attempt"
 )
 
 // FuzzParseName checks that a parsed name formats to the same name, so that no file is mistaken for another.
 func FuzzParseName(f *testing.F) {
-	for _, name := range []string{"uid.1.0.log", "uid.1.0", "uid.-1.0.log", "uid.1.-1.log", ".1.0.log", "a.b.1.0.log", "uid.2147483648.0.log", "uid.01.0.log", "uid.1.00.log", "uid.+1.0.log", "", "...."} {
+	for _, name := range []string{"uid.1.0.log", "uid.1.0", "uid.-1.0.log", "uid.1.-1.log", ".1.0.log", "a.b.1.0.log", "uid.2147483648.0.log", "uid.01.0.log", "uid.1.00.log", "uid.+1.0.log", "", "....", "uid_7.1.0.log", "uid_.1.0.log", "uid_07.1.0.log", "uid_-1.1.0.log", "_7.1.0.log"} {
 		f.Add(name)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
-		uid, attempt, n, ok := parseName(name)
+		id, n, ok := parseName(name)
 		if !ok {
 			return
 		}
-		if uid == "" || attempt < 0 || n < 0 {
-			t.Errorf("%q is attempt %d, file %d of %q", name, attempt, n, uid)
+		if id.Task == "" || id.Index < attempt.NoIndex || id.Number < 0 || n < 0 {
+			t.Errorf("%q is file %d of attempt %+v", name, n, id)
 		}
-		if written := fmt.Sprintf("%s.%d.%d%s", uid, attempt, n, logExt); written != name {
+		if written := (&Log{id: id}).name(n, logExt); written != name {
 			t.Errorf("%q is read as that of %q", name, written)
 		}
 	})

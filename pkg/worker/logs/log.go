@@ -28,8 +28,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
+
+	"github.com/leat-dev/leat/pkg/worker/attempt"
 )
 
 const (
@@ -43,9 +44,8 @@ const (
 // Log is the output of one attempt. One goroutine writes and closes it; any number may read it concurrently. A nil Log
 // discards everything.
 type Log struct {
-	store   *Store
-	uid     types.UID
-	attempt int32
+	store *Store
+	id    attempt.ID
 
 	// Only the writer uses these.
 	last        segment
@@ -80,10 +80,10 @@ func (s segment) diskUsage() int64 { return overhead + s.bytes() }
 func (s segment) bytes() int64 { return s.size + int64(s.entries)*entrySize }
 
 // Attempt returns the number of the attempt, from 1 up.
-func (l *Log) Attempt() int32 { return l.attempt }
+func (l *Log) Attempt() int32 { return l.id.Number }
 
 func (l *Log) name(n int, ext string) string {
-	return fmt.Sprintf("%s.%d.%d%s", l.uid, l.attempt, n, ext)
+	return fmt.Sprintf("%s.%d.%d%s", l.id.Target(), l.id.Number, n, ext)
 }
 
 // Write keeps p. It never returns an error, which would end the command. Bytes that cannot be kept, for example because
@@ -197,7 +197,7 @@ func (l *Log) recordMissing(n int64, cause error) {
 		return
 	}
 	if l.missing == 0 {
-		klog.Background().Error(cause, "Cannot keep the output of a task", "uid", l.uid, "attempt", l.attempt)
+		klog.Background().Error(cause, "Cannot keep the output of a task", "attempt", l.id)
 	}
 	l.missing, l.cause = l.missing+n, cause
 }
@@ -405,7 +405,7 @@ func (l *Log) overwriteEnd() {
 	l.mu.Unlock()
 	_, err := l.file.WriteAt([]byte(line), l.last.size)
 	if err = errors.Join(err, l.file.Truncate(l.last.size+int64(len(line)))); err != nil {
-		klog.Background().Error(err, "Failed to report missing output in the output of a task", "uid", l.uid, "attempt", l.attempt)
+		klog.Background().Error(err, "Failed to report missing output in the output of a task", "attempt", l.id)
 	}
 }
 

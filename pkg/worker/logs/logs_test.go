@@ -34,9 +34,16 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leat-dev/leat/pkg/worker/attempt"
 )
 
 const uid = types.UID("7a3c1b52-0000-4000-8000-000000000001")
+
+// lone returns the ID of an attempt at a task without spec.indexes.
+func lone(task types.UID, number int32) attempt.ID {
+	return attempt.ID{Task: task, Index: attempt.NoIndex, Number: number}
+}
 
 func open(t *testing.T, change ...func(*Options)) *Store {
 	t.Helper()
@@ -94,7 +101,7 @@ func TestReadOptions(t *testing.T) {
 	number := func(n int64) *int64 { return &n }
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t)
-		l := s.Create(uid, 1)
+		l := s.Create(lone(uid, 1))
 		started := time.Now()
 		at := func(seconds int) string {
 			return started.Add(time.Duration(seconds)*time.Second).UTC().Format(timeFormat) + " "
@@ -157,7 +164,7 @@ func TestReadOptions(t *testing.T) {
 func TestTheEndOfALongOutputIsKept(t *testing.T) {
 	const maxSize, last = 64 << 10, 20_000
 	s := open(t, func(o *Options) { o.MaxSize = maxSize })
-	l := s.Create(uid, 1)
+	l := s.Create(lone(uid, 1))
 	all := lines(1, last)
 	for text := all; text != ""; {
 		n := min(len(text), 1000)
@@ -197,7 +204,7 @@ func TestTheEndOfALongOutputIsKept(t *testing.T) {
 
 func TestLinesLongerThanAFileAreKeptAsTheyAre(t *testing.T) {
 	s := open(t, func(o *Options) { o.MaxSize = MinSize })
-	l := s.Create(uid, 1)
+	l := s.Create(lone(uid, 1))
 	write(t, l, "short\n")
 	write(t, l, strings.Repeat("x", 3*MinSize/maxSegments)+"\nend\n")
 	if got, want := read(t, l, ReadOptions{}), strings.Repeat("x", MinSize/maxSegments); !strings.Contains(got, want) || !strings.HasSuffix(got, "x\nend\n") {
@@ -207,7 +214,7 @@ func TestLinesLongerThanAFileAreKeptAsTheyAre(t *testing.T) {
 
 func TestNoFilesForNoOutput(t *testing.T) {
 	s := open(t)
-	l := s.Create(uid, 1)
+	l := s.Create(lone(uid, 1))
 	write(t, l, "")
 	l.Close()
 	if names := files(t, s); len(names) != 0 {
@@ -221,7 +228,7 @@ func TestNoFilesForNoOutput(t *testing.T) {
 		t.Errorf("Read %q.", got)
 	}
 	for i := range maxEmpty {
-		s.Create(types.UID(fmt.Sprint(i)), 1).Close()
+		s.Create(lone(types.UID(fmt.Sprint(i)), 1)).Close()
 	}
 	if _, err := s.Get(uid, false); err == nil || len(s.tasks) != maxEmpty || len(s.empty) != maxEmpty {
 		t.Errorf("%d attempts without output are remembered, and %d.", len(s.tasks), len(s.empty))
@@ -231,7 +238,7 @@ func TestNoFilesForNoOutput(t *testing.T) {
 func TestOneFileForOutputOfOneTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t)
-		l := s.Create(uid, 1)
+		l := s.Create(lone(uid, 1))
 		write(t, l, "a\n")
 		write(t, l, "b\n")
 		l.Close()
@@ -244,7 +251,7 @@ func TestOneFileForOutputOfOneTime(t *testing.T) {
 func TestAttempts(t *testing.T) {
 	s := open(t)
 	for _, attempt := range []int32{1, 3, 4} {
-		l := s.Create(uid, attempt)
+		l := s.Create(lone(uid, attempt))
 		write(t, l, fmt.Sprint("attempt ", attempt))
 		l.Close()
 	}
@@ -264,19 +271,19 @@ func TestAttempts(t *testing.T) {
 			}
 		}
 	}
-	l := s.Create(uid, 4)
+	l := s.Create(lone(uid, 4))
 	write(t, l, "attempt 4 again")
 	if got := read(t, l, ReadOptions{}); got != "attempt 4 again" {
 		t.Errorf("The attempt that started again reads %q.", got)
 	}
-	s.Create(uid, 6)
+	s.Create(lone(uid, 6))
 	for task, want := range map[types.UID]string{uid: "attempt 5: another worker ran it", "none": "keeps no output of the task"} {
 		var notKept *NotKeptError
 		if _, err := s.Get(task, true); !errors.As(err, &notKept) || !strings.Contains(err.Error(), want) {
 			t.Errorf("The attempt before the last of %s: %v, want it to say %q.", task, err, want)
 		}
 	}
-	s.Create("first", 1)
+	s.Create(lone("first", 1))
 	if _, err := s.Get("first", true); err == nil || !strings.Contains(err.Error(), "no attempt before attempt 1") {
 		t.Errorf("The attempt before the first: %v.", err)
 	}
@@ -285,7 +292,7 @@ func TestAttempts(t *testing.T) {
 func TestAFollowerSeesWhatIsWrittenUntilTheEnd(t *testing.T) {
 	for _, options := range []ReadOptions{{Follow: true}, {Follow: true, Timestamps: true}} {
 		s := open(t)
-		l := s.Create(uid, 1)
+		l := s.Create(lone(uid, 1))
 		in, out := io.Pipe()
 		flushed := make(chan struct{}, 100)
 		ended := make(chan error, 1)
@@ -320,7 +327,7 @@ func TestAFollowerSeesWhatIsWrittenUntilTheEnd(t *testing.T) {
 
 func TestAFollowerThatGoesAwayIsLetGo(t *testing.T) {
 	s := open(t)
-	l := s.Create(uid, 1)
+	l := s.Create(lone(uid, 1))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- l.Read(ctx, io.Discard, cancel, ReadOptions{Follow: true}) }()
@@ -341,7 +348,7 @@ func TestASlowFollowerMissesWhatIsDropped(t *testing.T) {
 	const last = 20_000
 	for _, timestamps := range []bool{false, true} {
 		s := open(t, func(o *Options) { o.MaxSize = 64 << 10 })
-		l := s.Create(uid, 1)
+		l := s.Create(lone(uid, 1))
 		write(t, l, lines(1, 2)+"half a")
 		in, out := io.Pipe()
 		go func() {
@@ -382,7 +389,7 @@ func TestConcurrentReadersAndWriters(t *testing.T) {
 	s := open(t, func(o *Options) { o.MaxSize = 256 << 10 })
 	var writers, readers sync.WaitGroup
 	for task := range 3 {
-		l := s.Create(types.UID(fmt.Sprint("task-", task)), 1)
+		l := s.Create(lone(types.UID(fmt.Sprint("task-", task)), 1))
 		for _, timestamps := range []bool{false, true} {
 			readers.Go(func() {
 				in, out := io.Pipe()
@@ -432,7 +439,7 @@ func TestTheOldestAreRemovedFirst(t *testing.T) {
 	s := open(t, func(o *Options) { o.MaxSize, o.MaxTotalSize = 64<<10, 4*(size+2*overhead) })
 	text := strings.Repeat("0123456789abcde\n", size/16)
 	put := func(name string, end bool) *Log {
-		l := s.Create(types.UID(name), 1)
+		l := s.Create(lone(types.UID(name), 1))
 		write(t, l, text)
 		if end {
 			l.Close()
@@ -480,7 +487,7 @@ func TestRetention(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, func(o *Options) { o.Retention = time.Hour })
 		for i := range 3 {
-			l := s.Create(types.UID(fmt.Sprint("task-", i)), 1)
+			l := s.Create(lone(types.UID(fmt.Sprint("task-", i)), 1))
 			write(t, l, "a\n")
 			l.Close()
 			time.Sleep(20 * time.Minute)
@@ -583,7 +590,7 @@ func TestAFullDiskIsReportedInThePlaceOfTheOutput(t *testing.T) {
 		return
 	}
 	s := open(t, func(o *Options) { o.Dir = filepath.Join(dir, "logs") })
-	l := s.Create(uid, 1)
+	l := s.Create(lone(uid, 1))
 	write(t, l, "before\nhalf ")
 	fill()
 	lost := strings.Repeat("0123456789abcde\n", 2048)
@@ -622,7 +629,7 @@ func TestADiskThatStaysFullIsReportedAtTheEnd(t *testing.T) {
 		return
 	}
 	s := open(t, func(o *Options) { o.Dir = filepath.Join(dir, "logs") })
-	l := s.Create(uid, 1)
+	l := s.Create(lone(uid, 1))
 	text := strings.Repeat("0123456789abcde\n", 512)
 	write(t, l, text)
 	fill()
@@ -658,7 +665,7 @@ func TestOutputThatCannotBeKeptIsNotReadAsEmpty(t *testing.T) {
 	}
 	s := open(t, func(o *Options) { o.Dir = filepath.Join(dir, "logs") })
 	fill()
-	l := s.Create(uid, 1)
+	l := s.Create(lone(uid, 1))
 	write(t, l, "lost\n")
 	l.Close()
 	for _, options := range []ReadOptions{{}, {Follow: true}, {Timestamps: true}} {
@@ -671,7 +678,7 @@ func TestOutputThatCannotBeKeptIsNotReadAsEmpty(t *testing.T) {
 func TestARemovedDirectoryIsCreatedAgain(t *testing.T) {
 	for _, before := range []string{"", "gone\n", "gone in the middle of a li"} {
 		s := open(t)
-		l := s.Create(uid, 1)
+		l := s.Create(lone(uid, 1))
 		write(t, l, before)
 		if err := os.RemoveAll(s.options.Dir); err != nil {
 			t.Fatal(err)
@@ -694,7 +701,7 @@ func TestARemovedDirectoryIsCreatedAgain(t *testing.T) {
 	}
 	// The command prints nothing more.
 	s := open(t)
-	l := s.Create(uid, 1)
+	l := s.Create(lone(uid, 1))
 	write(t, l, "gone\n")
 	if err := os.RemoveAll(s.options.Dir); err != nil {
 		t.Fatal(err)
@@ -726,7 +733,7 @@ func TestATimeWithoutOutputIsIgnored(t *testing.T) {
 
 func TestFilesThatOthersRemoveEndReads(t *testing.T) {
 	s := open(t)
-	l := s.Create(uid, 1)
+	l := s.Create(lone(uid, 1))
 	write(t, l, "a\n")
 	for _, name := range files(t, s) {
 		if err := os.Remove(s.path(name)); err != nil {
@@ -755,7 +762,7 @@ func TestInvalidSizes(t *testing.T) {
 
 func TestANilStoreKeepsNothing(t *testing.T) {
 	var s *Store
-	l := s.Create(uid, 1)
+	l := s.Create(lone(uid, 1))
 	write(t, l, "a\n")
 	l.Close()
 	s.Close()
@@ -772,7 +779,7 @@ func BenchmarkWrite(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer s.Close()
-			l := s.Create(uid, 1)
+			l := s.Create(lone(uid, 1))
 			block := []byte(strings.Repeat("0123456789abcdefghijklmnopqrstu\n", size/32+1)[:size])
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
@@ -793,7 +800,7 @@ func BenchmarkAttempt(b *testing.B) {
 			defer s.Close()
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				l := s.Create(types.UID(fmt.Sprint("7a3c1b52-0000-4000-8000-", i)), 1)
+				l := s.Create(lone(types.UID(fmt.Sprint("7a3c1b52-0000-4000-8000-", i)), 1))
 				_, _ = l.Write([]byte(output))
 				l.Close()
 			}

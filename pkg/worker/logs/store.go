@@ -41,6 +41,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leat-dev/leat/pkg/worker/attempt"
 )
 
 const (
@@ -126,7 +128,7 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
-	found := map[types.UID]map[int32]*Log{}
+	found := map[attempt.ID]*Log{}
 	indexes := map[string]int64{}
 	for _, entry := range entries {
 		if filepath.Ext(entry.Name()) == indexExt {
@@ -136,7 +138,7 @@ func (s *Store) load() error {
 		}
 	}
 	for _, entry := range entries {
-		uid, attempt, n, ok := parseName(entry.Name())
+		id, n, ok := parseName(entry.Name())
 		if !ok {
 			continue
 		}
@@ -148,13 +150,10 @@ func (s *Store) load() error {
 			_ = os.Remove(s.path(entry.Name()))
 			continue
 		}
-		log := found[uid][attempt]
+		log := found[id]
 		if log == nil {
-			log = &Log{store: s, uid: uid, attempt: attempt, ended: true}
-			if found[uid] == nil {
-				found[uid] = map[int32]*Log{}
-			}
-			found[uid][attempt] = log
+			log = &Log{store: s, id: id, ended: true}
+			found[id] = log
 		}
 		name := log.name(n, indexExt)
 		segment := segment{n: n, size: info.Size(), entries: int(indexes[name] / entrySize), first: info.ModTime().UnixMilli()}
@@ -167,20 +166,20 @@ func (s *Store) load() error {
 	for name := range indexes {
 		_ = os.Remove(s.path(name))
 	}
-	for uid, attempts := range found {
-		for _, log := range attempts {
-			slices.SortFunc(log.segments, func(a, b segment) int { return cmp.Compare(a.n, b.n) })
-			var at int64
-			for i := range log.segments {
-				log.segments[i].start = at
-				at += log.segments[i].size
-				log.accounted += log.segments[i].diskUsage()
-			}
-			s.total.Add(log.accounted)
-			s.tasks[uid] = append(s.tasks[uid], log)
-			s.ended = append(s.ended, log)
+	for _, log := range found {
+		slices.SortFunc(log.segments, func(a, b segment) int { return cmp.Compare(a.n, b.n) })
+		var at int64
+		for i := range log.segments {
+			log.segments[i].start = at
+			at += log.segments[i].size
+			log.accounted += log.segments[i].diskUsage()
 		}
-		slices.SortFunc(s.tasks[uid], byAttempt)
+		s.total.Add(log.accounted)
+		s.tasks[log.id.Task] = append(s.tasks[log.id.Task], log)
+		s.ended = append(s.ended, log)
+	}
+	for _, logs := range s.tasks {
+		slices.SortFunc(logs, byAttempt)
 	}
 	slices.SortFunc(s.ended, func(a, b *Log) int { return a.endedAt.Compare(b.endedAt) })
 	return nil
@@ -188,34 +187,38 @@ func (s *Store) load() error {
 
 // parseName parses the name of a log file. It accepts only the form in which names are written, since the file is
 // opened by a name in that form.
-func parseName(name string) (uid types.UID, attempt int32, n int, ok bool) {
+func parseName(name string) (id attempt.ID, n int, ok bool) {
 	parts := strings.Split(name, ".")
 	if len(parts) != 4 || "."+parts[3] != logExt {
-		return "", 0, 0, false
+		return attempt.ID{}, 0, false
 	}
+	task, index, ok := attempt.ParseTarget(parts[0])
 	a, errA := strconv.ParseInt(parts[1], 10, 32)
 	n, errN := strconv.Atoi(parts[2])
-	ok = parts[0] != "" && errA == nil && errN == nil && a >= 0 && n >= 0 && strconv.FormatInt(a, 10) == parts[1] && strconv.Itoa(n) == parts[2]
-	return types.UID(parts[0]), int32(a), n, ok
+	ok = ok && errA == nil && errN == nil && a >= 0 && n >= 0 && strconv.FormatInt(a, 10) == parts[1] && strconv.Itoa(n) == parts[2]
+	return attempt.ID{Task: task, Index: index, Number: int32(a)}, n, ok
 }
 
-func byAttempt(a, b *Log) int { return cmp.Compare(a.attempt, b.attempt) }
+// byAttempt compares logs of the same task, by index and then by attempt.
+func byAttempt(a, b *Log) int {
+	return cmp.Or(cmp.Compare(a.id.Index, b.id.Index), cmp.Compare(a.id.Number, b.id.Number))
+}
 
 // Create starts the output of an attempt. The caller must close it when the attempt has ended. It replaces earlier
 // output of the same attempt, which a worker may have written that was killed before it reported the attempt. Files
 // are created by the first write.
-func (s *Store) Create(uid types.UID, attempt int32) *Log {
+func (s *Store) Create(id attempt.ID) *Log {
 	if s == nil {
 		return nil
 	}
-	log := &Log{store: s, uid: uid, attempt: attempt}
+	log := &Log{store: s, id: id}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i, found := slices.BinarySearchFunc(s.tasks[uid], log, byAttempt); found {
-		s.removeLocked(s.tasks[uid][i])
+	if i, found := slices.BinarySearchFunc(s.tasks[id.Task], log, byAttempt); found {
+		s.removeLocked(s.tasks[id.Task][i])
 	}
-	i, _ := slices.BinarySearchFunc(s.tasks[uid], log, byAttempt)
-	s.tasks[uid] = slices.Insert(s.tasks[uid], i, log)
+	i, _ := slices.BinarySearchFunc(s.tasks[id.Task], log, byAttempt)
+	s.tasks[id.Task] = slices.Insert(s.tasks[id.Task], i, log)
 	return log
 }
 
@@ -242,21 +245,23 @@ func (s *Store) Get(uid types.UID, previous bool) (*Log, error) {
 	if !previous {
 		return last, nil
 	}
-	if last.attempt <= 1 {
-		return nil, &NotKeptError{fmt.Sprintf("there is no attempt before attempt %d", last.attempt)}
+	if last.id.Number <= 1 {
+		return nil, &NotKeptError{fmt.Sprintf("there is no attempt before attempt %d", last.id.Number)}
 	}
-	if i, found := slices.BinarySearchFunc(logs, &Log{attempt: last.attempt - 1}, byAttempt); found {
+	before := last.id
+	before.Number--
+	if i, found := slices.BinarySearchFunc(logs, &Log{id: before}, byAttempt); found {
 		return logs[i], nil
 	}
 	return nil, &NotKeptError{fmt.Sprintf("the worker keeps no output of attempt %d: "+
-		"another worker ran it, or what was kept had to make room or was kept for long enough", last.attempt-1)}
+		"another worker ran it, or what was kept had to make room or was kept for long enough", before.Number)}
 }
 
 // finish records that a log has ended.
 func (s *Store) finish(l *Log, empty bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !slices.Contains(s.tasks[l.uid], l) {
+	if !slices.Contains(s.tasks[l.id.Task], l) {
 		return // removed while it ran
 	}
 	if empty {
@@ -329,8 +334,9 @@ func (s *Store) expireLocked() {
 // removeLocked removes a log and its files. s.mu must be held.
 func (s *Store) removeLocked(l *Log) {
 	same := func(other *Log) bool { return other == l }
-	if s.tasks[l.uid] = slices.DeleteFunc(s.tasks[l.uid], same); len(s.tasks[l.uid]) == 0 {
-		delete(s.tasks, l.uid)
+	task := l.id.Task
+	if s.tasks[task] = slices.DeleteFunc(s.tasks[task], same); len(s.tasks[task]) == 0 {
+		delete(s.tasks, task)
 	}
 	// Usually the log is the first.
 	for _, list := range []*[]*Log{&s.ended, &s.empty} {

@@ -37,6 +37,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/pkg/worker/attempt"
 	"github.com/leat-dev/leat/pkg/worker/logs"
 )
 
@@ -116,7 +117,7 @@ func (w *testServer) read(t *testing.T, client *http.Client, path string) (int, 
 
 func TestOnlyTheAPIServerIsServed(t *testing.T) {
 	w := start(t)
-	log := w.store.Create("uid", 1)
+	log := w.store.Create(attempt.ID{Task: "uid", Index: attempt.NoIndex, Number: 1})
 	fmt.Fprintln(log, "secret")
 	log.Close()
 	other, err := pki.NewCA("others")
@@ -165,7 +166,7 @@ func TestOnlyTheAPIServerIsServed(t *testing.T) {
 
 func TestResponses(t *testing.T) {
 	w := start(t)
-	log := w.store.Create("uid", 1)
+	log := w.store.Create(attempt.ID{Task: "uid", Index: attempt.NoIndex, Number: 1})
 	fmt.Fprint(log, "one\ntwo\nthree\n")
 	log.Close()
 	client := w.client(t, w.ca, batch.WorkerClientName)
@@ -197,7 +198,7 @@ func TestResponses(t *testing.T) {
 
 func TestOutputIsSentAtOnce(t *testing.T) {
 	w := start(t)
-	log := w.store.Create("uid", 1)
+	log := w.store.Create(attempt.ID{Task: "uid", Index: attempt.NoIndex, Number: 1})
 	response, err := w.get(t.Context(), w.client(t, w.ca, batch.WorkerClientName), "/logs/ns/x/uid?follow=true")
 	if err != nil {
 		t.Fatal(err) // the response starts before there is output
@@ -218,7 +219,7 @@ func TestOutputIsSentAtOnce(t *testing.T) {
 
 func TestClosedConnectionsLeaveNoGoroutines(t *testing.T) {
 	w := start(t)
-	log := w.store.Create("uid", 1)
+	log := w.store.Create(attempt.ID{Task: "uid", Index: attempt.NoIndex, Number: 1})
 	defer log.Close()
 	client := w.client(t, w.ca, batch.WorkerClientName)
 	before := runtime.NumGoroutine()
@@ -242,14 +243,14 @@ func TestClosedConnectionsLeaveNoGoroutines(t *testing.T) {
 
 func TestAnAbortedResponseIsNotComplete(t *testing.T) {
 	w := start(t)
-	log := w.store.Create("uid", 1)
+	log := w.store.Create(attempt.ID{Task: "uid", Index: attempt.NoIndex, Number: 1})
 	fmt.Fprintln(log, "one")
 	response, err := w.get(t.Context(), w.client(t, w.ca, batch.WorkerClientName), "/logs/ns/x/uid?follow=true")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	w.store.Create("uid", 1) // replaces the log
+	w.store.Create(attempt.ID{Task: "uid", Index: attempt.NoIndex, Number: 1}) // replaces the log
 	if content, err := io.ReadAll(response.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("%q was read, and then %v.", content, err)
 	}
@@ -257,7 +258,7 @@ func TestAnAbortedResponseIsNotComplete(t *testing.T) {
 
 func TestClosingEndsFollowers(t *testing.T) {
 	w := start(t)
-	log := w.store.Create("uid", 1)
+	log := w.store.Create(attempt.ID{Task: "uid", Index: attempt.NoIndex, Number: 1})
 	defer log.Close()
 	response, err := w.get(t.Context(), w.client(t, w.ca, batch.WorkerClientName), "/logs/ns/x/uid?follow=true")
 	if err != nil {

@@ -33,7 +33,7 @@ import (
 )
 
 // MarkVariable is in the environment of all commands. Its value names the worker process and the attempt:
-// <identity of the process>/<namespace>/<name>/<incarnation>/<task>-<attempt>.
+// <identity of the process>/<namespace>/<name>/<incarnation>/<attempt.ID>.
 const MarkVariable = "LEAT_PROCESS"
 
 // Identity identifies a worker process on a machine. The start time distinguishes a process from a later one with the

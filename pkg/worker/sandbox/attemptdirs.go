@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/leat-dev/leat/pkg/worker/attempt"
 	"github.com/leat-dev/leat/pkg/worker/pressure"
 	"github.com/leat-dev/leat/pkg/worker/reaper"
 )
@@ -216,12 +217,12 @@ func tasksIn(dir string) map[types.UID]bool {
 	entries, _ := os.ReadDir(dir)
 	tasks := map[types.UID]bool{}
 	for _, entry := range entries {
-		i := strings.LastIndexByte(entry.Name(), '-')
+		id, isAttempt := attempt.Parse(entry.Name())
 		switch {
 		case entry.Name() == stoppingFile:
 			return nil
-		case i > 0 && entry.IsDir() && !strings.HasPrefix(entry.Name(), sparePrefix):
-			tasks[types.UID(entry.Name()[:i])] = true
+		case isAttempt && entry.IsDir() && !strings.HasPrefix(entry.Name(), sparePrefix):
+			tasks[id.Task] = true
 		}
 	}
 	return tasks

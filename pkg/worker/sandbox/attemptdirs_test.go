@@ -42,6 +42,11 @@ func TestDirectoriesAreReusedWithoutTheirContent(t *testing.T) {
 	if got := tasksIn(d.parent); len(got) != 2 || !got["a"] || !got["b"] {
 		t.Errorf("recorded are %v", got)
 	}
+	chunk := take("c-7_12-1")
+	if got := tasksIn(d.parent); len(got) != 3 || !got["c-7"] {
+		t.Errorf("recorded are %v, with an attempt at an index", got)
+	}
+	d.release(chunk)
 	d.release(second)
 	if got := tasksIn(d.parent); len(got) != 1 || !got["a"] {
 		t.Errorf("recorded are %v, after one of two has ended", got)

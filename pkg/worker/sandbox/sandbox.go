@@ -31,6 +31,7 @@ import (
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/attempt"
 	"github.com/leat-dev/leat/pkg/worker/cgroup"
 	"github.com/leat-dev/leat/pkg/worker/pressure"
 	"github.com/leat-dev/leat/pkg/worker/process"
@@ -165,9 +166,9 @@ func (s *Sandbox) Close() error {
 
 // Prepare creates the control group and the progress file of an attempt and returns its command. Start removes
 // the group, release removes the file. Any error has a pressure.Reason; after other failures the attempt does without.
-func (s *Sandbox) Prepare(ctx context.Context, task *batch.Task, attempt int32) (process.Command, ProgressFile, error) {
+func (s *Sandbox) Prepare(ctx context.Context, task *batch.Task, id attempt.ID) (process.Command, ProgressFile, error) {
 	logger := klog.FromContext(ctx)
-	name := fmt.Sprintf("%s-%d", task.UID, attempt)
+	name := id.String()
 	progress := ProgressFile("")
 	if s.attemptDirs != nil {
 		dir, err := s.attemptDirs.acquire(name)
@@ -180,7 +181,7 @@ func (s *Sandbox) Prepare(ctx context.Context, task *batch.Task, attempt int32) 
 			progress = ProgressFile(filepath.Join(dir, "progress"))
 		}
 	}
-	c := newCommand(task, attempt, progress, s.withheldEnv)
+	c := newCommand(task, id.Number, progress, s.withheldEnv)
 	if s.mark != "" {
 		c.Mark = s.mark + "/" + name
 		c.Env = append(c.Env, c.Mark)

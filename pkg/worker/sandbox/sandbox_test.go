@@ -36,6 +36,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/attempt"
 	"github.com/leat-dev/leat/pkg/worker/cgroup"
 	"github.com/leat-dev/leat/pkg/worker/process"
 	"github.com/leat-dev/leat/pkg/worker/processtest"
@@ -83,9 +84,12 @@ func both(t *testing.T, test func(t *testing.T, s *Sandbox)) {
 	})
 }
 
+// lone returns the ID of an attempt at a task without spec.indexes.
+func lone(number int32) attempt.ID { return attempt.ID{Index: attempt.NoIndex, Number: number} }
+
 func (s *Sandbox) sh(t *testing.T, script string) *process.Process {
 	t.Helper()
-	c, progress, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", strings.ReplaceAll(script, "$", "$$")}}}, 1)
+	c, progress, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", strings.ReplaceAll(script, "$", "$$")}}}, lone(1))
 	p := mustStart(t, s, c)
 	t.Cleanup(func() {
 		p.Terminate(0)
@@ -131,7 +135,7 @@ func TestProcessesOfOtherCommandsAreNotKilled(t *testing.T) {
 	both(t, func(t *testing.T, s *Sandbox) {
 		file := filepath.Join(t.TempDir(), "pid")
 		c, _, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
-			"(setsid sh -c 'echo $$$$ >" + file + "; exec sleep 1000' &); exec sleep 1000"}}}, 2)
+			"(setsid sh -c 'echo $$$$ >" + file + "; exec sleep 1000' &); exec sleep 1000"}}}, lone(2))
 		other := mustStart(t, s, c)
 		daemon := processtest.PIDIn(t, file)
 		for range 5 {
@@ -253,7 +257,7 @@ func TestHelperThatLeavesOrphans(t *testing.T) {
 	}
 	s := newTestSandbox(t, name, os.Getenv("WORKER_TEST_GROUPS") != "")
 	c, _, _ := s.Prepare(context.Background(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
-		"(setsid sh -c 'echo pid $$$$; exec sleep 1000' &); exec sleep 1000"}}}, 1)
+		"(setsid sh -c 'echo pid $$$$; exec sleep 1000' &); exec sleep 1000"}}}, lone(1))
 	c.Env = append(c.Env, "WORKER_TEST_ORPHANS_OF=")
 	p := exec.Command(c.Argv[0], c.Argv[1:]...)
 	p.Env, p.Stdout = c.Env, os.Stdout
@@ -400,7 +404,7 @@ func TestTasksAreKilledBeforeTheirWorker(t *testing.T) {
 	c, _, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{
 		Command:   []string{"sleep", "1000"},
 		Resources: batch.TaskResources{Requests: batch.ResourceList{"memory": resource.MustParse("100Mi")}},
-	}}, 1)
+	}}, lone(1))
 	p := mustStart(t, s, c)
 	processtest.Eventually(t, "the score is set", func() bool {
 		return content("/proc/"+strconv.Itoa(p.PID()), "oom_score_adj") == strconv.FormatInt(max(900, s.oomScoreAdj+1), 10)+"\n"
@@ -423,7 +427,7 @@ func TestOOMKilledIsDetected(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			events := filepath.Join(plain(t, t.TempDir(), map[string]string{"memory.events": tc.events}), "memory.events")
-			c, _, _ := s.Prepare(t.Context(), &batch.Task{}, int32(i))
+			c, _, _ := s.Prepare(t.Context(), &batch.Task{}, lone(int32(i)))
 			c.Argv = []string{"sh", "-c", tc.script}
 			if c.Cgroup == nil {
 				t.Logf("this machine has no control groups to use: only the file is read")
@@ -494,7 +498,7 @@ func TestRealCgroup(t *testing.T) {
 	}
 
 	// This command cannot start.
-	c, _, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"/no/such/program"}}}, 7)
+	c, _, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"/no/such/program"}}}, lone(7))
 	if _, err := s.Start(c); err == nil {
 		t.Fatal("it was started")
 	}

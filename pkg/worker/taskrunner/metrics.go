@@ -31,6 +31,7 @@ import (
 type Metrics struct {
 	running      prometheus.Gauge
 	finished     *prometheus.CounterVec
+	indexes      *prometheus.CounterVec
 	attempts     prometheus.Counter
 	retries      prometheus.Counter
 	duration     *prometheus.HistogramVec
@@ -50,6 +51,10 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 			Name: "leat_worker_tasks_finished_total",
 			Help: "Tasks that have finished, by result (succeeded, failed) and the reason of their terminated state.",
 		}, []string{"result", "reason"})),
+		indexes: register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "leat_worker_indexes_finished_total",
+			Help: "Indexes of tasks with spec.indexes that have finished, by result (succeeded, failed).",
+		}, []string{"result"})),
 		attempts: register(registerer, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "leat_task_attempts_total",
 			Help: "Starts of the commands of tasks.",
@@ -101,17 +106,27 @@ func (m *Metrics) attemptStarted(task *batch.Task, s taskStatus) {
 	if s.failedAttempts > 0 {
 		m.retries.Inc()
 	}
-	if s.attempts == 1 && !task.CreationTimestamp.IsZero() {
+	if s.attempts == 1 && s.completedCount == 0 && !task.CreationTimestamp.IsZero() {
 		m.startLatency.Observe(max(0, s.startTime.Sub(task.CreationTimestamp.Time).Seconds()))
 	}
 }
 
+// indexFinished counts a finished index.
+func (m *Metrics) indexFinished(hasSucceeded bool) {
+	m.indexes.WithLabelValues(resultOf(hasSucceeded)).Inc()
+}
+
+// resultOf returns the value of the label result.
+func resultOf(hasSucceeded bool) string {
+	if hasSucceeded {
+		return "succeeded"
+	}
+	return "failed"
+}
+
 // taskFinished counts a finished task.
 func (m *Metrics) taskFinished(s taskStatus) {
-	result := "failed"
-	if s.phase == batch.TaskSucceeded {
-		result = "succeeded"
-	}
+	result := resultOf(s.phase == batch.TaskSucceeded)
 	m.finished.WithLabelValues(result, s.state.Terminated.Reason).Inc()
 	if s.startTime != nil {
 		m.duration.WithLabelValues(result).Observe(max(0, s.completionTime.Sub(s.startTime.Time).Seconds()))

@@ -26,11 +26,13 @@ import (
 //
 //	phase        event     → phase        action
 //	reporting    reported  → starting     start the command
+//	reporting    ended     → finishing    finish the task
 //	reporting    stopped   → finishing    finish the task
 //	starting     started   → running      report the start, later the progress
 //	starting     failed    → backingOff   report the failure and wait
 //	starting     ended     → finishing    finish the task
 //	starting     stopped   → finishing    finish the task
+//	running      succeeded → starting     start the next index of a task with spec.indexes
 //	running      failed    → backingOff   report the failure and wait
 //	running      ended     → finishing    finish the task
 //	running      stopped   → terminating  send SIGTERM, and SIGKILL after the grace period
@@ -58,19 +60,20 @@ const (
 type event string
 
 const (
-	reported event = "reported" // the start of a disrupted task is stored
-	started  event = "started"  // the command runs
-	failed   event = "failed"   // the attempt has failed, and another one follows
-	ended    event = "ended"    // no attempt follows, or the worker lacks the resources for one
-	due      event = "due"      // the delay between two attempts has passed
-	stopped  event = "stopped"  // there is a stopReason
+	reported  event = "reported"  // the start of a disrupted task is stored
+	started   event = "started"   // the command runs
+	succeeded event = "succeeded" // the attempt has succeeded, and the next index follows
+	failed    event = "failed"    // the attempt has failed, and another one follows
+	ended     event = "ended"     // no attempt follows, or the worker lacks the resources for one, or no index is left
+	due       event = "due"       // the delay between two attempts has passed
+	stopped   event = "stopped"   // there is a stopReason
 )
 
 // transitions holds the next phase for each phase and event.
 var transitions = map[phase]map[event]phase{
-	reporting:   {reported: starting, stopped: finishing},
+	reporting:   {reported: starting, ended: finishing, stopped: finishing},
 	starting:    {started: running, failed: backingOff, ended: finishing, stopped: finishing},
-	running:     {failed: backingOff, ended: finishing, stopped: terminating},
+	running:     {succeeded: starting, failed: backingOff, ended: finishing, stopped: terminating},
 	terminating: {stopped: terminating, ended: finishing},
 	backingOff:  {due: starting, stopped: finishing},
 	finishing:   {ended: finishing, stopped: finishing},
@@ -109,20 +112,23 @@ const (
 	deleteTask             outcome = "delete"
 )
 
-// outcomeOf returns how to finish a task. last is how its last attempt ended, nil without one; startErr is what the
-// worker lacked to start another one, or nil. The first line that matches counts:
+// outcomeOf returns how to finish a task. last is how its last attempt under this assignment ended, nil without one;
+// completed reports whether any of its indexes has succeeded, under any assignment; startErr is what the worker lacked
+// to start another attempt, or nil. The first line that matches counts:
 //
-//	stopReason         last attempt  startErr  → outcome
-//	stoppedByLoss      any           any       → abandon
-//	stoppedByDeadline  any           any       → report that the deadline was exceeded
-//	any                succeeded     any       → report success, even if the command was terminated: as for a Pod
-//	stoppedByDrain     any           any       → evict: the worker stops
-//	notStopped         any           set       → evict: the worker lacks resources
-//	any                none          any       → delete
-//	any                failed        any       → report failure
+//	stopReason         last attempt  completed  startErr  → outcome
+//	stoppedByLoss      any           any        any       → abandon
+//	stoppedByDeadline  any           any        any       → report that the deadline was exceeded
+//	any                succeeded     any        any       → report success, even if the command was terminated: as for a Pod
+//	stoppedByDrain     none          true       any       → report success, which releases the other indexes
+//	stoppedByDrain     any           any        any       → evict: the worker stops
+//	notStopped         any           any        set       → evict: the worker lacks resources
+//	any                none          true       any       → report success, which releases the other indexes
+//	any                none          any        any       → delete
+//	any                failed        any        any       → report failure
 //
 // A task that is being deleted is deleted after its result is stored.
-func outcomeOf(reason stopReason, last *batch.TaskStateTerminated, startErr error) outcome {
+func outcomeOf(reason stopReason, last *batch.TaskStateTerminated, completed bool, startErr error) outcome {
 	switch {
 	case reason == stoppedByLoss:
 		return abandon
@@ -130,10 +136,14 @@ func outcomeOf(reason stopReason, last *batch.TaskStateTerminated, startErr erro
 		return reportDeadlineExceeded
 	case last != nil && last.Reason == batch.TaskReasonCompleted:
 		return reportSuccess
+	case reason == stoppedByDrain && last == nil && completed:
+		return reportSuccess
 	case reason == stoppedByDrain:
 		return evictStopped
 	case reason == notStopped && startErr != nil:
 		return evictPressure
+	case last == nil && completed:
+		return reportSuccess
 	case last == nil:
 		return deleteTask
 	default:

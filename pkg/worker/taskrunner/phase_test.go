@@ -21,6 +21,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,7 +55,7 @@ func tableOf(t *testing.T, declaration string) [][]string {
 
 func TestTransitionsAreThoseOfTheTable(t *testing.T) {
 	phases := []phase{reporting, starting, running, terminating, backingOff, finishing}
-	events := []event{reported, started, failed, ended, due, stopped}
+	events := []event{reported, started, succeeded, failed, ended, due, stopped}
 	want := map[phase]map[event]phase{}
 	for _, row := range tableOf(t, "type phase string") {
 		if len(row) != 4 {
@@ -122,23 +123,27 @@ func TestOutcomesAreThoseOfTheTable(t *testing.T) {
 	attempts := map[string]*batch.TaskStateTerminated{
 		"none": nil, "succeeded": {Reason: batch.TaskReasonCompleted}, "failed": {Reason: batch.TaskReasonError},
 	}
+	completions := map[string]bool{"true": true, "false": false}
 	startErrs := map[string]error{"unset": nil, "set": errors.New("too many open files")}
 	rows := tableOf(t, "func outcomeOf(")
 	used := map[int]bool{}
 	for reason, stop := range reasons {
 		for attempt, last := range attempts {
-			for set, startErr := range startErrs {
-				for i, row := range rows {
-					if matches := func(cell, value string) bool { return cell == "any" || cell == value }; !matches(row[0], reason) ||
-						!matches(row[1], attempt) || !matches(row[2], set) {
+			for completion, completed := range completions {
+				for set, startErr := range startErrs {
+					i := slices.IndexFunc(rows, func(row []string) bool {
+						matches := func(cell, value string) bool { return cell == "any" || cell == value }
+						return matches(row[0], reason) && matches(row[1], attempt) && matches(row[2], completion) && matches(row[3], set)
+					})
+					if i < 0 {
+						t.Errorf("%s, %s, %s, %s: no row matches", reason, attempt, completion, set)
 						continue
 					}
 					used[i] = true
-					want, _, _ := strings.Cut(row[3], ",")
-					if got := outcomeOf(stop, last, startErr); string(got) != want {
-						t.Errorf("%s, %s, %s: the outcome is %q, documented is %q", reason, attempt, set, got, want)
+					want, _, _ := strings.Cut(rows[i][4], ",")
+					if got := outcomeOf(stop, last, completed, startErr); string(got) != want {
+						t.Errorf("%s, %s, %s, %s: the outcome is %q, documented is %q", reason, attempt, completion, set, got, want)
 					}
-					break
 				}
 			}
 		}

@@ -33,6 +33,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/attempt"
 	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/pkg/worker/pressure"
 	"github.com/leat-dev/leat/pkg/worker/process"
@@ -115,6 +116,7 @@ type Runner struct {
 	progress       sandbox.ProgressFile
 	stopReason     stopReason
 	deadline       *time.Timer // nil without a deadline
+	chunk          *chunk      // nil for a task without spec.indexes
 }
 
 // taskStatus is the part of a task's status that its worker writes.
@@ -126,11 +128,20 @@ type taskStatus struct {
 	startTime      *metav1.Time
 	completionTime *metav1.Time
 	progress       string
+	busy           time.Duration
+
+	// These are those of a task with spec.indexes only. indexCount is the number of its indexes.
+	indexCount, completedCount int32
+	indexLimit                 *int32
 }
 
 func (t taskStatus) applyTo(s *batch.TaskStatus) {
-	s.Phase, s.State, s.Attempts, s.StartTime, s.CompletionTime = t.phase, t.state, t.attempts, t.startTime, t.completionTime
 	s.Progress, s.FailedAttempts = t.progress, t.failedAttempts
+	s.BusyMilliseconds = int64((t.busy + time.Millisecond - 1) / time.Millisecond)
+	if t.indexCount > 0 {
+		t.applyIndexesTo(s)
+	}
+	s.Phase, s.State, s.Attempts, s.StartTime, s.CompletionTime = t.phase, t.state, t.attempts, t.startTime, t.completionTime
 }
 
 // statusUpdate is a status update in flight.
@@ -231,19 +242,19 @@ func (r *Runner) runTask(ctx context.Context) error {
 	defer r.stopDeadline()
 	s := r.task.Status
 	r.status = taskStatus{phase: batch.TaskRunning, attempts: s.Attempts, failedAttempts: s.FailedAttempts, startTime: s.StartTime}
+	if r.task.Spec.Indexes != "" {
+		r.startChunk()
+		defer r.chunk.close()
+	}
 	delay := r.config.BackoffBase
 	if s.Disruptions > 0 {
 		r.phase = reporting
 	}
+	if r.chunk != nil {
+		r.endIfReleased()
+	}
 	r.setDeadline()
-	if r.IsLost() {
-		r.stop(stoppedByLoss, 0)
-	}
-	select {
-	case <-r.config.Draining:
-		r.stop(stoppedByDrain, 0)
-	default:
-	}
+	r.checkStopped()
 	if r.phase == reporting {
 		r.reportStart(ctx)
 	}
@@ -256,6 +267,11 @@ func (r *Runner) runTask(ctx context.Context) error {
 			break
 		}
 		last = terminated
+		if r.chunk != nil && r.startsNextIndex(last) {
+			r.handle(succeeded)
+			r.checkStopped()
+			continue
+		}
 		if !r.retries(last) {
 			r.handle(ended)
 			break
@@ -268,6 +284,30 @@ func (r *Runner) runTask(ctx context.Context) error {
 		delay = min(2*delay, r.config.BackoffCap)
 	}
 	return r.finish(ctx, last)
+}
+
+// checkStopped handles what stops the task between two attempts, without waiting.
+func (r *Runner) checkStopped() {
+	if r.IsLost() {
+		r.stop(stoppedByLoss, 0)
+	}
+	select {
+	case <-r.config.Draining:
+		r.stop(stoppedByDrain, 0)
+	default:
+	}
+	select {
+	case <-r.changed:
+		r.observe(r.latestObserved())
+	default:
+	}
+}
+
+// latestObserved returns the latest task from the informer.
+func (r *Runner) latestObserved() *batch.Task {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.observed
 }
 
 // handle changes the phase after an event.
@@ -303,14 +343,17 @@ func (r *Runner) reportStart(ctx context.Context) {
 // runAttempt runs the command once and returns how it ended. It returns nil if the command was not started for no fault
 // of its own: the task is stopped, or the worker lacks a resource.
 func (r *Runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
-	attempt := r.status.attempts
+	task, id := r.task, attempt.ID{Task: r.task.UID, Index: attempt.NoIndex, Number: r.status.attempts}
+	if r.chunk != nil {
+		task, id.Index = r.atIndex()
+	}
 	if !r.attemptCounted {
-		attempt++
+		id.Number++
 	}
 	r.attemptCounted = false
-	log := r.config.Logs.Create(r.task.UID, attempt)
+	log := r.config.Logs.Create(id)
 	defer log.Close()
-	p, progress, startedAt, startErr := r.startCommand(ctx, attempt, log)
+	p, progress, startedAt, startErr := r.startCommand(ctx, task, id, log)
 	defer r.config.Sandbox.Release(progress)
 	if p == nil && startErr == nil {
 		log.Discard()
@@ -320,12 +363,28 @@ func (r *Runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 	if p != nil {
 		r.handle(started)
 	}
-	r.status.attempts, r.status.progress = attempt, ""
+	r.status.attempts, r.status.progress = id.Number, ""
 	if r.status.startTime == nil {
 		r.status.startTime = &startedAt
-		r.setDeadline()
 	}
+	if r.chunk != nil {
+		r.chunk.started(r.config, startedAt)
+	}
+	r.setDeadline()
 	r.config.Metrics.attemptStarted(r.task, r.status)
+	terminated := r.awaitEnd(ctx, p, startErr, startedAt)
+	if took := terminated.FinishedAt.Sub(startedAt.Time); r.chunk != nil {
+		r.indexEnded(terminated, took)
+	} else {
+		r.status.busy = max(took, 1)
+	}
+	return terminated
+}
+
+// awaitEnd waits until the command has ended, and returns how. p is nil if the command could not be started.
+func (r *Runner) awaitEnd(
+	ctx context.Context, p *process.Process, startErr *process.StartError, startedAt metav1.Time,
+) *batch.TaskStateTerminated {
 	if startErr != nil {
 		var message process.Tail
 		_, _ = message.Write([]byte(startErr.Error()))
@@ -336,11 +395,15 @@ func (r *Runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 	}
 	r.config.Commands.Add(1)
 	r.status.state = batch.TaskState{Running: &batch.TaskStateRunning{StartedAt: startedAt}}
-	announce := time.NewTimer(r.config.AnnounceDelay)
-	defer announce.Stop()
-	poll := time.NewTicker(r.config.ProgressInterval)
-	defer poll.Stop()
-	r.wait(ctx, p.Done(), announce.C, poll.C)
+	if r.chunk != nil {
+		r.wait(ctx, p.Done(), r.chunk.announce.C, r.chunk.poll.C)
+	} else {
+		announce := time.NewTimer(r.config.AnnounceDelay)
+		defer announce.Stop()
+		poll := time.NewTicker(r.config.ProgressInterval)
+		defer poll.Stop()
+		r.wait(ctx, p.Done(), announce.C, poll.C)
+	}
 	r.config.Commands.Add(-1)
 	r.process = nil
 	r.pollProgress()
@@ -360,11 +423,11 @@ func (r *Runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 // still lacks a resource then, it sets r.startErr. Both the process and the error are nil if the task must be
 // evicted, or is stopped.
 func (r *Runner) startCommand(
-	ctx context.Context, attempt int32, log *logs.Log,
+	ctx context.Context, task *batch.Task, id attempt.ID, log *logs.Log,
 ) (*process.Process, sandbox.ProgressFile, metav1.Time, *process.StartError) {
 	for backoff := r.config.StartBackoff; ; {
 		startedAt := metav1.Now()
-		c, progress, err := r.config.Sandbox.Prepare(ctx, r.task, attempt)
+		c, progress, err := r.config.Sandbox.Prepare(ctx, task, id)
 		if err == nil {
 			c.Log = log
 			p, startErr := r.config.Start(c)
@@ -433,6 +496,10 @@ func (r *Runner) sleep(ctx context.Context, d time.Duration) {
 // progress, and at once if the status is dirty.
 func (r *Runner) wait(ctx context.Context, done <-chan struct{}, announce, poll <-chan time.Time) {
 	lost, draining := r.lost, r.config.Draining
+	var full <-chan time.Time
+	if r.chunk != nil && r.chunk.full != nil {
+		full = r.chunk.full.C
+	}
 	for r.phase != finishing {
 		if r.dirty && r.inFlight == nil {
 			r.startUpdate(ctx)
@@ -456,10 +523,9 @@ func (r *Runner) wait(ctx context.Context, done <-chan struct{}, announce, poll 
 		case <-written:
 			r.finishUpdate()
 		case <-r.changed:
-			r.mu.Lock()
-			observed := r.observed
-			r.mu.Unlock()
-			r.observe(observed)
+			r.observe(r.latestObserved())
+		case <-full:
+			r.releaseRest()
 		case <-deadline:
 			r.stop(stoppedByDeadline, r.gracePeriod())
 		case <-draining:
@@ -479,11 +545,15 @@ func (r *Runner) finish(ctx context.Context, last *batch.TaskStateTerminated) er
 		r.finishUpdate()
 	}
 	phase := batch.TaskFailed
-	switch outcomeOf(r.stopReason, last, r.startErr) {
+	switch outcomeOf(r.stopReason, last, r.status.completedCount > 0, r.startErr) {
 	case abandon:
 		return errLost
 	case evictStopped:
-		return r.assignment.evict(ctx, r.task, false, "WorkerStopped",
+		task, err := r.storeCompleted(ctx)
+		if err != nil {
+			return err
+		}
+		return r.assignment.evict(ctx, task, false, "WorkerStopped",
 			fmt.Sprintf("Worker %s was stopped before the task had finished.", r.config.WorkerName))
 	case evictPressure:
 		r.config.Metrics.taskReturned(r.startErr)
@@ -499,6 +569,10 @@ func (r *Runner) finish(ctx context.Context, last *batch.TaskStateTerminated) er
 		last.Reason = batch.TaskReasonDeadlineExceeded
 	case reportSuccess:
 		phase = batch.TaskSucceeded
+		if last == nil {
+			now := metav1.Now()
+			last = &batch.TaskStateTerminated{Reason: batch.TaskReasonCompleted, StartedAt: now, FinishedAt: now}
+		}
 	case reportFailure:
 	}
 	r.status.phase, r.status.state, r.status.completionTime = phase, batch.TaskState{Terminated: last}, &last.FinishedAt
@@ -530,6 +604,9 @@ func (r *Runner) observe(task *batch.Task) {
 		return
 	}
 	r.task = task
+	if r.chunk != nil {
+		r.lowerIndexLimit(task.Status.IndexLimit)
+	}
 	r.setDeadline()
 	if task.DeletionTimestamp != nil {
 		gracePeriod := r.gracePeriod()
@@ -547,14 +624,18 @@ func (r *Runner) gracePeriod() time.Duration {
 	return defaultGracePeriod
 }
 
-// setDeadline sets the timer for the task's deadline, which counts from the start of its first attempt.
+// setDeadline sets the timer for the deadline, which counts from the start of the first attempt at the task, or of the
+// index that runs.
 func (r *Runner) setDeadline() {
-	seconds := r.task.Spec.ActiveDeadlineSeconds
-	if seconds == nil || r.status.startTime == nil {
+	seconds, from := r.task.Spec.ActiveDeadlineSeconds, r.status.startTime
+	if r.chunk != nil {
+		from = r.chunk.indexStartedAt
+	}
+	if seconds == nil || from == nil {
 		return
 	}
 	r.stopDeadline()
-	left := time.Until(r.status.startTime.Add(batch.Seconds(*seconds)))
+	left := time.Until(from.Add(batch.Seconds(*seconds)))
 	if left <= 0 {
 		r.stop(stoppedByDeadline, r.gracePeriod())
 		return
