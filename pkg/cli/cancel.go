@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
@@ -200,8 +201,13 @@ func (f *factory) reportCancelled(found object) {
 		return
 	}
 	fmt.Fprintf(f.streams.Out, "%s cancelled\n", found.ref().full())
-	fmt.Fprintf(f.streams.ErrOut, "taskset/%s runs its index %s again: cancel the set to end it for good.\n",
-		found.task.Labels[batch.LabelTaskSetName], numberOf(found.task))
+	left := numbersIn(found.task, indexes.Subtract(heldIndexes(found.task), completedIn(found.task)))
+	again := "it"
+	if indexes.Count(left) > 1 {
+		again = "them"
+	}
+	fmt.Fprintf(f.streams.ErrOut, "taskset/%s runs its %s again: cancel the set to end %s for good.\n",
+		found.task.Labels[batch.LabelTaskSetName], describeNumbers(left), again)
 }
 
 // cancel sets spec.cancelled of a set, deletes a task, and deletes the task of one index of a set. The UID of the

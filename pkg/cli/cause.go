@@ -20,7 +20,6 @@ import (
 	"cmp"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
@@ -64,11 +63,8 @@ func causesOf(tasks []batch.Task) []*cause {
 	var causes []*cause
 	for i := range tasks {
 		task := &tasks[i]
-		if task.Status.Phase != batch.TaskFailed {
-			continue
-		}
-		index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex])
-		if err != nil {
+		index, ok := failedIndex(task)
+		if !ok {
 			continue
 		}
 		key := causeKeyOf(task)

@@ -58,11 +58,15 @@ func TestUsageErrorsNameWhatIsAccepted(t *testing.T) {
 		{"run echo hi", `"echo": write -- before the command to run: leat run [flags] -- echo hi`},
 		{"run --wait", "no command to run: write leat run -- COMMAND"},
 		{"run --array 1-1000 -- true", "indexes start at 0: write 0-999, and use $TASK_INDEX + 1"},
-		{"run --array", "--array needs a value: One task for each index"},
+		{"run --array", "--array needs a value: Run the command for each index"},
 		{"run --array 5 --each-line f -- true", "--array and --each-line: write one of them"},
 		{"run --array 10%5 --parallelism 6 -- true", "--array 10%5 and --parallelism 6: write one of them"},
 		{"run --parallelism 6 -- true", "--parallelism is for sets: write --array or --each-line too"},
 		{"run --hold -- true", "--hold is for sets: write --array or --each-line too; --array 1 makes a set of one task"},
+		{"run --chunk 5 -- true", "--chunk is for sets: write --array or --each-line too"},
+		{"run --array 10 --chunk 0 -- true", "--chunk 0: write 1 to 1000; 1 makes a task for each index"},
+		{"run --array 10 --chunk 1001 -- true", "--chunk 1001: write 1 to 1000"},
+		{"run --array 10 --chunk x -- true", `--chunk "x": write a whole number`},
 		{"run --array= -- true", "--array is empty: write how many, like 1000"},
 		{"run --each-line= -- true", "--each-line is empty: name a file, or - for standard input"},
 		{"run --array 10 --max-failed -1 -- true", "--max-failed -1: write 0 or more"},
@@ -242,6 +246,25 @@ spec:
       command:
       - gzip
       - $(TASK_ITEM)
+      resources: {}
+status: {}
+`},
+		{"chunks", []string{"run", "--array=5", "--name=c", "--dry-run=client", "-o", "yaml", "--chunk=1", "--", "true"}, `apiVersion: batch.leat.dev/v1alpha1
+kind: TaskSet
+metadata:
+  name: c
+spec:
+  backoffLimitPerIndex: 0
+  chunking:
+    maxIndexes: 1
+  completionMode: Indexed
+  completions: 5
+  parallelism: 5
+  template:
+    metadata: {}
+    spec:
+      command:
+      - "true"
       resources: {}
 status: {}
 `},

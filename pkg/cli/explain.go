@@ -31,7 +31,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/cli-runtime/pkg/printers"
 	"k8s.io/utils/ptr"
 
@@ -96,7 +95,7 @@ func (f *factory) newExplainCommand() *cobra.Command {
 			case found.set != nil:
 				err = e.set(ctx, found.set)
 			default:
-				err = e.task(ctx, found.task)
+				err = e.task(ctx, found.ref(), found.task)
 			}
 			return errors.Join(err, e.out.Flush())
 		},
@@ -132,11 +131,11 @@ func (e *explainer) since(t *metav1.Time) string {
 	return age(e.now.Sub(t.Time))
 }
 
-func (e *explainer) task(ctx context.Context, task *batch.Task) error {
-	r := ref{kindTask, task.Name}
+// task explains a task. r is its name, or that of one of its indexes that the task has failed at, runs, or waits for.
+func (e *explainer) task(ctx context.Context, r ref, task *batch.Task) error {
 	switch {
 	case task.Status.Phase.Finished():
-		e.ended(task)
+		e.ended(r, task)
 	case task.DeletionTimestamp != nil:
 		e.title("%s is being deleted, for %s. Its command has %s to end.", r, e.since(task.DeletionTimestamp),
 			age(time.Duration(ptr.Deref(task.DeletionGracePeriodSeconds, 0))*time.Second))
@@ -144,29 +143,75 @@ func (e *explainer) task(ctx context.Context, task *batch.Task) error {
 			e.line("Worker", "%s", task.Spec.WorkerName)
 		}
 	case task.Spec.WorkerName != "":
-		e.bound(ctx, task)
+		e.bound(ctx, r, task)
 	default:
-		if err := e.pending(ctx, task); err != nil {
+		if err := e.pending(ctx, r, task); err != nil {
 			return err
 		}
 	}
-	if owner := batch.ControllingTaskSet(task); owner != nil {
-		e.line("Set", "taskset/%s, index %s", owner.Name, numberOf(task))
-	}
+	e.membership(r, task)
 	if first := task.Annotations[batch.AnnotationRetryOf]; first != "" {
 		e.line("Retry of", "task/%s", first)
 	}
 	return nil
 }
 
-func (e *explainer) ended(task *batch.Task) {
-	r := ref{kindTask, task.Name}
-	when := ""
-	if task.Status.CompletionTime != nil {
-		when = fmt.Sprintf(" %s ago", e.since(task.Status.CompletionTime))
-		if task.Status.StartTime != nil {
-			when += ", after " + age(task.Status.CompletionTime.Sub(task.Status.StartTime.Time))
+// membership prints the set of a task and its indexes. It prints the name of the task unless that is r.
+func (e *explainer) membership(r ref, task *batch.Task) {
+	owner := batch.ControllingTaskSet(task)
+	if !isChunk(task) {
+		if owner != nil {
+			e.line("Set", "taskset/%s, %s", owner.Name, describeNumbers(numbersIn(task, indexesOf(task))))
 		}
+		return
+	}
+	if r.kind != kindTask {
+		e.line("Task", "task/%s", task.Name)
+	}
+	all, held, completed := indexesOf(task), heldIndexes(task), completedIn(task)
+	e.line("Indexes", "%d, one after the other: %s", indexes.Count(all), e.numbers(task, all))
+	if len(completed) > 0 {
+		e.line("Succeeded", "%d: %s", indexes.Count(completed), e.numbers(task, completed))
+	}
+	if current, ok := currentIndex(task); ok {
+		about := "Next"
+		switch {
+		case task.Status.Phase == batch.TaskFailed:
+			about = "Failed"
+		case task.Status.Phase == batch.TaskRunning:
+			about = "Running"
+		}
+		e.line(about, "index %s", e.numbers(task, single(current)))
+		if later := indexes.Subtract(indexes.Subtract(held, completed), single(current)); len(later) > 0 {
+			e.line("Waiting", "%d: %s", indexes.Count(later), e.numbers(task, later))
+		}
+	}
+	if released := indexes.Subtract(all, held); len(released) > 0 {
+		e.line("Released", "%d, which other tasks of the set run: %s", indexes.Count(released), e.numbers(task, released))
+	}
+	if owner != nil {
+		e.line("Set", "taskset/%s", owner.Name)
+	}
+}
+
+// numbers formats the numbers of some indexes of a task.
+func (e *explainer) numbers(task *batch.Task, of []indexes.Range) string {
+	return sanitize.Truncate(indexes.Format(numbersIn(task, of)), 100)
+}
+
+func (e *explainer) ended(r ref, task *batch.Task) {
+	when, begin, end := "", task.Status.StartTime, task.Status.CompletionTime
+	if last := task.Status.State.Terminated; last != nil && r.kind != kindTask {
+		begin, end = &last.StartedAt, &last.FinishedAt // r is one of several indexes
+	}
+	if end != nil {
+		when = fmt.Sprintf(" %s ago", e.since(end))
+		if begin != nil {
+			when += ", after " + age(end.Sub(begin.Time))
+		}
+	}
+	if failed, ok := failedIndex(task); ok && isChunk(task) && r.kind == kindTask {
+		when += ", at index " + e.numbers(task, single(failed))
 	}
 	if task.Status.Phase == batch.TaskSucceeded {
 		e.title("%s has succeeded%s.", r, when)
@@ -191,7 +236,10 @@ func (e *explainer) tries(task *batch.Task) {
 	if task.Spec.WorkerName != "" {
 		e.line("Worker", "%s", task.Spec.WorkerName)
 	}
-	if task.Status.Attempts > 0 {
+	switch {
+	case isChunk(task) && task.Status.Attempts > 1:
+		e.line("Attempts", "%d of the same index, because of disruptions", task.Status.Attempts)
+	case !isChunk(task) && task.Status.Attempts > 0:
 		e.line("Attempts", "%d, of at most %d", task.Status.Attempts, ptr.Deref(task.Spec.BackoffLimit, 0)+1+task.Status.Disruptions)
 	}
 	if task.Status.Disruptions > 0 {
@@ -226,8 +274,7 @@ func (e *explainer) output(about, text string) {
 	}
 }
 
-func (e *explainer) bound(ctx context.Context, task *batch.Task) {
-	r := ref{kindTask, task.Name}
+func (e *explainer) bound(ctx context.Context, r ref, task *batch.Task) {
 	state := task.Status.State
 	switch {
 	case state.Running != nil:
@@ -241,8 +288,15 @@ func (e *explainer) bound(ctx context.Context, task *batch.Task) {
 	if task.Status.Progress != "" {
 		e.line("Progress", "%s", task.Status.Progress)
 	}
-	if limit := task.Spec.ActiveDeadlineSeconds; limit != nil && task.Status.StartTime != nil {
-		e.line("Time left", "%s of %s", age(task.Status.StartTime.Add(time.Duration(*limit)*time.Second).Sub(e.now)), age(time.Duration(*limit)*time.Second))
+	begin := task.Status.StartTime
+	if isChunk(task) {
+		begin = nil // the limit is that of each index
+		if state.Running != nil {
+			begin = &state.Running.StartedAt
+		}
+	}
+	if limit := task.Spec.ActiveDeadlineSeconds; limit != nil && begin != nil {
+		e.line("Time left", "%s of %s", age(begin.Add(time.Duration(*limit)*time.Second).Sub(e.now)), age(time.Duration(*limit)*time.Second))
 	}
 	worker, err := e.s.api.Workers(e.s.namespace).Get(ctx, task.Spec.WorkerName, metav1.GetOptions{})
 	switch {
@@ -253,8 +307,7 @@ func (e *explainer) bound(ctx context.Context, task *batch.Task) {
 	}
 }
 
-func (e *explainer) pending(ctx context.Context, task *batch.Task) error {
-	r := ref{kindTask, task.Name}
+func (e *explainer) pending(ctx context.Context, r ref, task *batch.Task) error {
 	e.title("%s waits for a worker, for %s.", r, e.since(&task.CreationTimestamp))
 	if len(task.Spec.SchedulingGates) > 0 {
 		var gates []string
@@ -452,14 +505,26 @@ func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, final *m
 		return err
 	}
 	slices.SortFunc(list.Items, func(a, b batch.Task) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
-	waiting := 0
+	waiting, unfinished, chunks, longest := 0, 0, 0, 0
 	var first *batch.Task
 	for i := range list.Items {
-		if task := &list.Items[i]; framework.IsEligible(task) {
+		task := &list.Items[i]
+		if framework.IsEligible(task) {
 			if waiting++; first == nil {
 				first = task
 			}
 		}
+		if task.Status.Phase.Finished() {
+			continue
+		}
+		unfinished++
+		if isChunk(task) {
+			chunks++
+			longest = max(longest, indexes.Count(heldIndexes(task)))
+		}
+	}
+	if chunks > 0 && final == nil {
+		e.line("Tasks", "%d of %d run several indexes, one after the other: up to %d", chunks, unfinished, longest)
 	}
 	causes, kept := causesOf(list.Items), 0
 	for _, c := range causes {
@@ -494,7 +559,7 @@ func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, final *m
 	}
 	e.title("")
 	e.title("%s for a worker. The oldest one:", pluralWait(waiting))
-	return e.pending(ctx, first)
+	return e.pending(ctx, ref{kindTask, first.Name}, first)
 }
 
 // index explains an index of a set, from its task if that exists, otherwise from the status of the set.
@@ -504,8 +569,11 @@ func (e *explainer) index(ctx context.Context, found object) error {
 	if err != nil {
 		return err
 	}
+	if len(tasks) > 0 && isChunk(&tasks[0]) {
+		return e.indexOfChunk(ctx, found, &tasks[0])
+	}
 	if len(tasks) > 0 {
-		return e.task(ctx, &tasks[0])
+		return e.task(ctx, ref{kindTask, tasks[0].Name}, &tasks[0])
 	}
 	r, final := found.ref(), finishedSet(set)
 	switch {
@@ -530,18 +598,37 @@ func (e *explainer) index(ctx context.Context, found object) error {
 	return nil
 }
 
-// tasksOfIndex returns the tasks of an index of a set, newest first.
-func (s *session) tasksOfIndex(ctx context.Context, found object) ([]batch.Task, error) {
-	selector := labels.Set{batch.LabelControllerUID: string(found.set.UID), batch.LabelCompletionIndex: strconv.Itoa(*found.index)}
-	list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: selector.String()})
-	if err != nil {
-		return nil, err
+// indexOfChunk explains an index of a set from a task that runs several indexes.
+func (e *explainer) indexOfChunk(ctx context.Context, found object, task *batch.Task) error {
+	r, index := found.ref(), *found.index
+	current, hasCurrent := currentIndex(task)
+	switch {
+	case indexes.Contains(completedIn(task), index):
+		e.title("%s has succeeded.", r)
+	case hasCurrent && index != current && task.Spec.WorkerName != "":
+		before := indexes.Count(indexes.Intersect(heldIndexes(task), []indexes.Range{{First: current, Last: index - 1}}))
+		e.title("%s waits in a task that runs several indexes, one after the other: %s.", r, pluralBefore(before))
+	default:
+		return e.task(ctx, r, task)
 	}
-	slices.SortFunc(list.Items, func(a, b batch.Task) int {
-		// Creation times are whole seconds. Order tasks of the same second by the number of failures before them.
-		return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), failuresBefore(&b)-failuresBefore(&a))
-	})
-	return list.Items, nil
+	if task.Spec.WorkerName != "" {
+		e.line("Worker", "%s", task.Spec.WorkerName)
+	}
+	e.membership(r, task)
+	return nil
+}
+
+func pluralBefore(n int) string {
+	if n == 1 {
+		return "1 is before it"
+	}
+	return fmt.Sprintf("%d are before it", n)
+}
+
+// newestFirst orders tasks of an index. Creation times are whole seconds. Tasks of the same second are ordered by the
+// number of failures before them.
+func newestFirst(a, b batch.Task) int {
+	return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), failuresBefore(&b)-failuresBefore(&a))
 }
 
 func failuresBefore(task *batch.Task) int {

@@ -575,28 +575,41 @@ func (m *member) concludeSet(ctx context.Context, set *batch.TaskSet) error {
 	return &exitError{code: exitFailed}
 }
 
-// nameInSet returns a name for a task among those of its set: its index if it has one.
+// nameInSet returns a name for a failed task among those of its set: the index that has failed, if there is one.
 func nameInSet(set *batch.TaskSet, task *batch.Task) string {
-	if index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex]); err == nil {
+	if index, ok := failedIndex(task); ok {
 		return fmt.Sprintf("Index %d", numbersOf(set).Number(index))
 	}
 	return "task/" + task.Name
 }
 
-// firstFailed returns a failed task of the first failed index, or any failed task if failed is empty. It returns nil if
-// there is none or it cannot be read.
+// firstFailed returns the last failed task of the first failed index, or any failed task if failed is empty. It returns
+// nil if there is none or it cannot be read.
 func (s *session) firstFailed(ctx context.Context, set *batch.TaskSet, failed []indexes.Range) *batch.Task {
-	options := metav1.ListOptions{
-		LabelSelector: batch.LabelControllerUID + "=" + string(set.UID), FieldSelector: "status.phase=" + string(batch.TaskFailed), Limit: 1,
-	}
 	if len(failed) > 0 {
-		options.LabelSelector += "," + batch.LabelCompletionIndex + "=" + strconv.Itoa(failed[0].First)
+		tasks, err := s.tasksOfIndex(ctx, object{set: set, index: &failed[0].First})
+		if err != nil {
+			return nil
+		}
+		return failedAt(tasks, failed[0].First)
 	}
-	list, err := s.api.Tasks(s.namespace).List(ctx, options)
+	list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: batch.LabelControllerUID + "=" + string(set.UID), FieldSelector: "status.phase=" + string(batch.TaskFailed), Limit: 1,
+	})
 	if err != nil || len(list.Items) == 0 {
 		return nil
 	}
 	return &list.Items[0]
+}
+
+// failedAt returns the first of the tasks that has failed at the index, or nil.
+func failedAt(tasks []batch.Task, index int) *batch.Task {
+	for i := range tasks {
+		if failed, ok := failedIndex(&tasks[i]); ok && failed == index {
+			return &tasks[i]
+		}
+	}
+	return nil
 }
 
 // tailLines is the number of lines of output shown for a failed task of a set.
@@ -669,7 +682,8 @@ func (m *member) followTask(ctx context.Context, task *batch.Task) error {
 	return m.concludeTask(task, printed)
 }
 
-// snapshotOfTask returns the progress that the command reports. Without a report the task is one piece of work.
+// snapshotOfTask returns the number of indexes of a task that has several, otherwise the progress that the command
+// reports. Without a report the task is one piece of work.
 func snapshotOfTask(task *batch.Task) progress.Snapshot {
 	s := progress.Snapshot{Total: 1}
 	if task.Status.StartTime != nil {
@@ -677,6 +691,17 @@ func snapshotOfTask(task *batch.Task) progress.Snapshot {
 	}
 	if task.Status.CompletionTime != nil {
 		s.Ended = task.Status.CompletionTime.Time
+	}
+	if isChunk(task) {
+		s.Done, s.Total = int(task.Status.CompletedCount), indexes.Count(heldIndexes(task))
+		switch task.Status.Phase {
+		case batch.TaskRunning:
+			s.Running = 1
+		case batch.TaskFailed:
+			s.Failed = 1
+		}
+		s.Pending = max(0, s.Total-s.Done-s.Running-s.Failed)
+		return s
 	}
 	var n, total int
 	if _, err := fmt.Sscanf(task.Status.Progress, "%d/%d", &n, &total); err == nil && total > 0 && !task.Status.Phase.Finished() {
@@ -700,8 +725,15 @@ func snapshotOfTask(task *batch.Task) progress.Snapshot {
 // printed means that all its output has been shown.
 func (m *member) concludeTask(task *batch.Task, printed bool) error {
 	took := ""
-	if task.Status.StartTime != nil && task.Status.CompletionTime != nil {
-		took = " in " + age(task.Status.CompletionTime.Sub(task.Status.StartTime.Time))
+	if begin, end := task.Status.StartTime, task.Status.CompletionTime; begin != nil && end != nil {
+		took = " in " + age(end.Sub(begin.Time))
+	}
+	if failed, ok := failedIndex(task); ok && isChunk(task) {
+		if m.object.index == nil {
+			took += " at " + describeNumbers(numbersIn(task, single(failed)))
+		} else if last := task.Status.State.Terminated; last != nil {
+			took = " in " + age(last.FinishedAt.Sub(last.StartedAt.Time)) // the other indexes of the task are not meant
+		}
 	}
 	if task.Status.Phase == batch.TaskSucceeded {
 		if !m.logs {

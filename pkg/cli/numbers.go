@@ -27,10 +27,11 @@ import (
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
 )
 
-// Variables of a task with the number of its index, and with the position of its index in the set.
+// Variables of a task with the number of its index, with the position of its index in the set, and with its item.
 const (
 	numberVariable   = "TASK_INDEX"
 	positionVariable = "JOB_COMPLETION_INDEX"
+	itemVariable     = "TASK_ITEM"
 )
 
 // maxNumber is the exclusive upper limit of the number of an index.
@@ -56,16 +57,40 @@ func numbersOf(set *batch.TaskSet) *batch.IndexNumbers {
 	return numbers
 }
 
-// numberOf returns the number of a task's index, as its command sees it.
-func numberOf(task *batch.Task) string {
-	for _, variable := range task.Spec.Env {
-		if variable.Name == numberVariable {
-			if _, err := strconv.ParseUint(variable.Value, 10, 31); err == nil {
-				return variable.Value
-			}
+// numbersIn returns the numbers of some indexes of a task, as its commands see them.
+func numbersIn(task *batch.Task, of []indexes.Range) []indexes.Range {
+	all := indexesOf(task)
+	var numbers []int
+	for position := range indexes.Count(all) {
+		index, env := indexes.At(all, position), task.Spec.Env
+		if !indexes.Contains(of, index) {
+			continue
 		}
+		if isChunk(task) {
+			env = task.AtIndex(all, position).Spec.Env
+		}
+		numbers = append(numbers, numberIn(env, index))
 	}
-	return task.Labels[batch.LabelCompletionIndex]
+	return indexes.Of(numbers)
+}
+
+// numberIn returns the number that a command with these variables sees, or the index if it sees none.
+func numberIn(env []batch.EnvVar, index int) int {
+	value := func(name string) string {
+		i := slices.IndexFunc(env, func(v batch.EnvVar) bool { return v.Name == name })
+		if i < 0 {
+			return ""
+		}
+		return env[i].Value
+	}
+	text := value(numberVariable)
+	if text == itemReference {
+		text = value(itemVariable) // "leat retry" stores numbers as items if they do not fit into a list
+	}
+	if number, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return int(number)
+	}
+	return index
 }
 
 // completionsOf returns the number of indexes of a set, or the largest possible number if it has no spec.completions.

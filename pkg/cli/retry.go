@@ -237,7 +237,8 @@ func copyTemplateMeta(meta metav1.ObjectMeta) metav1.ObjectMeta {
 
 func withoutReserved(m map[string]string) map[string]string {
 	for _, name := range []string{
-		batch.LabelTaskSetName, batch.LabelControllerUID, batch.LabelCompletionIndex, batch.AnnotationIndexFailureCount,
+		batch.LabelTaskSetName, batch.LabelControllerUID, batch.LabelCompletionIndex, batch.LabelFirstCompletionIndex,
+		batch.AnnotationIndexFailureCount,
 		"kubectl.kubernetes.io/last-applied-configuration",
 	} {
 		delete(m, name)

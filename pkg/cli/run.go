@@ -46,6 +46,9 @@ import (
 // defaultParallelism is the default of --parallelism: enough for most sets of workers, and not too many objects.
 const defaultParallelism = 1000
 
+// maxChunk is the limit that the server enforces on spec.chunking.maxIndexes, and its default.
+const maxChunk = 1000
+
 // runOptions are the flags of "run".
 type runOptions struct {
 	*factory
@@ -62,7 +65,7 @@ type runOptions struct {
 	export, hold              bool
 	workerSelector            string
 	tolerations, labels       []string
-	maxFailed                 int32
+	maxFailed, chunk          int32
 	dryRun                    string
 }
 
@@ -75,11 +78,15 @@ containers of Kubernetes, $(NAME) in the command is replaced by the variable, an
 With the server of "leat up" on this machine, the command starts in your current directory. In a cluster it starts in the working
 directory of the worker. --workdir sets another directory; a relative path is relative to your current directory.
 
---array creates one task for each index, starting at 0. The index is in $TASK_INDEX, and replaces $(TASK_INDEX) in the command. Use
+--array runs the command for each index, starting at 0. The index is in $TASK_INDEX, and replaces $(TASK_INDEX) in the command. Use
 single quotes, otherwise your own shell replaces both. Only one object is sent, however many indexes there are.
 
---each-line creates one task for each line of the file; - is standard input. The line is in $TASK_ITEM. It replaces {} in the command,
+--each-line runs the command for each line of the file; - is standard input. The line is in $TASK_ITEM. It replaces {} in the command,
 also inside an argument. Without {} it is appended as the last argument. Empty lines are skipped.
+
+Each index has a task, and each line is one index. If the commands take less than half a second, a task has as many indexes as run in
+about a second, one after the other: to start a task would take longer than its command. Each index still has its own process, output,
+exit code and retries. --chunk limits the number of indexes in one task.
 
 If a task of a set fails, the others still run. --backoff-limit is the number of retries of each task, and --max-failed the number of
 tasks that may fail until the set is stopped.
@@ -121,8 +128,8 @@ func (f *factory) newRunCommand() *cobra.Command {
 		},
 	}
 	flags := command.Flags()
-	flags.StringVar(&o.array, "array", "", "One task for each index: how many (1000) or which (0-999), and %50 for at most 50 at a time")
-	flags.StringVar(&o.eachLine, "each-line", "", "One task for each line of the file, - for standard input")
+	flags.StringVar(&o.array, "array", "", "Run the command for each index: how many (1000) or which (0-999), and %50 for at most 50 at a time")
+	flags.StringVar(&o.eachLine, "each-line", "", "Run the command for each line of the file, - for standard input")
 	flags.StringVar(&o.name, "name", "", "Name of the task or the set (default: the program's, and five letters)")
 	flags.StringVar(&o.queue, "queue", "", `Queue that the tasks wait in (default "default")`)
 	flags.Int32Var(&o.priority, "priority", 0, "Which tasks go first: those of higher priority")
@@ -141,6 +148,7 @@ func (f *factory) newRunCommand() *cobra.Command {
 	flags.StringArrayVar(&o.tolerations, "toleration", nil, "Taint of workers to tolerate, as KEY=VALUE:EFFECT, KEY:EFFECT or KEY; can be repeated")
 	flags.StringArrayVar(&o.labels, "label", nil, "Label of the task, or of the set and its tasks, as KEY=VALUE; can be repeated")
 	flags.Int32Var(&o.maxFailed, "max-failed", 0, "How many tasks of a set may fail until the set fails (default: any number)")
+	flags.Int32Var(&o.chunk, "chunk", 0, fmt.Sprintf("Maximum number of indexes in one task, if their commands are short; 1 for a task each (default: %d)", maxChunk))
 	flags.BoolVar(&o.hold, "hold", false, "Create the set suspended: it starts nothing until \"leat resume\"")
 	flags.StringVar(&o.dryRun, "dry-run", "none", "client: print the object that would be sent; server: let the server validate it; none")
 	o.follow.addFlags(flags)
@@ -224,7 +232,7 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 		return nil, err
 	}
 	if o.array == "" && o.eachLine == "" {
-		for _, name := range []string{"parallelism", "max-log-requests", "max-failed", "hold"} {
+		for _, name := range []string{"parallelism", "max-log-requests", "max-failed", "chunk", "hold"} {
 			if flags.Changed(name) {
 				return nil, usageErrorf("--%s is for sets: write --array or --each-line too; --array 1 makes a set of one task", name)
 			}
@@ -243,6 +251,12 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 	}}
 	if o.hold {
 		set.Spec.Suspend = ptr.To(true)
+	}
+	if flags.Changed("chunk") {
+		if o.chunk < 1 || o.chunk > maxChunk {
+			return nil, usageErrorf("--chunk %d: write 1 to %d; 1 makes a task for each index", o.chunk, maxChunk)
+		}
+		set.Spec.Chunking = &batch.TaskSetChunking{MaxIndexes: &o.chunk}
 	}
 	parallelism := o.parallelism
 	switch {

@@ -105,10 +105,8 @@ func (m *member) concludeIndex(ctx context.Context, found object, state indexSta
 	if err != nil {
 		return err
 	}
-	for i := range tasks {
-		if task := &tasks[i]; task.Status.Phase == batch.TaskFailed {
-			return m.concludeTask(task, m.logs)
-		}
+	if task := failedAt(tasks, *found.index); task != nil {
+		return m.concludeTask(task, m.logs)
 	}
 	why := ""
 	if final := finishedSet(found.set); final != nil {

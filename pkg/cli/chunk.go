@@ -1,0 +1,140 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"context"
+	"slices"
+	"strconv"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+)
+
+// isChunk reports whether the task runs several indexes, one after the other.
+func isChunk(task *batch.Task) bool { return task.Spec.Indexes != "" }
+
+// indexesOf returns the indexes that a task was created for, nil if it is not one of a set.
+func indexesOf(task *batch.Task) []indexes.Range {
+	if isChunk(task) {
+		return task.IndexRanges()
+	}
+	index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex])
+	if err != nil {
+		return nil
+	}
+	return []indexes.Range{{First: index, Last: index}}
+}
+
+// heldIndexes returns the indexes that a task has run or may still run: those that it was created for, without those
+// that were released to other tasks.
+func heldIndexes(task *batch.Task) []indexes.Range {
+	all := indexesOf(task)
+	if !isChunk(task) {
+		return all
+	}
+	end := int(ptr.Deref(task.Status.IndexLimit, int32(indexes.Count(all))))
+	switch task.Status.Phase {
+	case batch.TaskSucceeded:
+		end = int(task.Status.CompletedCount)
+	case batch.TaskFailed:
+		end = int(task.Status.CompletedCount) + 1
+	}
+	return indexes.Slice(all, 0, end)
+}
+
+// completedIn returns the indexes of a task that have succeeded.
+func completedIn(task *batch.Task) []indexes.Range {
+	switch {
+	case isChunk(task):
+		return indexes.Slice(indexesOf(task), 0, int(task.Status.CompletedCount))
+	case task.Status.Phase == batch.TaskSucceeded:
+		return indexesOf(task)
+	}
+	return nil
+}
+
+// currentIndex returns the index that a task runs, will run next, or has failed at. It returns false if the task has
+// succeeded or has no index.
+func currentIndex(task *batch.Task) (int, bool) {
+	if task.Status.Phase == batch.TaskSucceeded {
+		return 0, false
+	}
+	left := indexes.Subtract(heldIndexes(task), completedIn(task))
+	if len(left) == 0 {
+		return 0, false
+	}
+	return left[0].First, true
+}
+
+// failedIndex returns the index of a set at which a task has failed. It returns false if the task has not failed or has
+// no index.
+func failedIndex(task *batch.Task) (int, bool) {
+	if task.Status.Phase != batch.TaskFailed {
+		return 0, false
+	}
+	return currentIndex(task)
+}
+
+// startedIndexes returns the indexes of a task whose commands have been started, as far as its status tells.
+func startedIndexes(task *batch.Task) []indexes.Range {
+	held, count := heldIndexes(task), 0
+	if isChunk(task) {
+		count = int(task.Status.CompletedCount)
+	}
+	if task.Status.Attempts > 0 {
+		count++
+	}
+	return indexes.Slice(held, 0, count)
+}
+
+// runOf returns the number of the run whose output the worker of a task has, 0 if there is none. Each attempt of a task
+// with one index is a run. A run of a task with several indexes lasts until all have ended or the task is evicted.
+func runOf(task *batch.Task) int32 {
+	switch {
+	case !isChunk(task):
+		return task.Status.Attempts
+	case task.Status.Phase == batch.TaskPending || len(startedIndexes(task)) == 0:
+		return 0
+	}
+	return task.Status.Disruptions + 1
+}
+
+// single returns the range of one index.
+func single(index int) []indexes.Range { return []indexes.Range{{First: index, Last: index}} }
+
+// tasksOfIndex returns the tasks of an index of a set, newest first.
+func (s *session) tasksOfIndex(ctx context.Context, found object) ([]batch.Task, error) {
+	own := batch.LabelControllerUID + "=" + string(found.set.UID) + ","
+	lone, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: own + batch.LabelCompletionIndex + "=" + strconv.Itoa(*found.index)})
+	if err != nil {
+		return nil, err
+	}
+	// Only tasks whose first index is not larger can have the index.
+	chunks, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: own + batch.LabelFirstCompletionIndex + "<" + strconv.Itoa(*found.index+1)})
+	if err != nil {
+		return nil, err
+	}
+	tasks := append(lone.Items, slices.DeleteFunc(chunks.Items, func(task batch.Task) bool {
+		return !indexes.Contains(heldIndexes(&task), *found.index)
+	})...)
+	slices.SortFunc(tasks, newestFirst)
+	return tasks, nil
+}
