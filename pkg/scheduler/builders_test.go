@@ -90,6 +90,12 @@ func with(name batch.ResourceName, amount string) func(*batch.Worker) {
 	return func(w *batch.Worker) { w.Status.Allocatable[name] = resource.MustParse(amount) }
 }
 
+func featuring(feature batch.WorkerFeature) func(*batch.Worker) {
+	return func(w *batch.Worker) { w.Status.WorkerInfo.Features = append(w.Status.WorkerInfo.Features, feature) }
+}
+
+func withIndexes(t *batch.Task) { t.Spec.Indexes = "0-3" }
+
 // crashed sets how often the worker of a task has crashed.
 func crashed(times int32) func(*batch.Task) {
 	return func(t *batch.Task) { t.Status.WorkerCrashes = times }

@@ -115,6 +115,24 @@ func TestFit(t *testing.T) {
 			want:    "b",
 		},
 		{
+			name:    "a task with several indexes on a worker that supports them",
+			task:    newTask("t", withIndexes),
+			workers: []*batch.Worker{newWorker("a", 1), newWorker("b", 1, featuring(batch.WorkerFeatureChunks))},
+			want:    "b",
+		},
+		{
+			name:    "a task with several indexes and only older workers",
+			task:    newTask("t", withIndexes),
+			workers: []*batch.Worker{newWorker("a", 1), newWorker("b", 1, featuring("other")), newWorker("c", 1, notReady)},
+			want:    "0/3 workers are available: 1 was not ready, 2 did not support tasks with several indexes (upgrade needed).",
+		},
+		{
+			name:    "a task with one index on an older worker",
+			task:    newTask("t"),
+			workers: []*batch.Worker{newWorker("a", 1)},
+			want:    "a",
+		},
+		{
 			name:    "a worker of another namespace",
 			task:    newTask("t"),
 			workers: []*batch.Worker{newWorker("a", 1, func(w *batch.Worker) { w.Namespace = "other" })},

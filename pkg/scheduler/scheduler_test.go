@@ -283,6 +283,9 @@ func TestPlacesABlockedTaskWhenThereMayBeRoom(t *testing.T) {
 		{"a worker is labelled", newWorker("w", 1), newTask("t", selecting("zone", "x")), func(f *fixture) {
 			f.changeWorker("w", labelled("zone", "x"))
 		}},
+		{"a worker is upgraded", newWorker("w", 1), newTask("t", withIndexes), func(f *fixture) {
+			f.changeWorker("w", featuring(batch.WorkerFeatureChunks))
+		}},
 		{"a worker grows", newWorker("w", 0), newTask("t"), func(f *fixture) { f.changeWorker("w", with("tasks", "1")) }},
 		{"a task is finished", newWorker("w", 0), newTask("t"), func(f *fixture) {
 			f.changeWorker("w", with("tasks", "1"))

@@ -88,7 +88,8 @@ var Caches = []Cache{
 			"metadata", // except managedFields
 			"spec.queueName", "spec.workerName", "spec.priority", "spec.resources", "spec.workerSelector", "spec.tolerations",
 			"spec.schedulingGates",
-			"status", // The scheduler writes it as a whole.
+			"spec.indexes", // only whether it is set
+			"status",       // The scheduler writes it as a whole.
 		},
 		ReadBy: []string{
 			"scheduler/*.go", "scheduler/cache/*.go", "scheduler/queue/*.go", "scheduler/reservation/*.go", "scheduler/framework/*.go",
@@ -192,16 +193,22 @@ func FinishedTask(obj any) (any, error) {
 	return task, nil
 }
 
+// someIndexes stands for the indexes of every task that has some.
+const someIndexes = "0"
+
 // UnfinishedTask keeps the fields that the scheduler reads. Status updates do not write the spec, so the server keeps
-// the others.
+// the others. The indexes of a task, which may be long, become someIndexes.
 func UnfinishedTask(obj any) (any, error) {
 	switch task := obj.(type) {
 	case *batch.Task:
-		spec := &task.Spec
+		spec := task.Spec
 		task.ManagedFields = nil
 		task.Spec = batch.TaskSpec{
 			QueueName: spec.QueueName, WorkerName: spec.WorkerName, Priority: spec.Priority, Resources: spec.Resources,
 			WorkerSelector: spec.WorkerSelector, Tolerations: spec.Tolerations, SchedulingGates: spec.SchedulingGates,
+		}
+		if spec.Indexes != "" {
+			task.Spec.Indexes = someIndexes
 		}
 		return task, nil
 	case cache.DeletedFinalStateUnknown:

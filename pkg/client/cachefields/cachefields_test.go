@@ -97,6 +97,18 @@ func TestTaskSetTaskKeepsOnlyTheLabelsThatAreRead(t *testing.T) {
 	}
 }
 
+func TestUnfinishedTaskKeepsOnlyWhetherThereAreIndexes(t *testing.T) {
+	for indexes, want := range map[string]string{"": "", "0": someIndexes, "4-67,70": someIndexes} {
+		obj, err := UnfinishedTask(&batch.Task{Spec: batch.TaskSpec{Indexes: indexes, Items: []string{"a"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if spec := obj.(*batch.Task).Spec; spec.Indexes != want || spec.Items != nil {
+			t.Errorf("indexes %q: the indexes are %q, want %q; the items are %q, want none", indexes, spec.Indexes, want, spec.Items)
+		}
+	}
+}
+
 // fill sets all fields of a value.
 func fill(v reflect.Value) {
 	switch v.Interface().(type) {

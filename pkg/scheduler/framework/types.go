@@ -111,6 +111,7 @@ type WorkerState struct {
 	Incarnation   string
 	Labels        map[string]string
 	Taints        []batch.Taint
+	Features      []batch.WorkerFeature
 	Allocatable   Resources
 }
 
@@ -124,6 +125,7 @@ func NewWorkerState(obj *batch.Worker) WorkerState {
 		Incarnation:   obj.Status.Incarnation,
 		Labels:        obj.Labels,
 		Taints:        obj.Spec.Taints,
+		Features:      obj.Status.WorkerInfo.Features,
 		Allocatable:   NewResources(obj.Status.Allocatable),
 	}
 }

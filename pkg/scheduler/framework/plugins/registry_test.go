@@ -53,6 +53,7 @@ var tasks = map[string]func(*batch.Task){
 		t.Spec.Tolerations = []batch.Toleration{{Key: "k", Value: "v", Effect: batch.TaintEffectNoExecute}}
 	},
 	"tolerates other key": func(t *batch.Task) { t.Spec.Tolerations = []batch.Toleration{{Key: "l", Value: "v"}} },
+	"several indexes":     func(t *batch.Task) { t.Spec.Indexes = "0-3" },
 	"alone":               func(t *batch.Task) { t.Status.WorkerCrashes = 1 },
 }
 
@@ -77,6 +78,7 @@ var workers = map[string]func(*framework.WorkerInfo){
 	"runs one":     func(w *framework.WorkerInfo) { w.Tasks = 1 },
 	"runs alone":   func(w *framework.WorkerInfo) { w.Tasks, w.TasksAlone = 1, 1 },
 	"large":        func(w *framework.WorkerInfo) { w.Allocatable["cpu"] = 16000 },
+	"runs chunks":  func(w *framework.WorkerInfo) { w.Features = []batch.WorkerFeature{batch.WorkerFeatureChunks} },
 	"with a gpu":   func(w *framework.WorkerInfo) { w.Allocatable["example.com/gpu"] = 1 },
 	"unregistered": func(w *framework.WorkerInfo) { w.WorkerState, w.Object = framework.WorkerState{}, nil },
 }
