@@ -402,7 +402,7 @@ func TestATaskKeepsItsReservationAndBackoffWhenItIsUpdated(t *testing.T) {
 				c := newState(Spread, func() {})
 				c.setWorker(newWorker("w", 8, with("cpu", "8")))
 				c.setTask(newTask("busy", on("w"), requesting("cpu", "4")))
-				large := newTask("a-large", requesting("cpu", "8"))
+				large := newTask("large", requesting("cpu", "8"))
 				c.setTask(large)
 				c.next(now)
 				c.reserve(now)
@@ -423,7 +423,7 @@ func TestATaskKeepsItsReservationAndBackoffWhenItIsUpdated(t *testing.T) {
 				c.setWorker(newWorker("w", 8, with("cpu", "80")))
 				c.setQueue(newQueue("l", 1, limited("cpu", "8")))
 				c.setTask(newTask("busy", on("w"), requesting("cpu", "4"), inQueue("l")))
-				large := newTask("a-large", requesting("cpu", "8"), inQueue("l"))
+				large := newTask("large", requesting("cpu", "8"), inQueue("l"))
 				c.setTask(large)
 				c.next(now)
 				c.reserve(now)
@@ -439,7 +439,7 @@ func TestATaskKeepsItsReservationAndBackoffWhenItIsUpdated(t *testing.T) {
 				c := newState(Spread, func() {})
 				c.setWorker(newWorker("w", 8, with("cpu", "8")))
 				c.setTask(newTask("busy", on("w"), requesting("cpu", "4")))
-				large := newTask("a-large", requesting("cpu", "8"))
+				large := newTask("large", requesting("cpu", "8"))
 				c.setTask(large)
 				c.next(now)
 				updated := large.DeepCopy()
@@ -568,7 +568,7 @@ func TestAReservedWorkerAdmitsWhatLeavesRoom(t *testing.T) {
 	now := time.Unix(1000, 0)
 	c.setWorker(newWorker("w", 4, with("cpu", "8"), with("gpu", "1")))
 	c.setTask(newTask("busy", on("w"), requesting("gpu", "1")))
-	c.setTask(newTask("a-waits", requesting("gpu", "1"), requesting("cpu", "4")))
+	c.setTask(newTask("a", requesting("gpu", "1"), requesting("cpu", "4")))
 	c.next(now)
 	c.reserve(now)
 	place := func(task *batch.Task) bool {
@@ -593,7 +593,7 @@ func TestAReservedWorkerAdmitsWhatLeavesRoom(t *testing.T) {
 	if p, ok := c.next(now); ok {
 		t.Errorf("%s was admitted", p.obj.Name)
 	}
-	c.deleteTask(toolscache.ObjectName{Namespace: "default", Name: "a-waits"})
+	c.deleteTask(toolscache.ObjectName{Namespace: "default", Name: "a"})
 	if p, ok := c.next(now); !ok || p.obj.Name != "c" {
 		t.Error("the worker is reserved although its task is gone")
 	}

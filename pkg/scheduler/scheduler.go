@@ -70,7 +70,7 @@ const (
 func ScoringStrategies() []ScoringStrategy { return []ScoringStrategy{Spread, Pack} }
 
 // Scheduler binds the pending tasks of each namespace to workers of that namespace. It orders tasks by priority, then
-// by the weighted share of their queue, then by age, then by name.
+// by the weighted share of their queue, then by age, then by name, shorter ones first.
 //
 // Two schedulers may run at the same time: the server rejects the second binding of a task.
 type Scheduler struct {

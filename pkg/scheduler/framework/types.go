@@ -17,6 +17,7 @@ limitations under the License.
 package framework
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -83,12 +84,14 @@ func (t *TaskInfo) Before(o *TaskInfo) bool {
 	return t.Older(o)
 }
 
-// Older reports whether t was created before o. The name decides between tasks of the same second.
+// Older reports whether t was created before o. The name decides between tasks of the same second: a shorter one is
+// first, so that the tasks of a set are in the order of their indexes.
 func (t *TaskInfo) Older(o *TaskInfo) bool {
 	if !t.Object.CreationTimestamp.Equal(&o.Object.CreationTimestamp) {
 		return t.Object.CreationTimestamp.Before(&o.Object.CreationTimestamp)
 	}
-	return strings.Compare(t.Object.Name, o.Object.Name) < 0
+	a, b := t.Object.Name, o.Object.Name
+	return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b)) < 0
 }
 
 // RunsAlone reports whether a task must run on a worker of its own: its worker has crashed before. It may be the cause
