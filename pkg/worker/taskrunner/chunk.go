@@ -36,6 +36,8 @@ const chunkDuration = time.Second
 // index that runs, or runs next, is that at position status.completedCount.
 type chunk struct {
 	ranges []indexes.Range
+	// endLogs ends the output of the task.
+	endLogs func()
 	// The first start under the assignment sets the fields below.
 	startedAt time.Time    // zero before
 	announce  *time.Timer  // fires when the start is reported
@@ -48,14 +50,15 @@ type chunk struct {
 // startChunk sets what the runner knows about a task with spec.indexes.
 func (r *Runner) startChunk() {
 	s := r.task.Status
-	r.chunk = &chunk{ranges: r.task.IndexRanges()}
+	r.chunk = &chunk{ranges: r.task.IndexRanges(), endLogs: r.config.Logs.StartRun(r.task.UID)}
 	r.status.indexCount = int32(indexes.Count(r.chunk.ranges))
 	r.status.completedCount, r.status.indexLimit = s.CompletedCount, s.IndexLimit
 	r.status.busy = time.Duration(s.BusyMilliseconds) * time.Millisecond
 }
 
-// close stops the timers.
+// close ends the output and stops the timers.
 func (c *chunk) close() {
+	c.endLogs()
 	if !c.startedAt.IsZero() {
 		c.announce.Stop()
 		c.poll.Stop()
