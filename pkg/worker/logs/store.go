@@ -21,9 +21,10 @@ limitations under the License.
 //	<task uid>.<attempt>.<n>.log
 //	<task uid>_<index>.<attempt>.<n>.log
 //
-// the latter for an attempt at one index of a task with spec.indexes. n counts up. When a file reaches a quarter of what the attempt may keep, the next one is started and the
-// oldest is removed, so that the end of a long output is kept. An .idx file beside a log file has the times of its
-// lines. Files are not synced: a crash of the machine can lose output.
+// the latter for an attempt at one index of a task with spec.indexes. n counts up. When a file reaches a quarter of
+// what the attempt may keep, the next one is started and the oldest is removed, so that the end of a long output is
+// kept. An .idx file beside a log file has the times of its lines. Files are not synced: a crash of the machine can
+// lose output.
 package logs
 
 import (

@@ -44,9 +44,9 @@ type TaskReadOptions struct {
 }
 
 // ReadTask writes the output of the last attempt at a task to w, as Log.Read does. For a task with spec.indexes, it
-// writes that of the last attempt at each index, one index after the other: none has a part of its lines among those of
-// another. To follow, it waits for further indexes until the run of the task has ended. If there is no output, the error
-// is a NotKeptError.
+// writes that of the last attempt at each index, one index after the other, and never lines of one among those of
+// another. To follow, it waits for further indexes until the run of the task has ended. If there is no output, the
+// error is a NotKeptError.
 func (s *Store) ReadTask(ctx context.Context, task types.UID, w io.Writer, flush func(), options TaskReadOptions) error {
 	if !s.hasIndexes(task) {
 		log, err := s.Get(task, options.Previous)

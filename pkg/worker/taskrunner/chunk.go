@@ -108,8 +108,9 @@ func (r *Runner) startsNextIndex(last *batch.TaskStateTerminated) bool {
 	return true
 }
 
-// releaseRest ends a chunk whose time has passed. If other indexes wait behind the one that runs, it releases them: from
-// here on this worker starts none of them, whatever becomes of the write. Between two indexes the task is finished.
+// releaseRest ends a chunk whose time has passed. If other indexes wait behind the one that runs, it releases them:
+// from here on this worker starts none of them, whatever becomes of the write. Between two indexes it finishes the
+// task.
 func (r *Runner) releaseRest() {
 	if r.phase == starting {
 		r.handle(ended)
@@ -151,9 +152,9 @@ func (t *taskStatus) indexEnd() int32 {
 	return min(t.indexCount, ptr.Deref(t.indexLimit, t.indexCount))
 }
 
-// applyIndexesTo sets the fields of the status that only a task with spec.indexes has. The stored indexLimit may be lower
-// than the worker knows: other tasks run again what this worker has run past it, so that does not count. The task has
-// then succeeded, or is at the last index that it may run.
+// applyIndexesTo sets the fields of the status that only a task with spec.indexes has. The stored indexLimit may be
+// lower than the worker knows: other tasks run again what this worker has run past it, so that does not count. The task
+// has then succeeded, or is at the last index that it may run.
 func (t *taskStatus) applyIndexesTo(s *batch.TaskStatus) {
 	if s.IndexLimit == nil || t.indexLimit != nil && *t.indexLimit < *s.IndexLimit {
 		s.IndexLimit = t.indexLimit
