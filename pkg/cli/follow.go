@@ -436,7 +436,7 @@ func (m *member) followSet(ctx context.Context, set *batch.TaskSet) error {
 	ended := make(chan struct{})
 	if m.logs {
 		streams := &setLogs{
-			factory: m.factory, s: m.s, set: set, out: m.output(), options: batch.TaskLogOptions{Follow: true}, limit: m.maxLogRequests, ended: ended,
+			factory: m.factory, s: m.s, set: set, lines: lineWriter{out: m.output()}, options: batch.TaskLogOptions{Follow: true}, limit: m.maxLogRequests, ended: ended,
 		}
 		logs.Go(func() {
 			if err := streams.follow(ctx); err != nil && ctx.Err() == nil {
