@@ -201,7 +201,11 @@ func (o *followOptions) follow(ctx context.Context, s *session, objects ...objec
 			case keepWatching:
 			case cancel:
 				for _, m := range w.unfinished() {
-					if err := s.cancel(ctx, m.current(), false); err != nil && !objectNotFound(err) {
+					found, err := o.taskOfIndex(ctx, s, m.current())
+					if err != nil {
+						return err
+					}
+					if err := s.cancel(ctx, found, false); err != nil && !objectNotFound(err) {
 						return err
 					}
 					cancelled = append(cancelled, m)

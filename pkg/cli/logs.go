@@ -541,13 +541,13 @@ func (l *setLogs) follow(ctx context.Context) error {
 		streams.Wait()
 		return ctx.Err()
 	}
-	// The informer may have stopped before it saw the last tasks.
-	tasks, err := l.tasks(ctx)
+	// The informer may have stopped before it saw the last tasks, and the last states of others.
+	list, err := l.s.api.Tasks(l.s.namespace).List(ctx, metav1.ListOptions{LabelSelector: l.selector()})
 	if err != nil {
 		return err
 	}
-	for i := range tasks {
-		start(&tasks[i])
+	for i := range list.Items {
+		start(&list.Items[i])
 	}
 	streams.Wait()
 	return l.reportMissed(ctx, before)
