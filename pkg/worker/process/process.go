@@ -23,6 +23,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -170,6 +171,19 @@ func lookPath(program string) (string, error) {
 		return "", errors.New("no command")
 	case strings.Contains(program, "/"):
 		return program, nil
+	}
+	// exec.LookPath would find the same, with more work for each directory that does not have the program.
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if !filepath.IsAbs(dir) {
+			break
+		}
+		path := dir + "/" + program
+		if unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS) != nil {
+			continue
+		}
+		if _, err := exec.LookPath(path); err == nil { // it is no directory
+			return path, nil
+		}
 	}
 	return exec.LookPath(program)
 }
