@@ -82,8 +82,8 @@ func BenchmarkShortTasks(b *testing.B) {
 
 // BenchmarkChunk measures how fast one slot runs the indexes of chunks whose commands end at once, with everything
 // included: logs, the API in memory, progress files and control groups as far as the machine has them. Beside it are a
-// loop over os/exec, which has the output of each command, and one that only forks and waits. An operation is one index.
-// The CPU time, that of the commands included, depends less on what else the machine does.
+// loop over os/exec, which has the output of each command, and one that only forks and waits. An operation is one
+// index. The CPU time, that of the commands included, depends less on what else the machine does.
 func BenchmarkChunk(b *testing.B) {
 	for _, command := range [][]string{{"true"}, {"echo", "hello"}} {
 		path, err := exec.LookPath(command[0])

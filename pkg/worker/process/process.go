@@ -124,8 +124,8 @@ func Start(r *reaper.Reaper, c Command) (_ *Process, failed *StartError) {
 	return p, nil
 }
 
-// start starts the command as os/exec does, with its output in a pipe. It needs fewer system calls and goroutines, which
-// counts when commands are short.
+// start starts the command as os/exec does, with its output in a pipe. It needs fewer system calls and goroutines,
+// which counts when commands are short.
 func (p *Process) start(c Command) error {
 	path, err := lookPath(c.Argv[0])
 	if err != nil {
