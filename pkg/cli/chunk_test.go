@@ -52,7 +52,7 @@ func chunkedSet() *batch.TaskSet {
 	}
 }
 
-// chunkOf returns a task of the set with several indexes, of which the first completed ones have succeeded. A limit of
+// chunkOf returns a task of the set with several indexes. The first completed ones have succeeded. A limit of
 // 0 means none.
 func chunkOf(set *batch.TaskSet, ranges string, phase batch.TaskPhase, completed, limit int32) *batch.Task {
 	parsed, err := indexes.Parse(ranges, maxCompletions)
@@ -256,7 +256,7 @@ func TestExplainSeveralIndexesInOneTask(t *testing.T) {
 	}
 }
 
-// A person reads which index has failed, and how: not of which task it was a part.
+// A person reads which index has failed, and how: not the task that it was a part of.
 func TestFailedIndexIsNamed(t *testing.T) {
 	set := chunkedSet()
 	set.Spec.IndexNumbers = &batch.IndexNumbers{First: ptr.To[int32](1)}
