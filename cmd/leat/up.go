@@ -42,6 +42,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/cmd/internal/collector"
 	"github.com/leat-dev/leat/pkg/cli"
 	"github.com/leat-dev/leat/pkg/standalone"
 	"github.com/leat-dev/leat/pkg/worker/agent"
@@ -52,6 +53,7 @@ func newUpCommand() *cobra.Command {
 	options := standalone.Options{Workers: 1, Namespace: "default", MetricsAddress: "0"}
 	port, verbosity, sample := 7443, 0, false
 	each := workerFlags{tasks: runtime.NumCPU()}
+	garbage := collector.Defaults(200, "128Mi") // the heap of an idle server is smaller
 	command := &cobra.Command{
 		Use:   "up",
 		Short: "Run all of Leat on this machine, without a cluster",
@@ -71,6 +73,7 @@ Tasks can request the CPU and the memory of this machine or container. The worke
 			if err := complete(&options, port, each); err != nil {
 				return err
 			}
+			garbage.Apply()
 			if sample && options.Workers == 0 {
 				return errors.New("--sample: there are no workers to run it: leave out --workers=0 and --api-only")
 			}

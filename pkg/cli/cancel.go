@@ -36,7 +36,7 @@ The commands get SIGTERM, then SIGKILL when their grace period is over. --now ki
 
 A cancelled set starts no more tasks and fails with reason Cancelled. It is kept: "leat explain" shows what succeeded and failed,
 "leat retry" runs the rest, "leat delete" deletes it. A task that belongs to no set is deleted. If you cancel a task of a set, by
-its name or as SET/INDEX, the set runs its index again.
+its name or as SET/INDEX, the set runs its indexes again. An index that shares a task with others cannot be cancelled alone.
 
 To pause a set and resume it later, use suspend. Finished tasks and sets cannot be cancelled.`
 
@@ -63,7 +63,7 @@ func (f *factory) newCancelCommand() *cobra.Command {
 				if err := f.requireUnfinished(found); err != nil {
 					return err
 				}
-				if found, err = s.taskOfIndex(ctx, found); err != nil {
+				if found, err = f.taskOfIndex(ctx, s, found); err != nil {
 					return err
 				}
 				if err := s.cancel(ctx, found, now); err != nil {
@@ -164,8 +164,9 @@ func (f *factory) requireUnfinished(found object) error {
 	return nil
 }
 
-// taskOfIndex replaces one index of a set by its unfinished task. It returns any other object unchanged.
-func (s *session) taskOfIndex(ctx context.Context, found object) (object, error) {
+// taskOfIndex replaces one index of a set by its unfinished task, which may not have others left to run. It returns any
+// other object unchanged.
+func (f *factory) taskOfIndex(ctx context.Context, s *session, found object) (object, error) {
 	if found.index == nil {
 		return found, nil
 	}
@@ -174,9 +175,20 @@ func (s *session) taskOfIndex(ctx context.Context, found object) (object, error)
 		return object{}, err
 	}
 	for i := range tasks {
-		if !tasks[i].Status.Phase.Finished() {
-			return object{task: &tasks[i]}, nil
+		task := &tasks[i]
+		if task.Status.Phase.Finished() {
+			continue
 		}
+		left := indexes.Subtract(heldIndexes(task), completedIn(task))
+		switch {
+		case !indexes.Contains(left, *found.index):
+			return object{}, fmt.Errorf("%s has succeeded: there is nothing to cancel", found.ref())
+		case indexes.Count(left) > 1:
+			return object{}, fmt.Errorf("%s cannot be cancelled alone: task/%s runs it with others, one after the other. %s cancel task/%s ends that task, "+
+				"and the set runs its %s again. %s cancel taskset/%s ends all for good. A set that is created with --chunk 1 has a task for each index",
+				found.ref(), task.Name, f.program, task.Name, describeIndexes(found.set, left), f.program, found.set.Name)
+		}
+		return object{task: task}, nil
 	}
 	return object{}, fmt.Errorf("%s has no task that runs or waits: there is nothing to cancel", found.ref())
 }
@@ -210,13 +222,8 @@ func (f *factory) reportCancelled(found object) {
 		found.task.Labels[batch.LabelTaskSetName], describeNumbers(left), again)
 }
 
-// cancel sets spec.cancelled of a set, deletes a task, and deletes the task of one index of a set. The UID of the
-// object is a precondition.
+// cancel sets spec.cancelled of a set, or deletes a task. The UID of the object is a precondition.
 func (s *session) cancel(ctx context.Context, found object, now bool) error {
-	found, err := s.taskOfIndex(ctx, found)
-	if err != nil {
-		return err
-	}
 	if found.task != nil {
 		return s.delete(ctx, found, now)
 	}

@@ -316,3 +316,104 @@ func TestProgressOfATaskWithSeveralIndexes(t *testing.T) {
 		}
 	}
 }
+
+func TestCancellingAnIndexOfATaskWithSeveral(t *testing.T) {
+	set := chunkedSet()
+	running := chunkOf(set, "4-9", batch.TaskRunning, 2, 0)
+	for _, test := range []struct {
+		name  string
+		index int
+		task  *batch.Task
+		want  string // the error; empty if the task is cancelled
+	}{
+		{"the only one that is left", 6, chunkOf(set, "4-9", batch.TaskRunning, 2, 3), ""},
+		{"the one that runs, before others", 6, running, "taskset/s/6 cannot be cancelled alone: task/TASK runs it with others, one after the other. " +
+			"leat cancel task/TASK ends that task, and the set runs its indexes 6-9 again. leat cancel taskset/s ends all for good. " +
+			"A set that is created with --chunk 1 has a task for each index"},
+		{"one that has succeeded", 4, running, "taskset/s/4 has succeeded: there is nothing to cancel"},
+		{"one that was released", 8, chunkOf(set, "4-9", batch.TaskRunning, 2, 3), "taskset/s/8 has no task that runs or waits: there is nothing to cancel"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, _ := fakeSession(test.task)
+			found, err := (&factory{program: "leat"}).taskOfIndex(t.Context(), s, object{set: set, index: &test.index})
+			switch {
+			case test.want == "" && (err != nil || found.task == nil || found.task.Name != test.task.Name):
+				t.Errorf("got %+v, %v", found, err)
+			case test.want != "" && (err == nil || strings.ReplaceAll(err.Error(), test.task.Name, "TASK") != test.want):
+				t.Errorf("got  %v\nwant %s", err, test.want)
+			}
+		})
+	}
+}
+
+func TestCancelledTaskNamesTheIndexesThatRunAgain(t *testing.T) {
+	set := chunkedSet()
+	for _, test := range []struct {
+		task *batch.Task
+		want string
+	}{
+		{batch.NewTask(set, 4, 0), "taskset/s runs its index 4 again: cancel the set to end it for good.\n"},
+		{chunkOf(set, "4-9", batch.TaskRunning, 2, 0), "taskset/s runs its indexes 6-9 again: cancel the set to end them for good.\n"},
+		{chunkOf(set, "4-9", batch.TaskRunning, 2, 3), "taskset/s runs its index 6 again: cancel the set to end it for good.\n"},
+	} {
+		streams, _, _, errOut := genericiooptions.NewTestIOStreams()
+		(&factory{program: "leat", streams: streams}).reportCancelled(object{task: test.task})
+		if errOut.String() != test.want {
+			t.Errorf("got %q, want %q", errOut, test.want)
+		}
+	}
+}
+
+// A retry of a task without a set begins with the index that failed.
+func TestRetryOfATaskWithSeveralIndexes(t *testing.T) {
+	set := chunkedSet()
+	set.Spec.IndexNumbers = &batch.IndexNumbers{}
+	for i := range int32(100) {
+		set.Spec.IndexNumbers.List = append(set.Spec.IndexNumbers.List, 2*i)
+		set.Spec.Items = append(set.Spec.Items, indexes.Format(single(int(i))))
+	}
+	task := chunkOf(set, "4-6,20", batch.TaskFailed, 2, 0)
+	task.OwnerReferences = nil
+	for _, test := range []struct {
+		flags, indexes string
+		items          []string
+		numbers        []int32
+	}{
+		{"--failed", "6,20", []string{"6", "20"}, []int32{12, 40}},
+		{"--all", "4-6,20", []string{"4", "5", "6", "20"}, []int32{8, 10, 12, 40}},
+	} {
+		o, _ := retryFlags(t, test.flags)
+		got, err := o.retryTask(task)
+		if err != nil {
+			t.Fatal(err)
+		}
+		retry := got.(*batch.Task)
+		if diff := cmp.Diff([]any{test.indexes, test.items, test.numbers}, []any{retry.Spec.Indexes, retry.Spec.Items, retry.Spec.IndexNumbers.List}); diff != "" {
+			t.Errorf("%s: want -, got +:\n%s", test.flags, diff)
+		}
+		if _, ok := retry.Labels[batch.LabelFirstCompletionIndex]; ok {
+			t.Errorf("%s: the retry has the label of a task of a set", test.flags)
+		}
+	}
+}
+
+// A set counts the indexes that its tasks have run, however many each has.
+func TestTopCountsEndedIndexes(t *testing.T) {
+	set := func(succeeded, failed int32) *batch.TaskSet {
+		set := chunkedSet()
+		set.Status.Succeeded, set.Status.Failed = succeeded, failed
+		return set
+	}
+	counts := &endCounter{total: map[string]int{}}
+	counts.rates(testNow.Time)
+	counts.addProgress(set(0, 0), set(60, 1))
+	counts.addProgress(set(60, 1), set(60, 1))
+	counts.addProgress(set(60, 1), set(99, 1))
+	created := set(0, 0)
+	created.UID = "another"
+	counts.addProgress(created, set(99, 1))
+	counts.add("default", 1)
+	if got := counts.rates(testNow.Add(10 * time.Second))["default"]; got != 10.1 {
+		t.Errorf("got %v/s, want 10.1/s", got)
+	}
+}

@@ -201,7 +201,11 @@ func (o *followOptions) follow(ctx context.Context, s *session, objects ...objec
 			case keepWatching:
 			case cancel:
 				for _, m := range w.unfinished() {
-					if err := s.cancel(ctx, m.current(), false); err != nil && !objectNotFound(err) {
+					found, err := o.taskOfIndex(ctx, s, m.current())
+					if err != nil {
+						return err
+					}
+					if err := s.cancel(ctx, found, false); err != nil && !objectNotFound(err) {
 						return err
 					}
 					cancelled = append(cancelled, m)
@@ -436,7 +440,7 @@ func (m *member) followSet(ctx context.Context, set *batch.TaskSet) error {
 	ended := make(chan struct{})
 	if m.logs {
 		streams := &setLogs{
-			factory: m.factory, s: m.s, set: set, out: m.output(), options: batch.TaskLogOptions{Follow: true}, limit: m.maxLogRequests, ended: ended,
+			factory: m.factory, s: m.s, set: set, lines: lineWriter{out: m.output()}, options: batch.TaskLogOptions{Follow: true}, limit: m.maxLogRequests, ended: ended,
 		}
 		logs.Go(func() {
 			if err := streams.follow(ctx); err != nil && ctx.Err() == nil {

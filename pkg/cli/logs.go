@@ -17,10 +17,9 @@ limitations under the License.
 package cli
 
 import (
-	"bufio"
 	"bytes"
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -29,7 +28,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -40,6 +38,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
+	"github.com/leat-dev/leat/pkg/cli/sanitize"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
 )
 
@@ -61,11 +60,12 @@ const logsLong = `Print the output of a task's command, or of the commands of a 
 The output is read from the worker that ran the task, as long as the worker keeps it. If the worker cannot be reached, the last lines
 of a failed task are shown from its status.
 
-For a set, each line begins with the set and the index, and lines of different tasks do not mix. A line of more than 1 MiB is shown in
-parts; each part but the first begins with an ellipsis.
+For a set, each line begins with the set and the index, and lines of different indexes do not mix. A line of more than 1 MiB is shown
+in parts; each part but the first begins with an ellipsis.
 
 Succeeded tasks of a set are deleted when they are counted, and their output with them. Use -f to see it while they run. The last 100
-failed tasks are kept. If output is missing, a line at the end names the indexes.
+failed tasks are kept. If output is missing, a line at the end names the indexes. The output of a task that runs several short indexes
+is shown as that of its indexes.
 
 kubectl logs supports only the kinds of Kubernetes itself.`
 
@@ -84,12 +84,12 @@ func (f *factory) newLogsCommand() *cobra.Command {
 	}
 	flags := command.Flags()
 	flags.BoolVarP(&o.follow, "follow", "f", false, "Go on until the task or the set ends")
-	flags.StringVar(&o.index, "index", "", "Of a set: only these indexes, like 5 or 0-4,7")
+	flags.StringVar(&o.index, "index", "", "Of a set, or of a task with several indexes: only these, like 5 or 0-4,7")
 	flags.Int64Var(&o.tail, "tail", -1, "How many lines before the end to begin with; -1 for all")
 	flags.DurationVar(&o.since, "since", 0, "Only lines that are newer, like 10s or 5m")
 	flags.BoolVar(&o.timestamps, "timestamps", false, "Begin each line with its time")
 	flags.BoolVarP(&o.previous, "previous", "p", false, "The attempt before the last one")
-	flags.Int64Var(&o.limitBytes, "limit-bytes", 0, "How much of each task to show, at most; 0 for all")
+	flags.Int64Var(&o.limitBytes, "limit-bytes", 0, "How much of each task or index to show, at most; 0 for all")
 	flags.IntVar(&o.maxLogRequests, "max-log-requests", defaultLogRequests, "Of a set: how many tasks to read from at a time")
 	return command
 }
@@ -131,10 +131,10 @@ func (o *logsOptions) run(ctx context.Context, name string) error {
 		return err
 	}
 	if found.task != nil {
-		if o.index != "" {
-			return usageErrorf("--index is for sets, and %s is one task", found.ref())
-		}
 		task := taskLogs{factory: o.factory, s: s, out: o.streams.Out, options: options}
+		if task.chosen, err = o.chosenInTask(found.task, numbers); err != nil {
+			return err
+		}
 		if o.follow {
 			return wrapDeleted(found.ref(), task.follow(ctx, found.task))
 		}
@@ -147,9 +147,11 @@ func (o *logsOptions) run(ctx context.Context, name string) error {
 	case found.index != nil && o.index != "":
 		return usageErrorf("%s is one index: write --index %s with taskset/%s", name, o.index, found.set.Name)
 	case found.index != nil:
-		chosen = []indexes.Range{{First: *found.index, Last: *found.index}}
+		chosen = single(*found.index)
 	}
-	streams := &setLogs{factory: o.factory, s: s, set: found.set, out: o.streams.Out, options: options, chosen: chosen, limit: o.maxLogRequests}
+	streams := &setLogs{
+		factory: o.factory, s: s, set: found.set, lines: lineWriter{out: o.streams.Out}, options: options, chosen: chosen, limit: o.maxLogRequests,
+	}
 	if !o.follow || finishedSet(found.set) != nil {
 		return streams.show(ctx)
 	}
@@ -168,12 +170,36 @@ func (o *logsOptions) run(ctx context.Context, name string) error {
 	return wrapDeleted(found.ref(), <-failed)
 }
 
+// chosenInTask returns the indexes of a task that have the numbers of --index.
+func (o *logsOptions) chosenInTask(task *batch.Task, numbers []indexes.Range) ([]indexes.Range, error) {
+	r := ref{kindTask, task.Name}
+	switch {
+	case o.index == "":
+		return nil, nil
+	case !isChunk(task):
+		return nil, usageErrorf("--index is for sets, and %s is one task", r)
+	}
+	var chosen []int
+	all := heldIndexes(task)
+	known := numbersIn(task, all)
+	if unknown := indexes.Subtract(numbers, known); len(unknown) > 0 {
+		return nil, usageErrorf("%s has no %s: its indexes are %s", r, describeNumbers(unknown), sanitize.Truncate(indexes.Format(known), 100))
+	}
+	for position := range indexes.Count(all) {
+		if indexes.Contains(numbers, indexes.At(known, position)) {
+			chosen = append(chosen, indexes.At(all, position))
+		}
+	}
+	return indexes.Of(chosen), nil
+}
+
 // taskLogs shows the output of one task.
 type taskLogs struct {
 	*factory
 	s       *session
 	out     io.Writer
 	options batch.TaskLogOptions
+	chosen  []indexes.Range // of a task with several indexes; empty for all
 }
 
 // show prints the output so far. It returns an error if the task has not started.
@@ -181,27 +207,27 @@ func (l *taskLogs) show(ctx context.Context, task *batch.Task) error {
 	if task.Status.Attempts == 0 && task.Status.StartTime == nil && !task.Status.Phase.Finished() {
 		return fmt.Errorf("task/%s has not been started yet, and has printed nothing: -f waits for it, %s explain task/%s shows why it waits", task.Name, l.program, task.Name)
 	}
-	return l.stream(ctx, task)
+	return l.stream(ctx, task, 1)
 }
 
-// follow prints each attempt of the task, until the task ends.
+// follow prints each run of the task, until the task ends.
 func (l *taskLogs) follow(ctx context.Context, task *batch.Task) error {
 	seen := int32(0)
 	for {
 		shown := seen
 		err := l.s.watchTask(ctx, task, func(current *batch.Task) bool {
 			task = current
-			return current.Status.Attempts > seen || current.Status.Phase.Finished()
+			return runOf(current) > seen || current.Status.Phase.Finished()
 		})
 		if err != nil {
 			return err
 		}
-		if task.Status.Attempts > seen {
-			seen = task.Status.Attempts
+		if run := runOf(task); run > seen {
+			seen = run
 			if shown > 0 && seen > shown+1 {
 				fmt.Fprintf(l.streams.ErrOut, "%s of task/%s ended before what it printed could be read.\n", plural(int(seen-shown-1), "attempt"), task.Name)
 			}
-			if err := l.stream(ctx, task); err != nil {
+			if err := l.stream(ctx, task, run); err != nil {
 				return err
 			}
 			continue
@@ -210,13 +236,88 @@ func (l *taskLogs) follow(ctx context.Context, task *batch.Task) error {
 	}
 }
 
-// stream prints one attempt. If the worker cannot return the output of a failed task, stream prints the last lines from
-// its status.
-func (l *taskLogs) stream(ctx context.Context, task *batch.Task) error {
+// stream prints one run. Each line of a task with several indexes begins with the set and the index.
+func (l *taskLogs) stream(ctx context.Context, task *batch.Task, run int32) error {
+	if !isChunk(task) {
+		return l.copy(ctx, task, l.out)
+	}
+	name := task.Name
+	if owner := batch.ControllingTaskSet(task); owner != nil {
+		name = owner.Name
+	}
+	wanted := wantedIndexes(task, l.chosen, run)
+	if len(wanted) == 0 {
+		return nil
+	}
+	_, err := l.copyIndexes(ctx, task, wanted, &lineWriter{out: l.out}, func(index int) string {
+		return l.label(name, numbersIn(task, single(index))[0].First, index)
+	})
+	return err
+}
+
+// wantedIndexes returns the indexes whose output to show of a run of a task. chosen are the indexes to show at all, empty
+// for all. If the task has several indexes, runs after the first begin with the one that the run before did not finish.
+func wantedIndexes(task *batch.Task, chosen []indexes.Range, run int32) []indexes.Range {
+	wanted := heldIndexes(task)
+	if isChunk(task) && run > 1 {
+		wanted = indexes.Subtract(wanted, indexes.Slice(wanted, 0, int(task.Status.CompletedCount)))
+	}
+	if len(chosen) > 0 {
+		wanted = indexes.Intersect(wanted, chosen)
+	}
+	return wanted
+}
+
+// maxIndexesText is the maximum length of TaskLogOptions.indexes.
+const maxIndexesText = 2048
+
+// copyIndexes prints the wanted indexes of one run of a task with several indexes, with a label in front of each line. It
+// returns the indexes that printed something.
+func (l *taskLogs) copyIndexes(ctx context.Context, task *batch.Task, wanted []indexes.Range, to *lineWriter, label func(index int) string) ([]indexes.Range, error) {
+	request := *l
+	request.options.Prefix = true
+	// If the text is too long, the worker returns all indexes. The others are left out below.
+	if text := indexes.Format(wanted); indexes.Count(wanted) < indexes.Count(heldIndexes(task)) && len(text) <= maxIndexesText {
+		request.options.Indexes = text
+	}
+	var printed []int
+	last, lastLabel, show := -1, "", false
+	byIndex := func(line []byte) (string, []byte, bool) {
+		number, text, _ := bytes.Cut(line, []byte(" "))
+		index, err := strconv.Atoi(string(number))
+		if err != nil {
+			return "", line, true // not from a worker: a proxy may add an error message
+		}
+		if index != last {
+			last, show = index, indexes.Contains(wanted, index)
+			if show {
+				lastLabel, printed = label(index), append(printed, index)
+			}
+		}
+		return lastLabel, text, show
+	}
+	err := copyThrough(to, byIndex, func(out io.Writer) error { return request.copy(ctx, task, out) })
+	slices.Sort(printed)
+	return indexes.Of(printed), err
+}
+
+// copyThrough calls write and copies what it writes to the lineWriter.
+func copyThrough(to *lineWriter, label labeler, write func(io.Writer) error) error {
+	reader, writer := io.Pipe()
+	var copying sync.WaitGroup
+	copying.Go(func() { reader.CloseWithError(to.copyLines(reader, label)) })
+	err := write(writer)
+	_ = writer.Close()
+	copying.Wait()
+	return err
+}
+
+// copy copies the output of one run. If the worker cannot return the output of a failed task, copy writes the last lines
+// from its status.
+func (l *taskLogs) copy(ctx context.Context, task *batch.Task, out io.Writer) error {
 	stream, err := l.s.api.Tasks(l.s.namespace).GetLogs(task.Name, &l.options).Stream(ctx)
 	if err == nil {
 		defer stream.Close()
-		out := l.out
 		if l.options.LimitBytes != nil {
 			out = &wholeCharacters{out: out}
 		}
@@ -230,12 +331,25 @@ func (l *taskLogs) stream(ctx context.Context, task *batch.Task) error {
 	// The server's message may include the last lines too.
 	why, _, _ := strings.Cut(err.Error(), "; its last lines")
 	fmt.Fprintf(l.streams.ErrOut, "The output of task/%s cannot be read: %s. Its last lines, from its status:\n", task.Name, why)
-	text := []byte(end.Message)
-	if !bytes.HasSuffix(text, []byte("\n")) {
-		text = append(text, '\n')
+	prefix := ""
+	if failed, ok := failedIndex(task); ok && l.options.Prefix {
+		prefix = strconv.Itoa(failed) + " "
 	}
-	_, err = l.out.Write(text)
+	for line := range strings.Lines(end.Message) {
+		if _, err = io.WriteString(out, prefix+strings.TrimSuffix(line, "\n")+"\n"); err != nil {
+			break
+		}
+	}
 	return err
+}
+
+// label returns what is shown in front of the lines of an index of a set.
+func (f *factory) label(set string, number, index int) string {
+	label := fmt.Sprintf("[%s/%d] ", set, number)
+	if progress.IsTerminal(f.streams.Out) && os.Getenv("NO_COLOR") == "" {
+		label = fmt.Sprintf("\x1b[%dm%s\x1b[0m", 31+index%6, label)
+	}
+	return label
 }
 
 // setLogs prints the output of the tasks of a set. show prints what exists, follow also waits for tasks that start.
@@ -243,48 +357,49 @@ type setLogs struct {
 	*factory
 	s       *session
 	set     *batch.TaskSet
-	out     io.Writer
+	lines   lineWriter
 	options batch.TaskLogOptions
 	chosen  []indexes.Range // empty for all
 	limit   int             // of concurrent requests
 	ended   <-chan struct{} // closed when no more tasks will start; for follow only
 
 	mu     sync.Mutex
-	seen   map[types.UID]int32 // the last attempt that was started to be shown, by task
-	shown  []int               // indexes with shown output
-	missed int                 // attempts that were deleted before they were read
+	seen   map[types.UID]int32 // the last run that was started to be shown, by task
+	shown  []indexes.Range     // with shown output, in any order; without those of chunks
+	chunks map[types.UID]*shownChunk
+	missed int // runs that were deleted before they were read
+}
+
+// shownChunk is a task with several indexes.
+type shownChunk struct {
+	latest *batch.Task // its last known state, which says how many of its indexes it has run
+	shown  bool        // its output was read
 }
 
 func (l *setLogs) selector() string {
 	return labels.SelectorFromSet(labels.Set{batch.LabelControllerUID: string(l.set.UID)}).String()
 }
 
-// selectedIndex returns the index of the task, and whether its output is selected.
-func (l *setLogs) selectedIndex(task *batch.Task) (int, bool) {
-	index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex])
-	if err != nil {
-		return 0, false
+// selectedIndexes returns the indexes of the task whose output is selected.
+func (l *setLogs) selectedIndexes(task *batch.Task) []indexes.Range {
+	held := heldIndexes(task)
+	if len(l.chosen) == 0 {
+		return held
 	}
-	return index, len(l.chosen) == 0 || indexes.Contains(l.chosen, index)
+	return indexes.Intersect(held, l.chosen)
 }
 
-// tasks lists the selected tasks that have started, sorted by index.
+// tasks lists the tasks that have started and have a selected index, sorted by the first of them.
 func (l *setLogs) tasks(ctx context.Context) ([]batch.Task, error) {
 	list, err := l.s.api.Tasks(l.s.namespace).List(ctx, metav1.ListOptions{LabelSelector: l.selector()})
 	if err != nil {
 		return nil, err
 	}
 	tasks := slices.DeleteFunc(list.Items, func(task batch.Task) bool {
-		_, selected := l.selectedIndex(&task)
-		return !selected || task.Status.Attempts == 0
+		return len(startedIndexes(&task)) == 0 || len(l.selectedIndexes(&task)) == 0
 	})
 	slices.SortFunc(tasks, func(a, b batch.Task) int {
-		indexA, _ := l.selectedIndex(&a)
-		indexB, _ := l.selectedIndex(&b)
-		if indexA != indexB {
-			return indexA - indexB
-		}
-		return a.CreationTimestamp.Compare(b.CreationTimestamp.Time)
+		return cmp.Or(l.selectedIndexes(&a)[0].First-l.selectedIndexes(&b)[0].First, a.CreationTimestamp.Compare(b.CreationTimestamp.Time))
 	})
 	return tasks, nil
 }
@@ -297,29 +412,30 @@ func (l *setLogs) show(ctx context.Context) error {
 	}
 	l.options.Follow = false
 	failed := 0
-	var present, printed []int
+	var present, printed []indexes.Range
 	for i := range tasks {
-		index, _ := l.selectedIndex(&tasks[i])
-		present = append(present, index)
-		some, err := l.stream(ctx, &tasks[i])
+		some, err := l.stream(ctx, &tasks[i], 1)
+		// The status of a running task with several indexes is up to a second old.
+		started := indexes.Intersect(l.selectedIndexes(&tasks[i]), startedIndexes(&tasks[i]))
+		if err != nil && len(started) == 0 {
+			continue
+		}
+		present, printed = append(append(present, started...), some...), append(printed, some...)
 		if err != nil {
 			failed++
+			printed = append(printed, started...)
 			fmt.Fprintln(l.streams.ErrOut, l.describe(err))
 		}
-		if some || err != nil {
-			printed = append(printed, index)
-		}
 	}
+	present, printed = indexes.Union(present, nil), indexes.Union(printed, nil)
 	// Users who ask for single indexes expect output of each.
-	if silent := indexes.Subtract(indexes.Of(present), indexes.Of(printed)); len(l.chosen) > 0 && len(silent) > 0 {
+	if silent := indexes.Subtract(present, printed); len(l.chosen) > 0 && len(silent) > 0 {
 		fmt.Fprintf(l.streams.ErrOut, "No output to show: %s.\n", describeIndexes(l.set, silent))
 	}
-	succeeded, lost, rest := l.missingIndexes(indexes.Of(present))
+	succeeded, lost, rest := l.missingIndexes(present)
 	l.reportMissing(succeeded, "succeeded and %s gone, with what %s printed")
 	l.reportMissing(lost, "failed and %s gone, with what %s printed")
-	if n := indexes.Count(rest); n > 0 {
-		fmt.Fprintf(l.streams.ErrOut, "%s not run: %s.\n", pluralHave(n, "task"), describeIndexes(l.set, rest))
-	}
+	l.reportMissing(rest, "not run")
 	if failed > 0 {
 		return fmt.Errorf("the output of %s cannot be read", plural(failed, "task"))
 	}
@@ -346,15 +462,21 @@ func (l *setLogs) missingIndexes(present []indexes.Range) (succeeded, failed, re
 	return succeeded, failed, indexes.Subtract(selected, indexes.Union(succeeded, failed))
 }
 
-// reportMissing prints why indexes have no output. what has two verbs for the number of tasks.
+// reportMissing prints why indexes have no output. what follows "has" or "have". It can have two verbs for the number of
+// indexes.
 func (l *setLogs) reportMissing(of []indexes.Range, what string) {
-	switch n := indexes.Count(of); n {
-	case 0:
-	case 1:
-		fmt.Fprintf(l.streams.ErrOut, "1 task has "+what+": %s.\n", "is", "it", describeIndexes(l.set, of))
-	default:
-		fmt.Fprintf(l.streams.ErrOut, "%d tasks have "+what+": %s.\n", n, "are", "they", describeIndexes(l.set, of))
+	n := indexes.Count(of)
+	if n == 0 {
+		return
 	}
+	if strings.Contains(what, "%") {
+		is, it := "are", "they"
+		if n == 1 {
+			is, it = "is", "it"
+		}
+		what = fmt.Sprintf(what, is, it)
+	}
+	fmt.Fprintf(l.streams.ErrOut, "%s %s: %s.\n", pluralHave(n, "index"), what, formatNumbers(l.set, of))
 }
 
 func pluralHave(n int, what string) string {
@@ -366,13 +488,17 @@ func pluralHave(n int, what string) string {
 
 // follow prints the output of tasks that run or start, until ended is closed and all output has been printed.
 func (l *setLogs) follow(ctx context.Context) error {
-	l.seen = map[types.UID]int32{}
-	before, _, _ := l.missingIndexes(nil)
+	l.seen, l.chunks = map[types.UID]int32{}, map[types.UID]*shownChunk{}
+	before, err := l.goneBefore(ctx)
+	if err != nil {
+		return err
+	}
 	l.reportMissing(before, "succeeded before and %s gone, with what %s printed")
 	slots := make(chan struct{}, l.limit)
 	var streams sync.WaitGroup
 	start := func(task *batch.Task) {
-		if _, selected := l.selectedIndex(task); !selected || !l.markSeen(task) {
+		run, isNew := l.markSeen(task)
+		if !isNew {
 			return
 		}
 		streams.Go(func() {
@@ -382,25 +508,22 @@ func (l *setLogs) follow(ctx context.Context) error {
 				return
 			}
 			defer func() { <-slots }()
-			_, err := l.stream(ctx, task)
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			switch {
-			case objectNotFound(err):
-				l.missed++
-			case err != nil && ctx.Err() == nil:
+			_, err := l.stream(ctx, task, run)
+			if err != nil && !objectNotFound(err) && ctx.Err() == nil {
 				fmt.Fprintln(l.streams.ErrOut, l.describe(err))
-				fallthrough
-			default:
-				index, _ := l.selectedIndex(task)
-				l.shown = append(l.shown, index)
 			}
+			l.markShown(task, !objectNotFound(err))
 		})
 	}
 	informer := informers.NewTypedFilteredTaskInformer(l.s.client, l.s.namespace, 0, nil, func(o *metav1.ListOptions) { o.LabelSelector = l.selector() })
-	_, err := informer.AddTypedEventHandler(informers.TaskHandlerFuncs{
+	_, err = informer.AddTypedEventHandler(informers.TaskHandlerFuncs{
 		AddFunc:    start,
 		UpdateFunc: func(_, task *batch.Task) { start(task) },
+		DeleteFunc: func(task informers.DeletedTask) {
+			if last := task.OptionalObj; last != nil {
+				l.markChunk(last)
+			}
+		},
 	})
 	if err != nil {
 		return err
@@ -418,19 +541,37 @@ func (l *setLogs) follow(ctx context.Context) error {
 		streams.Wait()
 		return ctx.Err()
 	}
-	// The informer may have stopped before it saw the last tasks.
-	tasks, err := l.tasks(ctx)
+	// The informer may have stopped before it saw the last tasks, and the last states of others.
+	list, err := l.s.api.Tasks(l.s.namespace).List(ctx, metav1.ListOptions{LabelSelector: l.selector()})
 	if err != nil {
 		return err
 	}
-	for i := range tasks {
-		start(&tasks[i])
+	for i := range list.Items {
+		start(&list.Items[i])
 	}
 	streams.Wait()
 	return l.reportMissed(ctx, before)
 }
 
-// reportMissed prints how many tasks ended before their output could be read. before are indexes that had ended when
+// goneBefore returns the selected indexes that have succeeded and whose tasks are deleted. Tasks with several indexes
+// remain until the last of them has ended.
+func (l *setLogs) goneBefore(ctx context.Context) ([]indexes.Range, error) {
+	succeeded, _, _ := l.missingIndexes(nil)
+	if len(succeeded) == 0 {
+		return nil, nil
+	}
+	list, err := l.s.api.Tasks(l.s.namespace).List(ctx, metav1.ListOptions{LabelSelector: l.selector() + "," + batch.LabelFirstCompletionIndex})
+	if err != nil {
+		return nil, err
+	}
+	var kept []indexes.Range
+	for i := range list.Items {
+		kept = append(kept, completedIn(&list.Items[i])...)
+	}
+	return indexes.Subtract(succeeded, indexes.Union(kept, nil)), nil
+}
+
+// reportMissed prints how many indexes ended before their output could be read. before are indexes that had ended when
 // follow began.
 func (l *setLogs) reportMissed(ctx context.Context, before []indexes.Range) error {
 	set, err := l.s.api.TaskSets(l.s.namespace).Get(ctx, l.set.Name, metav1.GetOptions{})
@@ -440,56 +581,96 @@ func (l *setLogs) reportMissed(ctx context.Context, before []indexes.Range) erro
 	count, which := l.missed, ""
 	if err == nil && set.UID == l.set.UID {
 		l.set = set
-		slices.Sort(l.shown)
-		succeeded, failed, _ := l.missingIndexes(indexes.Union(indexes.Of(l.shown), before))
+		succeeded, failed, _ := l.missingIndexes(indexes.Union(l.allShown(), before))
 		if missed := indexes.Union(succeeded, failed); len(missed) > 0 {
-			count, which = max(count, indexes.Count(missed)), ": "+describeIndexes(l.set, missed)
+			count, which = max(count, indexes.Count(missed)), ": "+formatNumbers(l.set, missed)
 		}
 	}
 	if count > 0 {
-		fmt.Fprintf(l.streams.ErrOut, "%s ended and been deleted before what was printed could be read%s. --max-log-requests, %d now, is how many are read at a time.\n",
-			pluralHave(count, "task"), which, l.limit)
+		fmt.Fprintf(l.streams.ErrOut, "%s ended and been deleted before what was printed could be read%s. --max-log-requests, %d now, is how many tasks are read at a time.\n",
+			pluralHave(count, "index"), which, l.limit)
 	}
 	return nil
 }
 
-// markSeen records the current attempt of the task. It reports whether the attempt is new.
-func (l *setLogs) markSeen(task *batch.Task) bool {
+// markSeen records the current run of the task. It returns the run, and whether the run is new and has a selected index.
+func (l *setLogs) markSeen(task *batch.Task) (run int32, isNew bool) {
+	l.markChunk(task)
+	run = runOf(task)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	seen := l.seen[task.UID]
-	if task.Status.Attempts <= seen {
-		return false
+	if run <= seen || len(wantedIndexes(task, l.chosen, run)) == 0 {
+		return run, false
 	}
 	if seen > 0 {
-		l.missed += int(task.Status.Attempts - seen - 1)
+		l.missed += int(run - seen - 1)
 	}
-	l.seen[task.UID] = task.Status.Attempts
-	return true
+	l.seen[task.UID] = run
+	return run, true
 }
 
-// stream prints one attempt, with the set and the index in front of each line. It reports whether there was any output.
-func (l *setLogs) stream(ctx context.Context, task *batch.Task) (printed bool, err error) {
-	index, _ := l.selectedIndex(task)
-	prefix := fmt.Sprintf("[%s/%d] ", l.set.Name, numbersOf(l.set).Number(index))
-	if progress.IsTerminal(l.streams.Out) && os.Getenv("NO_COLOR") == "" {
-		prefix = fmt.Sprintf("\x1b[%dm%s\x1b[0m", 31+index%6, prefix)
+// markChunk records the state of a task with several indexes.
+func (l *setLogs) markChunk(task *batch.Task) {
+	if !isChunk(task) {
+		return
 	}
-	reader, writer := io.Pipe()
-	var copying sync.WaitGroup
-	copying.Go(func() {
-		err := l.copyLines(reader, prefix)
-		reader.CloseWithError(err)
-	})
-	out := &countingWriter{out: writer}
-	one := taskLogs{factory: l.factory, s: l.s, out: out, options: l.options}
-	err = one.stream(ctx, task)
-	_ = writer.Close()
-	copying.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if chunk := l.chunks[task.UID]; chunk != nil {
+		chunk.latest = task
+	} else {
+		l.chunks[task.UID] = &shownChunk{latest: task}
+	}
+}
+
+// markShown records that a run of the task was read, or that it was deleted before.
+func (l *setLogs) markShown(task *batch.Task, read bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch selected := l.selectedIndexes(task); {
+	case !read:
+		l.missed += indexes.Count(selected)
+	case isChunk(task):
+		l.chunks[task.UID].shown = true
+	default:
+		l.shown = append(l.shown, selected...)
+	}
+}
+
+// allShown returns the indexes with shown output.
+func (l *setLogs) allShown() []indexes.Range {
+	shown := l.shown
+	for _, chunk := range l.chunks {
+		if chunk.shown {
+			shown = append(shown, l.selectedIndexes(chunk.latest)...)
+		}
+	}
+	return indexes.Union(shown, nil)
+}
+
+// stream prints one run, with the set and the index in front of each line. It returns the indexes that printed something.
+func (l *setLogs) stream(ctx context.Context, task *batch.Task, run int32) (printed []indexes.Range, err error) {
+	numbers := numbersOf(l.set)
+	label := func(index int) string { return l.label(l.set.Name, numbers.Number(index), index) }
+	one := taskLogs{factory: l.factory, s: l.s, options: l.options}
+	if isChunk(task) {
+		printed, err = one.copyIndexes(ctx, task, wantedIndexes(task, l.chosen, run), &l.lines, label)
+	} else {
+		own := indexesOf(task)
+		var count countingWriter
+		err = copyThrough(&l.lines, constantLabel(label(own[0].First)), func(to io.Writer) error {
+			count.out = to
+			return one.copy(ctx, task, &count)
+		})
+		if count.n > 0 {
+			printed = own
+		}
+	}
 	if apierrors.IsNotFound(err) && !objectNotFound(err) {
 		err = fmt.Errorf("task/%s: %w", task.Name, err)
 	}
-	return out.n > 0, err
+	return printed, err
 }
 
 // countingWriter counts the bytes that it writes to out.
@@ -502,83 +683,4 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 	n, err := w.out.Write(p)
 	w.n += int64(n)
 	return n, err
-}
-
-// maxHeldLine is the number of bytes of an incomplete line that are buffered for each stream.
-const maxHeldLine = 1 << 20
-
-// copyLines copies whole lines, so that lines of different tasks do not mix. A line longer than maxHeldLine is written
-// in parts of whole characters.
-func (l *setLogs) copyLines(from io.Reader, prefix string) error {
-	reader := bufio.NewReaderSize(from, 64<<10)
-	lead := prefix
-	var text []byte
-	for {
-		part, err := reader.ReadSlice('\n')
-		text = append(text, part...)
-		goesOn := errors.Is(err, bufio.ErrBufferFull)
-		switch {
-		case err != nil && !goesOn && !errors.Is(err, io.EOF):
-			return err
-		case goesOn && len(text) < maxHeldLine:
-			continue
-		}
-		whole := len(text)
-		if goesOn {
-			whole -= cutCharacter(text)
-		}
-		// The last part may consist of the line feed alone. Every part has got one already.
-		if whole > 0 && (lead == prefix || string(text) != "\n") {
-			if err := l.writeLine(lead, text[:whole]); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		text = append(text[:0], text[whole:]...)
-		lead = prefix
-		if goesOn {
-			lead += "… "
-		}
-	}
-}
-
-// writeLine writes lead and text as one line. It adds a line feed if there is none.
-func (l *setLogs) writeLine(lead string, text []byte) error {
-	line := append([]byte(lead), text...)
-	if !bytes.HasSuffix(line, []byte("\n")) {
-		line = append(line, '\n')
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_, err := l.out.Write(line)
-	return err
-}
-
-// cutCharacter returns the length of an incomplete character at the end of the text.
-func cutCharacter(text []byte) int {
-	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
-		if tail := text[len(text)-n:]; utf8.RuneStart(tail[0]) {
-			if utf8.FullRune(tail) {
-				return 0
-			}
-			return n
-		}
-	}
-	return 0
-}
-
-// wholeCharacters is a writer that drops an incomplete character at the end of the stream.
-type wholeCharacters struct {
-	out  io.Writer
-	held []byte
-}
-
-func (w *wholeCharacters) Write(p []byte) (int, error) {
-	text := append(w.held, p...)
-	whole := len(text) - cutCharacter(text)
-	w.held = bytes.Clone(text[whole:])
-	_, err := w.out.Write(text[:whole])
-	return len(p), err
 }

@@ -43,7 +43,7 @@ import (
 
 func TestLinesOfTasksDoNotMix(t *testing.T) {
 	var out bytes.Buffer
-	l := &setLogs{out: &out}
+	l := &lineWriter{out: &out}
 	const tasks, lines, length = 8, 20, 200_000
 	var copying sync.WaitGroup
 	for task := range tasks {
@@ -55,7 +55,7 @@ func TestLinesOfTasksDoNotMix(t *testing.T) {
 				}
 				_ = writer.Close()
 			}()
-			if err := l.copyLines(reader, fmt.Sprintf("[s/%d] ", task)); err != nil {
+			if err := l.copyLines(reader, constantLabel(fmt.Sprintf("[s/%d] ", task))); err != nil {
 				t.Error(err)
 			}
 		})
@@ -79,8 +79,8 @@ func TestLongLinesAreSplitBetweenCharacters(t *testing.T) {
 	// Characters of three bytes do not align with any buffer.
 	long := strings.Repeat("€", maxHeldLine)
 	var out bytes.Buffer
-	l := &setLogs{out: &out}
-	if err := l.copyLines(strings.NewReader("short\n"+long+"\n\nlast"), "[s/1] "); err != nil {
+	l := &lineWriter{out: &out}
+	if err := l.copyLines(strings.NewReader("short\n"+long+"\n\nlast"), constantLabel("[s/1] ")); err != nil {
 		t.Fatal(err)
 	}
 	got := slices.Collect(strings.Lines(out.String()))
@@ -162,7 +162,7 @@ func TestLogsOfIndexesWithoutOutput(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			streams, _, out, errOut := genericiooptions.NewTestIOStreams()
-			l := &setLogs{factory: &factory{program: "leat", streams: streams}, s: s, set: set, out: streams.Out, chosen: test.chosen}
+			l := &setLogs{factory: &factory{program: "leat", streams: streams}, s: s, set: set, lines: lineWriter{out: streams.Out}, chosen: test.chosen}
 			if err := l.show(t.Context()); err != nil {
 				t.Fatal(err)
 			}

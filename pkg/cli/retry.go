@@ -278,11 +278,30 @@ func (o *retryOptions) retryTask(task *batch.Task) (runtime.Object, error) {
 	}
 	retry := &batch.Task{ObjectMeta: copyMeta(task.ObjectMeta), Spec: *task.Spec.DeepCopy()}
 	retry.Spec.WorkerName = ""
+	if !o.all {
+		dropCompleted(&retry.Spec, int(task.Status.CompletedCount))
+	}
 	o.override(&retry.Spec)
 	if o.changed("backoff-limit") {
 		retry.Spec.BackoffLimit = &o.backoffLimit
 	}
 	return retry, nil
+}
+
+// dropCompleted removes the first indexes of a task that has several.
+func dropCompleted(spec *batch.TaskSpec, completed int) {
+	if completed == 0 {
+		return
+	}
+	all, err := indexes.Parse(spec.Indexes, maxCompletions)
+	if err != nil {
+		return // the server refuses such a task
+	}
+	spec.Indexes = indexes.Format(indexes.Slice(all, completed, indexes.Count(all)))
+	spec.Items = spec.Items[min(completed, len(spec.Items)):]
+	if numbers := spec.IndexNumbers; numbers != nil {
+		numbers.List = numbers.List[min(completed, len(numbers.List)):]
+	}
 }
 
 // retrySet returns the set to create, nil if there is nothing to retry.

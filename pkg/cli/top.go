@@ -57,7 +57,7 @@ const (
 const topLong = `Show the queues, the workers and the unfinished sets of a namespace, with rates.
 
 On a terminal the tables are updated until q or Ctrl-C. Without a terminal, and with --once, they are printed once. ENDED/S is the rate of
-tasks that succeeded or failed in about the last ten seconds. RATE is the average since the start of the set.`
+tasks, and of indexes of sets, that succeeded or failed in about the last ten seconds. RATE is the average since the start of the set.`
 
 func (f *factory) newTopCommand() *cobra.Command {
 	var once bool
@@ -96,7 +96,7 @@ type view struct {
 	workers   []batch.Worker
 	sets      []batch.TaskSet
 	tasks     []batch.Task       // unfinished
-	ended     map[string]float64 // tasks per second, by queue; nil if that is not known
+	ended     map[string]float64 // tasks without a set and indexes per second, by queue; nil if that is not known
 }
 
 func (f *factory) topOnce(ctx context.Context, s *session) error {
@@ -142,11 +142,15 @@ func (f *factory) topLive(ctx context.Context, s *session, interval time.Duratio
 	counts := &endCounter{total: map[string]int{}}
 	// A finished task no longer matches the field selector, so the informer sees a deletion.
 	seen, err := tasks.AddTypedEventHandler(informers.TaskHandlerFuncs{DeleteFunc: func(task informers.DeletedTask) {
-		if last := task.OptionalObj; last != nil && last.Spec.WorkerName != "" {
-			counts.add(last.Spec.QueueName)
+		if last := task.OptionalObj; last != nil && last.Spec.WorkerName != "" && batch.ControllingTaskSet(last) == nil {
+			counts.add(last.Spec.QueueName, 1)
 		}
 	}})
 	if err != nil {
+		return err
+	}
+	// A task of a set can have many indexes, and its last state is not seen here: only the set counts all of them.
+	if _, err := sets.AddTypedEventHandler(informers.TaskSetHandlerFuncs{UpdateFunc: counts.addProgress}); err != nil {
 		return err
 	}
 	var running sync.WaitGroup
@@ -213,7 +217,7 @@ func stored[T any, P interface {
 	return all
 }
 
-// endCounter counts ended tasks by queue.
+// endCounter counts by queue what has ended: tasks that belong to no set, and indexes of sets.
 type endCounter struct {
 	mu    sync.Mutex
 	total map[string]int
@@ -229,13 +233,20 @@ type endSample struct {
 // rateWindow is the period over which rates are taken.
 const rateWindow = 10 * time.Second
 
-func (c *endCounter) add(queue string) {
+func (c *endCounter) add(queue string, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.total[queue]++
+	c.total[queue] += n
 }
 
-// rates returns the number of tasks that ended per second over the last rateWindow, by queue.
+// addProgress adds the indexes that have succeeded and the tasks that have failed between two states of a set.
+func (c *endCounter) addProgress(before, after *batch.TaskSet) {
+	if n := after.Status.Succeeded + after.Status.Failed - before.Status.Succeeded - before.Status.Failed; n > 0 && before.UID == after.UID {
+		c.add(after.Spec.QueueName, int(n))
+	}
+}
+
+// rates returns the number of ends per second over the last rateWindow, by queue.
 func (c *endCounter) rates(now time.Time) map[string]float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

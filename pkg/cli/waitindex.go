@@ -23,7 +23,6 @@ import (
 
 	"k8s.io/utils/ptr"
 
-	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
 	"github.com/leat-dev/leat/pkg/cli/sanitize"
@@ -36,8 +35,8 @@ func (m *member) followIndex(ctx context.Context, found object) error {
 	ended := make(chan struct{})
 	if m.logs {
 		streams := &setLogs{
-			factory: m.factory, s: m.s, set: set, out: m.output(), options: batch.TaskLogOptions{Follow: true}, limit: m.maxLogRequests, ended: ended,
-			chosen: []indexes.Range{{First: index, Last: index}},
+			factory: m.factory, s: m.s, set: set, lines: lineWriter{out: m.output()}, options: batch.TaskLogOptions{Follow: true}, limit: m.maxLogRequests, ended: ended,
+			chosen: single(index),
 		}
 		logs.Go(func() {
 			if err := streams.follow(ctx); err != nil && ctx.Err() == nil {

@@ -41,7 +41,22 @@ func TestOperationsOnRanges(t *testing.T) {
 		}
 		a, b := of(func(i int) bool { return inA[i] }), of(func(i int) bool { return inB[i] })
 		before := Format(a) + ";" + Format(b)
+		position, from, to := -1, random.IntN(12), random.IntN(24)
+		var positions []int
+		slice := of(func(i int) bool {
+			if inA[i] {
+				position++
+				positions = append(positions, i)
+			}
+			return inA[i] && position >= from && position < to
+		})
+		at := make([]int, len(positions))
+		for i := range at {
+			at[i] = At(a, i)
+		}
 		for name, test := range map[string]struct{ got, want []Range }{
+			"Slice":     {Slice(a, from, to), slice},
+			"At":        {Of(at), Of(positions)},
 			"Union":     {Union(a, b), of(func(i int) bool { return inA[i] || inB[i] })},
 			"Subtract":  {Subtract(a, b), of(func(i int) bool { return inA[i] && !inB[i] })},
 			"Intersect": {Intersect(a, b), of(func(i int) bool { return inA[i] && inB[i] })},

@@ -17,11 +17,14 @@ limitations under the License.
 package v1alpha1
 
 import (
+	"fmt"
 	"maps"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
 )
 
 func TestNamesOfTasksDoNotRepeat(t *testing.T) {
@@ -66,5 +69,61 @@ func TestTasksOfASetWithNumbers(t *testing.T) {
 	}
 	if label := task.Labels[LabelCompletionIndex]; label != "1" {
 		t.Errorf("the label with the index is %q", label)
+	}
+}
+
+// TestAtIndexReturnsTheTaskOfThatIndex compares each index of a chunk with a task of that index alone.
+func TestAtIndexReturnsTheTaskOfThatIndex(t *testing.T) {
+	list := make([]int32, 200)
+	items := make([]string, 200)
+	for i := range list {
+		list[i], items[i] = int32(3*i+i%2), fmt.Sprintf("item $(%d) $$", i)
+	}
+	for name, change := range map[string]func(*TaskSet){
+		"plain":             func(*TaskSet) {},
+		"items":             func(set *TaskSet) { set.Spec.Items = items },
+		"a first and step":  func(set *TaskSet) { set.Spec.IndexNumbers = &IndexNumbers{First: new(int32(100)), Step: new(int32(7))} },
+		"listed numbers":    func(set *TaskSet) { set.Spec.IndexNumbers = &IndexNumbers{List: list} },
+		"items and numbers": func(set *TaskSet) { set.Spec.Items, set.Spec.IndexNumbers = items, &IndexNumbers{List: list} },
+		"its own variables": func(set *TaskSet) {
+			set.Spec.Template.Spec.Env = []EnvVar{{Name: "TASK_INDEX", Value: "mine"}, {Name: "FILE", Value: "in-$(JOB_COMPLETION_INDEX)"}}
+		},
+		"labels of the template": func(set *TaskSet) {
+			set.Spec.Template.Labels = map[string]string{LabelCompletionIndex: "5", LabelFirstCompletionIndex: "6", "team": "a"}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := &TaskSet{}
+			set.Name, set.Namespace, set.UID = "a-7-set", "default", "4b3e7c52-0d5f-4d3c-9a3e-123456789012"
+			set.Spec.QueueName = "night"
+			set.Spec.Template.Spec.Command = []string{"run", "$(TASK_INDEX)"}
+			change(set)
+			ranges := []indexes.Range{{First: 7, Last: 9}, {First: 100, Last: 100}, {First: 150, Last: 199}}
+			chunk := NewChunk(set, ranges)
+			if chunk.Labels[LabelFirstCompletionIndex] != "7" || chunk.Labels[LabelCompletionIndex] != "" || chunk.Labels[LabelTaskSetName] != set.Name {
+				t.Errorf("the labels of the chunk are %v", chunk.Labels)
+			}
+			parsed := chunk.IndexRanges()
+			if indexes.Format(parsed) != indexes.Format(ranges) {
+				t.Fatalf("the indexes are %v", parsed)
+			}
+			for position := range indexes.Count(ranges) {
+				got, want := chunk.AtIndex(parsed, position), NewTask(set, indexes.At(ranges, position), 0)
+				if got.Name != want.Name {
+					t.Errorf("position %d: the name is %s, want %s", position, got.Name, want.Name)
+				}
+				if diff := cmp.Diff(want.Spec, got.Spec); diff != "" {
+					t.Errorf("position %d: want -, got +:\n%s", position, diff)
+				}
+			}
+		})
+	}
+}
+
+func TestNamesOfIndexesOfTasksThatUsersCreate(t *testing.T) {
+	for name, want := range map[string]string{"mine": "mine-12", "a-7": "a-7-12", "set-7-abcde": "set-12-abcde", "set-8-abcde": "set-8-abcde-12"} {
+		if got := nameAtIndex(name, 7, 12); got != want {
+			t.Errorf("index 12 of task %s is named %s, want %s", name, got, want)
+		}
 	}
 }

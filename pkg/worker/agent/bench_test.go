@@ -19,12 +19,16 @@ package agent
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/test/kit/testapi"
 )
 
@@ -74,4 +78,87 @@ func BenchmarkShortTasks(b *testing.B) {
 		<-events.ResultChan()
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
+}
+
+// BenchmarkChunk measures how fast one slot runs the indexes of chunks whose commands end at once, with everything
+// included: logs, the API in memory, progress files and control groups as far as the machine has them. Beside it are a
+// loop over os/exec, which has the output of each command, and one that only forks and waits. An operation is one index.
+func BenchmarkChunk(b *testing.B) {
+	for _, command := range [][]string{{"true"}, {"echo", "hello"}} {
+		path, err := exec.LookPath(command[0])
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(command[0]+"/fork", func(b *testing.B) {
+			null, err := os.Open(os.DevNull)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer null.Close()
+			for b.Loop() {
+				pid, err := syscall.ForkExec(path, command, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{null.Fd(), null.Fd(), null.Fd()}})
+				if err == nil {
+					_, err = syscall.Wait4(pid, nil, 0, nil)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "indexes/s")
+		})
+		b.Run(command[0]+"/exec", func(b *testing.B) {
+			for b.Loop() {
+				if _, err := exec.Command(path, command[1:]...).CombinedOutput(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "indexes/s")
+		})
+		b.Run(command[0]+"/chunk", func(b *testing.B) { benchmarkChunks(b, command) })
+	}
+}
+
+func benchmarkChunks(b *testing.B, command []string) {
+	server := testapi.New()
+	tasks := server.Client().BatchV1alpha1().Tasks("default")
+	store, err := logs.Open(logs.Options{Dir: b.TempDir(), MaxSize: logs.DefaultMaxSize, MaxTotalSize: logs.DefaultMaxTotalSize, Retention: time.Hour})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer store.Close()
+	options := testOptions()
+	options.HeartbeatInterval, options.Logs = time.Hour, store
+	w := New(server.Client(), testHost, options)
+	ctx, cancel := context.WithCancel(b.Context())
+	ended := make(chan error)
+	go func() { ended <- w.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			b.Error(err)
+		}
+	}()
+	events, err := tasks.Watch(ctx, metav1.ListOptions{ResourceVersion: "0", FieldSelector: "status.phase=Succeeded"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer events.Stop()
+	b.ReportAllocs()
+	b.ResetTimer()
+	for chunk, left := 0, b.N; left > 0; chunk++ {
+		name := fmt.Sprint("t", chunk)
+		if _, err := tasks.Create(ctx, &batch.Task{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec:       batch.TaskSpec{Command: command, Indexes: fmt.Sprintf("0-%d", max(1, min(left, 1000)-1))},
+		}, metav1.CreateOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := tasks.Bind(ctx, name, &batch.Binding{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Target: batch.BindingTarget{Name: "w", Incarnation: w.incarnation},
+		}, metav1.CreateOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		left -= int((<-events.ResultChan()).Object.(*batch.Task).Status.CompletedCount)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "indexes/s")
 }

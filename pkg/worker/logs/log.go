@@ -46,6 +46,7 @@ const (
 type Log struct {
 	store *Store
 	id    attempt.ID
+	queue *[]*Log // the list of the store that has this log once it has ended; guarded by store.mu
 
 	// Only the writer uses these.
 	last        segment

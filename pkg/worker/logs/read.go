@@ -26,6 +26,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"sync"
 	"time"
 )
 
@@ -34,6 +35,9 @@ const timeFormat = "2006-01-02T15:04:05.000Z"
 
 // blockSize is how many bytes are read at a time.
 const blockSize = 32 << 10
+
+// blocks holds blocks of readers that have ended: a task may have many short outputs.
+var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
 
 // ErrRemoved is returned by Read when the output was removed while it was read.
 var ErrRemoved = errors.New("the output had to make room while it was read")
@@ -60,7 +64,12 @@ func (l *Log) Read(ctx context.Context, w io.Writer, flush func(), options ReadO
 		w = &limited{w, *options.LimitBytes}
 	}
 	r := &reader{log: l, w: w, options: options, lineStart: true}
-	defer r.close()
+	defer func() {
+		r.close()
+		if r.block != nil {
+			blocks.Put(r.block)
+		}
+	}()
 	err := r.run(ctx, flush)
 	if errors.Is(err, errLimit) {
 		return nil
@@ -125,7 +134,7 @@ func (l *Log) snapshot() (snapshot, error) {
 	if l.discarded {
 		return snapshot{}, ErrRemoved
 	}
-	if l.changed == nil {
+	if l.changed == nil && !l.ended {
 		l.changed = make(chan struct{})
 	}
 	return snapshot{slices.Clone(l.segments), l.ended, l.changed, l.missing, l.cause}, nil
@@ -143,7 +152,7 @@ type reader struct {
 	segment segment // of file
 	file    *os.File
 	times   *timeIndex
-	block   [blockSize]byte
+	block   *[blockSize]byte // nil until something is read
 }
 
 func (r *reader) close() {
@@ -267,6 +276,9 @@ func (r *reader) read(v snapshot, pos int64) ([]byte, error) {
 	p := v.at(pos)
 	if err := r.open(p); err != nil {
 		return nil, err
+	}
+	if r.block == nil {
+		r.block = blocks.Get().(*[blockSize]byte)
 	}
 	n, err := r.file.ReadAt(r.block[:min(blockSize, p.end()-pos)], pos-p.start)
 	if n > 0 || err == nil {

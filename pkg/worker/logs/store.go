@@ -19,10 +19,12 @@ limitations under the License.
 // The output of an attempt at a task is kept as it was written, standard output and standard error together, in files
 //
 //	<task uid>.<attempt>.<n>.log
+//	<task uid>_<index>.<attempt>.<n>.log
 //
-// where n counts up. When a file reaches a quarter of what the attempt may keep, the next one is started and the
-// oldest is removed, so that the end of a long output is kept. An .idx file beside a log file has the times of its
-// lines. Files are not synced: a crash of the machine can lose output.
+// the latter for an attempt at one index of a task with spec.indexes. n counts up. When a file reaches a quarter of
+// what the attempt may keep, the next one is started and the oldest is removed, so that the end of a long output is
+// kept. An .idx file beside a log file has the times of its lines. Files are not synced: a crash of the machine can
+// lose output.
 package logs
 
 import (
@@ -82,11 +84,26 @@ type Store struct {
 	total   atomic.Int64 // bytes that are kept, with overhead
 
 	mu     sync.Mutex
-	tasks  map[types.UID][]*Log // in the order of attempts
-	ended  []*Log               // with output, in the order of their end
-	empty  []*Log               // without output, in the order of their end
-	expiry *time.Timer          // of the first in ended
+	tasks  map[types.UID]*taskLogs
+	ended  []*Log      // with output, in the order of their end
+	empty  []*Log      // without output, in the order of their end
+	expiry *time.Timer // of the first in ended
 	closed bool
+}
+
+// taskLogs are the logs of one task.
+type taskLogs struct {
+	logs    []*Log        // in the order of indexes, and of attempts at the same index
+	runs    int           // runs of a task with spec.indexes that have not ended
+	changed chan struct{} // closed when there is another log, or a run has ended; nil if nobody waits
+}
+
+// notify wakes readers that wait for another log.
+func (t *taskLogs) notify() {
+	if t.changed != nil {
+		close(t.changed)
+		t.changed = nil
+	}
 }
 
 // Open opens the store. Attempts whose output is in the directory count as ended.
@@ -98,7 +115,7 @@ func Open(options Options) (*Store, error) {
 	if err := os.MkdirAll(options.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	s := &Store{options: options, tasks: map[types.UID][]*Log{}}
+	s := &Store{options: options, tasks: map[types.UID]*taskLogs{}}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
@@ -175,11 +192,12 @@ func (s *Store) load() error {
 			log.accounted += log.segments[i].diskUsage()
 		}
 		s.total.Add(log.accounted)
-		s.tasks[log.id.Task] = append(s.tasks[log.id.Task], log)
-		s.ended = append(s.ended, log)
+		task := s.taskLocked(log.id.Task)
+		task.logs = append(task.logs, log)
+		log.queue, s.ended = &s.ended, append(s.ended, log)
 	}
-	for _, logs := range s.tasks {
-		slices.SortFunc(logs, byAttempt)
+	for _, task := range s.tasks {
+		slices.SortFunc(task.logs, byAttempt)
 	}
 	slices.SortFunc(s.ended, func(a, b *Log) int { return a.endedAt.Compare(b.endedAt) })
 	return nil
@@ -214,12 +232,51 @@ func (s *Store) Create(id attempt.ID) *Log {
 	log := &Log{store: s, id: id}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i, found := slices.BinarySearchFunc(s.tasks[id.Task], log, byAttempt); found {
-		s.removeLocked(s.tasks[id.Task][i])
+	task := s.taskLocked(id.Task)
+	i, found := slices.BinarySearchFunc(task.logs, log, byAttempt)
+	if found {
+		s.removeLocked(task.logs[i])
+		task = s.taskLocked(id.Task)
 	}
-	i, _ := slices.BinarySearchFunc(s.tasks[id.Task], log, byAttempt)
-	s.tasks[id.Task] = slices.Insert(s.tasks[id.Task], i, log)
+	task.logs = slices.Insert(task.logs, i, log)
+	task.notify()
 	return log
+}
+
+// StartRun records that the indexes of a task with spec.indexes start to run, until end is called. Readers that follow
+// the output of the task wait for further indexes until then.
+func (s *Store) StartRun(task types.UID) (end func()) {
+	if s == nil {
+		return func() {}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.taskLocked(task)
+	t.runs++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		t.runs--
+		t.notify()
+		s.forgetLocked(task)
+	}
+}
+
+// taskLocked returns the logs of a task, and adds the task if necessary. s.mu must be held.
+func (s *Store) taskLocked(task types.UID) *taskLogs {
+	t := s.tasks[task]
+	if t == nil {
+		t = &taskLogs{}
+		s.tasks[task] = t
+	}
+	return t
+}
+
+// forgetLocked removes a task that neither runs nor has logs. s.mu must be held.
+func (s *Store) forgetLocked(task types.UID) {
+	if t := s.tasks[task]; t != nil && len(t.logs) == 0 && t.runs == 0 {
+		delete(s.tasks, task)
+	}
 }
 
 // NotKeptError is returned when there is no output of an attempt. Its message is for the person who asked for it.
@@ -228,18 +285,22 @@ type NotKeptError struct{ message string }
 // Error implements error.
 func (e *NotKeptError) Error() string { return e.message }
 
+var errNothingKept = &NotKeptError{"the worker keeps no output of the task: it has not started the command, " +
+	"or what was kept had to make room or was kept for long enough"}
+
 // Get returns the output of the last attempt at the task, or of the one before if previous is true. The error is a
 // NotKeptError.
 func (s *Store) Get(uid types.UID, previous bool) (*Log, error) {
 	var logs []*Log
 	if s != nil {
 		s.mu.Lock()
-		logs = slices.Clone(s.tasks[uid])
+		if task := s.tasks[uid]; task != nil {
+			logs = slices.Clone(task.logs)
+		}
 		s.mu.Unlock()
 	}
 	if len(logs) == 0 {
-		return nil, &NotKeptError{"the worker keeps no output of the task: it has not started the command, " +
-			"or what was kept had to make room or was kept for long enough"}
+		return nil, errNothingKept
 	}
 	last := logs[len(logs)-1]
 	if !previous {
@@ -261,17 +322,17 @@ func (s *Store) Get(uid types.UID, previous bool) (*Log, error) {
 func (s *Store) finish(l *Log, empty bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !slices.Contains(s.tasks[l.id.Task], l) {
+	if l.isDiscarded() {
 		return // removed while it ran
 	}
 	if empty {
-		s.empty = append(s.empty, l)
+		l.queue, s.empty = &s.empty, append(s.empty, l)
 		if len(s.empty) > maxEmpty {
 			s.removeLocked(s.empty[0])
 		}
 		return
 	}
-	s.ended = append(s.ended, l)
+	l.queue, s.ended = &s.ended, append(s.ended, l)
 	if len(s.ended) == 1 {
 		s.expireLocked()
 	}
@@ -333,19 +394,21 @@ func (s *Store) expireLocked() {
 
 // removeLocked removes a log and its files. s.mu must be held.
 func (s *Store) removeLocked(l *Log) {
-	same := func(other *Log) bool { return other == l }
-	task := l.id.Task
-	if s.tasks[task] = slices.DeleteFunc(s.tasks[task], same); len(s.tasks[task]) == 0 {
-		delete(s.tasks, task)
-	}
-	// Usually the log is the first.
-	for _, list := range []*[]*Log{&s.ended, &s.empty} {
-		if i := slices.Index(*list, l); i == 0 {
-			(*list)[0] = nil
-			*list = (*list)[1:]
-		} else if i > 0 {
-			*list = slices.Delete(*list, i, i+1)
+	if t := s.tasks[l.id.Task]; t != nil {
+		if i, found := slices.BinarySearchFunc(t.logs, l, byAttempt); found && t.logs[i] == l {
+			t.logs = slices.Delete(t.logs, i, i+1)
 		}
+		s.forgetLocked(l.id.Task)
+	}
+	if l.queue != nil {
+		// Usually the log is the first.
+		if i := slices.Index(*l.queue, l); i == 0 {
+			(*l.queue)[0] = nil
+			*l.queue = (*l.queue)[1:]
+		} else if i > 0 {
+			*l.queue = slices.Delete(*l.queue, i, i+1)
+		}
+		l.queue = nil
 	}
 	l.discard()
 }

@@ -39,7 +39,10 @@ func FuzzReadOptions(f *testing.F) {
 		if options.SinceSeconds != nil && options.SinceTime != nil {
 			t.Errorf("%q has two beginnings", query)
 		}
-		read := readOptionsOf(options)
+		read, err := readOptionsOf(options)
+		if err != nil {
+			return
+		}
 		if read.TailLines != nil && *read.TailLines < 0 || read.LimitBytes != nil && *read.LimitBytes < 1 {
 			t.Errorf("%q is read as %+v", query, read)
 		}

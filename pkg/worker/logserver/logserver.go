@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math"
 	"math/big"
 	"net"
 	"net/http"
@@ -42,6 +43,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
 	"github.com/leat-dev/leat/pkg/worker/logs"
@@ -225,21 +227,22 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			http.StatusNotFound)
 		return
 	}
-	log, err := s.options.Logs.Get(types.UID(r.PathValue("uid")), options.Previous)
+	read, err := readOptionsOf(options)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusNotFound)
+		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	out := &response{ResponseWriter: w}
-	err = log.Read(r.Context(), out, out.flush, readOptionsOf(options))
+	err = s.options.Logs.ReadTask(r.Context(), types.UID(r.PathValue("uid")), out, out.flush, read)
+	notKept := (*logs.NotKeptError)(nil)
 	switch {
 	case err == nil || r.Context().Err() != nil:
 	case out.started:
 		klog.FromContext(r.Context()).V(2).Info("Aborted a response with a log",
 			"task", klog.KRef(s.options.Namespace, r.PathValue("name")), "err", err)
 		panic(http.ErrAbortHandler)
-	case errors.Is(err, logs.ErrRemoved):
+	case errors.Is(err, logs.ErrRemoved), errors.As(err, &notKept):
 		http.Error(w, err.Error(), http.StatusNotFound)
 	default:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -275,12 +278,24 @@ func readOptions(r *http.Request) (*batch.TaskLogOptions, error) {
 	return options, batch.Validate_TaskLogOptions(r.Context(), create, nil, options, nil).ToAggregate()
 }
 
-func readOptionsOf(options *batch.TaskLogOptions) logs.ReadOptions {
-	read := logs.ReadOptions{
-		Follow:     options.Follow,
-		Timestamps: options.Timestamps,
-		TailLines:  options.TailLines,
-		LimitBytes: options.LimitBytes,
+// readOptionsOf returns the options for the store.
+func readOptionsOf(options *batch.TaskLogOptions) (logs.TaskReadOptions, error) {
+	read := logs.TaskReadOptions{
+		ReadOptions: logs.ReadOptions{
+			Follow:     options.Follow,
+			Timestamps: options.Timestamps,
+			TailLines:  options.TailLines,
+			LimitBytes: options.LimitBytes,
+		},
+		Previous: options.Previous,
+		Prefix:   options.Prefix,
+	}
+	if options.Indexes != "" {
+		ranges, err := indexes.Parse(options.Indexes, math.MaxInt32)
+		if err != nil {
+			return read, fmt.Errorf("indexes: %w", err)
+		}
+		read.Indexes = ranges
 	}
 	switch {
 	case options.SinceSeconds != nil:
@@ -289,5 +304,5 @@ func readOptionsOf(options *batch.TaskLogOptions) logs.ReadOptions {
 	case options.SinceTime != nil:
 		read.Since = options.SinceTime.Time
 	}
-	return read
+	return read, nil
 }

@@ -196,6 +196,33 @@ func TestResponses(t *testing.T) {
 	}
 }
 
+func TestResponsesForATaskWithIndexes(t *testing.T) {
+	w := start(t)
+	for index := 4; index <= 6; index++ {
+		log := w.store.Create(attempt.ID{Task: "uid", Index: index, Number: 1})
+		fmt.Fprintf(log, "one of %d\ntwo of %d\n", index, index)
+		log.Close()
+	}
+	client := w.client(t, w.ca, batch.WorkerClientName)
+	for _, test := range []struct {
+		path string
+		code int
+		want string
+	}{
+		{"/logs/ns/x/uid", 200, "one of 4\ntwo of 4\none of 5\ntwo of 5\none of 6\ntwo of 6\n"},
+		{"/logs/ns/x/uid?indexes=4,6&tailLines=1&follow=true", 200, "two of 4\ntwo of 6\n"},
+		{"/logs/ns/x/uid?indexes=5&prefix=true", 200, "5 one of 5\n5 two of 5\n"},
+		{"/logs/ns/x/uid?indexes=9-8", 400, "indexes: "},
+		{"/logs/ns/x/uid?indexes=9", 404, "the worker keeps no output of the indexes 9: "},
+		{"/logs/ns/x/uid?previous=true", 404, "the worker keeps no output of a previous attempt at an index of the task\n"},
+	} {
+		code, content := w.read(t, client, test.path)
+		if matches := content == test.want || code != 200 && strings.HasPrefix(content, test.want); code != test.code || !matches {
+			t.Errorf("%s is answered %d: %q, want %d: %q.", test.path, code, content, test.code, test.want)
+		}
+	}
+}
+
 func TestOutputIsSentAtOnce(t *testing.T) {
 	w := start(t)
 	log := w.store.Create(attempt.ID{Task: "uid", Index: attempt.NoIndex, Number: 1})

@@ -36,6 +36,8 @@ const chunkDuration = time.Second
 // index that runs, or runs next, is that at position status.completedCount.
 type chunk struct {
 	ranges []indexes.Range
+	// endLogs ends the output of the task.
+	endLogs func()
 	// The first start under the assignment sets the fields below.
 	startedAt time.Time    // zero before
 	announce  *time.Timer  // fires when the start is reported
@@ -48,14 +50,15 @@ type chunk struct {
 // startChunk sets what the runner knows about a task with spec.indexes.
 func (r *Runner) startChunk() {
 	s := r.task.Status
-	r.chunk = &chunk{ranges: r.task.IndexRanges()}
+	r.chunk = &chunk{ranges: r.task.IndexRanges(), endLogs: r.config.Logs.StartRun(r.task.UID)}
 	r.status.indexCount = int32(indexes.Count(r.chunk.ranges))
 	r.status.completedCount, r.status.indexLimit = s.CompletedCount, s.IndexLimit
 	r.status.busy = time.Duration(s.BusyMilliseconds) * time.Millisecond
 }
 
-// close stops the timers.
+// close ends the output and stops the timers.
 func (c *chunk) close() {
+	c.endLogs()
 	if !c.startedAt.IsZero() {
 		c.announce.Stop()
 		c.poll.Stop()
@@ -105,8 +108,9 @@ func (r *Runner) startsNextIndex(last *batch.TaskStateTerminated) bool {
 	return true
 }
 
-// releaseRest ends a chunk whose time has passed. If other indexes wait behind the one that runs, it releases them: from
-// here on this worker starts none of them, whatever becomes of the write. Between two indexes the task is finished.
+// releaseRest ends a chunk whose time has passed. If other indexes wait behind the one that runs, it releases them:
+// from here on this worker starts none of them, whatever becomes of the write. Between two indexes it finishes the
+// task.
 func (r *Runner) releaseRest() {
 	if r.phase == starting {
 		r.handle(ended)
@@ -148,9 +152,9 @@ func (t *taskStatus) indexEnd() int32 {
 	return min(t.indexCount, ptr.Deref(t.indexLimit, t.indexCount))
 }
 
-// applyIndexesTo sets the fields of the status that only a task with spec.indexes has. The stored indexLimit may be lower
-// than the worker knows: other tasks run again what this worker has run past it, so that does not count. The task has
-// then succeeded, or is at the last index that it may run.
+// applyIndexesTo sets the fields of the status that only a task with spec.indexes has. The stored indexLimit may be
+// lower than the worker knows: other tasks run again what this worker has run past it, so that does not count. The task
+// has then succeeded, or is at the last index that it may run.
 func (t *taskStatus) applyIndexesTo(s *batch.TaskStatus) {
 	if s.IndexLimit == nil || t.indexLimit != nil && *t.indexLimit < *s.IndexLimit {
 		s.IndexLimit = t.indexLimit

@@ -244,7 +244,6 @@ func (r *Runner) runTask(ctx context.Context) error {
 	r.status = taskStatus{phase: batch.TaskRunning, attempts: s.Attempts, failedAttempts: s.FailedAttempts, startTime: s.StartTime}
 	if r.task.Spec.Indexes != "" {
 		r.startChunk()
-		defer r.chunk.close()
 	}
 	delay := r.config.BackoffBase
 	if s.Disruptions > 0 {
@@ -282,6 +281,9 @@ func (r *Runner) runTask(ctx context.Context) error {
 		}
 		r.backOff(ctx, delay, last)
 		delay = min(2*delay, r.config.BackoffCap)
+	}
+	if r.chunk != nil {
+		r.chunk.close()
 	}
 	return r.finish(ctx, last)
 }

@@ -238,6 +238,19 @@ func TestFence(t *testing.T) {
 			`the task is bound to incarnation "i", not "": read it again`,
 		},
 		{"attempts do not go back", status("i", 2), status("i", 1), `the task is at attempt 2, past 1: read it again`},
+		{"the next index starts with one attempt", chunk(3, nil, 2), chunk(4, nil, 1), ""},
+		{"attempts at the same index do not go back", chunk(3, nil, 2), chunk(3, nil, 1), `the task is at attempt 2, past 1: read it again`},
+		{"completed indexes do not go back", chunk(3, nil, 1), chunk(2, nil, 9), `the completedCount of the task is 3, past 2: read it again`},
+		{"indexes are released", chunk(3, nil, 1), chunk(3, ptr.To[int32](4), 1), ""},
+		{"more indexes are released", chunk(3, ptr.To[int32](6), 1), chunk(3, ptr.To[int32](5), 1), ""},
+		{
+			"released indexes are not taken back", chunk(3, ptr.To[int32](5), 1), chunk(3, ptr.To[int32](6), 1),
+			`the indexLimit of the task is 5, and it never increases: read it again`,
+		},
+		{
+			"nor all of them", chunk(3, ptr.To[int32](5), 1), chunk(3, nil, 1),
+			`the indexLimit of the task is 5, and it never increases: read it again`,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			err := Rules{}.FenceStatus(t.Context(), test.to, test.old)

@@ -202,6 +202,10 @@ func TestStatusSpace(t *testing.T) {
 		{"the largest number of items, some of which may fail", newSet(indexed(1, 100_000), listed(100_000, 9), perIndex, unlimited, maxFailed(1000)), false},
 		{"the largest set", newSet(indexed(10_000, 1<<31-1), perIndex, unlimited, maxFailed(10_000)), false},
 		{"the largest set with the largest text", newSet(indexed(10_000, 1<<31-1), perIndex, unlimited, maxFailed(10_000), filled(1<<20)), true},
+		{"chunks that leave gaps", newSet(indexed(20_000, 100_000), filled(1<<20)), true},
+		{"as many tasks without chunks", newSet(indexed(20_000, 100_000), filled(1<<20), func(set *batch.TaskSet) {
+			set.Spec.Chunking = &batch.TaskSetChunking{MaxIndexes: ptr.To[int32](1)}
+		}), false},
 		{"without indexes, all at a time", newSet(func(set *batch.TaskSet) {
 			set.Spec.Parallelism, set.Spec.Completions = ptr.To[int32](1e6), ptr.To[int32](1e6)
 		}), true},

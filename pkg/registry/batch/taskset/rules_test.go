@@ -269,6 +269,18 @@ func TestValidate(t *testing.T) {
 			[]string{`spec.template.spec.workerName: Forbidden: must be unset: each task is bound after it is created`},
 		},
 		{
+			"what only tasks have",
+			newSet(func(set *batch.TaskSet) {
+				spec := &set.Spec.Template.Spec
+				spec.Indexes, spec.Items, spec.IndexNumbers = "1,2", []string{"a", "b"}, &batch.IndexNumbers{}
+			}),
+			[]string{
+				`spec.template.spec.indexes: Forbidden: must be unset: the controller sets it in the tasks of the set`,
+				`spec.template.spec.items: Forbidden: must be unset: the controller sets it in the tasks of the set; use items of the set`,
+				`spec.template.spec.indexNumbers: Forbidden: must be unset: the controller sets it in the tasks of the set; use indexNumbers of the set`,
+			},
+		},
+		{
 			"what holds for a task holds for a template", newSet(func(set *batch.TaskSet) { set.Spec.Template.Spec.Command[0] = "" }),
 			[]string{`spec.template.spec.command[0]: Required value: must name the program to run`},
 		},

@@ -1,0 +1,204 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package logs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
+	"github.com/leat-dev/leat/pkg/worker/attempt"
+)
+
+// TaskReadOptions select the output of a task to read, like the API's TaskLogOptions. For a task with spec.indexes,
+// ReadOptions apply to each index.
+type TaskReadOptions struct {
+	ReadOptions
+	// Previous selects the attempt before the last one, at each index.
+	Previous bool
+	// Indexes selects indexes of a task with spec.indexes; nil selects all.
+	Indexes []indexes.Range
+	// Prefix writes the index and a space before each line of a task with spec.indexes.
+	Prefix bool
+}
+
+// ReadTask writes the output of the last attempt at a task to w, as Log.Read does. For a task with spec.indexes, it
+// writes that of the last attempt at each index, one index after the other, and never lines of one among those of
+// another. To follow, it waits for further indexes until the run of the task has ended. If there is no output, the
+// error is a NotKeptError.
+func (s *Store) ReadTask(ctx context.Context, task types.UID, w io.Writer, flush func(), options TaskReadOptions) error {
+	if !s.hasIndexes(task) {
+		log, err := s.Get(task, options.Previous)
+		if err != nil {
+			return err
+		}
+		return log.Read(ctx, w, flush, options.ReadOptions)
+	}
+	out := &indexWriter{w: w, lineStart: true}
+	for last := attempt.NoIndex; ; {
+		log, changed := s.nextIndex(task, last, options)
+		switch {
+		case log != nil:
+			last = log.id.Index
+			out.begin(last, options.Prefix)
+			// Output that had to make room meanwhile is one that is not kept: its index has no lines.
+			if err := log.Read(ctx, out, flush, options.ReadOptions); err != nil && (out.started || !errors.Is(err, ErrRemoved)) {
+				return err
+			}
+		case changed != nil:
+			flush()
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		case last == attempt.NoIndex:
+			return s.notKept(task, options)
+		default:
+			return nil
+		}
+	}
+}
+
+// hasIndexes reports whether the task is known as one with spec.indexes.
+func (s *Store) hasIndexes(task types.UID) bool {
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tasks[task]
+	return t != nil && (t.runs > 0 || t.logs[0].id.Index != attempt.NoIndex)
+}
+
+// nextIndex returns the log of the first selected index after last. If there is none yet, but options follow the output
+// and there may be one, changed is closed when it is time to look again.
+func (s *Store) nextIndex(task types.UID, last int, options TaskReadOptions) (log *Log, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tasks[task]
+	if t == nil {
+		return nil, nil
+	}
+	for {
+		logs := t.logs[t.firstAt(last+1):]
+		if len(logs) == 0 {
+			break
+		}
+		last = logs[0].id.Index
+		if options.Indexes != nil && !indexes.Contains(options.Indexes, last) {
+			continue
+		}
+		attempts := t.logs[t.firstAt(last):t.firstAt(last+1)]
+		newest := attempts[len(attempts)-1]
+		if !options.Previous {
+			return newest, nil
+		}
+		previous := newest.id
+		previous.Number--
+		if i, found := slices.BinarySearchFunc(attempts, &Log{id: previous}, byAttempt); found {
+			return attempts[i], nil
+		}
+	}
+	more := options.Indexes == nil || options.Indexes[len(options.Indexes)-1].Last > last
+	if !options.Follow || options.Previous || t.runs == 0 || !more {
+		return nil, nil
+	}
+	if t.changed == nil {
+		t.changed = make(chan struct{})
+	}
+	return nil, t.changed
+}
+
+// firstAt returns the position of the first log of an index or of one after it.
+func (t *taskLogs) firstAt(index int) int {
+	i, _ := slices.BinarySearchFunc(t.logs, &Log{id: attempt.ID{Index: index}}, byAttempt)
+	return i
+}
+
+// notKept returns the error for options that select no output of a task with spec.indexes.
+func (s *Store) notKept(task types.UID, options TaskReadOptions) error {
+	switch {
+	case options.Indexes != nil && options.Previous:
+		return &NotKeptError{fmt.Sprintf("the worker keeps no output of a previous attempt at the indexes %s", indexes.Format(options.Indexes))}
+	case options.Indexes != nil:
+		return &NotKeptError{fmt.Sprintf("the worker keeps no output of the indexes %s: it has not started them, "+
+			"or what was kept had to make room or was kept for long enough", indexes.Format(options.Indexes))}
+	case options.Previous:
+		return &NotKeptError{"the worker keeps no output of a previous attempt at an index of the task"}
+	}
+	return errNothingKept
+}
+
+// indexWriter writes the output of one index after that of another. A line that the output of an index does not end is
+// ended before the next index writes.
+type indexWriter struct {
+	w         io.Writer
+	prefix    []byte // before each line
+	started   bool   // the index has written something
+	lineStart bool   // the next byte starts a line
+}
+
+// begin starts the output of an index.
+func (w *indexWriter) begin(index int, prefix bool) {
+	w.started, w.prefix = false, nil
+	if prefix {
+		w.prefix = append(strconv.AppendInt(nil, int64(index), 10), ' ')
+	}
+}
+
+// Write implements io.Writer.
+func (w *indexWriter) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if !w.started && !w.lineStart {
+		if _, err := w.w.Write([]byte{'\n'}); err != nil {
+			return 0, err
+		}
+		w.lineStart = true
+	}
+	w.started = true
+	if len(w.prefix) == 0 {
+		w.lineStart = p[len(p)-1] == '\n'
+		return w.w.Write(p)
+	}
+	for n := 0; n < len(p); {
+		line := p[n:]
+		if i := bytes.IndexByte(line, '\n'); i >= 0 {
+			line = line[:i+1]
+		}
+		if w.lineStart {
+			if _, err := w.w.Write(w.prefix); err != nil {
+				return n, err
+			}
+		}
+		written, err := w.w.Write(line)
+		if n += written; err != nil {
+			return n, err
+		}
+		w.lineStart = line[len(line)-1] == '\n'
+	}
+	return len(p), nil
+}
