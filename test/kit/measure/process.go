@@ -29,21 +29,31 @@ const clockTick = 10 * time.Millisecond
 
 // CPU returns the CPU time that all threads of a process have used, with a resolution of 10 ms.
 func CPU(pid int) (time.Duration, error) {
+	own, _, err := cpu(pid)
+	return own, err
+}
+
+// ChildCPU returns the CPU time of all children of a process that have ended, and of theirs.
+func ChildCPU(pid int) (time.Duration, error) {
+	_, children, err := cpu(pid)
+	return children, err
+}
+
+func cpu(pid int) (own, children time.Duration, err error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	// The name in parentheses may contain spaces. User and system time are the 12th and 13th field after it.
+	// The name in parentheses may contain spaces. User and system time are the 12th and 13th field after it, and those of
+	// children the 14th and 15th.
 	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	var ticks int64
-	for _, field := range fields[11:13] {
-		n, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return 0, err
+	var ticks [4]int64
+	for i, field := range fields[11:15] {
+		if ticks[i], err = strconv.ParseInt(field, 10, 64); err != nil {
+			return 0, 0, err
 		}
-		ticks += n
 	}
-	return time.Duration(ticks) * clockTick, nil
+	return time.Duration(ticks[0]+ticks[1]) * clockTick, time.Duration(ticks[2]+ticks[3]) * clockTick, nil
 }
 
 // Memory returns a field of /proc/PID/status in MiB: VmRSS is the resident memory, VmHWM its peak.

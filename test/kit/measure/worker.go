@@ -28,16 +28,20 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
 )
 
-// FakeWorker is a worker that runs nothing. Like leat-worker it watches its tasks. It writes the status of each once.
+// FakeWorker is a worker that runs nothing. Like leat-worker it watches its tasks. It writes the status of each once,
+// with all indexes of a task as succeeded.
 type FakeWorker struct {
 	// Client has the credentials of the worker.
 	Client          versioned.Interface
 	Namespace, Name string
+	// Chunks is whether the worker accepts tasks with several indexes.
+	Chunks bool
 	// Duration is the time from the assignment of a task to its reported end.
 	Duration time.Duration
 	// Pace is called before each status write, if it is not nil. After an error the status is not written. Pace must be
@@ -73,6 +77,9 @@ func (w *FakeWorker) Register(ctx context.Context, tasks int) error {
 	}
 	capacity := batch.ResourceList{batch.ResourceTasks: *resource.NewQuantity(int64(tasks), resource.DecimalSI)}
 	worker.Status.Incarnation, worker.Status.Capacity, worker.Status.Allocatable = w.incarnation, capacity, capacity
+	if w.Chunks {
+		worker.Status.WorkerInfo.Features = []batch.WorkerFeature{batch.WorkerFeatureChunks}
+	}
 	meta.SetStatusCondition(&worker.Status.Conditions, metav1.Condition{Type: batch.WorkerReady, Status: metav1.ConditionTrue, Reason: "WorkerReady"})
 	_, err = api.Workers(w.Namespace).UpdateStatus(ctx, worker, metav1.UpdateOptions{})
 	return err
@@ -139,6 +146,16 @@ func (w *FakeWorker) complete(ctx context.Context, task *batch.Task) {
 	s := &task.Status
 	s.Phase, s.Attempts, s.StartTime, s.CompletionTime = batch.TaskSucceeded, s.Attempts+1, &started, &finished
 	s.State = batch.TaskState{Terminated: &batch.TaskStateTerminated{Reason: batch.TaskReasonCompleted, StartedAt: started, FinishedAt: finished}}
+	ended := 1
+	if task.Spec.Indexes != "" {
+		ended = indexes.Count(task.IndexRanges())
+		if s.IndexLimit != nil {
+			ended = min(ended, int(*s.IndexLimit))
+		}
+		s.CompletedCount, s.Attempts = int32(ended), 1
+	}
+	// The controller derives the size of chunks from it.
+	s.BusyMilliseconds = int64(ended) * max(1, w.Duration.Milliseconds())
 	for {
 		_, err := w.Client.BatchV1alpha1().Tasks(w.Namespace).UpdateStatus(ctx, task, metav1.UpdateOptions{})
 		w.report(ctx, err)

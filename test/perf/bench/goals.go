@@ -19,6 +19,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"time"
 )
 
 // goal is a goal of docs/reference/performance.md and the result of this run.
@@ -141,11 +142,54 @@ func judge(r *result) []goal {
 		ready = math.NaN()
 	}
 	add(atMost("8. Ready after a restart with 150,000 tasks: under 5 s", ready, 5, " s"))
+	addChunkGoals(r, add)
 	return goals
 }
 
 const (
-	// manyWatchers and restartObjects are the sizes in the goals.
-	manyWatchers   = 10_000
-	restartObjects = 150_000
+	// These are the sizes in the goals.
+	manyWatchers    = 10_000
+	restartObjects  = 150_000
+	largeSetIndexes = 1_000_000
+	pendingTasks    = 100_000
 )
+
+// addChunkGoals adds the goals of the parts chunks and scale.
+func addChunkGoals(r *result, add func(goal)) {
+	value := func(name, subject, value string) float64 { return r.find(partChunks, name, subject, "").median(value) }
+	few := onSlots(whatTrue, fewSlots)
+	add(atLeast("9. Commands of true a second, to those of a bare loop of fork and exec: at least 85 %",
+		100*value(few, localLabel, valueRate)/value(few, loopLabel, valueRate), 85, " %"))
+	add(atLeast("9. Commands of true a second: at least 1000", value(few, localLabel, valueRate), 1000, ""))
+	add(atLeast("9. Commands of echo a second: at least 700", value(onSlots(whatEcho, fewSlots), localLabel, valueRate), 700, ""))
+	for _, want := range []struct {
+		sleep time.Duration
+		slots int
+		share float64
+	}{{100 * time.Millisecond, fewSlots, 95}, {time.Second, fewSlots, 95}, {10 * time.Millisecond, fewSlots, 85}, {100 * time.Millisecond, manySlots, 90}} {
+		name := sleepName(want.sleep, want.slots)
+		add(atLeast(fmt.Sprintf("10. Utilisation, %s, to that of xargs: at least %.0f %%", name, want.share),
+			100*value(name, localLabel, valueUtilisation)/value(name, xargsLabel, valueUtilisation), want.share, " %"))
+	}
+	for _, want := range []struct {
+		name   string
+		writes float64
+	}{{few, 0.1}, {sleepName(10*time.Millisecond, fewSlots), 0.1}, {sleepName(100*time.Millisecond, fewSlots), 0.5}} {
+		add(atMost(fmt.Sprintf("11. etcd writes an index, %s: at most %.1f", want.name, want.writes), value(want.name, localLabel, valueWritesIndex), want.writes, ""))
+	}
+	mixed := onSlots(whatMixed, manySlots)
+	add(atMost("12. Time of 1 % of 10 s among 10 ms, to that without chunks: at most 102 %",
+		100*value(mixed, localLabel, valueSeconds)/value(mixed, chunksOffLabel, valueSeconds), 102, " %"))
+	large, start := r.find(partScale, whatLargeSet, directLabel, ""), r.find(partScale, whatStart, directLabel, "")
+	took, first := large.median(valueSeconds), start.median(valueFirstBinding)
+	// A run with smaller sizes than in the goals does not measure them.
+	if large.median(valueIndexes) < largeSetIndexes {
+		took = math.NaN()
+	}
+	if start.median(valuePending) < pendingTasks {
+		first = math.NaN()
+	}
+	add(atMost("13. A set of 1,000,000 indexes, workers that run nothing: at most 180 s", took, 180, " s"))
+	add(atMost("13. Start of the manager until it acts, 100,000 pending tasks and 10,000 workers: at most 10 s", first, 10, " s"))
+	add(goal{"13. A decision of the scheduler: at most 20 µs", "", notMeasured + ": go test -run '^$' -bench Cycle/100000tasks/10000workers ./pkg/scheduler"})
+}

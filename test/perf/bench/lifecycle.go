@@ -83,15 +83,21 @@ func (b *bench) measureLifeCycle() {
 
 // measureWorkers runs a set and then tasks outside of a set with one kind of worker.
 func (b *bench) measureWorkers(workers string, manager *host.Process) {
-	name, parallelism, start := "bench-none", fakeParallelism, b.startFakeWorkers
+	name, parallelism := "bench-none", fakeParallelism
 	if workers == withTrue {
-		name, parallelism, start = "bench-true", realParallelism, b.startRealWorkers
+		name, parallelism = "bench-true", realParallelism
 	}
 	b.scene.createNamespace(name)
-	stop, pids := start(name)
+	var stop func()
+	var pids []int
+	if workers == withTrue {
+		stop, pids = b.startRealWorkers(name)
+	} else {
+		stop = b.startFakeWorkers(name, false)
+	}
 	defer stop()
 	client := kit.Client(b.scene, measure.Protobuf(b.scene.direct))
-	b.runSet(client, name, "warm-up", min(b.Tasks, warmUpTasks), parallelism)
+	b.runSet(client, name, "warm-up", min(b.Tasks, warmUpTasks), parallelism, 1)
 
 	pids = append(pids, manager.PID())
 	used := func() (sum time.Duration) {
@@ -103,7 +109,7 @@ func (b *bench) measureWorkers(workers string, manager *host.Process) {
 		return sum
 	}
 	cpuBefore, before, writesBefore := used(), b.scene.count(), b.scene.taskWrites()
-	seconds := b.runSet(client, name, "life", b.Tasks, parallelism)
+	seconds := b.runSet(client, name, "life", b.Tasks, parallelism, 1)
 	after := b.scene.count()
 	rate := float64(b.Tasks) / seconds
 	v := values{
@@ -120,13 +126,15 @@ func (b *bench) measureWorkers(workers string, manager *host.Process) {
 	b.note("%s: lone tasks at %.0f/s: created to started p50 %.0f ms, p99 %.0f ms", workers, v[valueRate], v[valueP50], v[valueP99])
 }
 
-// runSet runs a set until it is complete and its tasks are deleted, and returns the time in seconds.
-func (b *bench) runSet(client versioned.Interface, namespace, name string, tasks, parallelism int) float64 {
+// runSet runs a set until it is complete and its tasks are deleted, and returns the time in seconds. A task has at most
+// maxIndexes of the indexes.
+func (b *bench) runSet(client versioned.Interface, namespace, name string, completions, parallelism, maxIndexes int) float64 {
 	api := client.BatchV1alpha1()
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	set.Spec.Completions, set.Spec.Parallelism = new(int32(tasks)), new(int32(parallelism))
+	set.Spec.Completions, set.Spec.Parallelism = new(int32(completions)), new(int32(parallelism))
 	set.Spec.CompletionMode = new(batch.IndexedCompletion)
 	set.Spec.Template.Spec.Command = []string{"true"}
+	set.Spec.Chunking = &batch.TaskSetChunking{MaxIndexes: new(int32(maxIndexes))}
 	begun := time.Now()
 	_, err := api.TaskSets(namespace).Create(b.scene.Context(), set, metav1.CreateOptions{})
 	b.scene.Check(err)
@@ -139,8 +147,8 @@ func (b *bench) runSet(client versioned.Interface, namespace, name string, tasks
 		}
 		complete = meta.IsStatusConditionTrue(set.Status.Conditions, batch.TaskSetComplete)
 	}
-	if int(set.Status.Succeeded) != tasks {
-		b.scene.Fatalf("the set is complete: got %d succeeded tasks, want %d", set.Status.Succeeded, tasks)
+	if int(set.Status.Succeeded) != completions {
+		b.scene.Fatalf("the set is complete: got %d succeeded indexes, want %d", set.Status.Succeeded, completions)
 	}
 	for left := 1; left > 0; {
 		list, err := api.Tasks(namespace).List(b.scene.Context(), metav1.ListOptions{})
@@ -236,15 +244,16 @@ func (b *bench) loneTasks(client versioned.Interface, namespace string, rate flo
 	}
 }
 
-// startFakeWorkers starts workers that report each task as succeeded as soon as they see it. stop ends them.
-func (b *bench) startFakeWorkers(namespace string) (stop func(), pids []int) {
+// startFakeWorkers starts workers that report each task as succeeded as soon as they see it, and accept chunks or not.
+// stop ends them.
+func (b *bench) startFakeWorkers(namespace string, chunks bool) (stop func()) {
 	ctx, cancel := context.WithCancel(b.scene.Context())
 	ended := make(chan error, fakeWorkers)
 	for i := range fakeWorkers {
 		name := fmt.Sprintf("fake-%d-%05d", i, i)
 		w := &measure.FakeWorker{
 			Client: kit.Client(b.scene, measure.Protobuf(b.scene.env.Worker(b.scene, namespace, name))), Namespace: namespace, Name: name,
-			Seen: func(string) {}, Failed: func(err error) { b.note("worker %s: %v", name, err) },
+			Chunks: chunks, Seen: func(string) {}, Failed: func(err error) { b.note("worker %s: %v", name, err) },
 		}
 		b.scene.Check(w.Register(ctx, fakeParallelism/fakeWorkers))
 		go func() { ended <- w.Run(ctx) }()
@@ -254,7 +263,7 @@ func (b *bench) startFakeWorkers(namespace string) (stop func(), pids []int) {
 		for range fakeWorkers {
 			b.scene.Check(<-ended)
 		}
-	}, nil
+	}
 }
 
 // startRealWorkers starts leat-worker processes. stop ends them.

@@ -28,6 +28,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -43,17 +44,20 @@ import (
 
 // Parts of the program.
 const (
+	partChunks     = "chunks"
 	partOperations = "operations"
 	partWatches    = "watches"
 	partLifeCycle  = "lifecycle"
+	partScale      = "scale"
 	partLists      = "lists"
 	partMemory     = "memory"
 	partRestart    = "restart"
 	partGrowth     = "growth"
 )
 
-// parts are the parts in their order, from an empty store to a full one.
-var parts = []string{partOperations, partWatches, partLifeCycle, partLists, partMemory, partRestart, partGrowth}
+// parts are the parts in their order, from an empty store to a full one. The first has no host, whose programs would use
+// the processors.
+var parts = []string{partChunks, partOperations, partWatches, partLifeCycle, partScale, partLists, partMemory, partRestart, partGrowth}
 
 // options are the flags. The result contains them.
 type options struct {
@@ -66,6 +70,9 @@ type options struct {
 	Watchers   []int
 	EventRate  int
 	Tasks      int
+	Indexes    int
+	LargeSet   int
+	Pending    int
 	Cluster    string `json:"-"`
 	JobImage   string `json:",omitempty"`
 	programs   string
@@ -102,10 +109,14 @@ quarter of a second after the last response. A failed request ends the run, and 
 Failed writes with many watchers are counted instead.
 
 Parts, for --only:
+  chunks       "leat up" with 4 and 16 slots, beside xargs and a loop that only forks: short commands a second, the utilisation
+               of the slots by commands of 10 ms to 1 s, etcd writes and CPU time an index
   operations   create, get, bind, patch and update status, delete
   watches      single events with many watchers by spec.workerName
   lifecycle    a TaskSet from its creation until all of it is deleted, with workers that run "true" and with workers that run
                nothing; with --cluster also a Job of Kubernetes
+  scale        a set of --large-set indexes with workers that run nothing, and the start of the controller manager with
+               --pending pending tasks and a tenth as many workers
   lists        paginated, unpaginated, from the cache and consistent, WatchList; JSON (compressed, the default of clients, and
                uncompressed), protobuf, Table
   memory       RSS with --objects stored objects, and its growth by lists of up to 100,000 of them, for one client and for 50
@@ -127,7 +138,7 @@ func main() {
 		}
 		return nil
 	})
-	flag.BoolVar(&o.Quick, "quick", false, "Run operations, a few lists and watchers in one round, in two minutes, and print ratios only. It replaces the sizes")
+	flag.BoolVar(&o.Quick, "quick", false, "Run chunks, operations, a few lists and watchers in one round, in three minutes, and print ratios only. It replaces the sizes")
 	flag.IntVar(&o.Rounds, "rounds", 3, "Rounds of operations, lists and watches")
 	flag.IntVar(&o.Clients, "clients", 32, "Concurrent clients that send operations, each with its own connection")
 	flag.IntVar(&o.Operations, "operations", 2000, "Objects of each subject in each round. Each operation runs once per object")
@@ -146,6 +157,9 @@ func main() {
 	})
 	flag.IntVar(&o.EventRate, "event-rate", 200, "Events a second for all watchers together")
 	flag.IntVar(&o.Tasks, "tasks", 10_000, "Tasks of each TaskSet of the life cycle")
+	flag.IntVar(&o.Indexes, "indexes", 100_000, "Indexes of each set of chunks that runs true or echo")
+	flag.IntVar(&o.LargeSet, "large-set", 1_000_000, "Indexes of the set of scale")
+	flag.IntVar(&o.Pending, "pending", 100_000, "Pending tasks of scale, at least 10")
 	flag.StringVar(&o.Cluster, "cluster", os.Getenv("KUBECONFIG"), "Kubeconfig of a cluster with a kubelet, for the Job in lifecycle (default $KUBECONFIG)")
 	flag.StringVar(&o.JobImage, "job-image", "localhost/noop:1", "Image of the containers of the Job. It must be on the nodes, because it is never pulled")
 	flag.StringVar(&o.programs, "programs", "bin", "Directory with leat-apiserver, leat-controller-manager and leat-worker")
@@ -178,13 +192,15 @@ func (o *options) complete(args []string) error {
 		return fmt.Errorf("unexpected arguments %q: see --help", args)
 	case o.Rounds < 1 || o.Clients < 1 || o.Operations < 1 || o.Objects < 1 || o.EventRate < 1 || o.Tasks < 1:
 		return errors.New("--rounds, --clients, --operations, --objects, --event-rate and --tasks must be more than 0")
+	case o.Indexes < 1 || o.LargeSet < 1 || o.Pending < tasksPerWorker:
+		return fmt.Errorf("--indexes and --large-set must be more than 0, and --pending at least %d", tasksPerWorker)
 	case o.against != "" && !o.Quick:
 		return errors.New("--against needs --quick: compare the JSON of two whole runs instead")
 	}
 	if o.Quick {
-		o.Rounds, o.Operations, o.Objects, o.Watchers = 1, 800, listObjects, []int{100}
+		o.Rounds, o.Operations, o.Objects, o.Watchers, o.Indexes = 1, 800, listObjects, []int{100}, 10_000
 		if o.Only == nil {
-			o.Only = []string{partOperations, partWatches, partLists}
+			o.Only = []string{partChunks, partOperations, partWatches, partLists}
 		}
 	}
 	if o.Only == nil {
@@ -265,10 +281,17 @@ func readResult(file string) (*result, error) {
 
 // play runs the parts.
 func (b *bench) play(tb *measure.TB) {
-	b.result = &result{Began: b.begun.UTC(), Machine: thisMachine(), Options: b.options, Bytes: map[string]int{}}
+	b.result = &result{Began: b.begun.UTC(), Machine: thisMachine(), Options: b.options, Bytes: map[string]int{}, Versions: map[string]string{}}
+	if slices.Contains(b.Only, partChunks) {
+		b.note(partChunks)
+		b.measureChunks(tb)
+	}
+	if len(b.Only) == 1 && b.Only[0] == partChunks {
+		return
+	}
 	b.note("starting a host and Leat")
 	b.scene = setUp(tb)
-	b.result.Versions = b.scene.versions()
+	maps.Copy(b.result.Versions, b.scene.versions())
 	b.idle()
 	for _, part := range []struct {
 		name string
@@ -277,6 +300,7 @@ func (b *bench) play(tb *measure.TB) {
 		{partOperations, b.measureOperations},
 		{partWatches, b.measureWatches},
 		{partLifeCycle, b.measureLifeCycle},
+		{partScale, b.measureScale},
 		{partLists, b.measureLists},
 	} {
 		if slices.Contains(b.Only, part.name) {

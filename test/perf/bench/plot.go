@@ -43,6 +43,8 @@ func (r *result) plot(dir string) error {
 		// log selects a logarithmic scale, for values of different magnitudes.
 		log bool
 	}{
+		{"rate-chunks.svg", "Commands a second", partChunks, valueRate, false},
+		{"utilisation-chunks.svg", "Utilisation of the slots, %", partChunks, valueUtilisation, false},
 		{"cpu-operations.svg", "CPU of the server, ms a request", partOperations, valueCPU, false},
 		{"rate-operations.svg", "Requests a second", partOperations, valueRate, false},
 		{"cpu-lists.svg", "CPU of the server, ms an object listed", partLists, valueCPU, false},

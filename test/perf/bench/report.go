@@ -29,6 +29,11 @@ import (
 
 // columns are the columns of the table of each part.
 var columns = map[string][]string{
+	partChunks: {valueIndexes, valueSeconds, valueRate, valueUtilisation, valueWritesIndex, valueCPUIndex, valueCPUCommand},
+	partScale: {
+		valueWorkers, valueIndexes, valuePending, valueSeconds, valueRate, valueWritesIndex, valueCPUAll, valueFirstBinding, valueBindings, valueCPUManager,
+		peakOfPrefix + leatServer, peakOfPrefix + leatManager, peakOfPrefix + leatEtcd, valueEtcdFile, valueEtcdInUse,
+	},
 	partOperations: {
 		valueRate, valueP50, valueP99, valueCPU, cpuOfPrefix + hostServer, cpuOfPrefix + leatServer, cpuOfPrefix + hostEtcd, cpuOfPrefix + leatEtcd,
 		valueSent, valueReceived, valueWrites,
@@ -52,9 +57,11 @@ func (r *result) print(out io.Writer) {
 		fmt.Fprintln(out, "The run failed before its end: the results are incomplete.")
 	}
 	fmt.Fprintf(out, "Versions: %s.\n", joined(r.Versions, func(name string) string { return name + " " + r.Versions[name] }))
-	fmt.Fprintf(out, "Idle, CPU ms a second: %s.\n", joined(r.IdleCPU, func(name string) string {
-		return strings.TrimPrefix(name, cpuOfPrefix) + " " + number(r.IdleCPU[name])
-	}))
+	if len(r.IdleCPU) > 0 {
+		fmt.Fprintf(out, "Idle, CPU ms a second: %s.\n", joined(r.IdleCPU, func(name string) string {
+			return strings.TrimPrefix(name, cpuOfPrefix) + " " + number(r.IdleCPU[name])
+		}))
+	}
 	if len(r.Bytes) > 0 {
 		fmt.Fprintf(out, "Bytes of a new object: %s.\n", joined(r.Bytes, func(name string) string { return fmt.Sprintf("%s %d", name, r.Bytes[name]) }))
 	}
@@ -109,10 +116,20 @@ type ratio struct {
 	value float64
 }
 
-// ratios returns the ratios of values of Leat to those of the CRD and of etcd.
+// ratios returns the ratios of values of Leat to those of xargs, of a bare loop, of the CRD and of etcd.
 func (r *result) ratios() []ratio {
 	var all []ratio
 	for _, f := range r.Figures {
+		if f.Part == partChunks && f.Subject == localLabel {
+			for _, yardstick := range []string{xargsLabel, loopLabel} {
+				other := r.find(f.Part, f.What, yardstick, "")
+				for _, value := range []string{valueRate, valueUtilisation} {
+					if x := f.median(value) / other.median(value); !math.IsNaN(x) {
+						all = append(all, ratio{fmt.Sprintf("%s, %s: %s, to that of %s", f.What, f.Subject, value, yardstick), x})
+					}
+				}
+			}
+		}
 		if f.Subject != directLabel && f.Subject != aggregated {
 			continue
 		}

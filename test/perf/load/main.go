@@ -52,7 +52,7 @@ type options struct {
 	host                     bool
 	stored, replicas         int
 	share, serverCPUs        float64
-	calls                    bool
+	calls, chunks            bool
 }
 
 func main() {
@@ -71,6 +71,7 @@ func main() {
 	flag.IntVar(&o.stored, "stored", 0, "Number of finished tasks that are stored in the namespace before the set starts")
 	flag.Float64Var(&o.share, "share", 0, "Limit the rate of the set to this share, like 0.7, of the rate that a smaller set reached before (default: no limit)")
 	flag.BoolVar(&o.calls, "calls", false, "Also write, get, list and watch tasks through the host while the set runs, and measure the latency")
+	flag.BoolVar(&o.chunks, "chunks", false, "Workers accept tasks with several indexes. All numbers that are printed for a task are then for an index")
 	flag.IntVar(&o.replicas, "replicas", 1, "Number of leat-apiservers. Workers are spread over them. Other clients use a Service")
 	flag.Float64Var(&o.serverCPUs, "server-cpus", 0, "CPU limit of each leat-apiserver, like 0.3. It needs root (default: no limit)")
 	flag.Parse()

@@ -254,7 +254,7 @@ func (o *options) startWorkers(s *measure.TB, servers []*kit.Env, namespace stri
 		name := fmt.Sprintf("fake-%d-%05d", i, i)
 		w := &measure.FakeWorker{
 			Client: kit.Client(s, measure.Protobuf(servers[i%len(servers)].Worker(s, namespace, name))), Namespace: namespace, Name: name,
-			Duration: o.taskDuration, Pace: pace.wait, Seen: seen, Failed: failed,
+			Chunks: o.chunks, Duration: o.taskDuration, Pace: pace.wait, Seen: seen, Failed: failed,
 		}
 		s.Check(w.Register(ctx, (o.parallelism+o.workers-1)/o.workers+1))
 		go func() { ended <- w.Run(ctx) }()
