@@ -109,7 +109,7 @@ func (e *workload) run(ctx context.Context) {
 	}
 }
 
-// create creates a set and remembers it. Most sets have chunks as large as they can be, and some have none or small ones.
+// create creates a set and remembers it. Most sets have chunks of any size, and some have none or small ones.
 func (e *workload) create(ctx context.Context, s set, n int) {
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: s.name}}
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = new(int32(completions)), new(int32(parallelism)), new(batch.IndexedCompletion)

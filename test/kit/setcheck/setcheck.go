@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package setcheck checks the life of each index of a TaskSet: what etcd has recorded of the set and its tasks, and what
-// the commands have recorded themselves, against docs/concepts/reliability.md.
+// Package setcheck checks the life of each index of a TaskSet. It compares what etcd has recorded of the set and its
+// tasks, and what the commands have recorded themselves, with docs/concepts/reliability.md.
 package setcheck
 
 import (
@@ -107,9 +107,10 @@ func (r *Result) fail(format string, args ...any) {
 }
 
 // Check compares the history of a set and the marks of its commands with the promises:
-//   - A task is bound to one worker at a time, and only the incarnation that it is bound to reports on it. Its prefix of
-//     completed indexes never shrinks, and indexes that it has released stay released.
-//   - At any time, one task at most has an index that has not ended. A task is deleted only after its ends were counted.
+//   - A task is bound to one worker at a time, and only the incarnation that it is bound to reports on it. Its prefix
+//     of completed indexes never shrinks, and indexes that it has released stay released.
+//   - At any time, one task at most has an index that has not ended. A task is deleted only after its ends were
+//     counted.
 //   - A counted index has succeeded, or failed for good; it is counted once, and stays counted. In the end all are.
 //   - A worker starts an index once for each binding of a task that has it, and none that its task has released or that
 //     is behind a failed one.
@@ -130,7 +131,7 @@ func Check(changes []history.Change, marks []Mark, want Want) *Result {
 	return r
 }
 
-// checkEnd checks that the set has come to what is wanted.
+// checkEnd checks the final state of the set and its indexes.
 func (r *Result) checkEnd() {
 	failures, late := 0, 0
 	for n := range r.indexes {
