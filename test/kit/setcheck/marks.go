@@ -35,6 +35,7 @@ const MarkFunction = `mark() { echo "$1 $TASK_INDEX $` + reaper.MarkVariable + `
 // MarkKind is what a command has recorded.
 type MarkKind string
 
+// A command marks its start, and then its success or its failure.
 const (
 	Start MarkKind = "start"
 	End   MarkKind = "end"

@@ -70,7 +70,7 @@ type task struct {
 	completed, end int
 }
 
-// index is what is known about an index at a revision.
+// index is the state of an index at a revision.
 type index struct {
 	holders []*task
 	// succeeded and failed count the tasks that reported so, and late those that were created while another task had the
@@ -85,7 +85,7 @@ type index struct {
 type Result struct {
 	// Wrong are the violations.
 	Wrong []string
-	// Chunks counts tasks that have several indexes, Released indexes that a worker gave back before it started them,
+	// Chunks counts tasks that have several indexes, Released indexes that a worker released before it started them,
 	// Starts starts of commands, Restarted all but the first of each index, LateStarts those after the success of their
 	// index, and LateCreations tasks that Want.LateCreations allows.
 	Chunks, Released, Evictions, Starts, Restarted, LateStarts, LateCreations int

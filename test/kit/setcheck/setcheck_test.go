@@ -111,8 +111,8 @@ func (r *record) mark(uid types.UID, worker string, index int, kinds ...MarkKind
 }
 
 // right returns the record of a set that keeps all promises. Its index 0 loses a worker, and index 1 is alone. A chunk
-// has the others: worker a runs 2, 3 and 4, and releases 5 to 8. Worker b gets these, and fails at 6, which is run again
-// alone. Then a gets 7 and 8, and loses them while 7 runs.
+// has the others: worker a runs 2, 3 and 4, and releases 5 to 8. Worker b gets these, and fails at 6, which runs
+// again alone. Then a gets 7 and 8, and loses them while 7 runs.
 func right() *record {
 	r := &record{tasks: map[types.UID]*batch.Task{}, at: map[string]int{}}
 	r.create("zero", "0")
