@@ -537,6 +537,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: attempts
       type:
         scalar: numeric
+    - name: bindings
+      type:
+        scalar: numeric
     - name: busyMilliseconds
       type:
         scalar: numeric
@@ -742,6 +745,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: incarnation
       type:
         scalar: string
+    - name: prefetchLimit
+      type:
+        scalar: numeric
     - name: runningTasks
       type:
         scalar: numeric
