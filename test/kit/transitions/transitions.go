@@ -21,6 +21,8 @@ package transitions
 import (
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
@@ -35,11 +37,16 @@ func Wrong(before, after *batch.Task) (violations []string) {
 			violation("it is bound to nobody, with phase %s and incarnation %q", s.Phase, s.Incarnation)
 		}
 	case from == "":
-		if s.Incarnation == "" || s.Disruptions != b.Disruptions {
-			violation("it was bound to %s, incarnation %q, with %d disruptions after %d", to, s.Incarnation, s.Disruptions, b.Disruptions)
+		if s.Incarnation == "" || s.Disruptions != b.Disruptions || s.Bindings != b.Bindings+1 {
+			violation("it was bound to %s, incarnation %q, with %d disruptions after %d and %d bindings after %d",
+				to, s.Incarnation, s.Disruptions, b.Disruptions, s.Bindings, b.Bindings)
 		}
 	case to == "":
-		if s.Incarnation != "" || s.Disruptions != b.Disruptions+1 || s.Phase != batch.TaskPending {
+		want := b.Disruptions + 1
+		if isReturned(after) && b.Phase == batch.TaskPending {
+			want = b.Disruptions
+		}
+		if s.Incarnation != "" || s.Disruptions != want || s.Phase != batch.TaskPending {
 			violation("it was evicted from %s, and has phase %s, incarnation %q, and %d disruptions after %d",
 				from, s.Phase, s.Incarnation, s.Disruptions, b.Disruptions)
 		}
@@ -48,6 +55,9 @@ func Wrong(before, after *batch.Task) (violations []string) {
 	case s.Disruptions != b.Disruptions:
 		violation("it has %d disruptions after %d, but was not evicted", s.Disruptions, b.Disruptions)
 	}
+	if from != "" && s.Bindings != b.Bindings {
+		violation("it has %d bindings after %d, but was not bound", s.Bindings, b.Bindings)
+	}
 	if s.Attempts < b.Attempts {
 		violation("it has %d attempts after %d", s.Attempts, b.Attempts)
 	}
@@ -55,4 +65,10 @@ func Wrong(before, after *batch.Task) (violations []string) {
 		violation("it was %s and is %s", b.Phase, s.Phase)
 	}
 	return violations
+}
+
+// isReturned reports whether the task was removed from its worker before it had started. Such an eviction is no
+// disruption, so it has no DisruptionTarget condition.
+func isReturned(task *batch.Task) bool {
+	return !meta.IsStatusConditionTrue(task.Status.Conditions, batch.DisruptionTarget)
 }
