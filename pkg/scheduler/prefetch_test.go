@@ -115,7 +115,7 @@ func TestShortTasksArePrefetched(t *testing.T) {
 		},
 		{
 			name: "not a task that runs alone", workers: []*batch.Worker{newWorker("w", 2, prefetching(2))},
-			tasks: []*batch.Task{newTask("t", short, crashed(1))}, want: "w",
+			tasks: []*batch.Task{newTask("a", short, on("w")), newTask("b", short, on("w")), newTask("t", short, crashed(1))}, want: "",
 		},
 		{
 			name: "not on the worker of a task that runs alone", workers: []*batch.Worker{newWorker("w", 2, prefetching(2))},
@@ -151,9 +151,9 @@ func TestShortTasksArePrefetched(t *testing.T) {
 			before: func(st *state) { st.setQueue(newQueue("q", 1, atMost(3))) },
 		},
 		{
-			name: "not before a task that waits for the worker", workers: []*batch.Worker{newWorker("w", 2, prefetching(2))},
+			name: "not before a task that waits for the worker", workers: []*batch.Worker{newWorker("w", 2, prefetching(2), with("cpu", "1"))},
 			tasks:  []*batch.Task{newTask("a", short, on("w")), newTask("b", short, on("w")), newTask("t", short)},
-			before: func(st *state) { st.setTask(newTask("urgent", prioritized(1))) }, want: "",
+			before: func(st *state) { st.setTask(newTask("urgent", prioritized(1), requesting("cpu", "1"))) }, want: "",
 		},
 		{
 			name: "before a task that can never have the worker", workers: []*batch.Worker{newWorker("w", 2, prefetching(2))},
