@@ -46,8 +46,8 @@ type namespaceState struct {
 	// sharesStale is set when the resources of the namespace have changed since the shares of the queues were
 	// computed.
 	sharesStale bool
-	// durations tell which tasks are short. prefetched are the bound tasks that have not started for lack of a slot, as
-	// far as is known.
+	// durations are how long the tasks of each controller run. prefetched are the bound tasks that have not started for
+	// lack of a slot, as far as their status shows.
 	durations  durations
 	prefetched map[*task]struct{}
 	// active is set while the namespace is in state.active.

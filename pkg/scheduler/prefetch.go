@@ -20,6 +20,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -56,8 +57,8 @@ func (ns *namespaceState) isShort(obj *batch.Task) bool {
 	return ok && median < maxPrefetchDuration
 }
 
-// canPrefetch reports whether the task may wait on a worker: it is short, requests nothing besides cpu and memory, needs
-// no worker of its own, and no worker has returned it before.
+// canPrefetch reports whether the task may wait on a worker: it is short, requests nothing besides cpu and memory,
+// needs no worker of its own, and no worker has returned it before.
 func (ns *namespaceState) canPrefetch(t *framework.TaskInfo) bool {
 	status := &t.Object.Status
 	return !t.Alone && status.Bindings <= status.Disruptions && ns.isShort(t.Object) &&
@@ -77,21 +78,23 @@ func (ns *namespaceState) selectPrefetchWorker(t *queue.Task) *cache.Worker {
 	if !ns.canPrefetch(&t.TaskInfo) {
 		return nil
 	}
-	var first []*queue.Task
-	for _, q := range ns.queues.All() {
-		for class := range q.Classes() {
-			if class.BlockedBy() == queue.BlockedByWorkers && class.First().Before(&t.TaskInfo) {
-				first = append(first, class.First())
+	first := sync.OnceValue(func() (tasks []*queue.Task) {
+		for _, q := range ns.queues.All() {
+			for class := range q.Classes() {
+				if class.BlockedBy() == queue.BlockedByWorkers && class.First().Before(&t.TaskInfo) {
+					tasks = append(tasks, class.First())
+				}
 			}
 		}
-	}
+		return tasks
+	})
 	return ns.workers.FirstPrefetching(func(w *cache.Worker) bool {
 		return ns.fitsPrefetch(&t.TaskInfo, w) &&
-			!slices.ContainsFunc(first, func(other *queue.Task) bool { return ns.fitsEmpty(&other.TaskInfo, w) })
+			!slices.ContainsFunc(first(), func(other *queue.Task) bool { return ns.fitsEmpty(&other.TaskInfo, w) })
 	})
 }
 
-// observeBound updates what is known of a task after its object was replaced in state Bound.
+// observeBound records when the task was bound and when it ran, after its object was replaced in state Bound.
 func (t *task) observeBound(now time.Time) {
 	ns := t.namespace()
 	if t.boundAt.IsZero() {

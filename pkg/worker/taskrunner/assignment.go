@@ -36,8 +36,8 @@ import (
 var errLost = errors.New("the task is no longer bound to this incarnation of the worker")
 
 // assignment is one binding of one task to one incarnation of a worker, and the API requests that the binding allows.
-// Each binding increments the bindings of a task, so a task that is bound again has a new assignment. So do disruptions,
-// which servers count that do not count bindings yet.
+// Each binding increments the bindings of a task, so a task that is bound again has a new assignment. Older servers
+// count only disruptions.
 type assignment struct {
 	tasks       typed.TaskInterface
 	name        string

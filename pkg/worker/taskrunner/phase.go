@@ -43,8 +43,8 @@ import (
 //	finishing    ended     → finishing    none
 //	finishing    stopped   → finishing    none
 //
-// A task that was disrupted goes on from phase waiting in phase reporting, any other in phase starting. How a task is finished depends on
-// its stopReason and on its last attempt: see outcomeOf.
+// A task that was disrupted goes on from phase waiting in phase reporting, any other in phase starting. How a task is
+// finished depends on its stopReason and on its last attempt: see outcomeOf.
 type phase string
 
 const (

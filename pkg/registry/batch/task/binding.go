@@ -143,8 +143,8 @@ func (r *EvictionREST) Create(ctx context.Context, name string, obj runtime.Obje
 	})
 }
 
-// evict unbinds a task from its worker, or fails it if its workers have crashed spec.crashLimit times. The eviction of a
-// task that was not started is no disruption.
+// evict unbinds a task from its worker, or fails it if its workers have crashed spec.crashLimit times. The eviction of
+// a task that was not started is no disruption.
 func evict(task *batch.Task, eviction *batch.Eviction, now metav1.Time) error {
 	switch {
 	case Finished(task):
