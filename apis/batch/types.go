@@ -148,11 +148,14 @@ const (
 	TaskReasonBound            = "Bound"
 	TaskReasonUnschedulable    = "Unschedulable"
 	TaskReasonSchedulingGated  = "SchedulingGated"
+	TaskReturnRequested        = "ReturnRequested"
 	DisruptionTarget           = "DisruptionTarget"
 	TaskReconciling            = "Reconciling"
 	TaskComplete               = "Complete"
 	TaskFailure                = "Failed"
 	TaskStalled                = "Stalled"
+	TaskReasonPrefetched       = "Prefetched"
+	TaskReasonRebalanced       = "Rebalanced"
 	TaskReasonCompleted        = "Completed"
 	TaskReasonError            = "Error"
 	TaskReasonStartError       = "StartError"
@@ -176,6 +179,7 @@ type TaskStatus struct {
 	CompletedCount   int32
 	IndexLimit       *int32
 	BusyMilliseconds int64
+	Bindings         int32
 }
 
 // TaskState is the current state of a command. At most one of its members is set.
@@ -214,7 +218,8 @@ type TaskStateTerminated struct {
 type Binding struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
-	Target BindingTarget
+	Target     BindingTarget
+	Prefetched bool
 }
 
 // BindingTarget identifies one process of a worker.
@@ -237,6 +242,7 @@ type Eviction struct {
 	Message       string
 	Preconditions *metav1.Preconditions
 	WorkerCrashed bool
+	NotStarted    bool
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
@@ -460,13 +466,14 @@ const WorkerReady = "Ready"
 
 // WorkerStatus is the state that a worker reports.
 type WorkerStatus struct {
-	Capacity     ResourceList
-	Allocatable  ResourceList
-	Conditions   []metav1.Condition
-	Incarnation  string
-	RunningTasks int32
-	WorkerInfo   WorkerInfo
-	Endpoint     *WorkerEndpoint
+	Capacity      ResourceList
+	Allocatable   ResourceList
+	Conditions    []metav1.Condition
+	Incarnation   string
+	RunningTasks  int32
+	WorkerInfo    WorkerInfo
+	Endpoint      *WorkerEndpoint
+	PrefetchLimit int32
 }
 
 // WorkerInfo describes a worker process and its machine.

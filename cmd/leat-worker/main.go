@@ -55,6 +55,9 @@ func main() {
 	}
 }
 
+// maxPrefetch bounds --prefetch: more waiting tasks keep no slot busier.
+const maxPrefetch = 100
+
 // settings are the values of the flags.
 type settings struct {
 	kubeconfig      string
@@ -68,6 +71,7 @@ type settings struct {
 	leaseDuration   time.Duration
 	logs            logSettings
 	taskMaxPIDs     int64
+	prefetch        int
 	metricsAddress  string
 	verbosity       int
 }
@@ -114,6 +118,8 @@ scheduler and exits. A second signal ends it at once.`,
 		"$POD_NAME, or the host name and five random characters, kept in the state directory)")
 	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "Directory for the generated name of the worker, logs and the files of running tasks")
 	flags.IntVar(&s.tasks, "tasks", runtime.GOMAXPROCS(0), "How many tasks to run at a time")
+	flags.IntVar(&s.prefetch, "prefetch", agent.DefaultPrefetch, "How many short tasks may wait on the worker for each that it can run at a time, so that the next one "+
+		"starts at once when a task ends; 0 for none")
 	flags.StringToStringVar(&s.capacity, "capacity", nil, "What tasks can request, as NAME=QUANTITY; "+
 		"cpu and memory default to what the machine, or the container, has")
 	flags.StringToStringVar(&s.labels, "labels", nil, "Labels of the Worker, by which tasks can select it")
@@ -153,6 +159,9 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 	}
 	if s.leaseDuration < time.Second || s.leaseDuration%time.Second != 0 {
 		return fmt.Errorf("--lease-duration=%s: must be whole seconds, 1s or more", s.leaseDuration)
+	}
+	if s.prefetch < 0 || s.prefetch > maxPrefetch {
+		return fmt.Errorf("--prefetch=%d: must be 0 to %d", s.prefetch, maxPrefetch)
 	}
 	if err := s.logs.validate(); err != nil {
 		return err
@@ -203,6 +212,7 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 		Version:       version.Get().GitVersion,
 		DrainTimeout:  s.drainTimeout,
 		LeaseDuration: s.leaseDuration,
+		Prefetch:      s.prefetch,
 		TaskMaxPIDs:   s.taskMaxPIDs,
 		// A task that uses the API must not use the worker's credentials by mistake.
 		WithheldEnv: []string{clientcmd.RecommendedConfigPathEnvVar},

@@ -51,6 +51,7 @@ func (st *state) setTask(obj *batch.Task) {
 	}
 	if obj.Status.Phase.Finished() {
 		if t != nil {
+			t.observeEnd(time.Now())
 			st.drop(t)
 		}
 		return
@@ -68,21 +69,28 @@ func (st *state) setTask(obj *batch.Task) {
 			t.evictionGraceEnd = at.Add(evictionGrace)
 		}
 		st.tasks[name] = t
-	case t.state == taskAssumed && obj.Spec.WorkerName == "" && obj.Status.Disruptions == t.Object.Status.Disruptions:
-		// The event is older than the binding: a task that was bound and evicted since would count another
-		// disruption.
+	case t.state == taskAssumed && obj.Spec.WorkerName == "" && obj.Status.Disruptions == t.Object.Status.Disruptions &&
+		obj.Status.Bindings == t.Object.Status.Bindings:
+		// The event is older than the binding: a task that was bound and evicted since would count another binding
+		// and, on older servers, another disruption.
 		t.Object = obj
 		return
 	case t.worker != nil && t.worker.Name == obj.Spec.WorkerName && t.Queue.Name == obj.Spec.QueueName && t.Alone == framework.RunsAlone(obj):
 		t.cancelDelay()
 		t.Object, t.state, t.failures = obj, taskBound, 0
+		t.observeBound(time.Now())
 		return
 	case t.worker == nil && !st.isTaskUpdated(t, obj):
 		st.refresh(t, obj)
 		return
 	default:
-		if obj.Spec.WorkerName == "" && obj.Status.Disruptions > t.Object.Status.Disruptions {
+		switch {
+		case obj.Spec.WorkerName != "":
+		case obj.Status.Disruptions > t.Object.Status.Disruptions:
 			st.observeEviction(t, obj)
+		case t.state == taskBound:
+			st.metrics.requeue(batch.TaskReasonRebalanced)
+			t.Since = time.Now()
 		}
 		st.remove(t)
 		t.backoffEnd = time.Time{}
@@ -98,7 +106,7 @@ func (st *state) setTask(obj *batch.Task) {
 func (st *state) isTaskUpdated(t *task, obj *batch.Task) bool {
 	old := t.Object
 	if obj.Spec.WorkerName != old.Spec.WorkerName || framework.IsEligible(obj) != framework.IsEligible(old) ||
-		obj.Status.Disruptions != old.Status.Disruptions || obj.Spec.QueueName != old.Spec.QueueName {
+		obj.Status.Disruptions != old.Status.Disruptions || obj.Status.Bindings != old.Status.Bindings || obj.Spec.QueueName != old.Spec.QueueName {
 		return true
 	}
 	updated := t.TaskInfo
@@ -146,6 +154,7 @@ func (st *state) deleteTask(name toolscache.ObjectName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if t := st.tasks[name]; t != nil {
+		t.observeEnd(time.Now())
 		st.drop(t)
 	}
 }

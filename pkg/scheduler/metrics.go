@@ -35,7 +35,7 @@ const (
 
 // knownReasons are the eviction reasons that have a label value of their own. Clients may evict with any reason, and
 // the label must not have too many values.
-var knownReasons = append([]string{reasonDrained, "TaintEviction", "WorkerDenied"}, commandEndedReasons...)
+var knownReasons = append([]string{reasonDrained, "TaintEviction", "WorkerDenied", batch.TaskReasonRebalanced}, commandEndedReasons...)
 
 var (
 	ofQueue = []string{"namespace", "queue"}
@@ -150,6 +150,11 @@ func (st *state) gauges(now time.Time) (all []prometheus.Metric) {
 				places["free"] += free
 			} else {
 				places["unavailable"] += free
+			}
+		}
+		for t := range ns.prefetched {
+			if t.worker.Registered {
+				places["used"]--
 			}
 		}
 		for _, state := range []string{"used", "free", "unavailable"} {

@@ -46,6 +46,10 @@ type namespaceState struct {
 	// sharesStale is set when the resources of the namespace have changed since the shares of the queues were
 	// computed.
 	sharesStale bool
+	// durations are how long the tasks of each controller run. prefetched are the bound tasks that have not started for
+	// lack of a slot, as far as their status shows.
+	durations  durations
+	prefetched map[*task]struct{}
 	// active is set while the namespace is in state.active.
 	active bool
 	// empty is the argument of the filters in fitsEmpty. It is kept here to save an allocation for each worker.
@@ -61,6 +65,8 @@ func newNamespaceState(st *state, name string) *namespaceState {
 		state: st, name: name,
 		workers:      cache.New(score, tainttoleration.HasPreferNoSchedule),
 		reservations: reservation.New(),
+		durations:    durations{},
+		prefetched:   map[*task]struct{}{},
 	}
 	ns.queues = queue.New(queue.Options{
 		Owner:           ns,
@@ -113,6 +119,7 @@ func (ns *namespaceState) prune() {
 // addToWorker counts a task against its worker and its queue.
 func (ns *namespaceState) addToWorker(t *task, w *cache.Worker) {
 	t.worker = w
+	t.Short = ns.isShort(t.Object)
 	ns.workers.AddTask(&t.TaskInfo, w)
 	t.Queue.AddBound(&t.Task)
 }
@@ -120,7 +127,9 @@ func (ns *namespaceState) addToWorker(t *task, w *cache.Worker) {
 // removeFromWorker undoes addToWorker.
 func (ns *namespaceState) removeFromWorker(t *task) {
 	w := t.worker
-	t.worker, t.evicting = nil, false
+	t.worker, t.evicting, t.returnAsked = nil, false, false
+	t.boundAt, t.runningAt = time.Time{}, time.Time{}
+	delete(ns.prefetched, t)
 	ns.reservations.RemoveTask(&t.TaskInfo)
 	ns.workers.RemoveTask(&t.TaskInfo, w)
 	t.Queue.RemoveBound(&t.Task)
@@ -153,9 +162,9 @@ func (ns *namespaceState) reorder(t *task) {
 	}
 }
 
-// next returns the first pending task that fits a worker, and that worker. It blocks the classes whose first task fits
-// none.
-func (ns *namespaceState) next(now time.Time) (*task, *cache.Worker) {
+// next returns the first pending task that fits a worker, or that may wait on one, and that worker. It blocks the
+// classes whose first task fits none.
+func (ns *namespaceState) next(now time.Time) (t *task, w *cache.Worker, prefetched bool) {
 	if ns.sharesStale {
 		ns.sharesStale = false
 		ns.queues.UpdateShares()
@@ -164,12 +173,17 @@ func (ns *namespaceState) next(now time.Time) (*task, *cache.Worker) {
 		start := time.Now()
 		reason := queue.BlockedByLimits
 		var w *cache.Worker
+		prefetched := false
 		if t.Queue.ExceededLimit(t) == "" {
 			reason, w = queue.BlockedByWorkers, ns.selectWorker(&t.TaskInfo)
+			if w == nil {
+				w = ns.selectPrefetchWorker(t)
+				prefetched = w != nil
+			}
 		}
 		if w != nil {
 			ns.queues.Start(t)
-			return t.Owner.(*task), w
+			return t.Owner.(*task), w, prefetched
 		}
 		t.Queue.Block(t, reason, now)
 		if r := ns.reservations.OfTask(&t.TaskInfo); r != nil && reason == queue.BlockedByLimits {
@@ -177,7 +191,7 @@ func (ns *namespaceState) next(now time.Time) (*task, *cache.Worker) {
 		}
 		ns.state.metrics.attempt(unschedulable, start)
 	}
-	return nil, nil
+	return nil, nil, false
 }
 
 // fits reports whether the worker can run the task now.
@@ -210,10 +224,12 @@ func (ns *namespaceState) selectWorker(t *framework.TaskInfo) *cache.Worker {
 	return best
 }
 
-// activateFitting activates the classes that only lack a worker and whose first task fits this one.
+// activateFitting activates the classes that only lack a worker and whose first task fits this one, or may wait on it.
 func (ns *namespaceState) activateFitting(w *cache.Worker) {
-	if w.AcceptsTasks() {
-		ns.queues.ActivateFitting(func(t *queue.Task) bool { return ns.fits(&t.TaskInfo, w) })
+	if w.AcceptsTasks() || w.AcceptsPrefetch() {
+		ns.queues.ActivateFitting(func(t *queue.Task) bool {
+			return ns.fits(&t.TaskInfo, w) || ns.canPrefetch(&t.TaskInfo) && ns.fitsPrefetch(&t.TaskInfo, w)
+		})
 	}
 }
 

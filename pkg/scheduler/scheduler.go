@@ -162,6 +162,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	s.state.markSynced()
 	signal(s.drain)
 	wg.Go(func() { s.report(ctx) })
+	wg.Go(func() { s.returnTasks(ctx) })
 	wg.Go(func() { s.drainQueues(ctx) })
 	wg.Go(func() { s.updateQueueStatuses(ctx) })
 	s.schedule(ctx, &wg)
@@ -263,6 +264,7 @@ func (s *Scheduler) bind(ctx context.Context, p placement, start time.Time) {
 	_, err := s.client.BatchV1alpha1().Tasks(p.obj.Namespace).Bind(ctx, p.obj.Name, &batch.Binding{
 		ObjectMeta: metav1.ObjectMeta{Name: p.obj.Name, Namespace: p.obj.Namespace, UID: p.obj.UID, ResourceVersion: p.obj.ResourceVersion},
 		Target:     p.target,
+		Prefetched: p.prefetched,
 	}, metav1.CreateOptions{})
 	if ctx.Err() != nil {
 		return

@@ -58,6 +58,7 @@ import (
 //	Unconfirmed  backoff over                      forget: Waiting for another backoff
 //	Bound        update                            replace the object
 //	Bound        update, evicted                   remove: Pending, or Waiting for evictionGrace
+//	Bound        update, returned before its start remove: Pending
 //	Waiting      backoff or grace over             Pending
 //	any          finished or deleted               remove for good
 //
@@ -102,6 +103,11 @@ type task struct {
 	backoffEnd       time.Time // end of the backoff after a failed binding
 	evictionGraceEnd time.Time // when its command has ended on its former worker
 	delay            *delay    // set in the state Waiting if only time is missing, and in the state Unconfirmed
+
+	// What is seen of the task in the state Bound: when it was bound, when it ran, and whether its worker was asked to
+	// return it.
+	boundAt, runningAt time.Time
+	returnAsked        bool
 }
 
 func (t *task) namespace() *namespaceState { return t.Queue.Owner().(*namespaceState) }
@@ -112,6 +118,8 @@ type placement struct {
 	obj    *batch.Task
 	target batch.BindingTarget
 	since  time.Time // of the task
+	// prefetched is set if the task waits on the worker for a slot.
+	prefetched bool
 }
 
 func newState(strategy ScoringStrategy, retry func()) *state {
@@ -136,7 +144,7 @@ func (st *state) next(now time.Time) (placement, bool) {
 	for len(st.active) > 0 {
 		ns := st.active[0]
 		st.active = st.active[1:]
-		t, w := ns.next(now)
+		t, w, prefetched := ns.next(now)
 		if t == nil {
 			ns.active = false
 			continue
@@ -144,7 +152,7 @@ func (st *state) next(now time.Time) (placement, bool) {
 		st.active = append(st.active, ns)
 		ns.assume(t, w)
 		target := batch.BindingTarget{Name: w.Object.Name, UID: w.Object.UID, Incarnation: w.Incarnation}
-		return placement{task: t, obj: t.Object, target: target, since: t.Since}, true
+		return placement{task: t, obj: t.Object, target: target, prefetched: prefetched, since: t.Since}, true
 	}
 	st.active = nil
 	return placement{}, false
@@ -242,6 +250,7 @@ func (st *state) place(t *task) {
 	if name := t.Object.Spec.WorkerName; name != "" {
 		ns.addToWorker(t, ns.workers.AddWorker(name))
 		t.state = taskBound
+		t.observeBound(time.Now())
 		return
 	}
 	t.Queue.AddPending(&t.Task)

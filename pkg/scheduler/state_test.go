@@ -295,17 +295,23 @@ func TestTasksAreReportedOnceTheyHaveBeenUnschedulableForTheDelay(t *testing.T) 
 // The invariants hold after any sequence of events: each worker counts the tasks that are bound to it or assumed there,
 // no worker has more than it offers, and no task that fits a worker stays pending.
 func TestInvariantsUnderRandomEvents(t *testing.T) {
+	prefetches := 0
 	for seed := range uint64(30) {
 		// Time stands still in a synctest bubble, so no timer fires.
-		synctest.Test(t, func(t *testing.T) { randomEvents(t, seed) })
+		synctest.Test(t, func(t *testing.T) { prefetches += randomEvents(t, seed) })
+	}
+	if prefetches < 100 {
+		t.Errorf("only %d tasks were prefetched: the test needs more events that lead to it", prefetches)
 	}
 }
 
-func randomEvents(t *testing.T, seed uint64) {
+// randomEvents returns how many tasks were prefetched.
+func randomEvents(t *testing.T, seed uint64) (prefetches int) {
 	r := rand.New(rand.NewPCG(seed, seed))
 	c := newState(Spread, func() {})
 	stored := map[string]*batch.Task{} // as the server has them
 	flight := []placement{}
+	returned := map[string]bool{}
 	version := 0
 	show := func(task *batch.Task) {
 		version++
@@ -320,20 +326,31 @@ func randomEvents(t *testing.T, seed uint64) {
 		}
 		return stored[names[r.IntN(len(names))]].DeepCopy()
 	}
+	// Tasks that differ rarely wait on a worker: one that comes first usually waits for the worker, too.
+	alike := seed%2 == 0
 	for step := range 2000 {
-		switch op := r.IntN(14); {
+		switch op := r.IntN(15); {
 		case op < 3:
 			task := newTask(fmt.Sprint("t", step), func(t *batch.Task) { t.UID = types.UID(fmt.Sprint(step)); t.Spec.Priority = r.Int32N(3) })
+			if alike {
+				task.Spec.Priority = 0
+				ownedBy("set")(task)
+				show(task)
+				break
+			}
 			if r.IntN(2) == 0 {
 				requesting("cpu", fmt.Sprint(1+r.IntN(3)))(task)
 			}
 			if r.IntN(4) == 0 {
 				selecting("zone", fmt.Sprint(r.IntN(2)))(task)
 			}
+			if r.IntN(2) == 0 {
+				ownedBy(types.UID(fmt.Sprint("set", r.IntN(2))))(task)
+			}
 			task.Spec.QueueName = []string{"a", "b", "c"}[r.IntN(3)]
 			show(task)
 		case op < 5:
-			w := newWorker(fmt.Sprint("w", r.IntN(5)), int64(r.IntN(4)), with("cpu", fmt.Sprint(r.IntN(5))), labelled("zone", fmt.Sprint(r.IntN(2))))
+			w := newWorker(fmt.Sprint("w", r.IntN(5)), int64(r.IntN(4)), with("cpu", fmt.Sprint(r.IntN(5))), labelled("zone", fmt.Sprint(r.IntN(2))), prefetching(r.Int32N(4)))
 			if r.IntN(4) == 0 {
 				cordoned(w)
 			}
@@ -350,6 +367,10 @@ func randomEvents(t *testing.T, seed uint64) {
 			}
 			task = task.DeepCopy()
 			task.Spec.WorkerName = p.target.Name
+			task.Status.Bindings++
+			if p.prefetched {
+				task.Status.State.Waiting = &batch.TaskStateWaiting{Reason: batch.TaskReasonPrefetched}
+			}
 			show(task)
 		case op == 8: // finished
 			if task := pick(); task != nil {
@@ -364,6 +385,7 @@ func randomEvents(t *testing.T, seed uint64) {
 					task.Status.WorkerCrashes++
 				}
 				disrupted("WorkerStopped")(task)
+				task.Status.Phase, task.Status.State.Waiting = batch.TaskPending, nil
 				show(task)
 			}
 		case op == 10:
@@ -383,6 +405,24 @@ func randomEvents(t *testing.T, seed uint64) {
 		case op == 12:
 			c.reserve(time.Now().Add(time.Duration(r.IntN(2)) * time.Hour))
 			c.tasksToReport(time.Now().Add(time.Hour), time.Second, 5)
+		case op == 13: // asked for, and returned before its start
+			for _, due := range c.tasksToReturn(time.Now().Add(time.Duration(r.IntN(2)) * time.Hour)) {
+				task := stored[due.Name].DeepCopy()
+				if returned[task.Name] {
+					t.Fatalf("seed %d, step %d: %s is asked for although it was returned before", seed, step, task.Name)
+				}
+				switch r.IntN(3) {
+				case 0:
+					c.returnFailed(nameOf(task))
+				case 1:
+					task.Spec.WorkerName, task.Status.State.Waiting = "", nil
+					returned[task.Name] = true
+					show(task)
+				default:
+					task.Status.Phase, task.Status.State.Waiting = batch.TaskRunning, nil
+					show(task)
+				}
+			}
 		default:
 			if task := pick(); task != nil {
 				task.Labels = map[string]string{"step": fmt.Sprint(step)}
@@ -396,7 +436,16 @@ func randomEvents(t *testing.T, seed uint64) {
 			}
 		}
 		for p, ok := c.next(time.Now()); ok; p, ok = c.next(time.Now()) {
-			if w := c.namespaces["default"].workers.Worker(p.target.Name); w.Tasks > w.Allocatable["tasks"] || p.task.Requests["cpu"] > 0 && w.Used["cpu"] > w.Allocatable["cpu"] {
+			w := c.namespaces["default"].workers.Worker(p.target.Name)
+			slots, cpu := w.Allocatable["tasks"], w.Allocatable["cpu"]
+			if p.prefetched {
+				prefetches++
+				if returned[p.obj.Name] {
+					t.Fatalf("seed %d, step %d: %s is prefetched although it was returned before", seed, step, p.obj.Name)
+				}
+				slots, cpu = slots+w.PrefetchLimit, cpu*(slots+w.PrefetchLimit)/slots
+			}
+			if w.Tasks > slots || p.task.Requests["cpu"] > 0 && w.Used["cpu"] > cpu {
 				t.Fatalf("seed %d, step %d: worker %s has more tasks than it can run", seed, step, p.target.Name)
 			} else if w.TasksAlone > 0 && w.Tasks > 1 {
 				t.Fatalf("seed %d, step %d: worker %s runs %d tasks beside one that runs alone", seed, step, p.target.Name, w.Tasks-1)
@@ -409,6 +458,7 @@ func randomEvents(t *testing.T, seed uint64) {
 		check(t, c, fmt.Sprintf("seed %d, step %d", seed, step))
 	}
 	c.stop()
+	return prefetches
 }
 
 func withinLimits(q *queue.Queue, started *task) bool {
@@ -431,14 +481,23 @@ func check(t *testing.T, c *state, at string) {
 		}
 		return
 	}
+	tasksShort := map[*cache.Worker]int64{}
 	tasks, tasksAlone, cpu := map[*cache.Worker]int64{}, map[*cache.Worker]int64{}, map[*cache.Worker]int64{}
 	bound, pending, waiting, queueCPU := map[*queue.Queue]int{}, map[*queue.Queue]int{}, map[*queue.Queue]int{}, map[*queue.Queue]int64{}
+	for task := range ns.prefetched {
+		if c.taskOf(&task.TaskInfo) != task {
+			t.Fatalf("%s: a task that is gone waits on a worker", at)
+		}
+	}
 	for name, task := range c.tasks {
 		q := task.Queue
 		if task.worker != nil {
 			tasks[task.worker]++
 			if framework.RunsAlone(task.Object) {
 				tasksAlone[task.worker]++
+			}
+			if task.Short {
+				tasksShort[task.worker]++
 			}
 			cpu[task.worker] += task.Requests["cpu"]
 			bound[q]++
@@ -448,6 +507,11 @@ func check(t *testing.T, c *state, at string) {
 			}
 		} else {
 			pending[q]++
+		}
+		reported := task.Object.Status.State.Waiting
+		isPrefetched := task.state == taskBound && reported != nil && reported.Reason == batch.TaskReasonPrefetched
+		if _, got := ns.prefetched[task]; got != isPrefetched {
+			t.Fatalf("%s: that %s waits on a worker is %v, want %v", at, name, got, isPrefetched)
 		}
 		if onWorker := task.state == taskAssumed || task.state == taskUnconfirmed || task.state == taskBound; onWorker != (task.worker != nil) {
 			t.Fatalf("%s: %s is in state %d, and its worker is %v", at, name, task.state, task.worker)
@@ -492,6 +556,12 @@ func check(t *testing.T, c *state, at string) {
 		}
 		if w.Tasks != tasks[w] || w.Used["cpu"] != cpu[w] {
 			t.Fatalf("%s: %s counts %d tasks and %d cpu, has %d and %d", at, w.Name, w.Tasks, w.Used["cpu"], tasks[w], cpu[w])
+		}
+		if w.TasksShort != tasksShort[w] {
+			t.Fatalf("%s: %s counts %d short tasks, has %d", at, w.Name, w.TasksShort, tasksShort[w])
+		}
+		if got := ns.workers.FirstPrefetching(func(other *cache.Worker) bool { return other == w }); w.AcceptsPrefetch() != (got == w) {
+			t.Fatalf("%s: AcceptsPrefetch of %s returns %v, and that it is offered %v", at, w.Name, w.AcceptsPrefetch(), got == w)
 		}
 		if w.TasksAlone != tasksAlone[w] {
 			t.Fatalf("%s: %s counts %d tasks that run alone, has %d", at, w.Name, w.TasksAlone, tasksAlone[w])
@@ -539,6 +609,7 @@ func TestIsTaskUpdated(t *testing.T) {
 		{"attempts", func(t *batch.Task) { t.Status.Attempts = 3 }, false},
 		{"priority", prioritized(1), false}, // it moves the task within its class
 		{"bound", on("w"), true},
+		{"bound and returned meanwhile", func(t *batch.Task) { t.Status.Bindings = 1 }, true},
 		{"evicted meanwhile", func(t *batch.Task) { t.Status.Disruptions = 1 }, true},
 		{"worker crashed", crashed(1), true},
 		{"deleted", func(t *batch.Task) { t.DeletionTimestamp = ptr.To(metav1.Now()) }, true},
@@ -594,6 +665,7 @@ func TestTaskStates(t *testing.T) {
 	timer := func(st *state) { st.delayOver(st.tasks[name], st.tasks[name].delay) }
 	next := func(st *state) { st.next(time.Now()) }
 	finished := func(t *batch.Task) { t.Status.Phase = batch.TaskSucceeded }
+	boundOnce := func(t *batch.Task) { t.Status.Bindings = 1 }
 
 	pending := []func(*state){func(st *state) { st.setTask(newTask("t", version("1"))) }}
 	assumed := append(slices.Clone(pending), next)
@@ -622,6 +694,8 @@ func TestTaskStates(t *testing.T) {
 		{append(slices.Clone(assumed), update(on("w"))), taskBound, "another queue", update(on("w"), inQueue("other")), taskBound},
 		{append(slices.Clone(assumed), update(on("w"))), taskBound, "returned by its worker", update(evicted("WorkerStopped")), taskPending},
 		{append(slices.Clone(assumed), update(on("w"))), taskBound, "evicted from a live worker", update(evicted("TaintEviction")), taskWaiting},
+		{append(slices.Clone(assumed), update(on("w"), boundOnce)), taskBound, "returned before its start", update(boundOnce), taskPending},
+		{assumed, taskAssumed, "bound and returned before its start", update(boundOnce), taskPending},
 		{append(slices.Clone(pending), update(gated)), taskWaiting, "gates removed", update(), taskPending},
 		{append(slices.Clone(pending), update(gated)), taskWaiting, "bound by another scheduler", update(on("x")), taskBound},
 		{append(slices.Clone(assumed), fail(false)), taskWaiting, "update during the backoff", update(labelledTask), taskWaiting},

@@ -220,6 +220,7 @@ func startParts(ctx context.Context, options Options, clientFactory *clientFacto
 			Registerer: metrics.Registry,
 			Version:    version.Get().GitVersion,
 			Capacity:   options.WorkerCapacity,
+			Prefetch:   agent.DefaultPrefetch,
 		})
 		parts.Go(func() error { return worker.Run(ctx) })
 	}

@@ -148,6 +148,14 @@ func (m *Binding) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i--
+	if m.Prefetched {
+		dAtA[i] = 1
+	} else {
+		dAtA[i] = 0
+	}
+	i--
+	dAtA[i] = 0x18
 	{
 		size, err := m.Target.MarshalToSizedBuffer(dAtA[:i])
 		if err != nil {
@@ -262,6 +270,14 @@ func (m *Eviction) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i--
+	if m.NotStarted {
+		dAtA[i] = 1
+	} else {
+		dAtA[i] = 0
+	}
+	i--
+	dAtA[i] = 0x30
 	i--
 	if m.WorkerCrashed {
 		dAtA[i] = 1
@@ -1983,6 +1999,9 @@ func (m *TaskStatus) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i = encodeVarintGenerated(dAtA, i, uint64(m.Bindings))
+	i--
+	dAtA[i] = 0x78
 	i = encodeVarintGenerated(dAtA, i, uint64(m.BusyMilliseconds))
 	i--
 	dAtA[i] = 0x70
@@ -2566,6 +2585,9 @@ func (m *WorkerStatus) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i = encodeVarintGenerated(dAtA, i, uint64(m.PrefetchLimit))
+	i--
+	dAtA[i] = 0x40
 	if m.Endpoint != nil {
 		{
 			size, err := m.Endpoint.MarshalToSizedBuffer(dAtA[:i])
@@ -2692,6 +2714,7 @@ func (m *Binding) Size() (n int) {
 	n += 1 + l + sovGenerated(uint64(l))
 	l = m.Target.Size()
 	n += 1 + l + sovGenerated(uint64(l))
+	n += 2
 	return n
 }
 
@@ -2739,6 +2762,7 @@ func (m *Eviction) Size() (n int) {
 		l = m.Preconditions.Size()
 		n += 1 + l + sovGenerated(uint64(l))
 	}
+	n += 2
 	n += 2
 	return n
 }
@@ -3408,6 +3432,7 @@ func (m *TaskStatus) Size() (n int) {
 		n += 1 + sovGenerated(uint64(*m.IndexLimit))
 	}
 	n += 1 + sovGenerated(uint64(m.BusyMilliseconds))
+	n += 1 + sovGenerated(uint64(m.Bindings))
 	return n
 }
 
@@ -3621,6 +3646,7 @@ func (m *WorkerStatus) Size() (n int) {
 		l = m.Endpoint.Size()
 		n += 1 + l + sovGenerated(uint64(l))
 	}
+	n += 1 + sovGenerated(uint64(m.PrefetchLimit))
 	return n
 }
 
@@ -3637,6 +3663,7 @@ func (this *Binding) String() string {
 	s := strings.Join([]string{`&Binding{`,
 		`ObjectMeta:` + strings.Replace(strings.Replace(fmt.Sprintf("%v", this.ObjectMeta), "ObjectMeta", "v1.ObjectMeta", 1), `&`, ``, 1) + `,`,
 		`Target:` + strings.Replace(strings.Replace(this.Target.String(), "BindingTarget", "BindingTarget", 1), `&`, ``, 1) + `,`,
+		`Prefetched:` + fmt.Sprintf("%v", this.Prefetched) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -3674,6 +3701,7 @@ func (this *Eviction) String() string {
 		`Message:` + fmt.Sprintf("%v", this.Message) + `,`,
 		`Preconditions:` + strings.Replace(fmt.Sprintf("%v", this.Preconditions), "Preconditions", "v1.Preconditions", 1) + `,`,
 		`WorkerCrashed:` + fmt.Sprintf("%v", this.WorkerCrashed) + `,`,
+		`NotStarted:` + fmt.Sprintf("%v", this.NotStarted) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -4166,6 +4194,7 @@ func (this *TaskStatus) String() string {
 		`CompletedCount:` + fmt.Sprintf("%v", this.CompletedCount) + `,`,
 		`IndexLimit:` + valueToStringGenerated(this.IndexLimit) + `,`,
 		`BusyMilliseconds:` + fmt.Sprintf("%v", this.BusyMilliseconds) + `,`,
+		`Bindings:` + fmt.Sprintf("%v", this.Bindings) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -4343,6 +4372,7 @@ func (this *WorkerStatus) String() string {
 		`RunningTasks:` + fmt.Sprintf("%v", this.RunningTasks) + `,`,
 		`WorkerInfo:` + strings.Replace(strings.Replace(this.WorkerInfo.String(), "WorkerInfo", "WorkerInfo", 1), `&`, ``, 1) + `,`,
 		`Endpoint:` + strings.Replace(this.Endpoint.String(), "WorkerEndpoint", "WorkerEndpoint", 1) + `,`,
+		`PrefetchLimit:` + fmt.Sprintf("%v", this.PrefetchLimit) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -4450,6 +4480,26 @@ func (m *Binding) Unmarshal(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Prefetched", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Prefetched = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])
@@ -4913,6 +4963,26 @@ func (m *Eviction) Unmarshal(dAtA []byte) error {
 				}
 			}
 			m.WorkerCrashed = bool(v != 0)
+		case 6:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field NotStarted", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.NotStarted = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])
@@ -10578,6 +10648,25 @@ func (m *TaskStatus) Unmarshal(dAtA []byte) error {
 					break
 				}
 			}
+		case 15:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Bindings", wireType)
+			}
+			m.Bindings = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Bindings |= int32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])
@@ -12492,6 +12581,25 @@ func (m *WorkerStatus) Unmarshal(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 8:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field PrefetchLimit", wireType)
+			}
+			m.PrefetchLimit = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.PrefetchLimit |= int32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGenerated(dAtA[iNdEx:])

@@ -395,6 +395,9 @@ const (
 	TaskReasonUnschedulable = "Unschedulable"
 	// TaskReasonSchedulingGated is the reason of TaskScheduled=False while the task has spec.schedulingGates.
 	TaskReasonSchedulingGated = "SchedulingGated"
+	// TaskReturnRequested is the type of the condition that is True when the scheduler asks the worker of a prefetched
+	// task to return it. The worker returns it unless the command has started.
+	TaskReturnRequested = "ReturnRequested"
 	// DisruptionTarget is the type of the condition that is True when a task was interrupted by a disruption, such as a
 	// lost worker.
 	DisruptionTarget = "DisruptionTarget"
@@ -407,6 +410,12 @@ const (
 	TaskFailure = "Failed"
 	// TaskStalled is the type of the condition that is True with TaskFailure, as the convention of kstatus requires.
 	TaskStalled = "Stalled"
+
+	// TaskReasonPrefetched is the reason of a waiting state while the task waits on its worker for a free slot.
+	TaskReasonPrefetched = "Prefetched"
+	// TaskReasonRebalanced is the reason of a waiting state, and of an eviction, after the worker has returned a
+	// prefetched task.
+	TaskReasonRebalanced = "Rebalanced"
 
 	// TaskReasonCompleted is the reason of a terminated state with exit code 0.
 	TaskReasonCompleted = "Completed"
@@ -431,8 +440,8 @@ type TaskStatus struct {
 	// +leat:selectable
 	Phase TaskPhase `json:"phase,omitempty" protobuf:"bytes,1,opt,name=phase,casttype=TaskPhase"`
 
-	// conditions are the latest observations of the state of the task: TaskScheduled, DisruptionTarget, and, derived from
-	// the phase, Reconciling, Complete, Failed and Stalled.
+	// conditions are the latest observations of the state of the task: TaskScheduled, ReturnRequested, DisruptionTarget,
+	// and, derived from the phase, Reconciling, Complete, Failed and Stalled.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -462,7 +471,8 @@ type TaskStatus struct {
 	// +k8s:minimum=0
 	Attempts int32 `json:"attempts,omitempty" protobuf:"varint,5,opt,name=attempts"`
 
-	// disruptions is the number of times that the task was removed from a worker before it had finished.
+	// disruptions is the number of times that the task was removed from a worker before it had finished. Prefetched tasks
+	// that the worker returned before it started them do not count.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
@@ -518,6 +528,13 @@ type TaskStatus struct {
 	// +k8s:optional
 	// +k8s:minimum=0
 	BusyMilliseconds int64 `json:"busyMilliseconds,omitempty" protobuf:"varint,14,opt,name=busyMilliseconds"`
+
+	// bindings is the number of times that the task was bound to a worker. Only the binding subresource increments it. A
+	// status update with another number is rejected with a conflict: it is of an earlier binding.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	Bindings int32 `json:"bindings,omitempty" protobuf:"varint,15,opt,name=bindings"`
 }
 
 // TaskState is the current state of a command. At most one of its members is set.
@@ -612,6 +629,13 @@ type Binding struct {
 
 	// target is the worker to bind the task to.
 	Target BindingTarget `json:"target" protobuf:"bytes,2,opt,name=target"`
+
+	// prefetched states that the worker may have no slot for the task yet. The task then waits on the worker, with reason
+	// Prefetched, and starts when a slot and its resources are free. Bind tasks so only to workers with
+	// status.prefetchLimit. Defaults to false.
+	// +optional
+	// +k8s:optional
+	Prefetched bool `json:"prefetched,omitempty" protobuf:"varint,3,opt,name=prefetched"`
 }
 
 // BindingTarget identifies one process of a worker.
@@ -671,4 +695,11 @@ type Eviction struct {
 	// +optional
 	// +k8s:optional
 	WorkerCrashed bool `json:"workerCrashed,omitempty" protobuf:"varint,5,opt,name=workerCrashed"`
+
+	// notStarted reports that the command was not started since the task was bound. The eviction then is no disruption: it
+	// does not increment status.disruptions, and it releases no indexes. Only the worker of the task can know. Defaults to
+	// false.
+	// +optional
+	// +k8s:optional
+	NotStarted bool `json:"notStarted,omitempty" protobuf:"varint,6,opt,name=notStarted"`
 }

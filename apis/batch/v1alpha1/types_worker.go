@@ -167,6 +167,13 @@ type WorkerStatus struct {
 	// +optional
 	// +k8s:optional
 	Endpoint *WorkerEndpoint `json:"endpoint,omitempty" protobuf:"bytes,7,opt,name=endpoint"`
+
+	// prefetchLimit is the number of tasks that may be bound to the worker in addition to those that it can run at a time.
+	// They wait on the worker, and start as soon as others end. If 0, no task is bound before it can run.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	PrefetchLimit int32 `json:"prefetchLimit,omitempty" protobuf:"varint,8,opt,name=prefetchLimit"`
 }
 
 // WorkerInfo describes a worker process and its machine.

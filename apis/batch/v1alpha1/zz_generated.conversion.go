@@ -496,6 +496,7 @@ func autoConvert_v1alpha1_Binding_To_batch_Binding(in *Binding, out *batch.Bindi
 	if err := Convert_v1alpha1_BindingTarget_To_batch_BindingTarget(&in.Target, &out.Target, s); err != nil {
 		return err
 	}
+	out.Prefetched = in.Prefetched
 	return nil
 }
 
@@ -509,6 +510,7 @@ func autoConvert_batch_Binding_To_v1alpha1_Binding(in *batch.Binding, out *Bindi
 	if err := Convert_batch_BindingTarget_To_v1alpha1_BindingTarget(&in.Target, &out.Target, s); err != nil {
 		return err
 	}
+	out.Prefetched = in.Prefetched
 	return nil
 }
 
@@ -563,6 +565,7 @@ func autoConvert_v1alpha1_Eviction_To_batch_Eviction(in *Eviction, out *batch.Ev
 	out.Message = in.Message
 	out.Preconditions = (*v1.Preconditions)(unsafe.Pointer(in.Preconditions))
 	out.WorkerCrashed = in.WorkerCrashed
+	out.NotStarted = in.NotStarted
 	return nil
 }
 
@@ -577,6 +580,7 @@ func autoConvert_batch_Eviction_To_v1alpha1_Eviction(in *batch.Eviction, out *Ev
 	out.Message = in.Message
 	out.Preconditions = (*v1.Preconditions)(unsafe.Pointer(in.Preconditions))
 	out.WorkerCrashed = in.WorkerCrashed
+	out.NotStarted = in.NotStarted
 	return nil
 }
 

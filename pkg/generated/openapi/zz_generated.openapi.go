@@ -192,6 +192,13 @@ func schema_leat_apis_batch_v1alpha1_Binding(ref common.ReferenceCallback) commo
 							Ref:         ref(v1alpha1.BindingTarget{}.OpenAPIModelName()),
 						},
 					},
+					"prefetched": {
+						SchemaProps: spec.SchemaProps{
+							Description: "prefetched states that the worker may have no slot for the task yet. The task then waits on the worker, with reason Prefetched, and starts when a slot and its resources are free. Bind tasks so only to workers with status.prefetchLimit. Defaults to false.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
 				},
 				Required: []string{"target"},
 			},
@@ -319,6 +326,13 @@ func schema_leat_apis_batch_v1alpha1_Eviction(ref common.ReferenceCallback) comm
 					"workerCrashed": {
 						SchemaProps: spec.SchemaProps{
 							Description: "workerCrashed reports that the worker was lost or restarted while the command ran. It increments status.workerCrashes. The eviction that reaches spec.crashLimit makes the task fail instead.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"notStarted": {
+						SchemaProps: spec.SchemaProps{
+							Description: "notStarted reports that the command was not started since the task was bound. The eviction then is no disruption: it does not increment status.disruptions, and it releases no indexes. Only the worker of the task can know. Defaults to false.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
@@ -1929,7 +1943,7 @@ func schema_leat_apis_batch_v1alpha1_TaskStatus(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions are the latest observations of the state of the task: TaskScheduled, DisruptionTarget, and, derived from the phase, Reconciling, Complete, Failed and Stalled.",
+							Description: "conditions are the latest observations of the state of the task: TaskScheduled, ReturnRequested, DisruptionTarget, and, derived from the phase, Reconciling, Complete, Failed and Stalled.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1963,7 +1977,7 @@ func schema_leat_apis_batch_v1alpha1_TaskStatus(ref common.ReferenceCallback) co
 					},
 					"disruptions": {
 						SchemaProps: spec.SchemaProps{
-							Description: "disruptions is the number of times that the task was removed from a worker before it had finished.",
+							Description: "disruptions is the number of times that the task was removed from a worker before it had finished. Prefetched tasks that the worker returned before it started them do not count.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -2020,6 +2034,13 @@ func schema_leat_apis_batch_v1alpha1_TaskStatus(ref common.ReferenceCallback) co
 							Description: "busyMilliseconds is the time in milliseconds that the ended commands of the task ran, together: that of the last attempt, or those of all indexes that have ended.",
 							Type:        []string{"integer"},
 							Format:      "int64",
+						},
+					},
+					"bindings": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bindings is the number of times that the task was bound to a worker. Only the binding subresource increments it. A status update with another number is rejected with a conflict: it is of an earlier binding.",
+							Type:        []string{"integer"},
+							Format:      "int32",
 						},
 					},
 				},
@@ -2573,6 +2594,13 @@ func schema_leat_apis_batch_v1alpha1_WorkerStatus(ref common.ReferenceCallback) 
 						SchemaProps: spec.SchemaProps{
 							Description: "endpoint is the address at which the worker serves the logs of its tasks. If unset, the worker serves no logs.",
 							Ref:         ref(v1alpha1.WorkerEndpoint{}.OpenAPIModelName()),
+						},
+					},
+					"prefetchLimit": {
+						SchemaProps: spec.SchemaProps{
+							Description: "prefetchLimit is the number of tasks that may be bound to the worker in addition to those that it can run at a time. They wait on the worker, and start as soon as others end. If 0, no task is bound before it can run.",
+							Type:        []string{"integer"},
+							Format:      "int32",
 						},
 					},
 				},

@@ -33,6 +33,10 @@ type Worker struct {
 	// tree is the tree that the worker is in. It is nil if the worker accepts no tasks.
 	tree  *btree.BTree[*Worker]
 	score float64
+	// prefetching is set while the worker is in the tree of workers that accept tasks to wait on them, and load is its
+	// position there.
+	prefetching bool
+	load        float64
 }
 
 // Score returns the score of the worker when it was updated last. Lower is better.
@@ -47,6 +51,8 @@ type Cache struct {
 	total framework.Resources
 	// preferred and avoided are the workers that accept tasks, the lowest score first.
 	preferred, avoided *btree.BTree[*Worker]
+	// prefetching are the workers that accept tasks to wait on them, those with the fewest tasks for their size first.
+	prefetching *btree.BTree[*Worker]
 
 	generation, workersGeneration uint64
 }
@@ -60,8 +66,15 @@ func New(score func(*framework.WorkerInfo) float64, avoid func(*framework.Worker
 		}
 		return a.Name < b.Name
 	}
+	byLoad := func(a, b *Worker) bool {
+		if a.load != b.load {
+			return a.load < b.load
+		}
+		return a.Name < b.Name
+	}
 	return &Cache{
-		score: score, avoid: avoid, workers: map[string]*Worker{}, total: framework.Resources{},
+		prefetching: btree.New(16, byLoad),
+		score:       score, avoid: avoid, workers: map[string]*Worker{}, total: framework.Resources{},
 		preferred: btree.New(16, byScore), avoided: btree.New(16, byScore),
 	}
 }
@@ -120,6 +133,13 @@ func (c *Cache) update(w *Worker) {
 		w.tree.Delete(w)
 		w.tree = nil
 	}
+	if w.prefetching {
+		c.prefetching.Delete(w)
+	}
+	if w.prefetching = w.AcceptsPrefetch(); w.prefetching {
+		w.load = float64(w.Tasks) / float64(w.Allocatable[batch.ResourceTasks]+w.PrefetchLimit)
+		c.prefetching.ReplaceOrInsert(w)
+	}
 	if !w.AcceptsTasks() {
 		return
 	}
@@ -137,6 +157,10 @@ func (c *Cache) FirstPreferred(fits func(*Worker) bool) *Worker { return first(c
 
 // FirstAvoided is like FirstPreferred for the workers to avoid.
 func (c *Cache) FirstAvoided(fits func(*Worker) bool) *Worker { return first(c.avoided, fits) }
+
+// FirstPrefetching returns the worker with the fewest tasks for its size that accepts tasks to wait on it and for which
+// fits returns true, or nil.
+func (c *Cache) FirstPrefetching(fits func(*Worker) bool) *Worker { return first(c.prefetching, fits) }
 
 func first(tree *btree.BTree[*Worker], fits func(*Worker) bool) (found *Worker) {
 	tree.Ascend(func(w *Worker) bool {

@@ -37,6 +37,9 @@ type TaskInfo struct {
 	ResourceNames []batch.ResourceName
 	// Alone is set if the task needs a worker of its own.
 	Alone bool
+	// Short is set while the task is on a worker if it was expected to end soon when it was placed there. See
+	// WorkerInfo.AcceptsPrefetch.
+	Short bool
 	// QueueInfo is what the order depends on of the queue of the task. Nil is equal to nil.
 	QueueInfo *QueueInfo
 }
@@ -115,6 +118,7 @@ type WorkerState struct {
 	Labels        map[string]string
 	Taints        []batch.Taint
 	Features      []batch.WorkerFeature
+	PrefetchLimit int64
 	Allocatable   Resources
 }
 
@@ -129,6 +133,7 @@ func NewWorkerState(obj *batch.Worker) WorkerState {
 		Labels:        obj.Labels,
 		Taints:        obj.Spec.Taints,
 		Features:      obj.Status.WorkerInfo.Features,
+		PrefetchLimit: int64(obj.Status.PrefetchLimit),
 		Allocatable:   NewResources(obj.Status.Allocatable),
 	}
 }
@@ -147,6 +152,8 @@ type WorkerInfo struct {
 	// Tasks is the number of tasks on the worker, and TasksAlone the number of those that need a worker of their
 	// own.
 	Tasks, TasksAlone int64
+	// TasksShort is the number of tasks that are expected to end soon.
+	TasksShort int64
 	// Used are the resources that the tasks request.
 	Used Resources
 }
@@ -172,6 +179,9 @@ func (w *WorkerInfo) count(t *TaskInfo, times int64) {
 	if t.Alone {
 		w.TasksAlone += times
 	}
+	if t.Short {
+		w.TasksShort += times
+	}
 	w.Used.Add(t.Requests, times)
 }
 
@@ -179,4 +189,32 @@ func (w *WorkerInfo) count(t *TaskInfo, times int64) {
 // filters.
 func (w *WorkerInfo) AcceptsTasks() bool {
 	return w.InService() && w.TasksAlone == 0 && w.Tasks < w.Allocatable[batch.ResourceTasks]
+}
+
+// AcceptsPrefetch reports whether the worker accepts one more short task to wait on it until another task has ended. A
+// slot that runs a long task is no promise of a free slot: each of the others has prefetchLimit/slots waiting tasks. If
+// it returns false, FitsPrefetch returns false for all tasks.
+func (w *WorkerInfo) AcceptsPrefetch() bool {
+	if w.PrefetchLimit == 0 || w.TasksAlone > 0 || !w.InService() {
+		return false
+	}
+	slots := w.Allocatable[batch.ResourceTasks]
+	if slots == 0 {
+		return false
+	}
+	long := w.Tasks - w.TasksShort
+	return (w.TasksShort+1)*slots <= (slots-long)*(slots+w.PrefetchLimit)
+}
+
+// FitsPrefetch reports whether the worker accepts the task to wait on it. The tasks that wait may request, together, as
+// much of each resource for each waiting task as the running ones have. The worker does not start them before their
+// resources are free. FitsPrefetch does not run the filters.
+func (w *WorkerInfo) FitsPrefetch(t *TaskInfo) bool {
+	if !w.AcceptsPrefetch() {
+		return false
+	}
+	slots := w.Allocatable[batch.ResourceTasks]
+	return !slices.ContainsFunc(t.ResourceNames, func(name batch.ResourceName) bool {
+		return float64(w.Used[name]+t.Requests[name])*float64(slots) > float64(w.Allocatable[name])*float64(slots+w.PrefetchLimit)
+	})
 }

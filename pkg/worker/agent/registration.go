@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -167,6 +168,11 @@ func (g *registration) updateStatus(ctx context.Context, ready metav1.Condition,
 	next.Status.Allocatable[batch.ResourceTasks] = *resource.NewQuantity(limit, resource.DecimalSI)
 	next.Status.Incarnation, next.Status.RunningTasks, next.Status.WorkerInfo = g.incarnation, running, g.info
 	next.Status.Endpoint = g.options.Endpoint
+	next.Status.PrefetchLimit = 0
+	if tasks := g.options.Capacity[batch.ResourceTasks]; limit == tasks.Value() {
+		// A worker that is short of resources keeps no tasks from others.
+		next.Status.PrefetchLimit = int32(min(limit*int64(g.options.Prefetch), math.MaxInt32))
+	}
 	meta.SetStatusCondition(&next.Status.Conditions, ready)
 	if condition != nil {
 		meta.SetStatusCondition(&next.Status.Conditions, *condition)

@@ -45,6 +45,10 @@ import (
 // reportTimeout is how long a stopping worker may take to report, in addition to the drain timeout.
 const reportTimeout = 5 * time.Second
 
+// DefaultPrefetch is the Prefetch of programs that run workers: it fills the time between the end of a command and the
+// binding of the next task.
+const DefaultPrefetch = 1
+
 // defaultTaskMaxPIDs is enough for a build on a large machine, and leaves the machine process numbers for everything
 // else.
 const defaultTaskMaxPIDs = 4096
@@ -82,6 +86,9 @@ type Options struct {
 	// ProgressInterval is the shortest time between two reports of a task's progress, by default 5 s. The start and the
 	// end of a task are reported at once.
 	ProgressInterval time.Duration
+
+	// Prefetch is how many tasks, for each that the worker can run at a time, may wait on the worker for a slot.
+	Prefetch int
 
 	// TaskMaxPIDs is how many processes and threads a task may have at a time, by default 4096; less than zero is
 	// unlimited. It needs control groups.
@@ -130,6 +137,9 @@ func (o Options) validate() error {
 	}
 	if tasks := o.Capacity[batch.ResourceTasks]; tasks.Sign() <= 0 {
 		return fmt.Errorf("a worker's capacity must have %q, one or more", batch.ResourceTasks)
+	}
+	if o.Prefetch < 0 {
+		return fmt.Errorf("a worker cannot prefetch %d tasks for each slot: it must be 0 or more", o.Prefetch)
 	}
 	if o.LeaseDuration < time.Second || o.LeaseDuration%time.Second != 0 {
 		return fmt.Errorf("a worker's lease must last for whole seconds, one or more, not %s", o.LeaseDuration)
@@ -188,6 +198,7 @@ func New(client versioned.Interface, host *sandbox.Host, options Options) *Worke
 		Logs:             options.Logs,
 		Pressure:         w.registration.pressure,
 		Metrics:          taskrunner.NewMetrics(options.Registerer),
+		Slots:            taskrunner.NewSlots(options.Capacity),
 		Draining:         draining,
 		IsSuperseded:     w.isSuperseded,
 		Crashed:          w.crashed,

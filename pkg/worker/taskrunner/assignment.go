@@ -36,7 +36,8 @@ import (
 var errLost = errors.New("the task is no longer bound to this incarnation of the worker")
 
 // assignment is one binding of one task to one incarnation of a worker, and the API requests that the binding allows.
-// Each eviction increments the disruptions of a task, so a task that is bound again has a new assignment.
+// Each binding increments the bindings of a task, so a task that is bound again has a new assignment. Older servers
+// count only disruptions.
 type assignment struct {
 	tasks       typed.TaskInterface
 	name        string
@@ -44,6 +45,7 @@ type assignment struct {
 	worker      string
 	incarnation string
 	disruptions int32
+	bindings    int32
 	metrics     *Metrics
 	// lost is closed once the informer no longer has the task: it is finished, or is not bound to the worker.
 	lost <-chan struct{}
@@ -59,13 +61,14 @@ func newAssignment(tasks typed.TaskInterface, task *batch.Task, metrics *Metrics
 		worker:      task.Spec.WorkerName,
 		incarnation: task.Status.Incarnation,
 		disruptions: task.Status.Disruptions,
+		bindings:    task.Status.Bindings,
 	}
 }
 
 // matches reports whether task is still bound by this assignment.
 func (a assignment) matches(task *batch.Task) bool {
 	return task.UID == a.uid && task.Spec.WorkerName == a.worker && task.Status.Incarnation == a.incarnation &&
-		task.Status.Disruptions == a.disruptions
+		task.Status.Disruptions == a.disruptions && task.Status.Bindings == a.bindings
 }
 
 // updateStatus applies change to the status of the task and returns the task as stored. It retries as withRetry does.
@@ -84,17 +87,23 @@ func (a assignment) updateStatus(
 // evict returns the task to the scheduler, or deletes it if it is being deleted. If crashed is true, the server
 // counts a worker crash and may fail the task instead.
 func (a assignment) evict(ctx context.Context, task *batch.Task, crashed bool, reason, message string) error {
+	return a.sendEviction(ctx, task, batch.Eviction{WorkerCrashed: crashed, Reason: reason, Message: message})
+}
+
+// returnTask returns a task that was not started to the scheduler, or deletes it if it is being deleted. The server
+// counts no disruption.
+func (a assignment) returnTask(ctx context.Context, task *batch.Task, reason, message string) error {
+	return a.sendEviction(ctx, task, batch.Eviction{NotStarted: true, Reason: reason, Message: message})
+}
+
+func (a assignment) sendEviction(ctx context.Context, task *batch.Task, eviction batch.Eviction) error {
 	_, err := a.withRetry(ctx, nil, task, func(ctx context.Context, task *batch.Task) (*batch.Task, error) {
 		if task.DeletionTimestamp != nil {
 			return nil, a.deleteNow(ctx)
 		}
-		_, err := a.tasks.Evict(ctx, a.name, &batch.Eviction{
-			ObjectMeta:    metav1.ObjectMeta{Name: a.name, Namespace: task.Namespace},
-			Reason:        reason,
-			Message:       message,
-			WorkerCrashed: crashed,
-			Preconditions: &metav1.Preconditions{UID: &task.UID, ResourceVersion: &task.ResourceVersion},
-		}, metav1.CreateOptions{})
+		eviction.ObjectMeta = metav1.ObjectMeta{Name: a.name, Namespace: task.Namespace}
+		eviction.Preconditions = &metav1.Preconditions{UID: &task.UID, ResourceVersion: &task.ResourceVersion}
+		_, err := a.tasks.Evict(ctx, a.name, &eviction, metav1.CreateOptions{})
 		return nil, err
 	})
 	return err

@@ -25,6 +25,8 @@ import (
 // phase is the state of a runner whose task is bound to this incarnation. Only transition changes it:
 //
 //	phase        event     → phase        action
+//	waiting      granted   → starting     start the command
+//	waiting      stopped   → finishing    return or finish the task
 //	reporting    reported  → starting     start the command
 //	reporting    ended     → finishing    finish the task
 //	reporting    stopped   → finishing    finish the task
@@ -43,11 +45,12 @@ import (
 //	finishing    ended     → finishing    none
 //	finishing    stopped   → finishing    none
 //
-// A task that was disrupted starts in phase reporting, any other in phase starting. How a task is finished depends on
-// its stopReason and on its last attempt: see outcomeOf.
+// A task that was disrupted goes on from phase waiting in phase reporting, any other in phase starting. How a task is
+// finished depends on its stopReason and on its last attempt: see outcomeOf.
 type phase string
 
 const (
+	waiting     phase = "waiting"     // has no slot yet
 	reporting   phase = "reporting"   // writes the start of a disrupted task
 	starting    phase = "starting"    // tries to start the command
 	running     phase = "running"     // the command runs
@@ -60,6 +63,7 @@ const (
 type event string
 
 const (
+	granted   event = "granted"   // the task has a slot
 	reported  event = "reported"  // the start of a disrupted task is stored
 	started   event = "started"   // the command runs
 	succeeded event = "succeeded" // the attempt has succeeded, and the next index follows
@@ -71,6 +75,7 @@ const (
 
 // transitions holds the next phase for each phase and event.
 var transitions = map[phase]map[event]phase{
+	waiting:     {granted: starting, stopped: finishing},
 	reporting:   {reported: starting, ended: finishing, stopped: finishing},
 	starting:    {started: running, failed: backingOff, ended: finishing, stopped: finishing},
 	running:     {succeeded: starting, failed: backingOff, ended: finishing, stopped: terminating},
@@ -93,6 +98,7 @@ type stopReason int
 
 const (
 	notStopped        stopReason = iota
+	stoppedByReturn              // the scheduler asks for the task, which has no slot yet
 	stoppedByDrain               // the worker stops
 	stoppedByDeletion            // the task is being deleted
 	stoppedByDeadline            // activeDeadlineSeconds have passed

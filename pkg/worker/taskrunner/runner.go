@@ -26,6 +26,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -48,6 +49,8 @@ const (
 	exitCodeDeadline = 124
 	// reasonBackOff is the reason of the waiting state between two attempts.
 	reasonBackOff = "BackOff"
+	// reasonStopped is the reason of the eviction of a task whose worker stops.
+	reasonStopped = "WorkerStopped"
 	// reasonPressure is the reason of the eviction of a task whose command the worker cannot start.
 	reasonPressure = "WorkerResourcePressure"
 )
@@ -85,7 +88,10 @@ type Config struct {
 	// command.
 	Crashed func(*batch.Task) bool
 
-	// Running counts tasks, and Commands counts commands that have started and not ended.
+	// Slots are those of the worker.
+	Slots *Slots
+
+	// Running counts tasks that have a slot, and Commands counts commands that have started and not ended.
 	Running  atomic.Int32
 	Commands atomic.Int64
 }
@@ -106,6 +112,7 @@ type Runner struct {
 	observed *batch.Task // latest from the informer
 
 	phase          phase
+	slot           *Slot
 	task           *batch.Task      // latest known
 	status         taskStatus       // to be written
 	dirty          bool             // status has changed since it was last written
@@ -163,7 +170,7 @@ func New(config *Config, task *batch.Task, previous <-chan struct{}) *Runner {
 		lost:       lost,
 		markLost:   sync.OnceFunc(func() { close(lost) }),
 		done:       make(chan struct{}),
-		phase:      starting,
+		phase:      waiting,
 		task:       task,
 	}
 }
@@ -173,7 +180,8 @@ func (r *Runner) Name() string { return r.assignment.name }
 
 // Handles reports whether the task belongs to the assignment of the runner, and the runner has not lost it.
 func (r *Runner) Handles(task *batch.Task) bool {
-	return !r.IsLost() && r.assignment.uid == task.UID && r.assignment.disruptions == task.Status.Disruptions
+	return !r.IsLost() && r.assignment.uid == task.UID && r.assignment.disruptions == task.Status.Disruptions &&
+		r.assignment.bindings == task.Status.Bindings
 }
 
 // Done returns a channel that is closed when Run has returned.
@@ -210,7 +218,7 @@ func (r *Runner) Run(ctx context.Context) {
 	case r.task.DeletionTimestamp != nil:
 		err = r.assignment.forceDelete(ctx, r.task)
 	default:
-		err = r.runTask(ctx)
+		err = r.runInSlot(ctx)
 	}
 	if err != nil && !errors.Is(err, errLost) {
 		klog.FromContext(ctx).Error(err, "Failed to report on the task", "task", klog.KObj(r.task))
@@ -230,6 +238,35 @@ func (r *Runner) evictStale(ctx context.Context) error {
 	}
 	return r.assignment.evict(ctx, r.task, r.config.Crashed(r.task), "WorkerRestarted",
 		fmt.Sprintf("Worker %s was restarted.", r.config.WorkerName))
+}
+
+// runInSlot waits for a slot and runs the task in it. It returns the task to the scheduler if that asks for it, or the
+// worker stops, before the task has the slot.
+func (r *Runner) runInSlot(ctx context.Context) error {
+	r.slot = r.config.Slots.Enter(r.task)
+	defer r.slot.Release()
+	r.returnIfRequested()
+	r.wait(ctx, r.slot.Granted(), nil, nil)
+	switch {
+	case r.phase == waiting:
+		r.handle(granted)
+		return r.runTask(ctx)
+	case r.stopReason == stoppedByReturn:
+		return r.assignment.returnTask(ctx, r.task, batch.TaskReasonRebalanced,
+			fmt.Sprintf("Worker %s had no slot for the task.", r.config.WorkerName))
+	case r.stopReason == stoppedByDrain:
+		return r.assignment.returnTask(ctx, r.task, reasonStopped,
+			fmt.Sprintf("Worker %s was stopped before it started the task.", r.config.WorkerName))
+	default:
+		return r.finish(ctx, nil)
+	}
+}
+
+// returnIfRequested stops a task that waits for a slot if the scheduler asks for it. A task that has the slot starts.
+func (r *Runner) returnIfRequested() {
+	if r.phase == waiting && meta.IsStatusConditionTrue(r.task.Status.Conditions, batch.TaskReturnRequested) && r.slot.Withdraw() {
+		r.stop(stoppedByReturn, 0)
+	}
 }
 
 // runTask runs the command until it succeeds, its limit of failures is reached or the task is stopped. Then it reports
@@ -285,6 +322,7 @@ func (r *Runner) runTask(ctx context.Context) error {
 	if r.chunk != nil {
 		r.chunk.close()
 	}
+	r.slot.Release() // The next task need not wait until the result is stored.
 	return r.finish(ctx, last)
 }
 
@@ -555,7 +593,7 @@ func (r *Runner) finish(ctx context.Context, last *batch.TaskStateTerminated) er
 		if err != nil {
 			return err
 		}
-		return r.assignment.evict(ctx, task, false, "WorkerStopped",
+		return r.assignment.evict(ctx, task, false, reasonStopped,
 			fmt.Sprintf("Worker %s was stopped before the task had finished.", r.config.WorkerName))
 	case evictPressure:
 		r.config.Metrics.taskReturned(r.startErr)
@@ -616,7 +654,9 @@ func (r *Runner) observe(task *batch.Task) {
 			gracePeriod = batch.Seconds(*s)
 		}
 		r.stop(stoppedByDeletion, gracePeriod)
+		return
 	}
+	r.returnIfRequested()
 }
 
 func (r *Runner) gracePeriod() time.Duration {

@@ -186,3 +186,49 @@ func TestWorkersThatShareARegistererAreCountedTogether(t *testing.T) {
 		t.Error("nothing is registered")
 	}
 }
+
+func TestATaskThatWasBoundAgainHasAnotherAssignment(t *testing.T) {
+	api := testapi.New().Client()
+	task := newTask(t, api, "first")
+	r := New(&Config{Tasks: api.BatchV1alpha1().Tasks("default"), Metrics: NewMetrics(nil)}, task, nil)
+	if !r.Handles(task) || !r.assignment.matches(task) {
+		t.Error("the task does not belong to its own assignment")
+	}
+	for name, change := range map[string]func(*batch.Task){
+		"evicted and bound again":  func(task *batch.Task) { task.Status.Disruptions++ },
+		"returned and bound again": func(task *batch.Task) { task.Status.Bindings++ },
+		"deleted and created":      func(task *batch.Task) { task.UID = "other" },
+	} {
+		changed := task.DeepCopy()
+		change(changed)
+		if r.Handles(changed) || r.assignment.matches(changed) {
+			t.Errorf("a task that was %s belongs to the assignment", name)
+		}
+	}
+}
+
+// The slot may be granted while the runner handles the request.
+func TestATaskIsReturnedOnlyIfItHasNoSlot(t *testing.T) {
+	for name, test := range map[string]struct {
+		before int // tasks that want the only slot, too
+		want   stopReason
+	}{"waiting": {1, stoppedByReturn}, "granted": {0, notStopped}} {
+		t.Run(name, func(t *testing.T) {
+			api := testapi.New().Client()
+			task := newTask(t, api, "first")
+			slots := slotsOf("tasks=1")
+			for range test.before {
+				slots.Enter(task)
+			}
+			r := New(&Config{Tasks: api.BatchV1alpha1().Tasks("default"), Metrics: NewMetrics(nil), Slots: slots}, task, nil)
+			r.slot = slots.Enter(task)
+			asked := task.DeepCopy()
+			asked.Status.Conditions = append(asked.Status.Conditions, metav1.Condition{Type: batch.TaskReturnRequested, Status: metav1.ConditionTrue})
+			asked.ResourceVersion += "0"
+			r.observe(asked)
+			if r.stopReason != test.want {
+				t.Errorf("got stop reason %d, want %d", r.stopReason, test.want)
+			}
+		})
+	}
+}

@@ -21,6 +21,7 @@ package transitions
 import (
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
@@ -38,11 +39,16 @@ func Wrong(before, after *batch.Task) (violations []string) {
 			violation("it is bound to nobody, with phase %s and incarnation %q", s.Phase, s.Incarnation)
 		}
 	case from == "":
-		if s.Incarnation == "" || s.Disruptions != b.Disruptions {
-			violation("it was bound to %s, incarnation %q, with %d disruptions after %d", to, s.Incarnation, s.Disruptions, b.Disruptions)
+		if s.Incarnation == "" || s.Disruptions != b.Disruptions || s.Bindings != b.Bindings+1 {
+			violation("it was bound to %s, incarnation %q, with %d disruptions after %d and %d bindings after %d",
+				to, s.Incarnation, s.Disruptions, b.Disruptions, s.Bindings, b.Bindings)
 		}
 	case to == "":
-		if s.Incarnation != "" || s.Disruptions != b.Disruptions+1 || s.Phase != batch.TaskPending {
+		want := b.Disruptions + 1
+		if isReturned(after) && b.Phase == batch.TaskPending {
+			want = b.Disruptions
+		}
+		if s.Incarnation != "" || s.Disruptions != want || s.Phase != batch.TaskPending {
 			violation("it was evicted from %s, and has phase %s, incarnation %q, and %d disruptions after %d",
 				from, s.Phase, s.Incarnation, s.Disruptions, b.Disruptions)
 		}
@@ -50,6 +56,9 @@ func Wrong(before, after *batch.Task) (violations []string) {
 		violation("it went from %s, incarnation %s, to %s, incarnation %s, without an eviction", from, b.Incarnation, to, s.Incarnation)
 	case s.Disruptions != b.Disruptions:
 		violation("it has %d disruptions after %d, but was not evicted", s.Disruptions, b.Disruptions)
+	}
+	if from != "" && s.Bindings != b.Bindings {
+		violation("it has %d bindings after %d, but was not bound", s.Bindings, b.Bindings)
 	}
 	if s.Attempts < b.Attempts && s.CompletedCount == b.CompletedCount {
 		violation("it has %d attempts after %d", s.Attempts, b.Attempts)
@@ -84,8 +93,14 @@ func wrongIndexes(before, after *batch.Task) (violations []string) {
 		violation("it has %d completed indexes, and may run %d of %d", s.CompletedCount, is, count)
 	}
 	evicted := before.Spec.WorkerName != "" && after.Spec.WorkerName == ""
-	if evicted && count > 0 && is != min(b.CompletedCount+1, was) {
+	if evicted && !isReturned(after) && count > 0 && is != min(b.CompletedCount+1, was) {
 		violation("it was evicted with %d completed indexes, and may run %d", b.CompletedCount, is)
 	}
 	return violations
+}
+
+// isReturned reports whether the task was removed from its worker before it had started. Such an eviction is no
+// disruption, so it has no DisruptionTarget condition.
+func isReturned(task *batch.Task) bool {
+	return !meta.IsStatusConditionTrue(task.Status.Conditions, batch.DisruptionTarget)
 }

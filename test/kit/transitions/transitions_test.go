@@ -30,6 +30,16 @@ func TestWrongTransitionsAreSeen(t *testing.T) {
 	bound := func(worker, incarnation string, disruptions, attempts int32, phase batch.TaskPhase) *batch.Task {
 		task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "t"}, Spec: batch.TaskSpec{WorkerName: worker}}
 		task.Status.Incarnation, task.Status.Disruptions, task.Status.Attempts, task.Status.Phase = incarnation, disruptions, attempts, phase
+		if task.Status.Bindings = disruptions; worker != "" {
+			task.Status.Bindings++
+		}
+		if worker == "" && disruptions > 0 {
+			task.Status.Conditions = []metav1.Condition{{Type: batch.DisruptionTarget, Status: metav1.ConditionTrue}}
+		}
+		return task
+	}
+	bindings := func(task *batch.Task, n int32) *batch.Task {
+		task.Status.Bindings = n
 		return task
 	}
 	chunk := func(worker string, disruptions, attempts, completed, limit int32, phase batch.TaskPhase) *batch.Task {
@@ -50,6 +60,11 @@ func TestWrongTransitionsAreSeen(t *testing.T) {
 		"a start":                {bound("a", "a1", 0, 0, batch.TaskPending), bound("a", "a1", 0, 1, batch.TaskRunning), ""},
 		"an end":                 {bound("a", "a1", 0, 1, batch.TaskRunning), bound("a", "a1", 0, 1, batch.TaskSucceeded), ""},
 		"an eviction":            {bound("a", "a1", 0, 1, batch.TaskRunning), bound("", "", 1, 1, batch.TaskPending), ""},
+		"a return":               {bound("a", "a1", 0, 0, batch.TaskPending), bindings(bound("", "", 0, 0, batch.TaskPending), 1), ""},
+		"a return that counts":   {bound("a", "a1", 0, 0, batch.TaskPending), withoutConditions(bound("", "", 1, 0, batch.TaskPending)), "evicted from a"},
+		"a return after a start": {bound("a", "a1", 0, 1, batch.TaskRunning), bindings(bound("", "", 0, 1, batch.TaskPending), 1), "evicted from a"},
+		"an uncounted binding":   {bound("", "", 0, 0, batch.TaskPending), bindings(bound("a", "a1", 0, 0, batch.TaskPending), 0), "0 bindings after 0"},
+		"bindings that change":   {bound("a", "a1", 0, 0, batch.TaskPending), bindings(bound("a", "a1", 0, 0, batch.TaskPending), 2), "was not bound"},
 		"two bindings":           {bound("a", "a1", 0, 0, batch.TaskPending), bound("b", "b1", 0, 0, batch.TaskPending), "without an eviction"},
 		"another incarnation":    {bound("a", "a1", 0, 0, batch.TaskPending), bound("a", "a2", 0, 1, batch.TaskRunning), "without an eviction"},
 		"an end while unbound":   {bound("", "", 1, 1, batch.TaskPending), bound("", "", 1, 1, batch.TaskSucceeded), "bound to nobody"},
@@ -81,4 +96,9 @@ func TestWrongTransitionsAreSeen(t *testing.T) {
 			}
 		})
 	}
+}
+
+func withoutConditions(task *batch.Task) *batch.Task {
+	task.Status.Conditions = nil
+	return task
 }

@@ -540,6 +540,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: attempts
       type:
         scalar: numeric
+    - name: bindings
+      type:
+        scalar: numeric
     - name: busyMilliseconds
       type:
         scalar: numeric
@@ -745,6 +748,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: incarnation
       type:
         scalar: string
+    - name: prefetchLimit
+      type:
+        scalar: numeric
     - name: runningTasks
       type:
         scalar: numeric

@@ -81,7 +81,13 @@ func (r *BindingREST) Create(ctx context.Context, name string, obj runtime.Objec
 		}
 		task.Spec.WorkerName = binding.Target.Name
 		task.Status.Incarnation = binding.Target.Incarnation
+		task.Status.Bindings++
 		task.Status.State = batch.TaskState{}
+		if binding.Prefetched {
+			task.Status.State.Waiting = &batch.TaskStateWaiting{
+				Reason: batch.TaskReasonPrefetched, Message: fmt.Sprintf("waits on worker %s for other tasks to end", binding.Target.Name),
+			}
+		}
 		meta.RemoveStatusCondition(&task.Status.Conditions, batch.DisruptionTarget)
 		meta.SetStatusCondition(&task.Status.Conditions, metav1.Condition{
 			Type: batch.TaskScheduled, Status: metav1.ConditionTrue, Reason: batch.TaskReasonBound,
@@ -137,7 +143,8 @@ func (r *EvictionREST) Create(ctx context.Context, name string, obj runtime.Obje
 	})
 }
 
-// evict unbinds a task from its worker, or fails it if its workers have crashed spec.crashLimit times.
+// evict unbinds a task from its worker, or fails it if its workers have crashed spec.crashLimit times. The eviction of
+// a task that was not started is no disruption.
 func evict(task *batch.Task, eviction *batch.Eviction, now metav1.Time) error {
 	switch {
 	case Finished(task):
@@ -146,6 +153,12 @@ func evict(task *batch.Task, eviction *batch.Eviction, now metav1.Time) error {
 		return fmt.Errorf("the task is being deleted: to delete it at once, delete it with a grace period of 0")
 	case task.Spec.WorkerName == "":
 		return fmt.Errorf("the task is not bound to a worker")
+	case eviction.NotStarted && task.Status.Phase != batch.TaskPending:
+		return fmt.Errorf("the command has been started since the task was bound: the phase is %s", task.Status.Phase)
+	}
+	if eviction.NotStarted {
+		unbind(task, eviction)
+		return nil
 	}
 	if eviction.WorkerCrashed {
 		task.Status.WorkerCrashes++
@@ -158,16 +171,22 @@ func evict(task *batch.Task, eviction *batch.Eviction, now metav1.Time) error {
 		// Other tasks run the indexes that have not started. This one runs its current index again.
 		task.Status.IndexLimit = ptr.To(min(task.Status.CompletedCount+1, indexCount(task)))
 	}
-	task.Spec.WorkerName = ""
-	task.Status.Incarnation = ""
-	task.Status.Phase = batch.TaskPending
-	task.Status.State = batch.TaskState{Waiting: &batch.TaskStateWaiting{Reason: eviction.Reason, Message: eviction.Message}}
+	unbind(task, eviction)
 	task.Status.Disruptions++
-	meta.RemoveStatusCondition(&task.Status.Conditions, batch.TaskScheduled)
 	meta.SetStatusCondition(&task.Status.Conditions, metav1.Condition{
 		Type: batch.DisruptionTarget, Status: metav1.ConditionTrue, Reason: eviction.Reason, Message: eviction.Message,
 	})
 	return nil
+}
+
+// unbind removes a task from its worker.
+func unbind(task *batch.Task, eviction *batch.Eviction) {
+	task.Spec.WorkerName = ""
+	task.Status.Incarnation = ""
+	task.Status.Phase = batch.TaskPending
+	task.Status.State = batch.TaskState{Waiting: &batch.TaskStateWaiting{Reason: eviction.Reason, Message: eviction.Message}}
+	meta.RemoveStatusCondition(&task.Status.Conditions, batch.TaskScheduled)
+	meta.RemoveStatusCondition(&task.Status.Conditions, batch.TaskReturnRequested)
 }
 
 const (

@@ -106,3 +106,55 @@ func TestMessageOfACrashedTaskIsBounded(t *testing.T) {
 		t.Errorf("the message has %d bytes, or an incomplete character", len(message))
 	}
 }
+
+func TestATaskThatWasNotStartedIsEvictedWithoutADisruption(t *testing.T) {
+	prefetched := func(mutate ...func(*batch.Task)) *batch.Task {
+		task := runningTask(0, nil)
+		task.Status.Phase, task.Status.Bindings = batch.TaskPending, 1
+		task.Status.State = batch.TaskState{Waiting: &batch.TaskStateWaiting{Reason: batch.TaskReasonPrefetched}}
+		meta.SetStatusCondition(&task.Status.Conditions, metav1.Condition{
+			Type: batch.TaskReturnRequested, Status: metav1.ConditionTrue, Reason: batch.TaskReasonRebalanced,
+		})
+		for _, m := range mutate {
+			m(task)
+		}
+		return task
+	}
+	for _, test := range []struct {
+		name    string
+		task    *batch.Task
+		refused string
+	}{
+		{name: "a task of one index", task: prefetched()},
+		{name: "a task of several indexes keeps them", task: prefetched(func(task *batch.Task) { task.Spec.Indexes = "0-9" })},
+		{
+			name: "a task that has started", task: prefetched(func(task *batch.Task) { task.Status.Phase = batch.TaskRunning }),
+			refused: "the command has been started since the task was bound: the phase is Running",
+		},
+		{
+			name: "a task that is being deleted", task: prefetched(func(task *batch.Task) { task.DeletionTimestamp = ptr.To(metav1.Now()) }),
+			refused: "the task is being deleted: to delete it at once, delete it with a grace period of 0",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			want := test.task.DeepCopy()
+			// A worker that is wrong about the crash does not fail a task that it has not started.
+			eviction := &batch.Eviction{Reason: batch.TaskReasonRebalanced, Message: "no slot", NotStarted: true, WorkerCrashed: true}
+			err := evict(test.task, eviction, metav1.Unix(200, 0))
+			if test.refused != "" {
+				if err == nil || err.Error() != test.refused {
+					t.Errorf("got error %v, want %q", err, test.refused)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want.Spec.WorkerName, want.Status.Incarnation, want.Status.Conditions = "", "", []metav1.Condition{}
+			want.Status.State.Waiting = &batch.TaskStateWaiting{Reason: batch.TaskReasonRebalanced, Message: "no slot"}
+			if diff := cmp.Diff(want, test.task); diff != "" {
+				t.Errorf("want -, got +:\n%s", diff)
+			}
+		})
+	}
+}

@@ -32,9 +32,15 @@ import (
 // phaseConditions are the types of the conditions that setConditionsForPhase derives.
 var phaseConditions = []string{batch.TaskReconciling, batch.TaskComplete, batch.TaskFailure, batch.TaskStalled}
 
-// PrepareForStatusUpdate implements registry.StatusPreparer. It derives the conditions of the phase.
+// PrepareForStatusUpdate implements registry.StatusPreparer. It derives the conditions of the phase, and removes a
+// request to return a task that has started. It restores status.bindings, which older clients leave out.
 func (Rules) PrepareForStatusUpdate(_ context.Context, task, old *batch.Task) {
+	task.Status.Bindings = old.Status.Bindings
 	setConditionsForPhase(&task.Status, old.Status.Conditions)
+	if task.Status.Phase != batch.TaskPending && meta.FindStatusCondition(task.Status.Conditions, batch.TaskReturnRequested) != nil {
+		task.Status.Conditions = slices.Clone(task.Status.Conditions) // it may be shared with the stored object
+		meta.RemoveStatusCondition(&task.Status.Conditions, batch.TaskReturnRequested)
+	}
 }
 
 // setConditionsForPhase sets the conditions that generic tools read: "helm install --wait" and Flux by the conventions

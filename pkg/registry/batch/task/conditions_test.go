@@ -90,6 +90,35 @@ func TestWorkersCannotWritePhaseConditions(t *testing.T) {
 	}
 }
 
+func TestTheServerRestoresBindings(t *testing.T) {
+	stored := newTask(func(task *batch.Task) { task.Status.Bindings = 3 })
+	sent := newTask() // by a client that does not know the field
+	Rules{}.PrepareForStatusUpdate(t.Context(), sent, stored)
+	if sent.Status.Bindings != 3 {
+		t.Errorf("got %d bindings, want 3", sent.Status.Bindings)
+	}
+}
+
+func TestARequestToReturnATaskEndsWithItsStart(t *testing.T) {
+	for _, test := range []struct {
+		phase batch.TaskPhase
+		want  bool
+	}{{batch.TaskPending, true}, {batch.TaskRunning, false}, {batch.TaskSucceeded, false}, {batch.TaskFailed, false}} {
+		stored := newTask(func(task *batch.Task) {
+			task.Status.Conditions = []metav1.Condition{{Type: batch.TaskReturnRequested, Status: metav1.ConditionTrue, Reason: "Rebalanced"}}
+		})
+		sent := stored.DeepCopy()
+		sent.Status.Phase = test.phase
+		Rules{}.PrepareForStatusUpdate(t.Context(), sent, stored)
+		if got := meta.IsStatusConditionTrue(sent.Status.Conditions, batch.TaskReturnRequested); got != test.want {
+			t.Errorf("phase %s: the task has the condition: %v, want %v", test.phase, got, test.want)
+		}
+		if !meta.IsStatusConditionTrue(stored.Status.Conditions, batch.TaskReturnRequested) {
+			t.Errorf("phase %s: the stored task has changed", test.phase)
+		}
+	}
+}
+
 func TestSchedulingGatedCondition(t *testing.T) {
 	gated := func(names ...string) *batch.Task {
 		return newTask(func(task *batch.Task) {

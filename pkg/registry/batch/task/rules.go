@@ -209,13 +209,16 @@ func tolerates(list []batch.Toleration, toleration batch.Toleration) bool {
 }
 
 // FenceStatus implements registry.StatusFencer. It refuses a write by another incarnation than the one that the task is
-// bound to, and a write that is stale: with a smaller completedCount, with fewer attempts at the same index, or with a
-// greater indexLimit.
+// bound to, and a write that is stale: of another binding, with a smaller completedCount, with fewer attempts at the
+// same index, or with a greater indexLimit.
 func (Rules) FenceStatus(_ context.Context, task, old *batch.Task) error {
 	switch {
 	case task.Status.Incarnation != old.Status.Incarnation:
 		return apierrors.NewConflict(batch.Resource("tasks"), old.Name, fmt.Errorf(
 			"the task is bound to incarnation %q, not %q: read it again", old.Status.Incarnation, task.Status.Incarnation))
+	case task.Status.Bindings != old.Status.Bindings && task.Status.Bindings != 0: // older clients leave it out
+		return apierrors.NewConflict(batch.Resource("tasks"), old.Name, fmt.Errorf(
+			"the task has been bound %d times, not %d: read it again", old.Status.Bindings, task.Status.Bindings))
 	case task.Status.CompletedCount < old.Status.CompletedCount:
 		return apierrors.NewConflict(batch.Resource("tasks"), old.Name, fmt.Errorf(
 			"the completedCount of the task is %d, past %d: read it again", old.Status.CompletedCount, task.Status.CompletedCount))

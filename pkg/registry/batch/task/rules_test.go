@@ -218,6 +218,10 @@ func TestFence(t *testing.T) {
 	status := func(incarnation string, attempts int32) *batch.Task {
 		return newTask(func(task *batch.Task) { task.Status.Incarnation, task.Status.Attempts = incarnation, attempts })
 	}
+	bindings := func(task *batch.Task, n int32) *batch.Task {
+		task.Status.Bindings = n
+		return task
+	}
 	for _, test := range []struct {
 		name    string
 		old, to *batch.Task
@@ -237,6 +241,11 @@ func TestFence(t *testing.T) {
 			"nobody clears the incarnation", status("i", 1), status("", 1),
 			`the task is bound to incarnation "i", not "": read it again`,
 		},
+		{
+			"an earlier binding does not write", bindings(status("i", 0), 2), bindings(status("i", 0), 1),
+			`the task has been bound 2 times, not 1: read it again`,
+		},
+		{"a client that does not know bindings writes", bindings(status("i", 0), 2), status("i", 1), ""},
 		{"attempts do not go back", status("i", 2), status("i", 1), `the task is at attempt 2, past 1: read it again`},
 		{"the next index starts with one attempt", chunk(3, nil, 2), chunk(4, nil, 1), ""},
 		{"attempts at the same index do not go back", chunk(3, nil, 2), chunk(3, nil, 1), `the task is at attempt 2, past 1: read it again`},

@@ -299,11 +299,15 @@ const (
 	TaskReasonBound           = "Bound"
 	TaskReasonUnschedulable   = "Unschedulable"
 	TaskReasonSchedulingGated = "SchedulingGated"
+	TaskReturnRequested       = "ReturnRequested"
 	DisruptionTarget          = "DisruptionTarget"
 	TaskReconciling           = "Reconciling"
 	TaskComplete              = "Complete"
 	TaskFailure               = "Failed"
 	TaskStalled               = "Stalled"
+
+	TaskReasonPrefetched = "Prefetched"
+	TaskReasonRebalanced = "Rebalanced"
 
 	TaskReasonCompleted        = "Completed"
 	TaskReasonError            = "Error"
@@ -385,6 +389,11 @@ type TaskStatus struct {
 	// +k8s:optional
 	// +k8s:minimum=0
 	BusyMilliseconds int64 `json:"busyMilliseconds,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	Bindings int32 `json:"bindings,omitempty"`
 }
 
 type TaskState struct {
@@ -456,6 +465,10 @@ type Binding struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Target BindingTarget `json:"target"`
+
+	// +optional
+	// +k8s:optional
+	Prefetched bool `json:"prefetched,omitempty"`
 }
 
 type BindingTarget struct {
@@ -500,6 +513,10 @@ type Eviction struct {
 	// +optional
 	// +k8s:optional
 	WorkerCrashed bool `json:"workerCrashed,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	NotStarted bool `json:"notStarted,omitempty"`
 }
 
 type TaskAssignment struct {

@@ -136,6 +136,11 @@ type WorkerStatus struct {
 	// +optional
 	// +k8s:optional
 	Endpoint *WorkerEndpoint `json:"endpoint,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	PrefetchLimit int32 `json:"prefetchLimit,omitempty"`
 }
 
 type WorkerInfo struct {

@@ -34,6 +34,7 @@ var (
 	_ [unsafe.Offsetof(Binding{}.TypeMeta)]struct{}                                 = [unsafe.Offsetof(batch.Binding{}.TypeMeta)]struct{}{}
 	_ [unsafe.Offsetof(Binding{}.ObjectMeta)]struct{}                               = [unsafe.Offsetof(batch.Binding{}.ObjectMeta)]struct{}{}
 	_ [unsafe.Offsetof(Binding{}.Target)]struct{}                                   = [unsafe.Offsetof(batch.Binding{}.Target)]struct{}{}
+	_ [unsafe.Offsetof(Binding{}.Prefetched)]struct{}                               = [unsafe.Offsetof(batch.Binding{}.Prefetched)]struct{}{}
 	_ [unsafe.Sizeof(BindingTarget{})]struct{}                                      = [unsafe.Sizeof(batch.BindingTarget{})]struct{}{}
 	_ [unsafe.Offsetof(BindingTarget{}.Name)]struct{}                               = [unsafe.Offsetof(batch.BindingTarget{}.Name)]struct{}{}
 	_ [unsafe.Offsetof(BindingTarget{}.UID)]struct{}                                = [unsafe.Offsetof(batch.BindingTarget{}.UID)]struct{}{}
@@ -48,6 +49,7 @@ var (
 	_ [unsafe.Offsetof(Eviction{}.Message)]struct{}                                 = [unsafe.Offsetof(batch.Eviction{}.Message)]struct{}{}
 	_ [unsafe.Offsetof(Eviction{}.Preconditions)]struct{}                           = [unsafe.Offsetof(batch.Eviction{}.Preconditions)]struct{}{}
 	_ [unsafe.Offsetof(Eviction{}.WorkerCrashed)]struct{}                           = [unsafe.Offsetof(batch.Eviction{}.WorkerCrashed)]struct{}{}
+	_ [unsafe.Offsetof(Eviction{}.NotStarted)]struct{}                              = [unsafe.Offsetof(batch.Eviction{}.NotStarted)]struct{}{}
 	_ [unsafe.Sizeof(IndexNumbers{})]struct{}                                       = [unsafe.Sizeof(batch.IndexNumbers{})]struct{}{}
 	_ [unsafe.Offsetof(IndexNumbers{}.First)]struct{}                               = [unsafe.Offsetof(batch.IndexNumbers{}.First)]struct{}{}
 	_ [unsafe.Offsetof(IndexNumbers{}.Step)]struct{}                                = [unsafe.Offsetof(batch.IndexNumbers{}.Step)]struct{}{}
@@ -158,6 +160,7 @@ var (
 	_ [unsafe.Offsetof(TaskStatus{}.CompletedCount)]struct{}                        = [unsafe.Offsetof(batch.TaskStatus{}.CompletedCount)]struct{}{}
 	_ [unsafe.Offsetof(TaskStatus{}.IndexLimit)]struct{}                            = [unsafe.Offsetof(batch.TaskStatus{}.IndexLimit)]struct{}{}
 	_ [unsafe.Offsetof(TaskStatus{}.BusyMilliseconds)]struct{}                      = [unsafe.Offsetof(batch.TaskStatus{}.BusyMilliseconds)]struct{}{}
+	_ [unsafe.Offsetof(TaskStatus{}.Bindings)]struct{}                              = [unsafe.Offsetof(batch.TaskStatus{}.Bindings)]struct{}{}
 	_ [unsafe.Sizeof(Toleration{})]struct{}                                         = [unsafe.Sizeof(batch.Toleration{})]struct{}{}
 	_ [unsafe.Offsetof(Toleration{}.Key)]struct{}                                   = [unsafe.Offsetof(batch.Toleration{}.Key)]struct{}{}
 	_ [unsafe.Offsetof(Toleration{}.Operator)]struct{}                              = [unsafe.Offsetof(batch.Toleration{}.Operator)]struct{}{}
@@ -208,4 +211,5 @@ var (
 	_ [unsafe.Offsetof(WorkerStatus{}.RunningTasks)]struct{}                        = [unsafe.Offsetof(batch.WorkerStatus{}.RunningTasks)]struct{}{}
 	_ [unsafe.Offsetof(WorkerStatus{}.WorkerInfo)]struct{}                          = [unsafe.Offsetof(batch.WorkerStatus{}.WorkerInfo)]struct{}{}
 	_ [unsafe.Offsetof(WorkerStatus{}.Endpoint)]struct{}                            = [unsafe.Offsetof(batch.WorkerStatus{}.Endpoint)]struct{}{}
+	_ [unsafe.Offsetof(WorkerStatus{}.PrefetchLimit)]struct{}                       = [unsafe.Offsetof(batch.WorkerStatus{}.PrefetchLimit)]struct{}{}
 )

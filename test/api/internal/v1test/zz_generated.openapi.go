@@ -108,6 +108,12 @@ func schema_test_api_internal_v1test_Binding(ref common.ReferenceCallback) commo
 							Ref:     ref(BindingTarget{}.OpenAPIModelName()),
 						},
 					},
+					"prefetched": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"boolean"},
+							Format: "",
+						},
+					},
 				},
 				Required: []string{"target"},
 			},
@@ -221,6 +227,12 @@ func schema_test_api_internal_v1test_Eviction(ref common.ReferenceCallback) comm
 						},
 					},
 					"workerCrashed": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"boolean"},
+							Format: "",
+						},
+					},
+					"notStarted": {
 						SchemaProps: spec.SchemaProps{
 							Type:   []string{"boolean"},
 							Format: "",
@@ -1789,6 +1801,12 @@ func schema_test_api_internal_v1test_TaskStatus(ref common.ReferenceCallback) co
 							Format: "int64",
 						},
 					},
+					"bindings": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"integer"},
+							Format: "int32",
+						},
+					},
 				},
 			},
 		},
@@ -2293,6 +2311,12 @@ func schema_test_api_internal_v1test_WorkerStatus(ref common.ReferenceCallback) 
 					"endpoint": {
 						SchemaProps: spec.SchemaProps{
 							Ref: ref(WorkerEndpoint{}.OpenAPIModelName()),
+						},
+					},
+					"prefetchLimit": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"integer"},
+							Format: "int32",
 						},
 					},
 				},

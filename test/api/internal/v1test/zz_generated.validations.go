@@ -217,6 +217,34 @@ func Validate_Binding(
 		errs = append(errs, fn(fldPath.Child("target"), &obj.Target, oldVal, oldObj != nil)...)
 	}
 
+	{ // field Binding.Prefetched
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *bool,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *Binding) *bool {
+				return &oldObj.Prefetched
+			})
+		errs = append(errs, fn(fldPath.Child("prefetched"), &obj.Prefetched, oldVal, oldObj != nil)...)
+	}
+
 	return errs
 }
 
@@ -553,6 +581,34 @@ func Validate_Eviction(
 				return &oldObj.WorkerCrashed
 			})
 		errs = append(errs, fn(fldPath.Child("workerCrashed"), &obj.WorkerCrashed, oldVal, oldObj != nil)...)
+	}
+
+	{ // field Eviction.NotStarted
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *bool,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *Eviction) *bool {
+				return &oldObj.NotStarted
+			})
+		errs = append(errs, fn(fldPath.Child("notStarted"), &obj.NotStarted, oldVal, oldObj != nil)...)
 	}
 
 	return errs
@@ -4823,6 +4879,37 @@ func Validate_TaskStatus(
 		errs = append(errs, fn(fldPath.Child("busyMilliseconds"), &obj.BusyMilliseconds, oldVal, oldObj != nil)...)
 	}
 
+	{ // field TaskStatus.Bindings
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *int32,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.Minimum(ctx, op, fldPath, obj, oldObj, 0); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskStatus) *int32 {
+				return &oldObj.Bindings
+			})
+		errs = append(errs, fn(fldPath.Child("bindings"), &obj.Bindings, oldVal, oldObj != nil)...)
+	}
+
 	return errs
 }
 
@@ -5950,6 +6037,37 @@ func Validate_WorkerStatus(
 				return oldObj.Endpoint
 			})
 		errs = append(errs, fn(fldPath.Child("endpoint"), obj.Endpoint, oldVal, oldObj != nil)...)
+	}
+
+	{ // field WorkerStatus.PrefetchLimit
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *int32,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.Minimum(ctx, op, fldPath, obj, oldObj, 0); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *WorkerStatus) *int32 {
+				return &oldObj.PrefetchLimit
+			})
+		errs = append(errs, fn(fldPath.Child("prefetchLimit"), &obj.PrefetchLimit, oldVal, oldObj != nil)...)
 	}
 
 	return errs

@@ -31,8 +31,8 @@ import (
 type TaskStatusApplyConfiguration struct {
 	// phase is a summary of where the task is in its lifecycle: Pending, Running, Succeeded or Failed.
 	Phase *batchv1alpha1.TaskPhase `json:"phase,omitempty"`
-	// conditions are the latest observations of the state of the task: TaskScheduled, DisruptionTarget, and, derived from
-	// the phase, Reconciling, Complete, Failed and Stalled.
+	// conditions are the latest observations of the state of the task: TaskScheduled, ReturnRequested, DisruptionTarget,
+	// and, derived from the phase, Reconciling, Complete, Failed and Stalled.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// state is the current state of the command: waiting, running, or terminated. At most one of its members is set.
 	State *TaskStateApplyConfiguration `json:"state,omitempty"`
@@ -42,7 +42,8 @@ type TaskStatusApplyConfiguration struct {
 	// attempts is the number of times that the command has been started, for the current index in a task with
 	// spec.indexes. It never decreases for an index.
 	Attempts *int32 `json:"attempts,omitempty"`
-	// disruptions is the number of times that the task was removed from a worker before it had finished.
+	// disruptions is the number of times that the task was removed from a worker before it had finished. Prefetched tasks
+	// that the worker returned before it started them do not count.
 	Disruptions *int32 `json:"disruptions,omitempty"`
 	// startTime is the time at which the command was first started.
 	StartTime *metav1.Time `json:"startTime,omitempty"`
@@ -65,6 +66,9 @@ type TaskStatusApplyConfiguration struct {
 	// busyMilliseconds is the time in milliseconds that the ended commands of the task ran, together: that of the last
 	// attempt, or those of all indexes that have ended.
 	BusyMilliseconds *int64 `json:"busyMilliseconds,omitempty"`
+	// bindings is the number of times that the task was bound to a worker. Only the binding subresource increments it. A
+	// status update with another number is rejected with a conflict: it is of an earlier binding.
+	Bindings *int32 `json:"bindings,omitempty"`
 }
 
 // TaskStatusApplyConfiguration constructs a declarative configuration of the TaskStatus type for use with
@@ -187,5 +191,13 @@ func (b *TaskStatusApplyConfiguration) WithIndexLimit(value int32) *TaskStatusAp
 // If called multiple times, the BusyMilliseconds field is set to the value of the last call.
 func (b *TaskStatusApplyConfiguration) WithBusyMilliseconds(value int64) *TaskStatusApplyConfiguration {
 	b.BusyMilliseconds = &value
+	return b
+}
+
+// WithBindings sets the Bindings field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Bindings field is set to the value of the last call.
+func (b *TaskStatusApplyConfiguration) WithBindings(value int32) *TaskStatusApplyConfiguration {
+	b.Bindings = &value
 	return b
 }

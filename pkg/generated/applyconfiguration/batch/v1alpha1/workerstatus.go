@@ -42,6 +42,9 @@ type WorkerStatusApplyConfiguration struct {
 	WorkerInfo *WorkerInfoApplyConfiguration `json:"workerInfo,omitempty"`
 	// endpoint is the address at which the worker serves the logs of its tasks. If unset, the worker serves no logs.
 	Endpoint *WorkerEndpointApplyConfiguration `json:"endpoint,omitempty"`
+	// prefetchLimit is the number of tasks that may be bound to the worker in addition to those that it can run at a time.
+	// They wait on the worker, and start as soon as others end. If 0, no task is bound before it can run.
+	PrefetchLimit *int32 `json:"prefetchLimit,omitempty"`
 }
 
 // WorkerStatusApplyConfiguration constructs a declarative configuration of the WorkerStatus type for use with
@@ -108,5 +111,13 @@ func (b *WorkerStatusApplyConfiguration) WithWorkerInfo(value *WorkerInfoApplyCo
 // If called multiple times, the Endpoint field is set to the value of the last call.
 func (b *WorkerStatusApplyConfiguration) WithEndpoint(value *WorkerEndpointApplyConfiguration) *WorkerStatusApplyConfiguration {
 	b.Endpoint = value
+	return b
+}
+
+// WithPrefetchLimit sets the PrefetchLimit field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the PrefetchLimit field is set to the value of the last call.
+func (b *WorkerStatusApplyConfiguration) WithPrefetchLimit(value int32) *WorkerStatusApplyConfiguration {
+	b.PrefetchLimit = &value
 	return b
 }

@@ -51,7 +51,7 @@ func (WorkerResources) Reasons(task *framework.TaskInfo, worker *framework.Worke
 	if isFull(worker) {
 		reasons = append(reasons, framework.Reason{
 			Summary: "had no room for tasks",
-			Details: []string{fmt.Sprintf("is full: %d of %d tasks", worker.Tasks, worker.Allocatable[batch.ResourceTasks])},
+			Details: []string{fullDetail(worker)},
 		})
 	}
 	for _, name := range task.ResourceNames {
@@ -82,6 +82,14 @@ func (WorkerResources) Sign(signature []byte, task *framework.TaskInfo) []byte {
 
 func isFull(worker *framework.WorkerInfo) bool {
 	return worker.Tasks >= worker.Allocatable[batch.ResourceTasks]
+}
+
+func fullDetail(worker *framework.WorkerInfo) string {
+	slots := worker.Allocatable[batch.ResourceTasks]
+	if waiting := worker.Tasks - slots; waiting > 0 && waiting <= worker.PrefetchLimit {
+		return fmt.Sprintf("is full: %d of %d tasks, and %d prefetched", slots, slots, waiting)
+	}
+	return fmt.Sprintf("is full: %d of %d tasks", worker.Tasks, slots)
 }
 
 func isInsufficient(task *framework.TaskInfo, worker *framework.WorkerInfo, name batch.ResourceName) bool {
