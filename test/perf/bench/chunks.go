@@ -153,8 +153,8 @@ func (b *bench) startLocal(s *measure.TB, slots int) *local {
 	return nil
 }
 
-// measureRates measures commands a second: of sets by "leat run", of xargs and of a bare loop, which use all processors.
-// The yardsticks run before and after the set, because the speed of a machine changes.
+// measureRates measures commands a second: of sets by "leat run", of xargs and of a bare loop, which use all
+// processors. The yardsticks run before and after the set, because the speed of a machine changes.
 func (b *bench) measureRates(l *local) {
 	commands := []string{whatTrue, whatEcho}
 	if b.Quick {

@@ -55,8 +55,8 @@ const (
 	partGrowth     = "growth"
 )
 
-// parts are the parts in their order, from an empty store to a full one. The first has no host, whose programs would use
-// the processors.
+// parts are the parts in their order, from an empty store to a full one. The first has no host, whose programs would
+// use the processors.
 var parts = []string{partChunks, partOperations, partWatches, partLifeCycle, partScale, partLists, partMemory, partRestart, partGrowth}
 
 // options are the flags. The result contains them.
