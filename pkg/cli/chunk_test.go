@@ -52,7 +52,7 @@ func chunkedSet() *batch.TaskSet {
 	}
 }
 
-// chunkOf returns a task of the set with several indexes, of which the first completed ones have succeeded. A limit of
+// chunkOf returns a task of the set with several indexes. The first completed ones have succeeded. A limit of
 // 0 means none.
 func chunkOf(set *batch.TaskSet, ranges string, phase batch.TaskPhase, completed, limit int32) *batch.Task {
 	parsed, err := indexes.Parse(ranges, maxCompletions)
@@ -201,7 +201,7 @@ func TestExplainSeveralIndexesInOneTask(t *testing.T) {
 	const runningIndexes = `
   Indexes  16, one after the other: 4-9,20-29
   Succeeded  2: 4,5
-  Running  index 6
+  Running  index 6, or one after it: the worker reports once a second
   Waiting  9: 7-9,20-25
   Released  4, which other tasks of the set run: 26-29
   Set  taskset/s
@@ -216,7 +216,7 @@ func TestExplainSeveralIndexesInOneTask(t *testing.T) {
 		{"a running task", -1, running, "task/TASK runs, for 3s.\n  Worker  w\n  Problem  worker w does not exist: the task will be evicted and scheduled again" + runningIndexes},
 		{"an index that has succeeded", 5, running, "taskset/s/5 has succeeded.\n  Worker  w\n  Task  task/TASK" + runningIndexes},
 		{"the index that runs", 6, running, "taskset/s/6 runs, for 3s.\n  Worker  w\n  Problem  worker w does not exist: the task will be evicted and scheduled again\n  Task  task/TASK" + runningIndexes},
-		{"an index that waits", 20, running, "taskset/s/20 waits in a task that runs several indexes, one after the other: 4 are before it.\n  Worker  w\n  Task  task/TASK" + runningIndexes},
+		{"an index that waits", 20, running, "taskset/s/20 waits in a task that runs several indexes, one after the other: at most 4 are before it.\n  Worker  w\n  Task  task/TASK" + runningIndexes},
 		{"an index that was released", 27, running, "taskset/s/27 has no task yet: at most 10 run at a time, the lowest indexes first.\n  Set  taskset/s\n"},
 		{"a failed task", -1, failed, `task/TASK has failed 1s ago, after 59s, at index 6: exit code 3.
   Worker  w
@@ -256,7 +256,7 @@ func TestExplainSeveralIndexesInOneTask(t *testing.T) {
 	}
 }
 
-// A person reads which index has failed, and how: not of which task it was a part.
+// A person reads which index has failed, and how: not the task that it was a part of.
 func TestFailedIndexIsNamed(t *testing.T) {
 	set := chunkedSet()
 	set.Spec.IndexNumbers = &batch.IndexNumbers{First: ptr.To[int32](1)}

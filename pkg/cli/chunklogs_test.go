@@ -151,8 +151,8 @@ func TestLogsOfASetWithSeveralIndexesInOneTask(t *testing.T) {
 	}
 }
 
-// One request reads a whole run of a task with several indexes. The run after an eviction begins with the index that did
-// not end.
+// One request reads a whole run of a task with several indexes. The run after an eviction begins with the index that
+// did not end.
 func TestFollowingSeveralIndexesInOneTask(t *testing.T) {
 	for _, test := range []struct {
 		name        string

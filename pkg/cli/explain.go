@@ -174,15 +174,19 @@ func (e *explainer) membership(r ref, task *batch.Task) {
 		e.line("Succeeded", "%d: %s", indexes.Count(completed), e.numbers(task, completed))
 	}
 	if current, ok := currentIndex(task); ok {
-		about := "Next"
+		later := indexes.Subtract(indexes.Subtract(held, completed), single(current))
+		about, stale := "Next", ""
 		switch {
 		case task.Status.Phase == batch.TaskFailed:
 			about = "Failed"
 		case task.Status.Phase == batch.TaskRunning:
 			about = "Running"
+			if len(later) > 0 {
+				stale = ", or one after it: the worker reports once a second"
+			}
 		}
-		e.line(about, "index %s", e.numbers(task, single(current)))
-		if later := indexes.Subtract(indexes.Subtract(held, completed), single(current)); len(later) > 0 {
+		e.line(about, "index %s%s", e.numbers(task, single(current)), stale)
+		if len(later) > 0 {
 			e.line("Waiting", "%d: %s", indexes.Count(later), e.numbers(task, later))
 		}
 	}
@@ -618,11 +622,12 @@ func (e *explainer) indexOfChunk(ctx context.Context, found object, task *batch.
 	return nil
 }
 
+// pluralBefore describes how many indexes are before another. The status is up to a second old.
 func pluralBefore(n int) string {
 	if n == 1 {
-		return "1 is before it"
+		return "at most 1 is before it"
 	}
-	return fmt.Sprintf("%d are before it", n)
+	return fmt.Sprintf("at most %d are before it", n)
 }
 
 // newestFirst orders tasks of an index. Creation times are whole seconds. Tasks of the same second are ordered by the

@@ -34,8 +34,8 @@ type lineWriter struct {
 	out io.Writer
 }
 
-// labeler returns what is shown in front of a line, and the part of the line to show. It returns false to hide the line.
-// Of a long line it is given the first part.
+// labeler returns what is shown in front of a line, and the part of the line to show. It returns false to hide the
+// line. Of a long line it is given the first part.
 type labeler func(line []byte) (label string, text []byte, show bool)
 
 // constantLabel returns a labeler that shows all lines with the same label.

@@ -255,8 +255,9 @@ func (l *taskLogs) stream(ctx context.Context, task *batch.Task, run int32) erro
 	return err
 }
 
-// wantedIndexes returns the indexes whose output to show of a run of a task. chosen are the indexes to show at all, empty
-// for all. If the task has several indexes, runs after the first begin with the one that the run before did not finish.
+// wantedIndexes returns the indexes whose output to show of a run of a task. chosen are the indexes to show at all,
+// empty for all. If the task has several indexes, runs after the first begin with the one that the run before did not
+// finish.
 func wantedIndexes(task *batch.Task, chosen []indexes.Range, run int32) []indexes.Range {
 	wanted := heldIndexes(task)
 	if isChunk(task) && run > 1 {
@@ -271,8 +272,8 @@ func wantedIndexes(task *batch.Task, chosen []indexes.Range, run int32) []indexe
 // maxIndexesText is the maximum length of TaskLogOptions.indexes.
 const maxIndexesText = 2048
 
-// copyIndexes prints the wanted indexes of one run of a task with several indexes, with a label in front of each line. It
-// returns the indexes that printed something.
+// copyIndexes prints the wanted indexes of one run of a task with several indexes, with a label in front of each line.
+// It returns the indexes that printed something.
 func (l *taskLogs) copyIndexes(ctx context.Context, task *batch.Task, wanted []indexes.Range, to *lineWriter, label func(index int) string) ([]indexes.Range, error) {
 	request := *l
 	request.options.Prefix = true
@@ -312,8 +313,8 @@ func copyThrough(to *lineWriter, label labeler, write func(io.Writer) error) err
 	return err
 }
 
-// copy copies the output of one run. If the worker cannot return the output of a failed task, copy writes the last lines
-// from its status.
+// copy copies the output of one run. If the worker cannot return the output of a failed task, copy writes the last
+// lines from its status.
 func (l *taskLogs) copy(ctx context.Context, task *batch.Task, out io.Writer) error {
 	stream, err := l.s.api.Tasks(l.s.namespace).GetLogs(task.Name, &l.options).Stream(ctx)
 	if err == nil {
@@ -372,7 +373,7 @@ type setLogs struct {
 
 // shownChunk is a task with several indexes.
 type shownChunk struct {
-	latest *batch.Task // its last known state, which says how many of its indexes it has run
+	latest *batch.Task // its last known state, with the number of indexes that it has run
 	shown  bool        // its output was read
 }
 
@@ -462,8 +463,8 @@ func (l *setLogs) missingIndexes(present []indexes.Range) (succeeded, failed, re
 	return succeeded, failed, indexes.Subtract(selected, indexes.Union(succeeded, failed))
 }
 
-// reportMissing prints why indexes have no output. what follows "has" or "have". It can have two verbs for the number of
-// indexes.
+// reportMissing prints why indexes have no output. what follows "has" or "have". It can have two verbs for the number
+// of indexes.
 func (l *setLogs) reportMissing(of []indexes.Range, what string) {
 	n := indexes.Count(of)
 	if n == 0 {
@@ -593,7 +594,8 @@ func (l *setLogs) reportMissed(ctx context.Context, before []indexes.Range) erro
 	return nil
 }
 
-// markSeen records the current run of the task. It returns the run, and whether the run is new and has a selected index.
+// markSeen records the current run of the task. It returns the run, and whether the run is new and has a selected
+// index.
 func (l *setLogs) markSeen(task *batch.Task) (run int32, isNew bool) {
 	l.markChunk(task)
 	run = runOf(task)
@@ -649,7 +651,8 @@ func (l *setLogs) allShown() []indexes.Range {
 	return indexes.Union(shown, nil)
 }
 
-// stream prints one run, with the set and the index in front of each line. It returns the indexes that printed something.
+// stream prints one run, with the set and the index in front of each line. It returns the indexes that printed
+// something.
 func (l *setLogs) stream(ctx context.Context, task *batch.Task, run int32) (printed []indexes.Range, err error) {
 	numbers := numbersOf(l.set)
 	label := func(index int) string { return l.label(l.set.Name, numbers.Number(index), index) }

@@ -81,7 +81,7 @@ func testKubectlDelete(t *testing.T, e *kit.Env) {
 		if task.DeletionTimestamp == nil || *task.DeletionGracePeriodSeconds != test.grace {
 			t.Errorf("delete %q: got grace period %v, want %d", test.flags, ptr.Deref(task.DeletionGracePeriodSeconds, -1), test.grace)
 		}
-		k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE", "bound Terminating w-aaaaa <none> 0 T"}, "get tk bound")
+		k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS INDEXES AGE", "bound Terminating w-aaaaa <none> 0 <none> T"}, "get tk bound")
 		// A second request can shorten the grace period.
 		if test.grace > 1 {
 			k.run("delete tk bound --wait=false --now")

@@ -81,7 +81,7 @@ func testTaskColumns(t *testing.T, e *kit.Env) {
 		}
 	}
 
-	rows := []string{"NAME STATUS WORKER EXIT ATTEMPTS AGE"}
+	rows := []string{"NAME STATUS WORKER EXIT ATTEMPTS INDEXES AGE"}
 	wide := []string{rows[0] + " QUEUE PRIORITY WAIT DURATION REASON"}
 	// Row is the row of "get", and wide the additional columns of "get -o wide".
 	for _, task := range []struct {
@@ -93,7 +93,7 @@ func testTaskColumns(t *testing.T, e *kit.Env) {
 	}{
 		{
 			name: "bound", worker: "w-aaaaa",
-			row: "Pending w-aaaaa <none> 0 T", wide: "default 0 T <none> <none>",
+			row: "Pending w-aaaaa <none> 0 <none> T", wide: "default 0 T <none> <none>",
 		},
 		{
 			name: "crashed", worker: "w-aaaaa", spec: "crashLimit: 1", status: running,
@@ -101,12 +101,12 @@ func testTaskColumns(t *testing.T, e *kit.Env) {
 				_, err := tasks.Evict(t.Context(), "crashed", &batch.Eviction{Reason: "WorkerRestarted", WorkerCrashed: true}, metav1.CreateOptions{})
 				kit.Check(t, err)
 			},
-			row: "WorkerCrashed w-aaaaa 137 1 T", wide: "default 0 T T WorkerCrashed",
+			row: "WorkerCrashed w-aaaaa 137 1 <none> T", wide: "default 0 T T WorkerCrashed",
 		},
 		{
 			name: "deadline", worker: "w-aaaaa",
 			status: ended(batch.TaskFailed, batch.TaskStateTerminated{ExitCode: 143, Signal: 15, Reason: batch.TaskReasonDeadlineExceeded}),
-			row:    "DeadlineExceeded w-aaaaa SIGTERM 1 T", wide: "default 0 T T DeadlineExceeded",
+			row:    "DeadlineExceeded w-aaaaa SIGTERM 1 <none> T", wide: "default 0 T T DeadlineExceeded",
 		},
 		{
 			name: "evicted", worker: "w-aaaaa",
@@ -114,39 +114,39 @@ func testTaskColumns(t *testing.T, e *kit.Env) {
 				_, err := tasks.Evict(t.Context(), "evicted", &batch.Eviction{Reason: "WorkerLost"}, metav1.CreateOptions{})
 				kit.Check(t, err)
 			},
-			row: "WorkerLost <none> <none> 0 T", wide: "default 0 T <none> WorkerLost",
+			row: "WorkerLost <none> <none> 0 <none> T", wide: "default 0 T <none> WorkerLost",
 		},
 		{
 			name: "failed", worker: "w-aaaaa",
 			status: ended(batch.TaskFailed, batch.TaskStateTerminated{ExitCode: 3, Reason: batch.TaskReasonError}),
-			row:    "Error w-aaaaa 3 1 T", wide: "default 0 T T Error",
+			row:    "Error w-aaaaa 3 1 <none> T", wide: "default 0 T T Error",
 		},
 		{
 			name: "gated", spec: "schedulingGates: [{name: example.com/approved}]",
-			row: "SchedulingGated <none> <none> 0 T", wide: "default 0 T <none> SchedulingGated",
+			row: "SchedulingGated <none> <none> 0 <none> T", wide: "default 0 T <none> SchedulingGated",
 		},
 		{
 			name: "killed", worker: "w-aaaaa",
 			status: ended(batch.TaskFailed, batch.TaskStateTerminated{ExitCode: 137, Signal: 9, Reason: batch.TaskReasonError}),
-			row:    "Error w-aaaaa SIGKILL 1 T", wide: "default 0 T T Error",
+			row:    "Error w-aaaaa SIGKILL 1 <none> T", wide: "default 0 T T Error",
 		},
 		{
 			name: "running", worker: "w-aaaaa", status: running, spec: "queueName: nightly, priority: 7",
-			row: "Running w-aaaaa <none> 1 T", wide: "nightly 7 T T <none>",
+			row: "Running w-aaaaa <none> 1 <none> T", wide: "nightly 7 T T <none>",
 		},
 		{
 			name: "succeeded", worker: "w-aaaaa",
 			status: ended(batch.TaskSucceeded, batch.TaskStateTerminated{Reason: batch.TaskReasonCompleted}),
-			row:    "Succeeded w-aaaaa 0 1 T", wide: "default 0 T T Completed",
+			row:    "Succeeded w-aaaaa 0 1 <none> T", wide: "default 0 T T Completed",
 		},
 		{
 			name: "terminating", worker: "w-aaaaa", status: running,
 			then: func() { kit.Check(t, tasks.Delete(t.Context(), "terminating", metav1.DeleteOptions{})) },
-			row:  "Terminating w-aaaaa <none> 1 T", wide: "default 0 T T <none>",
+			row:  "Terminating w-aaaaa <none> 1 <none> T", wide: "default 0 T T <none>",
 		},
 		{
 			name: "unschedulable", status: unschedulable,
-			row: "Pending <none> <none> 0 T", wide: "default 0 T <none> Unschedulable",
+			row: "Pending <none> <none> 0 <none> T", wide: "default 0 T <none> Unschedulable",
 		},
 	} {
 		spec := "{command: [sleep]}"
@@ -327,11 +327,11 @@ func testKubectlOutput(t *testing.T, e *kit.Env) {
 	k.expectOutput("one two", "get tk -o", "jsonpath={.items[*].metadata.name}")
 	k.expectOutput("30", "get tk one -o", "go-template={{.spec.terminationGracePeriodSeconds}}")
 	k.expectTable([]string{"N P", "one 2", "two 1"}, "get tk -o custom-columns=N:.metadata.name,P:.spec.priority")
-	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE LABELS", "one Pending <none> <none> 0 T app=web"}, "get tk one --show-labels")
-	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE APP", "one Pending <none> <none> 0 T web", "two Pending <none> <none> 0 T"}, "get tk -L app")
-	k.expectTable([]string{"one Pending <none> <none> 0 T", "two Pending <none> <none> 0 T"}, "get tk --no-headers")
-	k.expectTable([]string{"two Pending <none> <none> 0 T", "one Pending <none> <none> 0 T"}, "get tk --no-headers --sort-by=.spec.priority")
-	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS AGE", "one Pending <none> <none> 0 T"}, "get tk one --subresource=status")
+	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS INDEXES AGE LABELS", "one Pending <none> <none> 0 <none> T app=web"}, "get tk one --show-labels")
+	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS INDEXES AGE APP", "one Pending <none> <none> 0 <none> T web", "two Pending <none> <none> 0 <none> T"}, "get tk -L app")
+	k.expectTable([]string{"one Pending <none> <none> 0 <none> T", "two Pending <none> <none> 0 <none> T"}, "get tk --no-headers")
+	k.expectTable([]string{"two Pending <none> <none> 0 <none> T", "one Pending <none> <none> 0 <none> T"}, "get tk --no-headers --sort-by=.spec.priority")
+	k.expectTable([]string{"NAME STATUS WORKER EXIT ATTEMPTS INDEXES AGE", "one Pending <none> <none> 0 <none> T"}, "get tk one --subresource=status")
 	k.expectFailure(1, []string{`Error from server (NotFound): tasks.batch.leat.dev "three" not found`}, "get tk three")
 	k.expectOutput("", "get tk three --ignore-not-found")
 
@@ -404,23 +404,23 @@ func testKubectlWatch(t *testing.T, e *kit.Env) {
 	all := k.start("get tk -w --output-watch-events")
 	selected := k.start("get tk -w --field-selector=spec.workerName=w-aaaaa")
 	named := k.start("get tk one -w --watch-only -o", "jsonpath={.spec.workerName}{\"\\n\"}", "-v=6")
-	all.waitForLine("EVENT NAME STATUS WORKER EXIT ATTEMPTS AGE")
-	all.waitForLine("ADDED one SchedulingGated <none> <none> 0 T")
+	all.waitForLine("EVENT NAME STATUS WORKER EXIT ATTEMPTS INDEXES AGE")
+	all.waitForLine("ADDED one SchedulingGated <none> <none> 0 <none> T")
 	named.waitForWatch()
 
 	k.run("patch tk one --type=merge -p", `{"spec": {"schedulingGates": null}}`)
-	all.waitForLine("MODIFIED one Pending <none> <none> 0 T")
+	all.waitForLine("MODIFIED one Pending <none> <none> 0 <none> T")
 	bindTo(t, tasks, "one", "w-aaaaa")
-	all.waitForLine("MODIFIED one Pending w-aaaaa <none> 0 T")
-	selected.waitForLine("one Pending w-aaaaa <none> 0 T")
+	all.waitForLine("MODIFIED one Pending w-aaaaa <none> 0 <none> T")
+	selected.waitForLine("one Pending w-aaaaa <none> 0 <none> T")
 	named.waitForLine("w-aaaaa")
 	updateTaskStatus(t, tasks, "one", func(status *batch.TaskStatus) { status.Phase, status.Attempts = batch.TaskRunning, 1 })
-	all.waitForLine("MODIFIED one Running w-aaaaa <none> 1 T")
-	selected.waitForLine("one Running w-aaaaa <none> 1 T")
+	all.waitForLine("MODIFIED one Running w-aaaaa <none> 1 <none> T")
+	selected.waitForLine("one Running w-aaaaa <none> 1 <none> T")
 	kit.Check(t, tasks.Delete(t.Context(), "one", metav1.DeleteOptions{}))
-	all.waitForLine("MODIFIED one Terminating w-aaaaa <none> 1 T")
+	all.waitForLine("MODIFIED one Terminating w-aaaaa <none> 1 <none> T")
 	kit.Check(t, tasks.Delete(t.Context(), "one", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
-	all.waitForLine("DELETED one Terminating w-aaaaa <none> 1 T")
+	all.waitForLine("DELETED one Terminating w-aaaaa <none> 1 <none> T")
 
 	// A watch with timeoutSeconds ends without an error.
 	start := time.Now()

@@ -17,7 +17,6 @@ limitations under the License.
 package chaos
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +24,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit/history"
@@ -178,131 +176,4 @@ func TestCheckExpiredDetectsFaults(t *testing.T) {
 	expect(t, checkExpired([]expired{{from: 39, at: at(61)}}, reasons), "")
 	expect(t, checkExpired([]expired{{from: 39, at: at(44)}}, reasons), "without a reason")
 	expect(t, checkExpired([]expired{{from: 40, at: at(95)}}, reasons), "without a reason")
-}
-
-func TestCheckSetDetectsFaults(t *testing.T) {
-	const completions = 2
-	second := func(n int64) time.Time { return time.Unix(n, 0) }
-	index := func(index string, worker, incarnation string, disruptions, attempts int32, phase batch.TaskPhase) *batch.Task {
-		task := &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "s-" + index, UID: types.UID(index)}, Spec: batch.TaskSpec{WorkerName: worker}}
-		task.Labels = map[string]string{batch.LabelTaskSetName: "s", batch.LabelCompletionIndex: index}
-		task.Status.Incarnation, task.Status.Disruptions, task.Status.Attempts, task.Status.Phase = incarnation, disruptions, attempts, phase
-		return task
-	}
-	status := func(indexes string, succeeded int32, done bool) *batch.TaskSet {
-		set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: "s"}}
-		set.Status.CompletedIndexes, set.Status.Succeeded = indexes, succeeded
-		if done {
-			set.Status.Conditions = []metav1.Condition{{Type: batch.TaskSetComplete, Status: metav1.ConditionTrue}}
-		}
-		return set
-	}
-	zero := []*batch.Task{ // the states of the task of index 0, which loses a worker
-		nil, index("0", "", "", 0, 0, batch.TaskPending), index("0", "a", "a1", 0, 0, batch.TaskPending), index("0", "a", "a1", 0, 1, batch.TaskRunning),
-		index("0", "", "", 1, 1, batch.TaskPending), index("0", "b", "b1", 1, 1, batch.TaskPending), index("0", "b", "b1", 1, 2, batch.TaskRunning),
-		index("0", "b", "b1", 1, 2, batch.TaskSucceeded),
-	}
-	one := []*batch.Task{nil, index("1", "", "", 0, 0, batch.TaskPending), index("1", "a", "a1", 0, 0, batch.TaskPending), index("1", "a", "a1", 0, 1, batch.TaskSucceeded)}
-	right := func() (changes []history.Change) {
-		add := func(c history.Change) {
-			c.Revision = int64(len(changes) + 1)
-			c.Received = second(c.Revision)
-			changes = append(changes, c)
-		}
-		for _, tasks := range [][]*batch.Task{zero, one} { // revisions 1 to 7 and 8 to 10
-			for i := range tasks[1:] {
-				add(history.Change{Before: tasks[i], After: tasks[i+1]})
-			}
-		}
-		add(history.Change{SetAfter: status("0", 1, false)})  // 11
-		add(history.Change{Before: zero[len(zero)-1]})        // 12
-		add(history.Change{SetAfter: status("0,1", 2, true)}) // 13
-		add(history.Change{Before: one[len(one)-1]})          // 14
-		return changes
-	}
-	effects := []effect{
-		{index: 0, worker: "a", at: second(3)}, {index: 0, worker: "b", at: second(6)}, {ends: true, index: 0, worker: "b", at: second(7)},
-		{index: 1, worker: "a", at: second(9)}, {ends: true, index: 1, worker: "a", at: second(10)},
-	}
-	for _, test := range []struct {
-		name, want string
-		plant      func([]history.Change, []effect) ([]history.Change, []effect)
-	}{
-		{"nothing", "", func(c []history.Change, e []effect) ([]history.Change, []effect) { return c, e }},
-		{"a late start on the worker it was evicted from", "", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			e[0].at = second(20)
-			return c, e
-		}},
-		{"an index counted twice", "succeeded is 2 and failed is 0, but the completed indexes are 0", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			c[10].SetAfter = status("0", 2, false)
-			return c, e
-		}},
-		{"an index that succeeded twice", "2 tasks of index 1 have succeeded", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			again := []history.Change{c[9], c[9]}
-			again[0].Before, again[0].After = c[9].After, c[9].Before
-			return slices.Insert(c, 10, again...), e
-		}},
-		{"an index counted without success", "none of its tasks succeeded", func(c []history.Change, e []effect) ([]history.Change, []effect) { return slices.Delete(c, 6, 7), e }},
-		{"an index that is no longer counted", "is no longer counted", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			c[12].SetAfter = status("1", 1, true)
-			return c, e
-		}},
-		{"an index lost", "index 1 is not counted in the end", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			c[12].SetAfter = status("0", 1, true)
-			return c, e
-		}},
-		{"a task lost", "deleted before it was counted", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			c[10], c[11] = c[11], c[10]
-			return c, e
-		}},
-		{"a set that does not complete", "not complete", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			c[12].SetAfter = status("0,1", 2, false)
-			return c, e
-		}},
-		{"a set written after completion", "after completion", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			c[13] = c[12]
-			return c, e
-		}},
-		{"two incarnations at once", "without an eviction", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			c[6].After = index("0", "b", "b2", 1, 2, batch.TaskSucceeded)
-			return c, e
-		}},
-		{"an attempt of two incarnations", "attempt 1 is reported by incarnation b1 after a1", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			c[5].After = index("0", "b", "b1", 1, 1, batch.TaskRunning)
-			c[6].Before = c[5].After
-			return c, e
-		}},
-		{"a report of the worker it was evicted from", "bound to nobody", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			c[4].After = index("0", "", "", 1, 1, batch.TaskSucceeded)
-			return c, e
-		}},
-		{"two tasks of an index", "has several tasks", func(c []history.Change, e []effect) ([]history.Change, []effect) { return slices.Insert(c, 1, c[0]), e }},
-		{"a final phase that changes", "it was Succeeded and is Running", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			c[6].Before = index("0", "b", "b1", 1, 2, batch.TaskSucceeded)
-			c[6].After = index("0", "b", "b1", 1, 2, batch.TaskRunning)
-			return c, e
-		}},
-		{"a start after success", "after it succeeded at", func(c []history.Change, e []effect) ([]history.Change, []effect) {
-			e[3].at = second(11)
-			return c, e
-		}},
-		{"a start without a binding", "started 2 times, but the index was bound 1 times", func(c []history.Change, e []effect) ([]history.Change, []effect) { return c, append(e, e[3]) }},
-		{"a command that never ended", "its command never ended", func(c []history.Change, e []effect) ([]history.Change, []effect) { return c, e[:4] }},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			changes, effects := test.plant(right(), slices.Clone(effects))
-			expect(t, checkSet(changes, effects, "s", completions).wrong, test.want)
-		})
-	}
-}
-
-func TestParseEffects(t *testing.T) {
-	got, err := parseEffects("start 1 s-1 a 5000001\nend 1 s-1 a 6000000\n")
-	want := []effect{{index: 1, task: "s-1", worker: "a", at: time.UnixMicro(5000001)}, {ends: true, index: 1, task: "s-1", worker: "a", at: time.UnixMicro(6000000)}}
-	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("got %v, %v, want %v", got, err, want)
-	}
-	if _, err := parseEffects("start 1\n"); err == nil {
-		t.Error("an incomplete line was parsed")
-	}
 }

@@ -30,8 +30,14 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/faultproxy"
 	"github.com/leat-dev/leat/test/kit/history"
@@ -62,9 +68,20 @@ type fault struct {
 type injector struct {
 	*cluster
 	etcdHistory *history.Recorder
+	// tasks is a client that evicts. reconnect closes its connections.
+	tasks     typed.TaskInterface
+	reconnect func()
 
 	mu     sync.Mutex
 	counts map[string]int
+}
+
+func newInjector(s *cluster, etcdHistory *history.Recorder) *injector {
+	config, reconnect := reconnecting(s.service.Through(s.servers[0].env.Direct(s, "alice", "leat:admins")))
+	return &injector{
+		cluster: s, etcdHistory: etcdHistory, counts: map[string]int{}, reconnect: reconnect,
+		tasks: kit.Must(versioned.NewForConfig(config))(s).BatchV1alpha1().Tasks(s.work),
+	}
 }
 
 // run injects faults until ctx is done. It returns after the last fault has recovered.
@@ -392,8 +409,32 @@ func (i *injector) workFaults() []fault {
 			span := d.between(200*time.Millisecond, 2*leaseDuration)
 			return fmt.Sprintf("%s for %s", worker(d).name, span), i.freeze(worker(d).process, span)
 		}},
+		{"tasks evicted", 4, func(ctx context.Context, d draw) (string, error) { return i.evict(ctx, d), nil }},
 		{"worker disturbed", 3, func(_ context.Context, d draw) (string, error) {
 			return worker(d).name + " " + i.disturb(d, worker(d).proxy), nil
 		}},
 	}
+}
+
+// evict evicts up to four tasks that are bound to a worker. During other faults it may fail.
+func (i *injector) evict(ctx context.Context, d draw) string {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	list, err := i.tasks.List(ctx, metav1.ListOptions{FieldSelector: "spec.workerName!=,status.phase!=Succeeded,status.phase!=Failed"})
+	evicted := 0
+	for n := 0; err == nil && n < min(1+d.way%4, len(list.Items)); n++ {
+		task := &list.Items[(d.victim+n)%len(list.Items)]
+		_, err = i.tasks.Evict(ctx, task.Name, &batch.Eviction{Reason: "Chaos", Preconditions: &metav1.Preconditions{UID: &task.UID}}, metav1.CreateOptions{})
+		switch {
+		case err == nil:
+			evicted++
+		case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
+			err = nil // it has ended since the list
+		}
+	}
+	if err != nil {
+		i.noted("eviction failed")
+		i.reconnect()
+	}
+	return fmt.Sprintf("%d tasks", evicted)
 }

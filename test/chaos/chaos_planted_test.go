@@ -23,8 +23,10 @@ import (
 
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit/history"
+	"github.com/leat-dev/leat/test/kit/setcheck"
 )
 
 // plantLimit bounds the search in a history with a planted fault.
@@ -32,7 +34,7 @@ const plantLimit = 20 * time.Second
 
 // plant plants one fault after the other into the records of a run that has passed all checks. It returns the number of
 // faults, and those that the checks do not detect: for these, the run proves nothing.
-func plant(random *rand.Rand, calls []call, registers, work []history.Change, watchers []*watcher, effects []effect, set string) (planted int, undetected []string) {
+func plant(random *rand.Rand, calls []call, registers, work []history.Change, watchers []*watcher, sets []checkedSet) (planted int, undetected []string) {
 	detect := func(fault string, detected bool) {
 		planted++
 		if !detected {
@@ -85,16 +87,68 @@ func plant(random *rand.Rand, calls []call, registers, work []history.Change, wa
 			detect("two swapped events of the watcher of "+w.name, history.CheckWatch(w.changes, w.selects, swapped) != nil)
 		}
 	}
-	if c, i := anyOf(random, work, func(c history.Change) bool {
-		return c.After != nil && c.Before != nil && c.After.Labels[batch.LabelTaskSetName] == set && c.After.Status.Phase == batch.TaskSucceeded && c.Before.Status.Phase != batch.TaskSucceeded
-	}); i >= 0 {
-		detect("an index counted without success", len(checkSet(slices.Delete(slices.Clone(work), i, i+1), effects, set, completions).wrong) > 0)
-		other := slices.Clone(work)
-		other[i].After = c.After.DeepCopy()
-		other[i].After.Status.Incarnation = "another"
-		detect("a report by another incarnation", len(checkSet(other, effects, set, completions).wrong) > 0)
+	return planted, append(undetected, plantInSets(random, work, sets, detect)...)
+}
+
+// plantInSets plants faults into the records of sets. It returns the faults that it has no place for in any set, except
+// for those that need more than chunks: each run must have chunks that are released and that fail.
+func plantInSets(random *rand.Rand, work []history.Change, sets []checkedSet, detect func(fault string, detected bool)) (missing []string) {
+	for _, fault := range []struct {
+		name string
+		// matches reports whether the fault can be planted after a change of a task of a set.
+		matches func(before, after *batch.Task) bool
+		// plant changes the task, and returns the position of an index that is started afterwards; -1 for none.
+		plant func(after *batch.Task) (started int)
+	}{
+		{"an index counted without success", func(before, after *batch.Task) bool {
+			return after.Status.Phase == batch.TaskSucceeded && before.Status.Phase != batch.TaskSucceeded
+		}, func(after *batch.Task) int {
+			after.Status.Phase, after.Status.CompletedCount = batch.TaskRunning, 0
+			return -1
+		}},
+		{"a report by another incarnation", func(before, after *batch.Task) bool {
+			return after.Status.Phase == batch.TaskSucceeded && before.Status.Phase != batch.TaskSucceeded
+		}, func(after *batch.Task) int {
+			after.Status.Incarnation = "another"
+			return -1
+		}},
+		{"an index started after its release was sent", func(before, after *batch.Task) bool {
+			return before.Spec.WorkerName != "" && after.Spec.WorkerName != "" && before.Status.IndexLimit == nil && after.Status.IndexLimit != nil
+		}, func(after *batch.Task) int { return int(*after.Status.IndexLimit) }},
+		{"a prefix counter that goes back", func(before, after *batch.Task) bool {
+			return before.Status.CompletedCount > 0 && after.Status.CompletedCount > before.Status.CompletedCount
+		}, func(after *batch.Task) int {
+			after.Status.CompletedCount = 0
+			return -1
+		}},
+		{"a chunk continued past a failure", func(before, after *batch.Task) bool {
+			return after.Status.Phase == batch.TaskFailed && before.Status.Phase != batch.TaskFailed &&
+				int(after.Status.CompletedCount)+1 < indexes.Count(after.IndexRanges())
+		}, func(after *batch.Task) int { return int(after.Status.CompletedCount) + 1 }},
+	} {
+		set := map[string]checkedSet{}
+		for _, s := range sets {
+			set[s.name] = s
+		}
+		c, i := anyOf(random, work, func(c history.Change) bool {
+			return c.Before != nil && c.After != nil && set[c.After.Labels[batch.LabelTaskSetName]].Result != nil && fault.matches(c.Before, c.After)
+		})
+		if i < 0 {
+			missing = append(missing, "no set has a place to plant "+fault.name+": the run proves nothing about it")
+			continue
+		}
+		s := set[c.After.Labels[batch.LabelTaskSetName]]
+		changed, marks := slices.Clone(work), s.marks
+		changed[i].After = c.After.DeepCopy()
+		if started := fault.plant(changed[i].After); started >= 0 {
+			marks = append(slices.Clone(marks), setcheck.Mark{
+				Kind: setcheck.Start, Index: indexes.At(c.After.IndexRanges(), started), Task: c.After.UID,
+				Worker: c.After.Spec.WorkerName, Incarnation: c.After.Status.Incarnation, At: c.Received,
+			})
+		}
+		detect(fault.name, len(setcheck.Check(changed, marks, s.want()).Wrong) > 0)
 	}
-	return planted, undetected
+	return missing
 }
 
 // about returns the calls on an object, and the lists.

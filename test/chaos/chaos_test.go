@@ -43,6 +43,7 @@ import (
 	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/faultproxy"
 	"github.com/leat-dev/leat/test/kit/history"
+	"github.com/leat-dev/leat/test/kit/setcheck"
 )
 
 var (
@@ -95,7 +96,7 @@ func run(t *testing.T, seed uint64) {
 	recorder := &recorder{}
 	clients := s.clients(seed, recorder)
 	sets := newWorkload(s, s.service.Through(s.servers[0].env.Direct(t, "alice", "leat:admins")))
-	injector := &injector{cluster: s, etcdHistory: etcdHistory, counts: map[string]int{}}
+	injector := newInjector(s, etcdHistory)
 	var foreground sync.WaitGroup
 	for _, c := range clients {
 		foreground.Go(func() { c.run(underFault) })
@@ -143,9 +144,8 @@ func run(t *testing.T, seed uint64) {
 	s.mu.Unlock()
 
 	planted := 0
-	if len(wrong) == 0 && len(checks) > 0 {
-		check := checks[0]
-		planted, wrong = plant(rand.New(rand.NewPCG(seed, 3000)), calls, registers, work, watchers, check.effects, check.set)
+	if len(wrong) == 0 {
+		planted, wrong = plant(rand.New(rand.NewPCG(seed, 3000)), calls, registers, work, watchers, checks)
 	}
 
 	var page strings.Builder
@@ -158,10 +158,11 @@ func run(t *testing.T, seed uint64) {
 	for _, note := range slices.Sorted(maps.Keys(s.notes)) {
 		fmt.Fprintf(report, "note\t%s\t%d\n", note, s.notes[note])
 	}
-	evictions, starts, restarted, late := 0, 0, 0, 0
+	var sum setcheck.Result
 	for _, check := range checks {
-		evictions, starts = evictions+check.evictions, starts+check.starts
-		restarted, late = restarted+check.restarted, late+check.late
+		sum.Chunks, sum.Released = sum.Chunks+check.Chunks, sum.Released+check.Released
+		sum.Evictions, sum.Starts, sum.Restarted = sum.Evictions+check.Evictions, sum.Starts+check.Starts, sum.Restarted+check.Restarted
+		sum.LateStarts, sum.LateCreations = sum.LateStarts+check.LateStarts, sum.LateCreations+check.LateCreations
 	}
 	received, watches, relists := 0, 0, 0
 	for _, w := range watchers {
@@ -170,7 +171,9 @@ func run(t *testing.T, seed uint64) {
 	objects := versions(registers)
 	fmt.Fprintf(report, "checked\tobjects, revisions\t%d\t%d\n", len(objects), len(registers))
 	fmt.Fprintf(report, "checked\twatchers: events, watches, relists\t%d\t%d\t%d\n", received, watches, relists)
-	fmt.Fprintf(report, "checked\tsets: indexes, commands started, restarted, evictions, late starts\t%d\t%d\t%d\t%d\t%d\n", len(checks)*completions, starts, restarted, evictions, late)
+	fmt.Fprintf(report, "checked\tsets, indexes; chunks, released indexes\t%d\t%d\t%d\t%d\n", len(checks), len(checks)*completions, sum.Chunks, sum.Released)
+	fmt.Fprintf(report, "checked\tevictions; commands started, restarted, late; late creations\t%d\t%d\t%d\t%d\t%d\n",
+		sum.Evictions, sum.Starts, sum.Restarted, sum.LateStarts, sum.LateCreations)
 	fmt.Fprintf(report, "checked\tplanted faults detected\t%d\n", planted)
 	fmt.Fprintf(report, "violations\t\t%d\n", len(wrong))
 	kit.Check(t, report.Flush())
@@ -180,6 +183,9 @@ func run(t *testing.T, seed uint64) {
 	}
 	if len(calls) == 0 || len(checks) == 0 || len(injector.counts) == 0 {
 		t.Error("no calls, no sets or no faults: the run proves nothing")
+	}
+	if sum.Chunks == 0 || sum.Released == 0 {
+		t.Errorf("%d tasks had several indexes, and %d indexes were released: the run proves nothing about chunks", sum.Chunks, sum.Released)
 	}
 }
 

@@ -47,6 +47,13 @@ func Program(t testing.TB, name string) string {
 	return path
 }
 
+// UsePrograms makes those of a directory the programs under test, for all processes that are started from now on until
+// the test ends. An empty directory means the default.
+func UsePrograms(t testing.TB, dir string) {
+	t.Helper()
+	t.Setenv(programsVariable, dir)
+}
+
 // StartManager starts a leat-controller-manager on a host cluster until the test ends. It has the rights of config/ and
 // the arguments of config/base, except for addresses: it connects to the server itself, and serves metrics and health
 // at free ports. args come last and win. The test fails if the process ends by itself.

@@ -80,7 +80,7 @@ func (s *upSuite) runsTasks(t *testing.T, metrics string) {
 			kit.Check(t, err)
 		}
 		out, _, err := s.env.Kubectl(t, kubeconfig, "", "get", "tk", "hello", "--no-headers")
-		if fields := strings.Fields(out); err != nil || len(fields) != 6 || fields[1] != "Succeeded" || fields[3] != "0" || fields[4] != "1" {
+		if fields := strings.Fields(out); err != nil || len(fields) != 7 || fields[1] != "Succeeded" || fields[3] != "0" || fields[4] != "1" {
 			t.Errorf("kubectl get tk printed %q, %v", out, err)
 		}
 	})

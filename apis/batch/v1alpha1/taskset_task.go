@@ -81,8 +81,8 @@ func NewTask(set *TaskSet, index, failures int) *Task {
 	return task
 }
 
-// NewChunk returns a task of a set that runs the indexes in the ranges, of which none has failed. The task may share
-// memory with the template. The TaskSet controller creates it.
+// NewChunk returns a task of a set that runs the indexes in the ranges. None of them may have failed. The task may
+// share memory with the template. The TaskSet controller creates it.
 func NewChunk(set *TaskSet, ranges []indexes.Range) *Task {
 	first := ranges[0].First
 	task := newTask(set, first, 0)
@@ -155,8 +155,8 @@ func newTask(set *TaskSet, first, failures int) *Task {
 	return task
 }
 
-// indexEnv returns the variables of an index, followed by those of the template, which override them. They are first, so
-// that other variables can refer to them. item is nil if the set has no items.
+// indexEnv returns the variables of an index, followed by those of the template, which override them. They are first,
+// so that other variables can refer to them. item is nil if the set has no items.
 func indexEnv(index, number int, item *string, template []EnvVar) []EnvVar {
 	env := make([]EnvVar, 0, len(template)+3)
 	add := func(name, value string) {
@@ -183,7 +183,7 @@ func (t *Task) IndexRanges() []indexes.Range {
 }
 
 // AtIndex returns the task as it would be if it were that of one of its indexes only: with the name and the environment
-// that NewTask gives it. position is the position of the index in ranges, which are those of IndexRanges. The result
+// of NewTask. position is the position of the index in ranges, which are those of IndexRanges. The result
 // shares memory with the task.
 func (t *Task) AtIndex(ranges []indexes.Range, position int) *Task {
 	index := indexes.At(ranges, position)

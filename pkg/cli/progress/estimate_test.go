@@ -113,6 +113,24 @@ func TestTimeLeftAfterReattaching(t *testing.T) {
 	}
 }
 
+// A task that runs several short indexes reports them once a second, while it seems to run only one.
+func TestTimeLeftOfWorkThatIsReportedInBatches(t *testing.T) {
+	var e estimate
+	at := time.Unix(0, 0)
+	const slots, batch, total = 16, 100, 160_000
+	e.add(at, Snapshot{Pending: total, Total: total, Started: at})
+	for second := 1; second <= 40; second++ {
+		done := (second - 1) * slots * batch
+		s := Snapshot{Done: done, Running: slots, Pending: total - done - slots, Total: total, Started: at}
+		now := at.Add(time.Duration(second) * time.Second)
+		e.add(now, s)
+		actual := time.Duration(total/slots/batch-second+1) * time.Second
+		if left, known := e.left(now, s); second > 10 && (!known || (left-actual).Abs() > actual/10) {
+			t.Fatalf("after %ds, %s are said to be left (%t), and it is %s", second, left, known, actual)
+		}
+	}
+}
+
 func TestTimeLeftOfStalledWork(t *testing.T) {
 	var e estimate
 	at := time.Unix(0, 0)

@@ -421,8 +421,8 @@ func (w *world) withCount(task *batch.Task, completed int32) *batch.Task {
 	return task
 }
 
-// TestTasksThatWaitAreMerged checks that tasks of one index that were created before the commands were known to be short
-// become chunks, unless they are bound first.
+// TestTasksThatWaitAreMerged checks that tasks of one index that were created before the commands were known to be
+// short become chunks, unless they are bound first.
 func TestTasksThatWaitAreMerged(t *testing.T) {
 	w := startWorld(t, newSpec(completions(4000), parallelism(400), backoffLimit(1000)))
 	w.advance(time.Second)
@@ -471,8 +471,8 @@ func TestTasksThatWaitAreMerged(t *testing.T) {
 	}
 }
 
-// TestALongTailIsRobust checks that a few long commands among short ones do not make the controller forget that most are
-// short: the last command of a chunk may run much longer than the others.
+// TestALongTailIsRobust checks that a few long commands among short ones do not make the controller forget that most
+// are short: the last command of a chunk may run much longer than the others.
 func TestALongTailIsRobust(t *testing.T) {
 	w := learned(t, completions(100_000), parallelism(8))
 	for i := range 50 {

@@ -380,9 +380,9 @@ func (w *world) syncUntilIdle() {
 	w.t.Fatal("the controller does not become idle")
 }
 
-// splitChunks releases all indexes of chunks but the first one, as a worker does whose command runs for long. Of the tasks
-// that were created since a version, it deletes those whose index follows a released one, so that the indexes start in
-// ascending order. It reports whether it has changed something.
+// splitChunks releases all indexes of chunks but the first one, as a worker does whose command runs for long. Of the
+// tasks that were created since a version, it deletes those whose index follows a released one, so that the indexes
+// start in ascending order. It reports whether it has changed something.
 func (w *world) splitChunks(since int) bool {
 	released := math.MaxInt
 	for _, task := range w.tasks {

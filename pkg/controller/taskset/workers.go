@@ -25,8 +25,9 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// workers knows which ready workers do not support chunks, by namespace and name. A set gets no chunks while there is one
-// in its namespace, because that worker would have nothing to do. The zero value is empty and safe for concurrent use.
+// workers knows which ready workers do not support chunks, by namespace and name. A set gets no chunks while there is
+// one in its namespace, because that worker would have nothing to do. The zero value is empty and safe for concurrent
+// use.
 type workers struct {
 	mu            sync.Mutex
 	withoutChunks map[string]map[string]struct{}

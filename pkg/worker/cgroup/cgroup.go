@@ -22,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -202,7 +203,7 @@ func (g *Groups) configure() error {
 // Group is the control group of one attempt.
 type Group struct {
 	dir    string
-	handle *os.File
+	handle int // a descriptor of the directory
 	// EventsFile is the path of memory.events, empty without the memory controller.
 	EventsFile string
 }
@@ -236,9 +237,11 @@ func (g *Groups) Create(name string, requests batch.ResourceList) (*Group, error
 			}
 		}
 	}
-	handle, err := os.Open(created.dir)
-	if err = errors.Join(append(errs, err)...); err != nil {
-		handle.Close()
+	handle, err := unix.Open(created.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err = errors.Join(append(errs, os.NewSyscallError("open", err))...); err != nil {
+		if handle >= 0 {
+			_ = unix.Close(handle)
+		}
 		_ = unix.Rmdir(created.dir)
 		return nil, err
 	}
@@ -249,7 +252,7 @@ func (g *Groups) Create(name string, requests batch.ResourceList) (*Group, error
 // KillAndRemove kills all processes in the group and removes it. oomKilled is whether the kernel killed one of them
 // before because memory ran out.
 func (g *Group) KillAndRemove() (oomKilled bool, err error) {
-	g.handle.Close()
+	_ = unix.Close(g.handle)
 	return HasOOMKill(g.EventsFile), Kill(g.dir)
 }
 
@@ -260,7 +263,7 @@ func (g *Groups) Dir() string { return g.dir }
 func (g *Group) Dir() string { return g.dir }
 
 // FD returns a descriptor of the group, with which a process can start in it. It is valid until KillAndRemove.
-func (g *Group) FD() int { return int(g.handle.Fd()) }
+func (g *Group) FD() int { return g.handle }
 
 // Remove removes the group of the worker. All attempts must have ended.
 func (g *Groups) Remove() error { return Kill(g.dir) }
@@ -313,8 +316,20 @@ func HasOOMKill(file string) bool {
 	return false
 }
 
-func writeFile(dir, file, value string) error {
-	return os.WriteFile(filepath.Join(dir, file), []byte(value), 0o644)
+func writeFile(dir, file, value string) error { return WriteFile(dir+"/"+file, value) }
+
+// WriteFile writes a value to a file of the kernel in one call, as such files require. It needs fewer system calls than
+// os.WriteFile, which tries whether it can wait for the file.
+func WriteFile(path, value string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		return &fs.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
 }
 
 func readWords(dir, file string) ([]string, error) {

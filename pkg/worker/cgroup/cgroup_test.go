@@ -25,6 +25,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/procfs"
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -174,7 +175,7 @@ func TestLimitsOfATask(t *testing.T) {
 					t.Errorf("%s is %q, want %q", file, got, want)
 				}
 			}
-			created.handle.Close()
+			_ = unix.Close(created.handle)
 		})
 	}
 	g.maxPIDs, g.controllers = -1, []string{"pids"}
@@ -185,7 +186,7 @@ func TestLimitsOfATask(t *testing.T) {
 	if entries, _ := os.ReadDir(created.dir); len(entries) > 0 {
 		t.Errorf("written: %v", entries)
 	}
-	created.handle.Close()
+	_ = unix.Close(created.handle)
 	if _, err := NewGroups(Delegation{Dir: dir}, "without cgroup.kill", 0, 1); err == nil || !strings.Contains(err.Error(), "5.14") {
 		t.Errorf("an old kernel: %v", err)
 	}

@@ -18,11 +18,14 @@ limitations under the License.
 package process
 
 import (
+	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -40,14 +43,17 @@ import (
 // but one that was not found may hold the pipe open.
 const outputDelay = 500 * time.Millisecond
 
+// exitInterval is how often a command is looked at where no descriptor shows that it has ended.
+const exitInterval = 10 * time.Millisecond
+
 // exitCodeKilled is the exit code of a command that SIGKILL ended, and of a shell whose last command SIGKILL ended.
 const exitCodeKilled = 128 + 9
 
 // Command is the command of one attempt, ready to be started.
 type Command struct {
 	Argv []string
-	Dir  string // empty is that of this process
-	Env  []string
+	Dir  string   // empty is that of this process
+	Env  []string // with one entry for each name
 
 	Err         error         // why the command cannot be started, or nil
 	Mark        string        // an entry of Env that is unique to the attempt
@@ -64,11 +70,17 @@ type Process struct {
 	oomKilled bool // set once done is closed
 
 	reaper *reaper.Reaper
-	cmd    *exec.Cmd
+	pid    int
 	mark   string
 	cgroup *cgroup.Group // nil without one
 	output Tail
 	log    *logs.Log
+	status unix.WaitStatus // valid once done is closed, if reaped is true
+	reaped bool            // false if another part of the program has reaped the command
+
+	// Only wait uses these.
+	pidfd int // becomes readable when the command ends; -1 on kernels without
+	pipe  int // has the output; -1 once it was read
 
 	mu      sync.Mutex
 	ended   bool // the process group is gone, and another may get its number
@@ -106,61 +118,183 @@ func Start(r *reaper.Reaper, c Command) (_ *Process, failed *StartError) {
 		return nil, newStartError(c, err)
 	}
 	if c.OOMScoreAdj != 0 {
-		file := fmt.Sprintf("/proc/%d/oom_score_adj", p.cmd.Process.Pid)
-		_ = os.WriteFile(file, []byte(strconv.FormatInt(c.OOMScoreAdj, 10)), 0)
+		_ = cgroup.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.pid), strconv.FormatInt(c.OOMScoreAdj, 10))
 	}
 	go p.wait()
 	return p, nil
 }
 
+// start starts the command as os/exec does, with its output in a pipe. It needs fewer system calls and goroutines,
+// which counts when commands are short.
 func (p *Process) start(c Command) error {
-	p.cmd = exec.Command(c.Argv[0], c.Argv[1:]...)
-	p.cmd.Dir, p.cmd.Env = c.Dir, c.Env
-	output := io.MultiWriter(&p.output, p.log)
-	p.cmd.Stdout, p.cmd.Stderr = output, output
-	p.cmd.WaitDelay = outputDelay
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{
-		// The process group has the same number as the session.
-		Setsid: true,
-		// The kernel sends it when the thread that started the command ends. Threads of Go end with the process, except
-		// those that a goroutine has locked and not unlocked; no linked package does that.
-		Pdeathsig: syscall.SIGKILL,
+	path, err := lookPath(c.Argv[0])
+	if err != nil {
+		return err
+	}
+	null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: os.DevNull, Err: err}
+	}
+	defer unix.Close(null)
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return os.NewSyscallError("pipe2", err)
+	}
+	defer unix.Close(pipe[1])
+	p.pipe, p.pidfd = pipe[0], -1
+	attributes := &syscall.ProcAttr{
+		Dir: c.Dir, Env: c.Env, Files: []uintptr{uintptr(null), uintptr(pipe[1]), uintptr(pipe[1])},
+		Sys: &syscall.SysProcAttr{
+			// The process group has the same number as the session.
+			Setsid: true,
+			// The kernel sends it when the thread that started the command ends. Threads of Go end with the process,
+			// except those that a goroutine has locked and not unlocked; no linked package does that.
+			Pdeathsig: syscall.SIGKILL,
+			PidFD:     &p.pidfd,
+		},
 	}
 	if p.cgroup != nil {
-		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, p.cgroup.FD()
+		attributes.Sys.UseCgroupFD, attributes.Sys.CgroupFD = true, p.cgroup.FD()
 	}
-	return p.reaper.Start(p.cmd)
+	p.pid, err = p.reaper.Start(func() (int, error) { return syscall.ForkExec(path, c.Argv, attributes) })
+	if err != nil {
+		_ = unix.Close(p.pipe)
+		return &fs.PathError{Op: "fork/exec", Path: path, Err: err}
+	}
+	return nil
+}
+
+// lookPath returns the path of a program, which is looked up on the PATH unless it contains a slash.
+func lookPath(program string) (string, error) {
+	switch {
+	case program == "":
+		return "", errors.New("no command")
+	case strings.Contains(program, "/"):
+		return program, nil
+	}
+	// exec.LookPath would find the same, with more work for each directory that does not have the program.
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if !filepath.IsAbs(dir) {
+			break
+		}
+		path := dir + "/" + program
+		if unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS) != nil {
+			continue
+		}
+		if _, err := exec.LookPath(path); err == nil { // it is no directory
+			return path, nil
+		}
+	}
+	return exec.LookPath(program)
 }
 
 func (p *Process) wait() {
 	defer close(p.done)
-	pid := p.cmd.Process.Pid
+	p.awaitExit()
 	// Kill the group before the command is reaped: until then no other group can get its number.
-	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
-	}
 	p.mu.Lock()
 	p.ended = true
 	if p.kill != nil {
 		p.kill.Stop()
 	}
-	_ = unix.Kill(-pid, unix.SIGKILL)
+	_ = unix.Kill(-p.pid, unix.SIGKILL)
 	p.mu.Unlock()
 	var err error
 	if p.cgroup != nil {
 		p.oomKilled, err = p.cgroup.KillAndRemove()
 	} else {
-		err = p.reaper.KillRemaining(pid, p.mark)
+		err = p.reaper.KillRemaining(p.pid, p.mark)
 	}
 	if err != nil {
 		klog.Background().Error(err, "Failed to kill the remaining processes of a command that has ended")
 	}
-	// The error has nothing that ProcessState lacks, except that reading the output was given up.
-	_ = p.cmd.Wait()
-	p.reaper.Forget(p.cmd)
+	p.reap()
+	p.readRest()
 	// Perhaps only a child was killed, and the command went on without it.
 	if code, _ := p.ExitStatus(); code != exitCodeKilled {
 		p.oomKilled = false
 	}
+}
+
+// awaitExit reads the output until the command has ended. It does not reap the command.
+func (p *Process) awaitExit() {
+	fds := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}, {Fd: int32(p.pipe), Events: unix.POLLIN}}
+	timeout := -1
+	if p.pidfd < 0 {
+		timeout = int(exitInterval / time.Millisecond)
+	} else {
+		defer unix.Close(p.pidfd)
+	}
+	for {
+		_, err := unix.Poll(fds, timeout)
+		switch {
+		case err == nil && fds[1].Revents != 0:
+			p.readOutput()
+			fds[1].Fd = int32(p.pipe)
+		case err != nil && err != unix.EINTR:
+			time.Sleep(exitInterval) // the kernel lacks memory
+		}
+		if (fds[0].Revents != 0 || timeout > 0 || err != nil) && p.hasExited() {
+			return
+		}
+	}
+}
+
+// hasExited reports whether the command has ended, or another part of the program has reaped it.
+func (p *Process) hasExited() bool {
+	var info unix.Siginfo
+	for {
+		err := unix.Waitid(unix.P_PID, p.pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
+		if err != unix.EINTR {
+			return err != nil || info.Signo != 0
+		}
+	}
+}
+
+// reap reaps the command, which has ended.
+func (p *Process) reap() {
+	pid, err := unix.Wait4(p.pid, &p.status, 0, nil)
+	for err == unix.EINTR {
+		pid, err = unix.Wait4(p.pid, &p.status, 0, nil)
+	}
+	p.reaped = pid == p.pid
+	p.reaper.Forget(p.pid)
+}
+
+// readRest reads what is left of the output, for at most outputDelay.
+func (p *Process) readRest() {
+	for ends := time.Now().Add(outputDelay); p.pipe >= 0; {
+		left := time.Until(ends)
+		if left <= 0 {
+			p.closeOutput()
+			return
+		}
+		fds := []unix.PollFd{{Fd: int32(p.pipe), Events: unix.POLLIN}}
+		if n, err := unix.Poll(fds, int((left+time.Millisecond-1)/time.Millisecond)); err == nil && n > 0 {
+			p.readOutput()
+		}
+	}
+}
+
+// outputBlocks holds blocks to read output with. A command that prints nothing needs none for long.
+var outputBlocks = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// readOutput reads output that is there. At the end of the output it closes the pipe.
+func (p *Process) readOutput() {
+	block := outputBlocks.Get().(*[32 << 10]byte)
+	defer outputBlocks.Put(block)
+	switch n, err := unix.Read(p.pipe, block[:]); {
+	case n > 0:
+		_, _ = p.output.Write(block[:n])
+		_, _ = p.log.Write(block[:n])
+	case err != unix.EINTR && err != unix.EAGAIN:
+		p.closeOutput()
+	}
+}
+
+func (p *Process) closeOutput() {
+	_ = unix.Close(p.pipe)
+	p.pipe = -1
 }
 
 // Done returns a channel that is closed when the command has ended, its remaining processes were killed and its output
@@ -168,7 +302,7 @@ func (p *Process) wait() {
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // PID returns the process ID of the command.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
+func (p *Process) PID() int { return p.pid }
 
 // Output returns the end of the output. The process must be done.
 func (p *Process) Output() string { return p.output.String() }
@@ -188,13 +322,13 @@ func (p *Process) Terminate(gracePeriod time.Duration) {
 		return
 	}
 	if gracePeriod <= 0 {
-		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
+		_ = unix.Kill(-p.pid, unix.SIGKILL)
 		return
 	}
 	at := time.Now().Add(gracePeriod)
 	switch {
 	case p.kill == nil:
-		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
+		_ = unix.Kill(-p.pid, unix.SIGTERM)
 		p.kill = time.AfterFunc(gracePeriod, func() { p.Terminate(0) })
 		p.killsAt = at
 	case at.Before(p.killsAt):
@@ -203,14 +337,14 @@ func (p *Process) Terminate(gracePeriod time.Duration) {
 	}
 }
 
-// ExitStatus returns the exit code of the command, and the signal that ended it or zero. The process must be done.
+// ExitStatus returns the exit code of the command, and the signal that ended it or zero. The exit code is -1 if another
+// part of the program has reaped the command. The process must be done.
 func (p *Process) ExitStatus() (code, signal int32) {
-	if p.cmd.ProcessState == nil {
-		return -1, 0 // another part of the program has reaped it
+	switch {
+	case !p.reaped:
+		return -1, 0
+	case p.status.Signaled():
+		return 128 + int32(p.status.Signal()), int32(p.status.Signal())
 	}
-	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if status.Signaled() {
-		return 128 + int32(status.Signal()), int32(status.Signal())
-	}
-	return int32(status.ExitStatus()), 0
+	return int32(p.status.ExitStatus()), 0
 }

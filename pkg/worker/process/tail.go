@@ -26,14 +26,17 @@ const TailSize = 4 << 10
 
 // Tail is a writer that keeps the last bytes written to it.
 type Tail struct {
-	ring [TailSize]byte
-	next int  // where the next byte goes
-	full bool // the ring holds TailSize bytes, the oldest at next
+	ring *[TailSize]byte // nil until something is written
+	next int             // where the next byte goes
+	full bool            // the ring holds TailSize bytes, the oldest at next
 }
 
 // Write appends p. Only the last TailSize bytes of all are kept. It never returns an error.
 func (t *Tail) Write(p []byte) (int, error) {
 	n := len(p)
+	if t.ring == nil && n > 0 {
+		t.ring = new([TailSize]byte)
+	}
 	if n >= TailSize {
 		t.full = t.full || n > TailSize || t.next > 0
 		p, t.next = p[n-TailSize:], 0
@@ -50,6 +53,9 @@ func (t *Tail) Write(p []byte) (int, error) {
 
 // String returns the kept bytes as valid UTF-8, at most TailSize bytes long.
 func (t *Tail) String() string {
+	if t.ring == nil {
+		return ""
+	}
 	kept := string(t.ring[:t.next])
 	if t.full {
 		kept = trimPartialRune(string(t.ring[t.next:]) + kept)

@@ -23,7 +23,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strconv"
 	"sync"
@@ -71,23 +70,24 @@ func New() *Reaper {
 	return &Reaper{commands: map[int]bool{}, listChildren: adoptedChildren}
 }
 
-// Start starts a command. The caller must wait for it and then call Forget; the reaper does not reap it.
-func (r *Reaper) Start(cmd *exec.Cmd) error {
+// Start calls start, which starts a command and returns its process ID. The caller must wait for the command and then
+// call Forget; the reaper does not reap it.
+func (r *Reaper) Start(start func() (pid int, err error)) (pid int, err error) {
 	r.startMu.RLock()
 	defer r.startMu.RUnlock()
-	if err := cmd.Start(); err != nil {
-		return err
+	if pid, err = start(); err != nil {
+		return 0, err
 	}
 	r.commandsMu.Lock()
-	r.commands[cmd.Process.Pid] = true
+	r.commands[pid] = true
 	r.commandsMu.Unlock()
-	return nil
+	return pid, nil
 }
 
 // Forget removes a command after it was reaped.
-func (r *Reaper) Forget(cmd *exec.Cmd) {
+func (r *Reaper) Forget(pid int) {
 	r.commandsMu.Lock()
-	delete(r.commands, cmd.Process.Pid)
+	delete(r.commands, pid)
 	r.commandsMu.Unlock()
 }
 

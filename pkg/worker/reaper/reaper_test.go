@@ -49,7 +49,13 @@ func TestOnlyOrphansAreReaped(t *testing.T) {
 	for i := range 30 {
 		command := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1))
 		command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		if err := r.Start(command); err != nil {
+		pid, err := r.Start(func() (int, error) {
+			if err := command.Start(); err != nil {
+				return 0, err
+			}
+			return command.Process.Pid, nil
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 		others := exec.Command("sh", "-c", fmt.Sprint("exit ", i+1))
@@ -62,7 +68,7 @@ func TestOnlyOrphansAreReaped(t *testing.T) {
 				t.Errorf("the exit status of a command was taken: %v", err)
 			}
 		}
-		r.Forget(command)
+		r.Forget(pid)
 	}
 }
 

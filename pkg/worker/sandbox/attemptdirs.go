@@ -132,8 +132,7 @@ func (d *attemptDirs) ensure(dir string) error {
 
 // release makes an empty directory available to another attempt, and removes any other.
 func (d *attemptDirs) release(dir string) {
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) > 0 {
+	if !isEmpty(dir) {
 		// A new directory has none of the modes and attributes that the command may have set either.
 		_ = os.RemoveAll(dir)
 		return
@@ -144,6 +143,25 @@ func (d *attemptDirs) release(dir string) {
 	spare := filepath.Join(d.parent, fmt.Sprint(sparePrefix, d.nextSpare))
 	if os.Rename(dir, spare) == nil {
 		d.spares = append(d.spares, spare)
+	}
+}
+
+// isEmpty reports whether a directory exists and is empty.
+func isEmpty(dir string) bool {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var entries [512]byte
+	for {
+		n, err := unix.ReadDirent(fd, entries[:])
+		if err != nil || n == 0 {
+			return err == nil
+		}
+		if _, _, names := unix.ParseDirent(entries[:n], 1, nil); len(names) > 0 {
+			return false
+		}
 	}
 }
 

@@ -71,11 +71,28 @@ func expand(s string, vars map[string]string, limit int) string {
 	return b.String()
 }
 
-// newCommand returns the command of an attempt. Its environment is that of the worker without the withheld variables,
-// then that of the task, then variables that identify the task and name its progress file. References are expanded
-// with the latter two; those in the task's variables only with variables before them. A command that is too long is
-// incomplete, and has an Err.
-func newCommand(task *batch.Task, attempt int32, progress ProgressFile, withheld []string) process.Command {
+// variable is an entry of an environment and its name.
+type variable struct{ name, entry string }
+
+// inheritedEnv returns the environment of this process without the withheld variables. Of several entries for a name it
+// has the last.
+func inheritedEnv(withheld []string) []variable {
+	var env []variable
+	for _, entry := range os.Environ() {
+		name, _, _ := strings.Cut(entry, "=")
+		env = slices.DeleteFunc(env, func(v variable) bool { return v.name == name })
+		if !slices.Contains(withheld, name) {
+			env = append(env, variable{name, entry})
+		}
+	}
+	return env
+}
+
+// newCommand returns the command of an attempt. Its environment is the inherited one, then that of the task, then
+// variables that identify the task and name its progress file; the later ones override the earlier ones. References are
+// expanded with the latter two; those in the task's variables only with variables before them. A command that is too
+// long is incomplete, and has an Err.
+func newCommand(task *batch.Task, attempt int32, progress ProgressFile, inherited []variable) process.Command {
 	identity := map[string]string{
 		"TASK_NAME":      task.Name,
 		"TASK_NAMESPACE": task.Namespace,
@@ -84,10 +101,10 @@ func newCommand(task *batch.Task, attempt int32, progress ProgressFile, withheld
 	if progress != "" {
 		identity[progressVariable] = string(progress)
 	}
-	c := process.Command{Dir: task.Spec.WorkingDir, Env: slices.DeleteFunc(os.Environ(), func(entry string) bool {
-		name, _, _ := strings.Cut(entry, "=")
-		return slices.Contains(withheld, name)
-	})}
+	c := process.Command{
+		Dir: task.Spec.WorkingDir,
+		Env: make([]string, 0, len(inherited)+len(task.Spec.Env)+len(identity)+1), // and a mark
+	}
 	vars, room := maps.Clone(identity), maxExpanded
 	expanded := func(text string) string {
 		if c.Err != nil {
@@ -106,6 +123,11 @@ func newCommand(task *batch.Task, attempt int32, progress ProgressFile, withheld
 		}
 		vars[e.Name] = expanded(e.Value)
 		c.Env = append(c.Env, e.Name+"="+vars[e.Name])
+	}
+	for _, v := range inherited {
+		if _, overridden := vars[v.name]; !overridden {
+			c.Env = append(c.Env, v.entry)
+		}
 	}
 	for name, value := range identity {
 		c.Env = append(c.Env, name+"="+value)

@@ -90,14 +90,21 @@ func TestNewCommand(t *testing.T) {
 			},
 			WorkingDir: "$(FIRST)",
 		},
-	}, 3, "/run/progress", []string{"WITHHELD"})
+	}, 3, "/run/progress", inheritedEnv([]string{"WITHHELD"}))
 	if want := []string{"1", "$(OF_THE_WORKER)", "1t$(FIRST)", "t/ns/3"}; !slices.Equal(c.Argv, want) {
 		t.Errorf("argv is %q, want %q", c.Argv, want)
 	}
 	if c.Dir != "$(FIRST)" {
 		t.Errorf("dir is %q: it is not expanded for containers either", c.Dir)
 	}
-	// If a name occurs twice, the last value counts.
+	names := map[string]bool{}
+	for _, e := range c.Env {
+		name, _, _ := strings.Cut(e, "=")
+		if names[name] {
+			t.Errorf("%s occurs twice", name)
+		}
+		names[name] = true
+	}
 	for name, want := range map[string]string{
 		"OF_THE_WORKER": "w", "OVERRIDDEN": "t", "EARLY": "$(FIRST)", "FIRST": "1", "SECOND": "1t$(FIRST)",
 		"TASK_NAME": "t", "TASK_NAMESPACE": "ns", "TASK_ATTEMPT": "3",

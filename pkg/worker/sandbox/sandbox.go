@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,8 +49,8 @@ type Sandbox struct {
 	// interrupted holds the tasks that earlier processes of the worker were running when they crashed, by
 	// incarnation. An incarnation that stopped in order, or still runs, has none. An incarnation that left no files
 	// has no entry.
-	interrupted map[string]map[types.UID]bool
-	withheldEnv []string
+	interrupted  map[string]map[types.UID]bool
+	inheritedEnv []variable
 	// memory is the memory of the worker in bytes, or zero. oomScoreAdj is that of this process, see
 	// proc_pid_oom_score_adj(5).
 	memory, oomScoreAdj int64
@@ -73,7 +74,7 @@ type Config struct {
 // the machine does not allow.
 func New(ctx context.Context, host *Host, config Config) (*Sandbox, error) {
 	logger := klog.FromContext(ctx)
-	s := &Sandbox{host: host, withheldEnv: config.WithheldEnv, memory: config.Memory}
+	s := &Sandbox{host: host, inheritedEnv: inheritedEnv(append(slices.Clone(config.WithheldEnv), reaper.MarkVariable)), memory: config.Memory}
 	if text, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil {
 		s.oomScoreAdj, _ = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 	}
@@ -181,7 +182,7 @@ func (s *Sandbox) Prepare(ctx context.Context, task *batch.Task, id attempt.ID) 
 			progress = ProgressFile(filepath.Join(dir, "progress"))
 		}
 	}
-	c := newCommand(task, id.Number, progress, s.withheldEnv)
+	c := newCommand(task, id.Number, progress, s.inheritedEnv)
 	if s.mark != "" {
 		c.Mark = s.mark + "/" + name
 		c.Env = append(c.Env, c.Mark)

@@ -21,6 +21,9 @@ package transitions
 import (
 	"fmt"
 
+	"k8s.io/utils/ptr"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
@@ -48,11 +51,41 @@ func Wrong(before, after *batch.Task) (violations []string) {
 	case s.Disruptions != b.Disruptions:
 		violation("it has %d disruptions after %d, but was not evicted", s.Disruptions, b.Disruptions)
 	}
-	if s.Attempts < b.Attempts {
+	if s.Attempts < b.Attempts && s.CompletedCount == b.CompletedCount {
 		violation("it has %d attempts after %d", s.Attempts, b.Attempts)
 	}
+	violations = append(violations, wrongIndexes(before, after)...)
 	if (b.Phase == batch.TaskSucceeded || b.Phase == batch.TaskFailed) && s.Phase != b.Phase {
 		violation("it was %s and is %s", b.Phase, s.Phase)
+	}
+	return violations
+}
+
+// wrongIndexes returns the rules on the indexes of a task that a change violates. A task without spec.indexes has its
+// counters at zero.
+func wrongIndexes(before, after *batch.Task) (violations []string) {
+	violation := func(format string, args ...any) { violations = append(violations, fmt.Sprintf(format, args...)) }
+	b, s := &before.Status, &after.Status
+	if before.Spec.Indexes != after.Spec.Indexes {
+		violation("it has the indexes %q after %q", after.Spec.Indexes, before.Spec.Indexes)
+	}
+	if s.CompletedCount < b.CompletedCount {
+		violation("it has %d completed indexes after %d", s.CompletedCount, b.CompletedCount)
+	}
+	if s.CompletedCount > b.CompletedCount && (before.Spec.WorkerName == "" || after.Spec.WorkerName == "") {
+		violation("it has %d completed indexes after %d, and no worker has reported that", s.CompletedCount, b.CompletedCount)
+	}
+	count := int32(indexes.Count(before.IndexRanges()))
+	was, is := ptr.Deref(b.IndexLimit, count), ptr.Deref(s.IndexLimit, count)
+	if is > was {
+		violation("it may run the first %d of its indexes after %d", is, was)
+	}
+	if s.CompletedCount > min(is, count) {
+		violation("it has %d completed indexes, and may run %d of %d", s.CompletedCount, is, count)
+	}
+	evicted := before.Spec.WorkerName != "" && after.Spec.WorkerName == ""
+	if evicted && count > 0 && is != min(b.CompletedCount+1, was) {
+		violation("it was evicted with %d completed indexes, and may run %d", b.CompletedCount, is)
 	}
 	return violations
 }

@@ -32,6 +32,16 @@ func TestWrongTransitionsAreSeen(t *testing.T) {
 		task.Status.Incarnation, task.Status.Disruptions, task.Status.Attempts, task.Status.Phase = incarnation, disruptions, attempts, phase
 		return task
 	}
+	chunk := func(worker string, disruptions, attempts, completed, limit int32, phase batch.TaskPhase) *batch.Task {
+		task := bound(worker, worker, disruptions, attempts, phase)
+		task.Spec.Indexes, task.Status.CompletedCount = "0-3,7-9", completed
+		if limit > 0 {
+			task.Status.IndexLimit = &limit
+		}
+		return task
+	}
+	other := chunk("a", 0, 1, 2, 0, batch.TaskRunning)
+	other.Spec.Indexes = "0-3,7"
 	for name, c := range map[string]struct {
 		before, after *batch.Task
 		want          string
@@ -45,7 +55,24 @@ func TestWrongTransitionsAreSeen(t *testing.T) {
 		"an end while unbound":   {bound("", "", 1, 1, batch.TaskPending), bound("", "", 1, 1, batch.TaskSucceeded), "bound to nobody"},
 		"an uncounted eviction":  {bound("a", "a1", 0, 1, batch.TaskRunning), bound("", "", 0, 1, batch.TaskPending), "evicted from a"},
 		"attempts that decrease": {bound("a", "a1", 0, 2, batch.TaskRunning), bound("a", "a1", 0, 1, batch.TaskRunning), "1 attempts after 2"},
-		"a second end":           {bound("a", "a1", 0, 1, batch.TaskSucceeded), bound("a", "a1", 0, 1, batch.TaskFailed), "it was Succeeded"},
+		"the next index":         {chunk("a", 0, 2, 2, 0, batch.TaskRunning), chunk("a", 0, 1, 3, 0, batch.TaskRunning), ""},
+		"a release":              {chunk("a", 0, 1, 2, 0, batch.TaskRunning), chunk("a", 0, 1, 2, 3, batch.TaskRunning), ""},
+		"an eviction of a chunk": {chunk("a", 0, 1, 2, 5, batch.TaskRunning), chunk("", 1, 1, 2, 3, batch.TaskPending), ""},
+		"the end of a chunk":     {chunk("a", 0, 1, 2, 3, batch.TaskRunning), chunk("a", 0, 1, 3, 3, batch.TaskSucceeded), ""},
+		"a prefix counter that goes back": {
+			chunk("a", 0, 1, 3, 0, batch.TaskRunning), chunk("a", 0, 1, 2, 0, batch.TaskRunning), "2 completed indexes after 3"},
+		"attempts at an index that decrease": {
+			chunk("a", 0, 2, 3, 0, batch.TaskRunning), chunk("a", 0, 1, 3, 0, batch.TaskRunning), "1 attempts after 2"},
+		"a release that is taken back": {
+			chunk("a", 0, 1, 3, 4, batch.TaskRunning), chunk("a", 0, 1, 3, 0, batch.TaskRunning), "first 7 of its indexes after 4"},
+		"an index completed past the limit": {
+			chunk("a", 0, 1, 3, 4, batch.TaskRunning), chunk("a", 0, 1, 5, 4, batch.TaskRunning), "may run 4 of 7"},
+		"an eviction that keeps indexes": {
+			chunk("a", 0, 1, 2, 0, batch.TaskRunning), chunk("", 1, 1, 2, 0, batch.TaskPending), "was evicted with 2 completed"},
+		"a completion by an eviction": {
+			chunk("a", 0, 1, 2, 0, batch.TaskRunning), chunk("", 1, 1, 3, 4, batch.TaskPending), "no worker has reported"},
+		"other indexes": {chunk("a", 0, 1, 2, 0, batch.TaskRunning), other, "has the indexes"},
+		"a second end":  {bound("a", "a1", 0, 1, batch.TaskSucceeded), bound("a", "a1", 0, 1, batch.TaskFailed), "it was Succeeded"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := strings.Join(Wrong(c.before, c.after), "; ")

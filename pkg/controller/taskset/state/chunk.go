@@ -130,8 +130,8 @@ func (s *TaskSet) chunkSize(maxIndexes int) int {
 	return max(1, min(int(chunkDuration/median), maxIndexes, left/(2*max(1, s.placed[bound]))))
 }
 
-// takeChunk removes the first n pending indexes, or fewer if the next one does not fit or must run alone. It returns nil
-// if that leaves less than two.
+// takeChunk removes the first n pending indexes, or fewer if the next one does not fit or must run alone. It returns
+// nil if that leaves less than two.
 func (s *TaskSet) takeChunk(n int) []indexes.Range {
 	if n < 2 {
 		return nil
@@ -168,8 +168,8 @@ func (s *TaskSet) takeChunk(n int) []indexes.Range {
 }
 
 // TaskLimit returns how many tasks may be active, at most parallelism. While the controller does not know how long the
-// commands run, and while it creates chunks, only few tasks wait for a worker. until is when the limit may rise, zero if
-// time does not change it.
+// commands run, and while it creates chunks, only few tasks wait for a worker. until is when the limit may rise, zero
+// if time does not change it.
 func (s *TaskSet) TaskLimit(parallelism, maxIndexes int, now time.Time) (limit int, until time.Time) {
 	if maxIndexes < 2 {
 		return parallelism, time.Time{}

@@ -120,7 +120,7 @@ func newSuccessRules(policy *batch.SuccessPolicy, limit int, completed *indexSet
 	return rules
 }
 
-// recordSuccess counts the indexes of a range, none of which may have succeeded before.
+// recordSuccess counts the indexes of a range. None of them may have succeeded before.
 func (r *successRule) recordSuccess(succeeded indexes.Range) {
 	if r.indexes == nil {
 		r.succeeded += sizeOf(succeeded)

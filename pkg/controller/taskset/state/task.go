@@ -56,10 +56,10 @@ import (
 //	failed, the failure policy ignores it                          Ignored     backoff
 //	failed                                                         Counted     backoff; the index may have failed
 //
-// A task with several indexes is a chunk. Its indexes leave it one by one: those that have succeeded are counted as soon
-// as they are observed, those that it has released are pending again. What is said above about the index of a task holds
-// for the index that a chunk runs, or that has failed. A chunk with successes is Counted before it is Retained or
-// ToDelete, whatever becomes of its failure, because the status that counts the successes must be stored first.
+// A task with several indexes is a chunk. Its indexes leave it one by one: those that have succeeded are counted as
+// soon as they are observed, those that it has released are pending again. In the tables above, the index of a chunk is
+// the one that runs, or that has failed. A chunk with successes is Counted before it is Retained or ToDelete, whatever
+// becomes of its failure, because the status that counts the successes must be stored first.
 //
 // Other steps of a sync move tasks as follows.
 //
@@ -131,7 +131,7 @@ func QueueOrderOfSet(set *batch.TaskSet) QueueOrder {
 
 // TaskToCreate is a task to create.
 type TaskToCreate struct {
-	// Indexes are the indexes that the task runs: one, or several of which none has failed.
+	// Indexes are the indexes that the task runs: one, or several that have not failed.
 	Indexes []indexes.Range
 	// FailureCount is how many tasks of the index have been counted as failed.
 	FailureCount int
@@ -199,8 +199,8 @@ func newTrackedTask(task *batch.Task) *TrackedTask {
 	}
 }
 
-// Index returns the index that the task runs, or that has failed: of a chunk the one after those that have succeeded. It
-// returns -1 if there is none.
+// Index returns the index that the task runs, or that has failed: of a chunk the one after those that have succeeded.
+// It returns -1 if there is none.
 func (t *TrackedTask) Index() int {
 	if t.completedCount >= t.indexCount {
 		return -1

@@ -84,8 +84,8 @@ func DurationColumn(task *batch.Task) any {
 	return registry.Between(task.Status.StartTime, task.Status.CompletionTime)
 }
 
-// IndexesColumn returns how many indexes have succeeded and how many the task may run, like 37/64. It is empty for a task
-// without indexes.
+// IndexesColumn returns how many indexes have succeeded and how many the task may run, like 37/64. It is empty for a
+// task without indexes.
 func IndexesColumn(task *batch.Task) any {
 	if task.Spec.Indexes == "" {
 		return ""

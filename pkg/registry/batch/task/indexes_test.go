@@ -135,7 +135,8 @@ func TestValidateIndexStatus(t *testing.T) {
 	}
 }
 
-// TestAnEvictionReleasesIndexes checks that an evicted task keeps the index that runs, and that others may run the rest.
+// TestAnEvictionReleasesIndexes checks that an evicted task keeps the index that runs, and that others may run the
+// rest.
 func TestAnEvictionReleasesIndexes(t *testing.T) {
 	for _, test := range []struct {
 		name  string

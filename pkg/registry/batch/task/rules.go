@@ -120,8 +120,8 @@ func ValidateSpec(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
 	return errs
 }
 
-// maxText bounds command, args, env and items together, in bytes. As for Secrets, larger objects do not fit into etcd. Linux
-// accepts little more.
+// maxText bounds command, args, env and items together, in bytes. As for Secrets, larger objects do not fit into etcd.
+// Linux accepts little more.
 const maxText = 1 << 20
 
 // TextSize returns the size of command, args, env and items together, in bytes.
