@@ -73,11 +73,11 @@ e2e-cluster: build ## Install, test and remove Leat on the cluster of KUBECONFIG
 	hack/e2e-cluster.sh
 
 .PHONY: bench
-bench: build host ## Measure Leat, a CRD, Pods and etcd, for up to an hour on an idle machine: docs/reference/performance.md
+bench: build host ## Measure Leat, xargs, a CRD, Pods and etcd, for up to an hour and a half on an idle machine: docs/reference/performance.md
 	$(GO) run ./test/perf/bench --watchers=1,100,1000,10000 --json=bin/bench.json --plots=bin/bench $(BENCH)
 
 .PHONY: bench-quick
-bench-quick: build host ## Measure ratios for two minutes, and compare them with the last "make bench"
+bench-quick: build host ## Measure ratios for four minutes, and compare them with the last "make bench"
 	$(GO) run ./test/perf/bench --quick $(if $(wildcard bin/bench.json),--against=bin/bench.json) $(BENCH)
 
 .PHONY: profile

@@ -26,7 +26,7 @@ import (
 
 // BenchmarkCycle adds many tasks, places them, and deletes them. One operation is one such round.
 func BenchmarkCycle(b *testing.B) {
-	for _, size := range []struct{ tasks, workers int }{{10_000, 1_000}, {10_000, 10_000}, {100_000, 1_000}} {
+	for _, size := range []struct{ tasks, workers int }{{10_000, 1_000}, {10_000, 10_000}, {100_000, 1_000}, {100_000, 10_000}} {
 		for _, kind := range []struct {
 			name    string
 			classes int

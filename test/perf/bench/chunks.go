@@ -47,7 +47,7 @@ const (
 	// localNamespace is the namespace of the worker of "leat up".
 	localNamespace = "default"
 	// yardstickIndexes limits the commands of yardsticks, whose rate does not depend on the number.
-	yardstickIndexes = 20_000
+	yardstickIndexes = 5_000
 	// mixedIndexes have a long command each mixedEvery, and short ones otherwise.
 	mixedIndexes, mixedEvery = 10_000, 100
 	mixedLong, mixedShort    = 10 * time.Second, 10 * time.Millisecond

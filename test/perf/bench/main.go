@@ -95,7 +95,7 @@ type bench struct {
 const usage = `Compares Leat with a CRD and Pods on a real kube-apiserver, and with etcd itself, in one run on this machine.
 
   make build host                      build the programs
-  go run ./test/perf/bench             run everything, in at most an hour
+  go run ./test/perf/bench             run everything, in at most an hour and a half
   go run ./test/perf/bench --only=operations --operations=500
                                        run one small part
   go run ./test/perf/bench --quick --against=earlier.json
@@ -138,7 +138,7 @@ func main() {
 		}
 		return nil
 	})
-	flag.BoolVar(&o.Quick, "quick", false, "Run chunks, operations, a few lists and watchers in one round, in three minutes, and print ratios only. It replaces the sizes")
+	flag.BoolVar(&o.Quick, "quick", false, "Run chunks, operations, a few lists and watchers in one round, in four minutes, and print ratios only. It replaces the sizes")
 	flag.IntVar(&o.Rounds, "rounds", 3, "Rounds of operations, lists and watches")
 	flag.IntVar(&o.Clients, "clients", 32, "Concurrent clients that send operations, each with its own connection")
 	flag.IntVar(&o.Operations, "operations", 2000, "Objects of each subject in each round. Each operation runs once per object")

@@ -97,6 +97,10 @@ func (r *result) bars(file, title, part, value string, log bool) error {
 		p.Add(b)
 		p.Legend.Add(name, b)
 	}
+	// A label in one line would overlap the next.
+	for i, group := range groups {
+		groups[i] = strings.ReplaceAll(group, ", ", ",\n")
+	}
 	p.NominalX(groups...)
 	p.X.Min, p.X.Max, p.Y.Min = -0.5, float64(len(groups))-0.5, 0
 	// Leave space for the legend.
