@@ -170,11 +170,24 @@ func TestOldWorker(t *testing.T) {
 	i := newInstallation(t, "")
 	// The new worker has the name that the old one gets later: the old one must not inherit its features.
 	first := i.startWorker("old", "")
+	before := i.awaitReady("old", true).Status
+	if len(before.WorkerInfo.Features) == 0 {
+		t.Error("the new worker has no features: this run proves nothing")
+	}
 	kit.Check(t, first.Kill())
 	worker := i.startWorker("old", old)
-	if features := i.awaitReady("old", true).Status.WorkerInfo.Features; len(features) > 0 {
-		t.Errorf("the old worker has the features %v, want none", features)
-	}
+	kit.Eventually(t, "the old worker has registered", func(ctx context.Context) error {
+		now, err := i.api.Workers(namespace).Get(ctx, "old", metav1.GetOptions{})
+		switch {
+		case err != nil:
+			return err
+		case now.Status.Incarnation == before.Incarnation:
+			return errors.New("it has not")
+		case len(now.Status.WorkerInfo.Features) > 0:
+			t.Errorf("the old worker has the features %v, want none", now.Status.WorkerInfo.Features)
+		}
+		return nil
+	})
 	i.startWorker("new", "")
 
 	t.Run("FromTheStart", func(t *testing.T) {
@@ -195,11 +208,11 @@ func TestOldWorker(t *testing.T) {
 		i := i.in(t)
 		kit.Check(t, worker.Kill())
 		i.awaitReady("old", false)
-		i.createSet("away-and-back", 1200)
+		i.createSet("away-and-back", 500)
 		i.awaitChunk("away-and-back")
 		kit.Check(t, worker.Restart(t.Context()))
 		i.awaitReady("old", true)
-		_, changes := i.check("away-and-back", 1200)
+		_, changes := i.check("away-and-back", 500)
 		if tasks := i.checkReports("old", changes); tasks == 0 {
 			t.Error("the old worker had no tasks after its return")
 		}
