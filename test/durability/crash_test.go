@@ -239,7 +239,7 @@ exit 0
 
 const setName = "work"
 
-// load is a set of commands. One of oneOf takes three seconds, the others at most longest milliseconds.
+// load describes a set of commands. One of oneOf takes three seconds, and the others at most longest milliseconds.
 type load struct {
 	completions, parallelism int32
 	longest, oneOf           int

@@ -47,10 +47,16 @@ func Program(t testing.TB, name string) string {
 	return path
 }
 
+// initialPrograms is the value of programsVariable when the test program starts.
+var initialPrograms = os.Getenv(programsVariable)
+
 // UsePrograms makes those of a directory the programs under test, for all processes that are started from now on until
-// the test ends. An empty directory means the default.
+// the test ends. An empty directory means those that are under test otherwise.
 func UsePrograms(t testing.TB, dir string) {
 	t.Helper()
+	if dir == "" {
+		dir = initialPrograms
+	}
 	t.Setenv(programsVariable, dir)
 }
 

@@ -42,7 +42,7 @@ const namespace = "default"
 // script is the command of each index. It takes some milliseconds, so that the controller combines indexes if it can.
 const script = setcheck.MarkFunction + `
 mark start
-sleep 0.01
+sleep "$DURATION"
 mark end
 `
 
@@ -87,12 +87,12 @@ func (i *installation) awaitReady(name string, want bool) *batch.Worker {
 	return worker
 }
 
-// createSet creates a set of short commands.
-func (i *installation) createSet(name string, completions int32) {
+// createSet creates a set of commands that take as many seconds.
+func (i *installation) createSet(name string, completions int32, seconds string) {
 	i.Helper()
 	set := kit.NewTaskSet(name, "bash", "-c", script)
 	set.Spec.Completions, set.Spec.Parallelism, set.Spec.CompletionMode = &completions, &completions, new(batch.IndexedCompletion)
-	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "MARKS", Value: filepath.Join(i.dir, name)}}
+	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "MARKS", Value: filepath.Join(i.dir, name)}, {Name: "DURATION", Value: seconds}}
 	_, err := i.api.TaskSets(namespace).Create(i.Context(), set, metav1.CreateOptions{})
 	kit.Check(i.T, err)
 }
@@ -170,16 +170,29 @@ func TestOldWorker(t *testing.T) {
 	i := newInstallation(t, "")
 	// The new worker has the name that the old one gets later: the old one must not inherit its features.
 	first := i.startWorker("old", "")
+	before := i.awaitReady("old", true).Status
+	if len(before.WorkerInfo.Features) == 0 {
+		t.Error("the new worker has no features: this run proves nothing")
+	}
 	kit.Check(t, first.Kill())
 	worker := i.startWorker("old", old)
-	if features := i.awaitReady("old", true).Status.WorkerInfo.Features; len(features) > 0 {
-		t.Errorf("the old worker has the features %v, want none", features)
-	}
+	kit.Eventually(t, "the old worker has registered", func(ctx context.Context) error {
+		now, err := i.api.Workers(namespace).Get(ctx, "old", metav1.GetOptions{})
+		switch {
+		case err != nil:
+			return err
+		case now.Status.Incarnation == before.Incarnation:
+			return errors.New("it has not")
+		case len(now.Status.WorkerInfo.Features) > 0:
+			t.Errorf("the old worker has the features %v, want none", now.Status.WorkerInfo.Features)
+		}
+		return nil
+	})
 	i.startWorker("new", "")
 
 	t.Run("FromTheStart", func(t *testing.T) {
 		i := i.in(t)
-		i.createSet("from-the-start", 150)
+		i.createSet("from-the-start", 150, "0.01")
 		result, changes := i.check("from-the-start", 150)
 		if result.Chunks > 0 {
 			t.Errorf("%d tasks have several indexes while an old worker is ready", result.Chunks)
@@ -195,11 +208,11 @@ func TestOldWorker(t *testing.T) {
 		i := i.in(t)
 		kit.Check(t, worker.Kill())
 		i.awaitReady("old", false)
-		i.createSet("away-and-back", 1200)
+		i.createSet("away-and-back", 500, "0.06")
 		i.awaitChunk("away-and-back")
 		kit.Check(t, worker.Restart(t.Context()))
 		i.awaitReady("old", true)
-		_, changes := i.check("away-and-back", 1200)
+		_, changes := i.check("away-and-back", 500)
 		if tasks := i.checkReports("old", changes); tasks == 0 {
 			t.Error("the old worker had no tasks after its return")
 		}
@@ -230,7 +243,7 @@ func (i *installation) in(t *testing.T) *installation {
 func TestOldServer(t *testing.T) {
 	i := newInstallation(t, oldPrograms(t))
 	i.startWorker("new", "")
-	i.createSet("set", 150)
+	i.createSet("set", 150, "0.01")
 	if result, _ := i.check("set", 150); result.Chunks > 0 {
 		t.Errorf("%d tasks have several indexes", result.Chunks)
 	}

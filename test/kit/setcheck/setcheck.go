@@ -257,7 +257,7 @@ func (r *Result) create(created *batch.Task, wrong func(string, ...any)) {
 		}
 		if len(i.holders) > 0 || i.succeeded > 0 || i.failedFinally {
 			i.late++
-			i.succeededAt, late = time.Time{}, true
+			late = true
 		}
 		i.holders = append(i.holders, t)
 	}
@@ -360,7 +360,10 @@ func (r *Result) observeReport(t *task, c history.Change, wrong func(string, ...
 func (r *Result) end(kind MarkKind, t *task, c history.Change) *index {
 	n := indexes.At(t.ranges, t.completed)
 	r.drop(t, t.completed, t.completed+1)
-	r.reported = append(r.reported, Mark{Kind: kind, Index: n, Task: t.uid, Worker: t.binding.worker, Incarnation: t.binding.incarnation, At: c.Received})
+	// A task fails, too, when its worker terminates the command because the task is being deleted.
+	if kind != Fail || c.After.DeletionTimestamp == nil {
+		r.reported = append(r.reported, Mark{Kind: kind, Index: n, Task: t.uid, Worker: t.binding.worker, Incarnation: t.binding.incarnation, At: c.Received})
+	}
 	return &r.indexes[n]
 }
 
@@ -405,11 +408,12 @@ func (r *Result) compareMarks(marks []Mark) {
 		if allowed[at]--; allowed[at] < 0 {
 			r.fail("index %d was started once more than task %s allows worker %s, at %s", m.Index, nameOf(names, m.Task), m.Worker, m.At.Format(timeFormat))
 		}
-		if at := r.indexes[m.Index].succeededAt; !at.IsZero() && m.At.After(at) {
+		// Another task of the index may run it, too, if it was created late.
+		if i := &r.indexes[m.Index]; i.late == 0 && !i.succeededAt.IsZero() && m.At.After(i.succeededAt) {
 			// A worker that was frozen right before the start of a command starts it when it wakes. By then the task was
 			// evicted.
 			if r.LateStarts++; !evicted[run{m.Task, m.Incarnation, m.Index}] {
-				r.fail("index %d started on worker %s at %s, after it succeeded at %s", m.Index, m.Worker, m.At.Format(timeFormat), at.Format(timeFormat))
+				r.fail("index %d started on worker %s at %s, after it succeeded at %s", m.Index, m.Worker, m.At.Format(timeFormat), i.succeededAt.Format(timeFormat))
 			}
 		}
 	}
