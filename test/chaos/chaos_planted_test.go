@@ -99,32 +99,42 @@ func plantInSets(random *rand.Rand, work []history.Change, sets []checkedSet, de
 		matches func(before, after *batch.Task) bool
 		// plant changes the task, and returns the position of an index that is started afterwards; -1 for none.
 		plant func(after *batch.Task) (started int)
+		// optional is set if not each run has a place for the fault.
+		optional bool
 	}{
 		{"an index counted without success", func(before, after *batch.Task) bool {
 			return after.Status.Phase == batch.TaskSucceeded && before.Status.Phase != batch.TaskSucceeded
 		}, func(after *batch.Task) int {
 			after.Status.Phase, after.Status.CompletedCount = batch.TaskRunning, 0
 			return -1
-		}},
+		}, false},
 		{"a report by another incarnation", func(before, after *batch.Task) bool {
 			return after.Status.Phase == batch.TaskSucceeded && before.Status.Phase != batch.TaskSucceeded
 		}, func(after *batch.Task) int {
 			after.Status.Incarnation = "another"
 			return -1
-		}},
+		}, false},
 		{"an index started after its release was sent", func(before, after *batch.Task) bool {
 			return before.Spec.WorkerName != "" && after.Spec.WorkerName != "" && before.Status.IndexLimit == nil && after.Status.IndexLimit != nil
-		}, func(after *batch.Task) int { return int(*after.Status.IndexLimit) }},
+		}, func(after *batch.Task) int { return int(*after.Status.IndexLimit) }, false},
 		{"a prefix counter that goes back", func(before, after *batch.Task) bool {
 			return before.Status.CompletedCount > 0 && after.Status.CompletedCount > before.Status.CompletedCount
 		}, func(after *batch.Task) int {
 			after.Status.CompletedCount = 0
 			return -1
-		}},
+		}, false},
 		{"a chunk continued past a failure", func(before, after *batch.Task) bool {
 			return after.Status.Phase == batch.TaskFailed && before.Status.Phase != batch.TaskFailed &&
 				int(after.Status.CompletedCount)+1 < indexes.Count(after.IndexRanges())
-		}, func(after *batch.Task) int { return int(after.Status.CompletedCount) + 1 }},
+		}, func(after *batch.Task) int { return int(after.Status.CompletedCount) + 1 }, false},
+		{"a prefetched task that counts a disruption", func(before, after *batch.Task) bool {
+			waiting := after.Status.State.Waiting
+			return waiting != nil && (waiting.Reason == batch.TaskReasonPrefetched && before.Spec.WorkerName == "" ||
+				waiting.Reason == batch.TaskReasonRebalanced && before.Spec.WorkerName != "" && after.Spec.WorkerName == "")
+		}, func(after *batch.Task) int {
+			after.Status.Disruptions++
+			return -1
+		}, true},
 	} {
 		set := map[string]checkedSet{}
 		for _, s := range sets {
@@ -133,6 +143,9 @@ func plantInSets(random *rand.Rand, work []history.Change, sets []checkedSet, de
 		c, i := anyOf(random, work, func(c history.Change) bool {
 			return c.Before != nil && c.After != nil && set[c.After.Labels[batch.LabelTaskSetName]].Result != nil && fault.matches(c.Before, c.After)
 		})
+		if i < 0 && fault.optional {
+			continue
+		}
 		if i < 0 {
 			missing = append(missing, "no set has a place to plant "+fault.name+": the run proves nothing about it")
 			continue

@@ -82,12 +82,6 @@ func (b *failureBackoff) until() time.Time {
 	return b.lastFailure.Add(b.Delay(b.failures))
 }
 
-// isWaiting reports whether the index has its own backoff that EndBackoffs has not ended.
-func (b *failureBackoff) isWaiting(index int) bool {
-	_, waiting := b.readyAt[index]
-	return waiting
-}
-
 // recordStart ends the backoff of an index that has a task again. A later failure counts as one more in a row.
 func (b *failureBackoff) recordStart(index int) { delete(b.readyAt, index) }
 
