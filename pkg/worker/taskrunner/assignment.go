@@ -68,7 +68,14 @@ func newAssignment(tasks typed.TaskInterface, task *batch.Task, metrics *Metrics
 // matches reports whether task is still bound by this assignment.
 func (a assignment) matches(task *batch.Task) bool {
 	return task.UID == a.uid && task.Spec.WorkerName == a.worker && task.Status.Incarnation == a.incarnation &&
-		task.Status.Disruptions == a.disruptions && task.Status.Bindings == a.bindings
+		a.isSameBinding(task)
+}
+
+// isSameBinding reports whether task was bound as often as when the assignment began. While servers are upgraded, those
+// that are older drop status.bindings from what passes through them, so zero is no other number.
+func (a assignment) isSameBinding(task *batch.Task) bool {
+	return task.Status.Disruptions == a.disruptions &&
+		(task.Status.Bindings == a.bindings || task.Status.Bindings == 0 || a.bindings == 0)
 }
 
 // updateStatus applies change to the status of the task and returns the task as stored. It retries as withRetry does.

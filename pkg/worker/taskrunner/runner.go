@@ -180,8 +180,7 @@ func (r *Runner) Name() string { return r.assignment.name }
 
 // Handles reports whether the task belongs to the assignment of the runner, and the runner has not lost it.
 func (r *Runner) Handles(task *batch.Task) bool {
-	return !r.IsLost() && r.assignment.uid == task.UID && r.assignment.disruptions == task.Status.Disruptions &&
-		r.assignment.bindings == task.Status.Bindings
+	return !r.IsLost() && r.assignment.uid == task.UID && r.assignment.isSameBinding(task)
 }
 
 // Done returns a channel that is closed when Run has returned.
