@@ -152,7 +152,7 @@ var conformanceKinds = []kind{
 		populate:         bindTask,
 		serverConditions: []string{"Reconciling", "TaskScheduled"}, // TaskScheduled is False: the object has gates
 		selectable:       map[string]string{"spec.workerName": "", "spec.queueName": "default", "status.phase": "Pending"},
-		columns:          []string{"Name", "Status", "Worker", "Exit", "Attempts", "Age"},
+		columns:          []string{"Name", "Status", "Worker", "Exit", "Attempts", "Indexes", "Age"},
 		wide:             []string{"Queue", "Priority", "Wait", "Duration", "Reason"},
 		subresources: map[string]subresource{
 			"status": {kind: "Task", verbs: updateVerbs, unknownField: "status.bogus"},

@@ -392,7 +392,7 @@ func (s *cliSuite) retriesFailed(t *testing.T) {
 	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some has failed: FailedIndexes: .*  Failed +indexes 3,17\n.*  2 failed +exit code 5 \(indexes 3,17\)\n  Like index 3 +\| not yet\n.*Next +leat logs taskset/some; leat retry taskset/some\n$`, "^$")
 	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, `\d+ indexes have succeeded and are gone, with what they printed: 0-2,4-[^\n]*\n$`)
 	// Where workers serve no logs, the last lines come from the status, and a line on standard error tells so.
-	s.leat(t, "logs", "some/17").expect(t, 0, `^\[some/17\] not yet\n$`, `^$|^The output of task/some-17-\S+ cannot be read: [^\n]*\n$`)
+	s.leat(t, "logs", "some/17").expect(t, 0, `^\[some/17\] not yet\n$`, `^$|^The output of task/some-\d+-\S+ cannot be read: [^\n]*\n$`)
 	s.leat(t, "logs", "some", "--index=4,17").expect(t, 0, `^\[some/17\] not yet\n$`, `1 index has succeeded and is gone, with what it printed: 4\.\n$`)
 	s.leat(t, "logs", "some/20").expect(t, 2, `^$`, `taskset/some has no index 20: its indexes go from 0 to 19`)
 	s.leat(t, "explain", "some/3").expect(t, 0, `(?s)^(task/some-3-\S+|taskset/some/3) has failed .*: exit code 5\.\n.*Last lines +\| not yet\n.*Set +taskset/some(, index 3)?\n$`, "^$")

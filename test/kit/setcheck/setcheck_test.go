@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -70,13 +71,14 @@ func (r *record) update(what string, uid types.UID, edit func(*batch.Task)) {
 }
 
 func (r *record) bind(uid types.UID, worker string) {
-	r.update("bound", uid, func(t *batch.Task) { t.Spec.WorkerName, t.Status.Incarnation = worker, worker+"1" })
+	r.update("bound", uid, func(t *batch.Task) { t.Spec.WorkerName, t.Status.Incarnation = worker, worker+"1"; t.Status.Bindings++ })
 }
 
 func (r *record) evict(uid types.UID) {
 	r.update("evicted", uid, func(t *batch.Task) {
 		t.Spec.WorkerName, t.Status.Incarnation, t.Status.Phase = "", "", batch.TaskPending
 		t.Status.Disruptions++
+		meta.SetStatusCondition(&t.Status.Conditions, metav1.Condition{Type: batch.DisruptionTarget, Status: metav1.ConditionTrue, Reason: "WorkerLost"})
 		if t.Spec.Indexes != "" {
 			t.Status.IndexLimit = new(t.Status.CompletedCount + 1)
 		}
