@@ -226,6 +226,9 @@ func (s *simulation) load() {
 	maps.DeleteFunc(s.model.failedIndexes, beyond)
 	maps.DeleteFunc(s.model.failures, func(index, _ int) bool { return index >= s.end() })
 	s.model.finished, s.model.seen = map[types.UID]*modelTask{}, map[types.UID]bool{}
+	maps.DeleteFunc(s.model.deletionRequested, func(uid types.UID, _ bool) bool {
+		return s.tasks[uid] == nil || s.tasks[uid].DeletionTimestamp == nil
+	})
 	for _, task := range s.tasks {
 		s.completed(task)
 	}
