@@ -39,7 +39,8 @@ func Wrong(before, after *batch.Task) (violations []string) {
 			violation("it is bound to nobody, with phase %s and incarnation %q", s.Phase, s.Incarnation)
 		}
 	case from == "":
-		if s.Incarnation == "" || s.Disruptions != b.Disruptions || s.Bindings != b.Bindings+1 {
+		counted := s.Bindings == b.Bindings+1 || s.Bindings == 0 && b.Bindings == 0 // older servers do not count bindings
+		if s.Incarnation == "" || s.Disruptions != b.Disruptions || !counted {
 			violation("it was bound to %s, incarnation %q, with %d disruptions after %d and %d bindings after %d",
 				to, s.Incarnation, s.Disruptions, b.Disruptions, s.Bindings, b.Bindings)
 		}
