@@ -48,7 +48,7 @@ func (s *syncContext) deleteCounted(ctx context.Context) error {
 func (s *syncContext) deleteTasks(ctx context.Context, tasks []*state.TrackedTask) (deleted int, err error) {
 	var mu sync.Mutex
 	client := s.client.BatchV1alpha1().Tasks(s.set.Namespace)
-	done := make([]bool, len(tasks))
+	done, gone := make([]bool, len(tasks)), make([]bool, len(tasks))
 	s.parallelize(ctx, len(tasks), func(i int) {
 		task := tasks[i]
 		if !task.NeedsDeletion() {
@@ -67,6 +67,7 @@ func (s *syncContext) deleteTasks(ctx context.Context, tasks []*state.TrackedTas
 		// A conflict means that another task has the name now or, with a resourceVersion, that the task has changed. An
 		// event will show the change.
 		conflict := apierrors.IsConflict(deleteErr)
+		gone[i] = apierrors.IsNotFound(deleteErr)
 		if deleteErr == nil || apierrors.IsNotFound(deleteErr) || conflict && preconditions.ResourceVersion == nil {
 			done[i] = true
 			return
@@ -81,8 +82,11 @@ func (s *syncContext) deleteTasks(ctx context.Context, tasks []*state.TrackedTas
 	for i, task := range tasks {
 		if done[i] {
 			deleted++
-			if task.NeedsDeletion() {
-				s.state.DeletionRequested(task)
+			switch {
+			case gone[i]:
+				s.state.Observe(task.UID, nil)
+			case task.NeedsDeletion():
+				s.state.DeletionRequested(task, s.now)
 			}
 		}
 	}

@@ -62,6 +62,11 @@ func (s *syncContext) sync(ctx context.Context) error {
 	if state.FinishedCondition(s.set) != nil {
 		return s.cleanUpFinished(ctx)
 	}
+	unconfirmed, checkAt := s.state.UnconfirmedDeletions(s.now, staleAfter)
+	s.requeueAt(checkAt)
+	if _, err := s.deleteTasks(ctx, unconfirmed); err != nil {
+		return err
+	}
 	adoptionErr := s.adopt(ctx)
 	s.requeueAt(s.state.EndBackoffs(s.now))
 	status := s.set.Status.DeepCopy()

@@ -198,7 +198,7 @@ func (s *simulation) step() string {
 		toStop, _ := s.state.TasksToStop(s.now)
 		for _, t := range append(slices.Clone(toDelete), toStop...) {
 			if t.NeedsDeletion() && s.next(4) > 0 {
-				s.state.DeletionRequested(t)
+				s.state.DeletionRequested(t, s.now)
 				s.model.deletionRequested[t.UID] = true
 			}
 		}

@@ -185,9 +185,31 @@ func (s *TaskSet) TasksToDelete(n int) (tasks []*TrackedTask, more bool) {
 	return s.toDelete[:n], n < len(s.toDelete)
 }
 
-// DeletionRequested records that the server has accepted the deletion of a task.
-func (s *TaskSet) DeletionRequested(t *TrackedTask) {
-	t.deletionRequested = true
+// UnconfirmedDeletions returns the unfinished tasks whose deletion was requested at least that long ago, and that no
+// event has shown as being deleted. They may be gone without an event: the informer does not see a task that is created
+// and deleted between two of its lists. The deletion must be requested again, which shows whether the task exists.
+// checkAt is when to call it again, zero if no deletion is unconfirmed.
+func (s *TaskSet) UnconfirmedDeletions(now time.Time, after time.Duration) (tasks []*TrackedTask, checkAt time.Time) {
+	if s.terminating == 0 {
+		return nil, time.Time{}
+	}
+	for _, t := range s.tasks {
+		if t.state != Terminating || t.deletionTimestamp || !t.deletionRequested {
+			continue
+		}
+		if due := t.deletionRequestedAt.Add(after); due.After(now) {
+			checkAt = earliest(checkAt, due)
+			continue
+		}
+		t.deletionRequested = false
+		tasks = append(tasks, t)
+	}
+	return tasks, checkAt
+}
+
+// DeletionRequested records that the server has accepted the deletion of a task at that time.
+func (s *TaskSet) DeletionRequested(t *TrackedTask, now time.Time) {
+	t.deletionRequested, t.deletionRequestedAt = true, now
 	switch {
 	case !s.loaded:
 	case t.state == ToDelete:

@@ -182,6 +182,8 @@ type TrackedTask struct {
 	// deletionTimestamp reports whether the task has one, and deletionRequested whether the controller has requested
 	// the deletion.
 	deletionTimestamp, deletionRequested bool
+	// deletionRequestedAt is when the controller requested the deletion.
+	deletionRequestedAt time.Time
 	// gone reports whether the task was deleted. Finished and Counted tasks outlive their deletion.
 	gone bool
 	// backoffRecorded reports whether the backoff includes the failure of the task.

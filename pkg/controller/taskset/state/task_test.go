@@ -52,7 +52,7 @@ func TestTransitions(t *testing.T) {
 	markDeleted := observe(func(task *batch.Task) { task.DeletionTimestamp = &metav1.Time{Time: now} })
 	count := func(f *fixture) { f.state.CountFinished(now) }
 	store := func(f *fixture) { f.state.StatusStored() }
-	requestDeletion := func(f *fixture) { f.state.DeletionRequested(f.state.tasks["a"]) }
+	requestDeletion := func(f *fixture) { f.state.DeletionRequested(f.state.tasks["a"], time.Time{}) }
 	remove := func(f *fixture) { f.state.Observe("a", nil) }
 
 	states := map[TaskState][]func(*fixture){
