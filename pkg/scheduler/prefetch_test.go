@@ -297,7 +297,7 @@ func TestADurationIsThatOfTheCommand(t *testing.T) {
 		known  bool
 	}{
 		{"from when it runs to its end", [][]func(*batch.Task){{on("w")}, {on("w"), started}, {on("w"), started}, {on("w"), finished}}, 2 * time.Second, true},
-		{"zero if it was not seen to run", [][]func(*batch.Task){{on("w")}, {on("w"), finished}}, 0, true},
+		{"zero if no update has shown it running", [][]func(*batch.Task){{on("w")}, {on("w"), finished}}, 0, true},
 		{"not the time on a worker before the last", [][]func(*batch.Task){
 			{on("w"), started}, {disrupted("WorkerLost"), func(t *batch.Task) { t.Status.Disruptions = 1 }}, {on("w")}, {on("w"), started}, {on("w"), finished},
 		}, time.Second, true},

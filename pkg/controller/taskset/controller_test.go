@@ -892,3 +892,33 @@ func TestFailuresAreEvaluatedAgainAfterAConflict(t *testing.T) {
 		t.Errorf("conditions: %v", w.conditions())
 	}
 }
+
+// TestADeletionThatNoEventShowsIsRequestedAgain deletes a task that the informer has never seen, as between two of its
+// lists. The set must not wait for its end for good.
+func TestADeletionThatNoEventShowsIsRequestedAgain(t *testing.T) {
+	w := newWorld(t)
+	w.create(newSpec(completions(3), parallelism(3)))
+	w.deliver(len(w.events))
+	for len(w.tasks) < 3 {
+		if err := w.reconcile(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	withoutTasks := func() {
+		w.events = slices.DeleteFunc(w.events, func(e event) bool { return e.set == nil && e.oldSet == nil })
+		w.deliver(len(w.events))
+	}
+	withoutTasks()
+	w.change(func(set *batch.TaskSet) { set.Spec.Suspend = ptr.To(true) })
+	withoutTasks()
+	if err := w.reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.tasks) > 0 {
+		t.Fatalf("the tasks of %v are left in a suspended set", w.active())
+	}
+	withoutTasks()
+	w.change(func(set *batch.TaskSet) { set.Spec.Suspend = ptr.To(false) })
+	w.now = w.now.Add(staleAfter + time.Second) // The next sync loads the state again.
+	w.expectActive(0, 1, 2)
+}

@@ -68,7 +68,7 @@ func (s *syncContext) deleteTasks(ctx context.Context, tasks []*state.TrackedTas
 		// event will show the change.
 		conflict := apierrors.IsConflict(deleteErr)
 		gone[i] = apierrors.IsNotFound(deleteErr)
-		if deleteErr == nil || apierrors.IsNotFound(deleteErr) || conflict && preconditions.ResourceVersion == nil {
+		if deleteErr == nil || gone[i] || conflict && preconditions.ResourceVersion == nil {
 			done[i] = true
 			return
 		}

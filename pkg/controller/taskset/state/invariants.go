@@ -5,7 +5,7 @@ Licensed under the Apache License, Version 2.0 (the "License");
 you may not use this file except in compliance with the License.
 You may obtain a copy of the License at
 
-	http://www.apache.org/licenses/LICENSE-2.0
+    http://www.apache.org/licenses/LICENSE-2.0
 
 Unless required by applicable law or agreed to in writing, software
 distributed under the License is distributed on an "AS IS" BASIS,
@@ -13,6 +13,7 @@ WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 See the License for the specific language governing permissions and
 limitations under the License.
 */
+
 package state
 
 import (
@@ -64,7 +65,7 @@ func (s *TaskSet) CheckInvariants() error {
 		}
 		if completed := indexes.Slice(t.indexes, 0, t.completedCount); t.completedCount != t.countedCount ||
 			len(indexes.Subtract(indexes.Below(completed, s.indexEnd), union(s.completed.ranges, s.failedIndexes.ranges))) > 0 {
-			return fmt.Errorf("task %s has completed %v, of which %d are counted and %s are completed", t.UID, completed, t.countedCount, &s.completed)
+			return fmt.Errorf("task %s has completed %v: %d of them are counted, and the set has completed %s", t.UID, completed, t.countedCount, &s.completed)
 		}
 		if list, listed := lists[t.state]; listed {
 			if n := len(slices.DeleteFunc(slices.Clone(list), func(other *TrackedTask) bool { return other != t })); n != 1 {

@@ -161,8 +161,6 @@ func (s *TaskSet) Load(set *batch.TaskSet) error {
 	}
 	for _, t := range s.tasks {
 		t.state, t.held, t.countedCount, t.placement = Absent, nil, 0, notActive
-		// A deletion that no event has shown may be lost: etcd was restored. It is requested again if it is still due.
-		t.deletionRequested = t.deletionRequested && t.deletionTimestamp
 		s.countCompleted(t) // before failures are counted, whatever the order of the tasks
 	}
 	for _, t := range s.tasks {

@@ -75,8 +75,8 @@ func storedBytes(set *batch.TaskSet) (int, error) {
 //
 // Indexes are started in ascending order. Of those below the last started one, at most parallelism are neither
 // completed nor failed: they are running or wait to be retried. Completed indexes are stored as ranges, which these
-// indexes and the failed ones interrupt. The indexes of a chunk that has ended may wait for the next task, and the
-// controller sees to it that there are at most two ranges of open indexes for each task.
+// indexes and the failed ones interrupt. The indexes of a chunk that has ended may wait for the next task. The
+// controller keeps at most two ranges of open indexes for each task.
 func maxListBytes(set *batch.TaskSet) int {
 	spec, status := &set.Spec, &set.Status
 	indexes := int(ptr.Deref(spec.Completions, math.MaxInt32))
