@@ -31,22 +31,10 @@ import (
 // isChunk reports whether the task runs several indexes, one after the other.
 func isChunk(task *batch.Task) bool { return task.Spec.Indexes != "" }
 
-// indexesOf returns the indexes that a task was created for, nil if it is not one of a set.
-func indexesOf(task *batch.Task) []indexes.Range {
-	if isChunk(task) {
-		return task.IndexRanges()
-	}
-	index, err := strconv.Atoi(task.Labels[batch.LabelCompletionIndex])
-	if err != nil {
-		return nil
-	}
-	return []indexes.Range{{First: index, Last: index}}
-}
-
 // heldIndexes returns the indexes that a task has run or may still run: those that it was created for, without those
 // that were released to other tasks.
 func heldIndexes(task *batch.Task) []indexes.Range {
-	all := indexesOf(task)
+	all := task.CompletionIndexes()
 	if !isChunk(task) {
 		return all
 	}
@@ -64,9 +52,9 @@ func heldIndexes(task *batch.Task) []indexes.Range {
 func completedIn(task *batch.Task) []indexes.Range {
 	switch {
 	case isChunk(task):
-		return indexes.Slice(indexesOf(task), 0, int(task.Status.CompletedCount))
+		return indexes.Slice(task.CompletionIndexes(), 0, int(task.Status.CompletedCount))
 	case task.Status.Phase == batch.TaskSucceeded:
-		return indexesOf(task)
+		return task.CompletionIndexes()
 	}
 	return nil
 }

@@ -161,14 +161,14 @@ func (e *explainer) membership(r ref, task *batch.Task) {
 	owner := batch.ControllingTaskSet(task)
 	if !isChunk(task) {
 		if owner != nil {
-			e.line("Set", "taskset/%s, %s", owner.Name, describeNumbers(numbersIn(task, indexesOf(task))))
+			e.line("Set", "taskset/%s, %s", owner.Name, describeNumbers(numbersIn(task, task.CompletionIndexes())))
 		}
 		return
 	}
 	if r.kind != kindTask {
 		e.line("Task", "task/%s", task.Name)
 	}
-	all, held, completed := indexesOf(task), heldIndexes(task), completedIn(task)
+	all, held, completed := task.CompletionIndexes(), heldIndexes(task), completedIn(task)
 	e.line("Indexes", "%d, one after the other: %s", indexes.Count(all), e.numbers(task, all))
 	if len(completed) > 0 {
 		e.line("Succeeded", "%d: %s", indexes.Count(completed), e.numbers(task, completed))

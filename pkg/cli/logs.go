@@ -660,7 +660,7 @@ func (l *setLogs) stream(ctx context.Context, task *batch.Task, run int32) (prin
 	if isChunk(task) {
 		printed, err = one.copyIndexes(ctx, task, wantedIndexes(task, l.chosen, run), &l.lines, label)
 	} else {
-		own := indexesOf(task)
+		own := task.CompletionIndexes()
 		var count countingWriter
 		err = copyThrough(&l.lines, constantLabel(label(own[0].First)), func(to io.Writer) error {
 			count.out = to

@@ -59,7 +59,7 @@ func numbersOf(set *batch.TaskSet) *batch.IndexNumbers {
 
 // numbersIn returns the numbers of some indexes of a task, as its commands see them.
 func numbersIn(task *batch.Task, of []indexes.Range) []indexes.Range {
-	all := indexesOf(task)
+	all := task.CompletionIndexes()
 	var numbers []int
 	for position := range indexes.Count(all) {
 		index, env := indexes.At(all, position), task.Spec.Env

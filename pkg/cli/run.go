@@ -46,9 +46,6 @@ import (
 // defaultParallelism is the default of --parallelism: enough for most sets of workers, and not too many objects.
 const defaultParallelism = 1000
 
-// maxChunk is the limit that the server enforces on spec.chunking.maxIndexes, and its default.
-const maxChunk = 1000
-
 // runOptions are the flags of "run".
 type runOptions struct {
 	*factory
@@ -148,7 +145,7 @@ func (f *factory) newRunCommand() *cobra.Command {
 	flags.StringArrayVar(&o.tolerations, "toleration", nil, "Taint of workers to tolerate, as KEY=VALUE:EFFECT, KEY:EFFECT or KEY; can be repeated")
 	flags.StringArrayVar(&o.labels, "label", nil, "Label of the task, or of the set and its tasks, as KEY=VALUE; can be repeated")
 	flags.Int32Var(&o.maxFailed, "max-failed", 0, "How many tasks of a set may fail until the set fails (default: any number)")
-	flags.Int32Var(&o.chunk, "chunk", 0, fmt.Sprintf("Maximum number of indexes in one task, if their commands are short; 1 for a task each (default: %d)", maxChunk))
+	flags.Int32Var(&o.chunk, "chunk", 0, fmt.Sprintf("Maximum number of indexes in one task, if their commands are short; 1 for a task each (default: %d)", batch.MaxTaskIndexes))
 	flags.BoolVar(&o.hold, "hold", false, "Create the set suspended: it starts nothing until \"leat resume\"")
 	flags.StringVar(&o.dryRun, "dry-run", "none", "client: print the object that would be sent; server: let the server validate it; none")
 	o.follow.addFlags(flags)
@@ -253,8 +250,8 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 		set.Spec.Suspend = ptr.To(true)
 	}
 	if flags.Changed("chunk") {
-		if o.chunk < 1 || o.chunk > maxChunk {
-			return nil, usageErrorf("--chunk %d: write 1 to %d; 1 makes a task for each index", o.chunk, maxChunk)
+		if o.chunk < 1 || o.chunk > batch.MaxTaskIndexes {
+			return nil, usageErrorf("--chunk %d: write 1 to %d; 1 makes a task for each index", o.chunk, batch.MaxTaskIndexes)
 		}
 		set.Spec.Chunking = &batch.TaskSetChunking{MaxIndexes: &o.chunk}
 	}

@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -104,8 +105,16 @@ func NewChunk(set *TaskSet, ranges []indexes.Range) *Task {
 	return task
 }
 
-// DefaultMaxIndexes is the default of spec.chunking.maxIndexes.
-const DefaultMaxIndexes = 1000
+const (
+	// ChunkDuration is how long the commands of a task with several indexes run together. The controller makes such tasks
+	// for about that time, and the worker starts no further index after it.
+	ChunkDuration = time.Second
+	// MaxTaskIndexes is the maximum number of indexes in spec.indexes of a task, and the default of
+	// spec.chunking.maxIndexes of a set. A million indexes in tasks of this size are a thousand tasks.
+	MaxTaskIndexes = 1000
+	// MaxTaskIndexRanges is the maximum number of ranges in spec.indexes of a task.
+	MaxTaskIndexRanges = 64
+)
 
 // MaxIndexes returns the maximum number of indexes in a task of the set. It is 1 if a task cannot have several: without
 // completions, and if the worker has to retry failed commands.
@@ -114,9 +123,9 @@ func (s *TaskSet) MaxIndexes() int {
 	case s.Spec.Completions == nil || ptr.Deref(s.Spec.Template.Spec.BackoffLimit, 0) != 0:
 		return 1
 	case s.Spec.Chunking == nil:
-		return DefaultMaxIndexes
+		return MaxTaskIndexes
 	}
-	return int(ptr.Deref(s.Spec.Chunking.MaxIndexes, DefaultMaxIndexes))
+	return int(ptr.Deref(s.Spec.Chunking.MaxIndexes, MaxTaskIndexes))
 }
 
 // newTask returns a task of a set without what depends on its indexes, except for the name, which has the first index.
@@ -180,6 +189,18 @@ func (t *Task) IndexRanges() []indexes.Range {
 		return nil
 	}
 	return ranges
+}
+
+// CompletionIndexes returns the indexes of a set that a task was created for: several, or one, or nil without any.
+func (t *Task) CompletionIndexes() []indexes.Range {
+	if t.Spec.Indexes != "" {
+		return t.IndexRanges()
+	}
+	index, err := strconv.ParseInt(t.Labels[LabelCompletionIndex], 10, 32)
+	if err != nil || index < 0 {
+		return nil
+	}
+	return []indexes.Range{{First: int(index), Last: int(index)}}
 }
 
 // AtIndex returns the task as it would be if it were that of one of its indexes only: with the name and the environment

@@ -28,7 +28,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/controller/taskset/state"
 )
 
 // adopt makes the set the controller of tasks that match its selector and have no controller, and releases tasks that
@@ -38,7 +37,7 @@ func (s *syncContext) adopt(ctx context.Context) error {
 	var errs []error
 	checked := false
 	for uid, task := range s.state.Orphans {
-		if len(state.IndexesOf(task)) == 0 || task.DeletionTimestamp != nil {
+		if len(task.CompletionIndexes()) == 0 || task.DeletionTimestamp != nil {
 			continue
 		}
 		if !checked {

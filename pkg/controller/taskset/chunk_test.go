@@ -17,6 +17,7 @@ limitations under the License.
 package taskset
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -532,5 +533,42 @@ func TestGapsInTheCompletedIndexesAreBounded(t *testing.T) {
 	w.advance(2 * time.Second)
 	if gaps := strings.Count(w.set().Status.CompletedIndexes, ","); gaps > 3*tasks {
 		t.Errorf("the completed indexes have %d gaps: %s", gaps, w.set().Status.CompletedIndexes)
+	}
+}
+
+// TestACreationWithUnknownOutcomeIsRepeated creates chunks whose creation seems to fail and has an effect, as while
+// etcd is unavailable. The next ones must not have some of the same indexes.
+func TestACreationWithUnknownOutcomeIsRepeated(t *testing.T) {
+	w := learned(t, completions(100), parallelism(12))
+	w.deliver(len(w.events))
+	created := 0
+	w.inject = func(verb, resource string) (before, after error) {
+		if verb == "create" {
+			if created++; created == 4 || created == 5 {
+				return nil, errors.New("etcdserver: request timed out")
+			}
+		}
+		return nil, nil
+	}
+	for range 10 {
+		if err := w.reconcile(); err != nil {
+			t.Fatal(err)
+		}
+		if created == 7 {
+			w.bind(3) // so that the next chunks are smaller
+		}
+		var all []indexes.Range
+		for _, task := range sortedByIndex(w) {
+			if both := indexes.Intersect(all, task.CompletionIndexes()); len(both) > 0 {
+				t.Errorf("task %s and another have the indexes %s", task.Name, indexes.Format(both))
+			}
+			all = indexes.Union(all, task.CompletionIndexes())
+		}
+		w.events = slices.DeleteFunc(w.events, func(e event) bool { return e.task == nil || e.task.Spec.WorkerName == "" })
+		w.deliver(len(w.events))
+		w.now = w.now.Add(time.Second)
+	}
+	if created < 10 {
+		t.Fatalf("%d tasks were created", created)
 	}
 }

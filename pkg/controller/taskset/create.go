@@ -59,11 +59,15 @@ func (s *syncContext) createTasks(ctx context.Context, toCreate []state.TaskToCr
 			}
 		})
 		for i, task := range created {
-			if task != nil && errs[i] == nil {
+			switch {
+			case task != nil && errs[i] == nil:
 				s.state.ObserveCreated(task, requested[i])
+				s.state.Release(toCreate[i]) // a task that existed already may have fewer indexes
+			case errors.Is(errs[i], errStale):
+				s.state.Release(toCreate[i]) // nothing was sent
+			default:
+				s.state.CreationFailed(toCreate[i])
 			}
-			// A task that existed already may have fewer indexes.
-			s.state.Release(toCreate[i])
 		}
 		toCreate = toCreate[n:]
 		if err := errors.Join(ctx.Err(), errors.Join(errs...)); err != nil {

@@ -91,7 +91,7 @@ type creation struct{ index, failures int }
 
 // firstIndex returns the first index of a task, -1 without one.
 func firstIndex(task *batch.Task) int {
-	if ranges := state.IndexesOf(task); len(ranges) > 0 {
+	if ranges := task.CompletionIndexes(); len(ranges) > 0 {
 		return ranges[0].First
 	}
 	return -1

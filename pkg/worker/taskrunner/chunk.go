@@ -27,10 +27,6 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// chunkDuration is how long after the first start under an assignment a chunk starts further indexes. Then the worker
-// reports, and releases the indexes that wait behind the one that runs: no index waits behind a slow one for longer.
-const chunkDuration = time.Second
-
 // chunk is what a runner knows about a task with spec.indexes in addition. The worker runs its indexes one after the
 // other, and each is an attempt of its own: the attempt at one index that succeeds is followed by that at the next. The
 // index that runs, or runs next, is that at position status.completedCount.
@@ -42,7 +38,7 @@ type chunk struct {
 	startedAt time.Time    // zero before
 	announce  *time.Timer  // fires when the start is reported
 	poll      *time.Ticker // fires when progress is reported
-	full      *time.Timer  // fires chunkDuration after the start
+	full      *time.Timer  // fires batch.ChunkDuration after the start
 	// indexStartedAt is when the index that runs was started, nil between two indexes.
 	indexStartedAt *metav1.Time
 }
@@ -72,7 +68,7 @@ func (c *chunk) started(config *Config, at metav1.Time) {
 	if c.startedAt.IsZero() {
 		c.startedAt = at.Time
 		c.announce, c.poll = time.NewTimer(config.AnnounceDelay), time.NewTicker(config.ProgressInterval)
-		c.full = time.NewTimer(chunkDuration - time.Since(at.Time))
+		c.full = time.NewTimer(batch.ChunkDuration - time.Since(at.Time))
 	}
 }
 
@@ -101,7 +97,7 @@ func (r *Runner) indexEnded(terminated *batch.TaskStateTerminated, took time.Dur
 // startsNextIndex reports whether another index is started after one has ended.
 func (r *Runner) startsNextIndex(last *batch.TaskStateTerminated) bool {
 	if last.Reason != batch.TaskReasonCompleted || r.stopReason != notStopped ||
-		r.status.completedCount >= r.status.indexEnd() || time.Since(r.chunk.startedAt) >= chunkDuration {
+		r.status.completedCount >= r.status.indexEnd() || time.Since(r.chunk.startedAt) >= batch.ChunkDuration {
 		return false
 	}
 	r.status.attempts = 0

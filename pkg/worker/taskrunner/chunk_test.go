@@ -122,7 +122,7 @@ func TestNothingStartsPastALimitThatWasObserved(t *testing.T) {
 func TestNothingStartsOnceTheTimeOfAChunkIsOver(t *testing.T) {
 	succeeded := &batch.TaskStateTerminated{Reason: batch.TaskReasonCompleted}
 	r := observing(running, 3, 10)
-	r.chunk.startedAt = time.Now().Add(-chunkDuration)
+	r.chunk.startedAt = time.Now().Add(-batch.ChunkDuration)
 	if r.startsNextIndex(succeeded) {
 		t.Error("another index starts")
 	}

@@ -21,7 +21,6 @@ package setcheck
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -219,21 +218,9 @@ func (r *Result) observeTask(c history.Change) {
 	}
 }
 
-// indexesOf returns the indexes of a task of a set.
-func indexesOf(t *batch.Task) (ranges []indexes.Range, chunk bool) {
-	if t.Spec.Indexes != "" {
-		return t.IndexRanges(), true
-	}
-	n, err := strconv.Atoi(t.Labels[batch.LabelCompletionIndex])
-	if err != nil {
-		return nil, false
-	}
-	return []indexes.Range{{First: n, Last: n}}, false
-}
-
 func (r *Result) create(created *batch.Task, wrong func(string, ...any)) {
 	t := &task{name: created.Name, uid: created.UID}
-	t.ranges, t.chunk = indexesOf(created)
+	t.ranges, t.chunk = created.CompletionIndexes(), created.Spec.Indexes != ""
 	t.end = indexes.Count(t.ranges)
 	if t.end == 0 || t.ranges[len(t.ranges)-1].Last >= r.want.Completions {
 		wrong("it has the indexes %q and the label %q", created.Spec.Indexes, created.Labels[batch.LabelCompletionIndex])

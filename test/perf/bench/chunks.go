@@ -215,7 +215,7 @@ func (b *bench) measureMixed(l *local) {
 	for _, subject := range []struct {
 		label      string
 		maxIndexes int32
-	}{{chunksOffLabel, 1}, {localLabel, batch.DefaultMaxIndexes}} {
+	}{{chunksOffLabel, 1}, {localLabel, batch.MaxTaskIndexes}} {
 		set := newSet(len(items), "sleep", "$(TASK_ITEM)")
 		set.Spec.Items = items
 		set.Spec.Chunking = &batch.TaskSetChunking{MaxIndexes: &subject.maxIndexes}

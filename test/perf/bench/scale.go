@@ -86,7 +86,7 @@ func (b *bench) measureLargeSet() {
 	managerBefore, err := measure.CPU(manager.PID())
 	b.scene.Check(err)
 	before := b.scene.count()
-	took := b.runSet(client, name, "large", b.LargeSet, fakeParallelism, batch.DefaultMaxIndexes)
+	took := b.runSet(client, name, "large", b.LargeSet, fakeParallelism, batch.MaxTaskIndexes)
 	after := b.scene.count()
 	managerAfter, err := measure.CPU(manager.PID())
 	b.scene.Check(err)

@@ -26,10 +26,8 @@ import (
 )
 
 const (
-	// chunkDuration is how long the commands of a chunk run together. Workers end chunks after that time, too.
-	chunkDuration = time.Second
 	// maxShort is the maximum duration of commands that are combined. A chunk has at least two.
-	maxShort = chunkDuration / 2
+	maxShort = batch.ChunkDuration / 2
 	// minDurations is how many durations must be known before commands are combined, and maxDurations how many are kept.
 	minDurations, maxDurations = 8, 32
 	// learningTimeout is how long the controller waits for them, from the time when the first task is bound or, while
@@ -38,8 +36,8 @@ const (
 	// waitingTasks is how many tasks may wait in addition to one for each that is bound, while the controller learns or
 	// creates chunks. Few tasks wait, so that the later ones are sized by what was learned meanwhile.
 	waitingTasks = 16
-	// maxChunkRanges and maxChunkItems bound a chunk: the server accepts as many ranges, and items are bytes in a request.
-	maxChunkRanges, maxChunkItems = 64, 64 << 10
+	// maxChunkItems bounds the items of a chunk, in bytes: they are in the request that creates it.
+	maxChunkItems = 64 << 10
 )
 
 // durations are the durations of the commands that have ended last, at most maxDurations.
@@ -70,7 +68,7 @@ func (d *durations) median() time.Duration {
 }
 
 // measure records how long a command of a finished task ran. The last command of a chunk may have run much longer than
-// the others: they ran for at most chunkDuration together.
+// the others: they ran for at most batch.ChunkDuration together.
 func (s *TaskSet) measure(t *TrackedTask) {
 	if t.measured || !t.phase.Finished() {
 		return
@@ -81,7 +79,7 @@ func (s *TaskSet) measure(t *TrackedTask) {
 		ended = t.completedCount + 1
 	}
 	if t.busy > 0 {
-		s.durations.add(min(t.busy, chunkDuration) / time.Duration(ended))
+		s.durations.add(min(t.busy, batch.ChunkDuration) / time.Duration(ended))
 	}
 }
 
@@ -119,16 +117,16 @@ func (s *TaskSet) place(t *TrackedTask) {
 	s.placed[t.placement]++
 }
 
-// chunkSize returns how many indexes the next task gets, at most maxIndexes: as many as run for chunkDuration, but not
-// so many that other workers would have nothing left to do at the end. It returns 1 unless all commands are known to be
-// short.
+// chunkSize returns how many indexes the next task gets, at most maxIndexes: as many as run for batch.ChunkDuration,
+// but not so many that other workers would have nothing left to do at the end. It returns 1 unless all commands are
+// known to be short.
 func (s *TaskSet) chunkSize(maxIndexes int) int {
 	median := s.durations.median()
 	if median == 0 || median > maxShort {
 		return 1
 	}
 	left := s.pending.size + s.placed[mergeable]
-	return max(1, min(int(chunkDuration/median), maxIndexes, left/(2*max(1, s.placed[bound]))))
+	return max(1, min(int(batch.ChunkDuration/median), maxIndexes, left/(2*max(1, s.placed[bound]))))
 }
 
 // takeChunk removes the first n pending indexes, or fewer if the next one does not fit or must run alone. It returns
@@ -140,7 +138,7 @@ func (s *TaskSet) takeChunk(n int) []indexes.Range {
 	var chunk []indexes.Range
 	items := 0
 	for _, r := range s.pending.ranges {
-		if len(chunk) == maxChunkRanges || n == 0 {
+		if len(chunk) == batch.MaxTaskIndexRanges || n == 0 {
 			break
 		}
 		end := r.First

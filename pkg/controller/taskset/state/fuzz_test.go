@@ -135,8 +135,12 @@ func (s *simulation) step() string {
 	switch s.next(15) {
 	case 0, 1:
 		for _, task := range s.state.Reserve(1+s.next(4), 1+s.next(6)) {
-			if s.next(8) == 0 {
+			switch s.next(16) {
+			case 0:
 				s.state.Release(task)
+				continue
+			case 1:
+				s.state.CreationFailed(task)
 				continue
 			}
 			created := s.newTask(task.Indexes[0].First, task.FailureCount)
@@ -361,7 +365,7 @@ func (s *simulation) completed(task *batch.Task) {
 
 // index returns the index that a task runs, or that has failed, -1 without one.
 func (s *simulation) index(task *batch.Task) int {
-	ranges := IndexesOf(task)
+	ranges := task.CompletionIndexes()
 	if completed := int(task.Status.CompletedCount); completed < indexes.Count(ranges) {
 		return indexes.At(ranges, completed)
 	}

@@ -24,10 +24,21 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 )
 
-// Reserve returns at most n tasks to create now, in ascending order of their indexes. maxIndexes is the maximum number
-// of indexes in a task. The caller must call ObserveCreated or Release for each.
+// Reserve returns at most n tasks to create now: first those whose creation has failed, then others in ascending order
+// of their indexes. maxIndexes is the maximum number of indexes in a task. The caller must call ObserveCreated, Release
+// or CreationFailed for each.
 func (s *TaskSet) Reserve(n, maxIndexes int) []TaskToCreate {
 	var tasks []TaskToCreate
+	for len(tasks) < n && len(s.uncertain) > 0 {
+		task := s.uncertain[0]
+		s.uncertain = s.uncertain[1:]
+		if s.isPending(task) && indexes.Count(task.Indexes) <= max(1, maxIndexes) {
+			for _, r := range task.Indexes {
+				s.pending.removeRange(r)
+			}
+			tasks = append(tasks, task)
+		}
+	}
 	for len(tasks) < n && s.pending.size > 0 {
 		size := s.chunkSize(maxIndexes)
 		task := TaskToCreate{Indexes: s.takeChunk(size)}
@@ -48,6 +59,28 @@ func (s *TaskSet) Release(task TaskToCreate) {
 	for _, r := range task.Indexes {
 		s.updatePending(r)
 	}
+}
+
+// CreationFailed makes the indexes of a reserved task pending again. Reserve returns the same task first: if the server
+// has created it nevertheless, the name shows that, and no other task gets some of its indexes.
+func (s *TaskSet) CreationFailed(task TaskToCreate) {
+	s.Release(task)
+	s.uncertain = append(s.uncertain, task)
+}
+
+// isPending reports whether all indexes of a task to create are pending, and have not failed since.
+func (s *TaskSet) isPending(task TaskToCreate) bool {
+	for _, r := range task.Indexes {
+		if indexes.Count(s.pending.within(r)) < sizeOf(r) {
+			return false
+		}
+		for index := r.First; index <= r.Last; index++ {
+			if s.failures[index] != task.FailureCount {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // EndBackoffs makes the indexes pending whose own backoff has ended. It returns when the next backoff of an index ends,

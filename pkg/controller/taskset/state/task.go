@@ -195,7 +195,7 @@ type TrackedTask struct {
 
 // newTrackedTask returns a task that was observed for the first time.
 func newTrackedTask(task *batch.Task) *TrackedTask {
-	ranges := IndexesOf(task)
+	ranges := task.CompletionIndexes()
 	return &TrackedTask{
 		UID: task.UID, Name: task.Name, indexes: ranges, chunk: task.Spec.Indexes != "", indexCount: indexes.Count(ranges),
 		failureCount: FailureCount(task),

@@ -78,6 +78,8 @@ type TaskSet struct {
 	// alone are indexes that must not run in a chunk: a task of theirs has failed without being counted, a worker has
 	// crashed while it ran them, or no other index fits beside them. It is kept in memory only.
 	alone indexSet
+	// uncertain are tasks whose creation has failed, but may have had an effect all the same.
+	uncertain []TaskToCreate
 	// durations are the durations of commands that have ended.
 	durations durations
 	// learningSince is when the controller began to learn how long the commands run, zero until then. boundOnce reports
@@ -274,18 +276,6 @@ func (s *TaskSet) Tasks() []*TrackedTask { return slices.Collect(maps.Values(s.t
 
 // HasTasks reports whether a task of the set exists.
 func (s *TaskSet) HasTasks() bool { return len(s.tasks) > 0 }
-
-// IndexesOf returns the completion indexes of a task of a set, nil without any.
-func IndexesOf(task *batch.Task) []indexes.Range {
-	if task.Spec.Indexes != "" {
-		return task.IndexRanges()
-	}
-	index, err := strconv.ParseInt(task.Labels[batch.LabelCompletionIndex], 10, 32)
-	if err != nil || index < 0 {
-		return nil
-	}
-	return []indexes.Range{{First: int(index), Last: int(index)}}
-}
 
 // FailureCount returns how many tasks of the index had been counted as failed when the task was created.
 func FailureCount(task *batch.Task) int {

@@ -26,12 +26,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/indexes"
-)
-
-// The bounds of spec.indexes. A million indexes in chunks of this size are a thousand tasks.
-const (
-	maxIndexes     = 1000
-	maxIndexRanges = 64
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
 // validateIndexes validates the indexes of a task, and the fields that belong to them.
@@ -53,9 +48,9 @@ func validateIndexes(spec *batch.TaskSpec, path *field.Path) field.ErrorList {
 	}
 	var errs field.ErrorList
 	count := indexes.Count(ranges)
-	if count > maxIndexes || len(ranges) > maxIndexRanges {
+	if count > v1alpha1.MaxTaskIndexes || len(ranges) > v1alpha1.MaxTaskIndexRanges {
 		errs = append(errs, field.Invalid(path.Child("indexes"), spec.Indexes, fmt.Sprintf(
-			"must be at most %d indexes in %d ranges, and are %d in %d", maxIndexes, maxIndexRanges, count, len(ranges))))
+			"must be at most %d indexes in %d ranges, and are %d in %d", v1alpha1.MaxTaskIndexes, v1alpha1.MaxTaskIndexRanges, count, len(ranges))))
 	}
 	if limit := ptr.Deref(spec.BackoffLimit, 0); limit != 0 {
 		errs = append(errs, field.Invalid(path.Child("backoffLimit"), limit, "must be 0 with indexes: the task stops at its first failure"))

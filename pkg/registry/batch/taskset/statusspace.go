@@ -114,7 +114,7 @@ func maxListBytes(set *batch.TaskSet) int {
 // chunked reports whether a task of the set may have several indexes.
 func chunked(spec *batch.TaskSetSpec) bool {
 	return spec.Completions != nil && ptr.Deref(spec.Template.Spec.BackoffLimit, 0) == 0 &&
-		(spec.Chunking == nil || ptr.Deref(spec.Chunking.MaxIndexes, v1alpha1.DefaultMaxIndexes) > 1)
+		(spec.Chunking == nil || ptr.Deref(spec.Chunking.MaxIndexes, v1alpha1.MaxTaskIndexes) > 1)
 }
 
 func digits(n int) int { return len(strconv.Itoa(n)) }
