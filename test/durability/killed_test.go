@@ -23,6 +23,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,22 +85,35 @@ func testProcessKilled(t *testing.T, e *kit.Env, process *host.Process) {
 	controller := tasks(kit.Client(t, e.Direct(t, controllerUser)), namespace)
 	watcher := startRetryWatcher(t, person, metav1.ListOptions{}, stored.Start)
 
+	var acknowledged atomic.Int64
 	writers := make([]*writer, 4)
 	for i := range writers {
 		writers[i] = &writer{
+			count:  &acknowledged,
 			person: person, controller: controller, prefix: fmt.Sprintf("writer-%d", i),
 			random: rand.New(rand.NewPCG(random.Uint64(), 0)), acknowledged: map[string]*batch.Task{},
 		}
 	}
-	const rounds = 3
+	const rounds, writesPerRound = 3, 20
 	for round := range rounds {
+		enough := acknowledged.Load() + writesPerRound
 		var writing sync.WaitGroup
 		errs := make([]error, len(writers))
+		ctx, stop := context.WithCancel(t.Context())
 		for i, w := range writers {
-			writing.Go(func() { errs[i] = w.writeUntilUnknown(t.Context()) })
+			writing.Go(func() { errs[i] = w.writeUntilUnknown(ctx) })
 		}
-		<-time.After(time.Duration(200+random.IntN(600)) * time.Millisecond)
+		kit.Eventually(t, "enough writes are acknowledged in this round", func(context.Context) error {
+			if n := acknowledged.Load(); n < enough {
+				return fmt.Errorf("%d writes in all, want %d", n, enough)
+			}
+			return nil
+		})
+		// The kill must hit a write at any of its steps.
+		<-time.After(time.Duration(random.IntN(200)) * time.Millisecond)
 		kit.Check(t, process.Kill())
+		// A server without etcd does not answer.
+		time.AfterFunc(2*time.Second, stop)
 		writing.Wait()
 		kit.Check(t, process.Restart(t.Context()))
 		kit.Check(t, e.Server.WaitReady(t.Context()))
@@ -126,19 +140,14 @@ func testProcessKilled(t *testing.T, e *kit.Env, process *host.Process) {
 			written[c.After.ResourceVersion] = c.After
 		}
 	}
-	acknowledged := 0
 	for _, w := range writers {
 		for _, task := range w.written {
 			kit.Check(t, history.Same(task, written[task.ResourceVersion]))
 		}
-		acknowledged += len(w.written)
-	}
-	if acknowledged < 10*rounds {
-		t.Errorf("got %d acknowledged writes in %d rounds, want at least %d: this run proves nothing", acknowledged, rounds, 10*rounds)
 	}
 	watcher.expect(t, changes, history.All)
 	_, watches, lists := watcher.received(t)
-	t.Logf("%d acknowledged writes; the watcher needed %d watches and %d lists", acknowledged, watches, lists)
+	t.Logf("%d acknowledged writes; the watcher needed %d watches and %d lists", acknowledged.Load(), watches, lists)
 
 	// Without writes while the process is down, the watch continues without a list.
 	t.Run("Quiet", func(t *testing.T) {
@@ -175,6 +184,7 @@ type writer struct {
 	person, controller typed.TaskInterface
 	random             *rand.Rand
 	prefix             string
+	count              *atomic.Int64 // acknowledged writes of all writers
 
 	acknowledged map[string]*batch.Task // those that exist
 	written      []*batch.Task          // all acknowledged creations and updates
@@ -192,18 +202,18 @@ func note(task *batch.Task) string {
 	return task.Labels["note"] + " " + task.Status.Progress
 }
 
-// writeUntilUnknown writes until the outcome of a write is unknown. It returns an error if the server refuses a write
+// writeUntilUnknown writes until the outcome of a write is unknown, also because the context ended. It returns an error if the server refuses a write
 // that must succeed.
 func (w *writer) writeUntilUnknown(ctx context.Context) error {
 	for {
 		name := fmt.Sprintf("%s-%d", w.prefix, w.random.IntN(5))
-		writeCtx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		written, wanted, err := w.write(writeCtx, name)
-		cancel()
+		written, wanted, err := w.write(ctx, name)
 		switch {
 		case err == nil && written == nil:
+			w.count.Add(1)
 			delete(w.acknowledged, name)
 		case err == nil:
+			w.count.Add(1)
 			w.acknowledged[name] = written
 			w.written = append(w.written, written)
 		case apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err):
