@@ -146,6 +146,9 @@ func TaskSetWorker(obj any) (any, error) {
 		},
 		Status: batch.WorkerStatus{WorkerInfo: batch.WorkerInfo{Features: worker.Status.WorkerInfo.Features}},
 	}
+	if tasks, ok := worker.Status.Allocatable[batch.ResourceTasks]; ok {
+		trimmed.Status.Allocatable = batch.ResourceList{batch.ResourceTasks: tasks}
+	}
 	if ready := meta.FindStatusCondition(worker.Status.Conditions, batch.WorkerReady); ready != nil {
 		trimmed.Status.Conditions = []metav1.Condition{{Type: ready.Type, Status: ready.Status}}
 	}

@@ -45,16 +45,16 @@ func (s *syncContext) manageTasks(ctx context.Context, suspended bool) error {
 	if excess := s.state.Active() - stopping - want; excess > 0 {
 		toStop = append(toStop, s.state.ActiveTasksForRemoval(int(excess), toStop)...)
 	}
-	maxIndexes := s.maxIndexes()
+	chunks := s.workers.chunkLimits(s.set.Namespace, s.set.MaxIndexes())
 	if len(toStop) == 0 {
-		toStop = s.state.TasksToMerge(maxDeletesPerSync, maxIndexes)
+		toStop = s.state.TasksToMerge(maxDeletesPerSync, chunks)
 	}
 	if len(toStop) > 0 {
 		if _, err := s.deleteTasks(ctx, toStop); err != nil {
 			return err
 		}
 	}
-	limit, until := s.state.TaskLimit(int(want), maxIndexes, s.now)
+	limit, until := s.state.TaskLimit(int(want), chunks, s.now)
 	free := min(limit-int(s.state.Active()), int(want-s.state.Active()-s.state.Terminating())-s.state.IndexesInBackoff())
 	if s.state.Pending() > 0 {
 		s.requeueAt(until)
@@ -73,13 +73,5 @@ func (s *syncContext) manageTasks(ctx context.Context, suspended bool) error {
 		free = maxCreatesPerSync
 		s.requeueAt(s.now)
 	}
-	return s.createTasks(ctx, s.state.Reserve(free, maxIndexes))
-}
-
-// maxIndexes returns the maximum number of indexes in a task of the set, 1 if it cannot have several.
-func (s *syncContext) maxIndexes() int {
-	if !s.workers.supportChunks(s.set.Namespace) {
-		return 1
-	}
-	return s.set.MaxIndexes()
+	return s.createTasks(ctx, s.state.Reserve(free, chunks))
 }

@@ -83,6 +83,21 @@ func TestTheIndexesOfAChunkRunInOrderAndCostOneWrite(t *testing.T) {
 	}
 }
 
+func TestAChunkIsReportedAsRunningAfterItsTime(t *testing.T) {
+	f := newFixture(t)
+	w := f.start()
+	f.run(w, "t", script(f.held(1, "go"), withIndexes("0-1")))
+	f.await("t", "is running", func(t *batch.Task) bool { return t.Status.Phase == batch.TaskRunning })
+	s := statusWrites(w)[0]
+	if s.CompletedCount != 1 || s.IndexLimit != nil || time.Since(s.StartTime.Time) < batch.ChunkDuration {
+		t.Errorf("the first report is %+v, %s after the start", s, time.Since(s.StartTime.Time))
+	}
+	f.must(os.WriteFile(f.file("go"), nil, 0o600))
+	if s := f.awaitFinished("t").Status; s.Phase != batch.TaskSucceeded || s.CompletedCount != 2 {
+		t.Errorf("got status %+v", s)
+	}
+}
+
 func TestAChunkStopsAtItsFirstFailure(t *testing.T) {
 	f := newFixture(t)
 	w := f.start()
@@ -290,11 +305,11 @@ func TestALimitThatOthersSetIsHonored(t *testing.T) {
 func TestIndexesThatOthersReleaseAfterTheyHaveRunDoNotCount(t *testing.T) {
 	for result, phase := range map[string]batch.TaskPhase{"exit 0": batch.TaskSucceeded, "exit 1": batch.TaskSucceeded} {
 		f := newFixture(t)
-		w := f.start(func(o *Options) { o.AnnounceDelay = time.Hour })
+		w := f.start()
 		f.run(w, "t", script(f.held(4, "go")+"; [ $TASK_INDEX != 4 ] || "+result, withIndexes("0-9")))
 		f.awaitLines("ran", 5)
 		f.lowerLimit("t", 2)
-		// The write of the release comes between, and must not be refused forever.
+		// The report of the start comes between, and must not be refused forever.
 		f.await("t", "is written", func(t *batch.Task) bool { return t.Status.CompletedCount == 1 && t.Status.Phase == batch.TaskRunning })
 		f.must(os.WriteFile(f.file("go"), nil, 0o600))
 		if s := f.awaitFinished("t").Status; s.Phase != phase || s.CompletedCount != 2 || *s.IndexLimit != 2 || s.State.Terminated.Reason != batch.TaskReasonCompleted {

@@ -81,7 +81,8 @@ type Options struct {
 	// HeartbeatInterval is the time between two renewals of the lease, by default a quarter of LeaseDuration.
 	HeartbeatInterval time.Duration
 	// AnnounceDelay is how long a command runs before its start is reported, by default 100 ms. The start of a command
-	// that ends earlier is reported together with its end.
+	// that ends earlier is reported together with its end. For a task with spec.indexes, the delay begins
+	// batch.ChunkDuration after the start.
 	AnnounceDelay time.Duration
 	// ProgressInterval is the shortest time between two reports of a task's progress, by default 5 s. The start and the
 	// end of a task are reported at once.

@@ -36,9 +36,9 @@ type chunk struct {
 	endLogs func()
 	// The first start under the assignment sets the fields below.
 	startedAt time.Time    // zero before
-	announce  *time.Timer  // fires when the start is reported
-	poll      *time.Ticker // fires when progress is reported
 	full      *time.Timer  // fires batch.ChunkDuration after the start
+	announce  *time.Timer  // fires AnnounceDelay later: most chunks have ended by then, and cost no report of their start
+	poll      *time.Ticker // fires when progress is reported
 	// indexStartedAt is when the index that runs was started, nil between two indexes.
 	indexStartedAt *metav1.Time
 }
@@ -67,8 +67,9 @@ func (c *chunk) started(config *Config, at metav1.Time) {
 	c.indexStartedAt = &at
 	if c.startedAt.IsZero() {
 		c.startedAt = at.Time
-		c.announce, c.poll = time.NewTimer(config.AnnounceDelay), time.NewTicker(config.ProgressInterval)
-		c.full = time.NewTimer(batch.ChunkDuration - time.Since(at.Time))
+		left := batch.ChunkDuration - time.Since(at.Time)
+		c.full, c.announce = time.NewTimer(left), time.NewTimer(left+config.AnnounceDelay)
+		c.poll = time.NewTicker(config.ProgressInterval)
 	}
 }
 
@@ -104,18 +105,18 @@ func (r *Runner) startsNextIndex(last *batch.TaskStateTerminated) bool {
 	return true
 }
 
-// releaseRest ends a chunk whose time has passed. If other indexes wait behind the one that runs, it releases them:
-// from here on this worker starts none of them, whatever becomes of the write. Between two indexes it finishes the
-// task.
+// releaseRest ends a chunk whose time has passed. If other indexes wait behind the one that runs, it releases them at
+// once: from here on this worker starts none of them, whatever becomes of the write. Between two indexes it finishes
+// the task.
 func (r *Runner) releaseRest() {
 	if r.phase == starting {
 		r.handle(ended)
 		return
 	}
-	r.lowerIndexLimit(ptr.To(r.status.completedCount + 1))
-	stored := r.task.Status
-	r.dirty = r.dirty || stored.CompletedCount != r.status.completedCount ||
-		ptr.Deref(stored.IndexLimit, 0) != ptr.Deref(r.status.indexLimit, 0)
+	if next := r.status.completedCount + 1; next < r.status.indexEnd() {
+		r.lowerIndexLimit(&next)
+		r.dirty = true
+	}
 }
 
 // lowerIndexLimit lowers the number of indexes that may run. It does nothing if that is not lower.

@@ -32,6 +32,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/utils/ptr"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
@@ -84,11 +85,22 @@ var sleeps = []struct {
 	perSlot  int
 }{{10 * time.Millisecond, 200}, {50 * time.Millisecond, 100}, {quickSleep, 75}, {500 * time.Millisecond, 20}, {time.Second, 15}}
 
+// longSleeps are the commands of long sets, in which the beginning and the end of a set count for little.
+var longSleeps = []struct {
+	duration time.Duration
+	perSlot  int
+}{{10 * time.Millisecond, 2500}, {20 * time.Millisecond, 1250}, {quickSleep, 600}}
+
 // onSlots returns the name of a measurement with a number of slots.
 func onSlots(what string, slots int) string { return fmt.Sprintf("%s, %d slots", what, slots) }
 
 // sleepName returns the name of the measurement of a sleep.
 func sleepName(d time.Duration, slots int) string { return onSlots("sleep "+d.String(), slots) }
+
+// longSleepName returns the name of the measurement of a sleep in a long set.
+func longSleepName(d time.Duration, slots int) string {
+	return onSlots("sleep "+d.String()+", long set", slots)
+}
 
 // local is a running "leat up" with one worker.
 type local struct {
@@ -193,11 +205,30 @@ func (b *bench) measureUtilisation(l *local) {
 		if b.Quick && sleep.duration != quickSleep {
 			continue
 		}
-		n, argument := sleep.perSlot*l.slots, seconds(sleep.duration)
-		name, ideal := sleepName(sleep.duration, l.slots), time.Duration(sleep.perSlot)*sleep.duration
-		b.measureXargs(l, name, ideal, repeated(argument, n), "sleep")
-		b.measureSet(l, name, localLabel, n, ideal, func() time.Duration { return l.run(newSet(n, "sleep", argument)) })
+		b.measureSleep(l, sleepName(sleep.duration, l.slots), sleep.duration, sleep.perSlot)
 	}
+	if b.Quick || l.slots != fewSlots {
+		return
+	}
+	for _, sleep := range longSleeps {
+		b.measureSleep(l, longSleepName(sleep.duration, l.slots), sleep.duration, sleep.perSlot)
+	}
+}
+
+// measureSleep measures the utilisation of the slots by a number of sleeps in each.
+func (b *bench) measureSleep(l *local, name string, d time.Duration, perSlot int) {
+	n, argument, ideal := perSlot*l.slots, seconds(d), time.Duration(perSlot)*d
+	b.measureXargs(l, name, ideal, repeated(argument, n), "sleep")
+	b.measureSet(l, name, localLabel, n, ideal, func() time.Duration { return l.run(newSet(n, "sleep", argument)) })
+	if b.Quick || name != sleepName(d, fewSlots) {
+		return
+	}
+	// Without chunks, each index is a task, and prefetch alone fills the slots.
+	b.measureSet(l, name, chunksOffLabel, n, ideal, func() time.Duration {
+		set := newSet(n, "sleep", argument)
+		set.Spec.Chunking = &batch.TaskSetChunking{MaxIndexes: ptr.To[int32](1)}
+		return l.run(set)
+	})
 }
 
 // measureMixed runs a few long commands among many short ones, with chunks and without.

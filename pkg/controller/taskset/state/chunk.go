@@ -117,16 +117,28 @@ func (s *TaskSet) place(t *TrackedTask) {
 	s.placed[t.placement]++
 }
 
-// chunkSize returns how many indexes the next task gets, at most maxIndexes: as many as run for batch.ChunkDuration,
-// but not so many that other workers would have nothing left to do at the end. It returns 1 unless all commands are
-// known to be short.
-func (s *TaskSet) chunkSize(maxIndexes int) int {
+// ChunkLimits limit the chunks of a set.
+type ChunkLimits struct {
+	// MaxIndexes is the maximum number of indexes in a task.
+	MaxIndexes int
+	// Slots is the number of tasks that the workers of the namespace run at a time, zero if it is not known.
+	Slots int
+}
+
+// chunkSize returns how many indexes the next task gets: as many as run for batch.ChunkDuration, but not so many that
+// other slots would have nothing left to do at the end. It returns 1 unless all commands are known to be short.
+func (s *TaskSet) chunkSize(limits ChunkLimits) int {
 	median := s.durations.median()
 	if median == 0 || median > maxShort {
 		return 1
 	}
+	// Other tasks that are bound wait for a slot.
+	running := s.placed[bound]
+	if limits.Slots > 0 {
+		running = min(running, limits.Slots)
+	}
 	left := s.pending.size + s.placed[mergeable]
-	return max(1, min(int(batch.ChunkDuration/median), maxIndexes, left/(2*max(1, s.placed[bound]))))
+	return max(1, min(int(batch.ChunkDuration/median), limits.MaxIndexes, left/(2*max(1, running))))
 }
 
 // takeChunk removes the first n pending indexes, or fewer if the next one does not fit or must run alone. It returns
@@ -169,8 +181,8 @@ func (s *TaskSet) takeChunk(n int) []indexes.Range {
 // TaskLimit returns how many tasks may be active, at most parallelism. While the controller does not know how long the
 // commands run, and while it creates chunks, only few tasks wait for a worker. until is when the limit may rise, zero
 // if time does not change it.
-func (s *TaskSet) TaskLimit(parallelism, maxIndexes int, now time.Time) (limit int, until time.Time) {
-	if maxIndexes < 2 {
+func (s *TaskSet) TaskLimit(parallelism int, chunks ChunkLimits, now time.Time) (limit int, until time.Time) {
+	if chunks.MaxIndexes < 2 {
 		return parallelism, time.Time{}
 	}
 	few := 2*s.placed[bound] + waitingTasks
@@ -193,9 +205,9 @@ func (s *TaskSet) TaskLimit(parallelism, maxIndexes int, now time.Time) (limit i
 
 // TasksToMerge returns tasks of one index that wait for a worker and whose indexes can run in chunks, at most n. It
 // leaves as many as are bound, so that workers have something to do until the chunks exist.
-func (s *TaskSet) TasksToMerge(n, maxIndexes int) []*TrackedTask {
+func (s *TaskSet) TasksToMerge(n int, chunks ChunkLimits) []*TrackedTask {
 	excess := s.placed[mergeable] - s.placed[bound]
-	if excess <= 0 || s.chunkSize(maxIndexes) < 2 {
+	if excess <= 0 || s.chunkSize(chunks) < 2 {
 		return nil
 	}
 	tasks := make([]*TrackedTask, 0, s.placed[mergeable])

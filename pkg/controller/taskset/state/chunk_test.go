@@ -67,3 +67,33 @@ func TestMemoryOfChunks(t *testing.T) {
 	}
 	runtime.KeepAlive(s)
 }
+
+// TestChunkSizes checks that the indexes that are left are divided by the tasks that run, and not by those that wait on
+// a worker.
+func TestChunkSizes(t *testing.T) {
+	for name, test := range map[string]struct {
+		bound  int
+		chunks ChunkLimits
+		want   int
+	}{
+		"a second's indexes":                     {2, ChunkLimits{MaxIndexes: 1000, Slots: 4}, 100},
+		"maxIndexes":                             {2, ChunkLimits{MaxIndexes: 30, Slots: 4}, 30},
+		"an equal share of half of what is left": {10, ChunkLimits{MaxIndexes: 1000, Slots: 10}, 50},
+		"tasks that wait on a worker":            {20, ChunkLimits{MaxIndexes: 1000, Slots: 10}, 50},
+		"more slots than tasks":                  {10, ChunkLimits{MaxIndexes: 1000, Slots: 100}, 50},
+		"unknown slots":                          {20, ChunkLimits{MaxIndexes: 1000}, 25},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newTaskSet("uid", ExponentialBackoff{})
+			set := &batch.TaskSet{Spec: batch.TaskSetSpec{Completions: ptr.To[int32](1000), Parallelism: ptr.To[int32](1000)}}
+			set.Status.MedianMilliseconds = 10
+			if err := s.Load(set); err != nil {
+				t.Fatal(err)
+			}
+			s.placed[bound] = test.bound
+			if got := s.chunkSize(test.chunks); got != test.want {
+				t.Errorf("got %d indexes, want %d", got, test.want)
+			}
+		})
+	}
+}

@@ -134,7 +134,7 @@ func (s *simulation) next(n int) int {
 func (s *simulation) step() string {
 	switch s.next(15) {
 	case 0, 1:
-		for _, task := range s.state.Reserve(1+s.next(4), 1+s.next(6)) {
+		for _, task := range s.state.Reserve(1+s.next(4), ChunkLimits{MaxIndexes: 1 + s.next(6)}) {
 			switch s.next(16) {
 			case 0:
 				s.state.Release(task)

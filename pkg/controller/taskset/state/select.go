@@ -25,14 +25,13 @@ import (
 )
 
 // Reserve returns at most n tasks to create now: first those whose creation has failed, then others in ascending order
-// of their indexes. maxIndexes is the maximum number of indexes in a task. The caller must call ObserveCreated, Release
-// or CreationFailed for each.
-func (s *TaskSet) Reserve(n, maxIndexes int) []TaskToCreate {
+// of their indexes. The caller must call ObserveCreated, Release or CreationFailed for each.
+func (s *TaskSet) Reserve(n int, chunks ChunkLimits) []TaskToCreate {
 	var tasks []TaskToCreate
 	for len(tasks) < n && len(s.uncertain) > 0 {
 		task := s.uncertain[0]
 		s.uncertain = s.uncertain[1:]
-		if s.isPending(task) && indexes.Count(task.Indexes) <= max(1, maxIndexes) {
+		if s.isPending(task) && indexes.Count(task.Indexes) <= max(1, chunks.MaxIndexes) {
 			for _, r := range task.Indexes {
 				s.pending.removeRange(r)
 			}
@@ -40,7 +39,7 @@ func (s *TaskSet) Reserve(n, maxIndexes int) []TaskToCreate {
 		}
 	}
 	for len(tasks) < n && s.pending.size > 0 {
-		size := s.chunkSize(maxIndexes)
+		size := s.chunkSize(chunks)
 		task := TaskToCreate{Indexes: s.takeChunk(size)}
 		if len(task.Indexes) == 0 {
 			index, _ := s.pending.pop()
