@@ -202,8 +202,8 @@ func note(task *batch.Task) string {
 	return task.Labels["note"] + " " + task.Status.Progress
 }
 
-// writeUntilUnknown writes until the outcome of a write is unknown, also because the context ended. It returns an error if the server refuses a write
-// that must succeed.
+// writeUntilUnknown writes until the outcome of a write is unknown, also because the context ended. It returns an error
+// if the server refuses a write that must succeed.
 func (w *writer) writeUntilUnknown(ctx context.Context) error {
 	for {
 		name := fmt.Sprintf("%s-%d", w.prefix, w.random.IntN(5))
