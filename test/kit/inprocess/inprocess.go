@@ -35,6 +35,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/klog/v2"
@@ -50,7 +51,8 @@ import (
 )
 
 // Serve runs a server with the flags, without a host, until the test ends. It returns the full handler chain and the
-// scheme. Every request is authenticated as alice and allowed.
+// scheme. A request is authenticated as the user in its context, or as alice, and allowed, unless the user is a worker:
+// then the worker authorizer decides.
 func Serve(tb testing.TB, flags ...string) (http.Handler, *runtime.Scheme) {
 	tb.Helper()
 	check := func(err error) {
@@ -99,7 +101,10 @@ func Serve(tb testing.TB, flags ...string) (http.Handler, *runtime.Scheme) {
 	check(err)
 	o.Standalone = &serveroptions.Standalone{
 		Host: fakehost.NewConfig(func() http.Handler { return nil }),
-		Authenticator: authenticator.RequestFunc(func(*http.Request) (*authenticator.Response, bool, error) {
+		Authenticator: authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
+			if u, ok := request.UserFrom(req.Context()); ok {
+				return &authenticator.Response{User: u}, true, nil
+			}
 			return &authenticator.Response{User: &user.DefaultInfo{Name: "alice", Groups: []string{user.AllAuthenticated}}}, true, nil
 		}),
 		ClientCA: clientCA, Authorizer: authorizerfactory.NewAlwaysAllowAuthorizer(),

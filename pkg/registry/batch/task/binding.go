@@ -37,14 +37,17 @@ import (
 	storeerr "k8s.io/apiserver/pkg/storage/errors"
 	"k8s.io/apiserver/pkg/util/dryrun"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/registry"
 )
 
 // BindingREST serves the binding subresource. A single guarded update sets the worker and its incarnation, so that of
 // two schedulers that bind a task, one gets a conflict.
 type BindingREST struct {
+	unmanaged
 	store *genericregistry.Store
 }
 
@@ -97,9 +100,25 @@ func (r *BindingREST) Create(ctx context.Context, name string, obj runtime.Objec
 	})
 }
 
+// unmanaged is a part of storages whose objects are not stored. It implements rest.ResetFieldsFilterStrategy, so that
+// upstream does not record managed fields in them, which it would also encode and decode.
+type unmanaged struct{}
+
+// GetResetFieldsFilter implements rest.ResetFieldsFilterStrategy.
+func (unmanaged) GetResetFieldsFilter() map[fieldpath.APIVersion]fieldpath.Filter {
+	return map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(v1alpha1.SchemeGroupVersion.String()): allFields{}}
+}
+
+// allFields is a filter that removes all fields.
+type allFields struct{}
+
+// Filter implements fieldpath.Filter.
+func (allFields) Filter(*fieldpath.Set) *fieldpath.Set { return fieldpath.NewSet() }
+
 // EvictionREST serves the eviction subresource. A single guarded update unbinds the task from its worker, whose later
 // writes of the status are refused.
 type EvictionREST struct {
+	unmanaged
 	store *genericregistry.Store
 }
 

@@ -23,9 +23,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
 // runningTask returns a task that runs on worker w and has the number of worker crashes.
@@ -154,6 +157,25 @@ func TestATaskThatWasNotStartedIsEvictedWithoutADisruption(t *testing.T) {
 			want.Status.State.Waiting = &batch.TaskStateWaiting{Reason: batch.TaskReasonRebalanced, Message: "no slot"}
 			if diff := cmp.Diff(want, test.task); diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestNoFieldsOfBindingsAndEvictionsAreManaged(t *testing.T) {
+	fields := fieldpath.NewSet(fieldpath.MakePathOrDie("metadata", "labels"), fieldpath.MakePathOrDie("target", "name"))
+	for name, storage := range map[string]rest.Storage{"binding": &BindingREST{}, "eviction": &EvictionREST{}} {
+		t.Run(name, func(t *testing.T) {
+			strategy, ok := storage.(rest.ResetFieldsFilterStrategy)
+			if !ok {
+				t.Fatalf("%T is no rest.ResetFieldsFilterStrategy", storage)
+			}
+			filter := strategy.GetResetFieldsFilter()[fieldpath.APIVersion(v1alpha1.SchemeGroupVersion.String())]
+			if filter == nil {
+				t.Fatalf("no filter for %s", v1alpha1.SchemeGroupVersion)
+			}
+			if left := filter.Filter(fields); !left.Empty() {
+				t.Errorf("managers of %s are recorded", left)
 			}
 		})
 	}
