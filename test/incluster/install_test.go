@@ -116,7 +116,7 @@ func TestInstall(t *testing.T) {
 		certificatesIssued(t, admin)
 	})
 	t.Run("kubectl delete removes everything", func(t *testing.T) {
-		_, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "--timeout=90s", "--kustomize", all)
+		_, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "--ignore-not-found", "--timeout=90s", "--kustomize", all)
 		kit.Check(t, err)
 		_, err = admin.CoreV1().Namespaces().Get(t.Context(), systemNamespace, metav1.GetOptions{})
 		if !apierrors.IsNotFound(err) {

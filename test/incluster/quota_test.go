@@ -122,8 +122,11 @@ func testQuota(t *testing.T, i *replicated) {
 // than the limit can be created. That is also so for Pods.
 func testQuotaRace(t *testing.T, i *replicated) {
 	const attempts = 5
-	for range attempts {
-		if raceForQuota(t, i) {
+	for attempt := range attempts {
+		undisturbed := false
+		// Each attempt needs a namespace of its own, which has the name of the test.
+		t.Run(fmt.Sprintf("attempt %d", attempt+1), func(t *testing.T) { undisturbed = raceForQuota(t, i) })
+		if undisturbed || t.Failed() {
 			return
 		}
 	}

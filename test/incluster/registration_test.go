@@ -119,7 +119,7 @@ func testRegistration(t *testing.T, cp *host.ControlPlane) {
 		}
 		root, err := host.RepositoryRoot()
 		kit.Check(t, err)
-		_, _, err = cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "--timeout=90s", "--kustomize", filepath.Join(root, "config", "base"))
+		_, _, err = cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "--ignore-not-found", "--timeout=90s", "--kustomize", filepath.Join(root, "config", "base"))
 		kit.Check(t, err)
 		createAndDeleteNamespace(t, admin, "after")
 		kit.Check(t, manager.Err()) // it was running all the time
