@@ -35,9 +35,9 @@ func Resource(resource string) schema.GroupResource {
 // AddToScheme adds the internal types.
 func AddToScheme(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(SchemeGroupVersion,
-		&Task{}, &TaskList{}, &Binding{}, &Eviction{}, &TaskLogOptions{},
+		&Task{}, &TaskList{}, &Binding{}, &Eviction{}, &TaskLogOptions{}, &TaskRecordOptions{}, &TaskRecordList{},
 		&TaskSet{}, &TaskSetList{},
-		&Worker{}, &WorkerList{},
+		&Worker{}, &WorkerList{}, &WorkerArchiveOptions{},
 		&WorkerLease{}, &WorkerLeaseList{},
 		&TaskQueue{}, &TaskQueueList{},
 	)

@@ -247,7 +247,7 @@ type Eviction struct {
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
-// TaskLogOptions are the query parameters of the log subresource of a task.
+// TaskLogOptions are the query parameters of the log subresource of a task and of a TaskSet.
 type TaskLogOptions struct {
 	metav1.TypeMeta
 	Follow       bool
@@ -259,6 +259,60 @@ type TaskLogOptions struct {
 	LimitBytes   *int64
 	Indexes      string
 	Prefix       bool
+	Attempt      *int64
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// WorkerArchiveOptions are the query parameters of the archive subresource of a worker. The body of the request is a
+// segment: a zip file with the output and the records of finished attempts. An empty body is not stored: the server
+// accepts it if there is an archive.
+type WorkerArchiveOptions struct {
+	metav1.TypeMeta
+	TaskSetUID  types.UID
+	Incarnation string
+	Segment     int64
+	Digest      string
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// TaskRecordOptions are the query parameters of the records subresource of a task and of a TaskSet.
+type TaskRecordOptions struct {
+	metav1.TypeMeta
+	Indexes  string
+	Limit    *int64
+	Continue string
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// TaskRecordList is a list of the records of finished attempts, in the order in which they are stored.
+type TaskRecordList struct {
+	metav1.TypeMeta
+	metav1.ListMeta
+	Items    []TaskRecord
+	Warnings []string
+}
+
+// TaskRecord is the record of a finished attempt: one start of a command and its end.
+type TaskRecord struct {
+	Index                *int32
+	TaskName             string
+	TaskUID              types.UID
+	Attempt              int32
+	Failures             int32
+	WorkerName           string
+	Incarnation          string
+	StartTime            metav1.MicroTime
+	DurationMilliseconds int64
+	ExitCode             int32
+	Signal               int32
+	Reason               string
+	CPUMilliseconds      int64
+	PeakMemoryBytes      int64
+	OutputBytes          int64
+	MissingBytes         int64
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
@@ -474,6 +528,9 @@ type WorkerStatus struct {
 	WorkerInfo    WorkerInfo
 	Endpoint      *WorkerEndpoint
 	PrefetchLimit int32
+	// Unarchived are the UIDs of TaskSets. The worker holds output and records of their tasks that are not in the archive
+	// yet.
+	Unarchived []types.UID
 }
 
 // WorkerInfo describes a worker process and its machine.

@@ -32,6 +32,8 @@ import (
 	"github.com/leat-dev/leat/pkg/apiserver/storage"
 	registry "github.com/leat-dev/leat/pkg/registry/batch"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
+	"github.com/leat-dev/leat/pkg/registry/batch/taskset"
+	"github.com/leat-dev/leat/pkg/registry/batch/worker"
 )
 
 // ExtraConfig is the configuration of the server beyond that of any API server.
@@ -103,7 +105,7 @@ func (c CompletedConfig) New() (*Server, error) {
 			}
 			return obj.(*batch.Worker), nil
 		},
-	})
+	}, taskset.Subresources{}, worker.Subresources{})
 	if err := generic.InstallAPIGroup(&group); err != nil {
 		return nil, err
 	}

@@ -63,6 +63,8 @@ import (
 	generatedopenapi "github.com/leat-dev/leat/pkg/generated/openapi"
 	registrybatch "github.com/leat-dev/leat/pkg/registry/batch"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
+	"github.com/leat-dev/leat/pkg/registry/batch/taskset"
+	"github.com/leat-dev/leat/pkg/registry/batch/worker"
 	twoversionregistry "github.com/leat-dev/leat/test/api/internal/registry"
 	"github.com/leat-dev/leat/test/api/internal/v1test"
 	"github.com/leat-dev/leat/test/kit/host"
@@ -118,13 +120,13 @@ func serveVersions(t *testing.T, etcd *host.Etcd, both bool) twoVersions {
 		if err != nil {
 			t.Fatal(err)
 		}
-		storages = stores.Storage(task.Subresources{})
+		storages = stores.Storage(task.Subresources{}, taskset.Subresources{}, worker.Subresources{})
 	} else {
 		stores, err := registrybatch.NewStores(scheme, config.RESTOptionsGetter)
 		if err != nil {
 			t.Fatal(err)
 		}
-		storages = stores.Storage(task.Subresources{})
+		storages = stores.Storage(task.Subresources{}, taskset.Subresources{}, worker.Subresources{})
 	}
 	group := genericapiserver.NewDefaultAPIGroupInfo(batch.GroupName, scheme, runtime.NewParameterCodec(scheme), codecs)
 	group.VersionedResourcesStorageMap = storages

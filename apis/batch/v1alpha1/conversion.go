@@ -29,13 +29,8 @@ import (
 // those of the generated conversion do not. As elsewhere in Kubernetes, it uses the first value of a parameter, ignores
 // unknown parameters, and a bool is false if it is absent, "0" or "false".
 func Convert_url_Values_To_v1alpha1_TaskLogOptions(in *url.Values, out *TaskLogOptions, s conversion.Scope) error {
-	for _, name := range []string{"sinceSeconds", "tailLines", "limitBytes"} {
-		if !in.Has(name) {
-			continue
-		}
-		if _, err := strconv.ParseInt(in.Get(name), 10, 64); err != nil {
-			return fmt.Errorf("%s=%q: must be a whole number", name, in.Get(name))
-		}
+	if err := checkWholeNumbers(in, "sinceSeconds", "tailLines", "limitBytes", "attempt"); err != nil {
+		return err
 	}
 	if text := in.Get("sinceTime"); text != "" {
 		if _, err := time.Parse(time.RFC3339, text); err != nil {
@@ -43,4 +38,33 @@ func Convert_url_Values_To_v1alpha1_TaskLogOptions(in *url.Values, out *TaskLogO
 		}
 	}
 	return autoConvert_url_Values_To_v1alpha1_TaskLogOptions(in, out, s)
+}
+
+// Convert_url_Values_To_v1alpha1_TaskRecordOptions parses the parameters of a query. Its errors name the parameter.
+func Convert_url_Values_To_v1alpha1_TaskRecordOptions(in *url.Values, out *TaskRecordOptions, s conversion.Scope) error {
+	if err := checkWholeNumbers(in, "limit"); err != nil {
+		return err
+	}
+	return autoConvert_url_Values_To_v1alpha1_TaskRecordOptions(in, out, s)
+}
+
+// Convert_url_Values_To_v1alpha1_WorkerArchiveOptions parses the parameters of a query. Its errors name the parameter.
+func Convert_url_Values_To_v1alpha1_WorkerArchiveOptions(in *url.Values, out *WorkerArchiveOptions, s conversion.Scope) error {
+	if err := checkWholeNumbers(in, "segment"); err != nil {
+		return err
+	}
+	return autoConvert_url_Values_To_v1alpha1_WorkerArchiveOptions(in, out, s)
+}
+
+// checkWholeNumbers returns an error for a parameter that is not a whole number. Parameters may be absent.
+func checkWholeNumbers(in *url.Values, names ...string) error {
+	for _, name := range names {
+		if !in.Has(name) {
+			continue
+		}
+		if _, err := strconv.ParseInt(in.Get(name), 10, 64); err != nil {
+			return fmt.Errorf("%s=%q: must be a whole number", name, in.Get(name))
+		}
+	}
+	return nil
 }

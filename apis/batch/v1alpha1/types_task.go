@@ -31,6 +31,7 @@ import (
 // +leat:subresource:binding=BindingREST
 // +leat:subresource:eviction=EvictionREST
 // +leat:subresource:log=LogREST
+// +leat:subresource:records=RecordsREST
 // +leat:column:name=Status,type=string,func=StatusColumn,description=The phase of the task, or a more specific reason.
 // +leat:column:name=Worker,type=string,path=spec.workerName,description=The worker that the task is bound to.
 // +leat:column:name=Exit,type=string,func=ExitColumn,description=The exit code of the command, or the signal that ended it.

@@ -24,7 +24,7 @@ import (
 // +k8s:conversion-gen:explicit-from=net/url.Values
 // +k8s:isSubresource="/log"
 
-// TaskLogOptions are the query parameters of the log subresource of a task.
+// TaskLogOptions are the query parameters of the log subresource of a task and of a TaskSet.
 type TaskLogOptions struct {
 	metav1.TypeMeta `json:",inline"`
 
@@ -72,17 +72,25 @@ type TaskLogOptions struct {
 	// +k8s:minimum=1
 	LimitBytes *int64 `json:"limitBytes,omitempty" protobuf:"varint,7,opt,name=limitBytes"`
 
-	// indexes are the indexes whose output to return, of a task with spec.indexes, in the format of that field. If unset,
-	// the output of all indexes is returned, in the order in which they ran. The other options apply to each index.
+	// indexes are the indexes whose output to return, of a TaskSet or a task with spec.indexes, in the format of that
+	// field. If unset, the output of all indexes is returned. The other options apply to each index.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=2048
 	Indexes string `json:"indexes,omitempty" protobuf:"bytes,8,opt,name=indexes"`
 
-	// prefix adds the index and a space to the beginning of every line, of a task with spec.indexes. Defaults to false.
+	// prefix adds the index and a space to the beginning of every line, of a TaskSet or a task with spec.indexes. Defaults
+	// to false.
 	// +optional
 	// +k8s:optional
 	Prefix bool `json:"prefix,omitempty" protobuf:"varint,9,opt,name=prefix"`
+
+	// attempt is the attempt whose output to return. 1 is the first recorded one of the task, or of each index. If unset,
+	// it is the current or last one. At most one of attempt and previous may be set.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=1
+	Attempt *int64 `json:"attempt,omitempty" protobuf:"varint,10,opt,name=attempt"`
 }
 
 // taskLogOptionsDocs holds the comments of the fields for the OpenAPI description of the query parameters.
@@ -94,9 +102,11 @@ var taskLogOptionsDocs = map[string]string{
 	"timestamps":   "timestamps adds the RFC 3339 timestamp at which the worker read the line to the beginning of every line. Defaults to false.",
 	"tailLines":    "tailLines is the number of lines from the end of the output to return. If unset, the output starts with the first line that is stored.",
 	"limitBytes":   "limitBytes is the number of bytes after which the response ends, including timestamps. It may end within a line. If unset, there is no limit.",
-	"indexes": "indexes are the indexes whose output to return, of a task with spec.indexes, in the format of that field. " +
-		"If unset, the output of all indexes is returned, in the order in which they ran. The other options apply to each index.",
-	"prefix": "prefix adds the index and a space to the beginning of every line, of a task with spec.indexes. Defaults to false.",
+	"indexes": "indexes are the indexes whose output to return, of a TaskSet or a task with spec.indexes, in the format of that field. " +
+		"If unset, the output of all indexes is returned. The other options apply to each index.",
+	"prefix": "prefix adds the index and a space to the beginning of every line, of a TaskSet or a task with spec.indexes. Defaults to false.",
+	"attempt": "attempt is the attempt whose output to return. 1 is the first recorded one of the task, or of each index. " +
+		"If unset, it is the current or last one. At most one of attempt and previous may be set.",
 }
 
 // SwaggerDoc returns the descriptions of the fields by their JSON names.

@@ -18,12 +18,14 @@ package v1alpha1
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // +genclient
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +k8s:supportsSubresource="/status"
 // +leat:resource:plural=workers,short=wkr
+// +leat:subresource:archive=ArchiveREST
 // +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the worker is ready, and whether it accepts new tasks.
 // +leat:column:name=Tasks,type=string,func=TasksColumn,description=The number of tasks that the worker runs, and the maximum number.
 // +leat:column:name=Version,type=string,path=status.workerInfo.version,description=The version of the worker program.
@@ -174,6 +176,16 @@ type WorkerStatus struct {
 	// +k8s:optional
 	// +k8s:minimum=0
 	PrefetchLimit int32 `json:"prefetchLimit,omitempty" protobuf:"varint,8,opt,name=prefetchLimit"`
+
+	// unarchived are the UIDs of TaskSets. The worker holds output and records of their tasks that are not in the archive
+	// yet.
+	// +optional
+	// +listType=set
+	// +k8s:optional
+	// +k8s:listType=set
+	// +k8s:maxItems=64
+	// +k8s:eachVal=+k8s:format=k8s-uuid
+	Unarchived []types.UID `json:"unarchived,omitempty" protobuf:"bytes,9,rep,name=unarchived,casttype=k8s.io/apimachinery/pkg/types.UID"`
 }
 
 // WorkerInfo describes a worker process and its machine.

@@ -39,3 +39,31 @@ const WorkerLogPattern = "GET /logs/{namespace}/{name}/{uid}"
 func WorkerLogPath(namespace, name string, uid types.UID) string {
 	return "/logs/" + url.PathEscape(namespace) + "/" + url.PathEscape(name) + "/" + url.PathEscape(string(uid))
 }
+
+// Patterns, for http.ServeMux, of the paths where a worker serves the records and the output of attempts that it has
+// not sent to the archive yet. The set is the UID of a TaskSet, or WorkerTasksWithoutSet. The entry is the name of the
+// attempt in a segment.
+const (
+	// WorkerRecordsPattern returns a TaskRecordList in JSON. The query may have indexes, in the format of
+	// spec.indexes, and taskUID.
+	WorkerRecordsPattern = "GET /records/{namespace}/{set}"
+	// WorkerOutputPattern returns the output of one attempt.
+	WorkerOutputPattern = "GET /records/{namespace}/{set}/{entry}"
+)
+
+// WorkerTasksWithoutSet stands for the UID of a TaskSet in the paths of tasks without one.
+const WorkerTasksWithoutSet = "tasks"
+
+// WorkerRecordsPath returns the path where a worker serves the records of attempts at tasks of a set. set is
+// empty for tasks without one.
+func WorkerRecordsPath(namespace string, set types.UID) string {
+	if set == "" {
+		set = WorkerTasksWithoutSet
+	}
+	return "/records/" + url.PathEscape(namespace) + "/" + url.PathEscape(string(set))
+}
+
+// WorkerOutputPath returns the path where a worker serves the output of an attempt.
+func WorkerOutputPath(namespace string, set types.UID, entry string) string {
+	return WorkerRecordsPath(namespace, set) + "/" + url.PathEscape(entry)
+}

@@ -29,6 +29,7 @@ import (
 	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	conversion "k8s.io/apimachinery/pkg/conversion"
 	runtime "k8s.io/apimachinery/pkg/runtime"
+	types "k8s.io/apimachinery/pkg/types"
 )
 
 func init() {
@@ -238,6 +239,36 @@ func RegisterConversions(s *runtime.Scheme) error {
 	}); err != nil {
 		return err
 	}
+	if err := s.AddGeneratedConversionFunc((*TaskRecord)(nil), (*batch.TaskRecord)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_v1alpha1_TaskRecord_To_batch_TaskRecord(a.(*TaskRecord), b.(*batch.TaskRecord), scope)
+	}); err != nil {
+		return err
+	}
+	if err := s.AddGeneratedConversionFunc((*batch.TaskRecord)(nil), (*TaskRecord)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_batch_TaskRecord_To_v1alpha1_TaskRecord(a.(*batch.TaskRecord), b.(*TaskRecord), scope)
+	}); err != nil {
+		return err
+	}
+	if err := s.AddGeneratedConversionFunc((*TaskRecordList)(nil), (*batch.TaskRecordList)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_v1alpha1_TaskRecordList_To_batch_TaskRecordList(a.(*TaskRecordList), b.(*batch.TaskRecordList), scope)
+	}); err != nil {
+		return err
+	}
+	if err := s.AddGeneratedConversionFunc((*batch.TaskRecordList)(nil), (*TaskRecordList)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_batch_TaskRecordList_To_v1alpha1_TaskRecordList(a.(*batch.TaskRecordList), b.(*TaskRecordList), scope)
+	}); err != nil {
+		return err
+	}
+	if err := s.AddGeneratedConversionFunc((*TaskRecordOptions)(nil), (*batch.TaskRecordOptions)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_v1alpha1_TaskRecordOptions_To_batch_TaskRecordOptions(a.(*TaskRecordOptions), b.(*batch.TaskRecordOptions), scope)
+	}); err != nil {
+		return err
+	}
+	if err := s.AddGeneratedConversionFunc((*batch.TaskRecordOptions)(nil), (*TaskRecordOptions)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_batch_TaskRecordOptions_To_v1alpha1_TaskRecordOptions(a.(*batch.TaskRecordOptions), b.(*TaskRecordOptions), scope)
+	}); err != nil {
+		return err
+	}
 	if err := s.AddGeneratedConversionFunc((*TaskResources)(nil), (*batch.TaskResources)(nil), func(a, b interface{}, scope conversion.Scope) error {
 		return Convert_v1alpha1_TaskResources_To_batch_TaskResources(a.(*TaskResources), b.(*batch.TaskResources), scope)
 	}); err != nil {
@@ -398,6 +429,16 @@ func RegisterConversions(s *runtime.Scheme) error {
 	}); err != nil {
 		return err
 	}
+	if err := s.AddGeneratedConversionFunc((*WorkerArchiveOptions)(nil), (*batch.WorkerArchiveOptions)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_v1alpha1_WorkerArchiveOptions_To_batch_WorkerArchiveOptions(a.(*WorkerArchiveOptions), b.(*batch.WorkerArchiveOptions), scope)
+	}); err != nil {
+		return err
+	}
+	if err := s.AddGeneratedConversionFunc((*batch.WorkerArchiveOptions)(nil), (*WorkerArchiveOptions)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_batch_WorkerArchiveOptions_To_v1alpha1_WorkerArchiveOptions(a.(*batch.WorkerArchiveOptions), b.(*WorkerArchiveOptions), scope)
+	}); err != nil {
+		return err
+	}
 	if err := s.AddGeneratedConversionFunc((*WorkerEndpoint)(nil), (*batch.WorkerEndpoint)(nil), func(a, b interface{}, scope conversion.Scope) error {
 		return Convert_v1alpha1_WorkerEndpoint_To_batch_WorkerEndpoint(a.(*WorkerEndpoint), b.(*batch.WorkerEndpoint), scope)
 	}); err != nil {
@@ -483,8 +524,28 @@ func RegisterConversions(s *runtime.Scheme) error {
 	}); err != nil {
 		return err
 	}
+	if err := s.AddGeneratedConversionFunc((*url.Values)(nil), (*TaskRecordOptions)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_url_Values_To_v1alpha1_TaskRecordOptions(a.(*url.Values), b.(*TaskRecordOptions), scope)
+	}); err != nil {
+		return err
+	}
+	if err := s.AddGeneratedConversionFunc((*url.Values)(nil), (*WorkerArchiveOptions)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_url_Values_To_v1alpha1_WorkerArchiveOptions(a.(*url.Values), b.(*WorkerArchiveOptions), scope)
+	}); err != nil {
+		return err
+	}
 	if err := s.AddConversionFunc((*url.Values)(nil), (*TaskLogOptions)(nil), func(a, b interface{}, scope conversion.Scope) error {
 		return Convert_url_Values_To_v1alpha1_TaskLogOptions(a.(*url.Values), b.(*TaskLogOptions), scope)
+	}); err != nil {
+		return err
+	}
+	if err := s.AddConversionFunc((*url.Values)(nil), (*TaskRecordOptions)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_url_Values_To_v1alpha1_TaskRecordOptions(a.(*url.Values), b.(*TaskRecordOptions), scope)
+	}); err != nil {
+		return err
+	}
+	if err := s.AddConversionFunc((*url.Values)(nil), (*WorkerArchiveOptions)(nil), func(a, b interface{}, scope conversion.Scope) error {
+		return Convert_url_Values_To_v1alpha1_WorkerArchiveOptions(a.(*url.Values), b.(*WorkerArchiveOptions), scope)
 	}); err != nil {
 		return err
 	}
@@ -813,6 +874,7 @@ func autoConvert_v1alpha1_TaskLogOptions_To_batch_TaskLogOptions(in *TaskLogOpti
 	out.LimitBytes = (*int64)(unsafe.Pointer(in.LimitBytes))
 	out.Indexes = in.Indexes
 	out.Prefix = in.Prefix
+	out.Attempt = (*int64)(unsafe.Pointer(in.Attempt))
 	return nil
 }
 
@@ -831,6 +893,7 @@ func autoConvert_batch_TaskLogOptions_To_v1alpha1_TaskLogOptions(in *batch.TaskL
 	out.LimitBytes = (*int64)(unsafe.Pointer(in.LimitBytes))
 	out.Indexes = in.Indexes
 	out.Prefix = in.Prefix
+	out.Attempt = (*int64)(unsafe.Pointer(in.Attempt))
 	return nil
 }
 
@@ -904,6 +967,13 @@ func autoConvert_url_Values_To_v1alpha1_TaskLogOptions(in *url.Values, out *Task
 		}
 	} else {
 		out.Prefix = false
+	}
+	if values, ok := map[string][]string(*in)["attempt"]; ok && len(values) > 0 {
+		if err := runtime.Convert_Slice_string_To_Pointer_int64(&values, &out.Attempt, s); err != nil {
+			return err
+		}
+	} else {
+		out.Attempt = nil
 	}
 	return nil
 }
@@ -1020,6 +1090,101 @@ func autoConvert_batch_TaskQueueStatus_To_v1alpha1_TaskQueueStatus(in *batch.Tas
 // Convert_batch_TaskQueueStatus_To_v1alpha1_TaskQueueStatus is an autogenerated conversion function.
 func Convert_batch_TaskQueueStatus_To_v1alpha1_TaskQueueStatus(in *batch.TaskQueueStatus, out *TaskQueueStatus, s conversion.Scope) error {
 	return autoConvert_batch_TaskQueueStatus_To_v1alpha1_TaskQueueStatus(in, out, s)
+}
+
+func autoConvert_v1alpha1_TaskRecord_To_batch_TaskRecord(in *TaskRecord, out *batch.TaskRecord, s conversion.Scope) error {
+	*out = *(*batch.TaskRecord)(unsafe.Pointer(in))
+	return nil
+}
+
+// Convert_v1alpha1_TaskRecord_To_batch_TaskRecord is an autogenerated conversion function.
+func Convert_v1alpha1_TaskRecord_To_batch_TaskRecord(in *TaskRecord, out *batch.TaskRecord, s conversion.Scope) error {
+	return autoConvert_v1alpha1_TaskRecord_To_batch_TaskRecord(in, out, s)
+}
+
+func autoConvert_batch_TaskRecord_To_v1alpha1_TaskRecord(in *batch.TaskRecord, out *TaskRecord, s conversion.Scope) error {
+	*out = *(*TaskRecord)(unsafe.Pointer(in))
+	return nil
+}
+
+// Convert_batch_TaskRecord_To_v1alpha1_TaskRecord is an autogenerated conversion function.
+func Convert_batch_TaskRecord_To_v1alpha1_TaskRecord(in *batch.TaskRecord, out *TaskRecord, s conversion.Scope) error {
+	return autoConvert_batch_TaskRecord_To_v1alpha1_TaskRecord(in, out, s)
+}
+
+func autoConvert_v1alpha1_TaskRecordList_To_batch_TaskRecordList(in *TaskRecordList, out *batch.TaskRecordList, s conversion.Scope) error {
+	out.ListMeta = in.ListMeta
+	out.Items = *(*[]batch.TaskRecord)(unsafe.Pointer(&in.Items))
+	out.Warnings = *(*[]string)(unsafe.Pointer(&in.Warnings))
+	return nil
+}
+
+// Convert_v1alpha1_TaskRecordList_To_batch_TaskRecordList is an autogenerated conversion function.
+func Convert_v1alpha1_TaskRecordList_To_batch_TaskRecordList(in *TaskRecordList, out *batch.TaskRecordList, s conversion.Scope) error {
+	return autoConvert_v1alpha1_TaskRecordList_To_batch_TaskRecordList(in, out, s)
+}
+
+func autoConvert_batch_TaskRecordList_To_v1alpha1_TaskRecordList(in *batch.TaskRecordList, out *TaskRecordList, s conversion.Scope) error {
+	out.ListMeta = in.ListMeta
+	out.Items = *(*[]TaskRecord)(unsafe.Pointer(&in.Items))
+	out.Warnings = *(*[]string)(unsafe.Pointer(&in.Warnings))
+	return nil
+}
+
+// Convert_batch_TaskRecordList_To_v1alpha1_TaskRecordList is an autogenerated conversion function.
+func Convert_batch_TaskRecordList_To_v1alpha1_TaskRecordList(in *batch.TaskRecordList, out *TaskRecordList, s conversion.Scope) error {
+	return autoConvert_batch_TaskRecordList_To_v1alpha1_TaskRecordList(in, out, s)
+}
+
+func autoConvert_v1alpha1_TaskRecordOptions_To_batch_TaskRecordOptions(in *TaskRecordOptions, out *batch.TaskRecordOptions, s conversion.Scope) error {
+	out.Indexes = in.Indexes
+	out.Limit = (*int64)(unsafe.Pointer(in.Limit))
+	out.Continue = in.Continue
+	return nil
+}
+
+// Convert_v1alpha1_TaskRecordOptions_To_batch_TaskRecordOptions is an autogenerated conversion function.
+func Convert_v1alpha1_TaskRecordOptions_To_batch_TaskRecordOptions(in *TaskRecordOptions, out *batch.TaskRecordOptions, s conversion.Scope) error {
+	return autoConvert_v1alpha1_TaskRecordOptions_To_batch_TaskRecordOptions(in, out, s)
+}
+
+func autoConvert_batch_TaskRecordOptions_To_v1alpha1_TaskRecordOptions(in *batch.TaskRecordOptions, out *TaskRecordOptions, s conversion.Scope) error {
+	out.Indexes = in.Indexes
+	out.Limit = (*int64)(unsafe.Pointer(in.Limit))
+	out.Continue = in.Continue
+	return nil
+}
+
+// Convert_batch_TaskRecordOptions_To_v1alpha1_TaskRecordOptions is an autogenerated conversion function.
+func Convert_batch_TaskRecordOptions_To_v1alpha1_TaskRecordOptions(in *batch.TaskRecordOptions, out *TaskRecordOptions, s conversion.Scope) error {
+	return autoConvert_batch_TaskRecordOptions_To_v1alpha1_TaskRecordOptions(in, out, s)
+}
+
+func autoConvert_url_Values_To_v1alpha1_TaskRecordOptions(in *url.Values, out *TaskRecordOptions, s conversion.Scope) error {
+	// WARNING: Field TypeMeta does not have json tag, skipping.
+
+	if values, ok := map[string][]string(*in)["indexes"]; ok && len(values) > 0 {
+		if err := runtime.Convert_Slice_string_To_string(&values, &out.Indexes, s); err != nil {
+			return err
+		}
+	} else {
+		out.Indexes = ""
+	}
+	if values, ok := map[string][]string(*in)["limit"]; ok && len(values) > 0 {
+		if err := runtime.Convert_Slice_string_To_Pointer_int64(&values, &out.Limit, s); err != nil {
+			return err
+		}
+	} else {
+		out.Limit = nil
+	}
+	if values, ok := map[string][]string(*in)["continue"]; ok && len(values) > 0 {
+		if err := runtime.Convert_Slice_string_To_string(&values, &out.Continue, s); err != nil {
+			return err
+		}
+	} else {
+		out.Continue = ""
+	}
+	return nil
 }
 
 func autoConvert_v1alpha1_TaskResources_To_batch_TaskResources(in *TaskResources, out *batch.TaskResources, s conversion.Scope) error {
@@ -1366,6 +1531,66 @@ func autoConvert_batch_Worker_To_v1alpha1_Worker(in *batch.Worker, out *Worker, 
 // Convert_batch_Worker_To_v1alpha1_Worker is an autogenerated conversion function.
 func Convert_batch_Worker_To_v1alpha1_Worker(in *batch.Worker, out *Worker, s conversion.Scope) error {
 	return autoConvert_batch_Worker_To_v1alpha1_Worker(in, out, s)
+}
+
+func autoConvert_v1alpha1_WorkerArchiveOptions_To_batch_WorkerArchiveOptions(in *WorkerArchiveOptions, out *batch.WorkerArchiveOptions, s conversion.Scope) error {
+	out.TaskSetUID = types.UID(in.TaskSetUID)
+	out.Incarnation = in.Incarnation
+	out.Segment = in.Segment
+	out.Digest = in.Digest
+	return nil
+}
+
+// Convert_v1alpha1_WorkerArchiveOptions_To_batch_WorkerArchiveOptions is an autogenerated conversion function.
+func Convert_v1alpha1_WorkerArchiveOptions_To_batch_WorkerArchiveOptions(in *WorkerArchiveOptions, out *batch.WorkerArchiveOptions, s conversion.Scope) error {
+	return autoConvert_v1alpha1_WorkerArchiveOptions_To_batch_WorkerArchiveOptions(in, out, s)
+}
+
+func autoConvert_batch_WorkerArchiveOptions_To_v1alpha1_WorkerArchiveOptions(in *batch.WorkerArchiveOptions, out *WorkerArchiveOptions, s conversion.Scope) error {
+	out.TaskSetUID = string(in.TaskSetUID)
+	out.Incarnation = in.Incarnation
+	out.Segment = in.Segment
+	out.Digest = in.Digest
+	return nil
+}
+
+// Convert_batch_WorkerArchiveOptions_To_v1alpha1_WorkerArchiveOptions is an autogenerated conversion function.
+func Convert_batch_WorkerArchiveOptions_To_v1alpha1_WorkerArchiveOptions(in *batch.WorkerArchiveOptions, out *WorkerArchiveOptions, s conversion.Scope) error {
+	return autoConvert_batch_WorkerArchiveOptions_To_v1alpha1_WorkerArchiveOptions(in, out, s)
+}
+
+func autoConvert_url_Values_To_v1alpha1_WorkerArchiveOptions(in *url.Values, out *WorkerArchiveOptions, s conversion.Scope) error {
+	// WARNING: Field TypeMeta does not have json tag, skipping.
+
+	if values, ok := map[string][]string(*in)["taskSetUID"]; ok && len(values) > 0 {
+		if err := runtime.Convert_Slice_string_To_string(&values, &out.TaskSetUID, s); err != nil {
+			return err
+		}
+	} else {
+		out.TaskSetUID = ""
+	}
+	if values, ok := map[string][]string(*in)["incarnation"]; ok && len(values) > 0 {
+		if err := runtime.Convert_Slice_string_To_string(&values, &out.Incarnation, s); err != nil {
+			return err
+		}
+	} else {
+		out.Incarnation = ""
+	}
+	if values, ok := map[string][]string(*in)["segment"]; ok && len(values) > 0 {
+		if err := runtime.Convert_Slice_string_To_int64(&values, &out.Segment, s); err != nil {
+			return err
+		}
+	} else {
+		out.Segment = 0
+	}
+	if values, ok := map[string][]string(*in)["digest"]; ok && len(values) > 0 {
+		if err := runtime.Convert_Slice_string_To_string(&values, &out.Digest, s); err != nil {
+			return err
+		}
+	} else {
+		out.Digest = ""
+	}
+	return nil
 }
 
 func autoConvert_v1alpha1_WorkerEndpoint_To_batch_WorkerEndpoint(in *WorkerEndpoint, out *batch.WorkerEndpoint, s conversion.Scope) error {

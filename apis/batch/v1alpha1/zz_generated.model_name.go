@@ -122,6 +122,21 @@ func (in TaskQueueStatus) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TaskRecord) OpenAPIModelName() string {
+	return "dev.leat.batch.v1alpha1.TaskRecord"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TaskRecordList) OpenAPIModelName() string {
+	return "dev.leat.batch.v1alpha1.TaskRecordList"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TaskRecordOptions) OpenAPIModelName() string {
+	return "dev.leat.batch.v1alpha1.TaskRecordOptions"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in TaskResources) OpenAPIModelName() string {
 	return "dev.leat.batch.v1alpha1.TaskResources"
 }
@@ -199,6 +214,11 @@ func (in Toleration) OpenAPIModelName() string {
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in Worker) OpenAPIModelName() string {
 	return "dev.leat.batch.v1alpha1.Worker"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in WorkerArchiveOptions) OpenAPIModelName() string {
+	return "dev.leat.batch.v1alpha1.WorkerArchiveOptions"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.

@@ -36,6 +36,8 @@ import (
 	"github.com/leat-dev/leat/pkg/apiserver/scheme"
 	registry "github.com/leat-dev/leat/pkg/registry/batch"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
+	"github.com/leat-dev/leat/pkg/registry/batch/taskset"
+	"github.com/leat-dev/leat/pkg/registry/batch/worker"
 )
 
 // noStorage opens no storage.
@@ -57,7 +59,7 @@ func (noStorage) GetRESTOptions(resource schema.GroupResource, _ runtime.Object)
 func TestRequestedKindIsThatOfTheStorage(t *testing.T) {
 	stores := must(registry.NewStores(scheme.Scheme, noStorage{}))(t)
 	version := v1alpha1.SchemeGroupVersion
-	for path, served := range stores.Storage(task.Subresources{})[version.Version] {
+	for path, served := range stores.Storage(task.Subresources{}, taskset.Subresources{}, worker.Subresources{})[version.Version] {
 		_, creates := served.(rest.Creater)
 		_, createsNamed := served.(rest.NamedCreater)
 		_, updates := served.(rest.Updater)

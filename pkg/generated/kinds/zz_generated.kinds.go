@@ -45,7 +45,7 @@ var All = []Kind{
 	{
 		Name: "Task", Resource: "tasks", Singular: "task", ShortNames: []string{"tk"},
 		Namespaced: true, Watched: true,
-		Subresources: []string{"status", "binding", "eviction", "log"},
+		Subresources: []string{"status", "binding", "eviction", "log", "records"},
 	},
 	{
 		Name: "TaskQueue", Resource: "taskqueues", Singular: "taskqueue", ShortNames: []string{"tq"},
@@ -55,13 +55,13 @@ var All = []Kind{
 	{
 		Name: "TaskSet", Resource: "tasksets", Singular: "taskset", ShortNames: []string{"tks"},
 		Namespaced: true, Watched: true,
-		Subresources: []string{"status", "scale"},
+		Subresources: []string{"status", "scale", "log", "records"},
 		Owns:         []string{"Task"},
 	},
 	{
 		Name: "Worker", Resource: "workers", Singular: "worker", ShortNames: []string{"wkr"},
 		Namespaced: true, Watched: true,
-		Subresources: []string{"status"},
+		Subresources: []string{"status", "archive"},
 	},
 	{
 		Name: "WorkerLease", Resource: "workerleases", Singular: "workerlease",

@@ -54,6 +54,9 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.TaskQueueResources{}.OpenAPIModelName():                       schema_leat_apis_batch_v1alpha1_TaskQueueResources(ref),
 		v1alpha1.TaskQueueSpec{}.OpenAPIModelName():                            schema_leat_apis_batch_v1alpha1_TaskQueueSpec(ref),
 		v1alpha1.TaskQueueStatus{}.OpenAPIModelName():                          schema_leat_apis_batch_v1alpha1_TaskQueueStatus(ref),
+		v1alpha1.TaskRecord{}.OpenAPIModelName():                               schema_leat_apis_batch_v1alpha1_TaskRecord(ref),
+		v1alpha1.TaskRecordList{}.OpenAPIModelName():                           schema_leat_apis_batch_v1alpha1_TaskRecordList(ref),
+		v1alpha1.TaskRecordOptions{}.OpenAPIModelName():                        schema_leat_apis_batch_v1alpha1_TaskRecordOptions(ref),
 		v1alpha1.TaskResources{}.OpenAPIModelName():                            schema_leat_apis_batch_v1alpha1_TaskResources(ref),
 		v1alpha1.TaskSchedulingGate{}.OpenAPIModelName():                       schema_leat_apis_batch_v1alpha1_TaskSchedulingGate(ref),
 		v1alpha1.TaskSet{}.OpenAPIModelName():                                  schema_leat_apis_batch_v1alpha1_TaskSet(ref),
@@ -70,6 +73,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.TaskTemplateSpec{}.OpenAPIModelName():                         schema_leat_apis_batch_v1alpha1_TaskTemplateSpec(ref),
 		v1alpha1.Toleration{}.OpenAPIModelName():                               schema_leat_apis_batch_v1alpha1_Toleration(ref),
 		v1alpha1.Worker{}.OpenAPIModelName():                                   schema_leat_apis_batch_v1alpha1_Worker(ref),
+		v1alpha1.WorkerArchiveOptions{}.OpenAPIModelName():                     schema_leat_apis_batch_v1alpha1_WorkerArchiveOptions(ref),
 		v1alpha1.WorkerEndpoint{}.OpenAPIModelName():                           schema_leat_apis_batch_v1alpha1_WorkerEndpoint(ref),
 		v1alpha1.WorkerInfo{}.OpenAPIModelName():                               schema_leat_apis_batch_v1alpha1_WorkerInfo(ref),
 		v1alpha1.WorkerLease{}.OpenAPIModelName():                              schema_leat_apis_batch_v1alpha1_WorkerLease(ref),
@@ -758,7 +762,7 @@ func schema_leat_apis_batch_v1alpha1_TaskLogOptions(ref common.ReferenceCallback
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskLogOptions are the query parameters of the log subresource of a task.",
+				Description: "TaskLogOptions are the query parameters of the log subresource of a task and of a TaskSet.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -825,16 +829,23 @@ func schema_leat_apis_batch_v1alpha1_TaskLogOptions(ref common.ReferenceCallback
 					},
 					"indexes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "indexes are the indexes whose output to return, of a task with spec.indexes, in the format of that field. If unset, the output of all indexes is returned, in the order in which they ran. The other options apply to each index.",
+							Description: "indexes are the indexes whose output to return, of a TaskSet or a task with spec.indexes, in the format of that field. If unset, the output of all indexes is returned. The other options apply to each index.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"prefix": {
 						SchemaProps: spec.SchemaProps{
-							Description: "prefix adds the index and a space to the beginning of every line, of a task with spec.indexes. Defaults to false.",
+							Description: "prefix adds the index and a space to the beginning of every line, of a TaskSet or a task with spec.indexes. Defaults to false.",
 							Type:        []string{"boolean"},
 							Format:      "",
+						},
+					},
+					"attempt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "attempt is the attempt whose output to return. 1 is the first recorded one of the task, or of each index. If unset, it is the current or last one. At most one of attempt and previous may be set.",
+							Type:        []string{"integer"},
+							Format:      "int64",
 						},
 					},
 				},
@@ -1096,6 +1107,261 @@ func schema_leat_apis_batch_v1alpha1_TaskQueueStatus(ref common.ReferenceCallbac
 		},
 		Dependencies: []string{
 			resource.Quantity{}.OpenAPIModelName(), metav1.Condition{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
+	}
+}
+
+func schema_leat_apis_batch_v1alpha1_TaskRecord(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TaskRecord is the record of a finished attempt: one start of a command and its end.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"index": {
+						SchemaProps: spec.SchemaProps{
+							Description: "index is the index of the set, unset for a task without set.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"taskName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "taskName is the name of the task.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"taskUID": {
+						SchemaProps: spec.SchemaProps{
+							Description: "taskUID is the UID of the task.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"attempt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "attempt is the number of the attempt at the task, or at the index of a task with spec.indexes, from 1 up.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"failures": {
+						SchemaProps: spec.SchemaProps{
+							Description: "failures is the number of tasks of the index that had failed before this one was created.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"workerName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "workerName is the name of the worker that ran the attempt.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"incarnation": {
+						SchemaProps: spec.SchemaProps{
+							Description: "incarnation is that of the process of the worker.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"startTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "startTime is the time at which the command was started, by the clock of the worker.",
+							Ref:         ref(metav1.MicroTime{}.OpenAPIModelName()),
+						},
+					},
+					"durationMilliseconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "durationMilliseconds is the time from the start of the command to its end, rounded up.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"exitCode": {
+						SchemaProps: spec.SchemaProps{
+							Description: "exitCode is the exit code of the command.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"signal": {
+						SchemaProps: spec.SchemaProps{
+							Description: "signal is the number of the signal that ended the command, unset if none did.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"reason": {
+						SchemaProps: spec.SchemaProps{
+							Description: "reason is why the attempt ended, as in status.state.terminated.reason of a task.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"cpuMilliseconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "cpuMilliseconds is the CPU time of the command, user and system, and of its children that it has waited for.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"peakMemoryBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "peakMemoryBytes is the largest memory that the command has used: of its control group where the kernel records that, and else of its largest process.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"outputBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "outputBytes is the size of what the command has printed.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"missingBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "missingBytes is how much of the output is not kept.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"taskName", "taskUID", "attempt", "workerName", "startTime", "durationMilliseconds", "exitCode"},
+			},
+		},
+		Dependencies: []string{
+			metav1.MicroTime{}.OpenAPIModelName()},
+	}
+}
+
+func schema_leat_apis_batch_v1alpha1_TaskRecordList(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TaskRecordList is a list of the records of finished attempts, in the order in which they are stored.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Standard list metadata.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(metav1.ListMeta{}.OpenAPIModelName()),
+						},
+					},
+					"items": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "items is the list of records.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.TaskRecord{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"warnings": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "warnings name what may be missing from the list, and why, like workers that cannot be reached.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"items"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.TaskRecord{}.OpenAPIModelName(), metav1.ListMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_leat_apis_batch_v1alpha1_TaskRecordOptions(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TaskRecordOptions are the query parameters of the records subresource of a task and of a TaskSet.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"indexes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "indexes are the indexes whose records to return, of a TaskSet or a task with spec.indexes, in the format of that field. If unset, the records of all indexes are returned.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"limit": {
+						SchemaProps: spec.SchemaProps{
+							Description: "limit is the maximum number of records to return, roughly. If there are more, the list has metadata.continue. Defaults to 500.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"continue": {
+						SchemaProps: spec.SchemaProps{
+							Description: "continue is metadata.continue of the list before.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
 	}
 }
 
@@ -2181,6 +2447,61 @@ func schema_leat_apis_batch_v1alpha1_Worker(ref common.ReferenceCallback) common
 	}
 }
 
+func schema_leat_apis_batch_v1alpha1_WorkerArchiveOptions(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "WorkerArchiveOptions are the query parameters of the archive subresource of a worker. The body of the request is a segment: a zip file with the output and the records of finished attempts. An empty body is not stored: the server accepts it if there is an archive.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"taskSetUID": {
+						SchemaProps: spec.SchemaProps{
+							Description: "taskSetUID is the UID of the TaskSet whose attempts are in the segment. If unset, they are attempts at tasks without a set.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"incarnation": {
+						SchemaProps: spec.SchemaProps{
+							Description: "incarnation is that of the worker process that has written the segment.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"segment": {
+						SchemaProps: spec.SchemaProps{
+							Description: "segment is the number of the segment among those of the incarnation.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"digest": {
+						SchemaProps: spec.SchemaProps{
+							Description: "digest is the SHA-256 digest of the body, in hexadecimal digits.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
 func schema_leat_apis_batch_v1alpha1_WorkerEndpoint(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -2601,6 +2922,25 @@ func schema_leat_apis_batch_v1alpha1_WorkerStatus(ref common.ReferenceCallback) 
 							Description: "prefetchLimit is the number of tasks that may be bound to the worker in addition to those that it can run at a time. They wait on the worker, and start as soon as others end. If 0, no task is bound before it can run.",
 							Type:        []string{"integer"},
 							Format:      "int32",
+						},
+					},
+					"unarchived": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "unarchived are the UIDs of TaskSets. The worker holds output and records of their tasks that are not in the archive yet.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
 						},
 					},
 				},

@@ -47,6 +47,8 @@ import (
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/kinds"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
+	"github.com/leat-dev/leat/pkg/registry/batch/taskset"
+	"github.com/leat-dev/leat/pkg/registry/batch/worker"
 )
 
 // The tests in this file apply to all kinds, including new ones.
@@ -251,7 +253,7 @@ func TestCellsHaveTheTypeOfTheirColumn(t *testing.T) {
 func TestEveryVersionServesEveryKind(t *testing.T) {
 	scheme := newScheme()
 	stores, _, _ := open(t, scheme)
-	served := stores.Storage(task.Subresources{})
+	served := stores.Storage(task.Subresources{}, taskset.Subresources{}, worker.Subresources{})
 	versions := scheme.PrioritizedVersionsForGroup(batch.GroupName)
 	if len(served) != len(versions) {
 		t.Errorf("there are %d versions, %d are served", len(versions), len(served))
@@ -279,7 +281,7 @@ func TestEveryVersionServesEveryKind(t *testing.T) {
 
 func TestTheListOfKindsAgreesWithTheResources(t *testing.T) {
 	stores, _, _ := open(t, newScheme())
-	served := stores.Storage(task.Subresources{})[v1alpha1.SchemeGroupVersion.Version]
+	served := stores.Storage(task.Subresources{}, taskset.Subresources{}, worker.Subresources{})[v1alpha1.SchemeGroupVersion.Version]
 	paths := map[string]bool{}
 	for i, kind := range kinds.All {
 		d := Kinds[i].Describe()

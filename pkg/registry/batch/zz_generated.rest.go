@@ -69,7 +69,7 @@ func (s *Stores) All() []*registry.Stores {
 }
 
 // Storage returns the storages by version and path. The arguments create the subresources that are written by hand.
-func (s *Stores) Storage(tasks task.Subresources) map[string]map[string]rest.Storage {
+func (s *Stores) Storage(tasks task.Subresources, tasksets taskset.Subresources, workers worker.Subresources) map[string]map[string]rest.Storage {
 	return map[string]map[string]rest.Storage{
 		"v1alpha1": {
 			"tasks":             s.Tasks.Main(),
@@ -77,13 +77,17 @@ func (s *Stores) Storage(tasks task.Subresources) map[string]map[string]rest.Sto
 			"tasks/binding":     tasks.BindingREST(s.Tasks.Store),
 			"tasks/eviction":    tasks.EvictionREST(s.Tasks.Store),
 			"tasks/log":         tasks.LogREST(s.Tasks.Store),
+			"tasks/records":     tasks.RecordsREST(s.Tasks.Store),
 			"taskqueues":        s.TaskQueues.Main(),
 			"taskqueues/status": s.TaskQueues.Status(),
 			"tasksets":          s.TaskSets.Main(),
 			"tasksets/status":   s.TaskSets.Status(),
 			"tasksets/scale":    s.TaskSets.Scale(),
+			"tasksets/log":      tasksets.LogREST(s.TaskSets.Store),
+			"tasksets/records":  tasksets.RecordsREST(s.TaskSets.Store),
 			"workers":           s.Workers.Main(),
 			"workers/status":    s.Workers.Status(),
+			"workers/archive":   workers.ArchiveREST(s.Workers.Store),
 			"workerleases":      s.WorkerLeases.Main(),
 		},
 	}

@@ -43,6 +43,8 @@ import (
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	registry "github.com/leat-dev/leat/pkg/registry/batch"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
+	"github.com/leat-dev/leat/pkg/registry/batch/taskset"
+	"github.com/leat-dev/leat/pkg/registry/batch/worker"
 )
 
 // Server holds objects and serves the clients that Client returns. It is safe for concurrent use.
@@ -56,7 +58,7 @@ func New() *Server {
 	if err != nil {
 		panic(err) // the storage in memory returns no error
 	}
-	return &Server{stores.Storage(task.Subresources{})[v1alpha1.SchemeGroupVersion.Version]}
+	return &Server{stores.Storage(task.Subresources{}, taskset.Subresources{}, worker.Subresources{})[v1alpha1.SchemeGroupVersion.Version]}
 }
 
 // Client is a clientset that records its requests. A test can delay them and make them fail.

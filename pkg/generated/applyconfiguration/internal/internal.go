@@ -754,6 +754,12 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: runningTasks
       type:
         scalar: numeric
+    - name: unarchived
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
     - name: workerInfo
       type:
         namedType: dev.leat.batch.v1alpha1.WorkerInfo

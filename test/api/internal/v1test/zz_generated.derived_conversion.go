@@ -28,13 +28,8 @@ import (
 )
 
 func Convert_url_Values_To_v1test_TaskLogOptions(in *url.Values, out *TaskLogOptions, s conversion.Scope) error {
-	for _, name := range []string{"sinceSeconds", "tailLines", "limitBytes"} {
-		if !in.Has(name) {
-			continue
-		}
-		if _, err := strconv.ParseInt(in.Get(name), 10, 64); err != nil {
-			return fmt.Errorf("%s=%q: must be a whole number", name, in.Get(name))
-		}
+	if err := checkWholeNumbers(in, "sinceSeconds", "tailLines", "limitBytes", "attempt"); err != nil {
+		return err
 	}
 	if text := in.Get("sinceTime"); text != "" {
 		if _, err := time.Parse(time.RFC3339, text); err != nil {
@@ -42,4 +37,30 @@ func Convert_url_Values_To_v1test_TaskLogOptions(in *url.Values, out *TaskLogOpt
 		}
 	}
 	return autoConvert_url_Values_To_v1test_TaskLogOptions(in, out, s)
+}
+
+func Convert_url_Values_To_v1test_TaskRecordOptions(in *url.Values, out *TaskRecordOptions, s conversion.Scope) error {
+	if err := checkWholeNumbers(in, "limit"); err != nil {
+		return err
+	}
+	return autoConvert_url_Values_To_v1test_TaskRecordOptions(in, out, s)
+}
+
+func Convert_url_Values_To_v1test_WorkerArchiveOptions(in *url.Values, out *WorkerArchiveOptions, s conversion.Scope) error {
+	if err := checkWholeNumbers(in, "segment"); err != nil {
+		return err
+	}
+	return autoConvert_url_Values_To_v1test_WorkerArchiveOptions(in, out, s)
+}
+
+func checkWholeNumbers(in *url.Values, names ...string) error {
+	for _, name := range names {
+		if !in.Has(name) {
+			continue
+		}
+		if _, err := strconv.ParseInt(in.Get(name), 10, 64); err != nil {
+			return fmt.Errorf("%s=%q: must be a whole number", name, in.Get(name))
+		}
+	}
+	return nil
 }

@@ -29,6 +29,8 @@ import (
 // +k8s:supportsSubresource="/status"
 // +k8s:supportsSubresource="/scale"
 // +leat:resource:plural=tasksets,short=tks,categories=all,owns=Task
+// +leat:subresource:log=LogREST
+// +leat:subresource:records=RecordsREST
 // +leat:scale:spec=spec.maxActive,status=status.active,selector=spec.selector
 // +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the set is complete, failed, suspended or running.
 // +leat:column:name=Completions,type=string,func=CompletionsColumn,description=The number of indexes that have succeeded, and the total number.

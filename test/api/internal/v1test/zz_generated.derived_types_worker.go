@@ -20,12 +20,14 @@ package v1test
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // +genclient
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +k8s:supportsSubresource="/status"
 // +leat:resource:plural=workers,short=wkr
+// +leat:subresource:archive=ArchiveREST
 // +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the worker is ready, and whether it accepts new tasks.
 // +leat:column:name=Tasks,type=string,func=TasksColumn,description=The number of tasks that the worker runs, and the maximum number.
 // +leat:column:name=Version,type=string,path=status.workerInfo.version,description=The version of the worker program.
@@ -141,6 +143,14 @@ type WorkerStatus struct {
 	// +k8s:optional
 	// +k8s:minimum=0
 	PrefetchLimit int32 `json:"prefetchLimit,omitempty"`
+
+	// +optional
+	// +listType=set
+	// +k8s:optional
+	// +k8s:listType=set
+	// +k8s:maxItems=64
+	// +k8s:eachVal=+k8s:format=k8s-uuid
+	Unarchived []types.UID `json:"unarchived,omitempty"`
 }
 
 type WorkerInfo struct {

@@ -127,6 +127,21 @@ func (in TaskQueueStatus) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TaskRecord) OpenAPIModelName() string {
+	return "dev.leat.batch.v1test.TaskRecord"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TaskRecordList) OpenAPIModelName() string {
+	return "dev.leat.batch.v1test.TaskRecordList"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TaskRecordOptions) OpenAPIModelName() string {
+	return "dev.leat.batch.v1test.TaskRecordOptions"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in TaskResources) OpenAPIModelName() string {
 	return "dev.leat.batch.v1test.TaskResources"
 }
@@ -204,6 +219,11 @@ func (in Toleration) OpenAPIModelName() string {
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in Worker) OpenAPIModelName() string {
 	return "dev.leat.batch.v1test.Worker"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in WorkerArchiveOptions) OpenAPIModelName() string {
+	return "dev.leat.batch.v1test.WorkerArchiveOptions"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.

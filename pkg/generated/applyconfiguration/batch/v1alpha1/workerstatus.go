@@ -20,6 +20,7 @@ package v1alpha1
 
 import (
 	batchv1alpha1 "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	types "k8s.io/apimachinery/pkg/types"
 	v1 "k8s.io/client-go/applyconfigurations/meta/v1"
 )
 
@@ -45,6 +46,9 @@ type WorkerStatusApplyConfiguration struct {
 	// prefetchLimit is the number of tasks that may be bound to the worker in addition to those that it can run at a time.
 	// They wait on the worker, and start as soon as others end. If 0, no task is bound before it can run.
 	PrefetchLimit *int32 `json:"prefetchLimit,omitempty"`
+	// unarchived are the UIDs of TaskSets. The worker holds output and records of their tasks that are not in the archive
+	// yet.
+	Unarchived []types.UID `json:"unarchived,omitempty"`
 }
 
 // WorkerStatusApplyConfiguration constructs a declarative configuration of the WorkerStatus type for use with
@@ -119,5 +123,15 @@ func (b *WorkerStatusApplyConfiguration) WithEndpoint(value *WorkerEndpointApply
 // If called multiple times, the PrefetchLimit field is set to the value of the last call.
 func (b *WorkerStatusApplyConfiguration) WithPrefetchLimit(value int32) *WorkerStatusApplyConfiguration {
 	b.PrefetchLimit = &value
+	return b
+}
+
+// WithUnarchived adds the given value to the Unarchived field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Unarchived field.
+func (b *WorkerStatusApplyConfiguration) WithUnarchived(values ...types.UID) *WorkerStatusApplyConfiguration {
+	for i := range values {
+		b.Unarchived = append(b.Unarchived, values[i])
+	}
 	return b
 }

@@ -20,8 +20,4 @@ package v1alpha1
 
 type TaskQueueExpansion interface{}
 
-type TaskSetExpansion interface{}
-
-type WorkerExpansion interface{}
-
 type WorkerLeaseExpansion interface{}

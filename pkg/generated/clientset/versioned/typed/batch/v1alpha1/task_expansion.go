@@ -17,6 +17,8 @@ limitations under the License.
 package v1alpha1
 
 import (
+	"context"
+
 	"k8s.io/client-go/rest"
 
 	batchv1alpha1 "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -29,6 +31,9 @@ type TaskExpansion interface {
 	// of the server (those of DoRaw do not). The stream ends after the present output or, with opts.Follow, when the
 	// attempt has ended. It returns an error if it breaks earlier. The caller must close it.
 	GetLogs(name string, opts *batchv1alpha1.TaskLogOptions) *rest.Request
+	// Records returns the records of the finished attempts at the task. If there are more, the list has
+	// metadata.continue.
+	Records(ctx context.Context, name string, opts *batchv1alpha1.TaskRecordOptions) (*batchv1alpha1.TaskRecordList, error)
 }
 
 // GetLogs returns a request for the output of the task's command.
@@ -39,4 +44,18 @@ func (c *tasks) GetLogs(name string, opts *batchv1alpha1.TaskLogOptions) *rest.R
 		Name(name).
 		SubResource("log").
 		VersionedParams(opts, scheme.ParameterCodec)
+}
+
+// Records returns the records of the finished attempts at the task.
+func (c *tasks) Records(ctx context.Context, name string, opts *batchv1alpha1.TaskRecordOptions) (*batchv1alpha1.TaskRecordList, error) {
+	result := &batchv1alpha1.TaskRecordList{}
+	err := c.GetClient().Get().
+		Namespace(c.GetNamespace()).
+		Resource("tasks").
+		Name(name).
+		SubResource("records").
+		VersionedParams(opts, scheme.ParameterCodec).
+		Do(ctx).
+		Into(result)
+	return result, err
 }
