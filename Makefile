@@ -29,7 +29,7 @@ kubectl: ## Build kubectl into bin/host, for machines without it
 	hack/host/build.sh bin/host kubectl
 
 .PHONY: host
-host: ## Build etcd, Kubernetes and helm into bin/host, for tests
+host: ## Build etcd, Kubernetes, helm and versitygw into bin/host, for tests
 	hack/host/build.sh bin/host
 
 .PHONY: test-programs

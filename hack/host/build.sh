@@ -13,9 +13,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-# Builds etcd, etcdctl, etcdutl, kube-apiserver, kube-controller-manager, kubectl and helm, or only the given programs,
-# from the pinned dependencies of this module and of hack/helm. Each program is linked once for each set of sources,
-# flags and toolchain. It is cached outside of the tree in the user's cache directory, so that a new clone reuses it.
+# Builds etcd, etcdctl, etcdutl, kube-apiserver, kube-controller-manager, kubectl, helm and versitygw, or only the given
+# programs, from the pinned dependencies of this module, of hack/helm and of hack/versitygw. Each program is linked once
+# for each set of sources, flags and toolchain. It is cached outside of the tree in the user's cache directory, so that
+# a new clone reuses it.
 #
 #   hack/host/build.sh [OUTDIR [PROGRAM...]]      OUTDIR defaults to <repository>/bin/host
 #
@@ -74,13 +75,14 @@ declare -A packages=(
   [kubectl]=k8s.io/kubernetes/cmd/kubectl
   [kube-apiserver]=k8s.io/kubernetes/cmd/kube-apiserver
   [kube-controller-manager]=k8s.io/kubernetes/cmd/kube-controller-manager
+  [versitygw]=github.com/versity/versitygw/cmd/versitygw
 )
 if [[ $# == 0 ]]; then
-  set -- etcd etcdctl etcdutl kubectl kube-apiserver kube-controller-manager helm
+  set -- etcd etcdctl etcdutl kubectl kube-apiserver kube-controller-manager helm versitygw
 fi
 for program in "$@"; do
   case $program in
-    helm) build helm helm "${packages[helm]}" "-s -w" ;;
+    helm | versitygw) build "$program" "$program" "${packages[$program]}" "-s -w" ;;
     *) build "$program" host "${packages[$program]}" "$ldflags" ;;
   esac
 done

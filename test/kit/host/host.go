@@ -19,7 +19,8 @@ limitations under the License.
 // reaches a Leat server on this machine through a Service of type ExternalName (RegisterLeat).
 //
 // Everything listens on 127.0.0.1 and ends with the process that started it. The parts can be used alone: StartEtcd for
-// tests without a host, StartProcess for any other program that a test stops, kills and restarts.
+// tests without a host, StartS3 for an archive, StartProcess for any other program that a test stops, kills and
+// restarts.
 package host
 
 import (
