@@ -27,6 +27,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -36,6 +37,16 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/pkg/worker/logserver"
+	"github.com/leat-dev/leat/pkg/worker/spool"
+)
+
+// echoJSON is the value of --echo that prints lines as JSON.
+const echoJSON = "json"
+
+// Values of --archive.
+const (
+	archiveAuto = "auto"
+	archiveOff  = "off"
 )
 
 // logSettings are the values of the flags for the output of commands.
@@ -46,6 +57,10 @@ type logSettings struct {
 	clientCAFile      string
 	address           string
 	port              int
+
+	echo                        string
+	archive                     string
+	maxPerAttempt, maxSpoolSize resource.QuantityValue
 }
 
 func (l *logSettings) addFlags(flags *pflag.FlagSet) {
@@ -60,6 +75,14 @@ func (l *logSettings) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&l.address, "log-address", os.Getenv("POD_IP"), "IP address on which to serve logs, or DNS name of this machine to serve "+
 		"on all addresses; the API server connects to it (default $POD_IP, or the address from which this machine reaches the API)")
 	flags.IntVar(&l.port, "log-port", 0, "Port on which to serve logs; 0 chooses a free one")
+	l.maxPerAttempt.Quantity = *resource.NewQuantity(spool.DefaultMaxBytesPerAttempt, resource.BinarySI)
+	l.maxSpoolSize.Quantity = *resource.NewQuantity(spool.DefaultMaxSize, resource.BinarySI)
+	flags.StringVar(&l.echo, "echo", "", "Set to "+echoJSON+" to print each line of the output of commands on standard output too, as a JSON object with its "+
+		"namespace, set, task, index and attempt")
+	flags.StringVar(&l.archive, "archive", archiveAuto, "Whether to send the output and the records of finished attempts to the archive of the API server: "+
+		archiveAuto+", if it has one, or "+archiveOff)
+	flags.Var(&l.maxPerAttempt, "archive-max-bytes-per-attempt", "How much of the output of one attempt goes to the archive, at its end; 0 for records only")
+	flags.Var(&l.maxSpoolSize, "archive-max-spool-size", "How much may wait in the state directory to be sent to the archive; if there is more, the oldest is removed")
 }
 
 func (l *logSettings) validate() error {
@@ -79,6 +102,14 @@ func (l *logSettings) validate() error {
 		return fmt.Errorf("--log-port=%d: must be from 0 to 65535", l.port)
 	case l.address != "" && addressErr != nil && len(validation.IsDNS1123Subdomain(l.address)) > 0:
 		return fmt.Errorf("--log-address=%s: must be an IP address or a DNS name, without a port", l.address)
+	case l.echo != "" && l.echo != echoJSON:
+		return fmt.Errorf("--echo=%s: must be %s, or not be set", l.echo, echoJSON)
+	case l.archive != archiveAuto && l.archive != archiveOff:
+		return fmt.Errorf("--archive=%s: must be %s or %s", l.archive, archiveAuto, archiveOff)
+	case l.maxPerAttempt.Value() < 0 || l.maxPerAttempt.Value() > spool.MaxBytesPerAttempt:
+		return fmt.Errorf("--archive-max-bytes-per-attempt=%s: must be from 0 to 4Mi", l.maxPerAttempt.String())
+	case l.maxSpoolSize.Value() < spool.MinMaxSize:
+		return fmt.Errorf("--archive-max-spool-size=%s: must be 16Mi or more; --archive=%s keeps nothing for the archive", l.maxSpoolSize.String(), archiveOff)
 	}
 	return nil
 }
@@ -109,8 +140,30 @@ func (l *logSettings) open(id identity, stateDir string) (*logs.Store, error) {
 	return store, nil
 }
 
-// serve starts a server for the store. It returns nil if no client CA is set.
-func (l *logSettings) serve(store *logs.Store, id identity, config *rest.Config) (*logserver.Server, error) {
+// openSpool opens the spool of what goes to the archive. It returns nil if that is off, or if the directory cannot be
+// used: output is then kept in the store of output only.
+func (l *logSettings) openSpool(id identity, stateDir string, archiver spool.Archiver, registerer prometheus.Registerer) *spool.Spool {
+	if l.archive == archiveOff {
+		return nil
+	}
+	s, err := spool.Open(spool.Options{
+		Dir:                filepath.Join(stateDir, "spool", id.namespace, id.name),
+		MaxBytesPerAttempt: l.maxPerAttempt.Value(),
+		MaxSize:            l.maxSpoolSize.Value(),
+		Retention:          l.retention,
+		Worker:             id.name,
+		Archiver:           archiver,
+		Metrics:            spool.NewMetrics(registerer),
+	})
+	if err != nil {
+		klog.Background().Info("Cannot keep output for the archive: set --state-dir", "err", err)
+		return nil
+	}
+	return s
+}
+
+// serve starts a server for the store and the spool. It returns nil if no client CA is set.
+func (l *logSettings) serve(store *logs.Store, archive *spool.Spool, id identity, config *rest.Config) (*logserver.Server, error) {
 	if l.clientCAFile == "" {
 		return nil, nil
 	}
@@ -122,7 +175,7 @@ func (l *logSettings) serve(store *logs.Store, id identity, config *rest.Config)
 		}
 	}
 	server, err := logserver.Start(logserver.Options{
-		Host: host, Port: l.port, ClientCAFile: l.clientCAFile, Namespace: id.namespace, Logs: store,
+		Host: host, Port: l.port, ClientCAFile: l.clientCAFile, Namespace: id.namespace, Logs: store, Archive: archive,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("serving logs with --log-address=%s, --log-port=%d and --client-ca-file=%s: %w",

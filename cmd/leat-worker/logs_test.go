@@ -108,7 +108,7 @@ func TestWhereLogsAreServed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("POD_IP", test.podIP)
-			server, err := logSettingsOf(t, test.args...).serve(nil, identity{namespace: "ns", name: "w"}, &rest.Config{Host: test.server})
+			server, err := logSettingsOf(t, test.args...).serve(nil, nil, identity{namespace: "ns", name: "w"}, &rest.Config{Host: test.server})
 			if test.failed != "" {
 				if err == nil || !strings.Contains(err.Error(), test.failed) {
 					t.Errorf("The error is %v, want %q.", err, test.failed)

@@ -106,7 +106,7 @@ scheduler and exits. A second signal ends it at once.`,
 			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			context.AfterFunc(ctx, stop)
-			return s.run(ctx, command.ErrOrStderr())
+			return s.run(ctx, command.OutOrStdout(), command.ErrOrStderr())
 		},
 	}
 	command.SetContext(context.Background())
@@ -116,7 +116,7 @@ scheduler and exits. A second signal ends it at once.`,
 	flags.StringVarP(&s.namespace, "namespace", "n", "", "Namespace whose tasks are run (default that of the kubeconfig or the service account)")
 	flags.StringVar(&s.name, "name", "", "Name of the Worker, unique in its namespace (default that of the client certificate, "+
 		"$POD_NAME, or the host name and five random characters, kept in the state directory)")
-	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "Directory for the generated name of the worker, logs and the files of running tasks")
+	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "Directory for the generated name of the worker, logs, what waits for the archive and the files of running tasks")
 	flags.IntVar(&s.tasks, "tasks", runtime.GOMAXPROCS(0), "How many tasks to run at a time")
 	flags.IntVar(&s.prefetch, "prefetch", agent.DefaultPrefetch, "How many short tasks may wait on the worker for each that it can run at a time, so that the next one "+
 		"starts at once when a task ends; 0 for none")
@@ -138,7 +138,7 @@ scheduler and exits. A second signal ends it at once.`,
 }
 
 // run validates the flags before it sends any request, and then runs the worker until ctx is done.
-func (s *settings) run(ctx context.Context, stderr io.Writer) error {
+func (s *settings) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if err := logTo(stderr, s.verbosity); err != nil {
 		return err
 	}
@@ -190,12 +190,14 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	defer store.Close()
-	logServer, err := s.logs.serve(store, id, config)
+	registry := prometheus.NewRegistry()
+	archive := s.logs.openSpool(id, s.stateDir, client.BatchV1alpha1().Workers(id.namespace), registry)
+	defer archive.Close()
+	logServer, err := s.logs.serve(store, archive, id, config)
 	if err != nil {
 		return err
 	}
 	defer logServer.Close()
-	registry := prometheus.NewRegistry()
 	stopMetrics, err := serveMetrics(ctx, s.metricsAddress, registry)
 	if err != nil {
 		return fmt.Errorf("--metrics-bind-address: %w", err)
@@ -203,6 +205,10 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 	defer stopMetrics()
 	klog.FromContext(ctx).Info("Starting the worker", "worker", klog.KRef(id.namespace, id.name), "server", config.Host,
 		"tasks", s.tasks, "version", version.Get().GitVersion)
+	var echo io.Writer
+	if s.logs.echo == echoJSON {
+		echo = stdout
+	}
 	return agent.New(client, sandbox.NewHost(), agent.Options{
 		Namespace:     id.namespace,
 		Name:          id.name,
@@ -220,6 +226,8 @@ func (s *settings) run(ctx context.Context, stderr io.Writer) error {
 		StateDir:    filepath.Join(s.stateDir, "tasks"),
 		Logs:        store,
 		Endpoint:    logServer.Endpoint(),
+		Archive:     archive,
+		Echo:        echo,
 	}).Run(ctx)
 }
 

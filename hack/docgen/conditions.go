@@ -48,6 +48,10 @@ var otherReasons = []struct {
 	{"Reasons of a command that waits: `status.state.waiting` of a task", []reason{
 		{"BackOff", "The command has failed and starts again after a delay."},
 	}},
+	{"Reasons in the record of an attempt, beside those of a task", []reason{
+		{"Deleted", "The task is being deleted."},
+		{"Lost", "The task was deleted without a grace period, or was taken from the worker."},
+	}},
 	{"Reasons of `Ready` of a worker", []reason{
 		{"WorkerReady", "True: the worker accepts tasks."},
 		{"Draining", "False: the worker ends its tasks, and then stops."},

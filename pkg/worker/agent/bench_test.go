@@ -21,14 +21,17 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/logs"
+	"github.com/leat-dev/leat/pkg/worker/taskrunner"
 	"github.com/leat-dev/leat/test/kit/testapi"
 )
 
@@ -115,11 +118,25 @@ func BenchmarkChunk(b *testing.B) {
 				}
 			}
 		})
-		b.Run(command[0]+"/chunk", func(b *testing.B) { benchmarkChunks(b, command) })
+		b.Run(command[0]+"/chunk", func(b *testing.B) { benchmarkChunks(b, command, nil) })
 	}
 }
 
-func benchmarkChunks(b *testing.B, command []string) {
+// BenchmarkArchive compares indexes that print 1 KiB without an archive, where each has a file, and with an archive
+// that costs nothing itself.
+func BenchmarkArchive(b *testing.B) {
+	command := []string{"echo", strings.Repeat("x", 1023)}
+	b.Run("off", func(b *testing.B) { benchmarkChunks(b, command, nil) })
+	b.Run("on", func(b *testing.B) { benchmarkChunks(b, command, droppingArchive{}) })
+}
+
+// droppingArchive is an archive that forgets what it keeps.
+type droppingArchive struct{}
+
+func (droppingArchive) Add(types.UID, *batch.TaskRecord, []byte) bool { return true }
+func (droppingArchive) Release(types.UID)                             {}
+
+func benchmarkChunks(b *testing.B, command []string, archive taskrunner.Archive) {
 	server := testapi.New()
 	tasks := server.Client().BatchV1alpha1().Tasks("default")
 	store, err := logs.Open(logs.Options{Dir: b.TempDir(), MaxSize: logs.DefaultMaxSize, MaxTotalSize: logs.DefaultMaxTotalSize, Retention: time.Hour})
@@ -130,6 +147,9 @@ func benchmarkChunks(b *testing.B, command []string) {
 	options := testOptions()
 	options.HeartbeatInterval, options.Logs = time.Hour, store
 	w := New(server.Client(), testHost, options)
+	if archive != nil {
+		w.config.Archive, w.config.ArchivedOutput = archive, 1<<20
+	}
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error)
 	go func() { ended <- w.Run(ctx) }()

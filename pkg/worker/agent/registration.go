@@ -168,6 +168,7 @@ func (g *registration) updateStatus(ctx context.Context, ready metav1.Condition,
 	next.Status.Allocatable[batch.ResourceTasks] = *resource.NewQuantity(limit, resource.DecimalSI)
 	next.Status.Incarnation, next.Status.RunningTasks, next.Status.WorkerInfo = g.incarnation, running, g.info
 	next.Status.Endpoint = g.options.Endpoint
+	next.Status.Unarchived = g.options.Archive.Unarchived()
 	next.Status.PrefetchLimit = 0
 	if tasks := g.options.Capacity[batch.ResourceTasks]; limit == tasks.Value() {
 		// A worker that is short of resources keeps no tasks from others.
@@ -212,8 +213,9 @@ func isLeaving(worker *batch.Worker) bool {
 		slices.Contains([]string{drainingCondition.Reason, stoppedCondition.Reason, reasonStopUnknown}, ready.Reason)
 }
 
-// run renews the lease at each heartbeat and publishes changes until ctx is done. Pressure and draining are published
-// at once; from draining on, the worker is not ready. It returns ErrSuperseded if another process takes over.
+// run renews the lease at each heartbeat and publishes changes until ctx is done. Pressure, draining and further sets
+// with output that is not in the archive are published at once; from draining on, the worker is not ready. It returns
+// ErrSuperseded if another process takes over.
 func (g *registration) run(ctx context.Context, draining <-chan struct{}, running func() int32) error {
 	ticker := time.NewTicker(g.options.HeartbeatInterval)
 	defer ticker.Stop()
@@ -229,6 +231,7 @@ func (g *registration) run(ctx context.Context, draining <-chan struct{}, runnin
 		case <-draining:
 			draining, condition = nil, drainingCondition
 		case <-g.pressure.Changed:
+		case <-g.options.Archive.Changed():
 		case <-ticker.C:
 			passed := time.Since(g.renewed)
 			if unconfirmed || passed < 0 || passed > g.options.LeaseDuration/2 {

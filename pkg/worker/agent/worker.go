@@ -22,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -29,6 +30,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
@@ -36,14 +38,19 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/echo"
 	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/pkg/worker/process"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
+	"github.com/leat-dev/leat/pkg/worker/spool"
 	"github.com/leat-dev/leat/pkg/worker/taskrunner"
 )
 
 // reportTimeout is how long a stopping worker may take to report, in addition to the drain timeout.
 const reportTimeout = 5 * time.Second
+
+// releaseDelay is how long a worker has no task of a set before the archive learns of it: another task may follow.
+const releaseDelay = 2 * time.Second
 
 // DefaultPrefetch is the Prefetch of programs that run workers: it fills the time between the end of a command and the
 // binding of the next task.
@@ -103,6 +110,11 @@ type Options struct {
 	// Logs keeps the output of commands, and Endpoint is where that is served. Either may be nil.
 	Logs     *logs.Store
 	Endpoint *batch.WorkerEndpoint
+	// Archive keeps finished attempts until they are in the archive. It may be nil. Run starts and stops it; the caller
+	// closes it.
+	Archive *spool.Spool
+	// Echo prints each line that commands print as JSON, if it is not nil. A writer that blocks misses lines.
+	Echo io.Writer
 	// Registerer registers the metrics; it may be nil. Workers that share one are counted together.
 	Registerer prometheus.Registerer
 }
@@ -166,6 +178,13 @@ type Worker struct {
 	wg      sync.WaitGroup // of runners
 	mu      sync.Mutex
 	runners map[string]*taskrunner.Runner // by the name of the task
+	sets    map[types.UID]*runningSet     // that have runners which have not ended, or had some until releaseDelay ago
+}
+
+// runningSet is a set with tasks on the worker.
+type runningSet struct {
+	runners int         // that have not ended
+	release *time.Timer // releases the set; nil while it has runners
 }
 
 // New returns a worker with a new incarnation. Workers that run in one process share the host.
@@ -184,6 +203,7 @@ func New(client versioned.Interface, host *sandbox.Host, options Options) *Worke
 		superseded:   superseded,
 		supersede:    sync.OnceFunc(func() { close(superseded) }),
 		runners:      map[string]*taskrunner.Runner{},
+		sets:         map[types.UID]*runningSet{},
 	}
 	w.config = &taskrunner.Config{
 		Tasks:            client.BatchV1alpha1().Tasks(options.Namespace),
@@ -203,6 +223,9 @@ func New(client versioned.Interface, host *sandbox.Host, options Options) *Worke
 		Draining:         draining,
 		IsSuperseded:     w.isSuperseded,
 		Crashed:          w.crashed,
+	}
+	if options.Archive != nil {
+		w.config.Archive, w.config.ArchivedOutput = options.Archive, options.Archive.MaxBytesPerAttempt()
 	}
 	return w
 }
@@ -236,6 +259,10 @@ func (w *Worker) Run(ctx context.Context) error {
 		return err
 	}
 	w.config.Sandbox = w.sandbox
+	if w.options.Echo != nil {
+		w.config.Echo = echo.New(w.options.Echo)
+		defer w.config.Echo.Close()
+	}
 	defer func() {
 		if err := w.sandbox.Close(); err != nil {
 			logger.Error(err, "Failed to remove the control groups and files of tasks")
@@ -259,6 +286,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	w.options.Archive.Start(requests, w.incarnation)
 	var watch, heartbeat sync.WaitGroup
 	watch.Go(func() { tasks.RunWithContext(watching) })
 	beating, stopBeating := context.WithCancel(requests)
@@ -290,6 +318,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	case <-ended:
 	case <-requests.Done():
 	}
+	w.options.Archive.Stop(requests)
 	stopBeating()
 	heartbeat.Wait()
 	select {
@@ -360,10 +389,56 @@ func (w *Worker) updateTask(ctx context.Context, task *batch.Task) {
 	}
 	r := taskrunner.New(w.config, task, previous)
 	w.runners[task.Name] = r
+	set := taskrunner.SetOf(task)
+	w.enterSetLocked(set)
 	w.wg.Go(func() {
 		r.Run(ctx)
+		w.leaveSet(set)
 		w.forget(r)
 	})
+}
+
+// enterSetLocked counts a runner of a set. w.mu must be held.
+func (w *Worker) enterSetLocked(set types.UID) {
+	if w.config.Archive == nil || set == "" {
+		return
+	}
+	s := w.sets[set]
+	if s == nil {
+		s = &runningSet{}
+		w.sets[set] = s
+	}
+	if s.release != nil {
+		s.release.Stop()
+		s.release = nil
+	}
+	s.runners++
+}
+
+// leaveSet counts a runner of a set that has ended. The archive learns that a set has none any more after releaseDelay.
+func (w *Worker) leaveSet(set types.UID) {
+	if w.config.Archive == nil || set == "" {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.sets[set]
+	if s.runners--; s.runners == 0 {
+		s.release = time.AfterFunc(releaseDelay, func() { w.releaseSet(set, s) })
+	}
+}
+
+// releaseSet tells the archive that the worker has no more tasks of a set, unless there is one again.
+func (w *Worker) releaseSet(set types.UID, s *runningSet) {
+	w.mu.Lock()
+	idle := w.sets[set] == s && s.runners == 0
+	if idle {
+		delete(w.sets, set)
+	}
+	w.mu.Unlock()
+	if idle {
+		w.config.Archive.Release(set)
+	}
 }
 
 // removeTask tells the runner of a task that the task is finished, deleted or evicted.

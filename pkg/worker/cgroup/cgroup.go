@@ -256,6 +256,23 @@ func (g *Group) KillAndRemove() (oomKilled bool, err error) {
 	return HasOOMKill(g.EventsFile), Kill(g.dir)
 }
 
+// PeakMemory returns the largest memory that the group has used, in bytes, or zero if the kernel does not record it: it
+// does from Linux 5.19 on, with the memory controller. It is valid until KillAndRemove.
+func (g *Group) PeakMemory() int64 {
+	if g.EventsFile == "" {
+		return 0
+	}
+	fd, err := unix.Openat(g.handle, "memory.peak", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	var text [24]byte
+	n, _ := unix.Read(fd, text[:])
+	peak, _ := strconv.ParseInt(string(bytes.TrimSpace(text[:max(0, n)])), 10, 64)
+	return peak
+}
+
 // Dir returns the directory of the group.
 func (g *Groups) Dir() string { return g.dir }
 

@@ -194,3 +194,25 @@ func TestLimitsOfATask(t *testing.T) {
 		t.Error("the group that is of no use is left")
 	}
 }
+
+func TestPeakMemory(t *testing.T) {
+	for name, tc := range map[string]struct {
+		files      map[string]string
+		eventsFile string
+		want       int64
+	}{
+		"recorded":                      {map[string]string{"memory.peak": "4295012352\n"}, "memory.events", 4295012352},
+		"not recorded by the kernel":    {nil, "memory.events", 0},
+		"without the memory controller": {map[string]string{"memory.peak": "4096\n"}, "", 0},
+		"empty":                         {map[string]string{"memory.peak": ""}, "memory.events", 0},
+	} {
+		handle, err := unix.Open(plain(t, t.TempDir(), tc.files), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (&Group{handle: handle, EventsFile: tc.eventsFile}).PeakMemory(); got != tc.want {
+			t.Errorf("%s: got %d, want %d", name, got, tc.want)
+		}
+		_ = unix.Close(handle)
+	}
+}

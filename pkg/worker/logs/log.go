@@ -43,18 +43,28 @@ const (
 
 // Log is the output of one attempt. One goroutine writes and closes it; any number may read it concurrently. A nil Log
 // discards everything.
+//
+// The first output is in memory, which is moved to the first segment's files: see memory.
 type Log struct {
-	store *Store
-	id    attempt.ID
-	queue *[]*Log // the list of the store that has this log once it has ended; guarded by store.mu
+	store    *Store
+	id       attempt.ID
+	created  time.Time
+	queue    *[]*Log // the list of the store that has this log once it has ended; guarded by store.mu
+	released bool    // to be removed once nobody reads the task; guarded by store.mu
 
-	// Only the writer uses these.
+	// writing is held while the log is written, moved to files or closed. It is locked before store.mu and mu, and
+	// guards the fields up to mu.
+	writing     sync.Mutex
+	buffered    bool        // what is written goes to memory
+	move        *time.Timer // moves memory to files when it is due; nil until something is written to memory
 	last        segment
 	file, index *os.File // of the last segment; nil unless open
 	midLine     bool     // the last write did not end a line
 	lastEntry   int64    // time of the last entry
+	printed     int64    // bytes that were written to the log, kept or not
 
 	mu        sync.Mutex
+	memory    *memory // holds the only segment; nil if that is in files, or there is none
 	segments  []segment
 	accounted int64 // bytes that the store counts for this log
 	ended     bool
@@ -72,6 +82,7 @@ type segment struct {
 	size    int64
 	entries int   // in the index; with none, all output has the time first
 	first   int64 // in milliseconds since 1970
+	notices int64 // bytes of lines that report missing output; zero if an earlier process has written it
 }
 
 func (s segment) end() int64       { return s.start + s.size }
@@ -91,17 +102,23 @@ func (l *Log) name(n int, ext string) string {
 // the disk is full, are counted, and a line in the output reports how many are missing.
 func (l *Log) Write(p []byte) (int, error) {
 	n := len(p)
-	if l == nil {
+	if l == nil || n == 0 {
 		return n, nil
 	}
-	now := time.Now().UnixMilli()
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.printed += int64(n)
+	now := time.Now()
+	if l.buffered && !l.fitsMemory(n, now) {
+		l.moveToFiles()
+	}
 	for len(p) > 0 {
 		head := l.fitting(p)
 		if len(head) == 0 {
 			l.rotate()
 			continue
 		}
-		if err := l.append(head, now); err != nil {
+		if err := l.append(head, now.UnixMilli()); err != nil {
 			l.recordMissing(int64(len(p)), err)
 			break
 		}
@@ -113,7 +130,7 @@ func (l *Log) Write(p []byte) (int, error) {
 // fitting returns the part of p that fits into the last segment: whole lines, unless one is longer than a segment. It
 // returns nil if the next segment is due.
 func (l *Log) fitting(p []byte) []byte {
-	room := l.store.options.MaxSize/maxSegments - l.last.bytes() - 2*entrySize
+	room := l.room()
 	if int64(len(p)) <= room {
 		return p
 	}
@@ -128,6 +145,9 @@ func (l *Log) fitting(p []byte) []byte {
 	}
 	return nil
 }
+
+// room returns how many bytes fit into the last segment.
+func (l *Log) room() int64 { return l.store.options.MaxSize/maxSegments - l.last.bytes() - 2*entrySize }
 
 // append writes p to the last segment. If output before p is missing, it first writes a line that reports it.
 func (l *Log) append(p []byte, now int64) error {
@@ -148,23 +168,24 @@ func (l *Log) append(p []byte, now int64) error {
 	if err := l.writeSegment(p, now); err != nil {
 		return err
 	}
+	if !l.buffered {
+		l.makeRoom()
+	}
+	return nil
+}
+
+// makeRoom removes what was kept for longest if the store is full.
+func (l *Log) makeRoom() {
 	if l.store.full() {
 		l.store.evict()
 		if l.store.full() {
 			l.keepLast(1)
 		}
 	}
-	return nil
 }
 
-// writeSegment writes all of p to the last segment, or nothing. It writes at explicit offsets, and so overwrites what
-// an earlier call has written in part.
-func (l *Log) writeSegment(p []byte, now int64) (err error) {
-	if l.file == nil {
-		if l.file, err = l.create(l.last.n, logExt); err != nil {
-			return err
-		}
-	}
+// writeSegment writes all of p to the last segment, or nothing.
+func (l *Log) writeSegment(p []byte, now int64) error {
 	if l.last.size == 0 {
 		l.last.first, l.lastEntry = now, now
 	}
@@ -175,18 +196,36 @@ func (l *Log) writeSegment(p []byte, now int64) (err error) {
 			entries = appendEntry(entries, 0, l.last.first)
 		}
 		entries = appendEntry(entries, l.last.size, now)
-		if err := l.writeIndex(entries); err != nil {
-			return err
-		}
 	}
-	if _, err := l.file.WriteAt(p, l.last.size); err != nil {
-		_ = l.file.Truncate(l.last.size)
+	if l.buffered {
+		l.writeMemory(p, entries)
+	} else if err := l.writeFiles(l.last, p, entries); err != nil {
 		return err
 	}
 	l.last.size += int64(len(p))
 	l.last.entries += len(entries) / entrySize
 	l.midLine, l.lastEntry = p[len(p)-1] != '\n', now
 	l.publish()
+	return nil
+}
+
+// writeFiles appends p and its entries to the files of a segment, all of them or nothing. It writes at explicit
+// offsets, and so overwrites what an earlier call has written in part.
+func (l *Log) writeFiles(to segment, p, entries []byte) (err error) {
+	if l.file == nil {
+		if l.file, err = l.create(to.n, logExt); err != nil {
+			return err
+		}
+	}
+	if len(entries) > 0 {
+		if err := l.writeIndex(to, entries); err != nil {
+			return err
+		}
+	}
+	if _, err := l.file.WriteAt(p, to.size); err != nil {
+		_ = l.file.Truncate(to.size)
+		return err
+	}
 	return nil
 }
 
@@ -221,7 +260,9 @@ func (l *Log) writeMissingLine(now int64) error {
 	if l.midLine {
 		line = "\n" + line
 	}
+	l.last.notices += int64(len(line))
 	if err := l.writeSegment([]byte(line), now); err != nil {
+		l.last.notices -= int64(len(line))
 		return err
 	}
 	l.mu.Lock()
@@ -263,10 +304,10 @@ func (l *Log) dropRemoved() {
 			return false
 		}
 		lost += p.size
-		l.account(-p.diskUsage())
 		l.removeFiles(p)
 		return true
 	})
+	l.accountLocked()
 	l.mu.Unlock()
 	l.last, l.midLine = segment{n: l.last.n + 1, start: l.last.end()}, false
 	l.recordMissing(lost, errFileRemoved)
@@ -280,12 +321,11 @@ func (l *Log) publish() {
 		return
 	}
 	if i := len(l.segments) - 1; i >= 0 && l.segments[i].n == l.last.n {
-		l.account(l.last.diskUsage() - l.segments[i].diskUsage())
 		l.segments[i] = l.last
 	} else {
-		l.account(l.last.diskUsage())
 		l.segments = append(l.segments, l.last)
 	}
+	l.accountLocked()
 	l.notify()
 }
 
@@ -294,13 +334,13 @@ func appendEntry(entries []byte, offset, millis int64) []byte {
 	return binary.BigEndian.AppendUint64(entries, uint64(millis))
 }
 
-func (l *Log) writeIndex(entries []byte) (err error) {
+func (l *Log) writeIndex(to segment, entries []byte) (err error) {
 	if l.index == nil {
-		if l.index, err = l.create(l.last.n, indexExt); err != nil {
+		if l.index, err = l.create(to.n, indexExt); err != nil {
 			return err
 		}
 	}
-	_, err = l.index.WriteAt(entries, int64(l.last.entries)*entrySize)
+	_, err = l.index.WriteAt(entries, int64(to.entries)*entrySize)
 	return err
 }
 
@@ -329,10 +369,10 @@ func (l *Log) keepLast(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.segments) > n {
-		l.account(-l.segments[0].diskUsage())
 		l.removeFiles(l.segments[0])
 		l.segments = l.segments[1:]
 	}
+	l.accountLocked()
 }
 
 func (l *Log) removeFiles(p segment) {
@@ -345,10 +385,16 @@ func (l *Log) removeFiles(p segment) {
 	}
 }
 
-// account adds to the bytes that the store counts for this log. l.mu must be held.
-func (l *Log) account(bytes int64) {
-	l.accounted += bytes
-	l.store.total.Add(bytes)
+// accountLocked makes the store count the bytes that the log has on the disk. l.mu must be held.
+func (l *Log) accountLocked() {
+	bytes := int64(0)
+	if l.memory == nil {
+		for _, p := range l.segments {
+			bytes += p.diskUsage()
+		}
+	}
+	l.store.total.Add(bytes - l.accounted)
+	l.accounted = bytes
 }
 
 // notify wakes readers that wait for more. l.mu must be held.
@@ -373,7 +419,19 @@ func (l *Log) Close() {
 	if l == nil {
 		return
 	}
-	if l.isRemoved() {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.close()
+}
+
+// close implements Close. l.writing must be held.
+func (l *Log) close() {
+	if l.hasEnded() {
+		return
+	}
+	if l.buffered {
+		l.moveToFiles()
+	} else if l.isRemoved() {
 		l.dropRemoved()
 	}
 	if l.Missing() != nil && !l.isDiscarded() && l.writeMissingLine(time.Now().UnixMilli()) != nil {
@@ -420,6 +478,26 @@ func (l *Log) Discard() {
 	l.store.removeLocked(l)
 }
 
+// CloseAndRemove ends the output like Close, and removes it. While somebody reads the output of the task, it is kept:
+// its readers get all of it.
+func (l *Log) CloseAndRemove() {
+	if l == nil {
+		return
+	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.store.release(l) {
+		l.freeMemory()
+	}
+	l.close()
+}
+
+func (l *Log) hasEnded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ended
+}
+
 func (l *Log) isDiscarded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -431,10 +509,12 @@ func (l *Log) discard() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.discarded = true
-	for _, p := range l.segments {
-		l.removeFiles(p)
+	if l.memory == nil {
+		for _, p := range l.segments {
+			l.removeFiles(p)
+		}
 	}
-	l.account(-l.accounted)
 	l.segments = nil
+	l.accountLocked()
 	l.notify()
 }

@@ -23,7 +23,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"sort"
 	"sync"
@@ -64,12 +63,7 @@ func (l *Log) Read(ctx context.Context, w io.Writer, flush func(), options ReadO
 		w = &limited{w, *options.LimitBytes}
 	}
 	r := &reader{log: l, w: w, options: options, lineStart: true}
-	defer func() {
-		r.close()
-		if r.block != nil {
-			blocks.Put(r.block)
-		}
-	}()
+	defer r.release()
 	err := r.run(ctx, flush)
 	if errors.Is(err, errLimit) {
 		return nil
@@ -150,19 +144,27 @@ type reader struct {
 	lineStart bool  // the next byte starts a line
 
 	segment segment // of file
-	file    *os.File
+	file    *content
 	times   *timeIndex
 	block   *[blockSize]byte // nil until something is read
 }
 
 func (r *reader) close() {
 	if r.file != nil {
-		_ = r.file.Close()
+		r.file.close()
 		r.file = nil
 	}
 	if r.times != nil {
 		r.times.close()
 		r.times = nil
+	}
+}
+
+// release closes the reader and returns its block.
+func (r *reader) release() {
+	r.close()
+	if r.block != nil {
+		blocks.Put(r.block)
 	}
 }
 
@@ -219,6 +221,72 @@ func (r *reader) run(ctx context.Context, flush func()) error {
 	}
 }
 
+// WriteEnd writes the end of what is kept of the output to w, at most limit bytes: whole lines, unless one is longer.
+// As in what Read writes, lines stand in the place of a beginning that is not kept, and of missing output. It returns
+// the size of the whole output, and how much of that w does not have. The attempt must have ended, and the log must not
+// be closed.
+func (l *Log) WriteEnd(w io.Writer, limit int64) (size, missing int64, err error) {
+	if l == nil {
+		return 0, 0, nil
+	}
+	l.writing.Lock()
+	size = l.printed
+	l.writing.Unlock()
+	v, err := l.snapshot()
+	if err != nil {
+		return size, size, err
+	}
+	r := &reader{log: l, w: w, pos: v.start(), lineStart: true}
+	defer r.release()
+	last := ""
+	if v.missing > 0 {
+		last = missingLine(v.missing, v.cause)
+		limit -= int64(len("\n") + len(last))
+	}
+	cut := len(v.segments) > 0 && v.segments[0].n > 0
+	if cut {
+		limit -= int64(len(beginningLine))
+	}
+	if v.end()-r.pos > limit {
+		if !cut {
+			cut, limit = true, limit-int64(len(beginningLine))
+		}
+		if r.pos, err = r.endPosition(v, max(0, limit)); err != nil {
+			return size, size, err
+		}
+	}
+	if cut {
+		if err := r.writeNotice(beginningLine); err != nil {
+			return size, size, err
+		}
+	}
+	missing = size
+	for r.pos < v.end() {
+		from := r.pos
+		if err := r.next(v); err != nil {
+			return size, missing, err
+		}
+		missing -= r.pos - from
+	}
+	for _, p := range v.segments {
+		missing += p.notices
+	}
+	missing = min(missing, size)
+	if last != "" {
+		return size, missing, r.writeNotice(last)
+	}
+	return size, missing, nil
+}
+
+// endPosition returns where the first line starts among the last n bytes, or where these start if no line does.
+func (r *reader) endPosition(v snapshot, n int64) (int64, error) {
+	line, err := r.lineFrom(v, v.end()-n)
+	if err == nil && line == v.end() {
+		line -= n
+	}
+	return line, err
+}
+
 // beginningLine stands in the place of a beginning that was removed.
 const beginningLine = "[leat: the beginning of the output is not kept]\n"
 
@@ -261,7 +329,7 @@ func (r *reader) refresh(v snapshot, err error) (snapshot, error) {
 func (r *reader) open(s segment) error {
 	if r.file == nil || r.segment.n != s.n {
 		r.close()
-		file, err := os.Open(r.log.store.path(r.log.name(s.n, logExt)))
+		file, err := r.log.open(s.n, logExt)
 		if err != nil {
 			return err
 		}
@@ -336,7 +404,7 @@ func (r *reader) openTimeIndex() error {
 	if r.times.file != nil || r.segment.entries == 0 {
 		return nil
 	}
-	file, err := os.Open(r.log.store.path(r.log.name(r.segment.n, indexExt)))
+	file, err := r.log.open(r.segment.n, indexExt)
 	r.times.file = file
 	return err
 }
@@ -438,7 +506,7 @@ func (r *reader) lineFrom(v snapshot, pos int64) (int64, error) {
 // timeIndex looks up the times of a segment. The offsets of successive lookups must not decrease.
 type timeIndex struct {
 	segment segment
-	file    *os.File // nil while there are no entries
+	file    *content // nil while there are no entries
 	i       int      // the current entry
 	block   [256 * entrySize]byte
 	from, n int // the entries in block
@@ -446,7 +514,7 @@ type timeIndex struct {
 
 func (t *timeIndex) close() {
 	if t.file != nil {
-		_ = t.file.Close()
+		t.file.close()
 	}
 }
 

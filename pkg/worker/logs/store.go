@@ -25,6 +25,10 @@ limitations under the License.
 // what the attempt may keep, the next one is started and the oldest is removed, so that the end of a long output is
 // kept. An .idx file beside a log file has the times of its lines. Files are not synced: a crash of the machine can
 // lose output.
+//
+// In the first second of an attempt its output is in memory, up to 64 KiB. An attempt that ends before that writes its
+// files once, at its end, or never if its output is kept elsewhere. A worker that is killed loses what is in memory:
+// output of attempts that ran for less than a second.
 package logs
 
 import (
@@ -81,7 +85,9 @@ type Options struct {
 // Store keeps the output of attempts. It is safe for concurrent use. A nil Store keeps nothing.
 type Store struct {
 	options Options
-	total   atomic.Int64 // bytes that are kept, with overhead
+	total   atomic.Int64 // bytes that are kept on the disk, with overhead
+	// memorySize is how much of a running attempt may be in memory, in bytes.
+	memorySize int64
 
 	mu     sync.Mutex
 	tasks  map[types.UID]*taskLogs
@@ -95,6 +101,7 @@ type Store struct {
 type taskLogs struct {
 	logs    []*Log        // in the order of indexes, and of attempts at the same index
 	runs    int           // runs of a task with spec.indexes that have not ended
+	readers int           // calls of ReadTask
 	changed chan struct{} // closed when there is another log, or a run has ended; nil if nobody waits
 }
 
@@ -115,7 +122,7 @@ func Open(options Options) (*Store, error) {
 	if err := os.MkdirAll(options.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	s := &Store{options: options, tasks: map[types.UID]*taskLogs{}}
+	s := &Store{options: options, memorySize: memorySize, tasks: map[types.UID]*taskLogs{}}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
@@ -189,9 +196,8 @@ func (s *Store) load() error {
 		for i := range log.segments {
 			log.segments[i].start = at
 			at += log.segments[i].size
-			log.accounted += log.segments[i].diskUsage()
 		}
-		s.total.Add(log.accounted)
+		log.accountLocked()
 		task := s.taskLocked(log.id.Task)
 		task.logs = append(task.logs, log)
 		log.queue, s.ended = &s.ended, append(s.ended, log)
@@ -223,13 +229,13 @@ func byAttempt(a, b *Log) int {
 }
 
 // Create starts the output of an attempt. The caller must close it when the attempt has ended. It replaces earlier
-// output of the same attempt, which a worker may have written that was killed before it reported the attempt. Files
-// are created by the first write.
+// output of the same attempt, which a worker may have written that was killed before it reported the attempt. Without
+// output there are no files.
 func (s *Store) Create(id attempt.ID) *Log {
 	if s == nil {
 		return nil
 	}
-	log := &Log{store: s, id: id}
+	log := &Log{store: s, id: id, created: time.Now(), buffered: true}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	task := s.taskLocked(id.Task)
@@ -272,9 +278,48 @@ func (s *Store) taskLocked(task types.UID) *taskLogs {
 	return t
 }
 
-// forgetLocked removes a task that neither runs nor has logs. s.mu must be held.
+// startReading records that somebody reads the output of a task, until end is called.
+func (s *Store) startReading(task types.UID) (end func()) {
+	if s == nil {
+		return func() {}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tasks[task]
+	if t == nil {
+		return func() {}
+	}
+	t.readers++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if t.readers--; t.readers == 0 {
+			for _, l := range slices.Clone(t.logs) {
+				if l.released {
+					s.removeLocked(l)
+				}
+			}
+		}
+		s.forgetLocked(task)
+	}
+}
+
+// release removes a log that is kept elsewhere. It returns false while somebody reads the output of the task: the log
+// is then removed after that.
+func (s *Store) release(l *Log) (removed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.tasks[l.id.Task]; t != nil && t.readers > 0 {
+		l.released = true
+		return false
+	}
+	s.removeLocked(l)
+	return true
+}
+
+// forgetLocked removes a task that has no logs, does not run and is not read. s.mu must be held.
 func (s *Store) forgetLocked(task types.UID) {
-	if t := s.tasks[task]; t != nil && len(t.logs) == 0 && t.runs == 0 {
+	if t := s.tasks[task]; t != nil && len(t.logs) == 0 && t.runs == 0 && t.readers == 0 {
 		delete(s.tasks, task)
 	}
 }
@@ -291,31 +336,24 @@ var errNothingKept = &NotKeptError{"the worker keeps no output of the task: it h
 // Get returns the output of the last attempt at the task, or of the one before if previous is true. The error is a
 // NotKeptError.
 func (s *Store) Get(uid types.UID, previous bool) (*Log, error) {
-	var logs []*Log
-	if s != nil {
-		s.mu.Lock()
-		if task := s.tasks[uid]; task != nil {
-			logs = slices.Clone(task.logs)
-		}
-		s.mu.Unlock()
+	from, err := selectAttempt(s.logsOf(uid), nil, previous)
+	if err != nil {
+		return nil, err
 	}
-	if len(logs) == 0 {
-		return nil, errNothingKept
+	return from.(*Log), nil
+}
+
+// logsOf returns the logs of a task.
+func (s *Store) logsOf(uid types.UID) []*Log {
+	if s == nil {
+		return nil
 	}
-	last := logs[len(logs)-1]
-	if !previous {
-		return last, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if task := s.tasks[uid]; task != nil {
+		return slices.Clone(task.logs)
 	}
-	if last.id.Number <= 1 {
-		return nil, &NotKeptError{fmt.Sprintf("there is no attempt before attempt %d", last.id.Number)}
-	}
-	before := last.id
-	before.Number--
-	if i, found := slices.BinarySearchFunc(logs, &Log{id: before}, byAttempt); found {
-		return logs[i], nil
-	}
-	return nil, &NotKeptError{fmt.Sprintf("the worker keeps no output of attempt %d: "+
-		"another worker ran it, or what was kept had to make room or was kept for long enough", before.Number)}
+	return nil
 }
 
 // finish records that a log has ended.

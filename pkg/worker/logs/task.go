@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 
@@ -41,6 +42,9 @@ type TaskReadOptions struct {
 	Indexes []indexes.Range
 	// Prefix writes the index and a space before each line of a task with spec.indexes.
 	Prefix bool
+	// Finished returns the finished attempts at the task whose output is kept elsewhere, in the order of indexes, and of
+	// attempts at the same index. It may be nil. Output that leaves the store after that call is read from the store.
+	Finished func(context.Context) ([]Finished, error)
 }
 
 // ReadTask writes the output of the last attempt at a task to w, as Log.Read does. For a task with spec.indexes, it
@@ -48,22 +52,35 @@ type TaskReadOptions struct {
 // another. To follow, it waits for further indexes until the run of the task has ended. If there is no output, the
 // error is a NotKeptError.
 func (s *Store) ReadTask(ctx context.Context, task types.UID, w io.Writer, flush func(), options TaskReadOptions) error {
-	if !s.hasIndexes(task) {
-		log, err := s.Get(task, options.Previous)
+	if s == nil {
+		s = &Store{}
+	}
+	defer s.startReading(task)()
+	var finished []Finished
+	if options.Finished != nil {
+		var err error
+		if finished, err = options.Finished(ctx); err != nil {
+			return err
+		}
+	}
+	logs := s.logsOf(task)
+	// A finished attempt at a task without spec.indexes has the index of the task in its set.
+	if !s.hasIndexes(task) && (len(logs) > 0 || len(finished) == 0 || finished[0].ID.Index == attempt.NoIndex) {
+		from, err := selectAttempt(logs, finished, options.Previous)
 		if err != nil {
 			return err
 		}
-		return log.Read(ctx, w, flush, options.ReadOptions)
+		return from.Read(ctx, w, flush, options.ReadOptions)
 	}
 	out := &indexWriter{w: w, lineStart: true}
 	for last := attempt.NoIndex; ; {
-		log, changed := s.nextIndex(task, last, options)
+		from, index, changed := s.nextIndex(task, last, finished, options)
 		switch {
-		case log != nil:
-			last = log.id.Index
+		case from != nil:
+			last = index
 			out.begin(last, options.Prefix)
 			// Output that had to make room meanwhile is one that is not kept: its index has no lines.
-			if err := log.Read(ctx, out, flush, options.ReadOptions); err != nil && (out.started || !errors.Is(err, ErrRemoved)) {
+			if err := from.Read(ctx, out, flush, options.ReadOptions); err != nil && (out.started || !errors.Is(err, ErrRemoved)) {
 				return err
 			}
 		case changed != nil:
@@ -89,46 +106,47 @@ func (s *Store) hasIndexes(task types.UID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.tasks[task]
-	return t != nil && (t.runs > 0 || t.logs[0].id.Index != attempt.NoIndex)
+	return t != nil && (t.runs > 0 || len(t.logs) > 0 && t.logs[0].id.Index != attempt.NoIndex)
 }
 
-// nextIndex returns the log of the first selected index after last. If there is none yet, but options follow the output
-// and there may be one, changed is closed when it is time to look again.
-func (s *Store) nextIndex(task types.UID, last int, options TaskReadOptions) (log *Log, changed <-chan struct{}) {
+// nextIndex returns the output of the first selected index after last, and the index. If there is none yet, but options
+// follow the output and there may be one, changed is closed when it is time to look again.
+func (s *Store) nextIndex(task types.UID, last int, finished []Finished, options TaskReadOptions) (from output, index int, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.tasks[task]
 	if t == nil {
-		return nil, nil
+		t = &taskLogs{}
 	}
 	for {
-		logs := t.logs[t.firstAt(last+1):]
-		if len(logs) == 0 {
+		logs, others := t.logs[t.firstAt(last+1):], finished[firstFinishedAt(finished, last+1):]
+		if len(logs) == 0 && len(others) == 0 {
 			break
 		}
-		last = logs[0].id.Index
+		last = math.MaxInt
+		if len(logs) > 0 {
+			last = logs[0].id.Index
+		}
+		if len(others) > 0 {
+			last = min(last, others[0].ID.Index)
+		}
 		if options.Indexes != nil && !indexes.Contains(options.Indexes, last) {
 			continue
 		}
-		attempts := t.logs[t.firstAt(last):t.firstAt(last+1)]
-		newest := attempts[len(attempts)-1]
-		if !options.Previous {
-			return newest, nil
-		}
-		previous := newest.id
-		previous.Number--
-		if i, found := slices.BinarySearchFunc(attempts, &Log{id: previous}, byAttempt); found {
-			return attempts[i], nil
+		from, err := selectAttempt(t.logs[t.firstAt(last):t.firstAt(last+1)],
+			finished[firstFinishedAt(finished, last):firstFinishedAt(finished, last+1)], options.Previous)
+		if err == nil {
+			return from, last, nil
 		}
 	}
 	more := options.Indexes == nil || options.Indexes[len(options.Indexes)-1].Last > last
 	if !options.Follow || options.Previous || t.runs == 0 || !more {
-		return nil, nil
+		return nil, 0, nil
 	}
 	if t.changed == nil {
 		t.changed = make(chan struct{})
 	}
-	return nil, t.changed
+	return nil, 0, t.changed
 }
 
 // firstAt returns the position of the first log of an index or of one after it.

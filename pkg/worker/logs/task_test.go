@@ -17,14 +17,17 @@ limitations under the License.
 package logs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	"github.com/leat-dev/leat/pkg/worker/attempt"
@@ -216,5 +219,106 @@ func TestTheIndexesThatEndedFirstMakeRoom(t *testing.T) {
 	}
 	if len(s.tasks) > 0 {
 		t.Errorf("%d tasks without output are known", len(s.tasks))
+	}
+}
+
+// finishedAt returns a finished attempt with the output, which ran for a second from a time on.
+func finishedAt(index int, number int32, started time.Time, output string) Finished {
+	return Finished{
+		ID: attempt.ID{Task: uid, Index: index, Number: number}, Started: started, Ended: started.Add(time.Second),
+		Output: func(context.Context) ([]byte, bool, error) { return []byte(output), true, nil },
+	}
+}
+
+func TestFinishedAttemptsAreReadToo(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	sent := finishedAt(4, 1, at, "")
+	sent.Output = func(context.Context) ([]byte, bool, error) { return nil, false, nil }
+	tail := func(n int64) ReadOptions { return ReadOptions{TailLines: &n} }
+	limit := func(n int64) ReadOptions { return ReadOptions{LimitBytes: &n} }
+	alone := []Finished{finishedAt(attempt.NoIndex, 1, at, "one\n"), finishedAt(attempt.NoIndex, 2, at, "two\nlines")}
+	for name, test := range map[string]struct {
+		logs     []attempt.ID
+		finished []Finished
+		options  TaskReadOptions
+		want     string
+		failed   string
+	}{
+		"alone":                           {finished: alone, want: "two\nlines"},
+		"alone, the previous one":         {finished: alone, options: TaskReadOptions{Previous: true}, want: "one\n"},
+		"the previous one that is not":    {finished: alone[1:], options: TaskReadOptions{Previous: true}, failed: "no output of attempt 1: another worker"},
+		"alone, the end":                  {finished: alone, options: TaskReadOptions{ReadOptions: tail(1)}, want: "lines"},
+		"alone, more than there is":       {finished: alone, options: TaskReadOptions{ReadOptions: tail(9)}, want: "two\nlines"},
+		"alone, nothing of the end":       {finished: alone, options: TaskReadOptions{ReadOptions: tail(0)}},
+		"alone, bytes":                    {finished: alone, options: TaskReadOptions{ReadOptions: limit(5)}, want: "two\nl"},
+		"alone, with times":               {finished: alone, options: TaskReadOptions{ReadOptions: ReadOptions{Timestamps: true}}, want: "2026-01-02T03:04:05.000Z two\n2026-01-02T03:04:05.000Z lines"},
+		"alone, from its end on":          {finished: alone, options: TaskReadOptions{ReadOptions: ReadOptions{Since: at.Add(time.Second)}}, want: "two\nlines"},
+		"alone, from after its end on":    {finished: alone, options: TaskReadOptions{ReadOptions: ReadOptions{Since: at.Add(2 * time.Second)}}},
+		"before one in the store":         {logs: []attempt.ID{lone(uid, 3)}, finished: alone, want: "stored -1.3\n"},
+		"before one, the previous one":    {logs: []attempt.ID{lone(uid, 3)}, finished: alone, options: TaskReadOptions{Previous: true}, want: "two\nlines"},
+		"in the store too":                {logs: []attempt.ID{lone(uid, 2)}, finished: alone, want: "stored -1.2\n"},
+		"of a task that has an index":     {logs: []attempt.ID{lone(uid, 2)}, finished: []Finished{finishedAt(7, 1, at, "one\n")}, options: TaskReadOptions{Previous: true, Prefix: true}, want: "one\n"},
+		"sent meanwhile":                  {finished: []Finished{{Output: sent.Output, ID: lone(uid, 1)}}, failed: ErrRemoved.Error()},
+		"between indexes in the store":    {logs: []attempt.ID{{Task: uid, Index: 1, Number: 1}, {Task: uid, Index: 3, Number: 1}}, finished: []Finished{finishedAt(2, 1, at, "two"), finishedAt(4, 1, at, "four\n")}, want: "stored 1.1\ntwo\nstored 3.1\nfour\n"},
+		"at selected indexes":             {logs: []attempt.ID{{Task: uid, Index: 1, Number: 1}}, finished: []Finished{finishedAt(2, 1, at, "two\n"), finishedAt(4, 1, at, "four\n")}, options: TaskReadOptions{Indexes: []indexes.Range{{First: 4, Last: 9}}, Prefix: true}, want: "4 four\n"},
+		"at the index of a later attempt": {logs: []attempt.ID{{Task: uid, Index: 1, Number: 2}}, finished: []Finished{finishedAt(1, 1, at, "one\n"), finishedAt(2, 1, at, "two\n")}, want: "stored 1.2\ntwo\n"},
+		"the previous one at each index":  {logs: []attempt.ID{{Task: uid, Index: 1, Number: 2}}, finished: []Finished{finishedAt(1, 1, at, "one\n"), finishedAt(2, 1, at, "two\n")}, options: TaskReadOptions{Previous: true}, want: "one\n"},
+		"at an index, sent meanwhile":     {finished: []Finished{sent, finishedAt(5, 1, at, "five\n")}, want: "five\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			for _, id := range test.logs {
+				log := s.Create(id)
+				write(t, log, fmt.Sprintf("stored %d.%d\n", id.Index, id.Number))
+				log.Close()
+			}
+			test.options.Finished = func(context.Context) ([]Finished, error) { return test.finished, nil }
+			var out bytes.Buffer
+			err := s.ReadTask(t.Context(), uid, &out, func() {}, test.options)
+			if test.failed != "" {
+				if err == nil || !strings.Contains(err.Error(), test.failed) {
+					t.Errorf("The error is %v, want %q.", err, test.failed)
+				}
+				return
+			}
+			if err != nil || out.String() != test.want {
+				t.Errorf("Read %q, %v; want %q.", out.String(), err, test.want)
+			}
+		})
+	}
+	var none *Store
+	var out bytes.Buffer
+	if err := none.ReadTask(t.Context(), uid, &out, func() {}, TaskReadOptions{
+		Finished: func(context.Context) ([]Finished, error) { return alone, nil },
+	}); err != nil || out.String() != "two\nlines" {
+		t.Errorf("Without a store it reads %q, %v.", out.String(), err)
+	}
+}
+
+// An attempt that finishes while the output of its task is followed leaves the store only after the reader has ended.
+func TestFollowersReadIndexesThatFinishMeanwhile(t *testing.T) {
+	s := open(t)
+	end := s.StartRun(uid)
+	reading := make(chan struct{})
+	in, out := io.Pipe()
+	go func() {
+		out.CloseWithError(s.ReadTask(t.Context(), uid, out, func() {}, TaskReadOptions{
+			ReadOptions: ReadOptions{Follow: true},
+			Finished: func(context.Context) ([]Finished, error) {
+				close(reading)
+				return []Finished{finishedAt(0, 1, time.Now(), "finished\n")}, nil
+			},
+		}))
+	}()
+	<-reading
+	for index := 1; index <= 3; index++ {
+		log := s.Create(attempt.ID{Task: uid, Index: index, Number: 1})
+		write(t, log, fmt.Sprintf("index %d\n", index))
+		log.CloseAndRemove()
+	}
+	end()
+	content, err := io.ReadAll(in)
+	if want := "finished\nindex 1\nindex 2\nindex 3\n"; err != nil || string(content) != want {
+		t.Errorf("Read %q, %v; want %q.", content, err, want)
 	}
 }

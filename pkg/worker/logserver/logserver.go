@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package logserver serves the output of commands to the API server only, over mutual TLS.
+// Package logserver serves the output and the records of commands to the API server only, over mutual TLS.
 package logserver
 
 import (
@@ -47,6 +47,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
 	"github.com/leat-dev/leat/pkg/worker/logs"
+	"github.com/leat-dev/leat/pkg/worker/spool"
 )
 
 const (
@@ -72,6 +73,8 @@ type Options struct {
 	Namespace string
 	// Logs is the store to serve.
 	Logs *logs.Store
+	// Archive has the finished attempts to serve that are not in the archive yet; it may be nil.
+	Archive *spool.Spool
 }
 
 // Server serves the logs of one worker. A nil Server serves nothing.
@@ -103,6 +106,8 @@ func Start(options Options) (*Server, error) {
 	}}
 	mux := http.NewServeMux()
 	mux.HandleFunc(batch.WorkerLogPattern, s.serve)
+	mux.HandleFunc(batch.WorkerRecordsPattern, s.serveRecords)
+	mux.HandleFunc(batch.WorkerOutputPattern, s.serveOutput)
 	s.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -215,6 +220,16 @@ func selfSigned() (tls.Certificate, []byte, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, bundle, nil
 }
 
+// checkNamespace reports whether the request is about the namespace of the worker. If not, it responds with an error.
+func (s *Server) checkNamespace(w http.ResponseWriter, r *http.Request) bool {
+	namespace := r.PathValue("namespace")
+	if namespace != s.options.Namespace {
+		http.Error(w, fmt.Sprintf("the worker runs the tasks of namespace %s, not those of %s", s.options.Namespace, namespace),
+			http.StatusNotFound)
+	}
+	return namespace == s.options.Namespace
+}
+
 // serve serves the output of a task. After an error in the middle of the response it aborts the connection.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	options, err := readOptions(r)
@@ -222,9 +237,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if namespace := r.PathValue("namespace"); namespace != s.options.Namespace {
-		http.Error(w, fmt.Sprintf("the worker runs the tasks of namespace %s, not those of %s", s.options.Namespace, namespace),
-			http.StatusNotFound)
+	if !s.checkNamespace(w, r) {
 		return
 	}
 	read, err := readOptionsOf(options)
@@ -234,7 +247,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	out := &response{ResponseWriter: w}
-	err = s.options.Logs.ReadTask(r.Context(), types.UID(r.PathValue("uid")), out, out.flush, read)
+	task := types.UID(r.PathValue("uid"))
+	read.Finished = func(ctx context.Context) ([]logs.Finished, error) { return s.finished(ctx, task) }
+	err = s.options.Logs.ReadTask(r.Context(), task, out, out.flush, read)
 	notKept := (*logs.NotKeptError)(nil)
 	switch {
 	case err == nil || r.Context().Err() != nil:

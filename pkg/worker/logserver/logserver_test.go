@@ -49,7 +49,7 @@ type testServer struct {
 	caFile string
 }
 
-func start(t *testing.T) *testServer {
+func start(t *testing.T, change ...func(*Options)) *testServer {
 	t.Helper()
 	ca, err := pki.NewCA("clients")
 	if err != nil {
@@ -64,7 +64,11 @@ func start(t *testing.T) *testServer {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.store.Close)
-	w.Server, err = Start(Options{Host: "127.0.0.1", ClientCAFile: w.caFile, Namespace: "ns", Logs: w.store})
+	options := Options{Host: "127.0.0.1", ClientCAFile: w.caFile, Namespace: "ns", Logs: w.store}
+	for _, c := range change {
+		c(&options)
+	}
+	w.Server, err = Start(options)
 	if err != nil {
 		t.Fatal(err)
 	}

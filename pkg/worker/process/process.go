@@ -20,6 +20,7 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -60,6 +61,7 @@ type Command struct {
 	Cgroup      *cgroup.Group // to start in, or nil
 	OOMScoreAdj int64         // zero does not change it
 	Log         *logs.Log     // for the output; nil discards it
+	Echo        io.Writer     // gets the output too, and must not block; nil for none
 }
 
 // Process is a running command, the leader of its own session. Its methods are safe for concurrent use and do not
@@ -75,8 +77,10 @@ type Process struct {
 	cgroup *cgroup.Group // nil without one
 	output Tail
 	log    *logs.Log
+	echo   io.Writer       // nil without one
 	status unix.WaitStatus // valid once done is closed, if reaped is true
 	reaped bool            // false if another part of the program has reaped the command
+	usage  Usage           // valid once done is closed
 
 	// Only wait uses these.
 	pidfd int // becomes readable when the command ends; -1 on kernels without
@@ -86,6 +90,15 @@ type Process struct {
 	ended   bool // the process group is gone, and another may get its number
 	kill    *time.Timer
 	killsAt time.Time
+}
+
+// Usage is what a command has used.
+type Usage struct {
+	// CPU is the CPU time, user and system, of the command and of its children that it has waited for.
+	CPU time.Duration
+	// PeakMemory is the largest memory of the control group of the command, in bytes, or else of its largest process. It
+	// is zero if it is not known.
+	PeakMemory int64
 }
 
 // Start starts a command. It kills and removes the control group of the command once the command has ended, or
@@ -104,7 +117,7 @@ func Start(r *reaper.Reaper, c Command) (_ *Process, failed *StartError) {
 			return nil, newStartError(c, err)
 		}
 	}
-	p := &Process{reaper: r, done: make(chan struct{}), mark: c.Mark, cgroup: c.Cgroup, log: c.Log}
+	p := &Process{reaper: r, done: make(chan struct{}), mark: c.Mark, cgroup: c.Cgroup, log: c.Log, echo: c.Echo}
 	err := p.start(c)
 	if err != nil && p.cgroup != nil && !pressure.IsTransient(err) {
 		// A container may allow to create groups and yet forbid to start a process in one.
@@ -201,6 +214,7 @@ func (p *Process) wait() {
 	p.mu.Unlock()
 	var err error
 	if p.cgroup != nil {
+		p.usage.PeakMemory = p.cgroup.PeakMemory()
 		p.oomKilled, err = p.cgroup.KillAndRemove()
 	} else {
 		err = p.reaper.KillRemaining(p.pid, p.mark)
@@ -253,12 +267,29 @@ func (p *Process) hasExited() bool {
 
 // reap reaps the command, which has ended.
 func (p *Process) reap() {
-	pid, err := unix.Wait4(p.pid, &p.status, 0, nil)
+	var usage unix.Rusage
+	pid, err := unix.Wait4(p.pid, &p.status, 0, &usage)
 	for err == unix.EINTR {
-		pid, err = unix.Wait4(p.pid, &p.status, 0, nil)
+		pid, err = unix.Wait4(p.pid, &p.status, 0, &usage)
 	}
-	p.reaped = pid == p.pid
 	p.reaper.Forget(p.pid)
+	if p.reaped = pid == p.pid; !p.reaped {
+		return
+	}
+	p.usage.CPU = time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	if p.usage.PeakMemory == 0 {
+		p.usage.PeakMemory = peakMemory(&usage)
+	}
+}
+
+// peakMemory returns the memory of the largest process of a command in bytes, or zero if that is not known. The kernel
+// counts what this process had when it started the command, so only what is larger is that of the command.
+func peakMemory(command *unix.Rusage) int64 {
+	var own unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &own) != nil || command.Maxrss <= own.Maxrss {
+		return 0
+	}
+	return int64(command.Maxrss) << 10
 }
 
 // readRest reads what is left of the output, for at most outputDelay.
@@ -287,6 +318,9 @@ func (p *Process) readOutput() {
 	case n > 0:
 		_, _ = p.output.Write(block[:n])
 		_, _ = p.log.Write(block[:n])
+		if p.echo != nil {
+			_, _ = p.echo.Write(block[:n])
+		}
 	case err != unix.EINTR && err != unix.EAGAIN:
 		p.closeOutput()
 	}
@@ -309,6 +343,9 @@ func (p *Process) Output() string { return p.output.String() }
 
 // MissingOutput returns why the last output was not logged, or nil if it was.
 func (p *Process) MissingOutput() error { return p.log.Missing() }
+
+// Usage returns what the command has used. The process must be done.
+func (p *Process) Usage() Usage { return p.usage }
 
 // OOMKilled reports whether the command was killed because memory ran out. The process must be done.
 func (p *Process) OOMKilled() bool { return p.oomKilled }

@@ -208,6 +208,28 @@ func TestOutputIsBoundedAndText(t *testing.T) {
 	}
 }
 
+func TestUsageOfACommand(t *testing.T) {
+	const memory = 256 << 20 // more than this process has
+	p := mustStart(t, sh(fmt.Sprintf("i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/dev/null bs=%d count=1", memory)))
+	awaitExit(t, p)
+	usage := p.Usage()
+	if usage.CPU < 10*time.Millisecond || usage.CPU > time.Minute {
+		t.Errorf("got %s of CPU time", usage.CPU)
+	}
+	if usage.PeakMemory < memory || usage.PeakMemory > 2*memory {
+		t.Errorf("got a peak of %d bytes of memory", usage.PeakMemory)
+	}
+}
+
+// The kernel counts the memory of the process that starts a command, until the command is executed, as the command's.
+func TestTheMemoryOfTheWorkerIsNotThatOfItsCommands(t *testing.T) {
+	p := mustStart(t, sh("exit 0"))
+	awaitExit(t, p)
+	if peak := p.Usage().PeakMemory; peak != 0 {
+		t.Errorf("got a peak of %d bytes", peak)
+	}
+}
+
 // TestHelperThatIsKilled is not a test: it is the process that TestACommandDiesWithItsWorker kills.
 func TestHelperThatIsKilled(t *testing.T) {
 	if os.Getenv("WORKER_TEST_HELPER") == "" {

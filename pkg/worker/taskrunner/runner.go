@@ -35,6 +35,7 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/attempt"
+	"github.com/leat-dev/leat/pkg/worker/echo"
 	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/pkg/worker/pressure"
 	"github.com/leat-dev/leat/pkg/worker/process"
@@ -76,6 +77,11 @@ type Config struct {
 	Start   func(process.Command) (*process.Process, *process.StartError)
 	// Logs keeps the output of commands; it may be nil.
 	Logs *logs.Store
+	// Archive keeps finished attempts, with at most ArchivedOutput bytes of their output. Archive may be nil.
+	Archive        Archive
+	ArchivedOutput int64
+	// Echo prints the output of commands; it may be nil.
+	Echo *echo.Echo
 	// Pressure records when the worker lacks a resource to start commands.
 	Pressure *pressure.Tracker
 	Metrics  *Metrics
@@ -392,7 +398,9 @@ func (r *Runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 	r.attemptCounted = false
 	log := r.config.Logs.Create(id)
 	defer log.Close()
-	p, progress, startedAt, startErr := r.startCommand(ctx, task, id, log)
+	lines := r.config.Echo.Output(echoAttempt(task, id))
+	defer lines.Close()
+	p, progress, startedAt, startErr := r.startCommand(ctx, task, id, log, lines)
 	defer r.config.Sandbox.Release(progress)
 	if p == nil && startErr == nil {
 		log.Discard()
@@ -412,6 +420,7 @@ func (r *Runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 	r.setDeadline()
 	r.config.Metrics.attemptStarted(r.task, r.status)
 	terminated := r.awaitEnd(ctx, p, startErr, startedAt)
+	r.archive(task, id, log, p, terminated)
 	if took := terminated.FinishedAt.Sub(startedAt.Time); r.chunk != nil {
 		r.indexEnded(terminated, took)
 	} else {
@@ -462,13 +471,16 @@ func (r *Runner) awaitEnd(
 // still lacks a resource then, it sets r.startErr. Both the process and the error are nil if the task must be
 // evicted, or is stopped.
 func (r *Runner) startCommand(
-	ctx context.Context, task *batch.Task, id attempt.ID, log *logs.Log,
+	ctx context.Context, task *batch.Task, id attempt.ID, log *logs.Log, lines *echo.Output,
 ) (*process.Process, sandbox.ProgressFile, metav1.Time, *process.StartError) {
 	for backoff := r.config.StartBackoff; ; {
 		startedAt := metav1.Now()
 		c, progress, err := r.config.Sandbox.Prepare(ctx, task, id)
 		if err == nil {
 			c.Log = log
+			if lines != nil {
+				c.Echo = lines
+			}
 			p, startErr := r.config.Start(c)
 			if startErr == nil || !pressure.IsTransient(startErr) || backoff.Steps == 0 && pressure.Reason(startErr) == "" {
 				return p, progress, startedAt, startErr
