@@ -27,6 +27,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/apiserver/archive"
 	"github.com/leat-dev/leat/pkg/apiserver/filters"
 	"github.com/leat-dev/leat/pkg/apiserver/scheme"
 	"github.com/leat-dev/leat/pkg/apiserver/storage"
@@ -42,6 +43,8 @@ type ExtraConfig struct {
 	Codecs serializer.CodecFactory
 	// Logs reads logs from workers.
 	Logs task.LogSource
+	// Archive keeps the output and the records of finished attempts. New sets its Objects.
+	Archive *archive.Archive
 	// PendingTasks are the counts that the TaskQueueLimit plugin decides by. The server fills them from its stores.
 	PendingTasks *queuelimit.Counts
 	// Readers are the readers of the worker authorizer. New sets their stores.
@@ -94,10 +97,18 @@ func (c CompletedConfig) New() (*Server, error) {
 	if err := countPendingTasks(generic, stores, c.ExtraConfig.PendingTasks, c.GenericConfig.StorageInitializationTimeout); err != nil {
 		return nil, err
 	}
+	c.ExtraConfig.Archive.Objects = objectsOf(stores)
+	if err := generic.AddPostStartHook("leat.dev/archive", func(hook genericapiserver.PostStartHookContext) error {
+		go c.ExtraConfig.Archive.Run(hook)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
 	group := genericapiserver.NewDefaultAPIGroupInfo(batch.GroupName, scheme.Scheme, runtime.NewParameterCodec(scheme.Scheme), c.ExtraConfig.Codecs)
 	group.NegotiatedSerializer = filters.LimitCodecs(group.NegotiatedSerializer)
 	group.VersionedResourcesStorageMap = stores.Storage(task.Subresources{
-		Logs: c.ExtraConfig.Logs,
+		Logs:     c.ExtraConfig.Logs,
+		Attempts: c.ExtraConfig.Archive,
 		GetWorker: func(ctx context.Context, name string) (*batch.Worker, error) {
 			obj, err := stores.Workers.Store.Get(ctx, name, &metav1.GetOptions{})
 			if err != nil {
@@ -105,7 +116,7 @@ func (c CompletedConfig) New() (*Server, error) {
 			}
 			return obj.(*batch.Worker), nil
 		},
-	}, taskset.Subresources{}, worker.Subresources{})
+	}, taskset.Subresources{Attempts: c.ExtraConfig.Archive}, worker.Subresources{Archive: c.ExtraConfig.Archive})
 	if err := generic.InstallAPIGroup(&group); err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"sync/atomic"
 
@@ -102,6 +103,7 @@ func newServer(options Options, authority *pki.CA, transport storagebackend.Tran
 	if o.Workers, err = newWorkerClient(dir, authority); err != nil {
 		return nil, err
 	}
+	o.Archive.Store.URL = (&url.URL{Scheme: "file", Path: archiveDir(options)}).String()
 	// There is no load balancer that must notice the shutdown first. With ShutdownSendRetryAfter the server waits two
 	// seconds for connections with open watches, otherwise a minute.
 	o.Server.ShutdownDelayDuration = 0

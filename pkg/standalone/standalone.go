@@ -52,6 +52,7 @@ import (
 	"github.com/leat-dev/leat/pkg/worker/logs"
 	"github.com/leat-dev/leat/pkg/worker/logserver"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
+	"github.com/leat-dev/leat/pkg/worker/spool"
 )
 
 // startTimeout limits the time until the API server is ready.
@@ -93,6 +94,9 @@ func HasStarted(options Options) bool {
 }
 
 func etcdDir(options Options) string { return filepath.Join(options.DataDir, "etcd") }
+
+// archiveDir is where the output and the records of finished attempts are kept.
+func archiveDir(options Options) string { return filepath.Join(options.DataDir, "archive") }
 
 // Run runs all components until the context ends or one of them fails. Then it stops them in order: workers first, etcd
 // last. ready is called with the client configuration of the administrator when clients can create tasks.
@@ -204,7 +208,12 @@ func startParts(ctx context.Context, options Options, clientFactory *clientFacto
 			return releases, err
 		}
 		releases = append(releases, store.Close)
-		logServer, err := serveLogs(options, store)
+		archive, err := openSpool(options, name, client)
+		if err != nil {
+			return releases, err
+		}
+		releases = append(releases, archive.Close)
+		logServer, err := serveLogs(options, store, archive)
 		if err != nil {
 			return releases, err
 		}
@@ -216,6 +225,7 @@ func startParts(ctx context.Context, options Options, clientFactory *clientFacto
 			StateDir:  filepath.Join(options.DataDir, "tasks"),
 			Logs:      store,
 			Endpoint:  logServer.Endpoint(),
+			Archive:   archive,
 			// Share the registry of the controllers, so that one endpoint serves all metrics.
 			Registerer: metrics.Registry,
 			Version:    version.Get().GitVersion,
@@ -237,13 +247,27 @@ func openLogs(options Options, name string) (*logs.Store, error) {
 	})
 }
 
+// openSpool opens the spool for what a worker sends to the archive.
+func openSpool(options Options, name string, client versioned.Interface) (*spool.Spool, error) {
+	return spool.Open(spool.Options{
+		Dir:                filepath.Join(options.DataDir, "spool", options.Namespace, name),
+		MaxBytesPerAttempt: spool.DefaultMaxBytesPerAttempt,
+		MaxSize:            spool.DefaultMaxSize,
+		Retention:          logs.DefaultRetention,
+		Worker:             name,
+		Archiver:           client.BatchV1alpha1().Workers(options.Namespace),
+		Metrics:            spool.NewMetrics(metrics.Registry),
+	})
+}
+
 // serveLogs starts the server from which the API server reads the output of a worker's commands.
-func serveLogs(options Options, store *logs.Store) (*logserver.Server, error) {
+func serveLogs(options Options, store *logs.Store, archive *spool.Spool) (*logserver.Server, error) {
 	return logserver.Start(logserver.Options{
 		Host:         loopback,
 		ClientCAFile: filepath.Join(options.DataDir, "pki", "ca.crt"),
 		Namespace:    options.Namespace,
 		Logs:         store,
+		Archive:      archive,
 	})
 }
 

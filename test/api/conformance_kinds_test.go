@@ -83,6 +83,10 @@ type subresource struct {
 	unknownField string
 	// prepare changes an object so that body can be posted. Nil means that no change is needed.
 	prepare func(*subject, string)
+	// answers is true if GET returns an object of the kind, also of an object that has just been created.
+	answers bool
+	// connects is true if only workers may POST, and no object.
+	connects bool
 	// invalidQueries maps query parameters that a stream refuses to the name of the invalid one.
 	invalidQueries map[string]string
 }
@@ -94,6 +98,9 @@ var (
 	createVerbs    = []string{"create"}
 	getVerbs       = []string{"get"}
 )
+
+// recordQueries are query parameters that the records subresource refuses.
+var recordQueries = map[string]string{"limit=0": "limit", "limit=10001": "limit", "limit=x": "limit", "continue=x": "continue", "indexes=x": "indexes"}
 
 // stringOfLength returns a JSON string of n characters.
 func stringOfLength(n int) string { return strconv.Quote(strings.Repeat("x", n)) }
@@ -169,9 +176,10 @@ var conformanceKinds = []kind{
 				invalidQueries: map[string]string{
 					"sinceSeconds=soon": "sinceSeconds", "sinceSeconds=0": "sinceSeconds", "sinceTime=now": "sinceTime", "tailLines=-1": "tailLines",
 					"tailLines=1.5": "tailLines", "limitBytes=0": "limitBytes", "limitBytes=": "limitBytes",
-					"sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z": "sinceTime",
+					"sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z": "sinceTime", "attempt=0": "attempt", "attempt=1&previous=true": "attempt",
 				},
 			},
+			"records": {kind: "TaskRecordList", verbs: getVerbs, answers: true, invalidQueries: recordQueries},
 		},
 	},
 	{
@@ -239,6 +247,13 @@ var conformanceKinds = []kind{
 				apiVersion: "autoscaling/v1", kind: "Scale", verbs: updateVerbs, unknownField: "spec.bogus",
 				field: field{path: "spec.replicas", one: `2`, two: `3`, invalid: `-1`},
 			},
+			"log": {
+				kind: "TaskSet", verbs: getVerbs,
+				invalidQueries: map[string]string{
+					"follow=true": "follow", "attempt=0": "attempt", "attempt=1&previous=true": "attempt", "tailLines=-1": "tailLines", "indexes=x": "indexes", "indexes=5": "indexes",
+				},
+			},
+			"records": {kind: "TaskRecordList", verbs: getVerbs, answers: true, invalidQueries: recordQueries},
 		},
 	},
 	{
@@ -289,7 +304,8 @@ var conformanceKinds = []kind{
 		selectable: map[string]string{"spec.unschedulable": "true"},
 		columns:    []string{"Name", "Status", "Tasks", "Version", "Age"},
 		subresources: map[string]subresource{
-			"status": {kind: "Worker", verbs: updateVerbs, unknownField: "status.bogus"},
+			"status":  {kind: "Worker", verbs: updateVerbs, unknownField: "status.bogus"},
+			"archive": {kind: "WorkerArchiveOptions", verbs: createVerbs, connects: true},
 		},
 	},
 	{

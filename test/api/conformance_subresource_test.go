@@ -43,6 +43,22 @@ func (sub subresource) createOnly() bool { return sub.body != "" }
 
 func (sub subresource) isStream() bool { return sub.invalidQueries != nil }
 
+// expectRefused checks that a subresource for workers refuses the administrator, who may do everything else, and
+// creates nothing.
+func (sub subresource) expectRefused(s *subject, name string) {
+	s.Helper()
+	s.create("a")
+	stored := s.get("a")
+	resp := s.send(http.MethodPost, s.path("a", name), []byte("{}"), "Content-Type", "application/zip").expect(s, http.StatusForbidden)
+	if !strings.Contains(string(resp.body), "only worker") {
+		s.Errorf("got an error that does not say who may: %s", resp.body)
+	}
+	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		s.send(method, s.path("a", name), []byte(`{}`), "Content-Type", mediaJSON).expect(s, http.StatusMethodNotAllowed)
+	}
+	expectEqual(s, "the stored object", s.get("a"), stored)
+}
+
 // expectReadOnly checks that a stream has only GET, and that other methods do not change the object.
 func expectReadOnly(s *subject, name string) {
 	s.Helper()
@@ -107,6 +123,10 @@ func (sub subresource) createReady(s *subject, name string) {
 }
 
 func subresourceDoesNotCreate(s *subject, name string, sub subresource) {
+	if sub.connects {
+		sub.expectRefused(s, name)
+		return
+	}
 	if sub.isStream() {
 		_, err := s.objects.Get(s.Context(), "absent", metav1.GetOptions{}, name)
 		expectError(s, err, http.StatusNotFound)
@@ -136,6 +156,9 @@ func subresourceDoesNotCreate(s *subject, name string, sub subresource) {
 }
 
 func subresourceDryRun(s *subject, name string, sub subresource) {
+	if sub.connects {
+		return // its body is no object
+	}
 	if sub.isStream() {
 		expectReadOnly(s, name)
 		return
@@ -158,6 +181,9 @@ func subresourceDryRun(s *subject, name string, sub subresource) {
 }
 
 func subresourceUnknownFields(s *subject, name string, sub subresource) {
+	if sub.connects {
+		return // its body is no object
+	}
 	if sub.isStream() {
 		return // unknown query parameters are ignored, as upstream does
 	}
@@ -186,6 +212,9 @@ func subresourceUnknownFields(s *subject, name string, sub subresource) {
 }
 
 func subresourceInvalidValues(s *subject, name string, sub subresource) {
+	if sub.connects {
+		return // its body is no object
+	}
 	if sub.isStream() {
 		sub.expectQueriesRejected(s, name)
 		return
@@ -210,9 +239,18 @@ func subresourceInvalidValues(s *subject, name string, sub subresource) {
 }
 
 func subresourceEncodings(s *subject, name string, sub subresource) {
+	if sub.connects {
+		return // its body is no object
+	}
 	if sub.isStream() {
-		// The task is not bound, so there is no log: the error is encoded as any other.
 		s.create("a")
+		if sub.answers {
+			resp := parseYAML(s, s.send(http.MethodGet, s.path("a", name), nil, "Accept", mediaYAML).expect(s, http.StatusOK))
+			expectEqual(s, "the kind of the response", resp.GetKind(), sub.kind)
+			kit.Must(s.protobuf().Get().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Do(s.Context()).Get())(s)
+			return
+		}
+		// The task is not bound, so there is no log: the error is encoded as any other.
 		resp := parseYAML(s, s.send(http.MethodGet, s.path("a", name), nil, "Accept", mediaYAML).expect(s, http.StatusBadRequest))
 		expectEqual(s, "the kind of the response", resp.GetKind(), "Status")
 		err := s.protobuf().Get().Namespace(s.namespace).Resource(s.resource).Name("a").SubResource(name).Do(s.Context()).Error()

@@ -30,11 +30,13 @@ import (
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/leat-dev/leat/pkg/apiserver"
+	"github.com/leat-dev/leat/pkg/apiserver/archive"
 	_ "github.com/leat-dev/leat/pkg/controller" // registers the metrics of controllers
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 	"github.com/leat-dev/leat/pkg/scheduler"
 	"github.com/leat-dev/leat/pkg/worker/agent"
 	"github.com/leat-dev/leat/pkg/worker/sandbox"
+	"github.com/leat-dev/leat/pkg/worker/spool"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
@@ -85,7 +87,9 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	agent.New(&fake.Clientset{}, sandbox.NewHost(), agent.Options{Registerer: registered})
+	spool.NewMetrics(registered)
 	registered.MustRegister(apiserver.CertificateExpiration)
+	registered.MustRegister(archive.Metrics...)
 
 	root, err := host.RepositoryRoot()
 	if err != nil {

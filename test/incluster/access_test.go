@@ -102,18 +102,18 @@ func deniedCode(e *kit.Env) int {
 var roles = map[string]map[string]string{
 	"view": {
 		"tasks": "get list watch", "tasksets": "get list watch", "taskqueues": "get list watch", "workers": "get list watch",
-		"tasks/log": "get", "tasks/status": "get", "tasksets/status": "get", "taskqueues/status": "get", "workers/status": "get",
+		"tasks/log": "get", "tasks/records": "get", "tasksets/log": "get", "tasksets/records": "get", "tasks/status": "get", "tasksets/status": "get", "taskqueues/status": "get", "workers/status": "get",
 		"tasksets/scale": "get",
 	},
 	"edit": {
 		"tasks": everyVerb, "tasksets": everyVerb, "taskqueues": "get list watch", "workers": "get list watch",
-		"tasks/log": "get", "tasks/status": "get", "tasksets/status": "get", "taskqueues/status": "get", "workers/status": "get",
+		"tasks/log": "get", "tasks/records": "get", "tasksets/log": "get", "tasksets/records": "get", "tasks/status": "get", "tasksets/status": "get", "taskqueues/status": "get", "workers/status": "get",
 		"tasksets/scale": "get patch update",
 	},
 	"admin": {
 		"tasks": everyVerb, "tasksets": everyVerb, "taskqueues": everyVerb, "workers": "create delete get list patch update watch",
 		"workerleases": "get list", "tasks/eviction": "create",
-		"tasks/log": "get", "tasks/status": "get", "tasksets/status": "get", "taskqueues/status": "get", "workers/status": "get",
+		"tasks/log": "get", "tasks/records": "get", "tasksets/log": "get", "tasksets/records": "get", "tasks/status": "get", "tasksets/status": "get", "taskqueues/status": "get", "workers/status": "get",
 		"tasksets/scale": "get patch update",
 	},
 	"none": {},
@@ -129,7 +129,7 @@ func testHostRoles(t *testing.T, e *kit.Env) {
 				grant(t, e, namespace, user, role)
 			}
 			asker, direct := kit.Must(kubernetes.NewForConfig(e.Person(t, user)))(t), e.Direct(t, user)
-			verbs := map[string]string{"tasks/log": "get"}
+			verbs := map[string]string{"tasks/log": "get", "tasks/records": "get", "tasksets/log": "get", "tasksets/records": "get", "workers/archive": "create"}
 			for resource, facts := range served {
 				verbs[resource] = facts[0]
 			}

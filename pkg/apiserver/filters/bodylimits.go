@@ -30,8 +30,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"sigs.k8s.io/yaml"
 
+	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
@@ -94,7 +96,7 @@ func limitsFor(mediaType string) bodyLimits {
 
 // WithBodyLimits refuses bodies that exceed the limits, and compressed bodies, which upstream does not decompress. It
 // leaves bodies of more than maxBytes to the handler to refuse. It must be inside authorization, so that only the
-// bodies of users that may write are read.
+// bodies of users that may write are read. It does not read segments for the archive, which are zip files.
 func WithBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, maxBytes int64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Body == nil || req.ContentLength == 0 {
@@ -108,7 +110,7 @@ func WithBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, m
 			}})
 			return
 		}
-		if !isSmall(req) && req.ContentLength <= maxBytes {
+		if !isSmall(req) && !isSegment(req) && req.ContentLength <= maxBytes {
 			body := req.Body
 			read, err := io.ReadAll(io.LimitReader(body, maxBytes+1))
 			if err == nil && int64(len(read)) <= maxBytes {
@@ -132,6 +134,12 @@ func WithBodyLimits(handler http.Handler, codecs runtime.NegotiatedSerializer, m
 func isSmall(req *http.Request) bool {
 	mediaType, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	return req.ContentLength >= 0 && req.ContentLength <= smallBody && mediaType != runtime.ContentTypeProtobuf
+}
+
+// isSegment reports whether the body is a segment for the archive. Its handler bounds and checks it.
+func isSegment(req *http.Request) bool {
+	info, ok := request.RequestInfoFrom(req.Context())
+	return ok && info.IsResourceRequest && info.APIGroup == batch.GroupName && info.Resource == "workers" && info.Subresource == "archive"
 }
 
 func writeError(w http.ResponseWriter, req *http.Request, codecs runtime.NegotiatedSerializer, err error) {

@@ -174,12 +174,21 @@ var flagTests = map[string]flagTest{
 	"worker-client-certificate": {value: "worker-copy.crt", differs: workerClient, with: toWorkers},
 	"worker-client-key":         {value: "worker-copy.key", differs: workerClient, with: toWorkers},
 
-	"contention-profiling":         {value: "true", differs: func(a *applied) any { return a.EnableContentionProfiling }},
-	"debug-socket-path":            {value: "/debug.sock", differs: func(a *applied) any { return a.DebugSocketPath }},
-	"enable-priority-and-fairness": {value: "false", differs: func(a *applied) any { return a.FlowControl != nil }},
-	"profiling":                    {value: "false", differs: func(a *applied) any { return a.EnableProfiling }},
-	"egress-selector-config-file":  {value: "egress.yaml", differs: func(a *applied) any { return a.EgressSelector != nil }},
-	"tracing-config-file":          {value: "tracing.yaml", differs: func(a *applied) any { return fmt.Sprintf("%T", a.TracerProvider) }},
+	"contention-profiling":           {value: "true", differs: func(a *applied) any { return a.EnableContentionProfiling }},
+	"debug-socket-path":              {value: "/debug.sock", differs: func(a *applied) any { return a.DebugSocketPath }},
+	"enable-priority-and-fairness":   {value: "false", differs: func(a *applied) any { return a.FlowControl != nil }},
+	"archive":                        {value: "file:///other", differs: archiveOf, with: []string{"--archive=file:///dir"}},
+	"archive-s3-endpoint":            {value: "https://s3.example.com", differs: archiveOf, with: toBucket},
+	"archive-s3-region":              {value: "eu-1", differs: archiveOf, with: toBucket},
+	"archive-s3-credentials-file":    {value: "credentials", differs: archiveOf, with: toBucket},
+	"archive-s3-ca-file":             {value: "missing.crt", with: toBucket},
+	"archive-retention":              {value: "7m", differs: archiveOf, with: []string{"--archive=file:///dir"}},
+	"archive-max-rate-per-namespace": {value: "7Mi", differs: archiveOf},
+	"archive-max-bytes-per-attempt":  {value: "7Mi", differs: archiveOf},
+
+	"profiling":                   {value: "false", differs: func(a *applied) any { return a.EnableProfiling }},
+	"egress-selector-config-file": {value: "egress.yaml", differs: func(a *applied) any { return a.EgressSelector != nil }},
+	"tracing-config-file":         {value: "tracing.yaml", differs: func(a *applied) any { return fmt.Sprintf("%T", a.TracerProvider) }},
 
 	"advertise-address":                       {value: "127.0.0.3", differs: func(a *applied) any { return a.PublicAddress.String() }},
 	"cors-allowed-origins":                    {value: "//example.com$", differs: func(a *applied) any { return fmt.Sprint(a.CorsAllowedOriginList) }},
@@ -292,6 +301,17 @@ func reviewedNames(a *applied) any {
 }
 
 func admissionChain(a *applied) any { return fingerprint(a.AdmissionControl) }
+
+// toBucket is an archive in a bucket.
+var toBucket = []string{"--archive=s3://bucket/prefix"}
+
+func archiveOf(a *applied) any {
+	kept, err := a.options.Archive.New(nil, nil)
+	if err != nil {
+		return err
+	}
+	return fingerprint(kept)
+}
 
 func workerClient(a *applied) any {
 	client, err := a.options.Workers.New()

@@ -55,6 +55,7 @@ import (
 	"github.com/leat-dev/leat/pkg/apiserver/admission"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/deniedworker"
 	"github.com/leat-dev/leat/pkg/apiserver/admission/queuelimit"
+	"github.com/leat-dev/leat/pkg/apiserver/archive"
 	"github.com/leat-dev/leat/pkg/apiserver/authentication/cachedx509"
 	"github.com/leat-dev/leat/pkg/apiserver/authentication/pod"
 	"github.com/leat-dev/leat/pkg/apiserver/authorization/cachingauthorizer"
@@ -83,6 +84,9 @@ type Options struct {
 	ControllerUsers []string
 	// Workers configure the connections to workers.
 	Workers *workerlogs.Options
+
+	// Archive configures the archive.
+	Archive *archive.StoreOptions
 
 	// Standalone replaces the host cluster in standalone mode. Nil if there is a host.
 	Standalone *Standalone
@@ -122,6 +126,7 @@ func NewOptions() (*Options, error) {
 		Logs:            logs.NewOptions(),
 		ControllerUsers: []string{v1alpha1.ControllerUser},
 		Workers:         &workerlogs.Options{},
+		Archive:         archive.NewStoreOptions(),
 		versions:        versions,
 	}, nil
 }
@@ -150,6 +155,7 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	logsapi.AddFlags(o.Logs, sets.FlagSet("logs"))
 
 	o.Workers.AddFlags(sets.FlagSet("workers"))
+	o.Archive.AddFlags(sets.FlagSet("archive"))
 
 	authorization := sets.FlagSet("authorization")
 	authorization.StringSliceVar(&o.ControllerUsers, "controller-users", o.ControllerUsers,
@@ -166,6 +172,7 @@ func (o *Options) Validate() []error {
 	errs := o.Recommended.Validate()
 	errs = append(errs, o.Server.Validate()...)
 	errs = append(errs, o.Workers.Validate()...)
+	errs = append(errs, o.Archive.Validate()...)
 	if o.Recommended.SecureServing.BindPort == 0 {
 		errs = append(errs, errors.New("--secure-port: give a port: the server speaks nothing but HTTPS"))
 	}
@@ -289,10 +296,17 @@ func (o *Options) applyTo(c *apiserver.Config) error {
 		"etcd_client":   readFile(r.Etcd.StorageConfig.Transport.CertFile),
 		"worker_client": readFile(o.Workers.CertFile),
 	}
-	if extra.Logs, err = o.Workers.New(); err != nil {
+	workers, err := o.Workers.New()
+	if err != nil {
 		return err
 	}
-	return nil
+	extra.Logs = workers
+	namespaceID := archive.NamespaceNames
+	if o.Standalone == nil {
+		namespaceID = archive.NamespaceUIDs(client.CoreV1(), clock.RealClock{})
+	}
+	extra.Archive, err = o.Archive.New(workers, namespaceID)
+	return err
 }
 
 // buildHandlerChain wraps upstream's handler chain, and the handler inside of it, with our filters. The last filter is

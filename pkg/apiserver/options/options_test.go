@@ -77,6 +77,23 @@ func TestValidate(t *testing.T) {
 			"etcd of one kind without TLS", append(etcdFlags, "--etcd-servers-overrides=batch.leat.dev/tasks#https://other:2379;http://other:2380"),
 			`--etcd-servers-overrides: "http://other:2380": etcd is reached only by mutual TLS: give an https:// address`,
 		},
+		{"an archive in a directory", append(etcdFlags, "--archive=file:///dir", "--archive-retention=1h"), ""},
+		{"an archive in a bucket", append(etcdFlags, "--archive=s3://bucket/prefix", "--archive-s3-region=eu-1"), ""},
+		{
+			"an archive elsewhere", append(etcdFlags, "--archive=gs://bucket"),
+			"--archive=gs://bucket: must be file:///DIRECTORY or s3://BUCKET/PREFIX, or empty for no archive",
+		},
+		{
+			"a directory with a region", append(etcdFlags, "--archive=file:///dir", "--archive-s3-region=eu-1"),
+			"--archive-s3-region=eu-1: may be set only with --archive=s3://BUCKET/PREFIX",
+		},
+		{
+			"a bucket with a retention", append(etcdFlags, "--archive=s3://bucket", "--archive-retention=1h"),
+			"--archive-retention=1h0m0s: must not be set with a bucket, from which the server removes nothing: give the bucket a lifecycle rule",
+		},
+		{"no retention", append(etcdFlags, "--archive-retention=0"), "--archive-retention=0s: must be more than 0"},
+		{"no rate", append(etcdFlags, "--archive-max-rate-per-namespace=0"), "--archive-max-rate-per-namespace=0: must be from 1Ki to 1Ti"},
+		{"large attempts", append(etcdFlags, "--archive-max-bytes-per-attempt=1Gi"), "--archive-max-bytes-per-attempt=1Gi: must be from 1Ki to 64Mi"},
 		{"no port", append(etcdFlags, "--secure-port=0"), "--secure-port: give a port: the server speaks nothing but HTTPS"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

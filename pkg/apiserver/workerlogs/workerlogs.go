@@ -24,6 +24,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +39,7 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/conversion/queryparams"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -51,6 +53,8 @@ const (
 	responseTimeout = 15 * time.Second
 	// maxMessageSize is the number of bytes that are read of an error message.
 	maxMessageSize = 1 << 10
+	// maxRecordsSize is the maximum size of a list of records in JSON, in bytes.
+	maxRecordsSize = 8 << 20
 )
 
 // Options configure the connections to workers.
@@ -123,10 +127,72 @@ func (c *Client) certificate() (*tls.Certificate, error) {
 
 // OpenLog implements task.LogSource.
 func (c *Client) OpenLog(ctx context.Context, t *batch.Task, endpoint *batch.WorkerEndpoint, options *batch.TaskLogOptions) (io.ReadCloser, error) {
+	versioned := &v1alpha1.TaskLogOptions{}
+	if err := v1alpha1.Convert_batch_TaskLogOptions_To_v1alpha1_TaskLogOptions(options, versioned, nil); err != nil {
+		return nil, err
+	}
+	query, err := queryparams.Convert(versioned)
+	if err != nil {
+		return nil, err
+	}
+	return c.get(ctx, endpoint, v1alpha1.WorkerLogPath(t.Namespace, t.Name, t.UID), query)
+}
+
+// Records returns the records of the attempts of a set that the worker has not sent to the archive, nil if it has none.
+// If set is empty, they are of tasks without one. If indexes is not empty, they are of these indexes, and if taskUID is
+// not empty, of that task.
+func (c *Client) Records(ctx context.Context, endpoint *batch.WorkerEndpoint, namespace string, set types.UID, indexes string,
+	taskUID types.UID) ([]v1alpha1.TaskRecord, error) {
+	query := url.Values{}
+	if indexes != "" {
+		query.Set("indexes", indexes)
+	}
+	if taskUID != "" {
+		query.Set("taskUID", string(taskUID))
+	}
+	content, err := c.read(ctx, endpoint, v1alpha1.WorkerRecordsPath(namespace, set), query, maxRecordsSize)
+	var notKept *task.LogNotKeptError
+	if err != nil {
+		if errors.As(err, &notKept) {
+			return nil, nil // of the set, or of any: the worker may keep none
+		}
+		return nil, err
+	}
+	list := &v1alpha1.TaskRecordList{}
+	if err := json.Unmarshal(content, list); err != nil {
+		return nil, fmt.Errorf("the worker responded with what is not a TaskRecordList: %w", err)
+	}
+	return list.Items, nil
+}
+
+// Output returns the output of an attempt that the worker has not sent to the archive. It returns a
+// task.LogNotKeptError if the worker does not have it.
+func (c *Client) Output(ctx context.Context, endpoint *batch.WorkerEndpoint, namespace string, set types.UID, entry string, maxSize int64) ([]byte, error) {
+	return c.read(ctx, endpoint, v1alpha1.WorkerOutputPath(namespace, set, entry), nil, maxSize)
+}
+
+// read returns the response of a worker, which must not be longer than maxSize.
+func (c *Client) read(ctx context.Context, endpoint *batch.WorkerEndpoint, path string, query url.Values, maxSize int64) ([]byte, error) {
+	body, err := c.get(ctx, endpoint, path, query)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	content, err := io.ReadAll(io.LimitReader(body, maxSize+1))
+	if err == nil && int64(len(content)) > maxSize {
+		err = fmt.Errorf("the worker responded with more than %d bytes", maxSize)
+	}
+	return content, err
+}
+
+// get opens the response of the worker to a GET request. It returns a task.LogNotKeptError if the worker responds that
+// there is nothing at that path.
+func (c *Client) get(ctx context.Context, endpoint *batch.WorkerEndpoint, path string, query url.Values) (io.ReadCloser, error) {
 	if c.certFile == "" {
 		return nil, errors.New("the API server has no certificate for workers: start it with --worker-client-certificate and --worker-client-key")
 	}
-	request, err := newRequest(ctx, t, endpoint, options)
+	target := &url.URL{Scheme: "https", Host: net.JoinHostPort(endpoint.Host, strconv.Itoa(int(endpoint.Port))), RawQuery: query.Encode()}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.JoinPath(path).String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -149,20 +215,6 @@ func (c *Client) OpenLog(ctx context.Context, t *batch.Task, endpoint *batch.Wor
 		return nil, &task.LogNotKeptError{Message: message}
 	}
 	return nil, fmt.Errorf("the worker responded with status %d: %s", response.StatusCode, message)
-}
-
-func newRequest(ctx context.Context, t *batch.Task, endpoint *batch.WorkerEndpoint, options *batch.TaskLogOptions) (*http.Request, error) {
-	versioned := &v1alpha1.TaskLogOptions{}
-	if err := v1alpha1.Convert_batch_TaskLogOptions_To_v1alpha1_TaskLogOptions(options, versioned, nil); err != nil {
-		return nil, err
-	}
-	query, err := queryparams.Convert(versioned)
-	if err != nil {
-		return nil, err
-	}
-	path := v1alpha1.WorkerLogPath(t.Namespace, t.Name, t.UID)
-	target := &url.URL{Scheme: "https", Host: net.JoinHostPort(endpoint.Host, strconv.Itoa(int(endpoint.Port))), RawQuery: query.Encode()}
-	return http.NewRequestWithContext(ctx, http.MethodGet, target.JoinPath(path).String(), nil)
 }
 
 // transport returns a transport for one connection, which must present the certificate of the endpoint. Connections are

@@ -127,6 +127,42 @@ func TestOpenLog(t *testing.T) {
 	}
 }
 
+func TestUnsentAttempts(t *testing.T) {
+	f := newFixture(t)
+	mux := http.NewServeMux()
+	mux.HandleFunc(v1alpha1.WorkerRecordsPattern, func(out http.ResponseWriter, r *http.Request) {
+		if set := r.PathValue("set"); set != "some-uid" && set != v1alpha1.WorkerTasksWithoutSet {
+			http.Error(out, "none of the set", http.StatusNotFound)
+			return
+		}
+		fmt.Fprintf(out, `{"items": [{"taskName": %q, "attempt": 2}]}`, r.URL)
+	})
+	mux.HandleFunc(v1alpha1.WorkerOutputPattern, func(out http.ResponseWriter, r *http.Request) { fmt.Fprint(out, r.URL) })
+	endpoint := f.worker(t, v1alpha1.WorkerServerName, mux.ServeHTTP)
+	client, err := f.options.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, err := client.Records(t.Context(), endpoint, "ns", "some-uid", "1-3", "")
+	if want := "/records/ns/some-uid?indexes=1-3"; err != nil || len(records) != 1 || records[0].TaskName != want {
+		t.Errorf("records of a set: got %v, %v, want %s", records, err, want)
+	}
+	records, err = client.Records(t.Context(), endpoint, "ns", "", "", "task-uid")
+	if want := "/records/ns/tasks?taskUID=task-uid"; err != nil || len(records) != 1 || records[0].TaskName != want {
+		t.Errorf("records of a task: got %v, %v, want %s", records, err, want)
+	}
+	if records, err = client.Records(t.Context(), endpoint, "ns", "other", "", ""); err != nil || records != nil {
+		t.Errorf("records of a set that the worker does not have: got %v, %v", records, err)
+	}
+	output, err := client.Output(t.Context(), endpoint, "ns", "some-uid", "7.0.1.log", 100)
+	if want := "/records/ns/some-uid/7.0.1.log"; err != nil || string(output) != want {
+		t.Errorf("output: got %q, %v, want %s", output, err, want)
+	}
+	if output, err = client.Output(t.Context(), endpoint, "ns", "some-uid", "7.0.1.log", 10); err == nil {
+		t.Errorf("output that is too large: got %q", output)
+	}
+}
+
 func TestOpenLogErrors(t *testing.T) {
 	f := newFixture(t)
 	requests := 0

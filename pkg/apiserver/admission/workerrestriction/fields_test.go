@@ -87,6 +87,7 @@ func TestEveryOperation(t *testing.T) {
 		"CREATE workers": true, "UPDATE workers": true, "UPDATE workers/status": true,
 		"CREATE workerleases": true, "UPDATE workerleases": true,
 		"UPDATE tasks/status": true, "CREATE tasks/eviction": true, "DELETE tasks": true,
+		"CONNECT workers/archive": true,
 	}
 	objects := map[string]runtime.Object{
 		"workers": newWorker("own"), "workers/status": newWorker("own"), "workerleases": lease("own"),
@@ -102,7 +103,7 @@ func TestEveryOperation(t *testing.T) {
 		if known[kind+"List"] == nil {
 			continue // it is not stored
 		}
-		for _, subresource := range []string{"", "/status", "/scale", "/log", "/binding", "/eviction", "/finalizers", "/unknown"} {
+		for _, subresource := range []string{"", "/status", "/scale", "/log", "/records", "/archive", "/binding", "/eviction", "/finalizers", "/unknown"} {
 			resource := strings.ToLower(kind) + "s" + subresource
 			for _, operation := range []admission.Operation{admission.Create, admission.Update, admission.Delete, admission.Connect} {
 				tried++

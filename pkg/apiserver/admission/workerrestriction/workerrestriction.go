@@ -101,9 +101,14 @@ func validate(a admission.Attributes) error {
 		return validateEviction(a.GetObject())
 	case operation == admission.Delete && resource == "tasks":
 		return validateTaskDelete(a.GetOldObject(), name)
+	case operation == admission.Connect && resource == "workers/archive":
+		if a.GetName() != name {
+			return fmt.Errorf("worker %s may only send its own segments to the archive, not those of worker %s", name, a.GetName())
+		}
+		return nil
 	default:
 		return fmt.Errorf("a worker may not %s %s: only create and update its own workers and workerleases, "+
-			"update workers/status and tasks/status, create tasks/eviction and delete tasks",
+			"update workers/status and tasks/status, create tasks/eviction, delete tasks and connect to its own workers/archive",
 			strings.ToLower(string(operation)), resource)
 	}
 }

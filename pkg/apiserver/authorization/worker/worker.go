@@ -140,6 +140,12 @@ func (a *workerAuthorizer) authorize(ctx context.Context, attrs authorizer.Attri
 		}
 		return noOpinion("a worker may only get and update its own workers/status")
 
+	case "workers/archive":
+		if verb == "create" {
+			return allowOwn(attrs, name)
+		}
+		return noOpinion("a worker may only create its own workers/archive")
+
 	case "tasks":
 		switch verb {
 		case "list", "watch":
@@ -163,7 +169,7 @@ func (a *workerAuthorizer) authorize(ctx context.Context, attrs authorizer.Attri
 		}
 		return noOpinion("a worker may only create tasks/eviction")
 	}
-	return noOpinion("a worker may not use %s: only workers, workers/status, workerleases, tasks, tasks/status and tasks/eviction", resource)
+	return noOpinion("a worker may not use %s: only workers, workers/status, workers/archive, workerleases, tasks, tasks/status and tasks/eviction", resource)
 }
 
 // denied reports whether the Worker of that name has spec.denied.

@@ -131,18 +131,19 @@ func tasks(t *testing.T) TaskGetter {
 func TestOnlyWhatIsListedIsAllowed(t *testing.T) {
 	allowed := map[string]bool{}
 	for request, names := range map[string][]string{
-		"create workers":        {""},
-		"get workers":           {"own"},
-		"update workers":        {"own"},
-		"get workers/status":    {"own"},
-		"update workers/status": {"own"},
-		"create workerleases":   {""},
-		"get workerleases":      {"own"},
-		"update workerleases":   {"own"},
-		"get tasks":             {"bound", "bound-deleted"},
-		"delete tasks":          {"bound-deleted"},
-		"update tasks/status":   {"bound", "bound-deleted"},
-		"create tasks/eviction": {"bound", "bound-deleted"},
+		"create workers":         {""},
+		"get workers":            {"own"},
+		"update workers":         {"own"},
+		"get workers/status":     {"own"},
+		"update workers/status":  {"own"},
+		"create workerleases":    {""},
+		"get workerleases":       {"own"},
+		"update workerleases":    {"own"},
+		"get tasks":              {"bound", "bound-deleted"},
+		"delete tasks":           {"bound-deleted"},
+		"update tasks/status":    {"bound", "bound-deleted"},
+		"create tasks/eviction":  {"bound", "bound-deleted"},
+		"create workers/archive": {"own"},
 	} {
 		for _, name := range names {
 			allowed[request+" ns/"+name] = true
@@ -157,7 +158,7 @@ func TestOnlyWhatIsListedIsAllowed(t *testing.T) {
 	seen := map[string]bool{}
 	for _, verb := range []string{"create", "get", "list", "watch", "update", "patch", "delete", "deletecollection", "proxy", "bind", "impersonate", "*"} {
 		for _, resource := range append(served, "*") {
-			for _, subresource := range []string{"", "status", "binding", "eviction", "log", "scale", "finalizers", "*"} {
+			for _, subresource := range []string{"", "status", "binding", "eviction", "log", "records", "archive", "scale", "finalizers", "*"} {
 				for _, namespace := range []string{"ns", "other", ""} {
 					for _, name := range []string{
 						"", "own", "other", "own2", "ow", "absent", "*",

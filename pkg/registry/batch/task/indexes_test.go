@@ -189,7 +189,7 @@ func TestLogsAreReadOnlyOfIndexesOfTheTask(t *testing.T) {
 		{newTask(), "", ""},
 	} {
 		got := ""
-		if err := checkLogIndexes(test.task, &batch.TaskLogOptions{Indexes: test.indexes}); err != nil {
+		if err := checkIndexes(test.task, test.indexes); err != nil {
 			got = err.Error()
 		}
 		if got != test.want {

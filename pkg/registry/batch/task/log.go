@@ -27,7 +27,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/api/operation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -37,7 +36,6 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/indexes"
-	"github.com/leat-dev/leat/pkg/registry"
 )
 
 // LogSource reads logs from workers.
@@ -63,6 +61,7 @@ type LogREST struct {
 	store     *genericregistry.Store
 	getWorker func(ctx context.Context, name string) (*batch.Worker, error)
 	logs      LogSource
+	attempts  AttemptSource
 }
 
 var _ rest.GetterWithOptions = &LogREST{}
@@ -99,51 +98,62 @@ func (r *LogREST) Get(ctx context.Context, name string, obj runtime.Object) (run
 	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("expected TaskLogOptions, not %T", obj))
 	}
-	declarative := r.store.CreateStrategy.(rest.DeclarativeValidationStrategy)
-	if errs := declarative.ValidateDeclaratively(ctx, options, nil, nil, operation.Create, rest.DeclarativeValidationConfig{}); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(schema.GroupKind{Group: batch.GroupName, Kind: "TaskLogOptions"}, name, registry.BoundErrors(errs))
+	if err := ValidateLogOptions(ctx, r.store, name, options); err != nil {
+		return nil, err
 	}
 	found, err := r.store.Get(ctx, name, &metav1.GetOptions{})
 	if err != nil {
 		return nil, err
 	}
 	task := found.(*batch.Task)
-	if err := checkLogIndexes(task, options); err != nil {
+	if err := checkIndexes(task, options.Indexes); err != nil {
 		return nil, err
 	}
+	asked, err := ParseIndexes(options.Indexes, math.MaxInt32)
+	if err != nil {
+		return nil, err
+	}
+	stream := &logStream{logs: r.logs, task: task, options: options}
+	if r.attempts != nil && (!options.Follow || Finished(task)) {
+		stream.finished = func(ctx context.Context) (io.ReadCloser, error) {
+			return r.attempts.OpenOutput(ctx, AttemptsAt(task, asked), options)
+		}
+	}
 	if task.Spec.WorkerName == "" {
-		return nil, apierrors.NewBadRequest(unboundMessage(task))
+		stream.unreadable = apierrors.NewBadRequest(unboundMessage(task))
+		return stream, nil
 	}
 	worker, err := r.getWorker(ctx, task.Spec.WorkerName)
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, apierrors.NewGone(withTail(task, options,
+		stream.unreadable = apierrors.NewGone(withTail(task, options,
 			fmt.Sprintf("the log of task %s is gone: worker %s, which has it, is not there any more", name, task.Spec.WorkerName)))
 	case err != nil:
 		return nil, err
 	case worker.Status.Endpoint == nil:
-		return nil, apierrors.NewServiceUnavailable(withTail(task, options,
+		stream.unreadable = apierrors.NewServiceUnavailable(withTail(task, options,
 			fmt.Sprintf("worker %s serves no logs: start it with --client-ca-file; what it keeps is in its --log-dir, in the files %s.*.log", worker.Name, task.UID)))
 	}
-	return &logStream{source: r.logs, task: task, worker: worker, options: options}, nil
+	stream.worker = worker
+	return stream, nil
 }
 
-// checkLogIndexes returns an error if the options name indexes that the task does not run.
-func checkLogIndexes(task *batch.Task, options *batch.TaskLogOptions) error {
-	if options.Indexes == "" {
+// checkIndexes returns an error for the parameter indexes if it names indexes that the task does not run.
+func checkIndexes(task *batch.Task, list string) error {
+	if list == "" {
 		return nil
 	}
-	asked, err := indexes.Parse(options.Indexes, math.MaxInt32)
+	asked, err := indexes.Parse(list, math.MaxInt32)
 	switch {
 	case err != nil:
 		return apierrors.NewBadRequest(fmt.Sprintf("indexes: %v", err))
 	case task.Spec.Indexes == "":
-		return apierrors.NewBadRequest(fmt.Sprintf("indexes: %q: task %s does not have several indexes: leave it out", options.Indexes, task.Name))
+		return apierrors.NewBadRequest(fmt.Sprintf("indexes: %q: task %s does not have several indexes: leave it out", list, task.Name))
 	}
 	own, err := indexes.Parse(task.Spec.Indexes, math.MaxInt32)
 	if other := indexes.Subtract(asked, own); err == nil && len(other) > 0 {
 		return apierrors.NewBadRequest(fmt.Sprintf("indexes: %q: task %s runs the indexes %s, and not %s",
-			options.Indexes, task.Name, task.Spec.Indexes, indexes.Format(other)))
+			list, task.Name, task.Spec.Indexes, indexes.Format(other)))
 	}
 	return nil
 }
@@ -170,12 +180,17 @@ func withTail(task *batch.Task, options *batch.TaskLogOptions, message string) s
 	return message
 }
 
-// logStream streams the log of a task from a worker.
+// logStream streams the log of a task: of the current or last attempt from the worker, as long as the worker has it,
+// and of others from where finished attempts are.
 type logStream struct {
-	source  LogSource
+	logs    LogSource
 	task    *batch.Task
 	worker  *batch.Worker
 	options *batch.TaskLogOptions
+	// unreadable is the error if the log cannot be read from the worker.
+	unreadable error
+	// finished opens the output of finished attempts. Nil if there is none to read.
+	finished func(context.Context) (io.ReadCloser, error)
 }
 
 var _ rest.ResourceStreamer = &logStream{}
@@ -188,11 +203,48 @@ func (s *logStream) DeepCopyObject() runtime.Object { panic("a stream cannot be 
 
 // InputStream implements rest.ResourceStreamer.
 func (s *logStream) InputStream(ctx context.Context, _, _ string) (stream io.ReadCloser, flush bool, mimeType string, err error) {
-	body, err := s.source.OpenLog(ctx, s.task, s.worker.Status.Endpoint, s.options)
+	body, err := s.open(ctx)
 	if err != nil {
-		return nil, false, "", s.explain(err)
+		return nil, false, "", err
 	}
-	return &logReader{ReadCloser: body, ctx: ctx}, s.options.Follow, "text/plain", nil
+	return AbortTruncated(ctx, body), s.options.Follow, "text/plain", nil
+}
+
+// open opens the log. Of a task with several indexes, some may be on the worker and others not, which the source of
+// finished attempts puts together. It does not look up attempts by their number on the worker.
+func (s *logStream) open(ctx context.Context) (io.ReadCloser, error) {
+	if s.finished != nil && (s.task.Spec.Indexes != "" || s.options.Attempt != nil) {
+		return s.openFinished(ctx, s.unreadable)
+	}
+	err := s.unreadable
+	if err == nil {
+		var body io.ReadCloser
+		if body, err = s.logs.OpenLog(ctx, s.task, s.worker.Status.Endpoint, s.options); err == nil {
+			return body, nil
+		}
+		err = s.explain(err)
+	}
+	if s.finished == nil || s.task.Status.Attempts == 0 {
+		return nil, err
+	}
+	return s.openFinished(ctx, err)
+}
+
+// openFinished opens the output of finished attempts. If there is none, the error is unreadable, which may be nil, and
+// why there is none.
+func (s *logStream) openFinished(ctx context.Context, unreadable error) (io.ReadCloser, error) {
+	body, err := s.finished(ctx)
+	var none *NoOutputError
+	var status *apierrors.StatusError
+	switch {
+	case !errors.As(err, &none):
+		return body, err
+	case errors.As(unreadable, &status):
+		explained := *status
+		explained.ErrStatus.Message += "; " + none.Message
+		return nil, &explained
+	}
+	return nil, none.Status()
 }
 
 // explain returns an API error for an error of the source.
@@ -212,6 +264,12 @@ func (s *logStream) explain(err error) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("there is no log of task %s yet: worker %s has not started it", s.task.Name, s.worker.Name))
 	}
 	return apierrors.NewGone(withTail(s.task, s.options, fmt.Sprintf("worker %s has no such log of task %s: %s", s.worker.Name, s.task.Name, notKept.Message)))
+}
+
+// AbortTruncated returns a reader of a log that makes WithTruncatedLogsAborted abort the response if the log breaks
+// off. ctx is that of the request.
+func AbortTruncated(ctx context.Context, log io.ReadCloser) io.ReadCloser {
+	return &logReader{ReadCloser: log, ctx: ctx}
 }
 
 // logReader records in the request's context when the response of the worker breaks off. It returns an error only after
@@ -243,10 +301,9 @@ type truncatedKey struct{}
 // WithTruncatedLogsAborted aborts the response to a request for a log if the response of the worker breaks off, so that
 // the client does not take it for complete.
 func WithTruncatedLogsAborted(handler http.Handler) http.Handler {
-	resource := batch.Resource("tasks")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, ok := genericapirequest.RequestInfoFrom(r.Context())
-		if !ok || info.APIGroup != resource.Group || info.Resource != resource.Resource || info.Subresource != "log" {
+		if !ok || info.APIGroup != batch.GroupName || info.Subresource != "log" {
 			handler.ServeHTTP(w, r)
 			return
 		}

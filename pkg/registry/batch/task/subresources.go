@@ -30,6 +30,8 @@ type Subresources struct {
 	GetWorker func(ctx context.Context, name string) (*batch.Worker, error)
 	// Logs reads logs from workers.
 	Logs LogSource
+	// Attempts reads finished attempts.
+	Attempts AttemptSource
 }
 
 // BindingREST returns the storage of the binding subresource over the store of tasks.
@@ -44,5 +46,10 @@ func (Subresources) EvictionREST(store *genericregistry.Store) *EvictionREST {
 
 // LogREST returns the storage of the log subresource over the store of tasks.
 func (s Subresources) LogREST(store *genericregistry.Store) *LogREST {
-	return &LogREST{store: store, getWorker: s.GetWorker, logs: s.Logs}
+	return &LogREST{store: store, getWorker: s.GetWorker, logs: s.Logs, attempts: s.Attempts}
+}
+
+// RecordsREST returns the storage of the records subresource over the store of tasks.
+func (s Subresources) RecordsREST(store *genericregistry.Store) *RecordsREST {
+	return &RecordsREST{store: store, attempts: s.Attempts}
 }

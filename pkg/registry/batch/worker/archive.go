@@ -17,27 +17,90 @@ limitations under the License.
 package worker
 
 import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/pkg/registry/batch/task"
 )
 
-// Subresources creates the storages of the subresources with what they depend on.
-type Subresources struct{}
-
-// ArchiveREST serves a subresource.
-type ArchiveREST struct {
-	store *genericregistry.Store
+// Uploader stores the segments of workers.
+type Uploader interface {
+	// Upload stores a segment of the worker that the user of ctx is. Its errors are API errors. size is that of the
+	// body, negative if it is not known. Nothing is stored of an empty body.
+	Upload(ctx context.Context, namespace, worker string, options *batch.WorkerArchiveOptions, body io.Reader, size int64) error
+	// MaxSize returns the maximum size of a body, in bytes.
+	MaxSize() int64
 }
 
-// New implements rest.Storage.
-func (r *ArchiveREST) New() runtime.Object { return &batch.Worker{} }
+// Subresources creates the storages of the subresources of workers with what they depend on.
+type Subresources struct {
+	// Archive stores segments.
+	Archive Uploader
+}
+
+// ArchiveREST returns the storage of the archive subresource over the store of workers.
+func (s Subresources) ArchiveREST(store *genericregistry.Store) *ArchiveREST {
+	return &ArchiveREST{store: store, archive: s.Archive}
+}
+
+// ArchiveREST serves the archive subresource, to which a worker sends segments: zip files with the output and the
+// records of finished attempts. The Worker does not have to exist.
+type ArchiveREST struct {
+	store   *genericregistry.Store
+	archive Uploader
+}
+
+var (
+	_ rest.Connecter       = &ArchiveREST{}
+	_ rest.StorageMetadata = &ArchiveREST{}
+)
+
+// New implements rest.Storage. As upstream does for subresources that connect, it returns the options.
+func (r *ArchiveREST) New() runtime.Object { return &batch.WorkerArchiveOptions{} }
 
 // Destroy implements rest.Storage. The main resource destroys the store.
 func (r *ArchiveREST) Destroy() {}
 
-// ArchiveREST returns the storage of the subresource.
-func (Subresources) ArchiveREST(store *genericregistry.Store) *ArchiveREST {
-	return &ArchiveREST{store: store}
+// ProducesMIMETypes implements rest.StorageMetadata.
+func (r *ArchiveREST) ProducesMIMETypes(string) []string { return nil }
+
+// ProducesObject implements rest.StorageMetadata.
+func (r *ArchiveREST) ProducesObject(string) any { return metav1.Status{} }
+
+// ConnectMethods implements rest.Connecter.
+func (r *ArchiveREST) ConnectMethods() []string { return []string{http.MethodPost} }
+
+// NewConnectOptions implements rest.Connecter.
+func (r *ArchiveREST) NewConnectOptions() (options runtime.Object, subpath bool, subpathKey string) {
+	return &batch.WorkerArchiveOptions{}, false, ""
+}
+
+// Connect implements rest.Connecter.
+func (r *ArchiveREST) Connect(ctx context.Context, name string, obj runtime.Object, responder rest.Responder) (http.Handler, error) {
+	options, ok := obj.(*batch.WorkerArchiveOptions)
+	if !ok {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("expected WorkerArchiveOptions, not %T", obj))
+	}
+	if err := task.ValidateOptions(ctx, r.store, "WorkerArchiveOptions", name, options); err != nil {
+		return nil, err
+	}
+	namespace := genericapirequest.NamespaceValue(ctx)
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body := http.MaxBytesReader(w, req.Body, r.archive.MaxSize())
+		if err := r.archive.Upload(ctx, namespace, name, options, body, req.ContentLength); err != nil {
+			responder.Error(err)
+			return
+		}
+		responder.Object(http.StatusOK, &metav1.Status{Status: metav1.StatusSuccess})
+	}), nil
 }
