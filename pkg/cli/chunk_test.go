@@ -17,6 +17,7 @@ limitations under the License.
 package cli
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -253,6 +254,53 @@ func TestExplainSeveralIndexesInOneTask(t *testing.T) {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		})
+	}
+}
+
+// The output of an index whose task is deleted may be in the archive.
+func TestExplainAnIndexWithoutTask(t *testing.T) {
+	set := chunkedSet()
+	set.Status.CompletedIndexes, set.Status.FailedIndexes = "7", ptr.To("8")
+	const next = "  Set  taskset/s\n  Next  leat logs taskset/s/%d; leat history taskset/s/%d\n"
+	for index, want := range map[int]string{
+		7: "taskset/s/7 has succeeded. Its task was deleted after it was counted.\n" + fmt.Sprintf(next, 7, 7),
+		8: "taskset/s/8 has failed. Its task was deleted: only the tasks of the last 100 failures of a set are kept.\n" + fmt.Sprintf(next, 8, 8),
+		9: "taskset/s/9 has no task yet: at most 10 run at a time, the lowest indexes first.\n  Set  taskset/s\n",
+	} {
+		if diff := cmp.Diff(want, explained(t, set, index, chunkOf(set, "4-6", batch.TaskPending, 0, 0))); diff != "" {
+			t.Errorf("index %d: want -, got +:\n%s", index, diff)
+		}
+	}
+}
+
+func TestWaitEndsWithWhereTheOutputIs(t *testing.T) {
+	for _, test := range []struct {
+		name, condition string
+		failed          int32
+		logs            bool
+		ttl             *int32
+		want            string
+	}{
+		{name: "complete", condition: batch.TaskSetComplete, want: "Output: leat logs taskset/s\n"},
+		{name: "complete after retries", condition: batch.TaskSetComplete, failed: 2, want: "Output: leat logs taskset/s\n"},
+		{name: "failed", condition: batch.TaskSetFailed, failed: 2, want: "Output: leat logs taskset/s. Of what failed: leat logs taskset/s --failed\n"},
+		{name: "failed without failures", condition: batch.TaskSetFailed, want: "Output: leat logs taskset/s\n"},
+		{name: "shown already", condition: batch.TaskSetFailed, failed: 2, logs: true},
+		{name: "deleted at once", condition: batch.TaskSetComplete, ttl: ptr.To[int32](0)},
+	} {
+		set := chunkedSet()
+		set.Status.Failed, set.Spec.TTLSecondsAfterFinished = test.failed, test.ttl
+		set.Status.Conditions = []metav1.Condition{{Type: test.condition, Status: metav1.ConditionTrue, LastTransitionTime: *set.Status.StartTime}}
+		s, _ := fakeSession(set)
+		streams, _, _, errOut := genericiooptions.NewTestIOStreams()
+		m := &member{
+			follower: &follower{followOptions: &followOptions{factory: &factory{program: "leat", streams: streams}, logs: test.logs}, s: s, renderer: progress.New(errOut)},
+			ref:      ref{kindSet, "s"},
+		}
+		m.reportOutput(set)
+		if errOut.String() != test.want {
+			t.Errorf("%s: got %q, want %q", test.name, errOut, test.want)
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ package cli
 import (
 	"bytes"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,12 +30,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/fake"
 	fakebatch "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1/fake"
 )
 
@@ -52,9 +55,10 @@ func newLogSource(output ...string) *logSource {
 	return &logSource{output: output, arrived: make(chan struct{}, 100)}
 }
 
-// session returns a session with a server that has the objects and the output.
+// session returns a session with a server without archive that has the objects and the output.
 func (l *logSource) session(objects ...runtime.Object) *session {
 	s, client := fakeSession(objects...)
+	withoutArchive(client)
 	client.PrependReactor("get", "tasks/log", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		options := action.(fakebatch.GetLogsAction).Options
 		l.mu.Lock()
@@ -82,6 +86,16 @@ func (l *logSource) session(objects ...runtime.Object) *session {
 		return true, &runtime.Unknown{Raw: raw.Bytes()}, nil
 	})
 	return s
+}
+
+// withoutArchive lets the server answer as one that does not have the subresources of the archive.
+func withoutArchive(client *fake.Clientset) {
+	notServed := func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false)
+	}
+	client.PrependReactor("get", "tasksets/log", notServed)
+	client.PrependReactor("get", "tasksets/records", notServed)
+	client.PrependReactor("get", "tasks/records", notServed)
 }
 
 // asked returns the indexes of the requests.
@@ -136,7 +150,7 @@ func TestLogsOfASetWithSeveralIndexesInOneTask(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			streams, _, out, errOut := genericiooptions.NewTestIOStreams()
-			l := &setLogs{factory: &factory{program: "leat", streams: streams}, s: test.source.session(test.task), set: set, lines: lineWriter{out: streams.Out}, chosen: test.chosen}
+			l := &setLogs{factory: &factory{program: "leat", streams: streams}, s: test.source.session(test.task), set: set, lines: &lineWriter{out: streams.Out}, chosen: test.chosen}
 			if err := l.show(t.Context()); (err != nil) != test.failed {
 				t.Errorf("got %v", err)
 			}
@@ -176,7 +190,7 @@ func TestFollowingSeveralIndexesInOneTask(t *testing.T) {
 			streams, _, out, errOut := genericiooptions.NewTestIOStreams()
 			ended := make(chan struct{})
 			l := &setLogs{
-				factory: &factory{program: "leat", streams: streams}, s: s, set: set, lines: lineWriter{out: streams.Out}, chosen: test.chosen, limit: 5, ended: ended,
+				factory: &factory{program: "leat", streams: streams}, s: s, set: set, lines: &lineWriter{out: streams.Out}, chosen: test.chosen, limit: 5, ended: ended,
 				options: batch.TaskLogOptions{Follow: true},
 			}
 			followed := make(chan error, 1)
@@ -230,13 +244,13 @@ func TestLogsOfATaskWithSeveralIndexes(t *testing.T) {
 		for _, follow := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, follow %t", test.name, follow), func(t *testing.T) {
 				streams, _, out, _ := genericiooptions.NewTestIOStreams()
-				o := &logsOptions{factory: &factory{program: "leat", streams: streams}, index: test.index}
+				f := &factory{program: "leat", streams: streams}
 				numbers, err := parseNumbers(test.index)
 				if err != nil {
 					t.Fatal(err)
 				}
-				logs := taskLogs{factory: o.factory, s: source.session(task), out: streams.Out}
-				if logs.chosen, err = o.chosenInTask(task, numbers); err == nil {
+				logs := taskLogs{factory: f, s: source.session(task), out: streams.Out}
+				if logs.chosen, err = chosenInTask(task, numbers); err == nil {
 					if follow {
 						err = logs.follow(t.Context(), task)
 					} else {

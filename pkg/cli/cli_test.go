@@ -99,6 +99,22 @@ func TestUsageErrorsNameWhatIsAccepted(t *testing.T) {
 		{"logs x --index 5-3", "write indexes like 5 or 0-4,7"},
 		{"logs x -f -p", "an attempt that is over prints no more"},
 		{"logs x --max-log-requests 0", "--max-log-requests 0: write 1 or more"},
+		{"logs x --attempt 0", "--attempt 0: write 1 for the first attempt, or a larger number"},
+		{"logs x --attempt 1 -f", "--attempt and --follow: write one of them"},
+		{"logs x --attempt 1 -p", "--attempt and --previous: write one of them"},
+		{"logs x --failed -f", "--failed and --follow: what has failed prints no more"},
+		{"logs x --failed --index 1", "--failed and --index: write one of them"},
+		{"logs x --output-dir=", "--output-dir is empty: name a directory"},
+		{"logs x --output-dir d -f", "--output-dir and --follow: files are written of output so far"},
+		{"logs x --overwrite", "--overwrite is for --output-dir: write both"},
+		{"history", "which task or set? Write: leat history NAME"},
+		{"history x --slowest 0", "--slowest 0: write how many, 1 or more"},
+		{"history x --slowest 1 --sort cpu", "--slowest and --sort: --slowest sorts by duration"},
+		{"history x --slowest 1 --limit 1", "--slowest and --limit: write one of them"},
+		{"history x --limit -1", "--limit -1: write a number of attempts, or 0 for all"},
+		{"history x --sort size", `--sort "size": write index, start, duration, cpu or memory`},
+		{"history x -o yaml", `--output "yaml": write json or wide`},
+		{"history x --index 5-3", "write indexes like 5 or 0-4,7"},
 		{"retry", "which task or set? Write: leat retry NAME"},
 		{"retry x --failed --all", "--failed and --all: write one of them"},
 		{"retry x --memory much", `--memory "much": write an amount, like --cpu 500m or --memory 1Gi`},
@@ -130,7 +146,7 @@ func TestUsageErrorsNameWhatIsAccepted(t *testing.T) {
 }
 
 func TestErrorWithoutACluster(t *testing.T) {
-	for _, line := range []string{"run -- true", "wait x", "logs x", "top", "explain x", "retry --failed x", "cancel x", "suspend x", "cordon x", "drain x", "worker deny x", "worker allow x", "delete x", "update x --priority 1"} {
+	for _, line := range []string{"run -- true", "wait x", "logs x", "history x", "top", "explain x", "retry --failed x", "cancel x", "suspend x", "cordon x", "drain x", "worker deny x", "worker allow x", "delete x", "update x --priority 1"} {
 		noCluster(t)
 		_, errOut, code := call(t, "leat", "", strings.Fields(line)...)
 		if want := "error: no cluster is configured: run `leat up`, or set KUBECONFIG\n"; code != exitFailed || errOut != want {
@@ -375,7 +391,7 @@ func TestHelp(t *testing.T) {
 	noCluster(t)
 	for _, program := range []string{"leat", "kubectl-leat"} {
 		name := strings.ReplaceAll(program, "-", " ")
-		for _, command := range []string{"", "run", "wait", "retry", "logs", "top", "explain", "cancel", "delete", "update", "suspend", "resume", "cordon", "uncordon", "drain", "worker", "worker deny", "worker allow"} {
+		for _, command := range []string{"", "run", "wait", "retry", "logs", "history", "top", "explain", "cancel", "delete", "update", "suspend", "resume", "cordon", "uncordon", "drain", "worker", "worker deny", "worker allow"} {
 			out, _, code := call(t, "/some/where/"+program, "", strings.Fields(command+" --help")...)
 			usage := strings.TrimSpace("  " + name + " " + command)
 			if code != 0 || !strings.Contains(out, "Examples:\n  "+name+" ") || !strings.Contains(out, usage) {
@@ -395,6 +411,15 @@ func TestHelp(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
 		if out, errOut, code := call(t, "leat", "", "completion", shell); code != 0 || !strings.Contains(out, "leat") {
 			t.Errorf("completion %s: exit code %d, %q", shell, code, errOut)
+		}
+	}
+	for _, test := range []struct{ line, want string }{
+		{"history x --sort ", "index\nstart\nduration\ncpu\nmemory\n:4\n"},
+		{"history x -o ", "json\nwide\n:4\n"},
+		{"logs x --output-dir ", ":16\n"}, // directories only
+	} {
+		if out, _, code := call(t, "leat", "", append([]string{"__complete"}, strings.Split(test.line, " ")...)...); code != 0 || out != test.want {
+			t.Errorf("completion of %q: exit code %d, %q", test.line, code, out)
 		}
 	}
 	// This is how kubectl completes the arguments of plugins.

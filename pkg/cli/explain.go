@@ -552,11 +552,8 @@ func (e *explainer) tasksOfSet(ctx context.Context, set *batch.TaskSet, final *m
 	if failed := int(set.Status.Failed); kept > 0 && failed > kept {
 		e.line("", "(causes of the %d failed tasks that are kept, of %d)", kept, failed)
 	}
-	switch {
-	case final != nil && len(causes) > 0:
+	if final != nil && (len(causes) > 0 || final.Type == batch.TaskSetFailed) {
 		e.line("Next", "%s logs taskset/%s; %s retry taskset/%s", e.program, set.Name, e.program, set.Name)
-	case final != nil && final.Type == batch.TaskSetFailed:
-		e.line("Next", "%s retry taskset/%s", e.program, set.Name)
 	}
 	if first == nil || final != nil {
 		return nil
@@ -582,9 +579,9 @@ func (e *explainer) index(ctx context.Context, found object) error {
 	r, final := found.ref(), finishedSet(set)
 	switch {
 	case isIn(set.Status.CompletedIndexes, index):
-		e.title("%s has succeeded. Its task was deleted with its output after it was counted.", r)
+		e.title("%s has succeeded. Its task was deleted after it was counted.", r)
 	case isIn(ptr.Deref(set.Status.FailedIndexes, ""), index):
-		e.title("%s has failed. Its task was deleted with its output: only the last 100 failures of a set are kept.", r)
+		e.title("%s has failed. Its task was deleted: only the tasks of the last 100 failures of a set are kept.", r)
 	case final != nil:
 		e.title("%s has no task, and has not succeeded: the set has ended: %s: %s", r, final.Reason, final.Message)
 	case ptr.Deref(set.Spec.Suspend, false):
@@ -599,6 +596,9 @@ func (e *explainer) index(ctx context.Context, found object) error {
 		e.line("Item", "%q", sanitize.Truncate(set.Spec.Items[index], 100))
 	}
 	e.line("Set", "taskset/%s", set.Name)
+	if stateOf(set, index) == indexSucceeded || stateOf(set, index) == indexFailed {
+		e.line("Next", "%s logs %s; %s history %s", e.program, r, e.program, r)
+	}
 	return nil
 }
 

@@ -440,7 +440,7 @@ func (m *member) followSet(ctx context.Context, set *batch.TaskSet) error {
 	ended := make(chan struct{})
 	if m.logs {
 		streams := &setLogs{
-			factory: m.factory, s: m.s, set: set, lines: lineWriter{out: m.output()}, options: batch.TaskLogOptions{Follow: true}, limit: m.maxLogRequests, ended: ended,
+			factory: m.factory, s: m.s, set: set, lines: m.lineWriter(m.output()), options: batch.TaskLogOptions{Follow: true}, limit: m.maxLogRequests, ended: ended,
 		}
 		logs.Go(func() {
 			if err := streams.follow(ctx); err != nil && ctx.Err() == nil {
@@ -470,7 +470,20 @@ func (m *member) followSet(ctx context.Context, set *batch.TaskSet) error {
 	}
 	err = m.concludeSet(ctx, set)
 	m.reportRetries(ctx, set)
+	m.reportOutput(set)
 	return err
+}
+
+// reportOutput prints which commands show the output of a finished set, unless it was shown or is deleted with the set.
+func (m *member) reportOutput(set *batch.TaskSet) {
+	if m.logs || ptr.Deref(set.Spec.TTLSecondsAfterFinished, 1) == 0 {
+		return
+	}
+	text := fmt.Sprintf("Output: %s logs %s", m.program, m.ref)
+	if finishedSet(set).Type == batch.TaskSetFailed && set.Status.Failed > 0 {
+		text += fmt.Sprintf(". Of what failed: %s logs %s --failed", m.program, m.ref)
+	}
+	fmt.Fprintln(m.renderer, text)
 }
 
 // wrapDeleted adds the name of the object to errDeleted. It returns other errors unchanged.

@@ -23,6 +23,9 @@ import (
 	"io"
 	"sync"
 	"unicode/utf8"
+
+	"github.com/leat-dev/leat/pkg/cli/progress"
+	"github.com/leat-dev/leat/pkg/cli/sanitize"
 )
 
 // maxHeldLine is the number of bytes of an incomplete line that are buffered for each stream.
@@ -32,6 +35,13 @@ const maxHeldLine = 1 << 20
 type lineWriter struct {
 	mu  sync.Mutex
 	out io.Writer
+	// sanitized removes control characters from the lines, so that no command can change what others have printed.
+	sanitized bool
+}
+
+// lineWriter returns a lineWriter for lines of commands. Lines on a terminal are sanitized.
+func (f *factory) lineWriter(out io.Writer) *lineWriter {
+	return &lineWriter{out: out, sanitized: progress.IsTerminal(f.streams.Out)}
 }
 
 // labeler returns what is shown in front of a line, and the part of the line to show. It returns false to hide the
@@ -88,6 +98,9 @@ func (w *lineWriter) copyLines(from io.Reader, label labeler) error {
 
 // writeLine writes lead and text as one line. It adds a line feed if there is none.
 func (w *lineWriter) writeLine(lead string, text []byte) error {
+	if w.sanitized {
+		text = []byte(sanitize.Line(string(text)))
+	}
 	line := append([]byte(lead), text...)
 	if !bytes.HasSuffix(line, []byte("\n")) {
 		line = append(line, '\n')

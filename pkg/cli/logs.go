@@ -20,6 +20,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -30,6 +31,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -48,24 +50,27 @@ const defaultLogRequests = 20
 // logsOptions are the flags of "logs".
 type logsOptions struct {
 	*factory
-	follow, timestamps, previous bool
-	index                        string
-	tail, limitBytes             int64
-	since                        time.Duration
-	maxLogRequests               int
+	follow, timestamps, previous, failed, overwrite bool
+	index, outputDir                                string
+	attempt                                         int64
+	tail, limitBytes                                int64
+	since                                           time.Duration
+	maxLogRequests                                  int
 }
 
 const logsLong = `Print the output of a task's command, or of the commands of a set.
 
-The output is read from the worker that ran the task, as long as the worker keeps it. If the worker cannot be reached, the last lines
-of a failed task are shown from its status.
+The output of a command that runs is read from its worker, and later from the archive of the server. Of a server without an archive,
+you get what the workers keep. If a worker cannot be reached, the last lines of a failed task are shown from its status.
 
 For a set, each line begins with the set and the index, and lines of different indexes do not mix. A line of more than 1 MiB is shown
-in parts; each part but the first begins with an ellipsis.
+in parts; each part but the first begins with an ellipsis. On a terminal, the lines are shown without control characters.
 
-Succeeded tasks of a set are deleted when they are counted, and their output with them. Use -f to see it while they run. The last 100
-failed tasks are kept. If output is missing, a line at the end names the indexes. The output of a task that runs several short indexes
-is shown as that of its indexes.
+Of each index, the output of the last attempt is shown. --attempt and --previous select another one; "leat history" lists them. If
+output is missing, a line at the end names the indexes.
+
+With --output-dir, the output of each index goes to a file of its own, with the number of the index: 7.log. Its bytes are those that
+the command has printed. A file that exists is an error unless --overwrite is given. While a file is written, its name ends with .part.
 
 kubectl logs supports only the kinds of Kubernetes itself.`
 
@@ -76,25 +81,35 @@ func (f *factory) newLogsCommand() *cobra.Command {
 		Short: "Print the output of commands",
 		Long:  logsLong,
 		Example: `  leat logs -f @latest
-  leat logs taskset/squares --index 5
   leat logs squares/5
-  leat logs task/hello --tail 20 --timestamps`,
+  leat logs squares --index 0-99,200 --tail 20
+  leat logs squares --failed                          # of the indexes that have failed
+  leat logs squares/5 --attempt 1                     # the first of several attempts
+  leat logs squares --output-dir out                  # out/0.log, out/1.log, …
+  leat logs task/hello --timestamps`,
 		Args: exactlyOne("task or set"), ValidArgsFunction: f.completeNames(kindTask, kindSet),
-		RunE: func(command *cobra.Command, args []string) error { return o.run(command.Context(), args[0]) },
+		RunE: func(command *cobra.Command, args []string) error {
+			return o.run(command.Context(), command.Flags(), args[0])
+		},
 	}
 	flags := command.Flags()
 	flags.BoolVarP(&o.follow, "follow", "f", false, "Go on until the task or the set ends")
 	flags.StringVar(&o.index, "index", "", "Of a set, or of a task with several indexes: only these, like 5 or 0-4,7")
+	flags.BoolVar(&o.failed, "failed", false, "Of a set: only the indexes that have failed")
+	flags.Int64Var(&o.attempt, "attempt", 0, "The attempt with this number; 1 is the first")
 	flags.Int64Var(&o.tail, "tail", -1, "How many lines before the end to begin with; -1 for all")
 	flags.DurationVar(&o.since, "since", 0, "Only lines that are newer, like 10s or 5m")
 	flags.BoolVar(&o.timestamps, "timestamps", false, "Begin each line with its time")
 	flags.BoolVarP(&o.previous, "previous", "p", false, "The attempt before the last one")
 	flags.Int64Var(&o.limitBytes, "limit-bytes", 0, "How much of each task or index to show, at most; 0 for all")
-	flags.IntVar(&o.maxLogRequests, "max-log-requests", defaultLogRequests, "Of a set: how many tasks to read from at a time")
+	flags.IntVar(&o.maxLogRequests, "max-log-requests", defaultLogRequests, "Of a set: how many tasks or indexes to read from at a time")
+	flags.StringVar(&o.outputDir, "output-dir", "", "Write the output of each index to a file in this directory, which is created")
+	flags.BoolVar(&o.overwrite, "overwrite", false, "With --output-dir: replace files that exist")
+	_ = command.MarkFlagDirname("output-dir")
 	return command
 }
 
-func (o *logsOptions) run(ctx context.Context, name string) error {
+func (o *logsOptions) run(ctx context.Context, flags *pflag.FlagSet, name string) error {
 	options := batch.TaskLogOptions{Follow: o.follow, Timestamps: o.timestamps, Previous: o.previous}
 	switch {
 	case o.tail < -1:
@@ -107,6 +122,25 @@ func (o *logsOptions) run(ctx context.Context, name string) error {
 		return usageErrorf("--max-log-requests %d: write 1 or more", o.maxLogRequests)
 	case o.previous && o.follow:
 		return usageErrorf("--previous and --follow: an attempt that is over prints no more; write one of them")
+	case flags.Changed("attempt") && o.attempt < 1:
+		return usageErrorf("--attempt %d: write 1 for the first attempt, or a larger number", o.attempt)
+	case o.attempt > 0 && o.follow:
+		return usageErrorf("--attempt and --follow: write one of them")
+	case o.attempt > 0 && o.previous:
+		return usageErrorf("--attempt and --previous: write one of them")
+	case o.failed && o.follow:
+		return usageErrorf("--failed and --follow: what has failed prints no more; write one of them")
+	case o.failed && flags.Changed("index"):
+		return usageErrorf("--failed and --index: write one of them")
+	case flags.Changed("output-dir") && o.outputDir == "":
+		return usageErrorf("--output-dir is empty: name a directory")
+	case o.outputDir != "" && o.follow:
+		return usageErrorf("--output-dir and --follow: files are written of output so far; write one of them")
+	case o.overwrite && o.outputDir == "":
+		return usageErrorf("--overwrite is for --output-dir: write both")
+	}
+	if o.attempt > 0 {
+		options.Attempt = &o.attempt
 	}
 	if o.tail >= 0 {
 		options.TailLines = &o.tail
@@ -131,14 +165,7 @@ func (o *logsOptions) run(ctx context.Context, name string) error {
 		return err
 	}
 	if found.task != nil {
-		task := taskLogs{factory: o.factory, s: s, out: o.streams.Out, options: options}
-		if task.chosen, err = o.chosenInTask(found.task, numbers); err != nil {
-			return err
-		}
-		if o.follow {
-			return wrapDeleted(found.ref(), task.follow(ctx, found.task))
-		}
-		return task.show(ctx, found.task)
+		return o.runTask(ctx, s, found, options, numbers)
 	}
 	chosen, err := chosenIndexes(found.set, numbers)
 	switch {
@@ -146,11 +173,25 @@ func (o *logsOptions) run(ctx context.Context, name string) error {
 		return err
 	case found.index != nil && o.index != "":
 		return usageErrorf("%s is one index: write --index %s with taskset/%s", name, o.index, found.set.Name)
+	case found.index != nil && o.failed:
+		return usageErrorf("%s is one index: write --failed with taskset/%s", name, found.set.Name)
 	case found.index != nil:
 		chosen = single(*found.index)
 	}
 	streams := &setLogs{
-		factory: o.factory, s: s, set: found.set, lines: lineWriter{out: o.streams.Out}, options: options, chosen: chosen, limit: o.maxLogRequests,
+		factory: o.factory, s: s, set: found.set, lines: o.lineWriter(o.streams.Out), options: options, chosen: chosen, limit: o.maxLogRequests,
+	}
+	if o.failed {
+		if streams.chosen, err = streams.failed(ctx); err != nil {
+			return err
+		}
+		if len(streams.chosen) == 0 {
+			fmt.Fprintf(o.streams.ErrOut, "No index of taskset/%s has failed.\n", found.set.Name)
+			return nil
+		}
+	}
+	if o.outputDir != "" {
+		return streams.save(ctx, o.outputDir, o.overwrite)
 	}
 	if !o.follow || finishedSet(found.set) != nil {
 		return streams.show(ctx)
@@ -170,11 +211,39 @@ func (o *logsOptions) run(ctx context.Context, name string) error {
 	return wrapDeleted(found.ref(), <-failed)
 }
 
-// chosenInTask returns the indexes of a task that have the numbers of --index.
-func (o *logsOptions) chosenInTask(task *batch.Task, numbers []indexes.Range) ([]indexes.Range, error) {
+// runTask prints the output of a task, or writes it to files.
+func (o *logsOptions) runTask(ctx context.Context, s *session, found object, options batch.TaskLogOptions, numbers []indexes.Range) error {
+	if o.failed {
+		return usageErrorf("--failed is for sets, and %s is one task", found.ref())
+	}
+	task := taskLogs{factory: o.factory, s: s, out: o.streams.Out, options: options}
+	var err error
+	if task.chosen, err = chosenInTask(found.task, numbers); err != nil {
+		return err
+	}
+	if options.Attempt != nil {
+		// A server that does not know the parameter ignores it.
+		if served, err := s.servesRecords(ctx, found, nil); err != nil || !served {
+			return cmp.Or(err, errNoAttempts)
+		}
+	}
+	switch {
+	case o.outputDir != "":
+		return task.save(ctx, found.task, o.outputDir, o.overwrite)
+	case o.follow:
+		return wrapDeleted(found.ref(), task.follow(ctx, found.task))
+	}
+	return task.show(ctx, found.task)
+}
+
+// errNoAttempts is the error for a server that has only the last attempts.
+var errNoAttempts = errors.New("--attempt: this server, or what you may read there, does not have the attempts before the last: leave the flag out, or use --previous")
+
+// chosenInTask returns the indexes of a task that have the numbers of --index, nil if there are no numbers.
+func chosenInTask(task *batch.Task, numbers []indexes.Range) ([]indexes.Range, error) {
 	r := ref{kindTask, task.Name}
 	switch {
-	case o.index == "":
+	case len(numbers) == 0:
 		return nil, nil
 	case !isChunk(task):
 		return nil, usageErrorf("--index is for sets, and %s is one task", r)
@@ -249,7 +318,7 @@ func (l *taskLogs) stream(ctx context.Context, task *batch.Task, run int32) erro
 	if len(wanted) == 0 {
 		return nil
 	}
-	_, err := l.copyIndexes(ctx, task, wanted, &lineWriter{out: l.out}, func(index int) string {
+	_, err := l.copyIndexes(ctx, task, wanted, l.lineWriter(l.out), func(index int) string {
 		return l.label(name, numbersIn(task, single(index))[0].First, index)
 	})
 	return err
@@ -269,9 +338,6 @@ func wantedIndexes(task *batch.Task, chosen []indexes.Range, run int32) []indexe
 	return wanted
 }
 
-// maxIndexesText is the maximum length of TaskLogOptions.indexes.
-const maxIndexesText = 2048
-
 // copyIndexes prints the wanted indexes of one run of a task with several indexes, with a label in front of each line.
 // It returns the indexes that printed something.
 func (l *taskLogs) copyIndexes(ctx context.Context, task *batch.Task, wanted []indexes.Range, to *lineWriter, label func(index int) string) ([]indexes.Range, error) {
@@ -281,25 +347,67 @@ func (l *taskLogs) copyIndexes(ctx context.Context, task *batch.Task, wanted []i
 	if text := indexes.Format(wanted); indexes.Count(wanted) < indexes.Count(heldIndexes(task)) && len(text) <= maxIndexesText {
 		request.options.Indexes = text
 	}
-	var printed []int
+	said := remarks{out: l.streams.ErrOut}
+	defer said.end()
+	return copyPrefixed(to, wanted, label, &said, func(out io.Writer) error { return request.copy(ctx, task, out) })
+}
+
+// copyPrefixed calls write and copies the lines that it writes, which begin with an index and a space, to the
+// lineWriter, with a label instead of the index. Lines of other indexes than the wanted ones are left out, none if
+// wanted is empty. Lines that begin with no index are not from commands: said gets them. It returns the indexes that
+// printed something.
+func copyPrefixed(to *lineWriter, wanted []indexes.Range, label func(index int) string, said *remarks, write func(io.Writer) error) ([]indexes.Range, error) {
+	var printed indexCollector
 	last, lastLabel, show := -1, "", false
 	byIndex := func(line []byte) (string, []byte, bool) {
-		number, text, _ := bytes.Cut(line, []byte(" "))
-		index, err := strconv.Atoi(string(number))
-		if err != nil {
-			return "", line, true // not from a worker: a proxy may add an error message
+		index, text, ok := cutPrefix(line)
+		if !ok {
+			said.add(line)
+			return "", nil, false
 		}
 		if index != last {
-			last, show = index, indexes.Contains(wanted, index)
+			last, show = index, len(wanted) == 0 || indexes.Contains(wanted, index)
 			if show {
-				lastLabel, printed = label(index), append(printed, index)
+				lastLabel = label(index)
+				printed.add(index)
 			}
 		}
 		return lastLabel, text, show
 	}
-	err := copyThrough(to, byIndex, func(out io.Writer) error { return request.copy(ctx, task, out) })
-	slices.Sort(printed)
-	return indexes.Of(printed), err
+	err := copyThrough(to, byIndex, write)
+	return printed.ranges(), err
+}
+
+// cutPrefix cuts the index and the space from the beginning of a line. It returns false if there are none.
+func cutPrefix(line []byte) (index int, text []byte, ok bool) {
+	number, text, found := bytes.Cut(line, []byte(" "))
+	index, err := strconv.Atoi(string(number))
+	if !found || err != nil || index < 0 {
+		return 0, nil, false
+	}
+	return index, text, true
+}
+
+// shownRemarks is the number of remarks that are printed.
+const shownRemarks = 5
+
+// remarks prints the first lines that a server or a proxy has put among the output of commands, and counts the others.
+type remarks struct {
+	out   io.Writer
+	count int
+}
+
+func (r *remarks) add(line []byte) {
+	if r.count++; r.count <= shownRemarks {
+		fmt.Fprintln(r.out, sanitize.Line(sanitize.Truncate(string(line), 1000)))
+	}
+}
+
+// end prints how many were not printed.
+func (r *remarks) end() {
+	if more := r.count - shownRemarks; more > 0 {
+		fmt.Fprintf(r.out, "… and %s of the server\n", plural(more, "more remark"))
+	}
 }
 
 // copyThrough calls write and copies what it writes to the lineWriter.
@@ -358,17 +466,20 @@ type setLogs struct {
 	*factory
 	s       *session
 	set     *batch.TaskSet
-	lines   lineWriter
+	lines   *lineWriter
 	options batch.TaskLogOptions
 	chosen  []indexes.Range // empty for all
 	limit   int             // of concurrent requests
+	records *recordReader   // nil until it is needed
 	ended   <-chan struct{} // closed when no more tasks will start; for follow only
 
 	mu     sync.Mutex
 	seen   map[types.UID]int32 // the last run that was started to be shown, by task
 	shown  []indexes.Range     // with shown output, in any order; without those of chunks
 	chunks map[types.UID]*shownChunk
-	missed int // runs that were deleted before they were read
+	// missedTasks counts the indexes of tasks that were deleted before they were read, missedRuns the runs of tasks that
+	// ended before the next one was seen.
+	missedTasks, missedRuns int
 }
 
 // shownChunk is a task with several indexes.
@@ -407,11 +518,29 @@ func (l *setLogs) tasks(ctx context.Context) ([]batch.Task, error) {
 
 // show prints the output so far, in the order of the indexes, and reports the indexes without output.
 func (l *setLogs) show(ctx context.Context) error {
+	l.options.Follow = false
+	printed, err := l.read(ctx, l.chosen)
+	switch {
+	case notServed(err) && l.options.Attempt != nil:
+		return errNoAttempts
+	case notServed(err):
+		return l.showTasks(ctx)
+	case err != nil:
+		return err
+	}
+	silent, err := l.reportUnprinted(ctx, printed)
+	if err == nil {
+		l.reportSilent(silent)
+	}
+	return err
+}
+
+// showTasks does what show does with a server that has only the output of the tasks that exist.
+func (l *setLogs) showTasks(ctx context.Context) error {
 	tasks, err := l.tasks(ctx)
 	if err != nil {
 		return err
 	}
-	l.options.Follow = false
 	failed := 0
 	var present, printed []indexes.Range
 	for i := range tasks {
@@ -429,10 +558,7 @@ func (l *setLogs) show(ctx context.Context) error {
 		}
 	}
 	present, printed = indexes.Union(present, nil), indexes.Union(printed, nil)
-	// Users who ask for single indexes expect output of each.
-	if silent := indexes.Subtract(present, printed); len(l.chosen) > 0 && len(silent) > 0 {
-		fmt.Fprintf(l.streams.ErrOut, "No output to show: %s.\n", describeIndexes(l.set, silent))
-	}
+	l.reportSilent(indexes.Subtract(present, printed))
 	succeeded, lost, rest := l.missingIndexes(present)
 	l.reportMissing(succeeded, "succeeded and %s gone, with what %s printed")
 	l.reportMissing(lost, "failed and %s gone, with what %s printed")
@@ -443,18 +569,26 @@ func (l *setLogs) show(ctx context.Context) error {
 	return nil
 }
 
+// reportSilent names chosen indexes without output: users who ask for single indexes expect output of each.
+func (l *setLogs) reportSilent(silent []indexes.Range) {
+	if len(l.chosen) > 0 && len(silent) > 0 {
+		fmt.Fprintf(l.streams.ErrOut, "No output to show: %s.\n", describeIndexes(l.set, silent))
+	}
+}
+
 // missingIndexes returns the selected indexes that are not present: those that have succeeded, those that have failed
 // for good, and the rest.
 func (l *setLogs) missingIndexes(present []indexes.Range) (succeeded, failed, rest []indexes.Range) {
-	selected := l.chosen
-	if len(selected) == 0 && l.set.Spec.Completions != nil {
-		selected = []indexes.Range{{First: 0, Last: completionsOf(l.set) - 1}}
-	}
 	completed, err := completedOf(l.set)
 	if err != nil {
 		return nil, nil, nil
 	}
-	if len(selected) == 0 {
+	selected := l.chosen
+	switch {
+	case len(selected) > 0:
+	case l.set.Spec.Completions != nil:
+		selected = []indexes.Range{{First: 0, Last: completionsOf(l.set) - 1}}
+	default:
 		selected = completed
 	}
 	selected = indexes.Subtract(selected, present)
@@ -494,7 +628,17 @@ func (l *setLogs) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.reportMissing(before, "succeeded before and %s gone, with what %s printed")
+	if len(before) > 0 {
+		served, err := l.s.servesRecords(ctx, object{set: l.set}, before)
+		switch {
+		case err != nil:
+			return err
+		case served:
+			l.reportMissing(before, fmt.Sprintf("succeeded before: %s logs taskset/%s shows what is kept of their output", l.program, l.set.Name))
+		default:
+			l.reportMissing(before, "succeeded before and %s gone, with what %s printed")
+		}
+	}
 	slots := make(chan struct{}, l.limit)
 	var streams sync.WaitGroup
 	start := func(task *batch.Task) {
@@ -572,22 +716,33 @@ func (l *setLogs) goneBefore(ctx context.Context) ([]indexes.Range, error) {
 	return indexes.Subtract(succeeded, indexes.Union(kept, nil)), nil
 }
 
-// reportMissed prints how many indexes ended before their output could be read. before are indexes that had ended when
-// follow began.
+// reportMissed prints the output of indexes that ended before it could be read from their worker, and reports how many
+// have none. before are indexes that had ended when follow began.
 func (l *setLogs) reportMissed(ctx context.Context, before []indexes.Range) error {
 	set, err := l.s.api.TaskSets(l.s.namespace).Get(ctx, l.set.Name, metav1.GetOptions{})
 	if err != nil && !objectNotFound(err) {
 		return err
 	}
-	count, which := l.missed, ""
+	count, which := l.missedTasks, ""
 	if err == nil && set.UID == l.set.UID {
 		l.set = set
 		succeeded, failed, _ := l.missingIndexes(indexes.Union(l.allShown(), before))
-		if missed := indexes.Union(succeeded, failed); len(missed) > 0 {
+		missed := indexes.Union(succeeded, failed)
+		if len(missed) > 0 {
+			kept, err := l.readMissed(ctx, missed)
+			if err != nil && !notServed(err) {
+				return err
+			}
+			missed = indexes.Subtract(missed, kept)
+			if err == nil {
+				count = 0 // the archive has all that is kept
+			}
+		}
+		if len(missed) > 0 {
 			count, which = max(count, indexes.Count(missed)), ": "+formatNumbers(l.set, missed)
 		}
 	}
-	if count > 0 {
+	if count = max(count, l.missedRuns); count > 0 {
 		fmt.Fprintf(l.streams.ErrOut, "%s ended and been deleted before what was printed could be read%s. --max-log-requests, %d now, is how many tasks are read at a time.\n",
 			pluralHave(count, "index"), which, l.limit)
 	}
@@ -606,7 +761,7 @@ func (l *setLogs) markSeen(task *batch.Task) (run int32, isNew bool) {
 		return run, false
 	}
 	if seen > 0 {
-		l.missed += int(run - seen - 1)
+		l.missedRuns += int(run - seen - 1)
 	}
 	l.seen[task.UID] = run
 	return run, true
@@ -632,7 +787,7 @@ func (l *setLogs) markShown(task *batch.Task, read bool) {
 	defer l.mu.Unlock()
 	switch selected := l.selectedIndexes(task); {
 	case !read:
-		l.missed += indexes.Count(selected)
+		l.missedTasks += indexes.Count(selected)
 	case isChunk(task):
 		l.chunks[task.UID].shown = true
 	default:
@@ -658,11 +813,11 @@ func (l *setLogs) stream(ctx context.Context, task *batch.Task, run int32) (prin
 	label := func(index int) string { return l.label(l.set.Name, numbers.Number(index), index) }
 	one := taskLogs{factory: l.factory, s: l.s, options: l.options}
 	if isChunk(task) {
-		printed, err = one.copyIndexes(ctx, task, wantedIndexes(task, l.chosen, run), &l.lines, label)
+		printed, err = one.copyIndexes(ctx, task, wantedIndexes(task, l.chosen, run), l.lines, label)
 	} else {
 		own := task.CompletionIndexes()
 		var count countingWriter
-		err = copyThrough(&l.lines, constantLabel(label(own[0].First)), func(to io.Writer) error {
+		err = copyThrough(l.lines, constantLabel(label(own[0].First)), func(to io.Writer) error {
 			count.out = to
 			return one.copy(ctx, task, &count)
 		})

@@ -87,6 +87,7 @@ const rootExample = `  leat up                                             # all
   leat run --array 0-999%50 --wait -- sh -c 'echo $TASK_INDEX'   # a thousand, at most 50 at a time
   leat run --each-line files.txt --wait -- gzip {}    # one for each line of a file
   leat logs -f @latest
+  leat history @latest                                # each attempt: how long it took, what it used
   leat explain @latest                                # why does it wait, how did it fail
   leat retry @latest --wait`
 
@@ -138,7 +139,7 @@ func (f *factory) newRootCommand(extraCommands []*cobra.Command) *cobra.Command 
 	}
 	root.AddCommand(
 		f.newRunCommand(), f.newWaitCommand(), f.newRetryCommand(),
-		f.newLogsCommand(), f.newTopCommand(), f.newExplainCommand(),
+		f.newLogsCommand(), f.newHistoryCommand(), f.newTopCommand(), f.newExplainCommand(),
 		f.newCancelCommand(), f.newDeleteCommand(), f.newUpdateCommand(), f.newSuspendCommand(true), f.newSuspendCommand(false),
 		f.newCordonCommand(true), f.newCordonCommand(false), f.newDrainCommand(), f.newWorkerCommand(),
 		f.newKubeconfigCommand(), f.newVersionCommand(), f.newOptionsCommand(),

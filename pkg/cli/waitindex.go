@@ -35,7 +35,7 @@ func (m *member) followIndex(ctx context.Context, found object) error {
 	ended := make(chan struct{})
 	if m.logs {
 		streams := &setLogs{
-			factory: m.factory, s: m.s, set: set, lines: lineWriter{out: m.output()}, options: batch.TaskLogOptions{Follow: true}, limit: m.maxLogRequests, ended: ended,
+			factory: m.factory, s: m.s, set: set, lines: m.lineWriter(m.output()), options: batch.TaskLogOptions{Follow: true}, limit: m.maxLogRequests, ended: ended,
 			chosen: single(index),
 		}
 		logs.Go(func() {
