@@ -45,7 +45,7 @@ var installations = map[string][]string{
 	"three etcds":  {"default", "components/etcd-ha", "components/monitoring"},
 	"ephemeral":    {"default", "components/etcd-ephemeral"},
 	"cert-manager": {"base", "components/etcd", "components/cert-manager"},
-	"own etcd":     {"base", "components/certificates", "components/etcd-external", "components/monitoring"},
+	"own etcd":     {"base", "components/certificates", "components/etcd-external", "components/archive-s3", "components/monitoring"},
 }
 
 // manifest is an object of an installation.
