@@ -236,15 +236,19 @@ func (s *logStream) openFinished(ctx context.Context, unreadable error) (io.Read
 	body, err := s.finished(ctx)
 	var none *NoOutputError
 	var status *apierrors.StatusError
-	switch {
-	case !errors.As(err, &none):
-		return body, err
-	case errors.As(unreadable, &status):
+	switch isNone := errors.As(err, &none); {
+	case err == nil:
+		return body, nil
+	case isNone && errors.As(unreadable, &status):
 		explained := *status
 		explained.ErrStatus.Message += "; " + none.Message
 		return nil, &explained
+	case isNone:
+		return nil, none.Status()
+	case unreadable != nil:
+		return nil, unreadable // it has the last lines from the status
 	}
-	return nil, none.Status()
+	return nil, err
 }
 
 // explain returns an API error for an error of the source.
