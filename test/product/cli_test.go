@@ -387,14 +387,14 @@ func (s *cliSuite) retriesFailed(t *testing.T) {
 	got := s.leat(t, "run", "--name=some", "--array=0-19%8", "--env=MARK="+mark, "--wait", "--", "sh", "-c",
 		`case $TASK_INDEX in 3|17) test -e $MARK-$(JOB_COMPLETION_INDEX) || { touch $MARK-$(TASK_INDEX); echo not yet; exit 5; };; esac`)
 	got.expect(t, 1, "^taskset.batch.leat.dev/some created\n$",
-		`taskset/some has failed: 18 of 20 succeeded in .*: FailedIndexes: .*\nFailed: indexes 3,17\nIndex 3: exit code 5\n  \| not yet\nWhy: leat explain taskset/some\. Again: leat retry some\n$`)
+		`taskset/some has failed: 18 of 20 succeeded in .*: FailedIndexes: .*\nFailed: indexes 3,17\nIndex 3: exit code 5\n  \| not yet\nWhy: leat explain taskset/some\. Again: leat retry some\nOutput: leat logs taskset/some\. Of what failed: leat logs taskset/some --failed\n$`)
 	s.leat(t, "wait", "some").expect(t, 1, "^$", "18 of 20")
 	s.leat(t, "explain", "some").expect(t, 0, `(?s)^taskset/some has failed: FailedIndexes: .*  Failed +indexes 3,17\n.*  2 failed +exit code 5 \(indexes 3,17\)\n  Like index 3 +\| not yet\n.*Next +leat logs taskset/some; leat retry taskset/some\n$`, "^$")
 	// Without an archive, nothing shows that the others have printed nothing. "leat up" has an archive.
 	gone, fourGone := "^$", "^No output to show: index 4\\.\n$"
 	if !s.env.Standalone() {
-		gone = `18 indexes have succeeded and are gone, with what they printed: 0-2,4-[^\n]*\n$`
-		fourGone = `1 index has succeeded and is gone, with what it printed: 4\.\n$`
+		gone = `18 indexes have output that is not kept, or cannot be read now: 0-2,4-16,18,19\.\n$`
+		fourGone = `1 index has output that is not kept, or cannot be read now: 4\.\n$`
 	}
 	s.leat(t, "logs", "some").expect(t, 0, `^\[some/3\] not yet\n\[some/17\] not yet\n$`, gone)
 	// Where workers serve no logs, the last lines come from the status, and a line on standard error tells so.
@@ -528,7 +528,7 @@ func (s *cliSuite) cancelKeepsResults(t *testing.T) {
 	s.leat(t, "explain", "kept/7").expect(t, 0, `^taskset/kept/7 has no task, and has not succeeded: the set has ended: Cancelled`, "^$")
 	kit.Check(t, os.WriteFile(mark, nil, 0o600))
 	s.leat(t, "retry", "kept", "--wait").expect(t, 1, `^taskset\.batch\.leat\.dev/kept-retry-1 created \(6 indexes of 8\)\n$`,
-		`(?s)5 of 6 succeeded.*Failed: index 2\n.*Over all retries of taskset/kept: 7 of 8 have succeeded in all \(kept 2, kept-retry-1 5\); not yet: index 2\n$`)
+		`(?s)5 of 6 succeeded.*Failed: index 2\n.*Over all retries of taskset/kept: 7 of 8 have succeeded in all \(kept 2, kept-retry-1 5\); not yet: index 2\nOutput: leat logs taskset/kept-retry-1\. Of what failed: [^\n]+\n$`)
 	s.leat(t, "delete", "kept", "kept-retry-1").expect(t, 0, `kept deleted\n.*kept-retry-1 deleted\n`, "^$")
 }
 

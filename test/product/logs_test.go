@@ -19,11 +19,13 @@ package product
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -62,6 +64,7 @@ type logsSuite struct {
 	caFile string
 	worker *host.Process
 	dir    string // $DIR of the scripts of a case
+	state  string // the state directory of the worker
 }
 
 type logsCase struct {
@@ -103,6 +106,7 @@ var logsCases = []logsCase{
 func newLogsSuite(t *testing.T, e *kit.Env, caFile string) *logsSuite {
 	t.Helper()
 	s := &logsSuite{fixture: newFixture(t, e, e.Namespace(t)), caFile: caFile, dir: t.TempDir()}
+	s.state = s.dir
 	s.tasks = s.api.Tasks(s.namespace)
 	s.worker = s.startWorker(t, logsWorker)
 	return s
@@ -412,8 +416,9 @@ func (s *logsSuite) longOutput(t *testing.T) {
 	if got := s.read(t, "long", &batch.TaskLogOptions{TailLines: ptr.To[int64](2)}); !strings.HasSuffix(got, "\nthe end\n") {
 		t.Errorf("last lines: read %q", got)
 	}
-	if got := len(s.read(t, "long", nil)); got < 7<<20 || got > 10<<20 {
-		t.Errorf("read %d bytes, want 7 to 10 MiB", got)
+	// A worker keeps 10 MiB of an attempt, and the archive the last one of these.
+	if got := len(s.read(t, "long", nil)); got < 1<<20-1000 || got > 10<<20 {
+		t.Errorf("read %d bytes, want 1 to 10 MiB", got)
 	}
 	if message := task.Status.State.Terminated.Message; len(message) > 4096 || !strings.HasSuffix(message, "the end\n") {
 		t.Errorf("got a message of %d bytes in the status, want the last 4 KiB", len(message))
@@ -505,6 +510,7 @@ func (s *logsSuite) restarted(t *testing.T) {
 	s.create(t, "twice", "echo attempt $TASK_ATTEMPT; "+waitFor("end"))
 	s.running(t, "twice", 1)
 	s.waitForLog(t, "twice", &batch.TaskLogOptions{}, "attempt 1\n")
+	s.waitForFile(t, s.state, "twice")
 	following := kit.Must(s.tasks.GetLogs("twice", &batch.TaskLogOptions{Follow: true}).Stream(t.Context()))(t)
 	defer following.Close()
 	// The end of a cordoned worker does not count as a crash. After a crash, a task runs alone on a worker.
@@ -532,6 +538,22 @@ func (s *logsSuite) cordon(t *testing.T, cordoned bool) {
 	kit.Must(s.api.Workers(s.namespace).Patch(t.Context(), logsWorker, types.MergePatchType, patch, metav1.PatchOptions{}))(t)
 }
 
+// waitForFile waits until the output of a task, which is in memory at first, is in a file of its worker.
+func (s *logsSuite) waitForFile(t *testing.T, stateDir, name string) {
+	t.Helper()
+	task := kit.Must(s.tasks.Get(t.Context(), name, metav1.GetOptions{}))(t)
+	kit.Eventually(t, "the output of "+name+" is in a file", func(context.Context) error {
+		found := errors.New("there is none")
+		err := filepath.WalkDir(stateDir, func(path string, _ fs.DirEntry, err error) error {
+			if strings.HasPrefix(filepath.Base(path), string(task.UID)) && strings.HasSuffix(path, ".log") {
+				found = nil
+			}
+			return nil
+		})
+		return cmp.Or(err, found)
+	})
+}
+
 // removedDirectory removes the output of a task while the task runs: later output is kept, and a line names the gap.
 func (s *logsSuite) removedDirectory(t *testing.T) {
 	const other = "three-abcde"
@@ -544,6 +566,7 @@ func (s *logsSuite) removedDirectory(t *testing.T) {
 	})
 	s.running(t, "cleaned", 1)
 	s.waitForLog(t, "cleaned", &batch.TaskLogOptions{}, "before\n")
+	s.waitForFile(t, s.dir, "cleaned")
 	kit.Check(t, os.RemoveAll(filepath.Join(s.dir, "logs")))
 	s.touch(t, "removed")
 	s.finished(t, "cleaned")
