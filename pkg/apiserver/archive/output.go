@@ -27,6 +27,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/indexes"
+	"github.com/leat-dev/leat/pkg/archive/lineio"
 	"github.com/leat-dev/leat/pkg/archive/store"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
 )
@@ -49,7 +50,7 @@ func (a *Archive) OpenOutput(ctx context.Context, of *task.Attempts, options *ba
 	ctx, cancel := context.WithCancel(ctx)
 	reader, writer := io.Pipe()
 	buffer := bufio.NewWriterSize(writer, streamBuffer)
-	s := &outputStream{archive: a, of: of, options: options, out: &lineWriter{w: buffer, lineStart: true}, buffer: buffer}
+	s := &outputStream{archive: a, of: of, options: options, out: lineio.NewWriter(buffer), buffer: buffer}
 	switch now := a.Clock.Now(); {
 	case options.SinceSeconds != nil:
 		s.since = now.Add(-time.Duration(min(*options.SinceSeconds, now.Unix())) * time.Second)
@@ -101,7 +102,7 @@ type outputStream struct {
 	of      *task.Attempts
 	options *batch.TaskLogOptions
 	since   time.Time
-	out     *lineWriter
+	out     *lineio.Writer
 	buffer  *bufio.Writer
 	live    []*liveTask
 	// workers are those of the live tasks, by name.
@@ -147,7 +148,7 @@ func (s *outputStream) run(ctx context.Context) error {
 		}
 	}
 	switch {
-	case s.out.written:
+	case s.out.Written():
 		return s.writeMissing()
 	case len(s.missing) > 0:
 		return &task.NoOutputError{Message: s.notKept()}
@@ -342,9 +343,27 @@ func (s *outputStream) writeAttempt(ctx context.Context, it *item) error {
 	if err := s.writeMissing(); err != nil {
 		return err
 	}
-	s.out.begin(s.prefixOf(it.ranges[0].First))
+	s.out.Begin(s.prefixOf(it.ranges[0].First))
 	_, err := s.out.Write(selected)
 	return err
+}
+
+// selectLines returns the part of the output of a finished attempt that the options select. The archive keeps no times
+// of lines: they are all as old as the end of the attempt, and their timestamp is its start.
+func (s *outputStream) selectLines(output []byte, at *attempt) []byte {
+	if at.ended().Before(s.since) {
+		return nil
+	}
+	if tail := s.options.TailLines; tail != nil {
+		output = lineio.Last(output, *tail)
+	}
+	if s.options.Timestamps {
+		output = lineio.WithTime(output, at.started())
+	}
+	if limit := s.options.LimitBytes; limit != nil && int64(len(output)) > *limit {
+		output = output[:*limit]
+	}
+	return output
 }
 
 // prefixOf returns the prefix of the lines of an index.
@@ -352,7 +371,7 @@ func (s *outputStream) prefixOf(index int) string {
 	if !s.options.Prefix || s.isSingle() {
 		return ""
 	}
-	return fmt.Sprintf("%d ", index)
+	return lineio.IndexPrefix(index)
 }
 
 // writeLive writes the log of a live task.
@@ -404,9 +423,9 @@ func (s *outputStream) writeLive(ctx context.Context, it *item) error {
 		return err
 	}
 	if it.live.chunk {
-		s.out.begin("") // the worker writes prefixes
+		s.out.Begin("") // the worker writes prefixes
 	} else {
-		s.out.begin(s.prefixOf(it.ranges[0].First))
+		s.out.Begin(s.prefixOf(it.ranges[0].First))
 	}
 	return s.copy(ctx, log, it)
 }
@@ -435,7 +454,7 @@ func (s *outputStream) writeTail(it *item) error {
 	if err != nil {
 		return err
 	}
-	s.out.begin(s.prefixOf(failed))
+	s.out.Begin(s.prefixOf(failed))
 	_, err = io.WriteString(s.out, tail)
 	return err
 }
@@ -462,7 +481,7 @@ func (s *outputStream) copy(ctx context.Context, log io.Reader, it *item) error 
 // cannotRead reports that the output of the indexes cannot be read now, by a line. If nothing has been written, the
 // client can try again.
 func (s *outputStream) cannotRead(ranges []indexes.Range, why string) error {
-	if !s.out.written {
+	if !s.out.Written() {
 		return unavailable("the output of %s%s cannot be read now: %s: try again", s.subject(), s.ofIndexes(ranges), why)
 	}
 	if err := s.writeMissing(); err != nil {
@@ -503,7 +522,7 @@ func (s *outputStream) ofIndexes(ranges []indexes.Range) string {
 
 // say writes a line that is not output.
 func (s *outputStream) say(format string, args ...any) error {
-	s.out.begin("")
+	s.out.Begin("")
 	_, err := fmt.Fprintf(s.out, "[leat: "+format+"]\n", args...)
 	return err
 }

@@ -17,7 +17,6 @@ limitations under the License.
 package logs
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +24,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/leat-dev/leat/pkg/archive/lineio"
 	"github.com/leat-dev/leat/pkg/worker/attempt"
 )
 
@@ -62,40 +62,21 @@ func (f *Finished) Read(ctx context.Context, w io.Writer, _ func(), options Read
 		return ErrRemoved
 	}
 	if options.TailLines != nil {
-		content = lastLines(content, *options.TailLines)
+		content = lineio.Last(content, *options.TailLines)
 	}
 	if options.LimitBytes != nil {
 		w = &limited{w, *options.LimitBytes}
 	}
 	if options.Timestamps {
-		err = writeWithTime(w, content, f.Started)
-	} else if len(content) > 0 {
+		content = lineio.WithTime(content, f.Started)
+	}
+	if len(content) > 0 {
 		_, err = w.Write(content)
 	}
 	if errors.Is(err, errLimit) {
 		return nil
 	}
 	return err
-}
-
-// lastLines returns the last n lines. Output after the last newline is a line too.
-func lastLines(content []byte, n int64) []byte {
-	start := len(content)
-	for ; n > 0 && start > 0; n-- {
-		start = bytes.LastIndexByte(content[:start-1], '\n') + 1
-	}
-	return content[start:]
-}
-
-// writeWithTime writes the content with the time before each line.
-func writeWithTime(w io.Writer, content []byte, at time.Time) error {
-	stamp := at.UTC().AppendFormat(nil, timeFormat+" ")
-	for line := range bytes.Lines(content) {
-		if _, err := w.Write(append(slices.Clone(stamp), line...)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // firstFinishedAt returns the position of the first attempt at an index or at one after it.

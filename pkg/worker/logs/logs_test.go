@@ -36,6 +36,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/leat-dev/leat/pkg/archive/lineio"
 	"github.com/leat-dev/leat/pkg/worker/attempt"
 )
 
@@ -124,7 +125,7 @@ func testReadOptions(t *testing.T, place func(*Store) *Store, step time.Duration
 		l := s.Create(lone(uid, 1))
 		started := time.Now()
 		at := func(steps int) string {
-			return started.Add(time.Duration(steps)*step).UTC().Format(timeFormat) + " "
+			return started.Add(time.Duration(steps)*step).UTC().Format(lineio.TimeFormat) + " "
 		}
 		write(t, l, "one\ntwo\nthr")
 		time.Sleep(step)
@@ -214,7 +215,7 @@ func testTheEndOfALongOutputIsKept(t *testing.T, place func(*Store) *Store) {
 	stamped = stamped[1:]
 	format := regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z line \d+$`)
 	for i, line := range stamped {
-		if !format.MatchString(line) || i > 0 && line[:len(timeFormat)] < stamped[i-1][:len(timeFormat)] {
+		if !format.MatchString(line) || i > 0 && line[:len(lineio.TimeFormat)] < stamped[i-1][:len(lineio.TimeFormat)] {
 			t.Fatalf("Line %d is %q, after %q.", i, line, stamped[max(0, i-1)])
 		}
 	}

@@ -27,10 +27,9 @@ import (
 	"sort"
 	"sync"
 	"time"
-)
 
-// timeFormat is the format of the times before lines: RFC 3339 with a fixed length.
-const timeFormat = "2006-01-02T15:04:05.000Z"
+	"github.com/leat-dev/leat/pkg/archive/lineio"
+)
 
 // blockSize is how many bytes are read at a time.
 const blockSize = 32 << 10
@@ -303,7 +302,7 @@ func (r *reader) skip(v snapshot) error {
 // writeNotice writes a line that is not part of the output.
 func (r *reader) writeNotice(line string) error {
 	if r.options.Timestamps {
-		line = time.Now().UTC().Format(timeFormat) + " " + line
+		line = time.Now().UTC().Format(lineio.TimeFormat) + " " + line
 	}
 	if !r.lineStart {
 		line = "\n" + line
@@ -380,7 +379,7 @@ func (r *reader) next(v snapshot) error {
 			if err != nil {
 				return err
 			}
-			stamp := time.UnixMilli(millis).UTC().AppendFormat(make([]byte, 0, len(timeFormat)+1), timeFormat)
+			stamp := time.UnixMilli(millis).UTC().AppendFormat(make([]byte, 0, len(lineio.TimeFormat)+1), lineio.TimeFormat)
 			if _, err := r.w.Write(append(stamp, ' ')); err != nil {
 				return err
 			}

@@ -17,18 +17,17 @@ limitations under the License.
 package logs
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"slices"
-	"strconv"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leat-dev/leat/apis/batch/indexes"
+	"github.com/leat-dev/leat/pkg/archive/lineio"
 	"github.com/leat-dev/leat/pkg/worker/attempt"
 )
 
@@ -72,15 +71,19 @@ func (s *Store) ReadTask(ctx context.Context, task types.UID, w io.Writer, flush
 		}
 		return from.Read(ctx, w, flush, options.ReadOptions)
 	}
-	out := &indexWriter{w: w, lineStart: true}
+	out := lineio.NewWriter(w)
 	for last := attempt.NoIndex; ; {
 		from, index, changed := s.nextIndex(task, last, finished, options)
 		switch {
 		case from != nil:
 			last = index
-			out.begin(last, options.Prefix)
+			prefix := ""
+			if options.Prefix {
+				prefix = lineio.IndexPrefix(last)
+			}
+			out.Begin(prefix)
 			// Output that had to make room meanwhile is one that is not kept: its index has no lines.
-			if err := from.Read(ctx, out, flush, options.ReadOptions); err != nil && (out.started || !errors.Is(err, ErrRemoved)) {
+			if err := from.Read(ctx, out, flush, options.ReadOptions); err != nil && (out.Begun() || !errors.Is(err, ErrRemoved)) {
 				return err
 			}
 		case changed != nil:
@@ -167,56 +170,4 @@ func (s *Store) notKept(task types.UID, options TaskReadOptions) error {
 		return &NotKeptError{"the worker keeps no output of a previous attempt at an index of the task"}
 	}
 	return errNothingKept
-}
-
-// indexWriter writes the output of one index after that of another. A line that the output of an index does not end is
-// ended before the next index writes.
-type indexWriter struct {
-	w         io.Writer
-	prefix    []byte // before each line
-	started   bool   // the index has written something
-	lineStart bool   // the next byte starts a line
-}
-
-// begin starts the output of an index.
-func (w *indexWriter) begin(index int, prefix bool) {
-	w.started, w.prefix = false, nil
-	if prefix {
-		w.prefix = append(strconv.AppendInt(nil, int64(index), 10), ' ')
-	}
-}
-
-// Write implements io.Writer.
-func (w *indexWriter) Write(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if !w.started && !w.lineStart {
-		if _, err := w.w.Write([]byte{'\n'}); err != nil {
-			return 0, err
-		}
-		w.lineStart = true
-	}
-	w.started = true
-	if len(w.prefix) == 0 {
-		w.lineStart = p[len(p)-1] == '\n'
-		return w.w.Write(p)
-	}
-	for n := 0; n < len(p); {
-		line := p[n:]
-		if i := bytes.IndexByte(line, '\n'); i >= 0 {
-			line = line[:i+1]
-		}
-		if w.lineStart {
-			if _, err := w.w.Write(w.prefix); err != nil {
-				return n, err
-			}
-		}
-		written, err := w.w.Write(line)
-		if n += written; err != nil {
-			return n, err
-		}
-		w.lineStart = line[len(line)-1] == '\n'
-	}
-	return len(p), nil
 }
