@@ -125,6 +125,7 @@ func ParseIndexes(list string, limit int) ([]indexes.Range, error) {
 
 // RecordsREST serves the records subresource: the records of the finished attempts at a task.
 type RecordsREST struct {
+	RecordsStorage
 	store    *genericregistry.Store
 	attempts AttemptSource
 }
@@ -134,20 +135,23 @@ var (
 	_ rest.StorageMetadata   = &RecordsREST{}
 )
 
+// RecordsStorage is the part that storages of records have in common.
+type RecordsStorage struct{}
+
 // New implements rest.Storage.
-func (r *RecordsREST) New() runtime.Object { return &batch.TaskRecordList{} }
+func (RecordsStorage) New() runtime.Object { return &batch.TaskRecordList{} }
 
 // Destroy implements rest.Storage. The main resource destroys the store.
-func (r *RecordsREST) Destroy() {}
+func (RecordsStorage) Destroy() {}
 
 // ProducesMIMETypes implements rest.StorageMetadata.
-func (r *RecordsREST) ProducesMIMETypes(string) []string { return nil }
+func (RecordsStorage) ProducesMIMETypes(string) []string { return nil }
 
 // ProducesObject implements rest.StorageMetadata. Nil means the kind of New.
-func (r *RecordsREST) ProducesObject(string) any { return nil }
+func (RecordsStorage) ProducesObject(string) any { return nil }
 
 // NewGetOptions implements rest.GetterWithOptions.
-func (r *RecordsREST) NewGetOptions() (options runtime.Object, subpath bool, subpathKey string) {
+func (RecordsStorage) NewGetOptions() (options runtime.Object, subpath bool, subpathKey string) {
 	return &batch.TaskRecordOptions{}, false, ""
 }
 

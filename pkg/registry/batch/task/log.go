@@ -58,29 +58,33 @@ func (e *LogNotKeptError) Error() string { return e.Message }
 // LogREST serves the log subresource: the output of a task's command, read from the worker that the task is, or was
 // last, bound to.
 type LogREST struct {
+	LogStorage
 	store     *genericregistry.Store
 	getWorker func(ctx context.Context, name string) (*batch.Worker, error)
 	logs      LogSource
 	attempts  AttemptSource
 }
 
-var _ rest.GetterWithOptions = &LogREST{}
+var (
+	_ rest.GetterWithOptions = &LogREST{}
+	_ rest.StorageMetadata   = &LogREST{}
+)
 
-// New implements rest.Storage.
-func (r *LogREST) New() runtime.Object { return &batch.Task{} }
+// LogStorage is the part that storages of output have in common.
+type LogStorage struct{}
 
 // Destroy implements rest.Storage. The main resource destroys the store.
-func (r *LogREST) Destroy() {}
+func (LogStorage) Destroy() {}
 
 // ProducesMIMETypes implements rest.StorageMetadata.
-func (r *LogREST) ProducesMIMETypes(string) []string { return []string{"text/plain"} }
+func (LogStorage) ProducesMIMETypes(string) []string { return []string{"text/plain"} }
 
 // ProducesObject implements rest.StorageMetadata.
-func (r *LogREST) ProducesObject(string) any { return "" }
+func (LogStorage) ProducesObject(string) any { return "" }
 
 // OverrideMetricsVerb implements rest.StorageMetadata's optional method. It reports GET as CONNECT, so that followed
-// logs do not distort the latencies of GET.
-func (r *LogREST) OverrideMetricsVerb(verb string) string {
+// and long outputs do not distort the latencies of GET.
+func (LogStorage) OverrideMetricsVerb(verb string) string {
 	if verb == http.MethodGet {
 		return http.MethodConnect
 	}
@@ -88,9 +92,12 @@ func (r *LogREST) OverrideMetricsVerb(verb string) string {
 }
 
 // NewGetOptions implements rest.GetterWithOptions.
-func (r *LogREST) NewGetOptions() (options runtime.Object, subpath bool, subpathKey string) {
+func (LogStorage) NewGetOptions() (options runtime.Object, subpath bool, subpathKey string) {
 	return &batch.TaskLogOptions{}, false, ""
 }
+
+// New implements rest.Storage.
+func (r *LogREST) New() runtime.Object { return &batch.Task{} }
 
 // Get implements rest.GetterWithOptions. It returns a rest.ResourceStreamer.
 func (r *LogREST) Get(ctx context.Context, name string, obj runtime.Object) (runtime.Object, error) {

@@ -22,7 +22,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -68,6 +67,7 @@ func attemptsOf(ctx context.Context, store *genericregistry.Store, name, list st
 
 // LogREST serves the log subresource: the output of the commands of a set, that of one index after the other.
 type LogREST struct {
+	task.LogStorage
 	store    *genericregistry.Store
 	attempts task.AttemptSource
 }
@@ -79,29 +79,6 @@ var (
 
 // New implements rest.Storage.
 func (r *LogREST) New() runtime.Object { return &batch.TaskSet{} }
-
-// Destroy implements rest.Storage. The main resource destroys the store.
-func (r *LogREST) Destroy() {}
-
-// ProducesMIMETypes implements rest.StorageMetadata.
-func (r *LogREST) ProducesMIMETypes(string) []string { return []string{"text/plain"} }
-
-// ProducesObject implements rest.StorageMetadata.
-func (r *LogREST) ProducesObject(string) any { return "" }
-
-// OverrideMetricsVerb implements rest.StorageMetadata's optional method. It reports GET as CONNECT, so that long
-// outputs do not distort the latencies of GET.
-func (r *LogREST) OverrideMetricsVerb(verb string) string {
-	if verb == http.MethodGet {
-		return http.MethodConnect
-	}
-	return verb
-}
-
-// NewGetOptions implements rest.GetterWithOptions.
-func (r *LogREST) NewGetOptions() (options runtime.Object, subpath bool, subpathKey string) {
-	return &batch.TaskLogOptions{}, false, ""
-}
 
 // Get implements rest.GetterWithOptions. It returns a rest.ResourceStreamer.
 func (r *LogREST) Get(ctx context.Context, name string, obj runtime.Object) (runtime.Object, error) {
@@ -152,6 +129,7 @@ func (s *logStream) InputStream(ctx context.Context, _, _ string) (stream io.Rea
 
 // RecordsREST serves the records subresource: the records of the finished attempts at the tasks of a set.
 type RecordsREST struct {
+	task.RecordsStorage
 	store    *genericregistry.Store
 	attempts task.AttemptSource
 }
@@ -160,23 +138,6 @@ var (
 	_ rest.GetterWithOptions = &RecordsREST{}
 	_ rest.StorageMetadata   = &RecordsREST{}
 )
-
-// New implements rest.Storage.
-func (r *RecordsREST) New() runtime.Object { return &batch.TaskRecordList{} }
-
-// Destroy implements rest.Storage. The main resource destroys the store.
-func (r *RecordsREST) Destroy() {}
-
-// ProducesMIMETypes implements rest.StorageMetadata.
-func (r *RecordsREST) ProducesMIMETypes(string) []string { return nil }
-
-// ProducesObject implements rest.StorageMetadata. Nil means the kind of New.
-func (r *RecordsREST) ProducesObject(string) any { return nil }
-
-// NewGetOptions implements rest.GetterWithOptions.
-func (r *RecordsREST) NewGetOptions() (options runtime.Object, subpath bool, subpathKey string) {
-	return &batch.TaskRecordOptions{}, false, ""
-}
 
 // Get implements rest.GetterWithOptions.
 func (r *RecordsREST) Get(ctx context.Context, name string, obj runtime.Object) (runtime.Object, error) {
