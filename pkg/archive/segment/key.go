@@ -70,7 +70,7 @@ type Key struct {
 func Directory(prefix, namespace string, set types.UID) (string, error) {
 	if set == "" {
 		set = batch.WorkerTasksWithoutSet
-	} else if !uuid.MatchString(string(set)) {
+	} else if !IsUID(string(set)) {
 		return "", fmt.Errorf("the UID of the set is %q, but must be a UUID in lowercase", set)
 	}
 	if len(apivalidation.NameIsDNSLabel(namespace, false)) > 0 {
@@ -87,6 +87,9 @@ var (
 	fileName = regexp.MustCompile(`^([-0-9a-f]{36})-([0-9]+)-([-_t0-9]+)\.zip$`)
 )
 
+// IsUID reports whether a text can be the UID of a set, or an incarnation, in a key: a UUID in lowercase.
+func IsUID(text string) bool { return uuid.MatchString(text) }
+
 // Format returns the text of a key. Equal keys have equal texts. It returns an error if a part is not valid: no part
 // can contain a slash, or be "..".
 func (k *Key) Format() (string, error) {
@@ -96,7 +99,7 @@ func (k *Key) Format() (string, error) {
 		return "", err
 	case len(apivalidation.NameIsDNSSubdomain(k.Worker, false)) > 0:
 		return "", fmt.Errorf("the name of the worker is %q, but must be a DNS subdomain", k.Worker)
-	case !uuid.MatchString(k.Incarnation):
+	case !IsUID(k.Incarnation):
 		return "", fmt.Errorf("the incarnation is %q, but must be a UUID in lowercase", k.Incarnation)
 	case k.Segment < 0:
 		return "", fmt.Errorf("the number of the segment is %d, but must be at least 0", k.Segment)

@@ -262,9 +262,6 @@ func (s *Spool) acquire() (bool, error) {
 // segmentName matches the name of a segment: its set, incarnation and number.
 var segmentName = regexp.MustCompile(`^(tasks|[0-9a-f-]{36})_([0-9A-Za-z-]{1,128})_([0-9]{1,18})\.zip$`)
 
-// setUID matches the UIDs of sets.
-var setUID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-
 // loadLocked reads the directory, and recovers segments that were open. s.mu must be held.
 func (s *Spool) loadLocked() error {
 	entries, err := os.ReadDir(s.options.Dir)
@@ -439,7 +436,7 @@ var errEnded = errors.New("the segment has ended")
 // the kept end of what the command has printed; Add does not retain it. It reports whether the attempt is kept: if not,
 // the caller keeps the output where it was.
 func (s *Spool) Add(set types.UID, record *batch.TaskRecord, output []byte) bool {
-	if s == nil || set != "" && !setUID.MatchString(string(set)) {
+	if s == nil || set != "" && !segment.IsUID(string(set)) {
 		return false
 	}
 	if excess := int64(len(output)) - s.options.MaxBytesPerAttempt; excess > 0 {
