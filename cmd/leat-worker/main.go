@@ -122,7 +122,7 @@ scheduler and exits. A second signal ends it at once.`,
 		"starts at once when a task ends; 0 for none")
 	flags.StringToStringVar(&s.capacity, "capacity", nil, "What tasks can request, as NAME=QUANTITY; "+
 		"cpu and memory default to what the machine, or the container, has")
-	flags.StringToStringVar(&s.labels, "labels", nil, "Labels of the Worker, by which tasks can select it")
+	flags.StringToStringVar(&s.labels, "labels", nil, "Labels of the Worker, which the workerSelector of a task can name")
 	flags.StringSliceVar(&s.taints, "taints", nil, "Taints of the Worker when it is first registered, as KEY=VALUE:EFFECT or KEY:EFFECT")
 	flags.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "Longest time between SIGTERM and SIGKILL for commands when the worker stops")
 	flags.DurationVar(&s.leaseDuration, "lease-duration", 40*time.Second, "How long the worker counts as alive after a heartbeat; "+

@@ -205,7 +205,11 @@ func (b *bench) measureUtilisation(l *local) {
 		if b.Quick && sleep.duration != quickSleep {
 			continue
 		}
-		b.measureSleep(l, sleepName(sleep.duration, l.slots), sleep.duration, sleep.perSlot)
+		name := sleepName(sleep.duration, l.slots)
+		b.measureSleep(l, name, sleep.duration, sleep.perSlot)
+		if !b.Quick && l.slots == fewSlots {
+			b.measureSleepWithoutChunks(l, name, sleep.duration, sleep.perSlot)
+		}
 	}
 	if b.Quick || l.slots != fewSlots {
 		return
@@ -220,15 +224,13 @@ func (b *bench) measureSleep(l *local, name string, d time.Duration, perSlot int
 	n, argument, ideal := perSlot*l.slots, seconds(d), time.Duration(perSlot)*d
 	b.measureXargs(l, name, ideal, repeated(argument, n), "sleep")
 	b.measureSet(l, name, localLabel, n, ideal, func() time.Duration { return l.run(newSet(n, "sleep", argument)) })
-	if b.Quick || name != sleepName(d, fewSlots) {
-		return
-	}
-	// Without chunks, each index is a task, and prefetch alone fills the slots.
-	b.measureSet(l, name, chunksOffLabel, n, ideal, func() time.Duration {
-		set := newSet(n, "sleep", argument)
-		set.Spec.Chunking = &batch.TaskSetChunking{MaxIndexes: ptr.To[int32](1)}
-		return l.run(set)
-	})
+}
+
+// measureSleepWithoutChunks measures the same with a task for each index: prefetch alone fills the slots.
+func (b *bench) measureSleepWithoutChunks(l *local, name string, d time.Duration, perSlot int) {
+	set := newSet(perSlot*l.slots, "sleep", seconds(d))
+	set.Spec.Chunking = &batch.TaskSetChunking{MaxIndexes: ptr.To[int32](1)}
+	b.measureSet(l, name, chunksOffLabel, perSlot*l.slots, time.Duration(perSlot)*d, func() time.Duration { return l.run(set) })
 }
 
 // measureMixed runs a few long commands among many short ones, with chunks and without.
