@@ -398,8 +398,11 @@ func (r *Runner) runAttempt(ctx context.Context) *batch.TaskStateTerminated {
 	r.attemptCounted = false
 	log := r.config.Logs.Create(id)
 	defer log.Close()
-	lines := r.config.Echo.Output(echoAttempt(task, id))
-	defer lines.Close()
+	var lines *echo.Output
+	if r.config.Echo != nil {
+		lines = r.config.Echo.Output(echoAttempt(task, id))
+		defer lines.Close()
+	}
 	p, progress, startedAt, startErr := r.startCommand(ctx, task, id, log, lines)
 	defer r.config.Sandbox.Release(progress)
 	if p == nil && startErr == nil {
