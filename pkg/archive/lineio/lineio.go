@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package lineio writes the output of attempts line by line. The server and the workers do it alike, so that it does not
-// matter where an output is read from.
+// Package lineio writes the output of attempts line by line. The server and the workers do it alike, so that it does
+// not matter where an output is read from.
 package lineio
 
 import (

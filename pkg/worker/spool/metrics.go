@@ -17,11 +17,12 @@ limitations under the License.
 package spool
 
 import (
-	"errors"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leat-dev/leat/pkg/worker/metrics"
 )
 
 // Metrics are the metrics of the spools that share a registerer. No label names a set or a worker.
@@ -34,16 +35,16 @@ type Metrics struct {
 // NewMetrics returns the metrics of a spool, registered unless registerer is nil.
 func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	return &Metrics{
-		uploads: register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+		uploads: metrics.RegisterOrGet(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leat_worker_archive_uploads_total",
 			Help: "Uploads of segments to the archive, by result (stored, refused, failed). Those that failed are sent again.",
 		}, []string{"result"})),
-		droppedBytes: register(registerer, prometheus.NewCounter(prometheus.CounterOpts{
+		droppedBytes: metrics.RegisterOrGet(registerer, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "leat_worker_archive_dropped_bytes_total",
 			Help: "Bytes of segments that were removed before they were in the archive, because the spool was full " +
 				"or there was no archive any more.",
 		})),
-		unsent: register(registerer, &unsentCollector{
+		unsent: metrics.RegisterOrGet(registerer, &unsentCollector{
 			segments: prometheus.NewDesc("leat_worker_archive_unsent_segments",
 				"Segments on the disk of the worker that are not in the archive yet.", nil, nil),
 			bytes: prometheus.NewDesc("leat_worker_archive_unsent_bytes",
@@ -56,21 +57,6 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 			spools: map[*Spool]struct{}{},
 		}),
 	}
-}
-
-// register registers a collector. It returns the existing one if another worker has registered it.
-func register[C prometheus.Collector](registerer prometheus.Registerer, collector C) C {
-	if registerer == nil {
-		return collector
-	}
-	err := registerer.Register(collector)
-	if registered := (prometheus.AlreadyRegisteredError{}); errors.As(err, &registered) {
-		return registered.ExistingCollector.(C)
-	}
-	if err != nil {
-		panic(err) // a name above is invalid
-	}
-	return collector
 }
 
 // unsentCollector collects what the open spools hold.

@@ -17,11 +17,10 @@ limitations under the License.
 package taskrunner
 
 import (
-	"errors"
-
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/worker/metrics"
 	"github.com/leat-dev/leat/pkg/worker/pressure"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -43,61 +42,46 @@ type Metrics struct {
 // NewMetrics returns the metrics of a worker, registered unless registerer is nil.
 func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	return &Metrics{
-		running: register(registerer, prometheus.NewGauge(prometheus.GaugeOpts{
+		running: metrics.RegisterOrGet(registerer, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "leat_worker_running_tasks",
 			Help: "Tasks that are being run, those that wait for their next attempt included.",
 		})),
-		finished: register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+		finished: metrics.RegisterOrGet(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leat_worker_tasks_finished_total",
 			Help: "Tasks that have finished, by result (succeeded, failed) and the reason of their terminated state.",
 		}, []string{"result", "reason"})),
-		indexes: register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+		indexes: metrics.RegisterOrGet(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leat_worker_indexes_finished_total",
 			Help: "Indexes of tasks with spec.indexes that have finished, by result (succeeded, failed).",
 		}, []string{"result"})),
-		attempts: register(registerer, prometheus.NewCounter(prometheus.CounterOpts{
+		attempts: metrics.RegisterOrGet(registerer, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "leat_task_attempts_total",
 			Help: "Starts of the commands of tasks.",
 		})),
-		retries: register(registerer, prometheus.NewCounter(prometheus.CounterOpts{
+		retries: metrics.RegisterOrGet(registerer, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "leat_task_retries_total",
 			Help: "Starts of commands that had failed before.",
 		})),
-		duration: register(registerer, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		duration: metrics.RegisterOrGet(registerer, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "leat_task_duration_seconds",
 			Help:    "Time from the first start of a task to its end, by result (succeeded, failed).",
 			Buckets: prometheus.ExponentialBuckets(0.01, 4, 10), // 10 ms to 44 min
 		}, []string{"result"})),
-		startLatency: register(registerer, prometheus.NewHistogram(prometheus.HistogramOpts{
+		startLatency: metrics.RegisterOrGet(registerer, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "leat_task_start_latency_seconds",
 			Help:    "Time from the creation of a task, which is stored in whole seconds, to its first start.",
 			Buckets: prometheus.ExponentialBuckets(0.5, 2, 14), // 0.5 s to 68 min
 		})),
-		statusWrites: register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+		statusWrites: metrics.RegisterOrGet(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leat_worker_task_status_writes_total",
 			Help: "Writes to the status of tasks, by outcome (stored, conflict, error). Those that failed are sent again.",
 		}, []string{"outcome"})),
-		returned: register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+		returned: metrics.RegisterOrGet(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leat_worker_tasks_returned_total",
 			Help: "Tasks that the worker evicted because it lacked the resources to start their commands, " +
 				"by reason (TooManyOpenFiles, TooManyProcesses, OutOfMemory, NoSpace).",
 		}, []string{"reason"})),
 	}
-}
-
-// register registers a collector. It returns the existing one if another worker has registered it.
-func register[C prometheus.Collector](registerer prometheus.Registerer, collector C) C {
-	if registerer == nil {
-		return collector
-	}
-	err := registerer.Register(collector)
-	if registered := (prometheus.AlreadyRegisteredError{}); errors.As(err, &registered) {
-		return registered.ExistingCollector.(C)
-	}
-	if err != nil {
-		panic(err) // a name above is invalid
-	}
-	return collector
 }
 
 // attemptStarted counts an attempt at a task.
