@@ -537,25 +537,37 @@ func TestGapsInTheCompletedIndexesAreBounded(t *testing.T) {
 }
 
 // TestACreationWithUnknownOutcomeIsRepeated creates chunks whose creation seems to fail and has an effect, as while
-// etcd is unavailable. The next ones must not have some of the same indexes.
+// etcd is unavailable. The next ones must not have some of the same indexes, not even if the first request after those
+// fails, too, so that the others are not sent.
 func TestACreationWithUnknownOutcomeIsRepeated(t *testing.T) {
+	for _, further := range []int{0, 1, 3} {
+		t.Run(fmt.Sprintf("%d further failures", further), func(t *testing.T) { testUnknownOutcome(t, further) })
+	}
+}
+
+func testUnknownOutcome(t *testing.T, further int) {
 	w := learned(t, completions(100), parallelism(12))
 	w.deliver(len(w.events))
-	created := 0
+	created, failed, bound := 0, 0, false
 	w.inject = func(verb, resource string) (before, after error) {
 		if verb == "create" {
-			if created++; created == 4 || created == 5 {
+			switch created++; {
+			case created == 4 || created == 5:
 				return nil, errors.New("etcdserver: request timed out")
+			case created > 5 && failed < further:
+				failed++
+				return errors.New("connection refused"), nil
 			}
 		}
 		return nil, nil
 	}
-	for range 10 {
+	for range 20 {
 		if err := w.reconcile(); err != nil {
 			t.Fatal(err)
 		}
-		if created == 7 {
+		if !bound && created >= 7 {
 			w.bind(3) // so that the next chunks are smaller
+			bound = true
 		}
 		var all []indexes.Range
 		for _, task := range sortedByIndex(w) {
@@ -568,7 +580,7 @@ func TestACreationWithUnknownOutcomeIsRepeated(t *testing.T) {
 		w.deliver(len(w.events))
 		w.now = w.now.Add(time.Second)
 	}
-	if created < 10 {
-		t.Fatalf("%d tasks were created", created)
+	if created < 10+further || failed < further {
+		t.Fatalf("%d tasks were created, %d of them failed", created, failed)
 	}
 }

@@ -64,7 +64,7 @@ func (s *syncContext) createTasks(ctx context.Context, toCreate []state.TaskToCr
 				s.state.ObserveCreated(task, requested[i])
 				s.state.Release(toCreate[i]) // a task that existed already may have fewer indexes
 			case errors.Is(errs[i], errStale):
-				s.state.Release(toCreate[i]) // nothing was sent
+				s.state.NotRequested(toCreate[i])
 			default:
 				s.state.CreationFailed(toCreate[i])
 			}
@@ -72,7 +72,7 @@ func (s *syncContext) createTasks(ctx context.Context, toCreate []state.TaskToCr
 		toCreate = toCreate[n:]
 		if err := errors.Join(ctx.Err(), errors.Join(errs...)); err != nil {
 			for _, task := range toCreate {
-				s.state.Release(task)
+				s.state.NotRequested(task)
 			}
 			return s.backOffCreation(ctx, errs)
 		}

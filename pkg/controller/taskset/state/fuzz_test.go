@@ -137,7 +137,7 @@ func (s *simulation) step() string {
 		for _, task := range s.state.Reserve(1+s.next(4), ChunkLimits{MaxIndexes: 1 + s.next(6)}) {
 			switch s.next(16) {
 			case 0:
-				s.state.Release(task)
+				s.state.NotRequested(task)
 				continue
 			case 1:
 				s.state.CreationFailed(task)

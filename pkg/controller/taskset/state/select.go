@@ -25,7 +25,7 @@ import (
 )
 
 // Reserve returns at most n tasks to create now: first those whose creation has failed, then others in ascending order
-// of their indexes. The caller must call ObserveCreated, Release or CreationFailed for each.
+// of their indexes. The caller must call ObserveCreated, NotRequested or CreationFailed for each.
 func (s *TaskSet) Reserve(n int, chunks ChunkLimits) []TaskToCreate {
 	var tasks []TaskToCreate
 	for len(tasks) < n && len(s.uncertain) > 0 {
@@ -64,7 +64,17 @@ func (s *TaskSet) Release(task TaskToCreate) {
 // has created it nevertheless, the name shows that, and no other task gets some of its indexes.
 func (s *TaskSet) CreationFailed(task TaskToCreate) {
 	s.Release(task)
+	task.Uncertain = true
 	s.uncertain = append(s.uncertain, task)
+}
+
+// NotRequested makes the indexes of a reserved task pending again whose creation was not requested this time.
+func (s *TaskSet) NotRequested(task TaskToCreate) {
+	if task.Uncertain {
+		s.CreationFailed(task)
+		return
+	}
+	s.Release(task)
 }
 
 // isPending reports whether all indexes of a task to create are pending, and have not failed since.

@@ -136,6 +136,8 @@ type TaskToCreate struct {
 	Indexes []indexes.Range
 	// FailureCount is how many tasks of the index have been counted as failed.
 	FailureCount int
+	// Uncertain is true if an earlier request to create the task has failed, but may have had an effect all the same.
+	Uncertain bool
 }
 
 // String returns the indexes and the failure count, like "4-67 after 0 failures".
