@@ -138,6 +138,35 @@ func (l *setLogs) reportUnprinted(ctx context.Context, printed []indexes.Range) 
 	return silent, nil
 }
 
+// unread returns those of the silent indexes, which have ended and whose output was read and empty, that have output in
+// the archive or no record there. A server without archive knows nothing about them.
+func (l *setLogs) unread(ctx context.Context, silent []indexes.Range) ([]indexes.Range, error) {
+	if len(silent) == 0 {
+		return nil, nil
+	}
+	reader := newRecordReader(l.factory, l.s, object{set: l.set})
+	reader.quiet = true
+	var with, without indexCollector
+	for record, err := range reader.read(ctx, silent) {
+		switch {
+		case notServed(err):
+			return nil, nil
+		case err != nil:
+			return nil, err
+		case record.Index == nil:
+		case record.OutputBytes+record.MissingBytes > 0:
+			with.add(int(*record.Index))
+		default:
+			without.add(int(*record.Index))
+		}
+	}
+	found := with.ranges()
+	if known := indexes.Union(found, without.ranges()); len(known) > 0 || !reader.incomplete() {
+		found = indexes.Union(found, indexes.Subtract(silent, known))
+	}
+	return found, nil
+}
+
 // readMissed prints the output of indexes that have ended. It returns those that printed something or have a record.
 func (l *setLogs) readMissed(ctx context.Context, missed []indexes.Range) ([]indexes.Range, error) {
 	printed, err := l.read(ctx, missed)

@@ -37,6 +37,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
 	clienttesting "k8s.io/client-go/testing"
@@ -601,21 +602,49 @@ func TestFollowingNamesEarlierOutput(t *testing.T) {
 }
 
 func TestFollowingReadsMissedOutputFromTheArchive(t *testing.T) {
-	server := archivedSet()
-	web := httptest.NewServer(server)
-	defer web.Close()
-	streams, _, out, errOut := genericiooptions.NewTestIOStreams()
-	l := &setLogs{factory: &factory{program: "leat", streams: streams}, s: server.session(t, web.URL), set: server.set, lines: &lineWriter{out: streams.Out}, limit: 5, options: batch.TaskLogOptions{Follow: true}}
-	l.missedTasks = 3
-	l.shown = []indexes.Range{{First: 0, Last: 2}}
-	if err := l.reportMissed(t.Context(), single(3)); err != nil {
-		t.Fatal(err)
-	}
-	if want := "[s/50] four\n[s/70] second\n"; out.String() != want {
-		t.Errorf("got %q, want %q", out, want)
-	}
-	want := "[leat: the output of index 5 is not kept]\n2 indexes have ended and been deleted before what was printed could be read: 60,80. --max-log-requests, 5 now, is how many tasks are read at a time.\n"
-	if errOut.String() != want {
-		t.Errorf("got  %q\nwant %q", errOut, want)
+	const missing = "[leat: the output of index 5 is not kept]\n2 indexes have ended and been deleted before what was printed could be read: 60,80. --max-log-requests, 5 now, is how many tasks are read at a time.\n"
+	for _, test := range []struct {
+		name        string
+		shown       []indexes.Range
+		chunk       string // its indexes; 0 and 1 have printed something while they were followed
+		change      func(*archiveServer)
+		out, errOut string
+	}{
+		{name: "of tasks that were not read", shown: []indexes.Range{{First: 0, Last: 2}}, out: "[s/50] four\n[s/70] second\n", errOut: missing},
+		{name: "of a task whose worker had sent it", chunk: "0-7", out: "[s/30] good\n[s/50] four\n[s/70] second\n", errOut: missing},
+		{
+			name: "without an archive, workers have shown all", chunk: "0-7",
+			change: func(s *archiveServer) { s.warnings, s.attempts = []string{"there is no archive"}, nil },
+		},
+		{name: "an old server", chunk: "0-7", change: func(s *archiveServer) { s.old = true }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			server := archivedSet()
+			if test.change != nil {
+				test.change(server)
+			}
+			web := httptest.NewServer(server)
+			defer web.Close()
+			streams, _, out, errOut := genericiooptions.NewTestIOStreams()
+			l := &setLogs{
+				factory: &factory{program: "leat", streams: streams}, s: server.session(t, web.URL), set: server.set,
+				lines: &lineWriter{out: streams.Out}, limit: 5, options: batch.TaskLogOptions{Follow: true},
+				shown: test.shown, chunks: map[types.UID]*shownChunk{},
+			}
+			var before []indexes.Range
+			if test.chunk == "" {
+				l.missedTasks, before = 3, single(3)
+			} else {
+				chunk := chunkOf(server.set, test.chunk, batch.TaskSucceeded, 8, 0)
+				l.markChunk(chunk)
+				l.markShown(chunk, []indexes.Range{{First: 0, Last: 1}}, true)
+			}
+			if err := l.reportMissed(t.Context(), before); err != nil {
+				t.Fatal(err)
+			}
+			if out.String() != test.out || errOut.String() != test.errOut {
+				t.Errorf("got  %q and %q\nwant %q and %q", out, errOut, test.out, test.errOut)
+			}
+		})
 	}
 }

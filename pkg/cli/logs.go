@@ -484,8 +484,9 @@ type setLogs struct {
 
 // shownChunk is a task with several indexes.
 type shownChunk struct {
-	latest *batch.Task // its last known state, with the number of indexes that it has run
-	shown  bool        // its output was read
+	latest  *batch.Task     // its last known state, with the number of indexes that it has run
+	shown   bool            // its output was read
+	printed []indexes.Range // the indexes that printed something
 }
 
 func (l *setLogs) selector() string {
@@ -653,11 +654,11 @@ func (l *setLogs) follow(ctx context.Context) error {
 				return
 			}
 			defer func() { <-slots }()
-			_, err := l.stream(ctx, task, run)
+			printed, err := l.stream(ctx, task, run)
 			if err != nil && !objectNotFound(err) && ctx.Err() == nil {
 				fmt.Fprintln(l.streams.ErrOut, l.describe(err))
 			}
-			l.markShown(task, !objectNotFound(err))
+			l.markShown(task, printed, !objectNotFound(err))
 		})
 	}
 	informer := informers.NewTypedFilteredTaskInformer(l.s.client, l.s.namespace, 0, nil, func(o *metav1.ListOptions) { o.LabelSelector = l.selector() })
@@ -726,8 +727,14 @@ func (l *setLogs) reportMissed(ctx context.Context, before []indexes.Range) erro
 	count, which := l.missedTasks, ""
 	if err == nil && set.UID == l.set.UID {
 		l.set = set
-		succeeded, failed, _ := l.missingIndexes(indexes.Union(l.allShown(), before))
-		missed := indexes.Union(succeeded, failed)
+		shown, silent := l.allShown()
+		succeeded, failed, _ := l.missingIndexes(before)
+		ended := indexes.Union(succeeded, failed)
+		unread, err := l.unread(ctx, indexes.Intersect(silent, ended))
+		if err != nil {
+			return err
+		}
+		missed := indexes.Union(indexes.Subtract(ended, shown), unread)
 		if len(missed) > 0 {
 			kept, err := l.readMissed(ctx, missed)
 			if err != nil && !notServed(err) {
@@ -781,29 +788,33 @@ func (l *setLogs) markChunk(task *batch.Task) {
 	}
 }
 
-// markShown records that a run of the task was read, or that it was deleted before.
-func (l *setLogs) markShown(task *batch.Task, read bool) {
+// markShown records that a run of the task was read and which indexes printed something, or that it was deleted before.
+func (l *setLogs) markShown(task *batch.Task, printed []indexes.Range, read bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch selected := l.selectedIndexes(task); {
 	case !read:
 		l.missedTasks += indexes.Count(selected)
 	case isChunk(task):
-		l.chunks[task.UID].shown = true
+		chunk := l.chunks[task.UID]
+		chunk.shown, chunk.printed = true, indexes.Union(chunk.printed, printed)
 	default:
 		l.shown = append(l.shown, selected...)
 	}
 }
 
-// allShown returns the indexes with shown output.
-func (l *setLogs) allShown() []indexes.Range {
-	shown := l.shown
+// allShown returns the indexes whose output was read, and those of them in tasks with several indexes that have printed
+// nothing: while such a task runs, the worker may send the output of indexes that have ended to the archive.
+func (l *setLogs) allShown() (shown, silent []indexes.Range) {
+	shown = l.shown
+	var printed []indexes.Range
 	for _, chunk := range l.chunks {
 		if chunk.shown {
-			shown = append(shown, l.selectedIndexes(chunk.latest)...)
+			selected := l.selectedIndexes(chunk.latest)
+			shown, silent, printed = append(shown, selected...), append(silent, selected...), append(printed, chunk.printed...)
 		}
 	}
-	return indexes.Union(shown, nil)
+	return indexes.Union(shown, nil), indexes.Subtract(indexes.Union(silent, nil), indexes.Union(printed, nil))
 }
 
 // stream prints one run, with the set and the index in front of each line. It returns the indexes that printed

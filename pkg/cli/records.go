@@ -67,7 +67,8 @@ type recordReader struct {
 	*factory
 	s        *session
 	of       object
-	warnings sets.Set[string] // of the server; printed once each
+	warnings sets.Set[string] // of the server; printed once each, unless quiet
+	quiet    bool
 }
 
 func newRecordReader(f *factory, s *session, of object) *recordReader {
@@ -107,6 +108,9 @@ func (r *recordReader) warn(warnings []string) {
 	for _, warning := range warnings {
 		if !r.warnings.Has(warning) {
 			r.warnings.Insert(warning)
+			if r.quiet {
+				continue
+			}
 			fmt.Fprintf(r.streams.ErrOut, "warning: %s\n", sanitize.Line(warning))
 		}
 	}

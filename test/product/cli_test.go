@@ -435,7 +435,7 @@ func (s *cliSuite) shortCommands(t *testing.T) {
 		missed = kit.Must(strconv.Atoi(m[1]))(t)
 	}
 	if len(seen)+missed != 1000 {
-		t.Errorf("got the output of %d indexes, and %d are said to be missing, of 1000", len(seen), missed)
+		t.Errorf("got the output of %d indexes, and %d are said to be missing, of 1000:\n%s", len(seen), missed, got.errOut)
 	}
 	s.leat(t, "wait", "short/900").expect(t, 4, "^$", `taskset/short/900 has failed in .*: exit code 4\n`)
 	s.leat(t, "logs", "short/900").expect(t, 0, `^\[short/900\] I am 900\n$`, "^$")

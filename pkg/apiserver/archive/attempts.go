@@ -118,7 +118,7 @@ type failure struct {
 
 func (f failure) String() string { return fmt.Sprintf("worker %s cannot be read: %v", f.worker, f.err) }
 
-// holders returns the workers that may hold some of the attempts.
+// holders returns the workers that may hold some of the attempts: those that say so, and the one that has the task.
 func (a *Archive) holders(ctx context.Context, of *task.Attempts) ([]holder, error) {
 	workers, err := a.Objects.Workers(ctx, of.Namespace)
 	if err != nil {
@@ -127,7 +127,7 @@ func (a *Archive) holders(ctx context.Context, of *task.Attempts) ([]holder, err
 	var found []holder
 	for _, worker := range workers {
 		if of.SetUID != "" && slices.Contains(worker.Status.Unarchived, of.SetUID) ||
-			of.SetUID == "" && of.Task != nil && of.Task.Spec.WorkerName == worker.Name {
+			of.Task != nil && of.Task.Spec.WorkerName == worker.Name {
 			found = append(found, holder{worker.Name, worker.Status.Endpoint})
 		}
 	}

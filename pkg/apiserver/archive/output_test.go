@@ -237,3 +237,18 @@ func TestOutputOfATask(t *testing.T) {
 		t.Errorf("opened the logs of %q, want one of all that is left", f.workers.opened)
 	}
 }
+
+// TestTheWorkerOfATaskIsAsked checks that the worker that has a task is asked for what it has not sent, even if its
+// status does not name the set: it may be a moment old.
+func TestTheWorkerOfATaskIsAsked(t *testing.T) {
+	f := newFixture()
+	ended := running("3", "w", "ended")
+	ended.Status.Phase = batch.TaskSucceeded
+	worker := holding("w")
+	worker.Status.Unarchived = nil
+	f.objects.workers = []*batch.Worker{worker}
+	f.workers.unsent["w"] = []finished{at(3, 0, "three\n").of("ended")}
+	if got, err := f.read(t, task.AttemptsAt(ended, nil), batch.TaskLogOptions{}); got != "three\n" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}

@@ -51,6 +51,7 @@ type fakeArchive struct {
 
 	mu       sync.Mutex
 	attempts []archived
+	expected []types.UID
 	released []types.UID
 }
 
@@ -59,6 +60,12 @@ func (a *fakeArchive) Add(set types.UID, record *batch.TaskRecord, output []byte
 	defer a.mu.Unlock()
 	a.attempts = append(a.attempts, archived{set, *record.DeepCopy(), string(output)})
 	return !a.refuses
+}
+
+func (a *fakeArchive) Expect(set types.UID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.expected = append(a.expected, set)
 }
 
 func (a *fakeArchive) Release(set types.UID) {
@@ -281,6 +288,9 @@ func TestASetIsReleasedAfterItsLastTask(t *testing.T) {
 	f.must(os.WriteFile(f.file("go"), nil, 0o644))
 	f.awaitFinished("last")
 	processtest.Eventually(t, "the set is released", func() bool { return len(released()) > 0 })
+	if !slices.Equal(a.expected, []types.UID{setUID}) {
+		t.Errorf("%q are expected, want the set once", a.expected)
+	}
 	if got := released(); len(got) != 1 || got[0] != setUID || len(a.all()) != 3 {
 		t.Errorf("got %q, after %d attempts", got, len(a.all()))
 	}

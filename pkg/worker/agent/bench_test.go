@@ -134,6 +134,7 @@ func BenchmarkArchive(b *testing.B) {
 type droppingArchive struct{}
 
 func (droppingArchive) Add(types.UID, *batch.TaskRecord, []byte) bool { return true }
+func (droppingArchive) Expect(types.UID)                              {}
 func (droppingArchive) Release(types.UID)                             {}
 
 func benchmarkChunks(b *testing.B, command []string, archive taskrunner.Archive) {

@@ -407,6 +407,7 @@ func (w *Worker) enterSetLocked(set types.UID) {
 	if s == nil {
 		s = &runningSet{}
 		w.sets[set] = s
+		w.config.Archive.Expect(set)
 	}
 	if s.release != nil {
 		s.release.Stop()

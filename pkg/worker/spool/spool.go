@@ -32,6 +32,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -43,6 +44,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
@@ -76,8 +78,8 @@ const (
 	maxOpen = 64
 	// maxUnarchived is the maximum length of status.unarchived of a Worker.
 	maxUnarchived = 64
-	// announceInterval is the shortest time between two signals of Changed.
-	announceInterval = time.Second
+	// announceInterval is the time between two signals of Changed, after announceBurst of them.
+	announceInterval, announceBurst = time.Second, 5
 	// lockInterval is the time between two tries to lock a directory that another process uses.
 	lockInterval = time.Second
 
@@ -189,7 +191,8 @@ type Spool struct {
 	total       int64 // bytes of segments and refused
 	segments    []*unsent
 	open        map[types.UID]*unsent
-	sets        map[types.UID]int // segments of each set
+	sets        map[types.UID]int      // segments of each set
+	expected    map[types.UID]struct{} // sets between Expect and Release
 	refused     []refused
 	changed     chan struct{} // closed when segments, archive or drained change
 	// uploadFailures counts the failed uploads in a row. After one, none starts before resumeUploads. away is true if the
@@ -198,7 +201,7 @@ type Spool struct {
 	resumeUploads  time.Time
 	away           bool
 	announce       *time.Timer // of the next signal of Changed; nil if none is due
-	lastSignal     time.Time
+	announcements  *rate.Limiter
 }
 
 // Open opens the spool in a directory, and recovers the segments that earlier processes have left.
@@ -224,7 +227,10 @@ func Open(options Options) (*Spool, error) {
 		stopping:  make(chan struct{}),
 		open:      map[types.UID]*unsent{},
 		sets:      map[types.UID]int{},
+		expected:  map[types.UID]struct{}{},
 		changed:   make(chan struct{}),
+
+		announcements: rate.NewLimiter(rate.Every(announceInterval), announceBurst),
 	}
 	if _, err := s.acquire(); err != nil {
 		return nil, err
@@ -346,7 +352,7 @@ func (s *Spool) addLocked(seg *unsent) {
 	s.segments = append(s.segments, seg)
 	s.total += seg.size
 	s.sets[seg.set]++
-	if seg.set != "" && s.sets[seg.set] == 1 {
+	if _, expected := s.expected[seg.set]; seg.set != "" && s.sets[seg.set] == 1 && !expected {
 		s.announceLocked()
 	}
 	s.notifyLocked()
@@ -383,20 +389,19 @@ func (s *Spool) Changed() <-chan struct{} {
 	return s.announced
 }
 
-// announceLocked sends a signal to Changed, now or after announceInterval. s.mu must be held.
+// announceLocked sends a signal to Changed, now or when announcements allow it. s.mu must be held.
 func (s *Spool) announceLocked() {
 	if s.announce != nil {
 		return
 	}
 	signal := func() {
-		s.lastSignal = time.Now()
 		select {
 		case s.announced <- struct{}{}:
 		default:
 		}
 	}
-	wait := announceInterval - time.Since(s.lastSignal)
-	if wait <= 0 {
+	wait := s.announcements.Reserve().Delay()
+	if wait == 0 {
 		signal()
 		return
 	}
@@ -408,8 +413,9 @@ func (s *Spool) announceLocked() {
 	})
 }
 
-// Unarchived returns the UIDs of the sets with attempts that are not in the archive yet, in ascending order. If there
-// are too many for the status of a Worker, it returns those with the newest segments.
+// Unarchived returns the UIDs of the sets with attempts that are not in the archive yet, and of those that are expected,
+// in ascending order. If there are too many for the status of a Worker, it returns those with the newest segments, and
+// others if there is room.
 func (s *Spool) Unarchived() []types.UID {
 	if s == nil {
 		return nil
@@ -423,6 +429,13 @@ func (s *Spool) Unarchived() []types.UID {
 		}
 		if seg.set != "" && !slices.Contains(sets, seg.set) {
 			sets = append(sets, seg.set)
+		}
+	}
+	if s.archive == archiveAvailable {
+		for _, set := range slices.Sorted(maps.Keys(s.expected)) {
+			if len(sets) < maxUnarchived && !slices.Contains(sets, set) {
+				sets = append(sets, set)
+			}
 		}
 	}
 	slices.Sort(sets)
@@ -561,6 +574,23 @@ func (s *Spool) hash(task types.UID) uint64 { return maphash.String(s.seed, stri
 // MaxBytesPerAttempt returns how many bytes of the output of an attempt are kept.
 func (s *Spool) MaxBytesPerAttempt() int64 { return s.options.MaxBytesPerAttempt }
 
+// Expect announces a set: the worker has tasks of it. So the worker is known as one with output of the set before the
+// first of them has ended.
+func (s *Spool) Expect(set types.UID) {
+	if s == nil || !segment.IsUID(string(set)) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, expected := s.expected[set]; expected {
+		return
+	}
+	s.expected[set] = struct{}{}
+	if s.archive == archiveAvailable && s.sets[set] == 0 {
+		s.announceLocked()
+	}
+}
+
 // Release ends the segment of a set: the worker has no more tasks of it.
 func (s *Spool) Release(set types.UID) {
 	if s == nil {
@@ -568,6 +598,7 @@ func (s *Spool) Release(set types.UID) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.expected, set)
 	if seg := s.open[set]; seg != nil && set != "" {
 		s.endLocked(seg)
 	}

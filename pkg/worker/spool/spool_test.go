@@ -668,9 +668,26 @@ func TestUnarchivedSetsAreAnnounced(t *testing.T) {
 		if !changed() || changed() {
 			t.Error("A further set is not announced once.")
 		}
+		s.Expect(setNumber(3))
+		s.Expect(setNumber(3))
+		if !changed() || changed() {
+			t.Error("A set that is expected is not announced once.")
+		}
+		mustAdd(t, s, setNumber(3), recordOf(1), "")
+		if changed() {
+			t.Error("A set is announced again when it has an attempt.")
+		}
+		s.Release(setNumber(3))
+		for n := range announceBurst - 2 {
+			s.Expect(setNumber(4 + n))
+			if !changed() {
+				t.Error("One of a few sets is announced later.")
+			}
+			s.Release(setNumber(4 + n))
+		}
 		mustAdd(t, s, setNumber(1), recordOf(1), "")
 		if changed() {
-			t.Error("A further set is announced at once after another one.")
+			t.Error("A further set is announced at once after many others.")
 		}
 		time.Sleep(announceInterval)
 		synctest.Wait()
@@ -685,6 +702,7 @@ func TestUnarchivedSetsAreAnnounced(t *testing.T) {
 		if sets := s.Unarchived(); changed() || !slices.Equal(sets, []types.UID{setNumber(2)}) {
 			t.Errorf("After the upload, the sets are %v.", sets)
 		}
+		s.Expect(setNumber(999))
 		for i := range 100 {
 			mustAdd(t, s, setNumber(i), recordOf(3), "")
 		}

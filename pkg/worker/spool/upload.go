@@ -195,6 +195,9 @@ func (s *Spool) setArchive(ctx context.Context, state archiveState, cause error)
 	s.archive = state
 	if state == archiveAvailable {
 		klog.FromContext(ctx).Info("Sending the output of finished tasks to the archive")
+		if len(s.expected) > 0 {
+			s.announceLocked()
+		}
 	} else {
 		klog.FromContext(ctx).Info("There is no archive for this worker: it keeps the output of tasks in its logs", "cause", cause)
 	}

@@ -36,6 +36,8 @@ import (
 
 // Archive keeps finished attempts. It is safe for concurrent use.
 type Archive interface {
+	// Expect is called when the worker has a task of the set, and had none before.
+	Expect(set types.UID)
 	// Add keeps a finished attempt. set is the UID of its TaskSet, empty without one. output is the kept end of what the
 	// command has printed; Add does not retain it. It reports whether the attempt is kept: if not, the caller keeps the
 	// output where it was.
