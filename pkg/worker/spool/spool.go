@@ -413,9 +413,9 @@ func (s *Spool) announceLocked() {
 	})
 }
 
-// Unarchived returns the UIDs of the sets with attempts that are not in the archive yet, and of those that are expected,
-// in ascending order. If there are too many for the status of a Worker, it returns those with the newest segments, and
-// others if there is room.
+// Unarchived returns the UIDs of the sets with attempts that are not in the archive yet, and of those that are
+// expected, in ascending order. If there are too many for the status of a Worker, it returns those with the newest
+// segments, and others if there is room.
 func (s *Spool) Unarchived() []types.UID {
 	if s == nil {
 		return nil
