@@ -46,6 +46,7 @@ import (
 	"github.com/leat-dev/leat/pkg/controller"
 	"github.com/leat-dev/leat/pkg/controller/apiservice"
 	"github.com/leat-dev/leat/pkg/controller/certificates"
+	"github.com/leat-dev/leat/pkg/controller/fence"
 	"github.com/leat-dev/leat/pkg/controller/namespace"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 	"github.com/leat-dev/leat/pkg/scheduler"
@@ -179,8 +180,15 @@ func (o *options) run(ctx context.Context) error {
 			return fmt.Errorf("--leat-server %w", err)
 		}
 	}
-
+	// Only the leader writes. Events, certificates and the reviews of those who read metrics are no part of that.
+	election, guarded := rest.CopyConfig(config), rest.CopyConfig(config)
+	if o.leaderElect {
+		leadership := fence.New(o.renewDeadline)
+		election.Wrap(leadership.Observe)
+		guarded.Wrap(leadership.Guard)
+	}
 	mgr, err := controller.NewManager(config, manager.Options{
+		LeaderElectionConfig:    election,
 		LeaderElection:          o.leaderElect,
 		LeaderElectionID:        leaseName,
 		LeaderElectionNamespace: o.leaseNamespace,
@@ -195,19 +203,19 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	client, err := versioned.NewForConfig(config)
+	client, err := versioned.NewForConfig(guarded)
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(
 		controller.AddToManager(mgr, controller.Options{
-			ConcurrentTaskSets: o.concurrentTaskSets, Events: true, NamespaceSweepInterval: o.sweepInterval,
+			Config: guarded, ConcurrentTaskSets: o.concurrentTaskSets, Events: true, NamespaceSweepInterval: o.sweepInterval,
 		}),
 		controller.AddRunnable(mgr, scheduler.New(client,
 			scheduler.WithScoringStrategy(scheduler.ScoringStrategy(o.schedulingStrategy)), scheduler.WithMetrics(metrics.Registry)).Run),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("leat-apiserver", reachable(client.Discovery())),
-		o.addRegistration(mgr, config),
+		o.addRegistration(mgr, guarded),
 	); err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ limitations under the License.
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -74,6 +75,8 @@ const cacheSyncTimeout = 30 * 24 * time.Hour
 
 // Options configures the controllers.
 type Options struct {
+	// Config is the configuration of the controllers' clients. Defaults to that of the manager.
+	Config *rest.Config
 	// ConcurrentTaskSets is how many sets are reconciled at a time.
 	ConcurrentTaskSets int
 	// Events enables an Event for each transition of a set. The server of the manager's configuration must serve
@@ -126,7 +129,7 @@ func newMapper() meta.RESTMapper {
 
 // AddToManager adds all controllers to the manager. They run while the manager is the leader.
 func AddToManager(mgr manager.Manager, options Options) error {
-	config := rest.CopyConfig(mgr.GetConfig())
+	config := rest.CopyConfig(cmp.Or(options.Config, mgr.GetConfig()))
 	config.QPS = -1 // The server limits clients by priority and fairness.
 	config.Wrap(withoutRetryAfter)
 	client, err := versioned.NewForConfig(config)

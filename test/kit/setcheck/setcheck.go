@@ -262,10 +262,15 @@ func (r *Result) drop(t *task, first, end int) {
 }
 
 func (r *Result) delete(t *task, last *batch.Task, wrong func(string, ...any)) {
+	// Of tasks that share an index, which needs a late creation, the controller deletes one with all its indexes.
+	shared := false
+	for position := range t.end {
+		shared = shared || r.indexes[indexes.At(t.ranges, position)].late > 0
+	}
 	for position := range t.end {
 		n := indexes.At(t.ranges, position)
 		switch i := &r.indexes[n]; {
-		case i.completed || i.failedFinally || i.late > 0:
+		case i.completed || i.failedFinally || shared:
 		case position < t.completed:
 			wrong("deleted before its index %d was counted", n)
 		case t.binding != nil && !last.Status.Phase.Finished():

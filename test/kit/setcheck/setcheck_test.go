@@ -314,6 +314,37 @@ func TestCheckKnowsIndexesThatFail(t *testing.T) {
 	}
 }
 
+// A former leader creates a task that shares index 1 with another. The controller deletes it, and it has succeeded
+// before its worker knows.
+func TestCheckAllowsLateCreations(t *testing.T) {
+	r := &record{tasks: map[types.UID]*batch.Task{}, at: map[string]int{}}
+	r.create("first", "0-1")
+	r.bind("first", "a")
+	r.create("late", "1-2")
+	r.bind("late", "b")
+	for index, worker := range []string{"a", "a", "b"} {
+		uid := types.UID("first")
+		if index == 2 {
+			uid = "late"
+			r.mark(uid, worker, 1, Start, End)
+		}
+		r.mark(uid, worker, index, Start, End)
+	}
+	r.report("succeeded", "first", batch.TaskSucceeded, 2, 1)
+	r.report("succeeded", "late", batch.TaskSucceeded, 2, 1)
+	r.remove("late")
+	r.set("counted", "0-2", 3, 0, true)
+	r.remove("first")
+	want := Want{Set: "s", Completions: 3, LateCreations: true}
+	if got := Check(r.changes, r.marks, want); len(got.Wrong) > 0 || got.LateCreations != 1 {
+		t.Errorf("got %d late creations and violations %q, want 1 and none", got.LateCreations, got.Wrong)
+	}
+	want.LateCreations = false
+	if got := strings.Join(Check(r.changes, r.marks, want).Wrong, "\n"); !strings.Contains(got, "its index 1 has several tasks") {
+		t.Errorf("without late creations: got violations %q", got)
+	}
+}
+
 func TestParseMarks(t *testing.T) {
 	got, err := ParseMarks("start 1 5.7/ns/a/inc/uid-9_1-2 5000001\nfail 3 5.7/ns/b/inc/uid-9-1 6000000\n")
 	want := []Mark{
