@@ -45,7 +45,7 @@ func WorkerLogPath(namespace, name string, uid types.UID) string {
 // attempt in a segment.
 const (
 	// WorkerRecordsPattern returns a TaskRecordList in JSON. The query may have indexes, in the format of
-	// spec.indexes, and taskUID.
+	// spec.indexes, taskUID, and continue, which is metadata.continue of the list before.
 	WorkerRecordsPattern = "GET /records/{namespace}/{set}"
 	// WorkerOutputPattern returns the output of one attempt.
 	WorkerOutputPattern = "GET /records/{namespace}/{set}/{entry}"

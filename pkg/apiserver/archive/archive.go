@@ -70,8 +70,10 @@ type Workers interface {
 	task.LogSource
 	// Records returns the records of the attempts of a set that the worker has not sent. If set is empty, they are of
 	// tasks without one. If indexes is not empty, they are of these indexes, and if taskUID is not empty, of that task. It
-	// returns nil if the worker has none, and an error if it cannot reach the worker.
-	Records(ctx context.Context, endpoint *batch.WorkerEndpoint, namespace string, set types.UID, indexes string, taskUID types.UID) ([]v1alpha1.TaskRecord, error)
+	// returns nil if the worker has none, and an error if it cannot reach the worker. If there are more, the list has
+	// metadata.continue, which is from of the next call.
+	Records(ctx context.Context, endpoint *batch.WorkerEndpoint, namespace string, set types.UID, indexes string, taskUID types.UID, from string) (
+		*v1alpha1.TaskRecordList, error)
 	// Output returns the output of an attempt by its name in a segment. It returns a task.LogNotKeptError if the worker
 	// has sent it.
 	Output(ctx context.Context, endpoint *batch.WorkerEndpoint, namespace string, set types.UID, entry string, maxSize int64) ([]byte, error)
@@ -118,6 +120,8 @@ type Archive struct {
 	listing     singleflight.Group
 	directories *directories
 	opening     singleflight.Group
+	// maxUnsent is maxUnsent, less in tests.
+	maxUnsent int
 
 	mu       sync.Mutex
 	scanning map[string]bool // users that read records
@@ -138,6 +142,7 @@ func New(options Options) *Archive {
 		reads:       make(chan struct{}, maxReads),
 		listings:    lru.New(maxListings),
 		directories: newDirectories(maxDirectoryBytes),
+		maxUnsent:   maxUnsent,
 		scanning:    map[string]bool{},
 	}
 }

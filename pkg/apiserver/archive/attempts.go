@@ -20,12 +20,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
+	"math"
 	"slices"
-	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leat-dev/leat/apis/batch"
@@ -36,16 +34,11 @@ import (
 )
 
 const (
-	// maxAsked is how many workers are asked at a time for what they have not sent, by one request.
-	maxAsked = 16
-	// workerTimeout bounds such a question.
-	workerTimeout = 20 * time.Second
 	// noIndex is the index of attempts at tasks without set.
 	noIndex = -1
+	// maxIndex is the highest index.
+	maxIndex = math.MaxInt32 - 1
 )
-
-// errServesNoLogs is the error for a worker without an endpoint.
-var errServesNoLogs = errors.New("it serves no logs: start it with --client-ca-file")
 
 // attempt is a finished attempt, in the store or on a worker.
 type attempt struct {
@@ -104,72 +97,6 @@ func compareAttempts(a, b attempt) int {
 		cmp.Compare(a.number, b.number), cmp.Compare(a.taskUID, b.taskUID), cmp.Compare(a.worker, b.worker))
 }
 
-// holder is a worker that may hold attempts that it has not sent.
-type holder struct {
-	name     string
-	endpoint *batch.WorkerEndpoint
-}
-
-// failure is why attempts on a worker cannot be read now.
-type failure struct {
-	worker string
-	err    error
-}
-
-func (f failure) String() string { return fmt.Sprintf("worker %s cannot be read: %v", f.worker, f.err) }
-
-// holders returns the workers that may hold some of the attempts: those that say so, and the one that has the task.
-func (a *Archive) holders(ctx context.Context, of *task.Attempts) ([]holder, error) {
-	workers, err := a.Objects.Workers(ctx, of.Namespace)
-	if err != nil {
-		return nil, err
-	}
-	var found []holder
-	for _, worker := range workers {
-		if of.SetUID != "" && slices.Contains(worker.Status.Unarchived, of.SetUID) ||
-			of.Task != nil && of.Task.Spec.WorkerName == worker.Name {
-			found = append(found, holder{worker.Name, worker.Status.Endpoint})
-		}
-	}
-	return found, nil
-}
-
-// ask calls ask for the records of each worker, and keep for the answers, one at a time. It returns the workers that
-// have not answered.
-func (a *Archive) ask(ctx context.Context, of *task.Attempts, ranges []indexes.Range, holders []holder,
-	keep func(holder, []v1alpha1.TaskRecord)) []failure {
-	var mu sync.Mutex
-	var failures []failure
-	group := &errgroup.Group{}
-	group.SetLimit(maxAsked)
-	var taskUID types.UID
-	if of.SetUID == "" && of.Task != nil {
-		taskUID = of.Task.UID
-	}
-	for _, worker := range holders {
-		group.Go(func() error {
-			var records []v1alpha1.TaskRecord
-			err := errServesNoLogs
-			if worker.endpoint != nil {
-				ctx, cancel := context.WithTimeout(ctx, workerTimeout)
-				defer cancel()
-				records, err = a.Options.Workers.Records(ctx, worker.endpoint, of.Namespace, of.SetUID, indexes.Format(ranges), taskUID)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				failures = append(failures, failure{worker.name, err})
-				return nil
-			}
-			keep(worker, records)
-			return nil
-		})
-	}
-	_ = group.Wait() // the functions return no error
-	slices.SortFunc(failures, func(a, b failure) int { return cmp.Compare(a.worker, b.worker) })
-	return failures
-}
-
 // found are the finished attempts at some indexes.
 type found struct {
 	// attempts are sorted by index and start.
@@ -179,47 +106,26 @@ type found struct {
 	broken   []unreadable
 }
 
-// find returns the finished attempts at the indexes. It asks workers before the store: a segment that a worker sends
-// meanwhile is found twice rather than not at all. A cached list of the store is used unless some of expected, which
-// are indexes that must have attempts, have none.
-func (a *Archive) find(ctx context.Context, of *task.Attempts, ranges, expected []indexes.Range) (*found, error) {
-	holders, err := a.holders(ctx, of)
-	if err != nil {
-		return nil, err
-	}
-	result := &found{}
-	var unsent []attempt
-	result.failures = a.ask(ctx, of, ranges, holders, func(worker holder, records []v1alpha1.TaskRecord) {
-		for i := range records {
-			if at := attemptOf(&records[i]); at.matches(of, ranges) {
-				at.worker, at.endpoint = worker.name, worker.endpoint
-				unsent = append(unsent, at)
-			}
-		}
-	})
-	result.attempts = unsent
-	if a.Store == nil {
-		slices.SortFunc(result.attempts, compareAttempts)
-		return result, ctx.Err()
-	}
+// findStored returns the attempts at the indexes in the store. A cached list of the store is used unless the attempts on
+// it are not enough.
+func (a *Archive) findStored(ctx context.Context, of *task.Attempts, ranges []indexes.Range, enough func([]attempt) bool) (
+	[]attempt, []unreadable, error) {
 	prefix, err := a.prefixOf(ctx, of)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	asked := a.Clock.Now()
 	for notBefore := (time.Time{}); ; notBefore = asked {
 		listed, err := a.list(ctx, prefix, notBefore)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		inStore, broken, err := a.storedAttempts(ctx, of, ranges, listed)
+		attempts, broken, err := a.storedAttempts(ctx, of, ranges, listed)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		result.broken = broken
-		result.attempts = merge(inStore, unsent)
-		if !listed.begun.Before(asked) || !result.lacks(expected) {
-			return result, nil
+		if enough(attempts) || !listed.begun.Before(asked) {
+			return attempts, broken, nil
 		}
 	}
 }
@@ -231,11 +137,11 @@ func merge(inStore, unsent []attempt) []attempt {
 	return slices.CompactFunc(all, func(a, b attempt) bool { return compareAttempts(a, b) == 0 })
 }
 
-// lacks reports whether some of the indexes have no attempt.
-func (f *found) lacks(expected []indexes.Range) bool {
-	have := make([]int, 0, len(f.attempts))
-	for i := range f.attempts {
-		have = append(have, int(f.attempts[i].index))
+// lacks reports whether some of the expected indexes have no attempt. The attempts must be sorted by index.
+func lacks(attempts []attempt, expected []indexes.Range) bool {
+	have := make([]int, 0, len(attempts))
+	for i := range attempts {
+		have = append(have, int(attempts[i].index))
 	}
 	if len(expected) == 1 && expected[0].First == noIndex {
 		return len(have) == 0

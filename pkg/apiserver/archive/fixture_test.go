@@ -23,9 +23,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -135,8 +137,11 @@ type fakeWorkers struct {
 	unsent map[string][]finished // by the host of the endpoint
 	logs   map[types.UID]string
 	away   map[string]bool
-	asked  []string
-	opened []string // the indexes of the opened logs
+	asked  []string // the hosts, with the position if it is not the beginning
+	page   int      // the maximum number of records in a response, if not 0
+	// endless is true if all responses are empty, and name another page.
+	endless bool
+	opened  []string // the indexes of the opened logs
 	// sent is called when an output is asked for.
 	sent func()
 }
@@ -155,21 +160,34 @@ func (f *fakeWorkers) OpenLog(_ context.Context, t *batch.Task, endpoint *batch.
 	return io.NopCloser(strings.NewReader(log)), nil
 }
 
-func (f *fakeWorkers) Records(_ context.Context, endpoint *batch.WorkerEndpoint, _ string, _ types.UID, list string, uid types.UID) ([]v1alpha1.TaskRecord, error) {
+func (f *fakeWorkers) Records(_ context.Context, endpoint *batch.WorkerEndpoint, _ string, _ types.UID, list string, uid types.UID, from string) (
+	*v1alpha1.TaskRecordList, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.asked = append(f.asked, endpoint.Host)
+	f.asked = append(f.asked, strings.TrimSpace(endpoint.Host+" "+from))
 	if f.away[endpoint.Host] {
 		return nil, errors.New("connection refused")
 	}
-	ranges, err := indexes.Parse(list, 1<<31-1)
-	var records []v1alpha1.TaskRecord
-	for _, held := range f.unsent[endpoint.Host] {
-		if (ranges == nil || indexes.Contains(ranges, int(*held.record.Index))) && (uid == "" || uid == held.record.TaskUID) {
-			records = append(records, held.record)
-		}
+	ranges, err := indexes.Parse(list, math.MaxInt32)
+	if err != nil {
+		return nil, err
 	}
-	return records, err
+	begin, _ := strconv.Atoi(from)
+	found := &v1alpha1.TaskRecordList{}
+	if f.endless {
+		found.Continue = "more"
+	}
+	for i, held := range f.unsent[endpoint.Host] {
+		if i < begin || ranges != nil && !indexes.Contains(ranges, int(*held.record.Index)) || uid != "" && uid != held.record.TaskUID {
+			continue
+		}
+		if f.page > 0 && len(found.Items) == f.page {
+			found.Continue = strconv.Itoa(i)
+			break
+		}
+		found.Items = append(found.Items, held.record)
+	}
+	return found, nil
 }
 
 func (f *fakeWorkers) Output(_ context.Context, endpoint *batch.WorkerEndpoint, _ string, _ types.UID, entry string, _ int64) ([]byte, error) {
@@ -188,12 +206,15 @@ func (f *fakeWorkers) Output(_ context.Context, endpoint *batch.WorkerEndpoint, 
 
 // fakeObjects are the objects of a namespace.
 type fakeObjects struct {
+	mu      sync.Mutex
 	workers []*batch.Worker
 	tasks   []*batch.Task
 }
 
 func (f *fakeObjects) Workers(context.Context, string) ([]*batch.Worker, error) {
-	return f.workers, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.workers), nil
 }
 
 func (f *fakeObjects) Tasks(context.Context, string, types.UID) ([]*batch.Task, error) {

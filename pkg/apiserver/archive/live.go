@@ -160,15 +160,31 @@ func (s *outputStream) ranges(ctx context.Context) ([]indexes.Range, error) {
 	for _, l := range s.live {
 		known = indexes.Union(known, l.ranges)
 	}
-	found, err := s.archive.find(ctx, s.of, nil, nil)
-	if err != nil {
-		return nil, err
+	add := func(attempts []attempt) {
+		found := make([]int, 0, len(attempts))
+		for i := range attempts {
+			found = append(found, int(attempts[i].index))
+		}
+		known = indexes.Union(known, indexes.Of(found))
 	}
-	of := make([]int, 0, len(found.attempts))
-	for i := range found.attempts {
-		of = append(of, int(found.attempts[i].index))
+	for from := 0; from <= maxIndex; from = s.unsent.last + 1 {
+		if err := s.unsent.lookUp(ctx, []indexes.Range{{First: from, Last: from}}, []indexes.Range{{First: from, Last: maxIndex}}); err != nil {
+			return nil, err
+		}
+		add(s.unsent.attempts)
 	}
-	return indexes.Intersect(indexes.Union(known, indexes.Of(of)), []indexes.Range{{First: 0, Last: math.MaxInt32}}), nil
+	if len(s.unsent.failures) > 0 {
+		s.unknown = s.unsent.failures[0].String()
+	}
+	if s.archive.Store != nil {
+		inStore, _, err := s.archive.findStored(ctx, s.of, nil, func([]attempt) bool { return true })
+		if err != nil {
+			return nil, err
+		}
+		slices.SortFunc(inStore, compareAttempts)
+		add(inStore)
+	}
+	return indexes.Intersect(known, []indexes.Range{{First: 0, Last: maxIndex}}), nil
 }
 
 // expected returns those of the indexes that have ended, so there must be an attempt at each.

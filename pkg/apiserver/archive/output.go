@@ -22,7 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"slices"
 	"time"
 
 	"github.com/leat-dev/leat/apis/batch"
@@ -50,7 +50,7 @@ func (a *Archive) OpenOutput(ctx context.Context, of *task.Attempts, options *ba
 	ctx, cancel := context.WithCancel(ctx)
 	reader, writer := io.Pipe()
 	buffer := bufio.NewWriterSize(writer, streamBuffer)
-	s := &outputStream{archive: a, of: of, options: options, out: lineio.NewWriter(buffer), buffer: buffer}
+	s := &outputStream{archive: a, of: of, options: options, out: lineio.NewWriter(buffer), buffer: buffer, unsent: a.unsent(of)}
 	switch now := a.Clock.Now(); {
 	case options.SinceSeconds != nil:
 		s.since = now.Add(-time.Duration(min(*options.SinceSeconds, now.Unix())) * time.Second)
@@ -107,8 +107,12 @@ type outputStream struct {
 	live    []*liveTask
 	// workers are those of the live tasks, by name.
 	workers map[string]*batch.Worker
+	// unsent are the finished attempts on workers.
+	unsent *unsentAttempts
 	// finished is true once the stream has found an attempt, even one without output.
 	finished bool
+	// unknown is the reason why there may be more indexes than are known.
+	unknown string
 	// missing are indexes whose output is not kept. No line has named them yet.
 	missing []indexes.Range
 }
@@ -143,9 +147,12 @@ func (s *outputStream) run(ctx context.Context) error {
 		return err
 	}
 	for from, count := 0, indexes.Count(ranges); from < count; from += window {
-		if err := s.runWindow(ctx, indexes.Slice(ranges, from, from+window)); err != nil {
+		if err := s.runWindow(ctx, indexes.Slice(ranges, from, from+window), indexes.Slice(ranges, from, count)); err != nil {
 			return err
 		}
+	}
+	if s.unknown != "" {
+		return s.cannotReadMore()
 	}
 	switch {
 	case s.out.Written():
@@ -177,8 +184,12 @@ func (s *outputStream) subject() string {
 	return "the tasks of set " + s.of.Set.Name
 }
 
-// runWindow writes the output of some indexes. It reads finished attempts ahead.
-func (s *outputStream) runWindow(ctx context.Context, ranges []indexes.Range) error {
+// runWindow writes the output of the indexes of ranges, with which rest begins. It reads finished attempts ahead.
+func (s *outputStream) runWindow(ctx context.Context, ranges, rest []indexes.Range) error {
+	lookUp, lookUpRest := s.lookUp(ranges), s.lookUp(rest)
+	if err := s.unsent.lookUp(ctx, lookUp, lookUpRest); err != nil {
+		return err
+	}
 	items, err := s.itemsOf(ctx, ranges, true)
 	if err != nil {
 		return err
@@ -201,19 +212,23 @@ func (s *outputStream) runWindow(ctx context.Context, ranges []indexes.Range) er
 	return ctx.Err()
 }
 
-// itemsOf looks up the attempts at the indexes and selects one of each. Without withLive, it selects only finished
-// attempts.
-func (s *outputStream) itemsOf(ctx context.Context, ranges []indexes.Range, withLive bool) ([]item, error) {
-	lookUp := ranges
+// lookUp returns the indexes to look up for ranges: nil, which means all, for a task without spec.indexes.
+func (s *outputStream) lookUp(ranges []indexes.Range) []indexes.Range {
 	if s.isSingle() {
-		lookUp = nil
+		return nil
 	}
+	return ranges
+}
+
+// itemsOf finds the attempts at the indexes, which must be looked up on workers, and selects one of each. Without
+// withLive, it selects only finished attempts.
+func (s *outputStream) itemsOf(ctx context.Context, ranges []indexes.Range, withLive bool) ([]item, error) {
 	expected := s.expected(ranges)
 	mustHave := expected
 	if !withLive {
 		mustHave = ranges // an attempt that was live has ended
 	}
-	found, err := s.archive.find(ctx, s.of, lookUp, mustHave)
+	found, err := s.find(ctx, s.lookUp(ranges), mustHave)
 	if err != nil {
 		return nil, err
 	}
@@ -247,6 +262,22 @@ func (s *outputStream) itemsOf(ctx context.Context, ranges []indexes.Range, with
 		}
 	}
 	return items, nil
+}
+
+// find returns the finished attempts at the indexes. Workers are asked before the store: a segment that a worker sends
+// meanwhile is found twice rather than not at all. expected are indexes that must have attempts.
+func (s *outputStream) find(ctx context.Context, ranges, expected []indexes.Range) (*found, error) {
+	unsent := s.unsent.within(ranges)
+	if s.archive.Store == nil {
+		return &found{attempts: unsent, failures: s.unsent.failures}, ctx.Err()
+	}
+	inStore, broken, err := s.archive.findStored(ctx, s.of, ranges, func(inStore []attempt) bool {
+		return !lacks(merge(inStore, unsent), expected)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &found{merge(inStore, unsent), s.unsent.failures, broken}, nil
 }
 
 // selectAttempt returns the item of the attempt that the options select. ok is false if there is none.
@@ -284,18 +315,19 @@ func (s *outputStream) load(ctx context.Context, at *attempt) loaded {
 		return loaded{output, err}
 	}
 	// The worker has sent it since it was asked.
-	ranges := []indexes.Range{{First: int(at.index), Last: int(at.index)}}
-	if s.isSingle() {
-		ranges = nil
-	}
-	found, again := s.archive.find(ctx, s.of, ranges, []indexes.Range{{First: math.MaxInt32, Last: math.MaxInt32}})
-	if again != nil {
-		return loaded{nil, again}
-	}
-	for i := range found.attempts {
-		if moved := &found.attempts[i]; moved.segment != nil && compareAttempts(*moved, *at) == 0 {
-			output, err = s.archive.output(ctx, s.of, moved)
+	var moved *attempt
+	_, _, again := s.archive.findStored(ctx, s.of, s.lookUp([]indexes.Range{{First: int(at.index), Last: int(at.index)}}), func(inStore []attempt) bool {
+		i := slices.IndexFunc(inStore, func(other attempt) bool { return compareAttempts(other, *at) == 0 })
+		if i >= 0 {
+			moved = &inStore[i]
 		}
+		return i >= 0
+	})
+	switch {
+	case again != nil:
+		return loaded{nil, again}
+	case moved != nil:
+		output, err = s.archive.output(ctx, s.of, moved)
 	}
 	return loaded{output, err}
 }
@@ -397,21 +429,7 @@ func (s *outputStream) writeLive(ctx context.Context, it *item) error {
 	}
 	switch {
 	case errors.As(err, &notKept):
-		// The attempt has ended meanwhile, and may have been sent.
-		items, err := s.itemsOf(ctx, it.ranges, false)
-		for i := range items {
-			if ended := &items[i]; ended.attempt != nil {
-				ended.loaded = make(chan loaded, 1)
-				ended.loaded <- s.load(ctx, ended.attempt)
-			}
-			if err == nil {
-				err = s.write(ctx, &items[i])
-			}
-		}
-		if err == nil && len(items) == 0 && !it.live.chunk && !it.previous {
-			err = s.write(ctx, &item{ranges: it.ranges}) // it had started
-		}
-		return err
+		return s.writeEnded(ctx, it, worker)
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:
@@ -428,6 +446,30 @@ func (s *outputStream) writeLive(ctx context.Context, it *item) error {
 		s.out.Begin(s.prefixOf(it.ranges[0].First))
 	}
 	return s.copy(ctx, log, it)
+}
+
+// writeEnded writes the output of the attempts at a live task that have ended since they were looked up, and may have been
+// sent. worker is nil if it does not exist any more.
+func (s *outputStream) writeEnded(ctx context.Context, it *item, worker *batch.Worker) error {
+	if worker != nil {
+		if err := s.unsent.askAgain(ctx, s.lookUp(it.ranges), holder{worker.Name, worker.Status.Endpoint}); err != nil {
+			return err
+		}
+	}
+	items, err := s.itemsOf(ctx, it.ranges, false)
+	for i := range items {
+		if ended := &items[i]; ended.attempt != nil {
+			ended.loaded = make(chan loaded, 1)
+			ended.loaded <- s.load(ctx, ended.attempt)
+		}
+		if err == nil {
+			err = s.write(ctx, &items[i])
+		}
+	}
+	if err == nil && len(items) == 0 && !it.live.chunk && !it.previous {
+		err = s.write(ctx, &item{ranges: it.ranges}) // it had started
+	}
+	return err
 }
 
 // writeTail reports that the worker of a live task serves no logs, and writes the last lines of its failed command,
@@ -488,6 +530,17 @@ func (s *outputStream) cannotRead(ranges []indexes.Range, why string) error {
 		return err
 	}
 	return s.say("the output%s cannot be read now: %s", s.ofIndexes(ranges), why)
+}
+
+// cannotReadMore reports that there may be output of other indexes, as cannotRead does.
+func (s *outputStream) cannotReadMore() error {
+	if !s.out.Written() {
+		return unavailable("the output of %s cannot be read now: %s: try again", s.subject(), s.unknown)
+	}
+	if err := s.writeMissing(); err != nil {
+		return err
+	}
+	return s.say("there may be output of other indexes, which cannot be read now: %s", s.unknown)
 }
 
 // writeMissing writes the line about the indexes whose output is not kept.

@@ -17,11 +17,12 @@ limitations under the License.
 package archive
 
 import (
-	"cmp"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,9 +43,39 @@ const defaultLimit = 500
 // tokenPrefix is at the beginning of a continue token before it is encoded.
 const tokenPrefix = "v1:"
 
+// recordPosition is where a list of records continues: first come the records on workers, in the order of their names,
+// then those in the store, in the order of keys.
+type recordPosition struct {
+	// Worker is the worker whose records come next, from Next on. If Next is empty, those of the workers after it come.
+	Worker string `json:"worker,omitempty"`
+	Next   string `json:"next,omitempty"`
+	// Key is the end of the key of the segment after which the list continues. Nothing on workers comes then.
+	Key string `json:"key,omitempty"`
+}
+
+// decodeToken returns the position of a continue token. An empty token is the beginning.
+func decodeToken(token string) (recordPosition, error) {
+	var position recordPosition
+	if token == "" {
+		return position, nil
+	}
+	decoded, err := base64.RawURLEncoding.DecodeString(token)
+	encoded, ok := strings.CutPrefix(string(decoded), tokenPrefix)
+	if err != nil || !ok || json.Unmarshal([]byte(encoded), &position) != nil || position == (recordPosition{}) {
+		return position, apierrors.NewBadRequest(fmt.Sprintf("continue: %.100q: must be metadata.continue of the list before", token))
+	}
+	return position, nil
+}
+
+// token returns the continue token of the position.
+func (p recordPosition) token() string {
+	encoded, _ := json.Marshal(p) // strings only
+	return base64.RawURLEncoding.EncodeToString(append([]byte(tokenPrefix), encoded...))
+}
+
 // Records implements task.AttemptSource. Each user may read records once at a time.
 func (a *Archive) Records(ctx context.Context, of *task.Attempts, options *batch.TaskRecordOptions) (*batch.TaskRecordList, error) {
-	after, err := decodeToken(options.Continue)
+	position, err := decodeToken(options.Continue)
 	if err != nil {
 		return nil, err
 	}
@@ -54,16 +85,16 @@ func (a *Archive) Records(ctx context.Context, of *task.Attempts, options *batch
 	}
 	defer end()
 	page := &recordPage{archive: a, of: of, limit: int(ptr.Deref(options.Limit, defaultLimit)), list: &batch.TaskRecordList{Items: []batch.TaskRecord{}}}
-	if after == "" {
-		if err := page.addUnsent(ctx); err != nil {
-			return nil, err
+	if position.Key == "" {
+		if err := page.addUnsent(ctx, position); err != nil || page.list.Continue != "" {
+			return page.list, err
 		}
 	}
 	if a.Store == nil {
 		page.warn("%s: there are only the records that workers still have", noArchive)
 		return page.list, nil
 	}
-	if err := page.addStored(ctx, after); err != nil {
+	if err := page.addStored(ctx, position.Key); err != nil {
 		return nil, err
 	}
 	return page.list, nil
@@ -87,23 +118,6 @@ func (a *Archive) beginScan(ctx context.Context) (end func(), err error) {
 		defer a.mu.Unlock()
 		delete(a.scanning, name)
 	}, nil
-}
-
-// decodeToken returns the end of the key after which a list continues.
-func decodeToken(token string) (after string, err error) {
-	if token == "" {
-		return "", nil
-	}
-	decoded, err := base64.RawURLEncoding.DecodeString(token)
-	after, ok := strings.CutPrefix(string(decoded), tokenPrefix)
-	if err != nil || !ok || after == "" {
-		return "", apierrors.NewBadRequest(fmt.Sprintf("continue: %.100q: must be metadata.continue of the list before", token))
-	}
-	return after, nil
-}
-
-func encodeToken(after string) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(tokenPrefix + after))
 }
 
 // recordPage is a part of a list of records.
@@ -137,25 +151,69 @@ func (p *recordPage) add(record *v1alpha1.TaskRecord, worker string) (attempt, e
 	return at, nil
 }
 
-// addUnsent adds the records that workers have not sent yet.
-func (p *recordPage) addUnsent(ctx context.Context) error {
+// addUnsent adds the records that workers have not sent yet, from a position on. If there are more of them, the list
+// continues there.
+func (p *recordPage) addUnsent(ctx context.Context, from recordPosition) error {
 	holders, err := p.archive.holders(ctx, p.of)
 	if err != nil {
 		return err
 	}
-	p.unsent = map[attempt]bool{}
-	var failed error
-	failures := p.archive.ask(ctx, p.of, p.of.Indexes, holders, func(worker holder, records []v1alpha1.TaskRecord) {
-		for i := range records {
-			at, err := p.add(&records[i], worker.name)
-			p.unsent[at] = true
-			failed = cmp.Or(failed, err)
-		}
+	holders = slices.DeleteFunc(holders, func(worker holder) bool {
+		return worker.name < from.Worker || worker.name == from.Worker && from.Next == ""
 	})
-	for _, failure := range failures {
-		p.warn("the records of %s", failure)
+	p.unsent = map[attempt]bool{}
+	for last := from.Worker; ; {
+		switch {
+		case len(holders) == 0 && (len(p.list.Items) < p.limit || p.archive.Store == nil):
+			return ctx.Err()
+		case len(p.list.Items) >= p.limit:
+			p.list.Continue = recordPosition{Worker: last}.token()
+			return ctx.Err()
+		}
+		asked := holders[:min(len(holders), maxAsked)]
+		if from.Next != "" && asked[0].name == from.Worker {
+			asked = asked[:1] // most have no more than a page
+		}
+		if err := p.addPages(ctx, asked, from); err != nil || p.list.Continue != "" {
+			return err
+		}
+		last, holders = asked[len(asked)-1].name, holders[len(asked):]
 	}
-	return cmp.Or(failed, ctx.Err())
+}
+
+// addPages adds a page of each worker. Behind a worker that has more, the list continues: the pages of others are not
+// added.
+func (p *recordPage) addPages(ctx context.Context, workers []holder, from recordPosition) error {
+	type answer struct {
+		records []v1alpha1.TaskRecord
+		next    string
+		err     error
+	}
+	answers := make([]answer, len(workers))
+	forEach(workers, func(i int, worker holder) {
+		next := ""
+		if worker.name == from.Worker {
+			next = from.Next
+		}
+		answers[i].records, answers[i].next, answers[i].err = p.archive.unsentPage(ctx, p.of, p.of.Indexes, worker, next)
+	})
+	for i, worker := range workers {
+		if err := answers[i].err; err != nil {
+			p.warn("the records of %s", failure{worker.name, err})
+		}
+		for j := range answers[i].records {
+			at, err := p.add(&answers[i].records[j], worker.name)
+			if err != nil {
+				return err
+			}
+			p.unsent[at] = true
+		}
+		if next := answers[i].next; next != "" {
+			p.list.Continue = recordPosition{Worker: worker.name, Next: next}.token()
+			return ctx.Err()
+		}
+	}
+	return ctx.Err()
 }
 
 // addStored adds the records of segments after a key, until the page is full.
@@ -181,7 +239,7 @@ func (p *recordPage) addStored(ctx context.Context, after string) error {
 			continue
 		}
 		if len(p.list.Items) >= p.limit && last != "" {
-			p.list.Continue = encodeToken(last)
+			p.list.Continue = recordPosition{Key: last}.token()
 			return nil
 		}
 		last = strings.TrimPrefix(s.key, prefix)

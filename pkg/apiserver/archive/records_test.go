@@ -20,6 +20,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,6 +70,55 @@ func TestRecordsArePaged(t *testing.T) {
 	}
 	if got, want := strings.Join(pages, " | "), "9 4 0 1 | 2 3 4 5"; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestAllRecordsOfWorkersAreListed has workers with more records than they send at once.
+func TestAllRecordsOfWorkersAreListed(t *testing.T) {
+	for _, test := range []struct {
+		page  int
+		limit int64
+		want  string // the sizes of the pages
+	}{
+		{page: 0, limit: 10, want: "49 12 2"}, // of 16 workers, of the others, stored
+		{page: 3, limit: 10, want: "3 9 9 9 9 9 9 6"},
+		{page: 0, limit: 10_000, want: "63"},
+	} {
+		f := newFixture()
+		var want []string
+		index := int32(0)
+		for n := range 20 {
+			name := fmt.Sprintf("w%02d", n)
+			f.objects.workers = append(f.objects.workers, holding(name))
+			for range 4 - n%3 {
+				f.workers.unsent[name] = append(f.workers.unsent[name], at(index, 0, ""))
+				want = append(want, fmt.Sprint(index))
+				index++
+			}
+		}
+		slices.Reverse(f.objects.workers)
+		f.upload(t, 1, at(index, 0, ""), at(index+1, 0, ""))
+		want = append(want, fmt.Sprint(index), fmt.Sprint(index+1))
+		f.workers.page = test.page
+		options := &batch.TaskRecordOptions{Limit: &test.limit}
+		var got, sizes []string
+		for {
+			list, err := f.Records(asPerson(t.Context(), "ann"), set(100, "0-99"), options)
+			if err != nil || len(list.Warnings) > 0 {
+				t.Fatal(err, list.Warnings)
+			}
+			got = append(got, strings.Fields(indexesOf(list))...)
+			sizes = append(sizes, fmt.Sprint(len(list.Items)))
+			if options.Continue = list.Continue; options.Continue == "" {
+				break
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("in pages of %d and %d: got %q, want %q", test.page, test.limit, got, want)
+		}
+		if got := strings.Join(sizes, " "); got != test.want {
+			t.Errorf("in pages of %d and %d: got pages of %s, want %s", test.page, test.limit, got, test.want)
+		}
 	}
 }
 

@@ -216,7 +216,7 @@ func (a *Archive) storedAttempts(ctx context.Context, of *task.Attempts, ranges 
 				broken = append(broken, unreadable{s.key, err})
 				return nil
 			}
-			for _, at := range opened.within(ranges) {
+			for _, at := range within(opened.attempts, ranges) {
 				if at.matches(of, ranges) {
 					at.segment, at.worker = s, s.parts.Worker
 					attempts = append(attempts, at)
@@ -228,15 +228,16 @@ func (a *Archive) storedAttempts(ctx context.Context, of *task.Attempts, ranges 
 	return attempts, broken, group.Wait()
 }
 
-// within returns a part of the attempts that has those at the indexes.
-func (d *directory) within(ranges []indexes.Range) []attempt {
+// within returns the attempts from the first index of ranges to the last. The attempts must be sorted by index. Nil means
+// all.
+func within(attempts []attempt, ranges []indexes.Range) []attempt {
 	if len(ranges) == 0 {
-		return d.attempts
+		return attempts
 	}
 	byIndex := func(at attempt, index int) int { return cmp.Compare(int(at.index), index) }
-	from, _ := slices.BinarySearchFunc(d.attempts, ranges[0].First, byIndex)
-	to, _ := slices.BinarySearchFunc(d.attempts, ranges[len(ranges)-1].Last+1, byIndex)
-	return d.attempts[from:to]
+	from, _ := slices.BinarySearchFunc(attempts, ranges[0].First, byIndex)
+	to, _ := slices.BinarySearchFunc(attempts, ranges[len(ranges)-1].Last+1, byIndex)
+	return attempts[from:to]
 }
 
 // directories caches the directories of segments. The least recently used make room for others.

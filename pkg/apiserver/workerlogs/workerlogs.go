@@ -140,15 +140,14 @@ func (c *Client) OpenLog(ctx context.Context, t *batch.Task, endpoint *batch.Wor
 
 // Records returns the records of the attempts of a set that the worker has not sent to the archive, nil if it has none.
 // If set is empty, they are of tasks without one. If indexes is not empty, they are of these indexes, and if taskUID is
-// not empty, of that task.
+// not empty, of that task. If there are more, the list has metadata.continue, which is from of the next call.
 func (c *Client) Records(ctx context.Context, endpoint *batch.WorkerEndpoint, namespace string, set types.UID, indexes string,
-	taskUID types.UID) ([]v1alpha1.TaskRecord, error) {
+	taskUID types.UID, from string) (*v1alpha1.TaskRecordList, error) {
 	query := url.Values{}
-	if indexes != "" {
-		query.Set("indexes", indexes)
-	}
-	if taskUID != "" {
-		query.Set("taskUID", string(taskUID))
+	for name, value := range map[string]string{"indexes": indexes, "taskUID": string(taskUID), "continue": from} {
+		if value != "" {
+			query.Set(name, value)
+		}
 	}
 	content, err := c.read(ctx, endpoint, v1alpha1.WorkerRecordsPath(namespace, set), query, maxRecordsSize)
 	var notKept *task.LogNotKeptError
@@ -162,7 +161,7 @@ func (c *Client) Records(ctx context.Context, endpoint *batch.WorkerEndpoint, na
 	if err := json.Unmarshal(content, list); err != nil {
 		return nil, fmt.Errorf("the worker responded with what is not a TaskRecordList: %w", err)
 	}
-	return list.Items, nil
+	return list, nil
 }
 
 // Output returns the output of an attempt that the worker has not sent to the archive. It returns a

@@ -135,7 +135,7 @@ func TestUnsentAttempts(t *testing.T) {
 			http.Error(out, "none of the set", http.StatusNotFound)
 			return
 		}
-		fmt.Fprintf(out, `{"items": [{"taskName": %q, "attempt": 2}]}`, r.URL)
+		fmt.Fprintf(out, `{"metadata": {"continue": "more"}, "items": [{"taskName": %q, "attempt": 2}]}`, r.URL)
 	})
 	mux.HandleFunc(v1alpha1.WorkerOutputPattern, func(out http.ResponseWriter, r *http.Request) { fmt.Fprint(out, r.URL) })
 	endpoint := f.worker(t, v1alpha1.WorkerServerName, mux.ServeHTTP)
@@ -143,16 +143,16 @@ func TestUnsentAttempts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	records, err := client.Records(t.Context(), endpoint, "ns", "some-uid", "1-3", "")
-	if want := "/records/ns/some-uid?indexes=1-3"; err != nil || len(records) != 1 || records[0].TaskName != want {
-		t.Errorf("records of a set: got %v, %v, want %s", records, err, want)
+	list, err := client.Records(t.Context(), endpoint, "ns", "some-uid", "1-3", "", "")
+	if want := "/records/ns/some-uid?indexes=1-3"; err != nil || len(list.Items) != 1 || list.Items[0].TaskName != want || list.Continue != "more" {
+		t.Errorf("records of a set: got %v, %v, want %s", list, err, want)
 	}
-	records, err = client.Records(t.Context(), endpoint, "ns", "", "", "task-uid")
-	if want := "/records/ns/tasks?taskUID=task-uid"; err != nil || len(records) != 1 || records[0].TaskName != want {
-		t.Errorf("records of a task: got %v, %v, want %s", records, err, want)
+	list, err = client.Records(t.Context(), endpoint, "ns", "", "", "task-uid", "more")
+	if want := "/records/ns/tasks?continue=more&taskUID=task-uid"; err != nil || len(list.Items) != 1 || list.Items[0].TaskName != want {
+		t.Errorf("records of a task: got %v, %v, want %s", list, err, want)
 	}
-	if records, err = client.Records(t.Context(), endpoint, "ns", "other", "", ""); err != nil || records != nil {
-		t.Errorf("records of a set that the worker does not have: got %v, %v", records, err)
+	if list, err = client.Records(t.Context(), endpoint, "ns", "other", "", "", ""); err != nil || list != nil {
+		t.Errorf("records of a set that the worker does not have: got %v, %v", list, err)
 	}
 	output, err := client.Output(t.Context(), endpoint, "ns", "some-uid", "7.0.1.log", 100)
 	if want := "/records/ns/some-uid/7.0.1.log"; err != nil || string(output) != want {

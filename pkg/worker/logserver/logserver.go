@@ -18,6 +18,7 @@ limitations under the License.
 package logserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -75,6 +76,9 @@ type Options struct {
 	Logs *logs.Store
 	// Archive has the finished attempts to serve that are not in the archive yet; it may be nil.
 	Archive *spool.Spool
+
+	// maxRecords is maxRecords, less in tests.
+	maxRecords int
 }
 
 // Server serves the logs of one worker. A nil Server serves nothing.
@@ -101,6 +105,7 @@ func Start(options Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	options.maxRecords = cmp.Or(options.maxRecords, maxRecords)
 	s := &Server{options: options, endpoint: batch.WorkerEndpoint{
 		Host: options.Host, Port: int32(listener.Addr().(*net.TCPAddr).Port), CABundle: bundle,
 	}}

@@ -19,6 +19,7 @@ package logserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -30,6 +31,7 @@ import (
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	"github.com/leat-dev/leat/pkg/worker/attempt"
 	"github.com/leat-dev/leat/pkg/worker/logs"
+	"github.com/leat-dev/leat/pkg/worker/spool"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
@@ -70,7 +72,8 @@ func setOf(r *http.Request) types.UID {
 	return types.UID(set)
 }
 
-// serveRecords serves the records of the attempts at the tasks of a set that are not in the archive yet.
+// serveRecords serves the records of the attempts at the tasks of a set that are not in the archive yet. If there are
+// more than maxRecords, the list has metadata.continue, which the query of the next request has.
 func (s *Server) serveRecords(w http.ResponseWriter, r *http.Request) {
 	if !s.checkNamespace(w, r) {
 		return
@@ -82,11 +85,15 @@ func (s *Server) serveRecords(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	task := types.UID(query.Get("taskUID"))
-	records, more, err := s.options.Archive.Records(r.Context(), setOf(r), maxRecords, func(record *batch.TaskRecord) bool {
+	records, next, err := s.options.Archive.Records(r.Context(), setOf(r), query.Get("continue"), s.options.maxRecords, func(record *batch.TaskRecord) bool {
 		return (task == "" || record.TaskUID == task) &&
 			(len(ranges) == 0 || record.Index != nil && indexes.Contains(ranges, int(*record.Index)))
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, spool.ErrPosition):
+		http.Error(w, fmt.Sprintf("continue: %v", err), http.StatusBadRequest)
+		return
+	case err != nil:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -95,9 +102,7 @@ func (s *Server) serveRecords(w http.ResponseWriter, r *http.Request) {
 	if list.Items == nil {
 		list.Items = []batch.TaskRecord{}
 	}
-	if more {
-		list.Warnings = []string{fmt.Sprintf("the worker has more than %d records that are not in the archive yet: select indexes", maxRecords)}
-	}
+	list.Continue = next
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(&list); err != nil {
 		klog.FromContext(r.Context()).V(2).Info("Failed to send records", "err", err)

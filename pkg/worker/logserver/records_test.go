@@ -21,6 +21,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/leat-dev/leat/apis/batch/indexes"
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/worker/attempt"
 	"github.com/leat-dev/leat/pkg/worker/spool"
@@ -43,7 +45,7 @@ func (silentArchive) Archive(context.Context, string, *batch.WorkerArchiveOption
 }
 
 // withArchive returns a server with a spool.
-func withArchive(t *testing.T) (*testServer, *spool.Spool) {
+func withArchive(t *testing.T, change ...func(*Options)) (*testServer, *spool.Spool) {
 	t.Helper()
 	archive, err := spool.Open(spool.Options{
 		Dir: t.TempDir(), MaxBytesPerAttempt: spool.DefaultMaxBytesPerAttempt, MaxSize: spool.DefaultMaxSize, Retention: time.Hour,
@@ -57,7 +59,7 @@ func withArchive(t *testing.T) (*testServer, *spool.Spool) {
 		archive.Stop(context.Background())
 		archive.Close()
 	})
-	return start(t, func(o *Options) { o.Archive = archive }), archive
+	return start(t, append(change, func(o *Options) { o.Archive = archive })...), archive
 }
 
 func add(t *testing.T, archive *spool.Spool, set types.UID, record batch.TaskRecord, output string) {
@@ -111,10 +113,37 @@ func TestRecordsAndOutputOfASet(t *testing.T) {
 		{batch.WorkerOutputPath("other", setUID, "1.0.1.log"), 404, "the worker runs the tasks of namespace ns, not those of other\n"},
 		{batch.WorkerRecordsPath("other", setUID), 404, "the worker runs the tasks of namespace ns, not those of other\n"},
 		{batch.WorkerRecordsPath("ns", setUID) + "?indexes=2-1", 400, "indexes: "},
+		{batch.WorkerRecordsPath("ns", setUID) + "?continue=x", 400, `continue: "x": must be `},
 	} {
 		if code, content := w.read(t, client, test.path); code != test.code || content != test.want && (code == 200 || !strings.HasPrefix(content, test.want)) {
 			t.Errorf("%s is answered %d: %q, want %d: %q.", test.path, code, content, test.code, test.want)
 		}
+	}
+}
+
+func TestRecordsAreServedInPages(t *testing.T) {
+	w, archive := withArchive(t, func(o *Options) { o.maxRecords = 10 })
+	for index := range int32(23) {
+		add(t, archive, setUID, batch.TaskRecord{Index: &index, TaskUID: "chunk", Attempt: 1}, "")
+	}
+	client := w.client(t, w.ca, batch.WorkerClientName)
+	var found, pages []int
+	for next := ""; ; {
+		code, content := w.read(t, client, batch.WorkerRecordsPath("ns", setUID)+"?continue="+next)
+		var list batch.TaskRecordList
+		if err := json.Unmarshal([]byte(content), &list); code != http.StatusOK || err != nil {
+			t.Fatalf("The page from %q is answered %d: %.100s, %v", next, code, content, err)
+		}
+		pages = append(pages, len(list.Items))
+		for _, record := range list.Items {
+			found = append(found, int(*record.Index))
+		}
+		if next = list.Continue; next == "" {
+			break
+		}
+	}
+	if !slices.Equal(pages, []int{10, 10, 3}) || !slices.Equal(indexes.Of(found), []indexes.Range{{First: 0, Last: 22}}) {
+		t.Errorf("The pages have %d records, of the indexes %s.", pages, indexes.Format(indexes.Of(found)))
 	}
 }
 

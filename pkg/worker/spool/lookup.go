@@ -20,8 +20,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"regexp"
 	"slices"
+	"strconv"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -43,19 +46,80 @@ type Attempt struct {
 	segment *unsent
 }
 
-// Records returns the records of the attempts at the tasks of a set, or without a set if it is empty, that match. They
-// are in the order in which their segments were opened. If there are more than limit, more is true.
-func (s *Spool) Records(ctx context.Context, set types.UID, limit int, match func(*batch.TaskRecord) bool) (records []batch.TaskRecord, more bool, err error) {
-	err = s.scan(ctx, func(seg *unsent) bool { return seg.set == set }, func(_ *unsent, record *batch.TaskRecord) bool {
-		if !match(record) {
+// position is a position among the records of a set: behind so many of a segment, and behind all segments before it.
+// Segments are ordered by incarnation and number, which no restart changes.
+type position struct {
+	incarnation string
+	number      int64
+	records     int
+}
+
+// positionText matches a position as Records returns it.
+var positionText = regexp.MustCompile(`^([0-9A-Za-z-]{1,128})_([0-9]{1,18})_([0-9]{1,9})$`)
+
+// parsePosition parses a position. An empty one is the beginning.
+func parsePosition(text string) (position, error) {
+	if text == "" {
+		return position{}, nil
+	}
+	match := positionText.FindStringSubmatch(text)
+	if match == nil {
+		return position{}, fmt.Errorf("%.100q: %w", text, ErrPosition)
+	}
+	p := position{incarnation: match[1]}
+	p.number, _ = strconv.ParseInt(match[2], 10, 64)
+	p.records, _ = strconv.Atoi(match[3])
+	return p, nil
+}
+
+func (p position) String() string {
+	return fmt.Sprintf("%s_%d_%d", p.incarnation, p.number, p.records)
+}
+
+// skipped returns how many records of a segment are before the position, and whether others of it may not be.
+func (p position) skipped(seg *unsent) (records int, more bool) {
+	switch cmp.Or(cmp.Compare(seg.incarnation, p.incarnation), cmp.Compare(seg.number, p.number)) {
+	case -1:
+		return 0, false
+	case 0:
+		return p.records, true
+	}
+	return 0, true
+}
+
+// ErrPosition is the error for a position that Records has not returned.
+var ErrPosition = errors.New("must be where the records before end")
+
+// Records returns the records of the attempts at the tasks of a set, or without a set if it is empty, that match. If
+// there are more than limit, next is the position of the others, and is empty otherwise. from is the position at which
+// to begin: empty, or next of a call before. Of attempts that are sent between two calls, the second returns none.
+func (s *Spool) Records(ctx context.Context, set types.UID, from string, limit int, match func(*batch.TaskRecord) bool) (
+	records []batch.TaskRecord, next string, err error) {
+	start, err := parsePosition(from)
+	if err != nil {
+		return nil, "", err
+	}
+	var current *unsent
+	visited := 0
+	err = s.scan(ctx, func(seg *unsent) bool {
+		_, more := start.skipped(seg)
+		return seg.set == set && more
+	}, func(seg *unsent, record *batch.TaskRecord) bool {
+		if seg != current {
+			current, visited = seg, 0
+		}
+		visited++
+		if skipped, _ := start.skipped(seg); visited <= skipped || !match(record) {
 			return true
 		}
-		if more = len(records) == limit; !more {
-			records = append(records, *record)
+		if len(records) == limit {
+			next = position{seg.incarnation, seg.number, visited - 1}.String()
+			return false
 		}
-		return !more
+		records = append(records, *record)
+		return true
 	})
-	return records, more, err
+	return records, next, err
 }
 
 // Task returns the attempts at a task, by index and then by number. Of an attempt that ran twice, it returns the last
@@ -159,8 +223,8 @@ func (s *Spool) matching(match func(*unsent) bool) []*unsent {
 	return segments
 }
 
-// scan calls visit with each record of the segments that match, until visit returns false. It leaves out segments that
-// are sent or removed meanwhile.
+// scan calls visit with each record of the segments that match, in the order of positions, until visit returns false. It
+// leaves out segments that are sent or removed meanwhile.
 func (s *Spool) scan(ctx context.Context, match func(*unsent) bool, visit func(*unsent, *batch.TaskRecord) bool) error {
 	if s == nil {
 		return nil
@@ -170,7 +234,11 @@ func (s *Spool) scan(ctx context.Context, match func(*unsent) bool, visit func(*
 		return err
 	}
 	defer release()
-	for _, seg := range s.matching(match) {
+	segments := s.matching(match)
+	slices.SortFunc(segments, func(a, b *unsent) int {
+		return cmp.Or(cmp.Compare(a.incarnation, b.incarnation), cmp.Compare(a.number, b.number))
+	})
+	for _, seg := range segments {
 		reader, err := s.reader(seg)
 		more, tasks := true, map[uint64]struct{}{}
 		if err == nil {

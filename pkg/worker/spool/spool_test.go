@@ -316,7 +316,7 @@ func TestOutputIsCutAtItsBeginning(t *testing.T) {
 		s.Start(t.Context(), "inc")
 		record := recordOf(1)
 		mustAdd(t, s, setNumber(1), record, "0123456789")
-		records, _, err := s.Records(t.Context(), setNumber(1), 10, func(*batch.TaskRecord) bool { return true })
+		records, _, err := s.Records(t.Context(), setNumber(1), "", 10, func(*batch.TaskRecord) bool { return true })
 		if err != nil || len(records) != 1 || records[0].MissingBytes != 6 || record.MissingBytes != 0 {
 			t.Errorf("The records are %+v, %v.", records, err)
 		}
@@ -899,16 +899,13 @@ func TestLookups(t *testing.T) {
 		mustAdd(t, s, setNumber(2), recordOf(1), "of another set\n")
 
 		all := func(*batch.TaskRecord) bool { return true }
-		records, more, err := s.Records(t.Context(), setNumber(1), 10, all)
+		records, next, err := s.Records(t.Context(), setNumber(1), "", 10, all)
 		var found []int32
 		for i := range records {
 			found = append(found, *records[i].Index)
 		}
-		if want := []int32{1, 4, 2, 3, 4}; err != nil || more || !slices.Equal(found, want) {
-			t.Errorf("There are records of %v, %v, %v; want %v.", found, more, err, want)
-		}
-		if records, more, err := s.Records(t.Context(), setNumber(1), 2, all); err != nil || !more || len(records) != 2 {
-			t.Errorf("Of at most 2, there are %v, %v, %v.", records, more, err)
+		if want := []int32{1, 4, 2, 3, 4}; err != nil || next != "" || !slices.Equal(found, want) {
+			t.Errorf("There are records of %v, %q, %v; want %v.", found, next, err, want)
 		}
 		for entry, want := range map[string]string{"1.0.1.log": "recovered\n", "2.0.1.log": "ended\n", "3.0.1.log": "open\n", "4.0.1.log": "second run\n"} {
 			if output, found, err := s.Output(t.Context(), setNumber(1), entry); string(output) != want || !found || err != nil {
@@ -974,7 +971,7 @@ func TestLookupsWhileAttemptsEnd(t *testing.T) {
 						return
 					default:
 					}
-					records, _, err := s.Records(t.Context(), setNumber(1), 1000, func(*batch.TaskRecord) bool { return true })
+					records, _, err := s.Records(t.Context(), setNumber(1), "", 1000, func(*batch.TaskRecord) bool { return true })
 					if err != nil {
 						t.Error(err)
 					}
@@ -994,6 +991,68 @@ func TestLookupsWhileAttemptsEnd(t *testing.T) {
 		stop(t, s)
 		if got := len(a.outputs(t)); got != 200 {
 			t.Errorf("%d attempts are in the archive, want 200.", got)
+		}
+	})
+}
+
+func TestRecordsInPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := &archive{answer: func(_ *batch.WorkerArchiveOptions, size int) error {
+			if size > 0 {
+				return unavailable
+			}
+			return nil
+		}}
+		dir := t.TempDir()
+		s := openSpool(t, dir, away)
+		s.Start(t.Context(), "z-before")
+		for index := range int32(4) {
+			mustAdd(t, s, setNumber(1), recordOf(index), "")
+			if index == 1 {
+				s.Release(setNumber(1))
+			}
+		}
+		kill(s)
+		s = openSpool(t, dir, away)
+		s.Start(t.Context(), "a-after")
+		defer func() { kill(s) }()
+		for index := int32(4); index < 9; index++ {
+			mustAdd(t, s, setNumber(1), recordOf(index), "")
+		}
+		for _, limit := range []int{1, 2, 3, 8, 9, 100} {
+			var found []int32
+			for next := ""; ; {
+				records, after, err := s.Records(t.Context(), setNumber(1), next, limit, func(r *batch.TaskRecord) bool { return *r.Index != 3 })
+				if err != nil || len(records) > limit {
+					t.Fatalf("From %q, there are %v, %v.", next, records, err)
+				}
+				for i := range records {
+					found = append(found, *records[i].Index)
+				}
+				if next = after; next == "" {
+					break
+				}
+			}
+			if want := []int32{4, 5, 6, 7, 8, 0, 1, 2}; !slices.Equal(found, want) {
+				t.Errorf("In pages of %d, there are records of %v, want %v.", limit, found, want)
+			}
+		}
+
+		_, next, err := s.Records(t.Context(), setNumber(1), "", 6, func(*batch.TaskRecord) bool { return true })
+		if err != nil || next != "z-before_1_1" {
+			t.Fatalf("The next position is %q, %v.", next, err)
+		}
+		s.mu.Lock()
+		s.transition(s.segments[0], phaseGone) // it is sent meanwhile
+		s.mu.Unlock()
+		records, next, err := s.Records(t.Context(), setNumber(1), next, 6, func(*batch.TaskRecord) bool { return true })
+		if err != nil || next != "" || len(records) != 2 || *records[0].Index != 2 {
+			t.Errorf("After the segment was sent, there are %v, %q, %v; want those of the next segment.", records, next, err)
+		}
+		for _, position := range []string{"x", "a_1", "a_1_1_1", "a_-1_1", "../a_1_1"} {
+			if _, _, err := s.Records(t.Context(), setNumber(1), position, 1, nil); !errors.Is(err, ErrPosition) {
+				t.Errorf("From %q: %v.", position, err)
+			}
 		}
 	})
 }
@@ -1041,7 +1100,7 @@ func TestANilSpoolKeepsNothing(t *testing.T) {
 	var s *Spool
 	s.Start(t.Context(), "inc")
 	s.Release(setNumber(1))
-	records, _, err := s.Records(t.Context(), setNumber(1), 1, nil)
+	records, _, err := s.Records(t.Context(), setNumber(1), "", 1, nil)
 	_, found, outputErr := s.Output(t.Context(), setNumber(1), "1.0.1.log")
 	attempts, taskErr := s.Task(t.Context(), "task")
 	if s.Add(setNumber(1), recordOf(1), nil) || len(s.Unarchived()) > 0 || s.Changed() != nil || len(records) > 0 || found || len(attempts) > 0 ||
