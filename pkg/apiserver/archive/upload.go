@@ -88,6 +88,9 @@ func (u *uploads) end(worker string) {
 // MaxSize implements worker.Uploader.
 func (a *Archive) MaxSize() int64 { return maxSegment }
 
+// MaxOutput implements worker.Uploader.
+func (a *Archive) MaxOutput() int64 { return a.MaxBytesPerAttempt }
+
 // Upload implements worker.Uploader. The namespace and the worker in the key are those of the credentials.
 func (a *Archive) Upload(ctx context.Context, namespace, name string, options *batch.WorkerArchiveOptions, body io.Reader, size int64) error {
 	if err := checkUser(ctx, namespace, name); err != nil {

@@ -39,14 +39,14 @@ type testArchive struct {
 	away   atomic.Bool
 }
 
-func (a *testArchive) Archive(_ context.Context, _ string, opts *batch.WorkerArchiveOptions, segment []byte) error {
+func (a *testArchive) Archive(_ context.Context, _ string, opts *batch.WorkerArchiveOptions, segment []byte) (*metav1.Status, error) {
 	if len(segment) > 0 && a.away.Load() {
-		return errors.New("connection refused")
+		return nil, errors.New("connection refused")
 	}
 	if opts.Incarnation != "" {
 		a.stored.Add(1)
 	}
-	return nil
+	return nil, nil
 }
 
 func openSpool(t *testing.T, archiver spool.Archiver) *spool.Spool {

@@ -40,8 +40,8 @@ const setUID = "00000000-0000-4000-8000-000000000001"
 // silentArchive stores all segments.
 type silentArchive struct{}
 
-func (silentArchive) Archive(context.Context, string, *batch.WorkerArchiveOptions, []byte) error {
-	return nil
+func (silentArchive) Archive(context.Context, string, *batch.WorkerArchiveOptions, []byte) (*metav1.Status, error) {
+	return nil, nil
 }
 
 // withArchive returns a server with a spool.

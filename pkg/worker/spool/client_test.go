@@ -17,6 +17,7 @@ limitations under the License.
 package spool
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -33,6 +34,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
 )
 
@@ -40,6 +42,7 @@ import (
 type apiServer struct {
 	statuses   []int
 	retryAfter int
+	limit      int64 // of bytes of an attempt, 0 for a server that responds with nothing
 
 	mu       sync.Mutex
 	requests []string
@@ -56,6 +59,12 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if len(body) == 0 {
+		if s.limit > 0 {
+			status := batch.ArchiveStatus(s.limit)
+			status.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(status)
+		}
 		return
 	}
 	s.requests = append(s.requests, fmt.Sprint(query.Get("taskSetUID"), query.Get("incarnation"), query.Get("segment"), len(query.Get("digest"))))
@@ -82,6 +91,7 @@ func TestAnswersOfTheServer(t *testing.T) {
 		refused  bool
 	}{
 		"stored":                  {server: &apiServer{}, requests: 1},
+		"stored, with a limit":    {server: &apiServer{limit: 3}, requests: 1},
 		"invalid":                 {server: &apiServer{statuses: []int{400}}, requests: 1, refused: true},
 		"another one is there":    {server: &apiServer{statuses: []int{409}}, requests: 1, refused: true},
 		"too large":               {server: &apiServer{statuses: []int{413}}, requests: 1, refused: true},
@@ -103,6 +113,9 @@ func TestAnswersOfTheServer(t *testing.T) {
 			s := openSpool(t, dir, client.BatchV1alpha1().Workers("ns"))
 			s.Start(t.Context(), "inc")
 			defer stop(t, s)
+			if want := cmp.Or(test.server.limit, DefaultMaxBytesPerAttempt); s.maxBytesPerAttempt.Load() != want {
+				t.Errorf("The spool keeps %d bytes of an attempt, want %d.", s.maxBytesPerAttempt.Load(), want)
+			}
 			mustAdd(t, s, setNumber(1), recordOf(1), "output\n")
 			s.Release(setNumber(1))
 			if err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {

@@ -41,6 +41,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -93,7 +94,8 @@ const (
 type Options struct {
 	// Dir is the directory, created if necessary. A process that finds another one using it waits until that has ended.
 	Dir string
-	// MaxBytesPerAttempt is how many bytes of the output of an attempt are kept, at its end.
+	// MaxBytesPerAttempt is how many bytes of the output of an attempt are kept, at its end. The spool keeps less if the
+	// server accepts less.
 	MaxBytesPerAttempt int64
 	// MaxSize is roughly how many bytes are kept in total. The oldest segments that are ended are removed first.
 	MaxSize int64
@@ -175,9 +177,11 @@ type Spool struct {
 
 	announced chan struct{} // of Changed
 	stopping  chan struct{} // closed by Stop
-	uploads   sync.WaitGroup
-	closers   sync.WaitGroup
-	cancel    context.CancelFunc // of uploads; nil until Start
+	// maxBytesPerAttempt is Options.MaxBytesPerAttempt, or less if the server accepts less.
+	maxBytesPerAttempt atomic.Int64
+	uploads            sync.WaitGroup
+	closers            sync.WaitGroup
+	cancel             context.CancelFunc // of uploads; nil until Start
 
 	mu          sync.Mutex
 	lock        *os.File // whose lock reserves the directory; nil while another process has it
@@ -232,6 +236,7 @@ func Open(options Options) (*Spool, error) {
 
 		announcements: rate.NewLimiter(rate.Every(announceInterval), announceBurst),
 	}
+	s.maxBytesPerAttempt.Store(options.MaxBytesPerAttempt)
 	if _, err := s.acquire(); err != nil {
 		return nil, err
 	}
@@ -452,7 +457,7 @@ func (s *Spool) Add(set types.UID, record *batch.TaskRecord, output []byte) bool
 	if s == nil || set != "" && !segment.IsUID(string(set)) {
 		return false
 	}
-	if excess := int64(len(output)) - s.options.MaxBytesPerAttempt; excess > 0 {
+	if excess := int64(len(output)) - s.maxBytesPerAttempt.Load(); excess > 0 {
 		output = output[excess:]
 		record = record.DeepCopy()
 		record.MissingBytes += excess
@@ -571,7 +576,7 @@ func (s *Spool) reportWrite(err error) {
 
 func (s *Spool) hash(task types.UID) uint64 { return maphash.String(s.seed, string(task)) }
 
-// MaxBytesPerAttempt returns how many bytes of the output of an attempt are kept.
+// MaxBytesPerAttempt returns how many bytes of the output of an attempt are kept at most.
 func (s *Spool) MaxBytesPerAttempt() int64 { return s.options.MaxBytesPerAttempt }
 
 // Expect announces a set: the worker has tasks of it. So the worker is known as one with output of the set before the

@@ -51,6 +51,8 @@ type archive struct {
 	answer func(opts *batch.WorkerArchiveOptions, size int) error
 	// lose returns an error after the segment is stored. It may be nil.
 	lose func(ctx context.Context) error
+	// status is what it responds with. It may be nil.
+	status *metav1.Status
 
 	mu     sync.Mutex
 	stored map[string][]byte
@@ -61,7 +63,16 @@ type archive struct {
 
 var _ Archiver = &archive{}
 
-func (a *archive) Archive(ctx context.Context, worker string, opts *batch.WorkerArchiveOptions, body []byte) error {
+func (a *archive) Archive(ctx context.Context, worker string, opts *batch.WorkerArchiveOptions, body []byte) (*metav1.Status, error) {
+	if err := a.store(ctx, worker, opts, body); err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.status, nil
+}
+
+func (a *archive) store(ctx context.Context, worker string, opts *batch.WorkerArchiveOptions, body []byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(body) == 0 {
@@ -731,7 +742,7 @@ func TestStopping(t *testing.T) {
 					if test.answer != nil && len(body) > 0 {
 						return test.answer(ctx)
 					}
-					return a.Archive(ctx, worker, opts, body)
+					return a.store(ctx, worker, opts, body)
 				}))
 				s.Start(t.Context(), "inc")
 				mustAdd(t, s, setNumber(1), recordOf(1), "")
@@ -758,8 +769,8 @@ func TestStopping(t *testing.T) {
 
 type archiverFunc func(context.Context, string, *batch.WorkerArchiveOptions, []byte) error
 
-func (f archiverFunc) Archive(ctx context.Context, worker string, opts *batch.WorkerArchiveOptions, body []byte) error {
-	return f(ctx, worker, opts, body)
+func (f archiverFunc) Archive(ctx context.Context, worker string, opts *batch.WorkerArchiveOptions, body []byte) (*metav1.Status, error) {
+	return nil, f(ctx, worker, opts, body)
 }
 
 // TestInterruptions kills processes in the middle of all that a spool does. In the end, every attempt must be in the
@@ -1052,6 +1063,61 @@ func TestRecordsInPages(t *testing.T) {
 		for _, position := range []string{"x", "a_1", "a_1_1_1", "a_-1_1", "../a_1_1"} {
 			if _, _, err := s.Records(t.Context(), setNumber(1), position, 1, nil); !errors.Is(err, ErrPosition) {
 				t.Errorf("From %q: %v.", position, err)
+			}
+		}
+	})
+}
+
+func TestNoMoreOutputIsKeptThanTheServerAccepts(t *testing.T) {
+	const configured = 1000
+	synctest.Test(t, func(t *testing.T) {
+		for name, test := range map[string]struct {
+			status *metav1.Status
+			want   int
+		}{
+			"less":                 {batch.ArchiveStatus(100), 100},
+			"as much":              {batch.ArchiveStatus(configured), configured},
+			"more":                 {batch.ArchiveStatus(1 << 40), configured},
+			"nothing":              {batch.ArchiveStatus(0), 0},
+			"what is not known":    {&metav1.Status{Status: metav1.StatusSuccess}, configured},
+			"what is not a number": {&metav1.Status{Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: batch.CauseMaxBytesPerAttempt, Message: "x"}}}}, configured},
+		} {
+			a := &archive{status: test.status}
+			s := openSpool(t, t.TempDir(), a, func(o *Options) { o.MaxBytesPerAttempt = configured })
+			s.Start(t.Context(), "inc")
+			mustAdd(t, s, setNumber(1), recordOf(1), strings.Repeat("x", 2*configured))
+			records, _, err := s.Records(t.Context(), setNumber(1), "", 1, func(*batch.TaskRecord) bool { return true })
+			if err != nil || len(records) != 1 || records[0].MissingBytes != int64(2*configured-test.want) {
+				t.Errorf("The server accepts %s: got the records %v, %v.", name, records, err)
+			}
+			stop(t, s)
+			if want := fmt.Sprintf("%s/1.0.1.log=%s", setNumber(1), strings.Repeat("x", test.want)); a.outputs(t)[want] != 1 {
+				t.Errorf("The server accepts %s: got %v, want %d bytes.", name, a.outputs(t), test.want)
+			}
+		}
+	})
+}
+
+func TestTheLimitOfTheServerMayChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &archive{}
+		s := openSpool(t, t.TempDir(), a)
+		s.Start(t.Context(), "inc")
+		defer stop(t, s)
+		for _, step := range []struct {
+			status *metav1.Status
+			want   int64
+		}{
+			{batch.ArchiveStatus(10), 10}, {batch.ArchiveStatus(20), 20}, {batch.ArchiveStatus(1 << 40), DefaultMaxBytesPerAttempt},
+			{batch.ArchiveStatus(5), 5}, {nil, DefaultMaxBytesPerAttempt},
+		} {
+			a.mu.Lock()
+			a.status = step.status
+			a.mu.Unlock()
+			time.Sleep(askInterval + time.Second)
+			synctest.Wait()
+			if got := s.maxBytesPerAttempt.Load(); got != step.want {
+				t.Errorf("After %v, the spool keeps %d bytes, want %d.", step.status, got, step.want)
 			}
 		}
 	})

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -49,8 +50,9 @@ const (
 
 // Archiver sends segments to the server. The client of Workers implements it.
 type Archiver interface {
-	// Archive stores a segment of a worker. With an empty segment, it returns an error if there is no archive.
-	Archive(ctx context.Context, worker string, opts *batch.WorkerArchiveOptions, segment []byte) error
+	// Archive stores a segment of a worker. With an empty segment, it returns an error if there is no archive. The Status
+	// has the limits of the server.
+	Archive(ctx context.Context, worker string, opts *batch.WorkerArchiveOptions, segment []byte) (*metav1.Status, error)
 }
 
 // archiveState is what the server has last answered to the question whether there is an archive.
@@ -170,9 +172,10 @@ func (s *Spool) ask(ctx context.Context, failures int) time.Duration {
 	}
 	requestCtx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	err := s.options.Archiver.Archive(requestCtx, s.options.Worker, &batch.WorkerArchiveOptions{}, nil)
+	status, err := s.options.Archiver.Archive(requestCtx, s.options.Worker, &batch.WorkerArchiveOptions{}, nil)
 	switch {
 	case err == nil:
+		s.setLimit(ctx, status)
 		s.setArchive(ctx, archiveAvailable, nil)
 	case isWithoutArchive(err):
 		s.setArchive(ctx, archiveNone, err)
@@ -202,6 +205,18 @@ func (s *Spool) setArchive(ctx context.Context, state archiveState, cause error)
 		klog.FromContext(ctx).Info("There is no archive for this worker: it keeps the output of tasks in its logs", "cause", cause)
 	}
 	s.notifyLocked()
+}
+
+// setLimit sets how many bytes of the output of an attempt are kept: no more than the server accepts. It logs a change.
+func (s *Spool) setLimit(ctx context.Context, status *metav1.Status) {
+	limit := s.options.MaxBytesPerAttempt
+	if accepted, ok := batch.MaxBytesPerAttempt(status); ok {
+		limit = min(limit, accepted)
+	}
+	if before := s.maxBytesPerAttempt.Swap(limit); before != limit {
+		klog.FromContext(ctx).Info("Changed how much of the output of an attempt is kept for the archive: the smaller of what this worker "+
+			"and what the server is configured with", "bytes", limit, "before", before, "configured", s.options.MaxBytesPerAttempt)
+	}
 }
 
 // isWithoutArchive reports whether the server has no archive, does not know about archives, or forbids this worker to
@@ -288,9 +303,10 @@ func (s *Spool) upload(ctx context.Context, seg *unsent) error {
 	digest := sha256.Sum256(body)
 	ctx, cancel := context.WithTimeout(ctx, uploadTimeout)
 	defer cancel()
-	return s.options.Archiver.Archive(ctx, s.options.Worker, &batch.WorkerArchiveOptions{
+	_, err = s.options.Archiver.Archive(ctx, s.options.Worker, &batch.WorkerArchiveOptions{
 		TaskSetUID: string(seg.set), Incarnation: seg.incarnation, Segment: seg.number, Digest: hex.EncodeToString(digest[:]),
 	}, body)
+	return err
 }
 
 // uploaded records the result of an upload.

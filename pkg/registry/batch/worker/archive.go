@@ -30,6 +30,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/leat-dev/leat/apis/batch"
+	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
 )
 
@@ -38,8 +39,9 @@ type Uploader interface {
 	// Upload stores a segment of the worker that the user of ctx is. Its errors are API errors. size is that of the
 	// body, negative if it is not known. Nothing is stored of an empty body.
 	Upload(ctx context.Context, namespace, worker string, options *batch.WorkerArchiveOptions, body io.Reader, size int64) error
-	// MaxSize returns the maximum size of a body, in bytes.
+	// MaxSize returns the maximum size of a body, and MaxOutput that of the output of an attempt in it, in bytes.
 	MaxSize() int64
+	MaxOutput() int64
 }
 
 // Subresources creates the storages of the subresources of workers with what they depend on.
@@ -101,6 +103,6 @@ func (r *ArchiveREST) Connect(ctx context.Context, name string, obj runtime.Obje
 			responder.Error(err)
 			return
 		}
-		responder.Object(http.StatusOK, &metav1.Status{Status: metav1.StatusSuccess})
+		responder.Object(http.StatusOK, v1alpha1.ArchiveStatus(r.archive.MaxOutput()))
 	}), nil
 }

@@ -19,6 +19,8 @@ package v1alpha1
 import (
 	"context"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	batchv1alpha1 "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
 )
@@ -26,13 +28,14 @@ import (
 // WorkerExpansion has the methods of a client of workers that are not generated.
 type WorkerExpansion interface {
 	// Archive stores a segment, a zip file with the output and the records of finished attempts, in the archive. With an
-	// empty segment nothing is stored: the error is NotFound if there is no archive. Archive does not retry.
-	Archive(ctx context.Context, name string, opts *batchv1alpha1.WorkerArchiveOptions, segment []byte) error
+	// empty segment nothing is stored: the error is NotFound if there is no archive. The Status has the limits of the
+	// server, as batchv1alpha1.MaxBytesPerAttempt returns them. Archive does not retry.
+	Archive(ctx context.Context, name string, opts *batchv1alpha1.WorkerArchiveOptions, segment []byte) (*metav1.Status, error)
 }
 
 // Archive stores a segment in the archive.
-func (c *workers) Archive(ctx context.Context, name string, opts *batchv1alpha1.WorkerArchiveOptions, segment []byte) error {
-	return c.GetClient().Post().
+func (c *workers) Archive(ctx context.Context, name string, opts *batchv1alpha1.WorkerArchiveOptions, segment []byte) (*metav1.Status, error) {
+	result := c.GetClient().Post().
 		Namespace(c.GetNamespace()).
 		Resource("workers").
 		Name(name).
@@ -41,6 +44,13 @@ func (c *workers) Archive(ctx context.Context, name string, opts *batchv1alpha1.
 		SetHeader("Content-Type", "application/zip").
 		MaxRetries(0).
 		Body(segment).
-		Do(ctx).
-		Error()
+		Do(ctx)
+	if err := result.Error(); err != nil {
+		return nil, err
+	}
+	status := &metav1.Status{}
+	if err := result.Into(status); err != nil {
+		return &metav1.Status{Status: metav1.StatusSuccess}, nil // the segment is stored, whatever the body is
+	}
+	return status, nil
 }

@@ -19,6 +19,7 @@ package fake
 import (
 	"context"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/testing"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -39,10 +40,10 @@ func (a ArchiveAction) DeepCopy() testing.Action {
 }
 
 // Archive records an ArchiveAction, and returns the error of a reactor. Without a reactor it succeeds.
-func (c *fakeWorkers) Archive(_ context.Context, name string, opts *v1alpha1.WorkerArchiveOptions, segment []byte) error {
+func (c *fakeWorkers) Archive(_ context.Context, name string, opts *v1alpha1.WorkerArchiveOptions, segment []byte) (*metav1.Status, error) {
 	_, err := c.Fake.Invokes(ArchiveAction{
 		ActionImpl: testing.ActionImpl{Namespace: c.Namespace(), Verb: "create", Resource: c.Resource(), Subresource: "archive"},
 		Name:       name, Options: opts, Segment: segment,
 	}, &v1alpha1.Worker{})
-	return err
+	return &metav1.Status{Status: metav1.StatusSuccess}, err
 }
