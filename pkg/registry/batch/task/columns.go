@@ -58,17 +58,21 @@ func ReasonColumn(task *batch.Task) any {
 
 // ExitColumn returns the exit code, or the name of the signal that terminated the command.
 func ExitColumn(task *batch.Task) any {
-	terminated := task.Status.State.Terminated
-	switch {
-	case terminated == nil:
-		return ""
-	case terminated.Signal != 0:
-		if name := unix.SignalName(syscall.Signal(terminated.Signal)); name != "" {
-			return name
-		}
-		return fmt.Sprintf("signal %d", terminated.Signal)
+	if terminated := task.Status.State.Terminated; terminated != nil {
+		return formatExit(terminated.ExitCode, terminated.Signal)
 	}
-	return fmt.Sprint(terminated.ExitCode)
+	return ""
+}
+
+// formatExit formats an exit code, or the name of a signal if it is not 0.
+func formatExit(exitCode, signal int32) string {
+	if signal == 0 {
+		return fmt.Sprint(exitCode)
+	}
+	if name := unix.SignalName(syscall.Signal(signal)); name != "" {
+		return name
+	}
+	return fmt.Sprintf("signal %d", signal)
 }
 
 // WaitColumn returns the time from creation to the first start, or to now for a task that waits.
