@@ -62,7 +62,8 @@ func together(t *testing.T, group string, tests ...subtest) {
 func TestAggregated(t *testing.T) {
 	t.Parallel()
 	cp := host.ForTest(t, "--controllers=horizontal-pod-autoscaler-controller", "--horizontal-pod-autoscaler-sync-period=1s")
-	e := kit.AggregatedOn(t, cp)
+	_, archive := kit.ArchiveInS3(t)
+	e := kit.AggregatedOn(t, cp, archive...)
 	backend := startWebhook(t)
 	deleteManifests := applyManifests(t, e, backend)
 	// The garbage collector and the quota controller look for new APIs only every 30 s, and at their start.

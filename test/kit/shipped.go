@@ -29,6 +29,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // shipped returns the arguments that config/base has for a program. args replaces those with the same names.
@@ -65,6 +66,36 @@ func firstDocument(t testing.TB, file string, into any) {
 	data := Must(os.ReadFile(filepath.Join(root(t), "config", "base", file)))(t)
 	document, _, _ := strings.Cut(string(data), "\n---\n")
 	Check(t, yaml.Unmarshal([]byte(document), into))
+}
+
+// ArchiveInS3 starts an S3 server until the test ends. It returns the server, and the arguments with which leat-apiserver
+// keeps its archive there: those of config/components/archive-s3, except for addresses and files.
+func ArchiveInS3(t testing.TB) (*host.S3, []string) {
+	t.Helper()
+	var component struct {
+		Patches []struct{ Patch string }
+	}
+	data := Must(os.ReadFile(filepath.Join(root(t), "config", "components", "archive-s3", "kustomization.yaml")))(t)
+	Check(t, yaml.Unmarshal(data, &component))
+	var operations []struct{ Path, Value any }
+	for _, patch := range component.Patches {
+		Check(t, yaml.Unmarshal([]byte(patch.Patch), &operations))
+	}
+	var args []string
+	for _, operation := range operations {
+		if operation.Path == "/spec/template/spec/containers/0/args/-" {
+			args = append(args, operation.Value.(string))
+		}
+	}
+	s3 := host.S3ForTest(t)
+	own := []string{
+		"--archive=s3://" + s3.Bucket + "/leat", "--archive-s3-endpoint=" + s3.Endpoint, "--archive-s3-credentials-file=" + s3.CredentialsFile,
+	}
+	kept := without(args, own)
+	if len(kept) != len(args)-len(own) {
+		t.Fatalf("config/components/archive-s3: got the arguments %q, want one for each of %q", args, own)
+	}
+	return s3, append(append(kept, own...), "--archive-s3-ca-file="+s3.CAFile)
 }
 
 // auditPolicy writes the audit policy of config/base to a file and returns its path.

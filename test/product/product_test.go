@@ -68,8 +68,9 @@ func TestAggregated(t *testing.T) {
 	for name, content := range map[string][]byte{"ca.crt": ca.CertPEM(), "tls.crt": cert, "tls.key": key} {
 		kit.Check(t, pki.WriteFile(filepath.Join(dir, name), content))
 	}
-	e := kit.Aggregated(t, "--worker-client-certificate="+filepath.Join(dir, "tls.crt"), "--worker-client-key="+filepath.Join(dir, "tls.key"),
-		"--worker-address-ranges=127.0.0.0/8", "--request-timeout="+requestTimeout.String())
+	_, archive := kit.ArchiveInS3(t)
+	e := kit.Aggregated(t, append(archive, "--worker-client-certificate="+filepath.Join(dir, "tls.crt"), "--worker-client-key="+filepath.Join(dir, "tls.key"),
+		"--worker-address-ranges=127.0.0.0/8", "--request-timeout="+requestTimeout.String())...)
 	one := startManager(t, e, "one")
 	kit.Eventually(t, "the first manager leads", func(ctx context.Context) error {
 		_, err := leader(ctx, t, e)
