@@ -137,7 +137,7 @@ func New(options Options) *Archive {
 	return &Archive{
 		Options:     options,
 		limits:      segment.Limits{Size: maxSegment, Output: options.MaxBytesPerAttempt, Records: maxRecords},
-		uploads:     uploads{byWorker: map[string]int{}},
+		uploads:     uploads{byOwner: map[string]int{}},
 		limiters:    lru.New(maxNamespaces),
 		reads:       make(chan struct{}, maxReads),
 		listings:    lru.New(maxListings),

@@ -33,7 +33,7 @@ var (
 	})
 	refusedSegments = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "leat_apiserver_archive_segments_refused_total",
-		Help: "Number of segments that were not stored, by reason: busy, rate, large, invalid, conflict, store.",
+		Help: "Number of segments that were not stored, by reason: busy, rate, large, slow, invalid, conflict, store.",
 	}, []string{"reason"})
 	uploadsInFlight = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "leat_apiserver_archive_uploads_in_flight",
@@ -59,7 +59,7 @@ var Metrics = []prometheus.Collector{
 }
 
 func init() {
-	for _, reason := range []string{"busy", "rate", "large", "invalid", "conflict", "store"} {
+	for _, reason := range []string{"busy", "rate", "large", "slow", "invalid", "conflict", "store"} {
 		refusedSegments.WithLabelValues(reason)
 	}
 	for _, operation := range []string{"put", "list", "read"} {

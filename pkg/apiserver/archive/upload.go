@@ -26,6 +26,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -45,9 +46,9 @@ import (
 )
 
 const (
-	// maxUploads is the maximum number of uploads at a time, and maxUploadsOfWorker that of one worker. Each
-	// holds a segment in memory.
-	maxUploads, maxUploadsOfWorker = 16, 2
+	// maxUploads is the maximum number of uploads at a time, each of which holds a segment in memory. Those of one
+	// namespace leave room for others, even if all its workers send slowly.
+	maxUploads, maxUploadsOfNamespace, maxUploadsOfWorker = 16, 8, 2
 	// maxNamespaces bounds the rate limiters. One that does not fit begins again with a full bucket.
 	maxNamespaces = 10_000
 )
@@ -56,31 +57,36 @@ var _ worker.Uploader = &Archive{}
 
 // uploads counts the uploads at this time.
 type uploads struct {
-	mu       sync.Mutex
-	total    int
-	byWorker map[string]int
+	mu    sync.Mutex
+	total int
+	// byOwner has the numbers by namespace, and by namespace/worker.
+	byOwner map[string]int
 }
 
 // begin counts an upload of the worker, and reports whether there may be another one.
-func (u *uploads) begin(worker string) bool {
+func (u *uploads) begin(namespace, worker string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.total >= maxUploads || u.byWorker[worker] >= maxUploadsOfWorker {
+	own := namespace + "/" + worker
+	if u.total >= maxUploads || u.byOwner[namespace] >= maxUploadsOfNamespace || u.byOwner[own] >= maxUploadsOfWorker {
 		return false
 	}
 	u.total++
-	u.byWorker[worker]++
+	u.byOwner[namespace]++
+	u.byOwner[own]++
 	uploadsInFlight.Inc()
 	return true
 }
 
 // end ends an upload that begin has counted.
-func (u *uploads) end(worker string) {
+func (u *uploads) end(namespace, worker string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.total--
-	if u.byWorker[worker]--; u.byWorker[worker] == 0 {
-		delete(u.byWorker, worker)
+	for _, owner := range []string{namespace, namespace + "/" + worker} {
+		if u.byOwner[owner]--; u.byOwner[owner] == 0 {
+			delete(u.byOwner, owner)
+		}
 	}
 	uploadsInFlight.Dec()
 }
@@ -105,11 +111,12 @@ func (a *Archive) Upload(ctx context.Context, namespace, name string, options *b
 	if size > maxSegment {
 		return tooLarge(size)
 	}
-	if !a.uploads.begin(namespace + "/" + name) {
+	if !a.uploads.begin(namespace, name) {
 		refusedSegments.WithLabelValues("busy").Inc()
-		return apierrors.NewTooManyRequests(fmt.Sprintf("the server receives as many segments as it may: %d, and %d of a worker", maxUploads, maxUploadsOfWorker), 1)
+		return apierrors.NewTooManyRequests(fmt.Sprintf("the server receives as many segments at a time as it may: %d, %d of a namespace and %d of a worker: try again",
+			maxUploads, maxUploadsOfNamespace, maxUploadsOfWorker), 1)
 	}
-	defer a.uploads.end(namespace + "/" + name)
+	defer a.uploads.end(namespace, name)
 	if size > 0 { // wait before the body is read, if possible
 		if err := a.allow(namespace, size); err != nil {
 			return err
@@ -120,6 +127,10 @@ func (a *Archive) Upload(ctx context.Context, namespace, name string, options *b
 	switch {
 	case errors.As(err, &large) || len(read) > maxSegment:
 		return tooLarge(-1)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		refusedSegments.WithLabelValues("slow").Inc()
+		return statusError(http.StatusRequestTimeout, metav1.StatusReasonTimeout,
+			"the body took too long: of the segment, %d bytes have arrived: send it faster, or try again", len(read))
 	case err != nil:
 		return apierrors.NewBadRequest(fmt.Sprintf("the body cannot be read: %v", err))
 	case len(read) == 0:
@@ -201,8 +212,11 @@ func (a *Archive) store(ctx context.Context, namespace, name string, options *ba
 		key.Indexes = summary.Indexes
 	}
 	path, err := key.Format()
-	if err != nil {
+	switch {
+	case err != nil && !segment.IsUID(options.Incarnation):
 		return invalid(name, field.Invalid(field.NewPath("incarnation"), options.Incarnation, err.Error()))
+	case err != nil: // attempts with indexes without a set, or the other way round
+		return invalid(name, field.Invalid(field.NewPath("body"), field.OmitValueType{}, err.Error()))
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()

@@ -22,9 +22,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -54,6 +56,8 @@ func TestUpload(t *testing.T) {
 	body := segmentOf(t, at(7, 0, "seven"))
 	foreign := at(7, 0, "seven")
 	foreign.record.WorkerName = "other"
+	lone := at(0, 0, "alone")
+	lone.record.Index = nil
 	hostile := bytes.ReplaceAll(body, []byte("7.0.1.log"), []byte("../../log"))
 	for name, test := range map[string]struct {
 		user            string // of namespace ns
@@ -64,23 +68,27 @@ func TestUpload(t *testing.T) {
 		want            int32
 		message         string
 		retry           bool
+		slow            bool // the deadline of the body is over after 10 bytes
 	}{
-		"stored":                        {body: body, want: http.StatusOK},
-		"nothing, to ask":               {want: http.StatusOK},
-		"of another worker":             {name: "other", body: body, want: http.StatusForbidden, message: "only worker ns/other itself"},
-		"of another namespace":          {namespace: "other", body: body, want: http.StatusForbidden, message: "only worker other/w itself"},
-		"by a person":                   {user: "admin", body: body, want: http.StatusForbidden},
-		"too large":                     {body: make([]byte, maxSegment+1), want: http.StatusRequestEntityTooLarge, message: "at most 8388608 bytes"},
-		"wrong digest":                  {body: body, change: func(o *batch.WorkerArchiveOptions) { o.Digest = "00" }, want: http.StatusBadRequest, message: "digest"},
-		"no zip":                        {body: []byte("{}"), want: http.StatusUnprocessableEntity, message: "body"},
-		"entry outside of the segment":  {body: hostile, want: http.StatusUnprocessableEntity, message: "../../log"},
-		"records of another worker":     {body: segmentOf(t, foreign), want: http.StatusUnprocessableEntity, message: "workerName"},
-		"no incarnation":                {body: body, change: func(o *batch.WorkerArchiveOptions) { o.Incarnation = "../x" }, want: http.StatusUnprocessableEntity, message: "incarnation"},
-		"no archive":                    {body: body, before: func(f *fixture) { f.Store = nil }, want: http.StatusNotFound, message: "there is no archive: leat-apiserver was started without --archive"},
-		"nothing, without an archive":   {before: func(f *fixture) { f.Store = nil }, want: http.StatusNotFound, message: "there is no archive"},
-		"the store is away":             {body: body, before: func(f *fixture) { f.store.err = fmt.Errorf("%w: full", store.ErrUnavailable) }, want: http.StatusServiceUnavailable, message: "full", retry: true},
-		"as many of the worker already": {body: body, before: func(f *fixture) { f.uploads.byWorker["ns/w"] = maxUploadsOfWorker }, want: http.StatusTooManyRequests, retry: true},
-		"as many already":               {body: body, before: func(f *fixture) { f.uploads.total = maxUploads }, want: http.StatusTooManyRequests, retry: true},
+		"stored":                           {body: body, want: http.StatusOK},
+		"nothing, to ask":                  {want: http.StatusOK},
+		"of another worker":                {name: "other", body: body, want: http.StatusForbidden, message: "only worker ns/other itself"},
+		"of another namespace":             {namespace: "other", body: body, want: http.StatusForbidden, message: "only worker other/w itself"},
+		"by a person":                      {user: "admin", body: body, want: http.StatusForbidden},
+		"too large":                        {body: make([]byte, maxSegment+1), want: http.StatusRequestEntityTooLarge, message: "at most 8388608 bytes"},
+		"wrong digest":                     {body: body, change: func(o *batch.WorkerArchiveOptions) { o.Digest = "00" }, want: http.StatusBadRequest, message: "digest"},
+		"no zip":                           {body: []byte("{}"), want: http.StatusUnprocessableEntity, message: "body"},
+		"entry outside of the segment":     {body: hostile, want: http.StatusUnprocessableEntity, message: "../../log"},
+		"records of another worker":        {body: segmentOf(t, foreign), want: http.StatusUnprocessableEntity, message: "workerName"},
+		"no incarnation":                   {body: body, change: func(o *batch.WorkerArchiveOptions) { o.Incarnation = "../x" }, want: http.StatusUnprocessableEntity, message: "incarnation: Invalid value"},
+		"no index in a set":                {body: segmentOf(t, lone), want: http.StatusUnprocessableEntity, message: "body: Invalid value"},
+		"too slow":                         {body: body, slow: true, want: http.StatusRequestTimeout, message: "10 bytes have arrived"},
+		"no archive":                       {body: body, before: func(f *fixture) { f.Store = nil }, want: http.StatusNotFound, message: "there is no archive: leat-apiserver was started without --archive"},
+		"nothing, without an archive":      {before: func(f *fixture) { f.Store = nil }, want: http.StatusNotFound, message: "there is no archive"},
+		"the store is away":                {body: body, before: func(f *fixture) { f.store.err = fmt.Errorf("%w: full", store.ErrUnavailable) }, want: http.StatusServiceUnavailable, message: "full", retry: true},
+		"as many of the worker already":    {body: body, before: func(f *fixture) { f.uploads.byOwner["ns/w"] = maxUploadsOfWorker }, want: http.StatusTooManyRequests, retry: true},
+		"as many of the namespace already": {body: body, before: func(f *fixture) { f.uploads.byOwner["ns"] = maxUploadsOfNamespace }, want: http.StatusTooManyRequests, message: "8 of a namespace", retry: true},
+		"as many already":                  {body: body, before: func(f *fixture) { f.uploads.total = maxUploads }, want: http.StatusTooManyRequests, retry: true},
 		"faster than allowed": {body: body, before: func(f *fixture) {
 			f.MaxRatePerNamespace = 1
 			_ = f.allow("ns", maxSegment)
@@ -111,7 +119,11 @@ func TestUpload(t *testing.T) {
 				if size < 0 && len(test.body) == 0 {
 					continue
 				}
-				err := f.Upload(ctx, namespace, worker, options, bytes.NewReader(test.body), size)
+				sent := io.Reader(bytes.NewReader(test.body))
+				if test.slow {
+					sent = io.MultiReader(bytes.NewReader(test.body[:10]), iotest.ErrReader(os.ErrDeadlineExceeded))
+				}
+				err := f.Upload(ctx, namespace, worker, options, sent, size)
 				got, delay := code(err)
 				if got != test.want || test.retry != (delay > 0) || err != nil && !strings.Contains(err.Error(), test.message) {
 					t.Errorf("size %d: got %d with a delay of %d: %v; want %d and %q", size, got, delay, err, test.want, test.message)
@@ -167,9 +179,9 @@ func TestUploadsAtATime(t *testing.T) {
 	for i := range maxUploads {
 		body, end := io.Pipe()
 		ends = append(ends, end)
-		name := fmt.Sprintf("w%d", i/maxUploadsOfWorker)
+		namespace, name := fmt.Sprintf("ns%d", i/maxUploadsOfNamespace), fmt.Sprintf("w%d", i/maxUploadsOfWorker)
 		go func() {
-			results <- f.Upload(asWorker(ctx, "ns", name), "ns", name, &batch.WorkerArchiveOptions{}, body, -1)
+			results <- f.Upload(asWorker(ctx, namespace, name), namespace, name, &batch.WorkerArchiveOptions{}, body, -1)
 		}()
 		if _, err := end.Write([]byte("x")); err != nil { // the upload reads
 			t.Fatal(err)
@@ -189,8 +201,8 @@ func TestUploadsAtATime(t *testing.T) {
 			t.Errorf("got %d", got)
 		}
 	}
-	if f.uploads.total != 0 || len(f.uploads.byWorker) != 0 {
-		t.Errorf("uploads that have ended are counted: %d, %v", f.uploads.total, f.uploads.byWorker)
+	if f.uploads.total != 0 || len(f.uploads.byOwner) != 0 {
+		t.Errorf("uploads that have ended are counted: %d, %v", f.uploads.total, f.uploads.byOwner)
 	}
 }
 

@@ -20,7 +20,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +34,13 @@ import (
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/registry/batch/task"
+)
+
+const (
+	// zipMediaType is the media type of a segment.
+	zipMediaType = "application/zip"
+	// bodyTimeout bounds the time for a body if the request has no deadline.
+	bodyTimeout = time.Minute
 )
 
 // Uploader stores the segments of workers.
@@ -98,11 +107,46 @@ func (r *ArchiveREST) Connect(ctx context.Context, name string, obj runtime.Obje
 	}
 	namespace := genericapirequest.NamespaceValue(ctx)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		body := http.MaxBytesReader(w, req.Body, r.archive.MaxSize())
-		if err := r.archive.Upload(ctx, namespace, name, options, body, req.ContentLength); err != nil {
+		if err := r.upload(ctx, w, req, namespace, name, options); err != nil {
 			responder.Error(err)
 			return
 		}
 		responder.Object(http.StatusOK, v1alpha1.ArchiveStatus(r.archive.MaxOutput()))
 	}), nil
+}
+
+// upload stores the segment in the body of a request.
+func (r *ArchiveREST) upload(ctx context.Context, w http.ResponseWriter, req *http.Request, namespace, name string, options *batch.WorkerArchiveOptions) error {
+	if err := checkMediaType(req); err != nil {
+		return err
+	}
+	control := http.NewResponseController(w)
+	if err := control.SetReadDeadline(bodyDeadline(ctx, time.Now())); err != nil {
+		return apierrors.NewInternalError(fmt.Errorf("cannot bound the time for the body: %w", err))
+	}
+	// Without a deadline again, the connection can be used for other requests.
+	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
+	return r.archive.Upload(ctx, namespace, name, options, http.MaxBytesReader(w, req.Body, r.archive.MaxSize()), req.ContentLength)
+}
+
+// checkMediaType returns an error unless the body is empty or a zip file.
+func checkMediaType(req *http.Request) error {
+	sent := req.Header.Get("Content-Type")
+	if mediaType, _, _ := mime.ParseMediaType(sent); req.ContentLength == 0 || mediaType == zipMediaType {
+		return nil
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
+		Message: fmt.Sprintf("the Content-Type of the body is %.100q, but must be %s", sent, zipMediaType),
+	}}
+}
+
+// bodyDeadline returns when the body must have arrived. The last fifth of the time of the request is for the store and
+// the response.
+func bodyDeadline(ctx context.Context, now time.Time) time.Time {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return now.Add(bodyTimeout)
+	}
+	return now.Add(deadline.Sub(now) / 5 * 4)
 }
