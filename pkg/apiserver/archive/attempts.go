@@ -110,6 +110,9 @@ type found struct {
 // it are not enough.
 func (a *Archive) findStored(ctx context.Context, of *task.Attempts, ranges []indexes.Range, enough func([]attempt) bool) (
 	[]attempt, []unreadable, error) {
+	if !canBeStored(of) {
+		return nil, nil, ctx.Err()
+	}
 	prefix, err := a.prefixOf(ctx, of)
 	if err != nil {
 		return nil, nil, err

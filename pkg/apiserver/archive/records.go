@@ -94,6 +94,9 @@ func (a *Archive) Records(ctx context.Context, of *task.Attempts, options *batch
 		page.warn("%s: there are only the records that workers still have", noArchive)
 		return page.list, nil
 	}
+	if !canBeStored(of) {
+		return page.list, nil
+	}
 	if err := page.addStored(ctx, position.Key); err != nil {
 		return nil, err
 	}

@@ -24,12 +24,15 @@ import (
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	"github.com/leat-dev/leat/pkg/archive/store"
+	"github.com/leat-dev/leat/pkg/registry/batch/task"
 )
 
 func asPerson(ctx context.Context, name string) context.Context {
@@ -42,6 +45,25 @@ func indexesOf(list *batch.TaskRecordList) string {
 		all = append(all, fmt.Sprint(*record.Index))
 	}
 	return strings.Join(all, " ")
+}
+
+// TestMadeUpSetsHaveNothing reads attempts at tasks whose owner reference has a UID that no set can have.
+func TestMadeUpSetsHaveNothing(t *testing.T) {
+	f := newFixture()
+	f.upload(t, 1, at(0, 0, "a"))
+	for _, uid := range []types.UID{"tasks", "..", "../uid-of-ns/" + setUID, "x"} {
+		of := &task.Attempts{Namespace: "ns", SetUID: uid, Task: &batch.Task{ObjectMeta: metav1.ObjectMeta{Name: "heir", Namespace: "ns"}}}
+		if list, err := f.Records(asPerson(t.Context(), "ann"), of, &batch.TaskRecordOptions{}); err != nil || len(list.Items) > 0 {
+			t.Errorf("records of set %s: got %v, %v, want none", uid, list, err)
+		}
+		attempts, _, err := f.findStored(t.Context(), of, nil, func([]attempt) bool { return false })
+		if err != nil || len(attempts) > 0 {
+			t.Errorf("attempts of set %s: got %v, %v, want none", uid, attempts, err)
+		}
+	}
+	if f.store.lists > 0 {
+		t.Errorf("the store was listed %d times", f.store.lists)
+	}
 }
 
 func TestRecordsArePaged(t *testing.T) {

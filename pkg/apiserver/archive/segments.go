@@ -101,6 +101,10 @@ func (a *Archive) list(ctx context.Context, prefix string, notBefore time.Time) 
 	}
 }
 
+// canBeStored reports whether there can be segments with the attempts. The UID of the set is that in the owner reference
+// of a task, which users write: there are none if it is not a UUID.
+func canBeStored(of *task.Attempts) bool { return of.SetUID == "" || segment.IsUID(string(of.SetUID)) }
+
 // prefixOf returns the prefix of the keys of the segments that may have the attempts.
 func (a *Archive) prefixOf(ctx context.Context, of *task.Attempts) (string, error) {
 	id, err := a.NamespaceID(ctx, of.Namespace)
