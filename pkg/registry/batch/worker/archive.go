@@ -108,6 +108,7 @@ func (r *ArchiveREST) Connect(ctx context.Context, name string, obj runtime.Obje
 	namespace := genericapirequest.NamespaceValue(ctx)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if err := r.upload(ctx, w, req, namespace, name, options); err != nil {
+			closeUnread(w, req)
 			responder.Error(err)
 			return
 		}
@@ -124,9 +125,19 @@ func (r *ArchiveREST) upload(ctx context.Context, w http.ResponseWriter, req *ht
 	if err := control.SetReadDeadline(bodyDeadline(ctx, time.Now())); err != nil {
 		return apierrors.NewInternalError(fmt.Errorf("cannot bound the time for the body: %w", err))
 	}
+	if err := r.archive.Upload(ctx, namespace, name, options, http.MaxBytesReader(w, req.Body, r.archive.MaxSize()), req.ContentLength); err != nil {
+		return err // the deadline also ends the read of what is left of the body
+	}
 	// Without a deadline again, the connection can be used for other requests.
-	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
-	return r.archive.Upload(ctx, namespace, name, options, http.MaxBytesReader(w, req.Body, r.archive.MaxSize()), req.ContentLength)
+	return control.SetReadDeadline(time.Time{})
+}
+
+// closeUnread makes the server send the response of a refused upload at once, and close the connection. Otherwise, it
+// waits for the rest of the body first, over HTTP/1.
+func closeUnread(w http.ResponseWriter, req *http.Request) {
+	if req.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 // checkMediaType returns an error unless the body is empty or a zip file.

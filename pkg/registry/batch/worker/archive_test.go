@@ -53,6 +53,9 @@ func startUploads(t *testing.T, time time.Duration) (server *httptest.Server, re
 		ctx, cancel := context.WithTimeout(req.Context(), time)
 		defer cancel()
 		err := r.upload(ctx, w, req, "ns", "w", &batch.WorkerArchiveOptions{})
+		if err != nil {
+			closeUnread(w, req)
+		}
 		if status := apierrors.APIStatus(nil); errors.As(err, &status) {
 			w.WriteHeader(int(status.Status().Code))
 		} else if err != nil {
@@ -69,7 +72,11 @@ func startUploads(t *testing.T, time time.Duration) (server *httptest.Server, re
 func TestUploadEndsAtItsDeadline(t *testing.T) {
 	t.Parallel()
 	server, results := startUploads(t, time.Second)
-	for _, protocol := range []string{"http/1.1", "h2"} {
+	for _, test := range []struct {
+		protocol string
+		size     int64
+	}{{"http/1.1", -1}, {"http/1.1", 9}, {"h2", -1}, {"h2", 9}} {
+		protocol := test.protocol
 		body, end := io.Pipe()
 		defer end.Close()
 		client := &http.Client{Transport: &http.Transport{
@@ -81,6 +88,7 @@ func TestUploadEndsAtItsDeadline(t *testing.T) {
 			t.Fatal(err)
 		}
 		request.Header.Set("Content-Type", zipMediaType)
+		request.ContentLength = test.size
 		go func() { _, _ = io.WriteString(end, "slow") }()
 		response, err := client.Do(request)
 		if err != nil {
