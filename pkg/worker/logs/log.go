@@ -127,27 +127,35 @@ func (l *Log) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// fitting returns the part of p that fits into the last segment: whole lines, unless one is longer than a segment. It
-// returns nil if the next segment is due.
+// fitting returns the part of p that fits into the last segment: whole lines, and the rest of a line that the segment has
+// begun. A line is divided only if it is longer than the reserve of a segment. It returns nil if the next segment is due.
 func (l *Log) fitting(p []byte) []byte {
 	room := l.room()
 	if int64(len(p)) <= room {
 		return p
 	}
-	if room <= 0 {
-		return nil
-	}
-	if i := bytes.LastIndexByte(p[:room], '\n'); i >= 0 {
+	if i := bytes.LastIndexByte(p[:max(0, room)], '\n'); i >= 0 {
 		return p[:i+1]
 	}
-	if l.midLine || l.last.size == 0 {
-		return p[:room]
+	if !l.midLine && l.last.size > 0 {
+		return nil
 	}
-	return nil
+	// The line goes on in the reserve.
+	room = max(0, room+l.reserve())
+	rest := p[:min(room, int64(len(p)))]
+	if i := bytes.IndexByte(rest, '\n'); i >= 0 {
+		rest = rest[:i+1]
+	}
+	return rest
 }
 
-// room returns how many bytes fit into the last segment.
-func (l *Log) room() int64 { return l.store.options.MaxSize/maxSegments - l.last.bytes() - 2*entrySize }
+// reserve returns how many bytes of a segment are reserved for the end of a line.
+func (l *Log) reserve() int64 { return l.store.options.MaxSize / maxSegments / 8 }
+
+// room returns how many bytes fit into the last segment without its reserve.
+func (l *Log) room() int64 {
+	return l.store.options.MaxSize/maxSegments - l.reserve() - l.last.bytes() - 2*entrySize
+}
 
 // append writes p to the last segment. If output before p is missing, it first writes a line that reports it.
 func (l *Log) append(p []byte, now int64) error {

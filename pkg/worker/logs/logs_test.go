@@ -227,6 +227,30 @@ func testTheEndOfALongOutputIsKept(t *testing.T, place func(*Store) *Store) {
 	}
 }
 
+// Commands that buffer their output write it in pieces that end in the middle of lines.
+func TestAFileStartsWithALineWhereverPiecesEnd(t *testing.T) {
+	for _, size := range []int{1, 63, 1000, 5000} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			s := inFiles(open(t, func(o *Options) { o.MaxSize = MinSize }))
+			l := s.Create(lone(uid, 1))
+			for piece := range slices.Chunk([]byte(lines(100_000, 100_000+6*MinSize/len("line 100000\n"))), size) {
+				write(t, l, string(piece))
+				for _, p := range l.segments[max(0, len(l.segments)-1):] {
+					if content, err := os.ReadFile(s.path(l.name(p.n, logExt))); err != nil || len(content) > 5 && !strings.HasPrefix(string(content), "line ") {
+						t.Fatalf("File %d begins with %.20q, %v.", p.n, content, err)
+					}
+					if p.bytes() > MinSize/maxSegments {
+						t.Fatalf("File %d has %d bytes.", p.n, p.bytes())
+					}
+				}
+			}
+			if last := l.last.n; last < maxSegments {
+				t.Errorf("Only %d files were written.", last+1)
+			}
+		})
+	}
+}
+
 func TestLinesLongerThanAFileAreKeptAsTheyAre(t *testing.T) {
 	inMemoryAndInFiles(t, testLinesLongerThanAFileAreKeptAsTheyAre)
 }
