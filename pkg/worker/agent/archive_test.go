@@ -212,6 +212,41 @@ func TestAttemptsAreArchivedWithTheReasonThatEndedThem(t *testing.T) {
 	}
 }
 
+func TestTheRecordCountsOutputThatIsNotKept(t *testing.T) {
+	for name, tc := range map[string]struct {
+		command string
+		logs    bool
+		limit   int64
+		size    int64
+		output  string
+	}{
+		"without logs":                      {command: "echo begun", limit: 1 << 20, size: 6, output: "[leat: 6 bytes of output are missing here: the worker keeps no output]\n"},
+		"without logs, nothing was printed": {command: "true", limit: 1 << 20},
+		"records only":                      {command: "echo begun", logs: true, size: 6},
+		"without logs, records only":        {command: "echo begun", size: 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			a := &fakeArchive{}
+			var store *logs.Store
+			if tc.logs {
+				var err error
+				store, err = logs.Open(logs.Options{Dir: f.file("logs"), MaxSize: logs.DefaultMaxSize, MaxTotalSize: logs.DefaultMaxTotalSize, Retention: time.Hour})
+				f.must(err)
+				f.Cleanup(store.Close)
+			}
+			w := f.startWorker(f.server.Client(), func(w *Worker) { w.config.Archive, w.config.ArchivedOutput = a, tc.limit },
+				func(o *Options) { o.Logs = store })
+			f.run(w, "t", script(tc.command))
+			f.awaitFinished("t")
+			all := a.all()
+			if len(all) != 1 || all[0].record.OutputBytes != tc.size || all[0].record.MissingBytes != tc.size || all[0].output != tc.output {
+				t.Errorf("got %+v, want %d bytes, all of them missing, and %q", all, tc.size, tc.output)
+			}
+		})
+	}
+}
+
 func TestAnAttemptThatWasNotStartedIsNotArchived(t *testing.T) {
 	f := newFixture(t)
 	a := &fakeArchive{}

@@ -222,8 +222,8 @@ func (r *reader) run(ctx context.Context, flush func()) error {
 
 // WriteEnd writes the end of what is kept of the output to w, at most limit bytes: whole lines, unless one is longer.
 // As in what Read writes, lines stand in the place of a beginning that is not kept, and of missing output. It returns
-// the size of the whole output, and how much of that w does not have. The attempt must have ended, and the log must not
-// be closed.
+// the size of the whole output, and how much of that w does not have. With a limit of 0, it writes nothing. The attempt
+// must have ended, and the log must not be closed.
 func (l *Log) WriteEnd(w io.Writer, limit int64) (size, missing int64, err error) {
 	if l == nil {
 		return 0, 0, nil
@@ -231,6 +231,9 @@ func (l *Log) WriteEnd(w io.Writer, limit int64) (size, missing int64, err error
 	l.writing.Lock()
 	size = l.printed
 	l.writing.Unlock()
+	if limit <= 0 {
+		return size, size, nil
+	}
 	v, err := l.snapshot()
 	if err != nil {
 		return size, size, err
@@ -275,6 +278,18 @@ func (l *Log) WriteEnd(w io.Writer, limit int64) (size, missing int64, err error
 		return size, missing, r.writeNotice(last)
 	}
 	return size, missing, nil
+}
+
+var errNotKept = errors.New("the worker keeps no output")
+
+// WriteNotKept writes the line that stands in the place of the output of an attempt without a log, like WriteEnd. It
+// writes nothing if the attempt has printed nothing.
+func WriteNotKept(w io.Writer, size, limit int64) error {
+	if size == 0 || limit <= 0 {
+		return nil
+	}
+	_, err := io.WriteString(w, missingLine(size, errNotKept))
+	return err
 }
 
 // endPosition returns where the first line starts among the last n bytes, or where these start if no line does.

@@ -76,6 +76,7 @@ type Process struct {
 	mark   string
 	cgroup *cgroup.Group // nil without one
 	output Tail
+	size   int64 // of the whole output; valid once done is closed
 	log    *logs.Log
 	echo   io.Writer       // nil without one
 	status unix.WaitStatus // valid once done is closed, if reaped is true
@@ -316,6 +317,7 @@ func (p *Process) readOutput() {
 	defer outputBlocks.Put(block)
 	switch n, err := unix.Read(p.pipe, block[:]); {
 	case n > 0:
+		p.size += int64(n)
 		_, _ = p.output.Write(block[:n])
 		_, _ = p.log.Write(block[:n])
 		if p.echo != nil {
@@ -340,6 +342,9 @@ func (p *Process) PID() int { return p.pid }
 
 // Output returns the end of the output. The process must be done.
 func (p *Process) Output() string { return p.output.String() }
+
+// OutputBytes returns the size of the whole output. The process must be done.
+func (p *Process) OutputBytes() int64 { return p.size }
 
 // MissingOutput returns why the last output was not logged, or nil if it was.
 func (p *Process) MissingOutput() error { return p.log.Missing() }

@@ -460,7 +460,7 @@ func (s *Spool) Add(set types.UID, record *batch.TaskRecord, output []byte) bool
 	if excess := int64(len(output)) - s.maxBytesPerAttempt.Load(); excess > 0 {
 		output = output[excess:]
 		record = record.DeepCopy()
-		record.MissingBytes += excess
+		record.MissingBytes = min(record.MissingBytes+excess, record.OutputBytes) // lines about missing output are no part of it
 	}
 	for {
 		seg, err := s.segmentFor(set, int64(len(output)))

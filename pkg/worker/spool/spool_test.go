@@ -325,10 +325,12 @@ func TestOutputIsCutAtItsBeginning(t *testing.T) {
 		a := &archive{}
 		s := openSpool(t, t.TempDir(), a, func(o *Options) { o.MaxBytesPerAttempt = 4 })
 		s.Start(t.Context(), "inc")
-		record := recordOf(1)
+		record, notice := recordOf(1), recordOf(2)
+		record.OutputBytes, notice.OutputBytes, notice.MissingBytes = 10, 10, 8
 		mustAdd(t, s, setNumber(1), record, "0123456789")
+		mustAdd(t, s, setNumber(1), notice, "[leat: 8 bytes are missing]89")
 		records, _, err := s.Records(t.Context(), setNumber(1), "", 10, func(*batch.TaskRecord) bool { return true })
-		if err != nil || len(records) != 1 || records[0].MissingBytes != 6 || record.MissingBytes != 0 {
+		if err != nil || len(records) != 2 || records[0].MissingBytes != 6 || record.MissingBytes != 0 || records[1].MissingBytes != 10 {
 			t.Errorf("The records are %+v, %v.", records, err)
 		}
 		stop(t, s)

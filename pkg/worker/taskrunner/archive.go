@@ -85,7 +85,15 @@ func (r *Runner) archive(task *batch.Task, id attempt.ID, log *logs.Log, p *proc
 		}
 	}()
 	var err error
-	if record.OutputBytes, record.MissingBytes, err = log.WriteEnd(output, r.config.ArchivedOutput); err != nil {
+	switch {
+	case log != nil:
+		record.OutputBytes, record.MissingBytes, err = log.WriteEnd(output, r.config.ArchivedOutput)
+	case p != nil:
+		// The worker keeps no output.
+		record.OutputBytes, record.MissingBytes = p.OutputBytes(), p.OutputBytes()
+		err = logs.WriteNotKept(output, p.OutputBytes(), r.config.ArchivedOutput)
+	}
+	if err != nil {
 		klog.Background().Error(err, "Failed to read the output of an attempt for the archive", "task", klog.KObj(task), "attempt", id)
 	}
 	if r.config.Archive.Add(set, record, output.Bytes()) {
