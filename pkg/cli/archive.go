@@ -29,6 +29,10 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
+// maxReadRetries is how often output is asked for again after the delay that the server wants, a few seconds. Then the
+// user gets to know why it cannot be read.
+const maxReadRetries = 2
+
 // read prints the output of the chosen indexes, of all if there are none, from the subresource of the set. It returns
 // the indexes that printed something. The error satisfies notServed if the server or the rights of the user are older.
 func (l *setLogs) read(ctx context.Context, chosen []indexes.Range) ([]indexes.Range, error) {
@@ -55,7 +59,7 @@ func (l *setLogs) readPieces(ctx context.Context, chosen []indexes.Range, copyFr
 	options.Follow, options.Prefix = false, true
 	for _, piece := range formatPieces(chosen) {
 		options.Indexes = piece
-		stream, err := l.s.api.TaskSets(l.s.namespace).GetLogs(l.set.Name, &options).Stream(ctx)
+		stream, err := l.s.api.TaskSets(l.s.namespace).GetLogs(l.set.Name, &options).MaxRetries(maxReadRetries).Stream(ctx)
 		switch {
 		case apierrors.IsGone(err), apierrors.IsBadRequest(err) && options.Attempt == nil && !options.Previous:
 			// Nothing is kept, or nothing has started. The indexes are reported.

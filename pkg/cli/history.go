@@ -55,8 +55,8 @@ EXIT is the exit code, or the signal that ended the command, or why it ended oth
 children have used, MEMORY the most memory that was in use at a time, OUTPUT the size of what was printed. ATTEMPT counts the attempts
 of an index; "leat logs --attempt" takes the number.
 
-Workers keep the records with the output, and send them to the archive of the server. Records of workers that cannot be reached are
-missing, and a warning names the worker. What a record says is what its worker has said.
+Workers keep the records with the output, and send them to the archive of the server. Records of workers or of an archive that cannot
+be reached are missing, and a warning says so. What a record says is what its worker has said.
 
 Rows are sorted by index and start. With -o json, a TaskRecordList is printed, in the order in which the records are stored unless
 --sort or --slowest is given.`

@@ -159,7 +159,7 @@ func storeError(operation string, err error) error {
 	if !errors.Is(err, context.Canceled) {
 		storeErrors.WithLabelValues(operation).Inc()
 	}
-	return unavailable("the archive cannot be used now: %v: try again", err)
+	return unavailable("the archive cannot be used now: %v", err)
 }
 
 // object is a stored object as an io.ReaderAt. It outlives the request that opens it, because its directory is cached.

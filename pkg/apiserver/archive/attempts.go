@@ -104,6 +104,8 @@ type found struct {
 	// failures are the workers that may hold more but cannot be read, and broken the segments.
 	failures []failure
 	broken   []unreadable
+	// store is the API error of the store if that cannot be read now. Then the attempts are only those on workers.
+	store error
 }
 
 // findStored returns the attempts at the indexes in the store. A cached list of the store is used unless the attempts on

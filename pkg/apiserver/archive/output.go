@@ -25,6 +25,8 @@ import (
 	"slices"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/apis/batch/indexes"
 	"github.com/leat-dev/leat/pkg/archive/lineio"
@@ -115,6 +117,8 @@ type outputStream struct {
 	unknown string
 	// missing are indexes whose output is not kept. No line has named them yet.
 	missing []indexes.Range
+	// store is the API error of the store if that cannot be read now, and may have the selected attempts.
+	store error
 }
 
 // item is one or more consecutive indexes, whose output the stream writes at once.
@@ -155,6 +159,13 @@ func (s *outputStream) run(ctx context.Context) error {
 		return s.cannotReadMore()
 	}
 	switch {
+	case s.store != nil && !s.out.Written():
+		return s.store
+	case s.store != nil:
+		if err := s.writeMissing(); err != nil {
+			return err
+		}
+		return s.say("output may be missing: %v", s.store)
 	case s.out.Written():
 		return s.writeMissing()
 	case len(s.missing) > 0:
@@ -234,6 +245,10 @@ func (s *outputStream) itemsOf(ctx context.Context, ranges []indexes.Range, with
 	}
 	unreadable := ""
 	switch {
+	case found.store != nil && (s.options.Attempt != nil || s.options.Previous):
+		return nil, found.store // attempts cannot be counted
+	case found.store != nil:
+		unreadable = found.store.Error()
 	case len(found.failures) > 0:
 		unreadable = found.failures[0].String()
 	case len(found.broken) > 0:
@@ -248,6 +263,9 @@ func (s *outputStream) itemsOf(ctx context.Context, ranges []indexes.Range, with
 				attempts = found.at(index)
 			}
 			selected, ok := s.selectAttempt(index, attempts, live[index], withLive)
+			if selected.live == nil && found.store != nil {
+				s.store = found.store
+			}
 			switch last := len(items) - 1; {
 			case !ok && !indexes.Contains(expected, index):
 				continue // it has not started, or not that often
@@ -274,10 +292,13 @@ func (s *outputStream) find(ctx context.Context, ranges, expected []indexes.Rang
 	inStore, broken, err := s.archive.findStored(ctx, s.of, ranges, func(inStore []attempt) bool {
 		return !lacks(merge(inStore, unsent), expected)
 	})
-	if err != nil {
+	switch {
+	case apierrors.IsServiceUnavailable(err):
+		return &found{attempts: merge(nil, unsent), failures: s.unsent.failures, store: err}, nil
+	case err != nil:
 		return nil, err
 	}
-	return &found{merge(inStore, unsent), s.unsent.failures, broken}, nil
+	return &found{attempts: merge(inStore, unsent), failures: s.unsent.failures, broken: broken}, nil
 }
 
 // selectAttempt returns the item of the attempt that the options select. ok is false if there is none.

@@ -64,6 +64,11 @@ func TestOutputOfASet(t *testing.T) {
 		f.workers.away["w2"] = true
 		f.upload(t, 1, at(1, 0, "one\n"))
 	}
+	storeAway := func(f *fixture, t *testing.T) {
+		f.store.err = fmt.Errorf("%w: slow down", store.ErrUnavailable)
+		f.objects.workers = []*batch.Worker{holding("w")}
+		f.workers.unsent["w"] = []finished{at(1, 0, "one\n")}
+	}
 	for name, test := range map[string]struct {
 		given   func(*fixture, *testing.T)
 		of      *task.Attempts
@@ -126,8 +131,17 @@ func TestOutputOfASet(t *testing.T) {
 		"on a worker that is away, first": {given: away, of: set(2, "0,1"), code: http.StatusServiceUnavailable,
 			err: "the output of the tasks of set set of index 0 cannot be read now: worker w2 cannot be read: connection refused: try again"},
 		"on a worker that is away, later": {given: away, of: set(3, "1,2"), want: "one\n[leat: the output of index 2 cannot be read now: worker w2 cannot be read: connection refused]\n"},
-		"with the store away": {given: func(f *fixture, t *testing.T) { f.store.err = fmt.Errorf("%w: slow down", store.ErrUnavailable) }, of: set(1, "0"),
+		"with the store away": {given: storeAway, of: set(2, "0", indexes.Range{First: 0, Last: 0}), code: http.StatusServiceUnavailable,
+			err: "the output of the tasks of set set of index 0 cannot be read now: the archive cannot be used now: the store is not available: slow down: try again"},
+		"with the store away, nothing is known": {given: storeAway, of: set(2, "", indexes.Range{First: 0, Last: 0}), code: http.StatusServiceUnavailable,
+			err: "the archive cannot be used now: the store is not available: slow down"},
+		"with the store away, on a worker": {given: storeAway, of: set(3, "1,2"), want: "one\n[leat: the output of index 2 cannot be read now: " +
+			"the archive cannot be used now: the store is not available: slow down]\n" +
+			"[leat: output may be missing: the archive cannot be used now: the store is not available: slow down]\n"},
+		"with the store away, by number": {given: storeAway, of: set(3, "1"), options: batch.TaskLogOptions{Attempt: new(int64(1))},
 			code: http.StatusServiceUnavailable, err: "slow down"},
+		"with the store away, of a live task": {given: func(f *fixture, t *testing.T) { live(f, t); storeAway(f, t) },
+			of: set(2, "", indexes.Range{First: 1, Last: 1}), want: "runs"},
 		"with a broken segment": {given: func(f *fixture, t *testing.T) {
 			three(f, t)
 			for key, body := range f.store.objects {

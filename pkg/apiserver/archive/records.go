@@ -97,7 +97,11 @@ func (a *Archive) Records(ctx context.Context, of *task.Attempts, options *batch
 	if !canBeStored(of) {
 		return page.list, nil
 	}
-	if err := page.addStored(ctx, position.Key); err != nil {
+	err = page.addStored(ctx, position.Key)
+	switch {
+	case position.Key == "" && apierrors.IsServiceUnavailable(err):
+		page.warn("records may be missing: %v", err)
+	case err != nil:
 		return nil, err
 	}
 	return page.list, nil

@@ -175,12 +175,20 @@ func TestRecordsThatCannotBeRead(t *testing.T) {
 			t.Errorf("continue=%s: got %d", token, got)
 		}
 	}
+	f.objects.workers = []*batch.Worker{holding("w")}
+	f.workers.unsent["w"] = []finished{at(9, 0, "")}
 	f.store.err = store.ErrUnavailable
-	if got, delay := code(second(f.Records(ctx, set(1, ""), &batch.TaskRecordOptions{}))); got != http.StatusServiceUnavailable || delay == 0 {
-		t.Errorf("the store is away: got %d with a delay of %d", got, delay)
+	list, err := f.Records(ctx, set(10, ""), &batch.TaskRecordOptions{})
+	if want := "records may be missing: the archive cannot be used now: the store is not available"; err != nil || indexesOf(list) != "9" ||
+		len(list.Warnings) != 1 || list.Warnings[0] != want || list.Continue != "" {
+		t.Errorf("the store is away: got %v, %v, want index 9 and the warning %q", list, err, want)
+	}
+	options := &batch.TaskRecordOptions{Continue: recordPosition{Key: "w/"}.token()}
+	if got, delay := code(second(f.Records(ctx, set(10, ""), options))); got != http.StatusServiceUnavailable || delay == 0 {
+		t.Errorf("the store is away after the first page: got %d with a delay of %d", got, delay)
 	}
 	f.Store = nil
-	list, err := f.Records(ctx, set(1, ""), &batch.TaskRecordOptions{})
+	list, err = f.Records(ctx, set(1, ""), &batch.TaskRecordOptions{})
 	if err != nil || len(list.Warnings) != 1 || !strings.Contains(list.Warnings[0], "--archive") {
 		t.Errorf("without an archive: got %v, %v", list, err)
 	}
