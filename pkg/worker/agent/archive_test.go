@@ -48,6 +48,7 @@ type archived struct {
 // fakeArchive is an archive in memory.
 type fakeArchive struct {
 	refuses bool // keeps nothing, though it records what it was asked to keep
+	limit   int64
 
 	mu       sync.Mutex
 	attempts []archived
@@ -61,6 +62,8 @@ func (a *fakeArchive) Add(set types.UID, record *batch.TaskRecord, output []byte
 	a.attempts = append(a.attempts, archived{set, *record.DeepCopy(), string(output)})
 	return !a.refuses
 }
+
+func (a *fakeArchive) MaxBytesPerAttempt() int64 { return a.limit }
 
 func (a *fakeArchive) Expect(set types.UID) {
 	a.mu.Lock()
@@ -87,7 +90,7 @@ func (f *fixture) startArchiving(a *fakeArchive, mutate ...func(*Options)) (*run
 	f.must(err)
 	f.Cleanup(store.Close)
 	mutate = append(mutate, func(o *Options) { o.Logs = store })
-	return f.startWorker(f.server.Client(), func(w *Worker) { w.config.Archive, w.config.ArchivedOutput = a, 1<<20 }, mutate...), store
+	return f.startWorker(f.server.Client(), func(w *Worker) { w.config.Archive = a }, mutate...), store
 }
 
 const setUID = types.UID("11111111-0000-4000-8000-000000000000")
@@ -101,7 +104,7 @@ func inSet(t *batch.Task) {
 
 func TestEachIndexOfAChunkIsArchived(t *testing.T) {
 	f := newFixture(t)
-	a := &fakeArchive{}
+	a := &fakeArchive{limit: 1 << 20}
 	w, store := f.startArchiving(a)
 	f.run(w, "set-4-abcde", script("echo out $TASK_INDEX; [ $TASK_INDEX != 9 ] || exit 3", withIndexes("4-5,9-10"), inSet, func(t *batch.Task) {
 		t.Annotations = map[string]string{batch.AnnotationIndexFailureCount: "2"}
@@ -185,7 +188,7 @@ func TestAttemptsAreArchivedWithTheReasonThatEndedThem(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
-			a := &fakeArchive{}
+			a := &fakeArchive{limit: 1 << 20}
 			w, _ := f.startArchiving(a)
 			tc.task.Spec.Env = []batch.EnvVar{{Name: "PIDS", Value: f.file("pids")}}
 			f.run(w, "t", tc.task)
@@ -227,7 +230,7 @@ func TestTheRecordCountsOutputThatIsNotKept(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
-			a := &fakeArchive{}
+			a := &fakeArchive{limit: tc.limit}
 			var store *logs.Store
 			if tc.logs {
 				var err error
@@ -235,7 +238,7 @@ func TestTheRecordCountsOutputThatIsNotKept(t *testing.T) {
 				f.must(err)
 				f.Cleanup(store.Close)
 			}
-			w := f.startWorker(f.server.Client(), func(w *Worker) { w.config.Archive, w.config.ArchivedOutput = a, tc.limit },
+			w := f.startWorker(f.server.Client(), func(w *Worker) { w.config.Archive = a },
 				func(o *Options) { o.Logs = store })
 			f.run(w, "t", script(tc.command))
 			f.awaitFinished("t")
@@ -249,7 +252,7 @@ func TestTheRecordCountsOutputThatIsNotKept(t *testing.T) {
 
 func TestAnAttemptThatWasNotStartedIsNotArchived(t *testing.T) {
 	f := newFixture(t)
-	a := &fakeArchive{}
+	a := &fakeArchive{limit: 1 << 20}
 	w, _ := f.startArchiving(a, func(o *Options) { o.Capacity = batch.ResourceList{batch.ResourceTasks: resource.MustParse("1")} })
 	f.run(w, "first", script("echo $$ >>"+f.file("pids")+"; sleep 1000"))
 	processtest.PIDIn(t, f.file("pids"))
@@ -262,7 +265,7 @@ func TestAnAttemptThatWasNotStartedIsNotArchived(t *testing.T) {
 
 func TestTheIndexOfATaskIsThatOfItsSet(t *testing.T) {
 	f := newFixture(t)
-	a := &fakeArchive{}
+	a := &fakeArchive{limit: 1 << 20}
 	w, _ := f.startArchiving(a)
 	label := func(t *batch.Task) { t.Labels = map[string]string{batch.LabelCompletionIndex: "7"} }
 	other := func(t *batch.Task) { inSet(t); t.OwnerReferences[0].Kind = "Other" }
@@ -281,7 +284,7 @@ func TestTheIndexOfATaskIsThatOfItsSet(t *testing.T) {
 
 func TestALogIsKeptIfTheArchiveDoesNotKeepIt(t *testing.T) {
 	f := newFixture(t)
-	a := &fakeArchive{refuses: true}
+	a := &fakeArchive{refuses: true, limit: 1 << 20}
 	w, store := f.startArchiving(a)
 	f.run(w, "t", script("echo out"))
 	uid := f.awaitFinished("t").UID
@@ -298,7 +301,7 @@ func TestALogIsKeptIfTheArchiveDoesNotKeepIt(t *testing.T) {
 
 func TestASetIsReleasedAfterItsLastTask(t *testing.T) {
 	f := newFixture(t)
-	a := &fakeArchive{}
+	a := &fakeArchive{limit: 1 << 20}
 	w, _ := f.startArchiving(a)
 	f.run(w, "alone", script("true"))
 	f.run(w, "first", script("true", inSet))

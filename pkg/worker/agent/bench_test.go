@@ -135,6 +135,7 @@ type droppingArchive struct{}
 
 func (droppingArchive) Add(types.UID, *batch.TaskRecord, []byte) bool { return true }
 func (droppingArchive) Expect(types.UID)                              {}
+func (droppingArchive) MaxBytesPerAttempt() int64                     { return 1 << 20 }
 func (droppingArchive) Release(types.UID)                             {}
 
 func benchmarkChunks(b *testing.B, command []string, archive taskrunner.Archive) {
@@ -149,7 +150,7 @@ func benchmarkChunks(b *testing.B, command []string, archive taskrunner.Archive)
 	options.HeartbeatInterval, options.Logs = time.Hour, store
 	w := New(server.Client(), testHost, options)
 	if archive != nil {
-		w.config.Archive, w.config.ArchivedOutput = archive, 1<<20
+		w.config.Archive = archive
 	}
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error)

@@ -225,7 +225,7 @@ func New(client versioned.Interface, host *sandbox.Host, options Options) *Worke
 		Crashed:          w.crashed,
 	}
 	if options.Archive != nil {
-		w.config.Archive, w.config.ArchivedOutput = options.Archive, options.Archive.MaxBytesPerAttempt()
+		w.config.Archive = options.Archive
 	}
 	return w
 }

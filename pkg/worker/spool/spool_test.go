@@ -1087,7 +1087,9 @@ func TestNoMoreOutputIsKeptThanTheServerAccepts(t *testing.T) {
 			a := &archive{status: test.status}
 			s := openSpool(t, t.TempDir(), a, func(o *Options) { o.MaxBytesPerAttempt = configured })
 			s.Start(t.Context(), "inc")
-			mustAdd(t, s, setNumber(1), recordOf(1), strings.Repeat("x", 2*configured))
+			record := recordOf(1)
+			record.OutputBytes = 2 * configured
+			mustAdd(t, s, setNumber(1), record, strings.Repeat("x", 2*configured))
 			records, _, err := s.Records(t.Context(), setNumber(1), "", 1, func(*batch.TaskRecord) bool { return true })
 			if err != nil || len(records) != 1 || records[0].MissingBytes != int64(2*configured-test.want) {
 				t.Errorf("The server accepts %s: got the records %v, %v.", name, records, err)

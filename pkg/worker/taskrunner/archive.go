@@ -42,6 +42,8 @@ type Archive interface {
 	// command has printed; Add does not retain it. It reports whether the attempt is kept: if not, the caller keeps the
 	// output where it was.
 	Add(set types.UID, record *batch.TaskRecord, output []byte) bool
+	// MaxBytesPerAttempt returns how many bytes of the output of an attempt are kept at most. It may change.
+	MaxBytesPerAttempt() int64
 	// Release is called when the worker has no more tasks of the set.
 	Release(set types.UID)
 }
@@ -85,13 +87,14 @@ func (r *Runner) archive(task *batch.Task, id attempt.ID, log *logs.Log, p *proc
 		}
 	}()
 	var err error
+	limit := r.config.Archive.MaxBytesPerAttempt()
 	switch {
 	case log != nil:
-		record.OutputBytes, record.MissingBytes, err = log.WriteEnd(output, r.config.ArchivedOutput)
+		record.OutputBytes, record.MissingBytes, err = log.WriteEnd(output, limit)
 	case p != nil:
 		// The worker keeps no output.
 		record.OutputBytes, record.MissingBytes = p.OutputBytes(), p.OutputBytes()
-		err = logs.WriteNotKept(output, p.OutputBytes(), r.config.ArchivedOutput)
+		err = logs.WriteNotKept(output, p.OutputBytes(), limit)
 	}
 	if err != nil {
 		klog.Background().Error(err, "Failed to read the output of an attempt for the archive", "task", klog.KObj(task), "attempt", id)

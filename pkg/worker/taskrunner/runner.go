@@ -77,9 +77,8 @@ type Config struct {
 	Start   func(process.Command) (*process.Process, *process.StartError)
 	// Logs keeps the output of commands; it may be nil.
 	Logs *logs.Store
-	// Archive keeps finished attempts, with at most ArchivedOutput bytes of their output. Archive may be nil.
-	Archive        Archive
-	ArchivedOutput int64
+	// Archive keeps finished attempts; it may be nil.
+	Archive Archive
 	// Echo prints the output of commands; it may be nil.
 	Echo *echo.Echo
 	// Pressure records when the worker lacks a resource to start commands.
