@@ -66,6 +66,7 @@ type TaskSpec struct {
 	Indexes                       string
 	Items                         []string
 	IndexNumbers                  *IndexNumbers
+	Pool                          string
 }
 
 // EnvVar is an environment variable of the command.

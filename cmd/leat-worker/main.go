@@ -23,6 +23,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -66,6 +67,7 @@ type settings struct {
 	tasks           int
 	capacity        map[string]string
 	labels          map[string]string
+	pool            string
 	taints          []string
 	drainTimeout    time.Duration
 	leaseDuration   time.Duration
@@ -123,6 +125,7 @@ scheduler and exits. A second signal ends it at once.`,
 	flags.StringToStringVar(&s.capacity, "capacity", nil, "What tasks can request, as NAME=QUANTITY; "+
 		"cpu and memory default to what the machine, or the container, has")
 	flags.StringToStringVar(&s.labels, "labels", nil, "Labels of the Worker, which the workerSelector of a task can name")
+	flags.StringVar(&s.pool, "pool", "", "Name of the pool of the worker, which the pool of a task can name. It becomes the label "+batch.LabelPool)
 	flags.StringSliceVar(&s.taints, "taints", nil, "Taints of the Worker when it is first registered, as KEY=VALUE:EFFECT or KEY:EFFECT")
 	flags.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "Longest time between SIGTERM and SIGKILL for commands when the worker stops")
 	flags.DurationVar(&s.leaseDuration, "lease-duration", 40*time.Second, "How long the worker counts as alive after a heartbeat; "+
@@ -149,6 +152,19 @@ func (s *settings) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	if errs := metav1validation.ValidateLabels(s.labels, field.NewPath("--labels")); len(errs) > 0 {
 		return errs.ToAggregate()
+	}
+	if s.pool != "" {
+		if messages := content.IsDNS1123Label(s.pool); len(messages) > 0 {
+			return fmt.Errorf("--pool=%s: %s", s.pool, strings.Join(messages, ", "))
+		}
+		if label, ok := s.labels[batch.LabelPool]; ok && label != s.pool {
+			return fmt.Errorf("--pool=%s and --labels=%s=%s: leave the label out", s.pool, batch.LabelPool, label)
+		}
+		s.labels = maps.Clone(s.labels)
+		if s.labels == nil {
+			s.labels = map[string]string{}
+		}
+		s.labels[batch.LabelPool] = s.pool
 	}
 	taints, err := parseTaints(s.taints)
 	if err != nil {

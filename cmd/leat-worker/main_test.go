@@ -62,6 +62,8 @@ func TestInvalidFlagsAreNamed(t *testing.T) {
 		"capacity that is no number": {[]string{"--capacity=cpu=many"}, "a number like 4, 500m or 16Gi"},
 		"negative capacity":          {[]string{"--capacity=cpu=-1"}, "0 or more"},
 		"label with a bad key":       {[]string{"--labels=a b=c"}, "--labels"},
+		"a pool with a bad name":     {[]string{"--pool=My Pool"}, "--pool=My Pool: a lowercase RFC 1123 label"},
+		"two pools":                  {[]string{"--pool=a", "--labels=batch.leat.dev/pool=b"}, "leave the label out"},
 		"taint without an effect":    {[]string{"--taints=a=b"}, "must be NoSchedule, PreferNoSchedule or NoExecute"},
 		"taint with a bad key":       {[]string{"--taints=a b:NoExecute"}, "--taints=a b:NoExecute"},
 		"no time to drain":           {[]string{"--drain-timeout=0s"}, "must be more than 0"},

@@ -91,6 +91,7 @@ func TestUsageErrorsNameWhatIsAccepted(t *testing.T) {
 		{"run --request gpu -- true", "--request gpu: write an amount"},
 		{"run --cpu 1 --request cpu=2 -- true", "cpu is asked for twice"},
 		{"run --worker-selector disk -- true", "write labels that a worker must have, like disk=ssd,zone=a"},
+		{"run --pool Not_A_Pool -- true", `--pool "Not_A_Pool": write the name of a pool`},
 		{"run --dry-run maybe -- true", `--dry-run "maybe": write client, server or none`},
 		{"run --dry-run client -o nonsense -- true", "unable to match a printer suitable for the output format"},
 		{"wait", "which task or set? Write: leat wait NAME"},
@@ -199,7 +200,7 @@ func TestDryRun(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"one task", []string{"run", "--name=t", "-n", "ns", "--dry-run=client", "-o", "yaml", "--queue=q", "--priority=5", "--backoff-limit=2", "--timeout=90s", "--ttl=1h", "--workdir=/w", "--worker-selector=disk=ssd", "--env=A=b=c", "--cpu=500m", "--request=example.com/gpu=1", "--", "a", "--b"}, `apiVersion: batch.leat.dev/v1alpha1
+		{"one task", []string{"run", "--name=t", "-n", "ns", "--dry-run=client", "-o", "yaml", "--queue=q", "--priority=5", "--backoff-limit=2", "--timeout=90s", "--ttl=1h", "--workdir=/w", "--worker-selector=disk=ssd", "--pool=render", "--env=A=b=c", "--cpu=500m", "--request=example.com/gpu=1", "--", "a", "--b"}, `apiVersion: batch.leat.dev/v1alpha1
 kind: Task
 metadata:
   name: t
@@ -213,6 +214,7 @@ spec:
   env:
   - name: A
     value: b=c
+  pool: render
   priority: 5
   queueName: q
   resources:

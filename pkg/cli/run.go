@@ -61,6 +61,7 @@ type runOptions struct {
 	requests, env, envFiles   []string
 	export, hold              bool
 	workerSelector            string
+	pool                      string
 	tolerations, labels       []string
 	maxFailed, chunk          int32
 	dryRun                    string
@@ -141,6 +142,7 @@ func (f *factory) newRunCommand() *cobra.Command {
 	flags.StringArrayVar(&o.envFiles, "env-file", nil, "File with one variable on each line, as for --env; can be repeated")
 	flags.BoolVar(&o.export, "export", false, "Copy your whole environment to the command")
 	flags.StringVar(&o.workdir, "workdir", "", "Working directory of the command (default: the current one with the server of \"leat up\", else the worker's)")
+	flags.StringVar(&o.pool, "pool", "", "Run on the workers of this pool only")
 	flags.StringVar(&o.workerSelector, "worker-selector", "", "Labels that a worker must have, like disk=ssd,zone=a")
 	flags.StringArrayVar(&o.tolerations, "toleration", nil, "Taint of workers to tolerate, as KEY=VALUE:EFFECT, KEY:EFFECT or KEY; can be repeated")
 	flags.StringArrayVar(&o.labels, "label", nil, "Label of the task, or of the set and its tasks, as KEY=VALUE; can be repeated")
@@ -349,6 +351,12 @@ func (o *runOptions) taskSpec(flags *pflag.FlagSet, command []string) (batch.Tas
 			return spec, usageErrorf("--toleration %w", err)
 		}
 		spec.Tolerations = append(spec.Tolerations, toleration)
+	}
+	if o.pool != "" {
+		if messages := content.IsDNS1123Label(o.pool); len(messages) > 0 {
+			return spec, usageErrorf("--pool %q: write the name of a pool: %s", o.pool, strings.Join(messages, ", "))
+		}
+		spec.Pool = o.pool
 	}
 	if o.workerSelector != "" {
 		selector, err := labels.ConvertSelectorToLabelsMap(o.workerSelector)

@@ -118,6 +118,8 @@ func selecting(key, value string) func(*batch.Task) {
 	return func(t *batch.Task) { t.Spec.WorkerSelector = map[string]string{key: value} }
 }
 
+func inPool(name string) func(*batch.Task) { return func(t *batch.Task) { t.Spec.Pool = name } }
+
 func inQueue(name string) func(*batch.Task) { return func(t *batch.Task) { t.Spec.QueueName = name } }
 
 func prioritized(p int32) func(*batch.Task) { return func(t *batch.Task) { t.Spec.Priority = p } }

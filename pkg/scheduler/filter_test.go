@@ -127,6 +127,24 @@ func TestFit(t *testing.T) {
 			want:    "0/3 workers are available: 1 was not ready, 2 did not support tasks with several indexes (upgrade needed).",
 		},
 		{
+			name:    "a task with a pool runs on the workers of the pool",
+			task:    newTask("t", inPool("render")),
+			workers: []*batch.Worker{newWorker("a", 1), newWorker("b", 1, labelled(batch.LabelPool, "train")), newWorker("c", 1, labelled(batch.LabelPool, "render"))},
+			want:    "c",
+		},
+		{
+			name:    "a task with a pool that has no workers",
+			task:    newTask("t", inPool("render")),
+			workers: []*batch.Worker{newWorker("a", 1), newWorker("b", 1, labelled(batch.LabelPool, "train"))},
+			want:    "0/2 workers are available: 2 were not in the pool render.",
+		},
+		{
+			name:    "a task without a pool runs on any worker",
+			task:    newTask("t"),
+			workers: []*batch.Worker{newWorker("a", 1, labelled(batch.LabelPool, "render"))},
+			want:    "a",
+		},
+		{
 			name:    "a task with one index on an older worker",
 			task:    newTask("t"),
 			workers: []*batch.Worker{newWorker("a", 1)},

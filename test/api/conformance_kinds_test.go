@@ -128,6 +128,7 @@ var conformanceKinds = []kind{
 			{`{"spec": {"resources": {"requests": {"cpu": "-1"}}}}`, "spec.resources.requests[cpu]"},
 			{`{"spec": {"resources": {"requests": {"gpu": "1"}}}}`, "spec.resources.requests[gpu]"},
 			{`{"spec": {"workerSelector": {"not valid": "x"}}}`, "spec.workerSelector"},
+			{`{"spec": {"pool": "Not valid"}}`, "spec.pool"},
 			{`{"spec": {"tolerations": [{"operator": "Equal"}]}}`, "spec.tolerations[0].operator"},
 			{`{"spec": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}}`, "spec.tolerations[0].value"},
 			{`{"spec": {"tolerations": [{"key": "a", "effect": "Never"}]}}`, "spec.tolerations[0].effect"},
@@ -143,6 +144,7 @@ var conformanceKinds = []kind{
 			{`{"spec": {"workingDir": "/"}}`, "spec.workingDir"},
 			{`{"spec": {"resources": {"requests": {"cpu": "1"}}}}`, "spec.resources"},
 			{`{"spec": {"workerSelector": {"a": "b"}}}`, "spec.workerSelector"},
+			{`{"spec": {"pool": "other"}}`, "spec.pool"},
 			{`{"spec": {"backoffLimit": 1}}`, "spec.backoffLimit"},
 			{`{"spec": {"terminationGracePeriodSeconds": 1}}`, "spec.terminationGracePeriodSeconds"},
 			{`{"spec": {"activeDeadlineSeconds": 101}}`, "spec.activeDeadlineSeconds"},
@@ -158,7 +160,7 @@ var conformanceKinds = []kind{
 		},
 		populate:         bindTask,
 		serverConditions: []string{"Reconciling", "TaskScheduled"}, // TaskScheduled is False: the object has gates
-		selectable:       map[string]string{"spec.workerName": "", "spec.queueName": "default", "status.phase": "Pending"},
+		selectable:       map[string]string{"spec.workerName": "", "spec.queueName": "default", "spec.pool": "", "status.phase": "Pending"},
 		columns:          []string{"Name", "Status", "Worker", "Exit", "Attempts", "Indexes", "Age"},
 		wide:             []string{"Queue", "Priority", "Wait", "Duration", "Reason"},
 		subresources: map[string]subresource{

@@ -1820,6 +1820,13 @@ func (m *TaskSpec) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	i -= len(m.Pool)
+	copy(dAtA[i:], m.Pool)
+	i = encodeVarintGenerated(dAtA, i, uint64(len(m.Pool)))
+	i--
+	dAtA[i] = 0x1
+	i--
+	dAtA[i] = 0xa2
 	if m.IndexNumbers != nil {
 		{
 			size, err := m.IndexNumbers.MarshalToSizedBuffer(dAtA[:i])
@@ -3652,6 +3659,8 @@ func (m *TaskSpec) Size() (n int) {
 		l = m.IndexNumbers.Size()
 		n += 2 + l + sovGenerated(uint64(l))
 	}
+	l = len(m.Pool)
+	n += 2 + l + sovGenerated(uint64(l))
 	return n
 }
 
@@ -4519,6 +4528,7 @@ func (this *TaskSpec) String() string {
 		`Indexes:` + fmt.Sprintf("%v", this.Indexes) + `,`,
 		`Items:` + fmt.Sprintf("%v", this.Items) + `,`,
 		`IndexNumbers:` + strings.Replace(this.IndexNumbers.String(), "IndexNumbers", "IndexNumbers", 1) + `,`,
+		`Pool:` + fmt.Sprintf("%v", this.Pool) + `,`,
 		`}`,
 	}, "")
 	return s
@@ -10807,6 +10817,38 @@ func (m *TaskSpec) Unmarshal(dAtA []byte) error {
 			if err := m.IndexNumbers.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
+			iNdEx = postIndex
+		case 20:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Pool", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGenerated
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthGenerated
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Pool = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex

@@ -258,6 +258,15 @@ type TaskSpec struct {
 	// +k8s:optional
 	// +k8s:immutable
 	IndexNumbers *IndexNumbers `json:"indexNumbers,omitempty" protobuf:"bytes,19,opt,name=indexNumbers"`
+
+	// pool is the name of the pool whose workers run the task: those with the label batch.leat.dev/pool of that value. If
+	// unset, any worker may run it.
+	// +optional
+	// +k8s:optional
+	// +k8s:format=k8s-short-name
+	// +k8s:immutable
+	// +leat:selectable
+	Pool string `json:"pool,omitempty" protobuf:"bytes,20,opt,name=pool"`
 }
 
 // EnvVar is an environment variable of the command.

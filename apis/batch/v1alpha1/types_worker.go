@@ -233,6 +233,9 @@ type WorkerInfo struct {
 // WorkerFeature is an optional feature of the API that a worker supports.
 type WorkerFeature string
 
+// LabelPool is the label of a worker with the name of its pool. Tasks select it with spec.pool.
+const LabelPool = "batch.leat.dev/pool"
+
 // WorkerFeatureChunks is the feature to run tasks with spec.indexes. Such tasks are bound only to workers that have it.
 const WorkerFeatureChunks WorkerFeature = "chunks"
 

@@ -36,7 +36,7 @@ func init() {
 // addFieldLabelConversions registers the fields that the field selectors of each kind may name.
 func addFieldLabelConversions(scheme *runtime.Scheme) error {
 	for kind, supported := range map[string][]string{
-		"Task":        {"metadata.name", "metadata.namespace", "spec.queueName", "spec.workerName", "status.phase"},
+		"Task":        {"metadata.name", "metadata.namespace", "spec.queueName", "spec.workerName", "spec.pool", "status.phase"},
 		"TaskQueue":   {"metadata.name", "metadata.namespace"},
 		"TaskSet":     {"metadata.name", "metadata.namespace", "spec.queueName"},
 		"Worker":      {"metadata.name", "metadata.namespace", "spec.unschedulable"},

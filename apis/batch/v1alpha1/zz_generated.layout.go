@@ -214,6 +214,7 @@ var (
 	_ [unsafe.Offsetof(TaskSpec{}.Indexes)]struct{}                                 = [unsafe.Offsetof(batch.TaskSpec{}.Indexes)]struct{}{}
 	_ [unsafe.Offsetof(TaskSpec{}.Items)]struct{}                                   = [unsafe.Offsetof(batch.TaskSpec{}.Items)]struct{}{}
 	_ [unsafe.Offsetof(TaskSpec{}.IndexNumbers)]struct{}                            = [unsafe.Offsetof(batch.TaskSpec{}.IndexNumbers)]struct{}{}
+	_ [unsafe.Offsetof(TaskSpec{}.Pool)]struct{}                                    = [unsafe.Offsetof(batch.TaskSpec{}.Pool)]struct{}{}
 	_ [unsafe.Sizeof(TaskState{})]struct{}                                          = [unsafe.Sizeof(batch.TaskState{})]struct{}{}
 	_ [unsafe.Offsetof(TaskState{}.Waiting)]struct{}                                = [unsafe.Offsetof(batch.TaskState{}.Waiting)]struct{}{}
 	_ [unsafe.Offsetof(TaskState{}.Running)]struct{}                                = [unsafe.Offsetof(batch.TaskState{}.Running)]struct{}{}

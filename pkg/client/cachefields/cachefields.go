@@ -87,7 +87,7 @@ var Caches = []Cache{
 		Keeps: []string{
 			"metadata", // except managedFields
 			"spec.queueName", "spec.workerName", "spec.priority", "spec.resources", "spec.workerSelector", "spec.tolerations",
-			"spec.schedulingGates",
+			"spec.schedulingGates", "spec.pool",
 			"spec.indexes", // only whether it is set
 			"status",       // The scheduler writes it as a whole.
 		},
@@ -208,7 +208,7 @@ func UnfinishedTask(obj any) (any, error) {
 		task.ManagedFields = nil
 		task.Spec = batch.TaskSpec{
 			QueueName: spec.QueueName, WorkerName: spec.WorkerName, Priority: spec.Priority, Resources: spec.Resources,
-			WorkerSelector: spec.WorkerSelector, Tolerations: spec.Tolerations, SchedulingGates: spec.SchedulingGates,
+			WorkerSelector: spec.WorkerSelector, Tolerations: spec.Tolerations, SchedulingGates: spec.SchedulingGates, Pool: spec.Pool,
 		}
 		if spec.Indexes != "" {
 			task.Spec.Indexes = someIndexes

@@ -2035,6 +2035,13 @@ func schema_leat_apis_batch_v1alpha1_TaskSpec(ref common.ReferenceCallback) comm
 							Ref:         ref(v1alpha1.IndexNumbers{}.OpenAPIModelName()),
 						},
 					},
+					"pool": {
+						SchemaProps: spec.SchemaProps{
+							Description: "pool is the name of the pool whose workers run the task: those with the label batch.leat.dev/pool of that value. If unset, any worker may run it.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 				},
 				Required: []string{"command"},
 			},

@@ -442,6 +442,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: string
           elementRelationship: atomic
+    - name: pool
+      type:
+        scalar: string
     - name: priority
       type:
         scalar: numeric

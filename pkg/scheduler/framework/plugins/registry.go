@@ -23,6 +23,7 @@ import (
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/taskisolation"
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/workerdenied"
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/workerfeatures"
+	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/workerpool"
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/workerready"
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/workerresources"
 	"github.com/leat-dev/leat/pkg/scheduler/framework/plugins/workerselector"
@@ -36,6 +37,7 @@ func NewFilters() framework.Filters {
 		workerready.WorkerReady{},
 		workerunschedulable.WorkerUnschedulable{},
 		tainttoleration.TaintToleration{},
+		workerpool.WorkerPool{},
 		workerselector.WorkerSelector{},
 		workerfeatures.WorkerFeatures{},
 		taskisolation.TaskIsolation{},

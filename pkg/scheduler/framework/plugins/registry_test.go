@@ -54,6 +54,8 @@ var tasks = map[string]func(*batch.Task){
 	},
 	"tolerates other key": func(t *batch.Task) { t.Spec.Tolerations = []batch.Toleration{{Key: "l", Value: "v"}} },
 	"several indexes":     func(t *batch.Task) { t.Spec.Indexes = "0-3" },
+	"pool":                func(t *batch.Task) { t.Spec.Pool = "p" },
+	"other pool":          func(t *batch.Task) { t.Spec.Pool = "q" },
 	"alone":               func(t *batch.Task) { t.Status.WorkerCrashes = 1 },
 }
 
@@ -64,6 +66,7 @@ var workers = map[string]func(*framework.WorkerInfo){
 	"not ready": func(w *framework.WorkerInfo) { w.Ready = false },
 	"cordoned":  func(w *framework.WorkerInfo) { w.Unschedulable = true },
 	"labelled":  func(w *framework.WorkerInfo) { w.Labels = map[string]string{"zone": "a"} },
+	"in a pool": func(w *framework.WorkerInfo) { w.Labels = map[string]string{batch.LabelPool: "p"} },
 	"NoSchedule": func(w *framework.WorkerInfo) {
 		w.Taints = []batch.Taint{{Key: "k", Value: "v", Effect: batch.TaintEffectNoSchedule}}
 	},

@@ -58,6 +58,7 @@ var Tasks = registry.Resource[batch.Task, batch.TaskList]{
 	Fields: []registry.Field[batch.Task]{
 		{Label: "spec.queueName", Get: func(o *batch.Task) string { return o.Spec.QueueName }},
 		{Label: "spec.workerName", Get: func(o *batch.Task) string { return o.Spec.WorkerName }},
+		{Label: "spec.pool", Get: func(o *batch.Task) string { return o.Spec.Pool }},
 		{Label: "status.phase", Get: func(o *batch.Task) string { return string(o.Status.Phase) }},
 	},
 	Trigger: "spec.workerName",

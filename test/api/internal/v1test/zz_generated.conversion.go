@@ -1431,6 +1431,7 @@ func autoConvert_v1test_TaskSpec_To_batch_TaskSpec(in *TaskSpec, out *batch.Task
 	out.Indexes = in.Indexes
 	out.Items = *(*[]string)(unsafe.Pointer(&in.Items))
 	out.IndexNumbers = (*batch.IndexNumbers)(unsafe.Pointer(in.IndexNumbers))
+	out.Pool = in.Pool
 	return nil
 }
 
@@ -1456,6 +1457,7 @@ func autoConvert_batch_TaskSpec_To_v1test_TaskSpec(in *batch.TaskSpec, out *Task
 	out.Indexes = in.Indexes
 	out.Items = *(*[]string)(unsafe.Pointer(&in.Items))
 	out.IndexNumbers = (*IndexNumbers)(unsafe.Pointer(in.IndexNumbers))
+	out.Pool = in.Pool
 	return nil
 }
 

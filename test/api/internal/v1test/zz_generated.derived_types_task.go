@@ -203,6 +203,13 @@ type TaskSpec struct {
 	// +k8s:optional
 	// +k8s:immutable
 	IndexNumbers *IndexNumbers `json:"indexNumbers,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	// +k8s:format=k8s-short-name
+	// +k8s:immutable
+	// +leat:selectable
+	Pool string `json:"pool,omitempty"`
 }
 
 type EnvVar struct {

@@ -190,6 +190,8 @@ type WorkerInfo struct {
 
 type WorkerFeature string
 
+const LabelPool = "batch.leat.dev/pool"
+
 const WorkerFeatureChunks WorkerFeature = "chunks"
 
 type WorkerEndpoint struct {

@@ -1804,6 +1804,12 @@ func schema_test_api_internal_v1test_TaskSpec(ref common.ReferenceCallback) comm
 							Ref: ref(IndexNumbers{}.OpenAPIModelName()),
 						},
 					},
+					"pool": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
 				},
 				Required: []string{"command"},
 			},

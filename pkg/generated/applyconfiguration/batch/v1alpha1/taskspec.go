@@ -85,6 +85,9 @@ type TaskSpecApplyConfiguration struct {
 	// indexNumbers specifies the number that each of indexes has in the variable TASK_INDEX. The list, if there is one,
 	// has the numbers of indexes, in the same order. Defaults to the index.
 	IndexNumbers *IndexNumbersApplyConfiguration `json:"indexNumbers,omitempty"`
+	// pool is the name of the pool whose workers run the task: those with the label batch.leat.dev/pool of that value. If
+	// unset, any worker may run it.
+	Pool *string `json:"pool,omitempty"`
 }
 
 // TaskSpecApplyConfiguration constructs a declarative configuration of the TaskSpec type for use with
@@ -269,5 +272,13 @@ func (b *TaskSpecApplyConfiguration) WithItems(values ...string) *TaskSpecApplyC
 // If called multiple times, the IndexNumbers field is set to the value of the last call.
 func (b *TaskSpecApplyConfiguration) WithIndexNumbers(value *IndexNumbersApplyConfiguration) *TaskSpecApplyConfiguration {
 	b.IndexNumbers = value
+	return b
+}
+
+// WithPool sets the Pool field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Pool field is set to the value of the last call.
+func (b *TaskSpecApplyConfiguration) WithPool(value string) *TaskSpecApplyConfiguration {
+	b.Pool = &value
 	return b
 }
