@@ -42,7 +42,8 @@ func (r *reader) Upload(_ context.Context, _, _ string, _ *batch.WorkerArchiveOp
 	return err
 }
 
-func (r *reader) MaxSize() int64 { return 10 }
+func (r *reader) MaxSize() int64   { return 10 }
+func (r *reader) MaxOutput() int64 { return 10 }
 
 // startUploads starts a server whose requests have the time.
 func startUploads(t *testing.T, time time.Duration) (server *httptest.Server, results <-chan error) {
