@@ -54,6 +54,9 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 					"its first attempt at the latest.", nil, nil),
 			refused: prometheus.NewDesc("leat_worker_archive_refused_segments",
 				"Segments on the disk of the worker that the server has refused.", nil, nil),
+			limit: prometheus.NewDesc("leat_worker_archive_spool_limit_bytes",
+				"Bytes that the segments on the disk of the worker may have, --archive-max-spool-size. To make room, those that are not "+
+					"in the archive yet are removed, the oldest first.", nil, nil),
 			spools: map[*Spool]struct{}{},
 		}),
 	}
@@ -61,7 +64,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 
 // unsentCollector collects what the open spools hold.
 type unsentCollector struct {
-	segments, bytes, oldest, refused *prometheus.Desc
+	segments, bytes, oldest, refused, limit *prometheus.Desc
 
 	mu     sync.Mutex
 	spools map[*Spool]struct{}
@@ -83,7 +86,7 @@ func (c *unsentCollector) remove(s *Spool) {
 
 // Describe implements prometheus.Collector.
 func (c *unsentCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{c.segments, c.bytes, c.oldest, c.refused} {
+	for _, desc := range []*prometheus.Desc{c.segments, c.bytes, c.oldest, c.refused, c.limit} {
 		descs <- desc
 	}
 }
@@ -93,12 +96,13 @@ func (c *unsentCollector) Collect(metrics chan<- prometheus.Metric) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var segments, refused int
-	var bytes int64
+	var bytes, limit int64
 	var oldest time.Duration
 	for s := range c.spools {
 		s.mu.Lock()
 		segments += len(s.segments)
 		refused += len(s.refused)
+		limit += s.options.MaxSize
 		for _, seg := range s.segments {
 			bytes += seg.size
 			oldest = max(oldest, time.Since(seg.since))
@@ -109,4 +113,5 @@ func (c *unsentCollector) Collect(metrics chan<- prometheus.Metric) {
 	metrics <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(bytes))
 	metrics <- prometheus.MustNewConstMetric(c.oldest, prometheus.GaugeValue, oldest.Seconds())
 	metrics <- prometheus.MustNewConstMetric(c.refused, prometheus.GaugeValue, float64(refused))
+	metrics <- prometheus.MustNewConstMetric(c.limit, prometheus.GaugeValue, float64(limit))
 }

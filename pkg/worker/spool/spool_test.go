@@ -1144,10 +1144,13 @@ func TestMetrics(t *testing.T) {
 # HELP leat_worker_archive_oldest_unsent_age_seconds Age of the oldest segment that is not in the archive yet, 0 if there is none. A segment is sent ten minutes after its first attempt at the latest.
 # TYPE leat_worker_archive_oldest_unsent_age_seconds gauge
 leat_worker_archive_oldest_unsent_age_seconds 120
+# HELP leat_worker_archive_spool_limit_bytes Bytes that the segments on the disk of the worker may have, --archive-max-spool-size. To make room, those that are not in the archive yet are removed, the oldest first.
+# TYPE leat_worker_archive_spool_limit_bytes gauge
+leat_worker_archive_spool_limit_bytes 2.147483648e+09
 # HELP leat_worker_archive_unsent_segments Segments on the disk of the worker that are not in the archive yet.
 # TYPE leat_worker_archive_unsent_segments gauge
 leat_worker_archive_unsent_segments 2
-`), "leat_worker_archive_oldest_unsent_age_seconds", "leat_worker_archive_unsent_segments"); err != nil {
+`), "leat_worker_archive_oldest_unsent_age_seconds", "leat_worker_archive_spool_limit_bytes", "leat_worker_archive_unsent_segments"); err != nil {
 			t.Error(err)
 		}
 		for _, s := range spools {
