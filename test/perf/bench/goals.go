@@ -143,6 +143,7 @@ func judge(r *result) []goal {
 	}
 	add(atMost("8. Ready after a restart with 150,000 tasks: under 5 s", ready, 5, " s"))
 	addChunkGoals(r, add)
+	addArchiveGoals(r, add)
 	return goals
 }
 
@@ -152,6 +153,7 @@ const (
 	restartObjects  = 150_000
 	largeSetIndexes = 1_000_000
 	pendingTasks    = 100_000
+	archivedIndexes = 100_000
 )
 
 // addChunkGoals adds the goals of the parts chunks and scale.
@@ -196,4 +198,26 @@ func addChunkGoals(r *result, add func(goal)) {
 	add(atMost("13. A set of 1,000,000 indexes, workers that run nothing: at most 180 s", took, 180, " s"))
 	add(atMost("13. Start of the manager until it acts, 100,000 pending tasks and 10,000 workers: at most 10 s", first, 10, " s"))
 	add(goal{"13. A decision of the scheduler: at most 20 µs", "", notMeasured + ": go test -run '^$' -bench Cycle/100000tasks/10000workers ./pkg/scheduler"})
+}
+
+// addArchiveGoals adds the goals of the part archive.
+func addArchiveGoals(r *result, add func(goal)) {
+	value := func(name, subject, value string) float64 { return r.find(partArchive, name, subject, "").median(value) }
+	for _, store := range []string{inDirectory, inS3} {
+		add(atMost(fmt.Sprintf("14. CPU of an index that prints 1 KiB, archive in %s, to that without: at most 105 %%", store),
+			100*value(whatEchoed, store, valueCPUSum)/value(whatEchoed, withoutArchive, valueCPUSum), 105, " %"))
+	}
+	for _, store := range []string{inDirectory, inS3} {
+		objects := value(whatMany, store, valueObjectsN)
+		if value(whatMany, store, valueIndexes) < archivedIndexes {
+			objects = math.NaN()
+		}
+		add(atMost(fmt.Sprintf("14. Objects of 100,000 indexes that print 1 KiB, on %d workers, in %s: at most 30", archiveWorkers, store), objects, 30, ""))
+	}
+	add(atMost("14. First byte of leat logs SET --index LAST, 200 segments: p50 at most 200 ms", value(whatCommand, inDirectory, valueP50), 200, " ms"))
+	add(atMost("14. First byte of leat logs SET --index LAST, 200 segments: p99 at most 200 ms", value(whatCommand, inDirectory, valueP99), 200, " ms"))
+	add(atLeast("14. Indexes a second while the store is away, to those with it: at least 95 %",
+		100*value(whatAway, inS3, valueRate)/value(whatEchoed, inS3, valueRate), 95, " %"))
+	add(atLeast("14. Records that are there after the store was away: 100 %",
+		100*value(whatAway, inS3, valueArrived)/value(whatAway, inS3, valueIndexes), 100, " %"))
 }

@@ -49,6 +49,7 @@ const (
 	partWatches    = "watches"
 	partLifeCycle  = "lifecycle"
 	partScale      = "scale"
+	partArchive    = "archive"
 	partLists      = "lists"
 	partMemory     = "memory"
 	partRestart    = "restart"
@@ -57,7 +58,7 @@ const (
 
 // parts are the parts in their order, from an empty store to a full one. The first has no host, whose programs would
 // use the processors.
-var parts = []string{partChunks, partOperations, partWatches, partLifeCycle, partScale, partLists, partMemory, partRestart, partGrowth}
+var parts = []string{partChunks, partOperations, partWatches, partLifeCycle, partScale, partArchive, partLists, partMemory, partRestart, partGrowth}
 
 // options are the flags. The result contains them.
 type options struct {
@@ -117,6 +118,8 @@ Parts, for --only:
                nothing; with --cluster also a Job of Kubernetes
   scale        a set of --large-set indexes with workers that run nothing, and the start of the controller manager with
                --pending pending tasks and a tenth as many workers
+  archive      sets of up to --indexes indexes that print 1 KiB each, without an archive, with one in a directory and with one in
+               S3; the same while the store is away; the first byte of output in a directory with 200 segments
   lists        paginated, unpaginated, from the cache and consistent, WatchList; JSON (compressed, the default of clients, and
                uncompressed), protobuf, Table
   memory       RSS with --objects stored objects, and its growth by lists of up to 100,000 of them, for one client and for 50
@@ -157,7 +160,7 @@ func main() {
 	})
 	flag.IntVar(&o.EventRate, "event-rate", 200, "Events a second for all watchers together")
 	flag.IntVar(&o.Tasks, "tasks", 10_000, "Tasks of each TaskSet of the life cycle")
-	flag.IntVar(&o.Indexes, "indexes", 100_000, "Indexes of each set of chunks that runs true or echo")
+	flag.IntVar(&o.Indexes, "indexes", 100_000, "Indexes of each set of chunks and archive that runs true or echo")
 	flag.IntVar(&o.LargeSet, "large-set", 1_000_000, "Indexes of the set of scale")
 	flag.IntVar(&o.Pending, "pending", 100_000, "Pending tasks of scale, at least 10")
 	flag.StringVar(&o.Cluster, "cluster", os.Getenv("KUBECONFIG"), "Kubeconfig of a cluster with a kubelet, for the Job in lifecycle (default $KUBECONFIG)")
@@ -301,6 +304,7 @@ func (b *bench) play(tb *measure.TB) {
 		{partWatches, b.measureWatches},
 		{partLifeCycle, b.measureLifeCycle},
 		{partScale, b.measureScale},
+		{partArchive, b.measureArchive},
 		{partLists, b.measureLists},
 	} {
 		if slices.Contains(b.Only, part.name) {

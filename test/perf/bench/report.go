@@ -34,6 +34,10 @@ var columns = map[string][]string{
 		valueWorkers, valueIndexes, valuePending, valueSeconds, valueRate, valueWritesIndex, valueCPUAll, valueFirstBinding, valueBindings, valueCPUManager,
 		peakOfPrefix + leatServer, peakOfPrefix + leatManager, peakOfPrefix + leatEtcd, valueEtcdFile, valueEtcdInUse,
 	},
+	partArchive: {
+		valueIndexes, valueSegments, valueSeconds, valueRate, valueCPUSum, valueCPUStore, valueObjectsN, valueMiB, valueP50, valueP99, valueArrived,
+		valueLate,
+	},
 	partOperations: {
 		valueRate, valueP50, valueP99, valueCPU, cpuOfPrefix + hostServer, cpuOfPrefix + leatServer, cpuOfPrefix + hostEtcd, cpuOfPrefix + leatEtcd,
 		valueSent, valueReceived, valueWrites,
