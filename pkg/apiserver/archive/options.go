@@ -72,7 +72,7 @@ func (o *StoreOptions) AddFlags(flags *pflag.FlagSet) {
 		"How long a directory of --archive keeps output and records. From a bucket the server removes nothing: give it a lifecycle rule.")
 	flags.Var(&o.MaxRatePerNamespace, "archive-max-rate-per-namespace", "How many bytes a second the workers of a namespace may add to --archive.")
 	flags.Var(&o.MaxBytesPerAttempt, "archive-max-bytes-per-attempt",
-		"Maximum size of the output of an attempt in --archive, not compressed. Workers have a flag of the same name, whose value must not be larger.")
+		"Maximum size of the output of an attempt in --archive, not compressed. Workers keep no more, even if their flag of the same name has a larger value.")
 }
 
 // isS3 reports whether the archive is a bucket.

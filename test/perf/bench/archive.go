@@ -349,7 +349,7 @@ func (b *bench) fillArchive(s *archiveSubject) *batch.TaskSet {
 		b.scene.Check(err)
 		digest := sha256.Sum256(body)
 		_, err = client.Archive(b.scene.Context(), worker, &batch.WorkerArchiveOptions{
-			TaskSetUID: string(set.UID), Incarnation: "bench", Segment: int64(number), Digest: hex.EncodeToString(digest[:]),
+			TaskSetUID: string(set.UID), Incarnation: "00000000-0000-4000-8000-000000000000", Segment: int64(number), Digest: hex.EncodeToString(digest[:]),
 		}, body)
 		b.scene.Check(err)
 	}
