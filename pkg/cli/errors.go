@@ -29,6 +29,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/leat-dev/leat/pkg/cli/sanitize"
 )
 
 // Exit codes of the program itself. Other codes are those of a task's command.
@@ -77,8 +79,11 @@ func (f *factory) exit(command *cobra.Command, err error) int {
 	return code
 }
 
-// describe formats an error for the user, with a remedy for known causes.
-func (f *factory) describe(err error) string {
+// describe formats an error for the user, with a remedy for known causes. It removes control characters: an error may
+// have the last lines of a command.
+func (f *factory) describe(err error) string { return sanitize.Text(f.remedy(err)) }
+
+func (f *factory) remedy(err error) string {
 	server := "the server"
 	if f.host != "" {
 		server = "the server " + f.host

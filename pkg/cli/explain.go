@@ -116,7 +116,7 @@ type explainer struct {
 }
 
 func (e *explainer) title(format string, args ...any) {
-	fmt.Fprintf(e.out, format+"\n", args...)
+	fmt.Fprintln(e.out, sanitize.Line(fmt.Sprintf(format, args...)))
 }
 
 // line prints a line in two columns. about is the topic.

@@ -439,7 +439,7 @@ func (l *taskLogs) copy(ctx context.Context, task *batch.Task, out io.Writer) er
 	}
 	// The server's message may include the last lines too.
 	why, _, _ := strings.Cut(err.Error(), "; its last lines")
-	fmt.Fprintf(l.streams.ErrOut, "The output of task/%s cannot be read: %s. Its last lines, from its status:\n", task.Name, why)
+	fmt.Fprintf(l.streams.ErrOut, "The output of task/%s cannot be read: %s. Its last lines, from its status:\n", task.Name, sanitize.Line(why))
 	prefix := ""
 	if failed, ok := failedIndex(task); ok && l.options.Prefix {
 		prefix = strconv.Itoa(failed) + " "
