@@ -165,7 +165,8 @@ func (o *historyOptions) show(ctx context.Context, s *session, found object, cho
 		return o.printStored(ctx, s, found, chosen)
 	}
 	h := history{order: orderOf(o.sort), limit: o.limit}
-	for record, err := range newRecordReader(o.factory, s, found).read(ctx, chosen) {
+	reader := newRecordReader(o.factory, s, found)
+	for record, err := range reader.read(ctx, chosen) {
 		if err != nil {
 			return o.historyError(err)
 		}
@@ -188,7 +189,11 @@ func (o *historyOptions) show(ctx context.Context, s *session, found object, cho
 		if o.failed {
 			what = "failed"
 		}
-		fmt.Fprintf(o.streams.ErrOut, "No %s attempt of %s is recorded.\n", what, found.ref())
+		state := "is recorded"
+		if reader.incomplete() {
+			state = "can be read"
+		}
+		fmt.Fprintf(o.streams.ErrOut, "No %s attempt of %s %s.\n", what, found.ref(), state)
 		return nil
 	}
 	return o.printTable(found, rows, now)

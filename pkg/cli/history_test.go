@@ -134,10 +134,10 @@ func TestHistoryOfASet(t *testing.T) {
 	if !regexp.MustCompile(`MISSING +TIME +TASK\n.* 0 +20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.000Z +s-2\n$`).MatchString(out) {
 		t.Errorf("wide: got %q", out)
 	}
-	if out, errOut, _ := historyOf(t, &historyOptions{}, object{set: set}, nil); out != "" || errOut != "warning: worker w is away\nNo finished attempt of taskset/s is recorded.\n" {
+	if out, errOut, _ := historyOf(t, &historyOptions{}, object{set: set}, nil); out != "" || errOut != "warning: worker w is away\nNo finished attempt of taskset/s can be read.\n" {
 		t.Errorf("no records: %q, %q", out, errOut)
 	}
-	if out, errOut, _ := historyOf(t, &historyOptions{failed: true}, object{set: set, index: ptr.To(2)}, single(2), records[0]); out != "" || !strings.HasSuffix(errOut, "No failed attempt of taskset/s/3 is recorded.\n") {
+	if out, errOut, _ := historyOf(t, &historyOptions{failed: true}, object{set: set, index: ptr.To(2)}, single(2), records[0]); out != "" || !strings.HasSuffix(errOut, "No failed attempt of taskset/s/3 can be read.\n") {
 		t.Errorf("no failed records: %q, %q", out, errOut)
 	}
 }

@@ -353,6 +353,9 @@ func (s *S3) translate(key string, err error) error {
 		return unavailable("no credentials for the S3 server %s: %w", s.endpoint, credentials.error)
 	}
 	response, ok := errors.AsType[minio.ErrorResponse](err)
+	if request, ok := errors.AsType[*url.Error](err); ok {
+		err = request.Err // the URL has long parameters
+	}
 	if !ok {
 		return unavailable("the connection to the S3 server %s has failed: %w", s.endpoint, err)
 	}

@@ -1,0 +1,197 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package archive
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
+)
+
+// TestArchive shares one cluster. Its suites have a server and a worker each.
+func TestArchive(t *testing.T) {
+	c := newCluster(t)
+	for name, test := range map[string]func(*testing.T, *cluster){
+		"Full":        testFull,
+		"Quota":       testQuota,
+		"SlowDown":    testSlowDown,
+		"Cut":         testCut,
+		"Slow":        testSlow,
+		"Away":        testAway,
+		"Credentials": testCredentials,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, c)
+		})
+	}
+}
+
+// An outage is a fault of the store that begins and ends.
+type outage struct {
+	begin, end func()
+	// uploadsOnly means that stored segments can be read. reason is why they cannot.
+	uploadsOnly bool
+	reason      string
+}
+
+// survives runs sets before and during an outage. It checks that the second set completes, and that a person can read
+// what is on the worker and gets to know what cannot be read. After the outage all must be in the store, once.
+func (s *site) survives(o outage) {
+	before, outputs := s.run("before", lines("before")...), lines("during")
+	s.arrived()
+	o.begin()
+	during := s.run("during", outputs...)
+	s.announced(during)
+	if len(s.spooled()) == 0 {
+		s.t.Error("the worker has nothing of the set on its disk any more")
+	}
+	why := "the archive cannot be used now: the store is not available: " + o.reason
+	logs, history := s.leat("logs", "during"), s.leat("history", "during")
+	if o.uploadsOnly {
+		logs.expect(s.t, 0, prefixed("during", outputs), "")
+		history.expectRows(s.t, len(outputs), "")
+		s.leat("logs", "before").expect(s.t, 0, prefixed("before", lines("before")), "")
+		s.leat("history", "before").expectRows(s.t, len(outputs), "")
+	} else {
+		warning := "warning: records may be missing: " + why + "\n"
+		logs.expect(s.t, 0, prefixed("during", outputs), "[leat: output may be missing: "+why+"]\n")
+		history.expectRows(s.t, len(outputs), warning)
+		s.leat("logs", "before").expect(s.t, 1, "", "Error from server (ServiceUnavailable): "+
+			"the output of the tasks of set before of index 0 cannot be read now: "+why+": try again\n")
+		s.leat("history", "before").expect(s.t, 0, "", warning+"No finished attempt of taskset/before can be read.\n")
+	}
+	o.end()
+	s.arrived()
+	s.stores(before, lines("before")...)
+	s.stores(during, outputs...)
+	for _, set := range []string{"before", "during"} {
+		s.leat("logs", set).expect(s.t, 0, prefixed(set, lines(set)), "")
+		s.leat("history", set).expectRows(s.t, len(outputs), "")
+	}
+}
+
+// expectRows checks a table with the attempts of a set, one at each index.
+func (r result) expectRows(t *testing.T, indexes int, errOut string) {
+	t.Helper()
+	rows := strings.Split(strings.TrimSuffix(r.out, "\n"), "\n")
+	if r.code != 0 || r.errOut != errOut || len(rows) != indexes+1 {
+		t.Errorf("leat %s: got exit code %d, want 0 and %d rows\nstdout:\n%s\nstderr:\n%swant:\n%s", r.line, r.code, indexes, r.out, r.errOut, errOut)
+		return
+	}
+	for i, row := range rows[1:] {
+		if !strings.HasPrefix(row, fmt.Sprintf("%d ", i)) {
+			t.Errorf("leat %s: row %d is %q", r.line, i, row)
+		}
+	}
+}
+
+// proxied returns a site whose server uses the store through a proxy.
+func (c *cluster) proxied(t *testing.T) (*site, *s3Proxy) {
+	p := newS3Proxy(t, c.s3)
+	return c.newSite(t, c.s3, nil, p.flags(c.s3)...), p
+}
+
+func (p *s3Proxy) outage(f fault) outage {
+	return outage{begin: func() { p.set(f) }, end: func() { p.set(nil) }}
+}
+
+func testFull(t *testing.T, c *cluster) {
+	s, p := c.proxied(t)
+	o := p.outage(ofUploads(refusing(http.StatusInsufficientStorage, "XMinioStorageFull")))
+	o.uploadsOnly = true
+	s.survives(o)
+}
+
+func testQuota(t *testing.T, c *cluster) {
+	s, p := c.proxied(t)
+	o := p.outage(ofUploads(refusing(http.StatusForbidden, "QuotaExceeded")))
+	o.uploadsOnly = true
+	s.survives(o)
+}
+
+func testSlowDown(t *testing.T, c *cluster) {
+	s, p := c.proxied(t)
+	o := p.outage(refusing(http.StatusServiceUnavailable, "SlowDown"))
+	o.reason = "bucket leat of the S3 server " + p.url + `: the server is overloaded and wants fewer requests (status 503, code "SlowDown")`
+	s.survives(o)
+}
+
+func testCut(t *testing.T, c *cluster) {
+	s, p := c.proxied(t)
+	o := p.outage(func(w http.ResponseWriter, r *http.Request, forward http.Handler) {
+		if r.Method == http.MethodPut {
+			cutRequest(w, r, forward)
+		}
+		cutAnswer(w, r, forward)
+	})
+	o.reason = "the connection to the S3 server " + p.url + " has failed: unexpected EOF"
+	s.survives(o)
+}
+
+// testSlow holds an upload in the middle until everything else was checked.
+func testSlow(t *testing.T, c *cluster) {
+	s, p := c.proxied(t)
+	held, release := make(chan struct{}, 100), make(chan struct{})
+	o := p.outage(ofUploads(func(w http.ResponseWriter, r *http.Request, forward http.Handler) {
+		held <- struct{}{}
+		select {
+		case <-release:
+		case <-r.Context().Done():
+			return
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	o.uploadsOnly = true
+	o.end = func() {
+		<-held
+		p.set(nil)
+		close(release)
+	}
+	s.survives(o)
+}
+
+func testAway(t *testing.T, c *cluster) {
+	s3 := host.S3ForTest(t)
+	s := c.newSite(t, s3, nil, "--archive-s3-endpoint="+s3.Endpoint, "--archive-s3-ca-file="+s3.CAFile, "--archive-s3-credentials-file="+s3.CredentialsFile)
+	s.survives(outage{
+		begin:  func() { kit.Check(t, s3.Kill()) },
+		end:    func() { kit.Check(t, s3.Restart(t.Context())) },
+		reason: "the connection to the S3 server " + s3.Endpoint + " has failed: dial tcp " + strings.TrimPrefix(s3.Endpoint, "https://") + ": connect: connection refused",
+	})
+}
+
+func testCredentials(t *testing.T, c *cluster) {
+	right := kit.Must(os.ReadFile(c.s3.CredentialsFile))(t)
+	file := filepath.Join(t.TempDir(), "credentials")
+	write := func(content string) func() {
+		return func() { kit.Check(t, os.WriteFile(file, []byte(content), 0o600)) }
+	}
+	write(string(right))()
+	s := c.newSite(t, c.s3, nil, "--archive-s3-endpoint="+c.s3.Endpoint, "--archive-s3-ca-file="+c.s3.CAFile, "--archive-s3-credentials-file="+file)
+	s.survives(outage{
+		begin:  write(strings.ReplaceAll(string(right), c.s3.SecretAccessKey, "other")),
+		end:    write(string(right)),
+		reason: "bucket leat of the S3 server " + c.s3.Endpoint + `: the credentials are wrong (status 403, code "SignatureDoesNotMatch")`,
+	})
+}
