@@ -182,6 +182,8 @@ type Spool struct {
 	uploads            sync.WaitGroup
 	closers            sync.WaitGroup
 	cancel             context.CancelFunc // of uploads; nil until Start
+	// denials are the answers in a row that forbid the question whether there is an archive. Only ask uses it.
+	denials int
 
 	mu          sync.Mutex
 	lock        *os.File // whose lock reserves the directory; nil while another process has it

@@ -423,7 +423,6 @@ func TestASegmentThatAlwaysFailsKeepsNoOthersBack(t *testing.T) {
 func TestWithoutAnArchive(t *testing.T) {
 	for name, answer := range map[string]error{
 		"there is none":             none,
-		"the worker has no right":   apierrors.NewForbidden(schema.GroupResource{}, "w", errors.New("no")),
 		"the server does not know":  apierrors.NewGenericServerResponse(404, "POST", schema.GroupResource{}, "w", "unknown", 0, true),
 		"the server does not allow": apierrors.NewMethodNotSupported(schema.GroupResource{}, "post"),
 	} {
@@ -462,6 +461,62 @@ func TestWithoutAnArchive(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that has just started may take a worker for anonymous, until it knows the authority of its certificate.
+func TestAServerThatForbidsAllForAMomentHasAnArchive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var answer error
+		a := &archive{answer: func(*batch.WorkerArchiveOptions, int) error { return answer }}
+		set := func(err error) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			answer = err
+		}
+		forbidden := apierrors.NewForbidden(schema.GroupResource{}, "w", errors.New("no"))
+		set(forbidden)
+		s := openSpool(t, t.TempDir(), a)
+		s.Start(t.Context(), "inc")
+		defer stop(t, s)
+		set(nil)
+		time.Sleep(2 * backoffBase)
+		mustAdd(t, s, setNumber(1), recordOf(1), "")
+		set(forbidden)
+		s.Release(setNumber(1))
+		time.Sleep(2 * backoffBase)
+		mustAdd(t, s, setNumber(1), recordOf(2), "")
+		set(nil)
+		time.Sleep(2 * backoffCap)
+		if got := len(a.keys()); got != 1 {
+			t.Errorf("%d segments are stored, want 1.", got)
+		}
+	})
+}
+
+func TestAServerThatForbidsAllHasNoArchive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &archive{}
+		s := openSpool(t, t.TempDir(), a)
+		s.Start(t.Context(), "inc")
+		defer stop(t, s)
+		mustAdd(t, s, setNumber(1), recordOf(1), "")
+		a.mu.Lock()
+		a.answer = func(*batch.WorkerArchiveOptions, int) error {
+			return apierrors.NewForbidden(schema.GroupResource{}, "w", errors.New("no"))
+		}
+		a.mu.Unlock()
+		time.Sleep(askInterval + time.Minute)
+		synctest.Wait()
+		if s.Add(setNumber(1), recordOf(2), nil) {
+			t.Error("An attempt is kept.")
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if got := len(a.asked); got != 1+maxDenials {
+			t.Errorf("The server was asked %d times, want %d.", got, 1+maxDenials)
+		}
+		a.answer = nil
+	})
 }
 
 func TestWithoutAnArchiveSegmentsExpire(t *testing.T) {

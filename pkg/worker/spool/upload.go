@@ -44,6 +44,9 @@ const (
 	askTimeout = 5 * time.Second
 	// askInterval is the time between two such questions.
 	askInterval = 10 * time.Minute
+	// maxDenials is how many times in a row a server has to forbid the question until it counts. A server that has just
+	// started may not know the authority of the worker's certificate yet.
+	maxDenials = 6
 	// backoffBase and backoffCap are the first and the longest delay after a failed request.
 	backoffBase, backoffCap = time.Second, 30 * time.Second
 )
@@ -173,11 +176,12 @@ func (s *Spool) ask(ctx context.Context, failures int) time.Duration {
 	requestCtx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	status, err := s.options.Archiver.Archive(requestCtx, s.options.Worker, &batch.WorkerArchiveOptions{}, nil)
+	denied := s.isDenied(err)
 	switch {
 	case err == nil:
 		s.setLimit(ctx, status)
 		s.setArchive(ctx, archiveAvailable, nil)
-	case isWithoutArchive(err):
+	case isWithoutArchive(err) || denied:
 		s.setArchive(ctx, archiveNone, err)
 	default:
 		if failures == 0 {
@@ -219,11 +223,21 @@ func (s *Spool) setLimit(ctx context.Context, status *metav1.Status) {
 	}
 }
 
-// isWithoutArchive reports whether the server has no archive, does not know about archives, or forbids this worker to
-// use it.
+// isDenied counts the error of a question, and reports whether the server forbids this worker to use its archive, or is
+// so old that it forbids what it does not know.
+func (s *Spool) isDenied(err error) bool {
+	if statusCode(err) != http.StatusForbidden {
+		s.denials = 0
+		return false
+	}
+	s.denials++
+	return s.denials >= maxDenials
+}
+
+// isWithoutArchive reports whether the server has no archive, or does not know about archives.
 func isWithoutArchive(err error) bool {
 	switch statusCode(err) {
-	case http.StatusNotFound, http.StatusForbidden, http.StatusMethodNotAllowed:
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
 		return true
 	}
 	return false
