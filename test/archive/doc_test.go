@@ -18,3 +18,21 @@ limitations under the License.
 // store refuses, is full, slow, cut off or away, and when workers and servers are killed in the middle of uploads. The
 // tests read what the store has as files.
 package archive
+
+import (
+	"flag"
+	"os"
+	"testing"
+)
+
+// maxParallel is how many parallel tests run at a time. They wait most of the time, so the number of processors is no
+// good limit.
+const maxParallel = "16"
+
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", maxParallel); err != nil {
+		panic(err)
+	}
+	flag.Parse() // -parallel wins
+	os.Exit(m.Run())
+}

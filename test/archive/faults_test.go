@@ -18,28 +18,38 @@ package archive
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
-// TestArchive shares one cluster. Its suites have a server and a worker each.
+// TestArchive shares one cluster. Its suites have a server and a worker each, and run at the same time.
 func TestArchive(t *testing.T) {
 	c := newCluster(t)
-	for name, test := range map[string]func(*testing.T, *cluster){
+	suites := map[string]func(*testing.T, *cluster){
 		"Full":        testFull,
-		"Quota":       testQuota,
 		"SlowDown":    testSlowDown,
 		"Cut":         testCut,
 		"Slow":        testSlow,
 		"Away":        testAway,
 		"Credentials": testCredentials,
-	} {
+		"LostDisk":    testLostDisk,
+	}
+	first := firstSeed()
+	t.Logf("repeat with -args -seed=%d", first)
+	for i := range killSuites {
+		suites[fmt.Sprintf("Killed%d", i)] = func(t *testing.T, c *cluster) {
+			testKilled(t, c, rand.New(rand.NewPCG(first, uint64(i))))
+		}
+	}
+	for name, test := range suites {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(t, c)
@@ -109,23 +119,24 @@ func (r result) expectRows(t *testing.T, indexes int, errOut string) {
 // proxied returns a site whose server uses the store through a proxy.
 func (c *cluster) proxied(t *testing.T) (*site, *s3Proxy) {
 	p := newS3Proxy(t, c.s3)
-	return c.newSite(t, c.s3, nil, p.flags(c.s3)...), p
+	return c.newSite(t, c.s3, p.flags(c.s3)...), p
 }
 
 func (p *s3Proxy) outage(f fault) outage {
 	return outage{begin: func() { p.set(f) }, end: func() { p.set(nil) }}
 }
 
+// testFull refuses uploads as servers do whose disk is full and those that have reached a quota.
 func testFull(t *testing.T, c *cluster) {
 	s, p := c.proxied(t)
-	o := p.outage(ofUploads(refusing(http.StatusInsufficientStorage, "XMinioStorageFull")))
-	o.uploadsOnly = true
-	s.survives(o)
-}
-
-func testQuota(t *testing.T, c *cluster) {
-	s, p := c.proxied(t)
-	o := p.outage(ofUploads(refusing(http.StatusForbidden, "QuotaExceeded")))
+	var refused atomic.Int32
+	o := p.outage(ofUploads(func(w http.ResponseWriter, r *http.Request, forward http.Handler) {
+		if refused.Add(1)%2 == 1 {
+			refusing(http.StatusInsufficientStorage, "XMinioStorageFull")(w, r, forward)
+		} else {
+			refusing(http.StatusForbidden, "QuotaExceeded")(w, r, forward)
+		}
+	}))
 	o.uploadsOnly = true
 	s.survives(o)
 }
@@ -173,7 +184,7 @@ func testSlow(t *testing.T, c *cluster) {
 
 func testAway(t *testing.T, c *cluster) {
 	s3 := host.S3ForTest(t)
-	s := c.newSite(t, s3, nil, "--archive-s3-endpoint="+s3.Endpoint, "--archive-s3-ca-file="+s3.CAFile, "--archive-s3-credentials-file="+s3.CredentialsFile)
+	s := c.newSite(t, s3, "--archive-s3-endpoint="+s3.Endpoint, "--archive-s3-ca-file="+s3.CAFile, "--archive-s3-credentials-file="+s3.CredentialsFile)
 	s.survives(outage{
 		begin:  func() { kit.Check(t, s3.Kill()) },
 		end:    func() { kit.Check(t, s3.Restart(t.Context())) },
@@ -188,10 +199,29 @@ func testCredentials(t *testing.T, c *cluster) {
 		return func() { kit.Check(t, os.WriteFile(file, []byte(content), 0o600)) }
 	}
 	write(string(right))()
-	s := c.newSite(t, c.s3, nil, "--archive-s3-endpoint="+c.s3.Endpoint, "--archive-s3-ca-file="+c.s3.CAFile, "--archive-s3-credentials-file="+file)
+	s := c.newSite(t, c.s3, "--archive-s3-endpoint="+c.s3.Endpoint, "--archive-s3-ca-file="+c.s3.CAFile, "--archive-s3-credentials-file="+file)
 	s.survives(outage{
 		begin:  write(strings.ReplaceAll(string(right), c.s3.SecretAccessKey, "other")),
 		end:    write(string(right)),
 		reason: "bucket leat of the S3 server " + c.s3.Endpoint + `: the credentials are wrong (status 403, code "SignatureDoesNotMatch")`,
 	})
+}
+
+// testLostDisk loses what a worker has not sent. A person gets to know that it is not kept.
+func testLostDisk(t *testing.T, c *cluster) {
+	s, p := c.proxied(t)
+	p.set(ofUploads(refusing(http.StatusServiceUnavailable, "SlowDown")))
+	s.announced(s.run("lost", lines("lost")...))
+	kit.Check(t, s.worker.Kill())
+	kit.Check(t, os.RemoveAll(s.stateDir))
+	unreachable := s.leat("logs", "lost", "--index=0")
+	if want := "index 0 cannot be read now: worker w cannot be read: dial tcp "; unreachable.code != 1 || !strings.Contains(unreachable.errOut, want) {
+		t.Errorf("while the worker is away: got %+v, want an error with %q", unreachable, want)
+	}
+	kit.Check(t, s.worker.Restart(t.Context()))
+	p.set(nil)
+	s.leat("logs", "lost").expect(t, 0, "", "Error from server (Gone): the output of the indexes 0-3 is not kept: "+
+		"it is neither in the archive nor on a worker any more: it may be older than what the archive keeps\n"+
+		"4 indexes have succeeded and are gone, with what they printed: 0-3.\n")
+	s.leat("history", "lost").expect(t, 0, "", "No finished attempt of taskset/lost is recorded.\n")
 }

@@ -30,7 +30,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/archive/segment"
@@ -83,9 +82,16 @@ type site struct {
 // workerName is the name of the worker of each site.
 const workerName = "w"
 
-// newSite starts a server, whose archive has the flags, and a worker. The worker connects to the server through the
-// proxy that route starts, unless that is nil.
-func (c *cluster) newSite(t *testing.T, s3 *host.S3, route func(*rest.Config) *rest.Config, flags ...string) *site {
+// newSite starts a server, whose archive has the flags, and a worker.
+func (c *cluster) newSite(t *testing.T, s3 *host.S3, flags ...string) *site {
+	t.Helper()
+	s := c.newServer(t, s3, flags...)
+	s.worker = s.StartWorker(t, s.Worker(t, s.namespace, workerName), s.namespace, workerName, nil, s.workerFlags()...)
+	return s
+}
+
+// newServer starts the server of a site, whose archive has the flags.
+func (c *cluster) newServer(t *testing.T, s3 *host.S3, flags ...string) *site {
 	t.Helper()
 	s := &site{t: t, cluster: c, namespace: c.Namespace(t), dir: t.TempDir(), stateDir: t.TempDir()}
 	s.bucket = filepath.Join(s3.BucketDir, s.namespace)
@@ -93,17 +99,23 @@ func (c *cluster) newSite(t *testing.T, s3 *host.S3, route func(*rest.Config) *r
 	config := s.Admin(t)
 	s.sets = kit.Client(t, config).BatchV1alpha1().TaskSets(s.namespace)
 	s.kubeconfig = s.Kubeconfig(t, config, s.namespace)
-	worker := s.Worker(t, s.namespace, workerName)
-	if route != nil {
-		worker = route(worker)
-	}
-	s.worker = s.StartWorker(t, worker, s.namespace, workerName, nil,
-		"--state-dir="+s.stateDir, "--client-ca-file="+c.clientCAFile, "--tasks=4")
 	return s
 }
 
-// run runs a set with an index for each output, and waits until it is complete.
+// workerFlags returns the flags of the worker, without its kubeconfig.
+func (s *site) workerFlags() []string {
+	return []string{"--state-dir=" + s.stateDir, "--client-ca-file=" + s.cluster.clientCAFile, "--tasks=4"}
+}
+
+// run runs a set and waits until it is complete.
 func (s *site) run(name string, outputs ...string) *batch.TaskSet {
+	s.t.Helper()
+	s.create(name, outputs...)
+	return s.complete(name)
+}
+
+// create creates a set with an index for each output.
+func (s *site) create(name string, outputs ...string) {
 	s.t.Helper()
 	for i, output := range outputs {
 		kit.Check(s.t, os.WriteFile(filepath.Join(s.dir, fmt.Sprintf("%s-%d", name, i)), []byte(output), 0o600))
@@ -113,7 +125,6 @@ func (s *site) run(name string, outputs ...string) *batch.TaskSet {
 	set.Spec.CompletionMode = new(batch.IndexedCompletion)
 	set.Spec.Template.Spec.WorkingDir = s.dir
 	kit.Must(s.sets.Create(s.t.Context(), set, metav1.CreateOptions{}))(s.t)
-	return s.complete(name)
 }
 
 // complete waits until a set is complete. It asks the first server of the cluster: that of the site may be dead.

@@ -45,6 +45,9 @@ type Proxy struct {
 	refusing bool
 	// toTarget and fromTarget are closed while bytes pass in that direction.
 	toTarget, fromTarget chan struct{}
+	// left is how many bytes may be sent to the targets until stalled is closed. Nil means any number.
+	left    int
+	stalled chan struct{}
 }
 
 // New starts a proxy that lasts until the test ends. New connections go round-robin to the targets, addresses as
@@ -148,10 +151,32 @@ func (p *Proxy) Stall(toTarget, fromTarget bool) {
 	}
 }
 
-// Resume ends Stall.
+// StallAfter stalls what is sent to the targets once so many more bytes have been sent to them, and closes the channel
+// that it returns. What exceeds the number is held back, in pieces of up to 32 KiB.
+func (p *Proxy) StallAfter(bytes int) (stalled <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left, p.stalled = bytes, make(chan struct{})
+	return p.stalled
+}
+
+// countLocked counts bytes that are to be sent to a target. p.mu must be held.
+func (p *Proxy) countLocked(bytes int) {
+	if p.left -= bytes; p.stalled == nil || p.left >= 0 {
+		return
+	}
+	close(p.stalled)
+	p.stalled = nil
+	if passes(p.toTarget) {
+		p.toTarget = make(chan struct{})
+	}
+}
+
+// Resume ends Stall and StallAfter.
 func (p *Proxy) Resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.stalled = nil
 	for _, gate := range []chan struct{}{p.toTarget, p.fromTarget} {
 		if !passes(gate) {
 			close(gate)
@@ -203,8 +228,8 @@ func (p *Proxy) serve(client net.Conn) {
 	p.conns[client], p.conns[server] = struct{}{}, struct{}{}
 	p.mu.Unlock()
 
-	p.wg.Go(func() { p.copy(client, server, func() chan struct{} { return p.fromTarget }) })
-	p.copy(server, client, func() chan struct{} { return p.toTarget })
+	p.wg.Go(func() { p.copy(client, server, false) })
+	p.copy(server, client, true)
 }
 
 // dial connects to the next target that listens. It returns nil if none does.
@@ -223,12 +248,16 @@ func (p *Proxy) dial() net.Conn {
 
 // copy passes bytes on while the gate is open, until either connection ends. It then closes both: how a connection
 // ended is for its clients to find out.
-func (p *Proxy) copy(to, from net.Conn, gate func() chan struct{}) {
+func (p *Proxy) copy(to, from net.Conn, toTarget bool) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
 		p.mu.Lock()
-		open := gate()
+		open := p.fromTarget
+		if toTarget {
+			p.countLocked(n)
+			open = p.toTarget
+		}
 		p.mu.Unlock()
 		<-open
 		if n > 0 {

@@ -150,6 +150,42 @@ func TestStallHoldsBytesBackUntilResume(t *testing.T) {
 	}
 }
 
+func TestStallAfterHoldsBackWhatExceedsTheNumber(t *testing.T) {
+	p := New(t, echo(t))
+	conn := dial(t, p)
+	stalled := p.StallAfter(2)
+	for range 2 {
+		if err := roundTrip(conn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-stalled:
+		t.Fatal("it is stalled after 2 bytes")
+	default:
+	}
+	if _, err := conn.Write([]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	<-stalled
+	if err := conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !os.IsTimeout(err) {
+		t.Fatalf("got %v while stalled, want a timeout", err)
+	}
+	p.Resume()
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Errorf("after Resume: %v", err)
+	}
+	if err := roundTrip(conn); err != nil {
+		t.Errorf("after Resume: %v", err)
+	}
+}
+
 func TestSetTargetsMovesNewConnections(t *testing.T) {
 	p := New(t)
 	if err := roundTrip(dial(t, p)); err == nil {
