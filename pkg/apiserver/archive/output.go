@@ -488,7 +488,11 @@ func (s *outputStream) writeEnded(ctx context.Context, it *item, worker *batch.W
 		}
 	}
 	if err == nil && len(items) == 0 && !it.live.chunk && !it.previous {
-		err = s.write(ctx, &item{ranges: it.ranges}) // it had started
+		ended := &item{ranges: it.ranges} // it had started
+		if s.store != nil {
+			ended.unreadable = s.store.Error()
+		}
+		err = s.write(ctx, ended)
 	}
 	return err
 }

@@ -142,6 +142,11 @@ func TestOutputOfASet(t *testing.T) {
 			code: http.StatusServiceUnavailable, err: "slow down"},
 		"with the store away, of a live task": {given: func(f *fixture, t *testing.T) { live(f, t); storeAway(f, t) },
 			of: set(2, "", indexes.Range{First: 1, Last: 1}), want: "runs"},
+		"with the store away, of a task that has ended meanwhile": {given: func(f *fixture, t *testing.T) {
+			storeAway(f, t)
+			f.objects.tasks = []*batch.Task{running("0", "w", "live")}
+		}, of: set(2, "", indexes.Range{First: 0, Last: 0}), code: http.StatusServiceUnavailable,
+			err: "the output of the tasks of set set of index 0 cannot be read now: the archive cannot be used now"},
 		"with a broken segment": {given: func(f *fixture, t *testing.T) {
 			three(f, t)
 			for key, body := range f.store.objects {
