@@ -85,6 +85,7 @@ func TestAggregated(t *testing.T) {
 	)
 	t.Run("Reviews", func(t *testing.T) { testReviews(t, e) })
 	t.Run("Controllers", func(t *testing.T) { testControllers(t, e) })
+	t.Run("Archive", func(t *testing.T) { testArchive(t, e) })
 	t.Run("Encryption", encrypted.test)
 	t.Run("Fairness", func(t *testing.T) { testFairness(t, e) })
 	t.Run("ServerRestart", func(t *testing.T) { testServerRestart(t, e) })
