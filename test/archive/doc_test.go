@@ -14,9 +14,9 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package archive tests that the archive loses nothing that a worker has on its disk and stores nothing twice: while the
-// store refuses, is full, slow, cut off or away, and when workers and servers are killed in the middle of uploads. The
-// tests read what the store has as files.
+// Package archive tests that the archive loses nothing that a worker has on its disk and stores nothing twice: while
+// the store refuses, is full, slow, cut off or away, and when workers and servers are killed in the middle of uploads.
+// The tests read what the store has as files.
 package archive
 
 import (

@@ -68,8 +68,8 @@ func firstDocument(t testing.TB, file string, into any) {
 	Check(t, yaml.Unmarshal([]byte(document), into))
 }
 
-// ArchiveInS3 starts an S3 server until the test ends. It returns the server, and the arguments with which leat-apiserver
-// keeps its archive there: those of config/components/archive-s3, except for addresses and files.
+// ArchiveInS3 starts an S3 server until the test ends. It returns the server, and the arguments with which
+// leat-apiserver keeps its archive there: those of config/components/archive-s3, except for addresses and files.
 func ArchiveInS3(t testing.TB) (*host.S3, []string) {
 	t.Helper()
 	var component struct {

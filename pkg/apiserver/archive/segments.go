@@ -101,8 +101,8 @@ func (a *Archive) list(ctx context.Context, prefix string, notBefore time.Time) 
 	}
 }
 
-// canBeStored reports whether there can be segments with the attempts. The UID of the set is that in the owner reference
-// of a task, which users write: there are none if it is not a UUID.
+// canBeStored reports whether there can be segments with the attempts. The UID of the set is that in the owner
+// reference of a task, which users write: there are none if it is not a UUID.
 func canBeStored(of *task.Attempts) bool { return of.SetUID == "" || segment.IsUID(string(of.SetUID)) }
 
 // prefixOf returns the prefix of the keys of the segments that may have the attempts.
@@ -232,8 +232,8 @@ func (a *Archive) storedAttempts(ctx context.Context, of *task.Attempts, ranges 
 	return attempts, broken, group.Wait()
 }
 
-// within returns the attempts from the first index of ranges to the last. The attempts must be sorted by index. Nil means
-// all.
+// within returns the attempts from the first index of ranges to the last. The attempts must be sorted by index. Nil
+// means all.
 func within(attempts []attempt, ranges []indexes.Range) []attempt {
 	if len(ranges) == 0 {
 		return attempts

@@ -147,8 +147,8 @@ func forEach(workers []holder, f func(i int, worker holder)) {
 }
 
 // unsentAttempts are the attempts that workers have not sent, as one request looks them up. It asks a worker once for
-// all indexes of the request. If the answers do not fit into memory, it keeps those of the lowest indexes, the block, and
-// asks again for the next block.
+// all indexes of the request. If the answers do not fit into memory, it keeps those of the lowest indexes, the block,
+// and asks again for the next block.
 type unsentAttempts struct {
 	archive *Archive
 	of      *task.Attempts
@@ -169,8 +169,8 @@ func (a *Archive) unsent(of *task.Attempts) *unsentAttempts {
 	return &unsentAttempts{archive: a, of: of, size: a.maxUnsent, first: math.MaxInt, last: math.MinInt}
 }
 
-// lookUp makes the indexes of ranges part of the block. rest are the indexes of later look-ups, and these. Nil means all
-// indexes. Workers that were asked are not asked again, unless they have been started again since.
+// lookUp makes the indexes of ranges part of the block. rest are the indexes of later look-ups, and these. Nil means
+// all indexes. Workers that were asked are not asked again, unless they have been started again since.
 func (u *unsentAttempts) lookUp(ctx context.Context, ranges, rest []indexes.Range) error {
 	first, last, all := noIndex, maxIndex, maxIndex
 	if len(ranges) > 0 {

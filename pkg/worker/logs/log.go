@@ -127,8 +127,9 @@ func (l *Log) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// fitting returns the part of p that fits into the last segment: whole lines, and the rest of a line that the segment has
-// begun. A line is divided only if it is longer than the reserve of a segment. It returns nil if the next segment is due.
+// fitting returns the part of p that fits into the last segment: whole lines, and the rest of a line that the segment
+// has begun. A line is divided only if it is longer than the reserve of a segment. It returns nil if the next segment
+// is due.
 func (l *Log) fitting(p []byte) []byte {
 	room := l.room()
 	if int64(len(p)) <= room {

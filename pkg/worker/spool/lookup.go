@@ -223,8 +223,8 @@ func (s *Spool) matching(match func(*unsent) bool) []*unsent {
 	return segments
 }
 
-// scan calls visit with each record of the segments that match, in the order of positions, until visit returns false. It
-// leaves out segments that are sent or removed meanwhile.
+// scan calls visit with each record of the segments that match, in the order of positions, until visit returns false.
+// It leaves out segments that are sent or removed meanwhile.
 func (s *Spool) scan(ctx context.Context, match func(*unsent) bool, visit func(*unsent, *batch.TaskRecord) bool) error {
 	if s == nil {
 		return nil

@@ -578,8 +578,8 @@ func (s *Spool) reportWrite(err error) {
 
 func (s *Spool) hash(task types.UID) uint64 { return maphash.String(s.seed, string(task)) }
 
-// MaxBytesPerAttempt returns how many bytes of the output of an attempt are kept at most. It changes with the limit of the
-// server.
+// MaxBytesPerAttempt returns how many bytes of the output of an attempt are kept at most. It changes with the limit of
+// the server.
 func (s *Spool) MaxBytesPerAttempt() int64 { return s.maxBytesPerAttempt.Load() }
 
 // Expect announces a set: the worker has tasks of it. So the worker is known as one with output of the set before the
