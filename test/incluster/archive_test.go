@@ -120,7 +120,7 @@ func testArchive(t *testing.T, e *kit.Env) {
 	for i, servers := range [][2]*kit.Env{{e, replica}, {replica, e}} {
 		options.Segment = int64(i)
 		sender, reader := kit.Client(t, servers[0].Worker(t, namespace, "other")).BatchV1alpha1(), kit.Client(t, servers[1].Direct(t, "archive-reader")).BatchV1alpha1()
-		kit.Check(t, sender.Workers(namespace).Archive(t.Context(), "other", options, body))
+		kit.Must(sender.Workers(namespace).Archive(t.Context(), "other", options, body))(t)
 		list := kit.Must(reader.TaskSets(namespace).Records(t.Context(), "by-hand", &v1alpha1.TaskRecordOptions{}))(t)
 		if len(list.Items) != i+1 {
 			t.Errorf("after the upload of segment %d: got %d records through the other replica, want %d", i, len(list.Items), i+1)
