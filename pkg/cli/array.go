@@ -17,9 +17,16 @@ limitations under the License.
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	"k8s.io/utils/ptr"
+
+	"github.com/leat-dev/leat/apis/batch/indexes"
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
 // Limits that the server enforces on sets with indexes.
@@ -30,48 +37,24 @@ const (
 	maxLargeParallelism = 10_000
 )
 
-// array is a parsed --array. A parallelism of 0 means that the text does not set it.
+// array is a parsed --array: the number of indexes, their numbers, nil if they equal the indexes, and how many run at a
+// time, 0 if the text does not say it.
 type array struct {
-	count, parallelism int32
+	count       int32
+	numbers     *batch.IndexNumbers
+	parallelism int32
 }
 
-const arrayForms = "write how many, like 1000, or the indexes, like 0-999; 1000%50 runs at most 50 of them at a time"
+const arrayForms = "write how many, like 1000, or which, like 0-999, 0-1000:10 or 1,5,7-9; 1000%50 runs at most 50 of them at a time"
 
-// parseArray parses 1000, 0-999, 1000%50 and 0-999%50. Errors name what would be accepted.
+// parseArray parses how many indexes there are (1000), or which numbers they have: a range (1-100), one with a step
+// (0-1000:10), or a list of numbers and ranges (1,5,7-9). After % comes how many run at a time. Errors name what would be
+// accepted.
 func parseArray(text string) (array, error) {
-	indexes, limit, limited := strings.Cut(text, "%")
-	var a array
-	first, last, isRange := strings.Cut(indexes, "-")
-	switch {
-	case strings.Contains(indexes, ","):
-		return a, fmt.Errorf("%q is a list: an array has all indexes from 0 on; to choose some, give --each-line a file with one on each line", text)
-	case strings.Contains(indexes, ":"):
-		return a, fmt.Errorf("%q has a step: an array has all indexes from 0 on; write how many there are, and use $TASK_INDEX times the step in the command", text)
-	case isRange:
-		from, fromErr := parseNumber(first)
-		to, toErr := parseNumber(last)
-		switch {
-		case fromErr != nil || toErr != nil:
-			return a, fmt.Errorf("%q: %s", text, arrayForms)
-		case to < from:
-			return a, fmt.Errorf("%q: the last index is before the first: %s", text, arrayForms)
-		case from > 0:
-			return a, fmt.Errorf("%q: indexes start at 0: write 0-%d, and use $TASK_INDEX + %d", text, to-from, from)
-		case to >= maxCompletions:
-			return a, fmt.Errorf("%q: there are at most %d indexes: the last one can be %d", text, maxCompletions, maxCompletions-1)
-		}
-		a.count = int32(to + 1)
-	default:
-		count, err := parseNumber(indexes)
-		switch {
-		case err != nil:
-			return a, fmt.Errorf("%q: %s", text, arrayForms)
-		case count == 0:
-			return a, fmt.Errorf("%q: there must be 1 task at least: %s", text, arrayForms)
-		case count > maxCompletions:
-			return a, fmt.Errorf("%q: there are at most %d indexes", text, maxCompletions)
-		}
-		a.count = int32(count)
+	which, limit, limited := strings.Cut(text, "%")
+	a, err := parseArrayNumbers(which)
+	if err != nil {
+		return array{}, fmt.Errorf("%q: %w", text, err)
 	}
 	if !limited {
 		return a, nil
@@ -79,7 +62,7 @@ func parseArray(text string) (array, error) {
 	parallelism, err := parseNumber(limit)
 	switch {
 	case err != nil:
-		return array{}, fmt.Errorf("%q: after %% comes how many run at a time, like %s%%50", text, indexes)
+		return array{}, fmt.Errorf("%q: after %% comes how many run at a time, like %s%%50", text, which)
 	case parallelism == 0:
 		return array{}, fmt.Errorf("%q: none at a time would never end: write %%1 or more", text)
 	}
@@ -87,6 +70,103 @@ func parseArray(text string) (array, error) {
 		return array{}, fmt.Errorf("%q: %w", text, err)
 	}
 	return a, nil
+}
+
+// parseArrayNumbers parses the part of an --array before %.
+func parseArrayNumbers(text string) (array, error) {
+	pieces := strings.Split(text, ",")
+	if len(pieces) == 1 && !strings.ContainsAny(text, "-:") {
+		count, err := parseNumber(text)
+		switch {
+		case err != nil:
+			return array{}, errors.New(arrayForms)
+		case count == 0:
+			return array{}, errors.New("there must be 1 task at least: " + arrayForms)
+		case count > maxCompletions:
+			return array{}, fmt.Errorf("there are at most %d indexes", maxCompletions)
+		}
+		return array{count: int32(count)}, nil
+	}
+	var all []indexes.Range
+	var listed []int
+	for _, piece := range pieces {
+		r, step, err := parseArrayRange(piece)
+		if err != nil {
+			return array{}, err
+		}
+		count := (r.Last-r.First)/step + 1
+		switch {
+		case len(pieces) == 1:
+			return newArray(r.First, step, count), nil
+		case step == 1:
+			all = append(all, r)
+		case count > maxListedNumbers:
+			return array{}, errTooManyListed
+		default:
+			for number := r.First; number <= r.Last; number += step {
+				listed = append(listed, number)
+			}
+		}
+	}
+	slices.Sort(listed)
+	all = indexes.Union(indexes.Union(all, nil), indexes.Of(slices.Compact(listed)))
+	count := indexes.Count(all)
+	switch {
+	case len(all) == 1:
+		return newArray(all[0].First, 1, count), nil
+	case count > maxListedNumbers:
+		return array{}, errTooManyListed
+	}
+	list := make([]int32, count)
+	for i := range list {
+		list[i] = int32(indexes.At(all, i))
+	}
+	return array{count: int32(count), numbers: &batch.IndexNumbers{List: list}}, nil
+}
+
+var errTooManyListed = fmt.Errorf("a list has at most %d numbers: write one range with a step, like 0-1000000:10, or give --each-line a file with a number on each line", maxListedNumbers)
+
+// newArray returns the array of count numbers from first on.
+func newArray(first, step, count int) array {
+	a := array{count: int32(count)}
+	if first == 0 && (step == 1 || count == 1) {
+		return a
+	}
+	a.numbers = &batch.IndexNumbers{}
+	if first > 0 {
+		a.numbers.First = ptr.To(int32(first))
+	}
+	if step > 1 && count > 1 {
+		a.numbers.Step = ptr.To(int32(step))
+	}
+	return a
+}
+
+// parseArrayRange parses 5, 7-9 or 0-100:10.
+func parseArrayRange(text string) (r indexes.Range, step int, err error) {
+	ends, stepText, hasStep := strings.Cut(text, ":")
+	first, last, isRange := strings.Cut(ends, "-")
+	if !isRange {
+		last = first
+	}
+	from, fromErr := parseNumber(first)
+	to, toErr := parseNumber(last)
+	by := int64(1)
+	var stepErr error
+	if hasStep {
+		by, stepErr = parseNumber(stepText)
+	}
+	switch {
+	case fromErr != nil || toErr != nil || hasStep && !isRange:
+		return r, 0, errors.New(arrayForms)
+	case stepErr != nil || by == 0 || by >= maxNumber:
+		return r, 0, fmt.Errorf("after : comes a step of 1 or more, like %s:10", ends)
+	case to < from:
+		return r, 0, fmt.Errorf("%s: the last number is before the first", ends)
+	case to >= maxCompletions:
+		return r, 0, fmt.Errorf("%s: the last number can be %d", ends, maxCompletions-1)
+	}
+	return indexes.Range{First: int(from), Last: int(to)}, int(by), nil
 }
 
 // checkParallelism returns an error if the server would refuse the parallelism for a set of count indexes.

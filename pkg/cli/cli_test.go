@@ -57,7 +57,7 @@ func TestUsageErrorsNameWhatIsAccepted(t *testing.T) {
 		{"run ls -l", "unknown flag -l; write -- before the command to run: leat run [flags] -- command"},
 		{"run echo hi", `"echo": write -- before the command to run: leat run [flags] -- echo hi`},
 		{"run --wait", "no command to run: write leat run -- COMMAND"},
-		{"run --array 1-1000 -- true", "indexes start at 0: write 0-999, and use $TASK_INDEX + 1"},
+		{"run --array 9-5 -- true", "9-5: the last number is before the first"},
 		{"run --array", "--array needs a value: Run the command for each index"},
 		{"run --array 5 --each-line f -- true", "--array and --each-line: write one of them"},
 		{"run --array 10%5 --parallelism 6 -- true", "--array 10%5 and --parallelism 6: write one of them"},

@@ -18,6 +18,7 @@ package cli
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -27,7 +28,7 @@ import (
 // FuzzParseArray checks that parsed arrays are within the limits of the server and match their text.
 func FuzzParseArray(f *testing.F) {
 	for _, text := range []string{"1000", "0-999", "1000%50", "0-999%50", "1,2", "0-9:2", "1-9", "9-0", "0", "2147483647", "2147483648", "0-2147483646%10000",
-		"100001%10001", "100000%100000", "5%0", "%", "-", "0-", "5%", "99999999999999999999", "٣", "+5", "0x5"} {
+		"100001%10001", "100000%100000", "5%0", "1,5,7-9%2", "0-100:10", "1-9:3,2", "%", "-", "0-", "5%", "99999999999999999999", "٣", "+5", "0x5"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -51,10 +52,22 @@ func FuzzParseArray(f *testing.F) {
 		if a.parallelism > 0 {
 			suffix = fmt.Sprintf("%%%d", a.parallelism)
 		}
-		for _, written := range []string{fmt.Sprintf("%d%s", a.count, suffix), fmt.Sprintf("0-%d%s", a.count-1, suffix)} {
-			if read, err := parseArray(written); err != nil || read != a {
-				t.Errorf("%q, of %q, gives %+v, %v; it was %+v", written, text, read, err, a)
-			}
+		if a.numbers != nil && len(a.numbers.List) > 0 && len(a.numbers.List) != int(a.count) {
+			t.Errorf("%q gives %+v", text, a)
+		}
+		first, last := a.numbers.Number(0), a.numbers.Number(int(a.count)-1)
+		if first < 0 || last < first || last >= maxNumber {
+			t.Errorf("%q gives the numbers %d to %d", text, first, last)
+		}
+		written := fmt.Sprintf("%d-%d", first, last)
+		switch {
+		case a.numbers != nil && len(a.numbers.List) > 0:
+			written = strings.Trim(strings.ReplaceAll(fmt.Sprint(a.numbers.List), " ", ","), "[]")
+		case a.numbers != nil && a.numbers.Step != nil:
+			written += fmt.Sprintf(":%d", *a.numbers.Step)
+		}
+		if read, err := parseArray(written + suffix); err != nil || !reflect.DeepEqual(read, a) {
+			t.Errorf("%q, of %q, gives %+v, %v; it was %+v", written+suffix, text, read, err, a)
 		}
 	})
 }

@@ -76,8 +76,9 @@ containers of Kubernetes, $(NAME) in the command is replaced by the variable, an
 With the server of "leat up" on this machine, the command starts in your current directory. In a cluster it starts in the working
 directory of the worker. --workdir sets another directory; a relative path is relative to your current directory.
 
---array runs the command for each index, starting at 0. The index is in $TASK_INDEX, and replaces $(TASK_INDEX) in the command. Use
-single quotes, otherwise your own shell replaces both. Only one object is sent, however many indexes there are.
+--array runs the command for each index: 1000 is how many, from 0 on; 1-100, 0-1000:10 and 1,5,7-9 are which, as for sbatch. The
+index is in $TASK_INDEX, and replaces $(TASK_INDEX) in the command. Use single quotes, otherwise your own shell replaces both. Only one
+object is sent, however many indexes there are.
 
 --each-line runs the command for each line of the file; - is standard input. The line is in $TASK_ITEM. It replaces {} in the command,
 also inside an argument. Without {} it is appended as the last argument. Empty lines are skipped.
@@ -100,6 +101,7 @@ server refused a request; 2 invalid command line; 130 detached or cancelled by C
 const runExample = `  leat run --wait --logs -- python train.py --epochs 3
   leat run --array 1000 --wait -- sh -c 'echo $TASK_INDEX'
   leat run --array 0-999%50 -- ./simulate --seed '$(TASK_INDEX)'
+  leat run --array 10-100:10,250 -- ./scale '$(TASK_INDEX)'
   leat run --each-line urls.txt --parallelism 20 --backoff-limit 2 --wait -- curl -fsSO {}
   find . -name '*.wav' | leat run --each-line - --wait -- flac
   leat run --cpu 2 --memory 4Gi --timeout 30m --queue night -- make all
@@ -126,7 +128,7 @@ func (f *factory) newRunCommand() *cobra.Command {
 		},
 	}
 	flags := command.Flags()
-	flags.StringVar(&o.array, "array", "", "Run the command for each index: how many (1000) or which (0-999), and %50 for at most 50 at a time")
+	flags.StringVar(&o.array, "array", "", "Run the command for each index: how many (1000) or which (1-100, 0-1000:10 or 1,5,7-9), and %50 for at most 50 at a time")
 	flags.StringVar(&o.eachLine, "each-line", "", "Run the command for each line of the file, - for standard input")
 	flags.StringVar(&o.name, "name", "", "Name of the task or the set (default: the program's, and five letters)")
 	flags.StringVar(&o.queue, "queue", "", `Queue that the tasks wait in (default "default")`)
@@ -271,7 +273,7 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 		if a.parallelism > 0 && flags.Changed("parallelism") && a.parallelism != parallelism {
 			return nil, usageErrorf("--array %s and --parallelism %d: write one of them", o.array, parallelism)
 		}
-		set.Spec.Completions = &a.count
+		set.Spec.Completions, set.Spec.IndexNumbers = &a.count, a.numbers
 		parallelism = max(parallelism, a.parallelism)
 	default:
 		if err := o.readLines(set); err != nil {

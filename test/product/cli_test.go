@@ -433,6 +433,10 @@ func (s *cliSuite) shortCommands(t *testing.T) {
 	s.leat(t, "wait", "short/900").expect(t, 4, "^$", `taskset/short/900 has failed in .*: exit code 4\n`)
 	s.leat(t, "logs", "short/900").expect(t, 0, `^\[short/900\] I am 900\n$`, "^$")
 	s.leat(t, "explain", "short/900").expect(t, 0, `^(task/short-900-\S+|taskset/short/900) has failed .*: exit code 4\.\n`, "^$")
+	s.leat(t, "run", "--name=numbered", "--array=10-30:10,7", "--wait", "--logs", "--", "sh", "-c", "echo $TASK_INDEX; test $TASK_INDEX != 20").
+		expect(t, 1, `(?m)^\[numbered/7\] 7$`, `Failed: index 20\n`)
+	s.leat(t, "logs", "numbered", "--index=10-30").expect(t, 0, `^\[numbered/10\] 10\n\[numbered/20\] 20\n\[numbered/30\] 30\n$`, "^$")
+	s.leat(t, "logs", "numbered/11").expect(t, 2, "^$", "has no index 11")
 	s.leat(t, "run", "--name=alone", "--array=50", "--chunk=1", "--wait", "--", "true").expect(t, 0, "created", "alone is complete: 50 of 50 succeeded")
 }
 
