@@ -22,8 +22,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// CauseMaxBytesPerAttempt is the type of the cause, in the Status that the archive subresource of a worker responds
-// with on success, whose message is how many bytes of the output of an attempt a segment may have.
+// CauseMaxBytesPerAttempt is the type of a cause in the Status with which the archive subresource of a worker responds
+// on success. Its message is how many bytes of the output of an attempt a segment may have.
 const CauseMaxBytesPerAttempt metav1.CauseType = "MaxBytesPerAttempt"
 
 // ArchiveStatus returns the Status for a segment that is stored, or that is empty.

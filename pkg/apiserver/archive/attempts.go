@@ -108,8 +108,8 @@ type found struct {
 	store error
 }
 
-// findStored returns the attempts at the indexes in the store. A cached list of the store is used unless the attempts
-// on it are not enough.
+// findStored returns the attempts at the indexes in the store. It uses a cached list of the store unless the attempts
+// on that are not enough.
 func (a *Archive) findStored(ctx context.Context, of *task.Attempts, ranges []indexes.Range, enough func([]attempt) bool) (
 	[]attempt, []unreadable, error) {
 	if !canBeStored(of) {

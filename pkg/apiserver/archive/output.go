@@ -469,7 +469,7 @@ func (s *outputStream) writeLive(ctx context.Context, it *item) error {
 	return s.copy(ctx, log, it)
 }
 
-// writeEnded writes the output of the attempts at a live task that have ended since they were looked up, and may have
+// writeEnded writes the output of the attempts at a live task that have ended since they were looked up. They may have
 // been sent. worker is nil if it does not exist any more.
 func (s *outputStream) writeEnded(ctx context.Context, it *item, worker *batch.Worker) error {
 	if worker != nil {

@@ -232,8 +232,8 @@ func (a *Archive) storedAttempts(ctx context.Context, of *task.Attempts, ranges 
 	return attempts, broken, group.Wait()
 }
 
-// within returns the attempts from the first index of ranges to the last. The attempts must be sorted by index. Nil
-// means all.
+// within returns the attempts from the first index of ranges to the last; nil means all. The attempts must be sorted by
+// index.
 func within(attempts []attempt, ranges []indexes.Range) []attempt {
 	if len(ranges) == 0 {
 		return attempts

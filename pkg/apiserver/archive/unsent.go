@@ -169,8 +169,8 @@ func (a *Archive) unsent(of *task.Attempts) *unsentAttempts {
 	return &unsentAttempts{archive: a, of: of, size: a.maxUnsent, first: math.MaxInt, last: math.MinInt}
 }
 
-// lookUp makes the indexes of ranges part of the block. rest are the indexes of later look-ups, and these. Nil means
-// all indexes. Workers that were asked are not asked again, unless they have been started again since.
+// lookUp makes the indexes of ranges part of the block. rest are these and the indexes of later look-ups. Nil means
+// all. Workers that were asked are not asked again, unless they have been started again since.
 func (u *unsentAttempts) lookUp(ctx context.Context, ranges, rest []indexes.Range) error {
 	first, last, all := noIndex, maxIndex, maxIndex
 	if len(ranges) > 0 {
@@ -188,7 +188,7 @@ func (u *unsentAttempts) lookUp(ctx context.Context, ranges, rest []indexes.Rang
 		return ok && sameEndpoint(before, worker.endpoint)
 	})
 	for _, worker := range holders {
-		// What is known of the process before can only be read from the new one.
+		// A worker that was started again has another endpoint.
 		u.attempts = slices.DeleteFunc(u.attempts, func(at attempt) bool { return at.worker == worker.name })
 		u.asked[worker.name] = worker.endpoint
 	}
@@ -200,7 +200,7 @@ func (u *unsentAttempts) askAgain(ctx context.Context, ranges []indexes.Range, w
 	return u.ask(ctx, ranges, u.last, []holder{worker})
 }
 
-// ask adds the answers of the workers to the block, of which all indexes up to needed stay.
+// ask adds the answers of the workers to the block. All its indexes up to needed stay.
 func (u *unsentAttempts) ask(ctx context.Context, ranges []indexes.Range, needed int, holders []holder) error {
 	if len(holders) == 0 {
 		return ctx.Err()

@@ -50,7 +50,7 @@ import (
 const (
 	// archiveWorkers is the number of workers of each subject, and archiveSlots that of the tasks of one.
 	archiveWorkers, archiveSlots = 2, 4
-	// outputSize is the size of the output of an index: 3/4 of it are random, because it is base64.
+	// outputSize is the size of the output of an index, which is base64 of random bytes: it shrinks by a quarter.
 	outputSize = 1 << 10
 	// archiveRound is how many indexes the sets have that are compared in turns.
 	archiveRound = 20_000
@@ -157,14 +157,14 @@ func (b *bench) archiveSubjects() []*archiveSubject {
 
 // runEchoes runs a set of n indexes and waits until its output is where it stays.
 func (b *bench) runEchoes(s *archiveSubject, subjects []*archiveSubject, manager *host.Process, n int) values {
-	all, store := b.archiveCPU(s, subjects, manager)
+	cpu, store := b.archiveCPU(subjects, manager), b.storeCPU(s)
 	set, took := b.startEchoes(s, n)()
 	b.awaitArchived(s)
 	b.scene.pause(settleTime)
-	allAfter, storeAfter := b.archiveCPU(s, subjects, manager)
+	cpuAfter, storeAfter := b.archiveCPU(subjects, manager), b.storeCPU(s)
 	v := values{
 		valueIndexes: float64(n), valueSeconds: took.Seconds(), valueRate: float64(n) / took.Seconds(),
-		valueCPUSum: milliseconds(allAfter-all) / float64(n),
+		valueCPUSum: milliseconds(cpuAfter-cpu) / float64(n),
 	}
 	if s.dir != "" {
 		v[valueObjectsN], v[valueMiB] = b.storedObjects(s, set.UID)
@@ -215,8 +215,8 @@ func (b *bench) awaitArchived(s *archiveSubject) {
 	})
 }
 
-// archiveCPU returns the CPU time of Leat and etcd, without the commands of tasks, and that of the store.
-func (b *bench) archiveCPU(s *archiveSubject, subjects []*archiveSubject, manager *host.Process) (all, store time.Duration) {
+// archiveCPU returns the CPU time of Leat and etcd, without the commands of tasks.
+func (b *bench) archiveCPU(subjects []*archiveSubject, manager *host.Process) (sum time.Duration) {
 	pids := []int{manager.PID(), b.scene.pid(leatEtcd)}
 	for _, other := range subjects {
 		pids = append(pids, other.env.Server.PID())
@@ -227,14 +227,19 @@ func (b *bench) archiveCPU(s *archiveSubject, subjects []*archiveSubject, manage
 	for _, pid := range pids {
 		cpu, err := measure.CPU(pid)
 		b.scene.Check(err)
-		all += cpu
+		sum += cpu
 	}
-	if s.store != nil {
-		var err error
-		store, err = measure.CPU(s.store.PID())
-		b.scene.Check(err)
+	return sum
+}
+
+// storeCPU returns the CPU time of the process of the store.
+func (b *bench) storeCPU(s *archiveSubject) time.Duration {
+	if s.store == nil {
+		return 0
 	}
-	return all, store
+	cpu, err := measure.CPU(s.store.PID())
+	b.scene.Check(err)
+	return cpu
 }
 
 // storedObjects returns the number and the size of the segments of a set in the store.
@@ -257,16 +262,16 @@ func (b *bench) storedObjects(s *archiveSubject, set types.UID) (objects, mebiby
 func (b *bench) measureAway(s *archiveSubject, subjects []*archiveSubject, manager *host.Process) {
 	n := min(archiveRound, b.Indexes)
 	b.scene.Check(s.store.Kill())
-	all, _ := b.archiveCPU(s, subjects, manager)
+	cpu := b.archiveCPU(subjects, manager)
 	set, took := b.startEchoes(s, n)()
-	allAfter, _ := b.archiveCPU(s, subjects, manager)
+	cpuAfter := b.archiveCPU(subjects, manager)
 	back := time.Now()
 	b.scene.Check(s.store.Restart(b.scene.Context()))
 	b.awaitArchived(s)
 	late := time.Since(back)
 	v := values{
 		valueIndexes: float64(n), valueSeconds: took.Seconds(), valueRate: float64(n) / took.Seconds(),
-		valueCPUSum: milliseconds(allAfter-all) / float64(n), valueLate: late.Seconds(), valueArrived: float64(b.countRecords(s, set)),
+		valueCPUSum: milliseconds(cpuAfter-cpu) / float64(n), valueLate: late.Seconds(), valueArrived: float64(b.countRecords(s, set)),
 	}
 	v[valueObjectsN], v[valueMiB] = b.storedObjects(s, set.UID)
 	b.collector.add(partArchive, whatAway, s.label, "", v)
