@@ -64,7 +64,9 @@ The output of a command that runs is read from its worker, and later from the ar
 you get what the workers keep. If a worker cannot be reached, the last lines of a failed task are shown from its status.
 
 For a set, each line begins with the set and the index, and lines of different indexes do not mix. A line of more than 1 MiB is shown
-in parts; each part but the first begins with an ellipsis. On a terminal, the lines are shown without control characters.
+in parts; each part but the first begins with an ellipsis.
+
+On a terminal, output is shown in whole lines, without control characters. To pipes and files, it is written as it is.
 
 Of each index, the output of the last attempt is shown. --attempt and --previous select another one; "leat history" lists them. If
 output is missing, a line at the end names the indexes.
@@ -307,7 +309,9 @@ func (l *taskLogs) follow(ctx context.Context, task *batch.Task) error {
 
 // stream prints one run. Each line of a task with several indexes begins with the set and the index.
 func (l *taskLogs) stream(ctx context.Context, task *batch.Task, run int32) error {
-	if !isChunk(task) {
+	if lines := l.lineWriter(l.out); !isChunk(task) && lines.sanitized {
+		return copyThrough(lines, constantLabel(""), func(out io.Writer) error { return l.copy(ctx, task, out) })
+	} else if !isChunk(task) {
 		return l.copy(ctx, task, l.out)
 	}
 	name := task.Name
