@@ -34,6 +34,7 @@ import (
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 const (
@@ -46,15 +47,20 @@ const (
 
 // TestAggregated runs all suites on one cluster, with Leat behind its aggregator.
 func TestAggregated(t *testing.T) {
-	e := kit.Aggregated(t)
+	s3, archive := kit.ArchiveInS3(t)
+	e := kit.Aggregated(t, archive...)
 	// First, because the memory budget is relative to the memory of an unused server.
 	t.Run("Limits", func(t *testing.T) { testLimits(t, e) })
 	// These start controller managers, which would change the objects of parallel suites.
 	t.Run("TLS", func(t *testing.T) { testTLS(t, e) })
 	t.Run("Secrets", func(t *testing.T) { testSecrets(t, e) })
+	withArchive := func(suite func(*testing.T, *kit.Env, *host.S3)) func(*testing.T, *kit.Env) {
+		return func(t *testing.T, e *kit.Env) { suite(t, e, s3) }
+	}
 	for name, suite := range map[string]func(*testing.T, *kit.Env){
 		"Spoofing": testSpoofing, "Paths": testPaths, "Upgrades": testUpgrades, "Websockets": testWebsockets, "Addresses": testAddresses,
 		"WorkerFields": testWorkerFields, "Prefixes": testPrefixes, "Denied": testDenied,
+		"Uploads": withArchive(testUploads), "ArchiveTenants": withArchive(testArchiveTenants),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
