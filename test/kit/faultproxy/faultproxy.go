@@ -160,7 +160,7 @@ func (p *Proxy) StallAfter(bytes int) (stalled <-chan struct{}) {
 	return p.stalled
 }
 
-// countLocked counts bytes that are to be sent to a target. p.mu must be held.
+// countLocked counts bytes before they are sent to a target. p.mu must be held.
 func (p *Proxy) countLocked(bytes int) {
 	if p.left -= bytes; p.stalled == nil || p.left >= 0 {
 		return
