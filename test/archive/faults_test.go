@@ -17,6 +17,8 @@ limitations under the License.
 package archive
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -27,6 +29,7 @@ import (
 	"testing"
 
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/host"
 )
 
@@ -60,6 +63,8 @@ func TestArchive(t *testing.T) {
 // An outage is a fault of the store that begins and ends.
 type outage struct {
 	begin, end func()
+	// noticed returns nil once an upload has met the outage. Nil means once the worker has logged that it failed.
+	noticed func(context.Context) error
 	// uploadsOnly means that stored segments can be read. reason is why they cannot.
 	uploadsOnly bool
 	reason      string
@@ -72,6 +77,11 @@ func (s *site) survives(o outage) {
 	s.arrived()
 	o.begin()
 	during := s.run("during", outputs...)
+	noticed := o.noticed
+	if noticed == nil {
+		noticed = s.uploadFailed
+	}
+	kit.Eventually(s.t, "an upload meets the outage", noticed)
 	s.announced(during)
 	if len(s.spooled()) == 0 {
 		s.t.Error("the worker has nothing of the set on its disk any more")
@@ -99,6 +109,15 @@ func (s *site) survives(o outage) {
 		s.leat("logs", set).expect(s.t, 0, prefixed(set, lines(set)), "")
 		s.leat("history", set).expectRows(s.t, len(outputs), "")
 	}
+}
+
+// uploadFailed returns nil if the worker has logged that an upload failed.
+func (s *site) uploadFailed(context.Context) error {
+	log, err := os.ReadFile(s.worker.LogFile())
+	if err == nil && !bytes.Contains(log, []byte("Failed to send output of tasks to the archive; retrying")) {
+		err = await.ErrNotYet
+	}
+	return err
 }
 
 // expectRows checks a table with the attempts of a set, one at each index.
@@ -174,8 +193,13 @@ func testSlow(t *testing.T, c *cluster) {
 		forward.ServeHTTP(w, r)
 	}))
 	o.uploadsOnly = true
+	o.noticed = func(context.Context) error {
+		if len(held) == 0 {
+			return await.ErrNotYet
+		}
+		return nil
+	}
 	o.end = func() {
-		<-held
 		p.set(nil)
 		close(release)
 	}
@@ -211,7 +235,9 @@ func testCredentials(t *testing.T, c *cluster) {
 func testLostDisk(t *testing.T, c *cluster) {
 	s, p := c.proxied(t)
 	p.set(ofUploads(refusing(http.StatusServiceUnavailable, "SlowDown")))
-	s.announced(s.run("lost", lines("lost")...))
+	set := s.run("lost", lines("lost")...)
+	kit.Eventually(t, "an upload fails", s.uploadFailed)
+	s.announced(set)
 	kit.Check(t, s.worker.Kill())
 	kit.Check(t, os.RemoveAll(s.stateDir))
 	unreachable := s.leat("logs", "lost", "--index=0")

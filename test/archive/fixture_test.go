@@ -228,7 +228,7 @@ func (s *site) leat(args ...string) result {
 func (r result) expect(t *testing.T, code int, out, errOut string) {
 	t.Helper()
 	if r.code != code || r.out != out || r.errOut != errOut {
-		t.Errorf("leat %s: got exit code %d, want %d\nstdout:\n%swant:\n%s\nstderr:\n%swant:\n%s", r.line, r.code, code, r.out, out, r.errOut, errOut)
+		t.Errorf("leat %s: got exit code %d, want %d\nstdout:\n%.1000s\nwant:\n%.1000s\nstderr:\n%swant:\n%s", r.line, r.code, code, r.out, out, r.errOut, errOut)
 	}
 }
 
