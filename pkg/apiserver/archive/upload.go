@@ -46,8 +46,8 @@ import (
 )
 
 const (
-	// maxUploads is the maximum number of uploads at a time, each of which holds a segment in memory. Those of one
-	// namespace leave room for others, even if all its workers send slowly.
+	// maxUploads is the maximum number of uploads at a time, and the others those of one namespace and one worker. An
+	// upload holds a segment in memory. A namespace leaves room for others, even if all its workers send slowly.
 	maxUploads, maxUploadsOfNamespace, maxUploadsOfWorker = 16, 8, 2
 	// maxNamespaces bounds the rate limiters. One that does not fit begins again with a full bucket.
 	maxNamespaces = 10_000
