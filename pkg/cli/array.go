@@ -48,8 +48,8 @@ type array struct {
 const arrayForms = "write how many, like 1000, or which, like 0-999, 0-1000:10 or 1,5,7-9; 1000%50 runs at most 50 of them at a time"
 
 // parseArray parses how many indexes there are (1000), or which numbers they have: a range (1-100), one with a step
-// (0-1000:10), or a list of numbers and ranges (1,5,7-9). After % comes how many run at a time. Errors name what would be
-// accepted.
+// (0-1000:10), or a list of numbers and ranges (1,5,7-9). After % comes how many run at a time. Errors name what would
+// be accepted.
 func parseArray(text string) (array, error) {
 	which, limit, limited := strings.Cut(text, "%")
 	a, err := parseArrayNumbers(which)
