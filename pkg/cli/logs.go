@@ -309,9 +309,12 @@ func (l *taskLogs) follow(ctx context.Context, task *batch.Task) error {
 
 // stream prints one run. Each line of a task with several indexes begins with the set and the index.
 func (l *taskLogs) stream(ctx context.Context, task *batch.Task, run int32) error {
-	if lines := l.lineWriter(l.out); !isChunk(task) && lines.sanitized {
+	lines := l.lineWriter(l.out)
+	switch {
+	case isChunk(task):
+	case lines.sanitized:
 		return copyThrough(lines, constantLabel(""), func(out io.Writer) error { return l.copy(ctx, task, out) })
-	} else if !isChunk(task) {
+	default:
 		return l.copy(ctx, task, l.out)
 	}
 	name := task.Name
@@ -322,7 +325,7 @@ func (l *taskLogs) stream(ctx context.Context, task *batch.Task, run int32) erro
 	if len(wanted) == 0 {
 		return nil
 	}
-	_, err := l.copyIndexes(ctx, task, wanted, l.lineWriter(l.out), func(index int) string {
+	_, err := l.copyIndexes(ctx, task, wanted, lines, func(index int) string {
 		return l.label(name, numbersIn(task, single(index))[0].First, index)
 	})
 	return err

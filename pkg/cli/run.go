@@ -18,13 +18,18 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -57,7 +62,9 @@ type runOptions struct {
 	priority                  int32
 	parallelism, backoffLimit int32
 	timeout, ttl              time.Duration
+	time                      string
 	cpu, memory, workdir      string
+	gpus                      int32
 	requests, env, envFiles   []string
 	export, hold              bool
 	workerSelector            string
@@ -65,6 +72,7 @@ type runOptions struct {
 	tolerations, labels       []string
 	maxFailed, chunk          int32
 	dryRun                    string
+	script                    *script // nil for a command
 }
 
 const runLong = `Run a command once, once for each of many indexes, or once for each line of a file.
@@ -72,6 +80,10 @@ const runLong = `Run a command once, once for each of many indexes, or once for 
 Write the command after --. It runs without a shell; write sh -c '…' for one. It runs in the filesystem of the worker, with the
 environment of the worker, the variables of --env, and TASK_NAME, TASK_NAMESPACE and TASK_ATTEMPT. Its standard input is empty. As in
 containers of Kubernetes, $(NAME) in the command is replaced by the variable, and $$ by a single $.
+
+Without --, write the name of a script. Its text is sent with the task, so workers need not have the file. The first line names the
+interpreter, a shell, Python, Perl, Ruby or Node, like #!/bin/bash. Comments at its beginning can have flags, one on each line:
+#LEAT --array 0-99. A flag on the command line replaces that of the script.
 
 With the server of "leat up" on this machine, the command starts in your current directory. In a cluster it starts in the working
 directory of the worker. --workdir sets another directory; a relative path is relative to your current directory.
@@ -105,29 +117,41 @@ const runExample = `  leat run --wait --logs -- python train.py --epochs 3
   leat run --each-line urls.txt --parallelism 20 --backoff-limit 2 --wait -- curl -fsSO {}
   find . -name '*.wav' | leat run --each-line - --wait -- flac
   leat run --cpu 2 --memory 4Gi --timeout 30m --queue night -- make all
+  leat run train.sh --epochs 3                        # a script, whose lines with #LEAT have flags
   leat run --array 100 --dry-run=client -o yaml -- true > taskset.yaml`
 
 func (f *factory) newRunCommand() *cobra.Command {
 	o := &runOptions{factory: f, follow: followOptions{factory: f}, print: genericclioptions.NewPrintFlags("created").WithTypeSetter(scheme.Scheme)}
 	command := &cobra.Command{
-		Use: "run [--array 0-999%50 | --each-line FILE] -- COMMAND [ARG...]", GroupID: groupRun,
+		Use: "run [--array 0-999%50 | --each-line FILE] {-- COMMAND | SCRIPT} [ARG...]", GroupID: groupRun,
 		Short: "Run a command once, for many indexes, or for each line of a file",
 		Long:  runLong, Example: runExample,
 		DisableFlagsInUseLine: true,
 		Args: func(command *cobra.Command, args []string) error {
-			switch dash := command.ArgsLenAtDash(); {
-			case len(args) == 0:
+			if len(args) == 0 {
 				return usageErrorf("no command to run: write %s -- COMMAND", command.CommandPath())
-			case dash != 0:
-				return usageErrorf("%q: write -- before the command to run: %s [flags] -- %s", args[0], command.CommandPath(), strings.Join(args, " "))
 			}
 			return nil
 		},
 		RunE: func(command *cobra.Command, args []string) error {
+			if command.ArgsLenAtDash() != 0 {
+				var err error
+				switch o.script, err = readScript(args[0]); {
+				case errors.Is(err, fs.ErrNotExist):
+					return usageErrorf("%q is not a script here; write -- before a command: %s [flags] -- %s", args[0], command.CommandPath(), strings.Join(args, " "))
+				case err != nil:
+					return usageErrorf("%w", err)
+				}
+				if err := o.script.apply(command.Flags()); err != nil {
+					return err
+				}
+				args = args[1:]
+			}
 			return o.run(command.Context(), command.Flags(), args)
 		},
 	}
 	flags := command.Flags()
+	flags.SetInterspersed(false) // what follows a script are its arguments
 	flags.StringVar(&o.array, "array", "", "Run the command for each index: how many (1000) or which (1-100, 0-1000:10 or 1,5,7-9), and %50 for at most 50 at a time")
 	flags.StringVar(&o.eachLine, "each-line", "", "Run the command for each line of the file, - for standard input")
 	flags.StringVar(&o.name, "name", "", "Name of the task or the set (default: the program's, and five letters)")
@@ -136,9 +160,11 @@ func (f *factory) newRunCommand() *cobra.Command {
 	flags.Int32Var(&o.parallelism, "parallelism", 0, fmt.Sprintf("Maximum number of tasks that run at a time (default: all, up to %d)", defaultParallelism))
 	flags.Int32Var(&o.backoffLimit, "backoff-limit", 0, "How often a command that fails is run again")
 	flags.DurationVar(&o.timeout, "timeout", 0, "How long each task may run, like 90s or 2h")
+	flags.StringVar(&o.time, "time", "", "The same as for sbatch: minutes, or like 30:00 (minutes:seconds), 1:30:00 or 2-12 (days-hours)")
 	flags.DurationVar(&o.ttl, "ttl", 0, "How long after its end the task or the set is deleted, like 1h (default: never)")
 	flags.StringVar(&o.cpu, "cpu", "", "CPU request of each task, like 2 or 500m")
 	flags.StringVar(&o.memory, "memory", "", "Memory request of each task, like 1Gi")
+	flags.Int32Var(&o.gpus, "gpu", 0, "Number of GPUs of each task, as --request "+gpuResource+"=N")
 	flags.StringSliceVar(&o.requests, "request", nil, "Request of another resource, like example.com/license=1")
 	flags.StringArrayVar(&o.env, "env", nil, "Variable of the command, as NAME=VALUE, or NAME to copy the value from your environment; can be repeated")
 	flags.StringArrayVar(&o.envFiles, "env-file", nil, "File with one variable on each line, as for --env; can be repeated")
@@ -160,6 +186,7 @@ func (f *factory) newRunCommand() *cobra.Command {
 	return command
 }
 
+// run creates a task or a set. command are the command and its arguments, or the arguments of the script.
 func (o *runOptions) run(ctx context.Context, flags *pflag.FlagSet, command []string) error {
 	if !slices.Contains([]string{"none", "client", "server"}, o.dryRun) {
 		return usageErrorf("--dry-run %q: write client, server or none", o.dryRun)
@@ -213,8 +240,18 @@ func (s *session) create(ctx context.Context, object runtime.Object, options met
 // build returns the task or the set that the flags describe.
 func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Object, error) {
 	meta := metav1.ObjectMeta{Name: o.name, Namespace: ptr.Deref(o.flags.Namespace, "")}
-	if o.name == "" {
+	switch {
+	case o.name != "":
+	case o.script != nil:
+		meta.GenerateName = namePrefix(o.script.name) + "-"
+	default:
 		meta.GenerateName = namePrefix(command[0]) + "-"
+	}
+	if o.eachLine != "" {
+		command = withItem(command)
+	}
+	if o.script != nil {
+		command = slices.Concat(o.script.interpreter, command)
 	}
 	for _, name := range []string{"array", "each-line"} {
 		if flags.Changed(name) && flags.Lookup(name).Value.String() == "" {
@@ -301,7 +338,6 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 // readLines sets the items of the set to the lines of the file.
 func (o *runOptions) readLines(set *batch.TaskSet) error {
 	spec := &set.Spec.Template.Spec
-	spec.Command = withItem(spec.Command)
 	used := 0
 	for _, arg := range spec.Command {
 		used += len(arg)
@@ -367,12 +403,52 @@ func (o *runOptions) taskSpec(flags *pflag.FlagSet, command []string) (batch.Tas
 		}
 		spec.WorkerSelector = selector
 	}
-	timeout, err := seconds(flags, "timeout", o.timeout, 1)
-	if timeout != nil {
-		spec.ActiveDeadlineSeconds = ptr.To(int64(*timeout))
-	}
+	spec.ActiveDeadlineSeconds, err = o.deadline(flags)
 	return spec, err
 }
+
+// deadline returns the value of --timeout or --time in seconds, or nil if neither is set.
+func (o *runOptions) deadline(flags *pflag.FlagSet) (*int64, error) {
+	if flags.Changed("time") {
+		if flags.Changed("timeout") {
+			return nil, usageErrorf("--time and --timeout: write one of them")
+		}
+		limit, err := parseSlurmTime(o.time)
+		if err != nil {
+			return nil, usageErrorf("--time %q: %w", o.time, err)
+		}
+		return &limit, nil
+	}
+	timeout, err := seconds(flags, "timeout", o.timeout, 1)
+	if timeout == nil {
+		return nil, err
+	}
+	return ptr.To(int64(*timeout)), nil
+}
+
+// slurmTime matches the times of sbatch: minutes, minutes:seconds, hours:minutes:seconds, and days-hours with optional
+// minutes and seconds.
+var slurmTime = regexp.MustCompile(`^(?:(\d{1,6})|(\d{1,6}):(\d{1,2})|(\d{1,6}):(\d{1,2}):(\d{1,2})|(\d{1,5})-(\d{1,2})(?::(\d{1,2})(?::(\d{1,2}))?)?)$`)
+
+// parseSlurmTime returns a time of sbatch in seconds.
+func parseSlurmTime(text string) (int64, error) {
+	const second, minute, hour, day = 1, 60, 60 * 60, 24 * 60 * 60
+	match := slurmTime.FindStringSubmatch(text)
+	total := int64(0)
+	for i, unit := range []int64{minute, minute, second, hour, minute, second, day, hour, minute, second} {
+		if match != nil && match[i+1] != "" {
+			n, _ := strconv.ParseInt(match[i+1], 10, 64) // digits
+			total += n * unit
+		}
+	}
+	if total == 0 || total > math.MaxInt32 {
+		return 0, errors.New("write minutes, like 90, or minutes:seconds, hours:minutes:seconds or days-hours, like 30:00, 1:30:00 or 2-12")
+	}
+	return total, nil
+}
+
+// gpuResource is the resource that --gpu requests.
+const gpuResource = "nvidia.com/gpu"
 
 // workingDir returns the working directory of the command: the flag, or the directory of this process if the workers
 // are local. "" stands for the worker's own directory.
@@ -433,6 +509,12 @@ func (o *runOptions) labelMap() (map[string]string, error) {
 // resources returns the requests of --cpu, --memory and --request.
 func (o *runOptions) resources() (batch.ResourceList, error) {
 	selected := slices.Clone(o.requests)
+	switch {
+	case o.gpus < 0:
+		return nil, usageErrorf("--gpu %d: write how many, like 1", o.gpus)
+	case o.gpus > 0:
+		selected = append(selected, fmt.Sprintf("%s=%d", gpuResource, o.gpus))
+	}
 	for name, amount := range map[string]string{"cpu": o.cpu, "memory": o.memory} {
 		if amount != "" {
 			selected = append(selected, name+"="+amount)

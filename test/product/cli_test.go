@@ -66,6 +66,7 @@ func cliStandalone(t *testing.T, e *kit.Env) {
 		{"an array is one object", (*cliSuite).arrayIsOneObject},
 		{"failed indexes are retried", (*cliSuite).retriesFailed},
 		{"short commands", (*cliSuite).shortCommands},
+		{"scripts", (*cliSuite).scripts},
 		{"suspend and resume", (*cliSuite).suspends},
 		{"cancel", (*cliSuite).cancels},
 		{"a cancelled set keeps its results", (*cliSuite).cancelKeepsResults},
@@ -438,6 +439,22 @@ func (s *cliSuite) shortCommands(t *testing.T) {
 	s.leat(t, "logs", "numbered", "--index=10-30").expect(t, 0, `^\[numbered/10\] 10\n\[numbered/20\] 20\n\[numbered/30\] 30\n$`, "^$")
 	s.leat(t, "logs", "numbered/11").expect(t, 2, "^$", "has no index 11")
 	s.leat(t, "run", "--name=alone", "--array=50", "--chunk=1", "--wait", "--", "true").expect(t, 0, "created", "alone is complete: 50 of 50 succeeded")
+}
+
+// scripts runs scripts that workers do not have as files. Nothing in them is expanded but by their shell.
+func (s *cliSuite) scripts(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "step.sh")
+	text := "#!/bin/sh -e\n#LEAT --array 10-30:10\n#LEAT --env=GREETING=hello  you\n" +
+		`f() { echo "$GREETING: ${1:-none} {} $(echo "$TASK_INDEX") $0 $#"; test $$ -gt 1; }` + "\nf \"$@\"\n"
+	kit.Check(t, os.WriteFile(file, []byte(text), 0o600))
+	want := ""
+	for _, index := range []string{"10", "20", "30"} {
+		want += fmt.Sprintf("[script/%s] hello  you: at %s {} %s %s 1\n", index, index, index, file)
+	}
+	s.leat(t, "run", "--name=script", "--wait", file, "at $(TASK_INDEX)").expect(t, 0, "created", "script is complete: 3 of 3 succeeded")
+	s.leat(t, "logs", "script", "--index=10-30").expect(t, 0, "^"+regexp.QuoteMeta(want)+"$", "^$")
+	s.leat(t, "explain", "script").expect(t, 0, "taskset/script", "^$")
+	s.leat(t, "run", "--name=one", "--array=5-5", "--wait", "--logs", file).expect(t, 0, `\[one/5\] hello  you: none {} 5 \S+ 0\n`, "")
 }
 
 func (s *cliSuite) eachLine(t *testing.T) {
