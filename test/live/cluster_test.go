@@ -86,7 +86,7 @@ func TestCluster(t *testing.T) {
 		t.Fatalf("namespace %s: got error %v, want NotFound: this test installs Leat, and deletes it with all its objects", system, err)
 	}
 	if c.volumes != "" {
-		c.makeVolumes(t, "etcd", "backup")
+		c.makeVolumes(t, "etcd", "backup", archiveVolume)
 	}
 	manifests := c.manifests(t, "first")
 	t.Cleanup(func() { c.uninstall(t, manifests) })
@@ -102,6 +102,7 @@ func TestCluster(t *testing.T) {
 	t.Run("NamespaceDeletion", func(t *testing.T) { c.testNamespaceDeletion(t) })
 	pool := c.namespace(t, "pool")
 	if t.Run("WorkerPool", func(t *testing.T) { c.testWorkerPool(t, pool) }) {
+		t.Run("Archive", func(t *testing.T) { c.testArchive(t, pool) })
 		t.Run("Rollout", func(t *testing.T) { c.testRollout(t, pool) })
 		t.Run("Upgrade", func(t *testing.T) { c.testUpgrade(t, pool) })
 		t.Run("Restore", func(t *testing.T) { c.testRestore(t, pool) })

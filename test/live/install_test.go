@@ -33,6 +33,28 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
+// archiveVolume is the volume of the archive, if there is a directory for volumes.
+const archiveVolume = "archive"
+
+// archiveClaim is the claim for it.
+const archiveClaim = `apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: leat-archive, namespace: leat-system}
+spec:
+  accessModes: [ReadWriteMany]
+  storageClassName: ""
+  volumeName: leat-e2e-archive
+  resources: {requests: {storage: 1Gi}}
+`
+
+// archivePatch makes both replicas of leat-apiserver use it, as docs/how-to/keep-output.md describes.
+const archivePatch = `- target: {kind: Deployment, name: leat-apiserver}
+  patch: |
+    - {op: add, path: /spec/template/spec/containers/0/args/-, value: "--archive=file:///var/lib/leat/archive"}
+    - {op: add, path: /spec/template/spec/containers/0/volumeMounts/-, value: {name: archive, mountPath: /var/lib/leat/archive}}
+    - {op: add, path: /spec/template/spec/volumes/-, value: {name: archive, persistentVolumeClaim: {claimName: leat-archive}}}
+`
+
 const deployments = "deployment/leat-apiserver deployment/leat-controller-manager statefulset/leat-etcd"
 
 // manifests writes a kustomization of config/ for this cluster and returns its directory. A change of mark, an
@@ -42,7 +64,12 @@ func (c *installation) manifests(t testing.TB, mark string) string {
 	dir := t.TempDir()
 	config := kit.Must(filepath.Rel(dir, filepath.Join(c.root, "config")))(t)
 	var k bytes.Buffer
-	fmt.Fprintf(&k, "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [%s/default]\ncomponents:\n", config)
+	fmt.Fprintf(&k, "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n- %s/default\n", config)
+	if c.volumes != "" {
+		kit.Check(t, os.WriteFile(filepath.Join(dir, "archive.yaml"), []byte(archiveClaim), 0o600))
+		k.WriteString("- archive.yaml\n")
+	}
+	k.WriteString("components:\n")
 	fmt.Fprintf(&k, "- %s/components/%s\n", config, c.metricsComponent(t))
 	if !c.hasStorage(t) {
 		t.Log("no default StorageClass and no LEAT_VOLUMES: etcd keeps its data in its pod, and the backup is not tested")
@@ -60,6 +87,9 @@ func (c *installation) manifests(t testing.TB, mark string) string {
     metadata: {name: every}
     spec: {template: {metadata: {annotations: {leat-e2e: %s}}}}
 `, mark)
+	if c.volumes != "" {
+		k.WriteString(archivePatch)
+	}
 	kit.Check(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), k.Bytes(), 0o600))
 	return dir
 }

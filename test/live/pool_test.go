@@ -102,6 +102,39 @@ images:
 	}
 }
 
+// testArchive: the output and the records of the set many can be read after all its workers and their disks are gone.
+func (c *installation) testArchive(t *testing.T, namespace string) {
+	if c.volumes == "" {
+		t.Skip("no LEAT_VOLUMES: there is no archive")
+	}
+	scale := func(replicas int) {
+		c.run(t, "scale", "deployment/worker-pool", "--namespace="+namespace, fmt.Sprint("--replicas=", replicas))
+	}
+	scale(0)
+	c.run(t, "wait", "pods", "--selector=app=worker-pool", "--for=delete", "--namespace="+namespace, "--timeout="+patience.String())
+	c.run(t, "delete", "workers", "--all", "--namespace="+namespace)
+	leat := func(args ...string) string {
+		command := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), append(args, "--as="+testUser, "--namespace="+namespace)...)
+		out, err := command.CombinedOutput()
+		if err != nil {
+			t.Errorf("leat %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
+	if out := leat("logs", "many", "--index=7,299"); !strings.HasPrefix(out, "[many/7] leat-worker") || !strings.Contains(out, "\n[many/299] leat-worker") || strings.Count(out, "\n") != 2 {
+		t.Errorf("leat logs: got %q, want the version of leat-worker at two indexes", out)
+	}
+	if out := leat("logs", "many"); strings.Count(out, "leat-worker") != 300 || strings.Contains(out, "[leat:") {
+		t.Errorf("leat logs of all indexes: got %d lines: %.300q", strings.Count(out, "\n"), out)
+	}
+	if out := leat("history", "many"); strings.Count(out, "\n") != 301 {
+		t.Errorf("leat history: got %d lines, want a header and 300 rows: %.300q", strings.Count(out, "\n"), out)
+	}
+	scale(3)
+	c.run(t, "rollout", "status", "deployment/worker-pool", "--namespace="+namespace, "--timeout="+patience.String())
+	c.runAsUser(t, "wait", "workers", "--all", "--for=condition=Ready", "--namespace="+namespace, "--timeout="+patience.String())
+}
+
 // testOutsideWorker: a process outside of the cluster becomes a worker, as docs/how-to/run-workers.md describes, and
 // runs a task.
 func (c *installation) testOutsideWorker(t *testing.T) {

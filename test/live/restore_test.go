@@ -209,7 +209,8 @@ func heldTask(name string) *v1alpha1.Task {
 	return task
 }
 
-// makeVolumes creates volumes for claims without a class, each in a directory of the only node, until the test ends.
+// makeVolumes creates volumes for claims without a class, each in a directory of the only node, until the test ends. All
+// pods of the node can share that of the archive.
 func (c *installation) makeVolumes(t testing.TB, names ...string) {
 	t.Helper()
 	nodes := kit.Must(c.admin.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{}))(t).Items
@@ -223,6 +224,9 @@ func (c *installation) makeVolumes(t testing.TB, names ...string) {
 		volume := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "leat-e2e-" + name}}
 		volume.Spec.Capacity = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("20Gi")}
 		volume.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
+		if name == archiveVolume {
+			volume.Spec.AccessModes[0] = corev1.ReadWriteMany
+		}
 		volume.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimRetain
 		volume.Spec.Local = &corev1.LocalVolumeSource{Path: path}
 		volume.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
