@@ -1,0 +1,249 @@
+/*
+Copyright The Leat Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/printers"
+	"k8s.io/client-go/tools/pager"
+	"k8s.io/utils/ptr"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/cli/sanitize"
+	"github.com/leat-dev/leat/pkg/generated/clientset/versioned/scheme"
+)
+
+// listOptions are the flags of "list".
+type listOptions struct {
+	*factory
+	allNamespaces, failed bool
+	limit                 int
+	print                 *genericclioptions.PrintFlags
+}
+
+const listLong = `List sets and tasks without a set, the newest first.
+
+PROGRESS is how many indexes have succeeded, and how many have failed. LEFT is how long the rest takes at the average rate so far. The
+tasks of sets are not listed: "kubectl get tasks" has them.`
+
+func (f *factory) newListCommand() *cobra.Command {
+	o := &listOptions{factory: f, print: genericclioptions.NewPrintFlags("").WithTypeSetter(scheme.Scheme)}
+	command := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, GroupID: groupLook,
+		Short: "List sets and tasks",
+		Long:  listLong,
+		Example: `  leat list
+  leat list --failed --limit 10
+  leat ls --all-namespaces -o name`,
+		Args: noArgs,
+		RunE: func(command *cobra.Command, _ []string) error { return o.run(command.Context()) },
+	}
+	flags := command.Flags()
+	flags.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "Of all namespaces")
+	flags.BoolVar(&o.failed, "failed", false, "Only those that have failed, and sets with indexes that have")
+	flags.IntVar(&o.limit, "limit", 0, "How many to list, at most; 0 for all")
+	o.print.AddFlags(command)
+	return command
+}
+
+// listed is a set or a task without a set.
+type listed struct {
+	object  runtime.Object
+	meta    *metav1.ObjectMeta
+	kind    string
+	failed  bool
+	columns []string // from the state on
+}
+
+func (o *listOptions) run(ctx context.Context) error {
+	if o.limit < 0 {
+		return usageErrorf("--limit %d: write how many, or 0 for all", o.limit)
+	}
+	formatted := ptr.Deref(o.print.OutputFormat, "") != ""
+	printer, err := o.print.ToPrinter()
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	s, err := o.connect()
+	if err != nil {
+		return err
+	}
+	namespace := s.namespace
+	if o.allNamespaces {
+		namespace = metav1.NamespaceAll
+	}
+	all, err := s.listed(ctx, namespace, time.Now())
+	if err != nil {
+		return err
+	}
+	if o.failed {
+		all = slices.DeleteFunc(all, func(l listed) bool { return !l.failed })
+	}
+	slices.SortFunc(all, func(a, b listed) int {
+		return cmp.Or(b.meta.CreationTimestamp.Compare(a.meta.CreationTimestamp.Time), strings.Compare(a.meta.Namespace, b.meta.Namespace), strings.Compare(a.meta.Name, b.meta.Name))
+	})
+	if o.limit > 0 {
+		all = all[:min(o.limit, len(all))]
+	}
+	switch {
+	case formatted:
+		return printListed(printer, all, *o.print.OutputFormat == "name", o.streams.Out)
+	case len(all) == 0:
+		o.printNothing(s)
+		return nil
+	}
+	o.printTable(all)
+	return nil
+}
+
+// printNothing says that nothing is listed, and what to do next.
+func (o *listOptions) printNothing(s *session) {
+	what, where := "No sets or tasks", "in namespace "+s.namespace
+	if o.failed {
+		what = "No failed sets or tasks"
+	}
+	if o.allNamespaces {
+		where = "in any namespace"
+	}
+	fmt.Fprintf(o.streams.ErrOut, "%s %s.", what, where)
+	if !o.failed && !o.allNamespaces {
+		fmt.Fprintf(o.streams.ErrOut, " %s run creates one; --all-namespaces lists those of others.", o.program)
+	}
+	fmt.Fprintln(o.streams.ErrOut)
+}
+
+// printListed prints objects in the format of -o, as a List unless they are printed one by one.
+func printListed(printer printers.ResourcePrinter, all []listed, oneByOne bool, out io.Writer) error {
+	list := &metav1.List{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "List"}, Items: []runtime.RawExtension{}}
+	for _, l := range all {
+		name := "Task"
+		if l.kind == kindSet {
+			name = "TaskSet"
+		}
+		l.object.GetObjectKind().SetGroupVersionKind(batch.SchemeGroupVersion.WithKind(name))
+		if !oneByOne {
+			list.Items = append(list.Items, runtime.RawExtension{Object: l.object})
+		} else if err := printer.PrintObj(l.object, out); err != nil {
+			return err
+		}
+	}
+	if oneByOne {
+		return nil
+	}
+	return printer.PrintObj(list, out)
+}
+
+func (o *listOptions) printTable(all []listed) {
+	w := printers.GetNewTabWriter(o.streams.Out)
+	defer func() { _ = w.Flush() }()
+	first := "NAME"
+	if o.allNamespaces {
+		first = "NAMESPACE\tNAME"
+	}
+	fmt.Fprintln(w, first+"\tSTATE\tPROGRESS\tLEFT\tQUEUE\tAGE")
+	for _, l := range all {
+		name := ref{l.kind, l.meta.Name}.String()
+		if o.allNamespaces {
+			name = l.meta.Namespace + "\t" + name
+		}
+		fmt.Fprintln(w, name+"\t"+strings.Join(l.columns, "\t"))
+	}
+}
+
+// listed returns the sets, and the tasks without one, of a namespace or of all.
+func (s *session) listed(ctx context.Context, namespace string, now time.Time) ([]listed, error) {
+	var all []listed
+	sets := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return s.api.TaskSets(namespace).List(ctx, options)
+	})
+	err := sets.EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
+		all = append(all, listedSet(object.(*batch.TaskSet), now))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	tasks := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return s.api.Tasks(namespace).List(ctx, options)
+	})
+	err = tasks.EachListItem(ctx, metav1.ListOptions{LabelSelector: "!" + batch.LabelControllerUID}, func(object runtime.Object) error {
+		all = append(all, listedTask(object.(*batch.Task), now))
+		return nil
+	})
+	return all, err
+}
+
+func listedSet(set *batch.TaskSet, now time.Time) listed {
+	s := snapshotOf(set)
+	progress, left := fmt.Sprintf("%d/%s", s.Done, "?"), "-"
+	if s.Total > 0 {
+		progress = fmt.Sprintf("%d/%d", s.Done, s.Total)
+	}
+	if s.Failed > 0 {
+		progress += fmt.Sprintf(", %d failed", s.Failed)
+	}
+	state := "Running"
+	switch final := finishedSet(set); {
+	case final != nil:
+		state = statusOfEnd(final)
+	case set.DeletionTimestamp != nil:
+		state = "Terminating"
+	case set.Spec.Cancelled:
+		state = "Cancelling"
+	case ptr.Deref(set.Spec.Suspend, false):
+		state = "Suspended"
+	case set.Status.StartTime == nil || s.Running == 0 && s.Done == 0:
+		state = "Pending"
+	}
+	if rate := averageRate(set, now); rate > 0 && s.Total > 0 && state == "Running" {
+		left = age(time.Duration(float64(s.Total-s.Done-s.Failed) / rate * float64(time.Second)))
+	}
+	failed := s.Failed > 0 || state == batch.TaskSetFailed
+	return listed{set, &set.ObjectMeta, kindSet, failed, []string{state, progress, left, set.Spec.QueueName, age(now.Sub(set.CreationTimestamp.Time))}}
+}
+
+func listedTask(task *batch.Task, now time.Time) listed {
+	state := cmp.Or(string(task.Status.Phase), string(batch.TaskPending))
+	if end := task.Status.State.Terminated; end != nil && task.Status.Phase == batch.TaskFailed {
+		reason := "exit " + strconv.Itoa(int(end.ExitCode))
+		if end.Reason != "" && end.Reason != batch.TaskReasonError {
+			reason = sanitize.Line(end.Reason)
+		}
+		state += ", " + reason
+	}
+	if task.DeletionTimestamp != nil {
+		state = "Terminating"
+	}
+	progress := "-"
+	if task.Status.Progress != "" {
+		progress = sanitize.Line(task.Status.Progress)
+	}
+	failed := task.Status.Phase == batch.TaskFailed
+	return listed{task, &task.ObjectMeta, kindTask, failed, []string{state, progress, "-", task.Spec.QueueName, age(now.Sub(task.CreationTimestamp.Time))}}
+}
