@@ -205,7 +205,7 @@ func testKubectlBadRequests(t *testing.T, e *kit.Env) {
 		{"no protobuf", "POST", tasks, asProtobuf, "garbage", []int{400}, "does not appear to be a protobuf message"},
 		{"broken protobuf", "POST", tasks, asProtobuf, "k8s\x00garbage", []int{400}, "the object provided is unrecognized (must be of type Task)"},
 
-		{"unknown field selector", "GET", tasks + "?fieldSelector=spec.command%3Da", "", "", []int{400}, `field label "spec.command" is not supported by Task: use one of metadata.name, metadata.namespace, spec.pool, spec.queueName, spec.workerName, status.phase`},
+		{"unknown field selector", "GET", tasks + "?fieldSelector=spec.command%3Da", "", "", []int{400}, `field label "spec.command" is not supported by Task: use one of metadata.name, metadata.namespace, spec.queueName, spec.workerName, spec.pool, status.phase`},
 		{"broken field selector", "GET", tasks + "?fieldSelector=spec..", "", "", []int{400}, "invalid selector: 'spec..'"},
 		{"broken label selector", "GET", tasks + "?labelSelector=a%3Db%3Dc", "", "", []int{400}, "found '=', expected: ',' or 'end of string'"},
 		{"label selector that is no label", "GET", tasks + "?labelSelector=" + url.QueryEscape("a in (b c)"), "", "", []int{400}, "found 'c', expected: ',' or ')'"},

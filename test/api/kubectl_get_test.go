@@ -370,7 +370,7 @@ func testKubectlSelectors(t *testing.T, e *kit.Env) {
 	}
 	k.expectFailure(1, []string{
 		`Error from server (BadRequest): `,
-		`field label "spec.comand" is not supported by Task: use one of metadata.name, metadata.namespace, spec.pool, spec.queueName, spec.workerName, status.phase`,
+		`field label "spec.comand" is not supported by Task: use one of metadata.name, metadata.namespace, spec.queueName, spec.workerName, spec.pool, status.phase`,
 	}, "get tk --field-selector=spec.comand=sleep")
 
 	// kubectl requests pages, and each object is on one of them, in order.
