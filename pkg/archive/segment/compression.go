@@ -18,12 +18,13 @@ package segment
 
 import (
 	"bytes"
-	"compress/flate"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"sync"
+
+	"github.com/klauspost/compress/flate"
 )
 
 // minDeflated is the size from which deflating content can be worth its cost, in bytes.
