@@ -50,7 +50,7 @@ import (
 const (
 	// archiveWorkers is the number of workers of each subject, and archiveSlots that of the tasks of one.
 	archiveWorkers, archiveSlots = 2, 4
-	// outputSize is the size of the output of an index, which is base64 of random bytes: it shrinks by a quarter.
+	// outputSize is the size of the output of an index, which is base64 of random bytes: it does not shrink.
 	outputSize = 1 << 10
 	// archiveRound is how many indexes the sets have that are compared in turns.
 	archiveRound = 20_000
