@@ -122,7 +122,7 @@ func (o *listOptions) run(ctx context.Context) error {
 	return nil
 }
 
-// printNothing says that nothing is listed, and what to do next.
+// printNothing prints that nothing is listed, and what to do next.
 func (o *listOptions) printNothing(s *session) {
 	what, where := "No sets or tasks", "in namespace "+s.namespace
 	if o.failed {

@@ -209,8 +209,8 @@ func heldTask(name string) *v1alpha1.Task {
 	return task
 }
 
-// makeVolumes creates volumes for claims without a class, each in a directory of the only node, until the test ends. All
-// pods of the node can share that of the archive.
+// makeVolumes creates volumes for claims without a class, each in a directory of the only node, until the test ends.
+// All pods of the node can share that of the archive.
 func (c *installation) makeVolumes(t testing.TB, names ...string) {
 	t.Helper()
 	nodes := kit.Must(c.admin.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{}))(t).Items
