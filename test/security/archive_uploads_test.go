@@ -520,6 +520,23 @@ func (f *archiveFixture) manyAtOnce(t *testing.T, e *kit.Env) {
 	}
 }
 
+// awaitUploads waits until the server receives so many uploads.
+func (f *archiveFixture) awaitUploads(t *testing.T, e *kit.Env, uploads float64) {
+	t.Helper()
+	const name = "archive-metrics"
+	role(t, f.env, name, rbacv1.PolicyRule{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}})
+	f.env.BindClusterRole(t, "", name, name, kit.UserSubject(name))
+	config := e.Direct(t, name)
+	client := http2Client(t, config)
+	kit.Eventually(t, "the server receives the uploads", func(ctx context.Context) error {
+		metrics, err := measure.ReadMetrics(ctx, client, config.Host+"/metrics")
+		if got := metrics["leat_apiserver_archive_uploads_in_flight"]; err == nil && got != uploads {
+			err = fmt.Errorf("it receives %g", got)
+		}
+		return err
+	})
+}
+
 // slow begins uploads that do not end, as many as a worker may. They must not keep it away for longer than a request
 // may take.
 func (f *archiveFixture) slow(t *testing.T, e *kit.Env) {
@@ -548,6 +565,8 @@ func (f *archiveFixture) slow(t *testing.T, e *kit.Env) {
 		answers <- answered{answer{response.StatusCode, string(text)}, true}
 	}()
 	kit.Must(end.Write([]byte("PK")))(t)
+	// A request before would take the place of one of them.
+	f.awaitUploads(t, e, 2)
 	kit.Eventually(t, "the worker has no more places", func(context.Context) error {
 		if len(answers) > 0 {
 			t.Fatalf("an upload that does not end: got %v at once", <-answers)
