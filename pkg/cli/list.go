@@ -142,11 +142,6 @@ func (o *listOptions) printNothing(s *session) {
 func printListed(printer printers.ResourcePrinter, all []listed, oneByOne bool, out io.Writer) error {
 	list := &metav1.List{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "List"}, Items: []runtime.RawExtension{}}
 	for _, l := range all {
-		name := "Task"
-		if l.kind == kindSet {
-			name = "TaskSet"
-		}
-		l.object.GetObjectKind().SetGroupVersionKind(batch.SchemeGroupVersion.WithKind(name))
 		if !oneByOne {
 			list.Items = append(list.Items, runtime.RawExtension{Object: l.object})
 		} else if err := printer.PrintObj(l.object, out); err != nil {
@@ -200,35 +195,26 @@ func (s *session) listed(ctx context.Context, namespace string, now time.Time) (
 }
 
 func listedSet(set *batch.TaskSet, now time.Time) listed {
+	set.TypeMeta = typeMeta("TaskSet")
 	s := snapshotOf(set)
-	progress, left := fmt.Sprintf("%d/%s", s.Done, "?"), "-"
-	if s.Total > 0 {
-		progress = fmt.Sprintf("%d/%d", s.Done, s.Total)
-	}
+	done, left, state := doneOf(s), "-", statusOfUnfinished(set)
 	if s.Failed > 0 {
-		progress += fmt.Sprintf(", %d failed", s.Failed)
+		done += fmt.Sprintf(", %d failed", s.Failed)
 	}
-	state := "Running"
 	switch final := finishedSet(set); {
 	case final != nil:
 		state = statusOfEnd(final)
-	case set.DeletionTimestamp != nil:
-		state = "Terminating"
-	case set.Spec.Cancelled:
-		state = "Cancelling"
-	case ptr.Deref(set.Spec.Suspend, false):
-		state = "Suspended"
-	case set.Status.StartTime == nil || s.Running == 0 && s.Done == 0:
+	case state == "Running" && (set.Status.StartTime == nil || s.Running == 0 && s.Done == 0):
 		state = "Pending"
-	}
-	if rate := averageRate(set, now); rate > 0 && s.Total > 0 && state == "Running" {
-		left = age(time.Duration(float64(s.Total-s.Done-s.Failed) / rate * float64(time.Second)))
+	case state == "Running":
+		left = timeLeft(set, s, now)
 	}
 	failed := s.Failed > 0 || state == batch.TaskSetFailed
-	return listed{set, &set.ObjectMeta, kindSet, failed, []string{state, progress, left, set.Spec.QueueName, age(now.Sub(set.CreationTimestamp.Time))}}
+	return listed{set, &set.ObjectMeta, kindSet, failed, []string{state, done, left, set.Spec.QueueName, age(now.Sub(set.CreationTimestamp.Time))}}
 }
 
 func listedTask(task *batch.Task, now time.Time) listed {
+	task.TypeMeta = typeMeta("Task")
 	state := cmp.Or(string(task.Status.Phase), string(batch.TaskPending))
 	if end := task.Status.State.Terminated; end != nil && task.Status.Phase == batch.TaskFailed {
 		reason := "exit " + strconv.Itoa(int(end.ExitCode))

@@ -52,7 +52,7 @@ type script struct {
 	name string
 	// interpreter are the interpreter, its options, and the text of the script.
 	interpreter []string
-	// flags are the directives, as NAME or NAME=VALUE, with the numbers of their lines.
+	// flags are those of the directives.
 	flags []scriptFlag
 }
 

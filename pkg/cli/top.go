@@ -397,25 +397,42 @@ func (v *view) renderSets(to io.Writer) {
 			continue
 		}
 		s := snapshotOf(set)
-		status, total, rate, left := "Running", "?", "-", "-"
-		switch {
-		case set.DeletionTimestamp != nil:
-			status = "Terminating"
-		case set.Spec.Cancelled:
-			status = "Cancelling"
-		case ptr.Deref(set.Spec.Suspend, false):
-			status = "Suspended"
-		}
-		if s.Total > 0 {
-			total = strconv.Itoa(s.Total)
-		}
+		rate := "-"
 		if perSecond := averageRate(set, v.now); perSecond > 0 {
 			rate = progress.FormatRate(perSecond)
-			if s.Total > 0 {
-				left = age(time.Duration(float64(s.Total-s.Done-s.Failed) / perSecond * float64(time.Second)))
-			}
 		}
-		rows = append(rows, fmt.Sprintf("%s\t%s\t%d/%s\t%d\t%d\t%d\t%s\t%s", set.Name, status, s.Done, total, s.Failed, s.Running, s.Pending, rate, left))
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s", set.Name, statusOfUnfinished(set), doneOf(s), s.Failed, s.Running, s.Pending,
+			rate, timeLeft(set, s, v.now)))
 	}
 	table(to, "SET\tSTATUS\tDONE\tFAILED\tRUNNING\tPENDING\tRATE\tLEFT", rows)
+}
+
+// statusOfUnfinished returns the value of the STATUS column for a set that has not finished.
+func statusOfUnfinished(set *batch.TaskSet) string {
+	switch {
+	case set.DeletionTimestamp != nil:
+		return "Terminating"
+	case set.Spec.Cancelled:
+		return "Cancelling"
+	case ptr.Deref(set.Spec.Suspend, false):
+		return "Suspended"
+	}
+	return "Running"
+}
+
+// doneOf formats how many of how many have succeeded, like 5/10, or 5/? if that is not known.
+func doneOf(s progress.Snapshot) string {
+	if s.Total > 0 {
+		return fmt.Sprintf("%d/%d", s.Done, s.Total)
+	}
+	return fmt.Sprintf("%d/?", s.Done)
+}
+
+// timeLeft formats how long the rest of a set takes at its average rate, or - if that is not known.
+func timeLeft(set *batch.TaskSet, s progress.Snapshot, now time.Time) string {
+	rate := averageRate(set, now)
+	if rate <= 0 || s.Total == 0 {
+		return "-"
+	}
+	return age(time.Duration(float64(s.Total-s.Done-s.Failed) / rate * float64(time.Second)))
 }

@@ -137,9 +137,13 @@ func (a *Archive) findStored(ctx context.Context, of *task.Attempts, ranges []in
 
 // merge returns the attempts of both, sorted. It drops those on workers that are in the store.
 func merge(inStore, unsent []attempt) []attempt {
-	all := slices.Concat(inStore, unsent)
-	slices.SortStableFunc(all, compareAttempts)
-	return slices.CompactFunc(all, func(a, b attempt) bool { return compareAttempts(a, b) == 0 })
+	return sortUnique(slices.Concat(inStore, unsent))
+}
+
+// sortUnique sorts attempts, and drops all but the first of those that compare equal.
+func sortUnique(attempts []attempt) []attempt {
+	slices.SortStableFunc(attempts, compareAttempts)
+	return slices.CompactFunc(attempts, func(a, b attempt) bool { return compareAttempts(a, b) == 0 })
 }
 
 // lacks reports whether some of the expected indexes have no attempt. The attempts must be sorted by index.

@@ -197,8 +197,7 @@ func (s *outputStream) subject() string {
 
 // runWindow writes the output of the indexes of ranges, with which rest begins. It reads finished attempts ahead.
 func (s *outputStream) runWindow(ctx context.Context, ranges, rest []indexes.Range) error {
-	lookUp, lookUpRest := s.lookUp(ranges), s.lookUp(rest)
-	if err := s.unsent.lookUp(ctx, lookUp, lookUpRest); err != nil {
+	if err := s.unsent.lookUp(ctx, s.lookUp(ranges), s.lookUp(rest)); err != nil {
 		return err
 	}
 	items, err := s.itemsOf(ctx, ranges, true)
@@ -294,7 +293,7 @@ func (s *outputStream) find(ctx context.Context, ranges, expected []indexes.Rang
 	})
 	switch {
 	case apierrors.IsServiceUnavailable(err):
-		return &found{attempts: merge(nil, unsent), failures: s.unsent.failures, store: err}, nil
+		return &found{attempts: unsent, failures: s.unsent.failures, store: err}, nil
 	case err != nil:
 		return nil, err
 	}

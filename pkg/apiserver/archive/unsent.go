@@ -222,19 +222,13 @@ func (u *unsentAttempts) ask(ctx context.Context, ranges []indexes.Range, needed
 		}
 	})
 	u.failures = append(u.failures, failures...)
-	u.sort()
+	u.attempts = sortUnique(u.attempts)
 	return ctx.Err()
-}
-
-// sort sorts the attempts, and removes those that were found twice.
-func (u *unsentAttempts) sort() {
-	slices.SortFunc(u.attempts, compareAttempts)
-	u.attempts = slices.CompactFunc(u.attempts, func(a, b attempt) bool { return compareAttempts(a, b) == 0 })
 }
 
 // shrink removes about half of the indexes from the block, but none up to needed.
 func (u *unsentAttempts) shrink(needed int) {
-	u.sort()
+	u.attempts = sortUnique(u.attempts)
 	u.last = max(needed, int(u.attempts[len(u.attempts)/2].index)-1)
 	u.attempts = u.within([]indexes.Range{{First: noIndex, Last: u.last}})
 }

@@ -53,9 +53,9 @@ func TestAWorkerIsAskedOnceForTheOutputOfAllIndexes(t *testing.T) {
 		"that fits into memory": {asked: []string{"w", "w2"}},
 		"in pages":              {page: 100, asked: []string{"w", "w 100", "w2", "w2 100"}},
 		// The first answers leave 1.5 windows or less. The next window and the rest do not fit, but the last one does.
-		"that does not fit into memory":               {maxUnsent: 200, asked: []string{"w", "w", "w2", "w2"}},
-		"of which not even a window fits into memory": {maxUnsent: 10, asked: []string{"w", "w", "w", "w2", "w2", "w2"}},
-		"while a worker is away":                      {given: func(f *fixture) { f.workers.away["w3"] = true }, asked: []string{"w", "w2", "w3"}},
+		"that does not fit into memory":      {maxUnsent: 200, asked: []string{"w", "w", "w2", "w2"}},
+		"not even a window fits into memory": {maxUnsent: 10, asked: []string{"w", "w", "w", "w2", "w2", "w2"}},
+		"while a worker is away":             {given: func(f *fixture) { f.workers.away["w3"] = true }, asked: []string{"w", "w2", "w3"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture()

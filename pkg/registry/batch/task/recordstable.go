@@ -27,7 +27,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/warning"
-	"k8s.io/utils/ptr"
 
 	"github.com/leat-dev/leat/apis/batch"
 	"github.com/leat-dev/leat/pkg/registry"
@@ -97,7 +96,7 @@ func indexOfRecord(record *batch.TaskRecord) any {
 	if record.Index == nil {
 		return registry.None
 	}
-	return fmt.Sprint(ptr.Deref(record.Index, 0))
+	return fmt.Sprint(*record.Index)
 }
 
 // exitOfRecord returns the exit code of an attempt, the signal that ended it, or why it ended otherwise.
