@@ -34,7 +34,6 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/archive/segment"
 	typed "github.com/leat-dev/leat/pkg/generated/clientset/versioned/typed/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
@@ -49,17 +48,10 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	dir := t.TempDir()
-	ca := kit.Must(pki.NewCA("worker-clients"))(t)
-	cert, key, err := ca.IssueClient(batch.WorkerClientName)
-	kit.Check(t, err)
-	for name, content := range map[string][]byte{"ca.crt": ca.CertPEM(), "tls.crt": cert, "tls.key": key} {
-		kit.Check(t, pki.WriteFile(filepath.Join(dir, name), content))
-	}
-	e := kit.Aggregated(t, "--worker-client-certificate="+filepath.Join(dir, "tls.crt"), "--worker-client-key="+filepath.Join(dir, "tls.key"),
-		"--worker-address-ranges=127.0.0.0/8")
+	clientCAFile, args := kit.WorkerClient(t)
+	e := kit.Aggregated(t, args...)
 	e.StartManager(t, "one")
-	return &cluster{e, host.S3ForTest(t), filepath.Join(dir, "ca.crt")}
+	return &cluster{e, host.S3ForTest(t), clientCAFile}
 }
 
 // site is a namespace of the cluster with one worker, and a server of its own, to which the worker and users connect.

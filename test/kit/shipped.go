@@ -68,6 +68,23 @@ func firstDocument(t testing.TB, file string, into any) {
 	Check(t, yaml.Unmarshal([]byte(document), into))
 }
 
+// WorkerClient creates the certificate that servers show to workers. It returns the file with its authority, and the
+// arguments with which leat-apiserver reads output from workers on this machine.
+func WorkerClient(t testing.TB) (clientCAFile string, args []string) {
+	t.Helper()
+	dir := t.TempDir()
+	ca := Must(pki.NewCA("worker-clients"))(t)
+	cert, key, err := ca.IssueClient(v1alpha1.WorkerClientName)
+	Check(t, err)
+	for name, content := range map[string][]byte{"ca.crt": ca.CertPEM(), "tls.crt": cert, "tls.key": key} {
+		Check(t, pki.WriteFile(filepath.Join(dir, name), content))
+	}
+	return filepath.Join(dir, "ca.crt"), []string{
+		"--worker-client-certificate=" + filepath.Join(dir, "tls.crt"), "--worker-client-key=" + filepath.Join(dir, "tls.key"),
+		"--worker-address-ranges=127.0.0.0/8",
+	}
+}
+
 // ArchiveInS3 starts an S3 server until the test ends. It returns the server, and the arguments with which
 // leat-apiserver keeps its archive there: those of config/components/archive-s3, except for addresses and files.
 func ArchiveInS3(t testing.TB) (*host.S3, []string) {

@@ -22,7 +22,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,8 +30,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
-	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
 )
@@ -61,16 +59,9 @@ func TestStandalone(t *testing.T) {
 // suites run. Then the managers are frozen and killed.
 func TestAggregated(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	ca := kit.Must(pki.NewCA("worker-clients"))(t)
-	cert, key, err := ca.IssueClient(batch.WorkerClientName)
-	kit.Check(t, err)
-	for name, content := range map[string][]byte{"ca.crt": ca.CertPEM(), "tls.crt": cert, "tls.key": key} {
-		kit.Check(t, pki.WriteFile(filepath.Join(dir, name), content))
-	}
+	clientCAFile, args := kit.WorkerClient(t)
 	_, archive := kit.ArchiveInS3(t)
-	e := kit.Aggregated(t, append(archive, "--worker-client-certificate="+filepath.Join(dir, "tls.crt"), "--worker-client-key="+filepath.Join(dir, "tls.key"),
-		"--worker-address-ranges=127.0.0.0/8", "--request-timeout="+requestTimeout.String())...)
+	e := kit.Aggregated(t, slices.Concat(args, archive, []string{"--request-timeout=" + requestTimeout.String()})...)
 	one := startManager(t, e, "one")
 	kit.Eventually(t, "the first manager leads", func(ctx context.Context) error {
 		_, err := leader(ctx, t, e)
@@ -80,7 +71,7 @@ func TestAggregated(t *testing.T) {
 	t.Run("Together", func(t *testing.T) {
 		runSuites(t, map[string]func(*testing.T){
 			"CLI":       func(t *testing.T) { cliAggregated(t, e) },
-			"Logs":      func(t *testing.T) { logsAggregated(t, e, filepath.Join(dir, "ca.crt")) },
+			"Logs":      func(t *testing.T) { logsAggregated(t, e, clientCAFile) },
 			"TaskSet":   func(t *testing.T) { taskSetAggregated(t, e) },
 			"Scheduler": func(t *testing.T) { schedulerAggregated(t, e) },
 		})
