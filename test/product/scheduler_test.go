@@ -327,12 +327,12 @@ func (s *schedulerSuite) holdsQueue(t *testing.T) {
 	})
 	s.change(t, "q", withStopPolicy(batch.StopPolicyHold))
 	held := time.Now()
-	s.waitForTasks(t, "no task runs", 0, func(task *batch.Task) bool { return task.Spec.WorkerName != "" && !task.Status.Phase.Finished() })
+	isHeld := unschedulable("Queue q is held (stopPolicy Hold).")
+	s.waitForTasks(t, "each task has run or has the reason", 90, func(task *batch.Task) bool { return task.Status.Phase.Finished() || isHeld(task) })
 	n := len(s.bound())
 	if n > 60 {
 		t.Errorf("got %d bindings, want those of before the hold only", n)
 	}
-	s.waitForTasks(t, "the other tasks have the reason", 90-n, unschedulable("Queue q is held (stopPolicy Hold)."))
 	if again := len(s.bound()); again != n {
 		t.Errorf("got %d bindings while the queue was held, want none", again-n)
 	}
