@@ -164,7 +164,7 @@ func (f *factory) newRunCommand() *cobra.Command {
 	flags.DurationVar(&o.ttl, "ttl", 0, "How long after its end the task or the set is deleted, like 1h (default: never)")
 	flags.StringVar(&o.cpu, "cpu", "", "CPU request of each task, like 2 or 500m")
 	flags.StringVar(&o.memory, "memory", "", "Memory request of each task, like 1Gi")
-	flags.Int32Var(&o.gpus, "gpu", 0, "Number of GPUs of each task, as --request "+gpuResource+"=N")
+	flags.Int32Var(&o.gpus, "gpu", 0, "Number of GPUs of each task, as --request "+string(batch.ResourceGPU)+"=N")
 	flags.StringSliceVar(&o.requests, "request", nil, "Request of another resource, like example.com/license=1")
 	flags.StringArrayVar(&o.env, "env", nil, "Variable of the command, as NAME=VALUE, or NAME to copy the value from your environment; can be repeated")
 	flags.StringArrayVar(&o.envFiles, "env-file", nil, "File with one variable on each line, as for --env; can be repeated")
@@ -447,9 +447,6 @@ func parseSlurmTime(text string) (int64, error) {
 	return total, nil
 }
 
-// gpuResource is the resource that --gpu requests.
-const gpuResource = "nvidia.com/gpu"
-
 // workingDir returns the working directory of the command: the flag, or the directory of this process if the workers
 // are local. "" stands for the worker's own directory.
 func (o *runOptions) workingDir(flags *pflag.FlagSet) (string, error) {
@@ -513,7 +510,7 @@ func (o *runOptions) resources() (batch.ResourceList, error) {
 	case o.gpus < 0:
 		return nil, usageErrorf("--gpu %d: write how many, like 1", o.gpus)
 	case o.gpus > 0:
-		selected = append(selected, fmt.Sprintf("%s=%d", gpuResource, o.gpus))
+		selected = append(selected, fmt.Sprintf("%s=%d", batch.ResourceGPU, o.gpus))
 	}
 	for name, amount := range map[string]string{"cpu": o.cpu, "memory": o.memory} {
 		if amount != "" {

@@ -294,6 +294,8 @@ const (
 	ResourceMemory ResourceName = "memory"
 	// ResourceTasks is the number of tasks that a worker runs at the same time.
 	ResourceTasks ResourceName = "tasks"
+	// ResourceGPU is the number of GPUs, by the name that NVIDIA's device plugin uses for nodes.
+	ResourceGPU ResourceName = "nvidia.com/gpu"
 )
 
 // ResourceList is a set of (resource name, quantity) pairs.

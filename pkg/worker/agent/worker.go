@@ -245,7 +245,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	ctx = klog.NewContext(ctx, logger)
 	release := w.host.Acquire()
 	defer release()
-	memory := w.options.Capacity[batch.ResourceMemory]
+	memory, gpus := w.options.Capacity[batch.ResourceMemory], w.options.Capacity[batch.ResourceGPU]
 	var err error
 	if w.sandbox, err = sandbox.New(ctx, w.host, sandbox.Config{
 		Namespace:   w.options.Namespace,
@@ -253,6 +253,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		Incarnation: w.incarnation,
 		StateDir:    w.options.StateDir,
 		WithheldEnv: w.options.WithheldEnv,
+		GPUs:        gpus.Value(),
 		Memory:      max(0, memory.Value()),
 		TaskMaxPIDs: w.options.TaskMaxPIDs,
 	}); err != nil {

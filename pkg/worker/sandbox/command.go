@@ -89,15 +89,16 @@ func inheritedEnv(withheld []string) []variable {
 }
 
 // newCommand returns the command of an attempt. Its environment is the inherited one, then that of the task, then
-// variables that identify the task and name its progress file; the later ones override the earlier ones. References are
-// expanded with the latter two; those in the task's variables only with variables before them. A command that is too
-// long is incomplete, and has an Err.
-func newCommand(task *batch.Task, attempt int32, progress ProgressFile, inherited []variable) process.Command {
+// variables that identify the task, its devices and its progress file; the later ones override the earlier ones.
+// References are expanded with the latter two; those in the task's variables only with variables before them. A command
+// that is too long is incomplete, and has an Err.
+func newCommand(task *batch.Task, attempt int32, progress ProgressFile, devices map[string]string, inherited []variable) process.Command {
 	identity := map[string]string{
 		"TASK_NAME":      task.Name,
 		"TASK_NAMESPACE": task.Namespace,
 		"TASK_ATTEMPT":   strconv.Itoa(int(attempt)),
 	}
+	maps.Copy(identity, devices)
 	if progress != "" {
 		identity[progressVariable] = string(progress)
 	}

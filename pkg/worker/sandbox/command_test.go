@@ -76,11 +76,12 @@ func TestNewCommand(t *testing.T) {
 	t.Setenv("OF_THE_WORKER", "w")
 	t.Setenv("OVERRIDDEN", "w")
 	t.Setenv("WITHHELD", "secret")
+	devices := map[string]string{"LEAT_DEVICES_EXAMPLE_COM_DISK": "0,2"}
 	c := newCommand(&batch.Task{
 		ObjectMeta: metav1.ObjectMeta{Name: "t", Namespace: "ns"},
 		Spec: batch.TaskSpec{
 			Command: []string{"$(FIRST)", "$(OF_THE_WORKER)"},
-			Args:    []string{"$(SECOND)", "$(TASK_NAME)/$(TASK_NAMESPACE)/$(TASK_ATTEMPT)"},
+			Args:    []string{"$(SECOND)", "$(TASK_NAME)/$(TASK_NAMESPACE)/$(TASK_ATTEMPT)", "$(LEAT_DEVICES_EXAMPLE_COM_DISK)"},
 			Env: []batch.EnvVar{
 				{Name: "EARLY", Value: "$(FIRST)"},
 				{Name: "FIRST", Value: "1"},
@@ -90,8 +91,8 @@ func TestNewCommand(t *testing.T) {
 			},
 			WorkingDir: "$(FIRST)",
 		},
-	}, 3, "/run/progress", inheritedEnv([]string{"WITHHELD"}))
-	if want := []string{"1", "$(OF_THE_WORKER)", "1t$(FIRST)", "t/ns/3"}; !slices.Equal(c.Argv, want) {
+	}, 3, "/run/progress", devices, inheritedEnv([]string{"WITHHELD"}))
+	if want := []string{"1", "$(OF_THE_WORKER)", "1t$(FIRST)", "t/ns/3", "0,2"}; !slices.Equal(c.Argv, want) {
 		t.Errorf("argv is %q, want %q", c.Argv, want)
 	}
 	if c.Dir != "$(FIRST)" {
@@ -108,7 +109,7 @@ func TestNewCommand(t *testing.T) {
 	for name, want := range map[string]string{
 		"OF_THE_WORKER": "w", "OVERRIDDEN": "t", "EARLY": "$(FIRST)", "FIRST": "1", "SECOND": "1t$(FIRST)",
 		"TASK_NAME": "t", "TASK_NAMESPACE": "ns", "TASK_ATTEMPT": "3",
-		"TASK_PROGRESS_FILE": "/run/progress", "WITHHELD": "",
+		"TASK_PROGRESS_FILE": "/run/progress", "LEAT_DEVICES_EXAMPLE_COM_DISK": "0,2", "WITHHELD": "",
 	} {
 		got := ""
 		for _, e := range c.Env {
@@ -128,7 +129,7 @@ func TestExpansionIsBounded(t *testing.T) {
 	for i := range 60 {
 		task.Spec.Env = append(task.Spec.Env, batch.EnvVar{Name: fmt.Sprintf("N%d", i+1), Value: fmt.Sprintf("$(N%d)$(N%d)", i, i)})
 	}
-	c := newCommand(task, 1, "", nil)
+	c := newCommand(task, 1, "", nil, nil)
 	size := 0
 	for _, text := range append(slices.Clone(c.Argv), c.Env...) {
 		size += len(text)
@@ -140,7 +141,7 @@ func TestExpansionIsBounded(t *testing.T) {
 		t.Errorf("it is started: %v", err)
 	}
 	task.Spec.Env = task.Spec.Env[:15]
-	if c := newCommand(task, 1, "", nil); c.Err != nil {
+	if c := newCommand(task, 1, "", nil, nil); c.Err != nil {
 		t.Error("320 KiB are too long")
 	}
 }

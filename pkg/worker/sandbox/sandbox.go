@@ -51,6 +51,8 @@ type Sandbox struct {
 	// has no entry.
 	interrupted  map[string]map[types.UID]bool
 	inheritedEnv []variable
+	// gpus are the entries of the worker's own CUDA_VISIBLE_DEVICES, if it is set.
+	gpus []string
 	// memory is the memory of the worker in bytes, or zero. oomScoreAdj is that of this process, see
 	// proc_pid_oom_score_adj(5).
 	memory, oomScoreAdj int64
@@ -64,6 +66,8 @@ type Config struct {
 	StateDir string
 	// WithheldEnv are names of environment variables of this process that tasks do not inherit.
 	WithheldEnv []string
+	// GPUs is how many devices of nvidia.com/gpu the worker offers.
+	GPUs int64
 	// Memory is the memory of the worker in bytes, or zero.
 	Memory int64
 	// TaskMaxPIDs is how many processes and threads a task may have; less than zero is unlimited.
@@ -75,6 +79,9 @@ type Config struct {
 func New(ctx context.Context, host *Host, config Config) (*Sandbox, error) {
 	logger := klog.FromContext(ctx)
 	s := &Sandbox{host: host, inheritedEnv: inheritedEnv(append(slices.Clone(config.WithheldEnv), reaper.MarkVariable)), memory: config.Memory}
+	if config.GPUs > 0 {
+		s.hideGPUs()
+	}
 	if text, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil {
 		s.oomScoreAdj, _ = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 	}
@@ -165,9 +172,9 @@ func (s *Sandbox) Close() error {
 	return errors.Join(errs...)
 }
 
-// Prepare creates the control group and the progress file of an attempt and returns its command. Start removes
-// the group, release removes the file. Any error has a pressure.Reason; after other failures the attempt does without.
-func (s *Sandbox) Prepare(ctx context.Context, task *batch.Task, id attempt.ID) (process.Command, ProgressFile, error) {
+// Prepare creates the control group and the progress file of an attempt and returns its command. devices are the numbers
+// of the devices that the attempt has of each extended resource. Start removes the group, release removes the file. Any error has a pressure.Reason; after other failures the attempt does without.
+func (s *Sandbox) Prepare(ctx context.Context, task *batch.Task, id attempt.ID, devices map[batch.ResourceName][]int) (process.Command, ProgressFile, error) {
 	logger := klog.FromContext(ctx)
 	name := id.String()
 	progress := ProgressFile("")
@@ -182,7 +189,7 @@ func (s *Sandbox) Prepare(ctx context.Context, task *batch.Task, id attempt.ID) 
 			progress = ProgressFile(filepath.Join(dir, "progress"))
 		}
 	}
-	c := newCommand(task, id.Number, progress, s.inheritedEnv)
+	c := newCommand(task, id.Number, progress, s.deviceVariables(devices), s.inheritedEnv)
 	if s.mark != "" {
 		c.Mark = s.mark + "/" + name
 		c.Env = append(c.Env, c.Mark)

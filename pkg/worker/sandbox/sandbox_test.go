@@ -89,7 +89,7 @@ func lone(number int32) attempt.ID { return attempt.ID{Index: attempt.NoIndex, N
 
 func (s *Sandbox) sh(t *testing.T, script string) *process.Process {
 	t.Helper()
-	c, progress, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", strings.ReplaceAll(script, "$", "$$")}}}, lone(1))
+	c, progress, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c", strings.ReplaceAll(script, "$", "$$")}}}, lone(1), nil)
 	p := mustStart(t, s, c)
 	t.Cleanup(func() {
 		p.Terminate(0)
@@ -135,7 +135,7 @@ func TestProcessesOfOtherCommandsAreNotKilled(t *testing.T) {
 	both(t, func(t *testing.T, s *Sandbox) {
 		file := filepath.Join(t.TempDir(), "pid")
 		c, _, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
-			"(setsid sh -c 'echo $$$$ >" + file + "; exec sleep 1000' &); exec sleep 1000"}}}, lone(2))
+			"(setsid sh -c 'echo $$$$ >" + file + "; exec sleep 1000' &); exec sleep 1000"}}}, lone(2), nil)
 		other := mustStart(t, s, c)
 		daemon := processtest.PIDIn(t, file)
 		for range 5 {
@@ -257,7 +257,7 @@ func TestHelperThatLeavesOrphans(t *testing.T) {
 	}
 	s := newTestSandbox(t, name, os.Getenv("WORKER_TEST_GROUPS") != "")
 	c, _, _ := s.Prepare(context.Background(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"sh", "-c",
-		"(setsid sh -c 'echo pid $$$$; exec sleep 1000' &); exec sleep 1000"}}}, lone(1))
+		"(setsid sh -c 'echo pid $$$$; exec sleep 1000' &); exec sleep 1000"}}}, lone(1), nil)
 	c.Env = append(c.Env, "WORKER_TEST_ORPHANS_OF=")
 	p := exec.Command(c.Argv[0], c.Argv[1:]...)
 	p.Env, p.Stdout = c.Env, os.Stdout
@@ -404,7 +404,7 @@ func TestTasksAreKilledBeforeTheirWorker(t *testing.T) {
 	c, _, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{
 		Command:   []string{"sleep", "1000"},
 		Resources: batch.TaskResources{Requests: batch.ResourceList{"memory": resource.MustParse("100Mi")}},
-	}}, lone(1))
+	}}, lone(1), nil)
 	p := mustStart(t, s, c)
 	processtest.Eventually(t, "the score is set", func() bool {
 		return content("/proc/"+strconv.Itoa(p.PID()), "oom_score_adj") == strconv.FormatInt(max(900, s.oomScoreAdj+1), 10)+"\n"
@@ -427,7 +427,7 @@ func TestOOMKilledIsDetected(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			events := filepath.Join(plain(t, t.TempDir(), map[string]string{"memory.events": tc.events}), "memory.events")
-			c, _, _ := s.Prepare(t.Context(), &batch.Task{}, lone(int32(i)))
+			c, _, _ := s.Prepare(t.Context(), &batch.Task{}, lone(int32(i)), nil)
 			c.Argv = []string{"sh", "-c", tc.script}
 			if c.Cgroup == nil {
 				t.Logf("this machine has no control groups to use: only the file is read")
@@ -498,7 +498,7 @@ func TestRealCgroup(t *testing.T) {
 	}
 
 	// This command cannot start.
-	c, _, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"/no/such/program"}}}, lone(7))
+	c, _, _ := s.Prepare(t.Context(), &batch.Task{Spec: batch.TaskSpec{Command: []string{"/no/such/program"}}}, lone(7), nil)
 	if _, err := s.Start(c); err == nil {
 		t.Fatal("it was started")
 	}

@@ -477,7 +477,7 @@ func (r *Runner) startCommand(
 ) (*process.Process, sandbox.ProgressFile, metav1.Time, *process.StartError) {
 	for backoff := r.config.StartBackoff; ; {
 		startedAt := metav1.Now()
-		c, progress, err := r.config.Sandbox.Prepare(ctx, task, id)
+		c, progress, err := r.config.Sandbox.Prepare(ctx, task, id, r.slot.Devices())
 		if err == nil {
 			c.Log = log
 			if lines != nil {

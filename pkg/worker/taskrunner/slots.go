@@ -19,6 +19,7 @@ package taskrunner
 import (
 	"math"
 	"slices"
+	"strings"
 	"sync"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
@@ -30,12 +31,16 @@ import (
 // Waiting tasks start by priority, then in the order of arrival. A task starts before an earlier one only if it takes
 // nothing that the earlier one lacks. While no task runs, the first one starts whatever it requests: its worker may
 // have restarted with a smaller capacity.
+//
+// A running task has devices of its own of each extended resource that it requests.
 type Slots struct {
 	mu sync.Mutex
 	// free is what running tasks leave of the capacity. It may be negative.
-	free    map[batch.ResourceName]int64
-	running int
-	waiting []*Slot // in the order in which they start
+	free map[batch.ResourceName]int64
+	// freeDevices are the numbers of the devices that no running task has, in ascending order.
+	freeDevices map[batch.ResourceName][]int
+	running     int
+	waiting     []*Slot // in the order in which they start
 }
 
 // Slot is the slot that one task has or waits for.
@@ -44,6 +49,7 @@ type Slot struct {
 	priority int32
 	requests map[batch.ResourceName]int64
 	granted  chan struct{} // closed when the task may start
+	devices  map[batch.ResourceName][]int
 	state    slotState
 }
 
@@ -60,8 +66,22 @@ const (
 	slotEnded
 )
 
+// maxDevices is the largest capacity of an extended resource that counts devices. Larger ones are amounts of something
+// else, like bandwidth.
+const maxDevices = 1024
+
 // NewSlots returns the slots of a worker with a capacity, which includes the number of tasks.
-func NewSlots(capacity batch.ResourceList) *Slots { return &Slots{free: amounts(capacity)} }
+func NewSlots(capacity batch.ResourceList) *Slots {
+	s := &Slots{free: amounts(capacity), freeDevices: map[batch.ResourceName][]int{}}
+	for name, amount := range s.free {
+		if n := amount / 1000; strings.Contains(string(name), "/") && amount%1000 == 0 && n <= maxDevices {
+			for i := range int(n) {
+				s.freeDevices[name] = append(s.freeDevices[name], i)
+			}
+		}
+	}
+	return s
+}
 
 // amounts returns quantities in thousandths. Quantities beyond the range become the greatest amount.
 func amounts(list batch.ResourceList) map[batch.ResourceName]int64 {
@@ -94,6 +114,10 @@ func (s *Slots) Enter(task *batch.Task) *Slot {
 // Granted returns a channel that is closed when the task may start.
 func (s *Slot) Granted() <-chan struct{} { return s.granted }
 
+// Devices returns the numbers of the devices that the task has while it has the slot, which must be granted, by the
+// extended resource that it requests. A worker that offers N of a resource has the devices 0 to N-1.
+func (s *Slot) Devices() map[batch.ResourceName][]int { return s.devices }
+
 // Withdraw ends the wait for the slot. It returns false if the slot is granted: the task has started or is about to.
 func (s *Slot) Withdraw() bool {
 	s.slots.mu.Lock()
@@ -120,6 +144,10 @@ func (s *Slots) end(slot *Slot) {
 		s.running--
 		for name, amount := range slot.requests {
 			s.free[name] += amount
+		}
+		for name, devices := range slot.devices {
+			s.freeDevices[name] = append(s.freeDevices[name], devices...)
+			slices.Sort(s.freeDevices[name])
 		}
 	case slotEnded:
 		return
@@ -150,8 +178,21 @@ func (s *Slots) grant() {
 		for name, amount := range slot.requests {
 			s.free[name] -= amount
 		}
+		slot.devices = s.takeDevices(slot.requests)
 		slot.state = slotGranted
 		close(slot.granted)
 		return true
 	})
+}
+
+// takeDevices removes the devices of a task from the free ones and returns them. They are fewer than the task requests
+// only if the worker does not have so many.
+func (s *Slots) takeDevices(requests map[batch.ResourceName]int64) map[batch.ResourceName][]int {
+	devices := map[batch.ResourceName][]int{}
+	for name, free := range s.freeDevices {
+		if n := min(int(requests[name]/1000), len(free)); n > 0 {
+			devices[name], s.freeDevices[name] = slices.Clone(free[:n]), free[n:]
+		}
+	}
+	return devices
 }

@@ -19,6 +19,7 @@ package taskrunner
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -178,5 +179,37 @@ func TestSlotsAreNeverExceededAndNeverIdle(t *testing.T) {
 		if first := slots.waiting[0]; running < 3 && cpu+first.requests["cpu"] <= 4000 && memory+first.requests["memory"] <= 4000 {
 			t.Fatalf("step %d: a task waits although its slot and resources are free", step)
 		}
+	}
+}
+
+func TestTasksHaveDevicesOfTheirOwn(t *testing.T) {
+	slots := slotsOf("tasks=9 example.com/gpu=4 example.com/bandwidth=1M example.com/half=1500m")
+	enter := func(requests string, want ...int) *Slot {
+		t.Helper()
+		slot := slots.Enter(requesting(requests, 0))
+		if got := slot.Devices()["example.com/gpu"]; !isGranted(slot) || !slices.Equal(got, want) {
+			t.Errorf("a task that requests %q has the devices %v, want %v", requests, got, want)
+		}
+		return slot
+	}
+	first := enter("example.com/gpu=1", 0)
+	second := enter("example.com/gpu=2", 1, 2)
+	others := enter("example.com/bandwidth=100k example.com/half=1")
+	if len(others.Devices()) > 0 {
+		t.Errorf("got the devices %v of resources that are amounts", others.Devices())
+	}
+	first.Release()
+	enter("example.com/gpu=2", 0, 3)
+	waiting := slots.Enter(requesting("example.com/gpu=1", 0))
+	second.Release()
+	second.Release()
+	if got := waiting.Devices()["example.com/gpu"]; !isGranted(waiting) || !slices.Equal(got, []int{1}) {
+		t.Errorf("the task that waited has the devices %v, want 1", got)
+	}
+
+	// A task that was bound before its worker restarted with fewer devices has all of them.
+	smaller := slotsOf("tasks=1 example.com/gpu=2").Enter(requesting("example.com/gpu=4", 0))
+	if got := smaller.Devices()["example.com/gpu"]; !slices.Equal(got, []int{0, 1}) {
+		t.Errorf("got the devices %v, want all", got)
 	}
 }
