@@ -99,6 +99,7 @@ func TestUsageErrorsNameWhatIsAccepted(t *testing.T) {
 		{"run --dry-run maybe -- true", `--dry-run "maybe": write client, server or none`},
 		{"run --dry-run client -o nonsense -- true", "unable to match a printer suitable for the output format"},
 		{"wait", "which task or set? Write: leat wait NAME"},
+		{"wait --for 0% x", `--for "0%": What to wait for: end, start, failure, or a share of the tasks like 50%`},
 		{"logs a b", "takes one task or set, and was given 2 names"},
 		{"logs x --tail -2", "--tail -2: write a number of lines, or -1 for all"},
 		{"logs x --index 5-3", "write indexes like 5 or 0-4,7"},

@@ -48,6 +48,7 @@ import (
 type followOptions struct {
 	*factory
 	wait, logs     bool
+	until          milestone
 	maxLogRequests int
 }
 
@@ -59,7 +60,10 @@ func (o *followOptions) addFlags(flags *pflag.FlagSet) {
 const waitLong = `Show the progress of tasks and sets until all of them have ended. The exit code is their outcome.
 
 Use it to come back to tasks and sets that you detached from. Exit codes are those of "leat run --wait". For several names, the exit
-code is 0 if all have succeeded, otherwise 1.`
+code is 0 if all have succeeded, otherwise 1.
+
+With --for it returns earlier: at the start of the first command, at the first failure (with exit code 1), or when a share of the
+tasks has ended. What ends before that counts as without --for.`
 
 func (f *factory) newWaitCommand() *cobra.Command {
 	o := &followOptions{factory: f, wait: true}
@@ -69,6 +73,7 @@ func (f *factory) newWaitCommand() *cobra.Command {
 		Long:  waitLong,
 		Example: `  leat wait @latest
   leat wait taskset/squares --logs
+  leat wait taskset/squares --for failure || leat explain taskset/squares
   leat wait taskset/squares taskset/cubes`,
 		Args: atLeastOne("task or set"), ValidArgsFunction: f.completeNames(kindTask, kindSet),
 		RunE: func(command *cobra.Command, args []string) error {
@@ -91,6 +96,7 @@ func (f *factory) newWaitCommand() *cobra.Command {
 	}
 	o.addFlags(command.Flags())
 	command.Flags().Lookup("logs").Usage = "Show what the commands print"
+	command.Flags().Var(&o.until, "for", "What to wait for: end, start, failure, or a share of the tasks like 50%")
 	return command
 }
 
@@ -140,6 +146,8 @@ type member struct {
 	*follower
 	object object
 	ref    ref
+	// stop ends the following of the object. It is set by follow.
+	stop context.CancelCauseFunc
 
 	// The fields below are guarded by the follower's mu.
 	ended      bool
@@ -353,6 +361,9 @@ func (m *member) show(s progress.Snapshot, visible bool) {
 	}
 	m.snapshot, m.shown = s, visible
 	m.update()
+	if m.until.reached(s) {
+		m.stop(errMilestone)
+	}
 }
 
 // startPatience is how long nothing may run until the reason is looked up.
@@ -425,7 +436,7 @@ func (w *follower) output() io.Writer {
 	return w.streams.Out
 }
 
-func (m *member) follow(ctx context.Context) error {
+func (m *member) followToEnd(ctx context.Context) error {
 	switch {
 	case m.object.index != nil:
 		return m.followIndex(ctx, m.object)

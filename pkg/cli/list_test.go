@@ -74,10 +74,11 @@ func serveLists(t *testing.T, sets []batch.TaskSet, tasks []batch.Task) *httptes
 func TestList(t *testing.T) {
 	noCluster(t)
 	now := time.Now()
+	// Ages from ten minutes on are shown in whole minutes, so a slow run changes none.
 	at := func(namespace, name string, ago time.Duration) metav1.ObjectMeta {
 		return metav1.ObjectMeta{Namespace: namespace, Name: name, CreationTimestamp: metav1.NewTime(now.Add(-ago))}
 	}
-	started := ptr.To(metav1.NewTime(now.Add(-100 * time.Second)))
+	started := ptr.To(metav1.NewTime(now.Add(-20 * time.Minute)))
 	condition := func(name, reason string) []metav1.Condition {
 		return []metav1.Condition{{Type: name, Status: metav1.ConditionTrue, Reason: reason}}
 	}
@@ -85,21 +86,21 @@ func TestList(t *testing.T) {
 	suspended := spec
 	suspended.Suspend = ptr.To(true)
 	sets := []batch.TaskSet{
-		{ObjectMeta: at("default", "a-runs", 5*time.Minute), Spec: spec, Status: batch.TaskSetStatus{StartTime: started, Succeeded: 50, Ready: ptr.To[int32](4)}},
-		{ObjectMeta: at("default", "b-failed", 4*time.Minute), Spec: spec, Status: batch.TaskSetStatus{
+		{ObjectMeta: at("default", "a-runs", 21*time.Minute), Spec: spec, Status: batch.TaskSetStatus{StartTime: started, Succeeded: 50, Ready: ptr.To[int32](4)}},
+		{ObjectMeta: at("default", "b-failed", 17*time.Minute), Spec: spec, Status: batch.TaskSetStatus{
 			StartTime: started, Succeeded: 98, Failed: 2, FailedIndexes: ptr.To("3,17"), Conditions: condition(batch.TaskSetFailed, "FailedIndexes"),
 		}},
-		{ObjectMeta: at("default", "c-done", 3*time.Minute), Spec: spec, Status: batch.TaskSetStatus{StartTime: started, Succeeded: 100, Conditions: condition(batch.TaskSetComplete, "Done")}},
-		{ObjectMeta: at("default", "d-held", 2*time.Minute), Spec: suspended},
-		{ObjectMeta: at("default", "e-new", time.Minute), Spec: batch.TaskSetSpec{QueueName: "default"}},
+		{ObjectMeta: at("default", "c-done", 14*time.Minute), Spec: spec, Status: batch.TaskSetStatus{StartTime: started, Succeeded: 100, Conditions: condition(batch.TaskSetComplete, "Done")}},
+		{ObjectMeta: at("default", "d-held", 13*time.Minute), Spec: suspended},
+		{ObjectMeta: at("default", "e-new", 12*time.Minute), Spec: batch.TaskSetSpec{QueueName: "default"}},
 		{ObjectMeta: at("other", "f-cancelled", time.Hour), Spec: spec, Status: batch.TaskSetStatus{Conditions: condition(batch.TaskSetFailed, batch.TaskSetReasonCancelled)}},
 	}
 	failed := batch.TaskState{Terminated: &batch.TaskStateTerminated{ExitCode: 3, Reason: batch.TaskReasonError}}
 	deadline := batch.TaskState{Terminated: &batch.TaskStateTerminated{ExitCode: 143, Reason: batch.TaskReasonDeadlineExceeded}}
 	tasks := []batch.Task{
-		{ObjectMeta: at("default", "waits", 30*time.Second), Spec: batch.TaskSpec{QueueName: "default"}},
-		{ObjectMeta: at("default", "broke", 210*time.Second), Spec: batch.TaskSpec{QueueName: "default"}, Status: batch.TaskStatus{Phase: batch.TaskFailed, State: failed}},
-		{ObjectMeta: at("default", "late", 220*time.Second), Spec: batch.TaskSpec{QueueName: "default"}, Status: batch.TaskStatus{Phase: batch.TaskFailed, State: deadline}},
+		{ObjectMeta: at("default", "waits", 11*time.Minute), Spec: batch.TaskSpec{QueueName: "default"}},
+		{ObjectMeta: at("default", "broke", 15*time.Minute), Spec: batch.TaskSpec{QueueName: "default"}, Status: batch.TaskStatus{Phase: batch.TaskFailed, State: failed}},
+		{ObjectMeta: at("default", "late", 16*time.Minute), Spec: batch.TaskSpec{QueueName: "default"}, Status: batch.TaskStatus{Phase: batch.TaskFailed, State: deadline}},
 		{ObjectMeta: at("other", "reports", 2*time.Hour), Spec: batch.TaskSpec{QueueName: "default"}, Status: batch.TaskStatus{Phase: batch.TaskRunning, Progress: "3/4\x1b[31m"}},
 	}
 	server := serveLists(t, sets, tasks)
@@ -109,20 +110,20 @@ func TestList(t *testing.T) {
 		code        int
 	}{
 		{name: "all", out: `NAME               STATE                      PROGRESS           LEFT   QUEUE     AGE
-task/waits         Pending                    -                  -      default   30s
-taskset/e-new      Pending                    0/?                -      default   60s
-taskset/d-held     Suspended                  0/100              -      night     2m
-taskset/c-done     Complete                   100/100            -      night     3m
-task/broke         Failed, exit 3             -                  -      default   3m30s
-task/late          Failed, DeadlineExceeded   -                  -      default   3m40s
-taskset/b-failed   Failed                     98/100, 2 failed   -      night     4m
-taskset/a-runs     Running                    50/100             100s   night     5m
+task/waits         Pending                    -                  -      default   11m
+taskset/e-new      Pending                    0/?                -      default   12m
+taskset/d-held     Suspended                  0/100              -      night     13m
+taskset/c-done     Complete                   100/100            -      night     14m
+task/broke         Failed, exit 3             -                  -      default   15m
+task/late          Failed, DeadlineExceeded   -                  -      default   16m
+taskset/b-failed   Failed                     98/100, 2 failed   -      night     17m
+taskset/a-runs     Running                    50/100             20m    night     21m
 `},
 		{name: "some of what has failed", args: "--failed --limit 2", out: `NAME         STATE                      PROGRESS   LEFT   QUEUE     AGE
-task/broke   Failed, exit 3             -          -      default   3m30s
-task/late    Failed, DeadlineExceeded   -          -      default   3m40s
+task/broke   Failed, exit 3             -          -      default   15m
+task/late    Failed, DeadlineExceeded   -          -      default   16m
 `},
-		{name: "of all namespaces", args: "-A --limit 1", out: "NAMESPACE   NAME         STATE     PROGRESS   LEFT   QUEUE     AGE\ndefault     task/waits   Pending   -          -      default   30s\n"},
+		{name: "of all namespaces", args: "-A --limit 1", out: "NAMESPACE   NAME         STATE     PROGRESS   LEFT   QUEUE     AGE\ndefault     task/waits   Pending   -          -      default   11m\n"},
 		{name: "of another namespace", args: "-n other", out: `NAME                  STATE       PROGRESS   LEFT   QUEUE     AGE
 taskset/f-cancelled   Cancelled   0/100      -      night     60m
 task/reports          Running     3/4        -      default   120m

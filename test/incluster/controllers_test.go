@@ -67,6 +67,7 @@ func testControllers(t *testing.T, e *kit.Env) {
 		subtest{"NamespaceSweep", func(t *testing.T) { testNamespaceSweep(t, s) }},
 		subtest{"TaskSetAutoscaling", func(t *testing.T) { testTaskSetAutoscaling(t, s, pendingFiles) }},
 		subtest{"WorkerAutoscaling", func(t *testing.T) { testWorkerAutoscaling(t, s) }},
+		subtest{"Notify", func(t *testing.T) { testNotify(t, s) }},
 		subtest{"Helm", func(t *testing.T) { testHelm(t, s) }},
 		subtest{"HostEtcd", func(t *testing.T) { testHostEtcd(t, s) }},
 	)

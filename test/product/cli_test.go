@@ -75,6 +75,7 @@ func cliStandalone(t *testing.T, e *kit.Env) {
 		{"interrupt without a terminal", (*cliSuite).interruptWithoutTerminal},
 		{"each line of a file", (*cliSuite).eachLine},
 		{"wait for several names", (*cliSuite).waitsForSeveral},
+		{"wait for milestones", (*cliSuite).waitsForMilestones},
 		{"run shows why nothing starts", (*cliSuite).showsWhyNothingStarts},
 		{"an ignored signal stays ignored", (*cliSuite).ignoresHangup},
 		{"unread standard input", (*cliSuite).unreadInput},
@@ -264,6 +265,18 @@ func (s *cliSuite) waitsForSeveral(t *testing.T) {
 	s.leat(t, "wait", "good", "good-set", "good").expect(t, 0, "^$", `(?s)task/good has succeeded.*taskset/good-set is complete|taskset/good-set is complete.*task/good has succeeded`)
 	s.leat(t, "wait", "good", "bad").expect(t, 1, "^$", `(?s)task/bad has failed in .*: exit code 7.*2 done|1/2 done, 1 failed`)
 	s.leat(t, "wait", "good", "nothing").expect(t, 1, "^$", `no set and no task is named "nothing"`)
+}
+
+func (s *cliSuite) waitsForMilestones(t *testing.T) {
+	gate := filepath.Join(t.TempDir(), "open")
+	const script = `[ $TASK_INDEX != 0 ] || exit 3; while ! [ -e "$0" ]; do sleep 0.05; done`
+	s.leat(t, "run", "--name=steps", "--array=4", "--", "sh", "-c", script, gate).expect(t, 0, "", "")
+	s.leat(t, "wait", "steps", "--for=start").expect(t, 0, "^$", `taskset/steps has started\n$`)
+	s.leat(t, "wait", "steps", "--for=failure").expect(t, 1, "^$", `taskset/steps goes on: 1 of its tasks failed. Why: leat explain taskset/steps\n$`)
+	s.leat(t, "wait", "steps", "--for=25%").expect(t, 0, "^$", `taskset/steps goes on: 1 of 4 have ended, 1 failed\n$`)
+	kit.Check(t, os.WriteFile(gate, nil, 0o600))
+	s.leat(t, "wait", "steps", "--for=end").expect(t, 1, "^$", `taskset/steps has failed: 3 of 4 succeeded`)
+	s.leat(t, "wait", "steps", "--for=start").expect(t, 1, "^$", `taskset/steps has failed: 3 of 4 succeeded`)
 }
 
 func (s *cliSuite) showsWhyNothingStarts(t *testing.T) {
