@@ -5,12 +5,11 @@
 # docs/how-to/notify.md.
 set -eu
 namespace=${1:?write the namespace}
-tab=$(printf '\t')
 # The server ends each watch after some time.
 while :; do
   kubectl get events --namespace="$namespace" --watch-only --field-selector=involvedObject.kind=TaskSet \
-    --output=jsonpath='{.involvedObject.name}{"\t"}{.type}/{.reason}{"\t"}{.message}{"\n"}' || sleep 5
-done | while IFS="$tab" read -r set reason message; do
+    --output=jsonpath='{.involvedObject.name}|{.type}/{.reason}|{.message}{"\n"}' || sleep 5
+done | while IFS='|' read -r set reason message; do
   case $reason in
     Normal/Completed | Normal/Cancelled | Warning/*) echo "$namespace/$set: ${reason#*/}: $message" ;;
   esac

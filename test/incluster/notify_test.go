@@ -20,7 +20,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -29,6 +28,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leat-dev/leat/test/kit"
+	"github.com/leat-dev/leat/test/kit/host"
 )
 
 // testNotify checks that the example prints a line for each set that ends, with the rights of the role view.
@@ -38,17 +38,15 @@ func testNotify(t *testing.T, s *managed) {
 	s.BindClusterRole(t, namespace, "viewer", "view", kit.UserSubject(user))
 	kubeconfig := s.Kubeconfig(t, s.Person(t, user), namespace)
 	root := kit.Must(filepath.Abs("../.."))(t)
-	log := filepath.Join(t.TempDir(), "lines")
-	file := kit.Must(os.Create(log))(t)
-	defer file.Close()
-	script := exec.CommandContext(t.Context(), filepath.Join(root, "artifacts", "examples", "notify.sh"), namespace)
-	script.Env = append(os.Environ(), "PATH="+filepath.Join(root, "bin", "host")+":"+os.Getenv("PATH"), "KUBECONFIG="+kubeconfig)
-	script.Stdout, script.Stderr = file, file
-	kit.Check(t, script.Start())
+	script := kit.Must(host.StartProcess(t.Context(), host.Command{
+		Name: "notify", Path: filepath.Join(root, "artifacts", "examples", "notify.sh"), Args: []string{namespace}, Dir: t.TempDir(),
+		Env: []string{"PATH=" + filepath.Join(root, "bin", "host") + ":" + os.Getenv("PATH"), "KUBECONFIG=" + kubeconfig},
+	}))(t)
+	t.Cleanup(func() { kit.Check(t, script.Kill()) })
 	printed := func(pattern string) func(context.Context) error {
 		line := regexp.MustCompile("(?m)^" + namespace + "/" + pattern + "$")
 		return func(context.Context) error {
-			if content := kit.Must(os.ReadFile(log))(t); !line.Match(content) {
+			if content := kit.Must(os.ReadFile(script.LogFile()))(t); !line.Match(content) {
 				return fmt.Errorf("no line is like %s in:\n%s", line, content)
 			}
 			return nil
@@ -71,7 +69,7 @@ func testNotify(t *testing.T, s *managed) {
 	set.Spec.ActiveDeadlineSeconds = new(int64(1))
 	kit.Must(s.api.TaskSets(namespace).Create(t.Context(), set, metav1.CreateOptions{}))(t)
 	kit.Eventually(t, "a failure is printed", printed(`late: DeadlineExceeded: .+`))
-	if content := string(kit.Must(os.ReadFile(log))(t)); strings.Contains(content, "rror") {
+	if content := string(kit.Must(os.ReadFile(script.LogFile()))(t)); strings.Contains(content, "rror") {
 		t.Errorf("the script printed errors:\n%s", content)
 	}
 }
