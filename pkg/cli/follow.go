@@ -146,8 +146,6 @@ type member struct {
 	*follower
 	object object
 	ref    ref
-	// stop ends the following of the object. It is set by follow.
-	stop context.CancelCauseFunc
 
 	// The fields below are guarded by the follower's mu.
 	ended      bool
@@ -361,9 +359,6 @@ func (m *member) show(s progress.Snapshot, visible bool) {
 	}
 	m.snapshot, m.shown = s, visible
 	m.update()
-	if m.until.reached(s) {
-		m.stop(errMilestone)
-	}
 }
 
 // startPatience is how long nothing may run until the reason is looked up.
@@ -436,7 +431,10 @@ func (w *follower) output() io.Writer {
 	return w.streams.Out
 }
 
-func (m *member) followToEnd(ctx context.Context) error {
+// follow shows the progress of the member until it has ended, or reached the milestone. Its output is shown as long.
+func (m *member) follow(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	switch {
 	case m.object.index != nil:
 		return m.followIndex(ctx, m.object)
@@ -469,9 +467,12 @@ func (m *member) followSet(ctx context.Context, set *batch.TaskSet) error {
 			return true
 		}
 		m.reportReason(replicaFailure(current))
-		return false
+		return m.atMilestone()
 	})
 	close(ended)
+	if err == nil && finishedSet(set) == nil {
+		return m.concludeMilestone()
+	}
 	if err == nil {
 		logs.Wait()
 	}
@@ -698,8 +699,11 @@ func (m *member) followTask(ctx context.Context, task *batch.Task) error {
 		m.object.task = current
 		m.mu.Unlock()
 		m.show(snapshotOfTask(current), !m.logs)
-		return current.Status.Phase.Finished()
+		return current.Status.Phase.Finished() || m.atMilestone()
 	})
+	if err == nil && !task.Status.Phase.Finished() {
+		return m.concludeMilestone()
+	}
 	if err == nil {
 		logs.Wait()
 	}

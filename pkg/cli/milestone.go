@@ -17,7 +17,6 @@ limitations under the License.
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -41,9 +40,6 @@ const (
 	atFailure
 	atShare
 )
-
-// errMilestone is the cause for which a member stops to follow its object.
-var errMilestone = errors.New("the milestone is reached")
 
 // String implements pflag.Value.
 func (m *milestone) String() string {
@@ -97,8 +93,17 @@ func (m *milestone) reached(s progress.Snapshot) bool {
 	return false
 }
 
-// concludeMilestone prints that the milestone is reached. It returns an error with the exit code if that is a failure.
+// atMilestone reports whether the member has reached the milestone.
+func (m *member) atMilestone() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.until.reached(m.snapshot)
+}
+
+// concludeMilestone ends a member that goes on, and prints that the milestone is reached. It returns an error with the
+// exit code if that is a failure.
 func (m *member) concludeMilestone() error {
+	m.end()
 	m.mu.Lock()
 	s := m.snapshot
 	m.mu.Unlock()
@@ -112,15 +117,4 @@ func (m *member) concludeMilestone() error {
 		fmt.Fprintf(m.renderer, "%s goes on: %d of %d have ended, %d failed\n", m.ref, s.Done+s.Failed, s.Total, s.Failed)
 	}
 	return nil
-}
-
-// follow shows the progress of the member until it has ended, or has reached the milestone.
-func (m *member) follow(ctx context.Context) error {
-	ctx, m.stop = context.WithCancelCause(ctx)
-	defer m.stop(nil)
-	err := m.followToEnd(ctx)
-	if err != nil && errors.Is(context.Cause(ctx), errMilestone) {
-		return m.concludeMilestone()
-	}
-	return err
 }

@@ -48,9 +48,12 @@ func (m *member) followIndex(ctx context.Context, found object) error {
 	err := m.s.watchSet(ctx, set, func(current *batch.TaskSet) bool {
 		set, state = current, stateOf(current, index)
 		m.show(state.snapshot(), true)
-		return state != indexOpen
+		return state != indexOpen || m.atMilestone()
 	})
 	close(ended)
+	if err == nil && state == indexOpen {
+		return m.concludeMilestone()
+	}
 	if err == nil {
 		logs.Wait()
 	}
