@@ -55,7 +55,10 @@ var arrows = []struct {
 	{"pkg/apiserver/storage", []string{"apis", "pkg/generated/kinds", "pkg/registry"}},
 	{"pkg/apiserver/hostaccess", []string{"apis", "pkg/apiserver/admission"}},
 	{"pkg/apiserver", []string{"apis", "pkg/registry", "pkg/generated/kinds", "pkg/generated/openapi"}},
-	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client/cachefields", "pkg/client/request", "pkg/generated"}},
+	{"pkg/pool", []string{"apis/batch/v1alpha1"}},
+	// The controller of pools asks with the scheduler's filters which workers could run a task.
+	{"pkg/controller/pools", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client", "pkg/controller", "pkg/generated", "pkg/pool", "pkg/scheduler/framework"}},
+	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client", "pkg/generated", "pkg/pool"}},
 	// The parts of the scheduler import the framework and not each other; package scheduler puts them together. As in
 	// kube-scheduler, plugins import the framework and the framework does not import plugins.
 	{"pkg/scheduler/framework", []string{"apis/batch/v1alpha1"}},
@@ -80,7 +83,7 @@ var arrows = []struct {
 	{"pkg/archive/segment", []string{"apis/batch/v1alpha1", "apis/batch/indexes"}},
 	{"pkg/client", []string{"apis/batch/v1alpha1"}},
 	// The CLI explains with the scheduler's filters why a worker cannot run a task.
-	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client", "pkg/generated", "pkg/scheduler/framework"}},
+	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client", "pkg/generated", "pkg/pool", "pkg/scheduler/framework"}},
 	{"pkg/standalone", []string{"apis", "config", "pkg"}},
 	{"config", nil},
 	{"cmd", []string{"apis", "pkg"}},
