@@ -340,6 +340,26 @@ func TestEtcdServesNothingWithoutTLSUnlessItIsMonitored(t *testing.T) {
 	})
 }
 
+// Both issuers of certificates write the Secret of the etcd that Leat installs.
+func TestAnExternalEtcdHasASecretThatNoIssuerWrites(t *testing.T) {
+	for _, issuer := range []string{"components/certificates", "components/cert-manager"} {
+		manifests := build(t, "base", issuer, "components/etcd-external")
+		server := podTemplates(t, manifests)["leat-apiserver"]
+		volume := server.Spec.Volumes[slices.IndexFunc(server.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == "etcd-tls" })]
+		for _, m := range manifests {
+			var certificate struct{ Spec struct{ SecretName string } }
+			if m.Kind == "Certificate" {
+				if err := yaml.Unmarshal(m.yaml, &certificate); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if m.Kind == "Secret" && m.Name == volume.Secret.SecretName || certificate.Spec.SecretName == volume.Secret.SecretName {
+				t.Errorf("with %s, %s overwrites the Secret %s of the external etcd", issuer, m, volume.Secret.SecretName)
+			}
+		}
+	}
+}
+
 func TestBackupsArePrunedBeforeTheNextOne(t *testing.T) {
 	job := podTemplates(t, build(t, installations["default"]...))["leat-etcd-backup"]
 	prune, save := job.Spec.InitContainers[0], job.Spec.Containers[0]
