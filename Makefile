@@ -19,6 +19,14 @@ build: ## Build the programs into bin/
 image: ## Build the image of all programs, IMAGE (leat:VERSION by default)
 	docker build --build-arg VERSION='$(VERSION)' --tag '$(IMAGE)' .
 
+# Files of a release: hack/release. IMAGE without a tag, such as registry.example.com/leat, is where the image will be;
+# PUSH=true pushes it there. PLATFORMS is a list such as linux/amd64,darwin/arm64.
+.PHONY: release
+release: ## Write the files of a release into dist/. VERSION, IMAGE (a repository), PUSH=true, PLATFORMS
+	rm -rf dist
+	cd hack/release && $(GO) run . --version='$(VERSION)' $(if $(filter command line environment,$(origin IMAGE)),--image='$(IMAGE)') \
+		$(if $(PLATFORMS),--platforms='$(PLATFORMS)') $(if $(filter true,$(PUSH)),--push)
+
 .PHONY: run
 run: ## Run everything on this machine, with a sample at the first start. UP: flags of "leat up"
 	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/leat
@@ -100,5 +108,5 @@ lint: ## Check format, common mistakes, import arrows and the words of comments
 	hack/lint.sh
 
 .PHONY: clean
-clean: ## Remove bin/
-	rm -rf bin
+clean: ## Remove bin/ and dist/
+	rm -rf bin dist

@@ -26,6 +26,7 @@ run -race ./apis/... ./cmd/... ./config/... ./pkg/...
 # Generators and lints have no concurrency, and take ten times as long with the race detector.
 run ./hack/...
 (cd hack/host && go test ./...) || failed=1
+(cd hack/release && go test ./...) || failed=1
 # Two packages at a time: each starts its own control planes and waits for them most of the time.
 run -race -p 2 -timeout 30m $(go list ./test/... | grep -v -e /test/chaos$ -e /test/perf/cost$)
 # It measures CPU time, which the race detector multiplies by a factor that depends on the work.

@@ -13,6 +13,7 @@ go mod tidy
 (cd hack/host && go mod tidy)
 (cd hack/helm && go mod tidy)
 (cd hack/versitygw && go mod tidy)
+(cd hack/release && go mod tidy)
 if [ -n "$(git status --porcelain)" ]; then
   echo 'verify: these files are not what "make generate" and "go mod tidy" make: run them and commit the result' >&2
   git status --short >&2

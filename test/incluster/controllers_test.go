@@ -124,11 +124,11 @@ func (s *managed) person(t testing.TB, namespace string) string {
 // run runs kubectl or helm with empty caches.
 func (s *managed) run(t testing.TB, kubeconfig, program string, args ...string) (output string, err error) {
 	t.Helper()
-	return s.runAt(t, t.TempDir(), kubeconfig, program, args...)
+	return runAt(t, t.TempDir(), kubeconfig, program, args...)
 }
 
 // runAt runs kubectl or helm with its caches in the directory home. The error contains the output, too.
-func (s *managed) runAt(t testing.TB, home, kubeconfig, program string, args ...string) (output string, err error) {
+func runAt(t testing.TB, home, kubeconfig, program string, args ...string) (output string, err error) {
 	t.Helper()
 	root := kit.Must(host.RepositoryRoot())(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

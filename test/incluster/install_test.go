@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -115,6 +116,19 @@ func TestInstall(t *testing.T) {
 		kit.Check(t, err)
 		certificatesIssued(t, admin)
 	})
+	release := writeRelease(t, root)
+	t.Run("install.yaml of a release is accepted, and has the same objects", func(t *testing.T) {
+		stdout, stderr, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "apply", "--dry-run=server", "--validate=strict", "--filename", filepath.Join(release, "install.yaml"))
+		kit.Check(t, err)
+		if stderr != "" {
+			t.Errorf("warnings of kubectl apply: got %s, want none", stderr)
+		}
+		for line := range strings.Lines(stdout) {
+			if strings.Contains(line, " created (") {
+				t.Errorf("kubectl apply: got %q, want no object that config/default has not", line)
+			}
+		}
+	})
 	t.Run("kubectl delete removes everything", func(t *testing.T) {
 		_, _, err := cp.Kubectl(t.Context(), cp.AdminKubeconfig, "delete", "--ignore-not-found", "--timeout=90s", "--kustomize", all)
 		kit.Check(t, err)
@@ -123,6 +137,7 @@ func TestInstall(t *testing.T) {
 			t.Errorf("get the namespace: got error %v, want not found", err)
 		}
 	})
+	t.Run("Chart", func(t *testing.T) { testChart(t, cp, admin, filepath.Join(release, "leat-"+releaseVersion+".tgz")) })
 	t.Run("Registration", func(t *testing.T) { testRegistration(t, cp) })
 	t.Run("Uninstall", func(t *testing.T) { testUninstall(t, kit.AggregatedOn(t, cp)) })
 }

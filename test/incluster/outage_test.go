@@ -87,18 +87,18 @@ var outageCases = []outageCase{
 		name: "kubectl get reports ServiceUnavailable",
 		setup: func(t *testing.T, w *outageEnv) {
 			// A kubectl that has been used before has the kinds in its discovery cache.
-			kit.Must(w.runAt(t, w.home, w.kubeconfig, "kubectl", "get", "tasks"))(t)
+			kit.Must(runAt(t, w.home, w.kubeconfig, "kubectl", "get", "tasks"))(t)
 		},
 		during: func(t *testing.T, w *outageEnv) {
 			kit.Eventually(t, "kubectl reports that the server is unavailable", func(context.Context) error {
-				if _, err := w.runAt(t, w.home, w.kubeconfig, "kubectl", "get", "tasks", "--request-timeout=5s"); err == nil || !strings.Contains(err.Error(), "(ServiceUnavailable)") {
+				if _, err := runAt(t, w.home, w.kubeconfig, "kubectl", "get", "tasks", "--request-timeout=5s"); err == nil || !strings.Contains(err.Error(), "(ServiceUnavailable)") {
 					return fmt.Errorf("kubectl get: got error %w, want ServiceUnavailable", err)
 				}
 				return nil
 			})
 		},
 		after: func(_ context.Context, t *testing.T, w *outageEnv) error {
-			return second(w.runAt(t, w.home, w.kubeconfig, "kubectl", "get", "tasks", "--request-timeout=5s"))
+			return second(runAt(t, w.home, w.kubeconfig, "kubectl", "get", "tasks", "--request-timeout=5s"))
 		},
 	},
 	{
