@@ -22,12 +22,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	cliflag "k8s.io/component-base/cli/flag"
@@ -47,8 +49,10 @@ import (
 	"github.com/leat-dev/leat/pkg/controller/apiservice"
 	"github.com/leat-dev/leat/pkg/controller/certificates"
 	"github.com/leat-dev/leat/pkg/controller/fence"
+	"github.com/leat-dev/leat/pkg/controller/info"
 	"github.com/leat-dev/leat/pkg/controller/namespace"
 	"github.com/leat-dev/leat/pkg/generated/clientset/versioned"
+	"github.com/leat-dev/leat/pkg/pool"
 	"github.com/leat-dev/leat/pkg/scheduler"
 )
 
@@ -111,7 +115,7 @@ func (o *options) flags() cliflag.NamedFlagSets {
 	f = sets.FlagSet("certificates")
 	f.BoolVar(&o.manageCertificates, "manage-certificates", o.manageCertificates, "Issue and renew the certificates in the Secrets leat-apiserver-tls, leat-etcd-tls and leat-worker-client-tls of namespace "+batch.SystemNamespace+", which must exist. Every replica does this")
 	f = sets.FlagSet("registration")
-	f.StringVar(&o.registerService, "register-service", o.registerService, "Service of leat-apiserver to register with the cluster, as NAMESPACE/NAME:PORT, like "+apiservice.DefaultService.String()+". The leader creates the APIService "+apiservice.Name+" when the server is ready for the first time, and maintains it from then on, with the certificate authorities in ca.crt of the Secret "+apiservice.Secret+" in that namespace, and with the ClusterRole "+apiservice.Owner+" as its owner (default: register nothing)")
+	f.StringVar(&o.registerService, "register-service", o.registerService, "Service of leat-apiserver to register with the cluster, as NAMESPACE/NAME:PORT, like "+apiservice.DefaultService.String()+". The leader creates the APIService "+apiservice.Name+" when the server is ready for the first time, and maintains it from then on, with the certificate authorities in ca.crt of the Secret "+apiservice.Secret+" in that namespace, and with the ClusterRole "+apiservice.Owner+" as its owner. The leader also maintains the ConfigMap "+pool.InfoConfigMap+" there, from which pools of workers are created; the environment variables POD_NAMESPACE and POD_NAME must name its pod (default: register nothing)")
 	f = sets.FlagSet("leader election")
 	f.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "Run only while holding the lease "+leaseName+". Required for more than one replica")
 	f.StringVar(&o.leaseNamespace, "leader-elect-namespace", o.leaseNamespace, "Namespace of the lease")
@@ -228,7 +232,8 @@ func (o *options) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// addRegistration adds the controller that registers leat-apiserver, if --register-service is set.
+// addRegistration adds the controller that registers leat-apiserver and the one that publishes its address for pools of
+// workers, if --register-service is set.
 func (o *options) addRegistration(mgr manager.Manager, config *rest.Config) error {
 	if o.registerService == "" {
 		return nil
@@ -241,7 +246,12 @@ func (o *options) addRegistration(mgr manager.Manager, config *rest.Config) erro
 	if err != nil {
 		return err
 	}
-	return controller.AddRunnable(mgr, registration.Run)
+	cluster, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	publisher := info.New(cluster, service, os.Getenv("POD_NAMESPACE"), os.Getenv("POD_NAME"))
+	return errors.Join(controller.AddRunnable(mgr, registration.Run), controller.AddRunnable(mgr, publisher.Run))
 }
 
 // config returns the configuration of the kubeconfig file or, without one, that of the pod.

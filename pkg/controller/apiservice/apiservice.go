@@ -66,6 +66,7 @@ import (
 	"k8s.io/utils/clock"
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
+	directclient "github.com/leat-dev/leat/pkg/client/direct"
 	"github.com/leat-dev/leat/pkg/controller/internal/reconcile"
 )
 
@@ -122,6 +123,11 @@ func ParseService(value string) (Service, error) {
 
 // String returns the Service as NAMESPACE/NAME:PORT.
 func (s Service) String() string { return fmt.Sprintf("%s/%s:%d", s.Namespace, s.Name, s.Port) }
+
+// Address returns the URL of the server inside of the cluster.
+func (s Service) Address() string {
+	return (&directclient.Registration{ServerName: s.host(), Port: int(s.Port)}).Address()
+}
 
 // host returns the name in the server's certificate.
 func (s Service) host() string { return s.Name + "." + s.Namespace + ".svc" }
