@@ -390,10 +390,35 @@ func TestPodMonitorFindsTheExampleWorkers(t *testing.T) {
 	}
 	pool := podTemplates(t, build(t, "../artifacts/examples/worker-pool"))["worker-pool"]
 	ports := pool.Spec.Containers[0].Ports
-	if len(monitor.Spec.PodMetricsEndpoints) != 1 || !monitor.Spec.NamespaceSelector.Any || len(ports) != 1 ||
-		ports[0].Name != monitor.Spec.PodMetricsEndpoints[0].Port || !selects(t, &monitor.Spec.Selector, pool.Labels) ||
-		!slices.Contains(pool.Spec.Containers[0].Args, fmt.Sprintf("--metrics-bind-address=:%d", ports[0].ContainerPort)) {
-		t.Errorf("the monitor %+v does not find the pods with the labels %v and the ports %v", monitor.Spec, pool.Labels, ports)
+	if len(monitor.Spec.PodMetricsEndpoints) != 1 || !monitor.Spec.NamespaceSelector.Any || !selects(t, &monitor.Spec.Selector, pool.Labels) {
+		t.Fatalf("the monitor %+v does not select the pods with the labels %v", monitor.Spec, pool.Labels)
+	}
+	i := slices.IndexFunc(ports, func(port corev1.ContainerPort) bool { return port.Name == monitor.Spec.PodMetricsEndpoints[0].Port })
+	if i < 0 || !slices.Contains(pool.Spec.Containers[0].Args, fmt.Sprintf("--metrics-bind-address=:%d", ports[i].ContainerPort)) {
+		t.Errorf("the monitor %+v does not find a port among %v", monitor.Spec, ports)
+	}
+}
+
+// TestPoolAdmitsTheServerAndPrometheusOnly checks the NetworkPolicy of the example, which is that of every pool.
+func TestPoolAdmitsTheServerAndPrometheusOnly(t *testing.T) {
+	manifests := build(t, "../artifacts/examples/worker-pool")
+	var policies []networkingv1.NetworkPolicy
+	for _, m := range manifests {
+		if m.Kind == "NetworkPolicy" {
+			var policy networkingv1.NetworkPolicy
+			m.into(t, &policy)
+			policies = append(policies, policy)
+		}
+	}
+	template := podTemplates(t, manifests)["worker-pool"]
+	want := map[string][]string{"logs": {"apiserver"}, "metrics": {"monitoring"}}
+	for _, port := range template.Spec.Containers[0].Ports {
+		if got := admitted(t, policies, template.Labels, port.ContainerPort); !slices.Equal(got, want[port.Name]) {
+			t.Errorf("port %s is open to %q, want %q", port.Name, got, want[port.Name])
+		}
+	}
+	if got := admitted(t, policies, template.Labels, 8080); len(got) > 0 {
+		t.Errorf("what a task listens on is open to %q", got)
 	}
 }
 

@@ -24,6 +24,8 @@ import (
 	"path/filepath"
 
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/version"
@@ -40,6 +42,26 @@ type session struct {
 	discovery discovery.DiscoveryInterface
 	namespace string
 	host      string
+	config    *rest.Config
+}
+
+// cluster holds the clients for the cluster's own API, which pools of workers consist of.
+type cluster struct {
+	kubernetes.Interface
+	dynamic dynamic.Interface
+}
+
+// cluster returns the clients for the cluster's own API. It sends no request.
+func (s *session) cluster() (*cluster, error) {
+	typed, err := kubernetes.NewForConfig(s.config)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := dynamic.NewForConfig(s.config)
+	if err != nil {
+		return nil, err
+	}
+	return &cluster{typed, objects}, nil
 }
 
 // connect creates a session from the kubeconfig and the flags. It sends no request.
@@ -63,7 +85,7 @@ func (f *factory) connect() (*session, error) {
 		return nil, err
 	}
 	f.host = config.Host
-	return &session{client: client, api: client.BatchV1alpha1(), discovery: client.Discovery(), namespace: namespace, host: config.Host}, nil
+	return &session{client: client, api: client.BatchV1alpha1(), discovery: client.Discovery(), namespace: namespace, host: config.Host, config: config}, nil
 }
 
 // errNoCluster is the error of a missing configuration: neither flags nor a kubeconfig name a server.

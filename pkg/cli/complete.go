@@ -24,6 +24,8 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
 const (
@@ -107,6 +109,29 @@ func (f *factory) completeQueues(*cobra.Command, []string, string) ([]cobra.Comp
 	if list, err := s.api.TaskQueues(s.namespace).List(ctx, metav1.ListOptions{Limit: completionLimit}); err == nil {
 		for i := range list.Items {
 			names = append(names, list.Items[i].Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completePools completes names of pools.
+func (f *factory) completePools(command *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	s, err := f.connect()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	c, err := s.cluster()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	ctx, stop := context.WithTimeout(context.Background(), completionTimeout)
+	defer stop()
+	var names []cobra.Completion
+	if list, err := c.AppsV1().StatefulSets(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelPool, Limit: completionLimit}); err == nil {
+		for i := range list.Items {
+			if name := list.Items[i].Name; command.Name() == "run" || !slices.Contains(args, name) {
+				names = append(names, name)
+			}
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp

@@ -50,8 +50,8 @@ const (
 
 const explainLong = `Explain the state of a task or a set.
 
-For a task that waits: the message of the scheduler, the state of its queue, its place in the queue, and the reasons why workers
-cannot run it. For a task that runs or has ended: its worker, its times and attempts, how it ended, and the end of its output. For
+For a task that waits: the message of the scheduler, the state of its queue and of its pool, its place in the queue, and the reasons why
+workers cannot run it. For a task that runs or has ended: its worker, its times and attempts, how it ended, and the end of its output. For
 a set: its progress, its failures, and why its tasks wait. --index, or SET/INDEX, selects one index of a set.
 
 Failures of a set are grouped by cause: the reason, the exit code, and the last line of output, ignoring numbers in it.
@@ -334,6 +334,11 @@ func (e *explainer) pending(ctx context.Context, r ref, task *batch.Task) error 
 	if err := e.queue(ctx, task, all); err != nil {
 		return err
 	}
+	if task.Spec.Pool != "" {
+		if err := e.pool(ctx, task, all); err != nil {
+			return err
+		}
+	}
 	return e.workers(ctx, task, all)
 }
 
@@ -407,6 +412,14 @@ func (e *explainer) workers(ctx context.Context, task *batch.Task, all []batch.T
 	list, err := e.s.api.Workers(e.s.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
+	}
+	if task.Spec.Pool != "" {
+		// The others cannot run it, and the reason is always the same.
+		list.Items = slices.DeleteFunc(list.Items, func(w batch.Worker) bool { return w.Labels[batch.LabelPool] != task.Spec.Pool })
+		if len(list.Items) == 0 {
+			e.line("Workers", "pool %s has none", task.Spec.Pool)
+			return nil
+		}
 	}
 	if len(list.Items) == 0 {
 		e.line("Workers", "namespace %s has none: start one with leat-worker, or create the task in a namespace with workers", e.s.namespace)

@@ -141,7 +141,7 @@ func (f *factory) newRootCommand(extraCommands []*cobra.Command) *cobra.Command 
 		f.newRunCommand(), f.newWaitCommand(), f.newRetryCommand(),
 		f.newListCommand(), f.newLogsCommand(), f.newHistoryCommand(), f.newTopCommand(), f.newExplainCommand(),
 		f.newCancelCommand(), f.newDeleteCommand(), f.newUpdateCommand(), f.newSuspendCommand(true), f.newSuspendCommand(false),
-		f.newCordonCommand(true), f.newCordonCommand(false), f.newDrainCommand(), f.newWorkerCommand(),
+		f.newCordonCommand(true), f.newCordonCommand(false), f.newDrainCommand(), f.newWorkerCommand(), f.newPoolCommand(),
 		f.newKubeconfigCommand(), f.newVersionCommand(), f.newOptionsCommand(),
 	)
 	root.SetUsageTemplate(usageTemplate)

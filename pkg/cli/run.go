@@ -182,6 +182,7 @@ func (f *factory) newRunCommand() *cobra.Command {
 	flags.BoolVar(&o.follow.wait, "wait", false, "Show progress until all tasks have ended, and exit with their outcome")
 	o.print.AddFlags(command)
 	_ = command.RegisterFlagCompletionFunc("queue", f.completeQueues)
+	_ = command.RegisterFlagCompletionFunc("pool", f.completePools)
 	_ = command.RegisterFlagCompletionFunc("dry-run", cobra.FixedCompletions([]string{"none", "client", "server"}, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }
@@ -262,7 +263,7 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 	if err != nil {
 		return nil, err
 	}
-	if meta.Labels, err = o.labelMap(); err != nil {
+	if meta.Labels, err = parseLabels(o.labels); err != nil {
 		return nil, err
 	}
 	ttl, err := seconds(flags, "ttl", o.ttl, 0)
@@ -484,10 +485,10 @@ func parseToleration(text string) (batch.Toleration, error) {
 	return toleration, nil
 }
 
-// labelMap parses the values of --label.
-func (o *runOptions) labelMap() (map[string]string, error) {
+// parseLabels parses the values of --label.
+func parseLabels(texts []string) (map[string]string, error) {
 	var set map[string]string
-	for _, text := range o.labels {
+	for _, text := range texts {
 		key, value, ok := strings.Cut(text, "=")
 		if messages := append(content.IsLabelKey(key), content.IsLabelValue(value)...); !ok || len(messages) > 0 {
 			return nil, usageErrorf("--label %q: write KEY=VALUE: %s", text, strings.Join(messages, "; "))

@@ -95,12 +95,17 @@ func (f *factory) cordon(ctx context.Context, s *session, name string, cordon bo
 		fmt.Fprintf(f.streams.Out, "%s already %s\n", r.full(), word)
 		return nil
 	}
-	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"unschedulable":%t}}`, worker.UID, cordon)
-	if _, err := s.api.Workers(s.namespace).Patch(ctx, worker.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+	if err := s.setUnschedulable(ctx, worker, cordon); err != nil {
 		return err
 	}
 	fmt.Fprintf(f.streams.Out, "%s %s\n", r.full(), word)
 	return nil
+}
+
+func (s *session) setUnschedulable(ctx context.Context, worker *batch.Worker, unschedulable bool) error {
+	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"unschedulable":%t}}`, worker.UID, unschedulable)
+	_, err := s.api.Workers(s.namespace).Patch(ctx, worker.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	return err
 }
 
 const denyLong = `Revoke all permissions of workers, whatever their credentials.

@@ -50,8 +50,8 @@ const (
 	MaxWorkers = 5000
 	// DefaultIdle is how long a worker of a pool has had no tasks when it is removed, unless the pool says otherwise.
 	DefaultIdle = time.Minute
-	// maxIdle is the longest time that a pool may keep an idle worker.
-	maxIdle = 7 * 24 * time.Hour
+	// MaxIdle is the longest time that a pool may keep an idle worker.
+	MaxIdle = 7 * 24 * time.Hour
 	// maxAnnotation is the largest size of AnnotationWorker in bytes.
 	maxAnnotation = 16 << 10
 )
@@ -107,7 +107,7 @@ func Parse(object metav1.Object) (*Settings, error) {
 	var errIdle error
 	if _, ok := annotations[AnnotationIdleSeconds]; ok {
 		var seconds int64
-		seconds, errIdle = count(AnnotationIdleSeconds, 0, int64(maxIdle/time.Second))
+		seconds, errIdle = count(AnnotationIdleSeconds, 0, int64(MaxIdle/time.Second))
 		s.Idle = time.Duration(seconds) * time.Second
 	}
 	var errWorker error

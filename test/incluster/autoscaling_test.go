@@ -41,6 +41,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
+	"github.com/leat-dev/leat/pkg/pool"
 	"github.com/leat-dev/leat/pkg/standalone/pki"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/host"
@@ -113,15 +114,16 @@ func active(scaler *autoscalingv2.HorizontalPodAutoscaler) bool {
 	return n == 2
 }
 
-// testWorkerAutoscaling checks that the autoscaler of the example sets the replicas of the example's Deployment by the
+// testWorkerAutoscaling checks that the autoscaler of the example sets the replicas of the example's StatefulSet by the
 // number of unfinished tasks.
 func testWorkerAutoscaling(t *testing.T, s *managed) {
 	const perWorker = 8
 	namespace := s.Namespace(t)
-	for _, file := range []string{"worker-pool.yaml", "autoscaler.yaml"} {
-		path := filepath.Join(kit.Must(host.RepositoryRoot())(t), "artifacts", "examples", "worker-pool", file)
-		kit.Must(s.run(t, s.Host.AdminKubeconfig, "kubectl", "apply", "--namespace="+namespace, "--filename="+path))(t)
-	}
+	example := filepath.Join(kit.Must(host.RepositoryRoot())(t), "artifacts", "examples", "worker-pool")
+	kit.Must(s.run(t, s.Host.AdminKubeconfig, "kubectl", "apply", "--namespace="+namespace, "--filename="+filepath.Join(example, "worker-pool.yaml")))(t)
+	// As the autoscaler of the example says: the controller manager must not scale too.
+	kit.Check(t, s.cluster.RbacV1().RoleBindings(namespace).Delete(t.Context(), pool.ScalerBinding("worker-pool"), metav1.DeleteOptions{}))
+	kit.Must(s.run(t, s.Host.AdminKubeconfig, "kubectl", "apply", "--namespace="+namespace, "--filename="+filepath.Join(example, "autoscaler.yaml")))(t)
 	scalers := s.cluster.AutoscalingV2().HorizontalPodAutoscalers(namespace)
 	kit.Must(scalers.Patch(t.Context(), "worker-pool", types.MergePatchType,
 		[]byte(`{"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}`), metav1.PatchOptions{}))(t) // the test does not wait five minutes
@@ -129,11 +131,11 @@ func testWorkerAutoscaling(t *testing.T, s *managed) {
 	follows := func(unfinished int32) {
 		t.Helper()
 		want := max(1, (unfinished+perWorker-1)/perWorker)
-		kit.Eventually(t, fmt.Sprintf("the Deployment has %d replicas for %d tasks", want, unfinished), func(ctx context.Context) error {
-			pool, err := s.cluster.AppsV1().Deployments(namespace).Get(ctx, "worker-pool", metav1.GetOptions{})
-			if err == nil && *pool.Spec.Replicas != want {
+		kit.Eventually(t, fmt.Sprintf("the StatefulSet has %d replicas for %d tasks", want, unfinished), func(ctx context.Context) error {
+			set, err := s.cluster.AppsV1().StatefulSets(namespace).Get(ctx, "worker-pool", metav1.GetOptions{})
+			if err == nil && *set.Spec.Replicas != want {
 				scaler, _ := scalers.Get(ctx, "worker-pool", metav1.GetOptions{})
-				err = fmt.Errorf("it has %d replicas; the status of the autoscaler is %+v", *pool.Spec.Replicas, scaler.Status)
+				err = fmt.Errorf("it has %d replicas; the status of the autoscaler is %+v", *set.Spec.Replicas, scaler.Status)
 			}
 			return err
 		})
