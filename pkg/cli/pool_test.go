@@ -246,6 +246,7 @@ func TestPoolManifests(t *testing.T) {
 spec:
   template:
     spec:
+      terminationGracePeriodSeconds: 25
       nodeSelector: {disk: ssd}
       tolerations:
       - {key: spot, operator: Exists}

@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -49,10 +50,9 @@ const (
 	// poolMetricsPort is where workers of a pool serve metrics, and metricsNamespace the namespace that may read them.
 	poolMetricsPort  = 9090
 	metricsNamespace = "monitoring"
-	// poolGracePeriod and poolDrainTimeout are how long a command may take to end after SIGTERM, when its pod is deleted.
-	// The grace period also covers the reports of the worker.
-	poolGracePeriod  = 3600
-	poolDrainTimeout = "59m30s"
+	// poolGracePeriod is how many seconds a pod may take to end, unless the patch says otherwise: nothing but a person or
+	// the end of a node ends a worker with tasks.
+	poolGracePeriod = 3600
 	// poolUser is the user of the processes, as in distroless images. No image needs to know it.
 	poolUser = 65532
 
@@ -345,8 +345,15 @@ func (p *poolConfig) args() []string {
 	if len(taints) > 0 {
 		args = append(args, "--taints="+strings.Join(taints, ","))
 	}
-	return append(args, "--state-dir="+poolStateDir, "--drain-timeout="+poolDrainTimeout,
+	return append(args, "--state-dir="+poolStateDir, drainTimeoutArg(poolGracePeriod),
 		"--client-ca-file="+accessDir+"/client-ca.crt", "--log-port="+strconv.Itoa(poolLogPort), "--metrics-bind-address=:"+strconv.Itoa(poolMetricsPort))
+}
+
+// drainTimeoutArg returns the argument for how long commands may take to end in a pod with the grace period. The rest of
+// it is for the reports of the worker.
+func drainTimeoutArg(gracePeriodSeconds int64) string {
+	seconds := gracePeriodSeconds - min(30, gracePeriodSeconds/3)
+	return "--drain-timeout=" + (time.Duration(max(1, seconds)) * time.Second).String()
 }
 
 // formatTaint returns a taint as KEY=VALUE:EFFECT or KEY:EFFECT.
@@ -394,6 +401,9 @@ func (p *poolConfig) patched(set *appsv1.StatefulSet) (*appsv1.StatefulSet, erro
 			return nil, usageErrorf("--from changes %s: %s", owned.path, owned.advice)
 		}
 	}
+	container := &result.Spec.Template.Spec.Containers[worker]
+	i := slices.Index(container.Args, drainTimeoutArg(poolGracePeriod))
+	container.Args[i] = drainTimeoutArg(ptr.Deref(result.Spec.Template.Spec.TerminationGracePeriodSeconds, poolGracePeriod))
 	return &result, nil
 }
 

@@ -61,7 +61,7 @@ func together(t *testing.T, group string, tests ...subtest) {
 // replaces the host's certificates comes last.
 func TestAggregated(t *testing.T) {
 	t.Parallel()
-	cp := host.ForTest(t, "--controllers=horizontal-pod-autoscaler-controller", "--horizontal-pod-autoscaler-sync-period=1s")
+	cp := host.ForTest(t, "--controllers=horizontal-pod-autoscaler-controller,statefulset-controller", "--horizontal-pod-autoscaler-sync-period=1s")
 	_, archive := kit.ArchiveInS3(t)
 	e := kit.AggregatedOn(t, cp, archive...)
 	backend := startWebhook(t)
@@ -81,6 +81,7 @@ func TestAggregated(t *testing.T) {
 		subtest{"GarbageCollection", func(t *testing.T) { testGarbageCollection(t, e) }},
 		subtest{"NamespaceController", func(t *testing.T) { testNamespaceController(t, e) }},
 		subtest{"NamespaceRace", func(t *testing.T) { testNamespaceRace(t, e) }},
+		subtest{"Pools", func(t *testing.T) { testPools(t, e) }},
 		subtest{"Shutdown", func(t *testing.T) { testShutdown(t, e) }},
 	)
 	t.Run("Reviews", func(t *testing.T) { testReviews(t, e) })

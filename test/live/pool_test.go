@@ -32,46 +32,30 @@ import (
 	"testing"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/util/cert"
 	"k8s.io/client-go/util/keyutil"
 
 	"github.com/leat-dev/leat/apis/batch/v1alpha1"
-	"github.com/leat-dev/leat/pkg/controller/certificates"
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testWorkerPool: three pods of the example become workers with their tokens, and run a set. Their image has only our
-// programs, so the example mounts everything that they need.
+// testWorkerPool: a user with the role admin of the namespace creates a pool, whose three pods become workers with their
+// tokens and run a set. Their image has only our programs, so the pool mounts everything that they need.
 func (c *installation) testWorkerPool(t *testing.T, namespace string) {
-	dir := t.TempDir()
-	leat := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), "kubeconfig", "--namespace="+namespace, "--token-file=/etc/leat/token")
-	leat.Stderr = os.Stderr
-	kubeconfig := kit.Must(leat.Output())(t)
-	kit.Check(t, os.WriteFile(filepath.Join(dir, "kubeconfig"), kubeconfig, 0o600))
-	secret := kit.Must(c.admin.CoreV1().Secrets(system).Get(t.Context(), certificates.WorkerClientSecret, metav1.GetOptions{}))(t)
-	kit.Check(t, os.WriteFile(filepath.Join(dir, "client-ca.crt"), secret.Data["ca.crt"], 0o600))
-	example := kit.Must(filepath.Rel(dir, filepath.Join(c.root, "artifacts", "examples", "worker-pool")))(t)
-	kit.Check(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(fmt.Sprintf(`
-apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-namespace: %s
-resources: [%s]
-configMapGenerator:
-- name: leat-worker
-  files: [kubeconfig, client-ca.crt]
-images:
-%s%spatches:
-# The requests of the example are too large for a small node that also runs Leat.
-- target: {kind: Deployment}
-  patch: |
-    - {op: replace, path: /spec/template/spec/containers/0/resources/requests, value: {cpu: 50m, memory: 64Mi}}
-    - {op: add, path: /spec/template/spec/containers/0/args/-, value: --client-ca-file=/etc/leat/client-ca.crt}
-`, namespace, example, image("leat", c.image), image("debian", c.image))), 0o600))
-	c.run(t, "apply", "--kustomize="+dir)
-	c.run(t, "rollout", "status", "deployment/worker-pool", "--namespace="+namespace, "--timeout="+patience.String())
-	c.runAsUser(t, "wait", "workers", "--all", "--for=condition=Ready", "--namespace="+namespace, "--timeout="+patience.String())
+	c.run(t, "wait", "configmap/leat-info", "--for=create", "--namespace="+system, "--timeout="+patience.String())
+	patch := filepath.Join(t.TempDir(), "patch.yaml")
+	// The requests of workers are too large for a small node that also runs Leat.
+	kit.Check(t, os.WriteFile(patch, []byte(`
+spec: {template: {spec: {containers: [{name: worker, resources: {requests: {cpu: 50m, memory: 64Mi}}}]}}}
+`), 0o600))
+	c.leat(t, namespace, "pool", "create", "worker-pool", "--image="+c.image, "--tasks=8", "--cpu=2", "--memory=1Gi", "--min=3", "--max=3", "--from="+patch)
+	c.poolReady(t, namespace, 3)
+	if out := c.leat(t, namespace, "pool", "list"); !strings.Contains(out, "worker-pool   3     3     3         0        0       0         Idle\n") {
+		t.Errorf("leat pool list: got %s, want three workers without work", out)
+	}
 
 	batch := c.client(t).BatchV1alpha1()
 	// A set deletes the tasks that it has counted, so only a watch sees their workers.
@@ -108,19 +92,12 @@ func (c *installation) testArchive(t *testing.T, namespace string) {
 		t.Skip("no LEAT_VOLUMES: there is no archive")
 	}
 	scale := func(replicas int) {
-		c.run(t, "scale", "deployment/worker-pool", "--namespace="+namespace, fmt.Sprint("--replicas=", replicas))
+		c.run(t, "scale", "statefulset/worker-pool", "--namespace="+namespace, fmt.Sprint("--replicas=", replicas))
 	}
 	scale(0)
-	c.run(t, "wait", "pods", "--selector=app=worker-pool", "--for=delete", "--namespace="+namespace, "--timeout="+patience.String())
+	c.run(t, "wait", "pods", "--selector="+v1alpha1.LabelPool+"=worker-pool", "--for=delete", "--namespace="+namespace, "--timeout="+patience.String())
 	c.run(t, "delete", "workers", "--all", "--namespace="+namespace)
-	leat := func(args ...string) string {
-		command := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), append(args, "--as="+testUser, "--namespace="+namespace)...)
-		out, err := command.CombinedOutput()
-		if err != nil {
-			t.Errorf("leat %s: %v: %s", strings.Join(args, " "), err, out)
-		}
-		return string(out)
-	}
+	leat := func(args ...string) string { return c.leat(t, namespace, args...) }
 	if out := leat("logs", "many", "--index=7,299"); !strings.HasPrefix(out, "[many/7] leat-worker") || !strings.Contains(out, "\n[many/299] leat-worker") || strings.Count(out, "\n") != 2 {
 		t.Errorf("leat logs: got %q, want the version of leat-worker at two indexes", out)
 	}
@@ -131,8 +108,39 @@ func (c *installation) testArchive(t *testing.T, namespace string) {
 		t.Errorf("leat history: got %d lines, want a header and 300 rows: %.300q", strings.Count(out, "\n"), out)
 	}
 	scale(3)
-	c.run(t, "rollout", "status", "deployment/worker-pool", "--namespace="+namespace, "--timeout="+patience.String())
-	c.runAsUser(t, "wait", "workers", "--all", "--for=condition=Ready", "--namespace="+namespace, "--timeout="+patience.String())
+	c.poolReady(t, namespace, 3)
+}
+
+// leat runs leat as the user of the tests.
+func (c *installation) leat(t testing.TB, namespace string, args ...string) string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), filepath.Join(c.root, "bin", "leat"), append(args, "--as="+testUser, "--namespace="+namespace)...)
+	out, err := command.CombinedOutput()
+	if err != nil {
+		t.Errorf("leat %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// poolReady waits until the pool has that many workers, and all are ready.
+func (c *installation) poolReady(t testing.TB, namespace string, workers int) {
+	t.Helper()
+	kit.Eventually(t, fmt.Sprintf("the pool has %d ready workers", workers), func(ctx context.Context) error {
+		list, err := c.client(t).BatchV1alpha1().Workers(namespace).List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelPool + "=worker-pool"})
+		if err != nil {
+			return err
+		}
+		ready := 0
+		for i := range list.Items {
+			if meta.IsStatusConditionTrue(list.Items[i].Status.Conditions, v1alpha1.WorkerReady) {
+				ready++
+			}
+		}
+		if ready != workers {
+			return fmt.Errorf("%d of %d workers are ready: %s", ready, len(list.Items), c.leat(t, namespace, "pool", "list"))
+		}
+		return nil
+	})
 }
 
 // testOutsideWorker: a process outside of the cluster becomes a worker, as docs/how-to/run-workers.md describes, and

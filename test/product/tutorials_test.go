@@ -38,6 +38,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/leat-dev/leat/pkg/pool"
 	"github.com/leat-dev/leat/test/kit"
 	"github.com/leat-dev/leat/test/kit/await"
 	"github.com/leat-dev/leat/test/kit/host"
@@ -197,18 +198,26 @@ func TestClusterTutorial(t *testing.T) {
 	go pretendReady(ctx, admin)
 
 	joined := strings.Join(blocks, "\n")
-	for _, want := range []string{"docker push", "kubectl apply -k leat", "kubectl apply -k workers", "kubectl delete -k leat"} {
+	for _, want := range []string{"docker push", "kubectl apply -k leat", "leat pool create", "kubectl delete -k leat"} {
 		if !strings.Contains(joined, want) {
 			t.Errorf("the tutorial has no %q", want)
 		}
 	}
 	started := false
 	for _, block := range blocks {
-		if !started && strings.Contains(block, "kubectl apply -k workers") {
+		if strings.Contains(block, "configmap/leat-info") {
+			// The manager of the test registers nothing, and so it does not publish the ConfigMap.
+			kit.Must(admin.CoreV1().ConfigMaps("leat-system").Create(ctx, &corev1.ConfigMap{
+				ObjectMeta: metav1.ObjectMeta{Name: pool.InfoConfigMap}, Data: map[string]string{
+					pool.InfoServer: "https://" + host.LeatService, pool.InfoCA: "CA", pool.InfoClientCA: "CA", pool.InfoImage: "leat",
+				},
+			}, metav1.CreateOptions{}))(t)
+		}
+		if !started && strings.Contains(block, "leat pool create") {
 			// These are the workers of the pool.
-			for _, name := range []string{"worker-pool-a", "worker-pool-b"} {
+			for _, name := range []string{"render-0", "render-1"} {
 				e.StartWorker(t, e.Worker(t, "render", name), "render", name, nil,
-					"--tasks=8", "--state-dir="+t.TempDir(), "--client-ca-file="+cp.ClientCAFile, "--log-address=127.0.0.1")
+					"--pool=render", "--tasks=8", "--state-dir="+t.TempDir(), "--client-ca-file="+cp.ClientCAFile, "--log-address=127.0.0.1")
 			}
 			started = true
 		}
