@@ -368,6 +368,24 @@ type TaskSetSpec struct {
 	Cancelled               bool
 	IndexNumbers            *IndexNumbers
 	Chunking                *TaskSetChunking
+	DependsOn               []TaskSetDependency
+	CancelledIndexes        string
+}
+
+// TaskSetDependencyCondition is how a set must end.
+type TaskSetDependencyCondition string
+
+const (
+	TaskSetDependencyComplete TaskSetDependencyCondition = "Complete"
+	TaskSetDependencyFailed   TaskSetDependencyCondition = "Failed"
+	TaskSetDependencyFinished TaskSetDependencyCondition = "Finished"
+)
+
+// TaskSetDependency describes a set that another one waits for.
+type TaskSetDependency struct {
+	Name      string
+	Condition TaskSetDependencyCondition
+	PerIndex  bool
 }
 
 // TaskSetChunking specifies how indexes whose commands are short are combined in one task.
@@ -479,6 +497,14 @@ type TaskSetStatus struct {
 	Conditions         []metav1.Condition
 	IndexFailures      string
 	MedianMilliseconds int64
+	Dependencies       []TaskSetDependencyStatus
+}
+
+// TaskSetDependencyStatus is what was observed of a set that another one waits for.
+type TaskSetDependencyStatus struct {
+	Name string
+	UID  types.UID
+	Met  bool
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object

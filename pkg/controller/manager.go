@@ -202,7 +202,9 @@ type queue = workqueue.TypedRateLimitingInterface[ctrlreconcile.Request]
 // setHandler returns a handler that passes events of sets to the controller.
 func setHandler(sets *taskset.Controller) handler.TypedEventHandler[*batch.TaskSet, ctrlreconcile.Request] {
 	enqueue := func(q queue, set *batch.TaskSet, deleted bool) {
-		q.Add(ctrlreconcile.Request{NamespacedName: sets.ObserveSet(set, deleted)})
+		for _, key := range sets.ObserveSet(set, deleted) {
+			q.Add(ctrlreconcile.Request{NamespacedName: key})
+		}
 	}
 	return handler.TypedFuncs[*batch.TaskSet, ctrlreconcile.Request]{
 		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*batch.TaskSet], q queue) {

@@ -50,6 +50,10 @@ func Funcs(runtimeserializer.CodecFactory) []any {
 			c.FillNoCustom(chunking)
 			fillPointer(c, &chunking.MaxIndexes)
 		},
+		func(dependency *batch.TaskSetDependency, c randfill.Continue) {
+			c.FillNoCustom(dependency)
+			fill(c, &dependency.Condition)
+		},
 		func(pattern *batch.TaskFailurePolicyOnTaskConditionsPattern, c randfill.Continue) {
 			c.FillNoCustom(pattern)
 			fill(c, &pattern.Status)

@@ -18,6 +18,7 @@ package v1alpha1
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // +genclient
@@ -30,7 +31,7 @@ import (
 // +leat:subresource:log=LogREST
 // +leat:subresource:records=RecordsREST
 // +leat:scale:spec=spec.parallelism,status=status.active,selector=spec.selector
-// +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the set is complete, failed, suspended or running.
+// +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the set is complete, failed, suspended, running or waits for others.
 // +leat:column:name=Completions,type=string,func=CompletionsColumn,description=The number of indexes that have succeeded, and the total number.
 // +leat:column:name=Active,type=integer,path=status.active,description=The number of tasks of the set that are unfinished.
 // +leat:column:name=Failed,type=integer,path=status.failed,description=The number of tasks of the set that have failed.
@@ -85,8 +86,8 @@ const (
 )
 
 // TaskSetSpec describes how a set runs its tasks. After creation, completionMode, backoffLimitPerIndex,
-// taskFailurePolicy, successPolicy, selector, items, indexNumbers and, except for its spec.priority, template are
-// immutable.
+// taskFailurePolicy, successPolicy, selector, items, indexNumbers, dependsOn and, except for its spec.priority, template
+// are immutable.
 type TaskSetSpec struct {
 	// parallelism is the maximum number of tasks that the set runs at any given time. Defaults to 1.
 	// +optional
@@ -220,6 +221,68 @@ type TaskSetSpec struct {
 	// +optional
 	// +k8s:optional
 	Chunking *TaskSetChunking `json:"chunking,omitempty" protobuf:"bytes,18,opt,name=chunking"`
+
+	// dependsOn are the sets of the same namespace that this set waits for. It starts once all of them have ended as
+	// their entries require. Until then it has no tasks and no startTime, and its deadline does not run. If one of them
+	// ends otherwise, or is deleted before it has ended, the set fails with reason DependencyFailed. A set that does not
+	// exist yet is waited for. status.dependencies shows which are met. At most 20 are allowed.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +patchMergeKey=name
+	// +patchStrategy=merge
+	// +k8s:optional
+	// +k8s:listType=map
+	// +k8s:listMapKey=name
+	// +k8s:maxItems=20
+	// +k8s:immutable
+	DependsOn []TaskSetDependency `json:"dependsOn,omitempty" patchStrategy:"merge" patchMergeKey:"name" protobuf:"bytes,19,rep,name=dependsOn"`
+
+	// cancelledIndexes are indexes that no longer run, as numbers and ranges in ascending order, such as "1,3-5,7". They
+	// are not started, their running tasks are ended, and they fail for good unless they have succeeded before. They
+	// count towards maxFailedIndexes. Indexes can be added, but not removed. It can be set only if backoffLimitPerIndex
+	// is set.
+	// +optional
+	// +k8s:optional
+	// +k8s:maxLength=65536
+	CancelledIndexes string `json:"cancelledIndexes,omitempty" protobuf:"bytes,20,opt,name=cancelledIndexes"`
+}
+
+// TaskSetDependencyCondition is how a set must end.
+// +enum
+// +k8s:enum
+type TaskSetDependencyCondition string
+
+const (
+	// TaskSetDependencyComplete means that the other set must succeed.
+	TaskSetDependencyComplete TaskSetDependencyCondition = "Complete"
+	// TaskSetDependencyFailed means that the other set must fail.
+	TaskSetDependencyFailed TaskSetDependencyCondition = "Failed"
+	// TaskSetDependencyFinished means that the other set must end, whether it succeeds or fails.
+	TaskSetDependencyFinished TaskSetDependencyCondition = "Finished"
+)
+
+// TaskSetDependency describes a set that another one waits for.
+type TaskSetDependency struct {
+	// name is the name of the other set. It must be in the same namespace, and may be created later.
+	// +required
+	// +k8s:required
+	// +k8s:format=k8s-short-name
+	Name string `json:"name" protobuf:"bytes,1,opt,name=name"`
+
+	// condition is how the other set must end: Complete, Failed or Finished, which is either. Defaults to Complete.
+	// +optional
+	// +default="Complete"
+	// +k8s:optional
+	Condition TaskSetDependencyCondition `json:"condition,omitempty" protobuf:"bytes,2,opt,name=condition,casttype=TaskSetDependencyCondition"`
+
+	// perIndex specifies that each index waits only for the same index of the other set. An index starts once it has
+	// succeeded there, and fails if it has failed there for good, or if the other set has ended without it. Both sets must
+	// have the same completions. It can be set only with condition Complete, in Indexed mode, and if backoffLimitPerIndex
+	// is set.
+	// +optional
+	// +k8s:optional
+	PerIndex bool `json:"perIndex,omitempty" protobuf:"varint,3,opt,name=perIndex"`
 }
 
 // TaskSetChunking specifies how indexes are combined in one task. The controller learns how long the commands of the
@@ -436,6 +499,9 @@ const (
 	// TaskSetReplicaFailure is the type of the condition that is True while tasks of the set cannot be created, for
 	// example because of a quota or a full queue. The message is the error of the server.
 	TaskSetReplicaFailure = "ReplicaFailure"
+	// TaskSetDependenciesMet is the type of the condition that is True once all sets of spec.dependsOn have ended as
+	// required. While it is False, the message names those that the set waits for. Sets without dependsOn do not have it.
+	TaskSetDependenciesMet = "DependenciesMet"
 )
 
 // The reasons of the conditions of a set. FailureTarget and Failed have the same reasons, and so do SuccessCriteriaMet
@@ -463,6 +529,16 @@ const (
 	TaskSetReasonResumed = "TaskSetResumed"
 	// TaskSetReasonFailedCreate is the reason of ReplicaFailure=True.
 	TaskSetReasonFailedCreate = "FailedCreate"
+	// TaskSetReasonDependencyFailed means that a set of dependsOn has ended otherwise than required, or was deleted before
+	// it had ended. DependenciesMet=False then has the same reason.
+	TaskSetReasonDependencyFailed = "DependencyFailed"
+	// TaskSetReasonWaiting is the reason of DependenciesMet=False while the set waits.
+	TaskSetReasonWaiting = "Waiting"
+	// TaskSetReasonCompletionsDiffer is the reason of DependenciesMet=False if a set of dependsOn with perIndex does not
+	// have the same indexes as this set.
+	TaskSetReasonCompletionsDiffer = "CompletionsDiffer"
+	// TaskSetReasonDependenciesMet is the reason of DependenciesMet=True.
+	TaskSetReasonDependenciesMet = "DependenciesMet"
 	// TaskSetReasonNotStarted is the reason of Reconciling=True.
 	TaskSetReasonNotStarted = "NotStarted"
 )
@@ -521,7 +597,7 @@ type TaskSetStatus struct {
 	CompletionTime *metav1.Time `json:"completionTime,omitempty" protobuf:"bytes,9,opt,name=completionTime"`
 
 	// conditions are the latest observations of the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget,
-	// SuccessCriteriaMet, ReplicaFailure and Reconciling.
+	// SuccessCriteriaMet, ReplicaFailure, DependenciesMet and Reconciling.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -545,4 +621,36 @@ type TaskSetStatus struct {
 	// +k8s:optional
 	// +k8s:minimum=0
 	MedianMilliseconds int64 `json:"medianMilliseconds,omitempty" protobuf:"varint,12,opt,name=medianMilliseconds"`
+
+	// dependencies are those of the sets of spec.dependsOn that have been observed.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +patchMergeKey=name
+	// +patchStrategy=merge
+	// +k8s:optional
+	// +k8s:listType=map
+	// +k8s:listMapKey=name
+	// +k8s:maxItems=20
+	Dependencies []TaskSetDependencyStatus `json:"dependencies,omitempty" patchStrategy:"merge" patchMergeKey:"name" protobuf:"bytes,13,rep,name=dependencies"`
+}
+
+// TaskSetDependencyStatus is what was observed of a set that another one waits for.
+type TaskSetDependencyStatus struct {
+	// name is the name of the other set.
+	// +required
+	// +k8s:required
+	// +k8s:format=k8s-short-name
+	Name string `json:"name" protobuf:"bytes,1,opt,name=name"`
+
+	// uid is the UID of the set that had this name when it was first observed. It does not change: a later set of the same
+	// name does not count.
+	// +required
+	// +k8s:required
+	UID types.UID `json:"uid" protobuf:"bytes,2,opt,name=uid,casttype=k8s.io/apimachinery/pkg/types.UID"`
+
+	// met is true once the other set has ended as required. It is final, even if the other set is deleted later.
+	// +optional
+	// +k8s:optional
+	Met bool `json:"met,omitempty" protobuf:"varint,3,opt,name=met"`
 }

@@ -139,6 +139,12 @@ func SetObjectDefaults_TaskSet(in *TaskSet) {
 			in.Spec.Chunking.MaxIndexes = &ptrVar1
 		}
 	}
+	for i := range in.Spec.DependsOn {
+		a := &in.Spec.DependsOn[i]
+		if a.Condition == "" {
+			a.Condition = "Complete"
+		}
+	}
 }
 
 func SetObjectDefaults_TaskSetList(in *TaskSetList) {

@@ -158,6 +158,14 @@ var (
 	_ [unsafe.Offsetof(TaskSet{}.Status)]struct{}                                   = [unsafe.Offsetof(batch.TaskSet{}.Status)]struct{}{}
 	_ [unsafe.Sizeof(TaskSetChunking{})]struct{}                                    = [unsafe.Sizeof(batch.TaskSetChunking{})]struct{}{}
 	_ [unsafe.Offsetof(TaskSetChunking{}.MaxIndexes)]struct{}                       = [unsafe.Offsetof(batch.TaskSetChunking{}.MaxIndexes)]struct{}{}
+	_ [unsafe.Sizeof(TaskSetDependency{})]struct{}                                  = [unsafe.Sizeof(batch.TaskSetDependency{})]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependency{}.Name)]struct{}                           = [unsafe.Offsetof(batch.TaskSetDependency{}.Name)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependency{}.Condition)]struct{}                      = [unsafe.Offsetof(batch.TaskSetDependency{}.Condition)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependency{}.PerIndex)]struct{}                       = [unsafe.Offsetof(batch.TaskSetDependency{}.PerIndex)]struct{}{}
+	_ [unsafe.Sizeof(TaskSetDependencyStatus{})]struct{}                            = [unsafe.Sizeof(batch.TaskSetDependencyStatus{})]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependencyStatus{}.Name)]struct{}                     = [unsafe.Offsetof(batch.TaskSetDependencyStatus{}.Name)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependencyStatus{}.UID)]struct{}                      = [unsafe.Offsetof(batch.TaskSetDependencyStatus{}.UID)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependencyStatus{}.Met)]struct{}                      = [unsafe.Offsetof(batch.TaskSetDependencyStatus{}.Met)]struct{}{}
 	_ [unsafe.Sizeof(TaskSetList{})]struct{}                                        = [unsafe.Sizeof(batch.TaskSetList{})]struct{}{}
 	_ [unsafe.Offsetof(TaskSetList{}.TypeMeta)]struct{}                             = [unsafe.Offsetof(batch.TaskSetList{}.TypeMeta)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetList{}.ListMeta)]struct{}                             = [unsafe.Offsetof(batch.TaskSetList{}.ListMeta)]struct{}{}
@@ -181,6 +189,8 @@ var (
 	_ [unsafe.Offsetof(TaskSetSpec{}.Cancelled)]struct{}                            = [unsafe.Offsetof(batch.TaskSetSpec{}.Cancelled)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetSpec{}.IndexNumbers)]struct{}                         = [unsafe.Offsetof(batch.TaskSetSpec{}.IndexNumbers)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetSpec{}.Chunking)]struct{}                             = [unsafe.Offsetof(batch.TaskSetSpec{}.Chunking)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetSpec{}.DependsOn)]struct{}                            = [unsafe.Offsetof(batch.TaskSetSpec{}.DependsOn)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetSpec{}.CancelledIndexes)]struct{}                     = [unsafe.Offsetof(batch.TaskSetSpec{}.CancelledIndexes)]struct{}{}
 	_ [unsafe.Sizeof(TaskSetStatus{})]struct{}                                      = [unsafe.Sizeof(batch.TaskSetStatus{})]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.Active)]struct{}                             = [unsafe.Offsetof(batch.TaskSetStatus{}.Active)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.Ready)]struct{}                              = [unsafe.Offsetof(batch.TaskSetStatus{}.Ready)]struct{}{}
@@ -194,6 +204,7 @@ var (
 	_ [unsafe.Offsetof(TaskSetStatus{}.Conditions)]struct{}                         = [unsafe.Offsetof(batch.TaskSetStatus{}.Conditions)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.IndexFailures)]struct{}                      = [unsafe.Offsetof(batch.TaskSetStatus{}.IndexFailures)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.MedianMilliseconds)]struct{}                 = [unsafe.Offsetof(batch.TaskSetStatus{}.MedianMilliseconds)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetStatus{}.Dependencies)]struct{}                       = [unsafe.Offsetof(batch.TaskSetStatus{}.Dependencies)]struct{}{}
 	_ [unsafe.Sizeof(TaskSpec{})]struct{}                                           = [unsafe.Sizeof(batch.TaskSpec{})]struct{}{}
 	_ [unsafe.Offsetof(TaskSpec{}.QueueName)]struct{}                               = [unsafe.Offsetof(batch.TaskSpec{}.QueueName)]struct{}{}
 	_ [unsafe.Offsetof(TaskSpec{}.WorkerName)]struct{}                              = [unsafe.Offsetof(batch.TaskSpec{}.WorkerName)]struct{}{}

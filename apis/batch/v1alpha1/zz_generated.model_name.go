@@ -157,6 +157,16 @@ func (in TaskSetChunking) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TaskSetDependency) OpenAPIModelName() string {
+	return "dev.leat.batch.v1alpha1.TaskSetDependency"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TaskSetDependencyStatus) OpenAPIModelName() string {
+	return "dev.leat.batch.v1alpha1.TaskSetDependencyStatus"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in TaskSetList) OpenAPIModelName() string {
 	return "dev.leat.batch.v1alpha1.TaskSetList"
 }

@@ -2593,6 +2593,220 @@ func Validate_TaskSetChunking(
 	return errs
 }
 
+// Validate_TaskSetDependency validates an instance of TaskSetDependency according
+// to declarative validation rules in the API schema.
+func Validate_TaskSetDependency(
+	ctx context.Context, op operation.Operation, fldPath *field.Path,
+	obj, oldObj *TaskSetDependency) (errs field.ErrorList) {
+
+	{ // field TaskSetDependency.Name
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *string,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.RequiredValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				errs = append(errs, e...)
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.ShortName(ctx, op, fldPath, obj, oldObj); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetDependency) *string {
+				return &oldObj.Name
+			})
+		errs = append(errs, fn(fldPath.Child("name"), &obj.Name, oldVal, oldObj != nil)...)
+	}
+
+	{ // field TaskSetDependency.Condition
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *TaskSetDependencyCondition,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			// optional fields with default values are effectively required
+			if e := validate.RequiredValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				errs = append(errs, e...)
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			// call the type's validation function
+			errs = append(errs, Validate_TaskSetDependencyCondition(ctx, op, fldPath, obj, oldObj)...)
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetDependency) *TaskSetDependencyCondition {
+				return &oldObj.Condition
+			})
+		errs = append(errs, fn(fldPath.Child("condition"), &obj.Condition, oldVal, oldObj != nil)...)
+	}
+
+	{ // field TaskSetDependency.PerIndex
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *bool,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetDependency) *bool {
+				return &oldObj.PerIndex
+			})
+		errs = append(errs, fn(fldPath.Child("perIndex"), &obj.PerIndex, oldVal, oldObj != nil)...)
+	}
+
+	return errs
+}
+
+var symbolsForTaskSetDependencyCondition = sets.New(TaskSetDependencyComplete, TaskSetDependencyFailed, TaskSetDependencyFinished)
+
+// Validate_TaskSetDependencyCondition validates an instance of TaskSetDependencyCondition according
+// to declarative validation rules in the API schema.
+func Validate_TaskSetDependencyCondition(
+	ctx context.Context, op operation.Operation, fldPath *field.Path,
+	obj, oldObj *TaskSetDependencyCondition) (errs field.ErrorList) {
+
+	if e := validate.Enum(ctx, op, fldPath, obj, oldObj, symbolsForTaskSetDependencyCondition, nil); len(e) != 0 {
+		errs = append(errs, e...)
+	}
+
+	return errs
+}
+
+// Validate_TaskSetDependencyStatus validates an instance of TaskSetDependencyStatus according
+// to declarative validation rules in the API schema.
+func Validate_TaskSetDependencyStatus(
+	ctx context.Context, op operation.Operation, fldPath *field.Path,
+	obj, oldObj *TaskSetDependencyStatus) (errs field.ErrorList) {
+
+	{ // field TaskSetDependencyStatus.Name
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *string,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.RequiredValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				errs = append(errs, e...)
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.ShortName(ctx, op, fldPath, obj, oldObj); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetDependencyStatus) *string {
+				return &oldObj.Name
+			})
+		errs = append(errs, fn(fldPath.Child("name"), &obj.Name, oldVal, oldObj != nil)...)
+	}
+
+	{ // field TaskSetDependencyStatus.UID
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *types.UID,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.RequiredValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				errs = append(errs, e...)
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetDependencyStatus) *types.UID {
+				return &oldObj.UID
+			})
+		errs = append(errs, fn(fldPath.Child("uid"), &obj.UID, oldVal, oldObj != nil)...)
+	}
+
+	{ // field TaskSetDependencyStatus.Met
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *bool,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetDependencyStatus) *bool {
+				return &oldObj.Met
+			})
+		errs = append(errs, fn(fldPath.Child("met"), &obj.Met, oldVal, oldObj != nil)...)
+	}
+
+	return errs
+}
+
 // Validate_TaskSetSpec validates an instance of TaskSetSpec according
 // to declarative validation rules in the API schema.
 func Validate_TaskSetSpec(
@@ -3183,6 +3397,83 @@ func Validate_TaskSetSpec(
 		errs = append(errs, fn(fldPath.Child("chunking"), obj.Chunking, oldVal, oldObj != nil)...)
 	}
 
+	{ // field TaskSetSpec.DependsOn
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj []TaskSetDependency,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if equality.Semantic.DeepEqual(obj, oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.Immutable(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				errs = append(errs, e...)
+				earlyReturn = true
+			}
+			if e := validate.MaxItems(ctx, op, fldPath, obj, oldObj, 20).MarkShortCircuit(); len(e) != 0 {
+				errs = append(errs, e...)
+				earlyReturn = true
+			}
+			if e := validate.OptionalSlice(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			// lists with map semantics require unique keys
+			if e := validate.ValSliceUnique(ctx, op, fldPath, obj, oldObj,
+				func(a *TaskSetDependency, b *TaskSetDependency) bool { return a.Name == b.Name }); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			// iterate the list and call the type's validation function
+			if e := validate.EachValSliceVal(ctx, op, fldPath, obj, oldObj,
+				func(a *TaskSetDependency, b *TaskSetDependency) bool { return a.Name == b.Name }, validate.DirectEqual, Validate_TaskSetDependency); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetSpec) []TaskSetDependency {
+				return oldObj.DependsOn
+			})
+		errs = append(errs, fn(fldPath.Child("dependsOn"), obj.DependsOn, oldVal, oldObj != nil)...)
+	}
+
+	{ // field TaskSetSpec.CancelledIndexes
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *string,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			if e := validate.MaxLength(ctx, op, fldPath, obj, oldObj, 65536); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetSpec) *string {
+				return &oldObj.CancelledIndexes
+			})
+		errs = append(errs, fn(fldPath.Child("cancelledIndexes"), &obj.CancelledIndexes, oldVal, oldObj != nil)...)
+	}
+
 	return errs
 }
 
@@ -3558,6 +3849,48 @@ func Validate_TaskSetStatus(
 				return &oldObj.MedianMilliseconds
 			})
 		errs = append(errs, fn(fldPath.Child("medianMilliseconds"), &obj.MedianMilliseconds, oldVal, oldObj != nil)...)
+	}
+
+	{ // field TaskSetStatus.Dependencies
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj []TaskSetDependencyStatus,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if equality.Semantic.DeepEqual(obj, oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.MaxItems(ctx, op, fldPath, obj, oldObj, 20).MarkShortCircuit(); len(e) != 0 {
+				errs = append(errs, e...)
+				earlyReturn = true
+			}
+			if e := validate.OptionalSlice(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			// lists with map semantics require unique keys
+			if e := validate.ValSliceUnique(ctx, op, fldPath, obj, oldObj,
+				func(a *TaskSetDependencyStatus, b *TaskSetDependencyStatus) bool { return a.Name == b.Name }); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			// iterate the list and call the type's validation function
+			if e := validate.EachValSliceVal(ctx, op, fldPath, obj, oldObj,
+				func(a *TaskSetDependencyStatus, b *TaskSetDependencyStatus) bool { return a.Name == b.Name }, validate.DirectEqual, Validate_TaskSetDependencyStatus); len(e) != 0 {
+				errs = append(errs, e...)
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *TaskSetStatus) []TaskSetDependencyStatus {
+				return oldObj.Dependencies
+			})
+		errs = append(errs, fn(fldPath.Child("dependencies"), obj.Dependencies, oldVal, oldObj != nil)...)
 	}
 
 	return errs

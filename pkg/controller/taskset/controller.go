@@ -96,14 +96,11 @@ func New(options Options) *Controller {
 	}
 }
 
-// ObserveSet records a set that was added, updated or deleted, and returns the name to reconcile.
-func (c *Controller) ObserveSet(set *batch.TaskSet, deleted bool) types.NamespacedName {
+// ObserveSet records a set that was added, updated or deleted. It returns the names to reconcile: that of the set, and
+// those of the sets that depend on what has changed in it.
+func (c *Controller) ObserveSet(set *batch.TaskSet, deleted bool) []types.NamespacedName {
 	key := types.NamespacedName{Namespace: set.Namespace, Name: set.Name}
-	if deleted {
-		set = nil
-	}
-	c.store.ObserveSet(key, set)
-	return key
+	return append(c.store.ObserveSet(key, set, deleted), key)
 }
 
 // ObserveTask records a task that was added (old is nil), updated, or deleted (task is nil), and returns the names of
@@ -221,9 +218,9 @@ func newest(sync *state.SyncRecord, observed *batch.TaskSet) *batch.TaskSet {
 	return observed
 }
 
-// equalCounts reports whether two statuses have the same counts and conditions.
+// equalCounts reports whether two statuses have the same counts, conditions and dependencies.
 func equalCounts(a, b *batch.TaskSetStatus) bool {
-	return a.Failed == b.Failed && a.CompletedIndexes == b.CompletedIndexes && a.IndexFailures == b.IndexFailures &&
+	return a.Failed == b.Failed && equalDependencies(a, b) && a.CompletedIndexes == b.CompletedIndexes && a.IndexFailures == b.IndexFailures &&
 		(a.FailedIndexes == nil) == (b.FailedIndexes == nil) && (a.FailedIndexes == nil || *a.FailedIndexes == *b.FailedIndexes) &&
 		conditionSummary(a) == conditionSummary(b)
 }

@@ -21,9 +21,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -84,6 +86,8 @@ type world struct {
 	collect   bool
 	recorder  *recorder
 	requeueAt time.Time
+	// queued are the sets besides the one of testKey that must be reconciled, and when.
+	queued map[types.NamespacedName]time.Time
 }
 
 // creation identifies the tasks that run an index after a number of failures.
@@ -110,7 +114,7 @@ func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC),
 		sets: map[string]*batch.TaskSet{}, tasks: map[string]*batch.Task{},
-		created: map[creation]int{}, requests: map[string]int{}, recorder: &recorder{},
+		created: map[creation]int{}, requests: map[string]int{}, recorder: &recorder{}, queued: map[types.NamespacedName]time.Time{},
 	}
 	w.startController()
 	return w
@@ -121,10 +125,17 @@ func (w *world) startStaleController(versions int) {
 	now := w.sets
 	if versions = min(versions, len(w.history)-1); versions > 0 {
 		old := w.history[len(w.history)-1-versions]
-		w.sets = map[string]*batch.TaskSet{old.Name: old}
+		w.sets = maps.Clone(now)
+		w.sets[old.Name] = old
 	}
+	listed := w.sets
 	w.startController()
 	w.sets = now
+	for name, set := range listed {
+		if now[name] == nil {
+			w.events = append(w.events, event{oldSet: set})
+		}
+	}
 	for _, set := range now {
 		w.events = append(w.events, event{set: set})
 	}
@@ -143,6 +154,7 @@ func (w *world) startController() {
 	w.c = New(Options{Client: client, Recorder: w.recorder, CollectGarbage: w.collect})
 	w.c.clock = w
 	w.events = nil
+	clear(w.queued)
 	for _, set := range w.sets {
 		w.events = append(w.events, event{set: set})
 	}
@@ -323,13 +335,17 @@ func (w *world) removeTask(task *batch.Task) {
 // deliver delivers the next n events to the controller.
 func (w *world) deliver(n int) {
 	for _, e := range w.events[:n] {
+		var keys []types.NamespacedName
 		switch {
 		case e.set != nil:
-			w.c.ObserveSet(e.set, false)
+			keys = w.c.ObserveSet(e.set, false)
 		case e.oldSet != nil:
-			w.c.ObserveSet(e.oldSet, true)
+			keys = w.c.ObserveSet(e.oldSet, true)
 		default:
-			w.c.ObserveTask(w.cached(e.oldTask), w.cached(e.task))
+			keys = w.c.ObserveTask(w.cached(e.oldTask), w.cached(e.task))
+		}
+		for _, key := range keys {
+			w.queued[key] = w.now
 		}
 	}
 	w.events = w.events[n:]
@@ -347,17 +363,34 @@ func (w *world) cached(task *batch.Task) *batch.Task {
 	return obj.(*batch.Task)
 }
 
-// reconcile runs one sync and checks the invariants of the state after it.
+// reconcile runs one sync of the set, and of the others that are queued, and checks the invariants of the state after
+// it.
 func (w *world) reconcile() error {
-	requeueAfter, err := w.c.Reconcile(context.Background(), testKey)
-	if err := w.c.store.CheckInvariants(); err != nil {
-		w.t.Fatal(err)
+	w.queued[testKey] = w.now
+	var errs []error
+	for _, key := range slices.SortedFunc(maps.Keys(w.queued), func(a, b types.NamespacedName) int { return strings.Compare(a.Name, b.Name) }) {
+		if w.queued[key].After(w.now) {
+			continue
+		}
+		delete(w.queued, key)
+		requeueAfter, err := w.c.Reconcile(context.Background(), key)
+		if err := w.c.store.CheckInvariants(); err != nil {
+			w.t.Fatal(err)
+		}
+		if err != nil {
+			w.queued[key] = w.now
+		} else if requeueAfter > 0 {
+			w.queued[key] = w.now.Add(requeueAfter)
+		}
+		errs = append(errs, err)
 	}
 	w.requeueAt = time.Time{}
-	if requeueAfter > 0 {
-		w.requeueAt = w.now.Add(requeueAfter)
+	for _, at := range w.queued {
+		if w.requeueAt.IsZero() || at.Before(w.requeueAt) {
+			w.requeueAt = at
+		}
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 // syncUntilIdle delivers all events and syncs until the controller has nothing to do at this time.
@@ -421,12 +454,18 @@ func (w *world) advance(d time.Duration) {
 // create creates the set, with the defaults and validation of the server.
 func (w *world) create(spec batch.TaskSetSpec) {
 	w.t.Helper()
+	w.createNamed(testSet, spec)
+}
+
+// createNamed creates a set of that name.
+func (w *world) createNamed(name string, spec batch.TaskSetSpec) {
+	w.t.Helper()
 	if len(spec.Template.Spec.Command) == 0 {
 		spec.Template.Spec.Command = []string{"true"}
 	}
 	set, err := rules().createSet(&batch.TaskSet{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: testNamespace, Name: testSet, UID: types.UID(fmt.Sprintf("set-%d", w.version)), CreationTimestamp: metav1.Time{Time: w.now},
+			Namespace: testNamespace, Name: name, UID: types.UID(fmt.Sprintf("set-%d", w.version)), CreationTimestamp: metav1.Time{Time: w.now},
 		},
 		Spec: spec,
 	})

@@ -41,7 +41,7 @@ func (s *syncContext) cleanUpFinished(ctx context.Context) error {
 }
 
 // processTTL deletes a set whose time to live is over, after its tasks. It reads the set first, because the time to
-// live may have been extended.
+// live may have been extended. A set remains until those that depend on it have stored how it has ended.
 func (s *syncContext) processTTL(ctx context.Context) error {
 	expiry := func(set *batch.TaskSet) (time.Time, bool) {
 		final, ttl := state.FinishedCondition(set), set.Spec.TTLSecondsAfterFinished
@@ -52,6 +52,10 @@ func (s *syncContext) processTTL(ctx context.Context) error {
 	}
 	if at, _ := expiry(s.set); at.After(s.now) {
 		s.requeueAt(at)
+		return nil
+	}
+	if s.store.IsWaitedFor(s.set) {
+		s.requeueAt(s.now.Add(statusWriteInterval))
 		return nil
 	}
 	sets := s.client.BatchV1alpha1().TaskSets(s.set.Namespace)

@@ -23,15 +23,15 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// manageTasks creates and deletes tasks until as many are active as the set wants.
-func (s *syncContext) manageTasks(ctx context.Context, suspended bool) error {
+// manageTasks creates and deletes tasks until as many are active as the set wants. A set that is held wants none.
+func (s *syncContext) manageTasks(ctx context.Context, held bool) error {
 	spec := &s.set.Spec
 	toStop, retryAt := s.state.TasksToStop(s.now)
 	s.requeueAt(retryAt)
 	completed, _ := s.state.Completed()
 	want := ptr.Deref(spec.Parallelism, 1)
 	switch {
-	case suspended:
+	case held:
 		want = 0
 	case spec.Completions == nil && completed > 0:
 		want = s.state.Active() // The active tasks may finish, and no more are created.

@@ -27,18 +27,22 @@ import (
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 )
 
-// failureTarget returns the FailureTarget condition of a set that has to fail, nil if it does not have to.
-func (s *syncContext) failureTarget(status *batch.TaskSetStatus, suspended bool) *metav1.Condition {
+// failureTarget returns the FailureTarget condition of a set that has to fail, nil if it does not have to. The deadline
+// of a set that is held does not run. dependencyFailure is why a set that it depends on makes it fail, empty if none
+// does.
+func (s *syncContext) failureTarget(status *batch.TaskSetStatus, held bool, dependencyFailure string) *metav1.Condition {
 	spec := &s.set.Spec
 	completed, all := s.state.Completed()
 	because := func(reason, message string) *metav1.Condition {
 		return s.newCondition(batch.TaskSetFailureTarget, metav1.ConditionTrue, reason, message)
 	}
 	deadline := time.Time{}
-	if spec.ActiveDeadlineSeconds != nil && !suspended {
+	if spec.ActiveDeadlineSeconds != nil && !held {
 		deadline = status.StartTime.Add(batch.Seconds(*spec.ActiveDeadlineSeconds))
 	}
 	switch {
+	case dependencyFailure != "":
+		return because(batch.TaskSetReasonDependencyFailed, dependencyFailure)
 	case s.state.PolicyFailure() != "":
 		return because(batch.TaskSetReasonTaskFailurePolicy, s.state.PolicyFailure())
 	case s.state.Failed() > ptr.Deref(spec.BackoffLimit, batch.DefaultBackoffLimit):
@@ -47,7 +51,8 @@ func (s *syncContext) failureTarget(status *batch.TaskSetStatus, suspended bool)
 		return because(batch.TaskSetReasonDeadlineExceeded, "TaskSet was active longer than specified deadline")
 	case spec.MaxFailedIndexes != nil && s.state.FailedIndexes() > int(*spec.MaxFailedIndexes):
 		return because(batch.TaskSetReasonMaxFailedIndexesExceeded, "TaskSet has exceeded the specified maximal number of failed indexes")
-	case s.state.FailedIndexes() > 0 && s.state.FailedIndexes()+completed >= all:
+	case s.state.FailedIndexes() > 0 && s.state.FailedIndexes()+completed >= all && s.state.Active() == 0 && s.successPolicyTarget() == nil:
+		// The tasks of cancelled indexes are deleted first: they do not count as failed.
 		return because(batch.TaskSetReasonFailedIndexes, "TaskSet has failed indexes")
 	}
 	s.requeueAt(deadline)
@@ -64,14 +69,15 @@ func (s *syncContext) successPolicyTarget() *metav1.Condition {
 }
 
 // completionTarget returns the SuccessCriteriaMet condition of a set that has all the successes it needs and no active
-// task left, else nil. Without completions one success is enough; the tasks that are active then may finish.
-func (s *syncContext) completionTarget() *metav1.Condition {
+// task left, else nil. Without completions one success is enough; the tasks that are active then may finish. A set that
+// waits for others is not complete, even if it needs no successes.
+func (s *syncContext) completionTarget(waits bool) *metav1.Condition {
 	completed, all := s.state.Completed()
 	enough := completed >= all
 	if s.set.Spec.Completions == nil {
 		enough = completed > 0
 	}
-	if !enough || s.state.Active() > 0 {
+	if !enough || waits || s.state.Active() > 0 {
 		return nil
 	}
 	return s.newCondition(batch.TaskSetSuccessCriteriaMet, metav1.ConditionTrue, batch.TaskSetReasonCompletionsReached,
@@ -84,7 +90,7 @@ func (s *syncContext) enactFinished(status *batch.TaskSetStatus, target *metav1.
 		return
 	}
 	if status.StartTime == nil {
-		status.StartTime = s.timestamp() // The set is suspended, and tasks that were terminating have completed it.
+		status.StartTime = s.timestamp() // The set is suspended or waits, and has ended nevertheless.
 	}
 	final := batch.TaskSetFailed
 	if target.Type == batch.TaskSetSuccessCriteriaMet {
@@ -98,8 +104,8 @@ func (s *syncContext) enactFinished(status *batch.TaskSetStatus, target *metav1.
 }
 
 // updateSuspended maintains the Suspended condition. A suspended set has no start time and a resumed set starts again,
-// because the deadline limits continuous activity.
-func (s *syncContext) updateSuspended(status *batch.TaskSetStatus, suspended bool) {
+// because the deadline limits continuous activity, unless it waits for other sets.
+func (s *syncContext) updateSuspended(status *batch.TaskSetStatus, suspended, waits bool) {
 	current := meta.FindStatusCondition(status.Conditions, batch.TaskSetSuspended)
 	switch {
 	case suspended && (current == nil || current.Status != metav1.ConditionTrue):
@@ -109,6 +115,8 @@ func (s *syncContext) updateSuspended(status *batch.TaskSetStatus, suspended boo
 	case !suspended && current != nil && current.Status == metav1.ConditionTrue:
 		meta.SetStatusCondition(&status.Conditions,
 			*s.newCondition(batch.TaskSetSuspended, metav1.ConditionFalse, batch.TaskSetReasonResumed, "TaskSet resumed"))
-		status.StartTime = s.timestamp()
+		if !waits {
+			status.StartTime = s.timestamp()
+		}
 	}
 }

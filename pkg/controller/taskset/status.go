@@ -49,12 +49,12 @@ func truncateMessage(message string) string {
 	return strings.ToValidUTF8(message[:limit], "") + "…"
 }
 
-// writeStatus stores the status if it has changed: at once if a condition or the start time changes, else at most once
+// writeStatus stores the status if it has changed: at once if a condition, the start time or a dependency changes, else at most once
 // every statusWriteInterval. Tasks that a stored status has counted may be deleted.
 func (s *syncContext) writeStatus(ctx context.Context, status *batch.TaskSetStatus) error {
 	before := &s.set.Status
-	transition := conditionSummary(status) != conditionSummary(before) || !status.StartTime.Equal(before.StartTime)
-	changed := transition || len(s.state.Counted()) > 0 ||
+	transition := conditionSummary(status) != conditionSummary(before) || !status.StartTime.Equal(before.StartTime) || !equalDependencies(status, before)
+	changed := transition || len(s.state.Counted()) > 0 || s.state.FailedWithoutTask() ||
 		status.Active != before.Active || !ptr.Equal(status.Ready, before.Ready) || !ptr.Equal(status.Terminating, before.Terminating) ||
 		status.Succeeded != before.Succeeded || status.Failed != before.Failed || createFailureMessage(status) != createFailureMessage(before)
 	if !changed {

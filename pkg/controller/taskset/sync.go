@@ -88,10 +88,18 @@ func (s *syncContext) sync(ctx context.Context) error {
 // syncTasks decides the outcome of the set and, while it is open, creates and deletes tasks.
 func (s *syncContext) syncTasks(ctx context.Context, status *batch.TaskSetStatus) error {
 	suspended := ptr.Deref(s.set.Spec.Suspend, false)
-	if status.StartTime == nil && !suspended {
+	depends, err := s.syncDependencies(ctx, status)
+	if err != nil {
+		return err
+	}
+	if err := s.state.CancelIndexes(&s.set.Spec); err != nil {
+		return err
+	}
+	held := suspended || depends.hold
+	if status.StartTime == nil && !held {
 		status.StartTime = s.timestamp()
 	}
-	target := s.failureTarget(status, suspended)
+	target := s.failureTarget(status, held, depends.failure)
 	if target != nil {
 		// The active tasks will be deleted and count as failed, as in a Job.
 		s.state.DecideFailure()
@@ -102,13 +110,13 @@ func (s *syncContext) syncTasks(ctx context.Context, status *batch.TaskSetStatus
 	switch {
 	case target != nil:
 	case s.set.Spec.Cancelled:
-		if target = s.completionTarget(); target == nil {
+		if target = s.completionTarget(depends.hold); target == nil {
 			// The active tasks will be deleted but do not count as failed: a user stopped them, as by suspending.
 			target = s.newCondition(batch.TaskSetFailureTarget, metav1.ConditionTrue, batch.TaskSetReasonCancelled, "TaskSet was cancelled")
 		}
 	default:
-		workErr = s.manageTasks(ctx, suspended)
-		target = s.completionTarget()
+		workErr = s.manageTasks(ctx, held)
+		target = s.completionTarget(depends.hold)
 	}
 	if target != nil {
 		meta.SetStatusCondition(&status.Conditions, *target)
@@ -118,7 +126,7 @@ func (s *syncContext) syncTasks(ctx context.Context, status *batch.TaskSetStatus
 		}
 		return workErr
 	}
-	s.updateSuspended(status, suspended)
+	s.updateSuspended(status, suspended, depends.hold)
 	return workErr
 }
 

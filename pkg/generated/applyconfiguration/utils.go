@@ -68,6 +68,10 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &batchv1alpha1.TaskSetApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TaskSetChunking"):
 		return &batchv1alpha1.TaskSetChunkingApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TaskSetDependency"):
+		return &batchv1alpha1.TaskSetDependencyApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TaskSetDependencyStatus"):
+		return &batchv1alpha1.TaskSetDependencyStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TaskSetSpec"):
 		return &batchv1alpha1.TaskSetSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TaskSetStatus"):

@@ -61,6 +61,8 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.TaskSchedulingGate{}.OpenAPIModelName():                       schema_leat_apis_batch_v1alpha1_TaskSchedulingGate(ref),
 		v1alpha1.TaskSet{}.OpenAPIModelName():                                  schema_leat_apis_batch_v1alpha1_TaskSet(ref),
 		v1alpha1.TaskSetChunking{}.OpenAPIModelName():                          schema_leat_apis_batch_v1alpha1_TaskSetChunking(ref),
+		v1alpha1.TaskSetDependency{}.OpenAPIModelName():                        schema_leat_apis_batch_v1alpha1_TaskSetDependency(ref),
+		v1alpha1.TaskSetDependencyStatus{}.OpenAPIModelName():                  schema_leat_apis_batch_v1alpha1_TaskSetDependencyStatus(ref),
 		v1alpha1.TaskSetList{}.OpenAPIModelName():                              schema_leat_apis_batch_v1alpha1_TaskSetList(ref),
 		v1alpha1.TaskSetSpec{}.OpenAPIModelName():                              schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref),
 		v1alpha1.TaskSetStatus{}.OpenAPIModelName():                            schema_leat_apis_batch_v1alpha1_TaskSetStatus(ref),
@@ -1488,6 +1490,81 @@ func schema_leat_apis_batch_v1alpha1_TaskSetChunking(ref common.ReferenceCallbac
 	}
 }
 
+func schema_leat_apis_batch_v1alpha1_TaskSetDependency(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TaskSetDependency describes a set that another one waits for.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "name is the name of the other set. It must be in the same namespace, and may be created later.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"condition": {
+						SchemaProps: spec.SchemaProps{
+							Description: "condition is how the other set must end: Complete, Failed or Finished, which is either. Defaults to Complete.\n\nPossible enum values:\n - `\"Complete\"` means that the other set must succeed.\n - `\"Failed\"` means that the other set must fail.\n - `\"Finished\"` means that the other set must end, whether it succeeds or fails.",
+							Default:     "Complete",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Complete", "Failed", "Finished"},
+						},
+					},
+					"perIndex": {
+						SchemaProps: spec.SchemaProps{
+							Description: "perIndex specifies that each index waits only for the same index of the other set. An index starts once it has succeeded there, and fails if it has failed there for good, or if the other set has ended without it. Both sets must have the same completions. It can be set only with condition Complete, in Indexed mode, and if backoffLimitPerIndex is set.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"name"},
+			},
+		},
+	}
+}
+
+func schema_leat_apis_batch_v1alpha1_TaskSetDependencyStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TaskSetDependencyStatus is what was observed of a set that another one waits for.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "name is the name of the other set.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"uid": {
+						SchemaProps: spec.SchemaProps{
+							Description: "uid is the UID of the set that had this name when it was first observed. It does not change: a later set of the same name does not count.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"met": {
+						SchemaProps: spec.SchemaProps{
+							Description: "met is true once the other set has ended as required. It is final, even if the other set is deleted later.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"name", "uid"},
+			},
+		},
+	}
+}
+
 func schema_leat_apis_batch_v1alpha1_TaskSetList(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -1542,7 +1619,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "TaskSetSpec describes how a set runs its tasks. After creation, completionMode, backoffLimitPerIndex, taskFailurePolicy, successPolicy, selector, items, indexNumbers and, except for its spec.priority, template are immutable.",
+				Description: "TaskSetSpec describes how a set runs its tasks. After creation, completionMode, backoffLimitPerIndex, taskFailurePolicy, successPolicy, selector, items, indexNumbers, dependsOn and, except for its spec.priority, template are immutable.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"parallelism": {
@@ -1683,12 +1760,42 @@ func schema_leat_apis_batch_v1alpha1_TaskSetSpec(ref common.ReferenceCallback) c
 							Ref:         ref(v1alpha1.TaskSetChunking{}.OpenAPIModelName()),
 						},
 					},
+					"dependsOn": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type":       "map",
+								"x-kubernetes-patch-merge-key": "name",
+								"x-kubernetes-patch-strategy":  "merge",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "dependsOn are the sets of the same namespace that this set waits for. It starts once all of them have ended as their entries require. Until then it has no tasks and no startTime, and its deadline does not run. If one of them ends otherwise, or is deleted before it has ended, the set fails with reason DependencyFailed. A set that does not exist yet is waited for. status.dependencies shows which are met. At most 20 are allowed.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.TaskSetDependency{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"cancelledIndexes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "cancelledIndexes are indexes that no longer run, as numbers and ranges in ascending order, such as \"1,3-5,7\". They are not started, their running tasks are ended, and they fail for good unless they have succeeded before. They count towards maxFailedIndexes. Indexes can be added, but not removed. It can be set only if backoffLimitPerIndex is set.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 				},
 				Required: []string{"template"},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.IndexNumbers{}.OpenAPIModelName(), v1alpha1.SuccessPolicy{}.OpenAPIModelName(), v1alpha1.TaskFailurePolicy{}.OpenAPIModelName(), v1alpha1.TaskSetChunking{}.OpenAPIModelName(), v1alpha1.TaskTemplateSpec{}.OpenAPIModelName(), metav1.LabelSelector{}.OpenAPIModelName()},
+			v1alpha1.IndexNumbers{}.OpenAPIModelName(), v1alpha1.SuccessPolicy{}.OpenAPIModelName(), v1alpha1.TaskFailurePolicy{}.OpenAPIModelName(), v1alpha1.TaskSetChunking{}.OpenAPIModelName(), v1alpha1.TaskSetDependency{}.OpenAPIModelName(), v1alpha1.TaskTemplateSpec{}.OpenAPIModelName(), metav1.LabelSelector{}.OpenAPIModelName()},
 	}
 }
 
@@ -1772,7 +1879,7 @@ func schema_leat_apis_batch_v1alpha1_TaskSetStatus(ref common.ReferenceCallback)
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions are the latest observations of the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget, SuccessCriteriaMet, ReplicaFailure and Reconciling.",
+							Description: "conditions are the latest observations of the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget, SuccessCriteriaMet, ReplicaFailure, DependenciesMet and Reconciling.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1797,11 +1904,34 @@ func schema_leat_apis_batch_v1alpha1_TaskSetStatus(ref common.ReferenceCallback)
 							Format:      "int64",
 						},
 					},
+					"dependencies": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type":       "map",
+								"x-kubernetes-patch-merge-key": "name",
+								"x-kubernetes-patch-strategy":  "merge",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "dependencies are those of the sets of spec.dependsOn that have been observed.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.TaskSetDependencyStatus{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			metav1.Condition{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
+			v1alpha1.TaskSetDependencyStatus{}.OpenAPIModelName(), metav1.Condition{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
 	}
 }
 

@@ -223,7 +223,7 @@ var TaskSets = registry.Resource[batch.TaskSet, batch.TaskSetList]{
 		{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: "Status", Type: "string",
-				Description: "Whether the set is complete, failed, suspended or running.",
+				Description: "Whether the set is complete, failed, suspended, running or waits for others.",
 			},
 			Cell: taskset.StatusColumn,
 		},

@@ -192,7 +192,7 @@ func (s *TaskSet) TaskLimit(parallelism int, chunks ChunkLimits, now time.Time) 
 		return parallelism, time.Time{}
 	case median > 0:
 		// Each chunk may leave a gap in the completed indexes, which the status lists.
-		return max(1, min(parallelism, few, 2*parallelism-len(s.completed.ranges))), time.Time{}
+		return max(1, min(parallelism, few, 2*parallelism-s.openRanges())), time.Time{}
 	}
 	if s.learningSince.IsZero() || !s.boundOnce && s.placed[bound] > 0 {
 		s.learningSince, s.boundOnce = now, s.placed[bound] > 0

@@ -155,7 +155,7 @@ func (s *TaskSet) StatusStored() {
 		s.flush(t)
 	}
 	clear(s.counted)
-	s.counted = s.counted[:0]
+	s.counted, s.failedWithoutTask = s.counted[:0], false
 	s.retainedFailures = slices.DeleteFunc(s.retainedFailures, func(t *TrackedTask) bool {
 		if t.state == Retained && !s.isWorthRetaining(t) {
 			s.transition(t, ToDelete)

@@ -103,6 +103,10 @@ func (s *TaskSet) CheckInvariants() error {
 	for index := range s.backoff.readyAt {
 		notPending.add(index)
 	}
+	if s.startable != nil {
+		blocked := indexes.Subtract([]indexes.Range{{First: 0, Last: s.indexEnd - 1}}, s.startable.ranges)
+		notPending.ranges = union(notPending.ranges, blocked)
+	}
 	notPending.ranges = indexes.Below(notPending.ranges, s.indexEnd)
 	if pending := remaining(s.indexEnd, &notPending, &indexSet{}); pending.String() != s.pending.String() {
 		return fmt.Errorf("pending are %s, want %s", &s.pending, &pending)

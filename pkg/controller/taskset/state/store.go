@@ -58,7 +58,9 @@ type taskEvent struct {
 type setsOfName struct {
 	// observed is the set of that name that exists, nil if none does.
 	observed *batch.TaskSet
-	byUID    map[types.UID]*TaskSet
+	// deleted is the last finished set of that name that was deleted. It is nil unless sets depend on the name.
+	deleted *batch.TaskSet
+	byUID   map[types.UID]*TaskSet
 }
 
 // Store keeps the state of all task sets, by name and UID. Events are queued until the next sync of their set, so a
@@ -71,12 +73,17 @@ type Store struct {
 
 	mu    sync.Mutex
 	names map[types.NamespacedName]*setsOfName
+	// dependents are the unfinished sets that depend on the sets of a name.
+	dependents map[types.NamespacedName]map[types.NamespacedName]bool
 }
 
 // NewStore returns an empty Store. The backoff follows failed tasks. observeStart is called with the time from the
 // request to create a task until the task is observed to have started.
 func NewStore(backoff ExponentialBackoff, observeStart func(time.Duration)) *Store {
-	return &Store{backoff: backoff, observeStart: observeStart, names: map[types.NamespacedName]*setsOfName{}}
+	return &Store{
+		backoff: backoff, observeStart: observeStart, names: map[types.NamespacedName]*setsOfName{},
+		dependents: map[types.NamespacedName]map[types.NamespacedName]bool{},
+	}
 }
 
 // Len returns how many names of sets are known.
@@ -123,11 +130,22 @@ func (s *Store) withUID(sets *setsOfName, uid types.UID) *TaskSet {
 	return set
 }
 
-// ObserveSet records an event of the set of that name, nil when it was deleted.
-func (s *Store) ObserveSet(name types.NamespacedName, set *batch.TaskSet) {
+// ObserveSet records an event of the set of that name. It returns the names of the other sets to sync: those that depend
+// on what has changed.
+func (s *Store) ObserveSet(name types.NamespacedName, set *batch.TaskSet, deleted bool) []types.NamespacedName {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ofName(name).observed = set
+	sets := s.ofName(name)
+	before, former := sets.observed, sets.observed
+	sets.observed = set
+	if deleted {
+		sets.observed, former = nil, set // before may be older
+	}
+	if former != nil && (deleted || former.UID != set.UID) && FinishedCondition(former) != nil && len(s.dependents[name]) > 0 {
+		sets.deleted = former
+	}
+	s.updateDependents(name, before, sets.observed)
+	return s.affectedDependents(name, before, sets.observed)
 }
 
 // ObserveTask records an event of a task of the set. The task is nil if it was deleted or belongs to another set now.
@@ -161,10 +179,15 @@ func (s *Store) Take(name types.NamespacedName) (set *batch.TaskSet, current *Ta
 			delete(sets.byUID, uid)
 		}
 	}
-	if sets.observed == nil && len(sets.byUID) == 0 {
+	s.forget(name, sets)
+	return sets.observed, current, former
+}
+
+// forget removes what is known of a name that no set has. The caller must hold s.mu.
+func (s *Store) forget(name types.NamespacedName, sets *setsOfName) {
+	if sets.observed == nil && sets.deleted == nil && len(sets.byUID) == 0 {
 		delete(s.names, name)
 	}
-	return sets.observed, current, former
 }
 
 // apply applies an event of a task.

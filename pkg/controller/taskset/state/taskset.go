@@ -39,7 +39,7 @@ const (
 
 // TaskSet is the state of one task set. The cost of an event does not depend on the number of indexes.
 //
-// An index is completed, failed, held by a task, in backoff, or pending. The status of the set stores the first two,
+// An index is completed, failed, held by a task, in backoff, blocked by a dependency, or pending. The status of the set stores the first two,
 // and how often each other index has failed. All else follows from the status and the tasks, so the state can be loaded
 // again at any time. Counting is idempotent for two reasons: a task with failure count f counts as a failure only while
 // at most f failures of its index are counted, and a task is deleted only when the status that counts it is stored.
@@ -78,6 +78,14 @@ type TaskSet struct {
 	// alone are indexes that must not run in a chunk: a task of theirs has failed without being counted, a worker has
 	// crashed while it ran them, or no other index fits beside them. It is kept in memory only.
 	alone indexSet
+	// startable are the only indexes that may start, nil for all. They follow from the sets in followed.
+	startable *indexSet
+	followed  []*batch.TaskSet
+	// cancelled are indexes that no longer run, and cancelledText is the text that they were parsed from.
+	cancelled     indexSet
+	cancelledText string
+	// failedWithoutTask reports whether indexes have failed without a failed task since the status was stored.
+	failedWithoutTask bool
 	// uncertain are tasks whose creation has failed, but may have had an effect all the same.
 	uncertain []TaskToCreate
 	// durations are the durations of commands that have ended.
@@ -139,6 +147,8 @@ func (s *TaskSet) Load(set *batch.TaskSet) error {
 	s.completed = newIndexSet(indexes.Below(completed, s.indexEnd))
 	s.failedIndexes = newIndexSet(indexes.Below(failed, s.indexEnd))
 	s.pending = remaining(s.indexEnd, &s.completed, &s.failedIndexes)
+	s.startable, s.followed = nil, nil
+	s.cancelled, s.cancelledText, s.failedWithoutTask = indexSet{}, "", false
 	s.held, s.extraHolders = indexSet{}, map[int]int{}
 	s.successRules = newSuccessRules(spec.SuccessPolicy, s.indexEnd, &s.completed)
 	s.failures = make(map[int]int, len(failures))
@@ -252,10 +262,11 @@ func (s *TaskSet) countCompleted(t *TrackedTask) {
 	}
 }
 
-// isSuperfluous reports whether the index that an active task runs needs no more tasks. A chunk that waits for a worker
-// is superfluous, too, if the set has become so small that one of its indexes is past the end.
+// isSuperfluous reports whether the index that an active task runs needs no more tasks. So is a chunk with an index that
+// is cancelled: its other indexes are pending again. A chunk that waits for a worker is superfluous, too, if the set has
+// become so small that one of its indexes is past the end.
 func (s *TaskSet) isSuperfluous(t *TrackedTask) bool {
-	if s.isDone(t.Index()) {
+	if s.isDone(t.Index()) || s.cancelled.size > 0 && intersectionSize(t.held, s.cancelled.ranges) > 0 {
 		return true
 	}
 	return !t.bound && t.held[len(t.held)-1].Last >= s.indexEnd

@@ -117,10 +117,13 @@ func (s *TaskSet) retain(t *TrackedTask) {
 	}
 }
 
-// updatePending makes the indexes of a range pending unless they are done, held or in backoff.
+// updatePending makes the indexes of a range pending unless they are done, held, in backoff or may not start yet.
 func (s *TaskSet) updatePending(r indexes.Range) {
 	s.pending.removeRange(r)
 	open := s.open(r)
+	if s.startable != nil {
+		open = indexes.Intersect(open, s.startable.ranges)
+	}
 	for _, o := range open {
 		for _, free := range indexes.Subtract([]indexes.Range{o}, s.held.within(o)) {
 			s.pending.addRange(free)

@@ -287,6 +287,34 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         scalar: numeric
       default: 1000
+- name: dev.leat.batch.v1alpha1.TaskSetDependency
+  map:
+    fields:
+    - name: condition
+      type:
+        scalar: string
+      default: Complete
+    - name: name
+      type:
+        scalar: string
+      default: ""
+    - name: perIndex
+      type:
+        scalar: boolean
+- name: dev.leat.batch.v1alpha1.TaskSetDependencyStatus
+  map:
+    fields:
+    - name: met
+      type:
+        scalar: boolean
+    - name: name
+      type:
+        scalar: string
+      default: ""
+    - name: uid
+      type:
+        scalar: string
+      default: ""
 - name: dev.leat.batch.v1alpha1.TaskSetSpec
   map:
     fields:
@@ -302,6 +330,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: cancelled
       type:
         scalar: boolean
+    - name: cancelledIndexes
+      type:
+        scalar: string
     - name: chunking
       type:
         namedType: dev.leat.batch.v1alpha1.TaskSetChunking
@@ -312,6 +343,14 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: completions
       type:
         scalar: numeric
+    - name: dependsOn
+      type:
+        list:
+          elementType:
+            namedType: dev.leat.batch.v1alpha1.TaskSetDependency
+          elementRelationship: associative
+          keys:
+          - name
     - name: indexNumbers
       type:
         namedType: dev.leat.batch.v1alpha1.IndexNumbers
@@ -372,6 +411,14 @@ var schemaYAML = typed.YAMLObject(`types:
           elementRelationship: associative
           keys:
           - type
+    - name: dependencies
+      type:
+        list:
+          elementType:
+            namedType: dev.leat.batch.v1alpha1.TaskSetDependencyStatus
+          elementRelationship: associative
+          keys:
+          - name
     - name: failed
       type:
         scalar: numeric

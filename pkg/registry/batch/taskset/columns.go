@@ -18,6 +18,7 @@ package taskset
 
 import (
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,7 +29,7 @@ import (
 )
 
 // StatusColumn returns the state of the set in the words that kubectl uses for Jobs, and Cancelling or Cancelled for a
-// set that a user has cancelled.
+// set that a user has cancelled. A set that waits for others has their names.
 func StatusColumn(set *batch.TaskSet) any {
 	for _, name := range []string{
 		batch.TaskSetComplete, batch.TaskSetFailed, batch.TaskSetSuspended, batch.TaskSetSuccessCriteriaMet, batch.TaskSetFailureTarget,
@@ -46,6 +47,9 @@ func StatusColumn(set *batch.TaskSet) any {
 	}
 	if set.DeletionTimestamp != nil {
 		return "Terminating"
+	}
+	if names := waitsFor(set); len(names) > 0 {
+		return "Waiting for " + strings.Join(names, ", ")
 	}
 	return "Running"
 }

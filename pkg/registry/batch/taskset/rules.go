@@ -123,6 +123,8 @@ func (Rules) Validate(_ context.Context, set *batch.TaskSet) field.ErrorList {
 	if spec.BackoffLimitPerIndex == nil && spec.MaxFailedIndexes != nil {
 		errs = append(errs, field.Forbidden(path.Child("maxFailedIndexes"), "may be set only when backoffLimitPerIndex is"))
 	}
+	errs = append(errs, validateDependsOn(set, path.Child("dependsOn"))...)
+	errs = append(errs, validateCancelledIndexes(spec, path.Child("cancelledIndexes"))...)
 	errs = append(errs, validateFailurePolicy(spec, path.Child("taskFailurePolicy", "rules"))...)
 	errs = append(errs, validateTemplate(spec, path.Child("template"))...)
 	if len(errs) == 0 {
@@ -266,7 +268,8 @@ func validateTemplate(spec *batch.TaskSetSpec, path *field.Path) field.ErrorList
 
 // ValidateChange implements registry.Validator. The selector must be generated, and the set must leave space for its
 // status. Completions may change like those of an elastic Indexed Job, together with parallelism and to the same value.
-// Priority and queue may change until a task has started. Cancelled may be set, but not unset.
+// Priority and queue may change until a task has started. Cancelled may be set, but not unset, and cancelledIndexes may
+// only grow.
 func (Rules) ValidateChange(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
 	path := field.NewPath("spec")
 	if old == nil {
@@ -277,6 +280,8 @@ func (Rules) ValidateChange(_ context.Context, set, old *batch.TaskSet) field.Er
 	case ptr.Equal(set.Spec.Completions, old.Spec.Completions):
 	case set.Spec.IndexNumbers != nil:
 		errs = append(errs, field.Invalid(path.Child("completions"), set.Spec.Completions, "may not change in a set with indexNumbers"))
+	case dependsPerIndex(&set.Spec) > 0:
+		errs = append(errs, field.Invalid(path.Child("completions"), set.Spec.Completions, "may not change in a set that depends on another per index"))
 	case set.Spec.Completions == nil || !elastic(&set.Spec):
 		errs = append(errs, field.Invalid(path.Child("completions"), set.Spec.Completions,
 			"may change only when completionMode is Indexed, together with parallelism and to the same value"))
@@ -294,6 +299,7 @@ func (Rules) ValidateChange(_ context.Context, set, old *batch.TaskSet) field.Er
 		errs = append(errs, field.Invalid(path.Child("cancelled"), false,
 			"must stay true: a cancelled set does not run again; make a new set of what is left, as \"leat retry\" does"))
 	}
+	errs = append(errs, validateCancelledIndexesChange(&set.Spec, &old.Spec, path.Child("cancelledIndexes"))...)
 	// A set that was stored with too little space may change as long as its lists do not become longer.
 	if tooLarge := validateStatusSpace(set, path); len(tooLarge) > 0 &&
 		(maxListBytes(set) > maxListBytes(old) || len(validateStatusSpace(old, path)) == 0) {

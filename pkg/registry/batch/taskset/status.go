@@ -39,6 +39,7 @@ func (Rules) ValidateStatus(_ context.Context, set *batch.TaskSet) field.ErrorLi
 	status, path := &set.Status, field.NewPath("status")
 	errs := validateIndexLists(set, path)
 	errs = append(errs, validateConditions(set, path.Child("conditions"))...)
+	errs = append(errs, validateDependencies(set, path.Child("dependencies"))...)
 
 	complete := isTrue(set, batch.TaskSetComplete)
 	finished := complete || isTrue(set, batch.TaskSetFailed)
@@ -133,7 +134,8 @@ func validateConditions(set *batch.TaskSet, path *field.Path) field.ErrorList {
 	return errs
 }
 
-// ValidateStatusChange implements registry.StatusValidator. Final conditions, counts and times must not be reverted.
+// ValidateStatusChange implements registry.StatusValidator. Final conditions, counts, times and dependencies must not be
+// reverted.
 func (Rules) ValidateStatusChange(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
 	var errs field.ErrorList
 	status, before, path := &set.Status, &old.Status, field.NewPath("status")
@@ -155,6 +157,7 @@ func (Rules) ValidateStatusChange(_ context.Context, set, old *batch.TaskSet) fi
 		}
 		errs = append(errs, field.Invalid(path.Child("succeeded"), status.Succeeded, detail))
 	}
+	errs = append(errs, validateDependenciesChange(set, old, path.Child("dependencies"))...)
 	if before.CompletionTime != nil && status.CompletionTime != nil &&
 		!apiequality.Semantic.DeepEqual(status.CompletionTime, before.CompletionTime) {
 		errs = append(errs, field.Forbidden(path.Child("completionTime"), "must not change once it is set"))

@@ -33,7 +33,7 @@ import (
 const (
 	// maxObject is the maximum size of a request to etcd by default, in bytes.
 	maxObject = 3 << 19
-	// reserved is the space for conditions, counts, times and the overhead of the request.
+	// reserved is the space for conditions, counts, times, dependencies and the overhead of the request.
 	reserved = 32 << 10
 )
 
@@ -99,6 +99,10 @@ func maxListBytes(set *batch.TaskSet) int {
 	if chunked(spec) {
 		gaps = min(indexes, 2*open+1)
 	}
+	// Of sets that a set depends on per index, those indexes that are open there cannot start here, and are gaps, too.
+	for range dependsPerIndex(spec) {
+		gaps = min(indexes, gaps+2*otherParallelism(indexes)+1)
+	}
 	completed := 2 * (gaps + failed + 1) // first and last index of each range
 	listed := min(indexes-counted, completed+failed)
 	number := digits(max(0, indexes-1)) + len(",")
@@ -109,6 +113,14 @@ func maxListBytes(set *batch.TaskSet) int {
 		total += counted * (number + len(":") + min(digits(ofIndex), digits(failures/counted)+1))
 	}
 	return max(total, len(status.CompletedIndexes)+len(ptr.Deref(status.FailedIndexes, ""))+len(status.IndexFailures))
+}
+
+// otherParallelism returns the maximum of parallelism of another set with as many indexes.
+func otherParallelism(completions int) int {
+	if completions > largeCompletions {
+		return maxLargeParallelism
+	}
+	return maxParallelism
 }
 
 // chunked reports whether a task of the set may have several indexes.

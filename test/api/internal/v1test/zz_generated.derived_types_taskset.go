@@ -20,6 +20,7 @@ package v1test
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // +genclient
@@ -32,7 +33,7 @@ import (
 // +leat:subresource:log=LogREST
 // +leat:subresource:records=RecordsREST
 // +leat:scale:spec=spec.maxActive,status=status.active,selector=spec.selector
-// +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the set is complete, failed, suspended or running.
+// +leat:column:name=Status,type=string,func=StatusColumn,description=Whether the set is complete, failed, suspended, running or waits for others.
 // +leat:column:name=Completions,type=string,func=CompletionsColumn,description=The number of indexes that have succeeded, and the total number.
 // +leat:column:name=Active,type=integer,path=status.active,description=The number of tasks of the set that are unfinished.
 // +leat:column:name=Failed,type=integer,path=status.failed,description=The number of tasks of the set that have failed.
@@ -169,6 +170,49 @@ type TaskSetSpec struct {
 	// +optional
 	// +k8s:optional
 	Chunking *TaskSetChunking `json:"chunking,omitempty"`
+
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +patchMergeKey=name
+	// +patchStrategy=merge
+	// +k8s:optional
+	// +k8s:listType=map
+	// +k8s:listMapKey=name
+	// +k8s:maxItems=20
+	// +k8s:immutable
+	DependsOn []TaskSetDependency `json:"dependsOn,omitempty" patchStrategy:"merge" patchMergeKey:"name"`
+
+	// +optional
+	// +k8s:optional
+	// +k8s:maxLength=65536
+	CancelledIndexes string `json:"cancelledIndexes,omitempty"`
+}
+
+// +enum
+// +k8s:enum
+type TaskSetDependencyCondition string
+
+const (
+	TaskSetDependencyComplete TaskSetDependencyCondition = "Complete"
+	TaskSetDependencyFailed   TaskSetDependencyCondition = "Failed"
+	TaskSetDependencyFinished TaskSetDependencyCondition = "Finished"
+)
+
+type TaskSetDependency struct {
+	// +required
+	// +k8s:required
+	// +k8s:format=k8s-short-name
+	Name string `json:"name"`
+
+	// +optional
+	// +default="Complete"
+	// +k8s:optional
+	Condition TaskSetDependencyCondition `json:"condition,omitempty"`
+
+	// +optional
+	// +k8s:optional
+	PerIndex bool `json:"perIndex,omitempty"`
 }
 
 type TaskSetChunking struct {
@@ -320,6 +364,7 @@ const (
 	TaskSetFailureTarget      = "FailureTarget"
 	TaskSetSuccessCriteriaMet = "SuccessCriteriaMet"
 	TaskSetReplicaFailure     = "ReplicaFailure"
+	TaskSetDependenciesMet    = "DependenciesMet"
 )
 
 const (
@@ -334,6 +379,10 @@ const (
 	TaskSetReasonSuspended                = "TaskSetSuspended"
 	TaskSetReasonResumed                  = "TaskSetResumed"
 	TaskSetReasonFailedCreate             = "FailedCreate"
+	TaskSetReasonDependencyFailed         = "DependencyFailed"
+	TaskSetReasonWaiting                  = "Waiting"
+	TaskSetReasonCompletionsDiffer        = "CompletionsDiffer"
+	TaskSetReasonDependenciesMet          = "DependenciesMet"
 	TaskSetReasonNotStarted               = "NotStarted"
 )
 
@@ -397,4 +446,30 @@ type TaskSetStatus struct {
 	// +k8s:optional
 	// +k8s:minimum=0
 	MedianMilliseconds int64 `json:"medianMilliseconds,omitempty"`
+
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +patchMergeKey=name
+	// +patchStrategy=merge
+	// +k8s:optional
+	// +k8s:listType=map
+	// +k8s:listMapKey=name
+	// +k8s:maxItems=20
+	Dependencies []TaskSetDependencyStatus `json:"dependencies,omitempty" patchStrategy:"merge" patchMergeKey:"name"`
+}
+
+type TaskSetDependencyStatus struct {
+	// +required
+	// +k8s:required
+	// +k8s:format=k8s-short-name
+	Name string `json:"name"`
+
+	// +required
+	// +k8s:required
+	UID types.UID `json:"uid"`
+
+	// +optional
+	// +k8s:optional
+	Met bool `json:"met,omitempty"`
 }

@@ -144,6 +144,14 @@ var (
 	_ [unsafe.Offsetof(TaskSchedulingGate{}.Name)]struct{}                          = [unsafe.Offsetof(batch.TaskSchedulingGate{}.Name)]struct{}{}
 	_ [unsafe.Sizeof(TaskSetChunking{})]struct{}                                    = [unsafe.Sizeof(batch.TaskSetChunking{})]struct{}{}
 	_ [unsafe.Offsetof(TaskSetChunking{}.MaxIndexes)]struct{}                       = [unsafe.Offsetof(batch.TaskSetChunking{}.MaxIndexes)]struct{}{}
+	_ [unsafe.Sizeof(TaskSetDependency{})]struct{}                                  = [unsafe.Sizeof(batch.TaskSetDependency{})]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependency{}.Name)]struct{}                           = [unsafe.Offsetof(batch.TaskSetDependency{}.Name)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependency{}.Condition)]struct{}                      = [unsafe.Offsetof(batch.TaskSetDependency{}.Condition)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependency{}.PerIndex)]struct{}                       = [unsafe.Offsetof(batch.TaskSetDependency{}.PerIndex)]struct{}{}
+	_ [unsafe.Sizeof(TaskSetDependencyStatus{})]struct{}                            = [unsafe.Sizeof(batch.TaskSetDependencyStatus{})]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependencyStatus{}.Name)]struct{}                     = [unsafe.Offsetof(batch.TaskSetDependencyStatus{}.Name)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependencyStatus{}.UID)]struct{}                      = [unsafe.Offsetof(batch.TaskSetDependencyStatus{}.UID)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetDependencyStatus{}.Met)]struct{}                      = [unsafe.Offsetof(batch.TaskSetDependencyStatus{}.Met)]struct{}{}
 	_ [unsafe.Sizeof(TaskSetStatus{})]struct{}                                      = [unsafe.Sizeof(batch.TaskSetStatus{})]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.Active)]struct{}                             = [unsafe.Offsetof(batch.TaskSetStatus{}.Active)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.Ready)]struct{}                              = [unsafe.Offsetof(batch.TaskSetStatus{}.Ready)]struct{}{}
@@ -157,6 +165,7 @@ var (
 	_ [unsafe.Offsetof(TaskSetStatus{}.Conditions)]struct{}                         = [unsafe.Offsetof(batch.TaskSetStatus{}.Conditions)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.IndexFailures)]struct{}                      = [unsafe.Offsetof(batch.TaskSetStatus{}.IndexFailures)]struct{}{}
 	_ [unsafe.Offsetof(TaskSetStatus{}.MedianMilliseconds)]struct{}                 = [unsafe.Offsetof(batch.TaskSetStatus{}.MedianMilliseconds)]struct{}{}
+	_ [unsafe.Offsetof(TaskSetStatus{}.Dependencies)]struct{}                       = [unsafe.Offsetof(batch.TaskSetStatus{}.Dependencies)]struct{}{}
 	_ [unsafe.Sizeof(TaskState{})]struct{}                                          = [unsafe.Sizeof(batch.TaskState{})]struct{}{}
 	_ [unsafe.Offsetof(TaskState{}.Waiting)]struct{}                                = [unsafe.Offsetof(batch.TaskState{}.Waiting)]struct{}{}
 	_ [unsafe.Offsetof(TaskState{}.Running)]struct{}                                = [unsafe.Offsetof(batch.TaskState{}.Running)]struct{}{}

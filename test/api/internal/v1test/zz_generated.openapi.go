@@ -56,6 +56,8 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		TaskSchedulingGate{}.OpenAPIModelName():                       schema_test_api_internal_v1test_TaskSchedulingGate(ref),
 		TaskSet{}.OpenAPIModelName():                                  schema_test_api_internal_v1test_TaskSet(ref),
 		TaskSetChunking{}.OpenAPIModelName():                          schema_test_api_internal_v1test_TaskSetChunking(ref),
+		TaskSetDependency{}.OpenAPIModelName():                        schema_test_api_internal_v1test_TaskSetDependency(ref),
+		TaskSetDependencyStatus{}.OpenAPIModelName():                  schema_test_api_internal_v1test_TaskSetDependencyStatus(ref),
 		TaskSetList{}.OpenAPIModelName():                              schema_test_api_internal_v1test_TaskSetList(ref),
 		TaskSetSpec{}.OpenAPIModelName():                              schema_test_api_internal_v1test_TaskSetSpec(ref),
 		TaskSetStatus{}.OpenAPIModelName():                            schema_test_api_internal_v1test_TaskSetStatus(ref),
@@ -1311,6 +1313,74 @@ func schema_test_api_internal_v1test_TaskSetChunking(ref common.ReferenceCallbac
 	}
 }
 
+func schema_test_api_internal_v1test_TaskSetDependency(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Type: []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"condition": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Possible enum values:\n - `\"Complete\"`\n - `\"Failed\"`\n - `\"Finished\"`",
+							Default:     "Complete",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Complete", "Failed", "Finished"},
+						},
+					},
+					"perIndex": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"boolean"},
+							Format: "",
+						},
+					},
+				},
+				Required: []string{"name"},
+			},
+		},
+	}
+}
+
+func schema_test_api_internal_v1test_TaskSetDependencyStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Type: []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"uid": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"met": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"boolean"},
+							Format: "",
+						},
+					},
+				},
+				Required: []string{"name", "uid"},
+			},
+		},
+	}
+}
+
 func schema_test_api_internal_v1test_TaskSetList(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -1485,12 +1555,40 @@ func schema_test_api_internal_v1test_TaskSetSpec(ref common.ReferenceCallback) c
 							Ref: ref(TaskSetChunking{}.OpenAPIModelName()),
 						},
 					},
+					"dependsOn": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type":       "map",
+								"x-kubernetes-patch-merge-key": "name",
+								"x-kubernetes-patch-strategy":  "merge",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(TaskSetDependency{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"cancelledIndexes": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
 				},
 				Required: []string{"template"},
 			},
 		},
 		Dependencies: []string{
-			IndexNumbers{}.OpenAPIModelName(), SuccessPolicy{}.OpenAPIModelName(), TaskFailurePolicy{}.OpenAPIModelName(), TaskSetChunking{}.OpenAPIModelName(), TaskTemplateSpec{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"},
+			IndexNumbers{}.OpenAPIModelName(), SuccessPolicy{}.OpenAPIModelName(), TaskFailurePolicy{}.OpenAPIModelName(), TaskSetChunking{}.OpenAPIModelName(), TaskSetDependency{}.OpenAPIModelName(), TaskTemplateSpec{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"},
 	}
 }
 
@@ -1586,11 +1684,33 @@ func schema_test_api_internal_v1test_TaskSetStatus(ref common.ReferenceCallback)
 							Format: "int64",
 						},
 					},
+					"dependencies": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type":       "map",
+								"x-kubernetes-patch-merge-key": "name",
+								"x-kubernetes-patch-strategy":  "merge",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(TaskSetDependencyStatus{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			"io.k8s.apimachinery.pkg.apis.meta.v1.Condition", "io.k8s.apimachinery.pkg.apis.meta.v1.Time"},
+			TaskSetDependencyStatus{}.OpenAPIModelName(), "io.k8s.apimachinery.pkg.apis.meta.v1.Condition", "io.k8s.apimachinery.pkg.apis.meta.v1.Time"},
 	}
 }
 

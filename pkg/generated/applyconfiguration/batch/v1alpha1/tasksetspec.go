@@ -27,8 +27,8 @@ import (
 // with apply.
 //
 // TaskSetSpec describes how a set runs its tasks. After creation, completionMode, backoffLimitPerIndex,
-// taskFailurePolicy, successPolicy, selector, items, indexNumbers and, except for its spec.priority, template are
-// immutable.
+// taskFailurePolicy, successPolicy, selector, items, indexNumbers, dependsOn and, except for its spec.priority, template
+// are immutable.
 type TaskSetSpecApplyConfiguration struct {
 	// parallelism is the maximum number of tasks that the set runs at any given time. Defaults to 1.
 	Parallelism *int32 `json:"parallelism,omitempty"`
@@ -84,6 +84,16 @@ type TaskSetSpecApplyConfiguration struct {
 	// chunking specifies how indexes whose commands are short are combined in one task. It has an effect only if
 	// completions is set.
 	Chunking *TaskSetChunkingApplyConfiguration `json:"chunking,omitempty"`
+	// dependsOn are the sets of the same namespace that this set waits for. It starts once all of them have ended as
+	// their entries require. Until then it has no tasks and no startTime, and its deadline does not run. If one of them
+	// ends otherwise, or is deleted before it has ended, the set fails with reason DependencyFailed. A set that does not
+	// exist yet is waited for. status.dependencies shows which are met. At most 20 are allowed.
+	DependsOn []TaskSetDependencyApplyConfiguration `json:"dependsOn,omitempty"`
+	// cancelledIndexes are indexes that no longer run, as numbers and ranges in ascending order, such as "1,3-5,7". They
+	// are not started, their running tasks are ended, and they fail for good unless they have succeeded before. They
+	// count towards maxFailedIndexes. Indexes can be added, but not removed. It can be set only if backoffLimitPerIndex
+	// is set.
+	CancelledIndexes *string `json:"cancelledIndexes,omitempty"`
 }
 
 // TaskSetSpecApplyConfiguration constructs a declarative configuration of the TaskSetSpec type for use with
@@ -235,5 +245,26 @@ func (b *TaskSetSpecApplyConfiguration) WithIndexNumbers(value *IndexNumbersAppl
 // If called multiple times, the Chunking field is set to the value of the last call.
 func (b *TaskSetSpecApplyConfiguration) WithChunking(value *TaskSetChunkingApplyConfiguration) *TaskSetSpecApplyConfiguration {
 	b.Chunking = value
+	return b
+}
+
+// WithDependsOn adds the given value to the DependsOn field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the DependsOn field.
+func (b *TaskSetSpecApplyConfiguration) WithDependsOn(values ...*TaskSetDependencyApplyConfiguration) *TaskSetSpecApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithDependsOn")
+		}
+		b.DependsOn = append(b.DependsOn, *values[i])
+	}
+	return b
+}
+
+// WithCancelledIndexes sets the CancelledIndexes field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the CancelledIndexes field is set to the value of the last call.
+func (b *TaskSetSpecApplyConfiguration) WithCancelledIndexes(value string) *TaskSetSpecApplyConfiguration {
+	b.CancelledIndexes = &value
 	return b
 }

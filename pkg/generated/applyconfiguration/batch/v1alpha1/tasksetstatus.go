@@ -48,7 +48,7 @@ type TaskSetStatusApplyConfiguration struct {
 	// completionTime is the time at which the set succeeded. It is not set if the set fails.
 	CompletionTime *v1.Time `json:"completionTime,omitempty"`
 	// conditions are the latest observations of the state of the set: Complete, Failed, Stalled, Suspended, FailureTarget,
-	// SuccessCriteriaMet, ReplicaFailure and Reconciling.
+	// SuccessCriteriaMet, ReplicaFailure, DependenciesMet and Reconciling.
 	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// indexFailures are the indexes that have failed and will be retried, each with the number of its tasks that are
 	// counted in failed. The format is pairs in ascending order, such as "3:1,17:2". The controller uses it to count each
@@ -57,6 +57,8 @@ type TaskSetStatusApplyConfiguration struct {
 	// medianMilliseconds is the median of the time in milliseconds that the commands of the set ran, of those that have
 	// ended last. It is set once at least 8 have ended.
 	MedianMilliseconds *int64 `json:"medianMilliseconds,omitempty"`
+	// dependencies are those of the sets of spec.dependsOn that have been observed.
+	Dependencies []TaskSetDependencyStatusApplyConfiguration `json:"dependencies,omitempty"`
 }
 
 // TaskSetStatusApplyConfiguration constructs a declarative configuration of the TaskSetStatus type for use with
@@ -163,5 +165,18 @@ func (b *TaskSetStatusApplyConfiguration) WithIndexFailures(value string) *TaskS
 // If called multiple times, the MedianMilliseconds field is set to the value of the last call.
 func (b *TaskSetStatusApplyConfiguration) WithMedianMilliseconds(value int64) *TaskSetStatusApplyConfiguration {
 	b.MedianMilliseconds = &value
+	return b
+}
+
+// WithDependencies adds the given value to the Dependencies field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Dependencies field.
+func (b *TaskSetStatusApplyConfiguration) WithDependencies(values ...*TaskSetDependencyStatusApplyConfiguration) *TaskSetStatusApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithDependencies")
+		}
+		b.Dependencies = append(b.Dependencies, *values[i])
+	}
 	return b
 }
