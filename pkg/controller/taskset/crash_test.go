@@ -21,6 +21,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -186,6 +187,124 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestKilledAtAnyRequestStartsInOrder runs a set, one that follows it index by index, and one that waits for that, while
+// the controller is killed and events arrive late. The first set is deleted as soon as it has ended, and some of its
+// indexes are cancelled. No task may exist before it may start.
+func TestKilledAtAnyRequestStartsInOrder(t *testing.T) {
+	const count = 20
+	for seed := range uint64(60) {
+		t.Run(strconv.Itoa(int(seed)), func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 2))
+			w := newWorld(t)
+			w.collect = true
+			w.startController()
+			names := []string{"other", "each", testSet}
+			each := func() []specChange {
+				return []specChange{completions(count), parallelism(1 + random.Int32N(count)), perIndex(0)}
+			}
+			w.createNamed("other", newSpec(append(each(), func(s *batch.TaskSetSpec) { s.TTLSecondsAfterFinished = ptr.To[int32](0) })...))
+			w.createNamed("each", newSpec(append(each(), dependsPerIndex("other"))...))
+			w.create(newSpec(dependsOn("each", batch.TaskSetDependencyFinished)))
+			for _, name := range names[:1+random.IntN(2)] {
+				w.sets[name].Status.MedianMilliseconds = 10 // its tasks are chunks
+			}
+			kills, succeeded := 0, map[string]map[int]bool{"other": {}, "each": {}, testSet: {}}
+			w.inject = func(verb, resource string) (before, after error) {
+				switch {
+				case verb == "get" || random.IntN(10) > 0 || kills > 40:
+					return nil, nil
+				case random.IntN(2) == 0:
+					kills++
+					return errKilled, nil
+				}
+				kills++
+				return nil, errKilled
+			}
+			fails := func(index int) bool { return index%7 == 3 }
+			// cancelled are the indexes of the first set that may have been cancelled before they succeeded.
+			cancelled := map[int]bool{}
+			check := func() {
+				for _, task := range w.tasks {
+					for _, r := range task.CompletionIndexes() {
+						for index := r.First; index <= r.Last; index++ {
+							if task.Labels[batch.LabelTaskSetName] == "each" && !succeeded["other"][index] {
+								t.Fatalf("task %s exists before index %d of the other set has succeeded", task.Name, index)
+							}
+						}
+					}
+					if task.Labels[batch.LabelTaskSetName] == testSet && state.FinishedCondition(w.sets["each"]) == nil {
+						t.Fatalf("task %s exists before the other set has ended", task.Name)
+					}
+				}
+			}
+			for step := 0; state.FinishedCondition(w.set()) == nil; step++ {
+				if step > 100_000 {
+					t.Fatalf("the sets do not finish: %+v, %+v", w.sets["each"].Status, w.set().Status)
+				}
+				switch random.IntN(5) {
+				case 0:
+					w.deliver(random.IntN(len(w.events) + 1))
+				case 1:
+					w.now = w.now.Add(time.Duration(random.IntN(3000)) * time.Millisecond)
+				case 2:
+					for _, task := range sortedTasks(w) {
+						if task.Status.Phase.Finished() || random.IntN(3) > 0 {
+							continue
+						}
+						before := int(task.Status.CompletedCount)
+						name := task.Labels[batch.LabelTaskSetName]
+						switch {
+						case task.Spec.Indexes != "":
+							w.runChunk(task, random, func(index int) bool { return name == "other" && fails(index) })
+							if after := w.tasks[task.Name]; after != nil {
+								for i := before; i < int(after.Status.CompletedCount); i++ {
+									succeeded[name][indexes.At(after.IndexRanges(), i)] = true
+								}
+							}
+						case name == "other" && fails(firstIndex(task)):
+							w.endTask(task, 1)
+						default:
+							succeeded[name][firstIndex(task)] = true
+							w.endTask(task, 0)
+						}
+					}
+				case 3:
+					if other := w.sets["other"]; other != nil && other.DeletionTimestamp == nil && len(cancelled) < 3 && random.IntN(10) == 0 {
+						cancelled[random.IntN(count)] = true
+						w.changeNamed("other", func(set *batch.TaskSet) {
+							set.Spec.CancelledIndexes = indexes.Format(indexes.Of(slices.Sorted(maps.Keys(cancelled))))
+						})
+					}
+				default:
+					if err := w.reconcile(); err != nil && !strings.Contains(err.Error(), errKilled.Error()) {
+						t.Fatal(err)
+					} else if err != nil {
+						w.startStaleController(random.IntN(3))
+					}
+				}
+				check()
+			}
+			status := w.sets["each"].Status
+			failed, err := indexes.Parse(ptr.Deref(status.FailedIndexes, ""), count)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for index := range count {
+				must := fails(index)
+				if is := indexes.Contains(failed, index); is && !must && !cancelled[index] || must && !is {
+					t.Errorf("index %d: failed: %t; it fails in the other set: %t, and is cancelled there: %t", index, is, must, cancelled[index])
+				}
+			}
+			if int(status.Succeeded)+indexes.Count(failed) != count || status.Failed != 0 {
+				t.Errorf("%d succeeded and %s failed of %d, with %d failed tasks", status.Succeeded, indexes.Format(failed), count, status.Failed)
+			}
+			if kills == 0 || !isConditionTrue(w.set(), batch.TaskSetComplete) {
+				t.Errorf("%d kills: %+v", kills, w.set().Status)
+			}
+		})
 	}
 }
 

@@ -132,7 +132,7 @@ func (s *simulation) next(n int) int {
 
 // step applies one event and returns what it was.
 func (s *simulation) step() string {
-	switch s.next(15) {
+	switch s.next(17) {
 	case 0, 1:
 		for _, task := range s.state.Reserve(1+s.next(4), ChunkLimits{MaxIndexes: 1 + s.next(6)}) {
 			switch s.next(16) {
@@ -212,12 +212,50 @@ func (s *simulation) step() string {
 		s.now = s.now.Add(time.Duration(s.next(256)) * time.Second)
 		s.state.EndBackoffs(s.now)
 		return "time passes"
+	case 15:
+		s.follow()
+		return "follow"
+	case 16:
+		if s.set.Spec.BackoffLimitPerIndex != nil {
+			s.cancelIndexes()
+		}
+		return "cancel an index"
 	}
 	if s.next(2) == 0 {
 		s.set.Spec.Completions = ptr.To(int32(1 + s.next(12)))
 	}
 	s.load()
 	return "load"
+}
+
+// follow limits the indexes that may start by another set, or lifts the limit.
+func (s *simulation) follow() {
+	if s.next(3) == 0 {
+		s.state.Follow(nil, nil)
+		return
+	}
+	first := s.next(8)
+	s.state.Follow([]*batch.TaskSet{{}}, [][]indexes.Range{{{First: first, Last: first + s.next(4)}, {First: first + 5, Last: first + 5 + s.next(4)}}})
+}
+
+// cancelIndexes adds an index to spec.cancelledIndexes. Those that are past the end are not done by that.
+func (s *simulation) cancelIndexes() {
+	before, err := indexes.Parse(s.set.Spec.CancelledIndexes, maxIndex)
+	if err != nil {
+		s.Fatal(err)
+	}
+	index := s.next(12)
+	cancelled := indexes.Union(before, []indexes.Range{{First: index, Last: index}})
+	s.set.Spec.CancelledIndexes = indexes.Format(cancelled)
+	if err := s.state.CancelIndexes(&s.set.Spec); err != nil {
+		s.Fatal(err)
+	}
+	for i := range s.end() {
+		if indexes.Contains(cancelled, i) && !s.model.completed[i] {
+			s.model.failedIndexes[i] = true
+			delete(s.model.failures, i)
+		}
+	}
 }
 
 // load loads the state and the model from the stored status.
