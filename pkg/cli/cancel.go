@@ -22,6 +22,7 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -36,21 +37,33 @@ The commands get SIGTERM, then SIGKILL when their grace period is over. --now ki
 
 A cancelled set starts no more tasks and fails with reason Cancelled. It is kept: "leat explain" shows what succeeded and failed,
 "leat retry" runs the rest, "leat delete" deletes it. A task that belongs to no set is deleted. If you cancel a task of a set, by
-its name or as SET/INDEX, the set runs its indexes again. An index that shares a task with others cannot be cancelled alone.
+its name or as SET/INDEX, the set runs its indexes again. An index that shares a task with others cannot be cancelled alone like that.
+
+--index cancels indexes of a set for good. They fail unless they have succeeded before, and the others still run. Indexes that share a
+task with a cancelled one run again in another task.
 
 To pause a set and resume it later, use suspend. Finished tasks and sets cannot be cancelled.`
 
 func (f *factory) newCancelCommand() *cobra.Command {
 	var now, wait bool
+	var index string
 	command := &cobra.Command{
 		Use: "cancel NAME...", GroupID: groupChange,
 		Short: "Cancel tasks and sets",
 		Long:  cancelLong,
 		Example: `  leat cancel @latest
-  leat cancel --now task/hello taskset/squares`,
+  leat cancel --now task/hello taskset/squares
+  leat cancel taskset/squares --index 3-7`,
 		Args: atLeastOne("task or set"), ValidArgsFunction: f.completeNames(kindTask, kindSet),
 		RunE: func(command *cobra.Command, args []string) error {
 			ctx := command.Context()
+			numbers, err := parseNumbers(index)
+			switch {
+			case err != nil:
+				return err
+			case command.Flags().Changed("index") && (len(numbers) == 0 || len(args) > 1 || now):
+				return usageErrorf("--index %q: write indexes like 5 or 0-4,7, the name of one set, and not --now", index)
+			}
 			s, err := f.connect()
 			if err != nil {
 				return err
@@ -62,6 +75,9 @@ func (f *factory) newCancelCommand() *cobra.Command {
 				}
 				if err := f.requireUnfinished(found); err != nil {
 					return err
+				}
+				if len(numbers) > 0 {
+					return f.cancelIndexes(ctx, s, found, numbers, wait)
 				}
 				if found, err = f.taskOfIndex(ctx, s, found); err != nil {
 					return err
@@ -81,7 +97,92 @@ func (f *factory) newCancelCommand() *cobra.Command {
 	}
 	command.Flags().BoolVar(&now, "now", false, "Kill the commands at once")
 	command.Flags().BoolVar(&wait, "wait", true, "Wait until the commands have ended")
+	command.Flags().StringVar(&index, "index", "", "Of a set: cancel only these indexes for good, like 5 or 0-4,7")
 	return command
+}
+
+// cancelAttempts is how often indexes are added to those that are cancelled, while others add some, too.
+const cancelAttempts = 5
+
+// cancelIndexes cancels indexes of a set for good, given by their numbers.
+func (f *factory) cancelIndexes(ctx context.Context, s *session, found object, numbers []indexes.Range, wait bool) error {
+	set := found.set
+	switch {
+	case set == nil || found.index != nil:
+		return usageErrorf("--index is for whole sets, and %s is not one", found.ref())
+	case set.Spec.BackoffLimitPerIndex == nil:
+		return fmt.Errorf("taskset/%s has no spec.backoffLimitPerIndex, so its indexes cannot fail alone: %s cancel taskset/%s cancels all",
+			set.Name, f.program, set.Name)
+	}
+	chosen, err := chosenIndexes(set, numbers)
+	if err != nil {
+		return err
+	}
+	for attempt := 1; ; attempt++ {
+		before, err := indexes.Parse(set.Spec.CancelledIndexes, maxCompletions)
+		if err != nil {
+			return err
+		}
+		list := indexes.Format(indexes.Union(before, chosen))
+		patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"cancelledIndexes":%q}}`, set.UID, list)
+		_, err = s.api.TaskSets(s.namespace).Patch(ctx, set.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+		if err == nil {
+			break
+		}
+		if !apierrors.IsInvalid(err) || attempt == cancelAttempts {
+			return err
+		}
+		// Someone else may have cancelled other indexes meanwhile: the list must still contain them.
+		if set, err = s.api.TaskSets(s.namespace).Get(ctx, set.Name, metav1.GetOptions{}); err != nil {
+			return err
+		}
+	}
+	if wait {
+		if err := s.waitIndexesCancelled(ctx, &set, chosen); err != nil {
+			return err
+		}
+		completed, err := completedOf(set)
+		if err != nil {
+			return err
+		}
+		if early := indexes.Intersect(chosen, completed); len(early) > 0 {
+			fmt.Fprintf(f.streams.ErrOut, "Before that, %s had succeeded.\n", describeIndexes(set, early))
+			chosen = indexes.Subtract(chosen, early)
+		}
+	}
+	if len(chosen) > 0 {
+		fmt.Fprintf(f.streams.Out, "%s: %s cancelled\n", ref{kindSet, set.Name}.full(), describeIndexes(set, chosen))
+	}
+	return nil
+}
+
+// waitIndexesCancelled waits until the set has counted its cancelled indexes, and their commands have ended. It updates
+// the set.
+func (s *session) waitIndexesCancelled(ctx context.Context, set **batch.TaskSet, chosen []indexes.Range) error {
+	err := s.watchSet(ctx, *set, func(current *batch.TaskSet) bool {
+		*set = current
+		completed, _ := completedOf(current)
+		failed, _ := failedIndexes(current)
+		return finishedSet(current) != nil || len(indexes.Subtract(indexes.Subtract(chosen, completed), failed)) == 0
+	})
+	if err != nil {
+		return wrapDeleted(ref{kindSet, (*set).Name}, err)
+	}
+	list, err := s.api.Tasks(s.namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: batch.LabelControllerUID + "=" + string((*set).UID), FieldSelector: unfinished,
+	})
+	if err != nil {
+		return err
+	}
+	for i := range list.Items {
+		task := &list.Items[i]
+		if len(indexes.Intersect(indexes.Subtract(heldIndexes(task), completedIn(task)), chosen)) > 0 {
+			if err := s.waitGone(ctx, object{task: task}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 const deleteLong = `Delete tasks and sets, with the record of what succeeded and failed.
@@ -214,12 +315,12 @@ func (f *factory) reportCancelled(found object) {
 	}
 	fmt.Fprintf(f.streams.Out, "%s cancelled\n", found.ref().full())
 	left := numbersIn(found.task, indexes.Subtract(heldIndexes(found.task), completedIn(found.task)))
-	again := "it"
+	them, name := "it", found.task.Labels[batch.LabelTaskSetName]
 	if indexes.Count(left) > 1 {
-		again = "them"
+		them = "them"
 	}
-	fmt.Fprintf(f.streams.ErrOut, "taskset/%s runs its %s again: cancel the set to end %s for good.\n",
-		found.task.Labels[batch.LabelTaskSetName], describeNumbers(left), again)
+	fmt.Fprintf(f.streams.ErrOut, "taskset/%s runs its %s again: %s cancel taskset/%s --index %s ends %s for good.\n",
+		name, describeNumbers(left), f.program, name, indexes.Format(left), them)
 }
 
 // cancel sets spec.cancelled of a set, or deletes a task. The UID of the object is a precondition.

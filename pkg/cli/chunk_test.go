@@ -400,9 +400,12 @@ func TestCancelledTaskNamesTheIndexesThatRunAgain(t *testing.T) {
 		task *batch.Task
 		want string
 	}{
-		{batch.NewTask(set, 4, 0), "taskset/s runs its index 4 again: cancel the set to end it for good.\n"},
-		{chunkOf(set, "4-9", batch.TaskRunning, 2, 0), "taskset/s runs its indexes 6-9 again: cancel the set to end them for good.\n"},
-		{chunkOf(set, "4-9", batch.TaskRunning, 2, 3), "taskset/s runs its index 6 again: cancel the set to end it for good.\n"},
+		{batch.NewTask(set, 4, 0), "taskset/s runs its index 4 again: leat cancel taskset/s --index 4 ends it for good.\n"},
+		{
+			chunkOf(set, "4-9", batch.TaskRunning, 2, 0),
+			"taskset/s runs its indexes 6-9 again: leat cancel taskset/s --index 6-9 ends them for good.\n",
+		},
+		{chunkOf(set, "4-9", batch.TaskRunning, 2, 3), "taskset/s runs its index 6 again: leat cancel taskset/s --index 6 ends it for good.\n"},
 	} {
 		streams, _, _, errOut := genericiooptions.NewTestIOStreams()
 		(&factory{program: "leat", streams: streams}).reportCancelled(object{task: test.task})

@@ -52,7 +52,8 @@ const explainLong = `Explain the state of a task or a set.
 
 For a task that waits: the message of the scheduler, the state of its queue and of its pool, its place in the queue, and the reasons why
 workers cannot run it. For a task that runs or has ended: its worker, its times and attempts, how it ended, and the end of its output. For
-a set: its progress, its failures, and why its tasks wait. --index, or SET/INDEX, selects one index of a set.
+a set: its progress, its failures, the sets that it waits for, and why its tasks wait. --index, or SET/INDEX, selects one index of a
+set.
 
 Failures of a set are grouped by cause: the reason, the exit code, and the last line of output, ignoring numbers in it.
 
@@ -473,6 +474,8 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 		e.title("%s is being deleted, for %s. It remains until its commands have ended.", r, e.since(set.DeletionTimestamp))
 	case ptr.Deref(set.Spec.Suspend, false):
 		e.title("%s is suspended: it starts nothing until %s resume %s.", r, e.program, r)
+	case len(waitsFor(set)) > 0:
+		e.title("%s waits for other sets, for %s.", r, e.since(&set.CreationTimestamp))
 	case snapshot.Running == 0 && set.Status.StartTime == nil:
 		e.title("%s has not been started by its controller: is leat-controller-manager running?", r)
 	default:
@@ -499,6 +502,11 @@ func (e *explainer) set(ctx context.Context, set *batch.TaskSet) error {
 	}
 	if c := meta.FindStatusCondition(set.Status.Conditions, batch.TaskSetReplicaFailure); c != nil && c.Status == metav1.ConditionTrue && final == nil {
 		e.line("Problem", "tasks cannot be created: %s", c.Message)
+	}
+	if final == nil {
+		if err := e.dependencies(ctx, set); err != nil {
+			return err
+		}
 	}
 	if err := e.retries(ctx, set); err != nil {
 		return err
@@ -589,16 +597,28 @@ func (e *explainer) index(ctx context.Context, found object) error {
 	if len(tasks) > 0 {
 		return e.task(ctx, ref{kindTask, tasks[0].Name}, &tasks[0])
 	}
+	waits, err := e.indexWaits(ctx, set, index)
+	if err != nil {
+		return err
+	}
 	r, final := found.ref(), finishedSet(set)
 	switch {
 	case isIn(set.Status.CompletedIndexes, index):
 		e.title("%s has succeeded. Its task was deleted after it was counted.", r)
+	case isIn(set.Spec.CancelledIndexes, index):
+		e.title("%s was cancelled.", r)
+	case isIn(ptr.Deref(set.Status.FailedIndexes, ""), index) && slices.ContainsFunc(set.Spec.DependsOn, func(d batch.TaskSetDependency) bool { return d.PerIndex }):
+		e.title("%s has failed. It has not succeeded in a set that this set follows, or its task was deleted.", r)
 	case isIn(ptr.Deref(set.Status.FailedIndexes, ""), index):
 		e.title("%s has failed. Its task was deleted: only the tasks of the last 100 failures of a set are kept.", r)
 	case final != nil:
 		e.title("%s has no task, and has not succeeded: the set has ended: %s: %s", r, final.Reason, final.Message)
 	case ptr.Deref(set.Spec.Suspend, false):
 		e.title("%s has no task: the set is suspended.", r)
+	case len(waitsFor(set)) > 0:
+		e.title("%s has no task: the set waits for %s.", r, strings.Join(waitsFor(set), ", "))
+	case waits != "":
+		e.title("%s has no task: it waits until the same index of taskset/%s has succeeded.", r, waits)
 	default:
 		e.title("%s has no task yet: at most %d run at a time, the lowest indexes first.", r, ptr.Deref(set.Spec.Parallelism, 1))
 	}

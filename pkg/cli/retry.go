@@ -45,6 +45,9 @@ The finished task or set does not change. A new one named <name>-retry-<n> is cr
 old set that failed or never ran. --index selects some of these indexes, and --all adds the succeeded ones. Each command finds its old
 index in $TASK_INDEX and $JOB_COMPLETION_INDEX, and its old item in $TASK_ITEM.
 
+A retry waits for the sets that the old set still waited for, or for their latest retries: retry a failed set first, and then those
+that wait for it.
+
 You can retry a cancelled set. A retry of a set without indexes runs as many tasks as have not succeeded.
 
 "leat explain" of any of these sets and "leat wait" of a retry show how much has succeeded over all retries.`
@@ -165,9 +168,17 @@ func (o *retryOptions) run(ctx context.Context, flags *pflag.FlagSet, name strin
 		fmt.Fprintf(o.follow.streams.Out, "%s: nothing has failed\n", found.ref().full())
 		return nil
 	}
+	if set, ok := retry.(*batch.TaskSet); ok {
+		if err := s.replaceDependencies(ctx, o.follow.program, found.set, set); err != nil {
+			return err
+		}
+	}
 	created, err := s.createNumbered(ctx, retry, retry.(metav1.Object).GetAnnotations()[batch.AnnotationRetryOf])
 	if err != nil {
 		return err
+	}
+	if set, ok := created.(*batch.TaskSet); ok {
+		o.follow.warnOfMissing(ctx, s, set)
 	}
 	what := ref{kindTask, created.(metav1.Object).GetName()}
 	if found.set != nil {
@@ -185,6 +196,56 @@ func (o *retryOptions) run(ctx context.Context, flags *pflag.FlagSet, name strin
 		_, err := fmt.Fprintf(to, "%s created%s\n", what.full(), count)
 		return err
 	}, true)
+}
+
+// replaceDependencies replaces what a retry waits for. What the retried set does not wait for any more is left out. The
+// latest retry of a set replaces that set.
+func (s *session) replaceDependencies(ctx context.Context, program string, set, retry *batch.TaskSet) error {
+	var dependsOn []batch.TaskSetDependency
+	for _, dependency := range set.Spec.DependsOn {
+		seen := dependencyStatus(set, dependency.Name)
+		other, err := s.api.TaskSets(s.namespace).Get(ctx, dependency.Name, metav1.GetOptions{})
+		if err != nil && !objectNotFound(err) {
+			return err
+		}
+		exists := err == nil
+		if seen != nil {
+			// A retry of a retry has the UID of the first set.
+			first := seen.UID
+			if exists && other.UID == seen.UID {
+				_, first = retryOf(other.ObjectMeta)
+			}
+			latest, err := s.latestRetry(ctx, first)
+			if err != nil {
+				return err
+			}
+			switch {
+			case latest != nil && latest.UID != seen.UID && (!seen.Met || dependency.PerIndex):
+				dependency.Name, other, exists = latest.Name, latest, true
+			case seen.Met:
+				continue
+			case exists && other.UID == seen.UID && finishedSet(other) != nil:
+				return fmt.Errorf("taskset/%s waits for taskset/%s, which has ended (%s): %s retry taskset/%s first, then %s retry taskset/%s waits for that retry",
+					set.Name, other.Name, statusOfEnd(finishedSet(other)), program, other.Name, program, set.Name)
+			}
+		}
+		if exists && !ptr.Equal(other.Spec.Completions, retry.Spec.Completions) {
+			dependency.PerIndex = false
+		}
+		dependsOn = append(dependsOn, dependency)
+	}
+	retry.Spec.DependsOn = dependsOn
+	return nil
+}
+
+// latestRetry returns the latest retry of the set with that UID, nil if there is none.
+func (s *session) latestRetry(ctx context.Context, uid types.UID) (*batch.TaskSet, error) {
+	list, err := s.api.TaskSets(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: batch.LabelRetryOf + "=" + string(uid)})
+	if err != nil || len(list.Items) == 0 {
+		return nil, err
+	}
+	latest := slices.MaxFunc(list.Items, func(a, b batch.TaskSet) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	return &latest, nil
 }
 
 // createNumbered creates the object with the first name <name>-retry-<n> that is free.
@@ -312,7 +373,7 @@ func (o *retryOptions) retrySet(set *batch.TaskSet) (runtime.Object, error) {
 	}
 	retry := &batch.TaskSet{ObjectMeta: copyMeta(set.ObjectMeta), Spec: *set.Spec.DeepCopy()}
 	spec := &retry.Spec
-	spec.Selector, spec.Suspend, spec.Cancelled = nil, nil, false
+	spec.Selector, spec.Suspend, spec.Cancelled, spec.CancelledIndexes = nil, nil, false, ""
 	spec.Template.ObjectMeta = copyTemplateMeta(set.Spec.Template.ObjectMeta)
 	o.override(&spec.Template.Spec)
 	spec.QueueName = spec.Template.Spec.QueueName

@@ -71,6 +71,7 @@ type runOptions struct {
 	pool                      string
 	tolerations, labels       []string
 	maxFailed, chunk          int32
+	after                     afterOptions
 	dryRun                    string
 	script                    *script // nil for a command
 }
@@ -102,6 +103,10 @@ exit code and retries. --chunk limits the number of indexes in one task.
 If a task of a set fails, the others still run. --backoff-limit is the number of retries of each task, and --max-failed the number of
 tasks that may fail until the set is stopped.
 
+--after waits until other sets have succeeded, --after-any until they have ended, and --after-failed until they have failed. If one ends
+otherwise, the new set fails and runs nothing. --after-each starts each index once the same index of the other set has succeeded. A
+single command that waits is a set with one index.
+
 --request requests a count of something that workers have. It does not assign a device: the command must find a free one itself.
 
 --wait shows progress until all tasks have ended. Ctrl-C then asks whether to detach, to cancel or to continue. Without a terminal,
@@ -117,6 +122,7 @@ const runExample = `  leat run --wait --logs -- python train.py --epochs 3
   leat run --each-line urls.txt --parallelism 20 --backoff-limit 2 --wait -- curl -fsSO {}
   find . -name '*.wav' | leat run --each-line - --wait -- flac
   leat run --cpu 2 --memory 4Gi --timeout 30m --queue night -- make all
+  leat run --name merge --after resize,index -- ./merge.sh
   leat run train.sh --epochs 3                        # a script, whose lines with #LEAT have flags
   leat run --array 100 --dry-run=client -o yaml -- true > taskset.yaml`
 
@@ -176,6 +182,7 @@ func (f *factory) newRunCommand() *cobra.Command {
 	flags.StringArrayVar(&o.labels, "label", nil, "Label of the task, or of the set and its tasks, as KEY=VALUE; can be repeated")
 	flags.Int32Var(&o.maxFailed, "max-failed", 0, "How many tasks of a set may fail until the set fails (default: any number)")
 	flags.Int32Var(&o.chunk, "chunk", 0, fmt.Sprintf("Maximum number of indexes in one task, if their commands are short; 1 for a task each (default: %d)", batch.MaxTaskIndexes))
+	o.after.addFlags(flags)
 	flags.BoolVar(&o.hold, "hold", false, "Create the set suspended: it starts nothing until \"leat resume\"")
 	flags.StringVar(&o.dryRun, "dry-run", "none", "client: print the object that would be sent; server: let the server validate it; none")
 	o.follow.addFlags(flags)
@@ -226,6 +233,9 @@ func (o *runOptions) run(ctx context.Context, flags *pflag.FlagSet, command []st
 	if o.dryRun == "server" {
 		return printer.PrintObj(created, o.streams.Out)
 	}
+	if set, ok := created.(*batch.TaskSet); ok {
+		o.warnOfMissing(ctx, s, set)
+	}
 	return o.follow.reportCreated(ctx, s, created, func(to io.Writer) error { return printer.PrintObj(created, to) },
 		ptr.Deref(o.print.OutputFormat, "") == "")
 }
@@ -270,7 +280,14 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 	if err != nil {
 		return nil, err
 	}
-	if o.array == "" && o.eachLine == "" {
+	dependsOn, err := o.after.dependencies()
+	if err != nil {
+		return nil, err
+	}
+	if o.array == "" && o.eachLine == "" && len(o.after.each) > 0 {
+		return nil, usageErrorf("--after-each is for sets with the same indexes: write --array or --each-line too, or --after")
+	}
+	if o.array == "" && o.eachLine == "" && len(dependsOn) == 0 {
 		for _, name := range []string{"parallelism", "max-log-requests", "max-failed", "chunk", "hold"} {
 			if flags.Changed(name) {
 				return nil, usageErrorf("--%s is for sets: write --array or --each-line too; --array 1 makes a set of one task", name)
@@ -286,6 +303,7 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 		BackoffLimitPerIndex:    ptr.To(o.backoffLimit),
 		TTLSecondsAfterFinished: ttl,
 		QueueName:               o.queue,
+		DependsOn:               dependsOn,
 		Template:                batch.TaskTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: maps.Clone(meta.Labels)}, Spec: spec},
 	}}
 	if o.hold {
@@ -313,6 +331,8 @@ func (o *runOptions) build(flags *pflag.FlagSet, command []string) (runtime.Obje
 		}
 		set.Spec.Completions, set.Spec.IndexNumbers = &a.count, a.numbers
 		parallelism = max(parallelism, a.parallelism)
+	case o.eachLine == "":
+		set.Spec.Completions = ptr.To[int32](1) // a single command that waits for others
 	default:
 		if err := o.readLines(set); err != nil {
 			return nil, err

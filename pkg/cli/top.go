@@ -41,6 +41,7 @@ import (
 
 	batch "github.com/leat-dev/leat/apis/batch/v1alpha1"
 	"github.com/leat-dev/leat/pkg/cli/progress"
+	"github.com/leat-dev/leat/pkg/cli/sanitize"
 	informers "github.com/leat-dev/leat/pkg/generated/informers/externalversions/batch/v1alpha1"
 )
 
@@ -416,6 +417,9 @@ func statusOfUnfinished(set *batch.TaskSet) string {
 		return "Cancelling"
 	case ptr.Deref(set.Spec.Suspend, false):
 		return "Suspended"
+	}
+	if names := waitsFor(set); len(names) > 0 {
+		return "Waiting for " + sanitize.Truncate(strings.Join(names, ", "), 60)
 	}
 	return "Running"
 }
