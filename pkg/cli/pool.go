@@ -101,7 +101,7 @@ func (p *poolFlags) addFlags(flags *pflag.FlagSet) {
 	flags.Int32Var(&p.tasks, "tasks", 0, "Number of tasks that each worker runs at a time (default: one for each CPU)")
 	flags.StringVar(&p.cpu, "cpu", "1", "CPUs of each worker, like 4 or 500m")
 	flags.StringVar(&p.memory, "memory", "1Gi", "Memory of each worker, like 8Gi. Its tasks share it")
-	flags.Int32Var(&p.gpus, "gpu", 0, "GPUs of each worker, as --resource "+gpuResource+"=N")
+	flags.Int32Var(&p.gpus, "gpu", 0, "GPUs of each worker, as --resource "+string(batch.ResourceGPU)+"=N")
 	flags.StringSliceVar(&p.resources, "resource", nil, "Another resource of each worker that nodes have, like example.com/fpga=1; can be repeated")
 	flags.Int32Var(&p.most, "max", defaultPoolMax, "Largest number of workers")
 	flags.Int32Var(&p.least, "min", 0, "Smallest number of workers; the same as --max for a pool that is not scaled")
@@ -214,7 +214,7 @@ func (p *poolFlags) changeResources(flags *pflag.FlagSet, allocatable batch.Reso
 		if p.gpus < 0 {
 			return usageErrorf("--gpu %d: write how many, like 1", p.gpus)
 		}
-		counted = append(counted, fmt.Sprintf("%s=%d", gpuResource, p.gpus))
+		counted = append(counted, fmt.Sprintf("%s=%d", string(batch.ResourceGPU), p.gpus))
 	}
 	seen := map[string]bool{}
 	for _, text := range counted {
