@@ -43,6 +43,7 @@ func TestStandalone(t *testing.T) {
 	t.Run("Together", func(t *testing.T) {
 		runSuites(t, map[string]func(*testing.T){
 			"CLI":       func(t *testing.T) { cliStandalone(t, e) },
+			"Days":      func(t *testing.T) { daysStandalone(t, e) },
 			"Errors":    func(t *testing.T) { upErrors(t, e) },
 			"Logs":      func(t *testing.T) { logsStandalone(t, e) },
 			"TaskSet":   func(t *testing.T) { taskSetStandalone(t, e) },
