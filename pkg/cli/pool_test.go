@@ -169,7 +169,7 @@ func (c *poolCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		applied := map[string]any{}
 		_ = json.NewDecoder(r.Body).Decode(&applied)
-		_ = json.NewEncoder(w).Encode(c.apply(path, applied))
+		_ = json.NewEncoder(w).Encode(c.apply(path, r.URL.Query().Get("fieldManager"), applied))
 	case r.Method == http.MethodPatch:
 		var patch map[string]any
 		_ = json.NewDecoder(r.Body).Decode(&patch)
@@ -188,26 +188,39 @@ func (c *poolCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// apply stores what a manifest has, as leat is the only manager. Replicas that it owned and no longer applies are reset
-// to the default of one, and those of others stay.
-func (c *poolCluster) apply(path string, applied map[string]any) map[string]any {
+// apply stores what the manager leat applies, and of other managers only the replicas. If the only owner of the replicas
+// applies none, they are reset to the default of one.
+func (c *poolCluster) apply(path, manager string, applied map[string]any) map[string]any {
 	before := unstructured.Unstructured{Object: c.objects[path]}
 	after := unstructured.Unstructured{Object: applied}
-	after.SetResourceVersion("")
-	_, has, _ := unstructured.NestedFieldNoCopy(applied, "spec", "replicas")
-	fields := `{}`
-	if has {
-		fields = `{"f:spec":{"f:replicas":{}}}`
+	replicas, has, _ := unstructured.NestedFieldNoCopy(applied, "spec", "replicas")
+	owners := map[string]bool{} // of the replicas, by manager
+	for _, entry := range before.GetManagedFields() {
+		owners[entry.Manager] = strings.Contains(string(entry.FieldsV1.Raw), "f:replicas")
 	}
-	if replicas, ok, _ := unstructured.NestedFieldNoCopy(before.Object, "spec", "replicas"); ok && !has {
-		if appliedReplicas(&before) {
+	if live, ok, _ := unstructured.NestedFieldNoCopy(before.Object, "spec", "replicas"); ok && !has {
+		if replicas = live; owners[manager] && !owners["leat-pools"] {
 			replicas = int64(1)
 		}
-		_ = unstructured.SetNestedField(applied, replicas, "spec", "replicas")
 	}
-	after.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: "leat", Operation: metav1.ManagedFieldsOperationApply, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}})
+	owners[manager] = has
+	if manager != "leat" {
+		after.Object = runtime.DeepCopyJSON(before.Object)
+	}
+	if replicas != nil {
+		_ = unstructured.SetNestedField(after.Object, replicas, "spec", "replicas")
+	}
+	var entries []metav1.ManagedFieldsEntry
+	for _, name := range slices.Sorted(maps.Keys(owners)) {
+		fields := `{}`
+		if owners[name] {
+			fields = `{"f:spec":{"f:replicas":{}}}`
+		}
+		entries = append(entries, metav1.ManagedFieldsEntry{Manager: name, Operation: metav1.ManagedFieldsOperationApply, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}})
+	}
+	after.SetManagedFields(entries)
 	after.SetResourceVersion(before.GetResourceVersion())
-	if text, _ := json.Marshal(applied); string(text) != string(must(json.Marshal(before.Object))) {
+	if string(must(json.Marshal(after.Object))) != string(must(json.Marshal(before.Object))) {
 		c.version++
 		after.SetResourceVersion(fmt.Sprint(c.version))
 	}
@@ -319,6 +332,9 @@ func TestPoolCreate(t *testing.T) {
 		t.Errorf("objects %v, want %v", got, poolNames)
 	}
 	set := c.statefulSet(t, "render")
+	if appliedReplicas(set) {
+		t.Error("leat owns the replicas, so the controller would leave them alone")
+	}
 	settings, err := pool.Parse(set)
 	if err != nil {
 		t.Fatal(err)
@@ -430,7 +446,7 @@ func TestPoolUpdate(t *testing.T) {
 			t.Fatal(errOut)
 		}
 	}
-	// Replicas stay zero, though the apply of the creation owns them: without them they would become one.
+	// Replicas stay zero, and do not become the default of one.
 	set := update("render --max 50", "pool/render configured\n", "")
 	settings, err := pool.Parse(set)
 	if err != nil || settings.Max != 50 || settings.Idle != 5*time.Minute || settings.Worker.Labels["disk"] != "ssd" || ptr.Deref(set.Spec.Replicas, -1) != 0 {
@@ -442,11 +458,10 @@ func TestPoolUpdate(t *testing.T) {
 	}
 	update("--all", "", "No pool in namespace default is stale.\n")
 
-	// The controller has scaled render, and owns the replicas since.
+	// The controller has scaled render.
 	c.mu.Lock()
 	live := unstructured.Unstructured{Object: c.objects["/apis/apps/v1/namespaces/default/statefulsets/render"]}
 	_ = unstructured.SetNestedField(live.Object, int64(7), "spec", "replicas")
-	live.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: "leat", Operation: metav1.ManagedFieldsOperationApply, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{}}`)}}})
 	c.mu.Unlock()
 	upgraded := maps.Clone(testInfo)
 	upgraded["image"], upgraded["ca.crt"] = "registry.example.com/leat:v2", "new authority\n"
@@ -457,10 +472,6 @@ func TestPoolUpdate(t *testing.T) {
 	}
 	update("--all", "", "No pool in namespace default is stale.\n")
 
-	// A fixed pool is not scaled by the controller.
-	if set = update("render --min 3 --max 3", "pool/render configured\n", ""); *set.Spec.Replicas != 3 {
-		t.Errorf("%d replicas, want 3", *set.Spec.Replicas)
-	}
 	update("none --max 3", "", "error: there is no pool none in namespace default: leat pool list lists them\n")
 
 	// A pool that another tool applies is changed there.

@@ -41,13 +41,9 @@ type right struct {
 
 // String returns the right as "kubectl auth can-i" accepts it.
 func (r right) String() string {
-	resource, subresource, _ := strings.Cut(r.resource, "/")
-	text := r.verb + " " + resource
+	text := r.verb + " " + r.resource
 	if r.group != "" {
 		text += "." + r.group
-	}
-	if subresource != "" {
-		text += " --subresource=" + subresource
 	}
 	if r.name != "" {
 		text += "/" + r.name
@@ -59,7 +55,7 @@ func (r right) String() string {
 //
 // The cluster permits a RoleBinding only to those who have all rights of its role, or the verb bind for the role.
 func rightsToApply() []right {
-	rights := append(poolRights("get", "create", "patch"), right{"patch", statefulSets.Group, "statefulsets/scale", ""})
+	rights := poolRights("get", "create", "patch")
 	for _, role := range []string{pool.WorkerRole, pool.ScalerRole} {
 		rights = append(rights, right{"bind", rbacv1.GroupName, "clusterroles", role})
 	}
@@ -92,11 +88,10 @@ func (f *factory) requireRights(ctx context.Context, c *cluster, namespace, what
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrentReviews)
 	for i, right := range rights {
-		resource, subresource, _ := strings.Cut(right.resource, "/")
 		group.Go(func() error {
 			review, err := c.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
 				Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
-					Namespace: namespace, Verb: right.verb, Group: right.group, Resource: resource, Subresource: subresource, Name: right.name,
+					Namespace: namespace, Verb: right.verb, Group: right.group, Resource: right.resource, Name: right.name,
 				}},
 			}, metav1.CreateOptions{})
 			if err == nil {

@@ -31,7 +31,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/utils/ptr"
 
@@ -55,8 +54,9 @@ nodeSelector and all else that pods can have.
 
 What is missing of your rights is listed before anything is created. If the command fails half-way, run it again: it continues.
 
--o yaml --dry-run=client prints the manifests instead, for a repository that Argo CD, Flux or kubectl apply deploys. Without
-replicas in them, whoever applies them again does not undo what leat-controller-manager has scaled. "leat pool update" changes only pools that "leat pool create" has created itself.`
+-o yaml --dry-run=client prints the manifests instead, for a repository that Argo CD, Flux or kubectl apply deploys. They have no
+replicas: to apply them again must not undo what leat-controller-manager has scaled. "leat pool update" changes only pools that "leat pool
+create" has created itself.`
 
 const poolCreateExample = `  leat pool create render --image debian:13
   leat pool create render --image blender:4 --tasks 8 --cpu 8 --memory 32Gi --max 20 --idle 10m
@@ -116,11 +116,7 @@ func (o *poolCreateOptions) run(ctx context.Context, flags *pflag.FlagSet, name 
 	}
 	if o.dryRun == "client" {
 		config.namespace = ptr.Deref(o.flags.Namespace, "")
-		var replicas *int32
-		if config.fixed() {
-			replicas = &config.settings.Min // nobody else writes them
-		}
-		objects, err := config.objects(replicas)
+		objects, err := config.objects(nil)
 		if err != nil {
 			return err
 		}
@@ -158,15 +154,15 @@ func (o *poolCreateOptions) printNext(config *poolConfig) {
 	}
 	tasks := config.settings.Worker.Allocatable[batch.ResourceTasks]
 	workers := fmt.Sprintf("%d to %s", config.settings.Min, plural(int(config.settings.Max), "worker"))
-	if config.fixed() {
+	if config.settings.Min == config.settings.Max {
 		workers = plural(int(config.settings.Max), "worker")
 	}
 	fmt.Fprintf(o.streams.ErrOut, "It has %s, and each runs up to %s at a time. Next:\n", workers, plural(int(tasks.Value()), "task"))
 	fmt.Fprintf(o.streams.ErrOut, "  %s run%s --pool %s --wait -- hostname\n  %s pool list%s\n", o.program, namespace, config.name, o.program, namespace)
 }
 
-// printObjects prints objects in the format of -o. YAML is several documents, which all tools read. Other formats have a
-// List.
+// printObjects prints objects in the format of -o. YAML is several documents, which all tools read. Other formats have
+// a List.
 func (o *poolCreateOptions) printObjects(objects []poolObject) error {
 	if o.dryRun != "none" {
 		if err := o.print.Complete("%s (" + o.dryRun + " dry run)"); err != nil {
@@ -240,6 +236,11 @@ func (f *factory) tryApplyPool(ctx context.Context, c *cluster, config *poolConf
 		if err != nil {
 			return nil, fmt.Errorf("applying %s: %w", object, err)
 		}
+		if object.resource == statefulSets && appliedReplicas(after) && len(options.DryRun) == 0 {
+			if after, err = c.releaseReplicas(ctx, object.Unstructured, after, options); err != nil {
+				return nil, fmt.Errorf("applying %s: %w", object, err)
+			}
+		}
 		after.SetManagedFields(nil)
 		result.objects = append(result.objects, poolObject{object.resource, after})
 		switch {
@@ -249,29 +250,11 @@ func (f *factory) tryApplyPool(ctx context.Context, c *cluster, config *poolConf
 			result.outcome = "configured"
 		}
 	}
-	if config.fixed() {
-		return result, c.scale(ctx, config, live[len(live)-1], options)
-	}
 	return result, nil
 }
 
-// scale sets the number of workers of a pool that the controller does not scale. The scale subresource also works if
-// another manager has written the number.
-func (c *cluster) scale(ctx context.Context, config *poolConfig, live *unstructured.Unstructured, options metav1.ApplyOptions) error {
-	if live == nil {
-		return nil // it was created with the number
-	}
-	if replicas, _, _ := unstructured.NestedInt64(live.Object, "spec", "replicas"); replicas == int64(config.settings.Min) {
-		return nil
-	}
-	patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, config.settings.Min)
-	_, err := c.AppsV1().StatefulSets(config.namespace).Patch(ctx, config.name, types.MergePatchType, patch,
-		metav1.PatchOptions{FieldManager: poolFieldManager, DryRun: options.DryRun}, "scale")
-	return err
-}
-
-// existing returns the objects of the cluster with the names of the objects, nil for each that does not exist. It returns
-// an error that names all objects that do not belong to the pool.
+// existing returns the objects of the cluster with the names of the objects, nil for each that does not exist. It
+// returns an error that names all objects that do not belong to the pool.
 func existing(ctx context.Context, c *cluster, config *poolConfig, objects []poolObject) ([]*unstructured.Unstructured, error) {
 	live := make([]*unstructured.Unstructured, len(objects))
 	var foreign []string
@@ -298,8 +281,8 @@ func existing(ctx context.Context, c *cluster, config *poolConfig, objects []poo
 // keepReplicas makes the StatefulSet to apply keep the number of workers of the live one.
 //
 // An apply removes the fields that its manager owned and no longer has, and a StatefulSet whose replicas are removed has
-// one. So as long as this manager owns the replicas, it has to apply them as they are. The resource version makes the
-// apply fail if they have changed meanwhile. Once the controller has scaled, it owns them, and they must not be applied.
+// one. So while this manager owns the replicas, it has to apply them as they are. It does if it was interrupted before
+// releaseReplicas.
 func keepReplicas(set, live *unstructured.Unstructured) {
 	if !appliedReplicas(live) {
 		unstructured.RemoveNestedField(set.Object, "spec", "replicas")
@@ -308,6 +291,26 @@ func keepReplicas(set, live *unstructured.Unstructured) {
 	replicas, _, _ := unstructured.NestedInt64(live.Object, "spec", "replicas")
 	_ = unstructured.SetNestedField(set.Object, replicas, "spec", "replicas")
 	set.SetResourceVersion(live.GetResourceVersion())
+}
+
+// releaseReplicas makes the controller of pools the owner of the replicas: it leaves a pool alone whose replicas somebody
+// else applies. It returns the StatefulSet then.
+//
+// They stay as they are, because the first apply adds the new owner, and only the second one removes the old owner.
+func (c *cluster) releaseReplicas(ctx context.Context, set, live *unstructured.Unstructured, options metav1.ApplyOptions) (*unstructured.Unstructured, error) {
+	sets := c.dynamic.Resource(statefulSets).Namespace(live.GetNamespace())
+	replicas, _, _ := unstructured.NestedInt64(live.Object, "spec", "replicas")
+	owned := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": live.GetAPIVersion(), "kind": live.GetKind(), "spec": map[string]any{"replicas": replicas},
+		"metadata": map[string]any{"name": live.GetName(), "resourceVersion": live.GetResourceVersion()},
+	}}
+	if _, err := sets.Apply(ctx, live.GetName(), owned, metav1.ApplyOptions{FieldManager: pool.FieldManager}); err != nil {
+		return nil, err
+	}
+	set = set.DeepCopy()
+	unstructured.RemoveNestedField(set.Object, "spec", "replicas")
+	set.SetResourceVersion("")
+	return sets.Apply(ctx, live.GetName(), set, options)
 }
 
 // appliedReplicas reports whether "leat pool" owns the replicas by an apply.
@@ -438,8 +441,8 @@ func isStale(set *appsv1.StatefulSet, info map[string]string) bool {
 	return set.Annotations[pool.AnnotationInfoHash] != pool.InfoHash(info)
 }
 
-// configOf returns the description of a pool, without the data of the ConfigMap leat-info. It returns an error for a pool
-// that was not applied by this command.
+// configOf returns the description of a pool, without the data of the ConfigMap leat-info. It returns an error for a
+// pool that was not applied by this command.
 func configOf(set *appsv1.StatefulSet) (*poolConfig, error) {
 	appliedHere := slices.ContainsFunc(set.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool {
 		return entry.Manager == poolFieldManager && entry.Operation == metav1.ManagedFieldsOperationApply

@@ -81,9 +81,6 @@ type poolConfig struct {
 	info map[string]string
 }
 
-// fixed reports whether the number of workers is always the same. The controller does not scale such a pool.
-func (p *poolConfig) fixed() bool { return p.settings.Min == p.settings.Max }
-
 // The resources of the objects of a pool.
 var (
 	serviceAccounts = corev1.SchemeGroupVersion.WithResource("serviceaccounts")
@@ -108,9 +105,9 @@ func (o poolObject) String() string {
 
 // objects returns the objects of the pool in the order of poolResources.
 //
-// replicas is nil to leave them out of the StatefulSet. Whoever applies its manifest again would otherwise reset the
-// number of workers each time, because kubectl, Flux and Argo CD all write back what a manifest has. A StatefulSet that
-// is created without replicas has one: the first worker of such a pool starts at once, and is removed when it is idle.
+// replicas is nil to leave them out of the StatefulSet. kubectl, Flux and Argo CD write back what a manifest has, so
+// replicas in it would be reset each time that it is applied. A StatefulSet that is created without replicas has one:
+// the first worker of such a pool starts at once, and is removed when it is idle.
 func (p *poolConfig) objects(replicas *int32) ([]poolObject, error) {
 	set, err := p.statefulSet(replicas)
 	if err != nil {
@@ -349,8 +346,8 @@ func (p *poolConfig) args() []string {
 		"--client-ca-file="+accessDir+"/client-ca.crt", "--log-port="+strconv.Itoa(poolLogPort), "--metrics-bind-address=:"+strconv.Itoa(poolMetricsPort))
 }
 
-// drainTimeoutArg returns the argument for how long commands may take to end in a pod with the grace period. The rest of
-// it is for the reports of the worker.
+// drainTimeoutArg returns the argument for how long commands may take to end in a pod with the grace period. The rest
+// of it is for the reports of the worker.
 func drainTimeoutArg(gracePeriodSeconds int64) string {
 	seconds := gracePeriodSeconds - min(30, gracePeriodSeconds/3)
 	return "--drain-timeout=" + (time.Duration(max(1, seconds)) * time.Second).String()

@@ -261,7 +261,11 @@ func (p *poolState) explain(task *batch.Task, program string) string {
 	case p.coming > 0 && p.problem != "":
 		return fmt.Sprintf("coming up: %s: %s", workers, p.problem)
 	case p.scaledBy != "":
-		return fmt.Sprintf("paused: %s, and %s scales it in the place of leat-controller-manager", workers, p.scaledBy)
+		text := fmt.Sprintf("paused: %s, and %s scales it in the place of leat-controller-manager", workers, p.scaledBy)
+		if command := pool.ResumeCommand(p.set); command != "" {
+			text += "; to end that: " + command
+		}
+		return text
 	case p.coming > 0:
 		return "coming up: " + workers
 	case replicas >= int(p.settings.Max):

@@ -18,6 +18,13 @@ package pool
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+// FieldManager is the field manager with which the controller of pools writes spec.replicas.
+const FieldManager = "leat-pools"
+
 // ScaledBy returns the field manager that has written the replicas of the StatefulSet of a pool, and whether it is
 // neither the controller of pools nor "leat pool".
 func ScaledBy(metav1.Object) (manager string, foreign bool) { return "", false }
+
+// ResumeCommand returns the command with which a person ends the claim of the manager that ScaledBy returns. It is empty
+// if there is none.
+func ResumeCommand(metav1.Object) string { return "" }

@@ -42,8 +42,8 @@ import (
 	"github.com/leat-dev/leat/test/kit"
 )
 
-// testWorkerPool: a user with the role admin of the namespace creates a pool, whose three pods become workers with their
-// tokens and run a set. Their image has only our programs, so the pool mounts everything that they need.
+// testWorkerPool: a user with the role admin of the namespace creates a pool, whose three pods become workers with
+// their tokens and run a set. Their image has only our programs, so the pool mounts everything that they need.
 func (c *installation) testWorkerPool(t *testing.T, namespace string) {
 	c.run(t, "wait", "configmap/leat-info", "--for=create", "--namespace="+system, "--timeout="+patience.String())
 	patch := filepath.Join(t.TempDir(), "patch.yaml")

@@ -128,8 +128,8 @@ func (c *Controller) sync(ctx context.Context) error {
 	return nil
 }
 
-// authority returns the certificate authorities in a Secret, in PEM. They outlive the certificates: a renewed certificate
-// changes no pool.
+// authority returns the certificate authorities in a Secret, in PEM. They outlive the certificates: a renewed
+// certificate changes no pool.
 func (c *Controller) authority(ctx context.Context, name string) (string, error) {
 	secret, err := c.cluster.CoreV1().Secrets(batch.SystemNamespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {

@@ -71,7 +71,6 @@ func testPools(t *testing.T, e *kit.Env) {
   patch networkpolicies.networking.k8s.io
   create statefulsets.apps
   patch statefulsets.apps
-  patch statefulsets.apps --subresource=scale
   bind clusterroles.rbac.authorization.k8s.io/leat:worker
   bind clusterroles.rbac.authorization.k8s.io/leat:pool-scaler
 `)
@@ -114,8 +113,8 @@ func (p poolPerson) expect(t *testing.T, want string, args ...string) {
 	}
 }
 
-// publishInfo runs the controller of the ConfigMap leat-info with the service account of the controller manager until the
-// test ends. It returns the name of the pod that the controller takes for its own.
+// publishInfo runs the controller of the ConfigMap leat-info with the service account of the controller manager until
+// the test ends. It returns the name of the pod that the controller takes for its own.
 func publishInfo(t *testing.T, e *kit.Env) string {
 	t.Helper()
 	client := e.HostClient(t)
@@ -175,7 +174,7 @@ func testPoolInfo(t *testing.T, e *kit.Env) {
 	}
 }
 
-// testPoolRefused checks what is said to those who lack rights, and that they can list pools nevertheless.
+// testPoolRefused checks the error for users who lack rights, and that they can list pools nevertheless.
 func testPoolRefused(t *testing.T, e *kit.Env, role, missing string) {
 	p := newPoolPerson(t, e, role)
 	_, err := p.leat(t, "pool", "create", "render", "--image=debian:13")
@@ -202,8 +201,8 @@ func poolObjects(t *testing.T, e *kit.Env, namespace string) []string {
 	return strings.Fields(out)
 }
 
-// testPoolOfAdmin takes a pool through its life as an administrator of a namespace that enforces the restricted level of
-// Pod Security.
+// testPoolOfAdmin takes a pool through its life as an administrator of a namespace that enforces the restricted level
+// of Pod Security.
 func testPoolOfAdmin(t *testing.T, e *kit.Env, managerPod string) {
 	p := newPoolPerson(t, e, "admin")
 	client, ctx := e.HostClient(t), t.Context()
@@ -240,7 +239,12 @@ func testPoolOfAdmin(t *testing.T, e *kit.Env, managerPod string) {
 	}
 	p.expect(t, poolTable("render   0     20    0         0        0       0         Idle"), "pool", "list")
 
-	// Nobody has scaled yet, so "leat" owns the replicas: they must survive an update.
+	for _, entry := range set.ManagedFields {
+		if entry.Manager == "leat" && strings.Contains(string(entry.FieldsV1.GetRawBytes()), "f:replicas") {
+			t.Errorf("leat owns the replicas, so the controller would leave them alone: %s", entry.FieldsV1.GetRawBytes())
+		}
+	}
+	// Nobody has scaled yet: the replicas must survive an update, and not become the default of one.
 	p.expect(t, "pool/render configured\n", "pool", "update", "render", "--max=30")
 	if set = kit.Must(sets.Get(ctx, "render", metav1.GetOptions{}))(t); *set.Spec.Replicas != 0 {
 		t.Errorf("replicas after an update: got %d, want 0", *set.Spec.Replicas)
@@ -291,7 +295,7 @@ func testPoolOfAdmin(t *testing.T, e *kit.Env, managerPod string) {
 	}
 }
 
-// testExplainOfPools checks what is said about tasks that wait for a pool.
+// testExplainOfPools checks the explanations of tasks that wait for a pool.
 func testExplainOfPools(t *testing.T, e *kit.Env, p poolPerson) {
 	t.Helper()
 	tasks := kit.Client(t, e.Admin(t)).BatchV1alpha1().Tasks(p.namespace)
@@ -324,7 +328,7 @@ func testPoolOverQuota(t *testing.T, e *kit.Env) {
 		}
 		return err
 	})
-	// A pool of a fixed size has its pods at once.
+	// The pool has its smallest number of workers at once.
 	p.expect(t, "pool/fixed created\n", "pool", "create", "fixed", "--image=debian:13", "--min=2", "--max=2")
 	kit.Eventually(t, "the list names the quota", func(context.Context) error {
 		out, err := p.leat(t, "pool", "list")
@@ -333,10 +337,6 @@ func testPoolOverQuota(t *testing.T, e *kit.Env) {
 		}
 		return err
 	})
-	p.expect(t, "pool/fixed configured\n", "pool", "update", "fixed", "--min=3", "--max=3")
-	if set := kit.Must(client.AppsV1().StatefulSets(p.namespace).Get(t.Context(), "fixed", metav1.GetOptions{}))(t); *set.Spec.Replicas != 3 {
-		t.Errorf("replicas of a fixed pool after an update: got %d, want 3", *set.Spec.Replicas)
-	}
 	p.expect(t, "pool/fixed deleted\n", "pool", "delete", "fixed")
 }
 
@@ -344,7 +344,7 @@ func testPoolOverQuota(t *testing.T, e *kit.Env) {
 func scale(t *testing.T, client kubernetes.Interface, namespace, name string, replicas int32) {
 	t.Helper()
 	kit.Must(client.AppsV1().StatefulSets(namespace).Patch(t.Context(), name, types.MergePatchType, fmt.Appendf(nil, `{"spec": {"replicas": %d}}`, replicas),
-		metav1.PatchOptions{FieldManager: "leat-controller-manager"}, "scale"))(t)
+		metav1.PatchOptions{FieldManager: pool.FieldManager}, "scale"))(t)
 }
 
 // poolTable returns the output of "pool list" with these rows.
