@@ -188,8 +188,8 @@ func (c *poolCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// apply stores what the manager leat applies, and of other managers only the replicas. If the only owner of the replicas
-// applies none, they are reset to the default of one.
+// apply stores what the manager leat applies, and of other managers only the replicas. If the only owner of the
+// replicas applies none, they are reset to the default of one.
 func (c *poolCluster) apply(path, manager string, applied map[string]any) map[string]any {
 	before := unstructured.Unstructured{Object: c.objects[path]}
 	after := unstructured.Unstructured{Object: applied}

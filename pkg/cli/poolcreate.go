@@ -280,9 +280,9 @@ func existing(ctx context.Context, c *cluster, config *poolConfig, objects []poo
 
 // keepReplicas makes the StatefulSet to apply keep the number of workers of the live one.
 //
-// An apply removes the fields that its manager owned and no longer has, and a StatefulSet whose replicas are removed has
-// one. So while this manager owns the replicas, it has to apply them as they are. It does if it was interrupted before
-// releaseReplicas.
+// An apply removes the fields that its manager owned and no longer has, and a StatefulSet whose replicas are removed
+// has one. So while this manager owns the replicas, it has to apply them as they are. It does if it was interrupted
+// before releaseReplicas.
 func keepReplicas(set, live *unstructured.Unstructured) {
 	if !appliedReplicas(live) {
 		unstructured.RemoveNestedField(set.Object, "spec", "replicas")
@@ -293,8 +293,8 @@ func keepReplicas(set, live *unstructured.Unstructured) {
 	set.SetResourceVersion(live.GetResourceVersion())
 }
 
-// releaseReplicas makes the controller of pools the owner of the replicas: it leaves a pool alone whose replicas somebody
-// else applies. It returns the StatefulSet then.
+// releaseReplicas makes the controller of pools the owner of the replicas: it leaves a pool alone whose replicas
+// somebody else applies. It returns the StatefulSet then.
 //
 // They stay as they are, because the first apply adds the new owner, and only the second one removes the old owner.
 func (c *cluster) releaseReplicas(ctx context.Context, set, live *unstructured.Unstructured, options metav1.ApplyOptions) (*unstructured.Unstructured, error) {

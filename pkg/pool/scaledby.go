@@ -25,6 +25,6 @@ const FieldManager = "leat-pools"
 // neither the controller of pools nor "leat pool".
 func ScaledBy(metav1.Object) (manager string, foreign bool) { return "", false }
 
-// ResumeCommand returns the command with which a person ends the claim of the manager that ScaledBy returns. It is empty
-// if there is none.
+// ResumeCommand returns the command with which a person ends the claim of the manager that ScaledBy returns. It is
+// empty if there is none.
 func ResumeCommand(metav1.Object) string { return "" }
