@@ -152,7 +152,7 @@ func (c *Controller) image(ctx context.Context) (string, error) {
 	}
 	i := slices.IndexFunc(pod.Spec.Containers, func(one corev1.Container) bool { return one.Name == container })
 	if i < 0 {
-		return "", fmt.Errorf("Pod %s/%s has no container %s", c.podNamespace, c.podName, container)
+		return "", fmt.Errorf("pod %s/%s has no container %s", c.podNamespace, c.podName, container)
 	}
 	return pod.Spec.Containers[i].Image, nil
 }

@@ -121,7 +121,7 @@ func TestPublishesNothingThatIsIncomplete(t *testing.T) {
 		}},
 		"not in a pod":        {ca, ca, "leat-controller-manager", "", []string{"POD_NAME and POD_NAMESPACE are not set"}},
 		"another pod":         {ca, ca, "leat-controller-manager", "manager-2", []string{"getting Pod leat-system/manager-2"}},
-		"a renamed container": {ca, ca, "manager", "manager-1", []string{"Pod leat-system/manager-1 has no container leat-controller-manager"}},
+		"a renamed container": {ca, ca, "manager", "manager-1", []string{"pod leat-system/manager-1 has no container leat-controller-manager"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cluster := fake.NewClientset(secretOf("leat-apiserver-tls", test.server), secretOf("leat-worker-client-tls", test.client), podWith(test.container, "leat"))
