@@ -41,8 +41,8 @@ import (
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
-// writeImage writes the image as a tar archive with an OCI layout, pushes it if r.push is true, and returns the digest of
-// its index. It uses dir for the layout. The image has the same content as that of the Dockerfile.
+// writeImage writes the image as a tar archive with an OCI layout, pushes it if r.push is true, and returns the digest
+// of its index. It uses dir for the layout. The image has the same content as that of the Dockerfile.
 func (r *release) writeImage(ctx context.Context, built []build, dir string) (string, error) {
 	done := step("image")
 	index, err := newIndex(r.version, built, r.created)

@@ -87,7 +87,7 @@ func (r *release) buildPrograms(ctx context.Context, dir string) ([]build, error
 	return built, nil
 }
 
-// buildProgram builds programs of a source tree. The bytes depend only on the sources, the version and the Go toolchain,
+// buildProgram builds programs of a source tree. The bytes depend only on the sources, the version and the toolchain,
 // not on the path of the tree, its commit or the environment.
 func buildProgram(ctx context.Context, source, version string, b build, programs ...string) error {
 	defer step("build for %s", b.platform)()
