@@ -49,6 +49,9 @@ func (s *session) setWaitingReason(ctx context.Context, program string, set *bat
 	if why := replicaFailure(set); why != "" {
 		return why, nil
 	}
+	if names := waitsFor(set); len(names) > 0 {
+		return "it starts after " + strings.Join(names, ", "), nil
+	}
 	if set.Status.StartTime == nil {
 		return "no controller has started it yet: does leat-controller-manager run?", nil
 	}

@@ -89,6 +89,8 @@ func cliStandalone(t *testing.T, e *kit.Env) {
 		{"tasks start in the working directory", (*cliSuite).startsInWorkingDirectory},
 		{"leat up is found without a kubeconfig", (*cliSuite).findsLocalServer},
 		{"explain a held queue", (*cliSuite).explainsHeldQueue},
+		{"sets that wait for others", (*cliSuite).runsAfterOthers},
+		{"cancel indexes", (*cliSuite).cancelsIndexes},
 	})
 }
 

@@ -63,6 +63,11 @@ func taskSetStandalone(t *testing.T, e *kit.Env) {
 		{"pending tasks follow queue and priority", (*taskSetSuite).pendingTasksFollow},
 		{"a set whose tasks would be invalid", (*taskSetSuite).invalidTasks},
 		{"active deadline", (*taskSetSuite).activeDeadline},
+		{"a diamond of sets", (*taskSetSuite).diamond},
+		{"sets whose dependency fails", (*taskSetSuite).dependencyFails},
+		{"a dependency that comes and goes", (*taskSetSuite).dependencyComesAndGoes},
+		{"each index follows that of another set", (*taskSetSuite).followsEachIndex},
+		{"cancelled indexes", (*taskSetSuite).cancelledIndexes},
 	}))
 }
 
@@ -88,6 +93,7 @@ var taskSetCases = []taskSetCase{
 	{"deleted, foreground", func(s *taskSetSuite, t *testing.T) { s.deleted(t, metav1.DeletePropagationForeground) }},
 	{"deleted, orphan", func(s *taskSetSuite, t *testing.T) { s.deleted(t, metav1.DeletePropagationOrphan) }},
 	{"kubectl", (*taskSetSuite).kubectl},
+	{"the pipeline of the docs", (*taskSetSuite).pipelineOfTheDocs},
 }
 
 // inParallel runs cases side by side. The workers have slots for all of them.
@@ -121,6 +127,12 @@ func (s *taskSetSuite) create(t *testing.T, changes ...func(*batch.TaskSet)) (na
 	t.Helper()
 	name = strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ",", "", "'", "").Replace(t.Name()))
 	name = strings.Trim(name[max(0, len(name)-40):], "-")
+	return name, s.createNamed(t, name, changes...)
+}
+
+// createNamed creates a set of that name until the test ends. It returns the directory of its scripts.
+func (s *taskSetSuite) createNamed(t *testing.T, name string, changes ...func(*batch.TaskSet)) (dir string) {
+	t.Helper()
 	dir = t.TempDir()
 	set := &batch.TaskSet{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	set.Spec.Template.Spec.Env = []batch.EnvVar{{Name: "DIR", Value: dir}}
@@ -137,7 +149,7 @@ func (s *taskSetSuite) create(t *testing.T, changes ...func(*batch.TaskSet)) (na
 			t.Error(err)
 		}
 	})
-	return name, dir
+	return dir
 }
 
 // change updates a set. It retries after a conflict.
