@@ -87,6 +87,7 @@ func plant(random *rand.Rand, calls []call, registers, work []history.Change, wa
 			detect("two swapped events of the watcher of "+w.name, history.CheckWatch(w.changes, w.selects, swapped) != nil)
 		}
 	}
+	undetected = append(undetected, plantInDependencies(random, work, detect)...)
 	return planted, append(undetected, plantInSets(random, work, sets, detect)...)
 }
 

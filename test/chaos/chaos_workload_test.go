@@ -67,7 +67,7 @@ mark $end
 // failsAlways reports whether the command of an index fails each time, in sets with FAILS.
 func failsAlways(index int) bool { return index%100 == 33 }
 
-// workload creates one task set after the other, each when little of the one before is left: indexes that have failed
+// workload creates one task set after the other with two that depend on it, each when little of the one before is left: indexes that have failed
 // wait for ten seconds before they run again.
 type workload struct {
 	*cluster
@@ -124,19 +124,27 @@ func (e *workload) create(ctx context.Context, s set, n int) {
 		template.Env = append(template.Env, batch.EnvVar{Name: "FAILS", Value: "true"})
 	}
 	template.CrashLimit = new(int32(math.MaxInt32)) // faults kill the workers, not the tasks
-	// An earlier try may have created it without an answer.
-	err := await.Until(ctx, patience, func(ctx context.Context) error {
+	// The sets that depend on it may exist before it.
+	all := []*batch.TaskSet{s.last(), set, s.follower()}
+	for _, set := range all {
+		if e.createSet(ctx, set) != nil {
+			return
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.sets = append(e.sets, s)
+}
+
+// createSet creates a set. An earlier try may have created it without an answer.
+func (e *workload) createSet(ctx context.Context, set *batch.TaskSet) error {
+	return await.Until(ctx, patience, func(ctx context.Context) error {
 		_, err := e.client.Create(ctx, set, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			return nil
 		}
 		return err
 	})
-	if err == nil {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.sets = append(e.sets, s)
-	}
 }
 
 // has returns a condition that is nil once n indexes of the set have succeeded, or the set has ended.
@@ -175,8 +183,11 @@ func (e *workload) verify(ctx context.Context, changes func() []history.Change) 
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, s := range e.sets {
-		if err := await.Until(ctx, patience, e.has(s.name, math.MaxInt32)); err != nil {
-			wrong = append(wrong, fmt.Sprintf("%v after %s", err, patience))
+		last := s.last().Name
+		for _, name := range []string{s.name, s.follower().Name, last} {
+			if err := await.Until(ctx, patience, e.has(name, math.MaxInt32)); err != nil {
+				wrong = append(wrong, fmt.Sprintf("%v after %s", err, patience))
+			}
 		}
 		data, err := os.ReadFile(filepath.Join(e.dir, s.name))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -189,7 +200,7 @@ func (e *workload) verify(ctx context.Context, changes func() []history.Change) 
 		// The history learns of a change some time after the servers.
 		_ = await.Until(ctx, patience, func(context.Context) error {
 			for _, c := range changes() {
-				if c.SetAfter != nil && c.SetAfter.Name == s.name && hasEnded(c.SetAfter) {
+				if c.SetAfter != nil && c.SetAfter.Name == last && hasEnded(c.SetAfter) {
 					return nil
 				}
 			}
@@ -197,6 +208,7 @@ func (e *workload) verify(ctx context.Context, changes func() []history.Change) 
 		})
 		check := setcheck.Check(changes(), marks, s.want())
 		checks, wrong = append(checks, checkedSet{s, check, marks}), append(wrong, check.Wrong...)
+		wrong = append(wrong, s.checkDependencies(changes())...)
 	}
 	return checks, wrong
 }
