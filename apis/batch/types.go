@@ -375,6 +375,7 @@ type TaskSetSpec struct {
 // TaskSetDependencyCondition is how a set must end.
 type TaskSetDependencyCondition string
 
+// The valid values of TaskSetDependencyCondition.
 const (
 	TaskSetDependencyComplete TaskSetDependencyCondition = "Complete"
 	TaskSetDependencyFailed   TaskSetDependencyCondition = "Failed"

@@ -31,8 +31,8 @@ import (
 	"github.com/leat-dev/leat/test/kit/history"
 )
 
-// follower returns a set that follows the set index by index. Its commands do nothing: what counts is when its tasks are
-// created.
+// follower returns a set that follows the set index by index. Its commands do nothing: what counts is when its tasks
+// are created.
 func (s set) follower() *batch.TaskSet {
 	follower := newDependent("follows-"+s.name, batch.TaskSetDependency{Name: s.name, PerIndex: true})
 	follower.Spec.Completions, follower.Spec.Parallelism = new(int32(completions)), new(int32(parallelism))

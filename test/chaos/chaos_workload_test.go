@@ -67,8 +67,8 @@ mark $end
 // failsAlways reports whether the command of an index fails each time, in sets with FAILS.
 func failsAlways(index int) bool { return index%100 == 33 }
 
-// workload creates one task set after the other with two that depend on it, each when little of the one before is left: indexes that have failed
-// wait for ten seconds before they run again.
+// workload creates one task set after the other with two that depend on it, each when little of the one before is left:
+// indexes that have failed wait for ten seconds before they run again.
 type workload struct {
 	*cluster
 	client    typed.TaskSetInterface

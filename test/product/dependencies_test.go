@@ -120,8 +120,8 @@ func (s *taskSetSuite) dependencyComesAndGoes(t *testing.T) {
 	}
 }
 
-// followsEachIndex runs a set of many short commands, of which 1 % fail, one that follows it, and one that follows that.
-// Each command needs the file of the command before it.
+// followsEachIndex runs a set of many short commands, one that follows it, and one that follows that. 1 % of the
+// commands of the first one fail. Each command needs the file of the command before it.
 func (s *taskSetSuite) followsEachIndex(t *testing.T) {
 	count := int32(*followedIndexes)
 	dir := t.TempDir()

@@ -86,8 +86,8 @@ const (
 )
 
 // TaskSetSpec describes how a set runs its tasks. After creation, completionMode, backoffLimitPerIndex,
-// taskFailurePolicy, successPolicy, selector, items, indexNumbers, dependsOn and, except for its spec.priority, template
-// are immutable.
+// taskFailurePolicy, successPolicy, selector, items, indexNumbers, dependsOn and, except for its spec.priority,
+// template are immutable.
 type TaskSetSpec struct {
 	// parallelism is the maximum number of tasks that the set runs at any given time. Defaults to 1.
 	// +optional

@@ -190,9 +190,9 @@ func TestKilledAtAnyRequestCountsOnce(t *testing.T) {
 	}
 }
 
-// TestKilledAtAnyRequestStartsInOrder runs a set, one that follows it index by index, and one that waits for that, while
-// the controller is killed and events arrive late. The first set is deleted as soon as it has ended, and some of its
-// indexes are cancelled. No task may exist before it may start.
+// TestKilledAtAnyRequestStartsInOrder runs a set, one that follows it index by index, and one that waits for that,
+// while the controller is killed and events arrive late. The first set is deleted as soon as it has ended, and some of
+// its indexes are cancelled. No task may exist before it may start.
 func TestKilledAtAnyRequestStartsInOrder(t *testing.T) {
 	const count = 20
 	for seed := range uint64(60) {

@@ -59,8 +59,8 @@ type dependencies struct {
 	failure string
 }
 
-// syncDependencies updates the dependencies in the status and their condition, and limits the indexes that may start. It
-// sends a request only to confirm that a set is gone.
+// syncDependencies updates the dependencies in the status and their condition, and limits the indexes that may start.
+// It sends a request only to confirm that a set is gone.
 func (s *syncContext) syncDependencies(ctx context.Context, status *batch.TaskSetStatus) (dependencies, error) {
 	var result dependencies
 	if len(s.set.Spec.DependsOn) == 0 {

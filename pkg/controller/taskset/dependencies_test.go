@@ -401,8 +401,8 @@ func TestEventsReachDependents(t *testing.T) {
 	}
 }
 
-// TestGoneSetIsConfirmedByTheServer expects that a set is only taken as gone when the server says so: a new leader may observe
-// less than the former one had.
+// TestGoneSetIsConfirmedByTheServer expects that a set is only taken as gone when the server says so: a new leader may
+// observe less than the former one had.
 func TestGoneSetIsConfirmedByTheServer(t *testing.T) {
 	w := newWorld(t)
 	w.createNamed("other", newSpec(completions(1)))
@@ -631,8 +631,8 @@ func (w *world) endTerminating() {
 	}
 }
 
-// TestCancelledIndexOfChunk expects that a task with a cancelled index ends, that what it has completed counts, and that
-// its other indexes run again.
+// TestCancelledIndexOfChunk expects that a task with a cancelled index ends, that what it has completed counts, and
+// that its other indexes run again.
 func TestCancelledIndexOfChunk(t *testing.T) {
 	w := newWorld(t)
 	w.create(newSpec(completions(10), parallelism(1), perIndex(0)))

@@ -49,8 +49,8 @@ func truncateMessage(message string) string {
 	return strings.ToValidUTF8(message[:limit], "") + "…"
 }
 
-// writeStatus stores the status if it has changed: at once if a condition, the start time or a dependency changes, else at most once
-// every statusWriteInterval. Tasks that a stored status has counted may be deleted.
+// writeStatus stores the status if it has changed: at once if a condition, the start time or a dependency changes, else
+// at most once every statusWriteInterval. Tasks that a stored status has counted may be deleted.
 func (s *syncContext) writeStatus(ctx context.Context, status *batch.TaskSetStatus) error {
 	before := &s.set.Status
 	transition := conditionSummary(status) != conditionSummary(before) || !status.StartTime.Equal(before.StartTime) || !equalDependencies(status, before)

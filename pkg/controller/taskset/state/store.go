@@ -130,8 +130,8 @@ func (s *Store) withUID(sets *setsOfName, uid types.UID) *TaskSet {
 	return set
 }
 
-// ObserveSet records an event of the set of that name. It returns the names of the other sets to sync: those that depend
-// on what has changed.
+// ObserveSet records an event of the set of that name. It returns the names of the other sets to sync: those that
+// depend on what has changed.
 func (s *Store) ObserveSet(name types.NamespacedName, set *batch.TaskSet, deleted bool) []types.NamespacedName {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,7 +183,7 @@ func (s *Store) Take(name types.NamespacedName) (set *batch.TaskSet, current *Ta
 	return sets.observed, current, former
 }
 
-// forget removes what is known of a name that no set has. The caller must hold s.mu.
+// forget removes the states of a name that no set has. The caller must hold s.mu.
 func (s *Store) forget(name types.NamespacedName, sets *setsOfName) {
 	if sets.observed == nil && sets.deleted == nil && len(sets.byUID) == 0 {
 		delete(s.names, name)

@@ -39,10 +39,11 @@ const (
 
 // TaskSet is the state of one task set. The cost of an event does not depend on the number of indexes.
 //
-// An index is completed, failed, held by a task, in backoff, blocked by a dependency, or pending. The status of the set stores the first two,
-// and how often each other index has failed. All else follows from the status and the tasks, so the state can be loaded
-// again at any time. Counting is idempotent for two reasons: a task with failure count f counts as a failure only while
-// at most f failures of its index are counted, and a task is deleted only when the status that counts it is stored.
+// An index is completed, failed, held by a task, in backoff, blocked by a dependency, or pending. The status of the set
+// stores the first two, and how often each other index has failed. All else follows from the status and the tasks, so
+// the state can be loaded again at any time. Counting is idempotent for two reasons: a task with failure count f counts
+// as a failure only while at most f failures of its index are counted, and a task is deleted only when the status that
+// counts it is stored.
 //
 // Index sets are ranges, and no field has an entry for each index.
 type TaskSet struct {
@@ -262,9 +263,9 @@ func (s *TaskSet) countCompleted(t *TrackedTask) {
 	}
 }
 
-// isSuperfluous reports whether the index that an active task runs needs no more tasks. So is a chunk with an index that
-// is cancelled: its other indexes are pending again. A chunk that waits for a worker is superfluous, too, if the set has
-// become so small that one of its indexes is past the end.
+// isSuperfluous reports whether the index that an active task runs needs no more tasks. So is a chunk with an index
+// that is cancelled: its other indexes are pending again. A chunk that waits for a worker is superfluous, too, if the
+// set has become so small that one of its indexes is past the end.
 func (s *TaskSet) isSuperfluous(t *TrackedTask) bool {
 	if s.isDone(t.Index()) || s.cancelled.size > 0 && intersectionSize(t.held, s.cancelled.ranges) > 0 {
 		return true

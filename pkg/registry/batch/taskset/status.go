@@ -134,8 +134,8 @@ func validateConditions(set *batch.TaskSet, path *field.Path) field.ErrorList {
 	return errs
 }
 
-// ValidateStatusChange implements registry.StatusValidator. Final conditions, counts, times and dependencies must not be
-// reverted.
+// ValidateStatusChange implements registry.StatusValidator. Final conditions, counts, times and dependencies must not
+// be reverted.
 func (Rules) ValidateStatusChange(_ context.Context, set, old *batch.TaskSet) field.ErrorList {
 	var errs field.ErrorList
 	status, before, path := &set.Status, &old.Status, field.NewPath("status")

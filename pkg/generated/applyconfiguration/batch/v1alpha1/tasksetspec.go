@@ -27,8 +27,8 @@ import (
 // with apply.
 //
 // TaskSetSpec describes how a set runs its tasks. After creation, completionMode, backoffLimitPerIndex,
-// taskFailurePolicy, successPolicy, selector, items, indexNumbers, dependsOn and, except for its spec.priority, template
-// are immutable.
+// taskFailurePolicy, successPolicy, selector, items, indexNumbers, dependsOn and, except for its spec.priority,
+// template are immutable.
 type TaskSetSpecApplyConfiguration struct {
 	// parallelism is the maximum number of tasks that the set runs at any given time. Defaults to 1.
 	Parallelism *int32 `json:"parallelism,omitempty"`
