@@ -56,6 +56,7 @@ var arrows = []struct {
 	{"pkg/apiserver/hostaccess", []string{"apis", "pkg/apiserver/admission"}},
 	{"pkg/apiserver", []string{"apis", "pkg/registry", "pkg/generated/kinds", "pkg/generated/openapi"}},
 	{"pkg/pool", []string{"apis/batch/v1alpha1"}},
+	{"pkg/convert", []string{"apis/batch/v1alpha1", "pkg/pool"}},
 	// The controller of pools asks with the scheduler's filters which workers could run a task.
 	{"pkg/controller/pools", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client", "pkg/controller", "pkg/generated", "pkg/pool", "pkg/scheduler/framework"}},
 	{"pkg/controller", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client", "pkg/generated", "pkg/pool"}},
