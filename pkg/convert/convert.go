@@ -60,30 +60,33 @@ type Info struct {
 	Image string
 }
 
-// InfoFrom returns the info in the data of the ConfigMap leat-info.
+// InfoFrom returns the info in the data of the ConfigMap leat-info, or an error that names the keys that are missing.
 func InfoFrom(data map[string]string) (Info, error) {
-	i := Info{Server: data[pool.InfoServer], CA: data[pool.InfoCA], ClientCA: data[pool.InfoClientCA], Image: data[pool.InfoImage]}
-	var errs []error
-	for key, value := range map[string]string{pool.InfoServer: i.Server, pool.InfoCA: i.CA, pool.InfoImage: i.Image} {
-		if value == "" {
-			errs = append(errs, fmt.Errorf("ConfigMap %s has no key %s", pool.InfoConfigMap, key))
+	var missing []string
+	for _, key := range []string{pool.InfoServer, pool.InfoCA, pool.InfoClientCA, pool.InfoImage} {
+		if data[key] == "" {
+			missing = append(missing, key)
 		}
 	}
-	return i, errors.Join(errs...)
+	if len(missing) > 0 {
+		return Info{}, fmt.Errorf("it has no key %s", strings.Join(missing, ", "))
+	}
+	return Info{Server: data[pool.InfoServer], CA: data[pool.InfoCA], ClientCA: data[pool.InfoClientCA], Image: data[pool.InfoImage]}, nil
 }
 
 // Note is a remark on a field that has another effect than in a Job.
 type Note struct{ Path, Text string }
 
+// String returns the path and the text.
 func (n Note) String() string { return n.Path + ": " + n.Text }
 
 // Result is what a Job or a CronJob becomes.
 type Result struct {
 	// Pool is the pool whose workers run the tasks.
 	Pool Pool
-	// Set has the command. That of a CronJob has no name: each Job creates it with its own.
+	// Set has the command. That of a CronJob is what one of its Jobs would become.
 	Set *batch.TaskSet
-	// Schedule creates the sets of a CronJob. It is nil for a Job.
+	// Schedule creates such sets for a CronJob. It is nil for a Job.
 	Schedule *Schedule
 	// Notes are remarks on fields that have another effect than in a Job.
 	Notes []Note
@@ -96,8 +99,8 @@ func Job(job *batchv1.Job, o Options) (*Result, field.ErrorList) {
 	return convertJob(&job.ObjectMeta, &job.Spec, nil, o)
 }
 
-// CronJob returns what a CronJob becomes, or an error for each field that cannot be converted. The CronJob must be valid.
-// It is not changed.
+// CronJob returns what a CronJob becomes, or an error for each field that cannot be converted. The CronJob must be
+// valid. It is not changed.
 func CronJob(cron *batchv1.CronJob, o Options) (*Result, field.ErrorList) {
 	cron = cron.DeepCopy()
 	template := &cron.Spec.JobTemplate
@@ -122,11 +125,7 @@ type jobConverter struct {
 
 // convertJob converts the spec of a Job, which is below the path. It takes the spec over.
 func convertJob(meta *metav1.ObjectMeta, spec *batchv1.JobSpec, path *field.Path, o Options) (*Result, field.ErrorList) {
-	if path == nil {
-		path = field.NewPath("spec")
-	} else {
-		path = path.Child("spec")
-	}
+	path = path.Child("spec")
 	name := strings.TrimRight(cmp.Or(meta.Name, meta.GenerateName), "-.")
 	o.Pool = cmp.Or(o.Pool, PoolName(name))
 	c := jobConverter{meta: meta, spec: spec, path: path, options: o}

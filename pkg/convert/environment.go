@@ -40,7 +40,7 @@ var taskVariables = []string{"TASK_NAME", "TASK_NAMESPACE", "TASK_ATTEMPT", "TAS
 type variable struct {
 	// text is the value as the env of a task expresses it: "$" is "$$", and the index a reference.
 	text string
-	// unknown says where the value comes from if only the pod knows it. It is empty if text is the value.
+	// unknown is the source of a value that only the pod knows. It is empty if text is the value.
 	unknown string
 	// perTask means that the value depends on the task or the set, so that the pods of a pool cannot have it.
 	perTask bool
@@ -89,8 +89,8 @@ func (c *jobConverter) environment(container *corev1.Container, path *field.Path
 	return env
 }
 
-// variables returns the variables in the env of a container. As in the kubelet, a value can refer to the variables before
-// it, and the last of several entries for a name counts.
+// variables returns the variables in the env of a container. As in the kubelet, a value can refer to the variables
+// before it, and the last of several entries for a name counts.
 func (c *jobConverter) variables(container *corev1.Container, path *field.Path) map[string]variable {
 	variables := map[string]variable{}
 	for i, e := range container.Env {

@@ -34,8 +34,6 @@ import (
 )
 
 const (
-	// systemNamespace is the namespace of Leat's own programs.
-	systemNamespace = "leat-system"
 	// controllerAccount is the service account of the controller manager, which scales pools.
 	controllerAccount = "leat-controller-manager"
 	// safeToEvict is the annotation with which the cluster autoscaler leaves a pod on its node.
@@ -103,25 +101,32 @@ func (c *jobConverter) pool() Pool {
 			TypeMeta:   metav1.TypeMeta{APIVersion: appsv1.SchemeGroupVersion.String(), Kind: "StatefulSet"},
 			ObjectMeta: object(name),
 			Spec: appsv1.StatefulSetSpec{
+				// Clusters before 1.33 demand a name. There is no such Service: nothing connects to a worker by its name.
+				ServiceName: pool.ObjectName(name),
+				// Workers do not wait for each other.
 				PodManagementPolicy: appsv1.ParallelPodManagement,
-				Selector:            &metav1.LabelSelector{MatchLabels: map[string]string{batch.LabelPool: name}},
-				Template:            *template,
+				// A change of the template must not end commands that run: it holds for the next workers.
+				UpdateStrategy: appsv1.StatefulSetUpdateStrategy{Type: appsv1.OnDeleteStatefulSetStrategyType},
+				Selector:       &metav1.LabelSelector{MatchLabels: map[string]string{batch.LabelPool: name}},
+				Template:       *template,
 			},
 		},
 		Access: &corev1.ConfigMap{
 			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
 			ObjectMeta: object(pool.ObjectName(name)),
-			Data:       map[string]string{"kubeconfig": o.Info.kubeconfig(o.Namespace), "client-ca.crt": o.Info.ClientCA},
+			Data: map[string]string{
+				"kubeconfig": o.Info.kubeconfig(o.Namespace), "ca.crt": o.Info.CA, "client-ca.crt": o.Info.ClientCA,
+			},
 		},
 		WorkerBinding: binding(pool.ObjectName(name), pool.WorkerRole, o.Namespace, account),
-		ScalerBinding: binding(pool.ScalerBinding(name), pool.ScalerRole, systemNamespace, controllerAccount),
+		ScalerBinding: binding(pool.ScalerBinding(name), pool.ScalerRole, batch.SystemNamespace, controllerAccount),
 	}
 	p.Workers.Annotations = annotations
 	return p
 }
 
-// maxWorkers returns the largest number of workers of the pool: unless the options name one, the number of pods that the
-// Job may have at a time.
+// maxWorkers returns the largest number of workers of the pool. Unless the options name one, that is the number of pods
+// that the Job may have at a time.
 func (c *jobConverter) maxWorkers() int32 {
 	if c.options.Max > 0 {
 		return c.options.Max
@@ -133,16 +138,12 @@ func (c *jobConverter) maxWorkers() int32 {
 	return min(max(pods, 1), pool.MaxWorkers)
 }
 
-// kubeconfig returns the kubeconfig of the workers of a namespace.
+// kubeconfig returns the kubeconfig of the workers of a namespace. Its paths are relative to its directory.
 func (i *Info) kubeconfig(namespace string) string {
-	cluster := map[string]any{"server": i.Server}
-	if i.CA != "" {
-		cluster["certificate-authority-data"] = []byte(i.CA)
-	}
 	config := map[string]any{
 		"apiVersion": "v1", "kind": "Config", "current-context": "leat",
-		"clusters": []any{map[string]any{"name": "leat", "cluster": cluster}},
-		"users":    []any{map[string]any{"name": "leat", "user": map[string]any{"tokenFile": accessDir + "/token"}}},
+		"clusters": []any{map[string]any{"name": "leat", "cluster": map[string]any{"server": i.Server, "certificate-authority": "ca.crt"}}},
+		"users":    []any{map[string]any{"name": "leat", "user": map[string]any{"tokenFile": "token"}}},
 		"contexts": []any{map[string]any{"name": "leat", "context": map[string]any{"cluster": "leat", "user": "leat", "namespace": namespace}}},
 	}
 	return string(must(yaml.Marshal(config)))

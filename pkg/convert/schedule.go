@@ -37,8 +37,8 @@ const (
 	launcherUser = 65532
 )
 
-// Schedule creates a set at each time of a CronJob. Each of its Jobs creates a set of its own name, waits for it, and owns
-// it. So the set is deleted with the Job, and what the CronJob does with its Jobs applies to sets.
+// Schedule creates a set at each time of a CronJob. Each of its Jobs creates a set of its own name, waits for it, and
+// owns it. So the set is deleted with the Job, and what the CronJob does with its Jobs applies to sets.
 type Schedule struct {
 	// CronJob is the CronJob with the name of the original.
 	CronJob *batchv1.CronJob
@@ -107,9 +107,10 @@ func newSchedule(cron *batchv1.CronJob, set *batch.TaskSet, o Options) *Schedule
 		TTLSecondsAfterFinished: set.Spec.TTLSecondsAfterFinished,
 		Template:                corev1.PodTemplateSpec{Spec: launcher},
 	}
-	// The Job deletes its set.
-	set.Spec.TTLSecondsAfterFinished = nil
+	set = set.DeepCopy()
 	set.GenerateName = ""
+	// The set is deleted with its Job.
+	set.Spec.TTLSecondsAfterFinished = nil
 	return &Schedule{
 		CronJob: converted,
 		Manifest: &corev1.ConfigMap{

@@ -124,8 +124,8 @@ func injectWorker(template *corev1.PodTemplateSpec, container int, o workerOptio
 	pod.TerminationGracePeriodSeconds = new(int64((drain + evictTime) / time.Second))
 }
 
-// installerSecurity returns the security context of the container that installs leat-worker: the most restricted one that
-// the security context of its pod allows.
+// installerSecurity returns the security context of the container that installs leat-worker. It is the most restricted
+// one that the security context of the pod allows.
 func installerSecurity(pod *corev1.PodSecurityContext) *corev1.SecurityContext {
 	security := &corev1.SecurityContext{
 		AllowPrivilegeEscalation: new(false),
