@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"slices"
 	"strings"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -106,6 +107,9 @@ func CronJob(cron *batchv1.CronJob, o Options) (*Result, field.ErrorList) {
 	template := &cron.Spec.JobTemplate
 	meta := metav1.ObjectMeta{GenerateName: cron.Name + "-", Labels: template.Labels, Annotations: template.Annotations}
 	result, errs := convertJob(&meta, &template.Spec, field.NewPath("spec", "jobTemplate"), o)
+	if strings.Contains(cron.Name, ".") {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), cron.Name, "each set has the name of its Job, which must not have a dot: give the CronJob another name"))
+	}
 	if len(errs) > 0 {
 		return nil, errs
 	}
@@ -153,6 +157,7 @@ func (c *jobConverter) check() {
 	if value, ok := pod.NodeSelector[corev1.LabelOSStable]; ok && value != string(corev1.Linux) {
 		c.errs = append(c.errs, field.NotSupported(path.Child("nodeSelector").Key(corev1.LabelOSStable), value, []corev1.OSName{corev1.Linux}))
 	}
+	c.checkPlacement(pod, path)
 	for i, volume := range pod.Volumes {
 		c.checkVolume(&volume, path.Child("volumes").Index(i))
 	}
@@ -179,6 +184,48 @@ func (c *jobConverter) check() {
 func (c *jobConverter) find(table *Table, value any, path *field.Path) {
 	errs, notes := table.findings(value, path)
 	c.errs, c.notes = append(c.errs, errs...), append(c.notes, notes...)
+}
+
+// checkPlacement adds errors for constraints that select pods by labels that the Job controller sets.
+func (c *jobConverter) checkPlacement(pod *corev1.PodSpec, path *field.Path) {
+	check := func(selector *metav1.LabelSelector, keys []string, path *field.Path) {
+		keys = slices.Clone(keys)
+		if selector != nil {
+			keys = slices.AppendSeq(keys, maps.Keys(selector.MatchLabels))
+			for _, expression := range selector.MatchExpressions {
+				keys = append(keys, expression.Key)
+			}
+		}
+		slices.Sort(keys)
+		for _, key := range keys {
+			if slices.Contains(generatedLabels, key) {
+				c.errs = append(c.errs, field.Invalid(path.Child("labelSelector"), key,
+					"the pods of a pool have no label that the Job controller sets: select them by a label of spec.template.metadata.labels"))
+			}
+		}
+	}
+	checkTerms := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm, path *field.Path) {
+		for i, term := range required {
+			check(term.LabelSelector, slices.Concat(term.MatchLabelKeys, term.MismatchLabelKeys), path.Child("requiredDuringSchedulingIgnoredDuringExecution").Index(i))
+		}
+		for i, weighted := range preferred {
+			term := weighted.PodAffinityTerm
+			check(term.LabelSelector, slices.Concat(term.MatchLabelKeys, term.MismatchLabelKeys),
+				path.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i).Child("podAffinityTerm"))
+		}
+	}
+	if affinity := pod.Affinity; affinity != nil {
+		path := path.Child("affinity")
+		if a := affinity.PodAffinity; a != nil {
+			checkTerms(a.RequiredDuringSchedulingIgnoredDuringExecution, a.PreferredDuringSchedulingIgnoredDuringExecution, path.Child("podAffinity"))
+		}
+		if a := affinity.PodAntiAffinity; a != nil {
+			checkTerms(a.RequiredDuringSchedulingIgnoredDuringExecution, a.PreferredDuringSchedulingIgnoredDuringExecution, path.Child("podAntiAffinity"))
+		}
+	}
+	for i, constraint := range pod.TopologySpreadConstraints {
+		check(constraint.LabelSelector, constraint.MatchLabelKeys, path.Child("topologySpreadConstraints").Index(i))
+	}
 }
 
 // checkVolume checks a volume for what differs between the pods of a Job and those of a pool.

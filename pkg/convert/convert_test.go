@@ -207,6 +207,16 @@ func TestRefusals(t *testing.T) {
 		{"Windows", pod(func(pod *corev1.PodSpec) { pod.OS = &corev1.PodOS{Name: corev1.Windows} }), "spec.template.spec.os.name"},
 		{"Windows by label", pod(func(pod *corev1.PodSpec) { pod.NodeSelector = map[string]string{corev1.LabelOSStable: "windows"} }),
 			"spec.template.spec.nodeSelector[kubernetes.io/os]"},
+		{"affinity to the pods of the Job", pod(func(pod *corev1.PodSpec) {
+			term := corev1.PodAffinityTerm{LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x", "job-name": "x"}}}
+			pod.Affinity = &corev1.Affinity{
+				PodAffinity:     &corev1.PodAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{PodAffinityTerm: term}}},
+				PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{MatchLabelKeys: []string{"app"}}}},
+			}
+		}), "spec.template.spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].podAffinityTerm.labelSelector"},
+		{"spread of the pods of the Job", pod(func(pod *corev1.PodSpec) {
+			pod.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MatchLabelKeys: []string{batchv1.ControllerUidLabel}}}
+		}), "spec.template.spec.topologySpreadConstraints[0].labelSelector"},
 		{"a failure of an init container", failurePolicy(batchv1.PodFailurePolicyRule{
 			Action: batchv1.PodFailurePolicyActionFailJob, OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{
 				ContainerName: new("init"), Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{1}},
@@ -288,6 +298,15 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("got errors %v, want one of %q", errs, want)
 			}
 		})
+	}
+}
+
+// TestNameOfACronJob: a CronJob with a dot in its name cannot be converted. Its sets have the names of its Jobs.
+func TestNameOfACronJob(t *testing.T) {
+	cron := &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "a.b"}}
+	cron.Spec.JobTemplate.Spec = minimalJob().Spec
+	if _, errs := CronJob(cron, testOptions); len(errs) != 1 || errs[0].Field != "metadata.name" {
+		t.Errorf("got errors %v, want one of metadata.name", errs)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -79,6 +80,11 @@ func newSchedule(cron *batchv1.CronJob, set *batch.TaskSet, o Options) *Schedule
 			Name: "leat", Image: o.Info.Image,
 			Command: []string{"/leat", "run", "--filename=" + dir + "/" + setFile, "--name=$(JOB_NAME)", "--owner=$(JOB_NAME)/$(JOB_UID)", "--wait"},
 			Env:     []corev1.EnvVar{label("JOB_NAME", batchv1.JobNameLabel), label("JOB_UID", batchv1.ControllerUidLabel)},
+			// A quota of the namespace may demand them.
+			Resources: corev1.ResourceRequirements{
+				Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
+				Limits:   corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m"), corev1.ResourceMemory: resource.MustParse("256Mi")},
+			},
 			SecurityContext: &corev1.SecurityContext{
 				AllowPrivilegeEscalation: new(false), ReadOnlyRootFilesystem: new(true),
 				Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
