@@ -84,11 +84,11 @@ var arrows = []struct {
 	{"pkg/archive/segment", []string{"apis/batch/v1alpha1", "apis/batch/indexes"}},
 	{"pkg/client", []string{"apis/batch/v1alpha1"}},
 	// The CLI explains with the scheduler's filters why a worker cannot run a task.
-	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client", "pkg/generated", "pkg/pool", "pkg/scheduler/framework"}},
+	{"pkg/cli", []string{"apis/batch/v1alpha1", "apis/batch/indexes", "pkg/client", "pkg/convert", "pkg/generated", "pkg/pool", "pkg/scheduler/framework"}},
 	{"pkg/standalone", []string{"apis", "config", "pkg"}},
 	{"config", nil},
 	{"cmd", []string{"apis", "pkg"}},
-	{"hack", []string{"apis", "pkg/generated"}},
+	{"hack", []string{"apis", "pkg/convert", "pkg/generated"}},
 	{"test", []string{"apis", "config", "pkg"}},
 }
 

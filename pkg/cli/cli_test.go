@@ -102,6 +102,19 @@ func TestUsageErrorsNameWhatIsAccepted(t *testing.T) {
 		{"run --cpu 1 --request cpu=2 -- true", "cpu is asked for twice"},
 		{"run --worker-selector disk -- true", "write labels that a worker must have, like disk=ssd,zone=a"},
 		{"run --pool Not_A_Pool -- true", `--pool "Not_A_Pool": write the name of a pool`},
+		{"run --max 3 -- true", "--max is for -f: write -f FILE too"},
+		{"run --owner a/b -- true", "--owner is for -f: write -f FILE too"},
+		{"run -f job.yaml -- true", `-f job.yaml has the command: leave out "true"`},
+		{"run -f job.yaml --array 3", "--array is for a command, and -f job.yaml has one: change it there"},
+		{"run -f job.yaml --pool p --max 3", "--max is for a new pool, and --pool p uses one as it is: write one of them"},
+		{"run -f job.yaml --max 0", "--max 0: write 1 to 5000"},
+		{"run -f job.yaml --owner name", `--owner "name": write the name and the UID of a Job, as NAME/UID`},
+		{"run -f /no/such/file", "-f: open /no/such/file: no such file"},
+		{"convert", "no file to convert: write -f FILE, or -f - for standard input"},
+		{"convert job.yaml", `takes no arguments, and was given "job.yaml"`},
+		{"convert -f job.yaml --max 5001", "--max 5001: write 1 to 5000"},
+		{"convert -f job.yaml --pool A", `--pool "A": write the name of a pool`},
+		{"convert -f /no/such/file", "-f: open /no/such/file: no such file"},
 		{"run --dry-run maybe -- true", `--dry-run "maybe": write client, server or none`},
 		{"run --dry-run client -o nonsense -- true", "unable to match a printer suitable for the output format"},
 		{"pool make", `unknown command "leat pool make": write create, list, update or delete`},
@@ -430,7 +443,7 @@ func TestHelp(t *testing.T) {
 	noCluster(t)
 	for _, program := range []string{"leat", "kubectl-leat"} {
 		name := strings.ReplaceAll(program, "-", " ")
-		for _, command := range []string{"", "run", "wait", "retry", "logs", "history", "top", "explain", "cancel", "delete", "update", "suspend", "resume", "cordon", "uncordon", "drain", "worker", "worker deny", "worker allow"} {
+		for _, command := range []string{"", "run", "convert", "wait", "retry", "logs", "history", "top", "explain", "cancel", "delete", "update", "suspend", "resume", "cordon", "uncordon", "drain", "worker", "worker deny", "worker allow"} {
 			out, _, code := call(t, "/some/where/"+program, "", strings.Fields(command+" --help")...)
 			usage := strings.TrimSpace("  " + name + " " + command)
 			if code != 0 || !strings.Contains(out, "Examples:\n  "+name+" ") || !strings.Contains(out, usage) {

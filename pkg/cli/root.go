@@ -138,7 +138,7 @@ func (f *factory) newRootCommand(extraCommands []*cobra.Command) *cobra.Command 
 		root.AddCommand(command)
 	}
 	root.AddCommand(
-		f.newRunCommand(), f.newWaitCommand(), f.newRetryCommand(),
+		f.newRunCommand(), f.newConvertCommand(), f.newWaitCommand(), f.newRetryCommand(),
 		f.newListCommand(), f.newLogsCommand(), f.newHistoryCommand(), f.newTopCommand(), f.newExplainCommand(),
 		f.newCancelCommand(), f.newDeleteCommand(), f.newUpdateCommand(), f.newSuspendCommand(true), f.newSuspendCommand(false),
 		f.newCordonCommand(true), f.newCordonCommand(false), f.newDrainCommand(), f.newWorkerCommand(), f.newPoolCommand(),

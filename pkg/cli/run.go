@@ -72,6 +72,8 @@ type runOptions struct {
 	tolerations, labels       []string
 	maxFailed, chunk          int32
 	after                     afterOptions
+	filename, owner           string
+	max                       int32 // of workers of a new pool
 	dryRun                    string
 	script                    *script // nil for a command
 }
@@ -107,7 +109,11 @@ tasks that may fail until the set is stopped.
 otherwise, the new set fails and runs nothing. --after-each starts each index once the same index of the other set has succeeded. A
 single command that waits is a set with one index.
 
---request requests a count of something that workers have. It does not assign a device: the command must find a free one itself.
+-f runs a Job of the cluster, or the Job of a CronJob once, on a pool of workers that are what its pods would be: see "leat convert". The
+pool is created if it is not there. With --pool, the commands run in that pool as it is. -f also takes the manifest of a task or a set.
+
+--request requests something that workers have, like devices. The command finds its own in a variable, LEAT_DEVICES_NVIDIA_COM_GPU and
+CUDA_VISIBLE_DEVICES for --gpu.
 
 --wait shows progress until all tasks have ended. Ctrl-C then asks whether to detach, to cancel or to continue. Without a terminal,
 Ctrl-C detaches, and the tasks continue to run.
@@ -124,22 +130,29 @@ const runExample = `  leat run --wait --logs -- python train.py --epochs 3
   leat run --cpu 2 --memory 4Gi --timeout 30m --queue night -- make all
   leat run --name merge --after resize,index -- ./merge.sh
   leat run train.sh --epochs 3                        # a script, whose lines with #LEAT have flags
+  leat run -f job.yaml --max 20 --wait --logs          # a Job of Kubernetes, in warm pods
   leat run --array 100 --dry-run=client -o yaml -- true > taskset.yaml`
 
 func (f *factory) newRunCommand() *cobra.Command {
 	o := &runOptions{factory: f, follow: followOptions{factory: f}, print: genericclioptions.NewPrintFlags("created").WithTypeSetter(scheme.Scheme)}
 	command := &cobra.Command{
-		Use: "run [--array 0-999%50 | --each-line FILE] {-- COMMAND | SCRIPT} [ARG...]", GroupID: groupRun,
-		Short: "Run a command once, for many indexes, or for each line of a file",
+		Use: "run {[--array 0-999%50 | --each-line FILE] {-- COMMAND | SCRIPT} [ARG...] | -f FILE}", GroupID: groupRun,
+		Short: "Run a command once, for many indexes, or for each line of a file; or a Job",
 		Long:  runLong, Example: runExample,
 		DisableFlagsInUseLine: true,
 		Args: func(command *cobra.Command, args []string) error {
-			if len(args) == 0 {
+			switch {
+			case o.filename != "" && len(args) > 0:
+				return usageErrorf("-f %s has the command: leave out %q", o.filename, strings.Join(args, " "))
+			case o.filename == "" && len(args) == 0:
 				return usageErrorf("no command to run: write %s -- COMMAND", command.CommandPath())
 			}
 			return nil
 		},
 		RunE: func(command *cobra.Command, args []string) error {
+			if o.filename != "" {
+				return o.runFile(command.Context(), command.Flags())
+			}
 			if command.ArgsLenAtDash() != 0 {
 				var err error
 				switch o.script, err = readScript(args[0]); {
@@ -184,6 +197,9 @@ func (f *factory) newRunCommand() *cobra.Command {
 	flags.Int32Var(&o.chunk, "chunk", 0, fmt.Sprintf("Maximum number of indexes in one task, if their commands are short; 1 for a task each (default: %d)", batch.MaxTaskIndexes))
 	o.after.addFlags(flags)
 	flags.BoolVar(&o.hold, "hold", false, "Create the set suspended: it starts nothing until \"leat resume\"")
+	flags.StringVarP(&o.filename, "filename", "f", "", "Run what is in the file, - for standard input: a Job, a CronJob, a task or a set")
+	flags.Int32Var(&o.max, "max", 0, "With -f: the largest number of workers of a new pool (default: as many as the Job has pods at a time)")
+	flags.StringVar(&o.owner, "owner", "", "With -f: the Job with which the task or the set is deleted, as NAME/UID")
 	flags.StringVar(&o.dryRun, "dry-run", "none", "client: print the object that would be sent; server: let the server validate it; none")
 	o.follow.addFlags(flags)
 	flags.BoolVar(&o.follow.wait, "wait", false, "Show progress until all tasks have ended, and exit with their outcome")
@@ -196,13 +212,32 @@ func (f *factory) newRunCommand() *cobra.Command {
 
 // run creates a task or a set. command are the command and its arguments, or the arguments of the script.
 func (o *runOptions) run(ctx context.Context, flags *pflag.FlagSet, command []string) error {
-	if !slices.Contains([]string{"none", "client", "server"}, o.dryRun) {
-		return usageErrorf("--dry-run %q: write client, server or none", o.dryRun)
+	if err := o.checkDryRun(); err != nil {
+		return err
+	}
+	for _, name := range []string{"max", "owner"} {
+		if flags.Changed(name) {
+			return usageErrorf("--%s is for -f: write -f FILE too", name)
+		}
 	}
 	object, err := o.build(flags, command)
 	if err != nil {
 		return err
 	}
+	return o.submit(ctx, object, (*session).create)
+}
+
+func (o *runOptions) checkDryRun() error {
+	if !slices.Contains([]string{"none", "client", "server"}, o.dryRun) {
+		return usageErrorf("--dry-run %q: write client, server or none", o.dryRun)
+	}
+	return nil
+}
+
+// submit creates a task or a set with the function, reports it and follows it, or prints what a dry run would create.
+func (o *runOptions) submit(ctx context.Context, object runtime.Object,
+	create func(*session, context.Context, runtime.Object, metav1.CreateOptions) (runtime.Object, error),
+) error {
 	if o.dryRun != "none" {
 		if err := o.print.Complete("%s (" + o.dryRun + " dry run)"); err != nil {
 			return err
@@ -223,11 +258,14 @@ func (o *runOptions) run(ctx context.Context, flags *pflag.FlagSet, command []st
 	if o.dryRun == "server" {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
-	created, err := s.create(ctx, object, options)
+	if namespace := object.(metav1.Object).GetNamespace(); namespace != "" {
+		s.namespace = namespace
+	}
+	created, err := create(s, ctx, object, options)
 	if err != nil {
 		return err
 	}
-	if o.eachLine != "-" && hasInput(o.streams.In) {
+	if o.eachLine != "-" && o.filename != "-" && hasInput(o.streams.In) {
 		fmt.Fprintln(o.streams.ErrOut, "warning: standard input is not empty, but tasks do not read it: --each-line - creates a task for each line")
 	}
 	if o.dryRun == "server" {

@@ -70,6 +70,7 @@ func testControllers(t *testing.T, e *kit.Env) {
 		subtest{"Notify", func(t *testing.T) { testNotify(t, s) }},
 		subtest{"Helm", func(t *testing.T) { testHelm(t, s) }},
 		subtest{"HostEtcd", func(t *testing.T) { testHostEtcd(t, s) }},
+		subtest{"Jobs", func(t *testing.T) { testJobs(t, s) }},
 	)
 	t.Run("Killed", func(t *testing.T) { testOutage(t, s, outage{e.Server.Kill, e.Server.Restart}) })
 	t.Run("Hanging", func(t *testing.T) {
