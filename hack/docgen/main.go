@@ -42,6 +42,7 @@ func main() {
 		{"metrics.md", metricsPage},
 		{"cli.md", cliPage},
 		{"programs.md", programsPage},
+		{"job-fields.md", jobsPage},
 	} {
 		content, err := page.write()
 		if err != nil {
