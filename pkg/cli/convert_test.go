@@ -111,6 +111,10 @@ func TestRunOfAManifest(t *testing.T) {
 	if strings.Contains(out, "generateName") {
 		t.Errorf("got %q, want no generateName beside the name", out)
 	}
+	out, errOut, code = call(t, "leat", convertibleJob, "run", "-f", "-", "--dry-run=client", "-o", "yaml")
+	if code != 0 || !strings.Contains(out, "kind: TaskSet\n") || !strings.Contains(out, "pool: good\n") || !strings.HasPrefix(errOut, "note: ") {
+		t.Errorf("set of a Job: got exit code %d and %q, %q; want a set in the pool good, and a note", code, out, errOut)
+	}
 }
 
 func TestDifferences(t *testing.T) {

@@ -152,7 +152,7 @@ func (o *runOptions) runJob(ctx context.Context, flags *pflag.FlagSet, job sourc
 	if len(errs) > 0 {
 		return fmt.Errorf("%s cannot be converted", job)
 	}
-	if o.pool != "" {
+	if o.pool != "" || o.dryRun == "client" {
 		o.override(flags, result.Set, owner)
 		return o.submit(ctx, result.Set, o.creator(owner, nil))
 	}
@@ -166,16 +166,6 @@ func (o *runOptions) runJob(ctx context.Context, flags *pflag.FlagSet, job sourc
 	}
 	result, _ = convertJob(job.object, jobs.options(s.namespace, info))
 	o.override(flags, result.Set, owner)
-	if o.dryRun == "client" && ptr.Deref(o.print.OutputFormat, "") == "yaml" {
-		// The manifests of all that would be created, as "leat convert" prints them for a Job.
-		result.Schedule = nil
-		manifest, err := result.Manifest()
-		if err != nil {
-			return err
-		}
-		_, err = o.streams.Out.Write(manifest)
-		return err
-	}
 	return o.submit(ctx, result.Set, o.creator(owner, &result.Pool))
 }
 

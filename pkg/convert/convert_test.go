@@ -445,7 +445,7 @@ func randomJob(seed int64) *batchv1.Job {
 // not change the Job.
 func TestAnyJobConverts(t *testing.T) {
 	converted := 0
-	for seed := range int64(100) {
+	for seed := range int64(50) {
 		job := randomJob(seed)
 		checkStable(t, job)
 		// Without what is refused, the rest of the conversion runs too.
@@ -464,8 +464,8 @@ func TestAnyJobConverts(t *testing.T) {
 		cron.Spec.JobTemplate.Spec = job.Spec
 		_, _ = CronJob(cron, testOptions)
 	}
-	if converted < 30 {
-		t.Errorf("got %d of 100 random Jobs converted, want 30 or more: set fewer fields", converted)
+	if converted < 15 {
+		t.Errorf("got %d of 50 random Jobs converted, want 15 or more: set fewer fields", converted)
 	}
 }
 
