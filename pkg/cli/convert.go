@@ -116,7 +116,7 @@ func (o *convertOptions) run(ctx context.Context, flags *pflag.FlagSet) error {
 		if err != nil {
 			return err
 		}
-		info, err := o.poolInfo(ctx)
+		info, err := o.installationInfo(ctx)
 		if err != nil {
 			return err
 		}
@@ -277,8 +277,8 @@ func (f *factory) clusterConfig() (*rest.Config, error) {
 	return config, nil
 }
 
-// poolInfo returns what the workers of pools need to know.
-func (f *factory) poolInfo(ctx context.Context) (convert.Info, error) {
+// installationInfo returns what the workers of pools need to know.
+func (f *factory) installationInfo(ctx context.Context) (convert.Info, error) {
 	config, err := f.clusterConfig()
 	if err != nil {
 		return convert.Info{}, err

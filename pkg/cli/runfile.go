@@ -160,7 +160,7 @@ func (o *runOptions) runJob(ctx context.Context, flags *pflag.FlagSet, job sourc
 	if err != nil {
 		return err
 	}
-	info, err := o.poolInfo(ctx)
+	info, err := o.installationInfo(ctx)
 	if err != nil {
 		return err
 	}
